@@ -1,0 +1,310 @@
+//! The environment, read once into typed values.
+//!
+//! The same names in every role. An error names the variable and what to do; a secret is held in a
+//! [`SecretString`] and shows itself in no log, error or debug print.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+/// A variable is missing or cannot be read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// Nothing there.
+    #[error("{name} is not set: {hint}")]
+    Missing {
+        /// The variable.
+        name: &'static str,
+        /// What to put there.
+        hint: &'static str,
+    },
+    /// Something there that cannot be used. The value is not shown: it may be a secret in the wrong place.
+    #[error("{name} cannot be used: {why}")]
+    Invalid {
+        /// The variable.
+        name: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Where variables are read: the process's environment, or a map in tests and at the edge.
+pub struct Env<'a>(Box<dyn Fn(&str) -> Option<String> + 'a>);
+
+impl<'a> Env<'a> {
+    /// The process's own environment.
+    #[must_use]
+    pub fn process() -> Self {
+        Self(Box::new(|name| std::env::var(name).ok()))
+    }
+
+    /// Whatever `lookup` answers.
+    pub fn of(lookup: impl Fn(&str) -> Option<String> + 'a) -> Self {
+        Self(Box::new(lookup))
+    }
+
+    /// The text of `name`, trimmed; nothing when it is unset or empty.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<String> {
+        (self.0)(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
+    }
+
+    fn required(&self, name: &'static str, hint: &'static str) -> Result<String, ConfigError> {
+        self.text(name).ok_or(ConfigError::Missing { name, hint })
+    }
+
+    fn parsed<T: FromStr>(&self, name: &'static str, what: &str) -> Result<Option<T>, ConfigError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| ConfigError::Invalid { name, why: format!("it must be {what}") })
+    }
+
+    fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
+        let n: Option<u64> = self.parsed(name, "a whole number of seconds; 0 means never")?;
+        Ok(Duration::from_secs(n.unwrap_or(default)))
+    }
+
+    fn count(&self, name: &'static str, default: u32) -> Result<u32, ConfigError> {
+        Ok(self.parsed(name, "a whole number; 0 means no limit")?.unwrap_or(default))
+    }
+
+    fn flag(&self, name: &'static str) -> Result<bool, ConfigError> {
+        match self.text(name).as_deref() {
+            None | Some("0" | "false" | "no") => Ok(false),
+            Some("1" | "true" | "yes") => Ok(true),
+            Some(_) => Err(ConfigError::Invalid { name, why: "it must be true or false".into() }),
+        }
+    }
+
+    fn url(&self, name: &'static str) -> Result<Option<Url>, ConfigError> {
+        let url: Option<Url> = self.parsed(name, "an http or https address")?;
+        match url {
+            Some(url) if !matches!(url.scheme(), "http" | "https") => {
+                Err(ConfigError::Invalid { name, why: "it must be an http or https address".into() })
+            }
+            url => Ok(url),
+        }
+    }
+}
+
+/// Where the queue is.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// `redis://`, `rediss://` or `redis+unix://`; may hold a password.
+    pub url: SecretString,
+    /// Stands before every key, so that several installations share a Redis. With braces, as in
+    /// `{tcoder}:`, all keys land in one slot of a Redis Cluster.
+    pub prefix: String,
+}
+
+impl RedisConfig {
+    /// Reads `REDIS_URL`, `REDIS_KEY_PREFIX`.
+    ///
+    /// # Errors
+    /// Names the variable.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+        let url = env.required("REDIS_URL", "the address of Redis, such as redis://127.0.0.1:6379")?;
+        let known = ["redis://", "rediss://", "redis+unix://", "unix://"];
+        if !known.iter().any(|scheme| url.starts_with(scheme)) {
+            let why = "it must start with redis://, rediss:// or redis+unix://".into();
+            return Err(ConfigError::Invalid { name: "REDIS_URL", why });
+        }
+        Ok(Self { url: url.into(), prefix: env.text("REDIS_KEY_PREFIX").unwrap_or_default() })
+    }
+}
+
+/// Where objects are.
+#[derive(Clone, Debug)]
+pub struct StorageConfig {
+    /// The S3 endpoint, without a bucket.
+    pub endpoint: Url,
+    /// `auto` for R2.
+    pub region: String,
+    /// Key id.
+    pub access_key_id: String,
+    /// Key.
+    pub secret_access_key: SecretString,
+    /// Bucket that uploads go to.
+    pub input_bucket: String,
+    /// Bucket that results go to.
+    pub output_bucket: String,
+    /// Where the output bucket can be read without a signature, if it can; HLS playback needs it.
+    pub public_url: Option<Url>,
+}
+
+impl StorageConfig {
+    /// Reads the `R2_*` variables.
+    ///
+    /// # Errors
+    /// Names the variable.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+        let endpoint = match env.url("R2_ENDPOINT")? {
+            Some(url) => url,
+            None => {
+                let account =
+                    env.required("R2_ACCOUNT_ID", "the Cloudflare account id, or set R2_ENDPOINT")?;
+                format!("https://{account}.r2.cloudflarestorage.com").parse().map_err(|_| {
+                    ConfigError::Invalid { name: "R2_ACCOUNT_ID", why: "it is no account id".into() }
+                })?
+            }
+        };
+        Ok(Self {
+            endpoint,
+            region: env.text("R2_REGION").unwrap_or_else(|| "auto".into()),
+            access_key_id: env.required("R2_ACCESS_KEY_ID", "the key id of an R2 API token")?,
+            secret_access_key: env.required("R2_SECRET_ACCESS_KEY", "the secret of an R2 API token")?.into(),
+            input_bucket: env.required("R2_INPUT_BUCKET_NAME", "the bucket that uploads go to")?,
+            output_bucket: env.required("R2_OUTPUT_BUCKET_NAME", "the bucket that results go to")?,
+            public_url: env.url("R2_PUBLIC_URL")?,
+        })
+    }
+}
+
+/// How a worker behaves.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The machine it runs on.
+    pub machine: String,
+    /// Leaves after this long without a job; zero: never.
+    pub idle_timeout: Duration,
+    /// Takes no further job after this long; zero: never.
+    pub ttl: Duration,
+    /// Leaves after this many jobs; zero: no limit.
+    pub max_jobs: u32,
+    /// Leaves after this many failed attempts in a row that were not the file's fault; zero: no limit.
+    pub max_failures: u32,
+    /// Folder for the files of a job in work.
+    pub scratch: std::path::PathBuf,
+    /// Largest input, bytes.
+    pub max_input_bytes: u64,
+    /// FFmpeg without headway for this long is killed.
+    pub stall_timeout: Duration,
+    /// Whether inputs may be fetched from private addresses.
+    pub allow_private_urls: bool,
+}
+
+impl WorkerConfig {
+    /// Reads the `WORKER_*` variables and, on Fly, the machine's own.
+    ///
+    /// # Errors
+    /// Names the variable.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+        Ok(Self {
+            machine: env
+                .text("FLY_MACHINE_ID")
+                .or_else(|| env.text("HOSTNAME"))
+                .unwrap_or_else(|| "local".into()),
+            idle_timeout: env.seconds("WORKER_IDLE_TIMEOUT", 300)?,
+            ttl: env.seconds("WORKER_TTL", 300)?,
+            max_jobs: env.count("WORKER_MAX_JOBS", 0)?,
+            max_failures: env.count("WORKER_MAX_FAILURES", 3)?,
+            scratch: env.text("WORKER_SCRATCH_DIR").map_or_else(std::env::temp_dir, Into::into),
+            max_input_bytes: env
+                .parsed("WORKER_MAX_INPUT_BYTES", "a whole number of bytes")?
+                .unwrap_or(50_000_000_000),
+            stall_timeout: env.seconds("WORKER_STALL_TIMEOUT", 120)?,
+            allow_private_urls: env.flag("ALLOW_PRIVATE_URLS")?,
+        })
+    }
+}
+
+/// How the API behaves.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Bearer tokens that are let in; none: everybody is.
+    pub tokens: Vec<SecretString>,
+    /// Origins of pages that may call it from a browser; `*` for any.
+    pub cors_origins: Vec<String>,
+    /// Whether job inputs and webhooks may lie at private addresses.
+    pub allow_private_urls: bool,
+}
+
+impl ApiConfig {
+    /// Reads `API_TOKENS` (with commas between), `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`.
+    ///
+    /// # Errors
+    /// Names the variable.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+        let list = |name: &str| -> Vec<String> {
+            let text = env.text(name).unwrap_or_default();
+            text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_owned).collect()
+        };
+        let tokens = list("API_TOKENS");
+        if tokens.iter().any(|t| t.len() < 16) {
+            let why = "every token needs 16 characters or more; `openssl rand -hex 32` makes one".into();
+            return Err(ConfigError::Invalid { name: "API_TOKENS", why });
+        }
+        Ok(Self {
+            tokens: tokens.into_iter().map(SecretString::from).collect(),
+            cors_origins: list("API_CORS_ORIGINS"),
+            allow_private_urls: env.flag("ALLOW_PRIVATE_URLS")?,
+        })
+    }
+}
+
+/// Reads `WEBHOOK_SECRET`, the key webhooks are signed with.
+#[must_use]
+pub fn webhook_secret(env: &Env<'_>) -> Option<SecretString> {
+    env.text("WEBHOOK_SECRET").map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use secrecy::ExposeSecret;
+
+    fn env(pairs: &'static [(&'static str, &'static str)]) -> Env<'static> {
+        Env::of(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    const R2: &[(&str, &str)] = &[
+        ("R2_ACCOUNT_ID", "abc"),
+        ("R2_ACCESS_KEY_ID", "id"),
+        ("R2_SECRET_ACCESS_KEY", "hush-hush"),
+        ("R2_INPUT_BUCKET_NAME", "in"),
+        ("R2_OUTPUT_BUCKET_NAME", "out"),
+    ];
+
+    #[test]
+    fn r2_needs_an_account_or_an_endpoint() {
+        let config = StorageConfig::read(&env(R2)).unwrap();
+        assert_eq!(config.endpoint.as_str(), "https://abc.r2.cloudflarestorage.com/");
+        assert_eq!(config.region, "auto");
+        let error = StorageConfig::read(&env(&R2[1..])).unwrap_err().to_string();
+        assert!(error.contains("R2_ACCOUNT_ID") && error.contains("R2_ENDPOINT"), "{error}");
+    }
+
+    #[test]
+    fn each_missing_variable_names_itself() {
+        for missing in
+            ["R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2_INPUT_BUCKET_NAME", "R2_OUTPUT_BUCKET_NAME"]
+        {
+            let env = Env::of(move |n| {
+                R2.iter().find(|(k, _)| *k == n && *k != missing).map(|(_, v)| (*v).to_owned())
+            });
+            let error = StorageConfig::read(&env).unwrap_err().to_string();
+            assert!(error.starts_with(missing), "{error}");
+        }
+        assert!(RedisConfig::read(&env(&[])).unwrap_err().to_string().starts_with("REDIS_URL"));
+    }
+
+    #[test]
+    fn secrets_are_not_in_debug_prints_nor_errors() {
+        let config = StorageConfig::read(&env(R2)).unwrap();
+        assert!(!format!("{config:?}").contains("hush-hush"));
+        assert_eq!(config.secret_access_key.expose_secret(), "hush-hush");
+        let error = RedisConfig::read(&env(&[("REDIS_URL", "hush-hush")])).unwrap_err();
+        assert!(!error.to_string().contains("hush-hush"));
+        let error = ApiConfig::read(&env(&[("API_TOKENS", "short-hush")])).unwrap_err();
+        assert!(!error.to_string().contains("short-hush"));
+    }
+
+    #[test]
+    fn numbers_have_defaults_and_say_when_they_are_none() {
+        let config = WorkerConfig::read(&env(&[])).unwrap();
+        assert_eq!(config.ttl, Duration::from_secs(300));
+        let error = WorkerConfig::read(&env(&[("WORKER_TTL", "soon")])).unwrap_err();
+        assert!(error.to_string().starts_with("WORKER_TTL"), "{error}");
+    }
+}

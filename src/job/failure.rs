@@ -1,0 +1,77 @@
+//! Why an attempt failed, in words for the one who sent the video.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What kind of failure it was; stable, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum FailureCode {
+    /// The file is damaged, truncated, empty or no video at all.
+    InvalidMedia,
+    /// The file is a video, but not one this preset can take.
+    UnsupportedMedia,
+    /// The input is not where the job says.
+    InputNotFound,
+    /// The input is larger or longer than this installation takes.
+    InputTooLarge,
+    /// The input's URL was refused or did not answer.
+    InputUnreachable,
+    /// The input never arrived.
+    UploadExpired,
+    /// FFmpeg failed for a reason that does not lie in the file.
+    EncodeFailed,
+    /// FFmpeg made no headway.
+    Stalled,
+    /// The job took longer than it may.
+    DeadlineExceeded,
+    /// The worker died or lost its connection while it held the job.
+    WorkerLost,
+    /// Object storage refused or did not answer.
+    Storage,
+    /// Something else on the worker: a full disk, a missing program.
+    Worker,
+}
+
+impl FailureCode {
+    /// Whether another attempt may end differently.
+    #[must_use]
+    pub const fn is_retryable(self) -> bool {
+        match self {
+            Self::InvalidMedia
+            | Self::UnsupportedMedia
+            | Self::InputNotFound
+            | Self::InputTooLarge
+            | Self::UploadExpired
+            | Self::DeadlineExceeded => false,
+            Self::InputUnreachable
+            | Self::EncodeFailed
+            | Self::Stalled
+            | Self::WorkerLost
+            | Self::Storage
+            | Self::Worker => true,
+        }
+    }
+}
+
+/// A failed attempt: what kind, and one plain sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// The kind, for programs.
+    pub code: FailureCode,
+    /// One sentence for people; at most 500 characters.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure of this kind; the message is cut at 500 characters.
+    pub fn new(code: FailureCode, message: impl Into<String>) -> Self {
+        let message: String = message.into();
+        let message = match message.char_indices().nth(500) {
+            Some((at, _)) => format!("{}…", &message[..at]),
+            None => message,
+        };
+        Self { code, message }
+    }
+}

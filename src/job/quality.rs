@@ -1,0 +1,225 @@
+//! Qualities: the named boxes a rendition is fitted into, with their bitrate caps.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+
+/// One named quality. Ordered from small to large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Quality {
+    /// 256x144, 100 kbit/s.
+    #[serde(rename = "144p")]
+    P144,
+    /// 426x240, 250 kbit/s.
+    #[serde(rename = "240p")]
+    P240,
+    /// 640x360, 400 kbit/s.
+    #[serde(rename = "360p")]
+    P360,
+    /// 854x480, 800 kbit/s.
+    #[serde(rename = "480p")]
+    P480,
+    /// 1280x720, 1500 kbit/s.
+    #[serde(rename = "720p")]
+    P720,
+    /// 1920x1080, 3000 kbit/s.
+    #[serde(rename = "1080p")]
+    P1080,
+    /// 2560x1440, 6000 kbit/s.
+    #[serde(rename = "1440p")]
+    P1440,
+    /// 3840x2160, 12000 kbit/s.
+    #[serde(rename = "2160p")]
+    P2160,
+}
+
+/// Width and height in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub struct Box2 {
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+}
+
+/// No quality has this name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("unknown quality {0:?}; the qualities are 144p, 240p, 360p, 480p, 720p, 1080p, 1440p, 2160p")]
+pub struct UnknownQuality(pub String);
+
+impl Quality {
+    /// All of them, small to large.
+    pub const ALL: [Self; 8] =
+        [Self::P144, Self::P240, Self::P360, Self::P480, Self::P720, Self::P1080, Self::P1440, Self::P2160];
+
+    /// Name, box, video cap and audio bitrate (kbit/s): the one table everything else reads.
+    const fn row(self) -> (&'static str, u32, u32, u32, u32) {
+        match self {
+            Self::P144 => ("144p", 256, 144, 100, 64),
+            Self::P240 => ("240p", 426, 240, 250, 64),
+            Self::P360 => ("360p", 640, 360, 400, 96),
+            Self::P480 => ("480p", 854, 480, 800, 96),
+            Self::P720 => ("720p", 1280, 720, 1500, 128),
+            Self::P1080 => ("1080p", 1920, 1080, 3000, 160),
+            Self::P1440 => ("1440p", 2560, 1440, 6000, 192),
+            Self::P2160 => ("2160p", 3840, 2160, 12000, 192),
+        }
+    }
+
+    /// Its name, such as `720p`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.row().0
+    }
+
+    /// The landscape box its renditions are fitted into.
+    #[must_use]
+    pub const fn fit(self) -> Box2 {
+        Box2 { width: self.row().1, height: self.row().2 }
+    }
+
+    /// Most the video may take, kbit/s.
+    #[must_use]
+    pub const fn video_kbps(self) -> u32 {
+        self.row().3
+    }
+
+    /// Bitrate of the audio, kbit/s.
+    #[must_use]
+    pub const fn audio_kbps(self) -> u32 {
+        self.row().4
+    }
+}
+
+impl fmt::Display for Quality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Quality {
+    type Err = UnknownQuality;
+    fn from_str(text: &str) -> Result<Self, UnknownQuality> {
+        Self::ALL
+            .into_iter()
+            .find(|q| q.name() == text)
+            .ok_or_else(|| UnknownQuality(text.chars().take(40).collect()))
+    }
+}
+
+/// The qualities one job asks for: each at most once, large to small. May be empty: then the preset
+/// decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Vec<Quality>", into = "Vec<Quality>")]
+pub struct Ladder(Vec<Quality>);
+
+/// The list of qualities cannot be a ladder.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidLadder {
+    /// The same quality twice.
+    #[error("{0} is asked for twice; name each quality once")]
+    Twice(Quality),
+    /// A name that is none.
+    #[error(transparent)]
+    Unknown(#[from] UnknownQuality),
+}
+
+impl Ladder {
+    /// The ladder of these qualities, in whatever order they come.
+    ///
+    /// # Errors
+    /// When one stands there twice.
+    pub fn new(mut qualities: Vec<Quality>) -> Result<Self, InvalidLadder> {
+        qualities.sort_unstable_by(|a, b| b.cmp(a));
+        match qualities.windows(2).find(|w| w[0] == w[1]) {
+            Some(w) => Err(InvalidLadder::Twice(w[0])),
+            None => Ok(Self(qualities)),
+        }
+    }
+
+    /// Large to small.
+    #[must_use]
+    pub fn rungs(&self) -> &[Quality] {
+        &self.0
+    }
+
+    /// Whether nothing is asked for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl TryFrom<Vec<Quality>> for Ladder {
+    type Error = InvalidLadder;
+    fn try_from(qualities: Vec<Quality>) -> Result<Self, InvalidLadder> {
+        Self::new(qualities)
+    }
+}
+
+impl From<Ladder> for Vec<Quality> {
+    fn from(ladder: Ladder) -> Self {
+        ladder.0
+    }
+}
+
+/// `720p,360p`: names with commas between them.
+impl FromStr for Ladder {
+    type Err = InvalidLadder;
+    fn from_str(text: &str) -> Result<Self, InvalidLadder> {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        Self::new(names.map(str::parse).collect::<Result<_, _>>()?)
+    }
+}
+
+impl JsonSchema for Ladder {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Ladder".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let quality = generator.subschema_for::<Quality>();
+        json_schema!({"type": "array", "items": quality, "maxItems": 8, "uniqueItems": true})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_the_original_numbers() {
+        let row = |q: Quality| (q.fit().width, q.fit().height, q.video_kbps(), q.audio_kbps());
+        assert_eq!(row(Quality::P144), (256, 144, 100, 64));
+        assert_eq!(row(Quality::P360), (640, 360, 400, 96));
+        assert_eq!(row(Quality::P720), (1280, 720, 1500, 128));
+    }
+
+    #[test]
+    fn every_number_grows_with_the_quality() {
+        for pair in Quality::ALL.windows(2) {
+            assert!(pair[0].fit().width < pair[1].fit().width);
+            assert!(pair[0].fit().height < pair[1].fit().height);
+            assert!(pair[0].video_kbps() < pair[1].video_kbps());
+            assert!(pair[0].audio_kbps() <= pair[1].audio_kbps());
+        }
+    }
+
+    #[test]
+    fn names_agree_in_text_and_json() {
+        for q in Quality::ALL {
+            assert_eq!(q.name().parse::<Quality>().unwrap(), q);
+            assert_eq!(serde_json::to_string(&q).unwrap(), format!("\"{}\"", q.name()));
+        }
+        assert!("721p".parse::<Quality>().is_err());
+    }
+
+    #[test]
+    fn a_ladder_is_sorted_and_has_no_rung_twice() {
+        let ladder: Ladder = "144p, 720p,360p".parse().unwrap();
+        assert_eq!(ladder.rungs(), [Quality::P720, Quality::P360, Quality::P144]);
+        assert_eq!("360p,360p".parse::<Ladder>(), Err(InvalidLadder::Twice(Quality::P360)));
+        assert!(serde_json::from_str::<Ladder>(r#"["360p","360p"]"#).is_err());
+    }
+}

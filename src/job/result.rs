@@ -1,0 +1,216 @@
+//! What a completed job holds: its outputs and how they came about.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::key::ObjectKey;
+use super::quality::Quality;
+
+/// Which rendition an output is: a quality, or the source's own streams copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Label {
+    /// Encoded at a quality.
+    Quality(Quality),
+    /// Copied without encoding.
+    Original(Original),
+}
+
+/// The name `original`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Original {
+    /// The source's own streams.
+    Original,
+}
+
+impl Label {
+    /// The label of a copy.
+    pub const ORIGINAL: Self = Self::Original(Original::Original);
+
+    /// Its name: `720p`, `original`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Quality(q) => q.name(),
+            Self::Original(_) => "original",
+        }
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Label {
+    type Err = super::quality::UnknownQuality;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "original" { Ok(Self::ORIGINAL) } else { text.parse().map(Self::Quality) }
+    }
+}
+
+/// How an output is packaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Container {
+    /// One MP4 file.
+    Mp4,
+    /// One Matroska file (copies of streams that MP4 cannot carry).
+    Mkv,
+    /// A playlist and its segments.
+    Hls,
+}
+
+/// One rendition that stands in storage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Output {
+    /// Which rendition.
+    pub quality: Label,
+    /// Its object in the output bucket: the file, or the playlist.
+    pub key: ObjectKey,
+    /// Where to fetch it. Made anew for every reader, so it is absent where the job is stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// How it is packaged.
+    pub container: Container,
+    /// Bytes, of all its segments where it has them.
+    pub size: u64,
+    /// Pixels across, as displayed.
+    pub width: u32,
+    /// Pixels down, as displayed.
+    pub height: u32,
+    /// Video codec, in FFmpeg's word: `h264`.
+    pub codec: String,
+    /// Audio codec; absent without sound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio_codec: Option<String>,
+    /// Mean bits a second, of video and sound.
+    pub bitrate: u64,
+    /// Seconds.
+    pub duration: f64,
+}
+
+/// The playlist over all renditions of an adaptive job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Master {
+    /// Its object in the output bucket.
+    pub key: ObjectKey,
+    /// Where to fetch it. Made anew for every reader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+/// A quality that was asked for and not made as asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Skipped {
+    /// Which.
+    pub quality: Quality,
+    /// One sentence why.
+    pub reason: String,
+}
+
+/// What the source is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceInfo {
+    /// FFmpeg's name of the container: `mov,mp4,m4a,3gp,3g2,mj2`.
+    pub format: String,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds.
+    pub duration: f64,
+    /// The picture.
+    pub video: VideoInfo,
+    /// The sound that is used; absent without any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audio: Option<AudioInfo>,
+}
+
+/// The picture of a source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VideoInfo {
+    /// `h264`, `hevc`, ...
+    pub codec: String,
+    /// Pixels across, as displayed (rotation and pixel shape applied).
+    pub width: u32,
+    /// Pixels down, as displayed.
+    pub height: u32,
+    /// Mean frames a second.
+    pub frame_rate: f64,
+    /// Frames, where the container says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frames: Option<u64>,
+    /// Degrees the stored picture is turned by for display.
+    pub rotation: i32,
+    /// Whether it is HDR (PQ or HLG); outputs are SDR.
+    pub hdr: bool,
+}
+
+/// The sound of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AudioInfo {
+    /// `aac`, `opus`, ...
+    pub codec: String,
+    /// How many channels.
+    pub channels: u32,
+    /// Samples a second.
+    pub sample_rate: u32,
+}
+
+/// How long the stages took, in seconds of wall time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Timings {
+    /// Fetching the input.
+    pub download_seconds: f64,
+    /// Probing, encoding and checking.
+    pub transcode_seconds: f64,
+    /// Storing the outputs.
+    pub upload_seconds: f64,
+}
+
+/// What a completed job holds. The very JSON that is committed as the attempt's manifest.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobResult {
+    /// The renditions, large to small.
+    pub outputs: Vec<Output>,
+    /// The playlist over all of them (`hls-adaptive`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub master: Option<Master>,
+    /// What was asked for and not made as asked, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<Skipped>,
+    /// What the input was.
+    pub source: SourceInfo,
+    /// How long it took.
+    pub timings: Timings,
+    /// Seconds of video a second of encoding made.
+    pub speed: f64,
+    /// CPU seconds FFmpeg took.
+    pub cpu_seconds: f64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_agree_in_text_and_json() {
+        for text in ["720p", "original"] {
+            let label: Label = text.parse().unwrap();
+            assert_eq!(label.to_string(), text);
+            assert_eq!(serde_json::to_value(label).unwrap(), text);
+            assert_eq!(serde_json::from_value::<Label>(text.into()).unwrap(), label);
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What a job asks for.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::key::ObjectKey;
+use super::preset::Preset;
+use super::quality::Ladder;
+
+/// Where the video comes from. In JSON one of `inputKey` and `inputUrl`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Input {
+    /// An object in the input bucket.
+    #[serde(rename = "inputKey")]
+    Key(ObjectKey),
+    /// A public http(s) address.
+    #[serde(rename = "inputUrl")]
+    Url(Url),
+}
+
+/// How urgent a job is: -100 to 100, 0 by default. One point is worth a minute of waiting, so that
+/// urgent jobs overtake and nothing starves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Priority(#[schemars(range(min = -100, max = 100))] i64);
+
+impl Priority {
+    /// Milliseconds of waiting that one point is worth.
+    pub const BOOST_MS: i64 = 60_000;
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for Priority {
+    type Error = SpecError;
+    fn try_from(n: i64) -> Result<Self, SpecError> {
+        if (-100..=100).contains(&n) { Ok(Self(n)) } else { Err(SpecError::Priority(n)) }
+    }
+}
+
+impl From<Priority> for i64 {
+    fn from(p: Priority) -> Self {
+        p.0
+    }
+}
+
+/// Who submitted a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// The HTTP API.
+    #[default]
+    Api,
+    /// A TranscodeJob in a cluster.
+    Kubernetes,
+    /// An object that arrived without a job.
+    Storage,
+}
+
+/// What a job asks for. Fixed once submitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct JobSpec {
+    /// Where the video comes from.
+    #[serde(flatten)]
+    pub input: Input,
+    /// What kind of output.
+    #[serde(default)]
+    pub preset: Preset,
+    /// Which renditions; empty leaves it to the preset.
+    #[serde(default)]
+    pub output_qualities: Ladder,
+    /// Whom to tell at the end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_url: Option<Url>,
+    /// How urgent.
+    #[serde(default)]
+    pub priority: Priority,
+    /// Attempts before it fails for good, 1 to 20.
+    #[serde(default = "JobSpec::default_attempts")]
+    pub max_attempts: u32,
+    /// Seconds one attempt may take before it is failed.
+    #[serde(default = "JobSpec::default_deadline")]
+    pub deadline_seconds: u32,
+    /// Who submitted it.
+    #[serde(default)]
+    pub origin: Origin,
+}
+
+/// The spec cannot be a job.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum SpecError {
+    /// Out of range.
+    #[error("priority is {0}; it must be from -100 to 100")]
+    Priority(i64),
+    /// Out of range.
+    #[error("maxAttempts is {0}; it must be from 1 to 20")]
+    Attempts(u32),
+    /// Out of range.
+    #[error("deadlineSeconds is {0}; it must be from 1 to 604800 (a week)")]
+    Deadline(u32),
+    /// Not http(s), or with a password in it.
+    #[error("{0} must be an http or https address without user name or password")]
+    Address(&'static str),
+}
+
+impl SpecError {
+    /// The JSON field it is about.
+    #[must_use]
+    pub const fn field(&self) -> &'static str {
+        match self {
+            Self::Priority(_) => "priority",
+            Self::Attempts(_) => "maxAttempts",
+            Self::Deadline(_) => "deadlineSeconds",
+            Self::Address(field) => field,
+        }
+    }
+}
+
+impl JobSpec {
+    /// A job of `input` with the defaults of everything else.
+    #[must_use]
+    pub fn new(input: Input, preset: Preset, output_qualities: Ladder) -> Self {
+        Self {
+            input,
+            preset,
+            output_qualities,
+            webhook_url: None,
+            priority: Priority::default(),
+            max_attempts: Self::default_attempts(),
+            deadline_seconds: Self::default_deadline(),
+            origin: Origin::default(),
+        }
+    }
+
+    const fn default_attempts() -> u32 {
+        3
+    }
+
+    const fn default_deadline() -> u32 {
+        6 * 3600
+    }
+
+    /// This spec, if its numbers and addresses can be a job's.
+    ///
+    /// # Errors
+    /// Names the first field that cannot.
+    pub fn checked(self) -> Result<Self, SpecError> {
+        if !(1..=20).contains(&self.max_attempts) {
+            return Err(SpecError::Attempts(self.max_attempts));
+        }
+        if !(1..=604_800).contains(&self.deadline_seconds) {
+            return Err(SpecError::Deadline(self.deadline_seconds));
+        }
+        if let Input::Url(url) = &self.input {
+            check_address(url, "inputUrl")?;
+        }
+        if let Some(url) = &self.webhook_url {
+            check_address(url, "webhookUrl")?;
+        }
+        Ok(self)
+    }
+}
+
+fn check_address(url: &Url, field: &'static str) -> Result<(), SpecError> {
+    let plain = url.username().is_empty() && url.password().is_none();
+    let web = matches!(url.scheme(), "http" | "https") && url.has_host();
+    if plain && web && url.as_str().len() <= 2048 { Ok(()) } else { Err(SpecError::Address(field)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(url: &str) -> JobSpec {
+        JobSpec::new(Input::Url(url.parse().unwrap()), Preset::Hls, Ladder::default())
+    }
+
+    #[test]
+    fn json_is_flat_and_named_as_the_original_has_it() {
+        let json = serde_json::to_value(spec("https://example.com/a.mp4")).unwrap();
+        assert_eq!(json["inputUrl"], "https://example.com/a.mp4");
+        assert_eq!(json["outputQualities"], serde_json::json!([]));
+        let back: JobSpec =
+            serde_json::from_str(r#"{"inputKey":"a.mp4","outputQualities":["360p"]}"#).unwrap();
+        assert_eq!(back.preset, Preset::Default);
+        assert_eq!(back.max_attempts, 3);
+    }
+
+    #[test]
+    fn numbers_and_addresses_are_bounded() {
+        let ok = spec("https://example.com/a.mp4");
+        assert!(ok.clone().checked().is_ok());
+        let mut s = ok.clone();
+        s.max_attempts = 0;
+        assert_eq!(s.checked().unwrap_err().field(), "maxAttempts");
+        let mut s = ok.clone();
+        s.deadline_seconds = 604_801;
+        assert_eq!(s.checked().unwrap_err().field(), "deadlineSeconds");
+        for url in ["ftp://example.com/a", "file:///etc/passwd", "http://u:p@example.com/", "http://u@h/"] {
+            assert_eq!(spec(url).checked().unwrap_err().field(), "inputUrl", "{url}");
+        }
+        assert!(Priority::try_from(101).is_err());
+    }
+}

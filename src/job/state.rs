@@ -1,0 +1,176 @@
+//! The states of a job, and the only ways between them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where a job stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Waits for its input to arrive in storage.
+    Uploading,
+    /// Waits for a worker, or for the time of its next attempt.
+    Queued,
+    /// A worker holds its lease.
+    Running,
+    /// Its outputs stand in storage.
+    Completed,
+    /// It will not be tried again, unless somebody asks for it.
+    Failed,
+    /// Somebody called it off.
+    Cancelled,
+}
+
+/// What can happen to a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transition {
+    /// The input stands in storage.
+    Uploaded,
+    /// A worker takes it.
+    Claim,
+    /// The attempt succeeded.
+    Complete,
+    /// The attempt failed and another one is due.
+    Retry,
+    /// The worker hands it back unharmed.
+    Release,
+    /// The attempt failed, or the upload never came, and that was it.
+    Fail,
+    /// Somebody calls it off.
+    Cancel,
+    /// Somebody asks for another round after the end.
+    Redrive,
+}
+
+/// That cannot happen to a job in that state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a job that is {from} cannot {how:?}")]
+pub struct WrongTransition {
+    /// The state it is in.
+    pub from: State,
+    /// What was tried.
+    pub how: Transition,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Uploading, Self::Queued, Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
+
+    /// Its name in Redis and JSON.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Uploading => "uploading",
+            Self::Queued => "queued",
+            Self::Running => "running",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing more happens to the job by itself.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
+    }
+
+    /// The state after `how`.
+    ///
+    /// # Errors
+    /// When `how` cannot happen in this state.
+    pub const fn after(self, how: Transition) -> Result<Self, WrongTransition> {
+        use State::{Cancelled, Completed, Failed, Queued, Running, Uploading};
+        use Transition as T;
+        Ok(match (self, how) {
+            (Uploading, T::Uploaded) => Queued,
+            (Queued, T::Claim) => Running,
+            (Running, T::Complete) => Completed,
+            (Running, T::Retry | T::Release) => Queued,
+            (Uploading | Running, T::Fail) => Failed,
+            (Uploading | Queued | Running, T::Cancel) => Cancelled,
+            (Failed | Cancelled, T::Redrive) => Queued,
+            _ => return Err(WrongTransition { from: self, how }),
+        })
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// No state has this name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("unknown state {0:?}; the states are uploading, queued, running, completed, failed, cancelled")]
+pub struct UnknownState(String);
+
+impl FromStr for State {
+    type Err = UnknownState;
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        Self::ALL
+            .into_iter()
+            .find(|s| s.name() == text)
+            .ok_or_else(|| UnknownState(text.chars().take(40).collect()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRANSITIONS: [Transition; 8] = [
+        Transition::Uploaded,
+        Transition::Claim,
+        Transition::Complete,
+        Transition::Retry,
+        Transition::Release,
+        Transition::Fail,
+        Transition::Cancel,
+        Transition::Redrive,
+    ];
+
+    #[test]
+    fn exactly_these_transitions_exist() {
+        let mut allowed = Vec::new();
+        for from in State::ALL {
+            for how in TRANSITIONS {
+                if let Ok(to) = from.after(how) {
+                    allowed.push(format!("{from} {how:?} {to}"));
+                }
+            }
+        }
+        assert_eq!(
+            allowed,
+            [
+                "uploading Uploaded queued",
+                "uploading Fail failed",
+                "uploading Cancel cancelled",
+                "queued Claim running",
+                "queued Cancel cancelled",
+                "running Complete completed",
+                "running Retry queued",
+                "running Release queued",
+                "running Fail failed",
+                "running Cancel cancelled",
+                "failed Redrive queued",
+                "cancelled Redrive queued",
+            ]
+        );
+    }
+
+    #[test]
+    fn terminal_states_only_leave_by_a_redrive() {
+        for from in State::ALL.into_iter().filter(|s| s.is_terminal()) {
+            for how in TRANSITIONS.into_iter().filter(|h| *h != Transition::Redrive) {
+                assert_eq!(from.after(how), Err(WrongTransition { from, how }));
+            }
+        }
+        assert!(State::Completed.after(Transition::Redrive).is_err());
+    }
+}

@@ -1,0 +1,33 @@
+//! tcoder: an upload becomes a job, a worker encodes it once into every rendition, a webhook tells.
+//!
+//! The rooms, from the ground up. Imports run downhill only: a room knows the ones above it in this
+//! list and none below.
+//!
+//! | room | what lives there |
+//! |---|---|
+//! | [`job`] | the domain: ids, presets, qualities, the state machine, results. Pure |
+//! | [`config`] | the environment, read once into typed values |
+//! | [`net`] | outgoing HTTP that refuses private addresses |
+//! | [`process`] | child processes that end with their parent |
+//! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
+//! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
+//! | [`webhook`] | signing, and the outbox |
+//! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
+//! | [`api`] | the HTTP API, and the housekeeping that runs beside it |
+//! | [`up`] | all of it on one machine: redis-server, an S3 server over a folder, api, workers |
+//! | [`cli`] | the command line's talk: tables, progress bars, exit codes |
+//!
+//! One way of doing each thing: storage is always S3 over HTTP, the queue is always Redis, a worker
+//! is always the process `tcoder worker`; on a laptop too.
+
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod job;
+pub mod net;
+pub mod process;
+pub mod queue;
+pub mod storage;
+pub mod transcoder;
+pub mod up;
+pub mod webhook;

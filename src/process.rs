@@ -1,0 +1,35 @@
+//! Child processes that never outlive their parent.
+
+use tokio::process::Command;
+
+/// Ties the child to this process: it gets a process group of its own, so that Ctrl-C in a terminal
+/// reaches only us and we end our children in order; it is killed when its handle is dropped; and on
+/// Linux the kernel kills it when we die without a word (SIGKILL, a crash).
+///
+/// The kernel watches the *thread* that spawns, so spawn from a thread that lives as long as the
+/// process: the main thread or a worker thread of the runtime, not from `spawn_blocking`.
+pub fn tied(command: &mut Command) -> &mut Command {
+    command.process_group(0).kill_on_drop(true);
+    #[cfg(target_os = "linux")]
+    die_with_parent(command);
+    command
+}
+
+#[cfg(target_os = "linux")]
+fn die_with_parent(command: &mut Command) {
+    use nix::sys::{prctl, signal::Signal};
+    use nix::unistd::{Pid, getppid};
+
+    let parent = Pid::this();
+    let hook = move || {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // The parent may have died before the line above; then nobody would send the signal.
+        if getppid() == parent { Ok(()) } else { Err(std::io::Error::from(nix::Error::ESRCH)) }
+    };
+    // SAFETY: between fork and exec only async-signal-safe calls are allowed. The hook makes two plain
+    // system calls, prctl(2) and getppid(2), allocates nothing and takes no lock.
+    #[allow(unsafe_code)]
+    unsafe {
+        command.pre_exec(hook);
+    }
+}

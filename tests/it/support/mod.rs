@@ -1,0 +1,1 @@
+//! What the tests share: servers, clips, and small helpers.
