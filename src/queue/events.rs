@@ -1,0 +1,73 @@
+//! The stream of changes, read from one place and handed on to many.
+
+use std::time::Duration;
+
+use super::{Command, Queue, QueueError, Reply};
+use crate::job::JobEvent;
+
+/// Reads `jobs:events` from the moment it was opened, over a connection of its own.
+pub struct EventFeed {
+    queue: Queue,
+    after: String,
+}
+
+impl EventFeed {
+    /// A feed of what happens from now on.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn open(queue: &Queue) -> Result<Self, QueueError> {
+        let queue = queue.reconnect().await?;
+        let last = Command::new("XREVRANGE").arg(queue.key("jobs:events")).args(["+", "-", "COUNT", "1"]);
+        let reply = queue.run(last).await?;
+        let after = reply
+            .list()
+            .and_then(|l| l.first()?.list()?.first()?.text())
+            .map_or_else(|| "0-0".to_owned(), str::to_owned);
+        Ok(Self { queue, after })
+    }
+
+    /// The next events, oldest first; none when nothing happened for `limit`.
+    /// Nothing is skipped between two calls, also when one of them failed, as long as the stream still
+    /// holds it.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn next(&mut self, limit: Duration) -> Result<Vec<JobEvent>, QueueError> {
+        let command = Command::new("XREAD")
+            .args(["COUNT", "500", "BLOCK"])
+            .arg(limit.as_millis().max(1).to_string())
+            .arg("STREAMS")
+            .arg(self.queue.key("jobs:events"))
+            .arg(&*self.after);
+        let reply = self.queue.tcp.run_blocking(command, limit).await?;
+        let entries = reply.list().and_then(|l| l.first()?.list()?.get(1)?.list()).unwrap_or_default();
+        let mut events = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if let Some((id, event)) = parse_entry(entry) {
+                id.clone_into(&mut self.after);
+                events.extend(event);
+            }
+        }
+        Ok(events)
+    }
+}
+
+/// An entry's id, and the event in it if it is one of ours.
+fn parse_entry(entry: &Reply) -> Option<(&str, Option<JobEvent>)> {
+    let [id, fields] = entry.list()? else { return None };
+    let event_id = id.text()?;
+    let fields = fields.list()?;
+    let field = |name: &str| {
+        fields.chunks_exact(2).find(|pair| pair[0].text() == Some(name)).and_then(|pair| pair[1].text())
+    };
+    let event = || {
+        Some(JobEvent {
+            event_id: event_id.to_owned(),
+            job_id: field("id")?.parse().ok()?,
+            status: field("state")?.parse().ok()?,
+            progress: field("progress").and_then(|p| p.parse().ok()),
+        })
+    };
+    Some((event_id, event()))
+}

@@ -1,0 +1,427 @@
+//! The life of a job, call by call. Each is one script, so each happens whole or not at all.
+
+use std::time::Duration;
+
+use super::{Command, Queue, QueueError, Reply, scripts};
+use crate::job::{Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority, State, WorkerId};
+
+/// How a job begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Ready for a worker at once.
+    Now,
+    /// Ready after this long.
+    After(Duration),
+    /// Ready once its input stands in storage, which must happen within this long.
+    OnUpload(Duration),
+}
+
+/// What became of a submit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SubmitOutcome {
+    /// A new job.
+    Created,
+    /// A job with this id and the same spec stands there already.
+    Same,
+    /// A job with this id but another spec stands there already.
+    Different(Box<JobSpec>),
+}
+
+/// What became of an object's arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadedOutcome {
+    /// The job is ready for a worker.
+    Queued,
+    /// The job did not wait for an upload any more: a second event, or it ended meanwhile.
+    Already(State),
+    /// No such job.
+    Unknown,
+}
+
+/// A job in a worker's hands, for as long as its lease is renewed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    /// Which job.
+    pub id: JobId,
+    /// The attempt's fencing number.
+    pub epoch: Epoch,
+    /// Which attempt this is, from 1.
+    pub attempt: u32,
+    /// What is asked for.
+    pub spec: JobSpec,
+    /// Redis's time at the claim.
+    pub at: Millis,
+}
+
+/// The answer to a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Claim {
+    /// A job.
+    Job(Box<Claimed>),
+    /// None is ready. With a sweep: when the next one is due.
+    Empty(Option<Millis>),
+    /// The pool does not know this worker (any more).
+    Unregistered,
+}
+
+/// What became of a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompleteOutcome {
+    /// The job is completed by this attempt.
+    Done,
+    /// It was already, by this very attempt (a repeated call).
+    Already,
+    /// The attempt had lost its lease; the job's state, if it still exists.
+    Lost(Option<State>),
+}
+
+/// What became of a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailOutcome {
+    /// Another attempt is due then.
+    Retry(Millis),
+    /// The job failed for good.
+    Failed,
+    /// It was already, by this very attempt (a repeated call).
+    Already,
+    /// The attempt had lost its lease.
+    Lost(Option<State>),
+}
+
+/// What became of a cancellation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// Called off.
+    Cancelled,
+    /// It had ended before.
+    Ended(State),
+    /// No such job.
+    Unknown,
+}
+
+/// What became of a redrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedriveOutcome {
+    /// Ready for a worker again.
+    Queued,
+    /// Only failed and cancelled jobs can be tried again.
+    Wrong(State),
+    /// No such job.
+    Unknown,
+}
+
+/// What became of an upload's expiry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpireOutcome {
+    /// The job failed.
+    Failed,
+    /// The job did not wait for an upload any more.
+    Already(State),
+    /// No such job.
+    Unknown,
+}
+
+/// What a sweep did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// Jobs that became ready.
+    pub ready: u32,
+    /// When the next lease or delay runs out.
+    pub next_due: Option<Millis>,
+    /// Redis's time.
+    pub now: Millis,
+}
+
+/// First wait before a retry, doubled each time up to [`RETRY_CAP`].
+pub const RETRY_BASE: Duration = Duration::from_secs(5);
+/// Longest wait before a retry.
+pub const RETRY_CAP: Duration = Duration::from_secs(300);
+
+fn ms(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}
+
+fn flag(on: bool) -> String {
+    if on { "1" } else { "0" }.to_owned()
+}
+
+/// The answers of scripts: a list that begins with a word.
+struct Answer<'a>(&'a str, &'a [Reply]);
+
+impl<'a> Answer<'a> {
+    fn of(reply: &'a Reply) -> Result<Self, QueueError> {
+        let list = reply.list().unwrap_or_default();
+        match list.first().and_then(Reply::text) {
+            Some(word) => Ok(Self(word, &list[1..])),
+            None => Err(QueueError::data(format!("a script answered {reply:?}"))),
+        }
+    }
+
+    fn text(&self, at: usize) -> Result<&'a str, QueueError> {
+        self.1.get(at).and_then(Reply::text).ok_or_else(|| self.unexpected())
+    }
+
+    fn int(&self, at: usize) -> Result<i64, QueueError> {
+        self.1.get(at).and_then(Reply::int).ok_or_else(|| self.unexpected())
+    }
+
+    fn state(&self) -> Result<State, QueueError> {
+        self.text(0)?.parse().map_err(|_| self.unexpected())
+    }
+
+    /// The state a job was found in; nothing where it is gone.
+    fn found(&self) -> Result<Option<State>, QueueError> {
+        if self.text(0)?.is_empty() { Ok(None) } else { self.state().map(Some) }
+    }
+
+    fn unexpected(&self) -> QueueError {
+        QueueError::data(format!("a script answered {} {:?}", self.0, self.1))
+    }
+}
+
+pub(super) fn parse_spec(json: &str) -> Result<JobSpec, QueueError> {
+    serde_json::from_str(json).map_err(|e| QueueError::data(format!("a job's spec: {e}")))
+}
+
+pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String, QueueError> {
+    serde_json::to_string(value).map_err(|e| QueueError::data(e.to_string()))
+}
+
+impl Queue {
+    /// Puts in a job. A second submit of the same job changes nothing.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn submit(&self, id: JobId, spec: &JobSpec, start: Start) -> Result<SubmitOutcome, QueueError> {
+        let (how, wait) = match start {
+            Start::Now => ("queued", Duration::ZERO),
+            Start::After(delay) if delay.is_zero() => ("queued", delay),
+            Start::After(delay) => ("delayed", delay),
+            Start::OnUpload(window) => ("uploading", window),
+        };
+        let args = vec![
+            id.to_string(),
+            how.to_owned(),
+            ms(wait),
+            to_json(spec)?,
+            spec.max_attempts.to_string(),
+            (spec.priority.get() * Priority::BOOST_MS).to_string(),
+            flag(spec.webhook_url.is_some()),
+            ms(self.policy.retention),
+            jiff::Timestamp::now().as_millisecond().to_string(),
+        ];
+        let reply = self.eval_idempotent(&scripts::SUBMIT, args).await?;
+        let answer = Answer::of(&reply)?;
+        match answer.0 {
+            "CREATED" => Ok(SubmitOutcome::Created),
+            "EXISTS" => {
+                let there = parse_spec(answer.text(0)?)?;
+                Ok(if there == *spec {
+                    SubmitOutcome::Same
+                } else {
+                    SubmitOutcome::Different(Box::new(there))
+                })
+            }
+            _ => Err(answer.unexpected()),
+        }
+    }
+
+    /// The input of a job stands in storage.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn uploaded(&self, id: JobId) -> Result<UploadedOutcome, QueueError> {
+        let reply = self.eval_idempotent(&scripts::UPLOADED, vec![id.to_string()]).await?;
+        let answer = Answer::of(&reply)?;
+        match answer.0 {
+            "QUEUED" => Ok(UploadedOutcome::Queued),
+            "ALREADY" => Ok(UploadedOutcome::Already(answer.state()?)),
+            "UNKNOWN" => Ok(UploadedOutcome::Unknown),
+            _ => Err(answer.unexpected()),
+        }
+    }
+
+    /// Asks for a job. With `sweep`, expired leases and delayed jobs are seen to first (a few of them).
+    ///
+    /// `now` is Redis's time as the worker reckons it ([`super::ServerClock`]).
+    ///
+    /// Not repeated when the answer is lost: a job that was claimed unheard comes back when its lease
+    /// runs out.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
+        const FEW: &str = "8";
+        let until = now.plus(i64::try_from(self.policy.alive.as_millis()).unwrap_or(i64::MAX));
+        loop {
+            let args = vec![
+                worker.to_string(),
+                now.0.to_string(),
+                ms(self.policy.lease),
+                until.0.to_string(),
+                if sweep { FEW } else { "0" }.to_owned(),
+            ];
+            let reply = self.eval(&scripts::CLAIM, args).await?;
+            let answer = Answer::of(&reply)?;
+            return Ok(match answer.0 {
+                "JOB" => Claim::Job(Box::new(Claimed {
+                    id: answer.text(0)?.parse().map_err(|_| answer.unexpected())?,
+                    epoch: Epoch(answer.int(1)?.try_into().map_err(|_| answer.unexpected())?),
+                    attempt: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
+                    spec: parse_spec(answer.text(3)?)?,
+                    at: Millis(answer.int(4)?),
+                })),
+                "EMPTY" => Claim::Empty(Some(answer.int(0)?).filter(|due| *due >= 0).map(Millis)),
+                "UNREGISTERED" => Claim::Unregistered,
+                // A leftover of a job that no longer waits; it is out of the queue now.
+                "STRAY" => {
+                    tracing::warn!(job = answer.text(0)?, "a stray entry in jobs:pending was dropped");
+                    continue;
+                }
+                _ => return Err(answer.unexpected()),
+            });
+        }
+    }
+
+    /// Renews a lease until `deadline`: one plain command. `false`: the lease is lost, the attempt must stop.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn renew(&self, id: JobId, epoch: Epoch, deadline: Millis) -> Result<bool, QueueError> {
+        let command = Command::new("ZADD")
+            .arg(self.key("jobs:leases"))
+            .args(["XX", "GT", "CH"])
+            .arg(deadline.0.to_string())
+            .arg(format!("{id}:{epoch}"));
+        Ok(self.run(command).await?.int() == Some(1))
+    }
+
+    /// Tells how far the encode is. `false`: the lease is lost.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn progress(&self, id: JobId, epoch: Epoch, percent: f64) -> Result<bool, QueueError> {
+        let args = vec![id.to_string(), epoch.to_string(), format!("{percent:.1}")];
+        let reply = self.eval(&scripts::PROGRESS, args).await?;
+        Ok(Answer::of(&reply)?.0 == "OK")
+    }
+
+    /// The attempt's outputs are committed: the job is completed, if the attempt still holds it.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn complete(&self, job: &Claimed, result: &JobResult) -> Result<CompleteOutcome, QueueError> {
+        let args = vec![
+            job.id.to_string(),
+            job.epoch.to_string(),
+            to_json(result)?,
+            flag(job.spec.webhook_url.is_some()),
+            ms(self.policy.retention),
+        ];
+        let reply = self.eval_idempotent(&scripts::COMPLETE, args).await?;
+        let answer = Answer::of(&reply)?;
+        match answer.0 {
+            "DONE" => Ok(CompleteOutcome::Done),
+            "ALREADY" => Ok(CompleteOutcome::Already),
+            "LOST" => Ok(CompleteOutcome::Lost(answer.found()?)),
+            _ => Err(answer.unexpected()),
+        }
+    }
+
+    /// The attempt failed. Another one is due after a drawn wait, if the failure allows it and
+    /// attempts are left.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn fail(&self, job: &Claimed, failure: &Failure) -> Result<FailOutcome, QueueError> {
+        let again = failure.code.is_retryable() && job.attempt < job.spec.max_attempts;
+        let wait = super::backoff::full_jitter(job.attempt, RETRY_BASE, RETRY_CAP);
+        let args = vec![
+            job.id.to_string(),
+            job.epoch.to_string(),
+            to_json(failure)?,
+            if again { ms(wait) } else { "-1".to_owned() },
+            flag(job.spec.webhook_url.is_some()),
+            ms(self.policy.retention),
+        ];
+        let reply = self.eval_idempotent(&scripts::FAIL, args).await?;
+        let answer = Answer::of(&reply)?;
+        match answer.0 {
+            "RETRY" => Ok(FailOutcome::Retry(Millis(answer.int(0)?))),
+            "FAILED" => Ok(FailOutcome::Failed),
+            "ALREADY" => Ok(FailOutcome::Already),
+            "LOST" => Ok(FailOutcome::Lost(answer.found()?)),
+            _ => Err(answer.unexpected()),
+        }
+    }
+
+    /// Hands a job back unharmed, its attempt not counted. `false`: the lease was lost already.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn release(&self, id: JobId, epoch: Epoch) -> Result<bool, QueueError> {
+        let reply = self.eval(&scripts::RELEASE, vec![id.to_string(), epoch.to_string()]).await?;
+        Ok(Answer::of(&reply)?.0 == "RELEASED")
+    }
+
+    /// Calls a job off.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome, QueueError> {
+        let reply = self.eval_idempotent(&scripts::CANCEL, vec![id.to_string()]).await?;
+        let answer = Answer::of(&reply)?;
+        match answer.0 {
+            "CANCELLED" => Ok(CancelOutcome::Cancelled),
+            "ENDED" => Ok(CancelOutcome::Ended(answer.state()?)),
+            "UNKNOWN" => Ok(CancelOutcome::Unknown),
+            _ => Err(answer.unexpected()),
+        }
+    }
+
+    /// Gives a failed or cancelled job a fresh set of attempts.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn redrive(&self, id: JobId) -> Result<RedriveOutcome, QueueError> {
+        let reply = self.eval(&scripts::REDRIVE, vec![id.to_string()]).await?;
+        let answer = Answer::of(&reply)?;
+        match answer.0 {
+            "QUEUED" => Ok(RedriveOutcome::Queued),
+            "WRONG" => Ok(RedriveOutcome::Wrong(answer.state()?)),
+            "UNKNOWN" => Ok(RedriveOutcome::Unknown),
+            _ => Err(answer.unexpected()),
+        }
+    }
+
+    /// An upload never came: the job fails, if it still waits for it.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn expire_upload(&self, id: JobId, failure: &Failure) -> Result<ExpireOutcome, QueueError> {
+        let reply = self.eval_idempotent(&scripts::EXPIRE, vec![id.to_string(), to_json(failure)?]).await?;
+        let answer = Answer::of(&reply)?;
+        match answer.0 {
+            "FAILED" => Ok(ExpireOutcome::Failed),
+            "ALREADY" => Ok(ExpireOutcome::Already(answer.state()?)),
+            "UNKNOWN" => Ok(ExpireOutcome::Unknown),
+            _ => Err(answer.unexpected()),
+        }
+    }
+
+    /// Reaps expired leases and promotes delayed jobs, at most `limit` of each.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn sweep(&self, limit: u32) -> Result<Sweep, QueueError> {
+        let reply = self.eval_idempotent(&scripts::SWEEP, vec![limit.to_string()]).await?;
+        match reply.list().map(|l| l.iter().map(Reply::int).collect::<Vec<_>>()).as_deref() {
+            Some([Some(ready), Some(due), Some(now)]) => Ok(Sweep {
+                ready: u32::try_from(*ready).unwrap_or(0),
+                next_due: Some(*due).filter(|due| *due >= 0).map(Millis),
+                now: Millis(*now),
+            }),
+            _ => Err(QueueError::data(format!("sweep answered {reply:?}"))),
+        }
+    }
+}

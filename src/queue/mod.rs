@@ -1,0 +1,195 @@
+//! Jobs and workers in Redis.
+//!
+//! What lives here: the queue's protocol, as Lua scripts (`scripts/*.lua`) and typed calls on them, and
+//! the two ways to reach Redis. What does not: what a job means to FFmpeg or to HTTP.
+//!
+//! | key | type | holds |
+//! |---|---|---|
+//! | `jobs:status:<id>` | hash | the job; expires only after its end |
+//! | `jobs:uploading` | zset | jobs that wait for their input, by the end of the upload window |
+//! | `jobs:pending` | zset | jobs ready for a worker, by time of arrival less priority x a minute |
+//! | `jobs:scheduled` | zset | delayed jobs and retries, by due time |
+//! | `jobs:leases` | zset | `<id>:<epoch>` of running attempts, by deadline |
+//! | `jobs:dead` | zset | failed jobs, by time of failure |
+//! | `jobs:index` | zset | every job, by time of submission, for listings |
+//! | `jobs:counters` | hash | how many ended, by state |
+//! | `jobs:events` | stream | every change, the newest 10,000 or so |
+//! | `jobs:bell` | zset | wakes idle workers; a hint, never a truth |
+//! | `machines:pool` | hash | workers that registered |
+//! | `machines:alive` | zset | the same, by the time until which they count as alive |
+//! | `webhooks:outbox` | zset | deliveries, by due time |
+//!
+//! All times are Redis's own clock in milliseconds. A worker learns it with each claim and carries it
+//! on by its monotonic clock, so no machine's wall clock matters. The epoch inside the lease's name is
+//! what makes a heartbeat one plain `ZADD XX GT CH`: it answers 1 while the lease is held, 0 once it
+//! was reaped, cancelled, or given to somebody else.
+
+pub mod backoff;
+mod clock;
+mod events;
+mod jobs;
+mod outbox;
+mod pool;
+mod read;
+mod scripts;
+mod transport;
+
+pub use clock::ServerClock;
+pub use events::EventFeed;
+pub use jobs::{
+    CancelOutcome, Claim, Claimed, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, Start,
+    SubmitOutcome, Sweep, UploadedOutcome,
+};
+pub use outbox::{Delivery, DeliveryState};
+pub use pool::{Registered, WorkerRecord};
+pub use read::{Filter, Page, Stats};
+pub use transport::{Command, QueueError, Reply};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::RedisConfig;
+use scripts::Script;
+use transport::Tcp;
+
+/// The queue's settings that are the same for every caller of an installation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// How long a claim holds without a heartbeat.
+    pub lease: Duration,
+    /// How often a worker renews its lease.
+    pub heartbeat: Duration,
+    /// How long an idle worker waits for the bell before it looks by itself.
+    pub bell_wait: Duration,
+    /// How long a registered worker counts as alive without a sign.
+    pub alive: Duration,
+    /// How long an ended job can be read.
+    pub retention: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(30),
+            heartbeat: Duration::from_secs(5),
+            bell_wait: Duration::from_secs(75),
+            alive: Duration::from_secs(180),
+            retention: Duration::from_secs(7 * 24 * 3600),
+        }
+    }
+}
+
+/// A handle on the queue; cheap to clone.
+#[derive(Clone)]
+pub struct Queue {
+    tcp: Tcp,
+    prefix: Arc<str>,
+    policy: Policy,
+}
+
+impl Queue {
+    /// Connects, and checks that this Redis can be trusted with jobs.
+    ///
+    /// # Errors
+    /// When Redis does not answer, refuses us, or is set to evict keys.
+    pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
+        Self::connect_with(config, Policy::default()).await
+    }
+
+    /// The same, with other settings.
+    ///
+    /// # Errors
+    /// As [`Queue::connect`].
+    pub async fn connect_with(config: &RedisConfig, policy: Policy) -> Result<Self, QueueError> {
+        let tcp = Tcp::connect(&config.url).await?;
+        let queue = Self { tcp, prefix: config.prefix.as_str().into(), policy };
+        queue.refuse_evicting_server().await?;
+        Ok(queue)
+    }
+
+    /// A connection of its own to the same Redis, for a thread with its own runtime or for calls that block.
+    ///
+    /// # Errors
+    /// When Redis does not answer.
+    pub async fn reconnect(&self) -> Result<Self, QueueError> {
+        let tcp = self.tcp.again().await?;
+        Ok(Self { tcp, prefix: self.prefix.clone(), policy: self.policy })
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub const fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// Whether Redis answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn ping(&self) -> Result<(), QueueError> {
+        self.run(Command::new("PING")).await.map(drop)
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn status_key(&self, id: crate::job::JobId) -> String {
+        format!("{}jobs:status:{id}", self.prefix)
+    }
+
+    async fn run(&self, command: Command) -> Result<Reply, QueueError> {
+        self.tcp.run(command).await
+    }
+
+    /// Several commands in one round trip; answers in their order.
+    async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Reply>, QueueError> {
+        if commands.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.tcp.pipeline(commands).await
+    }
+
+    /// Runs a script by its hash, and by its text where the server has not seen it or has forgotten it.
+    async fn eval(&self, script: &Script, args: Vec<String>) -> Result<Reply, QueueError> {
+        let call = |verb: &'static str, what: &str| {
+            let anchor = self.key("jobs");
+            Command::new(verb).arg(what).arg("1").arg(anchor).arg(&*self.prefix).args(&args)
+        };
+        match self.run(call("EVALSHA", script.sha1())).await {
+            Err(QueueError::NoScript) => self.run(call("EVAL", script.text())).await,
+            other => other,
+        }
+    }
+
+    /// As [`Self::eval`], tried again when the connection broke: only for scripts of which a second run
+    /// changes nothing more.
+    async fn eval_idempotent(&self, script: &Script, args: Vec<String>) -> Result<Reply, QueueError> {
+        let mut tries = 0;
+        loop {
+            match self.eval(script, args.clone()).await {
+                Err(error) if error.is_connection() && tries < 4 => {
+                    tries += 1;
+                    let pause =
+                        backoff::full_jitter(tries, Duration::from_millis(100), Duration::from_secs(2));
+                    tokio::time::sleep(pause).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// A Redis that evicts keys under memory pressure loses jobs. Where its setting cannot be read
+    /// (many hosted ones forbid CONFIG), the operator is trusted.
+    async fn refuse_evicting_server(&self) -> Result<(), QueueError> {
+        let reply = match self.run(Command::new("CONFIG").arg("GET").arg("maxmemory-policy")).await {
+            Ok(reply) => reply,
+            Err(QueueError::Refused(_)) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        match reply.list().and_then(|l| l.get(1)?.text()) {
+            Some(policy) if policy != "noeviction" => Err(QueueError::Evicts(policy.to_owned())),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Webhook deliveries that are owed. A job's end puts one in, in the same script that ends it, so none
+//! is lost; it leaves when it was delivered or given up.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::jobs::to_json;
+use super::pool::texts;
+use super::{Command, Queue, QueueError, Reply};
+use crate::job::{Epoch, JobId, Millis, State};
+
+/// One delivery that is owed. Its text form, `<job>:<epoch>:<state>`, names it for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Delivery {
+    /// Whose end is told.
+    pub job: JobId,
+    /// By which attempt.
+    pub epoch: Epoch,
+    /// Which end.
+    pub state: State,
+}
+
+impl std::fmt::Display for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.job, self.epoch, self.state)
+    }
+}
+
+impl Delivery {
+    fn parse(member: &str) -> Option<Self> {
+        let mut parts = member.split(':');
+        let delivery = Self {
+            job: parts.next()?.parse().ok()?,
+            epoch: Epoch(parts.next()?.parse().ok()?),
+            state: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(delivery)
+    }
+}
+
+/// What was tried of a delivery so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliveryState {
+    /// Tries that failed.
+    pub failures: u32,
+    /// When the first one was made.
+    pub first_try: Option<Millis>,
+    /// How the last one failed.
+    pub last_error: Option<String>,
+}
+
+impl Queue {
+    /// Takes up to `limit` due deliveries for `hold`: for that long nobody else gets them, and after
+    /// it they are due again, should the taker die. Also says when the next one is due.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn take_deliveries(
+        &self,
+        now: Millis,
+        limit: u32,
+        hold: Duration,
+    ) -> Result<(Vec<(Delivery, DeliveryState)>, Option<Millis>), QueueError> {
+        let outbox = self.key("webhooks:outbox");
+        let first = Command::new("ZRANGE").arg(&*outbox).args([
+            "0",
+            &limit.saturating_sub(1).to_string(),
+            "WITHSCORES",
+        ]);
+        let reply = self.run(first).await?;
+        let held_until = now.plus(i64::try_from(hold.as_millis()).unwrap_or(i64::MAX));
+        let (mut taken, mut next_due) = (Vec::new(), None);
+        for pair in reply.list().unwrap_or_default().chunks_exact(2) {
+            let (Some(member), Some(due)) = (pair[0].text(), pair[1].int()) else { continue };
+            if due > now.0 {
+                next_due = Some(Millis(due));
+                break;
+            }
+            let Some(delivery) = Delivery::parse(member) else {
+                self.run(Command::new("ZREM").arg(&*outbox).arg(member)).await?;
+                continue;
+            };
+            // GT and CH: of two takers that saw it due, the second finds the score already moved.
+            // Both would have to hold it to the same millisecond for a double, and a double delivery
+            // carries the same id.
+            let take = Command::new("ZADD").arg(&*outbox).args([
+                "XX",
+                "GT",
+                "CH",
+                &held_until.0.to_string(),
+                member,
+            ]);
+            if self.run(take).await?.int() == Some(1) {
+                taken.push(delivery);
+            }
+        }
+        let states = taken
+            .iter()
+            .map(|d| Command::new("HGET").arg(self.key("webhooks:tries")).arg(d.to_string()))
+            .collect();
+        let states = self.pipeline(states).await?;
+        let state =
+            |reply: &Reply| reply.text().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+        Ok((taken.iter().copied().zip(states.iter().map(state)).collect(), next_due))
+    }
+
+    /// A try failed; the next one is due at `at`.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn retry_delivery(
+        &self,
+        delivery: &Delivery,
+        state: &DeliveryState,
+        at: Millis,
+    ) -> Result<(), QueueError> {
+        let name = delivery.to_string();
+        self.pipeline(vec![
+            Command::new("HSET").arg(self.key("webhooks:tries")).arg(&*name).arg(to_json(state)?),
+            Command::new("ZADD").arg(self.key("webhooks:outbox")).arg("XX").arg(at.0.to_string()).arg(&*name),
+        ])
+        .await
+        .map(drop)
+    }
+
+    /// A delivery is done or given up.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn drop_delivery(&self, delivery: &Delivery) -> Result<(), QueueError> {
+        let name = delivery.to_string();
+        self.pipeline(vec![
+            Command::new("ZREM").arg(self.key("webhooks:outbox")).arg(&*name),
+            Command::new("HDEL").arg(self.key("webhooks:tries")).arg(&*name),
+        ])
+        .await
+        .map(drop)
+    }
+
+    /// What is owed, soonest first, at most 100.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn deliveries(&self) -> Result<Vec<Delivery>, QueueError> {
+        let reply =
+            self.run(Command::new("ZRANGE").arg(self.key("webhooks:outbox")).args(["0", "99"])).await?;
+        Ok(texts(&reply).filter_map(Delivery::parse).collect())
+    }
+}

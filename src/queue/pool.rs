@@ -1,0 +1,190 @@
+//! Workers: who registered, who counts as alive, and the bell that wakes the idle ones.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::jobs::to_json;
+use super::{Command, Queue, QueueError, Reply, ServerClock};
+use crate::job::{JobId, Millis, WorkerId};
+
+/// What a worker says of itself when it registers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerRecord {
+    /// Its name.
+    pub worker_id: WorkerId,
+    /// The machine it runs on.
+    pub machine_id: String,
+    /// tcoder's version.
+    pub version: String,
+    /// Its process id on that machine.
+    pub pid: u32,
+    /// When it registered.
+    pub started_at: Millis,
+}
+
+/// A worker in the pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Registered {
+    /// What it said of itself.
+    #[serde(flatten)]
+    pub record: WorkerRecord,
+    /// `running` while it holds a job, else `idle`.
+    pub state: WorkerState,
+    /// The job it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    /// Until when it counts as alive without a further sign.
+    pub alive_until: Millis,
+}
+
+/// Whether a worker holds a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// Waits for one.
+    Idle,
+    /// Holds one.
+    Running,
+}
+
+impl Queue {
+    /// Redis's time, and a clock that carries it on.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn clock(&self) -> Result<ServerClock, QueueError> {
+        let reply = self.run(Command::new("TIME")).await?;
+        match reply.list().map(|l| l.iter().map(Reply::int).collect::<Vec<_>>()).as_deref() {
+            Some([Some(seconds), Some(micros)]) => {
+                Ok(ServerClock::at(Millis(seconds * 1000 + micros / 1000)))
+            }
+            _ => Err(QueueError::data(format!("TIME answered {reply:?}"))),
+        }
+    }
+
+    fn alive_until(&self, now: Millis) -> String {
+        now.plus(i64::try_from(self.policy.alive.as_millis()).unwrap_or(i64::MAX)).0.to_string()
+    }
+
+    /// Puts a worker into the pool.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn register(&self, record: &WorkerRecord, now: Millis) -> Result<(), QueueError> {
+        let name = record.worker_id.to_string();
+        self.pipeline(vec![
+            Command::new("HSET").arg(self.key("machines:pool")).arg(&name).arg(to_json(record)?),
+            Command::new("ZADD").arg(self.key("machines:alive")).arg(self.alive_until(now)).arg(&name),
+        ])
+        .await
+        .map(drop)
+    }
+
+    /// A worker that is busy for long says that it lives.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn still_alive(&self, worker: &WorkerId, now: Millis) -> Result<(), QueueError> {
+        let command = Command::new("ZADD")
+            .arg(self.key("machines:alive"))
+            .args(["XX", "GT"])
+            .arg(self.alive_until(now))
+            .arg(worker.to_string());
+        self.run(command).await.map(drop)
+    }
+
+    /// Takes a worker out of the pool.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn deregister(&self, worker: &WorkerId) -> Result<(), QueueError> {
+        self.pipeline(vec![
+            Command::new("ZREM").arg(self.key("machines:alive")).arg(worker.to_string()),
+            Command::new("HDEL").arg(self.key("machines:pool")).arg(worker.to_string()),
+        ])
+        .await
+        .map(drop)
+    }
+
+    /// Takes the workers out that gave no sign for too long; their jobs come back by their leases.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn forget_dead_workers(&self, now: Millis) -> Result<Vec<WorkerId>, QueueError> {
+        let range = Command::new("ZRANGE").arg(self.key("machines:alive")).args([
+            "-inf",
+            &format!("({}", now.0),
+            "BYSCORE",
+            "LIMIT",
+            "0",
+            "100",
+        ]);
+        let reply = self.run(range).await?;
+        let dead: Vec<WorkerId> = texts(&reply).map(|name| WorkerId(name.to_owned())).collect();
+        for worker in &dead {
+            self.deregister(worker).await?;
+        }
+        Ok(dead)
+    }
+
+    /// The pool: every registered worker, with the job it holds.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn workers(&self) -> Result<Vec<Registered>, QueueError> {
+        let answers = self
+            .pipeline(vec![
+                Command::new("HVALS").arg(self.key("machines:pool")),
+                Command::new("ZRANGE").arg(self.key("machines:alive")).args(["0", "-1", "WITHSCORES"]),
+                Command::new("ZRANGE").arg(self.key("jobs:leases")).args(["0", "999"]),
+            ])
+            .await?;
+        let [records, alive, leases] = answers.as_slice() else {
+            return Err(QueueError::data("the pool"));
+        };
+        let held: Vec<JobId> = texts(leases).filter_map(|m| m.rsplit_once(':')?.0.parse().ok()).collect();
+        let holders =
+            held.iter().map(|id| Command::new("HGET").arg(self.status_key(*id)).arg("worker")).collect();
+        let holders = self.pipeline(holders).await?;
+        let job_of = |worker: &WorkerId| {
+            let at = holders.iter().position(|h| h.text() == Some(&worker.0))?;
+            held.get(at).copied()
+        };
+        let alive = alive.list().unwrap_or_default();
+        let until = |worker: &WorkerId| {
+            let pair = alive.chunks_exact(2).find(|pair| pair[0].text() == Some(&worker.0))?;
+            pair[1].int().map(Millis)
+        };
+        let mut workers: Vec<Registered> = texts(records)
+            .filter_map(|json| serde_json::from_str::<WorkerRecord>(json).ok())
+            .filter_map(|record| {
+                let job_id = job_of(&record.worker_id);
+                let state = if job_id.is_some() { WorkerState::Running } else { WorkerState::Idle };
+                let alive_until = until(&record.worker_id)?;
+                Some(Registered { record, state, job_id, alive_until })
+            })
+            .collect();
+        workers.sort_by(|a, b| a.record.started_at.cmp(&b.record.started_at));
+        Ok(workers)
+    }
+
+    /// Waits for the bell, at most `limit`. It only says that a look is worth while.
+    /// Use a connection of its own ([`Queue::reconnect`]): this one blocks it.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn wait_for_bell(&self, limit: Duration) -> Result<(), QueueError> {
+        // 0 would mean for ever.
+        let seconds = limit.as_secs_f64().max(0.01);
+        let command = Command::new("BZPOPMIN").arg(self.key("jobs:bell")).arg(format!("{seconds:.3}"));
+        self.tcp.run_blocking(command, limit).await.map(drop)
+    }
+}
+
+pub(super) fn texts(reply: &Reply) -> impl Iterator<Item = &str> {
+    reply.list().unwrap_or_default().iter().filter_map(Reply::text)
+}

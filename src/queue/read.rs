@@ -1,0 +1,307 @@
+//! Looking at jobs: one, a page of them, and how many there are.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::jobs::parse_spec;
+use super::pool::texts;
+use super::{Command, Queue, QueueError, Reply};
+use crate::job::{Epoch, Job, JobId, Millis, State, Timestamps, WorkerId};
+
+/// Which jobs a listing shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only those in this state.
+    pub state: Option<State>,
+}
+
+/// One page of a listing, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Page {
+    /// The jobs.
+    pub jobs: Vec<Job>,
+    /// Pass as `cursor` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// How many jobs stand where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Wait for their input.
+    pub uploading: u64,
+    /// Ready for a worker.
+    pub pending: u64,
+    /// Wait for the time of their next attempt.
+    pub scheduled: u64,
+    /// Held by a worker.
+    pub running: u64,
+    /// Failed, and still on record.
+    pub dead: u64,
+    /// Completed since this installation began.
+    pub completed: u64,
+    /// Failed since this installation began (retries after a failure count again).
+    pub failed: u64,
+    /// Cancelled since this installation began.
+    pub cancelled: u64,
+    /// Webhook deliveries still owed.
+    pub webhooks_owed: u64,
+    /// Milliseconds the oldest ready job waits for a worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_pending_ms: Option<i64>,
+    /// Workers in the pool.
+    pub workers: u64,
+}
+
+/// Index entries looked at in one go while a filter leaves some out.
+const BATCH: usize = 100;
+/// Index entries looked at for one page at most: a listing stays cheap whatever is filtered for.
+const MOST: usize = 2_000;
+
+impl Queue {
+    /// One job.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn get(&self, id: JobId) -> Result<Option<Job>, QueueError> {
+        let reply = self.run(Command::new("HGETALL").arg(self.status_key(id))).await?;
+        parse_job(id, &reply)
+    }
+
+    /// A page of at most `limit` jobs, newest first, from `cursor` on.
+    ///
+    /// # Errors
+    /// When Redis fails, or the cursor is none of ours.
+    pub async fn list(
+        &self,
+        filter: &Filter,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Page, QueueError> {
+        let mut position = match cursor {
+            None => None,
+            Some(text) => Some(Position::parse(text).ok_or(QueueError::Refused(
+                "the cursor is none of this listing's; leave it out to start from the newest".into(),
+            ))?),
+        };
+        let (mut jobs, mut looked) = (Vec::new(), 0);
+        loop {
+            let entries = self.index_after(position.as_ref()).await?;
+            let last_batch = entries.len() < BATCH;
+            let reads = entries.iter().map(|p| Command::new("HGETALL").arg(self.status_key(p.id)));
+            let replies = self.pipeline(reads.collect()).await?;
+            let mut gone = Vec::new();
+            for (entry, reply) in entries.iter().zip(&replies) {
+                position = Some(*entry);
+                match parse_job(entry.id, reply)? {
+                    None => gone.push(entry.id.to_string()),
+                    Some(job) if filter.state.is_none_or(|s| s == job.status) => jobs.push(job),
+                    Some(_) => {}
+                }
+                if jobs.len() == limit {
+                    break;
+                }
+            }
+            if !gone.is_empty() {
+                self.run(Command::new("ZREM").arg(self.key("jobs:index")).args(gone)).await?;
+            }
+            looked += entries.len();
+            if jobs.len() >= limit || (looked >= MOST && !last_batch) {
+                return Ok(Page { jobs, next_cursor: position.map(|p| p.to_string()) });
+            }
+            if last_batch {
+                return Ok(Page { jobs, next_cursor: None });
+            }
+        }
+    }
+
+    /// Index entries behind `position`, newest first, up to [`BATCH`].
+    async fn index_after(&self, position: Option<&Position>) -> Result<Vec<Position>, QueueError> {
+        let mut skip_same_time = 0;
+        loop {
+            let command = Command::new("ZRANGE")
+                .arg(self.key("jobs:index"))
+                .arg(position.map_or_else(|| "+inf".into(), |p| p.at.to_string()))
+                .args(["-inf", "BYSCORE", "REV", "LIMIT", &skip_same_time.to_string()])
+                .args([&BATCH.to_string(), "WITHSCORES"]);
+            let reply = self.run(command).await?;
+            let all: Vec<Position> = reply
+                .list()
+                .unwrap_or_default()
+                .chunks_exact(2)
+                .filter_map(|pair| Some(Position { at: pair[1].int()?, id: pair[0].text()?.parse().ok()? }))
+                .collect();
+            let full = all.len() == BATCH;
+            let behind: Vec<Position> = match position {
+                None => all,
+                Some(p) => all.into_iter().filter(|e| (e.at, e.id) < (p.at, p.id)).collect(),
+            };
+            if !behind.is_empty() || !full {
+                return Ok(behind);
+            }
+            skip_same_time += BATCH;
+        }
+    }
+
+    /// How many jobs stand where.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn stats(&self) -> Result<Stats, QueueError> {
+        let zcard = |name: &str| Command::new("ZCARD").arg(self.key(name));
+        let replies = self
+            .pipeline(vec![
+                zcard("jobs:uploading"),
+                zcard("jobs:pending"),
+                zcard("jobs:scheduled"),
+                zcard("jobs:leases"),
+                zcard("jobs:dead"),
+                zcard("machines:alive"),
+                zcard("webhooks:outbox"),
+                Command::new("HMGET").arg(self.key("jobs:counters")).args([
+                    "completed",
+                    "failed",
+                    "cancelled",
+                ]),
+                Command::new("ZRANGE").arg(self.key("jobs:pending")).args(["0", "0"]),
+                Command::new("TIME"),
+            ])
+            .await?;
+        let count = |at: usize| replies.get(at).and_then(Reply::int).unwrap_or(0).unsigned_abs();
+        let counter = |at: usize| {
+            let list = replies.get(7).and_then(Reply::list).unwrap_or_default();
+            list.get(at).and_then(Reply::int).unwrap_or(0).unsigned_abs()
+        };
+        let now = replies.get(9).and_then(|r| r.list()?.first()?.int()).unwrap_or(0) * 1000;
+        let first = replies.get(8).and_then(|r| texts(r).next().map(str::to_owned));
+        let oldest_pending_ms = match first {
+            Some(id) => {
+                let queued =
+                    Command::new("HGET").arg(format!("{}jobs:status:{id}", self.prefix)).arg("queued");
+                self.run(queued).await?.int().map(|at| (now - at).max(0))
+            }
+            None => None,
+        };
+        Ok(Stats {
+            uploading: count(0),
+            pending: count(1),
+            scheduled: count(2),
+            running: count(3),
+            dead: count(4),
+            workers: count(5),
+            webhooks_owed: count(6),
+            completed: counter(0),
+            failed: counter(1),
+            cancelled: counter(2),
+            oldest_pending_ms,
+        })
+    }
+
+    /// Jobs that wait for their input, with the end of their upload window, soonest first.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn uploading(&self, limit: u32) -> Result<Vec<(JobId, Millis)>, QueueError> {
+        let command = Command::new("ZRANGE").arg(self.key("jobs:uploading")).args([
+            "0",
+            &limit.saturating_sub(1).to_string(),
+            "WITHSCORES",
+        ]);
+        let reply = self.run(command).await?;
+        let pairs = reply.list().unwrap_or_default().chunks_exact(2);
+        Ok(pairs.filter_map(|pair| Some((pair[0].text()?.parse().ok()?, Millis(pair[1].int()?)))).collect())
+    }
+
+    /// Drops what listings hold of jobs that expired long ago.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn trim(&self, now: Millis) -> Result<(), QueueError> {
+        let retention = i64::try_from(self.policy.retention.as_millis()).unwrap_or(i64::MAX);
+        let before = |age: i64| format!("({}", now.0.saturating_sub(age));
+        let trim = |key: &str, age: i64| {
+            Command::new("ZREMRANGEBYSCORE").arg(self.key(key)).args(["-inf", &before(age)])
+        };
+        // A job may wait a long time before it ends, and is kept for the retention after that.
+        const MONTH_MS: i64 = 30 * 24 * 3_600_000;
+        self.pipeline(vec![
+            trim("jobs:dead", retention),
+            trim("jobs:index", retention.saturating_add(MONTH_MS)),
+        ])
+        .await
+        .map(drop)
+    }
+
+    /// Remembers for a day which job a client's idempotency key made. Answers the job that has the key:
+    /// `id`, or an earlier one.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn remember_key(&self, key_hash: &str, id: JobId) -> Result<JobId, QueueError> {
+        let key = self.key(&format!("jobs:idempotency:{key_hash}"));
+        let set = Command::new("SET").arg(&*key).arg(id.to_string()).args(["NX", "GET", "PX", "86400000"]);
+        match self.run(set).await?.text() {
+            None => Ok(id),
+            Some(there) => there.parse().map_err(|_| QueueError::data("an idempotency key's job")),
+        }
+    }
+}
+
+/// A place in the index.
+#[derive(Clone, Copy)]
+struct Position {
+    at: i64,
+    id: JobId,
+}
+
+impl Position {
+    fn parse(text: &str) -> Option<Self> {
+        let (at, id) = text.split_once('_')?;
+        Some(Self { at: at.parse().ok()?, id: id.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_{}", self.at, self.id)
+    }
+}
+
+/// A job out of its hash; nothing where there is none.
+fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
+    let fields = reply.list().unwrap_or_default();
+    let field = |name: &str| {
+        let pair = fields.chunks_exact(2).find(|pair| pair[0].text() == Some(name));
+        pair.and_then(|pair| pair[1].text()).filter(|text| !text.is_empty())
+    };
+    let (Some(state), Some(spec)) = (field("state"), field("spec")) else { return Ok(None) };
+    let bad = |what: &str| QueueError::data(format!("the {what} of job {id}"));
+    let time = |name: &str| field(name).and_then(|t| t.parse().ok()).map(Millis);
+    let json = |name: &'static str| {
+        field(name).map(|json| serde_json::from_str(json).map_err(|_| bad(name))).transpose()
+    };
+    let number = |name: &str| field(name).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    Ok(Some(Job {
+        job_id: id,
+        status: state.parse().map_err(|_| bad("state"))?,
+        spec: parse_spec(spec)?,
+        attempt: u32::try_from(number("attempt")).unwrap_or(u32::MAX),
+        epoch: Epoch(number("epoch")),
+        worker: field("worker").map(|w| WorkerId(w.to_owned())),
+        progress: field("progress").and_then(|p| p.parse().ok()).unwrap_or(0.0),
+        timestamps: Timestamps {
+            created_at: time("created"),
+            uploaded_at: time("uploaded"),
+            queued_at: time("queued"),
+            started_at: time("started"),
+            retry_at: time("retry"),
+            completed_at: time("finished"),
+        },
+        error: json("error")?,
+        result: field("result")
+            .map(|json| serde_json::from_str(json).map_err(|_| bad("result")))
+            .transpose()?,
+    }))
+}

@@ -1,0 +1,56 @@
+//! The Lua scripts, each with the shared part in front.
+
+use std::sync::LazyLock;
+
+use sha1::{Digest, Sha1};
+
+/// A script and the hash Redis knows it by.
+pub struct Script {
+    text: &'static str,
+    sha1: LazyLock<String>,
+}
+
+impl Script {
+    const fn new(text: &'static str, sha1: fn() -> String) -> Self {
+        Self { text, sha1: LazyLock::new(sha1) }
+    }
+
+    pub fn text(&self) -> &'static str {
+        self.text
+    }
+
+    pub fn sha1(&self) -> &str {
+        &self.sha1
+    }
+}
+
+fn hex_sha1(text: &str) -> String {
+    use std::fmt::Write as _;
+    Sha1::digest(text.as_bytes()).iter().fold(String::with_capacity(40), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+macro_rules! scripts {
+    ($($name:ident $file:literal)*) => {$(
+        pub static $name: Script = {
+            const TEXT: &str = concat!(include_str!("scripts/lib.lua"), include_str!(concat!("scripts/", $file)));
+            Script::new(TEXT, || hex_sha1(TEXT))
+        };
+    )*};
+}
+
+scripts! {
+    SUBMIT "submit.lua"
+    UPLOADED "uploaded.lua"
+    CLAIM "claim.lua"
+    PROGRESS "progress.lua"
+    COMPLETE "complete.lua"
+    FAIL "fail.lua"
+    RELEASE "release.lua"
+    CANCEL "cancel.lua"
+    REDRIVE "redrive.lua"
+    EXPIRE "expire.lua"
+    SWEEP "sweep.lua"
+}

@@ -1,0 +1,13 @@
+-- An upload that never came. ARGV: id, failure. Says FAILED, or ALREADY with the state it is in, or UNKNOWN.
+local id, failure = ARGV[2], ARGV[3]
+local s = redis.call('HMGET', status(id), 'state', 'hook', 'keep')
+if s[1] ~= 'uploading' then
+  redis.call('ZREM', uploading, id)
+  if not s[1] then return { 'UNKNOWN' } end
+  return { 'ALREADY', s[1] }
+end
+local ms = event(id, 'failed')
+redis.call('HSET', status(id), 'state', 'failed', 'error', failure, 'finished', ms)
+redis.call('ZREM', uploading, id)
+ended(id, 'failed', '0', ms, s[2], s[3])
+return { 'FAILED' }

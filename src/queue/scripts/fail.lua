@@ -1,0 +1,21 @@
+-- The attempt failed. ARGV: id, epoch, failure, ms until the next attempt (-1: there is none),
+-- hook flag, retention ms. Says RETRY with its time, FAILED, ALREADY, or LOST with the job's state.
+local id, epoch, failure, delay, hook, keep = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
+if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then
+  local s = redis.call('HMGET', status(id), 'state', 'epoch', 'error')
+  local ours = s[2] == epoch and s[3] == failure and (s[1] == 'failed' or s[1] == 'queued')
+  if ours then return { 'ALREADY' } end
+  return { 'LOST', s[1] or '' }
+end
+if delay >= 0 then
+  local ms = event(id, 'queued')
+  redis.call('HSET', status(id), 'state', 'queued', 'error', failure, 'retry', ms + delay, 'queued', '')
+  redis.call('ZADD', scheduled, ms + delay, id)
+  -- An idle worker wakes, sees when the retry is due, and waits no longer than that.
+  ring(1)
+  return { 'RETRY', ms + delay }
+end
+local ms = event(id, 'failed')
+redis.call('HSET', status(id), 'state', 'failed', 'error', failure, 'finished', ms)
+ended(id, 'failed', epoch, ms, hook, keep)
+return { 'FAILED' }

@@ -1,0 +1,100 @@
+-- Stands in front of every script. ARGV[1] is the key prefix; the rest of ARGV is the script's own.
+-- KEYS[1] only routes the call in a cluster: which job a script touches is often known inside alone,
+-- so names are built here, all under the one prefix.
+--
+-- Lua in Redis isolates but does not roll back, so every script reads and decides before its first
+-- write, and that write is one which Redis refuses when memory is out (except to end a lease, which
+-- must always succeed).
+local P = ARGV[1]
+local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled', P .. 'jobs:uploading'
+local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
+local events, bell, counters = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:counters'
+local alive, outbox = P .. 'machines:alive', P .. 'webhooks:outbox'
+
+local function status(id)
+  return P .. 'jobs:status:' .. id
+end
+
+-- Appends an event and returns its time: the stream's id is the server's clock, which saves a TIME.
+local function event(id, state, ...)
+  local at = redis.call('XADD', events, 'MAXLEN', '~', 10000, '*', 'id', id, 'state', state, ...)
+  return tonumber(string.match(at, '^%d+'))
+end
+
+-- Wakes up to n idle workers. Only a hint: a worker that misses it looks again by itself.
+local function ring(n)
+  for i = 1, math.min(n, 16) do
+    redis.call('ZADD', bell, 0, tostring(i))
+  end
+end
+
+-- What every end of a job has in common, after its fields are written.
+local function ended(id, state, epoch, ms, hook, retention)
+  redis.call('PEXPIRE', status(id), retention)
+  redis.call('HINCRBY', counters, state, 1)
+  if state == 'failed' then
+    redis.call('ZADD', dead, ms, id)
+  end
+  if hook == '1' then
+    redis.call('ZADD', outbox, ms, id .. ':' .. epoch .. ':' .. state)
+  end
+end
+
+-- The lease ran out: back into the queue at its old place, or failed for good after the last attempt.
+local function reap(member, now)
+  local id, epoch = string.match(member, '^(.+):(%d+)$')
+  local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'hook', 'keep')
+  if s[1] ~= 'running' or s[2] ~= epoch then
+    redis.call('ZREM', leases, member)
+    return 0
+  end
+  if tonumber(s[3]) >= tonumber(s[4]) then
+    redis.call('HSET', status(id), 'state', 'failed', 'finished', now, 'error',
+      '{"code":"workerLost","message":"The worker died ' .. s[3] .. ' times while it held this job; the file may crash it. Look at the worker\'s log, then retry the job."}')
+    redis.call('ZREM', leases, member)
+    event(id, 'failed')
+    ended(id, 'failed', epoch, now, s[6], s[7])
+    return 0
+  end
+  redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'error',
+    '{"code":"workerLost","message":"The worker died or lost its connection while it held this job."}')
+  redis.call('ZREM', leases, member)
+  redis.call('ZADD', pending, s[5], id)
+  event(id, 'queued')
+  return 1
+end
+
+-- A delayed job's time has come.
+local function promote(id, now)
+  local s = redis.call('HMGET', status(id), 'state', 'boost')
+  if s[1] ~= 'queued' then
+    redis.call('ZREM', scheduled, id)
+    return 0
+  end
+  local rank = now - tonumber(s[2])
+  redis.call('HSET', status(id), 'queued', now, 'rank', rank, 'retry', '')
+  redis.call('ZREM', scheduled, id)
+  redis.call('ZADD', pending, rank, id)
+  return 1
+end
+
+-- Reaps and promotes what is due, at most `limit` of each. Returns how many became ready, and when the
+-- next is due (-1: nothing waits; now: more is due than the limit let through).
+local function sweep(now, limit)
+  local ready, due = 0, -1
+  for _, way in ipairs({ { leases, reap }, { scheduled, promote } }) do
+    local list = redis.call('ZRANGE', way[1], 0, limit - 1, 'WITHSCORES')
+    local next_due = #list == 2 * limit and now or -1
+    for i = 1, #list, 2 do
+      local at = tonumber(list[i + 1])
+      if at > now then
+        next_due = at
+        break
+      end
+      ready = ready + way[2](list[i], now)
+    end
+    if next_due >= 0 and (due < 0 or next_due < due) then due = next_due end
+  end
+  ring(ready)
+  return ready, due
+end

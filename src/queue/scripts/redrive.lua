@@ -1,0 +1,15 @@
+-- Gives a failed or cancelled job a fresh set of attempts. ARGV: id.
+-- Says QUEUED, WRONG with the state it is in, or UNKNOWN.
+local id = ARGV[2]
+local s = redis.call('HMGET', status(id), 'state', 'boost')
+if not s[1] then return { 'UNKNOWN' } end
+if s[1] ~= 'failed' and s[1] ~= 'cancelled' then return { 'WRONG', s[1] } end
+local ms = event(id, 'queued')
+local rank = ms - tonumber(s[2])
+redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'error', '', 'finished', '', 'retry', '',
+  'queued', ms, 'rank', rank, 'progress', 0)
+redis.call('PERSIST', status(id))
+redis.call('ZREM', dead, id)
+redis.call('ZADD', pending, rank, id)
+ring(1)
+return { 'QUEUED' }

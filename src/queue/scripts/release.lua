@@ -1,0 +1,11 @@
+-- A worker that leaves hands its job back unharmed: at its old place, the attempt not counted.
+-- ARGV: id, epoch. Says RELEASED or LOST.
+local id, epoch = ARGV[2], ARGV[3]
+if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then return { 'LOST' } end
+local rank = redis.call('HGET', status(id), 'rank')
+local ms = event(id, 'queued')
+redis.call('HINCRBY', status(id), 'attempt', -1)
+redis.call('HSET', status(id), 'state', 'queued', 'queued', ms, 'progress', 0)
+redis.call('ZADD', pending, rank, id)
+ring(1)
+return { 'RELEASED' }

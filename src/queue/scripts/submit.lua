@@ -1,0 +1,25 @@
+-- A new job. ARGV: id, how (queued|uploading|delayed), ms until due (upload window or delay), spec,
+-- max attempts, boost ms, hook flag, retention ms, submitted at (the caller's clock, for the listing).
+-- Returns CREATED, or EXISTS with the spec that stands there.
+local id, how, wait, spec = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local max, boost, hook, keep, at = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
+if redis.call('ZADD', index, 'NX', at, id) == 0 then
+  local there = redis.call('HGET', status(id), 'spec')
+  if there then return { 'EXISTS', there } end
+end
+local state = how == 'uploading' and 'uploading' or 'queued'
+local ms = event(id, state)
+local rank = ms - boost
+redis.call('HSET', status(id), 'state', state, 'spec', spec, 'max', max, 'boost', boost, 'hook', hook,
+  'keep', keep, 'created', ms, 'rank', rank, 'attempt', 0, 'epoch', 0,
+  'queued', how == 'queued' and ms or '', 'retry', how == 'delayed' and ms + wait or '')
+if how == 'uploading' then
+  redis.call('ZADD', uploading, ms + wait, id)
+elseif how == 'delayed' then
+  redis.call('ZADD', scheduled, ms + wait, id)
+  ring(1)
+else
+  redis.call('ZADD', pending, rank, id)
+  ring(1)
+end
+return { 'CREATED', ms }

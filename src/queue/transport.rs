@@ -1,0 +1,254 @@
+//! Commands, answers, and the way they travel. Today over TCP; a REST front answers the same shapes.
+
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use secrecy::{ExposeSecret as _, SecretString};
+
+/// One Redis command.
+#[derive(Clone, Debug)]
+pub struct Command(Vec<String>);
+
+impl Command {
+    /// A command without arguments yet.
+    #[must_use]
+    pub fn new(verb: &str) -> Self {
+        Self(vec![verb.to_owned()])
+    }
+
+    /// With one more argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.0.push(arg.into());
+        self
+    }
+
+    /// With more arguments.
+    #[must_use]
+    pub fn args<I: IntoIterator<Item: Into<String>>>(mut self, args: I) -> Self {
+        self.0.extend(args.into_iter().map(Into::into));
+        self
+    }
+}
+
+impl From<&Command> for redis::Cmd {
+    fn from(command: &Command) -> Self {
+        let mut cmd = Self::new();
+        for part in &command.0 {
+            cmd.arg(part.as_bytes());
+        }
+        cmd
+    }
+}
+
+/// One answer, the same whichever way it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Nothing.
+    Nil,
+    /// A number.
+    Int(i64),
+    /// A text.
+    Text(String),
+    /// A list.
+    List(Vec<Reply>),
+}
+
+impl Reply {
+    /// The text, if it is one.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// The number, if it is one or a text that reads as one.
+    #[must_use]
+    pub fn int(&self) -> Option<i64> {
+        match self {
+            Self::Int(n) => Some(*n),
+            // Scores come as texts, and large ones with an exponent.
+            Self::Text(text) => text.parse().ok().or_else(|| {
+                #[allow(clippy::cast_possible_truncation)]
+                text.parse::<f64>().ok().map(|f| f as i64)
+            }),
+            _ => None,
+        }
+    }
+
+    /// The list, if it is one.
+    #[must_use]
+    pub fn list(&self) -> Option<&[Self]> {
+        match self {
+            Self::List(list) => Some(list),
+            _ => None,
+        }
+    }
+}
+
+/// A call on the queue failed.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// No connection, or no answer in time. What was asked may or may not have happened.
+    #[error("Redis at REDIS_URL does not answer ({0}); check that it runs and that the address is right")]
+    Connection(String),
+    /// Wrong password or user.
+    #[error("Redis refuses the login in REDIS_URL; check its user name and password")]
+    Auth,
+    /// Redis will not do it.
+    #[error("Redis refuses the command: {0}")]
+    Refused(String),
+    /// Redis has no memory left for writes.
+    #[error("Redis is out of memory; give it more, or lower the retention of ended jobs")]
+    OutOfMemory,
+    /// The script is not cached there. Handled by sending its text.
+    #[error("Redis does not know the script")]
+    NoScript,
+    /// Keys may be evicted.
+    #[error("Redis has maxmemory-policy {0}, which deletes jobs under memory pressure; set it to noeviction")]
+    Evicts(String),
+    /// What stands in Redis is not what this version writes.
+    #[error("unexpected data in Redis: {0}; was it written by something else?")]
+    Data(String),
+}
+
+impl QueueError {
+    /// Whether the connection is at fault, so that the same call may work later.
+    #[must_use]
+    pub const fn is_connection(&self) -> bool {
+        matches!(self, Self::Connection(_))
+    }
+
+    pub(super) fn data(what: impl Into<String>) -> Self {
+        Self::Data(what.into())
+    }
+}
+
+impl From<redis::RedisError> for QueueError {
+    fn from(error: redis::RedisError) -> Self {
+        use redis::ErrorKind;
+        match error.code() {
+            Some("NOSCRIPT") => return Self::NoScript,
+            Some("OOM") => return Self::OutOfMemory,
+            Some("WRONGPASS" | "NOAUTH") => return Self::Auth,
+            // Both pass by themselves: Redis reads its files, or a replica takes over.
+            Some("LOADING" | "READONLY" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN") => {
+                return Self::Connection(error.to_string());
+            }
+            _ => {}
+        }
+        // A script's inner error keeps its code only inside the text.
+        if error.detail().is_some_and(|d| d.contains("OOM command not allowed")) {
+            return Self::OutOfMemory;
+        }
+        match error.kind() {
+            ErrorKind::AuthenticationFailed => Self::Auth,
+            ErrorKind::InvalidClientConfig => Self::Refused("REDIS_URL is no Redis address".into()),
+            _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
+                Self::Connection(error.kind_and_io())
+            }
+            _ => Self::Refused(error.detail().map_or_else(|| error.to_string(), str::to_owned)),
+        }
+    }
+}
+
+/// Words for a broken connection that never hold the address, which may hold a password.
+trait KindAndIo {
+    fn kind_and_io(&self) -> String;
+}
+
+impl KindAndIo for redis::RedisError {
+    fn kind_and_io(&self) -> String {
+        if self.is_timeout() {
+            "time-out".into()
+        } else if self.is_connection_refusal() {
+            "connection refused".into()
+        } else {
+            "connection lost".into()
+        }
+    }
+}
+
+/// A connection over TCP, TLS or a Unix socket that mends itself.
+#[derive(Clone)]
+pub struct Tcp {
+    client: redis::Client,
+    manager: ConnectionManager,
+}
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+impl Tcp {
+    pub async fn connect(url: &SecretString) -> Result<Self, QueueError> {
+        Self::open(redis::Client::open(url.expose_secret())?).await
+    }
+
+    /// A second connection to the same server.
+    pub async fn again(&self) -> Result<Self, QueueError> {
+        Self::open(self.client.clone()).await
+    }
+
+    async fn open(client: redis::Client) -> Result<Self, QueueError> {
+        let config = ConnectionManagerConfig::new()
+            .set_connection_timeout(Some(CONNECT_TIMEOUT))
+            // Answers are bounded by `bounded`, since one that blocks may take longer.
+            .set_response_timeout(None)
+            .set_number_of_retries(2)
+            .set_max_delay(Duration::from_millis(500));
+        let opening = ConnectionManager::new_with_config(client.clone(), config);
+        let manager = bounded(CONNECT_TIMEOUT * 3, opening).await?;
+        Ok(Self { client, manager })
+    }
+
+    pub async fn run(&self, command: Command) -> Result<Reply, QueueError> {
+        self.run_within(command, ANSWER_TIMEOUT).await
+    }
+
+    /// As `run`, for commands that block at the server for up to `block`.
+    pub async fn run_blocking(&self, command: Command, block: Duration) -> Result<Reply, QueueError> {
+        self.run_within(command, block + ANSWER_TIMEOUT).await
+    }
+
+    async fn run_within(&self, command: Command, limit: Duration) -> Result<Reply, QueueError> {
+        let mut manager = self.manager.clone();
+        let cmd = redis::Cmd::from(&command);
+        to_reply(bounded(limit, manager.send_packed_command(&cmd)).await?)
+    }
+
+    pub async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Reply>, QueueError> {
+        let mut pipe = redis::Pipeline::with_capacity(commands.len());
+        for command in &commands {
+            pipe.add_command(command.into());
+        }
+        let mut manager = self.manager.clone();
+        let answers = bounded(ANSWER_TIMEOUT, manager.send_packed_commands(&pipe, 0, commands.len())).await?;
+        answers.into_iter().map(to_reply).collect()
+    }
+}
+
+async fn bounded<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, redis::RedisError>>,
+) -> Result<T, QueueError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(QueueError::Connection("time-out".into())),
+    }
+}
+
+fn to_reply(value: redis::Value) -> Result<Reply, QueueError> {
+    use redis::Value;
+    Ok(match value {
+        Value::Nil => Reply::Nil,
+        Value::Int(n) => Reply::Int(n),
+        Value::BulkString(bytes) => Reply::Text(String::from_utf8_lossy(&bytes).into_owned()),
+        Value::SimpleString(text) => Reply::Text(text),
+        Value::Okay => Reply::Text("OK".into()),
+        Value::Array(list) => Reply::List(list.into_iter().map(to_reply).collect::<Result<_, _>>()?),
+        Value::ServerError(error) => return Err(QueueError::from(redis::RedisError::from(error))),
+        other => return Err(QueueError::data(format!("an answer of an unknown kind: {other:?}"))),
+    })
+}
