@@ -30,8 +30,10 @@ pub enum ConfigError {
     },
 }
 
+type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
 /// Where variables are read: the process's environment, or a map in tests and at the edge.
-pub struct Env<'a>(Box<dyn Fn(&str) -> Option<String> + 'a>);
+pub struct Env<'a>(Box<Lookup<'a>>);
 
 impl<'a> Env<'a> {
     /// The process's own environment.

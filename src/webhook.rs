@@ -1,1 +1,264 @@
-//! To come.
+//! Telling clients how their jobs ended: signed messages, and the rules of the outbox.
+//!
+//! A job's end puts a delivery into Redis in the very script that ends it (`queue::outbox`); here it is
+//! taken out, signed by Standard Webhooks <https://www.standardwebhooks.com>, sent, and tried again with
+//! growing waits for a day. A message keeps its id over all tries, so a receiver that saw it twice can
+//! tell.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use reqwest::{Method, StatusCode, header};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Serialize;
+use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
+use url::Url;
+
+use crate::job::{Job, Millis};
+use crate::net::{self, Guard, Refused, Timeouts};
+use crate::queue::{Delivery, DeliveryState, Queue, QueueError, backoff};
+use crate::storage::links::{Links, wall_clock};
+
+/// First wait after a failed try; doubled each time up to [`RETRY_CAP`].
+const RETRY_BASE: Duration = Duration::from_secs(5);
+const RETRY_CAP: Duration = Duration::from_secs(3600);
+/// A delivery is given up this long after its first try.
+const GIVE_UP_MS: i64 = 24 * 3600 * 1000;
+/// Longest a receiver may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+/// For this long a taken delivery is ours.
+const HOLD: Duration = Duration::from_secs(60);
+const AT_ONCE: u32 = 16;
+
+/// The sender cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookError {
+    /// The secret is none.
+    #[error(
+        "WEBHOOK_SECRET cannot be used: it must be `whsec_` and 24 to 64 bytes in base64; \
+         `echo whsec_$(openssl rand -base64 32)` makes one"
+    )]
+    Secret,
+    /// The HTTP client cannot be made.
+    #[error("webhooks cannot be sent: {0}")]
+    Client(#[from] reqwest::Error),
+    /// A message could not be put into words.
+    #[error("a webhook message could not be written: {0}")]
+    Message(String),
+}
+
+/// What a receiver gets.
+#[derive(Debug, Serialize)]
+struct Message<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    timestamp: Millis,
+    data: &'a Job,
+}
+
+/// How a try went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Try {
+    Delivered,
+    /// It may work later.
+    Failed(String),
+    /// It never will.
+    Hopeless(String),
+}
+
+/// Signs and sends.
+pub struct Sender {
+    client: net::Client,
+    signer: Webhook,
+}
+
+impl Sender {
+    /// A sender with this secret, which calls only what `guard` lets through.
+    ///
+    /// # Errors
+    /// When the secret cannot be used.
+    pub fn new(secret: &SecretString, guard: Guard) -> Result<Self, WebhookError> {
+        use base64::Engine as _;
+        let text = secret.expose_secret();
+        let encoded = text.strip_prefix("whsec_").ok_or(WebhookError::Secret)?;
+        let key = base64::engine::general_purpose::STANDARD.decode(encoded);
+        let key = key.map_err(|_| WebhookError::Secret)?;
+        if !(24..=64).contains(&key.len()) {
+            return Err(WebhookError::Secret);
+        }
+        let timeouts =
+            Timeouts { connect: Duration::from_secs(5), read: ANSWER_TIMEOUT, total: Some(ANSWER_TIMEOUT) };
+        Ok(Self {
+            client: net::client(guard, timeouts)?,
+            signer: Webhook::from_bytes(key).map_err(|_| WebhookError::Secret)?,
+        })
+    }
+
+    async fn send(&self, url: &Url, id: &str, now: Millis, body: String) -> Try {
+        let seconds = now.0 / 1000;
+        let Ok(signature) = self.signer.sign(id, seconds, body.as_bytes()) else {
+            return Try::Hopeless("the message could not be signed".into());
+        };
+        let request = match self.client.request(Method::POST, url) {
+            Ok(request) => request,
+            Err(refused) => return Try::Hopeless(refused.to_string()),
+        };
+        let sent = request
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(HEADER_WEBHOOK_ID, id)
+            .header(HEADER_WEBHOOK_TIMESTAMP, seconds.to_string())
+            .header(HEADER_WEBHOOK_SIGNATURE, signature)
+            .body(body)
+            .send()
+            .await;
+        match sent {
+            // A redirected POST may have arrived as a GET; the receiver has to name its real address.
+            Ok(answer) if answer.url() != url => Try::Failed("the receiver redirects".into()),
+            Ok(answer) => judge(answer.status()),
+            Err(error) => match Refused::find(&error) {
+                Some(refused) => Try::Hopeless(refused.to_string()),
+                None if error.is_timeout() => Try::Failed("the receiver did not answer in time".into()),
+                None => Try::Failed("the receiver could not be reached".into()),
+            },
+        }
+    }
+}
+
+/// What an answer means: 2xx is delivered, 410 asks to stop (as Standard Webhooks has it), all else is
+/// tried again.
+fn judge(status: StatusCode) -> Try {
+    if status.is_success() {
+        Try::Delivered
+    } else if status == StatusCode::GONE {
+        Try::Hopeless("the receiver answered 410 Gone".into())
+    } else {
+        Try::Failed(format!("the receiver answered {}", status.as_u16()))
+    }
+}
+
+/// What to do after a failed try: wait this long at least and at most, or give up.
+fn next_wait(state: &DeliveryState, now: Millis) -> Option<(Duration, Duration)> {
+    let first = state.first_try.unwrap_or(now);
+    if now.0 - first.0 >= GIVE_UP_MS {
+        return None;
+    }
+    let most = backoff::ceiling(state.failures, RETRY_BASE, RETRY_CAP);
+    Some((most / 2, most))
+}
+
+/// Takes out what is due and sends it; says when the next is due.
+///
+/// # Errors
+/// When Redis fails; what was taken is due again a minute later.
+pub async fn deliver_due(
+    queue: &Queue,
+    sender: &Sender,
+    links: &Links,
+    now: Millis,
+) -> Result<Option<Millis>, QueueError> {
+    let (due, next) = queue.take_deliveries(now, AT_ONCE, HOLD).await?;
+    if due.is_empty() {
+        return Ok(next);
+    }
+    let tries = due.into_iter().map(|(delivery, state)| deliver(queue, sender, links, now, delivery, state));
+    let done: Vec<_> = futures::stream::iter(tries).buffer_unordered(AT_ONCE as usize).collect().await;
+    done.into_iter().collect::<Result<Vec<()>, _>>()?;
+    // More may be due than were taken.
+    Ok(Some(now))
+}
+
+async fn deliver(
+    queue: &Queue,
+    sender: &Sender,
+    links: &Links,
+    now: Millis,
+    delivery: Delivery,
+    mut state: DeliveryState,
+) -> Result<(), QueueError> {
+    let job = queue.get(delivery.job).await?;
+    let Some((job, url)) = job.and_then(|job| Some((job.clone(), job.spec.webhook_url?))) else {
+        return queue.drop_delivery(&delivery).await;
+    };
+    let id = format!("msg_{}_{}_{}", delivery.job, delivery.epoch, delivery.state);
+    let outcome = match body(&delivery, job, links) {
+        Ok(body) => sender.send(&url, &id, wall_clock(), body).await,
+        Err(error) => Try::Failed(error.to_string()),
+    };
+    let why = match outcome {
+        Try::Delivered => {
+            tracing::info!(job = %delivery.job, state = %delivery.state, "webhook delivered");
+            return queue.drop_delivery(&delivery).await;
+        }
+        Try::Hopeless(why) => {
+            tracing::warn!(job = %delivery.job, why, "webhook given up");
+            return queue.drop_delivery(&delivery).await;
+        }
+        Try::Failed(why) => why,
+    };
+    state.failures += 1;
+    state.first_try.get_or_insert(now);
+    state.last_error = Some(why.clone());
+    match next_wait(&state, now) {
+        Some((least, most)) => {
+            let wait = least + backoff::full_jitter(1, most - least, most - least);
+            tracing::info!(job = %delivery.job, why, failures = state.failures, "webhook tried, again later");
+            let at = now.plus(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
+            queue.retry_delivery(&delivery, &state, at).await
+        }
+        None => {
+            tracing::warn!(job = %delivery.job, why, "webhook given up after a day");
+            queue.drop_delivery(&delivery).await
+        }
+    }
+}
+
+fn body(delivery: &Delivery, job: Job, links: &Links) -> Result<String, WebhookError> {
+    let words = |e: &dyn std::fmt::Display| WebhookError::Message(e.to_string());
+    let job = links.fill(job, wall_clock()).map_err(|e| words(&e))?;
+    let message = Message {
+        kind: format!("job.{}", delivery.state),
+        timestamp: job.timestamps.completed_at.unwrap_or_else(wall_clock),
+        data: &job,
+    };
+    serde_json::to_string(&message).map_err(|e| words(&e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_whsec_and_base64_of_a_fitting_length() {
+        let make = |s: &str| Sender::new(&s.into(), Guard::PublicOnly).is_ok();
+        assert!(make("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
+        for bad in ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_c2hvcnQ=", "whsec_%%%"] {
+            assert!(!make(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_2xx_is_delivered_and_only_410_hopeless() {
+        for (status, good) in [(200, true), (204, true), (301, false), (404, false), (500, false)] {
+            let judged = judge(StatusCode::from_u16(status).unwrap());
+            assert_eq!(judged == Try::Delivered, good, "{status}");
+            assert!(!matches!(judged, Try::Hopeless(_)));
+        }
+        assert!(matches!(judge(StatusCode::GONE), Try::Hopeless(_)));
+    }
+
+    #[test]
+    fn waits_grow_to_an_hour_and_end_after_a_day() {
+        let (mut now, mut state) =
+            (Millis(0), DeliveryState { first_try: Some(Millis(0)), ..Default::default() });
+        let mut most = Vec::new();
+        loop {
+            state.failures += 1;
+            let Some((_, wait)) = next_wait(&state, now) else { break };
+            most.push(wait.as_secs());
+            now = now.plus(i64::try_from(wait.as_millis()).unwrap());
+        }
+        assert_eq!(most[..4], [5, 10, 20, 40]);
+        assert!(most.iter().all(|s| *s <= 3600) && most.len() > 24, "{most:?}");
+        assert!(now.0 >= GIVE_UP_MS && now.0 < GIVE_UP_MS + 3_600_000);
+    }
+}

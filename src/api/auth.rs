@@ -1,0 +1,64 @@
+//! Who may call: those with one of the tokens, or everybody where there are none.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use secrecy::{ExposeSecret as _, SecretString};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use super::{App, Problem};
+
+/// Lets a request through when it carries a valid token, or none is asked for.
+pub async fn require_token(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if allowed(&app.config.tokens, request.headers()) {
+        next.run(request).await
+    } else {
+        Problem::unauthorized().into_response()
+    }
+}
+
+fn allowed(tokens: &[SecretString], headers: &HeaderMap) -> bool {
+    if tokens.is_empty() {
+        return true;
+    }
+    let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let Some((scheme, given)) = given.and_then(|value| value.split_once(' ')) else { return false };
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return false;
+    }
+    // Hashes have one length and every token is compared, so time tells nothing about any of them.
+    let given = Sha256::digest(given.trim());
+    let matches = tokens.iter().map(|t| Sha256::digest(t.expose_secret()).ct_eq(&given).unwrap_u8());
+    matches.fold(0, |any, one| any | one) == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, value.parse().unwrap())])
+    }
+
+    #[test]
+    fn without_tokens_everybody_is_let_in() {
+        assert!(allowed(&[], &HeaderMap::new()));
+    }
+
+    #[test]
+    fn with_tokens_only_their_bearers_are() {
+        let tokens = ["first-token-0001".into(), "second-token-002".into()];
+        assert!(allowed(&tokens, &header("Bearer first-token-0001")));
+        assert!(allowed(&tokens, &header("bearer second-token-002")));
+        for wrong in
+            ["Bearer", "Bearer ", "Bearer first-token-000", "Basic first-token-0001", "first-token-0001"]
+        {
+            assert!(!allowed(&tokens, &header(wrong)), "{wrong}");
+        }
+        assert!(!allowed(&tokens, &HeaderMap::new()));
+    }
+}

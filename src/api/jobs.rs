@@ -1,0 +1,188 @@
+//! Making, reading and steering jobs.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+
+use super::requests::{Body, FromInput, Rules, Upload, UploadTicket};
+use super::{App, Problem};
+use crate::job::{Input, Job, JobId, JobSpec, State as JobState};
+use crate::net::Guard;
+use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, Start, SubmitOutcome};
+use crate::storage::layout;
+use crate::storage::links::{UPLOAD_WINDOW, wall_clock};
+
+impl App {
+    const fn rules(&self) -> Rules {
+        Rules { guard: Guard::allow_private(self.config.allow_private_urls), webhooks: self.webhooks }
+    }
+
+    /// The id a new job gets: the client's, or that of the job its idempotency key made before, or a new one.
+    async fn id_for(&self, asked: Option<JobId>, headers: &HeaderMap) -> Result<JobId, Problem> {
+        let id = asked.unwrap_or_default();
+        let Some(key) = headers.get("idempotency-key") else { return Ok(id) };
+        if key.is_empty() || key.len() > 255 {
+            let detail = "an idempotency key has 1 to 255 characters; a UUID is a good one";
+            return Err(Problem::field("Idempotency-Key", detail));
+        }
+        let hash: String = Sha256::digest(key.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+        let remembered = self.queue.remember_key(&hash, id).await?;
+        if asked.is_some_and(|asked| asked != remembered) {
+            return Err(Problem::conflict("this Idempotency-Key was used for a job with another jobId"));
+        }
+        Ok(remembered)
+    }
+
+    /// Submits; a job that stands there already must ask for the same.
+    async fn put_in(&self, id: JobId, spec: &JobSpec, start: Start) -> Result<(StatusCode, Job), Problem> {
+        let outcome = self.queue.submit(id, spec, start).await?;
+        let status = match outcome {
+            SubmitOutcome::Created => StatusCode::CREATED,
+            SubmitOutcome::Same => StatusCode::OK,
+            SubmitOutcome::Different(_) => {
+                let detail = "a job with this jobId or Idempotency-Key asks for something else; \
+                              use a new one for a new job";
+                return Err(Problem::conflict(detail));
+            }
+        };
+        if outcome == SubmitOutcome::Created {
+            tracing::info!(job = %id, preset = %spec.preset, "submitted");
+        }
+        Ok((status, self.read(id).await?))
+    }
+
+    async fn read(&self, id: JobId) -> Result<Job, Problem> {
+        let job = self.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
+        self.present(job)
+    }
+
+    /// The job as clients see it.
+    pub(super) fn present(&self, job: Job) -> Result<Job, Problem> {
+        self.links.fill(job, wall_clock()).map_err(|e| Problem::unavailable(e.to_string()))
+    }
+}
+
+/// `POST /api/upload`
+pub async fn upload(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Body(body): Body<Upload>,
+) -> Result<(StatusCode, Json<UploadTicket>), Problem> {
+    let id = app.id_for(body.wishes.job_id, &headers).await?;
+    let name = body.file_name.as_deref().unwrap_or("video");
+    let key = layout::input_key(id, name).map_err(|e| Problem::field("fileName", e.to_string()))?;
+    let spec = body.spec(key.clone(), app.rules())?;
+    let (code, job) = app.put_in(id, &spec, Start::OnUpload(UPLOAD_WINDOW)).await?;
+    let mut ticket =
+        UploadTicket { job_id: id, status: job.status, input_key: key, upload_url: None, expires_at: None };
+    if job.status == JobState::Uploading {
+        let now = wall_clock();
+        let url = app.links.upload(&ticket.input_key, now);
+        ticket.upload_url = Some(url.map_err(|e| Problem::unavailable(e.to_string()))?);
+        let window = i64::try_from(UPLOAD_WINDOW.as_millis()).unwrap_or(i64::MAX);
+        ticket.expires_at = Some(now.plus(window));
+    }
+    Ok((code, Json(ticket)))
+}
+
+/// `POST /api/jobs`
+pub async fn submit(
+    State(app): State<Arc<App>>,
+    headers: HeaderMap,
+    Body(body): Body<FromInput>,
+) -> Result<(StatusCode, Json<Job>), Problem> {
+    let asked = body.wishes.job_id;
+    let (spec, delay) = body.spec(app.rules())?;
+    let id = app.id_for(asked, &headers).await?;
+    if let Input::Key(key) = &spec.input
+        && layout::job_of_input_key(key).is_some_and(|owner| owner != id)
+    {
+        // Another job's upload: allowed, as a second encode of the same video.
+        tracing::debug!(job = %id, %key, "uses the upload of another job");
+    }
+    let (code, job) = app.put_in(id, &spec, Start::After(delay)).await?;
+    Ok((code, Json(job)))
+}
+
+/// The id in the path; anything else names no job.
+pub fn id_of(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
+    path.ok().and_then(|Path(text)| text.parse().ok()).ok_or_else(Problem::no_such_job)
+}
+
+/// `GET /api/jobs/{id}`
+pub async fn get_one(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Job>, Problem> {
+    Ok(Json(app.read(id_of(id)?).await?))
+}
+
+/// The query of a listing.
+#[derive(Debug, Deserialize)]
+pub struct Listing {
+    status: Option<String>,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+/// `GET /api/jobs`
+pub async fn list(
+    State(app): State<Arc<App>>,
+    query: Result<Query<Listing>, QueryRejection>,
+) -> Result<Json<Page>, Problem> {
+    let Query(query) = query.map_err(|e| Problem::malformed(e.body_text()))?;
+    let limit = query.limit.unwrap_or(20);
+    if !(1..=100).contains(&limit) {
+        return Err(Problem::field("limit", "a page has 1 to 100 jobs"));
+    }
+    let state = match query.status.as_deref() {
+        None | Some("") => None,
+        Some(name) => Some(name.parse().map_err(|e| Problem::field("status", format!("{e}")))?),
+    };
+    let cursor = query.cursor.as_deref().filter(|c| !c.is_empty());
+    let page = app.queue.list(&Filter { state }, limit, cursor).await.map_err(|e| match e {
+        crate::queue::QueueError::Refused(why) if cursor.is_some() => Problem::field("cursor", why),
+        other => other.into(),
+    })?;
+    let jobs = page.jobs.into_iter().map(|job| app.present(job)).collect::<Result<_, _>>()?;
+    Ok(Json(Page { jobs, next_cursor: page.next_cursor }))
+}
+
+/// `DELETE /api/jobs/{id}`
+pub async fn cancel(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Job>, Problem> {
+    let id = id_of(id)?;
+    match app.queue.cancel(id).await? {
+        CancelOutcome::Cancelled => tracing::info!(job = %id, "cancelled"),
+        CancelOutcome::Ended(JobState::Cancelled) => {}
+        CancelOutcome::Ended(state) => {
+            return Err(Problem::conflict(format!("the job is {state} already; there is nothing to cancel")));
+        }
+        CancelOutcome::Unknown => return Err(Problem::no_such_job()),
+    }
+    Ok(Json(app.read(id).await?))
+}
+
+/// `POST /api/jobs/{id}/retry`
+pub async fn retry(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Job>, Problem> {
+    let id = id_of(id)?;
+    match app.queue.redrive(id).await? {
+        RedriveOutcome::Queued => tracing::info!(job = %id, "retried"),
+        RedriveOutcome::Wrong(state) => {
+            let detail = format!("the job is {state}; only failed and cancelled jobs can be retried");
+            return Err(Problem::conflict(detail));
+        }
+        RedriveOutcome::Unknown => return Err(Problem::no_such_job()),
+    }
+    Ok(Json(app.read(id).await?))
+}

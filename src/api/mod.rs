@@ -1,0 +1,145 @@
+//! The HTTP API, as one axum router for `tcoder api` and `tcoder up`, and the housekeeping that runs
+//! beside it.
+//!
+//! What lives here: requests and answers, authentication, the live feed of changes, and what an
+//! object-created event does. What does not: what a job is (`job`), how it is kept (`queue`).
+
+mod auth;
+mod housekeeping;
+mod hub;
+mod ingest;
+mod jobs;
+mod problem;
+mod requests;
+mod sse;
+mod system;
+
+pub use housekeeping::Housekeeper;
+pub use hub::EventHub;
+pub use ingest::{Ingested, ingest_object_event};
+pub use problem::{Problem, ProblemBody};
+pub use requests::{FromInput, Upload, UploadTicket};
+pub use system::SystemStatus;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::routing::{get, post};
+use tokio_util::sync::CancellationToken;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::timeout::TimeoutLayer;
+use tower_http::trace::TraceLayer;
+
+use crate::config::ApiConfig;
+use crate::queue::{Queue, QueueError};
+use crate::storage::Storage;
+use crate::storage::links::Links;
+
+/// Largest request body, bytes: requests carry words, never videos.
+const BODY_LIMIT: usize = 64 * 1024;
+/// Longest a request may take, but for the live feed.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the handlers share.
+pub struct App {
+    /// The queue.
+    pub queue: Queue,
+    /// The buckets.
+    pub storage: Storage,
+    /// Makes addresses of objects.
+    pub links: Links,
+    /// Who may call, and from where.
+    pub config: ApiConfig,
+    /// Whether webhooks can be signed; without that none is accepted.
+    pub webhooks: bool,
+    /// The live feed.
+    pub hub: EventHub,
+    /// Ends the live feed's connections, which would otherwise outlast a shutdown.
+    pub stopping: CancellationToken,
+}
+
+/// The whole API over `app`.
+pub fn router(app: Arc<App>) -> Router {
+    let cors = cors(&app.config.cors_origins);
+    let guarded = Router::new()
+        .route("/api/upload", post(jobs::upload))
+        .route("/api/jobs", post(jobs::submit).get(jobs::list))
+        .route("/api/jobs/{id}", get(jobs::get_one).delete(jobs::cancel))
+        .route("/api/jobs/{id}/retry", post(jobs::retry))
+        .route("/api/stats", get(system::stats))
+        .route("/api/status", get(system::status))
+        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT))
+        .route("/api/jobs/{id}/events", get(sse::job_events))
+        .route_layer(axum::middleware::from_fn_with_state(app.clone(), auth::require_token));
+    Router::new()
+        .merge(guarded)
+        .route("/healthz", get(system::healthz))
+        .route("/readyz", get(system::readyz))
+        .fallback(problem::no_such_route)
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(cors)
+        .layer(TraceLayer::new_for_http())
+        .with_state(app)
+}
+
+/// Browsers may call from the origins that are listed; from none by default.
+fn cors(origins: &[String]) -> CorsLayer {
+    let allowed = if origins.iter().any(|o| o == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|o| HeaderValue::from_str(o).ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            HeaderName::from_static("idempotency-key"),
+            HeaderName::from_static("last-event-id"),
+        ])
+        .max_age(Duration::from_secs(600))
+}
+
+/// Serves `router` on `listener` until `stop`, then lets requests in work end, for a few seconds.
+///
+/// # Errors
+/// When the socket fails.
+pub async fn serve(
+    listener: tokio::net::TcpListener,
+    router: Router,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
+    const GRACE: Duration = Duration::from_secs(5);
+    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        done = served => done,
+        () = late => Ok(()),
+    }
+}
+
+impl App {
+    /// An API over this queue and these buckets; its feed lives until `stop`.
+    ///
+    /// # Errors
+    /// When Redis does not answer, or the storage's address cannot be used.
+    pub async fn start(
+        queue: Queue,
+        storage: Storage,
+        links: Links,
+        config: ApiConfig,
+        webhooks: bool,
+        stop: CancellationToken,
+    ) -> Result<Arc<Self>, QueueError> {
+        let hub = EventHub::start(&queue, stop.clone()).await?;
+        Ok(Arc::new(Self { queue, storage, links, config, webhooks, hub, stopping: stop }))
+    }
+}

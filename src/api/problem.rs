@@ -1,0 +1,132 @@
+//! Errors as RFC 9457 problem documents that say what to do.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::queue::QueueError;
+
+/// The body of an error (`application/problem+json`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ProblemBody {
+    /// Which kind, as a stable relative address: `/problems/invalid-field`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What happened this time and what to do.
+    pub detail: String,
+    /// The field of the request that is at fault, such as `outputQualities[1]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+/// An error on its way to the caller.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: String,
+    field: Option<String>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, kind, title, detail: detail.into(), field: None }
+    }
+
+    /// A field of the request cannot be taken.
+    pub fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        let title = "A field of the request cannot be used";
+        let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", title, detail);
+        problem.field = Some(field.into());
+        problem
+    }
+
+    /// The body is no JSON.
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "malformed", "The request cannot be read", detail)
+    }
+
+    /// The body is too large.
+    pub fn too_large() -> Self {
+        let detail = "the request body may have 64 KiB; upload the video itself to the uploadUrl";
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The request is too large", detail)
+    }
+
+    /// The body is of another type.
+    pub fn not_json() -> Self {
+        let detail = "send the body as JSON, with the header `Content-Type: application/json`";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", "The request is not JSON", detail)
+    }
+
+    /// No job has this id.
+    pub fn no_such_job() -> Self {
+        let detail = "no job has this id; ended jobs are kept for a week";
+        Self::new(StatusCode::NOT_FOUND, "no-such-job", "No such job", detail)
+    }
+
+    /// It contradicts what stands there.
+    pub fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", "The job does not allow that", detail)
+    }
+
+    /// No or a wrong token.
+    pub fn unauthorized() -> Self {
+        let detail = "send one of the API_TOKENS in the header `Authorization: Bearer <token>`";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed", detail)
+    }
+
+    /// Not now.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        let title = "tcoder cannot answer now";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail)
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = ProblemBody {
+            kind: format!("/problems/{}", self.kind),
+            title: self.title.to_owned(),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            field: self.field,
+        };
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response
+    }
+}
+
+impl From<QueueError> for Problem {
+    fn from(error: QueueError) -> Self {
+        // The words of the log may name parts of the installation; the caller needs only the gist.
+        tracing::error!(%error, "the queue failed");
+        Self::unavailable("the job queue does not answer; try again in a few seconds")
+    }
+}
+
+/// Answers any path that is none of ours.
+pub async fn no_such_route(uri: Uri) -> Problem {
+    let detail = format!("there is nothing at {}; the API's routes begin with /api/", uri.path());
+    Problem::new(StatusCode::NOT_FOUND, "no-such-route", "No such route", detail)
+}
+
+/// Answers a method that the path does not take.
+pub async fn method_not_allowed() -> Problem {
+    let detail = "this path takes other methods; see the Allow header";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
+}

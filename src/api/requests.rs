@@ -1,0 +1,293 @@
+//! What clients send to make a job, and how it becomes one.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequest, Request};
+use axum::http::header;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::Problem;
+use crate::job::{Input, JobId, JobSpec, Ladder, Millis, ObjectKey, Preset, Priority, State};
+use crate::net::{self, Guard};
+
+/// What every new job may say.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Wishes {
+    /// An id of the client's own choice (a UUID), so that sending twice makes one job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    /// What kind of output: `default`, `web-optimized`, `hls`, `hls-adaptive`.
+    pub preset: Preset,
+    /// Which renditions, such as `["720p", "360p"]`; empty leaves it to the preset.
+    pub output_qualities: Ladder,
+    /// Whom to tell at the end, by a signed POST.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook_url: Option<Url>,
+    /// -100 to 100; one point is worth a minute of waiting.
+    pub priority: Priority,
+    /// Attempts before it fails for good.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_attempts: Option<u32>,
+    /// Seconds one attempt may take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_seconds: Option<u32>,
+}
+
+/// `POST /api/upload`: a job whose video the client uploads next.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Upload {
+    /// The file's name; only for finding it again.
+    #[serde(alias = "filename", skip_serializing_if = "Option::is_none")]
+    pub file_name: Option<String>,
+    /// What every new job may say.
+    #[serde(flatten)]
+    pub wishes: Wishes,
+}
+
+/// `POST /api/jobs`: a job whose video is there already. One of `inputKey` and `inputUrl`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct FromInput {
+    /// An object in the input bucket.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_key: Option<ObjectKey>,
+    /// A public http(s) address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_url: Option<Url>,
+    /// Starts at the earliest after this many seconds (at most 30 days).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delay_seconds: Option<u32>,
+    /// What every new job may say.
+    #[serde(flatten)]
+    pub wishes: Wishes,
+}
+
+/// The answer to `POST /api/upload`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UploadTicket {
+    /// The job.
+    pub job_id: JobId,
+    /// Where it stands: `uploading`, or further where the same request came before.
+    pub status: State,
+    /// Where the video will lie.
+    pub input_key: ObjectKey,
+    /// PUT the video there; absent once it has arrived.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload_url: Option<Url>,
+    /// Until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Millis>,
+}
+
+/// A request's fields by name, so that a misspelt one is not silently ignored.
+pub trait Fields {
+    /// Those of its own; the ones of [`Wishes`] come on top.
+    const OWN: &'static [&'static str];
+}
+
+impl Fields for Upload {
+    // Browsers' code tends to send the type along; storage keeps what the PUT says.
+    const OWN: &'static [&'static str] = &["fileName", "filename", "contentType"];
+}
+
+impl Fields for FromInput {
+    const OWN: &'static [&'static str] = &["inputKey", "inputUrl", "delaySeconds"];
+}
+
+const WISHES: &[&str] =
+    &["jobId", "preset", "outputQualities", "webhookUrl", "priority", "maxAttempts", "deadlineSeconds"];
+
+/// What the installation lets jobs ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Which addresses jobs may name.
+    pub guard: Guard,
+    /// Whether webhooks can be signed.
+    pub webhooks: bool,
+}
+
+impl Wishes {
+    fn spec(self, input: Input, rules: Rules) -> Result<JobSpec, Problem> {
+        let mut spec = JobSpec::new(input, self.preset, self.output_qualities);
+        spec.webhook_url = self.webhook_url;
+        spec.priority = self.priority;
+        spec.max_attempts = self.max_attempts.unwrap_or(spec.max_attempts);
+        spec.deadline_seconds = self.deadline_seconds.unwrap_or(spec.deadline_seconds);
+        let spec = spec.checked().map_err(|e| Problem::field(e.field(), e.to_string()))?;
+        if let Some(url) = &spec.webhook_url {
+            net::judge(rules.guard, url).map_err(|e| Problem::field("webhookUrl", e.to_string()))?;
+            if !rules.webhooks {
+                let detail = "this installation has no WEBHOOK_SECRET to sign webhooks with; set it, \
+                              or leave webhookUrl out and poll the job";
+                return Err(Problem::field("webhookUrl", detail));
+            }
+        }
+        Ok(spec)
+    }
+}
+
+impl Upload {
+    /// The job this asks for, with `id`.
+    pub(super) fn spec(self, key: ObjectKey, rules: Rules) -> Result<JobSpec, Problem> {
+        self.wishes.spec(Input::Key(key), rules)
+    }
+}
+
+impl FromInput {
+    /// The job this asks for, and how long it waits before it starts.
+    pub(super) fn spec(self, rules: Rules) -> Result<(JobSpec, Duration), Problem> {
+        const MOST_DELAY: u32 = 30 * 24 * 3600;
+        let input = match (self.input_key, self.input_url) {
+            (Some(key), None) => Input::Key(key),
+            (None, Some(url)) => {
+                net::judge(rules.guard, &url).map_err(|e| Problem::field("inputUrl", e.to_string()))?;
+                Input::Url(url)
+            }
+            (None, None) => {
+                let detail = "name the video: inputKey for an object in the input bucket, or inputUrl \
+                              for a web address; to upload one, POST /api/upload instead";
+                return Err(Problem::field("inputKey", detail));
+            }
+            (Some(_), Some(_)) => {
+                return Err(Problem::field("inputUrl", "name one of inputKey and inputUrl, not both"));
+            }
+        };
+        let delay = self.delay_seconds.unwrap_or(0);
+        if delay > MOST_DELAY {
+            return Err(Problem::field("delaySeconds", "a job can be delayed by 2592000 seconds (30 days)"));
+        }
+        Ok((self.wishes.spec(input, rules)?, Duration::from_secs(delay.into())))
+    }
+}
+
+/// A JSON body; what is wrong with it is said field by field.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned + Fields, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let mime = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let named = mime.map(|m| m.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+        // A request without any body may leave the type out: everything has a default.
+        if named.as_deref().is_some_and(|m| m != "application/json" && !m.ends_with("+json")) {
+            return Err(Problem::not_json());
+        }
+        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
+                Problem::too_large()
+            } else {
+                Problem::malformed("the body could not be read; send it again")
+            }
+        })?;
+        parse(&bytes).map(Self)
+    }
+}
+
+fn parse<T: DeserializeOwned + Fields>(bytes: &[u8]) -> Result<T, Problem> {
+    let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    let value: serde_json::Value = serde_json::from_slice(bytes)
+        .map_err(|e| Problem::malformed(format!("the body is not valid JSON: {e}")))?;
+    let Some(object) = value.as_object() else {
+        return Err(Problem::malformed("the body must be a JSON object, { ... }"));
+    };
+    // A misspelt field that is silently ignored costs its sender an hour.
+    let known = |name: &str| T::OWN.contains(&name) || WISHES.contains(&name);
+    if let Some(unknown) = object.keys().find(|name| !known(name)) {
+        let shown: String = unknown.chars().take(60).collect();
+        let fields = [T::OWN, WISHES].concat().join(", ");
+        return Err(Problem::field(shown, format!("there is no such field; the fields are {fields}")));
+    }
+    // Fields one by one: behind `flatten` serde no longer knows which field it was.
+    for (name, value) in object {
+        check_field(name, value)?;
+    }
+    serde_json::from_value(value).map_err(|e| Problem::malformed(e.to_string()))
+}
+
+fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
+    fn check<T: DeserializeOwned>(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
+        match serde_path_to_error::deserialize::<_, T>(value.clone()) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let inner = error.path().to_string();
+                let field = if inner == "." { name.to_owned() } else { format!("{name}{inner}") };
+                Err(Problem::field(field, error.into_inner().to_string()))
+            }
+        }
+    }
+    match name {
+        "jobId" => check::<Option<JobId>>(name, value),
+        "preset" => check::<Preset>(name, value),
+        "outputQualities" => check::<Ladder>(name, value),
+        "webhookUrl" | "inputUrl" => check::<Option<Url>>(name, value),
+        "inputKey" => check::<Option<ObjectKey>>(name, value),
+        "priority" => check::<Priority>(name, value),
+        "maxAttempts" | "deadlineSeconds" | "delaySeconds" => check::<Option<u32>>(name, value),
+        _ => check::<Option<String>>(name, value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules { guard: Guard::PublicOnly, webhooks: true };
+
+    fn status_and_field<T>(result: Result<T, Problem>) -> String {
+        format!("{:?}", result.err().map(|p| format!("{p:?}")))
+    }
+
+    #[test]
+    fn every_bad_field_is_named() {
+        for (body, field) in [
+            (r#"{"preset":"HLS"}"#, "preset"),
+            (r#"{"outputQualities":["720p","721p"]}"#, "outputQualities[1]"),
+            (r#"{"outputQualities":["720p","720p"]}"#, "outputQualities"),
+            (r#"{"outputQualities":"720p"}"#, "outputQualities"),
+            (r#"{"jobId":"x"}"#, "jobId"),
+            (r#"{"webhookUrl":"nope"}"#, "webhookUrl"),
+            (r#"{"priority":101}"#, "priority"),
+            (r#"{"maxAttempts":-1}"#, "maxAttempts"),
+            (r#"{"outputQualitys":[]}"#, "outputQualitys"),
+            (r#"{"fileName":7}"#, "fileName"),
+        ] {
+            let problem = status_and_field(parse::<Upload>(body.as_bytes()));
+            assert!(problem.contains(&format!("field: Some(\\\"{field}\\\")")), "{body}: {problem}");
+            assert!(problem.contains("status: 422"), "{body}: {problem}");
+        }
+        for body in ["", "{}"] {
+            assert!(parse::<Upload>(body.as_bytes()).is_ok());
+        }
+        for body in ["nonsense", "[]", "7", "{\"preset\":", "\u{0}"] {
+            assert!(status_and_field(parse::<Upload>(body.as_bytes())).contains("status: 400"), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_job_names_its_input_exactly_once() {
+        let from = |body: &str| parse::<FromInput>(body.as_bytes()).unwrap().spec(RULES);
+        assert!(from(r#"{"inputKey":"a.mp4"}"#).is_ok());
+        assert!(from(r#"{"inputUrl":"https://example.com/a.mp4"}"#).is_ok());
+        assert!(from("{}").is_err());
+        assert!(from(r#"{"inputKey":"a.mp4","inputUrl":"https://example.com/a.mp4"}"#).is_err());
+        assert!(from(r#"{"inputUrl":"http://127.0.0.1/a.mp4"}"#).is_err());
+        assert!(from(r#"{"inputUrl":"https://u:p@example.com/a.mp4"}"#).is_err());
+        assert!(from(r#"{"inputKey":"a.mp4","webhookUrl":"http://169.254.169.254/"}"#).is_err());
+        assert!(from(r#"{"inputKey":"a.mp4","delaySeconds":2592001}"#).is_err());
+        assert!(parse::<FromInput>(br#"{"inputKey":"../a.mp4"}"#).is_err());
+    }
+
+    #[test]
+    fn webhooks_need_a_key_to_sign_with() {
+        let ask = || parse::<FromInput>(br#"{"inputKey":"a","webhookUrl":"https://example.com/"}"#).unwrap();
+        assert!(ask().spec(RULES).is_ok());
+        assert!(ask().spec(Rules { webhooks: false, ..RULES }).is_err());
+    }
+}
