@@ -1,1 +1,11 @@
-fn main() {}
+//! The command `tcoder`: one sub-command a role.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tcoder::cli::{self, Cli};
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    cli::run(Cli::parse()).await
+}

@@ -16,9 +16,9 @@ mod system;
 
 pub use housekeeping::Housekeeper;
 pub use hub::EventHub;
-pub use ingest::{Ingested, ingest_object_event};
+pub use ingest::{IngestError, Ingested, ingest_object_event};
 pub use problem::{Problem, ProblemBody};
-pub use requests::{FromInput, Upload, UploadTicket};
+pub use requests::{FromInput, Upload, UploadTicket, Wishes};
 pub use system::SystemStatus;
 
 use std::sync::Arc;

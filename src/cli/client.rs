@@ -1,0 +1,188 @@
+//! The HTTP API, from the other side.
+
+use std::time::Duration;
+
+use eventsource_stream::Eventsource as _;
+use futures::{Stream, StreamExt as _};
+use reqwest::{Method, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use super::args::ServerArgs;
+use crate::api::{FromInput, ProblemBody, Upload, UploadTicket};
+use crate::job::{Job, JobId, State};
+use crate::queue::Page;
+
+/// A call on the API went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody there.
+    #[error("no tcoder answers at {url} ({why}); start one with `tcoder up`, or name yours with --server")]
+    Unreachable {
+        /// Where.
+        url: Url,
+        /// Why.
+        why: String,
+    },
+    /// It said no.
+    #[error("{0}")]
+    Refused(String),
+    /// It said something else.
+    #[error("{0} is no tcoder API, or one of another version; check --server")]
+    Strange(Url),
+    /// Storage said no.
+    #[error("{0}")]
+    Storage(String),
+}
+
+impl ClientError {
+    /// Whether nobody answered.
+    pub const fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
+/// A client of one server.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: Option<String>,
+}
+
+const CALL: Duration = Duration::from_secs(40);
+/// The server says something every 15 s, be it only that it lives.
+const FEED_SILENCE: Duration = Duration::from_secs(45);
+
+impl Client {
+    pub fn new(args: &ServerArgs) -> Result<Self, ClientError> {
+        let http = reqwest::Client::builder()
+            .connect_timeout(Duration::from_secs(10))
+            .read_timeout(FEED_SILENCE)
+            .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|e| ClientError::Refused(e.to_string()))?;
+        Ok(Self { http, base: args.server.clone(), token: args.token.clone() })
+    }
+
+    /// The plain HTTP client, for storage.
+    pub const fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    fn url(&self, segments: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    fn request(&self, method: Method, url: Url) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, url);
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> ClientError {
+        let why = if error.is_timeout() {
+            "no answer in time"
+        } else if error.is_connect() {
+            "connection refused"
+        } else {
+            "the connection broke"
+        };
+        ClientError::Unreachable { url: self.base.clone(), why: why.into() }
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|e| self.unreachable(&e))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
+        Err(match serde_json::from_slice::<ProblemBody>(&body) {
+            Ok(problem) => ClientError::Refused(match problem.field {
+                Some(field) => format!("{field}: {}", problem.detail),
+                None => problem.detail,
+            }),
+            Err(_) if status == StatusCode::NOT_FOUND => ClientError::Strange(self.base.clone()),
+            Err(_) => ClientError::Refused(format!("the server answered {status}")),
+        })
+    }
+
+    async fn json<T: DeserializeOwned>(&self, request: reqwest::RequestBuilder) -> Result<T, ClientError> {
+        let response = self.answer(request.timeout(CALL)).await?;
+        let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
+        serde_json::from_slice(&body).map_err(|_| ClientError::Strange(self.base.clone()))
+    }
+
+    async fn post<T: DeserializeOwned>(&self, url: Url, body: &impl Serialize) -> Result<T, ClientError> {
+        self.json(self.request(Method::POST, url).json(body)).await
+    }
+
+    pub async fn upload(&self, body: &Upload) -> Result<UploadTicket, ClientError> {
+        self.post(self.url(&["api", "upload"]), body).await
+    }
+
+    pub async fn submit(&self, body: &FromInput) -> Result<Job, ClientError> {
+        self.post(self.url(&["api", "jobs"]), body).await
+    }
+
+    pub async fn get(&self, id: JobId) -> Result<Job, ClientError> {
+        self.json(self.request(Method::GET, self.url(&["api", "jobs", &id.to_string()]))).await
+    }
+
+    pub async fn list(
+        &self,
+        status: Option<State>,
+        limit: u32,
+        cursor: Option<&str>,
+    ) -> Result<Page, ClientError> {
+        let mut url = self.url(&["api", "jobs"]);
+        url.query_pairs_mut().append_pair("limit", &limit.to_string());
+        if let Some(status) = status {
+            url.query_pairs_mut().append_pair("status", status.name());
+        }
+        if let Some(cursor) = cursor {
+            url.query_pairs_mut().append_pair("cursor", cursor);
+        }
+        self.json(self.request(Method::GET, url)).await
+    }
+
+    pub async fn cancel(&self, id: JobId) -> Result<Job, ClientError> {
+        self.json(self.request(Method::DELETE, self.url(&["api", "jobs", &id.to_string()]))).await
+    }
+
+    pub async fn retry(&self, id: JobId) -> Result<Job, ClientError> {
+        let url = self.url(&["api", "jobs", &id.to_string(), "retry"]);
+        self.json(self.request(Method::POST, url)).await
+    }
+
+    /// The feed ended although the job had not.
+    pub fn gone(&self) -> ClientError {
+        ClientError::Unreachable { url: self.base.clone(), why: "it stopped".into() }
+    }
+
+    /// The job's changes as they happen, the present state first.
+    pub async fn events(
+        &self,
+        id: JobId,
+    ) -> Result<impl Stream<Item = Result<Job, ClientError>> + use<>, ClientError> {
+        let url = self.url(&["api", "jobs", &id.to_string(), "events"]);
+        let response = self.answer(self.request(Method::GET, url)).await?;
+        let base = self.base.clone();
+        Ok(response.bytes_stream().eventsource().map(move |event| match event {
+            Ok(event) => {
+                serde_json::from_str(&event.data).map_err(|_| ClientError::Strange(base.clone()))
+            }
+            Err(_) => {
+                Err(ClientError::Unreachable { url: base.clone(), why: "the connection broke".into() })
+            }
+        }))
+    }
+}

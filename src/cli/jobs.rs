@@ -1,0 +1,49 @@
+//! `tcoder jobs`: looking at jobs and steering them.
+
+use super::args::{JobsArgs, JobsCommand};
+use super::client::Client;
+use super::{CliError, show, watch};
+use crate::job::{Job, State};
+
+/// Jobs the API gives in one page at most.
+const PAGE: u32 = 100;
+
+pub async fn run(args: JobsArgs) -> Result<(), CliError> {
+    let client = Client::new(&args.server)?;
+    match args.command {
+        JobsCommand::List { status, limit } => list(&client, status, limit, args.json).await,
+        JobsCommand::Get { id } => one(&client.get(id).await?, args.json),
+        JobsCommand::Cancel { id } => one(&client.cancel(id).await?, args.json),
+        JobsCommand::Retry { id } => one(&client.retry(id).await?, args.json),
+        JobsCommand::Watch { id, output } => {
+            watch::to_the_end(&client, id, output.as_deref(), args.json).await
+        }
+    }
+}
+
+async fn list(client: &Client, status: Option<State>, limit: u32, json: bool) -> Result<(), CliError> {
+    let mut jobs: Vec<Job> = Vec::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let left = limit - u32::try_from(jobs.len()).unwrap_or(limit);
+        let page = client.list(status, left.min(PAGE), cursor.as_deref()).await?;
+        jobs.extend(page.jobs);
+        cursor = page.next_cursor;
+        if cursor.is_none() || jobs.len() >= limit as usize {
+            break;
+        }
+    }
+    if json {
+        return show::json(&jobs);
+    }
+    show::jobs(&jobs);
+    Ok(())
+}
+
+fn one(job: &Job, json: bool) -> Result<(), CliError> {
+    if json {
+        return show::json(job);
+    }
+    show::job(job);
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! The command line's talk: what it takes, what it prints, how it ends.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | `args` | what can be typed |
+//! | here | which command does what, exit codes, logs |
+//! | `client` | the HTTP API, from the other side |
+//! | `submit`, `watch`, `fetch` | a video in, its progress, its renditions out |
+//! | `jobs` | looking at jobs and steering them |
+//! | `transcode` | the core alone, without queue and storage |
+//! | `roles` | the servers: `up`, `api`, `worker` |
+//! | `show` | tables and bars |
+
+mod args;
+mod client;
+mod fetch;
+mod jobs;
+mod roles;
+mod show;
+mod submit;
+mod transcode;
+mod watch;
+
+pub use args::Cli;
+
+use std::io::IsTerminal as _;
+use std::process::ExitCode;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::job::Failure;
+use args::Command;
+use client::ClientError;
+
+/// A command did not do what it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The job or the transcode failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The API did not do it.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// A server role could not start.
+    #[error("{0}")]
+    Start(String),
+    /// Something on this machine.
+    #[error("{0}")]
+    Local(String),
+    /// Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl CliError {
+    fn start(error: impl std::fmt::Display) -> Self {
+        Self::Start(error.to_string())
+    }
+
+    fn local(error: impl std::fmt::Display) -> Self {
+        Self::Local(error.to_string())
+    }
+
+    /// The process's exit code; the list stands in `tcoder --help`.
+    const fn code(&self) -> u8 {
+        match self {
+            Self::Failed(_) => 1,
+            Self::Client(error) if error.is_unreachable() => 3,
+            Self::Client(_) | Self::Local(_) => 4,
+            Self::Start(_) => 5,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+impl From<Failure> for CliError {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure.message)
+    }
+}
+
+/// Does what was typed.
+pub async fn run(cli: Cli) -> ExitCode {
+    let server = matches!(cli.command, Command::Up(_) | Command::Api(_) | Command::Worker);
+    init_logs(server);
+    crate::net::install_crypto();
+    let done = match cli.command {
+        Command::Up(args) => roles::up(args).await,
+        Command::Api(args) => roles::api(args).await,
+        Command::Worker => roles::worker().await,
+        Command::Submit(args) => submit::run(args).await,
+        Command::Jobs(args) => jobs::run(args).await,
+        Command::Transcode(args) => transcode::run(args).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tcoder: {error}");
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+/// Logs go to stderr: for people at a terminal, as JSON lines elsewhere. `RUST_LOG` and
+/// `LOG_FORMAT` (`text`, `json`) choose otherwise.
+fn init_logs(server: bool) {
+    let default = if server { "warn,tcoder=info" } else { "error" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let terminal = std::io::stderr().is_terminal();
+    let json = match std::env::var("LOG_FORMAT").as_deref() {
+        Ok("json") => true,
+        Ok("text") => false,
+        _ => !terminal,
+    };
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let begun = if json {
+        logs.json().flatten_event(true).try_init()
+    } else {
+        logs.with_ansi(terminal).with_target(false).try_init()
+    };
+    // Logs that are set up already, in a test, are fine.
+    drop(begun);
+}

@@ -1,0 +1,113 @@
+//! The server roles: `up`, `api`, `worker`. Each reads its environment, starts, and runs until it is
+//! told to stop.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::CliError;
+use super::args::{ApiArgs, UpArgs};
+use crate::api::{self, App, Housekeeper};
+use crate::config::{ApiConfig, Env, RedisConfig, StorageConfig, WorkerConfig, webhook_secret};
+use crate::net::Guard;
+use crate::queue::Queue;
+use crate::storage::Storage;
+use crate::storage::links::Links;
+use crate::transcoder::worker::{Reason, Worker};
+use crate::up::{Options, Up};
+use crate::webhook::Sender;
+
+/// Cancelled by SIGTERM or SIGINT.
+fn stop_signal() -> Result<CancellationToken, CliError> {
+    let mut term = signal(SignalKind::terminate()).map_err(CliError::start)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(CliError::start)?;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        token.cancel();
+    });
+    Ok(stop)
+}
+
+/// `tcoder up`
+pub async fn up(args: UpArgs) -> Result<(), CliError> {
+    let stop = stop_signal()?;
+    let options = Options { data: args.data, listen: args.listen, workers: args.workers };
+    let up = tokio::select! {
+        up = Up::start(&options, &Env::process()) => up.map_err(CliError::start)?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    println!("tcoder is up.\n");
+    for (what, where_) in up.summary() {
+        println!("  {what:<8} {where_}");
+    }
+    let server = match up.api().port() {
+        8080 => String::new(),
+        _ => format!(" --server http://{}", up.api()),
+    };
+    println!("\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n");
+    println!("Ctrl-C stops it; the next start goes on where this one stopped.");
+    stop.cancelled().await;
+    println!("\nstopping: workers hand their jobs back");
+    up.stop().await;
+    println!("stopped; nothing is lost");
+    Ok(())
+}
+
+/// `tcoder api`
+pub async fn api(args: ApiArgs) -> Result<(), CliError> {
+    let env = Env::process();
+    let api_config = ApiConfig::read(&env).map_err(CliError::start)?;
+    let redis = RedisConfig::read(&env).map_err(CliError::start)?;
+    let storage = StorageConfig::read(&env).map_err(CliError::start)?;
+    if !args.listen.ip().is_loopback() && api_config.tokens.is_empty() {
+        return Err(CliError::start(crate::up::UpError::Open(args.listen)));
+    }
+    let guard = Guard::allow_private(api_config.allow_private_urls);
+    let sender =
+        webhook_secret(&env).map(|s| Sender::new(&s, guard)).transpose().map_err(CliError::start)?;
+    let stop = stop_signal()?;
+    let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
+    let listener = tokio::net::TcpListener::bind(args.listen)
+        .await
+        .map_err(|e| CliError::Start(format!("cannot listen on {}: {e}; choose another --listen", args.listen)))?;
+    let links = Links::new(&storage).map_err(CliError::start)?;
+    let app = App::start(queue, Storage::new(&storage), links, api_config, sender.is_some(), stop.clone())
+        .await
+        .map_err(CliError::start)?;
+    let tasks = TaskTracker::new();
+    tasks.spawn(Housekeeper::new(Arc::clone(&app), sender).run(stop.clone()));
+    tasks.close();
+    tracing::info!(address = %args.listen, "the API listens");
+    let served = api::serve(listener, api::router(app), stop.clone()).await;
+    stop.cancel();
+    tasks.wait().await;
+    served.map_err(CliError::start)
+}
+
+/// `tcoder worker`
+pub async fn worker() -> Result<(), CliError> {
+    let env = Env::process();
+    let config = WorkerConfig::read(&env).map_err(CliError::start)?;
+    let redis = RedisConfig::read(&env).map_err(CliError::start)?;
+    let storage = StorageConfig::read(&env).map_err(CliError::start)?;
+    let stop = stop_signal()?;
+    let start = async {
+        let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
+        Worker::start(config, queue, Storage::new(&storage)).await.map_err(CliError::start)
+    };
+    let worker = tokio::select! {
+        worker = start => worker?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    match worker.run(stop).await {
+        Reason::TooManyFailures => Err(CliError::Failed(Reason::TooManyFailures.to_string())),
+        _ => Ok(()),
+    }
+}

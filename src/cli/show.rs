@@ -1,0 +1,164 @@
+//! Tables, bars and numbers for people.
+
+use std::borrow::Cow;
+
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::CliError;
+use crate::job::{Input, Job, JobResult, State};
+
+/// Prints a value as JSON on stdout.
+pub fn json(value: &impl Serialize) -> Result<(), CliError> {
+    println!("{}", serde_json::to_string_pretty(value).map_err(CliError::local)?);
+    Ok(())
+}
+
+/// A bar that counts bytes; invisible where stderr is no terminal.
+pub fn bytes_bar(what: &'static str, size: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
+    if let Ok(style) =
+        ProgressStyle::with_template("{prefix:>9} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+    {
+        bar.set_style(style);
+    }
+    bar.with_prefix(what)
+}
+
+/// A bar that counts to a hundred.
+pub fn percent_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{msg:>9} {wide_bar} {percent}% {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn table(header: &[&str], right: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_header(header.iter().copied());
+    for column in right {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// One rendition as a table's line.
+pub struct Line<'a> {
+    pub quality: &'a str,
+    pub width: u32,
+    pub height: u32,
+    pub codec: &'a str,
+    pub audio: Option<&'a str>,
+    pub bitrate: u64,
+    pub duration: f64,
+    pub size: u64,
+    pub place: Cow<'a, str>,
+}
+
+/// Prints a table of renditions.
+pub fn renditions<'a>(lines: impl Iterator<Item = Line<'a>>) {
+    let mut t = table(&["quality", "picture", "video", "audio", "bitrate", "length", "size", "file"], &[4, 5, 6]);
+    for line in lines {
+        t.add_row([
+            line.quality.to_owned(),
+            format!("{}x{}", line.width, line.height),
+            line.codec.to_owned(),
+            line.audio.unwrap_or("-").to_owned(),
+            format!("{} kbit/s", line.bitrate / 1000),
+            format!("{:.2} s", line.duration),
+            HumanBytes(line.size).to_string(),
+            line.place.into_owned(),
+        ]);
+    }
+    println!("{t}");
+}
+
+/// Prints what a completed job made.
+pub fn outputs(job: &Job) {
+    let Some(result) = &job.result else { return };
+    renditions(result.outputs.iter().map(|o| Line {
+        quality: o.quality.name(),
+        width: o.width,
+        height: o.height,
+        codec: &o.codec,
+        audio: o.audio_codec.as_deref(),
+        bitrate: o.bitrate,
+        duration: o.duration,
+        size: o.size,
+        place: Cow::from(o.key.as_str()),
+    }));
+    remarks(result);
+}
+
+fn remarks(result: &JobResult) {
+    for skipped in &result.skipped {
+        println!("{}: {}", skipped.quality, skipped.reason);
+    }
+    if let Some(master) = &result.master {
+        println!("master playlist: {}", master.url.as_deref().unwrap_or(master.key.as_str()));
+    }
+    let t = &result.timings;
+    println!(
+        "{:.1} s of video at {:.1}x; fetching {:.1} s, encoding {:.1} s, storing {:.1} s; {:.1} CPU-s",
+        result.source.duration, result.speed, t.download_seconds, t.transcode_seconds, t.upload_seconds,
+        result.cpu_seconds
+    );
+}
+
+/// Prints one job.
+pub fn job(job: &Job) {
+    println!("job      {}", job.job_id);
+    println!("status   {}", status(job));
+    println!("input    {}", input(job));
+    println!("preset   {}", job.spec.preset);
+    println!("attempt  {} of {}", job.attempt, job.spec.max_attempts);
+    if let Some(created) = job.timestamps.created_at {
+        println!("created  {created}");
+    }
+    if let Some(error) = &job.error {
+        println!("error    {}", error.message);
+    }
+    if job.status == State::Completed {
+        println!();
+        outputs(job);
+    }
+}
+
+/// Prints a list of jobs.
+pub fn jobs(jobs: &[Job]) {
+    if jobs.is_empty() {
+        eprintln!("no jobs; send one with `tcoder submit FILE`");
+        return;
+    }
+    let mut t = table(&["job", "status", "preset", "qualities", "created", "input"], &[]);
+    for job in jobs {
+        let qualities: Vec<&str> = job.spec.output_qualities.rungs().iter().map(|q| q.name()).collect();
+        t.add_row([
+            job.job_id.to_string(),
+            status(job),
+            job.spec.preset.to_string(),
+            if qualities.is_empty() { "-".into() } else { qualities.join(",") },
+            job.timestamps.created_at.map_or_else(String::new, |at| at.to_string()),
+            input(job),
+        ]);
+    }
+    println!("{t}");
+}
+
+fn status(job: &Job) -> String {
+    match job.status {
+        State::Running => format!("running {:.0}%", job.progress),
+        other => other.to_string(),
+    }
+}
+
+fn input(job: &Job) -> String {
+    match &job.spec.input {
+        Input::Key(key) => key.file_name().to_owned(),
+        Input::Url(url) => url.to_string(),
+    }
+}

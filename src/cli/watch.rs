@@ -1,0 +1,107 @@
+//! Following a job to its end: by its events, and by asking where those cannot be had.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use indicatif::ProgressBar;
+
+use super::client::Client;
+use super::{CliError, fetch, show};
+use crate::job::{Job, JobId, State};
+
+/// Breaks of the feed in a row before giving up.
+const BREAKS: u32 = 10;
+
+/// Shows progress until the job has ended, then its outputs, which `output` downloads.
+///
+/// A job that failed or was cancelled is an error.
+pub async fn to_the_end(
+    client: &Client,
+    id: JobId,
+    output: Option<&Path>,
+    json: bool,
+) -> Result<(), CliError> {
+    let job = tokio::select! {
+        job = follow(client, id) => job?,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("\nthe job goes on; follow it with `tcoder jobs watch {id}`, \
+                       or call it off with `tcoder jobs cancel {id}`");
+            return Err(CliError::Interrupted);
+        }
+    };
+    let files = match (job.status, output) {
+        (State::Completed, Some(dir)) => fetch::outputs(client, &job, dir).await?,
+        _ => Vec::new(),
+    };
+    if json {
+        show::json(&job)?;
+    } else if job.status == State::Completed {
+        show::outputs(&job);
+        for file in files {
+            println!("{}", file.display());
+        }
+    }
+    match job.status {
+        State::Completed => Ok(()),
+        State::Cancelled => Err(CliError::Failed("the job was cancelled".into())),
+        _ => {
+            let why = job.error.map_or_else(|| "the job failed".into(), |failure| failure.message);
+            Err(CliError::Failed(why))
+        }
+    }
+}
+
+async fn follow(client: &Client, id: JobId) -> Result<Job, CliError> {
+    let bar = show::percent_bar();
+    let mut breaks = 0;
+    let mut last: Option<State> = None;
+    loop {
+        // A feed that breaks off is opened again; its first event is the job as it is by then.
+        let broken = match client.events(id).await {
+            Err(error) => error,
+            Ok(events) => {
+                let mut events = std::pin::pin!(events);
+                loop {
+                    match events.next().await {
+                        Some(Ok(job)) => {
+                            breaks = 0;
+                            tell(&bar, &job, &mut last);
+                            if job.status.is_terminal() {
+                                bar.finish_and_clear();
+                                return Ok(job);
+                            }
+                        }
+                        Some(Err(error)) => break error,
+                        // The server says goodbye when it stops.
+                        None => break client.get(id).await.err().unwrap_or_else(|| client.gone()),
+                    }
+                }
+            }
+        };
+        breaks += 1;
+        if breaks > BREAKS || !broken.is_unreachable() {
+            bar.finish_and_clear();
+            return Err(broken.into());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+fn tell(bar: &ProgressBar, job: &Job, last: &mut Option<State>) {
+    let words = match job.status {
+        State::Uploading => "waiting for the upload",
+        State::Queued if job.error.is_some() => "waiting for another attempt",
+        State::Queued => "waiting for a worker",
+        State::Running => "encoding",
+        State::Completed | State::Failed | State::Cancelled => "",
+    };
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    bar.set_position(job.progress.clamp(0.0, 100.0) as u64);
+    bar.set_message(words);
+    // Where no bar can be drawn, each change is a line.
+    if bar.is_hidden() && *last != Some(job.status) && !words.is_empty() {
+        eprintln!("{} {words}", job.job_id);
+    }
+    *last = Some(job.status);
+}

@@ -1,0 +1,308 @@
+//! One attempt at a job: fetch the input, transcode it, store the outputs under the attempt's own
+//! prefix, commit one manifest, complete.
+//!
+//! Redis alone cannot promise that only one attempt's outputs count, since a fail-over may forget the
+//! last second. So the commit is an object that can be created once (`If-None-Match: *`): whoever
+//! creates it has won, and everybody else adopts what it says.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{report, scratch};
+use crate::config::WorkerConfig;
+use crate::job::{
+    Epoch, Failure, FailureCode, Input, InvalidKey, JobResult, Master, ObjectKey, Output, State, Timings,
+};
+use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue};
+use crate::storage::fetch::Fetcher;
+use crate::storage::{Bucket, Progress, Put, Storage, StorageError, layout};
+use crate::transcoder::{self, Encoded, Request, TranscodeError};
+
+/// Largest manifest that is read, bytes.
+const MANIFEST_LIMIT: u64 = 1 << 20;
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The job is completed.
+    Completed,
+    /// The attempt failed.
+    Failed(FailureCode),
+    /// It was somebody else's job by then, or nobody's.
+    Lost,
+    /// It was handed back.
+    Released,
+}
+
+/// What commits an attempt.
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    epoch: Epoch,
+    result: JobResult,
+}
+
+/// Why an attempt stopped short.
+enum Stop {
+    Failed(Failure),
+    Cancelled,
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<StorageError> for Stop {
+    fn from(error: StorageError) -> Self {
+        match error {
+            StorageError::Cancelled => Self::Cancelled,
+            other => Self::Failed(other.into()),
+        }
+    }
+}
+
+impl From<TranscodeError> for Stop {
+    fn from(error: TranscodeError) -> Self {
+        match error {
+            TranscodeError::Cancelled => Self::Cancelled,
+            TranscodeError::Failed(failure) => Self::Failed(failure),
+        }
+    }
+}
+
+impl From<InvalidKey> for Stop {
+    fn from(error: InvalidKey) -> Self {
+        Self::Failed(Failure::new(FailureCode::Worker, error.to_string()))
+    }
+}
+
+/// What an attempt needs.
+pub struct Attempt<'a> {
+    pub config: &'a WorkerConfig,
+    pub queue: &'a Queue,
+    pub storage: &'a Storage,
+    pub fetcher: &'a Fetcher,
+    pub job: Claimed,
+    /// Ends it early.
+    pub cancel: CancellationToken,
+}
+
+impl Attempt<'_> {
+    /// Sees the attempt through to its report.
+    pub async fn run(self) -> Outcome {
+        match self.make().await {
+            Ok(result) => self.complete(&result).await,
+            Err(Stop::Cancelled) => {
+                self.remove_outputs().await;
+                Outcome::Lost
+            }
+            Err(Stop::Failed(failure)) => self.fail(&failure).await,
+        }
+    }
+
+    async fn make(&self) -> Result<JobResult, Stop> {
+        // An earlier attempt may have committed and died before it could say so.
+        if self.job.epoch > Epoch(1)
+            && let Some(manifest) = self.committed().await?
+        {
+            tracing::info!(job = %self.job.id, by = %manifest.epoch, "an earlier attempt had finished");
+            return Ok(manifest.result);
+        }
+        let limit = Duration::from_secs(self.job.spec.deadline_seconds.into());
+        match tokio::time::timeout(limit, self.make_anew()).await {
+            Ok(made) => made,
+            Err(_) => Err(Failure::new(
+                FailureCode::DeadlineExceeded,
+                format!("the job took longer than its {} seconds (deadlineSeconds)", limit.as_secs()),
+            )
+            .into()),
+        }
+    }
+
+    async fn make_anew(&self) -> Result<JobResult, Stop> {
+        let folder = scratch::folder(&self.config.scratch).map_err(|e| {
+            Failure::new(FailureCode::Worker, format!("the worker has no room for its files: {e}"))
+        })?;
+        let (input, out_dir) = (folder.path().join("input"), folder.path().join("out"));
+
+        let began = Instant::now();
+        self.fetch(&input).await?;
+        let fetched = Instant::now();
+        let encoded = self.transcode(&input, &out_dir).await?;
+        let transcoded = Instant::now();
+        let prefix = layout::attempt_prefix(self.job.id, self.job.epoch)?;
+        self.storage
+            .upload_all(&prefix, &out_dir, &encoded.files, &Progress::none(), &self.cancel)
+            .await?;
+        let timings = Timings {
+            download_seconds: (fetched - began).as_secs_f64(),
+            transcode_seconds: (transcoded - fetched).as_secs_f64(),
+            upload_seconds: transcoded.elapsed().as_secs_f64(),
+        };
+        self.commit(result_of(encoded, &prefix, timings)?).await
+    }
+
+    async fn fetch(&self, to: &std::path::Path) -> Result<(), Stop> {
+        let (most, tell) = (self.config.max_input_bytes, Progress::none());
+        match &self.job.spec.input {
+            Input::Key(key) => {
+                self.storage.download(Bucket::Input, key, to, most, &tell, &self.cancel).await?
+            }
+            Input::Url(url) => self.fetcher.fetch(url, to, most, &tell, &self.cancel).await?,
+        };
+        Ok(())
+    }
+
+    async fn transcode(&self, input: &std::path::Path, out_dir: &std::path::Path) -> Result<Encoded, Stop> {
+        let (percent, percents) = watch::channel(0.0);
+        let on_progress = move |progress: transcoder::Progress| {
+            percent.send_replace(progress.percent);
+        };
+        let transcode = transcoder::transcode(Request {
+            input,
+            out_dir,
+            preset: self.job.spec.preset,
+            ladder: &self.job.spec.output_qualities,
+            stall_timeout: self.config.stall_timeout,
+            deadline: Duration::from_secs(self.job.spec.deadline_seconds.into()),
+            cancel: self.cancel.clone(),
+            on_progress: &on_progress,
+        });
+        tokio::select! {
+            done = transcode => Ok(done?),
+            () = report::follow(self.queue, self.job.id, self.job.epoch, percents) => {
+                Err(Failure::new(FailureCode::Worker, "the encode's progress broke off").into())
+            }
+        }
+    }
+
+    /// Makes `result` the job's, unless another attempt was first; then that one's counts.
+    async fn commit(&self, result: JobResult) -> Result<JobResult, Stop> {
+        let key = layout::manifest_key(self.job.id)?;
+        let manifest = Manifest { epoch: self.job.epoch, result };
+        let json = serde_json::to_vec(&manifest)
+            .map_err(|e| Failure::new(FailureCode::Worker, format!("the manifest cannot be written: {e}")))?;
+        match self.storage.put_if_absent(Bucket::Output, &key, json, "application/json").await? {
+            Put::Created => Ok(manifest.result),
+            Put::AlreadyThere => match self.committed().await? {
+                // A try of ours whose answer was lost.
+                Some(there) if there.epoch == self.job.epoch => Ok(there.result),
+                Some(winner) => {
+                    tracing::info!(job = %self.job.id, by = %winner.epoch, "another attempt was first");
+                    self.remove_outputs().await;
+                    Ok(winner.result)
+                }
+                None => {
+                    let message = "the job's manifest was there and then was not; is something deleting it?";
+                    Err(Failure::new(FailureCode::Storage, message).into())
+                }
+            },
+        }
+    }
+
+    async fn committed(&self) -> Result<Option<Manifest>, Stop> {
+        let key = layout::manifest_key(self.job.id)?;
+        let Some(json) = self.storage.get_small(Bucket::Output, &key, MANIFEST_LIMIT).await? else {
+            return Ok(None);
+        };
+        let manifest = serde_json::from_slice(&json).map_err(|_| {
+            let message = format!("{key} in the output bucket is no manifest of this version; remove it");
+            Failure::new(FailureCode::Storage, message)
+        })?;
+        Ok(Some(manifest))
+    }
+
+    async fn complete(&self, result: &JobResult) -> Outcome {
+        let (id, epoch) = (self.job.id, self.job.epoch);
+        match self.queue.complete(&self.job, result).await {
+            Ok(CompleteOutcome::Done | CompleteOutcome::Already) => {
+                let t = &result.timings;
+                tracing::info!(
+                    job = %id, %epoch, outputs = result.outputs.len(), speed = result.speed,
+                    download = t.download_seconds, transcode = t.transcode_seconds, upload = t.upload_seconds,
+                    "completed"
+                );
+                Outcome::Completed
+            }
+            Ok(CompleteOutcome::Lost(state)) => {
+                tracing::warn!(job = %id, %epoch, ?state, "finished too late");
+                if state == Some(State::Cancelled) {
+                    self.remove_everything().await;
+                }
+                Outcome::Lost
+            }
+            Err(error) => {
+                tracing::error!(job = %id, %error, "finished but could not say so; the next attempt will");
+                Outcome::Lost
+            }
+        }
+    }
+
+    async fn fail(&self, failure: &Failure) -> Outcome {
+        let (id, epoch) = (self.job.id, self.job.epoch);
+        self.remove_outputs().await;
+        match self.queue.fail(&self.job, failure).await {
+            Ok(FailOutcome::Retry(at)) => {
+                tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, retry_at = %at, "failed, retrying");
+            }
+            Ok(FailOutcome::Failed | FailOutcome::Already) => {
+                tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, "failed");
+            }
+            Ok(FailOutcome::Lost(_)) => return Outcome::Lost,
+            Err(error) => tracing::error!(job = %id, %error, "failed and could not say so"),
+        }
+        Outcome::Failed(failure.code)
+    }
+
+    /// What this attempt stored counts for nothing. Best effort: it is listed nowhere either way.
+    async fn remove_outputs(&self) {
+        if let Ok(prefix) = layout::attempt_prefix(self.job.id, self.job.epoch) {
+            self.remove(&prefix).await;
+        }
+    }
+
+    /// The job was called off after this attempt had committed it.
+    async fn remove_everything(&self) {
+        if let Ok(prefix) = layout::job_prefix(self.job.id) {
+            self.remove(&prefix).await;
+        }
+    }
+
+    async fn remove(&self, prefix: &ObjectKey) {
+        if let Err(error) = self.storage.delete_prefix(Bucket::Output, prefix).await {
+            tracing::warn!(job = %self.job.id, %error, "could not remove what an attempt left");
+        }
+    }
+}
+
+fn result_of(encoded: Encoded, prefix: &ObjectKey, timings: Timings) -> Result<JobResult, InvalidKey> {
+    let outputs = encoded.outputs.into_iter().map(|o| {
+        Ok(Output {
+            quality: o.label,
+            key: prefix.join(&o.file)?,
+            url: None,
+            container: o.container,
+            size: o.size,
+            width: o.width,
+            height: o.height,
+            codec: o.codec,
+            audio_codec: o.audio_codec,
+            bitrate: o.bitrate,
+            duration: o.duration,
+        })
+    });
+    Ok(JobResult {
+        outputs: outputs.collect::<Result<_, _>>()?,
+        master: encoded.master.map(|file| Ok(Master { key: prefix.join(&file)?, url: None })).transpose()?,
+        skipped: encoded.skipped,
+        source: encoded.source,
+        timings,
+        speed: encoded.speed,
+        cpu_seconds: encoded.cpu_seconds,
+    })
+}

@@ -1,0 +1,251 @@
+//! The worker: claims a job, sees it through, claims the next, and leaves when it should.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | here | the loop |
+//! | `leave` | when to leave and how long to wait (pure) |
+//! | `heartbeat` | renews the lease from a thread of its own |
+//! | `attempt` | one attempt: fetch, transcode, store, commit, complete |
+//! | `report` | tells how far the encode is, not too often |
+//! | `scratch` | folders for the files in work, and what dead workers left |
+
+mod attempt;
+mod heartbeat;
+mod leave;
+mod report;
+mod scratch;
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::WorkerConfig;
+use crate::job::{Failure, WorkerId};
+use crate::net::Guard;
+use crate::queue::{Claim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
+use crate::storage::fetch::Fetcher;
+use crate::storage::{CheckError, Storage};
+use crate::transcoder::check_tools;
+use attempt::{Attempt, Outcome};
+use heartbeat::Heartbeat;
+use leave::{Life, Wait};
+
+pub use leave::Reason;
+
+/// A busy worker sees to expired leases and delayed jobs this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// A worker that was told to stop ends its attempt within this.
+const LET_GO: Duration = Duration::from_millis(400);
+/// For clearing up after an attempt that lost its lease; nobody waits for it.
+const CLEAR_UP: Duration = Duration::from_secs(10);
+
+/// The worker cannot work.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// FFmpeg is missing or lacks something.
+    #[error(transparent)]
+    Tools(#[from] Failure),
+    /// The buckets cannot be reached.
+    #[error(transparent)]
+    Storage(#[from] CheckError),
+    /// Redis cannot be reached.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Something on this machine.
+    #[error("the worker cannot start: {0}")]
+    Machine(String),
+}
+
+/// A worker, set up and checked.
+pub struct Worker {
+    config: WorkerConfig,
+    queue: Queue,
+    storage: Storage,
+    fetcher: Fetcher,
+    id: WorkerId,
+    clock: ServerClock,
+    heartbeat: Heartbeat,
+}
+
+impl Worker {
+    /// Checks FFmpeg, the buckets and Redis, and enters the pool.
+    ///
+    /// # Errors
+    /// Names what is missing and what to do.
+    pub async fn start(config: WorkerConfig, queue: Queue, storage: Storage) -> Result<Self, WorkerError> {
+        let (tools, ()) = tokio::try_join!(
+            async { check_tools().await.map_err(WorkerError::from) },
+            async { storage.check().await.map_err(WorkerError::from) },
+        )?;
+        scratch::sweep(&config.scratch);
+        let fetcher = Fetcher::new(Guard::allow_private(config.allow_private_urls))
+            .map_err(|e| WorkerError::Machine(e.to_string()))?;
+        let clock = queue.clock().await?;
+        let id = WorkerId::on(&config.machine);
+        let heartbeat = Heartbeat::start(&queue, id.clone(), clock.clone())
+            .map_err(|e| WorkerError::Machine(format!("no thread for heartbeats: {e}")))?;
+        let worker = Self { config, queue, storage, fetcher, id, clock, heartbeat };
+        worker.register().await?;
+        tracing::info!(worker = %worker.id, machine = worker.config.machine, ffmpeg = %tools.ffmpeg, "ready");
+        Ok(worker)
+    }
+
+    /// Its name in the pool.
+    #[must_use]
+    pub const fn id(&self) -> &WorkerId {
+        &self.id
+    }
+
+    async fn register(&self) -> Result<(), QueueError> {
+        let now = self.clock.now();
+        let record = WorkerRecord {
+            worker_id: self.id.clone(),
+            machine_id: self.config.machine.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at: now,
+        };
+        self.queue.register(&record, now).await
+    }
+
+    /// Works until there is a reason to leave, then leaves the pool.
+    pub async fn run(self, stop: CancellationToken) -> Reason {
+        let reason = self.work(&stop).await;
+        if let Err(error) = self.queue.deregister(&self.id).await {
+            tracing::warn!(worker = %self.id, %error, "could not leave the pool; it will notice by itself");
+        }
+        self.heartbeat.stop();
+        tracing::info!(worker = %self.id, %reason, "left");
+        reason
+    }
+
+    async fn work(&self, stop: &CancellationToken) -> Reason {
+        let mut life = Life::new(&self.config, Instant::now());
+        let mut swept: Option<Instant> = None;
+        let mut bell: Option<Queue> = None;
+        let mut misses = 0;
+        loop {
+            if stop.is_cancelled() {
+                return Reason::Stopped;
+            }
+            if let Some(reason) = life.reason_to_leave(Instant::now()) {
+                return reason;
+            }
+            let sweep = swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
+            let now = self.clock.now();
+            let claim = self.queue.claim(&self.id, now, sweep).await;
+            if sweep && claim.is_ok() {
+                swept = Some(Instant::now());
+            }
+            match claim {
+                Ok(Claim::Job(job)) => {
+                    misses = 0;
+                    self.clock.set(job.at);
+                    match self.process(*job, stop).await {
+                        Outcome::Released => return Reason::Stopped,
+                        outcome => life.did_a_job(&outcome, Instant::now()),
+                    }
+                }
+                Ok(Claim::Empty(next_due)) => {
+                    misses = 0;
+                    let due = next_due.map(|at| Duration::from_millis(u64::try_from(at.0 - now.0).unwrap_or(0)));
+                    // Without a sweep nothing is known of what is due; look again when one may be made.
+                    let due = if sweep { due } else { Some(SWEEP_EVERY) };
+                    let wait = life.wait(self.queue.policy().bell_wait, due, Instant::now());
+                    if let Wait::Leave(reason) = wait {
+                        return reason;
+                    }
+                    let Wait::For(limit) = wait else { continue };
+                    tokio::select! {
+                        () = stop.cancelled() => return Reason::Stopped,
+                        () = self.idle(&mut bell, limit) => {}
+                    }
+                }
+                Ok(Claim::Unregistered) => {
+                    tracing::warn!(worker = %self.id, "the pool had forgotten this worker; entering again");
+                    if let Err(error) = self.register().await {
+                        self.missed(&mut misses, &error, stop).await;
+                    }
+                }
+                Err(error) => self.missed(&mut misses, &error, stop).await,
+            }
+        }
+    }
+
+    /// Waits for the bell on a connection of its own, which blocking calls may hold up.
+    async fn idle(&self, bell: &mut Option<Queue>, limit: Duration) {
+        let waited = async {
+            if bell.is_none() {
+                *bell = Some(self.queue.reconnect().await?);
+            }
+            match bell {
+                Some(queue) => queue.wait_for_bell(limit).await,
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = waited.await {
+            tracing::warn!(worker = %self.id, %error, "the bell is out of reach");
+            *bell = None;
+            tokio::time::sleep(limit.min(Duration::from_secs(1))).await;
+        }
+    }
+
+    /// Redis did not answer: wait a little, longer each time.
+    async fn missed(&self, misses: &mut u32, error: &QueueError, stop: &CancellationToken) {
+        *misses += 1;
+        tracing::warn!(worker = %self.id, %error, misses, "no answer from the queue; trying again");
+        let pause = backoff::full_jitter(*misses, Duration::from_millis(200), Duration::from_secs(10));
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+
+    /// One attempt, under a lease that is renewed meanwhile. Ends early when the lease is lost or the
+    /// worker has to leave.
+    async fn process(&self, job: crate::queue::Claimed, stop: &CancellationToken) -> Outcome {
+        let (id, epoch) = (job.id, job.epoch);
+        tracing::info!(job = %id, %epoch, attempt = job.attempt, worker = %self.id, "claimed");
+        let lease = self.heartbeat.hold(id, epoch);
+        let cancel = CancellationToken::new();
+        let attempt = Attempt {
+            config: &self.config,
+            queue: &self.queue,
+            storage: &self.storage,
+            fetcher: &self.fetcher,
+            job,
+            cancel: cancel.clone(),
+        };
+        let mut work = std::pin::pin!(attempt.run());
+        let outcome = tokio::select! {
+            biased;
+            outcome = &mut work => Some(outcome),
+            () = lease.lost() => None,
+            () = stop.cancelled() => None,
+        };
+        if let Some(outcome) = outcome {
+            return outcome;
+        }
+        // Let it clean up; what is slower than that is dropped, which kills its FFmpeg.
+        cancel.cancel();
+        let limit = if lease.is_lost() { CLEAR_UP } else { LET_GO };
+        let late = tokio::time::timeout(limit, work).await;
+        if let Ok(outcome @ (Outcome::Completed | Outcome::Failed(_))) = late {
+            return outcome;
+        }
+        if lease.is_lost() {
+            tracing::warn!(job = %id, %epoch, worker = %self.id, "the lease is lost; the attempt was stopped");
+            return Outcome::Lost;
+        }
+        drop(lease);
+        let released = tokio::time::timeout(LET_GO, self.queue.release(id, epoch)).await;
+        match released {
+            Ok(Ok(true)) => tracing::info!(job = %id, worker = %self.id, "handed back"),
+            Ok(Ok(false)) => {}
+            Ok(Err(_)) | Err(_) => {
+                tracing::warn!(job = %id, "could not hand the job back; it comes back when its lease runs out");
+            }
+        }
+        Outcome::Released
+    }
+}

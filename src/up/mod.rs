@@ -1,0 +1,254 @@
+//! The whole system on one machine, out of the very parts production uses: redis-server as a child
+//! process, an S3 server over a folder, the API with its housekeeping, and `tcoder worker` processes.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | here | starts everything in order, stops it in the other |
+//! | `data` | the data folder: its lock, its secrets |
+//! | `redis` | the redis-server child |
+//! | [`objects`] | the S3 server |
+//! | `ingest` | hands object-created events on, as the queue consumer does in production |
+//! | `workers` | the worker children |
+
+mod data;
+mod ingest;
+pub mod objects;
+mod redis;
+mod workers;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{self, App, Housekeeper};
+use crate::config::{ApiConfig, ConfigError, Env, RedisConfig, StorageConfig};
+use crate::job::Failure;
+use crate::net::Guard;
+use crate::queue::{Queue, QueueError};
+use crate::storage::Storage;
+use crate::storage::links::Links;
+use crate::storage::presign::PresignError;
+use crate::transcoder::{ToolVersions, check_tools};
+use crate::webhook::{Sender, WebhookError};
+use data::DataDir;
+use objects::{Buckets, Objects, ObjectsError, ObjectsHandle};
+use redis::RedisServer;
+use workers::Workers;
+
+/// Object-created events that may wait to be taken in.
+const EVENTS: usize = 256;
+
+/// What `tcoder up` was asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where everything is kept.
+    pub data: PathBuf,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// How many workers.
+    pub workers: u16,
+}
+
+/// The system cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    /// The data folder.
+    #[error(transparent)]
+    Data(#[from] data::DataError),
+    /// The redis-server child.
+    #[error(transparent)]
+    RedisServer(#[from] redis::RedisServerError),
+    /// Redis.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The S3 server.
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
+    /// A variable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The webhook secret.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
+    /// The storage's address.
+    #[error(transparent)]
+    Presign(#[from] PresignError),
+    /// FFmpeg.
+    #[error(transparent)]
+    Tools(#[from] Failure),
+    /// The port is taken or not ours.
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Everybody could use it.
+    #[error(
+        "{0} can be reached from other machines and API_TOKENS is not set; set it, \
+         or listen on 127.0.0.1 only"
+    )]
+    Open(SocketAddr),
+}
+
+/// A running system.
+pub struct Up {
+    api: SocketAddr,
+    objects: ObjectsHandle,
+    redis: Option<RedisServer>,
+    tools: ToolVersions,
+    data: DataDir,
+    workers: Workers,
+    tasks: TaskTracker,
+    /// Ends the API and its helpers.
+    stop_api: CancellationToken,
+    /// Ends the S3 server.
+    stop_objects: CancellationToken,
+}
+
+impl Up {
+    /// Starts everything; when it returns, the API answers and the workers are on their way.
+    ///
+    /// # Errors
+    /// Says what could not be started and what to do. Nothing is left running then.
+    pub async fn start(options: &Options, env: &Env<'_>) -> Result<Self, UpError> {
+        let api_config = ApiConfig::read(env)?;
+        if !options.listen.ip().is_loopback() && api_config.tokens.is_empty() {
+            return Err(UpError::Open(options.listen));
+        }
+        let tools = check_tools().await?;
+        let data = DataDir::open(&options.data)?;
+        let listener = listen(options.listen).await?;
+        let api_address = listener.local_addr().unwrap_or(options.listen);
+
+        let (redis, redis_config) = match env.text("REDIS_URL") {
+            Some(_) => (None, RedisConfig::read(env)?),
+            None => {
+                let server = RedisServer::start(&data.folder("redis")?).await?;
+                let config = server.config();
+                (Some(server), config)
+            }
+        };
+        let queue = Queue::connect(&redis_config).await?;
+
+        let (events, arriving) = mpsc::channel(EVENTS);
+        let (stop_api, stop_objects) = (CancellationToken::new(), CancellationToken::new());
+        let objects = Objects::start(
+            data.folder("objects")?,
+            beside(api_address).await?,
+            data.secrets().keys(),
+            Buckets { input: "input".into(), output: "output".into() },
+            events,
+            stop_objects.clone(),
+        )?;
+        // Nothing below may leave the S3 server or its tasks behind when it fails.
+        let guards = (stop_api.clone().drop_guard(), stop_objects.clone().drop_guard());
+        let storage_config = objects.storage_config();
+
+        let tasks = TaskTracker::new();
+        tasks.spawn(ingest::run(queue.clone(), storage_config.input_bucket.clone(), arriving, stop_api.clone()));
+        let guard = Guard::allow_private(api_config.allow_private_urls);
+        let app = App::start(
+            queue,
+            Storage::new(&storage_config),
+            Links::new(&storage_config)?,
+            api_config,
+            true,
+            stop_api.clone(),
+        )
+        .await?;
+        let secret = crate::config::webhook_secret(env).unwrap_or_else(|| data.secrets().webhook());
+        let sender = Sender::new(&secret, guard)?;
+        tasks.spawn(Housekeeper::new(Arc::clone(&app), Some(sender)).run(stop_api.clone()));
+        let serving = api::serve(listener, api::router(app), stop_api.clone());
+        tasks.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the API stopped");
+            }
+        });
+        let environment = worker_environment(&redis_config, &storage_config, &data.folder("scratch")?);
+        let workers = Workers::start(options.workers, environment);
+        for guard in [guards.0, guards.1] {
+            guard.disarm();
+        }
+        tasks.close();
+        Ok(Self { api: api_address, objects, redis, tools, data, workers, tasks, stop_api, stop_objects })
+    }
+
+    /// Where the API listens.
+    #[must_use]
+    pub const fn api(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// What runs where, a line each.
+    #[must_use]
+    pub fn summary(&self) -> Vec<(&'static str, String)> {
+        let redis = match &self.redis {
+            Some(server) => format!("redis-server, process {}", server.pid().unwrap_or_default()),
+            None => "the one at REDIS_URL".to_owned(),
+        };
+        vec![
+            ("API", format!("http://{}", self.api)),
+            ("storage", format!("http://{} (S3)", self.objects.address())),
+            ("queue", redis),
+            ("workers", format!("{}, FFmpeg {}", self.workers.count(), self.tools.ffmpeg)),
+            ("data", self.data.path().display().to_string()),
+        ]
+    }
+
+    /// Stops everything, the workers first, so that they can hand their jobs back, Redis last.
+    pub async fn stop(self) {
+        self.workers.stop().await;
+        self.stop_api.cancel();
+        self.tasks.wait().await;
+        self.stop_objects.cancel();
+        self.objects.stopped().await;
+        if let Some(server) = self.redis {
+            server.stop().await;
+        }
+        drop(self.data);
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, UpError> {
+    TcpListener::bind(address).await.map_err(|source| UpError::Listen { address, source })
+}
+
+/// The port after the API's, so that addresses stay good over a restart; any free one where that is taken.
+async fn beside(api: SocketAddr) -> Result<TcpListener, UpError> {
+    let next = SocketAddr::new(api.ip(), api.port().checked_add(1).unwrap_or(0));
+    match TcpListener::bind(next).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => listen(SocketAddr::new(api.ip(), 0)).await,
+    }
+}
+
+/// What the worker children find in their environment: the names any other worker finds there.
+fn worker_environment(
+    redis: &RedisConfig,
+    storage: &StorageConfig,
+    scratch: &std::path::Path,
+) -> Vec<(&'static str, String)> {
+    use secrecy::ExposeSecret as _;
+    vec![
+        ("REDIS_URL", redis.url.expose_secret().to_owned()),
+        ("REDIS_KEY_PREFIX", redis.prefix.clone()),
+        ("R2_ENDPOINT", storage.endpoint.to_string()),
+        ("R2_REGION", storage.region.clone()),
+        ("R2_ACCESS_KEY_ID", storage.access_key_id.clone()),
+        ("R2_SECRET_ACCESS_KEY", storage.secret_access_key.expose_secret().to_owned()),
+        ("R2_INPUT_BUCKET_NAME", storage.input_bucket.clone()),
+        ("R2_OUTPUT_BUCKET_NAME", storage.output_bucket.clone()),
+        ("WORKER_SCRATCH_DIR", scratch.display().to_string()),
+        // They stay for as long as the system is up: their number is fixed.
+        ("WORKER_IDLE_TIMEOUT", "0".to_owned()),
+        ("WORKER_TTL", "0".to_owned()),
+    ]
+}
