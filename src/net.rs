@@ -1,0 +1,450 @@
+//! Outgoing HTTP to addresses other people named: inputs to fetch, webhooks to call. It refuses
+//! private addresses, so that nobody reads a cloud's metadata service or an internal page through us.
+//!
+//! A name is judged by the addresses it resolves to, at the moment of connecting, so that a name that
+//! resolves differently the second time gains nothing; a literal address is judged before the request
+//! and at every redirect.
+
+use std::error::Error as StdError;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Method, redirect};
+use url::{Host, Url};
+
+/// Which addresses may be called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// Those of the public internet.
+    PublicOnly,
+    /// Every one; for an installation whose inputs and webhooks lie in its own network.
+    AllowPrivate,
+}
+
+impl Guard {
+    /// The guard for the setting `ALLOW_PRIVATE_URLS`.
+    #[must_use]
+    pub const fn allow_private(allowed: bool) -> Self {
+        if allowed { Self::AllowPrivate } else { Self::PublicOnly }
+    }
+}
+
+/// How long a call may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Until the connection stands.
+    pub connect: Duration,
+    /// Between two pieces of an answer.
+    pub read: Duration,
+    /// From the first byte to the last; nothing leaves it to the caller.
+    pub total: Option<Duration>,
+}
+
+/// Redirects that are followed, one after the other.
+pub const MAX_REDIRECTS: usize = 5;
+
+/// The address was not called.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refused {
+    /// It is not on the public internet.
+    #[error(
+        "the address points into a private network ({0}); use a public address, \
+         or set ALLOW_PRIVATE_URLS=true where this installation may call its own network"
+    )]
+    Private(IpAddr),
+    /// Neither http nor https, or without a host.
+    #[error("the address is not http or https with a host; use such an address")]
+    Scheme,
+    /// It leads from https to http.
+    #[error("the address redirects from https to http; use the address it redirects to")]
+    Downgrade,
+    /// It leads on and on.
+    #[error("the address redirects more than {MAX_REDIRECTS} times; use the address it ends at")]
+    Redirects,
+}
+
+impl Refused {
+    /// The refusal inside an error of a request, if that is what made it fail.
+    #[must_use]
+    pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            if let Some(refused) = error.downcast_ref() {
+                return Some(refused);
+            }
+            next = error.source();
+        }
+        None
+    }
+}
+
+/// Makes *ring* the process's TLS provider. Call it first thing; calling it again does nothing.
+pub fn install_crypto() {
+    // An error says that one is installed already, which is what we want.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+}
+
+/// An HTTP client that calls only what its guard lets through. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Client {
+    http: reqwest::Client,
+    guard: Guard,
+}
+
+/// A client of this guard.
+///
+/// # Errors
+/// When the machine's certificates cannot be loaded.
+pub fn client(guard: Guard, timeouts: Timeouts) -> Result<Client, reqwest::Error> {
+    install_crypto();
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
+        // A proxy would connect on our behalf, past the guard.
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(timeouts.connect)
+        .read_timeout(timeouts.read)
+        .pool_idle_timeout(Duration::from_secs(30))
+        .pool_max_idle_per_host(4)
+        .redirect(redirect::Policy::custom(move |attempt| {
+            match judge_redirect(guard, attempt.previous(), attempt.url()) {
+                Ok(()) => attempt.follow(),
+                Err(refused) => attempt.error(refused),
+            }
+        }));
+    if let Some(total) = timeouts.total {
+        builder = builder.timeout(total);
+    }
+    if guard == Guard::PublicOnly {
+        builder = builder.dns_resolver(PublicResolver);
+    }
+    Ok(Client { http: builder.build()?, guard })
+}
+
+impl Client {
+    /// A request to `url`.
+    ///
+    /// # Errors
+    /// When the guard refuses the address at sight. One it refuses later, because of what its name
+    /// resolves to or where it redirects, fails the request; [`Refused::find`] finds why.
+    pub fn request(&self, method: Method, url: &Url) -> Result<reqwest::RequestBuilder, Refused> {
+        judge(self.guard, url)?;
+        Ok(self.http.request(method, url.clone()))
+    }
+}
+
+/// Whether the guard lets the address through, as far as it shows: a name is judged when it resolves.
+///
+/// # Errors
+/// Why not.
+pub fn judge(guard: Guard, url: &Url) -> Result<(), Refused> {
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(Refused::Scheme);
+    }
+    let ip: IpAddr = match url.host() {
+        None => return Err(Refused::Scheme),
+        Some(Host::Domain(_)) => return Ok(()),
+        Some(Host::Ipv4(ip)) => ip.into(),
+        Some(Host::Ipv6(ip)) => ip.into(),
+    };
+    if guard == Guard::AllowPrivate || is_public(ip) { Ok(()) } else { Err(Refused::Private(ip)) }
+}
+
+fn judge_redirect(guard: Guard, previous: &[Url], next: &Url) -> Result<(), Refused> {
+    if previous.len() > MAX_REDIRECTS {
+        return Err(Refused::Redirects);
+    }
+    if next.scheme() == "http" && previous.last().is_some_and(|url| url.scheme() == "https") {
+        return Err(Refused::Downgrade);
+    }
+    judge(guard, next)
+}
+
+struct PublicResolver;
+
+impl Resolve for PublicResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            // The client's connect time-out bounds this.
+            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
+            let public = public_of(&found)?;
+            Ok(Box::new(public.into_iter()) as Addrs)
+        })
+    }
+}
+
+/// The public ones of `found`; refused when there is none but there are private ones.
+fn public_of(found: &[SocketAddr]) -> Result<Vec<SocketAddr>, Refused> {
+    let public: Vec<SocketAddr> = found.iter().copied().filter(|a| is_public(a.ip())).collect();
+    match found.first() {
+        Some(first) if public.is_empty() => Err(Refused::Private(first.ip())),
+        _ => Ok(public),
+    }
+}
+
+const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+const fn v6(a: u16, b: u16, c: u16, prefix: u8) -> Ipv6Net {
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
+}
+
+/// What of IPv4 is not the public internet (IANA's special-purpose registry, and multicast).
+const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
+    v4(0, 0, 0, 0, 8),       // this network
+    v4(10, 0, 0, 0, 8),      // private
+    v4(100, 64, 0, 0, 10),   // behind a carrier's NAT
+    v4(127, 0, 0, 0, 8),     // loopback
+    v4(169, 254, 0, 0, 16),  // link-local, among them the clouds' metadata services
+    v4(172, 16, 0, 0, 12),   // private
+    v4(192, 0, 0, 0, 24),    // protocol assignments
+    v4(192, 0, 2, 0, 24),    // documentation
+    v4(192, 31, 196, 0, 24), // AS112
+    v4(192, 88, 99, 0, 24),  // 6to4 relays
+    v4(192, 168, 0, 0, 16),  // private
+    v4(198, 18, 0, 0, 15),   // benchmarking
+    v4(198, 51, 100, 0, 24), // documentation
+    v4(203, 0, 113, 0, 24),  // documentation
+    v4(224, 0, 0, 0, 4),     // multicast
+    v4(240, 0, 0, 0, 4),     // reserved, broadcast
+];
+
+/// The only part of IPv6 that is given out as public.
+const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
+
+/// What of [`GLOBAL_V6`] is not the public internet.
+const NOT_PUBLIC_V6: [Ipv6Net; 4] = [
+    v6(0x2001, 0, 0, 23),         // protocol assignments: Teredo, benchmarking, ORCHID
+    v6(0x2001, 0xdb8, 0, 32),     // documentation
+    v6(0x2620, 0x4f, 0x8000, 48), // AS112
+    v6(0x3fff, 0, 0, 20),         // documentation
+];
+
+const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 96);
+const SIX_TO_FOUR: Ipv6Net = v6(0x2002, 0, 0, 16);
+
+/// Whether the address lies on the public internet.
+#[must_use]
+pub fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_public_v4(ip),
+        IpAddr::V6(ip) => is_public_v6(ip),
+    }
+}
+
+fn is_public_v4(ip: Ipv4Addr) -> bool {
+    !NOT_PUBLIC_V4.iter().any(|net| net.contains(&ip))
+}
+
+fn is_public_v6(ip: Ipv6Addr) -> bool {
+    let [_, b, c, _, _, _, g, h] = ip.segments();
+    // These carry an IPv4 address, which is where the packets end up.
+    if ip.to_ipv4_mapped().is_some() || NAT64.contains(&ip) {
+        return is_public_v4(embedded(g, h));
+    }
+    if SIX_TO_FOUR.contains(&ip) {
+        return is_public_v4(embedded(b, c));
+    }
+    GLOBAL_V6.contains(&ip) && !NOT_PUBLIC_V6.iter().any(|net| net.contains(&ip))
+}
+
+fn embedded(high: u16, low: u16) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    fn all_private(list: &[&str]) {
+        for text in list {
+            assert!(!is_public(ip(text)), "{text} is not public");
+        }
+    }
+
+    #[test]
+    fn public_addresses_are_public() {
+        for text in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "9.255.255.255",
+            "11.0.0.0",
+            "100.63.255.255",
+            "100.128.0.0",
+            "126.255.255.255",
+            "128.0.0.0",
+            "169.253.255.255",
+            "169.255.0.0",
+            "172.15.255.255",
+            "172.32.0.0",
+            "192.167.255.255",
+            "192.169.0.0",
+            "198.17.255.255",
+            "198.20.0.0",
+            "223.255.255.255",
+            "2606:4700:4700::1111",
+            "2001:4860:4860::8888",
+        ] {
+            assert!(is_public(ip(text)), "{text} is public");
+        }
+    }
+
+    #[test]
+    fn this_network() {
+        all_private(&["0.0.0.0", "0.255.255.255", "::"]);
+    }
+
+    #[test]
+    fn loopback() {
+        all_private(&["127.0.0.1", "127.255.255.255", "::1"]);
+    }
+
+    #[test]
+    fn private_networks() {
+        all_private(&["10.0.0.0", "10.255.255.255", "172.16.0.0", "172.31.255.255", "192.168.0.1"]);
+    }
+
+    #[test]
+    fn link_local_and_the_metadata_service() {
+        all_private(&["169.254.0.0", "169.254.169.254", "169.254.255.255", "fe80::1", "febf::1"]);
+    }
+
+    #[test]
+    fn carrier_grade_nat() {
+        all_private(&["100.64.0.0", "100.100.100.200", "100.127.255.255"]);
+    }
+
+    #[test]
+    fn multicast() {
+        all_private(&["224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"]);
+    }
+
+    #[test]
+    fn reserved_and_broadcast() {
+        all_private(&["240.0.0.1", "255.255.255.255", "192.0.0.8", "4000::1", "100::1", "5f00::1"]);
+    }
+
+    #[test]
+    fn documentation() {
+        all_private(&["192.0.2.1", "198.51.100.7", "203.0.113.9", "2001:db8::1", "3fff::1"]);
+    }
+
+    #[test]
+    fn benchmarking() {
+        all_private(&["198.18.0.1", "198.19.255.255", "2001:2::1"]);
+    }
+
+    #[test]
+    fn unique_local_and_site_local() {
+        all_private(&["fc00::1", "fdaa:0:1::3", "fd00:ec2::254", "fec0::1"]);
+    }
+
+    #[test]
+    fn teredo() {
+        all_private(&["2001:0:4136:e378:8000:63bf:3fff:fdd2"]);
+    }
+
+    #[test]
+    fn ipv4_in_ipv6_compatible_and_translated_locally() {
+        all_private(&["::7f00:1", "::10.0.0.1", "::8.8.8.8", "64:ff9b:1::1"]);
+    }
+
+    /// A way to write an IPv4 address as an IPv6 one.
+    type Carrier = fn(Ipv4Addr) -> Ipv6Addr;
+
+    const CARRIERS: [Carrier; 3] = [
+        |v4| v4.to_ipv6_mapped(),
+        |v4| format!("64:ff9b::{v4}").parse().unwrap(),
+        |v4| {
+            let [a, b, c, d] = v4.octets();
+            let pair = |x: u8, y: u8| u16::from_be_bytes([x, y]);
+            Ipv6Addr::new(0x2002, pair(a, b), pair(c, d), 0, 0, 0, 0, 1)
+        },
+    ];
+
+    #[test]
+    fn an_embedded_private_address_is_private() {
+        for carry in CARRIERS {
+            for inner in ["127.0.0.1", "10.0.0.5", "169.254.169.254", "192.168.1.1"] {
+                let outer = carry(inner.parse().unwrap());
+                assert!(!is_public(outer.into()), "{outer} carries {inner}");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_is_as_public_in_ipv6_clothes_as_without(bits in any::<u32>()) {
+            let inner = Ipv4Addr::from_bits(bits);
+            for carry in CARRIERS {
+                prop_assert_eq!(is_public(carry(inner).into()), is_public(inner.into()));
+            }
+        }
+    }
+
+    #[test]
+    fn every_spelling_of_a_literal_address_is_seen_through() {
+        for text in [
+            "http://127.0.0.1/",
+            "http://127.1/",
+            "http://0x7f.1/",
+            "http://0177.0.0.1/",
+            "http://2130706433/",
+            "http://127.0.0.1./",
+            "http://①②⑦.0.0.1/",
+            "http://[::1]/",
+            "http://[::ffff:127.0.0.1]/",
+            "http://0/",
+            "https://169.254.169.254/latest/meta-data/",
+        ] {
+            assert!(matches!(judge(Guard::PublicOnly, &url(text)), Err(Refused::Private(_))), "{text}");
+            assert_eq!(judge(Guard::AllowPrivate, &url(text)), Ok(()), "{text}");
+        }
+        assert_eq!(judge(Guard::PublicOnly, &url("https://example.com/a.mp4")), Ok(()));
+        for text in ["file:///etc/passwd", "ftp://example.com/a", "data:text/plain,hi"] {
+            assert_eq!(judge(Guard::AllowPrivate, &url(text)), Err(Refused::Scheme), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_with_one_public_address_goes_there_and_one_without_goes_nowhere() {
+        let found = |list: &[&str]| -> Vec<SocketAddr> {
+            list.iter().map(|text| SocketAddr::new(ip(text), 0)).collect()
+        };
+        assert_eq!(public_of(&found(&["10.0.0.5", "1.1.1.1"])), Ok(found(&["1.1.1.1"])));
+        assert_eq!(public_of(&found(&["10.0.0.5", "::1"])), Err(Refused::Private(ip("10.0.0.5"))));
+        assert_eq!(public_of(&[]), Ok(vec![]));
+    }
+
+    #[test]
+    fn redirects_are_judged_one_by_one() {
+        let go = |from: &str, to: &str| judge_redirect(Guard::PublicOnly, &[url(from)], &url(to));
+        assert_eq!(go("http://example.com", "https://example.com"), Ok(()));
+        assert_eq!(go("https://example.com", "http://example.com"), Err(Refused::Downgrade));
+        assert_eq!(go("http://example.com", "http://10.0.0.5/"), Err(Refused::Private(ip("10.0.0.5"))));
+        assert_eq!(go("http://example.com", "file:///etc/passwd"), Err(Refused::Scheme));
+        let hops = vec![url("http://example.com"); MAX_REDIRECTS + 1];
+        let next = url("http://example.com/next");
+        assert_eq!(judge_redirect(Guard::PublicOnly, &hops, &next), Err(Refused::Redirects));
+        assert_eq!(judge_redirect(Guard::PublicOnly, &hops[1..], &next), Ok(()));
+    }
+
+    #[test]
+    fn a_refusal_says_where_it_points_and_what_to_do() {
+        let text = Refused::Private(ip("10.0.0.5")).to_string();
+        assert!(text.starts_with("the address points into a private network (10.0.0.5); "), "{text}");
+        assert!(text.contains("ALLOW_PRIVATE_URLS"), "{text}");
+    }
+}

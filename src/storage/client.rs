@@ -1,0 +1,326 @@
+//! The S3 client of this installation, and everything that fits into one small request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::retry::RetryConfig;
+use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    BehaviorVersion, Config, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::primitives::ByteStream;
+use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use secrecy::ExposeSecret;
+
+use super::Bucket;
+use super::error::{CheckError, StorageError, classify};
+use crate::config::StorageConfig;
+use crate::job::ObjectKey;
+
+/// A few tries, with growing pauses: whoever asks has tries of its own.
+const ATTEMPTS: u32 = 4;
+const CONNECT: Duration = Duration::from_secs(5);
+/// For one try of a small request.
+const SMALL: Duration = Duration::from_secs(20);
+/// For one try of an upload: 64 MiB at 220 kB a second.
+const LARGE: Duration = Duration::from_secs(300);
+/// For how long bytes may stand still.
+const STILL: Duration = Duration::from_secs(30);
+/// Deletions under way at once.
+const DELETIONS: usize = 8;
+/// Tries to write an object that somebody else is writing at the same moment.
+const CONFLICTS: u32 = 5;
+
+/// The two buckets of an installation. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Storage {
+    small: Client,
+    large: Client,
+    names: Arc<Names>,
+}
+
+#[derive(Debug)]
+struct Names {
+    input: String,
+    output: String,
+}
+
+/// What is known of an object without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Bytes.
+    pub size: u64,
+    /// Its entity tag, without quotes.
+    pub etag: Option<String>,
+}
+
+/// Objects below a prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listing {
+    /// Their keys and sizes, in the order of their keys.
+    pub objects: Vec<(ObjectKey, u64)>,
+    /// Whether these are all.
+    pub complete: bool,
+}
+
+/// What became of an object that should only be written once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// It is written.
+    Created,
+    /// One stood there before, and stands there still. It may be our own, written by a try whose
+    /// answer got lost: compare what it says.
+    AlreadyThere,
+}
+
+impl Storage {
+    /// For the buckets of `config`. Connects to nothing yet.
+    #[must_use]
+    pub fn new(config: &StorageConfig) -> Self {
+        let http = aws_smithy_http_client::Builder::new()
+            .tls_provider(Provider::Rustls(CryptoMode::Ring))
+            .build_https();
+        let credentials = Credentials::new(
+            config.access_key_id.clone(),
+            config.secret_access_key.expose_secret(),
+            None,
+            None,
+            "config",
+        );
+        let with = |attempt: Duration| {
+            let timeouts = TimeoutConfig::builder()
+                .connect_timeout(CONNECT)
+                .operation_attempt_timeout(attempt)
+                .operation_timeout(attempt.saturating_mul(ATTEMPTS))
+                .build();
+            let config = Config::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .http_client(http.clone())
+                .endpoint_url(config.endpoint.as_str())
+                .region(Region::new(config.region.clone()))
+                .credentials_provider(credentials.clone())
+                .force_path_style(true)
+                // R2 did not always take the newer defaults.
+                .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+                .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+                .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+                .timeout_config(timeouts)
+                .stalled_stream_protection(
+                    StalledStreamProtectionConfig::enabled().grace_period(STILL).build(),
+                )
+                .build();
+            Client::from_conf(config)
+        };
+        let names = Names { input: config.input_bucket.clone(), output: config.output_bucket.clone() };
+        Self { small: with(SMALL), large: with(LARGE), names: Arc::new(names) }
+    }
+
+    /// For requests that move a whole object.
+    pub(super) const fn large(&self) -> &Client {
+        &self.large
+    }
+
+    pub(super) fn name(&self, bucket: Bucket) -> &str {
+        match bucket {
+            Bucket::Input => &self.names.input,
+            Bucket::Output => &self.names.output,
+        }
+    }
+
+    /// Whether both buckets can be reached and read.
+    ///
+    /// # Errors
+    /// Names the environment variable to look at.
+    pub async fn check(&self) -> Result<(), CheckError> {
+        let buckets = [(Bucket::Input, "R2_INPUT_BUCKET_NAME"), (Bucket::Output, "R2_OUTPUT_BUCKET_NAME")];
+        for (bucket, variable) in buckets {
+            let name = self.name(bucket);
+            // Unlike HeadBucket, a listing says in its answer's body why it is refused.
+            let asked = self.small.list_objects_v2().bucket(name).max_keys(1).send().await;
+            if let Err(error) = asked {
+                return Err(CheckError::of(&classify(name, &error), variable, name));
+            }
+        }
+        Ok(())
+    }
+
+    /// Size and entity tag of an object; nothing when there is none.
+    ///
+    /// # Errors
+    /// Every other reason.
+    pub async fn head(&self, bucket: Bucket, key: &ObjectKey) -> Result<Option<ObjectInfo>, StorageError> {
+        let request = self.small.head_object().bucket(self.name(bucket)).key(key.as_str());
+        match request.send().await {
+            Ok(found) => Ok(Some(ObjectInfo {
+                size: size(found.content_length()),
+                etag: found.e_tag().map(|tag| tag.trim_matches('"').to_owned()),
+            })),
+            Err(error) => absent(classify(key.as_str(), &error)),
+        }
+    }
+
+    /// The bytes of a small object; nothing when there is none.
+    ///
+    /// # Errors
+    /// [`StorageError::TooLarge`] when it has more than `limit` bytes, and every other reason.
+    pub async fn get_small(
+        &self,
+        bucket: Bucket,
+        key: &ObjectKey,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, StorageError> {
+        let request = self.small.get_object().bucket(self.name(bucket)).key(key.as_str());
+        let mut found = match request.send().await {
+            Ok(found) => found,
+            Err(error) => return absent(classify(key.as_str(), &error)),
+        };
+        let mut bytes = Vec::new();
+        let mut read = async || {
+            while let Some(chunk) = found.body.try_next().await.map_err(|e| unavailable(key, &e))? {
+                if (bytes.len() + chunk.len()) as u64 > limit {
+                    return Err(StorageError::TooLarge { limit });
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(SMALL, read()).await {
+            Ok(done) => done.map(|()| Some(bytes)),
+            Err(late) => Err(unavailable(key, &late)),
+        }
+    }
+
+    /// Writes an object unless one stands there already. Of several that try, exactly one creates it.
+    ///
+    /// # Errors
+    /// When it is not known to stand there afterwards.
+    pub async fn put_if_absent(
+        &self,
+        bucket: Bucket,
+        key: &ObjectKey,
+        bytes: Vec<u8>,
+        content_type: &str,
+    ) -> Result<Put, StorageError> {
+        let bytes = bytes::Bytes::from(bytes);
+        let mut conflicts = 0;
+        loop {
+            let request = self
+                .small
+                .put_object()
+                .bucket(self.name(bucket))
+                .key(key.as_str())
+                .content_type(content_type)
+                .if_none_match("*")
+                .body(ByteStream::from(bytes.clone()));
+            let Err(error) = request.send().await else { return Ok(Put::Created) };
+            match error.raw_response().map(|raw| raw.status().as_u16()) {
+                Some(412) => return Ok(Put::AlreadyThere),
+                // Another one is writing it right now: whether it succeeds is not known yet.
+                Some(409) if conflicts < CONFLICTS => {
+                    conflicts += 1;
+                    tokio::time::sleep(Duration::from_millis(100 << conflicts)).await;
+                }
+                Some(409) => {
+                    return Err(StorageError::Unavailable {
+                        what: key.to_string(),
+                        why: "somebody else is writing it all the time".to_owned(),
+                    });
+                }
+                _ => return Err(classify(key.as_str(), &error)),
+            }
+        }
+    }
+
+    /// The objects in the folder `prefix`, at most `limit` of them.
+    ///
+    /// # Errors
+    /// When storage cannot be asked.
+    pub async fn list(
+        &self,
+        bucket: Bucket,
+        prefix: &ObjectKey,
+        limit: usize,
+    ) -> Result<Listing, StorageError> {
+        let mut listing = Listing { objects: Vec::new(), complete: true };
+        let mut token: Option<String> = None;
+        loop {
+            let left = limit - listing.objects.len();
+            let page = self
+                .small
+                .list_objects_v2()
+                .bucket(self.name(bucket))
+                // Without the slash `outputs/a/1` would take in `outputs/a/10` too.
+                .prefix(format!("{prefix}/"))
+                .set_continuation_token(token.take())
+                .max_keys(i32::try_from(left.clamp(1, 1000)).unwrap_or(1000))
+                .send()
+                .await
+                .map_err(|error| classify(prefix.as_str(), &error))?;
+            for object in page.contents() {
+                // What is no key of ours nobody here has written.
+                if let Some(key) = object.key().and_then(|key| key.parse().ok()) {
+                    listing.objects.push((key, size(object.size())));
+                }
+            }
+            token = page.next_continuation_token().map(str::to_owned);
+            let more = page.is_truncated() == Some(true) && token.is_some();
+            if !more || listing.objects.len() >= limit {
+                listing.complete = !more && listing.objects.len() <= limit;
+                listing.objects.truncate(limit);
+                return Ok(listing);
+            }
+        }
+    }
+
+    /// Deletes an object; none there is fine.
+    ///
+    /// # Errors
+    /// When storage cannot be asked or refuses.
+    pub async fn delete(&self, bucket: Bucket, key: &ObjectKey) -> Result<(), StorageError> {
+        let request = self.small.delete_object().bucket(self.name(bucket)).key(key.as_str());
+        match request.send().await {
+            Ok(_) => Ok(()),
+            Err(error) => absent::<()>(classify(key.as_str(), &error)).map(|_| ()),
+        }
+    }
+
+    /// Deletes everything in the folder `prefix` and says how many objects there were.
+    ///
+    /// # Errors
+    /// When storage cannot be asked or refuses; some objects may be gone by then.
+    pub async fn delete_prefix(&self, bucket: Bucket, prefix: &ObjectKey) -> Result<u64, StorageError> {
+        let mut deleted = 0;
+        loop {
+            let page = self.list(bucket, prefix, 1000).await?;
+            deleted += page.objects.len() as u64;
+            // One by one: DeleteObjects wants a checksum that not every server takes.
+            stream::iter(&page.objects)
+                .map(|(key, _)| self.delete(bucket, key))
+                .buffer_unordered(DELETIONS)
+                .try_collect::<()>()
+                .await?;
+            if page.complete || page.objects.is_empty() {
+                return Ok(deleted);
+            }
+        }
+    }
+}
+
+/// `Content-Length` and the like, which S3 types as signed.
+pub(super) fn size(bytes: Option<i64>) -> u64 {
+    bytes.and_then(|n| u64::try_from(n).ok()).unwrap_or_default()
+}
+
+fn absent<T>(error: StorageError) -> Result<Option<T>, StorageError> {
+    match error {
+        StorageError::NotFound { .. } => Ok(None),
+        error => Err(error),
+    }
+}
+
+fn unavailable(key: &ObjectKey, error: &(dyn std::error::Error + 'static)) -> StorageError {
+    StorageError::Unavailable { what: key.to_string(), why: super::error::root(error) }
+}

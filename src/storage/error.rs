@@ -1,0 +1,316 @@
+//! What can go wrong with an object, sorted by what to do about it.
+
+use std::error::Error as StdError;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+use crate::job::{Failure, FailureCode, InvalidKey};
+use crate::net;
+
+/// Moving an object failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// No object of that name, or nothing at that address.
+    #[error("{what} does not exist")]
+    NotFound {
+        /// What was looked for.
+        what: String,
+    },
+    /// No bucket of that name.
+    #[error("the bucket of {what} does not exist; check R2_INPUT_BUCKET_NAME and R2_OUTPUT_BUCKET_NAME")]
+    NoBucket {
+        /// What was looked for.
+        what: String,
+    },
+    /// The key was refused.
+    #[error(
+        "object storage denied access to {what} ({code}); \
+         check R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY and what the token may do"
+    )]
+    Denied {
+        /// What was looked for.
+        what: String,
+        /// The server's own word for it.
+        code: String,
+    },
+    /// More bytes than allowed.
+    #[error("the input is larger than the {limit} bytes this installation takes; send a smaller file")]
+    TooLarge {
+        /// How many are allowed.
+        limit: u64,
+    },
+    /// Somebody called it off.
+    #[error("the transfer was cancelled")]
+    Cancelled,
+    /// The file on this machine could not be read or written.
+    #[error("cannot {doing} {path}: {source}", path = path.display())]
+    Disk {
+        /// `read` or `write`.
+        doing: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Object storage did not answer, or asked to try later.
+    #[error("object storage did not serve {what}: {why}; it is tried again")]
+    Unavailable {
+        /// What was asked for.
+        what: String,
+        /// What happened.
+        why: String,
+    },
+    /// Object storage will not do this, however often it is asked.
+    #[error("object storage refused {what}: {why}")]
+    Refused {
+        /// What was asked for.
+        what: String,
+        /// Its own words.
+        why: String,
+    },
+    /// The name cannot be an object's.
+    #[error("{name:?} cannot be an object's name: {source}")]
+    Key {
+        /// The name.
+        name: String,
+        /// Why.
+        source: InvalidKey,
+    },
+    /// The address of an input is one that is not called.
+    #[error(transparent)]
+    Address(#[from] net::Refused),
+    /// The address of an input did not give it.
+    #[error("{host} did not give the input: {why}")]
+    Unreachable {
+        /// The host asked.
+        host: String,
+        /// What happened.
+        why: String,
+        /// Whether asking again may help.
+        passing: bool,
+    },
+}
+
+impl StorageError {
+    /// Whether asking again may end differently.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Unreachable { passing: true, .. })
+    }
+
+    pub(super) fn disk(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Disk { doing, path, source }
+    }
+}
+
+impl From<StorageError> for Failure {
+    fn from(error: StorageError) -> Self {
+        let code = match &error {
+            StorageError::NotFound { .. } => FailureCode::InputNotFound,
+            StorageError::TooLarge { .. } => FailureCode::InputTooLarge,
+            StorageError::Address(_) | StorageError::Unreachable { .. } => FailureCode::InputUnreachable,
+            StorageError::Cancelled | StorageError::Disk { .. } | StorageError::Key { .. } => {
+                FailureCode::Worker
+            }
+            StorageError::NoBucket { .. }
+            | StorageError::Denied { .. }
+            | StorageError::Unavailable { .. }
+            | StorageError::Refused { .. } => FailureCode::Storage,
+        };
+        // The path is this machine's own affair.
+        let message = match &error {
+            StorageError::Disk { doing, source, .. } => {
+                format!("the worker could not {doing} a file on its disk: {source}")
+            }
+            other => other.to_string(),
+        };
+        Self::new(code, message)
+    }
+}
+
+/// The storage of this installation cannot be used as it is configured.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{variable}: {why}")]
+pub struct CheckError {
+    /// The environment variable to look at first.
+    pub variable: &'static str,
+    /// What is wrong.
+    pub why: String,
+}
+
+impl CheckError {
+    /// What this failure, on asking for the bucket `name` that `variable` names, says of the settings.
+    pub(super) fn of(error: &StorageError, variable: &'static str, name: &str) -> Self {
+        let (variable, why) = match error {
+            StorageError::NotFound { .. } | StorageError::NoBucket { .. } => {
+                (variable, format!("there is no bucket {name:?}; create it or correct the name"))
+            }
+            StorageError::Denied { code, .. } => denied(code, variable, name),
+            StorageError::Unavailable { why, .. } => {
+                ("R2_ENDPOINT", format!("object storage does not answer there: {why}"))
+            }
+            other => ("R2_ENDPOINT", format!("what answers there is no S3 server: {other}")),
+        };
+        Self { variable, why }
+    }
+}
+
+fn denied(code: &str, bucket_variable: &'static str, name: &str) -> (&'static str, String) {
+    match code {
+        "SignatureDoesNotMatch" => (
+            "R2_SECRET_ACCESS_KEY",
+            "it does not belong to R2_ACCESS_KEY_ID; copy both again from the same token".to_owned(),
+        ),
+        "InvalidAccessKeyId" | "NotSignedUp" | "Unauthorized" => (
+            "R2_ACCESS_KEY_ID",
+            format!("object storage does not know this key ({code}); copy it again from the token"),
+        ),
+        "RequestTimeTooSkewed" => (
+            "R2_ENDPOINT",
+            "the clock of this machine and the server's differ too much; set this machine's clock".to_owned(),
+        ),
+        _ => (
+            bucket_variable,
+            format!("the token may not use the bucket {name:?} ({code}); let it read and write there"),
+        ),
+    }
+}
+
+/// Sorts an error of the SDK about `what`.
+pub(super) fn classify<E>(what: &str, error: &SdkError<E, HttpResponse>) -> StorageError
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    match error {
+        SdkError::ServiceError(service) => {
+            let code = service.err().code().unwrap_or_default();
+            by_answer(what, service.raw().status().as_u16(), code)
+        }
+        SdkError::TimeoutError(_) => {
+            StorageError::Unavailable { what: what.to_owned(), why: "it took too long".to_owned() }
+        }
+        SdkError::ConstructionFailure(_) => StorageError::Refused { what: what.to_owned(), why: root(error) },
+        _ => StorageError::Unavailable { what: what.to_owned(), why: root(error) },
+    }
+}
+
+/// Sorts an answer of the server about `what` by its status and S3's code.
+fn by_answer(what: &str, status: u16, code: &str) -> StorageError {
+    let what = what.to_owned();
+    let said = if code.is_empty() { format!("status {status}") } else { format!("{code}, status {status}") };
+    match (status, code) {
+        (_, "NoSuchBucket") => StorageError::NoBucket { what },
+        (404, _) | (_, "NoSuchKey") => StorageError::NotFound { what },
+        (401 | 403, "") => StorageError::Denied { what, code: said },
+        (401 | 403, _) => StorageError::Denied { what, code: code.to_owned() },
+        (408 | 425 | 429 | 500.., _) | (_, "SlowDown" | "RequestTimeout") => {
+            StorageError::Unavailable { what, why: said }
+        }
+        _ => StorageError::Refused { what, why: said },
+    }
+}
+
+/// The innermost cause of an error: the outer ones only say that there was one.
+pub(super) fn root(error: &(dyn StdError + 'static)) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_sorted_by_what_to_do() {
+        let name = |status, code| match by_answer("x", status, code) {
+            StorageError::NotFound { .. } => "not found",
+            StorageError::NoBucket { .. } => "no bucket",
+            StorageError::Denied { .. } => "denied",
+            StorageError::Unavailable { .. } => "unavailable",
+            StorageError::Refused { .. } => "refused",
+            _ => "other",
+        };
+        for (status, code, want) in [
+            (404, "NoSuchKey", "not found"),
+            (404, "", "not found"),
+            (404, "NoSuchBucket", "no bucket"),
+            (403, "SignatureDoesNotMatch", "denied"),
+            (403, "", "denied"),
+            (401, "Unauthorized", "denied"),
+            (429, "TooManyRequests", "unavailable"),
+            (500, "InternalError", "unavailable"),
+            (503, "SlowDown", "unavailable"),
+            (503, "", "unavailable"),
+            (400, "SlowDown", "unavailable"),
+            (400, "EntityTooLarge", "refused"),
+            (412, "PreconditionFailed", "refused"),
+            (416, "InvalidRange", "refused"),
+        ] {
+            assert_eq!(name(status, code), want, "{status} {code}");
+        }
+    }
+
+    fn every_error() -> Vec<(StorageError, FailureCode, bool)> {
+        let what = || "inputs/a".to_owned();
+        let disk = || io::Error::from(io::ErrorKind::StorageFull);
+        vec![
+            (StorageError::NotFound { what: what() }, FailureCode::InputNotFound, false),
+            (StorageError::NoBucket { what: what() }, FailureCode::Storage, false),
+            (StorageError::Denied { what: what(), code: "X".into() }, FailureCode::Storage, false),
+            (StorageError::TooLarge { limit: 5 }, FailureCode::InputTooLarge, false),
+            (StorageError::Cancelled, FailureCode::Worker, false),
+            (StorageError::disk("write", Path::new("/secret/a"))(disk()), FailureCode::Worker, false),
+            (StorageError::Unavailable { what: what(), why: "X".into() }, FailureCode::Storage, true),
+            (StorageError::Refused { what: what(), why: "X".into() }, FailureCode::Storage, false),
+            (StorageError::Key { name: what(), source: InvalidKey::Segment }, FailureCode::Worker, false),
+            (StorageError::Address(net::Refused::Scheme), FailureCode::InputUnreachable, false),
+            (
+                StorageError::Unreachable { host: "h".into(), why: "X".into(), passing: true },
+                FailureCode::InputUnreachable,
+                true,
+            ),
+            (
+                StorageError::Unreachable { host: "h".into(), why: "X".into(), passing: false },
+                FailureCode::InputUnreachable,
+                false,
+            ),
+        ]
+    }
+
+    #[test]
+    fn every_error_becomes_the_failure_it_is() {
+        for (error, code, retryable) in every_error() {
+            assert_eq!(error.is_retryable(), retryable, "{error}");
+            let failure = Failure::from(error);
+            assert_eq!(failure.code, code, "{failure}");
+            assert!(!failure.message.contains("/secret"), "{failure}");
+        }
+    }
+
+    #[test]
+    fn a_failed_check_names_the_variable_to_look_at() {
+        let denied = |code: &str| StorageError::Denied { what: "x".into(), code: code.into() };
+        let cases = [
+            (denied("SignatureDoesNotMatch"), "R2_SECRET_ACCESS_KEY"),
+            (denied("InvalidAccessKeyId"), "R2_ACCESS_KEY_ID"),
+            (denied("AccessDenied"), "R2_INPUT_BUCKET_NAME"),
+            (denied("RequestTimeTooSkewed"), "R2_ENDPOINT"),
+            (StorageError::NoBucket { what: "x".into() }, "R2_INPUT_BUCKET_NAME"),
+            (StorageError::NotFound { what: "x".into() }, "R2_INPUT_BUCKET_NAME"),
+            (StorageError::Unavailable { what: "x".into(), why: "refused".into() }, "R2_ENDPOINT"),
+            (StorageError::Refused { what: "x".into(), why: "refused".into() }, "R2_ENDPOINT"),
+        ];
+        for (error, variable) in cases {
+            let found = CheckError::of(&error, "R2_INPUT_BUCKET_NAME", "in-bucket");
+            assert_eq!(found.variable, variable, "{error}");
+            assert!(found.to_string().starts_with(variable), "{found}");
+        }
+    }
+}

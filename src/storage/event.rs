@@ -1,0 +1,218 @@
+//! The message R2 sends to a queue when an object appears or goes.
+
+use serde_json::Value;
+
+/// What happened to the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Written in one request.
+    PutObject,
+    /// Copied from another.
+    CopyObject,
+    /// Written in parts, the last of which has come.
+    CompleteMultipartUpload,
+    /// Deleted by somebody.
+    DeleteObject,
+    /// Deleted by a rule of the bucket.
+    LifecycleDeletion,
+    /// Something R2 did not send when this was written.
+    Other(String),
+}
+
+impl Action {
+    fn of(name: &str) -> Self {
+        match name {
+            "PutObject" => Self::PutObject,
+            "CopyObject" => Self::CopyObject,
+            "CompleteMultipartUpload" => Self::CompleteMultipartUpload,
+            "DeleteObject" => Self::DeleteObject,
+            "LifecycleDeletion" => Self::LifecycleDeletion,
+            other => Self::Other(other.chars().take(64).collect()),
+        }
+    }
+
+    /// Whether an object stands there afterwards that did not before.
+    #[must_use]
+    pub const fn creates(&self) -> bool {
+        matches!(self, Self::PutObject | Self::CopyObject | Self::CompleteMultipartUpload)
+    }
+}
+
+/// Something happened to an object. The key is text and not yet an
+/// [`ObjectKey`](crate::job::ObjectKey): others may write to the bucket too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectEvent {
+    /// What happened.
+    pub action: Action,
+    /// In which bucket.
+    pub bucket: String,
+    /// The object's key.
+    pub key: String,
+    /// Its size in bytes; absent when it was deleted.
+    pub size: Option<u64>,
+    /// Its entity tag; absent when it was deleted.
+    pub etag: Option<String>,
+}
+
+/// An object that has appeared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CreatedObject<'a> {
+    /// In which bucket.
+    pub bucket: &'a str,
+    /// Its key, as it came.
+    pub key: &'a str,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its entity tag.
+    pub etag: Option<&'a str>,
+}
+
+/// The bytes are no object event.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum EventError {
+    /// No JSON object at all.
+    #[error("the message is no JSON object, so it is no R2 event; check which queue it came from")]
+    NotJson,
+    /// A field is missing.
+    #[error("the message has no {field}, so it is no R2 event; check which queue it came from")]
+    Missing {
+        /// Its path.
+        field: &'static str,
+    },
+    /// A field holds something else than it should.
+    #[error("{field} is not {wanted}, so the message is no R2 event; check which queue it came from")]
+    Wrong {
+        /// Its path.
+        field: &'static str,
+        /// What should be there.
+        wanted: &'static str,
+    },
+}
+
+impl ObjectEvent {
+    /// The event in these bytes.
+    ///
+    /// # Errors
+    /// Names the field that is missing or wrong. An unknown action is no error.
+    pub fn parse(bytes: &[u8]) -> Result<Self, EventError> {
+        let message: Value = serde_json::from_slice(bytes).map_err(|_| EventError::NotJson)?;
+        if !message.is_object() {
+            return Err(EventError::NotJson);
+        }
+        let action = Action::of(&text(&message, "action", "/action")?);
+        let size = match message.pointer("/object/size") {
+            None | Some(Value::Null) => None,
+            Some(n) => {
+                let wrong = EventError::Wrong { field: "object.size", wanted: "a number of bytes" };
+                Some(n.as_u64().ok_or(wrong)?)
+            }
+        };
+        if size.is_none() && action.creates() {
+            return Err(EventError::Missing { field: "object.size" });
+        }
+        let etag = match text(&message, "object.eTag", "/object/eTag") {
+            Ok(tag) => Some(tag),
+            Err(EventError::Missing { .. }) => None,
+            Err(wrong) => return Err(wrong),
+        };
+        Ok(Self {
+            action,
+            bucket: text(&message, "bucket", "/bucket")?,
+            key: text(&message, "object.key", "/object/key")?,
+            size,
+            etag,
+        })
+    }
+
+    /// The object that has appeared; nothing for every other event.
+    #[must_use]
+    pub fn created_object(&self) -> Option<CreatedObject<'_>> {
+        let size = self.size.filter(|_| self.action.creates())?;
+        Some(CreatedObject { bucket: &self.bucket, key: &self.key, size, etag: self.etag.as_deref() })
+    }
+}
+
+fn text(message: &Value, field: &'static str, pointer: &str) -> Result<String, EventError> {
+    match message.pointer(pointer) {
+        None | Some(Value::Null) => Err(EventError::Missing { field }),
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(_) => Err(EventError::Wrong { field, wanted: "text" }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn put() -> Value {
+        json!({
+            "account": "3f4b7e3dcab231cbfdaa90a6a28bd548",
+            "action": "PutObject",
+            "bucket": "input",
+            "object": {"key": "inputs/a/b.mp4", "size": 65536, "eTag": "c846ff7a18f28c2e262116d6e8719ef0"},
+            "eventTime": "2024-05-24T19:36:44.379Z"
+        })
+    }
+
+    fn parse(message: &Value) -> Result<ObjectEvent, EventError> {
+        ObjectEvent::parse(message.to_string().as_bytes())
+    }
+
+    #[test]
+    fn three_actions_create_an_object_and_no_other_does() {
+        for action in ["PutObject", "CopyObject", "CompleteMultipartUpload"] {
+            let mut message = put();
+            message["action"] = action.into();
+            let event = parse(&message).unwrap();
+            let created = event.created_object().unwrap();
+            assert_eq!((created.bucket, created.key, created.size), ("input", "inputs/a/b.mp4", 65536));
+            assert_eq!(created.etag, Some("c846ff7a18f28c2e262116d6e8719ef0"));
+        }
+        for action in ["DeleteObject", "LifecycleDeletion", "ObjectBlessed", ""] {
+            let mut message = put();
+            message["action"] = action.into();
+            assert_eq!(parse(&message).unwrap().created_object(), None, "{action}");
+            message["object"] = json!({"key": "inputs/a/b.mp4"});
+            assert_eq!(parse(&message).unwrap().created_object(), None, "{action}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_field() {
+        for (pointer, field) in [
+            ("/action", "action"),
+            ("/bucket", "bucket"),
+            ("/object/key", "object.key"),
+            ("/object/size", "object.size"),
+        ] {
+            let mut message = put();
+            *message.pointer_mut(pointer).unwrap() = Value::Null;
+            assert_eq!(parse(&message), Err(EventError::Missing { field }));
+            *message.pointer_mut(pointer).unwrap() = json!([1]);
+            let error = parse(&message).unwrap_err();
+            assert!(error.to_string().starts_with(&format!("{field} is not")), "{error}");
+        }
+        let mut message = put();
+        message["object"]["size"] = json!(-1);
+        assert!(matches!(parse(&message), Err(EventError::Wrong { field: "object.size", .. })));
+        message = put();
+        message["object"]["eTag"] = json!(7);
+        assert!(matches!(parse(&message), Err(EventError::Wrong { field: "object.eTag", .. })));
+    }
+
+    #[test]
+    fn what_is_no_json_object_is_refused() {
+        for bytes in ["", "{", "[]", "null", "\"PutObject\"", "\u{0}"] {
+            assert_eq!(ObjectEvent::parse(bytes.as_bytes()), Err(EventError::NotJson), "{bytes}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes in any::<Vec<u8>>()) {
+            prop_assert!(ObjectEvent::parse(&bytes).is_err());
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! An input that lies at somebody's address, into a file.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE};
+use reqwest::{Method, StatusCode};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::error::{StorageError, root};
+use super::save::{Opened, Progress, Resume, Source, save};
+use crate::net::{self, Client, Guard, Refused, Timeouts};
+
+/// Fetches inputs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fetcher(Client);
+
+impl Fetcher {
+    /// A fetcher of this guard.
+    ///
+    /// # Errors
+    /// When the machine's certificates cannot be loaded.
+    pub fn new(guard: Guard) -> Result<Self, reqwest::Error> {
+        let timeouts =
+            Timeouts { connect: Duration::from_secs(10), read: Duration::from_secs(30), total: None };
+        net::client(guard, timeouts).map(Self)
+    }
+
+    /// Writes what lies at `url` to the file `to` and says how many bytes it has. At most `max_bytes`
+    /// are taken; a broken connection is resumed where the server can.
+    ///
+    /// # Errors
+    /// [`StorageError::Address`] when the address, or one it leads to, is not called;
+    /// [`StorageError::NotFound`], [`StorageError::TooLarge`], [`StorageError::Unreachable`],
+    /// [`StorageError::Disk`] or [`StorageError::Cancelled`] for what they say.
+    pub async fn fetch(
+        &self,
+        url: &Url,
+        to: &Path,
+        max_bytes: u64,
+        on_bytes: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<u64, StorageError> {
+        save(&Web { client: &self.0, url }, to, max_bytes, on_bytes, cancel).await
+    }
+}
+
+struct Web<'a> {
+    client: &'a Client,
+    url: &'a Url,
+}
+
+impl Web<'_> {
+    fn unreachable(&self, why: String, passing: bool) -> StorageError {
+        // Only the host: the rest of the address may hold a signature.
+        StorageError::Unreachable {
+            host: self.url.host_str().unwrap_or("the address").to_owned(),
+            why,
+            passing,
+        }
+    }
+}
+
+impl Source for Web<'_> {
+    async fn open(&self, resume: Option<&Resume>) -> Result<Opened, StorageError> {
+        // Compressed on the way, lengths and ranges would not be those of the file.
+        let mut request = self.client.request(Method::GET, self.url)?.header(ACCEPT_ENCODING, "identity");
+        if let Some(Resume { offset, etag }) = resume {
+            request = request.header(RANGE, format!("bytes={offset}-")).header(IF_RANGE, etag);
+        }
+        let answer = request.send().await.map_err(|error| match Refused::find(&error) {
+            Some(refused) => StorageError::Address(refused.clone()),
+            None => self.unreachable(root(&error), true),
+        })?;
+        let span = match (answer.status(), resume) {
+            (StatusCode::OK, _) => Span { starts_at: 0, total: answer.content_length() },
+            (StatusCode::PARTIAL_CONTENT, Some(_)) => span(answer.headers().get(CONTENT_RANGE))
+                .ok_or_else(|| self.unreachable("its Content-Range cannot be read".into(), true))?,
+            (status, _) => return Err(self.by_status(status)),
+        };
+        Ok(Opened {
+            starts_at: span.starts_at,
+            total: span.total,
+            etag: strong_etag(answer.headers()),
+            body: answer.bytes_stream().map(|chunk| chunk.map_err(|error| root(&error))).boxed(),
+        })
+    }
+
+    fn broken(&self, why: String) -> StorageError {
+        self.unreachable(why, true)
+    }
+}
+
+impl Web<'_> {
+    fn by_status(&self, status: StatusCode) -> StorageError {
+        match status.as_u16() {
+            404 | 410 => StorageError::NotFound { what: "what the input's address names".to_owned() },
+            code @ (408 | 416 | 425 | 429 | 500..) => {
+                self.unreachable(format!("it answers with status {code}"), true)
+            }
+            code => self.unreachable(format!("it answers with status {code}"), false),
+        }
+    }
+}
+
+/// An entity tag that stands for exactly these bytes; a weak one only for their meaning.
+fn strong_etag(headers: &HeaderMap) -> Option<String> {
+    let tag = headers.get(ETAG)?.to_str().ok()?;
+    (tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"')).then(|| tag.to_owned())
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Span {
+    starts_at: u64,
+    total: Option<u64>,
+}
+
+/// `bytes 3-5/6` or `bytes 3-5/*`.
+fn span(header: Option<&HeaderValue>) -> Option<Span> {
+    let (range, total) = header?.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last): (u64, u64) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+    let total = match total.trim() {
+        "*" => None,
+        n => Some(n.parse().ok()?),
+    };
+    (first <= last && total.is_none_or(|n| last < n)).then_some(Span { starts_at: first, total })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content_ranges_are_read_or_refused() {
+        let read = |text: &str| span(Some(&HeaderValue::from_str(text).unwrap()));
+        assert_eq!(read("bytes 3-5/6"), Some(Span { starts_at: 3, total: Some(6) }));
+        assert_eq!(read("bytes 3-5/*"), Some(Span { starts_at: 3, total: None }));
+        for text in
+            ["", "bytes */6", "bytes 5-3/6", "bytes 3-6/6", "lines 3-5/6", "bytes -1-5/6", "bytes a-b/c"]
+        {
+            assert_eq!(read(text), None, "{text}");
+        }
+        assert_eq!(span(None), None);
+    }
+
+    #[test]
+    fn only_a_strong_tag_is_resumed_by() {
+        let read = |text: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(ETAG, HeaderValue::from_str(text).unwrap());
+            strong_etag(&headers)
+        };
+        assert_eq!(read("\"abc\"").as_deref(), Some("\"abc\""));
+        for text in ["W/\"abc\"", "\"\"", "abc", "", "\""] {
+            assert_eq!(read(text), None, "{text}");
+        }
+        assert_eq!(strong_etag(&HeaderMap::new()), None);
+    }
+}

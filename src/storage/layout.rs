@@ -1,0 +1,106 @@
+//! Where things lie in the buckets.
+//!
+//! Inputs: `inputs/<job>/<file name>`. Outputs: `outputs/<job>/<epoch>/...` for what an attempt
+//! makes, and `outputs/<job>/manifest.json`, whose appearance makes one attempt the job's result.
+
+use crate::job::{Epoch, InvalidKey, JobId, ObjectKey, safe_file_name};
+
+/// Characters of a file name that stay. The local S3 server turns the whole key into the name of one
+/// file beside the object, which a longer name would overflow.
+const FILE_NAME: usize = 64;
+
+/// Where the input of `job` lies: the job's id and what is left of the name its sender gave it.
+///
+/// # Errors
+/// Never for a name that went through [`safe_file_name`]; the type asks.
+pub fn input_key(job: JobId, file_name: &str) -> Result<ObjectKey, InvalidKey> {
+    let safe = safe_file_name(file_name);
+    let short = &safe[safe.len().saturating_sub(FILE_NAME)..];
+    let short = match short.trim_start_matches(['.', '-']) {
+        "" => "video",
+        name => name,
+    };
+    format!("inputs/{job}/{short}").parse()
+}
+
+/// The job whose input lies at `key`; nothing when the key is not of that form.
+#[must_use]
+pub fn job_of_input_key(key: &ObjectKey) -> Option<JobId> {
+    let (job, name) = key.as_str().strip_prefix("inputs/")?.split_once('/')?;
+    let id: JobId = job.parse().ok()?;
+    // One job has one spelling of its folder, so that two keys never mean the same job's input.
+    (!name.contains('/') && id.to_string() == job).then_some(id)
+}
+
+/// The folder of everything a job made.
+///
+/// # Errors
+/// Never; the type asks.
+pub fn job_prefix(job: JobId) -> Result<ObjectKey, InvalidKey> {
+    format!("outputs/{job}").parse()
+}
+
+/// The folder of what one attempt made.
+///
+/// # Errors
+/// Never; the type asks.
+pub fn attempt_prefix(job: JobId, epoch: Epoch) -> Result<ObjectKey, InvalidKey> {
+    format!("outputs/{job}/{epoch}").parse()
+}
+
+/// The object whose appearance commits one attempt as the job's result.
+///
+/// # Errors
+/// Never; the type asks.
+pub fn manifest_key(job: JobId) -> Result<ObjectKey, InvalidKey> {
+    format!("outputs/{job}/manifest.json").parse()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn job() -> JobId {
+        "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap()
+    }
+
+    fn job_of(key: &str) -> Option<JobId> {
+        job_of_input_key(&key.parse().unwrap())
+    }
+
+    #[test]
+    fn the_layout_is_this() {
+        let id = job();
+        assert_eq!(input_key(id, "C:\\My film.mp4").unwrap().as_str(), format!("inputs/{id}/My-film.mp4"));
+        assert_eq!(job_prefix(id).unwrap().as_str(), format!("outputs/{id}"));
+        assert_eq!(attempt_prefix(id, Epoch(12)).unwrap().as_str(), format!("outputs/{id}/12"));
+        assert_eq!(manifest_key(id).unwrap().as_str(), format!("outputs/{id}/manifest.json"));
+    }
+
+    #[test]
+    fn only_keys_of_the_layout_belong_to_a_job() {
+        let id = job();
+        assert_eq!(job_of(&format!("inputs/{id}/a.mp4")), Some(id));
+        for key in [
+            format!("outputs/{id}/a.mp4"),
+            format!("inputs/{id}"),
+            format!("inputs/{id}/deep/a.mp4"),
+            format!("x/inputs/{id}/a.mp4"),
+            format!("inputs/{}/a.mp4", id.to_string().to_uppercase()),
+            "inputs/holiday/a.mp4".to_owned(),
+            "a.mp4".to_owned(),
+        ] {
+            assert_eq!(job_of(&key), None, "{key}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_file_name_gives_a_key_that_leads_back_to_its_job(name in any::<String>()) {
+            let key = input_key(job(), &name).unwrap();
+            prop_assert_eq!(job_of_input_key(&key), Some(job()));
+            prop_assert!(key.file_name().len() <= FILE_NAME);
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Addresses that let their holder put or get one object for a while. Pure: the time is a parameter,
+//! so this compiles where there is no clock and no socket.
+
+use std::time::Duration;
+
+use rusty_s3::actions::{GetObject, PutObject, S3Action};
+use rusty_s3::{Bucket as Host, Credentials, UrlStyle};
+use rusty_s3_jiff::Timestamp;
+use secrecy::ExposeSecret;
+use url::Url;
+
+use super::Bucket;
+use crate::config::StorageConfig;
+use crate::job::{Millis, ObjectKey, safe_file_name};
+
+/// How long an upload address holds unless somebody says otherwise.
+pub const UPLOAD_EXPIRY: Duration = Duration::from_secs(3600);
+
+/// The longest S3 takes.
+const MAX_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The storage configuration cannot make addresses.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PresignError {
+    /// No http(s) address of a host.
+    #[error("R2_ENDPOINT cannot be used: it must be an http or https address with a host")]
+    Endpoint,
+    /// Outside the years a clock can show.
+    #[error("the time {0} ms is no point in time; check the clock of this machine")]
+    Time(i64),
+}
+
+/// Makes presigned addresses, path-style, which every S3 server takes.
+#[derive(Clone, Debug)]
+pub struct Presigner {
+    input: Host,
+    output: Host,
+    credentials: Credentials,
+}
+
+impl Presigner {
+    /// For the buckets of `config`.
+    ///
+    /// # Errors
+    /// When the endpoint is no http(s) address.
+    pub fn new(config: &StorageConfig) -> Result<Self, PresignError> {
+        let host = |bucket: &String| {
+            Host::new(config.endpoint.clone(), UrlStyle::Path, bucket.clone(), config.region.clone())
+                .map_err(|_| PresignError::Endpoint)
+        };
+        Ok(Self {
+            input: host(&config.input_bucket)?,
+            output: host(&config.output_bucket)?,
+            credentials: Credentials::new(
+                config.access_key_id.clone(),
+                config.secret_access_key.expose_secret(),
+            ),
+        })
+    }
+
+    /// An address that takes a PUT of the object; `expires` is held between a second and a week.
+    ///
+    /// # Errors
+    /// When `now` is no point in time.
+    pub fn put(
+        &self,
+        bucket: Bucket,
+        key: &ObjectKey,
+        now: Millis,
+        expires: Duration,
+    ) -> Result<Url, PresignError> {
+        let action = PutObject::new(self.host(bucket), Some(&self.credentials), key.as_str());
+        Ok(action.sign_with_time(bounded(expires), &timestamp(now)?))
+    }
+
+    /// An address that answers a GET of the object; with `save_as` a browser saves it under that name
+    /// instead of showing it.
+    ///
+    /// # Errors
+    /// When `now` is no point in time.
+    pub fn get(
+        &self,
+        bucket: Bucket,
+        key: &ObjectKey,
+        now: Millis,
+        expires: Duration,
+        save_as: Option<&str>,
+    ) -> Result<Url, PresignError> {
+        let mut action = GetObject::new(self.host(bucket), Some(&self.credentials), key.as_str());
+        if let Some(name) = save_as {
+            let value = format!("attachment; filename=\"{}\"", safe_file_name(name));
+            action.query_mut().insert("response-content-disposition", value);
+        }
+        Ok(action.sign_with_time(bounded(expires), &timestamp(now)?))
+    }
+
+    const fn host(&self, bucket: Bucket) -> &Host {
+        match bucket {
+            Bucket::Input => &self.input,
+            Bucket::Output => &self.output,
+        }
+    }
+}
+
+fn bounded(expires: Duration) -> Duration {
+    expires.clamp(Duration::from_secs(1), MAX_EXPIRY)
+}
+
+fn timestamp(now: Millis) -> Result<Timestamp, PresignError> {
+    Timestamp::from_millisecond(now.0).map_err(|_| PresignError::Time(now.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    fn presigner() -> Presigner {
+        Presigner::new(&StorageConfig {
+            endpoint: "https://abc.r2.cloudflarestorage.com".parse().unwrap(),
+            region: "auto".into(),
+            access_key_id: "AKID".into(),
+            secret_access_key: "hush-hush".into(),
+            input_bucket: "in-bucket".into(),
+            output_bucket: "out-bucket".into(),
+            public_url: None,
+        })
+        .unwrap()
+    }
+
+    fn query(url: &Url) -> HashMap<String, String> {
+        url.query_pairs().into_owned().collect()
+    }
+
+    const NOW: Millis = Millis(1_700_000_000_123);
+
+    #[test]
+    fn addresses_are_path_style_dated_and_hold_no_secret() {
+        let key: ObjectKey = "inputs/a b/ü%2e.mp4".parse().unwrap();
+        let url = presigner().put(Bucket::Input, &key, NOW, UPLOAD_EXPIRY).unwrap();
+        assert_eq!(url.host_str(), Some("abc.r2.cloudflarestorage.com"));
+        assert_eq!(url.path(), "/in-bucket/inputs/a%20b/%C3%BC%252e.mp4");
+        let query = query(&url);
+        assert_eq!(query["X-Amz-Date"], "20231114T221320Z");
+        assert_eq!(query["X-Amz-Expires"], "3600");
+        assert!(query["X-Amz-Credential"].starts_with("AKID/20231114/auto/s3/"));
+        assert!(!url.as_str().contains("hush-hush"));
+        let get = presigner().get(Bucket::Output, &key, NOW, UPLOAD_EXPIRY, None).unwrap();
+        assert!(get.path().starts_with("/out-bucket/"));
+    }
+
+    #[test]
+    fn the_same_time_gives_the_same_address_and_another_one_another() {
+        let key: ObjectKey = "a.mp4".parse().unwrap();
+        let at = |ms: i64| presigner().put(Bucket::Input, &key, NOW.plus(ms), UPLOAD_EXPIRY).unwrap();
+        assert_eq!(at(0), at(0));
+        assert_ne!(at(0), at(1000));
+        assert_eq!(
+            presigner().put(Bucket::Input, &key, Millis(i64::MAX), UPLOAD_EXPIRY),
+            Err(PresignError::Time(i64::MAX))
+        );
+    }
+
+    #[test]
+    fn expiry_stays_within_what_s3_takes() {
+        let key: ObjectKey = "a.mp4".parse().unwrap();
+        for (asked, got) in [(0, "1"), (60, "60"), (604_801, "604800"), (u64::MAX, "604800")] {
+            let url = presigner().put(Bucket::Input, &key, NOW, Duration::from_secs(asked)).unwrap();
+            assert_eq!(query(&url)["X-Amz-Expires"], got);
+        }
+    }
+
+    #[test]
+    fn a_file_name_cannot_break_out_of_its_header() {
+        let key: ObjectKey = "a.mp4".parse().unwrap();
+        let name = Some("my \"film\"\r\nx: y.mp4");
+        let url = presigner().get(Bucket::Output, &key, NOW, UPLOAD_EXPIRY, name).unwrap();
+        assert_eq!(
+            query(&url)["response-content-disposition"],
+            "attachment; filename=\"my--film---x--y.mp4\""
+        );
+    }
+}

@@ -1,0 +1,381 @@
+//! Bytes from somewhere into a file: bounded in size and memory, resumed where the connection broke,
+//! and stopped when somebody calls it off.
+
+use std::fmt;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use tokio::fs::File;
+use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _, BufWriter};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::error::StorageError;
+
+/// Told how many bytes have been moved so far. The number goes back when a transfer starts over.
+#[derive(Clone)]
+pub struct Progress(Option<Arc<dyn Fn(u64) + Send + Sync>>);
+
+impl Progress {
+    /// Calls `tell` with the number.
+    pub fn new(tell: impl Fn(u64) + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(tell)))
+    }
+
+    /// Tells nobody.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self(None)
+    }
+
+    pub(super) fn tell(&self, bytes: u64) {
+        if let Some(tell) = &self.0 {
+            tell(bytes);
+        }
+    }
+}
+
+impl fmt::Debug for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Progress")
+    }
+}
+
+/// Where to go on after a break, and what must not have changed meanwhile.
+#[derive(Clone, Debug)]
+pub(super) struct Resume {
+    pub offset: u64,
+    pub etag: String,
+}
+
+/// An answer whose bytes are to come.
+pub(super) struct Opened {
+    /// Where in the whole the first byte lies.
+    pub starts_at: u64,
+    /// Bytes of the whole, if they are known.
+    pub total: Option<u64>,
+    /// What stands for exactly these bytes; without it a break means starting over.
+    pub etag: Option<String>,
+    /// The bytes, or why there are no more.
+    pub body: BoxStream<'static, Result<Bytes, String>>,
+}
+
+/// Somewhere bytes come from.
+pub(super) trait Source: Sync {
+    /// Asks for them: all, or from where they broke off. An answer that starts at zero is always
+    /// right, one that starts elsewhere only where it was asked to.
+    fn open(&self, resume: Option<&Resume>) -> impl Future<Output = Result<Opened, StorageError>> + Send;
+
+    /// What a broken connection is to this source.
+    fn broken(&self, why: String) -> StorageError;
+}
+
+/// Breaks in a row, without headway between, after which we give up.
+const MAX_BREAKS: u32 = 5;
+/// Times the whole is begun again from its first byte.
+const MAX_RESTARTS: u32 = 3;
+/// What counts as headway.
+const HEADWAY: u64 = 1 << 20;
+/// No byte for this long is a broken connection.
+const STALL: Duration = Duration::from_secs(60);
+const BUFFER: usize = 1 << 20;
+
+/// How to go on after a break: pure, and so that every transfer ends.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Patience {
+    breaks: u32,
+    restarts: u32,
+}
+
+impl Patience {
+    /// How long to wait before the next try; nothing when there shall be none.
+    fn after_break(&mut self, headway: u64, resumable: bool) -> Option<Duration> {
+        if resumable && headway >= HEADWAY {
+            self.breaks = 0;
+        }
+        if !resumable && headway > 0 {
+            self.restarts += 1;
+        }
+        self.breaks += 1;
+        let over = self.breaks > MAX_BREAKS || self.restarts > MAX_RESTARTS;
+        (!over).then(|| Duration::from_millis(100 << self.breaks.min(6)))
+    }
+}
+
+/// Writes all bytes of `source` to the file `to`, at most `max_bytes`, and says how many there were.
+/// On failure the file is removed.
+pub(super) async fn save(
+    source: &impl Source,
+    to: &Path,
+    max_bytes: u64,
+    on_bytes: &Progress,
+    cancel: &CancellationToken,
+) -> Result<u64, StorageError> {
+    let work = async {
+        let file = File::create(to).await.map_err(StorageError::disk("write", to))?;
+        let mut sink = Sink { file: BufWriter::with_capacity(BUFFER, file), to, have: 0 };
+        sink.fill(source, max_bytes, on_bytes).await?;
+        sink.file.flush().await.map_err(StorageError::disk("write", to))?;
+        Ok(sink.have)
+    };
+    let done = tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(StorageError::Cancelled),
+        done = work => done,
+    };
+    if done.is_err() {
+        // Whoever asked removes the whole folder anyway; this only frees the space sooner.
+        let _ = tokio::fs::remove_file(to).await;
+    }
+    done
+}
+
+/// Whether a resumed answer is of other bytes than those before it: not every server heeds the
+/// condition it was asked under.
+fn changed(resume: Option<&Resume>, opened: &Opened) -> bool {
+    resume.is_some_and(|resume| opened.starts_at > 0 && opened.etag.as_ref() != Some(&resume.etag))
+}
+
+struct Sink<'a> {
+    file: BufWriter<File>,
+    to: &'a Path,
+    have: u64,
+}
+
+impl Sink<'_> {
+    async fn fill(
+        &mut self,
+        source: &impl Source,
+        max_bytes: u64,
+        on_bytes: &Progress,
+    ) -> Result<(), StorageError> {
+        let mut patience = Patience::default();
+        let mut etag: Option<String> = None;
+        loop {
+            let before = self.have;
+            let resume = match &etag {
+                Some(etag) if self.have > 0 => Some(Resume { offset: self.have, etag: etag.clone() }),
+                _ => None,
+            };
+            let broken = match source.open(resume.as_ref()).await {
+                Ok(opened) if changed(resume.as_ref(), &opened) => {
+                    etag = None;
+                    source.broken("what lies there has changed meanwhile".into())
+                }
+                Ok(opened) => {
+                    etag.clone_from(&opened.etag);
+                    match self.take(source, opened, max_bytes, on_bytes).await {
+                        Ok(()) => return Ok(()),
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            if !broken.is_retryable() {
+                return Err(broken);
+            }
+            let Some(pause) = patience.after_break(self.have.saturating_sub(before), etag.is_some()) else {
+                return Err(broken);
+            };
+            tracing::warn!(bytes = self.have, error = %broken, "the transfer broke off; going on");
+            sleep(pause).await;
+        }
+    }
+
+    /// The bytes of one answer, until its end or a break.
+    async fn take(
+        &mut self,
+        source: &impl Source,
+        mut opened: Opened,
+        max_bytes: u64,
+        on_bytes: &Progress,
+    ) -> Result<(), StorageError> {
+        let too_large = || StorageError::TooLarge { limit: max_bytes };
+        if opened.total.is_some_and(|total| total > max_bytes) {
+            return Err(too_large());
+        }
+        if opened.starts_at != self.have {
+            if opened.starts_at != 0 {
+                return Err(source.broken("the answer starts at another place than asked for".into()));
+            }
+            self.start_over().await?;
+        }
+        loop {
+            let chunk = match timeout(STALL, opened.body.next()).await {
+                Err(_) => return Err(source.broken(format!("no byte came for {} s", STALL.as_secs()))),
+                Ok(None) => break,
+                Ok(Some(Err(why))) => return Err(source.broken(why)),
+                Ok(Some(Ok(chunk))) => chunk,
+            };
+            let have = self.have.saturating_add(chunk.len() as u64);
+            if have > max_bytes {
+                return Err(too_large());
+            }
+            self.file.write_all(&chunk).await.map_err(StorageError::disk("write", self.to))?;
+            self.have = have;
+            on_bytes.tell(have);
+        }
+        match opened.total {
+            Some(total) if total != self.have => {
+                Err(source.broken(format!("the answer ended at byte {} of {total}", self.have)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn start_over(&mut self) -> Result<(), StorageError> {
+        let disk = || StorageError::disk("write", self.to);
+        self.file.flush().await.map_err(disk())?;
+        self.file.get_mut().set_len(0).await.map_err(disk())?;
+        self.file.rewind().await.map_err(disk())?;
+        self.have = 0;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    /// What a source does when it is opened: the bytes of one answer, then its end or a break.
+    struct Answer {
+        from: u64,
+        etag: Option<&'static str>,
+        bytes: &'static [u8],
+        breaks: bool,
+    }
+
+    /// Gives one prepared answer after the other, the last one for ever, and notes what was asked.
+    struct Script {
+        total: Option<u64>,
+        answers: Vec<Answer>,
+        asked: Mutex<Vec<Option<u64>>>,
+    }
+
+    impl Script {
+        fn new(total: Option<u64>, answers: Vec<Answer>) -> Self {
+            Self { total, answers, asked: Mutex::default() }
+        }
+
+        fn asked(&self) -> Vec<Option<u64>> {
+            self.asked.lock().unwrap().clone()
+        }
+    }
+
+    impl Source for Script {
+        async fn open(&self, resume: Option<&Resume>) -> Result<Opened, StorageError> {
+            let mut asked = self.asked.lock().unwrap();
+            let answer = &self.answers[asked.len().min(self.answers.len() - 1)];
+            asked.push(resume.map(|r| r.offset));
+            let mut items = vec![Ok(Bytes::from_static(answer.bytes))];
+            if answer.breaks {
+                items.push(Err("reset".to_owned()));
+            }
+            Ok(Opened {
+                starts_at: answer.from,
+                total: self.total,
+                etag: answer.etag.map(str::to_owned),
+                body: futures::stream::iter(items).boxed(),
+            })
+        }
+
+        fn broken(&self, why: String) -> StorageError {
+            StorageError::Unavailable { what: "x".into(), why }
+        }
+    }
+
+    const fn answer(from: u64, etag: Option<&'static str>, bytes: &'static [u8], breaks: bool) -> Answer {
+        Answer { from, etag, bytes, breaks }
+    }
+
+    async fn run(script: &Script, max: u64) -> (Result<u64, StorageError>, Option<Vec<u8>>) {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("file");
+        let done = save(script, &to, max, &Progress::none(), &CancellationToken::new()).await;
+        (done, std::fs::read(&to).ok())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn goes_on_where_it_broke_off() {
+        let script = Script::new(
+            Some(6),
+            vec![answer(0, Some("a"), b"abc", true), answer(3, Some("a"), b"def", false)],
+        );
+        let (done, file) = run(&script, 100).await;
+        assert_eq!(done.unwrap(), 6);
+        assert_eq!(file.unwrap(), b"abcdef");
+        assert_eq!(script.asked(), [None, Some(3)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starts_over_when_the_object_has_changed_and_keeps_nothing_of_the_old_one() {
+        let script = Script::new(
+            None,
+            vec![answer(0, Some("a"), b"abcdef", true), answer(0, Some("b"), b"xyz", false)],
+        );
+        let (done, file) = run(&script, 100).await;
+        assert_eq!(done.unwrap(), 3);
+        assert_eq!(file.unwrap(), b"xyz");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rest_of_something_else_is_not_appended() {
+        let script = Script::new(
+            Some(6),
+            vec![
+                answer(0, Some("a"), b"abc", true),
+                answer(3, Some("b"), b"xyz", false),
+                answer(0, Some("b"), b"uvwxyz", false),
+            ],
+        );
+        assert_eq!(run(&script, 100).await.1.unwrap(), b"uvwxyz");
+        assert_eq!(script.asked(), [None, Some(3), None]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn starts_over_where_there_is_nothing_to_resume_by_and_gives_up_in_the_end() {
+        let script = Script::new(Some(6), vec![answer(0, None, b"abc", true)]);
+        let (done, file) = run(&script, 100).await;
+        assert!(matches!(done, Err(StorageError::Unavailable { .. })));
+        assert_eq!(file, None);
+        assert_eq!(script.asked(), [None; 4]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_ends_early_is_a_break() {
+        let script = Script::new(
+            Some(6),
+            vec![answer(0, Some("a"), b"abc", false), answer(3, Some("a"), b"def", false)],
+        );
+        assert_eq!(run(&script, 100).await.1.unwrap(), b"abcdef");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn too_large_is_refused_with_and_without_a_length() {
+        let script = Script::new(Some(101), vec![answer(0, None, b"abc", false)]);
+        assert!(matches!(run(&script, 100).await, (Err(StorageError::TooLarge { limit: 100 }), None)));
+        let script = Script::new(None, vec![answer(0, None, b"abc", false)]);
+        assert!(matches!(run(&script, 2).await, (Err(StorageError::TooLarge { limit: 2 }), None)));
+        let script = Script::new(None, vec![answer(0, None, b"abc", false)]);
+        assert_eq!(run(&script, 3).await.0.unwrap(), 3);
+    }
+
+    #[test]
+    fn patience_ends_without_headway_and_lasts_with_it() {
+        let mut stuck = Patience::default();
+        let pauses: Vec<_> = std::iter::from_fn(|| stuck.after_break(0, true)).collect();
+        assert_eq!(pauses.len(), 5);
+        assert!(pauses.is_sorted());
+        let mut moving = Patience::default();
+        assert!((0..1000).all(|_| moving.after_break(HEADWAY, true).is_some()));
+        let mut restarting = Patience::default();
+        let tries = std::iter::from_fn(|| restarting.after_break(1 << 40, false)).count();
+        assert_eq!(tries, 3);
+    }
+}

@@ -1,0 +1,299 @@
+//! An S3 server over a folder, in this process: it plays the part of R2 on a laptop and in tests.
+//!
+//! Signatures are checked, browsers are let in (CORS), the output bucket can be read by everybody, as
+//! a public R2 bucket can, and every new object of the input bucket is told with the message R2 sends.
+//! The bytes on the wire are s3s', the files s3s-fs'. Not here: what is made of the messages.
+
+mod access;
+mod store;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use axum::http::{Method, header};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use s3s::auth::SimpleAuth;
+use s3s::config::{S3Config, StaticConfigProvider};
+use s3s::service::{S3Service, S3ServiceBuilder};
+use s3s_fs::FileSystem;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::Layer as _;
+use tower_http::cors::{AllowHeaders, Any, Cors, CorsLayer};
+use url::Url;
+use uuid::Uuid;
+
+use crate::config::StorageConfig;
+
+/// Connections at once.
+const CONNECTIONS: usize = 512;
+/// From the connection to the end of a request's head.
+const HEAD: Duration = Duration::from_secs(30);
+/// What a request under way gets to end when the server stops.
+const GRACE: Duration = Duration::from_secs(5);
+/// Parts of an upload nobody completed are removed after this long (R2: a week).
+const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// The key that signs requests.
+#[derive(Clone, Debug)]
+pub struct Keys {
+    /// Key id.
+    pub access_key_id: String,
+    /// Key.
+    pub secret_access_key: SecretString,
+}
+
+impl Keys {
+    /// A new random key.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self {
+            access_key_id: Uuid::new_v4().simple().to_string(),
+            secret_access_key: format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()).into(),
+        }
+    }
+}
+
+/// Which buckets there are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buckets {
+    /// Where uploads go; its new objects are told.
+    pub input: String,
+    /// Where results go; everybody may read it.
+    pub output: String,
+}
+
+/// The server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectsError {
+    /// The folder or the socket.
+    #[error("cannot store objects in {dir}: {source}", dir = dir.display())]
+    Folder {
+        /// Where.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Not a name S3 takes.
+    #[error("{0:?} cannot be a bucket's name: it takes 3 to 63 lower-case letters, digits, '-' and '.'")]
+    Bucket(String),
+    /// The listener says nothing about itself.
+    #[error("the object server's socket cannot be used: {0}")]
+    Socket(io::Error),
+}
+
+/// An S3 server over a folder.
+#[derive(Debug)]
+pub struct Objects;
+
+/// A running server. Dropping it leaves the server running; it stops with its token.
+#[derive(Debug)]
+pub struct ObjectsHandle {
+    address: SocketAddr,
+    endpoint: Url,
+    keys: Keys,
+    buckets: Buckets,
+    task: JoinHandle<()>,
+}
+
+impl Objects {
+    /// Serves the folder `dir` on `listener` until `cancel`. Messages about new objects of the input
+    /// bucket go to `events`; while that is full, uploads wait and are in the end told to come again.
+    ///
+    /// # Errors
+    /// When the folder cannot be used or a bucket's name is none.
+    pub fn start(
+        dir: PathBuf,
+        listener: TcpListener,
+        keys: Keys,
+        buckets: Buckets,
+        events: mpsc::Sender<Vec<u8>>,
+        cancel: CancellationToken,
+    ) -> Result<ObjectsHandle, ObjectsError> {
+        let address = listener.local_addr().map_err(ObjectsError::Socket)?;
+        let endpoint = format!("http://{address}").parse().map_err(io::Error::other);
+        let endpoint = endpoint.map_err(ObjectsError::Socket)?;
+        for bucket in [&buckets.input, &buckets.output] {
+            if !s3s::path::check_bucket_name(bucket) {
+                return Err(ObjectsError::Bucket(bucket.clone()));
+            }
+        }
+        let folder = |source| ObjectsError::Folder { dir: dir.clone(), source };
+        for bucket in [&buckets.input, &buckets.output] {
+            std::fs::create_dir_all(dir.join(bucket)).map_err(folder)?;
+        }
+        clean(&dir, SystemTime::now()).map_err(folder)?;
+        let dir = dir.canonicalize().map_err(folder)?;
+        let fs = FileSystem::new(&dir).map_err(|error| folder(io::Error::other(format!("{error:?}"))))?;
+
+        let tasks = TaskTracker::new();
+        let store = store::Store::new(fs, dir, buckets.clone(), events, tasks.clone());
+        let mut builder = S3ServiceBuilder::new(store);
+        builder.set_auth(SimpleAuth::from_single(
+            keys.access_key_id.clone(),
+            keys.secret_access_key.expose_secret(),
+        ));
+        builder.set_access(access::Access::new(buckets.clone()));
+        // R2 takes no POST forms; s3s would read one into memory before it asks us.
+        let mut config = S3Config::default();
+        config.post_object_max_file_size = 0;
+        config.form_max_fields_size = 0;
+        builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
+        let service = cors().layer(builder.build());
+        let task = tokio::spawn(serve(listener, service, tasks, cancel));
+        Ok(ObjectsHandle { address, endpoint, keys, buckets, task })
+    }
+}
+
+impl ObjectsHandle {
+    /// Where it listens.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The settings with which this installation uses it.
+    #[must_use]
+    pub fn storage_config(&self) -> StorageConfig {
+        StorageConfig {
+            endpoint: self.endpoint.clone(),
+            region: "auto".to_owned(),
+            access_key_id: self.keys.access_key_id.clone(),
+            secret_access_key: self.keys.secret_access_key.clone(),
+            input_bucket: self.buckets.input.clone(),
+            output_bucket: self.buckets.output.clone(),
+            public_url: self.endpoint.join(&format!("{}/", self.buckets.output)).ok(),
+        }
+    }
+
+    /// Waits until it has stopped, which it does within seconds once its token is cancelled.
+    pub async fn stopped(self) {
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the object server ended with a panic");
+        }
+    }
+}
+
+/// What a page on another origin needs to upload and to play: R2 is set up the same way.
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD, Method::PUT, Method::POST])
+        .allow_headers(AllowHeaders::mirror_request())
+        .expose_headers([header::ETAG, header::CONTENT_LENGTH, header::CONTENT_RANGE, header::ACCEPT_RANGES])
+        .max_age(Duration::from_secs(3600))
+}
+
+async fn serve(
+    listener: TcpListener,
+    service: Cors<S3Service>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, service.clone(), cancel.clone()));
+                }
+                Err(error) => {
+                    // Out of file descriptors, as a rule: some connection has to end first.
+                    tracing::warn!(%error, "cannot take a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    // Each ends within its grace.
+    while connections.join_next().await.is_some() {}
+    tasks.close();
+    if timeout(GRACE, tasks.wait()).await.is_err() {
+        tracing::warn!(uploads = tasks.len(), "stopped while uploads were being finished");
+    }
+}
+
+async fn connection(stream: TcpStream, service: Cors<S3Service>, cancel: CancellationToken) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "small answers may be late");
+    }
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = cancel.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            timeout(GRACE, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error, "a connection broke off");
+    }
+}
+
+/// Removes what uploads left that were never completed. s3s-fs removes its own temporary files.
+fn clean(dir: &Path, now: SystemTime) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(name) = name.to_str() else { continue };
+        if !store::is_upload_file(name) || !entry.file_type()?.is_file() {
+            continue;
+        }
+        let age = now.duration_since(entry.metadata()?.modified()?).unwrap_or_default();
+        if age > STALE {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_uploads_left_behind_is_removed_once_it_is_old() {
+        let dir = tempfile::tempdir().unwrap();
+        let id = "7f0c5b53-7b5c-4a3f-9b53-1f1f3f6d2a11";
+        let leftovers = [
+            format!(".upload-{id}.json"),
+            format!(".upload_id-{id}.part-12"),
+            format!(".bucket-aW4.object-YQ.upload-{id}.metadata.json"),
+        ];
+        let kept = [".bucket-aW4.object-YQ.metadata.json", ".bucket-aW4.object-YQ.internal.json", "in"];
+        for name in leftovers.iter().map(String::as_str).chain(kept) {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        let names = || std::fs::read_dir(dir.path()).unwrap().count();
+        clean(dir.path(), SystemTime::now()).unwrap();
+        assert_eq!(names(), 6);
+        clean(dir.path(), SystemTime::now() + STALE * 2).unwrap();
+        assert_eq!(names(), 3);
+        assert!(kept.iter().all(|name| dir.path().join(name).exists()));
+    }
+
+    #[test]
+    fn keys_are_new_each_time() {
+        let (a, b) = (Keys::generate(), Keys::generate());
+        assert_ne!(a.access_key_id, b.access_key_id);
+        assert_ne!(a.secret_access_key.expose_secret(), b.secret_access_key.expose_secret());
+        assert!(a.secret_access_key.expose_secret().len() >= 64);
+    }
+}
