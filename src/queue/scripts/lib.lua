@@ -21,10 +21,16 @@ local function event(id, state, ...)
   return tonumber(string.match(at, '^%d+'))
 end
 
--- Wakes up to n idle workers. Only a hint: a worker that misses it looks again by itself.
-local function ring(n)
+-- Wakes an idle worker. Only a hint: one that misses it looks again by itself. At most 16 hints wait;
+-- which of them is told by the job, so that two jobs wake two workers though neither waits just now.
+local function ring(id)
+  redis.call('ZADD', bell, 0, string.sub(id, -1))
+end
+
+-- Wakes up to n idle workers.
+local function ring_all(n)
   for i = 1, math.min(n, 16) do
-    redis.call('ZADD', bell, 0, tostring(i))
+    redis.call('ZADD', bell, 0, string.format('%x', i - 1))
   end
 end
 
@@ -100,6 +106,6 @@ local function sweep(now, limit)
   for _, leftover in ipairs(leftovers) do
     redis.call('ZREM', leftover[1], leftover[2])
   end
-  ring(ready)
+  ring_all(ready)
   return ready, due
 end

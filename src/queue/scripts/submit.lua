@@ -18,9 +18,9 @@ if how == 'uploading' then
   redis.call('ZADD', uploading, ms + wait, id)
 elseif how == 'delayed' then
   redis.call('ZADD', scheduled, ms + wait, id)
-  ring(1)
+  ring(id)
 else
   redis.call('ZADD', pending, rank, id)
-  ring(1)
+  ring(id)
 end
 return { 'CREATED', ms }
