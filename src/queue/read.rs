@@ -88,8 +88,7 @@ impl Queue {
         };
         let (mut jobs, mut looked) = (Vec::new(), 0);
         loop {
-            let entries = self.index_after(position.as_ref()).await?;
-            let last_batch = entries.len() < BATCH;
+            let (entries, last_batch) = self.index_after(position.as_ref()).await?;
             let reads = entries.iter().map(|p| Command::new("HGETALL").arg(self.status_key(p.id)));
             let replies = self.pipeline(reads.collect()).await?;
             let mut gone = Vec::new();
@@ -117,8 +116,8 @@ impl Queue {
         }
     }
 
-    /// Index entries behind `position`, newest first, up to [`BATCH`].
-    async fn index_after(&self, position: Option<&Position>) -> Result<Vec<Position>, QueueError> {
+    /// Index entries behind `position`, newest first, up to [`BATCH`], and whether they are the last.
+    async fn index_after(&self, position: Option<&Position>) -> Result<(Vec<Position>, bool), QueueError> {
         let mut skip_same_time = 0;
         loop {
             let command = Command::new("ZRANGE")
@@ -139,7 +138,7 @@ impl Queue {
                 Some(p) => all.into_iter().filter(|e| (e.at, e.id) < (p.at, p.id)).collect(),
             };
             if !behind.is_empty() || !full {
-                return Ok(behind);
+                return Ok((behind, !full));
             }
             skip_same_time += BATCH;
         }
