@@ -9,7 +9,7 @@ local P = ARGV[1]
 local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled', P .. 'jobs:uploading'
 local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
 local events, bell, counters = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:counters'
-local alive, outbox = P .. 'machines:alive', P .. 'webhooks:outbox'
+local alive, outbox, tries = P .. 'machines:alive', P .. 'webhooks:outbox', P .. 'webhooks:tries'
 
 local function status(id)
   return P .. 'jobs:status:' .. id
