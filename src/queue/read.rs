@@ -107,11 +107,11 @@ impl Queue {
                 self.run(Command::new("ZREM").arg(self.key("jobs:index")).args(gone)).await?;
             }
             looked += entries.len();
-            if jobs.len() >= limit || (looked >= MOST && !last_batch) {
-                return Ok(Page { jobs, next_cursor: position.map(|p| p.to_string()) });
-            }
-            if last_batch {
+            if last_batch && entries.last().is_none_or(|last| position.is_some_and(|p| p.id == last.id)) {
                 return Ok(Page { jobs, next_cursor: None });
+            }
+            if jobs.len() >= limit || looked >= MOST {
+                return Ok(Page { jobs, next_cursor: position.map(|p| p.to_string()) });
             }
         }
     }
@@ -126,17 +126,12 @@ impl Queue {
                 .args(["-inf", "BYSCORE", "REV", "LIMIT", &skip_same_time.to_string()])
                 .args([&BATCH.to_string(), "WITHSCORES"]);
             let reply = self.run(command).await?;
-            let all: Vec<Position> = reply
-                .list()
-                .unwrap_or_default()
-                .chunks_exact(2)
+            let pairs = reply.list().unwrap_or_default().chunks_exact(2);
+            let full = pairs.len() == BATCH;
+            let behind: Vec<Position> = pairs
                 .filter_map(|pair| Some(Position { at: pair[1].int()?, id: pair[0].text()?.parse().ok()? }))
+                .filter(|entry| position.is_none_or(|p| (entry.at, entry.id) < (p.at, p.id)))
                 .collect();
-            let full = all.len() == BATCH;
-            let behind: Vec<Position> = match position {
-                None => all,
-                Some(p) => all.into_iter().filter(|e| (e.at, e.id) < (p.at, p.id)).collect(),
-            };
             if !behind.is_empty() || !full {
                 return Ok((behind, !full));
             }
