@@ -283,17 +283,23 @@ impl Queue {
         }
     }
 
-    /// Renews a lease until `deadline`: one plain command. `false`: the lease is lost, the attempt must stop.
+    /// Renews a lease until `deadline`: one plain command while it is held. `false`: the lease is lost,
+    /// the attempt must stop.
     ///
     /// # Errors
     /// When Redis fails.
     pub async fn renew(&self, id: JobId, epoch: Epoch, deadline: Millis) -> Result<bool, QueueError> {
+        let (leases, name) = (self.key("jobs:leases"), format!("{id}:{epoch}"));
         let command = Command::new("ZADD")
-            .arg(self.key("jobs:leases"))
+            .arg(&*leases)
             .args(["XX", "GT", "CH"])
             .arg(deadline.0.to_string())
-            .arg(format!("{id}:{epoch}"));
-        Ok(self.run(command).await?.int() == Some(1))
+            .arg(&*name);
+        if self.run(command).await?.int() == Some(1) {
+            return Ok(true);
+        }
+        // Lost, or held until later than asked for, as when this very renewal is repeated.
+        Ok(self.run(Command::new("ZSCORE").arg(leases).arg(name)).await? != Reply::Nil)
     }
 
     /// Tells how far the encode is. `false`: the lease is lost.

@@ -18,11 +18,13 @@
 //! | `machines:pool` | hash | workers that registered |
 //! | `machines:alive` | zset | the same, by the time until which they count as alive |
 //! | `webhooks:outbox` | zset | deliveries, by due time |
+//! | `webhooks:tries` | hash | what was tried of them |
 //!
 //! All times are Redis's own clock in milliseconds. A worker learns it with each claim and carries it
 //! on by its monotonic clock, so no machine's wall clock matters. The epoch inside the lease's name is
 //! what makes a heartbeat one plain `ZADD XX GT CH`: it answers 1 while the lease is held, 0 once it
-//! was reaped, cancelled, or given to somebody else.
+//! was reaped, cancelled, or given to somebody else (or when it holds that long already, which a look
+//! tells apart).
 
 pub mod backoff;
 mod clock;

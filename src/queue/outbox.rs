@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jobs::to_json;
 use super::pool::texts;
-use super::{Command, Queue, QueueError, Reply};
+use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, JobId, Millis, State};
 
 /// One delivery that is owed. Its text form, `<job>:<epoch>:<state>`, names it for good.
@@ -63,47 +63,25 @@ impl Queue {
         limit: u32,
         hold: Duration,
     ) -> Result<(Vec<(Delivery, DeliveryState)>, Option<Millis>), QueueError> {
-        let outbox = self.key("webhooks:outbox");
-        let first = Command::new("ZRANGE").arg(&*outbox).args([
-            "0",
-            &limit.saturating_sub(1).to_string(),
-            "WITHSCORES",
-        ]);
-        let reply = self.run(first).await?;
         let held_until = now.plus(i64::try_from(hold.as_millis()).unwrap_or(i64::MAX));
-        let (mut taken, mut next_due) = (Vec::new(), None);
-        for pair in reply.list().unwrap_or_default().chunks_exact(2) {
-            let (Some(member), Some(due)) = (pair[0].text(), pair[1].int()) else { continue };
-            if due > now.0 {
-                next_due = Some(Millis(due));
-                break;
-            }
-            let Some(delivery) = Delivery::parse(member) else {
-                self.run(Command::new("ZREM").arg(&*outbox).arg(member)).await?;
+        let args = vec![now.0.to_string(), held_until.0.to_string(), limit.to_string()];
+        // Not repeated when the answer is lost: what was taken unheard is due again after `hold`.
+        let reply = self.eval(&scripts::TAKE, args).await?;
+        let unexpected = || QueueError::data(format!("take answered {reply:?}"));
+        let (due, taken) = reply.list().and_then(<[Reply]>::split_first).ok_or_else(unexpected)?;
+        let next_due = due.int().ok_or_else(unexpected)?;
+        let mut deliveries = Vec::with_capacity(taken.len() / 2);
+        for pair in taken.chunks_exact(2) {
+            let name = pair[0].text().ok_or_else(unexpected)?;
+            let Some(delivery) = Delivery::parse(name) else {
+                tracing::warn!(name, "an entry of webhooks:outbox that names no delivery was dropped");
+                self.run(Command::new("ZREM").arg(self.key("webhooks:outbox")).arg(name)).await?;
                 continue;
             };
-            // GT and CH: of two takers that saw it due, the second finds the score already moved.
-            // Both would have to hold it to the same millisecond for a double, and a double delivery
-            // carries the same id.
-            let take = Command::new("ZADD").arg(&*outbox).args([
-                "XX",
-                "GT",
-                "CH",
-                &held_until.0.to_string(),
-                member,
-            ]);
-            if self.run(take).await?.int() == Some(1) {
-                taken.push(delivery);
-            }
+            let state = pair[1].text().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+            deliveries.push((delivery, state));
         }
-        let states = taken
-            .iter()
-            .map(|d| Command::new("HGET").arg(self.key("webhooks:tries")).arg(d.to_string()))
-            .collect();
-        let states = self.pipeline(states).await?;
-        let state =
-            |reply: &Reply| reply.text().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
-        Ok((taken.iter().copied().zip(states.iter().map(state)).collect(), next_due))
+        Ok((deliveries, Some(next_due).filter(|due| *due >= 0).map(Millis)))
     }
 
     /// A try failed; the next one is due at `at`.

@@ -88,8 +88,7 @@ impl Queue {
         };
         let (mut jobs, mut looked) = (Vec::new(), 0);
         loop {
-            let entries = self.index_after(position.as_ref()).await?;
-            let last_batch = entries.len() < BATCH;
+            let (entries, last_batch) = self.index_after(position.as_ref()).await?;
             let reads = entries.iter().map(|p| Command::new("HGETALL").arg(self.status_key(p.id)));
             let replies = self.pipeline(reads.collect()).await?;
             let mut gone = Vec::new();
@@ -108,17 +107,17 @@ impl Queue {
                 self.run(Command::new("ZREM").arg(self.key("jobs:index")).args(gone)).await?;
             }
             looked += entries.len();
-            if jobs.len() >= limit || (looked >= MOST && !last_batch) {
-                return Ok(Page { jobs, next_cursor: position.map(|p| p.to_string()) });
-            }
-            if last_batch {
+            if last_batch && entries.last().is_none_or(|last| position.is_some_and(|p| p.id == last.id)) {
                 return Ok(Page { jobs, next_cursor: None });
+            }
+            if jobs.len() >= limit || looked >= MOST {
+                return Ok(Page { jobs, next_cursor: position.map(|p| p.to_string()) });
             }
         }
     }
 
-    /// Index entries behind `position`, newest first, up to [`BATCH`].
-    async fn index_after(&self, position: Option<&Position>) -> Result<Vec<Position>, QueueError> {
+    /// Index entries behind `position`, newest first, up to [`BATCH`], and whether they are the last.
+    async fn index_after(&self, position: Option<&Position>) -> Result<(Vec<Position>, bool), QueueError> {
         let mut skip_same_time = 0;
         loop {
             let command = Command::new("ZRANGE")
@@ -127,19 +126,14 @@ impl Queue {
                 .args(["-inf", "BYSCORE", "REV", "LIMIT", &skip_same_time.to_string()])
                 .args([&BATCH.to_string(), "WITHSCORES"]);
             let reply = self.run(command).await?;
-            let all: Vec<Position> = reply
-                .list()
-                .unwrap_or_default()
-                .chunks_exact(2)
+            let pairs = reply.list().unwrap_or_default().chunks_exact(2);
+            let full = pairs.len() == BATCH;
+            let behind: Vec<Position> = pairs
                 .filter_map(|pair| Some(Position { at: pair[1].int()?, id: pair[0].text()?.parse().ok()? }))
+                .filter(|entry| position.is_none_or(|p| (entry.at, entry.id) < (p.at, p.id)))
                 .collect();
-            let full = all.len() == BATCH;
-            let behind: Vec<Position> = match position {
-                None => all,
-                Some(p) => all.into_iter().filter(|e| (e.at, e.id) < (p.at, p.id)).collect(),
-            };
             if !behind.is_empty() || !full {
-                return Ok(behind);
+                return Ok((behind, !full));
             }
             skip_same_time += BATCH;
         }

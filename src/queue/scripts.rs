@@ -53,4 +53,5 @@ scripts! {
     REDRIVE "redrive.lua"
     EXPIRE "expire.lua"
     SWEEP "sweep.lua"
+    TAKE "take.lua"
 }

@@ -2,4 +2,5 @@
 //! an S3 server, the binary itself. One test binary, so that it links once and shares its servers.
 #![allow(missing_docs)]
 
+mod queue;
 mod support;

@@ -12,7 +12,7 @@ if delay >= 0 then
   redis.call('HSET', status(id), 'state', 'queued', 'error', failure, 'retry', ms + delay, 'queued', '')
   redis.call('ZADD', scheduled, ms + delay, id)
   -- An idle worker wakes, sees when the retry is due, and waits no longer than that.
-  ring(1)
+  ring(id)
   return { 'RETRY', ms + delay }
 end
 local ms = event(id, 'failed')

@@ -9,7 +9,7 @@ local P = ARGV[1]
 local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled', P .. 'jobs:uploading'
 local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
 local events, bell, counters = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:counters'
-local alive, outbox = P .. 'machines:alive', P .. 'webhooks:outbox'
+local alive, outbox, tries = P .. 'machines:alive', P .. 'webhooks:outbox', P .. 'webhooks:tries'
 
 local function status(id)
   return P .. 'jobs:status:' .. id
@@ -21,10 +21,16 @@ local function event(id, state, ...)
   return tonumber(string.match(at, '^%d+'))
 end
 
--- Wakes up to n idle workers. Only a hint: a worker that misses it looks again by itself.
-local function ring(n)
+-- Wakes an idle worker. Only a hint: one that misses it looks again by itself. At most 16 hints wait;
+-- which of them is told by the job, so that two jobs wake two workers though neither waits just now.
+local function ring(id)
+  redis.call('ZADD', bell, 0, string.sub(id, -1))
+end
+
+-- Wakes up to n idle workers.
+local function ring_all(n)
   for i = 1, math.min(n, 16) do
-    redis.call('ZADD', bell, 0, tostring(i))
+    redis.call('ZADD', bell, 0, string.format('%x', i - 1))
   end
 end
 
@@ -41,13 +47,11 @@ local function ended(id, state, epoch, ms, hook, retention)
 end
 
 -- The lease ran out: back into the queue at its old place, or failed for good after the last attempt.
+-- Says how many became ready; nothing where the entry is a leftover.
 local function reap(member, now)
   local id, epoch = string.match(member, '^(.+):(%d+)$')
   local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'hook', 'keep')
-  if s[1] ~= 'running' or s[2] ~= epoch then
-    redis.call('ZREM', leases, member)
-    return 0
-  end
+  if s[1] ~= 'running' or s[2] ~= epoch then return nil end
   if tonumber(s[3]) >= tonumber(s[4]) then
     redis.call('HSET', status(id), 'state', 'failed', 'finished', now, 'error',
       '{"code":"workerLost","message":"The worker died ' .. s[3] .. ' times while it held this job; the file may crash it. Look at the worker\'s log, then retry the job."}')
@@ -64,13 +68,10 @@ local function reap(member, now)
   return 1
 end
 
--- A delayed job's time has come.
+-- A delayed job's time has come. Says the same.
 local function promote(id, now)
   local s = redis.call('HMGET', status(id), 'state', 'boost')
-  if s[1] ~= 'queued' then
-    redis.call('ZREM', scheduled, id)
-    return 0
-  end
+  if s[1] ~= 'queued' then return nil end
   local rank = now - tonumber(s[2])
   redis.call('HSET', status(id), 'queued', now, 'rank', rank, 'retry', '')
   redis.call('ZREM', scheduled, id)
@@ -81,7 +82,7 @@ end
 -- Reaps and promotes what is due, at most `limit` of each. Returns how many became ready, and when the
 -- next is due (-1: nothing waits; now: more is due than the limit let through).
 local function sweep(now, limit)
-  local ready, due = 0, -1
+  local ready, due, leftovers = 0, -1, {}
   for _, way in ipairs({ { leases, reap }, { scheduled, promote } }) do
     local list = redis.call('ZRANGE', way[1], 0, limit - 1, 'WITHSCORES')
     local next_due = #list == 2 * limit and now or -1
@@ -91,10 +92,20 @@ local function sweep(now, limit)
         next_due = at
         break
       end
-      ready = ready + way[2](list[i], now)
+      local became = way[2](list[i], now)
+      if became then
+        ready = ready + became
+      else
+        leftovers[#leftovers + 1] = { way[1], list[i] }
+      end
     end
     if next_due >= 0 and (due < 0 or next_due < due) then due = next_due end
   end
-  ring(ready)
+  -- Only now: once a script has written anything, Redis refuses it nothing more for want of memory,
+  -- and a ZREM up there would let leases be reaped while their heartbeats are refused.
+  for _, leftover in ipairs(leftovers) do
+    redis.call('ZREM', leftover[1], leftover[2])
+  end
+  ring_all(ready)
   return ready, due
 end

@@ -11,5 +11,5 @@ redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'error', '', 'fi
 redis.call('PERSIST', status(id))
 redis.call('ZREM', dead, id)
 redis.call('ZADD', pending, rank, id)
-ring(1)
+ring(id)
 return { 'QUEUED' }

@@ -7,5 +7,5 @@ local ms = event(id, 'queued')
 redis.call('HINCRBY', status(id), 'attempt', -1)
 redis.call('HSET', status(id), 'state', 'queued', 'queued', ms, 'progress', 0)
 redis.call('ZADD', pending, rank, id)
-ring(1)
+ring(id)
 return { 'RELEASED' }

@@ -9,5 +9,5 @@ local rank = ms - tonumber(s[2])
 redis.call('HSET', status(id), 'state', 'queued', 'uploaded', ms, 'queued', ms, 'rank', rank)
 redis.call('ZREM', uploading, id)
 redis.call('ZADD', pending, rank, id)
-ring(1)
+ring(id)
 return { 'QUEUED' }

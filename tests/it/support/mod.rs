@@ -1,1 +1,4 @@
 //! What the tests share: servers, clips, and small helpers.
+
+pub mod command_count;
+pub mod redis;

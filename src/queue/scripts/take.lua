@@ -1,0 +1,16 @@
+-- Takes due webhook deliveries. ARGV: now, until when they are held, how many at most.
+-- Returns when the next one is due (-1: nothing else waits), then each one's name and what was tried.
+local now, held_until, limit = tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
+local list = redis.call('ZRANGE', outbox, 0, limit - 1, 'WITHSCORES')
+local answer = { #list == 2 * limit and now or -1 }
+for i = 1, #list, 2 do
+  local due = tonumber(list[i + 1])
+  if due > now then
+    answer[1] = due
+    break
+  end
+  redis.call('ZADD', outbox, held_until, list[i])
+  answer[#answer + 1] = list[i]
+  answer[#answer + 1] = redis.call('HGET', tries, list[i]) or ''
+end
+return answer
