@@ -177,12 +177,8 @@ impl Client {
         let response = self.answer(self.request(Method::GET, url)).await?;
         let base = self.base.clone();
         Ok(response.bytes_stream().eventsource().map(move |event| match event {
-            Ok(event) => {
-                serde_json::from_str(&event.data).map_err(|_| ClientError::Strange(base.clone()))
-            }
-            Err(_) => {
-                Err(ClientError::Unreachable { url: base.clone(), why: "the connection broke".into() })
-            }
+            Ok(event) => serde_json::from_str(&event.data).map_err(|_| ClientError::Strange(base.clone())),
+            Err(_) => Err(ClientError::Unreachable { url: base.clone(), why: "the connection broke".into() }),
         }))
     }
 }

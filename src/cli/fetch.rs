@@ -72,7 +72,8 @@ impl Item {
         let folder = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
         // The path is somebody else's word; as a key it cannot leave the folder.
-        let key: ObjectKey = path.parse().map_err(|_| CliError::Local(format!("a playlist names {name:?}")))?;
+        let key: ObjectKey =
+            path.parse().map_err(|_| CliError::Local(format!("a playlist names {name:?}")))?;
         let mut url = self.url.join(name).map_err(CliError::local)?;
         url.set_query(self.url.query());
         Ok(Self { url, path: key.as_str().to_owned() })
@@ -104,7 +105,9 @@ async fn get(client: &Client, item: &Item) -> Result<reqwest::Response, CliError
 async fn text(client: &Client, item: &Item) -> Result<String, CliError> {
     let mut response = get(client, item).await?;
     let mut bytes = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|e| CliError::Local(e.without_url().to_string()))? {
+    while let Some(piece) =
+        response.chunk().await.map_err(|e| CliError::Local(e.without_url().to_string()))?
+    {
         bytes.extend_from_slice(&piece);
         if bytes.len() > PLAYLIST_LIMIT {
             return Err(CliError::Local(format!("{} is too large for a playlist", item.path)));
@@ -123,7 +126,9 @@ async fn save(
     let cannot = |e: std::io::Error| CliError::Local(format!("cannot write {}: {e}", path.display()));
     let mut response = get(client, item).await?;
     let mut file = create(&path).await.map_err(cannot)?;
-    while let Some(piece) = response.chunk().await.map_err(|e| CliError::Local(e.without_url().to_string()))? {
+    while let Some(piece) =
+        response.chunk().await.map_err(|e| CliError::Local(e.without_url().to_string()))?
+    {
         bar.inc(piece.len() as u64);
         file.write_all(&piece).await.map_err(cannot)?;
     }

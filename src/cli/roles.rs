@@ -39,8 +39,9 @@ fn stop_signal() -> Result<CancellationToken, CliError> {
 pub async fn up(args: UpArgs) -> Result<(), CliError> {
     let stop = stop_signal()?;
     let options = Options { data: args.data, listen: args.listen, workers: args.workers };
+    let env = Env::process();
     let up = tokio::select! {
-        up = Up::start(&options, &Env::process()) => up.map_err(CliError::start)?,
+        up = Up::start(&options, &env) => up.map_err(CliError::start)?,
         () = stop.cancelled() => return Ok(()),
     };
     println!("tcoder is up.\n");
@@ -51,7 +52,9 @@ pub async fn up(args: UpArgs) -> Result<(), CliError> {
         8080 => String::new(),
         _ => format!(" --server http://{}", up.api()),
     };
-    println!("\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n");
+    println!(
+        "\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n"
+    );
     println!("Ctrl-C stops it; the next start goes on where this one stopped.");
     stop.cancelled().await;
     println!("\nstopping: workers hand their jobs back");
@@ -70,13 +73,12 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
         return Err(CliError::start(crate::up::UpError::Open(args.listen)));
     }
     let guard = Guard::allow_private(api_config.allow_private_urls);
-    let sender =
-        webhook_secret(&env).map(|s| Sender::new(&s, guard)).transpose().map_err(CliError::start)?;
+    let sender = webhook_secret(&env).map(|s| Sender::new(&s, guard)).transpose().map_err(CliError::start)?;
     let stop = stop_signal()?;
     let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
-    let listener = tokio::net::TcpListener::bind(args.listen)
-        .await
-        .map_err(|e| CliError::Start(format!("cannot listen on {}: {e}; choose another --listen", args.listen)))?;
+    let listener = tokio::net::TcpListener::bind(args.listen).await.map_err(|e| {
+        CliError::Start(format!("cannot listen on {}: {e}; choose another --listen", args.listen))
+    })?;
     let links = Links::new(&storage).map_err(CliError::start)?;
     let app = App::start(queue, Storage::new(&storage), links, api_config, sender.is_some(), stop.clone())
         .await

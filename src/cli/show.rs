@@ -37,7 +37,7 @@ pub fn percent_bar() -> ProgressBar {
 
 fn table(header: &[&str], right: &[usize]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(header.iter().copied());
+    table.load_style(presets::NOTHING).set_header(header.iter().copied());
     for column in right {
         if let Some(column) = table.column_mut(*column) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -61,7 +61,8 @@ pub struct Line<'a> {
 
 /// Prints a table of renditions.
 pub fn renditions<'a>(lines: impl Iterator<Item = Line<'a>>) {
-    let mut t = table(&["quality", "picture", "video", "audio", "bitrate", "length", "size", "file"], &[4, 5, 6]);
+    let mut t =
+        table(&["quality", "picture", "video", "audio", "bitrate", "length", "size", "file"], &[4, 5, 6]);
     for line in lines {
         t.add_row([
             line.quality.to_owned(),
@@ -104,7 +105,11 @@ fn remarks(result: &JobResult) {
     let t = &result.timings;
     println!(
         "{:.1} s of video at {:.1}x; fetching {:.1} s, encoding {:.1} s, storing {:.1} s; {:.1} CPU-s",
-        result.source.duration, result.speed, t.download_seconds, t.transcode_seconds, t.upload_seconds,
+        result.source.duration,
+        result.speed,
+        t.download_seconds,
+        t.transcode_seconds,
+        t.upload_seconds,
         result.cpu_seconds
     );
 }

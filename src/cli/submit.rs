@@ -87,5 +87,6 @@ async fn put(client: &Client, url: Url, file: tokio::fs::File, size: u64) -> Res
     if sent.status().is_success() {
         return Ok(());
     }
-    Err(ClientError::Storage(format!("storage refused the upload ({}); submit it again", sent.status())).into())
+    Err(ClientError::Storage(format!("storage refused the upload ({}); submit it again", sent.status()))
+        .into())
 }

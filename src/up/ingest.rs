@@ -30,7 +30,8 @@ pub async fn run(queue: Queue, bucket: String, mut events: mpsc::Receiver<Vec<u8
                 Err(IngestError::Queue(error)) => {
                     tries += 1;
                     tracing::warn!(%error, tries, "an event could not be taken in; trying again");
-                    let pause = backoff::full_jitter(tries, Duration::from_millis(200), Duration::from_secs(5));
+                    let pause =
+                        backoff::full_jitter(tries, Duration::from_millis(200), Duration::from_secs(5));
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = tokio::time::sleep(pause) => {}

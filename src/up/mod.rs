@@ -152,7 +152,12 @@ impl Up {
         let storage_config = objects.storage_config();
 
         let tasks = TaskTracker::new();
-        tasks.spawn(ingest::run(queue.clone(), storage_config.input_bucket.clone(), arriving, stop_api.clone()));
+        tasks.spawn(ingest::run(
+            queue.clone(),
+            storage_config.input_bucket.clone(),
+            arriving,
+            stop_api.clone(),
+        ));
         let guard = Guard::allow_private(api_config.allow_private_urls);
         let app = App::start(
             queue,

@@ -57,8 +57,7 @@ pub struct RedisServer {
 impl RedisServer {
     /// Starts one that keeps its data in `dir`, and waits until it answers.
     pub async fn start(dir: &Path) -> Result<Self, RedisServerError> {
-        let folder =
-            tempfile::Builder::new().prefix("tcoder-").tempdir().map_err(RedisServerError::Start)?;
+        let folder = tempfile::Builder::new().prefix("tcoder-").tempdir().map_err(RedisServerError::Start)?;
         let socket = folder.path().join("redis.sock");
         let log = dir.join("redis.log");
         let mut child = spawn(dir, &socket, &log).map_err(RedisServerError::Start)?;

@@ -136,9 +136,7 @@ impl Attempt<'_> {
         let encoded = self.transcode(&input, &out_dir).await?;
         let transcoded = Instant::now();
         let prefix = layout::attempt_prefix(self.job.id, self.job.epoch)?;
-        self.storage
-            .upload_all(&prefix, &out_dir, &encoded.files, &Progress::none(), &self.cancel)
-            .await?;
+        self.storage.upload_all(&prefix, &out_dir, &encoded.files, &Progress::none(), &self.cancel).await?;
         let timings = Timings {
             download_seconds: (fetched - began).as_secs_f64(),
             transcode_seconds: (transcoded - fetched).as_secs_f64(),

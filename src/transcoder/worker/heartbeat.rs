@@ -76,12 +76,7 @@ impl Heartbeat {
     }
 }
 
-async fn beat(
-    shared: Queue,
-    worker: WorkerId,
-    clock: ServerClock,
-    mut held: watch::Receiver<Option<Held>>,
-) {
+async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: watch::Receiver<Option<Held>>) {
     let policy = shared.policy();
     let lease_ms = i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX);
     // A connection that lives on this thread's runtime; made when it is first needed.

@@ -94,8 +94,9 @@ impl Life {
 
     /// How long to wait: for the bell, but no longer than until something is due or the worker leaves.
     pub fn wait(&self, bell: Duration, due: Option<Duration>, now: Instant) -> Wait {
-        let idle_left =
-            self.idle_timeout.map(|limit| limit.saturating_sub(now.saturating_duration_since(self.idle_since)));
+        let idle_left = self
+            .idle_timeout
+            .map(|limit| limit.saturating_sub(now.saturating_duration_since(self.idle_since)));
         if idle_left.is_some_and(|left| left.is_zero()) {
             return Wait::Leave(Reason::Idle);
         }
@@ -107,7 +108,10 @@ impl Life {
 
 /// Whether a failure speaks against this worker rather than against the file or its sender.
 const fn is_ours(code: FailureCode) -> bool {
-    matches!(code, FailureCode::Worker | FailureCode::Storage | FailureCode::EncodeFailed | FailureCode::Stalled)
+    matches!(
+        code,
+        FailureCode::Worker | FailureCode::Storage | FailureCode::EncodeFailed | FailureCode::Stalled
+    )
 }
 
 #[cfg(test)]

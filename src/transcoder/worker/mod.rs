@@ -73,10 +73,10 @@ impl Worker {
     /// # Errors
     /// Names what is missing and what to do.
     pub async fn start(config: WorkerConfig, queue: Queue, storage: Storage) -> Result<Self, WorkerError> {
-        let (tools, ()) = tokio::try_join!(
-            async { check_tools().await.map_err(WorkerError::from) },
-            async { storage.check().await.map_err(WorkerError::from) },
-        )?;
+        let (tools, ()) =
+            tokio::try_join!(async { check_tools().await.map_err(WorkerError::from) }, async {
+                storage.check().await.map_err(WorkerError::from)
+            },)?;
         scratch::sweep(&config.scratch);
         let fetcher = Fetcher::new(Guard::allow_private(config.allow_private_urls))
             .map_err(|e| WorkerError::Machine(e.to_string()))?;
@@ -148,7 +148,8 @@ impl Worker {
                 }
                 Ok(Claim::Empty(next_due)) => {
                     misses = 0;
-                    let due = next_due.map(|at| Duration::from_millis(u64::try_from(at.0 - now.0).unwrap_or(0)));
+                    let due =
+                        next_due.map(|at| Duration::from_millis(u64::try_from(at.0 - now.0).unwrap_or(0)));
                     // Without a sweep nothing is known of what is due; look again when one may be made.
                     let due = if sweep { due } else { Some(SWEEP_EVERY) };
                     let wait = life.wait(self.queue.policy().bell_wait, due, Instant::now());
