@@ -1,0 +1,37 @@
+# The two commands of the README, and what else its keepers run. `make help` lists them.
+
+SHELL := /bin/sh
+# Where Debian's and rustup's cargo may lie; hack/setup.sh installs one where there is none.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+CARGO ?= cargo
+
+.PHONY: help demo test check build bench clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Transcode a video through the whole system on this machine (FILE=path for your own)
+	@hack/setup.sh demo
+	@$(CARGO) build --locked
+	@FILE='$(FILE)' hack/demo.sh
+
+test: ## Format check, lints, and all tests on the real parts
+	@hack/setup.sh test
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) test --locked
+
+check: ## Only format and lints
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+build: ## The release binary
+	$(CARGO) build --locked --release
+
+bench: ## Measure: one figure a line, and target/bench.json
+	@hack/setup.sh demo
+	$(CARGO) bench --locked --bench figures
+
+clean: ## Remove what was built
+	$(CARGO) clean
+	rm -rf demo-output

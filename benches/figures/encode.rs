@@ -1,0 +1,196 @@
+//! What the encode costs beside the recipe it replaces, and what the pipeline adds to FFmpeg.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike as _;
+use tcoder::job::{Ladder, Preset, Quality};
+use tcoder::transcoder::{plan, probe};
+
+use crate::{Figures, TCODER, median};
+
+const LADDER: &str = "720p,360p,144p";
+const SECONDS: &str = "30";
+/// Each pair is measured this often, in turn.
+const ROUNDS: usize = 3;
+
+pub async fn measure(figures: &mut Figures, scratch: &Path) {
+    let ladder = ["ladder_cpu_vs_recipe", "ladder_psnr_minus_recipe_db", "ladder_ssim_minus_recipe"];
+    let pipeline = ["pipeline_wall_vs_ffmpeg"];
+    if !figures.wants(&ladder) && !figures.wants(&pipeline) {
+        return;
+    }
+    let clip = clip(scratch);
+    if figures.wants(&ladder) {
+        compare_with_recipe(figures, scratch, &clip);
+    }
+    if figures.wants(&pipeline) {
+        compare_pipeline(figures, scratch, &clip).await;
+    }
+}
+
+/// 30 s of 1080p with motion, fine detail and some grain, so that neither decoding nor encoding is trivial.
+fn clip(scratch: &Path) -> PathBuf {
+    let path = scratch.join("source.mp4");
+    ffmpeg(&[
+        "-f", "lavfi", "-i", &format!("testsrc2=size=1920x1080:rate=25:duration={SECONDS}"),
+        "-f", "lavfi", "-i", &format!("mandelbrot=size=960x540:rate=25:end_pts=750,trim=duration={SECONDS}"),
+        "-f", "lavfi", "-i", &format!("sine=frequency=330:beep_factor=4:duration={SECONDS}"),
+        "-filter_complex", "[1:v]scale=1920:1080[m];[0:v][m]blend=all_mode=average,noise=alls=6:allf=t,format=yuv420p[v]",
+        "-map", "[v]", "-map", "2:a", "-t", SECONDS,
+        "-c:v", "libx264", "-preset", "veryfast", "-b:v", "8M", "-c:a", "aac", &path.display().to_string(),
+    ]);
+    path
+}
+
+fn ffmpeg(args: &[&str]) {
+    let done = Command::new("ffmpeg")
+        .args(["-nostdin", "-hide_banner", "-loglevel", "error", "-y"])
+        .args(args)
+        .status()
+        .unwrap();
+    assert!(done.success(), "ffmpeg {args:?}");
+}
+
+/// CPU seconds of all children that have ended, theirs included.
+fn children_cpu() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    #[allow(clippy::cast_precision_loss)]
+    let micros = (usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as f64;
+    micros / 1e6
+}
+
+fn cpu_of(work: impl FnOnce()) -> f64 {
+    let before = children_cpu();
+    work();
+    children_cpu() - before
+}
+
+/// The three runs of FFmpeg, one for each quality, with the very settings of the ladder.
+fn recipe(clip: &Path, out: &Path) {
+    for quality in LADDER.parse::<Ladder>().unwrap().rungs() {
+        let (fit, cap) = (quality.fit(), quality.video_kbps());
+        ffmpeg(&[
+            "-i", &clip.display().to_string(),
+            "-vf", &format!("scale={}:{}", fit.width, fit.height),
+            "-c:v", "libx264", "-preset", "fast", "-crf", "23",
+            "-maxrate", &format!("{cap}k"), "-bufsize", &format!("{}k", cap * 2), "-pix_fmt", "yuv420p",
+            "-c:a", "aac", "-b:a", &format!("{}k", quality.audio_kbps()),
+            "-movflags", "+faststart",
+            &out.join(format!("{quality}.mp4")).display().to_string(),
+        ]);
+    }
+}
+
+/// Our ladder, the whole program with its probing and checking.
+fn ours(clip: &Path, out: &Path) {
+    let done = Command::new(TCODER)
+        .args(["transcode", &clip.display().to_string(), "--preset", "web-optimized"])
+        .args(["--quality", LADDER, "--output", &out.display().to_string()])
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(done.success());
+}
+
+fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) {
+    let mut ratios = Vec::new();
+    let (theirs_dir, ours_dir) = (scratch.join("recipe"), scratch.join("ours"));
+    for _ in 0..ROUNDS {
+        for dir in [&theirs_dir, &ours_dir] {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+        std::fs::create_dir_all(&theirs_dir).unwrap();
+        let theirs_cpu = cpu_of(|| recipe(clip, &theirs_dir));
+        let ours_cpu = cpu_of(|| ours(clip, &ours_dir));
+        ratios.push(ours_cpu / theirs_cpu);
+    }
+    figures.put("ladder_cpu_vs_recipe", median(ratios), "ratio");
+    let (mut psnr, mut ssim) = (f64::INFINITY, f64::INFINITY);
+    for quality in LADDER.parse::<Ladder>().unwrap().rungs() {
+        let name = format!("{quality}.mp4");
+        let (ours, theirs) = (ours_dir.join(&name), theirs_dir.join(&name));
+        psnr = psnr.min(score("psnr", "average:", clip, &ours, *quality) - score("psnr", "average:", clip, &theirs, *quality));
+        ssim = ssim.min(score("ssim", "All:", clip, &ours, *quality) - score("ssim", "All:", clip, &theirs, *quality));
+    }
+    figures.put("ladder_psnr_minus_recipe_db", psnr, "dB");
+    figures.put("ladder_ssim_minus_recipe", ssim, "ssim");
+}
+
+/// How near a rendition is to the source scaled to its size.
+fn score(filter: &str, label: &str, clip: &Path, rendition: &Path, quality: Quality) -> f64 {
+    let fit = quality.fit();
+    let graph = format!("[1:v]scale={}:{}:flags=bicubic[r];[0:v][r]{filter}", fit.width, fit.height);
+    let output = Command::new("ffmpeg")
+        .args(["-nostdin", "-hide_banner", "-loglevel", "info"])
+        .args(["-i", &rendition.display().to_string(), "-i", &clip.display().to_string()])
+        .args(["-filter_complex", &graph, "-an", "-f", "null", "-"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    let after = text.rsplit(label).next().unwrap();
+    after.split_whitespace().next().unwrap().parse().unwrap_or_else(|_| panic!("no {filter} in {text}"))
+}
+
+/// From the submit to the completion through `tcoder up`, over the same FFmpeg by hand.
+async fn compare_pipeline(figures: &mut Figures, scratch: &Path, clip: &Path) {
+    let source = probe::probe(clip).await.unwrap();
+    let plan = plan::plan(&source, Preset::WebOptimized, &LADDER.parse().unwrap()).unwrap();
+    let by_hand = || {
+        let dir = scratch.join("by-hand");
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        let began = Instant::now();
+        let done = Command::new("ffmpeg")
+            .args(plan.arguments(clip))
+            .current_dir(&dir)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(done.success());
+        began.elapsed().as_secs_f64()
+    };
+    let mut up = Command::new(TCODER)
+        .args(["up", "--listen", "127.0.0.1:0", "--data", &scratch.join("up").display().to_string()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let server = {
+        use std::io::BufRead as _;
+        let lines = std::io::BufReader::new(up.stdout.take().unwrap()).lines();
+        let api = lines.map_while(Result::ok).find_map(|l| l.trim().strip_prefix("API").map(str::to_owned));
+        api.expect("tcoder up says where its API is").trim().to_owned()
+    };
+    // The worker child is there once the status says so.
+    loop {
+        let status: serde_json::Value =
+            reqwest::get(format!("{server}/api/status")).await.unwrap().json().await.unwrap();
+        if status["workers"].as_array().is_some_and(|w| !w.is_empty()) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let mut ratios = Vec::new();
+    for _ in 0..ROUNDS {
+        let alone = by_hand();
+        let began = Instant::now();
+        let done = Command::new(TCODER)
+            .args(["submit", &clip.display().to_string(), "--preset", "web-optimized"])
+            .args(["--quality", LADDER, "--wait", "--server", &server])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(done.success());
+        ratios.push(began.elapsed().as_secs_f64() / alone);
+    }
+    figures.put("pipeline_wall_vs_ffmpeg", median(ratios), "ratio");
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(up.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    up.wait().unwrap();
+}

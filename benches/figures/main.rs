@@ -1,0 +1,73 @@
+//! The figures tcoder is held to, one line each (`name value unit`), and `target/bench.json`.
+//!
+//! These machines are shared and noisy, so times are ratios of two things measured in turn in one run;
+//! CPU seconds and counted Redis commands are what they are. Name figures (or parts of their names) on
+//! the command line to measure only those.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod encode;
+mod queue;
+mod worker;
+
+#[path = "../../tests/it/support/command_count.rs"]
+mod command_count;
+#[path = "../../tests/it/support/redis.rs"]
+#[allow(dead_code)]
+mod redis_server;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// The program under measurement, built by the same profile as this one.
+pub const TCODER: &str = env!("CARGO_BIN_EXE_tcoder");
+
+/// Takes figures down as they come.
+pub struct Figures {
+    wanted: Vec<String>,
+    taken: BTreeMap<String, (f64, &'static str)>,
+}
+
+impl Figures {
+    /// Whether any of these figures is asked for.
+    pub fn wants(&self, names: &[&str]) -> bool {
+        let asked = |name: &&str| self.wanted.iter().any(|w| name.contains(w.as_str()));
+        self.wanted.is_empty() || names.iter().any(asked)
+    }
+
+    pub fn put(&mut self, name: &str, value: f64, unit: &'static str) {
+        println!("{name} {value:.4} {unit}");
+        self.taken.insert(name.to_owned(), (value, unit));
+    }
+
+    fn write(&self, path: &Path) {
+        let figure = |(name, (value, unit)): (&String, &(f64, &str))| {
+            (name.clone(), serde_json::json!({ "value": value, "unit": unit }))
+        };
+        let all: serde_json::Map<_, _> = self.taken.iter().map(figure).collect();
+        std::fs::write(path, serde_json::to_vec_pretty(&all).unwrap()).unwrap();
+    }
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn target_dir() -> PathBuf {
+    // .../target/release/deps/figures-... or, with another profile, the like.
+    let exe = std::env::current_exe().unwrap();
+    exe.ancestors().find(|d| d.join("CACHEDIR.TAG").exists()).unwrap_or(Path::new("target")).to_owned()
+}
+
+#[tokio::main]
+async fn main() {
+    tcoder::net::install_crypto();
+    let wanted = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    let mut figures = Figures { wanted, taken: BTreeMap::new() };
+    let scratch = tempfile::tempdir().unwrap();
+    queue::measure(&mut figures).await;
+    worker::measure(&mut figures, scratch.path()).await;
+    encode::measure(&mut figures, scratch.path()).await;
+    figures.write(&target_dir().join("bench.json"));
+}

@@ -1,0 +1,117 @@
+//! What a worker process costs: to start, to have waiting, on disk.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use tcoder::config::StorageConfig;
+use tcoder::job::{Input, JobId, JobSpec, Ladder, Preset, State};
+use tcoder::queue::{EventFeed, Queue, Start};
+use tcoder::up::objects::{Buckets, Keys, Objects};
+use tokio::process::{Child, Command};
+use tokio_util::sync::CancellationToken;
+
+use crate::command_count::CommandCount;
+use crate::redis_server::private_redis;
+use crate::{Figures, TCODER, median};
+
+/// Two waits for the bell.
+const IDLE: Duration = Duration::from_secs(150);
+
+pub async fn measure(figures: &mut Figures, scratch: &Path) {
+    if figures.wants(&["binary_mb"]) {
+        #[allow(clippy::cast_precision_loss)]
+        let size = std::fs::metadata(TCODER).unwrap().len() as f64;
+        figures.put("binary_mb", size / 1e6, "MB");
+    }
+    if !figures.wants(&["worker_start_to_claim_ms", "worker_idle_rss_mb", "idle_commands_per_worker_minute"]) {
+        return;
+    }
+    let server = private_redis(&[]);
+    let config = server.config();
+    let queue = Queue::connect(&config).await.unwrap();
+    let stop = CancellationToken::new();
+    let (events, _kept) = tokio::sync::mpsc::channel(16);
+    let objects = Objects::start(
+        scratch.join("objects"),
+        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        Keys::generate(),
+        Buckets { input: "input".into(), output: "output".into() },
+        events,
+        stop.clone(),
+    )
+    .unwrap();
+    let storage = objects.storage_config();
+
+    let mut starts = Vec::new();
+    for _ in 0..5 {
+        let mut feed = EventFeed::open(&queue).await.unwrap();
+        let spec = JobSpec::new(
+            Input::Key("inputs/nothing.mp4".parse().unwrap()),
+            Preset::Default,
+            Ladder::default(),
+        );
+        queue.submit(JobId::new(), &spec, Start::Now).await.unwrap();
+        let began = Instant::now();
+        let mut worker = spawn(&config, &storage, scratch);
+        until_claimed(&mut feed).await;
+        starts.push(began.elapsed().as_secs_f64() * 1000.0);
+        worker.kill().await.unwrap();
+    }
+    figures.put("worker_start_to_claim_ms", median(starts), "ms");
+
+    let mut raw = server.raw();
+    redis::cmd("FLUSHALL").exec(&mut raw).unwrap();
+    let mut worker = spawn(&config, &storage, scratch);
+    while queue.workers().await.unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // Its first look, and the connection for the bell.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    figures.put("worker_idle_rss_mb", resident_mb(worker.id().unwrap()), "MB");
+    if figures.wants(&["idle_commands_per_worker_minute"]) {
+        CommandCount::reset(&mut raw);
+        tokio::time::sleep(IDLE).await;
+        #[allow(clippy::cast_precision_loss)]
+        let commands = CommandCount::read(&mut raw).total() as f64;
+        figures.put("idle_commands_per_worker_minute", commands / (IDLE.as_secs_f64() / 60.0), "commands");
+    }
+    worker.kill().await.unwrap();
+    stop.cancel();
+    objects.stopped().await;
+}
+
+fn spawn(redis: &tcoder::config::RedisConfig, storage: &StorageConfig, scratch: &Path) -> Child {
+    use secrecy::ExposeSecret as _;
+    Command::new(TCODER)
+        .arg("worker")
+        .env("REDIS_URL", redis.url.expose_secret())
+        .env("REDIS_KEY_PREFIX", &redis.prefix)
+        .env("R2_ENDPOINT", storage.endpoint.as_str())
+        .env("R2_ACCESS_KEY_ID", &storage.access_key_id)
+        .env("R2_SECRET_ACCESS_KEY", storage.secret_access_key.expose_secret())
+        .env("R2_INPUT_BUCKET_NAME", &storage.input_bucket)
+        .env("R2_OUTPUT_BUCKET_NAME", &storage.output_bucket)
+        .env("WORKER_SCRATCH_DIR", scratch.join("scratch"))
+        .env("WORKER_TTL", "0")
+        .env("WORKER_IDLE_TIMEOUT", "0")
+        .env("RUST_LOG", "error")
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+async fn until_claimed(feed: &mut EventFeed) {
+    loop {
+        let events = feed.next(Duration::from_secs(10)).await.unwrap();
+        if events.iter().any(|event| event.status == State::Running) {
+            return;
+        }
+    }
+}
+
+fn resident_mb(pid: u32) -> f64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
+    let kb: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kb * 1024.0 / 1e6
+}

@@ -1,0 +1,60 @@
+#!/bin/sh
+# Sees to the programs that tcoder's make targets need: `setup.sh demo` or `setup.sh test`.
+# With apt it installs what is missing; without, it says what to install and fails.
+set -eu
+
+what=${1:?usage: setup.sh demo|test}
+PATH="$HOME/.cargo/bin:$PATH"
+# The oldest Rust that builds this crate: rust-version in Cargo.toml.
+oldest=$(sed -n 's/^rust-version = "1\.\([0-9]*\)".*/\1/p' "$(dirname "$0")/../Cargo.toml")
+
+has() { command -v "$1" >/dev/null 2>&1; }
+
+rust_is_new_enough() {
+  has cargo && has rustc || return 1
+  minor=$(rustc --version | sed -n 's/^rustc 1\.\([0-9]*\).*/\1/p')
+  [ -n "$minor" ] && [ "$minor" -ge "$oldest" ]
+}
+
+# What is missing, as Debian's package names.
+missing=
+has ffmpeg && has ffprobe || missing="$missing ffmpeg"
+has redis-server || missing="$missing redis-server"
+has cc || missing="$missing gcc libc6-dev"
+if ! rust_is_new_enough; then
+  # Debian keeps a current Rust under these names for its browsers.
+  missing="$missing rustc-web cargo-web"
+fi
+if [ "$what" = test ]; then
+  cargo fmt --version >/dev/null 2>&1 || missing="$missing rustfmt-web"
+  cargo clippy --version >/dev/null 2>&1 || missing="$missing rust-web-clippy"
+fi
+[ -n "$missing" ] || exit 0
+
+if has apt-get; then
+  root=
+  if [ "$(id -u)" != 0 ]; then
+    has sudo || { echo "Missing:$missing. Run as root: apt-get install$missing" >&2; exit 1; }
+    root=sudo
+  fi
+  echo "Installing$missing"
+  export DEBIAN_FRONTEND=noninteractive
+  $root apt-get update -qq
+  # shellcheck disable=SC2086 # a list of packages
+  $root apt-get install -y -qq --no-install-recommends $missing ca-certificates >/dev/null
+  # The system's redis-server is not what we use: we start our own on a socket.
+  rust_is_new_enough && exit 0
+  echo "This Debian has no Rust 1.$oldest; install it from https://rustup.rs, then try again." >&2
+  exit 1
+fi
+
+cat >&2 <<EOF
+tcoder needs some programs that are not here. In Debian's names:$missing
+
+  ffmpeg, redis   macOS: brew install ffmpeg redis     Fedora: dnf install ffmpeg-free redis
+  Rust 1.$oldest+       https://rustup.rs (rustup update, where you have it)
+  a C compiler    macOS: xcode-select --install        Fedora: dnf install gcc
+
+Then run the same command again.
+EOF
+exit 1
