@@ -1,0 +1,236 @@
+//! What ffprobe's and FFmpeg's complaints mean, as one sentence for whoever sent the file (pure).
+
+use std::process::ExitStatus;
+
+use crate::job::{Failure, FailureCode};
+
+use super::ffprobe::ProbeError;
+
+/// What to do when a program is missing.
+pub(super) const INSTALL: &str =
+    "install FFmpeg 5.1 or newer with libx264 and zimg (apt-get install ffmpeg, or brew install ffmpeg)";
+
+/// A program that could not be started.
+pub(super) fn start_failure(program: &str, error: &std::io::Error) -> Failure {
+    let message = match error.kind() {
+        std::io::ErrorKind::NotFound => format!("{program} is not on this machine's PATH; {INSTALL}"),
+        _ => format!("{program} could not be started: {error}"),
+    };
+    Failure::new(FailureCode::Worker, message)
+}
+
+/// Why a source could not be probed. `head` holds its first bytes.
+pub(super) fn probe_failure(error: &ProbeError, head: &[u8]) -> Failure {
+    let words = match error {
+        ProbeError::Start(error) => return start_failure("ffprobe", error),
+        ProbeError::Timeout => {
+            let message = "reading the file's header did not end; the file is damaged or the disk is slow";
+            return Failure::new(FailureCode::Stalled, message);
+        }
+        ProbeError::Refused(words) => words,
+    };
+    if let Some(refused) = words.lines().find(|l| l.contains("not on whitelist")) {
+        return refused_format(refused);
+    }
+    if let Some(trouble) = machine_trouble(words) {
+        return trouble;
+    }
+    let is_mp4 = head.get(4..8).is_some_and(|b| matches!(b, b"ftyp" | b"mdat" | b"wide" | b"free" | b"moov"));
+    let message = if words.contains("moov atom not found") && is_mp4 {
+        "the file is damaged: it ends before its index (moov atom), so the upload or recording was cut short"
+    } else if is_mp4 || head.starts_with(&[0x1a, 0x45, 0xdf, 0xa3]) {
+        "the file is damaged: FFmpeg cannot read its header"
+    } else {
+        "the file is not a video: FFmpeg finds no known format in it"
+    };
+    Failure::new(FailureCode::InvalidMedia, message)
+}
+
+/// `[hls @ 0x55..] [error] Format not on whitelist '...'`
+fn refused_format(line: &str) -> Failure {
+    let name = line.trim_start_matches('[').split([' ', '@', ']', ',']).next().unwrap_or_default();
+    let message = match name {
+        "hls" | "concat" | "dash" | "imf" | "sdp" | "applehttp" => {
+            "the file is a playlist that points at other files, and such files are refused; upload the video itself"
+                .to_owned()
+        }
+        name if name.ends_with("_pipe") || name.starts_with("image2") => {
+            "the file is a picture, not a video".to_owned()
+        }
+        name if !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => {
+            format!("the file's format ({name}) is not one that is taken; convert it to MP4, MKV or WebM")
+        }
+        _ => "the file's format is not one that is taken; convert it to MP4, MKV or WebM".to_owned(),
+    };
+    Failure::new(FailureCode::UnsupportedMedia, message)
+}
+
+/// How an FFmpeg run that was not stopped by us went wrong.
+pub(super) struct Wrong<'a> {
+    pub status: ExitStatus,
+    /// Its warnings and errors.
+    pub words: &'a str,
+    /// The input's path, which stays out of messages.
+    pub input: &'a str,
+    /// Seconds made.
+    pub reached: f64,
+    /// Seconds the source says it has.
+    pub expected: Option<f64>,
+}
+
+/// Why an encode failed.
+pub(super) fn run_failure(wrong: &Wrong<'_>) -> Failure {
+    if let Some(trouble) = machine_trouble(wrong.words) {
+        return trouble;
+    }
+    if let Some(signal) = signal_of(wrong.status) {
+        let message =
+            format!("FFmpeg was killed by signal {signal}; most often the machine ran out of memory");
+        return Failure::new(FailureCode::Worker, message);
+    }
+    let cut = ["partial file", "File ended prematurely", "Packet corrupt", "end of file"];
+    if cut.iter().any(|words| wrong.words.contains(words)) {
+        return ends_early(wrong.reached, wrong.expected);
+    }
+    let first = first_error(wrong.words, wrong.input);
+    if wrong.words.contains("Invalid data found") || wrong.words.contains("corrupt") {
+        let at = wrong.reached;
+        let message = format!("the file is damaged: FFmpeg could not decode it after {at:.1} s ({first})");
+        return Failure::new(FailureCode::InvalidMedia, message);
+    }
+    if ["Decoder not found", "no decoder", "Decoding requested, but no decoder"]
+        .iter()
+        .any(|words| wrong.words.contains(words))
+    {
+        let message = "this FFmpeg has no decoder for the file's codec; convert the file to H.264 and AAC";
+        return Failure::new(FailureCode::UnsupportedMedia, message);
+    }
+    let code = wrong.status.code().map_or_else(|| "no exit code".to_owned(), |c| format!("exit code {c}"));
+    Failure::new(FailureCode::EncodeFailed, format!("FFmpeg failed with {code}: {first}"))
+}
+
+/// A source of which less could be read than it says it has.
+pub(super) fn ends_early(reached: f64, expected: Option<f64>) -> Failure {
+    let message = match expected {
+        Some(all) => format!("the file ends early: {reached:.1} s of {all:.1} s could be read"),
+        None => format!("the file ends early: {reached:.1} s could be read"),
+    };
+    Failure::new(FailureCode::InvalidMedia, message)
+}
+
+/// What no other file would do better on.
+fn machine_trouble(words: &str) -> Option<Failure> {
+    let known = [
+        ("No space left on device", "the disk is full; give the worker more space".to_owned()),
+        ("Read-only file system", "the scratch folder cannot be written to".to_owned()),
+        ("Permission denied", "FFmpeg may not read the input or write to the scratch folder".to_owned()),
+        ("Cannot allocate memory", "FFmpeg ran out of memory; give the worker more".to_owned()),
+        ("Unknown encoder", format!("this FFmpeg lacks an encoder; {INSTALL}")),
+        ("No such filter", format!("this FFmpeg lacks a filter; {INSTALL}")),
+        ("error while loading shared libraries", format!("FFmpeg is installed incompletely; {INSTALL}")),
+    ];
+    let (_, message) = known.into_iter().find(|(sign, _)| words.contains(sign))?;
+    Some(Failure::new(FailureCode::Worker, message))
+}
+
+/// The first error, short, without context addresses and without the input's path.
+fn first_error(words: &str, input: &str) -> String {
+    let lines = || words.lines().filter(|l| !l.trim().is_empty());
+    let is_error = |l: &&str| ["[error]", "[fatal]", "[panic]"].iter().any(|level| l.contains(level));
+    let Some(line) = lines().find(is_error).or_else(|| lines().last()) else {
+        return "it gave no reason".to_owned();
+    };
+    let mut rest = line.trim();
+    while let Some((_, after)) = rest.strip_prefix('[').and_then(|r| r.split_once("] ")) {
+        rest = after;
+    }
+    let plain = if input.is_empty() { rest.to_owned() } else { rest.replace(input, "the file") };
+    plain.replace("file:the file", "the file").chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+#[cfg(unix)]
+fn signal_of(status: ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
+}
+
+#[cfg(not(unix))]
+fn signal_of(_: ExitStatus) -> Option<i32> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    fn probed(words: &str, head: &[u8]) -> (FailureCode, String) {
+        let failure = probe_failure(&ProbeError::Refused(words.to_owned()), head);
+        (failure.code, failure.message)
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_probed_gets_one_sentence() {
+        let moov = "[mov,mp4 @ 0x1] [error] moov atom not found\n[error] x: Invalid data found";
+        assert!(probed(moov, b"\0\0\0\x20ftypisom").1.contains("moov atom"));
+        assert!(probed(moov, b"hello, I am text").1.contains("not a video"));
+        assert!(probed("", b"\x1a\x45\xdf\xa3rest").1.contains("cannot read its header"));
+        assert!(probed("", b"").1.contains("not a video"));
+        assert_eq!(probed(moov, b"").0, FailureCode::InvalidMedia);
+    }
+
+    #[test]
+    fn a_refused_format_says_which_kind_of_file_it_is() {
+        let refused =
+            |name: &str| probed(&format!("[{name} @ 0x5612] [error] Format not on whitelist 'mov,mp4'"), b"");
+        for name in ["hls", "concat", "dash"] {
+            let (code, message) = refused(name);
+            assert_eq!(code, FailureCode::UnsupportedMedia);
+            assert!(message.contains("playlist"), "{message}");
+        }
+        assert!(refused("png_pipe").1.contains("picture"));
+        assert!(refused("h264").1.contains("(h264)"));
+    }
+
+    #[test]
+    fn missing_programs_say_what_to_install() {
+        let missing = start_failure("ffmpeg", &std::io::ErrorKind::NotFound.into());
+        assert_eq!(missing.code, FailureCode::Worker);
+        assert!(missing.message.contains("apt-get install ffmpeg"), "{missing}");
+    }
+
+    fn ran(words: &str, raw: i32) -> Failure {
+        run_failure(&Wrong {
+            status: ExitStatus::from_raw(raw),
+            words,
+            input: "/scratch/in.mp4",
+            reached: 1.5,
+            expected: Some(20.0),
+        })
+    }
+
+    #[test]
+    fn the_files_fault_and_ours_are_told_apart() {
+        use FailureCode::{EncodeFailed, InvalidMedia, UnsupportedMedia, Worker};
+        let check = |words: &str, raw: i32, code, says: &str| {
+            let failure = ran(words, raw);
+            assert_eq!(failure.code, code, "{failure}");
+            assert!(failure.message.contains(says), "{failure}");
+            assert!(!failure.message.contains("/scratch"), "{failure}");
+        };
+        check("av_interleaved_write_frame(): No space left on device", 256, Worker, "disk is full");
+        check("[error] Unknown encoder 'libx264'", 256, Worker, "libx264");
+        check("", 9, Worker, "signal 9");
+        check("[mov @ 0x1] [error] stream 0, offset 0x9: partial file", 256, InvalidMedia, "1.5 s of 20.0 s");
+        let broken = "[error] file:/scratch/in.mp4: Invalid data found when processing input";
+        check(broken, 256, InvalidMedia, "after 1.5 s (the file: Invalid data");
+        check("[error] Decoder not found", 256, UnsupportedMedia, "no decoder");
+        check(
+            "[warning] odd\n[x @ 0x1] [error] Something new",
+            65280,
+            EncodeFailed,
+            "exit code 255: Something new",
+        );
+        check("", 256, EncodeFailed, "no reason");
+    }
+}

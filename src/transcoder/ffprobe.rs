@@ -1,0 +1,306 @@
+//! Asks ffprobe about a file: hardened against hostile input, bounded in time and output.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::io::AsyncReadExt;
+use tokio::process::Command;
+
+use crate::process;
+
+/// Demuxers an input may need, for ffprobe and FFmpeg alike. Without it, a playlist or an ffconcat
+/// list named `.mp4` makes FFmpeg read other local files, even under `-protocol_whitelist file`.
+/// So: containers only, and none that names other files. Audio formats stand here so that the
+/// complaint about a song is "no video".
+pub(super) const INPUT_FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,asf,ogg,mxf,gxf,wtv,rm,dv,nut,\
+     ivf,gif,mp3,aac,flac,wav";
+
+/// Demuxers our own outputs need. Never used on a stranger's file.
+const OUTPUT_FORMATS: &str = "mov,mp4,matroska,mpegts,hls";
+
+const TIMEOUT: Duration = Duration::from_secs(60);
+const LONGEST_ANSWER: u64 = 4 << 20;
+const LONGEST_COMPLAINT: u64 = 16 << 10;
+
+const ENTRIES: &str = "format=format_name,duration:\
+    stream=index,codec_type,codec_name,codec_tag_string,width,height,sample_aspect_ratio,field_order,\
+    color_space,color_transfer,color_primaries,avg_frame_rate,r_frame_rate,nb_frames,nb_read_packets,\
+    duration,channels,sample_rate:\
+    stream_disposition=default,attached_pic,still_image,timed_thumbnails:\
+    stream_side_data=side_data_type,rotation:stream_tags=DURATION";
+
+/// Options that must be the same for ffprobe and FFmpeg, or the stream indices may differ.
+pub(super) fn input_options(formats: &str) -> Vec<String> {
+    ["-protocol_whitelist", "file", "-format_whitelist", formats]
+        .into_iter()
+        .chain(["-probesize", "20000000", "-analyzeduration", "10000000"])
+        .map(str::to_owned)
+        .collect()
+}
+
+/// A local path as FFmpeg takes it. With `file:` before it, no name is an option or a protocol.
+pub(super) fn file_url(path: &Path) -> OsString {
+    let mut url = OsString::from("file:");
+    url.push(path);
+    url
+}
+
+/// FFmpeg's programs run without our environment: it holds the keys to the storage, and they read
+/// strangers' files.
+pub(super) fn command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("LC_ALL", "C").env("AV_LOG_FORCE_NOCOLOR", "1");
+    for name in ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    process::tied(&mut command);
+    command
+}
+
+/// Why there is no report.
+#[derive(Debug)]
+pub(super) enum ProbeError {
+    /// ffprobe could not be started.
+    Start(std::io::Error),
+    /// ffprobe did not come to an end.
+    Timeout,
+    /// ffprobe refused the file, with these words.
+    Refused(String),
+}
+
+/// What ffprobe says about a file, before anything is chosen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Report {
+    pub format: String,
+    pub duration: Option<f64>,
+    pub streams: Vec<Stream>,
+}
+
+/// One stream of a [`Report`]. Whatever ffprobe leaves out is absent or zero.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Stream {
+    pub index: u32,
+    pub kind: String,
+    pub codec: Option<String>,
+    pub tag: String,
+    pub width: u32,
+    pub height: u32,
+    pub sar: Option<(u32, u32)>,
+    pub field_order: String,
+    pub color_space: String,
+    pub color_transfer: String,
+    pub color_primaries: String,
+    pub average_rate: Option<f64>,
+    pub real_rate: Option<f64>,
+    pub frames: Option<u64>,
+    pub duration: Option<f64>,
+    pub channels: u32,
+    pub sample_rate: u32,
+    pub is_default: bool,
+    /// A cover, a thumbnail or another picture that does not move.
+    pub is_still: bool,
+    /// As in the display matrix: degrees counterclockwise.
+    pub rotation: f64,
+}
+
+impl Report {
+    pub fn video(&self) -> impl Iterator<Item = &Stream> {
+        self.streams.iter().filter(|s| s.kind == "video" && !s.is_still)
+    }
+
+    pub fn audio(&self) -> impl Iterator<Item = &Stream> {
+        self.streams.iter().filter(|s| s.kind == "audio")
+    }
+
+    /// Reads ffprobe's JSON; nothing in it is relied upon.
+    pub fn parse(json: &[u8]) -> Option<Self> {
+        let json: Value = serde_json::from_slice(json).ok()?;
+        let format = json.get("format")?;
+        let streams = json.get("streams").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        Some(Self {
+            format: text(format, "format_name"),
+            duration: seconds(format, "duration"),
+            streams: streams.iter().map(Stream::parse).collect(),
+        })
+    }
+}
+
+impl Stream {
+    fn parse(json: &Value) -> Self {
+        let disposition = json.get("disposition").unwrap_or(&Value::Null);
+        let flag = |name| number(disposition, name).is_some_and(|n| n != 0.0);
+        let side_data = json.get("side_data_list").and_then(Value::as_array);
+        let rotation = side_data.into_iter().flatten().find_map(|data| number(data, "rotation"));
+        let whole = |name| number(json, name).filter(|n| *n >= 0.0).map(|n| n as u64);
+        let small = |name| whole(name).and_then(|n| u32::try_from(n).ok()).unwrap_or_default();
+        let tags = json.get("tags").unwrap_or(&Value::Null);
+        Self {
+            index: small("index"),
+            kind: text(json, "codec_type"),
+            codec: Some(text(json, "codec_name")).filter(|c| !matches!(c.as_str(), "" | "none" | "unknown")),
+            tag: text(json, "codec_tag_string"),
+            width: small("width"),
+            height: small("height"),
+            sar: ratio(json, "sample_aspect_ratio", ':'),
+            field_order: text(json, "field_order"),
+            color_space: text(json, "color_space"),
+            color_transfer: text(json, "color_transfer"),
+            color_primaries: text(json, "color_primaries"),
+            average_rate: rate(json, "avg_frame_rate"),
+            real_rate: rate(json, "r_frame_rate"),
+            frames: whole("nb_read_packets").or_else(|| whole("nb_frames")).filter(|n| *n > 0),
+            duration: seconds(json, "duration").or_else(|| clock(&text(tags, "DURATION"))),
+            channels: small("channels"),
+            sample_rate: small("sample_rate"),
+            is_default: flag("default"),
+            is_still: flag("attached_pic") || flag("still_image") || flag("timed_thumbnails"),
+            rotation: rotation.unwrap_or_default(),
+        }
+    }
+}
+
+fn text(json: &Value, name: &str) -> String {
+    json.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// A number, which ffprobe writes now as a number and now as text.
+fn number(json: &Value, name: &str) -> Option<f64> {
+    let value = json.get(name)?;
+    let n = value.as_f64().or_else(|| value.as_str()?.parse().ok())?;
+    n.is_finite().then_some(n)
+}
+
+fn seconds(json: &Value, name: &str) -> Option<f64> {
+    number(json, name).filter(|s| *s > 0.0)
+}
+
+fn ratio(json: &Value, name: &str, between: char) -> Option<(u32, u32)> {
+    let text = text(json, name);
+    let (a, b) = text.split_once(between)?;
+    let pair = (a.parse().ok()?, b.parse().ok()?);
+    (pair.0 > 0 && pair.1 > 0).then_some(pair)
+}
+
+fn rate(json: &Value, name: &str) -> Option<f64> {
+    ratio(json, name, '/').map(|(a, b)| f64::from(a) / f64::from(b))
+}
+
+/// Matroska's `00:01:02.500000000`.
+fn clock(text: &str) -> Option<f64> {
+    let mut total = 0.0;
+    for part in text.split(':') {
+        total = total * 60.0 + part.parse::<f64>().ok()?;
+    }
+    (total.is_finite() && total > 0.0).then_some(total)
+}
+
+/// Asks about a stranger's file.
+pub(super) async fn read_input(path: &Path) -> Result<Report, ProbeError> {
+    read(path, INPUT_FORMATS, false).await
+}
+
+/// Asks about one of our own outputs. `count` counts the packets of a file that does not say.
+pub(super) async fn read_output(path: &Path, count: bool) -> Result<Report, ProbeError> {
+    read(path, OUTPUT_FORMATS, count).await
+}
+
+async fn read(path: &Path, formats: &str, count: bool) -> Result<Report, ProbeError> {
+    let mut command = command("ffprobe");
+    command.args(["-hide_banner", "-v", "error"]).args(input_options(formats));
+    if count {
+        command.arg("-count_packets");
+    }
+    command.args(["-print_format", "json", "-show_entries", ENTRIES]).arg(file_url(path));
+    let mut child = command.spawn().map_err(ProbeError::Start)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let work = async {
+        let (mut answer, mut complaint) = (Vec::new(), Vec::new());
+        let out = async {
+            if let Some(mut pipe) = stdout.map(|p| p.take(LONGEST_ANSWER)) {
+                let _ = pipe.read_to_end(&mut answer).await;
+            }
+        };
+        let err = async {
+            if let Some(mut pipe) = stderr {
+                let _ = (&mut pipe).take(LONGEST_COMPLAINT).read_to_end(&mut complaint).await;
+                let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+            }
+        };
+        tokio::join!(out, err);
+        let status = child.wait().await;
+        (answer, String::from_utf8_lossy(&complaint).into_owned(), status)
+    };
+    // On a time-out the child is dropped, and with it killed: it writes nothing that could be left.
+    let (answer, complaint, status) = tokio::time::timeout(if count { TIMEOUT * 10 } else { TIMEOUT }, work)
+        .await
+        .map_err(|_| ProbeError::Timeout)?;
+    match Report::parse(&answer) {
+        Some(report) if status.is_ok_and(|s| s.success()) => Ok(report),
+        _ => Err(ProbeError::Refused(complaint)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_ffprobe_writes() {
+        let json = br#"{"programs":[],"streams":[{"index":0,"codec_name":"h264","codec_type":"video",
+            "codec_tag_string":"avc1","width":1440,"height":1080,"sample_aspect_ratio":"4:3",
+            "field_order":"tt","color_space":"bt709","r_frame_rate":"50/1","avg_frame_rate":"30000/1001",
+            "duration":"2.5","nb_frames":"75","disposition":{"default":1,"attached_pic":0},
+            "side_data_list":[{"side_data_type":"Stereo 3D"},{"side_data_type":"Display Matrix","rotation":-90}]},
+            {"index":1,"codec_type":"audio","codec_name":"aac","channels":6,"sample_rate":"48000",
+            "tags":{"DURATION":"00:01:02.500000000"}}],
+            "format":{"format_name":"mov,mp4","duration":"2.500000"}}"#;
+        let report = Report::parse(json).unwrap();
+        let video = report.video().next().unwrap();
+        assert_eq!((video.width, video.height, video.sar), (1440, 1080, Some((4, 3))));
+        assert_eq!((video.rotation, video.frames, video.duration), (-90.0, Some(75), Some(2.5)));
+        assert!((video.average_rate.unwrap() - 29.97).abs() < 0.001);
+        let audio = report.audio().next().unwrap();
+        assert_eq!((audio.channels, audio.sample_rate, audio.duration), (6, 48000, Some(62.5)));
+    }
+
+    #[test]
+    fn nothing_is_relied_upon() {
+        assert_eq!(Report::parse(b""), None);
+        assert_eq!(Report::parse(b"{}"), None);
+        assert_eq!(Report::parse(br#"{"format":{}}"#).unwrap(), Report::default());
+        let odd = br#"{"format":{"duration":"N/A","format_name":7},"streams":[{},7,{"codec_type":"video",
+            "width":-4,"height":"x","sample_aspect_ratio":"0:1","avg_frame_rate":"0/0","nb_frames":"N/A",
+            "duration":"nan","codec_name":"none","index":99999999999,"side_data_list":{}}]}"#;
+        let report = Report::parse(odd).unwrap();
+        assert_eq!(report.duration, None);
+        let video = report.video().next().unwrap();
+        assert_eq!(*video, Stream { kind: "video".into(), ..Stream::default() });
+    }
+
+    #[test]
+    fn covers_are_not_video() {
+        let json = br#"{"format":{},"streams":[{"codec_type":"video","disposition":{"attached_pic":1}}]}"#;
+        assert_eq!(Report::parse(json).unwrap().video().count(), 0);
+    }
+
+    #[test]
+    fn no_demuxer_that_opens_other_files_is_let_in() {
+        let formats: Vec<&str> = INPUT_FORMATS.split(',').collect();
+        assert!(formats.iter().all(|f| !f.is_empty() && f.trim() == *f), "{formats:?}");
+        for dangerous in ["hls", "concat", "dash", "imf", "lavfi", "image2", "sdp", "rtsp", "avs", "tty"] {
+            assert!(!formats.contains(&dangerous), "{dangerous}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_never_an_option_or_a_protocol() {
+        assert_eq!(file_url(Path::new("-i")), "file:-i");
+        assert_eq!(file_url(Path::new("http://x")), "file:http://x");
+    }
+}

@@ -1,0 +1,231 @@
+//! From a local file to verified renditions in a local folder: probe, plan, run, verify.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | `ffprobe` | asks ffprobe about a file, hardened and bounded |
+//! | [`probe`] | chooses the picture and the sound, refuses what is no video (pure) |
+//! | `fit`, [`plan`] | sizes, rungs and the one FFmpeg argument list (pure) |
+//! | `run`, `diagnose` | the FFmpeg process: headway, cancelling, stalls; what its errors mean |
+//! | `verify`, `playlist` | every output is read back before it counts |
+//! | `tools` | which FFmpeg is installed |
+//!
+//! What does not live here: queues and storage. Only the worker's loop knows them.
+
+mod diagnose;
+mod ffprobe;
+mod fit;
+mod lines;
+pub mod plan;
+mod playlist;
+pub mod probe;
+mod run;
+mod tools;
+mod verify;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::job::{Container, Failure, FailureCode, Label, Ladder, Preset, Skipped, SourceInfo};
+
+pub use tools::{ToolVersions, check_tools};
+
+/// One file to transcode.
+pub struct Request<'a> {
+    /// The video, a plain file.
+    pub input: &'a Path,
+    /// Where the outputs go. Made when it is not there; what is in it already stays untouched.
+    pub out_dir: &'a Path,
+    /// What kind of outputs.
+    pub preset: Preset,
+    /// Which renditions; empty leaves it to the preset.
+    pub ladder: &'a Ladder,
+    /// FFmpeg without headway for this long is killed.
+    pub stall_timeout: Duration,
+    /// The whole may take this long.
+    pub deadline: Duration,
+    /// Ends the work, with nothing left behind.
+    pub cancel: CancellationToken,
+    /// Told about headway, about twice a second.
+    pub on_progress: &'a (dyn Fn(Progress) + Send + Sync),
+}
+
+/// How far the encode is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Progress {
+    /// 0 to 100; never goes back. Stays 0 while the source's length is unknown.
+    pub percent: f64,
+    /// Seconds of video made in a second.
+    pub speed: Option<f64>,
+    /// How much of the video is made.
+    pub out_time: Duration,
+    /// Frames made.
+    pub frame: u64,
+}
+
+/// What came out: every output read back and checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    /// The renditions, large to small.
+    pub outputs: Vec<EncodedOutput>,
+    /// The master playlist, relative to the output folder.
+    pub master: Option<String>,
+    /// All files, relative to the output folder, in the order in which to store them: what a
+    /// playlist names comes before it.
+    pub files: Vec<PathBuf>,
+    /// What was asked for and not made.
+    pub skipped: Vec<Skipped>,
+    /// What the input is.
+    pub source: SourceInfo,
+    /// Seconds of video a second of encoding made.
+    pub speed: f64,
+    /// CPU seconds FFmpeg took.
+    pub cpu_seconds: f64,
+}
+
+/// One rendition in the output folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncodedOutput {
+    /// Which rendition.
+    pub label: Label,
+    /// How it is packaged.
+    pub container: Container,
+    /// Its file or playlist, relative to the output folder, with `/` between the parts.
+    pub file: String,
+    /// Bytes of all its own files. Shared audio belongs to no rendition.
+    pub size: u64,
+    /// Pixels across, as displayed.
+    pub width: u32,
+    /// Pixels down, as displayed.
+    pub height: u32,
+    /// Video codec, in FFmpeg's word.
+    pub codec: String,
+    /// Audio codec; that of the shared audio where it is shared.
+    pub audio_codec: Option<String>,
+    /// Mean bits a second of what a viewer fetches: video, sound and packaging.
+    pub bitrate: u64,
+    /// Seconds.
+    pub duration: f64,
+}
+
+/// Nothing came out, and nothing is left in the output folder.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TranscodeError {
+    /// It failed.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The token was cancelled.
+    #[error("the transcode was cancelled")]
+    Cancelled,
+}
+
+/// Transcodes one file.
+///
+/// FFmpeg writes into a folder of its own inside `out_dir`; its files move up once all of them are
+/// verified. So a failure, a cancelled token or a dropped future leaves nothing.
+///
+/// # Errors
+/// [`TranscodeError::Cancelled`] when the token was cancelled, else the [`Failure`].
+pub async fn transcode(request: Request<'_>) -> Result<Encoded, TranscodeError> {
+    let far = Duration::from_secs(30 * 24 * 3600);
+    let deadline = Instant::now() + request.deadline.min(far);
+    let made = !request.out_dir.exists();
+    std::fs::create_dir_all(request.out_dir).map_err(|e| trouble("make the output folder", &e))?;
+    let result = attempt(&request, deadline).await;
+    if result.is_err() && made {
+        // Only an empty folder goes, so nothing of anybody else's can be lost.
+        let _ = std::fs::remove_dir(request.out_dir);
+    }
+    result
+}
+
+async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, TranscodeError> {
+    let input = std::path::absolute(request.input).map_err(|e| trouble("find the input", &e))?;
+    let source = bounded(request, deadline, probe::probe(&input)).await??;
+    let plan = plan::plan(&source, request.preset, request.ladder)?;
+    refuse_overwriting(request.out_dir, &plan)?;
+
+    let work = tempfile::Builder::new()
+        .prefix(".tcoder-")
+        .tempdir_in(request.out_dir)
+        .map_err(|e| trouble("write to the output folder", &e))?;
+    for folder in plan.folders() {
+        std::fs::create_dir_all(work.path().join(folder)).map_err(|e| trouble("make a folder", &e))?;
+    }
+    tracing::debug!(preset = %request.preset, outputs = plan.outputs.len(), "encoding");
+    let run = run::Run {
+        arguments: plan.arguments(&input),
+        folder: work.path(),
+        input: &input,
+        source: &source,
+        stall_timeout: request.stall_timeout,
+        deadline,
+        cancel: &request.cancel,
+        on_progress: request.on_progress,
+    };
+    let finished = run.finish().await?;
+    let verified = bounded(request, deadline, verify::verify(work.path(), &source, &plan)).await??;
+    publish(work.path(), request.out_dir)?;
+
+    let length = verified.outputs.first().map_or(0.0, |o| o.duration);
+    Ok(Encoded {
+        outputs: verified.outputs,
+        master: plan.master,
+        files: verified.files,
+        skipped: plan.skipped,
+        source: source.info(),
+        speed: length / finished.wall.as_secs_f64().max(0.001),
+        cpu_seconds: finished.cpu_seconds,
+    })
+}
+
+/// Waits for `work` until the token is cancelled or the deadline has come.
+async fn bounded<T>(
+    request: &Request<'_>,
+    deadline: Instant,
+    work: impl Future<Output = T>,
+) -> Result<T, TranscodeError> {
+    tokio::select! {
+        biased;
+        () = request.cancel.cancelled() => Err(TranscodeError::Cancelled),
+        () = tokio::time::sleep_until(deadline) => Err(run::deadline_exceeded().into()),
+        done = work => Ok(done),
+    }
+}
+
+fn refuse_overwriting(out_dir: &Path, plan: &plan::Plan) -> Result<(), Failure> {
+    let taken = plan.top_level().into_iter().find(|name| out_dir.join(name).symlink_metadata().is_ok());
+    match taken {
+        Some(name) => Err(Failure::new(
+            FailureCode::Worker,
+            format!("the output folder already has a {name}; remove it or choose another folder"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Moves everything up; on trouble takes back what was moved.
+fn publish(work: &Path, out_dir: &Path) -> Result<(), Failure> {
+    let mut moved: Vec<PathBuf> = Vec::new();
+    let result = (|| {
+        for entry in std::fs::read_dir(work)? {
+            let entry = entry?;
+            let target = out_dir.join(entry.file_name());
+            std::fs::rename(entry.path(), &target)?;
+            moved.push(target);
+        }
+        Ok(())
+    })();
+    result.map_err(|e: std::io::Error| {
+        for path in moved {
+            let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
+        }
+        trouble("move the outputs to their folder", &e)
+    })
+}
+
+fn trouble(what: &str, error: &std::io::Error) -> Failure {
+    Failure::new(FailureCode::Worker, format!("could not {what}: {error}"))
+}

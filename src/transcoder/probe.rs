@@ -1,0 +1,438 @@
+//! What a source is: which picture and which sound are used, and what they need on the way.
+
+use std::io::Read;
+use std::path::Path;
+
+use crate::job::{AudioInfo, Box2, Failure, FailureCode, SourceInfo, VideoInfo};
+
+use super::diagnose;
+use super::ffprobe::{self, Report, Stream};
+
+/// Most pixels a picture may have, as stored or as displayed: 8192x8192.
+pub const MAX_PIXELS: u64 = 8192 * 8192;
+
+/// Longest source, seconds: a day. More is a broken header rather than a video.
+pub const MAX_DURATION: f64 = 86_400.0;
+
+/// Smallest picture: below it H.264 blocks and even sizes leave nothing to see.
+const MIN_SIDE: u32 = 16;
+
+/// A source, as far as a plan needs to know it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Probe {
+    /// FFmpeg's name of the container.
+    pub format: String,
+    /// Bytes.
+    pub size: u64,
+    /// Seconds the container says it lasts.
+    pub duration: Option<f64>,
+    /// The picture that is used.
+    pub video: Video,
+    /// The sound that is used.
+    pub audio: Option<Audio>,
+}
+
+/// The picture of a source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Video {
+    /// Index among all streams of the file.
+    pub index: u32,
+    /// FFmpeg's name of the codec.
+    pub codec: String,
+    /// Pixels across, as stored.
+    pub width: u32,
+    /// Pixels down, as stored.
+    pub height: u32,
+    /// Shape of a pixel, across to down.
+    pub sar: (u32, u32),
+    /// Degrees clockwise the picture is turned by for display, 0 to 359.
+    pub rotation: u32,
+    /// How brightness is coded.
+    pub transfer: Transfer,
+    /// How colours are coded.
+    pub matrix: Matrix,
+    /// Whether the file says which primaries it has.
+    pub has_primaries: bool,
+    /// Whether its frames are made of two fields.
+    pub interlaced: bool,
+    /// Mean frames a second; 0 when unknown.
+    pub frame_rate: f64,
+    /// Frames, where the container says so and its other numbers agree.
+    pub frames: Option<u64>,
+    /// Seconds this stream lasts.
+    pub duration: Option<f64>,
+}
+
+/// The sound of a source.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Audio {
+    /// Index among all streams of the file.
+    pub index: u32,
+    /// FFmpeg's name of the codec.
+    pub codec: String,
+    /// How many channels.
+    pub channels: u32,
+    /// Samples a second.
+    pub sample_rate: u32,
+    /// Seconds this stream lasts.
+    pub duration: Option<f64>,
+}
+
+/// How brightness is coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    /// Standard dynamic range.
+    Sdr,
+    /// HDR10 and its kin (SMPTE ST 2084).
+    Pq,
+    /// Hybrid log-gamma (ARIB STD-B67).
+    Hlg,
+}
+
+/// How colours are coded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matrix {
+    /// BT.709, high definition.
+    Bt709,
+    /// BT.601, standard definition.
+    Bt601,
+    /// Something else that the file names.
+    Other,
+    /// The file does not say.
+    Unknown,
+}
+
+impl Probe {
+    /// Pixels as displayed, rotation and pixel shape applied.
+    #[must_use]
+    pub fn display(&self) -> Box2 {
+        self.video.display()
+    }
+
+    /// Seconds of what is used of this file, as far as it says.
+    #[must_use]
+    pub fn expected_duration(&self) -> Option<f64> {
+        match (&self.audio, self.video.duration) {
+            (None, Some(video)) => Some(video),
+            (Some(Audio { duration: Some(audio), .. }), Some(video)) => Some(video.max(*audio)),
+            _ => self.duration,
+        }
+    }
+
+    /// What is told about the source.
+    #[must_use]
+    pub fn info(&self) -> SourceInfo {
+        let Box2 { width, height } = self.display();
+        SourceInfo {
+            format: self.format.clone(),
+            size: self.size,
+            duration: self.duration.or(self.expected_duration()).unwrap_or_default(),
+            video: VideoInfo {
+                codec: self.video.codec.clone(),
+                width,
+                height,
+                frame_rate: self.video.frame_rate,
+                frames: self.video.frames,
+                rotation: i32::try_from(self.video.rotation).unwrap_or_default(),
+                hdr: self.video.transfer != Transfer::Sdr,
+            },
+            audio: self.audio.as_ref().map(|a| AudioInfo {
+                codec: a.codec.clone(),
+                channels: a.channels,
+                sample_rate: a.sample_rate,
+            }),
+        }
+    }
+
+    /// Chooses from what ffprobe reported of a file with `size` bytes.
+    ///
+    /// # Errors
+    /// When there is no picture that can be used.
+    pub(super) fn choose(report: &Report, size: u64) -> Result<Self, Failure> {
+        let unsupported = |message: String| Err(Failure::new(FailureCode::UnsupportedMedia, message));
+        // The default stream first, then the largest, then the first.
+        let rank = |s: &&Stream| (s.is_default, pixels(s), std::cmp::Reverse(s.index));
+        let Some(video) = report.video().max_by_key(rank) else {
+            let what =
+                if report.audio().next().is_some() { "only sound" } else { "neither picture nor sound" };
+            let message = format!("the file has no video stream: it holds {what}");
+            return Err(Failure::new(FailureCode::InvalidMedia, message));
+        };
+        if matches!(video.tag.as_str(), "encv" | "drmi") {
+            return unsupported("the video is encrypted (DRM); upload a copy without protection".into());
+        }
+        let Some(codec) = video.codec.clone() else {
+            return unsupported(
+                "the video is in a codec that FFmpeg does not know; convert it to H.264".into(),
+            );
+        };
+        let video = Video::of(video, codec);
+        // A stream without a codec or channels cannot be decoded; another may do.
+        let usable = |s: &&Stream| s.codec.is_some() && s.channels > 0 && s.sample_rate > 0;
+        let audio = report.audio().filter(usable).min_by_key(|s| (!s.is_default, s.index));
+        Ok(Self {
+            format: report.format.clone(),
+            size,
+            duration: report.duration,
+            video,
+            audio: audio.map(Audio::of),
+        })
+    }
+
+    /// This source, if its numbers are within bounds.
+    fn checked(self) -> Result<Self, Failure> {
+        let unsupported = |message: String| Err(Failure::new(FailureCode::UnsupportedMedia, message));
+        let stored = Box2 { width: self.video.width, height: self.video.height };
+        for Box2 { width, height } in [stored, self.display()] {
+            if width == 0 || height == 0 {
+                let message = "the file is damaged: its video stream has no picture size";
+                return Err(Failure::new(FailureCode::InvalidMedia, message));
+            }
+            if u64::from(width) * u64::from(height) > MAX_PIXELS {
+                let message = format!("the picture is {width}x{height}; at most 8192x8192 pixels are taken");
+                return unsupported(message);
+            }
+            if width < MIN_SIDE || height < MIN_SIDE {
+                return unsupported(format!(
+                    "the picture is {width}x{height}; it needs 16x16 pixels or more"
+                ));
+            }
+        }
+        let longest = self.duration.into_iter().chain(self.expected_duration()).fold(0.0, f64::max);
+        if longest > MAX_DURATION {
+            let message =
+                format!("the file says it lasts {:.0} hours; at most 24 are taken", longest / 3600.0);
+            return Err(Failure::new(FailureCode::InputTooLarge, message));
+        }
+        Ok(self)
+    }
+}
+
+fn pixels(stream: &Stream) -> u64 {
+    u64::from(stream.width) * u64::from(stream.height)
+}
+
+impl Video {
+    fn of(stream: &Stream, codec: String) -> Self {
+        let frame_rate = stream.average_rate.or(stream.real_rate).unwrap_or_default();
+        Self {
+            index: stream.index,
+            codec,
+            width: stream.width,
+            height: stream.height,
+            sar: plausible(stream.sar),
+            rotation: (-stream.rotation.round()).rem_euclid(360.0) as u32,
+            transfer: match stream.color_transfer.as_str() {
+                "smpte2084" => Transfer::Pq,
+                "arib-std-b67" => Transfer::Hlg,
+                _ => Transfer::Sdr,
+            },
+            matrix: match stream.color_space.as_str() {
+                "" | "unknown" | "reserved" => Matrix::Unknown,
+                "bt709" => Matrix::Bt709,
+                "smpte170m" | "bt470bg" => Matrix::Bt601,
+                _ => Matrix::Other,
+            },
+            has_primaries: !matches!(stream.color_primaries.as_str(), "" | "unknown" | "reserved"),
+            interlaced: matches!(stream.field_order.as_str(), "tt" | "bb" | "tb" | "bt"),
+            frame_rate,
+            frames: stream.frames.filter(|n| agrees(*n, stream.average_rate, stream.duration)),
+            duration: stream.duration,
+        }
+    }
+
+    /// Pixels as displayed.
+    #[must_use]
+    pub fn display(&self) -> Box2 {
+        let wide = f64::from(self.width) * f64::from(self.sar.0) / f64::from(self.sar.1);
+        let (width, height) = (wide.round() as u32, self.height);
+        if matches!(self.rotation, 90 | 270) {
+            Box2 { width: height, height: width }
+        } else {
+            Box2 { width, height }
+        }
+    }
+}
+
+/// Pixels sixteen times as wide as high are a broken header.
+fn plausible(sar: Option<(u32, u32)>) -> (u32, u32) {
+    let shape = |(a, b): &(u32, u32)| f64::from(*a) / f64::from(*b);
+    sar.filter(|sar| (1.0 / 16.0..=16.0).contains(&shape(sar))).unwrap_or((1, 1))
+}
+
+/// A count of frames can be relied upon when it is rate times duration: an edit list that shows a part
+/// of what is stored breaks that.
+fn agrees(frames: u64, rate: Option<f64>, duration: Option<f64>) -> bool {
+    let (Some(rate), Some(duration)) = (rate, duration) else { return false };
+    let implied = rate * duration;
+    (frames as f64 - implied).abs() <= 1.0 + implied * 0.01
+}
+
+impl Audio {
+    fn of(stream: &Stream) -> Self {
+        Self {
+            index: stream.index,
+            codec: stream.codec.clone().unwrap_or_default(),
+            channels: stream.channels,
+            sample_rate: stream.sample_rate,
+            duration: stream.duration,
+        }
+    }
+}
+
+/// Probes a stranger's file.
+///
+/// # Errors
+/// One sentence about the file, or about this machine when ffprobe cannot run.
+pub(super) async fn probe(path: &Path) -> Result<Probe, Failure> {
+    let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => Failure::new(FailureCode::InputNotFound, "there is no such file"),
+        _ => Failure::new(FailureCode::Worker, format!("the file cannot be opened: {e}")),
+    })?;
+    if !metadata.is_file() {
+        return Err(Failure::new(FailureCode::InvalidMedia, "that is a folder or a device, not a file"));
+    }
+    if metadata.len() == 0 {
+        return Err(Failure::new(FailureCode::InvalidMedia, "the file is empty (0 bytes); upload it again"));
+    }
+    match ffprobe::read_input(path).await {
+        Ok(report) => Probe::choose(&report, metadata.len()).and_then(Probe::checked),
+        Err(error) => Err(diagnose::probe_failure(&error, &head(path))),
+    }
+}
+
+/// The first bytes, to tell a damaged video from what never was one.
+fn head(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    if let Ok(file) = std::fs::File::open(path) {
+        let _ = file.take(64).read_to_end(&mut bytes);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn video() -> Stream {
+        Stream {
+            kind: "video".into(),
+            codec: Some("h264".into()),
+            width: 1920,
+            height: 1080,
+            is_default: true,
+            ..Stream::default()
+        }
+    }
+
+    fn audio(index: u32, is_default: bool) -> Stream {
+        Stream {
+            index,
+            kind: "audio".into(),
+            codec: Some("aac".into()),
+            channels: 2,
+            sample_rate: 48_000,
+            is_default,
+            ..Stream::default()
+        }
+    }
+
+    fn chosen(streams: Vec<Stream>) -> Result<Probe, Failure> {
+        let report = Report { format: "mov".into(), duration: Some(2.0), streams };
+        Probe::choose(&report, 1000).and_then(Probe::checked)
+    }
+
+    fn refused(streams: Vec<Stream>) -> (FailureCode, String) {
+        let failure = chosen(streams).unwrap_err();
+        (failure.code, failure.message)
+    }
+
+    #[test]
+    fn the_default_picture_wins_then_the_largest() {
+        let small = Stream { index: 0, width: 640, height: 360, is_default: false, ..video() };
+        let large = Stream { index: 1, is_default: false, ..video() };
+        let preferred = Stream { index: 2, width: 320, height: 180, ..video() };
+        let of = |s: &[&Stream]| chosen(s.iter().map(|s| (*s).clone()).collect()).unwrap().video.index;
+        assert_eq!(of(&[&small, &large, &preferred]), 2);
+        assert_eq!(of(&[&small, &large]), 1);
+        let twin = Stream { index: 5, ..large.clone() };
+        assert_eq!(of(&[&large, &twin]), 1);
+    }
+
+    #[test]
+    fn the_default_sound_wins_then_the_first_that_can_be_decoded() {
+        let of = |s: Vec<Stream>| chosen([vec![video()], s].concat()).unwrap().audio.map(|a| a.index);
+        assert_eq!(of(vec![]), None);
+        assert_eq!(of(vec![audio(1, false), audio(2, true), audio(3, true)]), Some(2));
+        assert_eq!(of(vec![audio(1, false), audio(2, false)]), Some(1));
+        let broken = Stream { codec: None, ..audio(1, true) };
+        let mute = Stream { channels: 0, ..audio(2, true) };
+        assert_eq!(of(vec![broken.clone(), mute, audio(3, false)]), Some(3));
+        assert_eq!(of(vec![broken]), None);
+    }
+
+    #[test]
+    fn what_cannot_be_shown_is_refused_in_one_sentence() {
+        use FailureCode::{InputTooLarge, InvalidMedia, UnsupportedMedia};
+        let check = |streams, code, words: &str| {
+            let (found, message) = refused(streams);
+            assert_eq!(found, code, "{message}");
+            assert!(message.contains(words), "{message}");
+        };
+        check(vec![], InvalidMedia, "neither picture nor sound");
+        check(vec![audio(0, true)], InvalidMedia, "only sound");
+        let cover = Stream { is_still: true, ..video() };
+        check(vec![audio(0, true), cover], InvalidMedia, "only sound");
+        check(vec![Stream { codec: None, ..video() }], UnsupportedMedia, "codec");
+        check(vec![Stream { tag: "encv".into(), ..video() }], UnsupportedMedia, "DRM");
+        check(vec![Stream { width: 0, ..video() }], InvalidMedia, "no picture size");
+        check(vec![Stream { width: 8193, height: 8192, ..video() }], UnsupportedMedia, "8193x8192");
+        check(
+            vec![Stream { width: 8000, height: 8000, sar: Some((4, 1)), ..video() }],
+            UnsupportedMedia,
+            "32000",
+        );
+        check(vec![Stream { width: 15, ..video() }], UnsupportedMedia, "15x1080");
+        check(vec![Stream { duration: Some(90_000.0), ..video() }], InputTooLarge, "25 hours");
+        assert!(chosen(vec![Stream { width: 8192, height: 8192, ..video() }]).is_ok());
+    }
+
+    #[test]
+    fn rotation_and_pixel_shape_make_the_displayed_size() {
+        let shown = |sar, rotation| {
+            let stream = Stream { width: 1440, height: 1080, sar, rotation, ..video() };
+            let probe = chosen(vec![stream]).unwrap();
+            (probe.display().width, probe.display().height, probe.video.rotation)
+        };
+        assert_eq!(shown(None, 0.0), (1440, 1080, 0));
+        assert_eq!(shown(Some((4, 3)), 0.0), (1920, 1080, 0));
+        assert_eq!(shown(Some((4, 3)), -90.0), (1080, 1920, 90));
+        assert_eq!(shown(None, 90.0), (1080, 1440, 270));
+        assert_eq!(shown(None, 180.0), (1440, 1080, 180));
+        assert_eq!(shown(Some((1, 1000)), -0.0), (1440, 1080, 0));
+    }
+
+    #[test]
+    fn a_frame_count_that_an_edit_list_contradicts_is_not_used() {
+        let frames = |duration| {
+            let stream = Stream { frames: Some(300), average_rate: Some(30.0), duration, ..video() };
+            chosen(vec![stream]).unwrap().video.frames
+        };
+        assert_eq!(frames(Some(10.0)), Some(300));
+        assert_eq!(frames(Some(5.0)), None);
+        assert_eq!(frames(None), None);
+    }
+
+    #[test]
+    fn expects_as_long_as_the_longer_of_picture_and_sound() {
+        let probe = |v, a: Option<Option<f64>>| {
+            let video = Stream { duration: v, ..video() };
+            let audio = a.map(|duration| Stream { duration, ..audio(1, true) });
+            chosen([video].into_iter().chain(audio).collect()).unwrap().expected_duration()
+        };
+        assert_eq!(probe(Some(1.0), None), Some(1.0));
+        assert_eq!(probe(Some(1.0), Some(Some(1.5))), Some(1.5));
+        assert_eq!(probe(Some(1.0), Some(None)), Some(2.0));
+        assert_eq!(probe(None, None), Some(2.0));
+    }
+}

@@ -1,0 +1,220 @@
+//! Reads every output back. FFmpeg's exit code 0 alone does not mean that everything is there: on a
+//! truncated source it can be a success with half the film.
+
+use std::path::{Path, PathBuf};
+
+use crate::job::{Box2, Container, Failure, FailureCode};
+
+use super::EncodedOutput;
+use super::diagnose;
+use super::ffprobe::{self, ProbeError, Report};
+use super::plan::{Plan, Planned};
+use super::playlist::{MediaPlaylist, master_entries};
+use super::probe::Probe;
+
+/// What was read back.
+pub(super) struct Verified {
+    pub outputs: Vec<EncodedOutput>,
+    /// Relative to the folder; what a playlist names comes before it, the master last.
+    pub files: Vec<PathBuf>,
+}
+
+/// One output as it stands on disk.
+struct Found {
+    /// Its files, relative to the folder, the playlist last.
+    files: Vec<PathBuf>,
+    /// Bytes of all of them.
+    size: u64,
+    /// Seconds.
+    duration: f64,
+    report: Report,
+}
+
+/// Seconds an output may be shorter than its source says: codecs pad and trim at both ends, and some
+/// containers only estimate. Longer is no fault of the encode.
+fn may_miss(expected: f64) -> f64 {
+    (0.5 + expected * 0.005).min(3.0)
+}
+
+/// Frames that may be missing: two, and one in a hundred, since frames that share a time are merged.
+fn frames_may_miss(frames: u64) -> u64 {
+    2 + frames / 100
+}
+
+/// Checks all outputs in `folder` against the plan and the source.
+pub(super) async fn verify(folder: &Path, source: &Probe, plan: &Plan) -> Result<Verified, Failure> {
+    let rungs = plan.outputs.iter().map(|o| find(folder, &o.file, o.container));
+    let sound = async {
+        match &plan.shared_audio {
+            Some(file) => find(folder, file, Container::Hls).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let (found, sound) = futures::future::try_join(futures::future::try_join_all(rungs), sound).await?;
+
+    let mut outputs = Vec::new();
+    let mut files = Vec::new();
+    if let Some(sound) = &sound {
+        check_sound(source, sound)?;
+        files.extend(sound.files.iter().cloned());
+    }
+    for (planned, found) in plan.outputs.iter().zip(&found) {
+        outputs.push(check(source, plan, planned, found, sound.as_ref())?);
+        files.extend(found.files.iter().cloned());
+    }
+    if let Some(master) = &plan.master {
+        check_master(folder, plan, master)?;
+        files.push(master.into());
+    }
+    Ok(Verified { outputs, files })
+}
+
+async fn find(folder: &Path, file: &str, container: Container) -> Result<Found, Failure> {
+    let path = folder.join(file);
+    let mut files = vec![];
+    let mut length = None;
+    if container == Container::Hls {
+        let text = std::fs::read_to_string(&path).map_err(|_| missing(file))?;
+        let playlist = MediaPlaylist::parse(&text).filter(|p| p.ended && !p.segments.is_empty());
+        let playlist = playlist.ok_or_else(|| wrong(format!("the playlist {file} is incomplete")))?;
+        let parent = Path::new(file).parent().unwrap_or(Path::new(""));
+        files.extend(playlist.files().map(|name| parent.join(name)));
+        length = Some(playlist.duration());
+    }
+    files.push(file.into());
+    let mut size = 0;
+    for file in &files {
+        let bytes = std::fs::metadata(folder.join(file)).map_or(0, |m| m.len());
+        if bytes == 0 {
+            return Err(missing(&file.to_string_lossy()));
+        }
+        size += bytes;
+    }
+    // MP4 counts its frames in its index; the others are read through.
+    let report = ffprobe::read_output(&path, container != Container::Mp4).await;
+    let report = report.map_err(|error| match error {
+        ProbeError::Start(error) => diagnose::start_failure("ffprobe", &error),
+        ProbeError::Timeout => wrong(format!("reading {file} back did not end")),
+        ProbeError::Refused(words) => {
+            tracing::warn!(file, ffprobe = %words, "an output cannot be read back");
+            wrong(format!("{file} cannot be read back"))
+        }
+    })?;
+    let duration = length.or(report.duration).unwrap_or_default();
+    Ok(Found { files, size, duration, report })
+}
+
+fn check(
+    source: &Probe,
+    plan: &Plan,
+    planned: &Planned,
+    found: &Found,
+    sound: Option<&Found>,
+) -> Result<EncodedOutput, Failure> {
+    let file = &planned.file;
+    let made = Probe::choose(&found.report, found.size)
+        .map_err(|e| wrong(format!("{file} came out without a picture: {e}")))?;
+    let (asked, size) = (planned.size, made.display());
+    // A copy's pixel shape may be rounded by the new container.
+    let slack =
+        if planned.container == Container::Mkv || planned.file.starts_with("original") { 2 } else { 0 };
+    if size.width.abs_diff(asked.width) > slack || size.height.abs_diff(asked.height) > slack {
+        let text = |s: Box2| format!("{}x{}", s.width, s.height);
+        return Err(wrong(format!("{file} came out as {} instead of {}", text(size), text(asked))));
+    }
+    let expected = if sound.is_some() { source.video.duration } else { source.expected_duration() };
+    check_length(found.duration, expected)?;
+    if let (Some(has), Some(should), false) =
+        (frames(&found.report), source.video.frames, source.video.interlaced)
+        && has + frames_may_miss(should) < should
+    {
+        let message = format!("the file is damaged: {has} of {should} frames could be decoded");
+        return Err(Failure::new(FailureCode::InvalidMedia, message));
+    }
+    let audio = sound.map_or(&found.report, |s| &s.report).audio().next();
+    if plan.has_audio && audio.is_none() {
+        return Err(wrong(format!("{file} came out without the source's sound")));
+    }
+    if let (None, Some(has), Some(should)) =
+        (sound, audio.and_then(|a| a.duration), source.audio.as_ref().and_then(|a| a.duration))
+    {
+        check_length(has, Some(should))?;
+    }
+    let bytes = found.size + sound.map_or(0, |s| s.size);
+    Ok(EncodedOutput {
+        label: planned.label,
+        container: planned.container,
+        file: file.clone(),
+        size: found.size,
+        width: size.width,
+        height: size.height,
+        codec: made.video.codec,
+        audio_codec: audio.and_then(|a| a.codec.clone()),
+        bitrate: (bytes as f64 * 8.0 / found.duration.max(0.001)) as u64,
+        duration: found.duration,
+    })
+}
+
+/// Frames of an output: what it says itself, or what was counted.
+fn frames(report: &Report) -> Option<u64> {
+    report.video().next().and_then(|v| v.frames)
+}
+
+fn check_sound(source: &Probe, found: &Found) -> Result<(), Failure> {
+    if found.report.audio().next().is_none() {
+        return Err(wrong("the shared sound came out empty".into()));
+    }
+    check_length(found.duration, source.audio.as_ref().and_then(|a| a.duration))
+}
+
+fn check_length(reached: f64, expected: Option<f64>) -> Result<(), Failure> {
+    match expected {
+        Some(expected) if reached + may_miss(expected) < expected => {
+            Err(diagnose::ends_early(reached, Some(expected)))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_master(folder: &Path, plan: &Plan, master: &str) -> Result<(), Failure> {
+    let text = std::fs::read_to_string(folder.join(master)).map_err(|_| missing(master))?;
+    let named = master_entries(&text);
+    let needed = plan.outputs.iter().map(|o| &o.file).chain(&plan.shared_audio);
+    for file in needed {
+        if !named.contains(file) {
+            return Err(wrong(format!("the master playlist does not name {file}")));
+        }
+    }
+    Ok(())
+}
+
+fn missing(file: &str) -> Failure {
+    wrong(format!("FFmpeg ended well but left no {file}, or left it empty"))
+}
+
+fn wrong(message: String) -> Failure {
+    Failure::new(FailureCode::EncodeFailed, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_output_means_a_file_that_ends_early() {
+        assert!(check_length(10.0, None).is_ok());
+        assert!(check_length(9.5, Some(10.0)).is_ok());
+        assert!(check_length(30.0, Some(10.0)).is_ok());
+        let failure = check_length(12.0, Some(20.0)).unwrap_err();
+        assert_eq!(failure.code, FailureCode::InvalidMedia);
+        assert_eq!(failure.message, "the file ends early: 12.0 s of 20.0 s could be read");
+        assert!(check_length(7196.0, Some(7200.0)).is_err());
+        assert!(check_length(7197.5, Some(7200.0)).is_ok());
+    }
+
+    #[test]
+    fn a_few_frames_may_be_missing_of_many() {
+        assert_eq!(frames_may_miss(10), 2);
+        assert_eq!(frames_may_miss(1000), 12);
+    }
+}
