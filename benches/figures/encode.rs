@@ -35,12 +35,35 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
 fn clip(scratch: &Path) -> PathBuf {
     let path = scratch.join("source.mp4");
     ffmpeg(&[
-        "-f", "lavfi", "-i", &format!("testsrc2=size=1920x1080:rate=25:duration={SECONDS}"),
-        "-f", "lavfi", "-i", &format!("mandelbrot=size=960x540:rate=25:end_pts=750,trim=duration={SECONDS}"),
-        "-f", "lavfi", "-i", &format!("sine=frequency=330:beep_factor=4:duration={SECONDS}"),
-        "-filter_complex", "[1:v]scale=1920:1080[m];[0:v][m]blend=all_mode=average,noise=alls=6:allf=t,format=yuv420p[v]",
-        "-map", "[v]", "-map", "2:a", "-t", SECONDS,
-        "-c:v", "libx264", "-preset", "veryfast", "-b:v", "8M", "-c:a", "aac", &path.display().to_string(),
+        "-f",
+        "lavfi",
+        "-i",
+        &format!("testsrc2=size=1920x1080:rate=25:duration={SECONDS}"),
+        "-f",
+        "lavfi",
+        "-i",
+        &format!("mandelbrot=size=960x540:rate=25:end_pts=750,trim=duration={SECONDS}"),
+        "-f",
+        "lavfi",
+        "-i",
+        &format!("sine=frequency=330:beep_factor=4:duration={SECONDS}"),
+        "-filter_complex",
+        "[1:v]scale=1920:1080[m];[0:v][m]blend=all_mode=average,noise=alls=6:allf=t,format=yuv420p[v]",
+        "-map",
+        "[v]",
+        "-map",
+        "2:a",
+        "-t",
+        SECONDS,
+        "-c:v",
+        "libx264",
+        "-preset",
+        "veryfast",
+        "-b:v",
+        "8M",
+        "-c:a",
+        "aac",
+        &path.display().to_string(),
     ]);
     path
 }
@@ -73,12 +96,28 @@ fn recipe(clip: &Path, out: &Path) {
     for quality in LADDER.parse::<Ladder>().unwrap().rungs() {
         let (fit, cap) = (quality.fit(), quality.video_kbps());
         ffmpeg(&[
-            "-i", &clip.display().to_string(),
-            "-vf", &format!("scale={}:{}", fit.width, fit.height),
-            "-c:v", "libx264", "-preset", "fast", "-crf", "23",
-            "-maxrate", &format!("{cap}k"), "-bufsize", &format!("{}k", cap * 2), "-pix_fmt", "yuv420p",
-            "-c:a", "aac", "-b:a", &format!("{}k", quality.audio_kbps()),
-            "-movflags", "+faststart",
+            "-i",
+            &clip.display().to_string(),
+            "-vf",
+            &format!("scale={}:{}", fit.width, fit.height),
+            "-c:v",
+            "libx264",
+            "-preset",
+            "fast",
+            "-crf",
+            "23",
+            "-maxrate",
+            &format!("{cap}k"),
+            "-bufsize",
+            &format!("{}k", cap * 2),
+            "-pix_fmt",
+            "yuv420p",
+            "-c:a",
+            "aac",
+            "-b:a",
+            &format!("{}k", quality.audio_kbps()),
+            "-movflags",
+            "+faststart",
             &out.join(format!("{quality}.mp4")).display().to_string(),
         ]);
     }
@@ -112,8 +151,13 @@ fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) {
     for quality in LADDER.parse::<Ladder>().unwrap().rungs() {
         let name = format!("{quality}.mp4");
         let (ours, theirs) = (ours_dir.join(&name), theirs_dir.join(&name));
-        psnr = psnr.min(score("psnr", "average:", clip, &ours, *quality) - score("psnr", "average:", clip, &theirs, *quality));
-        ssim = ssim.min(score("ssim", "All:", clip, &ours, *quality) - score("ssim", "All:", clip, &theirs, *quality));
+        psnr = psnr.min(
+            score("psnr", "average:", clip, &ours, *quality)
+                - score("psnr", "average:", clip, &theirs, *quality),
+        );
+        ssim = ssim.min(
+            score("ssim", "All:", clip, &ours, *quality) - score("ssim", "All:", clip, &theirs, *quality),
+        );
     }
     figures.put("ladder_psnr_minus_recipe_db", psnr, "dB");
     figures.put("ladder_ssim_minus_recipe", ssim, "ssim");

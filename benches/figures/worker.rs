@@ -23,7 +23,8 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
         let size = std::fs::metadata(TCODER).unwrap().len() as f64;
         figures.put("binary_mb", size / 1e6, "MB");
     }
-    if !figures.wants(&["worker_start_to_claim_ms", "worker_idle_rss_mb", "idle_commands_per_worker_minute"]) {
+    if !figures.wants(&["worker_start_to_claim_ms", "worker_idle_rss_mb", "idle_commands_per_worker_minute"])
+    {
         return;
     }
     let server = private_redis(&[]);

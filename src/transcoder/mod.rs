@@ -9,7 +9,7 @@
 //! | `verify`, `playlist` | every output is read back before it counts |
 //! | `tools` | which FFmpeg is installed |
 //!
-//! What does not live here: queues and storage. Only the worker's loop knows them.
+//! | [`worker`] | the worker's loop, the only part that knows the queue and storage |
 
 mod diagnose;
 mod ffprobe;
