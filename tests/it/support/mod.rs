@@ -1,4 +1,5 @@
 //! What the tests share: servers, clips, and small helpers.
 
 pub mod command_count;
+pub mod objects;
 pub mod redis;
