@@ -1,12 +1,13 @@
 //! Tables, bars and numbers for people.
 
 use std::borrow::Cow;
+use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::CliError;
+use super::{CliError, fetch};
 use crate::job::{Input, Job, JobResult, State};
 
 /// Prints a value as JSON on stdout.
@@ -78,8 +79,8 @@ pub fn renditions<'a>(lines: impl Iterator<Item = Line<'a>>) {
     println!("{t}");
 }
 
-/// Prints what a completed job made.
-pub fn outputs(job: &Job) {
+/// Prints what a completed job made; `dir` is where it was downloaded to, if it was.
+pub fn outputs(job: &Job, dir: Option<&Path>) {
     let Some(result) = &job.result else { return };
     renditions(result.outputs.iter().map(|o| Line {
         quality: o.quality.name(),
@@ -90,17 +91,24 @@ pub fn outputs(job: &Job) {
         bitrate: o.bitrate,
         duration: o.duration,
         size: o.size,
-        place: Cow::from(o.key.as_str()),
+        place: match (dir, fetch::below_attempt(&o.key)) {
+            (Some(dir), Ok(path)) => Cow::from(dir.join(path).display().to_string()),
+            _ => Cow::from(o.key.as_str()),
+        },
     }));
-    remarks(result);
+    remarks(result, dir);
 }
 
-fn remarks(result: &JobResult) {
+fn remarks(result: &JobResult, dir: Option<&Path>) {
     for skipped in &result.skipped {
         println!("{}: {}", skipped.quality, skipped.reason);
     }
     if let Some(master) = &result.master {
-        println!("master playlist: {}", master.url.as_deref().unwrap_or(master.key.as_str()));
+        let local = dir.zip(fetch::below_attempt(&master.key).ok()).map(|(dir, path)| dir.join(path));
+        match local {
+            Some(path) => println!("master playlist: {}", path.display()),
+            None => println!("master playlist: {}", master.url.as_deref().unwrap_or(master.key.as_str())),
+        }
     }
     let t = &result.timings;
     println!(
@@ -129,7 +137,7 @@ pub fn job(job: &Job) {
     }
     if job.status == State::Completed {
         println!();
-        outputs(job);
+        outputs(job, None);
     }
 }
 
