@@ -172,6 +172,11 @@ fn status(job: &Job) -> String {
 fn input(job: &Job) -> String {
     match &job.spec.input {
         Input::Key(key) => key.file_name().to_owned(),
-        Input::Url(url) => url.to_string(),
+        Input::Url(url) => {
+            // Behind the question mark may stand a signature.
+            let mut url = url.clone();
+            url.set_query(None);
+            url.to_string()
+        }
     }
 }
