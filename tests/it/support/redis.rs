@@ -1,0 +1,140 @@
+//! Redis servers for tests: one that all share, under a prefix of each test's own, and private ones
+//! for tests that restart, starve or reconfigure theirs. All end with this process, however it ends.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::{LazyLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tcoder::config::RedisConfig;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use uuid::Uuid;
+
+/// The shared server, under a prefix that nobody else has.
+pub fn shared() -> RedisConfig {
+    static SERVER: LazyLock<(String, Child)> = LazyLock::new(start_shared);
+    RedisConfig { url: SERVER.0.clone().into(), prefix: fresh_prefix() }
+}
+
+fn fresh_prefix() -> String {
+    format!("{{test-{}}}:", Uuid::new_v4().simple())
+}
+
+/// A plain connection, to look at what the queue wrote and to meddle with it.
+pub fn raw(config: &RedisConfig) -> redis::Connection {
+    use secrecy::ExposeSecret as _;
+    redis::Client::open(config.url.expose_secret()).unwrap().get_connection().unwrap()
+}
+
+/// A server of a test's own, on a socket in a folder of its own. Ends when dropped.
+pub struct PrivateRedis {
+    folder: TempDir,
+    args: Vec<String>,
+    prefix: String,
+    child: Option<Child>,
+}
+
+/// Starts a server with these further arguments.
+pub fn private_redis(args: &[&str]) -> PrivateRedis {
+    let folder = tempfile::Builder::new().prefix("tcoder-redis-").tempdir().unwrap();
+    let args = args.iter().map(|a| (*a).to_owned()).collect();
+    let mut server = PrivateRedis { folder, args, prefix: fresh_prefix(), child: None };
+    server.start();
+    server
+}
+
+impl PrivateRedis {
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
+    }
+
+    /// How to reach it; the prefix stays the same.
+    pub fn config(&self) -> RedisConfig {
+        let url = format!("redis+unix://{}", self.socket().display());
+        RedisConfig { url: url.into(), prefix: self.prefix.clone() }
+    }
+
+    /// Starts it, again over the same files after a [`Self::kill`].
+    pub fn start(&mut self) {
+        let mut args = vec!["--port".to_owned(), "0".into(), "--save".into(), String::new()];
+        args.extend(["--unixsocket".into(), self.socket().display().to_string()]);
+        args.extend(["--dir".into(), self.folder.path().display().to_string()]);
+        args.extend(self.args.iter().cloned());
+        let mut child = spawn(args);
+        let client = redis::Client::open(format!("redis+unix://{}", self.socket().display())).unwrap();
+        assert!(answers(&client, &mut child), "redis-server ended at once; run it by hand to see why");
+        self.child = Some(child);
+    }
+
+    /// Ends it without a word (SIGKILL).
+    pub async fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().await.unwrap();
+        }
+    }
+
+    pub fn raw(&self) -> redis::Connection {
+        raw(&self.config())
+    }
+}
+
+fn start_shared() -> (String, Child) {
+    // Between finding a free port and its use somebody else may take it; then the server ends at once.
+    for _ in 0..20 {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let url = format!("redis://127.0.0.1:{port}/");
+        let args = ["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"];
+        let mut child = spawn(args.map(str::to_owned).into());
+        if answers(&redis::Client::open(url.as_str()).unwrap(), &mut child) {
+            return (url, child);
+        }
+    }
+    panic!("redis-server does not start on any free port of 127.0.0.1");
+}
+
+/// Waits until this very child answers; `false` when it ended instead.
+fn answers(client: &redis::Client, child: &mut Child) -> bool {
+    let patience = Instant::now() + Duration::from_secs(30);
+    while Instant::now() < patience {
+        if child.try_wait().unwrap().is_some() {
+            return false;
+        }
+        let answer = client.get_connection_with_timeout(Duration::from_secs(5)).and_then(|mut connection| {
+            redis::cmd("INFO").arg("server").query::<String>(&mut connection)
+        });
+        let ours = |info: &str| child.id().is_some_and(|pid| info.contains(&format!("process_id:{pid}\r\n")));
+        match answer {
+            Ok(info) if ours(&info) => return true,
+            // Not listening yet, or still reading its files.
+            _ => thread::sleep(Duration::from_millis(10)),
+        }
+    }
+    panic!("redis-server does not answer after 30 s");
+}
+
+/// Starts a server from a thread that lives as long as the process: the kernel ends a tied child with
+/// the *thread* that spawned it, and a test's thread ends with its test.
+fn spawn(args: Vec<String>) -> Child {
+    type Order = (Vec<String>, mpsc::Sender<std::io::Result<Child>>);
+    static KEEPER: LazyLock<tokio::sync::mpsc::UnboundedSender<Order>> = LazyLock::new(|| {
+        let (orders, mut inbox) = tokio::sync::mpsc::unbounded_channel::<Order>();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                while let Some((args, answer)) = inbox.recv().await {
+                    let mut command = Command::new("redis-server");
+                    command.args(args).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+                    let _ = answer.send(tcoder::process::tied(&mut command).spawn());
+                }
+            });
+        });
+        orders
+    });
+    let (answer, child) = mpsc::channel();
+    KEEPER.send((args, answer)).unwrap();
+    child.recv().unwrap().unwrap_or_else(|error| {
+        panic!("redis-server cannot be started ({error}); these tests need it: install the package redis-server (Debian, Ubuntu) or redis (Fedora, Homebrew)")
+    })
+}
