@@ -1,15 +1,15 @@
 //! The queue on real Redis: a model in lockstep, every interleaving of the lease protocol, a soak with
 //! crashes, and a named test for each fault it must survive.
 
-//mod faults;
-//mod lease_model;
+mod faults;
+mod lease_model;
 mod life;
 mod listing;
 mod model;
 mod outbox;
 mod random;
-//mod soak;
-//mod wake;
+mod soak;
+mod wake;
 
 use std::time::Duration;
 
