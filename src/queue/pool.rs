@@ -168,7 +168,7 @@ impl Queue {
                 Some(Registered { record, state, job_id, alive_until })
             })
             .collect();
-        workers.sort_by(|a, b| a.record.started_at.cmp(&b.record.started_at));
+        workers.sort_by_key(|w| w.record.started_at);
         Ok(workers)
     }
 

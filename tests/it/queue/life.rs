@@ -106,7 +106,12 @@ async fn urgent_jobs_overtake_and_old_ones_are_not_starved() {
     // Ten points are worth ten minutes: a plain job that came eleven minutes ago goes first.
     let old = submit(&queue, &spec()).await;
     let pending = format!("{}jobs:pending", config.prefix);
-    redis::cmd("ZINCRBY").arg(pending).arg(-11 * 60_000).arg(old.to_string()).exec(&mut raw(&config)).unwrap();
+    redis::cmd("ZINCRBY")
+        .arg(pending)
+        .arg(-11 * 60_000)
+        .arg(old.to_string())
+        .exec(&mut raw(&config))
+        .unwrap();
     for expected in [old, high, plain, low] {
         assert_eq!(claim(&queue, &w).await.unwrap().id, expected);
     }
@@ -139,7 +144,10 @@ async fn an_idle_worker_learns_when_the_retry_is_due() {
     assert_eq!(queue.claim(&w, at.plus(-1), true).await.unwrap(), Claim::Empty(Some(at)));
     let Claim::Job(again) = queue.claim(&w, at, true).await.unwrap() else { panic!("the retry is due") };
     assert_eq!((again.id, again.attempt, again.epoch), (job.id, 2, Epoch(2)));
-    assert_eq!(queue.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Lost(Some(State::Running)));
+    assert_eq!(
+        queue.complete(&job, &result_of(1)).await.unwrap(),
+        CompleteOutcome::Lost(Some(State::Running))
+    );
 }
 
 #[tokio::test]

@@ -101,9 +101,9 @@ fn answers(client: &redis::Client, child: &mut Child) -> bool {
         if child.try_wait().unwrap().is_some() {
             return false;
         }
-        let answer = client.get_connection_with_timeout(Duration::from_secs(5)).and_then(|mut connection| {
-            redis::cmd("INFO").arg("server").query::<String>(&mut connection)
-        });
+        let answer = client
+            .get_connection_with_timeout(Duration::from_secs(5))
+            .and_then(|mut connection| redis::cmd("INFO").arg("server").query::<String>(&mut connection));
         let ours = |info: &str| child.id().is_some_and(|pid| info.contains(&format!("process_id:{pid}\r\n")));
         match answer {
             Ok(info) if ours(&info) => return true,
