@@ -2,5 +2,6 @@
 //! an S3 server, the binary itself. One test binary, so that it links once and shares its servers.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod queue;
 mod storage;
 mod support;
