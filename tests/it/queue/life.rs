@@ -208,7 +208,7 @@ async fn a_worker_that_the_pool_forgot_is_told_so() {
     let w = worker(&queue, "w").await;
     submit(&queue, &spec()).await;
     let later = now(&queue).await.plus(180_001);
-    assert_eq!(queue.forget_dead_workers(later).await.unwrap(), [w.clone()]);
+    assert_eq!(queue.forget_dead_workers(later).await.unwrap(), std::slice::from_ref(&w));
     assert_eq!(queue.claim(&w, later, true).await.unwrap(), Claim::Unregistered);
     assert_eq!(queue.stats().await.unwrap().pending, 1);
 }

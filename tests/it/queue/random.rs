@@ -111,7 +111,7 @@ fn job_id(n: u8) -> JobId {
 
 fn spec_of(terms: u8) -> JobSpec {
     let (priority, max_attempts) = [(0, 2), (5, 2), (-5, 1), (0, 3), (100, 2), (-100, 1)][terms as usize];
-    let base = if terms % 2 == 0 { spec() } else { hooked() };
+    let base = if terms.is_multiple_of(2) { spec() } else { hooked() };
     JobSpec { priority: Priority::try_from(priority).unwrap(), max_attempts, origin: Origin::Storage, ..base }
 }
 
