@@ -302,6 +302,7 @@ impl Model {
             Some(State::Failed | State::Cancelled) => {
                 let job = self.job(id);
                 (job.attempt, job.progress) = (0, 0);
+                job.epoch += 1;
                 (job.error, job.finished, job.retry) = (None, None, None);
                 self.dead.remove(&id);
                 self.enqueue(id, now);
