@@ -2,4 +2,7 @@
 //! an S3 server, the binary itself. One test binary, so that it links once and shares its servers.
 #![allow(missing_docs)]
 
+mod media;
+mod media_process;
+mod media_refused;
 mod support;

@@ -1,1 +1,3 @@
 //! What the tests share: servers, clips, and small helpers.
+
+pub mod clips;
