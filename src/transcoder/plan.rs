@@ -201,13 +201,18 @@ fn tags(matrix: &str, primaries: &str, transfer: &str) -> String {
 /// HDR to SDR. What the file leaves unsaid is BT.2020, as PQ and HLG imply: zimg refuses to guess.
 fn tone_map(video: &Video) -> String {
     let transfer = if video.transfer == Transfer::Hlg { "arib-std-b67" } else { "smpte2084" };
-    let primaries = if video.has_primaries { "" } else { ":pin=bt2020" };
-    let matrix = if video.matrix == Matrix::Unknown { ":min=bt2020nc" } else { "" };
+    let primaries = if video.has_primaries { "" } else { "color_primaries=bt2020:" };
+    let matrix = if video.matrix == Matrix::Unknown { "colorspace=bt2020nc:" } else { "" };
     format!(
-        "zscale=tin={transfer}{primaries}{matrix}:t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,\
-         tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
+        "setparams={primaries}{matrix}color_trc={transfer},zscale=t=linear:npl=100,format=gbrpf32le,\
+         zscale=p=bt709,tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
     )
 }
+
+/// The HLS muxer adds up the packets' durations, and x264 gives all of them that of the nominal rate:
+/// with a variable rate a playlist would claim 1.2 s of 2.9. A packet lasts until the next one.
+const TRUE_DURATIONS: &str =
+    "setts=pts=PTS:dts=DTS:duration=if(eq(NEXT_DTS\\,NOPTS)\\,DURATION\\,NEXT_DTS-DTS)";
 
 /// The encoder of the picture. `vfr` keeps each frame at its own time, none doubled.
 fn picture(preset: Preset) -> Vec<String> {
@@ -215,6 +220,7 @@ fn picture(preset: Preset) -> Vec<String> {
     if matches!(preset, Preset::Hls | Preset::HlsAdaptive) {
         all.extend(words("-g 48 -sc_threshold 0 -force_key_frames"));
         all.push(format!("expr:gte(t,n_forced*{SEGMENT_SECONDS})"));
+        all.extend(["-bsf:v".into(), TRUE_DURATIONS.into()]);
     }
     all
 }
