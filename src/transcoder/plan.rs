@@ -87,7 +87,7 @@ impl Plan {
 pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder) -> Result<Plan, Failure> {
     let asked = preset.rungs(ladder);
     if asked.is_empty() {
-        return Ok(remux(source));
+        return remux(source);
     }
     let (rungs, skipped) = fit::fill(source.display(), asked);
     let Some(first) = rungs.first() else {
@@ -288,11 +288,17 @@ fn adaptive(rungs: &[Rung], audio_kbps: u32, audio: Option<&Audio>) -> Vec<Strin
 }
 
 /// Copies picture and sound as they are, into MP4 where it can carry them.
-fn remux(source: &Probe) -> Plan {
+fn remux(source: &Probe) -> Result<Plan, Failure> {
     let video = source.video.codec.as_str();
     let audio = source.audio.as_ref();
     let mp4 = matches!(video, "h264" | "hevc" | "av1" | "vp9" | "mpeg4" | "mpeg2video")
         && audio.is_none_or(|a| matches!(a.codec.as_str(), "aac" | "mp3" | "ac3" | "eac3" | "opus" | "alac"));
+    if !mp4 && source.video.rotation != 0 {
+        // FFmpeg 5.1 drops the rotation there, and the copy would lie on its side.
+        let message = "the video is turned for display, and a copy of its codecs needs MKV, which cannot \
+                       say so; ask for a quality such as 720p";
+        return Err(Failure::new(FailureCode::UnsupportedMedia, message));
+    }
     let (file, container) =
         if mp4 { ("original.mp4", Container::Mp4) } else { ("original.mkv", Container::Mkv) };
     let output = Planned { label: Label::ORIGINAL, file: file.to_owned(), size: source.display(), container };
@@ -310,7 +316,7 @@ fn remux(source: &Probe) -> Plan {
     let mut input_options = before_input(false);
     // AVI has no presentation times; a copy cannot make them up later.
     input_options.extend(words("-fflags +genpts"));
-    Plan {
+    Ok(Plan {
         outputs: vec![output],
         master: None,
         shared_audio: None,
@@ -318,7 +324,7 @@ fn remux(source: &Probe) -> Plan {
         skipped: vec![],
         input_options,
         output_options: options,
-    }
+    })
 }
 
 #[cfg(test)]

@@ -213,6 +213,17 @@ fn a_copy_goes_to_mp4_where_that_can_carry_it() {
 }
 
 #[test]
+fn a_turned_video_is_not_copied_where_its_turn_would_be_lost() {
+    let mut probe = source(1920, 1080);
+    probe.video.rotation = 180;
+    assert_eq!(planned(&probe, Preset::Default, "").outputs[0].container, Container::Mp4);
+    probe.audio.as_mut().unwrap().codec = "pcm_s16le".into();
+    let failure = plan(&probe, Preset::Default, &Ladder::default()).unwrap_err();
+    assert_eq!(failure.code, FailureCode::UnsupportedMedia);
+    assert!(failure.message.contains("ask for a quality"), "{failure}");
+}
+
+#[test]
 fn streams_are_named_by_their_index() {
     let mut probe = source(1920, 1080);
     probe.video.index = 3;
