@@ -1,7 +1,11 @@
 //! What a user would say of tcoder, one file a capability, on the real parts: redis-server, FFmpeg,
 //! an S3 server, the binary itself. One test binary, so that it links once and shares its servers.
+// Helpers of tests stand outside of test functions, where clippy.toml's leave does not reach.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod media;
+mod media_process;
+mod media_refused;
 mod queue;
 mod storage;
 mod support;
