@@ -52,10 +52,12 @@ fn own_copy(folder: &TempDir) -> std::path::PathBuf {
 
 /// Ids of the processes that have this file among their arguments.
 fn processes_on(input: &Path) -> Vec<i32> {
-    let listed = std::process::Command::new("ps").args(["-A", "-o", "pid=,args="]).output().unwrap();
-    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let named = listed.lines().filter(|line| line.contains(input.to_str().unwrap()));
-    named.map(|line| line.split_whitespace().next().unwrap().parse().unwrap()).collect()
+    let input = input.to_str().unwrap();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // A process may end between the listing and the look; a zombie has no arguments.
+    let arguments = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    pids.filter(|pid| String::from_utf8_lossy(&arguments(pid)).contains(input)).collect()
 }
 
 #[tokio::test]
