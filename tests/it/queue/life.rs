@@ -167,10 +167,22 @@ async fn a_job_that_kills_its_workers_is_dead_after_exactly_its_attempts() {
     assert!(error.message.contains("died 4 times"), "{error}");
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.pending, stats.running, stats.dead, stats.webhooks_owed), (0, 0, 1, 1));
-    // Somebody asks for it again: a fresh set of attempts, and the numbers go on.
+    // Somebody asks for it again: a fresh set of attempts, and the numbers go on, one for the redrive.
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
     let job = claim(&queue, &worker(&queue, "w5").await).await.unwrap();
-    assert_eq!((job.attempt, job.epoch), (1, Epoch(5)));
+    assert_eq!((job.attempt, job.epoch), (1, Epoch(6)));
+}
+
+#[tokio::test]
+async fn each_end_of_a_job_is_told_under_a_name_of_its_own() {
+    let queue = Queue::connect(&shared()).await.unwrap();
+    let id = submit(&queue, &hooked()).await;
+    assert_eq!(queue.cancel(id).await.unwrap(), CancelOutcome::Cancelled);
+    assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
+    assert_eq!(queue.cancel(id).await.unwrap(), CancelOutcome::Cancelled);
+    let owed = queue.deliveries().await.unwrap();
+    assert_eq!(owed.len(), 2);
+    assert_ne!(owed[0].to_string(), owed[1].to_string());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
