@@ -12,7 +12,7 @@
 //! | `jobs:leases` | zset | `<id>:<epoch>` of running attempts, by deadline |
 //! | `jobs:dead` | zset | failed jobs, by time of failure |
 //! | `jobs:index` | zset | every job, by time of submission, for listings |
-//! | `jobs:counters` | hash | how many ended, by state |
+//! | `jobs:cancelled` | zset | cancelled jobs, by time of cancellation |
 //! | `jobs:events` | stream | every change, the newest 10,000 or so |
 //! | `jobs:bell` | zset | wakes idle workers; a hint, never a truth |
 //! | `machines:pool` | hash | workers that registered |

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jobs::parse_spec;
 use super::pool::texts;
-use super::{Command, Queue, QueueError, Reply};
+use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, Job, JobId, Millis, State, Timestamps, WorkerId};
 
 /// Which jobs a listing shows.
@@ -38,13 +38,11 @@ pub struct Stats {
     pub scheduled: u64,
     /// Held by a worker.
     pub running: u64,
-    /// Failed, and still on record.
-    pub dead: u64,
-    /// Completed since this installation began.
+    /// Completed, and still on record (a week by default).
     pub completed: u64,
-    /// Failed since this installation began (retries after a failure count again).
+    /// Failed, and still on record.
     pub failed: u64,
-    /// Cancelled since this installation began.
+    /// Cancelled, and still on record.
     pub cancelled: u64,
     /// Webhook deliveries still owed.
     pub webhooks_owed: u64,
@@ -104,7 +102,7 @@ impl Queue {
                 }
             }
             if !gone.is_empty() {
-                self.run(Command::new("ZREM").arg(self.key("jobs:index")).args(gone)).await?;
+                self.forget(gone).await?;
             }
             looked += entries.len();
             if last_batch && entries.last().is_none_or(|last| position.is_some_and(|p| p.id == last.id)) {
@@ -154,22 +152,17 @@ impl Queue {
                 zcard("jobs:dead"),
                 zcard("machines:alive"),
                 zcard("webhooks:outbox"),
-                Command::new("HMGET").arg(self.key("jobs:counters")).args([
-                    "completed",
-                    "failed",
-                    "cancelled",
-                ]),
+                zcard("jobs:cancelled"),
+                zcard("jobs:index"),
                 Command::new("ZRANGE").arg(self.key("jobs:pending")).args(["0", "0"]),
                 Command::new("TIME"),
             ])
             .await?;
         let count = |at: usize| replies.get(at).and_then(Reply::int).unwrap_or(0).unsigned_abs();
-        let counter = |at: usize| {
-            let list = replies.get(7).and_then(Reply::list).unwrap_or_default();
-            list.get(at).and_then(Reply::int).unwrap_or(0).unsigned_abs()
-        };
-        let now = replies.get(9).and_then(|r| r.list()?.first()?.int()).unwrap_or(0) * 1000;
-        let first = replies.get(8).and_then(|r| texts(r).next().map(str::to_owned));
+        // Counted one after the other, so a job on its way may be missed or seen twice.
+        let not_completed: u64 = [0, 1, 2, 3, 4, 7].map(count).iter().sum();
+        let now = replies.get(10).and_then(|r| r.list()?.first()?.int()).unwrap_or(0) * 1000;
+        let first = replies.get(9).and_then(|r| texts(r).next().map(str::to_owned));
         let oldest_pending_ms = match first {
             Some(id) => {
                 let queued =
@@ -183,12 +176,11 @@ impl Queue {
             pending: count(1),
             scheduled: count(2),
             running: count(3),
-            dead: count(4),
+            failed: count(4),
             workers: count(5),
             webhooks_owed: count(6),
-            completed: counter(0),
-            failed: counter(1),
-            cancelled: counter(2),
+            cancelled: count(7),
+            completed: count(8).saturating_sub(not_completed),
             oldest_pending_ms,
         })
     }
@@ -208,24 +200,40 @@ impl Queue {
         Ok(pairs.filter_map(|pair| Some((pair[0].text()?.parse().ok()?, Millis(pair[1].int()?)))).collect())
     }
 
-    /// Drops what listings hold of jobs that expired long ago.
+    /// Drops what listings hold of jobs that have expired. `now` is Redis's time.
     ///
     /// # Errors
     /// When Redis fails.
     pub async fn trim(&self, now: Millis) -> Result<(), QueueError> {
+        const LOOK_AT: usize = 500;
         let retention = i64::try_from(self.policy.retention.as_millis()).unwrap_or(i64::MAX);
-        let before = |age: i64| format!("({}", now.0.saturating_sub(age));
-        let trim = |key: &str, age: i64| {
-            Command::new("ZREMRANGEBYSCORE").arg(self.key(key)).args(["-inf", &before(age)])
-        };
-        // A job may wait a long time before it ends, and is kept for the retention after that.
-        const MONTH_MS: i64 = 30 * 24 * 3_600_000;
-        self.pipeline(vec![
-            trim("jobs:dead", retention),
-            trim("jobs:index", retention.saturating_add(MONTH_MS)),
-        ])
-        .await
-        .map(drop)
+        let before = format!("({}", now.0.saturating_sub(retention));
+        let mut kept = 0;
+        // The oldest entries may be of jobs that live long; those are stepped over.
+        loop {
+            let old = Command::new("ZRANGE").arg(self.key("jobs:index")).args(["-inf", &before]).args([
+                "BYSCORE",
+                "LIMIT",
+                &kept.to_string(),
+                &LOOK_AT.to_string(),
+            ]);
+            let reply = self.run(old).await?;
+            let ids: Vec<String> = texts(&reply).map(str::to_owned).collect();
+            let looked_at = ids.len();
+            if looked_at == 0 {
+                return Ok(());
+            }
+            kept += looked_at - self.forget(ids).await?;
+            if looked_at < LOOK_AT {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes those of `ids` out of the listings whose job has expired; says how many went.
+    async fn forget(&self, ids: Vec<String>) -> Result<usize, QueueError> {
+        let gone = self.eval_idempotent(&scripts::FORGET, ids).await?;
+        Ok(gone.int().and_then(|n| usize::try_from(n).ok()).unwrap_or(0))
     }
 
     /// Remembers for a day which job a client's idempotency key made. Answers the job that has the key:

@@ -53,5 +53,6 @@ scripts! {
     REDRIVE "redrive.lua"
     EXPIRE "expire.lua"
     SWEEP "sweep.lua"
+    FORGET "forget.lua"
     TAKE "take.lua"
 }

@@ -8,7 +8,7 @@
 local P = ARGV[1]
 local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled', P .. 'jobs:uploading'
 local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
-local events, bell, counters = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:counters'
+local events, bell, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
 local alive, outbox, tries = P .. 'machines:alive', P .. 'webhooks:outbox', P .. 'webhooks:tries'
 
 local function status(id)
@@ -37,9 +37,10 @@ end
 -- What every end of a job has in common, after its fields are written.
 local function ended(id, state, epoch, ms, hook, retention)
   redis.call('PEXPIRE', status(id), retention)
-  redis.call('HINCRBY', counters, state, 1)
   if state == 'failed' then
     redis.call('ZADD', dead, ms, id)
+  elseif state == 'cancelled' then
+    redis.call('ZADD', cancelled, ms, id)
   end
   if hook == '1' then
     redis.call('ZADD', outbox, ms, id .. ':' .. epoch .. ':' .. state)

@@ -10,7 +10,7 @@ local rank = ms - tonumber(s[2])
 redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', tonumber(s[3]) + 1, 'error', '', 'finished', '', 'retry', '',
   'queued', ms, 'rank', rank, 'progress', 0)
 redis.call('PERSIST', status(id))
-redis.call('ZREM', dead, id)
+redis.call('ZREM', s[1] == 'failed' and dead or cancelled, id)
 redis.call('ZADD', pending, rank, id)
 ring(id)
 return { 'QUEUED' }

@@ -3,17 +3,19 @@
 -- Returns CREATED, or EXISTS with the spec that stands there.
 local id, how, wait, spec = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local max, boost, hook, keep, at = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
--- The job itself is the guard: the index is trimmed, and may have lost a job that is still alive.
-if redis.call('HSETNX', status(id), 'spec', spec) == 0 then
-  return { 'EXISTS', redis.call('HGET', status(id), 'spec') }
+-- The index is the guard: a job leaves it only once its hash has expired (forget.lua), and one that has
+-- expired may come again.
+if redis.call('ZADD', index, 'NX', at, id) == 0 then
+  local there = redis.call('HGET', status(id), 'spec')
+  if there then return { 'EXISTS', there } end
+  redis.call('ZADD', index, at, id)
 end
 local state = how == 'uploading' and 'uploading' or 'queued'
 local ms = event(id, state)
 local rank = ms - boost
-redis.call('HSET', status(id), 'state', state, 'max', max, 'boost', boost, 'hook', hook,
+redis.call('HSET', status(id), 'spec', spec, 'state', state, 'max', max, 'boost', boost, 'hook', hook,
   'keep', keep, 'created', ms, 'rank', rank, 'attempt', 0, 'epoch', 0,
   'queued', how == 'queued' and ms or '', 'retry', how == 'delayed' and ms + wait or '')
-redis.call('ZADD', index, at, id)
 if how == 'uploading' then
   redis.call('ZADD', uploading, ms + wait, id)
 elseif how == 'delayed' then

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tcoder::job::{JobId, State};
-use tcoder::queue::{Filter, Queue, QueueError, Start};
+use tcoder::queue::{Filter, Queue, QueueError, Start, SubmitOutcome};
 
 use super::*;
 use crate::support::redis::raw;
@@ -105,6 +105,26 @@ async fn what_expired_leaves_the_listing() {
 }
 
 #[tokio::test]
+async fn trimming_drops_what_expired_and_never_a_job_that_lives() {
+    let (queue, config) = queue().await;
+    let ids = jobs(&queue, 10).await;
+    let mut redis = raw(&config);
+    for id in &ids[..4] {
+        queue.cancel(*id).await.unwrap();
+        redis::cmd("DEL").arg(format!("{}jobs:status:{id}", config.prefix)).exec(&mut redis).unwrap();
+    }
+    let long_after = queue.clock().await.unwrap().now().plus(400 * 24 * 3_600_000);
+    queue.trim(long_after).await.unwrap();
+    assert_eq!(zset(&mut redis, &config, "jobs:index").len(), 6);
+    assert_eq!(zset(&mut redis, &config, "jobs:cancelled").len(), 0);
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.pending, stats.cancelled, stats.completed), (6, 0, 0));
+    // What expired may come again; what lives is not submitted a second time.
+    assert_eq!(queue.submit(ids[0], &spec(), Start::Now).await.unwrap(), SubmitOutcome::Created);
+    assert_eq!(queue.submit(ids[9], &spec(), Start::Now).await.unwrap(), SubmitOutcome::Same);
+}
+
+#[tokio::test]
 async fn a_foreign_cursor_is_refused_in_words() {
     let (queue, _) = queue().await;
     let error = queue.list(&Filter::default(), 4, Some("x")).await.unwrap_err();
@@ -127,7 +147,7 @@ async fn stats_count_each_job_where_it_stands() {
     let stats = queue.stats().await.unwrap();
     let stand = (stats.uploading, stats.scheduled, stats.pending, stats.running);
     assert_eq!(stand, (1, 1, 2, 1));
-    assert_eq!((stats.completed, stats.failed, stats.dead, stats.workers), (1, 1, 1, 1));
+    assert_eq!((stats.completed, stats.failed, stats.cancelled, stats.workers), (1, 1, 0, 1));
     assert!(stats.oldest_pending_ms.is_some());
     let workers = queue.workers().await.unwrap();
     assert_eq!(workers[0].job_id, Some(running.id));

@@ -75,8 +75,8 @@ pub struct Model {
     pub scheduled: BTreeMap<JobId, i64>,
     pub leases: BTreeMap<(JobId, u64), i64>,
     pub dead: BTreeMap<JobId, i64>,
+    pub cancelled: BTreeMap<JobId, i64>,
     pub outbox: BTreeSet<(JobId, u64, &'static str)>,
-    pub ends: BTreeMap<&'static str, u64>,
     /// In object storage: the attempt whose manifest stands there.
     pub manifests: BTreeMap<JobId, u64>,
     /// Events since it was last emptied.
@@ -93,8 +93,8 @@ impl Model {
             scheduled: BTreeMap::new(),
             leases: BTreeMap::new(),
             dead: BTreeMap::new(),
+            cancelled: BTreeMap::new(),
             outbox: BTreeSet::new(),
-            ends: BTreeMap::new(),
             manifests: BTreeMap::new(),
             events: Vec::new(),
         }
@@ -124,13 +124,14 @@ impl Model {
         let job = self.job(id);
         (job.state, job.finished) = (state, Some(now));
         let (hook, epoch) = (job.terms.hook, job.epoch);
-        if state == State::Failed {
-            self.dead.insert(id, now);
-        }
+        match state {
+            State::Failed => self.dead.insert(id, now),
+            State::Cancelled => self.cancelled.insert(id, now),
+            _ => None,
+        };
         if hook {
             self.outbox.insert((id, epoch, state.name()));
         }
-        *self.ends.entry(state.name()).or_default() += 1;
         self.events.push((id, state));
     }
 
@@ -305,6 +306,7 @@ impl Model {
                 job.epoch += 1;
                 (job.error, job.finished, job.retry) = (None, None, None);
                 self.dead.remove(&id);
+                self.cancelled.remove(&id);
                 self.enqueue(id, now);
                 self.events.push((id, State::Queued));
                 RedriveOutcome::Queued

@@ -355,8 +355,15 @@ impl<'a> Lockstep<'a> {
 
     /// All the queue holds in Redis but the events, as flat text.
     fn in_redis(&mut self) -> BTreeMap<String, String> {
-        const SETS: [&str; 6] =
-            ["jobs:uploading", "jobs:pending", "jobs:scheduled", "jobs:leases", "jobs:dead", "jobs:index"];
+        const SETS: [&str; 7] = [
+            "jobs:uploading",
+            "jobs:pending",
+            "jobs:scheduled",
+            "jobs:leases",
+            "jobs:dead",
+            "jobs:cancelled",
+            "jobs:index",
+        ];
         let mut pipe = redis::pipe();
         for name in SETS {
             pipe.cmd("ZRANGE").arg(self.key(name)).arg(0).arg(-1).arg("WITHSCORES");
@@ -370,16 +377,14 @@ impl<'a> Lockstep<'a> {
                 all.insert(format!("{name} {member}"), score.to_string());
             }
         }
-        let (outbox, counters, bells): (Vec<String>, BTreeMap<String, String>, u32) = redis::pipe()
+        let (outbox, bells): (Vec<String>, u32) = redis::pipe()
             .cmd("ZRANGE")
             .arg(self.key("webhooks:outbox"))
             .arg(&["0", "-1"])
-            .hgetall(self.key("jobs:counters"))
             .zcard(self.key("jobs:bell"))
             .query(self.redis)
             .unwrap();
         all.extend(outbox.into_iter().map(|member| (format!("outbox {member}"), String::new())));
-        all.extend(counters.into_iter().map(|(name, n)| (format!("counter {name}"), n)));
         assert!(bells <= 16, "{bells} entries in the bell");
         for n in 0..JOBS {
             let key = self.key(&format!("jobs:status:{}", job_id(n)));
@@ -420,8 +425,8 @@ impl<'a> Lockstep<'a> {
         for (id, epoch, state) in &model.outbox {
             put(format!("outbox {id}:{epoch}:{state}"), String::new());
         }
-        for (state, n) in &model.ends {
-            put(format!("counter {state}"), n.to_string());
+        for (id, at) in &model.cancelled {
+            put(format!("jobs:cancelled {id}"), at.to_string());
         }
         for n in 0..JOBS {
             let Some(job) = model.jobs.get(&job_id(n)) else { continue };
