@@ -1,0 +1,290 @@
+//! What goes wrong around the queue: Redis forgets, restarts, runs out of memory, refuses, is away.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use tcoder::config::RedisConfig;
+use tcoder::job::{JobId, State};
+use tcoder::queue::{CompleteOutcome, Policy, Queue, QueueError, Start, Sweep};
+use tokio::time::{sleep, timeout};
+
+use super::*;
+use crate::support::redis::{private_redis, raw};
+
+/// Longer than anything here may take: only so that a hang ends as a failure.
+const HANG: Duration = Duration::from_secs(120);
+
+#[tokio::test]
+async fn forgotten_scripts_are_sent_again() {
+    let server = private_redis(&[]);
+    let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
+    let flush = || redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.raw()).unwrap();
+    let w = worker(&queue, "w").await;
+    flush();
+    let id = submit(&queue, &spec()).await;
+    flush();
+    let job = claim(&queue, &w).await.unwrap();
+    flush();
+    assert_eq!(queue.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
+    assert_eq!(queue.get(id).await.unwrap().unwrap().status, State::Completed);
+}
+
+/// Calls until Redis answers again.
+async fn resumed(queue: &Queue) {
+    let answers = async {
+        while queue.ping().await.is_err() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(HANG, answers).await.expect("the handle does not come back");
+}
+
+#[tokio::test]
+async fn jobs_and_handles_survive_a_restart_of_redis() {
+    let mut server = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
+    let w = worker(&queue, "w").await;
+    let held = submit(&queue, &spec()).await;
+    let job = claim(&queue, &w).await.unwrap();
+    let waits = submit(&queue, &hooked()).await;
+    let before = (queue.get(held).await.unwrap(), queue.get(waits).await.unwrap());
+
+    server.kill().await;
+    let error = timeout(HANG, queue.submit(JobId::new(), &spec(), Start::Now)).await.unwrap().unwrap_err();
+    assert!(matches!(error, QueueError::Connection(_)), "{error}");
+
+    server.start();
+    resumed(&queue).await;
+    assert_eq!((queue.get(held).await.unwrap(), queue.get(waits).await.unwrap()), before);
+    assert!(queue.renew(job.id, job.epoch, job.at.plus(7_200_000)).await.unwrap());
+    assert_eq!(queue.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
+    assert_eq!(claim(&queue, &w).await.unwrap().id, waits);
+}
+
+#[tokio::test]
+async fn a_complete_waits_out_a_short_restart() {
+    let mut server = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
+    let w = worker(&queue, "w").await;
+    submit(&queue, &spec()).await;
+    let job = claim(&queue, &w).await.unwrap();
+    server.kill().await;
+    let completes = tokio::spawn(async move {
+        loop {
+            // A worker repeats it for as long as its lease may hold.
+            match queue.complete(&job, &result_of(1)).await {
+                Err(error) if error.is_connection() => {}
+                other => return other,
+            }
+        }
+    });
+    server.start();
+    let outcome = timeout(HANG, completes).await.unwrap().unwrap().unwrap();
+    assert!(matches!(outcome, CompleteOutcome::Done | CompleteOutcome::Already), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn a_clock_that_is_wrong_by_an_hour_moves_no_lease() {
+    const HOUR: i64 = 3_600_000;
+    let (queue, config) = queue().await;
+    for wrong in [-HOUR, HOUR] {
+        let w = worker(&queue, "w").await;
+        let id = submit(&queue, &spec()).await;
+        let before = now(&queue).await;
+        let claimed = queue.claim(&w, before.plus(wrong), false).await.unwrap();
+        let after = now(&queue).await;
+        let Claim::Job(job) = claimed else { panic!("{claimed:?}") };
+        assert!((before..=after).contains(&job.at));
+        let leases = zset(&mut raw(&config), &config, "jobs:leases");
+        #[allow(clippy::cast_precision_loss)]
+        let deadline = job.at.plus(HOUR).0 as f64;
+        assert_eq!(leases, [(format!("{id}:1"), deadline)]);
+        queue.complete(&job, &result_of(1)).await.unwrap();
+    }
+}
+
+/// Everything a server holds, as one comparable text, without its bookkeeping of times.
+fn dump(redis: &mut redis::Connection, config: &RedisConfig) -> Vec<String> {
+    let mut all = Vec::new();
+    for set in ["uploading", "pending", "scheduled", "leases", "dead"] {
+        all.push(format!("{set} {:?}", zset(redis, config, &format!("jobs:{set}"))));
+    }
+    let mut keys: Vec<String> = redis::cmd("KEYS").arg("*jobs:status:*").query(redis).unwrap();
+    keys.sort();
+    for key in keys {
+        let hash: std::collections::BTreeMap<String, String> =
+            redis::cmd("HGETALL").arg(&key).query(redis).unwrap();
+        all.push(format!("{key} {hash:?}"));
+    }
+    all
+}
+
+fn set(redis: &mut redis::Connection, name: &str, value: &str) {
+    redis::cmd("CONFIG").arg(["SET", name, value].as_slice()).exec(redis).unwrap();
+}
+
+fn is_out_of_memory<T: std::fmt::Debug>(outcome: Result<T, QueueError>) {
+    assert!(matches!(outcome, Err(QueueError::OutOfMemory)), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn without_memory_nothing_moves_and_nothing_is_lost() {
+    let server = private_redis(&["--maxmemory-policy", "noeviction"]);
+    let config = server.config();
+    let mut redis = server.raw();
+    let queue = Queue::connect_with(&config, INSTANT).await.unwrap();
+    let w = worker(&queue, "w").await;
+    for _ in 0..4 {
+        submit(&queue, &JobSpec { max_attempts: 2, ..spec() }).await;
+    }
+    let late = claim(&queue, &w).await.unwrap();
+    let finished = claim(&queue, &w).await.unwrap();
+    let scheduled = JobId::new();
+    queue.submit(scheduled, &spec(), Start::After(Duration::from_millis(1))).await.unwrap();
+    let uploading = JobId::new();
+    queue.submit(uploading, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+    // Leftovers, as a failover might leave them: they must not switch on what memory forbids.
+    for (set, leftover) in [("leases", format!("{}:9", JobId::new())), ("scheduled", JobId::new().to_string())] {
+        let key = format!("{}jobs:{set}", config.prefix);
+        redis::cmd("ZADD").arg(key).arg(0).arg(leftover).exec(&mut redis).unwrap();
+    }
+
+    let before = dump(&mut redis, &config);
+    set(&mut redis, "maxmemory", "1");
+    is_out_of_memory(queue.renew(late.id, late.epoch, late.at.plus(3_600_000)).await);
+    is_out_of_memory(queue.sweep(10).await);
+    is_out_of_memory(queue.claim(&w, late.at.plus(60_000), true).await);
+    is_out_of_memory(queue.claim(&w, late.at.plus(60_000), false).await);
+    is_out_of_memory(queue.submit(JobId::new(), &spec(), Start::Now).await);
+    is_out_of_memory(queue.uploaded(uploading).await);
+    is_out_of_memory(queue.cancel(late.id).await);
+    is_out_of_memory(queue.progress(late.id, late.epoch, 50.0).await);
+    is_out_of_memory(queue.expire_upload(uploading, &hopeless()).await);
+    assert_eq!(dump(&mut redis, &config), before);
+    // Work that is done is not thrown away.
+    assert_eq!(queue.complete(&finished, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
+
+    set(&mut redis, "maxmemory", "0");
+    assert!(queue.renew(late.id, late.epoch, late.at.plus(3_600_000)).await.unwrap());
+    let swept = queue.sweep(10).await.unwrap();
+    assert_eq!(swept.ready, 1, "the delayed job, and not the lease that was renewed");
+    assert_eq!(zset(&mut redis, &config, "jobs:leases").len(), 1);
+    assert_eq!(zset(&mut redis, &config, "jobs:scheduled").len(), 0);
+    assert_eq!(queue.stats().await.unwrap().pending, 3);
+}
+
+#[tokio::test]
+async fn a_redis_that_evicts_is_refused_with_what_to_do() {
+    for policy in ["allkeys-lru", "volatile-ttl"] {
+        let server = private_redis(&["--maxmemory-policy", policy]);
+        let error = Queue::connect(&server.config()).await.err().expect("it was taken");
+        assert!(matches!(&error, QueueError::Evicts(p) if p == policy), "{error}");
+        let words = error.to_string();
+        assert!(words.contains("set it to noeviction"), "{words}");
+    }
+}
+
+#[tokio::test]
+async fn a_redis_that_hides_its_settings_is_trusted() {
+    let server = private_redis(&["--rename-command", "CONFIG", ""]);
+    Queue::connect(&server.config()).await.unwrap();
+}
+
+#[tokio::test]
+async fn five_thousand_expired_leases_come_back_in_batches() {
+    const JOBS: usize = 5000;
+    let config = shared();
+    let mut redis = raw(&config);
+    let queue = Queue::connect_with(&config, INSTANT).await.unwrap();
+    let w = worker(&queue, "w").await;
+    for _ in 0..JOBS {
+        submit(&queue, &spec()).await;
+    }
+    for _ in 0..JOBS {
+        claim(&queue, &w).await.unwrap();
+    }
+    let mut ready = 0;
+    for round in 0..10 {
+        let Sweep { ready: some, next_due, now } = queue.sweep(500).await.unwrap();
+        assert_eq!(some, 500, "round {round}");
+        ready += some as usize;
+        // More is due at once, for as long as a batch was full.
+        assert_eq!(next_due, Some(now));
+    }
+    assert_eq!(ready, JOBS);
+    let rest = queue.sweep(500).await.unwrap();
+    assert_eq!((rest.ready, rest.next_due), (0, None));
+    assert_eq!(zset(&mut redis, &config, "jobs:pending").len(), JOBS);
+    assert_eq!(zset(&mut redis, &config, "jobs:leases"), []);
+}
+
+#[tokio::test]
+async fn a_wrong_password_says_so_and_does_not_show_itself() {
+    let server = private_redis(&[]);
+    set(&mut server.raw(), "requirepass", "right-one");
+    let socket = server.config().url;
+    let bare = {
+        use secrecy::ExposeSecret as _;
+        socket.expose_secret().to_owned()
+    };
+    let with = |query: &str| RedisConfig { url: format!("{bare}{query}").into(), prefix: String::new() };
+    for query in ["?pass=hush-hush", "?user=somebody&pass=hush-hush", ""] {
+        let error = timeout(HANG, Queue::connect(&with(query))).await.unwrap().err().expect("it was let in");
+        assert!(matches!(error, QueueError::Auth), "{query}: {error:?}");
+        let words = format!("{error} {error:?}");
+        assert!(words.contains("REDIS_URL") && !words.contains("hush"), "{words}");
+    }
+    Queue::connect(&with("?pass=right-one")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_redis_that_is_away_ends_in_an_error_not_in_a_wait() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let config = |port: u16| RedisConfig {
+        url: format!("redis://:hush-hush@127.0.0.1:{port}").into(),
+        prefix: String::new(),
+    };
+    let closed = {
+        let other = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        other.local_addr().unwrap().port()
+    };
+    // One address refuses; behind the other somebody listens and never says a word.
+    let (refused, silent) = (config(closed), config(port));
+    let both = async { tokio::join!(Queue::connect(&refused), Queue::connect(&silent)) };
+    let (refused, silent) = timeout(HANG, both).await.expect("it waits for ever");
+    for outcome in [refused, silent] {
+        let error = outcome.err().expect("there is no Redis");
+        assert!(matches!(error, QueueError::Connection(_)), "{error:?}");
+        let words = format!("{error} {error:?}");
+        assert!(words.contains("REDIS_URL") && !words.contains("hush"), "{words}");
+    }
+    drop(listener);
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_is_refused_without_showing_it() {
+    let config = RedisConfig { url: "redis://:hush-hush@:port".to_owned().into(), prefix: String::new() };
+    let error = Queue::connect(&config).await.err().expect("it was taken");
+    let words = format!("{error} {error:?}");
+    assert!(words.contains("REDIS_URL") && !words.contains("hush"), "{words}");
+}
+
+#[tokio::test]
+async fn an_ended_job_expires_and_a_living_one_does_not() {
+    let config = shared();
+    let policy = Policy { retention: Duration::from_secs(600), ..LONG };
+    let queue = Queue::connect_with(&config, policy).await.unwrap();
+    let w = worker(&queue, "w").await;
+    let mut redis = raw(&config);
+    let mut ttl = |id: JobId| -> i64 {
+        redis::cmd("PTTL").arg(format!("{}jobs:status:{id}", config.prefix)).query(&mut redis).unwrap()
+    };
+    let id = submit(&queue, &spec()).await;
+    assert_eq!(ttl(id), -1);
+    let job = claim(&queue, &w).await.unwrap();
+    queue.fail(&job, &hopeless()).await.unwrap();
+    assert!((1..=600_000).contains(&ttl(id)));
+    queue.redrive(id).await.unwrap();
+    assert_eq!(ttl(id), -1);
+}

@@ -1,0 +1,314 @@
+//! Every interleaving of the lease protocol, for a few workers and jobs: the very model that the random
+//! tests hold against Redis, with workers that crash, stall, and lose answers.
+//!
+//! Time stands still here; that a lease runs out or a delay is over is just something that may happen
+//! at any moment. That covers every clock.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use stateright::{Checker, Model as Explored, Property};
+use tcoder::job::{FailureCode, JobId, State};
+use tcoder::queue::CompleteOutcome;
+use uuid::Uuid;
+
+use super::model::{Begin, Claim, Model, Mutant, Terms};
+
+const WORKERS: usize = 2;
+const ATTEMPTS: u32 = 2;
+/// Releases do not count as attempts, so without a bound there would be no end of states.
+const MOST_EPOCHS: u64 = 3;
+
+struct Protocol {
+    jobs: u8,
+    mutant: Mutant,
+}
+
+/// A worker's view: it holds what it believes to hold.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Held {
+    claim: Claim,
+    /// The manifest it goes on with, once it has put its own or found another's.
+    manifest: Option<u64>,
+    /// Its complete went through, and it does not know.
+    unheard: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct World {
+    model: Model,
+    workers: [Option<Held>; WORKERS],
+    /// Manifests that were put and not refused, by job.
+    puts: BTreeMap<JobId, Vec<u64>>,
+    /// Epochs whose complete was accepted, by job.
+    done: BTreeMap<JobId, Vec<u64>>,
+    /// The first promise that was broken by an answer.
+    broken: Option<&'static str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Act {
+    Claim(usize),
+    Renew(usize),
+    Commit(usize),
+    Complete(usize),
+    CompleteUnheard(usize),
+    Fail(usize, bool),
+    Release(usize),
+    Crash(usize),
+    Expire((JobId, u64)),
+    Due(JobId),
+    Cancel(JobId),
+}
+
+fn id(n: u8) -> JobId {
+    JobId::from_uuid(Uuid::from_u128(u128::from(n) + 1))
+}
+
+impl Explored for Protocol {
+    type State = World;
+    type Action = Act;
+
+    fn init_states(&self) -> Vec<World> {
+        let mut model = Model::new(self.mutant);
+        for n in 0..self.jobs {
+            model.submit(id(n), Terms { max: ATTEMPTS, boost: 0, hook: true }, Begin::Now, 0);
+        }
+        model.events.clear();
+        let (puts, done) = (BTreeMap::new(), BTreeMap::new());
+        vec![World { model, workers: [const { None }; WORKERS], puts, done, broken: None }]
+    }
+
+    fn actions(&self, world: &World, acts: &mut Vec<Act>) {
+        for (n, worker) in world.workers.iter().enumerate() {
+            let Some(held) = worker else {
+                acts.push(Act::Claim(n));
+                continue;
+            };
+            acts.push(Act::Crash(n));
+            if held.manifest.is_some() {
+                acts.extend([Act::Complete(n), Act::CompleteUnheard(n)]);
+            } else {
+                acts.extend([Act::Commit(n), Act::Renew(n), Act::Release(n)]);
+                acts.extend([Act::Fail(n, true), Act::Fail(n, false)]);
+            }
+        }
+        acts.extend(world.model.leases.keys().map(|name| Act::Expire(*name)));
+        acts.extend(world.model.scheduled.keys().map(|id| Act::Due(*id)));
+        acts.extend(world.model.jobs.keys().map(|id| Act::Cancel(*id)));
+    }
+
+    fn next_state(&self, last: &World, act: Act) -> Option<World> {
+        let mut world = last.clone();
+        world.act(act);
+        world.model.events.clear();
+        (world != *last).then_some(world)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("every job stands in one place", |_, w: &World| w.model.violation().is_none()),
+            Property::always("answers keep their promises", |_, w: &World| w.broken.is_none()),
+            Property::always("at most one manifest is put", |_, w: &World| {
+                w.puts.values().all(|puts| puts.len() <= 1)
+            }),
+            Property::always("at most one attempt completes", |_, w: &World| {
+                w.done.values().all(|done| done.len() <= 1)
+            }),
+            Property::always("a completed job shows the manifest that stands", |_, w: &World| {
+                let stands = |(id, job): (&JobId, &super::model::Job)| {
+                    job.state != State::Completed || job.result == w.model.manifests.get(id).copied()
+                };
+                w.model.jobs.iter().all(stands)
+            }),
+            Property::always("the newest attempt is the only one that may act", |_, w: &World| {
+                let held = w.workers.iter().flatten();
+                let mut live = held.filter(|h| w.model.clone().renew(h.claim.id, h.claim.epoch, 0));
+                live.all(|h| w.model.jobs[&h.claim.id].epoch == h.claim.epoch)
+            }),
+            Property::sometimes("a later attempt adopts an earlier manifest", |_, w: &World| {
+                w.model.jobs.values().any(|j| j.state == State::Completed && j.result != Some(j.epoch))
+            }),
+            Property::sometimes("a job is lost too often and fails", |_, w: &World| {
+                w.model.jobs.values().any(|j| j.error == Some(FailureCode::WorkerLost) && j.finished.is_some())
+            }),
+            Property::sometimes("a zombie and its successor live at once", |_, w: &World| match &w.workers {
+                [Some(a), Some(b)] => a.claim.id == b.claim.id && a.claim.epoch != b.claim.epoch,
+                _ => false,
+            }),
+        ]
+    }
+
+    fn within_boundary(&self, world: &World) -> bool {
+        world.model.jobs.values().all(|job| job.epoch <= MOST_EPOCHS)
+    }
+}
+
+impl World {
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Claim(n) => {
+                let claim = self.model.claim(u8::try_from(n).unwrap(), 0, 1);
+                self.workers[n] = claim.map(|claim| Held { claim, manifest: None, unheard: false });
+            }
+            Act::Crash(n) => self.workers[n] = None,
+            Act::Renew(n) => self.with(n, |model, held| {
+                let Claim { id, epoch, .. } = held.claim;
+                model.renew(id, epoch, 1)
+            }),
+            Act::Commit(n) => {
+                let Some(mut held) = self.workers[n].take() else { return };
+                let Claim { id, epoch, .. } = held.claim;
+                let before = self.model.manifests.get(&id).copied();
+                let stands = self.model.commit(id, epoch);
+                if before != Some(stands) {
+                    self.puts.entry(id).or_default().push(stands);
+                }
+                held.manifest = Some(stands);
+                self.workers[n] = Some(held);
+            }
+            Act::Complete(n) => drop(self.complete(n)),
+            Act::CompleteUnheard(n) => {
+                let Some(mut held) = self.complete(n) else { return };
+                held.unheard = true;
+                self.workers[n] = Some(held);
+            }
+            Act::Fail(n, again) => self.with(n, |model, held| {
+                let Claim { id, epoch, attempt } = held.claim;
+                let retry_at = (again && attempt < ATTEMPTS).then_some(0);
+                let code = if again { FailureCode::EncodeFailed } else { FailureCode::InvalidMedia };
+                model.fail(id, epoch, code, retry_at, 0);
+                false
+            }),
+            Act::Release(n) => self.with(n, |model, held| {
+                model.release(held.claim.id, held.claim.epoch, 0);
+                false
+            }),
+            Act::Expire(name) => drop(self.model.reap(name, 0)),
+            Act::Due(id) => self.model.promote(id, 0),
+            Act::Cancel(id) => drop(self.model.cancel(id, 0)),
+        }
+    }
+
+    /// A call of a worker that goes on afterwards if it answers so.
+    fn with(&mut self, n: usize, call: impl FnOnce(&mut Model, &Held) -> bool) {
+        let Some(held) = self.workers[n].take() else { return };
+        if call(&mut self.model, &held) {
+            self.workers[n] = Some(held);
+        }
+    }
+
+    /// Completes, and holds the answer against what the worker may expect. The worker is done with it.
+    fn complete(&mut self, n: usize) -> Option<Held> {
+        let held = self.workers[n].take()?;
+        let Claim { id, epoch, .. } = held.claim;
+        let newest = self.model.jobs[&id].epoch == epoch;
+        let was = self.model.jobs[&id].state;
+        let completed_before = self.done.get(&id).is_some_and(|done| done.contains(&epoch));
+        let outcome = self.model.complete(id, epoch, held.manifest?, 0);
+        match outcome {
+            CompleteOutcome::Done => {
+                self.done.entry(id).or_default().push(epoch);
+                if !newest || was != State::Running {
+                    self.broken = Some("an attempt that had lost its job completed it");
+                }
+            }
+            CompleteOutcome::Already if !completed_before => {
+                self.broken = Some("an attempt was told that it had completed, and it had not");
+            }
+            CompleteOutcome::Lost(_) if completed_before => {
+                self.broken = Some("an attempt that completed was told that it had lost");
+            }
+            CompleteOutcome::Already | CompleteOutcome::Lost(_) => {}
+        }
+        Some(held)
+    }
+}
+
+/// Explores everything; the names of the properties that do not hold, and how many states there were.
+fn explore(protocol: Protocol) -> (BTreeSet<&'static str>, usize) {
+    let checker = protocol.checker().threads(2).spawn_bfs().join();
+    let found = checker.discoveries();
+    let failing = checker.model().properties().into_iter().filter(|p| {
+        // A counterexample is a failure, and so is an example that was sought in vain.
+        found.contains_key(p.name) == p.expectation.discovery_is_failure()
+    });
+    (failing.map(|p| p.name).collect(), checker.unique_state_count())
+}
+
+#[test]
+fn no_interleaving_breaks_the_lease_protocol() {
+    for jobs in [1, 2] {
+        let (failing, states) = explore(Protocol { jobs, mutant: Mutant::Sound });
+        assert_eq!(failing, BTreeSet::new(), "{jobs} jobs");
+        assert!(states > 500, "only {states} states: the exploration is cut short");
+        println!("lease protocol, {jobs} jobs: {states} states");
+    }
+}
+
+#[test]
+fn each_rule_that_is_left_out_is_missed() {
+    let expected = [
+        (Mutant::Unfenced, "answers keep their promises"),
+        (Mutant::Uncounted, "every job stands in one place"),
+        (Mutant::Overwrites, "at most one manifest is put"),
+        (Mutant::Forgets, "every job stands in one place"),
+    ];
+    for (mutant, broken) in expected {
+        let (failing, _) = explore(Protocol { jobs: 1, mutant });
+        assert!(failing.contains(broken), "{mutant:?} breaks only {failing:?}");
+    }
+}
+
+/// States from which no sequence of events, however kind, ends every job.
+fn stuck(protocol: &Protocol) -> usize {
+    let ended = |world: &World| world.model.jobs.values().all(|job| job.state.is_terminal());
+    let mut numbers: BTreeMap<u64, usize> = BTreeMap::new();
+    let (mut worlds, mut origins): (Vec<World>, Vec<Vec<usize>>) = (Vec::new(), Vec::new());
+    let mut queue: VecDeque<usize> = VecDeque::new();
+    let mut number = |world: World, worlds: &mut Vec<World>, origins: &mut Vec<Vec<usize>>| {
+        let print = fingerprint(&world);
+        *numbers.entry(print).or_insert_with(|| {
+            worlds.push(world);
+            origins.push(Vec::new());
+            worlds.len() - 1
+        })
+    };
+    for world in protocol.init_states() {
+        queue.push_back(number(world, &mut worlds, &mut origins));
+    }
+    while let Some(at) = queue.pop_front() {
+        let mut acts = Vec::new();
+        protocol.actions(&worlds[at], &mut acts);
+        // Nobody is obliged to cancel, so a job must be able to end without it.
+        for act in acts.into_iter().filter(|act| !matches!(act, Act::Cancel(_))) {
+            let Some(next) = protocol.next_state(&worlds[at], act) else { continue };
+            if !protocol.within_boundary(&next) {
+                continue;
+            }
+            let known = worlds.len();
+            let to = number(next, &mut worlds, &mut origins);
+            origins[to].push(at);
+            if to == known {
+                queue.push_back(to);
+            }
+        }
+    }
+    let mut good: BTreeSet<usize> = (0..worlds.len()).filter(|at| ended(&worlds[*at])).collect();
+    let mut spread: Vec<usize> = good.iter().copied().collect();
+    while let Some(at) = spread.pop() {
+        spread.extend(origins[at].iter().filter(|from| good.insert(**from)));
+    }
+    worlds.len() - good.len()
+}
+
+fn fingerprint(world: &World) -> u64 {
+    use std::hash::{BuildHasher as _, BuildHasherDefault, DefaultHasher};
+    BuildHasherDefault::<DefaultHasher>::default().hash_one(world)
+}
+
+#[test]
+fn from_every_state_each_job_can_still_end() {
+    assert_eq!(stuck(&Protocol { jobs: 1, mutant: Mutant::Sound }), 0);
+    // A protocol that loses a job is noticed.
+    assert!(stuck(&Protocol { jobs: 1, mutant: Mutant::Forgets }) > 0);
+}

@@ -1,0 +1,134 @@
+//! Listings: every job once, newest first, whatever comes in meanwhile.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tcoder::job::{JobId, State};
+use tcoder::queue::{Filter, Queue, QueueError, Start};
+
+use super::*;
+use crate::support::redis::raw;
+
+async fn pages(queue: &Queue, filter: &Filter, limit: usize) -> Vec<Vec<JobId>> {
+    let (mut pages, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = queue.list(filter, limit, cursor.as_deref()).await.unwrap();
+        pages.push(page.jobs.iter().map(|j| j.job_id).collect());
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            return pages;
+        }
+        assert!(pages.len() < 1000, "the listing does not end");
+    }
+}
+
+/// Jobs in the order of a listing: newest first.
+async fn jobs(queue: &Queue, count: usize) -> Vec<JobId> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        ids.push(submit(queue, &spec()).await);
+    }
+    ids.reverse();
+    ids
+}
+
+#[tokio::test]
+async fn every_page_size_shows_every_job_once() {
+    let (queue, _) = queue().await;
+    let ids = jobs(&queue, 320).await;
+    for limit in [1, 7, 50, 99, 100, 101, 200, 319, 320, 321, 1000] {
+        let pages = pages(&queue, &Filter::default(), limit).await;
+        assert_eq!(pages.concat(), ids, "pages of {limit}");
+        assert_eq!(pages.len(), ids.len().div_ceil(limit), "pages of {limit}");
+    }
+}
+
+#[tokio::test]
+async fn jobs_of_the_same_millisecond_are_all_shown() {
+    let (queue, config) = queue().await;
+    let ids = jobs(&queue, 320).await;
+    let mut redis = raw(&config);
+    let mut pipe = redis::pipe();
+    for id in &ids {
+        pipe.cmd("ZADD").arg(format!("{}jobs:index", config.prefix)).arg(5).arg(id.to_string()).ignore();
+    }
+    pipe.exec(&mut redis).unwrap();
+    for limit in [1, 99, 100, 150, 1000] {
+        assert_eq!(pages(&queue, &Filter::default(), limit).await.concat(), ids, "pages of {limit}");
+    }
+}
+
+#[tokio::test]
+async fn a_filter_finds_what_lies_deep() {
+    let (queue, _) = queue().await;
+    let ids = jobs(&queue, 450).await;
+    let wanted = [ids[0], ids[99], ids[100], ids[199], ids[200], ids[449]];
+    for id in wanted {
+        queue.cancel(id).await.unwrap();
+    }
+    let filter = Filter { state: Some(State::Cancelled) };
+    for limit in [1, 2, 100] {
+        assert_eq!(pages(&queue, &filter, limit).await.concat(), wanted, "pages of {limit}");
+    }
+    let none = Filter { state: Some(State::Failed) };
+    assert_eq!(pages(&queue, &none, 10).await, [Vec::<JobId>::new()]);
+}
+
+#[tokio::test]
+async fn a_cursor_holds_while_jobs_come_in() {
+    let (queue, _) = queue().await;
+    let ids = jobs(&queue, 30).await;
+    let (mut seen, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = queue.list(&Filter::default(), 4, cursor.as_deref()).await.unwrap();
+        seen.extend(page.jobs.iter().map(|j| j.job_id));
+        submit(&queue, &spec()).await;
+        cursor = page.next_cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, ids);
+}
+
+#[tokio::test]
+async fn what_expired_leaves_the_listing() {
+    let (queue, config) = queue().await;
+    let mut ids = jobs(&queue, 10).await;
+    let mut redis = raw(&config);
+    let gone: BTreeSet<JobId> = ids.drain(2..5).collect();
+    for id in &gone {
+        redis::cmd("DEL").arg(format!("{}jobs:status:{id}", config.prefix)).exec(&mut redis).unwrap();
+    }
+    assert_eq!(pages(&queue, &Filter::default(), 4).await.concat(), ids);
+    assert_eq!(zset(&mut redis, &config, "jobs:index").len(), 7);
+}
+
+#[tokio::test]
+async fn a_foreign_cursor_is_refused_in_words() {
+    let (queue, _) = queue().await;
+    let error = queue.list(&Filter::default(), 4, Some("x")).await.unwrap_err();
+    assert!(matches!(&error, QueueError::Refused(why) if why.contains("cursor")), "{error}");
+}
+
+#[tokio::test]
+async fn stats_count_each_job_where_it_stands() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    for start in [Start::OnUpload(Duration::from_secs(60)), Start::After(Duration::from_secs(60))] {
+        queue.submit(JobId::new(), &spec(), start).await.unwrap();
+    }
+    jobs(&queue, 5).await;
+    let job = claim(&queue, &w).await.unwrap();
+    queue.complete(&job, &result_of(1)).await.unwrap();
+    let job = claim(&queue, &w).await.unwrap();
+    queue.fail(&job, &hopeless()).await.unwrap();
+    let running = claim(&queue, &w).await.unwrap();
+    let stats = queue.stats().await.unwrap();
+    let stand = (stats.uploading, stats.scheduled, stats.pending, stats.running);
+    assert_eq!(stand, (1, 1, 2, 1));
+    assert_eq!((stats.completed, stats.failed, stats.dead, stats.workers), (1, 1, 1, 1));
+    assert!(stats.oldest_pending_ms.is_some());
+    let workers = queue.workers().await.unwrap();
+    assert_eq!(workers[0].job_id, Some(running.id));
+}

@@ -1,0 +1,124 @@
+//! The queue on real Redis: a model in lockstep, every interleaving of the lease protocol, a soak with
+//! crashes, and a named test for each fault it must survive.
+
+mod faults;
+mod lease_model;
+mod life;
+mod listing;
+mod model;
+mod outbox;
+mod random;
+mod soak;
+mod wake;
+
+use std::time::Duration;
+
+use tcoder::config::RedisConfig;
+use tcoder::job::{
+    Failure, FailureCode, Input, JobId, JobResult, JobSpec, Ladder, Millis, Preset, Priority, SourceInfo,
+    Timings, VideoInfo, WorkerId,
+};
+use tcoder::queue::{Claim, Claimed, Policy, Queue, WorkerRecord};
+
+use crate::support::redis::shared;
+
+fn spec() -> JobSpec {
+    JobSpec::new(Input::Key("inputs/clip.mp4".parse().unwrap()), Preset::Hls, Ladder::default())
+}
+
+fn with_priority(priority: i64) -> JobSpec {
+    JobSpec { priority: Priority::try_from(priority).unwrap(), ..spec() }
+}
+
+fn hooked() -> JobSpec {
+    JobSpec { webhook_url: Some("https://example.com/hook".parse().unwrap()), ..spec() }
+}
+
+/// A result that tells which attempt's manifest it is.
+fn result_of(epoch: u64) -> JobResult {
+    let video = VideoInfo {
+        codec: "h264".into(),
+        width: 320,
+        height: 180,
+        frame_rate: 25.0,
+        frames: None,
+        rotation: 0,
+        hdr: false,
+    };
+    let source = SourceInfo { format: "mp4".into(), size: epoch, duration: 1.0, video, audio: None };
+    JobResult {
+        outputs: Vec::new(),
+        master: None,
+        skipped: Vec::new(),
+        source,
+        timings: Timings::default(),
+        speed: 1.0,
+        cpu_seconds: 0.5,
+    }
+}
+
+fn retryable() -> Failure {
+    Failure::new(FailureCode::EncodeFailed, "FFmpeg ended with code 1")
+}
+
+fn hopeless() -> Failure {
+    Failure::new(FailureCode::InvalidMedia, "the file is no video")
+}
+
+/// Leases that never run out while a test looks on.
+const LONG: Policy = Policy {
+    lease: Duration::from_secs(3600),
+    heartbeat: Duration::from_secs(5),
+    bell_wait: Duration::from_secs(75),
+    alive: Duration::from_secs(180),
+    retention: Duration::from_secs(3600),
+};
+
+/// Leases that run out as soon as somebody looks.
+const INSTANT: Policy = Policy { lease: Duration::ZERO, ..LONG };
+
+async fn queue() -> (Queue, RedisConfig) {
+    let config = shared();
+    (Queue::connect_with(&config, LONG).await.unwrap(), config)
+}
+
+async fn worker(queue: &Queue, name: &str) -> WorkerId {
+    let worker_id = WorkerId(name.to_owned());
+    let now = queue.clock().await.unwrap().now();
+    let record = WorkerRecord {
+        worker_id: worker_id.clone(),
+        machine_id: "here".into(),
+        version: "0".into(),
+        pid: 1,
+        started_at: now,
+    };
+    queue.register(&record, now).await.unwrap();
+    worker_id
+}
+
+async fn now(queue: &Queue) -> Millis {
+    queue.clock().await.unwrap().now()
+}
+
+/// Claims without a sweep.
+async fn claim(queue: &Queue, worker: &WorkerId) -> Option<Claimed> {
+    match queue.claim(worker, now(queue).await, false).await.unwrap() {
+        Claim::Job(job) => Some(*job),
+        Claim::Empty(_) => None,
+        Claim::Unregistered => panic!("{worker} is not registered"),
+    }
+}
+
+/// Submits a job that is ready at once.
+async fn submit(queue: &Queue, spec: &JobSpec) -> JobId {
+    let id = JobId::new();
+    let outcome = queue.submit(id, spec, tcoder::queue::Start::Now).await.unwrap();
+    assert_eq!(outcome, tcoder::queue::SubmitOutcome::Created);
+    id
+}
+
+/// A sorted set, lowest score first.
+fn zset(redis: &mut redis::Connection, config: &RedisConfig, key: &str) -> Vec<(String, f64)> {
+    let key = format!("{}{key}", config.prefix);
+    redis::cmd("ZRANGE").arg(key).arg(0).arg(-1).arg("WITHSCORES").query(redis).unwrap()
+}

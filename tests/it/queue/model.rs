@@ -1,0 +1,415 @@
+//! The queue's protocol as pure functions over plain values: what each call promises, in the fewest
+//! words. Time comes in from outside. The random tests run it beside Redis; the lease model explores
+//! every interleaving of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tcoder::job::{FailureCode, JobId, Millis, State};
+use tcoder::queue::{
+    CancelOutcome, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, UploadedOutcome,
+};
+
+/// What of a job's spec the protocol knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Terms {
+    pub max: u32,
+    pub boost: i64,
+    pub hook: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Begin {
+    Now,
+    After(i64),
+    OnUpload(i64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Job {
+    pub terms: Terms,
+    pub state: State,
+    pub attempt: u32,
+    pub epoch: u64,
+    pub rank: i64,
+    pub created: i64,
+    pub uploaded: Option<i64>,
+    pub queued: Option<i64>,
+    pub retry: Option<i64>,
+    pub started: Option<i64>,
+    pub finished: Option<i64>,
+    pub worker: Option<u8>,
+    pub progress: u32,
+    pub error: Option<FailureCode>,
+    /// Which attempt's manifest the job was completed with.
+    pub result: Option<u64>,
+}
+
+/// A rule of the protocol that a mutant leaves out, to prove that the checks can fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mutant {
+    /// None: the protocol as it is.
+    Sound,
+    /// Leases are known by job alone, so that any attempt passes for the newest.
+    Unfenced,
+    /// A reaped job goes back however often it was tried.
+    Uncounted,
+    /// The second manifest overwrites the first.
+    Overwrites,
+    /// A reaped job is put nowhere.
+    Forgets,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Claim {
+    pub id: JobId,
+    pub epoch: u64,
+    pub attempt: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Model {
+    pub mutant: Mutant,
+    pub jobs: BTreeMap<JobId, Job>,
+    pub uploading: BTreeMap<JobId, i64>,
+    pub pending: BTreeSet<(i64, JobId)>,
+    pub scheduled: BTreeMap<JobId, i64>,
+    pub leases: BTreeMap<(JobId, u64), i64>,
+    pub dead: BTreeMap<JobId, i64>,
+    pub outbox: BTreeSet<(JobId, u64, &'static str)>,
+    pub ends: BTreeMap<&'static str, u64>,
+    /// In object storage: the attempt whose manifest stands there.
+    pub manifests: BTreeMap<JobId, u64>,
+    /// Events since it was last emptied.
+    pub events: Vec<(JobId, State)>,
+}
+
+impl Model {
+    pub fn new(mutant: Mutant) -> Self {
+        Self {
+            mutant,
+            jobs: BTreeMap::new(),
+            uploading: BTreeMap::new(),
+            pending: BTreeSet::new(),
+            scheduled: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            dead: BTreeMap::new(),
+            outbox: BTreeSet::new(),
+            ends: BTreeMap::new(),
+            manifests: BTreeMap::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// What tells a lease from every other.
+    fn lease(&self, id: JobId, epoch: u64) -> (JobId, u64) {
+        (id, if self.mutant == Mutant::Unfenced { 0 } else { epoch })
+    }
+
+    pub fn state(&self, id: JobId) -> Option<State> {
+        self.jobs.get(&id).map(|j| j.state)
+    }
+
+    fn job(&mut self, id: JobId) -> &mut Job {
+        self.jobs.get_mut(&id).expect("the job was looked up before")
+    }
+
+    fn enqueue(&mut self, id: JobId, now: i64) {
+        let job = self.job(id);
+        (job.state, job.queued, job.rank) = (State::Queued, Some(now), now - job.terms.boost);
+        let rank = job.rank;
+        self.pending.insert((rank, id));
+    }
+
+    fn end(&mut self, id: JobId, state: State, now: i64) {
+        let job = self.job(id);
+        (job.state, job.finished) = (state, Some(now));
+        let (hook, epoch) = (job.terms.hook, job.epoch);
+        if state == State::Failed {
+            self.dead.insert(id, now);
+        }
+        if hook {
+            self.outbox.insert((id, epoch, state.name()));
+        }
+        *self.ends.entry(state.name()).or_default() += 1;
+        self.events.push((id, state));
+    }
+
+    /// Whether it is a new job.
+    pub fn submit(&mut self, id: JobId, terms: Terms, begin: Begin, now: i64) -> bool {
+        if self.jobs.contains_key(&id) {
+            return false;
+        }
+        let (state, queued, retry) = match begin {
+            Begin::Now => (State::Queued, Some(now), None),
+            Begin::After(delay) => (State::Queued, None, Some(now + delay)),
+            Begin::OnUpload(_) => (State::Uploading, None, None),
+        };
+        let rank = now - terms.boost;
+        let job = Job {
+            terms,
+            state,
+            attempt: 0,
+            epoch: 0,
+            rank,
+            created: now,
+            uploaded: None,
+            queued,
+            retry,
+            started: None,
+            finished: None,
+            worker: None,
+            progress: 0,
+            error: None,
+            result: None,
+        };
+        self.jobs.insert(id, job);
+        match begin {
+            Begin::Now => drop(self.pending.insert((rank, id))),
+            Begin::After(delay) => drop(self.scheduled.insert(id, now + delay)),
+            Begin::OnUpload(window) => drop(self.uploading.insert(id, now + window)),
+        }
+        self.events.push((id, state));
+        true
+    }
+
+    pub fn uploaded(&mut self, id: JobId, now: i64) -> UploadedOutcome {
+        match self.state(id) {
+            None => UploadedOutcome::Unknown,
+            Some(State::Uploading) => {
+                self.uploading.remove(&id);
+                self.job(id).uploaded = Some(now);
+                self.enqueue(id, now);
+                self.events.push((id, State::Queued));
+                UploadedOutcome::Queued
+            }
+            Some(state) => UploadedOutcome::Already(state),
+        }
+    }
+
+    pub fn claim(&mut self, worker: u8, now: i64, lease: i64) -> Option<Claim> {
+        let (_, id) = self.pending.pop_first()?;
+        let job = self.job(id);
+        job.state = State::Running;
+        job.epoch += 1;
+        job.attempt += 1;
+        (job.worker, job.started, job.progress) = (Some(worker), Some(now), 0);
+        let claim = Claim { id, epoch: job.epoch, attempt: job.attempt };
+        let lease_name = self.lease(id, claim.epoch);
+        self.leases.insert(lease_name, now + lease);
+        self.events.push((id, State::Running));
+        Some(claim)
+    }
+
+    pub fn renew(&mut self, id: JobId, epoch: u64, deadline: i64) -> bool {
+        let name = self.lease(id, epoch);
+        let Some(there) = self.leases.get_mut(&name) else { return false };
+        *there = deadline.max(*there);
+        true
+    }
+
+    pub fn progress(&mut self, id: JobId, epoch: u64, percent: u32) -> bool {
+        let held = self.leases.contains_key(&self.lease(id, epoch));
+        if held {
+            self.job(id).progress = percent;
+            self.events.push((id, State::Running));
+        }
+        held
+    }
+
+    /// Puts the attempt's manifest into storage, if none is there; answers whose is.
+    pub fn commit(&mut self, id: JobId, epoch: u64) -> u64 {
+        if self.mutant == Mutant::Overwrites {
+            self.manifests.insert(id, epoch);
+        }
+        *self.manifests.entry(id).or_insert(epoch)
+    }
+
+    pub fn complete(&mut self, id: JobId, epoch: u64, manifest: u64, now: i64) -> CompleteOutcome {
+        if self.leases.remove(&self.lease(id, epoch)).is_none() {
+            let ours = |j: &Job| j.state == State::Completed && j.epoch == epoch;
+            return match self.jobs.get(&id) {
+                Some(job) if ours(job) => CompleteOutcome::Already,
+                job => CompleteOutcome::Lost(job.map(|j| j.state)),
+            };
+        }
+        let job = self.job(id);
+        (job.result, job.progress, job.error) = (Some(manifest), 100, None);
+        self.end(id, State::Completed, now);
+        CompleteOutcome::Done
+    }
+
+    /// `retry_at`: when the next attempt would be due, if there is one.
+    pub fn fail(
+        &mut self,
+        id: JobId,
+        epoch: u64,
+        code: FailureCode,
+        retry_at: Option<i64>,
+        now: i64,
+    ) -> FailOutcome {
+        if self.leases.remove(&self.lease(id, epoch)).is_none() {
+            let stands = |s: State| matches!(s, State::Failed | State::Queued);
+            return match self.jobs.get(&id) {
+                Some(j) if stands(j.state) && j.epoch == epoch && j.error == Some(code) => {
+                    FailOutcome::Already
+                }
+                job => FailOutcome::Lost(job.map(|j| j.state)),
+            };
+        }
+        let job = self.job(id);
+        job.error = Some(code);
+        if let Some(at) = retry_at {
+            (job.state, job.retry, job.queued) = (State::Queued, Some(at), None);
+            self.scheduled.insert(id, at);
+            self.events.push((id, State::Queued));
+            return FailOutcome::Retry(Millis(at));
+        }
+        self.end(id, State::Failed, now);
+        FailOutcome::Failed
+    }
+
+    pub fn release(&mut self, id: JobId, epoch: u64, now: i64) -> bool {
+        if self.leases.remove(&self.lease(id, epoch)).is_none() {
+            return false;
+        }
+        let job = self.job(id);
+        job.attempt -= 1;
+        (job.state, job.queued, job.progress) = (State::Queued, Some(now), 0);
+        let rank = job.rank;
+        self.pending.insert((rank, id));
+        self.events.push((id, State::Queued));
+        true
+    }
+
+    pub fn cancel(&mut self, id: JobId, now: i64) -> CancelOutcome {
+        let Some(job) = self.jobs.get(&id) else { return CancelOutcome::Unknown };
+        if job.state.is_terminal() {
+            return CancelOutcome::Ended(job.state);
+        }
+        let (rank, lease) = (job.rank, self.lease(id, job.epoch));
+        self.pending.remove(&(rank, id));
+        self.scheduled.remove(&id);
+        self.uploading.remove(&id);
+        self.leases.remove(&lease);
+        self.job(id).retry = None;
+        self.end(id, State::Cancelled, now);
+        CancelOutcome::Cancelled
+    }
+
+    pub fn redrive(&mut self, id: JobId, now: i64) -> RedriveOutcome {
+        match self.state(id) {
+            None => RedriveOutcome::Unknown,
+            Some(State::Failed | State::Cancelled) => {
+                let job = self.job(id);
+                (job.attempt, job.progress) = (0, 0);
+                (job.error, job.finished, job.retry) = (None, None, None);
+                self.dead.remove(&id);
+                self.enqueue(id, now);
+                self.events.push((id, State::Queued));
+                RedriveOutcome::Queued
+            }
+            Some(state) => RedriveOutcome::Wrong(state),
+        }
+    }
+
+    pub fn expire_upload(&mut self, id: JobId, now: i64) -> ExpireOutcome {
+        match self.state(id) {
+            None => ExpireOutcome::Unknown,
+            Some(State::Uploading) => {
+                self.uploading.remove(&id);
+                self.job(id).error = Some(FailureCode::UploadExpired);
+                self.end(id, State::Failed, now);
+                ExpireOutcome::Failed
+            }
+            Some(state) => ExpireOutcome::Already(state),
+        }
+    }
+
+    /// A lease ran out. Whether the job became ready.
+    pub fn reap(&mut self, (id, epoch): (JobId, u64), now: i64) -> bool {
+        self.leases.remove(&(id, epoch));
+        let mutant = self.mutant;
+        let job = self.job(id);
+        job.error = Some(FailureCode::WorkerLost);
+        if job.attempt >= job.terms.max && mutant != Mutant::Uncounted {
+            self.end(id, State::Failed, now);
+            return false;
+        }
+        (job.state, job.queued) = (State::Queued, Some(now));
+        let rank = job.rank;
+        if mutant != Mutant::Forgets {
+            self.pending.insert((rank, id));
+        }
+        self.events.push((id, State::Queued));
+        true
+    }
+
+    /// A delay is over.
+    pub fn promote(&mut self, id: JobId, now: i64) {
+        self.scheduled.remove(&id);
+        self.job(id).retry = None;
+        self.enqueue(id, now);
+    }
+
+    /// Reaps and promotes what is due, at most `limit` of each: how many jobs became ready, and when
+    /// the next is due (`now` when the limit left something).
+    pub fn sweep(&mut self, now: i64, limit: usize) -> (u32, Option<i64>) {
+        let mut leases: Vec<(i64, String, (JobId, u64))> =
+            self.leases.iter().map(|(name, at)| (*at, format!("{}:{}", name.0, name.1), *name)).collect();
+        leases.sort();
+        leases.truncate(limit);
+        let mut delays: Vec<(i64, JobId)> = self.scheduled.iter().map(|(id, at)| (*at, *id)).collect();
+        delays.sort();
+        delays.truncate(limit);
+        let next = |dues: Vec<i64>| {
+            let left = (dues.len() == limit).then_some(now);
+            dues.into_iter().find(|at| *at > now).or(left)
+        };
+        let dues =
+            [next(leases.iter().map(|l| l.0).collect()), next(delays.iter().map(|d| d.0).collect())];
+        let mut ready = 0;
+        for (_, _, name) in leases.iter().filter(|l| l.0 <= now) {
+            ready += u32::from(self.reap(*name, now));
+        }
+        for (_, id) in delays.iter().filter(|d| d.0 <= now) {
+            self.promote(*id, now);
+            ready += 1;
+        }
+        (ready, dues.into_iter().flatten().min())
+    }
+
+    /// What must hold in every state, whatever happened; the first thing that does not.
+    pub fn violation(&self) -> Option<String> {
+        for (id, job) in &self.jobs {
+            let held: Vec<u64> = self.leases.keys().filter(|l| l.0 == *id).map(|l| l.1).collect();
+            let places = [
+                self.uploading.contains_key(id),
+                self.pending.iter().any(|p| p.1 == *id),
+                self.scheduled.contains_key(id),
+                !held.is_empty(),
+            ];
+            let expected = match job.state {
+                State::Uploading => [true, false, false, false],
+                State::Queued => [false, places[1], !places[1], false],
+                State::Running => [false, false, false, true],
+                State::Completed | State::Failed | State::Cancelled => [false; 4],
+            };
+            if places != expected {
+                return Some(format!("{id} is {} and stands in {places:?}", job.state));
+            }
+            if job.state == State::Running && held != [self.lease(*id, job.epoch).1] {
+                return Some(format!("{id} runs as {} and is leased as {held:?}", job.epoch));
+            }
+            if job.attempt > job.terms.max {
+                return Some(format!("{id} was tried {} times of {}", job.attempt, job.terms.max));
+            }
+            if job.state.is_terminal() != job.finished.is_some() {
+                return Some(format!("{id} is {} and finished at {:?}", job.state, job.finished));
+            }
+            if self.dead.contains_key(id) != (job.state == State::Failed) {
+                return Some(format!("{id} is {} and its place among the dead is wrong", job.state));
+            }
+        }
+        None
+    }
+}

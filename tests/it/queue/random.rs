@@ -1,0 +1,477 @@
+//! Random lives of a few jobs, on real Redis and on the model in lockstep: after each call the answer,
+//! everything in Redis and every event must be what the model says.
+//!
+//! Time is not slept through: a claim's sweep takes its `now` from the caller, so a test names the
+//! moment it wants; and before a sweep by Redis's own clock the test moves deadlines into the past.
+//! A crash needs no call: a claim nobody acts on is one. A zombie is an act on an old claim.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use tcoder::config::RedisConfig;
+use tcoder::job::{Epoch, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, WorkerId};
+use tcoder::queue::{self, Claimed, FailOutcome, Queue, Start, SubmitOutcome, backoff};
+use uuid::Uuid;
+
+use super::model::{Begin, Model, Mutant, Terms};
+use super::{LONG, hooked, hopeless, result_of, retryable, spec, worker};
+use crate::support::redis::{raw, shared};
+
+const JOBS: u8 = 4;
+const WORKERS: u8 = 2;
+
+#[derive(Clone, Copy, Debug)]
+enum Look {
+    /// The claim sweeps nothing.
+    Away,
+    /// It sweeps what is due now.
+    Now,
+    /// It sweeps as if it were later: when this many of the deadlines have passed.
+    Later(u8),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Submit { job: u8, begin: u8, terms: u8 },
+    Uploaded { job: u8 },
+    Claim { worker: u8, look: Look },
+    Renew { claim: u8, ms: i64 },
+    Progress { claim: u8, percent: u32 },
+    Complete { claim: u8 },
+    Fail { claim: u8, retryable: bool },
+    Release { claim: u8 },
+    Cancel { job: u8 },
+    Redrive { job: u8 },
+    ExpireUpload { job: u8 },
+    Sweep { limit: u8, past: u8 },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let job = 0..JOBS;
+    // Mostly the newest claims; the older ones are zombies.
+    let claim = prop_oneof![4 => Just(0_u8), 2 => Just(1), 1 => 0..6_u8];
+    let look = prop_oneof![2 => Just(Look::Away), 1 => Just(Look::Now), 3 => (1..4_u8).prop_map(Look::Later)];
+    prop_oneof![
+        6 => (job.clone(), 0..3_u8, 0..6_u8).prop_map(|(job, begin, terms)| Op::Submit { job, begin, terms }),
+        3 => job.clone().prop_map(|job| Op::Uploaded { job }),
+        8 => (0..WORKERS, look).prop_map(|(worker, look)| Op::Claim { worker, look }),
+        2 => (claim.clone(), -2000..2000_i64).prop_map(|(claim, ms)| Op::Renew { claim, ms }),
+        1 => (claim.clone(), 0..100_u32).prop_map(|(claim, percent)| Op::Progress { claim, percent }),
+        3 => claim.clone().prop_map(|claim| Op::Complete { claim }),
+        4 => (claim.clone(), any::<bool>()).prop_map(|(claim, retryable)| Op::Fail { claim, retryable }),
+        2 => claim.prop_map(|claim| Op::Release { claim }),
+        1 => job.clone().prop_map(|job| Op::Cancel { job }),
+        2 => job.clone().prop_map(|job| Op::Redrive { job }),
+        1 => job.prop_map(|job| Op::ExpireUpload { job }),
+        2 => (1..4_u8, 0..3_u8).prop_map(|(limit, past)| Op::Sweep { limit, past }),
+    ]
+}
+
+#[test]
+fn any_life_of_jobs_is_the_same_in_redis_and_in_the_model() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let redis = RefCell::new(raw(&shared()));
+    let config = Config { cases: 160, failure_persistence: None, ..Config::default() };
+    let lives = vec((op(), prop::bool::weighted(0.3)), 1..60);
+    TestRunner::new(config)
+        .run(&lives, |life| {
+            let config = shared();
+            let redis = &mut redis.borrow_mut();
+            runtime.block_on(async {
+                let queue = Queue::connect_with(&config, LONG).await.unwrap();
+                let mut lockstep = Lockstep::new(queue, config, redis).await;
+                for (op, twice) in life {
+                    lockstep.step(op, twice).await?;
+                }
+                Ok(())
+            })
+        })
+        .unwrap();
+}
+
+/// Redis and the model, side by side.
+struct Lockstep<'a> {
+    queue: Queue,
+    config: RedisConfig,
+    redis: &'a mut redis::Connection,
+    model: Model,
+    workers: Vec<WorkerId>,
+    /// Every claim ever made, in order.
+    claims: Vec<Claimed>,
+    completions: BTreeMap<JobId, u32>,
+    last_event: String,
+}
+
+fn job_id(n: u8) -> JobId {
+    JobId::from_uuid(Uuid::from_u128(0x0189_0a5d_ac96_774b_bcce_b302_099a_8000 + u128::from(n)))
+}
+
+fn spec_of(terms: u8) -> JobSpec {
+    let (priority, max_attempts) = [(0, 2), (5, 2), (-5, 1), (0, 3), (100, 2), (-100, 1)][terms as usize];
+    let base = if terms % 2 == 0 { spec() } else { hooked() };
+    JobSpec {
+        priority: Priority::try_from(priority).unwrap(),
+        max_attempts,
+        origin: Origin::Storage,
+        ..base
+    }
+}
+
+impl<'a> Lockstep<'a> {
+    async fn new(queue: Queue, config: RedisConfig, redis: &'a mut redis::Connection) -> Self {
+        let mut workers = Vec::new();
+        for n in 0..WORKERS {
+            workers.push(worker(&queue, &format!("w{n}")).await);
+        }
+        let (claims, completions) = (Vec::new(), BTreeMap::new());
+        let model = Model::new(Mutant::Sound);
+        Self { queue, config, redis, model, workers, claims, completions, last_event: "0-0".into() }
+    }
+
+    fn key(&self, name: &str) -> String {
+        format!("{}{name}", self.config.prefix)
+    }
+
+    /// One call on both sides; `twice`: and the very same again, which must change nothing more.
+    async fn step(&mut self, op: Op, twice: bool) -> Result<(), TestCaseError> {
+        let before: BTreeMap<JobId, State> = self.model.jobs.iter().map(|(id, j)| (*id, j.state)).collect();
+        self.call(op).await?;
+        self.compare(op)?;
+        for (id, state) in before {
+            let now = self.model.jobs[&id].state;
+            let absorbed = !state.is_terminal() || now == state || matches!(op, Op::Redrive { .. });
+            prop_assert!(absorbed, "{op:?} took {id} from {state} to {now}");
+        }
+        // A second claim is another claim, and a second sweep goes on where its limit stopped the first.
+        if twice && !matches!(op, Op::Claim { .. } | Op::Sweep { .. }) {
+            let once = self.in_redis();
+            self.call(op).await?;
+            self.compare(op)?;
+            prop_assert_eq!(once, self.in_redis(), "{:?}, repeated, changed something", op);
+        }
+        Ok(())
+    }
+
+    /// The time of the call, which is that of the event it wrote; of no matter where it wrote none.
+    fn time(&mut self) -> i64 {
+        let newest: Vec<(String, Vec<String>)> = redis::cmd("XREVRANGE")
+            .arg(self.key("jobs:events"))
+            .arg(&["+", "-", "COUNT", "1"])
+            .query(self.redis)
+            .unwrap();
+        newest.first().map_or(0, |(id, _)| id.split_once('-').unwrap().0.parse().unwrap())
+    }
+
+    fn claim(&self, back: u8) -> Option<Claimed> {
+        let at = self.claims.len().checked_sub(1 + back as usize)?;
+        Some(self.claims[at].clone())
+    }
+
+    async fn call(&mut self, op: Op) -> Result<(), TestCaseError> {
+        match op {
+            Op::Submit { job, begin, terms } => self.submit(job_id(job), begin, terms).await,
+            Op::Uploaded { job } => {
+                let real = self.queue.uploaded(job_id(job)).await.unwrap();
+                let now = self.time();
+                prop_assert_eq!(real, self.model.uploaded(job_id(job), now));
+                Ok(())
+            }
+            Op::Claim { worker, look } => self.take(worker, look).await,
+            Op::Renew { claim, ms } => {
+                let Some(c) = self.claim(claim) else { return Ok(()) };
+                let deadline = c.at.plus(3_600_000 + ms);
+                let real = self.queue.renew(c.id, c.epoch, deadline).await.unwrap();
+                prop_assert_eq!(real, self.model.renew(c.id, c.epoch.0, deadline.0));
+                Ok(())
+            }
+            Op::Progress { claim, percent } => {
+                let Some(c) = self.claim(claim) else { return Ok(()) };
+                let real = self.queue.progress(c.id, c.epoch, f64::from(percent)).await.unwrap();
+                prop_assert_eq!(real, self.model.progress(c.id, c.epoch.0, percent));
+                Ok(())
+            }
+            Op::Complete { claim } => {
+                let Some(c) = self.claim(claim) else { return Ok(()) };
+                let manifest = self.model.commit(c.id, c.epoch.0);
+                let real = self.queue.complete(&c, &result_of(manifest)).await.unwrap();
+                let now = self.time();
+                prop_assert_eq!(real, self.model.complete(c.id, c.epoch.0, manifest, now));
+                if real == queue::CompleteOutcome::Done {
+                    let count = self.completions.entry(c.id).or_default();
+                    *count += 1;
+                    prop_assert_eq!(*count, 1, "{} was completed twice", c.id);
+                }
+                Ok(())
+            }
+            Op::Fail { claim, retryable } => self.fail(claim, retryable).await,
+            Op::Release { claim } => {
+                let Some(c) = self.claim(claim) else { return Ok(()) };
+                let real = self.queue.release(c.id, c.epoch).await.unwrap();
+                let now = self.time();
+                prop_assert_eq!(real, self.model.release(c.id, c.epoch.0, now));
+                Ok(())
+            }
+            Op::Cancel { job } => {
+                let real = self.queue.cancel(job_id(job)).await.unwrap();
+                let now = self.time();
+                prop_assert_eq!(real, self.model.cancel(job_id(job), now));
+                Ok(())
+            }
+            Op::Redrive { job } => {
+                let real = self.queue.redrive(job_id(job)).await.unwrap();
+                let now = self.time();
+                prop_assert_eq!(real, self.model.redrive(job_id(job), now));
+                Ok(())
+            }
+            Op::ExpireUpload { job } => {
+                let failure = tcoder::job::Failure::new(FailureCode::UploadExpired, "it never came");
+                let real = self.queue.expire_upload(job_id(job), &failure).await.unwrap();
+                let now = self.time();
+                prop_assert_eq!(real, self.model.expire_upload(job_id(job), now));
+                Ok(())
+            }
+            Op::Sweep { limit, past } => self.sweep(limit, past).await,
+        }
+    }
+
+    async fn submit(&mut self, id: JobId, begin: u8, terms: u8) -> Result<(), TestCaseError> {
+        let spec = spec_of(terms);
+        let (start, begin) = match begin {
+            0 => (Start::Now, Begin::Now),
+            1 => (Start::After(std::time::Duration::from_secs(60)), Begin::After(60_000)),
+            _ => (Start::OnUpload(std::time::Duration::from_secs(90)), Begin::OnUpload(90_000)),
+        };
+        let real = self.queue.submit(id, &spec, start).await.unwrap();
+        let now = self.time();
+        let terms = Terms {
+            max: spec.max_attempts,
+            boost: spec.priority.get() * 60_000,
+            hook: spec.webhook_url.is_some(),
+        };
+        let there = self.model.jobs.get(&id).map(|j| j.terms);
+        let new = self.model.submit(id, terms, begin, now);
+        // The specs of `spec_of` differ exactly where their terms do.
+        match real {
+            SubmitOutcome::Created => prop_assert!(new),
+            SubmitOutcome::Same => prop_assert!(!new && there == Some(terms)),
+            SubmitOutcome::Different(_) => prop_assert!(!new && there != Some(terms)),
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, worker: u8, look: Look) -> Result<(), TestCaseError> {
+        let real_now = super::now(&self.queue).await;
+        let mut dues: Vec<i64> =
+            self.model.leases.values().chain(self.model.scheduled.values()).copied().collect();
+        dues.sort_unstable();
+        let now = match look {
+            Look::Later(n) => {
+                let nth = dues.get(usize::from(n) - 1).or(dues.last()).copied();
+                Millis(nth.unwrap_or(0).max(real_now.0))
+            }
+            Look::Away | Look::Now => real_now,
+        };
+        let sweeps = !matches!(look, Look::Away);
+        let real = self.queue.claim(&self.workers[worker as usize], now, sweeps).await.unwrap();
+        let due = if sweeps { self.model.sweep(now.0, 8).1 } else { None };
+        let time = self.time();
+        let model = self.model.claim(worker, time, 3_600_000);
+        match (real, model) {
+            (queue::Claim::Empty(real_due), None) => prop_assert_eq!(real_due.map(|m| m.0), due),
+            (queue::Claim::Job(job), Some(model)) => {
+                let real = (job.id, job.epoch, job.attempt, job.at);
+                prop_assert_eq!(real, (model.id, Epoch(model.epoch), model.attempt, Millis(time)));
+                let older = self.claims.iter().filter(|c| c.id == job.id);
+                let newest = older.map(|c| c.epoch).max();
+                prop_assert!(newest < Some(job.epoch), "epoch {} after {:?}", job.epoch, newest);
+                self.claims.push(*job);
+            }
+            (real, model) => prop_assert!(false, "claimed {real:?}, the model {model:?}"),
+        }
+        Ok(())
+    }
+
+    async fn fail(&mut self, claim: u8, again: bool) -> Result<(), TestCaseError> {
+        let Some(c) = self.claim(claim) else { return Ok(()) };
+        let failure = if again { retryable() } else { hopeless() };
+        let real = self.queue.fail(&c, &failure).await.unwrap();
+        let now = self.time();
+        let retries = again && c.attempt < c.spec.max_attempts;
+        // The wait is drawn at random: taken over from Redis after a look at its bounds.
+        let retry_at = if let FailOutcome::Retry(at) = real {
+            let most = backoff::ceiling(c.attempt, std::time::Duration::from_secs(5), LONG.lease);
+            let most = i64::try_from(most.as_millis()).unwrap();
+            prop_assert!((now..=now + most).contains(&at.0), "a retry at {at:?}, called at {now}");
+            Some(at.0)
+        } else {
+            retries.then_some(0)
+        };
+        prop_assert_eq!(real, self.model.fail(c.id, c.epoch.0, failure.code, retry_at, now));
+        prop_assert!(retries || !matches!(real, FailOutcome::Retry(_)));
+        Ok(())
+    }
+
+    async fn sweep(&mut self, limit: u8, past: u8) -> Result<(), TestCaseError> {
+        // The first `past` leases and delays are over.
+        for (name, at) in self.model.leases.iter_mut().take(past as usize) {
+            *at = 1;
+            let key = format!("{}jobs:leases", self.config.prefix);
+            redis::cmd("ZADD").arg(key).arg(1).arg(format!("{}:{}", name.0, name.1)).exec(self.redis).unwrap();
+        }
+        for (id, at) in self.model.scheduled.iter_mut().take(past as usize) {
+            *at = 1;
+            let key = format!("{}jobs:scheduled", self.config.prefix);
+            redis::cmd("ZADD").arg(key).arg(1).arg(id.to_string()).exec(self.redis).unwrap();
+        }
+        let real = self.queue.sweep(u32::from(limit)).await.unwrap();
+        let (ready, due) = self.model.sweep(real.now.0, usize::from(limit));
+        prop_assert_eq!((real.ready, real.next_due.map(|m| m.0)), (ready, due));
+        Ok(())
+    }
+
+    /// Everything on both sides.
+    fn compare(&mut self, op: Op) -> Result<(), TestCaseError> {
+        prop_assert_eq!(self.in_redis(), self.in_model(), "after {:?}", op);
+        prop_assert_eq!(self.new_events(), std::mem::take(&mut self.model.events), "events of {:?}", op);
+        prop_assert_eq!(self.model.violation(), None, "after {:?}", op);
+        Ok(())
+    }
+
+    fn new_events(&mut self) -> Vec<(JobId, State)> {
+        let entries: Vec<(String, BTreeMap<String, String>)> = redis::cmd("XRANGE")
+            .arg(self.key("jobs:events"))
+            .arg(format!("({}", self.last_event))
+            .arg("+")
+            .query(self.redis)
+            .unwrap();
+        if let Some((id, _)) = entries.last() {
+            self.last_event.clone_from(id);
+        }
+        entries.iter().map(|(_, e)| (e["id"].parse().unwrap(), e["state"].parse().unwrap())).collect()
+    }
+
+    /// All the queue holds in Redis but the events, as flat text.
+    fn in_redis(&mut self) -> BTreeMap<String, String> {
+        const SETS: [&str; 6] =
+            ["jobs:uploading", "jobs:pending", "jobs:scheduled", "jobs:leases", "jobs:dead", "jobs:index"];
+        let mut pipe = redis::pipe();
+        for name in SETS {
+            pipe.cmd("ZRANGE").arg(self.key(name)).arg(0).arg(-1).arg("WITHSCORES");
+        }
+        let sets: Vec<Vec<(String, i64)>> = pipe.query(self.redis).unwrap();
+        let mut all = BTreeMap::new();
+        for (name, set) in SETS.iter().zip(sets) {
+            for (member, score) in set {
+                // A listing is by the caller's clock; only that it is there matters.
+                let score = if *name == "jobs:index" { 0 } else { score };
+                all.insert(format!("{name} {member}"), score.to_string());
+            }
+        }
+        let (outbox, counters, bells): (Vec<String>, BTreeMap<String, String>, u32) = redis::pipe()
+            .cmd("ZRANGE")
+            .arg(self.key("webhooks:outbox"))
+            .arg(&["0", "-1"])
+            .hgetall(self.key("jobs:counters"))
+            .zcard(self.key("jobs:bell"))
+            .query(self.redis)
+            .unwrap();
+        all.extend(outbox.into_iter().map(|member| (format!("outbox {member}"), String::new())));
+        all.extend(counters.into_iter().map(|(name, n)| (format!("counter {name}"), n)));
+        assert!(bells <= 16, "{bells} entries in the bell");
+        for n in 0..JOBS {
+            let key = self.key(&format!("jobs:status:{}", job_id(n)));
+            let (hash, ttl): (BTreeMap<String, String>, i64) =
+                redis::pipe().hgetall(&key).pttl(&key).query(self.redis).unwrap();
+            for (field, value) in hash {
+                let value = readable(&field, value);
+                if !value.is_empty() {
+                    all.insert(format!("{n} {field}"), value);
+                }
+            }
+            if ttl != -2 {
+                all.insert(format!("{n} expires"), (ttl > 0).to_string());
+            }
+        }
+        all
+    }
+
+    fn in_model(&self) -> BTreeMap<String, String> {
+        let model = &self.model;
+        let mut all = BTreeMap::new();
+        let mut put = |name: String, value: String| drop(all.insert(name, value));
+        for (id, at) in &model.uploading {
+            put(format!("jobs:uploading {id}"), at.to_string());
+        }
+        for (rank, id) in &model.pending {
+            put(format!("jobs:pending {id}"), rank.to_string());
+        }
+        for (id, at) in &model.scheduled {
+            put(format!("jobs:scheduled {id}"), at.to_string());
+        }
+        for ((id, epoch), at) in &model.leases {
+            put(format!("jobs:leases {id}:{epoch}"), at.to_string());
+        }
+        for (id, at) in &model.dead {
+            put(format!("jobs:dead {id}"), at.to_string());
+        }
+        for (id, epoch, state) in &model.outbox {
+            put(format!("outbox {id}:{epoch}:{state}"), String::new());
+        }
+        for (state, n) in &model.ends {
+            put(format!("counter {state}"), n.to_string());
+        }
+        for n in 0..JOBS {
+            let Some(job) = model.jobs.get(&job_id(n)) else { continue };
+            put(format!("jobs:index {}", job_id(n)), "0".into());
+            put(format!("{n} expires"), job.state.is_terminal().to_string());
+            let fields = [
+                ("state", Some(job.state.to_string())),
+                ("max", Some(job.terms.max.to_string())),
+                ("boost", Some(job.terms.boost.to_string())),
+                ("hook", Some(u8::from(job.terms.hook).to_string())),
+                ("attempt", Some(job.attempt.to_string())),
+                ("epoch", Some(job.epoch.to_string())),
+                ("rank", Some(job.rank.to_string())),
+                ("created", Some(job.created.to_string())),
+                ("uploaded", job.uploaded.map(|t| t.to_string())),
+                ("queued", job.queued.map(|t| t.to_string())),
+                ("retry", job.retry.map(|t| t.to_string())),
+                ("started", job.started.map(|t| t.to_string())),
+                ("finished", job.finished.map(|t| t.to_string())),
+                ("worker", job.worker.map(|w| format!("w{w}"))),
+                ("progress", (job.progress > 0).then(|| job.progress.to_string())),
+                ("error", job.error.map(|code| format!("{code:?}"))),
+                ("result", job.result.map(|epoch| epoch.to_string())),
+            ];
+            for (field, value) in fields {
+                if let Some(value) = value {
+                    put(format!("{n} {field}"), value);
+                }
+            }
+        }
+        all
+    }
+}
+
+/// A field of a job's hash in the model's words; empty where the model does not know it.
+fn readable(field: &str, value: String) -> String {
+    match field {
+        "spec" | "keep" => String::new(),
+        "progress" => {
+            let percent: f64 = value.parse().unwrap();
+            if percent == 0.0 { String::new() } else { percent.to_string() }
+        }
+        "error" if !value.is_empty() => {
+            let failure: tcoder::job::Failure = serde_json::from_str(&value).unwrap();
+            format!("{:?}", failure.code)
+        }
+        "result" if !value.is_empty() => {
+            let result: tcoder::job::JobResult = serde_json::from_str(&value).unwrap();
+            result.source.size.to_string()
+        }
+        _ => value,
+    }
+}

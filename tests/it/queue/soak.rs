@@ -1,0 +1,149 @@
+//! Many workers at once on real Redis, a quarter of which die with their job and some of which act
+//! long after they lost it. Ends when every job has ended.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::RngExt as _;
+use tcoder::job::{Epoch, JobId, State};
+use tcoder::queue::{Claim, Claimed, CompleteOutcome, Policy, Queue, Start};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::*;
+
+const JOBS: usize = 1000;
+const WORKERS: usize = 16;
+/// Short, so that what is lost comes back while the test looks on; nothing depends on how short.
+const LEASE: Duration = Duration::from_millis(250);
+const HANG: Duration = Duration::from_secs(300);
+
+/// What came to pass, and the one place outside Redis: object storage, where the first manifest stays.
+#[derive(Default)]
+struct Record {
+    manifests: BTreeMap<JobId, Epoch>,
+    done: BTreeMap<JobId, Vec<Epoch>>,
+    epochs: BTreeMap<JobId, Vec<Epoch>>,
+    crashes: u32,
+    stale: u32,
+}
+
+struct Worker {
+    queue: Queue,
+    name: WorkerId,
+    record: Arc<Mutex<Record>>,
+    /// Lost jobs it will still act on.
+    haunted: Vec<Claimed>,
+}
+
+impl Worker {
+    async fn work(mut self) {
+        loop {
+            let now = now(&self.queue).await;
+            match self.queue.claim(&self.name, now, true).await.unwrap() {
+                Claim::Job(job) => self.attempt(*job).await,
+                // Nothing waits, nothing runs, nothing is delayed: all have ended.
+                Claim::Empty(None) if self.haunted.is_empty() => return,
+                Claim::Empty(_) => {
+                    self.haunt().await;
+                    sleep(LEASE / 10).await;
+                }
+                Claim::Unregistered => panic!("{} is registered", self.name),
+            }
+        }
+    }
+
+    async fn attempt(&mut self, job: Claimed) {
+        self.record.lock().unwrap().epochs.entry(job.id).or_default().push(job.epoch);
+        let fate = rand::rng().random_range(0..100);
+        match fate {
+            0..25 => self.record.lock().unwrap().crashes += 1,
+            25..40 => self.haunted.push(job),
+            40..45 => drop(self.queue.fail(&job, &retryable()).await.unwrap()),
+            45..50 => drop(self.queue.release(job.id, job.epoch).await.unwrap()),
+            _ => drop(self.finish(&job).await),
+        }
+    }
+
+    /// Commits its manifest, or adopts the one that stands there, and completes with it.
+    async fn finish(&mut self, job: &Claimed) -> CompleteOutcome {
+        let manifest = *self.record.lock().unwrap().manifests.entry(job.id).or_insert(job.epoch);
+        let outcome = self.queue.complete(job, &result_of(manifest.0)).await.unwrap();
+        if outcome == CompleteOutcome::Done {
+            self.record.lock().unwrap().done.entry(job.id).or_default().push(job.epoch);
+        }
+        outcome
+    }
+
+    /// Acts on what it lost: first it learns that its lease is gone, then it completes all the same.
+    async fn haunt(&mut self) {
+        for job in std::mem::take(&mut self.haunted) {
+            // A deadline in the past renews nothing; it only asks.
+            if self.queue.renew(job.id, job.epoch, Millis(1)).await.unwrap() {
+                self.haunted.push(job);
+                continue;
+            }
+            let outcome = self.finish(&job).await;
+            assert!(matches!(outcome, CompleteOutcome::Lost(Some(_))), "a zombie's complete: {outcome:?}");
+            self.record.lock().unwrap().stale += 1;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_jobs_end_once_each_whatever_their_workers_do() {
+    let config = shared();
+    let policy = Policy { lease: LEASE, ..LONG };
+    let queue = Queue::connect_with(&config, policy).await.unwrap();
+    let mut ids = Vec::new();
+    for n in 0..JOBS {
+        let id = JobId::new();
+        let start = if n % 10 == 0 { Start::After(LEASE) } else { Start::Now };
+        // Failed attempts wait up to 5 s for their retry, so these few jobs are not given many.
+        queue.submit(id, &JobSpec { max_attempts: 3, ..hooked() }, start).await.unwrap();
+        ids.push(id);
+    }
+    let record = Arc::new(Mutex::new(Record::default()));
+    let mut workers = JoinSet::new();
+    for n in 0..WORKERS {
+        let queue = queue.reconnect().await.unwrap();
+        let name = worker(&queue, &format!("w{n}")).await;
+        workers.spawn(Worker { queue, name, record: record.clone(), haunted: Vec::new() }.work());
+    }
+    timeout(HANG, workers.join_all()).await.expect("some job does not end");
+
+    let record = record.lock().unwrap();
+    let (mut completed, mut failed) = (0, 0);
+    for id in &ids {
+        let job = queue.get(*id).await.unwrap().unwrap();
+        assert!(job.attempt <= 3, "{id} was tried {} times", job.attempt);
+        let epochs = &record.epochs[id];
+        // In the order in which the workers learned of them, which may not be that of the claims.
+        let mut sorted = epochs.clone();
+        sorted.sort();
+        let expected: Vec<Epoch> = (1..=epochs.len() as u64).map(Epoch).collect();
+        assert_eq!((&sorted, job.epoch.0), (&expected, epochs.len() as u64), "{id}");
+        match job.status {
+            State::Completed => {
+                completed += 1;
+                assert_eq!(record.done[id].len(), 1, "{id} was completed by {:?}", record.done[id]);
+                assert_eq!(job.result.unwrap().source.size, record.manifests[id].0, "{id}");
+            }
+            State::Failed => {
+                failed += 1;
+                assert!(!record.done.contains_key(id), "{id} was completed and failed");
+            }
+            other => panic!("{id} is {other}"),
+        }
+    }
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.completed, stats.failed), (completed, failed));
+    assert_eq!((stats.pending, stats.scheduled, stats.running, stats.uploading), (0, 0, 0, 0));
+    assert_eq!(stats.webhooks_owed, JOBS as u64);
+    assert!(record.crashes > 100 && record.stale > 50 && completed > 500, "the soak did not soak");
+    println!(
+        "soak: {completed} completed, {failed} failed, {} crashes, {} stale completes refused",
+        record.crashes, record.stale
+    );
+}

@@ -1,0 +1,237 @@
+//! How workers and readers learn of changes: the bell and the events.
+
+use std::time::Duration;
+
+use tcoder::job::{JobEvent, JobId, State};
+use tcoder::queue::{Claim, EventFeed, FailOutcome, Queue, Start};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::*;
+use crate::support::command_count::CommandCount;
+use crate::support::redis::{PrivateRedis, private_redis, raw};
+
+/// Longer than anything here may take, and shorter than [`NEVER`]: who waits that long was not woken.
+const HANG: Duration = Duration::from_secs(120);
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// Waits until this many clients block at the server.
+async fn blocked(server: &PrivateRedis, count: usize) {
+    let mut redis = server.raw();
+    let wanted = format!("blocked_clients:{count}\r\n");
+    let waits = async {
+        while !redis::cmd("INFO").arg("clients").query::<String>(&mut redis).unwrap().contains(&wanted) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(HANG, waits).await.expect("nobody blocks");
+}
+
+async fn waiters(queue: &Queue, count: usize) -> JoinSet<()> {
+    let mut waiters = JoinSet::new();
+    for _ in 0..count {
+        let own = queue.reconnect().await.unwrap();
+        waiters.spawn(async move { own.wait_for_bell(NEVER).await.unwrap() });
+    }
+    waiters
+}
+
+async fn all_woken(waiters: JoinSet<()>) {
+    timeout(HANG, waiters.join_all()).await.expect("a worker was not woken");
+}
+
+#[tokio::test]
+async fn a_job_wakes_a_worker_that_waits() {
+    let server = private_redis(&[]);
+    let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
+    let waiter = waiters(&queue, 1).await;
+    blocked(&server, 1).await;
+    submit(&queue, &spec()).await;
+    all_woken(waiter).await;
+}
+
+#[tokio::test]
+async fn as_many_jobs_wake_as_many_workers() {
+    let server = private_redis(&[]);
+    let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
+    let waiting = waiters(&queue, 3).await;
+    blocked(&server, 3).await;
+    for _ in 0..3 {
+        submit(&queue, &spec()).await;
+    }
+    all_woken(waiting).await;
+
+    // The same when the jobs come first, between the workers' last look and their wait.
+    for tail in ["a1", "b2", "c3"] {
+        let id: JobId = format!("01890a5d-ac96-774b-bcce-b302099a80{tail}").parse().unwrap();
+        queue.submit(id, &spec(), Start::Now).await.unwrap();
+    }
+    all_woken(waiters(&queue, 3).await).await;
+}
+
+#[tokio::test]
+async fn the_bell_rings_for_whatever_becomes_ready_and_stays_small() {
+    let (queue, config) = queue().await;
+    let mut redis = raw(&config);
+    let w = worker(&queue, "w").await;
+    let mut rang = |what: &str| {
+        let key = format!("{}jobs:bell", config.prefix);
+        let bells: u32 = redis::cmd("ZCARD").arg(&key).query(&mut redis).unwrap();
+        redis::cmd("DEL").arg(&key).exec(&mut redis).unwrap();
+        assert!((1..=16).contains(&bells), "{what}: {bells}");
+    };
+    let id = submit(&queue, &spec()).await;
+    rang("a submit");
+    let job = claim(&queue, &w).await.unwrap();
+    queue.release(id, job.epoch).await.unwrap();
+    rang("a release");
+    let job = claim(&queue, &w).await.unwrap();
+    let FailOutcome::Retry(at) = queue.fail(&job, &retryable()).await.unwrap() else { panic!("no retry") };
+    rang("a retry, so that somebody learns when it is due");
+    let Claim::Job(job) = queue.claim(&w, at, true).await.unwrap() else { panic!("it is due") };
+    rang("a promotion");
+    queue.fail(&job, &hopeless()).await.unwrap();
+    queue.redrive(id).await.unwrap();
+    rang("a redrive");
+    let upload = JobId::new();
+    queue.submit(upload, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+    queue.uploaded(upload).await.unwrap();
+    rang("an upload");
+    queue.submit(JobId::new(), &spec(), Start::After(Duration::from_secs(60))).await.unwrap();
+    rang("a delayed job");
+    for _ in 0..100 {
+        submit(&queue, &spec()).await;
+    }
+    rang("a hundred jobs");
+    // Many leases that end at once ring for many, and still for no more than sixteen.
+    while let Some(job) = claim(&queue, &w).await {
+        assert_eq!(job.attempt, 1);
+    }
+    let end = now(&queue).await.plus(3_600_001);
+    queue.claim(&w, end, true).await.unwrap();
+    rang("a reaped lease");
+}
+
+fn told(events: &[JobEvent], id: JobId) -> Vec<(State, Option<f64>)> {
+    events.iter().filter(|e| e.job_id == id).map(|e| (e.status, e.progress)).collect()
+}
+
+/// Reads until the feed has told of `count` events.
+async fn read(feed: &mut EventFeed, count: usize) -> Vec<JobEvent> {
+    let mut events = Vec::new();
+    let reads = async {
+        while events.len() < count {
+            match feed.next(Duration::from_secs(1)).await {
+                Ok(more) => events.extend(more),
+                Err(error) => assert!(error.is_connection(), "{error}"),
+            }
+        }
+    };
+    timeout(HANG, reads).await.expect("the events do not come");
+    events
+}
+
+#[tokio::test]
+async fn a_feed_tells_every_change_of_a_job_in_order() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    submit(&queue, &with_priority(-100)).await;
+    let mut feed = EventFeed::open(&queue).await.unwrap();
+    let id = JobId::new();
+    queue.submit(id, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+    queue.uploaded(id).await.unwrap();
+    let job = claim(&queue, &w).await.unwrap();
+    queue.release(id, job.epoch).await.unwrap();
+    let job = claim(&queue, &w).await.unwrap();
+    queue.progress(id, job.epoch, 12.5).await.unwrap();
+    queue.complete(&job, &result_of(1)).await.unwrap();
+    let events = read(&mut feed, 7).await;
+    let expected = [
+        (State::Uploading, None),
+        (State::Queued, None),
+        (State::Running, None),
+        (State::Queued, None),
+        (State::Running, None),
+        (State::Running, Some(12.5)),
+        (State::Completed, None),
+    ];
+    assert_eq!(told(&events, id), expected);
+    assert_eq!(events.len(), 7, "and nothing of before it was opened");
+    assert_eq!(feed.next(Duration::from_millis(1)).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_feed_goes_on_where_it_was_after_redis_restarts() {
+    let mut server = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
+    let mut feed = EventFeed::open(&queue).await.unwrap();
+    let first = submit(&queue, &spec()).await;
+    assert_eq!(told(&read(&mut feed, 1).await, first).len(), 1);
+    // Unread when Redis goes.
+    let second = submit(&queue, &spec()).await;
+    server.kill().await;
+    assert!(feed.next(Duration::from_secs(1)).await.unwrap_err().is_connection());
+    server.start();
+    let third = timeout(HANG, async {
+        loop {
+            let id = JobId::new();
+            if queue.submit(id, &spec(), Start::Now).await.is_ok() {
+                return id;
+            }
+        }
+    });
+    let third = third.await.expect("Redis does not come back");
+    let events = read(&mut feed, 2).await;
+    assert_eq!(events.iter().map(|e| e.job_id).collect::<Vec<_>>(), [second, third]);
+}
+
+/// What hosted Redis bills, and so part of the promise. The numbers stand in the documentation.
+#[tokio::test]
+async fn a_job_costs_few_commands_and_an_idle_worker_hardly_any() {
+    let server = private_redis(&[]);
+    let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
+    let own = queue.reconnect().await.unwrap();
+    let mut redis = server.raw();
+    let w = worker(&queue, "w").await;
+    let at = now(&queue).await;
+
+    // Once unmeasured, so that the scripts are known and every key exists.
+    let mut costs = Vec::new();
+    for round in 0..2 {
+        for by_upload in [false, true] {
+            let id = JobId::new();
+            CommandCount::reset(&mut redis);
+            if by_upload {
+                queue.submit(id, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+                queue.uploaded(id).await.unwrap();
+            } else {
+                queue.submit(id, &spec(), Start::Now).await.unwrap();
+            }
+            // A worker reckons Redis's time anew with each claim, so it has always moved on.
+            let later = at.plus(10 * (1 + round) + i64::from(by_upload));
+            let Claim::Job(job) = queue.claim(&w, later, false).await.unwrap() else { panic!("no job") };
+            assert!(queue.renew(id, job.epoch, job.at.plus(7_200_000)).await.unwrap());
+            queue.complete(&job, &result_of(1)).await.unwrap();
+            costs.push(CommandCount::read(&mut redis));
+        }
+    }
+    let [_, _, direct, by_upload] = costs.as_slice() else { panic!("{costs:?}") };
+    assert!(direct.total() <= 21, "{direct:?}");
+    assert!(by_upload.total() <= 28, "{by_upload:?}");
+
+    own.wait_for_bell(Duration::ZERO).await.unwrap();
+    own.wait_for_bell(Duration::ZERO).await.unwrap();
+    CommandCount::reset(&mut redis);
+    own.wait_for_bell(Duration::ZERO).await.unwrap();
+    assert_eq!(queue.claim(&w, at.plus(1000), true).await.unwrap(), Claim::Empty(None));
+    let idle = CommandCount::read(&mut redis);
+    let a_minute = idle.total() * 60 / LONG.bell_wait.as_secs();
+    assert!(a_minute <= 6, "{idle:?}");
+    println!(
+        "commands: {} a job, {} a job by upload, {} each {} s of an idle worker",
+        direct.total(),
+        by_upload.total(),
+        idle.total(),
+        LONG.bell_wait.as_secs()
+    );
+}
