@@ -7,6 +7,7 @@ use futures::StreamExt as _;
 use indicatif::ProgressBar;
 
 use super::client::Client;
+use super::show::say;
 use super::{CliError, fetch, show};
 use crate::job::{Job, JobId, State};
 
@@ -39,7 +40,7 @@ pub async fn to_the_end(
     } else if job.status == State::Completed {
         show::outputs(&job);
         for file in files {
-            println!("{}", file.display());
+            say!("{}", file.display());
         }
     }
     match job.status {
@@ -80,7 +81,7 @@ async fn follow(client: &Client, id: JobId) -> Result<Job, CliError> {
             }
         };
         breaks += 1;
-        if breaks > BREAKS || !broken.is_unreachable() {
+        if breaks > BREAKS || !broken.is_passing() {
             bar.finish_and_clear();
             return Err(broken.into());
         }
