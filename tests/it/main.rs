@@ -2,5 +2,13 @@
 //! an S3 server, the binary itself. One test binary, so that it links once and shares its servers.
 #![allow(missing_docs)]
 
+mod a_killed_worker_costs_no_job;
+mod a_video_becomes_renditions;
+mod bad_input;
 mod queue;
+mod secrets_stay_secret;
+mod stopping_and_starting;
 mod support;
+mod the_api;
+mod the_command_line;
+mod webhooks;

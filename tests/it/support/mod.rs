@@ -2,3 +2,4 @@
 
 pub mod command_count;
 pub mod redis;
+pub mod system;
