@@ -98,6 +98,10 @@ pub struct Client {
 /// # Errors
 /// When the machine's certificates cannot be loaded.
 pub fn client(guard: Guard, timeouts: Timeouts) -> Result<Client, reqwest::Error> {
+    Ok(Client { http: builder(guard, timeouts).build()?, guard })
+}
+
+fn builder(guard: Guard, timeouts: Timeouts) -> reqwest::ClientBuilder {
     install_crypto();
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
@@ -120,7 +124,7 @@ pub fn client(guard: Guard, timeouts: Timeouts) -> Result<Client, reqwest::Error
     if guard == Guard::PublicOnly {
         builder = builder.dns_resolver(PublicResolver);
     }
-    Ok(Client { http: builder.build()?, guard })
+    builder
 }
 
 impl Client {
@@ -258,7 +262,10 @@ fn embedded(high: u16, low: u16) -> Ipv4Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use axum::{response::Redirect, routing::get};
     use proptest::prelude::*;
+    use std::future::IntoFuture as _;
+    use tokio_util::sync::CancellationToken;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -439,6 +446,49 @@ mod tests {
         let next = url("http://example.com/next");
         assert_eq!(judge_redirect(Guard::PublicOnly, &hops, &next), Err(Refused::Redirects));
         assert_eq!(judge_redirect(Guard::PublicOnly, &hops[1..], &next), Ok(()));
+    }
+
+    /// A server on this machine that passes for `public.example`, and a guarded client that believes it:
+    /// the only stand-in is the name's address.
+    async fn behind_a_public_name() -> (Client, SocketAddr, CancellationToken) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let port = address.port();
+        let app = axum::Router::new()
+            .route("/here", get(|| async { "here" }))
+            .route(
+                "/literal",
+                get(move || async move { Redirect::temporary(&format!("http://127.0.0.1:{port}/here")) }),
+            )
+            .route(
+                "/name",
+                get(move || async move { Redirect::temporary(&format!("http://localhost:{port}/here")) }),
+            )
+            .route("/loop", get(|| async { Redirect::temporary("/loop") }))
+            .route("/good", get(|| async { Redirect::temporary("/here") }));
+        let stop = CancellationToken::new();
+        let server = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
+        tokio::spawn(server.into_future());
+        let second = Duration::from_secs(10);
+        let timeouts = Timeouts { connect: second, read: second, total: Some(second) };
+        let http = builder(Guard::PublicOnly, timeouts).resolve("public.example", address).build().unwrap();
+        (Client { http, guard: Guard::PublicOnly }, address, stop)
+    }
+
+    #[tokio::test]
+    async fn a_redirect_into_a_private_network_is_not_followed() {
+        let (client, address, stop) = behind_a_public_name().await;
+        let ask = async |path: &str| {
+            let at = url(&format!("http://public.example:{}{path}", address.port()));
+            let answer = client.request(Method::GET, &at).unwrap().send().await;
+            answer.map(|_| ()).map_err(|error| Refused::find(&error).cloned())
+        };
+        assert_eq!(ask("/good").await, Ok(()));
+        assert_eq!(ask("/literal").await, Err(Some(Refused::Private(ip("127.0.0.1")))));
+        let by_name = ask("/name").await.unwrap_err().unwrap();
+        assert!(matches!(by_name, Refused::Private(ip) if ip.is_loopback()), "{by_name}");
+        assert_eq!(ask("/loop").await, Err(Some(Refused::Redirects)));
+        stop.cancel();
     }
 
     #[test]

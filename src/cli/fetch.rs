@@ -1,7 +1,7 @@
 //! Downloads a job's renditions, playlists with everything they name.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::io::AsyncWriteExt as _;
@@ -24,21 +24,16 @@ struct Item {
     path: String,
 }
 
-/// Fetches every output of a completed job into `dir`; answers the files a viewer opens.
-pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<Vec<PathBuf>, CliError> {
-    let Some(result) = &job.result else { return Ok(Vec::new()) };
-    let mut playlists = VecDeque::new();
-    let (mut files, mut open, mut bytes) = (Vec::new(), Vec::new(), 0);
+/// Fetches every output of a completed job into `dir`.
+pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliError> {
+    let Some(result) = &job.result else { return Ok(()) };
+    let (mut playlists, mut files) = (VecDeque::new(), Vec::new());
     let listed = result.outputs.iter().map(|o| (&o.key, &o.url, o.container == Container::Hls));
     let master = result.master.iter().map(|m| (&m.key, &m.url, true));
     for (key, url, is_playlist) in master.chain(listed) {
         let item = Item { url: address(url.as_deref())?, path: below_attempt(key)?.to_owned() };
-        if result.master.is_none() || open.is_empty() {
-            open.push(dir.join(&item.path));
-        }
         if is_playlist { playlists.push_back(item) } else { files.push(item) }
     }
-    bytes += result.outputs.iter().map(|o| o.size).sum::<u64>();
     let mut seen: Vec<String> = Vec::new();
     while let Some(item) = playlists.pop_front() {
         if seen.contains(&item.path) {
@@ -56,14 +51,14 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<Vec<PathB
         }
         write_whole(&dir.join(&item.path), text.as_bytes()).await?;
     }
-    let bar = show::bytes_bar("download", bytes);
+    let bar = show::bytes_bar("download", result.outputs.iter().map(|o| o.size).sum());
     futures::stream::iter(&files)
         .map(|item| save(client, item, dir, &bar))
         .buffer_unordered(AT_ONCE)
         .try_collect::<Vec<()>>()
         .await?;
     bar.finish_and_clear();
-    Ok(open)
+    Ok(())
 }
 
 impl Item {
@@ -86,7 +81,7 @@ fn address(url: Option<&str>) -> Result<Url, CliError> {
 }
 
 /// `outputs/<job>/<epoch>/720p.mp4` -> `720p.mp4`.
-fn below_attempt(key: &ObjectKey) -> Result<&str, CliError> {
+pub fn below_attempt(key: &ObjectKey) -> Result<&str, CliError> {
     let mut parts = key.as_str().splitn(4, '/');
     parts.nth(3).ok_or_else(|| CliError::Local(format!("{key} is no output of this version of tcoder")))
 }

@@ -104,7 +104,8 @@ pub async fn run(cli: Cli) -> ExitCode {
 /// Logs go to stderr: for people at a terminal, as JSON lines elsewhere. `RUST_LOG` and
 /// `LOG_FORMAT` (`text`, `json`) choose otherwise.
 fn init_logs(server: bool) {
-    let default = if server { "warn,tcoder=info" } else { "error" };
+    // The S3 server's crates print whole requests, signatures included, and every 404 as an error.
+    let default = if server { "warn,tcoder=info,s3s=off,s3s_fs=off" } else { "error,s3s=off,s3s_fs=off" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     // The S3 server's finer lines hold whole requests, signed addresses among them.
     let filter = match "s3s=info".parse() {

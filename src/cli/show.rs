@@ -1,13 +1,17 @@
 //! Tables, bars and numbers for people.
 
 use std::borrow::Cow;
+<<<<<<< HEAD
 use std::io::Write as _;
+=======
+use std::path::Path;
+>>>>>>> main
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::CliError;
+use super::{CliError, fetch};
 use crate::job::{Input, Job, JobResult, State};
 
 /// `println!`, but a reader that has seen enough (`| head`) is no reason to panic.
@@ -97,8 +101,8 @@ pub fn renditions<'a>(lines: impl Iterator<Item = Line<'a>>) {
     say!("{t}");
 }
 
-/// Prints what a completed job made.
-pub fn outputs(job: &Job) {
+/// Prints what a completed job made; `dir` is where it was downloaded to, if it was.
+pub fn outputs(job: &Job, dir: Option<&Path>) {
     let Some(result) = &job.result else { return };
     renditions(result.outputs.iter().map(|o| Line {
         quality: o.quality.name(),
@@ -109,17 +113,28 @@ pub fn outputs(job: &Job) {
         bitrate: o.bitrate,
         duration: o.duration,
         size: o.size,
-        place: Cow::from(o.key.as_str()),
+        place: match (dir, fetch::below_attempt(&o.key)) {
+            (Some(dir), Ok(path)) => Cow::from(dir.join(path).display().to_string()),
+            _ => Cow::from(o.key.as_str()),
+        },
     }));
-    remarks(result);
+    remarks(result, dir);
 }
 
-fn remarks(result: &JobResult) {
+fn remarks(result: &JobResult, dir: Option<&Path>) {
     for skipped in &result.skipped {
         say!("{}: {}", skipped.quality, skipped.reason);
     }
     if let Some(master) = &result.master {
+<<<<<<< HEAD
         say!("master playlist: {}", master.url.as_deref().unwrap_or(master.key.as_str()));
+=======
+        let local = dir.zip(fetch::below_attempt(&master.key).ok()).map(|(dir, path)| dir.join(path));
+        match local {
+            Some(path) => println!("master playlist: {}", path.display()),
+            None => println!("master playlist: {}", master.url.as_deref().unwrap_or(master.key.as_str())),
+        }
+>>>>>>> main
     }
     let t = &result.timings;
     say!(
@@ -147,8 +162,13 @@ pub fn job(job: &Job) {
         say!("error    {}", error.message);
     }
     if job.status == State::Completed {
+<<<<<<< HEAD
         say!("");
         outputs(job);
+=======
+        println!();
+        outputs(job, None);
+>>>>>>> main
     }
 }
 
@@ -183,6 +203,11 @@ fn status(job: &Job) -> String {
 fn input(job: &Job) -> String {
     match &job.spec.input {
         Input::Key(key) => key.file_name().to_owned(),
-        Input::Url(url) => url.to_string(),
+        Input::Url(url) => {
+            // Behind the question mark may stand a signature.
+            let mut url = url.clone();
+            url.set_query(None);
+            url.to_string()
+        }
     }
 }

@@ -31,17 +31,20 @@ pub async fn to_the_end(
             return Err(CliError::Interrupted);
         }
     };
-    let files = match (job.status, output) {
-        (State::Completed, Some(dir)) => fetch::outputs(client, &job, dir).await?,
-        _ => Vec::new(),
-    };
+    if let (State::Completed, Some(dir)) = (job.status, output) {
+        fetch::outputs(client, &job, dir).await?;
+    }
     if json {
         show::json(&job)?;
     } else if job.status == State::Completed {
+<<<<<<< HEAD
         show::outputs(&job);
         for file in files {
             say!("{}", file.display());
         }
+=======
+        show::outputs(&job, output);
+>>>>>>> main
     }
     match job.status {
         State::Completed => Ok(()),

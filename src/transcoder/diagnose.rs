@@ -137,7 +137,7 @@ fn machine_trouble(words: &str) -> Option<Failure> {
 fn first_error(words: &str, input: &str) -> String {
     let lines = || words.lines().filter(|l| !l.trim().is_empty());
     let is_error = |l: &&str| ["[error]", "[fatal]", "[panic]"].iter().any(|level| l.contains(level));
-    let Some(line) = lines().find(is_error).or_else(|| lines().last()) else {
+    let Some(line) = lines().find(is_error).or_else(|| lines().next_back()) else {
         return "it gave no reason".to_owned();
     };
     let mut rest = line.trim();

@@ -8,8 +8,7 @@ const LONGEST: usize = 2000;
 /// Calls `take` with every line until the end of `reader`. A read error counts as the end.
 pub(super) async fn each_line(mut reader: impl AsyncBufRead + Unpin, mut take: impl FnMut(&str)) {
     let mut line: Vec<u8> = Vec::new();
-    loop {
-        let Ok(chunk) = reader.fill_buf().await else { break };
+    while let Ok(chunk) = reader.fill_buf().await {
         if chunk.is_empty() {
             break;
         }

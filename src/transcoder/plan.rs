@@ -87,7 +87,7 @@ impl Plan {
 pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder) -> Result<Plan, Failure> {
     let asked = preset.rungs(ladder);
     if asked.is_empty() {
-        return Ok(remux(source));
+        return remux(source);
     }
     let (rungs, skipped) = fit::fill(source.display(), asked);
     let Some(first) = rungs.first() else {
@@ -201,13 +201,18 @@ fn tags(matrix: &str, primaries: &str, transfer: &str) -> String {
 /// HDR to SDR. What the file leaves unsaid is BT.2020, as PQ and HLG imply: zimg refuses to guess.
 fn tone_map(video: &Video) -> String {
     let transfer = if video.transfer == Transfer::Hlg { "arib-std-b67" } else { "smpte2084" };
-    let primaries = if video.has_primaries { "" } else { ":pin=bt2020" };
-    let matrix = if video.matrix == Matrix::Unknown { ":min=bt2020nc" } else { "" };
+    let primaries = if video.has_primaries { "" } else { "color_primaries=bt2020:" };
+    let matrix = if video.matrix == Matrix::Unknown { "colorspace=bt2020nc:" } else { "" };
     format!(
-        "zscale=tin={transfer}{primaries}{matrix}:t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,\
-         tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
+        "setparams={primaries}{matrix}color_trc={transfer},zscale=t=linear:npl=100,format=gbrpf32le,\
+         zscale=p=bt709,tonemap=hable:desat=0,zscale=t=bt709:m=bt709:r=tv,format=yuv420p"
     )
 }
+
+/// The HLS muxer adds up the packets' durations, and x264 gives all of them that of the nominal rate:
+/// with a variable rate a playlist would claim 1.2 s of 2.9. A packet lasts until the next one.
+const TRUE_DURATIONS: &str =
+    "setts=pts=PTS:dts=DTS:duration=if(eq(NEXT_DTS\\,NOPTS)\\,DURATION\\,NEXT_DTS-DTS)";
 
 /// The encoder of the picture. `vfr` keeps each frame at its own time, none doubled.
 fn picture(preset: Preset) -> Vec<String> {
@@ -215,6 +220,7 @@ fn picture(preset: Preset) -> Vec<String> {
     if matches!(preset, Preset::Hls | Preset::HlsAdaptive) {
         all.extend(words("-g 48 -sc_threshold 0 -force_key_frames"));
         all.push(format!("expr:gte(t,n_forced*{SEGMENT_SECONDS})"));
+        all.extend(["-bsf:v".into(), TRUE_DURATIONS.into()]);
     }
     all
 }
@@ -282,11 +288,17 @@ fn adaptive(rungs: &[Rung], audio_kbps: u32, audio: Option<&Audio>) -> Vec<Strin
 }
 
 /// Copies picture and sound as they are, into MP4 where it can carry them.
-fn remux(source: &Probe) -> Plan {
+fn remux(source: &Probe) -> Result<Plan, Failure> {
     let video = source.video.codec.as_str();
     let audio = source.audio.as_ref();
     let mp4 = matches!(video, "h264" | "hevc" | "av1" | "vp9" | "mpeg4" | "mpeg2video")
         && audio.is_none_or(|a| matches!(a.codec.as_str(), "aac" | "mp3" | "ac3" | "eac3" | "opus" | "alac"));
+    if !mp4 && source.video.rotation != 0 {
+        // FFmpeg 5.1 drops the rotation there, and the copy would lie on its side.
+        let message = "the video is turned for display, and a copy of its codecs needs MKV, which cannot \
+                       say so; ask for a quality such as 720p";
+        return Err(Failure::new(FailureCode::UnsupportedMedia, message));
+    }
     let (file, container) =
         if mp4 { ("original.mp4", Container::Mp4) } else { ("original.mkv", Container::Mkv) };
     let output = Planned { label: Label::ORIGINAL, file: file.to_owned(), size: source.display(), container };
@@ -304,7 +316,7 @@ fn remux(source: &Probe) -> Plan {
     let mut input_options = before_input(false);
     // AVI has no presentation times; a copy cannot make them up later.
     input_options.extend(words("-fflags +genpts"));
-    Plan {
+    Ok(Plan {
         outputs: vec![output],
         master: None,
         shared_audio: None,
@@ -312,7 +324,7 @@ fn remux(source: &Probe) -> Plan {
         skipped: vec![],
         input_options,
         output_options: options,
-    }
+    })
 }
 
 #[cfg(test)]

@@ -284,7 +284,7 @@ impl Audio {
 ///
 /// # Errors
 /// One sentence about the file, or about this machine when ffprobe cannot run.
-pub(super) async fn probe(path: &Path) -> Result<Probe, Failure> {
+pub async fn probe(path: &Path) -> Result<Probe, Failure> {
     let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Failure::new(FailureCode::InputNotFound, "there is no such file"),
         _ => Failure::new(FailureCode::Worker, format!("the file cannot be opened: {e}")),

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::job::{Box2, Container, Failure, FailureCode};
+use crate::job::{Box2, Container, Failure, FailureCode, Label};
 
 use super::EncodedOutput;
 use super::diagnose;
@@ -116,8 +116,7 @@ fn check(
         .map_err(|e| wrong(format!("{file} came out without a picture: {e}")))?;
     let (asked, size) = (planned.size, made.display());
     // A copy's pixel shape may be rounded by the new container.
-    let slack =
-        if planned.container == Container::Mkv || planned.file.starts_with("original") { 2 } else { 0 };
+    let slack = if planned.label == Label::ORIGINAL { 2 } else { 0 };
     if size.width.abs_diff(asked.width) > slack || size.height.abs_diff(asked.height) > slack {
         let text = |s: Box2| format!("{}x{}", s.width, s.height);
         return Err(wrong(format!("{file} came out as {} instead of {}", text(size), text(asked))));

@@ -1,12 +1,13 @@
 -- Gives a failed or cancelled job a fresh set of attempts. ARGV: id.
 -- Says QUEUED, WRONG with the state it is in, or UNKNOWN.
 local id = ARGV[2]
-local s = redis.call('HMGET', status(id), 'state', 'boost')
+local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch')
 if not s[1] then return { 'UNKNOWN' } end
 if s[1] ~= 'failed' and s[1] ~= 'cancelled' then return { 'WRONG', s[1] } end
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])
-redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'error', '', 'finished', '', 'retry', '',
+-- A new epoch, so that the next end is told under a name of its own even if nobody claims it before.
+redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', tonumber(s[3]) + 1, 'error', '', 'finished', '', 'retry', '',
   'queued', ms, 'rank', rank, 'progress', 0)
 redis.call('PERSIST', status(id))
 redis.call('ZREM', dead, id)

@@ -132,7 +132,7 @@ fn hls_cuts_at_forced_keyframes() {
     let expected = format!(
         "-filter_complex [0:0]scale=640:360:{SDR}[v0] -map [v0] -map 0:1 -c:a aac -b:a 96k -ac 2 -ar 48000 \
          -c:v libx264 -preset fast -pix_fmt yuv420p -fps_mode vfr -g 48 -sc_threshold 0 \
-         -force_key_frames expr:gte(t,n_forced*4) -crf 23 -maxrate 400k -bufsize 800k {COPY_NOTHING_ELSE} \
+         -force_key_frames expr:gte(t,n_forced*4) -bsf:v {TRUE_DURATIONS} -crf 23 -maxrate 400k -bufsize 800k {COPY_NOTHING_ELSE} \
          -f hls -hls_time 4 -hls_playlist_type vod -hls_segment_type mpegts \
          -hls_flags independent_segments -hls_segment_filename 360p/segment_%05d.ts 360p/index.m3u8"
     );
@@ -148,7 +148,7 @@ fn hls_adaptive_shares_the_sound_and_has_a_master() {
         format!(
             "-filter_complex [0:0]scale=640:360:{SDR},split=2[v0][c1];[c1]scale=256:144,setsar=1[v1] \
              -map [v0] -map [v1]{map}{audio} -c:v libx264 -preset fast -pix_fmt yuv420p -fps_mode vfr -g 48 \
-             -sc_threshold 0 -force_key_frames expr:gte(t,n_forced*4) \
+             -sc_threshold 0 -force_key_frames expr:gte(t,n_forced*4) -bsf:v {TRUE_DURATIONS} \
              -crf:v:0 23 -maxrate:v:0 400k -bufsize:v:0 800k -crf:v:1 23 -maxrate:v:1 100k -bufsize:v:1 200k \
              {COPY_NOTHING_ELSE} -f hls -hls_time 4 -hls_playlist_type vod -hls_segment_type fmp4 \
              -hls_flags independent_segments -hls_fmp4_init_filename init.mp4 \
@@ -213,6 +213,17 @@ fn a_copy_goes_to_mp4_where_that_can_carry_it() {
 }
 
 #[test]
+fn a_turned_video_is_not_copied_where_its_turn_would_be_lost() {
+    let mut probe = source(1920, 1080);
+    probe.video.rotation = 180;
+    assert_eq!(planned(&probe, Preset::Default, "").outputs[0].container, Container::Mp4);
+    probe.audio.as_mut().unwrap().codec = "pcm_s16le".into();
+    let failure = plan(&probe, Preset::Default, &Ladder::default()).unwrap_err();
+    assert_eq!(failure.code, FailureCode::UnsupportedMedia);
+    assert!(failure.message.contains("ask for a quality"), "{failure}");
+}
+
+#[test]
 fn streams_are_named_by_their_index() {
     let mut probe = source(1920, 1080);
     probe.video.index = 3;
@@ -244,17 +255,19 @@ fn hdr_is_mapped_after_the_first_scale_and_once() {
     let mut probe = source(3840, 2160);
     probe.video.transfer = Transfer::Pq;
     probe.video.matrix = Matrix::Other;
-    let map = ":t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,\
+    let map = ",zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,tonemap=hable:desat=0,\
                zscale=t=bt709:m=bt709:r=tv,format=yuv420p,setsar=1,\
                setparams=range=tv:color_primaries=bt709:color_trc=bt709:colorspace=bt709";
     let expected = format!(
-        "[0:0]scale=640:360,zscale=tin=smpte2084{map},split=2[v0][c1];[c1]scale=256:144,setsar=1[v1]"
+        "[0:0]scale=640:360,setparams=color_trc=smpte2084{map},split=2[v0][c1];[c1]scale=256:144,setsar=1[v1]"
     );
     assert_eq!(graph(&probe, "360p,144p"), expected);
     probe.video.transfer = Transfer::Hlg;
     probe.video.matrix = Matrix::Unknown;
     probe.video.has_primaries = false;
-    let expected = format!("[0:0]scale=640:360,zscale=tin=arib-std-b67:pin=bt2020:min=bt2020nc{map}[v0]");
+    let expected = format!(
+        "[0:0]scale=640:360,setparams=color_primaries=bt2020:colorspace=bt2020nc:color_trc=arib-std-b67{map}[v0]"
+    );
     assert_eq!(graph(&probe, "360p"), expected);
 }
 

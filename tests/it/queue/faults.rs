@@ -144,7 +144,9 @@ async fn without_memory_nothing_moves_and_nothing_is_lost() {
     let uploading = JobId::new();
     queue.submit(uploading, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
     // Leftovers, as a failover might leave them: they must not switch on what memory forbids.
-    for (set, leftover) in [("leases", format!("{}:9", JobId::new())), ("scheduled", JobId::new().to_string())] {
+    for (set, leftover) in
+        [("leases", format!("{}:9", JobId::new())), ("scheduled", JobId::new().to_string())]
+    {
         let key = format!("{}jobs:{set}", config.prefix);
         redis::cmd("ZADD").arg(key).arg(0).arg(leftover).exec(&mut redis).unwrap();
     }

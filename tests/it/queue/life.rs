@@ -106,7 +106,12 @@ async fn urgent_jobs_overtake_and_old_ones_are_not_starved() {
     // Ten points are worth ten minutes: a plain job that came eleven minutes ago goes first.
     let old = submit(&queue, &spec()).await;
     let pending = format!("{}jobs:pending", config.prefix);
-    redis::cmd("ZINCRBY").arg(pending).arg(-11 * 60_000).arg(old.to_string()).exec(&mut raw(&config)).unwrap();
+    redis::cmd("ZINCRBY")
+        .arg(pending)
+        .arg(-11 * 60_000)
+        .arg(old.to_string())
+        .exec(&mut raw(&config))
+        .unwrap();
     for expected in [old, high, plain, low] {
         assert_eq!(claim(&queue, &w).await.unwrap().id, expected);
     }
@@ -139,7 +144,10 @@ async fn an_idle_worker_learns_when_the_retry_is_due() {
     assert_eq!(queue.claim(&w, at.plus(-1), true).await.unwrap(), Claim::Empty(Some(at)));
     let Claim::Job(again) = queue.claim(&w, at, true).await.unwrap() else { panic!("the retry is due") };
     assert_eq!((again.id, again.attempt, again.epoch), (job.id, 2, Epoch(2)));
-    assert_eq!(queue.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Lost(Some(State::Running)));
+    assert_eq!(
+        queue.complete(&job, &result_of(1)).await.unwrap(),
+        CompleteOutcome::Lost(Some(State::Running))
+    );
 }
 
 #[tokio::test]
@@ -159,10 +167,22 @@ async fn a_job_that_kills_its_workers_is_dead_after_exactly_its_attempts() {
     assert!(error.message.contains("died 4 times"), "{error}");
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.pending, stats.running, stats.dead, stats.webhooks_owed), (0, 0, 1, 1));
-    // Somebody asks for it again: a fresh set of attempts, and the numbers go on.
+    // Somebody asks for it again: a fresh set of attempts, and the numbers go on, one for the redrive.
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
     let job = claim(&queue, &worker(&queue, "w5").await).await.unwrap();
-    assert_eq!((job.attempt, job.epoch), (1, Epoch(5)));
+    assert_eq!((job.attempt, job.epoch), (1, Epoch(6)));
+}
+
+#[tokio::test]
+async fn each_end_of_a_job_is_told_under_a_name_of_its_own() {
+    let queue = Queue::connect(&shared()).await.unwrap();
+    let id = submit(&queue, &hooked()).await;
+    assert_eq!(queue.cancel(id).await.unwrap(), CancelOutcome::Cancelled);
+    assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
+    assert_eq!(queue.cancel(id).await.unwrap(), CancelOutcome::Cancelled);
+    let owed = queue.deliveries().await.unwrap();
+    assert_eq!(owed.len(), 2);
+    assert_ne!(owed[0].to_string(), owed[1].to_string());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -200,7 +220,7 @@ async fn a_worker_that_the_pool_forgot_is_told_so() {
     let w = worker(&queue, "w").await;
     submit(&queue, &spec()).await;
     let later = now(&queue).await.plus(180_001);
-    assert_eq!(queue.forget_dead_workers(later).await.unwrap(), [w.clone()]);
+    assert_eq!(queue.forget_dead_workers(later).await.unwrap(), std::slice::from_ref(&w));
     assert_eq!(queue.claim(&w, later, true).await.unwrap(), Claim::Unregistered);
     assert_eq!(queue.stats().await.unwrap().pending, 1);
 }

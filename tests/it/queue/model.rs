@@ -59,7 +59,7 @@ pub enum Mutant {
     Forgets,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim {
     pub id: JobId,
     pub epoch: u64,
@@ -101,7 +101,7 @@ impl Model {
     }
 
     /// What tells a lease from every other.
-    fn lease(&self, id: JobId, epoch: u64) -> (JobId, u64) {
+    pub fn lease(&self, id: JobId, epoch: u64) -> (JobId, u64) {
         (id, if self.mutant == Mutant::Unfenced { 0 } else { epoch })
     }
 
@@ -302,6 +302,7 @@ impl Model {
             Some(State::Failed | State::Cancelled) => {
                 let job = self.job(id);
                 (job.attempt, job.progress) = (0, 0);
+                job.epoch += 1;
                 (job.error, job.finished, job.retry) = (None, None, None);
                 self.dead.remove(&id);
                 self.enqueue(id, now);
@@ -365,8 +366,7 @@ impl Model {
             let left = (dues.len() == limit).then_some(now);
             dues.into_iter().find(|at| *at > now).or(left)
         };
-        let dues =
-            [next(leases.iter().map(|l| l.0).collect()), next(delays.iter().map(|d| d.0).collect())];
+        let dues = [next(leases.iter().map(|l| l.0).collect()), next(delays.iter().map(|d| d.0).collect())];
         let mut ready = 0;
         for (_, _, name) in leases.iter().filter(|l| l.0 <= now) {
             ready += u32::from(self.reap(*name, now));

@@ -111,13 +111,8 @@ fn job_id(n: u8) -> JobId {
 
 fn spec_of(terms: u8) -> JobSpec {
     let (priority, max_attempts) = [(0, 2), (5, 2), (-5, 1), (0, 3), (100, 2), (-100, 1)][terms as usize];
-    let base = if terms % 2 == 0 { spec() } else { hooked() };
-    JobSpec {
-        priority: Priority::try_from(priority).unwrap(),
-        max_attempts,
-        origin: Origin::Storage,
-        ..base
-    }
+    let base = if terms.is_multiple_of(2) { spec() } else { hooked() };
+    JobSpec { priority: Priority::try_from(priority).unwrap(), max_attempts, origin: Origin::Storage, ..base }
 }
 
 impl<'a> Lockstep<'a> {
@@ -319,7 +314,12 @@ impl<'a> Lockstep<'a> {
         for (name, at) in self.model.leases.iter_mut().take(past as usize) {
             *at = 1;
             let key = format!("{}jobs:leases", self.config.prefix);
-            redis::cmd("ZADD").arg(key).arg(1).arg(format!("{}:{}", name.0, name.1)).exec(self.redis).unwrap();
+            redis::cmd("ZADD")
+                .arg(key)
+                .arg(1)
+                .arg(format!("{}:{}", name.0, name.1))
+                .exec(self.redis)
+                .unwrap();
         }
         for (id, at) in self.model.scheduled.iter_mut().take(past as usize) {
             *at = 1;

@@ -1,5 +1,7 @@
 //! What the tests share: servers, clips, and small helpers.
 
+pub mod clips;
 pub mod command_count;
+pub mod objects;
 pub mod redis;
 pub mod system;

@@ -1,0 +1,455 @@
+//! Real files through the transcoder: whatever a camera, a phone or another encoder made comes out as
+//! H.264 and AAC that plays everywhere.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tcoder::job::{Container, Label, Ladder, Preset, Quality};
+use tcoder::transcoder::{Encoded, Progress, Request, TranscodeError, check_tools, transcode};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::clips::{
+    files_in, made, made_by, normal, probed, shown_at, stream, three_segments, turned,
+};
+
+/// Transcodes into `out` with time to spare.
+pub async fn into(
+    input: &Path,
+    out: &Path,
+    preset: Preset,
+    qualities: &str,
+) -> Result<Encoded, TranscodeError> {
+    let ladder: Ladder = qualities.parse().unwrap();
+    let on_progress = |_: Progress| {};
+    transcode(Request {
+        input,
+        out_dir: out,
+        preset,
+        ladder: &ladder,
+        stall_timeout: Duration::from_secs(120),
+        deadline: Duration::from_secs(600),
+        cancel: CancellationToken::new(),
+        on_progress: &on_progress,
+    })
+    .await
+}
+
+async fn encoded(input: &Path, preset: Preset, qualities: &str) -> (Encoded, TempDir) {
+    let out = TempDir::new().unwrap();
+    let encoded = into(input, out.path(), preset, qualities).await.unwrap();
+    let mut told: Vec<String> = encoded.files.iter().map(|f| f.to_str().unwrap().to_owned()).collect();
+    told.sort();
+    assert_eq!(told, files_in(out.path()), "exactly the files it tells of are there");
+    (encoded, out)
+}
+
+/// Width, height, pixel format and frames of an output that must be plain H.264.
+fn picture(path: &Path) -> (u64, u64, String, u64) {
+    let probed = probed(path);
+    let video = stream(&probed, "video").unwrap();
+    assert_eq!(video["codec_name"], "h264");
+    assert_eq!(video["side_data_list"].as_array().map_or(0, Vec::len), 0, "no rotation is left");
+    assert!(matches!(video["sample_aspect_ratio"].as_str(), None | Some("1:1")), "{video}");
+    let frames = video["nb_read_packets"].as_str().unwrap().parse().unwrap();
+    let format = video["pix_fmt"].as_str().unwrap().to_owned();
+    (video["width"].as_u64().unwrap(), video["height"].as_u64().unwrap(), format, frames)
+}
+
+fn plain(width: u64, height: u64, frames: u64) -> (u64, u64, String, u64) {
+    (width, height, "yuv420p".into(), frames)
+}
+
+fn seconds(probed: &Value) -> f64 {
+    probed["format"]["duration"].as_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn the_installed_ffmpeg_can_do_all_of_it() {
+    let found = check_tools().await.unwrap();
+    assert!(found.ffmpeg.starts_with(|c: char| c.is_ascii_alphanumeric()), "{found:?}");
+}
+
+#[tokio::test]
+async fn web_optimized_makes_every_quality_from_one_decode() {
+    let (encoded, out) = encoded(&normal(), Preset::WebOptimized, "720p,240p,144p").await;
+    let told: Vec<_> = encoded.outputs.iter().map(|o| (o.label.name(), o.width, o.height)).collect();
+    assert_eq!(told, [("720p", 640, 360), ("240p", 426, 240), ("144p", 256, 144)]);
+    for output in &encoded.outputs {
+        let path = out.path().join(&output.file);
+        let (w, h) = (output.width.into(), output.height.into());
+        assert_eq!(picture(&path), plain(w, h, 75));
+        let probed = probed(&path);
+        let audio = stream(&probed, "audio").unwrap();
+        assert_eq!((&audio["codec_name"], &audio["channels"]), (&"aac".into(), &2.into()));
+        assert_eq!(audio["sample_rate"], "48000");
+        assert!((seconds(&probed) - 3.0).abs() < 0.1);
+        assert_eq!(probed["format"]["tags"]["title"], Value::Null, "titles are not carried over");
+        assert_eq!(output.size, std::fs::metadata(&path).unwrap().len());
+        assert_eq!((output.codec.as_str(), output.audio_codec.as_deref()), ("h264", Some("aac")));
+        assert!(output.bitrate > 10_000 && output.container == Container::Mp4);
+        let bytes = std::fs::read(&path).unwrap();
+        let at = |name: &[u8]| bytes.windows(4).position(|w| w == name).unwrap();
+        assert!(at(b"moov") < at(b"mdat"), "it starts while it loads");
+        let video = stream(&probed, "video").unwrap();
+        assert_eq!((&video["color_space"], &video["color_range"]), (&"smpte170m".into(), &"tv".into()));
+    }
+    assert!(encoded.cpu_seconds > 0.0 && encoded.speed > 0.0);
+    let source = encoded.source;
+    assert_eq!((source.video.width, source.video.height, source.video.frames), (640, 360, Some(75)));
+    assert_eq!((source.video.codec.as_str(), source.video.hdr), ("h264", false));
+    assert_eq!(source.audio.unwrap().channels, 2);
+}
+
+#[tokio::test]
+async fn a_copy_keeps_the_streams_as_they_are() {
+    let (encoded, out) = encoded(&normal(), Preset::Default, "").await;
+    let output = &encoded.outputs[0];
+    assert_eq!((output.label, output.file.as_str()), (Label::ORIGINAL, "original.mp4"));
+    let (source, copy) = (shown_at(&normal()), shown_at(&out.path().join("original.mp4")));
+    assert_eq!(source, copy);
+}
+
+#[tokio::test]
+async fn a_copy_of_what_mp4_cannot_carry_is_matroska() {
+    let clip = made(
+        "pcm.mov",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=d=2 -c:v libx264 -preset ultrafast \
+         -pix_fmt yuv420p -c:a pcm_s16le",
+    );
+    let (encoded, out) = encoded(&clip, Preset::Default, "").await;
+    assert_eq!(encoded.outputs[0].container, Container::Mkv);
+    assert_eq!(encoded.outputs[0].audio_codec.as_deref(), Some("pcm_s16le"));
+    assert_eq!(picture(&out.path().join("original.mkv")), plain(320, 180, 50));
+}
+
+#[tokio::test]
+async fn default_with_a_quality_stays_under_its_bitrate() {
+    let (encoded, out) = encoded(&three_segments(), Preset::Default, "144p").await;
+    assert_eq!(picture(&out.path().join("144p.mp4")), plain(256, 144, 225));
+    let cap = u64::from(Quality::P144.video_kbps() + Quality::P144.audio_kbps()) * 1000;
+    assert!(encoded.outputs[0].bitrate < cap * 5 / 4, "{}", encoded.outputs[0].bitrate);
+}
+
+#[tokio::test]
+async fn hls_has_whole_segments_that_start_on_keyframes() {
+    let (encoded, out) = encoded(&three_segments(), Preset::Hls, "360p,144p").await;
+    assert_eq!(encoded.master, None);
+    assert_eq!(segment_lengths(&out.path().join("360p/index.m3u8")), [4.0, 4.0, 1.0]);
+    for output in &encoded.outputs {
+        let playlist = out.path().join(&output.file);
+        assert_eq!(segment_lengths(&playlist), segment_lengths(&out.path().join("360p/index.m3u8")));
+        assert_eq!(picture(&playlist), plain(output.width.into(), output.height.into(), 225));
+        assert!(stream(&probed(&playlist), "audio").is_some());
+        for n in 0..3 {
+            let segment = playlist.with_file_name(format!("segment_{n:05}.ts"));
+            assert!(shown_at(&segment)[0].1, "{}", segment.display());
+        }
+    }
+    let files = encoded.files.iter().filter(|f| f.starts_with("144p"));
+    let bytes: u64 = files.map(|f| std::fs::metadata(out.path().join(f)).unwrap().len()).sum();
+    assert_eq!(encoded.outputs[1].size, bytes);
+}
+
+#[tokio::test]
+async fn adaptive_rungs_are_cut_at_the_same_frames_and_share_the_sound() {
+    let (encoded, out) = encoded(&three_segments(), Preset::HlsAdaptive, "720p,240p,144p").await;
+    assert_eq!(encoded.outputs.len(), 2, "240p already shows all of 320x180");
+    assert_eq!(encoded.skipped[0].quality, Quality::P720);
+    assert_eq!(encoded.files.last().unwrap(), Path::new("master.m3u8"));
+    let master = std::fs::read_to_string(out.path().join(encoded.master.unwrap())).unwrap();
+    assert!(master.contains("URI=\"audio/index.m3u8\""), "{master}");
+    assert_eq!(master.matches("#EXT-X-STREAM-INF:BANDWIDTH=").count(), 2, "{master}");
+    let mut starts = Vec::new();
+    for output in &encoded.outputs {
+        assert!(master.lines().any(|l| l == output.file), "{master}");
+        assert!(master.contains(&format!("RESOLUTION={}x{}", output.width, output.height)), "{master}");
+        assert_eq!(output.audio_codec.as_deref(), Some("aac"));
+        let playlist = out.path().join(&output.file);
+        assert_eq!(segment_lengths(&playlist), [4.0, 4.0, 1.0]);
+        assert_eq!(picture(&playlist), plain(output.width.into(), output.height.into(), 225));
+        assert!(stream(&probed(&playlist), "audio").is_none(), "the sound is stored once");
+        let text = std::fs::read_to_string(&playlist).unwrap();
+        let init = text.split("URI=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+        let first_frames: Vec<(f64, bool)> = (0..3)
+            .map(|n| {
+                // A segment alone has no header: behind the initialisation section it is a film.
+                let mut bytes = std::fs::read(playlist.with_file_name(&init)).unwrap();
+                bytes.extend(std::fs::read(playlist.with_file_name(format!("segment_{n:05}.m4s"))).unwrap());
+                let whole = tempfile::Builder::new().suffix(".mp4").tempfile().unwrap();
+                std::fs::write(whole.path(), bytes).unwrap();
+                shown_at(whole.path())[0]
+            })
+            .collect();
+        starts.push(first_frames);
+    }
+    assert_eq!(starts[0], starts[1]);
+    assert!(starts[0].iter().all(|(_, key)| *key), "{starts:?}");
+    let sound = probed(&out.path().join("audio/index.m3u8"));
+    assert!(stream(&sound, "video").is_none() && stream(&sound, "audio").is_some());
+}
+
+fn segment_lengths(playlist: &Path) -> Vec<f64> {
+    let text = std::fs::read_to_string(playlist).unwrap();
+    assert!(text.contains("#EXT-X-ENDLIST") && text.contains("#EXT-X-PLAYLIST-TYPE:VOD"), "{text}");
+    let lengths = text.lines().filter_map(|l| l.strip_prefix("#EXTINF:"));
+    lengths.map(|l| l.trim_end_matches(',').parse().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn without_sound_every_preset_still_works() {
+    let clip = made(
+        "mute.mp4",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
+    );
+    for (preset, qualities) in Preset::ALL.into_iter().map(|p| (p, "144p")).chain([(Preset::Default, "")]) {
+        let (encoded, out) = encoded(&clip, preset, qualities).await;
+        let output = &encoded.outputs[0];
+        assert_eq!(output.audio_codec, None, "{preset}");
+        assert_eq!(encoded.source.audio, None);
+        assert!(stream(&probed(&out.path().join(&output.file)), "audio").is_none());
+        assert_eq!(encoded.master.is_some(), preset == Preset::HlsAdaptive);
+    }
+}
+
+#[tokio::test]
+async fn portrait_fills_the_upright_box() {
+    let clip = made(
+        "portrait.mp4",
+        "-f lavfi -i testsrc2=s=360x640:r=25:d=1 -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
+    );
+    let (_, out) = encoded(&clip, Preset::WebOptimized, "144p").await;
+    assert_eq!(picture(&out.path().join("144p.mp4")), plain(144, 256, 25));
+}
+
+#[tokio::test]
+async fn a_turned_phone_video_stands_upright() {
+    let clip = turned(&normal(), "turned.mp4");
+    let (done, out) = encoded(&clip, Preset::WebOptimized, "144p").await;
+    assert_eq!(picture(&out.path().join("144p.mp4")), plain(144, 256, 75));
+    assert_eq!((done.source.video.width, done.source.video.height), (360, 640));
+    assert_eq!(done.source.video.rotation, 90);
+    let (copy, out) = encoded(&clip, Preset::Default, "").await;
+    assert_eq!((copy.outputs[0].width, copy.outputs[0].height), (360, 640));
+    let video = stream(&probed(&out.path().join("original.mp4")), "video").unwrap();
+    assert_eq!(video["side_data_list"][0]["rotation"], -90, "a copy keeps what turns it");
+}
+
+#[tokio::test]
+async fn odd_sizes_come_out_even_and_never_larger() {
+    let clip = made(
+        "odd.webm",
+        "-f lavfi -i testsrc2=s=321x181:r=25:d=1 -c:v libvpx-vp9 -deadline realtime -cpu-used 8 \
+         -pix_fmt yuv420p",
+    );
+    let (_, out) = encoded(&clip, Preset::WebOptimized, "720p,144p").await;
+    assert_eq!(picture(&out.path().join("720p.mp4")), plain(320, 180, 25));
+    assert_eq!(picture(&out.path().join("144p.mp4")), plain(256, 144, 25));
+}
+
+#[tokio::test]
+async fn anamorphic_pixels_become_square() {
+    let clip = made(
+        "anamorphic.mp4",
+        "-f lavfi -i testsrc2=s=240x180:r=25:d=1,setsar=4/3 -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
+    );
+    let (done, out) = encoded(&clip, Preset::WebOptimized, "360p,144p").await;
+    assert_eq!((done.source.video.width, done.source.video.height), (320, 180));
+    assert_eq!(picture(&out.path().join("360p.mp4")), plain(320, 180, 25));
+    assert_eq!(picture(&out.path().join("144p.mp4")), plain(256, 144, 25));
+    encoded(&clip, Preset::Default, "").await;
+}
+
+#[tokio::test]
+async fn hdr_becomes_sdr_that_browsers_play() {
+    for (transfer, tags) in
+        [("smpte2084", "-color_primaries bt2020 -colorspace bt2020nc -color_range tv"), ("arib-std-b67", "")]
+    {
+        let recipe = format!(
+            "-f lavfi -i testsrc2=s=320x180:r=25:d=1 -c:v libx264 -preset ultrafast -pix_fmt yuv420p10le \
+             -color_trc {transfer} {tags}"
+        );
+        let (done, out) = encoded(&made("hdr.mp4", &recipe), Preset::WebOptimized, "360p,144p").await;
+        assert!(done.source.video.hdr);
+        for (file, width, height) in [("360p.mp4", 320, 180), ("144p.mp4", 256, 144)] {
+            let path = out.path().join(file);
+            assert_eq!(picture(&path), plain(width, height, 25));
+            let video = stream(&probed(&path), "video").unwrap();
+            assert_eq!(video["profile"], "High");
+            for tag in ["color_transfer", "color_primaries", "color_space"] {
+                assert_eq!(video[tag], "bt709", "{tag}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn variable_frame_rates_keep_every_frame_at_its_time() {
+    let clip = made(
+        "vfr.mp4",
+        "-f lavfi -i testsrc2=s=320x180:r=60:d=6 -vf select='not(mod(n,7))+lt(mod(n,31),9)' -fps_mode vfr \
+         -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
+    );
+    let source = shown_at(&clip);
+    let gaps: std::collections::HashSet<i64> =
+        source.windows(2).map(|w| ((w[1].0 - w[0].0) * 1000.0) as i64).collect();
+    assert!(gaps.len() > 2, "the source's rate does vary: {gaps:?}");
+    for preset in [Preset::WebOptimized, Preset::Hls, Preset::HlsAdaptive] {
+        let (done, out) = encoded(&clip, preset, "144p").await;
+        let file = out.path().join(&done.outputs[0].file);
+        assert!((done.outputs[0].duration - 6.0).abs() < 0.2, "{preset}: {}", done.outputs[0].duration);
+        let made = shown_at(&file);
+        assert_eq!(made.len(), source.len(), "{preset}");
+        let (first_made, first) = (made[0].0, source[0].0);
+        for (made, source) in made.iter().zip(&source) {
+            let off = (made.0 - first_made) - (source.0 - first);
+            // FFmpeg's fragmented MP4 shows the first frame of a segment up to one gap early.
+            let first_of_segment = preset == Preset::HlsAdaptive && made.1;
+            let slack = if first_of_segment { 7.0 / 60.0 } else { 0.002 };
+            assert!(off.abs() < slack, "{preset}: {made:?} {source:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn interlaced_becomes_progressive_at_the_same_rate() {
+    let clip = made(
+        "interlaced.mp4",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -vf setfield=tff -flags +ildct+ilme -c:v libx264 \
+         -preset ultrafast -x264-params tff=1 -pix_fmt yuv420p",
+    );
+    assert_eq!(stream(&probed(&clip), "video").unwrap()["field_order"], "tt");
+    let (_, out) = encoded(&clip, Preset::WebOptimized, "144p").await;
+    let path = out.path().join("144p.mp4");
+    assert_eq!(picture(&path), plain(256, 144, 50));
+    assert_eq!(stream(&probed(&path), "video").unwrap()["field_order"], "progressive");
+}
+
+#[tokio::test]
+async fn other_containers_and_codecs_go_through_all_presets() {
+    let webm = made(
+        "vp9.webm",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=d=2 -c:v libvpx-vp9 -deadline realtime \
+         -cpu-used 8 -pix_fmt yuv420p -c:a libopus",
+    );
+    let ts = made(
+        "stream.ts",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=d=2 -c:v libx264 -preset ultrafast -bf 2 \
+         -pix_fmt yuv420p -c:a aac",
+    );
+    let avi = made(
+        "old.avi",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=d=2 -c:v mpeg4 -bf 2 -c:a mp3",
+    );
+    for clip in [webm, ts, avi] {
+        for (preset, qualities) in Preset::ALL.into_iter().map(|p| (p, "144p")).chain([(Preset::Default, "")])
+        {
+            let (done, out) = encoded(&clip, preset, qualities).await;
+            let probed = probed(&out.path().join(&done.outputs[0].file));
+            let frames = stream(&probed, "video").unwrap()["nb_read_packets"].clone();
+            assert_eq!(frames, "50", "{preset} of {}", clip.display());
+            assert!(done.outputs[0].audio_codec.is_some());
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_default_sound_is_taken() {
+    let clip = made(
+        "languages.mkv",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=1 -f lavfi -i sine=f=300:d=1 -f lavfi -i sine=f=900:d=1 \
+         -map 0 -map 1 -map 2 -c:v libx264 -preset ultrafast -pix_fmt yuv420p -c:a aac -ac:a:0 1 -ac:a:1 2 \
+         -disposition:a:0 0 -disposition:a:1 default",
+    );
+    let (done, out) = encoded(&clip, Preset::WebOptimized, "144p").await;
+    assert_eq!(done.source.audio.unwrap().channels, 2);
+    let probed = probed(&out.path().join("144p.mp4"));
+    assert_eq!(stream(&probed, "audio").unwrap()["channels"], 2);
+    assert_eq!(probed["streams"].as_array().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn eight_channels_become_two_and_one_stays_one() {
+    for (layout, channels, expected) in [("7.1", 8, 2), ("5.1", 6, 2), ("mono", 1, 1)] {
+        let recipe = format!(
+            "-f lavfi -i testsrc2=s=256x144:r=25:d=1 -f lavfi -i aevalsrc=0.1:c={layout}:d=1 -c:v libx264 \
+             -preset ultrafast -pix_fmt yuv420p -c:a aac"
+        );
+        let (done, out) = encoded(&made("layout.mp4", &recipe), Preset::WebOptimized, "144p").await;
+        assert_eq!(done.source.audio.unwrap().channels, channels);
+        let audio = stream(&probed(&out.path().join("144p.mp4")), "audio").unwrap();
+        assert_eq!(audio["channels"], expected);
+    }
+}
+
+#[tokio::test]
+async fn a_cover_is_not_taken_for_the_film() {
+    let png = made("cover.png", "-f lavfi -i color=red:s=1000x1000 -frames:v 1");
+    let clip = made_by("covered.mp4", "normal and cover", |path| {
+        let done = std::process::Command::new("ffmpeg")
+            .args(["-nostdin", "-loglevel", "error", "-i"])
+            .arg(normal())
+            .arg("-i")
+            .arg(png)
+            .args(["-map", "1", "-map", "0", "-c", "copy", "-disposition:v:0", "attached_pic"])
+            .arg(path)
+            .status();
+        assert!(done.unwrap().success());
+    });
+    let (done, out) = encoded(&clip, Preset::WebOptimized, "144p").await;
+    assert_eq!(done.source.video.codec, "h264");
+    assert_eq!(picture(&out.path().join("144p.mp4")), plain(256, 144, 75));
+}
+
+#[tokio::test]
+async fn any_file_name_is_only_a_name() {
+    let folder = TempDir::new().unwrap();
+    for name in
+        ["with space.mp4", "it's \"quoted\".mp4", "new\nline.mp4", "-i", "a:b,c;[d]%d.mp4", "$(id).mp4"]
+    {
+        let input = folder.path().join(name);
+        std::fs::copy(normal(), &input).unwrap();
+        let out = folder.path().join(format!("out of {name}"));
+        for preset in [Preset::WebOptimized, Preset::HlsAdaptive] {
+            let done = into(&input, &out, preset, "144p").await.unwrap();
+            assert!(out.join(&done.outputs[0].file).is_file(), "{name:?}");
+            std::fs::remove_dir_all(&out).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn progress_only_grows_and_ends_at_the_whole() {
+    let told = std::sync::Mutex::new(Vec::new());
+    let out = TempDir::new().unwrap();
+    let note = |progress: Progress| told.lock().unwrap().push(progress);
+    transcode(Request {
+        input: &normal(),
+        out_dir: out.path(),
+        preset: Preset::WebOptimized,
+        ladder: &"144p".parse().unwrap(),
+        stall_timeout: Duration::from_secs(120),
+        deadline: Duration::from_secs(600),
+        cancel: CancellationToken::new(),
+        on_progress: &note,
+    })
+    .await
+    .unwrap();
+    let told = told.into_inner().unwrap();
+    assert!(told.is_sorted_by(|a, b| a.percent <= b.percent && a.frame <= b.frame), "{told:?}");
+    let last = told.last().unwrap();
+    assert!(last.percent > 98.0 && last.frame == 75, "{last:?}");
+}
+
+#[tokio::test]
+async fn what_stands_in_the_output_folder_is_not_touched() {
+    let out = TempDir::new().unwrap();
+    std::fs::write(out.path().join("mine.txt"), "mine").unwrap();
+    std::fs::write(out.path().join("144p.mp4"), "mine too").unwrap();
+    let error = into(&normal(), out.path(), Preset::WebOptimized, "144p").await.unwrap_err();
+    assert!(error.to_string().contains("already has a 144p.mp4"), "{error}");
+    assert_eq!(std::fs::read_to_string(out.path().join("144p.mp4")).unwrap(), "mine too");
+    into(&normal(), out.path(), Preset::Hls, "144p").await.unwrap();
+    assert_eq!(std::fs::read_to_string(out.path().join("mine.txt")).unwrap(), "mine");
+}

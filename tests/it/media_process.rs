@@ -1,0 +1,162 @@
+//! FFmpeg as a process: it ends when it must, and leaves nothing.
+
+use std::path::Path;
+use std::time::Duration;
+
+use tcoder::job::{FailureCode, Ladder, Preset};
+use tcoder::transcoder::{Encoded, Progress, Request, TranscodeError, transcode};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::clips::long;
+
+struct Limits {
+    stall: Duration,
+    deadline: Duration,
+    cancel: CancellationToken,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let long = Duration::from_secs(600);
+        Self { stall: long, deadline: long, cancel: CancellationToken::new() }
+    }
+}
+
+async fn run(
+    input: &Path,
+    out: &Path,
+    limits: Limits,
+    on_progress: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<Encoded, TranscodeError> {
+    let ladder: Ladder = "720p,144p".parse().unwrap();
+    transcode(Request {
+        input,
+        out_dir: out,
+        preset: Preset::HlsAdaptive,
+        ladder: &ladder,
+        stall_timeout: limits.stall,
+        deadline: limits.deadline,
+        cancel: limits.cancel,
+        on_progress,
+    })
+    .await
+}
+
+/// The long clip under a name of its own, so that its FFmpeg can be told from all others.
+fn own_copy(folder: &TempDir) -> std::path::PathBuf {
+    let path = folder.path().join("long.mp4");
+    std::fs::hard_link(long(), &path).or_else(|_| std::fs::copy(long(), &path).map(|_| ())).unwrap();
+    path
+}
+
+/// Ids of the processes that have this file among their arguments.
+fn processes_on(input: &Path) -> Vec<i32> {
+    let input = input.to_str().unwrap();
+    let all = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // A process may end between the listing and the look; a zombie has no arguments.
+    let arguments = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    pids.filter(|pid| String::from_utf8_lossy(&arguments(pid)).contains(input)).collect()
+}
+
+#[tokio::test]
+async fn a_cancelled_encode_is_dead_and_gone() {
+    let folder = TempDir::new().unwrap();
+    let input = own_copy(&folder);
+    let out = folder.path().join("out");
+    let cancel = CancellationToken::new();
+    let running = std::sync::atomic::AtomicUsize::new(0);
+    let at_first_headway = |_: Progress| {
+        running.fetch_max(processes_on(&input).len(), std::sync::atomic::Ordering::Relaxed);
+        cancel.cancel();
+    };
+    let limits = Limits { cancel: cancel.clone(), ..Limits::default() };
+    let error = run(&input, &out, limits, &at_first_headway).await.unwrap_err();
+    assert_eq!(error, TranscodeError::Cancelled);
+    assert_eq!(running.into_inner(), 1, "it was running");
+    assert!(processes_on(&input).is_empty(), "it is killed and reaped");
+    assert!(!out.exists(), "the folder that was made for it is gone");
+}
+
+#[tokio::test]
+async fn cancelled_before_it_begins_it_does_not_begin() {
+    let folder = TempDir::new().unwrap();
+    let cancel = CancellationToken::new();
+    cancel.cancel();
+    let limits = Limits { cancel, ..Limits::default() };
+    let error = run(&long(), &folder.path().join("out"), limits, &|_| ()).await.unwrap_err();
+    assert_eq!(error, TranscodeError::Cancelled);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_dropped_encode_leaves_nothing_either() {
+    let folder = TempDir::new().unwrap();
+    let input = own_copy(&folder);
+    let out = folder.path().join("out");
+    std::fs::create_dir(&out).unwrap();
+    let (tell, hear) = tokio::sync::oneshot::channel();
+    let tell = std::sync::Mutex::new(Some(tell));
+    let at_first_headway = |_: Progress| {
+        if let Some(tell) = tell.lock().unwrap().take() {
+            tell.send(()).unwrap();
+        }
+    };
+    tokio::select! {
+        result = run(&input, &out, Limits::default(), &at_first_headway) => panic!("{result:?}"),
+        heard = hear => heard.unwrap(),
+    }
+    assert_eq!(std::fs::read_dir(&out).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn an_encode_past_its_deadline_fails() {
+    let folder = TempDir::new().unwrap();
+    let input = own_copy(&folder);
+    let out = folder.path().join("out");
+    let limits = Limits { deadline: Duration::from_secs(1), ..Limits::default() };
+    let error = run(&input, &out, limits, &|_| ()).await.unwrap_err();
+    let TranscodeError::Failed(failure) = error else { panic!("{error:?}") };
+    assert_eq!(failure.code, FailureCode::DeadlineExceeded, "{failure}");
+    assert!(processes_on(&input).is_empty());
+    assert!(!out.exists());
+}
+
+#[tokio::test]
+async fn an_ffmpeg_without_headway_is_killed() {
+    let folder = TempDir::new().unwrap();
+    let input = own_copy(&folder);
+    let out = folder.path().join("out");
+    let freeze_at_first_headway = |_: Progress| {
+        for id in processes_on(&input) {
+            let id = nix::unistd::Pid::from_raw(id);
+            nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGSTOP).unwrap();
+        }
+    };
+    let limits = Limits { stall: Duration::from_secs(2), ..Limits::default() };
+    let error = run(&input, &out, limits, &freeze_at_first_headway).await.unwrap_err();
+    let TranscodeError::Failed(failure) = error else { panic!("{error:?}") };
+    assert_eq!(failure.code, FailureCode::Stalled, "{failure}");
+    assert!(failure.message.contains("no headway for 2 s"), "{failure}");
+    assert!(processes_on(&input).is_empty(), "a stopped process dies too");
+    assert!(!out.exists());
+}
+
+#[tokio::test]
+async fn an_ffmpeg_that_something_else_kills_is_no_fault_of_the_file() {
+    let folder = TempDir::new().unwrap();
+    let input = own_copy(&folder);
+    let out = folder.path().join("out");
+    let kill_at_first_headway = |_: Progress| {
+        for id in processes_on(&input) {
+            // It may already be dead at a second call.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGKILL);
+        }
+    };
+    let error = run(&input, &out, Limits::default(), &kill_at_first_headway).await.unwrap_err();
+    let TranscodeError::Failed(failure) = error else { panic!("{error:?}") };
+    assert_eq!(failure.code, FailureCode::Worker, "{failure}");
+    assert!(failure.message.contains("signal 9"), "{failure}");
+    assert!(!out.exists());
+}

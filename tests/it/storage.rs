@@ -1,0 +1,646 @@
+//! Objects go up, come down, are told of, and stay where they belong: the real client against the real
+//! server, over sockets.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use reqwest::{Method, StatusCode};
+use tcoder::config::StorageConfig;
+use tcoder::job::{Epoch, JobId, Millis, ObjectKey};
+use tcoder::net::{self, Guard, Refused};
+use tcoder::storage::event::{Action, ObjectEvent};
+use tcoder::storage::fetch::Fetcher;
+use tcoder::storage::presign::{Presigner, UPLOAD_EXPIRY};
+use tcoder::storage::{Bucket, Progress, Put, Storage, StorageError, layout};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::support::objects::{ObjectServer, breaking_line, hash, marked_file, raw};
+
+const MIB: u64 = 1 << 20;
+
+fn key(text: &str) -> ObjectKey {
+    text.parse().unwrap()
+}
+
+fn now() -> Millis {
+    Millis(jiff::Timestamp::now().as_millisecond())
+}
+
+fn http() -> reqwest::Client {
+    net::install_crypto();
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
+fn never() -> CancellationToken {
+    CancellationToken::new()
+}
+
+impl ObjectServer {
+    fn presigner(&self) -> Presigner {
+        Presigner::new(&self.config).unwrap()
+    }
+
+    fn put_url(&self, name: &str) -> Url {
+        self.presigner().put(Bucket::Input, &key(name), now(), UPLOAD_EXPIRY).unwrap()
+    }
+
+    fn get_url(&self, bucket: Bucket, name: &str) -> Url {
+        self.presigner().get(bucket, &key(name), now(), UPLOAD_EXPIRY, None).unwrap()
+    }
+
+    fn object(&self, bucket: &str, name: &str) -> PathBuf {
+        self.dir.path().join("objects").join(bucket).join(name)
+    }
+
+    async fn next_event(&mut self) -> Vec<u8> {
+        let next = tokio::time::timeout(Duration::from_secs(30), self.events.recv()).await;
+        next.expect("no message came").unwrap()
+    }
+
+    /// An output object, written the way a worker writes it.
+    async fn output(&self, name: &str, bytes: &[u8]) {
+        let from = self.scratch("output-source");
+        std::fs::write(&from, bytes).unwrap();
+        let done = self.storage().upload(&key(name), &from, "text/plain", &Progress::none(), &never()).await;
+        assert_eq!(done.unwrap(), bytes.len() as u64);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn presigned_addresses_put_and_get() {
+    let server = ObjectServer::start().await;
+    let name = "inputs/a b/Film (1) ü.mp4";
+    let put = http().put(server.put_url(name)).header("content-type", "video/mp4").body("0123456789");
+    let put = put.send().await.unwrap();
+    assert_eq!(put.status(), StatusCode::OK);
+    assert!(put.headers().contains_key("etag"));
+
+    let get = http().get(server.get_url(Bucket::Input, name)).send().await.unwrap();
+    assert_eq!(get.headers()["content-type"], "video/mp4");
+    assert_eq!(get.text().await.unwrap(), "0123456789");
+
+    let part =
+        http().get(server.get_url(Bucket::Input, name)).header("range", "bytes=3-5").send().await.unwrap();
+    assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(part.headers()["content-range"], "bytes 3-5/10");
+    assert_eq!(part.text().await.unwrap(), "345");
+
+    let named =
+        server.presigner().get(Bucket::Input, &key(name), now(), UPLOAD_EXPIRY, Some("x.mp4")).unwrap();
+    let named = http().get(named).send().await.unwrap();
+    assert_eq!(named.headers()["content-disposition"], "attachment; filename=\"x.mp4\"");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tampered_and_expired_addresses_are_refused() {
+    let server = ObjectServer::start().await;
+    let good = server.put_url("inputs/a/b.mp4");
+    let other_key = good.as_str().replace("b.mp4", "c.mp4");
+    let longer = good.as_str().replace("Expires=3600", "Expires=36000");
+    let expired = server
+        .presigner()
+        .put(Bucket::Input, &key("inputs/a/b.mp4"), now().plus(-7_200_000), UPLOAD_EXPIRY)
+        .unwrap();
+    for url in [other_key, longer, expired.to_string()] {
+        let answer = http().put(&url).body("x").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{url}");
+    }
+    // An address to put is none to get.
+    assert_eq!(http().get(good).send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    assert_eq!(server.files(|name| name.ends_with(".mp4")), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_goes_up_in_parts_and_comes_down_the_same() {
+    let server = ObjectServer::start().await;
+    let (from, to) = (server.scratch("from"), server.scratch("to"));
+    marked_file(&from, 70 * MIB + 12_345);
+    let sent = Arc::new(AtomicU64::new(0));
+    let progress = Progress::new({
+        let sent = Arc::clone(&sent);
+        move |bytes| {
+            sent.fetch_max(bytes, Ordering::Relaxed);
+        }
+    });
+    let name = key("outputs/a/1/720p.mp4");
+    let storage = server.storage();
+    let bytes = storage.upload(&name, &from, "video/mp4", &progress, &never()).await.unwrap();
+    assert_eq!(bytes, 70 * MIB + 12_345);
+    assert_eq!(sent.load(Ordering::Relaxed), bytes);
+    let info = storage.head(Bucket::Output, &name).await.unwrap().unwrap();
+    assert_eq!(info.size, bytes);
+    // 16 MiB parts: the tag of an upload in parts ends with their number.
+    assert!(info.etag.as_deref().unwrap().ends_with("-5"), "{info:?}");
+
+    let got = storage.download(Bucket::Output, &name, &to, bytes, &progress, &never()).await.unwrap();
+    assert_eq!(got, bytes);
+    assert_eq!(hash(&to), hash(&from));
+    assert_eq!(server.files(|name| name.starts_with(".upload")), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_upload_leaves_no_object_and_no_parts() {
+    let server = ObjectServer::start().await;
+    let from = server.scratch("from");
+    marked_file(&from, 130 * MIB);
+    let cancel = never();
+    let progress = Progress::new({
+        let cancel = cancel.clone();
+        move |_| cancel.cancel()
+    });
+    let name = key("outputs/a/1/720p.mp4");
+    let done = server.storage().upload(&name, &from, "video/mp4", &progress, &cancel).await;
+    assert!(matches!(done, Err(StorageError::Cancelled)));
+    assert_eq!(server.storage().head(Bucket::Output, &name).await.unwrap(), None);
+    let id_files = server.files(|name| name.starts_with(".upload-"));
+    assert_eq!(id_files, Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_goes_up_with_the_types_players_expect_and_is_deleted_alone() {
+    let server = ObjectServer::start().await;
+    let job = JobId::new();
+    let dir = server.scratch("made");
+    std::fs::create_dir_all(dir.join("720p")).unwrap();
+    let mut files = vec![PathBuf::from("master.m3u8"), PathBuf::from("empty.vtt")];
+    files.extend((0..30).map(|n| PathBuf::from(format!("720p/{n:03}.ts"))));
+    for file in &files {
+        std::fs::write(dir.join(file), if file.ends_with("empty.vtt") { "" } else { "data" }).unwrap();
+    }
+    let storage = server.storage();
+    for epoch in [1, 10] {
+        let prefix = layout::attempt_prefix(job, Epoch(epoch)).unwrap();
+        let bytes = storage.upload_all(&prefix, &dir, &files, &Progress::none(), &never()).await.unwrap();
+        assert_eq!(bytes, 31 * 4);
+    }
+    let first = layout::attempt_prefix(job, Epoch(1)).unwrap();
+    let listing = storage.list(Bucket::Output, &first, 1000).await.unwrap();
+    assert_eq!((listing.objects.len(), listing.complete), (32, true));
+    let few = storage.list(Bucket::Output, &first, 5).await.unwrap();
+    assert_eq!((few.objects.len(), few.complete), (5, false));
+
+    let at = server.config.public_url.clone().unwrap().join(&format!("{first}/720p/000.ts")).unwrap();
+    let segment = http().get(at).send().await.unwrap();
+    assert_eq!(segment.headers()["content-type"], "video/mp2t");
+    assert!(segment.headers()["cache-control"].to_str().unwrap().contains("immutable"));
+
+    // The first attempt's folder, not that of the tenth, whose name begins the same.
+    assert_eq!(storage.delete_prefix(Bucket::Output, &first).await.unwrap(), 32);
+    let left = storage.list(Bucket::Output, &layout::job_prefix(job).unwrap(), 1000).await.unwrap();
+    assert_eq!(left.objects.len(), 32);
+    assert!(left.objects.iter().all(|(key, _)| key.as_str().contains("/10/")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_commits_exactly_one_wins() {
+    let server = ObjectServer::start().await;
+    let storage = server.storage();
+    let manifest = layout::manifest_key(JobId::new()).unwrap();
+    let tries = (0..12).map(|n| {
+        let (storage, manifest) = (storage.clone(), manifest.clone());
+        async move {
+            let bytes = format!("{{\"epoch\":{n}}}").into_bytes();
+            (n, storage.put_if_absent(Bucket::Output, &manifest, bytes, "application/json").await.unwrap())
+        }
+    });
+    let results = futures::future::join_all(tries).await;
+    let winners: Vec<_> = results.iter().filter(|(_, put)| *put == Put::Created).map(|(n, _)| *n).collect();
+    assert_eq!(winners.len(), 1, "{results:?}");
+    let stands = storage.get_small(Bucket::Output, &manifest, 100).await.unwrap().unwrap();
+    assert_eq!(String::from_utf8(stands).unwrap(), format!("{{\"epoch\":{}}}", winners[0]));
+
+    let again = storage.put_if_absent(Bucket::Output, &manifest, vec![], "application/json").await.unwrap();
+    assert_eq!(again, Put::AlreadyThere);
+    let small = storage.get_small(Bucket::Output, &manifest, 3).await;
+    assert!(matches!(small, Err(StorageError::TooLarge { limit: 3 })));
+    storage.delete(Bucket::Output, &manifest).await.unwrap();
+    storage.delete(Bucket::Output, &manifest).await.unwrap();
+    assert_eq!(storage.get_small(Bucket::Output, &manifest, 100).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_on_another_origin_may_upload() {
+    let server = ObjectServer::start().await;
+    let url = server.put_url("inputs/a/b.mp4");
+    let preflight = http()
+        .request(Method::OPTIONS, url.clone())
+        .header("origin", "https://example.com")
+        .header("access-control-request-method", "PUT")
+        .header("access-control-request-headers", "content-type")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(preflight.status(), StatusCode::OK);
+    assert_eq!(preflight.headers()["access-control-allow-origin"], "*");
+    assert!(preflight.headers()["access-control-allow-methods"].to_str().unwrap().contains("PUT"));
+    assert_eq!(preflight.headers()["access-control-allow-headers"], "content-type");
+
+    let put = http().put(url).header("origin", "https://example.com").body("x").send().await.unwrap();
+    assert_eq!(put.status(), StatusCode::OK);
+    assert_eq!(put.headers()["access-control-allow-origin"], "*");
+    let exposed = put.headers()["access-control-expose-headers"].to_str().unwrap().to_lowercase();
+    assert!(exposed.contains("etag"), "{exposed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everybody_reads_outputs_and_nothing_else() {
+    let server = ObjectServer::start().await;
+    server.output("outputs/a/1/a.txt", b"made").await;
+    http().put(server.put_url("inputs/a/b.mp4")).body("secret").send().await.unwrap();
+    let at = |path: &str| server.config.endpoint.join(path).unwrap();
+    let output = at("output/outputs/a/1/a.txt");
+
+    let read = http().get(output.clone()).header("range", "bytes=1-2").send().await.unwrap();
+    assert_eq!(read.status(), StatusCode::PARTIAL_CONTENT);
+    assert_eq!(read.text().await.unwrap(), "ad");
+    assert_eq!(http().head(output.clone()).send().await.unwrap().status(), StatusCode::OK);
+
+    for (method, url) in [
+        (Method::GET, at("input/inputs/a/b.mp4")),
+        (Method::HEAD, at("input/inputs/a/b.mp4")),
+        (Method::GET, at("output")),
+        (Method::GET, at("output?list-type=2")),
+        (Method::GET, at("")),
+        (Method::PUT, output.clone()),
+        (Method::PUT, at("output/new.txt")),
+        (Method::DELETE, output.clone()),
+        (Method::POST, at("output/new.txt?uploads")),
+    ] {
+        let answer = http().request(method.clone(), url.clone()).body("").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{method} {url}");
+    }
+    assert_eq!(std::fs::read(server.object("output", "outputs/a/1/a.txt")).unwrap(), b"made");
+}
+
+/// A client that, unlike ours, takes any key.
+fn careless_client(config: &StorageConfig) -> aws_sdk_s3::Client {
+    use secrecy::ExposeSecret as _;
+    let http = aws_smithy_http_client::Builder::new().build_http();
+    let credentials = aws_sdk_s3::config::Credentials::new(
+        &config.access_key_id,
+        config.secret_access_key.expose_secret(),
+        None,
+        None,
+        "test",
+    );
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
+        .http_client(http)
+        .endpoint_url(config.endpoint.as_str())
+        .region(aws_sdk_s3::config::Region::new("auto"))
+        .credentials_provider(credentials)
+        .force_path_style(true)
+        .build();
+    aws_sdk_s3::Client::from_conf(config)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_key_leaves_its_bucket() {
+    let server = ObjectServer::start().await;
+    let client = careless_client(&server.config);
+    for evil in ["../../evil", "../output/evil", "a/../../../evil", "./evil", "a//evil", "..\\evil"] {
+        let url = client
+            .put_object()
+            .bucket("input")
+            .key(evil)
+            .presigned(aws_sdk_s3::presigning::PresigningConfig::expires_in(UPLOAD_EXPIRY).unwrap())
+            .await
+            .unwrap();
+        let start = url.uri().find("/input/").unwrap();
+        let target = &url.uri()[start..];
+        let (path, query) = target.split_once('?').unwrap();
+        for path in [
+            path.to_owned(),
+            path.replace('.', "%2e"),
+            path.replace('.', "%2E").replace('/', "%2F").replacen("%2Finput%2F", "/input/", 1),
+        ] {
+            let request = format!(
+                "PUT {path}?{query} HTTP/1.1\r\nhost: {}\r\ncontent-length: 4\r\nconnection: close\r\n\r\nevil",
+                server.address
+            );
+            let answer = raw(server.address, &request).await;
+            assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("InvalidURI"), "{path}: {answer}");
+        }
+    }
+    // By the header of a copy and by a list in a body, too.
+    server.output("a", b"x").await;
+    for source in ["output/../../../Cargo.toml", "output/%2e%2e/input/x", "elsewhere/a"] {
+        let copy = client.copy_object().copy_source(source).bucket("input").key("stolen").send().await;
+        assert!(copy.is_err(), "{source}");
+    }
+    use aws_sdk_s3::types::{Delete, ObjectIdentifier};
+    std::fs::write(server.scratch("precious"), "x").unwrap();
+    let evil = ObjectIdentifier::builder().key("../../precious").build().unwrap();
+    let delete = Delete::builder().objects(evil).build().unwrap();
+    assert!(client.delete_objects().bucket("input").delete(delete).send().await.is_err());
+    assert!(server.scratch("precious").exists());
+    assert_eq!(server.files(|name| name.contains("evil") || name.contains("stolen")), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_new_input_is_told_with_the_message_r2_sends() {
+    let mut server = ObjectServer::start().await;
+    let client = careless_client(&server.config);
+    http().put(server.put_url("inputs/a/b.mp4")).body("12345").send().await.unwrap();
+    let message: serde_json::Value = serde_json::from_slice(&server.next_event().await).unwrap();
+    let time = message["eventTime"].as_str().unwrap();
+    assert!(time.parse::<jiff::Timestamp>().is_ok() && time.ends_with('Z') && time.len() == 24, "{time}");
+    assert_eq!(
+        message,
+        serde_json::json!({
+            "account": "local",
+            "action": "PutObject",
+            "bucket": "input",
+            "object": {"key": "inputs/a/b.mp4", "size": 5, "eTag": "827ccb0eea8a706c4c34a16891f84e7b"},
+            "eventTime": time,
+        })
+    );
+
+    let copy = client.copy_object().copy_source("input/inputs/a/b.mp4").bucket("input").key("inputs/a/c.mp4");
+    copy.send().await.unwrap();
+    let bytes = server.next_event().await;
+    let message: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+    assert_eq!(message["copySource"], serde_json::json!({"bucket": "input", "object": "inputs/a/b.mp4"}));
+    let event = ObjectEvent::parse(&bytes).unwrap();
+    assert_eq!(
+        (&event.action, event.key.as_str(), event.size),
+        (&Action::CopyObject, "inputs/a/c.mp4", Some(5))
+    );
+
+    let create = client.create_multipart_upload().bucket("input").key("inputs/a/d.mp4");
+    let id = create.send().await.unwrap().upload_id.unwrap();
+    let part = client.upload_part().bucket("input").key("inputs/a/d.mp4").upload_id(&id).part_number(1);
+    let tag = part.body(vec![7; 100].into()).send().await.unwrap().e_tag.unwrap();
+    use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+    let parts = CompletedMultipartUpload::builder()
+        .parts(CompletedPart::builder().part_number(1).e_tag(tag).build())
+        .build();
+    let complete = client.complete_multipart_upload().bucket("input").key("inputs/a/d.mp4").upload_id(&id);
+    complete.multipart_upload(parts).send().await.unwrap();
+    let event = ObjectEvent::parse(&server.next_event().await).unwrap();
+    assert_eq!(event.action, Action::CompleteMultipartUpload);
+    let created = event.created_object().unwrap();
+    assert_eq!((created.bucket, created.key, created.size), ("input", "inputs/a/d.mp4", 100));
+    assert!(created.etag.unwrap().ends_with("-1"), "{created:?}");
+
+    // Deleting, failing and writing outputs tells nothing: the next message is that of the next upload.
+    client.delete_object().bucket("input").key("inputs/a/d.mp4").send().await.unwrap();
+    server.output("outputs/a", b"x").await;
+    http().put(server.put_url("inputs/a/b.mp4")).header("if-none-match", "*").body("x").send().await.unwrap();
+    let empty = http().put(server.put_url("inputs/a/e.mp4")).body("").send().await.unwrap();
+    assert_eq!(empty.status(), StatusCode::OK, "{}", empty.text().await.unwrap());
+    let event = ObjectEvent::parse(&server.next_event().await).unwrap();
+    assert_eq!((event.key.as_str(), event.size), ("inputs/a/e.mp4", Some(0)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_breaks_off_leaves_no_object_and_tells_nothing() {
+    let mut server = ObjectServer::start().await;
+    let url = server.put_url("inputs/a/b.mp4");
+    let head = format!(
+        "PUT {}?{} HTTP/1.1\r\nhost: {}\r\ncontent-length: 1000000\r\n\r\n",
+        url.path(),
+        url.query().unwrap(),
+        server.address
+    );
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(&[1; 500_000]).await.unwrap();
+    let begun = || !server.files(|name| name.starts_with(".tmp.")).is_empty();
+    let until = async |wanted: bool| {
+        while begun() != wanted {
+            tokio::task::yield_now().await;
+        }
+    };
+    let limit = Duration::from_secs(30);
+    tokio::time::timeout(limit, until(true)).await.expect("the server never began to write");
+    drop(stream);
+    tokio::time::timeout(limit, until(false)).await.expect("the half of an object stays");
+    assert_eq!(server.files(|name| name == "b.mp4"), Vec::<PathBuf>::new());
+    // What is told next is the next upload.
+    http().put(server.put_url("inputs/a/c.mp4")).body("x").send().await.unwrap();
+    let event = ObjectEvent::parse(&server.next_event().await).unwrap();
+    assert_eq!(event.key, "inputs/a/c.mp4");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_stops_and_closes_its_channel() {
+    let mut server = ObjectServer::start().await;
+    server.output("a", b"x").await;
+    server.cancel.cancel();
+    server.handle.take().unwrap().stopped().await;
+    assert_eq!(server.events.recv().await, None);
+    assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+async fn through(
+    server: &ObjectServer,
+    budgets: Vec<u64>,
+) -> (Storage, Url, tokio::sync::mpsc::Receiver<()>) {
+    let (line, connections) = breaking_line(server.address, budgets).await;
+    let endpoint: Url = format!("http://{line}").parse().unwrap();
+    let config = StorageConfig { endpoint: endpoint.clone(), ..server.config.clone() };
+    (Storage::new(&config), endpoint, connections)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_goes_on_where_the_line_broke() {
+    let server = ObjectServer::start().await;
+    let (from, to) = (server.scratch("from"), server.scratch("to"));
+    marked_file(&from, 8 * MIB);
+    let name = key("outputs/a/1/720p.mp4");
+    server.storage().upload(&name, &from, "video/mp4", &Progress::none(), &never()).await.unwrap();
+
+    let (storage, _, mut connections) = through(&server, vec![3 * MIB, 2 * MIB, 100]).await;
+    let seen = Arc::new(AtomicU64::new(0));
+    let progress = Progress::new({
+        let seen = Arc::clone(&seen);
+        // Starting over would take the number back.
+        move |bytes| assert!(seen.swap(bytes, Ordering::Relaxed) < bytes)
+    });
+    let bytes = storage.download(Bucket::Output, &name, &to, 8 * MIB, &progress, &never()).await.unwrap();
+    assert_eq!(bytes, 8 * MIB);
+    assert_eq!(hash(&to), hash(&from));
+    for connection in 1..=4 {
+        assert!(connections.try_recv().is_ok(), "connection {connection}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_goes_on_where_the_line_broke() {
+    let server = ObjectServer::start().await;
+    let (from, to) = (server.scratch("from"), server.scratch("to"));
+    marked_file(&from, 8 * MIB);
+    let name = key("outputs/a/1/720p.mp4");
+    server.storage().upload(&name, &from, "video/mp4", &Progress::none(), &never()).await.unwrap();
+    let (_, endpoint, mut connections) = through(&server, vec![3 * MIB, 2 * MIB]).await;
+    let url = endpoint.join(&format!("output/{name}")).unwrap();
+    let fetcher = Fetcher::new(Guard::AllowPrivate).unwrap();
+    let bytes = fetcher.fetch(&url, &to, 8 * MIB, &Progress::none(), &never()).await.unwrap();
+    assert_eq!(bytes, 8 * MIB);
+    assert_eq!(hash(&to), hash(&from));
+    for connection in 1..=3 {
+        assert!(connections.try_recv().is_ok(), "connection {connection}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_large_or_not_there_is_said_so() {
+    let server = ObjectServer::start().await;
+    server.output("outputs/a", b"0123456789").await;
+    let (storage, to) = (server.storage(), server.scratch("to"));
+    let fetcher = Fetcher::new(Guard::AllowPrivate).unwrap();
+    let public = |name: &str| server.config.public_url.clone().unwrap().join(name).unwrap();
+    let none = Progress::none();
+
+    let (name, missing) = (key("outputs/a"), key("outputs/b"));
+    let large = storage.download(Bucket::Output, &name, &to, 9, &none, &never()).await;
+    assert!(matches!(large, Err(StorageError::TooLarge { limit: 9 })));
+    let large = fetcher.fetch(&public("outputs/a"), &to, 9, &none, &never()).await;
+    assert!(matches!(large, Err(StorageError::TooLarge { limit: 9 })));
+    let absent = storage.download(Bucket::Output, &missing, &to, 9, &none, &never()).await;
+    assert!(matches!(absent, Err(StorageError::NotFound { .. })));
+    let absent = fetcher.fetch(&public("outputs/b"), &to, 9, &none, &never()).await;
+    assert!(matches!(absent, Err(StorageError::NotFound { .. })));
+    // A folder is no object.
+    let folder = storage.download(Bucket::Output, &key("outputs"), &to, 9, &none, &never()).await;
+    assert!(matches!(folder, Err(StorageError::NotFound { .. })));
+    assert_eq!(storage.head(Bucket::Output, &missing).await.unwrap(), None);
+
+    let cancelled = never();
+    cancelled.cancel();
+    let stopped = storage.download(Bucket::Output, &name, &to, 99, &none, &cancelled).await;
+    assert!(matches!(stopped, Err(StorageError::Cancelled)));
+    let nowhere = server.scratch("no/such/folder");
+    let disk = storage.download(Bucket::Output, &name, &nowhere, 99, &none, &never()).await;
+    assert!(matches!(disk, Err(StorageError::Disk { doing: "write", .. })));
+    let disk = storage.upload(&name, &nowhere, "text/plain", &none, &never()).await;
+    assert!(matches!(disk, Err(StorageError::Disk { doing: "read", .. })));
+    assert!(!to.exists());
+    assert_eq!(storage.download(Bucket::Output, &name, &to, 10, &none, &never()).await.unwrap(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_settings_name_the_variable_to_look_at() {
+    let server = ObjectServer::start().await;
+    server.storage().check().await.unwrap();
+    let with = |change: fn(&mut StorageConfig)| {
+        let mut config = server.config.clone();
+        change(&mut config);
+        Storage::new(&config)
+    };
+    let secret = with(|config| config.secret_access_key = "not-the-secret".into());
+    for (storage, variable) in [
+        (secret.clone(), "R2_SECRET_ACCESS_KEY"),
+        (with(|config| config.access_key_id = "nobody".into()), "R2_ACCESS_KEY_ID"),
+        (with(|config| config.input_bucket = "no-such-bucket".into()), "R2_INPUT_BUCKET_NAME"),
+        (with(|config| config.output_bucket = "no-such-bucket".into()), "R2_OUTPUT_BUCKET_NAME"),
+    ] {
+        let error = storage.check().await.unwrap_err();
+        assert_eq!(error.variable, variable, "{error}");
+    }
+    // A port nobody listens on: bound, read, and given back.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut config = server.config.clone();
+    config.endpoint = format!("http://{free}").parse().unwrap();
+    assert_eq!(Storage::new(&config).check().await.unwrap_err().variable, "R2_ENDPOINT");
+
+    let denied = secret.put_if_absent(Bucket::Output, &key("a"), vec![], "text/plain").await.unwrap_err();
+    assert!(matches!(denied, StorageError::Denied { .. }), "{denied:?}");
+    let text = denied.to_string();
+    assert!(text.contains("R2_SECRET_ACCESS_KEY") && !text.contains("not-the-secret"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn private_addresses_are_not_fetched_however_they_are_spelled() {
+    let server = ObjectServer::start().await;
+    server.output("a", b"x").await;
+    let (fetcher, to) = (Fetcher::new(Guard::PublicOnly).unwrap(), server.scratch("to"));
+    let port = server.address.port();
+    for host in
+        ["127.0.0.1", "127.1", "0x7f.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "localhost", "0"]
+    {
+        let url: Url = format!("http://{host}:{port}/output/a").parse().unwrap();
+        let error = fetcher.fetch(&url, &to, 9, &Progress::none(), &never()).await.unwrap_err();
+        assert!(matches!(error, StorageError::Address(Refused::Private(_))), "{host}: {error:?}");
+        assert!(error.to_string().contains("private network"), "{error}");
+    }
+    // The same one is there for who may.
+    let url: Url = format!("http://127.1:{port}/output/a").parse().unwrap();
+    let fetcher = Fetcher::new(Guard::AllowPrivate).unwrap();
+    assert_eq!(fetcher.fetch(&url, &to, 9, &Progress::none(), &never()).await.unwrap(), 1);
+}
+
+/// The most memory this process ever had, in KiB.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Runs itself in a process of its own, where no other test's memory is counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gigabyte_passes_through_little_memory() {
+    const INSIDE: &str = "TCODER_TEST_MEMORY";
+    if std::env::var_os(INSIDE).is_none() {
+        let name = "storage::a_gigabyte_passes_through_little_memory";
+        let child = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture"])
+            .env(INSIDE, "1")
+            .output()
+            .await
+            .unwrap();
+        let said = String::from_utf8_lossy(&child.stdout);
+        assert!(child.status.success() && said.contains("1 passed"), "{said}");
+        return;
+    }
+    let mut server = ObjectServer::start().await;
+    let size = 1024 * MIB;
+    let (from, to) = (server.scratch("from"), server.scratch("to"));
+    marked_file(&from, size);
+    server.output("small", b"x").await;
+    let before = peak_memory();
+
+    // Up as a browser sends it, in one request; down as a worker takes it.
+    let file = tokio::fs::File::open(&from).await.unwrap();
+    let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::with_capacity(file, 1 << 18));
+    let put = http().put(server.put_url("inputs/a/b.mp4")).header("content-length", size).body(body);
+    assert_eq!(put.send().await.unwrap().status(), StatusCode::OK);
+    assert_eq!(ObjectEvent::parse(&server.next_event().await).unwrap().size, Some(size));
+    let name = key("inputs/a/b.mp4");
+    let none = Progress::none();
+    assert_eq!(
+        server.storage().download(Bucket::Input, &name, &to, size, &none, &never()).await.unwrap(),
+        size
+    );
+
+    let grown = (peak_memory() - before) / 1024;
+    assert!(grown < 100, "memory grew by {grown} MiB");
+    assert!(same_size(&from, &to));
+}
+
+fn same_size(a: &Path, b: &Path) -> bool {
+    std::fs::metadata(a).unwrap().len() == std::fs::metadata(b).unwrap().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_waits_for_room_before_it_takes_an_upload() {
+    let mut server = ObjectServer::start().await;
+    for n in 0..64 {
+        let put = http().put(server.put_url(&format!("inputs/a/{n}.mp4"))).body("x").send().await.unwrap();
+        assert_eq!(put.status(), StatusCode::OK);
+    }
+    let waiting = tokio::spawn(http().put(server.put_url("inputs/a/64.mp4")).body("x").send());
+    let mut told = Vec::new();
+    while told.len() < 65 {
+        let bytes = server.next_event().await;
+        told.push(ObjectEvent::parse(&bytes).unwrap().key);
+    }
+    assert_eq!(waiting.await.unwrap().unwrap().status(), StatusCode::OK);
+    assert_eq!(told[64], "inputs/a/64.mp4");
+}

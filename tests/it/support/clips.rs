@@ -1,0 +1,151 @@
+//! Short clips made by FFmpeg, each once, and what ffprobe says of a file.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
+
+use serde_json::Value;
+
+static MADE: LazyLock<Mutex<HashMap<PathBuf, Arc<OnceLock<()>>>>> = LazyLock::new(Mutex::default);
+
+/// The clip that `ffmpeg <arguments> <file>` makes. Kept in Cargo's folder for test files under a name
+/// with the recipe's hash, so that a changed recipe is a new clip.
+pub fn made(name: &str, arguments: &str) -> PathBuf {
+    made_by(name, arguments, |path| {
+        let done = Command::new("ffmpeg")
+            .args(["-nostdin", "-loglevel", "error", "-y"])
+            .args(arguments.split_whitespace())
+            .arg(path)
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{name}: {}", String::from_utf8_lossy(&done.stderr));
+    })
+}
+
+/// The file that `make` writes, made once for each `recipe`.
+pub fn made_by(name: &str, recipe: &str, make: impl FnOnce(&Path)) -> PathBuf {
+    let mut hasher = DefaultHasher::new();
+    recipe.hash(&mut hasher);
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("clips");
+    let path = folder.join(format!("{:016x}-{name}", hasher.finish()));
+    let once = MADE.lock().unwrap().entry(path.clone()).or_default().clone();
+    once.get_or_init(|| {
+        if path.exists() {
+            return;
+        }
+        std::fs::create_dir_all(&folder).unwrap();
+        // Made under another name first: a killed run must not leave half a clip.
+        let work = tempfile::tempdir_in(&folder).unwrap();
+        let draft = work.path().join(name);
+        make(&draft);
+        std::fs::rename(draft, &path).unwrap();
+    });
+    path
+}
+
+/// 640x360, 25 frames a second, 3 s, stereo AAC, index in front.
+pub fn normal() -> PathBuf {
+    made(
+        "normal.mp4",
+        "-f lavfi -i testsrc2=s=640x360:r=25:d=3 -f lavfi -i sine=f=440:d=3 -ac 2 -c:v libx264 \
+         -preset ultrafast -pix_fmt yuv420p -c:a aac -metadata title=Secret -movflags +faststart",
+    )
+}
+
+/// 320x180, 25 frames a second, 9 s: three segments.
+pub fn three_segments() -> PathBuf {
+    made(
+        "three.mp4",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=9 -f lavfi -i sine=d=9 -c:v libx264 -preset ultrafast \
+         -pix_fmt yuv420p -c:a aac",
+    )
+}
+
+/// Two minutes of 1280x720: longer to encode than any test waits, yet copied together in no time.
+pub fn long() -> PathBuf {
+    let part = made(
+        "part.mp4",
+        "-f lavfi -i testsrc2=s=1280x720:r=25:d=2 -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
+    );
+    made_by("long.mp4", "60 x part", |path| {
+        let done = Command::new("ffmpeg")
+            .args(["-nostdin", "-loglevel", "error", "-stream_loop", "59", "-i"])
+            .arg(part)
+            .args(["-c", "copy"])
+            .arg(path)
+            .status();
+        assert!(done.unwrap().success());
+    })
+}
+
+/// A copy of an MP4 whose picture is to be turned clockwise by 90 degrees: the display matrix in the
+/// first track's header is overwritten, which every FFmpeg reads and none needs an option for.
+pub fn turned(clip: &Path, name: &str) -> PathBuf {
+    made_by(name, &format!("turned {}", clip.display()), |path| {
+        let mut bytes = std::fs::read(clip).unwrap();
+        let header = bytes.windows(4).position(|w| w == b"tkhd").unwrap();
+        assert_eq!(bytes[header + 4], 0, "version 0 of the header");
+        let matrix: [i32; 9] = [0, 0x10000, 0, -0x10000, 0, 0, 360 << 16, 0, 0x4000_0000];
+        for (n, value) in matrix.into_iter().enumerate() {
+            let at = header + 44 + n * 4;
+            bytes[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        }
+        std::fs::write(path, bytes).unwrap();
+    })
+}
+
+/// What ffprobe says of a file, packets counted.
+pub fn probed(path: &Path) -> Value {
+    let answer = Command::new("ffprobe")
+        .args(["-v", "error", "-count_packets", "-show_streams", "-show_format", "-of", "json"])
+        .arg(path)
+        .output()
+        .unwrap();
+    assert!(answer.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&answer.stderr));
+    serde_json::from_slice(&answer.stdout).unwrap()
+}
+
+/// The first stream of this kind.
+pub fn stream(probed: &Value, kind: &str) -> Option<Value> {
+    probed["streams"].as_array().unwrap().iter().find(|s| s["codec_type"] == kind).cloned()
+}
+
+/// Seconds at which the packets of the picture are shown, in order, with whether each is a keyframe.
+pub fn shown_at(path: &Path) -> Vec<(f64, bool)> {
+    let answer = Command::new("ffprobe")
+        .args(["-v", "error", "-select_streams", "v:0", "-show_entries", "packet=pts_time,flags"])
+        .args(["-of", "csv=p=0"])
+        .arg(path)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(answer.stdout).unwrap();
+    let mut times: Vec<(f64, bool)> = text
+        .lines()
+        .filter_map(|line| {
+            let (time, flags) = line.split_once(',')?;
+            Some((time.parse().unwrap(), flags.starts_with('K')))
+        })
+        .collect();
+    times.sort_by(|a, b| a.0.total_cmp(&b.0));
+    times
+}
+
+/// All files below a folder, relative to it, sorted.
+pub fn files_in(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                found.push(path.strip_prefix(folder).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    found.sort();
+    found
+}

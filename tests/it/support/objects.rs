@@ -1,0 +1,136 @@
+//! An object server of one test's own, files to move, and a line that breaks.
+
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+use tcoder::config::StorageConfig;
+use tcoder::storage::Storage;
+use tcoder::up::objects::{Buckets, Keys, Objects, ObjectsHandle};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// A running object server over a folder that goes away with it.
+pub struct ObjectServer {
+    pub dir: TempDir,
+    pub config: StorageConfig,
+    pub address: SocketAddr,
+    pub events: mpsc::Receiver<Vec<u8>>,
+    pub cancel: CancellationToken,
+    pub handle: Option<ObjectsHandle>,
+}
+
+impl ObjectServer {
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (sender, events) = mpsc::channel(64);
+        let buckets = Buckets { input: "input".into(), output: "output".into() };
+        let cancel = CancellationToken::new();
+        let handle = Objects::start(
+            dir.path().join("objects"),
+            listener,
+            Keys::generate(),
+            buckets,
+            sender,
+            cancel.clone(),
+        )
+        .unwrap();
+        let (config, address) = (handle.storage_config(), handle.address());
+        Self { dir, config, address, events, cancel, handle: Some(handle) }
+    }
+
+    pub fn storage(&self) -> Storage {
+        Storage::new(&self.config)
+    }
+
+    /// A file name below the server's folder that is no object.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Every file below the server's folder whose name `wanted` takes.
+    pub fn files(&self, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![self.dir.path().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else if wanted(path.file_name().unwrap().to_str().unwrap()) {
+                    found.push(path);
+                }
+            }
+        }
+        found
+    }
+}
+
+impl Drop for ObjectServer {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// A file of `size` bytes, mostly holes, with every MiB marked so that no two are the same.
+pub fn marked_file(path: &Path, size: u64) {
+    let mut file = std::fs::File::create(path).unwrap();
+    file.set_len(size).unwrap();
+    for mib in 0..size >> 20 {
+        file.seek(SeekFrom::Start((mib << 20) + mib)).unwrap();
+        file.write_all(&mib.to_be_bytes()).unwrap();
+    }
+}
+
+pub fn hash(path: &Path) -> Vec<u8> {
+    let mut file = std::fs::File::open(path).unwrap();
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer).unwrap() {
+            0 => return hasher.finalize().to_vec(),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
+/// A line to `upstream` that breaks: each connection carries as many bytes of answer as its budget in
+/// `budgets` allows, those after the last one all. Says how many connections there were.
+pub async fn breaking_line(upstream: SocketAddr, budgets: Vec<u64>) -> (SocketAddr, mpsc::Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (opened, connections) = mpsc::channel(64);
+    tokio::spawn(async move {
+        let mut budgets = budgets.into_iter();
+        while let Ok((client, _)) = listener.accept().await {
+            let _ = opened.try_send(());
+            tokio::spawn(carry(client, upstream, budgets.next().unwrap_or(u64::MAX)));
+        }
+    });
+    (address, connections)
+}
+
+async fn carry(mut client: TcpStream, upstream: SocketAddr, budget: u64) {
+    let mut server = TcpStream::connect(upstream).await.unwrap();
+    let (mut from_client, mut to_client) = client.split();
+    let (from_server, mut to_server) = server.split();
+    let mut answer = from_server.take(budget);
+    tokio::select! {
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+        _ = tokio::io::copy(&mut answer, &mut to_client) => {}
+    }
+}
+
+/// One HTTP exchange, byte for byte as written here: clients tidy up what must arrive untidied.
+pub async fn raw(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
