@@ -1,11 +1,8 @@
 //! Tables, bars and numbers for people.
 
 use std::borrow::Cow;
-<<<<<<< HEAD
 use std::io::Write as _;
-=======
 use std::path::Path;
->>>>>>> main
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -126,15 +123,11 @@ fn remarks(result: &JobResult, dir: Option<&Path>) {
         say!("{}: {}", skipped.quality, skipped.reason);
     }
     if let Some(master) = &result.master {
-<<<<<<< HEAD
-        say!("master playlist: {}", master.url.as_deref().unwrap_or(master.key.as_str()));
-=======
         let local = dir.zip(fetch::below_attempt(&master.key).ok()).map(|(dir, path)| dir.join(path));
         match local {
-            Some(path) => println!("master playlist: {}", path.display()),
-            None => println!("master playlist: {}", master.url.as_deref().unwrap_or(master.key.as_str())),
+            Some(path) => say!("master playlist: {}", path.display()),
+            None => say!("master playlist: {}", master.url.as_deref().unwrap_or(master.key.as_str())),
         }
->>>>>>> main
     }
     let t = &result.timings;
     say!(
@@ -162,13 +155,8 @@ pub fn job(job: &Job) {
         say!("error    {}", error.message);
     }
     if job.status == State::Completed {
-<<<<<<< HEAD
         say!("");
-        outputs(job);
-=======
-        println!();
         outputs(job, None);
->>>>>>> main
     }
 }
 

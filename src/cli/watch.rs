@@ -7,7 +7,6 @@ use futures::StreamExt as _;
 use indicatif::ProgressBar;
 
 use super::client::Client;
-use super::show::say;
 use super::{CliError, fetch, show};
 use crate::job::{Job, JobId, State};
 
@@ -37,14 +36,7 @@ pub async fn to_the_end(
     if json {
         show::json(&job)?;
     } else if job.status == State::Completed {
-<<<<<<< HEAD
-        show::outputs(&job);
-        for file in files {
-            say!("{}", file.display());
-        }
-=======
         show::outputs(&job, output);
->>>>>>> main
     }
     match job.status {
         State::Completed => Ok(()),
