@@ -126,7 +126,7 @@ pub async fn get_one(
 #[derive(Debug, Deserialize)]
 pub struct Listing {
     status: Option<String>,
-    limit: Option<usize>,
+    limit: Option<String>,
     cursor: Option<String>,
 }
 
@@ -136,10 +136,11 @@ pub async fn list(
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Page>, Problem> {
     let Query(query) = query.map_err(|e| Problem::malformed(e.body_text()))?;
-    let limit = query.limit.unwrap_or(20);
-    if !(1..=100).contains(&limit) {
-        return Err(Problem::field("limit", "a page has 1 to 100 jobs"));
-    }
+    let limit = match query.limit.as_deref() {
+        None | Some("") => Some(20),
+        Some(text) => text.parse().ok().filter(|n| (1..=100).contains(n)),
+    };
+    let limit = limit.ok_or_else(|| Problem::field("limit", "a page has 1 to 100 jobs"))?;
     let state = match query.status.as_deref() {
         None | Some("") => None,
         Some(name) => Some(name.parse().map_err(|e| Problem::field("status", format!("{e}")))?),

@@ -25,12 +25,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::DefaultBodyLimit;
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
 
 use crate::config::ApiConfig;
@@ -71,7 +72,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/jobs/{id}/retry", post(jobs::retry))
         .route("/api/stats", get(system::stats))
         .route("/api/status", get(system::status))
-        .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, REQUEST_TIMEOUT))
+        .layer(axum::middleware::from_fn(in_time))
         .route("/api/jobs/{id}/events", get(sse::job_events))
         .route_layer(axum::middleware::from_fn_with_state(app.clone(), auth::require_token));
     Router::new()
@@ -82,8 +83,18 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(cors)
-        .layer(TraceLayer::new_for_http())
+        .layer(TraceLayer::new_for_http().make_span_with(span))
         .with_state(app)
+}
+
+/// Without the query, where a mistaken client may have put a token.
+fn span(request: &Request) -> tracing::Span {
+    tracing::debug_span!("request", method = %request.method(), path = request.uri().path())
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    let late = |_| Problem::unavailable("this took too long; try again in a few seconds").into_response();
+    tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(late)
 }
 
 /// Browsers may call from the origins that are listed; from none by default.

@@ -19,6 +19,9 @@ use super::jobs::id_of;
 use super::{App, Problem};
 use crate::job::{Job, JobEvent, JobId};
 
+/// Between two looks at a job that cannot be read.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
 /// `GET /api/jobs/{id}/events`
 pub async fn job_events(
     State(app): State<Arc<App>>,
@@ -30,7 +33,7 @@ pub async fn job_events(
     let job = app.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
     let job = app.present(job)?;
     let stopping = app.stopping.clone();
-    let watch = Watch { app, id, listener, next: Some(job) };
+    let watch = Watch { app, id, listener, first: Some(job), over: false };
     let changes = futures::stream::unfold(watch, |watch| async { watch.step().await });
     let changes = futures::StreamExt::take_until(changes, stopping.cancelled_owned());
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(15)).text("still here");
@@ -41,17 +44,23 @@ struct Watch {
     app: Arc<App>,
     id: JobId,
     listener: Receiver<JobEvent>,
-    /// What to send next; nothing once the last was sent.
-    next: Option<Job>,
+    /// The job as it was at the beginning, until it is sent.
+    first: Option<Job>,
+    /// The end was sent.
+    over: bool,
 }
 
 impl Watch {
     async fn step(mut self) -> Option<(Result<Event, Infallible>, Self)> {
-        let job = self.next.take()?;
-        let event = Event::default().event("job").json_data(&job).unwrap_or_default();
-        if !job.status.is_terminal() {
-            self.next = self.change().await;
+        if self.over {
+            return None;
         }
+        let job = match self.first.take() {
+            Some(job) => job,
+            None => self.change().await?,
+        };
+        self.over = job.status.is_terminal();
+        let event = Event::default().event("job").json_data(&job).unwrap_or_default();
         Some((Ok(event), self))
     }
 
@@ -62,10 +71,19 @@ impl Watch {
                 Ok(_) | Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return None,
             }
+            return self.look().await;
+        }
+    }
+
+    /// The job as it is now. Tried until it can be read: this change may be the last one, and the
+    /// listener is gone once the caller is or we stop.
+    async fn look(&self) -> Option<Job> {
+        loop {
             match self.app.queue.get(self.id).await {
                 Ok(job) => return job.and_then(|job| self.app.present(job).ok()),
                 Err(error) => tracing::warn!(job = %self.id, %error, "a change could not be read"),
             }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 }

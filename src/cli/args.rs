@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use url::Url;
 
-use crate::job::{JobId, Ladder, Preset, State};
+use crate::job::{JobId, Ladder, Preset, Priority, State};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -17,6 +17,58 @@ Exit codes:
   4  the server refused the request, or a local file was in the way
   5  a server role could not start
   130  interrupted by Ctrl-C";
+
+const UP_EXAMPLES: &str = "\
+Examples:
+  tcoder up
+  tcoder up --data /srv/tcoder --listen 127.0.0.1:9000 --workers 2
+  API_TOKENS=$(openssl rand -hex 32) tcoder up --listen 0.0.0.0:8080";
+
+const SUBMIT_EXAMPLES: &str = "\
+Examples:
+  tcoder submit film.mov --quality 720p,360p --wait --output out
+  tcoder submit https://example.com/film.mov --preset hls-adaptive --wait
+  tcoder submit film.mov --wait --json | jq -r '.outputs[].url'";
+
+const JOBS_EXAMPLES: &str = "\
+Examples:
+  tcoder jobs list --status failed
+  tcoder jobs get 01890a5d-ac96-774b-bcce-b302099a8057
+  tcoder jobs watch 01890a5d-ac96-774b-bcce-b302099a8057 --output out";
+
+const TRANSCODE_EXAMPLES: &str = "\
+Examples:
+  tcoder transcode film.mov --quality 720p,360p,144p
+  tcoder transcode film.mov --preset hls-adaptive --output film-hls";
+
+const API_ENVIRONMENT: &str = "\
+Environment:
+  REDIS_URL                    such as rediss://user:password@host:6379
+  R2_ENDPOINT                  the S3 endpoint, or R2_ACCOUNT_ID for Cloudflare R2
+  R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY
+  R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME
+  R2_PUBLIC_URL                where the output bucket can be read by anybody; HLS needs it
+  API_TOKENS                   who may call, with commas between; needed off this machine
+  WEBHOOK_SECRET               whsec_ and 24 to 64 bytes in base64; without it no webhooks
+  API_CORS_ORIGINS             pages that may call from a browser, with commas between
+  ALLOW_PRIVATE_URLS           true lets inputs and webhooks lie in a private network";
+
+const WORKER_ENVIRONMENT: &str = "\
+Environment:
+  REDIS_URL                    such as rediss://user:password@host:6379
+  R2_ENDPOINT                  the S3 endpoint, or R2_ACCOUNT_ID for Cloudflare R2
+  R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY
+  R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME
+  WORKER_IDLE_TIMEOUT          seconds without a job after which it leaves (300; 0: never)
+  WORKER_TTL                   seconds after which it takes no further job (300; 0: never)
+  WORKER_MAX_JOBS              jobs after which it leaves (0: no limit)
+  WORKER_MAX_FAILURES          failures in a row, not the files' fault, after which it leaves (3)
+  WORKER_SCRATCH_DIR           folder for files in work
+  WORKER_MAX_INPUT_BYTES       largest input (50000000000)
+  WORKER_STALL_TIMEOUT         seconds without headway after which FFmpeg is killed (120)
+  ALLOW_PRIVATE_URLS           true lets inputs lie in a private network
+
+SIGTERM and Ctrl-C hand the job in work back; another worker goes on with it.";
 
 /// Videos in, renditions out: transcoding on S3 storage, Redis and FFmpeg.
 ///
@@ -38,24 +90,31 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run the whole system on this machine: queue, storage, API and workers
+    ///
+    /// Starts redis-server, an S3 server over a folder, the API and workers, and runs until Ctrl-C.
+    /// Everything is kept in the data folder, so the next start goes on where this one stopped.
+    ///
+    /// With REDIS_URL set, that Redis is used instead. From this machine no token is needed; to listen
+    /// on other addresses set API_TOKENS.
+    #[command(after_help = UP_EXAMPLES)]
     Up(UpArgs),
     /// Send a video (a file or a web address) to a running tcoder
+    #[command(after_help = SUBMIT_EXAMPLES)]
     Submit(SubmitArgs),
     /// Look at jobs, cancel and retry them
+    #[command(after_help = JOBS_EXAMPLES)]
     Jobs(JobsArgs),
     /// Transcode a file here and now, without queue or storage; for trying out presets
+    #[command(after_help = TRANSCODE_EXAMPLES)]
     Transcode(TranscodeArgs),
     /// Run the HTTP API on the Redis and the buckets named in the environment
+    #[command(after_help = API_ENVIRONMENT)]
     Api(ApiArgs),
     /// Run a worker on the Redis and the buckets named in the environment
+    #[command(after_help = WORKER_ENVIRONMENT)]
     Worker,
 }
 
-/// Starts redis-server, an S3 server over a folder, the API and workers, and runs until Ctrl-C.
-///
-/// Everything is kept in the data folder, so the next start goes on where this one stopped. With
-/// REDIS_URL set, that Redis is used instead. From this machine no token is needed; to listen on other
-/// addresses set API_TOKENS.
 #[derive(Debug, Args)]
 pub(super) struct UpArgs {
     /// Folder for jobs, videos and keys
@@ -80,10 +139,17 @@ pub(super) struct ApiArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct ServerArgs {
     /// Address of the API
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8080", env = "TCODER_URL")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080",
+        env = "TCODER_URL",
+        hide_env_values = true
+    )]
     pub server: Url,
     /// One of the server's API_TOKENS, where it asks for one
-    #[arg(long, value_name = "TOKEN", env = "TCODER_TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, value_name = "TOKEN", env = "TCODER_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 }
 
@@ -110,8 +176,8 @@ pub(super) struct SubmitArgs {
     #[command(flatten)]
     pub wishes: WishArgs,
     /// Urgency from -100 to 100; one point is worth a minute of waiting
-    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
-    pub priority: i64,
+    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = priority)]
+    pub priority: Priority,
     /// Where the server POSTs the result, signed, at the end
     #[arg(long, value_name = "URL")]
     pub webhook: Option<Url>,
@@ -126,6 +192,11 @@ pub(super) struct SubmitArgs {
     pub json: bool,
     #[command(flatten)]
     pub server: ServerArgs,
+}
+
+fn priority(text: &str) -> Result<Priority, String> {
+    let number: i64 = text.parse().map_err(|_| "it must be a whole number from -100 to 100".to_owned())?;
+    Priority::try_from(number).map_err(|e| e.to_string())
 }
 
 #[derive(Debug, Args)]
@@ -198,6 +269,13 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_server_can_be_named_before_and_behind_a_word_of_jobs() {
+        for line in ["tcoder jobs --server http://h list", "tcoder jobs list --server http://h --token t"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+        }
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub enum ClientError {
         /// Why.
         why: String,
     },
+    /// It cannot answer just now.
+    #[error("{0}")]
+    Busy(String),
     /// It said no.
     #[error("{0}")]
     Refused(String),
@@ -37,6 +40,11 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Whether the same call may work in a moment.
+    pub const fn is_passing(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Busy(_))
+    }
+
     /// Whether nobody answered.
     pub const fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
@@ -106,12 +114,16 @@ impl Client {
         let status = response.status();
         let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
         Err(match serde_json::from_slice::<ProblemBody>(&body) {
+            Ok(problem) if status == StatusCode::SERVICE_UNAVAILABLE => ClientError::Busy(problem.detail),
             Ok(problem) => ClientError::Refused(match problem.field {
                 Some(field) => format!("{field}: {}", problem.detail),
                 None => problem.detail,
             }),
-            Err(_) if status == StatusCode::NOT_FOUND => ClientError::Strange(self.base.clone()),
-            Err(_) => ClientError::Refused(format!("the server answered {status}")),
+            // The words of a proxy before the server.
+            Err(_) if matches!(status.as_u16(), 429 | 502..=504) => {
+                ClientError::Busy(format!("the server answered {status}; try again in a moment"))
+            }
+            Err(_) => ClientError::Strange(self.base.clone()),
         })
     }
 

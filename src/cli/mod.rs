@@ -104,9 +104,12 @@ pub async fn run(cli: Cli) -> ExitCode {
 /// Logs go to stderr: for people at a terminal, as JSON lines elsewhere. `RUST_LOG` and
 /// `LOG_FORMAT` (`text`, `json`) choose otherwise.
 fn init_logs(server: bool) {
-    // The S3 server's crates print whole requests, signatures included, and every 404 as an error.
-    let default = if server { "warn,tcoder=info,s3s=off,s3s_fs=off" } else { "error,s3s=off,s3s_fs=off" };
+    let default = if server { "warn,tcoder=info" } else { "error" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    // The S3 server's crates print whole requests, signatures included, and every 404 as an error;
+    // whatever RUST_LOG asks for, that is no log to keep.
+    let silent = ["s3s=off", "s3s_fs=off"].into_iter().filter_map(|directive| directive.parse().ok());
+    let filter = silent.fold(filter, EnvFilter::add_directive);
     let terminal = std::io::stderr().is_terminal();
     let json = match std::env::var("LOG_FORMAT").as_deref() {
         Ok("json") => true,

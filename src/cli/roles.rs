@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::CliError;
 use super::args::{ApiArgs, UpArgs};
+use super::show::say;
 use crate::api::{self, App, Housekeeper};
 use crate::config::{ApiConfig, Env, RedisConfig, StorageConfig, WorkerConfig, webhook_secret};
 use crate::net::Guard;
@@ -44,22 +45,20 @@ pub async fn up(args: UpArgs) -> Result<(), CliError> {
         up = Up::start(&options, &env) => up.map_err(CliError::start)?,
         () = stop.cancelled() => return Ok(()),
     };
-    println!("tcoder is up.\n");
+    say!("tcoder is up.\n");
     for (what, where_) in up.summary() {
-        println!("  {what:<8} {where_}");
+        say!("  {what:<8} {where_}");
     }
     let server = match up.api().port() {
         8080 => String::new(),
         _ => format!(" --server http://{}", up.api()),
     };
-    println!(
-        "\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n"
-    );
-    println!("Ctrl-C stops it; the next start goes on where this one stopped.");
+    say!("\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n");
+    say!("Ctrl-C stops it; the next start goes on where this one stopped.");
     stop.cancelled().await;
-    println!("\nstopping: workers hand their jobs back");
+    say!("\nstopping: workers hand their jobs back");
     up.stop().await;
-    println!("stopped; nothing is lost");
+    say!("stopped; nothing is lost");
     Ok(())
 }
 
@@ -86,7 +85,7 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
     let tasks = TaskTracker::new();
     tasks.spawn(Housekeeper::new(Arc::clone(&app), sender).run(stop.clone()));
     tasks.close();
-    tracing::info!(address = %args.listen, "the API listens");
+    tracing::info!(address = %listener.local_addr().unwrap_or(args.listen), "the API listens");
     let served = api::serve(listener, api::router(app), stop.clone()).await;
     stop.cancel();
     tasks.wait().await;

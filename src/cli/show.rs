@@ -1,6 +1,7 @@
 //! Tables, bars and numbers for people.
 
 use std::borrow::Cow;
+use std::io::Write as _;
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -10,10 +11,28 @@ use serde::Serialize;
 use super::{CliError, fetch};
 use crate::job::{Input, Job, JobResult, State};
 
-/// Prints a value as JSON on stdout.
+/// `println!`, but a reader that has seen enough (`| head`) is no reason to panic.
+macro_rules! say {
+    ($($words:tt)*) => {
+        $crate::cli::show::line(format_args!($($words)*))
+    };
+}
+pub(super) use say;
+
+/// Prints a line on stdout; whoever does not want to read it need not.
+pub fn line(words: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout().lock(), "{words}");
+}
+
+/// Prints a value as JSON on stdout. A script relies on all of it, so a full disk is an error.
 pub fn json(value: &impl Serialize) -> Result<(), CliError> {
-    println!("{}", serde_json::to_string_pretty(value).map_err(CliError::local)?);
-    Ok(())
+    let text = serde_json::to_string_pretty(value).map_err(CliError::local)?;
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CliError::Local(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// A bar that counts bytes; invisible where stderr is no terminal.
@@ -76,7 +95,7 @@ pub fn renditions<'a>(lines: impl Iterator<Item = Line<'a>>) {
             line.place.into_owned(),
         ]);
     }
-    println!("{t}");
+    say!("{t}");
 }
 
 /// Prints what a completed job made; `dir` is where it was downloaded to, if it was.
@@ -101,17 +120,17 @@ pub fn outputs(job: &Job, dir: Option<&Path>) {
 
 fn remarks(result: &JobResult, dir: Option<&Path>) {
     for skipped in &result.skipped {
-        println!("{}: {}", skipped.quality, skipped.reason);
+        say!("{}: {}", skipped.quality, skipped.reason);
     }
     if let Some(master) = &result.master {
         let local = dir.zip(fetch::below_attempt(&master.key).ok()).map(|(dir, path)| dir.join(path));
         match local {
-            Some(path) => println!("master playlist: {}", path.display()),
-            None => println!("master playlist: {}", master.url.as_deref().unwrap_or(master.key.as_str())),
+            Some(path) => say!("master playlist: {}", path.display()),
+            None => say!("master playlist: {}", master.url.as_deref().unwrap_or(master.key.as_str())),
         }
     }
     let t = &result.timings;
-    println!(
+    say!(
         "{:.1} s of video at {:.1}x; fetching {:.1} s, encoding {:.1} s, storing {:.1} s; {:.1} CPU-s",
         result.source.duration,
         result.speed,
@@ -124,19 +143,19 @@ fn remarks(result: &JobResult, dir: Option<&Path>) {
 
 /// Prints one job.
 pub fn job(job: &Job) {
-    println!("job      {}", job.job_id);
-    println!("status   {}", status(job));
-    println!("input    {}", input(job));
-    println!("preset   {}", job.spec.preset);
-    println!("attempt  {} of {}", job.attempt, job.spec.max_attempts);
+    say!("job      {}", job.job_id);
+    say!("status   {}", status(job));
+    say!("input    {}", input(job));
+    say!("preset   {}", job.spec.preset);
+    say!("attempt  {} of {}", job.attempt, job.spec.max_attempts);
     if let Some(created) = job.timestamps.created_at {
-        println!("created  {created}");
+        say!("created  {created}");
     }
     if let Some(error) = &job.error {
-        println!("error    {}", error.message);
+        say!("error    {}", error.message);
     }
     if job.status == State::Completed {
-        println!();
+        say!("");
         outputs(job, None);
     }
 }
@@ -159,7 +178,7 @@ pub fn jobs(jobs: &[Job]) {
             input(job),
         ]);
     }
-    println!("{t}");
+    say!("{t}");
 }
 
 fn status(job: &Job) -> String {

@@ -9,20 +9,20 @@ use url::Url;
 
 use super::args::SubmitArgs;
 use super::client::{Client, ClientError};
+use super::show::say;
 use super::{CliError, show, watch};
 use crate::api::{FromInput, Upload, Wishes};
-use crate::job::{Job, JobId, Priority};
+use crate::job::{Job, JobId};
 
 pub async fn run(args: SubmitArgs) -> Result<(), CliError> {
     let client = Client::new(&args.server)?;
-    let priority = Priority::try_from(args.priority).map_err(CliError::local)?;
     let wishes = Wishes {
         // Chosen here, so that a repeated request cannot make a second job.
         job_id: Some(JobId::new()),
         preset: args.wishes.preset,
         output_qualities: args.wishes.quality.clone(),
         webhook_url: args.webhook.clone(),
-        priority,
+        priority: args.priority,
         ..Wishes::default()
     };
     let id = match web_address(&args.input) {
@@ -48,7 +48,7 @@ async fn report_submitted(client: &Client, id: JobId, json: bool) -> Result<(), 
         let job: Job = client.get(id).await?;
         return show::json(&job);
     }
-    println!("{id}");
+    say!("{id}");
     eprintln!("submitted; follow it with `tcoder jobs watch {id}`");
     Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::args::TranscodeArgs;
+use super::show::say;
 use super::{CliError, show};
 use crate::transcoder::{Encoded, Request, TranscodeError, check_tools, transcode};
 
@@ -63,14 +64,16 @@ fn tell(args: &TranscodeArgs, encoded: &Encoded) -> Result<(), CliError> {
         place: Cow::from(args.output.join(&o.file).display().to_string()),
     }));
     for skipped in &encoded.skipped {
-        println!("{}: {}", skipped.quality, skipped.reason);
+        say!("{}: {}", skipped.quality, skipped.reason);
     }
     if let Some(master) = &encoded.master {
-        println!("master playlist: {}", args.output.join(master).display());
+        say!("master playlist: {}", args.output.join(master).display());
     }
-    println!(
+    say!(
         "{:.1} s of video at {:.1}x; {:.1} CPU-s",
-        encoded.source.duration, encoded.speed, encoded.cpu_seconds
+        encoded.source.duration,
+        encoded.speed,
+        encoded.cpu_seconds
     );
     Ok(())
 }

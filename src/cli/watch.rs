@@ -76,7 +76,7 @@ async fn follow(client: &Client, id: JobId) -> Result<Job, CliError> {
             }
         };
         breaks += 1;
-        if breaks > BREAKS || !broken.is_unreachable() {
+        if breaks > BREAKS || !broken.is_passing() {
             bar.finish_and_clear();
             return Err(broken.into());
         }

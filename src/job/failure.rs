@@ -15,7 +15,9 @@ pub enum FailureCode {
     InputNotFound,
     /// The input is larger or longer than this installation takes.
     InputTooLarge,
-    /// The input's URL was refused or did not answer.
+    /// The input's URL is one that is not called, or its server says no.
+    InputRefused,
+    /// The input's URL did not answer, or not with the input.
     InputUnreachable,
     /// The input never arrived.
     UploadExpired,
@@ -42,6 +44,7 @@ impl FailureCode {
             | Self::UnsupportedMedia
             | Self::InputNotFound
             | Self::InputTooLarge
+            | Self::InputRefused
             | Self::UploadExpired
             | Self::DeadlineExceeded => false,
             Self::InputUnreachable

@@ -112,7 +112,10 @@ impl From<StorageError> for Failure {
         let code = match &error {
             StorageError::NotFound { .. } => FailureCode::InputNotFound,
             StorageError::TooLarge { .. } => FailureCode::InputTooLarge,
-            StorageError::Address(_) | StorageError::Unreachable { .. } => FailureCode::InputUnreachable,
+            StorageError::Address(_) | StorageError::Unreachable { passing: false, .. } => {
+                FailureCode::InputRefused
+            }
+            StorageError::Unreachable { .. } => FailureCode::InputUnreachable,
             StorageError::Cancelled | StorageError::Disk { .. } | StorageError::Key { .. } => {
                 FailureCode::Worker
             }
@@ -270,7 +273,7 @@ mod tests {
             (StorageError::Unavailable { what: what(), why: "X".into() }, FailureCode::Storage, true),
             (StorageError::Refused { what: what(), why: "X".into() }, FailureCode::Storage, false),
             (StorageError::Key { name: what(), source: InvalidKey::Segment }, FailureCode::Worker, false),
-            (StorageError::Address(net::Refused::Scheme), FailureCode::InputUnreachable, false),
+            (StorageError::Address(net::Refused::Scheme), FailureCode::InputRefused, false),
             (
                 StorageError::Unreachable { host: "h".into(), why: "X".into(), passing: true },
                 FailureCode::InputUnreachable,
@@ -278,7 +281,7 @@ mod tests {
             ),
             (
                 StorageError::Unreachable { host: "h".into(), why: "X".into(), passing: false },
-                FailureCode::InputUnreachable,
+                FailureCode::InputRefused,
                 false,
             ),
         ]

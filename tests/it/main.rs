@@ -3,9 +3,17 @@
 // Helpers of tests stand outside of test functions, where clippy.toml's leave does not reach.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod a_killed_worker_costs_no_job;
+mod a_video_becomes_renditions;
+mod bad_input;
 mod media;
 mod media_process;
 mod media_refused;
 mod queue;
+mod secrets_stay_secret;
+mod stopping_and_starting;
 mod storage;
 mod support;
+mod the_api;
+mod the_command_line;
+mod webhooks;

@@ -4,3 +4,4 @@ pub mod clips;
 pub mod command_count;
 pub mod objects;
 pub mod redis;
+pub mod system;

@@ -1,0 +1,159 @@
+//! Whatever happens to a worker in the middle of an encode, its job is done, once.
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::system::{
+    Setup, System, all_gone, children, clip, encoders, eventually, long_clip, send,
+};
+
+fn wish() -> Value {
+    json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"})
+}
+
+/// The job's result is that of one attempt, and nothing of another one lies about.
+fn is_of_one_attempt(system: &System, job: &Value) {
+    let (id, epoch) = (job["jobId"].as_str().unwrap(), &job["epoch"]);
+    assert_eq!(job["outputs"][0]["key"], format!("outputs/{id}/{epoch}/720p.mp4"));
+    let expected = [format!("{epoch}/720p.mp4"), "manifest.json".to_owned()];
+    assert_eq!(system.objects("output", &format!("outputs/{id}")), expected);
+}
+
+#[tokio::test]
+async fn a_worker_killed_under_up_in_the_middle_of_an_encode() {
+    let system = Setup::default().start().await;
+    let id = system.upload(long_clip(), &wish()).await;
+    system.encoding(&id).await;
+    let worker = children(system.pid).into_iter().find(|p| p.command.contains(" worker")).unwrap();
+    let encoders = encoders(&system.data);
+    assert_eq!(encoders.len(), 1, "{encoders:?}");
+    send(worker.pid, Signal::SIGKILL);
+    all_gone(&encoders).await;
+
+    let job = system.completed(&id).await;
+    assert_eq!((&job["attempt"], &job["epoch"]), (&json!(2), &json!(2)), "{job:#}");
+    is_of_one_attempt(&system, &job);
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_told_to_leave_hands_its_job_back() {
+    let system = Setup::default().workers(0).start().await;
+    let id = system.upload(long_clip(), &wish()).await;
+    let mut first = system.worker("first", &[]);
+    system.encoding(&id).await;
+    let encoders = encoders(&first.scratch);
+    assert_eq!(encoders.len(), 1, "{encoders:?}");
+    let asked = std::time::Instant::now();
+    first.signal(Signal::SIGTERM);
+    let status = first.over().await;
+    let took = asked.elapsed();
+    assert!(status.success(), "{status}");
+    // Under a second on a machine that has time; this only tells handing back from encoding on.
+    assert!(took.as_secs() < 5, "{took:?}");
+    all_gone(&encoders).await;
+    assert_eq!(std::fs::read_dir(&first.scratch).unwrap().count(), 0);
+    let job = system.job(&id).await;
+    assert_eq!((&job["status"], &job["attempt"]), (&json!("queued"), &json!(0)), "{job:#}");
+    assert_eq!(system.get("/api/status").await.body["workers"], json!([]));
+
+    let mut second = system.worker("second", &[("WORKER_MAX_JOBS", "1")]);
+    let job = system.completed(&id).await;
+    assert_eq!((&job["attempt"], &job["epoch"]), (&json!(1), &json!(2)), "{job:#}");
+    is_of_one_attempt(&system, &job);
+    assert!(second.over().await.success());
+    assert_eq!(system.get("/api/status").await.body["workers"], json!([]));
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_slept_through_its_lease_changes_nothing() {
+    let system = Setup::default().workers(0).start().await;
+    let id = system.upload(long_clip(), &wish()).await;
+    let mut zombie = system.worker("zombie", &[("WORKER_MAX_JOBS", "1")]);
+    system.encoding(&id).await;
+    zombie.signal(Signal::SIGSTOP);
+    let mut heir = system.worker("heir", &[("WORKER_MAX_JOBS", "1")]);
+    let job = system.completed(&id).await;
+    assert_eq!((&job["attempt"], &job["epoch"]), (&json!(2), &json!(2)), "{job:#}");
+    assert!(job["worker"].as_str().unwrap().starts_with("heir-"));
+    assert!(heir.over().await.success());
+
+    zombie.signal(Signal::SIGCONT);
+    assert!(zombie.over().await.success());
+    assert_eq!(system.job(&id).await, job);
+    is_of_one_attempt(&system, &job);
+    assert_eq!(std::fs::read_dir(&zombie.scratch).unwrap().count(), 0);
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn workers_leave_when_they_should() {
+    let system = Setup::default().workers(0).start().await;
+    for (name, value) in [("WORKER_IDLE_TIMEOUT", "1"), ("WORKER_TTL", "1")] {
+        let mut worker = system.worker("mortal", &[(name, value)]);
+        assert!(worker.over().await.success(), "{name}");
+        assert_eq!(system.get("/api/status").await.body["workers"], json!([]), "{name}");
+    }
+    let mut worker = system.worker("one-job", &[("WORKER_MAX_JOBS", "1")]);
+    let wish = json!({"preset": "web-optimized", "outputQualities": ["144p"]});
+    let (first, second) = (system.upload(clip(), &wish).await, system.upload(clip(), &wish).await);
+    assert!(worker.over().await.success());
+    assert_eq!(system.job(&first).await["status"], "completed");
+    assert_eq!(system.job(&second).await["status"], "queued");
+    assert_eq!(system.get("/api/status").await.body["workers"], json!([]));
+}
+
+#[tokio::test]
+async fn a_running_job_that_is_cancelled_stops_within_seconds() {
+    let system = Setup::default().start().await;
+    let id = system.upload(long_clip(), &wish()).await;
+    system.encoding(&id).await;
+    let encoders = encoders(&system.data);
+    assert_eq!(encoders.len(), 1, "{encoders:?}");
+    let mut feed = system.feed(&id).await;
+    assert_eq!(feed.next().await.unwrap()["status"], "running");
+
+    let answer = system.delete(&format!("/api/jobs/{id}")).await;
+    assert_eq!((answer.status, &answer.body["status"]), (200, &json!("cancelled")), "{answer:?}");
+    let mut last = Value::Null;
+    while let Some(job) = feed.next().await {
+        last = job;
+    }
+    assert_eq!(last["status"], "cancelled");
+    all_gone(&encoders).await;
+    eventually("the scratch folder is empty", || system.scratch().is_empty()).await;
+    assert_eq!(system.objects("output", ""), [""; 0]);
+    // A second time is no error; what is over cannot be called off, but can be asked for again.
+    assert_eq!(system.delete(&format!("/api/jobs/{id}")).await.status, 200);
+    assert_eq!(system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await.body["status"], "queued");
+    let job = system.completed(&id).await;
+    assert_eq!(job["attempt"], 1, "{job:#}");
+    is_of_one_attempt(&system, &job);
+    let answer = system.delete(&format!("/api/jobs/{id}")).await;
+    assert_eq!(answer.status, 409, "{answer:?}");
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn a_redis_that_dies_in_the_middle_of_an_encode_comes_back() {
+    let system = Setup::default().start().await;
+    let id = system.upload(long_clip(), &wish()).await;
+    system.encoding(&id).await;
+    let mut feed = system.feed(&id).await;
+    let before = system.redis_server();
+    send(before.pid, Signal::SIGKILL);
+    let is_another = || {
+        let now = children(system.pid).into_iter().find(|p| p.command.contains("unixsocket"));
+        now.is_some_and(|now| now.pid != before.pid)
+    };
+    eventually("redis-server runs again", is_another).await;
+    // Whoever watched goes on watching.
+    let mut job = Value::Null;
+    while let Some(next) = feed.next().await {
+        job = next;
+    }
+    assert_eq!((&job["status"], &job["attempt"]), (&json!("completed"), &json!(1)), "{job:#}");
+    is_of_one_attempt(&system, &job);
+    system.stop().await;
+}

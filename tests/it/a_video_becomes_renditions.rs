@@ -1,0 +1,185 @@
+//! A video goes in, by upload, by key or by address, and its renditions come out, each as its result says.
+
+use axum::Router;
+use axum::routing::get;
+use serde_json::{Value, json};
+
+use crate::support::system::{self, Setup, clip, guarded, probe, serve, shared};
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_else(|| panic!("no number: {value}"))
+}
+
+fn stream<'a>(probed: &'a Value, kind: &str) -> &'a Value {
+    probed["streams"].as_array().unwrap().iter().find(|s| s["codec_type"] == kind).unwrap()
+}
+
+#[tokio::test]
+async fn an_upload_becomes_what_the_result_says() {
+    let system = shared().await;
+    let wishes =
+        json!({"preset": "web-optimized", "outputQualities": ["360p", "144p"], "fileName": "my film.mp4"});
+    let id = system.upload(clip(), &wishes).await;
+    let job = system.completed(&id).await;
+
+    assert_eq!((&job["attempt"], &job["epoch"], &job["progress"]), (&json!(1), &json!(1), &json!(100.0)));
+    assert_eq!(job["inputKey"], format!("inputs/{id}/my-film.mp4"));
+    assert!(job["error"].is_null() && job["worker"].as_str().unwrap().starts_with("local-"), "{job:#}");
+    let times: Vec<&str> = ["createdAt", "uploadedAt", "queuedAt", "startedAt", "completedAt"]
+        .iter()
+        .map(|name| job["timestamps"][name].as_str().unwrap_or_else(|| panic!("no {name}: {job:#}")))
+        .collect();
+    assert!(times.is_sorted(), "{times:?}");
+
+    let source = &job["source"];
+    assert_eq!(source["size"], std::fs::metadata(clip()).unwrap().len());
+    assert!((number(&source["duration"]) - 2.0).abs() < 0.1, "{source}");
+    let video = &source["video"];
+    assert_eq!(
+        (&video["codec"], &video["width"], &video["height"]),
+        (&json!("h264"), &json!(320), &json!(180))
+    );
+    assert_eq!(
+        (number(&video["frameRate"]), &video["rotation"], &video["hdr"]),
+        (25.0, &json!(0), &json!(false))
+    );
+    assert_eq!((&source["audio"]["codec"], &source["audio"]["channels"]), (&json!("aac"), &json!(1)));
+    for timing in ["downloadSeconds", "transcodeSeconds", "uploadSeconds"] {
+        assert!(number(&job["timings"][timing]) > 0.0, "{timing}");
+    }
+    assert!(number(&job["speed"]) > 0.0 && number(&job["cpuSeconds"]) > 0.0);
+
+    let outputs = job["outputs"].as_array().unwrap();
+    assert_eq!(outputs.iter().map(|o| o["quality"].as_str().unwrap()).collect::<Vec<_>>(), ["360p", "144p"]);
+    for output in outputs {
+        let quality = output["quality"].as_str().unwrap();
+        assert_eq!(output["key"], format!("outputs/{id}/1/{quality}.mp4"));
+        let bytes =
+            system.http.get(output["url"].as_str().unwrap()).send().await.unwrap().bytes().await.unwrap();
+        assert_eq!(output["size"], bytes.len());
+        let file = system::folder("output").join("output.mp4");
+        std::fs::write(&file, &bytes).unwrap();
+        let probed = probe(file.to_str().unwrap());
+        let (video, audio) = (stream(&probed, "video"), stream(&probed, "audio"));
+        for field in ["width", "height"] {
+            assert_eq!(output[field], video[field], "{quality} {field}");
+        }
+        assert_eq!((&output["codec"], &output["audioCodec"]), (&video["codec_name"], &audio["codec_name"]));
+        assert_eq!(output["container"], "mp4");
+        let duration = number(&probed["format"]["duration"]);
+        assert!((number(&output["duration"]) - duration).abs() < 0.05, "{quality}: {output} {duration}");
+        let bitrate = number(&probed["format"]["bit_rate"]);
+        assert!((number(&output["bitrate"]) / bitrate - 1.0).abs() < 0.05, "{quality}: {output} {bitrate}");
+    }
+    // Smaller than its box, a picture stays as it is.
+    assert_eq!((&outputs[0]["width"], &outputs[1]["width"]), (&json!(320), &json!(256)));
+
+    // The same upload once more, for another preset.
+    let again = json!({"inputKey": job["inputKey"], "preset": "default"});
+    let copy = system.completed(&system.submit(&again).await).await;
+    assert_eq!(copy["outputs"][0]["quality"], "original");
+    assert_eq!(copy["outputs"][0]["width"], 320);
+}
+
+#[tokio::test]
+async fn adaptive_hls_plays_from_its_address_without_a_key() {
+    let system = shared().await;
+    let wishes = json!({"preset": "hls-adaptive", "outputQualities": ["144p"], "fileName": "a"});
+    let job = system.completed(&system.upload(clip(), &wishes).await).await;
+    let master = job["master"]["url"].as_str().unwrap();
+    assert!(master.starts_with(&system.storage) && !master.contains('?'), "{master}");
+    let probed = probe(master);
+    assert_eq!(
+        (&stream(&probed, "video")["width"], &stream(&probed, "audio")["codec_name"]),
+        (&json!(256), &json!("aac"))
+    );
+    let played = tokio::process::Command::new("ffmpeg")
+        .args(["-v", "error", "-nostdin", "-xerror", "-i", master, "-f", "null", "-"])
+        .output()
+        .await
+        .unwrap();
+    assert!(played.status.success() && played.stderr.is_empty(), "{}", system::err(&played));
+    assert_eq!(job["outputs"][0]["container"], "hls");
+    // What goes in stays private.
+    let input = format!("{}/input/{}", system.storage, job["inputKey"].as_str().unwrap());
+    assert_eq!(system.http.get(input).send().await.unwrap().status(), 403);
+}
+
+async fn films() -> String {
+    let film = || async { std::fs::read(clip()).unwrap() };
+    serve(
+        Router::new()
+            .route("/film.mp4", get(film))
+            .route("/moved", get(|| async { axum::response::Redirect::temporary("/film.mp4") })),
+    )
+    .await
+}
+
+#[tokio::test]
+async fn an_input_is_fetched_from_its_address() {
+    let (system, films) = (shared().await, films().await);
+    for path in ["film.mp4", "moved"] {
+        let body = json!({"inputUrl": format!("{films}/{path}"), "preset": "web-optimized", "outputQualities": ["144p"]});
+        let job = system.completed(&system.submit(&body).await).await;
+        assert_eq!(job["source"]["size"], std::fs::metadata(clip()).unwrap().len());
+    }
+    let body = json!({"inputUrl": format!("{films}/missing.mp4")});
+    let job = system.ended(&system.submit(&body).await).await;
+    assert_eq!(
+        (&job["status"], &job["error"]["code"]),
+        (&json!("failed"), &json!("inputNotFound")),
+        "{job:#}"
+    );
+}
+
+#[tokio::test]
+async fn private_addresses_are_not_called() {
+    let (system, films) = (guarded().await, films().await);
+    for url in
+        [films.as_str(), "http://169.254.169.254/latest/meta-data", "http://[::1]/", "http://10.0.0.1/a"]
+    {
+        let answer = system.post("/api/jobs", &json!({"inputUrl": url})).await;
+        assert_eq!((answer.status, &answer.body["field"]), (422, &json!("inputUrl")), "{url} {answer:?}");
+        assert!(answer.body["detail"].as_str().unwrap().contains("private"), "{answer:?}");
+    }
+    // A name shows where it leads only when it is resolved, as the target of a redirect does.
+    let port = films.rsplit(':').next().unwrap();
+    let body = json!({"inputUrl": format!("http://localhost:{port}/film.mp4")});
+    let job = system.ended(&system.submit(&body).await).await;
+    assert_eq!((&job["status"], &job["attempt"]), (&json!("failed"), &json!(1)), "{job:#}");
+    assert_eq!(job["error"]["code"], "inputRefused");
+    assert!(job["error"]["message"].as_str().unwrap().contains("private network"), "{job:#}");
+}
+
+#[tokio::test]
+async fn an_upload_whose_event_was_lost_is_found_at_the_next_start() {
+    let system = Setup::default().workers(0).start().await;
+    let ask = json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "lost.mp4"});
+    let ticket = system.post("/api/upload", &ask).await.body;
+    let data = system.data.clone();
+    system.stop().await;
+    let place = data.join("objects/input").join(ticket["inputKey"].as_str().unwrap());
+    std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+    std::fs::copy(clip(), &place).unwrap();
+
+    let system = Setup::over(&data).start().await;
+    let job = system.completed(ticket["jobId"].as_str().unwrap()).await;
+    assert_eq!(job["outputs"][0]["quality"], "144p");
+}
+
+#[tokio::test]
+async fn an_upload_that_never_comes_fails_when_its_hour_is_over() {
+    let data = system::folder("data");
+    let system = Setup::over(&data).workers(0).start().await;
+    let ticket = system.post("/api/upload", &json!({"fileName": "never.mp4"})).await.body;
+    let id = ticket["jobId"].as_str().unwrap().to_owned();
+    let () = redis::cmd("ZADD").arg("jobs:uploading").arg(1).arg(&id).query(&mut system.redis()).unwrap();
+    system.stop().await;
+    let system = Setup::over(&data).workers(0).start().await;
+    let job = system.ended(&id).await;
+    assert_eq!(
+        (&job["status"], &job["error"]["code"]),
+        (&json!("failed"), &json!("uploadExpired")),
+        "{job:#}"
+    );
+}

@@ -1,0 +1,107 @@
+//! `tcoder up` can be stopped, or killed, at any moment; nothing is left running and nothing is lost.
+
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+use crate::support::system::{self, Setup, System, all_gone, descendants, long_clip};
+
+async fn in_the_middle_of_an_encode() -> (System, String) {
+    let system = Setup::default().start().await;
+    let wish: Value = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"});
+    let id = system.upload(long_clip(), &wish).await;
+    system.encoding(&id).await;
+    (system, id)
+}
+
+fn has_all_parts(family: &[system::Process]) {
+    for part in ["redis-server", " worker", "ffmpeg "] {
+        assert!(family.iter().any(|p| p.command.contains(part)), "no {part} in {family:?}");
+    }
+}
+
+#[tokio::test]
+async fn ctrl_c_in_the_middle_of_an_encode() {
+    let (system, id) = in_the_middle_of_an_encode().await;
+    let (family, data) = (descendants(system.pid), system.data.clone());
+    has_all_parts(&family);
+    let said = system.stop().await;
+    assert!(said.contains("nothing is lost"), "{said}");
+    all_gone(&family).await;
+
+    let system = Setup::over(&data).start().await;
+    let job = system.completed(&id).await;
+    // The attempt that was handed back does not count.
+    assert_eq!((&job["attempt"], &job["epoch"]), (&json!(1), &json!(2)), "{job:#}");
+    assert_eq!(system.scratch(), [""; 0]);
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn killed_in_the_middle_of_an_encode() {
+    let (system, id) = in_the_middle_of_an_encode().await;
+    let (family, data) = (descendants(system.pid), system.data.clone());
+    has_all_parts(&family);
+    system.signal(Signal::SIGKILL);
+    system.over().await;
+    all_gone(&family).await;
+
+    let system = Setup::over(&data).start().await;
+    let job = system.completed(&id).await;
+    assert_eq!(job["attempt"], 2, "{job:#}");
+    assert_eq!(system.scratch(), [""; 0], "what the killed worker left");
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn the_roles_run_apart_as_well() {
+    let system = Setup::default().workers(0).start().await;
+    let (mut api, url) = system.api().await;
+    let _worker = system.worker("apart", &[]);
+    let dir = system::folder("cli");
+    let film = system::clip().to_str().unwrap();
+    let arguments = ["submit", film, "--quality", "144p", "--output", "out", "--server", &url];
+    let done = system::run(&arguments, &[], &dir).await;
+    assert!(done.status.success(), "{}", system::err(&done));
+    assert!(dir.join("out/144p.mp4").exists());
+    // Nothing to sign with, so nothing is promised.
+    let arguments = ["submit", film, "--webhook", "https://example.com/", "--server", &url];
+    let refused = system::run(&arguments, &[], &dir).await;
+    assert_eq!(refused.status.code(), Some(4));
+    assert!(system::err(&refused).contains("webhookUrl: this installation has no WEBHOOK_SECRET"));
+    system::send(api.id().unwrap(), Signal::SIGTERM);
+    let ended = tokio::time::timeout(system::PATIENCE, api.wait()).await.expect("the API does not end");
+    assert!(ended.unwrap().success());
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_taken_is_said() {
+    let system = Setup::default().workers(0).start().await;
+    let (code, said) = Setup::over(&system.data).fails().await;
+    assert_eq!(code, 5);
+    assert!(said.contains("another `tcoder up` uses the data folder") && said.contains("--data"), "{said}");
+
+    let taken = Setup { listen: system.url.replace("http://", ""), ..Setup::default() };
+    let data = taken.data.clone();
+    let (code, said) = taken.fails().await;
+    assert_eq!(code, 5);
+    assert!(said.contains("cannot listen on 127.0.0.1") && said.contains("--listen"), "{said}");
+    let left = system::processes().into_iter().filter(|p| p.command.contains(data.to_str().unwrap()));
+    assert_eq!(left.count(), 0);
+    // The folder is free for the next try.
+    Setup::over(&data).workers(0).start().await.stop().await;
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn an_open_door_is_refused() {
+    let (code, said) = Setup { listen: "0.0.0.0:0".into(), ..Setup::default() }.fails().await;
+    assert_eq!(code, 5);
+    assert!(said.contains("API_TOKENS") && said.contains("127.0.0.1"), "{said}");
+    let (code, said) = Setup::default().env("API_TOKENS", "short").fails().await;
+    assert_eq!(code, 5);
+    assert!(said.contains("API_TOKENS") && !said.contains("\"short\""), "{said}");
+    let (code, said) = Setup::default().env("WEBHOOK_SECRET", "hush-hush").fails().await;
+    assert_eq!(code, 5);
+    assert!(said.contains("WEBHOOK_SECRET") && !said.contains("hush-hush"), "{said}");
+}

@@ -1,0 +1,603 @@
+//! The whole system through its own binary: `tcoder up` on a free port over a data folder of its own,
+//! standalone workers, the command line, and the processes they leave or do not leave behind.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::{ExitStatus, Output, Stdio};
+use std::sync::{LazyLock, OnceLock, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use eventsource_stream::Eventsource as _;
+use futures::{Stream, StreamExt as _};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::Method;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::sync::OnceCell;
+
+/// Guards against hanging, not a figure: nothing here is expected to take near as long.
+pub const PATIENCE: Duration = Duration::from_secs(240);
+
+pub const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub const TOKEN: &str = "token-of-the-guarded-system-0123456789";
+
+/// A folder of this process, gone with the next run once the process is dead.
+pub fn folder(name: &str) -> PathBuf {
+    static BASE: LazyLock<PathBuf> = LazyLock::new(|| {
+        let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        for entry in std::fs::read_dir(tmp).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let owner = name.to_str().and_then(|n| n.strip_prefix("system-")?.parse().ok());
+            if owner.is_some_and(|pid| !lives(pid)) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
+        tmp.join(format!("system-{}", std::process::id()))
+    });
+    let path = BASE.join(format!("{name}-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+/// Starts a process from a thread that lives as long as this one: the kernel ends a tied child with
+/// the *thread* that spawned it, and a test's thread ends with its test.
+pub fn spawn(command: Command) -> Child {
+    type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
+    static KEEPER: LazyLock<tokio::sync::mpsc::UnboundedSender<Order>> = LazyLock::new(|| {
+        let (orders, mut inbox) = tokio::sync::mpsc::unbounded_channel::<Order>();
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                while let Some((mut command, answer)) = inbox.recv().await {
+                    let _ = answer.send(tcoder::process::tied(&mut command).spawn());
+                }
+            });
+        });
+        orders
+    });
+    let (answer, child) = mpsc::channel();
+    KEEPER.send((command, answer)).unwrap();
+    child.recv().unwrap().unwrap()
+}
+
+/// The binary, with nothing of our own environment but where programs are found.
+fn tcoder() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcoder"));
+    command.env_clear().stdin(Stdio::null());
+    for name in ["PATH", "HOME", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// Runs the command line to its end.
+pub async fn run(args: &[&str], env: &[(&str, &str)], dir: &Path) -> Output {
+    let mut command = tcoder();
+    command.args(args).envs(env.iter().copied()).current_dir(dir);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
+    ended.expect("the command does not end").unwrap()
+}
+
+pub fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// How to start a system.
+pub struct Setup {
+    pub data: PathBuf,
+    pub workers: u16,
+    pub listen: String,
+    pub env: Vec<(&'static str, String)>,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { data: folder("data"), workers: 1, listen: "127.0.0.1:0".into(), env: Vec::new() }
+    }
+}
+
+impl Setup {
+    pub fn over(data: &Path) -> Self {
+        Self { data: data.to_owned(), ..Self::default() }
+    }
+
+    pub fn workers(mut self, workers: u16) -> Self {
+        self.workers = workers;
+        self
+    }
+
+    pub fn env(mut self, name: &'static str, value: &str) -> Self {
+        self.env.push((name, value.to_owned()));
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = tcoder();
+        let log = std::fs::File::options().create(true).append(true).open(self.data.join("log")).unwrap();
+        command
+            .args(["up", "--listen", &self.listen, "--workers", &self.workers.to_string(), "--data"])
+            .arg(&self.data)
+            .env("WEBHOOK_SECRET", WEBHOOK_SECRET)
+            .env("RUST_LOG", "info,tcoder=trace")
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
+            .stdout(Stdio::piped())
+            .stderr(log);
+        command
+    }
+
+    pub async fn start(self) -> System {
+        let mut child = spawn(self.command());
+        let mut stdout = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said: BTreeMap<String, String> = BTreeMap::new();
+        loop {
+            let line = tokio::time::timeout(PATIENCE, stdout.next_line()).await.expect("it does not start");
+            let Some(line) = line.unwrap() else {
+                panic!("tcoder up ended: {}", std::fs::read_to_string(self.data.join("log")).unwrap());
+            };
+            if let Some((what, rest)) = line.trim().split_once(' ') {
+                said.entry(what.to_owned()).or_insert_with(|| rest.trim().to_owned());
+            }
+            if line.starts_with("Ctrl-C") {
+                break;
+            }
+        }
+        let token = self.env.iter().find(|(name, _)| *name == "API_TOKENS").map(|(_, v)| v.clone());
+        System {
+            url: said["API"].clone(),
+            storage: said["storage"].split(' ').next().unwrap().to_owned(),
+            data: self.data.canonicalize().unwrap(),
+            pid: child.id().unwrap(),
+            child,
+            stdout,
+            token,
+            http: http(),
+        }
+    }
+
+    /// Runs a start that is to fail, and answers its exit code and what it said.
+    pub async fn fails(self) -> (i32, String) {
+        let mut command = self.command();
+        command.stderr(Stdio::piped());
+        let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
+        let output = ended.expect("the start neither works nor fails").unwrap();
+        (output.status.code().unwrap(), err(&output))
+    }
+}
+
+/// A client whose connections are no other test's: each ends with its answer.
+pub fn http() -> reqwest::Client {
+    tcoder::net::install_crypto();
+    reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().build().unwrap()
+}
+
+/// A running `tcoder up`. Ends when dropped.
+pub struct System {
+    pub url: String,
+    pub storage: String,
+    pub data: PathBuf,
+    pub pid: u32,
+    child: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+    token: Option<String>,
+    pub http: reqwest::Client,
+}
+
+/// An answer of the API.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub kind: String,
+    pub body: Value,
+}
+
+/// A job's events.
+pub struct Feed(Pin<Box<dyn Stream<Item = Value> + Send>>);
+
+impl Feed {
+    /// The next event; nothing at the end of the stream.
+    pub async fn next(&mut self) -> Option<Value> {
+        tokio::time::timeout(PATIENCE, self.0.next()).await.expect("no event comes")
+    }
+}
+
+/// One for all tests that break nothing: two workers, private addresses allowed.
+pub async fn shared() -> &'static System {
+    static SYSTEM: OnceCell<System> = OnceCell::const_new();
+    SYSTEM.get_or_init(|| Setup::default().workers(2).env("ALLOW_PRIVATE_URLS", "true").start()).await
+}
+
+/// One that asks for a token and calls no private address.
+pub async fn guarded() -> &'static System {
+    static SYSTEM: OnceCell<System> = OnceCell::const_new();
+    SYSTEM.get_or_init(|| Setup::default().env("API_TOKENS", TOKEN).start()).await
+}
+
+impl System {
+    pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.url));
+        match &self.token {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        }
+    }
+
+    pub async fn answer(&self, request: reqwest::RequestBuilder) -> Answer {
+        let answer = request.timeout(PATIENCE).send().await.unwrap();
+        let status = answer.status().as_u16();
+        let kind = answer.headers().get("content-type").map(|v| v.to_str().unwrap().to_owned());
+        let bytes = answer.bytes().await.unwrap();
+        let body = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        Answer { status, kind: kind.unwrap_or_default(), body }
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        self.answer(self.request(Method::GET, path)).await
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.answer(self.request(Method::POST, path).json(body)).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Answer {
+        self.answer(self.request(Method::DELETE, path)).await
+    }
+
+    /// Asks for an upload and PUTs these bytes; answers the job's id.
+    pub async fn upload_bytes(&self, bytes: Vec<u8>, wishes: &Value) -> String {
+        let ticket = self.post("/api/upload", wishes).await;
+        assert_eq!(ticket.status, 201, "{ticket:?}");
+        let put = self.http.put(ticket.body["uploadUrl"].as_str().unwrap());
+        // Said also of nothing, as browsers and curl do.
+        let put = put.header("content-length", bytes.len()).body(bytes);
+        let stored = put.timeout(PATIENCE).send().await.unwrap();
+        assert!(stored.status().is_success(), "{stored:?}");
+        ticket.body["jobId"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn upload(&self, file: &Path, wishes: &Value) -> String {
+        self.upload_bytes(std::fs::read(file).unwrap(), wishes).await
+    }
+
+    /// A job from `POST /api/jobs`; answers its id.
+    pub async fn submit(&self, body: &Value) -> String {
+        let answer = self.post("/api/jobs", body).await;
+        assert_eq!(answer.status, 201, "{answer:?}");
+        answer.body["jobId"].as_str().unwrap().to_owned()
+    }
+
+    pub async fn job(&self, id: &str) -> Value {
+        let answer = self.get(&format!("/api/jobs/{id}")).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    }
+
+    pub async fn feed(&self, id: &str) -> Feed {
+        let answer = self.request(Method::GET, &format!("/api/jobs/{id}/events")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["content-type"], "text/event-stream");
+        let events = answer.bytes_stream().eventsource().filter_map(|event| async {
+            let event = event.ok()?;
+            assert_eq!(event.event, "job");
+            Some(serde_json::from_str(&event.data).unwrap())
+        });
+        Feed(Box::pin(events))
+    }
+
+    /// The job as soon as its feed shows it so.
+    pub async fn seen(&self, id: &str, like: impl Fn(&Value) -> bool) -> Value {
+        let mut feed = self.feed(id).await;
+        let mut last = Value::Null;
+        while let Some(job) = feed.next().await {
+            if like(&job) {
+                return job;
+            }
+            last = job;
+        }
+        panic!("the job ended otherwise: {last:#}\n{}", self.log());
+    }
+
+    /// The job at its end.
+    pub async fn ended(&self, id: &str) -> Value {
+        let over = |job: &Value| matches!(job["status"].as_str(), Some("completed" | "failed" | "cancelled"));
+        self.seen(id, over).await
+    }
+
+    pub async fn completed(&self, id: &str) -> Value {
+        let job = self.ended(id).await;
+        assert_eq!(job["status"], "completed", "{job:#}\n{}", self.log());
+        job
+    }
+
+    /// The job in the middle of its encode.
+    pub async fn encoding(&self, id: &str) -> Value {
+        self.seen(id, |job| job["status"] == "running" && job["progress"].as_f64().unwrap() > 0.0).await
+    }
+
+    /// What everything wrote to stderr.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&std::fs::read(self.data.join("log")).unwrap()).into_owned()
+    }
+
+    /// The files below a folder of the bucket, relative to it.
+    pub fn objects(&self, bucket: &str, prefix: &str) -> Vec<String> {
+        files_below(&self.data.join("objects").join(bucket).join(prefix))
+    }
+
+    pub fn scratch(&self) -> Vec<String> {
+        files_below(&self.data.join("scratch"))
+    }
+
+    /// Its redis-server.
+    pub fn redis_server(&self) -> Process {
+        let found = children(self.pid).into_iter().find(|p| p.command.starts_with("redis-server"));
+        found.expect("there is no redis-server")
+    }
+
+    fn redis_url(&self) -> String {
+        // redis-server names its socket in its process title.
+        let command = self.redis_server().command;
+        let socket = command.split_once("unixsocket:").unwrap().1.split(' ').next().unwrap().to_owned();
+        format!("redis+unix://{socket}")
+    }
+
+    pub fn redis(&self) -> redis::Connection {
+        redis::Client::open(self.redis_url()).unwrap().get_connection().unwrap()
+    }
+
+    /// A role that is not the system's own, over the same Redis and the same buckets.
+    fn role(&self, args: &[&str]) -> Command {
+        let secrets: Value =
+            serde_json::from_slice(&std::fs::read(self.data.join("secrets.json")).unwrap()).unwrap();
+        let mut command = tcoder();
+        command
+            .args(args)
+            .env("REDIS_URL", self.redis_url())
+            .env("R2_ENDPOINT", &self.storage)
+            .env("R2_ACCESS_KEY_ID", secrets["accessKeyId"].as_str().unwrap())
+            .env("R2_SECRET_ACCESS_KEY", secrets["secretAccessKey"].as_str().unwrap())
+            .env("R2_INPUT_BUCKET_NAME", "input")
+            .env("R2_OUTPUT_BUCKET_NAME", "output")
+            .env("RUST_LOG", "info,tcoder=trace")
+            .stdout(Stdio::null());
+        command
+    }
+
+    /// A second API; answers it and its address. Ends when dropped.
+    pub async fn api(&self) -> (Child, String) {
+        let mut command = self.role(&["api", "--listen", "127.0.0.1:0"]);
+        command.stderr(Stdio::piped());
+        let mut child = spawn(command);
+        let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
+        loop {
+            let line = tokio::time::timeout(PATIENCE, said.next_line()).await.expect("it does not start");
+            let line = line.unwrap().expect("tcoder api ended");
+            let line: Value = serde_json::from_str(&line).expect("a log line is not JSON");
+            if let Some(address) = line["address"].as_str() {
+                tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
+                return (child, format!("http://{address}"));
+            }
+        }
+    }
+
+    /// A worker that is not the system's own, in a scratch folder of its own.
+    pub fn worker(&self, name: &str, env: &[(&str, &str)]) -> Worker {
+        let scratch = folder(name);
+        let mut command = self.role(&["worker"]);
+        let log = std::fs::File::options().append(true).open(self.data.join("log")).unwrap();
+        command
+            .env("WORKER_SCRATCH_DIR", &scratch)
+            .env("WORKER_IDLE_TIMEOUT", "0")
+            .env("WORKER_TTL", "0")
+            .env("FLY_MACHINE_ID", name)
+            .envs(env.iter().copied())
+            .stderr(log);
+        let child = spawn(command);
+        Worker { pid: child.id().unwrap(), scratch: scratch.canonicalize().unwrap(), child }
+    }
+
+    pub async fn cli(&self, args: &[&str], dir: &Path) -> Output {
+        let mut env = vec![("TCODER_URL", self.url.as_str())];
+        if let Some(token) = &self.token {
+            env.push(("TCODER_TOKEN", token));
+        }
+        run(args, &env, dir).await
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid, signal);
+    }
+
+    /// Waits for its end; answers how it ended and what else it said.
+    pub async fn over(mut self) -> (ExitStatus, String) {
+        let mut said = String::new();
+        let end = async {
+            let status = self.child.wait().await.unwrap();
+            self.stdout.get_mut().read_to_string(&mut said).await.unwrap();
+            status
+        };
+        let status = tokio::time::timeout(PATIENCE, end).await.expect("tcoder up does not end");
+        (status, said)
+    }
+
+    /// Ctrl-C.
+    pub async fn stop(self) -> String {
+        self.signal(Signal::SIGINT);
+        let (status, said) = self.over().await;
+        assert!(status.success(), "{status}: {said}");
+        said
+    }
+}
+
+/// A standalone worker. Ends when dropped.
+pub struct Worker {
+    pub pid: u32,
+    pub scratch: PathBuf,
+    child: Child,
+}
+
+impl Worker {
+    pub fn signal(&self, signal: Signal) {
+        send(self.pid, signal);
+    }
+
+    pub async fn over(&mut self) -> ExitStatus {
+        let end = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        end.expect("the worker does not end").unwrap()
+    }
+}
+
+/// A process on this machine.
+#[derive(Clone, Debug)]
+pub struct Process {
+    pub pid: u32,
+    pub parent: u32,
+    pub command: String,
+}
+
+/// All of them that still run.
+pub fn processes() -> Vec<Process> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)).collect()
+}
+
+fn process(pid: u32) -> Option<Process> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    let (state, parent) = (fields.next()?, fields.next()?.parse().ok()?);
+    if matches!(state, "Z" | "X") {
+        return None;
+    }
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    Some(Process { pid, parent, command: String::from_utf8_lossy(&command).replace('\0', " ") })
+}
+
+pub fn children(pid: u32) -> Vec<Process> {
+    processes().into_iter().filter(|p| p.parent == pid).collect()
+}
+
+/// Children, their children and so on.
+pub fn descendants(pid: u32) -> Vec<Process> {
+    let all = processes();
+    let mut found: Vec<Process> = Vec::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        for process in all.iter().filter(|p| p.parent == parent) {
+            parents.push(process.pid);
+            found.push(process.clone());
+        }
+    }
+    found
+}
+
+/// The FFmpegs that work on files below `folder`.
+pub fn encoders(folder: &Path) -> Vec<Process> {
+    let folder = folder.to_str().unwrap();
+    processes()
+        .into_iter()
+        .filter(|p| p.command.starts_with("ffmpeg ") && p.command.contains(folder))
+        .collect()
+}
+
+fn lives(pid: u32) -> bool {
+    process(pid).is_some()
+}
+
+pub fn send(pid: u32, signal: Signal) {
+    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+}
+
+/// Waits until `is` so; other processes' ends send us no event.
+pub async fn eventually(what: &str, is: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !is() {
+        assert!(began.elapsed() < PATIENCE, "still not so: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits until none of them runs any more.
+pub async fn all_gone(processes: &[Process]) {
+    for p in processes {
+        // A process id may be given to somebody else meanwhile, who then does other things.
+        eventually(&format!("{p:?} is gone"), || process(p.pid).is_none_or(|now| now.command != p.command))
+            .await;
+    }
+}
+
+fn files_below(folder: &Path) -> Vec<String> {
+    fn walk(base: &Path, folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                walk(base, &path, found);
+            } else {
+                found.push(path.strip_prefix(base).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+    let mut found = Vec::new();
+    walk(folder, folder, &mut found);
+    found.sort();
+    found
+}
+
+fn make(name: &str, args: &[&str]) -> PathBuf {
+    let path = folder("clip").join(name);
+    let made = std::process::Command::new("ffmpeg")
+        .args(["-v", "error", "-nostdin"])
+        .args(args)
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    path
+}
+
+/// Two seconds of 320x180 with a tone.
+pub fn clip() -> &'static Path {
+    static CLIP: OnceLock<PathBuf> = OnceLock::new();
+    CLIP.get_or_init(|| {
+        let (picture, tone) = ("testsrc2=size=320x180:rate=25:duration=2", "sine=duration=2");
+        let codecs = ["-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac"];
+        make("clip.mp4", &[&["-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tone][..], &codecs].concat())
+    })
+}
+
+/// One whose encode to 720p takes some seconds, for whatever happens in the middle of it.
+pub fn long_clip() -> &'static Path {
+    static CLIP: OnceLock<PathBuf> = OnceLock::new();
+    CLIP.get_or_init(|| {
+        let picture = "testsrc2=size=1280x720:rate=25:duration=16";
+        make("long.mp4", &["-f", "lavfi", "-i", picture, "-c:v", "mpeg4", "-q:v", "8"])
+    })
+}
+
+/// What ffprobe says of a file or an address.
+pub fn probe(what: &str) -> Value {
+    let output = std::process::Command::new("ffprobe")
+        .args(["-v", "error", "-of", "json", "-show_format", "-show_streams", what])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Serves `router` on a free port of this machine for as long as the test's runtime lives.
+pub async fn serve(router: axum::Router) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    format!("http://{address}")
+}

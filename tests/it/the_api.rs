@@ -1,0 +1,303 @@
+//! The HTTP API: what it takes, what it refuses and in which words, and what a repeated request does.
+
+use proptest::prelude::*;
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::system::{Answer, System, TOKEN, clip, guarded, http, shared};
+
+fn is_problem(answer: &Answer, status: u16, field: Option<&str>) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.kind, "application/problem+json", "{answer:?}");
+    assert_eq!(answer.body["status"], status);
+    assert_eq!(answer.body["field"].as_str(), field, "{answer:?}");
+    for word in ["type", "title", "detail"] {
+        assert!(answer.body[word].as_str().is_some_and(|text| text.len() > 5), "{word}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_bad_request_is_told_what_is_wrong_with_it() {
+    let system = guarded().await;
+    for (path, body, field) in [
+        ("/api/upload", json!({"preset": "HLS"}), "preset"),
+        ("/api/upload", json!({"outputQualities": ["720p", "721p"]}), "outputQualities[1]"),
+        ("/api/upload", json!({"outputQualities": "720p"}), "outputQualities"),
+        ("/api/upload", json!({"outputQualitys": []}), "outputQualitys"),
+        ("/api/upload", json!({"jobId": "mine"}), "jobId"),
+        ("/api/upload", json!({"fileName": 7}), "fileName"),
+        ("/api/upload", json!({"priority": 101}), "priority"),
+        ("/api/upload", json!({"priority": "high"}), "priority"),
+        ("/api/upload", json!({"maxAttempts": 0}), "maxAttempts"),
+        ("/api/upload", json!({"maxAttempts": 21}), "maxAttempts"),
+        ("/api/upload", json!({"deadlineSeconds": 0}), "deadlineSeconds"),
+        ("/api/upload", json!({"webhookUrl": "nope"}), "webhookUrl"),
+        ("/api/upload", json!({"webhookUrl": "ftp://example.com/"}), "webhookUrl"),
+        ("/api/jobs", json!({}), "inputKey"),
+        ("/api/jobs", json!({"inputKey": "a", "inputUrl": "https://example.com/a"}), "inputUrl"),
+        ("/api/jobs", json!({"inputKey": "../a"}), "inputKey"),
+        ("/api/jobs", json!({"inputUrl": "file:///etc/passwd"}), "inputUrl"),
+        ("/api/jobs", json!({"inputUrl": "https://u:p@example.com/"}), "inputUrl"),
+        ("/api/jobs", json!({"inputKey": "a", "delaySeconds": 2_592_001}), "delaySeconds"),
+    ] {
+        is_problem(&system.post(path, &body).await, 422, Some(field));
+    }
+    let post = |path: &str| system.request(Method::POST, path);
+    let json_type = ("content-type", "application/json");
+    for body in ["nonsense", "[]", "7", "{\"preset\":"] {
+        let request = post("/api/jobs").header(json_type.0, json_type.1).body(body);
+        is_problem(&system.answer(request).await, 400, None);
+    }
+    let large = format!("{{\"fileName\":\"{}\"}}", "x".repeat(70_000));
+    let request = post("/api/upload").header(json_type.0, json_type.1).body(large);
+    is_problem(&system.answer(request).await, 413, None);
+    let request = post("/api/upload").header("content-type", "text/plain").body("{}");
+    is_problem(&system.answer(request).await, 415, None);
+    let request = post("/api/upload").header("idempotency-key", "x".repeat(256)).json(&json!({}));
+    is_problem(&system.answer(request).await, 422, Some("Idempotency-Key"));
+
+    is_problem(&system.get("/api/nothing").await, 404, None);
+    is_problem(&system.delete("/api/stats").await, 405, None);
+    let nobody = Uuid::now_v7();
+    is_problem(&system.get(&format!("/api/jobs/{nobody}")).await, 404, None);
+    is_problem(&system.get(&format!("/api/jobs/{nobody}/events")).await, 404, None);
+    is_problem(&system.delete(&format!("/api/jobs/{nobody}")).await, 404, None);
+    is_problem(&system.post(&format!("/api/jobs/{nobody}/retry"), &json!({})).await, 404, None);
+    for id in ["7", "%FF", "..%2f..%2fetc"] {
+        is_problem(&system.get(&format!("/api/jobs/{id}")).await, 404, None);
+    }
+    for (query, field) in [
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=many", "limit"),
+        ("status=done", "status"),
+        ("cursor=nowhere", "cursor"),
+    ] {
+        is_problem(&system.get(&format!("/api/jobs?{query}")).await, 422, Some(field));
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+        prop_oneof![Just("720p"), Just("hls"), Just("a.mp4"), Just("https://example.com/a")]
+            .prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 12, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec((any::<String>(), inner), 0..3)
+                .prop_map(|pairs| Value::Object(pairs.into_iter().collect())),
+        ]
+    })
+}
+
+fn any_body() -> impl Strategy<Value = Vec<u8>> {
+    let names = prop::sample::select(vec![
+        "jobId",
+        "preset",
+        "outputQualities",
+        "webhookUrl",
+        "priority",
+        "maxAttempts",
+        "deadlineSeconds",
+        "inputKey",
+        "inputUrl",
+        "delaySeconds",
+        "fileName",
+        "contentType",
+    ]);
+    let object = prop::collection::vec((names, any_json()), 0..4).prop_map(|pairs| {
+        let pairs = pairs.into_iter().map(|(name, value)| (name.to_owned(), value));
+        Value::Object(pairs.collect()).to_string().into_bytes()
+    });
+    prop_oneof![8 => object, 1 => prop::collection::vec(any::<u8>(), 0..200)]
+}
+
+#[test]
+fn no_body_whatever_breaks_the_server() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let system = runtime.block_on(guarded());
+    let config = ProptestConfig { cases: 200, ..ProptestConfig::default() };
+    proptest!(config, |(body in any_body(), path in prop::sample::select(vec!["/api/upload", "/api/jobs"]))| {
+        let request = system.request(Method::POST, path).header("content-type", "application/json").body(body);
+        let answer = runtime.block_on(system.answer(request));
+        prop_assert!(answer.status < 500, "{:?}", answer);
+        if answer.status >= 400 {
+            is_problem(&answer, answer.status, answer.body["field"].as_str());
+        }
+    });
+}
+
+/// A job that waits, so that nothing happens to it.
+fn waiting() -> Value {
+    json!({"inputKey": "inputs/some/film.mp4", "delaySeconds": 3600})
+}
+
+async fn with_key(system: &System, key: &str, path: &str, body: &Value) -> Answer {
+    system.answer(system.request(Method::POST, path).header("idempotency-key", key).json(body)).await
+}
+
+#[tokio::test]
+async fn asking_twice_makes_one_job() {
+    let system = guarded().await;
+    let mut body = waiting();
+    body["jobId"] = json!(Uuid::now_v7());
+    let (first, second) = (system.post("/api/jobs", &body).await, system.post("/api/jobs", &body).await);
+    assert_eq!((first.status, second.status), (201, 200));
+    assert_eq!(first.body, second.body);
+    body["preset"] = json!("hls");
+    is_problem(&system.post("/api/jobs", &body).await, 409, None);
+
+    for (path, body, other) in [
+        ("/api/jobs", waiting(), json!({"inputKey": "inputs/other.mp4", "delaySeconds": 3600})),
+        ("/api/upload", json!({"fileName": "a.mp4"}), json!({"fileName": "b.mp4"})),
+    ] {
+        let key = Uuid::new_v4().to_string();
+        let first = with_key(system, &key, path, &body).await;
+        let second = with_key(system, &key, path, &body).await;
+        assert_eq!((first.status, second.status), (201, 200), "{first:?} {second:?}");
+        assert_eq!(first.body["jobId"], second.body["jobId"]);
+        is_problem(&with_key(system, &key, path, &other).await, 409, None);
+        let mut named = body.clone();
+        named["jobId"] = json!(Uuid::now_v7());
+        is_problem(&with_key(system, &key, path, &named).await, 409, None);
+    }
+}
+
+#[tokio::test]
+async fn asking_many_times_at_once_makes_one_job() {
+    let system = guarded().await;
+    let (key, body) = (Uuid::new_v4().to_string(), waiting());
+    let asked = (0..16).map(|_| with_key(system, &key, "/api/jobs", &body));
+    let answers = futures::future::join_all(asked).await;
+    assert_eq!(answers.iter().filter(|a| a.status == 201).count(), 1, "{answers:?}");
+    assert_eq!(answers.iter().filter(|a| a.status == 200).count(), 15, "{answers:?}");
+    assert!(answers.iter().all(|a| a.body["jobId"] == answers[0].body["jobId"]));
+}
+
+#[tokio::test]
+async fn listings_go_page_by_page() {
+    let system = guarded().await;
+    let mut mine = Vec::new();
+    for _ in 0..5 {
+        mine.push(system.submit(&waiting()).await);
+    }
+    let cancelled = system.submit(&waiting()).await;
+    assert_eq!(system.delete(&format!("/api/jobs/{cancelled}")).await.status, 200);
+    mine.reverse();
+
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = system.get(&format!("/api/jobs?limit=2&status=queued&cursor={cursor}")).await.body;
+        let jobs = page["jobs"].as_array().unwrap();
+        assert!(jobs.len() <= 2 && jobs.iter().all(|job| job["status"] == "queued"), "{page}");
+        found.extend(jobs.iter().map(|job| job["jobId"].as_str().unwrap().to_owned()));
+        let Some(next) = page["nextCursor"].as_str() else { break };
+        next.clone_into(&mut cursor);
+    }
+    // Other tests' jobs stand between them; ours come once each, newest first.
+    found.retain(|id| mine.contains(id));
+    assert_eq!(found, mine);
+    let page = system.get("/api/jobs?status=cancelled&limit=100").await.body;
+    assert!(page["jobs"].as_array().unwrap().iter().any(|job| job["jobId"] == cancelled), "{page}");
+}
+
+#[tokio::test]
+async fn a_queued_job_is_called_off_at_once_and_can_be_asked_for_again() {
+    let system = guarded().await;
+    let id = system.submit(&waiting()).await;
+    let path = format!("/api/jobs/{id}");
+    let answer = system.delete(&path).await;
+    assert_eq!((answer.status, &answer.body["status"]), (200, &json!("cancelled")));
+    assert_eq!(system.delete(&path).await.status, 200);
+    // Without its delay: whoever asks again wants it now. Its input never was there.
+    let again = system.post(&format!("{path}/retry"), &json!({})).await;
+    assert_eq!((again.status, &again.body["status"]), (200, &json!("queued")), "{again:?}");
+    let job = system.ended(&id).await;
+    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("inputNotFound")));
+    let retried = system.post(&format!("{path}/retry"), &json!({})).await;
+    assert_eq!(retried.status, 200);
+    let again = system.ended(&id).await;
+    assert_eq!((&again["status"], &again["attempt"]), (&json!("failed"), &json!(1)), "{again:#}");
+    assert!(again["epoch"].as_u64() > job["epoch"].as_u64(), "{again:#}");
+    is_problem(&system.delete(&path).await, 409, None);
+}
+
+#[tokio::test]
+async fn the_feed_tells_a_job_from_beginning_to_end() {
+    let system = shared().await;
+    let ask = json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
+    let ticket = system.post("/api/upload", &ask).await.body;
+    let id = ticket["jobId"].as_str().unwrap();
+    let mut feed = system.feed(id).await;
+    // At once: nothing has happened to the job yet, and nothing will before this is read.
+    assert_eq!(feed.next().await.unwrap()["status"], "uploading");
+    let film = std::fs::read(clip()).unwrap();
+    system.http.put(ticket["uploadUrl"].as_str().unwrap()).body(film).send().await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(job) = feed.next().await {
+        assert_eq!(job["jobId"], id);
+        seen.push(job);
+    }
+    let last = seen.last().unwrap();
+    assert_eq!((&last["status"], &last["progress"]), (&json!("completed"), &json!(100.0)));
+    assert!(last["outputs"][0]["url"].is_string());
+    assert!(seen.iter().any(|job| job["status"] == "running"), "{seen:?}");
+
+    // Whoever comes late gets the end, and the end of the stream.
+    let mut late = system.feed(id).await;
+    assert_eq!(late.next().await.unwrap(), *last);
+    assert!(late.next().await.is_none());
+    is_problem(&system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await, 409, None);
+    is_problem(&system.delete(&format!("/api/jobs/{id}")).await, 409, None);
+}
+
+#[tokio::test]
+async fn where_there_are_tokens_one_is_needed() {
+    let system = guarded().await;
+    let (http, url) = (http(), &system.url);
+    let nobody = Uuid::now_v7();
+    let guarded = [
+        (Method::GET, "/api/jobs".to_owned()),
+        (Method::POST, "/api/jobs".to_owned()),
+        (Method::POST, "/api/upload".to_owned()),
+        (Method::GET, "/api/stats".to_owned()),
+        (Method::GET, "/api/status".to_owned()),
+        (Method::GET, format!("/api/jobs/{nobody}")),
+        (Method::DELETE, format!("/api/jobs/{nobody}")),
+        (Method::POST, format!("/api/jobs/{nobody}/retry")),
+        (Method::GET, format!("/api/jobs/{nobody}/events")),
+    ];
+    for (method, path) in guarded {
+        let plain = || http.request(method.clone(), format!("{url}{path}"));
+        for request in
+            [plain(), plain().bearer_auth("a-wrong-token"), plain().basic_auth("user", Some(TOKEN))]
+        {
+            is_problem(&system.answer(request).await, 401, None);
+        }
+        assert_ne!(system.answer(plain().bearer_auth(TOKEN)).await.status, 401, "{method} {path}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(http.get(format!("{url}{path}")).send().await.unwrap().status(), 200, "{path}");
+    }
+    let refused = http.get(format!("{url}/api/jobs")).send().await.unwrap();
+    assert_eq!(refused.headers()["www-authenticate"], "Bearer");
+}
+
+#[tokio::test]
+async fn the_system_says_how_it_is() {
+    let system = shared().await;
+    system.completed(&system.upload(clip(), &json!({"outputQualities": ["144p"]})).await).await;
+    let status = system.get("/api/status").await.body;
+    assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(status["workers"].as_array().unwrap().len(), 2, "{status}");
+    let stats = system.get("/api/stats").await.body;
+    assert!(stats["completed"].as_u64().unwrap() >= 1 && stats["workers"] == 2, "{stats}");
+}

@@ -1,0 +1,200 @@
+//! The command line, as a person and as a script use it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::system::{clip, err, folder, guarded, out, probe, run, shared};
+
+fn files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[tokio::test]
+async fn submit_waits_and_brings_the_renditions() {
+    let (system, dir) = (shared().await, folder("cli"));
+    let film = clip().to_str().unwrap();
+    let done = system.cli(&["submit", film, "--quality", "360p,144p", "--output", "out"], &dir).await;
+    assert!(done.status.success(), "{}", err(&done));
+    assert_eq!(files(&dir.join("out")), ["144p.mp4", "360p.mp4"]);
+    assert!(out(&done).contains("360p") && out(&done).contains("320x180"), "{}", out(&done));
+    assert_eq!(probe(dir.join("out/144p.mp4").to_str().unwrap())["streams"][0]["width"], 256);
+
+    let arguments =
+        ["submit", film, "--preset", "hls-adaptive", "--quality", "144p", "--output", "hls", "--json"];
+    let done = system.cli(&arguments, &dir).await;
+    assert!(done.status.success(), "{}", err(&done));
+    assert_eq!(parsed(&out(&done))["status"], "completed");
+    // What was fetched plays on its own.
+    let played = probe(dir.join("hls/master.m3u8").to_str().unwrap());
+    let widths = played["streams"].as_array().unwrap().iter().filter_map(|stream| stream["width"].as_u64());
+    assert_eq!(widths.max(), Some(256), "{played}");
+}
+
+#[tokio::test]
+async fn json_is_all_there_is_on_stdout() {
+    let (system, dir) = (shared().await, folder("cli"));
+    let film = clip().to_str().unwrap();
+    let done = system.cli(&["submit", film, "--quality", "144p", "--wait", "--json"], &dir).await;
+    assert_eq!(done.status.code(), Some(0), "{}", err(&done));
+    let job = parsed(&out(&done));
+    assert_eq!((&job["status"], &job["outputs"][0]["quality"]), (&json!("completed"), &json!("144p")));
+    let id = job["jobId"].as_str().unwrap();
+
+    let sent = system.cli(&["submit", film, "--quality", "144p", "--json"], &dir).await;
+    let sent = parsed(&out(&sent));
+    let watched = system.cli(&["jobs", "watch", sent["jobId"].as_str().unwrap(), "--json"], &dir).await;
+    assert_eq!(parsed(&out(&watched))["status"], "completed");
+    assert_eq!(parsed(&out(&system.cli(&["jobs", "--json", "get", id], &dir).await)), job);
+    let list = parsed(&out(&system.cli(&["jobs", "list", "--json", "--limit", "3"], &dir).await));
+    assert!((2..=3).contains(&list.as_array().unwrap().len()), "{list}");
+
+    let letter = dir.join("letter.mp4");
+    std::fs::write(&letter, "this is a letter and no film\n".repeat(100)).unwrap();
+    let failed = system.cli(&["submit", letter.to_str().unwrap(), "--wait", "--json"], &dir).await;
+    assert_eq!(failed.status.code(), Some(1));
+    let job = parsed(&out(&failed));
+    assert_eq!(job["error"]["code"], "invalidMedia");
+    let said = err(&failed);
+    assert!(said.contains(job["error"]["message"].as_str().unwrap()), "{said}");
+
+    let retried = system.cli(&["jobs", "retry", job["jobId"].as_str().unwrap(), "--json"], &dir).await;
+    assert_eq!(parsed(&out(&retried))["jobId"], job["jobId"], "{}", err(&retried));
+}
+
+#[tokio::test]
+async fn words_for_people() {
+    let (system, dir) = (shared().await, folder("cli"));
+    let sent = system.cli(&["submit", clip().to_str().unwrap(), "--quality", "144p"], &dir).await;
+    assert!(sent.status.success(), "{}", err(&sent));
+    // The id alone, for `$(tcoder submit ...)`; what to do next beside it.
+    let id = out(&sent).trim().to_owned();
+    id.parse::<Uuid>().unwrap();
+    assert!(err(&sent).contains(&format!("tcoder jobs watch {id}")), "{}", err(&sent));
+    let watched = system.cli(&["jobs", "watch", &id, "--output", "out"], &dir).await;
+    assert!(watched.status.success(), "{}", err(&watched));
+    assert_eq!(files(&dir.join("out")), ["144p.mp4"]);
+    let got = out(&system.cli(&["jobs", "get", &id], &dir).await);
+    assert!(got.contains("completed") && got.contains("144p") && got.contains("clip.mp4"), "{got}");
+    let list = out(&system.cli(&["jobs", "list", "--status", "completed", "--limit", "10000"], &dir).await);
+    assert!(list.contains(&id), "{list}");
+    let refused = system.cli(&["jobs", "cancel", &id], &dir).await;
+    assert_eq!(refused.status.code(), Some(4));
+    assert!(err(&refused).contains("completed already"), "{}", err(&refused));
+}
+
+#[tokio::test]
+async fn exit_codes_tell_what_went_wrong() {
+    let (system, dir) = (shared().await, folder("cli"));
+    let film = clip().to_str().unwrap();
+    let nobody = Uuid::now_v7().to_string();
+    for (args, code, words) in [
+        (vec!["submit", "missing.mp4"], 4, "missing.mp4"),
+        (vec!["submit", "."], 4, "not a file"),
+        (vec!["submit", film, "--preset", "HLS"], 2, "hls-adaptive"),
+        (vec!["submit", film, "--quality", "721p"], 2, "1080p"),
+        (vec!["submit", film, "--priority", "101"], 2, "100"),
+        (vec!["submit"], 2, "FILE|URL"),
+        (vec!["jobs", "get", &nobody], 4, "no job has this id"),
+        (vec!["jobs", "get", "7"], 2, "UUID"),
+        (vec!["jobs", "list", "--server", "http://127.0.0.1:9"], 3, "tcoder up"),
+        (vec!["submit", film, "--server", "http://127.0.0.1:9"], 3, "tcoder up"),
+        (vec!["submit", film, "--server", &system.storage], 4, "--server"),
+        (vec!["transcode", "missing.mp4"], 4, "missing.mp4"),
+    ] {
+        let done = system.cli(&args, &dir).await;
+        assert_eq!(done.status.code(), Some(code), "{args:?}: {}", err(&done));
+        assert!(err(&done).contains(words), "{args:?}: {}", err(&done));
+        assert_eq!(out(&done), "", "{args:?}");
+    }
+    let stranger = run(&["jobs", "list"], &[("TCODER_URL", &guarded().await.url)], &dir).await;
+    assert_eq!(stranger.status.code(), Some(4));
+    assert!(err(&stranger).contains("--token"), "{}", err(&stranger));
+    let missing = run(&["worker"], &[], &dir).await;
+    assert_eq!(missing.status.code(), Some(5));
+    assert!(err(&missing).contains("REDIS_URL is not set"), "{}", err(&missing));
+}
+
+#[tokio::test]
+async fn transcode_needs_no_server() {
+    let dir = folder("cli");
+    let film = clip().to_str().unwrap();
+    let done = run(&["transcode", film, "--quality", "144p"], &[], &dir).await;
+    assert!(done.status.success(), "{}", err(&done));
+    assert_eq!(files(&dir.join("out")), ["144p.mp4"]);
+    let again = run(&["transcode", film, "--quality", "144p"], &[], &dir).await;
+    assert_ne!(again.status.code(), Some(0));
+    assert!(err(&again).contains("already has a 144p.mp4"), "{}", err(&again));
+    let arguments =
+        ["transcode", film, "--preset", "hls-adaptive", "--quality", "144p", "--output", "hls", "--json"];
+    let done = run(&arguments, &[], &dir).await;
+    assert_eq!(parsed(&out(&done))["master"], "master.m3u8", "{}", err(&done));
+    let letter = dir.join("letter.mp4");
+    std::fs::write(&letter, "this is a letter and no film\n".repeat(100)).unwrap();
+    let failed = run(&["transcode", letter.to_str().unwrap(), "--output", "none"], &[], &dir).await;
+    assert_eq!((failed.status.code(), out(&failed).as_str()), (Some(1), ""));
+    assert!(!dir.join("none").exists());
+}
+
+#[tokio::test]
+async fn any_name_of_a_file_will_do() {
+    let (system, dir) = (shared().await, folder("cli"));
+    for name in
+        ["a 'film' \"of\" mine.mp4", "two\nlines.mp4", "-v.mp4", "фильм.mp4", "%2e%2e%2f.mp4", "..mp4"]
+    {
+        let path: PathBuf = dir.join(name);
+        std::fs::copy(clip(), &path).unwrap();
+        let done = system
+            .cli(&["submit", path.to_str().unwrap(), "--quality", "144p", "--wait", "--json"], &dir)
+            .await;
+        assert!(done.status.success(), "{name:?}: {}", err(&done));
+        let key = parsed(&out(&done))["inputKey"].as_str().unwrap().to_owned();
+        assert!(key.is_ascii() && key.matches('/').count() == 2 && !key.contains(".."), "{key}");
+    }
+    // What a client sends need not be a name at all.
+    for name in ["../../etc/passwd", "..", "", "/", "a\u{0}b"] {
+        let wishes = json!({"fileName": name, "preset": "web-optimized", "outputQualities": ["144p"]});
+        system.completed(&system.upload(clip(), &wishes).await).await;
+    }
+}
+
+#[tokio::test]
+async fn every_help_teaches() {
+    let dir = folder("cli");
+    for (command, words) in [
+        (vec!["--help"], "tcoder up"),
+        (vec!["up", "--help"], "the next start goes on"),
+        (vec!["submit", "--help"], "Examples:"),
+        (vec!["jobs", "--help"], "Examples:"),
+        (vec!["transcode", "--help"], "Examples:"),
+        (vec!["api", "--help"], "R2_ENDPOINT"),
+        (vec!["worker", "--help"], "WORKER_IDLE_TIMEOUT"),
+        (vec!["jobs", "list", "--help"], "--status"),
+        (vec!["jobs", "get", "--help"], "id"),
+        (vec!["jobs", "cancel", "--help"], "Call a job off"),
+        (vec!["jobs", "retry", "--help"], "another round"),
+        (vec!["jobs", "watch", "--help"], "--output"),
+    ] {
+        let done = run(&command, &[], &dir).await;
+        assert!(done.status.success());
+        assert!(out(&done).contains(words), "{command:?}: {}", out(&done));
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_has_seen_enough_is_no_error() {
+    let (system, dir) = (shared().await, folder("cli"));
+    system.completed(&system.upload(clip(), &json!({"outputQualities": ["144p"]})).await).await;
+    let script = format!("{} jobs list --server {} | true", env!("CARGO_BIN_EXE_tcoder"), system.url);
+    let done =
+        tokio::process::Command::new("sh").args(["-c", &script]).current_dir(&dir).output().await.unwrap();
+    assert_eq!(err(&done), "");
+}

@@ -1,0 +1,152 @@
+//! Whoever asked for a job is told how it ended: signed, at least once, under one id.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use serde_json::{Value, json};
+use standardwebhooks::Webhook;
+use tokio::sync::mpsc;
+
+use crate::support::system::{
+    PATIENCE, Setup, System, WEBHOOK_SECRET, clip, eventually, guarded, serve, shared,
+};
+
+/// A receiver that answers as it is told and hands on what it got.
+struct Receiver {
+    url: String,
+    answer: Arc<AtomicU16>,
+    inbox: mpsc::UnboundedReceiver<(HeaderMap, Bytes)>,
+}
+
+type Shared = (Arc<AtomicU16>, mpsc::UnboundedSender<(HeaderMap, Bytes)>);
+
+async fn receive(State((answer, out)): State<Shared>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    out.send((headers, body)).unwrap();
+    // The first is answered as told, all others with thanks.
+    StatusCode::from_u16(answer.swap(204, Ordering::SeqCst)).unwrap()
+}
+
+fn router(first_answer: u16) -> (Router, Arc<AtomicU16>, mpsc::UnboundedReceiver<(HeaderMap, Bytes)>) {
+    let (out, inbox) = mpsc::unbounded_channel();
+    let answer = Arc::new(AtomicU16::new(first_answer));
+    (Router::new().route("/hook", post(receive)).with_state((answer.clone(), out)), answer, inbox)
+}
+
+impl Receiver {
+    async fn start(first_answer: u16) -> Self {
+        let (router, answer, inbox) = router(first_answer);
+        Self { url: format!("{}/hook", serve(router).await), answer, inbox }
+    }
+
+    /// The next message, its signature checked.
+    async fn next(&mut self) -> (String, Value) {
+        let got = tokio::time::timeout(PATIENCE, self.inbox.recv()).await.expect("no webhook comes");
+        checked(&got.unwrap())
+    }
+}
+
+fn checked((headers, body): &(HeaderMap, Bytes)) -> (String, Value) {
+    Webhook::new(WEBHOOK_SECRET).unwrap().verify(body, headers).expect("the signature is wrong");
+    assert_eq!(headers["content-type"], "application/json");
+    let id = headers["webhook-id"].to_str().unwrap().to_owned();
+    (id, serde_json::from_slice(body).unwrap())
+}
+
+fn wish(url: &str) -> Value {
+    json!({"webhookUrl": url, "preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"})
+}
+
+async fn owed(system: &System) -> u64 {
+    system.get("/api/stats").await.body["webhooksOwed"].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn a_message_that_was_refused_comes_again_under_the_same_id() {
+    let (system, mut receiver) = (shared().await, Receiver::start(500).await);
+    let id = system.upload(clip(), &wish(&receiver.url)).await;
+    let (first, message) = receiver.next().await;
+    let (second, again) = receiver.next().await;
+    assert_eq!((&first, &message), (&second, &again));
+    assert_eq!((&message["type"], &message["data"]["jobId"]), (&json!("job.completed"), &json!(id)));
+    let output = &message["data"]["outputs"][0];
+    assert_eq!(output["quality"], "144p");
+    let fetched = system.http.get(output["url"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(fetched.status(), 200);
+}
+
+#[tokio::test]
+async fn failed_and_cancelled_jobs_are_told_too() {
+    let (system, mut receiver) = (shared().await, Receiver::start(204).await);
+    system.upload_bytes(b"no film".to_vec(), &wish(&receiver.url)).await;
+    let (_, message) = receiver.next().await;
+    assert_eq!((&message["type"], &message["data"]["status"]), (&json!("job.failed"), &json!("failed")));
+    assert_eq!(message["data"]["error"]["code"], "invalidMedia");
+
+    let ticket = system.post("/api/upload", &wish(&receiver.url)).await.body;
+    let path = format!("/api/jobs/{}", ticket["jobId"].as_str().unwrap());
+    assert_eq!(system.delete(&path).await.status, 200);
+    let (_, message) = receiver.next().await;
+    assert_eq!((&message["type"], &message["data"]["jobId"]), (&json!("job.cancelled"), &ticket["jobId"]));
+}
+
+#[tokio::test]
+async fn what_is_owed_outlasts_a_restart() {
+    let data = crate::support::system::folder("data");
+    let start = || Setup::over(&data).env("ALLOW_PRIVATE_URLS", "true").start();
+    let system = start().await;
+    // A port nobody listens on yet.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let id = system.upload(clip(), &wish(&format!("http://127.0.0.1:{port}/hook"))).await;
+    system.completed(&id).await;
+    let tried = || system.log().contains("webhook tried, again later");
+    eventually("a delivery was tried", tried).await;
+    system.stop().await;
+
+    let (router, _, mut inbox) = router(204);
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let system = start().await;
+    let got = tokio::time::timeout(PATIENCE, inbox.recv()).await.expect("no webhook comes").unwrap();
+    let (_, message) = checked(&got);
+    assert_eq!((&message["type"], &message["data"]["jobId"]), (&json!("job.completed"), &json!(id)));
+    let delivered = || system.log().contains("webhook delivered");
+    eventually("it is off the books", delivered).await;
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn gone_means_stop() {
+    let system = Setup::default().workers(0).env("ALLOW_PRIVATE_URLS", "true").start().await;
+    let mut receiver = Receiver::start(410).await;
+    let ticket = system.post("/api/upload", &wish(&receiver.url)).await.body;
+    system.delete(&format!("/api/jobs/{}", ticket["jobId"].as_str().unwrap())).await;
+    receiver.next().await;
+    eventually("it is given up", || system.log().contains("webhook given up")).await;
+    eventually("the receiver was asked once", || receiver.answer.load(Ordering::SeqCst) == 204).await;
+    while owed(&system).await > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(receiver.inbox.try_recv().is_err());
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn private_addresses_are_not_told() {
+    let system = guarded().await;
+    let answer = system.post("/api/upload", &wish("http://127.0.0.1:9/hook")).await;
+    assert_eq!((answer.status, &answer.body["field"]), (422, &json!("webhookUrl")), "{answer:?}");
+    // A name is judged when it resolves: nobody is called, and nothing stays owed.
+    let mut receiver = Receiver::start(204).await;
+    let url = receiver.url.replace("127.0.0.1", "localhost");
+    let ticket = system.post("/api/upload", &wish(&url)).await.body;
+    let id = ticket["jobId"].as_str().unwrap();
+    system.delete(&format!("/api/jobs/{id}")).await;
+    let given_up = || system.log().lines().any(|l| l.contains("webhook given up") && l.contains(id));
+    eventually("it is given up", given_up).await;
+    assert!(receiver.inbox.try_recv().is_err());
+}
