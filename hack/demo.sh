@@ -5,7 +5,8 @@ set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 tcoder=${TCODER:-${CARGO_TARGET_DIR:-$root/target}/debug/tcoder}
-out=$root/demo-output
+cd "$root"
+out=demo-output
 work=$(mktemp -d)
 up=
 
