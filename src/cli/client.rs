@@ -112,6 +112,11 @@ impl Client {
             return Ok(response);
         }
         let status = response.status();
+        if status == StatusCode::UNAUTHORIZED {
+            let why = if self.token.is_some() { "does not know this token" } else { "asks for a token" };
+            let detail = format!("the server {why}; give one of its API_TOKENS by --token or TCODER_TOKEN");
+            return Err(ClientError::Refused(detail));
+        }
         let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
         Err(match serde_json::from_slice::<ProblemBody>(&body) {
             Ok(problem) if status == StatusCode::SERVICE_UNAVAILABLE => ClientError::Busy(problem.detail),

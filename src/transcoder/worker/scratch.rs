@@ -1,36 +1,63 @@
-//! Folders for the files of a job in work. A folder's name holds the process's id, so that a later
-//! worker on the same machine can tell which were left behind by one that was killed.
+//! Folders for the files of a job in work. A folder is locked for as long as its worker lives, so
+//! that a later worker on the same machine can tell which were left behind by one that was killed.
+//!
+//! A lock rather than a process id: ids are given out again, those of the dead stay while nobody
+//! reaps them, and in two containers over one folder the same id means two processes.
 
+use std::fs::File;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use nix::sys::signal::kill;
-use nix::unistd::Pid;
 use tempfile::TempDir;
 
 const PREFIX: &str = "tcoder-work-";
+/// A sweeper may come between making a folder and locking it, though hardly this often.
+const TRIES: usize = 10;
 
-/// A new folder below `base`; removed when it is dropped.
-pub fn folder(base: &Path) -> std::io::Result<TempDir> {
+/// A folder that is removed when this is dropped.
+pub struct Scratch {
+    // Removed before its lock goes.
+    folder: TempDir,
+    _lock: File,
+}
+
+impl Scratch {
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// A new folder below `base`.
+pub fn folder(base: &Path) -> io::Result<Scratch> {
     std::fs::create_dir_all(base)?;
-    tempfile::Builder::new().prefix(&format!("{PREFIX}{}-", std::process::id())).tempdir_in(base)
+    for _ in 0..TRIES {
+        let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(base)?;
+        match File::open(folder.path()) {
+            // Who holds the lock of a folder that is still there keeps it.
+            Ok(lock) if lock.try_lock().is_ok() && folder.path().exists() => {
+                return Ok(Scratch { folder, _lock: lock });
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::Error::other("new folders vanish at once; is something deleting them?"))
 }
 
 /// Removes what dead workers left below `base`. Best effort: the next worker tries again.
 pub fn sweep(base: &Path) {
     let Ok(entries) = std::fs::read_dir(base) else { return };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let owner = name.to_str().and_then(|n| n.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
-        if let Some(pid) = owner.filter(|pid| !lives(*pid)) {
-            tracing::info!(pid, "removing what a dead worker left");
+        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+            continue;
+        }
+        let Ok(lock) = File::open(entry.path()) else { continue };
+        if lock.try_lock().is_ok() {
+            tracing::info!(folder = ?entry.file_name(), "removing what a dead worker left");
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
-}
-
-fn lives(pid: i32) -> bool {
-    // Without a signal kill(2) only looks; EPERM says that it is there and somebody else's.
-    pid > 0 && !matches!(kill(Pid::from_raw(pid), None), Err(nix::Error::ESRCH))
 }
 
 #[cfg(test)]
@@ -41,12 +68,15 @@ mod tests {
     fn sweeps_only_what_the_dead_left() {
         let base = tempfile::tempdir().unwrap();
         let mine = folder(base.path()).unwrap();
-        // Process ids end below this number on Linux.
-        let dead = base.path().join("tcoder-work-99999999-abc");
+        let dead = base.path().join("tcoder-work-abc");
         let other = base.path().join("somebody-elses");
         std::fs::create_dir(&dead).unwrap();
+        std::fs::write(dead.join("input"), "a film").unwrap();
         std::fs::create_dir(&other).unwrap();
         sweep(base.path());
         assert!(mine.path().exists() && other.exists() && !dead.exists());
+        let path = mine.path().to_owned();
+        drop(mine);
+        assert!(!path.exists());
     }
 }
