@@ -13,7 +13,7 @@ help: ## This list
 demo: ## Transcode a video through the whole system on this machine (FILE=path for your own)
 	@hack/setup.sh demo
 	@$(CARGO) build --locked
-	@FILE='$(FILE)' hack/demo.sh
+	@hack/demo.sh
 
 test: ## Format check, lints, and all tests on the real parts
 	@hack/setup.sh test

@@ -40,11 +40,23 @@ if has apt-get; then
   echo "Installing$missing"
   export DEBIAN_FRONTEND=noninteractive
   $root apt-get update -qq
+  # We start a redis-server of our own on a socket, so the package must not start one: Debian asks
+  # this script, where there is one, before it starts a service.
+  policy=/usr/sbin/policy-rc.d
+  if [ ! -e $policy ]; then
+    printf '#!/bin/sh\nexit 101\n' | $root tee $policy >/dev/null
+    $root chmod +x $policy
+    trap '$root rm -f $policy' EXIT
+    trap 'exit 1' INT TERM
+  fi
   # shellcheck disable=SC2086 # a list of packages
   $root apt-get install -y -qq --no-install-recommends $missing ca-certificates >/dev/null
-  # The system's redis-server is not what we use: we start our own on a socket.
   rust_is_new_enough && exit 0
-  echo "This Debian has no Rust 1.$oldest; install it from https://rustup.rs, then try again." >&2
+  if [ "$(command -v rustc)" = "$HOME/.cargo/bin/rustc" ]; then
+    echo "Your own Rust ($(rustc --version)) is older than 1.$oldest. Run: rustup update stable" >&2
+  else
+    echo "This system has no Rust 1.$oldest; install it from https://rustup.rs, then try again." >&2
+  fi
   exit 1
 fi
 

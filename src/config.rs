@@ -63,8 +63,13 @@ impl<'a> Env<'a> {
     }
 
     fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
-        let n: Option<u64> = self.parsed(name, "a whole number of seconds; 0 means never")?;
-        Ok(Duration::from_secs(n.unwrap_or(default)))
+        // Ten years; more than that and adding it to a point in time may overflow.
+        const MOST: u64 = 315_360_000;
+        let what = "a whole number of seconds up to 315360000; 0 means never";
+        match self.parsed(name, what)?.unwrap_or(default) {
+            n if n <= MOST => Ok(Duration::from_secs(n)),
+            _ => Err(ConfigError::Invalid { name, why: format!("it must be {what}") }),
+        }
     }
 
     fn count(&self, name: &'static str, default: u32) -> Result<u32, ConfigError> {
@@ -205,7 +210,14 @@ impl WorkerConfig {
             max_input_bytes: env
                 .parsed("WORKER_MAX_INPUT_BYTES", "a whole number of bytes")?
                 .unwrap_or(50_000_000_000),
-            stall_timeout: env.seconds("WORKER_STALL_TIMEOUT", 120)?,
+            stall_timeout: match env.seconds("WORKER_STALL_TIMEOUT", 120)? {
+                Duration::ZERO => {
+                    let why = "it must be 1 second or more: an FFmpeg that stands still would hold its \
+                               worker for ever";
+                    return Err(ConfigError::Invalid { name: "WORKER_STALL_TIMEOUT", why: why.into() });
+                }
+                limit => limit,
+            },
             allow_private_urls: env.flag("ALLOW_PRIVATE_URLS")?,
         })
     }
@@ -308,5 +320,9 @@ mod tests {
         assert_eq!(config.ttl, Duration::from_secs(300));
         let error = WorkerConfig::read(&env(&[("WORKER_TTL", "soon")])).unwrap_err();
         assert!(error.to_string().starts_with("WORKER_TTL"), "{error}");
+        let error = WorkerConfig::read(&env(&[("WORKER_TTL", "99999999999999")])).unwrap_err();
+        assert!(error.to_string().starts_with("WORKER_TTL"), "{error}");
+        let error = WorkerConfig::read(&env(&[("WORKER_STALL_TIMEOUT", "0")])).unwrap_err();
+        assert!(error.to_string().starts_with("WORKER_STALL_TIMEOUT"), "{error}");
     }
 }

@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::fs::File;
 use tokio::io::{AsyncSeekExt as _, AsyncWriteExt as _, BufWriter};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::StorageError;
@@ -83,6 +83,9 @@ const MAX_RESTARTS: u32 = 3;
 const HEADWAY: u64 = 1 << 20;
 /// No byte for this long is a broken connection.
 const STALL: Duration = Duration::from_secs(60);
+/// Bytes a second that a source must give over [`SLOW_WINDOW`].
+const SLOWEST: u64 = 10_000;
+const SLOW_WINDOW: Duration = Duration::from_secs(120);
 const BUFFER: usize = 1 << 20;
 
 /// How to go on after a break: pure, and so that every transfer ends.
@@ -208,7 +211,14 @@ impl Sink<'_> {
             }
             self.start_over().await?;
         }
+        let mut window = (Instant::now(), self.came);
         loop {
+            if let Some(why) = too_slow(window.0.elapsed(), self.came - window.1) {
+                return Err(source.broken(why));
+            }
+            if window.0.elapsed() >= SLOW_WINDOW {
+                window = (Instant::now(), self.came);
+            }
             let chunk = match timeout(STALL, opened.body.next()).await {
                 Err(_) => return Err(source.broken(format!("no byte came for {} s", STALL.as_secs()))),
                 Ok(None) => break,
@@ -240,6 +250,14 @@ impl Sink<'_> {
         self.have = 0;
         Ok(())
     }
+}
+
+/// Why to give up on a source that gave `bytes` in this time. Without a floor, a byte now and then
+/// would hold a worker for as long as the job may take.
+fn too_slow(elapsed: Duration, bytes: u64) -> Option<String> {
+    let least = SLOWEST * SLOW_WINDOW.as_secs();
+    (elapsed >= SLOW_WINDOW && bytes < least)
+        .then(|| format!("it came slower than {} kB a second", SLOWEST / 1000))
 }
 
 #[cfg(test)]
@@ -292,6 +310,14 @@ mod tests {
         fn broken(&self, why: String) -> StorageError {
             StorageError::Unavailable { what: "x".into(), why }
         }
+    }
+
+    #[test]
+    fn a_trickle_is_given_up_and_a_slow_line_is_not() {
+        let s = Duration::from_secs;
+        assert_eq!(too_slow(s(119), 0), None);
+        assert!(too_slow(s(120), 1_199_999).is_some());
+        assert_eq!(too_slow(s(120), 1_200_000), None);
     }
 
     const fn answer(from: u64, etag: Option<&'static str>, bytes: &'static [u8], breaks: bool) -> Answer {

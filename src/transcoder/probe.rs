@@ -30,6 +30,8 @@ pub struct Probe {
     pub video: Video,
     /// The sound that is used.
     pub audio: Option<Audio>,
+    /// Whether there are streams that are not used, which may last longer than those that are.
+    pub has_more: bool,
 }
 
 /// The picture of a source.
@@ -119,6 +121,16 @@ impl Probe {
         }
     }
 
+    /// Seconds that an output must come near to: as [`Self::expected_duration`], but without what the
+    /// container says where that may speak of a subtitle or a second sound that is left out.
+    #[must_use]
+    pub fn promised_duration(&self) -> Option<f64> {
+        match (&self.audio, self.video.duration) {
+            (None, Some(_)) | (Some(Audio { duration: Some(_), .. }), Some(_)) => self.expected_duration(),
+            _ => self.duration.filter(|_| !self.has_more),
+        }
+    }
+
     /// What is told about the source.
     #[must_use]
     pub fn info(&self) -> SourceInfo {
@@ -166,16 +178,20 @@ impl Probe {
                 "the video is in a codec that FFmpeg does not know; convert it to H.264".into(),
             );
         };
+        let picture = video.index;
         let video = Video::of(video, codec);
         // A stream without a codec or channels cannot be decoded; another may do.
         let usable = |s: &&Stream| s.codec.is_some() && s.channels > 0 && s.sample_rate > 0;
         let audio = report.audio().filter(usable).min_by_key(|s| (!s.is_default, s.index));
+        let used = [Some(picture), audio.map(|s| s.index)];
+        let has_more = report.streams.iter().any(|s| !s.is_still && !used.contains(&Some(s.index)));
         Ok(Self {
             format: report.format.clone(),
             size,
             duration: report.duration,
             video,
             audio: audio.map(Audio::of),
+            has_more,
         })
     }
 
@@ -434,5 +450,21 @@ mod tests {
         assert_eq!(probe(Some(1.0), Some(Some(1.5))), Some(1.5));
         assert_eq!(probe(Some(1.0), Some(None)), Some(2.0));
         assert_eq!(probe(None, None), Some(2.0));
+    }
+
+    #[test]
+    fn the_container_promises_nothing_where_it_may_speak_of_a_stream_that_is_left_out() {
+        let probe = |more: Vec<Stream>| {
+            let video = Stream { duration: None, ..video() };
+            chosen([vec![video], more].concat()).unwrap().promised_duration()
+        };
+        assert_eq!(probe(vec![]), Some(2.0));
+        assert_eq!(probe(vec![audio(1, true)]), Some(2.0));
+        assert_eq!(probe(vec![audio(1, true), audio(2, false)]), None);
+        let subtitle = Stream { index: 3, kind: "subtitle".into(), ..Stream::default() };
+        assert_eq!(probe(vec![audio(1, true), subtitle]), None);
+        let timed = Stream { duration: Some(1.0), ..video() };
+        let probe = chosen(vec![timed, Stream { index: 4, ..Stream::default() }]).unwrap();
+        assert_eq!(probe.promised_duration(), Some(1.0));
     }
 }

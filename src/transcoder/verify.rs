@@ -121,8 +121,13 @@ fn check(
         let text = |s: Box2| format!("{}x{}", s.width, s.height);
         return Err(wrong(format!("{file} came out as {} instead of {}", text(size), text(asked))));
     }
-    let expected = if sound.is_some() { source.video.duration } else { source.expected_duration() };
-    check_length(found.duration, expected)?;
+    match sound {
+        None => check_length(found.duration, source.promised_duration())?,
+        Some(sound) if source.video.duration.is_none() => {
+            check_length(found.duration.max(sound.duration), source.promised_duration())?;
+        }
+        Some(_) => check_length(found.duration, source.video.duration)?,
+    }
     if let (Some(has), Some(should), false) =
         (frames(&found.report), source.video.frames, source.video.interlaced)
         && has + frames_may_miss(should) < should

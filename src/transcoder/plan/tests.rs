@@ -30,6 +30,7 @@ fn source(width: u32, height: u32) -> Probe {
             sample_rate: 44_100,
             duration: Some(10.0),
         }),
+        has_more: false,
     }
 }
 

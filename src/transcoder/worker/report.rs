@@ -11,9 +11,9 @@ use crate::queue::Queue;
 
 /// Told when this many points are made, but not more often than [`NOT_BEFORE`].
 const STEP: f64 = 5.0;
-const NOT_BEFORE: Duration = Duration::from_secs(1);
+const NOT_BEFORE: Duration = Duration::from_secs(2);
 /// Told after this long however few points are made.
-const AT_LATEST: Duration = Duration::from_secs(10);
+const AT_LATEST: Duration = Duration::from_secs(20);
 
 /// Whether `percent` is worth a message, when `told` was told `since` ago. The end tells itself, by
 /// the job's completion.
@@ -47,10 +47,10 @@ mod tests {
     #[test]
     fn steps_are_told_but_not_too_often_and_never_the_end() {
         let s = Duration::from_secs;
-        assert!(is_due(0.0, s(1), 5.0));
-        assert!(!is_due(0.0, Duration::from_millis(900), 50.0));
-        assert!(!is_due(0.0, s(9), 4.9));
-        assert!(is_due(0.0, s(10), 0.1));
+        assert!(is_due(0.0, s(2), 5.0));
+        assert!(!is_due(0.0, Duration::from_millis(1900), 50.0));
+        assert!(!is_due(0.0, s(19), 4.9));
+        assert!(is_due(0.0, s(20), 0.1));
         assert!(!is_due(5.0, s(60), 5.0));
         assert!(!is_due(5.0, s(60), 100.0));
     }
