@@ -21,6 +21,15 @@ use std::path::{Path, PathBuf};
 /// The program under measurement, built by the same profile as this one.
 pub const TCODER: &str = env!("CARGO_BIN_EXE_tcoder");
 
+/// What the figures may be at most. One that is above ends the run with an error, at its end.
+const LIMITS: [(&str, f64); 5] = [
+    ("ladder_cpu_vs_recipe", 0.78),
+    ("pipeline_wall_vs_ffmpeg", 1.05),
+    ("queue_commands_per_job", 21.0),
+    ("queue_commands_per_upload", 28.0),
+    ("idle_commands_per_worker_minute", 6.0),
+];
+
 /// Takes figures down as they come.
 pub struct Figures {
     wanted: Vec<String>,
@@ -37,6 +46,15 @@ impl Figures {
     pub fn put(&mut self, name: &str, value: f64, unit: &'static str) {
         println!("{name} {value:.4} {unit}");
         self.taken.insert(name.to_owned(), (value, unit));
+    }
+
+    /// Those above their limit.
+    fn missed(&self) -> Vec<String> {
+        let over = |(name, most): &(&str, f64)| {
+            let (value, unit) = self.taken.get(*name)?;
+            (value > most).then(|| format!("{name} is {value:.4} {unit}, at most {most} is the goal"))
+        };
+        LIMITS.iter().filter_map(over).collect()
     }
 
     fn write(&self, path: &Path) {
@@ -61,7 +79,7 @@ fn target_dir() -> PathBuf {
 }
 
 #[tokio::main]
-async fn main() {
+async fn main() -> std::process::ExitCode {
     tcoder::net::install_crypto();
     let wanted = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let mut figures = Figures { wanted, taken: BTreeMap::new() };
@@ -70,4 +88,9 @@ async fn main() {
     worker::measure(&mut figures, scratch.path()).await;
     encode::measure(&mut figures, scratch.path()).await;
     figures.write(&target_dir().join("bench.json"));
+    let missed = figures.missed();
+    for line in &missed {
+        eprintln!("{line}");
+    }
+    if missed.is_empty() { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE }
 }
