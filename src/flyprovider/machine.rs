@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The id Fly gives a machine.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -17,6 +18,12 @@ impl fmt::Display for MachineId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
+}
+
+/// A field of no use to us must not cost us the list: `null`, or a shape not known yet, counts as absent.
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -> Result<T, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
 /// Where a machine is in its life.
@@ -154,30 +161,30 @@ pub struct Machine {
     /// Its id.
     pub id: MachineId,
     /// Its name, unique in the app.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub name: String,
     /// Where it is in its life.
     pub state: MachineState,
     /// The region it is in.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub region: String,
     /// This version of it; a start makes a new one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
     /// Whether its host can be reached.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub host_status: HostStatus,
     /// How it was made. Fly leaves it out while the host cannot be reached.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub config: Option<MachineConfig>,
     /// When it was made, RFC 3339.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub created_at: String,
     /// When its state last changed, RFC 3339.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub updated_at: String,
     /// What happened to it, newest first.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub events: Vec<MachineEvent>,
 }
 
@@ -186,23 +193,25 @@ pub struct Machine {
 #[serde(default)]
 pub struct MachineConfig {
     /// The worker image.
+    #[serde(deserialize_with = "lenient")]
     pub image: String,
     /// Its size.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub guest: Option<Guest>,
     /// Environment of its process.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
     /// Labels; lists can be filtered by them.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
     /// Whether it is destroyed when it stops.
+    #[serde(deserialize_with = "lenient")]
     pub auto_destroy: bool,
     /// What happens when its process exits.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
     /// How it is stopped.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub stop_config: Option<StopConfig>,
 }
 
@@ -224,12 +233,14 @@ pub struct Restart {
     pub policy: String,
 }
 
-/// How a machine is stopped.
+/// How a machine is stopped. In a text left empty, Fly's default holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopConfig {
     /// First this signal,
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub signal: String,
     /// and after this long (`"300s"`) SIGKILL.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub timeout: String,
 }
 
@@ -237,17 +248,41 @@ pub struct StopConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MachineEvent {
     /// `start`, `exit`, `launch`, ...
-    #[serde(rename = "type", default)]
+    #[serde(rename = "type", default, deserialize_with = "lenient")]
     pub kind: String,
     /// The state after it.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub status: String,
     /// Milliseconds since 1970.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient")]
     pub timestamp: i64,
     /// Details; an exit's code stands in `exit_event`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub request: Option<serde_json::Value>,
+}
+
+/// How a machine's process ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExitEvent {
+    /// Its exit code; 128 and the signal where one ended it.
+    #[serde(deserialize_with = "lenient")]
+    pub exit_code: i32,
+    /// Whether it used more memory than the machine has.
+    #[serde(deserialize_with = "lenient")]
+    pub oom_killed: bool,
+    /// Whether somebody asked for it.
+    #[serde(deserialize_with = "lenient")]
+    pub requested_stop: bool,
+}
+
+impl MachineEvent {
+    /// How the process ended, if this event tells that it did.
+    #[must_use]
+    pub fn exit(&self) -> Option<ExitEvent> {
+        let exit = self.request.as_ref()?.get("exit_event")?;
+        exit.is_object().then(|| serde_json::from_value(exit.clone()).unwrap_or_default())
+    }
 }
 
 #[cfg(test)]
@@ -272,5 +307,28 @@ mod tests {
         assert_eq!((machine.config, machine.host_status), (None, HostStatus::Unreachable));
         let json = r#"{"id":"x","state":"started","host_status":"wobbly"}"#;
         assert_eq!(serde_json::from_str::<Machine>(json).unwrap().host_status, HostStatus::Unknown);
+    }
+
+    #[test]
+    fn what_is_null_or_of_a_new_shape_costs_only_itself() {
+        let json = r#"{"id":"x","state":"started","name":null,"region":null,"events":null,"host_status":null,
+            "config":{"image":"i","env":null,"metadata":null,"auto_destroy":null,"guest":{"cpu_kind":"x"},
+            "restart":{},"stop_config":{"timeout":300000000000}}}"#;
+        let machine: Machine = serde_json::from_str(json).unwrap();
+        let config = machine.config.unwrap();
+        assert_eq!((config.image.as_str(), config.guest, config.restart), ("i", None, None));
+        assert_eq!(config.stop_config, Some(StopConfig { signal: String::new(), timeout: String::new() }));
+        assert!(serde_json::from_str::<Machine>(r#"{"state":"started"}"#).is_err(), "a machine has an id");
+    }
+
+    #[test]
+    fn an_exit_is_read_from_its_event() {
+        let event = |json: &str| serde_json::from_str::<MachineEvent>(json).unwrap().exit();
+        let json =
+            r#"{"type":"exit","request":{"exit_event":{"exit_code":137,"oom_killed":true,"guest":1}}}"#;
+        let exit = ExitEvent { exit_code: 137, oom_killed: true, requested_stop: false };
+        assert_eq!(event(json), Some(exit));
+        assert_eq!(event(r#"{"type":"start","request":null}"#), None);
+        assert_eq!(event(r#"{"type":"exit","request":{"exit_event":null}}"#), None);
     }
 }

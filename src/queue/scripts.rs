@@ -54,4 +54,5 @@ scripts! {
     EXPIRE "expire.lua"
     SWEEP "sweep.lua"
     TAKE "take.lua"
+    FLY_LIMIT "fly_limit.lua"
 }

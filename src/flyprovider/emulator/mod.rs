@@ -1,0 +1,1 @@
+//! A server that answers as Fly does; its machines are child processes.
