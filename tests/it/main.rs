@@ -3,6 +3,8 @@
 // Helpers of tests stand outside of test functions, where clippy.toml's leave does not reach.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod fly_api;
+mod fly_limit;
 mod media;
 mod media_process;
 mod media_refused;

@@ -103,8 +103,8 @@ impl World {
         let id = machine.id.clone();
         tokio::select! {
             passed = self.passes(self.options.transitions.start) => if !passed { return },
-            // It was destroyed, or vanished, before it ran.
-            _ = inbox.recv() => return,
+            // It was destroyed, or vanished, or crashed before it ran.
+            _ = inbox.recv() => return self.exited(&id, 137, false),
         }
         let child = match self.spawn(&machine) {
             Ok(child) => child,

@@ -29,6 +29,8 @@ pub enum Order {
 
 /// The newest requests that are kept to be looked at.
 const REQUESTS: usize = 100_000;
+/// The newest machines that are kept though they are gone.
+const GONE: usize = 1000;
 /// The newest events that are kept of a machine.
 const EVENTS: usize = 20;
 
@@ -172,8 +174,21 @@ impl State {
             host_lost: false,
         };
         entry.enter(MachineState::Created, "launch", None);
+        self.forget_oldest();
         self.machines.insert(id.clone(), entry);
         Ok(NewMachine { id, launches: !order.skip_launch })
+    }
+
+    /// Those that are gone are kept to be looked at, but not without end.
+    fn forget_oldest(&mut self) {
+        let gone = || self.machines.values().map(|e| &e.machine).filter(|m| m.state.is_gone());
+        if gone().count() < GONE {
+            return;
+        }
+        if let Some(id) = gone().min_by(|a, b| a.created_at.cmp(&b.created_at)).map(|m| m.id.clone()) {
+            self.machines.remove(&id);
+            self.buckets.retain(|(_, machine), _| machine.as_ref() != Some(&id));
+        }
     }
 
     /// The first region named that has room.

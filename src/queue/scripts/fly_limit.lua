@@ -47,7 +47,7 @@ end
 
 local class, budget = tonumber(ARGV[5]), tonumber(ARGV[6])
 local function since(c)
-  local from, till = tonumber(s[4 + 2 * c] or 'nan'), tonumber(s[5 + 2 * c] or '0')
+  local from, till = tonumber(s[4 + 2 * c] or '0'), tonumber(s[5 + 2 * c] or '0')
   if till >= now then return math.min(from, now) end
 end
 local mine = since(class) or now
