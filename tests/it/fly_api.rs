@@ -297,9 +297,12 @@ async fn lists_are_filtered() {
         ..ListFilter::default()
     };
     assert_eq!(ids(ListFilter::default()).await.len(), 2);
-    assert_eq!(ids(label("blue/1 &x=y")).await, [blue.clone()]);
+    assert_eq!(ids(label("blue/1 &x=y")).await, std::slice::from_ref(&blue));
     assert_eq!(ids(label("green")).await, []);
-    assert_eq!(ids(ListFilter { region: Some("ams".into()), ..ListFilter::default() }).await, [red.clone()]);
+    assert_eq!(
+        ids(ListFilter { region: Some("ams".into()), ..ListFilter::default() }).await,
+        std::slice::from_ref(&red)
+    );
     let stopped = ListFilter { state: Some(MachineState::Stopped), ..ListFilter::default() };
     assert_eq!(ids(stopped).await, [red]);
 }
