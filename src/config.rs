@@ -168,6 +168,60 @@ impl StorageConfig {
     }
 }
 
+/// How Fly is reached, and what is made there.
+#[derive(Clone, Debug)]
+pub struct FlyConfig {
+    /// A token that may manage the app's machines, as given: with or without its scheme.
+    pub token: SecretString,
+    /// The app the machines belong to.
+    pub app: String,
+    /// The Machines API, without `/v1`.
+    pub base: Url,
+    /// One region, several with commas between in order of preference, or `any`.
+    pub region: String,
+    /// The worker image.
+    pub image: String,
+}
+
+impl FlyConfig {
+    /// Reads `FLY_API_TOKEN`, `FLY_APP_NAME`, `FLY_API_HOSTNAME`, `FLY_REGION`, `FLY_WORKER_IMAGE`.
+    ///
+    /// # Errors
+    /// Names the variable.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+        let token = env.required("FLY_API_TOKEN", "a token from `fly tokens create deploy`")?;
+        if token.bytes().any(|b| !(b' '..=b'~').contains(&b)) {
+            let why = "it holds characters no token has; copy it again, on one line".into();
+            return Err(ConfigError::Invalid { name: "FLY_API_TOKEN", why });
+        }
+        let app = env.required("FLY_APP_NAME", "the name of the Fly app whose machines are the workers")?;
+        if !app.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
+            let why = "an app's name has only lower-case letters, digits and '-'".into();
+            return Err(ConfigError::Invalid { name: "FLY_APP_NAME", why });
+        }
+        let base = match env.url("FLY_API_HOSTNAME")? {
+            Some(url) => url,
+            None => "https://api.machines.dev".parse().map_err(|_| ConfigError::Invalid {
+                name: "FLY_API_HOSTNAME",
+                why: "its default cannot be read".into(),
+            })?,
+        };
+        let region = env.text("FLY_REGION").unwrap_or_else(|| "any".into());
+        let is_region = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase());
+        if !region.split(',').all(|name| is_region(name.trim())) {
+            let why = "it must be regions such as iad, with commas between, or any".into();
+            return Err(ConfigError::Invalid { name: "FLY_REGION", why });
+        }
+        let image = env.required("FLY_WORKER_IMAGE", "the worker image, such as registry.fly.io/app:tag")?;
+        Ok(Self { token: token.into(), app, base, region, image })
+    }
+
+    /// The regions, in order of preference.
+    pub fn regions(&self) -> impl Iterator<Item = &str> {
+        self.region.split(',').map(str::trim)
+    }
+}
+
 /// How a worker behaves.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -324,5 +378,47 @@ mod tests {
         assert!(error.to_string().starts_with("WORKER_TTL"), "{error}");
         let error = WorkerConfig::read(&env(&[("WORKER_STALL_TIMEOUT", "0")])).unwrap_err();
         assert!(error.to_string().starts_with("WORKER_STALL_TIMEOUT"), "{error}");
+    }
+
+    const FLY: &[(&str, &str)] = &[
+        ("FLY_API_TOKEN", "FlyV1 fm2_hush-hush"),
+        ("FLY_APP_NAME", "tcoder-workers"),
+        ("FLY_WORKER_IMAGE", "registry.fly.io/tcoder-workers:1"),
+    ];
+
+    #[test]
+    fn fly_needs_a_token_an_app_and_an_image() {
+        let config = FlyConfig::read(&env(FLY)).unwrap();
+        assert_eq!(config.base.as_str(), "https://api.machines.dev/");
+        assert_eq!(config.regions().collect::<Vec<_>>(), ["any"]);
+        assert!(!format!("{config:?}").contains("hush-hush"));
+        for (missing, _) in FLY {
+            let without =
+                Env::of(|n| FLY.iter().find(|(k, _)| *k == n && k != missing).map(|(_, v)| (*v).to_owned()));
+            let error = FlyConfig::read(&without).unwrap_err().to_string();
+            assert!(error.starts_with(missing), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_fly_cannot_take_names_its_variable_and_never_shows_the_token() {
+        let with = |name: &'static str, value: &'static str| {
+            FlyConfig::read(&Env::of(
+                move |n| {
+                    if n == name { Some(value.to_owned()) } else { env(FLY).text(n) }
+                },
+            ))
+        };
+        for (name, bad) in [
+            ("FLY_API_TOKEN", "hush\nhush"),
+            ("FLY_APP_NAME", "../apps"),
+            ("FLY_API_HOSTNAME", "ftp://x"),
+            ("FLY_REGION", "iad,,dfw"),
+        ] {
+            let error = with(name, bad).unwrap_err().to_string();
+            assert!(error.starts_with(name) && !error.contains("hush"), "{error}");
+        }
+        let config = with("FLY_REGION", "iad, dfw").unwrap();
+        assert_eq!(config.regions().collect::<Vec<_>>(), ["iad", "dfw"]);
     }
 }

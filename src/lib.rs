@@ -11,6 +11,7 @@
 //! | [`process`] | child processes that end with their parent |
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
+//! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
 //! | [`webhook`] | signing, and the outbox |
 //! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
 //! | [`api`] | the HTTP API, and the housekeeping that runs beside it |
@@ -23,6 +24,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod flyprovider;
 pub mod job;
 pub mod net;
 pub mod process;

@@ -19,6 +19,7 @@
 //! | `machines:alive` | zset | the same, by the time until which they count as alive |
 //! | `webhooks:outbox` | zset | deliveries, by due time |
 //! | `webhooks:tries` | hash | what was tried of them |
+//! | `fly:limit` | hash | when Fly may be asked next, and who waits to; gone after an idle hour |
 //!
 //! All times are Redis's own clock in milliseconds. A worker learns it with each claim and carries it
 //! on by its monotonic clock, so no machine's wall clock matters. The epoch inside the lease's name is
@@ -29,6 +30,7 @@
 pub mod backoff;
 mod clock;
 mod events;
+mod fly;
 mod jobs;
 mod outbox;
 mod pool;
@@ -38,6 +40,7 @@ mod transport;
 
 pub use clock::ServerClock;
 pub use events::EventFeed;
+pub use fly::{FlyPriority, FlyRate, FlySlot};
 pub use jobs::{
     CancelOutcome, Claim, Claimed, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, Start,
     SubmitOutcome, Sweep, UploadedOutcome,

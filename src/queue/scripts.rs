@@ -55,4 +55,5 @@ scripts! {
     SWEEP "sweep.lua"
     FORGET "forget.lua"
     TAKE "take.lua"
+    FLY_LIMIT "fly_limit.lua"
 }

@@ -6,6 +6,8 @@
 mod a_killed_worker_costs_no_job;
 mod a_video_becomes_renditions;
 mod bad_input;
+mod fly_api;
+mod fly_limit;
 mod media;
 mod media_process;
 mod media_refused;

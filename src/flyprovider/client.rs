@@ -1,0 +1,447 @@
+//! The client: one method for each thing that is asked of Fly.
+//!
+//! A write is sent once: where its answer is lost, [`FlyError::UnknownOutcome`] says so and the next list
+//! shows. A read is sent again after a pause. It holds no rate by itself: a caller takes a slot of the
+//! shared limit ([`super::Limit`]) before each call, and lends the client the limit for further tries.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use reqwest::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
+use reqwest::{Method, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use url::Url;
+
+use super::error::{Answer, FlyError, Kind, classify, retry_after};
+use super::limit::Limit;
+use super::{Machine, MachineConfig, MachineEvent, MachineId, MachineState};
+use crate::config::FlyConfig;
+use crate::net;
+use crate::queue::{FlyPriority, backoff};
+
+const CONNECT: Duration = Duration::from_secs(10);
+/// From the request to the last byte of its answer. A create waits for a host to be found.
+const READ: Duration = Duration::from_secs(20);
+const WRITE: Duration = Duration::from_secs(60);
+/// How often a read is sent, at most.
+const TRIES: u32 = 3;
+/// The longest Fly waits for a state in one request.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+/// Ten thousand machines with their events fit well.
+const BODY_MAX: usize = 128 << 20;
+
+/// Which machines are listed; the default is all that are not destroyed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListFilter {
+    /// Also those that are gone.
+    pub include_deleted: bool,
+    /// Only those in this region.
+    pub region: Option<String>,
+    /// Only those in this state.
+    pub state: Option<MachineState>,
+    /// Only those that carry all of these labels.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// A machine to be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreateMachine {
+    /// Its name, unique in the app. It is what makes a second create harmless.
+    #[serde(default)]
+    pub name: String,
+    /// Where; Fly chooses when nothing is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// How.
+    #[serde(default)]
+    pub config: MachineConfig,
+    /// Whether it is left stopped.
+    #[serde(default)]
+    pub skip_launch: bool,
+}
+
+/// What a wait came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// The machine is in the state.
+    Reached,
+    /// Not in this time.
+    TimedOut,
+}
+
+/// A client of one app's machines. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fly {
+    http: reqwest::Client,
+    authorization: HeaderValue,
+    token: SecretString,
+    machines: Url,
+    limit: Option<Limit>,
+}
+
+/// What is sent.
+struct Call<'a> {
+    method: Method,
+    machine: Option<&'a MachineId>,
+    verb: &'static str,
+    query: Vec<(String, String)>,
+    body: Option<serde_json::Value>,
+    limit: Duration,
+}
+
+impl<'a> Call<'a> {
+    fn new(method: Method, machine: Option<&'a MachineId>, verb: &'static str) -> Self {
+        let limit = if method == Method::GET { READ } else { WRITE };
+        Self { method, machine, verb, query: Vec::new(), body: None, limit }
+    }
+
+    fn query(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.query.push((name.into(), value.into()));
+        self
+    }
+
+    fn body(mut self, body: serde_json::Value) -> Self {
+        self.body = Some(body);
+        self
+    }
+
+    fn kind(&self) -> Kind {
+        if self.method == Method::GET { Kind::Read } else { Kind::Write }
+    }
+}
+
+impl Fly {
+    /// A client of the app in `config`. Asks nothing of Fly yet.
+    ///
+    /// # Errors
+    /// When the token cannot be sent, or the machine's certificates cannot be loaded.
+    pub fn new(config: &FlyConfig) -> Result<Self, FlyError> {
+        net::install_crypto();
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
+            // Nothing but Fly may see the token.
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(CONNECT)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build()
+            .map_err(|error| FlyError::Unavailable { message: error.without_url().to_string() })?;
+        let mut machines = config.base.clone();
+        machines
+            .path_segments_mut()
+            .map_err(|()| FlyError::Unavailable { message: "FLY_API_HOSTNAME is no http address".into() })?
+            .pop_if_empty()
+            .extend(["v1", "apps", &config.app, "machines"]);
+        let token = SecretString::from(bare(config.token.expose_secret()).to_owned());
+        let authorization = authorization(&config.token).ok_or(FlyError::Auth { status: 401 })?;
+        Ok(Self { http, authorization, token, machines, limit: None })
+    }
+
+    /// Every further try of a read takes a slot of the shared limit, instead of waiting by itself.
+    #[must_use]
+    pub fn retrying_under(mut self, limit: Limit) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// The machines.
+    ///
+    /// # Errors
+    /// Why Fly does not say.
+    pub async fn list(&self, include: &ListFilter) -> Result<Vec<Machine>, FlyError> {
+        let mut call = Call::new(Method::GET, None, "");
+        if include.include_deleted {
+            call = call.query("include_deleted", "true");
+        }
+        if let Some(region) = &include.region {
+            call = call.query("region", region);
+        }
+        if let Some(state) = &include.state {
+            call = call.query("state", state.name());
+        }
+        for (name, value) in &include.metadata {
+            call = call.query(format!("metadata.{name}"), value);
+        }
+        self.ask(&call).await
+    }
+
+    /// One machine.
+    ///
+    /// # Errors
+    /// Why Fly does not say.
+    pub async fn get(&self, id: &MachineId) -> Result<Machine, FlyError> {
+        self.ask(&Call::new(Method::GET, Some(id), "")).await
+    }
+
+    /// What happened to a machine, newest first.
+    ///
+    /// # Errors
+    /// Why Fly does not say.
+    pub async fn events(&self, id: &MachineId) -> Result<Vec<MachineEvent>, FlyError> {
+        self.ask(&Call::new(Method::GET, Some(id), "events")).await
+    }
+
+    /// Makes a machine and, unless told otherwise, starts it.
+    ///
+    /// # Errors
+    /// Why it was not made, or that it is not known whether it was.
+    pub async fn create(&self, machine: &CreateMachine) -> Result<Machine, FlyError> {
+        let body = serde_json::to_value(machine)
+            .map_err(|error| FlyError::Other { status: 0, message: error.to_string() })?;
+        self.ask(&Call::new(Method::POST, None, "").body(body)).await
+    }
+
+    /// Starts a stopped machine.
+    ///
+    /// # Errors
+    /// Why it was not started, or that it is not known whether it was.
+    pub async fn start(&self, id: &MachineId) -> Result<(), FlyError> {
+        self.tell(&Call::new(Method::POST, Some(id), "start")).await
+    }
+
+    /// Stops a machine: first this signal (`SIGTERM`), after this long SIGKILL.
+    ///
+    /// # Errors
+    /// Why it was not told, or that it is not known whether it was.
+    pub async fn stop(&self, id: &MachineId, signal: &str, timeout: Duration) -> Result<(), FlyError> {
+        let body = json!({ "signal": signal, "timeout": format!("{}s", timeout.as_secs()) });
+        self.tell(&Call::new(Method::POST, Some(id), "stop").body(body)).await
+    }
+
+    /// Destroys a machine; one that runs only by force.
+    ///
+    /// # Errors
+    /// Why it was not destroyed, or that it is not known whether it was.
+    pub async fn destroy(&self, id: &MachineId, force: bool) -> Result<(), FlyError> {
+        let call = Call::new(Method::DELETE, Some(id), "");
+        self.tell(&if force { call.query("force", "true") } else { call }).await
+    }
+
+    /// Waits until a machine is in a state, at most `timeout` and a minute.
+    ///
+    /// # Errors
+    /// Why Fly does not say.
+    pub async fn wait(
+        &self,
+        id: &MachineId,
+        state: &MachineState,
+        timeout: Duration,
+    ) -> Result<Waited, FlyError> {
+        let timeout = timeout.clamp(Duration::from_secs(1), WAIT_MAX);
+        let mut call = Call::new(Method::GET, Some(id), "wait")
+            .query("state", state.name())
+            .query("timeout", timeout.as_secs().to_string());
+        call.limit = timeout + READ;
+        let (status, retry_after, body) = self.send(&call).await?;
+        match status {
+            StatusCode::REQUEST_TIMEOUT => Ok(Waited::TimedOut),
+            status if status.is_success() => Ok(Waited::Reached),
+            status => Err(self.means(&call, status, retry_after, &body)),
+        }
+    }
+
+    async fn tell(&self, call: &Call<'_>) -> Result<(), FlyError> {
+        self.ask::<serde::de::IgnoredAny>(call).await.map(drop)
+    }
+
+    /// Sends the call, a read again where Fly is out of reach for a moment, and reads the answer.
+    async fn ask<T: serde::de::DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, FlyError> {
+        let mut tries = 1;
+        loop {
+            match self.once(call).await {
+                Err(FlyError::Unavailable { message }) if call.kind() == Kind::Read && tries < TRIES => {
+                    tracing::debug!(verb = call.verb, tries, message, "asking Fly again");
+                    self.before_retry(call, tries).await?;
+                    tries += 1;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn before_retry(&self, call: &Call<'_>, tries: u32) -> Result<(), FlyError> {
+        let second = Duration::from_secs(1);
+        let Some(limit) = &self.limit else {
+            tokio::time::sleep(second + backoff::full_jitter(tries, second, 4 * second)).await;
+            return Ok(());
+        };
+        tokio::time::sleep(backoff::full_jitter(tries, limit.rate().interval, 4 * second)).await;
+        let priority = if call.machine.is_none() { FlyPriority::List } else { FlyPriority::Start };
+        match limit.pass(priority, READ).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(FlyError::Unavailable { message: "no slot for another try".into() }),
+            Err(error) => Err(FlyError::Unavailable { message: error.to_string() }),
+        }
+    }
+
+    async fn once<T: serde::de::DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, FlyError> {
+        let (status, wait, body) = self.send(call).await?;
+        if !status.is_success() {
+            return Err(self.means(call, status, wait, &body));
+        }
+        // Go writes nothing at all where it has nothing to say.
+        let body: &[u8] = if body.is_empty() { b"null" } else { &body };
+        serde_json::from_slice(body)
+            .map_err(|error| in_doubt(call.kind(), format!("its answer cannot be read: {error}")))
+    }
+
+    async fn send(&self, call: &Call<'_>) -> Result<(StatusCode, Option<Duration>, Vec<u8>), FlyError> {
+        let began = Instant::now();
+        let mut request = self
+            .http
+            .request(call.method.clone(), self.url(call)?)
+            .header(AUTHORIZATION, self.authorization.clone())
+            .timeout(call.limit);
+        if let Some(body) = &call.body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|error| lost(call.kind(), error))?;
+        let status = answer.status();
+        let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
+        let wait = header(RETRY_AFTER.as_str()).and_then(|text| retry_after(text, jiff::Timestamp::now()));
+        tracing::debug!(
+            method = %call.method,
+            machine = call.machine.map(|id| id.0.as_str()),
+            verb = call.verb,
+            status = status.as_u16(),
+            fly_request_id = header("fly-request-id"),
+            ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "asked Fly"
+        );
+        let mut body = Vec::new();
+        let mut pieces = answer.bytes_stream();
+        while let Some(piece) = pieces.next().await {
+            body.extend_from_slice(&piece.map_err(|error| lost(call.kind(), error))?);
+            if body.len() > BODY_MAX {
+                return Err(in_doubt(call.kind(), "its answer has no end".into()));
+            }
+        }
+        Ok((status, wait, body))
+    }
+
+    fn url(&self, call: &Call<'_>) -> Result<Url, FlyError> {
+        let mut url = self.machines.clone();
+        if let Some(id) = call.machine {
+            // A path may not climb: `..` would be resolved away, and an id is never that.
+            if id.0.is_empty() || !id.0.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+                return Err(FlyError::NotFound(id.clone()));
+            }
+            if let Ok(mut path) = url.path_segments_mut() {
+                path.push(&id.0);
+                if !call.verb.is_empty() {
+                    path.push(call.verb);
+                }
+            }
+        }
+        if !call.query.is_empty() {
+            url.query_pairs_mut().extend_pairs(&call.query);
+        }
+        Ok(url)
+    }
+
+    fn means(&self, call: &Call<'_>, status: StatusCode, wait: Option<Duration>, body: &[u8]) -> FlyError {
+        // Error pages have been seen to echo the request.
+        let body = String::from_utf8_lossy(body).replace(self.token.expose_secret(), "[token]");
+        let answer = Answer { status: status.as_u16(), retry_after: wait, body: &body };
+        let error = classify(call.kind(), call.machine, &answer);
+        tracing::debug!(verb = call.verb, %error, "Fly did not do it");
+        error
+    }
+}
+
+fn in_doubt(kind: Kind, message: String) -> FlyError {
+    match kind {
+        Kind::Read => FlyError::Unavailable { message },
+        Kind::Write => FlyError::UnknownOutcome { message },
+    }
+}
+
+/// No answer. Only a connection that never stood proves that a write was not done.
+fn lost(kind: Kind, error: reqwest::Error) -> FlyError {
+    if error.is_connect() {
+        return FlyError::Unavailable { message: "no connection".into() };
+    }
+    in_doubt(kind, if error.is_timeout() { "time-out" } else { "the connection broke" }.into())
+}
+
+/// The token without a scheme in front.
+fn bare(token: &str) -> &str {
+    let mut token = token.trim();
+    while let Some((scheme, rest)) = token.split_once(' ') {
+        if !scheme.eq_ignore_ascii_case("bearer") && !scheme.eq_ignore_ascii_case("flyv1") {
+            break;
+        }
+        token = rest.trim_start();
+    }
+    token
+}
+
+/// Macaroons go under a scheme of their own, every other token as a bearer.
+fn authorization(token: &SecretString) -> Option<HeaderValue> {
+    let given = token.expose_secret().trim();
+    let token = bare(given);
+    let is_macaroon = token.starts_with("fm1r_") || token.starts_with("fm1a_") || token.starts_with("fm2_");
+    let says_so = given.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("flyv1 "));
+    let scheme = if is_macaroon || says_so { "FlyV1" } else { "Bearer" };
+    let mut value = HeaderValue::from_str(&format!("{scheme} {token}")).ok()?;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_token_goes_under_its_scheme() {
+        for (given, sent) in [
+            ("fo1_abc", "Bearer fo1_abc"),
+            ("Bearer fo1_abc", "Bearer fo1_abc"),
+            ("fm2_abc,fm2_def", "FlyV1 fm2_abc,fm2_def"),
+            ("FlyV1 fm2_abc", "FlyV1 fm2_abc"),
+            ("Bearer fm2_abc", "FlyV1 fm2_abc"),
+            ("Bearer FlyV1 fm2_abc", "FlyV1 fm2_abc"),
+            ("flyv1 xyz", "FlyV1 xyz"),
+            ("  bearer   x ", "Bearer x"),
+        ] {
+            let value = authorization(&given.to_owned().into()).unwrap();
+            assert_eq!(value.to_str().unwrap(), sent, "{given}");
+            assert!(value.is_sensitive());
+        }
+        assert!(authorization(&"a\nb".to_owned().into()).is_none());
+    }
+
+    fn fly() -> Fly {
+        Fly::new(&FlyConfig {
+            token: "hush-hush".to_owned().into(),
+            app: "workers".into(),
+            base: "http://example.com:1/".parse().unwrap(),
+            region: "any".into(),
+            image: "i".into(),
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_machine_id_cannot_lead_elsewhere() {
+        let id = |text: &str| MachineId(text.into());
+        let url = |id: &MachineId| fly().url(&Call::new(Method::POST, Some(id), "start"));
+        let good = url(&id("3d8d41")).unwrap();
+        assert_eq!(good.as_str(), "http://example.com:1/v1/apps/workers/machines/3d8d41/start");
+        for bad in ["", "..", "../../other", "a/b", "a?b", "a#b"] {
+            assert_eq!(url(&id(bad)), Err(FlyError::NotFound(id(bad))));
+        }
+    }
+
+    #[test]
+    fn the_token_shows_itself_nowhere() {
+        let fly = fly();
+        assert!(!format!("{fly:?}").contains("hush-hush"));
+        let call = Call::new(Method::GET, None, "");
+        let error = fly.means(&call, StatusCode::BAD_REQUEST, None, b"bad header: hush-hush");
+        assert!(!error.to_string().contains("hush-hush") && error.to_string().contains("[token]"), "{error}");
+    }
+}

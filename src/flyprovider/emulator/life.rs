@@ -1,0 +1,220 @@
+//! How machines pass from state to state by themselves, and the processes they are.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use serde_json::json;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::world::{Order, World};
+use crate::flyprovider::{Machine, MachineId, MachineState};
+use crate::process::tied;
+
+/// What a machine becomes once it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It starts.
+    Launches,
+    /// It settles, stopped.
+    Rests,
+    /// Its image cannot be pulled.
+    Fails,
+}
+
+impl World {
+    /// Waits; `false` when the emulator stops first.
+    async fn passes(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = sleep(time) => true,
+            () = self.stop.cancelled() => false,
+        }
+    }
+
+    pub fn after_create(self: &Arc<Self>, id: MachineId, fate: Fate) {
+        let world = self.clone();
+        self.tasks.spawn(async move {
+            if !world.passes(world.options.transitions.create).await {
+                return;
+            }
+            match fate {
+                Fate::Rests => drop(world.turn(&id, &MachineState::Created, MachineState::Stopped, "settle")),
+                Fate::Launches => {
+                    if world.turn(&id, &MachineState::Created, MachineState::Starting, "start") {
+                        world.launch(id);
+                    }
+                }
+                Fate::Fails => {
+                    if world.turn(&id, &MachineState::Created, MachineState::LaunchFailed, "launch") {
+                        world.fails(&id).await;
+                    }
+                }
+            }
+        });
+    }
+
+    /// A start of which the image cannot be pulled.
+    pub fn after_failed_start(self: &Arc<Self>, id: MachineId) {
+        let world = self.clone();
+        self.tasks.spawn(async move {
+            if world.passes(world.options.transitions.start).await
+                && world.turn(&id, &MachineState::Starting, MachineState::LaunchFailed, "launch")
+            {
+                world.fails(&id).await;
+            }
+        });
+    }
+
+    async fn fails(&self, id: &MachineId) {
+        if self.passes(self.options.transitions.launch_failed).await {
+            self.turn(id, &MachineState::LaunchFailed, MachineState::Destroyed, "destroy");
+        }
+    }
+
+    pub fn after_destroy(self: &Arc<Self>, id: MachineId) {
+        let world = self.clone();
+        self.tasks.spawn(async move {
+            if world.passes(world.options.transitions.destroy).await {
+                world.turn(&id, &MachineState::Destroying, MachineState::Destroyed, "destroy");
+            }
+        });
+    }
+
+    /// Runs the process of a machine that is `starting`, to its end.
+    pub fn launch(self: &Arc<Self>, id: MachineId) {
+        let (orders, inbox) = mpsc::channel(8);
+        let found = self.change(|state| {
+            let entry = state.machines.get_mut(&id)?;
+            entry.orders = Some(orders);
+            Some(entry.machine.clone())
+        });
+        if let Some(machine) = found {
+            let world = self.clone();
+            self.tasks.spawn(async move { world.live(machine, inbox).await });
+        }
+    }
+
+    async fn live(&self, machine: Machine, mut inbox: mpsc::Receiver<Order>) {
+        let id = machine.id.clone();
+        tokio::select! {
+            passed = self.passes(self.options.transitions.start) => if !passed { return },
+            // It was destroyed, or vanished, or crashed before it ran.
+            _ = inbox.recv() => return self.exited(&id, 137, false),
+        }
+        let child = match self.spawn(&machine) {
+            Ok(child) => child,
+            Err(error) => {
+                tracing::error!(machine = %id, %error, "the machine's process cannot be started");
+                return self.exited(&id, 127, false);
+            }
+        };
+        let runs = self.change(|state| match state.machines.get_mut(&id) {
+            Some(entry) if entry.machine.state == MachineState::Starting => {
+                entry.pid = child.id();
+                entry.enter(MachineState::Started, "start", None);
+                true
+            }
+            _ => false,
+        });
+        if runs {
+            let (status, requested) = self.until_exit(child, &mut inbox).await;
+            self.exited(&id, code_of(status), requested);
+        }
+    }
+
+    fn spawn(&self, machine: &Machine) -> std::io::Result<Child> {
+        let [program, arguments @ ..] = self.options.command.as_slice() else {
+            return Err(std::io::Error::other("there is no command for machines"));
+        };
+        let mut command = Command::new(program);
+        // A machine of Fly's inherits nothing either.
+        command.args(arguments).env_clear().stdin(Stdio::null());
+        for name in &self.options.inherit {
+            if let Some(value) = std::env::var_os(name) {
+                command.env(name, value);
+            }
+        }
+        let config = machine.config.as_ref();
+        command
+            .envs(&self.options.environment)
+            .envs(config.iter().flat_map(|config| &config.env))
+            .env("FLY_MACHINE_ID", &machine.id.0)
+            .env("FLY_APP_NAME", &self.options.app)
+            .env("FLY_REGION", &machine.region)
+            .env("FLY_MACHINE_VERSION", machine.instance_id.as_deref().unwrap_or_default())
+            .env("FLY_IMAGE_REF", config.map_or("", |config| &config.image));
+        tied(&mut command).spawn()
+    }
+
+    /// How it ended, and whether somebody asked for it.
+    async fn until_exit(
+        &self,
+        mut child: Child,
+        inbox: &mut mpsc::Receiver<Order>,
+    ) -> (Option<ExitStatus>, bool) {
+        let mut deadline: Option<Instant> = None;
+        let mut ending = false;
+        loop {
+            let killing = async {
+                match deadline {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let (signal, grace) = tokio::select! {
+                status = child.wait() => return (status.ok(), deadline.is_some()),
+                () = killing => break,
+                () = self.stop.cancelled(), if !ending => {
+                    ending = true;
+                    (Signal::SIGTERM, self.options.grace)
+                }
+                Some(order) = inbox.recv() => match order {
+                    Order::Stop(signal, grace) => (signal, grace),
+                    Order::Kill => break,
+                },
+            };
+            // Not reaped yet, so the number is still this child's.
+            if let Some(pid) = pid_of(&child) {
+                let _ = kill(pid, signal);
+            }
+            deadline = Some(Instant::now() + grace);
+        }
+        // What a machine ran ends with it: its children are in its group.
+        if let Some(pid) = pid_of(&child) {
+            let _ = killpg(pid, Signal::SIGKILL);
+        }
+        let status = timeout(Duration::from_secs(10), child.wait()).await.ok().and_then(Result::ok);
+        (status, deadline.is_some())
+    }
+
+    fn exited(&self, id: &MachineId, code: i32, requested: bool) {
+        self.change(|state| {
+            let Some(entry) = state.machines.get_mut(id) else { return };
+            (entry.pid, entry.orders) = (None, None);
+            let exit = json!({ "exit_event": {
+                "exit_code": code, "oom_killed": false, "requested_stop": requested,
+            }});
+            let destroys = entry.machine.config.as_ref().is_some_and(|config| config.auto_destroy);
+            match entry.machine.state {
+                MachineState::Destroying | MachineState::Destroyed => {}
+                _ if destroys => entry.enter(MachineState::Destroyed, "exit", Some(exit)),
+                _ => entry.enter(MachineState::Stopped, "exit", Some(exit)),
+            }
+        });
+    }
+}
+
+fn pid_of(child: &Child) -> Option<Pid> {
+    child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)
+}
+
+/// A shell's way to say how a process ended.
+fn code_of(status: Option<ExitStatus>) -> i32 {
+    let Some(status) = status else { return 255 };
+    status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255)
+}

@@ -1,0 +1,310 @@
+//! What an answer of Fly means. A pure function of what was asked and what came back.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::MachineId;
+
+/// A call on Fly did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlyError {
+    /// Too many requests; nothing was done.
+    #[error("Fly says there are too many requests; the next ones are made later")]
+    RateLimited {
+        /// How long Fly asks us to wait, where it says so.
+        retry_after: Option<Duration>,
+    },
+    /// There is no room for the machine; nothing was done.
+    #[error("Fly has no room in this {scope}: {message}")]
+    Capacity {
+        /// Where.
+        scope: Scope,
+        /// Fly's words.
+        message: String,
+    },
+    /// A machine has this name already; nothing was done.
+    #[error("a machine of this name exists already{}", by.as_ref().map(|id| format!(": {id}")).unwrap_or_default())]
+    NameTaken {
+        /// Which, where Fly says so.
+        by: Option<MachineId>,
+    },
+    /// The machine is in a state that does not allow it, or somebody else is at it; look again.
+    #[error("Fly does not do this to the machine as it is now: {message}")]
+    Precondition {
+        /// Fly's words.
+        message: String,
+    },
+    /// The token is not accepted.
+    #[error(
+        "Fly refuses the token ({status}); check that FLY_API_TOKEN is a current token for the app in FLY_APP_NAME"
+    )]
+    Auth {
+        /// 401 or 403.
+        status: u16,
+    },
+    /// There is no such app.
+    #[error("Fly has no such app; check FLY_APP_NAME, or make it with `fly apps create`")]
+    NoSuchApp,
+    /// There is no such machine (any more).
+    #[error("Fly has no machine {0}")]
+    NotFound(MachineId),
+    /// A write whose answer did not come or says nothing: it may or may not have been done.
+    #[error("it is not known whether Fly did it ({message}); the next list will show")]
+    UnknownOutcome {
+        /// What happened to the answer.
+        message: String,
+    },
+    /// Fly cannot be reached, or cannot answer; nothing was done.
+    #[error("Fly does not answer ({message}); trying again later")]
+    Unavailable {
+        /// What happened.
+        message: String,
+    },
+    /// Anything else; asking the same again will not help.
+    #[error("Fly refuses ({status}): {message}")]
+    Other {
+        /// The HTTP status.
+        status: u16,
+        /// Fly's words.
+        message: String,
+    },
+}
+
+/// What has no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// The host Fly chose; another try may land on another.
+    Host,
+    /// The whole region.
+    Region,
+    /// The organisation's quota.
+    Quota,
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Host => "host",
+            Self::Region => "region",
+            Self::Quota => "organisation's quota",
+        })
+    }
+}
+
+/// What a request would change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Nothing: it can be sent again.
+    Read,
+    /// Something.
+    Write,
+}
+
+/// An answer that is no success.
+#[derive(Clone, Debug)]
+pub struct Answer<'a> {
+    /// The HTTP status.
+    pub status: u16,
+    /// What `Retry-After` asks for.
+    pub retry_after: Option<Duration>,
+    /// The body.
+    pub body: &'a str,
+}
+
+/// What Fly's error bodies hold.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Body {
+    error: Option<String>,
+    message: Option<String>,
+    status: Option<serde_json::Value>,
+}
+
+/// What the answer means to somebody who asked this of `machine` (or of the app).
+#[must_use]
+pub fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) -> FlyError {
+    let body: Body = serde_json::from_str(answer.body).unwrap_or_default();
+    let text = body.error.or(body.message).unwrap_or_else(|| answer.body.trim().to_owned());
+    let message = words(&text);
+    let lower = text.to_lowercase();
+    // Some answers say the code in a field, some only in front of the text.
+    let code = match body.status {
+        Some(serde_json::Value::String(code)) => code,
+        _ => lower.split_once(':').map(|(code, _)| code.to_owned()).unwrap_or_default(),
+    };
+    let says = |phrases: &[&str]| phrases.iter().any(|phrase| lower.contains(phrase));
+    let full = says(&["could not reserve resource", "insufficient resources", "not enough resources"]);
+    let region_full = code == "insufficient_capacity" || says(&["insufficient_capacity"]);
+    let over_quota = says(&["quota"]);
+    let capacity = |scope| FlyError::Capacity { scope, message: message.clone() };
+
+    match (answer.status, kind) {
+        (429, _) => FlyError::RateLimited { retry_after: answer.retry_after },
+        (400 | 402 | 403 | 422, _) if over_quota => capacity(Scope::Quota),
+        (status @ (401 | 403), _) => FlyError::Auth { status },
+        (404, _) => match machine {
+            Some(id) if !says(&["could not find app", "app not found"]) => FlyError::NotFound(id.clone()),
+            _ => FlyError::NoSuchApp,
+        },
+        (409, _) if code == "already_exists" || says(&["unique machine name violation"]) => {
+            FlyError::NameTaken { by: taken_by(&text) }
+        }
+        (409 | 412 | 422, _) if region_full => capacity(Scope::Region),
+        (409 | 412 | 422, _) if full => capacity(Scope::Host),
+        // What is left of 409 is a concurrent update or somebody's lease: the same cure.
+        (409 | 412, _) => FlyError::Precondition { message },
+        (408 | 500..=599, Kind::Read) => FlyError::Unavailable { message: with_status(answer, &message) },
+        (408 | 500..=599, Kind::Write) => FlyError::UnknownOutcome { message: with_status(answer, &message) },
+        (status, _) => FlyError::Other { status, message },
+    }
+}
+
+fn with_status(answer: &Answer<'_>, message: &str) -> String {
+    if message.is_empty() { answer.status.to_string() } else { format!("{}: {message}", answer.status) }
+}
+
+/// Fly's words, fit for one line of a log.
+fn words(text: &str) -> String {
+    const MOST: usize = 300;
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST).collect();
+    clean.trim().to_owned()
+}
+
+/// The id in `..., machine ID 1234 already exists`.
+fn taken_by(text: &str) -> Option<MachineId> {
+    let (_, rest) = text.split_once("machine ID ")?;
+    let id: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
+    (!id.is_empty()).then_some(MachineId(id))
+}
+
+/// What a `Retry-After` header asks for: a number of seconds, or a date.
+#[must_use]
+pub fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let at = jiff::fmt::rfc2822::parse(text.trim()).ok()?.timestamp();
+    Some(Duration::try_from(at.duration_since(now)).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn read(kind: Kind, machine: bool, status: u16, body: &str) -> FlyError {
+        let id = MachineId("m1".into());
+        classify(kind, machine.then_some(&id), &Answer { status, retry_after: None, body })
+    }
+
+    fn write(status: u16, body: &str) -> FlyError {
+        read(Kind::Write, true, status, body)
+    }
+
+    fn scope(error: FlyError) -> Scope {
+        match error {
+            FlyError::Capacity { scope, .. } => scope,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_taken_name_says_by_whom() {
+        let body =
+            r#"{"error":"already_exists: unique machine name violation, machine ID 3d8d41 already exists"}"#;
+        assert_eq!(write(409, body), FlyError::NameTaken { by: Some(MachineId("3d8d41".into())) });
+        let body = r#"{"error":"taken","status":"already_exists"}"#;
+        assert_eq!(write(409, body), FlyError::NameTaken { by: None });
+    }
+
+    #[test]
+    fn a_409_can_be_capacity_or_somebody_else() {
+        let body =
+            r#"{"error":"aborted: could not reserve resource for machine: insufficient CPUs available"}"#;
+        assert_eq!(scope(write(409, body)), Scope::Host);
+        for body in [r#"{"error":"aborted: concurrent update"}"#, r#"{"error":"lease currently held"}"#, ""] {
+            assert!(matches!(write(409, body), FlyError::Precondition { .. }), "{body}");
+        }
+        assert_eq!(scope(write(409, r#"{"error":"x","status":"insufficient_capacity"}"#)), Scope::Region);
+    }
+
+    #[test]
+    fn a_412_can_be_capacity_or_the_state() {
+        let body = r#"{"error":"failed_precondition: machine is stopping"}"#;
+        assert!(matches!(write(412, body), FlyError::Precondition { .. }));
+        let body = r#"{"error":"insufficient resources available to fulfil request"}"#;
+        assert_eq!(scope(write(412, body)), Scope::Host);
+    }
+
+    #[test]
+    fn a_region_and_a_quota_run_out_of_room() {
+        let body =
+            r#"{"error":"insufficient_capacity: no capacity in region","status":"insufficient_capacity"}"#;
+        assert_eq!(scope(write(422, body)), Scope::Region);
+        let body = r#"{"error":"organization is over the allowed quota"}"#;
+        assert_eq!(scope(write(403, body)), Scope::Quota);
+        assert_eq!(scope(write(422, body)), Scope::Quota);
+        assert!(matches!(write(422, r#"{"error":"invalid config"}"#), FlyError::Other { status: 422, .. }));
+    }
+
+    #[test]
+    fn a_403_without_quota_is_the_token() {
+        assert_eq!(write(403, r#"{"error":"unauthorized"}"#), FlyError::Auth { status: 403 });
+        assert_eq!(read(Kind::Read, false, 401, "nope"), FlyError::Auth { status: 401 });
+    }
+
+    #[test]
+    fn a_404_is_the_app_or_the_machine() {
+        assert_eq!(read(Kind::Read, false, 404, ""), FlyError::NoSuchApp);
+        assert_eq!(read(Kind::Read, true, 404, ""), FlyError::NotFound(MachineId("m1".into())));
+        let body = r#"{"error":"Could not find App \"x\""}"#;
+        assert_eq!(read(Kind::Write, true, 404, body), FlyError::NoSuchApp);
+    }
+
+    #[test]
+    fn a_server_error_leaves_a_write_in_doubt_and_a_read_undone() {
+        for status in [408, 500, 502, 503, 504, 599] {
+            assert!(matches!(write(status, "<html>"), FlyError::UnknownOutcome { .. }), "{status}");
+            let error = read(Kind::Read, false, status, "<html>");
+            assert!(matches!(error, FlyError::Unavailable { .. }), "{status}");
+        }
+    }
+
+    #[test]
+    fn too_many_requests_say_how_long() {
+        let wait = Some(Duration::from_secs(7));
+        let answer = Answer { status: 429, retry_after: wait, body: "" };
+        assert_eq!(classify(Kind::Write, None, &answer), FlyError::RateLimited { retry_after: wait });
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now: jiff::Timestamp = "2015-10-21T07:28:00Z".parse().unwrap();
+        let seconds = |text| retry_after(text, now).map(|d| d.as_secs());
+        assert_eq!(seconds(" 12 "), Some(12));
+        assert_eq!(seconds("Wed, 21 Oct 2015 07:28:30 GMT"), Some(30));
+        assert_eq!(seconds("Wed, 21 Oct 2015 07:27:30 GMT"), Some(0));
+        assert_eq!((seconds("soon"), seconds("-1"), seconds("")), (None, None, None));
+    }
+
+    #[test]
+    fn words_of_fly_stay_on_one_line_of_bounded_length() {
+        let FlyError::Other { message, .. } = write(400, &format!("a\nb\u{1b}[31m{}", "x".repeat(5000)))
+        else {
+            panic!("not other")
+        };
+        assert!(message.starts_with("a b [31mxx") && message.chars().count() <= 300, "{message}");
+    }
+
+    proptest! {
+        /// Whatever comes back, a 5xx to a write is never taken for "not done", and nothing panics.
+        #[test]
+        fn any_answer_means_something(status in 300u16..700, body in ".{0,80}", app in any::<bool>()) {
+            let error = read(Kind::Write, !app, status, &body);
+            let doubtful = matches!(error, FlyError::UnknownOutcome { .. });
+            prop_assert_eq!(doubtful, status == 408 || (500..600).contains(&status));
+            prop_assert!(!error.to_string().is_empty());
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! A machine as the Fly Machines API shows it.
+//!
+//! Only what tcoder reads is parsed; everything else, and every value not known yet, is let through.
+//! Facts: <https://fly.io/docs/machines/api/machines-resource/>.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// The id Fly gives a machine.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct MachineId(pub String);
+
+impl fmt::Display for MachineId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+/// A field of no use to us must not cost us the list: `null`, or a shape not known yet, counts as absent.
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -> Result<T, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).unwrap_or_default())
+}
+
+/// Where a machine is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "String", into = "String")]
+pub enum MachineState {
+    /// Made, never started.
+    Created,
+    /// On its way to `Started`.
+    Starting,
+    /// Runs, and costs CPU and memory.
+    Started,
+    /// On its way to `Stopped`.
+    Stopping,
+    /// At rest; costs its disk only.
+    Stopped,
+    /// On its way to `Suspended`.
+    Suspending,
+    /// At rest with its memory kept.
+    Suspended,
+    /// Stops and starts again.
+    Restarting,
+    /// Gets another configuration.
+    Updating,
+    /// Gives way to another version of itself.
+    Replacing,
+    /// Being made.
+    Creating,
+    /// Could not be launched; on its way out.
+    LaunchFailed,
+    /// Could not be kept running.
+    Failed,
+    /// On its way to `Destroyed`.
+    Destroying,
+    /// Gone.
+    Destroyed,
+    /// Gone: another version stands in its place.
+    Replaced,
+    /// Gone: it lives on another host.
+    Migrated,
+    /// A state this version does not know.
+    Unknown(String),
+}
+
+impl MachineState {
+    const NAMES: [(&'static str, Self); 17] = [
+        ("created", Self::Created),
+        ("starting", Self::Starting),
+        ("started", Self::Started),
+        ("stopping", Self::Stopping),
+        ("stopped", Self::Stopped),
+        ("suspending", Self::Suspending),
+        ("suspended", Self::Suspended),
+        ("restarting", Self::Restarting),
+        ("updating", Self::Updating),
+        ("replacing", Self::Replacing),
+        ("creating", Self::Creating),
+        ("launch_failed", Self::LaunchFailed),
+        ("failed", Self::Failed),
+        ("destroying", Self::Destroying),
+        ("destroyed", Self::Destroyed),
+        ("replaced", Self::Replaced),
+        ("migrated", Self::Migrated),
+    ];
+
+    /// Its name in the API.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Unknown(name) => name,
+            known => Self::NAMES.iter().find(|(_, s)| s == known).map_or("unknown", |(name, _)| name),
+        }
+    }
+
+    /// Whether the machine no longer exists.
+    #[must_use]
+    pub const fn is_gone(&self) -> bool {
+        matches!(self, Self::Destroyed | Self::Replaced | Self::Migrated)
+    }
+
+    /// Whether it is between two states in which it may stay.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Creating
+                | Self::Starting
+                | Self::Stopping
+                | Self::Restarting
+                | Self::Suspending
+                | Self::Destroying
+                | Self::Updating
+                | Self::Replacing
+                | Self::LaunchFailed
+        )
+    }
+}
+
+impl From<String> for MachineState {
+    fn from(name: String) -> Self {
+        let known = Self::NAMES.into_iter().find(|(n, _)| *n == name);
+        known.map_or(Self::Unknown(name), |(_, state)| state)
+    }
+}
+
+impl From<MachineState> for String {
+    fn from(state: MachineState) -> Self {
+        state.name().to_owned()
+    }
+}
+
+impl fmt::Display for MachineState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Whether Fly can reach the host a machine is on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostStatus {
+    /// Yes.
+    #[default]
+    Ok,
+    /// No; the machine may or may not run.
+    Unreachable,
+    /// Fly does not know, or says something new.
+    #[serde(other)]
+    Unknown,
+}
+
+/// A machine in a list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Its id.
+    pub id: MachineId,
+    /// Its name, unique in the app.
+    #[serde(default, deserialize_with = "lenient")]
+    pub name: String,
+    /// Where it is in its life.
+    pub state: MachineState,
+    /// The region it is in.
+    #[serde(default, deserialize_with = "lenient")]
+    pub region: String,
+    /// This version of it; a start makes a new one.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub instance_id: Option<String>,
+    /// Whether its host can be reached.
+    #[serde(default, deserialize_with = "lenient")]
+    pub host_status: HostStatus,
+    /// How it was made. Fly leaves it out while the host cannot be reached.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub config: Option<MachineConfig>,
+    /// When it was made, RFC 3339.
+    #[serde(default, deserialize_with = "lenient")]
+    pub created_at: String,
+    /// When its state last changed, RFC 3339.
+    #[serde(default, deserialize_with = "lenient")]
+    pub updated_at: String,
+    /// What happened to it, newest first.
+    #[serde(default, deserialize_with = "lenient")]
+    pub events: Vec<MachineEvent>,
+}
+
+/// How a machine is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MachineConfig {
+    /// The worker image.
+    #[serde(deserialize_with = "lenient")]
+    pub image: String,
+    /// Its size.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub guest: Option<Guest>,
+    /// Environment of its process.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Labels; lists can be filtered by them.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// Whether it is destroyed when it stops.
+    #[serde(deserialize_with = "lenient")]
+    pub auto_destroy: bool,
+    /// What happens when its process exits.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub restart: Option<Restart>,
+    /// How it is stopped.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub stop_config: Option<StopConfig>,
+}
+
+/// A machine's size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// `performance` or `shared`; shared ones are throttled to 6 %.
+    pub cpu_kind: String,
+    /// How many.
+    pub cpus: u32,
+    /// Memory.
+    pub memory_mb: u32,
+}
+
+/// What happens when a machine's process exits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// `no`, `on-failure`, `always`.
+    pub policy: String,
+}
+
+/// How a machine is stopped. In a text left empty, Fly's default holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopConfig {
+    /// First this signal,
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
+    pub signal: String,
+    /// and after this long (`"300s"`) SIGKILL.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
+    pub timeout: String,
+}
+
+/// Something that happened to a machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MachineEvent {
+    /// `start`, `exit`, `launch`, ...
+    #[serde(rename = "type", default, deserialize_with = "lenient")]
+    pub kind: String,
+    /// The state after it.
+    #[serde(default, deserialize_with = "lenient")]
+    pub status: String,
+    /// Milliseconds since 1970.
+    #[serde(default, deserialize_with = "lenient")]
+    pub timestamp: i64,
+    /// Details; an exit's code stands in `exit_event`.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub request: Option<serde_json::Value>,
+}
+
+/// How a machine's process ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ExitEvent {
+    /// Its exit code; 128 and the signal where one ended it.
+    #[serde(deserialize_with = "lenient")]
+    pub exit_code: i32,
+    /// Whether it used more memory than the machine has.
+    #[serde(deserialize_with = "lenient")]
+    pub oom_killed: bool,
+    /// Whether somebody asked for it.
+    #[serde(deserialize_with = "lenient")]
+    pub requested_stop: bool,
+}
+
+impl MachineEvent {
+    /// How the process ended, if this event tells that it did.
+    #[must_use]
+    pub fn exit(&self) -> Option<ExitEvent> {
+        let exit = self.request.as_ref()?.get("exit_event")?;
+        exit.is_object().then(|| serde_json::from_value(exit.clone()).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_agree_in_text_and_json_and_unknown_ones_pass() {
+        for (name, state) in MachineState::NAMES {
+            assert_eq!(serde_json::to_value(&state).unwrap(), name);
+            assert_eq!(serde_json::from_value::<MachineState>(name.into()).unwrap(), state);
+        }
+        let odd: MachineState = serde_json::from_str("\"hibernating\"").unwrap();
+        assert_eq!(odd, MachineState::Unknown("hibernating".into()));
+        assert_eq!(serde_json::to_value(&odd).unwrap(), "hibernating");
+    }
+
+    #[test]
+    fn a_machine_of_an_unreachable_host_has_no_config() {
+        let json = r#"{"id":"x","state":"started","host_status":"unreachable","name":"n","novel":{"a":1}}"#;
+        let machine: Machine = serde_json::from_str(json).unwrap();
+        assert_eq!((machine.config, machine.host_status), (None, HostStatus::Unreachable));
+        let json = r#"{"id":"x","state":"started","host_status":"wobbly"}"#;
+        assert_eq!(serde_json::from_str::<Machine>(json).unwrap().host_status, HostStatus::Unknown);
+    }
+
+    #[test]
+    fn what_is_null_or_of_a_new_shape_costs_only_itself() {
+        let json = r#"{"id":"x","state":"started","name":null,"region":null,"events":null,"host_status":null,
+            "config":{"image":"i","env":null,"metadata":null,"auto_destroy":null,"guest":{"cpu_kind":"x"},
+            "restart":{},"stop_config":{"timeout":300000000000}}}"#;
+        let machine: Machine = serde_json::from_str(json).unwrap();
+        let config = machine.config.unwrap();
+        assert_eq!((config.image.as_str(), config.guest, config.restart), ("i", None, None));
+        assert_eq!(config.stop_config, Some(StopConfig { signal: String::new(), timeout: String::new() }));
+        assert!(serde_json::from_str::<Machine>(r#"{"state":"started"}"#).is_err(), "a machine has an id");
+    }
+
+    #[test]
+    fn an_exit_is_read_from_its_event() {
+        let event = |json: &str| serde_json::from_str::<MachineEvent>(json).unwrap().exit();
+        let json =
+            r#"{"type":"exit","request":{"exit_event":{"exit_code":137,"oom_killed":true,"guest":1}}}"#;
+        let exit = ExitEvent { exit_code: 137, oom_killed: true, requested_stop: false };
+        assert_eq!(event(json), Some(exit));
+        assert_eq!(event(r#"{"type":"start","request":null}"#), None);
+        assert_eq!(event(r#"{"type":"exit","request":{"exit_event":null}}"#), None);
+    }
+}
