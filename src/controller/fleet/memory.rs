@@ -26,6 +26,8 @@ pub struct Memory {
     pub(super) missing: BTreeMap<MachineId, Missing>,
     /// Many went missing at once: how many of how many, and until when.
     pub(super) guard: Option<(u32, u32, Moment)>,
+    /// Machines went missing without a reason known here: look again then, whatever the queue says.
+    pub(super) confirm_at: Option<Moment>,
     pub(super) full_regions: BTreeMap<String, Moment>,
     pub(super) quota_until: Option<Moment>,
     pub(super) refused_until: Option<Moment>,

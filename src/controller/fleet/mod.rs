@@ -38,7 +38,7 @@ pub use action::{Act, Action, Condition, Outcome, Plan};
 pub use classify::{Role, Unit};
 pub use desired::Desired;
 pub use memory::Memory;
-pub use observation::{ListFailure, Listed, Moment, Observation, QueueView, WorkerView};
+pub use observation::{ListFailure, Listed, Moment, NoList, Observation, QueueView, WorkerView};
 pub use plan::plan;
 pub use policy::{Deadlines, FleetPolicy};
 pub use price::MicroDollars;

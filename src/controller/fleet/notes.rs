@@ -99,6 +99,9 @@ impl Memory {
             let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
             self.guard = Some((count(unexplained.len()), count(before), now + policy.deadlines.guard));
         }
+        let confirmed = self.confirm_at.filter(|at| *at > listed.at);
+        let doubtful = (!unexplained.is_empty()).then_some(now + policy.deadlines.guard);
+        self.confirm_at = doubtful.or(confirmed);
         for (id, seen) in unexplained {
             let alive = workers.get(&id).is_some_and(|w| w.iter().any(|w| w.fresh || w.busy));
             let wait = match (sudden, alive) {

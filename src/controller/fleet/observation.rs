@@ -12,7 +12,7 @@ pub type Moment = Duration;
 #[derive(Clone, Debug)]
 pub struct Observation {
     /// The app's machines.
-    pub machines: Result<Listed, ListFailure>,
+    pub machines: Result<Listed, NoList>,
     /// The queue and the pool; nothing when Redis failed.
     pub queue: Option<QueueView>,
 }
@@ -24,6 +24,20 @@ pub struct Listed {
     pub at: Moment,
     /// The answer, not `summary`.
     pub machines: Vec<Machine>,
+}
+
+/// There is no list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoList {
+    /// Why.
+    pub why: ListFailure,
+    /// Since when that is known.
+    pub at: Moment,
+}
+
+impl NoList {
+    /// Nobody asked yet.
+    pub const NOT_YET: Self = Self { why: ListFailure::NotYet, at: Moment::ZERO };
 }
 
 /// Why there is no list.

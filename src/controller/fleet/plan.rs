@@ -8,7 +8,7 @@ use super::classify::{Role, Unit, units};
 use super::desired::Desired;
 use super::memory::Memory;
 use super::notes::by_machine;
-use super::observation::{ListFailure, Listed, Moment, Observation, QueueView};
+use super::observation::{ListFailure, Listed, Moment, NoList, Observation, QueueView};
 use super::policy::FleetPolicy;
 use super::repair;
 use super::slot::Slot;
@@ -28,13 +28,13 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &Memory, no
     };
     let listed = match &observation.machines {
         Ok(listed) => listed,
-        Err(failure) => {
-            let wait = match failure {
+        Err(NoList { why, at }) => {
+            let wait = match why {
                 ListFailure::NotYet => Duration::ZERO,
                 ListFailure::Failed => policy.deadlines.retry,
                 ListFailure::Unauthorised | ListFailure::NoSuchApp => policy.deadlines.tick,
             };
-            return hold(Condition::ListUnknown(*failure), Some(wait));
+            return hold(Condition::ListUnknown(*why), Some((*at + wait).saturating_sub(now)));
         }
     };
     let workers = by_machine(observation);
@@ -43,6 +43,10 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &Memory, no
     let mut draft = Draft { policy, memory, listed, queue, units: &units, desired, now, conditions: Vec::new() };
     let actions = draft.actions(&workers);
     draft.finish(actions)
+}
+
+fn len(actions: &[Action]) -> u32 {
+    u32::try_from(actions.len()).unwrap_or(u32::MAX)
 }
 
 /// A plan in the making.
@@ -119,15 +123,18 @@ impl Draft<'_> {
         if self.memory.quota_until.is_some() {
             self.conditions.push(Condition::Quota);
         }
-        let mut actions = self.starts(launches);
-        let started = u32::try_from(actions.len()).unwrap_or(u32::MAX);
-        let missing = launches - started.min(launches);
+        // Only the first slots' workers never leave: any other would have to be started again and again.
+        let keepers = self.desired.waiting == 0;
+        let mut actions = self.starts(launches, keepers);
+        let mut missing = launches.saturating_sub(len(&actions));
         if missing == 0 || self.memory.quota_until.is_some() {
             return actions;
         }
-        actions.extend(self.creates(missing));
-        let in_the_way = usize::try_from(missing - missing.min(self.desired.room(self.policy))).unwrap_or(0);
-        actions.extend(repair::make_room(self, in_the_way));
+        let creates = self.creates(missing);
+        missing -= missing.min(len(&creates));
+        actions.extend(creates);
+        let in_the_way = missing.saturating_sub(self.desired.room(self.policy));
+        actions.extend(repair::make_room(self, in_the_way as usize, keepers));
         actions
     }
 
@@ -137,10 +144,11 @@ impl Draft<'_> {
         format!("{jobs}: {machines} machines wanted, {busy} busy, {idle} idle, {booting} booting")
     }
 
-    fn starts(&self, most: u32) -> Vec<Action> {
+    fn starts(&self, most: u32, keepers: bool) -> Vec<Action> {
         let startable = self.units.iter().filter(|u| {
             let rests = matches!(u.role, Role::Rest | Role::Unstarted);
-            rests && !u.drifted && !u.blocked
+            let stays = u.slot.is_some_and(|slot| slot.0 <= self.policy.min);
+            rests && !u.drifted && !u.blocked && (stays || !keepers)
         });
         let ids = startable.filter_map(|u| u.id.clone()).take(most as usize);
         ids.map(|machine| Action { reason: self.why(), act: Act::Start { machine } }).collect()
@@ -201,16 +209,18 @@ impl Draft<'_> {
         // Room must come from somewhere: see whether it did.
         let awaited = self.units.iter().any(|u| matches!(u.role, Role::Leaving | Role::Going));
         let blocked = need && actions.is_empty() && awaited && self.may_act();
-        let ticks = self.units.iter().any(|u| u.role.is_billed()) && since_list >= limits.tick;
+        // With nothing up, a list is only for what an earlier one may have kept back.
+        let billed = self.units.iter().any(|u| u.role.is_billed());
+        let tick = self.listed.at + if billed { limits.tick } else { 6 * limits.tick };
+        let ticks = tick.min(self.memory.confirm_at.unwrap_or(tick)) <= self.now;
         let doubted = need && self.memory.doubt.is_some();
         if must || unread || doubted || ticks || (blocked && since_list >= limits.retry) {
             return Some(Duration::ZERO);
         }
         let memory = self.memory;
         let mut moments: Vec<Moment> = self.units.iter().filter_map(|u| u.deadline).collect();
-        if self.units.iter().any(|u| u.role.is_billed()) {
-            moments.push(self.listed.at + limits.tick);
-        }
+        moments.push(tick);
+        moments.extend(memory.confirm_at);
         let waits = [memory.quota_until, memory.refused_until, memory.backoff_until, memory.launch_hold_until];
         moments.extend(waits.into_iter().flatten());
         moments.extend(memory.guard.map(|(_, _, until)| until));

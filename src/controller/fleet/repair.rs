@@ -85,11 +85,13 @@ fn too_many(draft: &Draft<'_>) -> Vec<Action> {
         .collect()
 }
 
-/// Ends machines at rest that cannot be started, so that others can be made.
-pub(super) fn make_room(draft: &Draft<'_>, wanted: usize) -> Vec<Action> {
-    let useless = draft.units.iter().filter(|u| u.role == Role::Rest && (u.drifted || u.blocked));
+/// Ends machines at rest that cannot be started, or that would not stay, so that others can be made.
+pub(super) fn make_room(draft: &Draft<'_>, wanted: usize, keepers: bool) -> Vec<Action> {
+    let passing = |u: &Unit| keepers && u.slot.is_none_or(|slot| slot.0 > draft.policy.min);
+    let useless =
+        draft.units.iter().filter(|u| u.role == Role::Rest && (u.drifted || u.blocked || passing(u)));
     let due = useless.filter(|u| repair_is_due(draft, u)).take(wanted);
-    due.filter_map(|u| Some(destroy(u.id.clone()?, "it cannot be started, and its place is needed"))).collect()
+    due.filter_map(|u| Some(destroy(u.id.clone()?, "it cannot serve, and its place is needed"))).collect()
 }
 
 /// Idle machines leave by themselves. One that should have and did not, one of an old image, or one

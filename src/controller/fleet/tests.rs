@@ -1,0 +1,3 @@
+//! The plan, tried.
+
+mod simulated;
