@@ -57,7 +57,11 @@ impl<'a> Env<'a> {
         self.text(name).ok_or(ConfigError::Missing { name, hint })
     }
 
-    pub(crate) fn parsed<T: FromStr>(&self, name: &'static str, what: &str) -> Result<Option<T>, ConfigError> {
+    pub(crate) fn parsed<T: FromStr>(
+        &self,
+        name: &'static str,
+        what: &str,
+    ) -> Result<Option<T>, ConfigError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| ConfigError::Invalid { name, why: format!("it must be {what}") })
     }

@@ -13,7 +13,7 @@
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
 //! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
 //! | [`controller`] | the fleet: how many machines there should be, and the way there |
-| [`webhook`] | signing, and the outbox |
+//! | [`webhook`] | signing, and the outbox |
 //! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
 //! | [`api`] | the HTTP API, and the housekeeping that runs beside it |
 //! | [`up`] | all of it on one machine: redis-server, an S3 server over a folder, api, workers |

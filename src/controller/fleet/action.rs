@@ -86,6 +86,17 @@ impl Act {
         }
     }
 
+    /// What brings machines up comes first. A retire costs no call and holds nothing up.
+    pub(super) const fn rank(&self) -> u8 {
+        match self {
+            Self::Start { .. } => 0,
+            Self::Create { .. } => 1,
+            Self::Retire { .. } => 2,
+            Self::Stop { .. } => 3,
+            Self::Destroy { .. } => 4,
+        }
+    }
+
     /// Its name, for logs and metrics.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
@@ -178,9 +189,9 @@ impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::QueueUnknown => f.write_str("Redis cannot be read; nothing is changed until it can"),
-            Self::ListUnknown(ListFailure::Unauthorised) => {
-                f.write_str("Fly refuses the token; set FLY_API_TOKEN to one made by `fly tokens create deploy`")
-            }
+            Self::ListUnknown(ListFailure::Unauthorised) => f.write_str(
+                "Fly refuses the token; set FLY_API_TOKEN to one made by `fly tokens create deploy`",
+            ),
             Self::ListUnknown(ListFailure::NoSuchApp) => {
                 f.write_str("Fly knows no such app; check FLY_APP_NAME, or make it with `fly apps create`")
             }
@@ -193,14 +204,19 @@ impl fmt::Display for Condition {
                 "Fly refuses to change machines with this token; set FLY_API_TOKEN to one that may deploy",
             ),
             Self::SuddenDrop { missing, of } => {
-                write!(f, "{missing} of {of} machines are suddenly missing from Fly's list; nothing is changed until it is certain")
+                write!(
+                    f,
+                    "{missing} of {of} machines are suddenly missing from Fly's list; nothing is changed until it is certain"
+                )
             }
             Self::LaunchesFail { failures } => write!(
                 f,
                 "{failures} launches in a row brought no worker; check FLY_WORKER_IMAGE and `fly logs`"
             ),
             Self::NoCapacity => f.write_str("no region has room now; add regions to FLY_REGION"),
-            Self::Quota => f.write_str("the Fly organisation's quota is reached; ask Fly for more, or lower MAX_MACHINES"),
+            Self::Quota => f.write_str(
+                "the Fly organisation's quota is reached; ask Fly for more, or lower MAX_MACHINES",
+            ),
             Self::Budget { affordable } => {
                 write!(f, "FLEET_BUDGET_USD_PER_HOUR pays for {affordable} machines and no more")
             }

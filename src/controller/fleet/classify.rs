@@ -181,13 +181,7 @@ fn unlisted(
 type Judged = Option<(Role, Moment, Option<Moment>)>;
 
 /// What a listed machine is, since when, and until when that is fine. Nothing for those that are gone.
-fn judge(
-    machine: &Machine,
-    seen: &Seen,
-    here: &[&WorkerView],
-    policy: &FleetPolicy,
-    now: Moment,
-) -> Judged {
+fn judge(machine: &Machine, seen: &Seen, here: &[&WorkerView], policy: &FleetPolicy, now: Moment) -> Judged {
     let limits = &policy.deadlines;
     let since = seen.state_since;
     let by = |role, since: Moment, limit| Some((role, since, Some(since + limit)));
@@ -222,7 +216,11 @@ fn judge(
         };
     }
     let coming = |limit| {
-        if now < since + limits.boot { by(Role::Booting, since, limits.boot) } else { by(Role::Stuck, since, limit) }
+        if now < since + limits.boot {
+            by(Role::Booting, since, limits.boot)
+        } else {
+            by(Role::Stuck, since, limit)
+        }
     };
     match &machine.state {
         MachineState::Created if now < since + limits.settle => by(Role::Booting, since, limits.settle),
@@ -233,7 +231,8 @@ fn judge(
         | MachineState::Replacing => coming(limits.stuck),
         MachineState::Updating => coming(limits.updating),
         MachineState::Started => {
-            let (lost, limit) = (seen.lifeless_since, if seen.had_worker { limits.leave } else { limits.boot });
+            let (lost, limit) =
+                (seen.lifeless_since, if seen.had_worker { limits.leave } else { limits.boot });
             let waiting = if seen.had_worker { Role::Leaving } else { Role::Booting };
             by(if now < lost + limit { waiting } else { Role::Zombie }, lost, limit)
         }
@@ -250,13 +249,7 @@ fn judge(
 }
 
 /// A machine whose worker's heartbeat is fresh and that holds no lease.
-fn alive(
-    machine: &Machine,
-    seen: &Seen,
-    here: &[&WorkerView],
-    policy: &FleetPolicy,
-    now: Moment,
-) -> Judged {
+fn alive(machine: &Machine, seen: &Seen, here: &[&WorkerView], policy: &FleetPolicy, now: Moment) -> Judged {
     let limits = &policy.deadlines;
     if here.iter().filter(|w| w.fresh).all(|w| w.retired) {
         let since = seen.retired_since.unwrap_or(now);

@@ -27,8 +27,9 @@ impl Desired {
     /// Counts.
     #[must_use]
     pub fn of(units: &[Unit], queue: &QueueView, policy: &FleetPolicy) -> Self {
-        let count =
-            |f: &dyn Fn(Role) -> bool| u32::try_from(units.iter().filter(|u| f(u.role)).count()).unwrap_or(u32::MAX);
+        let count = |f: &dyn Fn(Role) -> bool| {
+            u32::try_from(units.iter().filter(|u| f(u.role)).count()).unwrap_or(u32::MAX)
+        };
         let busy = count(&|r| r == Role::Busy);
         let waiting = queue.pending.saturating_add(queue.due);
         let worth = waiting.div_ceil(u64::from(policy.jobs_per_machine.get()));

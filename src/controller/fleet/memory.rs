@@ -196,8 +196,7 @@ impl Memory {
             Outcome::Done(machine) | Outcome::NameTaken(machine) => {
                 if let Some(id) = machine {
                     let seen = self.machines.entry(id.clone());
-                    let seen =
-                        seen.or_insert_with(|| Seen::new(Some(slot), MachineState::Creating, sent_at));
+                    let seen = seen.or_insert_with(|| Seen::new(Some(slot), MachineState::Creating, sent_at));
                     if matches!(outcome, Outcome::Done(_)) {
                         seen.launched(sent_at);
                     }

@@ -79,12 +79,8 @@ impl Memory {
             .filter(|l| listed.at < l.at + policy.deadlines.settle)
             .filter_map(|l| l.machine.as_ref())
             .collect();
-        let absent: Vec<MachineId> = self
-            .machines
-            .keys()
-            .filter(|id| !ids.contains(id) && !launched.contains(id))
-            .cloned()
-            .collect();
+        let absent: Vec<MachineId> =
+            self.machines.keys().filter(|id| !ids.contains(id) && !launched.contains(id)).cloned().collect();
         let mut unexplained = Vec::new();
         for id in absent {
             let Some(seen) = self.machines.remove(&id) else { continue };
@@ -175,14 +171,11 @@ impl Memory {
             if retired {
                 seen.retired_since.get_or_insert(now);
             }
-            let at_rest = matches!(
-                seen.state,
-                MachineState::Stopped | MachineState::Suspended | MachineState::Failed
-            );
+            let at_rest =
+                matches!(seen.state, MachineState::Stopped | MachineState::Suspended | MachineState::Failed);
             let starting = seen.sent.is_some_and(|s| s.verb == Verb::Start);
             let disputed = idle && at_rest && !starting;
-            seen.disputed_since =
-                if disputed { Some(seen.disputed_since.unwrap_or(now)) } else { None };
+            seen.disputed_since = if disputed { Some(seen.disputed_since.unwrap_or(now)) } else { None };
         }
         if came_up {
             self.launch_succeeded();

@@ -40,7 +40,8 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &Memory, no
     let workers = by_machine(observation);
     let units = units(listed, &workers, policy, memory, now);
     let desired = Desired::of(&units, queue, policy);
-    let mut draft = Draft { policy, memory, listed, queue, units: &units, desired, now, conditions: Vec::new() };
+    let mut draft =
+        Draft { policy, memory, listed, queue, units: &units, desired, now, conditions: Vec::new() };
     let actions = draft.actions(&workers);
     draft.finish(actions)
 }
@@ -84,6 +85,9 @@ impl Draft<'_> {
         if barred {
             actions.clear();
         }
+        actions.sort_by_key(|action| action.act.rank());
+        let mut touched = BTreeSet::new();
+        actions.retain(|action| action.act.machine().is_none_or(|id| touched.insert(id.clone())));
         actions
     }
 
@@ -200,7 +204,8 @@ impl Draft<'_> {
         let unread = self.units.iter().any(|u| {
             // What is done about these is done on a look after their deadline only; and a dispute is
             // one list's word against the heartbeat.
-            let overdue = u.deadline.is_some_and(|d| d <= self.now && self.listed.at < d) && u.role != Role::Idle;
+            let overdue =
+                u.deadline.is_some_and(|d| d <= self.now && self.listed.at < d) && u.role != Role::Idle;
             let disputed = u.id.as_ref().and_then(|id| self.memory.machines.get(id)?.disputed_since);
             overdue || disputed.is_some_and(|since| self.listed.at < since)
         });
@@ -213,7 +218,7 @@ impl Draft<'_> {
         let billed = self.units.iter().any(|u| u.role.is_billed());
         let tick = self.listed.at + if billed { limits.tick } else { 6 * limits.tick };
         let ticks = tick.min(self.memory.confirm_at.unwrap_or(tick)) <= self.now;
-        let doubted = need && self.memory.doubt.is_some();
+        let doubted = self.memory.doubt.is_some();
         if must || unread || doubted || ticks || (blocked && since_list >= limits.retry) {
             return Some(Duration::ZERO);
         }
@@ -221,7 +226,8 @@ impl Draft<'_> {
         let mut moments: Vec<Moment> = self.units.iter().filter_map(|u| u.deadline).collect();
         moments.push(tick);
         moments.extend(memory.confirm_at);
-        let waits = [memory.quota_until, memory.refused_until, memory.backoff_until, memory.launch_hold_until];
+        let waits =
+            [memory.quota_until, memory.refused_until, memory.backoff_until, memory.launch_hold_until];
         moments.extend(waits.into_iter().flatten());
         moments.extend(memory.guard.map(|(_, _, until)| until));
         moments.extend(memory.full_regions.values().filter(|_| need));

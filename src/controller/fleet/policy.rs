@@ -235,7 +235,8 @@ fn read_guest(env: &Env<'_>, default: &Guest) -> Result<Guest, ConfigError> {
             let cpu_kind = kind.trim_end_matches("-cpu").to_owned();
             Some(Guest { cpu_kind, cpus, memory_mb: memory_per_cpu * cpus })
         });
-        guest = parsed.ok_or_else(|| invalid("FLY_WORKER_GUEST", "it must be a size such as performance-2x"))?;
+        guest =
+            parsed.ok_or_else(|| invalid("FLY_WORKER_GUEST", "it must be a size such as performance-2x"))?;
     }
     let memory: Option<u32> = env.parsed("FLY_WORKER_MEMORY_MB", "a whole number of megabytes")?;
     if let Some(memory_mb) = memory {
@@ -254,9 +255,7 @@ mod tests {
     fn read(pairs: &[(&str, &str)]) -> Result<FleetPolicy, ConfigError> {
         let base = [("FLY_APP_NAME", "clips"), ("FLY_WORKER_IMAGE", "registry.fly.io/clips:1")];
         let all: Vec<_> = pairs.iter().chain(&base).copied().collect();
-        FleetPolicy::read(&Env::of(|name| {
-            all.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())
-        }))
+        FleetPolicy::read(&Env::of(|name| all.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())))
     }
 
     #[test]

@@ -8,15 +8,12 @@ use super::observation::Moment;
 use super::plan::Draft;
 use crate::flyprovider::{MachineId, MachineState};
 
-/// Stops, destroys and retires, the most urgent first.
+/// Stops, destroys and retires.
 pub(super) fn actions(draft: &Draft<'_>, workers: &ByMachine<'_>) -> Vec<Action> {
     let mut actions: Vec<Action> = draft.units.iter().filter_map(|unit| set_right(draft, unit)).collect();
-    actions.sort_by_key(|action| matches!(action.act, Act::Destroy { .. }));
     actions.extend(old_images_at_rest(draft));
     actions.extend(too_many(draft));
     actions.extend(retire_one(draft, workers));
-    let mut seen = std::collections::BTreeSet::new();
-    actions.retain(|action| action.act.machine().is_none_or(|id| seen.insert(id.clone())));
     actions
 }
 

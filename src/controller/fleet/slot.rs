@@ -80,7 +80,8 @@ mod tests {
             assert_eq!(Slot::parse("clips", &Slot(n).name("clips")), Some(Slot(n)));
         }
         assert_eq!(Slot(7).name("clips"), "clips-worker-07");
-        for other in ["", "clips", "clips-worker-7", "clips-worker-007", "clips-worker-00", "clips-worker-+7"] {
+        for other in ["", "clips", "clips-worker-7", "clips-worker-007", "clips-worker-00", "clips-worker-+7"]
+        {
             assert_eq!(Slot::parse("clips", other), None, "{other}");
         }
         assert_eq!(Slot::parse("clips", "other-worker-07"), None);

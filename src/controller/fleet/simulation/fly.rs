@@ -5,9 +5,7 @@ use rand::rngs::StdRng;
 
 use super::Faults;
 use crate::controller::fleet::Outcome;
-use crate::flyprovider::{
-    HostStatus, Machine, MachineConfig, MachineEvent, MachineId, MachineState,
-};
+use crate::flyprovider::{HostStatus, Machine, MachineConfig, MachineEvent, MachineId, MachineState};
 
 /// What becomes of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +68,8 @@ impl Fly {
         if self.odds(rng, faults.lost, now) {
             return Some(Outcome::Unknown);
         }
-        (launches && region != "any" && self.odds(rng, faults.no_capacity, now)).then_some(Outcome::NoCapacity)
+        (launches && region != "any" && self.odds(rng, faults.no_capacity, now))
+            .then_some(Outcome::NoCapacity)
     }
 
     pub fn loses_reply(&self, rng: &mut StdRng, now: u64) -> bool {

@@ -89,7 +89,10 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
         let existing = world.fly.existing();
         world.report.most_machines = world.report.most_machines.max(existing);
         if existing > scenario.policy.max as usize {
-            return Err(violation(format!("{existing} machines exist, MAX_MACHINES is {}", scenario.policy.max)));
+            return Err(violation(format!(
+                "{existing} machines exist, MAX_MACHINES is {}",
+                scenario.policy.max
+            )));
         }
         let leader_is_quiet = reconcilers.iter().any(|r| r.is_quiet(&lock));
         if world.is_settled(now) && leader_is_quiet {

@@ -78,7 +78,13 @@ impl Reconciler {
     }
 
     /// Whatever it can do now.
-    pub fn turn(&mut self, world: &mut World, limiter: &mut Limiter, lock: &mut Lock, now: u64) -> Result<(), String> {
+    pub fn turn(
+        &mut self,
+        world: &mut World,
+        limiter: &mut Limiter,
+        lock: &mut Lock,
+        now: u64,
+    ) -> Result<(), String> {
         if let Some((flying, sent, done)) = self.flying.take() {
             if done > now {
                 self.flying = Some((flying, sent, done));
@@ -104,7 +110,8 @@ impl Reconciler {
             let lists = next_look == Some(Duration::ZERO);
             self.quiet = actions.is_empty() && !lists;
             let renew = now + RENEW_MS;
-            let replan = next_look.map_or(renew, |d| now + u64::try_from(d.as_millis()).unwrap_or(u64::MAX).max(1));
+            let replan =
+                next_look.map_or(renew, |d| now + u64::try_from(d.as_millis()).unwrap_or(u64::MAX).max(1));
             self.wake = Some(replan.min(renew));
             let Some(action) = actions.into_iter().next() else {
                 if lists && now >= limiter.next {
@@ -153,7 +160,14 @@ impl Reconciler {
         true
     }
 
-    fn land(&mut self, flying: InFlight, sent: u64, world: &mut World, lock: &Lock, now: u64) -> Option<Action> {
+    fn land(
+        &mut self,
+        flying: InFlight,
+        sent: u64,
+        world: &mut World,
+        lock: &Lock,
+        now: u64,
+    ) -> Option<Action> {
         match flying {
             InFlight::List => {
                 let fails = world.fly.list_fails(&mut world.rng, now);
@@ -187,7 +201,13 @@ impl Reconciler {
         Ok(())
     }
 
-    fn send(&mut self, action: Action, world: &mut World, limiter: &mut Limiter, now: u64) -> Result<(), String> {
+    fn send(
+        &mut self,
+        action: Action,
+        world: &mut World,
+        limiter: &mut Limiter,
+        now: u64,
+    ) -> Result<(), String> {
         if let Act::Stop { machine } | Act::Destroy { machine, .. } = &action.act
             && !world.retire(machine)
         {
@@ -225,7 +245,9 @@ fn carry_out(action: &Action, world: &mut World, now: u64) -> Result<Outcome, St
     }
     let rng = &mut world.rng;
     let (outcome, killed) = match &action.act {
-        Act::Create { name, region, .. } => (world.fly.create(rng, name, region, &world.policy.image, now), None),
+        Act::Create { name, region, .. } => {
+            (world.fly.create(rng, name, region, &world.policy.image, now), None)
+        }
         Act::Start { machine } => (world.fly.start(rng, machine, now)?, None),
         Act::Stop { machine } => {
             let (outcome, killed) = world.fly.stop(rng, machine, now);

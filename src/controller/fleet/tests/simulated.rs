@@ -6,7 +6,12 @@ use crate::controller::fleet::simulation::{Scenario, converge_calls_over_minimum
 fn thousands_of_fleets_end_quiet_whatever_befalls_them() {
     let failed: Vec<String> =
         (0..3000).filter_map(|seed| run(&Scenario::random(seed)).err()).map(|v| v.to_string()).collect();
-    assert!(failed.is_empty(), "{} runs failed:\n{}", failed.len(), failed[..failed.len().min(12)].join("\n"));
+    assert!(
+        failed.is_empty(),
+        "{} runs failed:\n{}",
+        failed.len(),
+        failed[..failed.len().min(12)].join("\n")
+    );
 }
 
 #[test]
