@@ -15,6 +15,8 @@ enum Fate {
     HangsStarting,
     Fails,
     NoWorker,
+    /// Its worker comes long after its time.
+    Late,
     Exits,
 }
 
@@ -80,7 +82,8 @@ impl Fly {
         if !self.odds(rng, self.faults.bad_launch, now) {
             return Fate::Good;
         }
-        let fates = [Fate::StaysCreated, Fate::HangsStarting, Fate::Fails, Fate::NoWorker, Fate::Exits];
+        let fates =
+            [Fate::StaysCreated, Fate::HangsStarting, Fate::Fails, Fate::NoWorker, Fate::Late, Fate::Exits];
         fates[rng.random_range(0..fates.len())]
     }
 
@@ -90,19 +93,8 @@ impl Fly {
         }
         self.made += 1;
         let id = MachineId(format!("m{}", self.made));
-        let config = MachineConfig { image: image.to_owned(), ..MachineConfig::default() };
-        let machine = Machine {
-            id: id.clone(),
-            name: name.to_owned(),
-            state: MachineState::Creating,
-            region: region.to_owned(),
-            instance_id: Some(format!("{}-0", self.made)),
-            host_status: HostStatus::Ok,
-            config: Some(config),
-            created_at: String::new(),
-            updated_at: String::new(),
-            events: Vec::new(),
-        };
+        let mut machine = machine(id.clone(), name.to_owned(), region, MachineState::Creating, image);
+        machine.instance_id = Some(format!("{}-0", self.made));
         let fate = self.fate(rng, now);
         let next = Some(now + rng.random_range(100..600));
         self.machines.push(SimMachine { machine, next, fate, worker_at: None, retired: false, life: 0 });
@@ -216,6 +208,7 @@ impl SimMachine {
                 self.machine.state = MachineState::Started;
                 match fate {
                     Fate::Good => self.worker_at = Some(at + rng.random_range(300..2_000)),
+                    Fate::Late => self.worker_at = Some(at + rng.random_range(30_000..400_000)),
                     Fate::Exits => self.exits(rng, 1, at),
                     _ => {}
                 }
@@ -224,5 +217,27 @@ impl SimMachine {
             (MachineState::Destroying, _) => self.machine.state = MachineState::Destroyed,
             _ => {}
         }
+    }
+}
+
+/// A machine as Fly lists it.
+pub(super) fn machine(
+    id: MachineId,
+    name: String,
+    region: &str,
+    state: MachineState,
+    image: &str,
+) -> Machine {
+    Machine {
+        id,
+        name,
+        state,
+        region: region.to_owned(),
+        instance_id: None,
+        host_status: HostStatus::Ok,
+        config: Some(MachineConfig { image: image.to_owned(), ..MachineConfig::default() }),
+        created_at: String::new(),
+        updated_at: String::new(),
+        events: Vec::new(),
     }
 }

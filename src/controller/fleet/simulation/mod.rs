@@ -12,6 +12,9 @@ use std::fmt;
 
 pub use scenario::{Faults, Scenario};
 
+use super::{FleetPolicy, Listed, Memory, Moment, Observation, QueueView, Slot, WorkerView};
+use crate::flyprovider::{Machine, MachineId, MachineState};
+use crate::job::WorkerId;
 use reconciler::{Limiter, Lock, Reconciler};
 use world::World;
 
@@ -106,6 +109,33 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
             _ => return Err(violation(format!("no quiet end: {}", world.describe()))),
         }
     }
+}
+
+/// A fleet of so many machines, a third each busy, idle and at rest, and twice as many jobs waiting: for
+/// measuring how long [`super::plan`] takes. Memory has taken note of it already.
+#[must_use]
+pub fn crowd(machines: u32) -> (Observation, FleetPolicy, Memory) {
+    let policy = FleetPolicy { max: machines, ..FleetPolicy::new("sim", "image:1") };
+    let (list, workers): (Vec<Machine>, Vec<Option<WorkerView>>) = (1..=machines)
+        .map(|n| {
+            let id = MachineId(format!("m{n}"));
+            let worker = (n % 3 > 0).then(|| WorkerView {
+                worker: WorkerId(format!("w{n}")),
+                machine: id.clone(),
+                fresh: true,
+                busy: n % 3 == 1,
+                retired: false,
+            });
+            let state = if worker.is_some() { MachineState::Started } else { MachineState::Stopped };
+            (fly::machine(id, Slot(n).name(&policy.app), "any", state, &policy.image), worker)
+        })
+        .unzip();
+    let workers = workers.into_iter().flatten().collect();
+    let queue = QueueView { pending: 2 * u64::from(machines), workers, ..QueueView::default() };
+    let seen = Observation { machines: Ok(Listed { at: Moment::ZERO, machines: list }), queue: Some(queue) };
+    let mut memory = Memory::new();
+    memory.observe(&seen, &policy, Moment::ZERO);
+    (seen, policy, memory)
 }
 
 /// From an empty app to `machines` machines at once, without faults: how many calls to Fly more than
