@@ -53,16 +53,20 @@ impl<'a> Env<'a> {
         (self.0)(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
     }
 
-    fn required(&self, name: &'static str, hint: &'static str) -> Result<String, ConfigError> {
+    pub(crate) fn required(&self, name: &'static str, hint: &'static str) -> Result<String, ConfigError> {
         self.text(name).ok_or(ConfigError::Missing { name, hint })
     }
 
-    fn parsed<T: FromStr>(&self, name: &'static str, what: &str) -> Result<Option<T>, ConfigError> {
+    pub(crate) fn parsed<T: FromStr>(
+        &self,
+        name: &'static str,
+        what: &str,
+    ) -> Result<Option<T>, ConfigError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         text.parse().map(Some).map_err(|_| ConfigError::Invalid { name, why: format!("it must be {what}") })
     }
 
-    fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
+    pub(crate) fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
         // Ten years; more than that and adding it to a point in time may overflow.
         const MOST: u64 = 315_360_000;
         let what = "a whole number of seconds up to 315360000; 0 means never";
@@ -72,11 +76,11 @@ impl<'a> Env<'a> {
         }
     }
 
-    fn count(&self, name: &'static str, default: u32) -> Result<u32, ConfigError> {
+    pub(crate) fn count(&self, name: &'static str, default: u32) -> Result<u32, ConfigError> {
         Ok(self.parsed(name, "a whole number; 0 means no limit")?.unwrap_or(default))
     }
 
-    fn flag(&self, name: &'static str) -> Result<bool, ConfigError> {
+    pub(crate) fn flag(&self, name: &'static str) -> Result<bool, ConfigError> {
         match self.text(name).as_deref() {
             None | Some("0" | "false" | "no") => Ok(false),
             Some("1" | "true" | "yes") => Ok(true),
@@ -84,7 +88,7 @@ impl<'a> Env<'a> {
         }
     }
 
-    fn url(&self, name: &'static str) -> Result<Option<Url>, ConfigError> {
+    pub(crate) fn url(&self, name: &'static str) -> Result<Option<Url>, ConfigError> {
         let url: Option<Url> = self.parsed(name, "an http or https address")?;
         match url {
             Some(url) if !matches!(url.scheme(), "http" | "https") => {

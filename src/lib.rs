@@ -12,6 +12,7 @@
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
 //! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
+//! | [`controller`] | the fleet: how many machines there should be, and the way there |
 //! | [`webhook`] | signing, and the outbox |
 //! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
 //! | [`api`] | the HTTP API, and the housekeeping that runs beside it |
@@ -24,6 +25,7 @@
 pub mod api;
 pub mod cli;
 pub mod config;
+pub mod controller;
 pub mod flyprovider;
 pub mod job;
 pub mod net;

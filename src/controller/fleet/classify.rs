@@ -1,0 +1,274 @@
+//! A machine and its worker -> what it is to us.
+
+use super::memory::{Memory, Seen, Verb};
+use super::notes::{ByMachine, is_ours};
+use super::observation::{Listed, Moment, WorkerView};
+use super::policy::FleetPolicy;
+use super::slot::Slot;
+use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
+
+/// What a machine is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Its worker holds a lease: it is never touched.
+    Busy,
+    /// Its worker waits for a job.
+    Idle,
+    /// Its worker is yet to come.
+    Booting,
+    /// On its way to rest.
+    Leaving,
+    /// Stopped; a start brings it back.
+    Rest,
+    /// Made, but not started by itself as it should have been.
+    Unstarted,
+    /// Between two states for too long.
+    Stuck,
+    /// Started, and without a worker for too long.
+    Zombie,
+    /// On a host that Fly cannot reach.
+    Unreachable,
+    /// Will not run again.
+    Failed,
+    /// On its way out of existence.
+    Going,
+    /// At rest by Fly, alive by its heartbeat.
+    Disputed,
+    /// Not in the list, which is not believed yet.
+    Missing,
+    /// In a state not known here.
+    Odd,
+}
+
+impl Role {
+    /// It takes, or soon takes, a job.
+    #[must_use]
+    pub const fn is_capacity(self) -> bool {
+        matches!(self, Self::Busy | Self::Idle | Self::Booting)
+    }
+
+    /// Its CPU and memory may be on the bill.
+    #[must_use]
+    pub const fn is_billed(self) -> bool {
+        !matches!(self, Self::Rest | Self::Unstarted | Self::Failed | Self::Going)
+    }
+}
+
+/// A machine of the fleet, listed or about to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Its id, where it is known.
+    pub id: Option<MachineId>,
+    /// Its place.
+    pub slot: Option<Slot>,
+    /// What it is to us.
+    pub role: Role,
+    /// Since when, or as good as.
+    pub since: Moment,
+    /// When something is to be done about it if nothing changes.
+    pub deadline: Option<Moment>,
+    /// It was made from another image.
+    pub drifted: bool,
+    /// A start was refused a moment ago.
+    pub blocked: bool,
+    /// Fly's word on its state.
+    pub state: Option<MachineState>,
+    /// A worker's heartbeat is fresh.
+    pub alive: bool,
+}
+
+/// Every machine of the fleet, by slot.
+pub(super) fn units(
+    listed: &Listed,
+    workers: &ByMachine<'_>,
+    policy: &FleetPolicy,
+    memory: &Memory,
+    now: Moment,
+) -> Vec<Unit> {
+    let ours = listed.machines.iter().filter(|m| is_ours(policy, m));
+    let mut units: Vec<Unit> = ours
+        .filter_map(|machine| {
+            let slot = Slot::parse(&policy.app, &machine.name);
+            let fresh;
+            let seen = match memory.machines.get(&machine.id) {
+                Some(seen) => seen,
+                None => {
+                    fresh = Seen::new(slot, machine.state.clone(), now);
+                    &fresh
+                }
+            };
+            let here = workers.get(&machine.id).map(Vec::as_slice).unwrap_or_default();
+            let (role, since, deadline) = judge(machine, seen, here, policy, now)?;
+            let image = machine.config.as_ref().map(|c| c.image.as_str());
+            Some(Unit {
+                id: Some(machine.id.clone()),
+                slot,
+                role,
+                since,
+                deadline,
+                drifted: image.is_some_and(|image| image != policy.image),
+                blocked: seen.blocked_until.is_some_and(|until| until > now),
+                state: Some(machine.state.clone()),
+                alive: here.iter().any(|w| w.fresh),
+            })
+        })
+        .collect();
+    units.extend(unlisted(listed, workers, policy, memory, now));
+    units.sort_by(|a, b| (a.slot.is_none(), a.slot, &a.id).cmp(&(b.slot.is_none(), b.slot, &b.id)));
+    units
+}
+
+/// Launches no list has shown yet, and machines whose absence is not believed yet.
+fn unlisted(
+    listed: &Listed,
+    workers: &ByMachine<'_>,
+    policy: &FleetPolicy,
+    memory: &Memory,
+    now: Moment,
+) -> Vec<Unit> {
+    let unit = |id: Option<&MachineId>, slot, role, since, deadline, alive| Unit {
+        id: id.cloned(),
+        slot,
+        role,
+        since,
+        deadline,
+        drifted: false,
+        blocked: false,
+        state: None,
+        alive,
+    };
+    let here = |id: Option<&MachineId>| -> &[&WorkerView] {
+        id.and_then(|id| workers.get(id)).map(Vec::as_slice).unwrap_or_default()
+    };
+    let life = |id: Option<&MachineId>| {
+        let here = here(id);
+        let alive = here.iter().any(|w| w.fresh);
+        let retired = here.iter().filter(|w| w.fresh).all(|w| w.retired);
+        (here.iter().any(|w| w.busy), alive, alive && retired)
+    };
+    let shown: std::collections::BTreeSet<&MachineId> = listed.machines.iter().map(|m| &m.id).collect();
+    let launches = memory
+        .launches
+        .iter()
+        .filter(|(_, launch)| launch.machine.as_ref().is_none_or(|id| !shown.contains(id)));
+    let launches = launches.map(|(slot, launch)| {
+        let id = launch.machine.as_ref();
+        let seen = id.and_then(|id| memory.machines.get(id));
+        let settled = launch.at + if id.is_some() { policy.deadlines.boot } else { policy.deadlines.settle };
+        let left = seen.filter(|s| s.had_worker).map(|s| s.lifeless_since);
+        let (role, since, deadline) = match (life(id), left) {
+            ((true, ..), _) => (Role::Busy, launch.at, None),
+            ((_, true, false), _) => (Role::Idle, seen.and_then(|s| s.idle_since).unwrap_or(now), None),
+            ((_, true, true), _) => (Role::Leaving, now, Some(now + policy.deadlines.leave)),
+            (_, Some(left)) => (Role::Leaving, left, Some(left + policy.deadlines.leave)),
+            _ if now < settled => (Role::Booting, launch.at, Some(settled)),
+            _ => (Role::Stuck, launch.at, Some(settled)),
+        };
+        unit(id, Some(*slot), role, since, deadline, life(id).1)
+    });
+    let missing = memory.missing.iter().map(|(id, missing)| {
+        let (busy, alive, retired) = life(Some(id));
+        let role = match (busy, alive && !retired) {
+            (true, _) => Role::Busy,
+            (false, true) => Role::Idle,
+            (false, false) => Role::Missing,
+        };
+        unit(Some(id), missing.slot, role, now, Some(missing.until), alive)
+    });
+    launches.chain(missing).collect()
+}
+
+type Judged = Option<(Role, Moment, Option<Moment>)>;
+
+/// What a listed machine is, since when, and until when that is fine. Nothing for those that are gone.
+fn judge(machine: &Machine, seen: &Seen, here: &[&WorkerView], policy: &FleetPolicy, now: Moment) -> Judged {
+    let limits = &policy.deadlines;
+    let since = seen.state_since;
+    let by = |role, since: Moment, limit| Some((role, since, Some(since + limit)));
+    let forever = |role, since| Some((role, since, None));
+    let fresh = here.iter().any(|w| w.fresh);
+    if machine.state.is_gone() {
+        return None;
+    }
+    if here.iter().any(|w| w.busy) {
+        return forever(Role::Busy, since);
+    }
+    match seen.sent.map(|s| (s.verb, s.at)) {
+        Some((Verb::Destroy, at)) => return by(Role::Going, at, limits.stuck),
+        Some((Verb::Stop, at)) => return by(Role::Leaving, at, limits.repair),
+        _ => {}
+    }
+    if machine.host_status == HostStatus::Unreachable {
+        return by(Role::Unreachable, seen.unreachable_since.unwrap_or(now), limits.unreachable);
+    }
+    if fresh {
+        return alive(machine, seen, here, policy, now);
+    }
+    let started = seen.sent.filter(|s| s.verb == Verb::Start).map(|s| s.at);
+    if let Some(at) = started {
+        // Its worker came and went: it is on its way to rest again, whatever an old list says.
+        return if seen.had_worker {
+            by(Role::Leaving, seen.lifeless_since, limits.leave)
+        } else if now < at + limits.boot {
+            by(Role::Booting, at, limits.boot)
+        } else {
+            by(Role::Stuck, at, limits.boot)
+        };
+    }
+    let coming = |limit| {
+        if now < since + limits.boot {
+            by(Role::Booting, since, limits.boot)
+        } else {
+            by(Role::Stuck, since, limit)
+        }
+    };
+    match &machine.state {
+        MachineState::Created if now < since + limits.settle => by(Role::Booting, since, limits.settle),
+        MachineState::Created => by(Role::Unstarted, since, limits.stuck),
+        MachineState::Creating
+        | MachineState::Starting
+        | MachineState::Restarting
+        | MachineState::Replacing => coming(limits.stuck),
+        MachineState::Updating => coming(limits.updating),
+        MachineState::Started => {
+            let (lost, limit) =
+                (seen.lifeless_since, if seen.had_worker { limits.leave } else { limits.boot });
+            let waiting = if seen.had_worker { Role::Leaving } else { Role::Booting };
+            by(if now < lost + limit { waiting } else { Role::Zombie }, lost, limit)
+        }
+        MachineState::Stopping | MachineState::Suspending if now < since + limits.stuck => {
+            by(Role::Leaving, since, limits.stuck)
+        }
+        MachineState::Stopping | MachineState::Suspending => by(Role::Stuck, since, limits.stuck),
+        MachineState::Stopped | MachineState::Suspended => forever(Role::Rest, since),
+        MachineState::Failed => forever(Role::Failed, since),
+        MachineState::LaunchFailed | MachineState::Destroying => by(Role::Going, since, limits.stuck),
+        MachineState::Unknown(_) => forever(Role::Odd, since),
+        MachineState::Destroyed | MachineState::Replaced | MachineState::Migrated => None,
+    }
+}
+
+/// A machine whose worker's heartbeat is fresh and that holds no lease.
+fn alive(machine: &Machine, seen: &Seen, here: &[&WorkerView], policy: &FleetPolicy, now: Moment) -> Judged {
+    let limits = &policy.deadlines;
+    if here.iter().filter(|w| w.fresh).all(|w| w.retired) {
+        let since = seen.retired_since.unwrap_or(now);
+        return Some((Role::Leaving, since, Some(since + limits.leave)));
+    }
+    // A stop or worse is under way; its heartbeat is only not stale yet.
+    if matches!(machine.state, MachineState::Stopping | MachineState::Suspending) {
+        return Some((Role::Leaving, seen.state_since, Some(seen.state_since + limits.stuck)));
+    }
+    if matches!(machine.state, MachineState::Destroying | MachineState::LaunchFailed) {
+        return Some((Role::Going, seen.state_since, Some(seen.state_since + limits.stuck)));
+    }
+    if let Some(since) = seen.disputed_since
+        && now >= since + limits.dispute
+    {
+        return Some((Role::Disputed, since, None));
+    }
+    let since = seen.idle_since.unwrap_or(now);
+    let stays = seen.slot.is_some_and(|slot| slot.0 <= policy.min) || policy.idle_timeout.is_zero();
+    let overdue = since + policy.idle_timeout + limits.idle_grace;
+    Some((Role::Idle, since, (!stays).then_some(overdue)))
+}

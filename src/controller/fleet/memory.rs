@@ -1,0 +1,277 @@
+//! What must be remembered between two looks: what was sent and may not show yet, and since when things
+//! are as they are. A reconciler that starts afresh with an empty memory is safe: it only waits longer.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::action::{Act, Action, Outcome};
+use super::observation::Moment;
+use super::policy::FleetPolicy;
+use super::slot::Slot;
+use crate::flyprovider::{MachineId, MachineState};
+
+/// What a reconciler remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// When the newest list was asked for.
+    pub(super) listed_at: Option<Moment>,
+    /// When a write last did what it should: what is known since needs no list.
+    pub(super) acted_at: Option<Moment>,
+    /// Something was learnt that only a list after this moment can settle.
+    pub(super) doubt: Option<Moment>,
+    pub(super) machines: BTreeMap<MachineId, Seen>,
+    /// Creates that no list has shown yet. They hold their slots.
+    pub(super) launches: BTreeMap<Slot, Launch>,
+    /// Machines that went missing, and until when that is not believed.
+    pub(super) missing: BTreeMap<MachineId, Missing>,
+    /// Many went missing at once: how many of how many, and until when.
+    pub(super) guard: Option<(u32, u32, Moment)>,
+    /// Machines went missing without a reason known here: look again then, whatever the queue says.
+    pub(super) confirm_at: Option<Moment>,
+    pub(super) full_regions: BTreeMap<String, Moment>,
+    pub(super) quota_until: Option<Moment>,
+    pub(super) refused_until: Option<Moment>,
+    pub(super) backoff_until: Option<Moment>,
+    /// Answers in a row that asked to wait or were none.
+    pub(super) bad_answers: u32,
+    pub(super) launch_failures: u32,
+    pub(super) launch_hold_until: Option<Moment>,
+    pub(super) scaled_in_at: Option<Moment>,
+}
+
+/// A create whose machine no list has shown yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Launch {
+    pub at: Moment,
+    /// Where Fly said which it is.
+    pub machine: Option<MachineId>,
+}
+
+/// A machine that is not in the list any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Missing {
+    pub slot: Option<Slot>,
+    pub until: Moment,
+}
+
+/// What was sent to a machine and may not show in a list yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Start,
+    Stop,
+    Destroy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub verb: Verb,
+    pub at: Moment,
+    pub sure: bool,
+}
+
+/// What is known of a machine over time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub slot: Option<Slot>,
+    pub state: MachineState,
+    pub instance: Option<String>,
+    pub state_since: Moment,
+    pub sent: Option<Sent>,
+    /// A worker was seen since its last start.
+    pub had_worker: bool,
+    /// It was launched, and no worker, nor the launch's failure, was seen since.
+    pub on_trial: bool,
+    /// Without a live worker.
+    pub lifeless_since: Moment,
+    /// With a live worker that holds nothing.
+    pub idle_since: Option<Moment>,
+    pub retired_since: Option<Moment>,
+    /// Alive by its heartbeat, at rest by Fly.
+    pub disputed_since: Option<Moment>,
+    pub unreachable_since: Option<Moment>,
+    /// Tries to set it right, and when the last was.
+    pub repairs: u32,
+    pub repaired_at: Option<Moment>,
+    /// A start was refused.
+    pub blocked_until: Option<Moment>,
+}
+
+impl Seen {
+    pub(super) fn new(slot: Option<Slot>, state: MachineState, now: Moment) -> Self {
+        Self {
+            slot,
+            state,
+            instance: None,
+            state_since: now,
+            sent: None,
+            had_worker: false,
+            on_trial: false,
+            lifeless_since: now,
+            idle_since: None,
+            retired_since: None,
+            disputed_since: None,
+            unreachable_since: None,
+            repairs: 0,
+            repaired_at: None,
+            blocked_until: None,
+        }
+    }
+
+    /// A new life begins.
+    fn launched(&mut self, now: Moment) {
+        self.had_worker = false;
+        self.on_trial = true;
+        self.lifeless_since = now;
+        self.idle_since = None;
+        self.retired_since = None;
+        self.disputed_since = None;
+    }
+}
+
+const FEW: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+impl Memory {
+    /// Nothing is remembered yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes note of how a step ended. `sent_at` is when it was sent, `now` when that is known.
+    pub fn record(
+        &mut self,
+        action: &Action,
+        outcome: &Outcome,
+        policy: &FleetPolicy,
+        sent_at: Moment,
+        now: Moment,
+    ) {
+        match outcome {
+            Outcome::Done(_) => {
+                self.bad_answers = 0;
+                self.acted_at = Some(now);
+            }
+            Outcome::RateLimited { retry_after } => {
+                self.bad_answers = self.bad_answers.saturating_add(1);
+                self.back_off(now, retry_after.unwrap_or(Duration::ZERO));
+            }
+            Outcome::Unknown => {
+                self.bad_answers = self.bad_answers.saturating_add(1);
+                // One lost answer is no outage.
+                if self.bad_answers >= 3 {
+                    self.back_off(now, Duration::ZERO);
+                }
+            }
+            Outcome::Unauthorised => self.refused_until = Some(now + policy.deadlines.hold),
+            Outcome::NotFound | Outcome::Precondition | Outcome::NameTaken(_) => self.doubt = Some(now),
+            _ => {}
+        }
+        match &action.act {
+            Act::Create { slot, region, .. } => {
+                self.record_create(*slot, region, outcome, policy, sent_at, now);
+            }
+            Act::Retire { machine, .. } => self.record_retire(machine, outcome, now),
+            Act::Start { machine } => self.record_start(machine, outcome, policy, now),
+            Act::Stop { machine } => self.record_repair(machine, Verb::Stop, outcome, now),
+            Act::Destroy { machine, .. } => self.record_repair(machine, Verb::Destroy, outcome, now),
+        }
+    }
+
+    fn back_off(&mut self, now: Moment, least: Duration) {
+        let doubled = FEW.saturating_mul(1_u32 << self.bad_answers.min(6)).min(LONGEST_WAIT);
+        self.backoff_until = Some(now + doubled.max(least.min(10 * LONGEST_WAIT)));
+    }
+
+    fn record_create(
+        &mut self,
+        slot: Slot,
+        region: &str,
+        outcome: &Outcome,
+        policy: &FleetPolicy,
+        sent_at: Moment,
+        now: Moment,
+    ) {
+        match outcome {
+            Outcome::Done(machine) | Outcome::NameTaken(machine) => {
+                if let Some(id) = machine {
+                    let seen = self.machines.entry(id.clone());
+                    let seen = seen.or_insert_with(|| Seen::new(Some(slot), MachineState::Creating, sent_at));
+                    if matches!(outcome, Outcome::Done(_)) {
+                        seen.launched(sent_at);
+                    }
+                }
+                self.launches.insert(slot, Launch { at: now, machine: machine.clone() });
+            }
+            Outcome::Unknown => {
+                self.launches.insert(slot, Launch { at: now, machine: None });
+            }
+            Outcome::NoCapacity => {
+                self.full_regions.insert(region.to_owned(), now + policy.deadlines.region);
+            }
+            Outcome::Quota => self.quota_until = Some(now + policy.deadlines.hold),
+            Outcome::Rejected | Outcome::Precondition => self.launch_failed(policy, now),
+            // The app is gone.
+            Outcome::NotFound => self.refused_until = Some(now + policy.deadlines.hold),
+            Outcome::RateLimited { .. } | Outcome::Unauthorised | Outcome::Refused | Outcome::Fenced => {}
+        }
+    }
+
+    fn record_start(&mut self, machine: &MachineId, outcome: &Outcome, policy: &FleetPolicy, now: Moment) {
+        let Some(seen) = self.machines.get_mut(machine) else { return };
+        match outcome {
+            Outcome::Done(_) | Outcome::Unknown => {
+                seen.sent =
+                    Some(Sent { verb: Verb::Start, at: now, sure: matches!(outcome, Outcome::Done(_)) });
+                seen.launched(now);
+            }
+            Outcome::NoCapacity | Outcome::Rejected => {
+                seen.blocked_until = Some(now + policy.deadlines.region);
+            }
+            Outcome::Quota => self.quota_until = Some(now + policy.deadlines.hold),
+            Outcome::Precondition | Outcome::NotFound | Outcome::NameTaken(_) => {
+                seen.blocked_until = Some(now + policy.deadlines.retry);
+            }
+            Outcome::RateLimited { .. } | Outcome::Unauthorised | Outcome::Refused | Outcome::Fenced => {}
+        }
+    }
+
+    fn record_retire(&mut self, machine: &MachineId, outcome: &Outcome, now: Moment) {
+        if let Some(seen) = self.machines.get_mut(machine)
+            && matches!(outcome, Outcome::Done(_))
+        {
+            seen.retired_since.get_or_insert(now);
+            self.scaled_in_at = Some(now);
+        }
+    }
+
+    fn record_repair(&mut self, machine: &MachineId, verb: Verb, outcome: &Outcome, now: Moment) {
+        let Some(seen) = self.machines.get_mut(machine) else { return };
+        match outcome {
+            Outcome::Done(_) | Outcome::Unknown => {
+                seen.sent = Some(Sent { verb, at: now, sure: matches!(outcome, Outcome::Done(_)) });
+                seen.repairs = seen.repairs.saturating_add(1);
+                seen.repaired_at = Some(now);
+            }
+            // It was never sent.
+            Outcome::RateLimited { .. } | Outcome::Fenced => {}
+            Outcome::Refused => seen.repaired_at = Some(now),
+            _ => {
+                seen.repairs = seen.repairs.saturating_add(1);
+                seen.repaired_at = Some(now);
+            }
+        }
+    }
+
+    pub(super) fn launch_failed(&mut self, policy: &FleetPolicy, now: Moment) {
+        self.launch_failures = self.launch_failures.saturating_add(1);
+        if self.launch_failures >= policy.launch_failures {
+            self.launch_hold_until = Some(now + policy.deadlines.hold);
+        }
+    }
+
+    pub(super) const fn launch_succeeded(&mut self) {
+        self.launch_failures = 0;
+        self.launch_hold_until = None;
+    }
+}

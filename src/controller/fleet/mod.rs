@@ -1,0 +1,45 @@
+//! The fleet of worker machines: how many there should be, and the next steps towards that.
+//!
+//! What lives here: decisions only, as functions of plain values. Nothing here reads a clock, calls
+//! Fly or knows Redis. The shell around it observes, lets [`Memory::observe`] take note, asks [`plan`],
+//! carries out the first action, tells [`Memory::record`] how it ended, and plans anew.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | `policy` | what the operator wants, from the environment |
+//! | `price` | what a machine costs |
+//! | `slot` | the names machines get |
+//! | `observation` | what was seen of Fly and of the queue |
+//! | `memory` | what must be remembered between two looks |
+//! | `notes` | how memory takes in a list of machines and the pool |
+//! | `classify` | a machine and its worker -> what it is to us |
+//! | `desired` | how many machines are wanted, and how many are allowed |
+//! | `plan` | the next steps, each with its reason |
+//! | `repair` | the steps for machines that went astray or are no longer wanted |
+//! | `simulation` | a world in virtual time, for tests and figures |
+
+mod action;
+mod classify;
+mod desired;
+mod memory;
+mod notes;
+mod observation;
+mod plan;
+mod policy;
+mod price;
+mod repair;
+pub mod simulation;
+mod slot;
+
+#[cfg(test)]
+mod tests;
+
+pub use action::{Act, Action, Condition, Outcome, Plan};
+pub use classify::{Role, Unit};
+pub use desired::Desired;
+pub use memory::Memory;
+pub use observation::{ListFailure, Listed, Moment, NoList, Observation, QueueView, WorkerView};
+pub use plan::plan;
+pub use policy::{Deadlines, FleetPolicy};
+pub use price::MicroDollars;
+pub use slot::{Slot, launch_config};

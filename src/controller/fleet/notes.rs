@@ -1,0 +1,194 @@
+//! How memory takes in a list of machines and the pool.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::memory::{Memory, Missing, Seen, Verb};
+use super::observation::{Listed, Moment, Observation, WorkerView};
+use super::policy::FleetPolicy;
+use super::slot::{POOL, Slot};
+use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
+
+pub(super) type ByMachine<'a> = BTreeMap<&'a MachineId, Vec<&'a WorkerView>>;
+
+/// Whether a machine of the app belongs to the fleet.
+pub(super) fn is_ours(policy: &FleetPolicy, machine: &Machine) -> bool {
+    let labelled = |m: &Machine| m.config.as_ref().is_some_and(|c| c.metadata.contains_key(POOL));
+    Slot::parse(&policy.app, &machine.name).is_some() || labelled(machine)
+}
+
+pub(super) fn by_machine(observation: &Observation) -> ByMachine<'_> {
+    let mut map = ByMachine::new();
+    for worker in observation.queue.iter().flat_map(|q| &q.workers) {
+        map.entry(&worker.machine).or_default().push(worker);
+    }
+    map
+}
+
+impl Memory {
+    /// Takes note of what was seen. To be called before each [`super::plan`]; the same observation
+    /// twice changes nothing more.
+    pub fn observe(&mut self, observation: &Observation, policy: &FleetPolicy, now: Moment) {
+        let workers = by_machine(observation);
+        if let Ok(listed) = &observation.machines
+            && self.listed_at.is_none_or(|at| at < listed.at)
+        {
+            self.take_list(listed, &workers, policy, now);
+        }
+        self.missing.retain(|_, missing| missing.until > now);
+        self.guard = self.guard.filter(|(_, _, until)| *until > now);
+        self.full_regions.retain(|_, until| *until > now);
+        for until in [&mut self.quota_until, &mut self.refused_until, &mut self.backoff_until] {
+            *until = until.filter(|at| *at > now);
+        }
+        if observation.queue.is_some() {
+            self.take_pool(&workers, now);
+        }
+    }
+
+    fn take_list(&mut self, listed: &Listed, workers: &ByMachine<'_>, policy: &FleetPolicy, now: Moment) {
+        let ours: Vec<&Machine> =
+            listed.machines.iter().filter(|m| is_ours(policy, m) && !m.state.is_gone()).collect();
+        let ids: BTreeSet<&MachineId> = ours.iter().map(|m| &m.id).collect();
+        self.note_missing(&ids, listed, workers, policy, now);
+        for machine in ours {
+            self.missing.remove(&machine.id);
+            self.note_machine(machine, listed.at, policy, now);
+        }
+        let listed_slots: BTreeSet<Slot> =
+            listed.machines.iter().filter_map(|m| Slot::parse(&policy.app, &m.name)).collect();
+        self.launches.retain(|slot, launch| {
+            !listed_slots.contains(slot) && listed.at < launch.at + policy.deadlines.settle
+        });
+        self.listed_at = Some(listed.at);
+        self.doubt = self.doubt.filter(|at| *at > listed.at);
+    }
+
+    /// Machines that were there and are not: believed when expected, when few, or when it lasts.
+    fn note_missing(
+        &mut self,
+        ids: &BTreeSet<&MachineId>,
+        listed: &Listed,
+        workers: &ByMachine<'_>,
+        policy: &FleetPolicy,
+        now: Moment,
+    ) {
+        let before = self.machines.len();
+        let launched: BTreeSet<&MachineId> = self
+            .launches
+            .values()
+            .filter(|l| listed.at < l.at + policy.deadlines.settle)
+            .filter_map(|l| l.machine.as_ref())
+            .collect();
+        let absent: Vec<MachineId> =
+            self.machines.keys().filter(|id| !ids.contains(id) && !launched.contains(id)).cloned().collect();
+        let mut unexplained = Vec::new();
+        for id in absent {
+            let Some(seen) = self.machines.remove(&id) else { continue };
+            let leaving = matches!(seen.state, MachineState::Destroying | MachineState::LaunchFailed);
+            if leaving || seen.sent.is_some_and(|s| s.verb == Verb::Destroy) {
+                continue;
+            }
+            unexplained.push((id, seen));
+        }
+        let sudden = unexplained.len() >= 2 && unexplained.len() * 2 > before;
+        if sudden {
+            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            self.guard = Some((count(unexplained.len()), count(before), now + policy.deadlines.guard));
+        }
+        let confirmed = self.confirm_at.filter(|at| *at > listed.at);
+        let doubtful = (!unexplained.is_empty()).then_some(now + policy.deadlines.guard);
+        self.confirm_at = doubtful.or(confirmed);
+        for (id, seen) in unexplained {
+            let alive = workers.get(&id).is_some_and(|w| w.iter().any(|w| w.fresh || w.busy));
+            let wait = match (sudden, alive) {
+                (true, _) => policy.deadlines.guard,
+                (false, true) => policy.deadlines.dispute,
+                (false, false) => continue,
+            };
+            self.missing.insert(id, Missing { slot: seen.slot, until: now + wait });
+        }
+    }
+
+    fn note_machine(&mut self, machine: &Machine, listed_at: Moment, policy: &FleetPolicy, now: Moment) {
+        let slot = Slot::parse(&policy.app, &machine.name);
+        let new = Seen::new(slot, machine.state.clone(), listed_at);
+        let seen = self.machines.entry(machine.id.clone()).or_insert(new);
+        seen.slot = slot;
+        let changed = seen.state != machine.state;
+        if changed {
+            seen.state = machine.state.clone();
+            seen.state_since = listed_at;
+            seen.repairs = 0;
+            seen.repaired_at = None;
+        }
+        if seen.instance != machine.instance_id {
+            // A new life that somebody else began.
+            if seen.instance.is_some() && seen.sent.is_none() && !seen.on_trial {
+                seen.had_worker = false;
+                seen.lifeless_since = listed_at;
+                seen.retired_since = None;
+            }
+            seen.instance.clone_from(&machine.instance_id);
+        }
+        if let Some(sent) = seen.sent {
+            let patience = if sent.sure { policy.deadlines.retry } else { policy.deadlines.settle };
+            let over = listed_at > sent.at && (changed || listed_at >= sent.at + patience);
+            if over {
+                seen.sent = None;
+            }
+        }
+        let unreachable = machine.host_status == HostStatus::Unreachable;
+        seen.unreachable_since =
+            if unreachable { Some(seen.unreachable_since.unwrap_or(listed_at)) } else { None };
+        let at_rest = matches!(machine.state, MachineState::Stopped | MachineState::Suspended);
+        if at_rest {
+            seen.retired_since = None;
+        }
+        let failed = matches!(machine.state, MachineState::Failed | MachineState::LaunchFailed)
+            || (at_rest && seen.sent.is_none() && exited_badly(machine));
+        if seen.on_trial && failed {
+            seen.on_trial = false;
+            self.launch_failed(policy, now);
+        } else if at_rest && seen.sent.is_none() {
+            seen.on_trial = false;
+        }
+    }
+
+    fn take_pool(&mut self, workers: &ByMachine<'_>, now: Moment) {
+        let mut came_up = false;
+        for (id, seen) in &mut self.machines {
+            let here = workers.get(id).map(Vec::as_slice).unwrap_or_default();
+            let alive = here.iter().any(|w| w.fresh || w.busy);
+            let idle = alive && !here.iter().any(|w| w.busy);
+            if alive {
+                came_up |= seen.on_trial;
+                seen.had_worker = true;
+                seen.on_trial = false;
+                seen.lifeless_since = now;
+            }
+            seen.idle_since = if idle { Some(seen.idle_since.unwrap_or(now)) } else { None };
+            let retired = alive && here.iter().filter(|w| w.fresh).all(|w| w.retired);
+            if retired {
+                seen.retired_since.get_or_insert(now);
+            }
+            let at_rest =
+                matches!(seen.state, MachineState::Stopped | MachineState::Suspended | MachineState::Failed);
+            let starting = seen.sent.is_some_and(|s| s.verb == Verb::Start);
+            let disputed = idle && at_rest && !starting;
+            seen.disputed_since = if disputed { Some(seen.disputed_since.unwrap_or(now)) } else { None };
+        }
+        if came_up {
+            self.launch_succeeded();
+        }
+    }
+}
+
+/// The newest exit was a failure, and not for want of memory: a job that needs too much says nothing
+/// about the image.
+fn exited_badly(machine: &Machine) -> bool {
+    let newest = machine.events.iter().filter(|e| e.kind == "exit").max_by_key(|e| e.timestamp);
+    let exit = newest.and_then(|e| e.request.as_ref()?.get("exit_event"));
+    let code = exit.and_then(|e| e.get("exit_code")?.as_i64());
+    let oom = exit.and_then(|e| e.get("oom_killed")?.as_bool()).unwrap_or(false);
+    code.is_some_and(|code| code != 0) && !oom
+}

@@ -1,0 +1,250 @@
+//! The next steps, each with its reason.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::action::{Act, Action, Condition, Plan};
+use super::classify::{Role, Unit, units};
+use super::desired::Desired;
+use super::memory::Memory;
+use super::notes::by_machine;
+use super::observation::{ListFailure, Listed, Moment, NoList, Observation, QueueView};
+use super::policy::FleetPolicy;
+use super::repair;
+use super::slot::Slot;
+
+/// What to do now. [`Memory::observe`] must have taken note of the same observation.
+#[must_use]
+pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &Memory, now: Moment) -> Plan {
+    let hold = |condition, next_look| Plan {
+        desired: Desired::default(),
+        actions: Vec::new(),
+        conditions: vec![condition],
+        next_look,
+    };
+    let Some(queue) = &observation.queue else {
+        // Without Redis nobody knows which machine is busy. The shell says when it is back.
+        return hold(Condition::QueueUnknown, None);
+    };
+    let listed = match &observation.machines {
+        Ok(listed) => listed,
+        Err(NoList { why, at }) => {
+            let wait = match why {
+                ListFailure::NotYet => Duration::ZERO,
+                ListFailure::Failed => policy.deadlines.retry,
+                ListFailure::Unauthorised | ListFailure::NoSuchApp => policy.deadlines.tick,
+            };
+            return hold(Condition::ListUnknown(*why), Some((*at + wait).saturating_sub(now)));
+        }
+    };
+    let workers = by_machine(observation);
+    let units = units(listed, &workers, policy, memory, now);
+    let desired = Desired::of(&units, queue, policy);
+    let mut draft =
+        Draft { policy, memory, listed, queue, units: &units, desired, now, conditions: Vec::new() };
+    let actions = draft.actions(&workers);
+    draft.finish(actions)
+}
+
+fn len(actions: &[Action]) -> u32 {
+    u32::try_from(actions.len()).unwrap_or(u32::MAX)
+}
+
+/// A plan in the making.
+pub(super) struct Draft<'a> {
+    pub policy: &'a FleetPolicy,
+    pub memory: &'a Memory,
+    pub listed: &'a Listed,
+    pub queue: &'a QueueView,
+    pub units: &'a [Unit],
+    pub desired: Desired,
+    pub now: Moment,
+    pub conditions: Vec<Condition>,
+}
+
+impl Draft<'_> {
+    fn actions(&mut self, workers: &super::notes::ByMachine<'_>) -> Vec<Action> {
+        self.note_machines();
+        let bars = [
+            (self.policy.paused, Condition::Paused),
+            (self.memory.refused_until.is_some(), Condition::Unauthorised),
+            (self.memory.backoff_until.is_some(), Condition::BackingOff),
+        ];
+        let mut barred = self.memory.guard.is_some();
+        if let Some((missing, of, _)) = self.memory.guard {
+            self.conditions.push(Condition::SuddenDrop { missing, of });
+        }
+        for (bar, condition) in bars {
+            if bar {
+                barred = true;
+                self.conditions.push(condition);
+            }
+        }
+        let mut actions = self.scale_out();
+        actions.extend(repair::actions(self, workers));
+        if barred {
+            actions.clear();
+        }
+        actions.sort_by_key(|action| action.act.rank());
+        let mut touched = BTreeSet::new();
+        actions.retain(|action| action.act.machine().is_none_or(|id| touched.insert(id.clone())));
+        actions
+    }
+
+    fn note_machines(&mut self) {
+        let unreachable = self.units.iter().filter(|u| u.role == Role::Unreachable).count();
+        if unreachable > 0 {
+            self.conditions.push(Condition::Unreachable(u32::try_from(unreachable).unwrap_or(u32::MAX)));
+        }
+        for unit in self.units {
+            match (unit.role, &unit.id, &unit.state) {
+                (Role::Odd, Some(id), Some(state)) => {
+                    self.conditions.push(Condition::OddState(id.clone(), state.clone()));
+                }
+                (Role::Disputed, Some(id), _) => self.conditions.push(Condition::Disputed(id.clone())),
+                _ => {}
+            }
+        }
+    }
+
+    /// Starts, then creates; and where only a useless machine is in the way, its end.
+    fn scale_out(&mut self) -> Vec<Action> {
+        let need = self.desired.need();
+        if need == 0 {
+            return Vec::new();
+        }
+        let mut launches = need.min(self.desired.affordable(self.policy));
+        if launches < need {
+            self.conditions.push(Condition::Budget { affordable: self.policy.affordable() });
+        }
+        let failures = self.memory.launch_failures;
+        if failures >= self.policy.launch_failures {
+            self.conditions.push(Condition::LaunchesFail { failures });
+            // After the hold, one at a time, until one brings a worker.
+            let probe = self.memory.launch_hold_until.is_none_or(|until| until <= self.now);
+            launches = if probe { launches.min(1_u32.saturating_sub(self.desired.booting)) } else { 0 };
+        }
+        if self.memory.quota_until.is_some() {
+            self.conditions.push(Condition::Quota);
+        }
+        // Only the first slots' workers never leave: any other would have to be started again and again.
+        let keepers = self.desired.waiting == 0;
+        let mut actions = self.starts(launches, keepers);
+        let mut missing = launches.saturating_sub(len(&actions));
+        if missing == 0 || self.memory.quota_until.is_some() {
+            return actions;
+        }
+        let creates = self.creates(missing);
+        missing -= missing.min(len(&creates));
+        actions.extend(creates);
+        let in_the_way = missing.saturating_sub(self.desired.room(self.policy));
+        actions.extend(repair::make_room(self, in_the_way as usize, keepers));
+        actions
+    }
+
+    fn why(&self) -> String {
+        let Desired { machines, busy, idle, booting, waiting, .. } = self.desired;
+        let jobs = if waiting == 1 { "1 job waits".to_owned() } else { format!("{waiting} jobs wait") };
+        format!("{jobs}: {machines} machines wanted, {busy} busy, {idle} idle, {booting} booting")
+    }
+
+    fn starts(&self, most: u32, keepers: bool) -> Vec<Action> {
+        let startable = self.units.iter().filter(|u| {
+            let rests = matches!(u.role, Role::Rest | Role::Unstarted);
+            let stays = u.slot.is_some_and(|slot| slot.0 <= self.policy.min);
+            rests && !u.drifted && !u.blocked && (stays || !keepers)
+        });
+        let ids = startable.filter_map(|u| u.id.clone()).take(most as usize);
+        ids.map(|machine| Action { reason: self.why(), act: Act::Start { machine } }).collect()
+    }
+
+    fn creates(&mut self, most: u32) -> Vec<Action> {
+        let most = most.min(self.desired.room(self.policy));
+        if most == 0 {
+            return Vec::new();
+        }
+        let any = "any".to_owned();
+        let mut wanted = self.policy.regions.iter().chain(self.policy.any_region.then_some(&any));
+        let open = wanted.find(|region| !self.memory.full_regions.contains_key(*region));
+        let Some(region) = open.cloned() else {
+            self.conditions.push(Condition::NoCapacity);
+            return Vec::new();
+        };
+        let taken: BTreeSet<Slot> = self.units.iter().filter_map(|u| u.slot).collect();
+        let free = (1..=self.policy.max).map(Slot).filter(|slot| !taken.contains(slot));
+        let create = |slot: Slot| Action {
+            reason: format!("{}, none at rest", self.why()),
+            act: Act::Create { slot, name: slot.name(&self.policy.app), region: region.clone() },
+        };
+        free.take(most as usize).map(create).collect()
+    }
+
+    /// Whether the list is too old to act on.
+    fn list_is_old(&self) -> bool {
+        let limits = &self.policy.deadlines;
+        let known = self.memory.acted_at.unwrap_or_default().max(self.listed.at);
+        let aged = self.now > known + limits.list || self.now > self.listed.at + 10 * limits.list;
+        // Somebody left since: that machine may be the one to start.
+        let left = self.units.iter().any(|u| u.role == Role::Leaving && u.since > self.listed.at);
+        aged || self.memory.doubt.is_some() || (self.desired.need() > 0 && left)
+    }
+
+    fn finish(self, mut actions: Vec<Action>) -> Plan {
+        let next_look = self.next_look(&actions);
+        if next_look == Some(Duration::ZERO) {
+            // The list answers first; what is still due then is planned then. A retire asks Redis only.
+            actions.clear();
+        }
+        Plan { desired: self.desired, actions, conditions: self.conditions, next_look }
+    }
+
+    fn next_look(&self, actions: &[Action]) -> Option<Duration> {
+        let limits = &self.policy.deadlines;
+        let must = !actions.is_empty() && self.list_is_old();
+        let unread = self.units.iter().any(|u| {
+            // What is done about these is done on a look after their deadline only; and a dispute is
+            // one list's word against the heartbeat.
+            let overdue =
+                u.deadline.is_some_and(|d| d <= self.now && self.listed.at < d) && u.role != Role::Idle;
+            let disputed = u.id.as_ref().and_then(|id| self.memory.machines.get(id)?.disputed_since);
+            overdue || disputed.is_some_and(|since| self.listed.at < since)
+        });
+        let need = self.desired.need() > 0;
+        let since_list = self.now.saturating_sub(self.listed.at);
+        // Room must come from somewhere: see whether it did.
+        let awaited = self.units.iter().any(|u| matches!(u.role, Role::Leaving | Role::Going));
+        let blocked = need && actions.is_empty() && awaited && self.may_act();
+        // With nothing up, a list is only for what an earlier one may have kept back.
+        let billed = self.units.iter().any(|u| u.role.is_billed());
+        let tick = self.listed.at + if billed { limits.tick } else { 6 * limits.tick };
+        let ticks = tick.min(self.memory.confirm_at.unwrap_or(tick)) <= self.now;
+        let doubted = self.memory.doubt.is_some();
+        if must || unread || doubted || ticks || (blocked && since_list >= limits.retry) {
+            return Some(Duration::ZERO);
+        }
+        let memory = self.memory;
+        let mut moments: Vec<Moment> = self.units.iter().filter_map(|u| u.deadline).collect();
+        moments.push(tick);
+        moments.extend(memory.confirm_at);
+        let waits =
+            [memory.quota_until, memory.refused_until, memory.backoff_until, memory.launch_hold_until];
+        moments.extend(waits.into_iter().flatten());
+        moments.extend(memory.guard.map(|(_, _, until)| until));
+        moments.extend(memory.full_regions.values().filter(|_| need));
+        moments.extend(memory.machines.values().filter_map(|m| m.blocked_until).filter(|_| need));
+        moments.extend(self.units.iter().filter_map(|unit| repair::next_try(self, unit)));
+        moments.extend(memory.scaled_in_at.map(|at| at + limits.scale_in));
+        moments.extend(self.queue.next_due.map(|due| self.now + due.max(Duration::from_millis(1))));
+        moments.extend(blocked.then(|| self.listed.at + limits.retry));
+        let next = moments.into_iter().filter(|moment| *moment > self.now).min();
+        next.map(|moment| moment.saturating_sub(self.now))
+    }
+
+    fn may_act(&self) -> bool {
+        let memory = self.memory;
+        !self.policy.paused
+            && memory.refused_until.is_none()
+            && memory.backoff_until.is_none()
+            && self.desired.affordable(self.policy) > 0
+    }
+}

@@ -1,0 +1,72 @@
+//! What a machine costs while it runs.
+
+use std::fmt;
+
+use crate::flyprovider::Guest;
+
+/// Millionths of a dollar.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MicroDollars(pub u64);
+
+impl MicroDollars {
+    /// From dollars; nothing for what is negative, not finite or beyond a billion.
+    #[must_use]
+    pub fn from_dollars(dollars: f64) -> Option<Self> {
+        let fits = dollars.is_finite() && (0.0..=1e9).contains(&dollars);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range was checked")]
+        fits.then(|| Self((dollars * 1e6).round() as u64))
+    }
+
+    /// As many of these as given.
+    #[must_use]
+    pub const fn times(self, n: u64) -> Self {
+        Self(self.0.saturating_mul(n))
+    }
+}
+
+impl fmt::Display for MicroDollars {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "${}.{:04}", self.0 / 1_000_000, self.0 % 1_000_000 / 100)
+    }
+}
+
+/// Fly's list price of one hour in its cheapest region (captured in 2025): performance-1x with 2 GB at
+/// $0.00001196 a second, shared-1x with 512 MB at $0.00000123, larger ones in proportion. Nothing for
+/// sizes off that line, whose memory has a price of its own.
+pub(super) fn list_price_per_hour(guest: &Guest) -> Option<MicroDollars> {
+    let (micro_per_1000_hours, memory_per_cpu) = match guest.cpu_kind.as_str() {
+        "performance" => (43_056_000, 2048),
+        "shared" => (4_428_000, 512),
+        _ => return None,
+    };
+    let on_the_line = guest.cpus > 0 && guest.memory_mb.checked_div(guest.cpus)? == memory_per_cpu;
+    on_the_line.then(|| MicroDollars(micro_per_1000_hours * u64::from(guest.cpus) / 1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guest(kind: &str, cpus: u32, memory_mb: u32) -> Guest {
+        Guest { cpu_kind: kind.into(), cpus, memory_mb }
+    }
+
+    #[test]
+    fn larger_machines_cost_in_proportion_and_odd_ones_are_not_guessed() {
+        assert_eq!(list_price_per_hour(&guest("performance", 1, 2048)), Some(MicroDollars(43_056)));
+        assert_eq!(list_price_per_hour(&guest("performance", 4, 8192)), Some(MicroDollars(172_224)));
+        assert_eq!(list_price_per_hour(&guest("shared", 1, 512)), Some(MicroDollars(4_428)));
+        for odd in [guest("performance", 1, 4096), guest("a100", 1, 2048), guest("shared", 0, 512)] {
+            assert_eq!(list_price_per_hour(&odd), None);
+        }
+    }
+
+    #[test]
+    fn dollars_are_read_and_shown() {
+        assert_eq!(MicroDollars::from_dollars(0.5).unwrap().to_string(), "$0.5000");
+        assert_eq!(MicroDollars::from_dollars(12.0456).unwrap().to_string(), "$12.0456");
+        for bad in [-1.0, f64::NAN, f64::INFINITY, 1e10] {
+            assert_eq!(MicroDollars::from_dollars(bad), None);
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! A world in virtual time: Fly, a queue, workers and one or two reconcilers, all from one seed.
+//!
+//! What lives here: a model to try the plan on, for tests and figures; nothing of it runs in
+//! production. The real parts are tried where they live.
+
+mod fly;
+mod reconciler;
+mod scenario;
+mod world;
+
+use std::fmt;
+
+pub use scenario::{Faults, Scenario};
+
+use super::{FleetPolicy, Listed, Memory, Moment, Observation, QueueView, Slot, WorkerView};
+use crate::flyprovider::{Machine, MachineId, MachineState};
+use crate::job::WorkerId;
+use reconciler::{Limiter, Lock, Reconciler};
+use world::World;
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Requests to Fly, by kind.
+    pub lists: u32,
+    /// Creates, also failed ones.
+    pub creates: u32,
+    /// Starts, also failed ones.
+    pub starts: u32,
+    /// Stops, also failed ones.
+    pub stops: u32,
+    /// Destroys, also failed ones.
+    pub destroys: u32,
+    /// The most machines that existed at once.
+    pub most_machines: usize,
+    /// When the last job ended, in milliseconds.
+    pub drained_at: u64,
+    /// When all was quiet, in milliseconds.
+    pub quiet_at: u64,
+    /// Calls when the last create or start had been sent.
+    pub calls_to_converge: u32,
+}
+
+impl Report {
+    /// Every request to Fly.
+    #[must_use]
+    pub const fn calls(&self) -> u32 {
+        self.lists + self.writes()
+    }
+
+    /// Those that change something.
+    #[must_use]
+    pub const fn writes(&self) -> u32 {
+        self.creates + self.starts + self.stops + self.destroys
+    }
+}
+
+/// A run broke a rule.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Violation {
+    /// The run's seed.
+    pub seed: u64,
+    /// When, in virtual milliseconds.
+    pub at: u64,
+    /// Which rule.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {}, at {} ms: {}", self.seed, self.at, self.what)
+    }
+}
+
+/// Runs a scenario to its quiet end.
+///
+/// # Errors
+/// When a rule was broken on the way, or the end was not reached.
+pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
+    let mut world = World::new(scenario);
+    let mut limiter = Limiter::default();
+    let mut lock = Lock::default();
+    let mut reconcilers: Vec<Reconciler> = (0..scenario.reconcilers).map(Reconciler::new).collect();
+    let mut now = 0;
+    loop {
+        let violation = |what: String| Violation { seed: scenario.seed, at: now, what };
+        world.step(now);
+        for reconciler in &mut reconcilers {
+            reconciler.turn(&mut world, &mut limiter, &mut lock, now).map_err(violation)?;
+        }
+        world.step(now);
+        let existing = world.fly.existing();
+        world.report.most_machines = world.report.most_machines.max(existing);
+        if existing > scenario.policy.max as usize {
+            return Err(violation(format!(
+                "{existing} machines exist, MAX_MACHINES is {}",
+                scenario.policy.max
+            )));
+        }
+        let leader_is_quiet = reconcilers.iter().any(|r| r.is_quiet(&lock));
+        if world.is_settled(now) && leader_is_quiet {
+            world.report.quiet_at = now;
+            return Ok(world.report);
+        }
+        let wakes = reconcilers.iter().filter_map(Reconciler::wakes_at);
+        let next = wakes.chain(world.next_event(now)).filter(|at| *at > now).min();
+        match next {
+            Some(at) if at <= scenario.horizon_ms => now = at,
+            _ => return Err(violation(format!("no quiet end: {}", world.describe()))),
+        }
+    }
+}
+
+/// A fleet of so many machines, a third each busy, idle and at rest, and twice as many jobs waiting: for
+/// measuring how long [`super::plan`] takes. Memory has taken note of it already.
+#[must_use]
+pub fn crowd(machines: u32) -> (Observation, FleetPolicy, Memory) {
+    let policy = FleetPolicy { max: machines, ..FleetPolicy::new("sim", "image:1") };
+    let (list, workers): (Vec<Machine>, Vec<Option<WorkerView>>) = (1..=machines)
+        .map(|n| {
+            let id = MachineId(format!("m{n}"));
+            let worker = (n % 3 > 0).then(|| WorkerView {
+                worker: WorkerId(format!("w{n}")),
+                machine: id.clone(),
+                fresh: true,
+                busy: n % 3 == 1,
+                retired: false,
+            });
+            let state = if worker.is_some() { MachineState::Started } else { MachineState::Stopped };
+            (fly::machine(id, Slot(n).name(&policy.app), "any", state, &policy.image), worker)
+        })
+        .unzip();
+    let workers = workers.into_iter().flatten().collect();
+    let queue = QueueView { pending: 2 * u64::from(machines), workers, ..QueueView::default() };
+    let seen = Observation { machines: Ok(Listed { at: Moment::ZERO, machines: list }), queue: Some(queue) };
+    let mut memory = Memory::new();
+    memory.observe(&seen, &policy, Moment::ZERO);
+    (seen, policy, memory)
+}
+
+/// From an empty app to `machines` machines at once, without faults: how many calls to Fly more than
+/// one create each.
+///
+/// # Errors
+/// When the run broke a rule.
+pub fn converge_calls_over_minimum(machines: u32) -> Result<u32, Violation> {
+    let report = run(&Scenario::burst(machines))?;
+    Ok(report.calls_to_converge.saturating_sub(machines))
+}

@@ -1,0 +1,121 @@
+//! What a run is made of.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use crate::controller::fleet::FleetPolicy;
+
+/// What goes wrong, and how often, until [`Faults::until_ms`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Faults {
+    /// Nothing goes wrong after this.
+    pub until_ms: u64,
+    /// Chance of a 429.
+    pub rate_limited: f64,
+    /// Chance that a write is lost on its way.
+    pub lost: f64,
+    /// Chance that a write's answer is lost.
+    pub lost_reply: f64,
+    /// Chance that a region has no room.
+    pub no_capacity: f64,
+    /// Chance that a machine does not come up: stays created, hangs, fails, or starts without a worker.
+    pub bad_launch: f64,
+    /// Chance that a stop or destroy hangs.
+    pub hang: f64,
+    /// Chance that a list fails.
+    pub list_fails: f64,
+    /// Chance that a list is empty or lacks machines.
+    pub list_lies: f64,
+    /// Chance that Fly refuses the token.
+    pub unauthorised: f64,
+    /// Chance that a reconciler sleeps between its plan and its write.
+    pub stall: f64,
+    /// Mean time between strokes on a machine: vanishes, loses its worker, is stopped, or its host goes.
+    pub stroke_every_ms: Option<u64>,
+    /// Mean time between outages of Redis.
+    pub redis_every_ms: Option<u64>,
+}
+
+/// A run, before it is run.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// Everything random comes from it.
+    pub seed: u64,
+    /// The policy in force.
+    pub policy: FleetPolicy,
+    /// Jobs: when each arrives and how long it takes, in milliseconds.
+    pub jobs: Vec<(u64, u64)>,
+    /// Reconcilers that believe they should act.
+    pub reconcilers: u8,
+    /// What goes wrong.
+    pub faults: Faults,
+    /// By then all must be quiet.
+    pub horizon_ms: u64,
+}
+
+impl Scenario {
+    /// `machines` jobs at once, for as many machines, and nothing goes wrong.
+    #[must_use]
+    pub fn burst(machines: u32) -> Self {
+        let policy = FleetPolicy { max: machines.max(1), ..FleetPolicy::new("sim", "image:1") };
+        Self {
+            seed: 0,
+            policy,
+            jobs: vec![(1_000, 600_000); machines as usize],
+            reconcilers: 1,
+            faults: Faults::default(),
+            horizon_ms: 4 * 3_600_000,
+        }
+    }
+
+    /// Some jobs and no faults.
+    #[must_use]
+    pub fn calm(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut policy = FleetPolicy::new("sim", "image:1");
+        policy.max = rng.random_range(1..=6);
+        policy.idle_timeout = Duration::from_secs(rng.random_range(20..=300));
+        let span = rng.random_range(1_000..600_000_u64);
+        let count = rng.random_range(1..=25);
+        let jobs =
+            (0..count).map(|_| (rng.random_range(0..span), rng.random_range(1_000..180_000))).collect();
+        Self {
+            seed,
+            policy,
+            jobs,
+            reconcilers: rng.random_range(1..=2),
+            faults: Faults::default(),
+            horizon_ms: 8 * 3_600_000,
+        }
+    }
+
+    /// Anything.
+    #[must_use]
+    pub fn random(seed: u64) -> Self {
+        let mut scenario = Self::calm(seed);
+        let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed);
+        scenario.policy.min = rng.random_range(0..=1).min(scenario.policy.max);
+        scenario.policy.regions = vec!["iad".to_owned(), "dfw".to_owned()];
+        let mut chance = |most: f64| if rng.random_bool(0.4) { rng.random_range(0.0..most) } else { 0.0 };
+        scenario.faults = Faults {
+            until_ms: 900_000,
+            rate_limited: chance(0.5),
+            lost: chance(0.4),
+            lost_reply: chance(0.5),
+            no_capacity: chance(0.7),
+            bad_launch: chance(0.6),
+            hang: chance(0.6),
+            list_fails: chance(0.5),
+            list_lies: chance(0.5),
+            unauthorised: chance(0.05),
+            stall: chance(0.3),
+            stroke_every_ms: None,
+            redis_every_ms: None,
+        };
+        scenario.faults.stroke_every_ms = rng.random_bool(0.5).then(|| rng.random_range(10_000..200_000));
+        scenario.faults.redis_every_ms = rng.random_bool(0.3).then(|| rng.random_range(60_000..400_000));
+        scenario
+    }
+}

@@ -1,0 +1,273 @@
+//! The queue, the workers, and what befalls them.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::fly::Fly;
+use super::{Report, Scenario};
+use crate::controller::fleet::{FleetPolicy, QueueView, Slot, WorkerView};
+use crate::flyprovider::{HostStatus, MachineId, MachineState};
+use crate::job::WorkerId;
+
+const LEASE_MS: u64 = 30_000;
+
+/// A worker as the pool has it.
+struct SimWorker {
+    id: WorkerId,
+    machine: MachineId,
+    /// Its process runs; else only its record is left.
+    lives: bool,
+    /// Of a dead one: until when its heartbeat counts as fresh.
+    fresh_until: u64,
+    retired: bool,
+    /// The job's length, and when it ends or, of a dead one, when the lease does.
+    job: Option<(u64, u64)>,
+    idle_since: u64,
+    stays: bool,
+}
+
+/// Everything but the reconcilers.
+pub(super) struct World {
+    pub fly: Fly,
+    pub rng: StdRng,
+    pub policy: FleetPolicy,
+    pub report: Report,
+    pub stall: f64,
+    pub faults_until: u64,
+    arrivals: Vec<(u64, u64)>,
+    pending: Vec<u64>,
+    workers: Vec<SimWorker>,
+    born: u32,
+    jobs_left: usize,
+    stroke: Option<(u64, u64)>,
+    outage: Option<(u64, u64)>,
+    redis_back: u64,
+    reach_back: Option<u64>,
+}
+
+impl World {
+    pub fn new(scenario: &Scenario) -> Self {
+        let faults = &scenario.faults;
+        let mut arrivals = scenario.jobs.clone();
+        arrivals.sort_unstable_by(|a, b| b.cmp(a));
+        Self {
+            fly: Fly::new(faults),
+            rng: StdRng::seed_from_u64(scenario.seed),
+            policy: scenario.policy.clone(),
+            report: Report::default(),
+            stall: faults.stall,
+            faults_until: faults.until_ms,
+            jobs_left: arrivals.len(),
+            arrivals,
+            pending: Vec::new(),
+            workers: Vec::new(),
+            born: 0,
+            stroke: faults.stroke_every_ms.map(|every| (every, every)),
+            outage: faults.redis_every_ms.map(|every| (every, every)),
+            redis_back: 0,
+            reach_back: None,
+        }
+    }
+
+    /// The pool and the queue; nothing while Redis is out.
+    pub fn queue(&self, now: u64) -> Option<QueueView> {
+        if now < self.redis_back {
+            return None;
+        }
+        let workers = self.workers.iter().map(|w| WorkerView {
+            worker: w.id.clone(),
+            machine: w.machine.clone(),
+            fresh: w.lives || w.fresh_until > now,
+            busy: w.job.is_some(),
+            retired: w.retired,
+        });
+        let leases = self.workers.iter().filter(|w| !w.lives).filter_map(|w| w.job);
+        Some(QueueView {
+            pending: self.pending.len() as u64,
+            due: 0,
+            next_due: leases.map(|(_, at)| Duration::from_millis(at.saturating_sub(now))).min(),
+            workers: workers.collect(),
+        })
+    }
+
+    /// Whether a machine's worker holds a lease.
+    pub fn has_lease(&self, id: &MachineId) -> bool {
+        self.workers.iter().any(|w| w.machine == *id && w.job.is_some())
+    }
+
+    /// Retires a machine's workers, unless one holds a lease.
+    pub fn retire(&mut self, id: &MachineId) -> bool {
+        if self.has_lease(id) {
+            return false;
+        }
+        if let Some(sim) = self.fly.find(id) {
+            sim.retired = true;
+        }
+        self.workers.iter_mut().filter(|w| w.machine == *id).for_each(|w| w.retired = true);
+        true
+    }
+
+    /// A machine's process is gone without a word.
+    pub fn kill_worker(&mut self, id: &MachineId, now: u64) {
+        let fresh = self.rng.random_range(1_000..180_000);
+        for worker in self.workers.iter_mut().filter(|w| w.machine == *id && w.lives) {
+            worker.lives = false;
+            worker.fresh_until = now + fresh;
+            worker.job = worker.job.map(|(length, _)| (length, now + LEASE_MS));
+        }
+    }
+
+    pub fn step(&mut self, now: u64) {
+        while let Some((_, length)) = self.arrivals.pop_if(|(at, _)| *at <= now) {
+            self.pending.push(length);
+        }
+        self.fly.step(&mut self.rng, now);
+        self.strike(now);
+        self.births(now);
+        self.ends_of_jobs(now);
+        for worker in self.workers.iter_mut().filter(|w| w.lives && !w.retired && w.job.is_none()) {
+            if let Some(length) = self.pending.pop() {
+                worker.job = Some((length, now + length));
+            }
+        }
+        self.leaves(now);
+    }
+
+    fn births(&mut self, now: u64) {
+        let app = &self.policy.app;
+        for sim in &mut self.fly.machines {
+            if sim.worker_at.is_some_and(|at| at <= now) {
+                sim.worker_at = None;
+                self.born += 1;
+                self.workers.push(SimWorker {
+                    id: WorkerId(format!("w{}", self.born)),
+                    machine: sim.machine.id.clone(),
+                    lives: true,
+                    fresh_until: 0,
+                    retired: sim.retired,
+                    job: None,
+                    idle_since: now,
+                    stays: Slot::parse(app, &sim.machine.name).is_some_and(|s| s.0 <= self.policy.min),
+                });
+            }
+        }
+    }
+
+    fn ends_of_jobs(&mut self, now: u64) {
+        for worker in &mut self.workers {
+            if let Some((length, at)) = worker.job
+                && at <= now
+            {
+                worker.job = None;
+                worker.idle_since = now;
+                if worker.lives {
+                    self.jobs_left -= 1;
+                    self.report.drained_at = now;
+                } else {
+                    self.pending.push(length);
+                }
+            }
+        }
+        self.workers.retain(|w| w.lives || w.job.is_some() || w.fresh_until > now);
+    }
+
+    fn leaves(&mut self, now: u64) {
+        let idle = u64::try_from(self.policy.idle_timeout.as_millis()).unwrap_or(u64::MAX);
+        let mut left = Vec::new();
+        self.workers.retain(|w| {
+            let bored = !w.stays && now >= w.idle_since + idle;
+            let leaves = w.lives && w.job.is_none() && (w.retired || bored);
+            if leaves {
+                left.push(w.machine.clone());
+            }
+            !leaves
+        });
+        for id in left {
+            if let Some(sim) = self.fly.machines.iter_mut().find(|m| m.machine.id == id) {
+                sim.exits(&mut self.rng, 0, now);
+            }
+        }
+    }
+
+    /// Misfortune.
+    fn strike(&mut self, now: u64) {
+        if self.reach_back.is_some_and(|at| at <= now) {
+            self.reach_back = None;
+            self.fly.machines.iter_mut().for_each(|m| m.machine.host_status = HostStatus::Ok);
+        }
+        if let Some((at, every)) = self.outage.filter(|(at, _)| *at <= now) {
+            self.outage = (at < self.faults_until).then(|| (now + every, every));
+            self.redis_back = now + self.rng.random_range(1_000..40_000);
+        }
+        let Some((at, every)) = self.stroke.filter(|(at, _)| *at <= now) else { return };
+        self.stroke = (at < self.faults_until).then(|| (now + every, every));
+        if self.fly.machines.is_empty() {
+            return;
+        }
+        let which = self.rng.random_range(0..self.fly.machines.len());
+        let id = self.fly.machines[which].machine.id.clone();
+        match self.rng.random_range(0..4) {
+            0 => {
+                self.kill_worker(&id, now);
+                self.fly.machines.remove(which);
+            }
+            1 => {
+                self.kill_worker(&id, now);
+                self.fly.machines[which].worker_at = None;
+            }
+            2 if self.fly.machines[which].machine.state == MachineState::Started => {
+                self.kill_worker(&id, now);
+                self.fly.machines[which].exits(&mut self.rng, 137, now);
+            }
+            _ => {
+                self.fly.machines[which].machine.host_status = HostStatus::Unreachable;
+                self.reach_back = Some(now + self.rng.random_range(10_000..900_000));
+            }
+        }
+    }
+
+    pub fn next_event(&self, now: u64) -> Option<u64> {
+        let idle = u64::try_from(self.policy.idle_timeout.as_millis()).unwrap_or(u64::MAX);
+        let machines = self.fly.machines.iter().flat_map(|m| [m.next, m.worker_at]);
+        let workers = self.workers.iter().flat_map(|w| {
+            let leaves = (w.lives && !w.stays && w.job.is_none()).then(|| w.idle_since + idle);
+            let stale = (!w.lives).then_some(w.fresh_until);
+            [w.job.map(|(_, at)| at), leaves, stale]
+        });
+        let others = [
+            self.arrivals.last().map(|(at, _)| *at),
+            self.stroke.map(|(at, _)| at),
+            self.outage.map(|(at, _)| at),
+            Some(self.redis_back),
+            self.reach_back,
+        ];
+        machines.chain(workers).chain(others).flatten().filter(|at| *at > now).min()
+    }
+
+    /// All jobs done, and no machine up but those of the minimum.
+    pub fn is_settled(&self, now: u64) -> bool {
+        let up = self.fly.machines.iter().filter(|m| m.machine.state != MachineState::Stopped).count();
+        let stays = self.workers.iter().filter(|w| w.lives && w.stays).count();
+        let faultless = now >= self.faults_until && self.reach_back.is_none() && now >= self.redis_back;
+        self.jobs_left == 0 && faultless && up == stays && stays == self.policy.min as usize
+    }
+
+    pub fn describe(&self) -> String {
+        let machines: Vec<String> = self
+            .fly
+            .machines
+            .iter()
+            .map(|m| format!("{} {} {:?}", m.machine.name, m.machine.state, m.machine.host_status))
+            .collect();
+        let lives = self.workers.iter().filter(|w| w.lives).count();
+        format!(
+            "{} jobs left, {} pending, {lives} of {} workers live, machines: {}",
+            self.jobs_left,
+            self.pending.len(),
+            self.workers.len(),
+            machines.join(", ")
+        )
+    }
+}

@@ -1,0 +1,329 @@
+//! Each fault a fleet must survive, as far as it is the plan's.
+
+use super::*;
+use crate::controller::fleet::{ListFailure, MicroDollars};
+use Life::{Busy, Dead, Idle, None as Nobody, Retired};
+use MachineState::{Created, Destroying, Failed, Started, Starting, Stopped, Stopping};
+
+#[test]
+fn fault_01_a_429_pauses_every_write_and_launches_come_before_stops() {
+    let mut desk = Desk::new(&[(1, Started, Nobody), (2, Stopped, Nobody)], 0);
+    desk.plan();
+    desk.now = s(400);
+    desk.see(&[(1, Started, Nobody), (2, Stopped, Nobody)], 2);
+    assert_eq!(desk.steps(), ["start m2", "create 03 any", "stop m1"]);
+    desk.first_ends(Outcome::RateLimited { retry_after: Some(s(9)) });
+    assert!(desk.acts().is_empty() && desk.says("fewer calls"));
+    assert_eq!(desk.plan().next_look, Some(s(9)));
+    desk.now += s(9);
+    assert_eq!(desk.steps(), ["start m2", "create 03 any", "stop m1"]);
+}
+
+#[test]
+fn fault_02_three_lost_answers_in_a_row_pause_the_writes() {
+    let mut desk = Desk::new(&[], 3);
+    for _ in 0..3 {
+        assert!(!desk.says("fails"));
+        desk.first_ends(Outcome::Unknown);
+    }
+    assert!(desk.says("fails") && desk.acts().is_empty());
+}
+
+#[test]
+fn fault_03_a_create_with_a_lost_answer_holds_its_slot_until_a_list_frees_it() {
+    let mut desk = Desk::new(&[], 1);
+    assert_eq!(desk.steps(), ["create 01 any"]);
+    desk.first_ends(Outcome::Unknown);
+    assert!(desk.acts().is_empty());
+    // Too early to prove anything.
+    desk.now += s(5);
+    desk.see(&[], 1);
+    assert!(desk.acts().is_empty());
+    desk.now += s(30);
+    desk.see(&[], 1);
+    assert_eq!(desk.steps(), ["create 01 any"]);
+}
+
+#[test]
+fn fault_03_a_lost_create_that_happened_is_adopted() {
+    let mut desk = Desk::new(&[], 1);
+    desk.first_ends(Outcome::NameTaken(Some(MachineId("m1".into()))));
+    assert_eq!((desk.acts(), desk.plan().next_look), (vec![], Some(Duration::ZERO)));
+    desk.now += s(1);
+    desk.see(&[(1, Stopped, Nobody)], 1);
+    assert_eq!(desk.steps(), ["start m1"]);
+}
+
+#[test]
+fn fault_04_a_machine_that_never_started_is_started_then_destroyed() {
+    let machines = [(1, Created, Nobody)];
+    let mut desk = Desk::new(&machines, 1);
+    assert!(desk.acts().is_empty(), "it may still start by itself");
+    desk.now = s(40);
+    desk.see(&machines, 1);
+    assert_eq!(desk.steps(), ["start m1"]);
+    desk.see(&machines, 0);
+    assert!(desk.acts().is_empty());
+    desk.now = s(400);
+    desk.see(&machines, 0);
+    assert_eq!(desk.steps(), ["destroy m1"]);
+}
+
+fn unreachable(desk: &mut Desk) {
+    for machine in desk.list() {
+        (machine.host_status, machine.config) = (HostStatus::Unreachable, None);
+    }
+}
+
+#[test]
+fn fault_05_a_machine_out_of_reach_is_no_capacity_counts_and_is_replaced_in_the_end() {
+    let mut desk = Desk::new(&[(1, Started, Nobody)], 3);
+    unreachable(&mut desk);
+    assert_eq!(desk.steps(), ["create 02 any", "create 03 any"], "it counts toward MAX");
+    desk.now = s(400);
+    desk.see(&[(1, Started, Nobody)], 0);
+    unreachable(&mut desk);
+    assert_eq!(desk.steps(), ["destroy m1"]);
+    desk.see(&[(1, Started, Busy)], 0);
+    unreachable(&mut desk);
+    assert!(desk.acts().is_empty(), "its worker holds a lease");
+}
+
+#[test]
+fn fault_06_a_vanished_machine_frees_its_slot() {
+    let mut desk = Desk::new(&[(1, Started, Busy), (2, Started, Idle)], 0);
+    desk.plan();
+    desk.now = s(60);
+    desk.see(&[(2, Started, Busy)], 1);
+    assert_eq!(desk.steps(), ["create 01 any"]);
+}
+
+#[test]
+fn fault_07_a_suddenly_empty_list_is_not_believed_at_once() {
+    let all = [(1, Started, Busy), (2, Started, Idle), (3, Stopped, Nobody)];
+    let mut desk = Desk::new(&all, 0);
+    desk.plan();
+    desk.now = s(60);
+    desk.see(&[], 5);
+    assert!(desk.acts().is_empty() && desk.says("3 of 3 machines are suddenly missing"));
+    desk.now = s(70);
+    desk.see(&all, 0);
+    assert!(desk.acts().is_empty());
+    desk.now = s(80);
+    desk.see(&[], 1);
+    desk.plan();
+    // It lasts: so be it.
+    desk.now = s(200);
+    desk.see(&[], 1);
+    assert_eq!(desk.steps(), ["create 01 any"]);
+}
+
+#[test]
+fn fault_08_two_controllers_name_the_same_machine_and_the_second_adopts() {
+    let (mut a, mut b) = (Desk::new(&[], 1), Desk::new(&[], 1));
+    assert_eq!(a.acts(), b.acts());
+    b.first_ends(Outcome::NameTaken(None));
+    assert_eq!((b.acts(), b.plan().next_look), (vec![], Some(Duration::ZERO)));
+}
+
+#[test]
+fn fault_09_no_clock_but_the_reconcilers_own_counts() {
+    let mut desk = Desk::new(&[(1, Starting, Nobody)], 1);
+    for (created, updated) in [("1970-01-01T00:00:00Z", "2200-01-01T00:00:00Z"), ("", "soon")] {
+        desk.list()[0].created_at = created.into();
+        desk.list()[0].updated_at = updated.into();
+        assert!(desk.acts().is_empty());
+    }
+}
+
+#[test]
+fn fault_10_after_three_failed_launches_no_more_are_made_and_it_is_said() {
+    let mut desk = Desk::new(&[], 3);
+    for slot in 1..=3 {
+        let made = Outcome::Done(Some(MachineId(format!("m{slot}"))));
+        desk.first_ends(made);
+    }
+    desk.now = s(5);
+    desk.see(&[(1, Failed, Nobody), (2, Failed, Nobody), (3, Failed, Nobody)], 3);
+    assert!(desk.says("3 launches in a row") && desk.says("FLY_WORKER_IMAGE"));
+    assert!(desk.acts().iter().all(|a| matches!(a, Act::Destroy { .. })));
+    desk.now = s(10);
+    desk.see(&[], 3);
+    assert!(desk.acts().is_empty());
+    // After the hold, one; and all again once a worker came up.
+    desk.now = s(700);
+    desk.see(&[], 3);
+    assert_eq!(desk.steps(), ["create 01 any"]);
+    desk.first_ends(Outcome::Done(Some(MachineId("m1".into()))));
+    assert!(desk.acts().is_empty());
+    desk.now = s(705);
+    desk.see(&[(1, Started, Busy)], 2);
+    assert_eq!(desk.steps(), ["create 02 any", "create 03 any"]);
+}
+
+#[test]
+fn fault_11_a_full_region_gives_way_to_the_next_and_then_to_any() {
+    let mut desk = Desk::new(&[], 1);
+    desk.policy.regions = vec!["iad".into(), "dfw".into()];
+    for region in ["iad", "dfw", "any"] {
+        assert_eq!(desk.steps(), [format!("create 01 {region}")]);
+        desk.first_ends(Outcome::NoCapacity);
+    }
+    assert!(desk.acts().is_empty() && desk.says("no region has room"));
+    assert_eq!(desk.plan().next_look, Some(s(120)));
+    desk.now += s(120);
+    desk.see(&[], 1);
+    assert_eq!(desk.steps(), ["create 01 iad"]);
+}
+
+#[test]
+fn fault_12_a_stuck_machine_is_stopped_once_then_destroyed_but_not_with_a_job() {
+    for state in [Starting, Stopping] {
+        let mut desk = Desk::new(&[(1, state.clone(), Nobody)], 0);
+        desk.plan();
+        desk.now = s(302);
+        assert_eq!((desk.acts(), desk.plan().next_look), (vec![], Some(Duration::ZERO)), "first a look");
+        desk.see(&[(1, state.clone(), Busy)], 0);
+        assert!(desk.acts().is_empty());
+        desk.see(&[(1, state.clone(), Nobody)], 0);
+        assert_eq!(desk.steps(), ["stop m1"]);
+        desk.first_ends(Outcome::Done(None));
+        assert!(desk.acts().is_empty());
+        desk.now = s(380);
+        desk.see(&[(1, state, Nobody)], 0);
+        assert_eq!(desk.steps(), ["destroy m1"]);
+    }
+}
+
+#[test]
+fn fault_13_a_zombie_is_stopped_after_its_lease_and_its_replacement_comes_first() {
+    let mut desk = Desk::new(&[(1, Started, Life::Fading)], 0);
+    assert!(desk.acts().is_empty());
+    desk.now = s(30);
+    desk.see(&[(1, Started, Dead)], 1);
+    assert_eq!(desk.steps(), ["create 02 any"]);
+    desk.now = s(130);
+    desk.see(&[(1, Started, Dead), (2, Started, Busy)], 0);
+    assert_eq!(desk.steps(), ["stop m1"]);
+}
+
+#[test]
+fn fault_14_alive_by_its_heartbeat_and_stopped_by_fly_is_never_started_twice() {
+    let machines = [(1, Stopped, Idle)];
+    let mut desk = Desk::new(&machines, 1);
+    assert!(desk.acts().is_empty());
+    desk.now = s(20);
+    desk.see(&machines, 1);
+    assert_eq!(desk.steps(), ["create 02 any"], "another helps meanwhile");
+    assert!(desk.says("left alone"));
+    desk.see(&[(1, Stopped, Nobody)], 1);
+    assert_eq!(desk.steps(), ["start m1"]);
+}
+
+#[test]
+fn fault_15_a_worker_is_retired_before_its_machine_is_stopped() {
+    let mut desk = Desk::new(&[(1, Started, Idle)], 0);
+    desk.plan();
+    desk.now = s(362);
+    desk.see(&[(1, Started, Idle)], 0);
+    assert_eq!(desk.steps(), ["retire m1"]);
+    desk.first_ends(Outcome::Refused);
+    desk.see(&[(1, Started, Busy)], 0);
+    assert!(desk.acts().is_empty());
+    desk.see(&[(1, Started, Retired)], 0);
+    assert!(desk.acts().is_empty(), "it leaves by itself");
+    desk.now = s(500);
+    desk.see(&[(1, Started, Retired)], 0);
+    assert_eq!(desk.steps(), ["stop m1"]);
+}
+
+#[test]
+fn fault_16_the_budget_bounds_new_machines_and_ends_none() {
+    let mut desk = Desk::new(&[(1, Started, Busy), (2, Started, Busy)], 5);
+    desk.policy.budget = Some(MicroDollars(100_000));
+    assert_eq!(desk.policy.affordable(), 1);
+    assert!(desk.acts().is_empty() && desk.says("pays for 1 machines"));
+    desk.see(&[], 5);
+    desk.memory = Memory::new();
+    assert_eq!(desk.steps(), ["create 01 any"]);
+}
+
+#[test]
+fn fault_17_a_job_that_eats_all_memory_does_not_hold_the_fleet_but_a_broken_image_does() {
+    for (oom, held) in [(true, false), (false, true)] {
+        let mut desk = Desk::new(&[(1, Stopped, Nobody)], 1);
+        for round in 1..=3 {
+            assert_eq!(desk.steps(), ["start m1"], "round {round}");
+            desk.first_ends(Outcome::Done(None));
+            desk.now += s(20);
+            desk.see(&[(1, Stopped, Nobody)], 1);
+            let request = serde_json::json!({"exit_event": {"exit_code": 137, "oom_killed": oom}});
+            desk.list()[0].events = vec![crate::flyprovider::MachineEvent {
+                kind: "exit".into(),
+                status: "stopped".into(),
+                timestamp: round,
+                request: Some(request),
+            }];
+        }
+        assert_eq!(desk.acts().is_empty(), held);
+    }
+}
+
+#[test]
+fn fault_18_without_redis_or_without_a_list_nothing_is_done() {
+    let mut desk = Desk::new(&[(1, Failed, Nobody)], 5);
+    desk.seen.queue = None;
+    assert!(desk.acts().is_empty() && desk.says("Redis"));
+    let mut desk = Desk::new(&[(1, Failed, Nobody)], 5);
+    desk.seen.machines = Err(NoList { why: ListFailure::Failed, at: desk.now });
+    assert!(desk.acts().is_empty() && desk.says("list"));
+    assert_eq!(desk.plan().next_look, Some(s(5)));
+}
+
+#[test]
+fn fault_19_a_refused_token_stops_the_writes_and_says_so() {
+    let mut desk = Desk::new(&[], 5);
+    desk.first_ends(Outcome::Unauthorised);
+    assert!(desk.acts().is_empty() && desk.says("FLY_API_TOKEN"));
+    desk.seen.machines = Err(NoList { why: ListFailure::Unauthorised, at: desk.now });
+    assert!(desk.acts().is_empty() && desk.says("FLY_API_TOKEN"));
+}
+
+#[test]
+fn paused_says_so_and_does_nothing() {
+    let mut desk = Desk::new(&[(1, Failed, Nobody)], 5);
+    desk.policy.paused = true;
+    assert!(desk.acts().is_empty() && desk.says("tcoder fleet resume"));
+}
+
+#[test]
+fn an_old_image_is_replaced_when_idle_and_never_started() {
+    let old = |desk: &mut Desk| desk.list()[0].config.as_mut().unwrap().image = "image:0".into();
+    let mut desk = Desk::new(&[(1, Started, Busy)], 0);
+    old(&mut desk);
+    assert!(desk.acts().is_empty());
+    desk.see(&[(1, Started, Idle)], 0);
+    old(&mut desk);
+    assert_eq!(desk.steps(), ["retire m1"]);
+    desk.see(&[(1, Stopped, Nobody)], 1);
+    old(&mut desk);
+    assert_eq!(desk.steps(), ["create 02 any", "destroy m1"]);
+}
+
+#[test]
+fn a_lowered_maximum_ends_machines_at_rest_and_one_idle_at_a_time() {
+    let mut desk = Desk::new(&[(1, Started, Idle), (2, Started, Idle), (3, Stopped, Nobody)], 0);
+    desk.policy.max = 1;
+    assert_eq!(desk.steps(), ["retire m2", "destroy m3"]);
+    let mut desk = Desk::new(&[(1, Started, Busy), (2, Destroying, Nobody)], 3);
+    desk.policy.max = 1;
+    assert!(desk.acts().is_empty());
+}
+
+#[test]
+fn machines_of_other_names_are_none_of_ours() {
+    let mut desk = Desk::new(&[(1, Failed, Nobody)], 0);
+    desk.list()[0].name = "app-api".into();
+    let plan = desk.plan();
+    assert_eq!((plan.actions.len(), plan.desired.existing), (0, 0));
+}

@@ -1,0 +1,205 @@
+//! What holds of every plan.
+
+use std::collections::BTreeSet;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+use crate::controller::fleet::MicroDollars;
+
+/// The states that differ to the plan.
+const STATES: [MachineState; 12] = [
+    MachineState::Created,
+    MachineState::Creating,
+    MachineState::Starting,
+    MachineState::Started,
+    MachineState::Stopping,
+    MachineState::Stopped,
+    MachineState::Updating,
+    MachineState::LaunchFailed,
+    MachineState::Failed,
+    MachineState::Destroying,
+    MachineState::Destroyed,
+    MachineState::Suspended,
+];
+const LIVES: [Life; 6] = [Life::None, Life::Idle, Life::Busy, Life::Fading, Life::Dead, Life::Retired];
+
+/// Checks one plan against everything it was made from.
+fn check(desk: &mut Desk) -> Result<(), String> {
+    let plan = desk.plan();
+    let memory = desk.memory.clone();
+    if desk.plan() != plan || desk.memory != memory {
+        return Err("the same look twice gives another plan".into());
+    }
+    let machines = desk.list().clone();
+    let queue = desk.seen.queue.clone().unwrap();
+    let has = |id: &MachineId, f: &dyn Fn(&WorkerView) -> bool| {
+        queue.workers.iter().any(|w| w.machine == *id && f(w))
+    };
+    let existing = machines.iter().filter(|m| !m.state.is_gone()).count();
+    let (mut creates, mut starts) = (0, 0);
+    let mut touched = BTreeSet::new();
+    let names: BTreeSet<&str> =
+        machines.iter().filter(|m| !m.state.is_gone()).map(|m| m.name.as_str()).collect();
+    for action in &plan.actions {
+        if action.reason.is_empty() {
+            return Err("a step without a reason".into());
+        }
+        if let Some(id) = action.act.machine() {
+            if has(id, &|w| w.busy) {
+                return Err(format!("{action:?} though its worker holds a lease"));
+            }
+            if !touched.insert(id.clone()) {
+                return Err(format!("two steps for {id}"));
+            }
+        }
+        match &action.act {
+            Act::Start { machine } if has(machine, &|w| w.fresh) => {
+                return Err(format!("{machine} is started twice"));
+            }
+            Act::Start { .. } => starts += 1,
+            Act::Create { slot, name, .. } => {
+                creates += 1;
+                if names.contains(name.as_str()) || slot.0 == 0 || slot.0 > desk.policy.max {
+                    return Err(format!("{slot} is not free"));
+                }
+                if !touched.insert(MachineId(name.clone())) {
+                    return Err(format!("{slot} twice"));
+                }
+            }
+            _ => {}
+        }
+    }
+    let max = desk.policy.max as usize;
+    if creates > 0 && existing + creates > max {
+        return Err(format!("{existing} exist, {creates} more are made"));
+    }
+    let launches = u32::try_from(starts + creates).unwrap();
+    if launches > plan.desired.need() {
+        return Err(format!("{launches} launches, {:?}", plan.desired));
+    }
+    if launches > 0 && plan.desired.billed + launches > desk.policy.affordable() {
+        return Err(format!("{launches} launches are beyond the budget"));
+    }
+    if creates > 0 && queue.pending > 0 {
+        let left = machines.iter().find(|m| {
+            let rests = matches!(m.state, MachineState::Stopped | MachineState::Suspended);
+            let usable = m.config.as_ref().is_some_and(|c| c.image == desk.policy.image);
+            let untouched = memory.machines.get(&m.id).is_none_or(|seen| {
+                seen.sent.is_none() && seen.blocked_until.is_none_or(|until| until <= desk.now)
+            });
+            rests
+                && usable
+                && untouched
+                && m.host_status == HostStatus::Ok
+                && !has(&m.id, &|w| w.fresh || w.busy)
+                && !touched.contains(&m.id)
+        });
+        if let Some(left) = left {
+            return Err(format!("a machine is made though {} is at rest", left.name));
+        }
+    }
+    if !plan.actions.iter().map(|a| a.act.rank()).is_sorted() {
+        return Err("the steps are out of order".into());
+    }
+    Ok(())
+}
+
+#[test]
+fn every_case_of_up_to_three_machines_keeps_the_rules() {
+    let kinds: Vec<(&MachineState, Life)> =
+        STATES.iter().flat_map(|state| LIVES.map(|life| (state, life))).collect();
+    let mut cases = 0;
+    let mut busy_steps = 0;
+    let mut try_all = |machines: &[(u32, MachineState, Life)]| {
+        for pending in 0..=4 {
+            let mut desk = Desk::new(machines, pending);
+            check(&mut desk).unwrap_or_else(|e| panic!("{e}: {machines:?}, {pending} pending"));
+            // And when nothing has changed for so long that every deadline has passed.
+            desk.now = s(5_000);
+            desk.see(machines, pending);
+            check(&mut desk).unwrap_or_else(|e| panic!("{e}: {machines:?} for long, {pending} pending"));
+            busy_steps += desk.plan().actions.len();
+            cases += 1;
+        }
+    };
+    let of = |slot: u32, (state, life): (&MachineState, Life)| (slot, state.clone(), life);
+    try_all(&[]);
+    for (i, a) in kinds.iter().enumerate() {
+        try_all(&[of(1, *a)]);
+        for (j, b) in kinds.iter().enumerate().skip(i) {
+            try_all(&[of(1, *a), of(2, *b)]);
+            for c in &kinds[j..] {
+                try_all(&[of(1, *a), of(2, *b), of(3, *c)]);
+            }
+        }
+    }
+    assert!(cases > 300_000 && busy_steps > 100_000, "{cases} cases, {busy_steps} steps");
+}
+
+fn any_machine() -> impl Strategy<Value = (Machine, Life)> {
+    let state = prop_oneof![9 => prop::sample::select(STATES.to_vec()), 1 => Just(MachineState::Unknown("odd".into()))];
+    let host = prop_oneof![6 => Just(HostStatus::Ok), 1 => Just(HostStatus::Unreachable), 1 => Just(HostStatus::Unknown)];
+    (1..14_u32, state, host, prop::sample::select(LIVES.to_vec()), prop::bool::weighted(0.2)).prop_map(
+        |(slot, state, host, life, old)| {
+            let mut machine = machine(slot, state);
+            machine.host_status = host;
+            machine.config = (host == HostStatus::Ok).then(|| MachineConfig {
+                image: if old { "image:0" } else { "image:1" }.into(),
+                ..MachineConfig::default()
+            });
+            (machine, life)
+        },
+    )
+}
+
+fn distinct(machines: Vec<(Machine, Life)>) -> Vec<(Machine, Life)> {
+    let mut names = BTreeSet::new();
+    machines.into_iter().filter(|(m, _)| names.insert(m.name.clone())).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Look after look at anything at all, with steps that end in any way between.
+    #[test]
+    fn any_history_keeps_the_rules(
+        looks in vec((vec(any_machine(), 0..12).prop_map(distinct), 0..15_u64, 0..400_u64, 0..7_usize), 1..6),
+        (min, max, per, budget) in (0..3_u32, 3..12_u32, 1..4_u32, prop::option::of(1..12_u64)),
+    ) {
+        let mut desk = Desk::new(&[], 0);
+        desk.policy = FleetPolicy {
+            min,
+            max,
+            jobs_per_machine: per.try_into().unwrap(),
+            budget: budget.map(|n| MicroDollars(n * 86_112)),
+            ..policy()
+        };
+        for (machines, pending, later, end) in looks {
+            desk.now += s(later);
+            desk.see(&[], pending);
+            for (machine, life) in machines {
+                let slot = Slot::parse("app", &machine.name).unwrap();
+                desk.seen.queue.as_mut().unwrap().workers.extend(worker(slot.0, life));
+                desk.list().push(machine);
+            }
+            for _ in 0..4 {
+                check(&mut desk).map_err(TestCaseError::fail)?;
+                if desk.plan().actions.is_empty() {
+                    break;
+                }
+                let ends = [
+                    Outcome::Done(None),
+                    Outcome::Unknown,
+                    Outcome::NameTaken(None),
+                    Outcome::NoCapacity,
+                    Outcome::RateLimited { retry_after: None },
+                    Outcome::NotFound,
+                    Outcome::Refused,
+                ];
+                desk.first_ends(ends[end].clone());
+            }
+        }
+    }
+}

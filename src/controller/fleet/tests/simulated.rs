@@ -1,0 +1,43 @@
+//! Whole lives of fleets, in virtual time.
+
+use crate::controller::fleet::simulation::{Scenario, converge_calls_over_minimum, crowd, run};
+use crate::controller::fleet::{Act, Moment, plan};
+
+#[test]
+fn thousands_of_fleets_end_quiet_whatever_befalls_them() {
+    let failed: Vec<String> =
+        (0..2000).filter_map(|seed| run(&Scenario::random(seed)).err()).map(|v| v.to_string()).collect();
+    assert!(
+        failed.is_empty(),
+        "{} runs failed:\n{}",
+        failed.len(),
+        failed[..failed.len().min(12)].join("\n")
+    );
+}
+
+#[test]
+fn a_burst_costs_one_list_more_than_its_creates() {
+    for machines in [1, 2, 5, 10, 20] {
+        assert!(converge_calls_over_minimum(machines).unwrap() <= 1, "{machines} machines");
+    }
+}
+
+#[test]
+fn without_faults_nothing_is_stopped_or_destroyed_and_no_more_is_made_than_jobs() {
+    for seed in 0..1000 {
+        let scenario = Scenario::calm(seed);
+        let report = run(&scenario).unwrap();
+        assert_eq!((report.stops, report.destroys), (0, 0), "seed {seed}: {report:?}");
+        let jobs = u32::try_from(scenario.jobs.len()).unwrap();
+        assert!(report.creates <= scenario.policy.max.min(jobs), "seed {seed}: {report:?}");
+    }
+}
+
+#[test]
+fn of_a_crowd_everything_at_rest_is_started_and_nothing_made() {
+    let (seen, policy, memory) = crowd(300);
+    let acts: Vec<Act> =
+        plan(&seen, &policy, &memory, Moment::ZERO).actions.into_iter().map(|a| a.act).collect();
+    assert_eq!(acts.len(), 100);
+    assert!(acts.iter().all(|act| matches!(act, Act::Start { .. })));
+}
