@@ -51,6 +51,10 @@ pub struct Claimed {
     pub spec: JobSpec,
     /// Redis's time at the claim.
     pub at: Millis,
+    /// When the job was submitted: tells it from an older job of the same id, whose record expired.
+    pub born: Millis,
+    /// Whether an attempt at it began before this one.
+    pub earlier: bool,
 }
 
 /// The answer to a claim.
@@ -58,8 +62,13 @@ pub struct Claimed {
 pub enum Claim {
     /// A job.
     Job(Box<Claimed>),
-    /// None is ready. With a sweep: when the next one is due.
-    Empty(Option<Millis>),
+    /// None is ready.
+    Empty {
+        /// When the next one is due, if the claim swept.
+        next_due: Option<Millis>,
+        /// Redis's time, if the claim swept.
+        now: Option<Millis>,
+    },
     /// The pool does not know this worker (any more).
     Unregistered,
 }
@@ -165,6 +174,11 @@ impl<'a> Answer<'a> {
         self.1.get(at).and_then(Reply::int).ok_or_else(|| self.unexpected())
     }
 
+    /// A time; nothing where it is -1.
+    fn time(&self, at: usize) -> Result<Option<Millis>, QueueError> {
+        Ok(Some(self.int(at)?).filter(|ms| *ms >= 0).map(Millis))
+    }
+
     fn state(&self) -> Result<State, QueueError> {
         self.text(0)?.parse().map_err(|_| self.unexpected())
     }
@@ -243,7 +257,8 @@ impl Queue {
 
     /// Asks for a job. With `sweep`, expired leases and delayed jobs are seen to first (a few of them).
     ///
-    /// `now` is Redis's time as the worker reckons it ([`super::ServerClock`]).
+    /// `now` is Redis's time as the worker reckons it ([`super::ServerClock`]). It only says until when
+    /// the worker counts as alive; a sweep goes by Redis's own clock, and tells it.
     ///
     /// Not repeated when the answer is lost: a job that was claimed unheard comes back when its lease
     /// runs out.
@@ -252,13 +267,12 @@ impl Queue {
     /// When Redis fails.
     pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
         const FEW: &str = "8";
-        let until = now.plus(i64::try_from(self.policy.alive.as_millis()).unwrap_or(i64::MAX));
         loop {
             let args = vec![
                 worker.to_string(),
                 now.0.to_string(),
                 ms(self.policy.lease),
-                until.0.to_string(),
+                ms(self.policy.alive),
                 if sweep { FEW } else { "0" }.to_owned(),
             ];
             let reply = self.eval(&scripts::CLAIM, args).await?;
@@ -270,8 +284,10 @@ impl Queue {
                     attempt: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
                     spec: parse_spec(answer.text(3)?)?,
                     at: Millis(answer.int(4)?),
+                    born: Millis(answer.int(5)?),
+                    earlier: answer.int(6)? == 1,
                 })),
-                "EMPTY" => Claim::Empty(Some(answer.int(0)?).filter(|due| *due >= 0).map(Millis)),
+                "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
                 "UNREGISTERED" => Claim::Unregistered,
                 // A leftover of a job that no longer waits; it is out of the queue now.
                 "STRAY" => {

@@ -64,6 +64,8 @@ pub struct Claim {
     pub id: JobId,
     pub epoch: u64,
     pub attempt: u32,
+    /// Whether an attempt began before.
+    pub earlier: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -191,10 +193,12 @@ impl Model {
         let (_, id) = self.pending.pop_first()?;
         let job = self.job(id);
         job.state = State::Running;
-        job.epoch += 1;
+        let earlier = job.epoch > 0;
+        // Where time stands still, as in the lease model, epochs count.
+        job.epoch = (job.epoch + 1).max(now.unsigned_abs());
         job.attempt += 1;
         (job.worker, job.started, job.progress) = (Some(worker), Some(now), 0);
-        let claim = Claim { id, epoch: job.epoch, attempt: job.attempt };
+        let claim = Claim { id, epoch: job.epoch, attempt: job.attempt, earlier };
         let lease_name = self.lease(id, claim.epoch);
         self.leases.insert(lease_name, now + lease);
         self.events.push((id, State::Running));
