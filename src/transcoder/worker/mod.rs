@@ -219,6 +219,7 @@ impl Worker {
             fetcher: &self.fetcher,
             job,
             cancel: cancel.clone(),
+            put: std::sync::atomic::AtomicBool::new(false),
         };
         let mut work = std::pin::pin!(attempt.run());
         let outcome = tokio::select! {
