@@ -305,17 +305,45 @@ impl Queue {
     /// # Errors
     /// When Redis fails.
     pub async fn renew(&self, id: JobId, epoch: Epoch, deadline: Millis) -> Result<bool, QueueError> {
-        let (leases, name) = (self.key("jobs:leases"), format!("{id}:{epoch}"));
-        let command = Command::new("ZADD")
-            .arg(&*leases)
-            .args(["XX", "GT", "CH"])
-            .arg(deadline.0.to_string())
-            .arg(&*name);
-        if self.run(command).await?.int() == Some(1) {
+        // Lost, or held until later than asked for, as when this very renewal is repeated.
+        Ok(self.extend(id, epoch, deadline).await? || self.holds(id, epoch).await?)
+    }
+
+    /// Renews a lease for as long as the policy says from now on, by `clock`. A lease that is held until
+    /// later than that shows that the clock is behind (the machine slept, or Redis's clock was set): then
+    /// it is set right, and the lease renewed by it. `false`: the lease is lost, the attempt must stop.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn keep(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        clock: &super::ServerClock,
+    ) -> Result<bool, QueueError> {
+        let lease = i64::try_from(self.policy.lease.as_millis()).unwrap_or(i64::MAX);
+        if self.extend(id, epoch, clock.now().plus(lease)).await? {
             return Ok(true);
         }
-        // Lost, or held until later than asked for, as when this very renewal is repeated.
-        Ok(self.run(Command::new("ZSCORE").arg(leases).arg(name)).await? != Reply::Nil)
+        if !self.holds(id, epoch).await? {
+            return Ok(false);
+        }
+        clock.set(self.clock().await?.now());
+        self.renew(id, epoch, clock.now().plus(lease)).await
+    }
+
+    async fn extend(&self, id: JobId, epoch: Epoch, deadline: Millis) -> Result<bool, QueueError> {
+        let command = Command::new("ZADD")
+            .arg(self.key("jobs:leases"))
+            .args(["XX", "GT", "CH"])
+            .arg(deadline.0.to_string())
+            .arg(format!("{id}:{epoch}"));
+        Ok(self.run(command).await?.int() == Some(1))
+    }
+
+    async fn holds(&self, id: JobId, epoch: Epoch) -> Result<bool, QueueError> {
+        let command = Command::new("ZSCORE").arg(self.key("jobs:leases")).arg(format!("{id}:{epoch}"));
+        Ok(self.run(command).await? != Reply::Nil)
     }
 
     /// Tells how far the encode is. `false`: the lease is lost.
