@@ -277,3 +277,25 @@ async fn a_claim_that_a_failover_forgot_shares_nothing_with_the_next() {
     assert_eq!(outcome, CompleteOutcome::Lost(Some(State::Running)));
     assert_eq!(queue.complete(&heir, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
 }
+
+#[tokio::test]
+async fn a_clock_that_fell_behind_is_set_right_by_a_heartbeat() {
+    const HOUR: i64 = 3_600_000;
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let id = submit(&queue, &spec()).await;
+    let job = claim(&queue, &w).await.unwrap();
+    // The machine slept for an hour; the lease has the claim's deadline.
+    let clock = tcoder::queue::ServerClock::at(job.at.plus(-HOUR));
+    while now(&queue).await <= job.at {}
+    let before = now(&queue).await;
+    assert!(queue.keep(id, job.epoch, &clock).await.unwrap());
+    let after = now(&queue).await;
+    assert!((before.0 - 1..=after.0 + 1000).contains(&clock.now().0), "{} at {after}", clock.now());
+    let leases = zset(&mut raw(&config), &config, "jobs:leases");
+    #[allow(clippy::cast_possible_truncation)]
+    let deadline = leases[0].1 as i64;
+    assert!(deadline >= before.plus(HOUR).0, "{deadline} is not renewed at {before}");
+    queue.cancel(id).await.unwrap();
+    assert!(!queue.keep(id, job.epoch, &clock).await.unwrap());
+}
