@@ -113,6 +113,8 @@ pub enum CancelOutcome {
 pub enum RedriveOutcome {
     /// Ready for a worker again.
     Queued,
+    /// Its upload expired, so there is nothing to try. Should the input come after all, that revives it.
+    NeverUploaded,
     /// Only failed and cancelled jobs can be tried again.
     Wrong(State),
     /// No such job.
@@ -240,7 +242,7 @@ impl Queue {
         }
     }
 
-    /// The input of a job stands in storage.
+    /// The input of a job stands in storage. That also revives a job whose upload had expired.
     ///
     /// # Errors
     /// When Redis fails.
@@ -438,6 +440,7 @@ impl Queue {
         let answer = Answer::of(&reply)?;
         match answer.0 {
             "QUEUED" => Ok(RedriveOutcome::Queued),
+            "NEVER_UPLOADED" => Ok(RedriveOutcome::NeverUploaded),
             "WRONG" => Ok(RedriveOutcome::Wrong(answer.state()?)),
             "UNKNOWN" => Ok(RedriveOutcome::Unknown),
             _ => Err(answer.unexpected()),

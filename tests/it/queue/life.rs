@@ -299,3 +299,25 @@ async fn a_clock_that_fell_behind_is_set_right_by_a_heartbeat() {
     queue.cancel(id).await.unwrap();
     assert!(!queue.keep(id, job.epoch, &clock).await.unwrap());
 }
+
+#[tokio::test]
+async fn an_upload_that_ends_after_its_window_is_not_lost() {
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let id = JobId::new();
+    queue.submit(id, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+    let late = Failure::new(FailureCode::UploadExpired, "it never came");
+    queue.expire_upload(id, &late).await.unwrap();
+    assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::NeverUploaded);
+    assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Queued);
+    let job = queue.get(id).await.unwrap().unwrap();
+    assert_eq!((job.status, job.error, job.timestamps.completed_at), (State::Queued, None, None));
+    let key = format!("{}jobs:status:{id}", config.prefix);
+    let ttl: i64 = redis::cmd("PTTL").arg(key).query(&mut raw(&config)).unwrap();
+    assert_eq!((ttl, queue.stats().await.unwrap().failed), (-1, 0));
+    let job = claim(&queue, &w).await.unwrap();
+    // What failed for another reason is not revived by a second event.
+    queue.fail(&job, &hopeless()).await.unwrap();
+    assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Already(State::Failed));
+    assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
+}

@@ -12,7 +12,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tcoder::config::RedisConfig;
-use tcoder::job::{Epoch, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, WorkerId};
+use tcoder::job::{
+    Epoch, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, Transition, WorkerId,
+};
 use tcoder::queue::{self, Claimed, FailOutcome, Queue, Start, SubmitOutcome, backoff};
 use uuid::Uuid;
 
@@ -103,6 +105,27 @@ struct Lockstep<'a> {
     claims: Vec<Claimed>,
     completions: BTreeMap<JobId, u32>,
     last_event: String,
+    /// The state each job was last told to be in.
+    told: BTreeMap<JobId, State>,
+}
+
+/// Whether one thing that can happen to a job leads there; nothing goes before its first state.
+fn reachable(from: Option<State>, to: State) -> bool {
+    const ALL: [Transition; 9] = [
+        Transition::Uploaded,
+        Transition::UploadedLate,
+        Transition::Claim,
+        Transition::Complete,
+        Transition::Retry,
+        Transition::Release,
+        Transition::Fail,
+        Transition::Cancel,
+        Transition::Redrive,
+    ];
+    match from {
+        None => matches!(to, State::Uploading | State::Queued),
+        Some(from) => from == to || ALL.into_iter().any(|how| from.after(how) == Ok(to)),
+    }
 }
 
 fn job_id(n: u8) -> JobId {
@@ -123,7 +146,17 @@ impl<'a> Lockstep<'a> {
         }
         let (claims, completions) = (Vec::new(), BTreeMap::new());
         let model = Model::new(Mutant::Sound);
-        Self { queue, config, redis, model, workers, claims, completions, last_event: "0-0".into() }
+        Self {
+            queue,
+            config,
+            redis,
+            model,
+            workers,
+            claims,
+            completions,
+            last_event: "0-0".into(),
+            told: BTreeMap::new(),
+        }
     }
 
     fn key(&self, name: &str) -> String {
@@ -137,7 +170,9 @@ impl<'a> Lockstep<'a> {
         self.compare(op)?;
         for (id, state) in before {
             let now = self.model.jobs[&id].state;
-            let absorbed = !state.is_terminal() || now == state || matches!(op, Op::Redrive { .. });
+            let absorbed = !state.is_terminal()
+                || now == state
+                || matches!(op, Op::Redrive { .. } | Op::Uploaded { .. });
             prop_assert!(absorbed, "{op:?} took {id} from {state} to {now}");
         }
         // A second claim is another claim, and a second sweep goes on where its limit stopped the first.
@@ -366,7 +401,12 @@ impl<'a> Lockstep<'a> {
     /// Everything on both sides.
     fn compare(&mut self, op: Op) -> Result<(), TestCaseError> {
         prop_assert_eq!(self.in_redis(), self.in_model(), "after {:?}", op);
-        prop_assert_eq!(self.new_events(), std::mem::take(&mut self.model.events), "events of {:?}", op);
+        let events = self.new_events();
+        for (id, state) in &events {
+            let from = self.told.insert(*id, *state);
+            prop_assert!(reachable(from, *state), "{op:?} took {id} from {from:?} to {state}");
+        }
+        prop_assert_eq!(events, std::mem::take(&mut self.model.events), "events of {:?}", op);
         prop_assert_eq!(self.model.violation(), None, "after {:?}", op);
         Ok(())
     }
