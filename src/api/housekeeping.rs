@@ -125,7 +125,7 @@ impl Housekeeper {
                 queue.uploaded(id).await.map(drop)
             }
             Ok(None) if overdue => {
-                let message = "the video was not uploaded within the hour; ask for a new upload address";
+                let message = "the video was not uploaded within the day; ask for a new upload address";
                 queue.expire_upload(id, &Failure::new(FailureCode::UploadExpired, message)).await.map(drop)
             }
             Ok(None) => Ok(()),

@@ -1,6 +1,7 @@
 //! Making, reading and steering jobs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -16,6 +17,10 @@ use crate::net::Guard;
 use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, Start, SubmitOutcome};
 use crate::storage::layout;
 use crate::storage::links::{UPLOAD_WINDOW, wall_clock};
+
+/// How long a job waits for its video beyond [`UPLOAD_WINDOW`]: storage checks the address when a PUT
+/// begins, and one that began in time may end long after.
+const UPLOAD_GRACE: Duration = Duration::from_secs(23 * 3600);
 
 impl App {
     const fn rules(&self) -> Rules {
@@ -77,7 +82,7 @@ pub async fn upload(
     let name = body.file_name.as_deref().unwrap_or("video");
     let key = layout::input_key(id, name).map_err(|e| Problem::field("fileName", e.to_string()))?;
     let spec = body.spec(key.clone(), app.rules())?;
-    let (code, job) = app.put_in(id, &spec, Start::OnUpload(UPLOAD_WINDOW)).await?;
+    let (code, job) = app.put_in(id, &spec, Start::OnUpload(UPLOAD_WINDOW + UPLOAD_GRACE)).await?;
     let mut ticket =
         UploadTicket { job_id: id, status: job.status, input_key: key, upload_url: None, expires_at: None };
     if job.status == JobState::Uploading {
@@ -179,6 +184,10 @@ pub async fn retry(
     let id = id_of(id)?;
     match app.queue.redrive(id).await? {
         RedriveOutcome::Queued => tracing::info!(job = %id, "retried"),
+        RedriveOutcome::NeverUploaded => {
+            let detail = "its video never arrived; ask for a new upload with POST /api/upload";
+            return Err(Problem::conflict(detail));
+        }
         RedriveOutcome::Wrong(state) => {
             let detail = format!("the job is {state}; only failed and cancelled jobs can be retried");
             return Err(Problem::conflict(detail));

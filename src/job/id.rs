@@ -79,7 +79,12 @@ impl JsonSchema for JobId {
     }
 }
 
-/// The fencing number of an attempt: one higher at each claim, never used twice for a job.
+/// The fencing number of an attempt: higher with each claim of a job, and never used twice for one id.
+///
+/// It is Redis's time at the claim in milliseconds, or one more than the number before where that is
+/// higher. Counting from 1 would use numbers twice: when an id is used again after its job's record
+/// expired, and when a failover of Redis forgot a claim; then two attempts would share a lease and a
+/// folder of outputs. 0 means that no attempt began.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]

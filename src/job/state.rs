@@ -29,11 +29,14 @@ pub enum State {
 pub enum Transition {
     /// The input stands in storage.
     Uploaded,
+    /// The input stands in storage after all, though the job had failed because it did not come. Not for
+    /// jobs that failed otherwise.
+    UploadedLate,
     /// A worker takes it.
     Claim,
     /// The attempt succeeded.
     Complete,
-    /// The attempt failed and another one is due.
+    /// The attempt failed, or its worker was lost, and another one is due.
     Retry,
     /// The worker hands it back unharmed.
     Release,
@@ -88,6 +91,7 @@ impl State {
         use Transition as T;
         Ok(match (self, how) {
             (Uploading, T::Uploaded) => Queued,
+            (Failed, T::UploadedLate) => Queued,
             (Queued, T::Claim) => Running,
             (Running, T::Complete) => Completed,
             (Running, T::Retry | T::Release) => Queued,
@@ -124,8 +128,9 @@ impl FromStr for State {
 mod tests {
     use super::*;
 
-    const TRANSITIONS: [Transition; 8] = [
+    const TRANSITIONS: [Transition; 9] = [
         Transition::Uploaded,
+        Transition::UploadedLate,
         Transition::Claim,
         Transition::Complete,
         Transition::Retry,
@@ -158,6 +163,7 @@ mod tests {
                 "running Release queued",
                 "running Fail failed",
                 "running Cancel cancelled",
+                "failed UploadedLate queued",
                 "failed Redrive queued",
                 "cancelled Redrive queued",
             ]
@@ -165,9 +171,10 @@ mod tests {
     }
 
     #[test]
-    fn terminal_states_only_leave_by_a_redrive() {
+    fn terminal_states_only_leave_by_a_redrive_or_a_late_upload() {
         for from in State::ALL.into_iter().filter(|s| s.is_terminal()) {
-            for how in TRANSITIONS.into_iter().filter(|h| *h != Transition::Redrive) {
+            let stays = |h: &Transition| !matches!(h, Transition::Redrive | Transition::UploadedLate);
+            for how in TRANSITIONS.into_iter().filter(stays) {
                 assert_eq!(from.after(how), Err(WrongTransition { from, how }));
             }
         }

@@ -51,6 +51,10 @@ pub struct Claimed {
     pub spec: JobSpec,
     /// Redis's time at the claim.
     pub at: Millis,
+    /// When the job was submitted: tells it from an older job of the same id, whose record expired.
+    pub born: Millis,
+    /// Whether an attempt at it began before this one.
+    pub earlier: bool,
 }
 
 /// The answer to a claim.
@@ -58,8 +62,13 @@ pub struct Claimed {
 pub enum Claim {
     /// A job.
     Job(Box<Claimed>),
-    /// None is ready. With a sweep: when the next one is due.
-    Empty(Option<Millis>),
+    /// None is ready.
+    Empty {
+        /// When the next one is due, if the claim swept.
+        next_due: Option<Millis>,
+        /// Redis's time, if the claim swept.
+        now: Option<Millis>,
+    },
     /// The pool does not know this worker (any more).
     Unregistered,
 }
@@ -104,6 +113,8 @@ pub enum CancelOutcome {
 pub enum RedriveOutcome {
     /// Ready for a worker again.
     Queued,
+    /// Its upload expired, so there is nothing to try. Should the input come after all, that revives it.
+    NeverUploaded,
     /// Only failed and cancelled jobs can be tried again.
     Wrong(State),
     /// No such job.
@@ -163,6 +174,11 @@ impl<'a> Answer<'a> {
 
     fn int(&self, at: usize) -> Result<i64, QueueError> {
         self.1.get(at).and_then(Reply::int).ok_or_else(|| self.unexpected())
+    }
+
+    /// A time; nothing where it is -1.
+    fn time(&self, at: usize) -> Result<Option<Millis>, QueueError> {
+        Ok(Some(self.int(at)?).filter(|ms| *ms >= 0).map(Millis))
     }
 
     fn state(&self) -> Result<State, QueueError> {
@@ -226,7 +242,7 @@ impl Queue {
         }
     }
 
-    /// The input of a job stands in storage.
+    /// The input of a job stands in storage. That also revives a job whose upload had expired.
     ///
     /// # Errors
     /// When Redis fails.
@@ -243,7 +259,8 @@ impl Queue {
 
     /// Asks for a job. With `sweep`, expired leases and delayed jobs are seen to first (a few of them).
     ///
-    /// `now` is Redis's time as the worker reckons it ([`super::ServerClock`]).
+    /// `now` is Redis's time as the worker reckons it ([`super::ServerClock`]). It only says until when
+    /// the worker counts as alive; a sweep goes by Redis's own clock, and tells it.
     ///
     /// Not repeated when the answer is lost: a job that was claimed unheard comes back when its lease
     /// runs out.
@@ -252,13 +269,12 @@ impl Queue {
     /// When Redis fails.
     pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
         const FEW: &str = "8";
-        let until = now.plus(i64::try_from(self.policy.alive.as_millis()).unwrap_or(i64::MAX));
         loop {
             let args = vec![
                 worker.to_string(),
                 now.0.to_string(),
                 ms(self.policy.lease),
-                until.0.to_string(),
+                ms(self.policy.alive),
                 if sweep { FEW } else { "0" }.to_owned(),
             ];
             let reply = self.eval(&scripts::CLAIM, args).await?;
@@ -270,8 +286,10 @@ impl Queue {
                     attempt: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
                     spec: parse_spec(answer.text(3)?)?,
                     at: Millis(answer.int(4)?),
+                    born: Millis(answer.int(5)?),
+                    earlier: answer.int(6)? == 1,
                 })),
-                "EMPTY" => Claim::Empty(Some(answer.int(0)?).filter(|due| *due >= 0).map(Millis)),
+                "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
                 "UNREGISTERED" => Claim::Unregistered,
                 // A leftover of a job that no longer waits; it is out of the queue now.
                 "STRAY" => {
@@ -289,17 +307,45 @@ impl Queue {
     /// # Errors
     /// When Redis fails.
     pub async fn renew(&self, id: JobId, epoch: Epoch, deadline: Millis) -> Result<bool, QueueError> {
-        let (leases, name) = (self.key("jobs:leases"), format!("{id}:{epoch}"));
-        let command = Command::new("ZADD")
-            .arg(&*leases)
-            .args(["XX", "GT", "CH"])
-            .arg(deadline.0.to_string())
-            .arg(&*name);
-        if self.run(command).await?.int() == Some(1) {
+        // Lost, or held until later than asked for, as when this very renewal is repeated.
+        Ok(self.extend(id, epoch, deadline).await? || self.holds(id, epoch).await?)
+    }
+
+    /// Renews a lease for as long as the policy says from now on, by `clock`. A lease that is held until
+    /// later than that shows that the clock is behind (the machine slept, or Redis's clock was set): then
+    /// it is set right, and the lease renewed by it. `false`: the lease is lost, the attempt must stop.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn keep(
+        &self,
+        id: JobId,
+        epoch: Epoch,
+        clock: &super::ServerClock,
+    ) -> Result<bool, QueueError> {
+        let lease = i64::try_from(self.policy.lease.as_millis()).unwrap_or(i64::MAX);
+        if self.extend(id, epoch, clock.now().plus(lease)).await? {
             return Ok(true);
         }
-        // Lost, or held until later than asked for, as when this very renewal is repeated.
-        Ok(self.run(Command::new("ZSCORE").arg(leases).arg(name)).await? != Reply::Nil)
+        if !self.holds(id, epoch).await? {
+            return Ok(false);
+        }
+        clock.set(self.clock().await?.now());
+        self.renew(id, epoch, clock.now().plus(lease)).await
+    }
+
+    async fn extend(&self, id: JobId, epoch: Epoch, deadline: Millis) -> Result<bool, QueueError> {
+        let command = Command::new("ZADD")
+            .arg(self.key("jobs:leases"))
+            .args(["XX", "GT", "CH"])
+            .arg(deadline.0.to_string())
+            .arg(format!("{id}:{epoch}"));
+        Ok(self.run(command).await?.int() == Some(1))
+    }
+
+    async fn holds(&self, id: JobId, epoch: Epoch) -> Result<bool, QueueError> {
+        let command = Command::new("ZSCORE").arg(self.key("jobs:leases")).arg(format!("{id}:{epoch}"));
+        Ok(self.run(command).await? != Reply::Nil)
     }
 
     /// Tells how far the encode is. `false`: the lease is lost.
@@ -394,6 +440,7 @@ impl Queue {
         let answer = Answer::of(&reply)?;
         match answer.0 {
             "QUEUED" => Ok(RedriveOutcome::Queued),
+            "NEVER_UPLOADED" => Ok(RedriveOutcome::NeverUploaded),
             "WRONG" => Ok(RedriveOutcome::Wrong(answer.state()?)),
             "UNKNOWN" => Ok(RedriveOutcome::Unknown),
             _ => Err(answer.unexpected()),

@@ -1,7 +1,7 @@
 //! Jobs and workers in Redis.
 //!
 //! What lives here: the queue's protocol, as Lua scripts (`scripts/*.lua`) and typed calls on them, and
-//! the two ways to reach Redis. What does not: what a job means to FFmpeg or to HTTP.
+//! the connection to Redis. What does not: what a job means to FFmpeg or to HTTP.
 //!
 //! | key | type | holds |
 //! |---|---|---|
@@ -21,8 +21,10 @@
 //! | `webhooks:tries` | hash | what was tried of them |
 //! | `fly:limit` | hash | when Fly may be asked next, and who waits to; gone after an idle hour |
 //!
-//! All times are Redis's own clock in milliseconds. A worker learns it with each claim and carries it
-//! on by its monotonic clock, so no machine's wall clock matters. The epoch inside the lease's name is
+//! All times are Redis's own clock in milliseconds. A worker learns it with each claim that brings a job
+//! or sweeps, and carries it on by its monotonic clock, so no machine's wall clock matters. An epoch is
+//! the claim's time, or one more than the one before where that is higher, so that no number comes
+//! twice, also not when an id is used again or a failover forgot a claim. The epoch inside the lease's name is
 //! what makes a heartbeat one plain `ZADD XX GT CH`: it answers 1 while the lease is held, 0 once it
 //! was reaped, cancelled, or given to somebody else (or when it holds that long already, which a look
 //! tells apart).

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use redis::IntoConnectionInfo as _;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use secrecy::{ExposeSecret as _, SecretString};
 
 /// One Redis command.
@@ -180,10 +182,13 @@ pub struct Tcp {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// After this long without a sign from the other side a TCP connection is taken for dead.
+const GONE: Duration = Duration::from_secs(15);
 
 impl Tcp {
     pub async fn connect(url: &SecretString) -> Result<Self, QueueError> {
-        Self::open(redis::Client::open(url.expose_secret())?).await
+        let info = url.expose_secret().into_connection_info()?.set_tcp_settings(tcp_settings());
+        Self::open(redis::Client::open(info)?).await
     }
 
     /// A second connection to the same server.
@@ -227,6 +232,15 @@ impl Tcp {
         let answers = bounded(ANSWER_TIMEOUT, manager.send_packed_commands(&pipe, 0, commands.len())).await?;
         answers.into_iter().map(to_reply).collect()
     }
+}
+
+/// A peer that vanished without a word is noticed within seconds, also by a connection that only waits.
+fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(GONE).with_interval(Duration::from_secs(5));
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(GONE);
+    settings
 }
 
 async fn bounded<T>(

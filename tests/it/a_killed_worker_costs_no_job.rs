@@ -1,5 +1,7 @@
 //! Whatever happens to a worker in the middle of an encode, its job is done, once.
 
+use std::collections::BTreeMap;
+
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -19,11 +21,27 @@ fn is_of_one_attempt(system: &System, job: &Value) {
     assert_eq!(system.objects("output", &format!("outputs/{id}")), expected);
 }
 
+/// It is another attempt than the one seen `before`, and counts as this one.
+fn is_after(before: &Value, job: &Value, attempt: u32) {
+    assert_eq!(job["attempt"], attempt, "{job:#}");
+    assert!(job["epoch"].as_u64() > before["epoch"].as_u64(), "{job:#} after {before:#}");
+}
+
+/// When Redis heard last that the job was queued, by its own clock.
+fn queued_at(redis: &mut redis::Connection, id: &str) -> i64 {
+    let stream: String =
+        redis::cmd("KEYS").arg("*jobs:events").query::<Vec<String>>(redis).unwrap().remove(0);
+    let events: Vec<(String, BTreeMap<String, String>)> =
+        redis::cmd("XREVRANGE").arg(stream).arg(&["+", "-"]).query(redis).unwrap();
+    let last = events.iter().find(|(_, event)| event["id"] == id && event["state"] == "queued");
+    last.unwrap().0.split_once('-').unwrap().0.parse().unwrap()
+}
+
 #[tokio::test]
 async fn a_worker_killed_under_up_in_the_middle_of_an_encode() {
     let system = Setup::default().start().await;
     let id = system.upload(long_clip(), &wish()).await;
-    system.encoding(&id).await;
+    let first = system.encoding(&id).await;
     let worker = children(system.pid).into_iter().find(|p| p.command.contains(" worker")).unwrap();
     let encoders = encoders(&system.data);
     assert_eq!(encoders.len(), 1, "{encoders:?}");
@@ -31,7 +49,7 @@ async fn a_worker_killed_under_up_in_the_middle_of_an_encode() {
     all_gone(&encoders).await;
 
     let job = system.completed(&id).await;
-    assert_eq!((&job["attempt"], &job["epoch"]), (&json!(2), &json!(2)), "{job:#}");
+    is_after(&first, &job, 2);
     is_of_one_attempt(&system, &job);
     system.stop().await;
 }
@@ -41,16 +59,18 @@ async fn a_worker_told_to_leave_hands_its_job_back() {
     let system = Setup::default().workers(0).start().await;
     let id = system.upload(long_clip(), &wish()).await;
     let mut first = system.worker("first", &[]);
-    system.encoding(&id).await;
+    let released = system.encoding(&id).await;
     let encoders = encoders(&first.scratch);
     assert_eq!(encoders.len(), 1, "{encoders:?}");
-    let asked = std::time::Instant::now();
+    let mut redis = system.redis();
+    let (seconds, micros): (i64, i64) = redis::cmd("TIME").query(&mut redis).unwrap();
     first.signal(Signal::SIGTERM);
     let status = first.over().await;
-    let took = asked.elapsed();
     assert!(status.success(), "{status}");
-    // Under a second on a machine that has time; this only tells handing back from encoding on.
-    assert!(took.as_secs() < 5, "{took:?}");
+    // By Redis's clock, so that neither the worker's way out nor this test's own delays count.
+    let took = queued_at(&mut redis, &id) - (seconds * 1000 + micros / 1000);
+    // Well under a second on a machine that has time; a loaded one, as in these tests, gets three.
+    assert!((0..3000).contains(&took), "handed back after {took} ms");
     all_gone(&encoders).await;
     assert_eq!(std::fs::read_dir(&first.scratch).unwrap().count(), 0);
     let job = system.job(&id).await;
@@ -59,7 +79,7 @@ async fn a_worker_told_to_leave_hands_its_job_back() {
 
     let mut second = system.worker("second", &[("WORKER_MAX_JOBS", "1")]);
     let job = system.completed(&id).await;
-    assert_eq!((&job["attempt"], &job["epoch"]), (&json!(1), &json!(2)), "{job:#}");
+    is_after(&released, &job, 1);
     is_of_one_attempt(&system, &job);
     assert!(second.over().await.success());
     assert_eq!(system.get("/api/status").await.body["workers"], json!([]));
@@ -71,11 +91,11 @@ async fn a_worker_that_slept_through_its_lease_changes_nothing() {
     let system = Setup::default().workers(0).start().await;
     let id = system.upload(long_clip(), &wish()).await;
     let mut zombie = system.worker("zombie", &[("WORKER_MAX_JOBS", "1")]);
-    system.encoding(&id).await;
+    let first = system.encoding(&id).await;
     zombie.signal(Signal::SIGSTOP);
     let mut heir = system.worker("heir", &[("WORKER_MAX_JOBS", "1")]);
     let job = system.completed(&id).await;
-    assert_eq!((&job["attempt"], &job["epoch"]), (&json!(2), &json!(2)), "{job:#}");
+    is_after(&first, &job, 2);
     assert!(job["worker"].as_str().unwrap().starts_with("heir-"));
     assert!(heir.over().await.success());
 

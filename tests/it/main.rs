@@ -3,6 +3,7 @@
 // Helpers of tests stand outside of test functions, where clippy.toml's leave does not reach.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod a_job_id_comes_again;
 mod a_killed_worker_costs_no_job;
 mod a_video_becomes_renditions;
 mod bad_input;

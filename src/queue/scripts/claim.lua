@@ -1,8 +1,11 @@
--- A worker asks for a job. ARGV: worker, now (server time as the worker reckons it), lease ms, until
--- when the worker counts as alive, how many due jobs to sweep first (0: none).
--- Returns JOB id epoch attempt spec ms | EMPTY next-due | UNREGISTERED | STRAY id.
-local worker, now, lease, until_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5], tonumber(ARGV[6])
-if redis.call('ZADD', alive, 'XX', 'GT', 'CH', until_ms, worker) == 0
+-- A worker asks for a job. ARGV: worker, now (server time as the worker reckons it), lease ms, for how
+-- long the worker counts as alive, how many due jobs to sweep first (0: none).
+-- Returns JOB id epoch attempt spec ms born earlier | EMPTY next-due now | UNREGISTERED | STRAY id.
+local worker, now, lease, alive_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+-- What a sweep does to other workers' leases is never left to this worker's clock; and an idle worker,
+-- whose claims all sweep, has its clock set right by the answer.
+if limit > 0 then now = clock() end
+if redis.call('ZADD', alive, 'XX', 'GT', 'CH', now + alive_ms, worker) == 0
   and not redis.call('ZSCORE', alive, worker) then
   return { 'UNREGISTERED' }
 end
@@ -13,12 +16,15 @@ if limit > 0 then
 end
 local popped = redis.call('ZPOPMIN', pending)
 local id = popped[1]
-if not id then return { 'EMPTY', due } end
-local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'spec')
+if not id then return { 'EMPTY', due, limit > 0 and now or -1 } end
+local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'spec', 'created')
 if s[1] ~= 'queued' then return { 'STRAY', id } end
-local epoch, attempt = tonumber(s[2]) + 1, tonumber(s[3]) + 1
+local previous, attempt = tonumber(s[2]), tonumber(s[3]) + 1
 local ms = event(id, 'running')
+-- Counting alone would use a number twice: when the id is used again after its record expired, and
+-- when a failover forgot a claim. The clock never comes back to a number.
+local epoch = math.max(previous + 1, ms)
 redis.call('HSET', status(id), 'state', 'running', 'epoch', epoch, 'attempt', attempt,
   'worker', worker, 'started', ms, 'progress', 0)
 redis.call('ZADD', leases, ms + lease, id .. ':' .. epoch)
-return { 'JOB', id, epoch, attempt, s[4], ms }
+return { 'JOB', id, epoch, attempt, s[4], ms, tonumber(s[5]), previous > 0 and 1 or 0 }

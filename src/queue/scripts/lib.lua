@@ -21,6 +21,12 @@ local function event(id, state, ...)
   return tonumber(string.match(at, '^%d+'))
 end
 
+-- The server's clock, where no event tells it.
+local function clock()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
 -- Wakes an idle worker. Only a hint: one that misses it looks again by itself. At most 16 hints wait;
 -- which of them is told by the job, so that two jobs wake two workers though neither waits just now.
 local function ring(id)

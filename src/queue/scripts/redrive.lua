@@ -1,9 +1,11 @@
 -- Gives a failed or cancelled job a fresh set of attempts. ARGV: id.
--- Says QUEUED, WRONG with the state it is in, or UNKNOWN.
+-- Says QUEUED, WRONG with the state it is in, NEVER_UPLOADED, or UNKNOWN.
 local id = ARGV[2]
 local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch')
 if not s[1] then return { 'UNKNOWN' } end
 if s[1] ~= 'failed' and s[1] ~= 'cancelled' then return { 'WRONG', s[1] } end
+-- Its upload expired (expire.lua): there is nothing to try.
+if s[1] == 'failed' and s[3] == '0' then return { 'NEVER_UPLOADED' } end
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])
 -- A new epoch, so that the next end is told under a name of its own even if nobody claims it before.

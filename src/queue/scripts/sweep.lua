@@ -1,6 +1,5 @@
 -- Reaps expired leases and promotes delayed jobs. ARGV: limit. By the server's own clock.
 -- Returns how many jobs became ready, when the next is due (-1: none), and the clock.
-local t = redis.call('TIME')
-local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local now = clock()
 local ready, due = sweep(now, tonumber(ARGV[2]))
 return { ready, due, now }

@@ -1,12 +1,20 @@
 -- The input of a job stands in storage. ARGV: id. Says QUEUED, or the state of a job that did not wait
--- for it, or UNKNOWN.
+-- for it, or UNKNOWN. A job that failed because its upload was late is revived: a PUT that began in time
+-- may end at any time.
 local id = ARGV[2]
-local s = redis.call('HMGET', status(id), 'state', 'boost')
+local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch')
 if not s[1] then return { 'UNKNOWN' } end
-if s[1] ~= 'uploading' then return { 'ALREADY', s[1] } end
+-- No attempt began and it failed: only expire.lua leads there.
+local late = s[1] == 'failed' and s[3] == '0'
+if s[1] ~= 'uploading' and not late then return { 'ALREADY', s[1] } end
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])
 redis.call('HSET', status(id), 'state', 'queued', 'uploaded', ms, 'queued', ms, 'rank', rank)
+if late then
+  redis.call('HSET', status(id), 'error', '', 'finished', '')
+  redis.call('PERSIST', status(id))
+  redis.call('ZREM', dead, id)
+end
 redis.call('ZREM', uploading, id)
 redis.call('ZADD', pending, rank, id)
 ring(id)

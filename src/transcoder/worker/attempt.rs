@@ -5,6 +5,8 @@
 //! last second. So the commit is an object that can be created once (`If-None-Match: *`): whoever
 //! creates it has won, and everybody else adopts what it says.
 
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{report, scratch};
 use crate::config::WorkerConfig;
 use crate::job::{
-    Epoch, Failure, FailureCode, Input, InvalidKey, JobResult, Master, ObjectKey, Output, State, Timings,
+    Epoch, Failure, FailureCode, Input, InvalidKey, JobResult, Master, Millis, ObjectKey, Output, Timings,
 };
 use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue};
 use crate::storage::fetch::Fetcher;
@@ -24,6 +26,12 @@ use crate::transcoder::{self, Encoded, Request, TranscodeError};
 
 /// Largest manifest that is read, bytes.
 const MANIFEST_LIMIT: u64 = 1 << 20;
+/// Older manifests that are put out of the way before an attempt gives up.
+const REPLACEMENTS: u32 = 3;
+/// How long an attempt past its deadline has to stop its work, so that no half an upload stays behind.
+const STOP_WITHIN: Duration = Duration::from_secs(10);
+/// How long an attempt clears up in storage after it is over. Shorter than the worker waits for it.
+const CLEAR_UP: Duration = Duration::from_secs(5);
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +50,9 @@ pub enum Outcome {
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
     epoch: Epoch,
+    /// Of which life of the id: a job that is submitted again after its record expired asks for
+    /// something of its own.
+    born: Millis,
     result: JobResult,
 }
 
@@ -90,6 +101,8 @@ pub struct Attempt<'a> {
     pub job: Claimed,
     /// Ends it early.
     pub cancel: CancellationToken,
+    /// Whether its manifest may stand, so that its outputs may count.
+    pub put: AtomicBool,
 }
 
 impl Attempt<'_> {
@@ -107,20 +120,26 @@ impl Attempt<'_> {
 
     async fn make(&self) -> Result<JobResult, Stop> {
         // An earlier attempt may have committed and died before it could say so.
-        if self.job.epoch > Epoch(1)
+        if self.job.earlier
             && let Some(manifest) = self.committed().await?
+            && manifest.born == self.job.born
         {
             tracing::info!(job = %self.job.id, by = %manifest.epoch, "an earlier attempt had finished");
             return Ok(manifest.result);
         }
         let limit = Duration::from_secs(self.job.spec.deadline_seconds.into());
-        match tokio::time::timeout(limit, self.make_anew()).await {
-            Ok(made) => made,
-            Err(_) => Err(Failure::new(
-                FailureCode::DeadlineExceeded,
-                format!("the job took longer than its {} seconds (deadlineSeconds)", limit.as_secs()),
-            )
-            .into()),
+        let mut work = pin!(self.make_anew());
+        if let Ok(made) = tokio::time::timeout(limit, &mut work).await {
+            return made;
+        }
+        if self.cancel.is_cancelled() {
+            return Err(Stop::Cancelled);
+        }
+        self.cancel.cancel();
+        match tokio::time::timeout(STOP_WITHIN, work).await {
+            // It committed at the last moment.
+            Ok(Ok(result)) => Ok(result),
+            Ok(Err(_)) | Err(_) => Err(transcoder::run::deadline_exceeded().into()),
         }
     }
 
@@ -182,25 +201,38 @@ impl Attempt<'_> {
     /// Makes `result` the job's, unless another attempt was first; then that one's counts.
     async fn commit(&self, result: JobResult) -> Result<JobResult, Stop> {
         let key = layout::manifest_key(self.job.id)?;
-        let manifest = Manifest { epoch: self.job.epoch, result };
+        let manifest = Manifest { epoch: self.job.epoch, born: self.job.born, result };
         let json = serde_json::to_vec(&manifest)
             .map_err(|e| Failure::new(FailureCode::Worker, format!("the manifest cannot be written: {e}")))?;
-        match self.storage.put_if_absent(Bucket::Output, &key, json, "application/json").await? {
-            Put::Created => Ok(manifest.result),
-            Put::AlreadyThere => match self.committed().await? {
+        for _ in 0..=REPLACEMENTS {
+            self.put.store(true, Ordering::Relaxed);
+            let put = self.storage.put_if_absent(Bucket::Output, &key, json.clone(), "application/json");
+            if put.await? == Put::Created {
+                return Ok(manifest.result);
+            }
+            match self.committed().await? {
                 // A try of ours whose answer was lost.
-                Some(there) if there.epoch == self.job.epoch => Ok(there.result),
-                Some(winner) => {
+                Some(there) if there.epoch == self.job.epoch => return Ok(there.result),
+                Some(winner) if winner.born == self.job.born => {
                     tracing::info!(job = %self.job.id, by = %winner.epoch, "another attempt was first");
+                    self.put.store(false, Ordering::Relaxed);
                     self.remove_outputs().await;
-                    Ok(winner.result)
+                    return Ok(winner.result);
                 }
-                None => {
-                    let message = "the job's manifest was there and then was not; is something deleting it?";
-                    Err(Failure::new(FailureCode::Storage, message).into())
+                // The id has a younger job by now; what this one made is asked for by nobody.
+                Some(younger) if younger.born > self.job.born => {
+                    self.put.store(false, Ordering::Relaxed);
+                    return Err(Stop::Cancelled);
                 }
-            },
+                Some(older) => {
+                    tracing::info!(job = %self.job.id, by = %older.epoch, "replaces the manifest of an older job of this id");
+                    self.storage.delete(Bucket::Output, &key).await?;
+                }
+                None => {}
+            }
         }
+        let message = "the job's manifest comes and goes; is something else writing or deleting it?";
+        Err(Failure::new(FailureCode::Storage, message).into())
     }
 
     async fn committed(&self) -> Result<Option<Manifest>, Stop> {
@@ -229,9 +261,8 @@ impl Attempt<'_> {
             }
             Ok(CompleteOutcome::Lost(state)) => {
                 tracing::warn!(job = %id, %epoch, ?state, "finished too late");
-                if state == Some(State::Cancelled) {
-                    self.remove_everything().await;
-                }
+                // Called off just before: its files stay, since an attempt after a retry may have adopted
+                // them already, or will.
                 Outcome::Lost
             }
             Err(error) => {
@@ -243,8 +274,10 @@ impl Attempt<'_> {
 
     async fn fail(&self, failure: &Failure) -> Outcome {
         let (id, epoch) = (self.job.id, self.job.epoch);
+        let told = self.queue.fail(&self.job, failure).await;
+        // Only now: storage that is away must not hold up the report.
         self.remove_outputs().await;
-        match self.queue.fail(&self.job, failure).await {
+        match told {
             Ok(FailOutcome::Retry(at)) => {
                 tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, retry_at = %at, "failed, retrying");
             }
@@ -257,23 +290,22 @@ impl Attempt<'_> {
         Outcome::Failed(failure.code)
     }
 
-    /// What this attempt stored counts for nothing. Best effort: it is listed nowhere either way.
+    /// What this attempt stored counts for nothing, unless its manifest may stand. Best effort: it is
+    /// listed nowhere either way.
     async fn remove_outputs(&self) {
-        if let Ok(prefix) = layout::attempt_prefix(self.job.id, self.job.epoch) {
-            self.remove(&prefix).await;
+        if self.put.load(Ordering::Relaxed) {
+            return;
         }
-    }
-
-    /// The job was called off after this attempt had committed it.
-    async fn remove_everything(&self) {
-        if let Ok(prefix) = layout::job_prefix(self.job.id) {
-            self.remove(&prefix).await;
-        }
-    }
-
-    async fn remove(&self, prefix: &ObjectKey) {
-        if let Err(error) = self.storage.delete_prefix(Bucket::Output, prefix).await {
-            tracing::warn!(job = %self.job.id, %error, "could not remove what an attempt left");
+        let Ok(prefix) = layout::attempt_prefix(self.job.id, self.job.epoch) else { return };
+        let removal = self.storage.delete_prefix(Bucket::Output, &prefix);
+        match tokio::time::timeout(CLEAR_UP, removal).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(job = %self.job.id, %error, "could not remove what an attempt left");
+            }
+            Err(_) => {
+                tracing::warn!(job = %self.job.id, "storage is too slow to remove what an attempt left")
+            }
         }
     }
 }

@@ -78,7 +78,6 @@ impl Heartbeat {
 
 async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: watch::Receiver<Option<Held>>) {
     let policy = shared.policy();
-    let lease_ms = i64::try_from(policy.lease.as_millis()).unwrap_or(i64::MAX);
     // A connection that lives on this thread's runtime; made when it is first needed.
     let mut own: Option<Queue> = None;
     let mut next = Instant::now();
@@ -117,7 +116,7 @@ async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: wat
             },
         };
         // Ours until Redis says otherwise: while Redis is away nobody else can get the job either.
-        match queue.renew(current.id, current.epoch, clock.now().plus(lease_ms)).await {
+        match queue.keep(current.id, current.epoch, &clock).await {
             Ok(true) => next = Instant::now() + policy.heartbeat,
             Ok(false) => {
                 current.lost.cancel();
@@ -130,6 +129,11 @@ async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: wat
             Err(error) => {
                 tracing::warn!(job = %current.id, %error, "no heartbeat; trying again");
                 next = Instant::now() + HURRY;
+                // One that went dead without a word would use up the lease, time-out by time-out.
+                if error.is_connection() {
+                    own = None;
+                }
+                continue;
             }
         }
         if Instant::now() >= alive && queue.still_alive(&worker, clock.now()).await.is_ok() {

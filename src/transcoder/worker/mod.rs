@@ -132,8 +132,7 @@ impl Worker {
                 return reason;
             }
             let sweep = swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
-            let now = self.clock.now();
-            let claim = self.queue.claim(&self.id, now, sweep).await;
+            let claim = self.queue.claim(&self.id, self.clock.now(), sweep).await;
             if sweep && claim.is_ok() {
                 swept = Some(Instant::now());
             }
@@ -146,8 +145,12 @@ impl Worker {
                         outcome => life.did_a_job(&outcome, Instant::now()),
                     }
                 }
-                Ok(Claim::Empty(next_due)) => {
+                Ok(Claim::Empty { next_due, now }) => {
                     misses = 0;
+                    if let Some(now) = now {
+                        self.clock.set(now);
+                    }
+                    let now = self.clock.now();
                     let due =
                         next_due.map(|at| Duration::from_millis(u64::try_from(at.0 - now.0).unwrap_or(0)));
                     // Without a sweep nothing is known of what is due; look again when one may be made.
@@ -216,6 +219,7 @@ impl Worker {
             fetcher: &self.fetcher,
             job,
             cancel: cancel.clone(),
+            put: std::sync::atomic::AtomicBool::new(false),
         };
         let mut work = std::pin::pin!(attempt.run());
         let outcome = tokio::select! {

@@ -98,7 +98,7 @@ async fn a_clock_that_is_wrong_by_an_hour_moves_no_lease() {
         let leases = zset(&mut raw(&config), &config, "jobs:leases");
         #[allow(clippy::cast_precision_loss)]
         let deadline = job.at.plus(HOUR).0 as f64;
-        assert_eq!(leases, [(format!("{id}:1"), deadline)]);
+        assert_eq!(leases, [(format!("{id}:{}", job.epoch), deadline)]);
         queue.complete(&job, &result_of(1)).await.unwrap();
     }
 }

@@ -187,7 +187,7 @@ impl World {
                 self.workers[n] = Some(held);
             }
             Act::Fail(n, again) => self.with(n, |model, held| {
-                let Claim { id, epoch, attempt } = held.claim;
+                let Claim { id, epoch, attempt, .. } = held.claim;
                 let retry_at = (again && attempt < ATTEMPTS).then_some(0);
                 let code = if again { FailureCode::EncodeFailed } else { FailureCode::InvalidMedia };
                 model.fail(id, epoch, code, retry_at, 0);

@@ -73,9 +73,12 @@ async fn a_released_job_keeps_its_place_and_its_attempts() {
     let w = worker(&queue, "w").await;
     let first = submit(&queue, &spec()).await;
     let second = submit(&queue, &spec()).await;
-    for epoch in 1..=10 {
+    let mut last = Epoch(0);
+    for _ in 0..10 {
         let job = claim(&queue, &w).await.unwrap();
-        assert_eq!((job.id, job.epoch, job.attempt), (first, Epoch(epoch), 1));
+        assert_eq!((job.id, job.attempt), (first, 1));
+        assert!(job.epoch > last, "{} after {last}", job.epoch);
+        last = job.epoch;
         assert!(queue.release(job.id, job.epoch).await.unwrap());
         assert!(!queue.release(job.id, job.epoch).await.unwrap());
     }
@@ -107,31 +110,44 @@ async fn urgent_jobs_overtake_and_old_ones_are_not_starved() {
 
 #[tokio::test]
 async fn a_delayed_job_is_taken_when_it_is_due_and_not_before() {
-    let (queue, _) = queue().await;
+    let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     let id = JobId::new();
     let before = now(&queue).await;
     queue.submit(id, &spec(), Start::After(Duration::from_secs(60))).await.unwrap();
-    let now = now(&queue).await;
-    let Claim::Empty(Some(due)) = queue.claim(&w, now, true).await.unwrap() else { panic!("it is not due") };
-    assert!((before.plus(60_000)..=now.plus(60_000)).contains(&due), "due {due:?} at {now:?}");
-    assert_eq!(queue.claim(&w, due.plus(-1), true).await.unwrap(), Claim::Empty(Some(due)));
-    let Claim::Job(job) = queue.claim(&w, due, true).await.unwrap() else { panic!("it is due") };
+    let after = now(&queue).await;
+    // A clock that is an hour ahead makes nothing due.
+    for ahead in [0, 3_600_000] {
+        let claim = queue.claim(&w, after.plus(ahead), true).await.unwrap();
+        let Claim::Empty { next_due: Some(due), now: Some(told) } = claim else { panic!("{claim:?}") };
+        assert!((before.plus(60_000)..=after.plus(60_000)).contains(&due), "due {due:?} at {after:?}");
+        assert!((after..=now(&queue).await).contains(&told), "{told:?}");
+    }
+    all_due(&mut raw(&config), &config);
+    // And one that is an hour behind does not hold up what is due.
+    let claim = queue.claim(&w, after.plus(-3_600_000), true).await.unwrap();
+    let Claim::Job(job) = claim else { panic!("it is due: {claim:?}") };
     assert_eq!(job.id, id);
 }
 
 #[tokio::test]
 async fn an_idle_worker_learns_when_the_retry_is_due() {
-    let (queue, _) = queue().await;
+    let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     submit(&queue, &spec()).await;
     let job = claim(&queue, &w).await.unwrap();
     let FailOutcome::Retry(at) = queue.fail(&job, &retryable()).await.unwrap() else { panic!("no retry") };
     assert_eq!(queue.fail(&job, &retryable()).await.unwrap(), FailOutcome::Already);
-    // By a `now` before it, whatever wait was drawn.
-    assert_eq!(queue.claim(&w, at.plus(-1), true).await.unwrap(), Claim::Empty(Some(at)));
+    // Later, so that it is not due yet whatever wait was drawn.
+    let later = at.plus(3_600_000);
+    let key = format!("{}jobs:scheduled", config.prefix);
+    redis::cmd("ZADD").arg(key).arg(later.0).arg(job.id.to_string()).exec(&mut raw(&config)).unwrap();
+    let claim = queue.claim(&w, at, true).await.unwrap();
+    assert!(matches!(claim, Claim::Empty { next_due: Some(due), .. } if due == later), "{claim:?}");
+    all_due(&mut raw(&config), &config);
     let Claim::Job(again) = queue.claim(&w, at, true).await.unwrap() else { panic!("the retry is due") };
-    assert_eq!((again.id, again.attempt, again.epoch), (job.id, 2, Epoch(2)));
+    assert_eq!((again.id, again.attempt), (job.id, 2));
+    assert!(again.epoch > job.epoch && again.earlier && !job.earlier, "{again:?} after {job:?}");
     assert_eq!(
         queue.complete(&job, &result_of(1)).await.unwrap(),
         CompleteOutcome::Lost(Some(State::Running))
@@ -155,10 +171,12 @@ async fn a_job_that_kills_its_workers_is_dead_after_exactly_its_attempts() {
     assert!(error.message.contains("died 4 times"), "{error}");
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.pending, stats.running, stats.failed, stats.webhooks_owed), (0, 0, 1, 1));
-    // Somebody asks for it again: a fresh set of attempts, and the numbers go on, one for the redrive.
+    // Somebody asks for it again: a fresh set of attempts, and the numbers go on.
+    let last = job.epoch;
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
     let job = claim(&queue, &worker(&queue, "w5").await).await.unwrap();
-    assert_eq!((job.attempt, job.epoch), (1, Epoch(6)));
+    assert_eq!(job.attempt, 1);
+    assert!(job.epoch > last && job.earlier, "{job:?} after {last}");
 }
 
 #[tokio::test]
@@ -211,4 +229,95 @@ async fn a_worker_that_the_pool_forgot_is_told_so() {
     assert_eq!(queue.forget_dead_workers(later).await.unwrap(), std::slice::from_ref(&w));
     assert_eq!(queue.claim(&w, later, true).await.unwrap(), Claim::Unregistered);
     assert_eq!(queue.stats().await.unwrap().pending, 1);
+}
+
+#[tokio::test]
+async fn no_epoch_comes_twice_over_the_lives_of_an_id() {
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let id = submit(&queue, &spec()).await;
+    let first = claim(&queue, &w).await.unwrap();
+    assert_eq!((first.epoch.0, first.earlier), (first.at.0.unsigned_abs(), false));
+    queue.complete(&first, &result_of(1)).await.unwrap();
+    // Its record expires, and the id comes again.
+    let key = format!("{}jobs:status:{id}", config.prefix);
+    redis::cmd("DEL").arg(&key).exec(&mut raw(&config)).unwrap();
+    while now(&queue).await <= first.at {}
+    assert_eq!(queue.submit(id, &spec(), Start::Now).await.unwrap(), SubmitOutcome::Created);
+    let second = claim(&queue, &w).await.unwrap();
+    assert!(second.epoch > first.epoch && second.born > first.born, "{second:?} after {first:?}");
+    assert_eq!((second.attempt, second.earlier), (1, false));
+}
+
+#[tokio::test]
+async fn a_claim_that_a_failover_forgot_shares_nothing_with_the_next() {
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let id = submit(&queue, &spec()).await;
+    let mut redis = raw(&config);
+    let key = |name: &str| format!("{}{name}", config.prefix);
+    let status = key(&format!("jobs:status:{id}"));
+    let before: std::collections::BTreeMap<String, String> =
+        redis::cmd("HGETALL").arg(&status).query(&mut redis).unwrap();
+    let forgotten = claim(&queue, &w).await.unwrap();
+    // The replica that takes over has not heard of the claim.
+    redis::pipe()
+        .del(key("jobs:leases"))
+        .del(&status)
+        .hset_multiple(&status, &before.into_iter().collect::<Vec<_>>())
+        .zadd(key("jobs:pending"), id.to_string(), 1)
+        .exec(&mut redis)
+        .unwrap();
+    while now(&queue).await <= forgotten.at {}
+    let heir = claim(&queue, &w).await.unwrap();
+    assert_eq!((heir.id, heir.attempt, heir.born), (id, 1, forgotten.born));
+    assert!(heir.epoch > forgotten.epoch, "{heir:?} after {forgotten:?}");
+    assert!(!queue.renew(id, forgotten.epoch, forgotten.at.plus(7_200_000)).await.unwrap());
+    let outcome = queue.complete(&forgotten, &result_of(1)).await.unwrap();
+    assert_eq!(outcome, CompleteOutcome::Lost(Some(State::Running)));
+    assert_eq!(queue.complete(&heir, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
+}
+
+#[tokio::test]
+async fn a_clock_that_fell_behind_is_set_right_by_a_heartbeat() {
+    const HOUR: i64 = 3_600_000;
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let id = submit(&queue, &spec()).await;
+    let job = claim(&queue, &w).await.unwrap();
+    // The machine slept for an hour; the lease has the claim's deadline.
+    let clock = tcoder::queue::ServerClock::at(job.at.plus(-HOUR));
+    while now(&queue).await <= job.at {}
+    let before = now(&queue).await;
+    assert!(queue.keep(id, job.epoch, &clock).await.unwrap());
+    let after = now(&queue).await;
+    assert!((before.0 - 1..=after.0 + 1000).contains(&clock.now().0), "{} at {after}", clock.now());
+    let leases = zset(&mut raw(&config), &config, "jobs:leases");
+    #[allow(clippy::cast_possible_truncation)]
+    let deadline = leases[0].1 as i64;
+    assert!(deadline >= before.plus(HOUR).0, "{deadline} is not renewed at {before}");
+    queue.cancel(id).await.unwrap();
+    assert!(!queue.keep(id, job.epoch, &clock).await.unwrap());
+}
+
+#[tokio::test]
+async fn an_upload_that_ends_after_its_window_is_not_lost() {
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let id = JobId::new();
+    queue.submit(id, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+    let late = Failure::new(FailureCode::UploadExpired, "it never came");
+    queue.expire_upload(id, &late).await.unwrap();
+    assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::NeverUploaded);
+    assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Queued);
+    let job = queue.get(id).await.unwrap().unwrap();
+    assert_eq!((job.status, job.error, job.timestamps.completed_at), (State::Queued, None, None));
+    let key = format!("{}jobs:status:{id}", config.prefix);
+    let ttl: i64 = redis::cmd("PTTL").arg(key).query(&mut raw(&config)).unwrap();
+    assert_eq!((ttl, queue.stats().await.unwrap().failed), (-1, 0));
+    let job = claim(&queue, &w).await.unwrap();
+    // What failed for another reason is not revived by a second event.
+    queue.fail(&job, &hopeless()).await.unwrap();
+    assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Already(State::Failed));
+    assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
 }

@@ -104,7 +104,7 @@ async fn now(queue: &Queue) -> Millis {
 async fn claim(queue: &Queue, worker: &WorkerId) -> Option<Claimed> {
     match queue.claim(worker, now(queue).await, false).await.unwrap() {
         Claim::Job(job) => Some(*job),
-        Claim::Empty(_) => None,
+        Claim::Empty { .. } => None,
         Claim::Unregistered => panic!("{worker} is not registered"),
     }
 }
@@ -115,6 +115,16 @@ async fn submit(queue: &Queue, spec: &JobSpec) -> JobId {
     let outcome = queue.submit(id, spec, tcoder::queue::Start::Now).await.unwrap();
     assert_eq!(outcome, tcoder::queue::SubmitOutcome::Created);
     id
+}
+
+/// Makes every lease and every delay due: Redis sweeps by its own clock, so a test moves the deadlines.
+fn all_due(redis: &mut redis::Connection, config: &RedisConfig) {
+    for set in ["jobs:leases", "jobs:scheduled"] {
+        for (member, _) in zset(redis, config, set) {
+            let key = format!("{}{set}", config.prefix);
+            redis::cmd("ZADD").arg(key).arg(1).arg(member).exec(redis).unwrap();
+        }
+    }
 }
 
 /// A sorted set, lowest score first.

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tcoder::job::{FailureCode, JobId, Millis, State};
+use tcoder::job::{FailureCode, JobId, Millis, State, Transition};
 use tcoder::queue::{
     CancelOutcome, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, UploadedOutcome,
 };
@@ -64,6 +64,8 @@ pub struct Claim {
     pub id: JobId,
     pub epoch: u64,
     pub attempt: u32,
+    /// Whether an attempt began before.
+    pub earlier: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,17 +115,39 @@ impl Model {
         self.jobs.get_mut(&id).expect("the job was looked up before")
     }
 
+    /// The only way a job's state changes. A mutant breaks the rules of the queue, not those of states,
+    /// but does so to jobs that are not where they should be.
+    fn change(&mut self, id: JobId, how: Transition) {
+        let sound = self.mutant == Mutant::Sound;
+        let job = self.job(id);
+        match job.state.after(how) {
+            Ok(state) => job.state = state,
+            Err(wrong) if sound => panic!("{id}: {wrong}"),
+            Err(_) => {
+                job.state = match how {
+                    Transition::Complete => State::Completed,
+                    Transition::Fail => State::Failed,
+                    Transition::Cancel => State::Cancelled,
+                    Transition::Claim => State::Running,
+                    _ => State::Queued,
+                }
+            }
+        }
+    }
+
+    /// Into the queue as of now.
     fn enqueue(&mut self, id: JobId, now: i64) {
         let job = self.job(id);
-        (job.state, job.queued, job.rank) = (State::Queued, Some(now), now - job.terms.boost);
+        (job.queued, job.rank) = (Some(now), now - job.terms.boost);
         let rank = job.rank;
         self.pending.insert((rank, id));
     }
 
-    fn end(&mut self, id: JobId, state: State, now: i64) {
+    fn end(&mut self, id: JobId, how: Transition, now: i64) {
+        self.change(id, how);
         let job = self.job(id);
-        (job.state, job.finished) = (state, Some(now));
-        let (hook, epoch) = (job.terms.hook, job.epoch);
+        job.finished = Some(now);
+        let (state, hook, epoch) = (job.state, job.terms.hook, job.epoch);
         match state {
             State::Failed => self.dead.insert(id, now),
             State::Cancelled => self.cancelled.insert(id, now),
@@ -173,12 +197,21 @@ impl Model {
         true
     }
 
+    /// Whether the job failed because its upload expired.
+    fn never_uploaded(&self, id: JobId) -> bool {
+        self.jobs.get(&id).is_some_and(|j| j.state == State::Failed && j.epoch == 0)
+    }
+
     pub fn uploaded(&mut self, id: JobId, now: i64) -> UploadedOutcome {
         match self.state(id) {
             None => UploadedOutcome::Unknown,
-            Some(State::Uploading) => {
+            Some(state) if state == State::Uploading || self.never_uploaded(id) => {
+                let late = state == State::Failed;
+                self.change(id, if late { Transition::UploadedLate } else { Transition::Uploaded });
                 self.uploading.remove(&id);
-                self.job(id).uploaded = Some(now);
+                self.dead.remove(&id);
+                let job = self.job(id);
+                (job.uploaded, job.error, job.finished) = (Some(now), None, None);
                 self.enqueue(id, now);
                 self.events.push((id, State::Queued));
                 UploadedOutcome::Queued
@@ -189,12 +222,14 @@ impl Model {
 
     pub fn claim(&mut self, worker: u8, now: i64, lease: i64) -> Option<Claim> {
         let (_, id) = self.pending.pop_first()?;
+        self.change(id, Transition::Claim);
         let job = self.job(id);
-        job.state = State::Running;
-        job.epoch += 1;
+        let earlier = job.epoch > 0;
+        // Where time stands still, as in the lease model, epochs count.
+        job.epoch = (job.epoch + 1).max(now.unsigned_abs());
         job.attempt += 1;
         (job.worker, job.started, job.progress) = (Some(worker), Some(now), 0);
-        let claim = Claim { id, epoch: job.epoch, attempt: job.attempt };
+        let claim = Claim { id, epoch: job.epoch, attempt: job.attempt, earlier };
         let lease_name = self.lease(id, claim.epoch);
         self.leases.insert(lease_name, now + lease);
         self.events.push((id, State::Running));
@@ -235,7 +270,7 @@ impl Model {
         }
         let job = self.job(id);
         (job.result, job.progress, job.error) = (Some(manifest), 100, None);
-        self.end(id, State::Completed, now);
+        self.end(id, Transition::Complete, now);
         CompleteOutcome::Done
     }
 
@@ -260,12 +295,13 @@ impl Model {
         let job = self.job(id);
         job.error = Some(code);
         if let Some(at) = retry_at {
-            (job.state, job.retry, job.queued) = (State::Queued, Some(at), None);
+            (job.retry, job.queued) = (Some(at), None);
+            self.change(id, Transition::Retry);
             self.scheduled.insert(id, at);
             self.events.push((id, State::Queued));
             return FailOutcome::Retry(Millis(at));
         }
-        self.end(id, State::Failed, now);
+        self.end(id, Transition::Fail, now);
         FailOutcome::Failed
     }
 
@@ -275,8 +311,9 @@ impl Model {
         }
         let job = self.job(id);
         job.attempt -= 1;
-        (job.state, job.queued, job.progress) = (State::Queued, Some(now), 0);
+        (job.queued, job.progress) = (Some(now), 0);
         let rank = job.rank;
+        self.change(id, Transition::Release);
         self.pending.insert((rank, id));
         self.events.push((id, State::Queued));
         true
@@ -293,14 +330,16 @@ impl Model {
         self.uploading.remove(&id);
         self.leases.remove(&lease);
         self.job(id).retry = None;
-        self.end(id, State::Cancelled, now);
+        self.end(id, Transition::Cancel, now);
         CancelOutcome::Cancelled
     }
 
     pub fn redrive(&mut self, id: JobId, now: i64) -> RedriveOutcome {
         match self.state(id) {
             None => RedriveOutcome::Unknown,
+            Some(State::Failed) if self.never_uploaded(id) => RedriveOutcome::NeverUploaded,
             Some(State::Failed | State::Cancelled) => {
+                self.change(id, Transition::Redrive);
                 let job = self.job(id);
                 (job.attempt, job.progress) = (0, 0);
                 job.epoch += 1;
@@ -321,7 +360,7 @@ impl Model {
             Some(State::Uploading) => {
                 self.uploading.remove(&id);
                 self.job(id).error = Some(FailureCode::UploadExpired);
-                self.end(id, State::Failed, now);
+                self.end(id, Transition::Fail, now);
                 ExpireOutcome::Failed
             }
             Some(state) => ExpireOutcome::Already(state),
@@ -335,11 +374,12 @@ impl Model {
         let job = self.job(id);
         job.error = Some(FailureCode::WorkerLost);
         if job.attempt >= job.terms.max && mutant != Mutant::Uncounted {
-            self.end(id, State::Failed, now);
+            self.end(id, Transition::Fail, now);
             return false;
         }
-        (job.state, job.queued) = (State::Queued, Some(now));
+        job.queued = Some(now);
         let rank = job.rank;
+        self.change(id, Transition::Retry);
         if mutant != Mutant::Forgets {
             self.pending.insert((rank, id));
         }

@@ -24,7 +24,7 @@ async fn the_end_of_a_job_owes_exactly_one_delivery() {
     for _ in 0..3 {
         queue.complete(&job, &result_of(1)).await.unwrap();
     }
-    let owed = Delivery { job: id, epoch: Epoch(1), state: State::Completed };
+    let owed = Delivery { job: id, epoch: job.epoch, state: State::Completed };
     assert_eq!(queue.deliveries().await.unwrap(), [owed]);
 }
 

@@ -1,8 +1,8 @@
 //! Random lives of a few jobs, on real Redis and on the model in lockstep: after each call the answer,
 //! everything in Redis and every event must be what the model says.
 //!
-//! Time is not slept through: a claim's sweep takes its `now` from the caller, so a test names the
-//! moment it wants; and before a sweep by Redis's own clock the test moves deadlines into the past.
+//! Time is not slept through: sweeps go by Redis's own clock, so before one the test moves deadlines into
+//! the past.
 //! A crash needs no call: a claim nobody acts on is one. A zombie is an act on an old claim.
 
 use std::cell::RefCell;
@@ -12,7 +12,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tcoder::config::RedisConfig;
-use tcoder::job::{Epoch, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, WorkerId};
+use tcoder::job::{
+    Epoch, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, Transition, WorkerId,
+};
 use tcoder::queue::{self, Claimed, FailOutcome, Queue, Start, SubmitOutcome, backoff};
 use uuid::Uuid;
 
@@ -29,7 +31,7 @@ enum Look {
     Away,
     /// It sweeps what is due now.
     Now,
-    /// It sweeps as if it were later: when this many of the deadlines have passed.
+    /// It sweeps later: when the deadlines of this many leases and delays each have passed.
     Later(u8),
 }
 
@@ -103,6 +105,27 @@ struct Lockstep<'a> {
     claims: Vec<Claimed>,
     completions: BTreeMap<JobId, u32>,
     last_event: String,
+    /// The state each job was last told to be in.
+    told: BTreeMap<JobId, State>,
+}
+
+/// Whether one thing that can happen to a job leads there; nothing goes before its first state.
+fn reachable(from: Option<State>, to: State) -> bool {
+    const ALL: [Transition; 9] = [
+        Transition::Uploaded,
+        Transition::UploadedLate,
+        Transition::Claim,
+        Transition::Complete,
+        Transition::Retry,
+        Transition::Release,
+        Transition::Fail,
+        Transition::Cancel,
+        Transition::Redrive,
+    ];
+    match from {
+        None => matches!(to, State::Uploading | State::Queued),
+        Some(from) => from == to || ALL.into_iter().any(|how| from.after(how) == Ok(to)),
+    }
 }
 
 fn job_id(n: u8) -> JobId {
@@ -123,7 +146,17 @@ impl<'a> Lockstep<'a> {
         }
         let (claims, completions) = (Vec::new(), BTreeMap::new());
         let model = Model::new(Mutant::Sound);
-        Self { queue, config, redis, model, workers, claims, completions, last_event: "0-0".into() }
+        Self {
+            queue,
+            config,
+            redis,
+            model,
+            workers,
+            claims,
+            completions,
+            last_event: "0-0".into(),
+            told: BTreeMap::new(),
+        }
     }
 
     fn key(&self, name: &str) -> String {
@@ -137,7 +170,9 @@ impl<'a> Lockstep<'a> {
         self.compare(op)?;
         for (id, state) in before {
             let now = self.model.jobs[&id].state;
-            let absorbed = !state.is_terminal() || now == state || matches!(op, Op::Redrive { .. });
+            let absorbed = !state.is_terminal()
+                || now == state
+                || matches!(op, Op::Redrive { .. } | Op::Uploaded { .. });
             prop_assert!(absorbed, "{op:?} took {id} from {state} to {now}");
         }
         // A second claim is another claim, and a second sweep goes on where its limit stopped the first.
@@ -258,27 +293,35 @@ impl<'a> Lockstep<'a> {
     }
 
     async fn take(&mut self, worker: u8, look: Look) -> Result<(), TestCaseError> {
-        let real_now = super::now(&self.queue).await;
-        let mut dues: Vec<i64> =
-            self.model.leases.values().chain(self.model.scheduled.values()).copied().collect();
-        dues.sort_unstable();
-        let now = match look {
-            Look::Later(n) => {
-                let nth = dues.get(usize::from(n) - 1).or(dues.last()).copied();
-                Millis(nth.unwrap_or(0).max(real_now.0))
-            }
-            Look::Away | Look::Now => real_now,
-        };
+        if let Look::Later(past) = look {
+            self.pass(past);
+        }
         let sweeps = !matches!(look, Look::Away);
-        let real = self.queue.claim(&self.workers[worker as usize], now, sweeps).await.unwrap();
-        let due = if sweeps { self.model.sweep(now.0, 8).1 } else { None };
+        let before = super::now(&self.queue).await;
+        let real = self.queue.claim(&self.workers[worker as usize], before, sweeps).await.unwrap();
+        let after = super::now(&self.queue).await;
+        let due = if sweeps {
+            let now = match &real {
+                queue::Claim::Empty { now, .. } => now.map_or(0, |now| now.0),
+                _ => self.swept_at(after.0),
+            };
+            self.model.sweep(now, 8).1
+        } else {
+            None
+        };
         let time = self.time();
         let model = self.model.claim(worker, time, 3_600_000);
         match (real, model) {
-            (queue::Claim::Empty(real_due), None) => prop_assert_eq!(real_due.map(|m| m.0), due),
+            (queue::Claim::Empty { next_due, now }, None) => {
+                prop_assert_eq!(next_due.map(|m| m.0), due);
+                prop_assert_eq!(now.is_some(), sweeps);
+                prop_assert!(now.is_none_or(|now| (before..=after).contains(&now)));
+            }
             (queue::Claim::Job(job), Some(model)) => {
-                let real = (job.id, job.epoch, job.attempt, job.at);
-                prop_assert_eq!(real, (model.id, Epoch(model.epoch), model.attempt, Millis(time)));
+                let real = (job.id, job.epoch, job.attempt, job.at, job.earlier);
+                let expected = (model.id, Epoch(model.epoch), model.attempt, Millis(time), model.earlier);
+                prop_assert_eq!(real, expected);
+                prop_assert_eq!(job.born.0, self.model.jobs[&job.id].created);
                 let older = self.claims.iter().filter(|c| c.id == job.id);
                 let newest = older.map(|c| c.epoch).max();
                 prop_assert!(newest < Some(job.epoch), "epoch {} after {:?}", job.epoch, newest);
@@ -309,8 +352,27 @@ impl<'a> Lockstep<'a> {
         Ok(())
     }
 
-    async fn sweep(&mut self, limit: u8, past: u8) -> Result<(), TestCaseError> {
-        // The first `past` leases and delays are over.
+    /// When a claim's sweep saw to what was due by `after`: reaping and promoting leave their time in the
+    /// job. Where nothing was due it does not matter.
+    fn swept_at(&mut self, after: i64) -> i64 {
+        let leases = self.model.leases.iter().map(|(name, at)| (name.0, *at));
+        let delays = self.model.scheduled.iter().map(|(id, at)| (*id, *at));
+        let due: Vec<JobId> = leases.chain(delays).filter(|(_, at)| *at <= after).map(|(id, _)| id).collect();
+        let mut latest = 0;
+        for id in due {
+            let times: Vec<Option<String>> = redis::cmd("HMGET")
+                .arg(self.key(&format!("jobs:status:{id}")))
+                .arg(&["queued", "finished"])
+                .query(self.redis)
+                .unwrap();
+            let times = times.into_iter().flatten().filter_map(|t| t.parse().ok());
+            latest = times.max().unwrap_or(0).max(latest);
+        }
+        latest
+    }
+
+    /// The first `past` leases and delays are over.
+    fn pass(&mut self, past: u8) {
         for (name, at) in self.model.leases.iter_mut().take(past as usize) {
             *at = 1;
             let key = format!("{}jobs:leases", self.config.prefix);
@@ -326,6 +388,10 @@ impl<'a> Lockstep<'a> {
             let key = format!("{}jobs:scheduled", self.config.prefix);
             redis::cmd("ZADD").arg(key).arg(1).arg(id.to_string()).exec(self.redis).unwrap();
         }
+    }
+
+    async fn sweep(&mut self, limit: u8, past: u8) -> Result<(), TestCaseError> {
+        self.pass(past);
         let real = self.queue.sweep(u32::from(limit)).await.unwrap();
         let (ready, due) = self.model.sweep(real.now.0, usize::from(limit));
         prop_assert_eq!((real.ready, real.next_due.map(|m| m.0)), (ready, due));
@@ -335,7 +401,12 @@ impl<'a> Lockstep<'a> {
     /// Everything on both sides.
     fn compare(&mut self, op: Op) -> Result<(), TestCaseError> {
         prop_assert_eq!(self.in_redis(), self.in_model(), "after {:?}", op);
-        prop_assert_eq!(self.new_events(), std::mem::take(&mut self.model.events), "events of {:?}", op);
+        let events = self.new_events();
+        for (id, state) in &events {
+            let from = self.told.insert(*id, *state);
+            prop_assert!(reachable(from, *state), "{op:?} took {id} from {from:?} to {state}");
+        }
+        prop_assert_eq!(events, std::mem::take(&mut self.model.events), "events of {:?}", op);
         prop_assert_eq!(self.model.violation(), None, "after {:?}", op);
         Ok(())
     }

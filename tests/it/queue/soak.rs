@@ -44,8 +44,8 @@ impl Worker {
             match self.queue.claim(&self.name, now, true).await.unwrap() {
                 Claim::Job(job) => self.attempt(*job).await,
                 // Nothing waits, nothing runs, nothing is delayed: all have ended.
-                Claim::Empty(None) if self.haunted.is_empty() => return,
-                Claim::Empty(_) => {
+                Claim::Empty { next_due: None, .. } if self.haunted.is_empty() => return,
+                Claim::Empty { .. } => {
                     self.haunt().await;
                     sleep(LEASE / 10).await;
                 }
@@ -121,8 +121,8 @@ async fn a_thousand_jobs_end_once_each_whatever_their_workers_do() {
         // In the order in which the workers learned of them, which may not be that of the claims.
         let mut sorted = epochs.clone();
         sorted.sort();
-        let expected: Vec<Epoch> = (1..=epochs.len() as u64).map(Epoch).collect();
-        assert_eq!((&sorted, job.epoch.0), (&expected, epochs.len() as u64), "{id}");
+        sorted.dedup();
+        assert_eq!((sorted.len(), sorted.last()), (epochs.len(), Some(&job.epoch)), "{id}: {epochs:?}");
         match job.status {
             State::Completed => {
                 completed += 1;

@@ -1,0 +1,31 @@
+//! A job's id may come again once its record has expired; what it asks for then is what it gets.
+
+use serde_json::json;
+
+use crate::support::system::{Setup, clip};
+
+#[tokio::test]
+async fn an_id_that_comes_again_gets_outputs_of_its_own() {
+    let system = Setup::default().start().await;
+    let wish = |quality: &str| json!({"preset": "web-optimized", "outputQualities": [quality]});
+    let id = system.upload(clip(), &wish("144p")).await;
+    let first = system.completed(&id).await;
+    assert_eq!(first["outputs"][0]["quality"], "144p", "{first:#}");
+
+    // A week later the record is gone, and the files are still there.
+    let mut redis = system.redis();
+    let key: Vec<String> = redis::cmd("KEYS").arg(format!("*jobs:status:{id}")).query(&mut redis).unwrap();
+    redis::cmd("DEL").arg(&key).exec(&mut redis).unwrap();
+    let mut again = wish("240p");
+    again["jobId"] = json!(id);
+    assert_eq!(system.upload(clip(), &again).await, id);
+    let second = system.completed(&id).await;
+    let key = format!("outputs/{id}/{}/240p.mp4", second["epoch"]);
+    assert_eq!(
+        (&second["outputs"][0]["quality"], &second["outputs"][0]["key"]),
+        (&json!("240p"), &json!(key))
+    );
+    assert_ne!(second["epoch"], first["epoch"]);
+    assert!(system.objects("output", &format!("outputs/{id}")).iter().any(|o| o.ends_with("/240p.mp4")));
+    system.stop().await;
+}
