@@ -88,7 +88,7 @@ pub fn below_attempt(key: &ObjectKey) -> Result<&str, CliError> {
 
 async fn get(client: &Client, item: &Item) -> Result<reqwest::Response, CliError> {
     let failed = |why: String| ClientError::Storage(format!("cannot download {}: {why}", item.path));
-    let response = client.http().get(item.url.clone()).send().await;
+    let response = client.downloads().get(item.url.clone()).send().await;
     let response = response.map_err(|e| failed(e.without_url().to_string()))?;
     if response.status().is_success() {
         Ok(response)

@@ -5,7 +5,8 @@
 //! | `args` | what can be typed |
 //! | here | which command does what, exit codes, logs |
 //! | `client` | the HTTP API, from the other side |
-//! | `submit`, `watch`, `fetch` | a video in, its progress, its renditions out |
+//! | `submit`, `put` | a video in |
+//! | `watch`, `fetch` | its progress, its renditions out |
 //! | `jobs` | looking at jobs and steering them |
 //! | `transcode` | the core alone, without queue and storage |
 //! | `roles` | the servers: `up`, `api`, `worker` |
@@ -15,6 +16,7 @@ mod args;
 mod client;
 mod fetch;
 mod jobs;
+mod put;
 mod roles;
 mod show;
 mod submit;
