@@ -14,6 +14,7 @@ use crate::api::{self, App, Housekeeper};
 use crate::config::{ApiConfig, Env, RedisConfig, StorageConfig, WorkerConfig, webhook_secret};
 use crate::net::Guard;
 use crate::queue::Queue;
+use crate::serve::{Limits, serve};
 use crate::storage::Storage;
 use crate::storage::links::Links;
 use crate::transcoder::worker::{Reason, Worker};
@@ -39,7 +40,12 @@ fn stop_signal() -> Result<CancellationToken, CliError> {
 /// `tcoder up`
 pub async fn up(args: UpArgs) -> Result<(), CliError> {
     let stop = stop_signal()?;
-    let options = Options { data: args.data, listen: args.listen, workers: args.workers };
+    let options = Options {
+        data: args.data,
+        listen: args.listen,
+        public_host: args.public_host,
+        workers: args.workers,
+    };
     let env = Env::process();
     let up = tokio::select! {
         up = Up::start(&options, &env) => up.map_err(CliError::start)?,
@@ -49,9 +55,9 @@ pub async fn up(args: UpArgs) -> Result<(), CliError> {
     for (what, where_) in up.summary() {
         say!("  {what:<8} {where_}");
     }
-    let server = match up.api().port() {
-        8080 => String::new(),
-        _ => format!(" --server http://{}", up.api()),
+    let server = match up.api() {
+        "http://127.0.0.1:8080" => String::new(),
+        elsewhere => format!(" --server {elsewhere}"),
     };
     say!("\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n");
     say!("Ctrl-C stops it; the next start goes on where this one stopped.");
@@ -68,9 +74,7 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
     let api_config = ApiConfig::read(&env).map_err(CliError::start)?;
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
-    if !args.listen.ip().is_loopback() && api_config.tokens.is_empty() {
-        return Err(CliError::start(crate::up::UpError::Open(args.listen)));
-    }
+    api_config.allows(args.listen).map_err(CliError::start)?;
     let guard = Guard::allow_private(api_config.allow_private_urls);
     let sender = webhook_secret(&env).map(|s| Sender::new(&s, guard)).transpose().map_err(CliError::start)?;
     let stop = stop_signal()?;
@@ -86,10 +90,9 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
     tasks.spawn(Housekeeper::new(Arc::clone(&app), sender).run(stop.clone()));
     tasks.close();
     tracing::info!(address = %listener.local_addr().unwrap_or(args.listen), "the API listens");
-    let served = api::serve(listener, api::router(app), stop.clone()).await;
-    stop.cancel();
+    serve(listener, api::router(app), Limits::default(), stop).await;
     tasks.wait().await;
-    served.map_err(CliError::start)
+    Ok(())
 }
 
 /// `tcoder worker`

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::system::{self, Setup, System, all_gone, descendants, long_clip};
+use crate::support::system::{self, Setup, System, TOKEN, all_gone, descendants, long_clip};
 
 async fn in_the_middle_of_an_encode() -> (System, String) {
     let system = Setup::default().start().await;
@@ -98,10 +98,30 @@ async fn an_open_door_is_refused() {
     let (code, said) = Setup { listen: "0.0.0.0:0".into(), ..Setup::default() }.fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("API_TOKENS") && said.contains("127.0.0.1"), "{said}");
+    let everywhere = || Setup { listen: "0.0.0.0:0".into(), ..Setup::default() };
+    let (code, said) = everywhere().env("API_TOKENS", TOKEN).fails().await;
+    assert_eq!(code, 5);
+    assert!(said.contains("--public-host"), "{said}");
     let (code, said) = Setup::default().env("API_TOKENS", "short").fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("API_TOKENS") && !said.contains("\"short\""), "{said}");
     let (code, said) = Setup::default().env("WEBHOOK_SECRET", "hush-hush").fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("WEBHOOK_SECRET") && !said.contains("hush-hush"), "{said}");
+}
+
+#[tokio::test]
+async fn on_every_address_it_is_known_by_its_public_name() {
+    let system = Setup { listen: "0.0.0.0:0".into(), ..Setup::default() };
+    let system = system.env("API_TOKENS", TOKEN).env("TCODER_PUBLIC_HOST", "localhost").start().await;
+    for told in [&system.url, &system.storage] {
+        assert!(told.starts_with("http://localhost:"), "{told}");
+    }
+    // The signature holds for the name; the worker gets at the input all the same.
+    let id = system.upload(system::clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
+    let job = system.completed(&id).await;
+    let output = job["outputs"][0]["url"].as_str().unwrap();
+    assert!(output.starts_with(&system.storage), "{output}");
+    assert_eq!(system.http.get(output).send().await.unwrap().status(), 200);
+    system.stop().await;
 }
