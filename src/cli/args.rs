@@ -112,6 +112,10 @@ pub(super) enum Command {
     #[command(after_help = API_ENVIRONMENT)]
     Api(ApiArgs),
     /// Run a worker on the Redis and the buckets named in the environment
+    ///
+    /// Made for machines that are paid by the second: by default it takes no further job after 5
+    /// minutes, or leaves after 5 without one, with exit code 0. WORKER_IDLE_TIMEOUT=0 and WORKER_TTL=0
+    /// have it stay.
     #[command(after_help = WORKER_ENVIRONMENT)]
     Worker,
 }
@@ -196,7 +200,8 @@ pub(super) struct SubmitArgs {
     /// Wait for the end of the job, with progress
     #[arg(long)]
     pub wait: bool,
-    /// Wait, and download the renditions into this folder
+    /// Wait, and download the renditions into this folder; files of the same names are replaced, each
+    /// when the new one is whole
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Print the job as JSON on stdout instead of words

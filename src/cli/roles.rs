@@ -23,23 +23,30 @@ use crate::webhook::Sender;
 
 /// Cancelled by SIGTERM or SIGINT.
 fn stop_signal() -> Result<CancellationToken, CliError> {
+    stop_signals().map(|(stop, _)| stop)
+}
+
+/// One cancelled by SIGTERM or SIGINT, and one by a SIGINT after that: somebody does not want to wait.
+fn stop_signals() -> Result<(CancellationToken, CancellationToken), CliError> {
     let mut term = signal(SignalKind::terminate()).map_err(CliError::start)?;
     let mut int = signal(SignalKind::interrupt()).map_err(CliError::start)?;
-    let stop = CancellationToken::new();
-    let token = stop.clone();
+    let (stop, again) = (CancellationToken::new(), CancellationToken::new());
+    let tokens = (stop.clone(), again.clone());
     tokio::spawn(async move {
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
-        token.cancel();
+        tokens.0.cancel();
+        int.recv().await;
+        tokens.1.cancel();
     });
-    Ok(stop)
+    Ok((stop, again))
 }
 
 /// `tcoder up`
 pub async fn up(args: UpArgs) -> Result<(), CliError> {
-    let stop = stop_signal()?;
+    let (stop, again) = stop_signals()?;
     let options = Options {
         data: args.data,
         listen: args.listen,
@@ -62,8 +69,12 @@ pub async fn up(args: UpArgs) -> Result<(), CliError> {
     say!("\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n");
     say!("Ctrl-C stops it; the next start goes on where this one stopped.");
     stop.cancelled().await;
-    say!("\nstopping: workers hand their jobs back");
-    up.stop().await;
+    say!("\nstopping: workers hand their jobs back (Ctrl-C again ends at once)");
+    tokio::select! {
+        () = up.stop() => {}
+        // Dropping what is left kills the children.
+        () = again.cancelled() => return Err(CliError::Interrupted),
+    }
     say!("stopped; nothing is lost");
     Ok(())
 }

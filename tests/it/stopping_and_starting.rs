@@ -37,6 +37,22 @@ async fn ctrl_c_in_the_middle_of_an_encode() {
 }
 
 #[tokio::test]
+async fn a_second_ctrl_c_does_not_wait() {
+    let mut system = Setup::default().start().await;
+    let family = descendants(system.pid);
+    let worker = family.iter().find(|p| p.command.contains(" worker")).unwrap();
+    // One that does not hear us would be waited for.
+    system::send(worker.pid, Signal::SIGSTOP);
+    system.signal(Signal::SIGINT);
+    system.says("stopping").await;
+    system.signal(Signal::SIGINT);
+    let (status, said) = system.over().await;
+    assert_eq!(status.code(), Some(130), "{said}");
+    assert!(!said.contains("nothing is lost"), "{said}");
+    all_gone(&family).await;
+}
+
+#[tokio::test]
 async fn killed_in_the_middle_of_an_encode() {
     let (system, id) = in_the_middle_of_an_encode().await;
     let (family, data) = (descendants(system.pid), system.data.clone());
