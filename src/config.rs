@@ -3,6 +3,7 @@
 //! The same names in every role. An error names the variable and what to do; a secret is held in a
 //! [`SecretString`] and shows itself in no log, error or debug print.
 
+use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -28,6 +29,12 @@ pub enum ConfigError {
         /// What is wrong with it.
         why: String,
     },
+    /// Everybody could call the API.
+    #[error(
+        "{0} can be reached from other machines and API_TOKENS is not set; set it, \
+         or listen on 127.0.0.1 only"
+    )]
+    Open(SocketAddr),
 }
 
 type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
@@ -313,6 +320,17 @@ impl ApiConfig {
             allow_private_urls: env.flag("ALLOW_PRIVATE_URLS")?,
         })
     }
+
+    /// Whether the API may listen there: without tokens only where nobody else comes.
+    ///
+    /// # Errors
+    /// When everybody could call it.
+    pub fn allows(&self, listen: SocketAddr) -> Result<(), ConfigError> {
+        if self.tokens.is_empty() && !listen.ip().is_loopback() {
+            return Err(ConfigError::Open(listen));
+        }
+        Ok(())
+    }
 }
 
 /// Reads `WEBHOOK_SECRET`, the key webhooks are signed with.
@@ -370,6 +388,24 @@ mod tests {
         assert!(!error.to_string().contains("hush-hush"));
         let error = ApiConfig::read(&env(&[("API_TOKENS", "short-hush")])).unwrap_err();
         assert!(!error.to_string().contains("short-hush"));
+    }
+
+    #[test]
+    fn without_tokens_the_api_listens_on_this_machine_only() {
+        let open = ApiConfig::read(&env(&[])).unwrap();
+        let guarded = ApiConfig::read(&env(&[("API_TOKENS", "0123456789abcdef")])).unwrap();
+        for (address, alone) in [
+            ("127.0.0.1:1", true),
+            ("[::1]:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("10.0.0.5:1", false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(open.allows(address).is_ok(), alone, "{address}");
+            assert_eq!(guarded.allows(address), Ok(()));
+        }
+        assert!(open.allows("0.0.0.0:1".parse().unwrap()).unwrap_err().to_string().contains("API_TOKENS"));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | [`job`] | the domain: ids, presets, qualities, the state machine, results. Pure |
 //! | [`config`] | the environment, read once into typed values |
 //! | [`net`] | outgoing HTTP that refuses private addresses |
+//! | [`serve`] | incoming HTTP within limits |
 //! | [`process`] | child processes that end with their parent |
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
@@ -31,6 +32,7 @@ pub mod job;
 pub mod net;
 pub mod process;
 pub mod queue;
+pub mod serve;
 pub mod storage;
 pub mod transcoder;
 pub mod up;

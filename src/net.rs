@@ -42,6 +42,15 @@ pub struct Timeouts {
     pub total: Option<Duration>,
 }
 
+/// What to do where an answer leads on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redirects {
+    /// Go there, if the guard lets it through.
+    Follow,
+    /// Take the answer as it is: what was sent is meant for nobody else.
+    Stay,
+}
+
 /// Redirects that are followed, one after the other.
 pub const MAX_REDIRECTS: usize = 5;
 
@@ -97,12 +106,21 @@ pub struct Client {
 ///
 /// # Errors
 /// When the machine's certificates cannot be loaded.
-pub fn client(guard: Guard, timeouts: Timeouts) -> Result<Client, reqwest::Error> {
-    Ok(Client { http: builder(guard, timeouts).build()?, guard })
+pub fn client(guard: Guard, timeouts: Timeouts, redirects: Redirects) -> Result<Client, reqwest::Error> {
+    Ok(Client { http: builder(guard, timeouts, redirects).build()?, guard })
 }
 
-fn builder(guard: Guard, timeouts: Timeouts) -> reqwest::ClientBuilder {
+fn builder(guard: Guard, timeouts: Timeouts, redirects: Redirects) -> reqwest::ClientBuilder {
     install_crypto();
+    let policy = match redirects {
+        Redirects::Stay => redirect::Policy::none(),
+        Redirects::Follow => redirect::Policy::custom(move |attempt| {
+            match judge_redirect(guard, attempt.previous(), attempt.url()) {
+                Ok(()) => attempt.follow(),
+                Err(refused) => attempt.error(refused),
+            }
+        }),
+    };
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
         // A proxy would connect on our behalf, past the guard.
@@ -112,12 +130,7 @@ fn builder(guard: Guard, timeouts: Timeouts) -> reqwest::ClientBuilder {
         .read_timeout(timeouts.read)
         .pool_idle_timeout(Duration::from_secs(30))
         .pool_max_idle_per_host(4)
-        .redirect(redirect::Policy::custom(move |attempt| {
-            match judge_redirect(guard, attempt.previous(), attempt.url()) {
-                Ok(()) => attempt.follow(),
-                Err(refused) => attempt.error(refused),
-            }
-        }));
+        .redirect(policy);
     if let Some(total) = timeouts.total {
         builder = builder.timeout(total);
     }
@@ -471,7 +484,10 @@ mod tests {
         tokio::spawn(server.into_future());
         let second = Duration::from_secs(10);
         let timeouts = Timeouts { connect: second, read: second, total: Some(second) };
-        let http = builder(Guard::PublicOnly, timeouts).resolve("public.example", address).build().unwrap();
+        let http = builder(Guard::PublicOnly, timeouts, Redirects::Follow)
+            .resolve("public.example", address)
+            .build()
+            .unwrap();
         (Client { http, guard: Guard::PublicOnly }, address, stop)
     }
 

@@ -1,6 +1,10 @@
 //! Child processes that never outlive their parent.
 
-use tokio::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
 
 /// Ties the child to this process: it gets a process group of its own, so that Ctrl-C in a terminal
 /// reaches only us and we end our children in order; it is killed when its handle is dropped; and on
@@ -15,10 +19,22 @@ pub fn tied(command: &mut Command) -> &mut Command {
     command
 }
 
+/// Asks the child to end (SIGTERM) and waits for it; one that takes longer than `patience` is killed.
+pub async fn end(mut child: Child, patience: Duration) {
+    let pid = child.id();
+    if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    if tokio::time::timeout(patience, child.wait()).await.is_err() {
+        tracing::error!(pid, "a child process does not end; killing it");
+        let _ = child.kill().await;
+    }
+}
+
 #[cfg(target_os = "linux")]
 fn die_with_parent(command: &mut Command) {
-    use nix::sys::{prctl, signal::Signal};
-    use nix::unistd::{Pid, getppid};
+    use nix::sys::prctl;
+    use nix::unistd::getppid;
 
     let parent = Pid::this();
     let hook = move || {

@@ -5,9 +5,8 @@
 //! growing waits for a day. A message keeps its id over all tries, so a receiver that saw it twice can
 //! tell.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
 use reqwest::{Method, StatusCode, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
@@ -15,7 +14,7 @@ use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHO
 use url::Url;
 
 use crate::job::{Job, Millis};
-use crate::net::{self, Guard, Refused, Timeouts};
+use crate::net::{self, Guard, Redirects, Refused, Timeouts};
 use crate::queue::{Delivery, DeliveryState, Queue, QueueError, backoff};
 use crate::storage::links::{Links, wall_clock};
 
@@ -28,7 +27,8 @@ const GIVE_UP_MS: i64 = 24 * 3600 * 1000;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// For this long a taken delivery is ours.
 const HOLD: Duration = Duration::from_secs(60);
-const AT_ONCE: u32 = 16;
+/// Deliveries under way at once.
+pub const AT_ONCE: usize = 32;
 
 /// The sender cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +89,7 @@ impl Sender {
         let timeouts =
             Timeouts { connect: Duration::from_secs(5), read: ANSWER_TIMEOUT, total: Some(ANSWER_TIMEOUT) };
         Ok(Self {
-            client: net::client(guard, timeouts)?,
+            client: net::client(guard, timeouts, Redirects::Stay)?,
             signer: Webhook::from_bytes(key).map_err(|_| WebhookError::Secret)?,
         })
     }
@@ -112,8 +112,6 @@ impl Sender {
             .send()
             .await;
         match sent {
-            // A redirected POST may have arrived as a GET; the receiver has to name its real address.
-            Ok(answer) if answer.url() != url => Try::Failed("the receiver redirects".into()),
             Ok(answer) => judge(answer.status()),
             Err(error) => match Refused::find(&error) {
                 Some(refused) => Try::Hopeless(refused.to_string()),
@@ -131,6 +129,9 @@ fn judge(status: StatusCode) -> Try {
         Try::Delivered
     } else if status == StatusCode::GONE {
         Try::Hopeless("the receiver answered 410 Gone".into())
+    } else if status.is_redirection() {
+        let status = status.as_u16();
+        Try::Failed(format!("the receiver redirects ({status}); webhookUrl has to be its final address"))
     } else {
         Try::Failed(format!("the receiver answered {}", status.as_u16()))
     }
@@ -146,39 +147,46 @@ fn next_wait(state: &DeliveryState, now: Millis) -> Option<(Duration, Duration)>
     Some((most / 2, most))
 }
 
-/// Takes out what is due and sends it; says when the next is due.
+/// Takes up to `room` deliveries that are due; they are ours for a minute. Says also when the next is due.
 ///
 /// # Errors
-/// When Redis fails; what was taken is due again a minute later.
-pub async fn deliver_due(
+/// When Redis fails.
+pub async fn take(
     queue: &Queue,
-    sender: &Sender,
-    links: &Links,
     now: Millis,
-) -> Result<Option<Millis>, QueueError> {
-    let (due, next) = queue.take_deliveries(now, AT_ONCE, HOLD).await?;
-    if due.is_empty() {
-        return Ok(next);
-    }
-    let tries = due.into_iter().map(|(delivery, state)| deliver(queue, sender, links, now, delivery, state));
-    let done: Vec<_> = futures::stream::iter(tries).buffer_unordered(AT_ONCE as usize).collect().await;
-    done.into_iter().collect::<Result<Vec<()>, _>>()?;
-    // More may be due than were taken.
-    Ok(Some(now))
+    room: usize,
+) -> Result<(Vec<(Delivery, DeliveryState)>, Option<Millis>), QueueError> {
+    queue.take_deliveries(now, u32::try_from(room).unwrap_or(u32::MAX), HOLD).await
 }
 
-async fn deliver(
+/// Whether the job's end that is to be told is still the job's: after a retry it lives on, and its next
+/// end is told by a delivery of its own.
+fn is_current(delivery: &Delivery, job: &Job) -> bool {
+    (delivery.epoch, delivery.state) == (job.epoch, job.status)
+}
+
+/// Tries one delivery that was taken at `now`. Says in how long it is to be tried again, if it is.
+///
+/// # Errors
+/// When Redis fails; the delivery is due again a minute after it was taken.
+pub async fn deliver(
     queue: &Queue,
     sender: &Sender,
     links: &Links,
     now: Millis,
     delivery: Delivery,
     mut state: DeliveryState,
-) -> Result<(), QueueError> {
+) -> Result<Option<Duration>, QueueError> {
+    let began = Instant::now();
+    let done = async || queue.drop_delivery(&delivery).await.map(|()| None);
     let job = queue.get(delivery.job).await?;
     let Some((job, url)) = job.and_then(|job| Some((job.clone(), job.spec.webhook_url?))) else {
-        return queue.drop_delivery(&delivery).await;
+        return done().await;
     };
+    if !is_current(&delivery, &job) {
+        tracing::info!(job = %delivery.job, state = %delivery.state, "webhook dropped: the job was retried");
+        return done().await;
+    }
     let id = format!("msg_{}_{}_{}", delivery.job, delivery.epoch, delivery.state);
     let outcome = match body(&delivery, job, links) {
         Ok(body) => sender.send(&url, &id, wall_clock(), body).await,
@@ -187,11 +195,11 @@ async fn deliver(
     let why = match outcome {
         Try::Delivered => {
             tracing::info!(job = %delivery.job, state = %delivery.state, "webhook delivered");
-            return queue.drop_delivery(&delivery).await;
+            return done().await;
         }
         Try::Hopeless(why) => {
             tracing::warn!(job = %delivery.job, why, "webhook given up");
-            return queue.drop_delivery(&delivery).await;
+            return done().await;
         }
         Try::Failed(why) => why,
     };
@@ -202,12 +210,13 @@ async fn deliver(
         Some((least, most)) => {
             let wait = least + backoff::full_jitter(1, most - least, most - least);
             tracing::info!(job = %delivery.job, why, failures = state.failures, "webhook tried, again later");
-            let at = now.plus(i64::try_from(wait.as_millis()).unwrap_or(i64::MAX));
-            queue.retry_delivery(&delivery, &state, at).await
+            let from_now = i64::try_from((began.elapsed() + wait).as_millis()).unwrap_or(i64::MAX);
+            queue.retry_delivery(&delivery, &state, now.plus(from_now)).await?;
+            Ok(Some(wait))
         }
         None => {
             tracing::warn!(job = %delivery.job, why, "webhook given up after a day");
-            queue.drop_delivery(&delivery).await
+            done().await
         }
     }
 }
@@ -226,6 +235,7 @@ fn body(delivery: &Delivery, job: Job, links: &Links) -> Result<String, WebhookE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::{Epoch, State};
 
     #[test]
     fn a_secret_is_whsec_and_base64_of_a_fitting_length() {
@@ -244,6 +254,25 @@ mod tests {
             assert!(!matches!(judged, Try::Hopeless(_)));
         }
         assert!(matches!(judge(StatusCode::GONE), Try::Hopeless(_)));
+    }
+
+    #[test]
+    fn an_end_is_told_while_it_is_the_jobs_end() {
+        let id = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let job = |status: &str, epoch: u64| -> Job {
+            let job = serde_json::json!({
+                "jobId": id, "status": status, "inputKey": "inputs/a.mp4", "attempt": 1, "epoch": epoch,
+                "progress": 0.0, "timestamps": {},
+            });
+            serde_json::from_value(job).unwrap()
+        };
+        let told = Delivery { job: id.parse().unwrap(), epoch: Epoch(2), state: State::Failed };
+        assert!(is_current(&told, &job("failed", 2)));
+        for (status, epoch) in
+            [("queued", 3), ("failed", 3), ("completed", 4), ("queued", 2), ("cancelled", 2)]
+        {
+            assert!(!is_current(&told, &job(status, epoch)), "{status} {epoch}");
+        }
     }
 
     #[test]

@@ -4,17 +4,19 @@
 //! It sleeps until the next of these is due and learns of new ones from the event feed, so an idle
 //! installation costs a handful of Redis commands every five minutes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::App;
 use crate::job::{Failure, FailureCode, Input, JobEvent, JobId, Millis, State};
-use crate::queue::{QueueError, backoff};
+use crate::queue::{Delivery, DeliveryState, QueueError, backoff};
 use crate::storage::Bucket;
 use crate::webhook::{self, Sender};
 
@@ -22,8 +24,50 @@ use crate::webhook::{self, Sender};
 const QUIET: Duration = Duration::from_secs(300);
 /// Jobs seen to in one go.
 const BATCH: u32 = 100;
+/// Uploads looked for at the start.
+const LOOK_AT_ALL: u32 = 10_000;
+/// After this long an upload that could not be looked for is looked for again.
+const PUT_OFF_MS: i64 = 60_000;
+/// Between two batches of overdue uploads.
+const NEXT_BATCH_MS: i64 = 50;
 /// Buckets asked for uploads at once.
 const HEADS: usize = 8;
+
+type Owed = (Delivery, DeliveryState);
+
+/// Which uploads to look for now.
+#[derive(Debug, PartialEq, Eq)]
+struct Round {
+    /// Each with whether its time is up.
+    look: Vec<(JobId, bool)>,
+    /// When one of the others has to be looked for.
+    next: Option<Millis>,
+}
+
+impl Round {
+    /// Of those `awaited`, with the ends of their windows, all that are overdue, or all there are; but
+    /// not those that could not be looked for a moment ago, which are `put_off` until a time.
+    fn plan(
+        awaited: &[(JobId, Millis)],
+        put_off: &mut HashMap<JobId, Millis>,
+        now: Millis,
+        all: bool,
+    ) -> Self {
+        put_off.retain(|_, until| *until > now);
+        let mut round = Self { look: Vec::new(), next: None };
+        for (id, due) in awaited {
+            let overdue = *due <= now;
+            let until = put_off.get(id).copied();
+            if until.is_none() && (overdue || all) {
+                round.look.push((*id, overdue));
+            }
+            if let Some(at) = until.or((!overdue).then_some(*due)) {
+                round.next = Some(round.next.map_or(at, |next| next.min(at)));
+            }
+        }
+        round
+    }
+}
 
 /// Keeps an installation tidy for as long as it runs. Several may run side by side.
 pub struct Housekeeper {
@@ -52,9 +96,10 @@ impl Housekeeper {
         let lease = self.app.queue.policy().lease;
         // An upload may have arrived while nobody listened: look once at all that are awaited.
         let mut look_at_all = true;
+        let mut put_off = HashMap::new();
         let mut failures = 0;
         loop {
-            let pause = match self.tidy_once(look_at_all).await {
+            let pause = match self.tidy_once(look_at_all, &mut put_off).await {
                 Ok(pause) => {
                     (failures, look_at_all) = (0, false);
                     pause.min(QUIET)
@@ -87,95 +132,148 @@ impl Housekeeper {
     }
 
     /// One round; says for how long nothing more is due.
-    async fn tidy_once(&self, look_at_all: bool) -> Result<Duration, QueueError> {
+    ///
+    /// Of the uploads one batch is looked for; should there be more, the next round is near.
+    async fn tidy_once(
+        &self,
+        look_at_all: bool,
+        put_off: &mut HashMap<JobId, Millis>,
+    ) -> Result<Duration, QueueError> {
         let queue = &self.app.queue;
         let mut sweep = queue.sweep(BATCH).await?;
         while sweep.next_due.is_some_and(|due| due <= sweep.now) {
             sweep = queue.sweep(BATCH).await?;
         }
-        let awaited = queue.uploading(if look_at_all { 10_000 } else { BATCH }).await?;
-        let next_upload = awaited.iter().map(|(_, due)| *due).find(|due| *due > sweep.now);
-        let overdue = awaited.into_iter().filter(|(_, due)| look_at_all || *due <= sweep.now);
-        futures::stream::iter(overdue)
-            .map(|(id, due)| self.look_for_upload(id, due <= sweep.now))
+        let limit = if look_at_all { LOOK_AT_ALL } else { BATCH + u32::try_from(put_off.len()).unwrap_or(0) };
+        let awaited = queue.uploading(limit).await?;
+        let full = awaited.len() >= limit as usize;
+        let round = Round::plan(&awaited, put_off, sweep.now, look_at_all);
+        let looked: Vec<(JobId, bool)> = futures::stream::iter(round.look)
+            .map(
+                |(id, overdue)| async move { self.look_for_upload(id, overdue).await.map(|done| (id, done)) },
+            )
             .buffer_unordered(HEADS)
             .collect::<Vec<_>>()
             .await
             .into_iter()
-            .collect::<Result<Vec<()>, _>>()?;
+            .collect::<Result<_, _>>()?;
+        let stuck = looked.iter().filter(|(_, done)| !done).map(|(id, _)| *id);
+        put_off.extend(stuck.map(|id| (id, sweep.now.plus(PUT_OFF_MS))));
+        let more = (full && !looked.is_empty()).then(|| sweep.now.plus(NEXT_BATCH_MS));
         for worker in queue.forget_dead_workers(sweep.now).await? {
             tracing::warn!(%worker, "a worker gave no sign for minutes; forgotten");
         }
         queue.trim(sweep.now).await?;
-        let next = [sweep.next_due, next_upload].into_iter().flatten().min();
+        let next = [sweep.next_due, round.next, more].into_iter().flatten().min();
         Ok(next.map_or(QUIET, |due| until(due, sweep.now)))
     }
 
-    /// A job waits for its input. If that is there, its event was lost; if not and time is up, it fails.
-    async fn look_for_upload(&self, id: JobId, overdue: bool) -> Result<(), QueueError> {
+    /// Looks for one upload; says whether that is settled for now. If that is there, its event was lost; if not and time is up, it fails.
+    async fn look_for_upload(&self, id: JobId, overdue: bool) -> Result<bool, QueueError> {
         let queue = &self.app.queue;
         let Some(job) = queue.get(id).await? else {
             let gone = Failure::new(FailureCode::UploadExpired, "the job is gone");
-            return queue.expire_upload(id, &gone).await.map(drop);
+            return queue.expire_upload(id, &gone).await.map(|_| true);
         };
-        let Input::Key(key) = &job.spec.input else { return Ok(()) };
+        let Input::Key(key) = &job.spec.input else { return Ok(!overdue) };
         match self.app.storage.head(Bucket::Input, key).await {
             Ok(Some(_)) => {
                 tracing::info!(job = %id, "the input is there though its event never came");
-                queue.uploaded(id).await.map(drop)
+                queue.uploaded(id).await.map(|_| true)
             }
             Ok(None) if overdue => {
                 let message = "the video was not uploaded within the day; ask for a new upload address";
-                queue.expire_upload(id, &Failure::new(FailureCode::UploadExpired, message)).await.map(drop)
+                queue
+                    .expire_upload(id, &Failure::new(FailureCode::UploadExpired, message))
+                    .await
+                    .map(|_| true)
             }
-            Ok(None) => Ok(()),
-            // It is looked for again in the next round; a job is not failed because storage is away.
+            Ok(None) => Ok(true),
+            // It is looked for again in a minute; a job is not failed because storage is away.
             Err(error) => {
                 tracing::warn!(job = %id, %error, "could not look for an upload");
-                Ok(())
+                Ok(!overdue)
             }
         }
     }
 
-    /// Webhooks.
+    /// Webhooks. Each goes its own way, so a receiver that takes its time delays nobody else's.
     async fn tell(&self) {
         let Some(sender) = &self.sender else { return std::future::pending().await };
         let mut events = self.app.hub.listen();
+        let mut under_way = FuturesUnordered::new();
         let mut failures = 0;
+        let mut look = Instant::now();
         loop {
-            let pause = match self.tell_once(sender).await {
-                Ok(pause) => {
-                    failures = 0;
-                    pause.min(QUIET)
+            tokio::select! {
+                Some(tried) = under_way.next() => match tried {
+                    Ok(Some(again)) => look = look.min(Instant::now() + again),
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(%error, "a webhook is tried again in a minute"),
+                },
+                () = tokio::time::sleep_until(look), if under_way.len() < webhook::AT_ONCE => {
+                    match self.owed(webhook::AT_ONCE - under_way.len()).await {
+                        Ok((now, taken, pause)) => {
+                            failures = 0;
+                            look = Instant::now() + pause;
+                            under_way.extend(taken.into_iter().map(|(delivery, state)| {
+                                webhook::deliver(&self.app.queue, sender, &self.app.links, now, delivery, state)
+                            }));
+                        }
+                        Err(error) => {
+                            failures += 1;
+                            tracing::warn!(%error, "webhooks cannot be looked up; trying again");
+                            let pause =
+                                backoff::full_jitter(failures, Duration::from_secs(1), Duration::from_secs(30));
+                            look = Instant::now() + pause;
+                        }
+                    }
                 }
-                Err(error) => {
-                    failures += 1;
-                    tracing::warn!(%error, "webhooks could not be sent; trying again");
-                    backoff::full_jitter(failures, Duration::from_secs(1), Duration::from_secs(30))
-                }
-            };
-            let wake = tokio::time::sleep(pause);
-            tokio::pin!(wake);
-            loop {
-                tokio::select! {
-                    () = &mut wake => break,
-                    event = events.recv() => match event {
-                        Ok(event) if !event.status.is_terminal() => {}
-                        Ok(_) | Err(RecvError::Lagged(_)) => break,
-                        Err(RecvError::Closed) => return,
-                    },
-                }
+                event = events.recv() => match event {
+                    Ok(event) if !event.status.is_terminal() => {}
+                    // While Redis is away the pause stands.
+                    Ok(_) | Err(RecvError::Lagged(_)) if failures > 0 => {}
+                    Ok(_) | Err(RecvError::Lagged(_)) => look = Instant::now(),
+                    Err(RecvError::Closed) => return,
+                },
             }
         }
     }
 
-    async fn tell_once(&self, sender: &Sender) -> Result<Duration, QueueError> {
+    /// Takes what is due; says also for how long nothing more is.
+    async fn owed(&self, room: usize) -> Result<(Millis, Vec<Owed>, Duration), QueueError> {
         let now = self.app.queue.clock().await?.now();
-        let next = webhook::deliver_due(&self.app.queue, sender, &self.app.links, now).await?;
-        Ok(next.map_or(QUIET, |due| until(due, now)))
+        let (taken, next) = webhook::take(&self.app.queue, now, room).await?;
+        // More may be due than there was room for.
+        let pause = if taken.is_empty() { next.map_or(QUIET, |due| until(due, now)) } else { Duration::ZERO };
+        Ok((now, taken, pause.min(QUIET)))
     }
 }
 
 fn until(due: Millis, now: Millis) -> Duration {
     Duration::from_millis(u64::try_from(due.0 - now.0).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overdue_uploads_are_looked_for_and_those_that_cannot_be_wait_their_turn() {
+        let ids: Vec<JobId> = (0..4).map(|_| JobId::new()).collect();
+        let dues = [Millis(10), Millis(20), Millis(100), Millis(300)];
+        let awaited: Vec<_> = ids.iter().copied().zip(dues).collect();
+        let mut put_off = HashMap::from([(ids[0], Millis(150))]);
+        let round = Round::plan(&awaited, &mut put_off, Millis(100), false);
+        assert_eq!(round.look, [(ids[1], true), (ids[2], true)]);
+        assert_eq!(round.next, Some(Millis(150)));
+        let round = Round::plan(&awaited, &mut put_off, Millis(150), false);
+        assert_eq!(round.look, [(ids[0], true), (ids[1], true), (ids[2], true)]);
+        assert_eq!(round.next, Some(Millis(300)));
+        assert!(put_off.is_empty());
+        let round = Round::plan(&awaited, &mut put_off, Millis(20), true);
+        assert_eq!(round.look, [(ids[0], true), (ids[1], true), (ids[2], false), (ids[3], false)]);
+        assert_eq!(round.next, Some(Millis(100)));
+        assert_eq!(Round::plan(&[], &mut put_off, Millis(20), true), Round { look: vec![], next: None });
+    }
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::requests::{Body, FromInput, Rules, Upload, UploadTicket};
-use super::{App, Problem};
+use super::{App, Problem, auth};
 use crate::job::{Input, Job, JobId, JobSpec, State as JobState};
 use crate::net::Guard;
 use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, Start, SubmitOutcome};
@@ -35,7 +35,10 @@ impl App {
             let detail = "an idempotency key has 1 to 255 characters; a UUID is a good one";
             return Err(Problem::field("Idempotency-Key", detail));
         }
-        let hash: String = Sha256::digest(key.as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+        // Two callers who chose the same key mean two jobs.
+        let caller = auth::caller(&self.config.tokens, headers).unwrap_or_default();
+        let hash = Sha256::new().chain_update(caller).chain_update(key).finalize();
+        let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
         let remembered = self.queue.remember_key(&hash, id).await?;
         if asked.is_some_and(|asked| asked != remembered) {
             return Err(Problem::conflict("this Idempotency-Key was used for a job with another jobId"));

@@ -116,27 +116,6 @@ fn cors(origins: &[String]) -> CorsLayer {
         .max_age(Duration::from_secs(600))
 }
 
-/// Serves `router` on `listener` until `stop`, then lets requests in work end, for a few seconds.
-///
-/// # Errors
-/// When the socket fails.
-pub async fn serve(
-    listener: tokio::net::TcpListener,
-    router: Router,
-    stop: CancellationToken,
-) -> std::io::Result<()> {
-    const GRACE: Duration = Duration::from_secs(5);
-    let served = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    let late = async {
-        stop.cancelled().await;
-        tokio::time::sleep(GRACE).await;
-    };
-    tokio::select! {
-        done = served => done,
-        () = late => Ok(()),
-    }
-}
-
 impl App {
     /// An API over this queue and these buckets; its feed lives until `stop`.
     ///

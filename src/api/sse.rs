@@ -2,6 +2,9 @@
 //!
 //! Each event is named `job` and carries the whole job, so a client that missed some needs nothing
 //! but the newest. The first comes at once; after a terminal one the stream ends.
+//!
+//! A browser's `EventSource` opens an ended stream again, for ever, unless it is answered 204. Its
+//! `Last-Event-ID` tells what it has seen, so the id of an event is the job's attempt and state.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,9 +12,9 @@ use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::response::Sse;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{Event, KeepAlive};
-use futures::Stream;
+use axum::response::{IntoResponse as _, Response, Sse};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
@@ -26,18 +29,26 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub async fn job_events(
     State(app): State<Arc<App>>,
     id: Result<Path<String>, PathRejection>,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let id = id_of(id)?;
     // Listen first, look then: what changes in between is seen twice rather than not at all.
     let listener = app.hub.listen();
     let job = app.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
+    if job.status.is_terminal() && headers.get("last-event-id").is_some_and(|id| *id == *event_id(&job)) {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
     let job = app.present(job)?;
     let stopping = app.stopping.clone();
     let watch = Watch { app, id, listener, first: Some(job), over: false };
     let changes = futures::stream::unfold(watch, |watch| async { watch.step().await });
     let changes = futures::StreamExt::take_until(changes, stopping.cancelled_owned());
     let keep_alive = KeepAlive::new().interval(Duration::from_secs(15)).text("still here");
-    Ok(Sse::new(changes).keep_alive(keep_alive))
+    Ok(Sse::new(changes).keep_alive(keep_alive).into_response())
+}
+
+fn event_id(job: &Job) -> String {
+    format!("{}-{}", job.epoch, job.status)
 }
 
 struct Watch {
@@ -60,7 +71,7 @@ impl Watch {
             None => self.change().await?,
         };
         self.over = job.status.is_terminal();
-        let event = Event::default().event("job").json_data(&job).unwrap_or_default();
+        let event = Event::default().event("job").id(event_id(&job)).json_data(&job).unwrap_or_default();
         Some((Ok(event), self))
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use url::Url;
+use url::{Host, Url};
 
 use crate::job::{JobId, Ladder, Preset, Priority, State};
 
@@ -22,7 +22,7 @@ const UP_EXAMPLES: &str = "\
 Examples:
   tcoder up
   tcoder up --data /srv/tcoder --listen 127.0.0.1:9000 --workers 2
-  API_TOKENS=$(openssl rand -hex 32) tcoder up --listen 0.0.0.0:8080";
+  API_TOKENS=$(openssl rand -hex 32) tcoder up --listen 0.0.0.0:8080 --public-host films.example";
 
 const SUBMIT_EXAMPLES: &str = "\
 Examples:
@@ -95,7 +95,8 @@ pub(super) enum Command {
     /// Everything is kept in the data folder, so the next start goes on where this one stopped.
     ///
     /// With REDIS_URL set, that Redis is used instead. From this machine no token is needed; to listen
-    /// on other addresses set API_TOKENS.
+    /// on other addresses set API_TOKENS. Outputs can be read without one by everybody who can reach the
+    /// storage's port and knows their address.
     #[command(after_help = UP_EXAMPLES)]
     Up(UpArgs),
     /// Send a video (a file or a web address) to a running tcoder
@@ -111,6 +112,10 @@ pub(super) enum Command {
     #[command(after_help = API_ENVIRONMENT)]
     Api(ApiArgs),
     /// Run a worker on the Redis and the buckets named in the environment
+    ///
+    /// Made for machines that are paid by the second: by default it takes no further job after 5
+    /// minutes, or leaves after 5 without one, with exit code 0. WORKER_IDLE_TIMEOUT=0 and WORKER_TTL=0
+    /// have it stay.
     #[command(after_help = WORKER_ENVIRONMENT)]
     Worker,
 }
@@ -123,9 +128,20 @@ pub(super) struct UpArgs {
     /// Address of the API; storage listens on the port after it
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// Name or IP under which other machines reach this one; upload and download addresses bear it
+    #[arg(long, value_name = "HOST", env = "TCODER_PUBLIC_HOST", value_parser = host)]
+    pub public_host: Option<Host>,
     /// Worker processes; one FFmpeg uses all cores, so one is right for most machines
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
     pub workers: u16,
+}
+
+fn host(text: &str) -> Result<Host, String> {
+    // An IPv6 address needs its brackets in an address only.
+    if let Ok(ip) = text.parse() {
+        return Ok(Host::Ipv6(ip));
+    }
+    Host::parse(text).map_err(|_| "it must be a name or an IP, without a port".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -184,7 +200,8 @@ pub(super) struct SubmitArgs {
     /// Wait for the end of the job, with progress
     #[arg(long)]
     pub wait: bool,
-    /// Wait, and download the renditions into this folder
+    /// Wait, and download the renditions into this folder; files of the same names are replaced, each
+    /// when the new one is whole
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
     /// Print the job as JSON on stdout instead of words
@@ -285,5 +302,6 @@ mod tests {
         assert!(error("tcoder submit a.mp4 --quality 721p").contains("1080p"));
         assert!(error("tcoder submit a.mp4 --quality 720p,720p").contains("twice"));
         assert!(error("tcoder jobs get 7").contains("UUID"));
+        assert!(error("tcoder up --public-host http://films.example:80").contains("without a port"));
     }
 }

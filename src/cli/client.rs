@@ -55,6 +55,7 @@ impl ClientError {
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
+    uploads: reqwest::Client,
     base: Url,
     token: Option<String>,
 }
@@ -65,18 +66,26 @@ const FEED_SILENCE: Duration = Duration::from_secs(45);
 
 impl Client {
     pub fn new(args: &ServerArgs) -> Result<Self, ClientError> {
-        let http = reqwest::Client::builder()
-            .connect_timeout(Duration::from_secs(10))
-            .read_timeout(FEED_SILENCE)
-            .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|e| ClientError::Refused(e.to_string()))?;
-        Ok(Self { http, base: args.server.clone(), token: args.token.clone() })
+        let builder = || {
+            reqwest::Client::builder()
+                .connect_timeout(Duration::from_secs(10))
+                .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
+        };
+        let cannot = |e: reqwest::Error| ClientError::Refused(e.to_string());
+        let http = builder().read_timeout(FEED_SILENCE).build().map_err(cannot)?;
+        let uploads = builder().build().map_err(cannot)?;
+        Ok(Self { http, uploads, base: args.server.clone(), token: args.token.clone() })
     }
 
-    /// The plain HTTP client, for storage.
-    pub const fn http(&self) -> &reqwest::Client {
+    /// For downloads from storage.
+    pub const fn downloads(&self) -> &reqwest::Client {
         &self.http
+    }
+
+    /// For uploads to storage. Without a read time-out: it runs from the request's beginning, not from
+    /// its last byte, and would cut off every upload that takes longer.
+    pub const fn uploads(&self) -> &reqwest::Client {
+        &self.uploads
     }
 
     fn url(&self, segments: &[&str]) -> Url {

@@ -1,13 +1,17 @@
 //! Downloads a job's renditions, playlists with everything they name.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use tempfile::TempPath;
 use tokio::io::AsyncWriteExt as _;
 use url::Url;
 
 use super::client::{Client, ClientError};
+use super::put::innermost;
 use super::{CliError, show};
 use crate::job::{Container, Job, ObjectKey};
 use crate::transcoder::playlist_entries;
@@ -24,7 +28,8 @@ struct Item {
     path: String,
 }
 
-/// Fetches every output of a completed job into `dir`.
+/// Fetches every output of a completed job into `dir`. Each file appears there when it is whole, in place
+/// of one of that name; a download that breaks off leaves what was there.
 pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliError> {
     let Some(result) = &job.result else { return Ok(()) };
     let (mut playlists, mut files) = (VecDeque::new(), Vec::new());
@@ -34,12 +39,11 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
         let item = Item { url: address(url.as_deref())?, path: below_attempt(key)?.to_owned() };
         if is_playlist { playlists.push_back(item) } else { files.push(item) }
     }
-    let mut seen: Vec<String> = Vec::new();
+    let mut texts: Vec<(String, String)> = Vec::new();
     while let Some(item) = playlists.pop_front() {
-        if seen.contains(&item.path) {
+        if texts.iter().any(|(path, _)| *path == item.path) {
             continue;
         }
-        seen.push(item.path.clone());
         let text = text(client, &item).await?;
         for name in playlist_entries(&text) {
             let entry = item.entry(&name)?;
@@ -49,19 +53,33 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
                 files.push(entry);
             }
         }
-        write_whole(&dir.join(&item.path), text.as_bytes()).await?;
+        texts.push((item.path, text));
     }
-    let bar = show::bytes_bar("download", result.outputs.iter().map(|o| o.size).sum());
+    // What playlists share is counted in no rendition's size, so with them the sum is not known.
+    let bar = match texts.is_empty() {
+        true => show::bytes_bar("download", result.outputs.iter().map(|o| o.size).sum()),
+        false => show::bytes_count("download"),
+    };
     futures::stream::iter(&files)
         .map(|item| save(client, item, dir, &bar))
         .buffer_unordered(AT_ONCE)
         .try_collect::<Vec<()>>()
         .await?;
+    // Last, so that a playlist that is there plays.
+    for (path, text) in texts.iter().rev() {
+        let mut file = Incoming::create(dir.join(path)).await?;
+        file.write(text.as_bytes()).await?;
+        file.whole().await?;
+    }
     bar.finish_and_clear();
     Ok(())
 }
 
 impl Item {
+    fn failed(&self, why: impl std::fmt::Display) -> CliError {
+        ClientError::Storage(format!("cannot download {}: {why}", self.path)).into()
+    }
+
     /// What a playlist names, beside the playlist.
     fn entry(&self, name: &str) -> Result<Self, CliError> {
         let folder = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
@@ -87,22 +105,19 @@ pub fn below_attempt(key: &ObjectKey) -> Result<&str, CliError> {
 }
 
 async fn get(client: &Client, item: &Item) -> Result<reqwest::Response, CliError> {
-    let failed = |why: String| ClientError::Storage(format!("cannot download {}: {why}", item.path));
-    let response = client.http().get(item.url.clone()).send().await;
-    let response = response.map_err(|e| failed(e.without_url().to_string()))?;
+    let response = client.downloads().get(item.url.clone()).send().await;
+    let response = response.map_err(|e| item.failed(innermost(e)))?;
     if response.status().is_success() {
         Ok(response)
     } else {
-        Err(failed(format!("storage answered {}", response.status())).into())
+        Err(item.failed(format!("storage answered {}", response.status())))
     }
 }
 
 async fn text(client: &Client, item: &Item) -> Result<String, CliError> {
     let mut response = get(client, item).await?;
     let mut bytes = Vec::new();
-    while let Some(piece) =
-        response.chunk().await.map_err(|e| CliError::Local(e.without_url().to_string()))?
-    {
+    while let Some(piece) = response.chunk().await.map_err(|e| item.failed(innermost(e)))? {
         bytes.extend_from_slice(&piece);
         if bytes.len() > PLAYLIST_LIMIT {
             return Err(CliError::Local(format!("{} is too large for a playlist", item.path)));
@@ -117,29 +132,72 @@ async fn save(
     dir: &Path,
     bar: &indicatif::ProgressBar,
 ) -> Result<(), CliError> {
-    let path = dir.join(&item.path);
-    let cannot = |e: std::io::Error| CliError::Local(format!("cannot write {}: {e}", path.display()));
     let mut response = get(client, item).await?;
-    let mut file = create(&path).await.map_err(cannot)?;
-    while let Some(piece) =
-        response.chunk().await.map_err(|e| CliError::Local(e.without_url().to_string()))?
-    {
+    let mut file = Incoming::create(dir.join(&item.path)).await?;
+    while let Some(piece) = response.chunk().await.map_err(|e| item.failed(innermost(e)))? {
         bar.inc(piece.len() as u64);
-        file.write_all(&piece).await.map_err(cannot)?;
+        file.write(&piece).await?;
     }
-    file.flush().await.map_err(cannot)
+    file.whole().await
 }
 
-async fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CliError> {
-    let cannot = |e: std::io::Error| CliError::Local(format!("cannot write {}: {e}", path.display()));
-    let mut file = create(path).await.map_err(cannot)?;
-    file.write_all(bytes).await.map_err(cannot)?;
-    file.flush().await.map_err(cannot)
+/// A file on its way: under another name beside its place until it is whole, gone if it never is.
+struct Incoming {
+    path: PathBuf,
+    aside: TempPath,
+    file: tokio::fs::File,
 }
 
-async fn create(path: &Path) -> std::io::Result<tokio::fs::File> {
-    if let Some(folder) = path.parent() {
-        tokio::fs::create_dir_all(folder).await?;
+impl Incoming {
+    async fn create(path: PathBuf) -> Result<Self, CliError> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let made = async {
+            tokio::fs::create_dir_all(folder).await?;
+            tempfile::Builder::new()
+                .prefix(".")
+                .suffix(".part")
+                // As any new file, not for its owner only.
+                .permissions(Permissions::from_mode(0o666))
+                .tempfile_in(folder)
+        };
+        let (file, aside) = made.await.map_err(|e| cannot_write(&path, &e))?.into_parts();
+        Ok(Self { file: file.into(), aside, path })
     }
-    tokio::fs::File::create(path).await
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), CliError> {
+        self.file.write_all(bytes).await.map_err(|e| cannot_write(&self.path, &e))
+    }
+
+    async fn whole(mut self) -> Result<(), CliError> {
+        self.file.flush().await.map_err(|e| cannot_write(&self.path, &e))?;
+        self.aside.persist(&self.path).map_err(|e| cannot_write(&self.path, &e.error))
+    }
+}
+
+fn cannot_write(path: &Path, error: &std::io::Error) -> CliError {
+    CliError::Local(format!("cannot write {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_file_takes_its_place_when_it_is_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("v0/720p.mp4");
+        for (text, whole, there) in
+            [("first", true, "first"), ("half", false, "first"), ("next", true, "next")]
+        {
+            let mut file = Incoming::create(path.clone()).await.unwrap();
+            file.write(text.as_bytes()).await.unwrap();
+            if whole {
+                file.whole().await.unwrap();
+            } else {
+                drop(file);
+            }
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), there);
+            assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        }
+    }
 }

@@ -5,7 +5,8 @@
 //! | `args` | what can be typed |
 //! | here | which command does what, exit codes, logs |
 //! | `client` | the HTTP API, from the other side |
-//! | `submit`, `watch`, `fetch` | a video in, its progress, its renditions out |
+//! | `submit`, `put` | a video in |
+//! | `watch`, `fetch` | its progress, its renditions out |
 //! | `jobs` | looking at jobs and steering them |
 //! | `transcode` | the core alone, without queue and storage |
 //! | `roles` | the servers: `up`, `api`, `worker` |
@@ -15,6 +16,7 @@ mod args;
 mod client;
 mod fetch;
 mod jobs;
+mod put;
 mod roles;
 mod show;
 mod submit;
@@ -105,7 +107,12 @@ pub async fn run(cli: Cli) -> ExitCode {
 /// `LOG_FORMAT` (`text`, `json`) choose otherwise.
 fn init_logs(server: bool) {
     let default = if server { "warn,tcoder=info" } else { "error" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.trim().is_empty());
+    let filter = asked.map(EnvFilter::try_new).transpose().unwrap_or_else(|error| {
+        eprintln!("tcoder: RUST_LOG cannot be used ({error}); logging as without it");
+        None
+    });
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
     // The S3 server's crates print whole requests, signatures included, and every 404 as an error;
     // whatever RUST_LOG asks for, that is no log to keep.
     let silent = ["s3s=off", "s3s_fs=off"].into_iter().filter_map(|directive| directive.parse().ok());

@@ -14,6 +14,7 @@ use crate::api::{self, App, Housekeeper};
 use crate::config::{ApiConfig, Env, RedisConfig, StorageConfig, WorkerConfig, webhook_secret};
 use crate::net::Guard;
 use crate::queue::Queue;
+use crate::serve::{Limits, serve};
 use crate::storage::Storage;
 use crate::storage::links::Links;
 use crate::transcoder::worker::{Reason, Worker};
@@ -22,24 +23,36 @@ use crate::webhook::Sender;
 
 /// Cancelled by SIGTERM or SIGINT.
 fn stop_signal() -> Result<CancellationToken, CliError> {
+    stop_signals().map(|(stop, _)| stop)
+}
+
+/// One cancelled by SIGTERM or SIGINT, and one by a SIGINT after that: somebody does not want to wait.
+fn stop_signals() -> Result<(CancellationToken, CancellationToken), CliError> {
     let mut term = signal(SignalKind::terminate()).map_err(CliError::start)?;
     let mut int = signal(SignalKind::interrupt()).map_err(CliError::start)?;
-    let stop = CancellationToken::new();
-    let token = stop.clone();
+    let (stop, again) = (CancellationToken::new(), CancellationToken::new());
+    let tokens = (stop.clone(), again.clone());
     tokio::spawn(async move {
         tokio::select! {
             _ = term.recv() => {}
             _ = int.recv() => {}
         }
-        token.cancel();
+        tokens.0.cancel();
+        int.recv().await;
+        tokens.1.cancel();
     });
-    Ok(stop)
+    Ok((stop, again))
 }
 
 /// `tcoder up`
 pub async fn up(args: UpArgs) -> Result<(), CliError> {
-    let stop = stop_signal()?;
-    let options = Options { data: args.data, listen: args.listen, workers: args.workers };
+    let (stop, again) = stop_signals()?;
+    let options = Options {
+        data: args.data,
+        listen: args.listen,
+        public_host: args.public_host,
+        workers: args.workers,
+    };
     let env = Env::process();
     let up = tokio::select! {
         up = Up::start(&options, &env) => up.map_err(CliError::start)?,
@@ -49,15 +62,19 @@ pub async fn up(args: UpArgs) -> Result<(), CliError> {
     for (what, where_) in up.summary() {
         say!("  {what:<8} {where_}");
     }
-    let server = match up.api().port() {
-        8080 => String::new(),
-        _ => format!(" --server http://{}", up.api()),
+    let server = match up.api() {
+        "http://127.0.0.1:8080" => String::new(),
+        elsewhere => format!(" --server {elsewhere}"),
     };
     say!("\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n");
     say!("Ctrl-C stops it; the next start goes on where this one stopped.");
     stop.cancelled().await;
-    say!("\nstopping: workers hand their jobs back");
-    up.stop().await;
+    say!("\nstopping: workers hand their jobs back (Ctrl-C again ends at once)");
+    tokio::select! {
+        () = up.stop() => {}
+        // Dropping what is left kills the children.
+        () = again.cancelled() => return Err(CliError::Interrupted),
+    }
     say!("stopped; nothing is lost");
     Ok(())
 }
@@ -68,9 +85,7 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
     let api_config = ApiConfig::read(&env).map_err(CliError::start)?;
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
-    if !args.listen.ip().is_loopback() && api_config.tokens.is_empty() {
-        return Err(CliError::start(crate::up::UpError::Open(args.listen)));
-    }
+    api_config.allows(args.listen).map_err(CliError::start)?;
     let guard = Guard::allow_private(api_config.allow_private_urls);
     let sender = webhook_secret(&env).map(|s| Sender::new(&s, guard)).transpose().map_err(CliError::start)?;
     let stop = stop_signal()?;
@@ -86,10 +101,9 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
     tasks.spawn(Housekeeper::new(Arc::clone(&app), sender).run(stop.clone()));
     tasks.close();
     tracing::info!(address = %listener.local_addr().unwrap_or(args.listen), "the API listens");
-    let served = api::serve(listener, api::router(app), stop.clone()).await;
-    stop.cancel();
+    serve(listener, api::router(app), Limits::default(), stop).await;
     tasks.wait().await;
-    served.map_err(CliError::start)
+    Ok(())
 }
 
 /// `tcoder worker`

@@ -46,6 +46,15 @@ pub fn bytes_bar(what: &'static str, size: u64) -> ProgressBar {
     bar.with_prefix(what)
 }
 
+/// Counts bytes whose sum is not known.
+pub fn bytes_count(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{prefix:>9} {bytes} {bytes_per_sec} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.with_prefix(what)
+}
+
 /// A bar that counts to a hundred.
 pub fn percent_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr());

@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use futures::StreamExt as _;
-use reqwest::{Body, header};
-use tokio_util::io::ReaderStream;
 use url::Url;
 
 use super::args::SubmitArgs;
 use super::client::{Client, ClientError};
+use super::put::{Patience, put};
 use super::show::say;
 use super::{CliError, show, watch};
 use crate::api::{FromInput, Upload, Wishes};
@@ -71,27 +69,35 @@ async fn send_file(client: &Client, path: &Path, wishes: Wishes) -> Result<JobId
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
     let ticket = client.upload(&Upload { file_name: name, wishes }).await?;
     let Some(url) = ticket.upload_url else { return Ok(ticket.job_id) };
-    put(client, url, file, about.len()).await?;
-    Ok(ticket.job_id)
+    let bar = show::bytes_bar("upload", about.len());
+    let told = bar.clone();
+    let on_bytes = move |more| told.inc(more);
+    let sent = tokio::select! {
+        sent = put(client.uploads(), url, file, about.len(), Patience::default(), on_bytes) => sent,
+        _ = tokio::signal::ctrl_c() => {
+            bar.finish_and_clear();
+            eprintln!("{}", call_off(client, ticket.job_id).await);
+            return Err(CliError::Interrupted);
+        }
+    };
+    bar.finish_and_clear();
+    match sent {
+        Ok(()) => Ok(ticket.job_id),
+        Err(error) => {
+            let then = call_off(client, ticket.job_id).await;
+            Err(ClientError::Storage(format!("the upload broke off: {error}; {then}")).into())
+        }
+    }
 }
 
-async fn put(client: &Client, url: Url, file: tokio::fs::File, size: u64) -> Result<(), CliError> {
-    let bar = show::bytes_bar("upload", size);
-    let told = bar.clone();
-    let stream = ReaderStream::with_capacity(file, 256 * 1024).inspect(move |piece| {
-        if let Ok(piece) = piece {
-            told.inc(piece.len() as u64);
+/// Cancels a job whose video did not arrive, which would otherwise wait for it; says what to do now.
+async fn call_off(client: &Client, id: JobId) -> String {
+    match client.cancel(id).await {
+        Ok(_) => format!("job {id} is cancelled; submit it again"),
+        Err(_) => {
+            format!(
+                "call job {id} off with `tcoder jobs cancel {id}` once the server answers, and submit it again"
+            )
         }
-    });
-    let request = client.http().put(url).header(header::CONTENT_LENGTH, size).body(Body::wrap_stream(stream));
-    let sent = request.send().await.map_err(|e| {
-        // Without the address: it is a key to the bucket for an hour.
-        ClientError::Storage(format!("the upload broke off: {}; submit it again", e.without_url()))
-    })?;
-    bar.finish_and_clear();
-    if sent.status().is_success() {
-        return Ok(());
     }
-    Err(ClientError::Storage(format!("storage refused the upload ({}); submit it again", sent.status()))
-        .into())
 }

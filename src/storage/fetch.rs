@@ -11,7 +11,7 @@ use url::Url;
 
 use super::error::{StorageError, root};
 use super::save::{Opened, Progress, Resume, Source, save};
-use crate::net::{self, Client, Guard, Refused, Timeouts};
+use crate::net::{self, Client, Guard, Redirects, Refused, Timeouts};
 
 /// Fetches inputs. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -25,7 +25,7 @@ impl Fetcher {
     pub fn new(guard: Guard) -> Result<Self, reqwest::Error> {
         let timeouts =
             Timeouts { connect: Duration::from_secs(10), read: Duration::from_secs(30), total: None };
-        net::client(guard, timeouts).map(Self)
+        net::client(guard, timeouts, Redirects::Follow).map(Self)
     }
 
     /// Writes what lies at `url` to the file `to` and says how many bytes it has. At most `max_bytes`

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
@@ -40,8 +40,12 @@ impl DataDir {
     /// Opens it, and makes it where there is none.
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let wrong = |source| DataError::Folder { path: path.to_owned(), source };
-        fs::create_dir_all(path).map_err(wrong)?;
+        fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(path).map_err(wrong)?;
         let path = path.canonicalize().map_err(wrong)?;
+        // One of an earlier version, or made by hand. It may be somebody else's, as a mounted volume is.
+        if let Err(error) = make_private(&path) {
+            tracing::warn!(%error, path = %path.display(), "others on this machine may read the data folder");
+        }
         let lock = File::create(path.join("lock")).map_err(wrong)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -66,6 +70,14 @@ impl DataDir {
         fs::create_dir_all(&path).map_err(|source| DataError::Folder { path: path.clone(), source })?;
         Ok(path)
     }
+}
+
+/// People's videos and everything in Redis lie in it.
+const PRIVATE: u32 = 0o700;
+
+fn make_private(path: &Path) -> io::Result<()> {
+    let mode = fs::metadata(path)?.permissions().mode();
+    if mode & 0o077 == 0 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE)) }
 }
 
 /// Keys that a system on one machine makes for itself, once. Readable by their owner only.
@@ -127,7 +139,6 @@ impl Secrets {
 mod tests {
     use super::*;
     use secrecy::ExposeSecret as _;
-    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn secrets_are_made_once_and_are_their_owners() {
@@ -139,6 +150,19 @@ mod tests {
         drop(first);
         let second = DataDir::open(dir.path()).unwrap();
         assert_eq!(second.secrets().webhook().expose_secret(), webhook.expose_secret());
+    }
+
+    #[test]
+    fn nobody_else_on_the_machine_looks_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let old = dir.path().join("old");
+        fs::create_dir(&old).unwrap();
+        fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).unwrap();
+        for path in [old, dir.path().join("new")] {
+            DataDir::open(&path).unwrap();
+            assert_eq!(mode(&path), 0o700, "{}", path.display());
+        }
     }
 
     #[test]

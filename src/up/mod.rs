@@ -24,19 +24,21 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use url::Host;
 
 use crate::api::{self, App, Housekeeper};
 use crate::config::{ApiConfig, ConfigError, Env, RedisConfig, StorageConfig};
 use crate::job::Failure;
 use crate::net::Guard;
 use crate::queue::{Queue, QueueError};
+use crate::serve::{Limits, serve};
 use crate::storage::Storage;
 use crate::storage::links::Links;
 use crate::storage::presign::PresignError;
 use crate::transcoder::{ToolVersions, check_tools};
 use crate::webhook::{Sender, WebhookError};
 use data::DataDir;
-use objects::{Buckets, Objects, ObjectsError, ObjectsHandle};
+use objects::{Buckets, Objects, ObjectsError, ObjectsHandle, address_of};
 use redis::RedisServer;
 use workers::Workers;
 
@@ -50,6 +52,8 @@ pub struct Options {
     pub data: PathBuf,
     /// Where the API listens.
     pub listen: SocketAddr,
+    /// The name or IP under which other machines reach this one.
+    pub public_host: Option<Host>,
     /// How many workers.
     pub workers: u16,
 }
@@ -89,17 +93,18 @@ pub enum UpError {
         /// Why.
         source: std::io::Error,
     },
-    /// Everybody could use it.
+    /// It is not known what to call this machine.
     #[error(
-        "{0} can be reached from other machines and API_TOKENS is not set; set it, \
-         or listen on 127.0.0.1 only"
+        "{0} is every address of this machine; say under which one others reach it, \
+         by --public-host NAME (or IP), or listen on that one"
     )]
-    Open(SocketAddr),
+    Nameless(SocketAddr),
 }
 
 /// A running system.
 pub struct Up {
-    api: SocketAddr,
+    api: String,
+    storage: String,
     objects: ObjectsHandle,
     redis: Option<RedisServer>,
     tools: ToolVersions,
@@ -119,8 +124,9 @@ impl Up {
     /// Says what could not be started and what to do. Nothing is left running then.
     pub async fn start(options: &Options, env: &Env<'_>) -> Result<Self, UpError> {
         let api_config = ApiConfig::read(env)?;
-        if !options.listen.ip().is_loopback() && api_config.tokens.is_empty() {
-            return Err(UpError::Open(options.listen));
+        api_config.allows(options.listen)?;
+        if options.listen.ip().is_unspecified() && options.public_host.is_none() {
+            return Err(UpError::Nameless(options.listen));
         }
         let tools = check_tools().await?;
         let data = DataDir::open(&options.data)?;
@@ -150,6 +156,7 @@ impl Up {
         // Nothing below may leave the S3 server or its tasks behind when it fails.
         let guards = (stop_api.clone().drop_guard(), stop_objects.clone().drop_guard());
         let storage_config = objects.storage_config();
+        let public_config = objects.public_config(options.public_host.as_ref())?;
 
         let tasks = TaskTracker::new();
         tasks.spawn(ingest::run(
@@ -162,7 +169,7 @@ impl Up {
         let app = App::start(
             queue,
             Storage::new(&storage_config),
-            Links::new(&storage_config)?,
+            Links::new(&public_config)?,
             api_config,
             true,
             stop_api.clone(),
@@ -171,25 +178,22 @@ impl Up {
         let secret = crate::config::webhook_secret(env).unwrap_or_else(|| data.secrets().webhook());
         let sender = Sender::new(&secret, guard)?;
         tasks.spawn(Housekeeper::new(Arc::clone(&app), Some(sender)).run(stop_api.clone()));
-        let serving = api::serve(listener, api::router(app), stop_api.clone());
-        tasks.spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the API stopped");
-            }
-        });
+        tasks.spawn(serve(listener, api::router(app), Limits::default(), stop_api.clone()));
         let environment = worker_environment(&redis_config, &storage_config, &data.folder("scratch")?);
         let workers = Workers::start(options.workers, environment);
         for guard in [guards.0, guards.1] {
             guard.disarm();
         }
         tasks.close();
-        Ok(Self { api: api_address, objects, redis, tools, data, workers, tasks, stop_api, stop_objects })
+        let api = address_of(api_address, options.public_host.as_ref());
+        let storage = address_of(objects.address(), options.public_host.as_ref());
+        Ok(Self { api, storage, objects, redis, tools, data, workers, tasks, stop_api, stop_objects })
     }
 
-    /// Where the API listens.
+    /// The API's address, as others know it.
     #[must_use]
-    pub const fn api(&self) -> SocketAddr {
-        self.api
+    pub fn api(&self) -> &str {
+        &self.api
     }
 
     /// What runs where, a line each.
@@ -200,8 +204,8 @@ impl Up {
             None => "the one at REDIS_URL".to_owned(),
         };
         vec![
-            ("API", format!("http://{}", self.api)),
-            ("storage", format!("http://{} (S3)", self.objects.address())),
+            ("API", self.api.clone()),
+            ("storage", format!("{} (S3; who can reach it can read outputs)", self.storage)),
             ("queue", redis),
             ("workers", format!("{}, FFmpeg {}", self.workers.count(), self.tools.ffmpeg)),
             ("data", self.data.path().display().to_string()),

@@ -3,14 +3,12 @@
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::process::{Child, Command};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::process::tied;
+use crate::process::{end, tied};
 use crate::queue::backoff;
 
 /// A worker hands its job back in under a second; this is for a machine that is very busy.
@@ -57,7 +55,7 @@ async fn keep(number: u16, environment: Vec<(&'static str, String)>, stop: Cance
         match spawn(&environment) {
             Ok(mut child) => {
                 tokio::select! {
-                    () = stop.cancelled() => return end(child).await,
+                    () = stop.cancelled() => return end(child, STOP).await,
                     status = child.wait() => {
                         let status = status.map_or_else(|e| e.to_string(), |s| s.to_string());
                         tracing::warn!(number, status, "a worker ended; starting another");
@@ -84,13 +82,4 @@ fn spawn(environment: &[(&'static str, String)]) -> std::io::Result<Child> {
     // What the API needs, a process that runs FFmpeg on strangers' files must not have.
     command.env_remove("API_TOKENS").env_remove("WEBHOOK_SECRET");
     tied(&mut command).spawn()
-}
-
-async fn end(mut child: Child) {
-    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-    }
-    if timeout(STOP, child.wait()).await.is_err() {
-        let _ = child.kill().await;
-    }
 }

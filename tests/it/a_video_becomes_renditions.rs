@@ -183,3 +183,27 @@ async fn an_upload_that_never_comes_fails_when_its_hour_is_over() {
         "{job:#}"
     );
 }
+
+#[tokio::test]
+async fn a_pile_of_overdue_uploads_is_worked_off() {
+    let data = system::folder("data");
+    let system = Setup::over(&data).workers(0).start().await;
+    let mut ids = Vec::new();
+    for _ in 0..230 {
+        let ticket = system.post("/api/upload", &json!({"fileName": "a.mp4"})).await.body;
+        ids.push(ticket["jobId"].as_str().unwrap().to_owned());
+    }
+    let mut late = redis::cmd("ZADD");
+    late.arg("jobs:uploading");
+    for id in &ids {
+        late.arg(1).arg(id);
+    }
+    let () = late.query(&mut system.redis()).unwrap();
+    // Anything that queues a job wakes the housekeeping.
+    system.submit(&json!({"inputKey": "inputs/some/film.mp4"})).await;
+    for id in &ids {
+        let job = system.ended(id).await;
+        assert_eq!(job["error"]["code"], "uploadExpired", "{job:#}");
+    }
+    system.stop().await;
+}

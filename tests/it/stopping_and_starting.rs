@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::system::{self, Setup, System, all_gone, descendants, long_clip};
+use crate::support::system::{self, Setup, System, TOKEN, all_gone, descendants, long_clip};
 
 async fn in_the_middle_of_an_encode() -> (System, String, Value) {
     let system = Setup::default().start().await;
@@ -35,6 +35,22 @@ async fn ctrl_c_in_the_middle_of_an_encode() {
     assert!(job["epoch"].as_u64() > before["epoch"].as_u64(), "{job:#}");
     assert_eq!(system.scratch(), [""; 0]);
     system.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_ctrl_c_does_not_wait() {
+    let mut system = Setup::default().start().await;
+    let family = descendants(system.pid);
+    let worker = family.iter().find(|p| p.command.contains(" worker")).unwrap();
+    // One that does not hear us would be waited for.
+    system::send(worker.pid, Signal::SIGSTOP);
+    system.signal(Signal::SIGINT);
+    system.says("stopping").await;
+    system.signal(Signal::SIGINT);
+    let (status, said) = system.over().await;
+    assert_eq!(status.code(), Some(130), "{said}");
+    assert!(!said.contains("nothing is lost"), "{said}");
+    all_gone(&family).await;
 }
 
 #[tokio::test]
@@ -99,10 +115,30 @@ async fn an_open_door_is_refused() {
     let (code, said) = Setup { listen: "0.0.0.0:0".into(), ..Setup::default() }.fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("API_TOKENS") && said.contains("127.0.0.1"), "{said}");
+    let everywhere = || Setup { listen: "0.0.0.0:0".into(), ..Setup::default() };
+    let (code, said) = everywhere().env("API_TOKENS", TOKEN).fails().await;
+    assert_eq!(code, 5);
+    assert!(said.contains("--public-host"), "{said}");
     let (code, said) = Setup::default().env("API_TOKENS", "short").fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("API_TOKENS") && !said.contains("\"short\""), "{said}");
     let (code, said) = Setup::default().env("WEBHOOK_SECRET", "hush-hush").fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("WEBHOOK_SECRET") && !said.contains("hush-hush"), "{said}");
+}
+
+#[tokio::test]
+async fn on_every_address_it_is_known_by_its_public_name() {
+    let system = Setup { listen: "0.0.0.0:0".into(), ..Setup::default() };
+    let system = system.env("API_TOKENS", TOKEN).env("TCODER_PUBLIC_HOST", "localhost").start().await;
+    for told in [&system.url, &system.storage] {
+        assert!(told.starts_with("http://localhost:"), "{told}");
+    }
+    // The signature holds for the name; the worker gets at the input all the same.
+    let id = system.upload(system::clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
+    let job = system.completed(&id).await;
+    let output = job["outputs"][0]["url"].as_str().unwrap();
+    assert!(output.starts_with(&system.storage), "{output}");
+    assert_eq!(system.http.get(output).send().await.unwrap().status(), 200);
+    system.stop().await;
 }

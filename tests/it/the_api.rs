@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::system::{Answer, System, TOKEN, clip, guarded, http, shared};
+use crate::support::system::{Answer, OTHER_TOKEN, System, TOKEN, clip, guarded, http, shared};
 
 fn is_problem(answer: &Answer, status: u16, field: Option<&str>) {
     assert_eq!(answer.status, status, "{answer:?}");
@@ -172,6 +172,17 @@ async fn asking_twice_makes_one_job() {
 }
 
 #[tokio::test]
+async fn another_callers_key_is_another_key() {
+    let system = guarded().await;
+    let (key, body) = (Uuid::new_v4().to_string(), waiting());
+    let mine = with_key(system, &key, "/api/jobs", &body).await;
+    let theirs = http().post(format!("{}/api/jobs", system.url)).bearer_auth(OTHER_TOKEN);
+    let theirs = system.answer(theirs.header("idempotency-key", &key).json(&body)).await;
+    assert_eq!((mine.status, theirs.status), (201, 201), "{theirs:?}");
+    assert_ne!(mine.body["jobId"], theirs.body["jobId"]);
+}
+
+#[tokio::test]
 async fn asking_many_times_at_once_makes_one_job() {
     let system = guarded().await;
     let (key, body) = (Uuid::new_v4().to_string(), waiting());
@@ -257,6 +268,28 @@ async fn the_feed_tells_a_job_from_beginning_to_end() {
     assert!(late.next().await.is_none());
     is_problem(&system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await, 409, None);
     is_problem(&system.delete(&format!("/api/jobs/{id}")).await, 409, None);
+}
+
+#[tokio::test]
+async fn a_browser_that_has_seen_the_end_is_told_to_stop() {
+    let system = guarded().await;
+    let id = system.submit(&waiting()).await;
+    let open = async |seen: Option<&str>| {
+        let request = system.request(Method::GET, &format!("/api/jobs/{id}/events"));
+        let request = seen.iter().fold(request, |request, seen| request.header("last-event-id", *seen));
+        request.send().await.unwrap()
+    };
+    let mut waiting = open(None).await;
+    let first = String::from_utf8(waiting.chunk().await.unwrap().unwrap().to_vec()).unwrap();
+    assert!(first.contains("id: 0-queued"), "{first}");
+    drop(waiting);
+    system.delete(&format!("/api/jobs/{id}")).await;
+    // Its connection broke before the end came: the end is sent.
+    for seen in [None, Some("0-queued")] {
+        let end = open(seen).await.text().await.unwrap();
+        assert!(end.contains("id: 0-cancelled"), "{end}");
+    }
+    assert_eq!(open(Some("0-cancelled")).await.status(), 204);
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::system::{clip, err, folder, guarded, out, probe, run, shared};
+use crate::support::system::{Setup, clip, err, folder, guarded, out, probe, run, shared};
 
 fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> =
@@ -68,6 +68,22 @@ async fn json_is_all_there_is_on_stdout() {
 
     let retried = system.cli(&["jobs", "retry", job["jobId"].as_str().unwrap(), "--json"], &dir).await;
     assert_eq!(parsed(&out(&retried))["jobId"], job["jobId"], "{}", err(&retried));
+}
+
+#[tokio::test]
+async fn an_upload_that_breaks_off_leaves_no_job_waiting() {
+    // Nobody listens at the address that is given out.
+    let mut system = Setup::default().workers(0).env("TCODER_PUBLIC_HOST", "127.0.0.9").start().await;
+    system.url = system.url.replace("127.0.0.9", "127.0.0.1");
+    let dir = folder("cli");
+    let sent = system.cli(&["submit", clip().to_str().unwrap()], &dir).await;
+    let said = err(&sent);
+    assert_eq!(sent.status.code(), Some(4), "{said}");
+    assert!(said.to_lowercase().contains("connection refused") && said.contains("submit it again"), "{said}");
+    assert!(!said.contains("X-Amz") && !said.contains("127.0.0.9"), "{said}");
+    let jobs = system.get("/api/jobs").await.body;
+    assert_eq!(jobs["jobs"][0]["status"], "cancelled", "{jobs}");
+    system.stop().await;
 }
 
 #[tokio::test]

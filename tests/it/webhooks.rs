@@ -150,3 +150,43 @@ async fn private_addresses_are_not_told() {
     eventually("it is given up", given_up).await;
     assert!(receiver.inbox.try_recv().is_err());
 }
+
+/// A job that ends at once, and tells it there.
+async fn tell(system: &System, url: &str) -> String {
+    let ticket = system.post("/api/upload", &wish(url)).await.body;
+    let id = ticket["jobId"].as_str().unwrap().to_owned();
+    system.delete(&format!("/api/jobs/{id}")).await;
+    id
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let (system, mut receiver) = (shared().await, Receiver::start(204).await);
+    let there = receiver.url.clone();
+    let lead_on = move || async move { axum::response::Redirect::temporary(&there) };
+    let url = serve(Router::new().route("/", post(lead_on))).await;
+    let id = tell(system, &url).await;
+    let tried = |l: &str| l.contains("webhook tried, again later") && l.contains(&id) && l.contains("307");
+    eventually("it was tried", || system.log().lines().any(tried)).await;
+    assert!(receiver.inbox.try_recv().is_err(), "the signed message went elsewhere");
+}
+
+#[tokio::test]
+async fn a_slow_receiver_keeps_nobody_waiting() {
+    let (system, mut quick) = (shared().await, Receiver::start(204).await);
+    let (asked, mut askings) = mpsc::unbounded_channel();
+    let slow = move || {
+        let asked = asked.clone();
+        async move {
+            asked.send(()).unwrap();
+            std::future::pending::<()>().await;
+        }
+    };
+    let url = serve(Router::new().route("/", post(slow))).await;
+    let waits = tell(system, &url).await;
+    tokio::time::timeout(PATIENCE, askings.recv()).await.expect("the slow one is not asked");
+    let id = tell(system, &quick.url).await;
+    assert_eq!(quick.next().await.1["data"]["jobId"], json!(id));
+    let given_up = |l: &str| l.contains("webhook tried") && l.contains(&waits);
+    assert!(!system.log().lines().any(given_up), "the quick one came after the slow one's time was up");
+}

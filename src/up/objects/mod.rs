@@ -8,39 +8,31 @@ mod access;
 mod store;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::http::{Method, header};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use s3s::auth::SimpleAuth;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s_fs::FileSystem;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer as _;
 use tower_http::cors::{AllowHeaders, Any, Cors, CorsLayer};
-use url::Url;
+use url::{Host, Url};
 use uuid::Uuid;
 
 use crate::config::StorageConfig;
+use crate::serve::{Limits, serve};
 
-/// Connections at once.
-const CONNECTIONS: usize = 512;
-/// From the connection to the end of a request's head.
-const HEAD: Duration = Duration::from_secs(30);
-/// What a request under way gets to end when the server stops.
-const GRACE: Duration = Duration::from_secs(5);
 /// Parts of an upload nobody completed are removed after this long (R2: a week).
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
@@ -121,7 +113,7 @@ impl Objects {
         cancel: CancellationToken,
     ) -> Result<ObjectsHandle, ObjectsError> {
         let address = listener.local_addr().map_err(ObjectsError::Socket)?;
-        let endpoint = format!("http://{address}").parse().map_err(io::Error::other);
+        let endpoint = address_of(address, None).parse().map_err(io::Error::other);
         let endpoint = endpoint.map_err(ObjectsError::Socket)?;
         for bucket in [&buckets.input, &buckets.output] {
             if !s3s::path::check_bucket_name(bucket) {
@@ -150,7 +142,7 @@ impl Objects {
         config.form_max_fields_size = 0;
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         let service = cors().layer(builder.build());
-        let task = tokio::spawn(serve(listener, service, tasks, cancel));
+        let task = tokio::spawn(run(listener, service, tasks, cancel));
         Ok(ObjectsHandle { address, endpoint, keys, buckets, task })
     }
 }
@@ -162,17 +154,31 @@ impl ObjectsHandle {
         self.address
     }
 
-    /// The settings with which this installation uses it.
+    /// The settings with which this machine uses it.
     #[must_use]
     pub fn storage_config(&self) -> StorageConfig {
+        self.config_at(self.endpoint.clone())
+    }
+
+    /// The settings for addresses that are given out: `host` is this machine's name elsewhere. Presigned
+    /// addresses are signed for a host, so the one they are called at has to be known beforehand.
+    ///
+    /// # Errors
+    /// When no address can be made of it.
+    pub fn public_config(&self, host: Option<&Host>) -> Result<StorageConfig, ObjectsError> {
+        let endpoint = address_of(self.address, host).parse().map_err(io::Error::other);
+        Ok(self.config_at(endpoint.map_err(ObjectsError::Socket)?))
+    }
+
+    fn config_at(&self, endpoint: Url) -> StorageConfig {
         StorageConfig {
-            endpoint: self.endpoint.clone(),
+            public_url: endpoint.join(&format!("{}/", self.buckets.output)).ok(),
+            endpoint,
             region: "auto".to_owned(),
             access_key_id: self.keys.access_key_id.clone(),
             secret_access_key: self.keys.secret_access_key.clone(),
             input_bucket: self.buckets.input.clone(),
             output_bucket: self.buckets.output.clone(),
-            public_url: self.endpoint.join(&format!("{}/", self.buckets.output)).ok(),
         }
     }
 
@@ -180,6 +186,23 @@ impl ObjectsHandle {
     pub async fn stopped(self) {
         if let Err(error) = self.task.await {
             tracing::error!(%error, "the object server ended with a panic");
+        }
+    }
+}
+
+/// The address at which `listening` is reached: by `host` where that is given, else from this machine.
+#[must_use]
+pub fn address_of(listening: SocketAddr, host: Option<&Host>) -> String {
+    let port = listening.port();
+    match host {
+        Some(host) => format!("http://{host}:{port}"),
+        None => {
+            let ip = match listening.ip() {
+                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+                ip => ip,
+            };
+            format!("http://{}", SocketAddr::new(ip, port))
         }
     }
 }
@@ -194,56 +217,12 @@ fn cors() -> CorsLayer {
         .max_age(Duration::from_secs(3600))
 }
 
-async fn serve(
-    listener: TcpListener,
-    service: Cors<S3Service>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
-) {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            biased;
-            () = cancel.cancelled() => break,
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, service.clone(), cancel.clone()));
-                }
-                Err(error) => {
-                    // Out of file descriptors, as a rule: some connection has to end first.
-                    tracing::warn!(%error, "cannot take a connection");
-                    tokio::time::sleep(Duration::from_millis(100)).await;
-                }
-            },
-        }
-    }
-    drop(listener);
-    // Each ends within its grace.
-    while connections.join_next().await.is_some() {}
+async fn run(listener: TcpListener, service: Cors<S3Service>, tasks: TaskTracker, cancel: CancellationToken) {
+    let limits = Limits::default();
+    serve(listener, service, limits, cancel).await;
     tasks.close();
-    if timeout(GRACE, tasks.wait()).await.is_err() {
+    if timeout(limits.grace, tasks.wait()).await.is_err() {
         tracing::warn!(uploads = tasks.len(), "stopped while uploads were being finished");
-    }
-}
-
-async fn connection(stream: TcpStream, service: Cors<S3Service>, cancel: CancellationToken) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "small answers may be late");
-    }
-    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = cancel.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            timeout(GRACE, connection).await.unwrap_or(Ok(()))
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(error, "a connection broke off");
     }
 }
 
@@ -287,6 +266,21 @@ mod tests {
         clean(dir.path(), SystemTime::now() + STALE * 2).unwrap();
         assert_eq!(names(), 3);
         assert!(kept.iter().all(|name| dir.path().join(name).exists()));
+    }
+
+    #[test]
+    fn a_socket_is_reached_by_its_public_name_or_from_this_machine() {
+        let host = Host::parse("films.example").unwrap();
+        for (listening, here) in [
+            ("127.0.0.1:8081", "http://127.0.0.1:8081"),
+            ("0.0.0.0:8081", "http://127.0.0.1:8081"),
+            ("10.0.0.5:8081", "http://10.0.0.5:8081"),
+            ("[::]:8081", "http://[::1]:8081"),
+        ] {
+            let listening = listening.parse().unwrap();
+            assert_eq!(address_of(listening, None), here);
+            assert_eq!(address_of(listening, Some(&host)), "http://films.example:8081");
+        }
     }
 
     #[test]

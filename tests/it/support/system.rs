@@ -24,6 +24,8 @@ pub const PATIENCE: Duration = Duration::from_secs(240);
 
 pub const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 pub const TOKEN: &str = "token-of-the-guarded-system-0123456789";
+/// Another caller's.
+pub const OTHER_TOKEN: &str = "token-of-somebody-else-0123456789";
 
 /// A folder of this process, gone with the next run once the process is dead.
 pub fn folder(name: &str) -> PathBuf {
@@ -152,7 +154,8 @@ impl Setup {
                 break;
             }
         }
-        let token = self.env.iter().find(|(name, _)| *name == "API_TOKENS").map(|(_, v)| v.clone());
+        let tokens = self.env.iter().find(|(name, _)| *name == "API_TOKENS");
+        let token = tokens.and_then(|(_, list)| list.split(',').next()).map(str::to_owned);
         System {
             url: said["API"].clone(),
             storage: said["storage"].split(' ').next().unwrap().to_owned(),
@@ -220,7 +223,7 @@ pub async fn shared() -> &'static System {
 /// One that asks for a token and calls no private address.
 pub async fn guarded() -> &'static System {
     static SYSTEM: OnceCell<System> = OnceCell::const_new();
-    SYSTEM.get_or_init(|| Setup::default().env("API_TOKENS", TOKEN).start()).await
+    SYSTEM.get_or_init(|| Setup::default().env("API_TOKENS", &format!("{TOKEN},{OTHER_TOKEN}")).start()).await
 }
 
 impl System {
@@ -417,6 +420,16 @@ impl System {
 
     pub fn signal(&self, signal: Signal) {
         send(self.pid, signal);
+    }
+
+    /// Waits until it says so on stdout.
+    pub async fn says(&mut self, words: &str) {
+        loop {
+            let line = tokio::time::timeout(PATIENCE, self.stdout.next_line()).await.expect("it is silent");
+            if line.unwrap().expect("it ended").contains(words) {
+                return;
+            }
+        }
     }
 
     /// Waits for its end; answers how it ended and what else it said.
