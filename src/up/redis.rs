@@ -6,16 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::RedisConfig;
-use crate::process::tied;
+use crate::process::{end, tied};
 use crate::queue::{Queue, QueueError, backoff};
 
 /// For reading the append-only file of a long history.
@@ -123,7 +121,7 @@ async fn keep(mut child: Child, dir: PathBuf, socket: PathBuf, log: PathBuf, sto
     let mut deaths = 0;
     loop {
         tokio::select! {
-            () = stop.cancelled() => return end(child).await,
+            () = stop.cancelled() => return end(child, STOP).await,
             status = child.wait() => {
                 deaths += 1;
                 tracing::error!(?status, log = %log.display(), "redis-server died; starting it again");
@@ -143,15 +141,5 @@ async fn keep(mut child: Child, dir: PathBuf, socket: PathBuf, log: PathBuf, sto
                 }
             }
         };
-    }
-}
-
-async fn end(mut child: Child) {
-    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-    }
-    if timeout(STOP, child.wait()).await.is_err() {
-        tracing::error!("redis-server does not end; killing it");
-        let _ = child.kill().await;
     }
 }
