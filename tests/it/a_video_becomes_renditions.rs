@@ -53,7 +53,7 @@ async fn an_upload_becomes_what_the_result_says() {
     assert_eq!(outputs.iter().map(|o| o["quality"].as_str().unwrap()).collect::<Vec<_>>(), ["360p", "144p"]);
     for output in outputs {
         let quality = output["quality"].as_str().unwrap();
-        assert_eq!(output["key"], format!("outputs/{id}/1/{quality}.mp4"));
+        assert_eq!(output["key"], format!("outputs/{id}/{}/{quality}.mp4", job["epoch"]));
         let bytes =
             system.http.get(output["url"].as_str().unwrap()).send().await.unwrap().bytes().await.unwrap();
         assert_eq!(output["size"], bytes.len());
