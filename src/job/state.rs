@@ -48,6 +48,21 @@ pub enum Transition {
     Redrive,
 }
 
+impl Transition {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::Uploaded,
+        Self::UploadedLate,
+        Self::Claim,
+        Self::Complete,
+        Self::Retry,
+        Self::Release,
+        Self::Fail,
+        Self::Cancel,
+        Self::Redrive,
+    ];
+}
+
 /// That cannot happen to a job in that state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a job that is {from} cannot {how:?}")]
@@ -128,23 +143,11 @@ impl FromStr for State {
 mod tests {
     use super::*;
 
-    const TRANSITIONS: [Transition; 9] = [
-        Transition::Uploaded,
-        Transition::UploadedLate,
-        Transition::Claim,
-        Transition::Complete,
-        Transition::Retry,
-        Transition::Release,
-        Transition::Fail,
-        Transition::Cancel,
-        Transition::Redrive,
-    ];
-
     #[test]
     fn exactly_these_transitions_exist() {
         let mut allowed = Vec::new();
         for from in State::ALL {
-            for how in TRANSITIONS {
+            for how in Transition::ALL {
                 if let Ok(to) = from.after(how) {
                     allowed.push(format!("{from} {how:?} {to}"));
                 }
@@ -174,7 +177,7 @@ mod tests {
     fn terminal_states_only_leave_by_a_redrive_or_a_late_upload() {
         for from in State::ALL.into_iter().filter(|s| s.is_terminal()) {
             let stays = |h: &Transition| !matches!(h, Transition::Redrive | Transition::UploadedLate);
-            for how in TRANSITIONS.into_iter().filter(stays) {
+            for how in Transition::ALL.into_iter().filter(stays) {
                 assert_eq!(from.after(how), Err(WrongTransition { from, how }));
             }
         }

@@ -111,20 +111,9 @@ struct Lockstep<'a> {
 
 /// Whether one thing that can happen to a job leads there; nothing goes before its first state.
 fn reachable(from: Option<State>, to: State) -> bool {
-    const ALL: [Transition; 9] = [
-        Transition::Uploaded,
-        Transition::UploadedLate,
-        Transition::Claim,
-        Transition::Complete,
-        Transition::Retry,
-        Transition::Release,
-        Transition::Fail,
-        Transition::Cancel,
-        Transition::Redrive,
-    ];
     match from {
         None => matches!(to, State::Uploading | State::Queued),
-        Some(from) => from == to || ALL.into_iter().any(|how| from.after(how) == Ok(to)),
+        Some(from) => from == to || Transition::ALL.into_iter().any(|how| from.after(how) == Ok(to)),
     }
 }
 
