@@ -20,6 +20,7 @@ use tokio::net::unix::pipe;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::support::redis::shared;
+use crate::support::system;
 
 const MOMENT: Duration = Duration::from_millis(20);
 const NEVER: Duration = Duration::from_secs(3600);
@@ -108,8 +109,9 @@ impl Cloud {
 }
 
 fn runs(pid: u32) -> bool {
-    // A zombie has no command line.
-    std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+    // Told by its state, not by its command line, which is empty for a moment while it becomes another
+    // program.
+    system::lives(pid)
 }
 
 /// A pipe through which a machine's process tells that it is ready.

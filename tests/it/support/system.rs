@@ -523,7 +523,8 @@ pub fn encoders(folder: &Path) -> Vec<Process> {
         .collect()
 }
 
-fn lives(pid: u32) -> bool {
+/// Whether it runs, and is no zombie.
+pub fn lives(pid: u32) -> bool {
     process(pid).is_some()
 }
 
