@@ -5,6 +5,7 @@ set -eu
 
 what=${1:?usage: setup.sh demo|test|wasm}
 PATH="$HOME/.cargo/bin:$PATH"
+# shellcheck source=hack/wasm-toolchain.sh
 . "$(dirname "$0")/wasm-toolchain.sh"
 # The oldest Rust that builds this crate: rust-version in Cargo.toml.
 oldest=$(sed -n 's/^rust-version = "1\.\([0-9]*\)".*/\1/p' "$(dirname "$0")/../Cargo.toml")
@@ -41,7 +42,7 @@ tcoder needs some programs that are not here. In Debian's names:$missing
 
   ffmpeg, redis   macOS: brew install ffmpeg redis     Fedora: dnf install ffmpeg-free redis
   Rust 1.$oldest+       https://rustup.rs (rustup update, where you have it)
-  rust-web-src    rustup target add wasm32-unknown-unknown
+  Rust for wasm32 rustup target add wasm32-unknown-unknown
   a C compiler    macOS: xcode-select --install        Fedora: dnf install gcc
 
 Then run the same command again.

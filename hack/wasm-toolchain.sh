@@ -1,3 +1,4 @@
+# shellcheck shell=sh
 # Which Rust compiles to wasm32-unknown-unknown. To be sourced by scripts under `set -eu`; it only
 # defines functions:
 #

@@ -4,6 +4,7 @@ set -eu
 
 cd "$(dirname "$0")/.."
 PATH="$HOME/.cargo/bin:$PATH"
+# shellcheck source=hack/wasm-toolchain.sh
 . hack/wasm-toolchain.sh
 wasm_toolchain
 # Not `cargo clippy`: where two Rusts are installed, cargo may find the other one's.
