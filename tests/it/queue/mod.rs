@@ -92,7 +92,7 @@ async fn worker(queue: &Queue, name: &str) -> WorkerId {
         pid: 1,
         started_at: now,
     };
-    queue.register(&record, now).await.unwrap();
+    assert!(queue.register(&record, now).await.unwrap());
     worker_id
 }
 
