@@ -11,6 +11,7 @@
 //! | [`serve`] | incoming HTTP within limits |
 //! | [`process`] | child processes that end with their parent |
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
+//! | [`metrics`] | what is counted and measured, as OpenMetrics text |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
 //! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
 //! | [`controller`] | the fleet: how many machines there should be, and the way there |
@@ -29,6 +30,7 @@ pub mod config;
 pub mod controller;
 pub mod flyprovider;
 pub mod job;
+pub mod metrics;
 pub mod net;
 pub mod process;
 pub mod queue;
