@@ -11,6 +11,7 @@
 //! | [`serve`] | incoming HTTP within limits |
 //! | [`process`] | child processes that end with their parent |
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
+//! | [`metrics`] | what is counted and measured, as OpenMetrics text |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
 //! | [`metrics`] | what is counted and measured, for Prometheus |
 //! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
