@@ -12,6 +12,7 @@ use super::args::{ApiArgs, UpArgs};
 use super::show::say;
 use crate::api::{self, App, Housekeeper};
 use crate::config::{ApiConfig, Env, RedisConfig, StorageConfig, WorkerConfig, webhook_secret};
+use crate::metrics::Metrics;
 use crate::net::Guard;
 use crate::queue::Queue;
 use crate::serve::{Limits, serve};
@@ -94,9 +95,11 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
         CliError::Start(format!("cannot listen on {}: {e}; choose another --listen", args.listen))
     })?;
     let links = Links::new(&storage).map_err(CliError::start)?;
-    let app = App::start(queue, Storage::new(&storage), links, api_config, sender.is_some(), stop.clone())
-        .await
-        .map_err(CliError::start)?;
+    let metrics = Metrics::new();
+    let app =
+        App::start(queue, Storage::new(&storage), links, api_config, sender.is_some(), metrics, stop.clone())
+            .await
+            .map_err(CliError::start)?;
     let tasks = TaskTracker::new();
     tasks.spawn(Housekeeper::new(Arc::clone(&app), sender).run(stop.clone()));
     tasks.close();

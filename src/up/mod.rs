@@ -29,6 +29,7 @@ use url::Host;
 use crate::api::{self, App, Housekeeper};
 use crate::config::{ApiConfig, ConfigError, Env, RedisConfig, StorageConfig};
 use crate::job::Failure;
+use crate::metrics::Metrics;
 use crate::net::Guard;
 use crate::queue::{Queue, QueueError};
 use crate::serve::{Limits, serve};
@@ -172,6 +173,7 @@ impl Up {
             Links::new(&public_config)?,
             api_config,
             true,
+            Metrics::new(),
             stop_api.clone(),
         )
         .await?;
