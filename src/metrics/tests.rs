@@ -138,6 +138,18 @@ fn any_five_changes_tell_what_they_should_and_nothing_when_they_come_again() {
     }
 }
 
+#[test]
+fn a_job_that_waits_long_is_remembered_through_many_that_end() {
+    let mut ledger = Ledger::new(3);
+    ledger.hear(&event(0, 1_000, 0, State::Queued));
+    for n in 1..50_u64 {
+        ledger.hear(&event(n.into(), 1_000 + n, 0, State::Running));
+        assert_eq!(ledger.hear(&event(n.into(), 1_000 + n, 1, State::Failed)).ended, Some("failed"));
+    }
+    let heard = ledger.hear(&event(0, 9_000, 0, State::Running));
+    assert_eq!(heard.waited, Some(Duration::from_secs(8)));
+}
+
 fn permutations(items: &[usize]) -> Vec<Vec<usize>> {
     let Some((first, rest)) = items.split_first() else { return vec![Vec::new()] };
     let mut all = Vec::new();
