@@ -11,17 +11,19 @@
 //! | [`serve`] | incoming HTTP within limits |
 //! | [`process`] | child processes that end with their parent |
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
+//! | [`metrics`] | what is counted and measured, as OpenMetrics text |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
 //! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
-//! | [`controller`] | the fleet: how many machines there should be, and the way there |
+//! | [`controller`] | the fleet: how many machines there should be, and the loop that sees to it |
 //! | [`webhook`] | signing, and the outbox |
 //! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
 //! | [`api`] | the HTTP API, and the housekeeping that runs beside it |
-//! | [`up`] | all of it on one machine: redis-server, an S3 server over a folder, api, workers |
+//! | [`up`] | all of it on one machine: redis-server, an S3 server over a folder, api, the fleet on an emulator |
 //! | [`cli`] | the command line's talk: tables, progress bars, exit codes |
 //!
-//! One way of doing each thing: storage is always S3 over HTTP, the queue is always Redis, a worker
-//! is always the process `tcoder worker`; on a laptop too.
+//! One way of doing each thing: storage is always S3 over HTTP, the queue is always Redis, a machine is
+//! always asked for over the Fly Machines API, a worker is always the process `tcoder worker`; on a
+//! laptop too.
 //!
 //! At the edge, compiled to wasm32, are [`job`], [`config`], the client in [`flyprovider`] and the plan
 //! in [`controller::fleet`]. Everything else is native.
@@ -34,6 +36,8 @@ pub mod config;
 pub mod controller;
 pub mod flyprovider;
 pub mod job;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod metrics;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod net;
 #[cfg(not(target_arch = "wasm32"))]

@@ -73,7 +73,7 @@ async fn enter(queue: &Queue) -> (WorkerId, tcoder::queue::ServerClock) {
         pid: 1,
         started_at: clock.now(),
     };
-    queue.register(&record, clock.now()).await.unwrap();
+    assert!(queue.register(&record, clock.now()).await.unwrap());
     (id, clock)
 }
 

@@ -21,7 +21,7 @@ Exit codes:
 const UP_EXAMPLES: &str = "\
 Examples:
   tcoder up
-  tcoder up --data /srv/tcoder --listen 127.0.0.1:9000 --workers 2
+  tcoder up --data /srv/tcoder --listen 127.0.0.1:9000 --max-machines 3
   API_TOKENS=$(openssl rand -hex 32) tcoder up --listen 0.0.0.0:8080 --public-host films.example";
 
 const SUBMIT_EXAMPLES: &str = "\
@@ -52,6 +52,24 @@ Environment:
   WEBHOOK_SECRET               whsec_ and 24 to 64 bytes in base64; without it no webhooks
   API_CORS_ORIGINS             pages that may call from a browser, with commas between
   ALLOW_PRIVATE_URLS           true lets inputs and webhooks lie in a private network";
+
+const CONTROLLER_ENVIRONMENT: &str = "\
+Environment:
+  REDIS_URL                    such as rediss://user:password@host:6379
+  FLY_API_TOKEN                from `fly tokens create deploy`
+  FLY_APP_NAME                 the app whose machines are the workers
+  FLY_WORKER_IMAGE             such as registry.fly.io/app:tag
+  FLY_WORKER_GUEST             size of a machine (performance-2x); FLY_WORKER_MEMORY_MB
+  FLY_REGION                   where, most wanted first, with commas between (any)
+  FLEET_STRICT_REGIONS         true: nowhere else when these are full
+  MIN_MACHINES, MAX_MACHINES   so many always run (0), so many exist at most (10)
+  JOBS_PER_MACHINE             so many waiting jobs are worth a machine (1)
+  WORKER_IDLE_TIMEOUT          seconds without a job after which a worker leaves (300)
+  FLEET_BUDGET_USD_PER_HOUR    no more machines than this pays for
+  FLEET_PRICE_USD_PER_HOUR     of one machine, where its size is in no list
+  FLEET_PAUSED                 true: only look on
+  WORKER_TTL and the other WORKER_ variables are handed on to the machines; what is secret they get
+  from the app: `fly secrets set`.";
 
 const WORKER_ENVIRONMENT: &str = "\
 Environment:
@@ -91,8 +109,9 @@ pub struct Cli {
 pub(super) enum Command {
     /// Run the whole system on this machine: queue, storage, API and workers
     ///
-    /// Starts redis-server, an S3 server over a folder, the API and workers, and runs until Ctrl-C.
-    /// Everything is kept in the data folder, so the next start goes on where this one stopped.
+    /// Starts redis-server, an S3 server over a folder, the API, and workers as they are needed, and runs
+    /// until Ctrl-C. The workers are machines of an emulated Fly, looked after by the same code as real
+    /// ones: `tcoder fleet status` shows them. Everything is kept in the data folder, so the next start goes on where this one stopped.
     ///
     /// With REDIS_URL set, that Redis is used instead. From this machine no token is needed; to listen
     /// on other addresses set API_TOKENS. Outputs can be read without one by everybody who can reach the
@@ -111,6 +130,12 @@ pub(super) enum Command {
     /// Run the HTTP API on the Redis and the buckets named in the environment
     #[command(after_help = API_ENVIRONMENT)]
     Api(ApiArgs),
+    /// Run the reconciler: as many Fly Machines as the queue needs, and no more
+    ///
+    /// Looks at the queue in Redis and at the app's machines, and starts, makes, stops and destroys
+    /// machines until both fit, one request to Fly a second. Several may run; one acts at a time.
+    #[command(after_help = CONTROLLER_ENVIRONMENT)]
+    Controller(ControllerArgs),
     /// Run a worker on the Redis and the buckets named in the environment
     ///
     /// Made for machines that are paid by the second: by default it takes no further job after 5
@@ -131,9 +156,13 @@ pub(super) struct UpArgs {
     /// Name or IP under which other machines reach this one; upload and download addresses bear it
     #[arg(long, value_name = "HOST", env = "TCODER_PUBLIC_HOST", value_parser = host)]
     pub public_host: Option<Host>,
-    /// Worker processes; one FFmpeg uses all cores, so one is right for most machines
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=64))]
-    pub workers: u16,
+    /// Workers at most, each a process; one FFmpeg uses all cores, so one is right for most machines.
+    /// 0 starts none, for workers of your own
+    #[arg(long, value_name = "N", default_value_t = 1, env = "MAX_MACHINES", value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub max_machines: u32,
+    /// Workers that stay though there is nothing to do; with 0 the first job waits some seconds for one
+    #[arg(long, value_name = "N", default_value_t = 1, env = "MIN_MACHINES", value_parser = clap::value_parser!(u32).range(0..=64))]
+    pub min_machines: u32,
 }
 
 fn host(text: &str) -> Result<Host, String> {
@@ -142,6 +171,13 @@ fn host(text: &str) -> Result<Host, String> {
         return Ok(Host::Ipv6(ip));
     }
     Host::parse(text).map_err(|_| "it must be a name or an IP, without a port".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ControllerArgs {
+    /// Address of /livez, /readyz and /metrics
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090")]
+    pub listen: SocketAddr,
 }
 
 #[derive(Debug, Args)]

@@ -9,7 +9,7 @@
 //! | `watch`, `fetch` | its progress, its renditions out |
 //! | `jobs` | looking at jobs and steering them |
 //! | `transcode` | the core alone, without queue and storage |
-//! | `roles` | the servers: `up`, `api`, `worker` |
+//! | `roles` | the servers: `up`, `api`, `controller`, `worker` |
 //! | `show` | tables and bars |
 
 mod args;
@@ -83,12 +83,14 @@ impl From<Failure> for CliError {
 
 /// Does what was typed.
 pub async fn run(cli: Cli) -> ExitCode {
-    let server = matches!(cli.command, Command::Up(_) | Command::Api(_) | Command::Worker);
+    let server =
+        matches!(cli.command, Command::Up(_) | Command::Api(_) | Command::Controller(_) | Command::Worker);
     init_logs(server);
     crate::net::install_crypto();
     let done = match cli.command {
         Command::Up(args) => roles::up(args).await,
         Command::Api(args) => roles::api(args).await,
+        Command::Controller(args) => roles::controller(args).await,
         Command::Worker => roles::worker().await,
         Command::Submit(args) => submit::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,

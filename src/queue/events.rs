@@ -5,6 +5,15 @@ use std::time::Duration;
 use super::{Command, Queue, QueueError, Reply};
 use crate::job::JobEvent;
 
+/// What the stream tells.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Change {
+    /// A job changed.
+    Job(JobEvent),
+    /// Somebody stopped the fleet's reconcilers, or let them go on.
+    Fleet,
+}
+
 /// Reads `jobs:events` from the moment it was opened, over a connection of its own.
 pub struct EventFeed {
     queue: Queue,
@@ -34,6 +43,18 @@ impl EventFeed {
     /// # Errors
     /// When Redis fails.
     pub async fn next(&mut self, limit: Duration) -> Result<Vec<JobEvent>, QueueError> {
+        let jobs = |change| match change {
+            Change::Job(event) => Some(event),
+            Change::Fleet => None,
+        };
+        Ok(self.changes(limit).await?.into_iter().filter_map(jobs).collect())
+    }
+
+    /// The same with whatever else the stream tells.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn changes(&mut self, limit: Duration) -> Result<Vec<Change>, QueueError> {
         let command = Command::new("XREAD")
             .args(["COUNT", "500", "BLOCK"])
             .arg(limit.as_millis().max(1).to_string())
@@ -54,7 +75,7 @@ impl EventFeed {
 }
 
 /// An entry's id, and the event in it if it is one of ours.
-fn parse_entry(entry: &Reply) -> Option<(&str, Option<JobEvent>)> {
+fn parse_entry(entry: &Reply) -> Option<(&str, Option<Change>)> {
     let [id, fields] = entry.list()? else { return None };
     let event_id = id.text()?;
     let fields = fields.list()?;
@@ -62,12 +83,15 @@ fn parse_entry(entry: &Reply) -> Option<(&str, Option<JobEvent>)> {
         fields.chunks_exact(2).find(|pair| pair[0].text() == Some(name)).and_then(|pair| pair[1].text())
     };
     let event = || {
-        Some(JobEvent {
+        if field("fleet").is_some() {
+            return Some(Change::Fleet);
+        }
+        Some(Change::Job(JobEvent {
             event_id: event_id.to_owned(),
             job_id: field("id")?.parse().ok()?,
             status: field("state")?.parse().ok()?,
             progress: field("progress").and_then(|p| p.parse().ok()),
-        })
+        }))
     };
     Some((event_id, event()))
 }

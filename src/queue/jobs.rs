@@ -71,6 +71,8 @@ pub enum Claim {
     },
     /// The pool does not know this worker (any more).
     Unregistered,
+    /// This worker was told to leave; it gets no further job.
+    Retired,
 }
 
 /// What became of a completion.
@@ -291,6 +293,7 @@ impl Queue {
                 })),
                 "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
                 "UNREGISTERED" => Claim::Unregistered,
+                "RETIRED" => Claim::Retired,
                 // A leftover of a job that no longer waits; it is out of the queue now.
                 "STRAY" => {
                     tracing::warn!(job = answer.text(0)?, "a stray entry in jobs:pending was dropped");

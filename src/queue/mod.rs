@@ -16,10 +16,14 @@
 //! | `jobs:events` | stream | every change, the newest 10,000 or so |
 //! | `jobs:bell` | zset | wakes idle workers; a hint, never a truth |
 //! | `machines:pool` | hash | workers that registered |
-//! | `machines:alive` | zset | the same, by the time until which they count as alive |
+//! | `machines:alive` | zset | the same, by the time until which they count as alive; 2^52 more for one that was told to leave |
+//! | `machines:retired` | zset | machines whose next workers are refused too, by until when |
 //! | `webhooks:outbox` | zset | deliveries, by due time |
 //! | `webhooks:tries` | hash | what was tried of them |
 //! | `fly:limit` | hash | when Fly may be asked next, and who waits to; gone after an idle hour |
+//! | `fleet:lock` | hash | which reconciler acts, until when, and the epoch that fences the others |
+//! | `fleet:status` | string | what it said last of the fleet, JSON |
+//! | `fleet:paused` | string | there while the fleet is left alone |
 //!
 //! All times are Redis's own clock in milliseconds. A worker learns it with each claim that brings a job
 //! or sweeps, and carries it on by its monotonic clock, so no machine's wall clock matters. An epoch is
@@ -32,6 +36,8 @@
 pub mod backoff;
 mod clock;
 mod events;
+mod fleet;
+mod fleet_status;
 mod fly;
 mod jobs;
 mod outbox;
@@ -41,14 +47,16 @@ mod scripts;
 mod transport;
 
 pub use clock::ServerClock;
-pub use events::EventFeed;
+pub use events::{Change, EventFeed};
+pub use fleet::{Fence, FleetView, Hold, PoolWorker, RetireOutcome};
+pub use fleet_status::{FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, Paused};
 pub use fly::{FlyPriority, FlyRate, FlySlot};
 pub use jobs::{
     CancelOutcome, Claim, Claimed, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, Start,
     SubmitOutcome, Sweep, UploadedOutcome,
 };
 pub use outbox::{Delivery, DeliveryState};
-pub use pool::{Registered, WorkerRecord};
+pub use pool::{Registered, WorkerRecord, WorkerState};
 pub use read::{Filter, Page, Stats};
 pub use transport::{Command, QueueError, Reply};
 

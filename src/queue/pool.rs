@@ -6,8 +6,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::jobs::to_json;
-use super::{Command, Queue, QueueError, Reply, ServerClock};
+use super::{Command, Queue, QueueError, Reply, ServerClock, scripts};
 use crate::job::{JobId, Millis, WorkerId};
+
+/// Added to the score of a worker in `machines:alive` that was told to leave; the same in `lib.lua`.
+pub(super) const RETIRED: i64 = 1 << 52;
 
 /// What a worker says of itself when it registers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -70,18 +73,18 @@ impl Queue {
         now.plus(i64::try_from(self.policy.alive.as_millis()).unwrap_or(i64::MAX)).0.to_string()
     }
 
-    /// Puts a worker into the pool.
+    /// Puts a worker into the pool; `false` when its machine was told to stop: then it has to leave.
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn register(&self, record: &WorkerRecord, now: Millis) -> Result<(), QueueError> {
-        let name = record.worker_id.to_string();
-        self.pipeline(vec![
-            Command::new("HSET").arg(self.key("machines:pool")).arg(&name).arg(to_json(record)?),
-            Command::new("ZADD").arg(self.key("machines:alive")).arg(self.alive_until(now)).arg(&name),
-        ])
-        .await
-        .map(drop)
+    pub async fn register(&self, record: &WorkerRecord, now: Millis) -> Result<bool, QueueError> {
+        let args = vec![
+            record.worker_id.to_string(),
+            record.machine_id.clone(),
+            to_json(record)?,
+            self.alive_until(now),
+        ];
+        Ok(self.eval_idempotent(&scripts::REGISTER, args).await?.int() == Some(1))
     }
 
     /// A worker that is busy for long says that it lives.
@@ -115,16 +118,14 @@ impl Queue {
     /// # Errors
     /// When Redis fails.
     pub async fn forget_dead_workers(&self, now: Millis) -> Result<Vec<WorkerId>, QueueError> {
-        let range = Command::new("ZRANGE").arg(self.key("machines:alive")).args([
-            "-inf",
-            &format!("({}", now.0),
-            "BYSCORE",
-            "LIMIT",
-            "0",
-            "100",
-        ]);
-        let reply = self.run(range).await?;
-        let dead: Vec<WorkerId> = texts(&reply).map(|name| WorkerId(name.to_owned())).collect();
+        let range = |from: &str, to: i64| {
+            let command = Command::new("ZRANGE").arg(self.key("machines:alive"));
+            command.args([from, &format!("({to}"), "BYSCORE", "LIMIT", "0", "100"])
+        };
+        let ranges = vec![range("-inf", now.0), range(&RETIRED.to_string(), RETIRED + now.0)];
+        let replies = self.pipeline(ranges).await?;
+        let dead: Vec<WorkerId> =
+            replies.iter().flat_map(texts).map(|name| WorkerId(name.to_owned())).collect();
         for worker in &dead {
             self.deregister(worker).await?;
         }
@@ -157,7 +158,7 @@ impl Queue {
         let alive = alive.list().unwrap_or_default();
         let until = |worker: &WorkerId| {
             let pair = alive.chunks_exact(2).find(|pair| pair[0].text() == Some(&worker.0))?;
-            pair[1].int().map(Millis)
+            pair[1].int().map(|score| Millis(if score >= RETIRED { score - RETIRED } else { score }))
         };
         let mut workers: Vec<Registered> = texts(records)
             .filter_map(|json| serde_json::from_str::<WorkerRecord>(json).ok())

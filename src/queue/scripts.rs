@@ -56,4 +56,9 @@ scripts! {
     FORGET "forget.lua"
     TAKE "take.lua"
     FLY_LIMIT "fly_limit.lua"
+    REGISTER "register.lua"
+    RETIRE "retire.lua"
+    FLEET_VIEW "fleet_view.lua"
+    FLEET_LOCK "fleet_lock.lua"
+    FLEET_TELL "fleet_tell.lua"
 }

@@ -1,5 +1,6 @@
 //! The whole system on one machine, out of the very parts production uses: redis-server as a child
-//! process, an S3 server over a folder, the API with its housekeeping, and `tcoder worker` processes.
+//! process, an S3 server over a folder, the API with its housekeeping, and the fleet's reconciler, whose
+//! machines are `tcoder worker` processes behind an emulator of Fly's API.
 //!
 //! | part | what it does |
 //! |---|---|
@@ -8,13 +9,13 @@
 //! | `redis` | the redis-server child |
 //! | [`objects`] | the S3 server |
 //! | `ingest` | hands object-created events on, as the queue consumer does in production |
-//! | `workers` | the worker children |
+//! | `fleet` | the emulator, and the reconciler on it |
 
 mod data;
+mod fleet;
 mod ingest;
 pub mod objects;
 mod redis;
-mod workers;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -29,6 +30,7 @@ use url::Host;
 use crate::api::{self, App, Housekeeper};
 use crate::config::{ApiConfig, ConfigError, Env, RedisConfig, StorageConfig};
 use crate::job::Failure;
+use crate::metrics::Metrics;
 use crate::net::Guard;
 use crate::queue::{Queue, QueueError};
 use crate::serve::{Limits, serve};
@@ -38,9 +40,9 @@ use crate::storage::presign::PresignError;
 use crate::transcoder::{ToolVersions, check_tools};
 use crate::webhook::{Sender, WebhookError};
 use data::DataDir;
+use fleet::LocalFleet;
 use objects::{Buckets, Objects, ObjectsError, ObjectsHandle, address_of};
 use redis::RedisServer;
-use workers::Workers;
 
 /// Object-created events that may wait to be taken in.
 const EVENTS: usize = 256;
@@ -54,8 +56,10 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The name or IP under which other machines reach this one.
     pub public_host: Option<Host>,
-    /// How many workers.
-    pub workers: u16,
+    /// How many workers at least, idle or not.
+    pub min_machines: u32,
+    /// How many at most; none: no fleet runs, and workers are somebody else's business.
+    pub max_machines: u32,
 }
 
 /// The system cannot start.
@@ -85,6 +89,9 @@ pub enum UpError {
     /// FFmpeg.
     #[error(transparent)]
     Tools(#[from] Failure),
+    /// The emulator of Fly's API.
+    #[error("the emulator of the Machines API cannot start: {0}")]
+    Fleet(String),
     /// The port is taken or not ours.
     #[error("cannot listen on {address}: {source}; choose another address with --listen")]
     Listen {
@@ -109,7 +116,7 @@ pub struct Up {
     redis: Option<RedisServer>,
     tools: ToolVersions,
     data: DataDir,
-    workers: Workers,
+    fleet: Option<LocalFleet>,
     tasks: TaskTracker,
     /// Ends the API and its helpers.
     stop_api: CancellationToken,
@@ -118,7 +125,8 @@ pub struct Up {
 }
 
 impl Up {
-    /// Starts everything; when it returns, the API answers and the workers are on their way.
+    /// Starts everything; when it returns, the API answers and the fleet's first machines are on
+    /// their way.
     ///
     /// # Errors
     /// Says what could not be started and what to do. Nothing is left running then.
@@ -166,12 +174,14 @@ impl Up {
             stop_api.clone(),
         ));
         let guard = Guard::allow_private(api_config.allow_private_urls);
+        let (fleet_queue, metrics) = (queue.clone(), Metrics::new());
         let app = App::start(
             queue,
             Storage::new(&storage_config),
             Links::new(&public_config)?,
             api_config,
             true,
+            Arc::clone(&metrics),
             stop_api.clone(),
         )
         .await?;
@@ -180,14 +190,17 @@ impl Up {
         tasks.spawn(Housekeeper::new(Arc::clone(&app), Some(sender)).run(stop_api.clone()));
         tasks.spawn(serve(listener, api::router(app), Limits::default(), stop_api.clone()));
         let environment = worker_environment(&redis_config, &storage_config, &data.folder("scratch")?);
-        let workers = Workers::start(options.workers, environment);
+        let fleet = match options.max_machines {
+            0 => None,
+            _ => Some(LocalFleet::start(options, env, environment, fleet_queue, metrics).await?),
+        };
         for guard in [guards.0, guards.1] {
             guard.disarm();
         }
         tasks.close();
         let api = address_of(api_address, options.public_host.as_ref());
         let storage = address_of(objects.address(), options.public_host.as_ref());
-        Ok(Self { api, storage, objects, redis, tools, data, workers, tasks, stop_api, stop_objects })
+        Ok(Self { api, storage, objects, redis, tools, data, fleet, tasks, stop_api, stop_objects })
     }
 
     /// The API's address, as others know it.
@@ -203,18 +216,24 @@ impl Up {
             Some(server) => format!("redis-server, process {}", server.pid().unwrap_or_default()),
             None => "the one at REDIS_URL".to_owned(),
         };
+        let workers = match &self.fleet {
+            Some(fleet) => format!("{}, FFmpeg {}", fleet.summary(), self.tools.ffmpeg),
+            None => "none of its own; `tcoder worker` is one".to_owned(),
+        };
         vec![
             ("API", self.api.clone()),
             ("storage", format!("{} (S3; who can reach it can read outputs)", self.storage)),
             ("queue", redis),
-            ("workers", format!("{}, FFmpeg {}", self.workers.count(), self.tools.ffmpeg)),
+            ("workers", workers),
             ("data", self.data.path().display().to_string()),
         ]
     }
 
-    /// Stops everything, the workers first, so that they can hand their jobs back, Redis last.
+    /// Stops everything, the fleet first, so that its workers can hand their jobs back, Redis last.
     pub async fn stop(self) {
-        self.workers.stop().await;
+        if let Some(fleet) = self.fleet {
+            fleet.stop().await;
+        }
         self.stop_api.cancel();
         self.tasks.wait().await;
         self.stop_objects.cancel();
@@ -256,8 +275,5 @@ fn worker_environment(
         ("R2_INPUT_BUCKET_NAME", storage.input_bucket.clone()),
         ("R2_OUTPUT_BUCKET_NAME", storage.output_bucket.clone()),
         ("WORKER_SCRATCH_DIR", scratch.display().to_string()),
-        // They stay for as long as the system is up: their number is fixed.
-        ("WORKER_IDLE_TIMEOUT", "0".to_owned()),
-        ("WORKER_TTL", "0".to_owned()),
     ]
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::classify::Unit;
 use super::desired::Desired;
 use super::observation::ListFailure;
 use super::slot::Slot;
@@ -18,6 +19,8 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// What a person should know.
     pub conditions: Vec<Condition>,
+    /// The machines as they were judged, in the order of their slots; none while that is unknown.
+    pub units: Vec<Unit>,
     /// Zero: list the machines now. Else plan again after this long even if the queue is silent.
     /// Nothing: not before the queue says something.
     pub next_look: Option<Duration>,
@@ -183,6 +186,30 @@ pub enum Condition {
     OddState(MachineId, MachineState),
     /// Heartbeat and Fly contradict each other.
     Disputed(MachineId),
+}
+
+impl Condition {
+    /// One word for programs.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::QueueUnknown => "QueueUnknown",
+            Self::ListUnknown(ListFailure::Unauthorised) | Self::Unauthorised => "Unauthorised",
+            Self::ListUnknown(ListFailure::NoSuchApp) => "NoSuchApp",
+            Self::ListUnknown(ListFailure::NotYet) => "NotListedYet",
+            Self::ListUnknown(ListFailure::Failed) => "ListFailed",
+            Self::Paused => "Paused",
+            Self::SuddenDrop { .. } => "SuddenDrop",
+            Self::LaunchesFail { .. } => "LaunchesFail",
+            Self::NoCapacity => "NoCapacity",
+            Self::Quota => "Quota",
+            Self::Budget { .. } => "Budget",
+            Self::BackingOff => "BackingOff",
+            Self::Unreachable(_) => "Unreachable",
+            Self::OddState(..) => "OddState",
+            Self::Disputed(_) => "Disputed",
+        }
+    }
 }
 
 impl fmt::Display for Condition {

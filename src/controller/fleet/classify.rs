@@ -41,6 +41,27 @@ pub enum Role {
 }
 
 impl Role {
+    /// Its name, for people and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Idle => "idle",
+            Self::Booting => "booting",
+            Self::Leaving => "leaving",
+            Self::Rest => "rest",
+            Self::Unstarted => "unstarted",
+            Self::Stuck => "stuck",
+            Self::Zombie => "zombie",
+            Self::Unreachable => "unreachable",
+            Self::Failed => "failed",
+            Self::Going => "going",
+            Self::Disputed => "disputed",
+            Self::Missing => "missing",
+            Self::Odd => "odd",
+        }
+    }
+
     /// It takes, or soon takes, a job.
     #[must_use]
     pub const fn is_capacity(self) -> bool {

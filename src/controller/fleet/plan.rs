@@ -20,6 +20,7 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &Memory, no
         desired: Desired::default(),
         actions: Vec::new(),
         conditions: vec![condition],
+        units: Vec::new(),
         next_look,
     };
     let Some(queue) = &observation.queue else {
@@ -43,7 +44,8 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &Memory, no
     let mut draft =
         Draft { policy, memory, listed, queue, units: &units, desired, now, conditions: Vec::new() };
     let actions = draft.actions(&workers);
-    draft.finish(actions)
+    let plan = draft.finish(actions);
+    Plan { units, ..plan }
 }
 
 fn len(actions: &[Action]) -> u32 {
@@ -195,7 +197,7 @@ impl Draft<'_> {
             // The list answers first; what is still due then is planned then. A retire asks Redis only.
             actions.clear();
         }
-        Plan { desired: self.desired, actions, conditions: self.conditions, next_look }
+        Plan { desired: self.desired, actions, conditions: self.conditions, units: Vec::new(), next_look }
     }
 
     fn next_look(&self, actions: &[Action]) -> Option<Duration> {

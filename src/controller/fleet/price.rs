@@ -17,6 +17,13 @@ impl MicroDollars {
         fits.then(|| Self((dollars * 1e6).round() as u64))
     }
 
+    /// In dollars.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "for people to read")]
+    pub fn dollars(self) -> f64 {
+        self.0 as f64 / 1e6
+    }
+
     /// As many of these as given.
     #[must_use]
     pub const fn times(self, n: u64) -> Self {

@@ -1,16 +1,20 @@
 -- A worker asks for a job. ARGV: worker, now (server time as the worker reckons it), lease ms, for how
 -- long the worker counts as alive, how many due jobs to sweep first (0: none).
--- Returns JOB id epoch attempt spec ms born earlier | EMPTY next-due now | UNREGISTERED | STRAY id.
+-- Returns JOB id epoch attempt spec ms born earlier | EMPTY next-due now | UNREGISTERED | RETIRED
+-- | STRAY id.
 local worker, now, lease, alive_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 -- What a sweep does to other workers' leases is never left to this worker's clock; and an idle worker,
 -- whose claims all sweep, has its clock set right by the answer.
 if limit > 0 then now = clock() end
-if redis.call('ZADD', alive, 'XX', 'GT', 'CH', now + alive_ms, worker) == 0
-  and not redis.call('ZSCORE', alive, worker) then
-  return { 'UNREGISTERED' }
+if redis.call('ZADD', alive, 'XX', 'GT', 'CH', now + alive_ms, worker) == 0 then
+  local till = redis.call('ZSCORE', alive, worker)
+  if not till then return { 'UNREGISTERED' } end
+  -- No sign of life reaches the mark of those who were told to leave (retire.lua).
+  if tonumber(till) >= mark then return { 'RETIRED' } end
 end
 local due = -1
 if limit > 0 then
+  claimant = worker
   local _, next_due = sweep(now, limit)
   due = next_due
 end

@@ -9,7 +9,10 @@ local P = ARGV[1]
 local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled', P .. 'jobs:uploading'
 local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
 local events, bell, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
-local alive, outbox, tries = P .. 'machines:alive', P .. 'webhooks:outbox', P .. 'webhooks:tries'
+local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
+-- Scores of `alive` from here on are those of workers that were told to leave: this and their time.
+local mark = 4503599627370496
+local outbox, tries, lock = P .. 'webhooks:outbox', P .. 'webhooks:tries', P .. 'fleet:lock'
 
 local function status(id)
   return P .. 'jobs:status:' .. id
@@ -25,6 +28,12 @@ end
 local function clock()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- Whether this reconciler holds the right to act on the fleet.
+local function acts(holder, epoch, now)
+  local l = redis.call('HMGET', lock, 'holder', 'epoch', 'until')
+  return l[1] == holder and l[2] == epoch and tonumber(l[3]) > now
 end
 
 -- Wakes an idle worker. Only a hint: one that misses it looks again by itself. At most 16 hints wait;
@@ -53,23 +62,36 @@ local function ended(id, state, epoch, ms, hook, retention)
   end
 end
 
+-- The worker that calls, in claim.lua.
+local claimant
+
+-- Ends a lease that ran out. Its holder missed so many heartbeats that it counts as dead; one that
+-- lives after all enters the pool again at its next claim.
+local function let_go(member, worker)
+  redis.call('ZREM', leases, member)
+  if worker and worker ~= claimant then
+    redis.call('ZREM', alive, worker)
+    redis.call('HDEL', pool, worker)
+  end
+end
+
 -- The lease ran out: back into the queue at its old place, or failed for good after the last attempt.
 -- Says how many became ready; nothing where the entry is a leftover.
 local function reap(member, now)
   local id, epoch = string.match(member, '^(.+):(%d+)$')
-  local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'hook', 'keep')
+  local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'hook', 'keep', 'worker')
   if s[1] ~= 'running' or s[2] ~= epoch then return nil end
   if tonumber(s[3]) >= tonumber(s[4]) then
     redis.call('HSET', status(id), 'state', 'failed', 'finished', now, 'error',
       '{"code":"workerLost","message":"The worker died ' .. s[3] .. ' times while it held this job; the file may crash it. Look at the worker\'s log, then retry the job."}')
-    redis.call('ZREM', leases, member)
+    let_go(member, s[8])
     event(id, 'failed')
     ended(id, 'failed', epoch, now, s[6], s[7])
     return 0
   end
   redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'error',
     '{"code":"workerLost","message":"The worker died or lost its connection while it held this job."}')
-  redis.call('ZREM', leases, member)
+  let_go(member, s[8])
   redis.call('ZADD', pending, s[5], id)
   event(id, 'queued')
   return 1

@@ -20,6 +20,8 @@ pub enum Reason {
     TooManyFailures,
     /// It had nothing to do for too long (`WORKER_IDLE_TIMEOUT`).
     Idle,
+    /// The fleet has no more use for its machine.
+    Retired,
 }
 
 impl fmt::Display for Reason {
@@ -30,6 +32,7 @@ impl fmt::Display for Reason {
             Self::MaxJobs => "did as many jobs as WORKER_MAX_JOBS lets it",
             Self::TooManyFailures => "failed WORKER_MAX_FAILURES times in a row, not because of the files",
             Self::Idle => "had nothing to do for WORKER_IDLE_TIMEOUT",
+            Self::Retired => "told by the fleet to leave",
         })
     }
 }

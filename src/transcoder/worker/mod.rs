@@ -85,6 +85,7 @@ impl Worker {
         let heartbeat = Heartbeat::start(&queue, id.clone(), clock.clone())
             .map_err(|e| WorkerError::Machine(format!("no thread for heartbeats: {e}")))?;
         let worker = Self { config, queue, storage, fetcher, id, clock, heartbeat };
+        // One that is not let in hears why at its first claim.
         worker.register().await?;
         tracing::info!(worker = %worker.id, machine = worker.config.machine, ffmpeg = %tools.ffmpeg, "ready");
         Ok(worker)
@@ -96,7 +97,7 @@ impl Worker {
         &self.id
     }
 
-    async fn register(&self) -> Result<(), QueueError> {
+    async fn register(&self) -> Result<bool, QueueError> {
         let now = self.clock.now();
         let record = WorkerRecord {
             worker_id: self.id.clone(),
@@ -165,12 +166,14 @@ impl Worker {
                         () = self.idle(&mut bell, limit) => {}
                     }
                 }
-                Ok(Claim::Unregistered) => {
-                    tracing::warn!(worker = %self.id, "the pool had forgotten this worker; entering again");
-                    if let Err(error) = self.register().await {
-                        self.missed(&mut misses, &error, stop).await;
+                Ok(Claim::Unregistered) => match self.register().await {
+                    Ok(true) => {
+                        tracing::warn!(worker = %self.id, "the pool had forgotten this worker; entered again");
                     }
-                }
+                    Ok(false) => return Reason::Retired,
+                    Err(error) => self.missed(&mut misses, &error, stop).await,
+                },
+                Ok(Claim::Retired) => return Reason::Retired,
                 Err(error) => self.missed(&mut misses, &error, stop).await,
             }
         }

@@ -92,7 +92,7 @@ async fn worker(queue: &Queue, name: &str) -> WorkerId {
         pid: 1,
         started_at: now,
     };
-    queue.register(&record, now).await.unwrap();
+    assert!(queue.register(&record, now).await.unwrap());
     worker_id
 }
 
@@ -100,12 +100,15 @@ async fn now(queue: &Queue) -> Millis {
     queue.clock().await.unwrap().now()
 }
 
-/// Claims without a sweep.
-async fn claim(queue: &Queue, worker: &WorkerId) -> Option<Claimed> {
-    match queue.claim(worker, now(queue).await, false).await.unwrap() {
-        Claim::Job(job) => Some(*job),
-        Claim::Empty { .. } => None,
-        Claim::Unregistered => panic!("{worker} is not registered"),
+/// Claims without a sweep. A worker that lost a lease enters the pool again, as workers do.
+async fn claim(queue: &Queue, name: &WorkerId) -> Option<Claimed> {
+    loop {
+        match queue.claim(name, now(queue).await, false).await.unwrap() {
+            Claim::Job(job) => return Some(*job),
+            Claim::Empty { .. } => return None,
+            Claim::Unregistered => drop(worker(queue, &name.0).await),
+            Claim::Retired => panic!("{name} was told to leave"),
+        }
     }
 }
 

@@ -49,7 +49,9 @@ impl Worker {
                     self.haunt().await;
                     sleep(LEASE / 10).await;
                 }
-                Claim::Unregistered => panic!("{} is registered", self.name),
+                // It let a lease run out, as the crashed and the haunted do.
+                Claim::Unregistered => drop(worker(&self.queue, &self.name.0).await),
+                Claim::Retired => panic!("{} was told to leave", self.name),
             }
         }
     }

@@ -1,0 +1,374 @@
+//! The loop around the fleet's plan: observe, plan, take one step, observe again.
+//!
+//! It is woken by whatever happens to a job, sleeps until the plan says that time changes something, and
+//! costs no Redis command but one blocking read while nothing does. Several may run, each in its own
+//! process: one acts at a time, under a lock in Redis whose epoch is looked at before each write.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | here | the loop: when to look, who acts, waking |
+//! | `observe` | Redis's view -> what the plan is made from (pure) |
+//! | `step` | carries one step out |
+//! | `outcome` | Fly's answers -> what they mean to the plan (pure) |
+//! | `status` | what is said of the fleet (pure) |
+//! | [`http`] | `/livez`, `/readyz`, `/metrics` of a process that runs nothing else |
+
+pub mod http;
+mod observe;
+mod outcome;
+mod status;
+mod step;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::fleet::{Condition, FleetPolicy, Memory, Moment, NoList, Observation, Plan, plan};
+use crate::config::Env;
+use crate::flyprovider::{Fly, Limit, Machine, MachineId};
+use crate::metrics::Metrics;
+use crate::queue::{Change, EventFeed, Fence, FleetStatus, FleetView, Hold, Queue, QueueError, backoff};
+
+/// How long the right to act is held without a renewal.
+const HOLD: Duration = Duration::from_secs(30);
+/// It is renewed this often while there is something to do or to wait for.
+const RENEW: Duration = Duration::from_secs(10);
+/// How long a holder whose time ran out is waited for while jobs wait: it is woken by the same event.
+const AFTER_YOU: Duration = Duration::from_secs(2);
+/// Whoever has said nothing for so long, with nothing to do, is taken for gone. A reconciler looks at its
+/// machines more often.
+const GONE: Duration = Duration::from_secs(40 * 60);
+/// Longest sleep, and longest blocking read.
+const QUIET: Duration = Duration::from_secs(300);
+/// A burst of events is one look.
+const GAP: Duration = Duration::from_millis(200);
+/// What a request to Fly that is under way gets to end when the process is told to stop.
+const LAST_CALL: Duration = Duration::from_secs(5);
+
+/// Everything a reconciler needs.
+pub struct Parts {
+    /// The queue.
+    pub queue: Queue,
+    /// Fly.
+    pub fly: Fly,
+    /// The right to ask Fly.
+    pub limit: Limit,
+    /// What is wanted.
+    pub policy: FleetPolicy,
+    /// What machines find in their environment beside what the fleet gives them. No secrets.
+    pub environment: BTreeMap<String, String>,
+    /// The name of this process among its peers.
+    pub holder: String,
+    /// Where its figures go.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Variables that machines get as the reconciler has them.
+const HANDED_ON: [&str; 7] = [
+    "WORKER_TTL",
+    "WORKER_MAX_JOBS",
+    "WORKER_MAX_FAILURES",
+    "WORKER_MAX_INPUT_BYTES",
+    "WORKER_STALL_TIMEOUT",
+    "RUST_LOG",
+    "LOG_FORMAT",
+];
+
+/// What of this process's environment machines get too. Secrets are the app's own business:
+/// `fly secrets set`.
+#[must_use]
+pub fn handed_on(env: &Env<'_>) -> BTreeMap<String, String> {
+    HANDED_ON.iter().filter_map(|name| Some(((*name).to_owned(), env.text(name)?))).collect()
+}
+
+/// Converges the machines on the queue for as long as it runs.
+pub struct Reconciler {
+    parts: Parts,
+    memory: Memory,
+    seen: Observation,
+    began: Instant,
+    /// The right to act, as far as is known here.
+    fence: Option<Fence>,
+    /// The process has just started.
+    fresh: bool,
+    /// Since when the lock has been nobody's.
+    lapsed_since: Option<Instant>,
+    /// Until when it is somebody else's, at least.
+    held_until: Option<Instant>,
+    told: Option<FleetStatus>,
+    conditions: Vec<Condition>,
+    looked_at: Option<Instant>,
+    failures: u32,
+    feed: Option<EventFeed>,
+    /// Machines made here that no list has shown yet, as Fly answered.
+    made: BTreeMap<MachineId, Machine>,
+    /// Until when the machines are paid for in the metrics.
+    billed_until: Moment,
+}
+
+/// When to look again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// At once.
+    Now,
+    /// After this long, or when something happens; nothing: only then.
+    Wait(Option<Duration>),
+}
+
+impl Reconciler {
+    /// A reconciler that remembers nothing yet.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            memory: Memory::new(),
+            seen: Observation { machines: Err(NoList::NOT_YET), queue: None },
+            began: Instant::now(),
+            fence: None,
+            fresh: true,
+            lapsed_since: None,
+            held_until: None,
+            told: None,
+            conditions: Vec::new(),
+            looked_at: None,
+            failures: 0,
+            feed: None,
+            made: BTreeMap::new(),
+            billed_until: Moment::ZERO,
+        }
+    }
+
+    /// Works until `stop`, then gives the right to act away.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let next = {
+                let mut round = std::pin::pin!(self.round());
+                tokio::select! {
+                    next = &mut round => next,
+                    () = stop.cancelled() => {
+                        if timeout(LAST_CALL, round).await.is_err() {
+                            tracing::warn!("a request to Fly was left under way; the next list will show");
+                        }
+                        break;
+                    }
+                }
+            };
+            if let Next::Wait(limit) = next {
+                tokio::select! {
+                    () = self.wait(limit) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
+        }
+        if let Some(fence) = &self.fence
+            && let Err(error) = self.parts.queue.fleet_release(fence).await
+        {
+            tracing::warn!(%error, "could not give the right to act away; it ends by itself");
+        }
+    }
+
+    fn now(&self) -> Moment {
+        self.began.elapsed()
+    }
+
+    /// Looks, plans, and takes at most one step.
+    async fn round(&mut self) -> Next {
+        if self.feed.is_none() {
+            // Before the first look, so that nothing happens unseen between the two.
+            match EventFeed::open(&self.parts.queue).await {
+                Ok(feed) => self.feed = Some(feed),
+                Err(error) => return self.without_redis(&error),
+            }
+        }
+        self.looked_at = Some(Instant::now());
+        let view = match self.parts.queue.fleet_view().await {
+            Ok(view) => view,
+            Err(error) => return self.without_redis(&error),
+        };
+        self.failures = 0;
+        match self.act_on(&view).await {
+            Ok(next) => next,
+            Err(error) => self.without_redis(&error),
+        }
+    }
+
+    fn policy(&self, view: &FleetView) -> FleetPolicy {
+        let paused = self.parts.policy.paused || view.paused.is_some();
+        FleetPolicy { paused, ..self.parts.policy.clone() }
+    }
+
+    async fn act_on(&mut self, view: &FleetView) -> Result<Next, QueueError> {
+        let (policy, now) = (self.policy(view), self.now());
+        self.seen.queue = Some(observe::queue_view(view, self.parts.queue.policy().alive));
+        self.memory.observe(&self.seen, &policy, now);
+        let plan = plan(&self.seen, &policy, &self.memory, now);
+        self.count_cost(&policy, &plan, now);
+        let lists = plan.next_look == Some(Duration::ZERO);
+        let acts = lists || !plan.actions.is_empty();
+        let waits = view.pending + view.due > 0;
+        let news = self.fence.is_some() && self.has_news(view, &policy, &plan);
+        if !acts && !waits && !news {
+            self.lapsed_since = None;
+            return Ok(Next::Wait(plan.next_look));
+        }
+        let Some(fence) = self.hold(waits, acts).await? else {
+            return Ok(Next::Wait(Some(self.patience(waits))));
+        };
+        if self.fence.as_ref() != Some(&fence) {
+            tracing::info!(epoch = fence.epoch, holder = fence.holder, "acting on the fleet");
+            // What another did meanwhile stands in no list of ours.
+            self.seen.machines = Err(NoList::NOT_YET);
+            (self.fence, self.fresh) = (Some(fence), false);
+            return Ok(Next::Now);
+        }
+        self.log_conditions(&plan);
+        self.tell(&fence, view, &policy, &plan).await?;
+        let stepped = if lists {
+            self.list(&fence).await?
+        } else if let Some(action) = plan.actions.into_iter().next() {
+            self.step(&fence, &action, &policy).await?
+        } else {
+            Next::Wait(plan.next_look)
+        };
+        Ok(match stepped {
+            Next::Wait(limit) if acts || waits => Next::Wait(Some(limit.map_or(RENEW, |l| l.min(RENEW)))),
+            next => next,
+        })
+    }
+
+    /// What machines cost since the last look, as many as there are now. Only who acts counts it.
+    fn count_cost(&mut self, policy: &FleetPolicy, plan: &Plan, now: Moment) {
+        let hours = now.saturating_sub(self.billed_until).as_secs_f64() / 3600.0;
+        self.billed_until = now;
+        if let (Some(price), true) = (policy.price, self.fence.is_some()) {
+            self.parts.metrics.fleet_spent(hours * f64::from(plan.desired.billed) * price.dollars());
+        }
+    }
+
+    /// The right to act, where it is to be had.
+    async fn hold(&mut self, waits: bool, acts: bool) -> Result<Option<Fence>, QueueError> {
+        let insists = self
+            .lapsed_since
+            .is_some_and(|since| acts && since.elapsed() >= if waits { AFTER_YOU } else { GONE });
+        match self.parts.queue.fleet_hold(&self.parts.holder, HOLD, self.fresh, insists).await? {
+            Hold::Mine(fence) => {
+                self.lapsed_since = None;
+                Ok(Some(fence))
+            }
+            Hold::Held(left) => {
+                self.held_until = Some(Instant::now() + left);
+                (self.lapsed_since, self.fence, self.told) = (None, None, None);
+                Ok(None)
+            }
+            Hold::Lapsed => {
+                self.lapsed_since.get_or_insert_with(Instant::now);
+                (self.fence, self.told) = (None, None);
+                Ok(None)
+            }
+        }
+    }
+
+    /// How long somebody who may not act waits. While jobs wait the acting one renews its hold; with
+    /// nothing to do it lets it lapse, and that says nothing.
+    fn patience(&self, waits: bool) -> Duration {
+        let left = match (waits, self.lapsed_since, self.held_until) {
+            (false, ..) => return QUIET,
+            (true, Some(since), _) => AFTER_YOU.saturating_sub(since.elapsed()),
+            (true, None, held) => held.map_or(HOLD, |at| at.saturating_duration_since(Instant::now())),
+        };
+        left.max(Duration::from_millis(50))
+    }
+
+    fn without_redis(&mut self, error: &QueueError) -> Next {
+        self.failures = self.failures.saturating_add(1);
+        if self.failures == 1 {
+            tracing::warn!(%error, "Redis cannot be read; the fleet is left as it is until it can");
+        }
+        (self.seen.queue, self.feed) = (None, None);
+        Next::Wait(Some(backoff::full_jitter(
+            self.failures,
+            Duration::from_millis(200),
+            Duration::from_secs(5),
+        )))
+    }
+
+    fn status(&self, fence: &Fence, view: &FleetView, policy: &FleetPolicy, now: &Plan) -> FleetStatus {
+        let free = FleetPolicy { paused: false, ..policy.clone() };
+        let wish = policy.paused.then(|| plan(&self.seen, &free, &self.memory, self.now()));
+        let seen = status::Seen { view, fleet: &self.seen, made: &self.made };
+        status::status(fence, &seen, policy, now, wish.as_ref().unwrap_or(now))
+    }
+
+    /// Whether what was last said of the fleet is no longer so.
+    fn has_news(&self, view: &FleetView, policy: &FleetPolicy, plan: &Plan) -> bool {
+        let (Some(told), Some(fence)) = (&self.told, &self.fence) else { return true };
+        let status = self.status(fence, view, policy, plan);
+        status != FleetStatus { at: status.at, ..told.clone() }
+    }
+
+    async fn tell(
+        &mut self,
+        fence: &Fence,
+        view: &FleetView,
+        policy: &FleetPolicy,
+        plan: &Plan,
+    ) -> Result<(), QueueError> {
+        if !self.has_news(view, policy, plan) {
+            return Ok(());
+        }
+        let status = self.status(fence, view, policy, plan);
+        if self.parts.queue.tell_fleet(fence, &status).await? {
+            self.told = Some(status);
+        }
+        Ok(())
+    }
+
+    /// Each condition once, when it comes and when it goes.
+    fn log_conditions(&mut self, plan: &Plan) {
+        let held = std::mem::take(&mut self.conditions);
+        let is_quiet = |c: &Condition| {
+            matches!(c, Condition::Paused | Condition::ListUnknown(super::fleet::ListFailure::NotYet))
+        };
+        for condition in plan.conditions.iter().filter(|c| !held.contains(c) && !is_quiet(c)) {
+            tracing::warn!(reason = condition.reason(), "the fleet: {condition}");
+        }
+        let is_over = |c: &&Condition| !plan.conditions.iter().any(|now| now.reason() == c.reason());
+        for condition in held.iter().filter(is_over).filter(|c| !is_quiet(c)) {
+            tracing::info!(reason = condition.reason(), "the fleet: over is: {condition}");
+        }
+        self.conditions.clone_from(&plan.conditions);
+    }
+
+    /// Waits until something happens that may change the plan, at most `limit`.
+    async fn wait(&mut self, limit: Option<Duration>) {
+        let until = Instant::now() + limit.unwrap_or(QUIET).min(QUIET);
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let Some(feed) = &mut self.feed else { return sleep(left).await };
+            match feed.changes(left).await {
+                Ok(changes) if changes.is_empty() => return,
+                Ok(changes) if changes.iter().any(matters) => break,
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "the event stream broke; opening it anew");
+                    self.feed = None;
+                    return sleep(left.min(Duration::from_secs(1))).await;
+                }
+            }
+        }
+        if let Some(at) = self.looked_at {
+            sleep(GAP.saturating_sub(at.elapsed())).await;
+        }
+    }
+}
+
+/// Headway of a job changes nothing.
+const fn matters(change: &Change) -> bool {
+    match change {
+        Change::Job(event) => event.progress.is_none(),
+        Change::Fleet => true,
+    }
+}

@@ -1,0 +1,118 @@
+//! Redis's view of queue and pool -> what the plan is made from. Pure.
+
+use std::time::Duration;
+
+use crate::controller::fleet::{QueueView, WorkerView};
+use crate::flyprovider::MachineId;
+use crate::job::Millis;
+use crate::queue::{FleetView, PoolWorker};
+
+/// A worker that waits is at a job within milliseconds. One that lets a job lie for so long is none.
+const NO_SHOW: Duration = Duration::from_secs(5);
+
+/// The queue and the pool; `alive` is how long a sign of life counts.
+pub fn queue_view(view: &FleetView, alive: Duration) -> QueueView {
+    let waits = view.next_ready_since.filter(|_| view.pending > 0);
+    let overdue = waits.is_some_and(|since| since_then(since, view.now) >= NO_SHOW);
+    let workers: Vec<WorkerView> = view
+        .workers
+        .iter()
+        .map(|worker| {
+            let until = worker.alive_until.filter(|until| *until > view.now);
+            let last_sign = until.map(|until| until.plus(-millis(alive)));
+            let ignores = overdue && worker.lease.is_none() && last_sign < waits;
+            WorkerView {
+                worker: worker.worker.clone(),
+                machine: machine_of(worker),
+                fresh: until.is_some() && !ignores,
+                busy: worker.lease.is_some_and(|(_, until)| until > view.now),
+                retired: worker.retired,
+            }
+        })
+        .collect();
+    let idle = workers.iter().any(|w| w.fresh && !w.busy && !w.retired);
+    let looks = waits.filter(|_| idle && !overdue).map(|since| since.plus(millis(NO_SHOW)));
+    let next = [view.next_due, looks].into_iter().flatten().min();
+    let next_due = next.map(|at| since_then(view.now, at));
+    QueueView { pending: view.pending, due: view.due, next_due, workers }
+}
+
+/// Where it runs: what it said, or, when the pool has forgotten it, what its name says.
+pub fn machine_of(worker: &PoolWorker) -> MachineId {
+    let named = || worker.worker.0.rsplit_once('-').map_or("", |(machine, _)| machine).to_owned();
+    MachineId(worker.machine.clone().unwrap_or_else(named))
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn since_then(from: Millis, to: Millis) -> Duration {
+    Duration::from_millis(u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{JobId, WorkerId};
+
+    const ALIVE: Duration = Duration::from_secs(180);
+    const NOW: Millis = Millis(1_000_000);
+
+    fn worker(last_sign: i64, lease: Option<i64>) -> PoolWorker {
+        PoolWorker {
+            worker: WorkerId("m1-0123abcd".into()),
+            machine: Some("m1".into()),
+            alive_until: Some(NOW.plus(180_000 - last_sign)),
+            retired: false,
+            lease: lease.map(|left| (JobId::new(), NOW.plus(left))),
+        }
+    }
+
+    fn seen(waits: Option<i64>, worker: PoolWorker) -> (QueueView, bool, bool) {
+        let view = FleetView {
+            now: NOW,
+            pending: u64::from(waits.is_some()),
+            next_ready_since: waits.map(|ms| NOW.plus(-ms)),
+            workers: vec![worker],
+            ..FleetView::default()
+        };
+        let queue = queue_view(&view, ALIVE);
+        let (fresh, busy) = (queue.workers[0].fresh, queue.workers[0].busy);
+        (queue, fresh, busy)
+    }
+
+    #[test]
+    fn a_sign_of_life_counts_for_its_time() {
+        assert!(seen(None, worker(179_999, None)).1);
+        assert!(!seen(None, worker(180_000, None)).1);
+    }
+
+    #[test]
+    fn a_lease_counts_until_it_runs_out() {
+        assert!(seen(None, worker(0, Some(1))).2);
+        assert!(!seen(None, worker(0, Some(0))).2);
+    }
+
+    #[test]
+    fn one_that_lets_a_job_lie_is_dead() {
+        let (queue, fresh, _) = seen(Some(4_000), worker(60_000, None));
+        assert!(fresh);
+        assert_eq!(queue.next_due, Some(Duration::from_secs(1)), "it gets another second");
+        let (queue, fresh, _) = seen(Some(5_000), worker(60_000, None));
+        assert!(!fresh);
+        assert_eq!(queue.next_due, None);
+        // It has been at the queue since, and the job is one that came back or a second one.
+        assert!(seen(Some(5_000), worker(4_000, None)).1);
+        // It has better things to do.
+        assert!(seen(Some(5_000), worker(60_000, Some(9_000))).1);
+    }
+
+    #[test]
+    fn a_holder_that_the_pool_forgot_is_known_by_its_name() {
+        let stranger = PoolWorker { machine: None, alive_until: None, ..worker(0, Some(9_000)) };
+        let (queue, fresh, busy) = seen(None, stranger);
+        assert_eq!(queue.workers[0].machine, MachineId("m1".into()));
+        assert!(busy && !fresh);
+    }
+}

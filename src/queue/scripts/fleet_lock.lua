@@ -1,0 +1,20 @@
+-- Who may act on the fleet: one at a time, under an epoch that grows with each change of hands.
+-- ARGV: hold holder ms fresh insist. Returns MINE epoch | HELD ms | LAPSED.
+--       release holder epoch. Returns OK.
+local verb, holder = ARGV[2], ARGV[3]
+local l = redis.call('HMGET', lock, 'holder', 'epoch', 'until')
+local mine, epoch = l[1] == holder, tonumber(l[2] or '0')
+if verb == 'release' then
+  if mine and l[2] == ARGV[4] then redis.call('HSET', lock, 'holder', '', 'until', 0) end
+  return { 'OK' }
+end
+local ms, fresh, insist = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6] == '1'
+local now = clock()
+-- A clock that was set back must not keep everybody out for longer than a hold could last.
+local left = math.min(tonumber(l[3] or '0') - now, 300000)
+local taken = l[1] and l[1] ~= '' and not mine
+if taken and left > 0 then return { 'HELD', left } end
+if taken and not insist then return { 'LAPSED' } end
+if fresh or not mine then epoch = epoch + 1 end
+redis.call('HSET', lock, 'holder', holder, 'epoch', epoch, 'until', now + ms)
+return { 'MINE', epoch }

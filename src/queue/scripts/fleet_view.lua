@@ -1,0 +1,21 @@
+-- The queue and the pool at one moment, for the fleet. Returns now, jobs ready, since when the next of
+-- them is ready, entries due, when the next is due (-1: none), who paused the fleet, the pool's records,
+-- the workers alive with their scores, and of each lease its name, its end and its holder.
+local now = clock()
+local first = redis.call('ZRANGE', pending, 0, 0)[1]
+local since = first and redis.call('HGET', status(first), 'queued') or ''
+local due, next_due = 0, -1
+for _, set in ipairs({ leases, scheduled }) do
+  due = due + redis.call('ZCOUNT', set, '-inf', now)
+  local at = tonumber(redis.call('ZRANGEBYSCORE', set, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])
+  if at and (next_due < 0 or at < next_due) then next_due = at end
+end
+local held = {}
+local list = redis.call('ZRANGE', leases, 0, -1, 'WITHSCORES')
+for i = 1, #list, 2 do
+  held[#held + 1] = list[i]
+  held[#held + 1] = list[i + 1]
+  held[#held + 1] = redis.call('HGET', status(string.match(list[i], '^(.+):%d+$')), 'worker') or ''
+end
+return { now, redis.call('ZCARD', pending), since, due, next_due, redis.call('GET', P .. 'fleet:paused') or '',
+  redis.call('HVALS', pool), redis.call('ZRANGE', alive, 0, -1, 'WITHSCORES'), held }
