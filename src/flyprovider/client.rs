@@ -252,18 +252,22 @@ impl Fly {
     }
 
     async fn send(&self, call: &Call<'_>) -> Result<(StatusCode, Option<Duration>, Vec<u8>), FlyError> {
+        let in_time = host::within(call.limit, self.exchange(call)).await;
+        in_time.unwrap_or_else(|| Err(in_doubt(call.kind(), "time-out".into())))
+    }
+
+    async fn exchange(&self, call: &Call<'_>) -> Result<(StatusCode, Option<Duration>, Vec<u8>), FlyError> {
         // The clock that is everywhere; it only serves the log.
         let began = Timestamp::now();
         let url = self.url(call)?;
         let mut request = self
             .http
             .request(call.method.clone(), url.clone())
-            .header(AUTHORIZATION, self.authorization.clone())
-            .timeout(call.limit);
+            .header(AUTHORIZATION, self.authorization.clone());
         if let Some(body) = &call.body {
             request = request.json(body);
         }
-        let answer = request.send().await.map_err(|error| lost(call.kind(), error))?;
+        let answer = request.send().await.map_err(|error| lost(call.kind(), &error))?;
         if !host::is_from(&answer, &url) {
             return Err(in_doubt(call.kind(), "it points elsewhere".into()));
         }
@@ -283,7 +287,7 @@ impl Fly {
         let mut body = Vec::new();
         let mut pieces = answer.bytes_stream();
         while let Some(piece) = pieces.next().await {
-            body.extend_from_slice(&piece.map_err(|error| lost(call.kind(), error))?);
+            body.extend_from_slice(&piece.map_err(|error| lost(call.kind(), &error))?);
             if body.len() > host::BODY_MAX {
                 return Err(in_doubt(call.kind(), "its answer has no end".into()));
             }
@@ -329,11 +333,11 @@ fn in_doubt(kind: Kind, message: String) -> FlyError {
 }
 
 /// No answer. Only a connection that never stood proves that a write was not done.
-fn lost(kind: Kind, error: reqwest::Error) -> FlyError {
-    if host::never_connected(&error) {
+fn lost(kind: Kind, error: &reqwest::Error) -> FlyError {
+    if host::never_connected(error) {
         return FlyError::Unavailable { message: "no connection".into() };
     }
-    in_doubt(kind, if error.is_timeout() { "time-out" } else { "the connection broke" }.into())
+    in_doubt(kind, "the connection broke".into())
 }
 
 /// The token without a scheme in front.
