@@ -5,6 +5,7 @@
 //! object-created event does. What does not: what a job is (`job`), how it is kept (`queue`).
 
 mod auth;
+mod fleet;
 mod housekeeping;
 mod hub;
 mod ingest;
@@ -14,6 +15,7 @@ mod requests;
 mod sse;
 mod system;
 
+pub use fleet::{FleetAnswer, PauseFleet};
 pub use housekeeping::Housekeeper;
 pub use hub::EventHub;
 pub use ingest::{IngestError, Ingested, ingest_object_event};
@@ -72,6 +74,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/jobs/{id}/retry", post(jobs::retry))
         .route("/api/stats", get(system::stats))
         .route("/api/status", get(system::status))
+        .route("/api/fleet", get(fleet::get))
+        .route("/api/fleet/pause", post(fleet::pause))
+        .route("/api/fleet/resume", post(fleet::resume))
         .layer(axum::middleware::from_fn(in_time))
         .route("/api/jobs/{id}/events", get(sse::job_events))
         .route_layer(axum::middleware::from_fn_with_state(app.clone(), auth::require_token));
