@@ -13,7 +13,6 @@
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
 //! | [`metrics`] | what is counted and measured, as OpenMetrics text |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
-//! | [`metrics`] | what is counted and measured, for Prometheus |
 //! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
 //! | [`controller`] | the fleet: how many machines there should be, and the loop that sees to it |
 //! | [`webhook`] | signing, and the outbox |

@@ -85,7 +85,8 @@ impl From<Failure> for CliError {
 
 /// Does what was typed.
 pub async fn run(cli: Cli) -> ExitCode {
-    let server = matches!(cli.command, Command::Up(_) | Command::Api(_) | Command::Controller(_) | Command::Worker);
+    let server =
+        matches!(cli.command, Command::Up(_) | Command::Api(_) | Command::Controller(_) | Command::Worker);
     init_logs(server);
     crate::net::install_crypto();
     let done = match cli.command {

@@ -1,7 +1,7 @@
 //! What can be counted and measured of an installation, as OpenMetrics text for a scraper.
 //!
-//! What lives here: names, help texts, and the reckoning behind them. What does not: asking Redis or Fly,
-//! or answering a scrape; others hand in what they heard.
+//! What lives here: names, help texts, and the reckoning behind them. What does not: asking Fly, or
+//! answering a scrape; others hand in what they heard.
 //!
 //! | where | what lives there |
 //! |---|---|
@@ -26,7 +26,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::job::JobEvent;
-use crate::queue::{FleetStatus, Stats};
+use crate::queue::{FleetStatus, Queue, Stats};
 use gauges::{Fleet, Gauges};
 use jobs::{ATTEMPT_ENDS, Ledger};
 
@@ -60,6 +60,20 @@ pub struct Metrics {
     fly_limited: Counter,
     actions: Family<Labels<2>, Counter>,
     spent: Counter<f64, std::sync::atomic::AtomicU64>,
+}
+
+/// Everything as it is now: asks Redis for what only it knows, for `limit` at most, and says so where
+/// it does not answer.
+pub async fn scrape(metrics: &Metrics, queue: &Queue, limit: Duration) -> String {
+    let ask = async { tokio::try_join!(queue.stats(), queue.fleet()) };
+    match tokio::time::timeout(limit, ask).await {
+        Ok(Ok((stats, (fleet, _)))) => {
+            metrics.queue(&stats);
+            metrics.fleet(fleet.as_ref());
+        }
+        _ => metrics.redis_down(),
+    }
+    metrics.encode()
 }
 
 impl Metrics {

@@ -65,8 +65,7 @@ impl LocalFleet {
         // Only the reconciler, in this process, knows the port and the token.
         let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|e| failed(&e))?;
         let (stop_reconciler, stop_emulator) = (CancellationToken::new(), CancellationToken::new());
-        let emulator =
-            Emulator::start(machines, listener, stop_emulator.clone()).map_err(|e| failed(&e))?;
+        let emulator = Emulator::start(machines, listener, stop_emulator.clone()).map_err(|e| failed(&e))?;
         let guard = stop_emulator.clone().drop_guard();
         let mut handed_on: BTreeMap<String, String> = handed_on(env);
         if let Some(allows) = env.text("ALLOW_PRIVATE_URLS") {

@@ -19,4 +19,5 @@ mod storage;
 mod support;
 mod the_api;
 mod the_command_line;
+mod the_fleet;
 mod webhooks;

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fleet::{Condition, FleetPolicy, Memory, Moment, NoList, Observation, Plan, plan};
 use crate::config::Env;
-use crate::flyprovider::{Fly, Limit};
+use crate::flyprovider::{Fly, Limit, Machine, MachineId};
 use crate::metrics::Metrics;
 use crate::queue::{Change, EventFeed, Fence, FleetStatus, FleetView, Hold, Queue, QueueError, backoff};
 
@@ -96,11 +96,17 @@ pub struct Reconciler {
     fresh: bool,
     /// Since when the lock has been nobody's.
     lapsed_since: Option<Instant>,
+    /// Until when it is somebody else's, at least.
+    held_until: Option<Instant>,
     told: Option<FleetStatus>,
     conditions: Vec<Condition>,
     looked_at: Option<Instant>,
     failures: u32,
     feed: Option<EventFeed>,
+    /// Machines made here that no list has shown yet, as Fly answered.
+    made: BTreeMap<MachineId, Machine>,
+    /// Until when the machines are paid for in the metrics.
+    billed_until: Moment,
 }
 
 /// When to look again.
@@ -124,11 +130,14 @@ impl Reconciler {
             fence: None,
             fresh: true,
             lapsed_since: None,
+            held_until: None,
             told: None,
             conditions: Vec::new(),
             looked_at: None,
             failures: 0,
             feed: None,
+            made: BTreeMap::new(),
+            billed_until: Moment::ZERO,
         }
     }
 
@@ -196,6 +205,7 @@ impl Reconciler {
         self.seen.queue = Some(observe::queue_view(view, self.parts.queue.policy().alive));
         self.memory.observe(&self.seen, &policy, now);
         let plan = plan(&self.seen, &policy, &self.memory, now);
+        self.count_cost(&policy, &plan, now);
         let lists = plan.next_look == Some(Duration::ZERO);
         let acts = lists || !plan.actions.is_empty();
         let waits = view.pending + view.due > 0;
@@ -229,17 +239,27 @@ impl Reconciler {
         })
     }
 
+    /// What machines cost since the last look, as many as there are now. Only who acts counts it.
+    fn count_cost(&mut self, policy: &FleetPolicy, plan: &Plan, now: Moment) {
+        let hours = now.saturating_sub(self.billed_until).as_secs_f64() / 3600.0;
+        self.billed_until = now;
+        if let (Some(price), true) = (policy.price, self.fence.is_some()) {
+            self.parts.metrics.fleet_spent(hours * f64::from(plan.desired.billed) * price.dollars());
+        }
+    }
+
     /// The right to act, where it is to be had.
     async fn hold(&mut self, waits: bool, acts: bool) -> Result<Option<Fence>, QueueError> {
-        let insists = self.lapsed_since.is_some_and(|since| {
-            acts && since.elapsed() >= if waits { AFTER_YOU } else { GONE }
-        });
+        let insists = self
+            .lapsed_since
+            .is_some_and(|since| acts && since.elapsed() >= if waits { AFTER_YOU } else { GONE });
         match self.parts.queue.fleet_hold(&self.parts.holder, HOLD, self.fresh, insists).await? {
             Hold::Mine(fence) => {
                 self.lapsed_since = None;
                 Ok(Some(fence))
             }
-            Hold::Held(_) => {
+            Hold::Held(left) => {
+                self.held_until = Some(Instant::now() + left);
                 (self.lapsed_since, self.fence, self.told) = (None, None, None);
                 Ok(None)
             }
@@ -254,11 +274,12 @@ impl Reconciler {
     /// How long somebody who may not act waits. While jobs wait the acting one renews its hold; with
     /// nothing to do it lets it lapse, and that says nothing.
     fn patience(&self, waits: bool) -> Duration {
-        match (self.lapsed_since, waits) {
-            (Some(since), true) => AFTER_YOU.saturating_sub(since.elapsed()).max(Duration::from_millis(50)),
-            (None, true) => HOLD,
-            (_, false) => QUIET,
-        }
+        let left = match (waits, self.lapsed_since, self.held_until) {
+            (false, ..) => return QUIET,
+            (true, Some(since), _) => AFTER_YOU.saturating_sub(since.elapsed()),
+            (true, None, held) => held.map_or(HOLD, |at| at.saturating_duration_since(Instant::now())),
+        };
+        left.max(Duration::from_millis(50))
     }
 
     fn without_redis(&mut self, error: &QueueError) -> Next {
@@ -267,13 +288,18 @@ impl Reconciler {
             tracing::warn!(%error, "Redis cannot be read; the fleet is left as it is until it can");
         }
         (self.seen.queue, self.feed) = (None, None);
-        Next::Wait(Some(backoff::full_jitter(self.failures, Duration::from_millis(200), Duration::from_secs(5))))
+        Next::Wait(Some(backoff::full_jitter(
+            self.failures,
+            Duration::from_millis(200),
+            Duration::from_secs(5),
+        )))
     }
 
     fn status(&self, fence: &Fence, view: &FleetView, policy: &FleetPolicy, now: &Plan) -> FleetStatus {
         let free = FleetPolicy { paused: false, ..policy.clone() };
         let wish = policy.paused.then(|| plan(&self.seen, &free, &self.memory, self.now()));
-        status::status(fence, view, &self.seen, policy, now, wish.as_ref().unwrap_or(now))
+        let seen = status::Seen { view, fleet: &self.seen, made: &self.made };
+        status::status(fence, &seen, policy, now, wish.as_ref().unwrap_or(now))
     }
 
     /// Whether what was last said of the fleet is no longer so.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
+
 use crate::controller::fleet::{Act, Action, FleetPolicy, Observation, Plan, Unit};
 use crate::flyprovider::{Machine, MachineEvent, MachineId, MachineState};
 use crate::job::Millis;
-use crate::queue::{
-    Fence, FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, FleetView,
-};
+use crate::queue::{Fence, FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, FleetView};
 
 use super::observe::machine_of;
 
@@ -16,17 +16,22 @@ const MACHINES: usize = 1000;
 /// Steps that are told of, at most.
 const STEPS: usize = 100;
 
+/// What was seen.
+pub struct Seen<'a> {
+    /// Of the queue and the pool.
+    pub view: &'a FleetView,
+    /// Of the machines.
+    pub fleet: &'a Observation,
+    /// Machines that no list has shown yet.
+    pub made: &'a BTreeMap<MachineId, Machine>,
+}
+
 /// What to say. `plan` is what is done now, `wish` what would be done were nobody to stop it.
-pub fn status(
-    fence: &Fence,
-    view: &FleetView,
-    seen: &Observation,
-    policy: &FleetPolicy,
-    plan: &Plan,
-    wish: &Plan,
-) -> FleetStatus {
-    let machines = seen.machines.iter().flat_map(|listed| &listed.machines);
-    let listed: BTreeMap<&MachineId, &Machine> = machines.map(|m| (&m.id, m)).collect();
+pub fn status(fence: &Fence, seen: &Seen<'_>, policy: &FleetPolicy, plan: &Plan, wish: &Plan) -> FleetStatus {
+    let view = seen.view;
+    let listed = seen.fleet.machines.iter().flat_map(|listed| &listed.machines);
+    let known = seen.made.values().chain(listed);
+    let listed: BTreeMap<&MachineId, &Machine> = known.map(|m| (&m.id, m)).collect();
     let name_of = |id: &MachineId| listed.get(id).map_or_else(|| id.to_string(), |m| m.name.clone());
     let desired = plan.desired;
     FleetStatus {
@@ -81,7 +86,12 @@ fn steps(wish: &Plan, name_of: &impl Fn(&MachineId) -> String) -> Vec<FleetStep>
 fn machine(unit: &Unit, listed: Option<&Machine>, view: &FleetView, policy: &FleetPolicy) -> FleetMachine {
     let id = unit.id.as_ref();
     let (ran, since) = listed.map(|m| run_times(&m.events)).unwrap_or_default();
-    let runs = listed.is_some_and(|m| matches!(m.state, MachineState::Started | MachineState::Stopping));
+    // One that was made a moment ago has shown no event yet.
+    let made =
+        listed.and_then(|m| m.created_at.parse().ok()).map(|at: Timestamp| Millis(at.as_millisecond()));
+    let since = since.or(made.filter(|_| ran == 0.0));
+    let runs = unit.role.is_capacity()
+        || listed.is_some_and(|m| matches!(m.state, MachineState::Started | MachineState::Stopping));
     let held = view.workers.iter().filter(|w| id.is_some_and(|id| machine_of(w) == *id));
     FleetMachine {
         name: match (listed, unit.slot) {
@@ -137,7 +147,8 @@ mod tests {
 
     #[test]
     fn run_times_add_up_whatever_the_order_and_whatever_is_missing() {
-        let life = [(0, "created"), (100, "starting"), (400, "started"), (1400, "stopped"), (5000, "started")];
+        let life =
+            [(0, "created"), (100, "starting"), (400, "started"), (1400, "stopped"), (5000, "started")];
         let mut newest_first = life;
         newest_first.reverse();
         for list in [life, newest_first] {
@@ -145,7 +156,10 @@ mod tests {
         }
         assert_eq!(run_times(&[]), (0.0, None));
         // Events do not go back to the beginning of everything.
-        assert_eq!(run_times(&events(&[(900, "stopped"), (1000, "started"), (3500, "stopped")])), (2.5, None));
+        assert_eq!(
+            run_times(&events(&[(900, "stopped"), (1000, "started"), (3500, "stopped")])),
+            (2.5, None)
+        );
         assert_eq!(run_times(&events(&[(1, "started"), (2, "started")])), (0.0, Some(Millis(1))));
     }
 }

@@ -34,6 +34,7 @@ impl Reconciler {
         self.seen.machines = match answer {
             Ok(machines) => {
                 tracing::debug!(machines = machines.len(), "listed");
+                self.made.clear();
                 Ok(Listed { at: asked, machines })
             }
             Err(error) => {
@@ -75,13 +76,7 @@ impl Reconciler {
         Ok(self.note(action, &outcome, policy, sent_at))
     }
 
-    fn note(
-        &mut self,
-        action: &Action,
-        outcome: &Outcome,
-        policy: &FleetPolicy,
-        sent_at: Duration,
-    ) -> Next {
+    fn note(&mut self, action: &Action, outcome: &Outcome, policy: &FleetPolicy, sent_at: Duration) -> Next {
         let (kind, how) = (action.act.kind(), word(outcome));
         let machine = match (&action.act, outcome) {
             (Act::Create { name, .. }, Outcome::Done(Some(id))) => format!("{name} ({id})"),
@@ -113,7 +108,7 @@ impl Reconciler {
         })
     }
 
-    async fn ask(&self, fence: &Fence, act: &Act, policy: &FleetPolicy) -> Result<Outcome, QueueError> {
+    async fn ask(&mut self, fence: &Fence, act: &Act, policy: &FleetPolicy) -> Result<Outcome, QueueError> {
         let fly = &self.parts.fly;
         if let Act::Start { machine } = act {
             self.parts.queue.welcome(&machine.0).await?;
@@ -131,7 +126,7 @@ impl Reconciler {
                             config: launch_config(policy, *slot, &launch, environment),
                             skip_launch: false,
                         };
-                        fly.create(&order).await.map(|machine| Some(machine.id))
+                        fly.create(&order).await.map(Some)
                     }
                     Act::Start { machine } => fly.start(machine).await.map(|()| None),
                     Act::Stop { machine } => fly.stop(machine, "SIGTERM", STOP).await.map(|()| None),
@@ -141,7 +136,11 @@ impl Reconciler {
             })
             .await;
         let outcome = match answer {
-            Ok(id) => Outcome::Done(id),
+            Ok(made) => {
+                let id = made.as_ref().map(|machine| machine.id.clone());
+                self.made.extend(made.map(|machine| (machine.id.clone(), machine)));
+                Outcome::Done(id)
+            }
             Err(error) => {
                 tracing::warn!(action = act.kind(), %error, "Fly did not do it");
                 self.heed(&error).await?;

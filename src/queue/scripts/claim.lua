@@ -14,6 +14,7 @@ if redis.call('ZADD', alive, 'XX', 'GT', 'CH', now + alive_ms, worker) == 0 then
 end
 local due = -1
 if limit > 0 then
+  claimant = worker
   local _, next_due = sweep(now, limit)
   due = next_due
 end

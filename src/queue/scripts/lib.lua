@@ -62,11 +62,14 @@ local function ended(id, state, epoch, ms, hook, retention)
   end
 end
 
+-- The worker that calls, in claim.lua.
+local claimant
+
 -- Ends a lease that ran out. Its holder missed so many heartbeats that it counts as dead; one that
 -- lives after all enters the pool again at its next claim.
 local function let_go(member, worker)
   redis.call('ZREM', leases, member)
-  if worker then
+  if worker and worker ~= claimant then
     redis.call('ZREM', alive, worker)
     redis.call('HDEL', pool, worker)
   end

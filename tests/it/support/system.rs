@@ -98,6 +98,8 @@ pub fn err(output: &Output) -> String {
 /// How to start a system.
 pub struct Setup {
     pub data: PathBuf,
+    /// So many stay; without a word all of them.
+    pub min: Option<u16>,
     pub workers: u16,
     pub listen: String,
     pub env: Vec<(&'static str, String)>,
@@ -105,7 +107,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { data: folder("data"), workers: 1, listen: "127.0.0.1:0".into(), env: Vec::new() }
+        Self { data: folder("data"), min: None, workers: 1, listen: "127.0.0.1:0".into(), env: Vec::new() }
     }
 }
 
@@ -119,6 +121,12 @@ impl Setup {
         self
     }
 
+    /// They come and go with the jobs.
+    pub fn coming_and_going(mut self) -> Self {
+        self.min = Some(0);
+        self
+    }
+
     pub fn env(mut self, name: &'static str, value: &str) -> Self {
         self.env.push((name, value.to_owned()));
         self
@@ -128,7 +136,8 @@ impl Setup {
         let mut command = tcoder();
         let log = std::fs::File::options().create(true).append(true).open(self.data.join("log")).unwrap();
         command
-            .args(["up", "--listen", &self.listen, "--workers", &self.workers.to_string(), "--data"])
+            .args(["up", "--listen", &self.listen, "--max-machines", &self.workers.to_string()])
+            .args(["--min-machines", &self.min.unwrap_or(self.workers).to_string(), "--data"])
             .arg(&self.data)
             .env("WEBHOOK_SECRET", WEBHOOK_SECRET)
             .env("RUST_LOG", "info,tcoder=trace")
@@ -348,7 +357,7 @@ impl System {
         found.expect("there is no redis-server")
     }
 
-    fn redis_url(&self) -> String {
+    pub fn redis_url(&self) -> String {
         // redis-server names its socket in its process title.
         let command = self.redis_server().command;
         let socket = command.split_once("unixsocket:").unwrap().1.split(' ').next().unwrap().to_owned();
@@ -359,19 +368,26 @@ impl System {
         redis::Client::open(self.redis_url()).unwrap().get_connection().unwrap()
     }
 
-    /// A role that is not the system's own, over the same Redis and the same buckets.
-    fn role(&self, args: &[&str]) -> Command {
+    /// What a role that is not the system's own needs to work on the same Redis and the same buckets.
+    pub fn role_environment(&self) -> Vec<(&'static str, String)> {
         let secrets: Value =
             serde_json::from_slice(&std::fs::read(self.data.join("secrets.json")).unwrap()).unwrap();
+        let secret = |name: &str| secrets[name].as_str().unwrap().to_owned();
+        vec![
+            ("REDIS_URL", self.redis_url()),
+            ("R2_ENDPOINT", self.storage.clone()),
+            ("R2_ACCESS_KEY_ID", secret("accessKeyId")),
+            ("R2_SECRET_ACCESS_KEY", secret("secretAccessKey")),
+            ("R2_INPUT_BUCKET_NAME", "input".into()),
+            ("R2_OUTPUT_BUCKET_NAME", "output".into()),
+        ]
+    }
+
+    fn role(&self, args: &[&str]) -> Command {
         let mut command = tcoder();
         command
             .args(args)
-            .env("REDIS_URL", self.redis_url())
-            .env("R2_ENDPOINT", &self.storage)
-            .env("R2_ACCESS_KEY_ID", secrets["accessKeyId"].as_str().unwrap())
-            .env("R2_SECRET_ACCESS_KEY", secrets["secretAccessKey"].as_str().unwrap())
-            .env("R2_INPUT_BUCKET_NAME", "input")
-            .env("R2_OUTPUT_BUCKET_NAME", "output")
+            .envs(self.role_environment())
             .env("RUST_LOG", "info,tcoder=trace")
             .stdout(Stdio::null());
         command

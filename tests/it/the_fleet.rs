@@ -1,0 +1,305 @@
+//! As many machines as the queue needs, and no more: the reconciler on the emulator of Fly's API, whose
+//! machines are real workers on a real queue, with one request a second and whatever goes wrong.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use tcoder::config::{FlyConfig, RedisConfig};
+use tcoder::controller::fleet::FleetPolicy;
+use tcoder::controller::reconciler::{Parts, Reconciler};
+use tcoder::flyprovider::emulator::{self, Action, Emulator, EmulatorHandle, Fault, Request};
+use tcoder::flyprovider::{Fly, Limit, Machine, MachineState};
+use tcoder::metrics::Metrics;
+use tcoder::queue::{FleetStatus, FlyRate, Queue};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::support::system::{PATIENCE, Setup, System, clip, descendants, long_clip, processes, send};
+
+async fn soon<T>(what: &str, done: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, done).await.unwrap_or_else(|_| panic!("it did not come to pass: {what}"))
+}
+
+/// An installation without workers of its own, and a Fly for it.
+struct Cloud {
+    system: System,
+    fly: EmulatorHandle,
+    queue: Queue,
+    metrics: Arc<Metrics>,
+    _stop: DropGuard,
+}
+
+/// A reconciler in this process.
+struct Running {
+    task: JoinHandle<()>,
+    stop: CancellationToken,
+}
+
+impl Running {
+    async fn stop(self) {
+        self.stop.cancel();
+        soon("the reconciler ends", self.task).await.unwrap();
+    }
+}
+
+fn policy(max: u32) -> FleetPolicy {
+    FleetPolicy {
+        max,
+        regions: vec!["iad".into()],
+        idle_timeout: Duration::from_secs(1),
+        ..FleetPolicy::new("clips", "worker:1")
+    }
+}
+
+impl Cloud {
+    async fn new() -> Self {
+        let system = Setup::default().workers(0).start().await;
+        let worker = [env!("CARGO_BIN_EXE_tcoder"), "worker"];
+        let mut environment = system.role_environment();
+        let scratch = system.data.join("scratch").to_str().unwrap().to_owned();
+        environment.extend([("WORKER_SCRATCH_DIR", scratch), ("RUST_LOG", "error".into())]);
+        let options = emulator::Options {
+            app: "clips".into(),
+            environment: environment.iter().map(|(name, value)| ((*name).into(), value.into())).collect(),
+            ..emulator::Options::new(worker)
+        };
+        let stop = CancellationToken::new();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fly = Emulator::start(options, listener, stop.clone()).unwrap();
+        let redis = RedisConfig { url: system.redis_url().into(), prefix: String::new() };
+        let queue = Queue::connect(&redis).await.unwrap();
+        Self { system, fly, queue, metrics: Metrics::new(), _stop: stop.drop_guard() }
+    }
+
+    fn reconciler(&self, name: &str, policy: FleetPolicy, config: &FlyConfig) -> Running {
+        let stop = CancellationToken::new();
+        let parts = Parts {
+            queue: self.queue.clone(),
+            fly: Fly::new(config).unwrap(),
+            limit: Limit::new(self.queue.clone(), FlyRate::default()),
+            policy,
+            environment: BTreeMap::new(),
+            holder: name.into(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        Running { task: tokio::spawn(Reconciler::new(parts).run(stop.clone())), stop }
+    }
+
+    fn with(&self, name: &str, max: u32) -> Running {
+        self.reconciler(name, policy(max), &self.fly.fly_config())
+    }
+
+    async fn jobs(&self, count: usize) -> Vec<String> {
+        let wish = json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            ids.push(self.system.upload(clip(), &wish).await);
+        }
+        ids
+    }
+
+    async fn all_completed(&self, ids: &[String]) -> Vec<Value> {
+        let mut jobs = Vec::new();
+        for id in ids {
+            jobs.push(self.system.completed(id).await);
+        }
+        jobs
+    }
+
+    async fn until(&self, what: &str, is: impl Fn(&[Machine]) -> bool) {
+        soon(what, self.fly.until(is)).await;
+    }
+
+    /// What the acting reconciler says, as soon as it says so.
+    async fn says(&self, what: &str, is: impl Fn(&FleetStatus) -> bool) -> FleetStatus {
+        let look = async {
+            loop {
+                if let Some(status) = self.queue.fleet().await.unwrap().0.filter(&is) {
+                    return status;
+                }
+                // A key in Redis has no event of its own.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        soon(what, look).await
+    }
+
+    fn writes(&self) -> Vec<Request> {
+        self.fly.requests().into_iter().filter(|r| r.action != Action::List).collect()
+    }
+
+    /// By the emulator's clock, with room for what a loaded machine does to single requests.
+    fn keeps_to_one_a_second(&self) {
+        let requests = self.fly.requests();
+        for (i, late) in requests.iter().enumerate() {
+            for (j, early) in requests[..i].iter().enumerate() {
+                let least = Duration::from_secs((i - j) as u64).saturating_sub(Duration::from_secs(2));
+                assert!(late.at - early.at >= least, "requests {j} to {i} too close: {requests:#?}");
+            }
+        }
+        assert!(!requests.iter().any(|r| r.status == 429), "{requests:#?}");
+    }
+}
+
+fn count(machines: &[Machine], state: &MachineState) -> usize {
+    machines.iter().filter(|m| m.state == *state).count()
+}
+
+fn there(machines: &[Machine]) -> usize {
+    machines.iter().filter(|m| !m.state.is_gone()).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sixty_jobs_take_five_machines_and_leave_none_running() {
+    let cloud = Cloud::new().await;
+    let running = cloud.with("one", 5);
+    let ids = cloud.jobs(60).await;
+    cloud.until("five machines run", |all| count(all, &MachineState::Started) == 5).await;
+    // Two die without a word, in the middle of whatever they do.
+    for machine in cloud.fly.machines().iter().take(2) {
+        if let Some(pid) = cloud.fly.pid(&machine.id) {
+            send(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+    let jobs = cloud.all_completed(&ids).await;
+    assert!(jobs.iter().all(|job| job["attempt"].as_u64() <= Some(2)), "{jobs:#?}");
+    let all_rest = |all: &[Machine]| {
+        let rest = [MachineState::Stopped, MachineState::Destroyed];
+        all.iter().all(|m| rest.contains(&m.state))
+    };
+    cloud.until("all machines rest", all_rest).await;
+    assert!(there(&cloud.fly.machines()) <= 5);
+    cloud.keeps_to_one_a_second();
+    // They left by themselves: nobody was stopped.
+    assert!(cloud.writes().iter().all(|r| matches!(r.action, Action::Create | Action::Start)));
+
+    // The next job wakes one that rests; none is made.
+    let made = cloud.writes().iter().filter(|r| r.action == Action::Create).count();
+    let next = cloud.jobs(1).await;
+    cloud.all_completed(&next).await;
+    let creates = cloud.writes().iter().filter(|r| r.action == Action::Create).count();
+    assert_eq!((made, creates), (5, 5));
+    running.stop().await;
+    cloud.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_the_acting_one_dies_the_other_goes_on_and_there_is_never_one_machine_too_many() {
+    let cloud = Cloud::new().await;
+    let first = cloud.with("first", 2);
+    cloud.says("the first acts", |status| status.reconciler == "first").await;
+    let ids = cloud.jobs(1).await;
+    let second = cloud.with("second", 2);
+    cloud.all_completed(&ids).await;
+    // As a process that dies: it gives nothing back.
+    first.task.abort();
+    let ids = cloud.jobs(3).await;
+    let status = cloud.says("the second acts", |status| status.reconciler == "second").await;
+    assert!(status.epoch >= 2, "{status:?}");
+    cloud.all_completed(&ids).await;
+    cloud.until("all machines rest", |all| count(all, &MachineState::Stopped) == there(all)).await;
+    assert!(there(&cloud.fly.machines()) <= 2);
+    cloud.keeps_to_one_a_second();
+
+    // One that stops in order lets the next act at once.
+    let third = cloud.with("third", 2);
+    second.stop().await;
+    let ids = cloud.jobs(1).await;
+    cloud.says("the third acts", |status| status.reconciler == "third").await;
+    cloud.all_completed(&ids).await;
+    third.stop().await;
+    cloud.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paused_it_says_what_it_would_do_and_does_it_when_resumed() {
+    let cloud = Cloud::new().await;
+    cloud.queue.fleet_pause(Some("moving house".into())).await.unwrap();
+    let running = cloud.with("one", 3);
+    let ids = cloud.jobs(2).await;
+    let would = cloud.says("what it would do", |s| s.paused && s.plan.len() == 2).await;
+    let steps: Vec<_> = would.plan.iter().map(|s| (s.action.as_str(), s.machine.as_str())).collect();
+    assert_eq!(steps, [("create", "clips-worker-01"), ("create", "clips-worker-02")]);
+    assert!(would.plan[0].reason.contains("2 jobs wait"), "{would:?}");
+    assert!(would.conditions.iter().any(|c| c.message.contains("tcoder fleet resume")), "{would:?}");
+    assert_eq!(cloud.writes(), []);
+    assert!(cloud.queue.fleet_resume().await.unwrap());
+    cloud.all_completed(&ids).await;
+    let after = cloud.says("it goes on", |s| !s.paused && s.plan.is_empty()).await;
+    assert!(after.machines.iter().all(|m| m.running_since.is_some() && m.created_at.is_some()), "{after:?}");
+    running.stop().await;
+    cloud.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_token_or_app_stops_every_write_and_is_said_plainly() {
+    let cloud = Cloud::new().await;
+    let ids = cloud.jobs(1).await;
+    let right = cloud.fly.fly_config();
+    let token: SecretString = "hush-hush-wrong-token".into();
+    let wrong_token = FlyConfig { token, ..right.clone() };
+    let running = cloud.reconciler("wrong-token", policy(2), &wrong_token);
+    let status =
+        cloud.says("the token is wrong", |s| s.conditions.iter().any(|c| c.reason == "Unauthorised")).await;
+    assert_eq!(status.conditions.len(), 1, "{status:?}");
+    assert!(status.conditions[0].message.contains("FLY_API_TOKEN"), "{status:?}");
+    assert!(!serde_json::to_string(&status).unwrap().contains("hush"));
+    running.stop().await;
+
+    let wrong_app = FlyConfig { app: "clops".into(), ..right.clone() };
+    let running = cloud.reconciler("wrong-app", policy(2), &wrong_app);
+    let status =
+        cloud.says("the app is wrong", |s| s.conditions.iter().any(|c| c.reason == "NoSuchApp")).await;
+    assert_eq!((status.reconciler.as_str(), status.conditions.len()), ("wrong-app", 1));
+    assert!(status.conditions[0].message.contains("FLY_APP_NAME"), "{status:?}");
+    running.stop().await;
+    assert_eq!(cloud.writes(), []);
+
+    let running = cloud.reconciler("right", policy(2), &right);
+    cloud.all_completed(&ids).await;
+    let text = cloud.metrics.encode();
+    assert!(text.contains("unauthorised") && !text.contains("hush"), "{text}");
+    running.stop().await;
+    cloud.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_fly_answers_the_jobs_are_done_and_nothing_is_left_running() {
+    let cloud = Cloud::new().await;
+    let say = |action, fault| cloud.fly.inject(action, fault, 1);
+    say(Action::List, Fault::Status { status: 503 });
+    say(Action::Create, Fault::RateLimited { retry_after: Some(2) });
+    say(Action::Create, Fault::LostReply);
+    say(Action::Create, Fault::HostFull);
+    say(Action::Start, Fault::LostReply);
+    let running = cloud.with("one", 3);
+    let ids = cloud.jobs(6).await;
+    cloud.all_completed(&ids).await;
+    cloud.until("all machines rest", |all| count(all, &MachineState::Stopped) == there(all)).await;
+    assert!(there(&cloud.fly.machines()) <= 3);
+    let names: std::collections::BTreeSet<_> = cloud.fly.machines().into_iter().map(|m| m.name).collect();
+    assert!(names.len() <= 3, "{names:?}");
+    running.stop().await;
+    cloud.system.stop().await;
+}
+
+#[tokio::test]
+async fn up_has_a_fleet_that_comes_and_goes() {
+    let system = Setup::default().workers(2).coming_and_going().env("WORKER_IDLE_TIMEOUT", "1").start().await;
+    let workers =
+        |pid| descendants(pid).into_iter().filter(|p| p.command.contains(" worker")).collect::<Vec<_>>();
+    assert!(workers(system.pid).is_empty());
+    let wish = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"});
+    let id = system.upload(long_clip(), &wish).await;
+    system.encoding(&id).await;
+    let up = workers(system.pid);
+    assert_eq!(up.len(), 1, "{up:?}");
+    system.completed(&id).await;
+    crate::support::system::all_gone(&up).await;
+    system.stop().await;
+    assert!(!processes().iter().any(|p| up.iter().any(|u| u.pid == p.pid && u.command == p.command)));
+}
