@@ -20,4 +20,5 @@ mod support;
 mod the_api;
 mod the_command_line;
 mod the_fleet;
+mod the_fleet_from_outside;
 mod webhooks;
