@@ -192,8 +192,7 @@ pub fn jobs(jobs: &[Job]) {
 
 /// Prints a table of the fleet's machines.
 pub fn machines(rows: impl Iterator<Item = [String; 8]>) {
-    let mut t =
-        table(&["machine", "state", "role", "region", "job", "age", "up", "cost so far"], &[5, 6, 7]);
+    let mut t = table(&["machine", "state", "role", "region", "job", "age", "up", "cost so far"], &[5, 6, 7]);
     t.add_rows(rows);
     say!("{t}");
 }

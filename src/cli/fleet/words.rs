@@ -109,8 +109,7 @@ fn there(fleet: &FleetStatus) -> String {
 /// What all of it has cost and costs.
 pub fn bill(fleet: &FleetStatus, now: Millis) -> String {
     let Some(price) = fleet.machine_usd_per_hour else {
-        return "cost so far -, an hour -: what a machine costs is not known; FLEET_PRICE_USD_PER_HOUR tells \
-                the reconciler"
+        return "cost so far -, an hour -: no price is known; FLEET_PRICE_USD_PER_HOUR gives `tcoder controller` one"
             .to_owned();
     };
     let so_far: f64 = fleet.machines.iter().map(|m| cost(m, price, now)).sum();
@@ -206,7 +205,7 @@ pub fn nothing_to_do(fleet: &FleetStatus) -> String {
     let why = match there.cmp(&d.machines) {
         std::cmp::Ordering::Equal => "as many machines as wanted",
         std::cmp::Ordering::Greater => {
-            "more machines than wanted; the idle ones leave when their time is over"
+            "more machines than wanted; those without a job leave when their time is over"
         }
         std::cmp::Ordering::Less => "fewer machines than wanted, but no step can be taken now",
     };

@@ -356,6 +356,21 @@ async fn whoever_lost_a_lease_counts_as_dead_until_it_enters_the_pool_again() {
     assert_eq!((job.id, job.attempt), (id, 2));
 }
 
+#[tokio::test]
+async fn who_asks_for_a_job_is_not_taken_for_dead_over_a_lease_it_lost() {
+    let (queue, config) = queue().await;
+    let w = worker_on(&queue, "w", "m").await.unwrap();
+    submit(&queue, &spec()).await;
+    claim(&queue, &w).await.unwrap();
+    all_due(&mut raw(&config), &config);
+    let Claim::Job(job) = queue.claim(&w, now(&queue).await, true).await.unwrap() else { panic!("no job") };
+    assert_eq!(job.attempt, 2, "its claim ended its own lease");
+    let view = queue.fleet_view().await.unwrap();
+    let worker = find(&view, &w);
+    assert_eq!(worker.machine.as_deref(), Some("m"));
+    assert_eq!(worker.lease.map(|(id, _)| id), Some(job.id));
+}
+
 /// The next changes of a feed.
 async fn changes(feed: &mut EventFeed) -> Vec<Change> {
     feed.changes(Duration::from_secs(120)).await.unwrap()

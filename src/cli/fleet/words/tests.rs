@@ -266,7 +266,7 @@ fn nothing_to_do_has_its_reason() {
     for (wanted, why) in [
         (desired(0, 0, 0, 0, 0), "as many machines as wanted"),
         (desired(3, 1, 1, 1, 1), "as many machines as wanted"),
-        (desired(0, 0, 2, 0, 0), "more machines than wanted; the idle ones leave"),
+        (desired(0, 0, 2, 0, 0), "more machines than wanted; those without a job leave"),
         (desired(4, 1, 0, 0, 3), "fewer machines than wanted, but no step can be taken now"),
     ] {
         let said = nothing_to_do(&fleet(wanted));
