@@ -1,11 +1,13 @@
 //! One reader of the event stream for the whole process; whoever watches a job listens to it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::job::JobEvent;
+use crate::metrics::Metrics;
 use crate::queue::{EventFeed, Queue, QueueError, backoff};
 
 /// How many events a slow listener may lag behind before it has to look at its job afresh.
@@ -17,18 +19,23 @@ const READ_WAIT: Duration = Duration::from_secs(60);
 pub struct EventHub(broadcast::Sender<JobEvent>);
 
 impl EventHub {
-    /// Reads the stream until `stop`.
+    /// Reads the stream until `stop`, and has `metrics` hear it first: that one never lags, and who has
+    /// seen a job's end finds it counted.
     ///
     /// # Errors
     /// When Redis does not answer at the start; later it is tried again for ever.
-    pub async fn start(queue: &Queue, stop: CancellationToken) -> Result<Self, QueueError> {
+    pub async fn start(
+        queue: &Queue,
+        metrics: Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Result<Self, QueueError> {
         let (sender, _) = broadcast::channel(BACKLOG);
         let feed = EventFeed::open(queue).await?;
         let hub = Self(sender.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = pump(feed, sender) => {}
+                () = pump(feed, &metrics, sender) => {}
             }
         });
         Ok(hub)
@@ -41,13 +48,14 @@ impl EventHub {
     }
 }
 
-async fn pump(mut feed: EventFeed, sender: broadcast::Sender<JobEvent>) {
+async fn pump(mut feed: EventFeed, metrics: &Metrics, sender: broadcast::Sender<JobEvent>) {
     let mut failures = 0;
     loop {
         match feed.next(READ_WAIT).await {
             Ok(events) => {
                 failures = 0;
                 for event in events {
+                    metrics.job_event(&event);
                     // An error says that nobody listens, which is fine.
                     let _ = sender.send(event);
                 }

@@ -10,6 +10,7 @@ mod housekeeping;
 mod hub;
 mod ingest;
 mod jobs;
+mod metrics;
 mod problem;
 mod requests;
 mod sse;
@@ -37,6 +38,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::trace::TraceLayer;
 
 use crate::config::ApiConfig;
+use crate::metrics::Metrics;
 use crate::queue::{Queue, QueueError};
 use crate::storage::Storage;
 use crate::storage::links::Links;
@@ -58,6 +60,8 @@ pub struct App {
     pub config: ApiConfig,
     /// Whether webhooks can be signed; without that none is accepted.
     pub webhooks: bool,
+    /// What is counted and measured; the feed is counted in.
+    pub metrics: Arc<Metrics>,
     /// The live feed.
     pub hub: EventHub,
     /// Ends the live feed's connections, which would otherwise outlast a shutdown.
@@ -77,6 +81,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/fleet", get(fleet::get))
         .route("/api/fleet/pause", post(fleet::pause))
         .route("/api/fleet/resume", post(fleet::resume))
+        .route("/metrics", get(metrics::metrics))
         .layer(axum::middleware::from_fn(in_time))
         .route("/api/jobs/{id}/events", get(sse::job_events))
         .route_layer(axum::middleware::from_fn_with_state(app.clone(), auth::require_token));
@@ -132,9 +137,10 @@ impl App {
         links: Links,
         config: ApiConfig,
         webhooks: bool,
+        metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, QueueError> {
-        let hub = EventHub::start(&queue, stop.clone()).await?;
-        Ok(Arc::new(Self { queue, storage, links, config, webhooks, hub, stopping: stop }))
+        let hub = EventHub::start(&queue, Arc::clone(&metrics), stop.clone()).await?;
+        Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, hub, stopping: stop }))
     }
 }

@@ -100,9 +100,11 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
     let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
     let listener = listen(args.listen).await?;
     let links = Links::new(&storage).map_err(CliError::start)?;
-    let app = App::start(queue, Storage::new(&storage), links, api_config, sender.is_some(), stop.clone())
-        .await
-        .map_err(CliError::start)?;
+    let metrics = Metrics::new();
+    let app =
+        App::start(queue, Storage::new(&storage), links, api_config, sender.is_some(), metrics, stop.clone())
+            .await
+            .map_err(CliError::start)?;
     let tasks = TaskTracker::new();
     tasks.spawn(Housekeeper::new(Arc::clone(&app), sender).run(stop.clone()));
     tasks.close();

@@ -114,6 +114,11 @@ impl Ledger {
         tell(last, at, event.status)
     }
 
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.jobs.len().max(self.order.len())
+    }
+
     fn note(&mut self, id: JobId, old: Option<Last>, new: Last) {
         if let Some(old) = old {
             self.order.remove(&old.key(id));

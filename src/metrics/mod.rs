@@ -1,7 +1,7 @@
 //! What can be counted and measured of an installation, as OpenMetrics text for a scraper.
 //!
-//! What lives here: names, help texts, and the reckoning behind them. What does not: asking Fly, or
-//! answering a scrape; others hand in what they heard.
+//! What lives here: names, help texts, and the reckoning behind them. What does not: what is asked
+//! of Fly or happens to jobs; others hand in what they heard.
 //!
 //! | where | what lives there |
 //! |---|---|
@@ -62,16 +62,27 @@ pub struct Metrics {
     spent: Counter<f64, std::sync::atomic::AtomicU64>,
 }
 
-/// Everything as it is now: asks Redis for what only it knows, for `limit` at most, and says so where
-/// it does not answer.
-pub async fn scrape(metrics: &Metrics, queue: &Queue, limit: Duration) -> String {
-    let ask = async { tokio::try_join!(queue.stats(), queue.fleet()) };
-    match tokio::time::timeout(limit, ask).await {
-        Ok(Ok((stats, (fleet, _)))) => {
+/// How long Redis may take to say how things stand. Prometheus gives up on a scrape after ten seconds.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// The answer to a scrape. It is one also where Redis gives none: the process's own counters are worth
+/// most just then.
+pub async fn scrape(metrics: &Metrics, queue: &Queue) -> String {
+    let asked = async { tokio::join!(queue.stats(), queue.fleet()) };
+    match tokio::time::timeout(LIMIT, asked).await {
+        Ok((Ok(stats), fleet)) => {
+            // A status that cannot be read, by a newer version's reconciler say, hides the fleet alone.
+            if let Err(error) = &fleet {
+                tracing::debug!(%error, "the fleet's metrics cannot be read");
+            }
             metrics.queue(&stats);
-            metrics.fleet(fleet.as_ref());
+            metrics.fleet(fleet.ok().and_then(|(status, _)| status).as_ref());
         }
-        _ => metrics.redis_down(),
+        Ok((Err(error), _)) => {
+            tracing::debug!(%error, "the queue's metrics cannot be read");
+            metrics.redis_down();
+        }
+        Err(_) => metrics.redis_down(),
     }
     metrics.encode()
 }
@@ -234,3 +245,6 @@ impl Metrics {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

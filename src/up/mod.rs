@@ -181,6 +181,7 @@ impl Up {
             Links::new(&public_config)?,
             api_config,
             true,
+            Arc::clone(&metrics),
             stop_api.clone(),
         )
         .await?;

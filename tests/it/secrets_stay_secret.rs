@@ -70,6 +70,7 @@ async fn secrets_stand_nowhere_but_in_their_place() {
         system.get("/api/jobs").await.body,
         system.get("/api/status").await.body,
         system.get("/api/stats").await.body,
+        system.get("/metrics").await.body,
     ];
     let answers: String = answers.iter().map(Value::to_string).collect();
     let places = [("Redis", dump(&mut system.redis())), ("the answers", answers)];

@@ -303,6 +303,7 @@ async fn where_there_are_tokens_one_is_needed() {
         (Method::POST, "/api/upload".to_owned()),
         (Method::GET, "/api/stats".to_owned()),
         (Method::GET, "/api/status".to_owned()),
+        (Method::GET, "/metrics".to_owned()),
         (Method::GET, format!("/api/jobs/{nobody}")),
         (Method::DELETE, format!("/api/jobs/{nobody}")),
         (Method::POST, format!("/api/jobs/{nobody}/retry")),

@@ -37,6 +37,6 @@ async fn readyz(State(inside): State<Arc<Inside>>) -> Result<&'static str, (Stat
 }
 
 async fn show(State(inside): State<Arc<Inside>>) -> impl IntoResponse {
-    let text = metrics::scrape(&inside.metrics, &inside.queue, LIMIT).await;
+    let text = metrics::scrape(&inside.metrics, &inside.queue).await;
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
 }

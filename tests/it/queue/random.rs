@@ -286,8 +286,15 @@ impl<'a> Lockstep<'a> {
             self.pass(past);
         }
         let sweeps = !matches!(look, Look::Away);
-        let before = super::now(&self.queue).await;
-        let real = self.queue.claim(&self.workers[worker as usize], before, sweeps).await.unwrap();
+        let name = &self.workers[worker as usize];
+        let mut before = super::now(&self.queue).await;
+        let mut real = self.queue.claim(name, before, sweeps).await.unwrap();
+        // It let a lease run out, was taken for dead, and enters again, as workers do.
+        if real == queue::Claim::Unregistered {
+            super::worker(&self.queue, &name.0).await;
+            before = super::now(&self.queue).await;
+            real = self.queue.claim(name, before, sweeps).await.unwrap();
+        }
         let after = super::now(&self.queue).await;
         let due = if sweeps {
             let now = match &real {

@@ -1,0 +1,173 @@
+//! What a scraper gets at /metrics of a system that works, and of one whose Redis does not answer.
+
+use std::collections::BTreeMap;
+
+use nix::sys::signal::Signal;
+use openmetrics_parser::openmetrics::parse_openmetrics;
+use openmetrics_parser::{MetricNumber, OpenMetricsValue};
+use serde_json::{Value, json};
+use tcoder::job::Millis;
+use tcoder::queue::{FleetDesired, FleetStatus};
+
+use crate::support::system::{Setup, System, TOKEN, clip, http, send};
+
+/// Every series with its value; a histogram is its count and its sum.
+async fn scrape(system: &System) -> BTreeMap<String, f64> {
+    let answer = system.get("/metrics").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    let text = answer.body.as_str().unwrap();
+    assert!(text.ends_with("\n# EOF\n"), "{text}");
+    // This parser takes a histogram's unit for an error, which it is not.
+    let text: String = text.lines().filter(|l| !l.starts_with("# UNIT")).map(|l| format!("{l}\n")).collect();
+    let read = parse_openmetrics(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    let mut series = BTreeMap::new();
+    for family in read.families.values() {
+        for sample in family.iter_samples() {
+            let labels = sample.get_labelset().unwrap();
+            let labels: Vec<&str> = labels.iter_values().map(String::as_str).collect();
+            let name = [&[&*family.family_name], &*labels].concat().join(" ");
+            match &sample.value {
+                OpenMetricsValue::Gauge(value) => drop(series.insert(name, value.as_f64())),
+                OpenMetricsValue::Counter(counter) => drop(series.insert(name, counter.value.as_f64())),
+                OpenMetricsValue::Histogram(histogram) => {
+                    let sum = histogram.sum.as_ref().map_or(0.0, MetricNumber::as_f64);
+                    series.insert(format!("{name} sum"), sum);
+                    #[expect(clippy::cast_precision_loss)]
+                    series.insert(format!("{name} count"), histogram.count.unwrap() as f64);
+                }
+                _ => {}
+            }
+        }
+    }
+    series
+}
+
+fn has(series: &BTreeMap<String, f64>, expected: &[(&str, f64)]) {
+    for (name, value) in expected {
+        let seen = series.get(*name).copied().unwrap_or(f64::NAN);
+        assert!((seen - value).abs() < 1e-6, "{name}: {seen}, not {value}\n{series:#?}");
+    }
+}
+
+fn none(series: &BTreeMap<String, f64>, prefix: &str) {
+    assert!(!series.keys().any(|name| name.starts_with(prefix)), "{prefix}: {series:#?}");
+}
+
+/// Seconds between two of a job's times.
+#[expect(clippy::cast_precision_loss)]
+fn between(job: &Value, from: &str, to: &str) -> f64 {
+    let at = |name: &str| serde_json::from_value::<Millis>(job["timestamps"][name].clone()).unwrap().0;
+    (at(to) - at(from)) as f64 / 1000.0
+}
+
+#[tokio::test]
+async fn a_scrape_tells_how_many_jobs_ended_how_and_how_long_they_took() {
+    let system = Setup::default().env("API_TOKENS", TOKEN).start().await;
+    assert_eq!(http().get(format!("{}/metrics", system.url)).send().await.unwrap().status(), 401);
+    let before = scrape(&system).await;
+    has(
+        &before,
+        &[
+            ("tcoder_redis_up", 1.0),
+            ("tcoder_jobs_ended completed", 0.0),
+            ("tcoder_job_waiting_seconds count", 0.0),
+            ("tcoder_jobs completed", 0.0),
+            ("tcoder_queue_oldest_pending_age_seconds", 0.0),
+        ],
+    );
+    // There is no fleet here.
+    none(&before, "tcoder_fleet_machines");
+
+    let film = system.upload(clip(), &json!({"preset": "hls", "outputQualities": ["144p"]})).await;
+    let film = system.completed(&film).await;
+    let wreck = system.submit(&json!({"inputKey": "inputs/not/there.mp4"})).await;
+    let wreck = system.ended(&wreck).await;
+    assert_eq!(wreck["status"], "failed");
+    let later = system.submit(&json!({"inputKey": "inputs/later.mp4", "delaySeconds": 3600})).await;
+    system.submit(&json!({"inputKey": "inputs/later.mp4", "delaySeconds": 3600})).await;
+    assert_eq!(system.delete(&format!("/api/jobs/{later}")).await.status, 200);
+    system.ended(&later).await;
+
+    let after = scrape(&system).await;
+    has(
+        &after,
+        &[
+            ("tcoder_jobs_ended completed", 1.0),
+            ("tcoder_jobs_ended failed", 1.0),
+            ("tcoder_jobs_ended cancelled", 1.0),
+            ("tcoder_job_attempts completed", 1.0),
+            ("tcoder_job_attempts failed", 1.0),
+            ("tcoder_job_attempts requeued", 0.0),
+            ("tcoder_job_attempts cancelled", 0.0),
+            ("tcoder_jobs completed", 1.0),
+            ("tcoder_jobs failed", 1.0),
+            ("tcoder_jobs cancelled", 1.0),
+            ("tcoder_jobs scheduled", 1.0),
+            ("tcoder_jobs running", 0.0),
+            ("tcoder_workers", 1.0),
+            ("tcoder_job_waiting_seconds count", 2.0),
+            (
+                "tcoder_job_waiting_seconds sum",
+                between(&film, "queuedAt", "startedAt") + between(&wreck, "queuedAt", "startedAt"),
+            ),
+            ("tcoder_job_running_seconds completed count", 1.0),
+            ("tcoder_job_running_seconds completed sum", between(&film, "startedAt", "completedAt")),
+            ("tcoder_job_running_seconds failed count", 1.0),
+            ("tcoder_job_running_seconds failed sum", between(&wreck, "startedAt", "completedAt")),
+        ],
+    );
+    assert!(between(&film, "startedAt", "completedAt") > 0.0, "{film:#}");
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn the_fleet_is_shown_while_somebody_says_how_it_is() {
+    let system = Setup::default().workers(0).start().await;
+    let status = FleetStatus {
+        at: Millis(1_700_000_000_000),
+        desired: FleetDesired { machines: 2, billed: 3, max: 10, ..Default::default() },
+        machine_usd_per_hour: Some(0.5),
+        ..Default::default()
+    };
+    let mut redis = system.redis();
+    let mut run = |command: &mut redis::Cmd| command.exec(&mut redis).unwrap();
+    run(redis::cmd("SET").arg("fleet:status").arg(serde_json::to_string(&status).unwrap()));
+    let fleet = [
+        ("tcoder_fleet_machines_desired", 2.0),
+        ("tcoder_fleet_machines_billed", 3.0),
+        ("tcoder_fleet_dollars_per_hour", 1.5),
+        ("tcoder_fleet_status_timestamp_seconds", 1_700_000_000.0),
+        ("tcoder_fleet_paused", 0.0),
+    ];
+    has(&scrape(&system).await, &fleet);
+    // Though no reconciler has repeated it yet.
+    run(redis::cmd("SET").arg("fleet:paused").arg("{}"));
+    has(&scrape(&system).await, &[("tcoder_fleet_paused", 1.0)]);
+    run(redis::cmd("SET").arg("fleet:status").arg("{\"of\": \"another version\"}"));
+    let unreadable = scrape(&system).await;
+    has(&unreadable, &[("tcoder_redis_up", 1.0), ("tcoder_jobs pending", 0.0)]);
+    none(&unreadable, "tcoder_fleet_machines");
+    run(redis::cmd("SET").arg("fleet:status").arg(serde_json::to_string(&status).unwrap()));
+    has(&scrape(&system).await, &fleet[..4]);
+    run(redis::cmd("DEL").arg("fleet:status"));
+    none(&scrape(&system).await, "tcoder_fleet_machines");
+}
+
+#[tokio::test]
+async fn while_redis_is_silent_counters_stay_and_what_it_said_before_goes() {
+    let system = Setup::default().workers(0).start().await;
+    let job = system.submit(&json!({"inputKey": "inputs/later.mp4", "delaySeconds": 3600})).await;
+    assert_eq!(system.delete(&format!("/api/jobs/{job}")).await.status, 200);
+    system.ended(&job).await;
+    has(&scrape(&system).await, &[("tcoder_redis_up", 1.0), ("tcoder_jobs cancelled", 1.0)]);
+    let redis = system.redis_server().pid;
+    send(redis, Signal::SIGSTOP);
+    let silent = scrape(&system).await;
+    send(redis, Signal::SIGCONT);
+    has(&silent, &[("tcoder_redis_up", 0.0), ("tcoder_jobs_ended cancelled", 1.0)]);
+    for gone in ["tcoder_jobs ", "tcoder_queue", "tcoder_workers", "tcoder_webhooks"] {
+        none(&silent, gone);
+    }
+    has(&scrape(&system).await, &[("tcoder_redis_up", 1.0), ("tcoder_jobs cancelled", 1.0)]);
+}
