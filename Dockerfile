@@ -28,7 +28,7 @@ LABEL org.opencontainers.image.title="tcoder controller" \
 
 FROM debian:trixie-slim AS worker
 # Debian's FFmpeg brings Mesa's drivers for video on a screen, with LLVM and Z3. They are loaded only when
-# a window is opened, so they stay out: 200 MB less. Should FFmpeg itself ever need one, ldd ends the build.
+# a window is opened, so they stay out: 190 MB less. Should FFmpeg itself ever need one, ldd ends the build.
 # No versions are pinned: each build takes Debian's security fixes.
 # hadolint ignore=DL3008
 RUN printf 'path-exclude=/usr/lib/*/%s\n' 'libLLVM*' 'libgallium*' 'libz3*' 'dri/*' \
