@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test check build bench clean
+.PHONY: help demo test check wasm build bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,11 +19,16 @@ test: ## Format check, lints, and all tests on the real parts
 	@hack/setup.sh test
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+	@hack/wasm.sh
 	$(CARGO) test --locked
 
 check: ## Only format and lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+wasm: ## Lints of what runs at the edge, compiled to wasm32
+	@hack/setup.sh wasm
+	@hack/wasm.sh
 
 build: ## The release binary
 	$(CARGO) build --locked --release

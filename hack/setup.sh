@@ -1,10 +1,12 @@
 #!/bin/sh
-# Sees to the programs that tcoder's make targets need: `setup.sh demo` or `setup.sh test`.
+# Sees to the programs that tcoder's make targets need: `setup.sh demo`, `setup.sh test` or `setup.sh wasm`.
 # With apt it installs what is missing; without, it says what to install and fails.
 set -eu
 
-what=${1:?usage: setup.sh demo|test}
+what=${1:?usage: setup.sh demo|test|wasm}
 PATH="$HOME/.cargo/bin:$PATH"
+# shellcheck source=hack/wasm-toolchain.sh
+. "$(dirname "$0")/wasm-toolchain.sh"
 # The oldest Rust that builds this crate: rust-version in Cargo.toml.
 oldest=$(sed -n 's/^rust-version = "1\.\([0-9]*\)".*/\1/p' "$(dirname "$0")/../Cargo.toml")
 
@@ -18,8 +20,10 @@ rust_is_new_enough() {
 
 # What is missing, as Debian's package names.
 missing=
-has ffmpeg && has ffprobe || missing="$missing ffmpeg"
-has redis-server || missing="$missing redis-server"
+if [ "$what" != wasm ]; then
+  has ffmpeg && has ffprobe || missing="$missing ffmpeg"
+  has redis-server || missing="$missing redis-server"
+fi
 has cc || missing="$missing gcc libc6-dev"
 if ! rust_is_new_enough; then
   # Debian keeps a current Rust under these names for its browsers.
@@ -29,7 +33,22 @@ if [ "$what" = test ]; then
   cargo fmt --version >/dev/null 2>&1 || missing="$missing rustfmt-web"
   cargo clippy --version >/dev/null 2>&1 || missing="$missing rust-web-clippy"
 fi
+[ "$what" = demo ] || missing="$missing$(wasm_missing)"
 [ -n "$missing" ] || exit 0
+
+by_hand() {
+  cat >&2 <<TEXT
+tcoder needs some programs that are not here. In Debian's names:$missing
+
+  ffmpeg, redis   macOS: brew install ffmpeg redis     Fedora: dnf install ffmpeg-free redis
+  Rust 1.$oldest+       https://rustup.rs (rustup update, where you have it)
+  Rust for wasm32 rustup target add wasm32-unknown-unknown
+  a C compiler    macOS: xcode-select --install        Fedora: dnf install gcc
+
+Then run the same command again.
+TEXT
+  exit 1
+}
 
 if has apt-get; then
   root=
@@ -50,7 +69,7 @@ if has apt-get; then
     trap 'exit 1' INT TERM
   fi
   # shellcheck disable=SC2086 # a list of packages
-  $root apt-get install -y -qq --no-install-recommends $missing ca-certificates >/dev/null
+  $root apt-get install -y -qq --no-install-recommends $missing ca-certificates >/dev/null || by_hand
   rust_is_new_enough && exit 0
   if [ "$(command -v rustc)" = "$HOME/.cargo/bin/rustc" ]; then
     echo "Your own Rust ($(rustc --version)) is older than 1.$oldest. Run: rustup update stable" >&2
@@ -60,13 +79,4 @@ if has apt-get; then
   exit 1
 fi
 
-cat >&2 <<EOF
-tcoder needs some programs that are not here. In Debian's names:$missing
-
-  ffmpeg, redis   macOS: brew install ffmpeg redis     Fedora: dnf install ffmpeg-free redis
-  Rust 1.$oldest+       https://rustup.rs (rustup update, where you have it)
-  a C compiler    macOS: xcode-select --install        Fedora: dnf install gcc
-
-Then run the same command again.
-EOF
-exit 1
+by_hand

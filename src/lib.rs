@@ -24,19 +24,33 @@
 //! One way of doing each thing: storage is always S3 over HTTP, the queue is always Redis, a machine is
 //! always asked for over the Fly Machines API, a worker is always the process `tcoder worker`; on a
 //! laptop too.
+//!
+//! At the edge, compiled to wasm32, are [`job`], [`config`], the client in [`flyprovider`] and the plan
+//! in [`controller::fleet`]. Everything else is native.
 
+#[cfg(not(target_arch = "wasm32"))]
 pub mod api;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod cli;
 pub mod config;
 pub mod controller;
 pub mod flyprovider;
 pub mod job;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod metrics;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod net;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod process;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod queue;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod serve;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod storage;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod transcoder;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod up;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod webhook;

@@ -119,7 +119,9 @@ pub(super) enum Command {
     ///
     /// Starts redis-server, an S3 server over a folder, the API, and workers as they are needed, and runs
     /// until Ctrl-C. The workers are machines of an emulated Fly, looked after by the same code as real
-    /// ones: `tcoder fleet status` shows them. Everything is kept in the data folder, so the next start goes on where this one stopped.
+    /// ones: `tcoder fleet status` shows them.
+    ///
+    /// Everything is kept in the data folder, so the next start goes on where this one stopped.
     ///
     /// With REDIS_URL set, that Redis is used instead. From this machine no token is needed; to listen
     /// on other addresses set API_TOKENS. Outputs can be read without one by everybody who can reach the

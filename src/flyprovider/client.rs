@@ -1,13 +1,14 @@
 //! The client: one method for each thing that is asked of Fly.
 //!
 //! A write is sent once: where its answer is lost, [`FlyError::UnknownOutcome`] says so and the next list
-//! shows. A read is sent again after a pause. It holds no rate by itself: a caller takes a slot of the
-//! shared limit ([`super::Limit`]) before each call, and lends the client the limit for further tries.
+//! shows. A read is sent again after a pause, but not at the edge. It holds no rate by itself: a caller takes a
+//! slot of the shared limit (`Limit`) before each call, and lends the client the limit for further tries.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::StreamExt as _;
+use jiff::Timestamp;
 use reqwest::header::{AUTHORIZATION, HeaderValue, RETRY_AFTER};
 use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
@@ -16,22 +17,15 @@ use serde_json::json;
 use url::Url;
 
 use super::error::{Answer, FlyError, Kind, classify, retry_after};
-use super::limit::Limit;
+use super::host::{self, Again};
 use super::{Machine, MachineConfig, MachineEvent, MachineId, MachineState};
 use crate::config::FlyConfig;
-use crate::net;
-use crate::queue::{FlyPriority, backoff};
 
-const CONNECT: Duration = Duration::from_secs(10);
 /// From the request to the last byte of its answer. A create waits for a host to be found.
-const READ: Duration = Duration::from_secs(20);
+pub(super) const READ: Duration = Duration::from_secs(20);
 const WRITE: Duration = Duration::from_secs(60);
-/// How often a read is sent, at most.
-const TRIES: u32 = 3;
 /// The longest Fly waits for a state in one request.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// Ten thousand machines with their events fit well.
-const BODY_MAX: usize = 128 << 20;
 
 /// Which machines are listed; the default is all that are not destroyed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,7 +73,7 @@ pub struct Fly {
     authorization: HeaderValue,
     token: SecretString,
     machines: Url,
-    limit: Option<Limit>,
+    pub(super) again: Again,
 }
 
 /// What is sent.
@@ -119,15 +113,7 @@ impl Fly {
     /// # Errors
     /// When the token cannot be sent, or the machine's certificates cannot be loaded.
     pub fn new(config: &FlyConfig) -> Result<Self, FlyError> {
-        net::install_crypto();
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
-            // Nothing but Fly may see the token.
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .connect_timeout(CONNECT)
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build()
+        let http = host::http()
             .map_err(|error| FlyError::Unavailable { message: error.without_url().to_string() })?;
         let mut machines = config.base.clone();
         machines
@@ -137,14 +123,7 @@ impl Fly {
             .extend(["v1", "apps", &config.app, "machines"]);
         let token = SecretString::from(bare(config.token.expose_secret()).to_owned());
         let authorization = authorization(&config.token).ok_or(FlyError::Auth { status: 401 })?;
-        Ok(Self { http, authorization, token, machines, limit: None })
-    }
-
-    /// Every further try of a read takes a slot of the shared limit, instead of waiting by itself.
-    #[must_use]
-    pub fn retrying_under(mut self, limit: Limit) -> Self {
-        self.limit = Some(limit);
-        self
+        Ok(Self { http, authorization, token, machines, again: Default::default() })
     }
 
     /// The machines.
@@ -251,29 +230,13 @@ impl Fly {
     async fn ask<T: serde::de::DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, FlyError> {
         let mut tries = 1;
         loop {
-            match self.once(call).await {
-                Err(FlyError::Unavailable { message }) if call.kind() == Kind::Read && tries < TRIES => {
-                    tracing::debug!(verb = call.verb, tries, message, "asking Fly again");
-                    self.before_retry(call, tries).await?;
-                    tries += 1;
-                }
-                other => return other,
+            let answer = self.once(call).await;
+            let Err(FlyError::Unavailable { message }) = &answer else { return answer };
+            if call.kind() == Kind::Write || !self.again.wait(tries, call.machine.is_none()).await? {
+                return answer;
             }
-        }
-    }
-
-    async fn before_retry(&self, call: &Call<'_>, tries: u32) -> Result<(), FlyError> {
-        let second = Duration::from_secs(1);
-        let Some(limit) = &self.limit else {
-            tokio::time::sleep(second + backoff::full_jitter(tries, second, 4 * second)).await;
-            return Ok(());
-        };
-        tokio::time::sleep(backoff::full_jitter(tries, limit.rate().interval, 4 * second)).await;
-        let priority = if call.machine.is_none() { FlyPriority::List } else { FlyPriority::Start };
-        match limit.pass(priority, READ).await {
-            Ok(Some(_)) => Ok(()),
-            Ok(None) => Err(FlyError::Unavailable { message: "no slot for another try".into() }),
-            Err(error) => Err(FlyError::Unavailable { message: error.to_string() }),
+            tracing::debug!(verb = call.verb, tries, message, "asking Fly again");
+            tries += 1;
         }
     }
 
@@ -289,33 +252,39 @@ impl Fly {
     }
 
     async fn send(&self, call: &Call<'_>) -> Result<(StatusCode, Option<Duration>, Vec<u8>), FlyError> {
-        let began = Instant::now();
+        // The clock that is everywhere; it only serves the log.
+        let began = Timestamp::now();
+        let url = self.url(call)?;
         let mut request = self
             .http
-            .request(call.method.clone(), self.url(call)?)
+            .request(call.method.clone(), url.clone())
             .header(AUTHORIZATION, self.authorization.clone())
             .timeout(call.limit);
         if let Some(body) = &call.body {
             request = request.json(body);
         }
         let answer = request.send().await.map_err(|error| lost(call.kind(), error))?;
+        if !host::is_from(&answer, &url) {
+            return Err(in_doubt(call.kind(), "it points elsewhere".into()));
+        }
+        let now = Timestamp::now();
         let status = answer.status();
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok());
-        let wait = header(RETRY_AFTER.as_str()).and_then(|text| retry_after(text, jiff::Timestamp::now()));
+        let wait = header(RETRY_AFTER.as_str()).and_then(|text| retry_after(text, now));
         tracing::debug!(
             method = %call.method,
             machine = call.machine.map(|id| id.0.as_str()),
             verb = call.verb,
             status = status.as_u16(),
             fly_request_id = header("fly-request-id"),
-            ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+            ms = i64::try_from(now.duration_since(began).as_millis()).unwrap_or(i64::MAX),
             "asked Fly"
         );
         let mut body = Vec::new();
         let mut pieces = answer.bytes_stream();
         while let Some(piece) = pieces.next().await {
             body.extend_from_slice(&piece.map_err(|error| lost(call.kind(), error))?);
-            if body.len() > BODY_MAX {
+            if body.len() > host::BODY_MAX {
                 return Err(in_doubt(call.kind(), "its answer has no end".into()));
             }
         }
@@ -361,7 +330,7 @@ fn in_doubt(kind: Kind, message: String) -> FlyError {
 
 /// No answer. Only a connection that never stood proves that a write was not done.
 fn lost(kind: Kind, error: reqwest::Error) -> FlyError {
-    if error.is_connect() {
+    if host::never_connected(&error) {
         return FlyError::Unavailable { message: "no connection".into() };
     }
     in_doubt(kind, if error.is_timeout() { "time-out" } else { "the connection broke" }.into())

@@ -195,6 +195,7 @@ async fn when_the_acting_one_dies_the_other_goes_on_and_there_is_never_one_machi
     let ids = cloud.jobs(1).await;
     let second = cloud.with("second", 2);
     cloud.all_completed(&ids).await;
+    cloud.until("its machine rests", |all| count(all, &MachineState::Stopped) == there(all)).await;
     // As a process that dies: it gives nothing back.
     first.task.abort();
     let ids = cloud.jobs(3).await;

@@ -16,7 +16,7 @@
 //! | `desired` | how many machines are wanted, and how many are allowed |
 //! | `plan` | the next steps, each with its reason |
 //! | `repair` | the steps for machines that went astray or are no longer wanted |
-//! | `simulation` | a world in virtual time, for tests and figures |
+//! | `simulation` | a world in virtual time, for tests and figures; native only |
 
 mod action;
 mod classify;
@@ -28,6 +28,7 @@ mod plan;
 mod policy;
 mod price;
 mod repair;
+#[cfg(not(target_arch = "wasm32"))]
 pub mod simulation;
 mod slot;
 
