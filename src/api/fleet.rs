@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::requests::{Body, Fields};
 use super::{App, Problem};
 use crate::job::Millis;
-use crate::queue::{FleetStatus, Paused};
+use crate::queue::{FleetStatus, Paused, QueueError};
 
 /// The answer of `GET /api/fleet`, and of the two that change it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -76,11 +76,28 @@ fn is_silent(now: Millis, said: Millis, held_until: Option<Millis>, waits_ms: Op
     quiet && waits_ms.is_some_and(|ms| ms > PATIENCE)
 }
 
+/// Redis answers, and holds what this version cannot read. A pause or its end holds all the same.
+fn unreadable(error: QueueError) -> Problem {
+    match error {
+        QueueError::Data(what) => {
+            tracing::error!(what, "the fleet's status cannot be read");
+            Problem::unavailable(
+                "what the reconciler says cannot be read here: it is of another version of tcoder; run the \
+                 same one everywhere. Pausing and resuming works all the same",
+            )
+        }
+        other => other.into(),
+    }
+}
+
 impl App {
     async fn fleet(&self) -> Result<Json<FleetAnswer>, Problem> {
         let queue = &self.queue;
-        let ((fleet, pause), stats, held_until, clock) =
-            tokio::try_join!(queue.fleet(), queue.stats(), queue.fleet_held_until(), queue.clock())?;
+        let told = async { queue.fleet().await.map_err(unreadable) };
+        let rest = async {
+            tokio::try_join!(queue.stats(), queue.fleet_held_until(), queue.clock()).map_err(Problem::from)
+        };
+        let ((fleet, pause), (stats, held_until, clock)) = tokio::try_join!(told, rest)?;
         let now = clock.now();
         let silent = |fleet: &FleetStatus| is_silent(now, fleet.at, held_until, stats.oldest_pending_ms);
         let silent = pause.is_none() && fleet.as_ref().is_some_and(silent);

@@ -253,6 +253,21 @@ async fn a_dead_reconciler_is_noticed_once_jobs_wait() {
 }
 
 #[tokio::test]
+async fn a_status_of_another_version_is_no_reason_not_to_pause() {
+    let system = without_fleet().await;
+    redis::cmd("SET").arg("fleet:status").arg("{\"of\": \"another\"}").exec(&mut system.redis()).unwrap();
+    let dir = folder("cli");
+    for (word, paused) in [("status", false), ("pause", true), ("resume", false)] {
+        let told = system.cli(&["fleet", word], &dir).await;
+        assert_eq!((told.status.code(), out(&told).as_str()), (Some(4), ""), "{word}");
+        has(&err(&told), &["another version of tcoder"]);
+        assert_eq!(queue(&system).await.fleet_view().await.unwrap().paused.is_some(), paused, "{word}");
+    }
+    is_problem(&system.get("/api/fleet").await, 503, None);
+    system.stop().await;
+}
+
+#[tokio::test]
 async fn bad_requests_are_told_what_is_wrong_and_a_token_is_needed() {
     let system = guarded().await;
     let pause = |body: &Value| {
