@@ -5,6 +5,7 @@
 //! object-created event does. What does not: what a job is (`job`), how it is kept (`queue`).
 
 mod auth;
+mod fleet;
 mod housekeeping;
 mod hub;
 mod ingest;
@@ -15,6 +16,7 @@ mod requests;
 mod sse;
 mod system;
 
+pub use fleet::{FleetAnswer, PauseFleet};
 pub use housekeeping::Housekeeper;
 pub use hub::EventHub;
 pub use ingest::{IngestError, Ingested, ingest_object_event};
@@ -76,6 +78,9 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/jobs/{id}/retry", post(jobs::retry))
         .route("/api/stats", get(system::stats))
         .route("/api/status", get(system::status))
+        .route("/api/fleet", get(fleet::get))
+        .route("/api/fleet/pause", post(fleet::pause))
+        .route("/api/fleet/resume", post(fleet::resume))
         .route("/metrics", get(metrics::metrics))
         .layer(axum::middleware::from_fn(in_time))
         .route("/api/jobs/{id}/events", get(sse::job_events))

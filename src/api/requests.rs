@@ -1,4 +1,4 @@
-//! What clients send to make a job, and how it becomes one.
+//! What clients send to make a job, and how it becomes one; the reading of every JSON body.
 
 use std::time::Duration;
 
@@ -87,8 +87,10 @@ pub struct UploadTicket {
 
 /// A request's fields by name, so that a misspelt one is not silently ignored.
 pub trait Fields {
-    /// Those of its own; the ones of [`Wishes`] come on top.
+    /// Those of its own.
     const OWN: &'static [&'static str];
+    /// Those that come on top: the ones of [`Wishes`], where it makes a job.
+    const COMMON: &'static [&'static str] = WISHES;
 }
 
 impl Fields for Upload {
@@ -198,10 +200,10 @@ fn parse<T: DeserializeOwned + Fields>(bytes: &[u8]) -> Result<T, Problem> {
         return Err(Problem::malformed("the body must be a JSON object, { ... }"));
     };
     // A misspelt field that is silently ignored costs its sender an hour.
-    let known = |name: &str| T::OWN.contains(&name) || WISHES.contains(&name);
+    let known = |name: &str| T::OWN.contains(&name) || T::COMMON.contains(&name);
     if let Some(unknown) = object.keys().find(|name| !known(name)) {
         let shown: String = unknown.chars().take(60).collect();
-        let fields = [T::OWN, WISHES].concat().join(", ");
+        let fields = [T::OWN, T::COMMON].concat().join(", ");
         return Err(Problem::field(shown, format!("there is no such field; the fields are {fields}")));
     }
     // Fields one by one: behind `flatten` serde no longer knows which field it was.

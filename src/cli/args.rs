@@ -36,6 +36,14 @@ Examples:
   tcoder jobs get 01890a5d-ac96-774b-bcce-b302099a8057
   tcoder jobs watch 01890a5d-ac96-774b-bcce-b302099a8057 --output out";
 
+const FLEET_EXAMPLES: &str = "\
+Examples:
+  tcoder fleet status
+  tcoder fleet plan
+  tcoder fleet pause --reason 'a new image is on its way'
+  tcoder fleet resume
+  tcoder fleet status --json | jq -r '.fleet.machines[] | .name + \" \" + .role'";
+
 const TRANSCODE_EXAMPLES: &str = "\
 Examples:
   tcoder transcode film.mov --quality 720p,360p,144p
@@ -111,7 +119,9 @@ pub(super) enum Command {
     ///
     /// Starts redis-server, an S3 server over a folder, the API, and workers as they are needed, and runs
     /// until Ctrl-C. The workers are machines of an emulated Fly, looked after by the same code as real
-    /// ones: `tcoder fleet status` shows them. Everything is kept in the data folder, so the next start goes on where this one stopped.
+    /// ones: `tcoder fleet status` shows them.
+    ///
+    /// Everything is kept in the data folder, so the next start goes on where this one stopped.
     ///
     /// With REDIS_URL set, that Redis is used instead. From this machine no token is needed; to listen
     /// on other addresses set API_TOKENS. Outputs can be read without one by everybody who can reach the
@@ -124,6 +134,12 @@ pub(super) enum Command {
     /// Look at jobs, cancel and retry them
     #[command(after_help = JOBS_EXAMPLES)]
     Jobs(JobsArgs),
+    /// Look at the machines, and at what is done about them next; pause and resume that
+    ///
+    /// The reconciler (`tcoder controller`, or the one inside `tcoder up`) starts, makes, stops and
+    /// destroys machines as the queue needs them. Paused it only looks on, and `plan` is a dry run.
+    #[command(after_help = FLEET_EXAMPLES)]
+    Fleet(FleetArgs),
     /// Transcode a file here and now, without queue or storage; for trying out presets
     #[command(after_help = TRANSCODE_EXAMPLES)]
     Transcode(TranscodeArgs),
@@ -300,6 +316,40 @@ pub(super) enum JobsCommand {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct FleetArgs {
+    #[command(subcommand)]
+    pub command: FleetCommand,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Print what `GET /api/fleet` answers, JSON, on stdout instead of words
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum FleetCommand {
+    /// Show how many machines are wanted and why, and each one's state, job, age and cost so far
+    ///
+    /// `state` is Fly's word, `role` what that means here: busy, idle, booting, leaving, rest, or what is
+    /// wrong with it. `age` counts from when it was made, `up` from when it last started. The cost is that
+    /// of its runs at one price an hour; a machine that was destroyed is not counted any more.
+    Status,
+    /// Show what would be done next, step by step, and why; nothing is done by asking
+    Plan,
+    /// Have nothing done about the fleet until `tcoder fleet resume`
+    ///
+    /// Machines that run go on with their jobs, and leave by themselves. A second pause changes the
+    /// reason, not the time.
+    Pause {
+        /// Why, for whoever finds the fleet paused; one line of at most 200 characters
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+    },
+    /// Go on where `tcoder fleet pause` stopped
+    Resume,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct TranscodeArgs {
     /// The video file
     #[arg(value_name = "FILE")]
@@ -329,6 +379,20 @@ mod tests {
         for line in ["tcoder jobs --server http://h list", "tcoder jobs list --server http://h --token t"] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
+    }
+
+    #[test]
+    fn every_word_of_fleet_takes_a_server_and_json() {
+        for word in ["status", "plan", "pause", "pause --reason why", "resume"] {
+            for line in [
+                format!("tcoder fleet {word} --json --server http://h --token t"),
+                format!("tcoder fleet --json --server http://h --token t {word}"),
+            ] {
+                assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
+            }
+        }
+        assert!(Cli::try_parse_from(["tcoder", "fleet"]).is_err());
+        assert!(Cli::try_parse_from(["tcoder", "fleet", "status", "--reason", "x"]).is_err());
     }
 
     #[test]

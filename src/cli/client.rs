@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::args::ServerArgs;
-use crate::api::{FromInput, ProblemBody, Upload, UploadTicket};
+use crate::api::{FleetAnswer, FromInput, PauseFleet, ProblemBody, Upload, UploadTicket};
 use crate::job::{Job, JobId, State};
 use crate::queue::Page;
 
@@ -187,6 +187,18 @@ impl Client {
     pub async fn retry(&self, id: JobId) -> Result<Job, ClientError> {
         let url = self.url(&["api", "jobs", &id.to_string(), "retry"]);
         self.json(self.request(Method::POST, url)).await
+    }
+
+    pub async fn fleet(&self) -> Result<FleetAnswer, ClientError> {
+        self.json(self.request(Method::GET, self.url(&["api", "fleet"]))).await
+    }
+
+    pub async fn fleet_pause(&self, body: &PauseFleet) -> Result<FleetAnswer, ClientError> {
+        self.post(self.url(&["api", "fleet", "pause"]), body).await
+    }
+
+    pub async fn fleet_resume(&self) -> Result<FleetAnswer, ClientError> {
+        self.json(self.request(Method::POST, self.url(&["api", "fleet", "resume"]))).await
     }
 
     /// The feed ended although the job had not.

@@ -8,6 +8,7 @@
 //! | `submit`, `put` | a video in |
 //! | `watch`, `fetch` | its progress, its renditions out |
 //! | `jobs` | looking at jobs and steering them |
+//! | `fleet` | looking at machines, stopping and resuming what is done about them |
 //! | `transcode` | the core alone, without queue and storage |
 //! | `roles` | the servers: `up`, `api`, `controller`, `worker` |
 //! | `show` | tables and bars |
@@ -15,6 +16,7 @@
 mod args;
 mod client;
 mod fetch;
+mod fleet;
 mod jobs;
 mod put;
 mod roles;
@@ -94,6 +96,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Worker => roles::worker().await,
         Command::Submit(args) => submit::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,
+        Command::Fleet(args) => fleet::run(args).await,
         Command::Transcode(args) => transcode::run(args).await,
     };
     match done {

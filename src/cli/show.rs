@@ -190,6 +190,20 @@ pub fn jobs(jobs: &[Job]) {
     say!("{t}");
 }
 
+/// Prints a table of the fleet's machines.
+pub fn machines(rows: impl Iterator<Item = [String; 8]>) {
+    let mut t = table(&["machine", "state", "role", "region", "job", "age", "up", "cost so far"], &[5, 6, 7]);
+    t.add_rows(rows);
+    say!("{t}");
+}
+
+/// Prints numbered steps, each with its reason.
+pub fn steps(rows: impl Iterator<Item = [String; 2]>) {
+    let mut t = table(&["step", "why"], &[]);
+    t.add_rows(rows);
+    say!("{t}");
+}
+
 fn status(job: &Job) -> String {
     match job.status {
         State::Running => format!("running {:.0}%", job.progress),

@@ -76,7 +76,11 @@ pub async fn scrape(metrics: &Metrics, queue: &Queue) -> String {
                 tracing::debug!(%error, "the fleet's metrics cannot be read");
             }
             metrics.queue(&stats);
-            metrics.fleet(fleet.ok().and_then(|(status, _)| status).as_ref());
+            let status = fleet.ok().and_then(|(status, paused)| {
+                // The reconciler repeats what stands in Redis, and may not have come to it yet.
+                status.map(|s| FleetStatus { paused: s.paused || paused.is_some(), ..s })
+            });
+            metrics.fleet(status.as_ref());
         }
         Ok((Err(error), _)) => {
             tracing::debug!(%error, "the queue's metrics cannot be read");

@@ -158,15 +158,28 @@ impl Queue {
         self.run(Command::new("ZREM").arg(self.key("machines:retired")).arg(machine)).await.map(drop)
     }
 
-    /// Stops the reconcilers, and wakes them so that they say so.
+    /// Stops the reconcilers, and wakes them so that they say so. Where they are stopped already that
+    /// stays so since then, for the reason given now, or without one for the one given before.
     ///
     /// # Errors
     /// When Redis fails.
     pub async fn fleet_pause(&self, reason: Option<String>) -> Result<Paused, QueueError> {
+        let key = self.key("fleet:paused");
         let since = self.clock().await?.now();
-        let paused = Paused { since, reason };
-        let set = Command::new("SET").arg(self.key("fleet:paused")).arg(to_json(&paused)?);
-        self.pipeline(vec![set, self.fleet_event()]).await?;
+        let mut paused = Paused { since, reason };
+        let set = Command::new("SET").arg(&*key).arg(to_json(&paused)?).args(["NX", "GET"]);
+        let answers = self.pipeline(vec![set, self.fleet_event()]).await?;
+        let before = answers.first().and_then(Reply::text).map(serde_json::from_str::<Paused>);
+        match before {
+            None => return Ok(paused),
+            Some(Ok(before)) if paused.reason.is_none() || before.reason == paused.reason => {
+                return Ok(before);
+            }
+            Some(Ok(before)) => paused.since = before.since,
+            // Nobody can read it; what is said now can be.
+            Some(Err(_)) => {}
+        }
+        self.run(Command::new("SET").arg(key).arg(to_json(&paused)?)).await?;
         Ok(paused)
     }
 
@@ -206,6 +219,16 @@ impl Queue {
         let status = text(0).map(serde_json::from_str).transpose();
         let status = status.map_err(|error| QueueError::data(format!("fleet:status: {error}")))?;
         Ok((status, text(1).and_then(parse_paused)))
+    }
+
+    /// Until when the right to act is held, if it ever was. While jobs wait the acting reconciler renews
+    /// it though it has nothing new to say.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn fleet_held_until(&self) -> Result<Option<Millis>, QueueError> {
+        let until = Command::new("HGET").arg(self.key("fleet:lock")).arg("until");
+        Ok(self.run(until).await?.int().map(Millis))
     }
 }
 

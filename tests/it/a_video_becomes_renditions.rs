@@ -24,7 +24,7 @@ async fn an_upload_becomes_what_the_result_says() {
 
     assert_eq!((&job["attempt"], &job["progress"]), (&json!(1), &json!(100.0)));
     assert_eq!(job["inputKey"], format!("inputs/{id}/my-film.mp4"));
-    assert!(job["error"].is_null() && job["worker"].as_str().unwrap().starts_with("local-"), "{job:#}");
+    assert!(job["error"].is_null() && job["worker"].as_str().unwrap().contains('-'), "{job:#}");
     let times: Vec<&str> = ["createdAt", "uploadedAt", "queuedAt", "startedAt", "completedAt"]
         .iter()
         .map(|name| job["timestamps"][name].as_str().unwrap_or_else(|| panic!("no {name}: {job:#}")))

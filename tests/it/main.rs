@@ -20,5 +20,6 @@ mod support;
 mod the_api;
 mod the_command_line;
 mod the_fleet;
+mod the_fleet_from_outside;
 mod the_metrics;
 mod webhooks;

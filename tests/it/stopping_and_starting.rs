@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::system::{self, Setup, System, TOKEN, all_gone, descendants, long_clip};
+use crate::support::system::{self, Setup, System, TOKEN, all_gone, descendants, eventually, long_clip};
 
 async fn in_the_middle_of_an_encode() -> (System, String, Value) {
     let system = Setup::default().start().await;
@@ -40,6 +40,8 @@ async fn ctrl_c_in_the_middle_of_an_encode() {
 #[tokio::test]
 async fn a_second_ctrl_c_does_not_wait() {
     let mut system = Setup::default().start().await;
+    let has_worker = || descendants(system.pid).iter().any(|p| p.command.contains(" worker"));
+    eventually("a worker runs", has_worker).await;
     let family = descendants(system.pid);
     let worker = family.iter().find(|p| p.command.contains(" worker")).unwrap();
     // One that does not hear us would be waited for.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tcoder::config::{FlyConfig, RedisConfig};
 use tcoder::controller::fleet::FleetPolicy;
@@ -195,6 +195,7 @@ async fn when_the_acting_one_dies_the_other_goes_on_and_there_is_never_one_machi
     let ids = cloud.jobs(1).await;
     let second = cloud.with("second", 2);
     cloud.all_completed(&ids).await;
+    cloud.until("its machine rests", |all| count(all, &MachineState::Stopped) == there(all)).await;
     // As a process that dies: it gives nothing back.
     first.task.abort();
     let ids = cloud.jobs(3).await;
@@ -284,6 +285,71 @@ async fn whatever_fly_answers_the_jobs_are_done_and_nothing_is_left_running() {
     let names: std::collections::BTreeSet<_> = cloud.fly.machines().into_iter().map(|m| m.name).collect();
     assert!(names.len() <= 3, "{names:?}");
     running.stop().await;
+    cloud.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_role_by_itself_does_the_same_and_ends_when_told_to() {
+    let cloud = Cloud::new().await;
+    let config = cloud.fly.fly_config();
+    let (api, token) = (config.base.to_string(), config.token.expose_secret().to_owned());
+    let variables = [
+        ("FLY_API_TOKEN", token.as_str()),
+        ("FLY_APP_NAME", "clips"),
+        ("FLY_WORKER_IMAGE", "worker:1"),
+        ("FLY_API_HOSTNAME", api.as_str()),
+        ("WORKER_IDLE_TIMEOUT", "1"),
+    ];
+    let args = ["controller", "--listen", "127.0.0.1:0"];
+    for missing in ["FLY_API_TOKEN", "FLY_APP_NAME", "FLY_WORKER_IMAGE"] {
+        let rest: Vec<_> = variables.iter().copied().filter(|(name, _)| *name != missing).collect();
+        let (code, said) = cloud.system.role_fails(&args, &rest).await;
+        assert!(code == Some(5) && said.contains(&format!("{missing} is not set")), "{code:?}: {said}");
+    }
+    let (mut child, url, log) = cloud.system.server(&args, &variables).await;
+    let get = |path: &str| {
+        let request = cloud.system.http.get(format!("{url}{path}"));
+        async { request.send().await.unwrap().text().await.unwrap() }
+    };
+    assert_eq!((get("/livez").await, get("/readyz").await), ("ok\n".into(), "ready\n".into()));
+    let ids = cloud.jobs(2).await;
+    cloud.all_completed(&ids).await;
+    cloud.until("all machines rest", |all| count(all, &MachineState::Stopped) == there(all)).await;
+    let metrics = get("/metrics").await;
+    for line in ["tcoder_fleet_machines_desired", "action=\"create\"", "tcoder_redis_up 1"] {
+        assert!(metrics.contains(line), "no {line} in {metrics}");
+    }
+    send(child.id().unwrap(), nix::sys::signal::Signal::SIGTERM);
+    assert!(soon("it ends", child.wait()).await.unwrap().success());
+    let log = log.await.unwrap().join("\n");
+    assert!(log.contains("clips-worker-01") && !log.contains(&token), "{log}");
+    cloud.system.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_token_is_logged_once() {
+    let cloud = Cloud::new().await;
+    let api = cloud.fly.url().to_string();
+    let variables = [
+        ("FLY_API_TOKEN", "hush-hush-wrong-token"),
+        ("FLY_APP_NAME", "clips"),
+        ("FLY_WORKER_IMAGE", "worker:1"),
+        ("FLY_API_HOSTNAME", api.as_str()),
+    ];
+    let args = ["controller", "--listen", "127.0.0.1:0"];
+    let (mut child, _, log) = cloud.system.server(&args, &variables).await;
+    for _ in 0..3 {
+        let jobs = |s: &FleetStatus| s.conditions.iter().any(|c| c.reason == "Unauthorised");
+        cloud.jobs(1).await;
+        cloud.says("the token is wrong", jobs).await;
+    }
+    send(child.id().unwrap(), nix::sys::signal::Signal::SIGTERM);
+    assert!(soon("it ends", child.wait()).await.unwrap().success());
+    let log = log.await.unwrap();
+    let said: Vec<_> = log.iter().filter(|line| line.contains("set FLY_API_TOKEN")).collect();
+    assert_eq!(said.len(), 1, "{log:#?}");
+    assert!(!log.iter().any(|line| line.contains("hush")), "{log:#?}");
+    assert_eq!(cloud.writes(), []);
     cloud.system.stop().await;
 }
 

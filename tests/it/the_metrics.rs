@@ -76,8 +76,6 @@ async fn a_scrape_tells_how_many_jobs_ended_how_and_how_long_they_took() {
             ("tcoder_queue_oldest_pending_age_seconds", 0.0),
         ],
     );
-    // There is no fleet here.
-    none(&before, "tcoder_fleet_machines");
 
     let film = system.upload(clip(), &json!({"preset": "hls", "outputQualities": ["144p"]})).await;
     let film = system.completed(&film).await;
@@ -106,6 +104,7 @@ async fn a_scrape_tells_how_many_jobs_ended_how_and_how_long_they_took() {
             ("tcoder_jobs scheduled", 1.0),
             ("tcoder_jobs running", 0.0),
             ("tcoder_workers", 1.0),
+            ("tcoder_fleet_machines_desired", 1.0),
             ("tcoder_job_waiting_seconds count", 2.0),
             (
                 "tcoder_job_waiting_seconds sum",

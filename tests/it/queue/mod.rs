@@ -2,6 +2,7 @@
 //! crashes, and a named test for each fault it must survive.
 
 mod faults;
+mod fleet;
 mod lease_model;
 mod life;
 mod listing;

@@ -16,7 +16,7 @@ const HANG: Duration = Duration::from_secs(120);
 const NEVER: Duration = Duration::from_secs(3600);
 
 /// Waits until this many clients block at the server.
-async fn blocked(server: &PrivateRedis, count: usize) {
+pub(super) async fn blocked(server: &PrivateRedis, count: usize) {
     let mut redis = server.raw();
     let wanted = format!("blocked_clients:{count}\r\n");
     let waits = async {
@@ -27,7 +27,7 @@ async fn blocked(server: &PrivateRedis, count: usize) {
     timeout(HANG, waits).await.expect("nobody blocks");
 }
 
-async fn waiters(queue: &Queue, count: usize) -> JoinSet<()> {
+pub(super) async fn waiters(queue: &Queue, count: usize) -> JoinSet<()> {
     let mut waiters = JoinSet::new();
     for _ in 0..count {
         let own = queue.reconnect().await.unwrap();
@@ -36,7 +36,7 @@ async fn waiters(queue: &Queue, count: usize) -> JoinSet<()> {
     waiters
 }
 
-async fn all_woken(waiters: JoinSet<()>) {
+pub(super) async fn all_woken(waiters: JoinSet<()>) {
     timeout(HANG, waiters.join_all()).await.expect("a worker was not woken");
 }
 

@@ -395,19 +395,41 @@ impl System {
 
     /// A second API; answers it and its address. Ends when dropped.
     pub async fn api(&self) -> (Child, String) {
-        let mut command = self.role(&["api", "--listen", "127.0.0.1:0"]);
-        command.stderr(Stdio::piped());
+        let (child, url, _) = self.server(&["api", "--listen", "127.0.0.1:0"], &[]).await;
+        (child, url)
+    }
+
+    /// A server role; answers it, its address and what it logs from its start on. Ends when dropped.
+    pub async fn server(&self, args: &[&str], env: &[(&str, &str)]) -> (Child, String, Log) {
+        let mut command = self.role(args);
+        command.envs(env.iter().copied()).stderr(Stdio::piped());
         let mut child = spawn(command);
         let mut said = BufReader::new(child.stderr.take().unwrap()).lines();
         loop {
             let line = tokio::time::timeout(PATIENCE, said.next_line()).await.expect("it does not start");
-            let line = line.unwrap().expect("tcoder api ended");
+            let line = line.unwrap().expect("the role ended");
             let line: Value = serde_json::from_str(&line).expect("a log line is not JSON");
             if let Some(address) = line["address"].as_str() {
-                tokio::spawn(async move { while let Ok(Some(_)) = said.next_line().await {} });
-                return (child, format!("http://{address}"));
+                let url = format!("http://{address}");
+                let log = tokio::spawn(async move {
+                    let mut lines = Vec::new();
+                    while let Ok(Some(line)) = said.next_line().await {
+                        lines.push(line);
+                    }
+                    lines
+                });
+                return (child, url, log);
             }
         }
+    }
+
+    /// Runs a role that cannot start; answers its exit code and what it said.
+    pub async fn role_fails(&self, args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
+        let mut command = self.role(args);
+        command.envs(env.iter().copied()).stderr(Stdio::piped());
+        let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
+        let output = ended.expect("it does not end").unwrap();
+        (output.status.code(), err(&output))
     }
 
     /// A worker that is not the system's own, in a scratch folder of its own.
@@ -468,6 +490,9 @@ impl System {
         said
     }
 }
+
+/// The lines a role logged, once it has ended.
+pub type Log = tokio::task::JoinHandle<Vec<String>>;
 
 /// A standalone worker. Ends when dropped.
 pub struct Worker {

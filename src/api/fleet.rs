@@ -1,0 +1,183 @@
+//! The fleet, as its reconciler tells of it, and stopping and resuming that reconciler.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::requests::{Body, Fields};
+use super::{App, Problem};
+use crate::job::Millis;
+use crate::queue::{FleetStatus, Paused, QueueError};
+
+/// The answer of `GET /api/fleet`, and of the two that change it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FleetAnswer {
+    /// Redis's time: what the other times are to be held against.
+    pub now: Millis,
+    /// Jobs ready for a worker at this moment.
+    pub pending: u64,
+    /// Jobs have waited for more than a minute, and the reconciler has said nothing for as long and has let
+    /// its right to act lapse: it is dead, or cut off from Redis.
+    pub silent: bool,
+    /// Set while somebody has stopped the reconcilers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Paused>,
+    /// What the reconciler said when something last changed; absent where none ever spoke.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fleet: Option<FleetStatus>,
+}
+
+/// The body of `POST /api/fleet/pause`; it may be left out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PauseFleet {
+    /// Why, in at most 200 characters, for whoever finds the fleet stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+impl Fields for PauseFleet {
+    const OWN: &'static [&'static str] = &["reason"];
+    const COMMON: &'static [&'static str] = &[];
+}
+
+/// Longest reason, characters: a line of a terminal or two.
+const REASON: usize = 200;
+/// How long a reconciler may keep silent and a job may wait, milliseconds. An acting one looks every 10 s
+/// while jobs wait.
+const PATIENCE: i64 = 60_000;
+
+impl PauseFleet {
+    /// The reason, where there is one that can be shown to people.
+    fn checked(self) -> Result<Option<String>, Problem> {
+        let Some(reason) = self.reason else { return Ok(None) };
+        if reason.chars().any(char::is_control) {
+            return Err(Problem::field("reason", "it must be one line, without control characters"));
+        }
+        let reason = reason.trim();
+        let length = reason.chars().count();
+        if length > REASON {
+            let detail = format!("it may have {REASON} characters and has {length}; make it shorter");
+            return Err(Problem::field("reason", detail));
+        }
+        Ok((length > 0).then(|| reason.to_owned()))
+    }
+}
+
+/// Whether a reconciler that has spoken before is to be missed. One that has nothing new to say is silent
+/// by right as long as it renews its hold; one that had nothing to do lets that lapse, and gets a minute
+/// from the first job on.
+fn is_silent(now: Millis, said: Millis, held_until: Option<Millis>, waits_ms: Option<i64>) -> bool {
+    let quiet = said.plus(PATIENCE) < now && held_until.is_none_or(|until| until <= now);
+    quiet && waits_ms.is_some_and(|ms| ms > PATIENCE)
+}
+
+/// Redis answers, and holds what this version cannot read. A pause or its end holds all the same.
+fn unreadable(error: QueueError) -> Problem {
+    match error {
+        QueueError::Data(what) => {
+            tracing::error!(what, "the fleet's status cannot be read");
+            Problem::unavailable(
+                "what the reconciler says cannot be read here: it is of another version of tcoder; run the \
+                 same one everywhere. Pausing and resuming works all the same",
+            )
+        }
+        other => other.into(),
+    }
+}
+
+impl App {
+    async fn fleet(&self) -> Result<Json<FleetAnswer>, Problem> {
+        let queue = &self.queue;
+        let told = async { queue.fleet().await.map_err(unreadable) };
+        let rest = async {
+            tokio::try_join!(queue.stats(), queue.fleet_held_until(), queue.clock()).map_err(Problem::from)
+        };
+        let ((fleet, pause), (stats, held_until, clock)) = tokio::try_join!(told, rest)?;
+        let now = clock.now();
+        let silent = |fleet: &FleetStatus| is_silent(now, fleet.at, held_until, stats.oldest_pending_ms);
+        let silent = pause.is_none() && fleet.as_ref().is_some_and(silent);
+        Ok(Json(FleetAnswer { now, pending: stats.pending, silent, pause, fleet }))
+    }
+}
+
+/// `GET /api/fleet`
+pub async fn get(State(app): State<Arc<App>>) -> Result<Json<FleetAnswer>, Problem> {
+    app.fleet().await
+}
+
+/// `POST /api/fleet/pause`
+pub async fn pause(
+    State(app): State<Arc<App>>,
+    Body(body): Body<PauseFleet>,
+) -> Result<Json<FleetAnswer>, Problem> {
+    let paused = app.queue.fleet_pause(body.checked()?).await?;
+    tracing::info!(since = %paused.since, reason = paused.reason, "the fleet is paused");
+    app.fleet().await
+}
+
+/// `POST /api/fleet/resume`
+pub async fn resume(State(app): State<Arc<App>>) -> Result<Json<FleetAnswer>, Problem> {
+    if app.queue.fleet_resume().await? {
+        tracing::info!("the fleet goes on");
+    }
+    app.fleet().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_noticed_when_jobs_wait_and_nobody_acts() {
+        const NOW: Millis = Millis(1_000_000);
+        let ago = |ms: i64| NOW.plus(-ms);
+        for (said, held_until, waits_ms, silent) in [
+            (ago(60_001), Some(ago(1)), Some(60_001), true),
+            (ago(60_001), Some(NOW), Some(60_001), true),
+            (ago(60_001), None, Some(60_001), true),
+            // It lives and has nothing new to say.
+            (ago(3_600_000), Some(NOW.plus(1)), Some(3_600_000), false),
+            // It has just spoken.
+            (ago(60_000), None, Some(60_001), false),
+            (NOW.plus(5), None, Some(60_001), false),
+            // The first job after a quiet night wakes it.
+            (ago(36_000_000), Some(ago(35_000_000)), Some(60_000), false),
+            // Nobody waits for it.
+            (ago(36_000_000), Some(ago(35_000_000)), None, false),
+        ] {
+            let told = is_silent(NOW, said, held_until, waits_ms);
+            assert_eq!(told, silent, "{said:?} {held_until:?} {waits_ms:?}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_one_short_line() {
+        let reason = |text: &str| PauseFleet { reason: Some(text.into()) }.checked();
+        assert_eq!(reason("  a new image ").unwrap().as_deref(), Some("a new image"));
+        assert_eq!(reason("").unwrap(), None);
+        assert_eq!(reason("   ").unwrap(), None);
+        assert_eq!(PauseFleet::default().checked().unwrap(), None);
+        assert!(reason(&"ж".repeat(200)).is_ok());
+        assert!(reason(&"ж".repeat(201)).is_err());
+        for bad in ["two\nlines", "a\u{1b}[31m", "a\u{0}", "tab\tbed", "\n", "a\u{9b}"] {
+            assert!(reason(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_survives_json_with_and_without_a_fleet() {
+        let bare = FleetAnswer { now: Millis(0), pending: 1, silent: false, pause: None, fleet: None };
+        let text = serde_json::to_string(&bare).unwrap();
+        assert_eq!(text, r#"{"now":"1970-01-01T00:00:00.000Z","pending":1,"silent":false}"#);
+        assert_eq!(serde_json::from_str::<FleetAnswer>(&text).unwrap(), bare);
+        let pause = Some(Paused { since: Millis(5), reason: Some("why".into()) });
+        let full = FleetAnswer { pause, fleet: Some(FleetStatus::default()), ..bare };
+        let text = serde_json::to_string(&full).unwrap();
+        assert_eq!(serde_json::from_str::<FleetAnswer>(&text).unwrap(), full);
+    }
+}

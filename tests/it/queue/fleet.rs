@@ -1,0 +1,426 @@
+//! What reconcilers share in Redis: who acts, what they see, who is told to leave, and what they say.
+
+use std::time::Duration;
+
+use tcoder::job::{JobId, Millis, WorkerId};
+use tcoder::queue::{
+    Change, Claim, EventFeed, Fence, FleetStatus, FleetView, Hold, Paused, PoolWorker, Queue, RetireOutcome,
+    Start,
+};
+
+use super::wake::{all_woken, blocked, waiters};
+use super::*;
+use crate::support::redis::{private_redis, raw};
+
+const HOLD: Duration = Duration::from_secs(60);
+
+async fn hold(queue: &Queue, holder: &str) -> Hold {
+    queue.fleet_hold(holder, HOLD, false, false).await.unwrap()
+}
+
+/// Takes the right to act for `time`, whoever let it lapse.
+async fn fence_for(queue: &Queue, holder: &str, time: Duration, fresh: bool) -> Fence {
+    match queue.fleet_hold(holder, time, fresh, true).await.unwrap() {
+        Hold::Mine(fence) => fence,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn fence(queue: &Queue) -> Fence {
+    fence_for(queue, "a", HOLD, false).await
+}
+
+fn mine(holder: &str, epoch: u64) -> Hold {
+    Hold::Mine(Fence { holder: holder.into(), epoch })
+}
+
+fn record(name: &str, machine: &str) -> WorkerRecord {
+    WorkerRecord {
+        worker_id: WorkerId(name.into()),
+        machine_id: machine.into(),
+        version: "0".into(),
+        pid: 1,
+        started_at: Millis(7),
+    }
+}
+
+/// A worker on a machine; `None` when it was refused.
+async fn worker_on(queue: &Queue, name: &str, machine: &str) -> Option<WorkerId> {
+    let record = record(name, machine);
+    queue.register(&record, now(queue).await).await.unwrap().then_some(record.worker_id)
+}
+
+async fn ask(queue: &Queue, worker: &WorkerId) -> Claim {
+    queue.claim(worker, now(queue).await, false).await.unwrap()
+}
+
+async fn retire(queue: &Queue, fence: &Fence, machine: &str) -> RetireOutcome {
+    queue.retire(fence, machine, &[], HOLD).await.unwrap()
+}
+
+fn find<'a>(view: &'a FleetView, worker: &WorkerId) -> &'a PoolWorker {
+    view.workers.iter().find(|w| w.worker == *worker).unwrap()
+}
+
+#[tokio::test]
+async fn one_reconciler_acts_under_an_epoch_that_grows_with_each_change_of_hands() {
+    let (queue, _) = queue().await;
+    assert_eq!(queue.fleet_held_until().await.unwrap(), None);
+    let before = now(&queue).await;
+    assert_eq!(hold(&queue, "a").await, mine("a", 1));
+    let until = queue.fleet_held_until().await.unwrap().unwrap();
+    assert!((before.plus(60_000)..=now(&queue).await.plus(60_000)).contains(&until), "{until:?}");
+    for insist in [false, true] {
+        let other = queue.fleet_hold("b", HOLD, true, insist).await.unwrap();
+        assert!(matches!(other, Hold::Held(left) if left <= HOLD && !left.is_zero()), "{other:?}");
+    }
+    // A renewal is no change of hands; another life of the same name is.
+    assert_eq!(hold(&queue, "a").await, mine("a", 1));
+    assert_eq!(fence_for(&queue, "a", HOLD, true).await.epoch, 2);
+    assert_eq!(hold(&queue, "a").await, mine("a", 2));
+}
+
+#[tokio::test]
+async fn whoever_let_its_time_run_out_goes_first_until_somebody_insists() {
+    let (queue, _) = queue().await;
+    let fence = fence_for(&queue, "a", Duration::ZERO, false).await;
+    for _ in 0..2 {
+        assert_eq!(hold(&queue, "b").await, Hold::Lapsed);
+    }
+    assert_eq!(queue.fleet_hold("b", HOLD, true, false).await.unwrap(), Hold::Lapsed);
+    // It comes back: nobody acted meanwhile, so nothing has changed hands.
+    assert_eq!(fence_for(&queue, "a", Duration::ZERO, false).await, fence);
+    assert_eq!(queue.fleet_hold("b", HOLD, false, true).await.unwrap(), mine("b", 2));
+    assert!(matches!(hold(&queue, "a").await, Hold::Held(_)));
+}
+
+#[tokio::test]
+async fn who_gives_the_right_away_is_not_waited_for() {
+    let (queue, _) = queue().await;
+    let first = fence(&queue).await;
+    queue.fleet_release(&first).await.unwrap();
+    assert_eq!(hold(&queue, "b").await, mine("b", 2));
+    // What it says once more, or under an epoch of before, takes nothing from others.
+    let stale = Fence { holder: "b".into(), epoch: 1 };
+    for old in [&first, &stale] {
+        queue.fleet_release(old).await.unwrap();
+        assert!(matches!(hold(&queue, "c").await, Hold::Held(_)));
+    }
+    // Its own successor is another change of hands.
+    queue.fleet_release(&Fence { holder: "b".into(), epoch: 2 }).await.unwrap();
+    assert_eq!(hold(&queue, "b").await, mine("b", 3));
+}
+
+#[tokio::test]
+async fn a_clock_that_was_set_back_keeps_nobody_out_for_long() {
+    let (queue, config) = queue().await;
+    fence(&queue).await;
+    let (key, far) = (format!("{}fleet:lock", config.prefix), now(&queue).await.plus(86_400_000).0);
+    redis::cmd("HSET").arg(key).arg("until").arg(far).exec(&mut raw(&config)).unwrap();
+    let Hold::Held(left) = hold(&queue, "b").await else { panic!("it is held") };
+    assert!(left <= Duration::from_secs(300), "{left:?}");
+}
+
+#[tokio::test]
+async fn who_has_lost_the_right_changes_nothing() {
+    let (queue, config) = queue().await;
+    let w = worker_on(&queue, "w", "m").await.unwrap();
+    let (old, new) = (fence(&queue).await, fence_for(&queue, "a", HOLD, true).await);
+    let never = Fence { holder: "z".into(), epoch: new.epoch };
+    let status = |at| FleetStatus { at: Millis(at), ..FleetStatus::default() };
+    let powerless = async |fence: &Fence| {
+        assert_eq!(retire(&queue, fence, "m").await, RetireOutcome::Fenced, "{fence:?}");
+        assert!(!queue.tell_fleet(fence, &status(1)).await.unwrap(), "{fence:?}");
+    };
+    powerless(&old).await;
+    powerless(&never).await;
+    let lapsed = fence_for(&queue, "a", Duration::ZERO, false).await;
+    assert_eq!(lapsed, new, "the same right, its time over");
+    powerless(&lapsed).await;
+    assert_eq!(hold(&queue, "a").await, mine("a", new.epoch));
+    assert!(queue.tell_fleet(&new, &status(2)).await.unwrap());
+    queue.fleet_release(&new).await.unwrap();
+    powerless(&new).await;
+    assert_eq!(queue.fleet().await.unwrap(), (Some(status(2)), None));
+    assert_eq!(zset(&mut raw(&config), &config, "machines:retired"), []);
+    assert_eq!(ask(&queue, &w).await, Claim::Empty { next_due: None, now: None });
+}
+
+#[tokio::test]
+async fn a_machine_at_work_is_not_retired_and_an_idle_one_gets_no_further_job() {
+    let (queue, config) = queue().await;
+    let fence = fence(&queue).await;
+    let on_m = [worker_on(&queue, "w1", "m").await.unwrap(), worker_on(&queue, "w2", "m").await.unwrap()];
+    let elsewhere = worker_on(&queue, "w3", "n").await.unwrap();
+    submit(&queue, &spec()).await;
+    let job = claim(&queue, &on_m[0]).await.unwrap();
+    let before = zset(&mut raw(&config), &config, "machines:alive");
+    assert_eq!(retire(&queue, &fence, "m").await, RetireOutcome::Busy);
+    assert_eq!(zset(&mut raw(&config), &config, "machines:alive"), before, "nothing was done");
+    assert_eq!(zset(&mut raw(&config), &config, "machines:retired"), []);
+
+    queue.complete(&job, &result_of(1)).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(retire(&queue, &fence, "m").await, RetireOutcome::Retired);
+    }
+    submit(&queue, &spec()).await;
+    for w in &on_m {
+        assert_eq!(ask(&queue, w).await, Claim::Retired);
+        // No sign of life lifts it, nor does a claim that sweeps.
+        queue.still_alive(w, now(&queue).await.plus(86_400_000)).await.unwrap();
+        assert_eq!(queue.claim(w, now(&queue).await, true).await.unwrap(), Claim::Retired);
+    }
+    assert!(matches!(ask(&queue, &elsewhere).await, Claim::Job(_)));
+}
+
+#[tokio::test]
+async fn a_holder_that_the_pool_forgot_counts_when_it_is_named() {
+    let (queue, config) = queue().await;
+    let fence = fence(&queue).await;
+    let w = worker_on(&queue, "w", "m").await.unwrap();
+    submit(&queue, &spec()).await;
+    claim(&queue, &w).await.unwrap();
+    queue.deregister(&w).await.unwrap();
+    let named = async || queue.retire(&fence, "m", std::slice::from_ref(&w), HOLD).await.unwrap();
+    assert_eq!(named().await, RetireOutcome::Busy);
+    // Its lease has run out, and nobody has taken the job from it yet: it may still come back.
+    all_due(&mut raw(&config), &config);
+    assert_eq!(named().await, RetireOutcome::Busy);
+    queue.sweep(10).await.unwrap();
+    assert_eq!(named().await, RetireOutcome::Retired);
+    assert_eq!(worker_on(&queue, "w", "m").await, None, "it heard of it when it came back");
+}
+
+#[tokio::test]
+async fn workers_that_come_up_on_a_retired_machine_are_refused_until_it_is_welcome() {
+    let (queue, _) = queue().await;
+    let fence = fence(&queue).await;
+    // Nobody is there yet: that is the very moment this is for.
+    assert_eq!(retire(&queue, &fence, "m").await, RetireOutcome::Retired);
+    assert_eq!(worker_on(&queue, "w", "m").await, None);
+    assert_eq!(queue.workers().await.unwrap(), []);
+    let w = worker_on(&queue, "other", "n").await.unwrap();
+    assert_eq!(ask(&queue, &w).await, Claim::Empty { next_due: None, now: None });
+    queue.welcome("m").await.unwrap();
+    let w = worker_on(&queue, "w", "m").await.unwrap();
+    submit(&queue, &spec()).await;
+    assert!(matches!(ask(&queue, &w).await, Claim::Job(_)));
+}
+
+#[tokio::test]
+async fn a_refusal_ends_by_itself() {
+    let (queue, config) = queue().await;
+    let fence = fence(&queue).await;
+    assert_eq!(retire(&queue, &fence, "m").await, RetireOutcome::Retired);
+    let key = format!("{}machines:retired", config.prefix);
+    redis::cmd("ZADD").arg(key).arg(now(&queue).await.0).arg("m").exec(&mut raw(&config)).unwrap();
+    assert!(worker_on(&queue, "w", "m").await.is_some());
+    // What is over is swept out with the next.
+    assert_eq!(retire(&queue, &fence, "n").await, RetireOutcome::Retired);
+    let left: Vec<String> =
+        zset(&mut raw(&config), &config, "machines:retired").into_iter().map(|(name, _)| name).collect();
+    assert_eq!(left, ["n"]);
+}
+
+#[tokio::test]
+async fn the_bell_wakes_whoever_is_told_to_leave() {
+    let server = private_redis(&[]);
+    let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
+    let fence = fence(&queue).await;
+    worker_on(&queue, "w", "m").await.unwrap();
+    // Which of the idle ones hears it is not ours to choose, so all do.
+    let waiting = waiters(&queue, 3).await;
+    blocked(&server, 3).await;
+    assert_eq!(retire(&queue, &fence, "m").await, RetireOutcome::Retired);
+    all_woken(waiting).await;
+}
+
+#[tokio::test]
+async fn a_retired_worker_that_dies_is_forgotten_in_the_end() {
+    let (queue, config) = queue().await;
+    let fence = fence(&queue).await;
+    let w = worker_on(&queue, "w", "m").await.unwrap();
+    let alive_until = queue.workers().await.unwrap()[0].alive_until;
+    retire(&queue, &fence, "m").await;
+    let workers = queue.workers().await.unwrap();
+    assert_eq!(workers.iter().map(|w| w.alive_until).collect::<Vec<_>>(), [alive_until]);
+    assert_eq!(queue.forget_dead_workers(alive_until).await.unwrap(), []);
+    assert_eq!(queue.forget_dead_workers(alive_until.plus(1)).await.unwrap(), std::slice::from_ref(&w));
+    assert_eq!(queue.workers().await.unwrap(), []);
+    assert_eq!(zset(&mut raw(&config), &config, "machines:alive"), []);
+    assert_eq!(ask(&queue, &w).await, Claim::Unregistered);
+}
+
+#[tokio::test]
+async fn a_view_of_nothing() {
+    let (queue, _) = queue().await;
+    let before = now(&queue).await;
+    let view = queue.fleet_view().await.unwrap();
+    assert!((before..=now(&queue).await).contains(&view.now), "{view:?}");
+    assert_eq!(view, FleetView { now: view.now, ..FleetView::default() });
+}
+
+#[tokio::test]
+async fn a_view_shows_the_queue() {
+    let (queue, config) = queue().await;
+    let before = now(&queue).await;
+    submit(&queue, &spec()).await;
+    let after = now(&queue).await;
+    submit(&queue, &spec()).await;
+    for delay in [7200, 3600] {
+        let start = Start::After(Duration::from_secs(delay));
+        queue.submit(JobId::new(), &spec(), start).await.unwrap();
+    }
+    queue.submit(JobId::new(), &spec(), Start::OnUpload(HOLD)).await.unwrap();
+    let view = queue.fleet_view().await.unwrap();
+    assert_eq!((view.pending, view.due), (2, 0));
+    assert!((before..=after).contains(&view.next_ready_since.unwrap()), "{view:?}");
+    let due = view.next_due.unwrap();
+    assert!((after.plus(3_600_000)..=view.now.plus(3_600_000)).contains(&due), "the sooner one: {view:?}");
+
+    // A lease that ends before is what is due next; then both kinds are.
+    let w = worker_on(&queue, "w", "m").await.unwrap();
+    let job = claim(&queue, &w).await.unwrap();
+    let soon = now(&queue).await.plus(60_000);
+    let key = format!("{}jobs:leases", config.prefix);
+    let member = format!("{}:{}", job.id, job.epoch);
+    redis::cmd("ZADD").arg(key).arg(soon.0).arg(member).exec(&mut raw(&config)).unwrap();
+    let view = queue.fleet_view().await.unwrap();
+    assert_eq!((view.pending, view.due, view.next_due), (1, 0, Some(soon)));
+    all_due(&mut raw(&config), &config);
+    let view = queue.fleet_view().await.unwrap();
+    assert_eq!((view.pending, view.due, view.next_due), (1, 3, None));
+}
+
+#[tokio::test]
+async fn a_view_shows_the_workers_their_jobs_and_who_is_to_leave() {
+    let (queue, config) = queue().await;
+    let fence = fence(&queue).await;
+    let busy = worker_on(&queue, "busy", "m1").await.unwrap();
+    let idle = worker_on(&queue, "idle", "m2").await.unwrap();
+    let leaves = worker_on(&queue, "leaves", "m3").await.unwrap();
+    let forgotten = worker_on(&queue, "forgotten", "m4").await.unwrap();
+    let mut held = Vec::new();
+    for w in [&busy, &forgotten] {
+        submit(&queue, &spec()).await;
+        held.push(claim(&queue, w).await.unwrap());
+    }
+    queue.deregister(&forgotten).await.unwrap();
+    let alive: std::collections::BTreeMap<String, f64> =
+        zset(&mut raw(&config), &config, "machines:alive").into_iter().collect();
+    retire(&queue, &fence, "m3").await;
+    // What is no record of ours hides nobody else's.
+    let key = format!("{}machines:pool", config.prefix);
+    redis::cmd("HSET").arg(key).arg("odd").arg("no record").exec(&mut raw(&config)).unwrap();
+
+    let view = queue.fleet_view().await.unwrap();
+    assert_eq!(view.workers.len(), 4, "{view:?}");
+    #[expect(clippy::cast_possible_truncation, reason = "a time")]
+    let until = |w: &WorkerId| Some(Millis(alive[&w.0] as i64));
+    let known = |w: &WorkerId, machine: &str| PoolWorker {
+        worker: w.clone(),
+        machine: Some(machine.into()),
+        alive_until: until(w),
+        retired: false,
+        lease: None,
+    };
+    let ends = |n: usize| Some((held[n].id, held[n].at.plus(3_600_000)));
+    assert_eq!(*find(&view, &busy), PoolWorker { lease: ends(0), ..known(&busy, "m1") });
+    assert_eq!(*find(&view, &idle), known(&idle, "m2"));
+    assert_eq!(*find(&view, &leaves), PoolWorker { retired: true, ..known(&leaves, "m3") });
+    let stranger = PoolWorker {
+        worker: forgotten.clone(),
+        machine: None,
+        alive_until: None,
+        retired: false,
+        lease: ends(1),
+    };
+    assert_eq!(*find(&view, &forgotten), stranger);
+}
+
+#[tokio::test]
+async fn whoever_lost_a_lease_counts_as_dead_until_it_enters_the_pool_again() {
+    let (queue, config) = queue().await;
+    let w = worker_on(&queue, "w", "m").await.unwrap();
+    let other = worker_on(&queue, "other", "n").await.unwrap();
+    let id = submit(&queue, &spec()).await;
+    claim(&queue, &w).await.unwrap();
+    all_due(&mut raw(&config), &config);
+    queue.sweep(10).await.unwrap();
+    let view = queue.fleet_view().await.unwrap();
+    assert_eq!(view.workers.iter().map(|w| &w.worker).collect::<Vec<_>>(), [&other]);
+    assert_eq!(view.pending, 1);
+    assert_eq!(ask(&queue, &w).await, Claim::Unregistered);
+    assert_eq!(worker_on(&queue, "w", "m").await.as_ref(), Some(&w));
+    let Claim::Job(job) = ask(&queue, &w).await else { panic!("it is welcome again") };
+    assert_eq!((job.id, job.attempt), (id, 2));
+}
+
+#[tokio::test]
+async fn who_asks_for_a_job_is_not_taken_for_dead_over_a_lease_it_lost() {
+    let (queue, config) = queue().await;
+    let w = worker_on(&queue, "w", "m").await.unwrap();
+    submit(&queue, &spec()).await;
+    claim(&queue, &w).await.unwrap();
+    all_due(&mut raw(&config), &config);
+    let Claim::Job(job) = queue.claim(&w, now(&queue).await, true).await.unwrap() else { panic!("no job") };
+    assert_eq!(job.attempt, 2, "its claim ended its own lease");
+    let view = queue.fleet_view().await.unwrap();
+    let worker = find(&view, &w);
+    assert_eq!(worker.machine.as_deref(), Some("m"));
+    assert_eq!(worker.lease.map(|(id, _)| id), Some(job.id));
+}
+
+/// The next changes of a feed.
+async fn changes(feed: &mut EventFeed) -> Vec<Change> {
+    feed.changes(Duration::from_secs(120)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_pause_and_its_end_wake_whoever_listens() {
+    let (queue, _) = queue().await;
+    let mut feed = EventFeed::open(&queue).await.unwrap();
+    let before = now(&queue).await;
+    let paused = queue.fleet_pause(Some("why".into())).await.unwrap();
+    assert!((before..=now(&queue).await).contains(&paused.since), "{paused:?}");
+    assert_eq!(changes(&mut feed).await, [Change::Fleet]);
+    assert_eq!(queue.fleet().await.unwrap(), (None, Some(paused.clone())));
+    assert_eq!(queue.fleet_view().await.unwrap().paused, Some(paused));
+    assert!(queue.fleet_resume().await.unwrap());
+    assert_eq!(changes(&mut feed).await, [Change::Fleet]);
+    assert_eq!(queue.fleet().await.unwrap(), (None, None));
+    assert_eq!(queue.fleet_view().await.unwrap().paused, None);
+    assert!(!queue.fleet_resume().await.unwrap(), "there is nothing to resume");
+    // Who asks for jobs' events alone is not bothered.
+    let id = submit(&queue, &spec()).await;
+    let jobs = feed.next(Duration::from_secs(120)).await.unwrap();
+    assert!(jobs.iter().all(|event| event.job_id == id), "{jobs:?}");
+}
+
+#[tokio::test]
+async fn a_second_pause_changes_the_reason_and_not_the_time() {
+    let (queue, config) = queue().await;
+    let pause = async |reason: Option<&str>| queue.fleet_pause(reason.map(str::to_owned)).await.unwrap();
+    let first = pause(None).await;
+    while now(&queue).await <= first.since {}
+    for (given, kept) in [
+        (Some("a"), Some("a")),
+        (None, Some("a")),
+        (Some("a"), Some("a")),
+        (Some("b"), Some("b")),
+        (None, Some("b")),
+    ] {
+        let expected = Paused { since: first.since, reason: kept.map(str::to_owned) };
+        assert_eq!(pause(given).await, expected);
+        assert_eq!(queue.fleet().await.unwrap().1, Some(expected));
+    }
+    // Whoever set the key by hand meant it too.
+    let key = format!("{}fleet:paused", config.prefix);
+    redis::cmd("SET").arg(&key).arg("by hand").exec(&mut raw(&config)).unwrap();
+    let by_hand = Some(Paused { since: Millis(0), reason: None });
+    assert_eq!(queue.fleet().await.unwrap().1, by_hand);
+    assert_eq!(queue.fleet_view().await.unwrap().paused, by_hand);
+    let again = pause(Some("c")).await;
+    assert!(again.since > first.since);
+    assert_eq!(queue.fleet().await.unwrap().1, Some(again));
+}
