@@ -10,7 +10,7 @@ use crate::job::JobEvent;
 pub enum Change {
     /// A job changed.
     Job(JobEvent),
-    /// Somebody stopped the fleet's reconcilers, or let them go on.
+    /// A worker came or went, or somebody stopped the fleet's reconcilers or let them go on.
     Fleet,
 }
 

@@ -193,7 +193,8 @@ impl Queue {
         Ok(answers.first().and_then(Reply::int) == Some(1))
     }
 
-    fn fleet_event(&self) -> Command {
+    /// Wakes the reconcilers.
+    pub(super) fn fleet_event(&self) -> Command {
         let stream = Command::new("XADD").arg(self.key("jobs:events"));
         stream.args(["MAXLEN", "~", "10000", "*", "fleet", "changed"])
     }

@@ -108,6 +108,8 @@ impl Queue {
         self.pipeline(vec![
             Command::new("ZREM").arg(self.key("machines:alive")).arg(worker.to_string()),
             Command::new("HDEL").arg(self.key("machines:pool")).arg(worker.to_string()),
+            // What its machine is to the fleet has changed.
+            self.fleet_event(),
         ])
         .await
         .map(drop)

@@ -33,7 +33,8 @@ fn queued_at(redis: &mut redis::Connection, id: &str) -> i64 {
         redis::cmd("KEYS").arg("*jobs:events").query::<Vec<String>>(redis).unwrap().remove(0);
     let events: Vec<(String, BTreeMap<String, String>)> =
         redis::cmd("XREVRANGE").arg(stream).arg(&["+", "-"]).query(redis).unwrap();
-    let last = events.iter().find(|(_, event)| event["id"] == id && event["state"] == "queued");
+    let says = |event: &BTreeMap<String, String>, name, value| event.get(name).is_some_and(|v| v == value);
+    let last = events.iter().find(|(_, e)| says(e, "id", id) && says(e, "state", "queued"));
     last.unwrap().0.split_once('-').unwrap().0.parse().unwrap()
 }
 

@@ -92,6 +92,9 @@ fn machine(unit: &Unit, listed: Option<&Machine>, view: &FleetView, policy: &Fle
     let since = since.or(made.filter(|_| ran == 0.0));
     let runs = unit.role.is_capacity()
         || listed.is_some_and(|m| matches!(m.state, MachineState::Started | MachineState::Stopping));
+    // Of one that no list has shown yet, its worker tells more than the answer that it was made.
+    let shows = if unit.alive { Some(&MachineState::Started) } else { listed.map(|m| &m.state) };
+    let state = unit.state.as_ref().or(shows);
     let held = view.workers.iter().filter(|w| id.is_some_and(|id| machine_of(w) == *id));
     FleetMachine {
         name: match (listed, unit.slot) {
@@ -101,7 +104,7 @@ fn machine(unit: &Unit, listed: Option<&Machine>, view: &FleetView, policy: &Fle
         },
         id: id.map(ToString::to_string),
         region: listed.map(|m| m.region.clone()),
-        state: unit.state.as_ref().map(|state| state.name().to_owned()),
+        state: state.map(|state| state.name().to_owned()),
         role: unit.role.name().to_owned(),
         job_id: held.filter_map(|w| w.lease).map(|(job, _)| job).next(),
         created_at: listed.map(|m| m.created_at.clone()).filter(|at| !at.is_empty()),

@@ -5,4 +5,6 @@ local refused = redis.call('ZSCORE', retired, machine)
 if refused and tonumber(refused) > clock() then return 0 end
 redis.call('HSET', pool, worker, record)
 redis.call('ZADD', alive, till, worker)
+-- What its machine is to the fleet has changed.
+redis.call('XADD', events, 'MAXLEN', '~', 10000, '*', 'fleet', 'changed')
 return 1

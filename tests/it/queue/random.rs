@@ -417,7 +417,9 @@ impl<'a> Lockstep<'a> {
         if let Some((id, _)) = entries.last() {
             self.last_event.clone_from(id);
         }
-        entries.iter().map(|(_, e)| (e["id"].parse().unwrap(), e["state"].parse().unwrap())).collect()
+        // Workers that come and go are told too.
+        let jobs = entries.iter().filter(|(_, e)| !e.contains_key("fleet"));
+        jobs.map(|(_, e)| (e["id"].parse().unwrap(), e["state"].parse().unwrap())).collect()
     }
 
     /// All the queue holds in Redis but the events, as flat text.
