@@ -36,12 +36,13 @@ pub struct LocalFleet {
 }
 
 impl LocalFleet {
-    /// Starts both. Machines find `environment` in theirs.
+    /// Starts both. Machines find `environment` in theirs; `holder` is the reconciler's name.
     pub async fn start(
         options: &Options,
         env: &Env<'_>,
         environment: Vec<(&'static str, String)>,
         queue: Queue,
+        holder: String,
         metrics: Arc<Metrics>,
     ) -> Result<Self, UpError> {
         let failed = |error: &dyn std::fmt::Display| UpError::Fleet(error.to_string());
@@ -77,8 +78,7 @@ impl LocalFleet {
             queue,
             policy: policy.clone(),
             environment: handed_on,
-            // One at a time uses the data folder, so an earlier life's hold is ours to go on with.
-            holder: format!("up:{}", options.data.display()),
+            holder,
             metrics,
         };
         let reconciler = tokio::spawn(Reconciler::new(parts).run(stop_reconciler.clone()));

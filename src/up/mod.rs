@@ -29,7 +29,7 @@ use url::Host;
 
 use crate::api::{self, App, Housekeeper};
 use crate::config::{ApiConfig, ConfigError, Env, RedisConfig, StorageConfig};
-use crate::job::Failure;
+use crate::job::{Failure, WorkerId};
 use crate::metrics::Metrics;
 use crate::net::Guard;
 use crate::queue::{Queue, QueueError};
@@ -192,7 +192,12 @@ impl Up {
         let environment = worker_environment(&redis_config, &storage_config, &data.folder("scratch")?);
         let fleet = match options.max_machines {
             0 => None,
-            _ => Some(LocalFleet::start(options, env, environment, fleet_queue, metrics).await?),
+            _ => {
+                // Nobody else is at a Redis of our own: what an earlier life held is ours to go on with.
+                let holder = if redis.is_some() { "up".to_owned() } else { WorkerId::on("up").0 };
+                let start = LocalFleet::start(options, env, environment, fleet_queue, holder, metrics);
+                Some(start.await?)
+            }
         };
         for guard in [guards.0, guards.1] {
             guard.disarm();
