@@ -7,27 +7,44 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use secrecy::ExposeSecret as _;
+use tcoder::controller::fleet::FleetPolicy;
 use tcoder::job::{Ladder, Preset, Quality};
 use tcoder::transcoder::{plan, probe};
 
 use crate::command_count::CommandCount;
 use crate::redis_server::private_redis;
-use crate::{Figures, TCODER, median};
+use crate::{Figures, TCODER, fleet, median};
 
 const LADDER: &str = "720p,360p,144p";
 const SECONDS: &str = "30";
+const CLIPS_PER_MINUTE: f64 = 2.0;
 /// Each pair is measured this often, in turn.
 const ROUNDS: usize = 3;
+
+const COST: [&str; 3] =
+    ["cost_per_source_minute_usd", "coconut_usd_per_source_minute", "mediaconvert_usd_per_source_minute"];
+/// Coconut's list price, $0.015 an output minute, for three outputs.
+pub const COCONUT: f64 = 3.0 * 0.015;
+/// AWS Elemental MediaConvert's list prices of 2021, about $0.015 an output minute in SD and $0.03 in HD:
+/// 360p and 144p are SD, 720p is HD.
+const MEDIACONVERT: f64 = 2.0 * 0.015 + 0.03;
 
 pub async fn measure(figures: &mut Figures, scratch: &Path) {
     let ladder = ["ladder_cpu_vs_recipe", "ladder_psnr_minus_recipe_db", "ladder_ssim_minus_recipe"];
     let pipeline = ["pipeline_wall_vs_ffmpeg", "commands_per_watched_job"];
-    if !figures.wants(&ladder) && !figures.wants(&pipeline) {
+    let cost = fleet::wants(figures, &COST);
+    if !figures.wants(&ladder) && !figures.wants(&pipeline) && !cost {
         return;
     }
     let clip = clip(scratch);
+    let mut cpu = None;
     if figures.wants(&ladder) {
-        compare_with_recipe(figures, scratch, &clip);
+        cpu = Some(compare_with_recipe(figures, scratch, &clip));
+    }
+    if cost {
+        let dir = scratch.join("ours");
+        let alone = || median((0..ROUNDS).map(|_| cpu_of(|| ours(&clip, &dir))).collect());
+        put_cost(figures, cpu.unwrap_or_else(alone));
     }
     if figures.wants(&pipeline) {
         compare_pipeline(figures, scratch, &clip).await;
@@ -138,8 +155,9 @@ fn ours(clip: &Path, out: &Path) {
     assert!(done.success());
 }
 
-fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) {
-    let mut ratios = Vec::new();
+/// Says how many CPU seconds ours took.
+fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) -> f64 {
+    let (mut ratios, mut ours_took) = (Vec::new(), Vec::new());
     let (theirs_dir, ours_dir) = (scratch.join("recipe"), scratch.join("ours"));
     for _ in 0..ROUNDS {
         for dir in [&theirs_dir, &ours_dir] {
@@ -149,6 +167,7 @@ fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) {
         let theirs_cpu = cpu_of(|| recipe(clip, &theirs_dir));
         let ours_cpu = cpu_of(|| ours(clip, &ours_dir));
         ratios.push(ours_cpu / theirs_cpu);
+        ours_took.push(ours_cpu);
     }
     figures.put("ladder_cpu_vs_recipe", median(ratios), "ratio");
     let (mut psnr, mut ssim) = (f64::INFINITY, f64::INFINITY);
@@ -165,6 +184,18 @@ fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) {
     }
     figures.put("ladder_psnr_minus_recipe_db", psnr, "dB");
     figures.put("ladder_ssim_minus_recipe", ssim, "ssim");
+    median(ours_took)
+}
+
+/// What the ladder of a minute of 1080p costs on the fleet's machines. They are billed by the second
+/// they run: taken is that the encode keeps all their cores busy. Their start, and their wait for the next
+/// job, are not counted.
+fn put_cost(figures: &mut Figures, cpu_of_a_clip: f64) {
+    let policy = FleetPolicy::new("bench", "worker:1");
+    let core_second = policy.price.unwrap().dollars() / 3600.0 / f64::from(policy.guest.cpus);
+    figures.put(COST[0], cpu_of_a_clip * CLIPS_PER_MINUTE * core_second, "USD");
+    figures.put(COST[1], COCONUT, "USD");
+    figures.put(COST[2], MEDIACONVERT, "USD");
 }
 
 /// How near a rendition is to the source scaled to its size.

@@ -2,10 +2,11 @@
 //!
 //! These machines are shared and noisy, so times are ratios of two things measured in turn in one run;
 //! CPU seconds and counted Redis commands are what they are. Name figures (or parts of their names) on
-//! the command line to measure only those.
+//! the command line to measure only those; `fleet` are those of the fleet.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod encode;
+mod fleet;
 mod queue;
 mod worker;
 
@@ -22,12 +23,16 @@ use std::path::{Path, PathBuf};
 pub const TCODER: &str = env!("CARGO_BIN_EXE_tcoder");
 
 /// What the figures may be at most. One that is above ends the run with an error, at its end.
-const LIMITS: [(&str, f64); 5] = [
+const LIMITS: [(&str, f64); 9] = [
     ("ladder_cpu_vs_recipe", 0.78),
     ("pipeline_wall_vs_ffmpeg", 1.05),
     ("queue_commands_per_job", 21.0),
     ("queue_commands_per_upload", 28.0),
     ("idle_commands_per_worker_minute", 6.0),
+    ("idle_commands_per_reconciler_minute", 2.0),
+    ("converge_calls_over_minimum", 1.0),
+    ("converge_0_to_10_over_floor", 1.2),
+    ("cost_per_source_minute_usd", encode::COCONUT / 10.0),
 ];
 
 /// Takes figures down as they come.
@@ -44,7 +49,9 @@ impl Figures {
     }
 
     pub fn put(&mut self, name: &str, value: f64, unit: &'static str) {
-        println!("{name} {value:.4} {unit}");
+        // Fractions of a cent need more of them.
+        let digits = if value.abs() < 0.01 { 6 } else { 4 };
+        println!("{name} {value:.digits$} {unit}");
         self.taken.insert(name.to_owned(), (value, unit));
     }
 
@@ -84,9 +91,14 @@ async fn main() -> std::process::ExitCode {
     let wanted = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
     let mut figures = Figures { wanted, taken: BTreeMap::new() };
     let scratch = tempfile::tempdir().unwrap();
+    let idle_reconciler = fleet::Idle::begin(&figures);
     queue::measure(&mut figures).await;
     worker::measure(&mut figures, scratch.path()).await;
+    fleet::measure(&mut figures).await;
     encode::measure(&mut figures, scratch.path()).await;
+    if let Some(idle) = idle_reconciler {
+        idle.end(&mut figures).await;
+    }
     figures.write(&target_dir().join("bench.json"));
     let missed = figures.missed();
     for line in &missed {

@@ -45,6 +45,8 @@ const GONE: Duration = Duration::from_secs(40 * 60);
 const QUIET: Duration = Duration::from_secs(300);
 /// A burst of events is one look.
 const GAP: Duration = Duration::from_millis(200);
+/// Redis ends a blocking read that found nothing up to so much late: it looks ten times a second.
+const LATE: Duration = Duration::from_millis(100);
 /// What a request to Fly that is under way gets to end when the process is told to stop.
 const LAST_CALL: Duration = Duration::from_secs(5);
 
@@ -348,8 +350,15 @@ impl Reconciler {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let Some(feed) = &mut self.feed else { return sleep(left).await };
-            match feed.changes(left).await {
-                Ok(changes) if changes.is_empty() => return,
+            // The rest is slept here, to the millisecond: the limiter's next slot is waited for like this.
+            let read = left.saturating_sub(LATE);
+            if read.is_zero() {
+                return sleep(left).await;
+            }
+            match feed.changes(read).await {
+                Ok(changes) if changes.is_empty() => {
+                    return sleep(until.saturating_duration_since(Instant::now())).await;
+                }
                 Ok(changes) if changes.iter().any(matters) => break,
                 Ok(_) => {}
                 Err(error) => {
