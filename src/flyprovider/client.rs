@@ -317,7 +317,11 @@ impl Fly {
 
     fn means(&self, call: &Call<'_>, status: StatusCode, wait: Option<Duration>, body: &[u8]) -> FlyError {
         // Error pages have been seen to echo the request.
-        let body = String::from_utf8_lossy(body).replace(self.token.expose_secret(), "[token]");
+        let mut body = String::from_utf8_lossy(body).into_owned();
+        // A token may be several macaroons, and one of them alone is a secret too.
+        for part in self.token.expose_secret().split(',').filter(|part| !part.is_empty()) {
+            body = body.replace(part, "[token]");
+        }
         let answer = Answer { status: status.as_u16(), retry_after: wait, body: &body };
         let error = classify(call.kind(), call.machine, &answer);
         tracing::debug!(verb = call.verb, %error, "Fly did not do it");

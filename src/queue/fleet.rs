@@ -60,8 +60,8 @@ pub enum Hold {
     Mine(Fence),
     /// Somebody else does, for so long at least.
     Held(Duration),
-    /// Somebody else did last and has let its time run out; it goes first should it come back.
-    Lapsed,
+    /// Somebody else did last and let its time run out, so long ago; it goes first should it come back.
+    Lapsed(Duration),
 }
 
 /// What became of a wish to retire a machine's workers.
@@ -107,7 +107,7 @@ impl Queue {
         match parts.first().and_then(Reply::text) {
             Some("MINE") => number().map(|epoch| Hold::Mine(Fence { holder: holder.to_owned(), epoch })),
             Some("HELD") => number().map(|ms| Hold::Held(Duration::from_millis(ms))),
-            Some("LAPSED") => Some(Hold::Lapsed),
+            Some("LAPSED") => number().map(|ms| Hold::Lapsed(Duration::from_millis(ms))),
             _ => None,
         }
         .ok_or_else(|| QueueError::data(format!("the fleet's lock answered {reply:?}")))

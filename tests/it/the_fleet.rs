@@ -338,10 +338,21 @@ async fn a_wrong_token_is_logged_once() {
     ];
     let args = ["controller", "--listen", "127.0.0.1:0"];
     let (mut child, _, log) = cloud.system.server(&args, &variables).await;
+    let wrong = |s: &FleetStatus| s.conditions.iter().any(|c| c.reason == "Unauthorised");
+    cloud.jobs(1).await;
+    cloud.says("the token is wrong", wrong).await;
+    let mut redis = cloud.system.redis();
+    let mut held = || redis::cmd("HGET").arg("fleet:lock").arg("until").query::<i64>(&mut redis).unwrap();
     for _ in 0..3 {
-        let jobs = |s: &FleetStatus| s.conditions.iter().any(|c| c.reason == "Unauthorised");
+        // Each job makes it look again, and keep the lock.
+        let before = held();
         cloud.jobs(1).await;
-        cloud.says("the token is wrong", jobs).await;
+        let look = async {
+            while held() == before {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        soon("another look", look).await;
     }
     send(child.id().unwrap(), nix::sys::signal::Signal::SIGTERM);
     assert!(soon("it ends", child.wait()).await.unwrap().success());

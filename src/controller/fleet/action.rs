@@ -226,7 +226,9 @@ impl fmt::Display for Condition {
             Self::ListUnknown(ListFailure::Failed) => {
                 f.write_str("Fly's list of machines cannot be had; nothing is changed until it can")
             }
-            Self::Paused => f.write_str("paused; `tcoder fleet resume` goes on"),
+            Self::Paused => {
+                f.write_str("paused; `tcoder fleet resume` goes on, where FLEET_PAUSED is not set")
+            }
             Self::Unauthorised => f.write_str(
                 "Fly refuses to change machines with this token; set FLY_API_TOKEN to one that may deploy",
             ),

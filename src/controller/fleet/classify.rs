@@ -120,14 +120,18 @@ pub(super) fn units(
             };
             let here = workers.get(&machine.id).map(Vec::as_slice).unwrap_or_default();
             let (role, since, deadline) = judge(machine, seen, here, policy, now)?;
-            let image = machine.config.as_ref().map(|c| c.image.as_str());
+            let config = machine.config.as_ref();
+            let image = config.map(|c| c.image.as_str());
+            // Made when MIN_MACHINES was lower: its workers would leave, and be started again for ever.
+            let leaves = slot.is_some_and(|slot| slot.0 <= policy.min)
+                && config.is_some_and(|c| c.env.get("WORKER_IDLE_TIMEOUT").is_some_and(|time| time != "0"));
             Some(Unit {
                 id: Some(machine.id.clone()),
                 slot,
                 role,
                 since,
                 deadline,
-                drifted: image.is_some_and(|image| image != policy.image),
+                drifted: leaves || image.is_some_and(|image| image != policy.image),
                 blocked: seen.blocked_until.is_some_and(|until| until > now),
                 state: Some(machine.state.clone()),
                 alive: here.iter().any(|w| w.fresh),

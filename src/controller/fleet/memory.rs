@@ -138,6 +138,13 @@ impl Memory {
         Self::default()
     }
 
+    /// Nobody could see for a while whether workers live: that they gave no sign until now says nothing.
+    pub fn doubt_absences(&mut self, now: Moment) {
+        for seen in self.machines.values_mut() {
+            seen.lifeless_since = now;
+        }
+    }
+
     /// Takes note of how a step ended. `sent_at` is when it was sent, `now` when that is known.
     pub fn record(
         &mut self,

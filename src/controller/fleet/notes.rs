@@ -115,20 +115,22 @@ impl Memory {
         let seen = self.machines.entry(machine.id.clone()).or_insert(new);
         seen.slot = slot;
         let changed = seen.state != machine.state;
+        let rests = |state: &MachineState| matches!(state, MachineState::Stopped | MachineState::Suspended);
+        let started = rests(&seen.state) && !rests(&machine.state);
         if changed {
             seen.state = machine.state.clone();
             seen.state_since = listed_at;
             seen.repairs = 0;
             seen.repaired_at = None;
         }
-        if seen.instance != machine.instance_id {
+        // The instance changes with a machine's version only, not with each start.
+        let replaced = seen.instance.is_some() && seen.instance != machine.instance_id;
+        seen.instance.clone_from(&machine.instance_id);
+        if (replaced || started) && seen.sent.is_none() && !seen.on_trial {
             // A new life that somebody else began.
-            if seen.instance.is_some() && seen.sent.is_none() && !seen.on_trial {
-                seen.had_worker = false;
-                seen.lifeless_since = listed_at;
-                seen.retired_since = None;
-            }
-            seen.instance.clone_from(&machine.instance_id);
+            seen.had_worker = false;
+            seen.lifeless_since = listed_at;
+            seen.retired_since = None;
         }
         if let Some(sent) = seen.sent {
             let patience = if sent.sure { policy.deadlines.retry } else { policy.deadlines.settle };
@@ -140,7 +142,7 @@ impl Memory {
         let unreachable = machine.host_status == HostStatus::Unreachable;
         seen.unreachable_since =
             if unreachable { Some(seen.unreachable_since.unwrap_or(listed_at)) } else { None };
-        let at_rest = matches!(machine.state, MachineState::Stopped | MachineState::Suspended);
+        let at_rest = rests(&machine.state);
         if at_rest {
             seen.retired_since = None;
         }

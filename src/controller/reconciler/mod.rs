@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::{Condition, FleetPolicy, Memory, Moment, NoList, Observation, Plan, plan};
 use crate::config::Env;
 use crate::flyprovider::{Fly, Limit, Machine, MachineId};
+use crate::job::WorkerId;
 use crate::metrics::Metrics;
 use crate::queue::{Change, EventFeed, Fence, FleetStatus, FleetView, Hold, Queue, QueueError, backoff};
 
@@ -38,9 +39,9 @@ const HOLD: Duration = Duration::from_secs(30);
 const RENEW: Duration = Duration::from_secs(10);
 /// How long a holder whose time ran out is waited for while jobs wait: it is woken by the same event.
 const AFTER_YOU: Duration = Duration::from_secs(2);
-/// Whoever has said nothing for so long, with nothing to do, is taken for gone. A reconciler looks at its
-/// machines more often.
-const GONE: Duration = Duration::from_secs(40 * 60);
+/// Whoever has not renewed its hold for so long, with nothing to do, is taken for gone: twice [`QUIET`],
+/// at which a reconciler renews it, and some.
+const GONE: Duration = Duration::from_secs(660);
 /// Longest sleep, and longest blocking read.
 const QUIET: Duration = Duration::from_secs(300);
 /// A burst of events is one look.
@@ -96,10 +97,8 @@ pub struct Reconciler {
     fence: Option<Fence>,
     /// The process has just started.
     fresh: bool,
-    /// Since when the lock has been nobody's.
-    lapsed_since: Option<Instant>,
-    /// Until when it is somebody else's, at least.
-    held_until: Option<Instant>,
+    /// What the lock said of somebody else at the last look.
+    other: Option<Other>,
     told: Option<FleetStatus>,
     conditions: Vec<Condition>,
     looked_at: Option<Instant>,
@@ -109,6 +108,21 @@ pub struct Reconciler {
     made: BTreeMap<MachineId, Machine>,
     /// Until when the machines are paid for in the metrics.
     billed_until: Moment,
+    /// Idle workers that let a job lie, and since when.
+    suspects: BTreeMap<WorkerId, Moment>,
+    /// Redis was out of reach: that a worker gave no sign meanwhile says nothing.
+    blind: bool,
+    /// When the right to act was last taken or kept.
+    held_at: Option<Instant>,
+}
+
+/// Somebody else had the right to act last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Other {
+    /// And has it, for so long at least.
+    Holds(Duration),
+    /// And let it lapse so long ago.
+    Lapsed(Duration),
 }
 
 /// When to look again.
@@ -131,8 +145,7 @@ impl Reconciler {
             began: Instant::now(),
             fence: None,
             fresh: true,
-            lapsed_since: None,
-            held_until: None,
+            other: None,
             told: None,
             conditions: Vec::new(),
             looked_at: None,
@@ -140,6 +153,9 @@ impl Reconciler {
             feed: None,
             made: BTreeMap::new(),
             billed_until: Moment::ZERO,
+            suspects: BTreeMap::new(),
+            blind: false,
+            held_at: None,
         }
     }
 
@@ -190,9 +206,14 @@ impl Reconciler {
             Ok(view) => view,
             Err(error) => return self.without_redis(&error),
         };
-        self.failures = 0;
+        if std::mem::take(&mut self.blind) {
+            self.memory.doubt_absences(self.now());
+        }
         match self.act_on(&view).await {
-            Ok(next) => next,
+            Ok(next) => {
+                self.failures = 0;
+                next
+            }
             Err(error) => self.without_redis(&error),
         }
     }
@@ -204,7 +225,8 @@ impl Reconciler {
 
     async fn act_on(&mut self, view: &FleetView) -> Result<Next, QueueError> {
         let (policy, now) = (self.policy(view), self.now());
-        self.seen.queue = Some(observe::queue_view(view, self.parts.queue.policy().alive));
+        let alive = self.parts.queue.policy().alive;
+        self.seen.queue = Some(observe::queue_view(view, alive, &mut self.suspects, now));
         self.memory.observe(&self.seen, &policy, now);
         let plan = plan(&self.seen, &policy, &self.memory, now);
         self.count_cost(&policy, &plan, now);
@@ -212,17 +234,20 @@ impl Reconciler {
         let acts = lists || !plan.actions.is_empty();
         let waits = view.pending + view.due > 0;
         let news = self.fence.is_some() && self.has_news(view, &policy, &plan);
-        if !acts && !waits && !news {
-            self.lapsed_since = None;
+        // So that nobody takes a reconciler with nothing to do for gone.
+        let shows = self.fence.is_some() && self.held_at.is_none_or(|at| at.elapsed() >= QUIET);
+        if !acts && !waits && !news && !shows {
             return Ok(Next::Wait(plan.next_look));
         }
         let Some(fence) = self.hold(waits, acts).await? else {
             return Ok(Next::Wait(Some(self.patience(waits))));
         };
+        self.held_at = Some(Instant::now());
         if self.fence.as_ref() != Some(&fence) {
             tracing::info!(epoch = fence.epoch, holder = fence.holder, "acting on the fleet");
-            // What another did meanwhile stands in no list of ours.
+            // What another did meanwhile stands in no list of ours, nor in our memory.
             self.seen.machines = Err(NoList::NOT_YET);
+            self.memory.doubt_absences(now);
             (self.fence, self.fresh) = (Some(fence), false);
             return Ok(Next::Now);
         }
@@ -252,44 +277,42 @@ impl Reconciler {
 
     /// The right to act, where it is to be had.
     async fn hold(&mut self, waits: bool, acts: bool) -> Result<Option<Fence>, QueueError> {
-        let insists = self
-            .lapsed_since
-            .is_some_and(|since| acts && since.elapsed() >= if waits { AFTER_YOU } else { GONE });
-        match self.parts.queue.fleet_hold(&self.parts.holder, HOLD, self.fresh, insists).await? {
+        let patience = if waits { AFTER_YOU } else { GONE };
+        let insists = matches!(self.other, Some(Other::Lapsed(time)) if acts && time >= patience);
+        self.other = match self.parts.queue.fleet_hold(&self.parts.holder, HOLD, self.fresh, insists).await? {
             Hold::Mine(fence) => {
-                self.lapsed_since = None;
-                Ok(Some(fence))
+                self.other = None;
+                return Ok(Some(fence));
             }
-            Hold::Held(left) => {
-                self.held_until = Some(Instant::now() + left);
-                (self.lapsed_since, self.fence, self.told) = (None, None, None);
-                Ok(None)
-            }
-            Hold::Lapsed => {
-                self.lapsed_since.get_or_insert_with(Instant::now);
-                (self.fence, self.told) = (None, None);
-                Ok(None)
-            }
-        }
+            Hold::Held(left) => Some(Other::Holds(left)),
+            Hold::Lapsed(time) => Some(Other::Lapsed(time)),
+        };
+        (self.fence, self.told) = (None, None);
+        Ok(None)
     }
 
     /// How long somebody who may not act waits. While jobs wait the acting one renews its hold; with
-    /// nothing to do it lets it lapse, and that says nothing.
+    /// nothing to do it does so now and then only.
     fn patience(&self, waits: bool) -> Duration {
-        let left = match (waits, self.lapsed_since, self.held_until) {
-            (false, ..) => return QUIET,
-            (true, Some(since), _) => AFTER_YOU.saturating_sub(since.elapsed()),
-            (true, None, held) => held.map_or(HOLD, |at| at.saturating_duration_since(Instant::now())),
+        let left = match (self.other, waits) {
+            (Some(Other::Holds(left)), true) => left,
+            (Some(Other::Lapsed(time)), true) => AFTER_YOU.saturating_sub(time),
+            (Some(Other::Lapsed(time)), false) => GONE.saturating_sub(time),
+            (Some(Other::Holds(_)) | None, _) => QUIET,
         };
-        left.max(Duration::from_millis(50))
+        left.clamp(Duration::from_millis(50), QUIET)
     }
 
     fn without_redis(&mut self, error: &QueueError) -> Next {
         self.failures = self.failures.saturating_add(1);
         if self.failures == 1 {
-            tracing::warn!(%error, "Redis cannot be read; the fleet is left as it is until it can");
+            tracing::warn!(%error, "Redis cannot be used; the fleet is left as it is until it can");
         }
-        (self.seen.queue, self.feed) = (None, None);
+        self.seen.queue = None;
+        self.blind = true;
+        if error.is_connection() {
+            self.feed = None;
+        }
         Next::Wait(Some(backoff::full_jitter(
             self.failures,
             Duration::from_millis(200),

@@ -1,26 +1,41 @@
 //! Redis's view of queue and pool -> what the plan is made from. Pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::controller::fleet::{QueueView, WorkerView};
+use crate::controller::fleet::{Moment, QueueView, WorkerView};
 use crate::flyprovider::MachineId;
-use crate::job::Millis;
+use crate::job::{Millis, WorkerId};
 use crate::queue::{FleetView, PoolWorker};
 
 /// A worker that waits is at a job within milliseconds. One that lets a job lie for so long is none.
 const NO_SHOW: Duration = Duration::from_secs(5);
+/// Between two looks that must agree on that: one that just ended a job is at the queue a moment later.
+const AGAIN: Duration = Duration::from_secs(1);
 
-/// The queue and the pool; `alive` is how long a sign of life counts.
-pub fn queue_view(view: &FleetView, alive: Duration) -> QueueView {
+/// The queue and the pool; `alive` is how long a sign of life counts. `suspects` is who let a job lie at
+/// the looks before, and since when.
+pub fn queue_view(
+    view: &FleetView,
+    alive: Duration,
+    suspects: &mut BTreeMap<WorkerId, Moment>,
+    now: Moment,
+) -> QueueView {
     let waits = view.next_ready_since.filter(|_| view.pending > 0);
     let overdue = waits.is_some_and(|since| since_then(since, view.now) >= NO_SHOW);
+    let before = std::mem::take(suspects);
     let workers: Vec<WorkerView> = view
         .workers
         .iter()
         .map(|worker| {
             let until = worker.alive_until.filter(|until| *until > view.now);
             let last_sign = until.map(|until| until.plus(-millis(alive)));
-            let ignores = overdue && worker.lease.is_none() && last_sign < waits;
+            let mut ignores = overdue && worker.lease.is_none() && last_sign < waits;
+            if ignores {
+                let since = before.get(&worker.worker).copied().unwrap_or(now);
+                suspects.insert(worker.worker.clone(), since);
+                ignores = now.saturating_sub(since) >= AGAIN;
+            }
             WorkerView {
                 worker: worker.worker.clone(),
                 machine: machine_of(worker),
@@ -33,7 +48,8 @@ pub fn queue_view(view: &FleetView, alive: Duration) -> QueueView {
     let idle = workers.iter().any(|w| w.fresh && !w.busy && !w.retired);
     let looks = waits.filter(|_| idle && !overdue).map(|since| since.plus(millis(NO_SHOW)));
     let next = [view.next_due, looks].into_iter().flatten().min();
-    let next_due = next.map(|at| since_then(view.now, at));
+    let again = suspects.values().map(|since| (*since + AGAIN).saturating_sub(now)).filter(|d| !d.is_zero());
+    let next_due = next.map(|at| since_then(view.now, at)).into_iter().chain(again).min();
     QueueView { pending: view.pending, due: view.due, next_due, workers }
 }
 
@@ -54,7 +70,7 @@ fn since_then(from: Millis, to: Millis) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{JobId, WorkerId};
+    use crate::job::JobId;
 
     const ALIVE: Duration = Duration::from_secs(180);
     const NOW: Millis = Millis(1_000_000);
@@ -77,7 +93,11 @@ mod tests {
             workers: vec![worker],
             ..FleetView::default()
         };
-        let queue = queue_view(&view, ALIVE);
+        let mut suspects = BTreeMap::new();
+        let first = queue_view(&view, ALIVE, &mut suspects, Moment::ZERO);
+        let doubtful = !suspects.is_empty();
+        let queue = queue_view(&view, ALIVE, &mut suspects, AGAIN);
+        assert!(!doubtful || (first.workers[0].fresh && first.next_due == Some(AGAIN)), "believed at once");
         let (fresh, busy) = (queue.workers[0].fresh, queue.workers[0].busy);
         (queue, fresh, busy)
     }

@@ -18,6 +18,8 @@ const BUDGET: Duration = Duration::from_secs(20);
 const REFUSED: Duration = Duration::from_secs(600);
 /// Until another look at a machine that could not be told to leave.
 const RECOVER: Duration = Duration::from_secs(1);
+/// Leases looked at then.
+const LEASES: u32 = 100;
 /// From SIGTERM to SIGKILL.
 const STOP: Duration = Duration::from_secs(30);
 
@@ -38,7 +40,7 @@ impl Reconciler {
                 Ok(Listed { at: asked, machines })
             }
             Err(error) => {
-                self.heed(&error).await?;
+                self.heed(&error).await;
                 tracing::debug!(%error, "no list");
                 Err(NoList { why: list_failure_of(&error), at: self.now() })
             }
@@ -59,9 +61,9 @@ impl Reconciler {
             act => {
                 if let Act::Stop { machine } | Act::Destroy { machine, .. } = act
                     && let outcome @ (Outcome::Refused | Outcome::Fenced) =
-                        self.retire(fence, machine, &[]).await?
+                        self.retire(fence, machine, &self.workers_of(machine)).await?
                 {
-                    return Ok(self.note(action, &outcome, policy, sent_at));
+                    return self.note(action, &outcome, policy, sent_at).await;
                 }
                 if let Some(wait) = self.slot(priority(act)).await? {
                     return Ok(Next::Wait(Some(wait)));
@@ -73,10 +75,22 @@ impl Reconciler {
                 }
             }
         };
-        Ok(self.note(action, &outcome, policy, sent_at))
+        self.note(action, &outcome, policy, sent_at).await
     }
 
-    fn note(&mut self, action: &Action, outcome: &Outcome, policy: &FleetPolicy, sent_at: Duration) -> Next {
+    /// The machine's workers as they were seen, also those that the pool has forgotten.
+    fn workers_of(&self, machine: &MachineId) -> Vec<WorkerId> {
+        let workers = self.seen.queue.iter().flat_map(|queue| &queue.workers);
+        workers.filter(|w| w.machine == *machine).map(|w| w.worker.clone()).collect()
+    }
+
+    async fn note(
+        &mut self,
+        action: &Action,
+        outcome: &Outcome,
+        policy: &FleetPolicy,
+        sent_at: Duration,
+    ) -> Result<Next, QueueError> {
         let (kind, how) = (action.act.kind(), word(outcome));
         let machine = match (&action.act, outcome) {
             (Act::Create { name, .. }, Outcome::Done(Some(id))) => format!("{name} ({id})"),
@@ -91,8 +105,12 @@ impl Reconciler {
         self.parts.metrics.fleet_action(kind, how);
         let now = self.now();
         self.memory.record(action, outcome, policy, sent_at, now);
-        // What keeps it busy may be a lease that ran out and is not reaped yet.
-        if *outcome == Outcome::Refused { Next::Wait(Some(RECOVER)) } else { Next::Now }
+        if *outcome != Outcome::Refused {
+            return Ok(Next::Now);
+        }
+        // What keeps it busy may be a lease that ran out, and nobody else may be there to reap it.
+        self.parts.queue.sweep(LEASES).await?;
+        Ok(Next::Wait(Some(RECOVER)))
     }
 
     async fn retire(
@@ -143,7 +161,7 @@ impl Reconciler {
             }
             Err(error) => {
                 tracing::warn!(action = act.kind(), %error, "Fly did not do it");
-                self.heed(&error).await?;
+                self.heed(&error).await;
                 outcome_of(&error)
             }
         };
@@ -152,12 +170,12 @@ impl Reconciler {
     }
 
     /// Fly said that there are too many requests: everybody waits.
-    async fn heed(&self, error: &FlyError) -> Result<(), QueueError> {
-        if let FlyError::RateLimited { retry_after } = error {
-            self.parts.metrics.fly_rate_limited();
-            self.parts.limit.penalty(*retry_after).await?;
+    async fn heed(&self, error: &FlyError) {
+        let FlyError::RateLimited { retry_after } = error else { return };
+        self.parts.metrics.fly_rate_limited();
+        if let Err(error) = self.parts.limit.penalty(*retry_after).await {
+            tracing::warn!(%error, "the others could not be told that Fly wants fewer requests");
         }
-        Ok(())
     }
 
     fn note_call(&self, action: &'static str, outcome: &'static str, began: Instant) {

@@ -208,7 +208,6 @@ impl State {
         let before = entry.machine.state.clone();
         match before {
             MachineState::Stopped | MachineState::Suspended | MachineState::Failed => {
-                entry.machine.instance_id = Some(Uuid::new_v4().simple().to_string());
                 entry.enter(MachineState::Starting, "start", None);
                 Ok((true, before))
             }

@@ -1,5 +1,5 @@
 -- Who may act on the fleet: one at a time, under an epoch that grows with each change of hands.
--- ARGV: hold holder ms fresh insist. Returns MINE epoch | HELD ms | LAPSED.
+-- ARGV: hold holder ms fresh insist. Returns MINE epoch | HELD ms | LAPSED ms ago.
 --       release holder epoch. Returns OK.
 local verb, holder = ARGV[2], ARGV[3]
 local l = redis.call('HMGET', lock, 'holder', 'epoch', 'until')
@@ -14,7 +14,7 @@ local now = clock()
 local left = math.min(tonumber(l[3] or '0') - now, 300000)
 local taken = l[1] and l[1] ~= '' and not mine
 if taken and left > 0 then return { 'HELD', left } end
-if taken and not insist then return { 'LAPSED' } end
+if taken and not insist then return { 'LAPSED', -left } end
 if fresh or not mine then epoch = epoch + 1 end
 redis.call('HSET', lock, 'holder', holder, 'epoch', epoch, 'until', now + ms)
 return { 'MINE', epoch }

@@ -5,13 +5,21 @@ local now = clock()
 local first = redis.call('ZRANGE', pending, 0, 0)[1]
 local since = first and redis.call('HGET', status(first), 'queued') or ''
 local due, next_due = 0, -1
-for _, set in ipairs({ leases, scheduled }) do
-  due = due + redis.call('ZCOUNT', set, '-inf', now)
-  local at = tonumber(redis.call('ZRANGEBYSCORE', set, '(' .. now, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])
-  if at and (next_due < 0 or at < next_due) then next_due = at end
+local function count(list)
+  for i = 2, #list, 2 do
+    local at = tonumber(list[i])
+    if at <= now then
+      due = due + 1
+    elseif next_due < 0 or at < next_due then
+      next_due = at
+    end
+  end
 end
-local held = {}
 local list = redis.call('ZRANGE', leases, 0, -1, 'WITHSCORES')
+count(list)
+-- A thousand that are due are worth as many machines as there may be.
+count(redis.call('ZRANGE', scheduled, 0, 1000, 'WITHSCORES'))
+local held = {}
 for i = 1, #list, 2 do
   held[#held + 1] = list[i]
   held[#held + 1] = list[i + 1]

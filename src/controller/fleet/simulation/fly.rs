@@ -31,7 +31,6 @@ pub(super) struct SimMachine {
     pub worker_at: Option<u64>,
     /// Its workers' claims are refused in this life.
     pub retired: bool,
-    life: u32,
 }
 
 /// All machines of the app.
@@ -97,7 +96,7 @@ impl Fly {
         machine.instance_id = Some(format!("{}-0", self.made));
         let fate = self.fate(rng, now);
         let next = Some(now + rng.random_range(100..600));
-        self.machines.push(SimMachine { machine, next, fate, worker_at: None, retired: false, life: 0 });
+        self.machines.push(SimMachine { machine, next, fate, worker_at: None, retired: false });
         Outcome::Done(Some(id))
     }
 
@@ -112,9 +111,7 @@ impl Fly {
             MachineState::Started | MachineState::Starting => Ok(Outcome::Done(None)),
             MachineState::Stopped | MachineState::Created if sim.next.is_none() => {
                 sim.machine.state = MachineState::Starting;
-                sim.life += 1;
-                let instance = format!("{}-{}", sim.machine.id, sim.life);
-                (sim.machine.instance_id, sim.fate, sim.next) = (Some(instance), fate, Some(next));
+                (sim.fate, sim.next) = (fate, Some(next));
                 (sim.worker_at, sim.retired) = (None, false);
                 Ok(Outcome::Done(None))
             }

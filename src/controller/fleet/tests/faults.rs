@@ -327,3 +327,43 @@ fn machines_of_other_names_are_none_of_ours() {
     let plan = desk.plan();
     assert_eq!((plan.actions.len(), plan.desired.existing), (0, 0));
 }
+
+#[test]
+fn after_redis_was_away_for_long_workers_get_time_to_show_themselves() {
+    let mut desk = Desk::new(&[(1, Started, Idle)], 0);
+    desk.plan();
+    desk.now = s(250);
+    // Its sign of life ran out while nobody could give one.
+    desk.see(&[(1, Started, Dead)], 0);
+    let mut doubting = Desk {
+        policy: desk.policy.clone(),
+        memory: desk.memory.clone(),
+        seen: desk.seen.clone(),
+        now: desk.now,
+    };
+    assert_eq!(desk.steps(), ["stop m1"]);
+    doubting.memory.doubt_absences(doubting.now);
+    assert!(doubting.acts().is_empty());
+    doubting.now = s(320);
+    doubting.see(&[(1, Started, Dead)], 0);
+    assert_eq!(doubting.steps(), ["stop m1"]);
+}
+
+#[test]
+fn a_machine_that_somebody_else_started_gets_time_to_boot() {
+    let mut desk = Desk::new(&[(1, Started, Idle)], 0);
+    desk.plan();
+    for (now, state, life) in [(100, Stopped, Nobody), (4000, Started, Nobody)] {
+        desk.now = s(now);
+        desk.see(&[(1, state, life)], 0);
+        assert!(desk.acts().is_empty(), "at {now} s");
+    }
+}
+
+#[test]
+fn a_raised_minimum_replaces_a_machine_whose_worker_would_leave() {
+    let mut desk = Desk::new(&[(1, Stopped, Nobody)], 0);
+    desk.policy.min = 1;
+    desk.list()[0].config.as_mut().unwrap().env.insert("WORKER_IDLE_TIMEOUT".into(), "300".into());
+    assert_eq!(desk.steps(), ["create 02 any", "destroy m1"]);
+}
