@@ -36,7 +36,7 @@ const QUIET: Duration = Duration::from_millis(2_200);
 /// For ten requests at one a second.
 const FLOOR: Duration = Duration::from_secs(10);
 /// One blocking read of a reconciler that nothing wakes, and the look after it.
-const IDLE_FOR: Duration = Duration::from_secs(300);
+const IDLE_FOR: Duration = Duration::from_secs(600);
 
 pub async fn measure(figures: &mut Figures) {
     if wants(figures, &REQUESTS) {
@@ -185,7 +185,7 @@ fn plan_of_ten_thousand() -> f64 {
     median(times.collect())
 }
 
-/// A reconciler without anything to do, on a Redis of its own, beside the other figures: it takes five
+/// A reconciler without anything to do, on a Redis of its own, beside the other figures: it takes ten
 /// minutes.
 pub struct Idle {
     commands: JoinHandle<u64>,

@@ -39,11 +39,14 @@ const HOLD: Duration = Duration::from_secs(30);
 const RENEW: Duration = Duration::from_secs(10);
 /// How long a holder whose time ran out is waited for while jobs wait: it is woken by the same event.
 const AFTER_YOU: Duration = Duration::from_secs(2);
-/// Whoever has not renewed its hold for so long, with nothing to do, is taken for gone: twice [`QUIET`],
-/// at which a reconciler renews it, and some.
-const GONE: Duration = Duration::from_secs(660);
-/// Longest sleep, and longest blocking read.
-const QUIET: Duration = Duration::from_secs(300);
+/// Longest blocking read.
+const READ: Duration = Duration::from_secs(300);
+/// Longest time between two looks; with machines up the plan asks for one every 5 minutes.
+const QUIET: Duration = Duration::from_secs(600);
+/// Whoever has not renewed its hold for so long is taken for gone, with nothing to do or with workers up:
+/// twice the time in which a reconciler renews it, and some.
+const GONE: Duration = Duration::from_secs(1260);
+const GONE_WITH_WORKERS: Duration = Duration::from_secs(660);
 /// A burst of events is one look.
 const GAP: Duration = Duration::from_millis(200);
 /// Redis ends a blocking read that found nothing up to so much late: it looks ten times a second.
@@ -233,14 +236,19 @@ impl Reconciler {
         let lists = plan.next_look == Some(Duration::ZERO);
         let acts = lists || !plan.actions.is_empty();
         let waits = view.pending + view.due > 0;
+        let gone = match (waits, policy.min > 0 || !view.workers.is_empty()) {
+            (true, _) => AFTER_YOU,
+            (false, true) => GONE_WITH_WORKERS,
+            (false, false) => GONE,
+        };
         let news = self.fence.is_some() && self.has_news(view, &policy, &plan);
         // So that nobody takes a reconciler with nothing to do for gone.
         let shows = self.fence.is_some() && self.held_at.is_none_or(|at| at.elapsed() >= QUIET);
         if !acts && !waits && !news && !shows {
             return Ok(Next::Wait(plan.next_look));
         }
-        let Some(fence) = self.hold(waits, acts).await? else {
-            return Ok(Next::Wait(Some(self.patience(waits))));
+        let Some(fence) = self.hold(gone, acts).await? else {
+            return Ok(Next::Wait(Some(self.patience(waits, gone))));
         };
         self.held_at = Some(Instant::now());
         if self.fence.as_ref() != Some(&fence) {
@@ -276,9 +284,8 @@ impl Reconciler {
     }
 
     /// The right to act, where it is to be had.
-    async fn hold(&mut self, waits: bool, acts: bool) -> Result<Option<Fence>, QueueError> {
-        let patience = if waits { AFTER_YOU } else { GONE };
-        let insists = matches!(self.other, Some(Other::Lapsed(time)) if acts && time >= patience);
+    async fn hold(&mut self, gone: Duration, acts: bool) -> Result<Option<Fence>, QueueError> {
+        let insists = matches!(self.other, Some(Other::Lapsed(time)) if acts && time >= gone);
         self.other = match self.parts.queue.fleet_hold(&self.parts.holder, HOLD, self.fresh, insists).await? {
             Hold::Mine(fence) => {
                 self.other = None;
@@ -293,11 +300,10 @@ impl Reconciler {
 
     /// How long somebody who may not act waits. While jobs wait the acting one renews its hold; with
     /// nothing to do it does so now and then only.
-    fn patience(&self, waits: bool) -> Duration {
+    fn patience(&self, waits: bool, gone: Duration) -> Duration {
         let left = match (self.other, waits) {
             (Some(Other::Holds(left)), true) => left,
-            (Some(Other::Lapsed(time)), true) => AFTER_YOU.saturating_sub(time),
-            (Some(Other::Lapsed(time)), false) => GONE.saturating_sub(time),
+            (Some(Other::Lapsed(time)), _) => gone.saturating_sub(time),
             (Some(Other::Holds(_)) | None, _) => QUIET,
         };
         left.clamp(Duration::from_millis(50), QUIET)
@@ -378,10 +384,7 @@ impl Reconciler {
             if read.is_zero() {
                 return sleep(left).await;
             }
-            match feed.changes(read).await {
-                Ok(changes) if changes.is_empty() => {
-                    return sleep(until.saturating_duration_since(Instant::now())).await;
-                }
+            match feed.changes(read.min(READ)).await {
                 Ok(changes) if changes.iter().any(matters) => break,
                 Ok(_) => {}
                 Err(error) => {
