@@ -1,8 +1,8 @@
 //! The loop around the fleet's plan: observe, plan, take one step, observe again.
 //!
-//! It is woken by whatever happens to a job, sleeps until the plan says that time changes something, and
-//! costs no Redis command but one blocking read, and a look every ten minutes, while nothing does. Several may run, each in its own
-//! process: one acts at a time, under a lock in Redis whose epoch is looked at before each write.
+//! It is woken by whatever happens to a job and sleeps until the plan says that time changes something.
+//! While nothing does it costs one blocking read, and a look every ten minutes. Several may run, each in
+//! its own process: one acts at a time, under a lock in Redis whose epoch is looked at before each write.
 //!
 //! | part | what it does |
 //! |---|---|
