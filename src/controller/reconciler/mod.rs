@@ -241,10 +241,10 @@ impl Reconciler {
             (false, true) => GONE_WITH_WORKERS,
             (false, false) => GONE,
         };
-        let news = self.fence.is_some() && self.has_news(view, &policy, &plan);
+        let news = self.fence.as_ref().and_then(|fence| self.news(fence, view, &policy, &plan));
         // So that nobody takes a reconciler with nothing to do for gone.
         let shows = self.fence.is_some() && self.held_at.is_none_or(|at| at.elapsed() >= QUIET);
-        if !acts && !waits && !news && !shows {
+        if !acts && !waits && news.is_none() && !shows {
             return Ok(Next::Wait(plan.next_look));
         }
         let Some(fence) = self.hold(gone, acts).await? else {
@@ -260,7 +260,11 @@ impl Reconciler {
             return Ok(Next::Now);
         }
         self.log_conditions(&plan);
-        self.tell(&fence, view, &policy, &plan).await?;
+        if let Some(status) = news
+            && self.parts.queue.tell_fleet(&fence, &status).await?
+        {
+            self.told = Some(status);
+        }
         let stepped = if lists {
             self.list(&fence).await?
         } else if let Some(action) = plan.actions.into_iter().next() {
@@ -326,35 +330,14 @@ impl Reconciler {
         )))
     }
 
-    fn status(&self, fence: &Fence, view: &FleetView, policy: &FleetPolicy, now: &Plan) -> FleetStatus {
+    /// What is to be said of the fleet, unless it was said last.
+    fn news(&self, fence: &Fence, view: &FleetView, policy: &FleetPolicy, now: &Plan) -> Option<FleetStatus> {
         let free = FleetPolicy { paused: false, ..policy.clone() };
         let wish = policy.paused.then(|| plan(&self.seen, &free, &self.memory, self.now()));
         let seen = status::Seen { view, fleet: &self.seen, made: &self.made };
-        status::status(fence, &seen, policy, now, wish.as_ref().unwrap_or(now))
-    }
-
-    /// Whether what was last said of the fleet is no longer so.
-    fn has_news(&self, view: &FleetView, policy: &FleetPolicy, plan: &Plan) -> bool {
-        let (Some(told), Some(fence)) = (&self.told, &self.fence) else { return true };
-        let status = self.status(fence, view, policy, plan);
-        status != FleetStatus { at: status.at, ..told.clone() }
-    }
-
-    async fn tell(
-        &mut self,
-        fence: &Fence,
-        view: &FleetView,
-        policy: &FleetPolicy,
-        plan: &Plan,
-    ) -> Result<(), QueueError> {
-        if !self.has_news(view, policy, plan) {
-            return Ok(());
-        }
-        let status = self.status(fence, view, policy, plan);
-        if self.parts.queue.tell_fleet(fence, &status).await? {
-            self.told = Some(status);
-        }
-        Ok(())
+        let status = status::status(fence, &seen, policy, now, wish.as_ref().unwrap_or(now));
+        let said = |told: &FleetStatus| status == FleetStatus { at: status.at, ..told.clone() };
+        (!self.told.as_ref().is_some_and(said)).then_some(status)
     }
 
     /// Each condition once, when it comes and when it goes.
