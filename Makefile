@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test check wasm build bench clean
+.PHONY: help demo test check wasm crds build bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ check: ## Only format and lints
 wasm: ## Lints of what runs at the edge, compiled to wasm32
 	@hack/setup.sh wasm
 	@hack/wasm.sh
+
+crds: ## Write manifests/base/crds.yaml anew, after a change of src/crd
+	$(CARGO) build --locked
+	mkdir -p manifests/base && target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" crd > manifests/base/crds.yaml
 
 build: ## The release binary
 	$(CARGO) build --locked --release

@@ -11,6 +11,7 @@
 //! | [`serve`] | incoming HTTP within limits |
 //! | [`process`] | child processes that end with their parent |
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
+//! | [`crd`] | the custom resources TranscodeJob and WorkerPool, and their schemas |
 //! | [`metrics`] | what is counted and measured, as OpenMetrics text |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
 //! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
@@ -34,6 +35,8 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod controller;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod crd;
 pub mod flyprovider;
 pub mod job;
 #[cfg(not(target_arch = "wasm32"))]

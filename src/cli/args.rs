@@ -159,6 +159,8 @@ pub(super) enum Command {
     /// have it stay.
     #[command(after_help = WORKER_ENVIRONMENT)]
     Worker,
+    /// Print the custom resource definitions, for `tcoder crd | kubectl apply -f -`
+    Crd,
 }
 
 #[derive(Debug, Args)]

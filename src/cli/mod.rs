@@ -94,6 +94,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Api(args) => roles::api(args).await,
         Command::Controller(args) => roles::controller(args).await,
         Command::Worker => roles::worker().await,
+        Command::Crd => crd(),
         Command::Submit(args) => submit::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,
         Command::Fleet(args) => fleet::run(args).await,
@@ -106,6 +107,12 @@ pub async fn run(cli: Cli) -> ExitCode {
             ExitCode::from(error.code())
         }
     }
+}
+
+/// `tcoder crd`
+fn crd() -> Result<(), CliError> {
+    show::say!("{}", crate::crd::yaml().map_err(CliError::local)?.trim_end());
+    Ok(())
 }
 
 /// Logs go to stderr: for people at a terminal, as JSON lines elsewhere. `RUST_LOG` and

@@ -1,0 +1,82 @@
+//! Rules and pieces of the schemas: CEL rules, and what a structural schema needs said otherwise than
+//! the domain's own types say it.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::Rule;
+use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
+
+use crate::job::{Preset, Quality};
+
+/// An http(s) address without user name and password.
+pub const PLAIN_URL: &str = r"^https?://[^\s/?#@]+([/?#]\S*)?$";
+
+/// A required field that stays as it was made.
+pub fn unchanged(field: &str) -> Rule {
+    Rule::new(format!("self.{field} == oldSelf.{field}")).message(&*fixed(field))
+}
+
+/// The same of an optional one, which may neither come nor go.
+pub fn unchanged_option(field: &str) -> Rule {
+    let rule = format!(
+        "has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+    );
+    Rule::new(rule).message(&*fixed(field))
+}
+
+fn fixed(field: &str) -> String {
+    format!("{field} cannot be changed once the job is made; delete it and make another")
+}
+
+/// Exactly one of these optional fields is there.
+pub fn one_of(fields: &[&str]) -> Rule {
+    let ones: Vec<String> = fields.iter().map(|f| format!("(has(self.{f}) ? 1 : 0)")).collect();
+    Rule::new(format!("{} == 1", ones.join(" + ")))
+        .message(&*format!("name the video by exactly one of {}", fields.join(", ")))
+}
+
+/// `min` is not above `max`.
+pub fn min_below_max() -> Rule {
+    Rule::new("self.min <= self.max").message("min must not be more than max")
+}
+
+/// The presets' names.
+pub fn preset(_: &mut SchemaGenerator) -> Schema {
+    let names = Preset::ALL.map(Preset::name);
+    json_schema!({"type": "string", "enum": names, "default": Preset::default().name()})
+}
+
+/// A list of qualities, each once. `uniqueItems` is forbidden in a CRD; a list of the type `set` is the
+/// way to say it: <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy>.
+pub fn qualities(_: &mut SchemaGenerator) -> Schema {
+    let names = Quality::ALL.map(Quality::name);
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": names.len(),
+        "x-kubernetes-list-type": "set",
+        "items": {"type": "string", "enum": names},
+    })
+}
+
+/// A list of Fly's regions, each once.
+pub fn regions(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 32,
+        "x-kubernetes-list-type": "set",
+        "items": {"type": "string", "maxLength": 16, "pattern": "^[a-z0-9]+$"},
+    })
+}
+
+/// Conditions, one of a type.
+pub fn conditions(generator: &mut SchemaGenerator) -> Schema {
+    let condition = Condition::json_schema(generator);
+    json_schema!({
+        "type": "array",
+        "maxItems": 8,
+        "x-kubernetes-list-type": "map",
+        "x-kubernetes-list-map-keys": ["type"],
+        "items": condition,
+    })
+}

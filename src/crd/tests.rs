@@ -1,0 +1,167 @@
+//! The schema's rules, tried offline: CEL by kube's own interpreter, the rest by what the CRD says. The
+//! real API server's say is in `tests/it`.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn job(spec: Value) -> TranscodeJob {
+    let object = json!({
+        "apiVersion": "tcoder.dev/v1alpha1", "kind": "TranscodeJob",
+        "metadata": {"name": "film"}, "spec": spec,
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+fn pool(spec: Value) -> WorkerPool {
+    let object = json!({
+        "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool",
+        "metadata": {"name": "default"}, "spec": spec,
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+fn schema(crd: &CustomResourceDefinition) -> Value {
+    serde_json::to_value(crd).unwrap()["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+}
+
+#[test]
+fn a_video_is_named_in_exactly_one_way() {
+    for good in [json!({"key": "a.mp4"}), json!({"url": "https://example.com/a.mp4"}), json!({"upload": {}})]
+    {
+        job(json!({"input": good})).validate_cel().unwrap();
+    }
+    for bad in [
+        json!({}),
+        json!({"key": "a.mp4", "url": "https://example.com/a.mp4"}),
+        json!({"key": "a.mp4", "upload": {}}),
+        json!({"key": "a.mp4", "url": "https://example.com/a.mp4", "upload": {}}),
+    ] {
+        let error = job(json!({"input": bad})).validate_cel().unwrap_err().to_string();
+        assert!(error.contains("exactly one of key, url, upload"), "{error}");
+    }
+}
+
+#[test]
+fn what_a_job_does_is_fixed_and_when_it_does_it_is_not() {
+    let base = json!({
+        "input": {"key": "a.mp4"}, "preset": "hls", "qualities": ["360p"],
+        "webhook": {"url": "https://example.com/hook", "secretRef": {"name": "hook"}},
+    });
+    let with = |field: &str, value: Value| {
+        let mut spec = base.clone();
+        spec[field] = value;
+        job(spec)
+    };
+    let without = |field: &str| {
+        let mut spec = base.clone();
+        spec.as_object_mut().unwrap().remove(field);
+        job(spec)
+    };
+    let old = job(base.clone());
+    for (field, new) in [
+        ("input", with("input", json!({"key": "b.mp4"}))),
+        ("input", with("input", json!({"upload": {}}))),
+        ("preset", with("preset", json!("default"))),
+        ("priority", with("priority", json!(1))),
+        ("backoffLimit", with("backoffLimit", json!(0))),
+        ("qualities", with("qualities", json!(["720p"]))),
+        ("qualities", without("qualities")),
+        ("webhook", with("webhook", json!({"url": "https://example.com/b", "secretRef": {"name": "hook"}}))),
+        ("webhook", with("webhook", json!({"url": "https://example.com/hook", "secretRef": {"name": "b"}}))),
+        ("webhook", without("webhook")),
+    ] {
+        let error = new.validate_cel_update(&old).unwrap_err().to_string();
+        assert!(error.contains(&format!("{field} cannot be changed")), "{field}: {error}");
+    }
+    // Adding an optional one is a change too.
+    let error = old.validate_cel_update(&without("qualities")).unwrap_err().to_string();
+    assert!(error.contains("qualities cannot be changed"), "{error}");
+    for (field, value) in [
+        ("suspend", json!(true)),
+        ("activeDeadlineSeconds", json!(60)),
+        ("ttlSecondsAfterFinished", json!(0)),
+    ] {
+        with(field, value).validate_cel_update(&old).unwrap();
+    }
+}
+
+#[test]
+fn a_pool_has_no_more_at_least_than_at_most() {
+    pool(json!({"min": 2, "max": 2})).validate_cel().unwrap();
+    let error = pool(json!({"min": 3, "max": 2})).validate_cel().unwrap_err().to_string();
+    assert!(error.contains("min must not be more than max"), "{error}");
+}
+
+#[test]
+fn what_is_left_out_has_a_default_in_the_schema_and_the_same_in_code() {
+    let [jobs, pools] = all();
+    let said = job(json!({"input": {"key": "a.mp4"}})).spec;
+    let said = serde_json::to_value(said).unwrap();
+    let properties = schema(&jobs)["properties"]["spec"]["properties"].clone();
+    for field in ["preset", "priority", "suspend", "backoffLimit", "ttlSecondsAfterFinished"] {
+        assert_eq!(properties[field]["default"], said[field], "{field}");
+        assert!(!said[field].is_null(), "{field}");
+    }
+    let said = serde_json::to_value(pool(json!({})).spec).unwrap();
+    let properties = schema(&pools)["properties"]["spec"]["properties"].clone();
+    for field in ["min", "max", "jobsPerMachine", "idleTimeoutSeconds", "strictRegions", "paused"] {
+        assert_eq!(properties[field]["default"], said[field], "{field}");
+        assert!(!said[field].is_null(), "{field}");
+    }
+}
+
+/// CEL's cost is estimated from these: a string or a list without a limit can have a CRD refused.
+#[test]
+fn every_string_and_list_of_a_spec_has_a_limit() {
+    fn walk(path: &str, schema: &Value, without: &mut Vec<String>) {
+        let limited = match schema["type"].as_str() {
+            Some("string") => schema.get("maxLength").is_some() || schema.get("enum").is_some(),
+            Some("array") => schema.get("maxItems").is_some(),
+            _ => true,
+        };
+        if !limited {
+            without.push(path.to_owned());
+        }
+        walk_all(path, schema, without);
+    }
+    fn walk_all(path: &str, schema: &Value, without: &mut Vec<String>) {
+        for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+            walk(&format!("{path}.{name}"), inner, without);
+        }
+        if let Some(items) = schema.get("items") {
+            walk(&format!("{path}[]"), items, without);
+        }
+    }
+    for crd in all() {
+        let mut without = Vec::new();
+        walk(".spec", &schema(&crd)["properties"]["spec"], &mut without);
+        assert_eq!(without, Vec::<String>::new());
+    }
+}
+
+#[test]
+fn addresses_with_credentials_do_not_fit_the_pattern() {
+    let [jobs, _] = all();
+    let properties = schema(&jobs)["properties"]["spec"]["properties"].clone();
+    assert_eq!(properties["input"]["properties"]["url"]["pattern"], rules::PLAIN_URL);
+    assert_eq!(properties["webhook"]["properties"]["url"]["pattern"], rules::PLAIN_URL);
+}
+
+/// Kubernetes' own names of formats: others bring a warning at every apply.
+#[test]
+fn numbers_have_formats_that_kubernetes_knows() {
+    for crd in all() {
+        let text = serde_json::to_string(&crd).unwrap();
+        for foreign in ["uint", "\"format\":\"int8\"", "\"format\":\"int16\""] {
+            assert!(!text.contains(foreign), "{foreign}");
+        }
+    }
+}
+
+#[test]
+fn the_manifests_hold_what_the_types_say() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/base/crds.yaml");
+    let there = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(there == yaml().unwrap(), "manifests/base/crds.yaml is not up to date; run: make crds");
+}

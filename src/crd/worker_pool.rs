@@ -1,0 +1,151 @@
+//! `WorkerPool`: the Fly Machines that do the work.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::rules;
+
+/// How many machines there may be, and which.
+///
+/// A field that is left out is the controller's environment to say (`FLY_REGION`, `FLY_WORKER_IMAGE`, ...).
+/// The Fly app and its token are always the environment's. One pool acts: the oldest that the controller
+/// sees.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[kube(
+    group = "tcoder.dev",
+    version = "v1alpha1",
+    kind = "WorkerPool",
+    plural = "workerpools",
+    shortname = "wp",
+    category = "tcoder",
+    namespaced,
+    status = "WorkerPoolStatus",
+    derive = "PartialEq",
+    doc = "The Fly Machines that run the workers: how many there may be, and how many there are.",
+    scale(spec_replicas_path = ".spec.max", status_replicas_path = ".status.machines.total"),
+    printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desired"),
+    printcolumn(name = "Busy", type_ = "integer", json_path = ".status.machines.busy"),
+    printcolumn(name = "Idle", type_ = "integer", json_path = ".status.machines.idle"),
+    printcolumn(name = "Total", type_ = "integer", json_path = ".status.machines.total"),
+    printcolumn(name = "Pending", type_ = "integer", json_path = ".status.pending"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].status"
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Min", type_ = "integer", json_path = ".spec.min", priority = 1),
+    printcolumn(name = "Max", type_ = "integer", json_path = ".spec.max", priority = 1),
+    printcolumn(name = "Error", type_ = "string", json_path = ".status.lastError", priority = 1)
+)]
+#[cfg_attr(test, kube(cel))]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::min_below_max())]
+pub struct WorkerPoolSpec {
+    /// So many machines always run.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub min: i32,
+    /// So many exist at most, at rest or not. `kubectl scale` sets it.
+    #[serde(default = "default_max")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub max: i32,
+    /// So many waiting jobs are worth one machine.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 10_000))]
+    pub jobs_per_machine: i32,
+    /// Seconds without a job after which a worker leaves; 0: never.
+    #[serde(default = "default_idle_timeout")]
+    #[schemars(range(min = 0, max = 315_360_000))]
+    pub idle_timeout_seconds: i64,
+    /// Where machines are made, most wanted first, such as [iad, dfw].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rules::regions")]
+    pub regions: Option<Vec<String>>,
+    /// Nowhere else, also when these regions are full.
+    #[serde(default)]
+    pub strict_regions: bool,
+    /// The size of a machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestSpec>,
+    /// The worker image, such as registry.fly.io/app:tag.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub image: Option<String>,
+    /// No more machines than so many dollars an hour pay for, as a decimal number such as "1.50".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 20), regex(pattern = r"^[0-9]+(\.[0-9]{1,6})?$"))]
+    pub budget_usd_per_hour: Option<String>,
+    /// Leave the machines as they are, and only say what would be done.
+    #[serde(default)]
+    pub paused: bool,
+}
+
+const fn default_max() -> i32 {
+    10
+}
+
+const fn one() -> i32 {
+    1
+}
+
+const fn default_idle_timeout() -> i64 {
+    300
+}
+
+/// The size of a machine.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GuestSpec {
+    /// Kind and CPUs, such as performance-2x.
+    #[schemars(length(max = 32), regex(pattern = "^(performance|shared|shared-cpu)-[0-9]{1,2}x$"))]
+    pub size: String,
+    /// Megabytes of memory, where the size's own are not right; a multiple of 256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 256, max = 1_048_576), extend("multipleOf" = 256))]
+    pub memory_mb: Option<i32>,
+}
+
+/// How many machines there are: what the reconciler said last.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerPoolStatus {
+    /// The generation of the spec that the rest was made from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// How many machines should run now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub desired: Option<i32>,
+    /// How many there are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machines: Option<MachineCounts>,
+    /// Jobs without a worker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pending: Option<i64>,
+    /// What is wrong, and what to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub last_error: Option<String>,
+    /// Ready, Paused, Reconciling, Stalled.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "rules::conditions")]
+    pub conditions: Vec<Condition>,
+}
+
+/// Machines by what they are to the pool.
+#[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineCounts {
+    /// All of them, at rest or not.
+    pub total: i32,
+    /// With a job.
+    pub busy: i32,
+    /// With a worker that waits for a job.
+    pub idle: i32,
+    /// Whose worker is yet to come.
+    pub booting: i32,
+    /// Whose CPU and memory are on the bill.
+    pub billed: i32,
+}
