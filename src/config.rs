@@ -179,7 +179,7 @@ impl StorageConfig {
     }
 }
 
-/// How Fly is reached, and what is made there.
+/// How Fly is reached.
 #[derive(Clone, Debug)]
 pub struct FlyConfig {
     /// A token that may manage the app's machines, as given: with or without its scheme.
@@ -188,14 +188,10 @@ pub struct FlyConfig {
     pub app: String,
     /// The Machines API, without `/v1`.
     pub base: Url,
-    /// One region, several with commas between in order of preference, or `any`.
-    pub region: String,
-    /// The worker image.
-    pub image: String,
 }
 
 impl FlyConfig {
-    /// Reads `FLY_API_TOKEN`, `FLY_APP_NAME`, `FLY_API_HOSTNAME`, `FLY_REGION`, `FLY_WORKER_IMAGE`.
+    /// Reads `FLY_API_TOKEN`, `FLY_APP_NAME`, `FLY_API_HOSTNAME`.
     ///
     /// # Errors
     /// Names the variable.
@@ -217,19 +213,7 @@ impl FlyConfig {
                 why: "its default cannot be read".into(),
             })?,
         };
-        let region = env.text("FLY_REGION").unwrap_or_else(|| "any".into());
-        let is_region = |name: &str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase());
-        if !region.split(',').all(|name| is_region(name.trim())) {
-            let why = "it must be regions such as iad, with commas between, or any".into();
-            return Err(ConfigError::Invalid { name: "FLY_REGION", why });
-        }
-        let image = env.required("FLY_WORKER_IMAGE", "the worker image, such as registry.fly.io/app:tag")?;
-        Ok(Self { token: token.into(), app, base, region, image })
-    }
-
-    /// The regions, in order of preference.
-    pub fn regions(&self) -> impl Iterator<Item = &str> {
-        self.region.split(',').map(str::trim)
+        Ok(Self { token: token.into(), app, base })
     }
 }
 
@@ -420,17 +404,13 @@ mod tests {
         assert!(error.to_string().starts_with("WORKER_STALL_TIMEOUT"), "{error}");
     }
 
-    const FLY: &[(&str, &str)] = &[
-        ("FLY_API_TOKEN", "FlyV1 fm2_hush-hush"),
-        ("FLY_APP_NAME", "tcoder-workers"),
-        ("FLY_WORKER_IMAGE", "registry.fly.io/tcoder-workers:1"),
-    ];
+    const FLY: &[(&str, &str)] =
+        &[("FLY_API_TOKEN", "FlyV1 fm2_hush-hush"), ("FLY_APP_NAME", "tcoder-workers")];
 
     #[test]
-    fn fly_needs_a_token_an_app_and_an_image() {
+    fn fly_needs_a_token_and_an_app() {
         let config = FlyConfig::read(&env(FLY)).unwrap();
         assert_eq!(config.base.as_str(), "https://api.machines.dev/");
-        assert_eq!(config.regions().collect::<Vec<_>>(), ["any"]);
         assert!(!format!("{config:?}").contains("hush-hush"));
         for (missing, _) in FLY {
             let without =
@@ -449,16 +429,11 @@ mod tests {
                 },
             ))
         };
-        for (name, bad) in [
-            ("FLY_API_TOKEN", "hush\nhush"),
-            ("FLY_APP_NAME", "../apps"),
-            ("FLY_API_HOSTNAME", "ftp://x"),
-            ("FLY_REGION", "iad,,dfw"),
-        ] {
+        for (name, bad) in
+            [("FLY_API_TOKEN", "hush\nhush"), ("FLY_APP_NAME", "../apps"), ("FLY_API_HOSTNAME", "ftp://x")]
+        {
             let error = with(name, bad).unwrap_err().to_string();
             assert!(error.starts_with(name) && !error.contains("hush"), "{error}");
         }
-        let config = with("FLY_REGION", "iad, dfw").unwrap();
-        assert_eq!(config.regions().collect::<Vec<_>>(), ["iad", "dfw"]);
     }
 }

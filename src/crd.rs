@@ -76,8 +76,6 @@ pub mod reason {
     pub const IMMUTABLE_FIELD: &str = "ImmutableFieldChanged";
     /// The Secret that is to sign the webhook is not there, or not usable.
     pub const SECRET_NOT_USABLE: &str = "SecretNotUsable";
-    /// This installation has no object storage to upload to.
-    pub const NO_STORAGE: &str = "StorageNotConfigured";
     /// Redis cannot be used at the moment.
     pub const REDIS_UNAVAILABLE: &str = "RedisUnavailable";
     /// Queued.
@@ -88,6 +86,8 @@ pub mod reason {
     pub const ANOTHER_POOL: &str = "AnotherPoolActs";
     /// No Fly token or app is configured.
     pub const FLY_NOT_CONFIGURED: &str = "FlyNotConfigured";
+    /// `spec.paused`, `tcoder fleet pause` or `FLEET_PAUSED`.
+    pub const FLEET_PAUSED: &str = "FleetPaused";
     /// Nothing is known of the fleet yet.
     pub const NOT_OBSERVED: &str = "NotObservedYet";
 }

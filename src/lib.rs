@@ -15,10 +15,12 @@
 //! | [`metrics`] | what is counted and measured, as OpenMetrics text |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
 //! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
-//! | [`controller`] | the fleet: how many machines there should be, and the loop that sees to it |
 //! | [`webhook`] | signing, and the outbox |
+//! | [`hub`] | one reader of the stream of changes for the whole process |
+//! | [`housekeeping`] | what has to happen without anybody asking: leases, uploads, webhooks that are owed |
+//! | [`controller`] | the fleet: how many machines there should be; the operator: TranscodeJobs and WorkerPools |
 //! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
-//! | [`api`] | the HTTP API, and the housekeeping that runs beside it |
+//! | [`api`] | the HTTP API |
 //! | [`up`] | all of it on one machine: redis-server, an S3 server over a folder, api, the fleet on an emulator |
 //! | [`cli`] | the command line's talk: tables, progress bars, exit codes |
 //!
@@ -38,6 +40,10 @@ pub mod controller;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod crd;
 pub mod flyprovider;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod housekeeping;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod hub;
 pub mod job;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod metrics;

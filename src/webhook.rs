@@ -5,17 +5,20 @@
 //! growing waits for a day. A message keeps its id over all tries, so a receiver that saw it twice can
 //! tell.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use reqwest::{Method, StatusCode, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
 use url::Url;
 
-use crate::job::{Job, Millis};
+use crate::job::{Job, JobSpec, Millis};
 use crate::net::{self, Guard, Redirects, Refused, Timeouts};
-use crate::queue::{Delivery, DeliveryState, Queue, QueueError, backoff};
+use crate::queue::{Delivery, DeliveryState, Outbox, Queue, QueueError, backoff};
 use crate::storage::links::{Links, wall_clock};
 
 /// First wait after a failed try; doubled each time up to [`RETRY_CAP`].
@@ -66,18 +69,15 @@ enum Try {
     Hopeless(String),
 }
 
-/// Signs and sends.
-pub struct Sender {
-    client: net::Client,
-    signer: Webhook,
-}
+/// Signs messages. Shows its secret nowhere.
+pub struct Key(Webhook);
 
-impl Sender {
-    /// A sender with this secret, which calls only what `guard` lets through.
+impl Key {
+    /// The key in this secret.
     ///
     /// # Errors
-    /// When the secret cannot be used.
-    pub fn new(secret: &SecretString, guard: Guard) -> Result<Self, WebhookError> {
+    /// When it cannot sign.
+    pub fn new(secret: &SecretString) -> Result<Self, WebhookError> {
         use base64::Engine as _;
         let text = secret.expose_secret();
         let encoded = text.strip_prefix("whsec_").ok_or(WebhookError::Secret)?;
@@ -86,20 +86,86 @@ impl Sender {
         if !(24..=64).contains(&key.len()) {
             return Err(WebhookError::Secret);
         }
+        Webhook::from_bytes(key).map(Self).map_err(|_| WebhookError::Secret)
+    }
+}
+
+/// A key that is not to be had.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoKey {
+    /// Perhaps later; why.
+    NotNow(String),
+    /// Never; why.
+    Never(String),
+}
+
+/// Where the keys are that sign jobs' webhooks.
+pub trait Keys: Send + Sync {
+    /// The key of this job.
+    fn key<'a>(&'a self, job: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, NoKey>>;
+}
+
+/// The one key of an installation, whatever the job.
+pub struct OneKey(Arc<Key>);
+
+impl OneKey {
+    /// The key in this secret.
+    ///
+    /// # Errors
+    /// When it cannot sign.
+    pub fn new(secret: &SecretString) -> Result<Self, WebhookError> {
+        Key::new(secret).map(|key| Self(Arc::new(key)))
+    }
+}
+
+impl Keys for OneKey {
+    fn key<'a>(&'a self, _: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, NoKey>> {
+        std::future::ready(Ok(Arc::clone(&self.0))).boxed()
+    }
+}
+
+/// What webhooks are sent with.
+pub struct Mail {
+    /// Which are sent.
+    pub outbox: Outbox,
+    /// Calls the receivers.
+    pub caller: Caller,
+    /// Signs.
+    pub keys: Arc<dyn Keys>,
+}
+
+impl Mail {
+    /// What an installation sends with its own key.
+    ///
+    /// # Errors
+    /// When the secret cannot be used.
+    pub fn of_installation(secret: &SecretString, guard: Guard) -> Result<Self, WebhookError> {
+        let keys = Arc::new(OneKey::new(secret)?);
+        Ok(Self { outbox: Outbox::Installation, caller: Caller::new(guard)?, keys })
+    }
+}
+
+/// Calls receivers; cheap to clone.
+#[derive(Clone)]
+pub struct Caller(net::Client);
+
+impl Caller {
+    /// One that calls only what `guard` lets through.
+    ///
+    /// # Errors
+    /// When the machine's certificates cannot be loaded.
+    pub fn new(guard: Guard) -> Result<Self, WebhookError> {
         let timeouts =
             Timeouts { connect: Duration::from_secs(5), read: ANSWER_TIMEOUT, total: Some(ANSWER_TIMEOUT) };
-        Ok(Self {
-            client: net::client(guard, timeouts, Redirects::Stay)?,
-            signer: Webhook::from_bytes(key).map_err(|_| WebhookError::Secret)?,
-        })
+        Ok(Self(net::client(guard, timeouts, Redirects::Stay)?))
     }
 
-    async fn send(&self, url: &Url, id: &str, now: Millis, body: String) -> Try {
+    async fn send(&self, key: &Key, url: &Url, id: &str, now: Millis, body: String) -> Try {
         let seconds = now.0 / 1000;
-        let Ok(signature) = self.signer.sign(id, seconds, body.as_bytes()) else {
+        let Ok(signature) = key.0.sign(id, seconds, body.as_bytes()) else {
             return Try::Hopeless("the message could not be signed".into());
         };
-        let request = match self.client.request(Method::POST, url) {
+        let request = match self.0.request(Method::POST, url) {
             Ok(request) => request,
             Err(refused) => return Try::Hopeless(refused.to_string()),
         };
@@ -153,10 +219,11 @@ fn next_wait(state: &DeliveryState, now: Millis) -> Option<(Duration, Duration)>
 /// When Redis fails.
 pub async fn take(
     queue: &Queue,
+    outbox: Outbox,
     now: Millis,
     room: usize,
 ) -> Result<(Vec<(Delivery, DeliveryState)>, Option<Millis>), QueueError> {
-    queue.take_deliveries(now, u32::try_from(room).unwrap_or(u32::MAX), HOLD).await
+    queue.take_deliveries(outbox, now, u32::try_from(room).unwrap_or(u32::MAX), HOLD).await
 }
 
 /// Whether the job's end that is to be told is still the job's: after a retry it lives on, and its next
@@ -171,7 +238,7 @@ fn is_current(delivery: &Delivery, job: &Job) -> bool {
 /// When Redis fails; the delivery is due again a minute after it was taken.
 pub async fn deliver(
     queue: &Queue,
-    sender: &Sender,
+    mail: &Mail,
     links: &Links,
     now: Millis,
     delivery: Delivery,
@@ -188,9 +255,13 @@ pub async fn deliver(
         return done().await;
     }
     let id = format!("msg_{}_{}_{}", delivery.job, delivery.epoch, delivery.state);
-    let outcome = match body(&delivery, job, links) {
-        Ok(body) => sender.send(&url, &id, wall_clock(), body).await,
-        Err(error) => Try::Failed(error.to_string()),
+    let outcome = match mail.keys.key(&job.spec).await {
+        Ok(key) => match body(&delivery, job, links) {
+            Ok(body) => mail.caller.send(&key, &url, &id, wall_clock(), body).await,
+            Err(error) => Try::Failed(error.to_string()),
+        },
+        Err(NoKey::NotNow(why)) => Try::Failed(why),
+        Err(NoKey::Never(why)) => Try::Hopeless(why),
     };
     let why = match outcome {
         Try::Delivered => {
@@ -239,7 +310,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_whsec_and_base64_of_a_fitting_length() {
-        let make = |s: &str| Sender::new(&s.into(), Guard::PublicOnly).is_ok();
+        let make = |s: &str| Key::new(&s.into()).is_ok();
         assert!(make("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
         for bad in ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_c2hvcnQ=", "whsec_%%%"] {
             assert!(!make(bad), "{bad}");
@@ -266,7 +337,12 @@ mod tests {
             });
             serde_json::from_value(job).unwrap()
         };
-        let told = Delivery { job: id.parse().unwrap(), epoch: Epoch(2), state: State::Failed };
+        let told = Delivery {
+            job: id.parse().unwrap(),
+            epoch: Epoch(2),
+            state: State::Failed,
+            outbox: Outbox::Installation,
+        };
         assert!(is_current(&told, &job("failed", 2)));
         for (status, epoch) in
             [("queued", 3), ("failed", 3), ("completed", 4), ("queued", 2), ("cancelled", 2)]

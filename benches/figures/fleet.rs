@@ -14,6 +14,7 @@ use tcoder::job::{JobId, JobSpec, Ladder, Preset};
 use tcoder::metrics::Metrics;
 use tcoder::queue::{FlyRate, Queue, Start};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -96,7 +97,8 @@ impl Cloud {
             queue: queue.clone(),
             fly: Fly::new(&fly.fly_config()).unwrap(),
             limit: Limit::new(queue.clone(), FlyRate::default()),
-            policy,
+            policy: watch::channel(policy).1,
+            told: watch::Sender::new(None),
             environment: BTreeMap::new(),
             holder: "bench".into(),
             metrics: Metrics::new(),

@@ -1,13 +1,10 @@
-//! The HTTP API, as one axum router for `tcoder api` and `tcoder up`, and the housekeeping that runs
-//! beside it.
+//! The HTTP API, as one axum router for `tcoder api` and `tcoder up`.
 //!
 //! What lives here: requests and answers, authentication, the live feed of changes, and what an
 //! object-created event does. What does not: what a job is (`job`), how it is kept (`queue`).
 
 mod auth;
 mod fleet;
-mod housekeeping;
-mod hub;
 mod ingest;
 mod jobs;
 mod metrics;
@@ -17,8 +14,6 @@ mod sse;
 mod system;
 
 pub use fleet::{FleetAnswer, PauseFleet};
-pub use housekeeping::Housekeeper;
-pub use hub::EventHub;
 pub use ingest::{IngestError, Ingested, ingest_object_event};
 pub use problem::{Problem, ProblemBody};
 pub use requests::{FromInput, Upload, UploadTicket, Wishes};
@@ -38,10 +33,13 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use tower_http::trace::TraceLayer;
 
 use crate::config::ApiConfig;
+use crate::housekeeping::Housekeeper;
+use crate::hub::EventHub;
 use crate::metrics::Metrics;
 use crate::queue::{Queue, QueueError};
 use crate::storage::Storage;
 use crate::storage::links::Links;
+use crate::webhook::Mail;
 
 /// Largest request body, bytes: requests carry words, never videos.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -140,7 +138,19 @@ impl App {
         metrics: Arc<Metrics>,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, QueueError> {
-        let hub = EventHub::start(&queue, Arc::clone(&metrics), stop.clone()).await?;
+        let hub = EventHub::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await?;
         Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, hub, stopping: stop }))
+    }
+
+    /// One that keeps the same installation tidy.
+    #[must_use]
+    pub fn housekeeper(&self, mail: Option<Mail>) -> Housekeeper {
+        Housekeeper {
+            queue: self.queue.clone(),
+            storage: self.storage.clone(),
+            links: self.links.clone(),
+            hub: self.hub.clone(),
+            mail,
+        }
     }
 }

@@ -76,6 +76,15 @@ Environment:
   FLEET_BUDGET_USD_PER_HOUR    no more machines than this pays for
   FLEET_PRICE_USD_PER_HOUR     of one machine, where its size is in no list
   FLEET_PAUSED                 true: only look on
+  In Kubernetes also:
+  R2_ENDPOINT or R2_ACCOUNT_ID, R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY,
+  R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL
+                               for uploads, and the addresses of outputs
+  POD_NAMESPACE                where its Lease is, and the mirrors
+  MIRROR_MAX                   so many jobs of the API are shown as TranscodeJobs (200; 0: none)
+  ALLOW_PRIVATE_URLS           true lets inputs and webhooks lie in a private network
+  Without FLY_API_TOKEN no machines are looked after: workers of your own do the work.
+
   WORKER_TTL and the other WORKER_ variables are handed on to the machines; what is secret they get
   from the app: `fly secrets set`.";
 
@@ -146,10 +155,15 @@ pub(super) enum Command {
     /// Run the HTTP API on the Redis and the buckets named in the environment
     #[command(after_help = API_ENVIRONMENT)]
     Api(ApiArgs),
-    /// Run the reconciler: as many Fly Machines as the queue needs, and no more
+    /// Run the controller: the Fly Machines the queue needs and, in Kubernetes, TranscodeJobs and
+    /// WorkerPools
     ///
     /// Looks at the queue in Redis and at the app's machines, and starts, makes, stops and destroys
     /// machines until both fit, one request to Fly a second. Several may run; one acts at a time.
+    ///
+    /// In a cluster, or with --namespace or --all-namespaces and a kubeconfig, it is an operator too: a
+    /// TranscodeJob becomes a job in the queue, and its status shows how far that is; a WorkerPool says
+    /// how many machines there may be. `tcoder crd` prints the definitions of both.
     #[command(after_help = CONTROLLER_ENVIRONMENT)]
     Controller(ControllerArgs),
     /// Run a worker on the Redis and the buckets named in the environment
@@ -196,6 +210,12 @@ pub(super) struct ControllerArgs {
     /// Address of /livez, /readyz and /metrics
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090")]
     pub listen: SocketAddr,
+    /// See to the objects of this namespace only
+    #[arg(long, value_name = "NAME", env = "WATCH_NAMESPACE")]
+    pub namespace: Option<String>,
+    /// See to the objects of all namespaces; so it does in a cluster without --namespace
+    #[arg(long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
 }
 
 #[derive(Debug, Args)]

@@ -10,11 +10,12 @@
 //! | `jobs` | looking at jobs and steering them |
 //! | `fleet` | looking at machines, stopping and resuming what is done about them |
 //! | `transcode` | the core alone, without queue and storage |
-//! | `roles` | the servers: `up`, `api`, `controller`, `worker` |
+//! | `roles`, `controller` | the servers: `up`, `api`, `worker`; `controller` |
 //! | `show` | tables and bars |
 
 mod args;
 mod client;
+mod controller;
 mod fetch;
 mod fleet;
 mod jobs;
@@ -92,7 +93,7 @@ pub async fn run(cli: Cli) -> ExitCode {
     let done = match cli.command {
         Command::Up(args) => roles::up(args).await,
         Command::Api(args) => roles::api(args).await,
-        Command::Controller(args) => roles::controller(args).await,
+        Command::Controller(args) => controller::run(args).await,
         Command::Worker => roles::worker().await,
         Command::Crd => crd(),
         Command::Submit(args) => submit::run(args).await,

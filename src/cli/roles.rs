@@ -1,8 +1,7 @@
-//! The server roles: `up`, `api`, `controller`, `worker`. Each reads its environment, starts, and runs until it is
+//! The server roles `up`, `api`, `worker`. Each reads its environment, starts, and runs until it is
 //! told to stop.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,26 +9,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::CliError;
-use super::args::{ApiArgs, ControllerArgs, UpArgs};
+use super::args::{ApiArgs, UpArgs};
 use super::show::say;
-use crate::api::{self, App, Housekeeper};
-use crate::config::{ApiConfig, Env, FlyConfig, RedisConfig, StorageConfig, WorkerConfig, webhook_secret};
-use crate::controller::fleet::FleetPolicy;
-use crate::controller::reconciler::{self, Parts, Reconciler};
-use crate::flyprovider::{Fly, Limit};
-use crate::job::WorkerId;
+use crate::api::{self, App};
+use crate::config::{ApiConfig, Env, RedisConfig, StorageConfig, WorkerConfig, webhook_secret};
 use crate::metrics::Metrics;
 use crate::net::Guard;
-use crate::queue::{FlyRate, Queue};
+use crate::queue::Queue;
 use crate::serve::{Limits, serve};
 use crate::storage::Storage;
 use crate::storage::links::Links;
 use crate::transcoder::worker::{Reason, Worker};
 use crate::up::{Options, Up};
-use crate::webhook::Sender;
+use crate::webhook::Mail;
 
 /// Cancelled by SIGTERM or SIGINT.
-fn stop_signal() -> Result<CancellationToken, CliError> {
+pub(super) fn stop_signal() -> Result<CancellationToken, CliError> {
     stop_signals().map(|(stop, _)| stop)
 }
 
@@ -95,18 +90,21 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
     api_config.allows(args.listen).map_err(CliError::start)?;
     let guard = Guard::allow_private(api_config.allow_private_urls);
-    let sender = webhook_secret(&env).map(|s| Sender::new(&s, guard)).transpose().map_err(CliError::start)?;
+    let mail = webhook_secret(&env)
+        .map(|s| Mail::of_installation(&s, guard))
+        .transpose()
+        .map_err(CliError::start)?;
     let stop = stop_signal()?;
     let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
     let listener = listen(args.listen).await?;
     let links = Links::new(&storage).map_err(CliError::start)?;
     let metrics = Metrics::new();
     let app =
-        App::start(queue, Storage::new(&storage), links, api_config, sender.is_some(), metrics, stop.clone())
+        App::start(queue, Storage::new(&storage), links, api_config, mail.is_some(), metrics, stop.clone())
             .await
             .map_err(CliError::start)?;
     let tasks = TaskTracker::new();
-    tasks.spawn(Housekeeper::new(Arc::clone(&app), sender).run(stop.clone()));
+    tasks.spawn(app.housekeeper(mail).run(stop.clone()));
     tasks.close();
     tracing::info!(address = %listener.local_addr().unwrap_or(args.listen), "the API listens");
     serve(listener, api::router(app), Limits::default(), stop).await;
@@ -114,42 +112,7 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
     Ok(())
 }
 
-/// `tcoder controller`
-pub async fn controller(args: ControllerArgs) -> Result<(), CliError> {
-    let env = Env::process();
-    let redis = RedisConfig::read(&env).map_err(CliError::start)?;
-    let fly = FlyConfig::read(&env).map_err(CliError::start)?;
-    let policy = FleetPolicy::read(&env).map_err(CliError::start)?;
-    let stop = stop_signal()?;
-    let listener = listen(args.listen).await?;
-    let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
-    let metrics = Metrics::new();
-    let parts = Parts {
-        fly: Fly::new(&fly).map_err(CliError::start)?,
-        limit: Limit::new(queue.clone(), FlyRate::default()),
-        policy,
-        environment: reconciler::handed_on(&env),
-        // Another life of this process is another holder.
-        holder: WorkerId::on(&env.text("HOSTNAME").unwrap_or_else(|| "controller".into())).0,
-        metrics: Arc::clone(&metrics),
-        queue: queue.clone(),
-    };
-    tracing::info!(
-        address = %listener.local_addr().unwrap_or(args.listen),
-        app = parts.policy.app,
-        max = parts.policy.max,
-        holder = parts.holder,
-        "the reconciler runs"
-    );
-    let router = reconciler::http::router(queue, metrics);
-    tokio::join!(
-        Reconciler::new(parts).run(stop.clone()),
-        serve(listener, router, Limits::default(), stop.clone()),
-    );
-    Ok(())
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
+pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
     let failed = |e| CliError::Start(format!("cannot listen on {address}: {e}; choose another --listen"));
     TcpListener::bind(address).await.map_err(failed)
 }

@@ -396,8 +396,6 @@ mod tests {
             token: "hush-hush".to_owned().into(),
             app: "workers".into(),
             base: "http://example.com:1/".parse().unwrap(),
-            region: "any".into(),
-            image: "i".into(),
         })
         .unwrap()
     }

@@ -22,7 +22,7 @@ pub use quality::{Box2, InvalidLadder, Ladder, Quality, UnknownQuality};
 pub use result::{
     AudioInfo, Container, JobResult, Label, Master, Output, Skipped, SourceInfo, Timings, VideoInfo,
 };
-pub use spec::{Input, JobSpec, Origin, Priority, SpecError};
+pub use spec::{Input, JobSpec, Origin, Priority, SecretRef, SpecError};
 pub use state::{State, Transition, WrongTransition};
 pub use time::Millis;
 
@@ -51,6 +51,9 @@ pub struct Job {
     pub progress: f64,
     /// When the job reached its stages.
     pub timestamps: Timestamps,
+    /// Cancelled only for the time being: its TranscodeJob is suspended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
     /// Why the last attempt failed, while the job waits for its retry or after it failed for good.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,

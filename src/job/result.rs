@@ -66,6 +66,18 @@ pub enum Container {
     Hls,
 }
 
+impl Container {
+    /// Its name: `mp4`, `mkv`, `hls`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Mp4 => "mp4",
+            Self::Mkv => "mkv",
+            Self::Hls => "hls",
+        }
+    }
+}
+
 /// One rendition that stands in storage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

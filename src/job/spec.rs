@@ -63,6 +63,17 @@ pub enum Origin {
     Storage,
 }
 
+/// A key of a Secret in the cluster whose controller submitted the job: a name, never the secret itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretRef {
+    /// The Secret's namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Which of its keys.
+    pub key: String,
+}
+
 /// What a job asks for. Fixed once submitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -79,6 +90,9 @@ pub struct JobSpec {
     /// Whom to tell at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_url: Option<Url>,
+    /// Where the key that signs the webhook is kept; absent: it is the installation's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook_key: Option<SecretRef>,
     /// How urgent.
     #[serde(default)]
     pub priority: Priority,
@@ -132,6 +146,7 @@ impl JobSpec {
             preset,
             output_qualities,
             webhook_url: None,
+            webhook_key: None,
             priority: Priority::default(),
             max_attempts: Self::default_attempts(),
             deadline_seconds: Self::default_deadline(),

@@ -44,13 +44,15 @@ pub enum Transition {
     Fail,
     /// Somebody calls it off.
     Cancel,
+    /// It took longer than it may over all its attempts.
+    Overdue,
     /// Somebody asks for another round after the end.
     Redrive,
 }
 
 impl Transition {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Uploaded,
         Self::UploadedLate,
         Self::Claim,
@@ -59,6 +61,7 @@ impl Transition {
         Self::Release,
         Self::Fail,
         Self::Cancel,
+        Self::Overdue,
         Self::Redrive,
     ];
 }
@@ -110,7 +113,7 @@ impl State {
             (Queued, T::Claim) => Running,
             (Running, T::Complete) => Completed,
             (Running, T::Retry | T::Release) => Queued,
-            (Uploading | Running, T::Fail) => Failed,
+            (Uploading | Running, T::Fail) | (Uploading | Queued | Running, T::Overdue) => Failed,
             (Uploading | Queued | Running, T::Cancel) => Cancelled,
             (Failed | Cancelled, T::Redrive) => Queued,
             _ => return Err(WrongTransition { from: self, how }),
@@ -159,13 +162,16 @@ mod tests {
                 "uploading Uploaded queued",
                 "uploading Fail failed",
                 "uploading Cancel cancelled",
+                "uploading Overdue failed",
                 "queued Claim running",
                 "queued Cancel cancelled",
+                "queued Overdue failed",
                 "running Complete completed",
                 "running Retry queued",
                 "running Release queued",
                 "running Fail failed",
                 "running Cancel cancelled",
+                "running Overdue failed",
                 "failed UploadedLate queued",
                 "failed Redrive queued",
                 "cancelled Redrive queued",

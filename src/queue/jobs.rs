@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority, State, WorkerId};
 
@@ -99,6 +100,17 @@ pub enum FailOutcome {
     Lost(Option<State>),
 }
 
+/// Why a job is called off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CallOff {
+    /// Somebody wants it no more.
+    Cancelled,
+    /// Somebody wants it later: nobody is told, and a redrive lets it go on.
+    Suspended,
+    /// It took longer than it may over all its attempts: it has failed with this.
+    Overdue(Failure),
+}
+
 /// What became of a cancellation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelOutcome {
@@ -152,10 +164,6 @@ pub const RETRY_CAP: Duration = Duration::from_secs(300);
 
 fn ms(duration: Duration) -> String {
     duration.as_millis().to_string()
-}
-
-fn flag(on: bool) -> String {
-    if on { "1" } else { "0" }.to_owned()
 }
 
 /// The answers of scripts: a list that begins with a word.
@@ -224,7 +232,7 @@ impl Queue {
             to_json(spec)?,
             spec.max_attempts.to_string(),
             (spec.priority.get() * Priority::BOOST_MS).to_string(),
-            flag(spec.webhook_url.is_some()),
+            Outbox::hook(spec),
             ms(self.policy.retention),
             jiff::Timestamp::now().as_millisecond().to_string(),
         ];
@@ -370,7 +378,7 @@ impl Queue {
             job.id.to_string(),
             job.epoch.to_string(),
             to_json(result)?,
-            flag(job.spec.webhook_url.is_some()),
+            Outbox::hook(&job.spec),
             ms(self.policy.retention),
         ];
         let reply = self.eval_idempotent(&scripts::COMPLETE, args).await?;
@@ -396,7 +404,7 @@ impl Queue {
             job.epoch.to_string(),
             to_json(failure)?,
             if again { ms(wait) } else { "-1".to_owned() },
-            flag(job.spec.webhook_url.is_some()),
+            Outbox::hook(&job.spec),
             ms(self.policy.retention),
         ];
         let reply = self.eval_idempotent(&scripts::FAIL, args).await?;
@@ -419,12 +427,26 @@ impl Queue {
         Ok(Answer::of(&reply)?.0 == "RELEASED")
     }
 
-    /// Calls a job off.
+    /// Calls a job off because somebody wants it no more.
     ///
     /// # Errors
     /// When Redis fails.
     pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome, QueueError> {
-        let reply = self.eval_idempotent(&scripts::CANCEL, vec![id.to_string()]).await?;
+        self.call_off(id, &CallOff::Cancelled).await
+    }
+
+    /// Calls a job off. One that is only suspended can still be cancelled.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn call_off(&self, id: JobId, why: &CallOff) -> Result<CancelOutcome, QueueError> {
+        let (how, failure) = match why {
+            CallOff::Cancelled => ("cancelled", String::new()),
+            CallOff::Suspended => ("suspended", String::new()),
+            CallOff::Overdue(failure) => ("overdue", to_json(failure)?),
+        };
+        let args = vec![id.to_string(), how.to_owned(), failure];
+        let reply = self.eval_idempotent(&scripts::CANCEL, args).await?;
         let answer = Answer::of(&reply)?;
         match answer.0 {
             "CANCELLED" => Ok(CancelOutcome::Cancelled),

@@ -18,7 +18,7 @@
 //! | `machines:pool` | hash | workers that registered |
 //! | `machines:alive` | zset | the same, by the time until which they count as alive; 2^52 more for one that was told to leave |
 //! | `machines:retired` | zset | machines whose next workers are refused too, by until when |
-//! | `webhooks:outbox` | zset | deliveries, by due time |
+//! | `webhooks:outbox`, `:kubernetes` | zset | deliveries, by due time, by who has the key that signs them |
 //! | `webhooks:tries` | hash | what was tried of them |
 //! | `fly:limit` | hash | when Fly may be asked next, and who waits to; gone after an idle hour |
 //! | `fleet:lock` | hash | which reconciler acts, until when, and the epoch that fences the others |
@@ -52,10 +52,10 @@ pub use fleet::{Fence, FleetView, Hold, PoolWorker, RetireOutcome};
 pub use fleet_status::{FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, Paused};
 pub use fly::{FlyPriority, FlyRate, FlySlot};
 pub use jobs::{
-    CancelOutcome, Claim, Claimed, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, Start,
-    SubmitOutcome, Sweep, UploadedOutcome,
+    CallOff, CancelOutcome, Claim, Claimed, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome,
+    Start, SubmitOutcome, Sweep, UploadedOutcome,
 };
-pub use outbox::{Delivery, DeliveryState};
+pub use outbox::{Delivery, DeliveryState, Outbox};
 pub use pool::{Registered, WorkerRecord, WorkerState};
 pub use read::{Filter, Page, Stats};
 pub use transport::{Command, QueueError, Reply};

@@ -8,7 +8,38 @@ use serde::{Deserialize, Serialize};
 use super::jobs::to_json;
 use super::pool::texts;
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{Epoch, JobId, Millis, State};
+use crate::job::{Epoch, JobId, JobSpec, Millis, State};
+
+/// Who sends a delivery: whoever has the key that signs it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Outbox {
+    /// The housekeeping of the API, with the installation's own key.
+    #[default]
+    Installation,
+    /// The controller, with the key in a Secret of its cluster.
+    Kubernetes,
+}
+
+impl Outbox {
+    const ALL: [Self; 2] = [Self::Installation, Self::Kubernetes];
+
+    pub(super) const fn key(self) -> &'static str {
+        match self {
+            Self::Installation => "webhooks:outbox",
+            Self::Kubernetes => "webhooks:outbox:kubernetes",
+        }
+    }
+
+    /// What a job's hash and the scripts call it; 0 is a job without a webhook.
+    pub(super) fn hook(spec: &JobSpec) -> String {
+        match (&spec.webhook_url, &spec.webhook_key) {
+            (None, _) => "0",
+            (Some(_), None) => "1",
+            (Some(_), Some(_)) => "2",
+        }
+        .to_owned()
+    }
+}
 
 /// One delivery that is owed. Its text form, `<job>:<epoch>:<state>`, names it for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,6 +50,8 @@ pub struct Delivery {
     pub epoch: Epoch,
     /// Which end.
     pub state: State,
+    /// Who sends it.
+    pub outbox: Outbox,
 }
 
 impl std::fmt::Display for Delivery {
@@ -28,12 +61,13 @@ impl std::fmt::Display for Delivery {
 }
 
 impl Delivery {
-    fn parse(member: &str) -> Option<Self> {
+    fn parse(member: &str, outbox: Outbox) -> Option<Self> {
         let mut parts = member.split(':');
         let delivery = Self {
             job: parts.next()?.parse().ok()?,
             epoch: Epoch(parts.next()?.parse().ok()?),
             state: parts.next()?.parse().ok()?,
+            outbox,
         };
         parts.next().is_none().then_some(delivery)
     }
@@ -59,12 +93,14 @@ impl Queue {
     /// When Redis fails.
     pub async fn take_deliveries(
         &self,
+        outbox: Outbox,
         now: Millis,
         limit: u32,
         hold: Duration,
     ) -> Result<(Vec<(Delivery, DeliveryState)>, Option<Millis>), QueueError> {
         let held_until = now.plus(i64::try_from(hold.as_millis()).unwrap_or(i64::MAX));
-        let args = vec![now.0.to_string(), held_until.0.to_string(), limit.to_string()];
+        let args =
+            vec![outbox.key().to_owned(), now.0.to_string(), held_until.0.to_string(), limit.to_string()];
         // Not repeated when the answer is lost: what was taken unheard is due again after `hold`.
         let reply = self.eval(&scripts::TAKE, args).await?;
         let unexpected = || QueueError::data(format!("take answered {reply:?}"));
@@ -73,9 +109,9 @@ impl Queue {
         let mut deliveries = Vec::with_capacity(taken.len() / 2);
         for pair in taken.chunks_exact(2) {
             let name = pair[0].text().ok_or_else(unexpected)?;
-            let Some(delivery) = Delivery::parse(name) else {
-                tracing::warn!(name, "an entry of webhooks:outbox that names no delivery was dropped");
-                self.run(Command::new("ZREM").arg(self.key("webhooks:outbox")).arg(name)).await?;
+            let Some(delivery) = Delivery::parse(name, outbox) else {
+                tracing::warn!(name, "an entry of the outbox that names no delivery was dropped");
+                self.run(Command::new("ZREM").arg(self.key(outbox.key())).arg(name)).await?;
                 continue;
             };
             let state = pair[1].text().and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
@@ -97,7 +133,11 @@ impl Queue {
         let name = delivery.to_string();
         self.pipeline(vec![
             Command::new("HSET").arg(self.key("webhooks:tries")).arg(&*name).arg(to_json(state)?),
-            Command::new("ZADD").arg(self.key("webhooks:outbox")).arg("XX").arg(at.0.to_string()).arg(&*name),
+            Command::new("ZADD")
+                .arg(self.key(delivery.outbox.key()))
+                .arg("XX")
+                .arg(at.0.to_string())
+                .arg(&*name),
         ])
         .await
         .map(drop)
@@ -110,20 +150,23 @@ impl Queue {
     pub async fn drop_delivery(&self, delivery: &Delivery) -> Result<(), QueueError> {
         let name = delivery.to_string();
         self.pipeline(vec![
-            Command::new("ZREM").arg(self.key("webhooks:outbox")).arg(&*name),
+            Command::new("ZREM").arg(self.key(delivery.outbox.key())).arg(&*name),
             Command::new("HDEL").arg(self.key("webhooks:tries")).arg(&*name),
         ])
         .await
         .map(drop)
     }
 
-    /// What is owed, soonest first, at most 100.
+    /// What is owed, soonest first, at most 100 by each.
     ///
     /// # Errors
     /// When Redis fails.
     pub async fn deliveries(&self) -> Result<Vec<Delivery>, QueueError> {
-        let reply =
-            self.run(Command::new("ZRANGE").arg(self.key("webhooks:outbox")).args(["0", "99"])).await?;
-        Ok(texts(&reply).filter_map(Delivery::parse).collect())
+        let first = |outbox: Outbox| Command::new("ZRANGE").arg(self.key(outbox.key())).args(["0", "99"]);
+        let replies = self.pipeline(Outbox::ALL.map(first).into()).await?;
+        let owed = Outbox::ALL.iter().zip(&replies);
+        Ok(owed
+            .flat_map(|(outbox, reply)| texts(reply).filter_map(|m| Delivery::parse(m, *outbox)))
+            .collect())
     }
 }

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::jobs::parse_spec;
+use super::outbox::Outbox;
 use super::pool::texts;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, Job, JobId, Millis, State, Timestamps, WorkerId};
@@ -151,11 +152,12 @@ impl Queue {
                 zcard("jobs:leases"),
                 zcard("jobs:dead"),
                 zcard("machines:alive"),
-                zcard("webhooks:outbox"),
+                zcard(Outbox::Installation.key()),
                 zcard("jobs:cancelled"),
                 zcard("jobs:index"),
                 Command::new("ZRANGE").arg(self.key("jobs:pending")).args(["0", "0"]),
                 Command::new("TIME"),
+                zcard(Outbox::Kubernetes.key()),
             ])
             .await?;
         let count = |at: usize| replies.get(at).and_then(Reply::int).unwrap_or(0).unsigned_abs();
@@ -178,7 +180,7 @@ impl Queue {
             running: count(3),
             failed: count(4),
             workers: count(5),
-            webhooks_owed: count(6),
+            webhooks_owed: count(6) + count(11),
             cancelled: count(7),
             completed: count(8).saturating_sub(not_completed),
             oldest_pending_ms,
@@ -301,6 +303,7 @@ fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
             retry_at: time("retry"),
             completed_at: time("finished"),
         },
+        suspended: field("suspended").is_some(),
         error: json("error")?,
         result: field("result")
             .map(|json| serde_json::from_str(json).map_err(|_| bad("result")))

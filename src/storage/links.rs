@@ -45,16 +45,21 @@ impl Links {
     /// # Errors
     /// When the clock is out of this world.
     pub fn output(&self, key: &ObjectKey, now: Millis) -> Result<Url, PresignError> {
-        match &self.public_url {
-            Some(base) => {
-                let mut url = base.clone();
-                if let Ok(mut path) = url.path_segments_mut() {
-                    path.pop_if_empty().extend(key.as_str().split('/'));
-                }
-                Ok(url)
-            }
+        match self.public(key) {
+            Some(url) => Ok(url),
             None => self.presigner.get(Bucket::Output, key, now, DOWNLOAD_WINDOW, None),
         }
+    }
+
+    /// Where anybody can read an output for as long as it stands there; nothing where the bucket has no
+    /// public address.
+    #[must_use]
+    pub fn public(&self, key: &ObjectKey) -> Option<Url> {
+        let mut url = self.public_url.clone()?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(key.as_str().split('/'));
+        }
+        Some(url)
     }
 
     /// The job with the addresses of its outputs filled in.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -76,7 +77,8 @@ impl LocalFleet {
             fly: Fly::new(&emulator.fly_config()).map_err(|e| failed(&e))?,
             limit: Limit::new(queue.clone(), FlyRate::default()),
             queue,
-            policy: policy.clone(),
+            policy: watch::channel(policy.clone()).1,
+            told: watch::Sender::new(None),
             environment: handed_on,
             holder,
             metrics,

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Host;
 
-use crate::api::{self, App, Housekeeper};
+use crate::api::{self, App};
 use crate::config::{ApiConfig, ConfigError, Env, RedisConfig, StorageConfig};
 use crate::job::{Failure, WorkerId};
 use crate::metrics::Metrics;
@@ -38,7 +38,7 @@ use crate::storage::Storage;
 use crate::storage::links::Links;
 use crate::storage::presign::PresignError;
 use crate::transcoder::{ToolVersions, check_tools};
-use crate::webhook::{Sender, WebhookError};
+use crate::webhook::{Mail, WebhookError};
 use data::DataDir;
 use fleet::LocalFleet;
 use objects::{Buckets, Objects, ObjectsError, ObjectsHandle, address_of};
@@ -186,8 +186,8 @@ impl Up {
         )
         .await?;
         let secret = crate::config::webhook_secret(env).unwrap_or_else(|| data.secrets().webhook());
-        let sender = Sender::new(&secret, guard)?;
-        tasks.spawn(Housekeeper::new(Arc::clone(&app), Some(sender)).run(stop_api.clone()));
+        let mail = Mail::of_installation(&secret, guard)?;
+        tasks.spawn(app.housekeeper(Some(mail)).run(stop_api.clone()));
         tasks.spawn(serve(listener, api::router(app), Limits::default(), stop_api.clone()));
         let environment = worker_environment(&redis_config, &storage_config, &data.folder("scratch")?);
         let fleet = match options.max_machines {

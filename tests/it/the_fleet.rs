@@ -15,6 +15,7 @@ use tcoder::flyprovider::{Fly, Limit, Machine, MachineState};
 use tcoder::metrics::Metrics;
 use tcoder::queue::{FleetStatus, FlyRate, Queue};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -81,7 +82,8 @@ impl Cloud {
             queue: self.queue.clone(),
             fly: Fly::new(config).unwrap(),
             limit: Limit::new(self.queue.clone(), FlyRate::default()),
-            policy,
+            policy: watch::channel(policy).1,
+            told: watch::Sender::new(None),
             environment: BTreeMap::new(),
             holder: name.into(),
             metrics: Arc::clone(&self.metrics),

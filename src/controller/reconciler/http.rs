@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use tokio::sync::watch;
 
 use crate::metrics::{self, Metrics};
 use crate::queue::Queue;
@@ -15,24 +16,32 @@ use crate::queue::Queue;
 /// Redis has so long to answer.
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// Whether everything but Redis is ready, and if not, why and what to do.
+pub type Ready = Result<(), String>;
+
 struct Inside {
     queue: Queue,
     metrics: Arc<Metrics>,
+    ready: watch::Receiver<Ready>,
 }
 
 /// The three routes. A reconciler that waits for its turn to act is ready too.
-pub fn router(queue: Queue, metrics: Arc<Metrics>) -> Router {
+pub fn router(queue: Queue, metrics: Arc<Metrics>, ready: watch::Receiver<Ready>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show))
-        .with_state(Arc::new(Inside { queue, metrics }))
+        .with_state(Arc::new(Inside { queue, metrics, ready }))
 }
 
-async fn readyz(State(inside): State<Arc<Inside>>) -> Result<&'static str, (StatusCode, &'static str)> {
+async fn readyz(State(inside): State<Arc<Inside>>) -> Result<&'static str, (StatusCode, String)> {
+    let not = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
+    if let Err(why) = &*inside.ready.borrow() {
+        return Err(not(why));
+    }
     match tokio::time::timeout(LIMIT, inside.queue.ping()).await {
         Ok(Ok(())) => Ok("ready\n"),
-        _ => Err((StatusCode::SERVICE_UNAVAILABLE, "Redis (REDIS_URL) does not answer\n")),
+        _ => Err(not("Redis (REDIS_URL) does not answer")),
     }
 }
 

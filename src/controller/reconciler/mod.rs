@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -62,8 +63,10 @@ pub struct Parts {
     pub fly: Fly,
     /// The right to ask Fly.
     pub limit: Limit,
-    /// What is wanted.
-    pub policy: FleetPolicy,
+    /// What is wanted; it may change, but for the app. Whoever wants always the same drops the sender.
+    pub policy: watch::Receiver<FleetPolicy>,
+    /// What is said of the fleet goes here too.
+    pub told: watch::Sender<Option<FleetStatus>>,
     /// What machines find in their environment beside what the fleet gives them. No secrets.
     pub environment: BTreeMap<String, String>,
     /// The name of this process among its peers.
@@ -117,6 +120,8 @@ pub struct Reconciler {
     blind: bool,
     /// When the right to act was last taken or kept.
     held_at: Option<Instant>,
+    /// The app whose machines are looked after, for this life.
+    app: String,
 }
 
 /// Somebody else had the right to act last.
@@ -141,8 +146,10 @@ impl Reconciler {
     /// A reconciler that remembers nothing yet.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
+        let app = parts.policy.borrow().app.clone();
         Self {
             parts,
+            app,
             memory: Memory::new(),
             seen: Observation { machines: Err(NoList::NOT_YET), queue: None },
             began: Instant::now(),
@@ -222,8 +229,9 @@ impl Reconciler {
     }
 
     fn policy(&self, view: &FleetView) -> FleetPolicy {
-        let paused = self.parts.policy.paused || view.paused.is_some();
-        FleetPolicy { paused, ..self.parts.policy.clone() }
+        let wanted = self.parts.policy.borrow();
+        let paused = wanted.paused || view.paused.is_some();
+        FleetPolicy { paused, app: self.app.clone(), ..wanted.clone() }
     }
 
     async fn act_on(&mut self, view: &FleetView) -> Result<Next, QueueError> {
@@ -263,6 +271,7 @@ impl Reconciler {
         if let Some(status) = news
             && self.parts.queue.tell_fleet(&fence, &status).await?
         {
+            self.parts.told.send_replace(Some(status.clone()));
             self.told = Some(status);
         }
         let stepped = if lists {
@@ -367,7 +376,15 @@ impl Reconciler {
             if read.is_zero() {
                 return sleep(left).await;
             }
-            match feed.changes(read.min(READ)).await {
+            let changes = tokio::select! {
+                changes = feed.changes(read.min(READ)) => changes,
+                Ok(()) = self.parts.policy.changed() => {
+                    // The read goes on at Redis, and would hold the connection up.
+                    self.feed = None;
+                    break;
+                }
+            };
+            match changes {
                 Ok(changes) if changes.iter().any(matters) => break,
                 Ok(_) => {}
                 Err(error) => {

@@ -183,13 +183,7 @@ impl EmulatorHandle {
     /// The settings with which this installation uses it.
     #[must_use]
     pub fn fly_config(&self) -> FlyConfig {
-        FlyConfig {
-            token: self.token(),
-            app: self.world.options.app.clone(),
-            base: self.url(),
-            region: self.world.options.region.clone(),
-            image: "local".into(),
-        }
+        FlyConfig { token: self.token(), app: self.world.options.app.clone(), base: self.url() }
     }
 
     /// The machines as they are, whatever the API shows; also those that are gone.

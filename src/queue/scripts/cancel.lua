@@ -1,18 +1,28 @@
--- Calls a job off. ARGV: id. Says CANCELLED, ENDED with the state it ended in before, or UNKNOWN.
+-- Calls a job off. ARGV: id, how (cancelled|suspended|overdue), the failure of one that is overdue.
+-- Says CANCELLED, ENDED with the state it ended in before, or UNKNOWN.
 -- A running worker learns it at its next heartbeat: its lease is gone.
-local id = ARGV[2]
-local s = redis.call('HMGET', status(id), 'state', 'epoch', 'hook', 'keep')
+local id, how, failure = ARGV[2], ARGV[3], ARGV[4]
+local s = redis.call('HMGET', status(id), 'state', 'epoch', 'hook', 'keep', 'suspended')
 local state = s[1]
 if not state then return { 'UNKNOWN' } end
-if state == 'completed' or state == 'failed' or state == 'cancelled' then return { 'ENDED', state } end
-local ms = event(id, 'cancelled')
-redis.call('HSET', status(id), 'state', 'cancelled', 'finished', ms, 'retry', '')
+-- Only suspended, it can be called off for good, and only that is told.
+local for_good = state == 'cancelled' and s[5] == '1' and how == 'cancelled'
+if (state == 'completed' or state == 'failed' or state == 'cancelled') and not for_good then
+  return { 'ENDED', state }
+end
+local to = how == 'overdue' and 'failed' or 'cancelled'
+local ms = event(id, to)
+redis.call('HSET', status(id), 'state', to, 'finished', ms, 'retry', '', 'suspended', how == 'suspended' and '1' or '')
+if how == 'overdue' then
+  -- From which state, since one whose input never came cannot be tried again.
+  redis.call('HSET', status(id), 'error', failure, 'overdue', state)
+end
 if state == 'uploading' then
   redis.call('ZREM', uploading, id)
 elseif state == 'queued' then
   if redis.call('ZREM', pending, id) == 0 then redis.call('ZREM', scheduled, id) end
-else
+elseif state == 'running' then
   redis.call('ZREM', leases, id .. ':' .. s[2])
 end
-ended(id, 'cancelled', s[2], ms, s[3], s[4])
+ended(id, to, s[2], ms, how == 'suspended' and '0' or s[3], s[4])
 return { 'CANCELLED' }

@@ -12,7 +12,9 @@ local events, bell, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs
 local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
 -- Scores of `alive` from here on are those of workers that were told to leave: this and their time.
 local mark = 4503599627370496
-local outbox, tries, lock = P .. 'webhooks:outbox', P .. 'webhooks:tries', P .. 'fleet:lock'
+local tries, lock = P .. 'webhooks:tries', P .. 'fleet:lock'
+-- By a job's hook: whose key signs its webhook. '0' has none.
+local outboxes = { ['1'] = P .. 'webhooks:outbox', ['2'] = P .. 'webhooks:outbox:kubernetes' }
 
 local function status(id)
   return P .. 'jobs:status:' .. id
@@ -57,8 +59,8 @@ local function ended(id, state, epoch, ms, hook, retention)
   elseif state == 'cancelled' then
     redis.call('ZADD', cancelled, ms, id)
   end
-  if hook == '1' then
-    redis.call('ZADD', outbox, ms, id .. ':' .. epoch .. ':' .. state)
+  if outboxes[hook] then
+    redis.call('ZADD', outboxes[hook], ms, id .. ':' .. epoch .. ':' .. state)
   end
 end
 

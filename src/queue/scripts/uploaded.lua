@@ -2,10 +2,10 @@
 -- for it, or UNKNOWN. A job that failed because its upload was late is revived: a PUT that began in time
 -- may end at any time.
 local id = ARGV[2]
-local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch')
+local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue')
 if not s[1] then return { 'UNKNOWN' } end
--- No attempt began and it failed: only expire.lua leads there.
-local late = s[1] == 'failed' and s[3] == '0'
+-- No attempt began and it failed, and not for its deadline: only expire.lua leads there.
+local late = s[1] == 'failed' and s[3] == '0' and (s[4] or '') == ''
 if s[1] ~= 'uploading' and not late then return { 'ALREADY', s[1] } end
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])

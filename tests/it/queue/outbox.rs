@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tcoder::job::{Epoch, State};
-use tcoder::queue::{Delivery, DeliveryState};
+use tcoder::queue::{Delivery, DeliveryState, Outbox};
 
 use super::*;
 
@@ -24,7 +24,7 @@ async fn the_end_of_a_job_owes_exactly_one_delivery() {
     for _ in 0..3 {
         queue.complete(&job, &result_of(1)).await.unwrap();
     }
-    let owed = Delivery { job: id, epoch: job.epoch, state: State::Completed };
+    let owed = Delivery { job: id, epoch: job.epoch, state: State::Completed, outbox: Outbox::Installation };
     assert_eq!(queue.deliveries().await.unwrap(), [owed]);
 }
 
@@ -33,30 +33,31 @@ async fn a_delivery_is_held_then_due_again_then_dropped() {
     let (queue, _) = queue().await;
     let id = submit(&queue, &hooked()).await;
     queue.cancel(id).await.unwrap();
-    let owed = Delivery { job: id, epoch: Epoch(0), state: State::Cancelled };
+    let owed = Delivery { job: id, epoch: Epoch(0), state: State::Cancelled, outbox: Outbox::Installation };
     let now = now(&queue).await.plus(1000);
 
-    let (taken, next) = queue.take_deliveries(now, 10, HOLD).await.unwrap();
+    let (taken, next) = queue.take_deliveries(Outbox::Installation, now, 10, HOLD).await.unwrap();
     assert_eq!((taken, next), (vec![(owed, DeliveryState::default())], None));
-    let (taken, next) = queue.take_deliveries(now.plus(1), 10, HOLD).await.unwrap();
+    let (taken, next) = queue.take_deliveries(Outbox::Installation, now.plus(1), 10, HOLD).await.unwrap();
     assert_eq!((taken, next), (vec![], Some(now.plus(60_000))));
 
     // The taker died: after the hold it is due again.
-    let (taken, _) = queue.take_deliveries(now.plus(60_000), 10, HOLD).await.unwrap();
+    let (taken, _) = queue.take_deliveries(Outbox::Installation, now.plus(60_000), 10, HOLD).await.unwrap();
     assert_eq!(taken.len(), 1);
 
     let tried =
         DeliveryState { failures: 1, first_try: Some(now), last_error: Some("the answer was 500".into()) };
     queue.retry_delivery(&owed, &tried, now.plus(300_000)).await.unwrap();
-    let (taken, next) = queue.take_deliveries(now.plus(299_999), 10, HOLD).await.unwrap();
+    let (taken, next) =
+        queue.take_deliveries(Outbox::Installation, now.plus(299_999), 10, HOLD).await.unwrap();
     assert_eq!((taken, next), (vec![], Some(now.plus(300_000))));
-    let (taken, _) = queue.take_deliveries(now.plus(300_000), 10, HOLD).await.unwrap();
+    let (taken, _) = queue.take_deliveries(Outbox::Installation, now.plus(300_000), 10, HOLD).await.unwrap();
     assert_eq!(taken, [(owed, tried)]);
 
     queue.drop_delivery(&owed).await.unwrap();
     assert_eq!(queue.deliveries().await.unwrap(), []);
     let late = now.plus(9_999_999);
-    assert_eq!(queue.take_deliveries(late, 10, HOLD).await.unwrap(), (vec![], None));
+    assert_eq!(queue.take_deliveries(Outbox::Installation, late, 10, HOLD).await.unwrap(), (vec![], None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -75,7 +76,8 @@ async fn no_delivery_has_two_takers() {
                 let mut mine = Vec::new();
                 for round in 0..40 {
                     let now = now.plus(n * 3 + round * 7);
-                    let (taken, _) = queue.take_deliveries(now, 10, HOLD).await.unwrap();
+                    let (taken, _) =
+                        queue.take_deliveries(Outbox::Installation, now, 10, HOLD).await.unwrap();
                     mine.extend(taken.into_iter().map(|(delivery, _)| delivery));
                 }
                 mine

@@ -19,14 +19,14 @@ const READ_WAIT: Duration = Duration::from_secs(60);
 pub struct EventHub(broadcast::Sender<JobEvent>);
 
 impl EventHub {
-    /// Reads the stream until `stop`, and has `metrics` hear it first: that one never lags, and who has
-    /// seen a job's end finds it counted.
+    /// Reads the stream until `stop`. `metrics`, if any, hear it first: they never lag, and who has seen a
+    /// job's end finds it counted.
     ///
     /// # Errors
     /// When Redis does not answer at the start; later it is tried again for ever.
     pub async fn start(
         queue: &Queue,
-        metrics: Arc<Metrics>,
+        metrics: Option<Arc<Metrics>>,
         stop: CancellationToken,
     ) -> Result<Self, QueueError> {
         let (sender, _) = broadcast::channel(BACKLOG);
@@ -35,7 +35,7 @@ impl EventHub {
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = pump(feed, &metrics, sender) => {}
+                () = pump(feed, metrics.as_deref(), sender) => {}
             }
         });
         Ok(hub)
@@ -48,14 +48,16 @@ impl EventHub {
     }
 }
 
-async fn pump(mut feed: EventFeed, metrics: &Metrics, sender: broadcast::Sender<JobEvent>) {
+async fn pump(mut feed: EventFeed, metrics: Option<&Metrics>, sender: broadcast::Sender<JobEvent>) {
     let mut failures = 0;
     loop {
         match feed.next(READ_WAIT).await {
             Ok(events) => {
                 failures = 0;
                 for event in events {
-                    metrics.job_event(&event);
+                    if let Some(metrics) = metrics {
+                        metrics.job_event(&event);
+                    }
                     // An error says that nobody listens, which is fine.
                     let _ = sender.send(event);
                 }

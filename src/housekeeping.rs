@@ -5,7 +5,6 @@
 //! installation costs a handful of Redis commands every five minutes.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -14,11 +13,12 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::App;
+use crate::hub::EventHub;
 use crate::job::{Failure, FailureCode, Input, JobEvent, JobId, Millis, State};
-use crate::queue::{Delivery, DeliveryState, QueueError, backoff};
-use crate::storage::Bucket;
-use crate::webhook::{self, Sender};
+use crate::queue::{Delivery, DeliveryState, Outbox, Queue, QueueError, backoff};
+use crate::storage::links::Links;
+use crate::storage::{Bucket, Storage};
+use crate::webhook::{self, Mail};
 
 /// Longest sleep.
 const QUIET: Duration = Duration::from_secs(300);
@@ -71,17 +71,19 @@ impl Round {
 
 /// Keeps an installation tidy for as long as it runs. Several may run side by side.
 pub struct Housekeeper {
-    app: Arc<App>,
-    sender: Option<Sender>,
+    /// The queue.
+    pub queue: Queue,
+    /// The buckets.
+    pub storage: Storage,
+    /// Makes addresses of objects.
+    pub links: Links,
+    /// What happens.
+    pub hub: EventHub,
+    /// What webhooks are sent with; without it they stay in the outbox.
+    pub mail: Option<Mail>,
 }
 
 impl Housekeeper {
-    /// A housekeeper of `app`; without a sender webhooks stay in the outbox.
-    #[must_use]
-    pub fn new(app: Arc<App>, sender: Option<Sender>) -> Self {
-        Self { app, sender }
-    }
-
     /// Works until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
@@ -92,8 +94,8 @@ impl Housekeeper {
 
     /// Leases, retries, uploads, records.
     async fn tidy(&self) {
-        let mut events = self.app.hub.listen();
-        let lease = self.app.queue.policy().lease;
+        let mut events = self.hub.listen();
+        let lease = self.queue.policy().lease;
         // An upload may have arrived while nobody listened: look once at all that are awaited.
         let mut look_at_all = true;
         let mut put_off = HashMap::new();
@@ -139,7 +141,7 @@ impl Housekeeper {
         look_at_all: bool,
         put_off: &mut HashMap<JobId, Millis>,
     ) -> Result<Duration, QueueError> {
-        let queue = &self.app.queue;
+        let queue = &self.queue;
         let mut sweep = queue.sweep(BATCH).await?;
         while sweep.next_due.is_some_and(|due| due <= sweep.now) {
             sweep = queue.sweep(BATCH).await?;
@@ -170,13 +172,13 @@ impl Housekeeper {
 
     /// Looks for one upload; says whether that is settled for now. If that is there, its event was lost; if not and time is up, it fails.
     async fn look_for_upload(&self, id: JobId, overdue: bool) -> Result<bool, QueueError> {
-        let queue = &self.app.queue;
+        let queue = &self.queue;
         let Some(job) = queue.get(id).await? else {
             let gone = Failure::new(FailureCode::UploadExpired, "the job is gone");
             return queue.expire_upload(id, &gone).await.map(|_| true);
         };
         let Input::Key(key) = &job.spec.input else { return Ok(!overdue) };
-        match self.app.storage.head(Bucket::Input, key).await {
+        match self.storage.head(Bucket::Input, key).await {
             Ok(Some(_)) => {
                 tracing::info!(job = %id, "the input is there though its event never came");
                 queue.uploaded(id).await.map(|_| true)
@@ -199,8 +201,8 @@ impl Housekeeper {
 
     /// Webhooks. Each goes its own way, so a receiver that takes its time delays nobody else's.
     async fn tell(&self) {
-        let Some(sender) = &self.sender else { return std::future::pending().await };
-        let mut events = self.app.hub.listen();
+        let Some(mail) = &self.mail else { return std::future::pending().await };
+        let mut events = self.hub.listen();
         let mut under_way = FuturesUnordered::new();
         let mut failures = 0;
         let mut look = Instant::now();
@@ -212,12 +214,12 @@ impl Housekeeper {
                     Err(error) => tracing::warn!(%error, "a webhook is tried again in a minute"),
                 },
                 () = tokio::time::sleep_until(look), if under_way.len() < webhook::AT_ONCE => {
-                    match self.owed(webhook::AT_ONCE - under_way.len()).await {
+                    match self.owed(mail.outbox, webhook::AT_ONCE - under_way.len()).await {
                         Ok((now, taken, pause)) => {
                             failures = 0;
                             look = Instant::now() + pause;
                             under_way.extend(taken.into_iter().map(|(delivery, state)| {
-                                webhook::deliver(&self.app.queue, sender, &self.app.links, now, delivery, state)
+                                webhook::deliver(&self.queue, mail, &self.links, now, delivery, state)
                             }));
                         }
                         Err(error) => {
@@ -241,9 +243,9 @@ impl Housekeeper {
     }
 
     /// Takes what is due; says also for how long nothing more is.
-    async fn owed(&self, room: usize) -> Result<(Millis, Vec<Owed>, Duration), QueueError> {
-        let now = self.app.queue.clock().await?.now();
-        let (taken, next) = webhook::take(&self.app.queue, now, room).await?;
+    async fn owed(&self, outbox: Outbox, room: usize) -> Result<(Millis, Vec<Owed>, Duration), QueueError> {
+        let now = self.queue.clock().await?.now();
+        let (taken, next) = webhook::take(&self.queue, outbox, now, room).await?;
         // More may be due than there was room for.
         let pause = if taken.is_empty() { next.map_or(QUIET, |due| until(due, now)) } else { Duration::ZERO };
         Ok((now, taken, pause.min(QUIET)))

@@ -1,0 +1,132 @@
+//! `tcoder controller`: the fleet's reconciler and, in a cluster, the operator around it.
+
+use std::sync::Arc;
+
+use kube::{Client, Config};
+use tokio::sync::watch;
+
+use super::CliError;
+use super::args::ControllerArgs;
+use super::roles::{listen, stop_signal};
+use crate::config::{Env, FlyConfig, RedisConfig, StorageConfig};
+use crate::controller::fleet::FleetPolicy;
+use crate::controller::operator::{FleetParts, Operator, Scope};
+use crate::controller::reconciler::{self, Parts, Reconciler, http};
+use crate::flyprovider::{Fly, Limit};
+use crate::hub::EventHub;
+use crate::job::WorkerId;
+use crate::metrics::Metrics;
+use crate::net::Guard;
+use crate::queue::{FlyRate, Queue};
+use crate::serve::{Limits, serve};
+use crate::storage::Storage;
+use crate::storage::links::Links;
+use crate::webhook::Caller;
+
+/// Jobs of the API that are shown as TranscodeJobs, at most.
+const MIRRORS: u32 = 200;
+
+/// `tcoder controller`
+pub async fn run(args: ControllerArgs) -> Result<(), CliError> {
+    let scope = match &args.namespace {
+        Some(namespace) => Some(Scope::Namespace(namespace.clone())),
+        // What every pod of a cluster has.
+        None if args.all_namespaces || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => {
+            Some(Scope::Cluster)
+        }
+        None => None,
+    };
+    match scope {
+        Some(scope) => operator(args, scope).await,
+        None => fleet_only(args).await,
+    }
+}
+
+/// Another life of this process is another holder.
+fn holder(env: &Env<'_>) -> String {
+    WorkerId::on(&env.text("HOSTNAME").unwrap_or_else(|| "controller".into())).0
+}
+
+async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
+    let env = Env::process();
+    let redis = RedisConfig::read(&env).map_err(CliError::start)?;
+    let fly = FlyConfig::read(&env).map_err(CliError::start)?;
+    let policy = FleetPolicy::read(&env).map_err(CliError::start)?;
+    let stop = stop_signal()?;
+    let listener = listen(args.listen).await?;
+    let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
+    let metrics = Metrics::new();
+    tracing::info!(
+        address = %listener.local_addr().unwrap_or(args.listen),
+        app = policy.app,
+        max = policy.max,
+        "the reconciler runs"
+    );
+    let parts = Parts {
+        fly: Fly::new(&fly).map_err(CliError::start)?,
+        limit: Limit::new(queue.clone(), FlyRate::default()),
+        policy: watch::channel(policy).1,
+        told: watch::Sender::new(None),
+        environment: reconciler::handed_on(&env),
+        holder: holder(&env),
+        metrics: Arc::clone(&metrics),
+        queue: queue.clone(),
+    };
+    let router = http::router(queue, metrics, watch::channel(Ok(())).1);
+    tokio::join!(
+        Reconciler::new(parts).run(stop.clone()),
+        serve(listener, router, Limits::default(), stop.clone()),
+    );
+    Ok(())
+}
+
+async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
+    let env = Env::process();
+    let redis = RedisConfig::read(&env).map_err(CliError::start)?;
+    let storage = StorageConfig::read(&env).map_err(CliError::start)?;
+    let guard = Guard::allow_private(env.flag("ALLOW_PRIVATE_URLS").map_err(CliError::start)?);
+    let mirrors = env.parsed("MIRROR_MAX", "a whole number; 0 means none").map_err(CliError::start)?;
+    let fly = match env.text("FLY_API_TOKEN") {
+        None => Err("FLY_API_TOKEN is not set at the controller: it looks after no machines".to_owned()),
+        Some(_) => Ok(Fly::new(&FlyConfig::read(&env).map_err(CliError::start)?).map_err(CliError::start)?),
+    };
+    let config = Config::infer().await.map_err(|error| {
+        CliError::Start(format!("no Kubernetes cluster is configured: {error}; set KUBECONFIG"))
+    })?;
+    let namespace = env.text("POD_NAMESPACE").or(args.namespace).unwrap_or(config.default_namespace.clone());
+    let client = Client::try_from(config).map_err(CliError::start)?;
+    let stop = stop_signal()?;
+    let listener = listen(args.listen).await?;
+    let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
+    let metrics = Metrics::new();
+    let hub = EventHub::start(&queue, None, stop.clone()).await.map_err(CliError::start)?;
+    let limit = Limit::new(queue.clone(), FlyRate::default());
+    let environment = reconciler::handed_on(&env);
+    let operator = Operator {
+        client,
+        scope,
+        namespace,
+        holder: holder(&env),
+        storage: Storage::new(&storage),
+        links: Links::new(&storage).map_err(CliError::start)?,
+        hub,
+        guard,
+        caller: Caller::new(guard).map_err(CliError::start)?,
+        mirror: Some(mirrors.unwrap_or(MIRRORS) as usize).filter(|most| *most > 0),
+        fleet: fly.map(|fly| FleetParts { fly, limit, environment }),
+        metrics: Arc::clone(&metrics),
+        queue: queue.clone(),
+    };
+    tracing::info!(
+        address = %listener.local_addr().unwrap_or(args.listen),
+        scope = ?operator.scope,
+        namespace = operator.namespace,
+        holder = operator.holder,
+        fleet = operator.fleet.is_ok(),
+        "the operator runs"
+    );
+    let (ready, is_ready) = watch::channel(Err("the API server has not been asked yet".to_owned()));
+    let router = http::router(queue, metrics, is_ready);
+    tokio::join!(operator.run(ready, stop.clone()), serve(listener, router, Limits::default(), stop.clone()),);
+    Ok(())
+}

@@ -1,0 +1,123 @@
+//! Conditions of custom resources, by the API conventions: `lastTransitionTime` changes only with the
+//! status. Pure.
+//! <https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/api-conventions.md#typical-status-properties>
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::job::Millis;
+
+/// Longest message of a condition, bytes; the API server takes 32 KB, but nobody reads that.
+const MOST: usize = 1024;
+
+/// A point in time as Kubernetes writes it: whole seconds.
+#[must_use]
+pub fn time(at: Millis) -> Time {
+    Time(Timestamp::from_second(at.0.div_euclid(1000)).unwrap_or_default())
+}
+
+/// The same the other way.
+#[must_use]
+pub fn millis(time: &Time) -> Millis {
+    Millis(time.0.as_millisecond())
+}
+
+/// What is to be said in a condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Said {
+    /// Its type.
+    pub type_: &'static str,
+    /// Its status.
+    pub holds: bool,
+    /// One word for programs.
+    pub reason: String,
+    /// A sentence for people; never empty, which goes out as null and is refused.
+    pub message: String,
+}
+
+impl Said {
+    /// This condition holds.
+    pub fn yes(type_: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { type_, holds: true, reason: reason.into(), message: message.into() }
+    }
+
+    /// It does not.
+    pub fn no(type_: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { type_, holds: false, reason: reason.into(), message: message.into() }
+    }
+}
+
+/// The conditions that say `said`, one of each type, with the times of `before` where nothing flipped.
+/// What was said before of other types stands no longer.
+#[must_use]
+pub fn conditions(
+    before: &[Condition],
+    said: Vec<Said>,
+    generation: Option<i64>,
+    now: Millis,
+) -> Vec<Condition> {
+    said.into_iter()
+        .map(|said| {
+            let status = if said.holds { "True" } else { "False" };
+            let same = find(before, said.type_).filter(|c| c.status == status);
+            Condition {
+                type_: said.type_.to_owned(),
+                status: status.to_owned(),
+                reason: said.reason,
+                message: cut(said.message),
+                last_transition_time: same.map_or_else(|| time(now), |c| c.last_transition_time.clone()),
+                observed_generation: generation,
+            }
+        })
+        .collect()
+}
+
+fn cut(mut message: String) -> String {
+    if message.is_empty() {
+        return "-".to_owned();
+    }
+    if message.len() > MOST {
+        message.truncate(message.floor_char_boundary(MOST - 4));
+        message.push('…');
+    }
+    message
+}
+
+/// The condition of this type.
+#[must_use]
+pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|c| c.type_ == type_)
+}
+
+/// The condition of this type, if it holds.
+#[must_use]
+pub fn holds<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+    find(conditions, type_).filter(|c| c.status == "True")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_changes_with_the_status_only() {
+        let first = conditions(&[], vec![Said::yes("A", "x", "one")], Some(1), Millis(1_500));
+        assert_eq!(first[0].last_transition_time, time(Millis(1_000)));
+        let same = conditions(&first, vec![Said::yes("A", "y", "two")], Some(2), Millis(9_000));
+        assert_eq!(same[0].last_transition_time, time(Millis(1_000)));
+        assert_eq!((same[0].reason.as_str(), same[0].observed_generation), ("y", Some(2)));
+        let other = conditions(&same, vec![Said::no("A", "z", "three")], Some(2), Millis(9_000));
+        assert_eq!(other[0].last_transition_time, time(Millis(9_000)));
+        assert!(holds(&other, "A").is_none() && find(&other, "A").is_some());
+        assert_eq!(conditions(&other, vec![], None, Millis(0)), []);
+    }
+
+    #[test]
+    fn a_message_is_neither_empty_nor_endless() {
+        let said =
+            |m: &str| conditions(&[], vec![Said::yes("A", "x", m)], None, Millis(0))[0].message.clone();
+        assert_eq!(said(""), "-");
+        let long = said(&"ä".repeat(5000));
+        assert!(long.len() <= MOST && long.ends_with('…'));
+    }
+}

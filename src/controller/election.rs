@@ -1,0 +1,206 @@
+//! One of several controllers acts: the one that holds a Lease.
+//!
+//! The rules are client-go's: others are judged by how long their record has not changed by this
+//! process's own monotonic clock, never by the times that stand in it, and the holder stops acting
+//! before anybody may take over. What the holder did last may still be under way elsewhere, so every act
+//! is one that may happen twice.
+//! <https://pkg.go.dev/k8s.io/client-go/tools/leaderelection>
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, ResourceExt as _};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// A record that has not changed for so long is anybody's.
+    pub lease: Duration,
+    /// The holder that could not renew for so long stops acting.
+    pub deadline: Duration,
+    /// Between two renewals, or two looks at another's record.
+    pub period: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(15),
+            deadline: Duration::from_secs(10),
+            period: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A candidate.
+pub struct Election {
+    api: Api<Lease>,
+    name: String,
+    holder: String,
+    times: Times,
+    /// The record as it was seen last, and when it was first seen so.
+    seen: Option<(String, Instant)>,
+}
+
+/// What a try to take or keep the lease came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    Mine,
+    Theirs,
+}
+
+impl Election {
+    /// A candidate of this name, which no other process may have, for the Lease `name`.
+    #[must_use]
+    pub fn new(api: Api<Lease>, name: &str, holder: &str, times: Times) -> Self {
+        Self { api, name: name.to_owned(), holder: holder.to_owned(), times, seen: None }
+    }
+
+    /// Runs `lead` while it holds the lease, again and again until `stop`. The token it is given ends
+    /// when the lease is lost or `stop` comes; it must end soon after.
+    pub async fn run<F: Future<Output = ()>>(
+        mut self,
+        stop: CancellationToken,
+        mut lead: impl FnMut(CancellationToken) -> F,
+    ) {
+        while !stop.is_cancelled() {
+            let began = Instant::now();
+            if self.try_turn().await == Turn::Mine {
+                tracing::info!(lease = self.name, holder = self.holder, "this controller acts");
+                let term = stop.child_token();
+                tokio::join!(lead(term.clone()), self.keep(began, &term));
+                tracing::info!(lease = self.name, holder = self.holder, "this controller acts no longer");
+                if stop.is_cancelled() {
+                    self.give_away().await;
+                    return;
+                }
+            }
+            tokio::select! {
+                () = sleep(self.times.period) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Renews until it cannot, or `term` ends.
+    async fn keep(&mut self, began: Instant, term: &CancellationToken) {
+        let mut renewed = began;
+        loop {
+            tokio::select! {
+                () = sleep(self.times.period) => {}
+                () = term.cancelled() => return,
+            }
+            let began = Instant::now();
+            let left = (renewed + self.times.deadline).saturating_duration_since(began);
+            match timeout(left, self.renew()).await {
+                Ok(Some(Turn::Mine)) => renewed = began,
+                Ok(Some(Turn::Theirs)) => {
+                    tracing::warn!(lease = self.name, "another controller has the lease");
+                    return term.cancel();
+                }
+                Ok(None) if renewed.elapsed() < self.times.deadline => {}
+                Ok(None) | Err(_) => {
+                    tracing::warn!(lease = self.name, "the lease could not be renewed in time");
+                    return term.cancel();
+                }
+            }
+        }
+    }
+
+    /// Nothing: it is not known; the API server did not answer.
+    async fn renew(&mut self) -> Option<Turn> {
+        match self.turn().await {
+            Ok(turn) => Some(turn),
+            Err(error) => {
+                tracing::debug!(%error, "the lease could not be renewed; it is tried again");
+                None
+            }
+        }
+    }
+
+    async fn try_turn(&mut self) -> Turn {
+        match timeout(self.times.deadline, self.turn()).await {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(error)) => {
+                tracing::warn!(lease = self.name, %error, "the lease cannot be had; it is tried again");
+                Turn::Theirs
+            }
+            Err(_) => Turn::Theirs,
+        }
+    }
+
+    /// Takes the lease, or keeps it, or learns that it is another's.
+    async fn turn(&mut self) -> kube::Result<Turn> {
+        let params = PostParams::default();
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(self.record(None)) };
+            return lost_race(self.api.create(&params, &lease).await);
+        };
+        let version = lease.resource_version().unwrap_or_default();
+        let holder = lease.spec.as_ref().and_then(|s| s.holder_identity.clone()).unwrap_or_default();
+        if holder != self.holder {
+            let since = match &self.seen {
+                Some((seen, since)) if *seen == version => *since,
+                _ => {
+                    let now = Instant::now();
+                    self.seen = Some((version, now));
+                    now
+                }
+            };
+            if !holder.is_empty() && since.elapsed() < self.times.lease {
+                return Ok(Turn::Theirs);
+            }
+        }
+        lease.spec = Some(self.record(lease.spec.as_ref()));
+        // Under its version: of two that take over at once, one finds it changed.
+        lost_race(self.api.replace(&self.name, &params, &lease).await)
+    }
+
+    fn record(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let ours = before.filter(|spec| spec.holder_identity.as_deref() == Some(&self.holder));
+        let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.holder.clone()),
+            lease_duration_seconds: i32::try_from(self.times.lease.as_secs()).ok(),
+            acquire_time: ours.and_then(|spec| spec.acquire_time.clone()).or_else(|| Some(now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(if ours.is_some() { transitions } else { transitions.saturating_add(1) }),
+            ..LeaseSpec::default()
+        }
+    }
+
+    /// Lets the next one act without waiting.
+    async fn give_away(&self) {
+        if !matches!(timeout(self.times.period, self.clear()).await, Ok(Ok(()))) {
+            tracing::warn!(lease = self.name, "could not give the lease away; it ends by itself");
+        }
+    }
+}
+
+impl Election {
+    async fn clear(&self) -> kube::Result<()> {
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
+        let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
+        if spec.holder_identity.as_deref() == Some(&self.holder) {
+            spec.holder_identity = Some(String::new());
+            self.api.replace(&self.name, &PostParams::default(), &lease).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Somebody else's write came first: the lease is theirs.
+fn lost_race(written: kube::Result<Lease>) -> kube::Result<Turn> {
+    match written {
+        Ok(_) => Ok(Turn::Mine),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Turn::Theirs),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,199 @@
+//! Jobs that came over the API or from storage, shown as TranscodeJobs: `kubectl get tj` lists all work.
+//!
+//! A mirror is made when something happens to its job, and lives like every other TranscodeJob from
+//! then on: its status follows, its time ends, Redis stays the one that knows. Deleting one deletes the
+//! picture, not the job. There are so many at most; the oldest that have ended give way.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::api::{DeleteParams, ObjectMeta, PostParams};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Client};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::transcode_job::{Context, Room};
+use crate::crd::{InputSpec, JOB_ID_LABEL, ORIGIN_LABEL, TranscodeJob, TranscodeJobSpec};
+use crate::job::{Input, Job, JobEvent, JobId, Origin};
+use crate::queue::{Filter, Queue, QueueError};
+
+/// What the API server or Redis may take to answer.
+const LIMIT: Duration = Duration::from_secs(20);
+/// A mirror of an ended job goes after an hour: the job itself can be read from the API for a week.
+const TTL_SECONDS: i64 = 3600;
+
+/// Makes mirrors.
+pub struct Mirror {
+    client: Client,
+    queue: Queue,
+    context: Arc<Context>,
+    namespace: String,
+    most: usize,
+    full: bool,
+}
+
+impl Mirror {
+    /// Mirrors go into `namespace`, `most` of them at most.
+    #[must_use]
+    pub fn new(client: Client, queue: Queue, context: Arc<Context>, namespace: String, most: usize) -> Self {
+        Self { client, queue, context, namespace, most, full: false }
+    }
+
+    /// Shows what happens until `stop`.
+    pub async fn run(mut self, mut events: broadcast::Receiver<JobEvent>, stop: CancellationToken) {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.follow(&mut events) => {}
+        }
+    }
+
+    async fn follow(&mut self, events: &mut broadcast::Receiver<JobEvent>) {
+        // Which objects there are must be known first.
+        self.context.until_synced().await;
+        self.catch_up().await;
+        loop {
+            match events.recv().await {
+                Ok(event) if event.progress.is_none() => self.show(event.job_id).await,
+                Ok(_) => {}
+                Err(RecvError::Lagged(_)) => self.catch_up().await,
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// What happened while nobody listened, as far as it is not over.
+    async fn catch_up(&mut self) {
+        match timeout(LIMIT, self.queue.list(&Filter::default(), self.most, None)).await {
+            Ok(Ok(page)) => {
+                for job in page.jobs.iter().rev().filter(|job| !job.status.is_terminal()) {
+                    self.show_job(job).await;
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "jobs could not be listed for their mirrors"),
+            Err(_) => tracing::warn!("jobs could not be listed for their mirrors in time"),
+        }
+    }
+
+    async fn show(&mut self, id: JobId) {
+        if self.context.index().has(id) {
+            return;
+        }
+        match timeout(LIMIT, self.queue.get(id)).await {
+            Ok(Ok(Some(job))) => self.show_job(&job).await,
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => warn(id, &error),
+            Err(_) => tracing::warn!(job = %id, "a job could not be read for its mirror in time"),
+        }
+    }
+
+    async fn show_job(&mut self, job: &Job) {
+        let Some(object) = mirror_of(job, &self.namespace) else { return };
+        let name = object.metadata.name.clone().unwrap_or_default();
+        let reference = ObjectRef::new(&name).within(&self.namespace);
+        let room = self.context.index().make_room(job.job_id, reference, self.most);
+        let api: Api<TranscodeJob> = Api::namespaced(self.client.clone(), &self.namespace);
+        match room {
+            Room::There => return,
+            Room::Free => {}
+            Room::InPlaceOf(name) => {
+                let gone = timeout(LIMIT, api.delete(&name, &DeleteParams::background())).await;
+                tracing::debug!(name, ok = matches!(gone, Ok(Ok(_))), "a mirror gave way to a newer one");
+            }
+            Room::None => {
+                if !std::mem::replace(&mut self.full, true) {
+                    let most = self.most;
+                    tracing::warn!(
+                        most,
+                        "as many jobs are mirrored as may be (MIRROR_MAX); further ones are not"
+                    );
+                }
+                return;
+            }
+        }
+        self.full = false;
+        let made = timeout(LIMIT, api.create(&PostParams::default(), &object)).await;
+        match made {
+            Ok(Ok(_)) => return,
+            Ok(Err(kube::Error::Api(status))) if status.code == 409 => return,
+            Ok(Err(error)) => tracing::warn!(job = %job.job_id, %error, "a mirror could not be made"),
+            Err(_) => tracing::warn!(job = %job.job_id, "a mirror could not be made in time"),
+        }
+        self.context.index().remove(job.job_id);
+    }
+}
+
+fn warn(id: JobId, error: &QueueError) {
+    tracing::warn!(job = %id, %error, "a job could not be read for its mirror");
+}
+
+/// The picture of a job from elsewhere; nothing of one that a TranscodeJob made. Its webhook is left out:
+/// it is signed by the installation's key, which no Secret here holds.
+fn mirror_of(job: &Job, namespace: &str) -> Option<TranscodeJob> {
+    let origin = match job.spec.origin {
+        Origin::Kubernetes => return None,
+        Origin::Api => "api",
+        Origin::Storage => "storage",
+    };
+    let input = match &job.spec.input {
+        Input::Key(key) => InputSpec { key: Some(key.to_string()), ..InputSpec::default() },
+        Input::Url(url) => InputSpec { url: Some(url.to_string()), ..InputSpec::default() },
+    };
+    let rungs = job.spec.output_qualities.rungs();
+    let labels = [(ORIGIN_LABEL, origin.to_owned()), (JOB_ID_LABEL, job.job_id.to_string())];
+    let spec = TranscodeJobSpec {
+        input,
+        preset: job.spec.preset,
+        qualities: (!rungs.is_empty()).then(|| rungs.to_vec()),
+        priority: i32::try_from(job.spec.priority.get()).unwrap_or(0),
+        webhook: None,
+        suspend: false,
+        backoff_limit: i32::try_from(job.spec.max_attempts.saturating_sub(1)).unwrap_or(0),
+        active_deadline_seconds: None,
+        ttl_seconds_after_finished: TTL_SECONDS,
+    };
+    let mut object = TranscodeJob::new(&format!("{origin}-{}", job.job_id), spec);
+    object.metadata = ObjectMeta {
+        namespace: Some(namespace.to_owned()),
+        labels: Some(
+            labels.map(|(name, value)| (name.to_owned(), value)).into_iter().collect::<BTreeMap<_, _>>(),
+        ),
+        ..object.metadata
+    };
+    Some(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{JobSpec, Preset};
+
+    fn job(origin: Origin) -> Job {
+        let mut spec =
+            JobSpec::new(Input::Key("a.mp4".parse().unwrap()), Preset::Hls, "360p".parse().unwrap());
+        spec.origin = origin;
+        let job = serde_json::json!({
+            "jobId": "01890a5d-ac96-774b-bcce-b302099a8057", "status": "queued", "attempt": 0, "epoch": 0,
+            "progress": 0.0, "timestamps": {}, "inputKey": "a.mp4",
+        });
+        Job { spec, ..serde_json::from_value(job).unwrap() }
+    }
+
+    #[test]
+    fn a_job_from_elsewhere_has_a_picture_and_a_transcode_jobs_own_has_none() {
+        assert!(mirror_of(&job(Origin::Kubernetes), "tcoder").is_none());
+        for (origin, name) in [(Origin::Api, "api"), (Origin::Storage, "storage")] {
+            let object = mirror_of(&job(origin), "tcoder").unwrap();
+            let meta = object.metadata;
+            assert_eq!(meta.name.unwrap(), format!("{name}-01890a5d-ac96-774b-bcce-b302099a8057"));
+            assert_eq!(meta.namespace.as_deref(), Some("tcoder"));
+            let labels = meta.labels.unwrap();
+            assert_eq!(labels[ORIGIN_LABEL], name);
+            assert_eq!(labels[JOB_ID_LABEL], "01890a5d-ac96-774b-bcce-b302099a8057");
+            assert_eq!(object.spec.input.key.as_deref(), Some("a.mp4"));
+            assert_eq!(object.spec.backoff_limit, 2);
+        }
+    }
+}

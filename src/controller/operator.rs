@@ -1,0 +1,267 @@
+//! The operator: everything that a controller does in a cluster, while it holds the Lease.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::api::ListParams;
+use kube::core::NamespaceResourceScope;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::election::{Election, Times};
+use super::fleet::FleetPolicy;
+use super::mirror::Mirror;
+use super::reconciler::http::Ready;
+use super::reconciler::{Parts, Reconciler};
+use super::secrets::SecretKeys;
+use super::transcode_job::{self, Context, Rules, Tools};
+use super::worker_pool::Pools;
+use crate::crd::{TranscodeJob, WorkerPool};
+use crate::flyprovider::{Fly, Limit};
+use crate::housekeeping::Housekeeper;
+use crate::hub::EventHub;
+use crate::metrics::Metrics;
+use crate::net::Guard;
+use crate::queue::{FleetStatus, Outbox, Queue};
+use crate::storage::Storage;
+use crate::storage::links::Links;
+use crate::webhook::{Caller, Mail};
+
+/// The Lease's name, and ours in Events.
+const NAME: &str = "tcoder-controller";
+/// What the API server may take to answer.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Between two looks for definitions that are missing.
+const CRD_PERIOD: Duration = Duration::from_secs(5);
+
+/// Whose objects are seen to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Those of one namespace.
+    Namespace(String),
+    /// All.
+    Cluster,
+}
+
+impl Scope {
+    fn api<K>(&self, client: Client) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        match self {
+            Self::Namespace(namespace) => Api::namespaced(client, namespace),
+            Self::Cluster => Api::all(client),
+        }
+    }
+}
+
+/// How Fly is spoken to.
+#[derive(Clone)]
+pub struct FleetParts {
+    /// Fly.
+    pub fly: Fly,
+    /// The right to ask Fly.
+    pub limit: Limit,
+    /// What machines find in their environment beside what the fleet gives them.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// Everything an operator needs.
+pub struct Operator {
+    /// The API server.
+    pub client: Client,
+    /// Whose objects are seen to.
+    pub scope: Scope,
+    /// Where the Lease is, and the mirrors.
+    pub namespace: String,
+    /// The name of this process among its peers.
+    pub holder: String,
+    /// The queue.
+    pub queue: Queue,
+    /// The buckets.
+    pub storage: Storage,
+    /// Makes addresses of objects.
+    pub links: Links,
+    /// What happens.
+    pub hub: EventHub,
+    /// Which addresses jobs may name, and webhooks go to.
+    pub guard: Guard,
+    /// Calls webhooks.
+    pub caller: Caller,
+    /// So many jobs from elsewhere are mirrored; none: not one.
+    pub mirror: Option<usize>,
+    /// How Fly is spoken to, or why it is not.
+    pub fleet: Result<FleetParts, String>,
+    /// Where figures go.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Operator {
+    /// Waits for the definitions, then acts whenever it is its turn, until `stop`. `ready` hears of it:
+    /// one that waits for its turn is ready too.
+    pub async fn run(self, ready: watch::Sender<Ready>, stop: CancellationToken) {
+        tokio::select! {
+            () = self.definitions(&ready) => {}
+            () = stop.cancelled() => return,
+        }
+        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+        let election = Election::new(leases, NAME, &self.holder, Times::default());
+        let (this, ready) = (&self, &ready);
+        election.run(stop, |term| this.lead(ready, term)).await;
+    }
+
+    /// Waits until the API server knows both kinds and lets us list them.
+    async fn definitions(&self, ready: &watch::Sender<Ready>) {
+        loop {
+            let missing = match self.listable::<TranscodeJob>().await {
+                Ok(()) => self.listable::<WorkerPool>().await,
+                missing => missing,
+            };
+            let known = missing.is_ok();
+            if ready.send_replace(missing.clone()) != missing
+                && let Err(why) = missing
+            {
+                tracing::warn!("not ready: {why}");
+            }
+            if known {
+                return;
+            }
+            sleep(CRD_PERIOD).await;
+        }
+    }
+
+    async fn listable<K>(&self) -> Ready
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + DeserializeOwned,
+    {
+        let api: Api<K> = self.scope.api(self.client.clone());
+        let kind = K::kind(&());
+        match timeout(LIMIT, api.list_metadata(&ListParams::default().limit(1))).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
+                Err(format!("the API server knows no {kind}; run: tcoder crd | kubectl apply -f -"))
+            }
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => Err(format!(
+                "the controller may not list {kind}s here; apply the roles in manifests/base/rbac.yaml, and give \
+                 --namespace where it is to see one namespace only"
+            )),
+            Ok(Err(error)) => Err(format!("the API server cannot be used ({error}); it is tried again")),
+            Err(_) => Err("the API server does not answer; it is tried again".to_owned()),
+        }
+    }
+
+    async fn lead(&self, ready: &watch::Sender<Ready>, term: CancellationToken) {
+        let (client, queue) = (self.client.clone(), self.queue.clone());
+        let (wanted, wants) = watch::channel(None);
+        let (told, tells) = watch::channel(None);
+        let (price, prices) = watch::channel(None);
+        let reporter = Reporter { controller: NAME.to_owned(), instance: Some(self.holder.clone()) };
+        let context = Arc::new(Context::new(Tools {
+            client: client.clone(),
+            queue: queue.clone(),
+            storage: self.storage.clone(),
+            links: self.links.clone(),
+            rules: Rules { guard: self.guard },
+            mirrors: self.mirror.map(|_| self.namespace.clone()),
+            price: prices,
+            recorder: Recorder::new(client.clone(), reporter),
+        }));
+        let pools = Pools {
+            client: client.clone(),
+            api: self.scope.api(client.clone()),
+            queue: queue.clone(),
+            wanted,
+            told: tells,
+            price,
+            no_fleet: self.fleet.as_ref().err().cloned(),
+        };
+        let mail = Mail {
+            outbox: Outbox::Kubernetes,
+            caller: self.caller.clone(),
+            keys: Arc::new(SecretKeys(client.clone())),
+        };
+        let housekeeper = Housekeeper {
+            queue: queue.clone(),
+            storage: self.storage.clone(),
+            links: self.links.clone(),
+            hub: self.hub.clone(),
+            mail: Some(mail),
+        };
+        let jobs = self.scope.api(client.clone());
+        tokio::join!(
+            transcode_job::run(Arc::clone(&context), jobs, self.hub.listen(), term.clone()),
+            pools.run(term.clone()),
+            self.mirror(&context, &term),
+            self.fleet(wants, told, &term),
+            housekeeper.run(term.clone()),
+            say_ready(&context, ready, &term),
+        );
+    }
+
+    async fn mirror(&self, context: &Arc<Context>, term: &CancellationToken) {
+        let Some(most) = self.mirror else { return };
+        let (client, queue, namespace) = (self.client.clone(), self.queue.clone(), self.namespace.clone());
+        let mirror = Mirror::new(client, queue, Arc::clone(context), namespace, most);
+        mirror.run(self.hub.listen(), term.clone()).await;
+    }
+
+    /// Looks after the machines as soon as somebody has said what is wanted.
+    async fn fleet(
+        &self,
+        mut wants: watch::Receiver<Option<FleetPolicy>>,
+        told: watch::Sender<Option<FleetStatus>>,
+        term: &CancellationToken,
+    ) {
+        let Ok(fleet) = &self.fleet else { return };
+        let first = tokio::select! {
+            first = wants.wait_for(Option::is_some) => first.ok().and_then(|wanted| wanted.clone()),
+            () = term.cancelled() => return,
+        };
+        let Some(first) = first else { return };
+        let (policy, follows) = watch::channel(first);
+        let parts = Parts {
+            queue: self.queue.clone(),
+            fly: fleet.fly.clone(),
+            limit: fleet.limit.clone(),
+            policy: follows,
+            told,
+            environment: fleet.environment.clone(),
+            holder: self.holder.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let follow = async {
+            while wants.changed().await.is_ok() {
+                if let Some(wanted) = wants.borrow_and_update().clone() {
+                    policy.send_replace(wanted);
+                }
+            }
+            // The pools' watch ended; what was wanted last stays so.
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = Reconciler::new(parts).run(term.clone()) => {}
+            () = follow => {}
+        }
+    }
+}
+
+/// While it acts, it is ready once it knows all objects.
+async fn say_ready(context: &Context, ready: &watch::Sender<Ready>, term: &CancellationToken) {
+    let unread = Err("the TranscodeJobs are being read for the first time".to_owned());
+    drop(ready.send_replace(unread));
+    tokio::select! {
+        () = context.until_synced() => {}
+        () = term.cancelled() => {}
+    }
+    drop(ready.send_replace(Ok(())));
+}

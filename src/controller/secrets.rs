@@ -1,0 +1,67 @@
+//! Secrets that sign webhooks: read when they are needed, kept nowhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use secrecy::SecretString;
+use tokio::time::timeout;
+
+use crate::job::{JobSpec, SecretRef};
+use crate::webhook::{Key, Keys, NoKey};
+
+/// What the API server may take to answer.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Signs with the Secrets that jobs name.
+pub struct SecretKeys(pub Client);
+
+impl Keys for SecretKeys {
+    fn key<'a>(&'a self, job: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, NoKey>> {
+        async move {
+            match &job.webhook_key {
+                Some(secret) => read(&self.0, secret).await.map(Arc::new).map_err(NoKey::NotNow),
+                None => Err(NoKey::Never("the job names no Secret".to_owned())),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Whether this Secret can sign.
+///
+/// # Errors
+/// What is wrong with it, and what to do.
+pub async fn usable(client: &Client, secret: &SecretRef) -> Result<(), String> {
+    read(client, secret).await.map(drop)
+}
+
+async fn read(client: &Client, wanted: &SecretRef) -> Result<Key, String> {
+    let SecretRef { namespace, name, key } = wanted;
+    let what = format!("the Secret {name} in namespace {namespace}, which is to sign the webhook,");
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let found = match timeout(LIMIT, api.get_opt(name)).await {
+        Ok(Ok(found)) => found,
+        Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
+            return Err(format!("{what} may not be read by the controller; grant it get on that Secret"));
+        }
+        // The error may hold what was read.
+        Ok(Err(_)) | Err(_) => return Err(format!("{what} cannot be read at the moment; it is tried again")),
+    };
+    let Some(secret) = found else {
+        return Err(format!(
+            "{what} does not exist; make it: kubectl -n {namespace} create secret generic {name} \
+             --from-literal={key}=whsec_$(openssl rand -base64 32)"
+        ));
+    };
+    let bytes = secret.data.unwrap_or_default().remove(key);
+    let Some(bytes) = bytes else { return Err(format!("{what} has no key {key}; add it")) };
+    let text = String::from_utf8(bytes.0).map(|text| SecretString::from(text.trim().to_owned()));
+    let sound = text.ok().and_then(|text| Key::new(&text).ok());
+    sound.ok_or_else(|| {
+        format!("{what} has a key {key} that cannot sign: it must be whsec_ and 24 to 64 bytes in base64")
+    })
+}

@@ -1,0 +1,280 @@
+//! Which object a job belongs to, and which of a job's events are worth a look. No I/O.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use kube::ResourceExt as _;
+use kube::runtime::reflector::ObjectRef;
+
+use super::Guarded;
+use crate::crd::{JOB_ID_LABEL, TranscodeJobStatus};
+use crate::job::{JobEvent, JobId};
+
+/// Headway is passed on this often for each job.
+pub const PROGRESS: Duration = Duration::from_secs(10);
+
+/// The job an object stands for: a mirror's is named by its label, every other's is its uid, so that a
+/// second enqueue of the same object is none, and one made anew under its name is another job.
+#[must_use]
+pub fn job_id(object: &Guarded, mirrors: Option<&str>) -> Option<JobId> {
+    match mirrored(object, mirrors) {
+        Some(id) => Some(id),
+        None => object.uid()?.parse().ok(),
+    }
+}
+
+/// The job an object mirrors. Only in the namespace that the controller keeps its mirrors in: else who
+/// may make a TranscodeJob anywhere could read of any job.
+#[must_use]
+pub fn mirrored(object: &Guarded, mirrors: Option<&str>) -> Option<JobId> {
+    let there = mirrors.is_some() && object.namespace().as_deref() == mirrors;
+    object.labels().get(JOB_ID_LABEL).filter(|_| there)?.parse().ok()
+}
+
+/// What is known of the objects between two looks.
+#[derive(Default)]
+pub struct Index {
+    objects: HashMap<JobId, ObjectRef<Guarded>>,
+    /// Jobs that something happened to since their object was looked at.
+    dirty: HashSet<JobId>,
+    headway: HashMap<JobId, Instant>,
+    /// Statuses as written here; the store may lag behind.
+    written: HashMap<JobId, TranscodeJobStatus>,
+    failures: HashMap<JobId, u32>,
+    /// Objects that have our finalizer; the store may not show it yet.
+    held: HashSet<JobId>,
+    /// Objects that only show a job from elsewhere, and whether it has ended. A job's id sorts by age.
+    mirrors: BTreeMap<JobId, bool>,
+}
+
+/// Whether one more mirror may be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// There is one already, or the job has an object of its own.
+    There,
+    /// It may.
+    Free,
+    /// It may once this one is deleted.
+    InPlaceOf(String),
+    /// It may not.
+    None,
+}
+
+impl Index {
+    /// An object is there.
+    pub fn put(&mut self, id: JobId, object: ObjectRef<Guarded>) {
+        self.objects.insert(id, object);
+    }
+
+    /// An object is gone.
+    pub fn remove(&mut self, id: JobId) {
+        self.objects.remove(&id);
+        self.dirty.remove(&id);
+        self.headway.remove(&id);
+        self.written.remove(&id);
+        self.failures.remove(&id);
+        self.held.remove(&id);
+        self.mirrors.remove(&id);
+    }
+
+    /// A mirror is there.
+    pub fn put_mirror(&mut self, id: JobId, object: ObjectRef<Guarded>, ended: bool) {
+        self.objects.insert(id, object);
+        self.mirrors.insert(id, ended);
+    }
+
+    /// Counts a mirror in that is about to be made, if there may be `most`.
+    pub fn make_room(&mut self, id: JobId, object: ObjectRef<Guarded>, most: usize) -> Room {
+        if self.has(id) {
+            return Room::There;
+        }
+        let mut room = Room::Free;
+        if self.mirrors.len() >= most {
+            let oldest = self.mirrors.iter().find(|(_, ended)| **ended).map(|(id, _)| *id);
+            let Some(oldest) = oldest else { return Room::None };
+            let name = self.objects.get(&oldest).map(|object| object.name.clone());
+            self.remove(oldest);
+            room = Room::InPlaceOf(name.unwrap_or_default());
+        }
+        self.put_mirror(id, object, false);
+        room
+    }
+
+    /// Only these objects are there.
+    pub fn keep(&mut self, there: &HashSet<JobId>) {
+        let gone: Vec<JobId> = self.objects.keys().filter(|id| !there.contains(id)).copied().collect();
+        for id in gone {
+            self.remove(id);
+        }
+    }
+
+    /// The object to look at because of this event, if any.
+    pub fn heard(&mut self, event: &JobEvent, now: Instant) -> Option<ObjectRef<Guarded>> {
+        let object = self.objects.get(&event.job_id)?.clone();
+        let id = event.job_id;
+        if event.progress.is_some() {
+            let recent =
+                self.headway.get(&id).is_some_and(|at| now.saturating_duration_since(*at) < PROGRESS);
+            if recent {
+                return None;
+            }
+            self.headway.insert(id, now);
+        } else if event.status.is_terminal() {
+            self.headway.remove(&id);
+        } else {
+            // The first percents come with the start; the next write is due only later.
+            self.headway.insert(id, now);
+        }
+        self.dirty.insert(id);
+        Some(object)
+    }
+
+    /// Events were missed: everything that is there may have changed.
+    pub fn missed(&mut self) -> Vec<ObjectRef<Guarded>> {
+        self.dirty.extend(self.objects.keys());
+        self.objects.values().cloned().collect()
+    }
+
+    /// Whether something happened to the job since the last call.
+    pub fn take_dirty(&mut self, id: JobId) -> bool {
+        self.dirty.remove(&id)
+    }
+
+    /// Something still has to be seen to.
+    pub fn mark_dirty(&mut self, id: JobId) {
+        if self.objects.contains_key(&id) {
+            self.dirty.insert(id);
+        }
+    }
+
+    /// Whether any object stands for this job.
+    #[must_use]
+    pub fn has(&self, id: JobId) -> bool {
+        self.objects.contains_key(&id)
+    }
+
+    /// What was written last and the store does not show yet.
+    pub fn written(&mut self, id: JobId, stored: Option<&TranscodeJobStatus>) -> Option<TranscodeJobStatus> {
+        if self.written.get(&id) == stored {
+            self.written.remove(&id);
+            return None;
+        }
+        self.written.get(&id).cloned()
+    }
+
+    /// This was written.
+    pub fn wrote(&mut self, id: JobId, status: TranscodeJobStatus) {
+        if self.objects.contains_key(&id) {
+            self.written.insert(id, status);
+        }
+    }
+
+    /// The object waits for us when it is deleted.
+    pub fn hold(&mut self, id: JobId) {
+        if self.objects.contains_key(&id) {
+            self.held.insert(id);
+        }
+    }
+
+    /// It does so no longer.
+    pub fn release(&mut self, id: JobId) {
+        self.held.remove(&id);
+    }
+
+    /// Whether it does.
+    #[must_use]
+    pub fn holds(&self, id: JobId) -> bool {
+        self.held.contains(&id)
+    }
+
+    /// A look failed; says how often in a row.
+    pub fn failed(&mut self, id: JobId) -> u32 {
+        if !self.objects.contains_key(&id) {
+            return 1;
+        }
+        let failures = self.failures.entry(id).or_default();
+        *failures = failures.saturating_add(1);
+        *failures
+    }
+
+    /// A look succeeded.
+    pub fn succeeded(&mut self, id: JobId) {
+        self.failures.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::State;
+
+    fn event(id: JobId, status: State, progress: Option<f64>) -> JobEvent {
+        JobEvent { event_id: "1-1".into(), job_id: id, status, progress }
+    }
+
+    #[test]
+    fn changes_of_state_pass_and_headway_only_now_and_then() {
+        let (id, stranger, began) = (JobId::new(), JobId::new(), Instant::now());
+        let mut index = Index::default();
+        index.put(id, ObjectRef::new("film").within("media"));
+        assert!(index.heard(&event(stranger, State::Running, None), began).is_none());
+        assert!(index.heard(&event(id, State::Running, None), began).is_some());
+        assert!(index.take_dirty(id) && !index.take_dirty(id));
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let mut passed = Vec::new();
+        for second in 0..35 {
+            if index.heard(&event(id, State::Running, Some(1.0)), at(second)).is_some() {
+                passed.push(second);
+            }
+        }
+        assert_eq!(passed, [10, 20, 30]);
+        assert!(index.heard(&event(id, State::Completed, None), at(30)).is_some());
+    }
+
+    #[test]
+    fn what_is_gone_leaves_nothing_behind() {
+        let (id, other) = (JobId::new(), JobId::new());
+        let mut index = Index::default();
+        for id in [id, other] {
+            index.put(id, ObjectRef::new(&id.to_string()).within("media"));
+        }
+        assert_eq!(index.missed().len(), 2);
+        index.wrote(id, TranscodeJobStatus::default());
+        assert_eq!((index.failed(id), index.failed(id)), (1, 2));
+        index.keep(&HashSet::from([other]));
+        assert!(!index.has(id) && index.has(other));
+        assert!(!index.take_dirty(id) && index.take_dirty(other));
+        assert_eq!((index.written(id, None), index.failed(id), index.failed(id)), (None, 1, 1));
+        index.mark_dirty(id);
+        assert!(!index.take_dirty(id));
+    }
+
+    #[test]
+    fn the_oldest_mirror_that_has_ended_gives_way() {
+        let ids: Vec<JobId> = (0..4).map(|_| JobId::new()).collect();
+        let object = |n: usize| ObjectRef::new(&format!("api-{n}")).within("tcoder");
+        let mut index = Index::default();
+        assert_eq!(index.make_room(ids[0], object(0), 2), Room::Free);
+        assert_eq!(index.make_room(ids[0], object(0), 2), Room::There);
+        assert_eq!(index.make_room(ids[1], object(1), 2), Room::Free);
+        assert_eq!(index.make_room(ids[2], object(2), 2), Room::None);
+        index.put_mirror(ids[1], object(1), true);
+        assert_eq!(index.make_room(ids[2], object(2), 2), Room::InPlaceOf("api-1".into()));
+        assert!(index.has(ids[2]) && !index.has(ids[1]));
+        assert_eq!(index.make_room(ids[3], object(3), 2), Room::None);
+    }
+
+    #[test]
+    fn what_was_written_counts_until_the_store_shows_it() {
+        let id = JobId::new();
+        let mut index = Index::default();
+        index.put(id, ObjectRef::new("film").within("media"));
+        let new = TranscodeJobStatus { attempts: Some(1), ..Default::default() };
+        let old = TranscodeJobStatus { attempts: Some(0), ..Default::default() };
+        index.wrote(id, new.clone());
+        assert_eq!(index.written(id, Some(&old)), Some(new.clone()));
+        assert_eq!(index.written(id, Some(&new)), None);
+        // From here on the store is right, whatever it says.
+        assert_eq!(index.written(id, Some(&old)), None);
+    }
+}

@@ -1,0 +1,162 @@
+//! The reconciler of TranscodeJobs: each is one job in the queue, and its status that job's mirror.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | `wish` | a spec -> what the queue takes (pure) |
+//! | `decide` | what is seen -> the next act, or the status (pure) |
+//! | `status` | a job -> the status (pure) |
+//! | `notes` | two statuses -> the Events that tell the difference (pure) |
+//! | `index` | which object a job belongs to, which events are worth a look |
+//! | `reconcile` | carries it out: Redis, the API server, the bucket |
+//! | here | the watch, and what wakes a reconcile |
+
+mod decide;
+mod index;
+mod notes;
+mod reconcile;
+mod status;
+mod wish;
+
+pub use index::Room;
+use index::{job_id, mirrored};
+pub use reconcile::{Context, Tools};
+pub use wish::Rules;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
+use kube::core::DeserializeGuard;
+use kube::runtime::controller::{Action, Config, Controller};
+use kube::runtime::reflector::ObjectRef;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::{WatchStreamExt as _, reflector};
+use kube::{Api, ResourceExt as _};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_util::sync::CancellationToken;
+
+use crate::crd::{Phase, TranscodeJob};
+use crate::job::{JobEvent, JobId};
+use crate::queue::backoff;
+use reconcile::ReconcileError;
+
+/// A TranscodeJob that may not be readable: one such object must not stop the rest.
+pub type Guarded = DeserializeGuard<TranscodeJob>;
+
+/// Objects that are seen to at once.
+const AT_ONCE: u16 = 32;
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+/// An object that cannot be seen to is tried again after up to a second, then up to twice that, ...
+const RETRY_BASE: Duration = Duration::from_secs(1);
+/// ... and never later than this.
+const RETRY_CAP: Duration = Duration::from_secs(300);
+
+/// Sees to every TranscodeJob behind `api` until `stop`, which lets those under way end.
+pub async fn run(
+    context: Arc<Context>,
+    api: Api<Guarded>,
+    events: broadcast::Receiver<JobEvent>,
+    stop: CancellationToken,
+) {
+    let (store, writer) = reflector::store();
+    let watched = Arc::clone(&context);
+    let mut listed: Option<HashSet<JobId>> = None;
+    let objects = watcher(api, watcher::Config::default().page_size(PAGE))
+        .inspect_err(|error| tracing::warn!(%error, "the watch of TranscodeJobs broke; it is tried again"))
+        .default_backoff()
+        .modify(slim)
+        .inspect_ok(move |event| watched.note(event, &mut listed))
+        .reflect(writer)
+        .applied_objects();
+    Controller::for_stream(objects, store)
+        .with_config(Config::default().concurrency(AT_ONCE))
+        .reconcile_on(woken(Arc::clone(&context), events))
+        .graceful_shutdown_on(stop.cancelled_owned())
+        .run(reconcile::reconcile, on_error, context)
+        // Each failure was logged where it happened.
+        .for_each(|_| std::future::ready(()))
+        .await;
+}
+
+/// What nobody here reads is most of an object.
+fn slim(object: &mut Guarded) {
+    object.managed_fields_mut().clear();
+    object.annotations_mut().clear();
+}
+
+/// Objects whose jobs had something happen to them.
+fn woken(
+    context: Arc<Context>,
+    events: broadcast::Receiver<JobEvent>,
+) -> impl Stream<Item = ObjectRef<Guarded>> {
+    let batches = futures::stream::unfold((context, events), |(context, mut events)| async move {
+        let batch = loop {
+            match events.recv().await {
+                Ok(event) => {
+                    if let Some(object) = context.index().heard(&event, Instant::now()) {
+                        break vec![object];
+                    }
+                }
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(missed, "events came faster than they were heard; looking at every job");
+                    break context.index().missed();
+                }
+                Err(RecvError::Closed) => return None,
+            }
+        };
+        Some((batch, (context, events)))
+    });
+    batches.flat_map(futures::stream::iter)
+}
+
+impl Context {
+    /// Keeps the index in step with the watch. `listed` gathers what a list shows until it is whole.
+    fn note(&self, event: &Event<Guarded>, listed: &mut Option<HashSet<JobId>>) {
+        let id_of = |object: &Guarded| job_id(object, self.mirrors());
+        match event {
+            Event::Init => *listed = Some(HashSet::new()),
+            Event::InitApply(object) | Event::Apply(object) => {
+                let Some(id) = id_of(object) else { return };
+                let reference = ObjectRef::from_obj(object);
+                if mirrored(object, self.mirrors()).is_some() {
+                    self.index().put_mirror(id, reference, ended(object));
+                } else {
+                    self.index().put(id, reference);
+                }
+                if let Some(listed) = listed {
+                    listed.insert(id);
+                }
+            }
+            Event::Delete(object) => {
+                if let Some(id) = id_of(object) {
+                    self.index().remove(id);
+                }
+            }
+            Event::InitDone => {
+                if let Some(there) = listed.take() {
+                    self.index().keep(&there);
+                }
+                self.synced();
+            }
+        }
+    }
+}
+
+fn ended(object: &Guarded) -> bool {
+    let status = object.0.as_ref().ok().and_then(|job| job.status.as_ref());
+    status.and_then(|status| status.phase).is_some_and(Phase::is_terminal)
+}
+
+fn on_error(object: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {
+    let Some(id) = job_id(&object, context.mirrors()) else { return Action::await_change() };
+    let failures = context.index().failed(id);
+    let wait = backoff::full_jitter(failures, RETRY_BASE, RETRY_CAP);
+    let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+    // A conflict is an old view of the object; the newer one is on its way.
+    if failures > 1 || !error.is_conflict() {
+        tracing::warn!(job = %id, namespace, name, %error, failures, "a TranscodeJob could not be seen to");
+    }
+    Action::requeue(wait)
+}

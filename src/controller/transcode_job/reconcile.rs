@@ -1,0 +1,446 @@
+//! Carries out what `decide` decides: the shell of the TranscodeJob reconciler.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::Guarded;
+use super::decide::{Act, Decision, Look, Seen, decide};
+use super::index::{Index, job_id, mirrored};
+use super::notes::notes;
+use super::status::Frame;
+use super::wish::Rules;
+use crate::controller::secrets;
+use crate::crd::{FINALIZER, Phase, TranscodeJob, TranscodeJobStatus, reason};
+use crate::job::{JobId, Millis, ObjectKey};
+use crate::queue::{CallOff, Queue, QueueError};
+use crate::storage::links::{Links, wall_clock};
+use crate::storage::{Bucket, Storage, StorageError};
+
+/// What writes statuses.
+const STATUS_MANAGER: &str = "tcoder-status";
+/// What Redis, the API server or the bucket may take to answer.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Acts between two statuses; a job that is steered from two sides at once can need a few.
+const ROUNDS: usize = 8;
+/// An object that is being deleted waits so long for Redis, then it is let go.
+const LET_GO_MS: i64 = 300_000;
+
+/// A TranscodeJob could not be seen to; it is tried again.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// Redis failed.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The API server refused, or did not answer.
+    #[error("the API server: {0}")]
+    Kube(#[source] Box<kube::Error>),
+    /// Object storage failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// No answer in time.
+    #[error("{0} did not answer within 20 s")]
+    Slow(&'static str),
+    /// It changed faster than it could be seen to.
+    #[error("the job changes faster than it can be seen to")]
+    Unsettled,
+}
+
+impl ReconcileError {
+    /// Whether it was decided on an old view of the object.
+    pub fn is_conflict(&self) -> bool {
+        match self {
+            Self::Kube(error) => {
+                matches!(&**error, kube::Error::Api(status) if [409, 422].contains(&status.code))
+            }
+            _ => false,
+        }
+    }
+
+    fn is_redis(&self) -> bool {
+        matches!(self, Self::Queue(_) | Self::Slow("Redis"))
+    }
+}
+
+impl From<kube::Error> for ReconcileError {
+    fn from(error: kube::Error) -> Self {
+        Self::Kube(Box::new(error))
+    }
+}
+
+/// What the reconciler of TranscodeJobs works with.
+pub struct Tools {
+    /// The API server.
+    pub client: Client,
+    /// The queue.
+    pub queue: Queue,
+    /// The buckets.
+    pub storage: Storage,
+    /// Makes addresses of objects.
+    pub links: Links,
+    /// What jobs may ask for.
+    pub rules: Rules,
+    /// The namespace that mirrors of other jobs are kept in.
+    pub mirrors: Option<String>,
+    /// Dollars an hour of one machine.
+    pub price: watch::Receiver<Option<f64>>,
+    /// Writes Events.
+    pub recorder: Recorder,
+}
+
+/// The same, and what is known between two looks.
+pub struct Context {
+    tools: Tools,
+    index: Mutex<Index>,
+    synced: CancellationToken,
+}
+
+impl Context {
+    /// A context that knows no object yet.
+    #[must_use]
+    pub fn new(tools: Tools) -> Self {
+        Self { tools, index: Mutex::default(), synced: CancellationToken::new() }
+    }
+
+    /// The namespace that mirrors of other jobs are kept in.
+    #[must_use]
+    pub fn mirrors(&self) -> Option<&str> {
+        self.tools.mirrors.as_deref()
+    }
+
+    /// What is known of the objects.
+    pub fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every object has been seen once.
+    pub(super) fn synced(&self) {
+        self.synced.cancel();
+    }
+
+    /// Waits until every object has been seen once.
+    pub async fn until_synced(&self) {
+        self.synced.cancelled().await;
+    }
+
+    fn api(&self, object: &Guarded) -> Api<TranscodeJob> {
+        Api::namespaced(self.tools.client.clone(), &object.namespace().unwrap_or_default())
+    }
+}
+
+async fn redis<T>(call: impl Future<Output = Result<T, QueueError>>) -> Result<T, ReconcileError> {
+    Ok(timeout(LIMIT, call).await.map_err(|_| ReconcileError::Slow("Redis"))??)
+}
+
+/// An answer of the API server; nothing where the object is gone.
+async fn answer<T>(call: impl Future<Output = kube::Result<T>>) -> Result<Option<T>, ReconcileError> {
+    match timeout(LIMIT, call).await.map_err(|_| ReconcileError::Slow("the API server"))? {
+        Ok(answer) => Ok(Some(answer)),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sees to one object.
+pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let Some(id) = job_id(&object, context.mirrors()) else { return Ok(Action::await_change()) };
+    let dirty = context.index().take_dirty(id);
+    let done = context.see_to(&object, id, dirty).await;
+    match &done {
+        Ok(_) => context.index().succeeded(id),
+        Err(_) if dirty => context.index().mark_dirty(id),
+        Err(_) => {}
+    }
+    done
+}
+
+impl Context {
+    async fn see_to(&self, object: &Guarded, id: JobId, dirty: bool) -> Result<Action, ReconcileError> {
+        let mirror = mirrored(object, self.mirrors()).is_some();
+        if object.meta().deletion_timestamp.is_some() {
+            return self.let_go(object, id).await;
+        }
+        match &object.0 {
+            Ok(job) => self.follow(object, job, id, mirror, dirty).await,
+            Err(unreadable) => self.refuse(object, id, &unreadable.error).await,
+        }
+    }
+
+    async fn follow(
+        &self,
+        object: &Guarded,
+        job: &TranscodeJob,
+        id: JobId,
+        mirror: bool,
+        dirty: bool,
+    ) -> Result<Action, ReconcileError> {
+        let written = self.index().written(id, job.status.as_ref());
+        let before = written.or_else(|| job.status.clone()).unwrap_or_default();
+        let price = *self.tools.price.borrow();
+        let frame =
+            || Frame { object: job, before: &before, id, links: &self.tools.links, price, now: wall_clock() };
+        let seen = Seen {
+            frame: frame(),
+            mirror,
+            job: Look::NotYet,
+            secret: None,
+            looked_for_upload: false,
+            rules: self.tools.rules,
+        };
+        match self.settle(object, seen, &frame, dirty).await {
+            Err(error) if error.is_redis() && !before.phase.is_some_and(Phase::is_terminal) => {
+                self.write(object, id, &before, &frame().without_redis()).await?;
+                Err(error)
+            }
+            other => other,
+        }
+    }
+
+    /// Acts until there is nothing to do, then says so.
+    async fn settle<'a>(
+        &self,
+        object: &Guarded,
+        mut seen: Seen<'a>,
+        frame: &(dyn Fn() -> Frame<'a> + Sync),
+        dirty: bool,
+    ) -> Result<Action, ReconcileError> {
+        let id = seen.frame.id;
+        if dirty {
+            seen.job = self.look(id).await?;
+        }
+        for _ in 0..ROUNDS {
+            match decide(&seen) {
+                Decision::Settle { status, again } => {
+                    let lives = matches!(&seen.job, Look::Job(job) if !job.status.is_terminal());
+                    let ends = status.phase.is_some_and(Phase::is_terminal);
+                    if lives && !seen.mirror {
+                        self.hold(object, id).await?;
+                    }
+                    self.write(object, id, seen.frame.before, &status).await?;
+                    // Only what is under way keeps its object: an operator that is gone blocks nobody.
+                    if ends {
+                        self.release(object, id).await?;
+                    }
+                    return Ok(again.map_or_else(Action::await_change, Action::requeue));
+                }
+                Decision::Act(Act::Delete) => {
+                    self.delete(object).await?;
+                    return Ok(Action::await_change());
+                }
+                Decision::Act(Act::LookAtSecret(secret)) => {
+                    seen.secret = Some(secrets::usable(&self.tools.client, &secret).await);
+                }
+                Decision::Act(act) => {
+                    self.act(object, id, act, &mut seen.looked_for_upload).await?;
+                    seen.job = self.look(id).await?;
+                }
+            }
+            seen.frame = frame();
+        }
+        Err(ReconcileError::Unsettled)
+    }
+
+    async fn act(
+        &self,
+        object: &Guarded,
+        id: JobId,
+        act: Act,
+        looked_for_upload: &mut bool,
+    ) -> Result<(), ReconcileError> {
+        let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
+        match act {
+            Act::Submit(wish) => {
+                // First, so that no job is left behind by an object that is deleted a moment later.
+                self.hold(object, id).await?;
+                let outcome = redis(self.tools.queue.submit(id, &wish.spec, wish.start)).await?;
+                tracing::info!(job = %id, namespace, name, ?outcome, "queued a TranscodeJob");
+            }
+            Act::CallOff(how) => {
+                let outcome = redis(self.tools.queue.call_off(id, &how)).await?;
+                tracing::info!(job = %id, namespace, name, ?how, ?outcome, "called a TranscodeJob off");
+            }
+            Act::Redrive => {
+                let outcome = redis(self.tools.queue.redrive(id)).await?;
+                tracing::info!(job = %id, namespace, name, ?outcome, "a TranscodeJob may run again");
+            }
+            Act::LookForUpload(key) => {
+                *looked_for_upload = true;
+                if self.has_input(&key).await? {
+                    redis(self.tools.queue.uploaded(id)).await?;
+                }
+            }
+            Act::Look | Act::LookAtSecret(_) | Act::Delete => {}
+        }
+        Ok(())
+    }
+
+    async fn look(&self, id: JobId) -> Result<Look, ReconcileError> {
+        let job = redis(self.tools.queue.get(id)).await?;
+        Ok(job.map_or(Look::Gone, |job| Look::Job(Box::new(job))))
+    }
+
+    async fn has_input(&self, key: &ObjectKey) -> Result<bool, ReconcileError> {
+        let found = timeout(LIMIT, self.tools.storage.head(Bucket::Input, key)).await;
+        Ok(found.map_err(|_| ReconcileError::Slow("object storage"))??.is_some())
+    }
+
+    /// Writes the status, if it says something new, and the Events that go with it.
+    async fn write(
+        &self,
+        object: &Guarded,
+        id: JobId,
+        before: &TranscodeJobStatus,
+        status: &TranscodeJobStatus,
+    ) -> Result<(), ReconcileError> {
+        if status == before {
+            return Ok(());
+        }
+        let name = object.name_any();
+        let patch = json!({
+            "apiVersion": TranscodeJob::api_version(&()),
+            "kind": TranscodeJob::kind(&()),
+            "metadata": {"name": name, "uid": object.uid()},
+            "status": status,
+        });
+        let params = PatchParams::apply(STATUS_MANAGER).force();
+        let api = self.api(object);
+        if answer(api.patch_status(&name, &params, &Patch::Apply(patch))).await?.is_none() {
+            return Ok(());
+        }
+        self.index().wrote(id, status.clone());
+        for note in notes(before, status) {
+            self.tell(object, note.warning, &note.reason, note.message).await;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, object: &Guarded, warning: bool, reason: &str, note: String) {
+        let event = Event {
+            type_: if warning { EventType::Warning } else { EventType::Normal },
+            reason: reason.to_owned(),
+            note: Some(note),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        let told = timeout(LIMIT, self.tools.recorder.publish(&event, &object.object_ref(&()))).await;
+        // An Event is a courtesy; in a namespace that is going none is taken.
+        if !matches!(told, Ok(Ok(()))) {
+            tracing::debug!(reason, name = object.name_any(), ?told, "an Event could not be written");
+        }
+    }
+
+    /// What does not even parse: somebody went past the schema, or it is another version's.
+    async fn refuse(&self, object: &Guarded, id: JobId, error: &str) -> Result<Action, ReconcileError> {
+        let written = self.index().written(id, None).unwrap_or_default();
+        let said = crate::controller::conditions::Said::yes(
+            crate::crd::condition::STALLED,
+            reason::INVALID_SPEC,
+            format!("it cannot be read ({error}); delete it and make another, by `kubectl explain tj.spec`"),
+        );
+        let generation = object.meta().generation;
+        let now = wall_clock();
+        let status = TranscodeJobStatus {
+            phase: Some(Phase::Pending),
+            observed_generation: generation,
+            conditions: crate::controller::conditions::conditions(
+                &written.conditions,
+                vec![said],
+                generation,
+                now,
+            ),
+            ..TranscodeJobStatus::default()
+        };
+        self.write(object, id, &written, &status).await?;
+        Ok(Action::await_change())
+    }
+
+    /// The object goes: so does its job, if it is under way.
+    async fn let_go(&self, object: &Guarded, id: JobId) -> Result<Action, ReconcileError> {
+        if !object.finalizers().iter().any(|f| f == FINALIZER) {
+            return Ok(Action::await_change());
+        }
+        match redis(self.tools.queue.call_off(id, &CallOff::Cancelled)).await {
+            Ok(outcome) => {
+                tracing::info!(job = %id, name = object.name_any(), ?outcome, "a TranscodeJob was deleted");
+            }
+            Err(error) => {
+                let since = object.meta().deletion_timestamp.as_ref().map(|t| Millis(t.0.as_millisecond()));
+                if since.is_none_or(|at| wall_clock().0.saturating_sub(at.0) < LET_GO_MS) {
+                    return Err(error);
+                }
+                let message = "let go although Redis cannot be used: the job may still run; cancel it with \
+                               `tcoder jobs cancel` when Redis is back";
+                tracing::warn!(job = %id, name = object.name_any(), %error, message);
+                self.tell(object, true, reason::REDIS_UNAVAILABLE, message.to_owned()).await;
+            }
+        }
+        self.release(object, id).await?;
+        Ok(Action::await_change())
+    }
+
+    /// Has the object wait for us when it is deleted. By hand, and not by kube's `finalizer()`, which
+    /// takes readable objects only.
+    async fn hold(&self, object: &Guarded, id: JobId) -> Result<(), ReconcileError> {
+        let there = object.finalizers();
+        if there.iter().any(|f| f == FINALIZER) || self.index().holds(id) {
+            return Ok(());
+        }
+        // The test fails when somebody changed the list meanwhile.
+        let patch = if there.is_empty() {
+            json!([
+                {"op": "test", "path": "/metadata/finalizers", "value": null},
+                {"op": "add", "path": "/metadata/finalizers", "value": [FINALIZER]},
+            ])
+        } else {
+            json!([
+                {"op": "test", "path": "/metadata/finalizers", "value": there},
+                {"op": "add", "path": "/metadata/finalizers/-", "value": FINALIZER},
+            ])
+        };
+        self.patch_list(object, patch).await?;
+        self.index().hold(id);
+        Ok(())
+    }
+
+    /// Has it wait for us no longer.
+    async fn release(&self, object: &Guarded, id: JobId) -> Result<(), ReconcileError> {
+        // What was added a moment ago the store may not show; the next look will.
+        let Some(at) = object.finalizers().iter().position(|f| f == FINALIZER) else { return Ok(()) };
+        let path = format!("/metadata/finalizers/{at}");
+        let patch = json!([
+            {"op": "test", "path": path, "value": FINALIZER},
+            {"op": "remove", "path": path},
+        ]);
+        self.patch_list(object, patch).await?;
+        self.index().release(id);
+        Ok(())
+    }
+
+    async fn patch_list(&self, object: &Guarded, patch: serde_json::Value) -> Result<(), ReconcileError> {
+        let patch = serde_json::from_value(patch).map_err(kube::Error::SerdeError)?;
+        let patch = Patch::<()>::Json(patch);
+        let api = self.api(object);
+        answer(api.patch_metadata(&object.name_any(), &PatchParams::default(), &patch)).await.map(drop)
+    }
+
+    async fn delete(&self, object: &Guarded) -> Result<(), ReconcileError> {
+        let name = object.name_any();
+        let only_this = Preconditions { uid: object.uid(), ..Preconditions::default() };
+        let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::background() };
+        answer(self.api(object).delete(&name, &params)).await?;
+        tracing::info!(
+            namespace = object.namespace(),
+            name,
+            "deleted a TranscodeJob: its time after the end is over"
+        );
+        Ok(())
+    }
+}

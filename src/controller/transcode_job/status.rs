@@ -1,0 +1,261 @@
+//! A TranscodeJob's status from its job: the mirror. Pure.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::Resource as _;
+
+use crate::controller::conditions::{Said, conditions, find, holds, millis, time};
+use crate::crd::{
+    CostStatus, OutputStatus, Phase, PlaylistStatus, TranscodeJob, TranscodeJobStatus, condition, reason,
+};
+use crate::job::{Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State};
+use crate::storage::links::{Links, UPLOAD_WINDOW};
+
+/// Renditions that are told of at most; there are eight qualities.
+const OUTPUTS: usize = 16;
+
+/// What a status is made from, beside the job.
+pub struct Frame<'a> {
+    /// The object.
+    pub object: &'a TranscodeJob,
+    /// What its status said last.
+    pub before: &'a TranscodeJobStatus,
+    /// The job's id.
+    pub id: JobId,
+    /// Where public buckets are read, and uploads sent.
+    pub links: &'a Links,
+    /// Dollars an hour of one machine.
+    pub price: Option<f64>,
+    /// The wall clock.
+    pub now: Millis,
+}
+
+impl Frame<'_> {
+    fn bare(&self, phase: Phase) -> TranscodeJobStatus {
+        TranscodeJobStatus {
+            phase: Some(phase),
+            observed_generation: self.object.meta().generation,
+            job_id: Some(self.id.to_string()),
+            ..TranscodeJobStatus::default()
+        }
+    }
+
+    fn say(&self, status: &mut TranscodeJobStatus, said: Vec<Said>) {
+        let generation = self.object.meta().generation;
+        status.conditions = conditions(&self.before.conditions, said, generation, self.now);
+    }
+
+    /// It is not in the queue, because somebody has to change something first.
+    #[must_use]
+    pub fn stalled(&self, reason: &str, message: &str) -> TranscodeJobStatus {
+        let mut status = self.bare(Phase::Pending);
+        self.say(&mut status, vec![Said::yes(condition::STALLED, reason, message)]);
+        status
+    }
+
+    /// It is not in the queue, because Redis cannot be used. What was known stands.
+    #[must_use]
+    pub fn without_redis(&self) -> TranscodeJobStatus {
+        let mut status = self.before.clone();
+        status.phase.get_or_insert(Phase::Pending);
+        let message =
+            "Redis (REDIS_URL of the controller) cannot be used; this goes on by itself when it can";
+        let mut said = keep(&self.before.conditions);
+        said.push(Said::yes(condition::RECONCILING, reason::REDIS_UNAVAILABLE, message));
+        self.say(&mut status, said);
+        status
+    }
+
+    /// `spec.suspend` keeps it from running.
+    #[must_use]
+    pub fn suspended(&self) -> TranscodeJobStatus {
+        let mut status = self.bare(Phase::Suspended);
+        status.attempts = self.before.attempts;
+        let message = "spec.suspend is true; set it to false to let the job run";
+        self.say(&mut status, vec![Said::yes(condition::SUSPENDED, reason::SUSPENDED, message)]);
+        status
+    }
+
+    /// It ended and nothing new is known of it: only the spec may have changed in what can change.
+    #[must_use]
+    pub fn as_before(&self) -> TranscodeJobStatus {
+        TranscodeJobStatus { observed_generation: self.object.meta().generation, ..self.before.clone() }
+    }
+
+    /// The mirror of `job`. `changed`: the spec asks for something else by now.
+    #[must_use]
+    pub fn of(&self, job: &Job, changed: bool) -> TranscodeJobStatus {
+        let mut status = self.bare(phase(job, self.object.spec.suspend));
+        status.attempts = i32::try_from(job.attempt).ok();
+        status.machine = job.worker.as_ref().map(|w| machine(&w.0).to_owned());
+        status.start_time = match job.status {
+            State::Uploading => None,
+            State::Cancelled if job.suspended => None,
+            _ => self.before.start_time.clone().or_else(|| {
+                let times = &job.timestamps;
+                Some(time(times.queued_at.or(times.started_at).unwrap_or(self.now)))
+            }),
+        };
+        if matches!(job.status, State::Running | State::Completed) {
+            status.progress_percent = Some(percent(job.progress));
+        }
+        if let (State::Completed, Some(result)) = (job.status, &job.result) {
+            self.result(&mut status, job, result);
+        }
+        if job.status == State::Uploading {
+            self.upload(&mut status, job);
+        }
+        let mut said = said(job, self.object.spec.suspend, &self.before.conditions);
+        if changed {
+            let message = "the spec was changed in a field that is fixed once the job is made; the job goes on \
+                           as it was queued. To have it otherwise, delete this TranscodeJob and make another";
+            said.push(Said::yes(condition::STALLED, reason::IMMUTABLE_FIELD, message));
+        }
+        self.say(&mut status, said);
+        status
+    }
+
+    fn result(&self, status: &mut TranscodeJobStatus, job: &Job, result: &JobResult) {
+        let ended = job.timestamps.completed_at.unwrap_or(self.now);
+        status.completion_time = Some(time(ended));
+        let url = |key: &ObjectKey| self.links.public(key).map(Into::into);
+        status.outputs = result
+            .outputs
+            .iter()
+            .take(OUTPUTS)
+            .map(|output| OutputStatus {
+                quality: output.quality.to_string(),
+                key: output.key.to_string(),
+                url: url(&output.key),
+                container: output.container.name().to_owned(),
+                size_bytes: i64::try_from(output.size).unwrap_or(i64::MAX),
+                width: i32::try_from(output.width).unwrap_or(i32::MAX),
+                height: i32::try_from(output.height).unwrap_or(i32::MAX),
+            })
+            .collect();
+        status.playlist =
+            result.master.as_ref().map(|m| PlaylistStatus { key: m.key.to_string(), url: url(&m.key) });
+        let timings = &result.timings;
+        let seconds = timings.download_seconds + timings.transcode_seconds + timings.upload_seconds;
+        #[expect(clippy::cast_possible_truncation, reason = "seconds of a job, rounded up")]
+        let machine_seconds = seconds.ceil() as i64;
+        let usd = self.price.map(|price| format!("{:.6}", seconds / 3600.0 * price));
+        status.cost = Some(CostStatus { machine_seconds, usd });
+    }
+
+    /// The address to send the video to, made anew when the old one has little time left.
+    fn upload(&self, status: &mut TranscodeJobStatus, job: &Job) {
+        let Input::Key(key) = &job.spec.input else { return };
+        let still_good = |until: &&Time| millis(until) > self.now.plus(REFRESH_MS);
+        if let (Some(url), Some(until)) =
+            (&self.before.upload_url, self.before.upload_expires_at.as_ref().filter(still_good))
+        {
+            (status.upload_url, status.upload_expires_at) = (Some(url.clone()), Some(until.clone()));
+            return;
+        }
+        if let Ok(url) = self.links.upload(key, self.now) {
+            let window = i64::try_from(UPLOAD_WINDOW.as_millis()).unwrap_or(0);
+            (status.upload_url, status.upload_expires_at) =
+                (Some(url.into()), Some(time(self.now.plus(window))));
+        }
+    }
+}
+
+/// An upload address with less time left than this is made anew: ten minutes.
+pub const REFRESH_MS: i64 = 600_000;
+
+/// The machine in a worker's name, `<machine>-<random>`.
+fn machine(worker: &str) -> &str {
+    worker.rsplit_once('-').map_or(worker, |(machine, _)| machine)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "clamped before")]
+fn percent(progress: f64) -> i32 {
+    progress.clamp(0.0, 100.0) as i32
+}
+
+fn phase(job: &Job, suspend: bool) -> Phase {
+    match job.status {
+        State::Uploading if suspend => Phase::Suspended,
+        State::Uploading => Phase::Uploading,
+        State::Queued => Phase::Queued,
+        State::Running => Phase::Running,
+        State::Completed => Phase::Complete,
+        State::Cancelled if job.suspended => Phase::Suspended,
+        State::Failed | State::Cancelled => Phase::Failed,
+    }
+}
+
+/// The conditions that stand whatever Redis says.
+fn keep(before: &[Condition]) -> Vec<Said> {
+    [condition::COMPLETE, condition::FAILED, condition::SUSPENDED]
+        .into_iter()
+        .filter_map(|type_| holds(before, type_).map(|c| Said::yes(type_, &*c.reason, &*c.message)))
+        .collect()
+}
+
+fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<Said> {
+    let mut said = match job.status {
+        State::Uploading => {
+            let message = "waits for its video: PUT it to status.uploadUrl";
+            vec![Said::yes(condition::RECONCILING, reason::AWAITING_UPLOAD, message)]
+        }
+        State::Queued => {
+            let message = match (&job.error, job.timestamps.retry_at) {
+                (Some(error), Some(at)) => format!("tried again at {at}; the last attempt failed: {error}"),
+                (Some(error), None) => format!("waits for a worker again; the last attempt failed: {error}"),
+                (None, _) => "waits for a worker".to_owned(),
+            };
+            vec![Said::yes(condition::RECONCILING, reason::IN_PROGRESS, message)]
+        }
+        State::Running => vec![Said::yes(condition::RECONCILING, reason::IN_PROGRESS, "a worker has it")],
+        State::Completed => {
+            let renditions = job.result.as_ref().map_or(0, |r| r.outputs.len());
+            let message = format!("{renditions} rendition(s) stand in storage; status.outputs names them");
+            vec![Said::yes(condition::COMPLETE, reason::COMPLETED, message)]
+        }
+        State::Cancelled if job.suspended => vec![],
+        State::Cancelled => {
+            let message = "the job was called off outside Kubernetes; retry it there, or delete this \
+                           TranscodeJob and make another";
+            vec![Said::yes(condition::FAILED, reason::CANCELLED, message)]
+        }
+        State::Failed => {
+            let unknown = || Failure::new(FailureCode::Worker, "the job failed; its reason is not on record");
+            let failure = job.error.clone().unwrap_or_else(unknown);
+            let (reason, message) = (failed(&failure, job), failure.message);
+            // Stalled as well, for those who read kstatus: Argo CD, Flux.
+            let words = "the job has failed and is not tried again; see the condition Failed";
+            vec![
+                Said::yes(condition::FAILED, reason.clone(), message),
+                Said::yes(condition::STALLED, reason, words),
+            ]
+        }
+    };
+    let suspended = (suspend && !job.status.is_terminal()) || job.suspended;
+    if suspended {
+        let message = "spec.suspend is true; set it to false to let the job run";
+        said.push(Said::yes(condition::SUSPENDED, reason::SUSPENDED, message));
+    } else if find(before, condition::SUSPENDED).is_some() {
+        said.push(Said::no(condition::SUSPENDED, reason::RESUMED, "spec.suspend is false again"));
+    }
+    if !job.status.is_terminal() && find(before, condition::FAILED).is_some() {
+        let message = "somebody gave the job another round of attempts";
+        said.push(Said::no(condition::FAILED, reason::RETRIED, message));
+    }
+    said
+}
+
+/// Why a job failed, in a word: batch/v1's own where it has one, else the failure's code.
+fn failed(failure: &Failure, job: &Job) -> String {
+    if failure.code == FailureCode::DeadlineExceeded {
+        return reason::DEADLINE_EXCEEDED.to_owned();
+    }
+    if failure.code.is_retryable() && job.attempt >= job.spec.max_attempts {
+        return reason::BACKOFF_LIMIT_EXCEEDED.to_owned();
+    }
+    let code = serde_json::to_value(failure.code).ok().and_then(|v| v.as_str().map(str::to_owned));
+    let code = code.unwrap_or_else(|| "Failed".to_owned());
+    // Reasons are CamelCase, codes camelCase.
+    let mut letters = code.chars();
+    letters.next().map_or(code.clone(), |first| first.to_uppercase().chain(letters).collect())
+}
