@@ -22,4 +22,5 @@ mod the_command_line;
 mod the_fleet;
 mod the_fleet_from_outside;
 mod the_metrics;
+mod the_operator;
 mod webhooks;

@@ -423,6 +423,15 @@ impl System {
         }
     }
 
+    /// A server role that logs into this file, and so may outlive the test that started it. Ends when
+    /// dropped.
+    pub fn logging(&self, args: &[&str], env: &[(&str, &str)], log: &Path) -> Child {
+        let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+        let mut command = self.role(args);
+        command.envs(env.iter().copied()).stderr(log);
+        spawn(command)
+    }
+
     /// Runs a role that cannot start; answers its exit code and what it said.
     pub async fn role_fails(&self, args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
         let mut command = self.role(args);

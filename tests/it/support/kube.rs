@@ -1,0 +1,279 @@
+//! A real kube-apiserver and etcd for tests: one that all share, and private ones for tests that break
+//! theirs. All end with this process, however it ends.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{ObjectMeta, PostParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::wait::{await_condition, conditions::is_crd_established};
+use kube::{Api, Client, Config};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
+
+use super::system::{PATIENCE, spawn};
+
+const TOKEN: &str = "token-of-the-tests-administrator";
+
+/// An API server over an etcd of its own. Ends when dropped.
+pub struct Cluster {
+    folder: TempDir,
+    etcd_port: u16,
+    port: u16,
+    api_server: Option<Child>,
+    _etcd: Child,
+}
+
+/// One for all tests that break nothing; our definitions are in it.
+pub async fn shared() -> &'static Cluster {
+    static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+    CLUSTER
+        .get_or_init(|| async {
+            let cluster = Cluster::start().await;
+            cluster.define().await;
+            cluster
+        })
+        .await
+}
+
+/// One for tests that run controllers of their own, each on its own namespace: the shared one has a
+/// controller that sees to all.
+pub async fn bare() -> &'static Cluster {
+    static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+    CLUSTER
+        .get_or_init(|| async {
+            let cluster = Cluster::start().await;
+            cluster.define().await;
+            cluster
+        })
+        .await
+}
+
+/// The folder with kube-apiserver, etcd and kubectl that `make test` has found.
+fn assets() -> PathBuf {
+    let said = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
+        .map(|cache| cache.join("tcoder-envtest/bin"));
+    let whole = |folder: &PathBuf| {
+        ["kube-apiserver", "etcd", "kubectl"].iter().all(|program| folder.join(program).exists())
+    };
+    said.into_iter().chain(cache).find(whole).expect(
+        "no API server to test against: run `make test`, which sees to one, or once hack/envtest.sh; or set \
+         KUBEBUILDER_ASSETS to a folder with kube-apiserver, etcd and kubectl",
+    )
+}
+
+/// A port that nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn command(program: &str, log: &Path) -> Command {
+    let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
+    let mut command = Command::new(assets().join(program));
+    command.env_clear().stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    command
+}
+
+impl Cluster {
+    /// Starts both.
+    pub async fn start() -> Self {
+        let folder = tempfile::Builder::new().prefix("tcoder-kube-").tempdir().unwrap();
+        let (etcd_port, peer_port) = (free_port(), free_port());
+        let (client, peer) =
+            (format!("http://127.0.0.1:{etcd_port}"), format!("http://127.0.0.1:{peer_port}"));
+        let mut etcd = command("etcd", &folder.path().join("etcd.log"));
+        etcd.arg("--data-dir").arg(folder.path().join("etcd"));
+        etcd.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+        etcd.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+        etcd.arg("--initial-cluster").arg(format!("default={peer}"));
+        let key = Command::new("openssl")
+            .args(["genrsa", "-out"])
+            .arg(folder.path().join("sa.key"))
+            .arg("2048")
+            .stderr(Stdio::null())
+            .status();
+        assert!(key.await.expect("openssl").success());
+        std::fs::write(folder.path().join("tokens.csv"), format!("{TOKEN},admin,admin,\"system:masters\"\n"))
+            .unwrap();
+        std::fs::write(folder.path().join("audit.yaml"), AUDIT).unwrap();
+        let etcd = spawn(etcd);
+        let mut cluster = Self { folder, etcd_port, port: free_port(), api_server: None, _etcd: etcd };
+        std::fs::write(cluster.kubeconfig(), cluster.kubeconfig_with(TOKEN)).unwrap();
+        cluster.start_api_server().await;
+        cluster
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts the API server, again over the same etcd and on the same port after [`Self::kill_api_server`].
+    pub async fn start_api_server(&mut self) {
+        let mut server = command("kube-apiserver", &self.path("kube-apiserver.log"));
+        let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
+        server
+            .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port))
+            .arg(format!("--secure-port={}", self.port))
+            .args([
+                file("cert-dir", "certificates"),
+                file("service-account-key-file", "sa.key"),
+                file("service-account-signing-key-file", "sa.key"),
+                file("token-auth-file", "tokens.csv"),
+                file("audit-policy-file", "audit.yaml"),
+                file("audit-log-path", "audit.log"),
+            ])
+            .args([
+                "--bind-address=127.0.0.1",
+                "--service-cluster-ip-range=10.0.0.0/24",
+                "--service-account-issuer=https://kubernetes.default.svc",
+                "--authorization-mode=RBAC",
+                "--disable-admission-plugins=ServiceAccount",
+            ]);
+        self.api_server = Some(spawn(server));
+        let client = self.client().await;
+        let began = Instant::now();
+        let ready = || axum::http::Request::get("/readyz").body(Vec::new()).unwrap();
+        while client.request_text(ready()).await.is_err() {
+            let log = || std::fs::read_to_string(self.path("kube-apiserver.log")).unwrap_or_default();
+            assert!(began.elapsed() < PATIENCE, "the API server does not become ready: {}", log());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Ends it without a word (SIGKILL).
+    pub async fn kill_api_server(&mut self) {
+        if let Some(mut server) = self.api_server.take() {
+            server.kill().await.unwrap();
+        }
+    }
+
+    /// Makes etcd forget what was before now: a watch from earlier on gets 410 Gone from a server that
+    /// has no memory of its own of it.
+    pub async fn compact(&self) {
+        let base = format!("http://127.0.0.1:{}/v3/kv", self.etcd_port);
+        let http = super::system::http();
+        let range = serde_json::json!({"key": "AA==", "range_end": "AA==", "count_only": true});
+        let now: serde_json::Value =
+            http.post(format!("{base}/range")).json(&range).send().await.unwrap().json().await.unwrap();
+        let body = serde_json::json!({"revision": now["header"]["revision"], "physical": true});
+        let done = http.post(format!("{base}/compaction")).json(&body).send().await.unwrap();
+        assert!(done.status().is_success(), "{done:?}");
+    }
+
+    /// A kubeconfig of the administrator.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.path("kubeconfig")
+    }
+
+    fn kubeconfig_with(&self, token: &str) -> String {
+        let config = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {
+                "server": format!("https://127.0.0.1:{}", self.port), "insecure-skip-tls-verify": true,
+            }}],
+            "users": [{"name": "test", "user": {"token": token}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        });
+        config.to_string()
+    }
+
+    async fn client_of(&self, kubeconfig: &Path) -> Client {
+        tcoder::net::install_crypto();
+        let config = Kubeconfig::read_from(kubeconfig).unwrap();
+        let config = Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await.unwrap();
+        Client::try_from(config).unwrap()
+    }
+
+    /// A client of the administrator.
+    pub async fn client(&self) -> Client {
+        self.client_of(&self.kubeconfig()).await
+    }
+
+    /// A service account of this name, and a kubeconfig of it.
+    pub async fn kubeconfig_of(&self, namespace: &str, account: &str) -> PathBuf {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await, namespace);
+        let metadata = ObjectMeta { name: Some(account.to_owned()), ..ObjectMeta::default() };
+        let object = ServiceAccount { metadata, ..ServiceAccount::default() };
+        match accounts.create(&PostParams::default(), &object).await {
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            made => drop(made.unwrap()),
+        }
+        let request = TokenRequest {
+            spec: TokenRequestSpec {
+                audiences: vec!["https://kubernetes.default.svc".to_owned()],
+                ..TokenRequestSpec::default()
+            },
+            ..TokenRequest::default()
+        };
+        let answer = accounts.create_token_request(account, &PostParams::default(), &request).await.unwrap();
+        let path = self.path(&format!("kubeconfig-{namespace}-{account}"));
+        std::fs::write(&path, self.kubeconfig_with(&answer.status.unwrap().token)).unwrap();
+        path
+    }
+
+    /// A namespace that nobody else has.
+    pub async fn namespace(&self, prefix: &str) -> String {
+        let name = format!("{prefix}-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
+        let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
+        let namespaces: Api<Namespace> = Api::all(self.client().await);
+        let object = Namespace { metadata, ..Namespace::default() };
+        namespaces.create(&PostParams::default(), &object).await.unwrap();
+        name
+    }
+
+    /// Puts our definitions in. By a plain create: an old server knows no CEL and refuses to apply it.
+    pub async fn define(&self) {
+        let crds: Api<CustomResourceDefinition> = Api::all(self.client().await);
+        for crd in tcoder::crd::all() {
+            crds.create(&PostParams::default(), &crd).await.unwrap();
+            let name = crd.metadata.name.unwrap();
+            let established = await_condition(crds.clone(), &name, is_crd_established());
+            tokio::time::timeout(PATIENCE, established).await.expect("the CRD is not taken").unwrap();
+        }
+    }
+
+    /// Runs kubectl as the administrator to its end.
+    pub async fn kubectl(&self, args: &[&str]) -> Output {
+        let mut kubectl = Command::new(assets().join("kubectl"));
+        kubectl
+            .env("KUBECONFIG", self.kubeconfig())
+            .env("HOME", self.folder.path())
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let ended = tokio::time::timeout(PATIENCE, spawn(kubectl).wait_with_output()).await;
+        ended.expect("kubectl does not end").unwrap()
+    }
+
+    /// Runs kubectl, which has to succeed; answers what it printed.
+    pub async fn kubectl_ok(&self, args: &[&str]) -> String {
+        let output = self.kubectl(args).await;
+        assert!(output.status.success(), "kubectl {args:?}: {}", super::system::err(&output));
+        super::system::out(&output)
+    }
+
+    /// What service accounts asked for, one JSON event a request.
+    pub fn audit(&self) -> Vec<serde_json::Value> {
+        let log = std::fs::read_to_string(self.path("audit.log")).unwrap_or_default();
+        log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+/// Requests of service accounts are written down, each once.
+const AUDIT: &str = r#"{
+  "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived", "ResponseStarted"],
+  "rules": [
+    {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+    {"level": "None"}
+  ]
+}"#;

@@ -1,0 +1,299 @@
+//! Whatever dies, each TranscodeJob is one job with one result.
+
+use std::collections::BTreeMap;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, ResourceExt as _};
+use nix::sys::signal::Signal;
+use serde_json::json;
+use tcoder::crd::TranscodeJob;
+
+use super::{Controller, Site, condition, has_phase, object, site, status, until};
+use crate::support::kube::{self as cluster, Cluster};
+use crate::support::system::{self, PATIENCE, Setup, System, clip, long_clip};
+
+/// A namespace whose controllers are the test's own.
+async fn own(system: &'static System, name: &str) -> Site {
+    Site::on(cluster::bare().await, system, name).await
+}
+
+impl Site {
+    fn controller(&self, env: &[(&str, &str)]) -> Controller {
+        let env = [&[("MIRROR_MAX", "0"), ("ALLOW_PRIVATE_URLS", "true")], env].concat();
+        let arguments = ["--namespace", self.namespace.as_str()];
+        Controller::start(self.system, &self.cluster.kubeconfig(), &arguments, &env)
+    }
+
+    fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    async fn holder(&self) -> Option<String> {
+        let lease = self.leases().get_opt("tcoder-controller").await.unwrap()?;
+        lease.spec?.holder_identity.filter(|holder| !holder.is_empty())
+    }
+
+    /// So that a test need not wait until a killed controller's lease runs out.
+    async fn free_lease(&self) {
+        self.leases().delete("tcoder-controller", &DeleteParams::default()).await.unwrap();
+    }
+
+    /// How often the job was put in, by the stream of changes.
+    fn changes(&self, id: &str) -> Vec<String> {
+        let mut redis = self.system.redis();
+        let entries: Vec<(String, BTreeMap<String, String>)> =
+            redis::cmd("XRANGE").arg("jobs:events").arg(&["-", "+"]).query(&mut redis).unwrap();
+        let ours = entries.into_iter().filter(|(_, fields)| fields.get("id").is_some_and(|of| of == id));
+        ours.filter(|(_, fields)| !fields.contains_key("progress")).map(|(_, f)| f["state"].clone()).collect()
+    }
+}
+
+/// The moments of a job's life that its object shows, in their order.
+const MOMENTS: [&str; 6] = ["made", "held", "queued", "running", "complete", "free"];
+
+fn shows(job: &TranscodeJob, moment: &str) -> bool {
+    match moment {
+        "made" => true,
+        "held" => !job.finalizers().is_empty(),
+        "queued" => ["Queued", "Running", "Complete"].iter().any(|phase| has_phase(job, phase)),
+        "running" => ["Running", "Complete"].iter().any(|phase| has_phase(job, phase)),
+        "complete" => has_phase(job, "Complete"),
+        _ => has_phase(job, "Complete") && job.finalizers().is_empty(),
+    }
+}
+
+#[tokio::test]
+async fn a_controller_that_is_killed_at_any_step_leaves_one_job_with_one_result() {
+    let site = own(system::shared().await, "killed").await;
+    let mut controller = site.controller(&[]);
+    for moment in MOMENTS {
+        let key = site.input(clip()).await;
+        let job = site.make(moment, json!({"input": {"key": key}, "qualities": ["144p"]})).await;
+        site.until(moment, moment, |job| shows(job, moment)).await;
+        controller.kill().await;
+        site.free_lease().await;
+        controller = site.controller(&[]);
+        let job = site.until(moment, "complete", |job| shows(job, "free")).await.uid().or(job.uid()).unwrap();
+        assert_eq!(site.changes(&job), ["queued", "running", "completed"], "killed when {moment}");
+    }
+    controller.ready().await;
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_controllers_one_acts_and_the_other_takes_over() {
+    let site = own(system::shared().await, "two").await;
+    let (first, second) =
+        (site.controller(&[("HOSTNAME", "first")]), site.controller(&[("HOSTNAME", "second")]));
+    // The one that waits is ready too.
+    first.ready().await;
+    second.ready().await;
+    let key = site.input(clip()).await;
+    let spec = json!({"input": {"key": key}, "qualities": ["144p"]});
+    let job = site.make("one", spec.clone()).await;
+    site.phase("one", "Complete").await;
+    assert_eq!(site.changes(&job.uid().unwrap()), ["queued", "running", "completed"]);
+    let acts = |log: &str| log.contains("this controller acts");
+    assert!(acts(&first.log()) != acts(&second.log()));
+
+    let holder = site.holder().await.unwrap();
+    let (acting, waiting) = if holder.starts_with("first") { (first, second) } else { (second, first) };
+    acting.kill().await;
+    site.make("two", spec.clone()).await;
+    site.phase("two", "Complete").await;
+    assert_ne!(site.holder().await.unwrap(), holder);
+    // One that stops in good order gives its right away at once.
+    waiting.stop().await;
+    assert_eq!(site.holder().await, None);
+}
+
+#[tokio::test]
+async fn the_api_server_dies_and_the_watch_is_too_old_when_it_comes_back() {
+    let mut cluster = Cluster::start().await;
+    let system = Setup::default().start().await;
+    let early = Controller::start(&system, &cluster.kubeconfig(), &["--all-namespaces"], &[]);
+    // The definitions come later; until then it says what is missing.
+    let jobs_crd = tcoder::crd::all()[0].metadata.name.clone().unwrap();
+    let http = system::http();
+    let said = async {
+        loop {
+            if let Ok(answer) = http.get(format!("{}/readyz", early.url)).send().await {
+                let text = answer.text().await.unwrap();
+                if text.contains("tcoder crd | kubectl apply") {
+                    return;
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, said).await.unwrap_or_else(|_| panic!("it does not ask for {jobs_crd}"));
+    cluster.define().await;
+    early.ready().await;
+
+    let namespace = cluster.namespace("outage").await;
+    let jobs: Api<TranscodeJob> = Api::namespaced(cluster.client().await, &namespace);
+    let key = "films/long.mp4";
+    let path = system.data.join("objects/input").join(key);
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::copy(long_clip(), path).unwrap();
+    let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]});
+    let made = jobs.create(&PostParams::default(), &object("film", spec)).await.unwrap();
+    until(jobs.clone(), "film", "running", |job| has_phase(job, "Running")).await;
+
+    cluster.kill_api_server().await;
+    // The work goes on meanwhile.
+    system.completed(&made.uid().unwrap()).await;
+    cluster.start_api_server().await;
+    for n in 0..20 {
+        let spec = json!({"input": {"key": key}, "suspend": true});
+        jobs.create(&PostParams::default(), &object(&format!("later-{n}"), spec)).await.unwrap();
+    }
+    cluster.compact().await;
+    cluster.kill_api_server().await;
+    cluster.start_api_server().await;
+    let jobs: Api<TranscodeJob> = Api::namespaced(cluster.client().await, &namespace);
+    until(jobs.clone(), "film", "complete", |job| has_phase(job, "Complete")).await;
+    let spec = json!({"input": {"key": key}, "qualities": ["144p"], "suspend": true});
+    jobs.create(&PostParams::default(), &object("last", spec)).await.unwrap();
+    until(jobs, "last", "suspended", |job| has_phase(job, "Suspended")).await;
+    early.stop().await;
+}
+
+#[tokio::test]
+async fn redis_dies_and_comes_back() {
+    // The folder of the system is where its redis-server keeps its file.
+    let system = Box::leak(Box::new(Setup::default().start().await));
+    let site = own(system, "redis").await;
+    let controller = site.controller(&[]);
+    controller.ready().await;
+    let redis = site.system.redis_server();
+    system::send(redis.pid, Signal::SIGSTOP);
+    let key = site.input(clip()).await;
+    let spec = json!({"input": {"key": key}, "qualities": ["144p"]});
+    let job = site.make("film", spec).await;
+    let (_, reason, message) = site.condition("film", "Reconciling").await;
+    assert_eq!(reason, "RedisUnavailable", "{message}");
+    system::send(redis.pid, Signal::SIGCONT);
+    site.phase("film", "Complete").await;
+    assert_eq!(site.changes(&job.uid().unwrap()), ["queued", "running", "completed"]);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn a_thousand_at_once_are_a_thousand_jobs() {
+    let system = Box::leak(Box::new(Setup::default().workers(0).start().await));
+    let site = own(system, "thousand").await;
+    let controller = site.controller(&[]);
+    controller.ready().await;
+    let (jobs, key) = (site.jobs(), site.input(clip()).await);
+    let made: Vec<TranscodeJob> =
+        futures::stream::iter(0..1000)
+            .map(|n| {
+                let (jobs, spec) = (jobs.clone(), json!({"input": {"key": key}, "qualities": ["144p"]}));
+                async move {
+                    jobs.create(&PostParams::default(), &object(&format!("film-{n}"), spec)).await.unwrap()
+                }
+            })
+            .buffer_unordered(16)
+            .collect()
+            .await;
+    let all_queued = async {
+        let mut left: std::collections::BTreeSet<String> = made.iter().map(|job| job.name_any()).collect();
+        let mut changes = watcher(jobs.clone(), watcher::Config::default()).boxed();
+        while !left.is_empty() {
+            if let Ok(watcher::Event::Apply(job) | watcher::Event::InitApply(job)) =
+                changes.next().await.unwrap()
+                && has_phase(&job, "Queued")
+            {
+                left.remove(&job.name_any());
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_queued).await.expect("not all are queued");
+    let mut redis = site.system.redis();
+    let pending: usize = redis::cmd("ZCARD").arg("jobs:pending").query(&mut redis).unwrap();
+    assert_eq!(pending, 1000);
+    // All go, and so do their jobs.
+    jobs.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+    let all_gone = async {
+        loop {
+            let pending: usize = redis::cmd("ZCARD").arg("jobs:pending").query(&mut redis).unwrap();
+            let there = jobs.list_metadata(&ListParams::default().limit(1)).await.unwrap();
+            if pending == 0 && there.items.is_empty() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_gone).await.expect("not all are gone");
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_read_stops_none_of_the_others() {
+    let cluster = Box::leak(Box::new(Cluster::start().await));
+    cluster.define().await;
+    let system = system::shared().await;
+    let site = Site::on(cluster, system, "unreadable").await;
+    // An older or newer schema, under which such an object could be made.
+    let crds: Api<CustomResourceDefinition> = Api::all(site.client.clone());
+    let anything = json!([{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec",
+        "value": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}]);
+    let patch = Patch::<()>::Json(serde_json::from_value(anything).unwrap());
+    crds.patch("transcodejobs.tcoder.dev", &PatchParams::default(), &patch).await.unwrap();
+    let kind = ApiResource::from_gvk_with_plural(
+        &GroupVersionKind::gvk("tcoder.dev", "v1alpha1", "TranscodeJob"),
+        "transcodejobs",
+    );
+    let any: Api<DynamicObject> = Api::namespaced_with(site.client.clone(), &site.namespace, &kind);
+    let odd = json!({
+        "apiVersion": "tcoder.dev/v1alpha1", "kind": "TranscodeJob",
+        "spec": {"input": 7, "preset": "from-next-year"}, "metadata": {"name": "odd"},
+    });
+    let odd: DynamicObject = serde_json::from_value(odd).unwrap();
+    let make_odd = async {
+        // The new schema takes a moment to be the one that is asked.
+        while any.create(&PostParams::default(), &odd).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, make_odd).await.expect("the API server refuses the odd one");
+    let controller = site.controller(&[]);
+    let key = site.input(clip()).await;
+    site.make("film", json!({"input": {"key": key}, "qualities": ["144p"]})).await;
+    let film = site.phase("film", "Complete").await;
+    assert!(condition(&film, "Complete").is_some());
+    let stalled = async {
+        loop {
+            let odd = any.get("odd").await.unwrap();
+            if let Some(said) = odd.data["status"]["conditions"][0]["message"].as_str() {
+                assert!(said.contains("cannot be read"), "{said}");
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, stalled).await.expect("nothing is said of the odd one");
+    any.delete("odd", &DeleteParams::default()).await.unwrap();
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn one_made_anew_under_its_name_is_another_job() {
+    let site = site("anew").await;
+    let key = site.input(clip()).await;
+    let spec = json!({"input": {"key": key}, "qualities": ["144p"]});
+    let first = site.make("film", spec.clone()).await;
+    let done = site.phase("film", "Complete").await;
+    site.jobs().delete("film", &DeleteParams::default()).await.unwrap();
+    site.gone("film").await;
+    let second = site.make("film", spec).await;
+    let again = site.phase("film", "Complete").await;
+    assert_ne!(first.uid(), second.uid());
+    assert_ne!(status(&done)["outputs"][0]["key"], status(&again)["outputs"][0]["key"]);
+}

@@ -1,0 +1,213 @@
+//! The life of a TranscodeJob, as its user sees it.
+
+use std::time::Duration;
+
+use kube::ResourceExt as _;
+use kube::api::DeleteParams;
+use serde_json::json;
+use standardwebhooks::Webhook;
+use tokio::sync::mpsc;
+
+use super::{condition, site, status};
+use crate::support::system::{PATIENCE, WEBHOOK_SECRET, all_gone, clip, long_clip, probe, serve};
+
+#[tokio::test]
+async fn kubectl_applies_a_job_and_waits_for_it() {
+    let site = site("sample").await;
+    let key = site.input(clip()).await;
+    site.apply(&format!(
+        "apiVersion: tcoder.dev/v1alpha1\nkind: TranscodeJob\nmetadata: {{name: film}}\n\
+         spec: {{input: {{key: {key}}}, preset: hls, qualities: [360p, 144p]}}\n"
+    ))
+    .await;
+    site.kubectl_ok(&["wait", "--for=condition=Complete", "tj/film", "--timeout=200s"]).await;
+
+    let job = site.phase("film", "Complete").await;
+    let status = status(&job);
+    assert_eq!((&status["attempts"], &status["progressPercent"]), (&json!(1), &json!(100)));
+    assert_eq!(status["jobId"], job.uid().unwrap());
+    assert_eq!(status["observedGeneration"], 1);
+    assert!(status["machine"].is_string() && status["startTime"].is_string(), "{status:#}");
+    assert!(status["completionTime"].is_string() && status["cost"]["machineSeconds"].as_i64() >= Some(1));
+    let outputs = status["outputs"].as_array().unwrap();
+    let qualities: Vec<_> = outputs.iter().map(|o| o["quality"].as_str().unwrap()).collect();
+    assert_eq!(qualities, ["360p", "144p"]);
+    for output in outputs {
+        let file = site.system.data.join("objects/output").join(output["key"].as_str().unwrap());
+        let probed = probe(file.to_str().unwrap());
+        let video =
+            probed["streams"].as_array().unwrap().iter().find(|s| s["codec_type"] == "video").unwrap();
+        assert_eq!((&video["width"], &video["height"]), (&output["width"], &output["height"]));
+    }
+    // Nothing holds the object once its work is over.
+    let job = site.until("film", "free", |job| job.finalizers().is_empty()).await;
+    assert!(condition(&job, "Failed").is_none());
+    eventually_event(&site, "film", "Completed").await;
+
+    let table = site.kubectl_ok(&["get", "tj", "film"]).await;
+    for word in ["PHASE", "PROGRESS", "ATTEMPTS", "Complete", "100"] {
+        assert!(table.contains(word), "{table}");
+    }
+    let all = site.kubectl_ok(&["get", "tcoder"]).await;
+    assert!(all.contains("film"), "{all}");
+}
+
+async fn eventually_event(site: &super::Site, name: &str, reason: &str) {
+    let wait = async {
+        while !site.events(name).await.iter().any(|r| r == reason) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("no Event {reason} of {name}"));
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_video_fails_with_its_reason() {
+    let site = site("bad-file").await;
+    let key = site.input_bytes(b"this is no film".to_vec()).await;
+    site.make("film", json!({"input": {"key": key}, "preset": "hls"})).await;
+    let (job, reason, message) = site.condition("film", "Failed").await;
+    assert_eq!(reason, "InvalidMedia");
+    assert!(!message.is_empty());
+    let status = status(&job);
+    assert_eq!((&status["phase"], &status["attempts"]), (&json!("Failed"), &json!(1)));
+    assert!(status["completionTime"].is_null() && condition(&job, "Complete").is_none());
+    // For Argo CD and Flux.
+    assert_eq!(condition(&job, "Stalled").unwrap().0, "InvalidMedia");
+    eventually_event(&site, "film", "InvalidMedia").await;
+}
+
+#[tokio::test]
+async fn an_upload_is_sent_to_the_address_in_the_status() {
+    let site = site("upload").await;
+    site.make("film", json!({"input": {"upload": {"fileName": "a b.mp4"}}, "qualities": ["144p"]})).await;
+    let job = site.until("film", "an address", |job| status(job)["uploadUrl"].is_string()).await;
+    let said = status(&job);
+    assert_eq!((&said["phase"], &said["startTime"]), (&json!("Uploading"), &json!(null)));
+    let put = site.system.http.put(said["uploadUrl"].as_str().unwrap());
+    let put = put.body(std::fs::read(clip()).unwrap()).send().await.unwrap();
+    assert!(put.status().is_success(), "{put:?}");
+    let job = site.phase("film", "Complete").await;
+    assert!(status(&job)["uploadUrl"].is_null());
+}
+
+#[tokio::test]
+async fn deleting_a_running_job_ends_its_encode() {
+    let site = site("delete").await;
+    let key = site.input(long_clip()).await;
+    let job = site.make("film", json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]})).await;
+    let id = job.uid().unwrap();
+    site.phase("film", "Running").await;
+    let encoders = site.encoders(&id).await;
+    // The namespace goes, and with it everything in it: neither is stuck.
+    site.cluster.kubectl_ok(&["delete", "namespace", &site.namespace, "--wait=false"]).await;
+    site.jobs().delete("film", &DeleteParams::default()).await.unwrap();
+    site.gone("film").await;
+    all_gone(&encoders).await;
+    assert_eq!(site.system.job(&id).await["status"], "cancelled");
+}
+
+#[tokio::test]
+async fn a_suspended_job_waits_and_one_that_runs_is_stopped() {
+    let site = site("suspend").await;
+    let key = site.input(long_clip()).await;
+    let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"], "suspend": true});
+    let job = site.make("film", spec).await;
+    let id = job.uid().unwrap();
+    let (job, reason, _) = site.condition("film", "Suspended").await;
+    assert_eq!((reason.as_str(), status(&job)["startTime"].is_null()), ("JobSuspended", true));
+    assert_eq!(site.system.get(&format!("/api/jobs/{id}")).await.status, 404);
+
+    site.patch("film", json!({"suspend": false})).await;
+    site.phase("film", "Running").await;
+    let encoders = site.encoders(&id).await;
+    site.patch("film", json!({"suspend": true})).await;
+    let job = site.phase("film", "Suspended").await;
+    assert!(status(&job)["startTime"].is_null());
+    all_gone(&encoders).await;
+
+    site.patch("film", json!({"suspend": false})).await;
+    let job = site.phase("film", "Complete").await;
+    assert!(condition(&job, "Suspended").is_none());
+    assert_eq!(site.job(&job).await["status"], "completed");
+    for reason in ["JobSuspended", "JobResumed", "Completed"] {
+        eventually_event(&site, "film", reason).await;
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_takes_too_long_is_failed() {
+    let site = site("deadline").await;
+    let key = site.input(long_clip()).await;
+    let spec = json!({
+        "input": {"key": key}, "preset": "hls", "qualities": ["720p"], "activeDeadlineSeconds": 1,
+    });
+    let job = site.make("film", spec).await;
+    let (job_after, reason, message) = site.condition("film", "Failed").await;
+    assert_eq!(reason, "DeadlineExceeded", "{message}");
+    assert!(status(&job_after)["completionTime"].is_null());
+    assert_eq!(site.job(&job).await["error"]["code"], "deadlineExceeded");
+}
+
+#[tokio::test]
+async fn an_ended_job_is_deleted_when_its_time_is_over() {
+    let site = site("ttl").await;
+    let key = site.input(clip()).await;
+    let spec = json!({"input": {"key": key}, "qualities": ["144p"], "ttlSecondsAfterFinished": 3600});
+    site.make("film", spec).await;
+    let job = site.phase("film", "Complete").await;
+    let key = status(&job)["outputs"][0]["key"].as_str().unwrap().to_owned();
+    site.patch("film", json!({"ttlSecondsAfterFinished": 0})).await;
+    site.gone("film").await;
+    assert!(site.system.data.join("objects/output").join(key).exists());
+}
+
+#[tokio::test]
+async fn a_webhook_is_signed_with_the_secret_that_the_job_names() {
+    let site = site("webhook").await;
+    let (out, mut inbox) = mpsc::unbounded_channel();
+    let receive = move |headers: axum::http::HeaderMap, body: axum::body::Bytes| {
+        let out = out.clone();
+        async move { out.send((headers, body)).unwrap() }
+    };
+    let url = serve(axum::Router::new().route("/hook", axum::routing::post(receive))).await;
+    let key = site.input(clip()).await;
+    let spec = json!({
+        "input": {"key": key}, "qualities": ["144p"],
+        "webhook": {"url": format!("{url}/hook"), "secretRef": {"name": "hook"}},
+    });
+    let job = site.make("film", spec).await;
+    // Without its Secret it waits, and says what is missing.
+    let (_, reason, message) = site.condition("film", "Stalled").await;
+    assert_eq!(reason, "SecretNotUsable");
+    assert!(message.contains("kubectl") && message.contains("create secret generic hook"), "{message}");
+    assert_eq!(site.system.get(&format!("/api/jobs/{}", job.uid().unwrap())).await.status, 404);
+
+    let secret = format!("--from-literal=secret={WEBHOOK_SECRET}");
+    site.kubectl_ok(&["create", "secret", "generic", "hook", &secret]).await;
+    site.phase("film", "Complete").await;
+    let told = tokio::time::timeout(PATIENCE, inbox.recv()).await.expect("no webhook comes").unwrap();
+    Webhook::new(WEBHOOK_SECRET).unwrap().verify(&told.1, &told.0).expect("the signature is wrong");
+    let message: serde_json::Value = serde_json::from_slice(&told.1).unwrap();
+    assert_eq!((&message["type"], &message["data"]["jobId"]), (&json!("job.completed"), &json!(job.uid())));
+    // The secret itself is nowhere but in its Secret.
+    let seen = serde_json::to_string(&site.jobs().get("film").await.unwrap()).unwrap();
+    let stored = site.job(&job).await.to_string();
+    let bare = WEBHOOK_SECRET.trim_start_matches("whsec_");
+    assert!(!seen.contains(bare) && !stored.contains(bare));
+}
+
+#[tokio::test]
+async fn what_is_done_to_the_job_elsewhere_shows() {
+    let site = site("elsewhere").await;
+    let key = site.input(long_clip()).await;
+    let job = site.make("film", json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]})).await;
+    let id = job.uid().unwrap();
+    site.phase("film", "Running").await;
+    assert_eq!(site.system.delete(&format!("/api/jobs/{id}")).await.status, 200);
+    let (_, reason, message) = site.condition("film", "Failed").await;
+    assert_eq!(reason, "Cancelled", "{message}");
+    assert_eq!(site.system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await.status, 200);
+    let job = site.phase("film", "Complete").await;
+    assert!(condition(&job, "Failed").is_none());
+}

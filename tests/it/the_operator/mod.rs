@@ -1,0 +1,268 @@
+//! `kubectl apply` a TranscodeJob and watch it: the operator on a real API server, with real Redis, an S3
+//! server, and workers that encode.
+
+mod faults;
+mod life;
+mod refused;
+mod roles;
+
+use std::path::{Path, PathBuf};
+
+use futures::StreamExt as _;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::{Value, json};
+use tcoder::crd::TranscodeJob;
+use tokio::process::Child;
+use tokio::sync::OnceCell;
+
+use crate::support::kube::{self as cluster, Cluster};
+use crate::support::system::{self, PATIENCE, Process, System};
+
+/// A running controller. Ends when dropped.
+struct Controller {
+    child: Child,
+    url: String,
+    log: PathBuf,
+}
+
+impl Controller {
+    /// One on `system`'s Redis and buckets, at the API server of this kubeconfig.
+    fn start(system: &System, kubeconfig: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let kubeconfig = kubeconfig.to_str().unwrap();
+        let address = format!("127.0.0.1:{}", cluster::free_port());
+        let args = [&["controller", "--listen", &address], args].concat();
+        let env = [&[("KUBECONFIG", kubeconfig)], env].concat();
+        let log = system::folder("controller").join("log");
+        Self { child: system.logging(&args, &env, &log), url: format!("http://{address}"), log }
+    }
+
+    /// What it has logged so far.
+    fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Ends it without a word (SIGKILL).
+    async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// Ends it in good order; answers what it logged.
+    async fn stop(mut self) -> String {
+        system::send(self.child.id().unwrap(), nix::sys::signal::Signal::SIGTERM);
+        let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        assert!(ended.expect("the controller does not end").unwrap().success());
+        self.log()
+    }
+
+    /// Waits until it is ready; answers what it said before.
+    async fn ready(&self) -> Vec<String> {
+        let http = system::http();
+        let mut said = Vec::new();
+        let ready = async {
+            loop {
+                match http.get(format!("{}/readyz", self.url)).send().await {
+                    Ok(answer) if answer.status() == 200 => return,
+                    Ok(answer) => said.push(answer.text().await.unwrap()),
+                    Err(_) => {}
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ready).await.expect("the controller does not become ready");
+        said
+    }
+}
+
+/// A namespace, and the objects in it.
+struct Site {
+    cluster: &'static Cluster,
+    system: &'static System,
+    namespace: String,
+    client: Client,
+}
+
+/// A fresh namespace under a controller that all tests share: two workers, private addresses allowed, no
+/// mirrors.
+async fn site(name: &str) -> Site {
+    static CONTROLLER: OnceCell<Controller> = OnceCell::const_new();
+    let (cluster, system) = (cluster::shared().await, system::shared().await);
+    CONTROLLER
+        .get_or_init(|| async {
+            let own = cluster.namespace("operator").await;
+            let env = [("ALLOW_PRIVATE_URLS", "true"), ("MIRROR_MAX", "0"), ("POD_NAMESPACE", own.as_str())];
+            let controller = Controller::start(system, &cluster.kubeconfig(), &["--all-namespaces"], &env);
+            controller.ready().await;
+            controller
+        })
+        .await;
+    Site::on(cluster, system, name).await
+}
+
+impl Site {
+    async fn on(cluster: &'static Cluster, system: &'static System, name: &str) -> Self {
+        let namespace = cluster.namespace(name).await;
+        Self { cluster, system, namespace, client: cluster.client().await }
+    }
+
+    fn jobs(&self) -> Api<TranscodeJob> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// An object in the input bucket.
+    async fn input(&self, file: &Path) -> String {
+        self.input_bytes(std::fs::read(file).unwrap()).await
+    }
+
+    async fn input_bytes(&self, bytes: Vec<u8>) -> String {
+        // The bucket is a folder; an upload that belongs to no job would be a job of its own.
+        let name = format!("films/{}.mp4", uuid::Uuid::new_v4().simple());
+        let path = self.system.data.join("objects/input").join(&name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+        name
+    }
+
+    /// Makes a TranscodeJob.
+    async fn make(&self, name: &str, spec: Value) -> TranscodeJob {
+        self.jobs().create(&PostParams::default(), &object(name, spec)).await.unwrap()
+    }
+
+    async fn patch(&self, name: &str, spec: Value) {
+        let patch = json!({"spec": spec});
+        self.jobs().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    /// The object as soon as it is so.
+    async fn until(&self, name: &str, what: &str, so: impl Fn(&TranscodeJob) -> bool) -> TranscodeJob {
+        until(self.jobs(), name, what, so).await
+    }
+
+    /// The object once its status has this phase.
+    async fn phase(&self, name: &str, phase: &str) -> TranscodeJob {
+        self.until(name, phase, |job| has_phase(job, phase)).await
+    }
+
+    /// The object once this condition holds; answers its reason and message, too.
+    async fn condition(&self, name: &str, type_: &str) -> (TranscodeJob, String, String) {
+        let job = self.until(name, type_, |job| condition(job, type_).is_some()).await;
+        let (reason, message) = condition(&job, type_).unwrap();
+        (job, reason, message)
+    }
+
+    /// Waits until the object is gone.
+    async fn gone(&self, name: &str) {
+        let gone = async {
+            let mut changes = watched(self.jobs(), name);
+            while let Some(change) = changes.next().await {
+                if change.is_none() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, gone).await.expect("the TranscodeJob is not gone");
+    }
+
+    async fn kubectl(&self, args: &[&str]) -> std::process::Output {
+        self.cluster.kubectl(&[&["--namespace", &self.namespace], args].concat()).await
+    }
+
+    async fn kubectl_ok(&self, args: &[&str]) -> String {
+        self.cluster.kubectl_ok(&[&["--namespace", &self.namespace], args].concat()).await
+    }
+
+    /// Applies these documents.
+    async fn apply(&self, yaml: &str) {
+        let file = self.file(yaml);
+        self.kubectl_ok(&["apply", "-f", file.to_str().unwrap()]).await;
+    }
+
+    fn file(&self, yaml: &str) -> PathBuf {
+        let path = system::folder("manifest").join("object.yaml");
+        std::fs::write(&path, yaml).unwrap();
+        path
+    }
+
+    /// The job as Redis has it.
+    async fn job(&self, object: &TranscodeJob) -> Value {
+        self.system.job(&object.uid().unwrap()).await
+    }
+
+    /// The FFmpegs that encode this job, in the middle of it.
+    async fn encoders(&self, id: &str) -> Vec<Process> {
+        let job = self.system.encoding(id).await;
+        let mut redis = self.system.redis();
+        let record: String =
+            redis::cmd("HGET").arg("machines:pool").arg(job["worker"].as_str()).query(&mut redis).unwrap();
+        let record: Value = serde_json::from_str(&record).unwrap();
+        let worker = u32::try_from(record["pid"].as_u64().unwrap()).unwrap();
+        let found = system::children(worker).into_iter().filter(|p| p.command.starts_with("ffmpeg "));
+        let found: Vec<Process> = found.collect();
+        assert!(!found.is_empty(), "nobody encodes");
+        found
+    }
+
+    /// The Events about this object, by reason.
+    async fn events(&self, name: &str) -> Vec<String> {
+        let events: Api<k8s_openapi::api::events::v1::Event> =
+            Api::namespaced(self.client.clone(), &self.namespace);
+        let all = events.list(&Default::default()).await.unwrap();
+        let of = |event: &k8s_openapi::api::events::v1::Event| {
+            event.regarding.as_ref().is_some_and(|r| r.name.as_deref() == Some(name))
+        };
+        all.items.into_iter().filter(of).filter_map(|event| event.reason).collect()
+    }
+}
+
+fn object(name: &str, spec: Value) -> TranscodeJob {
+    let object = json!({
+        "apiVersion": "tcoder.dev/v1alpha1", "kind": "TranscodeJob", "metadata": {"name": name}, "spec": spec,
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+/// The states of an object, nothing where it does not exist.
+fn watched(jobs: Api<TranscodeJob>, name: &str) -> futures::stream::BoxStream<'static, Option<TranscodeJob>> {
+    let changes = watcher::watch_object(jobs, name).default_backoff();
+    changes.filter_map(|change| async { change.ok() }).boxed()
+}
+
+/// The object as soon as it is so.
+async fn until(
+    jobs: Api<TranscodeJob>,
+    name: &str,
+    what: &str,
+    so: impl Fn(&TranscodeJob) -> bool,
+) -> TranscodeJob {
+    let mut last = None;
+    let wait = async {
+        let mut changes = watched(jobs, name);
+        loop {
+            let change = changes.next().await.expect("the watch ended");
+            match change {
+                Some(job) if so(&job) => return job,
+                change => last = change,
+            }
+        }
+    };
+    match tokio::time::timeout(PATIENCE, wait).await {
+        Ok(job) => job,
+        Err(_) => panic!("{name} is not {what}: {last:#?}"),
+    }
+}
+
+fn has_phase(job: &TranscodeJob, phase: &str) -> bool {
+    status(job)["phase"] == phase
+}
+
+fn status(job: &TranscodeJob) -> Value {
+    serde_json::to_value(&job.status).unwrap()
+}
+
+/// The reason and message of a condition that holds.
+fn condition(job: &TranscodeJob, type_: &str) -> Option<(String, String)> {
+    let conditions = &job.status.as_ref()?.conditions;
+    let held = conditions.iter().find(|c| c.type_ == type_ && c.status == "True")?;
+    Some((held.reason.clone(), held.message.clone()))
+}

@@ -1,0 +1,99 @@
+//! What cannot be: refused at admission where the schema can, else said in a condition. Nothing is tried
+//! again that cannot succeed.
+
+use kube::ResourceExt as _;
+use kube::api::PostParams;
+use serde_json::{Value, json};
+
+use super::{Controller, Site, condition, object, site, status};
+use crate::support::kube as cluster;
+use crate::support::system::{self, clip, err};
+
+#[tokio::test]
+async fn the_schema_refuses_what_it_can() {
+    let site = site("admission").await;
+    let key = json!({"key": "a.mp4"});
+    let cases = [
+        ("preset", json!({"input": key, "preset": "best"})),
+        ("qualities", json!({"input": key, "qualities": []})),
+        ("qualities", json!({"input": key, "qualities": ["360p", "360p"]})),
+        ("qualities", json!({"input": key, "qualities": ["361p"]})),
+        ("priority", json!({"input": key, "priority": 101})),
+        ("backoffLimit", json!({"input": key, "backoffLimit": 20})),
+        ("activeDeadlineSeconds", json!({"input": key, "activeDeadlineSeconds": 0})),
+        ("url", json!({"input": {"url": "https://user:hush@example.com/a.mp4"}})),
+        ("url", json!({"input": {"url": "ftp://example.com/a.mp4"}})),
+        ("input", json!({})),
+        ("secretRef", json!({"input": key, "webhook": {"url": "https://example.com/"}})),
+    ];
+    for (field, spec) in cases {
+        let object = json!({
+            "apiVersion": "tcoder.dev/v1alpha1", "kind": "TranscodeJob",
+            "metadata": {"name": "film"}, "spec": spec,
+        });
+        let file = site.file(&object.to_string());
+        let output = site.kubectl(&["create", "--validate=false", "-f", file.to_str().unwrap()]).await;
+        let said = err(&output);
+        assert!(!output.status.success() && said.contains(field), "{field} {spec}: {said}");
+    }
+    assert_eq!(site.jobs().list(&Default::default()).await.unwrap().items.len(), 0);
+}
+
+/// What an API server that knows no CEL lets through, and what no schema can say.
+#[tokio::test]
+async fn the_rest_is_stalled_and_says_what_to_change() {
+    let cluster = cluster::bare().await;
+    let system = system::shared().await;
+    let site = Site::on(cluster, system, "stalled").await;
+    let arguments = ["--namespace", site.namespace.as_str()];
+    let controller = Controller::start(system, &cluster.kubeconfig(), &arguments, &[("MIRROR_MAX", "0")]);
+    let private = json!({"url": "http://169.254.169.254/latest/meta-data"});
+    let hook = json!({"url": "http://10.0.0.1/", "secretRef": {"name": "hook"}});
+    let cases: [(&str, &str, Value); 4] = [
+        (
+            "both",
+            "exactly one of key, url and upload",
+            json!({"input": {"key": "a", "url": "https://a.example"}}),
+        ),
+        ("dots", "spec.input.key", json!({"input": {"key": "../secrets"}})),
+        ("private", "private network", json!({"input": private})),
+        ("hook", "spec.webhook.url", json!({"input": {"key": "a.mp4"}, "webhook": hook})),
+    ];
+    for (name, words, spec) in cases {
+        let made = site.jobs().create(&PostParams::default(), &object(name, spec)).await.unwrap();
+        let (job, reason, message) = site.condition(name, "Stalled").await;
+        assert_eq!((reason.as_str(), &status(&job)["phase"]), ("InvalidSpec", &json!("Pending")));
+        assert!(message.contains(words), "{name}: {message}");
+        assert_eq!(system.get(&format!("/api/jobs/{}", made.uid().unwrap())).await.status, 404);
+        assert!(job.finalizers().is_empty());
+    }
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn an_edit_of_what_is_fixed_changes_nothing_but_a_condition() {
+    let site = site("immutable").await;
+    let key = site.input(clip()).await;
+    site.make("film", json!({"input": {"key": key}, "qualities": ["144p"], "suspend": false})).await;
+    site.phase("film", "Complete").await;
+    let other = site.input(system::long_clip()).await;
+    // Queued, and held there by what is before it: nothing is, so it may run meanwhile.
+    site.make("next", json!({"input": {"key": other}, "preset": "hls", "qualities": ["720p"]})).await;
+    site.phase("next", "Running").await;
+    site.patch("next", json!({"qualities": ["144p"]})).await;
+    let (_, reason, message) = site.condition("next", "Stalled").await;
+    assert_eq!(reason, "ImmutableFieldChanged", "{message}");
+    let job = site.phase("next", "Complete").await;
+    let outputs = status(&job)["outputs"].as_array().unwrap().clone();
+    assert_eq!((outputs.len(), &outputs[0]["quality"]), (1, &json!("720p")));
+    assert!(condition(&job, "Complete").is_some());
+}
+
+#[tokio::test]
+async fn a_role_without_a_cluster_says_what_to_set() {
+    let system = system::shared().await;
+    let nowhere = [("KUBECONFIG", "/nonexistent/kubeconfig"), ("HOME", "/nonexistent")];
+    let (code, said) = system.role_fails(&["controller", "--all-namespaces"], &nowhere).await;
+    assert_eq!(code, Some(5));
+    assert!(said.contains("KUBECONFIG"), "{said}");
+}
