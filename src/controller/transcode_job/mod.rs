@@ -48,6 +48,8 @@ pub type Guarded = DeserializeGuard<TranscodeJob>;
 const AT_ONCE: u16 = 32;
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
+/// What is under way gets so long to end when the process is told to stop.
+const LAST: Duration = Duration::from_secs(20);
 /// An object that cannot be seen to is tried again after up to a second, then up to twice that, ...
 const RETRY_BASE: Duration = Duration::from_secs(1);
 /// ... and never later than this.
@@ -70,14 +72,25 @@ pub async fn run(
         .inspect_ok(move |event| watched.note(event, &mut listed))
         .reflect(writer)
         .applied_objects();
-    Controller::for_stream(objects, store)
+    let (known, over) = (Arc::clone(&context), stop.clone());
+    let run = Controller::for_stream(objects, store)
         .with_config(Config::default().concurrency(AT_ONCE))
         .reconcile_on(woken(Arc::clone(&context), events))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile::reconcile, on_error, context)
         // Each failure was logged where it happened.
-        .for_each(|_| std::future::ready(()))
-        .await;
+        .for_each(|_| std::future::ready(()));
+    // Before all objects are known none is seen to, and kube's own shutdown waits for that for ever.
+    let at_last = async {
+        over.cancelled().await;
+        if known.knows_all() {
+            tokio::time::sleep(LAST).await;
+        }
+    };
+    tokio::select! {
+        () = run => {}
+        () = at_last => {}
+    }
 }
 
 /// What nobody here reads is most of an object.

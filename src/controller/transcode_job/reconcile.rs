@@ -126,6 +126,12 @@ impl Context {
         self.synced.cancel();
     }
 
+    /// Whether every object has been seen once.
+    #[must_use]
+    pub fn knows_all(&self) -> bool {
+        self.synced.is_cancelled()
+    }
+
     /// Waits until every object has been seen once.
     pub async fn until_synced(&self) {
         self.synced.cancelled().await;

@@ -72,6 +72,7 @@ async fn a_controller_that_is_killed_at_any_step_leaves_one_job_with_one_result(
     let site = own(system::shared().await, "killed").await;
     let mut controller = site.controller(&[]);
     for moment in MOMENTS {
+        controller.ready().await;
         let key = site.input(clip()).await;
         let job = site.make(moment, json!({"input": {"key": key}, "qualities": ["144p"]})).await;
         site.until(moment, moment, |job| shows(job, moment)).await;
