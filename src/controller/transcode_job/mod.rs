@@ -17,6 +17,9 @@ mod reconcile;
 mod status;
 mod wish;
 
+#[cfg(test)]
+mod tests;
+
 pub use index::Room;
 use index::{job_id, mirrored};
 pub use reconcile::{Context, Tools};

@@ -1,0 +1,437 @@
+//! Decisions and statuses, from plain values: every state of a job with every wish, and a named test for
+//! each rule.
+
+use kube::Resource as _;
+use serde_json::{Value, json};
+
+use super::decide::{Act, Decision, Look, Seen, decide};
+use super::notes::notes;
+use super::status::Frame;
+use super::wish::Rules;
+use crate::config::{Env, StorageConfig};
+use crate::controller::conditions::{find, holds, time};
+use crate::crd::{Phase, TranscodeJob, TranscodeJobStatus, condition, reason};
+use crate::job::{Failure, FailureCode, Job, JobId, Millis, State};
+use crate::net::Guard;
+use crate::queue::{CallOff, Start};
+use crate::storage::links::Links;
+
+const NOW: Millis = Millis(1_700_000_000_000);
+
+fn links(public: bool) -> Links {
+    let env = Env::of(move |name| match name {
+        "R2_ENDPOINT" => Some("http://127.0.0.1:9000".into()),
+        "R2_PUBLIC_URL" => public.then(|| "https://cdn.example.com".into()),
+        "R2_INPUT_BUCKET_NAME" => Some("input".into()),
+        "R2_OUTPUT_BUCKET_NAME" => Some("output".into()),
+        _ => Some("some-text".into()),
+    });
+    Links::new(&StorageConfig::read(&env).unwrap()).unwrap()
+}
+
+fn id() -> JobId {
+    "7d444840-9dc0-11d1-b245-5ffdce74fad2".parse().unwrap()
+}
+
+fn object(spec: Value) -> TranscodeJob {
+    let mut all = json!({"input": {"key": "a.mp4"}});
+    for (name, value) in spec.as_object().unwrap() {
+        all[name] = value.clone();
+    }
+    let object = json!({
+        "apiVersion": "tcoder.dev/v1alpha1", "kind": "TranscodeJob",
+        "metadata": {"name": "film", "namespace": "films", "uid": id().to_string(), "generation": 1},
+        "spec": all,
+    });
+    serde_json::from_value(object).unwrap()
+}
+
+/// The job that the object became.
+fn job(object: &TranscodeJob, state: State) -> Job {
+    let spec = super::wish::wish(object, id(), RULES).unwrap().spec;
+    let job = json!({
+        "jobId": id().to_string(), "status": state.name(), "attempt": 1, "epoch": 7, "progress": 42.7,
+        "worker": "d5e207bced7541-3f2a9c01", "inputKey": "a.mp4",
+        "timestamps": {"createdAt": "2023-11-14T22:13:00Z", "queuedAt": "2023-11-14T22:13:10Z"},
+    });
+    let mut job = Job { spec, ..serde_json::from_value(job).unwrap() };
+    if state.is_terminal() {
+        job.timestamps.completed_at = Some(NOW);
+    }
+    if state == State::Failed {
+        job.error = Some(Failure::new(FailureCode::InvalidMedia, "it is no video"));
+    }
+    if state == State::Completed {
+        job.result = Some(result());
+    }
+    job
+}
+
+fn result() -> crate::job::JobResult {
+    let result = json!({
+        "outputs": [{
+            "quality": "360p", "key": "outputs/x/7/360p.mp4", "container": "mp4", "size": 1000, "width": 640,
+            "height": 360, "codec": "h264", "bitrate": 400_000, "duration": 2.0,
+        }],
+        "source": {
+            "format": "mp4", "size": 9, "duration": 2.0,
+            "video": {
+                "codec": "h264", "width": 1280, "height": 720, "frameRate": 25.0, "rotation": 0, "hdr": false,
+            },
+        },
+        "timings": {"downloadSeconds": 0.5, "transcodeSeconds": 8.25, "uploadSeconds": 0.5},
+        "speed": 2.0, "cpuSeconds": 3.0,
+    });
+    serde_json::from_value(result).unwrap()
+}
+
+const RULES: Rules = Rules { guard: Guard::PublicOnly };
+
+struct Case {
+    object: TranscodeJob,
+    before: TranscodeJobStatus,
+    look: Look,
+    secret: Option<Result<(), String>>,
+    looked_for_upload: bool,
+    mirror: bool,
+    now: Millis,
+}
+
+impl Case {
+    fn of(spec: Value, look: Look) -> Self {
+        let before = TranscodeJobStatus::default();
+        let object = object(spec);
+        Self { object, before, look, secret: None, looked_for_upload: false, mirror: false, now: NOW }
+    }
+
+    fn in_state(spec: Value, state: State) -> Self {
+        let mut case = Self::of(spec, Look::Gone);
+        case.look = Look::Job(Box::new(job(&case.object, state)));
+        case
+    }
+
+    fn decide(&self) -> Decision {
+        let links = links(true);
+        let frame = Frame {
+            object: &self.object,
+            before: &self.before,
+            id: id(),
+            links: &links,
+            price: Some(3600.0),
+            now: self.now,
+        };
+        decide(&Seen {
+            frame,
+            mirror: self.mirror,
+            job: self.look.clone(),
+            secret: self.secret.clone(),
+            looked_for_upload: self.looked_for_upload,
+            rules: RULES,
+        })
+    }
+
+    fn act(&self) -> Act {
+        match self.decide() {
+            Decision::Act(act) => act,
+            settled => panic!("{settled:?}"),
+        }
+    }
+
+    fn status(&self) -> TranscodeJobStatus {
+        match self.decide() {
+            Decision::Settle { status, .. } => *status,
+            Decision::Act(act) => panic!("{act:?}"),
+        }
+    }
+
+    fn again(&self) -> Option<u64> {
+        match self.decide() {
+            Decision::Settle { again, .. } => again.map(|d| d.as_secs()),
+            Decision::Act(act) => panic!("{act:?}"),
+        }
+    }
+
+    /// The same a moment later, its status written.
+    fn written(mut self) -> Self {
+        self.before = self.status();
+        self
+    }
+}
+
+fn none() -> Value {
+    json!({})
+}
+
+#[test]
+fn a_new_object_is_looked_up_and_then_put_into_the_queue() {
+    assert_eq!(Case::of(none(), Look::NotYet).act(), Act::Look);
+    let Act::Submit(wish) = Case::of(none(), Look::Gone).act() else { panic!() };
+    assert_eq!((wish.start, wish.spec.max_attempts), (Start::Now, 3));
+}
+
+/// One reading of each: what is asked of a job in every state, suspended or not.
+#[test]
+fn every_state_with_and_without_suspend() {
+    let word = |case: &Case| match case.decide() {
+        Decision::Act(act) => format!("{act:?}").split(['(', ' ']).next().unwrap().to_owned(),
+        Decision::Settle { status, .. } => format!("{:?}", status.phase.unwrap()),
+    };
+    let mut table = Vec::new();
+    for state in State::ALL {
+        for (suspended, suspend) in [(false, false), (false, true), (true, false), (true, true)] {
+            if suspended && state != State::Cancelled {
+                continue;
+            }
+            let mut case = Case::in_state(json!({"suspend": suspend}), state);
+            case.looked_for_upload = true;
+            if let Look::Job(job) = &mut case.look {
+                job.suspended = suspended;
+            }
+            let so = |is: bool, word: &'static str| if is { word } else { "" };
+            table.push(format!("{state}{}{}: {}", so(suspended, "*"), so(suspend, " suspend"), word(&case)));
+        }
+    }
+    assert_eq!(
+        table,
+        [
+            "uploading: Uploading",
+            "uploading suspend: Suspended",
+            "queued: Queued",
+            "queued suspend: CallOff",
+            "running: Running",
+            "running suspend: CallOff",
+            "completed: Complete",
+            "completed suspend: Complete",
+            "failed: Failed",
+            "failed suspend: Failed",
+            "cancelled: Failed",
+            "cancelled suspend: Failed",
+            "cancelled*: Redrive",
+            "cancelled* suspend: Suspended",
+        ]
+    );
+}
+
+#[test]
+fn complete_and_failed_exclude_each_other_and_every_status_is_whole() {
+    for state in State::ALL {
+        for suspend in [false, true] {
+            let mut case = Case::in_state(json!({"suspend": suspend}), state);
+            case.looked_for_upload = true;
+            let Decision::Settle { status, .. } = case.decide() else { continue };
+            let held = |type_| holds(&status.conditions, type_).is_some();
+            assert!(!(held(condition::COMPLETE) && held(condition::FAILED)), "{state}");
+            assert_eq!(held(condition::COMPLETE), status.phase == Some(Phase::Complete), "{state}");
+            assert_eq!(held(condition::FAILED), status.phase == Some(Phase::Failed), "{state}");
+            assert_eq!(status.completion_time.is_some(), state == State::Completed);
+            assert_eq!(status.job_id.as_deref(), Some(&*id().to_string()));
+            assert_eq!(status.observed_generation, Some(1));
+            for said in &status.conditions {
+                assert!(!said.message.is_empty() && !said.reason.is_empty());
+                assert!(said.reason.chars().all(|c| c.is_ascii_alphanumeric()), "{}", said.reason);
+            }
+            let types: std::collections::BTreeSet<_> = status.conditions.iter().map(|c| &c.type_).collect();
+            assert_eq!(types.len(), status.conditions.len());
+        }
+    }
+}
+
+#[test]
+fn nothing_new_is_nothing_to_write() {
+    for state in State::ALL {
+        let mut case = Case::in_state(none(), state);
+        case.looked_for_upload = true;
+        let mut case = case.written();
+        case.now = NOW.plus(1000);
+        assert_eq!(case.status(), case.before, "{state}");
+        assert_eq!(notes(&case.before, &case.status()), []);
+    }
+}
+
+#[test]
+fn a_completed_job_shows_its_outputs_and_what_it_cost() {
+    let status = Case::in_state(none(), State::Completed).status();
+    let output = &status.outputs[0];
+    assert_eq!((output.quality.as_str(), output.size_bytes, output.width), ("360p", 1000, 640));
+    assert_eq!(output.url.as_deref(), Some("https://cdn.example.com/outputs/x/7/360p.mp4"));
+    let cost = status.cost.unwrap();
+    // 9.25 s at a dollar a second.
+    assert_eq!((cost.machine_seconds, cost.usd.as_deref()), (10, Some("9.250000")));
+    assert_eq!(status.machine.as_deref(), Some("d5e207bced7541"));
+    assert_eq!(status.start_time, Some(time(Millis(1_699_999_990_000))));
+}
+
+#[test]
+fn a_failure_has_the_words_of_batch_jobs_where_they_have_one() {
+    let failed = |code, attempt, message: &str| {
+        let mut case = Case::in_state(none(), State::Failed);
+        let Look::Job(job) = &mut case.look else { panic!() };
+        (job.attempt, job.error) = (attempt, Some(Failure::new(code, message)));
+        let status = case.status();
+        let said = holds(&status.conditions, condition::FAILED).unwrap().clone();
+        assert_eq!(holds(&status.conditions, condition::STALLED).unwrap().reason, said.reason);
+        (said.reason, said.message)
+    };
+    assert_eq!(failed(FailureCode::InvalidMedia, 1, "no video").0, "InvalidMedia");
+    assert_eq!(failed(FailureCode::DeadlineExceeded, 1, "too long").0, reason::DEADLINE_EXCEEDED);
+    assert_eq!(failed(FailureCode::EncodeFailed, 3, "it broke").0, reason::BACKOFF_LIMIT_EXCEEDED);
+    assert_eq!(failed(FailureCode::UploadExpired, 0, "it never came").0, "UploadExpired");
+    assert_eq!(failed(FailureCode::WorkerLost, 3, "it died").1, "it died");
+}
+
+#[test]
+fn a_deadline_counts_from_the_start_over_all_attempts() {
+    let spec = || json!({"activeDeadlineSeconds": 60});
+    let mut case = Case::in_state(spec(), State::Running).written();
+    // Queued ten seconds ago.
+    assert_eq!(case.again(), Some(50));
+    case.now = NOW.plus(49_999);
+    assert!(matches!(case.decide(), Decision::Settle { .. }));
+    case.now = NOW.plus(50_000);
+    let Act::CallOff(CallOff::Overdue(failure)) = case.act() else { panic!() };
+    assert_eq!(failure.code, FailureCode::DeadlineExceeded);
+    // It counts for a job that waits for its second attempt, too, and not for one that waits for its video.
+    let mut waits = Case::in_state(spec(), State::Queued).written();
+    waits.now = NOW.plus(50_000);
+    assert!(matches!(waits.act(), Act::CallOff(CallOff::Overdue(_))));
+    let mut uploads = Case::in_state(json!({"activeDeadlineSeconds": 60}), State::Uploading);
+    (uploads.now, uploads.looked_for_upload) = (NOW.plus(10_000_000), true);
+    assert_eq!(uploads.status().start_time, None);
+}
+
+#[test]
+fn a_suspended_job_starts_anew_when_it_is_resumed() {
+    let mut case = Case::in_state(json!({"suspend": true}), State::Cancelled);
+    if let Look::Job(job) = &mut case.look {
+        job.suspended = true;
+    }
+    let case = case.written();
+    assert_eq!((case.before.start_time.clone(), case.again()), (None, None));
+    let mut resumed = Case::in_state(none(), State::Queued);
+    resumed.before = case.before;
+    let status = resumed.status();
+    let suspended = find(&status.conditions, condition::SUSPENDED).unwrap();
+    assert_eq!((&*suspended.status, &*suspended.reason), ("False", reason::RESUMED));
+    assert!(status.start_time.is_some());
+}
+
+#[test]
+fn an_upload_is_looked_for_and_its_address_made_anew_in_time() {
+    let upload = || json!({"input": {"upload": {}}});
+    let case = || {
+        let mut case = Case::of(upload(), Look::Gone);
+        case.object.spec.input.key = None;
+        case.look = Look::Job(Box::new(job(&case.object, State::Uploading)));
+        case
+    };
+    assert!(matches!(case().act(), Act::LookForUpload(_)));
+    let looked = || Case { looked_for_upload: true, ..case() };
+    let first = looked().status();
+    assert_eq!(first.upload_expires_at, Some(time(NOW.plus(3_600_000))));
+    assert_eq!((looked().again(), first.phase), (Some(5), Some(Phase::Uploading)));
+    let later = |minutes: i64| {
+        let case = Case { before: first.clone(), now: NOW.plus(minutes * 60_000), ..looked() };
+        (case.status(), case.again())
+    };
+    assert_eq!(later(49).0.upload_url, first.upload_url);
+    assert_ne!(later(51).0.upload_url, first.upload_url);
+    // Somebody who takes hours is asked for less often.
+    assert_eq!(later(30).1, Some(30));
+}
+
+#[test]
+fn the_end_is_written_before_the_object_goes() {
+    for state in [State::Completed, State::Failed] {
+        let case = Case::in_state(json!({"ttlSecondsAfterFinished": 0}), state);
+        assert!(case.status().phase.unwrap().is_terminal());
+        let mut case = case.written();
+        assert_eq!(case.act(), Act::Delete, "{state}");
+        // Without asking Redis, and whatever it has forgotten.
+        for look in [Look::NotYet, Look::Gone] {
+            case.look = look;
+            assert_eq!(case.act(), Act::Delete, "{state}");
+        }
+        case.object.meta_mut().deletion_timestamp = Some(time(NOW));
+        assert!(matches!(case.decide(), Decision::Settle { .. }));
+    }
+    let case = Case::in_state(json!({"ttlSecondsAfterFinished": 60}), State::Completed).written();
+    assert_eq!(case.again(), Some(60));
+}
+
+#[test]
+fn what_has_ended_stays_so_though_redis_has_forgotten_it() {
+    let mut case = Case::in_state(none(), State::Completed).written();
+    for look in [Look::NotYet, Look::Gone] {
+        case.look = look;
+        assert_eq!(case.status(), case.before);
+    }
+    // One that had not ended is put in again: Redis lost it.
+    let mut lost = Case::in_state(none(), State::Running).written();
+    lost.look = Look::Gone;
+    assert!(matches!(lost.act(), Act::Submit(_)));
+}
+
+#[test]
+fn a_failed_job_that_lives_again_has_failed_no_longer() {
+    let case = Case::in_state(none(), State::Failed).written();
+    let mut again = Case::in_state(none(), State::Queued);
+    again.before = case.before;
+    let status = again.status();
+    let failed = find(&status.conditions, condition::FAILED).unwrap();
+    assert_eq!((&*failed.status, &*failed.reason), ("False", reason::RETRIED));
+    assert!(find(&status.conditions, condition::STALLED).is_none());
+}
+
+#[test]
+fn a_secret_is_looked_at_before_the_job_is_queued() {
+    let hook = json!({"webhook": {"url": "https://example.com/hook", "secretRef": {"name": "hook"}}});
+    let mut case = Case::of(hook, Look::Gone);
+    let Act::LookAtSecret(secret) = case.act() else { panic!() };
+    assert_eq!((&*secret.namespace, &*secret.name, &*secret.key), ("films", "hook", "secret"));
+    case.secret = Some(Err("the Secret hook does not exist".into()));
+    let stalled = holds(&case.status().conditions, condition::STALLED).unwrap().clone();
+    assert_eq!((&*stalled.reason, case.again()), (reason::SECRET_NOT_USABLE, Some(30)));
+    case.secret = Some(Ok(()));
+    assert!(matches!(case.act(), Act::Submit(_)));
+}
+
+#[test]
+fn what_cannot_be_a_job_is_not_tried_again() {
+    let case = Case::of(json!({"input": {"key": "../a"}}), Look::Gone);
+    assert_eq!((case.status().phase, case.again()), (Some(Phase::Pending), None));
+}
+
+#[test]
+fn a_changed_spec_is_said_and_the_job_goes_on() {
+    let mut case = Case::in_state(none(), State::Running);
+    case.object.spec.qualities = Some(vec![crate::job::Quality::P144]);
+    let status = case.status();
+    assert_eq!(holds(&status.conditions, condition::STALLED).unwrap().reason, reason::IMMUTABLE_FIELD);
+    assert_eq!(status.phase, Some(Phase::Running));
+}
+
+#[test]
+fn a_mirror_shows_and_does_nothing() {
+    for state in State::ALL {
+        let mut case = Case::in_state(json!({"suspend": true}), state);
+        case.mirror = true;
+        assert!(matches!(case.decide(), Decision::Settle { .. }), "{state}");
+    }
+    let mut forgotten = Case::of(none(), Look::Gone);
+    forgotten.mirror = true;
+    assert_eq!(forgotten.act(), Act::Delete);
+}
+
+#[test]
+fn without_redis_what_was_known_stands() {
+    let case = Case::in_state(none(), State::Running).written();
+    let links = links(false);
+    let frame =
+        Frame { object: &case.object, before: &case.before, id: id(), links: &links, price: None, now: NOW };
+    let status = frame.without_redis();
+    assert_eq!((status.phase, status.progress_percent), (Some(Phase::Running), Some(42)));
+    assert_eq!(holds(&status.conditions, condition::RECONCILING).unwrap().reason, reason::REDIS_UNAVAILABLE);
+    // Said once, however long it lasts.
+    let later = Frame { before: &status, now: NOW.plus(60_000), ..frame };
+    assert_eq!(later.without_redis(), status);
+}
