@@ -17,10 +17,11 @@ demo: ## Transcode a video through the whole system on this machine (FILE=path f
 
 test: ## Format check, lints, and all tests on the real parts
 	@hack/setup.sh test
+	@hack/envtest.sh >/dev/null
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	@hack/wasm.sh
-	$(CARGO) test --locked
+	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked
 
 check: ## Only format and lints
 	$(CARGO) fmt --check

@@ -34,6 +34,12 @@ if [ "$what" = test ]; then
   cargo clippy --version >/dev/null 2>&1 || missing="$missing rust-web-clippy"
 fi
 [ "$what" = demo ] || missing="$missing$(wasm_missing)"
+if [ "$what" = test ]; then
+  # What goes with a Kubernetes API server; hack/envtest.sh sees to the server itself.
+  has openssl || missing="$missing openssl"
+  has etcd || [ -x "${KUBEBUILDER_ASSETS:-/nowhere}/etcd" ] ||
+    [ -x "${XDG_CACHE_HOME:-$HOME/.cache}/tcoder-envtest/bin/etcd" ] || missing="$missing etcd-server"
+fi
 [ -n "$missing" ] || exit 0
 
 by_hand() {
@@ -41,6 +47,7 @@ by_hand() {
 tcoder needs some programs that are not here. In Debian's names:$missing
 
   ffmpeg, redis   macOS: brew install ffmpeg redis     Fedora: dnf install ffmpeg-free redis
+  etcd            macOS: brew install etcd             Fedora: dnf install etcd
   Rust 1.$oldest+       https://rustup.rs (rustup update, where you have it)
   Rust for wasm32 rustup target add wasm32-unknown-unknown
   a C compiler    macOS: xcode-select --install        Fedora: dnf install gcc

@@ -58,16 +58,12 @@ pub async fn bare() -> &'static Cluster {
 /// The folder with kube-apiserver, etcd and kubectl that `make test` has found.
 fn assets() -> PathBuf {
     let said = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
-        .map(|cache| cache.join("tcoder-envtest/bin"));
     let whole = |folder: &PathBuf| {
         ["kube-apiserver", "etcd", "kubectl"].iter().all(|program| folder.join(program).exists())
     };
-    said.into_iter().chain(cache).find(whole).expect(
-        "no API server to test against: run `make test`, which sees to one, or once hack/envtest.sh; or set \
-         KUBEBUILDER_ASSETS to a folder with kube-apiserver, etcd and kubectl",
+    said.filter(whole).expect(
+        "no API server to test against: run `make test`, which sees to one, or set KUBEBUILDER_ASSETS to what \
+         hack/envtest.sh prints",
     )
 }
 
