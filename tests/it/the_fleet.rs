@@ -10,11 +10,10 @@ use serde_json::{Value, json};
 use tcoder::config::{FlyConfig, RedisConfig};
 use tcoder::controller::fleet::FleetPolicy;
 use tcoder::controller::reconciler::{Parts, Reconciler};
-use tcoder::flyprovider::emulator::{self, Action, Emulator, EmulatorHandle, Fault, Request};
+use tcoder::flyprovider::emulator::{Action, EmulatorHandle, Fault, Request};
 use tcoder::flyprovider::{Fly, Limit, Machine, MachineState};
 use tcoder::metrics::Metrics;
 use tcoder::queue::{FleetStatus, FlyRate, Queue};
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -59,21 +58,10 @@ fn policy(max: u32) -> FleetPolicy {
 impl Cloud {
     async fn new() -> Self {
         let system = Setup::default().workers(0).start().await;
-        let worker = [env!("CARGO_BIN_EXE_tcoder"), "worker"];
-        let mut environment = system.role_environment();
-        let scratch = system.data.join("scratch").to_str().unwrap().to_owned();
-        environment.extend([("WORKER_SCRATCH_DIR", scratch), ("RUST_LOG", "error".into())]);
-        let options = emulator::Options {
-            app: "clips".into(),
-            environment: environment.iter().map(|(name, value)| ((*name).into(), value.into())).collect(),
-            ..emulator::Options::new(worker)
-        };
-        let stop = CancellationToken::new();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let fly = Emulator::start(options, listener, stop.clone()).unwrap();
+        let (fly, stop) = system.fly("clips").await;
         let redis = RedisConfig { url: system.redis_url().into(), prefix: String::new() };
         let queue = Queue::connect(&redis).await.unwrap();
-        Self { system, fly, queue, metrics: Metrics::new(), _stop: stop.drop_guard() }
+        Self { system, fly, queue, metrics: Metrics::new(), _stop: stop }
     }
 
     fn reconciler(&self, name: &str, policy: FleetPolicy, config: &FlyConfig) -> Running {

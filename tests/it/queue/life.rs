@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tcoder::job::{Epoch, JobId, JobSpec, State};
+use tcoder::job::{Epoch, Failure, FailureCode, JobId, JobSpec, SecretRef, State};
 use tcoder::queue::{
-    CancelOutcome, Claim, CompleteOutcome, FailOutcome, Queue, RedriveOutcome, Start, SubmitOutcome,
-    UploadedOutcome,
+    CallOff, CancelOutcome, Claim, CompleteOutcome, FailOutcome, Outbox, Queue, RedriveOutcome, Start,
+    SubmitOutcome, UploadedOutcome,
 };
 
 use super::*;
@@ -320,4 +320,72 @@ async fn an_upload_that_ends_after_its_window_is_not_lost() {
     queue.fail(&job, &hopeless()).await.unwrap();
     assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Already(State::Failed));
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
+}
+
+#[tokio::test]
+async fn a_suspended_job_is_told_of_only_when_it_is_called_off_for_good() {
+    let queue = Queue::connect(&shared()).await.unwrap();
+    let id = submit(&queue, &hooked()).await;
+    assert_eq!(queue.call_off(id, &CallOff::Suspended).await.unwrap(), CancelOutcome::Cancelled);
+    let job = queue.get(id).await.unwrap().unwrap();
+    assert_eq!((job.status, job.suspended), (State::Cancelled, true));
+    assert_eq!(queue.deliveries().await.unwrap(), []);
+    assert_eq!(
+        queue.call_off(id, &CallOff::Suspended).await.unwrap(),
+        CancelOutcome::Ended(State::Cancelled)
+    );
+
+    assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
+    assert!(!queue.get(id).await.unwrap().unwrap().suspended);
+    queue.call_off(id, &CallOff::Suspended).await.unwrap();
+    assert_eq!(queue.cancel(id).await.unwrap(), CancelOutcome::Cancelled);
+    assert!(!queue.get(id).await.unwrap().unwrap().suspended);
+    assert_eq!(queue.deliveries().await.unwrap().len(), 1);
+    assert_eq!(queue.cancel(id).await.unwrap(), CancelOutcome::Ended(State::Cancelled));
+}
+
+#[tokio::test]
+async fn an_overdue_job_has_failed_whatever_it_did() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    let late = Failure::new(FailureCode::DeadlineExceeded, "it took too long");
+    let overdue = CallOff::Overdue(late.clone());
+    let queued = submit(&queue, &spec()).await;
+    assert_eq!(queue.call_off(queued, &overdue).await.unwrap(), CancelOutcome::Cancelled);
+    let job = queue.get(queued).await.unwrap().unwrap();
+    assert_eq!((job.status, job.error), (State::Failed, Some(late)));
+    // Nobody ever tried it, but its input is there: it can be tried, and no upload revives it.
+    assert_eq!(queue.uploaded(queued).await.unwrap(), UploadedOutcome::Already(State::Failed));
+    assert_eq!(queue.redrive(queued).await.unwrap(), RedriveOutcome::Queued);
+
+    let running = claim(&queue, &w).await.unwrap();
+    assert_eq!(running.id, queued);
+    queue.call_off(queued, &overdue).await.unwrap();
+    assert!(!queue.renew(queued, running.epoch, now(&queue).await.plus(30_000)).await.unwrap());
+
+    let waits = JobId::new();
+    queue.submit(waits, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+    queue.call_off(waits, &overdue).await.unwrap();
+    assert_eq!(queue.redrive(waits).await.unwrap(), RedriveOutcome::NeverUploaded);
+    assert_eq!(queue.uploaded(waits).await.unwrap(), UploadedOutcome::Already(State::Failed));
+}
+
+#[tokio::test]
+async fn a_webhook_that_a_secret_signs_waits_in_an_outbox_of_its_own() {
+    let (queue, _) = queue().await;
+    let secret = SecretRef { namespace: "films".into(), name: "hook".into(), key: "secret".into() };
+    let spec = JobSpec { webhook_key: Some(secret), ..hooked() };
+    let id = submit(&queue, &spec).await;
+    let other = submit(&queue, &hooked()).await;
+    queue.cancel(id).await.unwrap();
+    queue.cancel(other).await.unwrap();
+    assert_eq!(queue.stats().await.unwrap().webhooks_owed, 2);
+    let later = now(&queue).await.plus(1000);
+    for (outbox, whose) in [(Outbox::Kubernetes, id), (Outbox::Installation, other)] {
+        let (taken, _) = queue.take_deliveries(outbox, later, 10, Duration::from_secs(60)).await.unwrap();
+        let jobs: Vec<JobId> = taken.iter().map(|(delivery, _)| delivery.job).collect();
+        assert_eq!(jobs, [whose]);
+        queue.drop_delivery(&taken[0].0).await.unwrap();
+    }
+    assert_eq!(queue.deliveries().await.unwrap(), []);
 }

@@ -42,6 +42,18 @@ pub struct Job {
     pub error: Option<FailureCode>,
     /// Which attempt's manifest the job was completed with.
     pub result: Option<u64>,
+    /// Cancelled for the time being.
+    pub suspended: bool,
+    /// It took too long; the state it was in.
+    pub overdue: Option<State>,
+}
+
+/// Why a job is called off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Why {
+    Cancelled,
+    Suspended,
+    Overdue,
 }
 
 /// A rule of the protocol that a mutant leaves out, to prove that the checks can fail.
@@ -126,7 +138,7 @@ impl Model {
             Err(_) => {
                 job.state = match how {
                     Transition::Complete => State::Completed,
-                    Transition::Fail => State::Failed,
+                    Transition::Fail | Transition::Overdue => State::Failed,
                     Transition::Cancel => State::Cancelled,
                     Transition::Claim => State::Running,
                     _ => State::Queued,
@@ -186,6 +198,8 @@ impl Model {
             progress: 0,
             error: None,
             result: None,
+            suspended: false,
+            overdue: None,
         };
         self.jobs.insert(id, job);
         match begin {
@@ -197,15 +211,21 @@ impl Model {
         true
     }
 
-    /// Whether the job failed because its upload expired.
+    /// Whether the job failed because its upload never came: it expired, or took too long over all.
     fn never_uploaded(&self, id: JobId) -> bool {
-        self.jobs.get(&id).is_some_and(|j| j.state == State::Failed && j.epoch == 0)
+        let waited = |j: &Job| j.overdue.is_none_or(|from| from == State::Uploading);
+        self.jobs.get(&id).is_some_and(|j| j.state == State::Failed && j.epoch == 0 && waited(j))
+    }
+
+    /// Whether an upload that comes after all revives it.
+    fn may_come_late(&self, id: JobId) -> bool {
+        self.never_uploaded(id) && self.jobs.get(&id).is_some_and(|j| j.overdue.is_none())
     }
 
     pub fn uploaded(&mut self, id: JobId, now: i64) -> UploadedOutcome {
         match self.state(id) {
             None => UploadedOutcome::Unknown,
-            Some(state) if state == State::Uploading || self.never_uploaded(id) => {
+            Some(state) if state == State::Uploading || self.may_come_late(id) => {
                 let late = state == State::Failed;
                 self.change(id, if late { Transition::UploadedLate } else { Transition::Uploaded });
                 self.uploading.remove(&id);
@@ -320,17 +340,46 @@ impl Model {
     }
 
     pub fn cancel(&mut self, id: JobId, now: i64) -> CancelOutcome {
+        self.call_off(id, Why::Cancelled, now)
+    }
+
+    pub fn call_off(&mut self, id: JobId, why: Why, now: i64) -> CancelOutcome {
         let Some(job) = self.jobs.get(&id) else { return CancelOutcome::Unknown };
+        if job.suspended && why == Why::Cancelled {
+            // For good, and only now it is told.
+            let (hook, epoch) = (job.terms.hook, job.epoch);
+            let job = self.job(id);
+            (job.suspended, job.finished) = (false, Some(now));
+            self.cancelled.insert(id, now);
+            if hook {
+                self.outbox.insert((id, epoch, State::Cancelled.name()));
+            }
+            self.events.push((id, State::Cancelled));
+            return CancelOutcome::Cancelled;
+        }
         if job.state.is_terminal() {
             return CancelOutcome::Ended(job.state);
         }
+        let (from, hook) = (job.state, job.terms.hook);
         let (rank, lease) = (job.rank, self.lease(id, job.epoch));
         self.pending.remove(&(rank, id));
         self.scheduled.remove(&id);
         self.uploading.remove(&id);
         self.leases.remove(&lease);
-        self.job(id).retry = None;
-        self.end(id, Transition::Cancel, now);
+        let job = self.job(id);
+        job.retry = None;
+        match why {
+            Why::Cancelled => self.end(id, Transition::Cancel, now),
+            Why::Suspended => {
+                (job.suspended, job.terms.hook) = (true, false);
+                self.end(id, Transition::Cancel, now);
+                self.job(id).terms.hook = hook;
+            }
+            Why::Overdue => {
+                (job.overdue, job.error) = (Some(from), Some(FailureCode::DeadlineExceeded));
+                self.end(id, Transition::Overdue, now);
+            }
+        }
         CancelOutcome::Cancelled
     }
 
@@ -344,6 +393,7 @@ impl Model {
                 (job.attempt, job.progress) = (0, 0);
                 job.epoch += 1;
                 (job.error, job.finished, job.retry) = (None, None, None);
+                (job.suspended, job.overdue) = (false, None);
                 self.dead.remove(&id);
                 self.cancelled.remove(&id);
                 self.enqueue(id, now);

@@ -13,12 +13,12 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tcoder::config::RedisConfig;
 use tcoder::job::{
-    Epoch, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, Transition, WorkerId,
+    Epoch, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, Transition, WorkerId,
 };
-use tcoder::queue::{self, Claimed, FailOutcome, Queue, Start, SubmitOutcome, backoff};
+use tcoder::queue::{self, CallOff, Claimed, FailOutcome, Queue, Start, SubmitOutcome, backoff};
 use uuid::Uuid;
 
-use super::model::{Begin, Model, Mutant, Terms};
+use super::model::{Begin, Model, Mutant, Terms, Why};
 use super::{LONG, hooked, hopeless, result_of, retryable, spec, worker};
 use crate::support::redis::{raw, shared};
 
@@ -45,7 +45,7 @@ enum Op {
     Complete { claim: u8 },
     Fail { claim: u8, retryable: bool },
     Release { claim: u8 },
-    Cancel { job: u8 },
+    CallOff { job: u8, why: u8 },
     Redrive { job: u8 },
     ExpireUpload { job: u8 },
     Sweep { limit: u8, past: u8 },
@@ -65,7 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => claim.clone().prop_map(|claim| Op::Complete { claim }),
         4 => (claim.clone(), any::<bool>()).prop_map(|(claim, retryable)| Op::Fail { claim, retryable }),
         2 => claim.prop_map(|claim| Op::Release { claim }),
-        1 => job.clone().prop_map(|job| Op::Cancel { job }),
+        3 => (job.clone(), 0..3_u8).prop_map(|(job, why)| Op::CallOff { job, why }),
         2 => job.clone().prop_map(|job| Op::Redrive { job }),
         1 => job.prop_map(|job| Op::ExpireUpload { job }),
         2 => (1..4_u8, 0..3_u8).prop_map(|(limit, past)| Op::Sweep { limit, past }),
@@ -233,10 +233,16 @@ impl<'a> Lockstep<'a> {
                 prop_assert_eq!(real, self.model.release(c.id, c.epoch.0, now));
                 Ok(())
             }
-            Op::Cancel { job } => {
-                let real = self.queue.cancel(job_id(job)).await.unwrap();
+            Op::CallOff { job, why } => {
+                let late = Failure::new(FailureCode::DeadlineExceeded, "it took too long");
+                let (how, why) = match why {
+                    0 => (CallOff::Cancelled, Why::Cancelled),
+                    1 => (CallOff::Suspended, Why::Suspended),
+                    _ => (CallOff::Overdue(late), Why::Overdue),
+                };
+                let real = self.queue.call_off(job_id(job), &how).await.unwrap();
                 let now = self.time();
-                prop_assert_eq!(real, self.model.cancel(job_id(job), now));
+                prop_assert_eq!(real, self.model.call_off(job_id(job), why, now));
                 Ok(())
             }
             Op::Redrive { job } => {
@@ -246,7 +252,7 @@ impl<'a> Lockstep<'a> {
                 Ok(())
             }
             Op::ExpireUpload { job } => {
-                let failure = tcoder::job::Failure::new(FailureCode::UploadExpired, "it never came");
+                let failure = Failure::new(FailureCode::UploadExpired, "it never came");
                 let real = self.queue.expire_upload(job_id(job), &failure).await.unwrap();
                 let now = self.time();
                 prop_assert_eq!(real, self.model.expire_upload(job_id(job), now));
@@ -519,6 +525,8 @@ impl<'a> Lockstep<'a> {
                 ("progress", (job.progress > 0).then(|| job.progress.to_string())),
                 ("error", job.error.map(|code| format!("{code:?}"))),
                 ("result", job.result.map(|epoch| epoch.to_string())),
+                ("suspended", job.suspended.then(|| "1".to_owned())),
+                ("overdue", job.overdue.map(|from| from.to_string())),
             ];
             for (field, value) in fields {
                 if let Some(value) = value {
@@ -539,7 +547,7 @@ fn readable(field: &str, value: String) -> String {
             if percent == 0.0 { String::new() } else { percent.to_string() }
         }
         "error" if !value.is_empty() => {
-            let failure: tcoder::job::Failure = serde_json::from_str(&value).unwrap();
+            let failure: Failure = serde_json::from_str(&value).unwrap();
             format!("{:?}", failure.code)
         }
         "result" if !value.is_empty() => {

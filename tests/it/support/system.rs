@@ -15,9 +15,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::Value;
+use tcoder::flyprovider::emulator::{self, Emulator, EmulatorHandle};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::OnceCell;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Guards against hanging, not a figure: nothing here is expected to take near as long.
 pub const PATIENCE: Duration = Duration::from_secs(240);
@@ -439,6 +441,22 @@ impl System {
         let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
         let output = ended.expect("it does not end").unwrap();
         (output.status.code(), err(&output))
+    }
+
+    /// A Fly whose machines are workers of this system. Ends with the guard.
+    pub async fn fly(&self, app: &str) -> (EmulatorHandle, DropGuard) {
+        let mut environment = self.role_environment();
+        let scratch = self.data.join("scratch").to_str().unwrap().to_owned();
+        environment.extend([("WORKER_SCRATCH_DIR", scratch), ("RUST_LOG", "error".into())]);
+        let options = emulator::Options {
+            app: app.to_owned(),
+            environment: environment.iter().map(|(name, value)| ((*name).into(), value.into())).collect(),
+            ..emulator::Options::new([env!("CARGO_BIN_EXE_tcoder"), "worker"])
+        };
+        let stop = CancellationToken::new();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let fly = Emulator::start(options, listener, stop.clone()).unwrap();
+        (fly, stop.drop_guard())
     }
 
     /// A worker that is not the system's own, in a scratch folder of its own.

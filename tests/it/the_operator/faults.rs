@@ -23,12 +23,6 @@ async fn own(system: &'static System, name: &str) -> Site {
 }
 
 impl Site {
-    fn controller(&self, env: &[(&str, &str)]) -> Controller {
-        let env = [&[("MIRROR_MAX", "0"), ("ALLOW_PRIVATE_URLS", "true")], env].concat();
-        let arguments = ["--namespace", self.namespace.as_str()];
-        Controller::start(self.system, &self.cluster.kubeconfig(), &arguments, &env)
-    }
-
     fn leases(&self) -> Api<Lease> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }

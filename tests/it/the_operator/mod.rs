@@ -3,6 +3,7 @@
 
 mod faults;
 mod life;
+mod pool;
 mod refused;
 mod roles;
 
@@ -104,6 +105,13 @@ impl Site {
     async fn on(cluster: &'static Cluster, system: &'static System, name: &str) -> Self {
         let namespace = cluster.namespace(name).await;
         Self { cluster, system, namespace, client: cluster.client().await }
+    }
+
+    /// A controller of this namespace only.
+    fn controller(&self, env: &[(&str, &str)]) -> Controller {
+        let env = [&[("MIRROR_MAX", "0"), ("ALLOW_PRIVATE_URLS", "true")], env].concat();
+        let arguments = ["--namespace", self.namespace.as_str()];
+        Controller::start(self.system, &self.cluster.kubeconfig(), &arguments, &env)
     }
 
     fn jobs(&self) -> Api<TranscodeJob> {

@@ -1,2 +1,190 @@
-//! What the controller may do in a cluster is what the manifests say, and it needs all of it; one of
-//! several acts.
+//! What the controller may do in a cluster is what the manifests say: it needs no more, and it needs all
+//! of it.
+
+use std::collections::BTreeSet;
+
+use kube::Api;
+use kube::api::{DeleteParams, DynamicObject, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use serde_json::{Value, json};
+
+use super::{Controller, Site, object, until};
+use crate::support::kube::Cluster;
+use crate::support::system::{PATIENCE, Setup, System, WEBHOOK_SECRET, clip, serve};
+
+/// group/resource and verb.
+type Grants = BTreeSet<(String, String)>;
+
+fn manifest(overlay: &str) -> String {
+    format!("{}/manifests/overlays/{overlay}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Puts an overlay's accounts, roles and bindings in, and answers what they grant.
+async fn grant(cluster: &Cluster, overlay: &str, there: &str, here: &str) -> Grants {
+    let text = cluster.kubectl_ok(&["kustomize", &manifest(overlay)]).await;
+    // Into a namespace of the test's own.
+    let text = text.replace(&format!("namespace: {there}\n"), &format!("namespace: {here}\n"));
+    let mut grants = Grants::new();
+    for document in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
+        let kind = document["kind"].as_str().unwrap();
+        let (group, version) = match document["apiVersion"].as_str().unwrap().split_once('/') {
+            Some((group, version)) => (group, version),
+            None => ("", document["apiVersion"].as_str().unwrap()),
+        };
+        if kind != "ServiceAccount" && group != "rbac.authorization.k8s.io" {
+            continue;
+        }
+        for rule in document["rules"].as_array().into_iter().flatten() {
+            for (group, resource, verb) in each(rule) {
+                grants.insert((format!("{group}/{resource}"), verb));
+            }
+        }
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+        let client = cluster.client().await;
+        let namespace = document["metadata"]["namespace"].as_str();
+        let api: Api<DynamicObject> = match namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+            None => Api::all_with(client, &resource),
+        };
+        let object: DynamicObject = serde_json::from_value(document).unwrap();
+        api.create(&PostParams::default(), &object).await.unwrap();
+    }
+    grants
+}
+
+fn each(rule: &Value) -> Vec<(String, String, String)> {
+    let list = |name: &str| -> Vec<String> {
+        rule[name].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
+    };
+    let mut all = Vec::new();
+    for group in list("apiGroups") {
+        for resource in list("resources") {
+            for verb in list("verbs") {
+                all.push((group.clone(), resource.clone(), verb));
+            }
+        }
+    }
+    all
+}
+
+/// What was asked for, and what of it was refused.
+fn asked(cluster: &Cluster, account: &str) -> (Grants, Vec<Value>) {
+    let (mut grants, mut refused) = (Grants::new(), Vec::new());
+    for event in cluster.audit() {
+        if event["user"]["username"] != account || event["objectRef"].is_null() {
+            continue;
+        }
+        let part = |name: &str| event["objectRef"][name].as_str().unwrap_or_default().to_owned();
+        let resource = match part("subresource").as_str() {
+            "" => part("resource"),
+            sub => format!("{}/{sub}", part("resource")),
+        };
+        grants
+            .insert((format!("{}/{resource}", part("apiGroup")), event["verb"].as_str().unwrap().to_owned()));
+        if event["responseStatus"]["code"] == 403 {
+            refused.push(event);
+        }
+    }
+    (grants, refused)
+}
+
+/// Has the controller do all that it ever does, in `site`.
+async fn everything(site: &Site) {
+    let url = serve(axum::Router::new().route("/hook", axum::routing::post(|| async {}))).await;
+    let secret = format!("--from-literal=secret={WEBHOOK_SECRET}");
+    site.kubectl_ok(&["create", "secret", "generic", "hook", &secret]).await;
+    let pool = json!({
+        "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "default"}, "spec": {},
+    });
+    site.apply(&pool.to_string()).await;
+    let key = site.input(clip()).await;
+    let spec = json!({
+        "input": {"key": key}, "qualities": ["144p"], "suspend": true, "ttlSecondsAfterFinished": 0,
+        "webhook": {"url": format!("{url}/hook"), "secretRef": {"name": "hook"}},
+    });
+    site.make("film", spec).await;
+    // The second Event of a kind is a change of the first.
+    for suspend in [false, true, false, true, false] {
+        site.until("film", "suspended or not", |job| super::has_phase(job, "Suspended") != suspend).await;
+        site.patch("film", json!({"suspend": suspend})).await;
+    }
+    site.gone("film").await;
+    let wish = json!({"outputQualities": ["144p"], "fileName": "a.mp4"});
+    for _ in 0..2 {
+        let id = site.system.upload(clip(), &wish).await;
+        site.system.completed(&id).await;
+    }
+    let pools: Api<tcoder::crd::WorkerPool> = Api::namespaced(site.client.clone(), &site.namespace);
+    let said = async {
+        while pools.get("default").await.unwrap().status.is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, said).await.expect("nothing is said of the pool");
+}
+
+#[tokio::test]
+async fn the_roles_of_the_manifests_are_exactly_what_is_needed() {
+    let cluster: &'static Cluster = Box::leak(Box::new(Cluster::start().await));
+    cluster.define().await;
+    let system: &'static System = Box::leak(Box::new(Setup::default().start().await));
+    let home = Site::on(cluster, system, "films").await;
+
+    // One namespace.
+    let grants = grant(cluster, "namespaced", "films", &home.namespace).await;
+    let kubeconfig = cluster.kubeconfig_of(&home.namespace, "tcoder-controller").await;
+    let env =
+        [("POD_NAMESPACE", home.namespace.as_str()), ("MIRROR_MAX", "1"), ("ALLOW_PRIVATE_URLS", "true")];
+    let narrow = Controller::start(system, &kubeconfig, &["--namespace", &home.namespace], &env);
+    narrow.ready().await;
+    everything(&home).await;
+    narrow.stop().await;
+    let account = format!("system:serviceaccount:{}:tcoder-controller", home.namespace);
+    let (used, refused) = asked(cluster, &account);
+    assert!(refused.is_empty(), "{refused:#?}");
+    assert_eq!(used, grants, "left: used; right: granted");
+
+    // The whole cluster: its objects lie elsewhere than the controller.
+    let system: &'static System = Box::leak(Box::new(Setup::default().start().await));
+    let own = cluster.namespace("system").await;
+    let wide = grant(cluster, "cluster-wide", "tcoder-system", &own).await;
+    assert!(wide.is_superset(&grants));
+    let kubeconfig = cluster.kubeconfig_of(&own, "tcoder-controller").await;
+    let env = [("POD_NAMESPACE", own.as_str()), ("MIRROR_MAX", "0")];
+    let controller = Controller::start(system, &kubeconfig, &["--all-namespaces"], &env);
+    controller.ready().await;
+    let elsewhere = Site::on(cluster, system, "elsewhere").await;
+    let key = elsewhere.input(clip()).await;
+    let spec = json!({"input": {"key": key}, "qualities": ["144p"]});
+    elsewhere.jobs().create(&PostParams::default(), &object("film", spec)).await.unwrap();
+    until(elsewhere.jobs(), "film", "complete", |job| super::has_phase(job, "Complete")).await;
+    elsewhere.jobs().delete("film", &DeleteParams::default()).await.unwrap();
+    elsewhere.gone("film").await;
+    controller.stop().await;
+    let (_, refused) = asked(cluster, &format!("system:serviceaccount:{own}:tcoder-controller"));
+    assert!(refused.is_empty(), "{refused:#?}");
+}
+
+/// A controller that may do nothing says which roles it lacks, and is not ready.
+#[tokio::test]
+async fn a_controller_without_its_roles_says_so() {
+    let (cluster, system) = (crate::support::kube::bare().await, crate::support::system::shared().await);
+    let namespace = cluster.namespace("powerless").await;
+    let kubeconfig = cluster.kubeconfig_of(&namespace, "nobody").await;
+    let controller = Controller::start(system, &kubeconfig, &["--namespace", &namespace], &[]);
+    let http = crate::support::system::http();
+    let said = async {
+        loop {
+            if let Ok(answer) = http.get(format!("{}/readyz", controller.url)).send().await {
+                let (status, text) = (answer.status(), answer.text().await.unwrap());
+                if text.contains("rbac.yaml") {
+                    return status.as_u16();
+                }
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    assert_eq!(tokio::time::timeout(PATIENCE, said).await.expect("it does not say so"), 503);
+    assert!(system.http.get(format!("{}/livez", controller.url)).send().await.unwrap().status().is_success());
+    controller.stop().await;
+}

@@ -1,0 +1,183 @@
+//! A WorkerPool says how many machines there may be, and shows how many there are. Jobs of the API are
+//! shown as TranscodeJobs.
+
+use futures::StreamExt as _;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, ResourceExt as _};
+use secrecy::ExposeSecret as _;
+use serde_json::{Value, json};
+use tcoder::crd::{TranscodeJob, WorkerPool};
+
+use super::{Site, has_phase, status, until};
+use crate::support::kube as cluster;
+use crate::support::system::{PATIENCE, Setup, System, clip, long_clip};
+
+fn pools(site: &Site) -> Api<WorkerPool> {
+    Api::namespaced(site.client.clone(), &site.namespace)
+}
+
+async fn make(site: &Site, name: &str, spec: Value) {
+    let object = json!({
+        "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": name}, "spec": spec,
+    });
+    let object = serde_json::from_value(object).unwrap();
+    pools(site).create(&PostParams::default(), &object).await.unwrap();
+}
+
+async fn pool_until(site: &Site, name: &str, what: &str, so: impl Fn(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
+    let wait = async {
+        let mut changes = watcher::watch_object(pools(site), name).default_backoff().boxed();
+        loop {
+            if let Some(Ok(Some(pool))) = changes.next().await {
+                last = serde_json::to_value(&pool.status).unwrap();
+                if so(&last) {
+                    return last.clone();
+                }
+            }
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    waited.unwrap_or_else(|_| panic!("the pool {name} is not so: {what}"))
+}
+
+fn condition<'a>(status: &'a Value, type_: &str) -> &'a Value {
+    let all = status["conditions"].as_array();
+    all.and_then(|all| all.iter().find(|c| c["type"] == type_)).unwrap_or(&Value::Null)
+}
+
+async fn own(workers: u16, name: &str) -> Site {
+    let system: &'static System = Box::leak(Box::new(Setup::default().workers(workers).start().await));
+    Site::on(cluster::bare().await, system, name).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pool_says_how_many_machines_there_may_be() {
+    let site = own(0, "pool").await;
+    let (fly, _stop) = site.system.fly("clips").await;
+    let config = fly.fly_config();
+    let (api, token) = (config.base.to_string(), config.token.expose_secret().to_owned());
+    let env = [
+        ("FLY_API_TOKEN", token.as_str()),
+        ("FLY_APP_NAME", "clips"),
+        ("FLY_API_HOSTNAME", api.as_str()),
+        ("FLY_REGION", "iad"),
+        ("FLEET_PRICE_USD_PER_HOUR", "0.36"),
+        // Machines get it too, and would log among the tests' words.
+        ("RUST_LOG", "warn"),
+    ];
+    let controller = site.controller(&env);
+    controller.ready().await;
+    // The image is the pool's to say: without one nothing can be done, and it is said.
+    make(&site, "default", json!({"max": 2, "idleTimeoutSeconds": 1})).await;
+    let said = pool_until(&site, "default", "refused", |s| condition(s, "Stalled")["status"] == "True").await;
+    assert!(said["lastError"].as_str().unwrap().starts_with("spec.image"), "{said:#}");
+    let with_image = json!({"spec": {"image": "worker:1"}});
+    pools(&site).patch("default", &PatchParams::default(), &Patch::Merge(with_image)).await.unwrap();
+
+    // One that comes later waits behind it.
+    make(&site, "second", json!({"image": "worker:2", "max": 50})).await;
+    let behind = pool_until(&site, "second", "behind", |s| condition(s, "Stalled")["status"] == "True").await;
+    assert_eq!(condition(&behind, "Stalled")["reason"], "AnotherPoolActs");
+
+    let key = site.input(long_clip()).await;
+    for n in 0..3 {
+        let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["480p"]});
+        site.make(&format!("film-{n}"), spec).await;
+    }
+    pool_until(&site, "default", "two are busy", |s| {
+        s["machines"]["busy"] == 2 && s["pending"].as_i64() > Some(0)
+    })
+    .await;
+    for n in 0..3 {
+        let job = site.phase(&format!("film-{n}"), "Complete").await;
+        let cost = status(&job)["cost"].clone();
+        assert!(cost["usd"].as_str().unwrap().parse::<f64>().unwrap() > 0.0, "{cost}");
+    }
+    assert_eq!(fly.machines().len(), 2, "never more than max");
+    let rest = |s: &Value| s["desired"] == 0 && condition(s, "Ready")["status"] == "True";
+    let rest = pool_until(&site, "default", "nothing is wanted", rest).await;
+    assert_eq!((&rest["machines"]["total"], &rest["pending"]), (&json!(2), &json!(0)));
+
+    // The scale sub-resource sets max, and a min brings machines up without any job.
+    site.kubectl_ok(&["scale", "workerpool/default", "--replicas=1"]).await;
+    assert_eq!(pools(&site).get("default").await.unwrap().spec.max, 1);
+    let min = json!({"spec": {"min": 1, "idleTimeoutSeconds": 0}});
+    pools(&site).patch("default", &PatchParams::default(), &Patch::Merge(min)).await.unwrap();
+    pool_until(&site, "default", "one is up", |s| s["machines"]["idle"] == 1).await;
+
+    // A wrong token is said where people look, and is nowhere itself.
+    let paused = json!({"spec": {"paused": true}});
+    pools(&site).patch("default", &PatchParams::default(), &Patch::Merge(paused)).await.unwrap();
+    pool_until(&site, "default", "paused", |s| condition(s, "Paused")["status"] == "True").await;
+    let table = site.kubectl_ok(&["get", "wp"]).await;
+    for word in ["DESIRED", "BUSY", "IDLE", "PENDING", "READY", "default"] {
+        assert!(table.contains(word), "{table}");
+    }
+    let log = controller.stop().await;
+    assert!(!log.contains(&token));
+}
+
+#[tokio::test]
+async fn a_pool_without_fly_says_what_is_missing() {
+    let site = own(0, "no-fly").await;
+    let controller = site.controller(&[]);
+    make(&site, "default", json!({"image": "worker:1"})).await;
+    let said = pool_until(&site, "default", "said", |s| condition(s, "Ready")["status"] == "False").await;
+    assert_eq!(condition(&said, "Stalled")["reason"], "FlyNotConfigured");
+    assert!(said["lastError"].as_str().unwrap().contains("FLY_API_TOKEN"), "{said:#}");
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn jobs_of_the_api_are_shown_up_to_a_bound() {
+    let site = own(1, "mirror").await;
+    let before = site.system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
+    let waits = site.system.post("/api/upload", &json!({"outputQualities": ["144p"]})).await.body;
+    let waits = waits["jobId"].as_str().unwrap().to_owned();
+    site.system.completed(&before).await;
+    let namespace = site.namespace.clone();
+    let controller = site.controller(&[("MIRROR_MAX", "2"), ("POD_NAMESPACE", &namespace)]);
+    // What was under way before it came is shown, what was over is not.
+    let shown = format!("api-{waits}");
+    let mirror = site.phase(&shown, "Uploading").await;
+    let labels = mirror.labels();
+    assert_eq!((labels["tcoder.dev/origin"].as_str(), &labels["tcoder.dev/job-id"]), ("api", &waits));
+    assert!(site.jobs().get_opt(&format!("api-{before}")).await.unwrap().is_none());
+
+    let second = site.system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
+    let mirror = site.phase(&format!("api-{second}"), "Complete").await;
+    assert_eq!(status(&mirror)["outputs"].as_array().unwrap().len(), 1);
+    assert!(mirror.finalizers().is_empty());
+    // A third takes the place of the one that is over.
+    let third = site.system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
+    site.phase(&format!("api-{third}"), "Complete").await;
+    site.gone(&format!("api-{second}")).await;
+    // Deleting a picture is not cancelling a job.
+    site.jobs().delete(&shown, &DeleteParams::default()).await.unwrap();
+    site.gone(&shown).await;
+    assert_eq!(site.system.job(&waits).await["status"], "uploading");
+    // Elsewhere such a label shows nobody a job.
+    let elsewhere = site.cluster.namespace("nosy").await;
+    assert_ne!(elsewhere, site.namespace);
+    let nosy = controller.stop().await;
+    assert!(nosy.contains("acts no longer"));
+}
+
+/// The label of a mirror counts only in the namespace of the mirrors.
+#[tokio::test]
+async fn nobody_reads_of_a_job_by_its_label() {
+    let site = super::site("nosy").await;
+    let id =
+        site.system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "secret.mp4"})).await;
+    site.system.completed(&id).await;
+    let key = site.input(clip()).await;
+    let mut nosy = super::object("nosy", json!({"input": {"key": key}, "suspend": true}));
+    nosy.labels_mut().insert("tcoder.dev/job-id".to_owned(), id.clone());
+    nosy.labels_mut().insert("tcoder.dev/origin".to_owned(), "api".to_owned());
+    site.jobs().create(&PostParams::default(), &nosy).await.unwrap();
+    let jobs: Api<TranscodeJob> = site.jobs();
+    let job = until(jobs, "nosy", "suspended", |job| has_phase(job, "Suspended")).await;
+    assert_ne!(status(&job)["jobId"], json!(id));
+}
