@@ -64,6 +64,7 @@ Environment:
 const CONTROLLER_ENVIRONMENT: &str = "\
 Environment:
   REDIS_URL                    such as rediss://user:password@host:6379
+  REDIS_KEY_PREFIX             when several installations share a Redis
   FLY_API_TOKEN                from `fly tokens create deploy`
   FLY_APP_NAME                 the app whose machines are the workers
   FLY_WORKER_IMAGE             such as registry.fly.io/app:tag
@@ -76,11 +77,13 @@ Environment:
   FLEET_BUDGET_USD_PER_HOUR    no more machines than this pays for
   FLEET_PRICE_USD_PER_HOUR     of one machine, where its size is in no list
   FLEET_PAUSED                 true: only look on
+  RUST_LOG, LOG_FORMAT         which logs (warn,tcoder=info); text or json
   In Kubernetes also:
   R2_ENDPOINT or R2_ACCOUNT_ID, R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY,
   R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL
                                for uploads, and the addresses of outputs
   POD_NAMESPACE                where its Lease is, and the mirrors
+  HOSTNAME                     its name in the Lease
   MIRROR_MAX                   so many jobs of the API are shown as TranscodeJobs (200; 0: none)
   ALLOW_PRIVATE_URLS           true lets inputs and webhooks lie in a private network
   Without FLY_API_TOKEN no machines are looked after: workers of your own do the work.

@@ -21,6 +21,7 @@ mod the_api;
 mod the_command_line;
 mod the_fleet;
 mod the_fleet_from_outside;
+mod the_manifests;
 mod the_metrics;
 mod the_operator;
 mod webhooks;
