@@ -39,8 +39,8 @@ build: ## The release binary
 	$(CARGO) build --locked --release
 
 bench: ## Measure: one figure a line, and target/bench.json
-	@hack/setup.sh demo
-	$(CARGO) bench --locked --bench figures
+	@hack/setup.sh test
+	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" $(CARGO) bench --locked --bench figures
 
 clean: ## Remove what was built
 	$(CARGO) clean

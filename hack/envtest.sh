@@ -84,34 +84,38 @@ build() {
   [ -z "$root" ] || command -v sudo >/dev/null || return 1
   say "Building kube-apiserver from Debian's source package; this takes some minutes, once."
   version=1.20.5+really1.20.2-1.1+deb12u1
-  # shellcheck disable=SC2016 # apt fills it in
-  site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | head -n 1)
-  list=/etc/apt/sources.list.d/tcoder-envtest.list
-  echo "deb-src $site bookworm main" | $root tee $list >/dev/null
   mkdir -p "$cache"
   work=$(mktemp -d "$cache/build.XXXXXX")
-  if (build_in "$work" "$version") >&2; then
+  # A process of its own, which ends at the first failure; a function in a condition would not.
+  failed=0
+  "$0" --build-in "$work" "$version" "$root" >&2 || failed=1
+  if [ $failed = 0 ]; then
     mkdir -p "$cache/bin"
     mv "$work/kube-apiserver" "$cache/bin/"
-    done=0
-  else
-    done=1
   fi
-  $root rm -f $list
   # Go keeps its modules read-only.
   chmod -R u+w "$work"
   rm -rf "$work"
-  return $done
+  return $failed
 }
 
 build_in() {
-  set -e
+  root=$3
   export DEBIAN_FRONTEND=noninteractive
   $root apt-get update -qq
   $root apt-get install -y -qq --no-install-recommends \
     golang-1.19-go golang-github-modern-go-reflect2-dev dpkg-dev xz-utils >/dev/null
   cd "$1"
-  apt-get source -qq --download-only "kubernetes=$2"
+  # From where packages come already, by a list of our own: the system's is left as it is.
+  # shellcheck disable=SC2016 # apt fills it in
+  site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | head -n 1)
+  mkdir lists
+  echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site bookworm main" >sources.list
+  ours="-o Dir::Etc::sourcelist=$1/sources.list -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists=$1/lists"
+  # shellcheck disable=SC2086 # a list of options
+  apt-get $ours update -qq
+  # shellcheck disable=SC2086
+  apt-get $ours source -qq --download-only "kubernetes=$2"
   export GOPATH="$1/go" GOCACHE="$1/cache" GO111MODULE=off CGO_ENABLED=0 PATH="/usr/lib/go-1.19/bin:$PATH"
   tree=$GOPATH/src/k8s.io/kubernetes
   mkdir -p "$tree"
@@ -132,6 +136,11 @@ build_in() {
     -ldflags "-s -w -X $at.gitVersion=v1.20.2 -X $at.gitMajor=1 -X $at.gitMinor=20" ./cmd/kube-apiserver
 }
 
+if [ "${1:-}" = --build-in ]; then
+  shift
+  build_in "$@"
+  exit
+fi
 if [ -z "$(found kube-apiserver)" ] || [ -z "$(found etcd)" ] || [ -z "$(found_kubectl)" ]; then
   download || say "The official release of Kubernetes cannot be fetched from here."
 fi

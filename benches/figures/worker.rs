@@ -110,7 +110,8 @@ async fn until_claimed(feed: &mut EventFeed) {
     }
 }
 
-fn resident_mb(pid: u32) -> f64 {
+/// What a process holds in memory.
+pub fn resident_mb(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();
     let kb: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
