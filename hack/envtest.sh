@@ -126,8 +126,9 @@ build_in() {
   cp -r /usr/share/gocode/src/github.com/modern-go/reflect2 vendor/github.com/modern-go/
   # Debian's tarball leaves generated code out.
   go build -o "$1/openapi-gen" ./vendor/k8s.io/kube-openapi/cmd/openapi-gen
-  packages=$(grep -rl --include=doc.go '+k8s:openapi-gen=' pkg cmd vendor/k8s.io/ staging/src/k8s.io 2>/dev/null |
-    sed -e 's#/doc.go$##' -e 's#^staging/src/#vendor/#' -e 's#^#k8s.io/kubernetes/#' | sort -u | paste -sd, -)
+  packages=$(grep -rl --include='*.go' --exclude='zz_generated*' --exclude='*_test.go' '+k8s:openapi-gen=' \
+    pkg cmd staging/src/k8s.io | grep -v /testdata/ |
+    sed -e 's#/[^/]*$##' -e 's#^staging/src/#vendor/#' -e 's#^#k8s.io/kubernetes/#' | sort -u | paste -sd, -)
   "$1/openapi-gen" --input-dirs "$packages" --output-package k8s.io/kubernetes/pkg/generated/openapi \
     --output-file-base zz_generated.openapi --output-base "$GOPATH/src" \
     --go-header-file hack/boilerplate/boilerplate.generatego.txt

@@ -1,7 +1,19 @@
 //! Controllers: what is wished for against what there is.
 //!
-//! What lives here: the fleet's plan (`fleet`, pure) and the loop that carries it out (`reconciler`). What
-//! does not: how Fly (`flyprovider`) or Redis (`queue`) is spoken to.
+//! What does not live here: how Fly (`flyprovider`) or Redis (`queue`) is spoken to, and what the custom
+//! resources look like (`crd`).
+//!
+//! | part | what it does |
+//! |---|---|
+//! | `fleet` | how many machines there should be, and the next steps (pure) |
+//! | `reconciler` | the loop that carries them out |
+//! | `operator` | all that a controller does in a cluster, while it is its turn |
+//! | `election` | whose turn it is: a Lease |
+//! | `transcode_job` | TranscodeJobs become jobs, and show how far these are |
+//! | `worker_pool` | WorkerPools say what is wanted of the fleet, and show what there is |
+//! | `mirror` | jobs from elsewhere, shown as TranscodeJobs |
+//! | `secrets` | the keys that sign webhooks |
+//! | `conditions` | conditions by the API conventions (pure) |
 
 #[cfg(not(target_arch = "wasm32"))]
 mod conditions;

@@ -175,6 +175,7 @@ impl Operator {
             mirrors: self.mirror.map(|_| self.namespace.clone()),
             price: prices,
             recorder: Recorder::new(client.clone(), reporter),
+            metrics: Arc::clone(&self.metrics),
         }));
         let pools = Pools {
             client: client.clone(),
@@ -198,6 +199,7 @@ impl Operator {
             mail: Some(mail),
         };
         let jobs = self.scope.api(client.clone());
+        self.metrics.operator_acts(true);
         tokio::join!(
             transcode_job::run(Arc::clone(&context), jobs, self.hub.listen(), term.clone()),
             pools.run(term.clone()),
@@ -206,6 +208,7 @@ impl Operator {
             housekeeper.run(term.clone()),
             say_ready(&context, ready, &term),
         );
+        self.metrics.operator_acts(false);
     }
 
     async fn mirror(&self, context: &Arc<Context>, term: &CancellationToken) {

@@ -21,6 +21,7 @@ use std::time::Duration;
 use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
@@ -60,6 +61,8 @@ pub struct Metrics {
     fly_limited: Counter,
     actions: Family<Labels<2>, Counter>,
     spent: Counter<f64, std::sync::atomic::AtomicU64>,
+    operator_acts: Gauge,
+    reconciles: Family<Labels<1>, Counter>,
 }
 
 /// How long Redis may take to say how things stand. Prometheus gives up on a scrape after ten seconds.
@@ -108,7 +111,12 @@ impl Metrics {
             fly_limited: Counter::default(),
             actions: Family::default(),
             spent: Counter::default(),
+            operator_acts: Gauge::default(),
+            reconciles: Family::default(),
         };
+        for outcome in ["ok", "error"] {
+            drop(metrics.reconciles.get_or_create(&[("outcome", outcome)]));
+        }
         // From zero on, so that the first of its kind is seen as an increase.
         for end in ATTEMPT_ENDS {
             drop(metrics.attempts.get_or_create(&[("outcome", end.name())]));
@@ -172,6 +180,16 @@ impl Metrics {
             Unit::Other("dollars".to_owned()),
             self.spent.clone(),
         );
+        r.register(
+            "operator_acts",
+            "Whether this process holds the Lease and sees to TranscodeJobs and WorkerPools",
+            self.operator_acts.clone(),
+        );
+        r.register(
+            "operator_reconciles",
+            "Looks of this process at a TranscodeJob, by whether they came to an end",
+            self.reconciles.clone(),
+        );
         r.register_collector(Box::new(gauges::Shown(Arc::clone(&self.gauges))));
     }
 
@@ -234,6 +252,16 @@ impl Metrics {
     /// A step on the fleet was carried out, a retire too.
     pub fn fleet_action(&self, kind: &'static str, outcome: &'static str) {
         self.actions.get_or_create(&[("kind", kind), ("outcome", outcome)]).inc();
+    }
+
+    /// This process sees to custom resources from now on, or does so no longer.
+    pub fn operator_acts(&self, acts: bool) {
+        self.operator_acts.set(acts.into());
+    }
+
+    /// A TranscodeJob was looked at, or could not be.
+    pub fn reconciled(&self, ok: bool) {
+        self.reconciles.get_or_create(&[("outcome", if ok { "ok" } else { "error" })]).inc();
     }
 
     /// So many dollars were spent on machines, by estimate. What is no amount is left out: a counter

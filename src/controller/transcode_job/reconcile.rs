@@ -21,6 +21,7 @@ use super::wish::Rules;
 use crate::controller::secrets;
 use crate::crd::{FINALIZER, Phase, TranscodeJob, TranscodeJobStatus, reason};
 use crate::job::{JobId, Millis, ObjectKey};
+use crate::metrics::Metrics;
 use crate::queue::{CallOff, Queue, QueueError};
 use crate::storage::links::{Links, wall_clock};
 use crate::storage::{Bucket, Storage, StorageError};
@@ -94,6 +95,8 @@ pub struct Tools {
     pub price: watch::Receiver<Option<f64>>,
     /// Writes Events.
     pub recorder: Recorder,
+    /// Where figures go.
+    pub metrics: Arc<Metrics>,
 }
 
 /// The same, and what is known between two looks.
@@ -160,6 +163,7 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
     let Some(id) = job_id(&object, context.mirrors()) else { return Ok(Action::await_change()) };
     let dirty = context.index().take_dirty(id);
     let done = context.see_to(&object, id, dirty).await;
+    context.tools.metrics.reconciled(done.is_ok());
     match &done {
         Ok(_) => context.index().succeeded(id),
         Err(_) if dirty => context.index().mark_dirty(id),
