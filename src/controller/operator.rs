@@ -200,12 +200,13 @@ impl Operator {
         };
         let jobs = self.scope.api(client.clone());
         self.metrics.operator_acts(true);
+        // None of these ends by itself. Should one do so, all begin anew rather than go on without it.
         tokio::join!(
-            transcode_job::run(Arc::clone(&context), jobs, self.hub.listen(), term.clone()),
-            pools.run(term.clone()),
+            whole(transcode_job::run(Arc::clone(&context), jobs, self.hub.listen(), term.clone()), &term),
+            whole(pools.run(term.clone()), &term),
+            whole(housekeeper.run(term.clone()), &term),
             self.mirror(&context, &term),
             self.fleet(wants, told, &term),
-            housekeeper.run(term.clone()),
             say_ready(&context, ready, &term),
         );
         self.metrics.operator_acts(false);
@@ -255,6 +256,15 @@ impl Operator {
             () = Reconciler::new(parts).run(term.clone()) => {}
             () = follow => {}
         }
+    }
+}
+
+/// Runs a part, and ends the term with it.
+async fn whole(part: impl Future<Output = ()>, term: &CancellationToken) {
+    part.await;
+    if !term.is_cancelled() {
+        tracing::error!("a part of the operator ended by itself; all of it begins anew");
+        term.cancel();
     }
 }
 

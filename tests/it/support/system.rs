@@ -175,6 +175,7 @@ impl Setup {
             child,
             stdout,
             token,
+            redis: self.env.iter().find(|(name, _)| *name == "REDIS_URL").map(|(_, url)| url.clone()),
             http: http(),
         }
     }
@@ -204,6 +205,8 @@ pub struct System {
     child: Child,
     stdout: Lines<BufReader<ChildStdout>>,
     token: Option<String>,
+    /// The Redis it was told to use, where it has none of its own.
+    redis: Option<String>,
     pub http: reqwest::Client,
 }
 
@@ -360,6 +363,9 @@ impl System {
     }
 
     pub fn redis_url(&self) -> String {
+        if let Some(url) = &self.redis {
+            return url.clone();
+        }
         // redis-server names its socket in its process title.
         let command = self.redis_server().command;
         let socket = command.split_once("unixsocket:").unwrap().1.split(' ').next().unwrap().to_owned();

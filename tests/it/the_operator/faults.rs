@@ -15,6 +15,7 @@ use tcoder::crd::TranscodeJob;
 
 use super::{Controller, Site, condition, has_phase, object, site, status, until};
 use crate::support::kube::{self as cluster, Cluster};
+use crate::support::redis::private_redis;
 use crate::support::system::{self, PATIENCE, Setup, System, clip, long_clip};
 
 /// A namespace whose controllers are the test's own.
@@ -160,7 +161,7 @@ async fn the_api_server_dies_and_the_watch_is_too_old_when_it_comes_back() {
 }
 
 #[tokio::test]
-async fn redis_dies_and_comes_back() {
+async fn redis_does_not_answer_for_a_while() {
     // The folder of the system is where its redis-server keeps its file.
     let system = Box::leak(Box::new(Setup::default().start().await));
     let site = own(system, "redis").await;
@@ -176,6 +177,33 @@ async fn redis_dies_and_comes_back() {
     system::send(redis.pid, Signal::SIGCONT);
     site.phase("film", "Complete").await;
     assert_eq!(site.changes(&job.uid().unwrap()), ["queued", "running", "completed"]);
+    controller.stop().await;
+}
+
+#[tokio::test]
+async fn redis_is_killed_and_started_again() {
+    use secrecy::ExposeSecret as _;
+    let mut redis = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let url = redis.config().url.expose_secret().to_owned();
+    let system = Box::leak(Box::new(Setup::default().env("REDIS_URL", &url).start().await));
+    let site = own(system, "redis-killed").await;
+    let controller = site.controller(&[]);
+    controller.ready().await;
+    let (short, long) = (site.input(clip()).await, site.input(long_clip()).await);
+    let spec = json!({"input": {"key": long}, "preset": "hls", "qualities": ["480p"]});
+    let runs = site.make("runs", spec).await;
+    site.phase("runs", "Running").await;
+    redis.kill().await;
+    site.make("later", json!({"input": {"key": short}, "qualities": ["144p"]})).await;
+    let (_, reason, message) = site.condition("later", "Reconciling").await;
+    assert_eq!(reason, "RedisUnavailable", "{message}");
+    site.make("gone", json!({"input": {"key": short}, "suspend": true})).await;
+    redis.start();
+    site.phase("later", "Complete").await;
+    let job = site.phase("runs", "Complete").await;
+    assert_eq!(site.job(&runs).await["status"], "completed");
+    assert!(condition(&job, "Failed").is_none());
+    site.phase("gone", "Suspended").await;
     controller.stop().await;
 }
 
