@@ -8,6 +8,7 @@
 //! | [`job`] | the domain: ids, presets, qualities, the state machine, results. Pure |
 //! | [`config`] | the environment, read once into typed values |
 //! | [`net`] | outgoing HTTP that refuses private addresses |
+//! | [`pace`] | time limits and pauses, in a process and at the edge |
 //! | [`serve`] | incoming HTTP within limits |
 //! | [`process`] | child processes that end with their parent |
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
@@ -49,6 +50,7 @@ pub mod job;
 pub mod metrics;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod net;
+pub mod pace;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod process;
 #[cfg(not(target_arch = "wasm32"))]

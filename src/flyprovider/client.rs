@@ -20,6 +20,7 @@ use super::error::{Answer, FlyError, Kind, classify, retry_after};
 use super::host::{self, Again};
 use super::{Machine, MachineConfig, MachineEvent, MachineId, MachineState};
 use crate::config::FlyConfig;
+use crate::pace::within;
 
 /// From the request to the last byte of its answer. A create waits for a host to be found.
 pub(super) const READ: Duration = Duration::from_secs(20);
@@ -252,7 +253,7 @@ impl Fly {
     }
 
     async fn send(&self, call: &Call<'_>) -> Result<(StatusCode, Option<Duration>, Vec<u8>), FlyError> {
-        let in_time = host::within(call.limit, self.exchange(call)).await;
+        let in_time = within(call.limit, self.exchange(call)).await;
         in_time.unwrap_or_else(|| Err(in_doubt(call.kind(), "time-out".into())))
     }
 

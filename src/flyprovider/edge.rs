@@ -1,10 +1,5 @@
 //! What the client needs of the edge, where `fetch` makes the calls.
 
-use std::pin::pin;
-use std::time::Duration;
-
-use futures::future::{Either, select};
-use gloo_timers::future::TimeoutFuture;
 use url::Url;
 
 use super::FlyError;
@@ -14,16 +9,6 @@ pub(super) const BODY_MAX: usize = 16 << 20;
 
 pub(super) fn http() -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder().user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION"))).build()
-}
-
-/// What comes of it in this time. What is not ready then is given up, which aborts its `fetch`. The limit
-/// that reqwest has does not do here: an answer that stops in the middle outlived it.
-pub(super) async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Option<T> {
-    let timer = TimeoutFuture::new(u32::try_from(limit.as_millis()).unwrap_or(u32::MAX));
-    match select(pin!(call), timer).await {
-        Either::Left((done, _)) => Some(done),
-        Either::Right(_) => None,
-    }
 }
 
 /// Whether it is the answer of whom we asked. Here redirects are followed, and only the answer shows it:

@@ -27,11 +27,6 @@ pub(super) fn http() -> reqwest::Result<reqwest::Client> {
         .build()
 }
 
-/// What comes of it in this time. What is not ready then is given up.
-pub(super) async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Option<T> {
-    tokio::time::timeout(limit, call).await.ok()
-}
-
 /// Redirects are not followed, so whoever was asked has answered.
 pub(super) const fn is_from(_: &reqwest::Response, _: &Url) -> bool {
     true

@@ -58,14 +58,14 @@ pub use jobs::{
 pub use outbox::{Delivery, DeliveryState, Outbox};
 pub use pool::{Registered, WorkerRecord, WorkerState};
 pub use read::{Filter, Page, Stats};
-pub use transport::{Command, QueueError, Reply};
+pub use transport::{Command, QueueError, Reply, Rest};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::RedisConfig;
 use scripts::Script;
-use transport::Tcp;
+use transport::Transport;
 
 /// The queue's settings that are the same for every caller of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Default for Policy {
 /// A handle on the queue; cheap to clone.
 #[derive(Clone)]
 pub struct Queue {
-    tcp: Tcp,
+    transport: Transport,
     prefix: Arc<str>,
     policy: Policy,
 }
@@ -116,10 +116,16 @@ impl Queue {
     /// # Errors
     /// As [`Queue::connect`].
     pub async fn connect_with(config: &RedisConfig, policy: Policy) -> Result<Self, QueueError> {
-        let tcp = Tcp::connect(&config.url).await?;
-        let queue = Self { tcp, prefix: config.prefix.as_str().into(), policy };
+        let transport = Transport::Tcp(Box::new(transport::Tcp::connect(&config.url).await?));
+        let queue = Self { transport, prefix: config.prefix.as_str().into(), policy };
         queue.refuse_evicting_server().await?;
         Ok(queue)
+    }
+
+    /// A queue over a REST interface, as the edge has it. Nothing is asked yet.
+    #[must_use]
+    pub fn over_rest(rest: Rest, prefix: &str) -> Self {
+        Self { transport: Transport::Rest(rest), prefix: prefix.into(), policy: Policy::default() }
     }
 
     /// A connection of its own to the same Redis, for a thread with its own runtime or for calls that block.
@@ -127,8 +133,8 @@ impl Queue {
     /// # Errors
     /// When Redis does not answer.
     pub async fn reconnect(&self) -> Result<Self, QueueError> {
-        let tcp = self.tcp.again().await?;
-        Ok(Self { tcp, prefix: self.prefix.clone(), policy: self.policy })
+        let transport = self.transport.again().await?;
+        Ok(Self { transport, prefix: self.prefix.clone(), policy: self.policy })
     }
 
     /// The settings in force.
@@ -154,7 +160,7 @@ impl Queue {
     }
 
     async fn run(&self, command: Command) -> Result<Reply, QueueError> {
-        self.tcp.run(command).await
+        self.transport.run(command).await
     }
 
     /// Several commands in one round trip; answers in their order.
@@ -162,7 +168,7 @@ impl Queue {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
-        self.tcp.pipeline(commands).await
+        self.transport.pipeline(commands).await
     }
 
     /// Runs a script by its hash, and by its text where the server has not seen it or has forgotten it.
@@ -187,7 +193,7 @@ impl Queue {
                     tries += 1;
                     let pause =
                         backoff::full_jitter(tries, Duration::from_millis(100), Duration::from_secs(2));
-                    tokio::time::sleep(pause).await;
+                    crate::pace::sleep(pause).await;
                 }
                 other => return other,
             }

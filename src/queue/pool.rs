@@ -184,7 +184,7 @@ impl Queue {
         // 0 would mean for ever.
         let seconds = limit.as_secs_f64().max(0.01);
         let command = Command::new("BZPOPMIN").arg(self.key("jobs:bell")).arg(format!("{seconds:.3}"));
-        self.tcp.run_blocking(command, limit).await.map(drop)
+        self.transport.run_blocking(command, limit).await.map(drop)
     }
 }
 

@@ -9,6 +9,7 @@ mod listing;
 mod model;
 mod outbox;
 mod random;
+mod rest;
 mod soak;
 mod wake;
 

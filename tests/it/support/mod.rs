@@ -6,3 +6,4 @@ pub mod kube;
 pub mod objects;
 pub mod redis;
 pub mod system;
+pub mod upstash;

@@ -1,4 +1,4 @@
-//! Commands, answers, and the way they travel. Today over TCP; a REST front answers the same shapes.
+//! Redis over TCP, TLS or a Unix socket.
 
 use std::time::Duration;
 
@@ -7,31 +7,7 @@ use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
 use secrecy::{ExposeSecret as _, SecretString};
 
-/// One Redis command.
-#[derive(Clone, Debug)]
-pub struct Command(Vec<String>);
-
-impl Command {
-    /// A command without arguments yet.
-    #[must_use]
-    pub fn new(verb: &str) -> Self {
-        Self(vec![verb.to_owned()])
-    }
-
-    /// With one more argument.
-    #[must_use]
-    pub fn arg(mut self, arg: impl Into<String>) -> Self {
-        self.0.push(arg.into());
-        self
-    }
-
-    /// With more arguments.
-    #[must_use]
-    pub fn args<I: IntoIterator<Item: Into<String>>>(mut self, args: I) -> Self {
-        self.0.extend(args.into_iter().map(Into::into));
-        self
-    }
-}
+use super::{Command, QueueError, Reply, of_code};
 
 impl From<&Command> for redis::Cmd {
     fn from(command: &Command) -> Self {
@@ -43,107 +19,14 @@ impl From<&Command> for redis::Cmd {
     }
 }
 
-/// One answer, the same whichever way it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// Nothing.
-    Nil,
-    /// A number.
-    Int(i64),
-    /// A text.
-    Text(String),
-    /// A list.
-    List(Vec<Reply>),
-}
-
-impl Reply {
-    /// The text, if it is one.
-    #[must_use]
-    pub fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// The number, if it is one or a text that reads as one.
-    #[must_use]
-    pub fn int(&self) -> Option<i64> {
-        match self {
-            Self::Int(n) => Some(*n),
-            // Scores come as texts, and large ones with an exponent.
-            Self::Text(text) => text.parse().ok().or_else(|| {
-                #[allow(clippy::cast_possible_truncation)]
-                text.parse::<f64>().ok().map(|f| f as i64)
-            }),
-            _ => None,
-        }
-    }
-
-    /// The list, if it is one.
-    #[must_use]
-    pub fn list(&self) -> Option<&[Self]> {
-        match self {
-            Self::List(list) => Some(list),
-            _ => None,
-        }
-    }
-}
-
-/// A call on the queue failed.
-#[derive(Debug, thiserror::Error)]
-pub enum QueueError {
-    /// No connection, or no answer in time. What was asked may or may not have happened.
-    #[error("Redis at REDIS_URL does not answer ({0}); check that it runs and that the address is right")]
-    Connection(String),
-    /// Wrong password or user.
-    #[error("Redis refuses the login in REDIS_URL; check its user name and password")]
-    Auth,
-    /// Redis will not do it.
-    #[error("Redis refuses the command: {0}")]
-    Refused(String),
-    /// Redis has no memory left for writes.
-    #[error("Redis is out of memory; give it more, or lower the retention of ended jobs")]
-    OutOfMemory,
-    /// The script is not cached there. Handled by sending its text.
-    #[error("Redis does not know the script")]
-    NoScript,
-    /// Keys may be evicted.
-    #[error("Redis has maxmemory-policy {0}, which deletes jobs under memory pressure; set it to noeviction")]
-    Evicts(String),
-    /// What stands in Redis is not what this version writes.
-    #[error("unexpected data in Redis: {0}; was it written by something else?")]
-    Data(String),
-}
-
-impl QueueError {
-    /// Whether the connection is at fault, so that the same call may work later.
-    #[must_use]
-    pub const fn is_connection(&self) -> bool {
-        matches!(self, Self::Connection(_))
-    }
-
-    pub(super) fn data(what: impl Into<String>) -> Self {
-        Self::Data(what.into())
-    }
-}
-
 impl From<redis::RedisError> for QueueError {
     fn from(error: redis::RedisError) -> Self {
         use redis::ErrorKind;
-        match error.code() {
-            Some("NOSCRIPT") => return Self::NoScript,
-            Some("OOM") => return Self::OutOfMemory,
-            Some("WRONGPASS" | "NOAUTH") => return Self::Auth,
-            // Both pass by themselves: Redis reads its files, or a replica takes over.
-            Some("LOADING" | "READONLY" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN") => {
-                return Self::Connection(error.to_string());
-            }
-            _ => {}
-        }
-        // A script's inner error keeps its code only inside the text.
-        if error.detail().is_some_and(|d| d.contains("OOM command not allowed")) {
-            return Self::OutOfMemory;
+        if let Some(special) = of_code(error.code(), error.detail().unwrap_or_default()) {
+            return match special {
+                Self::Connection(_) => Self::Connection(error.to_string()),
+                other => other,
+            };
         }
         match error.kind() {
             ErrorKind::AuthenticationFailed => Self::Auth,

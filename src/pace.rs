@@ -1,0 +1,38 @@
+//! Time limits and pauses that work on both kinds of host: a process with tokio, and the edge, where
+//! JavaScript has the timers.
+
+use std::time::Duration;
+
+/// What comes of it in this time. What is not ready then is given up.
+#[cfg(not(target_arch = "wasm32"))]
+pub async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(limit, call).await.ok()
+}
+
+/// A pause.
+#[cfg(not(target_arch = "wasm32"))]
+pub async fn sleep(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
+/// What comes of it in this time. What is not ready then is given up, which aborts its `fetch`. The limit
+/// that reqwest has does not do here: an answer that stops in the middle outlived it.
+#[cfg(target_arch = "wasm32")]
+pub async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Option<T> {
+    use futures::future::{Either, select};
+    match select(std::pin::pin!(call), timer(limit)).await {
+        Either::Left((done, _)) => Some(done),
+        Either::Right(_) => None,
+    }
+}
+
+/// A pause.
+#[cfg(target_arch = "wasm32")]
+pub async fn sleep(time: Duration) {
+    timer(time).await;
+}
+
+#[cfg(target_arch = "wasm32")]
+fn timer(time: Duration) -> gloo_timers::future::TimeoutFuture {
+    gloo_timers::future::TimeoutFuture::new(u32::try_from(time.as_millis()).unwrap_or(u32::MAX))
+}
