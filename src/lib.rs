@@ -29,8 +29,8 @@
 //! always asked for over the Fly Machines API, a worker is always the process `tcoder worker`; on a
 //! laptop too.
 //!
-//! At the edge, compiled to wasm32, are [`job`], [`config`], the client in [`flyprovider`] and the plan
-//! in [`controller::fleet`]. Everything else is native.
+//! At the edge, compiled to wasm32, are [`job`], [`config`], [`pace`], [`queue`] over REST, the client in
+//! [`flyprovider`] and the plan in [`controller::fleet`]. Everything else is native.
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod api;
@@ -53,7 +53,6 @@ pub mod net;
 pub mod pace;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod process;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod queue;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod serve;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use rand::RngExt as _;
-
 /// The longest wait before retry number `retry` (1 for the first): `base`, doubled each time, at most `cap`.
 #[must_use]
 pub fn ceiling(retry: u32, base: Duration, cap: Duration) -> Duration {
@@ -16,7 +14,22 @@ pub fn ceiling(retry: u32, base: Duration, cap: Duration) -> Duration {
 #[must_use]
 pub fn full_jitter(retry: u32, base: Duration, cap: Duration) -> Duration {
     let most = u64::try_from(ceiling(retry, base, cap).as_millis()).unwrap_or(u64::MAX);
-    Duration::from_millis(rand::rng().random_range(0..=most))
+    Duration::from_millis(draw(most))
+}
+
+/// A number from 0 to `most`, each as likely.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn draw(most: u64) -> u64 {
+    use rand::RngExt as _;
+    rand::rng().random_range(0..=most)
+}
+
+/// The same at the edge, where the random bits of a UUID are what there is. That the remainder favours
+/// small numbers by a trifle does no harm to a pause.
+#[cfg(target_arch = "wasm32")]
+pub(super) fn draw(most: u64) -> u64 {
+    let (bits, _) = uuid::Uuid::new_v4().as_u64_pair();
+    bits.checked_rem(most.saturating_add(1)).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -106,7 +106,7 @@ impl Queue {
         retry_after: Option<Duration>,
     ) -> Result<(), QueueError> {
         let asked = retry_after.map_or_else(|| "-1".to_owned(), micros);
-        let jitter = rand::random_range(0..=1000_u16).to_string();
+        let jitter = super::backoff::draw(1000).to_string();
         self.fly_limit(rate, ["penalty".into(), asked, jitter]).await.map(drop)
     }
 

@@ -35,6 +35,7 @@
 
 pub mod backoff;
 mod clock;
+#[cfg(not(target_arch = "wasm32"))]
 mod events;
 mod fleet;
 mod fleet_status;
@@ -47,6 +48,7 @@ mod scripts;
 mod transport;
 
 pub use clock::ServerClock;
+#[cfg(not(target_arch = "wasm32"))]
 pub use events::{Change, EventFeed};
 pub use fleet::{Fence, FleetView, Hold, PoolWorker, RetireOutcome};
 pub use fleet_status::{FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, Paused};
@@ -63,6 +65,7 @@ pub use transport::{Command, QueueError, Reply, Rest};
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(not(target_arch = "wasm32"))]
 use crate::config::RedisConfig;
 use scripts::Script;
 use transport::Transport;
@@ -107,6 +110,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis does not answer, refuses us, or is set to evict keys.
+    #[cfg(not(target_arch = "wasm32"))]
     pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
         Self::connect_with(config, Policy::default()).await
     }
@@ -115,6 +119,7 @@ impl Queue {
     ///
     /// # Errors
     /// As [`Queue::connect`].
+    #[cfg(not(target_arch = "wasm32"))]
     pub async fn connect_with(config: &RedisConfig, policy: Policy) -> Result<Self, QueueError> {
         let transport = Transport::Tcp(Box::new(transport::Tcp::connect(&config.url).await?));
         let queue = Self { transport, prefix: config.prefix.as_str().into(), policy };
@@ -132,6 +137,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis does not answer.
+    #[cfg(not(target_arch = "wasm32"))]
     pub async fn reconnect(&self) -> Result<Self, QueueError> {
         let transport = self.transport.again().await?;
         Ok(Self { transport, prefix: self.prefix.clone(), policy: self.policy })
@@ -202,6 +208,7 @@ impl Queue {
 
     /// A Redis that evicts keys under memory pressure loses jobs. Where its setting cannot be read
     /// (many hosted ones forbid CONFIG), the operator is trusted.
+    #[cfg(not(target_arch = "wasm32"))]
     async fn refuse_evicting_server(&self) -> Result<(), QueueError> {
         let reply = match self.run(Command::new("CONFIG").arg("GET").arg("maxmemory-policy")).await {
             Ok(reply) => reply,

@@ -1,5 +1,6 @@
 //! Workers: who registered, who counts as alive, and the bell that wakes the idle ones.
 
+#[cfg(not(target_arch = "wasm32"))]
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -180,6 +181,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis fails.
+    #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait_for_bell(&self, limit: Duration) -> Result<(), QueueError> {
         // 0 would mean for ever.
         let seconds = limit.as_secs_f64().max(0.01);
