@@ -29,8 +29,8 @@
 //! always asked for over the Fly Machines API, a worker is always the process `tcoder worker`; on a
 //! laptop too.
 //!
-//! At the edge, compiled to wasm32, are [`job`], [`config`], [`pace`], [`queue`] over REST, the client in
-//! [`flyprovider`] and the plan in [`controller::fleet`]. Everything else is native.
+//! At the edge, compiled to wasm32, are [`job`], [`config`], [`pace`], [`queue`] over REST, addresses and
+//! events of [`storage`], the client and the shared limit in [`flyprovider`] and the plan in [`controller::fleet`]. Everything else is native.
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod api;
@@ -56,7 +56,6 @@ pub mod process;
 pub mod queue;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod serve;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod storage;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod transcoder;

@@ -3,6 +3,9 @@
 
 use std::time::Duration;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use std::time::Instant;
+
 /// What comes of it in this time. What is not ready then is given up.
 #[cfg(not(target_arch = "wasm32"))]
 pub async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Option<T> {
@@ -35,4 +38,25 @@ pub async fn sleep(time: Duration) {
 #[cfg(target_arch = "wasm32")]
 fn timer(time: Duration) -> gloo_timers::future::TimeoutFuture {
     gloo_timers::future::TimeoutFuture::new(u32::try_from(time.as_millis()).unwrap_or(u32::MAX))
+}
+
+/// A moment. An isolate's clock stands still while it computes, and has no monotonic kin; it lives too
+/// briefly for that to matter.
+#[cfg(target_arch = "wasm32")]
+#[derive(Clone, Copy, Debug)]
+pub struct Instant(jiff::Timestamp);
+
+#[cfg(target_arch = "wasm32")]
+impl Instant {
+    /// This moment.
+    #[must_use]
+    pub fn now() -> Self {
+        Self(jiff::Timestamp::now())
+    }
+
+    /// How long it is ago.
+    #[must_use]
+    pub fn elapsed(self) -> Duration {
+        Duration::try_from(jiff::Timestamp::now().duration_since(self.0)).unwrap_or_default()
+    }
 }

@@ -2,9 +2,10 @@
 //! `fly_limit.lua`, since only Redis sees every process.
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::job::Millis;
+use crate::pace::{Instant, sleep};
 use crate::queue::{FlyPriority, FlyRate, FlySlot, Queue, QueueError};
 
 /// One request to Fly per interval, over every process that uses the same Redis and prefix.
@@ -52,7 +53,7 @@ impl Limit {
             match self.slot(priority, left).await? {
                 FlySlot::Go { at } => return Ok(Some(at)),
                 FlySlot::Wait(wait) if wait > left => return Ok(None),
-                FlySlot::Wait(wait) => tokio::time::sleep(wait).await,
+                FlySlot::Wait(wait) => sleep(wait).await,
             }
         }
     }

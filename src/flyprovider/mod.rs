@@ -1,7 +1,7 @@
 //! Fly Machines: the client of their API, the limit on calling it, and an emulator of it.
 //!
 //! What lives here: what a machine is, how one is asked for, what an answer means. What does not: which
-//! machines there should be. At the edge there is the client alone; how it differs there stands in `edge`,
+//! machines there should be. At the edge there are client and limit; how they differ there stands in `edge`,
 //! against `native`.
 
 mod client;
@@ -10,7 +10,6 @@ pub mod machine;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod emulator;
-#[cfg(not(target_arch = "wasm32"))]
 mod limit;
 #[cfg(not(target_arch = "wasm32"))]
 mod native;
@@ -24,7 +23,6 @@ use edge as host;
 
 pub use client::{CreateMachine, Fly, ListFilter, Waited};
 pub use error::{Answer, FlyError, Kind, Scope, classify, retry_after};
-#[cfg(not(target_arch = "wasm32"))]
 pub use limit::Limit;
 pub use machine::{
     ExitEvent, Guest, HostStatus, Machine, MachineConfig, MachineEvent, MachineId, MachineState, Restart,

@@ -1,27 +1,9 @@
 //! Redis's clock, carried on by a monotonic one.
 
 use std::sync::{Arc, Mutex, PoisonError};
-#[cfg(not(target_arch = "wasm32"))]
-use std::time::Instant;
 
 use crate::job::Millis;
-
-/// An isolate's clock stands still while it computes, and has no monotonic kin; it lives too briefly for
-/// that to matter.
-#[cfg(target_arch = "wasm32")]
-#[derive(Clone, Copy, Debug)]
-struct Instant(jiff::Timestamp);
-
-#[cfg(target_arch = "wasm32")]
-impl Instant {
-    fn now() -> Self {
-        Self(jiff::Timestamp::now())
-    }
-
-    fn elapsed(self) -> std::time::Duration {
-        std::time::Duration::try_from(jiff::Timestamp::now().duration_since(self.0)).unwrap_or_default()
-    }
-}
+use crate::pace::Instant;
 
 /// Says what time it is at Redis, from the last time Redis said it. Cheap to clone; clones agree.
 #[derive(Clone, Debug)]
