@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::system::{Answer, OTHER_TOKEN, System, TOKEN, clip, guarded, http, shared};
+use crate::support::system::{Answer, OTHER_TOKEN, PATIENCE, System, TOKEN, clip, guarded, http, shared};
 
 fn is_problem(answer: &Answer, status: u16, field: Option<&str>) {
     assert_eq!(answer.status, status, "{answer:?}");
@@ -329,9 +329,18 @@ async fn where_there_are_tokens_one_is_needed() {
 async fn the_system_says_how_it_is() {
     let system = shared().await;
     system.completed(&system.upload(clip(), &json!({"outputQualities": ["144p"]})).await).await;
-    let status = system.get("/api/status").await.body;
+    // The fleet starts one machine a second.
+    let status = async {
+        loop {
+            let status = system.get("/api/status").await.body;
+            if status["workers"].as_array().unwrap().len() == 2 {
+                return status;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let status = tokio::time::timeout(PATIENCE, status).await.expect("there are not two workers");
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(status["workers"].as_array().unwrap().len(), 2, "{status}");
     let stats = system.get("/api/stats").await.body;
     assert!(stats["completed"].as_u64().unwrap() >= 1 && stats["workers"] == 2, "{stats}");
 }
