@@ -13,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, ResourceExt as _};
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -47,11 +48,15 @@ pub struct Election {
     seen: Option<(String, Instant)>,
 }
 
-/// What a try to take or keep the lease came to.
+/// Whose turn it is, as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+pub enum Turn {
+    /// This one's.
     Mine,
+    /// Another's.
     Theirs,
+    /// The API server does not say.
+    Unknown,
 }
 
 impl Election {
@@ -62,15 +67,19 @@ impl Election {
     }
 
     /// Runs `lead` while it holds the lease, again and again until `stop`. The token it is given ends
-    /// when the lease is lost or `stop` comes; it must end soon after.
+    /// when the lease is lost or `stop` comes; it must end soon after. `turn` hears what is known: a lease
+    /// that ran out since the API server is away is nobody else's yet.
     pub async fn run<F: Future<Output = ()>>(
         mut self,
+        turn: watch::Sender<Turn>,
         stop: CancellationToken,
         mut lead: impl FnMut(CancellationToken) -> F,
     ) {
         while !stop.is_cancelled() {
             let began = Instant::now();
-            if self.try_turn().await == Turn::Mine {
+            let now = self.try_turn().await;
+            turn.send_replace(now);
+            if now == Turn::Mine {
                 tracing::info!(lease = self.name, holder = self.holder, "this controller acts");
                 let term = stop.child_token();
                 tokio::join!(lead(term.clone()), self.keep(began, &term));
@@ -79,6 +88,8 @@ impl Election {
                     self.give_away().await;
                     return;
                 }
+                // Asked again at once, which tells one that was taken from one that ran out.
+                continue;
             }
             tokio::select! {
                 () = sleep(self.times.period) => {}
@@ -98,13 +109,13 @@ impl Election {
             let began = Instant::now();
             let left = (renewed + self.times.deadline).saturating_duration_since(began);
             match timeout(left, self.renew()).await {
-                Ok(Some(Turn::Mine)) => renewed = began,
-                Ok(Some(Turn::Theirs)) => {
+                Ok(Turn::Mine) => renewed = began,
+                Ok(Turn::Theirs) => {
                     tracing::warn!(lease = self.name, "another controller has the lease");
                     return term.cancel();
                 }
-                Ok(None) if renewed.elapsed() < self.times.deadline => {}
-                Ok(None) | Err(_) => {
+                Ok(Turn::Unknown) if renewed.elapsed() < self.times.deadline => {}
+                Ok(Turn::Unknown) | Err(_) => {
                     tracing::warn!(lease = self.name, "the lease could not be renewed in time");
                     return term.cancel();
                 }
@@ -112,15 +123,11 @@ impl Election {
         }
     }
 
-    /// Nothing: it is not known; the API server did not answer.
-    async fn renew(&mut self) -> Option<Turn> {
-        match self.turn().await {
-            Ok(turn) => Some(turn),
-            Err(error) => {
-                tracing::debug!(%error, "the lease could not be renewed; it is tried again");
-                None
-            }
-        }
+    async fn renew(&mut self) -> Turn {
+        self.turn().await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "the lease could not be renewed; it is tried again");
+            Turn::Unknown
+        })
     }
 
     async fn try_turn(&mut self) -> Turn {
@@ -128,9 +135,9 @@ impl Election {
             Ok(Ok(turn)) => turn,
             Ok(Err(error)) => {
                 tracing::warn!(lease = self.name, %error, "the lease cannot be had; it is tried again");
-                Turn::Theirs
+                Turn::Unknown
             }
-            Err(_) => Turn::Theirs,
+            Err(_) => Turn::Unknown,
         }
     }
 

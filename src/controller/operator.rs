@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::election::{Election, Times};
+use super::election::{Election, Times, Turn};
 use super::fleet::FleetPolicy;
 use super::mirror::Mirror;
 use super::reconciler::http::Ready;
@@ -113,8 +113,52 @@ impl Operator {
         }
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
         let election = Election::new(leases, NAME, &self.holder, Times::default());
+        let (turn, whose) = watch::channel(Turn::Unknown);
+        let (price, prices) = watch::channel(None);
         let (this, ready) = (&self, &ready);
-        election.run(stop, |term| this.lead(ready, term)).await;
+        tokio::join!(
+            election.run(turn, stop.clone(), |term| this.lead(ready, prices.clone(), term)),
+            self.machines(whose, price, &stop),
+        );
+    }
+
+    /// Looks after the machines from its first turn on, until it is another's. Not only while it holds
+    /// the Lease: jobs of the API need machines though the API server is away, and who acts on Fly is
+    /// decided in Redis.
+    async fn machines(
+        &self,
+        mut whose: watch::Receiver<Turn>,
+        price: watch::Sender<Option<f64>>,
+        stop: &CancellationToken,
+    ) {
+        loop {
+            tokio::select! {
+                mine = whose.wait_for(|turn| *turn == Turn::Mine) => if mine.is_err() { return },
+                () = stop.cancelled() => return,
+            }
+            let term = stop.child_token();
+            let over = async {
+                // An error says that the election has ended, and so has all else.
+                let _ = whose.wait_for(|turn| *turn == Turn::Theirs).await;
+                term.cancel();
+            };
+            tokio::join!(self.pools(&price, &term), over);
+        }
+    }
+
+    async fn pools(&self, price: &watch::Sender<Option<f64>>, term: &CancellationToken) {
+        let (wanted, wants) = watch::channel(None);
+        let (told, tells) = watch::channel(None);
+        let pools = Pools {
+            client: self.client.clone(),
+            api: self.scope.api(self.client.clone()),
+            queue: self.queue.clone(),
+            wanted,
+            told: tells,
+            price: price.clone(),
+            no_fleet: self.fleet.as_ref().err().cloned(),
+        };
+        tokio::join!(pools.run(term.clone()), self.fleet(wants, told, term));
     }
 
     /// Waits until the API server knows both kinds and lets us list them.
@@ -160,11 +204,13 @@ impl Operator {
         }
     }
 
-    async fn lead(&self, ready: &watch::Sender<Ready>, term: CancellationToken) {
+    async fn lead(
+        &self,
+        ready: &watch::Sender<Ready>,
+        prices: watch::Receiver<Option<f64>>,
+        term: CancellationToken,
+    ) {
         let (client, queue) = (self.client.clone(), self.queue.clone());
-        let (wanted, wants) = watch::channel(None);
-        let (told, tells) = watch::channel(None);
-        let (price, prices) = watch::channel(None);
         let reporter = Reporter { controller: NAME.to_owned(), instance: Some(self.holder.clone()) };
         let context = Arc::new(Context::new(Tools {
             client: client.clone(),
@@ -177,15 +223,6 @@ impl Operator {
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Arc::clone(&self.metrics),
         }));
-        let pools = Pools {
-            client: client.clone(),
-            api: self.scope.api(client.clone()),
-            queue: queue.clone(),
-            wanted,
-            told: tells,
-            price,
-            no_fleet: self.fleet.as_ref().err().cloned(),
-        };
         let mail = Mail {
             outbox: Outbox::Kubernetes,
             caller: self.caller.clone(),
@@ -203,10 +240,8 @@ impl Operator {
         // None of these ends by itself. Should one do so, all begin anew rather than go on without it.
         tokio::join!(
             whole(transcode_job::run(Arc::clone(&context), jobs, self.hub.listen(), term.clone()), &term),
-            whole(pools.run(term.clone()), &term),
             whole(housekeeper.run(term.clone()), &term),
             self.mirror(&context, &term),
-            self.fleet(wants, told, &term),
             say_ready(&context, ready, &term),
         );
         self.metrics.operator_acts(false);

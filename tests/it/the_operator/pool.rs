@@ -9,9 +9,9 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tcoder::crd::{TranscodeJob, WorkerPool};
 
-use super::{Site, has_phase, status, until};
-use crate::support::kube as cluster;
-use crate::support::system::{PATIENCE, Setup, System, clip, long_clip};
+use super::{Controller, Site, has_phase, status, until};
+use crate::support::kube::{self as cluster, Cluster};
+use crate::support::system::{PATIENCE, Setup, System, clip, eventually, long_clip};
 
 fn pools(site: &Site) -> Api<WorkerPool> {
     Api::namespaced(site.client.clone(), &site.namespace)
@@ -117,6 +117,34 @@ async fn a_pool_says_how_many_machines_there_may_be() {
     }
     let log = controller.stop().await;
     assert!(!log.contains(&token));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn machines_come_though_the_api_server_is_away() {
+    let mut cluster = Cluster::start().await;
+    cluster.define().await;
+    let system = Setup::default().workers(0).start().await;
+    let (fly, _stop) = system.fly("clips").await;
+    let config = fly.fly_config();
+    let (api, token) = (config.base.to_string(), config.token.expose_secret().to_owned());
+    let env = [
+        ("FLY_API_TOKEN", token.as_str()),
+        ("FLY_APP_NAME", "clips"),
+        ("FLY_API_HOSTNAME", api.as_str()),
+        ("FLY_WORKER_IMAGE", "worker:1"),
+        ("MIRROR_MAX", "0"),
+        ("RUST_LOG", "warn,tcoder=info"),
+    ];
+    let controller = Controller::start(&system, &cluster.kubeconfig(), &["--all-namespaces"], &env);
+    controller.ready().await;
+    eventually("it acts", || controller.log().contains("this controller acts")).await;
+    cluster.kill_api_server().await;
+    eventually("its Lease is over", || controller.log().contains("acts no longer")).await;
+    // Without a pool the environment rules, and Redis says who acts on Fly.
+    let id = system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
+    system.completed(&id).await;
+    assert_eq!(fly.machines().len(), 1);
+    controller.stop().await;
 }
 
 #[tokio::test]
