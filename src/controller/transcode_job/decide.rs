@@ -74,10 +74,16 @@ pub enum Decision {
 
 /// A job that is under way is looked at this often without an event: the stream may have been trimmed.
 const SAFETY: Duration = Duration::from_secs(300);
-/// The bucket is asked for a video this often at first, and after ten minutes.
-const UPLOAD_POLL: Duration = Duration::from_secs(5);
-const UPLOAD_POLL_LATER: Duration = Duration::from_secs(30);
-const UPLOAD_EAGER_MS: i64 = 600_000;
+/// How often the bucket is asked for a video that is awaited for so many milliseconds. Where object-created
+/// events reach the API or the edge, the job is queued before that; a crowd that waits must stay cheap.
+const fn upload_poll(waits_ms: i64) -> Duration {
+    match waits_ms {
+        ..120_000 => Duration::from_secs(5),
+        120_000..3_600_000 => Duration::from_secs(30),
+        _ => Duration::from_secs(120),
+    }
+}
+
 /// A Secret that cannot be used is looked at again.
 const SECRET_AGAIN: Duration = Duration::from_secs(30);
 
@@ -160,8 +166,7 @@ fn follow(seen: &Seen<'_>, job: &Job) -> Decision {
             return Decision::Act(Act::LookForUpload(key.clone()));
         }
         let since = job.timestamps.created_at.unwrap_or(frame.now);
-        let eager = frame.now.0.saturating_sub(since.0) < UPLOAD_EAGER_MS;
-        again = Some(if eager { UPLOAD_POLL } else { UPLOAD_POLL_LATER });
+        again = Some(upload_poll(frame.now.0.saturating_sub(since.0)));
     }
     settle(status, again)
 }

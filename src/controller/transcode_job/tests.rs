@@ -336,7 +336,7 @@ fn an_upload_is_looked_for_and_its_address_made_anew_in_time() {
     assert_eq!(later(49).0.upload_url, first.upload_url);
     assert_ne!(later(51).0.upload_url, first.upload_url);
     // Somebody who takes hours is asked for less often.
-    assert_eq!(later(30).1, Some(30));
+    assert_eq!((later(1).1, later(30).1, later(90).1), (Some(5), Some(30), Some(120)));
 }
 
 #[test]
