@@ -28,7 +28,8 @@ const MIRRORS: u32 = 200;
 
 /// `tcoder controller`
 pub async fn run(args: ControllerArgs) -> Result<(), CliError> {
-    let scope = match &args.namespace {
+    // An empty WATCH_NAMESPACE is none.
+    let scope = match args.namespace.as_ref().filter(|namespace| !namespace.is_empty()) {
         Some(namespace) => Some(Scope::Namespace(namespace.clone())),
         // What every pod of a cluster has.
         None if args.all_namespaces || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => {
@@ -93,7 +94,8 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let config = Config::infer().await.map_err(|error| {
         CliError::Start(format!("no Kubernetes cluster is configured: {error}; set KUBECONFIG"))
     })?;
-    let namespace = env.text("POD_NAMESPACE").or(args.namespace).unwrap_or(config.default_namespace.clone());
+    let named = args.namespace.filter(|namespace| !namespace.is_empty());
+    let namespace = env.text("POD_NAMESPACE").or(named).unwrap_or(config.default_namespace.clone());
     let client = Client::try_from(config).map_err(CliError::start)?;
     let stop = stop_signal()?;
     let listener = listen(args.listen).await?;

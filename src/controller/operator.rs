@@ -79,7 +79,7 @@ pub struct Operator {
     pub client: Client,
     /// Whose objects are seen to.
     pub scope: Scope,
-    /// Where the Lease is, and the mirrors.
+    /// Where the Lease is, and the mirrors where all namespaces are seen.
     pub namespace: String,
     /// The name of this process among its peers.
     pub holder: String,
@@ -218,7 +218,7 @@ impl Operator {
             storage: self.storage.clone(),
             links: self.links.clone(),
             rules: Rules { guard: self.guard },
-            mirrors: self.mirror.map(|_| self.namespace.clone()),
+            mirrors: self.mirror.map(|_| self.home().to_owned()),
             price: prices,
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Arc::clone(&self.metrics),
@@ -247,10 +247,18 @@ impl Operator {
         self.metrics.operator_acts(false);
     }
 
+    /// Where mirrors are kept: they have to be seen, too.
+    fn home(&self) -> &str {
+        match &self.scope {
+            Scope::Namespace(namespace) => namespace,
+            Scope::Cluster => &self.namespace,
+        }
+    }
+
     async fn mirror(&self, context: &Arc<Context>, term: &CancellationToken) {
         let Some(most) = self.mirror else { return };
-        let (client, queue, namespace) = (self.client.clone(), self.queue.clone(), self.namespace.clone());
-        let mirror = Mirror::new(client, queue, Arc::clone(context), namespace, most);
+        let (client, queue, home) = (self.client.clone(), self.queue.clone(), self.home().to_owned());
+        let mirror = Mirror::new(client, queue, Arc::clone(context), home, most);
         mirror.run(self.hub.listen(), term.clone()).await;
     }
 
