@@ -30,6 +30,8 @@ use crate::storage::{Bucket, Storage, StorageError};
 const STATUS_MANAGER: &str = "tcoder-status";
 /// What Redis, the API server or the bucket may take to answer.
 const LIMIT: Duration = Duration::from_secs(20);
+/// That a job is queued is said after this long, unless it runs by then.
+const MOMENT: Duration = Duration::from_millis(200);
 /// Acts between two statuses; a job that is steered from two sides at once can need a few.
 const ROUNDS: usize = 8;
 /// An object that is being deleted waits so long for Redis, then it is let go.
@@ -223,11 +225,16 @@ impl Context {
         dirty: bool,
     ) -> Result<Action, ReconcileError> {
         let id = seen.frame.id;
+        let mut fresh = false;
         if dirty {
             seen.job = self.look(id).await?;
         }
         for _ in 0..ROUNDS {
             match decide(&seen) {
+                // A worker that waits has the job within milliseconds: one write then says both.
+                Decision::Settle { status, .. } if fresh && status.phase == Some(Phase::Queued) => {
+                    return Ok(Action::requeue(MOMENT));
+                }
                 Decision::Settle { status, again } => {
                     let lives = matches!(&seen.job, Look::Job(job) if !job.status.is_terminal());
                     let ends = status.phase.is_some_and(Phase::is_terminal);
@@ -249,6 +256,7 @@ impl Context {
                     seen.secret = Some(secrets::usable(&self.tools.client, &secret).await);
                 }
                 Decision::Act(act) => {
+                    fresh |= matches!(act, Act::Submit(_));
                     self.act(object, id, act, &mut seen.looked_for_upload).await?;
                     seen.job = self.look(id).await?;
                 }
