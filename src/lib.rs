@@ -32,7 +32,6 @@
 //! At the edge, compiled to wasm32, are [`job`], [`config`], [`pace`], [`queue`] over REST, addresses and
 //! events of [`storage`], the client and the shared limit in [`flyprovider`] and the plan in [`controller::fleet`]. Everything else is native.
 
-#[cfg(not(target_arch = "wasm32"))]
 pub mod api;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod cli;
@@ -41,14 +40,11 @@ pub mod controller;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod crd;
 pub mod flyprovider;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod housekeeping;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod hub;
 pub mod job;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod metrics;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod net;
 pub mod pace;
 #[cfg(not(target_arch = "wasm32"))]
@@ -61,5 +57,4 @@ pub mod storage;
 pub mod transcoder;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod up;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod webhook;

@@ -20,24 +20,24 @@ pub async fn sleep(time: Duration) {
 
 /// What comes of it in this time. What is not ready then is given up, which aborts its `fetch`. The limit
 /// that reqwest has does not do here: an answer that stops in the middle outlived it.
+///
+/// Whatever leaves an isolate goes through here, and what JavaScript holds is not [`Send`] by itself.
 #[cfg(target_arch = "wasm32")]
-pub async fn within<T>(limit: Duration, call: impl Future<Output = T>) -> Option<T> {
+pub fn within<T>(limit: Duration, call: impl Future<Output = T>) -> impl Future<Output = Option<T>> + Send {
     use futures::future::{Either, select};
-    match select(std::pin::pin!(call), timer(limit)).await {
-        Either::Left((done, _)) => Some(done),
-        Either::Right(_) => None,
-    }
+    // An isolate has one thread.
+    worker::send::SendFuture::new(async move {
+        match select(std::pin::pin!(call), std::pin::pin!(worker::Delay::from(limit))).await {
+            Either::Left((done, _)) => Some(done),
+            Either::Right(_) => None,
+        }
+    })
 }
 
 /// A pause.
 #[cfg(target_arch = "wasm32")]
-pub async fn sleep(time: Duration) {
-    timer(time).await;
-}
-
-#[cfg(target_arch = "wasm32")]
-fn timer(time: Duration) -> gloo_timers::future::TimeoutFuture {
-    gloo_timers::future::TimeoutFuture::new(u32::try_from(time.as_millis()).unwrap_or(u32::MAX))
+pub fn sleep(time: Duration) -> impl Future<Output = ()> + Send {
+    worker::send::SendFuture::new(worker::Delay::from(time))
 }
 
 /// A moment. An isolate's clock stands still while it computes, and has no monotonic kin; it lives too

@@ -6,18 +6,20 @@
 //! tell.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use reqwest::{Method, StatusCode, header};
+use reqwest::StatusCode;
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
 use url::Url;
 
 use crate::job::{Job, JobSpec, Millis};
-use crate::net::{self, Guard, Redirects, Refused, Timeouts};
+use crate::net::{Guard, PostError, Poster};
+use crate::pace::Instant;
 use crate::queue::{Delivery, DeliveryState, Outbox, Queue, QueueError, backoff};
 use crate::storage::links::{Links, wall_clock};
 
@@ -147,7 +149,7 @@ impl Mail {
 
 /// Calls receivers; cheap to clone.
 #[derive(Clone)]
-pub struct Caller(net::Client);
+pub struct Caller(Poster);
 
 impl Caller {
     /// One that calls only what `guard` lets through.
@@ -155,37 +157,34 @@ impl Caller {
     /// # Errors
     /// When the machine's certificates cannot be loaded.
     pub fn new(guard: Guard) -> Result<Self, WebhookError> {
-        let timeouts =
-            Timeouts { connect: Duration::from_secs(5), read: ANSWER_TIMEOUT, total: Some(ANSWER_TIMEOUT) };
-        Ok(Self(net::client(guard, timeouts, Redirects::Stay)?))
+        Ok(Self(Poster::new(guard, ANSWER_TIMEOUT)?))
     }
 
     async fn send(&self, key: &Key, url: &Url, id: &str, now: Millis, body: String) -> Try {
-        let seconds = now.0 / 1000;
-        let Ok(signature) = key.0.sign(id, seconds, body.as_bytes()) else {
+        let Some(headers) = headers(key, id, now.0 / 1000, &body) else {
             return Try::Hopeless("the message could not be signed".into());
         };
-        let request = match self.0.request(Method::POST, url) {
-            Ok(request) => request,
-            Err(refused) => return Try::Hopeless(refused.to_string()),
-        };
-        let sent = request
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(HEADER_WEBHOOK_ID, id)
-            .header(HEADER_WEBHOOK_TIMESTAMP, seconds.to_string())
-            .header(HEADER_WEBHOOK_SIGNATURE, signature)
-            .body(body)
-            .send()
-            .await;
-        match sent {
-            Ok(answer) => judge(answer.status()),
-            Err(error) => match Refused::find(&error) {
-                Some(refused) => Try::Hopeless(refused.to_string()),
-                None if error.is_timeout() => Try::Failed("the receiver did not answer in time".into()),
-                None => Try::Failed("the receiver could not be reached".into()),
-            },
+        match self.0.post(url, headers, body).await {
+            Ok(status) => judge(status),
+            Err(PostError::Refused(refused)) => Try::Hopeless(refused.to_string()),
+            Err(error) => Try::Failed(error.to_string()),
         }
     }
+}
+
+fn headers(key: &Key, id: &str, seconds: i64, body: &str) -> Option<HeaderMap> {
+    let signature = key.0.sign(id, seconds, body.as_bytes()).ok()?;
+    let texts = [
+        (HEADER_WEBHOOK_ID, id.to_owned()),
+        (HEADER_WEBHOOK_TIMESTAMP, seconds.to_string()),
+        (HEADER_WEBHOOK_SIGNATURE, signature),
+    ];
+    let mut headers =
+        HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);
+    for (name, text) in texts {
+        headers.insert(HeaderName::from_static(name), text.parse().ok()?);
+    }
+    Some(headers)
 }
 
 /// What an answer means: 2xx is delivered, 410 asks to stop (as Standard Webhooks has it), all else is

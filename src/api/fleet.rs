@@ -95,9 +95,9 @@ impl App {
         let queue = &self.queue;
         let told = async { queue.fleet().await.map_err(unreadable) };
         let rest = async {
-            tokio::try_join!(queue.stats(), queue.fleet_held_until(), queue.clock()).map_err(Problem::from)
+            futures::try_join!(queue.stats(), queue.fleet_held_until(), queue.clock()).map_err(Problem::from)
         };
-        let ((fleet, pause), (stats, held_until, clock)) = tokio::try_join!(told, rest)?;
+        let ((fleet, pause), (stats, held_until, clock)) = futures::try_join!(told, rest)?;
         let now = clock.now();
         let silent = |fleet: &FleetStatus| is_silent(now, fleet.at, held_until, stats.oldest_pending_ms);
         let silent = pause.is_none() && fleet.as_ref().is_some_and(silent);

@@ -1,9 +1,9 @@
 //! What an object-created event does: the very code for R2's events and for the local server's.
 
-use crate::job::{JobId, ObjectKey};
-use crate::queue::{Queue, QueueError, UploadedOutcome};
+use crate::job::{Input, JobId, JobSpec, Ladder, ObjectKey, Preset};
+use crate::queue::{Queue, QueueError, Start, UploadedOutcome};
 use crate::storage::event::{EventError, ObjectEvent};
-use crate::storage::layout;
+use crate::storage::{Bucket, ObjectInfo, Storage, StorageError, layout};
 
 /// What became of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,33 +23,95 @@ pub enum IngestError {
     /// It may, later.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// It may, later.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// An input has appeared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// Whose.
+    pub job: JobId,
+    /// Its key.
+    pub key: ObjectKey,
+    /// Bytes.
+    pub size: u64,
+    /// Its entity tag.
+    pub etag: Option<String>,
+}
+
+impl Arrival {
+    /// What this event, as R2 documents it, tells of; nothing where it is no creation, or not of an input
+    /// of ours.
+    ///
+    /// # Errors
+    /// When the bytes are no event.
+    pub fn read(input_bucket: &str, message: &[u8]) -> Result<Option<Self>, EventError> {
+        let event = ObjectEvent::parse(message)?;
+        let Some(created) = event.created_object().filter(|c| c.bucket == input_bucket) else {
+            return Ok(None);
+        };
+        let Ok(key) = created.key.parse::<ObjectKey>() else { return Ok(None) };
+        let etag = created.etag.map(str::to_owned);
+        Ok(layout::job_of_input_key(&key).map(|job| Self { job, key, size: created.size, etag }))
+    }
+
+    /// What became of it, where the queue said `outcome`. A job that is not on record is made from the
+    /// key, if the buckets say that the input is there and that nobody encoded it before. Once more does
+    /// nothing more.
+    ///
+    /// # Errors
+    /// When a bucket or Redis fails.
+    pub async fn settle(
+        &self,
+        queue: &Queue,
+        storage: &Storage,
+        outcome: UploadedOutcome,
+    ) -> Result<Ingested, IngestError> {
+        match outcome {
+            UploadedOutcome::Queued => {
+                tracing::info!(job = %self.job, size = self.size, "the input arrived");
+                Ok(Ingested::Queued(self.job))
+            }
+            UploadedOutcome::Already(_) => Ok(Ingested::Ignored),
+            UploadedOutcome::Unknown => self.adopt(queue, storage).await,
+        }
+    }
+
+    async fn adopt(&self, queue: &Queue, storage: &Storage) -> Result<Ingested, IngestError> {
+        let found = storage.head(Bucket::Input, &self.key).await?;
+        // An event that tells of an older object under the same key is an old one.
+        let is_the_same =
+            |found: &ObjectInfo| self.etag.is_none() || found.etag.is_none() || found.etag == self.etag;
+        if !found.as_ref().is_some_and(is_the_same) {
+            tracing::warn!(job = %self.job, "an event told of an input that is not there, for a job that is not on record");
+            return Ok(Ingested::Ignored);
+        }
+        if let Ok(manifest) = layout::manifest_key(self.job)
+            && storage.head(Bucket::Output, &manifest).await?.is_some()
+        {
+            tracing::info!(job = %self.job, "an event told of an input that was encoded already");
+            return Ok(Ingested::Ignored);
+        }
+        let spec = JobSpec::new(Input::Key(self.key.clone()), Preset::default(), Ladder::default());
+        queue.submit(self.job, &spec, Start::Now).await?;
+        tracing::info!(job = %self.job, key = %self.key, "an input without a job: made one, with the default preset");
+        Ok(Ingested::Queued(self.job))
+    }
 }
 
 /// Takes in one event, as R2 documents it. Taking it in twice does nothing more.
 ///
 /// # Errors
-/// When the bytes are no event, or Redis fails (then send it again).
+/// When the bytes are no event, or a bucket or Redis fails (then send it again).
 pub async fn ingest_object_event(
     queue: &Queue,
+    storage: &Storage,
     input_bucket: &str,
     message: &[u8],
 ) -> Result<Ingested, IngestError> {
-    let event = ObjectEvent::parse(message)?;
-    let Some(created) = event.created_object() else { return Ok(Ingested::Ignored) };
-    let key: Option<ObjectKey> = created.key.parse().ok();
-    let job = key.as_ref().and_then(layout::job_of_input_key);
-    let Some(job) = job.filter(|_| created.bucket == input_bucket) else {
-        return Ok(Ingested::Ignored);
-    };
-    Ok(match queue.uploaded(job).await? {
-        UploadedOutcome::Queued => {
-            tracing::info!(%job, size = created.size, "the input arrived");
-            Ingested::Queued(job)
-        }
-        UploadedOutcome::Already(_) => Ingested::Ignored,
-        UploadedOutcome::Unknown => {
-            tracing::warn!(%job, "an input arrived for a job that is not on record");
-            Ingested::Ignored
-        }
-    })
+    let Some(arrival) = Arrival::read(input_bucket, message)? else { return Ok(Ingested::Ignored) };
+    let outcome = queue.uploaded(arrival.job).await?;
+    arrival.settle(queue, storage, outcome).await
 }

@@ -1,9 +1,10 @@
-//! The HTTP API, as one axum router for `tcoder api` and `tcoder up`.
+//! The HTTP API, as one axum router for `tcoder api`, `tcoder up` and the edge.
 //!
 //! What lives here: requests and answers, authentication, the live feed of changes, and what an
 //! object-created event does. What does not: what a job is (`job`), how it is kept (`queue`).
 
 mod auth;
+mod feed;
 mod fleet;
 mod ingest;
 mod jobs;
@@ -13,8 +14,9 @@ mod requests;
 mod sse;
 mod system;
 
+pub use feed::Feed;
 pub use fleet::{FleetAnswer, PauseFleet};
-pub use ingest::{IngestError, Ingested, ingest_object_event};
+pub use ingest::{Arrival, IngestError, Ingested, ingest_object_event};
 pub use problem::{Problem, ProblemBody};
 pub use requests::{FromInput, Upload, UploadTicket, Wishes};
 pub use system::SystemStatus;
@@ -28,18 +30,14 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
-use tokio_util::sync::CancellationToken;
 use tower_http::cors::{AllowOrigin, CorsLayer};
-use tower_http::trace::TraceLayer;
 
 use crate::config::ApiConfig;
-use crate::housekeeping::Housekeeper;
-use crate::hub::EventHub;
 use crate::metrics::Metrics;
-use crate::queue::{Queue, QueueError};
+use crate::pace::within;
+use crate::queue::Queue;
 use crate::storage::Storage;
 use crate::storage::links::Links;
-use crate::webhook::Mail;
 
 /// Largest request body, bytes: requests carry words, never videos.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -61,9 +59,7 @@ pub struct App {
     /// What is counted and measured; the feed is counted in.
     pub metrics: Arc<Metrics>,
     /// The live feed.
-    pub hub: EventHub,
-    /// Ends the live feed's connections, which would otherwise outlast a shutdown.
-    pub stopping: CancellationToken,
+    pub feed: Feed,
 }
 
 /// The whole API over `app`.
@@ -83,7 +79,7 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(axum::middleware::from_fn(in_time))
         .route("/api/jobs/{id}/events", get(sse::job_events))
         .route_layer(axum::middleware::from_fn_with_state(app.clone(), auth::require_token));
-    Router::new()
+    let router = Router::new()
         .merge(guarded)
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
@@ -91,18 +87,26 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(cors)
-        .layer(TraceLayer::new_for_http().make_span_with(span))
-        .with_state(app)
+        .with_state(app);
+    traced(router)
 }
 
-/// Without the query, where a mistaken client may have put a token.
-fn span(request: &Request) -> tracing::Span {
-    tracing::debug_span!("request", method = %request.method(), path = request.uri().path())
+#[cfg(not(target_arch = "wasm32"))]
+fn traced(router: Router) -> Router {
+    // Without the query, where a mistaken client may have put a token.
+    let span = |request: &Request| tracing::debug_span!("request", method = %request.method(), path = request.uri().path());
+    router.layer(tower_http::trace::TraceLayer::new_for_http().make_span_with(span))
+}
+
+/// Cloudflare keeps a trace of each request.
+#[cfg(target_arch = "wasm32")]
+const fn traced(router: Router) -> Router {
+    router
 }
 
 async fn in_time(request: Request, next: Next) -> Response {
-    let late = |_| Problem::unavailable("this took too long; try again in a few seconds").into_response();
-    tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(late)
+    let late = || Problem::unavailable("this took too long; try again in a few seconds").into_response();
+    within(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(late)
 }
 
 /// Browsers may call from the origins that are listed; from none by default.
@@ -124,33 +128,53 @@ fn cors(origins: &[String]) -> CorsLayer {
         .max_age(Duration::from_secs(600))
 }
 
-impl App {
-    /// An API over this queue and these buckets; its feed lives until `stop`.
-    ///
-    /// # Errors
-    /// When Redis does not answer, or the storage's address cannot be used.
-    pub async fn start(
-        queue: Queue,
-        storage: Storage,
-        links: Links,
-        config: ApiConfig,
-        webhooks: bool,
-        metrics: Arc<Metrics>,
-        stop: CancellationToken,
-    ) -> Result<Arc<Self>, QueueError> {
-        let hub = EventHub::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await?;
-        Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, hub, stopping: stop }))
-    }
+#[cfg(not(target_arch = "wasm32"))]
+mod process {
+    //! An API that lives in a process.
 
-    /// One that keeps the same installation tidy.
-    #[must_use]
-    pub fn housekeeper(&self, mail: Option<Mail>) -> Housekeeper {
-        Housekeeper {
-            queue: self.queue.clone(),
-            storage: self.storage.clone(),
-            links: self.links.clone(),
-            hub: self.hub.clone(),
-            mail,
+    use std::sync::Arc;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::{App, Feed};
+    use crate::config::ApiConfig;
+    use crate::housekeeping::{Errands, Housekeeper};
+    use crate::hub::EventHub;
+    use crate::metrics::Metrics;
+    use crate::queue::{Queue, QueueError};
+    use crate::storage::Storage;
+    use crate::storage::links::Links;
+    use crate::webhook::Mail;
+
+    impl App {
+        /// An API over this queue and these buckets; its feed lives until `stop`.
+        ///
+        /// # Errors
+        /// When Redis does not answer, or the storage's address cannot be used.
+        pub async fn start(
+            queue: Queue,
+            storage: Storage,
+            links: Links,
+            config: ApiConfig,
+            webhooks: bool,
+            metrics: Arc<Metrics>,
+            stop: CancellationToken,
+        ) -> Result<Arc<Self>, QueueError> {
+            let hub = EventHub::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await?;
+            let feed = Feed::new(hub, stop);
+            Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, feed }))
+        }
+
+        /// One that keeps the same installation tidy.
+        #[must_use]
+        pub fn housekeeper(&self, mail: Option<Mail>) -> Housekeeper {
+            let errands = Errands {
+                queue: self.queue.clone(),
+                storage: self.storage.clone(),
+                links: self.links.clone(),
+                mail,
+            };
+            Housekeeper { errands, hub: self.feed.hub().clone() }
         }
     }
 }

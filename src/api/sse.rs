@@ -13,14 +13,14 @@ use std::time::Duration;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::response::sse::{Event, KeepAlive};
-use axum::response::{IntoResponse as _, Response, Sse};
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
+use axum::response::sse::Event;
+use axum::response::{IntoResponse as _, Response};
 
+use super::feed::Changes;
 use super::jobs::id_of;
 use super::{App, Problem};
-use crate::job::{Job, JobEvent, JobId};
+use crate::job::{Job, JobId};
+use crate::pace::sleep;
 
 /// Between two looks at a job that cannot be read.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -33,18 +33,15 @@ pub async fn job_events(
 ) -> Result<Response, Problem> {
     let id = id_of(id)?;
     // Listen first, look then: what changes in between is seen twice rather than not at all.
-    let listener = app.hub.listen();
+    let changes = app.feed.changes(id);
     let job = app.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
     if job.status.is_terminal() && headers.get("last-event-id").is_some_and(|id| *id == *event_id(&job)) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let job = app.present(job)?;
-    let stopping = app.stopping.clone();
-    let watch = Watch { app, id, listener, first: Some(job), over: false };
+    let watch = Watch { app: Arc::clone(&app), id, changes, first: Some(job), told: None };
     let changes = futures::stream::unfold(watch, |watch| async { watch.step().await });
-    let changes = futures::StreamExt::take_until(changes, stopping.cancelled_owned());
-    let keep_alive = KeepAlive::new().interval(Duration::from_secs(15)).text("still here");
-    Ok(Sse::new(changes).keep_alive(keep_alive).into_response())
+    Ok(app.feed.answer(changes))
 }
 
 fn event_id(job: &Job) -> String {
@@ -54,36 +51,36 @@ fn event_id(job: &Job) -> String {
 struct Watch {
     app: Arc<App>,
     id: JobId,
-    listener: Receiver<JobEvent>,
+    changes: Changes,
     /// The job as it was at the beginning, until it is sent.
     first: Option<Job>,
-    /// The end was sent.
-    over: bool,
+    /// The job as it was sent last.
+    told: Option<Job>,
 }
 
 impl Watch {
     async fn step(mut self) -> Option<(Result<Event, Infallible>, Self)> {
-        if self.over {
+        if self.told.as_ref().is_some_and(|job| job.status.is_terminal()) {
             return None;
         }
         let job = match self.first.take() {
             Some(job) => job,
             None => self.change().await?,
         };
-        self.over = job.status.is_terminal();
         let event = Event::default().event("job").id(event_id(&job)).json_data(&job).unwrap_or_default();
+        self.told = Some(job);
         Some((Ok(event), self))
     }
 
+    /// The job as it is after the next change that shows.
     async fn change(&mut self) -> Option<Job> {
-        loop {
-            match self.listener.recv().await {
-                Ok(event) if event.job_id != self.id => continue,
-                Ok(_) | Err(RecvError::Lagged(_)) => {}
-                Err(RecvError::Closed) => return None,
+        while self.changes.next().await {
+            let job = self.look().await?;
+            if self.told.as_ref() != Some(&job) {
+                return Some(job);
             }
-            return self.look().await;
         }
+        None
     }
 
     /// The job as it is now. Tried until it can be read: this change may be the last one, and the
@@ -94,7 +91,7 @@ impl Watch {
                 Ok(job) => return job.and_then(|job| self.app.present(job).ok()),
                 Err(error) => tracing::warn!(job = %self.id, %error, "a change could not be read"),
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            sleep(LOOK_AGAIN).await;
         }
     }
 }

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{App, Problem};
+use crate::pace::within;
 use crate::queue::{Registered, Stats};
 
 /// The answer of `GET /api/status`.
@@ -30,7 +31,7 @@ pub async fn stats(State(app): State<Arc<App>>) -> Result<Json<Stats>, Problem> 
 
 /// `GET /api/status`
 pub async fn status(State(app): State<Arc<App>>) -> Result<Json<SystemStatus>, Problem> {
-    let (jobs, workers) = tokio::try_join!(app.queue.stats(), app.queue.workers())?;
+    let (jobs, workers) = futures::try_join!(app.queue.stats(), app.queue.workers())?;
     Ok(Json(SystemStatus { version: env!("CARGO_PKG_VERSION").to_owned(), jobs, workers }))
 }
 
@@ -43,11 +44,14 @@ pub async fn healthz() -> &'static str {
 pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Problem> {
     const LIMIT: Duration = Duration::from_secs(5);
     let check = async {
-        app.queue.ping().await.map_err(|_| Problem::unavailable("Redis (REDIS_URL) does not answer"))?;
+        app.queue
+            .ping()
+            .await
+            .map_err(|_| Problem::unavailable(format!("{} does not answer", crate::queue::WHERE)))?;
         app.storage.check().await.map_err(|e| Problem::unavailable(e.to_string()))
     };
-    match tokio::time::timeout(LIMIT, check).await {
-        Ok(done) => done.map(|()| "ready\n"),
-        Err(_) => Err(Problem::unavailable("Redis or the object storage takes too long to answer")),
+    match within(LIMIT, check).await {
+        Some(done) => done.map(|()| "ready\n"),
+        None => Err(Problem::unavailable("Redis or the object storage takes too long to answer")),
     }
 }

@@ -6,7 +6,7 @@
 //! | part | what it does |
 //! |---|---|
 //! | `fleet` | how many machines there should be, and the next steps (pure) |
-//! | `reconciler` | the loop that carries them out |
+//! | `reconciler` | carries them out, in a loop or by the visit |
 //! | `operator` | all that a controller does in a cluster, while it is its turn |
 //! | `election` | whose turn it is: a Lease |
 //! | `transcode_job` | TranscodeJobs become jobs, and show how far these are |
@@ -24,7 +24,6 @@ pub mod fleet;
 mod mirror;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod operator;
-#[cfg(not(target_arch = "wasm32"))]
 pub mod reconciler;
 #[cfg(not(target_arch = "wasm32"))]
 mod secrets;

@@ -24,7 +24,7 @@ use super::transcode_job::{self, Context, Rules, Tools};
 use super::worker_pool::Pools;
 use crate::crd::{TranscodeJob, WorkerPool};
 use crate::flyprovider::{Fly, Limit};
-use crate::housekeeping::Housekeeper;
+use crate::housekeeping::{Errands, Housekeeper};
 use crate::hub::EventHub;
 use crate::metrics::Metrics;
 use crate::net::Guard;
@@ -229,11 +229,13 @@ impl Operator {
             keys: Arc::new(SecretKeys(client.clone())),
         };
         let housekeeper = Housekeeper {
-            queue: queue.clone(),
-            storage: self.storage.clone(),
-            links: self.links.clone(),
+            errands: Errands {
+                queue: queue.clone(),
+                storage: self.storage.clone(),
+                links: self.links.clone(),
+                mail: Some(mail),
+            },
             hub: self.hub.clone(),
-            mail: Some(mail),
         };
         let jobs = self.scope.api(client.clone());
         self.metrics.operator_acts(true);

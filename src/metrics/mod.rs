@@ -27,6 +27,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::job::JobEvent;
+use crate::pace::within;
 use crate::queue::{FleetStatus, Queue, Stats};
 use gauges::{Fleet, Gauges};
 use jobs::{ATTEMPT_ENDS, Ledger};
@@ -71,9 +72,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// The answer to a scrape. It is one also where Redis gives none: the process's own counters are worth
 /// most just then.
 pub async fn scrape(metrics: &Metrics, queue: &Queue) -> String {
-    let asked = async { tokio::join!(queue.stats(), queue.fleet()) };
-    match tokio::time::timeout(LIMIT, asked).await {
-        Ok((Ok(stats), fleet)) => {
+    let asked = async { futures::join!(queue.stats(), queue.fleet()) };
+    match within(LIMIT, asked).await {
+        Some((Ok(stats), fleet)) => {
             // A status that cannot be read, by a newer version's reconciler say, hides the fleet alone.
             if let Err(error) = &fleet {
                 tracing::debug!(%error, "the fleet's metrics cannot be read");
@@ -85,11 +86,11 @@ pub async fn scrape(metrics: &Metrics, queue: &Queue) -> String {
             });
             metrics.fleet(status.as_ref());
         }
-        Ok((Err(error), _)) => {
+        Some((Err(error), _)) => {
             tracing::debug!(%error, "the queue's metrics cannot be read");
             metrics.redis_down();
         }
-        Err(_) => metrics.redis_down(),
+        None => metrics.redis_down(),
     }
     metrics.encode()
 }

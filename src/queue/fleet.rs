@@ -102,15 +102,8 @@ impl Queue {
         let args =
             vec!["hold".into(), holder.to_owned(), time.as_millis().to_string(), flag(fresh), flag(insist)];
         let reply = self.eval(&scripts::FLEET_LOCK, args).await?;
-        let parts = reply.list().unwrap_or_default();
-        let number = || parts.get(1).and_then(Reply::int).and_then(|n| u64::try_from(n).ok());
-        match parts.first().and_then(Reply::text) {
-            Some("MINE") => number().map(|epoch| Hold::Mine(Fence { holder: holder.to_owned(), epoch })),
-            Some("HELD") => number().map(|ms| Hold::Held(Duration::from_millis(ms))),
-            Some("LAPSED") => number().map(|ms| Hold::Lapsed(Duration::from_millis(ms))),
-            _ => None,
-        }
-        .ok_or_else(|| QueueError::data(format!("the fleet's lock answered {reply:?}")))
+        parse_hold(&reply, holder)
+            .ok_or_else(|| QueueError::data(format!("the fleet's lock answered {reply:?}")))
     }
 
     /// Gives the right to act away, so that nobody has to wait for its end.
@@ -239,7 +232,18 @@ fn parse_paused(text: &str) -> Option<Paused> {
     (!text.is_empty()).then(|| serde_json::from_str(text).unwrap_or_else(|_| unreadable()))
 }
 
-fn parse_view(reply: &Reply) -> Option<FleetView> {
+pub(super) fn parse_hold(reply: &Reply, holder: &str) -> Option<Hold> {
+    let parts = reply.list()?;
+    let number = u64::try_from(parts.get(1)?.int()?).ok()?;
+    match parts.first()?.text()? {
+        "MINE" => Some(Hold::Mine(Fence { holder: holder.to_owned(), epoch: number })),
+        "HELD" => Some(Hold::Held(Duration::from_millis(number))),
+        "LAPSED" => Some(Hold::Lapsed(Duration::from_millis(number))),
+        _ => None,
+    }
+}
+
+pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
     let [now, pending, since, due, next_due, paused, pool, alive, leases] = reply.list()? else {
         return None;
     };

@@ -76,15 +76,7 @@ impl Queue {
     ) -> Result<FlySlot, QueueError> {
         let class = priority as u8;
         let reply = self.fly_limit(rate, ["slot".into(), class.to_string(), micros(budget)]).await?;
-        let parts = reply.list().unwrap_or_default();
-        match (parts.first().and_then(Reply::text), parts.get(1).and_then(Reply::int)) {
-            (Some("GO"), Some(now)) => Ok(FlySlot::Go { at: Millis(now / 1000) }),
-            // Rounded up: a caller that comes a moment early asks twice.
-            (Some("WAIT"), Some(wait)) => {
-                Ok(FlySlot::Wait(Duration::from_millis(u64::try_from(wait).unwrap_or(0).div_ceil(1000))))
-            }
-            _ => Err(QueueError::data(format!("the limit answered {reply:?}"))),
-        }
+        parse_slot(&reply).ok_or_else(|| QueueError::data(format!("the limit answered {reply:?}")))
     }
 
     /// Fly said that there were too many requests: everybody waits, as long as it asked for or for a
@@ -117,7 +109,19 @@ impl Queue {
     }
 }
 
+pub(super) fn parse_slot(reply: &Reply) -> Option<FlySlot> {
+    let parts = reply.list()?;
+    match (parts.first()?.text()?, parts.get(1)?.int()?) {
+        ("GO", now) => Some(FlySlot::Go { at: Millis(now / 1000) }),
+        // Rounded up: a caller that comes a moment early asks twice.
+        ("WAIT", wait) => {
+            Some(FlySlot::Wait(Duration::from_millis(u64::try_from(wait).unwrap_or(0).div_ceil(1000))))
+        }
+        _ => None,
+    }
+}
+
 /// At most a day: beyond, Lua's numbers and sense end.
-fn micros(duration: Duration) -> String {
+pub(super) fn micros(duration: Duration) -> String {
     duration.min(Duration::from_secs(86_400)).as_micros().to_string()
 }

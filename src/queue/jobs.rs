@@ -213,6 +213,18 @@ pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String, QueueErro
     serde_json::to_string(value).map_err(|e| QueueError::data(e.to_string()))
 }
 
+impl UploadedOutcome {
+    pub(super) fn parse(reply: &Reply) -> Result<Self, QueueError> {
+        let answer = Answer::of(reply)?;
+        match answer.0 {
+            "QUEUED" => Ok(Self::Queued),
+            "ALREADY" => Ok(Self::Already(answer.state()?)),
+            "UNKNOWN" => Ok(Self::Unknown),
+            _ => Err(answer.unexpected()),
+        }
+    }
+}
+
 impl Queue {
     /// Puts in a job. A second submit of the same job changes nothing.
     ///
@@ -257,14 +269,7 @@ impl Queue {
     /// # Errors
     /// When Redis fails.
     pub async fn uploaded(&self, id: JobId) -> Result<UploadedOutcome, QueueError> {
-        let reply = self.eval_idempotent(&scripts::UPLOADED, vec![id.to_string()]).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
-            "QUEUED" => Ok(UploadedOutcome::Queued),
-            "ALREADY" => Ok(UploadedOutcome::Already(answer.state()?)),
-            "UNKNOWN" => Ok(UploadedOutcome::Unknown),
-            _ => Err(answer.unexpected()),
-        }
+        UploadedOutcome::parse(&self.eval_idempotent(&scripts::UPLOADED, vec![id.to_string()]).await?)
     }
 
     /// Asks for a job. With `sweep`, expired leases and delayed jobs are seen to first (a few of them).

@@ -23,6 +23,7 @@
 //! | `fly:limit` | hash | when Fly may be asked next, and who waits to; gone after an idle hour |
 //! | `fleet:lock` | hash | which reconciler acts, until when, and the epoch that fences the others |
 //! | `fleet:status` | string | what it said last of the fleet, JSON |
+//! | `fleet:memory` | string | what a reconciler that comes and goes must remember, JSON |
 //! | `fleet:paused` | string | there while the fleet is left alone |
 //!
 //! All times are Redis's own clock in milliseconds. A worker learns it with each claim that brings a job
@@ -46,6 +47,7 @@ mod pool;
 mod read;
 mod scripts;
 mod transport;
+mod visit;
 
 pub use clock::ServerClock;
 #[cfg(not(target_arch = "wasm32"))]
@@ -60,7 +62,8 @@ pub use jobs::{
 pub use outbox::{Delivery, DeliveryState, Outbox};
 pub use pool::{Registered, WorkerRecord, WorkerState};
 pub use read::{Filter, Page, Stats};
-pub use transport::{Command, QueueError, Reply, Rest};
+pub use transport::{Command, QueueError, Reply, Rest, WHERE};
+pub use visit::{Ask, Look, Note, Turn};
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -41,6 +41,20 @@ macro_rules! scripts {
     )*};
 }
 
+/// The lock's script and the limit's, each as a function that `fleet_turn.lua` calls with its own ARGV.
+pub static FLEET_TURN: Script = {
+    const TEXT: &str = concat!(
+        include_str!("scripts/lib.lua"),
+        "local function hold(ARGV)\n",
+        include_str!("scripts/fleet_lock.lua"),
+        "end\nlocal function slot(ARGV)\n",
+        include_str!("scripts/fly_limit.lua"),
+        "end\n",
+        include_str!("scripts/fleet_turn.lua")
+    );
+    Script::new(TEXT, || hex_sha1(TEXT))
+};
+
 scripts! {
     SUBMIT "submit.lua"
     UPLOADED "uploaded.lua"

@@ -15,8 +15,8 @@ use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use secrecy::ExposeSecret;
 
-use super::Bucket;
 use super::error::{CheckError, StorageError, classify};
+use super::{Bucket, ObjectInfo};
 use crate::config::StorageConfig;
 use crate::job::ObjectKey;
 
@@ -46,15 +46,6 @@ pub struct Storage {
 struct Names {
     input: String,
     output: String,
-}
-
-/// What is known of an object without reading it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectInfo {
-    /// Bytes.
-    pub size: u64,
-    /// Its entity tag, without quotes.
-    pub etag: Option<String>,
 }
 
 /// Objects below a prefix.

@@ -1,10 +1,15 @@
 //! What can go wrong with an object, sorted by what to do about it.
 
+#[cfg(not(target_arch = "wasm32"))]
 use std::error::Error as StdError;
 use std::io;
-use std::path::{Path, PathBuf};
+#[cfg(not(target_arch = "wasm32"))]
+use std::path::Path;
+use std::path::PathBuf;
 
+#[cfg(not(target_arch = "wasm32"))]
 use aws_sdk_s3::config::http::HttpResponse;
+#[cfg(not(target_arch = "wasm32"))]
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use crate::job::{Failure, FailureCode, InvalidKey};
@@ -101,6 +106,7 @@ impl StorageError {
         matches!(self, Self::Unavailable { .. } | Self::Unreachable { passing: true, .. })
     }
 
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn disk(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::Disk { doing, path, source }
@@ -145,6 +151,7 @@ pub struct CheckError {
     pub why: String,
 }
 
+#[cfg(not(target_arch = "wasm32"))]
 impl CheckError {
     /// What this failure, on asking for the bucket `name` that `variable` names, says of the settings.
     pub(super) fn of(error: &StorageError, variable: &'static str, name: &str) -> Self {
@@ -162,6 +169,7 @@ impl CheckError {
     }
 }
 
+#[cfg(not(target_arch = "wasm32"))]
 fn denied(code: &str, bucket_variable: &'static str, name: &str) -> (&'static str, String) {
     match code {
         "SignatureDoesNotMatch" => (
@@ -184,6 +192,7 @@ fn denied(code: &str, bucket_variable: &'static str, name: &str) -> (&'static st
 }
 
 /// Sorts an error of the SDK about `what`.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn classify<E>(what: &str, error: &SdkError<E, HttpResponse>) -> StorageError
 where
     E: ProvideErrorMetadata + StdError + 'static,
@@ -202,6 +211,7 @@ where
 }
 
 /// Sorts an answer of the server about `what` by its status and S3's code.
+#[cfg(not(target_arch = "wasm32"))]
 fn by_answer(what: &str, status: u16, code: &str) -> StorageError {
     let what = what.to_owned();
     let said = if code.is_empty() { format!("status {status}") } else { format!("{code}, status {status}") };
@@ -218,6 +228,7 @@ fn by_answer(what: &str, status: u16, code: &str) -> StorageError {
 }
 
 /// The innermost cause of an error: the outer ones only say that there was one.
+#[cfg(not(target_arch = "wasm32"))]
 pub(super) fn root(error: &(dyn StdError + 'static)) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {

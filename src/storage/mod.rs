@@ -3,11 +3,12 @@
 //! ones ([`event`]).
 //!
 //! Not here: what a job does with them, and the S3 server of `tcoder up`. `layout`, `presign`, [`links`]
-//! and `event` are pure and compile for the edge; the rest needs sockets and files.
+//! and `event` are pure. At the edge the buckets are looked into through their bindings, and nothing is moved.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod client;
-#[cfg(not(target_arch = "wasm32"))]
+#[cfg(target_arch = "wasm32")]
+mod edge;
 mod error;
 pub mod event;
 #[cfg(not(target_arch = "wasm32"))]
@@ -21,13 +22,23 @@ mod save;
 mod transfer;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use client::{Listing, ObjectInfo, Put, Storage};
-#[cfg(not(target_arch = "wasm32"))]
+pub use client::{Listing, Put, Storage};
+#[cfg(target_arch = "wasm32")]
+pub use edge::Storage;
 pub use error::{CheckError, StorageError};
 #[cfg(not(target_arch = "wasm32"))]
 pub use save::Progress;
 #[cfg(not(target_arch = "wasm32"))]
 pub use transfer::content_type;
+
+/// What is known of an object without reading it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Bytes.
+    pub size: u64,
+    /// Its entity tag, without quotes.
+    pub etag: Option<String>,
+}
 
 /// One of the two buckets of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -7,10 +7,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{IngestError, ingest_object_event};
 use crate::queue::{Queue, backoff};
+use crate::storage::Storage;
 
 /// Takes events in until `stop`. One that fails is tried again; should we stop before it worked, the
 /// housekeeping finds the upload at the next start.
-pub async fn run(queue: Queue, bucket: String, mut events: mpsc::Receiver<Vec<u8>>, stop: CancellationToken) {
+pub async fn run(
+    queue: Queue,
+    storage: Storage,
+    bucket: String,
+    mut events: mpsc::Receiver<Vec<u8>>,
+    stop: CancellationToken,
+) {
     loop {
         let message = tokio::select! {
             () = stop.cancelled() => return,
@@ -21,13 +28,13 @@ pub async fn run(queue: Queue, bucket: String, mut events: mpsc::Receiver<Vec<u8
         };
         let mut tries = 0;
         loop {
-            match ingest_object_event(&queue, &bucket, &message).await {
+            match ingest_object_event(&queue, &storage, &bucket, &message).await {
                 Ok(_) => break,
                 Err(IngestError::Undecodable(error)) => {
                     tracing::error!(%error, "an event was dropped");
                     break;
                 }
-                Err(IngestError::Queue(error)) => {
+                Err(error) => {
                     tries += 1;
                     tracing::warn!(%error, tries, "an event could not be taken in; trying again");
                     let pause =

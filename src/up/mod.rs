@@ -169,6 +169,7 @@ impl Up {
         let tasks = TaskTracker::new();
         tasks.spawn(ingest::run(
             queue.clone(),
+            Storage::new(&storage_config),
             storage_config.input_bucket.clone(),
             arriving,
             stop_api.clone(),

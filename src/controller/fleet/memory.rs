@@ -4,14 +4,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::action::{Act, Action, Outcome};
 use super::observation::Moment;
 use super::policy::FleetPolicy;
 use super::slot::Slot;
 use crate::flyprovider::{MachineId, MachineState};
 
-/// What a reconciler remembers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a reconciler remembers. As JSON it can be left for one that follows, if both count their moments
+/// from the same beginning.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 pub struct Memory {
     /// When the newest list was asked for.
     pub(super) listed_at: Option<Moment>,
@@ -40,7 +44,7 @@ pub struct Memory {
 }
 
 /// A create whose machine no list has shown yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Launch {
     pub at: Moment,
     /// Where Fly said which it is.
@@ -48,21 +52,21 @@ pub(super) struct Launch {
 }
 
 /// A machine that is not in the list any more.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Missing {
     pub slot: Option<Slot>,
     pub until: Moment,
 }
 
 /// What was sent to a machine and may not show in a list yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Verb {
     Start,
     Stop,
     Destroy,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Sent {
     pub verb: Verb,
     pub at: Moment,
@@ -70,7 +74,7 @@ pub(super) struct Sent {
 }
 
 /// What is known of a machine over time.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Seen {
     pub slot: Option<Slot>,
     pub state: MachineState,

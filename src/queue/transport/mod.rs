@@ -87,9 +87,10 @@ impl Reply {
 
 /// Where Redis is, in the words of the setting that says so.
 #[cfg(not(target_arch = "wasm32"))]
-const WHERE: &str = "Redis at REDIS_URL";
+pub const WHERE: &str = "Redis at REDIS_URL";
+/// Where Redis is, in the words of the setting that says so.
 #[cfg(target_arch = "wasm32")]
-const WHERE: &str = "Redis at UPSTASH_REDIS_REST_URL";
+pub const WHERE: &str = "Redis at UPSTASH_REDIS_REST_URL";
 /// What is wrong where the login is.
 #[cfg(not(target_arch = "wasm32"))]
 const LOGIN: &str = "the user name and password in it";

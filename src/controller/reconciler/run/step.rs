@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::outcome::{list_failure_of, outcome_of, word};
 use super::{HOLD, Next, RENEW, Reconciler};
 use crate::controller::fleet::{Act, Action, FleetPolicy, Listed, NoList, Outcome, launch_config};
+use crate::controller::reconciler::outcome::{list_failure_of, outcome_of, word};
+use crate::controller::reconciler::priority;
 use crate::flyprovider::{CreateMachine, FlyError, ListFilter, MachineId};
 use crate::job::WorkerId;
 use crate::queue::{Fence, FlyPriority, FlySlot, Hold, QueueError, RetireOutcome};
@@ -203,14 +204,5 @@ impl Reconciler {
                 }
             }
         }
-    }
-}
-
-const fn priority(act: &Act) -> FlyPriority {
-    match act {
-        Act::Start { .. } => FlyPriority::Start,
-        Act::Create { .. } => FlyPriority::Create,
-        Act::Stop { .. } | Act::Retire { .. } => FlyPriority::Stop,
-        Act::Destroy { .. } => FlyPriority::Destroy,
     }
 }

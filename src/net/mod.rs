@@ -3,16 +3,22 @@
 //!
 //! A name is judged by the addresses it resolves to, at the moment of connecting, so that a name that
 //! resolves differently the second time gains nothing; a literal address is judged before the request
-//! and at every redirect.
+//! and at every redirect. At the edge a name is not judged: from there only the public internet can be
+//! reached.
+
+#[cfg(not(target_arch = "wasm32"))]
+mod client;
+mod post;
 
 use std::error::Error as StdError;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{Ipv4Net, Ipv6Net};
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Method, redirect};
 use url::{Host, Url};
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use client::{Client, Redirects, Timeouts, client, install_crypto};
+pub use post::{PostError, Poster};
 
 /// Which addresses may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,26 +35,6 @@ impl Guard {
     pub const fn allow_private(allowed: bool) -> Self {
         if allowed { Self::AllowPrivate } else { Self::PublicOnly }
     }
-}
-
-/// How long a call may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timeouts {
-    /// Until the connection stands.
-    pub connect: Duration,
-    /// Between two pieces of an answer.
-    pub read: Duration,
-    /// From the first byte to the last; nothing leaves it to the caller.
-    pub total: Option<Duration>,
-}
-
-/// What to do where an answer leads on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Redirects {
-    /// Go there, if the guard lets it through.
-    Follow,
-    /// Take the answer as it is: what was sent is meant for nobody else.
-    Stay,
 }
 
 /// Redirects that are followed, one after the other.
@@ -89,69 +75,6 @@ impl Refused {
     }
 }
 
-/// Makes *ring* the process's TLS provider. Call it first thing; calling it again does nothing.
-pub fn install_crypto() {
-    // An error says that one is installed already, which is what we want.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-}
-
-/// An HTTP client that calls only what its guard lets through. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Client {
-    http: reqwest::Client,
-    guard: Guard,
-}
-
-/// A client of this guard.
-///
-/// # Errors
-/// When the machine's certificates cannot be loaded.
-pub fn client(guard: Guard, timeouts: Timeouts, redirects: Redirects) -> Result<Client, reqwest::Error> {
-    Ok(Client { http: builder(guard, timeouts, redirects).build()?, guard })
-}
-
-fn builder(guard: Guard, timeouts: Timeouts, redirects: Redirects) -> reqwest::ClientBuilder {
-    install_crypto();
-    let policy = match redirects {
-        Redirects::Stay => redirect::Policy::none(),
-        Redirects::Follow => redirect::Policy::custom(move |attempt| {
-            match judge_redirect(guard, attempt.previous(), attempt.url()) {
-                Ok(()) => attempt.follow(),
-                Err(refused) => attempt.error(refused),
-            }
-        }),
-    };
-    let mut builder = reqwest::Client::builder()
-        .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
-        // A proxy would connect on our behalf, past the guard.
-        .no_proxy()
-        .referer(false)
-        .connect_timeout(timeouts.connect)
-        .read_timeout(timeouts.read)
-        .pool_idle_timeout(Duration::from_secs(30))
-        .pool_max_idle_per_host(4)
-        .redirect(policy);
-    if let Some(total) = timeouts.total {
-        builder = builder.timeout(total);
-    }
-    if guard == Guard::PublicOnly {
-        builder = builder.dns_resolver(PublicResolver);
-    }
-    builder
-}
-
-impl Client {
-    /// A request to `url`.
-    ///
-    /// # Errors
-    /// When the guard refuses the address at sight. One it refuses later, because of what its name
-    /// resolves to or where it redirects, fails the request; [`Refused::find`] finds why.
-    pub fn request(&self, method: Method, url: &Url) -> Result<reqwest::RequestBuilder, Refused> {
-        judge(self.guard, url)?;
-        Ok(self.http.request(method, url.clone()))
-    }
-}
-
 /// Whether the guard lets the address through, as far as it shows: a name is judged when it resolves.
 ///
 /// # Errors
@@ -167,38 +90,6 @@ pub fn judge(guard: Guard, url: &Url) -> Result<(), Refused> {
         Some(Host::Ipv6(ip)) => ip.into(),
     };
     if guard == Guard::AllowPrivate || is_public(ip) { Ok(()) } else { Err(Refused::Private(ip)) }
-}
-
-fn judge_redirect(guard: Guard, previous: &[Url], next: &Url) -> Result<(), Refused> {
-    if previous.len() > MAX_REDIRECTS {
-        return Err(Refused::Redirects);
-    }
-    if next.scheme() == "http" && previous.last().is_some_and(|url| url.scheme() == "https") {
-        return Err(Refused::Downgrade);
-    }
-    judge(guard, next)
-}
-
-struct PublicResolver;
-
-impl Resolve for PublicResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            // The client's connect time-out bounds this.
-            let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
-            let public = public_of(&found)?;
-            Ok(Box::new(public.into_iter()) as Addrs)
-        })
-    }
-}
-
-/// The public ones of `found`; refused when there is none but there are private ones.
-fn public_of(found: &[SocketAddr]) -> Result<Vec<SocketAddr>, Refused> {
-    let public: Vec<SocketAddr> = found.iter().copied().filter(|a| is_public(a.ip())).collect();
-    match found.first() {
-        Some(first) if public.is_empty() => Err(Refused::Private(first.ip())),
-        _ => Ok(public),
-    }
 }
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
@@ -275,10 +166,7 @@ fn embedded(high: u16, low: u16) -> Ipv4Addr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::{response::Redirect, routing::get};
     use proptest::prelude::*;
-    use std::future::IntoFuture as _;
-    use tokio_util::sync::CancellationToken;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -436,75 +324,6 @@ mod tests {
         for text in ["file:///etc/passwd", "ftp://example.com/a", "data:text/plain,hi"] {
             assert_eq!(judge(Guard::AllowPrivate, &url(text)), Err(Refused::Scheme), "{text}");
         }
-    }
-
-    #[test]
-    fn a_name_with_one_public_address_goes_there_and_one_without_goes_nowhere() {
-        let found = |list: &[&str]| -> Vec<SocketAddr> {
-            list.iter().map(|text| SocketAddr::new(ip(text), 0)).collect()
-        };
-        assert_eq!(public_of(&found(&["10.0.0.5", "1.1.1.1"])), Ok(found(&["1.1.1.1"])));
-        assert_eq!(public_of(&found(&["10.0.0.5", "::1"])), Err(Refused::Private(ip("10.0.0.5"))));
-        assert_eq!(public_of(&[]), Ok(vec![]));
-    }
-
-    #[test]
-    fn redirects_are_judged_one_by_one() {
-        let go = |from: &str, to: &str| judge_redirect(Guard::PublicOnly, &[url(from)], &url(to));
-        assert_eq!(go("http://example.com", "https://example.com"), Ok(()));
-        assert_eq!(go("https://example.com", "http://example.com"), Err(Refused::Downgrade));
-        assert_eq!(go("http://example.com", "http://10.0.0.5/"), Err(Refused::Private(ip("10.0.0.5"))));
-        assert_eq!(go("http://example.com", "file:///etc/passwd"), Err(Refused::Scheme));
-        let hops = vec![url("http://example.com"); MAX_REDIRECTS + 1];
-        let next = url("http://example.com/next");
-        assert_eq!(judge_redirect(Guard::PublicOnly, &hops, &next), Err(Refused::Redirects));
-        assert_eq!(judge_redirect(Guard::PublicOnly, &hops[1..], &next), Ok(()));
-    }
-
-    /// A server on this machine that passes for `public.example`, and a guarded client that believes it:
-    /// the only stand-in is the name's address.
-    async fn behind_a_public_name() -> (Client, SocketAddr, CancellationToken) {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let port = address.port();
-        let app = axum::Router::new()
-            .route("/here", get(|| async { "here" }))
-            .route(
-                "/literal",
-                get(move || async move { Redirect::temporary(&format!("http://127.0.0.1:{port}/here")) }),
-            )
-            .route(
-                "/name",
-                get(move || async move { Redirect::temporary(&format!("http://localhost:{port}/here")) }),
-            )
-            .route("/loop", get(|| async { Redirect::temporary("/loop") }))
-            .route("/good", get(|| async { Redirect::temporary("/here") }));
-        let stop = CancellationToken::new();
-        let server = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
-        tokio::spawn(server.into_future());
-        let second = Duration::from_secs(10);
-        let timeouts = Timeouts { connect: second, read: second, total: Some(second) };
-        let http = builder(Guard::PublicOnly, timeouts, Redirects::Follow)
-            .resolve("public.example", address)
-            .build()
-            .unwrap();
-        (Client { http, guard: Guard::PublicOnly }, address, stop)
-    }
-
-    #[tokio::test]
-    async fn a_redirect_into_a_private_network_is_not_followed() {
-        let (client, address, stop) = behind_a_public_name().await;
-        let ask = async |path: &str| {
-            let at = url(&format!("http://public.example:{}{path}", address.port()));
-            let answer = client.request(Method::GET, &at).unwrap().send().await;
-            answer.map(|_| ()).map_err(|error| Refused::find(&error).cloned())
-        };
-        assert_eq!(ask("/good").await, Ok(()));
-        assert_eq!(ask("/literal").await, Err(Some(Refused::Private(ip("127.0.0.1")))));
-        let by_name = ask("/name").await.unwrap_err().unwrap();
-        assert!(matches!(by_name, Refused::Private(ip) if ip.is_loopback()), "{by_name}");
-        assert_eq!(ask("/loop").await, Err(Some(Refused::Redirects)));
-        stop.cancel();
     }
 
     #[test]

@@ -1,7 +1,6 @@
-//! What has to happen without anybody asking: leases that ran out, retries that are due, uploads that
-//! never came, webhooks that are owed, records that are old.
+//! Housekeeping for as long as a process lives.
 //!
-//! It sleeps until the next of these is due and learns of new ones from the event feed, so an idle
+//! It sleeps until the next errand is due and learns of new ones from the event feed, so an idle
 //! installation costs a handful of Redis commands every five minutes.
 
 use std::collections::HashMap;
@@ -13,17 +12,14 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::{BATCH, Errands};
 use crate::hub::EventHub;
-use crate::job::{Failure, FailureCode, Input, JobEvent, JobId, Millis, State};
-use crate::queue::{Delivery, DeliveryState, Outbox, Queue, QueueError, backoff};
-use crate::storage::links::Links;
-use crate::storage::{Bucket, Storage};
-use crate::webhook::{self, Mail};
+use crate::job::{JobEvent, JobId, Millis, State};
+use crate::queue::{Delivery, DeliveryState, Outbox, QueueError, backoff};
+use crate::webhook;
 
 /// Longest sleep.
 const QUIET: Duration = Duration::from_secs(300);
-/// Jobs seen to in one go.
-const BATCH: u32 = 100;
 /// Uploads looked for at the start.
 const LOOK_AT_ALL: u32 = 10_000;
 /// After this long an upload that could not be looked for is looked for again.
@@ -71,16 +67,10 @@ impl Round {
 
 /// Keeps an installation tidy for as long as it runs. Several may run side by side.
 pub struct Housekeeper {
-    /// The queue.
-    pub queue: Queue,
-    /// The buckets.
-    pub storage: Storage,
-    /// Makes addresses of objects.
-    pub links: Links,
+    /// What it needs.
+    pub errands: Errands,
     /// What happens.
     pub hub: EventHub,
-    /// What webhooks are sent with; without it they stay in the outbox.
-    pub mail: Option<Mail>,
 }
 
 impl Housekeeper {
@@ -95,7 +85,7 @@ impl Housekeeper {
     /// Leases, retries, uploads, records.
     async fn tidy(&self) {
         let mut events = self.hub.listen();
-        let lease = self.queue.policy().lease;
+        let lease = self.errands.queue.policy().lease;
         // An upload may have arrived while nobody listened: look once at all that are awaited.
         let mut look_at_all = true;
         let mut put_off = HashMap::new();
@@ -141,7 +131,7 @@ impl Housekeeper {
         look_at_all: bool,
         put_off: &mut HashMap<JobId, Millis>,
     ) -> Result<Duration, QueueError> {
-        let queue = &self.queue;
+        let queue = &self.errands.queue;
         let mut sweep = queue.sweep(BATCH).await?;
         while sweep.next_due.is_some_and(|due| due <= sweep.now) {
             sweep = queue.sweep(BATCH).await?;
@@ -151,9 +141,9 @@ impl Housekeeper {
         let full = awaited.len() >= limit as usize;
         let round = Round::plan(&awaited, put_off, sweep.now, look_at_all);
         let looked: Vec<(JobId, bool)> = futures::stream::iter(round.look)
-            .map(
-                |(id, overdue)| async move { self.look_for_upload(id, overdue).await.map(|done| (id, done)) },
-            )
+            .map(|(id, overdue)| async move {
+                self.errands.look_for_upload(id, overdue).await.map(|done| (id, done))
+            })
             .buffer_unordered(HEADS)
             .collect::<Vec<_>>()
             .await
@@ -170,38 +160,9 @@ impl Housekeeper {
         Ok(next.map_or(QUIET, |due| until(due, sweep.now)))
     }
 
-    /// Looks for one upload; says whether that is settled for now. If that is there, its event was lost; if not and time is up, it fails.
-    async fn look_for_upload(&self, id: JobId, overdue: bool) -> Result<bool, QueueError> {
-        let queue = &self.queue;
-        let Some(job) = queue.get(id).await? else {
-            let gone = Failure::new(FailureCode::UploadExpired, "the job is gone");
-            return queue.expire_upload(id, &gone).await.map(|_| true);
-        };
-        let Input::Key(key) = &job.spec.input else { return Ok(!overdue) };
-        match self.storage.head(Bucket::Input, key).await {
-            Ok(Some(_)) => {
-                tracing::info!(job = %id, "the input is there though its event never came");
-                queue.uploaded(id).await.map(|_| true)
-            }
-            Ok(None) if overdue => {
-                let message = "the video was not uploaded within the day; ask for a new upload address";
-                queue
-                    .expire_upload(id, &Failure::new(FailureCode::UploadExpired, message))
-                    .await
-                    .map(|_| true)
-            }
-            Ok(None) => Ok(true),
-            // It is looked for again in a minute; a job is not failed because storage is away.
-            Err(error) => {
-                tracing::warn!(job = %id, %error, "could not look for an upload");
-                Ok(!overdue)
-            }
-        }
-    }
-
     /// Webhooks. Each goes its own way, so a receiver that takes its time delays nobody else's.
     async fn tell(&self) {
-        let Some(mail) = &self.mail else { return std::future::pending().await };
+        let Some(mail) = &self.errands.mail else { return std::future::pending().await };
         let mut events = self.hub.listen();
         let mut under_way = FuturesUnordered::new();
         let mut failures = 0;
@@ -219,7 +180,7 @@ impl Housekeeper {
                             failures = 0;
                             look = Instant::now() + pause;
                             under_way.extend(taken.into_iter().map(|(delivery, state)| {
-                                webhook::deliver(&self.queue, mail, &self.links, now, delivery, state)
+                                webhook::deliver(&self.errands.queue, mail, &self.errands.links, now, delivery, state)
                             }));
                         }
                         Err(error) => {
@@ -244,8 +205,8 @@ impl Housekeeper {
 
     /// Takes what is due; says also for how long nothing more is.
     async fn owed(&self, outbox: Outbox, room: usize) -> Result<(Millis, Vec<Owed>, Duration), QueueError> {
-        let now = self.queue.clock().await?.now();
-        let (taken, next) = webhook::take(&self.queue, outbox, now, room).await?;
+        let now = self.errands.queue.clock().await?.now();
+        let (taken, next) = webhook::take(&self.errands.queue, outbox, now, room).await?;
         // More may be due than there was room for.
         let pause = if taken.is_empty() { next.map_or(QUIET, |due| until(due, now)) } else { Duration::ZERO };
         Ok((now, taken, pause.min(QUIET)))

@@ -1,0 +1,397 @@
+//! A visit to the fleet: by somebody whom an event calls, who takes the next steps and leaves. Each round
+//! trip counts, so one brings what was done, the view, the right to act and a request to Fly together, and
+//! what has to be remembered until the next visit is left in Redis, before the step it is about.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::outcome::{list_failure_of, outcome_of};
+use super::{observe, priority, status};
+use crate::controller::fleet::{
+    Act, Action, FleetPolicy, Listed, Memory, Moment, NoList, Observation, Outcome, Plan, launch_config, plan,
+};
+use crate::flyprovider::{CreateMachine, Fly, FlyError, ListFilter, Machine, MachineId};
+use crate::job::{JobId, WorkerId};
+use crate::pace::{Instant, sleep};
+use crate::queue::{
+    Ask, Fence, FleetView, FlyPriority, FlyRate, FlySlot, Look, Note, Queue, QueueError, RetireOutcome, Turn,
+    UploadedOutcome,
+};
+
+/// How long the right to act is held after each look.
+const HOLD: Duration = Duration::from_secs(30);
+/// How long a holder whose time ran out is waited for: it is woken by the same event.
+const AFTER_YOU: Duration = Duration::from_secs(2);
+/// How long workers that come up on a machine that is being stopped are refused.
+const REFUSED: Duration = Duration::from_secs(600);
+/// From SIGTERM to SIGKILL.
+const STOP: Duration = Duration::from_secs(30);
+/// Leases looked at where a machine is busy that should not be.
+const LEASES: u32 = 100;
+/// Most that is left for the next visit, bytes. A thousand machines' worth.
+const MEMORY_MAX: usize = 1 << 20;
+
+/// Whoever visits.
+pub struct Visitor {
+    /// The queue.
+    pub queue: Queue,
+    /// Fly.
+    pub fly: Fly,
+    /// What is wanted.
+    pub policy: FleetPolicy,
+    /// What machines find in their environment beside what the fleet gives them. No secrets.
+    pub environment: BTreeMap<String, String>,
+    /// Its name among its peers, the same at each visit.
+    pub holder: String,
+    /// How often Fly is asked, by all together.
+    pub rate: FlyRate,
+}
+
+/// How much a visit may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Requests to Fly.
+    pub fly: u32,
+    /// Round trips in all, to Redis and to Fly.
+    pub trips: u32,
+    /// How long it may take until its last step begins.
+    pub time: Duration,
+}
+
+/// How a visit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Nothing more is to be done for now.
+    Settled,
+    /// There is more to do than there was room for.
+    NoRoom,
+    /// Somebody else acts on the fleet.
+    Elsewhere,
+}
+
+/// What one visit leaves for the next. Its moments are Redis's time.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Left {
+    epoch: u64,
+    memory: Memory,
+    suspects: BTreeMap<WorkerId, Moment>,
+}
+
+/// A visit under way.
+struct Visit<'a> {
+    visitor: &'a Visitor,
+    room: Room,
+    began: Instant,
+    fence: Fence,
+    view: FleetView,
+    looked: Instant,
+    /// When Fly may be asked.
+    slot: FlySlot,
+    seen: Observation,
+    made: BTreeMap<MachineId, Machine>,
+    left: Left,
+    trips: u32,
+    asked_fly: u32,
+}
+
+/// What the plan wants of Fly next.
+enum Next {
+    List,
+    Act(Action),
+}
+
+impl Visitor {
+    fn ask(&self, fresh: bool, insist: bool, priority: FlyPriority) -> Ask<'_> {
+        Ask { holder: &self.holder, time: HOLD, fresh, insist, rate: self.rate, priority, budget: HOLD }
+    }
+
+    /// Tells the queue of inputs that have arrived, and takes the next steps. Says also what became of the
+    /// inputs, in their order, and how many round trips there were.
+    ///
+    /// # Errors
+    /// When Redis fails. The next visit goes on.
+    pub async fn visit(
+        &self,
+        uploads: &[JobId],
+        room: Room,
+    ) -> Result<(Vec<UploadedOutcome>, End, u32), QueueError> {
+        let began = Instant::now();
+        let mut trips = 1;
+        let mut look = self.queue.look(uploads, None, &self.ask(true, false, FlyPriority::List)).await?;
+        let outcomes = std::mem::take(&mut look.uploads);
+        let waits = look.view.pending + look.view.due > 0;
+        if matches!(look.turn, Turn::Lapsed(ago) if waits && ago >= AFTER_YOU) {
+            trips += 1;
+            look = self.queue.look(&[], None, &self.ask(true, true, FlyPriority::List)).await?;
+        }
+        let Look { view, turn: Turn::Mine(fence, slot), memory, .. } = look else {
+            return Ok((outcomes, End::Elsewhere, trips));
+        };
+        let mut visit = Visit {
+            visitor: self,
+            room,
+            began,
+            fence,
+            view,
+            looked: Instant::now(),
+            slot,
+            seen: Observation { machines: Err(NoList::NOT_YET), queue: None },
+            made: BTreeMap::new(),
+            left: memory.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default(),
+            trips,
+            asked_fly: 0,
+        };
+        let end = visit.run().await?;
+        Ok((outcomes, end, visit.trips))
+    }
+}
+
+impl Visit<'_> {
+    /// Redis's time.
+    fn now(&self) -> Moment {
+        Duration::from_millis(u64::try_from(self.view.now.0).unwrap_or(0)) + self.looked.elapsed()
+    }
+
+    fn policy(&self) -> FleetPolicy {
+        let wanted = &self.visitor.policy;
+        FleetPolicy { paused: wanted.paused || self.view.paused.is_some(), ..wanted.clone() }
+    }
+
+    async fn run(&mut self) -> Result<End, QueueError> {
+        // Somebody else acted since the last visit, or one broke off.
+        if self.left.epoch + 1 != self.fence.epoch {
+            let now = self.now();
+            self.left.memory.doubt_absences(now);
+        }
+        self.left.epoch = self.fence.epoch;
+        let mut told = false;
+        loop {
+            let (policy, now) = (self.policy(), self.now());
+            let alive = self.visitor.queue.policy().alive;
+            self.seen.queue = Some(observe::queue_view(&self.view, alive, &mut self.left.suspects, now));
+            self.left.memory.observe(&self.seen, &policy, now);
+            let plan = plan(&self.seen, &policy, &self.left.memory, now);
+            let next = if plan.next_look == Some(Duration::ZERO) {
+                Some(Next::List)
+            } else {
+                plan.actions.first().cloned().map(Next::Act)
+            };
+            let Some(next) = next else {
+                if !told {
+                    self.leave(&policy, &plan).await?;
+                }
+                return Ok(End::Settled);
+            };
+            // A look and the step after it.
+            let full = self.asked_fly >= self.room.fly || self.trips + 2 > self.room.trips;
+            if full || self.began.elapsed() >= self.room.time {
+                // What stands there already says as much, but for what was made since.
+                if !told {
+                    self.leave(&policy, &plan).await?;
+                }
+                return Ok(End::NoRoom);
+            }
+            let asks_fly = !matches!(&next, Next::Act(Action { act: Act::Retire { .. }, .. }));
+            if let (FlySlot::Wait(wait), true) = (self.slot, asks_fly) {
+                if self.began.elapsed() + wait > self.room.time {
+                    self.leave(&policy, &plan).await?;
+                    return Ok(End::NoRoom);
+                }
+                sleep(wait).await;
+                if !self.look_again(&policy, &plan, &next).await? {
+                    return Ok(End::Elsewhere);
+                }
+                told = true;
+                continue;
+            }
+            match next {
+                Next::List => {
+                    self.list().await;
+                    told = false;
+                }
+                Next::Act(action) => match self.step(&action, &policy).await? {
+                    // It stands in what was left before.
+                    Outcome::Done(_) if told => {}
+                    Outcome::Fenced => return Ok(End::Elsewhere),
+                    // What keeps it busy may be a lease that ran out, and nobody else may be there to reap it.
+                    Outcome::Refused => {
+                        self.trips += 1;
+                        self.visitor.queue.sweep(LEASES).await?;
+                        self.leave(&policy, &plan).await?;
+                        return Ok(End::NoRoom);
+                    }
+                    _ => told = false,
+                },
+            }
+        }
+    }
+
+    fn note(&self, policy: &FleetPolicy, plan: &Plan, intent: Option<&Action>) -> Result<Note, QueueError> {
+        let now = self.now();
+        let free = FleetPolicy { paused: false, ..policy.clone() };
+        let wish =
+            policy.paused.then(|| crate::controller::fleet::plan(&self.seen, &free, &self.left.memory, now));
+        let seen = status::Seen { view: &self.view, fleet: &self.seen, made: &self.made };
+        let status = status::status(&self.fence, &seen, policy, plan, wish.as_ref().unwrap_or(plan));
+        let mut memory = self.left.memory.clone();
+        if let Some(action) = intent {
+            // Should nobody hear how it ended: a list will show.
+            memory.record(action, &Outcome::Done(None), policy, now, now);
+        }
+        let left = Left { epoch: self.left.epoch, memory, suspects: self.left.suspects.clone() };
+        let memory = serde_json::to_string(&left).map_err(|error| QueueError::Data(error.to_string()))?;
+        let memory = if memory.len() <= MEMORY_MAX { memory } else { "{}".to_owned() };
+        Ok(Note { fence: self.fence.clone(), status, memory })
+    }
+
+    async fn leave(&mut self, policy: &FleetPolicy, plan: &Plan) -> Result<(), QueueError> {
+        self.trips += 1;
+        let note = self.note(policy, plan, None)?;
+        self.visitor.queue.leave_note(&note).await.map(drop)
+    }
+
+    /// Leaves a note of what is about to be done, and looks again. Says whether the right to act still
+    /// holds.
+    async fn look_again(
+        &mut self,
+        policy: &FleetPolicy,
+        plan: &Plan,
+        next: &Next,
+    ) -> Result<bool, QueueError> {
+        let (priority, intent) = match next {
+            Next::List => (FlyPriority::List, None),
+            Next::Act(action) => (priority(&action.act), Some(action)),
+        };
+        let note = self.note(policy, plan, intent)?;
+        let ask = self.visitor.ask(false, false, priority);
+        self.trips += 1;
+        let look = self.visitor.queue.look(&[], Some(&note), &ask).await?;
+        let Turn::Mine(fence, slot) = look.turn else { return Ok(false) };
+        (self.view, self.looked, self.slot) = (look.view, Instant::now(), slot);
+        Ok(fence == self.fence)
+    }
+
+    /// The request was made: the next one has to wait for its turn.
+    fn spend(&mut self) {
+        self.trips += 1;
+        self.asked_fly += 1;
+        self.slot = FlySlot::Wait(self.visitor.rate.interval);
+    }
+
+    async fn list(&mut self) {
+        let at = self.now();
+        self.spend();
+        self.seen.machines = match self.visitor.fly.list(&ListFilter::default()).await {
+            Ok(machines) => {
+                tracing::debug!(machines = machines.len(), "listed");
+                self.made.clear();
+                Ok(Listed { at, machines })
+            }
+            Err(error) => {
+                tracing::warn!(%error, "no list of machines");
+                self.heed(&error).await;
+                Err(NoList { why: list_failure_of(&error), at: self.now() })
+            }
+        };
+    }
+
+    async fn step(&mut self, action: &Action, policy: &FleetPolicy) -> Result<Outcome, QueueError> {
+        let sent_at = self.now();
+        let outcome = match &action.act {
+            Act::Retire { machine, workers } => self.retire(machine, workers).await?,
+            Act::Stop { machine } | Act::Destroy { machine, .. } => {
+                let workers = self.workers_of(machine);
+                match self.retire(machine, &workers).await? {
+                    Outcome::Done(_) => self.ask_fly(&action.act, policy).await?,
+                    refused => refused,
+                }
+            }
+            act => self.ask_fly(act, policy).await?,
+        };
+        let (kind, reason) = (action.act.kind(), &action.reason);
+        let machine = match (&action.act, &outcome) {
+            (Act::Create { name, .. }, _) => name.clone(),
+            (act, _) => act.machine().map(ToString::to_string).unwrap_or_default(),
+        };
+        if matches!(outcome, Outcome::Done(_)) {
+            tracing::info!(action = kind, machine, reason, "done");
+        } else {
+            tracing::warn!(
+                action = kind,
+                machine,
+                outcome = super::outcome::word(&outcome),
+                reason,
+                "not done"
+            );
+        }
+        let now = self.now();
+        self.left.memory.record(action, &outcome, policy, sent_at, now);
+        Ok(outcome)
+    }
+
+    /// The machine's workers as they were seen, also those that the pool has forgotten.
+    fn workers_of(&self, machine: &MachineId) -> Vec<WorkerId> {
+        let workers = self.seen.queue.iter().flat_map(|queue| &queue.workers);
+        workers.filter(|w| w.machine == *machine).map(|w| w.worker.clone()).collect()
+    }
+
+    async fn retire(&mut self, machine: &MachineId, workers: &[WorkerId]) -> Result<Outcome, QueueError> {
+        self.trips += 1;
+        Ok(match self.visitor.queue.retire(&self.fence, &machine.0, workers, REFUSED).await? {
+            RetireOutcome::Retired => Outcome::Done(None),
+            RetireOutcome::Busy => Outcome::Refused,
+            RetireOutcome::Fenced => Outcome::Fenced,
+        })
+    }
+
+    async fn ask_fly(&mut self, act: &Act, policy: &FleetPolicy) -> Result<Outcome, QueueError> {
+        let fly = &self.visitor.fly;
+        if let Act::Start { machine } = act {
+            self.trips += 1;
+            self.visitor.queue.welcome(&machine.0).await?;
+        }
+        let answer = match act {
+            Act::Create { slot, name, region } => {
+                let launch = Uuid::new_v4().simple().to_string();
+                let environment = self.visitor.environment.clone();
+                let order = CreateMachine {
+                    name: name.clone(),
+                    region: Some(region.clone()),
+                    config: launch_config(policy, *slot, &launch, environment),
+                    skip_launch: false,
+                };
+                fly.create(&order).await.map(Some)
+            }
+            Act::Start { machine } => fly.start(machine).await.map(|()| None),
+            Act::Stop { machine } => fly.stop(machine, "SIGTERM", STOP).await.map(|()| None),
+            Act::Destroy { machine, force } => fly.destroy(machine, *force).await.map(|()| None),
+            Act::Retire { .. } => return Ok(Outcome::Done(None)),
+        };
+        self.spend();
+        Ok(match answer {
+            Ok(made) => {
+                let id = made.as_ref().map(|machine| machine.id.clone());
+                self.made.extend(made.map(|machine| (machine.id.clone(), machine)));
+                Outcome::Done(id)
+            }
+            Err(error) => {
+                tracing::warn!(action = act.kind(), %error, "Fly did not do it");
+                self.heed(&error).await;
+                outcome_of(&error)
+            }
+        })
+    }
+
+    /// Fly said that there are too many requests: everybody waits.
+    async fn heed(&mut self, error: &FlyError) {
+        let FlyError::RateLimited { retry_after } = error else { return };
+        self.trips += 1;
+        if let Err(error) = self.visitor.queue.fly_penalty_at(self.visitor.rate, *retry_after).await {
+            tracing::warn!(%error, "the others could not be told that Fly wants fewer requests");
+        }
+    }
+}

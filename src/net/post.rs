@@ -1,0 +1,104 @@
+//! Small messages to addresses other people named, of whose answer only the status matters. A redirect
+//! is not followed: what was sent is meant for nobody else.
+
+use std::time::Duration;
+
+use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
+use url::Url;
+
+use super::{Guard, Refused};
+#[cfg(not(target_arch = "wasm32"))]
+use super::{Redirects, Timeouts};
+
+#[cfg(not(target_arch = "wasm32"))]
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// There was no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PostError {
+    /// The address is one that is not called.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// Not in time.
+    #[error("the receiver did not answer in time")]
+    Late,
+    /// None at all.
+    #[error("the receiver could not be reached")]
+    Unreachable,
+}
+
+/// Posts messages. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Poster {
+    #[cfg(not(target_arch = "wasm32"))]
+    http: super::Client,
+    #[cfg(target_arch = "wasm32")]
+    guard: Guard,
+    #[cfg(target_arch = "wasm32")]
+    limit: Duration,
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+impl Poster {
+    /// One that calls only what `guard` lets through, and waits so long for an answer.
+    ///
+    /// # Errors
+    /// When the machine's certificates cannot be loaded.
+    pub fn new(guard: Guard, limit: Duration) -> Result<Self, reqwest::Error> {
+        let timeouts = Timeouts { connect: CONNECT, read: limit, total: Some(limit) };
+        Ok(Self { http: super::client(guard, timeouts, Redirects::Stay)? })
+    }
+
+    /// Posts `body`; answers the status.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn post(&self, url: &Url, headers: HeaderMap, body: String) -> Result<StatusCode, PostError> {
+        let request = self.http.request(reqwest::Method::POST, url)?;
+        match request.headers(headers).body(body).send().await {
+            Ok(answer) => Ok(answer.status()),
+            Err(error) => Err(match Refused::find(&error) {
+                Some(refused) => refused.clone().into(),
+                None if error.is_timeout() => PostError::Late,
+                None => PostError::Unreachable,
+            }),
+        }
+    }
+}
+
+/// `fetch` of its own, since reqwest follows redirects here.
+#[cfg(target_arch = "wasm32")]
+impl Poster {
+    /// One that calls only what `guard` lets through, and waits so long for an answer.
+    ///
+    /// # Errors
+    /// Never; a process's may.
+    pub fn new(guard: Guard, limit: Duration) -> Result<Self, reqwest::Error> {
+        Ok(Self { guard, limit })
+    }
+
+    /// Posts `body`; answers the status.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn post(&self, url: &Url, headers: HeaderMap, body: String) -> Result<StatusCode, PostError> {
+        use worker::{Fetch, Headers, Method, Request, RequestInit, RequestRedirect};
+
+        super::judge(self.guard, url)?;
+        let call = async {
+            let mut init = RequestInit::new();
+            init.with_method(Method::Post)
+                .with_headers(Headers::from(headers))
+                .with_redirect(RequestRedirect::Manual)
+                .with_body(Some(body.into()));
+            let answer = Fetch::Request(Request::new_with_init(url.as_str(), &init)?).send().await?;
+            Ok::<_, worker::Error>(answer.status_code())
+        };
+        match crate::pace::within(self.limit, call).await {
+            Some(Ok(status)) => StatusCode::from_u16(status).map_err(|_| PostError::Unreachable),
+            Some(Err(_)) => Err(PostError::Unreachable),
+            None => Err(PostError::Late),
+        }
+    }
+}

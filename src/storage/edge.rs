@@ -1,0 +1,78 @@
+//! The buckets through their bindings: what the edge needs to know of them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use worker::send::SendWrapper;
+
+use super::error::{CheckError, StorageError};
+use super::{Bucket, ObjectInfo};
+use crate::job::ObjectKey;
+use crate::pace::within;
+
+/// For one look.
+const LIMIT: Duration = Duration::from_secs(20);
+/// Nobody writes there; that nothing is there shows that the bucket answers.
+const NOTHING: &str = ".tcoder-is-here";
+
+/// The two buckets of an installation. Cheap to clone.
+#[derive(Clone)]
+pub struct Storage(Arc<[Bound; 2]>);
+
+struct Bound {
+    binding: &'static str,
+    // An isolate has one thread.
+    bucket: SendWrapper<worker::Bucket>,
+}
+
+impl Storage {
+    /// Over these bindings, each with its name.
+    #[must_use]
+    pub fn new(input: (&'static str, worker::Bucket), output: (&'static str, worker::Bucket)) -> Self {
+        let bound = |(binding, bucket)| Bound { binding, bucket: SendWrapper::new(bucket) };
+        Self(Arc::new([bound(input), bound(output)]))
+    }
+
+    fn bound(&self, bucket: Bucket) -> &Bound {
+        let [input, output] = &*self.0;
+        match bucket {
+            Bucket::Input => input,
+            Bucket::Output => output,
+        }
+    }
+
+    /// Whether both buckets can be reached and read.
+    ///
+    /// # Errors
+    /// Names the binding to look at.
+    pub async fn check(&self) -> Result<(), CheckError> {
+        for bound in &*self.0 {
+            if let Err(why) = bound.look(NOTHING).await {
+                return Err(CheckError {
+                    variable: bound.binding,
+                    why: format!("the bucket does not answer: {why}"),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Size and entity tag of an object; nothing when there is none.
+    ///
+    /// # Errors
+    /// Every other reason.
+    pub async fn head(&self, bucket: Bucket, key: &ObjectKey) -> Result<Option<ObjectInfo>, StorageError> {
+        let looked = self.bound(bucket).look(key.as_str()).await;
+        looked.map_err(|why| StorageError::Unavailable { what: key.to_string(), why })
+    }
+}
+
+impl Bound {
+    async fn look(&self, key: &str) -> Result<Option<ObjectInfo>, String> {
+        let head = async {
+            let found = self.bucket.head(key).await.map_err(|error| error.to_string())?;
+            Ok::<_, String>(found.map(|object| ObjectInfo { size: object.size(), etag: Some(object.etag()) }))
+        };
+        within(LIMIT, head).await.unwrap_or_else(|| Err("it took too long".into()))
+    }
+}
