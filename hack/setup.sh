@@ -1,9 +1,9 @@
 #!/bin/sh
-# Sees to the programs that tcoder's make targets need: `setup.sh demo`, `setup.sh test` or `setup.sh wasm`.
+# Sees to the programs that tcoder's make targets need: `setup.sh demo`, `test`, `wasm` or `edge`.
 # With apt it installs what is missing; without, it says what to install and fails.
 set -eu
 
-what=${1:?usage: setup.sh demo|test|wasm}
+what=${1:?usage: setup.sh demo|test|wasm|edge}
 PATH="$HOME/.cargo/bin:$PATH"
 # shellcheck source=hack/wasm-toolchain.sh
 . "$(dirname "$0")/wasm-toolchain.sh"
@@ -20,11 +20,14 @@ rust_is_new_enough() {
 
 # What is missing, as Debian's package names.
 missing=
-if [ "$what" != wasm ]; then
+if [ "$what" != wasm ] && [ "$what" != edge ]; then
   has ffmpeg && has ffprobe || missing="$missing ffmpeg"
   has redis-server || missing="$missing redis-server"
 fi
 has cc || missing="$missing gcc libc6-dev"
+if [ "$what" = test ] || [ "$what" = edge ]; then
+  has npm || missing="$missing npm"
+fi
 if ! rust_is_new_enough; then
   # Debian keeps a current Rust under these names for its browsers.
   missing="$missing rustc-web cargo-web"

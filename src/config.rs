@@ -37,6 +37,17 @@ pub enum ConfigError {
     Open(SocketAddr),
 }
 
+impl ConfigError {
+    /// The variable at fault.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Missing { name, .. } | Self::Invalid { name, .. } => name,
+            Self::Open(_) => "API_TOKENS",
+        }
+    }
+}
+
 type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
 /// Where variables are read: the process's environment, or a map in tests and at the edge.

@@ -23,14 +23,17 @@
 //! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
 //! | [`api`] | the HTTP API |
 //! | [`up`] | all of it on one machine: redis-server, an S3 server over a folder, api, the fleet on an emulator |
+//! | [`edge`] | the API, an event consumer and a clock as a Cloudflare Worker |
 //! | [`cli`] | the command line's talk: tables, progress bars, exit codes |
 //!
 //! One way of doing each thing: storage is always S3 over HTTP, the queue is always Redis, a machine is
 //! always asked for over the Fly Machines API, a worker is always the process `tcoder worker`; on a
 //! laptop too.
 //!
-//! At the edge, compiled to wasm32, are [`job`], [`config`], [`pace`], [`queue`] over REST, addresses and
-//! events of [`storage`], the client and the shared limit in [`flyprovider`] and the plan in [`controller::fleet`]. Everything else is native.
+//! At the edge, compiled to wasm32, are [`job`], [`config`], [`net`], [`pace`], [`queue`] over REST,
+//! [`metrics`], addresses and events of [`storage`] with looks into the buckets, the client and the shared
+//! limit in [`flyprovider`], [`webhook`], [`housekeeping`] and the fleet by the visit, the plan and the visits of
+//! [`controller`], [`api`], and [`edge`]. The rest is native.
 
 pub mod api;
 #[cfg(not(target_arch = "wasm32"))]
@@ -39,6 +42,7 @@ pub mod config;
 pub mod controller;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod crd;
+pub mod edge;
 pub mod flyprovider;
 pub mod housekeeping;
 #[cfg(not(target_arch = "wasm32"))]

