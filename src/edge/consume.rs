@@ -1,11 +1,10 @@
 //! Takes in R2's object-created messages. Each is acknowledged or sent again by itself: one that cannot be
-//! read goes to the dead letters, one that Redis or a bucket could not take comes again.
+//! read goes to the dead letters, one that Redis or a bucket could not take comes again, after the time and as
+//! often as wrangler.toml says.
 
 use std::time::Duration;
 
-use worker::{
-    MessageExt as _, QueueRetryOptionsBuilder, RawMessage, RawMessageBuilder, RawMessageIter,
-};
+use worker::{MessageExt as _, RawMessage, RawMessageBuilder, RawMessageIter};
 
 use super::pace::PER_EVENT;
 use super::works::Works;
@@ -15,8 +14,6 @@ use crate::job::JobId;
 use crate::pace::within;
 use crate::queue::{QueueError, UploadedOutcome};
 
-/// Until a message that could not be taken in comes again, seconds.
-const AGAIN: u32 = 30;
 /// For one message to the dead letters.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -26,7 +23,7 @@ pub async fn consume(messages: RawMessageIter, env: worker::Env) {
         Ok(works) => works,
         Err(incomplete) => {
             tracing::error!("{incomplete}");
-            messages.for_each(|message| again(&message));
+            messages.for_each(|message| message.retry());
             return;
         }
     };
@@ -46,7 +43,7 @@ pub async fn consume(messages: RawMessageIter, env: worker::Env) {
         Ok(outcomes) => outcomes,
         Err(error) => {
             tracing::warn!(%error, messages = ids.len(), "events could not be taken in; they come again");
-            arrived.iter().for_each(|(message, _)| again(message));
+            arrived.iter().for_each(|(message, _)| message.retry());
             return;
         }
     };
@@ -60,7 +57,7 @@ pub async fn consume(messages: RawMessageIter, env: worker::Env) {
             }
             Err(error) => {
                 tracing::warn!(job = %arrival.job, %error, "an event could not be taken in; it comes again");
-                again(&message);
+                message.retry();
             }
         }
     }
@@ -84,10 +81,6 @@ fn text(message: &RawMessage) -> String {
     body.as_string().or_else(json).unwrap_or_default()
 }
 
-fn again(message: &RawMessage) {
-    message.retry_with_options(&QueueRetryOptionsBuilder::new().with_delay_seconds(AGAIN).build());
-}
-
 /// What nobody can read is not tried again.
 async fn bury(works: &Works, message: &RawMessage, why: &str) {
     let letter = RawMessageBuilder::new(message.body());
@@ -103,7 +96,7 @@ async fn bury(works: &Works, message: &RawMessage, why: &str) {
                 why,
                 "a message could not go to the dead letters; it comes again"
             );
-            again(message);
+            message.retry();
         }
     }
 }

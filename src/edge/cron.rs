@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::pace::{CRON_LEAST, CRON_PAUSE, CRON_TIME, Shares, is_seldom, room};
+use super::pace::{Shares, is_seldom, room};
 use super::works::Works;
 use crate::controller::reconciler::{End, Visitor};
 use crate::housekeeping::{Allowance, Errands, Visited};
@@ -10,6 +10,12 @@ use crate::job::Millis;
 use crate::pace::{Instant, sleep};
 use crate::queue::QueueError;
 
+/// Until the last round of the clock's invocation begins: the next one begins after a minute.
+const TIME: Duration = Duration::from_secs(50);
+/// Between two rounds, while there is something to wait for.
+const PAUSE: Duration = Duration::from_secs(12);
+/// Round trips without which no further round begins: webhooks, and a step of the fleet.
+const LEAST: u32 = 8;
 /// The clock's invocation of `scheduled`, the minute it belongs to.
 pub async fn cron(scheduled: Millis, env: worker::Env) {
     let works = match Works::new(&env) {
@@ -52,10 +58,10 @@ impl Minute {
         let at = visited.now;
         // Waiting costs nothing, and a job that ends meanwhile is told of at once.
         while !(is_quiet && visited.next_webhook.is_none_or(|due| due > at.plus(60_000))) {
-            if self.began.elapsed() + CRON_PAUSE > CRON_TIME || rest.0 < CRON_LEAST {
+            if self.began.elapsed() + PAUSE > TIME || rest.0 < LEAST {
                 return Ok(());
             }
-            sleep(CRON_PAUSE).await;
+            sleep(PAUSE).await;
             let passed = i64::try_from(seen.elapsed().as_millis()).unwrap_or(0);
             visited = Visited { now: at.plus(passed), ..visited };
             self.errands.tell(&mut visited, &mut rest).await?;
@@ -75,7 +81,7 @@ impl Minute {
         if is_quiet && visitor.policy.min == 0 && !insists {
             return Ok(true);
         }
-        let time = CRON_TIME.saturating_sub(self.began.elapsed()).max(Duration::from_secs(1));
+        let time = TIME.saturating_sub(self.began.elapsed()).max(Duration::from_secs(1));
         let room = room(*left, time);
         if room.trips < 2 {
             return Ok(is_quiet);

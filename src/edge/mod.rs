@@ -25,6 +25,7 @@ mod cron;
 mod fetch;
 #[cfg(target_arch = "wasm32")]
 mod log;
+#[cfg(any(test, target_arch = "wasm32"))]
 mod pace;
 mod settings;
 #[cfg(target_arch = "wasm32")]
@@ -38,5 +39,4 @@ pub use cron::cron;
 pub use fetch::fetch;
 #[cfg(target_arch = "wasm32")]
 pub use log::start;
-pub use pace::{PER_EVENT, Shares};
 pub use settings::{Fleet, Settings};

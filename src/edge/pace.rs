@@ -9,12 +9,6 @@ use crate::housekeeping::Allowance;
 /// next message does, or the clock.
 pub const PER_EVENT: Room = Room { fly: 2, trips: 6, time: Duration::from_secs(20) };
 
-/// Until the last round of the clock's invocation begins: the next one begins after a minute.
-pub const CRON_TIME: Duration = Duration::from_secs(50);
-/// Between two rounds, while there is something to wait for.
-pub const CRON_PAUSE: Duration = Duration::from_secs(12);
-/// Round trips without which no further round begins: webhooks, and a step of the fleet.
-pub const CRON_LEAST: u32 = 8;
 /// Requests to Fly in a round of the clock.
 const CRON_FLY: u32 = 8;
 /// A visit to the fleet may take so many round trips more than it plans for: Fly's limit says no, a step has
@@ -60,9 +54,14 @@ mod tests {
             let shares = Shares::of(all);
             assert_eq!(shares.errands.0 + shares.rest.0, all);
         }
-        assert!(room(Allowance(2), CRON_TIME).trips == 0);
+        assert!(room(Allowance(2), Duration::ZERO).trips == 0);
         let free = Shares::of(50);
-        assert!(room(free.rest, CRON_TIME).trips >= 20, "a machine needs four round trips");
+        assert!(room(free.rest, Duration::ZERO).trips >= 20, "a machine needs four round trips");
+    }
+
+    #[test]
+    fn what_is_seldom_due_is_so_every_ten_minutes() {
+        assert_eq!((0..60).filter(|turn| is_seldom(*turn)).count(), 6);
     }
 
     #[test]

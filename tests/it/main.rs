@@ -6,6 +6,7 @@
 mod a_job_id_comes_again;
 mod a_killed_worker_costs_no_job;
 mod a_video_becomes_renditions;
+mod acceptance;
 mod bad_input;
 mod fly_api;
 mod fly_limit;
@@ -19,6 +20,7 @@ mod storage;
 mod support;
 mod the_api;
 mod the_command_line;
+mod the_edge;
 mod the_fleet;
 mod the_fleet_from_outside;
 mod the_manifests;

@@ -74,7 +74,7 @@ async fn json_is_all_there_is_on_stdout() {
 async fn an_upload_that_breaks_off_leaves_no_job_waiting() {
     // Nobody listens at the address that is given out.
     let mut system = Setup::default().workers(0).env("TCODER_PUBLIC_HOST", "127.0.0.9").start().await;
-    system.url = system.url.replace("127.0.0.9", "127.0.0.1");
+    system.api.url = system.url.replace("127.0.0.9", "127.0.0.1");
     let dir = folder("cli");
     let sent = system.cli(&["submit", clip().to_str().unwrap()], &dir).await;
     let said = err(&sent);

@@ -17,8 +17,8 @@ use crate::support::system::{
 };
 
 /// A receiver that answers as it is told and hands on what it got.
-struct Receiver {
-    url: String,
+pub struct Receiver {
+    pub url: String,
     answer: Arc<AtomicU16>,
     inbox: mpsc::UnboundedReceiver<(HeaderMap, Bytes)>,
 }
@@ -38,13 +38,13 @@ fn router(first_answer: u16) -> (Router, Arc<AtomicU16>, mpsc::UnboundedReceiver
 }
 
 impl Receiver {
-    async fn start(first_answer: u16) -> Self {
+    pub async fn start(first_answer: u16) -> Self {
         let (router, answer, inbox) = router(first_answer);
         Self { url: format!("{}/hook", serve(router).await), answer, inbox }
     }
 
     /// The next message, its signature checked.
-    async fn next(&mut self) -> (String, Value) {
+    pub async fn next(&mut self) -> (String, Value) {
         let got = tokio::time::timeout(PATIENCE, self.inbox.recv()).await.expect("no webhook comes");
         checked(&got.unwrap())
     }

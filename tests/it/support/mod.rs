@@ -2,6 +2,7 @@
 
 pub mod clips;
 pub mod command_count;
+pub mod edge;
 pub mod kube;
 pub mod objects;
 pub mod redis;

@@ -2,6 +2,7 @@
 //! standalone workers, the command line, and the processes they leave or do not leave behind.
 
 use std::collections::BTreeMap;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{ExitStatus, Output, Stdio};
@@ -69,7 +70,7 @@ pub fn spawn(command: Command) -> Child {
 }
 
 /// The binary, with nothing of our own environment but where programs are found.
-fn tcoder() -> Command {
+pub fn tcoder() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tcoder"));
     command.env_clear().stdin(Stdio::null());
     for name in ["PATH", "HOME", "TMPDIR"] {
@@ -168,15 +169,13 @@ impl Setup {
         let tokens = self.env.iter().find(|(name, _)| *name == "API_TOKENS");
         let token = tokens.and_then(|(_, list)| list.split(',').next()).map(str::to_owned);
         System {
-            url: said["API"].clone(),
+            api: Api { url: said["API"].clone(), token, http: http(), log: self.data.join("log") },
             storage: said["storage"].split(' ').next().unwrap().to_owned(),
             data: self.data.canonicalize().unwrap(),
             pid: child.id().unwrap(),
             child,
             stdout,
-            token,
             redis: self.env.iter().find(|(name, _)| *name == "REDIS_URL").map(|(_, url)| url.clone()),
-            http: http(),
         }
     }
 
@@ -196,51 +195,16 @@ pub fn http() -> reqwest::Client {
     reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().build().unwrap()
 }
 
-/// A running `tcoder up`. Ends when dropped.
-pub struct System {
+/// An API to ask, wherever it runs.
+pub struct Api {
     pub url: String,
-    pub storage: String,
-    pub data: PathBuf,
-    pub pid: u32,
-    child: Child,
-    stdout: Lines<BufReader<ChildStdout>>,
-    token: Option<String>,
-    /// The Redis it was told to use, where it has none of its own.
-    redis: Option<String>,
+    pub token: Option<String>,
     pub http: reqwest::Client,
+    /// Where those behind it log.
+    pub log: PathBuf,
 }
 
-/// An answer of the API.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub kind: String,
-    pub body: Value,
-}
-
-/// A job's events.
-pub struct Feed(Pin<Box<dyn Stream<Item = Value> + Send>>);
-
-impl Feed {
-    /// The next event; nothing at the end of the stream.
-    pub async fn next(&mut self) -> Option<Value> {
-        tokio::time::timeout(PATIENCE, self.0.next()).await.expect("no event comes")
-    }
-}
-
-/// One for all tests that break nothing: two workers, private addresses allowed.
-pub async fn shared() -> &'static System {
-    static SYSTEM: OnceCell<System> = OnceCell::const_new();
-    SYSTEM.get_or_init(|| Setup::default().workers(2).env("ALLOW_PRIVATE_URLS", "true").start()).await
-}
-
-/// One that asks for a token and calls no private address.
-pub async fn guarded() -> &'static System {
-    static SYSTEM: OnceCell<System> = OnceCell::const_new();
-    SYSTEM.get_or_init(|| Setup::default().env("API_TOKENS", &format!("{TOKEN},{OTHER_TOKEN}")).start()).await
-}
-
-impl System {
+impl Api {
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.url));
         match &self.token {
@@ -301,15 +265,8 @@ impl System {
     }
 
     pub async fn feed(&self, id: &str) -> Feed {
-        let answer = self.request(Method::GET, &format!("/api/jobs/{id}/events")).send().await.unwrap();
-        assert_eq!(answer.status(), 200);
-        assert_eq!(answer.headers()["content-type"], "text/event-stream");
-        let events = answer.bytes_stream().eventsource().filter_map(|event| async {
-            let event = event.ok()?;
-            assert_eq!(event.event, "job");
-            Some(serde_json::from_str(&event.data).unwrap())
-        });
-        Feed(Box::pin(events))
+        let again = self.request(Method::GET, &format!("/api/jobs/{id}/events"));
+        Feed { events: open(&again).await, again, over: false }
     }
 
     /// The job as soon as its feed shows it so.
@@ -344,9 +301,89 @@ impl System {
 
     /// What everything wrote to stderr.
     pub fn log(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(self.data.join("log")).unwrap()).into_owned()
+        String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
     }
+}
 
+/// A running `tcoder up`. Ends when dropped.
+pub struct System {
+    pub api: Api,
+    pub storage: String,
+    pub data: PathBuf,
+    pub pid: u32,
+    child: Child,
+    stdout: Lines<BufReader<ChildStdout>>,
+    /// The Redis it was told to use, where it has none of its own.
+    redis: Option<String>,
+}
+
+/// An answer of the API.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub kind: String,
+    pub body: Value,
+}
+
+type Events = Pin<Box<dyn Stream<Item = Value> + Send>>;
+
+/// A job's events. As a browser's `EventSource` does, it opens a stream again that ended early.
+pub struct Feed {
+    events: Events,
+    again: reqwest::RequestBuilder,
+    over: bool,
+}
+
+async fn open(request: &reqwest::RequestBuilder) -> Events {
+    let answer = request.try_clone().unwrap().send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    Box::pin(answer.bytes_stream().eventsource().filter_map(|event| async {
+        let event = event.ok()?;
+        assert_eq!(event.event, "job");
+        Some(serde_json::from_str(&event.data).unwrap())
+    }))
+}
+
+impl Feed {
+    /// The next event; nothing after the job's end.
+    pub async fn next(&mut self) -> Option<Value> {
+        let next = async {
+            loop {
+                match self.events.next().await {
+                    Some(job) => return Some(job),
+                    None if self.over => return None,
+                    None => self.events = open(&self.again).await,
+                }
+            }
+        };
+        let job = tokio::time::timeout(PATIENCE, next).await.expect("no event comes")?;
+        self.over = matches!(job["status"].as_str(), Some("completed" | "failed" | "cancelled"));
+        Some(job)
+    }
+}
+
+/// One for all tests that break nothing: two workers, private addresses allowed.
+pub async fn shared() -> &'static System {
+    static SYSTEM: OnceCell<System> = OnceCell::const_new();
+    SYSTEM.get_or_init(|| Setup::default().workers(2).env("ALLOW_PRIVATE_URLS", "true").start()).await
+}
+
+/// One that asks for a token and calls no private address.
+pub async fn guarded() -> &'static System {
+    static SYSTEM: OnceCell<System> = OnceCell::const_new();
+    SYSTEM.get_or_init(|| Setup::default().env("API_TOKENS", &format!("{TOKEN},{OTHER_TOKEN}")).start()).await
+}
+
+impl Deref for System {
+    type Target = Api;
+
+    fn deref(&self) -> &Api {
+        &self.api
+    }
+}
+
+impl System {
     /// The files below a folder of the bucket, relative to it.
     pub fn objects(&self, bucket: &str, prefix: &str) -> Vec<String> {
         files_below(&self.data.join("objects").join(bucket).join(prefix))
@@ -454,15 +491,7 @@ impl System {
         let mut environment = self.role_environment();
         let scratch = self.data.join("scratch").to_str().unwrap().to_owned();
         environment.extend([("WORKER_SCRATCH_DIR", scratch), ("RUST_LOG", "error".into())]);
-        let options = emulator::Options {
-            app: app.to_owned(),
-            environment: environment.iter().map(|(name, value)| ((*name).into(), value.into())).collect(),
-            ..emulator::Options::new([env!("CARGO_BIN_EXE_tcoder"), "worker"])
-        };
-        let stop = CancellationToken::new();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let fly = Emulator::start(options, listener, stop.clone()).unwrap();
-        (fly, stop.drop_guard())
+        fly_of_workers(app, &environment).await
     }
 
     /// A worker that is not the system's own, in a scratch folder of its own.
@@ -522,6 +551,19 @@ impl System {
         assert!(status.success(), "{status}: {said}");
         said
     }
+}
+
+/// A Fly whose machines are workers with this environment. Ends with the guard.
+pub async fn fly_of_workers(app: &str, environment: &[(&str, String)]) -> (EmulatorHandle, DropGuard) {
+    let options = emulator::Options {
+        app: app.to_owned(),
+        environment: environment.iter().map(|(name, value)| ((*name).into(), value.into())).collect(),
+        ..emulator::Options::new([env!("CARGO_BIN_EXE_tcoder"), "worker"])
+    };
+    let stop = CancellationToken::new();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let fly = Emulator::start(options, listener, stop.clone()).unwrap();
+    (fly, stop.drop_guard())
 }
 
 /// The lines a role logged, once it has ended.

@@ -2,35 +2,71 @@
 //! <https://upstash.com/docs/redis/features/restapi>
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
-use redis::aio::MultiplexedConnection;
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tcoder::config::RedisConfig;
 
 use super::system::serve;
 
+/// Redis itself is away.
+const AWAY: &str = "the server behind is away";
+
 /// The token that is asked for.
 pub const TOKEN: &str = "token-of-the-rest-front";
 
 struct Front {
-    redis: MultiplexedConnection,
+    redis: ConnectionManager,
+    count: Arc<Count>,
+}
+
+/// What came in.
+#[derive(Debug, Default)]
+pub struct Count {
+    requests: AtomicU64,
+    commands: AtomicU64,
+}
+
+impl Count {
+    /// Requests, and the commands in them.
+    pub fn so_far(&self) -> (u64, u64) {
+        (self.requests.load(Ordering::SeqCst), self.commands.load(Ordering::SeqCst))
+    }
+
+    fn add(&self, commands: usize) {
+        self.requests.fetch_add(1, Ordering::SeqCst);
+        self.commands.fetch_add(commands as u64, Ordering::SeqCst);
+    }
 }
 
 /// Starts one in front of this Redis; answers its address. Ends with the test's runtime.
 pub async fn front(config: &RedisConfig) -> String {
+    counting_front(config).await.0
+}
+
+/// The same, and what comes in.
+pub async fn counting_front(config: &RedisConfig) -> (String, Arc<Count>) {
     let client = redis::Client::open(config.url.expose_secret()).unwrap();
-    let front = Arc::new(Front { redis: client.get_multiplexed_async_connection().await.unwrap() });
+    let quick = ConnectionManagerConfig::new()
+        .set_number_of_retries(1)
+        .set_max_delay(Duration::from_millis(100))
+        .set_response_timeout(None);
+    let count = Arc::<Count>::default();
+    let redis = ConnectionManager::new_with_config(client, quick).await.unwrap();
+    let front = Arc::new(Front { redis, count: Arc::clone(&count) });
     let router = Router::new()
         .route("/", post(one))
         .route("/pipeline", post(pipeline))
         .route("/multi-exec", post(multi_exec))
         .with_state(front);
-    serve(router).await
+    (serve(router).await, count)
 }
 
 type Answer = (StatusCode, Json<Value>);
@@ -53,6 +89,9 @@ async fn run(front: &Front, command: &Value) -> Result<Value, String> {
         };
     }
     let value = front.redis.clone().send_packed_command(&cmd).await.map_err(|error| {
+        if error.is_io_error() || error.is_connection_dropped() {
+            return AWAY.to_owned();
+        }
         // As Redis says it: the code, and the words.
         let detail = error.detail().unwrap_or_default().to_owned();
         format!("{} {detail}", error.code().unwrap_or("ERR"))
@@ -80,8 +119,10 @@ async fn one(State(front): State<Arc<Front>>, headers: HeaderMap, Json(command):
     if !is_let_in(&headers) {
         return refused(StatusCode::UNAUTHORIZED, "Unauthorized");
     }
+    front.count.add(1);
     match run(&front, &command).await {
         Ok(result) => (StatusCode::OK, Json(json!({"result": result}))),
+        Err(why) if why == AWAY => refused(StatusCode::BAD_GATEWAY, AWAY),
         Err(why) => refused(StatusCode::BAD_REQUEST, &why),
     }
 }
@@ -97,10 +138,12 @@ async fn pipeline(
     let Some(commands) = commands.as_array() else {
         return refused(StatusCode::BAD_REQUEST, "ERR a pipeline is a list of commands");
     };
+    front.count.add(commands.len());
     let mut answers = Vec::new();
     for command in commands {
         answers.push(match run(&front, command).await {
             Ok(result) => json!({"result": result}),
+            Err(why) if why == AWAY => return refused(StatusCode::BAD_GATEWAY, AWAY),
             Err(why) => json!({"error": why}),
         });
     }

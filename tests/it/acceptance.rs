@@ -1,0 +1,301 @@
+//! What whoever builds on the API relies on, wherever it runs: `tcoder api` and the edge pass it word for
+//! word. It needs an API that asks for [`TOKEN`], lets [`OTHER_TOKEN`] in too, and has workers.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::support::system::{Answer, Api, OTHER_TOKEN, TOKEN, clip, http, long_clip};
+use crate::webhooks::Receiver;
+
+/// A test for each, of the API that this gives.
+macro_rules! acceptance {
+    ($api:expr) => {
+        $crate::acceptance::acceptance! { $api;
+            every_bad_request_is_told_what_is_wrong_with_it
+            asking_twice_makes_one_job
+            another_callers_key_is_another_key
+            asking_many_times_at_once_makes_one_job
+            listings_go_page_by_page
+            a_queued_job_is_called_off_at_once_and_can_be_asked_for_again
+            the_feed_tells_a_job_from_beginning_to_end
+            a_browser_that_has_seen_the_end_is_told_to_stop
+            where_there_are_tokens_one_is_needed
+        }
+    };
+    ($api:expr; $($name:ident)*) => {$(
+        #[tokio::test]
+        async fn $name() {
+            $crate::acceptance::$name($api).await;
+        }
+    )*};
+}
+pub(crate) use acceptance;
+
+pub fn is_problem(answer: &Answer, status: u16, field: Option<&str>) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.kind, "application/problem+json", "{answer:?}");
+    assert_eq!(answer.body["status"], status);
+    assert_eq!(answer.body["field"].as_str(), field, "{answer:?}");
+    for word in ["type", "title", "detail"] {
+        assert!(answer.body[word].as_str().is_some_and(|text| text.len() > 5), "{word}: {answer:?}");
+    }
+}
+
+/// A job that waits, so that nothing happens to it.
+pub fn waiting() -> Value {
+    json!({"inputKey": "inputs/some/film.mp4", "delaySeconds": 3600})
+}
+
+async fn with_key(api: &Api, key: &str, path: &str, body: &Value) -> Answer {
+    api.answer(api.request(Method::POST, path).header("idempotency-key", key).json(body)).await
+}
+
+pub async fn every_bad_request_is_told_what_is_wrong_with_it(api: &Api) {
+    for (path, body, field) in [
+        ("/api/upload", json!({"preset": "HLS"}), "preset"),
+        ("/api/upload", json!({"outputQualities": ["720p", "721p"]}), "outputQualities[1]"),
+        ("/api/upload", json!({"outputQualities": "720p"}), "outputQualities"),
+        ("/api/upload", json!({"outputQualitys": []}), "outputQualitys"),
+        ("/api/upload", json!({"jobId": "mine"}), "jobId"),
+        ("/api/upload", json!({"fileName": 7}), "fileName"),
+        ("/api/upload", json!({"priority": 101}), "priority"),
+        ("/api/upload", json!({"priority": "high"}), "priority"),
+        ("/api/upload", json!({"maxAttempts": 0}), "maxAttempts"),
+        ("/api/upload", json!({"maxAttempts": 21}), "maxAttempts"),
+        ("/api/upload", json!({"deadlineSeconds": 0}), "deadlineSeconds"),
+        ("/api/upload", json!({"webhookUrl": "nope"}), "webhookUrl"),
+        ("/api/upload", json!({"webhookUrl": "ftp://example.com/"}), "webhookUrl"),
+        ("/api/jobs", json!({}), "inputKey"),
+        ("/api/jobs", json!({"inputKey": "a", "inputUrl": "https://example.com/a"}), "inputUrl"),
+        ("/api/jobs", json!({"inputKey": "../a"}), "inputKey"),
+        ("/api/jobs", json!({"inputUrl": "file:///etc/passwd"}), "inputUrl"),
+        ("/api/jobs", json!({"inputUrl": "https://u:p@example.com/"}), "inputUrl"),
+        ("/api/jobs", json!({"inputKey": "a", "delaySeconds": 2_592_001}), "delaySeconds"),
+    ] {
+        is_problem(&api.post(path, &body).await, 422, Some(field));
+    }
+    let post = |path: &str| api.request(Method::POST, path);
+    let json_type = ("content-type", "application/json");
+    for body in ["nonsense", "[]", "7", "{\"preset\":"] {
+        let request = post("/api/jobs").header(json_type.0, json_type.1).body(body);
+        is_problem(&api.answer(request).await, 400, None);
+    }
+    let large = format!("{{\"fileName\":\"{}\"}}", "x".repeat(70_000));
+    let request = post("/api/upload").header(json_type.0, json_type.1).body(large);
+    is_problem(&api.answer(request).await, 413, None);
+    let request = post("/api/upload").header("content-type", "text/plain").body("{}");
+    is_problem(&api.answer(request).await, 415, None);
+    let request = post("/api/upload").header("idempotency-key", "x".repeat(256)).json(&json!({}));
+    is_problem(&api.answer(request).await, 422, Some("Idempotency-Key"));
+
+    is_problem(&api.get("/api/nothing").await, 404, None);
+    is_problem(&api.delete("/api/stats").await, 405, None);
+    let nobody = Uuid::now_v7();
+    is_problem(&api.get(&format!("/api/jobs/{nobody}")).await, 404, None);
+    is_problem(&api.get(&format!("/api/jobs/{nobody}/events")).await, 404, None);
+    is_problem(&api.delete(&format!("/api/jobs/{nobody}")).await, 404, None);
+    is_problem(&api.post(&format!("/api/jobs/{nobody}/retry"), &json!({})).await, 404, None);
+    for id in ["7", "%FF", "..%2f..%2fetc"] {
+        is_problem(&api.get(&format!("/api/jobs/{id}")).await, 404, None);
+    }
+    for (query, field) in [
+        ("limit=0", "limit"),
+        ("limit=101", "limit"),
+        ("limit=-1", "limit"),
+        ("limit=many", "limit"),
+        ("status=done", "status"),
+        ("cursor=nowhere", "cursor"),
+    ] {
+        is_problem(&api.get(&format!("/api/jobs?{query}")).await, 422, Some(field));
+    }
+}
+
+pub async fn asking_twice_makes_one_job(api: &Api) {
+    let mut body = waiting();
+    body["jobId"] = json!(Uuid::now_v7());
+    let (first, second) = (api.post("/api/jobs", &body).await, api.post("/api/jobs", &body).await);
+    assert_eq!((first.status, second.status), (201, 200));
+    assert_eq!(first.body, second.body);
+    body["preset"] = json!("hls");
+    is_problem(&api.post("/api/jobs", &body).await, 409, None);
+
+    for (path, body, other) in [
+        ("/api/jobs", waiting(), json!({"inputKey": "inputs/other.mp4", "delaySeconds": 3600})),
+        ("/api/upload", json!({"fileName": "a.mp4"}), json!({"fileName": "b.mp4"})),
+    ] {
+        let key = Uuid::new_v4().to_string();
+        let first = with_key(api, &key, path, &body).await;
+        let second = with_key(api, &key, path, &body).await;
+        assert_eq!((first.status, second.status), (201, 200), "{first:?} {second:?}");
+        assert_eq!(first.body["jobId"], second.body["jobId"]);
+        is_problem(&with_key(api, &key, path, &other).await, 409, None);
+        let mut named = body.clone();
+        named["jobId"] = json!(Uuid::now_v7());
+        is_problem(&with_key(api, &key, path, &named).await, 409, None);
+    }
+}
+
+pub async fn another_callers_key_is_another_key(api: &Api) {
+    let (key, body) = (Uuid::new_v4().to_string(), waiting());
+    let mine = with_key(api, &key, "/api/jobs", &body).await;
+    let theirs = http().post(format!("{}/api/jobs", api.url)).bearer_auth(OTHER_TOKEN);
+    let theirs = api.answer(theirs.header("idempotency-key", &key).json(&body)).await;
+    assert_eq!((mine.status, theirs.status), (201, 201), "{theirs:?}");
+    assert_ne!(mine.body["jobId"], theirs.body["jobId"]);
+}
+
+pub async fn asking_many_times_at_once_makes_one_job(api: &Api) {
+    let (key, body) = (Uuid::new_v4().to_string(), waiting());
+    let asked = (0..16).map(|_| with_key(api, &key, "/api/jobs", &body));
+    let answers = futures::future::join_all(asked).await;
+    assert_eq!(answers.iter().filter(|a| a.status == 201).count(), 1, "{answers:?}");
+    assert_eq!(answers.iter().filter(|a| a.status == 200).count(), 15, "{answers:?}");
+    assert!(answers.iter().all(|a| a.body["jobId"] == answers[0].body["jobId"]));
+}
+
+pub async fn listings_go_page_by_page(api: &Api) {
+    let mut mine = Vec::new();
+    for _ in 0..5 {
+        mine.push(api.submit(&waiting()).await);
+    }
+    let cancelled = api.submit(&waiting()).await;
+    assert_eq!(api.delete(&format!("/api/jobs/{cancelled}")).await.status, 200);
+    mine.reverse();
+
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = api.get(&format!("/api/jobs?limit=2&status=queued&cursor={cursor}")).await.body;
+        let jobs = page["jobs"].as_array().unwrap();
+        assert!(jobs.len() <= 2 && jobs.iter().all(|job| job["status"] == "queued"), "{page}");
+        found.extend(jobs.iter().map(|job| job["jobId"].as_str().unwrap().to_owned()));
+        let Some(next) = page["nextCursor"].as_str() else { break };
+        next.clone_into(&mut cursor);
+    }
+    // Other tests' jobs stand between them; ours come once each, newest first.
+    found.retain(|id| mine.contains(id));
+    assert_eq!(found, mine);
+    let page = api.get("/api/jobs?status=cancelled&limit=100").await.body;
+    assert!(page["jobs"].as_array().unwrap().iter().any(|job| job["jobId"] == cancelled), "{page}");
+}
+
+pub async fn a_queued_job_is_called_off_at_once_and_can_be_asked_for_again(api: &Api) {
+    let id = api.submit(&waiting()).await;
+    let path = format!("/api/jobs/{id}");
+    let answer = api.delete(&path).await;
+    assert_eq!((answer.status, &answer.body["status"]), (200, &json!("cancelled")));
+    assert_eq!(api.delete(&path).await.status, 200);
+    // Without its delay: whoever asks again wants it now. Its input never was there.
+    let again = api.post(&format!("{path}/retry"), &json!({})).await;
+    assert_eq!(again.status, 200, "{again:?}");
+    let job = api.ended(&id).await;
+    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("inputNotFound")));
+    let retried = api.post(&format!("{path}/retry"), &json!({})).await;
+    assert_eq!(retried.status, 200);
+    let again = api.ended(&id).await;
+    assert_eq!((&again["status"], &again["attempt"]), (&json!("failed"), &json!(1)), "{again:#}");
+    assert!(again["epoch"].as_u64() > job["epoch"].as_u64(), "{again:#}");
+    is_problem(&api.delete(&path).await, 409, None);
+}
+
+pub async fn the_feed_tells_a_job_from_beginning_to_end(api: &Api) {
+    // Its encode takes so long that nobody misses it who looks every other second.
+    let ask = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "a.mp4"});
+    let ticket = api.post("/api/upload", &ask).await.body;
+    let id = ticket["jobId"].as_str().unwrap();
+    let mut feed = api.feed(id).await;
+    // At once: nothing has happened to the job yet, and nothing will before this is read.
+    assert_eq!(feed.next().await.unwrap()["status"], "uploading");
+    let film = std::fs::read(long_clip()).unwrap();
+    api.http.put(ticket["uploadUrl"].as_str().unwrap()).body(film).send().await.unwrap();
+    let mut seen = Vec::new();
+    while let Some(job) = feed.next().await {
+        assert_eq!(job["jobId"], id);
+        seen.push(job);
+    }
+    let last = seen.last().unwrap();
+    assert_eq!((&last["status"], &last["progress"]), (&json!("completed"), &json!(100.0)));
+    assert!(last["outputs"][0]["url"].is_string());
+    assert!(seen.iter().any(|job| job["status"] == "running"), "{seen:?}");
+
+    // Whoever comes late gets the end, and the end of the stream.
+    let mut late = api.feed(id).await;
+    assert_eq!(late.next().await.unwrap(), *last);
+    assert!(late.next().await.is_none());
+    is_problem(&api.post(&format!("/api/jobs/{id}/retry"), &json!({})).await, 409, None);
+    is_problem(&api.delete(&format!("/api/jobs/{id}")).await, 409, None);
+}
+
+/// The whole way: uploaded straight to storage, encoded by a machine that came for it, told of.
+pub async fn a_video_becomes_renditions_and_its_end_is_told(api: &Api) {
+    let mut receiver = Receiver::start(204).await;
+    let ask = json!({
+        "preset": "hls-adaptive", "outputQualities": ["240p", "144p"], "fileName": "a.mp4",
+        "webhookUrl": receiver.url,
+    });
+    let id = api.upload(clip(), &ask).await;
+    let job = api.completed(&id).await;
+    let outputs = job["outputs"].as_array().unwrap();
+    let qualities: Vec<_> = outputs.iter().map(|output| output["quality"].as_str().unwrap()).collect();
+    assert_eq!(qualities, ["240p", "144p"], "{job:#}");
+    for output in outputs {
+        let fetched = api.http.get(output["url"].as_str().unwrap()).send().await.unwrap();
+        assert_eq!(fetched.status(), 200, "{output}");
+        assert!(fetched.text().await.unwrap().starts_with("#EXTM3U"));
+    }
+    let (_, message) = receiver.next().await;
+    assert_eq!((&message["type"], &message["data"]["jobId"]), (&json!("job.completed"), &json!(id)));
+    let listed = api.get("/api/jobs?status=completed&limit=100").await.body;
+    assert!(listed["jobs"].as_array().unwrap().iter().any(|job| job["jobId"] == *id), "{listed}");
+}
+
+pub async fn a_browser_that_has_seen_the_end_is_told_to_stop(api: &Api) {
+    let id = api.submit(&waiting()).await;
+    let open = async |seen: Option<&str>| {
+        let request = api.request(Method::GET, &format!("/api/jobs/{id}/events"));
+        let request = seen.iter().fold(request, |request, seen| request.header("last-event-id", *seen));
+        request.send().await.unwrap()
+    };
+    let mut waiting = open(None).await;
+    let first = String::from_utf8(waiting.chunk().await.unwrap().unwrap().to_vec()).unwrap();
+    assert!(first.contains("id: 0-queued"), "{first}");
+    drop(waiting);
+    api.delete(&format!("/api/jobs/{id}")).await;
+    // Its connection broke before the end came: the end is sent.
+    for seen in [None, Some("0-queued")] {
+        let end = open(seen).await.text().await.unwrap();
+        assert!(end.contains("id: 0-cancelled"), "{end}");
+    }
+    assert_eq!(open(Some("0-cancelled")).await.status(), 204);
+}
+
+pub async fn where_there_are_tokens_one_is_needed(api: &Api) {
+    let (http, url) = (http(), &api.url);
+    let nobody = Uuid::now_v7();
+    let guarded = [
+        (Method::GET, "/api/jobs".to_owned()),
+        (Method::POST, "/api/jobs".to_owned()),
+        (Method::POST, "/api/upload".to_owned()),
+        (Method::GET, "/api/stats".to_owned()),
+        (Method::GET, "/api/status".to_owned()),
+        (Method::GET, "/metrics".to_owned()),
+        (Method::GET, format!("/api/jobs/{nobody}")),
+        (Method::DELETE, format!("/api/jobs/{nobody}")),
+        (Method::POST, format!("/api/jobs/{nobody}/retry")),
+        (Method::GET, format!("/api/jobs/{nobody}/events")),
+    ];
+    for (method, path) in guarded {
+        let plain = || http.request(method.clone(), format!("{url}{path}"));
+        for request in
+            [plain(), plain().bearer_auth("a-wrong-token"), plain().basic_auth("user", Some(TOKEN))]
+        {
+            is_problem(&api.answer(request).await, 401, None);
+        }
+        assert_ne!(api.answer(plain().bearer_auth(TOKEN)).await.status, 401, "{method} {path}");
+    }
+    for path in ["/healthz", "/readyz"] {
+        assert_eq!(http.get(format!("{url}{path}")).send().await.unwrap().status(), 200, "{path}");
+    }
+    let refused = http.get(format!("{url}/api/jobs")).send().await.unwrap();
+    assert_eq!(refused.headers()["www-authenticate"], "Bearer");
+}
