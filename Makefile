@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test check wasm crds build bench clean
+.PHONY: help demo test check wasm edge crds build bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,7 @@ test: ## Format check, lints, and all tests on the real parts
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	@hack/wasm.sh
+	@hack/edge-build.sh
 	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked
 
 check: ## Only format and lints
@@ -31,6 +32,9 @@ wasm: ## Lints of what runs at the edge, compiled to wasm32
 	@hack/setup.sh wasm
 	@hack/wasm.sh
 
+edge: ## The Cloudflare Worker, into edge/build
+	@hack/edge-build.sh
+
 crds: ## Write manifests/base/crds.yaml anew, after a change of src/crd
 	$(CARGO) build --locked
 	mkdir -p manifests/base && target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" crd > manifests/base/crds.yaml
@@ -40,6 +44,7 @@ build: ## The release binary
 
 bench: ## Measure: one figure a line, and target/bench.json
 	@hack/setup.sh test
+	@hack/edge-build.sh
 	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" $(CARGO) bench --locked --bench figures
 
 clean: ## Remove what was built

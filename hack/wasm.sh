@@ -8,4 +8,4 @@ PATH="$HOME/.cargo/bin:$PATH"
 . hack/wasm-toolchain.sh
 wasm_toolchain
 # Not `cargo clippy`: where two Rusts are installed, cargo may find the other one's.
-exec cargo-clippy clippy --locked --lib --target $wasm_target -- -D warnings
+exec cargo-clippy clippy --locked --lib -p tcoder -p tcoder-edge --target $wasm_target -- -D warnings

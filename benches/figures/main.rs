@@ -3,9 +3,10 @@
 //! These machines are shared and noisy, so times are ratios of two things measured in turn in one run;
 //! CPU seconds and counted Redis commands are what they are. Name figures (or parts of their names) on
 //! the command line to measure only those; `fleet` are those of the fleet, `operator`
-//! those of the operator.
+//! those of the operator, `edge` those of the Worker.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod edge;
 mod encode;
 mod fleet;
 mod operator;
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 pub const TCODER: &str = env!("CARGO_BIN_EXE_tcoder");
 
 /// What the figures may be at most. One that is above ends the run with an error, at its end.
-const LIMITS: [(&str, f64); 13] = [
+const LIMITS: [(&str, f64); 15] = [
     ("ladder_cpu_vs_recipe", 0.78),
     ("pipeline_wall_vs_ffmpeg", 1.05),
     ("queue_commands_per_job", 21.0),
@@ -39,6 +40,8 @@ const LIMITS: [(&str, f64); 13] = [
     ("apply_to_running_ms_p99", 500.0),
     ("controller_rss_mb_10k", 150.0),
     ("api_writes_per_job", 6.0),
+    ("edge_wasm_gzip_kb", 1000.0),
+    ("edge_subrequests_per_upload_event", 4.0),
 ];
 
 /// Takes figures down as they come.
@@ -101,6 +104,7 @@ async fn main() -> std::process::ExitCode {
     queue::measure(&mut figures).await;
     worker::measure(&mut figures, scratch.path()).await;
     operator::measure(&mut figures).await;
+    edge::measure(&mut figures).await;
     fleet::measure(&mut figures).await;
     encode::measure(&mut figures, scratch.path()).await;
     if let Some(idle) = idle_reconciler {

@@ -10,8 +10,8 @@ use crate::job::Millis;
 use crate::pace::{Instant, sleep};
 use crate::queue::QueueError;
 
-/// Until the last round of the clock's invocation begins: the next one begins after a minute.
-const TIME: Duration = Duration::from_secs(50);
+/// A machine that has to come is worth this long, however short the stay.
+const LEAST_TIME: Duration = Duration::from_secs(15);
 /// Between two rounds, while there is something to wait for.
 const PAUSE: Duration = Duration::from_secs(12);
 /// Round trips without which no further round begins: webhooks, and a step of the fleet.
@@ -58,7 +58,7 @@ impl Minute {
         let at = visited.now;
         // Waiting costs nothing, and a job that ends meanwhile is told of at once.
         while !(is_quiet && visited.next_webhook.is_none_or(|due| due > at.plus(60_000))) {
-            if self.began.elapsed() + PAUSE > TIME || rest.0 < LEAST {
+            if self.began.elapsed() + PAUSE > self.works.settings.stay || rest.0 < LEAST {
                 return Ok(());
             }
             sleep(PAUSE).await;
@@ -81,7 +81,7 @@ impl Minute {
         if is_quiet && visitor.policy.min == 0 && !insists {
             return Ok(true);
         }
-        let time = TIME.saturating_sub(self.began.elapsed()).max(Duration::from_secs(1));
+        let time = self.works.settings.stay.saturating_sub(self.began.elapsed()).max(LEAST_TIME);
         let room = room(*left, time);
         if room.trips < 2 {
             return Ok(is_quiet);

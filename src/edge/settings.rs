@@ -1,6 +1,8 @@
 //! Variables and secrets of the Worker -> typed values. All that is wrong is said at once: whoever deploys
 //! sets a dozen of them, and does not want to hear of them one by one.
 
+use std::time::Duration;
+
 use secrecy::SecretString;
 use url::Url;
 
@@ -12,6 +14,11 @@ use crate::webhook::Key;
 const FREE: u32 = 50;
 /// Least that makes sense: an upload's event, and a step of the fleet.
 const LEAST: u32 = 20;
+
+/// The next minute's invocation begins after this one has ended.
+const LONGEST_STAY: u64 = 50;
+/// What stands for a variable that is missing, so that the next one is looked at too.
+const ANYTHING: &str = "x";
 
 /// What the Worker is set to do.
 #[derive(Clone, Debug)]
@@ -32,6 +39,8 @@ pub struct Settings {
     pub fleet: Option<Fleet>,
     /// Subrequests an invocation may make.
     pub subrequests: u32,
+    /// How long the clock's invocation stays while there is something to wait for.
+    pub stay: Duration,
 }
 
 /// The machines, and how they are asked for.
@@ -50,22 +59,15 @@ impl Settings {
     /// All that is missing or wrong, by name; never a value.
     pub fn read(env: &Env<'_>) -> Result<Self, Vec<ConfigError>> {
         let mut wrong = Vec::new();
-        let redis_url = note(redis_url(env), &mut wrong);
-        let hint = "the token beside it; `wrangler secret put UPSTASH_REDIS_REST_TOKEN` sets it";
-        let redis_token = note(env.required("UPSTASH_REDIS_REST_TOKEN", hint), &mut wrong);
-        let storage = note(StorageConfig::read(env), &mut wrong);
-        let api = note(api(env), &mut wrong);
-        let webhook = note(webhook(env), &mut wrong);
+        let redis_url = all(redis_url, env, &mut wrong);
+        let redis_token = all(redis_token, env, &mut wrong);
+        let storage = all(StorageConfig::read, env, &mut wrong);
+        let api = all(api, env, &mut wrong);
+        let webhook = all(webhook, env, &mut wrong);
         let fleet = match env.text("FLEET").as_deref() {
             None | Some("edge") => {
-                let fly = note(FlyConfig::read(env), &mut wrong);
-                // The same variable is not complained of twice.
-                let policy = FleetPolicy::read(env);
-                let named = |error: &ConfigError| wrong.iter().any(|w| w.name() == error.name());
-                let policy = match policy {
-                    Err(error) if named(&error) => None,
-                    other => note(other, &mut wrong),
-                };
+                let fly = all(FlyConfig::read, env, &mut wrong);
+                let policy = all(FleetPolicy::read, env, &mut wrong);
                 fly.zip(policy).map(|(fly, policy)| Fleet { fly, policy })
             }
             Some("elsewhere") => None,
@@ -76,30 +78,66 @@ impl Settings {
                 None
             }
         };
-        let subrequests = note(subrequests(env), &mut wrong);
-        let all = (redis_url, redis_token, storage, api, webhook, subrequests);
-        match all {
-            (Some(redis_url), Some(token), Some(storage), Some(api), Some(webhook), Some(subrequests))
-                if wrong.is_empty() =>
-            {
-                Ok(Self {
-                    redis_url,
-                    redis_token: token.into(),
-                    prefix: env.text("REDIS_KEY_PREFIX").unwrap_or_default(),
-                    storage,
-                    api,
-                    webhook,
-                    fleet,
-                    subrequests,
-                })
+        let subrequests = all(subrequests, env, &mut wrong);
+        let stay = all(stay, env, &mut wrong);
+        let read = (redis_url, redis_token, storage, api, webhook, subrequests, stay);
+        match read {
+            (
+                Some(redis_url),
+                Some(redis_token),
+                Some(storage),
+                Some(api),
+                Some(webhook),
+                Some(subrequests),
+                Some(stay),
+            ) if wrong.is_empty() => {
+                let prefix = env.text("REDIS_KEY_PREFIX").unwrap_or_default();
+                Ok(Self { redis_url, redis_token, prefix, storage, api, webhook, fleet, subrequests, stay })
             }
             _ => Err(wrong),
         }
     }
 }
 
-fn note<T>(read: Result<T, ConfigError>, wrong: &mut Vec<ConfigError>) -> Option<T> {
-    read.map_err(|error| wrong.push(error)).ok()
+/// What `read` makes of the variables; all that it finds missing or wrong goes to `wrong`, once.
+fn all<T>(
+    read: impl Fn(&Env<'_>) -> Result<T, ConfigError>,
+    env: &Env<'_>,
+    wrong: &mut Vec<ConfigError>,
+) -> Option<T> {
+    let mut error = match read(env) {
+        Ok(value) => return Some(value),
+        Err(error) => error,
+    };
+    let named = |wrong: &[ConfigError], name: &str| wrong.iter().any(|w| w.name() == name);
+    let mut seen = Vec::new();
+    // A reader stops at the first: it is given something there and asked again.
+    while !seen.contains(&error.name()) {
+        seen.push(error.name());
+        if !named(wrong, error.name()) {
+            wrong.push(error);
+        }
+        let patched = |name: &str| if seen.contains(&name) { Some(ANYTHING.into()) } else { env.text(name) };
+        match read(&Env::of(patched)) {
+            Ok(_) => return None,
+            Err(next) => error = next,
+        }
+    }
+    None
+}
+
+fn redis_token(env: &Env<'_>) -> Result<SecretString, ConfigError> {
+    let hint = "the token beside it; `wrangler secret put UPSTASH_REDIS_REST_TOKEN` sets it";
+    env.required("UPSTASH_REDIS_REST_TOKEN", hint).map(Into::into)
+}
+
+fn stay(env: &Env<'_>) -> Result<Duration, ConfigError> {
+    const NAME: &str = "EDGE_STAY_SECONDS";
+    let what = "a whole number of seconds up to 50";
+    match env.parsed(NAME, what)?.unwrap_or(LONGEST_STAY) {
+        seconds if seconds <= LONGEST_STAY => Ok(Duration::from_secs(seconds)),
+        _ => Err(ConfigError::Invalid { name: NAME, why: format!("it must be {what}") }),
+    }
 }
 
 fn redis_url(env: &Env<'_>) -> Result<Url, ConfigError> {
@@ -188,16 +226,19 @@ mod tests {
             "UPSTASH_REDIS_REST_URL",
             "UPSTASH_REDIS_REST_TOKEN",
             "R2_ACCOUNT_ID",
+            "R2_ACCESS_KEY_ID",
+            "R2_SECRET_ACCESS_KEY",
+            "R2_INPUT_BUCKET_NAME",
+            "R2_OUTPUT_BUCKET_NAME",
             "API_TOKENS",
             "FLY_API_TOKEN",
+            "FLY_APP_NAME",
             "FLY_WORKER_IMAGE",
         ];
         for missing in needed {
             assert_eq!(without(&[missing]), [missing]);
         }
         assert_eq!(without(&needed), needed);
-        // What two readers need is missing once.
-        assert_eq!(without(&["FLY_APP_NAME"]), ["FLY_APP_NAME"]);
         assert!(without(&["WEBHOOK_SECRET", "MAX_MACHINES"]).is_empty());
     }
 
@@ -210,6 +251,7 @@ mod tests {
             ("FLEET", "hush"),
             ("EDGE_SUBREQUESTS", "hush"),
             ("EDGE_SUBREQUESTS", "19"),
+            ("EDGE_STAY_SECONDS", "51"),
             ("MAX_MACHINES", "hush"),
         ] {
             let wrong = read(|n| (n == name).then_some(Some(bad))).unwrap_err();

@@ -62,7 +62,7 @@ fn choose(awaited: &[(JobId, Millis)], now: Millis, turn: u64, most: usize) -> V
     let room = (most - chosen.len()).min(others.len());
     if room > 0 {
         let length = others.len() as u64;
-        let start = usize::try_from(turn.wrapping_mul(most as u64) % length).unwrap_or(0);
+        let start = usize::try_from(turn.wrapping_mul(room as u64) % length).unwrap_or(0);
         chosen.extend(others.iter().cycle().skip(start).take(room).map(|id| (*id, false)));
     }
     chosen

@@ -30,6 +30,8 @@ pub struct Ask<'a> {
     pub priority: FlyPriority,
     /// How long the visitor would wait for that.
     pub budget: Duration,
+    /// A machine that will be started: workers that come up on it are welcome again.
+    pub starts: Option<&'a str>,
 }
 
 /// Whether a visitor may act.
@@ -87,7 +89,7 @@ impl Queue {
             calls.push((&scripts::FLEET_TELL, args));
         }
         calls.push((&scripts::FLEET_VIEW, Vec::new()));
-        let turn = vec![
+        let mut turn = vec![
             ask.holder.to_owned(),
             ask.time.as_millis().to_string(),
             flag(ask.fresh),
@@ -97,6 +99,7 @@ impl Queue {
             (ask.priority as u8).to_string(),
             micros(ask.budget),
         ];
+        turn.extend(ask.starts.map(str::to_owned));
         calls.push((&scripts::FLEET_TURN, turn));
         let memory = Command::new("GET").arg(self.key("fleet:memory"));
         let answers = self.eval_all(&calls, ask.fresh.then_some(memory)).await?;

@@ -106,7 +106,16 @@ enum Next {
 
 impl Visitor {
     fn ask(&self, fresh: bool, insist: bool, priority: FlyPriority) -> Ask<'_> {
-        Ask { holder: &self.holder, time: HOLD, fresh, insist, rate: self.rate, priority, budget: HOLD }
+        Ask {
+            holder: &self.holder,
+            time: HOLD,
+            fresh,
+            insist,
+            rate: self.rate,
+            priority,
+            budget: HOLD,
+            starts: None,
+        }
     }
 
     /// Tells the queue of inputs that have arrived, and takes the next steps. Says also what became of the
@@ -267,7 +276,11 @@ impl Visit<'_> {
             Next::Act(action) => (priority(&action.act), Some(action)),
         };
         let note = self.note(policy, plan, intent)?;
-        let ask = self.visitor.ask(false, false, priority);
+        let starts = match next {
+            Next::Act(Action { act: Act::Start { machine }, .. }) => Some(&*machine.0),
+            _ => None,
+        };
+        let ask = Ask { starts, ..self.visitor.ask(false, false, priority) };
         self.trips += 1;
         let look = self.visitor.queue.look(&[], Some(&note), &ask).await?;
         let Turn::Mine(fence, slot) = look.turn else { return Ok(false) };
@@ -350,10 +363,6 @@ impl Visit<'_> {
 
     async fn ask_fly(&mut self, act: &Act, policy: &FleetPolicy) -> Result<Outcome, QueueError> {
         let fly = &self.visitor.fly;
-        if let Act::Start { machine } = act {
-            self.trips += 1;
-            self.visitor.queue.welcome(&machine.0).await?;
-        }
         let answer = match act {
             Act::Create { slot, name, region } => {
                 let launch = Uuid::new_v4().simple().to_string();

@@ -10,10 +10,11 @@ use tcoder::queue::{
 
 use super::*;
 use crate::support::redis::private_redis;
-use crate::support::upstash::{TOKEN, front};
+use crate::support::upstash::TOKEN;
+use crate::support::upstash_of;
 
 async fn over_rest(config: &RedisConfig, token: &str) -> Queue {
-    let url = front(config).await.parse().unwrap();
+    let url = upstash_of(config).await.0.parse().unwrap();
     Queue::over_rest(Rest::new(&url, &token.to_owned().into()).unwrap(), &config.prefix)
 }
 

@@ -19,7 +19,8 @@ use tokio::sync::{OnceCell, oneshot};
 use tokio_util::sync::DropGuard;
 
 use super::system::{Api, OTHER_TOKEN, PATIENCE, TOKEN, WEBHOOK_SECRET, fly_of_workers, folder, http, spawn};
-use super::upstash::{self, Count, counting_front};
+use super::upstash::{self, Count};
+use super::upstash_of;
 
 pub const APP: &str = "clips";
 pub const INPUT: &str = "tcoder-input";
@@ -74,7 +75,7 @@ impl Setup {
         // workerd and the machines have to know each other's address beforehand.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("http://127.0.0.1:{port}");
-        let (redis_url, count) = counting_front(&self.redis).await;
+        let (redis_url, count) = upstash_of(&self.redis).await;
         let data = folder("edge");
         let objects = format!("{url}/cdn-cgi/local/r2");
         let storage = [

@@ -566,6 +566,18 @@ pub async fn fly_of_workers(app: &str, environment: &[(&str, String)]) -> (Emula
     (fly, stop.drop_guard())
 }
 
+/// By the emulator's clock, with room for what a loaded machine does to single requests.
+pub fn keeps_to_one_a_second(fly: &EmulatorHandle) {
+    let requests = fly.requests();
+    for (i, late) in requests.iter().enumerate() {
+        for (j, early) in requests[..i].iter().enumerate() {
+            let least = Duration::from_secs((i - j) as u64).saturating_sub(Duration::from_secs(2));
+            assert!(late.at - early.at >= least, "requests {j} to {i} too close: {requests:#?}");
+        }
+    }
+    assert!(!requests.iter().any(|r| r.status == 429), "{requests:#?}");
+}
+
 /// The lines a role logged, once it has ended.
 pub type Log = tokio::task::JoinHandle<Vec<String>>;
 

@@ -1,5 +1,7 @@
 //! Upstash's REST interface in front of a real Redis: the shapes of its requests and answers, and no more.
 //! <https://upstash.com/docs/redis/features/restapi>
+//!
+//! `cargo run --example upstash` runs it for `wrangler dev`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,11 +12,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use axum::{Json, Router};
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use tcoder::config::RedisConfig;
-
-use super::system::serve;
 
 /// Redis itself is away.
 const AWAY: &str = "the server behind is away";
@@ -46,27 +44,22 @@ impl Count {
     }
 }
 
-/// Starts one in front of this Redis; answers its address. Ends with the test's runtime.
-pub async fn front(config: &RedisConfig) -> String {
-    counting_front(config).await.0
-}
-
-/// The same, and what comes in.
-pub async fn counting_front(config: &RedisConfig) -> (String, Arc<Count>) {
-    let client = redis::Client::open(config.url.expose_secret()).unwrap();
+/// One in front of this Redis, and what comes in.
+pub async fn router(redis_url: &str) -> redis::RedisResult<(Router, Arc<Count>)> {
+    let client = redis::Client::open(redis_url)?;
     let quick = ConnectionManagerConfig::new()
         .set_number_of_retries(1)
         .set_max_delay(Duration::from_millis(100))
         .set_response_timeout(None);
     let count = Arc::<Count>::default();
-    let redis = ConnectionManager::new_with_config(client, quick).await.unwrap();
+    let redis = ConnectionManager::new_with_config(client, quick).await?;
     let front = Arc::new(Front { redis, count: Arc::clone(&count) });
     let router = Router::new()
         .route("/", post(one))
         .route("/pipeline", post(pipeline))
         .route("/multi-exec", post(multi_exec))
         .with_state(front);
-    (serve(router).await, count)
+    Ok((router, count))
 }
 
 type Answer = (StatusCode, Json<Value>);

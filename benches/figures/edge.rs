@@ -1,0 +1,147 @@
+//! What the Worker weighs, what an upload's event costs there, and how it answers beside `tcoder api`.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use tcoder::flyprovider::MachineState;
+
+use crate::Figures;
+use crate::support::edge::{Edge, Fate, Setup};
+use crate::support::redis::shared;
+use crate::support::system::{Api, guarded};
+
+const SIZE: [&str; 1] = ["edge_wasm_gzip_kb"];
+const EVENT: [&str; 4] = [
+    "edge_subrequests_per_upload_event",
+    "edge_redis_commands_per_upload_event",
+    "edge_subrequests_per_batched_event",
+    "edge_redis_commands_per_idle_hour",
+];
+const LATENCY: [&str; 1] = ["edge_vs_native_post_upload"];
+
+/// Requests of each whose times are compared.
+const ASKED: usize = 300;
+/// Events in a batch, as wrangler.toml has it.
+const BATCH: usize = 10;
+
+pub async fn measure(figures: &mut Figures) {
+    let wants = |names: &[&str]| figures.wants(names) || figures.wants(&["edge"]);
+    let (size, event, latency) = (wants(&SIZE), wants(&EVENT), wants(&LATENCY));
+    if size {
+        figures.put(SIZE[0], gzip_kb(), "KB");
+    }
+    if event {
+        events(figures).await;
+    }
+    if latency {
+        figures.put(LATENCY[0], compared().await, "ratio");
+    }
+}
+
+/// What Cloudflare counts against its limit: all modules, compressed.
+#[allow(clippy::cast_precision_loss)]
+fn gzip_kb() -> f64 {
+    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("edge/build");
+    let mut all = Vec::new();
+    for module in ["index.js", "index_bg.wasm"] {
+        let bytes = std::fs::read(build.join(module)).expect("hack/edge-build.sh builds the Worker");
+        let mut gzip = std::process::Command::new("gzip")
+            .args(["-9", "-c"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = gzip.stdin.take().unwrap();
+        let writer = std::thread::spawn(move || stdin.write_all(&bytes).unwrap());
+        all.extend(gzip.wait_with_output().unwrap().stdout);
+        writer.join().unwrap();
+    }
+    all.len() as f64 / 1000.0
+}
+
+struct Cost {
+    subrequests: f64,
+    commands: f64,
+}
+
+/// What these events cost, each.
+#[allow(clippy::cast_precision_loss)]
+async fn cost(edge: &Edge, batch: &[Value]) -> Cost {
+    let (before, subrequests) = (edge.count.so_far().1, edge.subrequests());
+    assert!(edge.deliver(batch).await.iter().all(|fate| *fate == Fate::Acked));
+    let each = |n: u64| n as f64 / batch.len() as f64;
+    Cost {
+        subrequests: each(edge.subrequests() - subrequests),
+        commands: each(edge.count.so_far().1 - before),
+    }
+}
+
+/// Uploads that have arrived; answers their events.
+async fn arrived(edge: &Edge, count: usize) -> Vec<Value> {
+    let mut events = Vec::new();
+    for _ in 0..count {
+        let ticket = edge.post("/api/upload", &json!({"fileName": "film.mp4"})).await.body;
+        let key = ticket["inputKey"].as_str().unwrap();
+        events.push(edge.put(key, "not a film").await);
+    }
+    events
+}
+
+async fn idle(edge: &Edge) {
+    let rest = edge.fly.until(|machines| machines.iter().all(|m| m.state == MachineState::Stopped));
+    tokio::time::timeout(Duration::from_secs(120), rest).await.expect("machines stay up");
+}
+
+async fn events(figures: &mut Figures) {
+    let edge = Setup::over(shared()).start().await;
+    // The scripts are known, and machines have been.
+    cost(&edge, &arrived(&edge, 1).await).await;
+    idle(&edge).await;
+    // Nothing is up: a machine has to come. The most an event can cost.
+    let one = cost(&edge, &arrived(&edge, 1).await).await;
+    figures.put(EVENT[0], one.subrequests, "requests");
+    figures.put(EVENT[1], one.commands, "commands");
+    idle(&edge).await;
+    let many = cost(&edge, &arrived(&edge, BATCH).await).await;
+    figures.put(EVENT[2], many.subrequests, "requests");
+    idle(&edge).await;
+    // One hour, of which six minutes are for what is seldom due.
+    edge.tick(599).await;
+    let before = edge.count.so_far().1;
+    for minute in 600..660 {
+        edge.tick(minute).await;
+    }
+    #[allow(clippy::cast_precision_loss)]
+    figures.put(EVENT[3], (edge.count.so_far().1 - before) as f64, "commands");
+}
+
+/// The median of `POST /api/upload` there over the one here, asked in turn.
+async fn compared() -> f64 {
+    let edge = Setup::over(shared()).set("FLEET", "elsewhere").start().await;
+    let native = guarded().await;
+    let mut times: [Vec<f64>; 2] = Default::default();
+    for round in 0..ASKED + 20 {
+        for (n, api) in [&*edge, &**native].into_iter().enumerate() {
+            let took = ask(api).await;
+            // The first ones warm both up.
+            if round >= 20 {
+                times[n].push(took);
+            }
+        }
+    }
+    let median = |times: &mut Vec<f64>| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    };
+    let [edge, native] = &mut times;
+    median(edge) / median(native)
+}
+
+async fn ask(api: &Api) -> f64 {
+    let began = Instant::now();
+    assert_eq!(api.post("/api/upload", &json!({"fileName": "film.mp4"})).await.status, 201);
+    began.elapsed().as_secs_f64()
+}

@@ -1,0 +1,256 @@
+//! Once a minute: whatever has to happen without anybody asking, within what an invocation may do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::post;
+use serde_json::json;
+use tcoder::config::RedisConfig;
+use tcoder::job::{Input, JobId, JobSpec, Ladder, Preset, State, WorkerId};
+use tcoder::queue::{Claim, Outbox, Queue, Start, WorkerRecord};
+
+use super::{arrived, awaited, key, status};
+use crate::support::edge::{Edge, Setup};
+use crate::support::redis::{raw, shared};
+use crate::support::system::{eventually, serve};
+use crate::webhooks::Receiver;
+
+/// One on which the clock is the only one to act.
+async fn clocked() -> (Edge, RedisConfig) {
+    let redis = shared();
+    let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
+    (setup.set("FLEET", "elsewhere").set("EDGE_STAY_SECONDS", "0").start().await, redis)
+}
+
+fn spec() -> JobSpec {
+    JobSpec::new(Input::Key("inputs/clip.mp4".parse().unwrap()), Preset::Default, Ladder::default())
+}
+
+fn hooked(url: &str) -> JobSpec {
+    JobSpec { webhook_url: Some(url.parse().unwrap()), ..spec() }
+}
+
+async fn registered(queue: &Queue, name: &str) -> WorkerId {
+    let now = queue.clock().await.unwrap().now();
+    let record = WorkerRecord {
+        worker_id: WorkerId(name.into()),
+        machine_id: name.split_once('-').unwrap().0.into(),
+        version: "0".into(),
+        pid: 1,
+        started_at: now,
+    };
+    assert!(queue.register(&record, now).await.unwrap());
+    record.worker_id
+}
+
+async fn state(queue: &Queue, id: JobId) -> State {
+    queue.get(id).await.unwrap().unwrap().status
+}
+
+/// Makes everything of this set due.
+fn make_due(config: &RedisConfig, set: &str) {
+    let key = format!("{}{set}", config.prefix);
+    let mut redis = raw(config);
+    let members: Vec<String> = redis::cmd("ZRANGE").arg(&key).arg(0).arg(-1).query(&mut redis).unwrap();
+    assert!(!members.is_empty(), "{set} is empty");
+    for member in members {
+        redis::cmd("ZADD").arg(&key).arg(1).arg(member).exec(&mut redis).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_ran_out_gives_the_job_to_another_worker() {
+    let (edge, redis) = clocked().await;
+    let (queue, id) = (&edge.queue, JobId::new());
+    queue.submit(id, &spec(), Start::Now).await.unwrap();
+    let worker = registered(queue, "m1-0001").await;
+    let now = queue.clock().await.unwrap().now();
+    assert!(matches!(queue.claim(&worker, now, false).await.unwrap(), Claim::Job(_)));
+    edge.tick(1).await;
+    assert_eq!(state(queue, id).await, State::Running, "its lease holds");
+    make_due(&redis, "jobs:leases");
+    edge.tick(2).await;
+    assert_eq!(state(queue, id).await, State::Queued);
+    assert_eq!(queue.stats().await.unwrap().pending, 1);
+    let another = registered(queue, "m2-0001").await;
+    let claim = queue.claim(&another, now, false).await.unwrap();
+    assert!(matches!(&claim, Claim::Job(job) if job.id == id), "{claim:?}");
+}
+
+#[tokio::test]
+async fn an_upload_that_never_came_fails_and_one_whose_event_was_lost_begins() {
+    let (edge, redis) = clocked().await;
+    let (lost, _) = arrived(&edge).await;
+    let (late, _) = arrived(&edge).await;
+    let (never, still) = (awaited(&edge).await, awaited(&edge).await);
+    let overdue = format!("{}jobs:uploading", redis.prefix);
+    for id in [&late, &never] {
+        redis::cmd("ZADD").arg(&overdue).arg(1).arg(id.as_str()).exec(&mut raw(&redis)).unwrap();
+    }
+    edge.tick(1).await;
+    for id in [&lost, &late] {
+        assert_eq!(status(&edge, id).await, "queued", "it is there");
+    }
+    assert_eq!(status(&edge, &still).await, "uploading", "its time is not up");
+    let job = edge.job(&never).await;
+    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("uploadExpired")));
+    // A PUT that began in time may end at any time.
+    let event = edge.put(&key(&never), "film").await;
+    edge.deliver(&[event]).await;
+    assert_eq!(status(&edge, &never).await, "queued");
+}
+
+#[tokio::test]
+async fn webhooks_are_sent_and_sent_again() {
+    let (edge, redis) = clocked().await;
+    let mut receiver = Receiver::start(500).await;
+    let id = JobId::new();
+    edge.queue.submit(id, &hooked(&receiver.url), Start::Now).await.unwrap();
+    edge.queue.cancel(id).await.unwrap();
+    edge.tick(1).await;
+    let (first, message) = receiver.next().await;
+    assert_eq!((&message["type"], &message["data"]["jobId"]), (&json!("job.cancelled"), &json!(id)));
+    // Its wait is over.
+    make_due(&redis, "webhooks:outbox");
+    edge.tick(2).await;
+    assert_eq!(receiver.next().await, (first, message));
+    assert_eq!(edge.queue.deliveries().await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_job_that_ends_within_the_minute_is_told_of_within_it() {
+    let redis = shared();
+    let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
+    let edge = setup.set("FLEET", "elsewhere").set("EDGE_STAY_SECONDS", "20").start().await;
+    let mut receiver = Receiver::start(204).await;
+    // Something goes on.
+    edge.queue.submit(JobId::new(), &spec(), Start::Now).await.unwrap();
+    let ends = async {
+        eventually("the minute's errands are done", || edge.log().contains("looked after")).await;
+        let id = JobId::new();
+        edge.queue.submit(id, &hooked(&receiver.url), Start::Now).await.unwrap();
+        edge.queue.cancel(id).await.unwrap();
+        receiver.next().await
+    };
+    let ((), (_, message)) = tokio::join!(edge.tick(1), ends);
+    assert_eq!(message["type"], "job.cancelled");
+}
+
+#[tokio::test]
+async fn a_webhook_is_meant_for_its_address_and_not_for_where_that_points() {
+    let (edge, _) = clocked().await;
+    let hits = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&hits);
+    let elsewhere = serve(Router::new().fallback(move || async move {
+        count.fetch_add(1, Ordering::SeqCst);
+        StatusCode::NO_CONTENT
+    }))
+    .await;
+    let there = format!("{elsewhere}/there");
+    let moved = move || async move { (StatusCode::TEMPORARY_REDIRECT, [("location", there)]) };
+    let url = serve(Router::new().route("/hook", post(moved))).await;
+    let id = JobId::new();
+    edge.queue.submit(id, &hooked(&format!("{url}/hook")), Start::Now).await.unwrap();
+    edge.queue.cancel(id).await.unwrap();
+    edge.tick(1).await;
+    assert_eq!(hits.load(Ordering::SeqCst), 0);
+    assert_eq!(edge.queue.deliveries().await.unwrap().len(), 1, "it is tried again later");
+    assert!(edge.log().contains("redirects"), "{}", edge.log());
+}
+
+#[tokio::test]
+async fn what_is_seldom_due_is_seen_to_every_ten_minutes() {
+    let (edge, redis) = clocked().await;
+    let gone = JobId::new().to_string();
+    let set = |name: &str| format!("{}{name}", redis.prefix);
+    let record = json!({"workerId": "m9-dead", "machineId": "m9", "version": "0", "pid": 1, "startedAt": 1});
+    let mut raw = raw(&redis);
+    redis::cmd("ZADD").arg(set("jobs:index")).arg(1).arg(&gone).exec(&mut raw).unwrap();
+    redis::cmd("HSET")
+        .arg(set("machines:pool"))
+        .arg("m9-dead")
+        .arg(record.to_string())
+        .exec(&mut raw)
+        .unwrap();
+    redis::cmd("ZADD").arg(set("machines:alive")).arg(1).arg("m9-dead").exec(&mut raw).unwrap();
+    let mut left = || -> (u64, u64) {
+        let index = redis::cmd("ZCARD").arg(set("jobs:index")).query(&mut raw).unwrap();
+        (index, redis::cmd("HLEN").arg(set("machines:pool")).query(&mut raw).unwrap())
+    };
+    edge.tick(9).await;
+    assert_eq!(left(), (1, 1));
+    edge.tick(10).await;
+    assert_eq!(left(), (0, 0));
+}
+
+/// Where nothing happens a minute costs a handful of commands.
+#[tokio::test]
+async fn an_idle_minute_is_cheap() {
+    let redis = shared();
+    let edge = Setup::over(redis).start().await;
+    // The scripts are known from now on.
+    edge.tick(10).await;
+    let before = edge.count.so_far();
+    let fly = edge.fly.requests().len();
+    for minute in 11..20 {
+        edge.tick(minute).await;
+    }
+    let after = edge.count.so_far();
+    let (requests, commands) = (after.0 - before.0, after.1 - before.1);
+    assert!(commands <= 9 * 4 && requests <= 9 * 4, "{requests} requests, {commands} commands in 9 minutes");
+    assert_eq!(edge.fly.requests().len(), fly, "Fly was asked though nothing happens");
+}
+
+/// However much waits, an invocation asks of others no more than the platform allows, and the next one
+/// goes on where it ended.
+#[tokio::test]
+async fn a_crowd_is_seen_to_within_the_allowance() {
+    const CROWD: usize = 150;
+    let redis = shared();
+    let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
+    let edge = setup.set("MAX_MACHINES", "20").set("EDGE_STAY_SECONDS", "15").start().await;
+    let hits = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&hits);
+    let take = move || async move {
+        count.fetch_add(1, Ordering::SeqCst);
+        StatusCode::NO_CONTENT
+    };
+    let receiver = format!("{}/hook", serve(Router::new().route("/hook", post(take))).await);
+    let queue = &edge.queue;
+    for _ in 0..CROWD {
+        // Its upload never came.
+        queue.submit(JobId::new(), &spec(), Start::OnUpload(Duration::ZERO)).await.unwrap();
+        let id = JobId::new();
+        queue.submit(id, &hooked(&receiver), Start::Now).await.unwrap();
+        queue.cancel(id).await.unwrap();
+    }
+    // Somebody wants machines too; of an input that is not there, so that each is done in a moment.
+    for _ in 0..4 {
+        queue.submit(JobId::new(), &spec(), Start::Now).await.unwrap();
+    }
+    let asked = |hits: u64| edge.subrequests() + hits;
+    let mut before = asked(0);
+    let mut waiting = queue.uploading(1000).await.unwrap().len();
+    for minute in 1..=3 {
+        edge.tick(minute).await;
+        let now = asked(hits.load(Ordering::SeqCst));
+        assert!(now - before <= 50, "an invocation made {} subrequests: {}", now - before, edge.log());
+        before = now;
+        let left = queue.uploading(1000).await.unwrap().len();
+        assert!(left < waiting, "no upload was seen to");
+        waiting = left;
+        assert!(!edge.fly.requests().is_empty(), "no machine was asked for");
+    }
+    assert!(hits.load(Ordering::SeqCst) >= 9, "hardly a webhook was sent");
+    assert!(
+        !queue
+            .take_deliveries(Outbox::Installation, queue.clock().await.unwrap().now(), 1, Duration::ZERO)
+            .await
+            .unwrap()
+            .0
+            .is_empty()
+    );
+}

@@ -1,0 +1,155 @@
+//! Messages of R2: each is acknowledged or comes again by itself, and whatever order and number they come in
+//! a job begins once.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{arrived, awaited, key, quiet, status};
+use crate::acceptance::is_problem;
+use crate::support::edge::{Edge, Fate, INPUT, Setup};
+use crate::support::redis::private_redis;
+use crate::support::system::PATIENCE;
+
+fn with(event: &Value, field: &str, value: impl Into<Value>) -> Value {
+    let mut event = event.clone();
+    event[field] = value.into();
+    event
+}
+
+/// An event of an object that is not there.
+fn of_nothing(id: &str) -> Value {
+    json!({
+        "account": "3f4b7e3dcab231cbfdaa90a6a28bd548",
+        "action": "PutObject",
+        "bucket": INPUT,
+        "object": {"key": key(id), "size": 65536, "eTag": "c846ff7a18f28c2e262116d6e8719ef0"},
+        "eventTime": "2026-11-24T19:36:44.379Z"
+    })
+}
+
+async fn letter(edge: &Edge, like: impl Fn(&Value) -> bool) -> Value {
+    let look = async {
+        loop {
+            if let Some(found) = edge.letters().await.into_iter().find(&like) {
+                return found;
+            }
+            // workerd tells nobody outside that a message was delivered.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, look).await.expect("it is no dead letter")
+}
+
+#[tokio::test]
+async fn each_message_of_a_batch_has_a_fate_of_its_own() {
+    let edge = quiet().await;
+    let (put, put_event) = arrived(edge).await;
+    let (copied, copy_event) = arrived(edge).await;
+    let (parts, parts_event) = arrived(edge).await;
+    let (deleted, deleted_event) = arrived(edge).await;
+    let elsewhere = awaited(edge).await;
+    let nonsense = json!({"nonsense": Uuid::new_v4().to_string()});
+    let batch = [
+        with(&deleted_event, "action", "DeleteObject"),
+        put_event,
+        nonsense.clone(),
+        with(&copy_event, "action", "CopyObject"),
+        with(&of_nothing(&elsewhere), "bucket", "somebody-elses"),
+        with(&parts_event, "action", "CompleteMultipartUpload"),
+        with(&deleted_event, "action", "LifecycleDeletion"),
+        with(&deleted_event, "action", "ObjectBlessed"),
+        json!("nonsense"),
+        Value::Null,
+    ];
+    let fates = edge.deliver(&batch).await;
+    assert_eq!(fates, [Fate::Acked; 10]);
+    for id in [&put, &copied, &parts] {
+        assert_eq!(status(edge, id).await, "queued");
+    }
+    for id in [&deleted, &elsewhere] {
+        assert_eq!(status(edge, id).await, "uploading");
+    }
+    letter(edge, |letter| *letter == nonsense).await;
+    letter(edge, |letter| *letter == json!("nonsense")).await;
+    letter(edge, Value::is_null).await;
+    assert!(edge.log().contains("a message went to the dead letters"));
+}
+
+#[tokio::test]
+async fn an_event_that_comes_twice_begins_a_job_once() {
+    let edge = quiet().await;
+    let (id, event) = arrived(edge).await;
+    let owed = edge.queue.stats().await.unwrap().pending;
+    assert_eq!(edge.deliver(&[event.clone(), event.clone(), event.clone()]).await, [Fate::Acked; 3]);
+    let job = edge.job(&id).await;
+    assert_eq!(edge.deliver(std::slice::from_ref(&event)).await, [Fate::Acked]);
+    assert_eq!(edge.job(&id).await, job);
+    assert!(edge.queue.stats().await.unwrap().pending > owed);
+    // Long after: the job has ended, and stays so.
+    assert_eq!(edge.delete(&format!("/api/jobs/{id}")).await.status, 200);
+    assert_eq!(edge.deliver(&[event]).await, [Fate::Acked]);
+    assert_eq!(status(edge, &id).await, "cancelled");
+}
+
+#[tokio::test]
+async fn events_may_come_in_any_order() {
+    let edge = quiet().await;
+    let (first, first_event) = arrived(edge).await;
+    let (second, second_event) = arrived(edge).await;
+    // The deletion of what was there before, after the creation of what is.
+    let gone = with(&first_event, "action", "DeleteObject");
+    assert_eq!(edge.deliver(&[second_event, first_event, gone]).await, [Fate::Acked; 3]);
+    for id in [first, second] {
+        assert_eq!(status(edge, &id).await, "queued");
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_never_was_is_made_from_the_key_if_the_bucket_says_so() {
+    let edge = quiet().await;
+    let [there, missing, changed, encoded] = [(); 4].map(|()| Uuid::now_v7().to_string());
+    let there_event = edge.put(&key(&there), "a film").await;
+    let old_event = edge.put(&key(&changed), "an old film").await;
+    edge.put(&key(&changed), "a new film").await;
+    let encoded_event = edge.put(&key(&encoded), "a film").await;
+    edge.put_output(&format!("outputs/{encoded}/manifest.json"), "{}").await;
+    let batch = [there_event.clone(), of_nothing(&missing), old_event, encoded_event, there_event];
+    assert_eq!(edge.deliver(&batch).await, [Fate::Acked; 5]);
+    let job = edge.job(&there).await;
+    assert_eq!(
+        (&job["status"], &job["preset"], &job["inputKey"]),
+        (&json!("queued"), &json!("default"), &json!(key(&there)))
+    );
+    for id in [missing, changed, encoded] {
+        is_problem(&edge.get(&format!("/api/jobs/{id}")).await, 404, None);
+    }
+}
+
+#[tokio::test]
+async fn while_redis_is_away_messages_come_again_then_die_and_nothing_is_lost() {
+    let mut redis = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let setup =
+        Setup::over(redis.config()).set("FLEET", "elsewhere").set("maxRetries", 2).set("retryDelay", 0);
+    let edge = setup.start().await;
+    let (id, event) = arrived(&edge).await;
+    redis.kill().await;
+    // What does not need Redis goes its way.
+    let nonsense = json!({"nonsense": 1});
+    let fates = edge.deliver(&[event.clone(), nonsense, with(&event, "action", "DeleteObject")]).await;
+    assert_eq!(fates, [Fate::Retried, Fate::Acked, Fate::Acked]);
+    let ready = edge.get("/readyz").await;
+    is_problem(&ready, 503, None);
+    assert!(ready.body["detail"].as_str().unwrap().contains("UPSTASH_REDIS_REST_URL"), "{ready:?}");
+    is_problem(&edge.post("/api/upload", &json!({})).await, 503, None);
+
+    edge.send(std::slice::from_ref(&event)).await;
+    letter(&edge, |letter| *letter == event).await;
+    // The clock finds nothing to do but to wait.
+    edge.tick(1).await;
+    redis.start();
+    assert_eq!(status(&edge, &id).await, "uploading");
+    edge.tick(2).await;
+    assert_eq!(status(&edge, &id).await, "queued");
+}
