@@ -93,6 +93,10 @@ async fn arrived(edge: &Edge, count: usize) -> Vec<Value> {
 async fn idle(edge: &Edge) {
     let rest = edge.fly.until(|machines| machines.iter().all(|m| m.state == MachineState::Stopped));
     tokio::time::timeout(Duration::from_secs(120), rest).await.expect("machines stay up");
+    // The next event comes by itself, not on the heels of the last.
+    let (now, until) = tokio::join!(edge.queue.clock(), edge.queue.fleet_held_until());
+    let left = until.unwrap().map_or(0, |until| until.0 - now.unwrap().now().0);
+    tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
 }
 
 async fn events(figures: &mut Figures) {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use worker::{MessageExt as _, RawMessage, RawMessageBuilder, RawMessageIter};
 
-use super::pace::PER_EVENT;
+use super::pace::per_event;
 use super::works::Works;
 use crate::api::{Arrival, Ingested};
 use crate::controller::reconciler::End;
+use crate::housekeeping::Allowance;
 use crate::job::JobId;
 use crate::pace::within;
 use crate::queue::{QueueError, UploadedOutcome};
@@ -39,7 +40,8 @@ pub async fn consume(messages: RawMessageIter, env: worker::Env) {
         return;
     }
     let ids: Vec<JobId> = arrived.iter().map(|(_, arrival)| arrival.job).collect();
-    let outcomes = match tell(&works, &ids).await {
+    let mut left = Allowance(works.settings.subrequests);
+    let outcomes = match tell(&works, &ids, &mut left).await {
         Ok(outcomes) => outcomes,
         Err(error) => {
             tracing::warn!(%error, messages = ids.len(), "events could not be taken in; they come again");
@@ -50,6 +52,11 @@ pub async fn consume(messages: RawMessageIter, env: worker::Env) {
     let mut made = false;
     for ((message, arrival), outcome) in arrived.into_iter().zip(outcomes) {
         let is_new = outcome == UploadedOutcome::Unknown;
+        // A job that has to be made costs a round trip; the buckets are asked by their bindings.
+        if is_new && !left.take(1) {
+            message.retry();
+            continue;
+        }
         match arrival.settle(&works.queue, &works.storage, outcome).await {
             Ok(ingested) => {
                 made |= is_new && matches!(ingested, Ingested::Queued(_));
@@ -61,15 +68,23 @@ pub async fn consume(messages: RawMessageIter, env: worker::Env) {
             }
         }
     }
-    if made && let Err(error) = tell(&works, &[]).await {
+    if made && let Err(error) = tell(&works, &[], &mut left).await {
         tracing::warn!(%error, "no machine was asked for; the clock does");
     }
 }
 
 /// Tells the queue of these inputs, and lets the fleet take its next step.
-async fn tell(works: &Works, ids: &[JobId]) -> Result<Vec<UploadedOutcome>, QueueError> {
-    let Some(visitor) = works.visitor() else { return works.queue.uploaded_all(ids).await };
-    let (outcomes, end, trips) = visitor.visit(ids, PER_EVENT).await?;
+async fn tell(
+    works: &Works,
+    ids: &[JobId],
+    left: &mut Allowance,
+) -> Result<Vec<UploadedOutcome>, QueueError> {
+    let Some(visitor) = works.visitor() else {
+        left.take(1);
+        return works.queue.uploaded_all(ids).await;
+    };
+    let (outcomes, end, trips) = visitor.visit(ids, per_event(*left)).await?;
+    left.0 = left.0.saturating_sub(trips);
     tracing::debug!(uploads = ids.len(), trips, more = end == End::NoRoom, "visited the fleet");
     Ok(outcomes)
 }

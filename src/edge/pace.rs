@@ -5,10 +5,6 @@ use std::time::Duration;
 use crate::controller::reconciler::Room;
 use crate::housekeeping::Allowance;
 
-/// What a message of R2 lets the fleet do: look at the machines, and start one. Whatever more is needed the
-/// next message does, or the clock.
-pub const PER_EVENT: Room = Room { fly: 2, trips: 6, time: Duration::from_secs(20) };
-
 /// Requests to Fly in a round of the clock.
 const CRON_FLY: u32 = 8;
 /// A visit to the fleet may take so many round trips more than it plans for: Fly's limit says no, a step has
@@ -32,6 +28,13 @@ impl Shares {
         let errands = subrequests * 2 / 5;
         Self { errands: Allowance(errands), rest: Allowance(subrequests - errands) }
     }
+}
+
+/// What a batch of R2's messages lets the fleet do, where so much is left of the invocation: look at the
+/// machines, and start those that are wanted, one a second. Where one is, that is two round trips to each.
+/// Whatever more is needed the next message does, or the clock.
+pub fn per_event(left: Allowance) -> Room {
+    Room { fly: 8, trips: left.0.saturating_sub(SLACK).min(16), time: Duration::from_secs(20) }
 }
 
 /// What the fleet may do in a round of the clock, where so much is left of the invocation.
@@ -65,9 +68,12 @@ mod tests {
     }
 
     #[test]
-    fn a_message_stays_within_the_free_plan_whatever_its_batch() {
-        // Its uploads travel together; ten may need to be made anew, by two round trips each.
-        let worst = PER_EVENT.trips + SLACK + 10 * 2 + PER_EVENT.trips + SLACK;
-        assert!(worst <= 50, "{worst}");
+    fn a_message_leaves_room_for_jobs_that_have_to_be_made() {
+        let all = Allowance(50);
+        let first = per_event(all).trips + SLACK;
+        assert!(first + 10 < all.0 && first > 4);
+        let rest = Allowance(all.0 - first - 10);
+        assert!(per_event(rest).trips + SLACK <= rest.0);
+        assert_eq!(per_event(Allowance(2)).trips, 0);
     }
 }

@@ -22,7 +22,7 @@ pub const OUTPUT: &str = "OUTPUT";
 /// The queue for messages that nobody can read.
 pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
 /// Its name among those who look after machines.
-const HOLDER: &str = "edge";
+const FAMILY: &str = "edge";
 
 /// What an invocation has.
 pub struct Works {
@@ -121,7 +121,7 @@ impl Works {
             fly,
             policy: policy.clone(),
             environment: handed_on(&lookup(&self.env)),
-            holder: HOLDER.to_owned(),
+            family: FAMILY.to_owned(),
             rate: FlyRate::default(),
         })
     }

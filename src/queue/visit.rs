@@ -16,11 +16,11 @@ use crate::job::JobId;
 /// What a visitor asks for: the right to act, and with it a request to Fly.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
-    /// Its name. The next visit under the same name goes on where this one ends.
+    /// The visit's name: its family's, a colon, and its own. One at a time acts, also within a family.
     pub holder: &'a str,
-    /// For how long it may act.
+    /// For how long it may act, unless it asks again.
     pub time: Duration,
-    /// A visit begins: what an earlier one under the same name was about to do is fenced off.
+    /// The visit begins.
     pub fresh: bool,
     /// It has waited for the last holder to come back.
     pub insist: bool,

@@ -381,7 +381,7 @@ fn visitor(cloud: &Cloud) -> Visitor {
         fly: Fly::new(&cloud.fly.fly_config()).unwrap(),
         policy: policy(2),
         environment: BTreeMap::new(),
-        holder: "visitor".into(),
+        family: "visitor".into(),
         rate: FlyRate::default(),
     }
 }
@@ -393,7 +393,8 @@ async fn a_visit_brings_a_machine_and_the_next_one_starts_it_again() {
     let visitor = visitor(&cloud);
     // The first look finds that the installation's own reconciler, which has no machines, acted last.
     let room = Room { fly: 2, trips: 6, time: Duration::from_secs(20) };
-    for (verb, most) in [(Action::Create, 5), (Action::Start, 4)] {
+    // The second waits until the first one's right to act has ended.
+    for (verb, most) in [(Action::Create, 5), (Action::Start, 5)] {
         let ids = cloud.jobs(1).await;
         cloud.queue_has(1).await;
         let before = cloud.writes().len();
@@ -405,7 +406,5 @@ async fn a_visit_brings_a_machine_and_the_next_one_starts_it_again() {
         cloud.all_completed(&ids).await;
         cloud.until("its machine rests", |all| count(all, &MachineState::Stopped) == 1).await;
     }
-    let (_, end, _) = visitor.visit(&[], room).await.unwrap();
-    assert_eq!(end, End::Settled);
     cloud.keeps_to_one_a_second();
 }

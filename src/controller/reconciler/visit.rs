@@ -21,10 +21,21 @@ use crate::queue::{
     UploadedOutcome,
 };
 
-/// How long the right to act is held after each look.
-const HOLD: Duration = Duration::from_secs(30);
-/// How long a holder whose time ran out is waited for: it is woken by the same event.
+/// How long the right to act is held after the first look: for a list, and the next turn. It is not given
+/// back, which would be one more round trip, but ends soon.
+const HOLD: Duration = Duration::from_secs(10);
+/// And after every other look: for one request to Fly.
+const HOLD_ON: Duration = Duration::from_secs(4);
+/// Looks at a right that another visit holds, while jobs wait: it ends in a moment, and may not see to them.
+const TRIES: u32 = 4;
+/// Beyond the end of a hold.
+const A_MOMENT: Duration = Duration::from_millis(20);
+/// How long a controller whose time ran out is waited for while jobs wait: it is woken by the same event.
 const AFTER_YOU: Duration = Duration::from_secs(2);
+/// And with nothing to do: twice the time in which it shows that it lives, and some.
+const GONE: Duration = Duration::from_secs(1260);
+/// How long a place in the line for Fly is kept.
+const BUDGET: Duration = Duration::from_secs(20);
 /// How long workers that come up on a machine that is being stopped are refused.
 const REFUSED: Duration = Duration::from_secs(600);
 /// From SIGTERM to SIGKILL.
@@ -44,8 +55,8 @@ pub struct Visitor {
     pub policy: FleetPolicy,
     /// What machines find in their environment beside what the fleet gives them. No secrets.
     pub environment: BTreeMap<String, String>,
-    /// Its name among its peers, the same at each visit.
-    pub holder: String,
+    /// The name of its family: of all that visit in its place.
+    pub family: String,
     /// How often Fly is asked, by all together.
     pub rate: FlyRate,
 }
@@ -81,9 +92,17 @@ struct Left {
     suspects: BTreeMap<WorkerId, Moment>,
 }
 
+impl Left {
+    /// A visit that remembers nothing is safe: it only waits longer.
+    fn read(json: Option<&str>) -> Self {
+        json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+    }
+}
+
 /// A visit under way.
 struct Visit<'a> {
     visitor: &'a Visitor,
+    name: String,
     room: Room,
     began: Instant,
     fence: Fence,
@@ -105,17 +124,9 @@ enum Next {
 }
 
 impl Visitor {
-    fn ask(&self, fresh: bool, insist: bool, priority: FlyPriority) -> Ask<'_> {
-        Ask {
-            holder: &self.holder,
-            time: HOLD,
-            fresh,
-            insist,
-            rate: self.rate,
-            priority,
-            budget: HOLD,
-            starts: None,
-        }
+    const fn ask<'a>(&self, holder: &'a str, fresh: bool, priority: FlyPriority) -> Ask<'a> {
+        let rate = self.rate;
+        Ask { holder, time: HOLD, fresh, insist: false, rate, priority, budget: BUDGET, starts: None }
     }
 
     /// Tells the queue of inputs that have arrived, and takes the next steps. Says also what became of the
@@ -129,19 +140,25 @@ impl Visitor {
         room: Room,
     ) -> Result<(Vec<UploadedOutcome>, End, u32), QueueError> {
         let began = Instant::now();
+        let name = format!("{}:{}", self.family, Uuid::new_v4().simple());
         let mut trips = 1;
-        let mut look = self.queue.look(uploads, None, &self.ask(true, false, FlyPriority::List)).await?;
+        let ask = self.ask(&name, true, FlyPriority::List);
+        let mut look = self.queue.look(uploads, None, &ask).await?;
         let outcomes = std::mem::take(&mut look.uploads);
-        let waits = look.view.pending + look.view.due > 0;
-        if matches!(look.turn, Turn::Lapsed(ago) if waits && ago >= AFTER_YOU) {
+        while let Some((pause, ask)) = again(&look, &ask, trips) {
+            if began.elapsed() + pause > room.time {
+                break;
+            }
+            sleep(pause).await;
             trips += 1;
-            look = self.queue.look(&[], None, &self.ask(true, true, FlyPriority::List)).await?;
+            look = self.queue.look(&[], None, &ask).await?;
         }
         let Look { view, turn: Turn::Mine(fence, slot), memory, .. } = look else {
             return Ok((outcomes, End::Elsewhere, trips));
         };
         let mut visit = Visit {
             visitor: self,
+            name: name.clone(),
             room,
             began,
             fence,
@@ -150,12 +167,26 @@ impl Visitor {
             slot,
             seen: Observation { machines: Err(NoList::NOT_YET), queue: None },
             made: BTreeMap::new(),
-            left: memory.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default(),
+            left: Left::read(memory.as_deref()),
             trips,
             asked_fly: 0,
         };
         let end = visit.run().await?;
         Ok((outcomes, end, visit.trips))
+    }
+}
+
+/// Whether somebody who may not act looks again, after what pause and how.
+fn again<'a>(look: &Look, ask: &Ask<'a>, looks: u32) -> Option<(Duration, Ask<'a>)> {
+    let waits = look.view.pending + look.view.due > 0;
+    let gone = if waits { AFTER_YOU } else { GONE };
+    match look.turn {
+        Turn::Lapsed(ago) if ago >= gone && !ask.insist => {
+            Some((Duration::ZERO, Ask { insist: true, ..*ask }))
+        }
+        // A controller holds it for longer, and sees to them.
+        Turn::Held(left) if waits && left <= HOLD && looks < TRIES => Some((left + A_MOMENT, *ask)),
+        _ => None,
     }
 }
 
@@ -171,7 +202,7 @@ impl Visit<'_> {
     }
 
     async fn run(&mut self) -> Result<End, QueueError> {
-        // Somebody else acted since the last visit, or one broke off.
+        // Somebody else acted since the last visit, or one broke off before it left a note.
         if self.left.epoch + 1 != self.fence.epoch {
             let now = self.now();
             self.left.memory.doubt_absences(now);
@@ -280,7 +311,7 @@ impl Visit<'_> {
             Next::Act(Action { act: Act::Start { machine }, .. }) => Some(&*machine.0),
             _ => None,
         };
-        let ask = Ask { starts, ..self.visitor.ask(false, false, priority) };
+        let ask = Ask { starts, time: HOLD_ON, ..self.visitor.ask(&self.name, false, priority) };
         self.trips += 1;
         let look = self.visitor.queue.look(&[], Some(&note), &ask).await?;
         let Turn::Mine(fence, slot) = look.turn else { return Ok(false) };
@@ -401,6 +432,55 @@ impl Visit<'_> {
         self.trips += 1;
         if let Err(error) = self.visitor.queue.fly_penalty_at(self.visitor.rate, *retry_after).await {
             tracing::warn!(%error, "the others could not be told that Fly wants fewer requests");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_may_not_act_looks_again_where_that_may_help() {
+        let second = Duration::from_secs(1);
+        let ask = Ask {
+            holder: "edge:1",
+            time: HOLD,
+            fresh: true,
+            insist: false,
+            rate: FlyRate::default(),
+            priority: FlyPriority::List,
+            budget: BUDGET,
+            starts: None,
+        };
+        let looked = |turn: Turn, pending: u64, tries: u32| {
+            let view = FleetView { pending, ..FleetView::default() };
+            let look = Look { uploads: Vec::new(), view, turn, memory: None };
+            again(&look, &ask, tries).map(|(pause, ask)| (pause, ask.insist))
+        };
+        // Another visit, which ends soon.
+        assert_eq!(looked(Turn::Held(2 * second), 1, 1), Some((2 * second + A_MOMENT, false)));
+        assert_eq!(looked(Turn::Held(2 * second), 1, TRIES), None);
+        assert_eq!(looked(Turn::Held(2 * second), 0, 1), None, "nobody waits");
+        assert_eq!(looked(Turn::Held(30 * second), 1, 1), None, "a controller acts");
+        // A controller that went away.
+        assert_eq!(looked(Turn::Lapsed(AFTER_YOU), 1, 1), Some((Duration::ZERO, true)));
+        assert_eq!(looked(Turn::Lapsed(second), 1, 1), None);
+        assert_eq!(looked(Turn::Lapsed(AFTER_YOU), 0, 1), None);
+        assert_eq!(looked(Turn::Lapsed(GONE), 0, 1), Some((Duration::ZERO, true)));
+        let fence = Fence { holder: "edge:1".into(), epoch: 1 };
+        assert_eq!(looked(Turn::Mine(fence, FlySlot::Wait(second)), 1, 1), None);
+    }
+
+    #[test]
+    fn what_is_left_is_read_again_and_what_cannot_be_is_nothing() {
+        let mut left = Left { epoch: 7, ..Left::default() };
+        left.suspects.insert(WorkerId("m1-0001".into()), Duration::from_millis(1_764_000_000_123));
+        let json = serde_json::to_string(&left).unwrap();
+        let read = Left::read(Some(&json));
+        assert_eq!((read.epoch, read.memory, read.suspects), (7, left.memory, left.suspects));
+        for bad in [None, Some(""), Some("[]"), Some("{\"epoch\":\"x\"}")] {
+            assert_eq!(Left::read(bad).epoch, 0, "{bad:?}");
         }
     }
 }

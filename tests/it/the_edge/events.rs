@@ -4,13 +4,14 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tcoder::flyprovider::emulator::Action;
 use uuid::Uuid;
 
 use super::{arrived, awaited, key, quiet, status};
 use crate::acceptance::is_problem;
 use crate::support::edge::{Edge, Fate, INPUT, Setup};
-use crate::support::redis::private_redis;
-use crate::support::system::PATIENCE;
+use crate::support::redis::{private_redis, shared};
+use crate::support::system::{PATIENCE, keeps_to_one_a_second, long_clip};
 
 fn with(event: &Value, field: &str, value: impl Into<Value>) -> Value {
     let mut event = event.clone();
@@ -125,6 +126,30 @@ async fn a_job_that_never_was_is_made_from_the_key_if_the_bucket_says_so() {
     for id in [missing, changed, encoded] {
         is_problem(&edge.get(&format!("/api/jobs/{id}")).await, 404, None);
     }
+}
+
+/// Each consumer is an invocation of its own, and each asks for machines: one acts, the others wait for
+/// their turn and find that all is done.
+#[tokio::test]
+async fn events_that_come_at_once_bring_their_machines() {
+    const JOBS: usize = 3;
+    let edge = Setup::over(shared()).start().await;
+    let film = std::fs::read(long_clip()).unwrap();
+    let ask = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "film.mp4"});
+    let mut ids = Vec::new();
+    for _ in 0..JOBS {
+        ids.push(edge.upload_bytes(film.clone(), &ask).await);
+    }
+    let event = |id: &String| with(&of_nothing(id), "action", "CompleteMultipartUpload");
+    let batches: Vec<[Value; 1]> = ids.iter().map(|id| [event(id)]).collect();
+    let fates = futures::future::join_all(batches.iter().map(|batch| edge.deliver(batch))).await;
+    assert_eq!(fates, [[Fate::Acked]; JOBS]);
+    let creates = edge.fly.requests().iter().filter(|r| r.action == Action::Create).count();
+    assert_eq!(creates, JOBS, "{:?}\n{}", edge.fly.requests(), edge.log());
+    for id in &ids {
+        edge.completed(id).await;
+    }
+    keeps_to_one_a_second(&edge.fly);
 }
 
 #[tokio::test]
