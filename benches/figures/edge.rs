@@ -11,14 +11,16 @@ use tcoder::flyprovider::MachineState;
 use crate::Figures;
 use crate::support::edge::{Edge, Fate, Setup};
 use crate::support::redis::shared;
-use crate::support::system::{Api, guarded};
+use crate::support::system::{Api, descendants, guarded};
 
 const SIZE: [&str; 1] = ["edge_wasm_gzip_kb"];
-const EVENT: [&str; 4] = [
+const EVENT: [&str; 6] = [
     "edge_subrequests_per_upload_event",
     "edge_redis_commands_per_upload_event",
     "edge_subrequests_per_batched_event",
     "edge_redis_commands_per_idle_hour",
+    "edge_cpu_ms_per_idle_minute",
+    "edge_cpu_ms_per_post_upload",
 ];
 const LATENCY: [&str; 1] = ["edge_vs_native_post_upload"];
 
@@ -99,6 +101,7 @@ async fn idle(edge: &Edge) {
     tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
 }
 
+#[allow(clippy::cast_precision_loss)]
 async fn events(figures: &mut Figures) {
     let edge = Setup::over(shared()).start().await;
     // The scripts are known, and machines have been.
@@ -114,12 +117,17 @@ async fn events(figures: &mut Figures) {
     idle(&edge).await;
     // One hour, of which six minutes are for what is seldom due.
     edge.tick(599).await;
-    let before = edge.count.so_far().1;
+    let (before, cpu) = (edge.count.so_far().1, cpu_ms());
     for minute in 600..660 {
         edge.tick(minute).await;
     }
-    #[allow(clippy::cast_precision_loss)]
     figures.put(EVENT[3], (edge.count.so_far().1 - before) as f64, "commands");
+    figures.put(EVENT[4], (cpu_ms() - cpu) / 60.0, "ms");
+    let cpu = cpu_ms();
+    for _ in 0..ASKED {
+        ask(&edge).await;
+    }
+    figures.put(EVENT[5], (cpu_ms() - cpu) / ASKED as f64, "ms");
 }
 
 /// The median of `POST /api/upload` there over the one here, asked in turn.
@@ -148,4 +156,16 @@ async fn ask(api: &Api) -> f64 {
     let began = Instant::now();
     assert_eq!(api.post("/api/upload", &json!({"fileName": "film.mp4"})).await.status, 201);
     began.elapsed().as_secs_f64()
+}
+
+/// CPU that workerd has used so far, milliseconds. That of its stand-ins for R2 and the queues is in it.
+#[allow(clippy::cast_precision_loss)]
+fn cpu_ms() -> f64 {
+    let ours = descendants(std::process::id());
+    let workerd = ours.into_iter().find(|p| p.command.contains("workerd serve")).expect("no workerd runs");
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", workerd.pid)).unwrap();
+    // utime and stime, the 14th and 15th of proc(5), in hundredths of a second.
+    let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    ticks as f64 * 10.0
 }

@@ -119,7 +119,27 @@ impl Setup {
         let (child, stdin, control) = host(&order, &data.join("log")).await;
         let api = Api { url, token: Some(TOKEN.to_owned()), http: http(), log: data.join("log") };
         let queue = Queue::connect(&self.redis).await.unwrap();
-        let edge = Edge { api, queue, fly, count, control, _child: child, _stdin: stdin, _stop: stop };
+        let mut role = machine;
+        role.extend([
+            ("FLY_API_TOKEN", fly.token().expose_secret().to_owned()),
+            ("FLY_APP_NAME", APP.to_owned()),
+            ("FLY_API_HOSTNAME", fly.url().to_string()),
+            ("FLY_WORKER_IMAGE", "worker:1".to_owned()),
+            ("FLY_REGION", "iad".to_owned()),
+            ("WORKER_IDLE_TIMEOUT", "2".to_owned()),
+        ]);
+        let edge = Edge {
+            api,
+            redis: self.redis,
+            queue,
+            role,
+            fly,
+            count,
+            control,
+            _child: child,
+            _stdin: stdin,
+            _stop: stop,
+        };
         if self.ticks {
             let (http, tick) = (http(), format!("{}/scheduled", edge.control));
             RUNTIME.spawn(async move {
@@ -175,7 +195,10 @@ async fn host(order: &Value, log: &Path) -> (Child, ChildStdin, String) {
 /// A running Worker. Ends when dropped.
 pub struct Edge {
     api: Api,
+    pub redis: RedisConfig,
     pub queue: Queue,
+    /// What a process needs that works on the same Redis, buckets and Fly.
+    pub role: Vec<(&'static str, String)>,
     pub fly: EmulatorHandle,
     pub count: Arc<Count>,
     control: String,

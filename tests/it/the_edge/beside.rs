@@ -1,46 +1,51 @@
-//! The edge beside a controller that stays, on one Redis and one Fly: whoever acts, Fly is asked once a second
-//! and there is never one machine too many.
+//! The edge beside an operator, on one Redis and one Fly: whoever acts, Fly is asked once a second and there is
+//! never one machine too many.
 
-use std::collections::BTreeMap;
-use std::num::NonZeroU32;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
+use kube::api::{Api, PostParams};
+use kube::runtime::wait::await_condition;
+use nix::sys::signal::Signal;
 use serde_json::json;
 use tcoder::config::RedisConfig;
-use tcoder::controller::fleet::FleetPolicy;
-use tcoder::controller::reconciler::{Parts, Reconciler};
-use tcoder::flyprovider::{Fly, Limit, MachineState};
-use tcoder::metrics::Metrics;
-use tcoder::queue::FlyRate;
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tcoder::crd::{Phase, TranscodeJob};
+use tcoder::flyprovider::{Machine, MachineState};
+use tokio::process::Child;
 
-use crate::support::edge::{APP, Edge, Setup};
+use crate::support::edge::{Edge, Setup};
+use crate::support::kube::{Cluster, free_port, shared as cluster};
 use crate::support::redis::shared;
-use crate::support::system::{PATIENCE, clip, keeps_to_one_a_second};
+use crate::support::system::{PATIENCE, clip, folder, http, keeps_to_one_a_second, send, spawn, tcoder};
 
-const MAX: u32 = 2;
+const MAX: usize = 2;
 
-fn controller(edge: &Edge) -> Reconciler {
-    let policy = FleetPolicy {
-        max: MAX,
-        jobs_per_machine: NonZeroU32::MIN,
-        regions: vec!["iad".into()],
-        idle_timeout: Duration::from_secs(2),
-        ..FleetPolicy::new(APP, "worker:1")
+/// An operator of this namespace, on the edge's Redis, buckets and Fly, once it is ready.
+async fn operator(edge: &Edge, cluster: &Cluster, namespace: &str) -> Child {
+    let address = format!("127.0.0.1:{}", free_port());
+    let log = std::fs::File::create(folder("operator").join("log")).unwrap();
+    let mut command = tcoder();
+    command
+        .args(["controller", "--listen", &address, "--namespace", namespace])
+        .envs(edge.role.iter().map(|(name, value)| (name, value)))
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .env("MAX_MACHINES", MAX.to_string())
+        .env("MIRROR_MAX", "0")
+        .stdout(Stdio::null())
+        .stderr(log);
+    let child = spawn(command);
+    let ready = async {
+        let is_ready = async || {
+            let answer = http().get(format!("http://{address}/readyz")).send().await;
+            answer.is_ok_and(|answer| answer.status() == 200)
+        };
+        while !is_ready().await {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
     };
-    Reconciler::new(Parts {
-        queue: edge.queue.clone(),
-        fly: Fly::new(&edge.fly.fly_config()).unwrap(),
-        limit: Limit::new(edge.queue.clone(), FlyRate::default()),
-        policy: watch::channel(policy).1,
-        told: watch::Sender::new(None),
-        environment: BTreeMap::new(),
-        holder: "controller".into(),
-        metrics: Metrics::new(),
-    })
+    tokio::time::timeout(PATIENCE, ready).await.expect("the operator does not become ready");
+    child
 }
 
 async fn uploads(edge: &Edge, count: usize) -> Vec<String> {
@@ -58,39 +63,63 @@ async fn completed(edge: &Edge, ids: &[String]) {
     }
 }
 
+/// A TranscodeJob of this input is made and becomes complete.
+async fn applied(cluster: &Cluster, namespace: &str, name: &str, key: &str) {
+    let jobs: Api<TranscodeJob> = Api::namespaced(cluster.client().await, namespace);
+    let job = json!({
+        "apiVersion": "tcoder.dev/v1alpha1",
+        "kind": "TranscodeJob",
+        "metadata": {"name": name},
+        "spec": {"input": {"key": key}, "preset": "web-optimized", "qualities": ["144p"]},
+    });
+    jobs.create(&PostParams::default(), &serde_json::from_value(job).unwrap()).await.unwrap();
+    let is_complete = |job: Option<&TranscodeJob>| {
+        let status = job.and_then(|job| job.status.as_ref());
+        status.is_some_and(|status| status.phase == Some(Phase::Complete))
+    };
+    let waited = tokio::time::timeout(PATIENCE, await_condition(jobs, name, is_complete)).await;
+    waited.expect("it does not become complete").unwrap();
+}
+
 #[tokio::test]
 async fn whoever_acts_there_is_one_request_a_second_and_never_one_machine_too_many() {
     let redis = shared();
     let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
     let edge = Arc::new(setup.set("MAX_MACHINES", MAX.to_string()).alive().start().await);
+    let cluster = cluster().await;
+    let namespace = cluster.namespace("beside-the-edge").await;
     let most = Arc::new(AtomicUsize::new(0));
     let (watched, seen) = (Arc::clone(&edge), Arc::clone(&most));
     let watch = tokio::spawn(async move {
-        let there = |state: &MachineState| !matches!(state, MachineState::Destroyed);
-        let count = |machines: &[tcoder::flyprovider::Machine]| {
-            seen.fetch_max(machines.iter().filter(|m| there(&m.state)).count(), Ordering::SeqCst);
+        let count = |machines: &[Machine]| {
+            let there = machines.iter().filter(|m| m.state != MachineState::Destroyed).count();
+            seen.fetch_max(there, Ordering::SeqCst);
             false
         };
         watched.fly.until(count).await;
     });
 
     // The edge alone.
-    completed(&edge, &uploads(&edge, 2).await).await;
-    // Both, each woken by the same events.
-    let stop = CancellationToken::new();
-    let running = tokio::spawn(controller(&edge).run(stop.clone()));
-    completed(&edge, &uploads(&edge, 6).await).await;
-    // The controller dies, and gives nothing back: the edge goes on.
-    running.abort();
+    let first = uploads(&edge, 2).await;
+    completed(&edge, &first).await;
+    // Both, woken by the same events.
+    let mut running = operator(&edge, cluster, &namespace).await;
+    let ids = uploads(&edge, 6).await;
+    applied(cluster, &namespace, "one", &format!("inputs/{}/a.mp4", first[0])).await;
+    completed(&edge, &ids).await;
+    // The operator dies, and gives nothing back: the edge goes on.
+    running.kill().await.unwrap();
     completed(&edge, &uploads(&edge, 3).await).await;
-    // One comes again, and stops in order.
-    let running = tokio::spawn(controller(&edge).run(stop.clone()));
+    // Another comes, and stops in order.
+    let mut running = operator(&edge, cluster, &namespace).await;
+    applied(cluster, &namespace, "two", &format!("inputs/{}/a.mp4", first[1])).await;
     completed(&edge, &uploads(&edge, 2).await).await;
-    stop.cancel();
-    tokio::time::timeout(PATIENCE, running).await.expect("the controller does not stop").unwrap();
+    send(running.id().unwrap(), Signal::SIGTERM);
+    let ended = tokio::time::timeout(PATIENCE, running.wait()).await;
+    assert!(ended.expect("the operator does not end").unwrap().success());
 
     watch.abort();
-    assert!(most.load(Ordering::SeqCst) <= MAX as usize, "{} machines", most.load(Ordering::SeqCst));
-    assert!(most.load(Ordering::SeqCst) > 0);
+    let most = most.load(Ordering::SeqCst);
+    assert!((1..=MAX).contains(&most), "{most} machines");
     keeps_to_one_a_second(&edge.fly);
 }

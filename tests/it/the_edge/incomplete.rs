@@ -1,15 +1,54 @@
 //! A deployment in which something is missing says what, and does no harm.
 
+use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 
 use crate::acceptance::is_problem;
-use crate::support::edge::{Fate, Setup};
-use crate::support::redis;
-use crate::support::system::{TOKEN, WEBHOOK_SECRET, http};
+use crate::support::edge::{Fate, Setup, shared};
+use crate::support::redis::shared as redis;
+use crate::support::system::{OTHER_TOKEN, TOKEN, WEBHOOK_SECRET, http};
+
+/// Requests, events, clock and webhooks with everything set: what is logged holds no secret, nor an address
+/// that is one.
+#[tokio::test]
+async fn no_secret_is_logged() {
+    let edge = shared().await;
+    crate::acceptance::a_video_becomes_renditions_and_its_end_is_told(edge).await;
+    let wrong =
+        http().get(format!("{}/api/jobs", edge.url)).bearer_auth("a-wrong-hush-hush-token").send().await;
+    assert_eq!(wrong.unwrap().status(), 401);
+    let log = edge.log();
+    assert!(log.contains("webhook delivered"), "{log}");
+    let fly = edge.fly.token();
+    let secrets = [
+        TOKEN,
+        OTHER_TOKEN,
+        WEBHOOK_SECRET.trim_start_matches("whsec_"),
+        "hush-hush",
+        "edge-secret-key",
+        crate::support::upstash::TOKEN,
+        fly.expose_secret(),
+        "X-Amz-Signature",
+    ];
+    for secret in secrets {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+    let mut redis = crate::support::redis::raw(&edge.redis);
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg(format!("{}*", edge.redis.prefix)).query(&mut redis).unwrap();
+    assert!(keys.iter().any(|key| key.ends_with("fleet:memory")), "{keys:?}");
+    for key in keys {
+        let value: Vec<u8> = redis::cmd("DUMP").arg(&key).query(&mut redis).unwrap();
+        let value = String::from_utf8_lossy(&value);
+        for secret in secrets {
+            assert!(!value.contains(secret), "{secret} is in Redis, in {key}");
+        }
+    }
+}
 
 #[tokio::test]
 async fn what_is_missing_names_itself_in_readyz_and_in_the_log() {
-    let setup = Setup::over(redis::shared())
+    let setup = Setup::over(redis())
         .without("UPSTASH_REDIS_REST_TOKEN")
         .without("API_TOKENS")
         .without("R2_INPUT_BUCKET_NAME")
