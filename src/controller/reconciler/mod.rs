@@ -8,13 +8,15 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `run` | the loop: when to look, who acts, waking; carries the steps out |
+//! | `run` | the loop: when to look, who acts, waking |
 //! | `visit` | as many steps as there is room for, with few round trips |
+//! | `carry` | carries a step out, at Fly or at Redis |
 //! | `observe` | Redis's view -> what the plan is made from (pure) |
 //! | `outcome` | Fly's answers -> what they mean to the plan (pure) |
 //! | `status` | what is said of the fleet (pure) |
 //! | [`http`] | `/livez`, `/readyz`, `/metrics` of a process that runs nothing else |
 
+mod carry;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod http;
 mod observe;
@@ -26,9 +28,7 @@ mod visit;
 
 use std::collections::BTreeMap;
 
-use super::fleet::Act;
 use crate::config::Env;
-use crate::queue::FlyPriority;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use run::{Parts, Reconciler};
@@ -50,14 +50,4 @@ const HANDED_ON: [&str; 7] = [
 #[must_use]
 pub fn handed_on(env: &Env<'_>) -> BTreeMap<String, String> {
     HANDED_ON.iter().filter_map(|name| Some(((*name).to_owned(), env.text(name)?))).collect()
-}
-
-/// How urgent a step is among all that Fly is asked.
-const fn priority(act: &Act) -> FlyPriority {
-    match act {
-        Act::Start { .. } => FlyPriority::Start,
-        Act::Create { .. } => FlyPriority::Create,
-        Act::Stop { .. } | Act::Retire { .. } => FlyPriority::Stop,
-        Act::Destroy { .. } => FlyPriority::Destroy,
-    }
 }

@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::outcome::{list_failure_of, outcome_of};
-use super::{observe, priority, status};
+use super::{carry, observe, status};
 use crate::controller::fleet::{
-    Act, Action, FleetPolicy, Listed, Memory, Moment, NoList, Observation, Outcome, Plan, launch_config, plan,
+    Act, Action, FleetPolicy, Listed, Memory, Moment, NoList, Observation, Outcome, Plan, plan,
 };
-use crate::flyprovider::{CreateMachine, Fly, FlyError, ListFilter, Machine, MachineId};
+use crate::flyprovider::{Fly, FlyError, ListFilter, Machine, MachineId};
 use crate::job::{JobId, WorkerId};
 use crate::pace::{Instant, sleep};
 use crate::queue::{
-    Ask, Fence, FleetView, FlyPriority, FlyRate, FlySlot, Look, Note, Queue, QueueError, RetireOutcome, Turn,
+    Ask, Fence, FleetView, FlyPriority, FlyRate, FlySlot, Look, Note, Queue, QueueError, Turn,
     UploadedOutcome,
 };
 
@@ -36,10 +36,6 @@ const AFTER_YOU: Duration = Duration::from_secs(2);
 const GONE: Duration = Duration::from_secs(1260);
 /// How long a place in the line for Fly is kept.
 const BUDGET: Duration = Duration::from_secs(20);
-/// How long workers that come up on a machine that is being stopped are refused.
-const REFUSED: Duration = Duration::from_secs(600);
-/// From SIGTERM to SIGKILL.
-const STOP: Duration = Duration::from_secs(30);
 /// Leases looked at where a machine is busy that should not be.
 const LEASES: u32 = 100;
 /// Most that is left for the next visit, bytes. A thousand machines' worth.
@@ -304,7 +300,7 @@ impl Visit<'_> {
     ) -> Result<bool, QueueError> {
         let (priority, intent) = match next {
             Next::List => (FlyPriority::List, None),
-            Next::Act(action) => (priority(&action.act), Some(action)),
+            Next::Act(action) => (carry::priority(&action.act), Some(action)),
         };
         let note = self.note(policy, plan, intent)?;
         let starts = match next {
@@ -348,7 +344,7 @@ impl Visit<'_> {
         let outcome = match &action.act {
             Act::Retire { machine, workers } => self.retire(machine, workers).await?,
             Act::Stop { machine } | Act::Destroy { machine, .. } => {
-                let workers = self.workers_of(machine);
+                let workers = carry::workers_of(&self.seen, machine);
                 match self.retire(machine, &workers).await? {
                     Outcome::Done(_) => self.ask_fly(&action.act, policy).await?,
                     refused => refused,
@@ -377,40 +373,13 @@ impl Visit<'_> {
         Ok(outcome)
     }
 
-    /// The machine's workers as they were seen, also those that the pool has forgotten.
-    fn workers_of(&self, machine: &MachineId) -> Vec<WorkerId> {
-        let workers = self.seen.queue.iter().flat_map(|queue| &queue.workers);
-        workers.filter(|w| w.machine == *machine).map(|w| w.worker.clone()).collect()
-    }
-
     async fn retire(&mut self, machine: &MachineId, workers: &[WorkerId]) -> Result<Outcome, QueueError> {
         self.trips += 1;
-        Ok(match self.visitor.queue.retire(&self.fence, &machine.0, workers, REFUSED).await? {
-            RetireOutcome::Retired => Outcome::Done(None),
-            RetireOutcome::Busy => Outcome::Refused,
-            RetireOutcome::Fenced => Outcome::Fenced,
-        })
+        carry::retire(&self.visitor.queue, &self.fence, machine, workers).await
     }
 
     async fn ask_fly(&mut self, act: &Act, policy: &FleetPolicy) -> Result<Outcome, QueueError> {
-        let fly = &self.visitor.fly;
-        let answer = match act {
-            Act::Create { slot, name, region } => {
-                let launch = Uuid::new_v4().simple().to_string();
-                let environment = self.visitor.environment.clone();
-                let order = CreateMachine {
-                    name: name.clone(),
-                    region: Some(region.clone()),
-                    config: launch_config(policy, *slot, &launch, environment),
-                    skip_launch: false,
-                };
-                fly.create(&order).await.map(Some)
-            }
-            Act::Start { machine } => fly.start(machine).await.map(|()| None),
-            Act::Stop { machine } => fly.stop(machine, "SIGTERM", STOP).await.map(|()| None),
-            Act::Destroy { machine, force } => fly.destroy(machine, *force).await.map(|()| None),
-            Act::Retire { .. } => return Ok(Outcome::Done(None)),
-        };
+        let answer = carry::ask(&self.visitor.fly, act, policy, &self.visitor.environment).await;
         self.spend();
         Ok(match answer {
             Ok(made) => {

@@ -3,26 +3,20 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use uuid::Uuid;
 
 use super::{HOLD, Next, RENEW, Reconciler};
-use crate::controller::fleet::{Act, Action, FleetPolicy, Listed, NoList, Outcome, launch_config};
+use crate::controller::fleet::{Act, Action, FleetPolicy, Listed, NoList, Outcome};
+use crate::controller::reconciler::carry;
 use crate::controller::reconciler::outcome::{list_failure_of, outcome_of, word};
-use crate::controller::reconciler::priority;
-use crate::flyprovider::{CreateMachine, FlyError, ListFilter, MachineId};
-use crate::job::WorkerId;
-use crate::queue::{Fence, FlyPriority, FlySlot, Hold, QueueError, RetireOutcome};
+use crate::flyprovider::{FlyError, ListFilter};
+use crate::queue::{Fence, FlyPriority, FlySlot, Hold, QueueError};
 
 /// How long a place in the line for Fly is kept.
 const BUDGET: Duration = Duration::from_secs(20);
-/// How long workers that come up on a machine that is being stopped are refused.
-const REFUSED: Duration = Duration::from_secs(600);
 /// Until another look at a machine that could not be told to leave.
 const RECOVER: Duration = Duration::from_secs(1);
 /// Leases looked at then.
 const LEASES: u32 = 100;
-/// From SIGTERM to SIGKILL.
-const STOP: Duration = Duration::from_secs(30);
 
 impl Reconciler {
     /// Asks Fly for its machines.
@@ -58,15 +52,22 @@ impl Reconciler {
     ) -> Result<Next, QueueError> {
         let sent_at = self.now();
         let outcome = match &action.act {
-            Act::Retire { machine, workers } => self.retire(fence, machine, workers).await?,
+            Act::Retire { machine, workers } => {
+                carry::retire(&self.parts.queue, fence, machine, workers).await?
+            }
             act => {
                 if let Act::Stop { machine } | Act::Destroy { machine, .. } = act
-                    && let outcome @ (Outcome::Refused | Outcome::Fenced) =
-                        self.retire(fence, machine, &self.workers_of(machine)).await?
+                    && let outcome @ (Outcome::Refused | Outcome::Fenced) = carry::retire(
+                        &self.parts.queue,
+                        fence,
+                        machine,
+                        &carry::workers_of(&self.seen, machine),
+                    )
+                    .await?
                 {
                     return self.note(action, &outcome, policy, sent_at).await;
                 }
-                if let Some(wait) = self.slot(priority(act)).await? {
+                if let Some(wait) = self.slot(carry::priority(act)).await? {
                     return Ok(Next::Wait(Some(wait)));
                 }
                 // The last look before the write.
@@ -77,12 +78,6 @@ impl Reconciler {
             }
         };
         self.note(action, &outcome, policy, sent_at).await
-    }
-
-    /// The machine's workers as they were seen, also those that the pool has forgotten.
-    fn workers_of(&self, machine: &MachineId) -> Vec<WorkerId> {
-        let workers = self.seen.queue.iter().flat_map(|queue| &queue.workers);
-        workers.filter(|w| w.machine == *machine).map(|w| w.worker.clone()).collect()
     }
 
     async fn note(
@@ -114,46 +109,13 @@ impl Reconciler {
         Ok(Next::Wait(Some(RECOVER)))
     }
 
-    async fn retire(
-        &self,
-        fence: &Fence,
-        machine: &MachineId,
-        workers: &[WorkerId],
-    ) -> Result<Outcome, QueueError> {
-        Ok(match self.parts.queue.retire(fence, &machine.0, workers, REFUSED).await? {
-            RetireOutcome::Retired => Outcome::Done(None),
-            RetireOutcome::Busy => Outcome::Refused,
-            RetireOutcome::Fenced => Outcome::Fenced,
-        })
-    }
-
     async fn ask(&mut self, fence: &Fence, act: &Act, policy: &FleetPolicy) -> Result<Outcome, QueueError> {
         let fly = &self.parts.fly;
         if let Act::Start { machine } = act {
             self.parts.queue.welcome(&machine.0).await?;
         }
         let began = Instant::now();
-        let answer = self
-            .holding(fence, async {
-                match act {
-                    Act::Create { slot, name, region } => {
-                        let launch = Uuid::new_v4().simple().to_string();
-                        let environment = self.parts.environment.clone();
-                        let order = CreateMachine {
-                            name: name.clone(),
-                            region: Some(region.clone()),
-                            config: launch_config(policy, *slot, &launch, environment),
-                            skip_launch: false,
-                        };
-                        fly.create(&order).await.map(Some)
-                    }
-                    Act::Start { machine } => fly.start(machine).await.map(|()| None),
-                    Act::Stop { machine } => fly.stop(machine, "SIGTERM", STOP).await.map(|()| None),
-                    Act::Destroy { machine, force } => fly.destroy(machine, *force).await.map(|()| None),
-                    Act::Retire { .. } => Ok(None),
-                }
-            })
-            .await;
+        let answer = self.holding(fence, carry::ask(fly, act, policy, &self.parts.environment)).await;
         let outcome = match answer {
             Ok(made) => {
                 let id = made.as_ref().map(|machine| machine.id.clone());
