@@ -8,6 +8,8 @@ PATH="$HOME/.cargo/bin:$PATH"
 hack/setup.sh edge
 # shellcheck source=hack/wasm-toolchain.sh
 . hack/wasm-toolchain.sh
+# shellcheck source=hack/npm.sh
+. hack/npm.sh
 # shellcheck source=hack/edge-tools.sh
 . hack/edge-tools.sh
 edge_tools

@@ -4,6 +4,8 @@ set -eu
 
 cd "$(dirname "$0")/.."
 PATH="$HOME/.cargo/bin:$PATH"
+# shellcheck source=hack/npm.sh
+. hack/npm.sh
 # shellcheck source=hack/edge-tools.sh
 . hack/edge-tools.sh
 edge_tools

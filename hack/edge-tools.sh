@@ -1,6 +1,6 @@
 # shellcheck shell=sh
 # The programs that build and run the edge. To be sourced by scripts under `set -eu`, in the project's
-# folder and after hack/wasm-toolchain.sh; it defines one function:
+# folder, after hack/wasm-toolchain.sh and hack/npm.sh; it defines one function:
 #
 #   edge_tools   installs what is missing and sets WORKER_BUILD, WASM_BINDGEN_BIN, WASM_OPT_BIN, ESBUILD_BIN,
 #                EDGE_NODE (Node 22 or newer) and EDGE_MODULES (wrangler, miniflare)
@@ -20,15 +20,8 @@ edge_tools() {
   edge_cargo wasm-bindgen-cli "$(edge_version wasm-bindgen)"
   export WASM_BINDGEN_BIN="$edge_bin/wasm-bindgen"
 
-  EDGE_MODULES=$edge_home/npm-$(cat edge/package.json edge/package-lock.json | cksum | tr ' ' '-')/node_modules
-  if [ ! -d "$EDGE_MODULES" ]; then
-    echo "Installing wrangler, miniflare and what they need, once; they go to $edge_home" >&2
-    edge_new=$(mkdir -p "$edge_home" && mktemp -d "$edge_home/npm.XXXXXX")
-    cp edge/package.json edge/package-lock.json "$edge_new/"
-    # None of their install scripts is needed.
-    (cd "$edge_new" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
-    mv "$edge_new" "${EDGE_MODULES%/node_modules}" 2>/dev/null || rm -rf "$edge_new"
-  fi
+  npm_modules edge
+  EDGE_MODULES=$npm_modules
   EDGE_NODE=$(command -v node || true)
   case $("${EDGE_NODE:-false}" --version 2>/dev/null) in
   v2[2-9].* | v[3-9][0-9].*) ;;

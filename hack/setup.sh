@@ -38,6 +38,9 @@ if [ "$what" = test ]; then
 fi
 [ "$what" = demo ] || missing="$missing$(wasm_missing)"
 if [ "$what" = test ]; then
+  # For the page.
+  has node || missing="$missing nodejs"
+  [ -n "${CHROMIUM:-}" ] || has chromium || has chromium-browser || has google-chrome || missing="$missing chromium"
   # What goes with a Kubernetes API server; hack/envtest.sh sees to the server itself.
   has openssl || missing="$missing openssl"
   has etcd || [ -x "${KUBEBUILDER_ASSETS:-/nowhere}/etcd" ] ||

@@ -9,6 +9,8 @@ mod fleet;
 mod ingest;
 mod jobs;
 mod metrics;
+#[cfg(not(target_arch = "wasm32"))]
+mod page;
 mod problem;
 mod requests;
 mod sse;
@@ -83,12 +85,24 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(guarded)
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
-        .fallback(problem::no_such_route)
+        .merge(others())
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(cors)
         .with_state(app);
     traced(router)
+}
+
+/// What answers every other path: the page.
+#[cfg(not(target_arch = "wasm32"))]
+fn others() -> Router<Arc<App>> {
+    page::routes()
+}
+
+/// The page is none of the Worker's: Cloudflare serves its files.
+#[cfg(target_arch = "wasm32")]
+fn others() -> Router<Arc<App>> {
+    Router::new().fallback(problem::no_such_route)
 }
 
 #[cfg(not(target_arch = "wasm32"))]

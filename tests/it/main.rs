@@ -26,4 +26,5 @@ mod the_fleet_from_outside;
 mod the_manifests;
 mod the_metrics;
 mod the_operator;
+mod the_page;
 mod webhooks;

@@ -1,0 +1,46 @@
+// The jobs so far, page by page.
+
+import * as api from "./api.js";
+import { h, table } from "./dom.js";
+import { ago } from "./format.js";
+
+const STATES = ["", "uploading", "queued", "running", "completed", "failed", "cancelled"];
+
+/** A list of jobs; `open(id)` shows one. */
+export const history = (signal, open) => {
+  const filter = h("select", { id: "filter" }, STATES.map((state) => h("option", { value: state }, state || "all")));
+  const list = h("div");
+  const more = h("button", { type: "button", hidden: true }, "Older ones");
+  const box = h("section", {},
+    h("div", { class: "row apart" }, h("h2", {}, "History"),
+      h("span", { class: "row" }, h("label", { for: "filter" }, "Show"), filter)),
+    list, more);
+  let jobs = [];
+  let cursor;
+
+  const row = (job) => [
+    h("button", { type: "button", onclick: () => open(job.jobId) }, "Open"),
+    (job.inputKey ?? job.inputUrl ?? "").split("/").at(-1),
+    h("span", { class: `state ${job.status}` }, job.status),
+    job.preset,
+    ago(job.timestamps.createdAt),
+  ];
+  const draw = () => list.replaceChildren(jobs.length > 0
+    ? table("Jobs", [{ name: "" }, "Video", "State", "Preset", "Asked for"].map((head) => head.name === "" ? { name: h("span", { class: "hidden" }, "Open") } : head), jobs.map(row))
+    : h("p", { class: "quiet" }, "None yet. What you send is listed here for a week after its end."));
+  const load = async (next) => {
+    try {
+      const page = await api.listJobs({ limit: 10, status: filter.value, cursor: next ?? "" });
+      jobs = next ? [...jobs, ...page.jobs] : page.jobs;
+      cursor = page.nextCursor;
+      more.hidden = !cursor;
+      draw();
+    } catch (error) {
+      if (!signal.aborted) list.replaceChildren(h("p", { class: "problem" }, error.message));
+    }
+  };
+  filter.addEventListener("change", () => load());
+  more.addEventListener("click", () => load(cursor));
+  load();
+  return { box, refresh: () => load() };
+};

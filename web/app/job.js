@@ -1,0 +1,124 @@
+// One job: its stages as they happen, what came out, and what can be done with it.
+
+import * as api from "./api.js";
+import { h, show, table, terms, wide } from "./dom.js";
+import { Pace, ago, bytes, duration, rate } from "./format.js";
+import { ladder } from "./pictures.js";
+import { player } from "./player.js";
+
+const STAGES = [["uploading", "Uploading"], ["queued", "Waiting for a worker"], ["running", "Encoding"], ["completed", "Done"]];
+const ENDS = { failed: "Failed", cancelled: "Cancelled" };
+
+const stages = (job) => {
+  const at = STAGES.findIndex(([state]) => state === job.status);
+  const list = STAGES.filter(([state]) => state !== "uploading" || job.inputKey).map(([state, words]) => {
+    const n = STAGES.findIndex(([s]) => s === state);
+    const done = at > n || job.status === "completed";
+    return h("li", { class: done && "done", "aria-current": at === n && !done ? "step" : undefined },
+      done ? "✓ " : "", words);
+  });
+  if (ENDS[job.status]) list.push(h("li", { class: "bad" }, `✕ ${ENDS[job.status]}`));
+  return h("ol", { class: "stages", "aria-label": "Stages" }, list);
+};
+
+const nameOf = (job, fallback) =>
+  fallback ?? decodeURIComponent((job.inputKey ?? job.inputUrl ?? job.jobId).split("/").at(-1) || job.jobId);
+
+const progress = (job, pace) => {
+  if (job.status !== "running") return undefined;
+  const percent = job.progress ?? 0;
+  const speed = pace.at(percent);
+  const left = speed > 0.05 ? `, ${duration((100 - percent) / speed)} left` : "";
+  return h("div", {},
+    h("progress", { max: 100, value: percent, "aria-label": "Encode" }),
+    h("span", { class: "small" }, `${percent.toFixed(0)} %${left}`));
+};
+
+const outcome = (job) => {
+  if (job.status === "queued" && job.error) {
+    return h("p", { class: "problem" }, `Attempt ${job.attempt} failed: ${job.error.message}. It is tried again`,
+      job.timestamps.retryAt ? ` at ${new Date(job.timestamps.retryAt).toLocaleTimeString()}.` : ".");
+  }
+  if (job.status === "failed" && job.error) return h("p", { class: "problem" }, h("strong", {}, "It failed: "), job.error.message);
+  return undefined;
+};
+
+const source = ({ source: probe }) => probe && h("div", {}, h("h3", {}, "The source"), terms([
+  ["Container", probe.format],
+  ["Size", bytes(probe.size)],
+  ["Length", duration(probe.duration)],
+  ["Video", `${probe.video.codec}, ${probe.video.width}×${probe.video.height}, ${probe.video.frameRate.toFixed(2)} frames/s${probe.video.hdr ? ", HDR" : ""}`],
+  ["Sound", probe.audio ? `${probe.audio.codec}${probe.audio.channels ? `, ${probe.audio.channels} channels` : ""}` : "none"],
+]));
+
+const outputs = (job) => job.outputs && h("div", {}, h("h3", {}, "Outputs"),
+  table("Outputs", ["Quality", "Picture", "Format", { name: "Bitrate", number: true }, { name: "Size", number: true }, "File"],
+    job.outputs.map((o) => [
+      o.quality, `${o.width}×${o.height}`, `${o.container} ${o.codec}`, rate(o.bitrate), bytes(o.size),
+      o.url ? h("a", { href: o.url, download: o.container === "hls" ? undefined : "" }, o.container === "hls" ? "Playlist" : "Download") : o.key,
+    ])),
+  job.skipped?.length > 0 && h("ul", { class: "small quiet" }, job.skipped.map((one) => h("li", {}, `${one.quality}: ${one.reason}`))),
+  job.master?.url && h("p", { class: "small" }, h("a", { href: job.master.url }, "Master playlist"), " for your player"));
+
+/** A card that follows the job until `signal`. `sending` is the upload that this page makes for it. */
+export const jobCard = (id, signal, sending, changed) => {
+  const [title, state, upload, bar, why, result] = [h("h2"), h("div"), h("div"), h("div"), h("div", { role: "status" }), h("div")];
+  const screen = h("div");
+  const said = h("div", { role: "alert" });
+  const cancel = h("button", { type: "button" }, "Cancel");
+  const retry = h("button", { type: "button", hidden: true }, "Retry");
+  const close = h("button", { type: "button" }, "Close");
+  const card = h("article", { class: "card", id: `job-${id}`, tabindex: "-1", "aria-label": "A video" },
+    h("div", { class: "row apart" }, title, h("span", { class: "row" }, cancel, retry, close)),
+    state, upload, bar, why, said, screen, result, h("p", { class: "quiet small" }, id));
+  if (sending) upload.append(sending.box);
+  const own = new AbortController();
+  signal.addEventListener("abort", () => own.abort());
+  const pace = new Pace();
+  let playing;
+  let last;
+
+  const tell = (job) => {
+    const moved = last?.status !== job.status;
+    last = job;
+    title.textContent = nameOf(job, sending?.name);
+    card.setAttribute("aria-label", title.textContent);
+    show(state, stages(job));
+    bar.replaceChildren(...[progress(job, pace)].filter(Boolean));
+    show(why, outcome(job));
+    if (job.status !== "uploading") upload.replaceChildren();
+    cancel.hidden = api.hasEnded(job);
+    retry.hidden = !["failed", "cancelled"].includes(job.status);
+    if (job.status === "completed" && !playing) {
+      playing = player(job);
+      if (playing) screen.replaceChildren(playing.box);
+      const picture = ladder(job.source, job.outputs ?? []);
+      result.replaceChildren(...[outputs(job), picture && h("div", {}, h("h3", {}, "The ladder"), wide("The ladder", picture)), source(job)].filter(Boolean));
+      const took = new Date(job.timestamps.completedAt) - new Date(job.timestamps.startedAt);
+      result.append(h("p", { class: "small quiet" }, `Encoded in ${duration(took / 1000)}, ${ago(job.timestamps.completedAt)}.`));
+    }
+    if (moved) changed();
+  };
+  const follow = () => api.watch(id, own.signal, tell);
+  const attempt = (what) => async () => {
+    said.replaceChildren();
+    try {
+      tell(await what(id));
+    } catch (error) {
+      said.replaceChildren(h("p", { class: "problem" }, error.message));
+    }
+  };
+  cancel.addEventListener("click", attempt(api.cancelJob));
+  retry.addEventListener("click", async () => {
+    await attempt(api.retryJob)();
+    follow();
+  });
+  close.addEventListener("click", () => {
+    own.abort();
+    playing?.stop();
+    card.remove();
+  });
+  own.signal.addEventListener("abort", () => playing?.stop());
+  follow();
+  return card;
+};

@@ -1,0 +1,71 @@
+// Plays what a job made, with a choice of quality.
+
+import Hls from "../vendor/hls.min.mjs";
+import { h } from "./dom.js";
+
+const isPlaylist = (output) => output.container === "hls";
+
+/** A player of a job's outputs; nothing where none can be played. `stop` frees it. */
+export const player = (job) => {
+  const outputs = (job.outputs ?? []).filter((output) => output.url);
+  if (outputs.length === 0) return undefined;
+  const video = h("video", { controls: true, playsinline: true, preload: "metadata" });
+  const choice = h("select", { "aria-label": "Quality" });
+  const note = h("span", { class: "quiet small", role: "status" });
+  const box = h("div", {}, video, h("div", { class: "row" }, h("span", {}, "Quality"), choice, note));
+  const playlist = job.master?.url ?? (outputs.every(isPlaylist) ? outputs[0].url : undefined);
+  let stop = () => {};
+  if (playlist && Hls.isSupported()) {
+    stop = adaptive(video, choice, note, job.master?.url ? [{ quality: "auto", url: playlist }] : outputs);
+  } else {
+    stop = files(video, choice, outputs);
+  }
+  return { box, stop: () => { stop(); video.removeAttribute("src"); video.load(); } };
+};
+
+const option = (value, text) => h("option", { value }, text);
+
+/** Playlists. One with several renditions lets the player choose, or the viewer. */
+const adaptive = (video, choice, note, lists) => {
+  const hls = new Hls({ capLevelToPlayerSize: false, enableWorker: false });
+  hls.on(Hls.Events.ERROR, (_, data) => {
+    if (data.fatal) note.textContent = "This cannot be played here: its address may not be public, or the format is not supported.";
+  });
+  hls.on(Hls.Events.LEVEL_SWITCHED, (_, data) => {
+    const level = hls.levels[data.level];
+    if (level) note.textContent = `Now ${level.height}p`;
+  });
+  if (lists.length === 1) {
+    hls.on(Hls.Events.MANIFEST_PARSED, () => {
+      const levels = hls.levels.map((level, n) => option(n, `${level.height}p`)).reverse();
+      choice.replaceChildren(option(-1, "Automatic"), ...levels);
+    });
+    choice.addEventListener("change", () => { hls.currentLevel = Number(choice.value); });
+    hls.loadSource(lists[0].url);
+  } else {
+    choice.replaceChildren(...lists.map((output, n) => option(n, output.quality)));
+    choice.addEventListener("change", () => {
+      const at = video.currentTime;
+      hls.loadSource(lists[Number(choice.value)].url);
+      hls.once(Hls.Events.MANIFEST_PARSED, () => { video.currentTime = at; });
+    });
+    hls.loadSource(lists[0].url);
+  }
+  hls.attachMedia(video);
+  return () => hls.destroy();
+};
+
+/** Files. Another quality goes on where the one before stood. */
+const files = (video, choice, outputs) => {
+  choice.replaceChildren(...outputs.map((output, n) => option(n, output.quality)));
+  choice.addEventListener("change", () => {
+    const [at, paused] = [video.currentTime, video.paused];
+    video.src = outputs[Number(choice.value)].url;
+    video.addEventListener("loadedmetadata", () => {
+      video.currentTime = at;
+      if (!paused) video.play().catch(() => {});
+    }, { once: true });
+  });
+  video.src = outputs[0].url;
+  return () => {};
+};
