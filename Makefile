@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test check wasm edge crds build bench clean
+.PHONY: help demo test check wasm edge crds openapi build bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,10 @@ edge: ## The Cloudflare Worker, into edge/build
 crds: ## Write manifests/base/crds.yaml anew, after a change of src/crd
 	$(CARGO) build --locked
 	mkdir -p manifests/base && target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" crd > manifests/base/crds.yaml
+
+openapi: ## Write web/openapi.json anew, after a change of the API
+	$(CARGO) build --locked
+	target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" openapi > web/openapi.json
 
 build: ## The release binary
 	$(CARGO) build --locked --release

@@ -10,6 +10,8 @@ mod ingest;
 mod jobs;
 mod metrics;
 #[cfg(not(target_arch = "wasm32"))]
+pub mod openapi;
+#[cfg(not(target_arch = "wasm32"))]
 mod page;
 mod problem;
 mod requests;
@@ -83,6 +85,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route_layer(axum::middleware::from_fn_with_state(app.clone(), auth::require_token));
     let router = Router::new()
         .merge(guarded)
+        .route("/problems/{kind}", get(problem::explain))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
         .merge(others())

@@ -25,6 +25,7 @@ macro_rules! files {
 const FILES: &[File] = files! {
     "index.html"
     "icon.svg"
+    "openapi.json"
     "style.css"
     "app/api.js"
     "app/choices.js"
@@ -92,6 +93,7 @@ fn content_type(path: &str) -> &'static str {
         Some("html") => "text/html; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("js" | "mjs") => "text/javascript; charset=utf-8",
+        Some("json") => "application/json",
         Some("svg") => "image/svg+xml",
         _ => "application/octet-stream",
     }

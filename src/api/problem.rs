@@ -25,6 +25,22 @@ pub struct ProblemBody {
     pub field: Option<String>,
 }
 
+/// A kind of problem, and its title.
+type Kind = (&'static str, &'static str);
+
+/// Every kind there is, by its HTTP status.
+pub const CATALOGUE: &[(u16, &[Kind])] = &[
+    (400, &[("malformed", "The request cannot be read")]),
+    (401, &[("unauthorized", "A valid token is needed")]),
+    (404, &[("no-such-job", "No such job"), ("no-such-route", "No such route")]),
+    (405, &[("method-not-allowed", "Method not allowed")]),
+    (409, &[("conflict", "The job does not allow that")]),
+    (413, &[("too-large", "The request is too large")]),
+    (415, &[("not-json", "The request is not JSON")]),
+    (422, &[("invalid-field", "A field of the request cannot be used")]),
+    (503, &[("unavailable", "tcoder cannot answer now")]),
+];
+
 /// An error on its way to the caller.
 #[derive(Debug)]
 pub struct Problem {
@@ -119,6 +135,23 @@ impl From<QueueError> for Problem {
     }
 }
 
+/// `GET /problems/{kind}`: what a problem's `type` points to.
+pub async fn explain(uri: Uri) -> Result<String, Problem> {
+    match described(uri.path().rsplit('/').next().unwrap_or_default()) {
+        Some(text) => Ok(text),
+        None => Err(no_such_route(uri).await),
+    }
+}
+
+fn described(asked: &str) -> Option<String> {
+    CATALOGUE.iter().find_map(|(status, kinds)| {
+        let (_, title) = kinds.iter().find(|(kind, _)| *kind == asked)?;
+        Some(format!(
+            "{title} (HTTP {status}). The detail of the answer says what happened and what to do.\n"
+        ))
+    })
+}
+
 /// Answers any path that is none of ours.
 pub async fn no_such_route(uri: Uri) -> Problem {
     let detail = format!("there is nothing at {}; the API's routes begin with /api/", uri.path());
@@ -129,4 +162,27 @@ pub async fn no_such_route(uri: Uri) -> Problem {
 pub async fn method_not_allowed() -> Problem {
     let detail = "this path takes other methods; see the Allow header";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_problem_is_in_the_catalogue_under_its_title() {
+        let all = [
+            Problem::field("a", "b"),
+            Problem::malformed("a"),
+            Problem::too_large(),
+            Problem::not_json(),
+            Problem::no_such_job(),
+            Problem::conflict("a"),
+            Problem::unauthorized(),
+            Problem::unavailable("a"),
+        ];
+        for problem in all {
+            let kinds = CATALOGUE.iter().find(|(status, _)| *status == problem.status.as_u16()).unwrap().1;
+            assert!(kinds.contains(&(problem.kind, problem.title)), "{problem:?}");
+        }
+    }
 }

@@ -178,6 +178,8 @@ pub(super) enum Command {
     Worker,
     /// Print the custom resource definitions, for `tcoder crd | kubectl apply -f -`
     Crd,
+    /// Print the API's contract, OpenAPI 3.1, as it stands at /openapi.json too
+    Openapi,
 }
 
 #[derive(Debug, Args)]

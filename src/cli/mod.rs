@@ -96,6 +96,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Controller(args) => controller::run(args).await,
         Command::Worker => roles::worker().await,
         Command::Crd => crd(),
+        Command::Openapi => show::json(&crate::api::openapi::document()),
         Command::Submit(args) => submit::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,
         Command::Fleet(args) => fleet::run(args).await,
