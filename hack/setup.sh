@@ -41,6 +41,8 @@ if [ "$what" = test ]; then
   # For the page.
   has node || missing="$missing nodejs"
   [ -n "${CHROMIUM:-}" ] || has chromium || has chromium-browser || has google-chrome || missing="$missing chromium"
+  # For the contract.
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
   # What goes with a Kubernetes API server; hack/envtest.sh sees to the server itself.
   has openssl || missing="$missing openssl"
   has etcd || [ -x "${KUBEBUILDER_ASSETS:-/nowhere}/etcd" ] ||

@@ -185,7 +185,7 @@ impl Operation {
             }));
             parameters.push(json!({
                 "name": "cursor", "in": "query", "description": "Where the page begins: nextCursor of the one before",
-                "schema": {"type": "string", "minLength": 1},
+                "schema": {"type": "string"},
             }));
         }
         if self.idempotent {
@@ -256,6 +256,15 @@ pub fn document() -> Value {
             (status.to_string(), answer)
         })
         .collect();
+    let mut schemas = Value::Object(generator.take_definitions(true));
+    // A misspelt field is refused.
+    for name in ["Upload", "FromInput", "PauseFleet"] {
+        if let Some(Value::Object(schema)) = schemas.get_mut(name) {
+            schema.insert("additionalProperties".into(), false.into());
+        }
+    }
+    // Browsers' code tends to send the type along; storage keeps what the PUT says.
+    schemas["Upload"]["properties"]["contentType"] = json!({"type": "string", "description": "Not used"});
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -268,7 +277,7 @@ pub fn document() -> Value {
         "security": [{"token": []}, {}],
         "paths": paths,
         "components": {
-            "schemas": generator.take_definitions(true),
+            "schemas": schemas,
             "responses": responses,
             "securitySchemes": {
                 "token": {
@@ -309,6 +318,14 @@ mod tests {
     fn the_file_is_as_the_types_are() {
         let file: Value = serde_json::from_str(include_str!("../../web/openapi.json")).unwrap();
         assert_eq!(file, document(), "run `make openapi`");
+    }
+
+    #[test]
+    fn a_misspelt_field_is_against_the_contract() {
+        let document = document();
+        for name in ["Upload", "FromInput", "PauseFleet"] {
+            assert_eq!(document["components"]["schemas"][name]["additionalProperties"], false, "{name}");
+        }
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod storage;
 mod support;
 mod the_api;
 mod the_command_line;
+mod the_contract;
 mod the_edge;
 mod the_fleet;
 mod the_fleet_from_outside;

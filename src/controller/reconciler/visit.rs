@@ -106,6 +106,8 @@ struct Visit<'a> {
     looked: Instant,
     /// When Fly may be asked.
     slot: FlySlot,
+    /// The machine whose workers were said to be welcome with the last look.
+    welcome: Option<MachineId>,
     seen: Observation,
     made: BTreeMap<MachineId, Machine>,
     left: Left,
@@ -161,6 +163,7 @@ impl Visitor {
             view,
             looked: Instant::now(),
             slot,
+            welcome: None,
             seen: Observation { machines: Err(NoList::NOT_YET), queue: None },
             made: BTreeMap::new(),
             left: Left::read(memory.as_deref()),
@@ -303,10 +306,11 @@ impl Visit<'_> {
             Next::Act(action) => (carry::priority(&action.act), Some(action)),
         };
         let note = self.note(policy, plan, intent)?;
-        let starts = match next {
-            Next::Act(Action { act: Act::Start { machine }, .. }) => Some(&*machine.0),
+        self.welcome = match next {
+            Next::Act(Action { act: Act::Start { machine }, .. }) => Some(machine.clone()),
             _ => None,
         };
+        let starts = self.welcome.as_ref().map(|machine| &*machine.0);
         let ask = Ask { starts, time: HOLD_ON, ..self.visitor.ask(&self.name, false, priority) };
         self.trips += 1;
         let look = self.visitor.queue.look(&[], Some(&note), &ask).await?;
@@ -379,6 +383,13 @@ impl Visit<'_> {
     }
 
     async fn ask_fly(&mut self, act: &Act, policy: &FleetPolicy) -> Result<Outcome, QueueError> {
+        if let Act::Start { machine } = act
+            && self.welcome.as_ref() != Some(machine)
+        {
+            // Since the last look another one came to be the best to start.
+            self.trips += 1;
+            self.visitor.queue.welcome(&machine.0).await?;
+        }
         let answer = carry::ask(&self.visitor.fly, act, policy, &self.visitor.environment).await;
         self.spend();
         Ok(match answer {

@@ -1,0 +1,38 @@
+//! The API keeps its contract: whatever /openapi.json allows, and what it does not, is answered as it says.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use crate::support::system::{PATIENCE, Setup, spawn};
+
+#[tokio::test]
+async fn whatever_is_asked_is_answered_as_the_contract_says() {
+    let system = Setup::default().workers(0).start().await;
+    let served = system.get("/openapi.json").await;
+    assert_eq!((served.status, &*served.kind), (200, "application/json"));
+    assert_eq!(served.body["openapi"], "3.1.0");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/contract-test.sh");
+    let mut command = Command::new(script);
+    command.arg(&system.url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
+    let output = ended.expect("schemathesis does not end").unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "{said}\n{}", system.log());
+    assert!(said.contains("11 selected / 12 total"), "{said}");
+    system.stop().await;
+}
+
+/// Every problem's type leads to what it is.
+#[tokio::test]
+async fn a_problems_type_can_be_looked_up() {
+    let system = crate::support::system::shared().await;
+    let problem = system.get("/api/jobs/nothing").await;
+    let kind = problem.body["type"].as_str().unwrap();
+    let explained = system.get(kind).await;
+    assert_eq!(explained.status, 200, "{explained:?}");
+    assert!(explained.body.as_str().unwrap().contains("No such job"), "{explained:?}");
+    assert_eq!(system.get("/problems/no-such-kind").await.status, 404);
+}
