@@ -1,6 +1,5 @@
 //! What the Worker weighs, what an upload's event costs there, and how it answers beside `tcoder api`.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -9,6 +8,7 @@ use serde_json::{Value, json};
 use tcoder::flyprovider::MachineState;
 
 use crate::Figures;
+use crate::page::gzip_kb;
 use crate::support::edge::{Edge, Fate, Setup};
 use crate::support::redis::shared;
 use crate::support::system::{Api, descendants, guarded};
@@ -33,7 +33,9 @@ pub async fn measure(figures: &mut Figures) {
     let wants = |names: &[&str]| figures.wants(names) || figures.wants(&["edge"]);
     let (size, event, latency) = (wants(&SIZE), wants(&EVENT), wants(&LATENCY));
     if size {
-        figures.put(SIZE[0], gzip_kb(), "KB");
+        // What Cloudflare counts against its limit: all modules, compressed.
+        let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("edge/build");
+        figures.put(SIZE[0], gzip_kb(&[build.join("index.js"), build.join("index_bg.wasm")]), "KB");
     }
     if event {
         events(figures).await;
@@ -41,27 +43,6 @@ pub async fn measure(figures: &mut Figures) {
     if latency {
         figures.put(LATENCY[0], compared().await, "ratio");
     }
-}
-
-/// What Cloudflare counts against its limit: all modules, compressed.
-#[allow(clippy::cast_precision_loss)]
-fn gzip_kb() -> f64 {
-    let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("edge/build");
-    let mut all = Vec::new();
-    for module in ["index.js", "index_bg.wasm"] {
-        let bytes = std::fs::read(build.join(module)).expect("hack/edge-build.sh builds the Worker");
-        let mut gzip = std::process::Command::new("gzip")
-            .args(["-9", "-c"])
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = gzip.stdin.take().unwrap();
-        let writer = std::thread::spawn(move || stdin.write_all(&bytes).unwrap());
-        all.extend(gzip.wait_with_output().unwrap().stdout);
-        writer.join().unwrap();
-    }
-    all.len() as f64 / 1000.0
 }
 
 struct Cost {

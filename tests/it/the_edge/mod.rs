@@ -10,15 +10,32 @@ use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-use crate::acceptance::{self, acceptance};
+use crate::acceptance::{self, acceptance, is_problem};
 use crate::support::edge::{Edge, Setup, shared};
 use crate::support::redis;
+use crate::support::system::http;
 
 acceptance!(shared().await);
 
 #[tokio::test]
 async fn a_video_becomes_renditions_and_its_end_is_told() {
     acceptance::a_video_becomes_renditions_and_its_end_is_told(shared().await).await;
+}
+
+#[tokio::test]
+async fn the_page_and_the_contract_are_those_of_the_api() {
+    let (edge, native) = (shared().await, crate::support::system::shared().await);
+    for path in ["/", "/app/main.js", "/vendor/hls.min.mjs", "/openapi.json", "/problems/conflict"] {
+        let ask = async |url: &str| {
+            let answer = http().get(format!("{url}{path}")).send().await.unwrap();
+            let policy = answer.headers().get("content-security-policy").cloned();
+            (answer.status(), policy, answer.bytes().await.unwrap())
+        };
+        let (there, here) = (ask(&edge.url).await, ask(&native.url).await);
+        assert_eq!(there.0, 200, "{path}");
+        assert_eq!(there, here, "{path}");
+    }
+    is_problem(&edge.get("/nothing/here").await, 404, None);
 }
 
 /// One whose machines somebody else looks after, so that nobody takes the jobs, and where nothing happens
