@@ -160,7 +160,8 @@ fn every_install_builds_and_kubernetes_knows_all_of_it() {
     let kinds: Vec<Value> =
         rendered(MONITORING).iter().map(|d| json!([d["apiVersion"], d["kind"]])).collect();
     let monitoring = |kind: &str| json!(["monitoring.coreos.com/v1", kind]);
-    assert_eq!(kinds, [monitoring("PrometheusRule"), monitoring("ServiceMonitor")]);
+    let board = json!(["v1", "ConfigMap"]);
+    assert_eq!(kinds, [board, monitoring("PrometheusRule"), monitoring("ServiceMonitor")]);
 }
 
 #[test]
@@ -462,25 +463,59 @@ fn every_sample_is_an_object_of_ours() {
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["Secret", "TranscodeJob", "WorkerPool"]);
 }
 
+/// Everything that can be shown.
+fn shown() -> String {
+    let metrics = Metrics::new();
+    metrics.queue(&Stats { oldest_pending_ms: Some(1), ..Stats::default() });
+    let condition: FleetCondition =
+        serde_json::from_value(json!({"reason": "Quota", "message": "full"})).unwrap();
+    let fleet = FleetStatus {
+        conditions: vec![condition],
+        machine_usd_per_hour: Some(0.1),
+        ..FleetStatus::default()
+    };
+    metrics.fleet(Some(&fleet));
+    metrics.fly_call("list", "done", std::time::Duration::ZERO);
+    metrics.encode()
+}
+
+/// The figures that this expression names are among those.
+fn are_shown(expression: &str, shown: &str) {
+    let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    for figure in words.filter(|word| word.starts_with("tcoder_")) {
+        let series = |line: &str| line.strip_prefix(figure).is_some_and(|rest| rest.starts_with([' ', '{']));
+        assert!(shown.lines().any(series), "{figure} is not among:\n{shown}");
+    }
+}
+
 /// An alert on a figure that nobody shows is never raised.
 #[test]
 fn every_figure_of_an_alert_is_shown() {
-    let metrics = Metrics::new();
-    metrics.queue(&Stats::default());
-    let condition: FleetCondition =
-        serde_json::from_value(json!({"reason": "Quota", "message": "full"})).unwrap();
-    let fleet = FleetStatus { conditions: vec![condition], ..FleetStatus::default() };
-    metrics.fleet(Some(&fleet));
-    let shown = metrics.encode();
+    let shown = shown();
     let rules = rendered(MONITORING).into_iter().find(|d| kind(d) == "PrometheusRule").unwrap();
     let rules = rules["spec"]["groups"][0]["rules"].as_array().unwrap().clone();
     assert!(!rules.is_empty());
     for rule in rules {
-        let words = rule["expr"].as_str().unwrap().split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-        for figure in words.filter(|word| word.starts_with("tcoder_")) {
-            let series =
-                |line: &str| line.strip_prefix(figure).is_some_and(|rest| rest.starts_with([' ', '{']));
-            assert!(shown.lines().any(series), "{figure} is not among:\n{shown}");
+        are_shown(rule["expr"].as_str().unwrap(), &shown);
+    }
+}
+
+/// Nor does a panel on one show anything.
+#[test]
+fn every_figure_of_the_dashboard_is_shown() {
+    let shown = shown();
+    let map = rendered(MONITORING).into_iter().find(|d| kind(d) == "ConfigMap").unwrap();
+    assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");
+    let board: Value = serde_json::from_str(map["data"]["tcoder.json"].as_str().unwrap()).unwrap();
+    let panels = board["panels"].as_array().unwrap();
+    assert!(panels.len() >= 10);
+    let mut places = BTreeSet::new();
+    for panel in panels {
+        assert!(!panel["description"].as_str().unwrap().is_empty(), "{panel}");
+        let place = &panel["gridPos"];
+        assert!(places.insert((place["x"].to_string(), place["y"].to_string())), "two panels at {place}");
+        for target in panel["targets"].as_array().unwrap() {
+            are_shown(target["expr"].as_str().unwrap(), &shown);
         }
     }
 }
