@@ -138,6 +138,8 @@ async fn machines_come_though_the_api_server_is_away() {
     let controller = Controller::start(&system, &cluster.kubeconfig(), &["--all-namespaces"], &env);
     controller.ready().await;
     eventually("it acts", || controller.log().contains("this controller acts")).await;
+    // It has read that there is no pool. Before, it would not know what is wanted.
+    eventually("it sees to the fleet", || controller.log().contains("acting on the fleet")).await;
     cluster.kill_api_server().await;
     eventually("its Lease is over", || controller.log().contains("acts no longer")).await;
     // Without a pool the environment rules, and Redis says who acts on Fly.
