@@ -18,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, oneshot};
 use tokio_util::sync::DropGuard;
 
-use super::system::{Api, OTHER_TOKEN, PATIENCE, TOKEN, WEBHOOK_SECRET, fly_of_workers, folder, http, spawn};
+use super::system::{Api, OTHER_TOKEN, PATIENCE, TOKEN, WEBHOOK_SECRET, fly_of_workers, folder, http};
 use super::upstash::{self, Count};
 use super::upstash_of;
 
@@ -164,7 +164,8 @@ async fn host(order: &Value, log: &Path) -> (Child, ChildStdin, String) {
     let mut command = Command::new(root.join("hack/edge-run.sh"));
     command.current_dir(root).stdin(Stdio::piped()).stdout(Stdio::piped());
     command.stderr(std::fs::File::options().create(true).append(true).open(log).unwrap());
-    let mut child = spawn(command);
+    // Not tied to this process: it ends with its stdin, and takes workerd with it, which a SIGKILL would leave.
+    let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(format!("{order}\n").as_bytes()).await.unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
