@@ -15,7 +15,7 @@ mod transcode_job;
 mod worker_pool;
 
 pub use transcode_job::{
-    CostStatus, InputSpec, OutputStatus, Phase, PlaylistStatus, SecretKeyRef, TranscodeJob, TranscodeJobSpec,
+    CostStatus, FileStatus, InputSpec, OutputStatus, Phase, SecretKeyRef, TranscodeJob, TranscodeJobSpec,
     TranscodeJobStatus, UploadSpec, WebhookSpec,
 };
 pub use worker_pool::{GuestSpec, MachineCounts, WorkerPool, WorkerPoolSpec, WorkerPoolStatus};

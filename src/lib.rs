@@ -21,6 +21,7 @@
 //! | [`housekeeping`] | what has to happen without anybody asking: leases, uploads, webhooks that are owed |
 //! | [`controller`] | the fleet: how many machines there should be; the operator: TranscodeJobs and WorkerPools |
 //! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
+//! | [`trace`] | one OpenTelemetry trace over API, queue and worker |
 //! | [`api`] | the HTTP API |
 //! | [`up`] | all of it on one machine: redis-server, an S3 server over a folder, api, the fleet on an emulator |
 //! | [`edge`] | the API, an event consumer and a clock as a Cloudflare Worker |
@@ -57,6 +58,7 @@ pub mod queue;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod serve;
 pub mod storage;
+pub mod trace;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod transcoder;
 #[cfg(not(target_arch = "wasm32"))]

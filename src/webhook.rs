@@ -57,7 +57,8 @@ pub enum WebhookError {
 struct Message<'a> {
     #[serde(rename = "type")]
     kind: String,
-    timestamp: Millis,
+    /// RFC 3339, as Standard Webhooks has it.
+    timestamp: String,
     data: &'a Job,
 }
 
@@ -296,7 +297,7 @@ fn body(delivery: &Delivery, job: Job, links: &Links) -> Result<String, WebhookE
     let job = links.fill(job, wall_clock()).map_err(|e| words(&e))?;
     let message = Message {
         kind: format!("job.{}", delivery.state),
-        timestamp: job.timestamps.completed_at.unwrap_or_else(wall_clock),
+        timestamp: job.timestamps.completed_at.unwrap_or_else(wall_clock).to_string(),
         data: &job,
     };
     serde_json::to_string(&message).map_err(|e| words(&e))

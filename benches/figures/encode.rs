@@ -8,7 +8,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use secrecy::ExposeSecret as _;
 use tcoder::controller::fleet::FleetPolicy;
-use tcoder::job::{Ladder, Preset, Quality};
+use tcoder::job::{Ladder, Preset, Quality, Stills};
 use tcoder::transcoder::{plan, probe};
 
 use crate::command_count::CommandCount;
@@ -222,7 +222,8 @@ fn score(filter: &str, label: &str, clip: &Path, rendition: &Path, quality: Qual
 /// From the submit to the completion through `tcoder up`, over the same FFmpeg by hand.
 async fn compare_pipeline(figures: &mut Figures, scratch: &Path, clip: &Path) {
     let source = probe::probe(clip).await.unwrap();
-    let plan = plan::plan(&source, Preset::WebOptimized, &LADDER.parse().unwrap()).unwrap();
+    let plan =
+        plan::plan(&source, Preset::WebOptimized, &LADDER.parse().unwrap(), Stills::default()).unwrap();
     let by_hand = || {
         let dir = scratch.join("by-hand");
         let _ = std::fs::remove_dir_all(&dir);

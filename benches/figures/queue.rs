@@ -41,6 +41,8 @@ fn result() -> JobResult {
     JobResult {
         outputs: vec![],
         master: None,
+        poster: None,
+        storyboard: None,
         skipped: vec![],
         source: SourceInfo {
             format: "mp4".into(),

@@ -11,12 +11,13 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::requests::{Body, FromInput, Rules, Upload, UploadTicket};
-use super::{App, Problem, auth};
+use super::{App, Problem, auth, caller_trace};
 use crate::job::{Input, Job, JobId, JobSpec, State as JobState};
 use crate::net::Guard;
 use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, Start, SubmitOutcome};
 use crate::storage::layout;
 use crate::storage::links::{UPLOAD_WINDOW, wall_clock};
+use crate::trace;
 
 /// How long a job waits for its video beyond [`UPLOAD_WINDOW`]: storage checks the address when a PUT
 /// begins, and one that began in time may end long after.
@@ -47,8 +48,15 @@ impl App {
     }
 
     /// Submits; a job that stands there already must ask for the same.
-    async fn put_in(&self, id: JobId, spec: &JobSpec, start: Start) -> Result<(StatusCode, Job), Problem> {
-        let outcome = self.queue.submit(id, spec, start).await?;
+    async fn put_in(
+        &self,
+        id: JobId,
+        spec: &JobSpec,
+        start: Start,
+        headers: &HeaderMap,
+    ) -> Result<(StatusCode, Job), Problem> {
+        let trace = trace::current().or_else(|| caller_trace(headers));
+        let outcome = self.queue.submit_in(trace.as_ref(), id, spec, start).await?;
         let status = match outcome {
             SubmitOutcome::Created => StatusCode::CREATED,
             SubmitOutcome::Same => StatusCode::OK,
@@ -64,7 +72,7 @@ impl App {
         Ok((status, self.read(id).await?))
     }
 
-    async fn read(&self, id: JobId) -> Result<Job, Problem> {
+    pub(super) async fn read(&self, id: JobId) -> Result<Job, Problem> {
         let job = self.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
         self.present(job)
     }
@@ -82,15 +90,26 @@ pub async fn upload(
     Body(body): Body<Upload>,
 ) -> Result<(StatusCode, Json<UploadTicket>), Problem> {
     let id = app.id_for(body.wishes.job_id, &headers).await?;
+    let size = body.file_size;
+    if size.is_some_and(|size| size > super::parts::LARGEST) {
+        return Err(Problem::field("fileSize", "an upload may have 5 TiB"));
+    }
     let name = body.file_name.as_deref().unwrap_or("video");
     let key = layout::input_key(id, name).map_err(|e| Problem::field("fileName", e.to_string()))?;
     let spec = body.spec(key.clone(), app.rules())?;
-    let (code, job) = app.put_in(id, &spec, Start::OnUpload(UPLOAD_WINDOW + UPLOAD_GRACE)).await?;
-    let mut ticket =
-        UploadTicket { job_id: id, status: job.status, input_key: key, upload_url: None, expires_at: None };
+    let (code, job) = app.put_in(id, &spec, Start::OnUpload(UPLOAD_WINDOW + UPLOAD_GRACE), &headers).await?;
+    let mut ticket = UploadTicket {
+        job_id: id,
+        status: job.status,
+        input_key: key,
+        upload_url: None,
+        multipart: None,
+        expires_at: None,
+    };
     if job.status == JobState::Uploading {
         let now = wall_clock();
         let url = app.links.upload(&ticket.input_key, now);
+        ticket.multipart = app.multipart(&ticket.input_key, size, now)?;
         ticket.upload_url = Some(url.map_err(|e| Problem::unavailable(e.to_string()))?);
         let window = i64::try_from(UPLOAD_WINDOW.as_millis()).unwrap_or(i64::MAX);
         ticket.expires_at = Some(now.plus(window));
@@ -113,7 +132,7 @@ pub async fn submit(
         // Another job's upload: allowed, as a second encode of the same video.
         tracing::debug!(job = %id, %key, "uses the upload of another job");
     }
-    let (code, job) = app.put_in(id, &spec, Start::After(delay)).await?;
+    let (code, job) = app.put_in(id, &spec, Start::After(delay), &headers).await?;
     Ok((code, Json(job)))
 }
 

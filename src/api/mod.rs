@@ -13,6 +13,7 @@ mod metrics;
 pub mod openapi;
 #[cfg(not(target_arch = "wasm32"))]
 mod page;
+mod parts;
 mod problem;
 mod requests;
 mod sse;
@@ -21,6 +22,7 @@ mod system;
 pub use feed::Feed;
 pub use fleet::{FleetAnswer, PauseFleet};
 pub use ingest::{Arrival, IngestError, Ingested, ingest_object_event};
+pub use parts::{Multipart, PartAddress, PartAddresses, PartsWanted};
 pub use problem::{Problem, ProblemBody};
 pub use requests::{FromInput, Upload, UploadTicket, Wishes};
 pub use system::SystemStatus;
@@ -30,7 +32,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
@@ -42,6 +44,7 @@ use crate::pace::within;
 use crate::queue::Queue;
 use crate::storage::Storage;
 use crate::storage::links::Links;
+use crate::trace::TraceParent;
 
 /// Largest request body, bytes: requests carry words, never videos.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -74,6 +77,10 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/jobs", post(jobs::submit).get(jobs::list))
         .route("/api/jobs/{id}", get(jobs::get_one).delete(jobs::cancel))
         .route("/api/jobs/{id}/retry", post(jobs::retry))
+        .route("/api/jobs/{id}/parts", post(parts::sign))
+        .route("/api/jobs/{id}/uploaded", post(parts::uploaded))
+        // The original TCoder's name for it.
+        .route("/api/jobs/{id}/trigger-r2-event", post(parts::uploaded))
         .route("/api/stats", get(system::stats))
         .route("/api/status", get(system::status))
         .route("/api/fleet", get(fleet::get))
@@ -111,14 +118,36 @@ fn others() -> Router<Arc<App>> {
 #[cfg(not(target_arch = "wasm32"))]
 fn traced(router: Router) -> Router {
     // Without the query, where a mistaken client may have put a token.
-    let span = |request: &Request| tracing::debug_span!("request", method = %request.method(), path = request.uri().path());
-    router.layer(tower_http::trace::TraceLayer::new_for_http().make_span_with(span))
+    use axum::extract::MatchedPath;
+
+    let span = |request: &Request| {
+        let path = request.extensions().get::<MatchedPath>().map_or("/", MatchedPath::as_str);
+        let span = tracing::debug_span!(
+            "request",
+            method = %request.method(),
+            path = request.uri().path(),
+            status = tracing::field::Empty,
+            otel.name = format!("{} {path}", request.method()),
+            otel.kind = "server",
+        );
+        crate::trace::follow(&span, caller_trace(request.headers()).as_ref());
+        span
+    };
+    let end = |response: &Response, _: Duration, span: &tracing::Span| {
+        span.record("status", response.status().as_u16());
+    };
+    router.layer(tower_http::trace::TraceLayer::new_for_http().make_span_with(span).on_response(end))
 }
 
 /// Cloudflare keeps a trace of each request.
 #[cfg(target_arch = "wasm32")]
 const fn traced(router: Router) -> Router {
     router
+}
+
+/// The trace a caller is in.
+fn caller_trace(headers: &HeaderMap) -> Option<TraceParent> {
+    TraceParent::parse(headers.get(TraceParent::HEADER)?.to_str().ok()?)
 }
 
 async fn in_time(request: Request, next: Next) -> Response {
@@ -141,6 +170,7 @@ fn cors(origins: &[String]) -> CorsLayer {
             header::CONTENT_TYPE,
             HeaderName::from_static("idempotency-key"),
             HeaderName::from_static("last-event-id"),
+            HeaderName::from_static(TraceParent::HEADER),
         ])
         .max_age(Duration::from_secs(600))
 }

@@ -8,7 +8,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::problem::{self, ProblemBody};
-use super::{FleetAnswer, FromInput, PauseFleet, SystemStatus, Upload, UploadTicket};
+use super::{
+    FleetAnswer, FromInput, PartAddresses, PartsWanted, PauseFleet, SystemStatus, Upload, UploadTicket,
+};
 use crate::job::{Job, State};
 use crate::queue::{Page, Stats};
 
@@ -108,6 +110,34 @@ const OPERATIONS: &[Operation] = &[
         id: "retryJob",
         summary: "Queues a job again that failed or was cancelled",
         answers: &[(200, "The job, queued", Some(of::<Job>))],
+        problems: &[401, 404, 409, 503],
+        ..PLAIN
+    },
+    Operation {
+        method: "post",
+        path: "/api/jobs/{id}/parts",
+        id: "signParts",
+        summary: "Addresses for parts of a large video, and to complete or give up its upload",
+        body: Some(of::<PartsWanted>),
+        answers: &[(200, "The addresses", Some(of::<PartAddresses>))],
+        problems: &[400, 401, 404, 409, 413, 415, 422, 503],
+        ..PLAIN
+    },
+    Operation {
+        method: "post",
+        path: "/api/jobs/{id}/uploaded",
+        id: "uploaded",
+        summary: "Says that the video is uploaded, for where storage itself does not; it is looked for",
+        answers: &[(200, "The job, queued or further", Some(of::<Job>))],
+        problems: &[401, 404, 409, 503],
+        ..PLAIN
+    },
+    Operation {
+        method: "post",
+        path: "/api/jobs/{id}/trigger-r2-event",
+        id: "triggerR2Event",
+        summary: "The same, by its name in the original TCoder",
+        answers: &[(200, "The job, queued or further", Some(of::<Job>))],
         problems: &[401, 404, 409, 503],
         ..PLAIN
     },
@@ -258,7 +288,7 @@ pub fn document() -> Value {
         .collect();
     let mut schemas = Value::Object(generator.take_definitions(true));
     // A misspelt field is refused.
-    for name in ["Upload", "FromInput", "PauseFleet"] {
+    for name in ["Upload", "FromInput", "PauseFleet", "PartsWanted"] {
         if let Some(Value::Object(schema)) = schemas.get_mut(name) {
             schema.insert("additionalProperties".into(), false.into());
         }
@@ -323,7 +353,7 @@ mod tests {
     #[test]
     fn a_misspelt_field_is_against_the_contract() {
         let document = document();
-        for name in ["Upload", "FromInput", "PauseFleet"] {
+        for name in ["Upload", "FromInput", "PauseFleet", "PartsWanted"] {
             assert_eq!(document["components"]["schemas"][name]["additionalProperties"], false, "{name}");
         }
     }

@@ -26,6 +26,7 @@ const FILES: &[File] = files! {
     "index.html"
     "icon.svg"
     "openapi.json"
+    "reference.html"
     "style.css"
     "app/api.js"
     "app/choices.js"
@@ -37,6 +38,7 @@ const FILES: &[File] = files! {
     "app/operate.js"
     "app/pictures.js"
     "app/player.js"
+    "app/reference.js"
     "app/transcode.js"
     "app/upload.js"
     "vendor/hls.min.mjs"
@@ -69,6 +71,7 @@ pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
 async fn page(method: Method, uri: Uri, headers: HeaderMap) -> Response {
     let path = match uri.path().trim_start_matches('/') {
         "" => "index.html",
+        "reference" => "reference.html",
         path => path,
     };
     let found = FILES

@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::Problem;
-use crate::job::{Input, JobId, JobSpec, Ladder, Millis, ObjectKey, Preset, Priority, State};
+use super::{Multipart, Problem};
+use crate::job::{Input, JobId, JobSpec, Ladder, Millis, ObjectKey, Preset, Priority, State, Stills};
 use crate::net::{self, Guard};
 
 /// What every new job may say.
@@ -24,6 +24,10 @@ pub struct Wishes {
     pub preset: Preset,
     /// Which renditions, such as `["720p", "360p"]`; empty leaves it to the preset.
     pub output_qualities: Ladder,
+    /// Stills beside the renditions: `poster`, a JPEG of the beginning; `storyboard`, small ones of the whole
+    /// length in one JPEG, and a WebVTT that says which is of when.
+    #[serde(skip_serializing_if = "Stills::is_empty")]
+    pub stills: Stills,
     /// Whom to tell at the end, by a signed POST.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook_url: Option<Url>,
@@ -44,6 +48,9 @@ pub struct Upload {
     /// The file's name; only for finding it again.
     #[serde(alias = "filename", skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,
+    /// Its bytes. A large one gets an address to send it in parts, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_size: Option<u64>,
     /// What every new job may say.
     #[serde(flatten)]
     pub wishes: Wishes,
@@ -80,7 +87,10 @@ pub struct UploadTicket {
     /// PUT the video there; absent once it has arrived.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload_url: Option<Url>,
-    /// Until when.
+    /// How to send it in parts instead: for a video of more than 16 MiB, where the request said its size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multipart: Option<Multipart>,
+    /// Until when these addresses are good.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Millis>,
 }
@@ -95,15 +105,23 @@ pub trait Fields {
 
 impl Fields for Upload {
     // Browsers' code tends to send the type along; storage keeps what the PUT says.
-    const OWN: &'static [&'static str] = &["fileName", "filename", "contentType"];
+    const OWN: &'static [&'static str] = &["fileName", "filename", "fileSize", "contentType"];
 }
 
 impl Fields for FromInput {
     const OWN: &'static [&'static str] = &["inputKey", "inputUrl", "delaySeconds"];
 }
 
-const WISHES: &[&str] =
-    &["jobId", "preset", "outputQualities", "webhookUrl", "priority", "maxAttempts", "deadlineSeconds"];
+const WISHES: &[&str] = &[
+    "jobId",
+    "preset",
+    "outputQualities",
+    "stills",
+    "webhookUrl",
+    "priority",
+    "maxAttempts",
+    "deadlineSeconds",
+];
 
 /// What the installation lets jobs ask for.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +135,7 @@ pub struct Rules {
 impl Wishes {
     fn spec(self, input: Input, rules: Rules) -> Result<JobSpec, Problem> {
         let mut spec = JobSpec::new(input, self.preset, self.output_qualities);
+        spec.stills = self.stills;
         spec.webhook_url = self.webhook_url;
         spec.priority = self.priority;
         spec.max_attempts = self.max_attempts.unwrap_or(spec.max_attempts);
@@ -231,6 +250,10 @@ fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
         "webhookUrl" | "inputUrl" => check::<Option<Url>>(name, value),
         "inputKey" => check::<Option<ObjectKey>>(name, value),
         "priority" => check::<Priority>(name, value),
+        "stills" => check::<Stills>(name, value),
+        "fileSize" => check::<Option<u64>>(name, value),
+        "uploadId" => check::<String>(name, value),
+        "partNumbers" => check::<Vec<u16>>(name, value),
         "maxAttempts" | "deadlineSeconds" | "delaySeconds" => check::<Option<u32>>(name, value),
         _ => check::<Option<String>>(name, value),
     }

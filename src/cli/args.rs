@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use url::{Host, Url};
 
-use crate::job::{JobId, Ladder, Preset, Priority, State};
+use crate::job::{JobId, Ladder, Preset, Priority, State, Stills};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -261,6 +261,19 @@ pub(super) struct WishArgs {
     /// Nothing is scaled up. Without it the preset decides
     #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
     pub quality: Ladder,
+    /// Also make a poster: a JPEG still of the beginning
+    #[arg(long)]
+    pub poster: bool,
+    /// Also make a storyboard for seek bars: small stills in one JPEG, and a WebVTT
+    #[arg(long)]
+    pub storyboard: bool,
+}
+
+impl WishArgs {
+    /// The stills that are asked for.
+    pub const fn stills(&self) -> Stills {
+        Stills { poster: self.poster, storyboard: self.storyboard }
+    }
 }
 
 #[derive(Debug, Args)]

@@ -10,7 +10,9 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::args::ServerArgs;
-use crate::api::{FleetAnswer, FromInput, PauseFleet, ProblemBody, Upload, UploadTicket};
+use crate::api::{
+    FleetAnswer, FromInput, PartAddresses, PartsWanted, PauseFleet, ProblemBody, Upload, UploadTicket,
+};
 use crate::job::{Job, JobId, State};
 use crate::queue::Page;
 
@@ -153,6 +155,10 @@ impl Client {
 
     pub async fn upload(&self, body: &Upload) -> Result<UploadTicket, ClientError> {
         self.post(self.url(&["api", "upload"]), body).await
+    }
+
+    pub async fn parts(&self, id: JobId, body: &PartsWanted) -> Result<PartAddresses, ClientError> {
+        self.post(self.url(&["api", "jobs", &id.to_string(), "parts"]), body).await
     }
 
     pub async fn submit(&self, body: &FromInput) -> Result<Job, ClientError> {

@@ -39,6 +39,11 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
         let item = Item { url: address(url.as_deref())?, path: below_attempt(key)?.to_owned() };
         if is_playlist { playlists.push_back(item) } else { files.push(item) }
     }
+    let poster = result.poster.iter().map(|p| (&p.key, &p.url));
+    let board = result.storyboard.iter().flat_map(|b| [(&b.image_key, &b.image_url), (&b.key, &b.url)]);
+    for (key, url) in poster.chain(board) {
+        files.push(Item { url: address(url.as_deref())?, path: below_attempt(key)?.to_owned() });
+    }
     let mut texts: Vec<(String, String)> = Vec::new();
     while let Some(item) = playlists.pop_front() {
         if texts.iter().any(|(path, _)| *path == item.path) {

@@ -19,6 +19,7 @@ mod controller;
 mod fetch;
 mod fleet;
 mod jobs;
+mod parts;
 mod put;
 mod roles;
 mod show;
@@ -31,7 +32,13 @@ pub use args::Cli;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+use crate::config::Env;
+use crate::trace::Export;
 
 use crate::job::Failure;
 use args::Command;
@@ -86,9 +93,21 @@ impl From<Failure> for CliError {
 
 /// Does what was typed.
 pub async fn run(cli: Cli) -> ExitCode {
-    let server =
-        matches!(cli.command, Command::Up(_) | Command::Api(_) | Command::Controller(_) | Command::Worker);
-    init_logs(server);
+    let role = match cli.command {
+        Command::Up(_) => Some("up"),
+        Command::Api(_) => Some("api"),
+        Command::Controller(_) => Some("controller"),
+        Command::Worker => Some("worker"),
+        _ => None,
+    };
+    let export = match role.map(|role| Export::of(&Env::process(), role)).transpose() {
+        Ok(export) => export.flatten(),
+        Err(error) => {
+            eprintln!("tcoder: {error}");
+            return ExitCode::from(CliError::start(error).code());
+        }
+    };
+    init_logs(role.is_some(), export.as_ref());
     crate::net::install_crypto();
     let done = match cli.command {
         Command::Up(args) => roles::up(args).await,
@@ -102,6 +121,9 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Fleet(args) => fleet::run(args).await,
         Command::Transcode(args) => transcode::run(args).await,
     };
+    if let Some(export) = export {
+        export.finish().await;
+    }
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -119,7 +141,7 @@ fn crd() -> Result<(), CliError> {
 
 /// Logs go to stderr: for people at a terminal, as JSON lines elsewhere. `RUST_LOG` and
 /// `LOG_FORMAT` (`text`, `json`) choose otherwise.
-fn init_logs(server: bool) {
+fn init_logs(server: bool, export: Option<&Export>) {
     let default = if server { "warn,tcoder=info" } else { "error" };
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.trim().is_empty());
     let filter = asked.map(EnvFilter::try_new).transpose().unwrap_or_else(|error| {
@@ -137,12 +159,19 @@ fn init_logs(server: bool) {
         Ok("text") => false,
         _ => !terminal,
     };
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let begun = if json {
-        logs.json().flatten_event(true).try_init()
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let logs = if json {
+        logs.json().flatten_event(true).with_filter(filter).boxed()
     } else {
-        logs.with_ansi(terminal).with_target(false).try_init()
+        logs.with_ansi(terminal).with_target(false).with_filter(filter).boxed()
     };
+    // Our own spans, whatever is logged; never those of the client that sends them.
+    let ours = Targets::new().with_target("tcoder", tracing::Level::DEBUG);
+    let spans = export.map(|export| {
+        let layer = tracing_opentelemetry::layer().with_tracer(export.tracer());
+        layer.with_location(false).with_threads(false).with_tracked_inactivity(false).with_filter(ours)
+    });
+    let begun = tracing_subscriber::registry().with(spans).with(logs).try_init();
     // Logs that are set up already, in a test, are fine.
     drop(begun);
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use reqwest::{Body, Response, StatusCode, header};
+use tokio::io::AsyncRead;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
@@ -52,15 +53,15 @@ pub enum PutError {
     Refused(StatusCode),
 }
 
-/// PUTs `size` bytes of `file`; `on_bytes` hears of every piece that is taken.
+/// PUTs the `size` bytes of `file`; `on_bytes` hears of every piece that is taken. Answers their entity tag.
 pub async fn put(
     http: &reqwest::Client,
     url: Url,
-    file: tokio::fs::File,
+    file: impl AsyncRead + Send + 'static,
     size: u64,
     patience: Patience,
     on_bytes: impl Fn(u64) + Send + 'static,
-) -> Result<(), PutError> {
+) -> Result<Option<String>, PutError> {
     let (progress, taken) = watch::channel(0);
     let stream = ReaderStream::with_capacity(file, 256 * 1024).inspect(move |piece| {
         if let Ok(piece) = piece {
@@ -71,7 +72,10 @@ pub async fn put(
     });
     let request = http.put(url).header(header::CONTENT_LENGTH, size).body(Body::wrap_stream(stream));
     let answer = answer(request, taken, size, patience).await?;
-    if answer.status().is_success() { Ok(()) } else { Err(PutError::Refused(answer.status())) }
+    if !answer.status().is_success() {
+        return Err(PutError::Refused(answer.status()));
+    }
+    Ok(answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned))
 }
 
 async fn answer(
@@ -134,13 +138,13 @@ mod tests {
         listener: &TcpListener,
         patience: Patience,
         receive: impl AsyncFnOnce(&mut TcpStream),
-    ) -> Result<(), PutError> {
+    ) -> Result<Option<String>, PutError> {
         crate::net::install_crypto();
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         let file = tempfile::tempfile().unwrap();
         file.set_len(SIZE).unwrap();
         let url = format!("http://{}/input/film.mp4?X-Amz-Signature=hush", listener.local_addr().unwrap());
-        let sent = put(&http, url.parse().unwrap(), file.into(), SIZE, patience, |_| {});
+        let sent = put(&http, url.parse().unwrap(), tokio::fs::File::from(file), SIZE, patience, |_| {});
         let received = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             receive(&mut stream).await;
@@ -188,7 +192,7 @@ mod tests {
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         })
         .await;
-        assert_eq!(sent, Ok(()));
+        assert_eq!(sent, Ok(None));
     }
 
     #[tokio::test]

@@ -131,11 +131,13 @@ fn remarks(result: &JobResult, dir: Option<&Path>) {
     for skipped in &result.skipped {
         say!("{}: {}", skipped.quality, skipped.reason);
     }
-    if let Some(master) = &result.master {
-        let local = dir.zip(fetch::below_attempt(&master.key).ok()).map(|(dir, path)| dir.join(path));
-        match local {
-            Some(path) => say!("master playlist: {}", path.display()),
-            None => say!("master playlist: {}", master.url.as_deref().unwrap_or(master.key.as_str())),
+    let master = result.master.iter().map(|m| ("master playlist", &m.key, &m.url));
+    let poster = result.poster.iter().map(|p| ("poster", &p.key, &p.url));
+    let board = result.storyboard.iter().map(|b| ("storyboard", &b.key, &b.url));
+    for (what, key, url) in master.chain(poster).chain(board) {
+        match dir.zip(fetch::below_attempt(key).ok()) {
+            Some((dir, path)) => say!("{what}: {}", dir.join(path).display()),
+            None => say!("{what}: {}", url.as_deref().unwrap_or(key.as_str())),
         }
     }
     let t = &result.timings;

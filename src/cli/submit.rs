@@ -6,6 +6,7 @@ use url::Url;
 
 use super::args::SubmitArgs;
 use super::client::{Client, ClientError};
+use super::parts::Sending;
 use super::put::{Patience, put};
 use super::show::say;
 use super::{CliError, show, watch};
@@ -19,6 +20,7 @@ pub async fn run(args: SubmitArgs) -> Result<(), CliError> {
         job_id: Some(JobId::new()),
         preset: args.wishes.preset,
         output_qualities: args.wishes.quality.clone(),
+        stills: args.wishes.stills(),
         webhook_url: args.webhook.clone(),
         priority: args.priority,
         ..Wishes::default()
@@ -67,13 +69,24 @@ async fn send_file(client: &Client, path: &Path, wishes: Wishes) -> Result<JobId
         return Err(CliError::Local(format!("{} is empty", path.display())));
     }
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-    let ticket = client.upload(&Upload { file_name: name, wishes }).await?;
+    let ticket = client.upload(&Upload { file_name: name, file_size: Some(about.len()), wishes }).await?;
     let Some(url) = ticket.upload_url else { return Ok(ticket.job_id) };
     let bar = show::bytes_bar("upload", about.len());
     let told = bar.clone();
     let on_bytes = move |more| told.inc(more);
+    let sending = async {
+        match &ticket.multipart {
+            Some(multipart) => {
+                let sending = Sending { client, id: ticket.job_id, file: path, size: about.len(), bar: &bar };
+                sending.send(multipart).await
+            }
+            None => {
+                put(client.uploads(), url, file, about.len(), Patience::default(), on_bytes).await.map(drop)
+            }
+        }
+    };
     let sent = tokio::select! {
-        sent = put(client.uploads(), url, file, about.len(), Patience::default(), on_bytes) => sent,
+        sent = sending => sent,
         _ = tokio::signal::ctrl_c() => {
             bar.finish_and_clear();
             eprintln!("{}", call_off(client, ticket.job_id).await);

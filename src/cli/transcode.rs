@@ -31,6 +31,7 @@ pub async fn run(args: TranscodeArgs) -> Result<(), CliError> {
         out_dir: &args.output,
         preset: args.wishes.preset,
         ladder: &args.wishes.quality,
+        stills: args.wishes.stills(),
         stall_timeout: STALL,
         deadline: DEADLINE,
         cancel: cancel.clone(),
@@ -69,6 +70,12 @@ fn tell(args: &TranscodeArgs, encoded: &Encoded) -> Result<(), CliError> {
     if let Some(master) = &encoded.master {
         say!("master playlist: {}", args.output.join(master).display());
     }
+    if let Some(poster) = &encoded.poster {
+        say!("poster: {}", args.output.join(&poster.file).display());
+    }
+    if let Some(board) = &encoded.storyboard {
+        say!("storyboard: {}", args.output.join(&board.cues).display());
+    }
     say!(
         "{:.1} s of video at {:.1}x; {:.1} CPU-s",
         encoded.source.duration,
@@ -91,7 +98,9 @@ fn summary(encoded: &Encoded) -> serde_json::Value {
         })
         .collect();
     serde_json::json!({
-        "outputs": outputs, "master": encoded.master, "skipped": encoded.skipped,
+        "outputs": outputs, "master": encoded.master,
+        "poster": encoded.poster.as_ref().map(|p| &p.file),
+        "storyboard": encoded.storyboard.as_ref().map(|b| &b.cues), "skipped": encoded.skipped,
         "source": encoded.source, "speed": encoded.speed, "cpuSeconds": encoded.cpu_seconds,
     })
 }

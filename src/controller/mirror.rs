@@ -147,6 +147,7 @@ fn mirror_of(job: &Job, namespace: &str) -> Option<TranscodeJob> {
         input,
         preset: job.spec.preset,
         qualities: (!rungs.is_empty()).then(|| rungs.to_vec()),
+        stills: (!job.spec.stills.is_empty()).then(|| job.spec.stills.into()),
         priority: i32::try_from(job.spec.priority.get()).unwrap_or(0),
         webhook: None,
         suspend: false,

@@ -58,6 +58,17 @@ pub fn qualities(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// A list of stills, each once.
+pub fn stills(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 2,
+        "x-kubernetes-list-type": "set",
+        "items": {"type": "string", "enum": ["poster", "storyboard"]},
+    })
+}
+
 /// A list of Fly's regions, each once.
 pub fn regions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
-use crate::job::{Preset, Quality};
+use crate::job::{Preset, Quality, Still};
 
 /// What is to be made of which video.
 ///
@@ -51,6 +51,7 @@ use crate::job::{Preset, Quality};
 #[x_kube(validation = rules::unchanged("priority"))]
 #[x_kube(validation = rules::unchanged("backoffLimit"))]
 #[x_kube(validation = rules::unchanged_option("qualities"))]
+#[x_kube(validation = rules::unchanged_option("stills"))]
 #[x_kube(validation = rules::unchanged_option("webhook"))]
 pub struct TranscodeJobSpec {
     /// Where the video comes from: one of `key`, `url` and `upload`.
@@ -65,6 +66,11 @@ pub struct TranscodeJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "rules::qualities")]
     pub qualities: Option<Vec<Quality>>,
+    /// Stills beside the renditions: poster (a JPEG of the beginning), storyboard (small ones of the whole
+    /// length in one JPEG, and a WebVTT that says which is of when).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rules::stills")]
+    pub stills: Option<Vec<Still>>,
     /// How urgent, -100 to 100; one point is worth a minute of waiting.
     #[serde(default)]
     #[schemars(range(min = -100, max = 100))]
@@ -227,7 +233,13 @@ pub struct TranscodeJobStatus {
     pub outputs: Vec<OutputStatus>,
     /// The playlist over all renditions (hls-adaptive).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub playlist: Option<PlaylistStatus>,
+    pub playlist: Option<FileStatus>,
+    /// The poster, a JPEG.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poster: Option<FileStatus>,
+    /// The storyboard, a WebVTT beside its picture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storyboard: Option<FileStatus>,
     /// What the job's machine time costs, once it is over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<CostStatus>,
@@ -262,10 +274,10 @@ pub struct OutputStatus {
     pub height: i32,
 }
 
-/// A playlist over several renditions.
+/// A file beside the renditions.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct PlaylistStatus {
+pub struct FileStatus {
     /// Its object in the output bucket.
     #[schemars(length(max = 1024))]
     pub key: String,

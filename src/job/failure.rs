@@ -57,13 +57,15 @@ impl FailureCode {
     }
 }
 
-/// A failed attempt: what kind, and one plain sentence.
+/// A failed attempt: what kind, and one plain sentence. In JSON `errorCode` and `error`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
     /// The kind, for programs.
+    #[serde(rename = "errorCode")]
     pub code: FailureCode,
     /// One sentence for people; at most 500 characters.
+    #[serde(rename = "error")]
     pub message: String,
 }
 

@@ -109,6 +109,12 @@ impl WorkerId {
         let tail = Uuid::new_v4().simple().to_string();
         Self(format!("{machine}-{}", &tail[..8]))
     }
+
+    /// The machine it is on.
+    #[must_use]
+    pub fn machine(&self) -> &str {
+        self.0.rsplit_once('-').map_or(&self.0, |(machine, _)| machine)
+    }
 }
 
 impl fmt::Display for WorkerId {

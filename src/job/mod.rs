@@ -20,9 +20,10 @@ pub use key::{InvalidKey, ObjectKey, safe_file_name};
 pub use preset::{Preset, UnknownPreset};
 pub use quality::{Box2, InvalidLadder, Ladder, Quality, UnknownQuality};
 pub use result::{
-    AudioInfo, Container, JobResult, Label, Master, Output, Skipped, SourceInfo, Timings, VideoInfo,
+    AudioInfo, Container, JobResult, Label, Master, Output, Poster, Skipped, SourceInfo, Storyboard, Timings,
+    VideoInfo,
 };
-pub use spec::{Input, JobSpec, Origin, Priority, SecretRef, SpecError};
+pub use spec::{Input, JobSpec, Origin, Priority, SecretRef, SpecError, Still, Stills};
 pub use state::{State, Transition, WrongTransition};
 pub use time::Millis;
 
@@ -47,6 +48,12 @@ pub struct Job {
     /// The worker that holds, or last held, the job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerId>,
+    /// The machine that worker is on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_id: Option<String>,
+    /// The last part of the input's key or address: what the file was called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
     /// Percent of the current attempt's encode, 0 to 100.
     pub progress: f64,
     /// When the job reached its stages.
@@ -54,15 +61,16 @@ pub struct Job {
     /// Cancelled only for the time being: its TranscodeJob is suspended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,
-    /// Why the last attempt failed, while the job waits for its retry or after it failed for good.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// Why the last attempt failed, while the job waits for its retry or after it failed for good: `error` and
+    /// `errorCode`, beside the fields above.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
     /// What came out, once completed: `outputs`, `source`, `timings` and more, beside the fields above.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
 }
 
-/// When a job reached its stages. Times are Redis's clock, RFC 3339 in JSON.
+/// When a job reached its stages, by Redis's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Timestamps {

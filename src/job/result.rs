@@ -119,6 +119,51 @@ pub struct Master {
     pub url: Option<String>,
 }
 
+/// A still of the beginning.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Poster {
+    /// Its object in the output bucket, a JPEG.
+    pub key: ObjectKey,
+    /// Where to fetch it. Made anew for every reader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Bytes.
+    pub size: u64,
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+}
+
+/// Small stills of the whole length, row by row in one picture.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Storyboard {
+    /// The WebVTT that says which still is of when, in the output bucket beside the picture.
+    pub key: ObjectKey,
+    /// Where to fetch it. Made anew for every reader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The picture, a JPEG.
+    pub image_key: ObjectKey,
+    /// Where to fetch it. Made anew for every reader.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_url: Option<String>,
+    /// Bytes of the picture.
+    pub size: u64,
+    /// Pixels across of one still.
+    pub width: u32,
+    /// Pixels down of one still.
+    pub height: u32,
+    /// Stills in a row.
+    pub columns: u32,
+    /// How many stills.
+    pub count: u32,
+    /// Seconds from one to the next.
+    pub interval: f64,
+}
+
 /// A quality that was asked for and not made as asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Skipped {
@@ -199,6 +244,12 @@ pub struct JobResult {
     /// The playlist over all of them (`hls-adaptive`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub master: Option<Master>,
+    /// The still, where one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poster: Option<Poster>,
+    /// The stills of the whole length, where they were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storyboard: Option<Storyboard>,
     /// What was asked for and not made as asked, and why.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<Skipped>,

@@ -1,6 +1,6 @@
 //! What a job asks for.
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -18,6 +18,18 @@ pub enum Input {
     /// A public http(s) address.
     #[serde(rename = "inputUrl")]
     Url(Url),
+}
+
+impl Input {
+    /// What the file is called: the last part of its key or address.
+    #[must_use]
+    pub fn file_name(&self) -> Option<String> {
+        let name = match self {
+            Self::Key(key) => key.file_name(),
+            Self::Url(url) => url.path_segments()?.next_back()?,
+        };
+        (!name.is_empty()).then(|| name.to_owned())
+    }
 }
 
 /// How urgent a job is: -100 to 100, 0 by default. One point is worth a minute of waiting, so that
@@ -74,6 +86,57 @@ pub struct SecretRef {
     pub key: String,
 }
 
+/// Stills that can be made beside the renditions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Still {
+    /// One of the beginning, as JPEG.
+    Poster,
+    /// Small ones of the whole length in one JPEG, and a WebVTT that says which is of when.
+    Storyboard,
+}
+
+/// Which stills a job asks for. In JSON a list of their names.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<Still>", into = "Vec<Still>")]
+pub struct Stills {
+    /// Whether [`Still::Poster`] is.
+    pub poster: bool,
+    /// Whether [`Still::Storyboard`] is.
+    pub storyboard: bool,
+}
+
+impl Stills {
+    /// Whether none is.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        !self.poster && !self.storyboard
+    }
+}
+
+impl From<Vec<Still>> for Stills {
+    fn from(list: Vec<Still>) -> Self {
+        Self { poster: list.contains(&Still::Poster), storyboard: list.contains(&Still::Storyboard) }
+    }
+}
+
+impl From<Stills> for Vec<Still> {
+    fn from(stills: Stills) -> Self {
+        let poster = stills.poster.then_some(Still::Poster);
+        poster.into_iter().chain(stills.storyboard.then_some(Still::Storyboard)).collect()
+    }
+}
+
+impl JsonSchema for Stills {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Stills".into()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let still = generator.subschema_for::<Still>();
+        json_schema!({"type": "array", "items": still})
+    }
+}
+
 /// What a job asks for. Fixed once submitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -87,6 +150,9 @@ pub struct JobSpec {
     /// Which renditions; empty leaves it to the preset.
     #[serde(default)]
     pub output_qualities: Ladder,
+    /// Which stills beside them: `poster`, `storyboard`.
+    #[serde(default, skip_serializing_if = "Stills::is_empty")]
+    pub stills: Stills,
     /// Whom to tell at the end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_url: Option<Url>,
@@ -145,6 +211,7 @@ impl JobSpec {
             input,
             preset,
             output_qualities,
+            stills: Stills::default(),
             webhook_url: None,
             webhook_key: None,
             priority: Priority::default(),
@@ -206,6 +273,16 @@ mod tests {
             serde_json::from_str(r#"{"inputKey":"a.mp4","outputQualities":["360p"]}"#).unwrap();
         assert_eq!(back.preset, Preset::Default);
         assert_eq!(back.max_attempts, 3);
+    }
+
+    #[test]
+    fn stills_are_a_list_of_names() {
+        let both = Stills { poster: true, storyboard: true };
+        assert_eq!(serde_json::to_value(both).unwrap(), serde_json::json!(["poster", "storyboard"]));
+        let one: Stills = serde_json::from_str(r#"["storyboard", "storyboard"]"#).unwrap();
+        assert_eq!(one, Stills { poster: false, storyboard: true });
+        assert!(serde_json::from_str::<Stills>(r#"["cartoon"]"#).is_err());
+        assert!(serde_json::to_value(spec("https://example.com/a.mp4")).unwrap().get("stills").is_none());
     }
 
     #[test]

@@ -3,10 +3,11 @@
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
 
-/// Milliseconds since the Unix epoch; RFC 3339 in JSON.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Milliseconds since the Unix epoch, in JSON too, as the original TCoder has them; RFC 3339 in words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Millis(pub i64);
 
 impl Millis {
@@ -26,26 +27,12 @@ impl fmt::Display for Millis {
     }
 }
 
-impl Serialize for Millis {
-    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Millis {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(d)?;
-        let t: jiff::Timestamp = text.parse().map_err(D::Error::custom)?;
-        Ok(Self(t.as_millisecond()))
-    }
-}
-
 impl JsonSchema for Millis {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Timestamp".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "string", "format": "date-time"})
+        json_schema!({"type": "integer", "format": "int64", "description": "Milliseconds since 1970"})
     }
 }
 
@@ -54,10 +41,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn goes_through_json_as_rfc_3339() {
+    fn is_a_number_in_json_and_rfc_3339_in_words() {
         let t = Millis(1_700_000_000_123);
         let json = serde_json::to_string(&t).unwrap();
-        assert_eq!(json, "\"2023-11-14T22:13:20.123Z\"");
+        assert_eq!(json, "1700000000123");
+        assert_eq!(t.to_string(), "2023-11-14T22:13:20.123Z");
         assert_eq!(serde_json::from_str::<Millis>(&json).unwrap(), t);
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority, State, WorkerId};
+use crate::trace::TraceParent;
 
 /// How a job begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,10 @@ pub struct Claimed {
     pub born: Millis,
     /// Whether an attempt at it began before this one.
     pub earlier: bool,
+    /// When it became ready.
+    pub queued: Millis,
+    /// The trace of whoever submitted it.
+    pub trace: Option<TraceParent>,
 }
 
 /// The answer to a claim.
@@ -231,6 +236,20 @@ impl Queue {
     /// # Errors
     /// When Redis fails.
     pub async fn submit(&self, id: JobId, spec: &JobSpec, start: Start) -> Result<SubmitOutcome, QueueError> {
+        self.submit_in(None, id, spec, start).await
+    }
+
+    /// The same, as part of this trace.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn submit_in(
+        &self,
+        trace: Option<&TraceParent>,
+        id: JobId,
+        spec: &JobSpec,
+        start: Start,
+    ) -> Result<SubmitOutcome, QueueError> {
         let (how, wait) = match start {
             Start::Now => ("queued", Duration::ZERO),
             Start::After(delay) if delay.is_zero() => ("queued", delay),
@@ -247,6 +266,7 @@ impl Queue {
             Outbox::hook(spec),
             ms(self.policy.retention),
             jiff::Timestamp::now().as_millisecond().to_string(),
+            trace.map_or_else(String::new, |trace| trace.as_str().to_owned()),
         ];
         let reply = self.eval_idempotent(&scripts::SUBMIT, args).await?;
         let answer = Answer::of(&reply)?;
@@ -303,6 +323,8 @@ impl Queue {
                     at: Millis(answer.int(4)?),
                     born: Millis(answer.int(5)?),
                     earlier: answer.int(6)? == 1,
+                    queued: Millis(answer.int(7)?),
+                    trace: TraceParent::parse(answer.text(8)?),
                 })),
                 "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
                 "UNREGISTERED" => Claim::Unregistered,

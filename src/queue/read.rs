@@ -287,13 +287,17 @@ fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
         field(name).map(|json| serde_json::from_str(json).map_err(|_| bad(name))).transpose()
     };
     let number = |name: &str| field(name).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    let spec = parse_spec(spec)?;
+    let worker = field("worker").map(|w| WorkerId(w.to_owned()));
     Ok(Some(Job {
         job_id: id,
         status: state.parse().map_err(|_| bad("state"))?,
-        spec: parse_spec(spec)?,
+        machine_id: worker.as_ref().map(|w| w.machine().to_owned()),
+        filename: spec.input.file_name(),
+        spec,
         attempt: u32::try_from(number("attempt")).unwrap_or(u32::MAX),
         epoch: Epoch(number("epoch")),
-        worker: field("worker").map(|w| WorkerId(w.to_owned())),
+        worker,
         progress: field("progress").and_then(|p| p.parse().ok()).unwrap_or(0.0),
         timestamps: Timestamps {
             created_at: time("created"),

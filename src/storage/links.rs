@@ -39,6 +39,36 @@ impl Links {
         self.presigner.put(Bucket::Input, key, now, UPLOAD_WINDOW)
     }
 
+    /// Where a client POSTs to begin an upload in parts.
+    ///
+    /// # Errors
+    /// When the clock is out of this world.
+    pub fn upload_start(&self, key: &ObjectKey, now: Millis) -> Result<Url, PresignError> {
+        self.presigner.start_parts(Bucket::Input, key, now, UPLOAD_WINDOW)
+    }
+
+    /// Where a client PUTs a part.
+    ///
+    /// # Errors
+    /// When the clock is out of this world.
+    pub fn upload_part(
+        &self,
+        key: &ObjectKey,
+        upload: &str,
+        number: u16,
+        now: Millis,
+    ) -> Result<Url, PresignError> {
+        self.presigner.put_part(Bucket::Input, key, upload, number, now, UPLOAD_WINDOW)
+    }
+
+    /// Where a client POSTs the list of its parts, to complete the upload; where it DELETEs, to give it up.
+    ///
+    /// # Errors
+    /// When the clock is out of this world.
+    pub fn upload_end(&self, key: &ObjectKey, upload: &str, now: Millis) -> Result<(Url, Url), PresignError> {
+        self.presigner.end_parts(Bucket::Input, key, upload, now, UPLOAD_WINDOW)
+    }
+
     /// Where a client reads an output: below the bucket's public address where it has one, else
     /// presigned. Segments of HLS lie beside their playlist, so HLS plays only from a public address.
     ///
@@ -73,6 +103,13 @@ impl Links {
             }
             if let Some(master) = &mut result.master {
                 master.url = Some(self.output(&master.key, now)?.into());
+            }
+            if let Some(poster) = &mut result.poster {
+                poster.url = Some(self.output(&poster.key, now)?.into());
+            }
+            if let Some(storyboard) = &mut result.storyboard {
+                storyboard.url = Some(self.output(&storyboard.key, now)?.into());
+                storyboard.image_url = Some(self.output(&storyboard.image_key, now)?.into());
             }
         }
         Ok(job)

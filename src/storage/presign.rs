@@ -3,7 +3,10 @@
 
 use std::time::Duration;
 
-use rusty_s3::actions::{GetObject, PutObject, S3Action};
+use rusty_s3::actions::{
+    AbortMultipartUpload, CompleteMultipartUpload, CreateMultipartUpload, GetObject, PutObject, S3Action,
+    UploadPart,
+};
 use rusty_s3::{Bucket as Host, Credentials, UrlStyle};
 use rusty_s3_jiff::Timestamp;
 use secrecy::ExposeSecret;
@@ -92,6 +95,59 @@ impl Presigner {
             action.query_mut().insert("response-content-disposition", value);
         }
         Ok(action.sign_with_time(bounded(expires), &timestamp(now)?))
+    }
+
+    /// An address that begins an upload in parts by a POST.
+    ///
+    /// # Errors
+    /// When `now` is no point in time.
+    pub fn start_parts(
+        &self,
+        bucket: Bucket,
+        key: &ObjectKey,
+        now: Millis,
+        expires: Duration,
+    ) -> Result<Url, PresignError> {
+        let action = CreateMultipartUpload::new(self.host(bucket), Some(&self.credentials), key.as_str());
+        Ok(action.sign_with_time(bounded(expires), &timestamp(now)?))
+    }
+
+    /// An address that takes a PUT of part `number` of the upload in parts `upload`.
+    ///
+    /// # Errors
+    /// When `now` is no point in time.
+    pub fn put_part(
+        &self,
+        bucket: Bucket,
+        key: &ObjectKey,
+        upload: &str,
+        number: u16,
+        now: Millis,
+        expires: Duration,
+    ) -> Result<Url, PresignError> {
+        let credentials = Some(&self.credentials);
+        let action = UploadPart::new(self.host(bucket), credentials, key.as_str(), number, upload);
+        Ok(action.sign_with_time(bounded(expires), &timestamp(now)?))
+    }
+
+    /// The addresses that end the upload in parts `upload`: completed by a POST, given up by a DELETE.
+    ///
+    /// # Errors
+    /// When `now` is no point in time.
+    pub fn end_parts(
+        &self,
+        bucket: Bucket,
+        key: &ObjectKey,
+        upload: &str,
+        now: Millis,
+        expires: Duration,
+    ) -> Result<(Url, Url), PresignError> {
+        let (host, credentials, key) = (self.host(bucket), Some(&self.credentials), key.as_str());
+        let parts: [&str; 0] = [];
+        let complete = CompleteMultipartUpload::new(host, credentials, key, upload, parts.into_iter());
+        let abort = AbortMultipartUpload::new(host, credentials, key, upload);
+        let (expires, now) = (bounded(expires), timestamp(now)?);
+        Ok((complete.sign_with_time(expires, &now), abort.sign_with_time(expires, &now)))
     }
 
     const fn host(&self, bucket: Bucket) -> &Host {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `ffprobe` | asks ffprobe about a file, hardened and bounded |
 //! | [`probe`] | chooses the picture and the sound, refuses what is no video (pure) |
-//! | `fit`, [`plan`] | sizes, rungs and the one FFmpeg argument list (pure) |
+//! | `fit`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and the one FFmpeg argument list (pure) |
 //! | `run`, `diagnose` | the FFmpeg process: headway, cancelling, stalls; what its errors mean |
 //! | `verify`, `playlist` | every output is read back before it counts |
 //! | `tools` | which FFmpeg is installed |
@@ -19,6 +19,7 @@ pub mod plan;
 mod playlist;
 pub mod probe;
 mod run;
+mod stills;
 mod tools;
 mod verify;
 pub mod worker;
@@ -29,7 +30,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::job::{Container, Failure, FailureCode, Label, Ladder, Preset, Skipped, SourceInfo};
+use crate::job::{Container, Failure, FailureCode, Label, Ladder, Preset, Skipped, SourceInfo, Stills};
 
 pub use playlist::playlist_entries;
 pub use tools::{ToolVersions, check_tools};
@@ -44,6 +45,8 @@ pub struct Request<'a> {
     pub preset: Preset,
     /// Which renditions; empty leaves it to the preset.
     pub ladder: &'a Ladder,
+    /// Which stills beside them.
+    pub stills: Stills,
     /// FFmpeg without headway for this long is killed.
     pub stall_timeout: Duration,
     /// The whole may take this long.
@@ -74,6 +77,10 @@ pub struct Encoded {
     pub outputs: Vec<EncodedOutput>,
     /// The master playlist, relative to the output folder.
     pub master: Option<String>,
+    /// The still of the beginning.
+    pub poster: Option<EncodedStill>,
+    /// The stills of the whole length.
+    pub storyboard: Option<EncodedBoard>,
     /// All files, relative to the output folder, in the order in which to store them: what a
     /// playlist names comes before it.
     pub files: Vec<PathBuf>,
@@ -112,6 +119,38 @@ pub struct EncodedOutput {
     pub duration: f64,
 }
 
+/// A picture in the output folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedStill {
+    /// Its file, relative to the output folder.
+    pub file: String,
+    /// Bytes.
+    pub size: u64,
+    /// Pixels across.
+    pub width: u32,
+    /// Pixels down.
+    pub height: u32,
+}
+
+/// A storyboard in the output folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EncodedBoard {
+    /// The picture with all its stills.
+    pub picture: EncodedStill,
+    /// The WebVTT, relative to the output folder.
+    pub cues: String,
+    /// Pixels across of one still.
+    pub width: u32,
+    /// Pixels down of one still.
+    pub height: u32,
+    /// Stills in a row.
+    pub columns: u32,
+    /// How many.
+    pub count: u32,
+    /// Seconds from one to the next.
+    pub interval: u32,
+}
+
 /// Nothing came out, and nothing is left in the output folder.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TranscodeError {
@@ -146,7 +185,7 @@ pub async fn transcode(request: Request<'_>) -> Result<Encoded, TranscodeError> 
 async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, TranscodeError> {
     let input = std::path::absolute(request.input).map_err(|e| trouble("find the input", &e))?;
     let source = bounded(request, deadline, probe::probe(&input)).await??;
-    let plan = plan::plan(&source, request.preset, request.ladder)?;
+    let plan = plan::plan(&source, request.preset, request.ladder, request.stills)?;
     refuse_overwriting(request.out_dir, &plan)?;
 
     let work = tempfile::Builder::new()
@@ -175,6 +214,8 @@ async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, Tr
     Ok(Encoded {
         outputs: verified.outputs,
         master: plan.master,
+        poster: verified.poster,
+        storyboard: verified.storyboard,
         files: verified.files,
         skipped: plan.skipped,
         source: source.info(),

@@ -10,11 +10,12 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::job::{Box2, Container, Failure, FailureCode, Label, Ladder, Preset, Skipped};
+use crate::job::{Box2, Container, Failure, FailureCode, Label, Ladder, Preset, Skipped, Stills};
 
 use super::ffprobe::{self, INPUT_FORMATS};
 use super::fit::{self, Rung};
 use super::probe::{Audio, MAX_PIXELS, Matrix, Probe, Transfer, Video};
+use super::stills::PlannedStills;
 
 /// Length of an HLS segment, seconds.
 pub const SEGMENT_SECONDS: u32 = 4;
@@ -34,6 +35,8 @@ pub struct Plan {
     pub master: Option<String>,
     /// The playlist of the sound that all rungs share.
     pub shared_audio: Option<String>,
+    /// The stills beside them.
+    pub stills: PlannedStills,
     /// Whether every rendition has sound.
     pub has_audio: bool,
     /// What was asked for and is not made.
@@ -76,28 +79,31 @@ impl Plan {
     #[must_use]
     pub fn top_level(&self) -> Vec<&str> {
         let files = self.outputs.iter().map(|o| &o.file).chain(&self.shared_audio).chain(&self.master);
-        files.filter_map(|file| file.split('/').next()).collect()
+        let tops = files.filter_map(|file| file.split('/').next());
+        tops.chain(self.stills.files().map(|file| -> &str { file })).collect()
     }
 }
 
-/// Plans the renditions of `preset` from this source.
+/// Plans the renditions of `preset` from this source, and the stills beside them.
 ///
 /// # Errors
 /// When the source cannot be made into what was asked for.
-pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder) -> Result<Plan, Failure> {
+pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder, stills: Stills) -> Result<Plan, Failure> {
     let asked = preset.rungs(ladder);
     if asked.is_empty() {
-        return remux(source);
+        return remux(source, stills);
     }
     let (rungs, skipped) = fit::fill(source.display(), asked);
     let Some(first) = rungs.first() else {
         return Err(Failure::new(FailureCode::UnsupportedMedia, "no quality fits this video; ask for 144p"));
     };
-    let mut options = vec!["-filter_complex".into(), filters(&source.video, &rungs)];
+    let stills = PlannedStills::of(stills, first.size, source.expected_duration());
+    let mut options = vec!["-filter_complex".into(), filters(&source.video, &rungs, &stills)];
     let mut plan = Plan {
         outputs: rungs.iter().map(|rung| planned(*rung, preset)).collect(),
         master: None,
         shared_audio: None,
+        stills,
         has_audio: source.audio.is_some(),
         skipped,
         input_options: before_input(true),
@@ -117,6 +123,7 @@ pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder) -> Result<Plan, Fai
             options.extend(package(output));
         }
     }
+    options.extend(stills.outputs());
     plan.output_options = options;
     Ok(plan)
 }
@@ -150,8 +157,14 @@ fn planned(rung: Rung, preset: Preset) -> Planned {
     Planned { label: Label::Quality(rung.quality), file, size: rung.size, container }
 }
 
-/// The filter graph: `[0:i]` in, `[v0]`, `[v1]`, ... out, large to small.
-fn filters(video: &Video, rungs: &[Rung]) -> String {
+/// The filter graph: `[0:i]` in, `[v0]`, `[v1]`, ... out, large to small. Each still is made of the smallest
+/// rung that is no smaller than itself.
+fn filters(video: &Video, rungs: &[Rung], stills: &PlannedStills) -> String {
+    let last = rungs.len().saturating_sub(1);
+    let holds =
+        |size: Box2| rungs.iter().rposition(|r| r.size.width >= size.width && r.size.height >= size.height);
+    let poster = stills.poster.map(|size| holds(size).unwrap_or(0));
+    let board = stills.board.map(|board| holds(board.size).unwrap_or(0));
     let mut graph = String::new();
     for (n, rung) in rungs.iter().enumerate() {
         let Box2 { width, height } = rung.size;
@@ -161,13 +174,19 @@ fn filters(video: &Video, rungs: &[Rung]) -> String {
         } else {
             graph += &format!(";[c{n}]scale={width}:{height},setsar=1");
         }
-        if n + 1 < rungs.len() {
-            graph += &format!(",split=2[v{n}][c{}]", n + 1);
-        } else {
-            graph += &format!("[v{n}]");
-        }
+        let mut feeds = vec![format!("v{n}")];
+        feeds.extend((n < last).then(|| format!("c{}", n + 1)));
+        feeds.extend((poster == Some(n)).then(|| "p".to_owned()));
+        feeds.extend((board == Some(n)).then(|| "s".to_owned()));
+        graph += &split(&feeds);
     }
-    graph
+    graph + &stills.filters()
+}
+
+/// Hands a stream on under these names.
+fn split<S: AsRef<str>>(names: &[S]) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("[{}]", name.as_ref())).collect();
+    if names.len() > 1 { format!(",split={}{}", names.len(), names.concat()) } else { names.concat() }
 }
 
 /// From the source's frames to the largest rung: progressive, square pixels, SDR, 8 bit, with the
@@ -288,7 +307,7 @@ fn adaptive(rungs: &[Rung], audio_kbps: u32, audio: Option<&Audio>) -> Vec<Strin
 }
 
 /// Copies picture and sound as they are, into MP4 where it can carry them.
-fn remux(source: &Probe) -> Result<Plan, Failure> {
+fn remux(source: &Probe, stills: Stills) -> Result<Plan, Failure> {
     let video = source.video.codec.as_str();
     let audio = source.audio.as_ref();
     let mp4 = matches!(video, "h264" | "hevc" | "av1" | "vp9" | "mpeg4" | "mpeg2video")
@@ -302,7 +321,18 @@ fn remux(source: &Probe) -> Result<Plan, Failure> {
     let (file, container) =
         if mp4 { ("original.mp4", Container::Mp4) } else { ("original.mkv", Container::Mkv) };
     let output = Planned { label: Label::ORIGINAL, file: file.to_owned(), size: source.display(), container };
-    let mut options = words(&format!("-map 0:{}", source.video.index));
+    let mut options = vec![];
+    let stills = PlannedStills::of(stills, source.display(), source.expected_duration());
+    if !stills.is_empty() {
+        // Stills need the picture decoded; what is copied is not touched.
+        let size = stills.poster.or(stills.board.map(|board| board.size));
+        let Box2 { width, height } = size.unwrap_or_else(|| source.display());
+        let feeds: Vec<&str> = stills.feeds().collect();
+        let scaled = first_scale(&source.video, width, height);
+        let graph = format!("[0:{}]{scaled}{}{}", source.video.index, split(&feeds), stills.filters());
+        options.extend(["-filter_complex".into(), graph]);
+    }
+    options.extend(words(&format!("-map 0:{}", source.video.index)));
     if let Some(audio) = audio {
         options.extend(words(&format!("-map 0:{}", audio.index)));
     }
@@ -313,13 +343,15 @@ fn remux(source: &Probe) -> Result<Plan, Failure> {
     }
     options.extend(words(COMMON));
     options.extend(package(&output));
-    let mut input_options = before_input(false);
+    options.extend(stills.outputs());
+    let mut input_options = before_input(!stills.is_empty());
     // AVI has no presentation times; a copy cannot make them up later.
     input_options.extend(words("-fflags +genpts"));
     Ok(Plan {
         outputs: vec![output],
         master: None,
         shared_audio: None,
+        stills,
         has_audio: audio.is_some(),
         skipped: vec![],
         input_options,

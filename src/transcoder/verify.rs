@@ -5,16 +5,19 @@ use std::path::{Path, PathBuf};
 
 use crate::job::{Box2, Container, Failure, FailureCode, Label};
 
-use super::EncodedOutput;
 use super::diagnose;
 use super::ffprobe::{self, ProbeError, Report};
 use super::plan::{Plan, Planned};
 use super::playlist::{MediaPlaylist, master_entries};
 use super::probe::Probe;
+use super::stills;
+use super::{EncodedBoard, EncodedOutput, EncodedStill};
 
 /// What was read back.
 pub(super) struct Verified {
     pub outputs: Vec<EncodedOutput>,
+    pub poster: Option<EncodedStill>,
+    pub storyboard: Option<EncodedBoard>,
     /// Relative to the folder; what a playlist names comes before it, the master last.
     pub files: Vec<PathBuf>,
 }
@@ -62,11 +65,64 @@ pub(super) async fn verify(folder: &Path, source: &Probe, plan: &Plan) -> Result
         outputs.push(check(source, plan, planned, found, sound.as_ref())?);
         files.extend(found.files.iter().cloned());
     }
+    let length = outputs.first().map_or(0.0, |o: &EncodedOutput| o.duration);
+    let (poster, storyboard) = pictures(folder, plan, length).await?;
+    files.extend(plan.stills.files().map(PathBuf::from));
     if let Some(master) = &plan.master {
         check_master(folder, plan, master)?;
         files.push(master.into());
     }
-    Ok(Verified { outputs, files })
+    Ok(Verified { outputs, poster, storyboard, files })
+}
+
+/// The stills, and the WebVTT, which is written only now that the length is known.
+async fn pictures(
+    folder: &Path,
+    plan: &Plan,
+    length: f64,
+) -> Result<(Option<EncodedStill>, Option<EncodedBoard>), Failure> {
+    let (mut poster, mut storyboard) = (None, None);
+    for (file, wanted) in plan.stills.pictures() {
+        let bytes = tokio::fs::read(folder.join(file)).await.map_err(|_| missing(file))?;
+        check_picture(file, &bytes, wanted)?;
+        let Box2 { width, height } = wanted;
+        let still = EncodedStill { file: file.to_owned(), size: bytes.len() as u64, width, height };
+        match plan.stills.board.filter(|_| file != stills::POSTER) {
+            None => poster = Some(still),
+            Some(board) => {
+                let Some((cues, text)) = plan.stills.cues(length) else { continue };
+                let written = tokio::fs::write(folder.join(cues), text).await;
+                written.map_err(|e| super::trouble("write the storyboard's cues", &e))?;
+                storyboard = Some(EncodedBoard {
+                    picture: still,
+                    cues: cues.to_owned(),
+                    width: board.size.width,
+                    height: board.size.height,
+                    columns: stills::columns(),
+                    count: board.count(length),
+                    interval: board.interval,
+                });
+            }
+        }
+    }
+    Ok((poster, storyboard))
+}
+
+/// Whether this is a whole JPEG of that size.
+fn check_picture(file: &str, bytes: &[u8], wanted: Box2) -> Result<(), Failure> {
+    // Its last two bytes say that nothing is missing: ITU-T T.81, B.1.1.3.
+    if !bytes.ends_with(&[0xff, 0xd9]) {
+        return Err(missing(file));
+    }
+    let size = imagesize::blob_size(bytes).map_err(|_| wrong(format!("{file} cannot be read back")))?;
+    if (size.width, size.height) != (wanted.width as usize, wanted.height as usize) {
+        let (came, asked) = ((size.width, size.height), (wanted.width, wanted.height));
+        return Err(wrong(format!(
+            "{file} came out as {}x{} instead of {}x{}",
+            came.0, came.1, asked.0, asked.1
+        )));
+    }
+    Ok(())
 }
 
 async fn find(folder: &Path, file: &str, container: Container) -> Result<Found, Failure> {

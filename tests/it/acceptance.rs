@@ -5,6 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::support::clips::heavy;
 use crate::support::system::{Answer, Api, OTHER_TOKEN, TOKEN, clip, http, long_clip};
 use crate::webhooks::Receiver;
 
@@ -20,6 +21,9 @@ macro_rules! acceptance {
             a_queued_job_is_called_off_at_once_and_can_be_asked_for_again
             the_feed_tells_a_job_from_beginning_to_end
             a_browser_that_has_seen_the_end_is_told_to_stop
+            a_large_video_goes_up_in_parts
+            parts_are_signed_only_for_an_upload_that_is_awaited
+            an_upload_can_be_reported
             where_there_are_tokens_one_is_needed
         }
     };
@@ -59,6 +63,8 @@ pub async fn every_bad_request_is_told_what_is_wrong_with_it(api: &Api) {
         ("/api/upload", json!({"outputQualitys": []}), "outputQualitys"),
         ("/api/upload", json!({"jobId": "mine"}), "jobId"),
         ("/api/upload", json!({"fileName": 7}), "fileName"),
+        ("/api/upload", json!({"fileSize": -1}), "fileSize"),
+        ("/api/upload", json!({"stills": ["poster", "cartoon"]}), "stills[1]"),
         ("/api/upload", json!({"priority": 101}), "priority"),
         ("/api/upload", json!({"priority": "high"}), "priority"),
         ("/api/upload", json!({"maxAttempts": 0}), "maxAttempts"),
@@ -189,7 +195,7 @@ pub async fn a_queued_job_is_called_off_at_once_and_can_be_asked_for_again(api: 
     let again = api.post(&format!("{path}/retry"), &json!({})).await;
     assert_eq!(again.status, 200, "{again:?}");
     let job = api.ended(&id).await;
-    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("inputNotFound")));
+    assert_eq!((&job["status"], &job["errorCode"]), (&json!("failed"), &json!("inputNotFound")));
     let retried = api.post(&format!("{path}/retry"), &json!({})).await;
     assert_eq!(retried.status, 200);
     let again = api.ended(&id).await;
@@ -249,6 +255,127 @@ pub async fn a_video_becomes_renditions_and_its_end_is_told(api: &Api) {
     assert!(listed["jobs"].as_array().unwrap().iter().any(|job| job["jobId"] == *id), "{listed}");
 }
 
+/// Asks for a job of `heavy`; answers its ticket and the id of its upload.
+async fn in_parts(api: &Api) -> (Value, String) {
+    let size = std::fs::metadata(heavy()).unwrap().len();
+    let ask = json!({
+        "preset": "web-optimized", "outputQualities": ["144p"], "fileName": "heavy.mp4", "fileSize": size,
+        "stills": ["poster", "storyboard"],
+    });
+    let ticket = api.post("/api/upload", &ask).await.body;
+    let begun = api.http.post(ticket["multipart"]["startUrl"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(begun.status(), 200, "{ticket:#}");
+    let xml = begun.text().await.unwrap();
+    let upload = xml.split_once("<UploadId>").unwrap().1.split_once("</UploadId>").unwrap().0.to_owned();
+    (ticket, upload)
+}
+
+pub async fn a_large_video_goes_up_in_parts(api: &Api) {
+    let (ticket, upload) = in_parts(api).await;
+    let id = ticket["jobId"].as_str().unwrap();
+    let film = std::fs::read(heavy()).unwrap();
+    let size = usize::try_from(ticket["multipart"]["partSize"].as_u64().unwrap()).unwrap();
+    let parts: Vec<&[u8]> = film.chunks(size).collect();
+    assert_eq!(parts.len(), 2, "{}", film.len());
+    let path = format!("/api/jobs/{id}/parts");
+    let sign = async |numbers: &[u16]| {
+        let answer = api.post(&path, &json!({"uploadId": upload, "partNumbers": numbers})).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    };
+    let put = async |signed: &Value, part: &[u8]| {
+        let answer = api.http.put(signed["url"].as_str().unwrap()).body(part.to_vec()).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.headers()["etag"].to_str().unwrap().to_owned()
+    };
+    let signed = sign(&[2, 1]).await;
+    let numbers: Vec<_> =
+        signed["parts"].as_array().unwrap().iter().map(|p| p["partNumber"].clone()).collect();
+    assert_eq!(numbers, [2, 1]);
+    let second = put(&signed["parts"][0], parts[1]).await;
+    // The first breaks off, is signed anew, and sent again.
+    put(&signed["parts"][1], &parts[0][..size / 2]).await;
+    let again = sign(&[1]).await;
+    let first = put(&again["parts"][0], parts[0]).await;
+    let part = |n: u8, tag: &str| format!("<Part><PartNumber>{n}</PartNumber><ETag>{tag}</ETag></Part>");
+    let list =
+        format!("<CompleteMultipartUpload>{}{}</CompleteMultipartUpload>", part(1, &first), part(2, &second));
+    let complete = sign(&[]).await["completeUrl"].as_str().unwrap().to_owned();
+    let joined = api.http.post(complete).body(list).send().await.unwrap();
+    assert_eq!(joined.status(), 200, "{}", joined.text().await.unwrap());
+
+    let job = api.completed(id).await;
+    assert_eq!(job["source"]["size"], film.len(), "{job:#}");
+    for (address, kind, start) in [
+        (&job["poster"]["url"], "image/jpeg", &[0xff, 0xd8, 0xff][..]),
+        (&job["storyboard"]["imageUrl"], "image/jpeg", &[0xff, 0xd8, 0xff][..]),
+        (&job["storyboard"]["url"], "text/vtt", b"WEBVTT\n\n00:00:00.000 --> 00:00:00.5"),
+    ] {
+        let fetched = api.http.get(address.as_str().unwrap()).send().await.unwrap();
+        assert_eq!(
+            (fetched.status().as_u16(), fetched.headers()["content-type"].to_str().unwrap()),
+            (200, kind)
+        );
+        assert!(fetched.bytes().await.unwrap().starts_with(start), "{address}");
+    }
+    is_problem(&api.post(&path, &json!({"uploadId": upload, "partNumbers": [1]})).await, 409, None);
+}
+
+pub async fn parts_are_signed_only_for_an_upload_that_is_awaited(api: &Api) {
+    let (ticket, upload) = in_parts(api).await;
+    let path = format!("/api/jobs/{}/parts", ticket["jobId"].as_str().unwrap());
+    for (body, field) in [
+        (json!({"partNumbers": [1]}), "uploadId"),
+        (json!({"uploadId": "x".repeat(2049), "partNumbers": [1]}), "uploadId"),
+        (json!({"uploadId": upload, "partNumbers": [1, 0]}), "partNumbers[1]"),
+        (json!({"uploadId": upload, "partNumbers": [10_001]}), "partNumbers[0]"),
+        (json!({"uploadId": upload, "partNumbers": vec![1; 101]}), "partNumbers"),
+        (json!({"uploadId": upload, "partNumbers": "all"}), "partNumbers"),
+        (json!({"uploadId": upload, "parts": [1]}), "parts"),
+    ] {
+        is_problem(&api.post(&path, &body).await, 422, Some(field));
+    }
+    let body = json!({"uploadId": upload, "partNumbers": [1]});
+    let signed = api.post(&path, &body).await.body;
+    // Nobody can have it both ways: what is signed for one part is not good for another upload.
+    let other = signed["parts"][0]["url"].as_str().unwrap().replace("partNumber=1&", "partNumber=2&");
+    assert_eq!(api.http.put(other).body("x").send().await.unwrap().status(), 403);
+    let gone = api.http.delete(signed["abortUrl"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(gone.status(), 204);
+    // A video that was there before takes no upload, whoever's it is.
+    let submitted = api.submit(&waiting()).await;
+    is_problem(&api.post(&format!("/api/jobs/{submitted}/parts"), &body).await, 409, None);
+    is_problem(&api.post(&format!("/api/jobs/{}/parts", Uuid::now_v7()), &body).await, 404, None);
+    let ask = |size: u64| json!({"fileName": "a.mp4", "fileSize": size});
+    let small = api.post("/api/upload", &ask(16 << 20)).await.body;
+    assert!(small["multipart"].is_null() && small["uploadUrl"].is_string(), "{small}");
+    is_problem(&api.post("/api/upload", &ask((5 << 40) + 1)).await, 422, Some("fileSize"));
+}
+
+/// Where storage tells nobody, the client may; it is believed only as far as the bucket bears it out.
+pub async fn an_upload_can_be_reported(api: &Api) {
+    let ask = json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
+    for verb in ["uploaded", "trigger-r2-event"] {
+        let ticket = api.post("/api/upload", &ask).await.body;
+        let id = ticket["jobId"].as_str().unwrap();
+        let path = format!("/api/jobs/{id}/{verb}");
+        is_problem(&api.post(&path, &json!({})).await, 409, None);
+        let film = std::fs::read(clip()).unwrap();
+        api.http.put(ticket["uploadUrl"].as_str().unwrap()).body(film).send().await.unwrap();
+        let told = api.post(&path, &json!({})).await;
+        assert_eq!(told.status, 200, "{told:?}");
+        assert!(
+            ["queued", "running", "completed"].contains(&told.body["status"].as_str().unwrap()),
+            "{told:?}"
+        );
+        api.completed(id).await;
+        // Once more changes nothing.
+        assert_eq!(api.post(&path, &json!({})).await.body["status"], "completed");
+        let nobody = format!("/api/jobs/{}/{verb}", Uuid::now_v7());
+        is_problem(&api.post(&nobody, &json!({})).await, 404, None);
+    }
+}
+
 pub async fn a_browser_that_has_seen_the_end_is_told_to_stop(api: &Api) {
     let id = api.submit(&waiting()).await;
     let open = async |seen: Option<&str>| {
@@ -282,6 +409,8 @@ pub async fn where_there_are_tokens_one_is_needed(api: &Api) {
         (Method::GET, format!("/api/jobs/{nobody}")),
         (Method::DELETE, format!("/api/jobs/{nobody}")),
         (Method::POST, format!("/api/jobs/{nobody}/retry")),
+        (Method::POST, format!("/api/jobs/{nobody}/parts")),
+        (Method::POST, format!("/api/jobs/{nobody}/uploaded")),
         (Method::GET, format!("/api/jobs/{nobody}/events")),
     ];
     for (method, path) in guarded {

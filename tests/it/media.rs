@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use tcoder::job::{Container, Label, Ladder, Preset, Quality};
+use tcoder::job::{Container, Label, Ladder, Preset, Quality, Stills};
 use tcoder::transcoder::{Encoded, Progress, Request, TranscodeError, check_tools, transcode};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,17 @@ pub async fn into(
     preset: Preset,
     qualities: &str,
 ) -> Result<Encoded, TranscodeError> {
+    with_stills(input, out, preset, qualities, Stills::default()).await
+}
+
+/// The same, with stills beside the renditions.
+pub async fn with_stills(
+    input: &Path,
+    out: &Path,
+    preset: Preset,
+    qualities: &str,
+    stills: Stills,
+) -> Result<Encoded, TranscodeError> {
     let ladder: Ladder = qualities.parse().unwrap();
     let on_progress = |_: Progress| {};
     transcode(Request {
@@ -28,6 +39,7 @@ pub async fn into(
         out_dir: out,
         preset,
         ladder: &ladder,
+        stills,
         stall_timeout: Duration::from_secs(120),
         deadline: Duration::from_secs(600),
         cancel: CancellationToken::new(),
@@ -429,6 +441,7 @@ async fn progress_only_grows_and_ends_at_the_whole() {
         out_dir: out.path(),
         preset: Preset::WebOptimized,
         ladder: &"144p".parse().unwrap(),
+        stills: Stills::default(),
         stall_timeout: Duration::from_secs(120),
         deadline: Duration::from_secs(600),
         cancel: CancellationToken::new(),

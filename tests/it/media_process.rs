@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tcoder::job::{FailureCode, Ladder, Preset};
+use tcoder::job::{FailureCode, Ladder, Preset, Stills};
 use tcoder::transcoder::{Encoded, Progress, Request, TranscodeError, transcode};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +35,7 @@ async fn run(
         out_dir: out,
         preset: Preset::HlsAdaptive,
         ladder: &ladder,
+        stills: Stills::default(),
         stall_timeout: limits.stall,
         deadline: limits.deadline,
         cancel: limits.cancel,

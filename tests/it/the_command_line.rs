@@ -40,6 +40,24 @@ async fn submit_waits_and_brings_the_renditions() {
 }
 
 #[tokio::test]
+async fn a_large_file_goes_up_in_parts_and_brings_its_stills() {
+    let (system, dir) = (shared().await, folder("cli"));
+    let film = crate::support::clips::heavy();
+    let quality = ["--preset", "web-optimized", "--quality", "144p", "--poster", "--storyboard"];
+    let arguments = [&["submit", film.to_str().unwrap(), "--output", "out"], &quality[..]].concat();
+    let done = system.cli(&arguments, &dir).await;
+    assert!(done.status.success(), "{}", err(&done));
+    let made = ["144p.mp4", "poster.jpg", "storyboard.jpg", "storyboard.vtt"];
+    assert_eq!(files(&dir.join("out")), made);
+    assert!(out(&done).contains("storyboard: out/storyboard.vtt"), "{}", out(&done));
+
+    let arguments = [&["transcode", film.to_str().unwrap(), "--output", "here"], &quality[..]].concat();
+    let done = run(&arguments, &[], &dir).await;
+    assert!(done.status.success(), "{}", err(&done));
+    assert_eq!(files(&dir.join("here")), made);
+}
+
+#[tokio::test]
 async fn json_is_all_there_is_on_stdout() {
     let (system, dir) = (shared().await, folder("cli"));
     let film = clip().to_str().unwrap();
@@ -62,9 +80,9 @@ async fn json_is_all_there_is_on_stdout() {
     let failed = system.cli(&["submit", letter.to_str().unwrap(), "--wait", "--json"], &dir).await;
     assert_eq!(failed.status.code(), Some(1));
     let job = parsed(&out(&failed));
-    assert_eq!(job["error"]["code"], "invalidMedia");
+    assert_eq!(job["errorCode"], "invalidMedia");
     let said = err(&failed);
-    assert!(said.contains(job["error"]["message"].as_str().unwrap()), "{said}");
+    assert!(said.contains(job["error"].as_str().unwrap()), "{said}");
 
     let retried = system.cli(&["jobs", "retry", job["jobId"].as_str().unwrap(), "--json"], &dir).await;
     assert_eq!(parsed(&out(&retried))["jobId"], job["jobId"], "{}", err(&retried));

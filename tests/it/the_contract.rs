@@ -21,7 +21,7 @@ async fn whatever_is_asked_is_answered_as_the_contract_says() {
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(output.status.success(), "{said}\n{}", system.log());
-    assert!(said.contains("11 selected / 12 total"), "{said}");
+    assert!(said.contains("14 selected / 15 total"), "{said}");
     system.stop().await;
 }
 

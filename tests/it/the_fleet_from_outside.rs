@@ -219,7 +219,7 @@ async fn a_pause_is_a_dry_run_until_it_is_resumed() {
     has(&said(&system, &["resume"]).await, &["Not paused", "`tcoder fleet plan`"]);
     // One after that is a new one.
     let anew = json_of(&system, &["pause"]).await;
-    assert!(anew["pause"]["since"].as_str() > first["since"].as_str(), "{anew}");
+    assert!(anew["pause"]["since"].as_i64() > first["since"].as_i64(), "{anew}");
     assert_eq!(anew["pause"].get("reason"), None);
     system.stop().await;
 }

@@ -6,6 +6,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
+use crate::support::clips::heavy;
 use crate::support::system::{PATIENCE, Setup, long_clip, spawn};
 
 #[tokio::test]
@@ -15,7 +16,8 @@ async fn people_can_use_the_page() {
     // Kept, so that somebody can look at them.
     let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("page-shots");
     let mut command = Command::new(root.join("hack/page-test.sh"));
-    command.args([&*system.url, long_clip().to_str().unwrap(), shots.to_str().unwrap()]);
+    let (film, heavy) = (long_clip(), heavy());
+    command.arg(&system.url).arg(film).arg(heavy).arg(&shots);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
     let output = ended.expect("the browser does not end").unwrap();
@@ -23,6 +25,6 @@ async fn people_can_use_the_page() {
     let said = String::from_utf8_lossy(&said);
     assert!(output.status.success(), "{said}\n{}", system.log());
     assert!(said.contains("page_axe_violations 0"), "{said}");
-    assert_eq!(std::fs::read_dir(&shots).unwrap().count(), 7, "{said}");
+    assert_eq!(std::fs::read_dir(&shots).unwrap().count(), 10, "{said}");
     system.stop().await;
 }

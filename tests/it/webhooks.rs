@@ -85,7 +85,7 @@ async fn failed_and_cancelled_jobs_are_told_too() {
     system.upload_bytes(b"no film".to_vec(), &wish(&receiver.url)).await;
     let (_, message) = receiver.next().await;
     assert_eq!((&message["type"], &message["data"]["status"]), (&json!("job.failed"), &json!("failed")));
-    assert_eq!(message["data"]["error"]["code"], "invalidMedia");
+    assert_eq!(message["data"]["errorCode"], "invalidMedia");
 
     let ticket = system.post("/api/upload", &wish(&receiver.url)).await.body;
     let path = format!("/api/jobs/{}", ticket["jobId"].as_str().unwrap());

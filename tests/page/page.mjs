@@ -1,4 +1,4 @@
-// Drives the page in Chromium as people do: `node page.mjs URL FILM SHOTS`. Exits with what went wrong; leaves
+// Drives the page in Chromium as people do: `node page.mjs URL FILM HEAVY SHOTS`; HEAVY goes up in two parts. Exits with what went wrong; leaves
 // screenshots. Prints figures as `name value unit`.
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -11,7 +11,7 @@ const require = createRequire(`${process.env.PAGE_MODULES}/`);
 const { chromium } = (await import(pathToFileURL(require.resolve("playwright-core")))).default;
 const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
-const [url, film, shots] = process.argv.slice(2);
+const [url, film, heavy, shots] = process.argv.slice(2);
 mkdirSync(shots, { recursive: true });
 const PATIENCE = 120_000;
 const folder = mkdtempSync(join(tmpdir(), "tcoder-page-"));
@@ -112,6 +112,29 @@ try {
     await plays(144);
     await quality.selectOption({ label: "360p" });
     await plays(360);
+    // The seek bar shows what is on at a place before one goes there, by mouse and by keyboard.
+    const seek = sent.getByRole("slider", { name: "Seek" });
+    await seek.scrollIntoViewIfNeeded();
+    const { x, y, width, height } = await seek.boundingBox();
+    await page.mouse.move(x + width * 0.6, y + height / 2);
+    const still = sent.locator(".still");
+    await still.waitFor();
+    const picture = await still.evaluate(async (node) => {
+      const image = new Image();
+      image.src = getComputedStyle(node).backgroundImage.slice(5, -2);
+      await image.decode();
+      return [image.naturalWidth % node.clientWidth, image.naturalHeight % node.clientHeight, node.ariaLabel];
+    });
+    assert.deepEqual(picture.slice(0, 2), [0, 0], `the still is cut wrong: ${picture}`);
+    await shot(page, "8-seek-desktop");
+    await video.evaluate((node) => node.pause());
+    await seek.focus();
+    await page.keyboard.press("Home");
+    await page.keyboard.press("ArrowRight");
+    await page.waitForFunction((node) => node.currentTime < 0.5, await video.elementHandle());
+    await page.mouse.move(0, 0);
+    await sent.getByRole("link", { name: "Poster" }).waitFor();
+    assert.ok(await video.evaluate((node) => node.poster.includes("poster.jpg")));
     await sent.getByText("Master playlist").waitFor();
     await sent.getByRole("img", { name: /The ladder/ }).waitFor();
     await shot(page, "2-done-desktop");
@@ -148,6 +171,17 @@ try {
     await shot(page, "5-operation-desktop");
     await check(page, "operation, light");
 
+    // What can be asked of the API, from its contract.
+    await page.getByRole("link", { name: "API" }).click();
+    await page.getByRole("heading", { name: "GET /api/jobs/{id}", exact: true }).waitFor();
+    await page.getByRole("link", { name: "POST /api/upload" }).click();
+    const upload = page.getByRole("region", { name: /^POST .api.upload$/ });
+    await upload.getByRole("cell", { name: "outputQualities" }).waitFor();
+    await upload.getByRole("link", { name: "UploadTicket" }).first().click();
+    await page.getByRole("region", { name: "UploadTicket" }).getByRole("cell", { name: "uploadUrl" }).waitFor();
+    await shot(page, "10-reference-desktop");
+    await check(page, "the reference, light");
+
     // With the keyboard alone: the first stop leads past the head, the views are links.
     await page.goto(url);
     await page.keyboard.press("Tab");
@@ -164,10 +198,24 @@ try {
     const { context, page, wrong } = await open({ viewport: { width: 360, height: 740 }, colorScheme: "dark" });
     await page.goto(url);
     await page.getByRole("button", { name: "Start" }).waitFor();
-    await choose(page, "web-optimized", ["144p"]);
+    await choose(page, "web-optimized", ["240p", "144p"]);
     const sent = await send(page, film);
-    await sent.locator("video").waitFor();
-    await sent.getByRole("link", { name: "Download" }).waitFor();
+    const video = sent.locator("video");
+    await video.waitFor();
+    await sent.getByRole("link", { name: "Download" }).first().waitFor();
+    // A file plays, too, and another quality goes on where the one before stood.
+    await video.evaluate(async (node) => { node.muted = true; node.loop = true; await node.play(); });
+    const plays = (height) => video.evaluate((node, height) => new Promise((done) => {
+      const from = node.currentTime;
+      const look = () => {
+        if (node.currentTime > from + 0.2 && node.videoHeight === height) done();
+        else requestAnimationFrame(look);
+      };
+      look();
+    }), height);
+    await plays(240);
+    await sent.getByLabel("Quality").selectOption({ label: "144p" });
+    await plays(144);
     const wide = await page.evaluate(() => document.documentElement.scrollWidth);
     assert.ok(wide <= 360, `the page is ${wide} wide on a phone`);
     await shot(page, "6-done-phone-dark");
@@ -178,6 +226,33 @@ try {
     await check(page, "operation, phone, dark");
     assert.ok(await page.evaluate(() => document.documentElement.scrollWidth) <= 360);
     assert.deepEqual(wrong, []);
+    await context.close();
+  }
+  {
+    // A large file goes up in parts. The line breaks, the page is closed, and what was sent is not sent again.
+    const { context, page } = await open({ viewport: { width: 1280, height: 900 } });
+    const parts = [];
+    page.on("request", (request) => {
+      const part = /[?&]partNumber=(\d+)/.exec(request.url());
+      if (part && request.method() === "PUT") parts.push(part[1]);
+    });
+    await page.goto(url);
+    await page.getByRole("button", { name: "Start" }).waitFor();
+    await page.route(/partNumber=2&/, (route) => route.abort());
+    await choose(page, "web-optimized", ["144p"]);
+    const broken = await send(page, heavy);
+    await broken.getByText("What was sent is kept").waitFor();
+    assert.ok(parts.includes("1") && parts.filter((n) => n === "2").length === 5, `${parts}`);
+    await shot(page, "9-broken-upload-desktop");
+    await check(page, "a broken upload");
+    await page.reload();
+    await page.unroute(/partNumber=2&/);
+    parts.length = 0;
+    await choose(page, "web-optimized", ["144p"]);
+    const sent = await send(page, heavy);
+    await sent.locator("video").waitFor();
+    assert.deepEqual(parts, ["2"], "only what was missing is sent");
+    assert.deepEqual(await page.evaluate(() => Object.keys(localStorage)), [], "nothing is kept of what is done");
     await context.close();
   }
   console.log(`page_axe_violations ${violations.length} violations`);

@@ -68,6 +68,8 @@ const answer = async (method, path, body) => {
 const jobPath = (id) => `/api/jobs/${encodeURIComponent(id)}`;
 
 export const upload = (wishes) => answer("POST", "/api/upload", wishes);
+export const signParts = (id, wanted) => answer("POST", `${jobPath(id)}/parts`, wanted);
+export const uploaded = (id) => answer("POST", `${jobPath(id)}/uploaded`);
 export const submit = (wishes) => answer("POST", "/api/jobs", wishes);
 export const getJob = (id) => answer("GET", jobPath(id));
 export const cancelJob = (id) => answer("DELETE", jobPath(id));

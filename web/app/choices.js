@@ -18,6 +18,11 @@ export const qualities = [
   { value: "144p", text: "poor connections, 100 kbit/s" },
 ];
 
+export const stills = [
+  { value: "poster", name: "Poster", text: "A picture of the beginning, for the player and for links." },
+  { value: "storyboard", name: "Preview pictures", text: "Small pictures that show the place under a seek bar." },
+];
+
 /** What a preset makes where nothing is chosen. */
 export const usual = {
   "hls-adaptive": "1080p, 720p, 360p and 144p, as far as the video has them",

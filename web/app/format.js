@@ -27,6 +27,14 @@ export const duration = (seconds) => {
   return `${digits.format(seconds)} s`;
 };
 
+/** Seconds -> "1:02:03", "2:03" */
+export const clock = (seconds) => {
+  const total = Math.floor(Number.isFinite(seconds) ? seconds : 0);
+  const two = (n) => String(n).padStart(2, "0");
+  const [h, m, s] = [Math.floor(total / 3600), Math.floor((total % 3600) / 60), total % 60];
+  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+};
+
 /** How long ago, in words. */
 export const ago = (date, now = Date.now()) => {
   const seconds = Math.max(0, (now - new Date(date).getTime()) / 1000);

@@ -20,7 +20,7 @@ export const history = (signal, open) => {
 
   const row = (job) => [
     h("button", { type: "button", onclick: () => open(job.jobId) }, "Open"),
-    (job.inputKey ?? job.inputUrl ?? "").split("/").at(-1),
+    job.filename ?? "",
     h("span", { class: `state ${job.status}` }, job.status),
     job.preset,
     ago(job.timestamps.createdAt),

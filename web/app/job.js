@@ -21,8 +21,7 @@ const stages = (job) => {
   return h("ol", { class: "stages", "aria-label": "Stages" }, list);
 };
 
-const nameOf = (job, fallback) =>
-  fallback ?? decodeURIComponent((job.inputKey ?? job.inputUrl ?? job.jobId).split("/").at(-1) || job.jobId);
+const nameOf = (job, fallback) => fallback ?? job.filename ?? job.jobId;
 
 const progress = (job, pace) => {
   if (job.status !== "running") return undefined;
@@ -36,10 +35,10 @@ const progress = (job, pace) => {
 
 const outcome = (job) => {
   if (job.status === "queued" && job.error) {
-    return h("p", { class: "problem" }, `Attempt ${job.attempt} failed: ${job.error.message}. It is tried again`,
+    return h("p", { class: "problem" }, `Attempt ${job.attempt} failed: ${job.error}. It is tried again`,
       job.timestamps.retryAt ? ` at ${new Date(job.timestamps.retryAt).toLocaleTimeString()}.` : ".");
   }
-  if (job.status === "failed" && job.error) return h("p", { class: "problem" }, h("strong", {}, "It failed: "), job.error.message);
+  if (job.status === "failed" && job.error) return h("p", { class: "problem" }, h("strong", {}, "It failed: "), job.error);
   return undefined;
 };
 
@@ -58,7 +57,10 @@ const outputs = (job) => job.outputs && h("div", {}, h("h3", {}, "Outputs"),
       o.url ? h("a", { href: o.url, download: o.container === "hls" ? undefined : "" }, o.container === "hls" ? "Playlist" : "Download") : o.key,
     ])),
   job.skipped?.length > 0 && h("ul", { class: "small quiet" }, job.skipped.map((one) => h("li", {}, `${one.quality}: ${one.reason}`))),
-  job.master?.url && h("p", { class: "small" }, h("a", { href: job.master.url }, "Master playlist"), " for your player"));
+  h("p", { class: "small row" },
+    job.master?.url && h("a", { href: job.master.url }, "Master playlist"),
+    job.poster?.url && h("a", { href: job.poster.url }, "Poster"),
+    job.storyboard?.url && h("a", { href: job.storyboard.url }, "Storyboard (WebVTT)")));
 
 /** A card that follows the job until `signal`. `sending` is the upload that this page makes for it. */
 export const jobCard = (id, signal, sending, changed) => {

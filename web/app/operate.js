@@ -92,7 +92,7 @@ export const operate = (main, signal) => {
         : h("p", { class: "quiet" }, "No job runs."));
       failures.replaceChildren(failed.jobs.length > 0
         ? table("Failed jobs", ["When", { name: "Why", wide: true }, "Job"], failed.jobs.map((job) => [
-          ago(job.timestamps.completedAt ?? job.timestamps.createdAt), job.error?.message ?? "", job.jobId]))
+          ago(job.timestamps.completedAt ?? job.timestamps.createdAt), job.error ?? "", job.jobId]))
         : h("p", { class: "quiet" }, "None on record."));
     } catch (error) {
       if (!signal.aborted) said.replaceChildren(h("p", { class: "problem" }, error.message));

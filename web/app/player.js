@@ -2,6 +2,7 @@
 
 import Hls from "../vendor/hls.min.mjs";
 import { h } from "./dom.js";
+import { clock } from "./format.js";
 
 const isPlaylist = (output) => output.container === "hls";
 
@@ -9,10 +10,10 @@ const isPlaylist = (output) => output.container === "hls";
 export const player = (job) => {
   const outputs = (job.outputs ?? []).filter((output) => output.url);
   if (outputs.length === 0) return undefined;
-  const video = h("video", { controls: true, playsinline: true, preload: "metadata" });
+  const video = h("video", { controls: true, playsinline: true, preload: "metadata", poster: job.poster?.url });
   const choice = h("select", { "aria-label": "Quality" });
   const note = h("span", { class: "quiet small", role: "status" });
-  const box = h("div", {}, video, h("div", { class: "row" }, h("span", {}, "Quality"), choice, note));
+  const box = h("div", {}, video, job.storyboard?.imageUrl && seekBar(video, job.storyboard), h("div", { class: "row" }, h("span", {}, "Quality"), choice, note));
   const playlist = job.master?.url ?? (outputs.every(isPlaylist) ? outputs[0].url : undefined);
   let stop = () => {};
   if (playlist && Hls.isSupported()) {
@@ -21,6 +22,48 @@ export const player = (job) => {
     stop = files(video, choice, outputs);
   }
   return { box, stop: () => { stop(); video.removeAttribute("src"); video.load(); } };
+};
+
+/** A seek bar that shows what is on at the place under the pointer, or under the focus. */
+const seekBar = (video, board) => {
+  const bar = h("input", { type: "range", min: 0, max: 0, step: 0.1, value: 0, "aria-label": "Seek" });
+  const still = h("span", { class: "still", role: "img" });
+  const time = h("span", { class: "small" });
+  const preview = h("span", { class: "preview", hidden: true }, still, time);
+  // Through the CSSOM: a style in markup is against the page's own policy.
+  still.style.width = `${board.width}px`;
+  still.style.height = `${board.height}px`;
+  still.style.backgroundImage = `url("${board.imageUrl.replaceAll('"', "%22")}")`;
+  const show = (seconds) => {
+    const length = Number(bar.max);
+    if (!(length > 0)) return;
+    const n = Math.min(board.count - 1, Math.max(0, Math.floor(seconds / board.interval)));
+    still.style.backgroundPosition = `${-(n % board.columns) * board.width}px ${-Math.floor(n / board.columns) * board.height}px`;
+    still.setAttribute("aria-label", `Still at ${clock(n * board.interval)}`);
+    time.textContent = clock(seconds);
+    preview.hidden = false;
+    const room = bar.clientWidth - board.width;
+    preview.style.left = `${Math.max(0, Math.min(room, (seconds / length) * bar.clientWidth - board.width / 2))}px`;
+  };
+  const hide = () => { preview.hidden = true; };
+  const tell = () => {
+    bar.value = video.currentTime;
+    bar.setAttribute("aria-valuetext", `${clock(video.currentTime)} of ${clock(Number(bar.max))}`);
+  };
+  video.addEventListener("durationchange", () => {
+    if (Number.isFinite(video.duration)) bar.max = video.duration;
+    tell();
+  });
+  video.addEventListener("timeupdate", tell);
+  bar.addEventListener("input", () => { video.currentTime = Number(bar.value); show(Number(bar.value)); });
+  bar.addEventListener("pointermove", (event) => {
+    const { left, width } = bar.getBoundingClientRect();
+    show(Math.min(1, Math.max(0, (event.clientX - left) / width)) * Number(bar.max));
+  });
+  bar.addEventListener("focus", () => { if (bar.matches(":focus-visible")) show(Number(bar.value)); });
+  bar.addEventListener("pointerleave", hide);
+  bar.addEventListener("blur", hide);
+  return h("div", { class: "seek" }, preview, bar);
 };
 
 const option = (value, text) => h("option", { value }, text);

@@ -1,12 +1,12 @@
 // The first view: a video in, renditions out.
 
 import * as api from "./api.js";
-import { presets, qualities, usual } from "./choices.js";
+import { presets, qualities, stills, usual } from "./choices.js";
 import { h } from "./dom.js";
 import { bytes, duration } from "./format.js";
 import { history } from "./history.js";
 import { jobCard } from "./job.js";
-import { put } from "./upload.js";
+import { begun, put } from "./upload.js";
 
 const radios = () =>
   h("fieldset", {}, h("legend", {}, "What it shall become"), presets.map(({ value, name, text }, n) =>
@@ -22,10 +22,16 @@ const boxes = () =>
         h("input", { type: "checkbox", name: "quality", value }),
         h("span", {}, h("strong", {}, value), " ", h("span", { class: "quiet small" }, text))))));
 
+const extras = () =>
+  h("fieldset", {}, h("legend", {}, "Pictures beside it"), stills.map(({ value, name, text }) =>
+    h("label", { class: "choice" },
+      h("input", { type: "checkbox", name: "still", value, checked: true }),
+      h("span", {}, h("strong", {}, name), " ", h("span", { class: "quiet small" }, text)))));
+
 /** What was chosen, as the API wants it. */
 const wishes = (form) => {
   const data = new FormData(form);
-  return { preset: data.get("preset"), outputQualities: data.getAll("quality") };
+  return { preset: data.get("preset"), outputQualities: data.getAll("quality"), stills: data.getAll("still") };
 };
 
 export const transcode = (main, signal) => {
@@ -40,7 +46,7 @@ export const transcode = (main, signal) => {
     h("div", { class: "columns" },
       h("section", {}, h("h2", {}, "The video"), drop,
         h("label", { class: "field", for: "url" }, "or its address"), url),
-      h("section", {}, h("h2", {}, "The result"), radios(), boxes())),
+      h("section", {}, h("h2", {}, "The result"), radios(), boxes(), extras())),
     said, h("p", {}, start));
   const jobs = h("div");
   const past = history(signal, (id) => add(id));
@@ -67,9 +73,12 @@ export const transcode = (main, signal) => {
   };
 
   const send = async (video) => {
-    const ticket = await api.upload({ ...wishes(form), fileName: video.name });
-    if (!ticket.uploadUrl) return add(ticket.jobId);
-    add(ticket.jobId, sender(ticket.uploadUrl, video));
+    const wanted = wishes(form);
+    const ticket = await begun(video, wanted) ??
+      await api.upload({ ...wanted, fileName: video.name, fileSize: video.size });
+    // It is there already: the same request came before.
+    if (!ticket.uploadUrl && !ticket.goesOn) return add(ticket.jobId);
+    add(ticket.jobId, sender(video, wanted, ticket));
   };
 
   form.addEventListener("submit", async (event) => {
@@ -104,14 +113,14 @@ export const transcode = (main, signal) => {
       form.requestSubmit();
     }
   });
-  // A page that is closed in the middle of an upload loses it.
+  // A page that is closed in the middle of an upload stops it.
   const leave = (event) => { if (document.querySelector("[data-sending]")) event.preventDefault(); };
   window.addEventListener("beforeunload", leave);
   signal.addEventListener("abort", () => window.removeEventListener("beforeunload", leave));
 };
 
 /** Sends a file, as often as it is told to; shows how far it is. */
-const sender = (url, video) => {
+const sender = (video, wanted, ticket) => {
   const bar = h("progress", { max: video.size || 1, value: 0, "aria-label": `Upload of ${video.name}` });
   const words = h("span", { class: "small" }, "starting");
   const stop = h("button", { type: "button" }, "Stop");
@@ -121,7 +130,7 @@ const sender = (url, video) => {
   const run = () => {
     [again.hidden, stop.hidden] = [true, false];
     box.setAttribute("data-sending", "");
-    const sending = put(url, video, ({ sent, total, speed }) => {
+    const sending = put(video, wanted, ticket, ({ sent, total, speed }) => {
       bar.value = sent;
       const left = speed > 0 ? `, ${duration((total - sent) / speed)} left` : "";
       words.textContent =
@@ -132,7 +141,7 @@ const sender = (url, video) => {
       () => { box.removeAttribute("data-sending"); box.replaceChildren(h("span", { class: "small" }, `${bytes(video.size)} uploaded`)); },
       (error) => {
         box.removeAttribute("data-sending");
-        words.textContent = error.message;
+        words.textContent = `${error.message}. ${ticket.multipart || ticket.goesOn ? "What was sent is kept: try again, also later" : "Try again"}`;
         [again.hidden, stop.hidden] = [false, true];
       });
   };

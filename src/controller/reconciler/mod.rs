@@ -35,7 +35,7 @@ pub use run::{Parts, Reconciler};
 pub use visit::{End, Room, Visitor};
 
 /// Variables that machines get as the reconciler has them.
-const HANDED_ON: [&str; 7] = [
+const HANDED_ON: [&str; 12] = [
     "WORKER_TTL",
     "WORKER_MAX_JOBS",
     "WORKER_MAX_FAILURES",
@@ -43,6 +43,11 @@ const HANDED_ON: [&str; 7] = [
     "WORKER_STALL_TIMEOUT",
     "RUST_LOG",
     "LOG_FORMAT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_RESOURCE_ATTRIBUTES",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_BSP_SCHEDULE_DELAY",
 ];
 
 /// What of this process's environment machines get too. Secrets are the app's own business:

@@ -5,7 +5,7 @@ use kube::Resource as _;
 
 use crate::controller::conditions::{Said, conditions, find, holds, millis, time};
 use crate::crd::{
-    CostStatus, OutputStatus, Phase, PlaylistStatus, TranscodeJob, TranscodeJobStatus, condition, reason,
+    CostStatus, FileStatus, OutputStatus, Phase, TranscodeJob, TranscodeJobStatus, condition, reason,
 };
 use crate::job::{Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State};
 use crate::storage::links::{Links, UPLOAD_WINDOW};
@@ -86,7 +86,7 @@ impl Frame<'_> {
     pub fn of(&self, job: &Job, changed: bool) -> TranscodeJobStatus {
         let mut status = self.bare(phase(job, self.object.spec.suspend));
         status.attempts = i32::try_from(job.attempt).ok();
-        status.machine = job.worker.as_ref().map(|w| machine(&w.0).to_owned());
+        status.machine = job.worker.as_ref().map(|w| w.machine().to_owned());
         status.start_time = match job.status {
             State::Uploading => None,
             State::Cancelled if job.suspended => None,
@@ -132,8 +132,10 @@ impl Frame<'_> {
                 height: i32::try_from(output.height).unwrap_or(i32::MAX),
             })
             .collect();
-        status.playlist =
-            result.master.as_ref().map(|m| PlaylistStatus { key: m.key.to_string(), url: url(&m.key) });
+        let file = |key: &ObjectKey| FileStatus { key: key.to_string(), url: url(key) };
+        status.playlist = result.master.as_ref().map(|m| file(&m.key));
+        status.poster = result.poster.as_ref().map(|p| file(&p.key));
+        status.storyboard = result.storyboard.as_ref().map(|b| file(&b.key));
         let timings = &result.timings;
         let seconds = timings.download_seconds + timings.transcode_seconds + timings.upload_seconds;
         #[expect(clippy::cast_possible_truncation, reason = "seconds of a job, rounded up")]
@@ -162,11 +164,6 @@ impl Frame<'_> {
 
 /// An upload address with less time left than this is made anew: ten minutes.
 pub const REFRESH_MS: i64 = 600_000;
-
-/// The machine in a worker's name, `<machine>-<random>`.
-fn machine(worker: &str) -> &str {
-    worker.rsplit_once('-').map_or(worker, |(machine, _)| machine)
-}
 
 #[expect(clippy::cast_possible_truncation, reason = "clamped before")]
 fn percent(progress: f64) -> i32 {

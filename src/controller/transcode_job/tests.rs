@@ -52,7 +52,7 @@ fn job(object: &TranscodeJob, state: State) -> Job {
     let job = json!({
         "jobId": id().to_string(), "status": state.name(), "attempt": 1, "epoch": 7, "progress": 42.7,
         "worker": "d5e207bced7541-3f2a9c01", "inputKey": "a.mp4",
-        "timestamps": {"createdAt": "2023-11-14T22:13:00Z", "queuedAt": "2023-11-14T22:13:10Z"},
+        "timestamps": {"createdAt": 1_699_999_980_000_i64, "queuedAt": 1_699_999_990_000_i64},
     });
     let mut job = Job { spec, ..serde_json::from_value(job).unwrap() };
     if state.is_terminal() {

@@ -6,7 +6,7 @@ use kube::ResourceExt as _;
 use url::Url;
 
 use crate::crd::{TranscodeJob, TranscodeJobSpec, reason};
-use crate::job::{Input, JobId, JobSpec, Ladder, ObjectKey, Origin, Priority, SecretRef};
+use crate::job::{Input, JobId, JobSpec, Ladder, ObjectKey, Origin, Priority, SecretRef, Stills};
 use crate::net::{self, Guard};
 use crate::queue::Start;
 use crate::storage::layout;
@@ -61,6 +61,7 @@ pub fn wish(object: &TranscodeJob, id: JobId, rules: Rules) -> Result<Wish, Refu
         Some(list) => Ladder::new(list.to_vec()).map_err(|e| Refusal::field("qualities", e))?,
     };
     let mut spec = JobSpec::new(input, asked.preset, qualities);
+    spec.stills = Stills::from(asked.stills.clone().unwrap_or_default());
     spec.origin = Origin::Kubernetes;
     spec.priority =
         Priority::try_from(i64::from(asked.priority)).map_err(|e| Refusal::field("priority", e))?;
@@ -128,6 +129,7 @@ pub fn same(queued: &JobSpec, wished: &JobSpec) -> bool {
             spec.input.clone(),
             spec.preset,
             spec.output_qualities.clone(),
+            spec.stills,
             spec.priority,
             spec.max_attempts,
             spec.webhook_url.clone(),

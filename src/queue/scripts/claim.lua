@@ -1,6 +1,6 @@
 -- A worker asks for a job. ARGV: worker, now (server time as the worker reckons it), lease ms, for how
 -- long the worker counts as alive, how many due jobs to sweep first (0: none).
--- Returns JOB id epoch attempt spec ms born earlier | EMPTY next-due now | UNREGISTERED | RETIRED
+-- Returns JOB id epoch attempt spec ms born earlier queued trace | EMPTY next-due now | UNREGISTERED | RETIRED
 -- | STRAY id.
 local worker, now, lease, alive_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 -- What a sweep does to other workers' leases is never left to this worker's clock; and an idle worker,
@@ -21,7 +21,7 @@ end
 local popped = redis.call('ZPOPMIN', pending)
 local id = popped[1]
 if not id then return { 'EMPTY', due, limit > 0 and now or -1 } end
-local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'spec', 'created')
+local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'spec', 'created', 'queued', 'trace')
 if s[1] ~= 'queued' then return { 'STRAY', id } end
 local previous, attempt = tonumber(s[2]), tonumber(s[3]) + 1
 local ms = event(id, 'running')
@@ -31,4 +31,5 @@ local epoch = math.max(previous + 1, ms)
 redis.call('HSET', status(id), 'state', 'running', 'epoch', epoch, 'attempt', attempt,
   'worker', worker, 'started', ms, 'progress', 0)
 redis.call('ZADD', leases, ms + lease, id .. ':' .. epoch)
-return { 'JOB', id, epoch, attempt, s[4], ms, tonumber(s[5]), previous > 0 and 1 or 0 }
+return { 'JOB', id, epoch, attempt, s[4], ms, tonumber(s[5]), previous > 0 and 1 or 0, tonumber(s[6]) or ms,
+  s[7] or '' }

@@ -85,14 +85,14 @@ local function reap(member, now)
   if s[1] ~= 'running' or s[2] ~= epoch then return nil end
   if tonumber(s[3]) >= tonumber(s[4]) then
     redis.call('HSET', status(id), 'state', 'failed', 'finished', now, 'error',
-      '{"code":"workerLost","message":"The worker died ' .. s[3] .. ' times while it held this job; the file may crash it. Look at the worker\'s log, then retry the job."}')
+      '{"errorCode":"workerLost","error":"The worker died ' .. s[3] .. ' times while it held this job; the file may crash it. Look at the worker\'s log, then retry the job."}')
     let_go(member, s[8])
     event(id, 'failed')
     ended(id, 'failed', epoch, now, s[6], s[7])
     return 0
   end
   redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'error',
-    '{"code":"workerLost","message":"The worker died or lost its connection while it held this job."}')
+    '{"errorCode":"workerLost","error":"The worker died or lost its connection while it held this job."}')
   let_go(member, s[8])
   redis.call('ZADD', pending, s[5], id)
   event(id, 'queued')

@@ -1,5 +1,6 @@
 -- A new job. ARGV: id, how (queued|uploading|delayed), ms until due (upload window or delay), spec,
--- max attempts, boost ms, hook flag, retention ms, submitted at (the caller's clock, for the listing).
+-- max attempts, boost ms, hook flag, retention ms, submitted at (the caller's clock, for the listing),
+-- the trace it is part of, or nothing.
 -- Returns CREATED, or EXISTS with the spec that stands there.
 local id, how, wait, spec = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local max, boost, hook, keep, at = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
@@ -15,7 +16,7 @@ local ms = event(id, state)
 local rank = ms - boost
 redis.call('HSET', status(id), 'spec', spec, 'state', state, 'max', max, 'boost', boost, 'hook', hook,
   'keep', keep, 'created', ms, 'rank', rank, 'attempt', 0, 'epoch', 0,
-  'queued', how == 'queued' and ms or '', 'retry', how == 'delayed' and ms + wait or '')
+  'trace', ARGV[11], 'queued', how == 'queued' and ms or '', 'retry', how == 'delayed' and ms + wait or '')
 if how == 'uploading' then
   redis.call('ZADD', uploading, ms + wait, id)
 elseif how == 'delayed' then

@@ -40,7 +40,7 @@ fn mute(mut probe: Probe) -> Probe {
 }
 
 fn planned(source: &Probe, preset: Preset, ladder: &str) -> Plan {
-    plan(source, preset, &ladder.parse().unwrap()).unwrap()
+    plan(source, preset, &ladder.parse().unwrap(), Stills::default()).unwrap()
 }
 
 /// The arguments after the input, with spaces between them.
@@ -143,6 +143,49 @@ fn hls_cuts_at_forced_keyframes() {
     assert_eq!((plan.master, plan.shared_audio), (None, None));
 }
 
+const STILLS: Stills = Stills { poster: true, storyboard: true };
+const JPEG: &str = "out_color_matrix=smpte170m:out_range=pc,format=yuvj420p,setsar=1";
+
+fn with_stills(source: &Probe, preset: Preset, ladder: &str, stills: Stills) -> Plan {
+    plan(source, preset, &ladder.parse().unwrap(), stills).unwrap()
+}
+
+#[test]
+fn stills_are_made_of_the_smallest_rung_that_holds_them() {
+    let plan = with_stills(&source(1920, 1080), Preset::WebOptimized, "1080p,720p,144p", STILLS);
+    let expected = format!(
+        "[0:0]scale=1920:1080:{SDR},split=2[v0][c1];[c1]scale=1280:720,setsar=1,split=3[v1][c2][p];\
+         [c2]scale=256:144,setsar=1,split=2[v2][s];\
+         [p]select=isnan(prev_selected_t)+gte(t-prev_selected_t\\,0.5),scale=1280:720:{JPEG},thumbnail=n=20[poster];\
+         [s]fps=fps=1/2:start_time=0:round=up,scale=160:90:{JPEG},tile=10x1[board]"
+    );
+    assert_eq!(plan.output_options[1], expected);
+    let options = plan.output_options.join(" ");
+    let still = "-c:v mjpeg -q:v";
+    let end = format!(
+        "720p.mp4 -map [v2] -map 0:1 -c:a aac -b:a 64k -ac 2 -ar 48000 -c:v libx264 -preset fast -pix_fmt yuv420p \
+         -fps_mode vfr -crf 23 -maxrate 100k -bufsize 200k {COPY_NOTHING_ELSE} -movflags +faststart -f mp4 144p.mp4 \
+         -map [poster] -frames:v 1 {still} 3 -map_metadata -1 -update 1 -f image2 poster.jpg \
+         -map [board] -frames:v 1 {still} 5 -map_metadata -1 -update 1 -f image2 storyboard.jpg"
+    );
+    assert!(options.ends_with(&end), "{options}");
+    assert_eq!(
+        plan.top_level(),
+        ["1080p.mp4", "720p.mp4", "144p.mp4", "poster.jpg", "storyboard.jpg", "storyboard.vtt"]
+    );
+}
+
+#[test]
+fn a_copy_with_stills_decodes_for_them_alone() {
+    let stills = Stills { poster: false, storyboard: true };
+    let plan = with_stills(&source(1920, 1080), Preset::Default, "", stills);
+    let graph = &plan.output_options[1];
+    assert!(graph.starts_with("[0:0]scale=160:90:") && graph.contains("[s];[s]fps"), "{graph}");
+    let options = plan.output_options.join(" ");
+    assert!(options.contains("-map 0:0 -map 0:1 -c copy") && options.ends_with("-f image2 storyboard.jpg"));
+    assert!(plan.input_options.iter().any(|o| o == "-max_pixels"));
+}
+
 #[test]
 fn hls_adaptive_shares_the_sound_and_has_a_master() {
     let adaptive = |map: &str, audio: &str, streams: &str| {
@@ -219,7 +262,7 @@ fn a_turned_video_is_not_copied_where_its_turn_would_be_lost() {
     probe.video.rotation = 180;
     assert_eq!(planned(&probe, Preset::Default, "").outputs[0].container, Container::Mp4);
     probe.audio.as_mut().unwrap().codec = "pcm_s16le".into();
-    let failure = plan(&probe, Preset::Default, &Ladder::default()).unwrap_err();
+    let failure = plan(&probe, Preset::Default, &Ladder::default(), Stills::default()).unwrap_err();
     assert_eq!(failure.code, FailureCode::UnsupportedMedia);
     assert!(failure.message.contains("ask for a quality"), "{failure}");
 }
@@ -332,7 +375,7 @@ proptest! {
         }
         let shown = probe.display();
         prop_assume!(shown.width >= 16 && shown.height >= 16);
-        let plan = plan(&probe, preset, &Ladder::new(asked.clone()).unwrap()).unwrap();
+        let plan = plan(&probe, preset, &Ladder::new(asked.clone()).unwrap(), Stills::default()).unwrap();
         prop_assert_eq!(plan.outputs.len() + plan.skipped.len(), asked.len());
         prop_assert!(!plan.outputs.is_empty());
         let mut seen = std::collections::HashSet::new();

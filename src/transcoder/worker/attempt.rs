@@ -13,16 +13,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument as _, Span, info_span};
 
 use super::{report, scratch};
 use crate::config::WorkerConfig;
 use crate::job::{
-    Epoch, Failure, FailureCode, Input, InvalidKey, JobResult, Master, Millis, ObjectKey, Output, Timings,
+    Epoch, Failure, FailureCode, Input, InvalidKey, JobResult, Master, Millis, ObjectKey, Output, Poster,
+    Storyboard, Timings,
 };
 use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{Bucket, Progress, Put, Storage, StorageError, layout};
-use crate::transcoder::{self, Encoded, Request, TranscodeError};
+use crate::transcoder::{self, Encoded, EncodedStill, Request, TranscodeError};
 
 /// Largest manifest that is read, bytes.
 const MANIFEST_LIMIT: u64 = 1 << 20;
@@ -150,18 +152,20 @@ impl Attempt<'_> {
         let (input, out_dir) = (folder.path().join("input"), folder.path().join("out"));
 
         let began = Instant::now();
-        self.fetch(&input).await?;
+        self.fetch(&input).instrument(info_span!("fetch")).await?;
         let fetched = Instant::now();
-        let encoded = self.transcode(&input, &out_dir).await?;
+        let encoded = self.transcode(&input, &out_dir).instrument(info_span!("encode")).await?;
         let transcoded = Instant::now();
         let prefix = layout::attempt_prefix(self.job.id, self.job.epoch)?;
-        self.storage.upload_all(&prefix, &out_dir, &encoded.files, &Progress::none(), &self.cancel).await?;
+        let quiet = Progress::none();
+        let store = self.storage.upload_all(&prefix, &out_dir, &encoded.files, &quiet, &self.cancel);
+        store.instrument(info_span!("store")).await?;
         let timings = Timings {
             download_seconds: (fetched - began).as_secs_f64(),
             transcode_seconds: (transcoded - fetched).as_secs_f64(),
             upload_seconds: transcoded.elapsed().as_secs_f64(),
         };
-        self.commit(result_of(encoded, &prefix, timings)?).await
+        self.commit(result_of(encoded, &prefix, timings)?).instrument(info_span!("commit")).await
     }
 
     async fn fetch(&self, to: &std::path::Path) -> Result<(), Stop> {
@@ -185,6 +189,7 @@ impl Attempt<'_> {
             out_dir,
             preset: self.job.spec.preset,
             ladder: &self.job.spec.output_qualities,
+            stills: self.job.spec.stills,
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(self.job.spec.deadline_seconds.into()),
             cancel: self.cancel.clone(),
@@ -273,6 +278,8 @@ impl Attempt<'_> {
     }
 
     async fn fail(&self, failure: &Failure) -> Outcome {
+        let span = Span::current();
+        span.record("otel.status_code", "ERROR").record("otel.status_description", failure.message.as_str());
         let (id, epoch) = (self.job.id, self.job.epoch);
         let told = self.queue.fail(&self.job, failure).await;
         // Only now: storage that is away must not hold up the report.
@@ -329,6 +336,30 @@ fn result_of(encoded: Encoded, prefix: &ObjectKey, timings: Timings) -> Result<J
     Ok(JobResult {
         outputs: outputs.collect::<Result<_, _>>()?,
         master: encoded.master.map(|file| Ok(Master { key: prefix.join(&file)?, url: None })).transpose()?,
+        poster: encoded
+            .poster
+            .map(|still| {
+                let EncodedStill { file, size, width, height } = still;
+                Ok(Poster { key: prefix.join(&file)?, url: None, size, width, height })
+            })
+            .transpose()?,
+        storyboard: encoded
+            .storyboard
+            .map(|board| {
+                Ok(Storyboard {
+                    key: prefix.join(&board.cues)?,
+                    url: None,
+                    image_key: prefix.join(&board.picture.file)?,
+                    image_url: None,
+                    size: board.picture.size,
+                    width: board.width,
+                    height: board.height,
+                    columns: board.columns,
+                    count: board.count,
+                    interval: board.interval.into(),
+                })
+            })
+            .transpose()?,
         skipped: encoded.skipped,
         source: encoded.source,
         timings,

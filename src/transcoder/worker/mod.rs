@@ -18,6 +18,7 @@ mod scratch;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use crate::config::WorkerConfig;
 use crate::job::{Failure, WorkerId};
@@ -25,6 +26,7 @@ use crate::net::Guard;
 use crate::queue::{Claim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{CheckError, Storage};
+use crate::trace;
 use crate::transcoder::check_tools;
 use attempt::{Attempt, Outcome};
 use heartbeat::Heartbeat;
@@ -213,6 +215,20 @@ impl Worker {
     async fn process(&self, job: crate::queue::Claimed, stop: &CancellationToken) -> Outcome {
         let (id, epoch) = (job.id, job.epoch);
         tracing::info!(job = %id, %epoch, attempt = job.attempt, worker = %self.id, "claimed");
+        let span = tracing::info_span!(
+            "attempt",
+            job = %id,
+            %epoch,
+            attempt = job.attempt,
+            machine = self.id.machine(),
+            preset = job.spec.preset.name(),
+            otel.name = "transcode",
+            otel.kind = "consumer",
+            otel.status_code = tracing::field::Empty,
+            otel.status_description = tracing::field::Empty,
+        );
+        trace::follow(&span, job.trace.as_ref());
+        trace::waited(job.trace.as_ref(), id, job.queued, job.at);
         let lease = self.heartbeat.hold(id, epoch);
         let cancel = CancellationToken::new();
         let attempt = Attempt {
@@ -224,7 +240,7 @@ impl Worker {
             cancel: cancel.clone(),
             put: std::sync::atomic::AtomicBool::new(false),
         };
-        let mut work = std::pin::pin!(attempt.run());
+        let mut work = std::pin::pin!(attempt.run().instrument(span));
         let outcome = tokio::select! {
             biased;
             outcome = &mut work => Some(outcome),

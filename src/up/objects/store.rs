@@ -110,7 +110,7 @@ struct Message<'a> {
     action: &'a str,
     bucket: &'a str,
     object: MessageObject<'a>,
-    event_time: Millis,
+    event_time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     copy_source: Option<CopiedFrom>,
 }
@@ -149,7 +149,7 @@ impl News {
             action: self.action,
             bucket: &self.bucket,
             object: MessageObject { key: &self.key, size, e_tag: etag.map_or("", ETag::value) },
-            event_time: Millis(Timestamp::now().as_millisecond()),
+            event_time: Millis(Timestamp::now().as_millisecond()).to_string(),
             copy_source: self.copy_source,
         };
         place.send(serde_json::to_vec(&message).map_err(|error| wrong(error.into()))?);

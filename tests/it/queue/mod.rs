@@ -51,6 +51,8 @@ fn result_of(epoch: u64) -> JobResult {
     JobResult {
         outputs: Vec::new(),
         master: None,
+        poster: None,
+        storyboard: None,
         skipped: Vec::new(),
         source,
         timings: Timings::default(),

@@ -80,6 +80,15 @@ pub fn long() -> PathBuf {
     })
 }
 
+/// Half a second of noise in 1280x720, some 24 MB: more than goes up in one part.
+pub fn heavy() -> PathBuf {
+    made(
+        "heavy.mp4",
+        "-f lavfi -i color=gray:s=1280x720:r=25:d=0.5,noise=alls=90:allf=t -c:v libx264 -preset ultrafast -qp 4 \
+         -pix_fmt yuv420p",
+    )
+}
+
 /// A copy of an MP4 whose picture is to be turned clockwise by 90 degrees: the display matrix in the
 /// first track's header is overwritten, which every FFmpeg reads and none needs an option for.
 pub fn turned(clip: &Path, name: &str) -> PathBuf {

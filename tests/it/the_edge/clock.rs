@@ -96,7 +96,7 @@ async fn an_upload_that_never_came_fails_and_one_whose_event_was_lost_begins() {
     }
     assert_eq!(status(&edge, &still).await, "uploading", "its time is not up");
     let job = edge.job(&never).await;
-    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("uploadExpired")));
+    assert_eq!((&job["status"], &job["errorCode"]), (&json!("failed"), &json!("uploadExpired")));
     // A PUT that began in time may end at any time.
     let event = edge.put(&key(&never), "film").await;
     edge.deliver(&[event]).await;

@@ -23,6 +23,11 @@ async fn a_video_becomes_renditions_and_its_end_is_told() {
 }
 
 #[tokio::test]
+async fn the_original_client_works_unchanged() {
+    crate::the_original_client::the_original_client_works_unchanged(shared().await).await;
+}
+
+#[tokio::test]
 async fn the_page_and_the_contract_are_those_of_the_api() {
     let (edge, native) = (shared().await, crate::support::system::shared().await);
     for path in ["/", "/app/main.js", "/vendor/hls.min.mjs", "/openapi.json", "/problems/conflict"] {

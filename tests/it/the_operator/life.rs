@@ -146,7 +146,7 @@ async fn a_job_that_takes_too_long_is_failed() {
     let (job_after, reason, message) = site.condition("film", "Failed").await;
     assert_eq!(reason, "DeadlineExceeded", "{message}");
     assert!(status(&job_after)["completionTime"].is_null());
-    assert_eq!(site.job(&job).await["error"]["code"], "deadlineExceeded");
+    assert_eq!(site.job(&job).await["errorCode"], "deadlineExceeded");
 }
 
 #[tokio::test]

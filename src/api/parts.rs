@@ -1,0 +1,184 @@
+//! A large video comes in parts, several at a time and each as often as it takes: S3's multipart upload. The
+//! client talks to storage itself; here its requests are only signed, so nothing is asked of storage and the
+//! edge does the same as a process. That the video is there is told by storage's event, or by the client.
+//! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html>
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use super::jobs::id_of;
+use super::requests::{Body, Fields};
+use super::{App, Problem};
+use crate::job::{Input, Job, JobId, Millis, ObjectKey, State as JobState};
+use crate::storage::links::{UPLOAD_WINDOW, wall_clock};
+use crate::storage::{Bucket, layout};
+
+/// Bytes of a part at least. S3 takes parts from 5 MiB on and R2 wants all but the last of one size.
+const LEAST_PART: u64 = 16 << 20;
+/// Parts an upload is cut into at most: S3 and R2 take 10,000.
+const MOST_PARTS: u64 = 10_000;
+/// Largest object S3 takes in parts, bytes.
+pub const LARGEST: u64 = 5 << 40;
+/// Addresses handed out at a time.
+const AT_ONCE: usize = 100;
+/// Longest upload id; R2's have some 350 characters.
+const LONGEST_ID: usize = 2048;
+
+/// How to send a video in parts, beside the one address that takes it whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Multipart {
+    /// POST there, without a body, to begin; the answer's XML holds the `UploadId`.
+    pub start_url: Url,
+    /// Bytes of each part but the last.
+    pub part_size: u64,
+}
+
+/// `POST /api/jobs/{id}/parts`
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PartsWanted {
+    /// The `UploadId` that storage gave out.
+    pub upload_id: String,
+    /// Which parts, counted from 1, at most 100 at a time.
+    pub part_numbers: Vec<u16>,
+}
+
+impl Fields for PartsWanted {
+    const OWN: &'static [&'static str] = &["uploadId", "partNumbers"];
+    const COMMON: &'static [&'static str] = &[];
+}
+
+/// Where a part goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PartAddress {
+    /// Which part.
+    pub part_number: u16,
+    /// PUT it there; the answer's `ETag` is needed to complete the upload.
+    pub url: Url,
+}
+
+/// The answer to [`PartsWanted`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PartAddresses {
+    /// In the order they were asked for.
+    pub parts: Vec<PartAddress>,
+    /// POST there S3's `CompleteMultipartUpload` XML, once all parts are sent.
+    pub complete_url: Url,
+    /// DELETE there to give the upload up.
+    pub abort_url: Url,
+    /// Until when these addresses are good.
+    pub expires_at: Millis,
+}
+
+/// The size of the parts of a video of `size` bytes; nothing where it goes in one.
+fn part_size(size: u64) -> Option<u64> {
+    const MIB: u64 = 1 << 20;
+    let size_of_parts = LEAST_PART.max(size.div_ceil(MOST_PARTS).div_ceil(MIB) * MIB);
+    (size > size_of_parts).then_some(size_of_parts)
+}
+
+impl App {
+    /// How a video of `size` bytes may be sent in parts; nothing where one piece will do.
+    pub(super) fn multipart(
+        &self,
+        key: &ObjectKey,
+        size: Option<u64>,
+        now: Millis,
+    ) -> Result<Option<Multipart>, Problem> {
+        let Some(part_size) = size.and_then(part_size) else { return Ok(None) };
+        let start_url = self.links.upload_start(key, now).map_err(|e| Problem::unavailable(e.to_string()))?;
+        Ok(Some(Multipart { start_url, part_size }))
+    }
+
+    /// Where the job's own upload lies, while it waits for it.
+    async fn awaited_upload(&self, id: JobId) -> Result<(ObjectKey, JobState), Problem> {
+        let job = self.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
+        match job.spec.input {
+            Input::Key(key) if layout::job_of_input_key(&key) == Some(id) => Ok((key, job.status)),
+            _ => Err(Problem::conflict(
+                "this job was made of a video that was there already; it takes no upload",
+            )),
+        }
+    }
+}
+
+/// `POST /api/jobs/{id}/parts`
+pub async fn sign(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+    Body(wanted): Body<PartsWanted>,
+) -> Result<Json<PartAddresses>, Problem> {
+    let id = id_of(id)?;
+    if wanted.upload_id.is_empty() || wanted.upload_id.len() > LONGEST_ID {
+        let detail = "give the UploadId of the XML with which storage answered the POST to startUrl";
+        return Err(Problem::field("uploadId", detail));
+    }
+    if wanted.part_numbers.len() > AT_ONCE {
+        return Err(Problem::field("partNumbers", "at most 100 at a time; ask again for the others"));
+    }
+    if let Some(at) = wanted.part_numbers.iter().position(|n| !(1..=MOST_PARTS).contains(&u64::from(*n))) {
+        return Err(Problem::field(format!("partNumbers[{at}]"), "parts are counted from 1 to 10000"));
+    }
+    let (key, state) = app.awaited_upload(id).await?;
+    if state != JobState::Uploading {
+        return Err(Problem::conflict(format!("the job is {state} and waits for no upload")));
+    }
+    let now = wall_clock();
+    let unsigned = |e: crate::storage::presign::PresignError| Problem::unavailable(e.to_string());
+    let part = |number: u16| {
+        let url = app.links.upload_part(&key, &wanted.upload_id, number, now).map_err(unsigned)?;
+        Ok(PartAddress { part_number: number, url })
+    };
+    let parts = wanted.part_numbers.iter().map(|n| part(*n)).collect::<Result<_, Problem>>()?;
+    let (complete_url, abort_url) = app.links.upload_end(&key, &wanted.upload_id, now).map_err(unsigned)?;
+    let window = i64::try_from(UPLOAD_WINDOW.as_millis()).unwrap_or(i64::MAX);
+    Ok(Json(PartAddresses { parts, complete_url, abort_url, expires_at: now.plus(window) }))
+}
+
+/// `POST /api/jobs/{id}/uploaded`: the client says that its video is there, for where storage does not.
+pub async fn uploaded(
+    State(app): State<Arc<App>>,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Job>, Problem> {
+    let id = id_of(id)?;
+    let (key, state) = app.awaited_upload(id).await?;
+    if state == JobState::Uploading || state == JobState::Failed {
+        let found = app.storage.head(Bucket::Input, &key).await;
+        match found.map_err(|e| Problem::unavailable(e.to_string()))? {
+            Some(_) => drop(app.queue.uploaded(id).await?),
+            None if state == JobState::Failed => {}
+            None => {
+                let detail = "its video is not in the bucket; PUT it to the uploadUrl first, or complete the \
+                              upload of its parts";
+                return Err(Problem::conflict(detail));
+            }
+        }
+    }
+    Ok(Json(app.read(id).await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_few_enough_and_large_enough() {
+        assert_eq!(part_size(0), None);
+        assert_eq!(part_size(LEAST_PART), None);
+        assert_eq!(part_size(LEAST_PART + 1), Some(LEAST_PART));
+        for size in [1 << 30, 100 << 30, 160_000 << 20, (160_000 << 20) + 1, LARGEST - 1, LARGEST] {
+            let part = part_size(size).unwrap();
+            assert!(size.div_ceil(part) <= MOST_PARTS, "{size}: {part}");
+            assert!(part >= LEAST_PART && part.is_multiple_of(1 << 20) && part <= 5 << 30, "{size}: {part}");
+        }
+    }
+}

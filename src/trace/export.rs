@@ -1,0 +1,163 @@
+//! Spans on their way to a collector, by OTLP over HTTP: <https://opentelemetry.io/docs/specs/otlp/>.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use opentelemetry::trace::{
+    Span as _, SpanContext, SpanId, SpanKind, TraceContextExt as _, TraceFlags, TraceId, TraceState,
+    Tracer as _, TracerProvider as _,
+};
+use opentelemetry::{Context, KeyValue, global};
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use tokio::runtime::Handle;
+use tracing::Span;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+use super::TraceParent;
+use crate::config::Env;
+use crate::job::{JobId, Millis};
+
+/// Longest the last spans hold up the end of a process.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Longest a collector may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+
+/// Spans cannot be sent.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "OTEL_EXPORTER_OTLP_ENDPOINT cannot be used ({0}); give the address of an OTLP/HTTP collector, such as http://127.0.0.1:4318"
+)]
+pub struct NotExported(String);
+
+/// Sends the spans of this process.
+pub struct Export {
+    provider: SdkTracerProvider,
+}
+
+impl Export {
+    /// Where `OTEL_EXPORTER_OTLP_ENDPOINT` says so; nothing where it says nothing. `OTEL_SERVICE_NAME`,
+    /// `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_TRACES_SAMPLER` and `OTEL_BSP_*` hold as the
+    /// specification has them: <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>.
+    ///
+    /// Must be called on a runtime.
+    ///
+    /// # Errors
+    /// When the address is none.
+    pub fn of(env: &Env<'_>, role: &str) -> Result<Option<Self>, NotExported> {
+        let base = env.text("OTEL_EXPORTER_OTLP_ENDPOINT");
+        let traces = env.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
+        let Some(address) = traces.or_else(|| Some(format!("{}/v1/traces", base?.trim_end_matches('/'))))
+        else {
+            return Ok(None);
+        };
+        let unusable = |e: &dyn std::fmt::Display| NotExported(e.to_string());
+        let url: url::Url = address.parse().map_err(|e: url::ParseError| unusable(&e))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err(NotExported("it is no http or https address".into()));
+        }
+        crate::net::install_crypto();
+        let http = reqwest::Client::builder().timeout(ANSWER).build().map_err(|e| unusable(&e))?;
+        let exporter = SpanExporter::builder()
+            .with_http()
+            .with_endpoint(url.as_str())
+            .with_http_client(Collector { http, runtime: Handle::current() })
+            .build()
+            .map_err(|e| unusable(&e))?;
+        let mut resource =
+            Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
+        if env.text("OTEL_SERVICE_NAME").is_none() {
+            resource = resource.with_service_name(format!("tcoder-{role}"));
+        }
+        if let Some(machine) = env.text("FLY_MACHINE_ID").or_else(|| env.text("HOSTNAME")) {
+            resource = resource.with_attribute(KeyValue::new("service.instance.id", machine));
+        }
+        let provider = SdkTracerProvider::builder()
+            .with_batch_exporter(exporter)
+            .with_resource(resource.build())
+            .build();
+        global::set_tracer_provider(provider.clone());
+        Ok(Some(Self { provider }))
+    }
+
+    /// What makes spans of `tracing`'s.
+    #[must_use]
+    pub fn tracer(&self) -> SdkTracer {
+        self.provider.tracer("tcoder")
+    }
+
+    /// Sends what is left, and no more after that.
+    pub async fn finish(self) {
+        // It waits for a thread that waits for this runtime.
+        let ended =
+            tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(LAST_WORDS)).await;
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last spans may be lost"),
+            Err(error) => tracing::warn!(%error, "the last spans are lost"),
+        }
+    }
+}
+
+/// The collector. The exporter's thread asks it from outside of any runtime.
+#[derive(Debug)]
+struct Collector {
+    http: reqwest::Client,
+    runtime: Handle,
+}
+
+#[async_trait::async_trait]
+impl HttpClient for Collector {
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let http = self.http.clone();
+        let work = self.runtime.spawn(async move {
+            let answer = http.execute(request.try_into()?).await.map_err(reqwest::Error::without_url)?;
+            let status = answer.status();
+            Ok::<_, reqwest::Error>((status, answer.bytes().await?))
+        });
+        let (status, body) = work.await??;
+        Ok(Response::builder().status(status).body(body)?)
+    }
+}
+
+/// Where the current span stands; nothing where no spans are sent.
+#[must_use]
+pub fn current() -> Option<TraceParent> {
+    let context = Span::current().context();
+    let span = context.span();
+    let here = span.span_context();
+    let flags = here.trace_flags().to_u8();
+    here.is_valid().then(|| TraceParent(format!("00-{}-{}-{flags:02x}", here.trace_id(), here.span_id())))
+}
+
+fn context_of(parent: &TraceParent) -> Option<Context> {
+    let mut parts = parent.as_str().split('-').skip(1);
+    let trace = TraceId::from_hex(parts.next()?).ok()?;
+    let span = SpanId::from_hex(parts.next()?).ok()?;
+    let flags = TraceFlags::new(u8::from_str_radix(parts.next()?, 16).ok()?);
+    let remote = SpanContext::new(trace, span, flags, true, TraceState::default());
+    Some(Context::new().with_remote_span_context(remote))
+}
+
+/// Makes `span` part of the trace of `parent`.
+pub fn follow(span: &Span, parent: Option<&TraceParent>) {
+    if let Some(context) = parent.and_then(context_of) {
+        // Fails where no spans are sent.
+        let _ = span.set_parent(context);
+    }
+}
+
+/// Says that a job waited for a worker, between these times.
+pub fn waited(parent: Option<&TraceParent>, job: JobId, from: Millis, to: Millis) {
+    let Some(context) = parent.and_then(context_of) else { return };
+    let time =
+        |at: Millis| -> SystemTime { UNIX_EPOCH + Duration::from_millis(u64::try_from(at.0).unwrap_or(0)) };
+    let tracer = global::tracer("tcoder");
+    let builder = tracer
+        .span_builder("wait for a worker")
+        .with_kind(SpanKind::Internal)
+        .with_start_time(time(from))
+        .with_attributes([KeyValue::new("job", job.to_string())]);
+    tracer.build_with_context(builder, &context).end_with_timestamp(time(to));
+}

@@ -1,0 +1,70 @@
+//! One trace over the API, the queue and the worker: which one a job belongs to is carried in the job.
+//!
+//! What lives here: W3C's `traceparent`, and sending spans to an OpenTelemetry collector, for processes that
+//! are told of one. What does not: which spans there are; those stand where the work is done. At the edge
+//! nothing is sent, and a caller's `traceparent` is carried on.
+
+#[cfg(not(target_arch = "wasm32"))]
+mod export;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use export::{Export, NotExported, current, follow, waited};
+
+/// A caller's place in its trace: <https://www.w3.org/TR/trace-context/#traceparent-header>.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceParent(String);
+
+impl TraceParent {
+    /// The header's name.
+    pub const HEADER: &'static str = "traceparent";
+
+    /// Reads a header of the version that there is; anything else is as good as none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('-');
+        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let hex = |part: &str, length: usize| {
+            part.len() == length && part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let some = |part: &str| part.bytes().any(|b| b != b'0');
+        let good = version == "00" && parts.next().is_none() && hex(flags, 2);
+        (good && hex(trace, 32) && some(trace) && hex(span, 16) && some(span)).then(|| Self(text.to_owned()))
+    }
+
+    /// The header's value.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// There are no spans here.
+#[cfg(target_arch = "wasm32")]
+#[must_use]
+pub const fn current() -> Option<TraceParent> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_whole_traceparent_is_one() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(TraceParent::parse(good).unwrap().as_str(), good);
+        for bad in [
+            "",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902bü-01",
+        ] {
+            assert_eq!(TraceParent::parse(bad), None, "{bad}");
+        }
+    }
+}

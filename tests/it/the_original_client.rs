@@ -1,0 +1,68 @@
+//! The original TCoder's client package works unchanged against our API: it is installed as it is published.
+//! <https://www.npmjs.com/package/tcoder-client>
+
+use std::path::Path;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::support::system::{Api, PATIENCE, clip, spawn};
+
+/// What its calls answered.
+pub async fn asked(api: &Api) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/client-test.sh");
+    let mut command = Command::new(script);
+    command.arg(&api.url).arg(clip()).args(&api.token);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
+    let output = ended.expect("the client does not end").unwrap();
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{complaint}\n{}", api.log());
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {complaint}"))
+}
+
+/// Uploads, polls to the end, and reads what its types promise.
+pub async fn the_original_client_works_unchanged(api: &Api) {
+    let answers = asked(api).await;
+    let (done, failed) = (&answers["done"], &answers["failed"]);
+    let status = &done["status"];
+    assert_eq!(
+        (&status["jobId"], &status["status"]),
+        (&done["sent"]["jobId"], &json!("completed")),
+        "{done:#}"
+    );
+    let known = ["uploading", "queued", "pending", "running", "completed"];
+    assert!(
+        done["seen"].as_array().unwrap().iter().all(|s| known.contains(&s.as_str().unwrap())),
+        "{done:#}"
+    );
+    let outputs = status["outputs"].as_array().unwrap();
+    let mut qualities: Vec<&str> = outputs.iter().map(|o| o["quality"].as_str().unwrap()).collect();
+    qualities.sort_unstable();
+    // The film has 180 lines: nothing is scaled up.
+    assert_eq!(qualities, ["144p", "360p"], "{done:#}");
+    for output in outputs {
+        let answer = api.http.get(output["url"].as_str().unwrap()).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.bytes().await.unwrap().len() as u64, output["size"].as_u64().unwrap());
+    }
+    let times: Vec<i64> = ["createdAt", "uploadedAt", "queuedAt", "startedAt", "completedAt"]
+        .map(|name| status["timestamps"][name].as_i64().unwrap_or_else(|| panic!("{name}: {status:#}")))
+        .to_vec();
+    assert!(times.is_sorted() && times[0] > 1_700_000_000_000, "{times:?}");
+    assert_eq!((&status["filename"], &status["preset"]), (&json!("my-film.mp4"), &json!("web-optimized")));
+    assert!(status["machineId"].as_str().is_some_and(|id| !id.is_empty()), "{status:#}");
+
+    assert_eq!(failed["status"]["status"], "failed", "{failed:#}");
+    assert!(failed["status"]["error"].as_str().is_some_and(|words| words.len() > 10), "{failed:#}");
+    assert_eq!(answers["unknown"]["tag"], "StatusError");
+    assert!(answers["unknown"]["message"].as_str().unwrap().starts_with("Job not found"), "{answers:#}");
+    assert_eq!(answers["refused"]["tag"], "UploadError");
+    assert!(answers["refused"]["message"].as_str().unwrap().contains("hls-adaptive"), "{answers:#}");
+}
+
+#[tokio::test]
+async fn against_a_process() {
+    the_original_client_works_unchanged(crate::support::system::shared().await).await;
+}
