@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test check wasm edge crds openapi build bench clean
+.PHONY: help demo test check wasm edge crds openapi docs build bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ crds: ## Write manifests/base/crds.yaml anew, after a change of src/crd
 openapi: ## Write web/openapi.json anew, after a change of the API
 	$(CARGO) build --locked
 	target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" openapi > web/openapi.json
+
+docs: ## Write docs/configuration.md anew, after a change of src/cli/environment.rs
+	$(CARGO) build --locked
+	target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" configuration > docs/configuration.md
 
 build: ## The release binary
 	$(CARGO) build --locked --release

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use url::{Host, Url};
 
+use super::environment::{Role, help};
 use crate::job::{JobId, Ladder, Preset, Priority, State, Stills};
 
 const EXIT_CODES: &str = "\
@@ -49,64 +50,12 @@ Examples:
   tcoder transcode film.mov --quality 720p,360p,144p
   tcoder transcode film.mov --preset hls-adaptive --output film-hls";
 
-const API_ENVIRONMENT: &str = "\
-Environment:
-  REDIS_URL                    such as rediss://user:password@host:6379
-  R2_ENDPOINT                  the S3 endpoint, or R2_ACCOUNT_ID for Cloudflare R2
-  R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY
-  R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME
-  R2_PUBLIC_URL                where the output bucket can be read by anybody; HLS needs it
-  API_TOKENS                   who may call, with commas between; needed off this machine
-  WEBHOOK_SECRET               whsec_ and 24 to 64 bytes in base64; without it no webhooks
-  API_CORS_ORIGINS             pages that may call from a browser, with commas between
-  ALLOW_PRIVATE_URLS           true lets inputs and webhooks lie in a private network";
+const SIGNALS: &str = "SIGTERM and Ctrl-C hand the job in work back; another worker goes on with it.";
 
-const CONTROLLER_ENVIRONMENT: &str = "\
-Environment:
-  REDIS_URL                    such as rediss://user:password@host:6379
-  REDIS_KEY_PREFIX             when several installations share a Redis
-  FLY_API_TOKEN                from `fly tokens create deploy`
-  FLY_APP_NAME                 the app whose machines are the workers
-  FLY_WORKER_IMAGE             such as registry.fly.io/app:tag
-  FLY_WORKER_GUEST             size of a machine (performance-2x); FLY_WORKER_MEMORY_MB
-  FLY_REGION                   where, most wanted first, with commas between (any)
-  FLEET_STRICT_REGIONS         true: nowhere else when these are full
-  MIN_MACHINES, MAX_MACHINES   so many always run (0), so many exist at most (10)
-  JOBS_PER_MACHINE             so many waiting jobs are worth a machine (1)
-  WORKER_IDLE_TIMEOUT          seconds without a job after which a worker leaves (300)
-  FLEET_BUDGET_USD_PER_HOUR    no more machines than this pays for
-  FLEET_PRICE_USD_PER_HOUR     of one machine, where its size is in no list
-  FLEET_PAUSED                 true: only look on
-  RUST_LOG, LOG_FORMAT         which logs (warn,tcoder=info); text or json
-  In Kubernetes also:
-  R2_ENDPOINT or R2_ACCOUNT_ID, R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY,
-  R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL
-                               for uploads, and the addresses of outputs
-  POD_NAMESPACE                where its Lease is, and the mirrors
-  HOSTNAME                     its name in the Lease
-  MIRROR_MAX                   so many jobs of the API are shown as TranscodeJobs (200; 0: none)
-  ALLOW_PRIVATE_URLS           true lets inputs and webhooks lie in a private network
-  Without FLY_API_TOKEN no machines are looked after: workers of your own do the work.
-
-  WORKER_TTL and the other WORKER_ variables are handed on to the machines; what is secret they get
-  from the app: `fly secrets set`.";
-
-const WORKER_ENVIRONMENT: &str = "\
-Environment:
-  REDIS_URL                    such as rediss://user:password@host:6379
-  R2_ENDPOINT                  the S3 endpoint, or R2_ACCOUNT_ID for Cloudflare R2
-  R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY
-  R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME
-  WORKER_IDLE_TIMEOUT          seconds without a job after which it leaves (300; 0: never)
-  WORKER_TTL                   seconds after which it takes no further job (300; 0: never)
-  WORKER_MAX_JOBS              jobs after which it leaves (0: no limit)
-  WORKER_MAX_FAILURES          failures in a row, not the files' fault, after which it leaves (3)
-  WORKER_SCRATCH_DIR           folder for files in work
-  WORKER_MAX_INPUT_BYTES       largest input (50000000000)
-  WORKER_STALL_TIMEOUT         seconds without headway after which FFmpeg is killed (120)
-  ALLOW_PRIVATE_URLS           true lets inputs lie in a private network
-
-SIGTERM and Ctrl-C hand the job in work back; another worker goes on with it.";
+const HANDED_ON: &str = "\
+Without FLY_API_TOKEN a controller in a cluster looks after no machines: workers of your own do the work.
+WORKER_TTL and the other WORKER_ variables are handed on to the machines; what is secret they get
+from the app: `fly secrets set`.";
 
 /// Videos in, renditions out: transcoding on S3 storage, Redis and FFmpeg.
 ///
@@ -156,7 +105,7 @@ pub(super) enum Command {
     #[command(after_help = TRANSCODE_EXAMPLES)]
     Transcode(TranscodeArgs),
     /// Run the HTTP API on the Redis and the buckets named in the environment
-    #[command(after_help = API_ENVIRONMENT)]
+    #[command(after_help = help(&[Role::Api]))]
     Api(ApiArgs),
     /// Run the controller: the Fly Machines the queue needs and, in Kubernetes, TranscodeJobs and
     /// WorkerPools
@@ -167,17 +116,20 @@ pub(super) enum Command {
     /// In a cluster, or with --namespace or --all-namespaces and a kubeconfig, it is an operator too: a
     /// TranscodeJob becomes a job in the queue, and its status shows how far that is; a WorkerPool says
     /// how many machines there may be. `tcoder crd` prints the definitions of both.
-    #[command(after_help = CONTROLLER_ENVIRONMENT)]
+    #[command(after_help = format!("{}\n\n{HANDED_ON}", help(&[Role::Controller, Role::Operator])))]
     Controller(ControllerArgs),
     /// Run a worker on the Redis and the buckets named in the environment
     ///
     /// Made for machines that are paid by the second: by default it takes no further job after 5
     /// minutes, or leaves after 5 without one, with exit code 0. WORKER_IDLE_TIMEOUT=0 and WORKER_TTL=0
     /// have it stay.
-    #[command(after_help = WORKER_ENVIRONMENT)]
+    #[command(after_help = format!("{}\n\n{SIGNALS}", help(&[Role::Worker])))]
     Worker,
     /// Print the custom resource definitions, for `tcoder crd | kubectl apply -f -`
     Crd,
+    /// Print what can be configured, as docs/configuration.md has it
+    #[command(hide = true)]
+    Configuration,
     /// Print the API's contract, OpenAPI 3.1, as it stands at /openapi.json too
     Openapi,
 }

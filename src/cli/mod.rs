@@ -16,6 +16,7 @@
 mod args;
 mod client;
 mod controller;
+mod environment;
 mod fetch;
 mod fleet;
 mod jobs;
@@ -115,6 +116,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Controller(args) => controller::run(args).await,
         Command::Worker => roles::worker().await,
         Command::Crd => crd(),
+        Command::Configuration => configuration(),
         Command::Openapi => show::json(&crate::api::openapi::document()),
         Command::Submit(args) => submit::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,
@@ -131,6 +133,12 @@ pub async fn run(cli: Cli) -> ExitCode {
             ExitCode::from(error.code())
         }
     }
+}
+
+/// `tcoder configuration`
+fn configuration() -> Result<(), CliError> {
+    show::say!("{}", environment::markdown().trim_end());
+    Ok(())
 }
 
 /// `tcoder crd`

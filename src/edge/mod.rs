@@ -27,7 +27,7 @@ mod fetch;
 mod log;
 #[cfg(any(test, target_arch = "wasm32"))]
 mod pace;
-mod settings;
+pub(crate) mod settings;
 #[cfg(target_arch = "wasm32")]
 mod works;
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Options, UpError};
 use crate::config::Env;
-use crate::controller::fleet::FleetPolicy;
+use crate::controller::fleet::{FleetPolicy, MicroDollars};
 use crate::controller::reconciler::{Parts, Reconciler, handed_on};
 use crate::flyprovider::emulator::{self, Emulator, EmulatorHandle};
 use crate::flyprovider::{Fly, Limit};
@@ -53,7 +53,7 @@ impl LocalFleet {
             idle_timeout: env.seconds("WORKER_IDLE_TIMEOUT", 300)?,
             regions: vec![REGION.to_owned()],
             // Nobody is billed.
-            price: None,
+            price: Some(MicroDollars(0)),
             ..FleetPolicy::new(APP, "local")
         };
         let program = std::env::current_exe().map_err(|e| failed(&e))?;

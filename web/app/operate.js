@@ -69,7 +69,7 @@ export const operate = (main, signal) => {
       figures([
         ["wanted", fleet.desired.machines], ["busy", fleet.desired.busy], ["idle", fleet.desired.idle],
         ["at most", fleet.desired.max],
-        ["cost now", price === undefined ? "unknown" : `${dollars(price * billed)} an hour`],
+        ["cost now", price === undefined ? "no price known" : price === 0 ? "nothing: this machine" : `${dollars(price * billed)} an hour`],
       ]),
       detail.length > 0 ? table("Machines", ["Machine", "Role", "State", "Region", "Runs", "Job"], detail) : "");
   };

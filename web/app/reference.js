@@ -83,14 +83,17 @@ const show = async () => {
   const response = await fetch("/openapi.json");
   if (!response.ok) throw new Error(`the server answered ${response.status}; reload the page`);
   const contract = await response.json();
-  const operations = Object.entries(contract.paths).flatMap(([path, methods]) =>
+  // What everybody needs comes first.
+  const rank = (path) => ["/api/upload", "/api/jobs"].findIndex((first) => path.startsWith(first)) >>> 0;
+  const paths = Object.entries(contract.paths).sort(([a], [b]) => rank(a) - rank(b));
+  const operations = paths.flatMap(([path, methods]) =>
     Object.entries(methods).map(([method, one]) => ({ path, method, one })));
   const schemas = Object.entries(contract.components.schemas).sort(([a], [b]) => a.localeCompare(b));
   main.replaceChildren(
     h("h1", {}, "The API"),
     h("p", {}, words(contract.info.description)),
     h("p", {}, "Where the installation has ", h("code", {}, "API_TOKENS"), ", send one with each request: ",
-      h("code", {}, "Authorization: Bearer …"), ". For programs: ", h("a", { href: "/openapi.json" }, "/openapi.json"), "."),
+      h("code", {}, "Authorization: Bearer TOKEN"), ". For programs there is ", h("a", { href: "/openapi.json" }, "/openapi.json"), "."),
     h("nav", { "aria-label": "Requests" }, h("ul", { class: "contents" }, operations.map(({ path, method, one }) =>
       h("li", {}, h("a", { href: `#${one.operationId}` }, `${method.toUpperCase()} ${path}`))))),
     ...operations.map(({ path, method, one }) => operation(method, path, one, contract)),
