@@ -368,8 +368,10 @@ pub(super) fn help(roles: &[Role]) -> String {
             let default =
                 if variable.default.is_empty() { String::new() } else { format!(" ({})", variable.default) };
             let needed = if variable.needed { "needed: " } else { "" };
-            let _ =
-                write!(text, "\n  {:<28} {needed}{}{default}", variable.name, variable.what.replace('`', ""));
+            let what = format!("{needed}{}{default}", variable.what.replace('`', ""));
+            let (first, others) = (format!("  {:<28} ", variable.name), " ".repeat(31));
+            let lines = textwrap::Options::new(99).initial_indent(&first).subsequent_indent(&others);
+            let _ = write!(text, "\n{}", textwrap::fill(&what, lines));
         }
     }
     text
