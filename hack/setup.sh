@@ -41,6 +41,9 @@ if [ "$what" = test ]; then
   # For the page.
   has node || missing="$missing nodejs"
   [ -n "${CHROMIUM:-}" ] || has chromium || has chromium-browser || has google-chrome || missing="$missing chromium"
+  # For the documents' commands.
+  has curl || missing="$missing curl"
+  has jq || missing="$missing jq"
   # For the contract.
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
   # What goes with a Kubernetes API server; hack/envtest.sh sees to the server itself.

@@ -22,6 +22,7 @@ mod support;
 mod the_api;
 mod the_command_line;
 mod the_contract;
+mod the_documents;
 mod the_edge;
 mod the_fleet;
 mod the_fleet_from_outside;
