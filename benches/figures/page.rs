@@ -1,12 +1,27 @@
-//! What the page weighs.
+//! What the page weighs, how soon it can be used, and what axe-core finds.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::Figures;
+use crate::support::page::drive;
+use crate::support::system::Setup;
 
-pub fn measure(figures: &mut Figures) {
+pub async fn measure(figures: &mut Figures) {
+    if figures.wants(&["page_interactive_ms", "page_axe_violations"]) {
+        let system = Setup::default().workers(2).coming_and_going().start().await;
+        let (_, said) = drive(&system.url).await;
+        system.stop().await;
+        for (name, unit) in [("page_interactive_ms", "ms"), ("page_axe_violations", "violations")] {
+            let line = said
+                .lines()
+                .find_map(|line| line.strip_prefix(name))
+                .unwrap_or_else(|| panic!("no {name}: {said}"));
+            figures.put(name, line.split_whitespace().next().unwrap().parse().unwrap(), unit);
+        }
+    }
+
     if figures.wants(&["page_gzip_kb"]) {
         let mut files = Vec::new();
         below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("web"), &mut files);

@@ -61,19 +61,31 @@ const choose = async (page, preset, qualities) => {
   }
 };
 
-try {
-  {
-    const { context, page, wrong } = await open({ viewport: { width: 1280, height: 900 }, colorScheme: "light" });
+/** Milliseconds until the page can be used, in a browser that has nothing of it: the middle of five. */
+const interactive = async () => {
+  const times = [];
+  for (let n = 0; n < 5; n += 1) {
+    const { context, page } = await open({ viewport: { width: 1280, height: 900 } });
     await page.goto(url);
-    const ready = await page.evaluate(() => new Promise((done) => {
+    times.push(await page.evaluate(() => new Promise((done) => {
       const look = () => {
         const navigation = performance.getEntriesByType("navigation")[0];
         if (document.querySelector("button.main") && navigation.domComplete > 0) done(performance.now());
         else requestAnimationFrame(look);
       };
       look();
-    }));
-    console.log(`page_interactive_ms ${ready.toFixed(1)} ms`);
+    })));
+    await context.close();
+  }
+  return times.sort((a, b) => a - b)[2];
+};
+
+try {
+  console.log(`page_interactive_ms ${(await interactive()).toFixed(1)} ms`);
+  {
+    const { context, page, wrong } = await open({ viewport: { width: 1280, height: 900 }, colorScheme: "light" });
+    await page.goto(url);
+    await page.getByRole("button", { name: "Start" }).waitFor();
     await shot(page, "1-start-desktop");
     await check(page, "start, light");
 

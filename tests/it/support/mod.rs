@@ -5,6 +5,7 @@ pub mod command_count;
 pub mod edge;
 pub mod kube;
 pub mod objects;
+pub mod page;
 pub mod redis;
 pub mod system;
 pub mod upstash;

@@ -17,7 +17,7 @@ async fn kubectl_applies_a_job_and_waits_for_it() {
     let key = site.input(clip()).await;
     site.apply(&format!(
         "apiVersion: tcoder.dev/v1alpha1\nkind: TranscodeJob\nmetadata: {{name: film}}\n\
-         spec: {{input: {{key: {key}}}, preset: hls, qualities: [360p, 144p]}}\n"
+         spec: {{input: {{key: {key}}}, preset: hls, qualities: [360p, 144p], stills: [poster, storyboard]}}\n"
     ))
     .await;
     site.kubectl_ok(&["wait", "--for=condition=Complete", "tj/film", "--timeout=200s"]).await;
@@ -38,6 +38,13 @@ async fn kubectl_applies_a_job_and_waits_for_it() {
         let video =
             probed["streams"].as_array().unwrap().iter().find(|s| s["codec_type"] == "video").unwrap();
         assert_eq!((&video["width"], &video["height"]), (&output["width"], &output["height"]));
+    }
+    for (still, name) in [("poster", "/poster.jpg"), ("storyboard", "/storyboard.vtt")] {
+        let key = status[still]["key"].as_str().unwrap();
+        assert!(
+            key.ends_with(name) && site.system.data.join("objects/output").join(key).exists(),
+            "{status:#}"
+        );
     }
     // Nothing holds the object once its work is over.
     let job = site.until("film", "free", |job| job.finalizers().is_empty()).await;
