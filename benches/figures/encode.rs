@@ -33,7 +33,8 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
     let ladder = ["ladder_cpu_vs_recipe", "ladder_psnr_minus_recipe_db", "ladder_ssim_minus_recipe"];
     let pipeline = ["pipeline_wall_vs_ffmpeg", "commands_per_watched_job"];
     let cost = fleet::wants(figures, &COST);
-    if !figures.wants(&ladder) && !figures.wants(&pipeline) && !cost {
+    let stills = figures.wants(&["stills_cpu_vs_ladder"]);
+    if !figures.wants(&ladder) && !figures.wants(&pipeline) && !cost && !stills {
         return;
     }
     let clip = clip(scratch);
@@ -46,11 +47,14 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
         let alone = || {
             let round = |_| {
                 let _ = std::fs::remove_dir_all(&dir);
-                cpu_of(|| ours(&clip, &dir))
+                cpu_of(|| ours(&clip, &dir, &[]))
             };
             median((0..ROUNDS).map(round).collect())
         };
         put_cost(figures, cpu.unwrap_or_else(alone));
+    }
+    if stills {
+        compare_stills(figures, scratch, &clip);
     }
     if figures.wants(&pipeline) {
         compare_pipeline(figures, scratch, &clip).await;
@@ -150,15 +154,30 @@ fn recipe(clip: &Path, out: &Path) {
     }
 }
 
-/// Our ladder, the whole program with its probing and checking.
-fn ours(clip: &Path, out: &Path) {
+/// Our ladder, the whole program with its probing and checking; `more` goes on its command line.
+fn ours(clip: &Path, out: &Path, more: &[&str]) {
     let done = Command::new(TCODER)
         .args(["transcode", &clip.display().to_string(), "--preset", "web-optimized"])
         .args(["--quality", LADDER, "--output", &out.display().to_string()])
+        .args(more)
         .stdout(Stdio::null())
         .status()
         .unwrap();
     assert!(done.success());
+}
+
+/// The ladder with a poster and a storyboard over the ladder without, CPU seconds.
+fn compare_stills(figures: &mut Figures, scratch: &Path, clip: &Path) {
+    let dir = scratch.join("stills");
+    let once = |more: &[&str]| {
+        let _ = std::fs::remove_dir_all(&dir);
+        cpu_of(|| ours(clip, &dir, more))
+    };
+    let round = |_| {
+        let without = once(&[]);
+        once(&["--poster", "--storyboard"]) / without
+    };
+    figures.put("stills_cpu_vs_ladder", median((0..ROUNDS).map(round).collect()), "ratio");
 }
 
 /// Says how many CPU seconds ours took.
@@ -171,7 +190,7 @@ fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) -> f6
         }
         std::fs::create_dir_all(&theirs_dir).unwrap();
         let theirs_cpu = cpu_of(|| recipe(clip, &theirs_dir));
-        let ours_cpu = cpu_of(|| ours(clip, &ours_dir));
+        let ours_cpu = cpu_of(|| ours(clip, &ours_dir, &[]));
         ratios.push(ours_cpu / theirs_cpu);
         ours_took.push(ours_cpu);
     }

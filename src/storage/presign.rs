@@ -73,7 +73,7 @@ impl Presigner {
         expires: Duration,
     ) -> Result<Url, PresignError> {
         let action = PutObject::new(self.host(bucket), Some(&self.credentials), key.as_str());
-        Ok(action.sign_with_time(bounded(expires), &timestamp(now)?))
+        signed(&action, now, expires)
     }
 
     /// An address that answers a GET of the object; with `save_as` a browser saves it under that name
@@ -94,7 +94,7 @@ impl Presigner {
             let value = format!("attachment; filename=\"{}\"", safe_file_name(name));
             action.query_mut().insert("response-content-disposition", value);
         }
-        Ok(action.sign_with_time(bounded(expires), &timestamp(now)?))
+        signed(&action, now, expires)
     }
 
     /// An address that begins an upload in parts by a POST.
@@ -109,7 +109,7 @@ impl Presigner {
         expires: Duration,
     ) -> Result<Url, PresignError> {
         let action = CreateMultipartUpload::new(self.host(bucket), Some(&self.credentials), key.as_str());
-        Ok(action.sign_with_time(bounded(expires), &timestamp(now)?))
+        signed(&action, now, expires)
     }
 
     /// An address that takes a PUT of part `number` of the upload in parts `upload`.
@@ -127,7 +127,7 @@ impl Presigner {
     ) -> Result<Url, PresignError> {
         let credentials = Some(&self.credentials);
         let action = UploadPart::new(self.host(bucket), credentials, key.as_str(), number, upload);
-        Ok(action.sign_with_time(bounded(expires), &timestamp(now)?))
+        signed(&action, now, expires)
     }
 
     /// The addresses that end the upload in parts `upload`: completed by a POST, given up by a DELETE.
@@ -146,8 +146,7 @@ impl Presigner {
         let parts: [&str; 0] = [];
         let complete = CompleteMultipartUpload::new(host, credentials, key, upload, parts.into_iter());
         let abort = AbortMultipartUpload::new(host, credentials, key, upload);
-        let (expires, now) = (bounded(expires), timestamp(now)?);
-        Ok((complete.sign_with_time(expires, &now), abort.sign_with_time(expires, &now)))
+        Ok((signed(&complete, now, expires)?, signed(&abort, now, expires)?))
     }
 
     const fn host(&self, bucket: Bucket) -> &Host {
@@ -156,6 +155,10 @@ impl Presigner {
             Bucket::Output => &self.output,
         }
     }
+}
+
+fn signed<'a>(action: &impl S3Action<'a>, now: Millis, expires: Duration) -> Result<Url, PresignError> {
+    Ok(action.sign_with_time(bounded(expires), &timestamp(now)?))
 }
 
 fn bounded(expires: Duration) -> Duration {

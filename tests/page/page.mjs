@@ -261,8 +261,12 @@ try {
     await page.unroute(/partNumber=2&/);
     parts.length = 0;
     await choose(page, "web-optimized", ["144p"]);
+    // Where there is no feed of a job's changes, it is asked for.
+    let refused = 0;
+    await page.route(/\/events$/, (route) => { refused += 1; return route.abort(); });
     const sent = await send(page, heavy);
     await sent.locator("video").waitFor();
+    assert.ok(refused > 0, "nobody asked for the feed");
     assert.deepEqual(parts, ["2"], "only what was missing is sent");
     assert.deepEqual(await page.evaluate(() => Object.keys(localStorage)), [], "nothing is kept of what is done");
     await context.close();

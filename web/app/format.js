@@ -35,6 +35,15 @@ export const clock = (seconds) => {
   return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 };
 
+/** What a job's file is called; in a web address it may be spelt with escapes. */
+export const fileName = (job) => {
+  try {
+    return job.inputUrl ? decodeURIComponent(job.filename ?? "") : job.filename;
+  } catch {
+    return job.filename;
+  }
+};
+
 /** How long ago, in words. */
 export const ago = (date, now = Date.now()) => {
   const seconds = Math.max(0, (now - new Date(date).getTime()) / 1000);

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { h, table } from "./dom.js";
-import { ago } from "./format.js";
+import { ago, fileName } from "./format.js";
 
 const STATES = ["", "uploading", "queued", "running", "completed", "failed", "cancelled"];
 
@@ -20,7 +20,7 @@ export const history = (signal, open) => {
 
   const row = (job) => [
     h("button", { type: "button", onclick: () => open(job.jobId) }, "Open"),
-    job.filename ?? "",
+    fileName(job) ?? "",
     h("span", { class: `state ${job.status}` }, job.status),
     job.preset,
     ago(job.timestamps.createdAt),

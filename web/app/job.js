@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { h, show, table, terms, wide } from "./dom.js";
-import { Pace, ago, bytes, duration, rate } from "./format.js";
+import { Pace, ago, bytes, duration, fileName, rate } from "./format.js";
 import { ladder } from "./pictures.js";
 import { player } from "./player.js";
 
@@ -21,13 +21,13 @@ const stages = (job) => {
   return h("ol", { class: "stages", "aria-label": "Stages" }, list);
 };
 
-const nameOf = (job, fallback) => fallback ?? job.filename ?? job.jobId;
+const nameOf = (job, fallback) => fallback || fileName(job) || job.jobId;
 
 const progress = (job, pace) => {
   if (job.status !== "running") return undefined;
   const percent = job.progress ?? 0;
   const speed = pace.at(percent);
-  const left = speed > 0.05 ? `, ${duration((100 - percent) / speed)} left` : "";
+  const left = speed > 0.05 ? `, ${speed.toFixed(1)} % a second, ${duration((100 - percent) / speed)} left` : "";
   return h("div", {},
     h("progress", { max: 100, value: percent, "aria-label": "Encode" }),
     h("span", { class: "small" }, `${percent.toFixed(0)} %${left}`));
