@@ -91,16 +91,17 @@ try {
 
     // A film through the page; its upload and its encode are seen to move.
     await choose(page, "hls-adaptive", ["360p", "144p"]);
-    const sent = await send(page, film);
-    const seen = await page.evaluate(() => new Promise((done) => {
-      const values = new Set();
-      const look = () => {
-        for (const bar of document.querySelectorAll("article progress")) values.add(`${bar.ariaLabel}: ${bar.value}`);
-        if (document.querySelector("article video")) done([...values]);
-        else requestAnimationFrame(look);
+    // Every change is heard, however short it stands.
+    await page.evaluate(() => {
+      window.seen = new Set();
+      const note = () => {
+        for (const bar of document.querySelectorAll("article progress")) window.seen.add(`${bar.ariaLabel}: ${bar.value}`);
       };
-      look();
-    }));
+      new MutationObserver(note).observe(document.body, { subtree: true, childList: true, attributeFilter: ["value"] });
+    });
+    const sent = await send(page, film);
+    await sent.locator("video").waitFor();
+    const seen = await page.evaluate(() => [...window.seen]);
     const encode = seen.filter((value) => value.startsWith("Encode"));
     assert.ok(encode.length >= 2, `the encode's progress does not move: ${seen.join(", ")}`);
     assert.ok(seen.some((value) => value.startsWith("Upload")), `no upload's progress is shown: ${seen.join(", ")}`);
