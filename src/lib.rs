@@ -7,8 +7,9 @@
 //! |---|---|
 //! | [`job`] | the domain: ids, presets, qualities, the state machine, results. Pure |
 //! | [`config`] | the environment, read once into typed values |
-//! | [`net`] | outgoing HTTP that refuses private addresses |
 //! | [`pace`] | time limits and pauses, in a process and at the edge |
+//! | [`net`] | outgoing HTTP that refuses private addresses |
+//! | [`trace`] | one OpenTelemetry trace over API, queue and worker |
 //! | [`serve`] | incoming HTTP within limits |
 //! | [`process`] | child processes that end with their parent |
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
@@ -21,7 +22,6 @@
 //! | [`housekeeping`] | what has to happen without anybody asking: leases, uploads, webhooks that are owed |
 //! | [`controller`] | the fleet: how many machines there should be; the operator: TranscodeJobs and WorkerPools |
 //! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
-//! | [`trace`] | one OpenTelemetry trace over API, queue and worker |
 //! | [`api`] | the HTTP API |
 //! | [`up`] | all of it on one machine: redis-server, an S3 server over a folder, api, the fleet on an emulator |
 //! | [`edge`] | the API, an event consumer and a clock as a Cloudflare Worker |

@@ -161,6 +161,12 @@ impl Client {
         self.post(self.url(&["api", "jobs", &id.to_string(), "parts"]), body).await
     }
 
+    /// Says that the video is uploaded, for where storage itself tells nobody.
+    pub async fn uploaded(&self, id: JobId) -> Result<Job, ClientError> {
+        let url = self.url(&["api", "jobs", &id.to_string(), "uploaded"]);
+        self.json(self.request(Method::POST, url)).await
+    }
+
     pub async fn submit(&self, body: &FromInput) -> Result<Job, ClientError> {
         self.post(self.url(&["api", "jobs"]), body).await
     }

@@ -101,7 +101,8 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let listener = listen(args.listen).await?;
     let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
     let metrics = Metrics::new();
-    let hub = EventHub::start(&queue, None, stop.clone()).await.map_err(CliError::start)?;
+    let hub =
+        EventHub::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await.map_err(CliError::start)?;
     let limit = Limit::new(queue.clone(), FlyRate::default());
     let environment = reconciler::handed_on(&env);
     let operator = Operator {

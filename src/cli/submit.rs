@@ -95,7 +95,13 @@ async fn send_file(client: &Client, path: &Path, wishes: Wishes) -> Result<JobId
     };
     bar.finish_and_clear();
     match sent {
-        Ok(()) => Ok(ticket.job_id),
+        Ok(()) => {
+            // Where storage tells of it too, nothing is new; where neither gets through, it is found later.
+            if let Err(error) = client.uploaded(ticket.job_id).await {
+                tracing::debug!(job = %ticket.job_id, %error, "could not say that the video is there");
+            }
+            Ok(ticket.job_id)
+        }
         Err(error) => {
             let then = call_off(client, ticket.job_id).await;
             Err(ClientError::Storage(format!("the upload broke off: {error}; {then}")).into())

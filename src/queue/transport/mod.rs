@@ -110,7 +110,7 @@ pub enum QueueError {
     #[error("Redis refuses the command: {0}")]
     Refused(String),
     /// Redis has no memory left for writes.
-    #[error("Redis is out of memory; give it more, or lower the retention of ended jobs")]
+    #[error("Redis is out of memory; give it more, or wait until ended jobs are a week old")]
     OutOfMemory,
     /// The script is not cached there. Handled by sending its text.
     #[error("Redis does not know the script")]
