@@ -11,7 +11,7 @@ use tcoder::crd::{TranscodeJob, WorkerPool};
 
 use super::{Controller, Site, has_phase, status, until};
 use crate::support::kube::{self as cluster, Cluster};
-use crate::support::system::{PATIENCE, Setup, System, clip, eventually, long_clip};
+use crate::support::system::{PATIENCE, Setup, System, clip, eventually, http, long_clip};
 
 fn pools(site: &Site) -> Api<WorkerPool> {
     Api::namespaced(site.client.clone(), &site.namespace)
@@ -183,6 +183,10 @@ async fn jobs_of_the_api_are_shown_up_to_a_bound() {
     // A third takes the place of the one that is over.
     let third = site.system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
     site.phase(&format!("api-{third}"), "Complete").await;
+    // Whoever scrapes controllers alone sees how many ended: the two of its time.
+    let metrics =
+        http().get(format!("{}/metrics", controller.url)).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("tcoder_jobs_ended_total{outcome=\"completed\"} 2"), "{metrics}");
     site.gone(&format!("api-{second}")).await;
     // Deleting a picture is not cancelling a job.
     site.jobs().delete(&shown, &DeleteParams::default()).await.unwrap();
