@@ -16,7 +16,7 @@ use crate::job::{Input, Job, JobId, JobSpec, State as JobState};
 use crate::net::Guard;
 use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, Start, SubmitOutcome};
 use crate::storage::layout;
-use crate::storage::links::{UPLOAD_WINDOW, wall_clock};
+use crate::storage::links::{UPLOAD_WINDOW, upload_ends, wall_clock};
 use crate::trace;
 
 /// How long a job waits for its video beyond [`UPLOAD_WINDOW`]: storage checks the address when a PUT
@@ -111,8 +111,7 @@ pub async fn upload(
         let url = app.links.upload(&ticket.input_key, now);
         ticket.multipart = app.multipart(&ticket.input_key, size, now)?;
         ticket.upload_url = Some(url.map_err(|e| Problem::unavailable(e.to_string()))?);
-        let window = i64::try_from(UPLOAD_WINDOW.as_millis()).unwrap_or(i64::MAX);
-        ticket.expires_at = Some(now.plus(window));
+        ticket.expires_at = Some(upload_ends(now));
     }
     Ok((code, Json(ticket)))
 }

@@ -117,9 +117,9 @@ fn others() -> Router<Arc<App>> {
 
 #[cfg(not(target_arch = "wasm32"))]
 fn traced(router: Router) -> Router {
-    // Without the query, where a mistaken client may have put a token.
     use axum::extract::MatchedPath;
 
+    // Without the query, where a mistaken client may have put a token.
     let span = |request: &Request| {
         let path = request.extensions().get::<MatchedPath>().map_or("/", MatchedPath::as_str);
         let span = tracing::debug_span!(

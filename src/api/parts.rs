@@ -16,7 +16,7 @@ use super::jobs::id_of;
 use super::requests::{Body, Fields};
 use super::{App, Problem};
 use crate::job::{Input, Job, JobId, Millis, ObjectKey, State as JobState};
-use crate::storage::links::{UPLOAD_WINDOW, wall_clock};
+use crate::storage::links::{upload_ends, wall_clock};
 use crate::storage::{Bucket, layout};
 
 /// Bytes of a part at least. S3 takes parts from 5 MiB on and R2 wants all but the last of one size.
@@ -140,8 +140,7 @@ pub async fn sign(
     };
     let parts = wanted.part_numbers.iter().map(|n| part(*n)).collect::<Result<_, Problem>>()?;
     let (complete_url, abort_url) = app.links.upload_end(&key, &wanted.upload_id, now).map_err(unsigned)?;
-    let window = i64::try_from(UPLOAD_WINDOW.as_millis()).unwrap_or(i64::MAX);
-    Ok(Json(PartAddresses { parts, complete_url, abort_url, expires_at: now.plus(window) }))
+    Ok(Json(PartAddresses { parts, complete_url, abort_url, expires_at: upload_ends(now) }))
 }
 
 /// `POST /api/jobs/{id}/uploaded`: the client says that its video is there, for where storage does not.

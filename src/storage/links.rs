@@ -15,6 +15,12 @@ pub const UPLOAD_WINDOW: Duration = Duration::from_secs(3600);
 /// How long a presigned download address is good.
 const DOWNLOAD_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
+/// Until when an upload address that is made now is good.
+#[must_use]
+pub fn upload_ends(now: Millis) -> Millis {
+    now.plus(i64::try_from(UPLOAD_WINDOW.as_millis()).unwrap_or(i64::MAX))
+}
+
 /// Makes addresses of objects.
 #[derive(Clone, Debug)]
 pub struct Links {

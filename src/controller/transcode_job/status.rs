@@ -8,7 +8,7 @@ use crate::crd::{
     CostStatus, FileStatus, OutputStatus, Phase, TranscodeJob, TranscodeJobStatus, condition, reason,
 };
 use crate::job::{Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State};
-use crate::storage::links::{Links, UPLOAD_WINDOW};
+use crate::storage::links::{Links, upload_ends};
 
 /// Renditions that are told of at most; there are eight qualities.
 const OUTPUTS: usize = 16;
@@ -155,9 +155,8 @@ impl Frame<'_> {
             return;
         }
         if let Ok(url) = self.links.upload(key, self.now) {
-            let window = i64::try_from(UPLOAD_WINDOW.as_millis()).unwrap_or(0);
             (status.upload_url, status.upload_expires_at) =
-                (Some(url.into()), Some(time(self.now.plus(window))));
+                (Some(url.into()), Some(time(upload_ends(self.now))));
         }
     }
 }
