@@ -1,22 +1,35 @@
 #!/bin/sh
-# Finds or makes what the operator's tests run on, a folder with kube-apiserver, etcd and kubectl, and
-# prints its path. In this order: $KUBEBUILDER_ASSETS (as setup-envtest fills it), our cache, the official
-# release, a build from Debian's source package. etcd and kubectl may come from the PATH.
+# Finds or makes the Kubernetes API server that the operator's tests run on: a folder with kube-apiserver, etcd and
+# kubectl. Prints the folder's path. It tries, in this order:
+#
+#   1. $KUBEBUILDER_ASSETS, as setup-envtest fills it. What it lacks is taken from the places below.
+#   2. the cache, filled by an earlier run
+#   3. the official release of the version that hack/envtest/go.mod requires
+#   4. a build of that version with Go, from hack/envtest/go.mod
+#   5. a build of Kubernetes 1.20 from Debian's source package, for a machine without Go
 set -eu
 
+here=$(cd "$(dirname "$0")" && pwd)
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tcoder-envtest
-release=1.34.1
-# Older ones cannot build the overlays in manifests/.
-oldest_kubectl=21
+# The version of the module $1 in go.mod, without its "v".
+required() { sed -n "s#^[[:space:]]*$1 v\([0-9.]*\).*#\1#p" "$here/envtest/go.mod" | head -n 1; }
+kubernetes=$(required k8s.io/kubernetes)
+etcd_version=$(required go.etcd.io/etcd/server/v3)
+current=$cache/kubernetes-$kubernetes
+debian=$cache/kubernetes-1.20-debian
+# Older versions of kubectl cannot build the overlays in manifests/.
+oldest_kubectl=1.21
 
-say() { echo "$*" >&2; }
+log() { echo "$*" >&2; }
+has() { command -v "$1" >/dev/null 2>&1; }
 
 give_up() {
   cat >&2 <<TEXT
 The operator's tests need a Kubernetes API server, and none could be had: $*.
 
-  setup-envtest:  export KUBEBUILDER_ASSETS="\$(setup-envtest use -p path)"
-  by hand:        a folder with kube-apiserver, etcd and kubectl (1.$oldest_kubectl or newer) of one release,
+  Go 1.21+        https://go.dev/dl; then this script builds Kubernetes $kubernetes itself
+  setup-envtest   export KUBEBUILDER_ASSETS="\$(setup-envtest use -p path)"
+  by hand         a folder with kube-apiserver, etcd (3.5 or newer) and kubectl ($oldest_kubectl or newer),
                   and KUBEBUILDER_ASSETS set to it
 
 Then run the same command again.
@@ -24,138 +37,129 @@ TEXT
   exit 1
 }
 
-found() {
-  for folder in "${KUBEBUILDER_ASSETS:-}" "$cache/bin"; do
-    if [ -n "$folder" ] && [ -x "$folder/$1" ]; then
-      echo "$folder/$1"
-      return
-    fi
+# Whether version $1 (MAJOR.MINOR...) is at least $2.
+at_least() {
+  [ -n "$1" ] && [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]
+}
+
+# What `$1 $2...` says its version is.
+version_of() { "$@" 2>/dev/null | sed -n 's/^[^0-9]*\([0-9][0-9]*\.[0-9][0-9]*\).*/\1/p' | head -n 1; }
+
+is_complete() {
+  for program in kube-apiserver etcd kubectl; do
+    [ -x "$1/$program" ] || return 1
   done
-  command -v "$1" || :
-}
-
-kubectl_is_new_enough() {
-  minor=$("$1" version --client 2>/dev/null | sed -n 's/.*v1\.\([0-9]*\).*/\1/p' | head -n 1)
-  [ -n "$minor" ] && [ "$minor" -ge $oldest_kubectl ]
-}
-
-found_kubectl() {
-  at=$(found kubectl)
-  if [ -n "$at" ] && kubectl_is_new_enough "$at"; then echo "$at"; fi
 }
 
 fetch() {
-  if command -v curl >/dev/null; then
+  if has curl; then
     curl -fsSL --connect-timeout 10 --max-time 600 -o "$2" "$1"
   else
     wget -q --connect-timeout=10 --tries=1 -O "$2" "$1"
-  fi
+  fi 2>/dev/null
 }
 
-# The programs of the official release, all three of one version.
+# Checks the file $1 against the SHA-256 sum $2.
+verify() {
+  sum=$({ sha256sum "$1" 2>/dev/null || shasum -a 256 "$1"; } | cut -d ' ' -f 1)
+  [ "$sum" = "$2" ] || { log "$1 has the SHA-256 sum $sum instead of $2"; return 1; }
+}
+
+# Kubernetes and etcd as their makers built them, into the folder $1. There is no API server for macOS among them.
 download() {
+  [ "$(uname -s)" = Linux ] || return 1
   case $(uname -m) in
     x86_64) arch=amd64 ;;
     aarch64 | arm64) arch=arm64 ;;
     *) return 1 ;;
   esac
-  name=envtest-v$release-$(uname -s | tr '[:upper:]' '[:lower:]')-$arch.tar.gz
-  from=https://github.com/kubernetes-sigs/controller-tools/releases/download/envtest-v$release
-  mkdir -p "$cache"
-  work=$(mktemp -d "$cache/download.XXXXXX")
-  if fetch "$from/$name" "$work/$name" 2>/dev/null &&
-    fetch "$from/$name.sha512" "$work/$name.sha512" 2>/dev/null &&
-    (cd "$work" && { sha512sum -c "$name.sha512" || shasum -a 512 -c "$name.sha512"; } >/dev/null 2>&1) &&
-    tar -xzf "$work/$name" -C "$work"; then
-    mkdir -p "$cache/bin"
-    mv "$work"/controller-tools/envtest/* "$cache/bin/"
-    rm -rf "$work"
-    return 0
-  fi
-  rm -rf "$work"
-  return 1
+  for program in kube-apiserver kubectl; do
+    from=https://dl.k8s.io/v$kubernetes/bin/linux/$arch/$program
+    fetch "$from.sha256" "$1/$program.sha256" && fetch "$from" "$1/$program" &&
+      verify "$1/$program" "$(cat "$1/$program.sha256")" || return 1
+    chmod +x "$1/$program"
+  done
+  name=etcd-v$etcd_version-linux-$arch
+  from=https://github.com/etcd-io/etcd/releases/download/v$etcd_version
+  fetch "$from/SHA256SUMS" "$1/SHA256SUMS" && fetch "$from/$name.tar.gz" "$1/$name.tar.gz" &&
+    verify "$1/$name.tar.gz" "$(sed -n "s/  $name.tar.gz\$//p" "$1/SHA256SUMS")" &&
+    tar -xzf "$1/$name.tar.gz" -C "$1" && mv "$1/$name/etcd" "$1/etcd"
 }
 
-# Kubernetes 1.20 from Debian bookworm's source package, for machines that reach packages only.
-build() {
-  command -v apt-get >/dev/null || return 1
-  root=
-  [ "$(id -u)" = 0 ] || root=sudo
-  [ -z "$root" ] || command -v sudo >/dev/null || return 1
-  say "Building kube-apiserver from Debian's source package; this takes some minutes, once."
-  version=1.20.5+really1.20.2-1.1+deb12u1
-  mkdir -p "$cache"
-  work=$(mktemp -d "$cache/build.XXXXXX")
-  # A process of its own, which ends at the first failure; a function in a condition would not.
-  failed=0
-  "$0" --build-in "$work" "$version" "$root" >&2 || failed=1
-  if [ $failed = 0 ]; then
-    mkdir -p "$cache/bin"
-    mv "$work/kube-apiserver" "$cache/bin/"
-  fi
-  # Go keeps its modules read-only.
-  chmod -R u+w "$work"
-  rm -rf "$work"
-  return $failed
+# The same from their Go modules. Go fetches a newer Go by itself where go.mod asks for one.
+build_with_go() {
+  has go && at_least "$(version_of go version)" 1.21 || return 1
+  log "Building Kubernetes $kubernetes and etcd $etcd_version with Go, once; this takes about five minutes."
+  stamp=k8s.io/component-base/version
+  minor=${kubernetes#*.}
+  (
+    cd "$here/envtest"
+    CGO_ENABLED=0 GOTOOLCHAIN=${GOTOOLCHAIN:-auto} GOFLAGS=-trimpath go build -o "$1/" \
+      -ldflags "-s -w -X $stamp.gitVersion=v$kubernetes -X $stamp.gitMajor=${kubernetes%%.*} \
+        -X $stamp.gitMinor=${minor%%.*}" \
+      k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl go.etcd.io/etcd/server/v3 >&2
+  ) || return 1
+  # The package is named after its folder.
+  mv "$1/server" "$1/etcd" 2>/dev/null || mv "$1/v3" "$1/etcd"
 }
 
-build_in() {
-  root=$3
-  export DEBIAN_FRONTEND=noninteractive
-  $root apt-get update -qq
-  $root apt-get install -y -qq --no-install-recommends \
-    golang-1.19-go golang-github-modern-go-reflect2-dev dpkg-dev xz-utils >/dev/null
-  cd "$1"
-  # From where packages come already, by a list of our own: the system's is left as it is.
-  # shellcheck disable=SC2016 # apt fills it in
-  site=$(apt-get indextargets --format '$(SITE)' 'Created-By: Packages' | grep -v security | head -n 1)
-  mkdir lists
-  echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $site bookworm main" >sources.list
-  ours="-o Dir::Etc::sourcelist=$1/sources.list -o Dir::Etc::sourceparts=/dev/null -o Dir::State::lists=$1/lists"
-  # shellcheck disable=SC2086 # a list of options
-  apt-get $ours update -qq
-  # shellcheck disable=SC2086
-  apt-get $ours source -qq --download-only "kubernetes=$2"
-  export GOPATH="$1/go" GOCACHE="$1/cache" GO111MODULE=off CGO_ENABLED=0 PATH="/usr/lib/go-1.19/bin:$PATH"
-  tree=$GOPATH/src/k8s.io/kubernetes
-  mkdir -p "$tree"
-  tar -xf kubernetes_*.orig.tar.* -C "$tree" --strip-components=1
-  cd "$tree"
-  # The vendored one, with a Go of 1.18 or newer, makes a server that crashes at the first write.
-  rm -rf vendor/github.com/modern-go/reflect2
-  cp -r /usr/share/gocode/src/github.com/modern-go/reflect2 vendor/github.com/modern-go/
-  # Debian's tarball leaves generated code out.
-  go build -o "$1/openapi-gen" ./vendor/k8s.io/kube-openapi/cmd/openapi-gen
-  packages=$(grep -rl --include='*.go' --exclude='zz_generated*' --exclude='*_test.go' '+k8s:openapi-gen=' \
-    pkg cmd staging/src/k8s.io | grep -v /testdata/ |
-    sed -e 's#/[^/]*$##' -e 's#^staging/src/#vendor/#' -e 's#^#k8s.io/kubernetes/#' | sort -u | paste -sd, -)
-  "$1/openapi-gen" --input-dirs "$packages" --output-package k8s.io/kubernetes/pkg/generated/openapi \
-    --output-file-base zz_generated.openapi --output-base "$GOPATH/src" \
-    --go-header-file hack/boilerplate/boilerplate.generatego.txt
-  at=k8s.io/kubernetes/vendor/k8s.io/component-base/version
-  go build -o "$1/kube-apiserver" \
-    -ldflags "-s -w -X $at.gitVersion=v1.20.2 -X $at.gitMajor=1 -X $at.gitMinor=20" ./cmd/kube-apiserver
-}
-
-if [ "${1:-}" = --build-in ]; then
+# Fills the cache's folder $1 by the command that follows. Nothing appears there before all three programs work.
+fill() {
+  folder=$1
   shift
-  build_in "$@"
+  mkdir -p "$cache"
+  work=$(mktemp -d "$cache/new.XXXXXX")
+  if "$@" "$work" && is_complete "$work"; then
+    mkdir "$work/programs"
+    mv "$work/kube-apiserver" "$work/etcd" "$work/kubectl" "$work/programs/"
+    # Another run may have been faster.
+    [ -e "$folder" ] || mv "$work/programs" "$folder"
+  fi
+  rm -rf "$work"
+  is_complete "$folder"
+}
+
+build_from_debian() {
+  # Current releases of kubectl and etcd do for the old API server; Debian's own kubectl is too old.
+  kubectl=$(command -v kubectl || true)
+  if [ -z "$kubectl" ] || ! at_least "$(version_of "$kubectl" version --client)" $oldest_kubectl; then
+    log "There is no kubectl $oldest_kubectl or newer to go with Debian's Kubernetes."
+    return 1
+  fi
+  "$here/envtest/build-from-debian.sh" "$1" >&2 && ln -s "$kubectl" "$1/kubectl"
+}
+
+# A folder of its own for the programs of $1 and, where it has none, those of the folder $2.
+complete_with() {
+  folder=$cache/sets/$(printf '%s:%s' "$1" "$2" | cksum | cut -d ' ' -f 1)
+  mkdir -p "$folder"
+  for program in kube-apiserver etcd kubectl; do
+    if [ -x "$1/$program" ]; then from=$1; else from=$2; fi
+    ln -sf "$from/$program" "$folder/$program"
+  done
+  echo "$folder"
+}
+
+assets=${KUBEBUILDER_ASSETS:-}
+if [ -n "$assets" ] && is_complete "$assets"; then
+  echo "$assets"
   exit
 fi
-if [ -z "$(found kube-apiserver)" ] || [ -z "$(found etcd)" ] || [ -z "$(found_kubectl)" ]; then
-  download || say "The official release of Kubernetes cannot be fetched from here."
+has openssl || give_up "the program openssl is missing"
+if is_complete "$current" || fill "$current" download; then
+  found=$current
+else
+  is_complete "$debian" || log "The official release of Kubernetes cannot be fetched from here."
+  if fill "$current" build_with_go; then
+    found=$current
+  elif is_complete "$debian" || fill "$debian" build_from_debian; then
+    log "The operator's tests run on Kubernetes 1.20, which knows no validation rules (CEL); Go brings a current one."
+    found=$debian
+  else
+    give_up "neither the official release nor a build"
+  fi
 fi
-[ -n "$(found kube-apiserver)" ] || build || give_up "no release, and no build"
-[ -n "$(found etcd)" ] || give_up "etcd is missing (Debian: apt-get install etcd-server)"
-[ -n "$(found_kubectl)" ] || give_up "kubectl is missing, or older than 1.$oldest_kubectl"
-command -v openssl >/dev/null || give_up "the program openssl is missing"
-
-api_server=$(found kube-apiserver) etcd=$(found etcd) kubectl=$(found_kubectl)
-# One folder for each set, so that two runs with different ones do not disturb each other.
-set_of=$(printf '%s:%s:%s' "$api_server" "$etcd" "$kubectl" | cksum | cut -d ' ' -f 1)
-folder=$cache/sets/$set_of
-mkdir -p "$folder"
-for program in "$api_server" "$etcd" "$kubectl"; do
-  ln -sf "$program" "$folder/"
-done
-echo "$folder"
+if [ -n "$assets" ] && [ -x "$assets/kube-apiserver" ]; then
+  found=$(complete_with "$assets" "$found")
+fi
+echo "$found"

@@ -46,10 +46,8 @@ if [ "$what" = test ]; then
   has jq || missing="$missing jq"
   # For the contract.
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
-  # What goes with a Kubernetes API server; hack/envtest.sh sees to the server itself.
+  # For the key of a Kubernetes API server; hack/envtest.sh brings the server, etcd and kubectl.
   has openssl || missing="$missing openssl"
-  has etcd || [ -x "${KUBEBUILDER_ASSETS:-/nowhere}/etcd" ] ||
-    [ -x "${XDG_CACHE_HOME:-$HOME/.cache}/tcoder-envtest/bin/etcd" ] || missing="$missing etcd-server"
 fi
 [ -n "$missing" ] || exit 0
 
@@ -58,7 +56,6 @@ by_hand() {
 tcoder needs some programs that are not here. In Debian's names:$missing
 
   ffmpeg, redis   macOS: brew install ffmpeg redis     Fedora: dnf install ffmpeg-free redis
-  etcd            macOS: brew install etcd             Fedora: dnf install etcd
   Rust 1.$oldest+       https://rustup.rs (rustup update, where you have it)
   Rust for wasm32 rustup target add wasm32-unknown-unknown
   a C compiler    macOS: xcode-select --install        Fedora: dnf install gcc

@@ -33,11 +33,7 @@ fn read(file: &str) -> String {
 /// The one that came with the API server, or the user's own.
 fn kubectl() -> PathBuf {
     let said = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))
-        .map(|cache| cache.join("tcoder-envtest/bin"));
-    let found = said.into_iter().chain(cache).map(|folder| folder.join("kubectl")).find(|file| file.exists());
+    let found = said.map(|folder| folder.join("kubectl")).filter(|file| file.exists());
     found.unwrap_or_else(|| "kubectl".into())
 }
 

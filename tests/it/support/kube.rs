@@ -237,6 +237,13 @@ impl Cluster {
         }
     }
 
+    /// Whether this API server evaluates the CEL rules of our definitions. One of before 1.25 drops them.
+    pub async fn evaluates_cel(&self) -> bool {
+        let crds: Api<CustomResourceDefinition> = Api::all(self.client().await);
+        let crd = crds.get("transcodejobs.tcoder.dev").await.unwrap();
+        serde_json::to_string(&crd.spec).unwrap().contains("x-kubernetes-validations")
+    }
+
     /// Runs kubectl as the administrator to its end.
     pub async fn kubectl(&self, args: &[&str]) -> Output {
         let mut kubectl = Command::new(assets().join("kubectl"));

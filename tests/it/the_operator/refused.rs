@@ -2,7 +2,7 @@
 //! again that cannot succeed.
 
 use kube::ResourceExt as _;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::{Controller, Site, condition, object, site, status};
@@ -26,7 +26,14 @@ async fn the_schema_refuses_what_it_can() {
         ("input", json!({})),
         ("secretRef", json!({"input": key, "webhook": {"url": "https://example.com/"}})),
     ];
-    for (field, spec) in cases {
+    let by_rules = [
+        ("exactly one of", json!({"input": {}})),
+        ("exactly one of", json!({"input": {"key": "a.mp4", "url": "https://a.example"}})),
+        ("exactly one of", json!({"input": {"key": "a.mp4", "upload": {}}})),
+    ];
+    let evaluates_cel = site.cluster.evaluates_cel().await;
+    let by_rules = by_rules.into_iter().filter(|_| evaluates_cel);
+    for (field, spec) in cases.into_iter().chain(by_rules) {
         let object = json!({
             "apiVersion": "tcoder.dev/v1alpha1", "kind": "TranscodeJob",
             "metadata": {"name": "film"}, "spec": spec,
@@ -39,7 +46,7 @@ async fn the_schema_refuses_what_it_can() {
     assert_eq!(site.jobs().list(&Default::default()).await.unwrap().items.len(), 0);
 }
 
-/// What an API server that knows no CEL lets through, and what no schema can say.
+/// What no schema can say, and what an API server that does not evaluate CEL lets through.
 #[tokio::test]
 async fn the_rest_is_stalled_and_says_what_to_change() {
     let cluster = cluster::bare().await;
@@ -49,17 +56,18 @@ async fn the_rest_is_stalled_and_says_what_to_change() {
     let controller = Controller::start(system, &cluster.kubeconfig(), &arguments, &[("MIRROR_MAX", "0")]);
     let private = json!({"url": "http://169.254.169.254/latest/meta-data"});
     let hook = json!({"url": "http://10.0.0.1/", "secretRef": {"name": "hook"}});
-    let cases: [(&str, &str, Value); 4] = [
-        (
-            "both",
-            "exactly one of key, url and upload",
-            json!({"input": {"key": "a", "url": "https://a.example"}}),
-        ),
+    let both = (
+        "both",
+        "exactly one of key, url and upload",
+        json!({"input": {"key": "a", "url": "https://a.example"}}),
+    );
+    let cases: [(&str, &str, Value); 3] = [
         ("dots", "spec.input.key", json!({"input": {"key": "../secrets"}})),
         ("private", "private network", json!({"input": private})),
         ("hook", "spec.webhook.url", json!({"input": {"key": "a.mp4"}, "webhook": hook})),
     ];
-    for (name, words, spec) in cases {
+    let admitted = (!cluster.evaluates_cel().await).then_some(both);
+    for (name, words, spec) in cases.into_iter().chain(admitted) {
         let made = site.jobs().create(&PostParams::default(), &object(name, spec)).await.unwrap();
         let (job, reason, message) = site.condition(name, "Stalled").await;
         assert_eq!((reason.as_str(), &status(&job)["phase"]), ("InvalidSpec", &json!("Pending")));
@@ -71,7 +79,7 @@ async fn the_rest_is_stalled_and_says_what_to_change() {
 }
 
 #[tokio::test]
-async fn an_edit_of_what_is_fixed_changes_nothing_but_a_condition() {
+async fn an_edit_of_an_immutable_field_is_refused_or_shown_as_a_condition() {
     let site = site("immutable").await;
     let key = site.input(clip()).await;
     site.make("film", json!({"input": {"key": key}, "qualities": ["144p"], "suspend": false})).await;
@@ -80,9 +88,16 @@ async fn an_edit_of_what_is_fixed_changes_nothing_but_a_condition() {
     // Queued, and held there by what is before it: nothing is, so it may run meanwhile.
     site.make("next", json!({"input": {"key": other}, "preset": "hls", "qualities": ["720p"]})).await;
     site.phase("next", "Running").await;
-    site.patch("next", json!({"qualities": ["144p"]})).await;
-    let (_, reason, message) = site.condition("next", "Stalled").await;
-    assert_eq!(reason, "ImmutableFieldChanged", "{message}");
+    let change = Patch::Merge(json!({"spec": {"qualities": ["144p"]}}));
+    let changed = site.jobs().patch("next", &PatchParams::default(), &change).await;
+    if site.cluster.evaluates_cel().await {
+        let refused = changed.unwrap_err().to_string();
+        assert!(refused.contains("qualities cannot be changed once the job is made"), "{refused}");
+    } else {
+        changed.unwrap();
+        let (_, reason, message) = site.condition("next", "Stalled").await;
+        assert_eq!(reason, "ImmutableFieldChanged", "{message}");
+    }
     let job = site.phase("next", "Complete").await;
     let outputs = status(&job)["outputs"].as_array().unwrap().clone();
     assert_eq!((outputs.len(), &outputs[0]["quality"]), (1, &json!("720p")));
