@@ -202,7 +202,7 @@ pub struct FlyConfig {
 }
 
 impl FlyConfig {
-    /// Reads `FLY_API_TOKEN`, `FLY_APP_NAME`, `FLY_API_HOSTNAME`.
+    /// Reads `FLY_API_TOKEN`, `FLY_WORKER_APP`, `FLY_API_HOSTNAME`.
     ///
     /// # Errors
     /// Names the variable.
@@ -212,10 +212,10 @@ impl FlyConfig {
             let why = "it holds characters no token has; copy it again, on one line".into();
             return Err(ConfigError::Invalid { name: "FLY_API_TOKEN", why });
         }
-        let app = env.required("FLY_APP_NAME", "the name of the Fly app whose machines are the workers")?;
+        let app = env.required("FLY_WORKER_APP", "the name of the Fly app whose machines are the workers")?;
         if !app.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') {
             let why = "an app's name has only lower-case letters, digits and '-'".into();
-            return Err(ConfigError::Invalid { name: "FLY_APP_NAME", why });
+            return Err(ConfigError::Invalid { name: "FLY_WORKER_APP", why });
         }
         let base = match env.url("FLY_API_HOSTNAME")? {
             Some(url) => url,
@@ -416,7 +416,7 @@ mod tests {
     }
 
     const FLY: &[(&str, &str)] =
-        &[("FLY_API_TOKEN", "FlyV1 fm2_hush-hush"), ("FLY_APP_NAME", "tcoder-workers")];
+        &[("FLY_API_TOKEN", "FlyV1 fm2_hush-hush"), ("FLY_WORKER_APP", "tcoder-workers")];
 
     #[test]
     fn fly_needs_a_token_and_an_app() {
@@ -441,7 +441,7 @@ mod tests {
             ))
         };
         for (name, bad) in
-            [("FLY_API_TOKEN", "hush\nhush"), ("FLY_APP_NAME", "../apps"), ("FLY_API_HOSTNAME", "ftp://x")]
+            [("FLY_API_TOKEN", "hush\nhush"), ("FLY_WORKER_APP", "../apps"), ("FLY_API_HOSTNAME", "ftp://x")]
         {
             let error = with(name, bad).unwrap_err().to_string();
             assert!(error.starts_with(name) && !error.contains("hush"), "{error}");

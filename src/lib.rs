@@ -13,10 +13,10 @@
 //! | [`serve`] | incoming HTTP within limits |
 //! | [`process`] | child processes that end with their parent |
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
-//! | [`crd`] | the custom resources TranscodeJob and WorkerPool, and their schemas |
 //! | [`metrics`] | what is counted and measured, as OpenMetrics text |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
 //! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
+//! | [`crd`] | the custom resources TranscodeJob and WorkerPool, and their schemas |
 //! | [`webhook`] | signing, and the outbox |
 //! | [`hub`] | one reader of the stream of changes for the whole process |
 //! | [`housekeeping`] | what has to happen without anybody asking: leases, uploads, webhooks that are owed |

@@ -193,21 +193,30 @@ const GROUPS: &[Group] = &[
                 FLEETS,
                 "from `fly tokens create deploy`; not for the app's secrets",
             )),
-            needed("FLY_APP_NAME", FLEETS, "the app whose machines are the workers"),
+            needed(
+                "FLY_WORKER_APP",
+                FLEETS,
+                "the app whose machines are the workers; FLY_APP_NAME, which Fly sets on its machines, is not read",
+            ),
             needed("FLY_WORKER_IMAGE", FLEETS, "such as registry.fly.io/app:tag"),
             optional(
                 "FLY_WORKER_GUEST",
                 "performance-2x",
                 FLEETS,
-                "size of a machine; shared CPUs are throttled after a short burst",
+                "size of a machine: performance-1x to -16x or shared-cpu-1x to -8x; shared CPUs are throttled after a short burst",
             ),
             optional(
                 "FLY_WORKER_MEMORY_MB",
                 "2048 a CPU, shared 512",
                 FLEETS,
-                "its memory, a multiple of 256",
+                "its memory: 2048 to 8192 a CPU in steps of 1024, shared 256 to 2048 in steps of 256",
             ),
-            optional("FLY_REGION", "any", FLEETS, "where, most wanted first, with commas between"),
+            optional(
+                "FLY_WORKER_REGIONS",
+                "any",
+                FLEETS,
+                "where, most wanted first, with commas between; FLY_REGION, which Fly sets on its machines, is not read",
+            ),
             optional("FLEET_STRICT_REGIONS", "false", FLEETS, "true: nowhere else when these are full"),
             optional("MIN_MACHINES", "0", &[Up, Controller, Edge], "so many always run (tcoder up: 1)"),
             optional("MAX_MACHINES", "10", &[Up, Controller, Edge], "so many exist at most (tcoder up: 1)"),
@@ -461,7 +470,7 @@ mod tests {
                 | "R2_OUTPUT_BUCKET_NAME"
                 | "UPSTASH_REDIS_REST_TOKEN"
                 | "FLY_API_TOKEN"
-                | "FLY_APP_NAME" => "some",
+                | "FLY_WORKER_APP" => "some",
                 _ => return None,
             };
             Some(value.to_owned())
@@ -504,14 +513,19 @@ mod tests {
     }
 
     /// Words of the sources that look like a variable's name and are none of ours.
-    const OTHERS: [&str; 15] = [
+    const OTHERS: [&str; 20] = [
         "AV_LOG_FORCE_NOCOLOR",
         "CARGO_MANIFEST_DIR",
         "CARGO_PKG_VERSION",
         "DEAD_LETTERS",
         "DYLD_LIBRARY_PATH",
+        "FLY_ALLOC_ID",
+        "FLY_APP_NAME",
         "FLY_IMAGE_REF",
         "FLY_MACHINE_VERSION",
+        "FLY_PRIVATE_IP",
+        "FLY_REGION",
+        "FLY_VM_MEMORY_MB",
         "LC_ALL",
         "LD_LIBRARY_PATH",
         "NEVER_UPLOADED",

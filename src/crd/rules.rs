@@ -5,6 +5,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::Rule;
 use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
 
+use crate::flyprovider::guest;
 use crate::job::{Preset, Quality};
 
 /// An http(s) address without user name and password.
@@ -78,6 +79,27 @@ pub fn regions(_: &mut SchemaGenerator) -> Schema {
         "x-kubernetes-list-type": "set",
         "items": {"type": "string", "maxLength": 16, "pattern": "^[a-z0-9]+$"},
     })
+}
+
+/// The names of the sizes that Fly sells.
+pub fn guest_size(_: &mut SchemaGenerator) -> Schema {
+    let sizes: Vec<String> = guest::RULES.into_iter().flat_map(guest::Rule::sizes).collect();
+    json_schema!({"type": "string", "enum": sizes})
+}
+
+/// `memoryMb` is what the CPUs of `size` can have.
+pub fn memory_fits_size() -> Rule {
+    let fits = guest::RULES.map(|guest::Rule { prefix, cpus, least, most, step, .. }| {
+        format!(
+            "(self.memoryMb % {step} == 0 && {cpus:?}.exists(n, self.size == '{prefix}' + string(n) + 'x' && \
+             n * {least} <= self.memoryMb && self.memoryMb <= n * {most}))"
+        )
+    });
+    let words = guest::RULES.map(|guest::Rule { kind, least, most, step, .. }| {
+        format!("{least} to {most} for each {} CPU in steps of {step}", kind.name())
+    });
+    Rule::new(format!("!has(self.memoryMb) || {}", fits.join(" || ")))
+        .message(&*format!("memoryMb does not fit the size: it is {}", words.join(", ")))
 }
 
 /// Conditions, one of a type.

@@ -94,6 +94,54 @@ fn a_pool_has_no_more_at_least_than_at_most() {
 }
 
 #[test]
+fn a_pools_guest_is_a_size_that_fly_sells() {
+    let guest = |size: &str, memory: i32| pool(json!({"guest": {"size": size, "memoryMb": memory}}));
+    pool(json!({"guest": {"size": "performance-2x"}})).validate_cel().unwrap();
+    for (size, memory) in [
+        ("performance-2x", 4096),
+        ("performance-2x", 16_384),
+        ("performance-16x", 131_072),
+        ("shared-cpu-1x", 256),
+        ("shared-cpu-8x", 16_384),
+    ] {
+        guest(size, memory).validate_cel().unwrap();
+    }
+    for (size, memory) in [
+        ("performance-2x", 512),
+        ("performance-2x", 4352),
+        ("performance-2x", 17_408),
+        ("shared-cpu-4x", 512),
+        ("shared-cpu-1x", 4096),
+        // Whatever the schema's own say is.
+        ("performance-3x", 6144),
+    ] {
+        let error = guest(size, memory).validate_cel().unwrap_err().to_string();
+        assert!(error.contains("memoryMb does not fit the size"), "{size} {memory}: {error}");
+    }
+    let [_, pools] = all();
+    let sizes = &schema(&pools)["properties"]["spec"]["properties"]["guest"]["properties"]["size"]["enum"];
+    let sizes: Vec<&str> = sizes.as_array().unwrap().iter().map(|size| size.as_str().unwrap()).collect();
+    assert!(sizes.contains(&"performance-2x") && sizes.contains(&"shared-cpu-8x"), "{sizes:?}");
+    assert!(!sizes.contains(&"performance-3x") && sizes.len() == 14, "{sizes:?}");
+}
+
+#[test]
+fn the_schema_of_a_guest_and_the_settings_agree_at_every_limit() {
+    use crate::flyprovider::Guest;
+    use crate::flyprovider::guest::{RULES, Rule};
+    for rule @ Rule { cpus, least, most, .. } in RULES {
+        for (size, cpus) in rule.sizes().zip(cpus) {
+            let (least, most) = (least * cpus, most * cpus);
+            for memory in [least - 256, least, least + 256, least + 1024, most, most + 256, most + 1024] {
+                let guest: Guest = size.parse().unwrap();
+                let spec = pool(json!({"guest": {"size": size, "memoryMb": memory}}));
+                assert_eq!(spec.validate_cel().is_ok(), guest.with_memory(memory).is_ok(), "{size} {memory}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_left_out_has_a_default_in_the_schema_and_the_same_in_code() {
     let [jobs, pools] = all();
     let said = job(json!({"input": {"key": "a.mp4"}})).spec;

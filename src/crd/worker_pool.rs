@@ -9,7 +9,7 @@ use super::rules;
 
 /// How many machines there may be, and which.
 ///
-/// A field that is left out is the controller's environment to say (`FLY_REGION`, `FLY_WORKER_IMAGE`, ...).
+/// A field that is left out is the controller's environment to say (`FLY_WORKER_REGIONS`, `FLY_WORKER_IMAGE`, ...).
 /// The Fly app and its token are always the environment's. One pool acts: the oldest that the controller
 /// sees.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,16 +95,18 @@ const fn default_idle_timeout() -> i64 {
     300
 }
 
-/// The size of a machine.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The size of a machine, of those that Fly sells.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::memory_fits_size())]
 pub struct GuestSpec {
     /// Kind and CPUs, such as performance-2x.
-    #[schemars(length(max = 32), regex(pattern = "^(performance|shared|shared-cpu)-[0-9]{1,2}x$"))]
+    #[schemars(schema_with = "rules::guest_size")]
     pub size: String,
-    /// Megabytes of memory, where the size's own are not right; a multiple of 256.
+    /// Megabytes of memory, where the size's own are not right: for each performance CPU 2048 to 8192 in steps
+    /// of 1024, for each shared one 256 to 2048 in steps of 256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 256, max = 1_048_576), extend("multipleOf" = 256))]
+    #[schemars(range(min = 256, max = 131_072), extend("multipleOf" = 256))]
     pub memory_mb: Option<i32>,
 }
 

@@ -193,7 +193,7 @@ mod tests {
         ("API_TOKENS", "hush-token-0123456789"),
         ("WEBHOOK_SECRET", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),
         ("FLY_API_TOKEN", "hush-fly"),
-        ("FLY_APP_NAME", "tcoder-workers"),
+        ("FLY_WORKER_APP", "tcoder-workers"),
         ("FLY_WORKER_IMAGE", "registry.fly.io/tcoder-workers:latest"),
         ("MAX_MACHINES", "3"),
     ];
@@ -232,7 +232,7 @@ mod tests {
             "R2_OUTPUT_BUCKET_NAME",
             "API_TOKENS",
             "FLY_API_TOKEN",
-            "FLY_APP_NAME",
+            "FLY_WORKER_APP",
             "FLY_WORKER_IMAGE",
         ];
         for missing in needed {
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_fleet_that_somebody_else_looks_after_needs_no_fly() {
-        let fly = ["FLY_API_TOKEN", "FLY_APP_NAME", "FLY_WORKER_IMAGE"];
+        let fly = ["FLY_API_TOKEN", "FLY_WORKER_APP", "FLY_WORKER_IMAGE"];
         let settings = read(|name| match name {
             "FLEET" => Some(Some("elsewhere")),
             _ => fly.contains(&name).then_some(None),

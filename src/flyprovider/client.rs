@@ -35,8 +35,8 @@ pub struct ListFilter {
     pub include_deleted: bool,
     /// Only those in this region.
     pub region: Option<String>,
-    /// Only those in this state.
-    pub state: Option<MachineState>,
+    /// Only those in one of these states; none for all states.
+    pub states: Vec<MachineState>,
     /// Only those that carry all of these labels.
     pub metadata: BTreeMap<String, String>,
 }
@@ -56,6 +56,81 @@ pub struct CreateMachine {
     /// Whether it is left stopped.
     #[serde(default)]
     pub skip_launch: bool,
+}
+
+/// A state that Fly lets one wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitState {
+    /// Running.
+    Started,
+    /// At rest.
+    Stopped,
+    /// At rest, with its memory kept.
+    Suspended,
+    /// Gone.
+    Destroyed,
+    /// Could not be kept running.
+    Failed,
+    /// Any state that does not pass by itself.
+    Settled,
+}
+
+impl WaitState {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Started, Self::Stopped, Self::Suspended, Self::Destroyed, Self::Failed, Self::Settled];
+
+    /// Its name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Stopped => "stopped",
+            Self::Suspended => "suspended",
+            Self::Destroyed => "destroyed",
+            Self::Failed => "failed",
+            Self::Settled => "settled",
+        }
+    }
+}
+
+/// A signal that Fly sends to a machine's process to stop it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopSignal {
+    /// SIGHUP
+    Hangup,
+    /// SIGINT
+    Interrupt,
+    /// SIGQUIT
+    Quit,
+    /// SIGKILL
+    Kill,
+    /// SIGUSR1
+    User1,
+    /// SIGUSR2
+    User2,
+    /// SIGTERM
+    Terminate,
+}
+
+impl StopSignal {
+    /// All of them.
+    pub const ALL: [Self; 7] =
+        [Self::Hangup, Self::Interrupt, Self::Quit, Self::Kill, Self::User1, Self::User2, Self::Terminate];
+
+    /// Its name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hangup => "SIGHUP",
+            Self::Interrupt => "SIGINT",
+            Self::Quit => "SIGQUIT",
+            Self::Kill => "SIGKILL",
+            Self::User1 => "SIGUSR1",
+            Self::User2 => "SIGUSR2",
+            Self::Terminate => "SIGTERM",
+        }
+    }
 }
 
 /// What a wait came to.
@@ -139,8 +214,9 @@ impl Fly {
         if let Some(region) = &include.region {
             call = call.query("region", region);
         }
-        if let Some(state) = &include.state {
-            call = call.query("state", state.name());
+        if !include.states.is_empty() {
+            let names: Vec<&str> = include.states.iter().map(MachineState::name).collect();
+            call = call.query("state", names.join(","));
         }
         for (name, value) in &include.metadata {
             call = call.query(format!("metadata.{name}"), value);
@@ -182,12 +258,12 @@ impl Fly {
         self.tell(&Call::new(Method::POST, Some(id), "start")).await
     }
 
-    /// Stops a machine: first this signal (`SIGTERM`), after this long SIGKILL.
+    /// Stops a machine: first this signal, after this long SIGKILL.
     ///
     /// # Errors
     /// Why it was not told, or that it is not known whether it was.
-    pub async fn stop(&self, id: &MachineId, signal: &str, timeout: Duration) -> Result<(), FlyError> {
-        let body = json!({ "signal": signal, "timeout": format!("{}s", timeout.as_secs()) });
+    pub async fn stop(&self, id: &MachineId, signal: StopSignal, timeout: Duration) -> Result<(), FlyError> {
+        let body = json!({ "signal": signal.name(), "timeout": format!("{}s", timeout.as_secs()) });
         self.tell(&Call::new(Method::POST, Some(id), "stop").body(body)).await
     }
 
@@ -200,19 +276,19 @@ impl Fly {
         self.tell(&if force { call.query("force", "true") } else { call }).await
     }
 
-    /// Waits until a machine is in a state, at most `timeout` and a minute.
+    /// Waits until a machine is in one of these states, at most `timeout` and a minute.
     ///
     /// # Errors
     /// Why Fly does not say.
     pub async fn wait(
         &self,
         id: &MachineId,
-        state: &MachineState,
+        states: &[WaitState],
         timeout: Duration,
     ) -> Result<Waited, FlyError> {
         let timeout = timeout.clamp(Duration::from_secs(1), WAIT_MAX);
         let mut call = Call::new(Method::GET, Some(id), "wait")
-            .query("state", state.name())
+            .query("state", states.iter().map(|state| state.name()).collect::<Vec<_>>().join(","))
             .query("timeout", timeout.as_secs().to_string());
         call.limit = timeout + READ;
         let (status, retry_after, body) = self.send(&call).await?;

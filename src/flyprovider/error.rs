@@ -37,14 +37,21 @@ pub enum FlyError {
     },
     /// The token is not accepted.
     #[error(
-        "Fly refuses the token ({status}); check that FLY_API_TOKEN is a current token for the app in FLY_APP_NAME"
+        "Fly refuses the token ({status}); check that FLY_API_TOKEN is a current token for the app in FLY_WORKER_APP"
     )]
     Auth {
         /// 401 or 403.
         status: u16,
     },
+    /// The organisation's payment is not in order: no payment method, a trial that ended, an unpaid bill. The
+    /// token is good, and nothing was done.
+    #[error("Fly refuses until the organisation's payment is in order: {message}")]
+    Billing {
+        /// Fly's words.
+        message: String,
+    },
     /// There is no such app.
-    #[error("Fly has no such app; check FLY_APP_NAME, or make it with `fly apps create`")]
+    #[error("Fly has no such app; check FLY_WORKER_APP, or make it with `fly apps create`")]
     NoSuchApp,
     /// There is no such machine (any more).
     #[error("Fly has no machine {0}")]
@@ -121,6 +128,25 @@ struct Body {
     status: Option<serde_json::Value>,
 }
 
+/// The words of a host without room (fly-go, `flydResourcePhrases`; flyctl, `restartBuilderMachine`).
+const HOST_FULL: &[&str] = &[
+    "could not reserve resource",
+    "insufficient resources",
+    "not enough resources",
+    "insufficient cpus available",
+    "insufficient memory available",
+    "insufficient ips available",
+];
+
+/// The words of a host that takes no machines for now, though it may have room (flyctl, pull request 3732).
+const HOST_CLOSED: &[&str] =
+    &["deploys to this host are temporarily disabled", "governor policy blocked start"];
+
+/// The words for payment that is not in order, seen by users of Fly: "please add a payment method", "trial has
+/// ended, please add a credit card", "We need your payment information to continue".
+const UNPAID: &[&str] =
+    &["payment", "billing", "credit card", "buy credit", "trial has ended", "past due", "unpaid"];
+
 /// What the answer means to somebody who asked this of `machine` (or of the app).
 #[must_use]
 pub fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) -> FlyError {
@@ -134,14 +160,25 @@ pub fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) ->
         _ => lower.split_once(':').map(|(code, _)| code.to_owned()).unwrap_or_default(),
     };
     let says = |phrases: &[&str]| phrases.iter().any(|phrase| lower.contains(phrase));
-    let full = says(&["could not reserve resource", "insufficient resources", "not enough resources"]);
-    let region_full = code == "insufficient_capacity" || says(&["insufficient_capacity"]);
+    let host_full = code == "volume_placement_capacity" || says(HOST_FULL) || says(HOST_CLOSED);
+    let region_full = says(&["insufficient_capacity"])
+        || code == "insufficient_capacity"
+        || lower.trim_end().ends_with("no capacity");
     let over_quota = says(&["quota"]);
+    let unpaid = answer.status == 402 || says(UNPAID);
     let capacity = |scope| FlyError::Capacity { scope, message: message.clone() };
 
+    // Fly answers so to an id of another shape than its own.
+    if let Some(id) = machine
+        && answer.status == 400
+        && says(&["invalid machine id"])
+    {
+        return FlyError::NotFound(id.clone());
+    }
     match (answer.status, kind) {
         (429, _) => FlyError::RateLimited { retry_after: answer.retry_after },
         (400 | 402 | 403 | 422, _) if over_quota => capacity(Scope::Quota),
+        (400..=403 | 422, _) if unpaid => FlyError::Billing { message },
         (status @ (401 | 403), _) => FlyError::Auth { status },
         (404, _) => match machine {
             Some(id) if !says(&["could not find app", "app not found"]) => FlyError::NotFound(id.clone()),
@@ -151,7 +188,10 @@ pub fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) ->
             FlyError::NameTaken { by: taken_by(&text) }
         }
         (409 | 412 | 422, _) if region_full => capacity(Scope::Region),
-        (409 | 412 | 422, _) if full => capacity(Scope::Host),
+        (409 | 412 | 422, _) if host_full => capacity(Scope::Host),
+        // The words begin with the code `unavailable`, which is a 503 in Fly's API. They say that nothing was
+        // done, which no other server error does.
+        (503, Kind::Write) if says(HOST_CLOSED) => capacity(Scope::Host),
         // What is left of 409 is a concurrent update or somebody's lease: the same cure.
         (409 | 412, _) => FlyError::Precondition { message },
         (408 | 500..=599, Kind::Read) => FlyError::Unavailable { message: with_status(answer, &message) },
@@ -246,6 +286,73 @@ mod tests {
         assert_eq!(scope(write(403, body)), Scope::Quota);
         assert_eq!(scope(write(422, body)), Scope::Quota);
         assert!(matches!(write(422, r#"{"error":"invalid config"}"#), FlyError::Other { status: 422, .. }));
+    }
+
+    #[test]
+    fn a_host_that_takes_no_machines_is_a_full_host_whatever_the_status() {
+        let closed = r#"{"error":"unavailable: deploys to this host are temporarily disabled, please try again later or check the status page: https://status.flyio.net/"}"#;
+        for status in [409, 412, 422, 503] {
+            assert_eq!(scope(write(status, closed)), Scope::Host, "{status}");
+        }
+        // Of other server errors nobody knows what was done.
+        for (status, body) in [(500, closed), (503, r#"{"error":"unavailable: try again later"}"#)] {
+            assert!(matches!(write(status, body), FlyError::UnknownOutcome { .. }), "{status} {body}");
+        }
+        assert!(matches!(read(Kind::Read, true, 503, closed), FlyError::Unavailable { .. }));
+    }
+
+    #[test]
+    fn each_way_of_fly_to_say_that_there_is_no_room_is_read() {
+        // The bodies of fly-go's `TestCapacityScopeOf`.
+        for (status, body, expected) in [
+            (
+                422,
+                r#"{"error":"could not find a candidate host","status":"insufficient_capacity"}"#,
+                Scope::Region,
+            ),
+            (409, r#"{"error":"aborted: no capacity"}"#, Scope::Region),
+            (
+                412,
+                r#"{"error":"insufficient resources to create new machine with existing volume id '123'","status":"volume_placement_capacity"}"#,
+                Scope::Host,
+            ),
+            (
+                409,
+                r#"{"error":"aborted: could not reserve resource for machine: insufficient memory available to fulfill request on the current host"}"#,
+                Scope::Host,
+            ),
+            (409, r#"{"error":"aborted: insufficient IPs available to fulfill request"}"#, Scope::Host),
+            (409, "insufficient CPUs available to fulfill request", Scope::Host),
+        ] {
+            assert_eq!(scope(write(status, body)), expected, "{body}");
+        }
+        let update = r#"{"error":"aborted: machine update failed due to concurrent update"}"#;
+        assert!(matches!(write(409, update), FlyError::Precondition { .. }));
+    }
+
+    #[test]
+    fn a_refusal_for_want_of_payment_is_not_a_bad_token() {
+        for (status, text) in [
+            (
+                403,
+                "To create more than 1 machine per app please add a payment method. https://fly.io/dashboard/personal/billing",
+            ),
+            (403, "trial has ended, please add a credit card by visiting https://fly.io/trial"),
+            (422, "We need your payment information to continue! Add a credit card or buy credit"),
+            (402, "no"),
+        ] {
+            let body = serde_json::json!({ "error": text }).to_string();
+            let error = read(Kind::Write, false, status, &body);
+            assert_eq!(error, FlyError::Billing { message: text.to_owned() });
+            assert!(!error.to_string().contains("token"), "{error}");
+            assert!(matches!(read(Kind::Read, false, status, &body), FlyError::Billing { .. }), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_fly_does_not_take_is_no_machine() {
+        let body = r#"{"error":"invalid machine ID, '12345'"}"#;
+        assert_eq!(write(400, body), FlyError::NotFound(MachineId("m1".into())));
     }
 
     #[test]

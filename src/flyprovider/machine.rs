@@ -9,6 +9,8 @@ use std::fmt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::Guest;
+
 /// The id Fly gives a machine.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -215,17 +217,6 @@ pub struct MachineConfig {
     pub stop_config: Option<StopConfig>,
 }
 
-/// A machine's size.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Guest {
-    /// `performance` or `shared`; shared ones are throttled to 6 %.
-    pub cpu_kind: String,
-    /// How many.
-    pub cpus: u32,
-    /// Memory.
-    pub memory_mb: u32,
-}
-
 /// What happens when a machine's process exits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restart {
@@ -245,18 +236,24 @@ pub struct StopConfig {
 }
 
 /// Something that happened to a machine.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MachineEvent {
+    /// Its id. Later events have greater ones.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
+    pub id: String,
     /// `start`, `exit`, `launch`, ...
     #[serde(rename = "type", default, deserialize_with = "lenient")]
     pub kind: String,
     /// The state after it.
     #[serde(default, deserialize_with = "lenient")]
     pub status: String,
+    /// Who caused it: `user`, or Fly itself (`flyd`).
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
+    pub source: String,
     /// Milliseconds since 1970.
     #[serde(default, deserialize_with = "lenient")]
     pub timestamp: i64,
-    /// Details; an exit's code stands in `exit_event`.
+    /// Details; [`MachineEvent::exit`] reads those of an exit.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub request: Option<serde_json::Value>,
 }
@@ -277,11 +274,15 @@ pub struct ExitEvent {
 }
 
 impl MachineEvent {
-    /// How the process ended, if this event tells that it did.
+    /// How the process ended, if this event tells that it did. Fly says so in `MonitorEvent.exit_event` or in
+    /// `exit_event`; where it does in both, the former counts, as for Fly's own client (fly-go,
+    /// `MachineRequest.GetExitCode`).
     #[must_use]
     pub fn exit(&self) -> Option<ExitEvent> {
-        let exit = self.request.as_ref()?.get("exit_event")?;
-        exit.is_object().then(|| serde_json::from_value(exit.clone()).unwrap_or_default())
+        let request = self.request.as_ref()?;
+        let monitored = request.get("MonitorEvent").and_then(|event| event.get("exit_event"));
+        let exit = [monitored, request.get("exit_event")].into_iter().flatten().find(|e| e.is_object())?;
+        Some(serde_json::from_value(exit.clone()).unwrap_or_default())
     }
 }
 
@@ -312,7 +313,7 @@ mod tests {
     #[test]
     fn what_is_null_or_of_a_new_shape_costs_only_itself() {
         let json = r#"{"id":"x","state":"started","name":null,"region":null,"events":null,"host_status":null,
-            "config":{"image":"i","env":null,"metadata":null,"auto_destroy":null,"guest":{"cpu_kind":"x"},
+            "config":{"image":"i","env":null,"metadata":null,"auto_destroy":null,"guest":{"cpu_kind":"a100"},
             "restart":{},"stop_config":{"timeout":300000000000}}}"#;
         let machine: Machine = serde_json::from_str(json).unwrap();
         let config = machine.config.unwrap();
@@ -327,7 +328,16 @@ mod tests {
         let json =
             r#"{"type":"exit","request":{"exit_event":{"exit_code":137,"oom_killed":true,"guest":1}}}"#;
         let exit = ExitEvent { exit_code: 137, oom_killed: true, requested_stop: false };
-        assert_eq!(event(json), Some(exit));
+        assert_eq!(event(json), Some(exit.clone()));
+        let monitored = r#"{"type":"exit","request":{"MonitorEvent":{"exit_event":{"exit_code":137,"oom_killed":true}},
+            "restart_count":0}}"#;
+        assert_eq!(event(monitored), Some(exit.clone()));
+        let both = r#"{"type":"exit","request":{"MonitorEvent":{"exit_event":{"exit_code":137,"oom_killed":true}},
+            "exit_event":{"exit_code":0}}}"#;
+        assert_eq!(event(both), Some(exit));
+        let other =
+            r#"{"type":"exit","request":{"MonitorEvent":{"exit_event":null},"exit_event":{"exit_code":3}}}"#;
+        assert_eq!(event(other).map(|exit| exit.exit_code), Some(3));
         assert_eq!(event(r#"{"type":"start","request":null}"#), None);
         assert_eq!(event(r#"{"type":"exit","request":{"exit_event":null}}"#), None);
     }

@@ -6,6 +6,7 @@
 
 mod client;
 mod error;
+pub mod guest;
 pub mod machine;
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -21,10 +22,10 @@ mod edge;
 #[cfg(target_arch = "wasm32")]
 use edge as host;
 
-pub use client::{CreateMachine, Fly, ListFilter, Waited};
+pub use client::{CreateMachine, Fly, ListFilter, StopSignal, WaitState, Waited};
 pub use error::{Answer, FlyError, Kind, Scope, classify, retry_after};
+pub use guest::{CpuKind, Guest, GuestError};
 pub use limit::Limit;
 pub use machine::{
-    ExitEvent, Guest, HostStatus, Machine, MachineConfig, MachineEvent, MachineId, MachineState, Restart,
-    StopConfig,
+    ExitEvent, HostStatus, Machine, MachineConfig, MachineEvent, MachineId, MachineState, Restart, StopConfig,
 };

@@ -10,15 +10,16 @@ use tcoder::flyprovider::emulator::{
 };
 use tcoder::flyprovider::{
     CreateMachine, ExitEvent, Fly, FlyError, HostStatus, Limit, ListFilter, Machine, MachineConfig,
-    MachineId, MachineState, Scope, Waited,
+    MachineId, MachineState, Scope, StopSignal, WaitState, Waited,
 };
 use tcoder::queue::{FlyRate, Queue};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::net::unix::pipe;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
+use crate::support::fly::{self, FlyGuard};
 use crate::support::redis::shared;
 use crate::support::system;
 
@@ -29,7 +30,7 @@ const SLEEPS: &str = "exec sleep 1000";
 struct Cloud {
     emulator: EmulatorHandle,
     fly: Fly,
-    _stop: DropGuard,
+    _guard: FlyGuard,
 }
 
 fn options(script: &str) -> Options {
@@ -41,11 +42,9 @@ fn options(script: &str) -> Options {
 }
 
 async fn cloud_of(options: Options) -> Cloud {
-    let stop = CancellationToken::new();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let emulator = Emulator::start(options, listener, stop.clone()).unwrap();
+    let (emulator, guard) = fly::start(options).await;
     let fly = Fly::new(&emulator.fly_config()).unwrap();
-    Cloud { emulator, fly, _stop: stop.drop_guard() }
+    Cloud { emulator, fly, _guard: guard }
 }
 
 async fn cloud(script: &str) -> Cloud {
@@ -174,12 +173,12 @@ async fn a_machine_stops_starts_again_and_is_destroyed() {
     let cloud = cloud(SLEEPS).await;
     let id = cloud.started("one").await;
     let pid = cloud.emulator.pid(&id).unwrap();
-    cloud.fly.stop(&id, "SIGTERM", Duration::from_secs(20)).await.unwrap();
-    assert_eq!(soon(cloud.fly.wait(&id, &MachineState::Stopped, NEVER)).await, Ok(Waited::Reached));
+    cloud.fly.stop(&id, StopSignal::Terminate, Duration::from_secs(20)).await.unwrap();
+    assert_eq!(soon(cloud.fly.wait(&id, &[WaitState::Stopped], NEVER)).await, Ok(Waited::Reached));
     let exit = ExitEvent { exit_code: 143, oom_killed: false, requested_stop: true };
     assert_eq!((cloud.exit(&id).await, runs(pid)), (exit, false));
     // Stopping what is stopped is no error.
-    cloud.fly.stop(&id, "SIGTERM", Duration::from_secs(20)).await.unwrap();
+    cloud.fly.stop(&id, StopSignal::Terminate, Duration::from_secs(20)).await.unwrap();
 
     let before = cloud.fly.get(&id).await.unwrap().instance_id;
     cloud.fly.start(&id).await.unwrap();
@@ -209,7 +208,7 @@ async fn a_process_that_ignores_the_signal_is_killed_after_the_time_out() {
     ready.come().await;
     cloud.reaches(&id, MachineState::Started).await;
     let pid = cloud.emulator.pid(&id).unwrap();
-    cloud.fly.stop(&id, "SIGTERM", Duration::from_secs(1)).await.unwrap();
+    cloud.fly.stop(&id, StopSignal::Terminate, Duration::from_secs(1)).await.unwrap();
     assert_eq!(cloud.state(&id).await, MachineState::Stopping);
     let refused = cloud.fly.start(&id).await;
     assert!(matches!(refused, Err(FlyError::Precondition { .. })), "{refused:?}");
@@ -244,7 +243,8 @@ async fn what_the_state_does_not_allow_is_a_precondition() {
     slow.transitions.create = NEVER;
     let cloud = cloud_of(slow).await;
     let id = cloud.fly.create(&order("one")).await.unwrap().id;
-    for refused in [cloud.fly.start(&id).await, cloud.fly.stop(&id, "SIGTERM", Duration::from_secs(1)).await]
+    for refused in
+        [cloud.fly.start(&id).await, cloud.fly.stop(&id, StopSignal::Terminate, Duration::from_secs(1)).await]
     {
         let Err(FlyError::Precondition { message }) = refused else { panic!("{refused:?}") };
         assert!(message.contains("'created'"), "{message}");
@@ -276,11 +276,14 @@ async fn a_wait_says_whether_the_state_came() {
     let cloud = cloud(SLEEPS).await;
     let id = cloud.fly.create(&order("one")).await.unwrap().id;
     let minute = Duration::from_secs(60);
-    assert_eq!(soon(cloud.fly.wait(&id, &MachineState::Started, minute)).await, Ok(Waited::Reached));
+    assert_eq!(soon(cloud.fly.wait(&id, &[WaitState::Started], minute)).await, Ok(Waited::Reached));
     let second = Duration::from_secs(1);
-    assert_eq!(soon(cloud.fly.wait(&id, &MachineState::Stopped, second)).await, Ok(Waited::TimedOut));
+    assert_eq!(
+        soon(cloud.fly.wait(&id, &[WaitState::Stopped, WaitState::Destroyed], second)).await,
+        Ok(Waited::TimedOut)
+    );
     let nobody = MachineId("nobody".into());
-    let refused = cloud.fly.wait(&nobody, &MachineState::Stopped, second).await;
+    let refused = cloud.fly.wait(&nobody, &[WaitState::Stopped], second).await;
     assert_eq!(refused, Err(FlyError::NotFound(nobody)));
 }
 
@@ -306,8 +309,11 @@ async fn lists_are_filtered() {
         ids(ListFilter { region: Some("ams".into()), ..ListFilter::default() }).await,
         std::slice::from_ref(&red)
     );
-    let stopped = ListFilter { state: Some(MachineState::Stopped), ..ListFilter::default() };
-    assert_eq!(ids(stopped).await, [red]);
+    let in_states = |states: &[MachineState]| ListFilter { states: states.to_vec(), ..ListFilter::default() };
+    assert_eq!(ids(in_states(&[MachineState::Stopped])).await, [red]);
+    let both = in_states(&[MachineState::Stopped, MachineState::Started]);
+    assert_eq!(ids(both).await.len(), 2);
+    assert_eq!(ids(in_states(&[MachineState::Suspended])).await, []);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -337,12 +343,18 @@ async fn no_room_is_told_by_where_there_is_none() {
         Err(FlyError::Capacity { scope, .. }) => scope,
         other => panic!("{other:?}"),
     };
-    for (fault, expected) in
-        [(Fault::HostFull, Scope::Host), (Fault::RegionFull, Scope::Region), (Fault::Quota, Scope::Quota)]
-    {
+    for (fault, expected) in [
+        (Fault::HostFull, Scope::Host),
+        (Fault::HostClosed, Scope::Host),
+        (Fault::RegionFull, Scope::Region),
+        (Fault::Quota, Scope::Quota),
+    ] {
         cloud.emulator.inject(Action::Create, fault, 1);
         assert_eq!(scope(&order("one")).await, expected);
     }
+    cloud.emulator.inject(Action::Create, Fault::Billing, 1);
+    let unpaid = cloud.fly.create(&order("one")).await;
+    assert!(matches!(unpaid, Err(FlyError::Billing { .. })), "{unpaid:?}");
     cloud.emulator.set_region_full("iad", true);
     assert_eq!(scope(&CreateMachine { region: Some("iad".into()), ..order("one") }).await, Scope::Region);
     for (name, region, placed) in [("one", "iad,fra", "fra"), ("two", "any", "dfw")] {
@@ -448,7 +460,7 @@ async fn machines_that_never_start_or_get_stuck_stay_so_and_can_be_destroyed() {
     cloud.fly.start(&starting).await.unwrap();
     let stopping = cloud.started("stopping").await;
     cloud.emulator.inject(Action::Stop, Fault::Stuck, 1);
-    cloud.fly.stop(&stopping, "SIGTERM", Duration::from_secs(1)).await.unwrap();
+    cloud.fly.stop(&stopping, StopSignal::Terminate, Duration::from_secs(1)).await.unwrap();
     assert!(runs(cloud.emulator.pid(&stopping).unwrap()), "nobody stopped it");
     // One that came later and runs shows that those had their time.
     cloud.started("witness").await;
@@ -484,7 +496,7 @@ async fn hosts_get_lost_machines_vanish_and_lists_come_short() {
     cloud.emulator.happens(&lost, Happening::HostLost);
     let shown = cloud.fly.get(&lost).await.unwrap();
     assert_eq!((shown.host_status, shown.config), (HostStatus::Unreachable, None));
-    let stop = cloud.fly.stop(&lost, "SIGTERM", Duration::from_secs(1)).await;
+    let stop = cloud.fly.stop(&lost, StopSignal::Terminate, Duration::from_secs(1)).await;
     assert!(matches!(stop, Err(FlyError::UnknownOutcome { .. })), "{stop:?}");
     assert!(runs(cloud.emulator.pid(&lost).unwrap()));
     cloud.emulator.happens(&lost, Happening::HostFound);

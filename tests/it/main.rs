@@ -9,6 +9,7 @@ mod a_video_becomes_renditions;
 mod acceptance;
 mod bad_input;
 mod fly_api;
+mod fly_contract;
 mod fly_limit;
 mod media;
 mod media_process;

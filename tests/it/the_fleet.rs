@@ -16,8 +16,9 @@ use tcoder::metrics::Metrics;
 use tcoder::queue::{FleetStatus, FlyRate, Queue};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
+use crate::support::fly::FlyGuard;
 use crate::support::system::{
     PATIENCE, Setup, System, clip, descendants, keeps_to_one_a_second, long_clip, processes, send,
 };
@@ -32,7 +33,7 @@ struct Cloud {
     fly: EmulatorHandle,
     queue: Queue,
     metrics: Arc<Metrics>,
-    _stop: DropGuard,
+    _stop: FlyGuard,
 }
 
 /// A reconciler in this process.
@@ -250,7 +251,7 @@ async fn a_wrong_token_or_app_stops_every_write_and_is_said_plainly() {
     let status =
         cloud.says("the app is wrong", |s| s.conditions.iter().any(|c| c.reason == "NoSuchApp")).await;
     assert_eq!((status.reconciler.as_str(), status.conditions.len()), ("wrong-app", 1));
-    assert!(status.conditions[0].message.contains("FLY_APP_NAME"), "{status:?}");
+    assert!(status.conditions[0].message.contains("FLY_WORKER_APP"), "{status:?}");
     running.stop().await;
     assert_eq!(cloud.writes(), []);
 
@@ -289,13 +290,13 @@ async fn the_role_by_itself_does_the_same_and_ends_when_told_to() {
     let (api, token) = (config.base.to_string(), config.token.expose_secret().to_owned());
     let variables = [
         ("FLY_API_TOKEN", token.as_str()),
-        ("FLY_APP_NAME", "clips"),
+        ("FLY_WORKER_APP", "clips"),
         ("FLY_WORKER_IMAGE", "worker:1"),
         ("FLY_API_HOSTNAME", api.as_str()),
         ("WORKER_IDLE_TIMEOUT", "1"),
     ];
     let args = ["controller", "--listen", "127.0.0.1:0"];
-    for missing in ["FLY_API_TOKEN", "FLY_APP_NAME", "FLY_WORKER_IMAGE"] {
+    for missing in ["FLY_API_TOKEN", "FLY_WORKER_APP", "FLY_WORKER_IMAGE"] {
         let rest: Vec<_> = variables.iter().copied().filter(|(name, _)| *name != missing).collect();
         let (code, said) = cloud.system.role_fails(&args, &rest).await;
         assert!(code == Some(5) && said.contains(&format!("{missing} is not set")), "{code:?}: {said}");
@@ -326,7 +327,7 @@ async fn a_wrong_token_is_logged_once() {
     let api = cloud.fly.url().to_string();
     let variables = [
         ("FLY_API_TOKEN", "hush-hush-wrong-token"),
-        ("FLY_APP_NAME", "clips"),
+        ("FLY_WORKER_APP", "clips"),
         ("FLY_WORKER_IMAGE", "worker:1"),
         ("FLY_API_HOSTNAME", api.as_str()),
     ];

@@ -83,7 +83,7 @@ fn busy(now: Millis) -> FleetStatus {
         machines: vec![at_work, machine("films-worker-02", "booting")],
         conditions: vec![FleetCondition {
             reason: "NoCapacity".into(),
-            message: "no region has room now; add regions to FLY_REGION".into(),
+            message: "no region has room now; add regions to FLY_WORKER_REGIONS".into(),
         }],
         plan: vec![
             FleetStep {
@@ -168,7 +168,7 @@ async fn what_the_reconciler_says_is_shown_in_words_and_in_json() {
     );
     assert_eq!(line("films-worker-02"), ["films-worker-02", "-", "booting", "-", "-", "-", "-", "$0.0000"]);
     has(&text, &["cost so far $0.2500", "an hour $0.5000", "2 machines", "app films"]);
-    has(&text, &["NoCapacity: no region has room now; add regions to FLY_REGION.\n"]);
+    has(&text, &["NoCapacity: no region has room now; add regions to FLY_WORKER_REGIONS.\n"]);
 
     let text = said(&system, &["plan"]).await;
     let steps: Vec<&str> = text.lines().filter(|l| l.trim_start().starts_with(char::is_numeric)).collect();

@@ -432,7 +432,7 @@ fn every_setting_that_is_shown_can_be_used() {
     use tcoder::controller::fleet::FleetPolicy;
     let shown: BTreeMap<String, String> = settings(&read("base/configmap.yaml"), ':').into_iter().collect();
     let env = Env::of(|name| match name {
-        "FLY_APP_NAME" => Some("clips".to_owned()),
+        "FLY_WORKER_APP" => Some("clips".to_owned()),
         "FLY_WORKER_IMAGE" => Some("registry.fly.io/clips:v1".to_owned()),
         name => shown.get(name).cloned(),
     });

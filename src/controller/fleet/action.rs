@@ -136,6 +136,8 @@ pub enum Outcome {
     },
     /// 401 or 403.
     Unauthorised,
+    /// Fly refuses until the organisation's payment is in order.
+    Billing,
     /// 404.
     NotFound,
     /// Any other refusal: Fly did not accept what was asked.
@@ -173,6 +175,8 @@ pub enum Condition {
     NoCapacity,
     /// The organisation's quota is reached.
     Quota,
+    /// Fly refuses machines until the organisation's payment is in order.
+    Billing,
     /// More machines would cost more than allowed.
     Budget {
         /// So many may run.
@@ -195,6 +199,7 @@ impl Condition {
         match self {
             Self::QueueUnknown => "QueueUnknown",
             Self::ListUnknown(ListFailure::Unauthorised) | Self::Unauthorised => "Unauthorised",
+            Self::ListUnknown(ListFailure::Billing) | Self::Billing => "Billing",
             Self::ListUnknown(ListFailure::NoSuchApp) => "NoSuchApp",
             Self::ListUnknown(ListFailure::NotYet) => "NotListedYet",
             Self::ListUnknown(ListFailure::Failed) => "ListFailed",
@@ -220,8 +225,11 @@ impl fmt::Display for Condition {
                 "Fly refuses the token; set FLY_API_TOKEN to one made by `fly tokens create deploy`",
             ),
             Self::ListUnknown(ListFailure::NoSuchApp) => {
-                f.write_str("Fly knows no such app; check FLY_APP_NAME, or make it with `fly apps create`")
+                f.write_str("Fly knows no such app; check FLY_WORKER_APP, or make it with `fly apps create`")
             }
+            Self::ListUnknown(ListFailure::Billing) | Self::Billing => f.write_str(
+                "Fly refuses until the organisation's payment is in order; see Billing in Fly's dashboard (fly dashboard)",
+            ),
             Self::ListUnknown(ListFailure::NotYet) => f.write_str("the machines were not listed yet"),
             Self::ListUnknown(ListFailure::Failed) => {
                 f.write_str("Fly's list of machines cannot be had; nothing is changed until it can")
@@ -242,7 +250,7 @@ impl fmt::Display for Condition {
                 f,
                 "{failures} launches in a row brought no worker; check FLY_WORKER_IMAGE and `fly logs`"
             ),
-            Self::NoCapacity => f.write_str("no region has room now; add regions to FLY_REGION"),
+            Self::NoCapacity => f.write_str("no region has room now; add regions to FLY_WORKER_REGIONS"),
             Self::Quota => f.write_str(
                 "the Fly organisation's quota is reached; ask Fly for more, or lower MAX_MACHINES",
             ),

@@ -34,6 +34,8 @@ pub struct Memory {
     pub(super) confirm_at: Option<Moment>,
     pub(super) full_regions: BTreeMap<String, Moment>,
     pub(super) quota_until: Option<Moment>,
+    /// Fly refused for want of payment: no launch before then.
+    pub(super) billing_until: Option<Moment>,
     pub(super) refused_until: Option<Moment>,
     pub(super) backoff_until: Option<Moment>,
     /// Answers in a row that asked to wait or were none.
@@ -221,6 +223,7 @@ impl Memory {
                 self.full_regions.insert(region.to_owned(), now + policy.deadlines.region);
             }
             Outcome::Quota => self.quota_until = Some(now + policy.deadlines.hold),
+            Outcome::Billing => self.billing_until = Some(now + policy.deadlines.hold),
             Outcome::Rejected | Outcome::Precondition => self.launch_failed(policy, now),
             // The app is gone.
             Outcome::NotFound => self.refused_until = Some(now + policy.deadlines.hold),
@@ -240,6 +243,10 @@ impl Memory {
                 seen.blocked_until = Some(now + policy.deadlines.region);
             }
             Outcome::Quota => self.quota_until = Some(now + policy.deadlines.hold),
+            Outcome::Billing => {
+                self.billing_until = Some(now + policy.deadlines.hold);
+                seen.blocked_until = self.billing_until;
+            }
             Outcome::Precondition | Outcome::NotFound | Outcome::NameTaken(_) => {
                 seen.blocked_until = Some(now + policy.deadlines.retry);
             }

@@ -6,7 +6,7 @@ use super::memory::{Memory, Missing, Seen, Verb};
 use super::observation::{Listed, Moment, Observation, WorkerView};
 use super::policy::FleetPolicy;
 use super::slot::{POOL, Slot};
-use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
+use crate::flyprovider::{HostStatus, Machine, MachineEvent, MachineId, MachineState};
 
 pub(super) type ByMachine<'a> = BTreeMap<&'a MachineId, Vec<&'a WorkerView>>;
 
@@ -37,7 +37,13 @@ impl Memory {
         self.missing.retain(|_, missing| missing.until > now);
         self.guard = self.guard.filter(|(_, _, until)| *until > now);
         self.full_regions.retain(|_, until| *until > now);
-        for until in [&mut self.quota_until, &mut self.refused_until, &mut self.backoff_until] {
+        let times = [
+            &mut self.quota_until,
+            &mut self.billing_until,
+            &mut self.refused_until,
+            &mut self.backoff_until,
+        ];
+        for until in times {
             *until = until.filter(|at| *at > now);
         }
         if observation.queue.is_some() {
@@ -189,8 +195,5 @@ impl Memory {
 /// about the image.
 fn exited_badly(machine: &Machine) -> bool {
     let newest = machine.events.iter().filter(|e| e.kind == "exit").max_by_key(|e| e.timestamp);
-    let exit = newest.and_then(|e| e.request.as_ref()?.get("exit_event"));
-    let code = exit.and_then(|e| e.get("exit_code")?.as_i64());
-    let oom = exit.and_then(|e| e.get("oom_killed")?.as_bool()).unwrap_or(false);
-    code.is_some_and(|code| code != 0) && !oom
+    newest.and_then(MachineEvent::exit).is_some_and(|exit| exit.exit_code != 0 && !exit.oom_killed)
 }

@@ -47,6 +47,8 @@ pub enum ListFailure {
     NotYet,
     /// 401 or 403.
     Unauthorised,
+    /// Fly refuses until the organisation's payment is in order.
+    Billing,
     /// 404: there is no such app.
     NoSuchApp,
     /// Anything else.

@@ -33,7 +33,9 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &Memory, no
             let wait = match why {
                 ListFailure::NotYet => Duration::ZERO,
                 ListFailure::Failed => policy.deadlines.retry,
-                ListFailure::Unauthorised | ListFailure::NoSuchApp => policy.deadlines.tick,
+                ListFailure::Unauthorised | ListFailure::Billing | ListFailure::NoSuchApp => {
+                    policy.deadlines.tick
+                }
             };
             return hold(Condition::ListUnknown(*why), Some((*at + wait).saturating_sub(now)));
         }
@@ -126,14 +128,19 @@ impl Draft<'_> {
             let probe = self.memory.launch_hold_until.is_none_or(|until| until <= self.now);
             launches = if probe { launches.min(1_u32.saturating_sub(self.desired.booting)) } else { 0 };
         }
-        if self.memory.quota_until.is_some() {
-            self.conditions.push(Condition::Quota);
+        for (until, condition) in
+            [(self.memory.quota_until, Condition::Quota), (self.memory.billing_until, Condition::Billing)]
+        {
+            if until.is_some() {
+                self.conditions.push(condition);
+            }
         }
         // Only the first slots' workers never leave: any other would have to be started again and again.
         let keepers = self.desired.waiting == 0;
         let mut actions = self.starts(launches, keepers);
         let mut missing = launches.saturating_sub(len(&actions));
-        if missing == 0 || self.memory.quota_until.is_some() {
+        let may_create = self.memory.quota_until.or(self.memory.billing_until).is_none();
+        if missing == 0 || !may_create {
             return actions;
         }
         let creates = self.creates(missing);
@@ -228,8 +235,13 @@ impl Draft<'_> {
         let mut moments: Vec<Moment> = self.units.iter().filter_map(|u| u.deadline).collect();
         moments.push(tick);
         moments.extend(memory.confirm_at);
-        let waits =
-            [memory.quota_until, memory.refused_until, memory.backoff_until, memory.launch_hold_until];
+        let waits = [
+            memory.quota_until,
+            memory.billing_until,
+            memory.refused_until,
+            memory.backoff_until,
+            memory.launch_hold_until,
+        ];
         moments.extend(waits.into_iter().flatten());
         moments.extend(memory.guard.map(|(_, _, until)| until));
         moments.extend(memory.full_regions.values().filter(|_| need));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::price::{MicroDollars, list_price_per_hour};
 use crate::config::{ConfigError, Env};
-use crate::flyprovider::Guest;
+use crate::flyprovider::guest::{Guest, GuestError, NoSuchSize};
 
 /// What the operator wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,12 +105,11 @@ impl FleetPolicy {
     /// The defaults, for this app and image.
     #[must_use]
     pub fn new(app: &str, image: &str) -> Self {
-        // Shared CPUs are throttled to a sixteenth after a short burst, which FFmpeg is not.
-        let guest = Guest { cpu_kind: "performance".to_owned(), cpus: 2, memory_mb: 4096 };
+        let guest = Guest::default();
         Self {
             app: app.to_owned(),
             image: image.to_owned(),
-            price: list_price_per_hour(&guest),
+            price: list_price_per_hour(guest),
             guest,
             regions: vec!["any".to_owned()],
             any_region: true,
@@ -125,22 +124,23 @@ impl FleetPolicy {
         }
     }
 
-    /// Reads `FLY_APP_NAME`, `FLY_WORKER_IMAGE`, `FLY_WORKER_GUEST` (`performance-2x`),
-    /// `FLY_WORKER_MEMORY_MB`, `FLY_REGION` (with commas between), `FLEET_STRICT_REGIONS`,
+    /// Reads `FLY_WORKER_APP`, `FLY_WORKER_IMAGE`, `FLY_WORKER_GUEST` (`performance-2x`),
+    /// `FLY_WORKER_MEMORY_MB`, `FLY_WORKER_REGIONS` (with commas between), `FLEET_STRICT_REGIONS`,
     /// `MIN_MACHINES`, `MAX_MACHINES`, `JOBS_PER_MACHINE`, `WORKER_IDLE_TIMEOUT`,
     /// `FLEET_BUDGET_USD_PER_HOUR`, `FLEET_PRICE_USD_PER_HOUR`, `FLEET_LAUNCH_FAILURES`, `FLEET_PAUSED`.
     ///
     /// # Errors
     /// Names the variable.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
-        let app = env.required("FLY_APP_NAME", "the Fly app of the workers; `fly apps create` makes one")?;
+        let app =
+            env.required("FLY_WORKER_APP", "the Fly app of the workers; `fly apps create` makes one")?;
         if !app.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') || app.len() > 52 {
             let why = "an app's name has small letters, digits and dashes only, 52 at most";
-            return Err(invalid("FLY_APP_NAME", why));
+            return Err(invalid("FLY_WORKER_APP", why));
         }
         let image = env.required("FLY_WORKER_IMAGE", "the worker image, such as registry.fly.io/app:tag")?;
         let defaults = Self::new(&app, &image);
-        let guest = read_guest(env, &defaults.guest)?;
+        let guest = read_guest(env, defaults.guest)?;
         let regions = read_regions(env)?.unwrap_or(defaults.regions);
         let min = whole(env, "MIN_MACHINES", 0, 0)?;
         let max = whole(env, "MAX_MACHINES", 10, 1)?;
@@ -149,7 +149,7 @@ impl FleetPolicy {
         }
         let budget = dollars(env, "FLEET_BUDGET_USD_PER_HOUR")?;
         let own_price = dollars(env, "FLEET_PRICE_USD_PER_HOUR")?;
-        let price = own_price.or_else(|| list_price_per_hour(&guest));
+        let price = own_price.or_else(|| list_price_per_hour(guest));
         if budget.is_some() && price.is_none_or(|p| p.0 == 0) {
             let why = "a budget needs the price of a machine's hour, and this size is in no list";
             return Err(invalid("FLEET_PRICE_USD_PER_HOUR", why));
@@ -212,40 +212,32 @@ fn dollars(env: &Env<'_>, name: &'static str) -> Result<Option<MicroDollars>, Co
 }
 
 fn read_regions(env: &Env<'_>) -> Result<Option<Vec<String>>, ConfigError> {
-    let Some(text) = env.text("FLY_REGION") else { return Ok(None) };
+    let Some(text) = env.text("FLY_WORKER_REGIONS") else { return Ok(None) };
     let regions: Vec<String> =
         text.split(',').map(str::trim).filter(|r| !r.is_empty()).map(str::to_owned).collect();
     let sound = |r: &String| r.len() <= 16 && r.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
     if regions.is_empty() || !regions.iter().all(sound) {
-        return Err(invalid("FLY_REGION", "it must be a region or several with commas, such as iad,dfw"));
+        return Err(invalid(
+            "FLY_WORKER_REGIONS",
+            "it must be a region or several with commas, such as iad,dfw",
+        ));
     }
     Ok(Some(regions))
 }
 
-fn read_guest(env: &Env<'_>, default: &Guest) -> Result<Guest, ConfigError> {
-    let mut guest = default.clone();
-    if let Some(text) = env.text("FLY_WORKER_GUEST") {
-        let parsed = text.strip_suffix('x').and_then(|t| t.rsplit_once('-')).and_then(|(kind, cpus)| {
-            let memory_per_cpu = match kind {
-                "performance" => 2048,
-                "shared" | "shared-cpu" => 512,
-                _ => return None,
-            };
-            let cpus: u32 = cpus.parse().ok().filter(|n| (1..=64).contains(n))?;
-            let cpu_kind = kind.trim_end_matches("-cpu").to_owned();
-            Some(Guest { cpu_kind, cpus, memory_mb: memory_per_cpu * cpus })
-        });
-        guest =
-            parsed.ok_or_else(|| invalid("FLY_WORKER_GUEST", "it must be a size such as performance-2x"))?;
-    }
-    let memory: Option<u32> = env.parsed("FLY_WORKER_MEMORY_MB", "a whole number of megabytes")?;
-    if let Some(memory_mb) = memory {
-        if !(256..=1_048_576).contains(&memory_mb) || memory_mb % 256 != 0 {
-            return Err(invalid("FLY_WORKER_MEMORY_MB", "it must be a multiple of 256"));
+fn read_guest(env: &Env<'_>, default: Guest) -> Result<Guest, ConfigError> {
+    let guest = match env.text("FLY_WORKER_GUEST") {
+        Some(size) => {
+            size.parse().map_err(|error: NoSuchSize| invalid("FLY_WORKER_GUEST", &error.to_string()))?
         }
-        guest.memory_mb = memory_mb;
+        None => default,
+    };
+    match env.parsed("FLY_WORKER_MEMORY_MB", "a whole number of megabytes")? {
+        Some(memory) => guest
+            .with_memory(memory)
+            .map_err(|error: GuestError| invalid("FLY_WORKER_MEMORY_MB", &error.to_string())),
+        None => Ok(guest),
     }
-    Ok(guest)
 }
 
 #[cfg(test)]
@@ -253,7 +245,7 @@ mod tests {
     use super::*;
 
     fn read(pairs: &[(&str, &str)]) -> Result<FleetPolicy, ConfigError> {
-        let base = [("FLY_APP_NAME", "clips"), ("FLY_WORKER_IMAGE", "registry.fly.io/clips:1")];
+        let base = [("FLY_WORKER_APP", "clips"), ("FLY_WORKER_IMAGE", "registry.fly.io/clips:1")];
         let all: Vec<_> = pairs.iter().chain(&base).copied().collect();
         FleetPolicy::read(&Env::of(|name| all.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())))
     }
@@ -266,7 +258,7 @@ mod tests {
     #[test]
     fn everything_can_be_set() {
         let policy = read(&[
-            ("FLY_REGION", "iad, dfw"),
+            ("FLY_WORKER_REGIONS", "iad, dfw"),
             ("FLEET_STRICT_REGIONS", "true"),
             ("FLY_WORKER_GUEST", "performance-4x"),
             ("MIN_MACHINES", "2"),
@@ -278,7 +270,7 @@ mod tests {
         .unwrap();
         assert_eq!(policy.regions, ["iad", "dfw"]);
         assert_eq!((policy.min, policy.max, policy.jobs_per_machine.get()), (2, 20, 3));
-        assert_eq!((policy.guest.cpus, policy.guest.memory_mb), (4, 8192));
+        assert_eq!((policy.guest.cpus(), policy.guest.memory_mb()), (4, 8192));
         assert!(policy.paused && !policy.any_region);
         // performance-4x: $0.172224 an hour.
         assert_eq!(policy.affordable(), 5);
@@ -287,13 +279,17 @@ mod tests {
     #[test]
     fn what_is_wrong_names_its_variable() {
         for (name, bad) in [
-            ("FLY_APP_NAME", "Clips!"),
-            ("FLY_REGION", ","),
-            ("FLY_REGION", "i&d"),
+            ("FLY_WORKER_APP", "Clips!"),
+            ("FLY_WORKER_REGIONS", ","),
+            ("FLY_WORKER_REGIONS", "i&d"),
             ("FLY_WORKER_GUEST", "performance"),
             ("FLY_WORKER_GUEST", "performance-0x"),
+            ("FLY_WORKER_GUEST", "performance-3x"),
             ("FLY_WORKER_GUEST", "huge-2x"),
-            ("FLY_WORKER_MEMORY_MB", "1000"),
+            ("FLY_WORKER_MEMORY_MB", "512"),
+            ("FLY_WORKER_MEMORY_MB", "4352"),
+            ("FLY_WORKER_MEMORY_MB", "65536"),
+            ("FLY_WORKER_MEMORY_MB", "much"),
             ("MAX_MACHINES", "0"),
             ("MAX_MACHINES", "many"),
             ("MAX_MACHINES", "4294967295"),
@@ -311,7 +307,31 @@ mod tests {
             assert!(error.starts_with(name), "{name}={bad}: {error}");
         }
         let error = FleetPolicy::read(&Env::of(|_| None)).unwrap_err().to_string();
-        assert!(error.starts_with("FLY_APP_NAME"), "{error}");
+        assert!(error.starts_with("FLY_WORKER_APP"), "{error}");
+    }
+
+    #[test]
+    fn what_fly_says_of_the_controllers_own_machine_is_not_taken_for_the_workers() {
+        let own = [("FLY_APP_NAME", "control-plane"), ("FLY_REGION", "lhr")];
+        let policy = read(&own).unwrap();
+        assert_eq!((policy.app.as_str(), policy.regions), ("clips", vec!["any".to_owned()]));
+        let alone = FleetPolicy::read(&Env::of(|name| {
+            own.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+        }));
+        let error = alone.unwrap_err().to_string();
+        assert!(error.starts_with("FLY_WORKER_APP"), "{error}");
+    }
+
+    #[test]
+    fn memory_is_held_to_what_the_size_can_have() {
+        let size = |size: &str, memory: &str| {
+            read(&[("FLY_WORKER_GUEST", size), ("FLY_WORKER_MEMORY_MB", memory)]).map(|policy| policy.guest)
+        };
+        let guest = size("performance-4x", "16384").unwrap();
+        assert_eq!((guest.cpus(), guest.memory_mb()), (4, 16_384));
+        assert_eq!(size("shared-cpu-2x", "512").unwrap().memory_mb(), 512);
+        let error = size("performance-2x", "512").unwrap_err().to_string();
+        assert!(error.contains("2 performance CPUs need 4096 MB of memory at least"), "{error}");
     }
 
     #[test]

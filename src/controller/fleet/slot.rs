@@ -62,7 +62,7 @@ pub fn launch_config(
     let metadata = [(LAUNCH_ID, launch_id), (POOL, "workers")];
     MachineConfig {
         image: policy.image.clone(),
-        guest: Some(policy.guest.clone()),
+        guest: Some(policy.guest),
         env,
         metadata: metadata.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
         auto_destroy: false,

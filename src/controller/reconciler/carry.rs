@@ -6,7 +6,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use crate::controller::fleet::{Act, FleetPolicy, Observation, Outcome, launch_config};
-use crate::flyprovider::{CreateMachine, Fly, FlyError, Machine, MachineId};
+use crate::flyprovider::{CreateMachine, Fly, FlyError, Machine, MachineId, StopSignal};
 use crate::job::WorkerId;
 use crate::queue::{Fence, FlyPriority, Queue, QueueError, RetireOutcome};
 
@@ -45,7 +45,7 @@ pub async fn ask(
             fly.create(&order).await.map(Some)
         }
         Act::Start { machine } => fly.start(machine).await.map(|()| None),
-        Act::Stop { machine } => fly.stop(machine, "SIGTERM", STOP).await.map(|()| None),
+        Act::Stop { machine } => fly.stop(machine, StopSignal::Terminate, STOP).await.map(|()| None),
         Act::Destroy { machine, force } => fly.destroy(machine, *force).await.map(|()| None),
         Act::Retire { .. } => Ok(None),
     }

@@ -14,6 +14,7 @@ pub fn outcome_of(error: &FlyError) -> Outcome {
         FlyError::NameTaken { by } => Outcome::NameTaken(by.clone()),
         FlyError::Precondition { .. } => Outcome::Precondition,
         FlyError::Auth { .. } => Outcome::Unauthorised,
+        FlyError::Billing { .. } => Outcome::Billing,
         FlyError::NoSuchApp | FlyError::NotFound(_) => Outcome::NotFound,
         FlyError::UnknownOutcome { .. } => Outcome::Unknown,
         FlyError::Other { .. } => Outcome::Rejected,
@@ -24,6 +25,7 @@ pub fn outcome_of(error: &FlyError) -> Outcome {
 pub const fn list_failure_of(error: &FlyError) -> ListFailure {
     match error {
         FlyError::Auth { .. } => ListFailure::Unauthorised,
+        FlyError::Billing { .. } => ListFailure::Billing,
         FlyError::NoSuchApp => ListFailure::NoSuchApp,
         _ => ListFailure::Failed,
     }
@@ -40,6 +42,7 @@ pub const fn word(outcome: &Outcome) -> &'static str {
         Outcome::Precondition => "precondition",
         Outcome::RateLimited { .. } => "rate_limited",
         Outcome::Unauthorised => "unauthorised",
+        Outcome::Billing => "billing",
         Outcome::NotFound => "not_found",
         Outcome::Rejected => "rejected",
         Outcome::Refused => "busy",

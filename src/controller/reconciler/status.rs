@@ -143,7 +143,7 @@ mod tests {
             kind: "x".into(),
             status: (*status).into(),
             timestamp: *at,
-            request: None,
+            ..MachineEvent::default()
         };
         list.iter().map(event).collect()
     }

@@ -19,7 +19,7 @@ fn said(pool: &WorkerPoolSpec) -> BTreeMap<&'static str, String> {
             said.insert(name, value);
         }
     };
-    put("FLY_REGION", pool.regions.as_ref().map(|regions| regions.join(",")));
+    put("FLY_WORKER_REGIONS", pool.regions.as_ref().map(|regions| regions.join(",")));
     put("FLEET_STRICT_REGIONS", pool.strict_regions.then(|| "true".to_owned()));
     put("FLY_WORKER_GUEST", pool.guest.as_ref().map(|guest| guest.size.clone()));
     put(
@@ -39,7 +39,7 @@ const FIELDS: [(&str, &str); 11] = [
     ("MAX_MACHINES", "spec.max"),
     ("JOBS_PER_MACHINE", "spec.jobsPerMachine"),
     ("WORKER_IDLE_TIMEOUT", "spec.idleTimeoutSeconds"),
-    ("FLY_REGION", "spec.regions"),
+    ("FLY_WORKER_REGIONS", "spec.regions"),
     ("FLEET_STRICT_REGIONS", "spec.strictRegions"),
     ("FLY_WORKER_GUEST", "spec.guest.size"),
     ("FLY_WORKER_MEMORY_MB", "spec.guest.memoryMb"),
@@ -73,9 +73,9 @@ mod tests {
 
     fn env(name: &str) -> Option<String> {
         let said = match name {
-            "FLY_APP_NAME" => "clips",
+            "FLY_WORKER_APP" => "clips",
             "FLY_WORKER_IMAGE" => "registry.fly.io/clips:1",
-            "FLY_REGION" => "iad",
+            "FLY_WORKER_REGIONS" => "iad",
             "MAX_MACHINES" => "3",
             _ => return None,
         };
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!((policy.min, policy.max, policy.jobs_per_machine.get()), (1, 7, 2));
         assert_eq!(policy.idle_timeout.as_secs(), 60);
         assert_eq!((policy.regions.as_slice(), policy.any_region), (["iad".to_owned()].as_slice(), false));
-        assert_eq!((policy.guest.cpus, policy.image.as_str()), (4, "registry.fly.io/clips:1"));
+        assert_eq!((policy.guest.cpus(), policy.image.as_str()), (4, "registry.fly.io/clips:1"));
         assert!(policy.paused && policy.budget.is_some());
         let other = pool(serde_json::json!({"regions": ["fra", "ams"], "image": "registry.fly.io/clips:2"}));
         let policy = super::policy(Some(&other), &Env::of(env)).unwrap();
@@ -118,16 +118,17 @@ mod tests {
             ("spec.jobsPerMachine", serde_json::json!({"jobsPerMachine": -1})),
             ("spec.regions", serde_json::json!({"regions": ["i&d"]})),
             ("spec.guest.size", serde_json::json!({"guest": {"size": "huge-2x"}})),
+            ("spec.guest.size", serde_json::json!({"guest": {"size": "performance-3x"}})),
             (
                 "spec.guest.memoryMb",
-                serde_json::json!({"guest": {"size": "performance-2x", "memoryMb": 1000}}),
+                serde_json::json!({"guest": {"size": "performance-2x", "memoryMb": 512}}),
             ),
             ("spec.budgetUsdPerHour", serde_json::json!({"budgetUsdPerHour": "0.01"})),
         ] {
             let error = policy(Some(&pool(spec)), &Env::of(env)).unwrap_err();
             assert!(error.starts_with(field), "{field}: {error}");
         }
-        let nothing = Env::of(|name| (name == "FLY_APP_NAME").then(|| "clips".to_owned()));
+        let nothing = Env::of(|name| (name == "FLY_WORKER_APP").then(|| "clips".to_owned()));
         let error = policy(Some(&pool(serde_json::json!({}))), &nothing).unwrap_err();
         assert!(error.starts_with("spec.image"), "{error}");
     }

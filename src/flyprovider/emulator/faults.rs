@@ -27,6 +27,16 @@ pub enum Action {
     Wait,
     /// What happened to one.
     Events,
+    /// Give one another configuration.
+    Update,
+    /// Restart one.
+    Restart,
+    /// What one's versions are.
+    Versions,
+    /// Take, see or give back the lease of one.
+    Lease,
+    /// See or change the metadata of one.
+    Metadata,
 }
 
 /// Something that goes wrong with a call.
@@ -52,10 +62,14 @@ pub enum Fault {
     LostReply,
     /// 409: the host has no room.
     HostFull,
+    /// 503: the host takes no machines for now.
+    HostClosed,
     /// 422: the region has no room.
     RegionFull,
     /// 403: over the quota.
     Quota,
+    /// 403: the organisation has no payment method.
+    Billing,
     /// A created machine stays `created` for ever.
     NeverStarts,
     /// The machine stays in the state between: `creating`, `starting`, `stopping`, `destroying`.

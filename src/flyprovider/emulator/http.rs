@@ -1,6 +1,5 @@
 //! The paths, the checks in front of them, and the JSON.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,44 +7,65 @@ use axum::body::Bytes;
 use axum::extract::{Path, Query, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, patch, post};
 use axum::{Extension, Json, Router};
-use nix::sys::signal::Signal;
 use secrecy::ExposeSecret as _;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::Request;
 use super::faults::{Action, Fault, Order as FaultOrder};
+use super::lease::{self, nonce_of};
 use super::life::Fate;
-use super::world::{Order, Reply, World, no_machine, ok, refuse};
-use crate::flyprovider::{CreateMachine, MachineId, MachineState};
+use super::order;
+use super::wait;
+use super::world::{DEFAULT_SIGNAL, DEFAULT_STOP, Order, Reply, Source, World, no_machine, ok, refuse};
+use super::{Request, metadata, show};
+use crate::flyprovider::{MachineId, MachineState};
 
 /// Breaks the connection a request came over.
 #[derive(Clone, Default)]
 pub struct Hangup(pub CancellationToken);
 
-type Params = Query<HashMap<String, String>>;
+/// A query, in which a name may come more than once.
+pub type Params = Query<Vec<(String, String)>>;
 
-/// Fly takes no longer stop than this, and waits no longer for a state in one request.
-const STOP_MAX: Duration = Duration::from_secs(300);
-const WAIT_MAX: u64 = 60;
+fn value<'a>(params: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    let found = params.iter().find(|(n, value)| n == name && !value.is_empty());
+    found.map(|(_, value)| value.as_str())
+}
+
+fn flag(params: &[(String, String)], name: &str) -> bool {
+    value(params, name) == Some("true")
+}
 
 pub fn router(world: Arc<World>) -> Router {
     Router::new()
         .route("/v1/apps/{app}/machines", get(list).post(create))
-        .route("/v1/apps/{app}/machines/{id}", get(show).delete(destroy))
+        .route("/v1/apps/{app}/machines/{id}", get(get_one).post(update).delete(destroy))
         .route("/v1/apps/{app}/machines/{id}/start", post(start))
         .route("/v1/apps/{app}/machines/{id}/stop", post(stop))
-        .route("/v1/apps/{app}/machines/{id}/wait", get(wait))
+        .route("/v1/apps/{app}/machines/{id}/restart", post(restart))
+        .route("/v1/apps/{app}/machines/{id}/wait", get(wait::wait))
         .route("/v1/apps/{app}/machines/{id}/events", get(events))
+        .route("/v1/apps/{app}/machines/{id}/versions", get(versions))
+        .route(
+            "/v1/apps/{app}/machines/{id}/lease",
+            get(lease::show).post(lease::take).delete(lease::release),
+        )
+        .route(
+            "/v1/apps/{app}/machines/{id}/metadata",
+            patch(metadata::update).put(metadata::update).get(metadata::show),
+        )
+        .route(
+            "/v1/apps/{app}/machines/{id}/metadata/{key}",
+            get(metadata::show_key).post(metadata::set_key).delete(metadata::delete_key),
+        )
         .route("/_faults", post(faults))
         .with_state(world)
 }
 
 /// What every request brings along.
-struct Call {
+pub struct Call {
     world: Arc<World>,
     hangup: Hangup,
     headers: HeaderMap,
@@ -65,7 +85,7 @@ impl World {
 
 impl Call {
     /// Fly's checks and the fault of this call around the work, which is told of a fault that shapes it.
-    async fn carry_out(self, work: impl AsyncFnOnce(&Arc<World>, Option<Fault>) -> Reply) -> Response {
+    pub async fn carry_out(self, work: impl AsyncFnOnce(&Arc<World>, Option<Fault>) -> Reply) -> Response {
         let at = self.world.began.elapsed();
         let (reply, wait, lost) = self.decide(work).await;
         let status = if lost { 0 } else { reply.0.as_u16() };
@@ -76,7 +96,10 @@ impl Call {
             // The connection is dropped, and this with it.
             std::future::pending::<()>().await;
         }
-        let mut response = (reply.0, Json(reply.1)).into_response();
+        let mut response = match reply {
+            (status @ StatusCode::NO_CONTENT, _) => status.into_response(),
+            (status, body) => (status, Json(body)).into_response(),
+        };
         let id = uuid::Uuid::new_v4().simple().to_string();
         for (name, value) in [("fly-request-id", Some(id)), ("retry-after", wait.map(|s| s.to_string()))] {
             if let Some(value) = value.and_then(|value| value.parse().ok()) {
@@ -112,6 +135,15 @@ impl Call {
             Some(Fault::HostFull) => {
                 plain(refuse(409, "aborted", "could not reserve resource for machine: insufficient CPUs"))
             }
+            Some(Fault::HostClosed) => plain(refuse(
+                503,
+                "unavailable",
+                "deploys to this host are temporarily disabled, please try again later or check the status page",
+            )),
+            Some(Fault::Billing) => plain((
+                StatusCode::FORBIDDEN,
+                json!({ "error": "To create more than 1 machine per app please add a payment method. https://fly.io/dashboard/personal/billing" }),
+            )),
             Some(Fault::RegionFull) => {
                 plain(refuse(422, "insufficient_capacity", "no capacity available in the region"))
             }
@@ -133,17 +165,21 @@ impl Call {
     }
 }
 
-type Common = (Shared<Arc<World>>, Extension<Hangup>, HeaderMap);
+pub type Common = (Shared<Arc<World>>, Extension<Hangup>, HeaderMap);
 
-fn call(common: Common, app: String, machine: Option<String>, action: Action) -> Call {
+pub fn call(common: Common, app: String, machine: Option<String>, action: Action) -> Call {
     let (Shared(world), Extension(hangup), headers) = common;
     Call { world, hangup, headers, app, action, machine: machine.map(MachineId) }
 }
 
 async fn list(common: Common, Path(app): Path<String>, Query(params): Params) -> Response {
     let work = async |world: &Arc<World>, fault: Option<Fault>| {
-        let flag = |name: &str| params.get(name).is_some_and(|value| value == "true");
-        let equals = |name: &str, value: &str| params.get(name).is_none_or(|wanted| wanted == value);
+        if value(&params, "limit").or(value(&params, "cursor")).is_some() {
+            return refuse(400, "unimplemented", "this emulator gives lists whole");
+        }
+        let one_of = |name: &str, is: &str| {
+            value(&params, name).is_none_or(|wanted| wanted.split(',').any(|wanted| wanted.trim() == is))
+        };
         let most = match fault {
             Some(Fault::PartialList { machines }) => machines,
             _ => usize::MAX,
@@ -152,19 +188,16 @@ async fn list(common: Common, Path(app): Path<String>, Query(params): Params) ->
         let shown = state.machines.values().filter(|entry| {
             let machine = &entry.machine;
             let labels = machine.config.as_ref().map(|config| &config.metadata);
-            (flag("include_deleted") || !machine.state.is_gone())
-                && equals("region", &machine.region)
-                && equals("state", machine.state.name())
-                && params.iter().filter_map(|(k, v)| Some((k.strip_prefix("metadata.")?, v))).all(
-                    |(name, value)| labels.and_then(|labels| labels.get(name)).is_some_and(|l| l == value),
-                )
+            let labelled = params
+                .iter()
+                .filter_map(|(k, v)| Some((k.strip_prefix("metadata.")?, v)))
+                .all(|(name, value)| labels.and_then(|labels| labels.get(name)).is_some_and(|l| l == value));
+            let wanted = flag(&params, "include_deleted") || !machine.state.is_gone();
+            wanted && labelled && one_of("region", &machine.region) && one_of("state", machine.state.name())
         });
         let machines = shown.take(most).map(|entry| {
-            let mut json = json!(entry.shown());
-            if let (true, Some(fields)) = (flag("summary"), json.as_object_mut()) {
-                fields.retain(|name, _| !matches!(name.as_str(), "config" | "events" | "host_status"));
-            }
-            json
+            let machine = show::machine(entry, flag(&params, "include_leases"));
+            if flag(&params, "summary") { show::summary(machine) } else { machine }
         });
         ok(Value::Array(machines.collect()))
     };
@@ -173,16 +206,15 @@ async fn list(common: Common, Path(app): Path<String>, Query(params): Params) ->
 
 async fn create(common: Common, Path(app): Path<String>, body: Bytes) -> Response {
     let work = async |world: &Arc<World>, fault: Option<Fault>| {
-        let order: CreateMachine = match serde_json::from_slice(&body) {
-            Ok(order) => order,
-            Err(error) => return refuse(400, "invalid_argument", error),
-        };
         let made = world.change(|state| {
-            let made = state.create(&world.options, order)?;
+            let made = state.create(&world.options, &body)?;
             let answer = state.machines.get_mut(&made.id).map(|entry| {
-                let answer = json!(entry.shown());
+                let mut answer = show::machine(entry, false);
+                if let Some(nonce) = &made.nonce {
+                    answer["nonce"] = json!(nonce);
+                }
                 if fault == Some(Fault::Stuck) {
-                    entry.enter(MachineState::Creating, "launch", None);
+                    entry.enter(MachineState::Creating, "launch", Source::Flyd, None);
                 }
                 answer
             });
@@ -203,28 +235,81 @@ async fn create(common: Common, Path(app): Path<String>, body: Bytes) -> Respons
     call(common, app, None, Action::Create).carry_out(work).await
 }
 
-async fn show(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
+async fn get_one(common: Common, Path((app, id)): Path<(String, String)>, Query(params): Params) -> Response {
     let machine = MachineId(id.clone());
-    let work = async |world: &Arc<World>, _| match world.look().machines.get(&machine) {
-        Some(entry) => ok(json!(entry.shown())),
-        None => no_machine(),
+    let work = async |world: &Arc<World>, _| {
+        let state = world.look();
+        let Some(entry) = state.machines.get(&machine) else { return no_machine() };
+        let mut shown = show::machine(entry, flag(&params, "include_leases"));
+        let other = value(&params, "version").filter(|v| entry.machine.instance_id.as_deref() != Some(v));
+        if let Some(version) = other {
+            let Some((_, config)) = entry.past.iter().find(|(past, _)| past == version) else {
+                return refuse(404, "not_found", "machine version not found");
+            };
+            shown["state"] = json!(MachineState::Replaced);
+            shown["instance_id"] = json!(version);
+            shown["version"] = json!(version);
+            shown["config"] = config.clone();
+        }
+        ok(shown)
     };
     call(common, app, Some(id), Action::Get).carry_out(work).await
 }
 
-async fn events(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
+async fn update(common: Common, Path((app, id)): Path<(String, String)>, body: Bytes) -> Response {
     let machine = MachineId(id.clone());
-    let work = async |world: &Arc<World>, _| match world.look().machines.get(&machine) {
-        Some(entry) => ok(json!(entry.machine.events)),
-        None => no_machine(),
+    let nonce = nonce_of(&common.2);
+    let work = async |world: &Arc<World>, _| {
+        let updated = world.change(|state| {
+            let launches = state.update(&machine, &body, nonce.as_deref())?;
+            Ok((launches, state.machines.get(&machine).map(|entry| show::machine(entry, false))))
+        });
+        match updated {
+            Err(reply) => reply,
+            Ok((launches, answer)) => {
+                world.after_exit(machine, MachineState::Replacing, launches);
+                ok(answer.unwrap_or_default())
+            }
+        }
+    };
+    call(common, app, Some(id), Action::Update).carry_out(work).await
+}
+
+async fn events(common: Common, Path((app, id)): Path<(String, String)>, Query(params): Params) -> Response {
+    let machine = MachineId(id.clone());
+    let work = async |world: &Arc<World>, _| {
+        let limit = value(&params, "limit").map_or(Ok(20), str::parse);
+        let Ok(limit @ 1..=50) = limit else {
+            return refuse(400, "invalid_argument", "limit must be 1 to 50");
+        };
+        match world.look().machines.get(&machine) {
+            Some(entry) => ok(json!(entry.machine.events.iter().take(limit).collect::<Vec<_>>())),
+            None => no_machine(),
+        }
     };
     call(common, app, Some(id), Action::Events).carry_out(work).await
 }
 
+async fn versions(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
+    let machine = MachineId(id.clone());
+    let work = async |world: &Arc<World>, _| match world.look().machines.get(&machine) {
+        Some(entry) => {
+            let current = entry.machine.instance_id.clone().unwrap_or_default();
+            let current = (current, entry.config.clone());
+            let all = std::iter::once(&current).chain(&entry.past);
+            let shown = all.map(|(version, config)| json!({ "version": version, "user_config": config }));
+            ok(Value::Array(shown.collect()))
+        }
+        None => no_machine(),
+    };
+    call(common, app, Some(id), Action::Versions).carry_out(work).await
+}
+
 async fn start(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
     let machine = MachineId(id.clone());
+    let nonce = nonce_of(&common.2);
     let work = async |world: &Arc<World>, fault: Option<Fault>| {
-        let (starts, before) = match world.change(|state| state.start(&machine)) {
+        let (starts, before) = match world.change(|state| state.start(&machine, nonce.as_deref())) {
             Ok(done) => done,
             Err(reply) => return reply,
         };
@@ -234,43 +319,31 @@ async fn start(common: Common, Path((app, id)): Path<(String, String)>) -> Respo
             _ if starts => world.launch(machine),
             _ => {}
         }
-        ok(json!({ "previous_state": before }))
+        ok(json!({ "previous_state": before, "migrated": false, "new_host": "" }))
     };
     call(common, app, Some(id), Action::Start).carry_out(work).await
 }
 
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct StopOrder {
-    signal: Option<String>,
-    timeout: Option<String>,
-}
-
 async fn stop(common: Common, Path((app, id)): Path<(String, String)>, body: Bytes) -> Response {
     let machine = MachineId(id.clone());
+    let nonce = nonce_of(&common.2);
     let work = async |world: &Arc<World>, fault: Option<Fault>| {
-        let order = if body.is_empty() { Ok(StopOrder::default()) } else { serde_json::from_slice(&body) };
-        let order = match order {
-            Ok(order) => order,
+        let order = if body.is_empty() { Ok(order::Stop::default()) } else { serde_json::from_slice(&body) };
+        let (signal, limit) = match order {
+            Ok(order) => match order.read() {
+                Ok(order) => order,
+                Err(reply) => return reply,
+            },
             Err(error) => return refuse(400, "invalid_argument", error),
         };
         world.change(|state| {
-            let own =
-                state.machines.get(&machine).and_then(|e| e.machine.config.as_ref()?.stop_config.clone());
-            let (own_signal, own_timeout) = own.map(|own| (own.signal, own.timeout)).unwrap_or_default();
-            let said = |said: Option<String>, own: String, default: &str| {
-                said.or(Some(own)).filter(|text| !text.is_empty()).unwrap_or_else(|| default.to_owned())
-            };
-            let signal = said(order.signal, own_signal, "SIGINT").parse::<Signal>();
-            let limit = go_duration(&said(order.timeout, own_timeout, "5s")).filter(|t| *t <= STOP_MAX);
-            let (Ok(signal), Some(limit)) = (signal, limit) else {
-                return refuse(400, "invalid_argument", "signal or timeout (at most 300s) cannot be used");
-            };
-            match state.stop(&machine) {
+            match state.stop(&machine, nonce.as_deref()) {
                 Err(reply) => return reply,
                 Ok(true) if fault != Some(Fault::Stuck) => {
                     if let Some(entry) = state.machines.get(&machine) {
-                        entry.order(Order::Stop(signal, limit));
+                        let (own_signal, own_limit) = entry.stop_config();
+                        let signal = signal.or(own_signal).unwrap_or(DEFAULT_SIGNAL);
+                        entry.order(Order::Stop(signal, limit.or(own_limit).unwrap_or(DEFAULT_STOP)));
                     }
                 }
                 Ok(_) => {}
@@ -281,11 +354,26 @@ async fn stop(common: Common, Path((app, id)): Path<(String, String)>, body: Byt
     call(common, app, Some(id), Action::Stop).carry_out(work).await
 }
 
+async fn restart(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
+    let machine = MachineId(id.clone());
+    let nonce = nonce_of(&common.2);
+    let work = async |world: &Arc<World>, _| {
+        if let Err(reply) = world.change(|state| state.restart(&machine, nonce.as_deref())) {
+            return reply;
+        }
+        world.after_exit(machine, MachineState::Restarting, true);
+        ok(json!({ "ok": true }))
+    };
+    call(common, app, Some(id), Action::Restart).carry_out(work).await
+}
+
 async fn destroy(common: Common, Path((app, id)): Path<(String, String)>, Query(params): Params) -> Response {
     let machine = MachineId(id.clone());
+    let nonce = nonce_of(&common.2);
     let work = async |world: &Arc<World>, fault: Option<Fault>| {
-        let force = params.get("force").is_some_and(|value| value == "true");
-        if let Err(reply) = world.change(|state| state.destroy(&machine, force)) {
+        // Fly's own client says `kill`.
+        let force = flag(&params, "force") || flag(&params, "kill");
+        if let Err(reply) = world.change(|state| state.destroy(&machine, force, nonce.as_deref())) {
             return reply;
         }
         if fault != Some(Fault::Stuck) {
@@ -294,36 +382,6 @@ async fn destroy(common: Common, Path((app, id)): Path<(String, String)>, Query(
         ok(json!({ "ok": true }))
     };
     call(common, app, Some(id), Action::Destroy).carry_out(work).await
-}
-
-async fn wait(common: Common, Path((app, id)): Path<(String, String)>, Query(params): Params) -> Response {
-    let machine = MachineId(id.clone());
-    let work = async |world: &Arc<World>, _| {
-        let wanted = MachineState::from(params.get("state").cloned().unwrap_or_else(|| "started".into()));
-        let seconds = params.get("timeout").map_or(Ok(WAIT_MAX), |text| text.parse());
-        let Ok(seconds @ 1..=WAIT_MAX) = seconds else {
-            return refuse(400, "invalid_argument", "timeout must be 1 to 60 seconds");
-        };
-        let mut changed = world.changed.subscribe();
-        let reached = async {
-            loop {
-                match world.look().machines.get(&machine).map(|entry| entry.machine.state.clone()) {
-                    None => return Some(no_machine()),
-                    Some(state) if state == wanted => return Some(ok(json!({ "ok": true }))),
-                    Some(_) => {}
-                }
-                if changed.changed().await.is_err() {
-                    return None;
-                }
-            }
-        };
-        let limit = Duration::from_secs(seconds);
-        tokio::time::timeout(limit, reached).await.ok().flatten().unwrap_or_else(|| {
-            let text = format!("timeout reached waiting for machine's state to change to {wanted}");
-            refuse(408, "deadline_exceeded", text)
-        })
-    };
-    call(common, app, Some(id), Action::Wait).carry_out(work).await
 }
 
 async fn faults(
@@ -341,44 +399,4 @@ async fn faults(
         FaultOrder::Machine { machine, happens } => drop(state.happens(&machine, happens)),
     });
     StatusCode::NO_CONTENT
-}
-
-/// Such as `1m30s`, `300s`, `500ms`.
-fn go_duration(text: &str) -> Option<Duration> {
-    let mut rest = text.trim();
-    let mut sum = Duration::ZERO;
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let unit = match &rest[..letters] {
-            "ms" => Duration::from_millis(number),
-            "s" => Duration::from_secs(number),
-            "m" => Duration::from_secs(number.checked_mul(60)?),
-            "h" => Duration::from_secs(number.checked_mul(3600)?),
-            _ => return None,
-        };
-        sum = sum.checked_add(unit)?;
-        rest = &rest[letters..];
-    }
-    Some(sum)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_are_read_as_go_writes_them() {
-        let ms = |text| go_duration(text).map(|d| d.as_millis());
-        assert_eq!(
-            [ms("300s"), ms("1m30s"), ms("500ms"), ms("1h")],
-            [Some(300_000), Some(90_000), Some(500), Some(3_600_000)]
-        );
-        assert_eq!([ms(""), ms("5"), ms("s"), ms("-5s"), ms("99999999999999999999s")], [None; 5]);
-    }
 }

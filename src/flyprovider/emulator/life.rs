@@ -12,8 +12,9 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::world::{Order, World};
-use crate::flyprovider::{Machine, MachineId, MachineState};
+use super::show::private_ip;
+use super::world::{Order, Source, World};
+use crate::flyprovider::{Guest, Machine, MachineId, MachineState};
 use crate::process::tied;
 
 /// What a machine becomes once it is made.
@@ -85,6 +86,29 @@ impl World {
         });
     }
 
+    /// Once the process of a machine has ended, that is `replacing` or `restarting`: the next life, or rest.
+    pub fn after_exit(self: &Arc<Self>, id: MachineId, from: MachineState, launches: bool) {
+        let world = self.clone();
+        self.tasks.spawn(async move {
+            let mut changed = world.changed.subscribe();
+            let ends = || world.look().machines.get(&id).is_some_and(|entry| entry.orders.is_some());
+            while ends() {
+                tokio::select! {
+                    changed = changed.changed() => if changed.is_err() { return },
+                    () = world.stop.cancelled() => return,
+                }
+            }
+            if !world.passes(world.options.transitions.create).await {
+                return;
+            }
+            if !launches {
+                world.turn(&id, &from, MachineState::Stopped, "settle");
+            } else if world.turn(&id, &from, MachineState::Starting, "start") {
+                world.launch(id);
+            }
+        });
+    }
+
     /// Runs the process of a machine that is `starting`, to its end.
     pub fn launch(self: &Arc<Self>, id: MachineId) {
         let (orders, inbox) = mpsc::channel(8);
@@ -116,7 +140,7 @@ impl World {
         let runs = self.change(|state| match state.machines.get_mut(&id) {
             Some(entry) if entry.machine.state == MachineState::Starting => {
                 entry.pid = child.id();
-                entry.enter(MachineState::Started, "start", None);
+                entry.enter(MachineState::Started, "start", Source::Flyd, None);
                 true
             }
             _ => false,
@@ -140,11 +164,15 @@ impl World {
             }
         }
         let config = machine.config.as_ref();
+        let memory = config.and_then(|config| config.guest).map_or(0, Guest::memory_mb);
         command
             .envs(&self.options.environment)
             .envs(config.iter().flat_map(|config| &config.env))
             .env("FLY_MACHINE_ID", &machine.id.0)
+            .env("FLY_ALLOC_ID", &machine.id.0)
             .env("FLY_APP_NAME", &self.options.app)
+            .env("FLY_PRIVATE_IP", private_ip(&machine.id.0))
+            .env("FLY_VM_MEMORY_MB", memory.to_string())
             .env("FLY_REGION", &machine.region)
             .env("FLY_MACHINE_VERSION", machine.instance_id.as_deref().unwrap_or_default())
             .env("FLY_IMAGE_REF", config.map_or("", |config| &config.image));
@@ -196,14 +224,20 @@ impl World {
         self.change(|state| {
             let Some(entry) = state.machines.get_mut(id) else { return };
             (entry.pid, entry.orders) = (None, None);
+            let now = jiff::Timestamp::now().to_string();
             let exit = json!({ "exit_event": {
-                "exit_code": code, "oom_killed": false, "requested_stop": requested,
-            }});
+                "exit_code": code, "oom_killed": false, "requested_stop": requested, "restarting": false,
+                "exited_at": now,
+            }, "restart_count": 0 });
             let destroys = entry.machine.config.as_ref().is_some_and(|config| config.auto_destroy);
             match entry.machine.state {
                 MachineState::Destroying | MachineState::Destroyed => {}
-                _ if destroys => entry.enter(MachineState::Destroyed, "exit", Some(exit)),
-                _ => entry.enter(MachineState::Stopped, "exit", Some(exit)),
+                // What comes next was ordered with it.
+                MachineState::Replacing | MachineState::Restarting => {
+                    entry.note("exit", Source::Flyd, Some(exit));
+                }
+                _ if destroys => entry.enter(MachineState::Destroyed, "exit", Source::Flyd, Some(exit)),
+                _ => entry.enter(MachineState::Stopped, "exit", Source::Flyd, Some(exit)),
             }
         });
     }

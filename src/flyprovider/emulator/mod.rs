@@ -1,11 +1,17 @@
 //! A server that answers as Fly's Machines API does; its machines are child processes of this one.
 //!
-//! What lives here: the paths, JSON, states, refusals and rate limits of the API, and faults by script.
-//! What does not: images (every machine runs the same command), volumes, networks, leases.
+//! What lives here: the paths, JSON, states, refusals, leases and rate limits of the API as its OpenAPI document
+//! and Fly's own clients have them, and faults by script. What does not: images (every machine runs the same
+//! command), volumes, networks, services, suspending, restart policies other than `no`, lists by pages.
 
 mod faults;
 mod http;
+mod lease;
 mod life;
+mod metadata;
+mod order;
+mod show;
+mod wait;
 mod world;
 
 use std::collections::BTreeMap;
@@ -160,9 +166,23 @@ impl Emulator {
         listener: TcpListener,
         cancel: CancellationToken,
     ) -> io::Result<EmulatorHandle> {
+        Self::start_with(options, listener, cancel, |router| router)
+    }
+
+    /// As [`Emulator::start`], with a layer around the API: for who looks at requests and answers.
+    ///
+    /// # Errors
+    /// When the socket cannot be used.
+    pub fn start_with(
+        options: Options,
+        listener: TcpListener,
+        cancel: CancellationToken,
+        layer: impl FnOnce(Router) -> Router,
+    ) -> io::Result<EmulatorHandle> {
         let url = format!("http://{}/", listener.local_addr()?).parse().map_err(io::Error::other)?;
         let world = Arc::new(World::new(options, cancel));
-        let task = tokio::spawn(serve(listener, world.clone()));
+        let router = layer(http::router(world.clone()));
+        let task = tokio::spawn(serve(listener, world.clone(), router));
         Ok(EmulatorHandle { url, world, task })
     }
 }
@@ -254,8 +274,7 @@ impl EmulatorHandle {
     }
 }
 
-async fn serve(listener: TcpListener, world: Arc<World>) {
-    let router = http::router(world.clone());
+async fn serve(listener: TcpListener, world: Arc<World>, router: Router) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,9 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::faults::{Action, Bucket, Fault, Faults, Happening};
-use super::{Options, Request};
+use super::lease::Lease;
+use super::order::{self, Order as MachineOrder};
+use super::{Options, Request, show};
 use crate::flyprovider::{HostStatus, Machine, MachineEvent, MachineId, MachineState};
 
 /// What is answered.
@@ -22,17 +25,22 @@ pub type Reply = (StatusCode, Value);
 #[derive(Debug)]
 pub enum Order {
     /// This signal, and SIGKILL after this long.
-    Stop(nix::sys::signal::Signal, Duration),
+    Stop(Signal, Duration),
     /// SIGKILL.
     Kill,
 }
 
+/// What a process is sent to stop it, and the time it gets, where neither the stop nor the machine says so.
+pub const DEFAULT_SIGNAL: Signal = Signal::SIGINT;
+pub const DEFAULT_STOP: Duration = Duration::from_secs(5);
 /// The newest requests that are kept to be looked at.
 const REQUESTS: usize = 100_000;
 /// The newest machines that are kept though they are gone.
 const GONE: usize = 1000;
-/// The newest events that are kept of a machine.
-const EVENTS: usize = 20;
+/// The newest events that are kept of a machine; Fly gives no more in one answer.
+const EVENTS: usize = 50;
+/// The newest versions that are kept of a machine.
+const VERSIONS: usize = 20;
 
 pub struct World {
     pub options: Options,
@@ -54,34 +62,62 @@ pub struct State {
 }
 
 pub struct Entry {
+    /// What is looked at here and in tests.
     pub machine: Machine,
+    /// Its configuration with all that was ordered, known here or not.
+    pub config: Value,
+    /// Its earlier versions with their configurations, newest first.
+    pub past: VecDeque<(String, Value)>,
+    pub lease: Option<Lease>,
     pub pid: Option<u32>,
     pub orders: Option<mpsc::Sender<Order>>,
     pub host_lost: bool,
 }
 
+/// Who caused an event.
+#[derive(Clone, Copy, Debug)]
+pub enum Source {
+    User,
+    Flyd,
+}
+
 impl Entry {
-    /// As Fly shows it.
-    pub fn shown(&self) -> Machine {
-        let machine = self.machine.clone();
-        if self.host_lost {
-            return Machine { config: None, host_status: HostStatus::Unreachable, ..machine };
-        }
-        machine
+    /// The machine's state becomes this.
+    pub fn enter(&mut self, state: MachineState, kind: &str, source: Source, request: Option<Value>) {
+        self.machine.state = state;
+        self.note(kind, source, request);
     }
 
-    pub fn enter(&mut self, state: MachineState, kind: &str, request: Option<Value>) {
+    /// Something happened; the state is as it is.
+    pub fn note(&mut self, kind: &str, source: Source, request: Option<Value>) {
         let now = jiff::Timestamp::now();
         self.machine.updated_at = now.to_string();
         let event = MachineEvent {
+            id: show::ulid(),
             kind: kind.to_owned(),
-            status: state.name().to_owned(),
+            status: self.machine.state.name().to_owned(),
+            source: match source {
+                Source::User => "user".to_owned(),
+                Source::Flyd => "flyd".to_owned(),
+            },
             timestamp: now.as_millisecond(),
             request,
         };
         self.machine.events.insert(0, event);
         self.machine.events.truncate(EVENTS);
-        self.machine.state = state;
+    }
+
+    /// Tells the process to end, in the way of its configuration.
+    fn stop_process(&self) {
+        let (signal, timeout) = self.stop_config();
+        self.order(Order::Stop(signal.unwrap_or(DEFAULT_SIGNAL), timeout.unwrap_or(DEFAULT_STOP)));
+    }
+
+    /// How the configuration says that it is stopped.
+    pub fn stop_config(&self) -> (Option<Signal>, Option<Duration>) {
+        let stop = self.config.get("stop_config").cloned().unwrap_or(Value::Null);
+        // What cannot be read was refused when it was ordered.
+        serde_json::from_value::<order::Stop>(stop).ok().and_then(|stop| stop.read().ok()).unwrap_or_default()
     }
 
     /// A full inbox holds enough to end the process already.
@@ -92,10 +128,18 @@ impl Entry {
     }
 }
 
+/// The codes that Fly answers in a field of their own (`main.statusCode` of its OpenAPI document). All others
+/// stand in front of the text only.
+const CODES: [&str; 4] = ["unknown", "insufficient_capacity", "volume_placement_capacity", "name_taken"];
+
 /// A refusal in Fly's words.
 pub fn refuse(status: u16, code: &str, text: impl std::fmt::Display) -> Reply {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    (status, json!({ "error": format!("{code}: {text}"), "status": code }))
+    let mut body = json!({ "error": format!("{code}: {text}") });
+    if CODES.contains(&code) {
+        body["status"] = json!(code);
+    }
+    (status, body)
 }
 
 pub fn ok(value: Value) -> Reply {
@@ -110,15 +154,17 @@ fn wrong_state(verb: &str, state: &MachineState) -> Reply {
     refuse(412, "failed_precondition", format!("unable to {verb} machine from current state: '{state}'"))
 }
 
-/// The new machine's name and the rest of the order for it.
+/// A machine that was just made.
 pub struct NewMachine {
     pub id: MachineId,
     pub launches: bool,
+    /// Of the lease that was ordered with it.
+    pub nonce: Option<String>,
 }
 
 impl State {
     /// The machine, unless it is gone.
-    fn there(&mut self, id: &MachineId) -> Result<&mut Entry, Reply> {
+    pub fn there(&mut self, id: &MachineId) -> Result<&mut Entry, Reply> {
         match self.machines.get_mut(id) {
             Some(entry) if entry.host_lost => {
                 Err(refuse(503, "unavailable", "the machine's host cannot be reached"))
@@ -128,22 +174,24 @@ impl State {
         }
     }
 
-    pub fn create(
-        &mut self,
-        options: &Options,
-        order: crate::flyprovider::CreateMachine,
-    ) -> Result<NewMachine, Reply> {
-        if order.config.image.is_empty() {
-            return Err(refuse(400, "invalid_argument", "config.image is required"));
-        }
-        if order.config.restart.as_ref().is_some_and(|restart| restart.policy != "no") {
-            let text = "this emulator knows only the restart policy no";
-            return Err(refuse(422, "invalid_argument", text));
-        }
+    /// The machine, for who shows this nonce of its lease, or where it has none.
+    fn mine(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<&mut Entry, Reply> {
+        let entry = self.there(id)?;
+        entry.free_for(nonce)?;
+        Ok(entry)
+    }
+
+    pub fn create(&mut self, options: &Options, body: &[u8]) -> Result<NewMachine, Reply> {
+        let (order, typed) = MachineOrder::read(body)?;
+        let regions = order::regions(order.region.as_deref(), &options.region)?;
         let there = || self.machines.values().map(|e| &e.machine).filter(|m| !m.state.is_gone());
-        let name = if order.name.is_empty() { Uuid::new_v4().simple().to_string() } else { order.name };
+        let given = order.name.filter(|name| !name.is_empty());
+        let name = given.unwrap_or_else(|| Uuid::new_v4().simple().to_string());
         if let Some(taken) = there().find(|m| m.name == name) {
-            let text = format!("unique machine name violation, machine ID {} already exists", taken.id);
+            let text = format!(
+                "unique machine name violation, machine ID {} already exists with name \"{name}\"",
+                taken.id
+            );
             return Err(refuse(409, "already_exists", text));
         }
         if there().count() >= options.quota {
@@ -152,7 +200,7 @@ impl State {
                 json!({ "error": "your organization is over the allowed quota of machines" }),
             ));
         }
-        let Some(region) = self.place(options, order.region.as_deref()) else {
+        let Some(region) = regions.into_iter().find(|region| !self.full_regions.contains(region)) else {
             return Err(refuse(422, "insufficient_capacity", "no capacity available in the region"));
         };
         let id = MachineId(Uuid::new_v4().simple().to_string()[..14].to_owned());
@@ -160,23 +208,64 @@ impl State {
             machine: Machine {
                 id: id.clone(),
                 name,
-                state: MachineState::Creating,
+                state: MachineState::Created,
                 region,
-                instance_id: Some(Uuid::new_v4().simple().to_string()),
+                instance_id: Some(show::ulid()),
                 host_status: HostStatus::Ok,
-                config: Some(order.config),
+                config: Some(typed),
                 created_at: jiff::Timestamp::now().to_string(),
                 updated_at: String::new(),
                 events: Vec::new(),
             },
+            config: order.config,
+            past: VecDeque::new(),
+            lease: None,
             pid: None,
             orders: None,
             host_lost: false,
         };
-        entry.enter(MachineState::Created, "launch", None);
+        entry.note("launch", Source::User, None);
+        let nonce = match order.lease_ttl {
+            Some(ttl @ 1..) => Some(entry.take_lease(None, Some(ttl), String::new())?.nonce().to_owned()),
+            _ => None,
+        };
         self.forget_oldest();
         self.machines.insert(id.clone(), entry);
-        Ok(NewMachine { id, launches: !order.skip_launch })
+        Ok(NewMachine { id, launches: !order.skip_launch, nonce })
+    }
+
+    /// A new version of the machine. Its process is told to end; whether the new one is launched then.
+    pub fn update(&mut self, id: &MachineId, body: &[u8], nonce: Option<&str>) -> Result<bool, Reply> {
+        let entry = self.mine(id, nonce)?;
+        let (order, typed) = MachineOrder::read(body)?;
+        let current = entry.machine.instance_id.clone().unwrap_or_default();
+        if order.current_version.is_some_and(|version| version != current) {
+            return Err(refuse(409, "aborted", "machine version does not match current_version"));
+        }
+        if entry.machine.state.is_transient() || entry.machine.state == MachineState::Created {
+            return Err(wrong_state("update", &entry.machine.state));
+        }
+        entry.stop_process();
+        let old = std::mem::replace(&mut entry.config, order.config);
+        entry.past.push_front((current, old));
+        entry.past.truncate(VERSIONS);
+        entry.machine.config = Some(typed);
+        entry.machine.instance_id = Some(show::ulid());
+        entry.enter(MachineState::Replacing, "update", Source::User, None);
+        Ok(!order.skip_launch)
+    }
+
+    /// The machine's process is to end and to begin anew.
+    pub fn restart(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<(), Reply> {
+        let entry = self.mine(id, nonce)?;
+        match entry.machine.state {
+            MachineState::Started | MachineState::Stopped => {
+                entry.stop_process();
+                entry.enter(MachineState::Restarting, "restart", Source::User, None);
+                Ok(())
+            }
+            _ => Err(wrong_state("restart", &entry.machine.state)),
+        }
     }
 
     /// Those that are gone are kept to be looked at, but not without end.
@@ -191,24 +280,13 @@ impl State {
         }
     }
 
-    /// The first region named that has room.
-    fn place(&self, options: &Options, wish: Option<&str>) -> Option<String> {
-        let wish = wish.filter(|wish| !wish.is_empty()).unwrap_or(&options.region);
-        wish.split(',').map(str::trim).find_map(|name| {
-            // `any` finds room everywhere but where there is none.
-            let candidates =
-                if name == "any" { vec![options.region.as_str(), "dfw", "ams"] } else { vec![name] };
-            candidates.into_iter().find(|c| !self.full_regions.contains(*c)).map(str::to_owned)
-        })
-    }
-
     /// Whether the start is to be carried out, and the state before it.
-    pub fn start(&mut self, id: &MachineId) -> Result<(bool, MachineState), Reply> {
-        let entry = self.there(id)?;
+    pub fn start(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<(bool, MachineState), Reply> {
+        let entry = self.mine(id, nonce)?;
         let before = entry.machine.state.clone();
         match before {
             MachineState::Stopped | MachineState::Suspended | MachineState::Failed => {
-                entry.enter(MachineState::Starting, "start", None);
+                entry.enter(MachineState::Starting, "start", Source::User, None);
                 Ok((true, before))
             }
             MachineState::Started | MachineState::Starting => Ok((false, before)),
@@ -217,11 +295,11 @@ impl State {
     }
 
     /// Whether the stop is to be carried out.
-    pub fn stop(&mut self, id: &MachineId) -> Result<bool, Reply> {
-        let entry = self.there(id)?;
+    pub fn stop(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<bool, Reply> {
+        let entry = self.mine(id, nonce)?;
         match &entry.machine.state {
             MachineState::Started => {
-                entry.enter(MachineState::Stopping, "stop", None);
+                entry.enter(MachineState::Stopping, "stop", Source::User, None);
                 Ok(true)
             }
             MachineState::Stopped | MachineState::Stopping => Ok(false),
@@ -229,16 +307,17 @@ impl State {
         }
     }
 
-    pub fn destroy(&mut self, id: &MachineId, force: bool) -> Result<(), Reply> {
-        let entry = self.there(id)?;
+    pub fn destroy(&mut self, id: &MachineId, force: bool, nonce: Option<&str>) -> Result<(), Reply> {
+        let entry = self.mine(id, nonce)?;
         let at_rest = matches!(
             entry.machine.state,
             MachineState::Created | MachineState::Stopped | MachineState::Suspended | MachineState::Failed
         );
         if !at_rest && !force {
-            return Err(wrong_state("destroy", &entry.machine.state));
+            let text = "unable to destroy machine, not currently stopped, suspended, failed or created";
+            return Err(refuse(412, "failed_precondition", text));
         }
-        entry.enter(MachineState::Destroying, "destroy", None);
+        entry.enter(MachineState::Destroying, "destroy", Source::User, None);
         entry.order(Order::Kill);
         Ok(())
     }
@@ -294,7 +373,7 @@ impl World {
     pub fn turn(&self, id: &MachineId, from: &MachineState, to: MachineState, kind: &str) -> bool {
         self.change(|state| match state.machines.get_mut(id) {
             Some(entry) if entry.machine.state == *from => {
-                entry.enter(to, kind, None);
+                entry.enter(to, kind, Source::Flyd, None);
                 true
             }
             _ => false,

@@ -16,8 +16,8 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, oneshot};
-use tokio_util::sync::DropGuard;
 
+use super::fly::FlyGuard;
 use super::system::{Api, OTHER_TOKEN, PATIENCE, TOKEN, WEBHOOK_SECRET, fly_of_workers, folder, http};
 use super::upstash::{self, Count};
 use super::upstash_of;
@@ -102,10 +102,10 @@ impl Setup {
             "WEBHOOK_SECRET": WEBHOOK_SECRET,
             "ALLOW_PRIVATE_URLS": "true",
             "FLY_API_TOKEN": fly.token().expose_secret(),
-            "FLY_APP_NAME": APP,
+            "FLY_WORKER_APP": APP,
             "FLY_API_HOSTNAME": fly.url(),
             "FLY_WORKER_IMAGE": "worker:1",
-            "FLY_REGION": "iad",
+            "FLY_WORKER_REGIONS": "iad",
             "MAX_MACHINES": "3",
             "WORKER_IDLE_TIMEOUT": "2",
         });
@@ -122,10 +122,10 @@ impl Setup {
         let mut role = machine;
         role.extend([
             ("FLY_API_TOKEN", fly.token().expose_secret().to_owned()),
-            ("FLY_APP_NAME", APP.to_owned()),
+            ("FLY_WORKER_APP", APP.to_owned()),
             ("FLY_API_HOSTNAME", fly.url().to_string()),
             ("FLY_WORKER_IMAGE", "worker:1".to_owned()),
-            ("FLY_REGION", "iad".to_owned()),
+            ("FLY_WORKER_REGIONS", "iad".to_owned()),
             ("WORKER_IDLE_TIMEOUT", "2".to_owned()),
         ]);
         let edge = Edge {
@@ -205,7 +205,7 @@ pub struct Edge {
     control: String,
     _child: Child,
     _stdin: ChildStdin,
-    _stop: DropGuard,
+    _stop: FlyGuard,
 }
 
 impl Deref for Edge {

@@ -16,11 +16,12 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::Value;
-use tcoder::flyprovider::emulator::{self, Emulator, EmulatorHandle};
+use tcoder::flyprovider::emulator::{self, EmulatorHandle};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::OnceCell;
-use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::fly::{self, FlyGuard};
 
 /// Guards against hanging, not a figure: nothing here is expected to take near as long.
 pub const PATIENCE: Duration = Duration::from_secs(240);
@@ -487,7 +488,7 @@ impl System {
     }
 
     /// A Fly whose machines are workers of this system. Ends with the guard.
-    pub async fn fly(&self, app: &str) -> (EmulatorHandle, DropGuard) {
+    pub async fn fly(&self, app: &str) -> (EmulatorHandle, FlyGuard) {
         let mut environment = self.role_environment();
         let scratch = self.data.join("scratch").to_str().unwrap().to_owned();
         environment.extend([("WORKER_SCRATCH_DIR", scratch), ("RUST_LOG", "error".into())]);
@@ -553,17 +554,14 @@ impl System {
     }
 }
 
-/// A Fly whose machines are workers with this environment. Ends with the guard.
-pub async fn fly_of_workers(app: &str, environment: &[(&str, String)]) -> (EmulatorHandle, DropGuard) {
+/// A Fly whose machines are workers with this environment, held to Fly's document. Ends with the guard.
+pub async fn fly_of_workers(app: &str, environment: &[(&str, String)]) -> (EmulatorHandle, FlyGuard) {
     let options = emulator::Options {
         app: app.to_owned(),
         environment: environment.iter().map(|(name, value)| ((*name).into(), value.into())).collect(),
         ..emulator::Options::new([env!("CARGO_BIN_EXE_tcoder"), "worker"])
     };
-    let stop = CancellationToken::new();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let fly = Emulator::start(options, listener, stop.clone()).unwrap();
-    (fly, stop.drop_guard())
+    fly::start(options).await
 }
 
 /// By the emulator's clock, with room for what a loaded machine does to single requests.

@@ -9,9 +9,9 @@ use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tcoder::crd::{TranscodeJob, WorkerPool};
 
-use super::{Controller, Site, has_phase, status, until};
+use super::{Controller, Site, has_phase, site, status, until};
 use crate::support::kube::{self as cluster, Cluster};
-use crate::support::system::{PATIENCE, Setup, System, clip, eventually, http, long_clip};
+use crate::support::system::{PATIENCE, Setup, System, clip, err, eventually, http, long_clip};
 
 fn pools(site: &Site) -> Api<WorkerPool> {
     Api::namespaced(site.client.clone(), &site.namespace)
@@ -52,6 +52,34 @@ async fn own(workers: u16, name: &str) -> Site {
     Site::on(cluster::bare().await, system, name).await
 }
 
+#[tokio::test]
+async fn a_pool_whose_machines_fly_does_not_sell_is_refused_by_the_api_server() {
+    let site = site("sizes").await;
+    let minor = site.client.apiserver_version().await.unwrap().minor;
+    let minor: u32 = minor.trim_end_matches('+').parse().unwrap();
+    // Rules in CEL are on by default from 1.25 on.
+    let knows_cel = minor >= 25;
+    for (guest, words, refused) in [
+        (json!({"size": "performance-3x"}), "spec.guest.size", true),
+        (json!({"size": "shared-cpu-16x"}), "spec.guest.size", true),
+        (json!({"size": "performance-2x", "memoryMb": 1000}), "spec.guest.memoryMb", true),
+        (json!({"size": "performance-2x", "memoryMb": 512}), "memoryMb does not fit the size", knows_cel),
+        (json!({"size": "performance-2x", "memoryMb": 4352}), "memoryMb does not fit the size", knows_cel),
+        (json!({"size": "performance-2x", "memoryMb": 8192}), "", false),
+    ] {
+        let object = json!({
+            "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool",
+            "metadata": {"name": "sizes"}, "spec": {"guest": guest},
+        });
+        let file = site.file(&object.to_string());
+        let file = file.to_str().unwrap();
+        let output = site.kubectl(&["create", "--dry-run=server", "--validate=false", "-f", file]).await;
+        let said = err(&output);
+        assert_eq!(output.status.success(), !refused, "{guest}: {said}");
+        assert!(!refused || said.contains(words), "{guest}: {said}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pool_says_how_many_machines_there_may_be() {
     let site = own(0, "pool").await;
@@ -60,9 +88,9 @@ async fn a_pool_says_how_many_machines_there_may_be() {
     let (api, token) = (config.base.to_string(), config.token.expose_secret().to_owned());
     let env = [
         ("FLY_API_TOKEN", token.as_str()),
-        ("FLY_APP_NAME", "clips"),
+        ("FLY_WORKER_APP", "clips"),
         ("FLY_API_HOSTNAME", api.as_str()),
-        ("FLY_REGION", "iad"),
+        ("FLY_WORKER_REGIONS", "iad"),
         ("FLEET_PRICE_USD_PER_HOUR", "0.36"),
         // Machines get it too, and would log among the tests' words.
         ("RUST_LOG", "warn"),
@@ -129,7 +157,7 @@ async fn machines_come_though_the_api_server_is_away() {
     let (api, token) = (config.base.to_string(), config.token.expose_secret().to_owned());
     let env = [
         ("FLY_API_TOKEN", token.as_str()),
-        ("FLY_APP_NAME", "clips"),
+        ("FLY_WORKER_APP", "clips"),
         ("FLY_API_HOSTNAME", api.as_str()),
         ("FLY_WORKER_IMAGE", "worker:1"),
         ("MIRROR_MAX", "0"),
@@ -202,7 +230,7 @@ async fn jobs_of_the_api_are_shown_up_to_a_bound() {
 /// The label of a mirror counts only in the namespace of the mirrors.
 #[tokio::test]
 async fn nobody_reads_of_a_job_by_its_label() {
-    let site = super::site("nosy").await;
+    let site = site("nosy").await;
     let id =
         site.system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "secret.mp4"})).await;
     site.system.completed(&id).await;

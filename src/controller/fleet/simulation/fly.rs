@@ -188,6 +188,7 @@ impl SimMachine {
             status: "stopped".to_owned(),
             timestamp: i64::try_from(now).unwrap_or(i64::MAX),
             request: Some(exit),
+            ..MachineEvent::default()
         }];
     }
 

@@ -257,12 +257,15 @@ fn fault_17_a_job_that_eats_all_memory_does_not_hold_the_fleet_but_a_broken_imag
             desk.first_ends(Outcome::Done(None));
             desk.now += s(20);
             desk.see(&[(1, Stopped, Nobody)], 1);
-            let request = serde_json::json!({"exit_event": {"exit_code": 137, "oom_killed": oom}});
+            let exit = serde_json::json!({"exit_event": {"exit_code": 137, "oom_killed": oom}});
+            // Fly says it in either place.
+            let request = if round == 2 { serde_json::json!({"MonitorEvent": exit}) } else { exit };
             desk.list()[0].events = vec![crate::flyprovider::MachineEvent {
                 kind: "exit".into(),
                 status: "stopped".into(),
                 timestamp: round,
                 request: Some(request),
+                ..crate::flyprovider::MachineEvent::default()
             }];
         }
         assert_eq!(desk.acts().is_empty(), held);
@@ -287,6 +290,24 @@ fn fault_19_a_refused_token_stops_the_writes_and_says_so() {
     assert!(desk.acts().is_empty() && desk.says("FLY_API_TOKEN"));
     desk.seen.machines = Err(NoList { why: ListFailure::Unauthorised, at: desk.now });
     assert!(desk.acts().is_empty() && desk.says("FLY_API_TOKEN"));
+}
+
+#[test]
+fn fault_20_for_want_of_payment_no_machine_is_launched_for_ten_minutes_and_the_token_is_not_blamed() {
+    let mut desk = Desk::new(&[], 5);
+    desk.first_ends(Outcome::Billing);
+    assert!(desk.acts().is_empty() && desk.says("payment") && !desk.says("FLY_API_TOKEN"));
+    desk.now += s(600);
+    desk.see(&[], 5);
+    assert!(!desk.acts().is_empty() && !desk.says("payment"));
+    // A machine that is there may still be stopped or started, but not again and again.
+    let mut desk = Desk::new(&[(1, Stopped, Nobody), (2, Failed, Nobody)], 1);
+    assert_eq!(desk.steps()[0], "start m1");
+    desk.first_ends(Outcome::Billing);
+    assert!(desk.says("payment") && !desk.steps().iter().any(|step| step.starts_with("start")));
+    let mut desk = Desk::new(&[(1, Failed, Nobody)], 5);
+    desk.seen.machines = Err(NoList { why: ListFailure::Billing, at: desk.now });
+    assert!(desk.acts().is_empty() && desk.says("payment") && !desk.says("FLY_API_TOKEN"));
 }
 
 #[test]

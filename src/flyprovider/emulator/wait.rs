@@ -1,0 +1,160 @@
+//! `GET .../wait`: an answer once the machine is in a state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, Query};
+use axum::response::Response;
+use serde_json::json;
+
+use super::faults::Action;
+use super::http::{Common, Params, call};
+use super::world::{Entry, Reply, World, no_machine, ok, refuse};
+use crate::flyprovider::{MachineId, MachineState, WaitState};
+
+/// Fly waits no longer in one request, in seconds.
+const MOST: u64 = 60;
+
+/// What is waited for.
+#[derive(Debug, PartialEq, Eq)]
+struct Wish {
+    states: Vec<WaitState>,
+    timeout: Duration,
+    version: Option<String>,
+    from_event: Option<String>,
+}
+
+impl Wish {
+    fn read(params: &[(String, String)]) -> Result<Self, Reply> {
+        let of = |name: &'static str| {
+            params
+                .iter()
+                .filter(move |(n, value)| n == name && !value.is_empty())
+                .map(|(_, value)| value.as_str())
+        };
+        let mut states = Vec::new();
+        for name in of("state").flat_map(|value| value.split(',')) {
+            let known = WaitState::ALL.into_iter().find(|state| state.name() == name.trim());
+            states.push(known.ok_or_else(|| {
+                let names = WaitState::ALL.map(WaitState::name).join(", ");
+                refuse(400, "invalid_argument", format!("invalid state {name:?}, must be one of {names}"))
+            })?);
+        }
+        if states.is_empty() {
+            states.push(WaitState::Started);
+        }
+        let seconds = of("timeout").next().map_or(Ok(MOST), str::parse);
+        let Ok(seconds @ 1..=MOST) = seconds else {
+            return Err(refuse(400, "invalid_argument", "timeout must be 1 to 60 seconds"));
+        };
+        let version = of("version").chain(of("instance_id")).next().map(str::to_owned);
+        let from_event = of("from_event_id").next().map(str::to_owned);
+        Ok(Self { states, timeout: Duration::from_secs(seconds), version, from_event })
+    }
+
+    fn accepts(&self, state: &MachineState) -> bool {
+        self.states.iter().any(|wanted| match wanted {
+            // On its way to a start, even where nothing moves yet.
+            WaitState::Settled => !state.is_transient() && *state != MachineState::Created,
+            named => named.name() == state.name(),
+        })
+    }
+
+    /// The answer, if the time for it has come.
+    fn reached(&self, entry: &Entry) -> Option<Reply> {
+        let machine = &entry.machine;
+        let replaced =
+            self.version.as_ref().is_some_and(|version| machine.instance_id.as_ref() != Some(version));
+        let state = if replaced { MachineState::Replaced } else { machine.state.clone() };
+        let event = match &self.from_event {
+            Some(from) => machine
+                .events
+                .iter()
+                .find(|event| event.id > *from && self.accepts(&MachineState::from(event.status.clone())))?,
+            None if self.accepts(&state) => machine.events.first()?,
+            None => return None,
+        };
+        Some(ok(json!({
+            "ok": true,
+            "state": self.from_event.as_ref().map_or(state.name(), |_| &event.status),
+            "event_id": event.id,
+            "version": machine.instance_id,
+        })))
+    }
+}
+
+pub async fn wait(
+    common: Common,
+    Path((app, id)): Path<(String, String)>,
+    Query(params): Params,
+) -> Response {
+    let machine = MachineId(id.clone());
+    let work = async |world: &Arc<World>, _| {
+        let wish = match Wish::read(&params) {
+            Ok(wish) => wish,
+            Err(reply) => return reply,
+        };
+        let mut changed = world.changed.subscribe();
+        let reached = async {
+            loop {
+                match world.look().machines.get(&machine) {
+                    None => return Some(no_machine()),
+                    Some(entry) => {
+                        if let Some(reply) = wish.reached(entry) {
+                            return Some(reply);
+                        }
+                    }
+                }
+                if changed.changed().await.is_err() {
+                    return None;
+                }
+            }
+        };
+        let late = || {
+            let now = world.look().machines.get(&machine).map(|entry| entry.machine.state.clone());
+            let now = now.map_or_else(|| "destroyed".to_owned(), |state| state.name().to_owned());
+            let wanted: Vec<&str> = wish.states.iter().map(|state| state.name()).collect();
+            let text =
+                format!("machine failed to reach desired state, {}, currently {now}", wanted.join(" or "));
+            refuse(408, "deadline_exceeded", text)
+        };
+        tokio::time::timeout(wish.timeout, reached).await.ok().flatten().unwrap_or_else(late)
+    };
+    call(common, app, Some(id), Action::Wait).carry_out(work).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(params: &[(&str, &str)]) -> Result<Wish, u16> {
+        let params: Vec<_> = params.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        Wish::read(&params).map_err(|reply| reply.0.as_u16())
+    }
+
+    #[test]
+    fn states_come_in_one_list_or_in_several_parameters() {
+        let states = |params: &[(&str, &str)]| read(params).map(|wish| wish.states);
+        assert_eq!(states(&[]), Ok(vec![WaitState::Started]));
+        let both = Ok(vec![WaitState::Stopped, WaitState::Suspended]);
+        assert_eq!(states(&[("state", "stopped,suspended")]), both);
+        assert_eq!(states(&[("state", "stopped"), ("state", "suspended")]), both);
+        assert_eq!(states(&[("state", "starting")]), Err(400));
+        assert_eq!(read(&[("timeout", "61")]).err(), Some(400));
+        assert_eq!(read(&[("timeout", "0")]).err(), Some(400));
+        assert_eq!(read(&[("timeout", "1s")]).err(), Some(400));
+    }
+
+    #[test]
+    fn a_machine_has_settled_where_nothing_moves_by_itself() {
+        let wish = read(&[("state", "settled")]).unwrap();
+        for settled in
+            [MachineState::Started, MachineState::Stopped, MachineState::Failed, MachineState::Destroyed]
+        {
+            assert!(wish.accepts(&settled), "{settled}");
+        }
+        for moving in [MachineState::Created, MachineState::Starting, MachineState::Replacing] {
+            assert!(!wish.accepts(&moving), "{moving}");
+        }
+    }
+}

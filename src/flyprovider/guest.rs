@@ -1,0 +1,372 @@
+//! The sizes a machine can have: what Fly sells, in one table.
+//!
+//! The table is read by the settings of the fleet, by the schema of a `WorkerPool` and by the emulator. Its
+//! source is Fly's own client (flyctl's `cpusPerKind` and checks of memory; fly-go's `MachinePresets` and
+//! `MIN_`/`MAX_MEMORY_MB_PER_…CPU`) and "Machine Sizing" in Fly's documentation. GPUs are left out: FFmpeg as
+//! it is built here has no use for one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of CPU a machine has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CpuKind {
+    /// Throttled to a sixteenth of a CPU after a short burst.
+    Shared,
+    /// A whole CPU at all times.
+    Performance,
+}
+
+/// What Fly allows a kind of machine to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The kind.
+    pub kind: CpuKind,
+    /// How the names of its sizes begin.
+    pub prefix: &'static str,
+    /// How many CPUs a machine can have.
+    pub cpus: &'static [u32],
+    /// The least memory for each CPU, in MiB.
+    pub least: u32,
+    /// The most memory for each CPU, in MiB.
+    pub most: u32,
+    /// Memory comes in multiples of this, in MiB.
+    pub step: u32,
+    /// The memory for each CPU where a size says nothing of it, in MiB. What Fly's list price is for.
+    usual: u32,
+}
+
+/// The sizes there are.
+pub const RULES: [Rule; 2] = [
+    Rule {
+        kind: CpuKind::Shared,
+        prefix: "shared-cpu-",
+        cpus: &[1, 2, 4, 6, 8],
+        least: 256,
+        most: 2048,
+        step: 256,
+        // FFmpeg does not fit into the 256 that Fly's preset has.
+        usual: 512,
+    },
+    Rule {
+        kind: CpuKind::Performance,
+        prefix: "performance-",
+        cpus: &[1, 2, 4, 6, 8, 10, 12, 14, 16],
+        least: 2048,
+        most: 8192,
+        step: 1024,
+        usual: 2048,
+    },
+];
+
+impl CpuKind {
+    /// What Fly allows this kind.
+    #[must_use]
+    pub const fn rule(self) -> &'static Rule {
+        match self {
+            Self::Shared => &RULES[0],
+            Self::Performance => &RULES[1],
+        }
+    }
+
+    /// Its name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Shared => "shared",
+            Self::Performance => "performance",
+        }
+    }
+}
+
+impl Rule {
+    /// The names of the sizes, such as `performance-2x`.
+    pub fn sizes(self) -> impl Iterator<Item = String> {
+        self.cpus.iter().map(move |cpus| format!("{}{cpus}x", self.prefix))
+    }
+}
+
+/// A machine's size, of those that Fly sells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Fields", into = "Fields")]
+pub struct Guest {
+    kind: CpuKind,
+    cpus: u32,
+    memory_mb: u32,
+}
+
+/// Why there is no such size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuestError {
+    /// So many CPUs cannot be had.
+    #[error("a {} machine has {} CPUs, not {given}", kind.name(), choice(kind.rule().cpus))]
+    Cpus {
+        /// Of this kind.
+        kind: CpuKind,
+        /// What was asked for.
+        given: u32,
+    },
+    /// Less memory than Fly requires.
+    #[error("{cpus} {} CPUs need {least} MB of memory at least", kind.name())]
+    TooLittleMemory {
+        /// With CPUs of this kind.
+        kind: CpuKind,
+        /// With so many.
+        cpus: u32,
+        /// The least, in MiB.
+        least: u32,
+    },
+    /// More memory than Fly allows.
+    #[error("{cpus} {} CPUs have {most} MB of memory at most", kind.name())]
+    TooMuchMemory {
+        /// With CPUs of this kind.
+        kind: CpuKind,
+        /// With so many.
+        cpus: u32,
+        /// The most, in MiB.
+        most: u32,
+    },
+    /// A size of memory between those that can be had.
+    #[error("the memory of a {} machine is a multiple of {} MB", kind.name(), kind.rule().step)]
+    MemoryStep {
+        /// With CPUs of this kind.
+        kind: CpuKind,
+    },
+}
+
+impl GuestError {
+    /// Whether it is the memory that is wrong, not the number of CPUs.
+    #[must_use]
+    pub const fn is_about_memory(&self) -> bool {
+        !matches!(self, Self::Cpus { .. })
+    }
+}
+
+fn choice(numbers: &[u32]) -> String {
+    let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+    match numbers.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => String::new(),
+    }
+}
+
+impl Guest {
+    /// So many CPUs of this kind, with so much memory (MiB).
+    ///
+    /// # Errors
+    /// Why Fly has no such machine.
+    pub fn new(kind: CpuKind, cpus: u32, memory_mb: u32) -> Result<Self, GuestError> {
+        let rule = kind.rule();
+        if !rule.cpus.contains(&cpus) {
+            return Err(GuestError::Cpus { kind, given: cpus });
+        }
+        let (least, most) = (cpus * rule.least, cpus * rule.most);
+        if memory_mb < least {
+            return Err(GuestError::TooLittleMemory { kind, cpus, least });
+        }
+        if memory_mb > most {
+            return Err(GuestError::TooMuchMemory { kind, cpus, most });
+        }
+        if memory_mb % rule.step != 0 {
+            return Err(GuestError::MemoryStep { kind });
+        }
+        Ok(Self { kind, cpus, memory_mb })
+    }
+
+    /// The same CPUs with so much memory (MiB).
+    ///
+    /// # Errors
+    /// Why these CPUs cannot have it.
+    pub fn with_memory(self, memory_mb: u32) -> Result<Self, GuestError> {
+        Self::new(self.kind, self.cpus, memory_mb)
+    }
+
+    /// The kind of its CPUs.
+    #[must_use]
+    pub const fn kind(self) -> CpuKind {
+        self.kind
+    }
+
+    /// How many CPUs it has.
+    #[must_use]
+    pub const fn cpus(self) -> u32 {
+        self.cpus
+    }
+
+    /// Its memory in MiB.
+    #[must_use]
+    pub const fn memory_mb(self) -> u32 {
+        self.memory_mb
+    }
+
+    /// Whether its memory is what Fly's list price of its CPUs includes.
+    #[must_use]
+    pub const fn has_usual_memory(self) -> bool {
+        self.memory_mb == self.cpus * self.kind.rule().usual
+    }
+}
+
+/// Two whole CPUs: a shared one is throttled after a short burst, and an encode is no burst.
+impl Default for Guest {
+    fn default() -> Self {
+        Self { kind: CpuKind::Performance, cpus: 2, memory_mb: 4096 }
+    }
+}
+
+/// A name that is no size's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it must be one of Fly's sizes: {}", RULES.map(|rule| span(rule)).join(", or "))]
+pub struct NoSuchSize;
+
+fn span(rule: Rule) -> String {
+    format!("{}Nx with {} for N", rule.prefix, choice(rule.cpus))
+}
+
+/// From a size's name, such as `performance-2x`.
+impl FromStr for Guest {
+    type Err = NoSuchSize;
+
+    fn from_str(size: &str) -> Result<Self, NoSuchSize> {
+        for rule in RULES {
+            if let Some(cpus) = rule.cpus.iter().find(|cpus| size == format!("{}{cpus}x", rule.prefix)) {
+                return Self::new(rule.kind, *cpus, cpus * rule.usual).map_err(|_| NoSuchSize);
+            }
+        }
+        Err(NoSuchSize)
+    }
+}
+
+/// The size's name, without its memory.
+impl fmt::Display for Guest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}x", self.kind.rule().prefix, self.cpus)
+    }
+}
+
+/// As the API has it.
+#[derive(Serialize, Deserialize)]
+struct Fields {
+    cpu_kind: CpuKind,
+    cpus: u32,
+    memory_mb: u32,
+}
+
+impl TryFrom<Fields> for Guest {
+    type Error = GuestError;
+
+    fn try_from(Fields { cpu_kind, cpus, memory_mb }: Fields) -> Result<Self, GuestError> {
+        Self::new(cpu_kind, cpus, memory_mb)
+    }
+}
+
+impl From<Guest> for Fields {
+    fn from(Guest { kind, cpus, memory_mb }: Guest) -> Self {
+        Self { cpu_kind: kind, cpus, memory_mb }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SHARED: CpuKind = CpuKind::Shared;
+    const PERFORMANCE: CpuKind = CpuKind::Performance;
+
+    #[test]
+    fn sizes_have_the_cpus_and_the_memory_of_their_name() {
+        let read = |size: &str| size.parse::<Guest>().map(|g| (g.kind(), g.cpus(), g.memory_mb()));
+        assert_eq!(read("performance-2x"), Ok((PERFORMANCE, 2, 4096)));
+        assert_eq!(read("performance-16x"), Ok((PERFORMANCE, 16, 32_768)));
+        assert_eq!(read("shared-cpu-1x"), Ok((SHARED, 1, 512)));
+        assert_eq!(read("shared-cpu-8x"), Ok((SHARED, 8, 4096)));
+        for rule in RULES {
+            for size in rule.sizes() {
+                let guest: Guest = size.parse().unwrap();
+                assert_eq!(guest.to_string(), size);
+                assert!(guest.has_usual_memory());
+            }
+        }
+        assert_eq!("performance-2x".parse(), Ok(Guest::default()));
+    }
+
+    #[test]
+    fn sizes_that_fly_does_not_sell_are_refused() {
+        for size in [
+            "performance-3x",
+            "performance-5x",
+            "performance-18x",
+            "performance-0x",
+            "performance-02x",
+            "performance",
+            "performance-2",
+            "shared-cpu-3x",
+            "shared-cpu-10x",
+            "shared-2x",
+            "a100-40gb",
+            "l40s",
+            "",
+        ] {
+            assert_eq!(size.parse::<Guest>(), Err(NoSuchSize), "{size}");
+        }
+        assert_eq!(
+            NoSuchSize.to_string(),
+            "it must be one of Fly's sizes: shared-cpu-Nx with 1, 2, 4, 6 or 8 for N, or \
+             performance-Nx with 1, 2, 4, 6, 8, 10, 12, 14 or 16 for N"
+        );
+    }
+
+    #[test]
+    fn memory_that_the_cpus_cannot_have_is_refused_with_what_they_can() {
+        for (kind, cpus, memory, error) in [
+            (PERFORMANCE, 3, 6144, "a performance machine has 1, 2, 4, 6, 8, 10, 12, 14 or 16 CPUs, not 3"),
+            (PERFORMANCE, 2, 512, "2 performance CPUs need 4096 MB of memory at least"),
+            (PERFORMANCE, 8, 8192, "8 performance CPUs need 16384 MB of memory at least"),
+            (PERFORMANCE, 2, 17_408, "2 performance CPUs have 16384 MB of memory at most"),
+            (PERFORMANCE, 2, 4352, "the memory of a performance machine is a multiple of 1024 MB"),
+            (SHARED, 16, 4096, "a shared machine has 1, 2, 4, 6 or 8 CPUs, not 16"),
+            (SHARED, 4, 512, "4 shared CPUs need 1024 MB of memory at least"),
+            (SHARED, 1, 4096, "1 shared CPUs have 2048 MB of memory at most"),
+            (SHARED, 1, 300, "the memory of a shared machine is a multiple of 256 MB"),
+        ] {
+            assert_eq!(Guest::new(kind, cpus, memory).unwrap_err().to_string(), error);
+        }
+        let big = Guest::new(PERFORMANCE, 16, 131_072).unwrap();
+        assert!(!big.has_usual_memory());
+    }
+
+    #[test]
+    fn json_holds_no_size_that_fly_does_not_sell() {
+        let json = r#"{"cpu_kind":"performance","cpus":2,"memory_mb":4096}"#;
+        let guest: Guest = serde_json::from_str(json).unwrap();
+        assert_eq!((guest, serde_json::to_string(&guest).unwrap().as_str()), (Guest::default(), json));
+        for wrong in [
+            r#"{"cpu_kind":"performance","cpus":3,"memory_mb":6144}"#,
+            r#"{"cpu_kind":"performance","cpus":2,"memory_mb":512}"#,
+            r#"{"cpu_kind":"dedicated","cpus":2,"memory_mb":4096}"#,
+        ] {
+            assert!(serde_json::from_str::<Guest>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        /// The checks of flyctl (`internal/machine/update.go`), written out as they stand there.
+        #[test]
+        fn what_passes_passes_flyctl_too(performance in any::<bool>(), cpus in 0u32..20, steps in 0u32..600) {
+            let memory = steps * 256;
+            let known: &[u32] =
+                if performance { &[1, 2, 4, 6, 8, 10, 12, 14, 16] } else { &[1, 2, 4, 6, 8] };
+            let (step, least, most) = if performance { (1024, 2048, 8192) } else { (256, 256, 2048) };
+            let passes = known.contains(&cpus)
+                && memory % step == 0
+                && least * cpus <= memory
+                && memory <= most * cpus;
+            let kind = if performance { PERFORMANCE } else { SHARED };
+            prop_assert_eq!(Guest::new(kind, cpus, memory).is_ok(), passes);
+        }
+    }
+}
