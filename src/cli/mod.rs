@@ -157,10 +157,10 @@ fn init_logs(server: bool, export: Option<&Export>) {
         None
     });
     let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
-    // The S3 server's crates print whole requests, signatures included, and every 404 as an error;
+    // The S3 server's crate prints whole requests, signatures included, and every 404 as an error;
     // whatever RUST_LOG asks for, that is no log to keep.
-    let silent = ["s3s=off", "s3s_fs=off"].into_iter().filter_map(|directive| directive.parse().ok());
-    let filter = silent.fold(filter, EnvFilter::add_directive);
+    let silent = "s3s=off".parse().ok();
+    let filter = silent.into_iter().fold(filter, EnvFilter::add_directive);
     let terminal = std::io::stderr().is_terminal();
     let json = match std::env::var("LOG_FORMAT").as_deref() {
         Ok("json") => true,

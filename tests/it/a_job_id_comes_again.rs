@@ -26,6 +26,8 @@ async fn an_id_that_comes_again_gets_outputs_of_its_own() {
         (&json!("240p"), &json!(key))
     );
     assert_ne!(second["epoch"], first["epoch"]);
-    assert!(system.objects("output", &format!("outputs/{id}")).iter().any(|o| o.ends_with("/240p.mp4")));
+    assert!(
+        system.objects("output", &format!("outputs/{id}")).await.iter().any(|o| o.ends_with("/240p.mp4"))
+    );
     system.stop().await;
 }

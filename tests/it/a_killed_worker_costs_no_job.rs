@@ -14,11 +14,11 @@ fn wish() -> Value {
 }
 
 /// The job's result is that of one attempt, and nothing of another one lies about.
-fn is_of_one_attempt(system: &System, job: &Value) {
+async fn is_of_one_attempt(system: &System, job: &Value) {
     let (id, epoch) = (job["jobId"].as_str().unwrap(), &job["epoch"]);
     assert_eq!(job["outputs"][0]["key"], format!("outputs/{id}/{epoch}/720p.mp4"));
     let expected = [format!("{epoch}/720p.mp4"), "manifest.json".to_owned()];
-    assert_eq!(system.objects("output", &format!("outputs/{id}")), expected);
+    assert_eq!(system.objects("output", &format!("outputs/{id}")).await, expected);
 }
 
 /// It is another attempt than the one seen `before`, and counts as this one.
@@ -51,7 +51,7 @@ async fn a_worker_killed_under_up_in_the_middle_of_an_encode() {
 
     let job = system.completed(&id).await;
     is_after(&first, &job, 2);
-    is_of_one_attempt(&system, &job);
+    is_of_one_attempt(&system, &job).await;
     system.stop().await;
 }
 
@@ -81,7 +81,7 @@ async fn a_worker_told_to_leave_hands_its_job_back() {
     let mut second = system.worker("second", &[("WORKER_MAX_JOBS", "1")]);
     let job = system.completed(&id).await;
     is_after(&released, &job, 1);
-    is_of_one_attempt(&system, &job);
+    is_of_one_attempt(&system, &job).await;
     assert!(second.over().await.success());
     assert_eq!(system.get("/api/status").await.body["workers"], json!([]));
     system.stop().await;
@@ -103,7 +103,7 @@ async fn a_worker_that_slept_through_its_lease_changes_nothing() {
     zombie.signal(Signal::SIGCONT);
     assert!(zombie.over().await.success());
     assert_eq!(system.job(&id).await, job);
-    is_of_one_attempt(&system, &job);
+    is_of_one_attempt(&system, &job).await;
     assert_eq!(std::fs::read_dir(&zombie.scratch).unwrap().count(), 0);
     system.stop().await;
 }
@@ -144,13 +144,13 @@ async fn a_running_job_that_is_cancelled_stops_within_seconds() {
     assert_eq!(last["status"], "cancelled");
     all_gone(&encoders).await;
     eventually("the scratch folder is empty", || system.scratch().is_empty()).await;
-    assert_eq!(system.objects("output", ""), [""; 0]);
+    assert_eq!(system.objects("output", "").await, [""; 0]);
     // A second time is no error; what is over cannot be called off, but can be asked for again.
     assert_eq!(system.delete(&format!("/api/jobs/{id}")).await.status, 200);
     assert_eq!(system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await.status, 200);
     let job = system.completed(&id).await;
     assert_eq!(job["attempt"], 1, "{job:#}");
-    is_of_one_attempt(&system, &job);
+    is_of_one_attempt(&system, &job).await;
     let answer = system.delete(&format!("/api/jobs/{id}")).await;
     assert_eq!(answer.status, 409, "{answer:?}");
     system.stop().await;
@@ -175,6 +175,6 @@ async fn a_redis_that_dies_in_the_middle_of_an_encode_comes_back() {
         job = next;
     }
     assert_eq!((&job["status"], &job["attempt"]), (&json!("completed"), &json!(1)), "{job:#}");
-    is_of_one_attempt(&system, &job);
+    is_of_one_attempt(&system, &job).await;
     system.stop().await;
 }

@@ -19,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::support::objects::{ObjectServer, breaking_line, hash, marked_file, raw};
+use crate::support::objects::{ObjectServer, breaking_line, client, hash, keys_below, marked_file, raw};
 
 const MIB: u64 = 1 << 20;
 
@@ -53,8 +53,16 @@ impl ObjectServer {
         self.presigner().get(bucket, &key(name), now(), UPLOAD_EXPIRY, None).unwrap()
     }
 
-    fn object(&self, bucket: &str, name: &str) -> PathBuf {
-        self.dir.path().join("objects").join(bucket).join(name)
+    /// The files with the bytes of objects, parts, and what is being written.
+    fn data(&self) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(self.dir.path().join("objects/_data")).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// Uploads in parts that are neither completed nor aborted.
+    async fn uploads(&self, bucket: &str) -> usize {
+        let listed = client(&self.config).list_multipart_uploads().bucket(bucket).send().await;
+        listed.unwrap().uploads().len()
     }
 
     async fn next_event(&mut self) -> Vec<u8> {
@@ -112,7 +120,7 @@ async fn tampered_and_expired_addresses_are_refused() {
     }
     // An address to put is none to get.
     assert_eq!(http().get(good).send().await.unwrap().status(), StatusCode::FORBIDDEN);
-    assert_eq!(server.files(|name| name.ends_with(".mp4")), Vec::<PathBuf>::new());
+    assert_eq!(server.data(), Vec::<PathBuf>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -140,7 +148,7 @@ async fn a_large_file_goes_up_in_parts_and_comes_down_the_same() {
     let got = storage.download(Bucket::Output, &name, &to, bytes, &progress, &never()).await.unwrap();
     assert_eq!(got, bytes);
     assert_eq!(hash(&to), hash(&from));
-    assert_eq!(server.files(|name| name.starts_with(".upload")), Vec::<PathBuf>::new());
+    assert_eq!(server.uploads("output").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,8 +165,7 @@ async fn a_cancelled_upload_leaves_no_object_and_no_parts() {
     let done = server.storage().upload(&name, &from, "video/mp4", &progress, &cancel).await;
     assert!(matches!(done, Err(StorageError::Cancelled)));
     assert_eq!(server.storage().head(Bucket::Output, &name).await.unwrap(), None);
-    let id_files = server.files(|name| name.starts_with(".upload-"));
-    assert_eq!(id_files, Vec::<PathBuf>::new());
+    assert_eq!(server.uploads("output").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,36 +281,14 @@ async fn everybody_reads_outputs_and_nothing_else() {
         let answer = http().request(method.clone(), url.clone()).body("").send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{method} {url}");
     }
-    assert_eq!(std::fs::read(server.object("output", "outputs/a/1/a.txt")).unwrap(), b"made");
-}
-
-/// A client that, unlike ours, takes any key.
-fn careless_client(config: &StorageConfig) -> aws_sdk_s3::Client {
-    use secrecy::ExposeSecret as _;
-    let http = aws_smithy_http_client::Builder::new().build_http();
-    let credentials = aws_sdk_s3::config::Credentials::new(
-        &config.access_key_id,
-        config.secret_access_key.expose_secret(),
-        None,
-        None,
-        "test",
-    );
-    let config = aws_sdk_s3::Config::builder()
-        .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
-        .http_client(http)
-        .endpoint_url(config.endpoint.as_str())
-        .region(aws_sdk_s3::config::Region::new("auto"))
-        .credentials_provider(credentials)
-        .force_path_style(true)
-        .build();
-    aws_sdk_s3::Client::from_conf(config)
+    assert_eq!(http().get(output).send().await.unwrap().text().await.unwrap(), "made");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_key_leaves_its_bucket() {
     let server = ObjectServer::start().await;
-    let client = careless_client(&server.config);
-    for evil in ["../../evil", "../output/evil", "a/../../../evil", "./evil", "a//evil", "..\\evil"] {
+    let client = client(&server.config);
+    for evil in ["../../evil", "../output/evil", "a/../../../evil", "./evil"] {
         let url = client
             .put_object()
             .bucket("input")
@@ -339,13 +324,24 @@ async fn no_key_leaves_its_bucket() {
     let delete = Delete::builder().objects(evil).build().unwrap();
     assert!(client.delete_objects().bucket("input").delete(delete).send().await.is_err());
     assert!(server.scratch("precious").exists());
+    // What only looks like a path is an object like any other.
+    let strange = ["a//evil", "..\\evil", "/evil", "evil/", "C:evil"];
+    for key in strange {
+        client.put_object().bucket("input").key(key).body(b"x".to_vec().into()).send().await.unwrap();
+    }
+    let mut stored = keys_below(&server.config, "input", "").await;
+    stored.sort();
+    let mut expected = strange.map(str::to_owned);
+    expected.sort();
+    assert_eq!(stored, expected);
+    assert_eq!(keys_below(&server.config, "output", "").await, ["a"]);
     assert_eq!(server.files(|name| name.contains("evil") || name.contains("stolen")), Vec::<PathBuf>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_new_input_is_told_with_the_message_r2_sends() {
     let mut server = ObjectServer::start().await;
-    let client = careless_client(&server.config);
+    let client = client(&server.config);
     http().put(server.put_url("inputs/a/b.mp4")).body("12345").send().await.unwrap();
     let message: serde_json::Value = serde_json::from_slice(&server.next_event().await).unwrap();
     let time = message["eventTime"].as_str().unwrap();
@@ -411,7 +407,7 @@ async fn an_upload_that_breaks_off_leaves_no_object_and_tells_nothing() {
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
     stream.write_all(&[1; 500_000]).await.unwrap();
-    let begun = || !server.files(|name| name.starts_with(".tmp.")).is_empty();
+    let begun = || !server.data().is_empty();
     let until = async |wanted: bool| {
         while begun() != wanted {
             tokio::task::yield_now().await;
@@ -421,7 +417,6 @@ async fn an_upload_that_breaks_off_leaves_no_object_and_tells_nothing() {
     tokio::time::timeout(limit, until(true)).await.expect("the server never began to write");
     drop(stream);
     tokio::time::timeout(limit, until(false)).await.expect("the half of an object stays");
-    assert_eq!(server.files(|name| name == "b.mp4"), Vec::<PathBuf>::new());
     // What is told next is the next upload.
     http().put(server.put_url("inputs/a/c.mp4")).body("x").send().await.unwrap();
     let event = ObjectEvent::parse(&server.next_event().await).unwrap();

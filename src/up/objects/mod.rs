@@ -1,23 +1,52 @@
 //! An S3 server over a folder, in this process: it plays the part of R2 on a laptop and in tests.
 //!
 //! Signatures are checked, browsers are let in (CORS), the output bucket can be read by everybody, as
-//! a public R2 bucket can, and every new object of the input bucket is told with the message R2 sends.
-//! The bytes on the wire are s3s', the files s3s-fs'. Not here: what is made of the messages.
+//! a public R2 bucket can, and a message like R2's is sent about every new object of the input bucket.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | here | starts and stops the server |
+//! | `access` | who may do what |
+//! | `service` | which operations there are |
+//! | `refusal` | ends connections whose next request could be taken for a body |
+//! | `object`, `multipart`, `lists` | the operations |
+//! | `conditions`, `checksum`, `listing` | what S3 says of conditional requests, checksums and pages. Pure |
+//! | `events` | the messages about new objects |
+//! | `store` | the folder: opened, cleared of leftovers, changed |
+//! | `index`, `record` | what objects there are, in an embedded database |
+//! | `blobs`, `body` | their bytes, in files |
+//! | `old` | folders of earlier versions |
+//!
+//! The bytes on the wire are s3s'. Not here: what is made of the messages.
 
 mod access;
+mod blobs;
+mod body;
+mod checksum;
+mod conditions;
+mod events;
+mod index;
+mod listing;
+mod lists;
+mod multipart;
+mod object;
+mod old;
+mod record;
+mod refusal;
+mod service;
 mod store;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::http::{Method, header};
 use s3s::auth::SimpleAuth;
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
-use s3s_fs::FileSystem;
+use s3s::{S3Error, S3ErrorCode};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -30,11 +59,9 @@ use tower_http::cors::{AllowHeaders, Any, Cors, CorsLayer};
 use url::{Host, Url};
 use uuid::Uuid;
 
+use self::refusal::CloseAfterRefusal;
 use crate::config::StorageConfig;
 use crate::serve::{Limits, serve};
-
-/// Parts of an upload nobody completed are removed after this long (R2: a week).
-const STALE: Duration = Duration::from_secs(24 * 3600);
 
 /// The key that signs requests.
 #[derive(Clone, Debug)]
@@ -120,28 +147,24 @@ impl Objects {
                 return Err(ObjectsError::Bucket(bucket.clone()));
             }
         }
-        let folder = |source| ObjectsError::Folder { dir: dir.clone(), source };
-        for bucket in [&buckets.input, &buckets.output] {
-            std::fs::create_dir_all(dir.join(bucket)).map_err(folder)?;
-        }
-        clean(&dir, SystemTime::now()).map_err(folder)?;
-        let dir = dir.canonicalize().map_err(folder)?;
-        let fs = FileSystem::new(&dir).map_err(|error| folder(io::Error::other(format!("{error:?}"))))?;
-
         let tasks = TaskTracker::new();
-        let store = store::Store::new(fs, dir, buckets.clone(), events, tasks.clone());
-        let mut builder = S3ServiceBuilder::new(store);
+        let events = events::Events { bucket: buckets.input.clone(), queue: events };
+        let store = store::Store::open(&dir, &buckets, events, tasks.clone());
+        let store = store.map_err(|error| ObjectsError::Folder { dir, source: io::Error::other(error) })?;
+        let access = access::Access { public: buckets.output.clone(), index: store.index.clone() };
+        let served = [buckets.input.clone(), buckets.output.clone()];
+        let mut builder = S3ServiceBuilder::new(service::Service { store, served });
         builder.set_auth(SimpleAuth::from_single(
             keys.access_key_id.clone(),
             keys.secret_access_key.expose_secret(),
         ));
-        builder.set_access(access::Access::new(buckets.clone()));
+        builder.set_access(access);
         // R2 takes no POST forms; s3s would read one into memory before it asks us.
         let mut config = S3Config::default();
         config.post_object_max_file_size = 0;
         config.form_max_fields_size = 0;
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
-        let service = cors().layer(builder.build());
+        let service = cors().layer(CloseAfterRefusal(builder.build()));
         let task = tokio::spawn(run(listener, service, tasks, cancel));
         Ok(ObjectsHandle { address, endpoint, keys, buckets, task })
     }
@@ -217,7 +240,12 @@ fn cors() -> CorsLayer {
         .max_age(Duration::from_secs(3600))
 }
 
-async fn run(listener: TcpListener, service: Cors<S3Service>, tasks: TaskTracker, cancel: CancellationToken) {
+async fn run(
+    listener: TcpListener,
+    service: Cors<CloseAfterRefusal<S3Service>>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+) {
     let limits = Limits::default();
     serve(listener, service, limits, cancel).await;
     tasks.close();
@@ -226,47 +254,17 @@ async fn run(listener: TcpListener, service: Cors<S3Service>, tasks: TaskTracker
     }
 }
 
-/// Removes what uploads left that were never completed. s3s-fs removes its own temporary files.
-fn clean(dir: &Path, now: SystemTime) -> io::Result<()> {
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if !store::is_upload_file(name) || !entry.file_type()?.is_file() {
-            continue;
-        }
-        let age = now.duration_since(entry.metadata()?.modified()?).unwrap_or_default();
-        if age > STALE {
-            std::fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
+/// A failure that is not the client's: logged here, since s3s keeps it to itself.
+fn internal(error: io::Error) -> S3Error {
+    tracing::error!(%error, "the object store's folder does not work");
+    let mut answer = S3Error::with_source(S3ErrorCode::InternalError, error.into());
+    answer.set_message("The object store's folder does not work; see the server's log.");
+    answer
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_uploads_left_behind_is_removed_once_it_is_old() {
-        let dir = tempfile::tempdir().unwrap();
-        let id = "7f0c5b53-7b5c-4a3f-9b53-1f1f3f6d2a11";
-        let leftovers = [
-            format!(".upload-{id}.json"),
-            format!(".upload_id-{id}.part-12"),
-            format!(".bucket-aW4.object-YQ.upload-{id}.metadata.json"),
-        ];
-        let kept = [".bucket-aW4.object-YQ.metadata.json", ".bucket-aW4.object-YQ.internal.json", "in"];
-        for name in leftovers.iter().map(String::as_str).chain(kept) {
-            std::fs::write(dir.path().join(name), "x").unwrap();
-        }
-        let names = || std::fs::read_dir(dir.path()).unwrap().count();
-        clean(dir.path(), SystemTime::now()).unwrap();
-        assert_eq!(names(), 6);
-        clean(dir.path(), SystemTime::now() + STALE * 2).unwrap();
-        assert_eq!(names(), 3);
-        assert!(kept.iter().all(|name| dir.path().join(name).exists()));
-    }
 
     #[test]
     fn a_socket_is_reached_by_its_public_name_or_from_this_machine() {

@@ -1,4 +1,4 @@
-//! An object server of one test's own, files to move, and a line that breaks.
+//! An object server of one test's own, a client for any, files to move, and a line that breaks.
 
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::SocketAddr;
@@ -27,19 +27,35 @@ pub struct ObjectServer {
 impl ObjectServer {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("objects");
+        Self::serve(dir, folder).await
+    }
+
+    /// One over a folder that is there already.
+    pub async fn over(folder: &Path) -> Self {
+        Self::serve(tempfile::tempdir().unwrap(), folder.to_owned()).await
+    }
+
+    /// Stops it and starts another one over the same folder.
+    pub async fn restart(mut self) -> Self {
+        let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
+        self.stop().await;
+        let folder = dir.path().join("objects");
+        Self::serve(dir, folder).await
+    }
+
+    pub async fn stop(mut self) {
+        self.cancel.cancel();
+        self.handle.take().unwrap().stopped().await;
+    }
+
+    async fn serve(dir: TempDir, folder: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (sender, events) = mpsc::channel(64);
         let buckets = Buckets { input: "input".into(), output: "output".into() };
         let cancel = CancellationToken::new();
-        let handle = Objects::start(
-            dir.path().join("objects"),
-            listener,
-            Keys::generate(),
-            buckets,
-            sender,
-            cancel.clone(),
-        )
-        .unwrap();
+        let handle =
+            Objects::start(folder, listener, Keys::generate(), buckets, sender, cancel.clone()).unwrap();
         let (config, address) = (handle.storage_config(), handle.address());
         Self { dir, config, address, events, cancel, handle: Some(handle) }
     }
@@ -69,6 +85,47 @@ impl ObjectServer {
         }
         found
     }
+}
+
+/// A client that, unlike ours, takes any key.
+pub fn client(config: &StorageConfig) -> aws_sdk_s3::Client {
+    use secrecy::ExposeSecret as _;
+    let http = aws_smithy_http_client::Builder::new().build_http();
+    let credentials = aws_sdk_s3::config::Credentials::new(
+        &config.access_key_id,
+        config.secret_access_key.expose_secret(),
+        None,
+        None,
+        "test",
+    );
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(aws_sdk_s3::config::BehaviorVersion::latest())
+        .http_client(http)
+        .endpoint_url(config.endpoint.as_str())
+        .region(aws_sdk_s3::config::Region::new(config.region.clone()))
+        .credentials_provider(credentials)
+        .force_path_style(true)
+        .build();
+    aws_sdk_s3::Client::from_conf(config)
+}
+
+/// The keys below a prefix, relative to it; all of a bucket with none.
+pub async fn keys_below(config: &StorageConfig, bucket: &str, prefix: &str) -> Vec<String> {
+    let below = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
+    let mut pages = client(config).list_objects_v2().bucket(bucket).prefix(&below).into_paginator().send();
+    let mut keys = Vec::new();
+    while let Some(page) = pages.next().await {
+        for object in page.unwrap().contents() {
+            keys.push(object.key().unwrap()[below.len()..].to_owned());
+        }
+    }
+    keys
+}
+
+/// Puts an object into the input bucket.
+pub async fn put_input(config: &StorageConfig, key: &str, bytes: Vec<u8>) {
+    let put = client(config).put_object().bucket(&config.input_bucket).key(key).body(bytes.into());
+    put.send().await.unwrap();
 }
 
 impl Drop for ObjectServer {

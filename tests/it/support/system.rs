@@ -16,6 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::Value;
+use tcoder::config::StorageConfig;
 use tcoder::flyprovider::emulator::{self, EmulatorHandle};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -385,9 +386,38 @@ impl Deref for System {
 }
 
 impl System {
-    /// The files below a folder of the bucket, relative to it.
-    pub fn objects(&self, bucket: &str, prefix: &str) -> Vec<String> {
-        files_below(&self.data.join("objects").join(bucket).join(prefix))
+    /// How its buckets are reached.
+    pub fn storage_config(&self) -> StorageConfig {
+        let env: BTreeMap<_, _> = self.role_environment().into_iter().collect();
+        let endpoint: url::Url = env["R2_ENDPOINT"].parse().unwrap();
+        StorageConfig {
+            public_url: Some(endpoint.join("output/").unwrap()),
+            endpoint,
+            region: "auto".into(),
+            access_key_id: env["R2_ACCESS_KEY_ID"].clone(),
+            secret_access_key: env["R2_SECRET_ACCESS_KEY"].clone().into(),
+            input_bucket: env["R2_INPUT_BUCKET_NAME"].clone(),
+            output_bucket: env["R2_OUTPUT_BUCKET_NAME"].clone(),
+        }
+    }
+
+    /// The keys below a prefix of the bucket, relative to it.
+    pub async fn objects(&self, bucket: &str, prefix: &str) -> Vec<String> {
+        super::objects::keys_below(&self.storage_config(), bucket, prefix).await
+    }
+
+    /// Puts a file into the input bucket.
+    pub async fn put_input(&self, key: &str, file: &Path) {
+        super::objects::put_input(&self.storage_config(), key, std::fs::read(file).unwrap()).await;
+    }
+
+    /// Where everybody reads an output.
+    pub fn output_url(&self, key: &str) -> String {
+        format!("{}/output/{key}", self.storage)
+    }
+
+    pub async fn has_output(&self, key: &str) -> bool {
+        http().head(self.output_url(key)).send().await.unwrap().status() == 200
     }
 
     pub fn scratch(&self) -> Vec<String> {

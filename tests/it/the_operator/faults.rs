@@ -134,9 +134,7 @@ async fn the_api_server_dies_and_the_watch_is_too_old_when_it_comes_back() {
     let namespace = cluster.namespace("outage").await;
     let jobs: Api<TranscodeJob> = Api::namespaced(cluster.client().await, &namespace);
     let key = "films/long.mp4";
-    let path = system.data.join("objects/input").join(key);
-    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-    std::fs::copy(long_clip(), path).unwrap();
+    system.put_input(key, long_clip()).await;
     let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]});
     let made = jobs.create(&PostParams::default(), &object("film", spec)).await.unwrap();
     until(jobs.clone(), "film", "running", |job| has_phase(job, "Running")).await;

@@ -33,18 +33,14 @@ async fn kubectl_applies_a_job_and_waits_for_it() {
     let qualities: Vec<_> = outputs.iter().map(|o| o["quality"].as_str().unwrap()).collect();
     assert_eq!(qualities, ["360p", "144p"]);
     for output in outputs {
-        let file = site.system.data.join("objects/output").join(output["key"].as_str().unwrap());
-        let probed = probe(file.to_str().unwrap());
+        let probed = probe(&site.system.output_url(output["key"].as_str().unwrap()));
         let video =
             probed["streams"].as_array().unwrap().iter().find(|s| s["codec_type"] == "video").unwrap();
         assert_eq!((&video["width"], &video["height"]), (&output["width"], &output["height"]));
     }
     for (still, name) in [("poster", "/poster.jpg"), ("storyboard", "/storyboard.vtt")] {
         let key = status[still]["key"].as_str().unwrap();
-        assert!(
-            key.ends_with(name) && site.system.data.join("objects/output").join(key).exists(),
-            "{status:#}"
-        );
+        assert!(key.ends_with(name) && site.system.has_output(key).await, "{status:#}");
     }
     // Nothing holds the object once its work is over.
     let job = site.until("film", "free", |job| job.finalizers().is_empty()).await;
@@ -166,7 +162,7 @@ async fn an_ended_job_is_deleted_when_its_time_is_over() {
     let key = status(&job)["outputs"][0]["key"].as_str().unwrap().to_owned();
     site.patch("film", json!({"ttlSecondsAfterFinished": 0})).await;
     site.gone("film").await;
-    assert!(site.system.data.join("objects/output").join(key).exists());
+    assert!(site.system.has_output(&key).await);
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use tokio::process::Child;
 use tokio::sync::OnceCell;
 
 use crate::support::kube::{self as cluster, Cluster};
+use crate::support::objects::put_input;
 use crate::support::system::{self, PATIENCE, Process, System};
 
 /// A running controller. Ends when dropped.
@@ -124,11 +125,9 @@ impl Site {
     }
 
     async fn input_bytes(&self, bytes: Vec<u8>) -> String {
-        // The bucket is a folder; an upload that belongs to no job would be a job of its own.
+        // Below inputs/, it would be a job of its own.
         let name = format!("films/{}.mp4", uuid::Uuid::new_v4().simple());
-        let path = self.system.data.join("objects/input").join(&name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, bytes).unwrap();
+        put_input(&self.system.storage_config(), &name, bytes).await;
         name
     }
 
