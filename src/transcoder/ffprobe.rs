@@ -30,7 +30,7 @@ const ENTRIES: &str = "format=format_name,duration:\
     color_space,color_transfer,color_primaries,avg_frame_rate,r_frame_rate,nb_frames,nb_read_packets,\
     duration,channels,sample_rate:\
     stream_disposition=default,attached_pic,still_image,timed_thumbnails:\
-    stream_side_data=side_data_type,rotation:stream_tags=DURATION";
+    stream_side_data=side_data_type,rotation:stream_tags=DURATION,language,title";
 
 /// Options that must be the same for ffprobe and FFmpeg, or the stream indices may differ.
 pub(super) fn input_options(formats: &str) -> Vec<String> {
@@ -102,6 +102,9 @@ pub(super) struct Stream {
     pub duration: Option<f64>,
     pub channels: u32,
     pub sample_rate: u32,
+    /// As the file has it: an ISO 639 code, in some files a BCP 47 tag.
+    pub language: Option<String>,
+    pub title: Option<String>,
     pub is_default: bool,
     /// A cover, a thumbnail or another picture that does not move.
     pub is_still: bool,
@@ -158,6 +161,8 @@ impl Stream {
             duration: seconds(json, "duration").or_else(|| clock(&text(tags, "DURATION"))),
             channels: small("channels"),
             sample_rate: small("sample_rate"),
+            language: Some(text(tags, "language")).filter(|t| !t.is_empty()),
+            title: Some(text(tags, "title")).filter(|t| !t.is_empty()),
             is_default: flag("default"),
             is_still: flag("attached_pic") || flag("still_image") || flag("timed_thumbnails"),
             rotation: rotation.unwrap_or_default(),
@@ -258,7 +263,7 @@ mod tests {
             "duration":"2.5","nb_frames":"75","disposition":{"default":1,"attached_pic":0},
             "side_data_list":[{"side_data_type":"Stereo 3D"},{"side_data_type":"Display Matrix","rotation":-90}]},
             {"index":1,"codec_type":"audio","codec_name":"aac","channels":6,"sample_rate":"48000",
-            "tags":{"DURATION":"00:01:02.500000000"}}],
+            "tags":{"DURATION":"00:01:02.500000000","language":"ger","title":"Comments"}}],
             "format":{"format_name":"mov,mp4","duration":"2.500000"}}"#;
         let report = Report::parse(json).unwrap();
         let video = report.video().next().unwrap();
@@ -267,6 +272,7 @@ mod tests {
         assert!((video.average_rate.unwrap() - 29.97).abs() < 0.001);
         let audio = report.audio().next().unwrap();
         assert_eq!((audio.channels, audio.sample_rate, audio.duration), (6, 48000, Some(62.5)));
+        assert_eq!((audio.language.as_deref(), audio.title.as_deref()), (Some("ger"), Some("Comments")));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | `fit`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and the one FFmpeg argument list (pure) |
 //! | `run`, `diagnose` | the FFmpeg process: headway, cancelling, stalls; what its errors mean |
 //! | `verify`, `playlist` | every output is read back before it counts |
+//! | `packaging` | master and I-frame playlists, written from what was measured |
 //! | `tools` | which FFmpeg is installed |
 //!
 //! | [`worker`] | the worker's loop, the only part that knows the queue and storage |
@@ -15,6 +16,7 @@ mod diagnose;
 mod ffprobe;
 mod fit;
 mod lines;
+mod packaging;
 pub mod plan;
 mod playlist;
 pub mod probe;

@@ -281,7 +281,7 @@ fn package(output: &Planned) -> Vec<String> {
     all
 }
 
-/// All rungs and the shared sound in one HLS output.
+/// All rungs and the shared sound in one HLS output. Its master playlist is written later, from what came out.
 fn adaptive(rungs: &[Rung], audio_kbps: u32, audio: Option<&Audio>) -> Vec<String> {
     let mut all: Vec<String> = (0..rungs.len()).flat_map(|n| words(&format!("-map [v{n}]"))).collect();
     all.extend(sound(audio, audio_kbps));
@@ -293,14 +293,13 @@ fn adaptive(rungs: &[Rung], audio_kbps: u32, audio: Option<&Audio>) -> Vec<Strin
     all.extend(words(&format!(
         "-f hls -hls_time {SEGMENT_SECONDS} -hls_playlist_type vod -hls_segment_type fmp4 \
          -hls_flags independent_segments -hls_fmp4_init_filename init.mp4 \
-         -hls_segment_filename %v/segment_%05d.m4s -master_pl_name {MASTER} -var_stream_map"
+         -hls_segment_filename %v/segment_%05d.m4s -var_stream_map"
     )));
-    // One argument with spaces inside. A group nobody is in would be an error.
-    let group = if audio.is_some() { ",agroup:audio" } else { "" };
+    // One argument with spaces inside.
     let mut streams: Vec<String> =
-        rungs.iter().enumerate().map(|(n, rung)| format!("v:{n}{group},name:{}", rung.quality)).collect();
+        rungs.iter().enumerate().map(|(n, rung)| format!("v:{n},name:{}", rung.quality)).collect();
     if audio.is_some() {
-        streams.push(format!("a:0{group},default:yes,name:{SHARED_AUDIO}"));
+        streams.push(format!("a:0,name:{SHARED_AUDIO}"));
     }
     all.extend([streams.join(" "), "%v/index.m3u8".to_owned()]);
     all

@@ -1,8 +1,20 @@
-//! Reads back the HLS playlists FFmpeg wrote (pure).
+//! Reads HLS playlists (pure): those FFmpeg wrote, and those of a job that is downloaded.
 
-/// A media playlist, as far as it must be checked.
-#[derive(Clone, Debug, PartialEq)]
+use std::borrow::Cow;
+use std::collections::HashSet;
+
+use quick_m3u8::config::{ParsingOptions, ParsingOptionsBuilder};
+use quick_m3u8::tag::KnownTag;
+use quick_m3u8::tag::hls::Tag;
+use quick_m3u8::{HlsLine, Reader};
+
+/// A media playlist, as far as it must be checked and measured.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct MediaPlaylist {
+    /// `EXT-X-VERSION`; 1 where it does not say.
+    pub version: u64,
+    /// `EXT-X-TARGETDURATION`, seconds.
+    pub target_duration: u64,
     /// The initialisation section of fragmented MP4.
     pub init: Option<String>,
     /// Segments with their seconds.
@@ -14,22 +26,20 @@ pub(super) struct MediaPlaylist {
 impl MediaPlaylist {
     /// Parses a playlist; `None` when it is none.
     pub fn parse(text: &str) -> Option<Self> {
-        let mut lines = text.lines().map(str::trim);
-        if lines.next() != Some("#EXTM3U") {
-            return None;
-        }
-        let mut playlist = Self { init: None, segments: vec![], ended: false };
+        let mut playlist = Self { version: 1, ..Self::default() };
         let mut seconds = None;
-        for line in lines.filter(|l| !l.is_empty()) {
-            if let Some(rest) = line.strip_prefix("#EXTINF:") {
-                let number = rest.split(',').next().unwrap_or_default();
-                seconds = Some(number.parse::<f64>().ok().filter(|s| s.is_finite() && *s >= 0.0)?);
-            } else if let Some(rest) = line.strip_prefix("#EXT-X-MAP:") {
-                playlist.init = Some(attribute(rest, "URI")?.to_owned());
-            } else if line == "#EXT-X-ENDLIST" {
-                playlist.ended = true;
-            } else if !line.starts_with('#') {
-                playlist.segments.push((line.to_owned(), seconds.take()?));
+        for line in lines(text)? {
+            match line {
+                HlsLine::Uri(uri) => playlist.segments.push((uri.trim().to_owned(), seconds.take()?)),
+                HlsLine::KnownTag(KnownTag::Hls(tag)) => match tag {
+                    Tag::Version(version) => playlist.version = version.version(),
+                    Tag::Targetduration(target) => playlist.target_duration = target.target_duration(),
+                    Tag::Map(map) => playlist.init = Some(map.uri().to_owned()),
+                    Tag::Inf(inf) => seconds = Some(inf.duration()).filter(|s| s.is_finite() && *s >= 0.0),
+                    Tag::Endlist(_) => playlist.ended = true,
+                    _ => {}
+                },
+                _ => {}
             }
         }
         Some(playlist)
@@ -46,29 +56,53 @@ impl MediaPlaylist {
     }
 }
 
-/// Every file a playlist names: the playlists of a master, the segments of any other.
+/// Every file a playlist names, each once: the media and I-frame playlists of a master playlist, the segments
+/// and the initialisation section of any other. Empty when it is no playlist.
 #[must_use]
 pub fn playlist_entries(text: &str) -> Vec<String> {
-    if text.contains("#EXT-X-STREAM-INF") {
-        return master_entries(text);
+    // Byte ranges of one file name it again and again.
+    let (mut entries, mut seen) = (Vec::new(), HashSet::new());
+    for line in lines(text).into_iter().flatten() {
+        let uri = match &line {
+            HlsLine::Uri(uri) => Some(uri.trim()),
+            HlsLine::KnownTag(KnownTag::Hls(tag)) => match tag {
+                Tag::Media(media) => media.uri(),
+                Tag::IFrameStreamInf(stream) => Some(stream.uri()),
+                Tag::Map(map) => Some(map.uri()),
+                _ => None,
+            },
+            _ => None,
+        };
+        if let Some(uri) = uri.filter(|uri| seen.insert((*uri).to_owned())) {
+            entries.push(uri.to_owned());
+        }
     }
-    let files = |playlist: &MediaPlaylist| playlist.files().map(str::to_owned).collect();
-    MediaPlaylist::parse(text).as_ref().map(files).unwrap_or_default()
+    entries
 }
 
-/// The playlists a master playlist names, those of alternative sound included.
-pub(super) fn master_entries(text: &str) -> Vec<String> {
-    let media = text.lines().filter_map(|l| l.trim().strip_prefix("#EXT-X-MEDIA:"));
-    let sound = media.filter_map(|attributes| attribute(attributes, "URI"));
-    let variants = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
-    sound.chain(variants).map(str::to_owned).collect()
+/// A media playlist with a target duration of a second at least. FFmpeg rounds that of a video under half a second to 0,
+/// which parsers take for none, and by which no segment bit rate is defined (RFC 8216, 4.1).
+pub(super) fn with_target_duration(text: &str) -> Cow<'_, str> {
+    const NONE: &str = "#EXT-X-TARGETDURATION:0\n";
+    match text.contains(NONE) {
+        true => text.replacen(NONE, "#EXT-X-TARGETDURATION:1\n", 1).into(),
+        false => text.into(),
+    }
 }
 
-/// The quoted value of an attribute.
-fn attribute<'a>(list: &'a str, name: &str) -> Option<&'a str> {
-    let start = list.find(&format!("{name}=\""))? + name.len() + 2;
-    let rest = list.get(start..)?;
-    rest.split_once('"').map(|(value, _)| value)
+/// The lines of a playlist, its blank ones left out; `None` when it does not begin as one.
+fn lines(text: &str) -> Option<impl Iterator<Item = HlsLine<'_>>> {
+    let mut reader = Reader::from_str(text, options());
+    match reader.read_line() {
+        Ok(Some(HlsLine::KnownTag(KnownTag::Hls(Tag::M3u(_))))) => {}
+        _ => return None,
+    }
+    let lines = std::iter::from_fn(move || reader.read_line().ok().flatten());
+    Some(lines.filter(|line| !matches!(line, HlsLine::Uri(uri) if uri.trim().is_empty())))
+}
+
+fn options() -> ParsingOptions {
+    ParsingOptionsBuilder::new().with_parsing_for_all_tags().build()
 }
 
 #[cfg(test)]
@@ -77,25 +111,50 @@ mod tests {
 
     #[test]
     fn reads_segments_their_lengths_and_the_end() {
-        let text = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-MAP:URI=\"init_0.mp4\"\n#EXTINF:4.000000,\ns0.m4s\r\n\
-                    #EXTINF:1.5,\ns1.m4s\n#EXT-X-ENDLIST\n";
+        let text = "#EXTM3U\n#EXT-X-VERSION:7\n#EXT-X-TARGETDURATION:4\n#EXT-X-MAP:URI=\"init_0.mp4\"\n\
+                    #EXTINF:4.000000,\ns0.m4s\r\n\n#EXTINF:1.5,\ns1.m4s\n#EXT-X-ENDLIST\n";
         let playlist = MediaPlaylist::parse(text).unwrap();
         assert_eq!(playlist.files().collect::<Vec<_>>(), ["init_0.mp4", "s0.m4s", "s1.m4s"]);
         assert_eq!((playlist.duration(), playlist.ended), (5.5, true));
-        assert!(!MediaPlaylist::parse("#EXTM3U\n").unwrap().ended);
+        assert_eq!((playlist.version, playlist.target_duration), (7, 4));
+        let bare = MediaPlaylist::parse("#EXTM3U\n").unwrap();
+        assert_eq!((bare.version, bare.ended), (1, false));
+    }
+
+    #[test]
+    fn a_target_duration_of_nothing_becomes_a_second() {
+        let text = |target: u64| format!("#EXTM3U\n#EXT-X-TARGETDURATION:{target}\n#EXTINF:0.4,\na.ts\n");
+        assert_eq!(with_target_duration(&text(0)), text(1));
+        assert_eq!(with_target_duration(&text(10)), text(10));
     }
 
     #[test]
     fn what_is_no_playlist_is_none() {
-        for text in ["", "hello", "#EXTM3U\nno-length.ts", "#EXTM3U\n#EXTINF:x,\na.ts"] {
+        for text in [
+            "",
+            "hello",
+            "#EXTM3U\nno-length.ts",
+            "#EXTM3U\n#EXTINF:x,\na.ts",
+            "#EXTM3U\n#EXTINF:-1,\na.ts",
+            "#EXTM3U\n#EXTINF:nan,\na.ts",
+        ] {
             assert_eq!(MediaPlaylist::parse(text), None, "{text}");
         }
+        assert!(playlist_entries("<html>\n404\n</html>").is_empty());
     }
 
     #[test]
-    fn a_master_names_its_rungs_and_its_sound() {
-        let text = "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,NAME=\"a\",DEFAULT=YES,URI=\"audio/index.m3u8\"\n\
-                    #EXT-X-STREAM-INF:BANDWIDTH=1,AUDIO=\"g\"\n360p/index.m3u8\n\n";
-        assert_eq!(master_entries(text), ["audio/index.m3u8", "360p/index.m3u8"]);
+    fn a_master_names_its_rungs_its_sound_and_its_i_frame_playlists() {
+        let text = "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"g\",NAME=\"a, URI=b\",URI=\"audio/index.m3u8\"\n\
+                    #EXT-X-STREAM-INF:BANDWIDTH=1,AUDIO=\"g\"\n360p/index.m3u8\n\n\
+                    #EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,URI=\"360p/iframes.m3u8\"\n";
+        assert_eq!(playlist_entries(text), ["audio/index.m3u8", "360p/index.m3u8", "360p/iframes.m3u8"]);
+    }
+
+    #[test]
+    fn byte_ranges_of_one_file_name_it_once() {
+        let text = "#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXTINF:2,\n#EXT-X-BYTERANGE:10@0\ns0.m4s\n\
+                    #EXTINF:2,\n#EXT-X-BYTERANGE:10@90\ns0.m4s\n#EXTINF:2,\n#EXT-X-BYTERANGE:10@0\ns1.m4s\n";
+        assert_eq!(playlist_entries(text), ["init.mp4", "s0.m4s", "s1.m4s"]);
     }
 }

@@ -78,6 +78,10 @@ pub struct Audio {
     pub sample_rate: u32,
     /// Seconds this stream lasts.
     pub duration: Option<f64>,
+    /// Its language, as the file has it.
+    pub language: Option<String>,
+    /// Its title.
+    pub title: Option<String>,
 }
 
 /// How brightness is coded.
@@ -292,6 +296,8 @@ impl Audio {
             channels: stream.channels,
             sample_rate: stream.sample_rate,
             duration: stream.duration,
+            language: stream.language.clone(),
+            title: stream.title.clone(),
         }
     }
 }

@@ -7,8 +7,9 @@ use crate::job::{Box2, Container, Failure, FailureCode, Label};
 
 use super::diagnose;
 use super::ffprobe::{self, ProbeError, Report};
+use super::packaging::{self, AudioRendition, Hints, MediaPlaylistFile, VideoRendition};
 use super::plan::{Plan, Planned};
-use super::playlist::{MediaPlaylist, master_entries};
+use super::playlist::{MediaPlaylist, with_target_duration};
 use super::probe::Probe;
 use super::stills;
 use super::{EncodedBoard, EncodedOutput, EncodedStill};
@@ -30,6 +31,8 @@ struct Found {
     size: u64,
     /// Seconds.
     duration: f64,
+    /// Its media playlist, where it is HLS.
+    playlist: Option<MediaPlaylist>,
     report: Report,
 }
 
@@ -69,10 +72,42 @@ pub(super) async fn verify(folder: &Path, source: &Probe, plan: &Plan) -> Result
     let (poster, storyboard) = pictures(folder, plan, length).await?;
     files.extend(plan.stills.files().map(PathBuf::from));
     if let Some(master) = &plan.master {
-        check_master(folder, plan, master)?;
+        let sound = plan.shared_audio.as_deref().zip(sound.as_ref());
+        let iframes = write_playlists(folder, source, master, &outputs, &found, sound).await?;
+        for (output, playlist) in outputs.iter_mut().zip(iframes) {
+            output.size += playlist.bytes;
+            files.push(playlist.file);
+        }
         files.push(master.into());
     }
     Ok(Verified { outputs, poster, storyboard, files })
+}
+
+/// The master playlist and the I-frame playlists, which are written only now that the segments can be measured.
+async fn write_playlists(
+    folder: &Path,
+    source: &Probe,
+    master: &str,
+    outputs: &[EncodedOutput],
+    found: &[Found],
+    sound: Option<(&str, &Found)>,
+) -> Result<Vec<packaging::IFramePlaylist>, Failure> {
+    let pictures = outputs.iter().zip(found).filter_map(|(output, found)| {
+        let source = MediaPlaylistFile { file: &output.file, playlist: found.playlist.as_ref()? };
+        Some(VideoRendition { source, size: Box2 { width: output.width, height: output.height } })
+    });
+    let audio = source.audio.as_ref();
+    let sounds = sound.into_iter().filter_map(|(file, found)| {
+        let source = MediaPlaylistFile { file, playlist: found.playlist.as_ref()? };
+        let hints = Hints {
+            title: audio.and_then(|a| a.title.as_deref()),
+            language: audio.and_then(|a| a.language.as_deref()),
+            channels: found.report.audio().next().map_or(0, |a| a.channels),
+        };
+        Some(AudioRendition { source, hints })
+    });
+    let (pictures, sounds): (Vec<_>, Vec<_>) = (pictures.collect(), sounds.collect());
+    packaging::write_playlists(folder, master, &pictures, &sounds).await
 }
 
 /// The stills, and the WebVTT, which is written only now that the length is known.
@@ -128,14 +163,18 @@ fn check_picture(file: &str, bytes: &[u8], wanted: Box2) -> Result<(), Failure> 
 async fn find(folder: &Path, file: &str, container: Container) -> Result<Found, Failure> {
     let path = folder.join(file);
     let mut files = vec![];
-    let mut length = None;
+    let mut playlist = None;
     if container == Container::Hls {
-        let text = std::fs::read_to_string(&path).map_err(|_| missing(file))?;
-        let playlist = MediaPlaylist::parse(&text).filter(|p| p.ended && !p.segments.is_empty());
-        let playlist = playlist.ok_or_else(|| wrong(format!("the playlist {file} is incomplete")))?;
+        let written = std::fs::read_to_string(&path).map_err(|_| missing(file))?;
+        let text = with_target_duration(&written);
+        if text != written {
+            std::fs::write(&path, &*text).map_err(|e| super::trouble("write a playlist", &e))?;
+        }
+        let read = MediaPlaylist::parse(&text).filter(|p| p.ended && !p.segments.is_empty());
+        let read = read.ok_or_else(|| wrong(format!("the playlist {file} is incomplete")))?;
         let parent = Path::new(file).parent().unwrap_or(Path::new(""));
-        files.extend(playlist.files().map(|name| parent.join(name)));
-        length = Some(playlist.duration());
+        files.extend(read.files().map(|name| parent.join(name)));
+        playlist = Some(read);
     }
     files.push(file.into());
     let mut size = 0;
@@ -156,8 +195,9 @@ async fn find(folder: &Path, file: &str, container: Container) -> Result<Found, 
             wrong(format!("{file} cannot be read back"))
         }
     })?;
+    let length = playlist.as_ref().map(MediaPlaylist::duration);
     let duration = length.or(report.duration).unwrap_or_default();
-    Ok(Found { files, size, duration, report })
+    Ok(Found { files, size, duration, playlist, report })
 }
 
 fn check(
@@ -234,18 +274,6 @@ fn check_length(reached: f64, expected: Option<f64>) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-fn check_master(folder: &Path, plan: &Plan, master: &str) -> Result<(), Failure> {
-    let text = std::fs::read_to_string(folder.join(master)).map_err(|_| missing(master))?;
-    let named = master_entries(&text);
-    let needed = plan.outputs.iter().map(|o| &o.file).chain(&plan.shared_audio);
-    for file in needed {
-        if !named.contains(file) {
-            return Err(wrong(format!("the master playlist does not name {file}")));
-        }
-    }
-    Ok(())
 }
 
 fn missing(file: &str) -> Failure {

@@ -12,6 +12,7 @@ mod fly_api;
 mod fly_contract;
 mod fly_limit;
 mod foreign_storage;
+mod hls_playlists;
 mod media;
 mod media_process;
 mod media_refused;

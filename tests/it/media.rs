@@ -173,6 +173,7 @@ async fn adaptive_rungs_are_cut_at_the_same_frames_and_share_the_sound() {
     let master = std::fs::read_to_string(out.path().join(encoded.master.unwrap())).unwrap();
     assert!(master.contains("URI=\"audio/index.m3u8\""), "{master}");
     assert_eq!(master.matches("#EXT-X-STREAM-INF:BANDWIDTH=").count(), 2, "{master}");
+    assert_eq!(master.matches("#EXT-X-I-FRAME-STREAM-INF:").count(), 2, "{master}");
     let mut starts = Vec::new();
     for output in &encoded.outputs {
         assert!(master.lines().any(|l| l == output.file), "{master}");

@@ -33,7 +33,18 @@ async fn submit_waits_and_brings_the_renditions() {
     let done = system.cli(&arguments, &dir).await;
     assert!(done.status.success(), "{}", err(&done));
     assert_eq!(parsed(&out(&done))["status"], "completed");
-    // What was fetched plays on its own.
+    // All that its playlists name, down to the I-frame playlists, and it plays on its own.
+    let named = [
+        "144p/iframes.m3u8",
+        "144p/index.m3u8",
+        "144p/init_0.mp4",
+        "144p/segment_00000.m4s",
+        "audio/index.m3u8",
+        "audio/init_1.mp4",
+        "audio/segment_00000.m4s",
+        "master.m3u8",
+    ];
+    assert_eq!(crate::support::clips::files_in(&dir.join("hls")), named);
     let played = probe(dir.join("hls/master.m3u8").to_str().unwrap());
     let widths = played["streams"].as_array().unwrap().iter().filter_map(|stream| stream["width"].as_u64());
     assert_eq!(widths.max(), Some(256), "{played}");

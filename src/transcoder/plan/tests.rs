@@ -29,6 +29,8 @@ fn source(width: u32, height: u32) -> Probe {
             channels: 2,
             sample_rate: 44_100,
             duration: Some(10.0),
+            language: None,
+            title: None,
         }),
         has_more: false,
     }
@@ -196,7 +198,7 @@ fn hls_adaptive_shares_the_sound_and_has_a_master() {
              -crf:v:0 23 -maxrate:v:0 400k -bufsize:v:0 800k -crf:v:1 23 -maxrate:v:1 100k -bufsize:v:1 200k \
              {COPY_NOTHING_ELSE} -f hls -hls_time 4 -hls_playlist_type vod -hls_segment_type fmp4 \
              -hls_flags independent_segments -hls_fmp4_init_filename init.mp4 \
-             -hls_segment_filename %v/segment_%05d.m4s -master_pl_name master.m3u8 \
+             -hls_segment_filename %v/segment_%05d.m4s \
              -var_stream_map {streams} %v/index.m3u8"
         )
     };
@@ -205,7 +207,7 @@ fn hls_adaptive_shares_the_sound_and_has_a_master() {
         adaptive(
             " -map 0:1",
             " -c:a aac -b:a 96k -ac 2 -ar 48000",
-            "v:0,agroup:audio,name:360p v:1,agroup:audio,name:144p a:0,agroup:audio,default:yes,name:audio"
+            "v:0,name:360p v:1,name:144p a:0,name:audio"
         )
     );
     assert_eq!(

@@ -1,0 +1,279 @@
+//! What was measured of the segments of one presentation, and what follows from it (pure). Whatever describes
+//! those segments to a player is made from this: HLS playlists, and any other manifest.
+
+use super::rate;
+use crate::job::Box2;
+
+/// Everything that can be played together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Presentation {
+    /// The same picture at different qualities, large to small.
+    pub video: Vec<VideoTrack>,
+    /// The sounds that go with each of them, of which one is heard. The first is the default.
+    pub audio: Vec<AudioTrack>,
+}
+
+/// One quality of the picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VideoTrack {
+    /// Its segments.
+    pub track: Track,
+    /// Pixels as displayed.
+    pub size: Box2,
+}
+
+/// One sound.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AudioTrack {
+    /// Its segments.
+    pub track: Track,
+    /// What a player's menu calls it; no other sound of the presentation has that name.
+    pub name: String,
+    /// BCP 47 language tag.
+    pub language: Option<String>,
+    /// How many channels.
+    pub channels: u32,
+}
+
+/// A sequence of segments in fragmented MP4.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Track {
+    /// Its media playlist, relative to the output folder.
+    pub playlist: String,
+    /// The playlist's `EXT-X-VERSION`.
+    pub version: u64,
+    /// The playlist's `EXT-X-TARGETDURATION`, seconds.
+    pub target_duration: u64,
+    /// Codec as in RFC 6381: `avc1.64001f`.
+    pub codec: String,
+    /// The initialisation section, relative to the playlist.
+    pub init: String,
+    /// In the order in which they are played.
+    pub segments: Vec<Segment>,
+}
+
+/// One segment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Segment {
+    /// Relative to the playlist.
+    pub file: String,
+    /// The whole file.
+    pub bytes: u64,
+    /// As the playlist says (`EXTINF`).
+    pub seconds: f64,
+    /// Its movie fragments (`moof` and `mdat`), one or more.
+    pub fragments: Vec<Fragment>,
+}
+
+/// A movie fragment, as far as its header says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fragment {
+    /// Byte in the segment at which its `moof` begins.
+    pub offset: u64,
+    /// Byte behind its first sample.
+    pub first_sample_end: u64,
+    /// Whether its first sample is a sync sample: a keyframe.
+    pub starts_with_keyframe: bool,
+    /// When its first sample is shown, seconds.
+    pub shown_at: f64,
+    /// Samples: frames of a picture.
+    pub samples: u64,
+}
+
+/// A frame that can be decoded alone, with the `moof` that describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IFrame<'a> {
+    /// The segment it is in, relative to the playlist.
+    pub file: &'a str,
+    /// Where in that file.
+    pub offset: u64,
+    /// From the `moof` to the end of the frame.
+    pub bytes: u64,
+    /// Until the next one is shown.
+    pub seconds: f64,
+}
+
+/// Bits a second, rounded up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bandwidth {
+    /// The peak segment bit rate of RFC 8216, 4.1.
+    pub peak: u64,
+    /// The average segment bit rate of RFC 8216, 4.1.
+    pub average: u64,
+}
+
+impl Presentation {
+    /// What a viewer of this quality needs: the picture and the most that any sound takes beside it.
+    #[must_use]
+    pub fn bandwidth(&self, video: &VideoTrack) -> Bandwidth {
+        let video = video.track.bit_rates();
+        let audio: Vec<(f64, f64)> = self.audio.iter().map(|audio| audio.track.bit_rates()).collect();
+        let most = |rate: fn(&(f64, f64)) -> f64| audio.iter().map(rate).fold(0.0, f64::max);
+        Bandwidth::of(video.0 + most(|(peak, _)| *peak), video.1 + most(|(_, average)| *average))
+    }
+
+    /// All tracks.
+    pub fn tracks(&self) -> impl Iterator<Item = &Track> {
+        self.video.iter().map(|video| &video.track).chain(self.audio.iter().map(|audio| &audio.track))
+    }
+}
+
+impl VideoTrack {
+    /// The most frames in a second, as far as a segment's mean can tell.
+    #[must_use]
+    pub fn frame_rate(&self) -> f64 {
+        let frames = self.track.segments.iter().map(|segment| {
+            let samples: u64 = segment.fragments.iter().map(|fragment| fragment.samples).sum();
+            (samples as f64, segment.seconds)
+        });
+        rate::nominal(rate::peak(&frames.collect::<Vec<_>>(), self.track.target()))
+    }
+
+    /// What a viewer of the I-frames alone needs.
+    #[must_use]
+    pub fn iframe_bandwidth(&self) -> Bandwidth {
+        let iframes = self.track.iframes();
+        let bits: Vec<(f64, f64)> = iframes.iter().map(|i| (i.bytes as f64 * 8.0, i.seconds)).collect();
+        Bandwidth::of(rate::peak(&bits, iframe_target(&iframes) as f64), rate::average(&bits))
+    }
+}
+
+impl Track {
+    /// Peak and average, bits a second.
+    fn bit_rates(&self) -> (f64, f64) {
+        let bits: Vec<(f64, f64)> = self.segments.iter().map(|s| (s.bytes as f64 * 8.0, s.seconds)).collect();
+        (rate::peak(&bits, self.target()), rate::average(&bits))
+    }
+
+    fn target(&self) -> f64 {
+        self.target_duration as f64
+    }
+
+    /// Whether each segment can be decoded without the others.
+    #[must_use]
+    pub fn is_independent(&self) -> bool {
+        self.segments.iter().all(|s| s.fragments.first().is_some_and(|f| f.starts_with_keyframe))
+    }
+
+    /// The first frame of each fragment that begins with a keyframe. A later keyframe of the same fragment could
+    /// not be read by itself: the header that describes it lies before frames that are left out.
+    #[must_use]
+    pub fn iframes(&self) -> Vec<IFrame<'_>> {
+        let begin = self.segments.iter().flat_map(|s| &s.fragments).map(|f| f.shown_at).next();
+        let end = begin.unwrap_or_default() + self.segments.iter().map(|s| s.seconds).sum::<f64>();
+        let keyframes = self.segments.iter().flat_map(|segment| {
+            let keyframes = segment.fragments.iter().filter(|fragment| fragment.starts_with_keyframe);
+            keyframes.map(move |fragment| (segment.file.as_str(), fragment))
+        });
+        let keyframes: Vec<(&str, &Fragment)> = keyframes.collect();
+        let next = keyframes.iter().skip(1).map(|(_, fragment)| fragment.shown_at).chain([end]);
+        let iframes = keyframes.iter().zip(next).map(|((file, fragment), next)| IFrame {
+            file,
+            offset: fragment.offset,
+            bytes: fragment.first_sample_end.saturating_sub(fragment.offset),
+            // Microseconds, as FFmpeg's playlists have them.
+            seconds: ((next - fragment.shown_at).max(0.0) * 1e6).round() / 1e6,
+        });
+        iframes.collect()
+    }
+}
+
+/// `EXT-X-TARGETDURATION` of an I-frame playlist.
+#[must_use]
+pub fn iframe_target(iframes: &[IFrame<'_>]) -> u64 {
+    (iframes.iter().map(|i| i.seconds).fold(0.0, f64::max).round() as u64).max(1)
+}
+
+impl Bandwidth {
+    fn of(peak: f64, average: f64) -> Self {
+        Self { peak: peak.ceil() as u64, average: average.ceil() as u64 }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A track of segments of so many bytes and seconds, 25 frames a second, in one fragment each.
+    pub fn track(playlist: &str, codec: &str, segments: &[(u64, f64)]) -> Track {
+        let mut shown_at = 0.08;
+        let segments = segments.iter().enumerate().map(|(n, (bytes, seconds))| {
+            let fragment = Fragment {
+                offset: 76,
+                first_sample_end: bytes / 4,
+                starts_with_keyframe: true,
+                shown_at,
+                samples: (seconds * 25.0).round() as u64,
+            };
+            shown_at += seconds;
+            let file = format!("segment_{n:05}.m4s");
+            Segment { file, bytes: *bytes, seconds: *seconds, fragments: vec![fragment] }
+        });
+        Track {
+            playlist: playlist.into(),
+            version: 7,
+            target_duration: 4,
+            codec: codec.into(),
+            init: "init_0.mp4".into(),
+            segments: segments.collect(),
+        }
+    }
+
+    pub fn video(playlist: &str, segments: &[(u64, f64)]) -> VideoTrack {
+        VideoTrack { track: track(playlist, "avc1.64001f", segments), size: Box2 { width: 640, height: 360 } }
+    }
+
+    pub fn audio(playlist: &str, segments: &[(u64, f64)]) -> AudioTrack {
+        AudioTrack {
+            track: track(playlist, "mp4a.40.2", segments),
+            name: "Deutsch".into(),
+            language: Some("de".into()),
+            channels: 2,
+        }
+    }
+
+    #[test]
+    fn bandwidth_is_the_picture_and_the_sound_that_takes_most() {
+        let presentation = Presentation {
+            video: vec![video("v.m3u8", &[(500_000, 4.0), (1_000_000, 4.0), (10_000, 1.0)])],
+            audio: vec![
+                audio("a.m3u8", &[(50_000, 4.0), (50_000, 4.0), (12_500, 1.0)]),
+                audio("b.m3u8", &[(10_000, 4.0), (60_000, 4.0), (10_000, 1.0)]),
+            ],
+        };
+        // The last segment is too short to count alone, and dilutes the one before it.
+        let video = &presentation.video[0];
+        assert_eq!(presentation.bandwidth(video).peak, 2_000_000 + 120_000);
+        let average = |bytes: f64| bytes * 8.0 / 9.0;
+        let expected = average(1_510_000.0) + average(112_500.0);
+        assert_eq!(presentation.bandwidth(video).average, expected.ceil() as u64);
+        let mute = Presentation { audio: vec![], ..presentation.clone() };
+        assert_eq!(mute.bandwidth(video).peak, 2_000_000);
+    }
+
+    #[test]
+    fn each_fragment_that_begins_with_a_keyframe_has_an_i_frame() {
+        let mut track = track("v.m3u8", "avc1.64001f", &[(400, 4.004), (800, 4.004), (400, 1.001)]);
+        let files = |track: &Track| -> Vec<(String, u64, u64, f64)> {
+            track.iframes().iter().map(|i| (i.file.to_owned(), i.offset, i.bytes, i.seconds)).collect()
+        };
+        let one = |n: u32, bytes, seconds| (format!("segment_0000{n}.m4s"), 76, bytes, seconds);
+        assert_eq!(files(&track), [one(0, 24, 4.004), one(1, 124, 4.004), one(2, 24, 1.001)]);
+        assert!(track.is_independent());
+        let fragment =
+            Fragment { offset: 300, first_sample_end: 350, shown_at: 2.08, ..track.segments[0].fragments[0] };
+        track.segments[0].fragments.push(fragment);
+        track.segments[1].fragments[0].starts_with_keyframe = false;
+        let second = ("segment_00000.m4s".to_owned(), 300, 50, 6.008);
+        assert_eq!(files(&track), [one(0, 24, 2.0), second, one(2, 24, 1.001)]);
+        assert!(!track.is_independent());
+        assert_eq!(iframe_target(&track.iframes()), 6);
+    }
+
+    #[test]
+    fn nothing_measured_is_no_division_by_zero() {
+        let none = video("v.m3u8", &[]);
+        assert_eq!((none.frame_rate(), none.track.iframes().len()), (0.0, 0));
+        assert_eq!(none.iframe_bandwidth(), Bandwidth { peak: 0, average: 0 });
+    }
+}
