@@ -6,7 +6,7 @@
 #![allow(clippy::print_stdout)]
 
 #[path = "../tests/it/support/upstash.rs"]
-#[allow(dead_code, missing_docs, clippy::panic)]
+#[allow(dead_code, missing_docs, clippy::panic, clippy::unwrap_used)]
 mod upstash;
 
 #[tokio::main]

@@ -44,6 +44,8 @@ if [ "$what" = test ]; then
   # For the documents' commands.
   has curl || missing="$missing curl"
   has jq || missing="$missing jq"
+  # For metrics, alerts and the dashboard.
+  { has prometheus && has promtool; } || missing="$missing prometheus"
   # For the contract.
   python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
   # For the key of a Kubernetes API server; hack/envtest.sh brings the server, etcd and kubectl.
@@ -56,6 +58,7 @@ by_hand() {
 tcoder needs some programs that are not here. In Debian's names:$missing
 
   ffmpeg, redis   macOS: brew install ffmpeg redis     Fedora: dnf install ffmpeg-free redis
+  prometheus      macOS: brew install prometheus       Fedora: dnf install golang-github-prometheus
   Rust 1.$oldest+       https://rustup.rs (rustup update, where you have it)
   Rust for wasm32 rustup target add wasm32-unknown-unknown
   a C compiler    macOS: xcode-select --install        Fedora: dnf install gcc

@@ -13,7 +13,7 @@
 //! | [`serve`] | incoming HTTP within limits |
 //! | [`process`] | child processes that end with their parent |
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
-//! | [`metrics`] | what is counted and measured, as OpenMetrics text |
+//! | [`metrics`] | what is counted and measured, as Prometheus or OpenMetrics text |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
 //! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
 //! | [`crd`] | the custom resources TranscodeJob and WorkerPool, and their schemas |

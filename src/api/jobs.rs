@@ -17,7 +17,6 @@ use crate::net::Guard;
 use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, Start, SubmitOutcome};
 use crate::storage::layout;
 use crate::storage::links::{UPLOAD_WINDOW, upload_ends, wall_clock};
-use crate::trace;
 
 /// How long a job waits for its video beyond [`UPLOAD_WINDOW`]: storage checks the address when a PUT
 /// begins, and one that began in time may end long after.
@@ -55,7 +54,7 @@ impl App {
         start: Start,
         headers: &HeaderMap,
     ) -> Result<(StatusCode, Job), Problem> {
-        let trace = trace::current().or_else(|| caller_trace(headers));
+        let trace = caller_trace(headers);
         let outcome = self.queue.submit_in(trace.as_ref(), id, spec, start).await?;
         let status = match outcome {
             SubmitOutcome::Created => StatusCode::CREATED,

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderName, header};
+use axum::http::HeaderMap;
+use axum::response::Response;
 
 use super::App;
-use crate::metrics::{CONTENT_TYPE, scrape};
+use crate::metrics::scrape;
 
 /// `GET /metrics`
-pub async fn metrics(State(app): State<Arc<App>>) -> ([(HeaderName, &'static str); 1], String) {
-    ([(header::CONTENT_TYPE, CONTENT_TYPE)], scrape(&app.metrics, &app.queue).await)
+pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    scrape(&app.metrics, &app.queue, &headers).await
 }

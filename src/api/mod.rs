@@ -16,6 +16,8 @@ mod page;
 mod parts;
 mod problem;
 mod requests;
+#[cfg(not(target_arch = "wasm32"))]
+mod span;
 mod sse;
 mod system;
 
@@ -26,6 +28,9 @@ pub use parts::{Multipart, PartAddress, PartAddresses, PartsWanted};
 pub use problem::{Problem, ProblemBody};
 pub use requests::{FromInput, Upload, UploadTicket, Wishes};
 pub use system::SystemStatus;
+
+#[cfg(not(target_arch = "wasm32"))]
+use span::traced;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,30 +118,6 @@ fn others() -> Router<Arc<App>> {
 #[cfg(target_arch = "wasm32")]
 fn others() -> Router<Arc<App>> {
     Router::new().fallback(problem::no_such_route)
-}
-
-#[cfg(not(target_arch = "wasm32"))]
-fn traced(router: Router) -> Router {
-    use axum::extract::MatchedPath;
-
-    // Without the query, where a mistaken client may have put a token.
-    let span = |request: &Request| {
-        let path = request.extensions().get::<MatchedPath>().map_or("/", MatchedPath::as_str);
-        let span = tracing::debug_span!(
-            "request",
-            method = %request.method(),
-            path = request.uri().path(),
-            status = tracing::field::Empty,
-            otel.name = format!("{} {path}", request.method()),
-            otel.kind = "server",
-        );
-        crate::trace::follow(&span, caller_trace(request.headers()).as_ref());
-        span
-    };
-    let end = |response: &Response, _: Duration, span: &tracing::Span| {
-        span.record("status", response.status().as_u16());
-    };
-    router.layer(tower_http::trace::TraceLayer::new_for_http().make_span_with(span).on_response(end))
 }
 
 /// Cloudflare keeps a trace of each request.

@@ -49,11 +49,18 @@ pub struct Problem {
     title: &'static str,
     detail: String,
     field: Option<String>,
+    /// Seconds after which the same request may succeed; with 503 only.
+    retry_after: u32,
 }
+
+/// For what passes within seconds.
+const SOON: u32 = 5;
+/// For what somebody has to change.
+const LATER: u32 = 600;
 
 impl Problem {
     fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, kind, title, detail: detail.into(), field: None }
+        Self { status, kind, title, detail: detail.into(), field: None, retry_after: SOON }
     }
 
     /// A field of the request cannot be taken.
@@ -121,7 +128,7 @@ impl IntoResponse for Problem {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after));
         }
         response
     }
@@ -131,7 +138,16 @@ impl From<QueueError> for Problem {
     fn from(error: QueueError) -> Self {
         // The words of the log may name parts of the installation; the caller needs only the gist.
         tracing::error!(%error, "the queue failed");
-        Self::unavailable("the job queue does not answer; try again in a few seconds")
+        match error {
+            QueueError::Quota(_) => Self {
+                retry_after: LATER,
+                ..Self::unavailable(
+                    "the request quota of the job queue's Redis is used up; whoever runs this installation has \
+                     to raise the limit of its plan at the Redis provider, or to wait until the quota is renewed",
+                )
+            },
+            _ => Self::unavailable("the job queue does not answer; try again in a few seconds"),
+        }
     }
 }
 

@@ -44,10 +44,7 @@ pub async fn healthz() -> &'static str {
 pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Problem> {
     const LIMIT: Duration = Duration::from_secs(5);
     let check = async {
-        app.queue
-            .ping()
-            .await
-            .map_err(|_| Problem::unavailable(format!("{} does not answer", crate::queue::WHERE)))?;
+        app.queue.ping().await.map_err(|e| Problem::unavailable(e.to_string()))?;
         app.storage.check().await.map_err(|e| Problem::unavailable(e.to_string()))
     };
     match within(LIMIT, check).await {

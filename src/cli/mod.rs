@@ -33,7 +33,7 @@ pub use args::Cli;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{FilterExt as _, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -177,7 +177,9 @@ fn init_logs(server: bool, export: Option<&Export>) {
     let ours = Targets::new().with_target("tcoder", tracing::Level::DEBUG);
     let spans = export.map(|export| {
         let layer = tracing_opentelemetry::layer().with_tracer(export.tracer());
-        layer.with_location(false).with_threads(false).with_tracked_inactivity(false).with_filter(ours)
+        // Only what the conventions know; events go to the log.
+        let layer = layer.with_location(false).with_threads(false).with_tracked_inactivity(false);
+        layer.with_target(false).with_filter(ours.and(filter_fn(|metadata| metadata.is_span())))
     });
     let begun = tracing_subscriber::registry().with(spans).with(logs).try_init();
     // Logs that are set up already, in a test, are fine.

@@ -1,6 +1,6 @@
 //! What an invocation has.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::settings::{Fleet, Settings};
 use crate::api::{App, Feed};
@@ -10,7 +10,7 @@ use crate::flyprovider::Fly;
 use crate::housekeeping::Errands;
 use crate::metrics::Metrics;
 use crate::net::Guard;
-use crate::queue::{FlyRate, Queue, Rest};
+use crate::queue::{FlyRate, Queue, Rest, SyncToken};
 use crate::storage::Storage;
 use crate::storage::links::Links;
 use crate::webhook::Mail;
@@ -23,6 +23,10 @@ pub const OUTPUT: &str = "OUTPUT";
 pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
 /// Its name among those who look after machines.
 const FAMILY: &str = "edge";
+
+/// Shared by all invocations of an isolate, so that each reads what an earlier one has written. The settings of an
+/// isolate do not change, so there is one Redis.
+static SYNC: LazyLock<SyncToken> = LazyLock::new(SyncToken::default);
 
 /// What an invocation has.
 pub struct Works {
@@ -78,7 +82,7 @@ impl Works {
             return Err(Incomplete(wrong));
         };
         let one = |error: String| Incomplete(vec![error]);
-        let rest = Rest::new(&settings.redis_url, &settings.redis_token);
+        let rest = Rest::with_sync(&settings.redis_url, &settings.redis_token, SYNC.clone());
         let rest = rest.map_err(|_| {
             one("UPSTASH_REDIS_REST_TOKEN cannot be used: it holds characters no token has".into())
         })?;

@@ -1,4 +1,4 @@
-//! What can be counted and measured of an installation, as OpenMetrics text for a scraper.
+//! What can be counted and measured of an installation, as text for a scraper.
 //!
 //! What lives here: names, help texts, and the reckoning behind them. What does not: what is asked
 //! of Fly or happens to jobs; others hand in what they heard.
@@ -7,18 +7,24 @@
 //! |---|---|
 //! | here | [`Metrics`]: the counters and histograms, which only grow while the process lives |
 //! | `jobs` | which ends and which times a stream of changes tells. Pure |
+//! | `format` | whether a scraper gets Prometheus's text format or OpenMetrics. Pure |
 //! | `gauges` | how things stand now, as last handed in; what is not known is not shown |
 //!
 //! Every API process hears every job, so all of them show the same: a sum over processes counts each
 //! job several times. What is told of Fly and of the fleet is the process's own.
 
+mod format;
 mod gauges;
 mod jobs;
+
+pub use format::Format;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use prometheus_client::encoding::text;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse as _, Response};
+use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -31,9 +37,6 @@ use crate::pace::within;
 use crate::queue::{FleetStatus, Queue, Stats};
 use gauges::{Fleet, Gauges};
 use jobs::{ATTEMPT_ENDS, Ledger};
-
-/// What [`Metrics::encode`] answers, for the header.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Jobs whose last change is remembered; about 120 bytes each.
 const JOBS: usize = 50_000;
@@ -70,8 +73,17 @@ pub struct Metrics {
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The answer to a scrape. It is one also where Redis gives none: the process's own counters are worth
-/// most just then.
-pub async fn scrape(metrics: &Metrics, queue: &Queue) -> String {
+/// most just then. `headers` are the request's, and choose the format.
+pub async fn scrape(metrics: &Metrics, queue: &Queue, headers: &HeaderMap) -> Response {
+    refresh(metrics, queue).await;
+    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
+    let format = Format::negotiate(&accepts.collect::<Vec<_>>().join(","));
+    let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, header::ACCEPT.as_str())];
+    (headers, metrics.encode(format)).into_response()
+}
+
+/// Asks Redis how things stand.
+async fn refresh(metrics: &Metrics, queue: &Queue) {
     let asked = async { futures::join!(queue.stats(), queue.fleet()) };
     match within(LIMIT, asked).await {
         Some((Ok(stats), fleet)) => {
@@ -92,7 +104,6 @@ pub async fn scrape(metrics: &Metrics, queue: &Queue) -> String {
         }
         None => metrics.redis_down(),
     }
-    metrics.encode()
 }
 
 impl Metrics {
@@ -194,12 +205,15 @@ impl Metrics {
         r.register_collector(Box::new(gauges::Shown(Arc::clone(&self.gauges))));
     }
 
-    /// All of it as text, OpenMetrics 1.0; its content type is [`CONTENT_TYPE`].
+    /// All of it as text.
     #[must_use]
-    pub fn encode(&self) -> String {
+    pub fn encode(&self, format: Format) -> String {
         let mut out = String::with_capacity(16 * 1024);
         // A String takes whatever is written to it, so this cannot fail.
-        let _ = text::encode(&mut out, &self.registry);
+        let _ = match format {
+            Format::Prometheus => prometheus_text::encode(&mut out, &self.registry),
+            Format::OpenMetrics => text::encode(&mut out, &self.registry),
+        };
         out
     }
 

@@ -21,7 +21,7 @@ fn event(job: u128, ms: u64, n: u64, status: State) -> JobEvent {
 /// Every series with its value, as a parser of the whole grammar reads them; a histogram is its count and
 /// its sum.
 fn scrape(metrics: &Metrics) -> BTreeMap<String, f64> {
-    let text = metrics.encode();
+    let text = metrics.encode(Format::OpenMetrics);
     // This parser takes a histogram's unit for an error, which it is not.
     let text: String = text.lines().filter(|l| !l.starts_with("# UNIT")).map(|l| format!("{l}\n")).collect();
     let read = parse_openmetrics(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -85,7 +85,7 @@ fn a_job_is_counted_and_its_times_are_those_of_its_events() {
     ] {
         assert_eq!(seen.get(name), Some(&value), "{name} in {seen:#?}");
     }
-    assert!(!metrics.encode().contains(&id(0).to_string()), "a job's id is no label");
+    assert!(!metrics.encode(Format::OpenMetrics).contains(&id(0).to_string()), "a job's id is no label");
 }
 
 /// What is to be heard of a job whose changes come as they happened: by the state before.
@@ -358,7 +358,7 @@ fn gauges_show_what_is_known_and_go_when_it_is_not() {
     ] {
         assert_eq!(seen.get(name), Some(&value), "{name} in {seen:#?}");
     }
-    let text = metrics.encode();
+    let text = metrics.encode(Format::OpenMetrics);
     assert!(!text.contains("worker-07") && !text.contains("148e123c4567"), "machines are no labels: {text}");
 
     metrics.fleet(Some(&FleetStatus { paused: true, conditions: Vec::new(), ..status() }));
@@ -417,5 +417,9 @@ fn what_is_done_with_fly_is_counted() {
     ] {
         assert_eq!(seen.get(name), Some(&value), "{name} in {seen:#?}");
     }
-    assert!(metrics.encode().contains("\ntcoder_fleet_spent_dollars_total 0.75\n"), "{}", metrics.encode());
+    assert!(
+        metrics.encode(Format::OpenMetrics).contains("\ntcoder_fleet_spent_dollars_total 0.75\n"),
+        "{}",
+        metrics.encode(Format::OpenMetrics)
+    );
 }

@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Method, redirect};
+use reqwest::{Method, RequestBuilder, Response, redirect};
+use tracing::Instrument as _;
 use url::Url;
 
+use super::span::{self, RequestSpan, Shown};
 use super::{Guard, MAX_REDIRECTS, Refused, is_public, judge};
 
 /// How long a call may take.
@@ -85,10 +87,25 @@ impl Client {
     ///
     /// # Errors
     /// When the guard refuses the address at sight. One it refuses later, because of what its name
-    /// resolves to or where it redirects, fails the request; [`Refused::find`] finds why.
-    pub fn request(&self, method: Method, url: &Url) -> Result<reqwest::RequestBuilder, Refused> {
+    /// resolves to or where it redirects, fails [`Self::send`]; [`Refused::find`] finds why.
+    pub fn request(&self, method: Method, url: &Url) -> Result<RequestBuilder, Refused> {
         judge(self.guard, url)?;
         Ok(self.http.request(method, url.clone()))
+    }
+
+    /// Sends a request, in a span of its own that ends with the answer's headers.
+    ///
+    /// # Errors
+    /// When it cannot be built, or nobody answers.
+    pub async fn send(&self, request: RequestBuilder) -> Result<Response, reqwest::Error> {
+        let request = request.build()?;
+        let span = RequestSpan::begin(request.method().as_str(), request.url(), Shown::Host, 0);
+        let answer = self.http.execute(request).instrument(span.span().clone()).await;
+        match &answer {
+            Ok(answer) => span.answered(answer.status().as_u16()),
+            Err(error) => span.failed(span::kind(error)),
+        }
+        answer
     }
 }
 
@@ -198,7 +215,7 @@ mod tests {
         let (client, address, stop) = behind_a_public_name().await;
         let ask = async |path: &str| {
             let at = url(&format!("http://public.example:{}{path}", address.port()));
-            let answer = client.request(Method::GET, &at).unwrap().send().await;
+            let answer = client.send(client.request(Method::GET, &at).unwrap()).await;
             answer.map(|_| ()).map_err(|error| Refused::find(&error).cloned())
         };
         assert_eq!(ask("/good").await, Ok(()));

@@ -9,6 +9,8 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod client;
 mod post;
+#[cfg(not(target_arch = "wasm32"))]
+mod span;
 
 use std::error::Error as StdError;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,6 +21,8 @@ use url::{Host, Url};
 #[cfg(not(target_arch = "wasm32"))]
 pub use client::{Client, Redirects, Timeouts, client, install_crypto};
 pub use post::{PostError, Poster};
+#[cfg(not(target_arch = "wasm32"))]
+pub use span::{RequestSpan, Shown};
 
 /// Which addresses may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

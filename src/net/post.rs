@@ -56,7 +56,7 @@ impl Poster {
     /// Why there is none.
     pub async fn post(&self, url: &Url, headers: HeaderMap, body: String) -> Result<StatusCode, PostError> {
         let request = self.http.request(reqwest::Method::POST, url)?;
-        match request.headers(headers).body(body).send().await {
+        match self.http.send(request.headers(headers).body(body)).await {
             Ok(answer) => Ok(answer.status()),
             Err(error) => Err(match Refused::find(&error) {
                 Some(refused) => refused.clone().into(),

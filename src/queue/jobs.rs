@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use opentelemetry_semantic_conventions::attribute;
+use tracing::Instrument as _;
+use tracing::field::Empty;
+
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority, State, WorkerId};
-use crate::trace::TraceParent;
+use crate::trace::{self, TraceParent};
 
 /// How a job begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -239,11 +243,42 @@ impl Queue {
         self.submit_in(None, id, spec, start).await
     }
 
-    /// The same, as part of this trace.
+    /// The same, in a span that the job's attempts become children of. Where no spans are sent, they become those of
+    /// `caller`.
     ///
     /// # Errors
     /// When Redis fails.
     pub async fn submit_in(
+        &self,
+        caller: Option<&TraceParent>,
+        id: JobId,
+        spec: &JobSpec,
+        start: Start,
+    ) -> Result<SubmitOutcome, QueueError> {
+        let span = tracing::debug_span!(
+            "submit",
+            otel.name = "submit jobs",
+            otel.kind = "producer",
+            otel.status_code = Empty,
+            { attribute::MESSAGING_SYSTEM } = trace::QUEUE_SYSTEM,
+            { attribute::MESSAGING_DESTINATION_NAME } = trace::QUEUE_NAME,
+            { attribute::MESSAGING_OPERATION_NAME } = "submit",
+            { attribute::MESSAGING_OPERATION_TYPE } = "send",
+            { attribute::MESSAGING_MESSAGE_ID } = %id,
+            { attribute::ERROR_TYPE } = Empty,
+        );
+        let submitted = async {
+            let here = trace::current();
+            self.submit_as(here.as_ref().or(caller), id, spec, start).await
+        };
+        let outcome = submitted.instrument(span.clone()).await;
+        if let Err(error) = &outcome {
+            span.record(attribute::ERROR_TYPE, error.kind()).record("otel.status_code", "ERROR");
+        }
+        outcome
+    }
+
+    async fn submit_as(
         &self,
         trace: Option<&TraceParent>,
         id: JobId,

@@ -62,7 +62,7 @@ pub use jobs::{
 pub use outbox::{Delivery, DeliveryState, Outbox};
 pub use pool::{Registered, WorkerRecord, WorkerState};
 pub use read::{Filter, Page, Stats};
-pub use transport::{Command, QueueError, Reply, Rest, WHERE};
+pub use transport::{Command, QueueError, Reply, Rest, SyncToken};
 pub use visit::{Ask, Look, Note, Turn};
 
 use std::sync::Arc;
@@ -192,13 +192,13 @@ impl Queue {
         }
     }
 
-    /// As [`Self::eval`], tried again when the connection broke: only for scripts of which a second run
-    /// changes nothing more.
+    /// As [`Self::eval`], tried again when the connection broke or the server could not serve it: only for
+    /// scripts of which a second run changes nothing more.
     async fn eval_idempotent(&self, script: &Script, args: Vec<String>) -> Result<Reply, QueueError> {
         let mut tries = 0;
         loop {
             match self.eval(script, args.clone()).await {
-                Err(error) if error.is_connection() && tries < 4 => {
+                Err(error) if error.is_transient() && tries < 4 => {
                     tries += 1;
                     let pause =
                         backoff::full_jitter(tries, Duration::from_millis(100), Duration::from_secs(2));

@@ -60,13 +60,19 @@ const BATCH: usize = 100;
 const MOST: usize = 2_000;
 
 impl Queue {
-    /// One job.
+    /// One job. One that a replica does not know may just have been submitted by another client, whose sync
+    /// token is not ours; so the primary is asked too, which carries out all scripts.
     ///
     /// # Errors
     /// When Redis fails.
     pub async fn get(&self, id: JobId) -> Result<Option<Job>, QueueError> {
         let reply = self.run(Command::new("HGETALL").arg(self.status_key(id))).await?;
-        parse_job(id, &reply)
+        match parse_job(id, &reply)? {
+            None if self.transport.may_lag() => {
+                parse_job(id, &self.eval(&scripts::READ, vec![id.to_string()]).await?)
+            }
+            found => Ok(found),
+        }
     }
 
     /// A page of at most `limit` jobs, newest first, from `cursor` on.

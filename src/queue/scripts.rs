@@ -68,6 +68,7 @@ scripts! {
     EXPIRE "expire.lua"
     SWEEP "sweep.lua"
     FORGET "forget.lua"
+    READ "read.lua"
     TAKE "take.lua"
     FLY_LIMIT "fly_limit.lua"
     REGISTER "register.lua"

@@ -16,6 +16,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use secrecy::ExposeSecret;
 
 use super::error::{CheckError, StorageError, classify};
+use super::span::Spans;
 use super::{Bucket, ObjectInfo};
 use crate::config::StorageConfig;
 use crate::job::ObjectKey;
@@ -99,6 +100,7 @@ impl Storage {
                 .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
                 .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
                 .timeout_config(timeouts)
+                .interceptor(Spans)
                 .stalled_stream_protection(
                     StalledStreamProtectionConfig::enabled().grace_period(STILL).build(),
                 )

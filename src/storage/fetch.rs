@@ -70,7 +70,7 @@ impl Source for Web<'_> {
         if let Some(Resume { offset, etag }) = resume {
             request = request.header(RANGE, format!("bytes={offset}-")).header(IF_RANGE, etag);
         }
-        let answer = request.send().await.map_err(|error| match Refused::find(&error) {
+        let answer = self.client.send(request).await.map_err(|error| match Refused::find(&error) {
             Some(refused) => StorageError::Address(refused.clone()),
             None => self.unreachable(root(&error), true),
         })?;

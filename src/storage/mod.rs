@@ -19,6 +19,8 @@ pub mod presign;
 #[cfg(not(target_arch = "wasm32"))]
 mod save;
 #[cfg(not(target_arch = "wasm32"))]
+mod span;
+#[cfg(not(target_arch = "wasm32"))]
 mod transfer;
 
 #[cfg(not(target_arch = "wasm32"))]

@@ -6,11 +6,12 @@ use opentelemetry::trace::{
     Span as _, SpanContext, SpanId, SpanKind, TraceContextExt as _, TraceFlags, TraceId, TraceState,
     Tracer as _, TracerProvider as _,
 };
-use opentelemetry::{Context, KeyValue, global};
+use opentelemetry::{Context, InstrumentationScope, KeyValue, global};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use opentelemetry_semantic_conventions::{SCHEMA_URL, attribute};
 use tokio::runtime::Handle;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
@@ -65,18 +66,12 @@ impl Export {
             .with_http_client(Collector { http, runtime: Handle::current() })
             .build()
             .map_err(|e| unusable(&e))?;
-        let mut resource =
-            Resource::builder().with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")));
-        if env.text("OTEL_SERVICE_NAME").is_none() {
-            resource = resource.with_service_name(format!("tcoder-{role}"));
-        }
-        if let Some(machine) = env.text("FLY_MACHINE_ID").or_else(|| env.text("HOSTNAME")) {
-            resource = resource.with_attribute(KeyValue::new("service.instance.id", machine));
-        }
-        let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
-            .with_resource(resource.build())
+        let resource = Resource::builder()
+            .with_attributes(service(env, role))
+            .with_schema_url(std::iter::empty::<KeyValue>(), SCHEMA_URL)
             .build();
+        let provider =
+            SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
         global::set_tracer_provider(provider.clone());
         Ok(Some(Self { provider }))
     }
@@ -84,7 +79,7 @@ impl Export {
     /// What makes spans of `tracing`'s.
     #[must_use]
     pub fn tracer(&self) -> SdkTracer {
-        self.provider.tracer("tcoder")
+        self.provider.tracer_with_scope(scope())
     }
 
     /// Sends what is left, and no more after that.
@@ -98,6 +93,36 @@ impl Export {
             Err(error) => tracing::warn!(%error, "the last spans are lost"),
         }
     }
+}
+
+/// Who makes the spans.
+fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder("tcoder")
+        .with_version(env!("CARGO_PKG_VERSION"))
+        .with_schema_url(SCHEMA_URL)
+        .build()
+}
+
+/// What a resource says of the service: <https://opentelemetry.io/docs/specs/semconv/resource/service/>. What the
+/// environment says goes before.
+fn service(env: &Env<'_>, role: &str) -> Vec<KeyValue> {
+    let given = env.text("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
+    let is_given =
+        |key: &str| given.split(',').any(|pair| pair.split('=').next().is_some_and(|k| k.trim() == key));
+    let named = env.text("OTEL_SERVICE_NAME").is_some();
+    let instance = env.text("FLY_MACHINE_ID").or_else(|| env.text("HOSTNAME"));
+    let mut all = Vec::new();
+    let mut say = |key: &'static str, value: String| {
+        if !is_given(key) {
+            all.push(KeyValue::new(key, value));
+        }
+    };
+    if !named {
+        say(attribute::SERVICE_NAME, format!("tcoder-{role}"));
+    }
+    say(attribute::SERVICE_VERSION, env!("CARGO_PKG_VERSION").to_owned());
+    say(attribute::SERVICE_INSTANCE_ID, instance.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()));
+    all
 }
 
 /// The collector. The exporter's thread asks it from outside of any runtime.
@@ -153,11 +178,15 @@ pub fn waited(parent: Option<&TraceParent>, job: JobId, from: Millis, to: Millis
     let Some(context) = parent.and_then(context_of) else { return };
     let time =
         |at: Millis| -> SystemTime { UNIX_EPOCH + Duration::from_millis(u64::try_from(at.0).unwrap_or(0)) };
-    let tracer = global::tracer("tcoder");
+    let tracer = global::tracer_with_scope(scope());
     let builder = tracer
         .span_builder("wait for a worker")
         .with_kind(SpanKind::Internal)
         .with_start_time(time(from))
-        .with_attributes([KeyValue::new("job", job.to_string())]);
+        .with_attributes([
+            KeyValue::new(attribute::MESSAGING_SYSTEM, super::QUEUE_SYSTEM),
+            KeyValue::new(attribute::MESSAGING_DESTINATION_NAME, super::QUEUE_NAME),
+            KeyValue::new(attribute::MESSAGING_MESSAGE_ID, job.to_string()),
+        ]);
     tracer.build_with_context(builder, &context).end_with_timestamp(time(to));
 }

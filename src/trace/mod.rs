@@ -10,6 +10,11 @@ mod export;
 #[cfg(not(target_arch = "wasm32"))]
 pub use export::{Export, NotExported, current, follow, waited};
 
+/// `messaging.system` of the queue's spans: there is no well-known value for a queue in Redis, so its own name.
+pub const QUEUE_SYSTEM: &str = "redis";
+/// `messaging.destination.name` of the queue's spans.
+pub const QUEUE_NAME: &str = "jobs";
+
 /// A caller's place in its trace: <https://www.w3.org/TR/trace-context/#traceparent-header>.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceParent(String);

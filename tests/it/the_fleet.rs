@@ -257,7 +257,7 @@ async fn a_wrong_token_or_app_stops_every_write_and_is_said_plainly() {
 
     let running = cloud.reconciler("right", policy(2), &right);
     cloud.all_completed(&ids).await;
-    let text = cloud.metrics.encode();
+    let text = cloud.metrics.encode(tcoder::metrics::Format::OpenMetrics);
     assert!(text.contains("unauthorised") && !text.contains("hush"), "{text}");
     running.stop().await;
     cloud.system.stop().await;

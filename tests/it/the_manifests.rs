@@ -15,12 +15,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tcoder::crd::{TranscodeJob, WorkerPool};
-use tcoder::metrics::Metrics;
+use tcoder::metrics::{Format, Metrics};
 use tcoder::queue::{FleetCondition, FleetStatus, Stats};
 
 /// Folders that `kubectl apply -k` takes, below `manifests`.
 const INSTALLS: [&str; 4] = ["", "overlays/cluster-wide", "overlays/namespaced", "overlays/try-out"];
-const MONITORING: &str = "overlays/monitoring";
+pub const MONITORING: &str = "overlays/monitoring";
 
 fn manifests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests")
@@ -42,7 +42,7 @@ fn documents(yaml: &str) -> Vec<Value> {
 }
 
 /// What `kubectl apply -k` would send.
-fn rendered(folder: &str) -> Vec<Value> {
+pub fn rendered(folder: &str) -> Vec<Value> {
     let output = Command::new(kubectl())
         .arg("kustomize")
         .arg(manifests().join(folder))
@@ -64,7 +64,7 @@ fn text<'a>(document: &'a Value, pointer: &str) -> &'a str {
     document.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-fn kind(document: &Value) -> &str {
+pub fn kind(document: &Value) -> &str {
     text(document, "/kind")
 }
 
@@ -472,7 +472,7 @@ fn shown() -> String {
     };
     metrics.fleet(Some(&fleet));
     metrics.fly_call("list", "done", std::time::Duration::ZERO);
-    metrics.encode()
+    metrics.encode(Format::OpenMetrics)
 }
 
 /// The figures that this expression names are among those.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use nix::sys::signal::Signal;
 use openmetrics_parser::openmetrics::parse_openmetrics;
 use openmetrics_parser::{MetricNumber, OpenMetricsValue};
+use reqwest::Method;
 use serde_json::{Value, json};
 use tcoder::job::Millis;
 use tcoder::queue::{FleetDesired, FleetStatus};
@@ -13,7 +14,8 @@ use crate::support::system::{Setup, System, TOKEN, clip, http, send};
 
 /// Every series with its value; a histogram is its count and its sum.
 async fn scrape(system: &System) -> BTreeMap<String, f64> {
-    let answer = system.get("/metrics").await;
+    let asked = system.request(Method::GET, "/metrics").header("accept", "application/openmetrics-text");
+    let answer = system.answer(asked).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(answer.kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
     let text = answer.body.as_str().unwrap();

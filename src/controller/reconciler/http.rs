@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
 use axum::routing::get;
 use tokio::sync::watch;
 
@@ -41,11 +41,11 @@ async fn readyz(State(inside): State<Arc<Inside>>) -> Result<&'static str, (Stat
     }
     match tokio::time::timeout(LIMIT, inside.queue.ping()).await {
         Ok(Ok(())) => Ok("ready\n"),
-        _ => Err(not("Redis (REDIS_URL) does not answer")),
+        Ok(Err(error)) => Err(not(&error.to_string())),
+        Err(_) => Err(not("Redis (REDIS_URL) does not answer in time")),
     }
 }
 
-async fn show(State(inside): State<Arc<Inside>>) -> impl IntoResponse {
-    let text = metrics::scrape(&inside.metrics, &inside.queue).await;
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text)
+async fn show(State(inside): State<Arc<Inside>>, headers: HeaderMap) -> Response {
+    metrics::scrape(&inside.metrics, &inside.queue, &headers).await
 }

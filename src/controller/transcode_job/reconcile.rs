@@ -68,6 +68,14 @@ impl ReconcileError {
         }
     }
 
+    /// What somebody has to do, where it does not pass by itself.
+    const fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Queue(error) => error.remedy(),
+            _ => None,
+        }
+    }
+
     fn is_redis(&self) -> bool {
         matches!(self, Self::Queue(_) | Self::Slow("Redis"))
     }
@@ -209,7 +217,7 @@ impl Context {
         };
         match self.settle(object, seen, &frame, dirty).await {
             Err(error) if error.is_redis() && !before.phase.is_some_and(Phase::is_terminal) => {
-                self.write(object, id, &before, &frame().without_redis()).await?;
+                self.write(object, id, &before, &frame().without_redis(error.remedy())).await?;
                 Err(error)
             }
             other => other,

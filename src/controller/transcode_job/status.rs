@@ -52,13 +52,21 @@ impl Frame<'_> {
         status
     }
 
-    /// It is not in the queue, because Redis cannot be used. What was known stands.
+    /// It is not in the queue, because Redis cannot be used. What was known stands. `remedy` is what somebody has
+    /// to do about it, where it does not pass by itself.
     #[must_use]
-    pub fn without_redis(&self) -> TranscodeJobStatus {
+    pub fn without_redis(&self, remedy: Option<&str>) -> TranscodeJobStatus {
         let mut status = self.before.clone();
         status.phase.get_or_insert(Phase::Pending);
-        let message =
-            "Redis (REDIS_URL of the controller) cannot be used; this goes on by itself when it can";
+        let message = match remedy {
+            None => "Redis (REDIS_URL of the controller) cannot be used; this goes on by itself when it can"
+                .into(),
+            Some(remedy) => {
+                format!(
+                    "Redis (REDIS_URL of the controller) cannot be used: {remedy}; then this goes on by itself"
+                )
+            }
+        };
         let mut said = keep(&self.before.conditions);
         said.push(Said::yes(condition::RECONCILING, reason::REDIS_UNAVAILABLE, message));
         self.say(&mut status, said);

@@ -13,7 +13,7 @@ use crate::controller::conditions::{find, holds, time};
 use crate::crd::{Phase, TranscodeJob, TranscodeJobStatus, condition, reason};
 use crate::job::{Failure, FailureCode, Job, JobId, Millis, State};
 use crate::net::Guard;
-use crate::queue::{CallOff, Start};
+use crate::queue::{CallOff, QueueError, Start};
 use crate::storage::links::Links;
 
 const NOW: Millis = Millis(1_700_000_000_000);
@@ -428,10 +428,25 @@ fn without_redis_what_was_known_stands() {
     let links = links(false);
     let frame =
         Frame { object: &case.object, before: &case.before, id: id(), links: &links, price: None, now: NOW };
-    let status = frame.without_redis();
+    let status = frame.without_redis(None);
     assert_eq!((status.phase, status.progress_percent), (Some(Phase::Running), Some(42)));
     assert_eq!(holds(&status.conditions, condition::RECONCILING).unwrap().reason, reason::REDIS_UNAVAILABLE);
     // Said once, however long it lasts.
     let later = Frame { before: &status, now: NOW.plus(60_000), ..frame };
-    assert_eq!(later.without_redis(), status);
+    assert_eq!(later.without_redis(None), status);
+}
+
+#[test]
+fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_is() {
+    let case = Case::in_state(none(), State::Running).written();
+    let links = links(false);
+    let frame =
+        Frame { object: &case.object, before: &case.before, id: id(), links: &links, price: None, now: NOW };
+    let refusal = |usage: u32| QueueError::Quota(format!("max requests limit exceeded. Usage: {usage}"));
+    let status = frame.without_redis(refusal(500_001).remedy());
+    let condition = holds(&status.conditions, condition::RECONCILING).unwrap();
+    assert_eq!(condition.reason, reason::REDIS_UNAVAILABLE);
+    assert!(condition.message.contains("quota is used up; raise the limit"), "{}", condition.message);
+    let later = Frame { before: &status, now: NOW.plus(60_000), ..frame };
+    assert_eq!(later.without_redis(refusal(500_002).remedy()), status);
 }

@@ -2,6 +2,7 @@
 //! which is all that there is at the edge. The same commands get the same answers.
 
 mod rest;
+mod sync;
 #[cfg(not(target_arch = "wasm32"))]
 mod tcp;
 
@@ -9,6 +10,7 @@ mod tcp;
 use std::time::Duration;
 
 pub use rest::Rest;
+pub use sync::SyncToken;
 #[cfg(not(target_arch = "wasm32"))]
 pub use tcp::Tcp;
 
@@ -35,6 +37,32 @@ impl Command {
     pub fn args<I: IntoIterator<Item: Into<String>>>(mut self, args: I) -> Self {
         self.0.extend(args.into_iter().map(Into::into));
         self
+    }
+
+    /// Whether it changes nothing, so that it may be repeated. A command that is not known here counts as a
+    /// write, and so does every script.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        const READS: [&str; 17] = [
+            "EXISTS",
+            "GET",
+            "HGET",
+            "HGETALL",
+            "HMGET",
+            "HVALS",
+            "MGET",
+            "PING",
+            "TIME",
+            "XLEN",
+            "XRANGE",
+            "XREAD",
+            "XREVRANGE",
+            "ZCARD",
+            "ZCOUNT",
+            "ZRANGE",
+            "ZSCORE",
+        ];
+        self.0.first().is_some_and(|verb| READS.contains(&verb.as_str()))
     }
 }
 
@@ -87,10 +115,10 @@ impl Reply {
 
 /// Where Redis is, in the words of the setting that says so.
 #[cfg(not(target_arch = "wasm32"))]
-pub const WHERE: &str = "Redis at REDIS_URL";
+const WHERE: &str = "Redis at REDIS_URL";
 /// Where Redis is, in the words of the setting that says so.
 #[cfg(target_arch = "wasm32")]
-pub const WHERE: &str = "Redis at UPSTASH_REDIS_REST_URL";
+const WHERE: &str = "Redis at UPSTASH_REDIS_REST_URL";
 /// What is wrong where the login is.
 #[cfg(not(target_arch = "wasm32"))]
 const LOGIN: &str = "the user name and password in it";
@@ -103,9 +131,22 @@ pub enum QueueError {
     /// No connection, or no answer in time. What was asked may or may not have happened.
     #[error("{where_} does not answer ({0}); check that it runs and that the address is right", where_ = WHERE)]
     Connection(String),
-    /// Wrong password or user.
-    #[error("{where_} refuses the login; check {login}", where_ = WHERE, login = LOGIN)]
-    Auth,
+    /// An answer that says it cannot serve requests now: HTTP 5xx or 429. What was asked may or may not have
+    /// happened.
+    #[error(
+        "{where_} cannot serve requests now ({0}); this passes by itself: if it lasts, see the status page of \
+         its provider", where_ = WHERE
+    )]
+    Unavailable(String),
+    /// A hosted Redis has carried out as many commands as its plan allows, and refuses all others.
+    #[error(
+        "the request quota of {where_} is used up ({0}); raise the limit of its plan at its provider, or wait \
+         until the quota is renewed", where_ = WHERE
+    )]
+    Quota(String),
+    /// Wrong password, user or token; with the server's words where it has any.
+    #[error("{where_} refuses the login{said}; check {login}", where_ = WHERE, said = in_parentheses(.0), login = LOGIN)]
+    Auth(String),
     /// Redis will not do it.
     #[error("Redis refuses the command: {0}")]
     Refused(String),
@@ -123,11 +164,53 @@ pub enum QueueError {
     Data(String),
 }
 
+fn in_parentheses(words: &str) -> String {
+    if words.is_empty() { String::new() } else { format!(" ({words})") }
+}
+
 impl QueueError {
-    /// Whether the connection is at fault, so that the same call may work later.
+    /// Whether the connection is at fault, so that a new one may help.
     #[must_use]
     pub const fn is_connection(&self) -> bool {
         matches!(self, Self::Connection(_))
+    }
+
+    /// Whether the same call may succeed a moment later.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Connection(_) | Self::Unavailable(_))
+    }
+
+    /// Which kind of failure, as one plain word.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Connection(_) => "connection",
+            Self::Unavailable(_) => "unavailable",
+            Self::Quota(_) => "quota",
+            Self::Auth(_) => "auth",
+            Self::Refused(_) => "refused",
+            Self::OutOfMemory => "out_of_memory",
+            Self::NoScript => "no_script",
+            Self::Evicts(_) => "evicts",
+            Self::Data(_) => "data",
+        }
+    }
+
+    /// What somebody has to do about it, in words that are the same each time; nothing where it passes by itself,
+    /// or where the words have to be looked up in the log.
+    #[must_use]
+    pub const fn remedy(&self) -> Option<&'static str> {
+        match self {
+            Self::Quota(_) => Some(
+                "its request quota is used up; raise the limit of its plan at its provider, or wait until the \
+                 quota is renewed",
+            ),
+            Self::Auth(_) => Some("it refuses the login; check the user name and password"),
+            Self::OutOfMemory => Some("it is out of memory; give it more"),
+            Self::Evicts(_) => Some("its maxmemory-policy deletes jobs; set it to noeviction"),
+            _ => None,
+        }
     }
 
     pub(super) fn data(what: impl Into<String>) -> Self {
@@ -140,15 +223,25 @@ fn of_code(code: Option<&str>, text: &str) -> Option<QueueError> {
     match code {
         Some("NOSCRIPT") => return Some(QueueError::NoScript),
         Some("OOM") => return Some(QueueError::OutOfMemory),
-        Some("WRONGPASS" | "NOAUTH") => return Some(QueueError::Auth),
+        Some("WRONGPASS" | "NOAUTH") => return Some(QueueError::Auth(String::new())),
         // Both pass by themselves: Redis reads its files, or a replica takes over.
         Some("LOADING" | "READONLY" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN") => {
             return Some(QueueError::Connection(text.to_owned()));
         }
         _ => {}
     }
-    // A script's inner error keeps its code only inside the text.
-    text.contains("OOM command not allowed").then_some(QueueError::OutOfMemory)
+    // A script's inner error keeps its code only inside the text. A database of Upstash's that is full takes
+    // no writes: <https://upstash.com/docs/redis/troubleshooting/db_capacity_quota_exceeded>.
+    if text.contains("OOM command not allowed") || text.contains("DB capacity quota exceeded") {
+        return Some(QueueError::OutOfMemory);
+    }
+    is_quota(text).then(|| QueueError::Quota(text.to_owned()))
+}
+
+/// Upstash's words for a used-up plan, `ERR max requests limit exceeded. Limit: 500000, Usage: 500001.` or
+/// `ERR max daily request limit exceeded`: <https://upstash.com/docs/redis/troubleshooting/max_requests_limit>.
+fn is_quota(text: &str) -> bool {
+    text.contains("max ") && text.contains("limit exceeded") && !text.contains("per second")
 }
 
 /// The way to a Redis.
@@ -178,6 +271,11 @@ impl Transport {
             Self::Tcp(tcp) => tcp.pipeline(commands).await,
             Self::Rest(rest) => rest.pipeline(commands).await,
         }
+    }
+
+    /// Whether a replica may answer reads that does not have the latest writes of others yet.
+    pub const fn may_lag(&self) -> bool {
+        matches!(self, Self::Rest(_))
     }
 
     /// One that blocks at the server for up to `block`.

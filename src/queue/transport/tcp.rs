@@ -29,7 +29,7 @@ impl From<redis::RedisError> for QueueError {
             };
         }
         match error.kind() {
-            ErrorKind::AuthenticationFailed => Self::Auth,
+            ErrorKind::AuthenticationFailed => Self::Auth(String::new()),
             ErrorKind::InvalidClientConfig => Self::Refused("REDIS_URL is no Redis address".into()),
             _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
                 Self::Connection(error.kind_and_io())
@@ -148,4 +148,20 @@ fn to_reply(value: redis::Value) -> Result<Reply, QueueError> {
         Value::ServerError(error) => return Err(QueueError::from(redis::RedisError::from(error))),
         other => return Err(QueueError::data(format!("an answer of an unknown kind: {other:?}"))),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_used_up_plan_means_the_same_over_tcp_as_over_rest() {
+        let refusal = |line: &[u8]| to_reply(redis::parse_redis_value(line).unwrap()).unwrap_err();
+        let quota = refusal(b"-ERR max requests limit exceeded. Limit: 500000, Usage: 500001.\r\n");
+        assert!(matches!(&quota, QueueError::Quota(_)) && !quota.is_transient(), "{quota:?}");
+        assert!(quota.to_string().contains("Usage: 500001") && quota.remedy().is_some(), "{quota}");
+        assert!(matches!(refusal(b"-ERR max daily request limit exceeded\r\n"), QueueError::Quota(_)));
+        assert!(matches!(refusal(b"-ERR DB capacity quota exceeded\r\n"), QueueError::OutOfMemory));
+        assert!(matches!(refusal(b"-ERR syntax error\r\n"), QueueError::Refused(_)));
+    }
 }

@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use opentelemetry_semantic_conventions::attribute;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -280,6 +281,8 @@ impl Attempt<'_> {
     async fn fail(&self, failure: &Failure) -> Outcome {
         let span = Span::current();
         span.record("otel.status_code", "ERROR").record("otel.status_description", failure.message.as_str());
+        let kind = serde_json::to_value(failure.code).ok();
+        span.record(attribute::ERROR_TYPE, kind.as_ref().and_then(serde_json::Value::as_str));
         let (id, epoch) = (self.job.id, self.job.epoch);
         let told = self.queue.fail(&self.job, failure).await;
         // Only now: storage that is away must not hold up the report.

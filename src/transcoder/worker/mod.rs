@@ -17,8 +17,10 @@ mod scratch;
 
 use std::time::{Duration, Instant};
 
+use opentelemetry_semantic_conventions::attribute;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::config::WorkerConfig;
 use crate::job::{Failure, WorkerId};
@@ -217,15 +219,21 @@ impl Worker {
         tracing::info!(job = %id, %epoch, attempt = job.attempt, worker = %self.id, "claimed");
         let span = tracing::info_span!(
             "attempt",
-            job = %id,
-            %epoch,
-            attempt = job.attempt,
-            machine = self.id.machine(),
-            preset = job.spec.preset.name(),
-            otel.name = "transcode",
+            otel.name = "process jobs",
             otel.kind = "consumer",
-            otel.status_code = tracing::field::Empty,
-            otel.status_description = tracing::field::Empty,
+            otel.status_code = Empty,
+            otel.status_description = Empty,
+            { attribute::MESSAGING_SYSTEM } = trace::QUEUE_SYSTEM,
+            { attribute::MESSAGING_DESTINATION_NAME } = trace::QUEUE_NAME,
+            { attribute::MESSAGING_OPERATION_NAME } = "process",
+            { attribute::MESSAGING_OPERATION_TYPE } = "process",
+            { attribute::MESSAGING_MESSAGE_ID } = %id,
+            { attribute::MESSAGING_CLIENT_ID } = %self.id,
+            { attribute::ERROR_TYPE } = Empty,
+            tcoder.job.epoch = epoch.0,
+            tcoder.job.attempt = job.attempt,
+            tcoder.job.preset = job.spec.preset.name(),
+            tcoder.machine.id = self.id.machine(),
         );
         trace::follow(&span, job.trace.as_ref());
         trace::waited(job.trace.as_ref(), id, job.queued, job.at);

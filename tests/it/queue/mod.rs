@@ -11,6 +11,7 @@ mod outbox;
 mod random;
 mod rest;
 mod soak;
+mod upstash;
 mod wake;
 
 use std::time::Duration;

@@ -74,7 +74,7 @@ async fn claims_and_ends_are_the_same_over_rest() {
 async fn what_goes_wrong_over_rest_has_the_words_it_has_over_tcp() {
     let config = shared();
     let stranger = over_rest(&config, "another-token").await;
-    assert!(matches!(stranger.ping().await.unwrap_err(), QueueError::Auth));
+    assert!(matches!(stranger.ping().await.unwrap_err(), QueueError::Auth(_)));
     let said = stranger.ping().await.unwrap_err().to_string();
     assert!(!said.contains("another-token"), "{said}");
 

@@ -39,11 +39,18 @@ pub struct Setup {
     pub notifies: bool,
     /// Whether its clock ticks by itself, faster than Cloudflare's.
     pub ticks: bool,
+    /// The REST interface in front of Redis, where it is not one of its own.
+    pub front: Option<(String, Arc<Count>)>,
 }
 
 impl Setup {
     pub fn over(redis: RedisConfig) -> Self {
-        Self { redis, settings: Vec::new(), notifies: false, ticks: false }
+        Self { redis, settings: Vec::new(), notifies: false, ticks: false, front: None }
+    }
+
+    /// Behind this REST interface of the same Redis, which has to outlive it.
+    pub fn behind(self, url: String, count: Arc<Count>) -> Self {
+        Self { front: Some((url, count)), ..self }
     }
 
     pub fn set(mut self, name: &'static str, value: impl Into<Value>) -> Self {
@@ -75,7 +82,10 @@ impl Setup {
         // workerd and the machines have to know each other's address beforehand.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("http://127.0.0.1:{port}");
-        let (redis_url, count) = upstash_of(&self.redis).await;
+        let (redis_url, count) = match self.front {
+            Some(front) => front,
+            None => upstash_of(&self.redis).await,
+        };
         let data = folder("edge");
         let objects = format!("{url}/cdn-cgi/local/r2");
         let storage = [

@@ -46,7 +46,7 @@ pub fn private_redis(args: &[&str]) -> PrivateRedis {
 }
 
 impl PrivateRedis {
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.folder.path().join("redis.sock")
     }
 

@@ -1,35 +1,84 @@
-//! Upstash's REST interface in front of a real Redis: the shapes of its requests and answers, and no more.
+//! Upstash's REST interface in front of a real Redis: the shapes of its requests and answers, its headers, and a
+//! read region that lags behind; and no more. The official client is held against it in `the_upstash_client`.
 //! <https://upstash.com/docs/redis/features/restapi>
 //!
 //! `cargo run --example upstash` runs it for `wrangler dev`.
 
-use std::sync::Arc;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::routing::post;
-use axum::{Json, Router};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, watch};
 
-/// Redis itself is away.
-const AWAY: &str = "the server behind is away";
-
-/// The token that is asked for.
+/// The access token that is asked for.
 pub const TOKEN: &str = "token-of-the-rest-front";
+/// Both ways.
+const SYNC_TOKEN: &str = "upstash-sync-token";
+/// What there is no connection to wait on, subscribe or watch by.
+const NOT_OVER_REST: [&str; 17] = [
+    "AUTH",
+    "BLMOVE",
+    "BLMPOP",
+    "BLPOP",
+    "BRPOP",
+    "BRPOPLPUSH",
+    "BZMPOP",
+    "BZPOPMAX",
+    "BZPOPMIN",
+    "DISCARD",
+    "EXEC",
+    "HELLO",
+    "MULTI",
+    "SELECT",
+    "SUBSCRIBE",
+    "UNWATCH",
+    "WATCH",
+];
 
-struct Front {
-    redis: ConnectionManager,
-    count: Arc<Count>,
-}
-
-/// What came in.
+/// What came in, and what is to be answered in place of Redis.
 #[derive(Debug, Default)]
 pub struct Count {
     requests: AtomicU64,
     commands: AtomicU64,
+    planned: Mutex<VecDeque<(StatusCode, &'static str)>>,
+    held: Mutex<Option<Hold>>,
+}
+
+/// An answer that is ready and held back.
+#[derive(Debug)]
+struct Hold {
+    verb: &'static str,
+    ready: watch::Sender<bool>,
+    release: Arc<Semaphore>,
+}
+
+/// Holds back the next answer to a command of one verb.
+pub struct Held {
+    ready: watch::Receiver<bool>,
+    release: Arc<Semaphore>,
+}
+
+impl Held {
+    /// Until that answer is ready.
+    pub async fn ready(&mut self) {
+        self.ready.wait_for(|ready| *ready).await.unwrap();
+    }
+
+    /// Lets it go.
+    pub fn release(self) {
+        self.release.add_permits(1);
+    }
 }
 
 impl Count {
@@ -38,137 +87,376 @@ impl Count {
         (self.requests.load(Ordering::SeqCst), self.commands.load(Ordering::SeqCst))
     }
 
-    fn add(&self, commands: usize) {
-        self.requests.fetch_add(1, Ordering::SeqCst);
-        self.commands.fetch_add(commands as u64, Ordering::SeqCst);
+    /// The next requests are answered like this, one after the other, and reach no Redis.
+    pub fn answer(&self, answers: &[(u16, &'static str)]) {
+        let answers = answers.iter().map(|(status, body)| (StatusCode::from_u16(*status).unwrap(), *body));
+        self.planned.lock().unwrap().extend(answers);
     }
+
+    /// Whether all of those were given.
+    pub fn all_answered(&self) -> bool {
+        self.planned.lock().unwrap().is_empty()
+    }
+
+    /// Holds back the next answer to this verb.
+    pub fn hold(&self, verb: &'static str) -> Held {
+        let (ready, is_ready) = watch::channel(false);
+        let release = Arc::new(Semaphore::new(0));
+        *self.held.lock().unwrap() = Some(Hold { verb, ready, release: Arc::clone(&release) });
+        Held { ready: is_ready, release }
+    }
+
+    async fn hold_back(&self, commands: &[Vec<Vec<u8>>]) -> Option<OwnedSemaphorePermit> {
+        let asked = |verb: &str| commands.iter().any(|c| c[0].eq_ignore_ascii_case(verb.as_bytes()));
+        let hold = {
+            let mut held = self.held.lock().unwrap();
+            held.take_if(|hold| asked(hold.verb))?
+        };
+        hold.ready.send_replace(true);
+        hold.release.acquire_owned().await.ok()
+    }
+}
+
+struct Front {
+    client: redis::Client,
+    primary: ConnectionManager,
+    /// The server's own word on which commands a replica may answer.
+    reads: HashMap<String, bool>,
+    replica: Option<Replica>,
+    count: Arc<Count>,
 }
 
 /// One in front of this Redis, and what comes in.
 pub async fn router(redis_url: &str) -> redis::RedisResult<(Router, Arc<Count>)> {
+    router_with(redis_url, None).await
+}
+
+/// The same; reads are answered by this replica.
+pub async fn router_with(
+    redis_url: &str,
+    replica: Option<Replica>,
+) -> redis::RedisResult<(Router, Arc<Count>)> {
     let client = redis::Client::open(redis_url)?;
+    let mut primary = connect(&client).await?;
+    let commands: Vec<(String, redis::Value, Vec<String>)> = redis::cmd("COMMAND")
+        .query_async::<Vec<redis::Value>>(&mut primary)
+        .await?
+        .into_iter()
+        .map(|command| match command {
+            redis::Value::Array(mut parts) => {
+                parts.truncate(3);
+                redis::from_redis_value(redis::Value::Array(parts))
+            }
+            other => panic!("{other:?} describes no command"),
+        })
+        .collect::<Result<_, _>>()?;
+    let reads = commands
+        .into_iter()
+        .map(|(name, _, flags)| (name.to_ascii_uppercase(), flags.iter().any(|flag| flag == "readonly")))
+        .collect();
+    let count = Arc::<Count>::default();
+    let front = Arc::new(Front { client, primary, reads, replica, count: Arc::clone(&count) });
+    Ok((Router::new().fallback(answer).with_state(front), count))
+}
+
+async fn connect(client: &redis::Client) -> redis::RedisResult<ConnectionManager> {
     let quick = ConnectionManagerConfig::new()
         .set_number_of_retries(1)
         .set_max_delay(Duration::from_millis(100))
         .set_response_timeout(None);
-    let count = Arc::<Count>::default();
-    let redis = ConnectionManager::new_with_config(client, quick).await?;
-    let front = Arc::new(Front { redis, count: Arc::clone(&count) });
-    let router = Router::new()
-        .route("/", post(one))
-        .route("/pipeline", post(pipeline))
-        .route("/multi-exec", post(multi_exec))
-        .with_state(front);
-    Ok((router, count))
+    ConnectionManager::new_with_config(client.clone(), quick).await
 }
 
-type Answer = (StatusCode, Json<Value>);
-
-fn refused(status: StatusCode, why: &str) -> Answer {
-    (status, Json(json!({"error": why})))
+/// Why there is no result.
+enum Failure {
+    /// Of one command: its code and its words.
+    Refused(String),
+    /// Redis itself is away.
+    Away,
 }
 
-fn is_let_in(headers: &HeaderMap) -> bool {
-    headers.get("authorization").is_some_and(|given| given == &format!("Bearer {TOKEN}"))
-}
-
-async fn run(front: &Front, command: &Value) -> Result<Value, String> {
-    let parts = command.as_array().filter(|parts| !parts.is_empty()).ok_or("ERR a command is a list")?;
-    let mut cmd = redis::Cmd::new();
-    for part in parts {
-        match part {
-            Value::String(text) => cmd.arg(text),
-            other => cmd.arg(other.to_string()),
-        };
-    }
-    let value = front.redis.clone().send_packed_command(&cmd).await.map_err(|error| {
-        if error.is_io_error() || error.is_connection_dropped() {
-            return AWAY.to_owned();
+impl From<redis::RedisError> for Failure {
+    fn from(error: redis::RedisError) -> Self {
+        if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() {
+            return Self::Away;
         }
         // As Redis says it: the code, and the words.
         let detail = error.detail().unwrap_or_default().to_owned();
-        format!("{} {detail}", error.code().unwrap_or("ERR"))
-    })?;
-    to_json(value)
+        Self::Refused(format!("{} {detail}", error.code().unwrap_or("ERR")))
+    }
 }
 
-fn to_json(value: redis::Value) -> Result<Value, String> {
+fn refused(status: StatusCode, why: &str) -> Response {
+    (status, axum::Json(json!({"error": why}))).into_response()
+}
+
+/// As the load balancers answer that stand in front of such a service.
+fn away() -> Response {
+    let page = Html("<html><head><title>503 Service Temporarily Unavailable</title></head></html>");
+    (StatusCode::SERVICE_UNAVAILABLE, page).into_response()
+}
+
+async fn answer(
+    State(front): State<Arc<Front>>,
+    method: Method,
+    uri: axum::http::Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
+    if ![Method::HEAD, Method::GET, Method::POST, Method::PUT].contains(&method) {
+        return refused(StatusCode::METHOD_NOT_ALLOWED, "ERR method not allowed");
+    }
+    let asked_by = headers.get(header::AUTHORIZATION).and_then(|given| given.to_str().ok());
+    if asked_by != Some(&format!("Bearer {TOKEN}")) {
+        return refused(StatusCode::UNAUTHORIZED, "WRONGPASS invalid or missing auth token");
+    }
+    let base64 = match headers.get("upstash-encoding").map(|value| value.as_bytes()) {
+        None => false,
+        Some(b"base64") => true,
+        Some(_) => return refused(StatusCode::BAD_REQUEST, "ERR Invalid response encoding"),
+    };
+    front.count.requests.fetch_add(1, Ordering::SeqCst);
+    let planned = front.count.planned.lock().unwrap().pop_front();
+    if let Some((status, body)) = planned {
+        return (status, body).into_response();
+    }
+    let Ok(body) = serde_json::from_slice::<Value>(&body) else {
+        return refused(StatusCode::BAD_REQUEST, "ERR failed to parse command");
+    };
+    let commands = match uri.path() {
+        "/" => command(&body).map(|command| vec![command]),
+        "/pipeline" | "/multi-exec" => body.as_array().into_iter().flatten().map(command).collect(),
+        _ => None,
+    };
+    let Some(commands) = commands.filter(|commands| !commands.is_empty()) else {
+        return refused(StatusCode::BAD_REQUEST, "ERR failed to parse command");
+    };
+    front.count.commands.fetch_add(commands.len() as u64, Ordering::SeqCst);
+    let token = headers.get(SYNC_TOKEN).and_then(|token| token.to_str().ok()).unwrap_or_default();
+    let mut response = match uri.path() {
+        "/" => match front.run(&commands[0], token).await {
+            Ok(result) => axum::Json(json!({"result": to_json(result, base64, true)})).into_response(),
+            Err(Failure::Refused(why)) => refused(StatusCode::BAD_REQUEST, &why),
+            Err(Failure::Away) => return away(),
+        },
+        "/pipeline" => {
+            let mut answers = Vec::new();
+            for command in &commands {
+                answers.push(match front.run(command, token).await {
+                    Ok(result) => json!({"result": to_json(result, base64, true)}),
+                    Err(Failure::Refused(why)) => json!({"error": why}),
+                    Err(Failure::Away) => return away(),
+                });
+            }
+            axum::Json(answers).into_response()
+        }
+        _ => match front.transaction(&commands).await {
+            Ok(values) => {
+                let answers = values.into_iter().map(|value| match value {
+                    redis::Value::ServerError(error) => json!({"error": words(&error)}),
+                    value => json!({"result": to_json(value, base64, true)}),
+                });
+                axum::Json(answers.collect::<Vec<_>>()).into_response()
+            }
+            Err(Failure::Refused(why)) => refused(StatusCode::BAD_REQUEST, &why),
+            Err(Failure::Away) => return away(),
+        },
+    };
+    match front.sync_token(&commands, token).await {
+        Ok(token) => {
+            response.headers_mut().insert(SYNC_TOKEN, token.parse().unwrap());
+        }
+        Err(_) => return away(),
+    }
+    front.count.hold_back(&commands).await;
+    response
+}
+
+/// A command's parts: strings, numbers and booleans, in a list.
+fn command(body: &Value) -> Option<Vec<Vec<u8>>> {
+    let part = |part: &Value| match part {
+        Value::String(text) => Some(text.clone().into_bytes()),
+        Value::Number(_) | Value::Bool(_) => Some(part.to_string().into_bytes()),
+        _ => None,
+    };
+    body.as_array()?.iter().map(part).collect::<Option<Vec<_>>>().filter(|parts| !parts.is_empty())
+}
+
+fn to_cmd(parts: &[Vec<u8>]) -> redis::Cmd {
+    let mut cmd = redis::Cmd::new();
+    for part in parts {
+        cmd.arg(part);
+    }
+    cmd
+}
+
+fn words(error: &redis::ServerError) -> String {
+    format!("{} {}", error.code(), error.details().unwrap_or_default())
+}
+
+/// Strings as base64 where that is asked for, but for a result that is `OK`.
+fn to_json(value: redis::Value, base64: bool, is_result: bool) -> Value {
     use redis::Value as Redis;
-    Ok(match value {
+    let encoded = |bytes: Vec<u8>| match base64 {
+        true if is_result && bytes == b"OK" => "OK".into(),
+        true => STANDARD.encode(bytes).into(),
+        false => String::from_utf8_lossy(&bytes).into_owned().into(),
+    };
+    match value {
         Redis::Nil => Value::Null,
         Redis::Int(n) => n.into(),
-        Redis::BulkString(bytes) => String::from_utf8_lossy(&bytes).into_owned().into(),
-        Redis::SimpleString(text) => text.into(),
-        Redis::Okay => "OK".into(),
-        Redis::Array(list) => list.into_iter().map(to_json).collect::<Result<Vec<_>, _>>()?.into(),
-        Redis::ServerError(error) => {
-            return Err(format!("{} {}", error.code(), error.details().unwrap_or_default()));
-        }
+        Redis::BulkString(bytes) => encoded(bytes),
+        Redis::SimpleString(text) => encoded(text.into_bytes()),
+        Redis::Okay => encoded(b"OK".to_vec()),
+        Redis::Array(list) => list.into_iter().map(|value| to_json(value, base64, false)).collect(),
         other => panic!("an answer of an unknown kind: {other:?}"),
-    })
-}
-
-async fn one(State(front): State<Arc<Front>>, headers: HeaderMap, Json(command): Json<Value>) -> Answer {
-    if !is_let_in(&headers) {
-        return refused(StatusCode::UNAUTHORIZED, "Unauthorized");
-    }
-    front.count.add(1);
-    match run(&front, &command).await {
-        Ok(result) => (StatusCode::OK, Json(json!({"result": result}))),
-        Err(why) if why == AWAY => refused(StatusCode::BAD_GATEWAY, AWAY),
-        Err(why) => refused(StatusCode::BAD_REQUEST, &why),
     }
 }
 
-async fn pipeline(
-    State(front): State<Arc<Front>>,
-    headers: HeaderMap,
-    Json(commands): Json<Value>,
-) -> Answer {
-    if !is_let_in(&headers) {
-        return refused(StatusCode::UNAUTHORIZED, "Unauthorized");
-    }
-    let Some(commands) = commands.as_array() else {
-        return refused(StatusCode::BAD_REQUEST, "ERR a pipeline is a list of commands");
-    };
-    front.count.add(commands.len());
-    let mut answers = Vec::new();
-    for command in commands {
-        answers.push(match run(&front, command).await {
-            Ok(result) => json!({"result": result}),
-            Err(why) if why == AWAY => return refused(StatusCode::BAD_GATEWAY, AWAY),
-            Err(why) => json!({"error": why}),
-        });
-    }
-    (StatusCode::OK, Json(answers.into()))
-}
-
-/// All or none; here each command by itself inside MULTI and EXEC.
-async fn multi_exec(
-    State(front): State<Arc<Front>>,
-    headers: HeaderMap,
-    Json(commands): Json<Value>,
-) -> Answer {
-    if !is_let_in(&headers) {
-        return refused(StatusCode::UNAUTHORIZED, "Unauthorized");
-    }
-    let mut pipe = redis::pipe();
-    pipe.atomic();
-    for command in commands.as_array().into_iter().flatten() {
-        let mut cmd = redis::Cmd::new();
-        for part in command.as_array().into_iter().flatten() {
-            cmd.arg(part.as_str().map_or_else(|| part.to_string(), str::to_owned));
+impl Front {
+    fn verb(&self, command: &[Vec<u8>]) -> Result<String, Failure> {
+        let verb = String::from_utf8_lossy(&command[0]).to_ascii_uppercase();
+        let blocks =
+            verb.starts_with("XREAD") && command.iter().any(|part| part.eq_ignore_ascii_case(b"BLOCK"));
+        if blocks || NOT_OVER_REST.contains(&&*verb) || !self.reads.contains_key(&verb) {
+            return Err(Failure::Refused(format!(
+                "ERR Command is not available: '{verb}'. See \
+                 https://upstash.com/docs/redis/overall/rediscompatibility for details"
+            )));
         }
-        pipe.add_command(cmd);
+        Ok(verb)
     }
-    match pipe.query_async::<Vec<redis::Value>>(&mut front.redis.clone()).await {
-        Ok(values) => {
-            let answers = values.into_iter().map(|value| match to_json(value) {
-                Ok(result) => json!({"result": result}),
-                Err(why) => json!({"error": why}),
+
+    async fn run(&self, command: &[Vec<u8>], token: &str) -> Result<redis::Value, Failure> {
+        let verb = self.verb(command)?;
+        let mut connection = match &self.replica {
+            Some(replica) if self.reads[&verb] => replica.at(token).await?,
+            _ => self.primary.clone(),
+        };
+        match connection.send_packed_command(&to_cmd(command)).await? {
+            redis::Value::ServerError(error) => Err(Failure::Refused(words(&error))),
+            value => Ok(value),
+        }
+    }
+
+    /// All of them with nothing in between, or none.
+    async fn transaction(&self, commands: &[Vec<Vec<u8>>]) -> Result<Vec<redis::Value>, Failure> {
+        for command in commands {
+            self.verb(command)?;
+        }
+        // Of its own: MULTI holds for a connection.
+        let mut own = self.client.get_multiplexed_async_connection().await?;
+        own.send_packed_command(&redis::cmd("MULTI")).await?;
+        for command in commands {
+            // One that is refused here discards all, which EXEC says.
+            let _queued = own.send_packed_command(&to_cmd(command)).await;
+        }
+        match own.send_packed_command(&redis::cmd("EXEC")).await? {
+            redis::Value::Array(values) => Ok(values),
+            redis::Value::ServerError(error) => Err(Failure::Refused(words(&error))),
+            other => panic!("EXEC answered {other:?}"),
+        }
+    }
+
+    /// The state that these commands were answered from: the primary's, or the replica's for reads.
+    async fn sync_token(&self, commands: &[Vec<Vec<u8>>], token: &str) -> Result<String, Failure> {
+        let is_read = |command: &Vec<Vec<u8>>| self.verb(command).is_ok_and(|verb| self.reads[&verb]);
+        let offset = match &self.replica {
+            Some(replica) if commands.iter().all(is_read) => {
+                offset(&mut replica.at(token).await?, "slave_repl_offset").await?
+            }
+            _ => offset(&mut self.primary.clone(), "master_repl_offset").await?,
+        };
+        Ok(STANDARD.encode(format!("offset={offset}")))
+    }
+}
+
+/// How far a server's replication stream is.
+async fn offset(connection: &mut ConnectionManager, field: &str) -> Result<u64, Failure> {
+    let info: String = redis::cmd("INFO").arg("replication").query_async(connection).await?;
+    let found = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.parse().ok());
+    found.ok_or_else(|| Failure::Refused(format!("ERR no {field} in {info}")))
+}
+
+/// A read region: a replica of the primary whose stream stands still, until a sync token asks for more.
+pub struct Replica {
+    connection: ConnectionManager,
+    /// Lets the stream pass.
+    gate: AsyncMutex<watch::Sender<bool>>,
+}
+
+/// The way from the primary to its replica, which can be shut.
+pub struct Stream {
+    /// The port that the replica is told to follow.
+    pub port: u16,
+    gate: watch::Sender<bool>,
+}
+
+/// Opens one to the primary that listens on this Unix socket. It ends with the runtime.
+pub async fn stream(primary: std::path::PathBuf) -> Stream {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let gate = watch::Sender::new(true);
+    let is_open = gate.subscribe();
+    tokio::spawn(async move {
+        while let Ok((replica, _)) = listener.accept().await {
+            let (primary, mut is_open) = (primary.clone(), is_open.clone());
+            tokio::spawn(async move {
+                use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+                let primary = tokio::net::UnixStream::connect(primary).await?;
+                let ((mut from_replica, mut to_replica), (mut from_primary, mut to_primary)) =
+                    (replica.into_split(), primary.into_split());
+                let forward = async {
+                    let mut bytes = vec![0; 64 * 1024];
+                    loop {
+                        let read = from_primary.read(&mut bytes).await?;
+                        let is_over = is_open.wait_for(|open| *open).await.is_err();
+                        if read == 0 || is_over {
+                            return Ok::<_, std::io::Error>(());
+                        }
+                        to_replica.write_all(&bytes[..read]).await?;
+                    }
+                };
+                let back = async { tokio::io::copy(&mut from_replica, &mut to_primary).await.map(drop) };
+                tokio::try_join!(forward, back).map(drop)
             });
-            (StatusCode::OK, Json(answers.collect::<Vec<_>>().into()))
         }
-        Err(error) => refused(StatusCode::BAD_REQUEST, &error.to_string()),
+    });
+    Stream { port, gate }
+}
+
+impl Replica {
+    /// The server at `url`, which follows `stream`; it has caught up with the primary, and stands still from now
+    /// on.
+    pub async fn new(url: &str, stream: Stream) -> redis::RedisResult<Self> {
+        let mut connection = connect(&redis::Client::open(url)?).await?;
+        loop {
+            let info: String = redis::cmd("INFO").arg("replication").query_async(&mut connection).await?;
+            if info.contains("master_link_status:up") {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stream.gate.send_replace(false);
+        Ok(Self { connection, gate: AsyncMutex::new(stream.gate) })
+    }
+
+    /// A connection to it, once it is as far as this token says.
+    async fn at(&self, token: &str) -> Result<ConnectionManager, Failure> {
+        let mut connection = self.connection.clone();
+        let Some(wanted) = STANDARD
+            .decode(token)
+            .ok()
+            .and_then(|text| String::from_utf8(text).ok()?.strip_prefix("offset=")?.parse::<u64>().ok())
+        else {
+            return Ok(connection);
+        };
+        let gate = self.gate.lock().await;
+        while offset(&mut connection, "slave_repl_offset").await? < wanted {
+            gate.send_replace(true);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        gate.send_replace(false);
+        Ok(connection)
     }
 }

@@ -5,6 +5,7 @@ mod beside;
 mod clock;
 mod events;
 mod incomplete;
+mod upstash;
 
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;

@@ -1,0 +1,89 @@
+//! A span of each request, by OpenTelemetry's conventions for HTTP servers:
+//! <https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-server-span>.
+//!
+//! `url.query` is left out: a mistaken client may have put a token there.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request};
+use axum::http::uri::Authority;
+use axum::http::{HeaderName, Method, Version, header};
+use axum::response::Response;
+use opentelemetry_semantic_conventions::attribute;
+use tower_http::trace::TraceLayer;
+use tracing::Span;
+use tracing::field::Empty;
+
+use super::caller_trace;
+use crate::trace;
+
+/// The same routes, with a span of each request.
+pub fn traced(router: Router) -> Router {
+    router.layer(TraceLayer::new_for_http().make_span_with(begin).on_response(end))
+}
+
+fn begin(request: &Request) -> Span {
+    let text = |name: HeaderName| request.headers().get(name)?.to_str().ok();
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let (method, name) = method(request.method());
+    let host = text(header::HOST).and_then(|host| host.parse::<Authority>().ok());
+    let scheme =
+        text(HeaderName::from_static("x-forwarded-proto")).filter(|s| matches!(*s, "http" | "https"));
+    let span = tracing::debug_span!(
+        "request",
+        otel.name = route.map_or_else(|| name.to_owned(), |route| format!("{name} {route}")),
+        otel.kind = "server",
+        otel.status_code = Empty,
+        { attribute::HTTP_REQUEST_METHOD } = method,
+        { attribute::HTTP_REQUEST_METHOD_ORIGINAL } = (method == OTHER).then(|| request.method().as_str()),
+        { attribute::HTTP_ROUTE } = route,
+        { attribute::URL_PATH } = request.uri().path(),
+        { attribute::URL_SCHEME } = scheme.unwrap_or("http"),
+        { attribute::SERVER_ADDRESS } = host.as_ref().map(Authority::host),
+        { attribute::SERVER_PORT } = host.as_ref().and_then(Authority::port_u16),
+        { attribute::NETWORK_PROTOCOL_VERSION } = version(request.version()),
+        { attribute::USER_AGENT_ORIGINAL } = text(header::USER_AGENT),
+        { attribute::HTTP_RESPONSE_STATUS_CODE } = Empty,
+        { attribute::ERROR_TYPE } = Empty,
+    );
+    trace::follow(&span, caller_trace(request.headers()).as_ref());
+    span
+}
+
+fn end(response: &Response, _: Duration, span: &Span) {
+    let status = response.status();
+    span.record(attribute::HTTP_RESPONSE_STATUS_CODE, status.as_u16());
+    // What a client did wrong is no error of the server's.
+    if status.is_server_error() {
+        span.record(attribute::ERROR_TYPE, status.as_str()).record("otel.status_code", "ERROR");
+    }
+}
+
+/// What stands for a method that HTTP does not have, since anybody can make some up.
+const OTHER: &str = "_OTHER";
+
+/// The method, and what it is called in the span's name.
+fn method(method: &Method) -> (&str, &str) {
+    let known = [
+        Method::GET,
+        Method::HEAD,
+        Method::POST,
+        Method::PUT,
+        Method::DELETE,
+        Method::CONNECT,
+        Method::OPTIONS,
+        Method::TRACE,
+        Method::PATCH,
+    ];
+    if known.contains(method) { (method.as_str(), method.as_str()) } else { (OTHER, "HTTP") }
+}
+
+fn version(version: Version) -> Option<&'static str> {
+    match version {
+        Version::HTTP_10 => Some("1.0"),
+        Version::HTTP_11 => Some("1.1"),
+        Version::HTTP_2 => Some("2"),
+        _ => None,
+    }
+}

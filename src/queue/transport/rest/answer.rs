@@ -1,0 +1,240 @@
+//! What an answer of Upstash's REST interface means, by its HTTP status first and then by its words. Pure.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::StatusCode;
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::Deserialize;
+use serde_json::Value;
+use url::Url;
+
+use super::super::{QueueError, Reply, is_quota, of_code};
+
+/// Longest quotation of the service, characters.
+const WORDS: usize = 300;
+
+/// The answer to one command.
+#[derive(Deserialize)]
+pub(super) struct Answer {
+    #[serde(default)]
+    result: Value,
+    error: Option<String>,
+}
+
+impl Answer {
+    pub(super) fn reply(self, redaction: &Redaction) -> Result<Reply, QueueError> {
+        match self.error {
+            None => reply(self.result),
+            Some(text) => Err(refused(&text, redaction)),
+        }
+    }
+}
+
+/// What must not be quoted.
+pub(super) struct Redaction {
+    token: SecretString,
+    host: Option<String>,
+}
+
+impl Redaction {
+    pub(super) fn new(url: &Url, token: &SecretString) -> Self {
+        Self { token: token.clone(), host: url.host_str().map(str::to_owned) }
+    }
+
+    /// The service's words as one short line, without the token and the address.
+    fn quote(&self, text: &str) -> String {
+        let secrets = [Some(self.token.expose_secret()), self.host.as_deref()];
+        let mut text = text.to_owned();
+        for secret in secrets.into_iter().flatten().filter(|secret| !secret.is_empty()) {
+            text = text.replace(secret, "[…]");
+        }
+        let line = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|word| !word.is_empty());
+        let line = line.collect::<Vec<_>>().join(" ");
+        match line.char_indices().nth(WORDS) {
+            None => line,
+            Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+        }
+    }
+}
+
+/// The words of a body: `{"error": …}`, or the body itself where it is a text. A web page, which a proxy
+/// answers in place of the service, is none.
+fn words(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        error: String,
+    }
+    if let Ok(Refusal { error }) = serde_json::from_slice(body) {
+        return Some(error);
+    }
+    let text = std::str::from_utf8(body).ok()?.trim();
+    (!text.is_empty() && !text.starts_with(['<', '{', '['])).then(|| text.to_owned())
+}
+
+/// What a status other than 2xx means.
+pub(super) fn refusal(status: StatusCode, body: &[u8], redaction: &Redaction) -> QueueError {
+    let text = words(body);
+    let code = status.as_u16();
+    let said = |text: Option<&str>| match text {
+        Some(text) => format!("HTTP {code}: {}", redaction.quote(text)),
+        None => format!("HTTP {code}"),
+    };
+    match (code, text.as_deref()) {
+        (401 | 403, text) => QueueError::Auth(said(text)),
+        // A plan that is used up may come with several statuses.
+        (402, text) => QueueError::Quota(said(text)),
+        (400..=599, Some(text)) if is_quota(text) => QueueError::Quota(redaction.quote(text)),
+        (408 | 425 | 429 | 500..=599, text) => QueueError::Unavailable(said(text)),
+        (400..=499, Some(text)) if serde_json::from_slice::<Answer>(body).is_ok() => refused(text, redaction),
+        _ => QueueError::Connection(format!("HTTP {code}, which is no answer of Upstash's REST interface")),
+    }
+}
+
+/// Redis's refusal of a command, `CODE text`.
+fn refused(text: &str, redaction: &Redaction) -> QueueError {
+    match of_code(text.split(' ').next(), text) {
+        Some(QueueError::Quota(text)) => QueueError::Quota(redaction.quote(&text)),
+        Some(QueueError::Connection(text)) => QueueError::Connection(redaction.quote(&text)),
+        Some(special) => special,
+        None => QueueError::Refused(redaction.quote(text)),
+    }
+}
+
+/// A result, whose strings are base64 but for the status `OK`.
+fn reply(value: Value) -> Result<Reply, QueueError> {
+    Ok(match value {
+        Value::Null => Reply::Nil,
+        Value::String(text) if text == "OK" => Reply::Text(text),
+        Value::String(text) => {
+            let bytes = STANDARD.decode(&text).map_err(|_| {
+                QueueError::data("an answer that is not base64, which Upstash's REST interface was asked for")
+            })?;
+            Reply::Text(String::from_utf8_lossy(&bytes).into_owned())
+        }
+        Value::Number(number) => match number.as_i64() {
+            Some(whole) => Reply::Int(whole),
+            None => Reply::Text(number.to_string()),
+        },
+        Value::Bool(is) => Reply::Int(is.into()),
+        Value::Array(list) => Reply::List(list.into_iter().map(reply).collect::<Result<_, _>>()?),
+        Value::Object(_) => return Err(QueueError::data("an answer of an unknown kind")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const QUOTA: &str = "ERR max requests limit exceeded. Limit: 500000, Usage: 500001. See \
+                         https://upstash.com/docs/redis/troubleshooting/max_requests_limit for details";
+
+    fn redaction() -> Redaction {
+        Redaction::new(&"https://name.upstash.io".parse().unwrap(), &"hush".to_owned().into())
+    }
+
+    fn of(status: u16, body: &str) -> QueueError {
+        refusal(StatusCode::from_u16(status).unwrap(), body.as_bytes(), &redaction())
+    }
+
+    fn error(text: &str) -> String {
+        json!({"error": text}).to_string()
+    }
+
+    #[test]
+    fn the_status_counts_before_the_body() {
+        let html = "<html><body>502 Bad Gateway</body></html>";
+        for status in [408, 425, 429, 500, 502, 503, 504, 520, 599] {
+            for body in
+                ["", html, "upstream error", &error("ERR upstream is away"), &error("NOSCRIPT x"), "[]"]
+            {
+                let found = of(status, body);
+                assert!(matches!(found, QueueError::Unavailable(_)), "{status} {body}: {found:?}");
+                assert!(found.is_transient() && found.to_string().contains(&format!("HTTP {status}")));
+            }
+        }
+        for status in [401, 403] {
+            let found = of(status, &error("WRONGPASS invalid or missing auth token"));
+            assert!(matches!(found, QueueError::Auth(_)) && !found.is_transient(), "{found:?}");
+            assert!(found.to_string().contains("WRONGPASS invalid or missing auth token"), "{found}");
+            assert!(matches!(of(status, html), QueueError::Auth(_)));
+        }
+        // Somebody else answers there.
+        for status in [301, 400, 404, 405, 418] {
+            assert!(matches!(of(status, html), QueueError::Connection(_)), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_used_up_quota_is_one_whatever_status_it_comes_with() {
+        let daily = "ERR max daily request limit exceeded";
+        for status in [400, 402, 429, 500, 503] {
+            for text in [QUOTA, daily] {
+                for body in [error(text), text.to_owned()] {
+                    let found = of(status, &body);
+                    assert!(matches!(found, QueueError::Quota(_)) && !found.is_transient(), "{found:?}");
+                    let said = found.to_string();
+                    assert!(said.contains(text) && said.contains("raise the limit of its plan"), "{said}");
+                }
+            }
+        }
+        assert!(matches!(of(402, ""), QueueError::Quota(_)));
+        // One command of a pipeline.
+        let answer: Answer = serde_json::from_str(&error(QUOTA)).unwrap();
+        assert!(matches!(answer.reply(&redaction()), Err(QueueError::Quota(_))));
+        // That passes within a second.
+        let rate = of(429, &error("ERR max commands per second limit exceeded"));
+        assert!(matches!(rate, QueueError::Unavailable(_)), "{rate:?}");
+    }
+
+    #[test]
+    fn a_refusal_by_redis_keeps_its_code_and_its_words() {
+        assert!(matches!(of(400, &error("NOSCRIPT No matching script.")), QueueError::NoScript));
+        assert!(matches!(of(400, &error("WRONGPASS invalid password")), QueueError::Auth(_)));
+        assert!(matches!(of(400, &error("OOM command not allowed")), QueueError::OutOfMemory));
+        assert!(matches!(of(400, &error("ERR DB capacity quota exceeded")), QueueError::OutOfMemory));
+        assert!(of(400, &error("LOADING Redis is loading the dataset in memory")).is_connection());
+        let syntax = of(400, &error("ERR wrong number of arguments for 'get' command"));
+        assert!(matches!(&syntax, QueueError::Refused(text) if text.contains("wrong number")), "{syntax:?}");
+        let long = of(413, &error("ERR max request size exceeded"));
+        assert!(matches!(&long, QueueError::Refused(text) if text.contains("size exceeded")), "{long:?}");
+    }
+
+    #[test]
+    fn what_is_quoted_is_one_short_line_without_token_and_address() {
+        let text = format!("{}\r\nhush of\u{1b} name.upstash.io", "long ".repeat(200));
+        for found in [of(503, &text), of(400, &error(&text)), of(401, &error(&text))] {
+            let said = found.to_string();
+            assert!(said.len() < 600 && !said.chars().any(char::is_control), "{said}");
+        }
+        for found in [of(503, "hush at\nname.upstash.io"), of(400, &error("ERR hush at\nname.upstash.io"))] {
+            let said = found.to_string();
+            assert!(!said.contains("hush") && !said.contains("name.upstash.io"), "{said}");
+            assert!(said.contains("[…] at […]"), "{said}");
+        }
+    }
+
+    #[test]
+    fn strings_are_decoded_and_everything_else_is_as_it_is() {
+        let text = |text: &str| Reply::Text(text.into());
+        for (value, expected) in [
+            (json!(null), Reply::Nil),
+            (json!("OK"), text("OK")),
+            (json!("T0s="), text("OK")),
+            (json!(""), text("")),
+            (json!("MTM3"), text("137")),
+            (json!("ZsO8bmYg8J+OrA=="), text("fünf 🎬")),
+            (json!("/wBh"), text("\u{fffd}\u{0}a")),
+            (json!(-7), Reply::Int(-7)),
+            (json!(["YQ==", null, [1, "Yg=="]]), {
+                let inner = Reply::List(vec![Reply::Int(1), text("b")]);
+                Reply::List(vec![text("a"), Reply::Nil, inner])
+            }),
+        ] {
+            assert_eq!(reply(value.clone()).unwrap(), expected, "{value}");
+        }
+        for bad in [json!("not base64"), json!("YQ"), json!({"a": 1})] {
+            assert!(matches!(reply(bad.clone()), Err(QueueError::Data(_))), "{bad}");
+        }
+    }
+}
