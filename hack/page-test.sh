@@ -1,8 +1,10 @@
 #!/bin/sh
-# Drives the page at URL in Chromium with the film FILM, and HEAVY, which goes up in two parts; screenshots go to SHOTS.
+# Drives the page in Chromium by a script of tests/page, whose first lines say which arguments it takes.
 set -eu
 
-[ $# = 4 ] || { echo "usage: page-test.sh URL FILM HEAVY SHOTS" >&2; exit 2; }
+[ $# -gt 1 ] || { echo "usage: page-test.sh SCRIPT ARGUMENT..." >&2; exit 2; }
+script=$1
+shift
 root=$(cd "$(dirname "$0")/.." && pwd)
 # shellcheck source=hack/npm.sh
 . "$root/hack/npm.sh"
@@ -11,4 +13,4 @@ PAGE_MODULES=$npm_modules
 CHROMIUM=${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}
 [ -n "$CHROMIUM" ] || { echo "There is no Chromium here; Debian: apt-get install chromium" >&2; exit 1; }
 export PAGE_MODULES CHROMIUM
-exec node "$root/tests/page/page.mjs" "$1" "$2" "$3" "$4"
+exec node "$root/tests/page/$script" "$@"

@@ -3,12 +3,16 @@
 //! The same names in every role. An error names the variable and what to do; a secret is held in a
 //! [`SecretString`] and shows itself in no log, error or debug print.
 
+mod base_url;
+
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use secrecy::SecretString;
 use url::Url;
+
+pub use base_url::{BaseUrl, InvalidBaseUrl};
 
 /// A variable is missing or cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -115,6 +119,12 @@ impl<'a> Env<'a> {
             url => Ok(url),
         }
     }
+
+    pub(crate) fn base_url(&self, name: &'static str) -> Result<Option<BaseUrl>, ConfigError> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let parsed: Result<BaseUrl, InvalidBaseUrl> = text.parse();
+        parsed.map(Some).map_err(|why| ConfigError::Invalid { name, why: why.to_string() })
+    }
 }
 
 /// Where the queue is.
@@ -147,7 +157,7 @@ impl RedisConfig {
 #[derive(Clone, Debug)]
 pub struct StorageConfig {
     /// The S3 endpoint, without a bucket.
-    pub endpoint: Url,
+    pub endpoint: BaseUrl,
     /// `auto` for R2.
     pub region: String,
     /// Key id.
@@ -158,7 +168,7 @@ pub struct StorageConfig {
     pub input_bucket: String,
     /// Bucket that results go to.
     pub output_bucket: String,
-    /// Where the output bucket can be read without a signature, if it can; HLS playback needs it.
+    /// Where the output bucket can be read without a signature, if it can.
     pub public_url: Option<Url>,
 }
 
@@ -168,8 +178,8 @@ impl StorageConfig {
     /// # Errors
     /// Names the variable.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
-        let endpoint = match env.url("R2_ENDPOINT")? {
-            Some(url) => url,
+        let endpoint = match env.base_url("R2_ENDPOINT")? {
+            Some(endpoint) => endpoint,
             None => {
                 let account =
                     env.required("R2_ACCOUNT_ID", "the Cloudflare account id, or set R2_ENDPOINT")?;
@@ -178,7 +188,7 @@ impl StorageConfig {
                 })?
             }
         };
-        Ok(Self {
+        let config = Self {
             endpoint,
             region: env.text("R2_REGION").unwrap_or_else(|| "auto".into()),
             access_key_id: env.required("R2_ACCESS_KEY_ID", "the key id of an R2 API token")?,
@@ -186,7 +196,14 @@ impl StorageConfig {
             input_bucket: env.required("R2_INPUT_BUCKET_NAME", "the bucket that uploads go to")?,
             output_bucket: env.required("R2_OUTPUT_BUCKET_NAME", "the bucket that results go to")?,
             public_url: env.url("R2_PUBLIC_URL")?,
-        })
+        };
+        // Cloudflare's dashboard shows a bucket's S3 address with the bucket in it.
+        let path = config.endpoint.as_url().path().trim_matches('/');
+        if [&config.input_bucket, &config.output_bucket].into_iter().any(|bucket| bucket == path) {
+            let why = "it must not name a bucket: leave out the path, which is a bucket's name".into();
+            return Err(ConfigError::Invalid { name: "R2_ENDPOINT", why });
+        }
+        Ok(config)
     }
 }
 
@@ -292,10 +309,20 @@ pub struct ApiConfig {
     pub cors_origins: Vec<String>,
     /// Whether job inputs and webhooks may lie at private addresses.
     pub allow_private_urls: bool,
+    /// Where clients reach the API, where that is set.
+    pub public_url: Option<BaseUrl>,
+}
+
+/// Reads `API_PUBLIC_URL`, where clients reach the API.
+///
+/// # Errors
+/// Names the variable.
+pub fn api_public_url(env: &Env<'_>) -> Result<Option<BaseUrl>, ConfigError> {
+    env.base_url("API_PUBLIC_URL")
 }
 
 impl ApiConfig {
-    /// Reads `API_TOKENS` (with commas between), `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`.
+    /// Reads `API_TOKENS` (with commas between), `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL`.
     ///
     /// # Errors
     /// Names the variable.
@@ -313,6 +340,7 @@ impl ApiConfig {
             tokens: tokens.into_iter().map(SecretString::from).collect(),
             cors_origins: list("API_CORS_ORIGINS"),
             allow_private_urls: env.flag("ALLOW_PRIVATE_URLS")?,
+            public_url: api_public_url(env)?,
         })
     }
 
@@ -358,6 +386,20 @@ mod tests {
         assert_eq!(config.region, "auto");
         let error = StorageConfig::read(&env(&R2[1..])).unwrap_err().to_string();
         assert!(error.contains("R2_ACCOUNT_ID") && error.contains("R2_ENDPOINT"), "{error}");
+    }
+
+    #[test]
+    fn an_endpoint_that_names_a_bucket_is_refused() {
+        let with = |endpoint: &'static str| {
+            let env =
+                Env::of(move |n| if n == "R2_ENDPOINT" { Some(endpoint.into()) } else { env(R2).text(n) });
+            StorageConfig::read(&env).map(|config| config.endpoint.to_string())
+        };
+        assert_eq!(with("https://abc.r2.example/s3").unwrap(), "https://abc.r2.example/s3/");
+        for bad in ["https://abc.r2.example/out", "https://abc.r2.example/in/", "https://abc.r2.example/?a"] {
+            let error = with(bad).unwrap_err().to_string();
+            assert!(error.starts_with("R2_ENDPOINT") && !error.contains("abc"), "{error}");
+        }
     }
 
     #[test]

@@ -294,7 +294,7 @@ pub async fn deliver(
 
 fn body(delivery: &Delivery, job: Job, links: &Links) -> Result<String, WebhookError> {
     let words = |e: &dyn std::fmt::Display| WebhookError::Message(e.to_string());
-    let job = links.fill(job, wall_clock()).map_err(|e| words(&e))?;
+    let job = links.fill(job, wall_clock(), None).map_err(|e| words(&e))?;
     let message = Message {
         kind: format!("job.{}", delivery.state),
         timestamp: job.timestamps.completed_at.unwrap_or_else(wall_clock).to_string(),
@@ -349,6 +349,51 @@ mod tests {
         {
             assert!(!is_current(&told, &job(status, epoch)), "{status} {epoch}");
         }
+    }
+
+    #[test]
+    fn a_message_has_an_address_of_private_hls_only_where_the_api_has_a_public_one() {
+        let job = "01890a5d-ac96-774b-bcce-b302099a8057";
+        let output = |quality: &str, name: &str, container: &str| {
+            serde_json::json!({
+                "quality": quality, "key": format!("outputs/{job}/7/{name}"), "container": container, "size": 1,
+                "width": 256, "height": 144, "codec": "h264", "bitrate": 1, "duration": 1.0,
+            })
+        };
+        let completed = serde_json::json!({
+            "jobId": job, "status": "completed", "inputKey": "inputs/a.mp4", "attempt": 1, "epoch": 7,
+            "progress": 100.0, "timestamps": {"completedAt": 1},
+            "outputs": [output("144p", "144p.m3u8", "hls"), output("360p", "360p.mp4", "mp4")],
+            "source": {
+                "format": "mp4", "size": 9, "duration": 1.0,
+                "video": {"codec": "h264", "width": 256, "height": 144, "frameRate": 25.0, "rotation": 0, "hdr": false},
+            },
+            "timings": {"downloadSeconds": 0.0, "transcodeSeconds": 0.0, "uploadSeconds": 0.0},
+            "speed": 1.0, "cpuSeconds": 1.0,
+        });
+        let completed: Job = serde_json::from_value(completed).unwrap();
+        let told = Delivery {
+            job: job.parse().unwrap(),
+            epoch: Epoch(7),
+            state: State::Completed,
+            outbox: Outbox::Installation,
+        };
+        let env = crate::config::Env::of(|name| match name {
+            "R2_ENDPOINT" => Some("http://127.0.0.1:9000".into()),
+            "R2_PUBLIC_URL" => None,
+            _ => Some("some-text".into()),
+        });
+        let storage = crate::config::StorageConfig::read(&env).unwrap();
+        let message = |api: Option<&str>| -> serde_json::Value {
+            let links = Links::new(&storage, api.map(|url| url.parse().unwrap())).unwrap();
+            serde_json::from_str(&body(&told, completed.clone(), &links).unwrap()).unwrap()
+        };
+        let outputs = &message(None)["data"]["outputs"];
+        assert!(outputs[0].get("url").is_none(), "{outputs}");
+        assert!(outputs[1]["url"].as_str().unwrap().contains("X-Amz-Signature="), "{outputs}");
+        let outputs = &message(Some("https://films.example"))["data"]["outputs"];
+        let playlist = outputs[0]["url"].as_str().unwrap();
+        assert!(playlist.starts_with("https://films.example/media/") && playlist.ends_with("/144p.m3u8"), "{playlist}");
     }
 
     #[test]

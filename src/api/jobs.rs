@@ -11,7 +11,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::requests::{Body, FromInput, Rules, Upload, UploadTicket};
-use super::{App, Problem, auth, caller_trace};
+use super::{App, RequestOrigin, Problem, auth, caller_trace};
 use crate::job::{Input, Job, JobId, JobSpec, State as JobState};
 use crate::net::Guard;
 use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, Start, SubmitOutcome};
@@ -53,6 +53,7 @@ impl App {
         spec: &JobSpec,
         start: Start,
         headers: &HeaderMap,
+        origin: &RequestOrigin,
     ) -> Result<(StatusCode, Job), Problem> {
         let trace = caller_trace(headers);
         let outcome = self.queue.submit_in(trace.as_ref(), id, spec, start).await?;
@@ -68,17 +69,18 @@ impl App {
         if outcome == SubmitOutcome::Created {
             tracing::info!(job = %id, preset = %spec.preset, "submitted");
         }
-        Ok((status, self.read(id).await?))
+        Ok((status, self.read(id, origin).await?))
     }
 
-    pub(super) async fn read(&self, id: JobId) -> Result<Job, Problem> {
+    pub(super) async fn read(&self, id: JobId, origin: &RequestOrigin) -> Result<Job, Problem> {
         let job = self.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
-        self.present(job)
+        self.present(job, origin)
     }
 
     /// The job as clients see it.
-    pub(super) fn present(&self, job: Job) -> Result<Job, Problem> {
-        self.links.fill(job, wall_clock()).map_err(|e| Problem::unavailable(e.to_string()))
+    pub(super) fn present(&self, job: Job, RequestOrigin(api): &RequestOrigin) -> Result<Job, Problem> {
+        let filled = self.links.fill(job, wall_clock(), api.as_ref());
+        filled.map_err(|e| Problem::unavailable(e.to_string()))
     }
 }
 
@@ -86,6 +88,7 @@ impl App {
 pub async fn upload(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
+    origin: RequestOrigin,
     Body(body): Body<Upload>,
 ) -> Result<(StatusCode, Json<UploadTicket>), Problem> {
     let id = app.id_for(body.wishes.job_id, &headers).await?;
@@ -96,7 +99,8 @@ pub async fn upload(
     let name = body.file_name.as_deref().unwrap_or("video");
     let key = layout::input_key(id, name).map_err(|e| Problem::field("fileName", e.to_string()))?;
     let spec = body.spec(key.clone(), app.rules())?;
-    let (code, job) = app.put_in(id, &spec, Start::OnUpload(UPLOAD_WINDOW + UPLOAD_GRACE), &headers).await?;
+    let start = Start::OnUpload(UPLOAD_WINDOW + UPLOAD_GRACE);
+    let (code, job) = app.put_in(id, &spec, start, &headers, &origin).await?;
     let mut ticket = UploadTicket {
         job_id: id,
         status: job.status,
@@ -119,6 +123,7 @@ pub async fn upload(
 pub async fn submit(
     State(app): State<Arc<App>>,
     headers: HeaderMap,
+    origin: RequestOrigin,
     Body(body): Body<FromInput>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
     let asked = body.wishes.job_id;
@@ -130,7 +135,7 @@ pub async fn submit(
         // Another job's upload: allowed, as a second encode of the same video.
         tracing::debug!(job = %id, %key, "uses the upload of another job");
     }
-    let (code, job) = app.put_in(id, &spec, Start::After(delay), &headers).await?;
+    let (code, job) = app.put_in(id, &spec, Start::After(delay), &headers, &origin).await?;
     Ok((code, Json(job)))
 }
 
@@ -142,9 +147,10 @@ pub fn id_of(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem
 /// `GET /api/jobs/{id}`
 pub async fn get_one(
     State(app): State<Arc<App>>,
+    origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
-    Ok(Json(app.read(id_of(id)?).await?))
+    Ok(Json(app.read(id_of(id)?, &origin).await?))
 }
 
 /// The query of a listing.
@@ -158,6 +164,7 @@ pub struct Listing {
 /// `GET /api/jobs`
 pub async fn list(
     State(app): State<Arc<App>>,
+    origin: RequestOrigin,
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Page>, Problem> {
     let Query(query) = query.map_err(|e| Problem::malformed(e.body_text()))?;
@@ -175,13 +182,14 @@ pub async fn list(
         crate::queue::QueueError::Refused(why) if cursor.is_some() => Problem::field("cursor", why),
         other => other.into(),
     })?;
-    let jobs = page.jobs.into_iter().map(|job| app.present(job)).collect::<Result<_, _>>()?;
+    let jobs = page.jobs.into_iter().map(|job| app.present(job, &origin)).collect::<Result<_, _>>()?;
     Ok(Json(Page { jobs, next_cursor: page.next_cursor }))
 }
 
 /// `DELETE /api/jobs/{id}`
 pub async fn cancel(
     State(app): State<Arc<App>>,
+    origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
     let id = id_of(id)?;
@@ -193,12 +201,13 @@ pub async fn cancel(
         }
         CancelOutcome::Unknown => return Err(Problem::no_such_job()),
     }
-    Ok(Json(app.read(id).await?))
+    Ok(Json(app.read(id, &origin).await?))
 }
 
 /// `POST /api/jobs/{id}/retry`
 pub async fn retry(
     State(app): State<Arc<App>>,
+    origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
     let id = id_of(id)?;
@@ -214,5 +223,5 @@ pub async fn retry(
         }
         RedriveOutcome::Unknown => return Err(Problem::no_such_job()),
     }
-    Ok(Json(app.read(id).await?))
+    Ok(Json(app.read(id, &origin).await?))
 }

@@ -3,11 +3,13 @@
 //! What lives here: requests and answers, authentication, the live feed of changes, and what an
 //! object-created event does. What does not: what a job is (`job`), how it is kept (`queue`).
 
+mod request_origin;
 mod auth;
 mod feed;
 mod fleet;
 mod ingest;
 mod jobs;
+mod media;
 mod metrics;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod openapi;
@@ -21,6 +23,7 @@ mod span;
 mod sse;
 mod system;
 
+pub use request_origin::RequestOrigin;
 pub use feed::Feed;
 pub use fleet::{FleetAnswer, PauseFleet};
 pub use ingest::{Arrival, IngestError, Ingested, ingest_object_event};
@@ -104,6 +107,7 @@ pub fn router(app: Arc<App>) -> Router {
         .method_not_allowed_fallback(problem::method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(cors)
+        .merge(media::routes())
         .with_state(app);
     traced(router)
 }

@@ -274,8 +274,11 @@ pub fn document() -> Value {
         path[operation.method] = described;
     }
     let problem = of::<ProblemBody>(&mut generator);
+    // What only addresses of outputs answer is no part of this contract.
+    let answered = |status: &u16| OPERATIONS.iter().any(|operation| operation.problems.contains(status));
     let responses: Map<String, Value> = problem::CATALOGUE
         .iter()
+        .filter(|(status, _)| answered(status))
         .map(|(status, kinds)| {
             let kinds: Vec<String> =
                 kinds.iter().map(|(kind, title)| format!("`/problems/{kind}`: {title}")).collect();

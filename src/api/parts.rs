@@ -14,7 +14,7 @@ use url::Url;
 
 use super::jobs::id_of;
 use super::requests::{Body, Fields};
-use super::{App, Problem};
+use super::{App, RequestOrigin, Problem};
 use crate::job::{Input, Job, JobId, Millis, ObjectKey, State as JobState};
 use crate::storage::links::{upload_ends, wall_clock};
 use crate::storage::{Bucket, layout};
@@ -146,6 +146,7 @@ pub async fn sign(
 /// `POST /api/jobs/{id}/uploaded`: the client says that its video is there, for where storage does not.
 pub async fn uploaded(
     State(app): State<Arc<App>>,
+    origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
     let id = id_of(id)?;
@@ -162,7 +163,7 @@ pub async fn uploaded(
             }
         }
     }
-    Ok(Json(app.read(id).await?))
+    Ok(Json(app.read(id, &origin).await?))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::job::Millis;
 use crate::queue::QueueError;
 
 /// The body of an error (`application/problem+json`).
@@ -32,7 +33,21 @@ type Kind = (&'static str, &'static str);
 pub const CATALOGUE: &[(u16, &[Kind])] = &[
     (400, &[("malformed", "The request cannot be read")]),
     (401, &[("unauthorized", "A valid token is needed")]),
-    (404, &[("no-such-job", "No such job"), ("no-such-route", "No such route")]),
+    (
+        403,
+        &[
+            ("address-expired", "The address has expired"),
+            ("address-not-signed", "The address is not signed"),
+        ],
+    ),
+    (
+        404,
+        &[
+            ("no-such-job", "No such job"),
+            ("no-such-route", "No such route"),
+            ("no-such-file", "No such file"),
+        ],
+    ),
     (405, &[("method-not-allowed", "Method not allowed")]),
     (409, &[("conflict", "The job does not allow that")]),
     (413, &[("too-large", "The request is too large")]),
@@ -92,6 +107,25 @@ impl Problem {
     pub fn no_such_job() -> Self {
         let detail = "no job has this id; ended jobs are kept for a week";
         Self::new(StatusCode::NOT_FOUND, "no-such-job", "No such job", detail)
+    }
+
+    /// The address of an output was good until then.
+    pub fn address_expired(at: Millis) -> Self {
+        let detail = format!("it was good until {at}; read the job again, which has new addresses");
+        Self::new(StatusCode::FORBIDDEN, "address-expired", "The address has expired", detail)
+    }
+
+    /// The address of an output is not one that was given out.
+    pub fn address_not_signed() -> Self {
+        let detail = "use the address as the job has it, whole and unchanged; where R2_SECRET_ACCESS_KEY was \
+                      changed since, read the job again";
+        Self::new(StatusCode::FORBIDDEN, "address-not-signed", "The address is not signed", detail)
+    }
+
+    /// The attempt made no such file.
+    pub fn no_such_file() -> Self {
+        let detail = "the job has no file of this name, or it was deleted from the bucket";
+        Self::new(StatusCode::NOT_FOUND, "no-such-file", "No such file", detail)
     }
 
     /// It contradicts what stands there.
@@ -192,6 +226,9 @@ mod tests {
             Problem::too_large(),
             Problem::not_json(),
             Problem::no_such_job(),
+            Problem::address_expired(Millis(0)),
+            Problem::address_not_signed(),
+            Problem::no_such_file(),
             Problem::conflict("a"),
             Problem::unauthorized(),
             Problem::unavailable("a"),

@@ -15,7 +15,7 @@ use tower_http::trace::TraceLayer;
 use tracing::Span;
 use tracing::field::Empty;
 
-use super::caller_trace;
+use super::{caller_trace, media};
 use crate::trace;
 
 /// The same routes, with a span of each request.
@@ -38,7 +38,7 @@ fn begin(request: &Request) -> Span {
         { attribute::HTTP_REQUEST_METHOD } = method,
         { attribute::HTTP_REQUEST_METHOD_ORIGINAL } = (method == OTHER).then(|| request.method().as_str()),
         { attribute::HTTP_ROUTE } = route,
-        { attribute::URL_PATH } = request.uri().path(),
+        { attribute::URL_PATH } = path_without_secrets(request.uri().path()),
         { attribute::URL_SCHEME } = scheme.unwrap_or("http"),
         { attribute::SERVER_ADDRESS } = host.as_ref().map(Authority::host),
         { attribute::SERVER_PORT } = host.as_ref().and_then(Authority::port_u16),
@@ -49,6 +49,11 @@ fn begin(request: &Request) -> Span {
     );
     trace::follow(&span, caller_trace(request.headers()).as_ref());
     span
+}
+
+/// A request's path without the signature that an address of an output has.
+fn path_without_secrets(path: &str) -> &str {
+    if path.starts_with("/media/") { media::ROUTE } else { path }
 }
 
 fn end(response: &Response, _: Duration, span: &Span) {

@@ -18,7 +18,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::feed::Changes;
 use super::jobs::id_of;
-use super::{App, Problem};
+use super::{App, RequestOrigin, Problem};
 use crate::job::{Job, JobId};
 use crate::pace::sleep;
 
@@ -28,6 +28,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// `GET /api/jobs/{id}/events`
 pub async fn job_events(
     State(app): State<Arc<App>>,
+    origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -38,8 +39,8 @@ pub async fn job_events(
     if job.status.is_terminal() && headers.get("last-event-id").is_some_and(|id| *id == *event_id(&job)) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let job = app.present(job)?;
-    let watch = Watch { app: Arc::clone(&app), id, changes, first: Some(job), told: None };
+    let job = app.present(job, &origin)?;
+    let watch = Watch { app: Arc::clone(&app), origin, id, changes, first: Some(job), told: None };
     let changes = futures::stream::unfold(watch, |watch| async { watch.step().await });
     Ok(app.feed.answer(changes))
 }
@@ -50,6 +51,7 @@ fn event_id(job: &Job) -> String {
 
 struct Watch {
     app: Arc<App>,
+    origin: RequestOrigin,
     id: JobId,
     changes: Changes,
     /// The job as it was at the beginning, until it is sent.
@@ -88,7 +90,7 @@ impl Watch {
     async fn look(&self) -> Option<Job> {
         loop {
             match self.app.queue.get(self.id).await {
-                Ok(job) => return job.and_then(|job| self.app.present(job).ok()),
+                Ok(job) => return job.and_then(|job| self.app.present(job, &self.origin).ok()),
                 Err(error) => tracing::warn!(job = %self.id, %error, "a change could not be read"),
             }
             sleep(LOOK_AGAIN).await;

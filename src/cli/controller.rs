@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::CliError;
 use super::args::ControllerArgs;
 use super::roles::{listen, stop_signal};
-use crate::config::{Env, FlyConfig, RedisConfig, StorageConfig};
+use crate::config::{Env, FlyConfig, RedisConfig, StorageConfig, api_public_url};
 use crate::controller::fleet::FleetPolicy;
 use crate::controller::operator::{FleetParts, Operator, Scope};
 use crate::controller::reconciler::{self, Parts, Reconciler, http};
@@ -85,6 +85,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let env = Env::process();
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
+    let api_public_url = api_public_url(&env).map_err(CliError::start)?;
     let guard = Guard::allow_private(env.flag("ALLOW_PRIVATE_URLS").map_err(CliError::start)?);
     let mirrors = env.parsed("MIRROR_MAX", "a whole number; 0 means none").map_err(CliError::start)?;
     let fly = match env.text("FLY_API_TOKEN") {
@@ -111,7 +112,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
         namespace,
         holder: holder(&env),
         storage: Storage::new(&storage),
-        links: Links::new(&storage).map_err(CliError::start)?,
+        links: Links::new(&storage, api_public_url).map_err(CliError::start)?,
         hub,
         guard,
         caller: Caller::new(guard).map_err(CliError::start)?,

@@ -100,7 +100,7 @@ const GROUPS: &[Group] = &[
                 "R2_PUBLIC_URL",
                 "",
                 STORES,
-                "where everybody can read the output bucket; without it outputs get signed addresses, and HLS does not play in browsers",
+                "where everybody can read the output bucket; without it outputs get signed addresses that end after a day, and HLS is served through the API under /media",
             ),
         ],
     },
@@ -119,6 +119,12 @@ const GROUPS: &[Group] = &[
                 "",
                 &[Up, Api, Edge],
                 "pages that may call from a browser, with commas between",
+            ),
+            optional(
+                "API_PUBLIC_URL",
+                "as each request names it",
+                &[Api, Operator, Edge],
+                "where clients reach the API, such as https://films.example; webhooks and TranscodeJobs have addresses of a private bucket's HLS only with it",
             ),
             secret(optional(
                 "WEBHOOK_SECRET",

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use futures::{StreamExt as _, TryStreamExt as _};
+use reqwest::header::CONTENT_TYPE;
 use tempfile::TempPath;
 use tokio::io::AsyncWriteExt as _;
 use url::Url;
@@ -13,6 +14,7 @@ use url::Url;
 use super::client::{Client, ClientError};
 use super::put::innermost;
 use super::{CliError, show};
+use crate::api::ProblemBody;
 use crate::job::{Container, Job, ObjectKey};
 use crate::transcoder::playlist_entries;
 
@@ -85,15 +87,14 @@ impl Item {
         ClientError::Storage(format!("cannot download {}: {why}", self.path)).into()
     }
 
-    /// What a playlist names, beside the playlist.
+    /// What a playlist names, relative to the playlist, as any player finds it.
     fn entry(&self, name: &str) -> Result<Self, CliError> {
         let folder = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
         // The path is somebody else's word; as a key it cannot leave the folder.
         let key: ObjectKey =
             path.parse().map_err(|_| CliError::Local(format!("a playlist names {name:?}")))?;
-        let mut url = self.url.join(name).map_err(CliError::local)?;
-        url.set_query(self.url.query());
+        let url = self.url.join(name).map_err(CliError::local)?;
         Ok(Self { url, path: key.as_str().to_owned() })
     }
 }
@@ -112,11 +113,17 @@ pub fn below_attempt(key: &ObjectKey) -> Result<&str, CliError> {
 async fn get(client: &Client, item: &Item) -> Result<reqwest::Response, CliError> {
     let response = client.downloads().get(item.url.clone()).send().await;
     let response = response.map_err(|e| item.failed(innermost(e)))?;
-    if response.status().is_success() {
-        Ok(response)
-    } else {
-        Err(item.failed(format!("storage answered {}", response.status())))
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
     }
+    // The API serves what lies in a private bucket, and says what is wrong.
+    let is_problem = response.headers().get(CONTENT_TYPE).is_some_and(|t| t == "application/problem+json");
+    let problem = if is_problem { response.json().await.ok() } else { None };
+    Err(match problem {
+        Some(ProblemBody { detail, .. }) => item.failed(detail),
+        None => item.failed(format!("storage answered {status}")),
+    })
 }
 
 async fn text(client: &Client, item: &Item) -> Result<String, CliError> {

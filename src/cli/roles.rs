@@ -97,7 +97,7 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
     let stop = stop_signal()?;
     let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
     let listener = listen(args.listen).await?;
-    let links = Links::new(&storage).map_err(CliError::start)?;
+    let links = Links::new(&storage, api_config.public_url.clone()).map_err(CliError::start)?;
     let metrics = Metrics::new();
     let app =
         App::start(queue, Storage::new(&storage), links, api_config, mail.is_some(), metrics, stop.clone())

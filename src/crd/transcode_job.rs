@@ -227,6 +227,9 @@ pub struct TranscodeJobStatus {
     /// Until when `uploadUrl` is good; a new one comes before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload_expires_at: Option<Time>,
+    /// Until when the addresses of the outputs are good; new ones come before. Absent where they are good for ever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub urls_expire_at: Option<Time>,
     /// The renditions, large to small.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
@@ -259,7 +262,8 @@ pub struct OutputStatus {
     /// Its object in the output bucket: the file, or the playlist.
     #[schemars(length(max = 1024))]
     pub key: String,
-    /// Where anybody can read it, where the bucket has a public address.
+    /// Where it can be read: below R2_PUBLIC_URL, or below API_PUBLIC_URL until urlsExpireAt; absent where the
+    /// controller has neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub url: Option<String>,
@@ -281,7 +285,8 @@ pub struct FileStatus {
     /// Its object in the output bucket.
     #[schemars(length(max = 1024))]
     pub key: String,
-    /// Where anybody can read it, where the bucket has a public address.
+    /// Where it can be read: below R2_PUBLIC_URL, or below API_PUBLIC_URL until urlsExpireAt; absent where the
+    /// controller has neither.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub url: Option<String>,

@@ -87,7 +87,8 @@ impl Works {
             one("UPSTASH_REDIS_REST_TOKEN cannot be used: it holds characters no token has".into())
         })?;
         let queue = Queue::over_rest(rest, &settings.prefix);
-        let links = Links::new(&settings.storage).map_err(|error| one(error.to_string()))?;
+        let links = Links::new(&settings.storage, settings.api.public_url.clone());
+        let links = links.map_err(|error| one(error.to_string()))?;
         let storage = Storage::new((INPUT, input), (OUTPUT, output));
         Ok(Self { settings, queue, storage, dead_letters, links, env: env.clone() })
     }

@@ -86,7 +86,8 @@ pub struct Output {
     pub quality: Label,
     /// Its object in the output bucket: the file, or the playlist.
     pub key: ObjectKey,
-    /// Where to fetch it. Made anew for every reader, so it is absent where the job is stored.
+    /// Where to fetch it, for a day at least. Made anew for every reader, so it is absent where the job is stored;
+    /// and in webhooks for HLS in a private bucket where `API_PUBLIC_URL` is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// How it is packaged.
@@ -114,7 +115,7 @@ pub struct Output {
 pub struct Master {
     /// Its object in the output bucket.
     pub key: ObjectKey,
-    /// Where to fetch it. Made anew for every reader.
+    /// Where to fetch it, as an output's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }
@@ -125,7 +126,7 @@ pub struct Master {
 pub struct Poster {
     /// Its object in the output bucket, a JPEG.
     pub key: ObjectKey,
-    /// Where to fetch it. Made anew for every reader.
+    /// Where to fetch it, as an output's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// Bytes.
@@ -142,12 +143,12 @@ pub struct Poster {
 pub struct Storyboard {
     /// The WebVTT that says which still is of when, in the output bucket beside the picture.
     pub key: ObjectKey,
-    /// Where to fetch it. Made anew for every reader.
+    /// Where to fetch it, as an output's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// The picture, a JPEG.
     pub image_key: ObjectKey,
-    /// Where to fetch it. Made anew for every reader.
+    /// Where to fetch it, as an output's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_url: Option<String>,
     /// Bytes of the picture.

@@ -65,6 +65,34 @@ impl Storage {
         let looked = self.bound(bucket).look(key.as_str()).await;
         looked.map_err(|why| StorageError::Unavailable { what: key.to_string(), why })
     }
+
+    /// The bytes of a small object; nothing when there is none.
+    ///
+    /// # Errors
+    /// [`StorageError::TooLarge`] when it has more than `limit` bytes, and every other reason.
+    pub async fn get_small(
+        &self,
+        bucket: Bucket,
+        key: &ObjectKey,
+        limit: u64,
+    ) -> Result<Option<Vec<u8>>, StorageError> {
+        let unavailable = |why: String| StorageError::Unavailable { what: key.to_string(), why };
+        let bucket = &self.bound(bucket).bucket;
+        let read = async {
+            let failed = |error: worker::Error| unavailable(error.to_string());
+            let Some(object) = bucket.get(key.as_str()).execute().await.map_err(failed)? else {
+                return Ok(None);
+            };
+            if object.size() > limit {
+                return Err(StorageError::TooLarge { limit });
+            }
+            match object.body() {
+                Some(body) => body.bytes().await.map(Some).map_err(failed),
+                None => Ok(None),
+            }
+        };
+        within(LIMIT, read).await.unwrap_or_else(|| Err(unavailable("it took too long".into())))
+    }
 }
 
 impl Bound {

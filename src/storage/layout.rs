@@ -48,6 +48,16 @@ pub fn attempt_prefix(job: JobId, epoch: Epoch) -> Result<ObjectKey, InvalidKey>
     format!("outputs/{job}/{epoch}").parse()
 }
 
+/// Which attempt made the output at `key`, and the output's path below the attempt's folder; nothing when the
+/// key is not of that form.
+#[must_use]
+pub fn attempt_of_output_key(key: &ObjectKey) -> Option<(JobId, Epoch, &str)> {
+    let mut parts = key.as_str().strip_prefix("outputs/")?.splitn(3, '/');
+    let (job, epoch, path) = (parts.next()?, parts.next()?, parts.next()?);
+    let (id, number): (JobId, u64) = (job.parse().ok()?, epoch.parse().ok()?);
+    (id.to_string() == job && number.to_string() == epoch).then_some((id, Epoch(number), path))
+}
+
 /// The object whose appearance commits one attempt as the job's result.
 ///
 /// # Errors
@@ -92,6 +102,29 @@ mod tests {
             "a.mp4".to_owned(),
         ] {
             assert_eq!(job_of(&key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn only_outputs_of_the_layout_belong_to_an_attempt() {
+        let id = job();
+        let of = |key: &str| {
+            let key = key.parse().unwrap();
+            attempt_of_output_key(&key).map(|(job, epoch, path)| (job, epoch, path.to_owned()))
+        };
+        let path = "v0/720p.m3u8";
+        let made = attempt_prefix(id, Epoch(12)).unwrap().join(path).unwrap();
+        assert_eq!(of(made.as_str()), Some((id, Epoch(12), path.to_owned())));
+        for key in [
+            format!("outputs/{id}/manifest.json"),
+            format!("outputs/{id}/12"),
+            format!("outputs/{id}/012/a.mp4"),
+            format!("outputs/{id}/+12/a.mp4"),
+            format!("outputs/{}/12/a.mp4", id.to_string().to_uppercase()),
+            format!("inputs/{id}/12/a.mp4"),
+            "a.mp4".to_owned(),
+        ] {
+            assert_eq!(of(&key), None, "{key}");
         }
     }
 

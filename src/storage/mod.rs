@@ -2,11 +2,12 @@
 //! them ([`Storage`]), fetching an input from elsewhere ([`fetch`]), and the events that tell of new
 //! ones ([`event`]).
 //!
-//! Not here: what a job does with them, and the S3 server of `tcoder up`. `layout`, `presign`, [`links`]
-//! and `event` are pure. At the edge the buckets are looked into through their bindings, and nothing is moved.
+//! Not here: what a job does with them, and the S3 server of `tcoder up`. `layout`, `presign`, [`links`],
+//! [`media`] and `event` are pure. At the edge the buckets are read through their bindings, and nothing is moved.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod client;
+mod content_type;
 #[cfg(target_arch = "wasm32")]
 mod edge;
 mod error;
@@ -15,6 +16,7 @@ pub mod event;
 pub mod fetch;
 pub mod layout;
 pub mod links;
+pub mod media;
 pub mod presign;
 #[cfg(not(target_arch = "wasm32"))]
 mod save;
@@ -25,13 +27,12 @@ mod transfer;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use client::{Listing, Put, Storage};
+pub use content_type::{content_type, refers_to_others};
 #[cfg(target_arch = "wasm32")]
 pub use edge::Storage;
 pub use error::{CheckError, StorageError};
 #[cfg(not(target_arch = "wasm32"))]
 pub use save::Progress;
-#[cfg(not(target_arch = "wasm32"))]
-pub use transfer::content_type;
 
 /// What is known of an object without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use rusty_s3::actions::{
-    AbortMultipartUpload, CompleteMultipartUpload, CreateMultipartUpload, GetObject, PutObject, S3Action,
-    UploadPart,
+    AbortMultipartUpload, CompleteMultipartUpload, CreateMultipartUpload, GetObject, HeadObject, PutObject,
+    S3Action, UploadPart,
 };
 use rusty_s3::{Bucket as Host, Credentials, UrlStyle};
 use rusty_s3_jiff::Timestamp;
@@ -25,7 +25,7 @@ const MAX_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The storage configuration cannot make addresses.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PresignError {
-    /// No http(s) address of a host.
+    /// No bucket's address can be made of it.
     #[error("R2_ENDPOINT cannot be used: it must be an http or https address with a host")]
     Endpoint,
     /// Outside the years a clock can show.
@@ -48,7 +48,8 @@ impl Presigner {
     /// When the endpoint is no http(s) address.
     pub fn new(config: &StorageConfig) -> Result<Self, PresignError> {
         let host = |bucket: &String| {
-            Host::new(config.endpoint.clone(), UrlStyle::Path, bucket.clone(), config.region.clone())
+            let endpoint = config.endpoint.as_url().clone();
+            Host::new(endpoint, UrlStyle::Path, bucket.clone(), config.region.clone())
                 .map_err(|_| PresignError::Endpoint)
         };
         Ok(Self {
@@ -94,6 +95,22 @@ impl Presigner {
             let value = format!("attachment; filename=\"{}\"", safe_file_name(name));
             action.query_mut().insert("response-content-disposition", value);
         }
+        signed(&action, now, expires)
+    }
+
+    /// An address that answers a HEAD of the object. The method is part of what is signed: the address of a
+    /// GET does not do.
+    ///
+    /// # Errors
+    /// When `now` is no point in time.
+    pub fn head(
+        &self,
+        bucket: Bucket,
+        key: &ObjectKey,
+        now: Millis,
+        expires: Duration,
+    ) -> Result<Url, PresignError> {
+        let action = HeadObject::new(self.host(bucket), Some(&self.credentials), key.as_str());
         signed(&action, now, expires)
     }
 
@@ -174,8 +191,8 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    fn presigner() -> Presigner {
-        Presigner::new(&StorageConfig {
+    fn config() -> StorageConfig {
+        StorageConfig {
             endpoint: "https://abc.r2.cloudflarestorage.com".parse().unwrap(),
             region: "auto".into(),
             access_key_id: "AKID".into(),
@@ -183,8 +200,11 @@ mod tests {
             input_bucket: "in-bucket".into(),
             output_bucket: "out-bucket".into(),
             public_url: None,
-        })
-        .unwrap()
+        }
+    }
+
+    fn presigner() -> Presigner {
+        Presigner::new(&config()).unwrap()
     }
 
     fn query(url: &Url) -> HashMap<String, String> {
@@ -206,6 +226,16 @@ mod tests {
         assert!(!url.as_str().contains("hush-hush"));
         let get = presigner().get(Bucket::Output, &key, NOW, UPLOAD_EXPIRY, None).unwrap();
         assert!(get.path().starts_with("/out-bucket/"));
+    }
+
+    #[test]
+    fn an_endpoint_below_a_path_is_one_with_and_without_its_final_slash() {
+        let key: ObjectKey = "a.mp4".parse().unwrap();
+        for endpoint in ["http://127.0.0.1:9000/r2/s3", "http://127.0.0.1:9000/r2/s3/"] {
+            let config = StorageConfig { endpoint: endpoint.parse().unwrap(), ..config() };
+            let url = Presigner::new(&config).unwrap().put(Bucket::Input, &key, NOW, UPLOAD_EXPIRY).unwrap();
+            assert_eq!(url.path(), "/r2/s3/in-bucket/a.mp4", "{endpoint}");
+        }
     }
 
     #[test]

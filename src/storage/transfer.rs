@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Bucket;
 use super::client::{Storage, size};
+use super::content_type::content_type;
 use super::error::{StorageError, classify, root};
 use super::save::{Opened, Progress, Resume, Source, save};
 use crate::job::ObjectKey;
@@ -111,26 +112,6 @@ impl Storage {
             .try_collect::<()>()
             .await?;
         Ok(total.into_inner())
-    }
-}
-
-/// The content type of what the transcoder makes, by its ending.
-#[must_use]
-pub fn content_type(name: &str) -> &'static str {
-    match name.rsplit_once('.').map(|(_, ending)| ending) {
-        Some("mp4") => "video/mp4",
-        Some("m3u8") => "application/vnd.apple.mpegurl",
-        Some("ts") => "video/mp2t",
-        Some("m4s") => "video/iso.segment",
-        Some("m4a") => "audio/mp4",
-        Some("webm") => "video/webm",
-        Some("mkv") => "video/x-matroska",
-        Some("mov") => "video/quicktime",
-        Some("vtt") => "text/vtt",
-        Some("jpg" | "jpeg") => "image/jpeg",
-        Some("png") => "image/png",
-        Some("json") => "application/json",
-        _ => "application/octet-stream",
     }
 }
 
@@ -366,22 +347,6 @@ mod tests {
                 next = offset + length;
             }
             prop_assert_eq!(next, bytes);
-        }
-    }
-
-    #[test]
-    fn content_types_are_those_players_expect() {
-        for (name, want) in [
-            ("720p.mp4", "video/mp4"),
-            ("master.m3u8", "application/vnd.apple.mpegurl"),
-            ("720p/segment_001.ts", "video/mp2t"),
-            ("720p/segment_001.m4s", "video/iso.segment"),
-            ("captions.vtt", "text/vtt"),
-            ("thumbnail.jpg", "image/jpeg"),
-            ("manifest.json", "application/json"),
-            ("README", "application/octet-stream"),
-        ] {
-            assert_eq!(content_type(name), want, "{name}");
         }
     }
 

@@ -179,7 +179,8 @@ impl Up {
         let app = App::start(
             queue,
             Storage::new(&storage_config),
-            Links::new(&public_config)?,
+            // Its bucket is public: nothing is read through the API.
+            Links::new(&public_config, None)?,
             api_config,
             true,
             Arc::clone(&metrics),

@@ -17,6 +17,7 @@ mod media;
 mod media_process;
 mod media_refused;
 mod media_stills;
+mod private_bucket;
 mod prometheus;
 mod queue;
 mod secrets_stay_secret;

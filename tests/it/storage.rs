@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
-use tcoder::config::StorageConfig;
+use tcoder::config::{BaseUrl, StorageConfig};
 use tcoder::job::{Epoch, JobId, Millis, ObjectKey};
 use tcoder::net::{self, Guard, Refused};
 use tcoder::storage::event::{Action, ObjectEvent};
@@ -436,9 +436,9 @@ async fn the_server_stops_and_closes_its_channel() {
 async fn through(
     server: &ObjectServer,
     budgets: Vec<u64>,
-) -> (Storage, Url, tokio::sync::mpsc::Receiver<()>) {
+) -> (Storage, BaseUrl, tokio::sync::mpsc::Receiver<()>) {
     let (line, connections) = breaking_line(server.address, budgets).await;
-    let endpoint: Url = format!("http://{line}").parse().unwrap();
+    let endpoint: BaseUrl = format!("http://{line}").parse().unwrap();
     let config = StorageConfig { endpoint: endpoint.clone(), ..server.config.clone() };
     (Storage::new(&config), endpoint, connections)
 }

@@ -3,26 +3,18 @@
 import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { createRequire } from "node:module";
-import { pathToFileURL } from "node:url";
 import assert from "node:assert/strict";
+import { PATIENCE, launch, plays, require } from "./browser.mjs";
 
-const require = createRequire(`${process.env.PAGE_MODULES}/`);
-const { chromium } = (await import(pathToFileURL(require.resolve("playwright-core")))).default;
 const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
 
 const [url, film, heavy, shots] = process.argv.slice(2);
 mkdirSync(shots, { recursive: true });
-const PATIENCE = 120_000;
 const folder = mkdtempSync(join(tmpdir(), "tcoder-page-"));
 const noFilm = join(folder, "letter.mp4");
 writeFileSync(noFilm, "Dear all, this is a letter and no film.\n".repeat(100));
 
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"],
-});
+const browser = await launch();
 
 const violations = [];
 /** What axe-core finds. Its script may not run under the page's own policy, so it is handed in from outside. */
@@ -111,20 +103,12 @@ try {
     const quality = sent.getByLabel("Quality");
     await quality.locator("option", { hasText: "144p" }).waitFor({ state: "attached" });
     await video.evaluate((node) => { node.muted = true; return node.play(); });
-    const plays = (height) => video.evaluate((node, height) => new Promise((done) => {
-      const from = node.currentTime;
-      const look = () => {
-        if (node.currentTime > from + 0.3 && (!height || node.videoHeight === height)) done(node.videoHeight);
-        else requestAnimationFrame(look);
-      };
-      look();
-    }), height);
-    await plays();
+    await plays(video);
     await quality.selectOption({ label: "144p" });
     await video.evaluate((node) => { node.loop = true; });
-    await plays(144);
+    await plays(video, 144);
     await quality.selectOption({ label: "360p" });
-    await plays(360);
+    await plays(video, 360);
     // The seek bar shows what is on at a place before one goes there, by mouse and by keyboard.
     const seek = sent.getByRole("slider", { name: "Seek" });
     await seek.scrollIntoViewIfNeeded();
@@ -218,17 +202,9 @@ try {
     await sent.getByRole("link", { name: "Download" }).first().waitFor();
     // A file plays, too, and another quality goes on where the one before stood.
     await video.evaluate(async (node) => { node.muted = true; node.loop = true; await node.play(); });
-    const plays = (height) => video.evaluate((node, height) => new Promise((done) => {
-      const from = node.currentTime;
-      const look = () => {
-        if (node.currentTime > from + 0.2 && node.videoHeight === height) done();
-        else requestAnimationFrame(look);
-      };
-      look();
-    }), height);
-    await plays(240);
+    await plays(video, 240);
     await sent.getByLabel("Quality").selectOption({ label: "144p" });
-    await plays(144);
+    await plays(video, 144);
     const wide = await page.evaluate(() => document.documentElement.scrollWidth);
     assert.ok(wide <= 360, `the page is ${wide} wide on a phone`);
     await shot(page, "6-done-phone-dark");

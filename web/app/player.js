@@ -72,7 +72,10 @@ const option = (value, text) => h("option", { value }, text);
 const adaptive = (video, choice, note, lists) => {
   const hls = new Hls({ capLevelToPlayerSize: false, enableWorker: false });
   hls.on(Hls.Events.ERROR, (_, data) => {
-    if (data.fatal) note.textContent = "This cannot be played here: its address may not be public, or the format is not supported.";
+    if (!data.fatal) return;
+    note.textContent = data.type === Hls.ErrorTypes.NETWORK_ERROR
+      ? "The video cannot be loaded. Reload this page: addresses in a private bucket end after a day."
+      : "This browser cannot play this video.";
   });
   hls.on(Hls.Events.LEVEL_SWITCHED, (_, data) => {
     const level = hls.levels[data.level];

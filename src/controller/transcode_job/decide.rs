@@ -189,7 +189,8 @@ fn over(frame: &Frame<'_>, status: TranscodeJobStatus) -> Decision {
     if due <= frame.now && said && frame.object.meta().deletion_timestamp.is_none() {
         return Decision::Act(Act::Delete);
     }
-    settle(status, Some(until(due, frame.now)))
+    let again = Frame::renewal(&status).map_or(due, |renewal| renewal.min(due));
+    settle(status, Some(until(again, frame.now)))
 }
 
 fn until(due: Millis, now: Millis) -> Duration {

@@ -9,6 +9,7 @@ use crate::crd::{
 };
 use crate::job::{Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State};
 use crate::storage::links::{Links, upload_ends};
+use crate::storage::media::media_end;
 
 /// Renditions that are told of at most; there are eight qualities.
 const OUTPUTS: usize = 16;
@@ -86,7 +87,16 @@ impl Frame<'_> {
     /// It ended and nothing new is known of it: only the spec may have changed in what can change.
     #[must_use]
     pub fn as_before(&self) -> TranscodeJobStatus {
-        TranscodeJobStatus { observed_generation: self.object.meta().generation, ..self.before.clone() }
+        let mut status =
+            TranscodeJobStatus { observed_generation: self.object.meta().generation, ..self.before.clone() };
+        self.addresses(&mut status);
+        status
+    }
+
+    /// When a new address has to take the place of one in `status`.
+    #[must_use]
+    pub fn renewal(status: &TranscodeJobStatus) -> Option<Millis> {
+        status.urls_expire_at.as_ref().map(|until| millis(until).plus(-REFRESH_MS))
     }
 
     /// The mirror of `job`. `changed`: the spec asks for something else by now.
@@ -125,7 +135,6 @@ impl Frame<'_> {
     fn result(&self, status: &mut TranscodeJobStatus, job: &Job, result: &JobResult) {
         let ended = job.timestamps.completed_at.unwrap_or(self.now);
         status.completion_time = Some(time(ended));
-        let url = |key: &ObjectKey| self.links.public(key).map(Into::into);
         status.outputs = result
             .outputs
             .iter()
@@ -133,23 +142,42 @@ impl Frame<'_> {
             .map(|output| OutputStatus {
                 quality: output.quality.to_string(),
                 key: output.key.to_string(),
-                url: url(&output.key),
+                url: None,
                 container: output.container.name().to_owned(),
                 size_bytes: i64::try_from(output.size).unwrap_or(i64::MAX),
                 width: i32::try_from(output.width).unwrap_or(i32::MAX),
                 height: i32::try_from(output.height).unwrap_or(i32::MAX),
             })
             .collect();
-        let file = |key: &ObjectKey| FileStatus { key: key.to_string(), url: url(key) };
+        let file = |key: &ObjectKey| FileStatus { key: key.to_string(), url: None };
         status.playlist = result.master.as_ref().map(|m| file(&m.key));
         status.poster = result.poster.as_ref().map(|p| file(&p.key));
         status.storyboard = result.storyboard.as_ref().map(|b| file(&b.key));
+        self.addresses(status);
         let timings = &result.timings;
         let seconds = timings.download_seconds + timings.transcode_seconds + timings.upload_seconds;
         #[expect(clippy::cast_possible_truncation, reason = "seconds of a job, rounded up")]
         let machine_seconds = seconds.ceil() as i64;
         let usd = self.price.map(|price| format!("{:.6}", seconds / 3600.0 * price));
         status.cost = Some(CostStatus { machine_seconds, usd });
+    }
+
+    /// Gives the outputs that `status` names their addresses. They end when those end that were written before, as
+    /// long as these are good: an address is the same for the same end, and nothing is written without need.
+    fn addresses(&self, status: &mut TranscodeJobStatus) {
+        let written = self.before.urls_expire_at.as_ref().map(millis);
+        let is_good = Self::renewal(self.before).is_some_and(|due| due > self.now);
+        let end = written.filter(|_| is_good).unwrap_or_else(|| media_end(self.now));
+        status.urls_expire_at = None;
+        let files = [&mut status.playlist, &mut status.poster, &mut status.storyboard];
+        let files = files.into_iter().flatten().map(|file| (&file.key, &mut file.url));
+        for (key, url) in status.outputs.iter_mut().map(|o| (&o.key, &mut o.url)).chain(files) {
+            let published = key.parse().ok().and_then(|key| self.links.published(&key, end));
+            if let Some(end) = published.as_ref().and_then(|p| p.expires_at) {
+                status.urls_expire_at = Some(time(end));
+            }
+            *url = published.map(|p| p.url.into());
+        }
     }
 
     /// The address to send the video to, made anew when the old one has little time left.
@@ -169,7 +197,7 @@ impl Frame<'_> {
     }
 }
 
-/// An upload address with less time left than this is made anew: ten minutes.
+/// An address with less time left than this is made anew: ten minutes.
 pub const REFRESH_MS: i64 = 600_000;
 
 #[expect(clippy::cast_possible_truncation, reason = "clamped before")]

@@ -9,7 +9,7 @@ use super::notes::notes;
 use super::status::Frame;
 use super::wish::Rules;
 use crate::config::{Env, StorageConfig};
-use crate::controller::conditions::{find, holds, time};
+use crate::controller::conditions::{find, holds, millis, time};
 use crate::crd::{Phase, TranscodeJob, TranscodeJobStatus, condition, reason};
 use crate::job::{Failure, FailureCode, Job, JobId, Millis, State};
 use crate::net::Guard;
@@ -18,16 +18,27 @@ use crate::storage::links::Links;
 
 const NOW: Millis = Millis(1_700_000_000_000);
 
-fn links(public: bool) -> Links {
+/// Where outputs can be read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Readable {
+    InPublic,
+    ByTheApi,
+    Nowhere,
+}
+
+fn links(readable: Readable) -> Links {
     let env = Env::of(move |name| match name {
         "R2_ENDPOINT" => Some("http://127.0.0.1:9000".into()),
-        "R2_PUBLIC_URL" => public.then(|| "https://cdn.example.com".into()),
+        "R2_PUBLIC_URL" => (readable == Readable::InPublic).then(|| "https://cdn.example.com".into()),
         "R2_INPUT_BUCKET_NAME" => Some("input".into()),
         "R2_OUTPUT_BUCKET_NAME" => Some("output".into()),
         _ => Some("some-text".into()),
     });
-    Links::new(&StorageConfig::read(&env).unwrap()).unwrap()
+    let api = (readable == Readable::ByTheApi).then(|| "https://films.example".parse().unwrap());
+    Links::new(&StorageConfig::read(&env).unwrap(), api).unwrap()
 }
+
+const OUTPUT: &str = "outputs/7d444840-9dc0-11d1-b245-5ffdce74fad2/7/360p.mp4";
 
 fn id() -> JobId {
     "7d444840-9dc0-11d1-b245-5ffdce74fad2".parse().unwrap()
@@ -70,7 +81,7 @@ fn job(object: &TranscodeJob, state: State) -> Job {
 fn result() -> crate::job::JobResult {
     let result = json!({
         "outputs": [{
-            "quality": "360p", "key": "outputs/x/7/360p.mp4", "container": "mp4", "size": 1000, "width": 640,
+            "quality": "360p", "key": OUTPUT, "container": "mp4", "size": 1000, "width": 640,
             "height": 360, "codec": "h264", "bitrate": 400_000, "duration": 2.0,
         }],
         "source": {
@@ -95,13 +106,24 @@ struct Case {
     looked_for_upload: bool,
     mirror: bool,
     now: Millis,
+    readable: Readable,
 }
 
 impl Case {
     fn of(spec: Value, look: Look) -> Self {
         let before = TranscodeJobStatus::default();
         let object = object(spec);
-        Self { object, before, look, secret: None, looked_for_upload: false, mirror: false, now: NOW }
+        let readable = Readable::InPublic;
+        Self {
+            object,
+            before,
+            look,
+            secret: None,
+            looked_for_upload: false,
+            mirror: false,
+            now: NOW,
+            readable,
+        }
     }
 
     fn in_state(spec: Value, state: State) -> Self {
@@ -111,7 +133,7 @@ impl Case {
     }
 
     fn decide(&self) -> Decision {
-        let links = links(true);
+        let links = links(self.readable);
         let frame = Frame {
             object: &self.object,
             before: &self.before,
@@ -253,12 +275,45 @@ fn a_completed_job_shows_its_outputs_and_what_it_cost() {
     let status = Case::in_state(none(), State::Completed).status();
     let output = &status.outputs[0];
     assert_eq!((output.quality.as_str(), output.size_bytes, output.width), ("360p", 1000, 640));
-    assert_eq!(output.url.as_deref(), Some("https://cdn.example.com/outputs/x/7/360p.mp4"));
+    assert_eq!(output.url.as_deref(), Some(&*format!("https://cdn.example.com/{OUTPUT}")));
+    assert_eq!(status.urls_expire_at, None);
     let cost = status.cost.unwrap();
     // 9.25 s at a dollar a second.
     assert_eq!((cost.machine_seconds, cost.usd.as_deref()), (10, Some("9.250000")));
     assert_eq!(status.machine.as_deref(), Some("d5e207bced7541"));
     assert_eq!(status.start_time, Some(time(Millis(1_699_999_990_000))));
+}
+
+#[test]
+fn outputs_of_a_private_bucket_are_read_below_the_api_and_their_addresses_are_renewed() {
+    let completed = || Case::in_state(json!({"ttlSecondsAfterFinished": 864_000}), State::Completed);
+    let nowhere = Case { readable: Readable::Nowhere, ..completed() }.status();
+    assert_eq!((&nowhere.outputs[0].url, &nowhere.urls_expire_at), (&None, &None));
+
+    let case = Case { readable: Readable::ByTheApi, ..completed() };
+    let first = case.status();
+    let url = first.outputs[0].url.clone().unwrap();
+    assert!(url.starts_with("https://films.example/media/") && url.ends_with("/7/360p.mp4"), "{url}");
+    let end = millis(first.urls_expire_at.as_ref().unwrap());
+    assert!(end > NOW.plus(86_400_000));
+    // It is looked at again ten minutes before, though Redis may have forgotten the job by then.
+    let renewal = end.plus(-600_000);
+    assert_eq!(case.again(), u64::try_from((renewal.0 - NOW.0) / 1000).ok());
+    for look in [Look::NotYet, Look::Gone, Case::in_state(none(), State::Completed).look] {
+        let case = || Case { look: look.clone(), before: first.clone(), ..completed() };
+        let at = |now| Case { now, readable: Readable::ByTheApi, ..case() }.status();
+        assert_eq!(at(renewal.plus(-1)), first);
+        let renewed = at(renewal);
+        assert_ne!(renewed.outputs[0].url, first.outputs[0].url);
+        assert!(millis(renewed.urls_expire_at.as_ref().unwrap()) > renewal.plus(86_400_000));
+        assert_eq!(notes(&first, &renewed), []);
+        // The API's address is taken out of the settings.
+        let gone = Case { readable: Readable::Nowhere, ..case() }.status();
+        assert_eq!((&gone.outputs[0].url, &gone.urls_expire_at), (&None, &None));
+    }
+    // The object's own end comes first where it does.
+    let short = Case::in_state(json!({"ttlSecondsAfterFinished": 60}), State::Completed);
+    assert_eq!(Case { readable: Readable::ByTheApi, ..short }.again(), Some(60));
 }
 
 #[test]
@@ -425,7 +480,7 @@ fn a_mirror_shows_and_does_nothing() {
 #[test]
 fn without_redis_what_was_known_stands() {
     let case = Case::in_state(none(), State::Running).written();
-    let links = links(false);
+    let links = links(Readable::Nowhere);
     let frame =
         Frame { object: &case.object, before: &case.before, id: id(), links: &links, price: None, now: NOW };
     let status = frame.without_redis(None);

@@ -56,11 +56,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer as _;
 use tower_http::cors::{AllowHeaders, Any, Cors, CorsLayer};
-use url::{Host, Url};
+use url::Host;
 use uuid::Uuid;
 
 use self::refusal::CloseAfterRefusal;
-use crate::config::StorageConfig;
+use crate::config::{BaseUrl, StorageConfig};
 use crate::serve::{Limits, serve};
 
 /// The key that signs requests.
@@ -119,7 +119,7 @@ pub struct Objects;
 #[derive(Debug)]
 pub struct ObjectsHandle {
     address: SocketAddr,
-    endpoint: Url,
+    endpoint: BaseUrl,
     keys: Keys,
     buckets: Buckets,
     task: JoinHandle<()>,
@@ -193,7 +193,7 @@ impl ObjectsHandle {
         Ok(self.config_at(endpoint.map_err(ObjectsError::Socket)?))
     }
 
-    fn config_at(&self, endpoint: Url) -> StorageConfig {
+    fn config_at(&self, endpoint: BaseUrl) -> StorageConfig {
         StorageConfig {
             public_url: endpoint.join(&format!("{}/", self.buckets.output)).ok(),
             endpoint,

@@ -1,0 +1,221 @@
+//! `GET /media/{token}/{jobId}/{epoch}/{path}`: the outputs of an attempt, for whoever holds a signed address.
+//!
+//! Any player can read a private bucket by it: no header is needed, and what a playlist names relative to itself
+//! has the signature too ([`storage::media`](crate::storage::media)). What refers to others is answered here,
+//! since players resolve its names against the address that answered. Everything else is redirected to where
+//! storage serves it, so no video passes through. Redis is not asked.
+
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use sha2::{Digest as _, Sha256};
+use tower_http::cors::{Any, CorsLayer};
+
+use super::{App, Problem, in_time, problem};
+use crate::job::{Epoch, JobId, Millis, ObjectKey};
+use crate::storage::links::wall_clock;
+use crate::storage::media::MediaRefused;
+use crate::storage::{Bucket, content_type, layout, refers_to_others};
+
+/// The route. Logs and traces show it in the place of the paths, which hold a signature.
+pub const ROUTE: &str = "/media/{token}/{jobId}/{epoch}/{*path}";
+
+/// Largest playlist that is answered, bytes: one of a day's film in segments of a second has half of it.
+const DOCUMENT_LIMIT: u64 = 8 << 20;
+/// A redirect is kept by a browser until so many seconds before the address it leads to ends.
+const MARGIN: i64 = 60;
+
+/// The route. Pages of any origin may read what it answers: who holds an address may use it anywhere, and no
+/// cookie goes along.
+pub fn routes() -> Router<Arc<App>> {
+    let cors = CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([Method::GET, Method::HEAD])
+        .allow_headers(Any)
+        .expose_headers([header::CONTENT_LENGTH, header::CONTENT_RANGE, header::ACCEPT_RANGES, header::ETAG])
+        .max_age(Duration::from_secs(24 * 3600));
+    Router::new()
+        .route(ROUTE, get(media))
+        .method_not_allowed_fallback(problem::method_not_allowed)
+        .layer(axum::middleware::from_fn(in_time))
+        .layer(cors)
+}
+
+/// `GET /media/{token}/{jobId}/{epoch}/{path}`
+async fn media(
+    State(app): State<Arc<App>>,
+    method: Method,
+    headers: HeaderMap,
+    path: Result<Path<(String, JobId, Epoch, String)>, PathRejection>,
+) -> Result<Response, Problem> {
+    let Path((token, job, epoch, path)) = path.map_err(|_| Problem::no_such_file())?;
+    let now = wall_clock();
+    let until = app.links.check(&token, job, epoch, now)?;
+    // A key has no dot segments, so this one lies below the attempt's folder.
+    let key = layout::attempt_prefix(job, epoch).and_then(|folder| folder.join(&path));
+    let key = key.map_err(|_| Problem::no_such_file())?;
+    if refers_to_others(&key) {
+        app.document(&key, &headers, seconds(now, until)).await
+    } else {
+        let to = app.links.redirect(&key, method == Method::HEAD, now, until);
+        redirect(to.map_err(|e| Problem::unavailable(e.to_string()))?.as_str(), seconds(now, until))
+    }
+}
+
+impl From<MediaRefused> for Problem {
+    fn from(refused: MediaRefused) -> Self {
+        match refused {
+            MediaRefused::Unsigned => Self::address_not_signed(),
+            MediaRefused::Expired(at) => Self::address_expired(at),
+        }
+    }
+}
+
+fn seconds(now: Millis, until: Millis) -> i64 {
+    until.0.saturating_sub(now.0) / 1000
+}
+
+fn redirect(to: &str, seconds: i64) -> Result<Response, Problem> {
+    let cannot = |_| Problem::unavailable("the address of this file cannot be made");
+    let to = HeaderValue::try_from(to).map_err(cannot)?;
+    // Not for caches that many share: the address is of a GET or of a HEAD.
+    let keep = format!("private, max-age={}", seconds.saturating_sub(MARGIN).max(0));
+    let keep = HeaderValue::try_from(keep).map_err(cannot)?;
+    Ok((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to), (header::CACHE_CONTROL, keep)])
+        .into_response())
+}
+
+impl App {
+    /// The file itself, which anybody may keep for so many seconds.
+    async fn document(
+        &self,
+        key: &ObjectKey,
+        headers: &HeaderMap,
+        seconds: i64,
+    ) -> Result<Response, Problem> {
+        let found = self.storage.get_small(Bucket::Output, key, DOCUMENT_LIMIT).await.map_err(|error| {
+            // The words of the log may name parts of the installation; whoever plays a film needs only the gist.
+            tracing::error!(%key, %error, "an output could not be read");
+            Problem::unavailable("object storage does not give this file; try again in a few seconds")
+        })?;
+        let bytes = Bytes::from(found.ok_or_else(Problem::no_such_file)?);
+        let mut response = part(bytes, headers);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(key.as_str())));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if let Ok(keep) = HeaderValue::try_from(format!("public, max-age={seconds}")) {
+            headers.insert(header::CACHE_CONTROL, keep);
+        }
+        Ok(response)
+    }
+}
+
+/// As much of it as is asked for: nothing where it is known already, one range, or all.
+fn part(bytes: Bytes, headers: &HeaderMap) -> Response {
+    let hash = Sha256::digest(&bytes);
+    let tag: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    let tag = format!("\"{tag}\"");
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let length = bytes.len() as u64;
+    let known = text(header::IF_NONE_MATCH).is_some_and(|tags| {
+        tags.split(',').map(str::trim).any(|t| t == "*" || t.trim_start_matches("W/") == tag)
+    });
+    let is_whole_wanted = text(header::IF_RANGE).is_some_and(|known| known != tag);
+    let mut response = match text(header::RANGE).filter(|_| !is_whole_wanted).map(|text| range(text, length))
+    {
+        _ if known => StatusCode::NOT_MODIFIED.into_response(),
+        Some(Wanted::Part(range)) => {
+            let (first, last) = (*range.start(), *range.end());
+            let told = [(header::CONTENT_RANGE, format!("bytes {first}-{last}/{length}"))];
+            // Both lie below the length, which is a usize.
+            #[expect(clippy::cast_possible_truncation, reason = "below a length in memory")]
+            let slice = bytes.slice(first as usize..=last as usize);
+            (StatusCode::PARTIAL_CONTENT, told, slice).into_response()
+        }
+        Some(Wanted::Nothing) => {
+            let told = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
+            (StatusCode::RANGE_NOT_SATISFIABLE, told).into_response()
+        }
+        Some(Wanted::All) | None => bytes.into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    if let Ok(tag) = HeaderValue::try_from(tag) {
+        headers.insert(header::ETAG, tag);
+    }
+    response
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Wanted {
+    /// What cannot be read is ignored, and several ranges are answered by the whole, as RFC 9110 lets a server.
+    All,
+    Part(RangeInclusive<u64>),
+    /// It lies behind the end.
+    Nothing,
+}
+
+/// What a `Range` header asks of a file of so many bytes.
+fn range(header: &str, length: u64) -> Wanted {
+    let Ok(parsed) = http_range_header::parse_range_header(header) else { return Wanted::All };
+    match parsed.validate(length).as_deref() {
+        Ok([one]) => Wanted::Part(one.clone()),
+        Ok(_) => Wanted::All,
+        Err(_) => Wanted::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_range_is_answered_and_several_are_not() {
+        for (header, wanted) in [
+            ("bytes=0-", Wanted::Part(0..=99)),
+            ("bytes=0-1", Wanted::Part(0..=1)),
+            ("bytes=90-500", Wanted::Part(90..=99)),
+            ("bytes=-10", Wanted::Part(90..=99)),
+            ("bytes=0-1,5-6", Wanted::All),
+            ("bytes=", Wanted::All),
+            ("lines=0-1", Wanted::All),
+            ("bytes=100-", Wanted::Nothing),
+        ] {
+            assert_eq!(range(header, 100), wanted, "{header}");
+        }
+        assert_eq!(range("bytes=0-", 0), Wanted::Nothing);
+    }
+
+    async fn answer(headers: &[(&'static str, &str)]) -> (u16, String, HeaderMap) {
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        let response = part(Bytes::from_static(b"#EXTM3U\n"), &headers.collect());
+        let (parts, body) = response.into_parts();
+        let body = axum::body::to_bytes(body, 100).await.unwrap();
+        (parts.status.as_u16(), String::from_utf8(body.into()).unwrap(), parts.headers)
+    }
+
+    #[tokio::test]
+    async fn what_is_known_is_not_sent_and_an_older_part_is_not_continued() {
+        let (status, body, headers) = answer(&[]).await;
+        assert_eq!((status, body.as_str()), (200, "#EXTM3U\n"));
+        let tag = headers["etag"].to_str().unwrap().to_owned();
+        for known in [tag.clone(), format!("\"other\", {tag}"), format!("W/{tag}"), "*".into()] {
+            assert_eq!(answer(&[("if-none-match", &known)]).await.0, 304, "{known}");
+        }
+        assert_eq!(answer(&[("if-none-match", "\"other\"")]).await.0, 200);
+        let (status, body, headers) = answer(&[("range", "bytes=1-3"), ("if-range", &tag)]).await;
+        assert_eq!((status, body.as_str()), (206, "EXT"));
+        assert_eq!(headers["content-range"], "bytes 1-3/8");
+        assert_eq!(answer(&[("range", "bytes=1-3"), ("if-range", "\"other\"")]).await.0, 200);
+        let (status, _, headers) = answer(&[("range", "bytes=8-")]).await;
+        assert_eq!((status, &headers["content-range"]), (416, &HeaderValue::from_static("bytes */8")));
+    }
+}

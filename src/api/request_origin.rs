@@ -1,0 +1,73 @@
+//! The API's own address, as a request named it.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri, header};
+
+use crate::config::BaseUrl;
+
+/// The API's own address, as the request named it; nothing where it did not, or where what it named is no
+/// address. Used for addresses below the API where `API_PUBLIC_URL` is not set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestOrigin(pub Option<BaseUrl>);
+
+impl<S: Sync> FromRequestParts<S> for RequestOrigin {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(request_origin(&parts.uri, &parts.headers)))
+    }
+}
+
+/// A request names its server by its whole address (at the edge, and through a forward proxy), or by the header
+/// `Host`. Behind a proxy that ends TLS only `X-Forwarded-Proto` tells that clients speak https. Whoever sends
+/// wrong headers misleads nobody but themselves: the answer goes to them alone.
+fn request_origin(uri: &Uri, headers: &HeaderMap) -> Option<BaseUrl> {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = uri.authority().map(|host| host.as_str()).or_else(|| text(header::HOST.as_str()))?;
+    // Several proxies append with commas; the first is the one clients speak to.
+    let forwarded = || text("x-forwarded-proto")?.split(',').next();
+    let scheme = match uri.scheme_str().or_else(forwarded) {
+        Some(scheme) if scheme.trim().eq_ignore_ascii_case("https") => "https",
+        _ => "http",
+    };
+    let url: BaseUrl = format!("{scheme}://{host}").parse().ok()?;
+    // Anything behind the host would be the caller's invention.
+    (url.as_url().path() == "/").then_some(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(uri: &str, headers: &[(&'static str, &str)]) -> Option<String> {
+        let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+        request_origin(&uri.parse().unwrap(), &headers.collect()).map(|url| url.to_string())
+    }
+
+    #[test]
+    fn a_request_names_the_server_by_its_address_or_by_its_host() {
+        for (uri, headers, named) in [
+            ("/api/jobs", &[("host", "127.0.0.1:8080")][..], Some("http://127.0.0.1:8080/")),
+            ("/api/jobs", &[("host", "[::1]:8080")], Some("http://[::1]:8080/")),
+            ("/a", &[("host", "h.example"), ("x-forwarded-proto", "https")], Some("https://h.example/")),
+            (
+                "/a",
+                &[("host", "h.example"), ("x-forwarded-proto", "https, http")],
+                Some("https://h.example/"),
+            ),
+            ("/a", &[("host", "h.example"), ("x-forwarded-proto", "gopher")], Some("http://h.example/")),
+            ("https://edge.example/api/jobs", &[("host", "other.example")], Some("https://edge.example/")),
+            ("https://edge.example/a", &[("x-forwarded-proto", "http")], Some("https://edge.example/")),
+            ("/a", &[], None),
+            ("/a", &[("host", "")], None),
+            ("/a", &[("host", "user@h.example")], None),
+            ("/a", &[("host", "h.example/elsewhere")], None),
+            ("/a", &[("host", "h.example?a=b")], None),
+        ] {
+            assert_eq!(read(uri, headers).as_deref(), named, "{uri} {headers:?}");
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Addresses of servers, parsed once.
+
+use std::fmt;
+use std::str::FromStr;
+
+use url::{ParseError, Url};
+
+/// An http or https address below which other addresses lie. Its path ends with a slash, and it has neither a
+/// query, a fragment nor credentials, so that all who append to it make the same address.
+///
+/// The slash matters: the AWS SDK appends a bucket to the endpoint's path as it stands, and makes `/s3bucket`
+/// of `/s3`, while rusty-s3 makes `/s3/bucket`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseUrl(Url);
+
+/// The text is no base of addresses. The message goes on from the variable's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidBaseUrl {
+    /// No web address.
+    #[error("it must be an http or https address, such as https://films.example")]
+    NotHttp,
+    /// `?` or `#`.
+    #[error("it must end with its path: leave out '?', '#' and what follows")]
+    Query,
+    /// `user:password@`.
+    #[error("it must not hold a user name or a password")]
+    Credentials,
+}
+
+impl BaseUrl {
+    /// The address as text, with its final slash.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// The address.
+    #[must_use]
+    pub const fn as_url(&self) -> &Url {
+        &self.0
+    }
+
+    /// The address of `path` below this one, as a link on a page there would lead to it.
+    ///
+    /// # Errors
+    /// When `path` is no part of an address.
+    pub fn join(&self, path: &str) -> Result<Url, ParseError> {
+        self.0.join(path)
+    }
+
+    /// The address below this one whose path has these segments, percent-encoded where they need it.
+    pub fn below<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
+        let mut url = self.0.clone();
+        // Every http address has path segments.
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+}
+
+impl TryFrom<Url> for BaseUrl {
+    type Error = InvalidBaseUrl;
+
+    fn try_from(mut url: Url) -> Result<Self, InvalidBaseUrl> {
+        if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+            return Err(InvalidBaseUrl::NotHttp);
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(InvalidBaseUrl::Query);
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(InvalidBaseUrl::Credentials);
+        }
+        if !url.path().ends_with('/') {
+            let path = format!("{}/", url.path());
+            url.set_path(&path);
+        }
+        Ok(Self(url))
+    }
+}
+
+impl FromStr for BaseUrl {
+    type Err = InvalidBaseUrl;
+
+    fn from_str(text: &str) -> Result<Self, InvalidBaseUrl> {
+        text.parse::<Url>().map_err(|_| InvalidBaseUrl::NotHttp)?.try_into()
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_url_ends_with_a_slash_however_it_is_written() {
+        for (text, parsed) in [
+            ("http://127.0.0.1:9000", "http://127.0.0.1:9000/"),
+            ("https://h.example/s3", "https://h.example/s3/"),
+            ("https://h.example/s3/", "https://h.example/s3/"),
+            ("HTTPS://H.example/a/../s3", "https://h.example/s3/"),
+        ] {
+            let base: BaseUrl = text.parse().unwrap();
+            assert_eq!(base.as_str(), parsed, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_appended_to_is_no_base_url() {
+        for (text, why) in [
+            ("", InvalidBaseUrl::NotHttp),
+            ("films.example", InvalidBaseUrl::NotHttp),
+            ("ftp://h.example/", InvalidBaseUrl::NotHttp),
+            ("data:text/plain,a", InvalidBaseUrl::NotHttp),
+            ("https://h.example/?a=b", InvalidBaseUrl::Query),
+            ("https://h.example/#a", InvalidBaseUrl::Query),
+            ("https://user@h.example/", InvalidBaseUrl::Credentials),
+            ("https://user:word@h.example/", InvalidBaseUrl::Credentials),
+        ] {
+            assert_eq!(text.parse::<BaseUrl>(), Err(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn segments_are_encoded_and_keep_the_path_of_the_base_url() {
+        let base: BaseUrl = "https://h.example/api".parse().unwrap();
+        assert_eq!(base.below(["a b", "c/d"]).as_str(), "https://h.example/api/a%20b/c%2Fd");
+    }
+}

@@ -1,0 +1,209 @@
+//! Addresses below the API at which whatever one attempt made can be read for a while:
+//! `media/<token>/<job>/<epoch>/<path>`. Pure.
+//!
+//! A presigned address is good for one object, and its signature stands in the query. A playlist names its
+//! segments relative to itself, and players resolve such names against the path: the query is lost. Here the
+//! signature stands in the path before the names, so whatever a playlist names has it too.
+//!
+//! A token is the second of its end and an HMAC over the attempt and that second. Nothing of it is stored:
+//! every process that has the storage's key can sign and check.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256, Sha512};
+use url::Url;
+
+use super::layout;
+use crate::config::{BaseUrl, StorageConfig};
+use crate::job::{Epoch, JobId, Millis, ObjectKey};
+
+/// How long an address is good at least, milliseconds: a day, which is longer than any film.
+const WINDOW: i64 = 24 * 3_600_000;
+/// Ends fall on whole hours, so that within an hour the same file has the same address, and caches help.
+const STEP: i64 = 3_600_000;
+
+/// When an address ends that is made now.
+#[must_use]
+pub fn media_end(now: Millis) -> Millis {
+    Millis(now.plus(WINDOW + STEP).0.div_euclid(STEP).saturating_mul(STEP))
+}
+
+/// Signs addresses of an attempt's outputs, and checks them.
+#[derive(Clone)]
+pub struct MediaSigner(Hmac<Sha256>);
+
+impl fmt::Debug for MediaSigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MediaSigner")
+    }
+}
+
+/// An address that lets nobody in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MediaRefused {
+    /// It was not signed here, or for something else.
+    #[error("the address is not signed, or it was changed")]
+    Unsigned,
+    /// It was good until then.
+    #[error("the address was good until {0}")]
+    Expired(Millis),
+}
+
+impl MediaSigner {
+    /// With a key made of the storage's own, so that there is none to configure.
+    #[must_use]
+    pub fn new(config: &StorageConfig) -> Self {
+        let key = Sha512::new()
+            .chain_update("tcoder media addresses\n")
+            .chain_update(&config.output_bucket)
+            .chain_update("\n")
+            .chain_update(config.secret_access_key.expose_secret())
+            .finalize();
+        // SHA-512 gives just the bytes of a block of SHA-256, which is what HMAC takes for a key.
+        Self(Hmac::new(&key))
+    }
+
+    fn mac(&self, job: JobId, epoch: Epoch, end: &str) -> Hmac<Sha256> {
+        self.0.clone().chain_update(format!("{job}/{epoch}/{end}"))
+    }
+
+    /// Where the output at `key` can be read below `api` until `end`, of which whole seconds count; nothing where
+    /// the key is none of an attempt's outputs.
+    #[must_use]
+    pub fn sign(&self, api: &BaseUrl, key: &ObjectKey, end: Millis) -> Option<Url> {
+        let (job, epoch, path) = layout::attempt_of_output_key(key)?;
+        let end = end.0.div_euclid(1000).to_string();
+        let mac = URL_SAFE_NO_PAD.encode(self.mac(job, epoch, &end).finalize().into_bytes());
+        let (token, job, epoch) = (format!("{end}-{mac}"), job.to_string(), epoch.to_string());
+        Some(api.below(["media", &token, &job, &epoch].into_iter().chain(path.split('/'))))
+    }
+
+    /// Until when the holder of `token` may read what this attempt made.
+    ///
+    /// # Errors
+    /// When the token is none, another attempt's, or too old.
+    pub fn check(&self, token: &str, job: JobId, epoch: Epoch, now: Millis) -> Result<Millis, MediaRefused> {
+        let (end, mac) = token.split_once('-').ok_or(MediaRefused::Unsigned)?;
+        let mac = URL_SAFE_NO_PAD.decode(mac).map_err(|_| MediaRefused::Unsigned)?;
+        // In constant time.
+        self.mac(job, epoch, end).verify_slice(&mac).map_err(|_| MediaRefused::Unsigned)?;
+        let end: i64 = end.parse().map_err(|_| MediaRefused::Unsigned)?;
+        let end = Millis(end.saturating_mul(1000));
+        if end <= now { Err(MediaRefused::Expired(end)) } else { Ok(end) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Env;
+    use proptest::prelude::*;
+
+    const NOW: Millis = Millis(1_700_000_000_123);
+    const JOB: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+    const OTHER: &str = "01890a5d-ac96-774b-bcce-b302099a8058";
+
+    fn of(secret: &'static str, bucket: &'static str) -> MediaSigner {
+        let env = Env::of(move |name| match name {
+            "R2_ENDPOINT" => Some("http://127.0.0.1:9000".into()),
+            "R2_SECRET_ACCESS_KEY" => Some(secret.into()),
+            "R2_OUTPUT_BUCKET_NAME" => Some(bucket.into()),
+            "R2_PUBLIC_URL" => None,
+            _ => Some("some-text".into()),
+        });
+        MediaSigner::new(&StorageConfig::read(&env).unwrap())
+    }
+
+    fn ours() -> MediaSigner {
+        of("hush", "output")
+    }
+
+    fn key(path: &str) -> ObjectKey {
+        format!("outputs/{JOB}/7/{path}").parse().unwrap()
+    }
+
+    fn api() -> BaseUrl {
+        "https://films.example/tcoder".parse().unwrap()
+    }
+
+    fn token(signer: &MediaSigner) -> String {
+        let url = signer.sign(&api(), &key("master.m3u8"), media_end(NOW)).unwrap();
+        url.path().split('/').nth(3).unwrap().to_owned()
+    }
+
+    fn job(text: &str) -> JobId {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_name_in_a_playlist_keeps_the_signature() {
+        let end = media_end(NOW);
+        let url = ours().sign(&api(), &key("v0/720p.m3u8"), end).unwrap();
+        assert!(url.as_str().starts_with("https://films.example/tcoder/media/"), "{url}");
+        assert!(url.path().ends_with(&format!("/{JOB}/7/v0/720p.m3u8")) && url.query().is_none(), "{url}");
+        let segment = url.join("seg_1.m4s").unwrap();
+        let mut parts = segment.path().split('/').skip(3);
+        let (token, id, epoch) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
+        let epoch = Epoch(epoch.parse().unwrap());
+        assert_eq!(ours().check(token, job(id), epoch, NOW), Ok(end));
+    }
+
+    #[test]
+    fn an_address_is_good_for_a_day_at_least_and_the_same_for_an_hour() {
+        let hour = Millis(1_699_999_200_000);
+        assert_eq!(media_end(hour), media_end(hour.plus(3_599_999)));
+        assert_ne!(media_end(hour), media_end(hour.plus(3_600_000)));
+        for ms in [0, 1, 999, 1000, 3_599_999, 3_600_000] {
+            let now = hour.plus(ms);
+            let left = media_end(now).0 - now.0;
+            assert!((86_400_001..=90_000_000).contains(&left), "{ms}: {left}");
+        }
+    }
+
+    #[test]
+    fn a_token_opens_only_its_own_attempt_until_its_end() {
+        let (signer, token) = (ours(), token(&ours()));
+        let end = signer.check(&token, job(JOB), Epoch(7), NOW).unwrap();
+        assert_eq!(signer.check(&token, job(JOB), Epoch(7), end.plus(-1)), Ok(end));
+        assert_eq!(signer.check(&token, job(JOB), Epoch(7), end), Err(MediaRefused::Expired(end)));
+        assert_eq!(signer.check(&token, job(OTHER), Epoch(7), NOW), Err(MediaRefused::Unsigned));
+        assert_eq!(signer.check(&token, job(JOB), Epoch(8), NOW), Err(MediaRefused::Unsigned));
+        for other in [of("else", "output"), of("hush", "else")] {
+            assert_eq!(other.check(&token, job(JOB), Epoch(7), NOW), Err(MediaRefused::Unsigned));
+        }
+        let (_, mac) = token.split_once('-').unwrap();
+        let later = format!("{}-{mac}", end.0 / 1000 + 3600);
+        let plus = format!("+{token}");
+        for bad in ["", "-", "1-", mac, &later, &plus, &token[..token.len() - 2], &format!("{token}A")] {
+            assert_eq!(signer.check(bad, job(JOB), Epoch(7), NOW), Err(MediaRefused::Unsigned), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_output_of_an_attempt_is_not_signed() {
+        for key in [format!("outputs/{JOB}/manifest.json"), "inputs/a/b.mp4".to_owned()] {
+            assert_eq!(ours().sign(&api(), &key.parse().unwrap(), media_end(NOW)), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn the_key_is_in_no_debug_print() {
+        assert_eq!(format!("{:?}", ours()), "MediaSigner");
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_but_the_signed_one_is_taken(text in "\\PC{0,80}", now in any::<i64>()) {
+            prop_assert_eq!(ours().check(&text, job(JOB), Epoch(7), Millis(now)), Err(MediaRefused::Unsigned));
+        }
+
+        #[test]
+        fn every_moment_can_be_signed(now in any::<i64>()) {
+            prop_assert!(ours().sign(&api(), &key("a.m3u8"), media_end(Millis(now))).is_some());
+        }
+    }
+}
