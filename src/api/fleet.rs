@@ -15,6 +15,7 @@ use crate::queue::{FleetStatus, Paused, QueueError};
 /// The answer of `GET /api/fleet`, and of the two that change it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "FleetResponse")]
 pub struct FleetAnswer {
     /// Redis's time: what the other times are to be held against.
     pub now: Millis,
@@ -34,6 +35,7 @@ pub struct FleetAnswer {
 /// The body of `POST /api/fleet/pause`; it may be left out.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(rename = "PauseFleetRequest")]
 pub struct PauseFleet {
     /// Why, in at most 200 characters, for whoever finds the fleet stopped.
     #[serde(skip_serializing_if = "Option::is_none")]

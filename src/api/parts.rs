@@ -33,6 +33,7 @@ const LONGEST_ID: usize = 2048;
 /// How to send a video in parts, beside the one address that takes it whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "MultipartUpload")]
 pub struct Multipart {
     /// POST there, without a body, to begin; the answer's XML holds the `UploadId`.
     pub start_url: Url,
@@ -43,10 +44,13 @@ pub struct Multipart {
 /// `POST /api/jobs/{id}/parts`
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(rename = "PartsRequest", extend("required" = ["uploadId"]))]
 pub struct PartsWanted {
     /// The `UploadId` that storage gave out.
+    #[schemars(length(min = 1, max = LONGEST_ID))]
     pub upload_id: String,
     /// Which parts, counted from 1, at most 100 at a time.
+    #[schemars(length(max = AT_ONCE), inner(range(min = 1, max = MOST_PARTS)))]
     pub part_numbers: Vec<u16>,
 }
 
@@ -60,12 +64,13 @@ impl Fields for PartsWanted {
 #[serde(rename_all = "camelCase")]
 pub struct PartAddress {
     /// Which part.
+    #[schemars(range(min = 1, max = MOST_PARTS))]
     pub part_number: u16,
     /// PUT it there; the answer's `ETag` is needed to complete the upload.
     pub url: Url,
 }
 
-/// The answer to [`PartsWanted`].
+/// The addresses of parts, and those that end their upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PartAddresses {

@@ -11,9 +11,11 @@ use crate::queue::QueueError;
 
 /// The body of an error (`application/problem+json`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Problem")]
 pub struct ProblemBody {
     /// Which kind, as a stable relative address: `/problems/invalid-field`.
     #[serde(rename = "type")]
+    #[schemars(extend("format" = "uri-reference"))]
     pub kind: String,
     /// The kind in words.
     pub title: String,
@@ -146,23 +148,29 @@ impl Problem {
     }
 }
 
+impl From<Problem> for ProblemBody {
+    fn from(problem: Problem) -> Self {
+        Self {
+            kind: format!("/problems/{}", problem.kind),
+            title: problem.title.to_owned(),
+            status: problem.status.as_u16(),
+            detail: problem.detail,
+            field: problem.field,
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = ProblemBody {
-            kind: format!("/problems/{}", self.kind),
-            title: self.title.to_owned(),
-            status: self.status.as_u16(),
-            detail: self.detail,
-            field: self.field,
-        };
-        let mut response = (self.status, Json(body)).into_response();
+        let (status, retry_after) = (self.status, self.retry_after);
+        let mut response = (status, Json(ProblemBody::from(self))).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
         }
         response
     }

@@ -34,9 +34,11 @@ pub struct Wishes {
     /// -100 to 100; one point is worth a minute of waiting.
     pub priority: Priority,
     /// Attempts before it fails for good.
+    #[schemars(range(min = 1, max = 20), extend("default" = JobSpec::default_attempts()))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
     /// Seconds one attempt may take.
+    #[schemars(range(min = 1, max = 604_800), extend("default" = JobSpec::default_deadline()))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u32>,
 }
@@ -44,11 +46,13 @@ pub struct Wishes {
 /// `POST /api/upload`: a job whose video the client uploads next.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(rename = "UploadRequest")]
 pub struct Upload {
     /// The file's name; only for finding it again.
     #[serde(alias = "filename", skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,
     /// Its bytes. A large one gets an address to send it in parts, too.
+    #[schemars(range(max = super::parts::LARGEST))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_size: Option<u64>,
     /// What every new job may say.
@@ -59,6 +63,7 @@ pub struct Upload {
 /// `POST /api/jobs`: a job whose video is there already. One of `inputKey` and `inputUrl`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(rename = "JobRequest")]
 pub struct FromInput {
     /// An object in the input bucket.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,12 +72,16 @@ pub struct FromInput {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_url: Option<Url>,
     /// Starts at the earliest after this many seconds (at most 30 days).
+    #[schemars(range(max = MOST_DELAY))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_seconds: Option<u32>,
     /// What every new job may say.
     #[serde(flatten)]
     pub wishes: Wishes,
 }
+
+/// Longest a job may be delayed, seconds.
+const MOST_DELAY: u32 = 30 * 24 * 3600;
 
 /// The answer to `POST /api/upload`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -163,7 +172,6 @@ impl Upload {
 impl FromInput {
     /// The job this asks for, and how long it waits before it starts.
     pub(super) fn spec(self, rules: Rules) -> Result<(JobSpec, Duration), Problem> {
-        const MOST_DELAY: u32 = 30 * 24 * 3600;
         let input = match (self.input_key, self.input_url) {
             (Some(key), None) => Input::Key(key),
             (None, Some(url)) => {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 /// What kind of failure it was; stable, for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "ErrorCode")]
 pub enum FailureCode {
     /// The file is damaged, truncated, empty or no video at all.
     InvalidMedia,

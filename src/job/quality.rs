@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// One named quality. Ordered from small to large.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+// No identifier begins with a digit.
+#[schemars(extend("x-enum-varnames" = Self::ALL.map(Self::identifier)))]
 pub enum Quality {
     /// 256x144, 100 kbit/s.
     #[serde(rename = "144p")]
@@ -72,6 +74,11 @@ impl Quality {
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.row().0
+    }
+
+    /// Its name where a name must not begin with a digit: `P720`.
+    pub(super) fn identifier(self) -> String {
+        format!("{self:?}")
     }
 
     /// The landscape box its renditions are fitted into.
@@ -177,6 +184,9 @@ impl FromStr for Ladder {
 impl JsonSchema for Ladder {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Ladder".into()
+    }
+    fn inline_schema() -> bool {
+        true
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let quality = generator.subschema_for::<Quality>();

@@ -3,14 +3,14 @@
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::key::ObjectKey;
 use super::quality::Quality;
 
 /// Which rendition an output is: a quality, or the source's own streams copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Label {
     /// Encoded at a quality.
@@ -20,7 +20,7 @@ pub enum Label {
 }
 
 /// The name `original`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Original {
     /// The source's own streams.
@@ -54,6 +54,37 @@ impl FromStr for Label {
     }
 }
 
+/// One enum, where the derived schema would be a union of two.
+impl JsonSchema for Label {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "OutputQuality".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let names = Quality::ALL.map(Quality::name).into_iter().chain([Self::ORIGINAL.name()]);
+        let identifiers = Quality::ALL.map(Quality::identifier).into_iter().chain(["Original".to_owned()]);
+        json_schema!({
+            "type": "string",
+            "description": "Which rendition an output is: a quality, or `original`, the source's own streams copied.",
+            "enum": names.collect::<Vec<_>>(),
+            "x-enum-varnames": identifiers.collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Requires the addresses of objects: they are absent only where a job is stored, and its readers always find them.
+fn with_addresses(schema: &mut Schema) {
+    for name in ["url", "imageUrl"] {
+        let Some(serde_json::Value::Object(properties)) = schema.get_mut("properties") else { return };
+        let Some(serde_json::Value::Object(address)) = properties.get_mut(name) else { continue };
+        address.insert("type".into(), "string".into());
+        address.insert("format".into(), "uri".into());
+        let required = schema.ensure_object().entry("required").or_insert_with(|| serde_json::json!([]));
+        if let Some(required) = required.as_array_mut() {
+            required.push(name.into());
+        }
+    }
+}
+
 /// How an output is packaged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -81,6 +112,7 @@ impl Container {
 /// One rendition that stands in storage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = with_addresses)]
 pub struct Output {
     /// Which rendition.
     pub quality: Label,
@@ -112,6 +144,7 @@ pub struct Output {
 /// The playlist over all renditions of an adaptive job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "MasterPlaylist", transform = with_addresses)]
 pub struct Master {
     /// Its object in the output bucket.
     pub key: ObjectKey,
@@ -123,6 +156,7 @@ pub struct Master {
 /// A still of the beginning.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = with_addresses)]
 pub struct Poster {
     /// Its object in the output bucket, a JPEG.
     pub key: ObjectKey,
@@ -140,6 +174,7 @@ pub struct Poster {
 /// Small stills of the whole length, row by row in one picture.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(transform = with_addresses)]
 pub struct Storyboard {
     /// The WebVTT that says which still is of when, in the output bucket beside the picture.
     pub key: ObjectKey,
@@ -167,6 +202,7 @@ pub struct Storyboard {
 
 /// A quality that was asked for and not made as asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "SkippedQuality")]
 pub struct Skipped {
     /// Which.
     pub quality: Quality,

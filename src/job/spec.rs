@@ -36,7 +36,8 @@ impl Input {
 /// urgent jobs overtake and nothing starves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "i64", into = "i64")]
-pub struct Priority(#[schemars(range(min = -100, max = 100))] i64);
+#[schemars(extend("format" = "int32", "minimum" = -100, "maximum" = 100))]
+pub struct Priority(i64);
 
 impl Priority {
     /// Milliseconds of waiting that one point is worth.
@@ -131,6 +132,9 @@ impl JsonSchema for Stills {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Stills".into()
     }
+    fn inline_schema() -> bool {
+        true
+    }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let still = generator.subschema_for::<Still>();
         json_schema!({"type": "array", "items": still})
@@ -221,11 +225,13 @@ impl JobSpec {
         }
     }
 
-    const fn default_attempts() -> u32 {
+    /// Attempts, where none are named.
+    pub(crate) const fn default_attempts() -> u32 {
         3
     }
 
-    const fn default_deadline() -> u32 {
+    /// Seconds an attempt may take, where none are named.
+    pub(crate) const fn default_deadline() -> u32 {
         6 * 3600
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Where a job stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "JobStatus")]
 pub enum State {
     /// Waits for its input to arrive in storage.
     Uploading,

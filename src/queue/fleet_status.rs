@@ -8,6 +8,7 @@ use crate::job::{JobId, Millis};
 /// Somebody stopped the reconcilers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "FleetPause")]
 pub struct Paused {
     /// Since when.
     pub since: Millis,
@@ -87,7 +88,7 @@ pub struct FleetMachine {
     /// The job its worker holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_id: Option<JobId>,
-    /// When it was made, by Fly's clock.
+    /// When it was made, by Fly's clock, as Fly writes it (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
     /// How long it ran in all before its present run, seconds, as far as Fly's events go back.

@@ -32,6 +32,7 @@ pub struct WorkerRecord {
 /// A worker in the pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "Worker")]
 pub struct Registered {
     /// What it said of itself.
     #[serde(flatten)]

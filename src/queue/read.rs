@@ -19,6 +19,7 @@ pub struct Filter {
 /// One page of a listing, newest first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "JobList")]
 pub struct Page {
     /// The jobs.
     pub jobs: Vec<Job>,

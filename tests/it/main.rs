@@ -25,6 +25,7 @@ mod stopping_and_starting;
 mod storage;
 mod support;
 mod the_api;
+mod the_api_clients;
 mod the_command_line;
 mod the_contract;
 mod the_documents;

@@ -46,8 +46,13 @@ fn blocks<'a>(text: &'a str, fence: &str) -> Vec<&'a str> {
 
 /// Runs commands one after the other, as somebody types them, and answers what they said.
 async fn typed(commands: &str, dir: &Path, url: &str) -> String {
+    typed_where(commands, dir, url, &std::env::var("PATH").unwrap()).await
+}
+
+/// The same, with programs that are found in `path`.
+async fn typed_where(commands: &str, dir: &Path, url: &str, path: &str) -> String {
     let binary = Path::new(env!("CARGO_BIN_EXE_tcoder")).parent().unwrap();
-    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
+    let path = format!("{}:{path}", binary.display());
     let mut command = Command::new("bash");
     // What fails in the middle fails the whole.
     command.args(["-euo", "pipefail", "-c", commands]).current_dir(dir);
@@ -83,6 +88,28 @@ async fn the_commands_of_the_api_s_document_work() {
     let stills = system.completed(find("holiday.mov")).await;
     assert!(stills["poster"]["url"].is_string() && stills["storyboard"]["url"].is_string(), "{stills:#}");
     system.stop().await;
+}
+
+/// The generated clients of the API's document: generated, compiled and run as it says.
+#[tokio::test]
+async fn the_generated_clients_of_the_api_s_document_work() {
+    let installed = crate::the_api_clients::installed().await;
+    let variable = |name: &str| &installed.iter().find(|(known, _)| known == name).unwrap().1;
+    let (system, dir) = (crate::support::system::shared().await, folder("document"));
+    std::fs::copy(clip(), dir.join("holiday.mov")).unwrap();
+    // As if `npm install` had been run there.
+    std::os::unix::fs::symlink(variable("NODE_MODULES"), dir.join("node_modules")).unwrap();
+    let text = read("docs/api.md");
+    for (fence, name) in [("ts", "client.mts"), ("python", "client.py")] {
+        std::fs::write(dir.join(name), blocks(&text, fence)[0]).unwrap();
+    }
+    let commands = blocks(&text, "sh client").join("\n");
+    let said = typed_where(&commands, &dir, &system.url, variable("PATH")).await;
+    let completed: Vec<&str> = said.lines().filter(|line| line.starts_with("completed")).collect();
+    assert_eq!(completed.len(), 2, "{said}");
+    for line in completed {
+        assert!(line.contains("360p") && line.contains("http://"), "{said}");
+    }
 }
 
 #[tokio::test]
@@ -208,10 +235,10 @@ fn every_reason_problem_and_error_code_is_explained() {
 
     let api = read("docs/api.md");
     let contract: Value = serde_json::from_str(&read("web/openapi.json")).unwrap();
-    let codes = contract["components"]["schemas"]["FailureCode"]["oneOf"].as_array().unwrap();
+    let codes = contract["components"]["schemas"]["ErrorCode"]["enum"].as_array().unwrap();
     assert!(codes.len() >= 13);
     for code in codes {
-        let code = code["const"].as_str().unwrap();
+        let code = code.as_str().unwrap();
         assert!(api.contains(&format!("`{code}`")), "{code}");
     }
     for (_, answer) in contract["components"]["responses"].as_object().unwrap() {
@@ -220,7 +247,7 @@ fn every_reason_problem_and_error_code_is_explained() {
             assert!(api.contains(&format!("`{kind}`")), "{kind}");
         }
     }
-    for field in contract["components"]["schemas"]["FromInput"]["properties"].as_object().unwrap().keys() {
+    for field in contract["components"]["schemas"]["JobRequest"]["properties"].as_object().unwrap().keys() {
         assert!(api.contains(&format!("`{field}`")), "{field}");
     }
 }

@@ -1,5 +1,6 @@
 //! Whoever asked for a job is told how it ended: signed, at least once, under one id.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -10,10 +11,11 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::routing::post;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::mpsc;
 
 use crate::support::system::{
-    PATIENCE, Setup, System, WEBHOOK_SECRET, clip, eventually, guarded, serve, shared,
+    PATIENCE, Setup, System, WEBHOOK_SECRET, clip, eventually, guarded, serve, shared, spawn,
 };
 
 /// A receiver that answers as it is told and hands on what it got.
@@ -157,6 +159,53 @@ async fn tell(system: &System, url: &str) -> String {
     let id = ticket["jobId"].as_str().unwrap().to_owned();
     system.delete(&format!("/api/jobs/{id}")).await;
     id
+}
+
+/// A receiver with an official library of Standard Webhooks accepts what tcoder sends, and only that.
+async fn an_official_library_verifies_each_message(kind: &str) {
+    const WRONG: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
+    let system = shared().await;
+    let mut command = crate::the_api_clients::script(&["receiver", kind, WEBHOOK_SECRET, WRONG]).await;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut receiver = spawn(command);
+    let mut lines = BufReader::new(receiver.stdout.take().unwrap()).lines();
+    let mut next = async || {
+        let line = tokio::time::timeout(PATIENCE, lines.next_line()).await.expect("the receiver is silent");
+        line.unwrap().expect("the receiver ended")
+    };
+    let url = next().await;
+    let id = tell(system, &url).await;
+    let mut sent = Vec::new();
+    // The first is answered 500 and comes again.
+    for _ in 0..2 {
+        let verdicts: Value = serde_json::from_str(&next().await).unwrap();
+        let message = &verdicts["valid"]["accepted"];
+        assert_eq!(message["type"], "job.cancelled", "{verdicts:#}");
+        assert_eq!(
+            (&message["data"]["jobId"], &message["data"]["status"]),
+            (&json!(id), &json!("cancelled"))
+        );
+        for changed in ["tamperedBody", "tamperedId", "tamperedTimestamp", "wrongSecret"] {
+            assert_eq!(verdicts[changed], json!({"refused": "No matching signature found"}), "{changed}");
+        }
+        assert_eq!(verdicts["tooOld"], json!({"refused": "Message timestamp too old"}));
+        assert_eq!(verdicts["tooNew"], json!({"refused": "Message timestamp too new"}));
+        sent.push((verdicts["id"].clone(), verdicts["timestamp"].as_i64().unwrap()));
+    }
+    // One message, signed anew: a retry of tomorrow is not too old.
+    assert_eq!(sent[0].0, sent[1].0);
+    assert!(sent[0].1 < sent[1].1, "{sent:?}");
+    receiver.kill().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_official_javascript_library_accepts_what_was_sent_and_only_that() {
+    an_official_library_verifies_each_message("node").await;
+}
+
+#[tokio::test]
+async fn the_official_python_library_accepts_what_was_sent_and_only_that() {
+    an_official_library_verifies_each_message("python").await;
 }
 
 #[tokio::test]

@@ -27,6 +27,11 @@ const kind = (schema) => {
 /** Sentences, with `code` as such. */
 const words = (text = "") => text.split(/`([^`]+)`/).map((part, n) => (n % 2 ? h("code", {}, part) : part));
 
+/** Paragraphs, and lists of lines that begin with a dash. */
+const prose = (text = "") => text.split("\n\n").map((part) => part.startsWith("- ")
+  ? h("ul", {}, part.slice(2).split("\n- ").map((line) => h("li", {}, words(line))))
+  : h("p", {}, words(part)));
+
 /** The fields of an object, those of its parts included. */
 const fieldsOf = (schema, all) => {
   const found = {};
@@ -67,6 +72,7 @@ const operation = (method, path, one, document) => {
   return h("section", { id, "aria-labelledby": `${id}-title` },
     h("h2", { id: `${id}-title` }, h("span", { class: `method ${method}` }, method.toUpperCase()), " ", h("code", {}, path)),
     h("p", {}, words(one.summary), "."),
+    prose(one.description),
     parameters(one),
     schema && h("div", {}, h("h3", {}, "Body", one.requestBody.required ? "" : ", may be left out"),
       fields(`Body of ${id}`, schema.$ref ? all[last(schema.$ref)] : schema, all)),
@@ -75,7 +81,7 @@ const operation = (method, path, one, document) => {
 
 const type = (name, schema, all) => h("section", { id: anchor(name), "aria-labelledby": `${anchor(name)}-title` },
   h("h3", { id: `${anchor(name)}-title` }, name),
-  schema.description && h("p", {}, words(schema.description)),
+  schema.description && prose(schema.description),
   fieldsOf(schema, all).length > 0 ? fields(`Fields of ${name}`, schema, all) : h("p", { class: "small" }, kind(schema)));
 
 const show = async () => {
