@@ -9,10 +9,11 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
+use crate::job::space;
 
 /// A variable is missing or cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -151,6 +152,15 @@ impl RedisConfig {
         }
         Ok(Self { url: url.into(), prefix: env.text("REDIS_KEY_PREFIX").unwrap_or_default() })
     }
+
+    /// The address for logs: without user, password and parameters.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let Ok(url) = Url::parse(self.url.expose_secret()) else { return "unreadable".into() };
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{}://{host}{port}{}", url.scheme(), url.path())
+    }
 }
 
 /// Where objects are.
@@ -262,10 +272,35 @@ pub struct WorkerConfig {
     pub scratch: std::path::PathBuf,
     /// Largest input, bytes.
     pub max_input_bytes: u64,
+    /// Bytes that the files of a job may take in all; none: as many as the disk has free.
+    pub disk_bytes: Option<u64>,
     /// FFmpeg without headway for this long is killed.
     pub stall_timeout: Duration,
     /// Whether inputs may be fetched from private addresses.
     pub allow_private_urls: bool,
+}
+
+/// Largest input of a worker that is told nothing of its disk, bytes. Whether the disk has room is seen when a
+/// job comes.
+const MAX_INPUT: u64 = 50_000_000_000;
+
+/// Reads `WORKER_DISK_BYTES` and `WORKER_MAX_INPUT_BYTES`, which follows from the first where it is not set.
+fn read_space(env: &Env<'_>) -> Result<(Option<u64>, u64), ConfigError> {
+    const DISK: &str = "WORKER_DISK_BYTES";
+    let disk: Option<u64> = env.parsed(DISK, "a whole number of bytes")?;
+    let max_input: Option<u64> = env.parsed("WORKER_MAX_INPUT_BYTES", "a whole number of bytes")?;
+    let Some(bytes) = disk else { return Ok((None, max_input.unwrap_or(MAX_INPUT))) };
+    let most = space::largest_input(bytes);
+    let why = match max_input {
+        _ if most == 0 => format!("no input fits into {bytes} bytes; {} is the least", space::disk_for(1)),
+        Some(input) if input > most => format!(
+            "inputs of WORKER_MAX_INPUT_BYTES, {input} bytes, do not fit into {bytes} bytes with what is made of \
+             them; raise this to {}, or lower that to {most}",
+            space::disk_for(input)
+        ),
+        input => return Ok((disk, input.unwrap_or(most))),
+    };
+    Err(ConfigError::Invalid { name: DISK, why })
 }
 
 impl WorkerConfig {
@@ -274,6 +309,7 @@ impl WorkerConfig {
     /// # Errors
     /// Names the variable.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
+        let (disk_bytes, max_input_bytes) = read_space(env)?;
         Ok(Self {
             machine: env
                 .text("FLY_MACHINE_ID")
@@ -284,9 +320,8 @@ impl WorkerConfig {
             max_jobs: env.count("WORKER_MAX_JOBS", 0)?,
             max_failures: env.count("WORKER_MAX_FAILURES", 3)?,
             scratch: env.text("WORKER_SCRATCH_DIR").map_or_else(std::env::temp_dir, Into::into),
-            max_input_bytes: env
-                .parsed("WORKER_MAX_INPUT_BYTES", "a whole number of bytes")?
-                .unwrap_or(50_000_000_000),
+            max_input_bytes,
+            disk_bytes,
             stall_timeout: match env.seconds("WORKER_STALL_TIMEOUT", 120)? {
                 Duration::ZERO => {
                     let why = "it must be 1 second or more: an FFmpeg that stands still would hold its \
@@ -311,6 +346,8 @@ pub struct ApiConfig {
     pub allow_private_urls: bool,
     /// Where clients reach the API, where that is set.
     pub public_url: Option<BaseUrl>,
+    /// Largest input that the workers take, bytes, where that is known without asking.
+    pub max_input_bytes: Option<u64>,
 }
 
 /// Reads `API_PUBLIC_URL`, where clients reach the API.
@@ -322,7 +359,8 @@ pub fn api_public_url(env: &Env<'_>) -> Result<Option<BaseUrl>, ConfigError> {
 }
 
 impl ApiConfig {
-    /// Reads `API_TOKENS` (with commas between), `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL`.
+    /// Reads `API_TOKENS` (with commas between), `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL`,
+    /// `WORKER_MAX_INPUT_BYTES`.
     ///
     /// # Errors
     /// Names the variable.
@@ -341,6 +379,7 @@ impl ApiConfig {
             cors_origins: list("API_CORS_ORIGINS"),
             allow_private_urls: env.flag("ALLOW_PRIVATE_URLS")?,
             public_url: api_public_url(env)?,
+            max_input_bytes: env.parsed("WORKER_MAX_INPUT_BYTES", "a whole number of bytes")?,
         })
     }
 
@@ -365,7 +404,6 @@ pub fn webhook_secret(env: &Env<'_>) -> Option<SecretString> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use secrecy::ExposeSecret;
 
     fn env(pairs: &'static [(&'static str, &'static str)]) -> Env<'static> {
         Env::of(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
@@ -428,6 +466,18 @@ mod tests {
     }
 
     #[test]
+    fn the_address_of_redis_can_be_logged() {
+        let shown = |url: &str| RedisConfig { url: url.into(), prefix: String::new() }.address();
+        assert_eq!(
+            shown("rediss://hush:hush-hush@db.upstash.io:6379/2?password=hush"),
+            "rediss://db.upstash.io:6379/2"
+        );
+        assert_eq!(shown("redis://:hush@[::1]"), "redis://[::1]");
+        assert_eq!(shown("redis+unix:///run/redis.sock?pass=hush"), "redis+unix:///run/redis.sock");
+        assert_eq!(shown("redis://hush hush"), "unreadable");
+    }
+
+    #[test]
     fn without_tokens_the_api_listens_on_this_machine_only() {
         let open = ApiConfig::read(&env(&[])).unwrap();
         let guarded = ApiConfig::read(&env(&[("API_TOKENS", "0123456789abcdef")])).unwrap();
@@ -455,6 +505,29 @@ mod tests {
         assert!(error.to_string().starts_with("WORKER_TTL"), "{error}");
         let error = WorkerConfig::read(&env(&[("WORKER_STALL_TIMEOUT", "0")])).unwrap_err();
         assert!(error.to_string().starts_with("WORKER_STALL_TIMEOUT"), "{error}");
+    }
+
+    #[test]
+    fn the_largest_input_follows_from_the_disk_and_must_fit_on_it() {
+        let read = |pairs| {
+            let config = WorkerConfig::read(&env(pairs)).map_err(|e| e.to_string())?;
+            Ok::<_, String>((config.disk_bytes, config.max_input_bytes))
+        };
+        assert_eq!(read(&[]), Ok((None, 50_000_000_000)));
+        assert_eq!(read(&[("WORKER_MAX_INPUT_BYTES", "7")]), Ok((None, 7)));
+        let disk = 5_368_709_120;
+        assert_eq!(read(&[("WORKER_DISK_BYTES", "5368709120")]), Ok((Some(disk), 2_540_549_851)));
+        let both = &[("WORKER_DISK_BYTES", "5368709120"), ("WORKER_MAX_INPUT_BYTES", "2540549851")];
+        assert_eq!(read(both), Ok((Some(disk), 2_540_549_851)));
+        let wrong = read(&[("WORKER_DISK_BYTES", "5368709120"), ("WORKER_MAX_INPUT_BYTES", "2540549852")]);
+        let wrong = wrong.unwrap_err();
+        assert!(wrong.starts_with("WORKER_DISK_BYTES"), "{wrong}");
+        assert!(wrong.contains("raise this to 5368709122") && wrong.contains("2540549851"), "{wrong}");
+        for small in ["0", "33554432"] {
+            let env = Env::of(|name| (name == "WORKER_DISK_BYTES").then(|| small.to_owned()));
+            let error = WorkerConfig::read(&env).unwrap_err().to_string();
+            assert!(error.contains("33554434 is the least"), "{error}");
+        }
     }
 
     const FLY: &[(&str, &str)] =

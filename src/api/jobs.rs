@@ -84,6 +84,34 @@ impl App {
     }
 }
 
+/// Uploads below this size are let in without a look at what the fleet takes.
+const SMALL: u64 = 1_000_000_000;
+
+impl App {
+    /// Refuses an upload that no worker would take, where it is known what they take.
+    async fn refuse_too_large(&self, size: u64) -> Result<(), Problem> {
+        if size > super::parts::LARGEST {
+            return Err(Problem::field("fileSize", "an upload may have 5 TiB"));
+        }
+        let most = match self.config.max_input_bytes {
+            Some(most) => Some(most),
+            None if size < SMALL => None,
+            // A status of another version says nothing here, and is no reason to refuse an upload.
+            None => self.queue.fleet().await.ok().and_then(|(status, _)| status?.max_input_bytes),
+        };
+        match most {
+            Some(most) if size > most => {
+                let detail = format!(
+                    "the video has {size} bytes, and the workers take {most} at most; send a smaller one, or have \
+                     WORKER_MAX_INPUT_BYTES raised"
+                );
+                Err(Problem::field("fileSize", detail))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// `POST /api/upload`
 pub async fn upload(
     State(app): State<Arc<App>>,
@@ -91,11 +119,11 @@ pub async fn upload(
     origin: RequestOrigin,
     Body(body): Body<Upload>,
 ) -> Result<(StatusCode, Json<UploadTicket>), Problem> {
-    let id = app.id_for(body.wishes.job_id, &headers).await?;
     let size = body.file_size;
-    if size.is_some_and(|size| size > super::parts::LARGEST) {
-        return Err(Problem::field("fileSize", "an upload may have 5 TiB"));
+    if let Some(size) = size {
+        app.refuse_too_large(size).await?;
     }
+    let id = app.id_for(body.wishes.job_id, &headers).await?;
     let name = body.file_name.as_deref().unwrap_or("video");
     let key = layout::input_key(id, name).map_err(|e| Problem::field("fileName", e.to_string()))?;
     let spec = body.spec(key.clone(), app.rules())?;

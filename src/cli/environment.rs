@@ -175,10 +175,18 @@ const GROUPS: &[Group] = &[
                 "folder for the files of a job in work",
             ),
             optional(
+                "WORKER_DISK_BYTES",
+                "what is free",
+                &[Up, Worker],
+                "so much disk a job's files may take, where a worker may not use all that is free, as in a pod",
+            ),
+            optional(
                 "WORKER_MAX_INPUT_BYTES",
-                "50000000000",
-                &[Up, Worker, Controller, Edge],
-                "largest input",
+                "10000000000 on Fly, else 50000000000",
+                &[Up, Api, Worker, Controller, Edge],
+                "largest input; follows from FLY_WORKER_DISK_GB or WORKER_DISK_BYTES where those are set, and must fit \
+                 on such a disk with what is made of it, so somewhat less than half of it; the API refuses larger \
+                 uploads at once",
             ),
             optional(
                 "WORKER_STALL_TIMEOUT",
@@ -222,6 +230,12 @@ const GROUPS: &[Group] = &[
                 "any",
                 FLEETS,
                 "where, most wanted first, with commas between; FLY_REGION, which Fly sets on its machines, is not read",
+            ),
+            optional(
+                "FLY_WORKER_DISK_GB",
+                "25, or what WORKER_MAX_INPUT_BYTES needs",
+                FLEETS,
+                "its disk, 2 to 50 GB: a job's input lies there with all that is made of it",
             ),
             optional("FLEET_STRICT_REGIONS", "false", FLEETS, "true: nowhere else when these are full"),
             optional("MIN_MACHINES", "0", &[Up, Controller, Edge], "so many always run (tcoder up: 1)"),

@@ -32,6 +32,7 @@ pub async fn run(args: TranscodeArgs) -> Result<(), CliError> {
         preset: args.wishes.preset,
         ladder: &args.wishes.quality,
         stills: args.wishes.stills(),
+        disk_bytes: None,
         stall_timeout: STALL,
         deadline: DEADLINE,
         cancel: cancel.clone(),

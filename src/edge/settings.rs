@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::config::{ApiConfig, ConfigError, Env, FlyConfig, StorageConfig, webhook_secret};
-use crate::controller::fleet::FleetPolicy;
+use crate::controller::fleet::{FleetPolicy, MachineDisk};
 use crate::webhook::Key;
 
 /// Subrequests of an invocation on the free plan.
@@ -86,12 +86,15 @@ impl Settings {
                 Some(redis_url),
                 Some(redis_token),
                 Some(storage),
-                Some(api),
+                Some(mut api),
                 Some(webhook),
                 Some(subrequests),
                 Some(stay),
             ) if wrong.is_empty() => {
                 let prefix = env.text("REDIS_KEY_PREFIX").unwrap_or_default();
+                let of_machines =
+                    fleet.as_ref().and_then(|fleet| fleet.policy.disk).map(MachineDisk::max_input);
+                api.max_input_bytes = of_machines.or(api.max_input_bytes);
                 Ok(Self { redis_url, redis_token, prefix, storage, api, webhook, fleet, subrequests, stay })
             }
             _ => Err(wrong),
@@ -216,6 +219,7 @@ mod tests {
         let settings = read(|_| None).unwrap();
         assert_eq!(settings.subrequests, 50);
         assert_eq!(settings.fleet.as_ref().unwrap().policy.max, 3);
+        assert_eq!(settings.api.max_input_bytes, Some(10_000_000_000), "as the machines' disk has it");
         let shown = format!("{settings:?}");
         assert!(!shown.contains("hush") && !shown.contains("whsec"), "{shown}");
     }

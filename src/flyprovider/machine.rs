@@ -215,6 +215,16 @@ pub struct MachineConfig {
     /// How it is stopped.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub stop_config: Option<StopConfig>,
+    /// Its root file system.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
+    pub rootfs: Option<Rootfs>,
+}
+
+/// A machine's root file system. What is written there is gone when the machine stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rootfs {
+    /// Gigabytes; 8 where nothing is asked for.
+    pub size_gb: u32,
 }
 
 /// What happens when a machine's process exits.

@@ -32,7 +32,9 @@ pub enum FailureCode {
     WorkerLost,
     /// Object storage refused or did not answer.
     Storage,
-    /// Something else on the worker: a full disk, a missing program.
+    /// The worker's disk has no room for the job's files; that of another worker may have.
+    DiskFull,
+    /// Something else on the worker: a missing program, a folder that cannot be written to.
     Worker,
 }
 
@@ -53,6 +55,7 @@ impl FailureCode {
             | Self::Stalled
             | Self::WorkerLost
             | Self::Storage
+            | Self::DiskFull
             | Self::Worker => true,
         }
     }

@@ -10,6 +10,7 @@ mod key;
 mod preset;
 mod quality;
 mod result;
+pub mod space;
 mod spec;
 mod state;
 mod time;

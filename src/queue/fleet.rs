@@ -25,6 +25,9 @@ pub struct FleetView {
     pub next_due: Option<Millis>,
     /// Every registered worker, and every holder of a lease.
     pub workers: Vec<PoolWorker>,
+    /// Machines on which a worker registered within a day, and when one last did. A worker that has left
+    /// since is in here too.
+    pub heard: Vec<(String, Millis)>,
     /// Set while nothing is to be done about the fleet.
     pub paused: Option<Paused>,
 }
@@ -244,7 +247,7 @@ pub(super) fn parse_hold(reply: &Reply, holder: &str) -> Option<Hold> {
 }
 
 pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
-    let [now, pending, since, due, next_due, paused, pool, alive, leases] = reply.list()? else {
+    let [now, pending, since, due, next_due, paused, pool, alive, leases, heard] = reply.list()? else {
         return None;
     };
     let mut workers: Vec<PoolWorker> = Vec::new();
@@ -281,6 +284,8 @@ pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
         }
     }
     workers.extend(strangers);
+    let registered = |pair: &[Reply]| Some((pair[0].text()?.to_owned(), Millis(pair[1].int()?)));
+    let heard = heard.list()?.chunks_exact(2).filter_map(registered).collect();
     let time = |reply: &Reply| reply.int().filter(|at| *at >= 0).map(Millis);
     Some(FleetView {
         now: Millis(now.int()?),
@@ -289,6 +294,7 @@ pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
         due: u64::try_from(due.int()?).ok()?,
         next_due: time(next_due),
         workers,
+        heard,
         paused: paused.text().and_then(parse_paused),
     })
 }

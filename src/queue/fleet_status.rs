@@ -42,6 +42,9 @@ pub struct FleetStatus {
     /// What an hour of one machine costs, dollars, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_usd_per_hour: Option<f64>,
+    /// Bytes of the largest input that the machines' workers take, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_input_bytes: Option<u64>,
 }
 
 /// How many machines are wanted, and what that rests on.

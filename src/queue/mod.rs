@@ -18,6 +18,7 @@
 //! | `machines:pool` | hash | workers that registered |
 //! | `machines:alive` | zset | the same, by the time until which they count as alive; 2^52 more for one that was told to leave |
 //! | `machines:retired` | zset | machines whose next workers are refused too, by until when |
+//! | `machines:heard` | zset | machines on which a worker registered within a day, by when one last did |
 //! | `webhooks:outbox`, `:kubernetes` | zset | deliveries, by due time, by who has the key that signs them |
 //! | `webhooks:tries` | hash | what was tried of them |
 //! | `fly:limit` | hash | when Fly may be asked next, and who waits to; gone after an idle hour |
@@ -127,6 +128,8 @@ impl Queue {
         let transport = Transport::Tcp(Box::new(transport::Tcp::connect(&config.url).await?));
         let queue = Self { transport, prefix: config.prefix.as_str().into(), policy };
         queue.refuse_evicting_server().await?;
+        // What is compared where workers and a controller do not find each other.
+        tracing::info!(redis = config.address(), prefix = config.prefix, "connected to Redis");
         Ok(queue)
     }
 

@@ -12,6 +12,7 @@ use aws_sdk_s3::config::http::HttpResponse;
 #[cfg(not(target_arch = "wasm32"))]
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
+use crate::job::space::DiskFull;
 use crate::job::{Failure, FailureCode, InvalidKey};
 use crate::net;
 
@@ -42,7 +43,10 @@ pub enum StorageError {
         code: String,
     },
     /// More bytes than allowed.
-    #[error("the input is larger than the {limit} bytes this installation takes; send a smaller file")]
+    #[error(
+        "the input is larger than the {limit} bytes this installation takes; send a smaller file, or have \
+         WORKER_MAX_INPUT_BYTES raised"
+    )]
     TooLarge {
         /// How many are allowed.
         limit: u64,
@@ -60,6 +64,9 @@ pub enum StorageError {
         /// Why.
         source: io::Error,
     },
+    /// The disk of this machine has no room for the input and what is made of it.
+    #[error(transparent)]
+    DiskFull(#[from] DiskFull),
     /// Object storage did not answer, or asked to try later.
     #[error("object storage did not serve {what}: {why}; it is tried again")]
     Unavailable {
@@ -118,6 +125,7 @@ impl From<StorageError> for Failure {
         let code = match &error {
             StorageError::NotFound { .. } => FailureCode::InputNotFound,
             StorageError::TooLarge { .. } => FailureCode::InputTooLarge,
+            StorageError::DiskFull(full) => return (*full).into(),
             StorageError::Address(_) | StorageError::Unreachable { passing: false, .. } => {
                 FailureCode::InputRefused
             }
@@ -273,13 +281,14 @@ mod tests {
 
     fn every_error() -> Vec<(StorageError, FailureCode, bool)> {
         let what = || "inputs/a".to_owned();
-        let disk = || io::Error::from(io::ErrorKind::StorageFull);
+        let disk = || io::Error::from(io::ErrorKind::PermissionDenied);
         vec![
             (StorageError::NotFound { what: what() }, FailureCode::InputNotFound, false),
             (StorageError::NoBucket { what: what() }, FailureCode::Storage, false),
             (StorageError::Denied { what: what(), code: "X".into() }, FailureCode::Storage, false),
             (StorageError::TooLarge { limit: 5 }, FailureCode::InputTooLarge, false),
             (StorageError::Cancelled, FailureCode::Worker, false),
+            (StorageError::DiskFull(DiskFull { needed: 2, free: 1 }), FailureCode::DiskFull, false),
             (StorageError::disk("write", Path::new("/secret/a"))(disk()), FailureCode::Worker, false),
             (StorageError::Unavailable { what: what(), why: "X".into() }, FailureCode::Storage, true),
             (StorageError::Refused { what: what(), why: "X".into() }, FailureCode::Storage, false),

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::error::{StorageError, root};
-use super::save::{Opened, Progress, Resume, Source, save};
+use super::save::{Limits, Opened, Progress, Resume, Source, save};
 use crate::net::{self, Client, Guard, Redirects, Refused, Timeouts};
 
 /// Fetches inputs. Cheap to clone.
@@ -28,22 +28,22 @@ impl Fetcher {
         net::client(guard, timeouts, Redirects::Follow).map(Self)
     }
 
-    /// Writes what lies at `url` to the file `to` and says how many bytes it has. At most `max_bytes`
-    /// are taken; a broken connection is resumed where the server can.
+    /// Writes what lies at `url` to the file `to` and says how many bytes it has. No more are taken than
+    /// `limits` lets; a broken connection is resumed where the server can.
     ///
     /// # Errors
     /// [`StorageError::Address`] when the address, or one it leads to, is not called;
-    /// [`StorageError::NotFound`], [`StorageError::TooLarge`], [`StorageError::Unreachable`],
-    /// [`StorageError::Disk`] or [`StorageError::Cancelled`] for what they say.
+    /// [`StorageError::NotFound`], [`StorageError::TooLarge`], [`StorageError::DiskFull`],
+    /// [`StorageError::Unreachable`], [`StorageError::Disk`] or [`StorageError::Cancelled`] for what they say.
     pub async fn fetch(
         &self,
         url: &Url,
         to: &Path,
-        max_bytes: u64,
+        limits: impl Into<Limits>,
         on_bytes: &Progress,
         cancel: &CancellationToken,
     ) -> Result<u64, StorageError> {
-        save(&Web { client: &self.0, url }, to, max_bytes, on_bytes, cancel).await
+        save(&Web { client: &self.0, url }, to, limits.into(), on_bytes, cancel).await
     }
 }
 

@@ -32,7 +32,7 @@ pub use content_type::{content_type, refers_to_others};
 pub use edge::Storage;
 pub use error::{CheckError, StorageError};
 #[cfg(not(target_arch = "wasm32"))]
-pub use save::Progress;
+pub use save::{Limits, Progress};
 
 /// What is known of an object without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]

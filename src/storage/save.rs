@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,42 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::error::StorageError;
+use crate::job::space::Space;
+
+/// How large a file may become.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most bytes that are taken.
+    pub max_bytes: u64,
+    /// The disk it comes to lie on, where its space is known.
+    pub space: Option<Space>,
+}
+
+impl From<u64> for Limits {
+    fn from(max_bytes: u64) -> Self {
+        Self { max_bytes, space: None }
+    }
+}
+
+impl Limits {
+    /// Whether so many bytes may come.
+    fn check(&self, bytes: u64) -> Result<(), StorageError> {
+        if bytes > self.max_bytes {
+            return Err(StorageError::TooLarge { limit: self.max_bytes });
+        }
+        self.space.map_or(Ok(()), |space| space.check(bytes)).map_err(Into::into)
+    }
+
+    /// Why writing `to` failed when it had `bytes` bytes.
+    fn failed(&self, to: &Path, bytes: u64, error: io::Error) -> StorageError {
+        match (self.space, error.kind()) {
+            (Some(space), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) => {
+                space.full(bytes).into()
+            }
+            _ => StorageError::disk("write", to)(error),
+        }
+    }
+}
 
 /// Told how many bytes have been moved so far. The number goes back when a transfer starts over.
 #[derive(Clone)]
@@ -110,20 +147,21 @@ impl Patience {
     }
 }
 
-/// Writes all bytes of `source` to the file `to`, at most `max_bytes`, and says how many there were.
+/// Writes all bytes of `source` to the file `to`, within `limits`, and says how many there were. What does not
+/// fit is refused before it is written, where the source says how large it is.
 /// On failure the file is removed.
 pub(super) async fn save(
     source: &impl Source,
     to: &Path,
-    max_bytes: u64,
+    limits: Limits,
     on_bytes: &Progress,
     cancel: &CancellationToken,
 ) -> Result<u64, StorageError> {
     let work = async {
-        let file = File::create(to).await.map_err(StorageError::disk("write", to))?;
-        let mut sink = Sink { file: BufWriter::with_capacity(BUFFER, file), to, have: 0, came: 0 };
-        sink.fill(source, max_bytes, on_bytes).await?;
-        sink.file.flush().await.map_err(StorageError::disk("write", to))?;
+        let file = File::create(to).await.map_err(|e| limits.failed(to, 0, e))?;
+        let mut sink = Sink { file: BufWriter::with_capacity(BUFFER, file), to, limits, have: 0, came: 0 };
+        sink.fill(source, on_bytes).await?;
+        sink.file.flush().await.map_err(|e| limits.failed(to, sink.have, e))?;
         Ok(sink.have)
     };
     let done = tokio::select! {
@@ -147,6 +185,7 @@ fn changed(resume: Option<&Resume>, opened: &Opened) -> bool {
 struct Sink<'a> {
     file: BufWriter<File>,
     to: &'a Path,
+    limits: Limits,
     /// Bytes in the file.
     have: u64,
     /// Bytes of the current answer.
@@ -154,12 +193,7 @@ struct Sink<'a> {
 }
 
 impl Sink<'_> {
-    async fn fill(
-        &mut self,
-        source: &impl Source,
-        max_bytes: u64,
-        on_bytes: &Progress,
-    ) -> Result<(), StorageError> {
+    async fn fill(&mut self, source: &impl Source, on_bytes: &Progress) -> Result<(), StorageError> {
         let mut patience = Patience::default();
         let mut etag: Option<String> = None;
         loop {
@@ -175,7 +209,7 @@ impl Sink<'_> {
                 }
                 Ok(opened) => {
                     etag.clone_from(&opened.etag);
-                    match self.take(source, opened, max_bytes, on_bytes).await {
+                    match self.take(source, opened, on_bytes).await {
                         Ok(()) => return Ok(()),
                         Err(error) => error,
                     }
@@ -198,12 +232,10 @@ impl Sink<'_> {
         &mut self,
         source: &impl Source,
         mut opened: Opened,
-        max_bytes: u64,
         on_bytes: &Progress,
     ) -> Result<(), StorageError> {
-        let too_large = || StorageError::TooLarge { limit: max_bytes };
-        if opened.total.is_some_and(|total| total > max_bytes) {
-            return Err(too_large());
+        if let Some(total) = opened.total {
+            self.limits.check(total)?;
         }
         if opened.starts_at != self.have {
             if opened.starts_at != 0 {
@@ -226,10 +258,8 @@ impl Sink<'_> {
                 Ok(Some(Ok(chunk))) => chunk,
             };
             let have = self.have.saturating_add(chunk.len() as u64);
-            if have > max_bytes {
-                return Err(too_large());
-            }
-            self.file.write_all(&chunk).await.map_err(StorageError::disk("write", self.to))?;
+            self.limits.check(have)?;
+            self.file.write_all(&chunk).await.map_err(|e| self.limits.failed(self.to, have, e))?;
             self.have = have;
             self.came += chunk.len() as u64;
             on_bytes.tell(have);
@@ -263,6 +293,7 @@ fn too_slow(elapsed: Duration, bytes: u64) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::space::{Outputs, needed};
     use std::sync::Mutex;
 
     /// What a source does when it is opened: the bytes of one answer, then its end or a break.
@@ -324,10 +355,10 @@ mod tests {
         Answer { from, etag, bytes, breaks }
     }
 
-    async fn run(script: &Script, max: u64) -> (Result<u64, StorageError>, Option<Vec<u8>>) {
+    async fn run(script: &Script, limits: impl Into<Limits>) -> (Result<u64, StorageError>, Option<Vec<u8>>) {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("file");
-        let done = save(script, &to, max, &Progress::none(), &CancellationToken::new()).await;
+        let done = save(script, &to, limits.into(), &Progress::none(), &CancellationToken::new()).await;
         (done, std::fs::read(&to).ok())
     }
 
@@ -394,6 +425,43 @@ mod tests {
         assert!(matches!(run(&script, 2).await, (Err(StorageError::TooLarge { limit: 2 }), None)));
         let script = Script::new(None, vec![answer(0, None, b"abc", false)]);
         assert_eq!(run(&script, 3).await.0.unwrap(), 3);
+    }
+
+    #[tokio::test]
+    async fn what_the_disk_has_no_room_for_is_refused_before_it_is_written() {
+        let free = 40 << 20;
+        let limits = Limits { max_bytes: 1 << 30, space: Some(Space { free, outputs: Outputs::Copy }) };
+        // Announced.
+        let script = Script::new(Some(10 << 20), vec![answer(0, None, b"abc", false)]);
+        let (done, file) = run(&script, limits).await;
+        let Err(StorageError::DiskFull(full)) = done else { panic!("{done:?}") };
+        assert_eq!((full.needed, full.free, file), (55_574_528, free, None));
+        // Not announced: it is taken as far as there is room.
+        let space = Space { free: needed(2, 2), outputs: Outputs::Copy };
+        let script = Script::new(None, vec![answer(0, None, b"abc", false)]);
+        let done = run(&script, Limits { space: Some(space), ..limits }).await.0;
+        assert!(matches!(done, Err(StorageError::DiskFull(_))), "{done:?}");
+        let space = Space { free: needed(3, 3), ..space };
+        assert_eq!(run(&script, Limits { space: Some(space), ..limits }).await.0.unwrap(), 3);
+    }
+
+    /// `/dev/full` is a disk on which nothing is free.
+    #[tokio::test]
+    async fn a_disk_that_fills_up_on_the_way_is_told_from_other_trouble() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("file");
+        let space = Some(Space { free: 1 << 40, outputs: Outputs::Copy });
+        let script = Script::new(Some(3), vec![answer(0, None, b"abc", false)]);
+        let save = async |to: &Path| {
+            let limits = Limits { max_bytes: 100, space };
+            save(&script, to, limits, &Progress::none(), &CancellationToken::new()).await
+        };
+        std::os::unix::fs::symlink("/dev/full", &to).unwrap();
+        let done = save(&to).await;
+        let Err(StorageError::DiskFull(full)) = done else { panic!("{done:?}") };
+        assert_eq!((full.needed, full.free), (needed(3, 3), 1 << 40));
+        let nowhere = save(&dir.path().join("no/file")).await;
+        assert!(matches!(nowhere, Err(StorageError::Disk { .. })), "{nowhere:?}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::Bucket;
 use super::client::{Storage, size};
 use super::content_type::content_type;
 use super::error::{StorageError, classify, root};
-use super::save::{Opened, Progress, Resume, Source, save};
+use super::save::{Limits, Opened, Progress, Resume, Source, save};
 use crate::job::ObjectKey;
 
 const MIB: u64 = 1 << 20;
@@ -31,22 +31,22 @@ const ABORT: Duration = Duration::from_secs(10);
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
 impl Storage {
-    /// Writes an object to the file `to` and says how many bytes it has. At most `max_bytes` are taken,
+    /// Writes an object to the file `to` and says how many bytes it has. No more are taken than `limits` lets,
     /// memory stays bounded, and a broken connection is resumed.
     ///
     /// # Errors
-    /// [`StorageError::NotFound`], [`StorageError::TooLarge`], [`StorageError::Cancelled`],
-    /// [`StorageError::Disk`] and others, for what they say. The file is gone then.
+    /// [`StorageError::NotFound`], [`StorageError::TooLarge`], [`StorageError::DiskFull`],
+    /// [`StorageError::Cancelled`], [`StorageError::Disk`] and others, for what they say. The file is gone then.
     pub async fn download(
         &self,
         bucket: Bucket,
         key: &ObjectKey,
         to: &Path,
-        max_bytes: u64,
+        limits: impl Into<Limits>,
         on_bytes: &Progress,
         cancel: &CancellationToken,
     ) -> Result<u64, StorageError> {
-        save(&Object { storage: self, bucket, key }, to, max_bytes, on_bytes, cancel).await
+        save(&Object { storage: self, bucket, key }, to, limits.into(), on_bytes, cancel).await
     }
 
     /// Writes the file `from` to the output bucket and says how many bytes it has.

@@ -2,6 +2,7 @@
 
 use std::process::ExitStatus;
 
+use crate::job::space::DiskFull;
 use crate::job::{Failure, FailureCode};
 
 use super::ffprobe::ProbeError;
@@ -76,10 +77,16 @@ pub(super) struct Wrong<'a> {
     pub reached: f64,
     /// Seconds the source says it has.
     pub expected: Option<f64>,
+    /// What the outputs need, and what was free before the run.
+    pub space: DiskFull,
 }
 
 /// Why an encode failed.
 pub(super) fn run_failure(wrong: &Wrong<'_>) -> Failure {
+    let full = ["No space left on device", "Disk quota exceeded", "File too large"];
+    if full.iter().any(|words| wrong.words.contains(words)) {
+        return wrong.space.into();
+    }
     if let Some(trouble) = machine_trouble(wrong.words) {
         return trouble;
     }
@@ -121,7 +128,6 @@ pub(super) fn ends_early(reached: f64, expected: Option<f64>) -> Failure {
 /// What no other file would do better on.
 fn machine_trouble(words: &str) -> Option<Failure> {
     let known = [
-        ("No space left on device", "the disk is full; give the worker more space".to_owned()),
         ("Read-only file system", "the scratch folder cannot be written to".to_owned()),
         ("Permission denied", "FFmpeg may not read the input or write to the scratch folder".to_owned()),
         ("Cannot allocate memory", "FFmpeg ran out of memory; give the worker more".to_owned()),
@@ -206,19 +212,23 @@ mod tests {
             input: "/scratch/in.mp4",
             reached: 1.5,
             expected: Some(20.0),
+            space: DiskFull { needed: 7_000, free: 9_000 },
         })
     }
 
     #[test]
     fn the_files_fault_and_ours_are_told_apart() {
-        use FailureCode::{EncodeFailed, InvalidMedia, UnsupportedMedia, Worker};
+        use FailureCode::{DiskFull, EncodeFailed, InvalidMedia, UnsupportedMedia, Worker};
         let check = |words: &str, raw: i32, code, says: &str| {
             let failure = ran(words, raw);
             assert_eq!(failure.code, code, "{failure}");
             assert!(failure.message.contains(says), "{failure}");
             assert!(!failure.message.contains("/scratch"), "{failure}");
         };
-        check("av_interleaved_write_frame(): No space left on device", 256, Worker, "disk is full");
+        for words in ["No space left on device", "Disk quota exceeded", "File too large"] {
+            let words = format!("[error] av_interleaved_write_frame(): {words}");
+            check(&words, 256, DiskFull, "need 7000 bytes, and 9000 were free");
+        }
         check("[error] Unknown encoder 'libx264'", 256, Worker, "libx264");
         check("", 9, Worker, "signal 9");
         check("[mov @ 0x1] [error] stream 0, offset 0x9: partial file", 256, InvalidMedia, "1.5 s of 20.0 s");

@@ -8,11 +8,14 @@
 //! | `run`, `diagnose` | the FFmpeg process: headway, cancelling, stalls; what its errors mean |
 //! | `verify`, `playlist` | every output is read back before it counts |
 //! | `packaging` | master and I-frame playlists, written from what was measured |
+//! | `estimate`, `disk` | how large the outputs will be (pure), and the free space of a folder's disk |
 //! | `tools` | which FFmpeg is installed |
 //!
 //! | [`worker`] | the worker's loop, the only part that knows the queue and storage |
 
 mod diagnose;
+mod disk;
+mod estimate;
 mod ffprobe;
 mod fit;
 mod lines;
@@ -32,6 +35,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::job::space::{self, DiskFull};
 use crate::job::{Container, Failure, FailureCode, Label, Ladder, Preset, Skipped, SourceInfo, Stills};
 
 pub use playlist::playlist_entries;
@@ -49,6 +53,8 @@ pub struct Request<'a> {
     pub ladder: &'a Ladder,
     /// Which stills beside them.
     pub stills: Stills,
+    /// Bytes that the input and the outputs may take together; none: as many as the disk has free.
+    pub disk_bytes: Option<u64>,
     /// FFmpeg without headway for this long is killed.
     pub stall_timeout: Duration,
     /// The whole may take this long.
@@ -175,7 +181,7 @@ pub async fn transcode(request: Request<'_>) -> Result<Encoded, TranscodeError> 
     let far = Duration::from_secs(30 * 24 * 3600);
     let deadline = Instant::now() + request.deadline.min(far);
     let made = !request.out_dir.exists();
-    std::fs::create_dir_all(request.out_dir).map_err(|e| trouble("make the output folder", &e))?;
+    std::fs::create_dir_all(request.out_dir).map_err(|e| disk::trouble("make the output folder", &e))?;
     let result = attempt(&request, deadline).await;
     if result.is_err() && made {
         // Only an empty folder goes, so nothing of anybody else's can be lost.
@@ -185,17 +191,18 @@ pub async fn transcode(request: Request<'_>) -> Result<Encoded, TranscodeError> 
 }
 
 async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, TranscodeError> {
-    let input = std::path::absolute(request.input).map_err(|e| trouble("find the input", &e))?;
+    let input = std::path::absolute(request.input).map_err(|e| disk::trouble("find the input", &e))?;
     let source = bounded(request, deadline, probe::probe(&input)).await??;
     let plan = plan::plan(&source, request.preset, request.ladder, request.stills)?;
     refuse_overwriting(request.out_dir, &plan)?;
+    let space = space_for(request, &plan, &source)?;
 
     let work = tempfile::Builder::new()
         .prefix(".tcoder-")
         .tempdir_in(request.out_dir)
-        .map_err(|e| trouble("write to the output folder", &e))?;
+        .map_err(|e| disk::trouble("write to the output folder", &e))?;
     for folder in plan.folders() {
-        std::fs::create_dir_all(work.path().join(folder)).map_err(|e| trouble("make a folder", &e))?;
+        std::fs::create_dir_all(work.path().join(folder)).map_err(|e| disk::trouble("make a folder", &e))?;
     }
     tracing::debug!(preset = %request.preset, outputs = plan.outputs.len(), "encoding");
     let run = run::Run {
@@ -203,13 +210,16 @@ async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, Tr
         folder: work.path(),
         input: &input,
         source: &source,
+        space,
         stall_timeout: request.stall_timeout,
         deadline,
         cancel: &request.cancel,
         on_progress: request.on_progress,
     };
     let finished = run.finish().await?;
-    let verified = bounded(request, deadline, verify::verify(work.path(), &source, &plan)).await??;
+    let verified = bounded(request, deadline, verify::verify(work.path(), &source, &plan)).await?;
+    // FFmpeg's HLS muxer ends well on a full disk; what it could not write is missing all the same.
+    let verified = verified.map_err(|e| if disk::is_full(work.path()) { space.into() } else { e })?;
     publish(work.path(), request.out_dir)?;
 
     let length = verified.outputs.first().map_or(0.0, |o| o.duration);
@@ -240,6 +250,19 @@ async fn bounded<T>(
     }
 }
 
+/// What the outputs need and what is free.
+///
+/// # Errors
+/// When they do not fit.
+fn space_for(request: &Request<'_>, plan: &plan::Plan, source: &probe::Probe) -> Result<DiskFull, Failure> {
+    let needed = space::needed(0, estimate::output_bytes(plan, source, request.preset));
+    // Of the limit the input has its part already.
+    let limit = request.disk_bytes.map(|limit| limit.saturating_sub(source.size));
+    let Some(free) = disk::free(request.out_dir, limit) else { return Ok(DiskFull { needed, free: 0 }) };
+    let space = DiskFull { needed, free };
+    if needed > free { Err(space.into()) } else { Ok(space) }
+}
+
 fn refuse_overwriting(out_dir: &Path, plan: &plan::Plan) -> Result<(), Failure> {
     let taken = plan.top_level().into_iter().find(|name| out_dir.join(name).symlink_metadata().is_ok());
     match taken {
@@ -267,10 +290,6 @@ fn publish(work: &Path, out_dir: &Path) -> Result<(), Failure> {
         for path in moved {
             let _ = std::fs::remove_file(&path).or_else(|_| std::fs::remove_dir_all(&path));
         }
-        trouble("move the outputs to their folder", &e)
+        disk::trouble("move the outputs to their folder", &e)
     })
-}
-
-fn trouble(what: &str, error: &std::io::Error) -> Failure {
-    Failure::new(FailureCode::Worker, format!("could not {what}: {error}"))
 }

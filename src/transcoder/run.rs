@@ -11,16 +11,19 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::job::space::DiskFull;
 use crate::job::{Failure, FailureCode};
 
 use super::diagnose::{self, Wrong};
 use super::lines::each_line;
 use super::probe::Probe;
-use super::{Progress, TranscodeError, ffprobe};
+use super::{Progress, TranscodeError, disk, ffprobe};
 
 /// Warnings and errors that are kept: the first tell the cause, the last what it came to.
 const KEEP_FIRST: usize = 20;
 const KEEP_LAST: usize = 20;
+/// Between two looks at the free space.
+const LOOK_AT_DISK: Duration = Duration::from_secs(1);
 
 /// One run of FFmpeg.
 pub(super) struct Run<'a> {
@@ -29,6 +32,8 @@ pub(super) struct Run<'a> {
     pub folder: &'a Path,
     pub input: &'a Path,
     pub source: &'a Probe,
+    /// What the outputs need, and what was free before the run.
+    pub space: DiskFull,
     pub stall_timeout: Duration,
     pub deadline: Instant,
     pub cancel: &'a CancellationToken,
@@ -47,6 +52,7 @@ enum End {
     Cancelled,
     Deadline,
     Stalled,
+    DiskFull,
 }
 
 /// The failure of a transcode that takes too long.
@@ -90,6 +96,7 @@ impl Run<'_> {
             End::Exited(status) => status,
             End::Cancelled => return Err(TranscodeError::Cancelled),
             End::Deadline => return Err(deadline_exceeded().into()),
+            End::DiskFull => return Err(Failure::from(self.space).into()),
             End::Stalled => {
                 let waited = self.stall_timeout.as_secs_f64();
                 let message =
@@ -100,7 +107,7 @@ impl Run<'_> {
         if !status.success() {
             let (words, input) = (log.text(), self.input.to_string_lossy());
             tracing::debug!(%status, ffmpeg = %words, "ffmpeg failed");
-            let wrong = Wrong { status, words: &words, input: &input, reached, expected };
+            let wrong = Wrong { status, words: &words, input: &input, reached, expected, space: self.space };
             return Err(diagnose::run_failure(&wrong).into());
         }
         Ok(Finished { wall: begun.elapsed(), cpu_seconds: log.cpu_seconds })
@@ -110,6 +117,7 @@ impl Run<'_> {
     async fn watch(&self, child: &mut Child, mut hear: watch::Receiver<Progress>) -> Result<End, Failure> {
         let mut stall_at = Instant::now() + self.stall_timeout;
         let mut heard_all = false;
+        let mut looks = tokio::time::interval(LOOK_AT_DISK);
         let end = loop {
             tokio::select! {
                 biased;
@@ -119,6 +127,8 @@ impl Run<'_> {
                     let status = status.map_err(|e| diagnose::start_failure("ffmpeg", &e))?;
                     return Ok(End::Exited(status));
                 }
+                // FFmpeg goes on without a disk to write to, and its HLS muxer does not even say so.
+                _ = looks.tick() => if disk::is_full(self.folder) { break End::DiskFull },
                 heard = hear.changed(), if !heard_all => match heard {
                     Ok(()) => stall_at = Instant::now() + self.stall_timeout,
                     Err(_) => heard_all = true,

@@ -127,7 +127,7 @@ async fn pictures(
             Some(board) => {
                 let Some((cues, text)) = plan.stills.cues(length) else { continue };
                 let written = tokio::fs::write(folder.join(cues), text).await;
-                written.map_err(|e| super::trouble("write the storyboard's cues", &e))?;
+                written.map_err(|e| super::disk::trouble("write the storyboard's cues", &e))?;
                 storyboard = Some(EncodedBoard {
                     picture: still,
                     cues: cues.to_owned(),

@@ -52,6 +52,8 @@ impl LocalFleet {
             max: options.max_machines,
             idle_timeout: env.seconds("WORKER_IDLE_TIMEOUT", 300)?,
             regions: vec![REGION.to_owned()],
+            // It is this machine's.
+            disk: None,
             // Nobody is billed.
             price: Some(MicroDollars(0)),
             ..FleetPolicy::new(APP, "local")
@@ -70,8 +72,8 @@ impl LocalFleet {
         let emulator = Emulator::start(machines, listener, stop_emulator.clone()).map_err(|e| failed(&e))?;
         let guard = stop_emulator.clone().drop_guard();
         let mut handed_on: BTreeMap<String, String> = handed_on(env);
-        if let Some(allows) = env.text("ALLOW_PRIVATE_URLS") {
-            handed_on.insert("ALLOW_PRIVATE_URLS".to_owned(), allows);
+        for name in ["ALLOW_PRIVATE_URLS", "WORKER_DISK_BYTES"] {
+            handed_on.extend(env.text(name).map(|value| (name.to_owned(), value)));
         }
         let parts = Parts {
             fly: Fly::new(&emulator.fly_config()).map_err(|e| failed(&e))?,

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use url::Host;
 
 use crate::api::{self, App};
-use crate::config::{ApiConfig, ConfigError, Env, RedisConfig, StorageConfig};
+use crate::config::{ApiConfig, ConfigError, Env, RedisConfig, StorageConfig, WorkerConfig};
 use crate::job::{Failure, WorkerId};
 use crate::metrics::Metrics;
 use crate::net::Guard;
@@ -131,7 +131,10 @@ impl Up {
     /// # Errors
     /// Says what could not be started and what to do. Nothing is left running then.
     pub async fn start(options: &Options, env: &Env<'_>) -> Result<Self, UpError> {
-        let api_config = ApiConfig::read(env)?;
+        let mut api_config = ApiConfig::read(env)?;
+        if options.max_machines > 0 {
+            api_config.max_input_bytes = Some(WorkerConfig::read(env)?.max_input_bytes);
+        }
         api_config.allows(options.listen)?;
         if options.listen.ip().is_unspecified() && options.public_host.is_none() {
             return Err(UpError::Nameless(options.listen));

@@ -36,6 +36,7 @@ async fn run(
         preset: Preset::HlsAdaptive,
         ladder: &ladder,
         stills: Stills::default(),
+        disk_bytes: None,
         stall_timeout: limits.stall,
         deadline: limits.deadline,
         cancel: limits.cancel,

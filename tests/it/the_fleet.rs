@@ -23,33 +23,33 @@ use crate::support::system::{
     PATIENCE, Setup, System, clip, descendants, keeps_to_one_a_second, long_clip, processes, send,
 };
 
-async fn soon<T>(what: &str, done: impl Future<Output = T>) -> T {
+pub async fn soon<T>(what: &str, done: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, done).await.unwrap_or_else(|_| panic!("it did not come to pass: {what}"))
 }
 
 /// An installation without workers of its own, and a Fly for it.
-struct Cloud {
-    system: System,
-    fly: EmulatorHandle,
-    queue: Queue,
+pub struct Cloud {
+    pub system: System,
+    pub fly: EmulatorHandle,
+    pub queue: Queue,
     metrics: Arc<Metrics>,
     _stop: FlyGuard,
 }
 
 /// A reconciler in this process.
-struct Running {
+pub struct Running {
     task: JoinHandle<()>,
     stop: CancellationToken,
 }
 
 impl Running {
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.stop.cancel();
         soon("the reconciler ends", self.task).await.unwrap();
     }
 }
 
-fn policy(max: u32) -> FleetPolicy {
+pub fn policy(max: u32) -> FleetPolicy {
     FleetPolicy {
         max,
         regions: vec!["iad".into()],
@@ -61,19 +61,29 @@ fn policy(max: u32) -> FleetPolicy {
 impl Cloud {
     async fn new() -> Self {
         let system = Setup::default().workers(0).start().await;
-        let (fly, stop) = system.fly("clips").await;
+        let fly = system.fly("clips").await;
+        Self::over(system, fly).await
+    }
+
+    /// An installation, and a Fly whose machines may work for it.
+    pub async fn over(system: System, (fly, stop): (EmulatorHandle, DropGuard)) -> Self {
         let redis = RedisConfig { url: system.redis_url().into(), prefix: String::new() };
         let queue = Queue::connect(&redis).await.unwrap();
         Self { system, fly, queue, metrics: Metrics::new(), _stop: stop }
     }
 
     fn reconciler(&self, name: &str, policy: FleetPolicy, config: &FlyConfig) -> Running {
+        self.follows(name, watch::channel(policy).1, config)
+    }
+
+    /// A reconciler whose policy may change.
+    pub fn follows(&self, name: &str, policy: watch::Receiver<FleetPolicy>, config: &FlyConfig) -> Running {
         let stop = CancellationToken::new();
         let parts = Parts {
             queue: self.queue.clone(),
             fly: Fly::new(config).unwrap(),
             limit: Limit::new(self.queue.clone(), FlyRate::default()),
-            policy: watch::channel(policy).1,
+            policy,
             told: watch::Sender::new(None),
             environment: BTreeMap::new(),
             holder: name.into(),
@@ -86,7 +96,7 @@ impl Cloud {
         self.reconciler(name, policy(max), &self.fly.fly_config())
     }
 
-    async fn jobs(&self, count: usize) -> Vec<String> {
+    pub async fn jobs(&self, count: usize) -> Vec<String> {
         let wish = json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
         let mut ids = Vec::new();
         for _ in 0..count {
@@ -95,7 +105,7 @@ impl Cloud {
         ids
     }
 
-    async fn all_completed(&self, ids: &[String]) -> Vec<Value> {
+    pub async fn all_completed(&self, ids: &[String]) -> Vec<Value> {
         let mut jobs = Vec::new();
         for id in ids {
             jobs.push(self.system.completed(id).await);
@@ -103,12 +113,12 @@ impl Cloud {
         jobs
     }
 
-    async fn until(&self, what: &str, is: impl Fn(&[Machine]) -> bool) {
+    pub async fn until(&self, what: &str, is: impl Fn(&[Machine]) -> bool) {
         soon(what, self.fly.until(is)).await;
     }
 
     /// What the acting reconciler says, as soon as it says so.
-    async fn says(&self, what: &str, is: impl Fn(&FleetStatus) -> bool) -> FleetStatus {
+    pub async fn says(&self, what: &str, is: impl Fn(&FleetStatus) -> bool) -> FleetStatus {
         let look = async {
             loop {
                 if let Some(status) = self.queue.fleet().await.unwrap().0.filter(&is) {
@@ -122,7 +132,7 @@ impl Cloud {
     }
 
     /// Jobs are ready for a worker.
-    async fn queue_has(&self, count: u64) {
+    pub async fn queue_has(&self, count: u64) {
         let look = async {
             while self.queue.stats().await.unwrap().pending < count {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -131,7 +141,7 @@ impl Cloud {
         soon("jobs are ready", look).await;
     }
 
-    fn writes(&self) -> Vec<Request> {
+    pub fn writes(&self) -> Vec<Request> {
         self.fly.requests().into_iter().filter(|r| r.action != Action::List).collect()
     }
 
@@ -140,11 +150,11 @@ impl Cloud {
     }
 }
 
-fn count(machines: &[Machine], state: &MachineState) -> usize {
+pub fn count(machines: &[Machine], state: &MachineState) -> usize {
     machines.iter().filter(|m| m.state == *state).count()
 }
 
-fn there(machines: &[Machine]) -> usize {
+pub fn there(machines: &[Machine]) -> usize {
     machines.iter().filter(|m| !m.state.is_gone()).count()
 }
 

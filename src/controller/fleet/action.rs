@@ -166,8 +166,13 @@ pub enum Condition {
         /// Of so many.
         of: u32,
     },
-    /// Launch after launch brought no worker.
+    /// Launch after launch brought no worker: the last machine could not be run, or its process failed.
     LaunchesFail {
+        /// In a row.
+        failures: u32,
+    },
+    /// Launch after launch brought no worker: the last machine ran, and no worker registered in this Redis.
+    WorkersSilent {
         /// In a row.
         failures: u32,
     },
@@ -206,6 +211,7 @@ impl Condition {
             Self::Paused => "Paused",
             Self::SuddenDrop { .. } => "SuddenDrop",
             Self::LaunchesFail { .. } => "LaunchesFail",
+            Self::WorkersSilent { .. } => "WorkersSilent",
             Self::NoCapacity => "NoCapacity",
             Self::Quota => "Quota",
             Self::Budget { .. } => "Budget",
@@ -249,6 +255,13 @@ impl fmt::Display for Condition {
             Self::LaunchesFail { failures } => write!(
                 f,
                 "{failures} launches in a row brought no worker; check FLY_WORKER_IMAGE and `fly logs`"
+            ),
+            Self::WorkersSilent { failures } => write!(
+                f,
+                "{failures} launches in a row brought a machine that runs and no worker in this Redis; compare the \
+                 line \"connected to Redis\" in `fly logs` with the controller's, and set REDIS_URL and \
+                 REDIS_KEY_PREFIX of the app to the same with `fly secrets set`; without that line the log says \
+                 what the worker waits for"
             ),
             Self::NoCapacity => f.write_str("no region has room now; add regions to FLY_WORKER_REGIONS"),
             Self::Quota => f.write_str(

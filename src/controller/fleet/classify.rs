@@ -4,7 +4,7 @@ use super::memory::{Memory, Seen, Verb};
 use super::notes::{ByMachine, is_ours};
 use super::observation::{Listed, Moment, WorkerView};
 use super::policy::FleetPolicy;
-use super::slot::Slot;
+use super::slot::{DISK_GB, Slot};
 use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
 
 /// What a machine is to us.
@@ -88,7 +88,7 @@ pub struct Unit {
     pub since: Moment,
     /// When something is to be done about it if nothing changes.
     pub deadline: Option<Moment>,
-    /// It was made from another image.
+    /// It was made from another image, with another disk, or for another place.
     pub drifted: bool,
     /// A start was refused a moment ago.
     pub blocked: bool,
@@ -125,13 +125,16 @@ pub(super) fn units(
             // Made when MIN_MACHINES was lower: its workers would leave, and be started again for ever.
             let leaves = slot.is_some_and(|slot| slot.0 <= policy.min)
                 && config.is_some_and(|c| c.env.get("WORKER_IDLE_TIMEOUT").is_some_and(|time| time != "0"));
+            // Its worker was told of the inputs that fit on the disk it was made with.
+            let disk = policy.disk.map(|disk| disk.size_gb().to_string());
+            let other_disk = config.is_some_and(|c| c.metadata.get(DISK_GB) != disk.as_ref());
             Some(Unit {
                 id: Some(machine.id.clone()),
                 slot,
                 role,
                 since,
                 deadline,
-                drifted: leaves || image.is_some_and(|image| image != policy.image),
+                drifted: leaves || other_disk || image.is_some_and(|image| image != policy.image),
                 blocked: seen.blocked_until.is_some_and(|until| until > now),
                 state: Some(machine.state.clone()),
                 alive: here.iter().any(|w| w.fresh),
@@ -256,10 +259,13 @@ fn judge(machine: &Machine, seen: &Seen, here: &[&WorkerView], policy: &FleetPol
         | MachineState::Replacing => coming(limits.stuck),
         MachineState::Updating => coming(limits.updating),
         MachineState::Started => {
-            let (lost, limit) =
-                (seen.lifeless_since, if seen.had_worker { limits.leave } else { limits.boot });
-            let waiting = if seen.had_worker { Role::Leaving } else { Role::Booting };
-            by(if now < lost + limit { waiting } else { Role::Zombie }, lost, limit)
+            let (waiting, overdue) = if seen.had_worker {
+                (Role::Leaving, seen.lifeless_since + limits.leave)
+            } else {
+                (Role::Booting, seen.silent_from(limits))
+            };
+            let role = if now < overdue { waiting } else { Role::Zombie };
+            Some((role, seen.lifeless_since, Some(overdue)))
         }
         MachineState::Stopping | MachineState::Suspending if now < since + limits.stuck => {
             by(Role::Leaving, since, limits.stuck)

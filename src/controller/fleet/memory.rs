@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::action::{Act, Action, Outcome};
 use super::observation::Moment;
-use super::policy::FleetPolicy;
+use super::policy::{Deadlines, FleetPolicy};
 use super::slot::Slot;
 use crate::flyprovider::{MachineId, MachineState};
 
@@ -40,9 +40,21 @@ pub struct Memory {
     pub(super) backoff_until: Option<Moment>,
     /// Answers in a row that asked to wait or were none.
     pub(super) bad_answers: u32,
+    /// Launches in a row that brought no worker.
     pub(super) launch_failures: u32,
+    /// What became of the last of them.
+    pub(super) launch_failure: Option<LaunchFailure>,
     pub(super) launch_hold_until: Option<Moment>,
     pub(super) scaled_in_at: Option<Moment>,
+}
+
+/// Why a launch brought no worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum LaunchFailure {
+    /// Fly refused the machine or could not run it, or its process ended with an error.
+    Failed,
+    /// The machine ran as it should, and no worker registered.
+    Silent,
 }
 
 /// A create whose machine no list has shown yet.
@@ -51,6 +63,8 @@ pub(super) struct Launch {
     pub at: Moment,
     /// Where Fly said which it is.
     pub machine: Option<MachineId>,
+    /// The create made it, or may have; else a machine of that name was there already.
+    pub created: bool,
 }
 
 /// A machine that is not in the list any more.
@@ -85,8 +99,12 @@ pub(super) struct Seen {
     pub sent: Option<Sent>,
     /// A worker was seen since its last start.
     pub had_worker: bool,
-    /// It was launched, and no worker, nor the launch's failure, was seen since.
-    pub on_trial: bool,
+    /// When it was launched, until a worker is heard or the launch has failed.
+    pub on_trial: Option<Moment>,
+    /// Since when it is `started`.
+    pub started_at: Option<Moment>,
+    /// When its process last exited in an earlier life, milliseconds by Fly's clock.
+    pub last_exit: Option<i64>,
     /// Without a live worker.
     pub lifeless_since: Moment,
     /// With a live worker that holds nothing.
@@ -111,7 +129,9 @@ impl Seen {
             state_since: now,
             sent: None,
             had_worker: false,
-            on_trial: false,
+            on_trial: None,
+            started_at: None,
+            last_exit: None,
             lifeless_since: now,
             idle_since: None,
             retired_since: None,
@@ -123,14 +143,21 @@ impl Seen {
         }
     }
 
-    /// A new life begins.
-    fn launched(&mut self, now: Moment) {
+    /// A new life begins: it was asked for at `sent_at`, which was known to be done at `now`.
+    pub(super) fn launched(&mut self, sent_at: Moment, now: Moment) {
         self.had_worker = false;
-        self.on_trial = true;
+        self.on_trial = Some(sent_at);
+        self.started_at = None;
         self.lifeless_since = now;
         self.idle_since = None;
         self.retired_since = None;
         self.disputed_since = None;
+    }
+
+    /// Of a machine that is `started` and has shown no worker in this life: when one is overdue. Pulling an
+    /// image comes before `started`, so it may take as long as it likes.
+    pub(super) fn silent_from(&self, limits: &Deadlines) -> Moment {
+        self.lifeless_since.max(self.started_at.unwrap_or_default()) + limits.boot
     }
 }
 
@@ -185,9 +212,11 @@ impl Memory {
                 self.record_create(*slot, region, outcome, policy, sent_at, now);
             }
             Act::Retire { machine, .. } => self.record_retire(machine, outcome, now),
-            Act::Start { machine } => self.record_start(machine, outcome, policy, now),
-            Act::Stop { machine } => self.record_repair(machine, Verb::Stop, outcome, now),
-            Act::Destroy { machine, .. } => self.record_repair(machine, Verb::Destroy, outcome, now),
+            Act::Start { machine } => self.record_start(machine, outcome, policy, sent_at, now),
+            Act::Stop { machine } => self.record_repair(machine, Verb::Stop, outcome, policy, now),
+            Act::Destroy { machine, .. } => {
+                self.record_repair(machine, Verb::Destroy, outcome, policy, now);
+            }
         }
     }
 
@@ -207,37 +236,52 @@ impl Memory {
     ) {
         match outcome {
             Outcome::Done(machine) | Outcome::NameTaken(machine) => {
+                let created = matches!(outcome, Outcome::Done(_));
                 if let Some(id) = machine {
                     let seen = self.machines.entry(id.clone());
                     let seen = seen.or_insert_with(|| Seen::new(Some(slot), MachineState::Creating, sent_at));
-                    if matches!(outcome, Outcome::Done(_)) {
-                        seen.launched(sent_at);
+                    if created {
+                        seen.launched(sent_at, sent_at);
                     }
                 }
-                self.launches.insert(slot, Launch { at: now, machine: machine.clone() });
+                self.launches.insert(slot, Launch { at: now, machine: machine.clone(), created });
             }
             Outcome::Unknown => {
-                self.launches.insert(slot, Launch { at: now, machine: None });
+                self.launches.insert(slot, Launch { at: now, machine: None, created: true });
             }
             Outcome::NoCapacity => {
                 self.full_regions.insert(region.to_owned(), now + policy.deadlines.region);
             }
             Outcome::Quota => self.quota_until = Some(now + policy.deadlines.hold),
             Outcome::Billing => self.billing_until = Some(now + policy.deadlines.hold),
-            Outcome::Rejected | Outcome::Precondition => self.launch_failed(policy, now),
+            Outcome::Rejected | Outcome::Precondition => {
+                self.launch_failed(LaunchFailure::Failed, policy, now);
+            }
             // The app is gone.
             Outcome::NotFound => self.refused_until = Some(now + policy.deadlines.hold),
             Outcome::RateLimited { .. } | Outcome::Unauthorised | Outcome::Refused | Outcome::Fenced => {}
         }
     }
 
-    fn record_start(&mut self, machine: &MachineId, outcome: &Outcome, policy: &FleetPolicy, now: Moment) {
+    fn record_start(
+        &mut self,
+        machine: &MachineId,
+        outcome: &Outcome,
+        policy: &FleetPolicy,
+        sent_at: Moment,
+        now: Moment,
+    ) {
         let Some(seen) = self.machines.get_mut(machine) else { return };
         match outcome {
             Outcome::Done(_) | Outcome::Unknown => {
                 seen.sent =
                     Some(Sent { verb: Verb::Start, at: now, sure: matches!(outcome, Outcome::Done(_)) });
-                seen.launched(now);
+                let again = seen.on_trial.is_some();
+                seen.launched(sent_at, now);
+                if again {
+                    // The launch before this one came to nothing.
+                    self.launch_failed(LaunchFailure::Failed, policy, now);
+                }
             }
             Outcome::NoCapacity | Outcome::Rejected => {
                 seen.blocked_until = Some(now + policy.deadlines.region);
@@ -263,13 +307,25 @@ impl Memory {
         }
     }
 
-    fn record_repair(&mut self, machine: &MachineId, verb: Verb, outcome: &Outcome, now: Moment) {
+    fn record_repair(
+        &mut self,
+        machine: &MachineId,
+        verb: Verb,
+        outcome: &Outcome,
+        policy: &FleetPolicy,
+        now: Moment,
+    ) {
         let Some(seen) = self.machines.get_mut(machine) else { return };
         match outcome {
             Outcome::Done(_) | Outcome::Unknown => {
                 seen.sent = Some(Sent { verb, at: now, sure: matches!(outcome, Outcome::Done(_)) });
                 seen.repairs = seen.repairs.saturating_add(1);
                 seen.repaired_at = Some(now);
+                // It is given up before a worker was heard. A host out of reach says nothing about the launch.
+                let on_trial = seen.on_trial.take().is_some();
+                if on_trial && seen.unreachable_since.is_none() {
+                    self.launch_failed(LaunchFailure::Failed, policy, now);
+                }
             }
             // It was never sent.
             Outcome::RateLimited { .. } | Outcome::Fenced => {}
@@ -281,8 +337,15 @@ impl Memory {
         }
     }
 
-    pub(super) fn launch_failed(&mut self, policy: &FleetPolicy, now: Moment) {
+    /// Launches of which it is not known yet whether they bring a worker.
+    pub(super) fn on_trial(&self) -> u32 {
+        let open = |seen: &&Seen| seen.on_trial.is_some() && !matches!(seen.state, MachineState::Unknown(_));
+        u32::try_from(self.machines.values().filter(open).count()).unwrap_or(u32::MAX)
+    }
+
+    pub(super) fn launch_failed(&mut self, why: LaunchFailure, policy: &FleetPolicy, now: Moment) {
         self.launch_failures = self.launch_failures.saturating_add(1);
+        self.launch_failure = Some(why);
         if self.launch_failures >= policy.launch_failures {
             self.launch_hold_until = Some(now + policy.deadlines.hold);
         }
@@ -290,6 +353,7 @@ impl Memory {
 
     pub(super) const fn launch_succeeded(&mut self) {
         self.launch_failures = 0;
+        self.launch_failure = None;
         self.launch_hold_until = None;
     }
 }

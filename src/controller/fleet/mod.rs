@@ -8,10 +8,12 @@
 //! |---|---|
 //! | `policy` | what the operator wants, from the environment |
 //! | `price` | what a machine costs |
+//! | `disk` | the disk of a machine, and the largest input that fits on it |
 //! | `slot` | the names machines get |
 //! | `observation` | what was seen of Fly and of the queue |
 //! | `memory` | what must be remembered between two looks |
 //! | `notes` | how memory takes in a list of machines and the pool |
+//! | `launches` | what Fly's events say of a machine's launch |
 //! | `classify` | a machine and its worker -> what it is to us |
 //! | `desired` | how many machines are wanted, and how many are allowed |
 //! | `plan` | the next steps, each with its reason |
@@ -21,6 +23,8 @@
 mod action;
 mod classify;
 mod desired;
+mod disk;
+mod launches;
 mod memory;
 mod notes;
 mod observation;
@@ -38,6 +42,7 @@ mod tests;
 pub use action::{Act, Action, Condition, Outcome, Plan};
 pub use classify::{Role, Unit};
 pub use desired::Desired;
+pub use disk::MachineDisk;
 pub use memory::Memory;
 pub use observation::{ListFailure, Listed, Moment, NoList, Observation, QueueView, WorkerView};
 pub use plan::plan;

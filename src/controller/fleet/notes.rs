@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::memory::{Memory, Missing, Seen, Verb};
-use super::observation::{Listed, Moment, Observation, WorkerView};
+use super::launches::{began, newest_exit};
+use super::memory::{LaunchFailure, Memory, Missing, Seen, Verb};
+use super::observation::{Listed, Moment, Observation, QueueView, WorkerView};
 use super::policy::FleetPolicy;
 use super::slot::{POOL, Slot};
 use crate::flyprovider::{HostStatus, Machine, MachineEvent, MachineId, MachineState};
@@ -29,6 +30,8 @@ impl Memory {
     /// twice changes nothing more.
     pub fn observe(&mut self, observation: &Observation, policy: &FleetPolicy, now: Moment) {
         let workers = by_machine(observation);
+        // Before the list too: a machine that is at rest again is no failure where its worker was heard.
+        self.hear(&workers, observation.queue.as_ref());
         if let Ok(listed) = &observation.machines
             && self.listed_at.is_none_or(|at| at < listed.at)
         {
@@ -46,8 +49,10 @@ impl Memory {
         for until in times {
             *until = until.filter(|at| *at > now);
         }
+        self.hear(&workers, observation.queue.as_ref());
         if observation.queue.is_some() {
             self.take_pool(&workers, now);
+            self.count_silent(policy, now);
         }
     }
 
@@ -58,6 +63,7 @@ impl Memory {
         self.note_missing(&ids, listed, workers, policy, now);
         for machine in ours {
             self.missing.remove(&machine.id);
+            self.recognise(machine, policy);
             self.note_machine(machine, listed.at, policy, now);
         }
         let listed_slots: BTreeSet<Slot> =
@@ -109,7 +115,13 @@ impl Memory {
             let wait = match (sudden, alive) {
                 (true, _) => policy.deadlines.guard,
                 (false, true) => policy.deadlines.dispute,
-                (false, false) => continue,
+                (false, false) => {
+                    if seen.on_trial.is_some() {
+                        // Fly destroys by itself what it cannot launch.
+                        self.launch_failed(LaunchFailure::Failed, policy, now);
+                    }
+                    continue;
+                }
             };
             self.missing.insert(id, Missing { slot: seen.slot, until: now + wait });
         }
@@ -132,7 +144,7 @@ impl Memory {
         // The instance changes with a machine's version only, not with each start.
         let replaced = seen.instance.is_some() && seen.instance != machine.instance_id;
         seen.instance.clone_from(&machine.instance_id);
-        if (replaced || started) && seen.sent.is_none() && !seen.on_trial {
+        if (replaced || started) && seen.sent.is_none() && seen.on_trial.is_none() {
             // A new life that somebody else began.
             seen.had_worker = false;
             seen.lifeless_since = listed_at;
@@ -148,30 +160,99 @@ impl Memory {
         let unreachable = machine.host_status == HostStatus::Unreachable;
         seen.unreachable_since =
             if unreachable { Some(seen.unreachable_since.unwrap_or(listed_at)) } else { None };
+        let runs = machine.state == MachineState::Started;
+        let since = || began(machine, seen.on_trial?, seen.last_exit).map(|at| at.min(listed_at));
+        seen.started_at = if runs { seen.started_at.or_else(since).or(Some(listed_at)) } else { None };
         let at_rest = rests(&machine.state);
         if at_rest {
             seen.retired_since = None;
         }
-        let failed = matches!(machine.state, MachineState::Failed | MachineState::LaunchFailed)
-            || (at_rest && seen.sent.is_none() && exited_badly(machine));
-        if seen.on_trial && failed {
-            seen.on_trial = false;
-            self.launch_failed(policy, now);
-        } else if at_rest && seen.sent.is_none() {
-            seen.on_trial = false;
+        if let Some(why) = Self::launch_ended(machine, at_rest, seen) {
+            self.launch_failed(why, policy, now);
+        }
+    }
+
+    /// Whether a list shows that a machine's launch came to nothing, and why. The trial of one that is at
+    /// rest is over either way.
+    fn launch_ended(machine: &Machine, at_rest: bool, seen: &mut Seen) -> Option<LaunchFailure> {
+        if matches!(machine.state, MachineState::Failed | MachineState::LaunchFailed) {
+            return seen.on_trial.take().map(|_| LaunchFailure::Failed);
+        }
+        if !at_rest || seen.sent.is_some() {
+            return None;
+        }
+        let exit = newest_exit(machine).filter(|(at, _)| seen.last_exit.is_none_or(|before| before < *at));
+        seen.last_exit = exit.as_ref().map(|(at, _)| *at).or(seen.last_exit);
+        seen.on_trial.take()?;
+        let (_, exit) = exit?;
+        // A job that needs too much memory says nothing about the launch, nor does a stop by somebody else.
+        if exit.oom_killed || exit.requested_stop {
+            return None;
+        }
+        Some(if exit.exit_code == 0 { LaunchFailure::Silent } else { LaunchFailure::Failed })
+    }
+
+    /// A create whose answer did not tell the machine's id is known by the machine's name.
+    fn recognise(&mut self, machine: &Machine, policy: &FleetPolicy) {
+        let slot = Slot::parse(&policy.app, &machine.name);
+        if let Some(launch) = slot.and_then(|slot| self.launches.get(&slot))
+            && launch.created
+            && launch.machine.as_ref().is_none_or(|id| *id == machine.id)
+        {
+            let at = launch.at;
+            self.machines.entry(machine.id.clone()).or_insert_with(|| {
+                let mut seen = Seen::new(slot, MachineState::Creating, at);
+                seen.launched(at, at);
+                seen
+            });
+        }
+    }
+
+    /// Ends the trial of every machine of which a worker was heard since its launch.
+    fn hear(&mut self, workers: &ByMachine<'_>, queue: Option<&QueueView>) {
+        let Some(queue) = queue else { return };
+        let mut came_up = false;
+        for (id, seen) in &mut self.machines {
+            let alive = workers.get(id).is_some_and(|here| here.iter().any(|w| w.fresh || w.busy));
+            let since_launch = |at: &Moment| seen.on_trial.is_some_and(|launched| launched <= *at);
+            let registered = queue.heard.get(id).copied().filter(since_launch);
+            if let Some(at) = registered {
+                seen.lifeless_since = seen.lifeless_since.max(at);
+            }
+            if alive || registered.is_some() {
+                came_up |= seen.on_trial.is_some() || !seen.had_worker;
+                seen.had_worker = true;
+                seen.on_trial = None;
+            }
+        }
+        if came_up {
+            self.launch_succeeded();
+        }
+    }
+
+    /// Counts the launches whose machine has been `started` for long enough, by a list as well, and of which
+    /// no worker was heard.
+    fn count_silent(&mut self, policy: &FleetPolicy, now: Moment) {
+        let known = self.listed_at.unwrap_or_default().min(now);
+        let is_silent = |seen: &Seen| {
+            seen.on_trial.is_some()
+                && seen.state == MachineState::Started
+                && seen.unreachable_since.is_none()
+                && seen.silent_from(&policy.deadlines) <= known
+        };
+        let silent = self.machines.values_mut().filter(|seen| is_silent(seen));
+        let silent = silent.map(|seen| seen.on_trial = None).count();
+        for _ in 0..silent {
+            self.launch_failed(LaunchFailure::Silent, policy, now);
         }
     }
 
     fn take_pool(&mut self, workers: &ByMachine<'_>, now: Moment) {
-        let mut came_up = false;
         for (id, seen) in &mut self.machines {
             let here = workers.get(id).map(Vec::as_slice).unwrap_or_default();
             let alive = here.iter().any(|w| w.fresh || w.busy);
             let idle = alive && !here.iter().any(|w| w.busy);
             if alive {
-                came_up |= seen.on_trial;
-                seen.had_worker = true;
-                seen.on_trial = false;
                 seen.lifeless_since = now;
             }
             seen.idle_since = if idle { Some(seen.idle_since.unwrap_or(now)) } else { None };
@@ -185,15 +266,5 @@ impl Memory {
             let disputed = idle && at_rest && !starting;
             seen.disputed_since = if disputed { Some(seen.disputed_since.unwrap_or(now)) } else { None };
         }
-        if came_up {
-            self.launch_succeeded();
-        }
     }
-}
-
-/// The newest exit was a failure, and not for want of memory: a job that needs too much says nothing
-/// about the image.
-fn exited_badly(machine: &Machine) -> bool {
-    let newest = machine.events.iter().filter(|e| e.kind == "exit").max_by_key(|e| e.timestamp);
-    newest.and_then(MachineEvent::exit).is_some_and(|exit| exit.exit_code != 0 && !exit.oom_killed)
 }

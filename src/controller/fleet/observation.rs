@@ -1,5 +1,6 @@
 //! What was seen of Fly and of the queue.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::flyprovider::{Machine, MachineId};
@@ -67,6 +68,8 @@ pub struct QueueView {
     pub next_due: Option<Duration>,
     /// Every registered worker, and every holder of a lease even if it is registered no more.
     pub workers: Vec<WorkerView>,
+    /// When a worker last registered on a machine, also where that worker has left since.
+    pub heard: BTreeMap<MachineId, Moment>,
 }
 
 /// A worker in the pool.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::action::{Act, Action, Condition, Plan};
 use super::classify::{Role, Unit, units};
 use super::desired::Desired;
-use super::memory::Memory;
+use super::memory::{LaunchFailure, Memory};
 use super::notes::by_machine;
 use super::observation::{ListFailure, Listed, Moment, NoList, Observation, QueueView};
 use super::policy::FleetPolicy;
@@ -114,6 +114,15 @@ impl Draft<'_> {
     /// Starts, then creates; and where only a useless machine is in the way, its end.
     fn scale_out(&mut self) -> Vec<Action> {
         let need = self.desired.need();
+        let failures = self.memory.launch_failures;
+        let launches_fail = failures >= self.policy.launch_failures;
+        // Also while one more is tried, so that the condition lasts for as long as the trouble does.
+        if launches_fail && (need > 0 || self.desired.waiting > 0) {
+            self.conditions.push(match self.memory.launch_failure {
+                Some(LaunchFailure::Silent) => Condition::WorkersSilent { failures },
+                Some(LaunchFailure::Failed) | None => Condition::LaunchesFail { failures },
+            });
+        }
         if need == 0 {
             return Vec::new();
         }
@@ -121,12 +130,11 @@ impl Draft<'_> {
         if launches < need {
             self.conditions.push(Condition::Budget { affordable: self.policy.affordable() });
         }
-        let failures = self.memory.launch_failures;
-        if failures >= self.policy.launch_failures {
-            self.conditions.push(Condition::LaunchesFail { failures });
+        if launches_fail {
             // After the hold, one at a time, until one brings a worker.
             let probe = self.memory.launch_hold_until.is_none_or(|until| until <= self.now);
-            launches = if probe { launches.min(1_u32.saturating_sub(self.desired.booting)) } else { 0 };
+            let tried = self.desired.booting.max(self.memory.on_trial());
+            launches = if probe { launches.min(1_u32.saturating_sub(tried)) } else { 0 };
         }
         for (until, condition) in
             [(self.memory.quota_until, Condition::Quota), (self.memory.billing_until, Condition::Billing)]

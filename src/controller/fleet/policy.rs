@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::disk::MachineDisk;
 use super::price::{MicroDollars, list_price_per_hour};
 use crate::config::{ConfigError, Env};
 use crate::flyprovider::guest::{Guest, GuestError, NoSuchSize};
@@ -16,6 +17,9 @@ pub struct FleetPolicy {
     pub image: String,
     /// Their size.
     pub guest: Guest,
+    /// Their disk, and how large inputs may be so that they fit on it. None: whatever the provider gives, and
+    /// workers look at the free space alone.
+    pub disk: Option<MachineDisk>,
     /// Where they are made, most wanted first.
     pub regions: Vec<String>,
     /// Whether a machine may be made anywhere once every region of the list is full.
@@ -111,6 +115,7 @@ impl FleetPolicy {
             image: image.to_owned(),
             price: list_price_per_hour(guest),
             guest,
+            disk: Some(MachineDisk::default()),
             regions: vec!["any".to_owned()],
             any_region: true,
             min: 0,
@@ -125,7 +130,8 @@ impl FleetPolicy {
     }
 
     /// Reads `FLY_WORKER_APP`, `FLY_WORKER_IMAGE`, `FLY_WORKER_GUEST` (`performance-2x`),
-    /// `FLY_WORKER_MEMORY_MB`, `FLY_WORKER_REGIONS` (with commas between), `FLEET_STRICT_REGIONS`,
+    /// `FLY_WORKER_MEMORY_MB`, `FLY_WORKER_DISK_GB`, `WORKER_MAX_INPUT_BYTES`, `FLY_WORKER_REGIONS`
+    /// (with commas between), `FLEET_STRICT_REGIONS`,
     /// `MIN_MACHINES`, `MAX_MACHINES`, `JOBS_PER_MACHINE`, `WORKER_IDLE_TIMEOUT`,
     /// `FLEET_BUDGET_USD_PER_HOUR`, `FLEET_PRICE_USD_PER_HOUR`, `FLEET_LAUNCH_FAILURES`, `FLEET_PAUSED`.
     ///
@@ -163,6 +169,7 @@ impl FleetPolicy {
         }
         Ok(Self {
             guest,
+            disk: Some(MachineDisk::read(env)?),
             regions,
             any_region: !env.flag("FLEET_STRICT_REGIONS")?,
             min,
@@ -266,11 +273,13 @@ mod tests {
             ("JOBS_PER_MACHINE", "3"),
             ("FLEET_BUDGET_USD_PER_HOUR", "1.00"),
             ("FLEET_PAUSED", "yes"),
+            ("FLY_WORKER_DISK_GB", "40"),
         ])
         .unwrap();
         assert_eq!(policy.regions, ["iad", "dfw"]);
         assert_eq!((policy.min, policy.max, policy.jobs_per_machine.get()), (2, 20, 3));
         assert_eq!((policy.guest.cpus(), policy.guest.memory_mb()), (4, 8192));
+        assert_eq!(policy.disk.unwrap().size_gb(), 40);
         assert!(policy.paused && !policy.any_region);
         // performance-4x: $0.172224 an hour.
         assert_eq!(policy.affordable(), 5);
@@ -290,6 +299,8 @@ mod tests {
             ("FLY_WORKER_MEMORY_MB", "4352"),
             ("FLY_WORKER_MEMORY_MB", "65536"),
             ("FLY_WORKER_MEMORY_MB", "much"),
+            ("FLY_WORKER_DISK_GB", "51"),
+            ("WORKER_MAX_INPUT_BYTES", "50000000000"),
             ("MAX_MACHINES", "0"),
             ("MAX_MACHINES", "many"),
             ("MAX_MACHINES", "4294967295"),

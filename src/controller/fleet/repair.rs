@@ -69,7 +69,7 @@ fn destroy(machine: MachineId, reason: &str) -> Action {
 /// At rest and not to be started: nothing is lost with it.
 fn old_images_at_rest(draft: &Draft<'_>) -> Vec<Action> {
     let old = draft.units.iter().filter(|u| u.role == Role::Rest && u.drifted && repair_is_due(draft, u));
-    let reason = "it was made for another FLY_WORKER_IMAGE or MIN_MACHINES";
+    let reason = "it was made for another FLY_WORKER_IMAGE, FLY_WORKER_DISK_GB or MIN_MACHINES";
     old.filter_map(|u| Some(destroy(u.id.clone()?, reason))).collect()
 }
 
@@ -111,7 +111,9 @@ fn retire_one(draft: &Draft<'_>, workers: &ByMachine<'_>) -> Option<Action> {
         .map(|u| (u, "its worker should have left by itself when idle and did not"))
         .or_else(|| surplus().map(|u| (u, "there are more machines than MAX_MACHINES")))
         .or_else(|| {
-            old().map(|u| (u, "it is idle and was made for another FLY_WORKER_IMAGE or MIN_MACHINES"))
+            let reason =
+                "it is idle and was made for another FLY_WORKER_IMAGE, FLY_WORKER_DISK_GB or MIN_MACHINES";
+            old().map(|u| (u, reason))
         })?;
     let machine = unit.id.clone()?;
     let workers = workers.get(&machine).into_iter().flatten().map(|w| w.worker.clone()).collect();

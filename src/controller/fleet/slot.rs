@@ -7,7 +7,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::policy::FleetPolicy;
-use crate::flyprovider::{MachineConfig, Restart, StopConfig};
+use crate::flyprovider::{MachineConfig, Restart, Rootfs, StopConfig};
 
 /// A place in the fleet, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -41,6 +41,9 @@ pub const LAUNCH_ID: &str = "tcoder_launch";
 /// Metadata key by which lists are filtered to the fleet.
 pub const POOL: &str = "tcoder_pool";
 
+/// Metadata key under which a machine carries the size of its disk, gigabytes.
+pub const DISK_GB: &str = "tcoder_disk_gb";
+
 /// How the machine of `slot` is made. `launch_id` tells one create from another of the same name;
 /// `env` is what every worker needs (`REDIS_URL` and such belong into the app's secrets, not here).
 #[must_use]
@@ -59,17 +62,31 @@ pub fn launch_config(
     } else {
         env.insert("WORKER_IDLE_TIMEOUT".to_owned(), seconds(policy.idle_timeout));
     }
-    let metadata = [(LAUNCH_ID, launch_id), (POOL, "workers")];
+    let mut metadata = BTreeMap::from(
+        [(LAUNCH_ID, launch_id), (POOL, "workers")].map(|(k, v)| (k.to_owned(), v.to_owned())),
+    );
+    if let Some(disk) = policy.disk {
+        metadata.insert(DISK_GB.to_owned(), disk.size_gb().to_string());
+        env.insert("WORKER_MAX_INPUT_BYTES".to_owned(), disk.max_input().to_string());
+    }
     MachineConfig {
         image: policy.image.clone(),
         guest: Some(policy.guest),
         env,
-        metadata: metadata.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        metadata,
+        rootfs: policy.disk.map(|disk| Rootfs { size_gb: disk.size_gb() }),
         auto_destroy: false,
         // The worker's exit ends the bill, without a call.
         restart: Some(Restart { policy: "no".to_owned() }),
         stop_config: Some(StopConfig { signal: "SIGTERM".to_owned(), timeout: "30s".to_owned() }),
     }
+}
+
+/// What a list shows of a machine that was made from `image` with the disk that is the default.
+#[cfg(not(target_arch = "wasm32"))]
+pub(super) fn listed_config(image: &str) -> MachineConfig {
+    let metadata = [(DISK_GB.to_owned(), super::disk::MachineDisk::default().size_gb().to_string())];
+    MachineConfig { image: image.to_owned(), metadata: metadata.into(), ..MachineConfig::default() }
 }
 
 #[cfg(test)]
@@ -97,5 +114,20 @@ mod tests {
         assert_eq!(config(2).env["WORKER_IDLE_TIMEOUT"], "300");
         assert_eq!(config(2).restart.unwrap().policy, "no");
         assert_eq!(config(2).metadata[LAUNCH_ID], "abc");
+    }
+
+    #[test]
+    fn a_machines_disk_and_its_workers_limit_fit_each_other() {
+        let env = BTreeMap::from([("WORKER_MAX_INPUT_BYTES".to_owned(), "50000000000".to_owned())]);
+        let policy = FleetPolicy::new("clips", "image");
+        let config = launch_config(&policy, Slot(1), "abc", env.clone());
+        let json = serde_json::to_value(&config).unwrap();
+        assert_eq!(json["rootfs"], serde_json::json!({"size_gb": 25}));
+        assert_eq!(config.env["WORKER_MAX_INPUT_BYTES"], "10000000000");
+        assert_eq!(config.metadata[DISK_GB], "25");
+        // Where the provider's disk is not ours to choose.
+        let config = launch_config(&FleetPolicy { disk: None, ..policy }, Slot(1), "abc", env);
+        assert_eq!((config.rootfs, config.metadata.get(DISK_GB)), (None, None));
+        assert_eq!(config.env["WORKER_MAX_INPUT_BYTES"], "50000000000");
     }
 }

@@ -10,7 +10,8 @@ use super::{
     Act, Action, FleetPolicy, Listed, Memory, Moment, NoList, Observation, Outcome, Plan, QueueView, Slot,
     WorkerView, plan,
 };
-use crate::flyprovider::{HostStatus, Machine, MachineConfig, MachineId, MachineState};
+use super::slot::listed_config;
+use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
 use crate::job::WorkerId;
 
 fn s(seconds: u64) -> Moment {
@@ -29,7 +30,7 @@ fn machine(slot: u32, state: MachineState) -> Machine {
         region: "iad".into(),
         instance_id: None,
         host_status: HostStatus::Ok,
-        config: Some(MachineConfig { image: "image:1".into(), ..MachineConfig::default() }),
+        config: Some(listed_config("image:1")),
         created_at: String::new(),
         updated_at: String::new(),
         events: Vec::new(),

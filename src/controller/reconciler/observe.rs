@@ -50,7 +50,9 @@ pub fn queue_view(
     let next = [view.next_due, looks].into_iter().flatten().min();
     let again = suspects.values().map(|since| (*since + AGAIN).saturating_sub(now)).filter(|d| !d.is_zero());
     let next_due = next.map(|at| since_then(view.now, at)).into_iter().chain(again).min();
-    QueueView { pending: view.pending, due: view.due, next_due, workers }
+    let when = |at: Millis| now.saturating_sub(since_then(at, view.now));
+    let heard = view.heard.iter().map(|(machine, at)| (MachineId(machine.clone()), when(*at))).collect();
+    QueueView { pending: view.pending, due: view.due, next_due, workers, heard }
 }
 
 /// Where it runs: what it said, or, when the pool has forgotten it, what its name says.
@@ -126,6 +128,19 @@ mod tests {
         assert!(seen(Some(5_000), worker(4_000, None)).1);
         // It has better things to do.
         assert!(seen(Some(5_000), worker(60_000, Some(9_000))).1);
+    }
+
+    #[test]
+    fn a_registration_is_heard_at_its_own_moment() {
+        let view = FleetView {
+            now: NOW,
+            heard: vec![("m1".into(), NOW.plus(-2_000)), ("m2".into(), NOW.plus(-90_000))],
+            ..FleetView::default()
+        };
+        let queue = queue_view(&view, ALIVE, &mut BTreeMap::new(), Moment::from_secs(60));
+        let heard = |machine: &str| queue.heard[&MachineId(machine.into())];
+        assert_eq!(heard("m1"), Moment::from_secs(58));
+        assert_eq!(heard("m2"), Moment::ZERO, "it was before this reconciler began");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::controller::fleet::{Act, Action, FleetPolicy, Observation, Plan, Unit};
+use crate::controller::fleet::{Act, Action, FleetPolicy, MachineDisk, Observation, Plan, Unit};
 use crate::flyprovider::{Machine, MachineEvent, MachineId, MachineState};
 use crate::job::Millis;
 use crate::queue::{Fence, FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, FleetView};
@@ -64,6 +64,7 @@ pub fn status(fence: &Fence, seen: &Seen<'_>, policy: &FleetPolicy, plan: &Plan,
             .collect(),
         plan: steps(wish, &name_of),
         machine_usd_per_hour: policy.price.map(|price| price.dollars()),
+        max_input_bytes: policy.disk.map(MachineDisk::max_input),
     }
 }
 

@@ -26,6 +26,7 @@ fn said(pool: &WorkerPoolSpec) -> BTreeMap<&'static str, String> {
         "FLY_WORKER_MEMORY_MB",
         pool.guest.as_ref().and_then(|guest| guest.memory_mb).map(|mb| mb.to_string()),
     );
+    put("FLY_WORKER_DISK_GB", pool.disk_gb.map(|gb| gb.to_string()));
     put("FLY_WORKER_IMAGE", pool.image.clone());
     put("FLEET_BUDGET_USD_PER_HOUR", pool.budget_usd_per_hour.clone());
     // An environment that pauses the fleet is not undone by a pool that does not.
@@ -34,7 +35,7 @@ fn said(pool: &WorkerPoolSpec) -> BTreeMap<&'static str, String> {
 }
 
 /// Variables as their pool's field is called.
-const FIELDS: [(&str, &str); 11] = [
+const FIELDS: [(&str, &str); 12] = [
     ("MIN_MACHINES", "spec.min"),
     ("MAX_MACHINES", "spec.max"),
     ("JOBS_PER_MACHINE", "spec.jobsPerMachine"),
@@ -43,6 +44,7 @@ const FIELDS: [(&str, &str); 11] = [
     ("FLEET_STRICT_REGIONS", "spec.strictRegions"),
     ("FLY_WORKER_GUEST", "spec.guest.size"),
     ("FLY_WORKER_MEMORY_MB", "spec.guest.memoryMb"),
+    ("FLY_WORKER_DISK_GB", "spec.diskGb"),
     ("FLY_WORKER_IMAGE", "spec.image"),
     ("FLEET_BUDGET_USD_PER_HOUR", "spec.budgetUsdPerHour"),
     ("FLEET_PAUSED", "spec.paused"),
@@ -96,7 +98,7 @@ mod tests {
     fn what_a_pool_says_goes_first_and_what_it_leaves_out_is_the_environments() {
         let spec = pool(serde_json::json!({
             "min": 1, "max": 7, "jobsPerMachine": 2, "idleTimeoutSeconds": 60, "strictRegions": true,
-            "guest": {"size": "performance-4x"}, "budgetUsdPerHour": "2.50", "paused": true,
+            "guest": {"size": "performance-4x"}, "budgetUsdPerHour": "2.50", "paused": true, "diskGb": 40,
         }));
         let policy = policy(Some(&spec), &Env::of(env)).unwrap();
         assert_eq!((policy.min, policy.max, policy.jobs_per_machine.get()), (1, 7, 2));
@@ -104,6 +106,7 @@ mod tests {
         assert_eq!((policy.regions.as_slice(), policy.any_region), (["iad".to_owned()].as_slice(), false));
         assert_eq!((policy.guest.cpus(), policy.image.as_str()), (4, "registry.fly.io/clips:1"));
         assert!(policy.paused && policy.budget.is_some());
+        assert_eq!(policy.disk.unwrap().size_gb(), 40);
         let other = pool(serde_json::json!({"regions": ["fra", "ams"], "image": "registry.fly.io/clips:2"}));
         let policy = super::policy(Some(&other), &Env::of(env)).unwrap();
         assert_eq!(policy.regions, ["fra", "ams"]);
@@ -124,6 +127,7 @@ mod tests {
                 serde_json::json!({"guest": {"size": "performance-2x", "memoryMb": 512}}),
             ),
             ("spec.budgetUsdPerHour", serde_json::json!({"budgetUsdPerHour": "0.01"})),
+            ("spec.diskGb", serde_json::json!({"diskGb": 51})),
         ] {
             let error = policy(Some(&pool(spec)), &Env::of(env)).unwrap_err();
             assert!(error.starts_with(field), "{field}: {error}");

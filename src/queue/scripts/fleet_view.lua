@@ -1,6 +1,7 @@
 -- The queue and the pool at one moment, for the fleet. Returns now, jobs ready, since when the next of
 -- them is ready, entries due, when the next is due (-1: none), who paused the fleet, the pool's records,
--- the workers alive with their scores, and of each lease its name, its end and its holder.
+-- the workers alive with their scores, of each lease its name, its end and its holder, and the machines on
+-- which a worker registered within a day, each with the time when one last did.
 local now = clock()
 local first = redis.call('ZRANGE', pending, 0, 0)[1]
 local since = first and redis.call('HGET', status(first), 'queued') or ''
@@ -26,4 +27,5 @@ for i = 1, #list, 2 do
   held[#held + 1] = redis.call('HGET', status(string.match(list[i], '^(.+):%d+$')), 'worker') or ''
 end
 return { now, redis.call('ZCARD', pending), since, due, next_due, redis.call('GET', P .. 'fleet:paused') or '',
-  redis.call('HVALS', pool), redis.call('ZRANGE', alive, 0, -1, 'WITHSCORES'), held }
+  redis.call('HVALS', pool), redis.call('ZRANGE', alive, 0, -1, 'WITHSCORES'), held,
+  redis.call('ZRANGE', heard, 0, -1, 'WITHSCORES') }

@@ -10,6 +10,7 @@ local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled'
 local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
 local events, bell, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
 local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
+local heard = P .. 'machines:heard'
 -- Scores of `alive` from here on are those of workers that were told to leave: this and their time.
 local mark = 4503599627370496
 local tries, lock = P .. 'webhooks:tries', P .. 'fleet:lock'

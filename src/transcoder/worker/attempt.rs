@@ -5,6 +5,7 @@
 //! last second. So the commit is an object that can be created once (`If-None-Match: *`): whoever
 //! creates it has won, and everybody else adopts what it says.
 
+use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,14 +19,15 @@ use tracing::{Instrument as _, Span, info_span};
 
 use super::{report, scratch};
 use crate::config::WorkerConfig;
+use crate::job::space::{Outputs, Space};
 use crate::job::{
     Epoch, Failure, FailureCode, Input, InvalidKey, JobResult, Master, Millis, ObjectKey, Output, Poster,
     Storyboard, Timings,
 };
 use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue};
 use crate::storage::fetch::Fetcher;
-use crate::storage::{Bucket, Progress, Put, Storage, StorageError, layout};
-use crate::transcoder::{self, Encoded, EncodedStill, Request, TranscodeError};
+use crate::storage::{Bucket, Limits, Progress, Put, Storage, StorageError, layout};
+use crate::transcoder::{self, Encoded, EncodedStill, Request, TranscodeError, disk};
 
 /// Largest manifest that is read, bytes.
 const MANIFEST_LIMIT: u64 = 1 << 20;
@@ -148,12 +150,13 @@ impl Attempt<'_> {
 
     async fn make_anew(&self) -> Result<JobResult, Stop> {
         let folder = scratch::folder(&self.config.scratch).map_err(|e| {
-            Failure::new(FailureCode::Worker, format!("the worker has no room for its files: {e}"))
+            Failure::new(FailureCode::Worker, format!("the worker cannot make a folder for its files: {e}"))
         })?;
+        let free = disk::free(folder.path(), self.config.disk_bytes);
         let (input, out_dir) = (folder.path().join("input"), folder.path().join("out"));
 
         let began = Instant::now();
-        self.fetch(&input).instrument(info_span!("fetch")).await?;
+        self.fetch(&input, free).instrument(info_span!("fetch")).await?;
         let fetched = Instant::now();
         let encoded = self.transcode(&input, &out_dir).instrument(info_span!("encode")).await?;
         let transcoded = Instant::now();
@@ -169,18 +172,22 @@ impl Attempt<'_> {
         self.commit(result_of(encoded, &prefix, timings)?).instrument(info_span!("commit")).await
     }
 
-    async fn fetch(&self, to: &std::path::Path) -> Result<(), Stop> {
-        let (most, tell) = (self.config.max_input_bytes, Progress::none());
-        match &self.job.spec.input {
+    async fn fetch(&self, to: &Path, free: Option<u64>) -> Result<(), Stop> {
+        let spec = &self.job.spec;
+        let outputs = Outputs::of(spec.preset, &spec.output_qualities);
+        let space = free.map(|free| Space { free, outputs });
+        let limits = Limits { max_bytes: self.config.max_input_bytes, space };
+        let tell = Progress::none();
+        match &spec.input {
             Input::Key(key) => {
-                self.storage.download(Bucket::Input, key, to, most, &tell, &self.cancel).await?
+                self.storage.download(Bucket::Input, key, to, limits, &tell, &self.cancel).await?
             }
-            Input::Url(url) => self.fetcher.fetch(url, to, most, &tell, &self.cancel).await?,
+            Input::Url(url) => self.fetcher.fetch(url, to, limits, &tell, &self.cancel).await?,
         };
         Ok(())
     }
 
-    async fn transcode(&self, input: &std::path::Path, out_dir: &std::path::Path) -> Result<Encoded, Stop> {
+    async fn transcode(&self, input: &Path, out_dir: &Path) -> Result<Encoded, Stop> {
         let (percent, percents) = watch::channel(0.0);
         let on_progress = move |progress: transcoder::Progress| {
             percent.send_replace(progress.percent);
@@ -191,6 +198,7 @@ impl Attempt<'_> {
             preset: self.job.spec.preset,
             ladder: &self.job.spec.output_qualities,
             stills: self.job.spec.stills,
+            disk_bytes: self.config.disk_bytes,
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(self.job.spec.deadline_seconds.into()),
             cancel: self.cancel.clone(),

@@ -89,6 +89,8 @@ impl Life {
         self.jobs += 1;
         self.idle_since = now;
         match outcome {
+            // A job that is too large for this disk says nothing about the next one.
+            Outcome::Failed(FailureCode::DiskFull) => {}
             Outcome::Failed(code) if is_ours(*code) => self.failures_in_a_row += 1,
             Outcome::Completed | Outcome::Failed(_) => self.failures_in_a_row = 0,
             Outcome::Lost | Outcome::Released => {}
@@ -180,6 +182,7 @@ mod tests {
             Outcome::Failed(FailureCode::InvalidMedia),
             Outcome::Failed(FailureCode::Worker),
             Outcome::Lost,
+            Outcome::Failed(FailureCode::DiskFull),
         ] {
             life.did_a_job(&outcome, now);
             assert_eq!(life.reason_to_leave(now), None);

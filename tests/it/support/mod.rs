@@ -8,6 +8,7 @@ pub mod kube;
 pub mod objects;
 pub mod page;
 pub mod redis;
+pub mod small_disk;
 pub mod system;
 pub mod upstash;
 

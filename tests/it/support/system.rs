@@ -73,7 +73,12 @@ pub fn spawn(command: Command) -> Child {
 
 /// The binary, with nothing of our own environment but where programs are found.
 pub fn tcoder() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcoder"));
+    bare(env!("CARGO_BIN_EXE_tcoder"))
+}
+
+/// Any program, the same.
+pub fn bare(program: &str) -> Command {
+    let mut command = Command::new(program);
     command.env_clear().stdin(Stdio::null());
     for name in ["PATH", "HOME", "TMPDIR"] {
         if let Some(value) = std::env::var_os(name) {
@@ -461,8 +466,13 @@ impl System {
 
     fn role(&self, args: &[&str]) -> Command {
         let mut command = tcoder();
+        command.args(args);
+        self.in_role(command)
+    }
+
+    fn in_role(&self, mut command: Command) -> Command {
         command
-            .args(args)
+            .stdin(Stdio::null())
             .envs(self.role_environment())
             .env("RUST_LOG", "info,tcoder=trace")
             .stdout(Stdio::null());
@@ -527,8 +537,22 @@ impl System {
 
     /// A worker that is not the system's own, in a scratch folder of its own.
     pub fn worker(&self, name: &str, env: &[(&str, &str)]) -> Worker {
+        self.worker_by(name, env, |_| {
+            let mut command = tcoder();
+            command.arg("worker");
+            command
+        })
+    }
+
+    /// The same, by a command that ends as `tcoder worker` with this scratch folder.
+    pub fn worker_by(
+        &self,
+        name: &str,
+        env: &[(&str, &str)],
+        command: impl FnOnce(&Path) -> Command,
+    ) -> Worker {
         let scratch = folder(name);
-        let mut command = self.role(&["worker"]);
+        let mut command = self.in_role(command(&scratch));
         let log = std::fs::File::options().append(true).open(self.data.join("log")).unwrap();
         command
             .env("WORKER_SCRATCH_DIR", &scratch)

@@ -5,7 +5,8 @@ use rand::rngs::StdRng;
 
 use super::Faults;
 use crate::controller::fleet::Outcome;
-use crate::flyprovider::{HostStatus, Machine, MachineConfig, MachineEvent, MachineId, MachineState};
+use crate::controller::fleet::slot::listed_config;
+use crate::flyprovider::{HostStatus, Machine, MachineEvent, MachineId, MachineState};
 
 /// What becomes of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ enum Fate {
     HangsStarting,
     Fails,
     NoWorker,
+    /// Its worker waits for jobs at another Redis, and leaves when it has waited for long enough.
+    Elsewhere,
     /// Its worker comes long after its time.
     Late,
     Exits,
@@ -38,11 +41,12 @@ pub(super) struct Fly {
     pub machines: Vec<SimMachine>,
     made: u32,
     faults: Faults,
+    idle_ms: u64,
 }
 
 impl Fly {
-    pub fn new(faults: &Faults) -> Self {
-        Self { machines: Vec::new(), made: 0, faults: faults.clone() }
+    pub fn new(faults: &Faults, idle_ms: u64) -> Self {
+        Self { machines: Vec::new(), made: 0, faults: faults.clone(), idle_ms }
     }
 
     pub fn existing(&self) -> usize {
@@ -78,6 +82,9 @@ impl Fly {
     }
 
     fn fate(&self, rng: &mut StdRng, now: u64) -> Fate {
+        if self.odds(rng, self.faults.elsewhere, now) {
+            return Fate::Elsewhere;
+        }
         if !self.odds(rng, self.faults.bad_launch, now) {
             return Fate::Good;
         }
@@ -94,6 +101,7 @@ impl Fly {
         let id = MachineId(format!("m{}", self.made));
         let mut machine = machine(id.clone(), name.to_owned(), region, MachineState::Creating, image);
         machine.instance_id = Some(format!("{}-0", self.made));
+        machine.events.push(event("launch", "created", now, None));
         let fate = self.fate(rng, now);
         let next = Some(now + rng.random_range(100..600));
         self.machines.push(SimMachine { machine, next, fate, worker_at: None, retired: false });
@@ -107,6 +115,7 @@ impl Fly {
         };
         let next = now + rng.random_range(300..2_000);
         let Some(sim) = self.find(id) else { return Ok(Outcome::NotFound) };
+        sim.machine.events.push(event("start", "starting", now, None));
         match sim.machine.state {
             MachineState::Started | MachineState::Starting => Ok(Outcome::Done(None)),
             MachineState::Stopped | MachineState::Created if sim.next.is_none() => {
@@ -169,7 +178,7 @@ impl Fly {
     pub fn step(&mut self, rng: &mut StdRng, now: u64) {
         for sim in &mut self.machines {
             while let Some(at) = sim.next.filter(|at| *at <= now) {
-                sim.go_on(rng, at);
+                sim.go_on(rng, at, self.idle_ms);
             }
         }
         self.machines.retain(|sim| sim.machine.state != MachineState::Destroyed);
@@ -183,16 +192,10 @@ impl SimMachine {
         self.next = Some(now + rng.random_range(100..1_500));
         self.worker_at = None;
         let exit = serde_json::json!({"exit_event": {"exit_code": code, "oom_killed": false}});
-        self.machine.events = vec![MachineEvent {
-            kind: "exit".to_owned(),
-            status: "stopped".to_owned(),
-            timestamp: i64::try_from(now).unwrap_or(i64::MAX),
-            request: Some(exit),
-            ..MachineEvent::default()
-        }];
+        self.machine.events.push(event("exit", "stopped", now, Some(exit)));
     }
 
-    fn go_on(&mut self, rng: &mut StdRng, at: u64) {
+    fn go_on(&mut self, rng: &mut StdRng, at: u64, idle_ms: u64) {
         self.next = None;
         match (&self.machine.state, self.fate) {
             (MachineState::Creating, Fate::Fails) => self.machine.state = MachineState::Failed,
@@ -204,17 +207,32 @@ impl SimMachine {
             (MachineState::Starting, Fate::HangsStarting) => {}
             (MachineState::Starting, fate) => {
                 self.machine.state = MachineState::Started;
+                self.machine.events.push(event("start", "started", at, None));
                 match fate {
+                    Fate::Elsewhere => self.next = Some(at + idle_ms),
                     Fate::Good => self.worker_at = Some(at + rng.random_range(300..2_000)),
                     Fate::Late => self.worker_at = Some(at + rng.random_range(30_000..400_000)),
                     Fate::Exits => self.exits(rng, 1, at),
                     _ => {}
                 }
             }
+            (MachineState::Started, Fate::Elsewhere) => self.exits(rng, 0, at),
             (MachineState::Stopping, _) => self.machine.state = MachineState::Stopped,
             (MachineState::Destroying, _) => self.machine.state = MachineState::Destroyed,
             _ => {}
         }
+    }
+}
+
+/// An event by Fly's clock, which is years behind everybody else's.
+fn event(kind: &str, status: &str, now: u64, request: Option<serde_json::Value>) -> MachineEvent {
+    let timestamp = i64::try_from(now).unwrap_or(i64::MAX);
+    MachineEvent {
+        kind: kind.to_owned(),
+        status: status.to_owned(),
+        timestamp,
+        request,
+        ..MachineEvent::default()
     }
 }
 
@@ -233,7 +251,7 @@ pub(super) fn machine(
         region: region.to_owned(),
         instance_id: None,
         host_status: HostStatus::Ok,
-        config: Some(MachineConfig { image: image.to_owned(), ..MachineConfig::default() }),
+        config: Some(listed_config(image)),
         created_at: String::new(),
         updated_at: String::new(),
         events: Vec::new(),

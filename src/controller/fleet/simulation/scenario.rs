@@ -22,6 +22,8 @@ pub struct Faults {
     pub no_capacity: f64,
     /// Chance that a machine does not come up: stays created, hangs, fails, or starts without a worker.
     pub bad_launch: f64,
+    /// Chance that a machine starts as it should, and its worker uses another Redis.
+    pub elsewhere: f64,
     /// Chance that a stop or destroy hangs.
     pub hang: f64,
     /// Chance that a list fails.
@@ -70,6 +72,16 @@ impl Scenario {
         }
     }
 
+    /// A job whose workers use another Redis for an hour.
+    #[must_use]
+    pub fn another_redis(seed: u64) -> Self {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let mut policy = FleetPolicy::new("sim", "image:1");
+        policy.idle_timeout = Duration::from_secs(rng.random_range(20..=300));
+        let faults = Faults { until_ms: 3_600_000, elsewhere: 1.0, ..Faults::default() };
+        Self { seed, policy, jobs: vec![(1_000, 60_000)], reconcilers: 1, faults, horizon_ms: 8 * 3_600_000 }
+    }
+
     /// Some jobs and no faults.
     #[must_use]
     pub fn calm(seed: u64) -> Self {
@@ -106,6 +118,7 @@ impl Scenario {
             lost_reply: chance(0.5),
             no_capacity: chance(0.7),
             bad_launch: chance(0.6),
+            elsewhere: chance(0.6),
             hang: chance(0.6),
             list_fails: chance(0.5),
             list_lies: chance(0.5),

@@ -1,5 +1,6 @@
 //! The queue, the workers, and what befalls them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -39,6 +40,8 @@ pub(super) struct World {
     arrivals: Vec<(u64, u64)>,
     pending: Vec<u64>,
     workers: Vec<SimWorker>,
+    /// When a worker last registered, by machine.
+    heard: BTreeMap<MachineId, Duration>,
     born: u32,
     jobs_left: usize,
     stroke: Option<(u64, u64)>,
@@ -53,7 +56,10 @@ impl World {
         let mut arrivals = scenario.jobs.clone();
         arrivals.sort_unstable_by(|a, b| b.cmp(a));
         Self {
-            fly: Fly::new(faults),
+            fly: Fly::new(
+                faults,
+                u64::try_from(scenario.policy.idle_timeout.as_millis()).unwrap_or(u64::MAX),
+            ),
             rng: StdRng::seed_from_u64(scenario.seed),
             policy: scenario.policy.clone(),
             report: Report::default(),
@@ -63,6 +69,7 @@ impl World {
             arrivals,
             pending: Vec::new(),
             workers: Vec::new(),
+            heard: BTreeMap::new(),
             born: 0,
             stroke: faults.stroke_every_ms.map(|every| (every, every)),
             outage: faults.redis_every_ms.map(|every| (every, every)),
@@ -89,6 +96,7 @@ impl World {
             due: 0,
             next_due: leases.map(|(_, at)| Duration::from_millis(at.saturating_sub(now))).min(),
             workers: workers.collect(),
+            heard: self.heard.clone(),
         })
     }
 
@@ -141,6 +149,7 @@ impl World {
             if sim.worker_at.is_some_and(|at| at <= now) {
                 sim.worker_at = None;
                 self.born += 1;
+                self.heard.insert(sim.machine.id.clone(), Duration::from_millis(now));
                 self.workers.push(SimWorker {
                     id: WorkerId(format!("w{}", self.born)),
                     machine: sim.machine.id.clone(),

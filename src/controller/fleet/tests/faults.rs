@@ -1,7 +1,9 @@
 //! Each fault a fleet must survive, as far as it is the plan's.
 
 use super::*;
-use crate::controller::fleet::{ListFailure, MicroDollars};
+use crate::config::Env;
+use crate::controller::fleet::{ListFailure, MachineDisk, MicroDollars};
+use crate::flyprovider::MachineEvent;
 use Life::{Busy, Dead, Idle, None as Nobody, Retired};
 use MachineState::{Created, Destroying, Failed, Started, Starting, Stopped, Stopping};
 
@@ -161,6 +163,164 @@ fn fault_10_after_three_failed_launches_no_more_are_made_and_it_is_said() {
     assert_eq!(desk.steps(), ["create 02 any", "create 03 any"]);
 }
 
+/// The events of a machine whose start took so long, by a clock of Fly's own, and that has ended if `exit` is
+/// given.
+fn events(start_took: i64, exit: Option<i32>) -> Vec<MachineEvent> {
+    let event = |kind: &str, status: &str, timestamp, request| MachineEvent {
+        kind: kind.into(),
+        status: status.into(),
+        timestamp,
+        request,
+    };
+    let exit = exit.map(|code| {
+        let request = serde_json::json!({"exit_event": {"exit_code": code}});
+        event("exit", "stopped", start_took + 60_000, Some(request))
+    });
+    let life = [event("launch", "created", 0, None), event("start", "started", start_took, None)];
+    life.into_iter().chain(exit).collect()
+}
+
+/// A machine was made for a job, by a create that says its id or does not, and was listed so since.
+fn launched(id: Option<&str>) -> Desk {
+    let mut desk = Desk::new(&[], 1);
+    let action = desk.first_ends(Outcome::Done(id.map(|id| MachineId(id.into()))));
+    assert_eq!(action.act.kind(), "create");
+    desk
+}
+
+fn failures(desk: &mut Desk) -> u32 {
+    desk.plan();
+    desk.memory.launch_failures
+}
+
+#[test]
+fn fault_10_launches_without_a_heartbeat_end_in_a_hold_that_says_what_to_compare() {
+    for id in [Some("m1"), None] {
+        let mut desk = launched(id);
+        for failed in 1..=3 {
+            let launched_at = desk.now;
+            desk.now = launched_at + s(121);
+            desk.see(&[(1, Started, Nobody)], 1);
+            desk.list()[0].events = events(2_000, None);
+            assert_eq!(failures(&mut desk), failed - 1, "its time is not over yet");
+            desk.now = launched_at + s(123);
+            desk.see(&[(1, Started, Nobody)], 1);
+            desk.list()[0].events = events(2_000, None);
+            assert_eq!(failures(&mut desk), failed);
+            assert_eq!(desk.says("3 launches in a row"), failed == 3);
+            let stop = Act::Stop { machine: MachineId("m1".into()) };
+            assert!(desk.acts().contains(&stop));
+            let action = Action { act: stop, reason: "it is silent".into() };
+            desk.memory.record(&action, &Outcome::Done(None), &desk.policy, desk.now, desk.now);
+            desk.now += s(6);
+            desk.see(&[(1, Stopped, Nobody)], 1);
+            if failed < 3 {
+                assert_eq!(desk.steps(), ["start m1"]);
+                desk.first_ends(Outcome::Done(None));
+            }
+        }
+        assert!(desk.acts().is_empty(), "nothing is launched during the hold");
+        assert!(desk.says("REDIS_URL") && desk.says("REDIS_KEY_PREFIX") && desk.says("fly logs"));
+        desk.now += s(600);
+        desk.see(&[(1, Stopped, Nobody)], 1);
+        assert_eq!(desk.steps(), ["start m1"], "one more is tried");
+        desk.first_ends(Outcome::Done(None));
+        assert!(desk.says("REDIS_URL"), "the condition lasts while one more is tried");
+        desk.now += s(3);
+        desk.see(&[(1, Started, Idle)], 1);
+        assert_eq!(failures(&mut desk), 0);
+        assert!(!desk.says("launches in a row"));
+    }
+}
+
+#[test]
+fn a_slow_pull_of_the_image_is_not_counted_against_the_worker() {
+    let mut desk = launched(Some("m1"));
+    desk.now = s(125);
+    desk.see(&[(1, Starting, Nobody)], 1);
+    assert_eq!(failures(&mut desk), 0);
+    for (at, failed) in [(205, 0), (320, 0), (322, 1)] {
+        desk.now = s(at);
+        desk.see(&[(1, Started, Nobody)], 1);
+        desk.list()[0].events = events(200_000, None);
+        assert_eq!(failures(&mut desk), failed, "at {at} s");
+        assert_eq!(desk.steps().contains(&"stop m1".to_owned()), failed > 0, "at {at} s");
+    }
+    // Without events it counts from the list that showed the machine started.
+    let mut desk = launched(Some("m1"));
+    for (at, failed) in [(125, 0), (244, 0), (245, 1)] {
+        desk.now = s(at);
+        desk.see(&[(1, Started, Nobody)], 1);
+        assert_eq!(failures(&mut desk), failed, "at {at} s");
+    }
+}
+
+#[test]
+fn a_worker_that_was_heard_and_fell_silent_is_no_failed_launch() {
+    let mut desk = launched(Some("m1"));
+    desk.now = s(5);
+    desk.see(&[(1, Started, Idle)], 1);
+    desk.plan();
+    desk.now = s(400);
+    desk.see(&[(1, Started, Dead)], 0);
+    assert_eq!(desk.steps(), ["stop m1"]);
+    desk.first_ends(Outcome::Done(None));
+    desk.now = s(420);
+    desk.see(&[(1, Stopped, Nobody)], 0);
+    assert_eq!(failures(&mut desk), 0);
+}
+
+#[test]
+fn a_machine_that_ended_well_before_anybody_looked_counts_unless_its_worker_registered() {
+    for (registered, failed) in [(None, 1), (Some(s(0)), 1), (Some(s(9)), 0)] {
+        let mut desk = launched(Some("m1"));
+        desk.now = s(90);
+        desk.see(&[(1, Stopped, Nobody)], 1);
+        desk.list()[0].events = events(2_000, Some(0));
+        let registered = registered.map(|at| (MachineId("m1".into()), at));
+        desk.seen.queue.as_mut().unwrap().heard.extend(registered.clone());
+        assert_eq!(failures(&mut desk), failed, "registered: {registered:?}");
+    }
+}
+
+#[test]
+fn launches_that_come_to_nothing_in_other_ways_count_too() {
+    // It vanished.
+    let mut desk = launched(Some("m1"));
+    desk.now = s(121);
+    desk.see(&[], 1);
+    assert_eq!(failures(&mut desk), 1);
+    // It never got further than to be created, and was started again, and again.
+    let mut desk = launched(Some("m1"));
+    desk.see(&[(1, Created, Nobody)], 1);
+    desk.plan();
+    for failed in 1..=3 {
+        desk.now += s(40);
+        desk.see(&[(1, Created, Nobody)], 1);
+        assert_eq!(desk.steps(), ["start m1"]);
+        desk.first_ends(Outcome::Done(None));
+        assert_eq!(failures(&mut desk), failed);
+    }
+    // It hung on its way.
+    let mut desk = launched(Some("m1"));
+    desk.now = s(121);
+    desk.see(&[(1, Starting, Nobody)], 1);
+    desk.plan();
+    desk.now = s(430);
+    desk.see(&[(1, Starting, Nobody)], 0);
+    assert_eq!(desk.steps(), ["stop m1"]);
+    desk.first_ends(Outcome::Done(None));
+    assert_eq!(failures(&mut desk), 1);
+    // Somebody stopped it.
+    let mut desk = launched(Some("m1"));
+    desk.now = s(50);
+    desk.see(&[(1, Stopped, Nobody)], 0);
+    let request = serde_json::json!({"exit_event": {"exit_code": 0, "requested_stop": true}});
+    desk.list()[0].events = events(2_000, Some(0));
+    desk.list()[0].events[2].request = Some(request);
+    assert_eq!(failures(&mut desk), 0);
+}
+
 #[test]
 fn fault_11_a_full_region_gives_way_to_the_next_and_then_to_any() {
     let mut desk = Desk::new(&[], 1);
@@ -260,7 +420,7 @@ fn fault_17_a_job_that_eats_all_memory_does_not_hold_the_fleet_but_a_broken_imag
             let exit = serde_json::json!({"exit_event": {"exit_code": 137, "oom_killed": oom}});
             // Fly says it in either place.
             let request = if round == 2 { serde_json::json!({"MonitorEvent": exit}) } else { exit };
-            desk.list()[0].events = vec![crate::flyprovider::MachineEvent {
+            desk.list()[0].events = vec![MachineEvent {
                 kind: "exit".into(),
                 status: "stopped".into(),
                 timestamp: round,
@@ -329,6 +489,17 @@ fn an_old_image_is_replaced_when_idle_and_never_started() {
     desk.see(&[(1, Stopped, Nobody)], 1);
     old(&mut desk);
     assert_eq!(desk.steps(), ["create 02 any", "destroy m1"]);
+}
+
+#[test]
+fn a_machine_with_another_disk_is_replaced_as_one_of_another_image_is() {
+    let mut desk = Desk::new(&[(1, Stopped, Nobody)], 1);
+    assert_eq!(desk.steps(), ["start m1"]);
+    let read = |name: &str| (name == "FLY_WORKER_DISK_GB").then(|| "40".to_owned());
+    desk.policy.disk = Some(MachineDisk::read(&Env::of(read)).unwrap());
+    assert_eq!(desk.steps(), ["create 02 any", "destroy m1"]);
+    desk.see(&[(1, Started, Busy)], 0);
+    assert!(desk.acts().is_empty(), "its job is not the worse for it");
 }
 
 #[test]

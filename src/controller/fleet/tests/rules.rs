@@ -145,10 +145,8 @@ fn any_machine() -> impl Strategy<Value = (Machine, Life)> {
         |(slot, state, host, life, old)| {
             let mut machine = machine(slot, state);
             machine.host_status = host;
-            machine.config = (host == HostStatus::Ok).then(|| MachineConfig {
-                image: if old { "image:0" } else { "image:1" }.into(),
-                ..MachineConfig::default()
-            });
+            machine.config =
+                (host == HostStatus::Ok).then(|| listed_config(if old { "image:0" } else { "image:1" }));
             (machine, life)
         },
     )

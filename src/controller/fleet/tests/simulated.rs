@@ -16,6 +16,16 @@ fn thousands_of_fleets_end_quiet_whatever_befalls_them() {
 }
 
 #[test]
+fn workers_at_another_redis_are_launched_three_times_and_then_once_in_ten_minutes() {
+    for seed in 0..50 {
+        let report = run(&Scenario::another_redis(seed)).unwrap();
+        let launches = report.creates + report.starts;
+        // An hour of it, and the launch after it that brings a worker.
+        assert!((4..=3 + 6 + 1).contains(&launches), "seed {seed}: {report:?}");
+    }
+}
+
+#[test]
 fn a_burst_costs_one_list_more_than_its_creates() {
     for machines in [1, 2, 5, 10, 20] {
         assert!(converge_calls_over_minimum(machines).unwrap() <= 1, "{machines} machines");

@@ -1,0 +1,215 @@
+//! How much disk a job takes, and how large an input a disk can take: the one place where the two are
+//! reckoned. Pure.
+//!
+//! A job's files are its input and its outputs, which stand side by side until the outputs are stored. Before
+//! the input is there only its size is known, so its outputs are estimated from that; once it is probed, from
+//! its length and the bitrates of what is made of it ([`needed`] takes either).
+
+use super::failure::{Failure, FailureCode};
+use super::preset::Preset;
+use super::quality::Ladder;
+
+/// Stills, playlists, and what the file system takes for itself.
+const MARGIN: u64 = 32 << 20;
+/// An encode's outputs are reckoned by bitrate; packaging and the estimate's own error take a tenth more.
+const MORE: u64 = 10;
+/// Bits a second, in thousands, of a source of which only the size is known: that of a camera's 1080p. One of a
+/// lower bitrate is longer, and so are its outputs; that is noticed once it is probed.
+const USUAL_KBPS: u64 = 8000;
+/// How much larger than its source, at the most, a rendition comes out whose quality is given and not its
+/// bitrate, where the source has a codec of another generation (AV1, HEVC).
+const WORST_GROWTH: f64 = 3.0;
+
+/// Bytes of disk that a job needs whose input and outputs have so many.
+#[must_use]
+pub const fn needed(input: u64, outputs: u64) -> u64 {
+    input.saturating_add(outputs).saturating_add(outputs / MORE).saturating_add(MARGIN)
+}
+
+/// Bytes of disk that let a job's input have `input` bytes, whatever is made of it: its outputs are taken to be
+/// as large again.
+#[must_use]
+pub const fn disk_for(input: u64) -> u64 {
+    needed(input, input)
+}
+
+/// The largest input that fits into `disk` bytes, whatever is made of it: [`disk_for`] turned round.
+#[must_use]
+pub const fn largest_input(disk: u64) -> u64 {
+    let room = disk.saturating_sub(MARGIN);
+    // Ten bytes of input take 21 of disk, and each of those that are left two.
+    let (tens, rest) = (room / (2 * MORE + 1), room % (2 * MORE + 1));
+    let ones = if rest / 2 < MORE { rest / 2 } else { MORE - 1 };
+    tens * MORE + ones
+}
+
+/// How large the outputs of an input come out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outputs {
+    /// The input's streams are copied.
+    Copy,
+    /// Renditions of so many thousand bits a second together.
+    Encode {
+        /// The sum over all renditions.
+        kbps: u64,
+    },
+}
+
+impl Outputs {
+    /// What a job makes that asks for these.
+    #[must_use]
+    pub fn of(preset: Preset, ladder: &Ladder) -> Self {
+        let rungs = preset.rungs(ladder);
+        if rungs.is_empty() {
+            return Self::Copy;
+        }
+        let kbps = rungs.iter().map(|rung| u64::from(rung.video_kbps() + rung.audio_kbps())).sum();
+        Self::Encode { kbps }
+    }
+
+    /// Their bytes, where only the input's are known; never more than those.
+    #[must_use]
+    pub const fn bytes(self, input: u64) -> u64 {
+        match self {
+            Self::Copy => input,
+            Self::Encode { kbps } if kbps >= USUAL_KBPS => input,
+            Self::Encode { kbps } => {
+                // Divided first: an input of many terabytes must not overflow.
+                let (whole, rest) = (input / USUAL_KBPS, input % USUAL_KBPS);
+                whole * kbps + rest * kbps / USUAL_KBPS
+            }
+        }
+    }
+}
+
+/// Most that a rendition of constant quality takes, thousand bits a second, under a cap of `cap`, where the
+/// source has `source` thousand bits a second.
+#[must_use]
+pub fn constant_quality_kbps(cap: f64, source: f64) -> f64 {
+    cap.min(source * WORST_GROWTH)
+}
+
+/// The disk of a worker, as one job finds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that are free.
+    pub free: u64,
+    /// What the job makes of its input.
+    pub outputs: Outputs,
+}
+
+/// The job does not fit on the worker's disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the job needs {needed} bytes of disk, and {free} are free")]
+pub struct DiskFull {
+    /// Bytes that the job needs.
+    pub needed: u64,
+    /// Bytes that were free when it began.
+    pub free: u64,
+}
+
+impl Space {
+    /// Whether an input of `input` bytes fits, with what is made of it.
+    ///
+    /// # Errors
+    /// How much it needs, and how much there is.
+    pub const fn check(self, input: u64) -> Result<(), DiskFull> {
+        let full = self.full(input);
+        if full.needed <= full.free { Ok(()) } else { Err(full) }
+    }
+
+    /// What is to be said when the disk was full after `input` bytes all the same.
+    #[must_use]
+    pub const fn full(self, input: u64) -> DiskFull {
+        DiskFull { needed: needed(input, self.outputs.bytes(input)), free: self.free }
+    }
+}
+
+/// What an operator can do.
+const REMEDY: &str = "on Fly raise FLY_WORKER_DISK_GB; elsewhere put WORKER_SCRATCH_DIR on a larger disk, or \
+                      raise WORKER_DISK_BYTES if it is set";
+
+impl From<DiskFull> for Failure {
+    fn from(full: DiskFull) -> Self {
+        let DiskFull { needed, free } = full;
+        let message = if needed > free {
+            format!("the job needs {needed} bytes of disk for its files, and {free} are free; {REMEDY}")
+        } else {
+            format!(
+                "the worker's disk is full: the job was reckoned to need {needed} bytes, and {free} were free when \
+                 it began; is something else filling the disk? If not, {REMEDY}"
+            )
+        };
+        Self::new(FailureCode::DiskFull, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GB: u64 = 1_000_000_000;
+
+    proptest! {
+        #[test]
+        fn a_disk_takes_its_largest_input_and_not_one_byte_more(disk in MARGIN..200 * GB) {
+            let input = largest_input(disk);
+            prop_assert!(disk_for(input) <= disk, "{input} bytes take {}", disk_for(input));
+            prop_assert!(disk_for(input + 1) > disk, "{} bytes would fit, too", input + 1);
+        }
+
+        #[test]
+        fn an_input_fits_on_the_disk_that_is_made_for_it(input in 0..u64::MAX / 4) {
+            prop_assert_eq!(largest_input(disk_for(input)), input);
+        }
+
+        #[test]
+        fn outputs_are_reckoned_no_larger_than_the_input(input in any::<u64>(), kbps in 0..100_000_u64) {
+            for outputs in [Outputs::Copy, Outputs::Encode { kbps }] {
+                prop_assert!(outputs.bytes(input) <= input);
+            }
+        }
+    }
+
+    #[test]
+    fn no_disk_takes_no_input() {
+        assert_eq!(largest_input(0), 0);
+        assert_eq!(largest_input(MARGIN), 0);
+        assert_eq!(needed(u64::MAX, u64::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn a_ladder_takes_as_much_as_its_bitrates_say() {
+        let outputs = |preset, ladder: &str| Outputs::of(preset, &ladder.parse().unwrap());
+        assert_eq!(outputs(Preset::Default, ""), Outputs::Copy);
+        // 1500 + 128, 400 + 96, 100 + 64.
+        assert_eq!(outputs(Preset::WebOptimized, "720p,360p,144p"), Outputs::Encode { kbps: 2288 });
+        assert_eq!(outputs(Preset::WebOptimized, "720p,360p,144p").bytes(8 * GB), 2_288_000_000);
+        assert_eq!(outputs(Preset::Default, "2160p").bytes(8 * GB), 8 * GB);
+    }
+
+    #[test]
+    fn the_sentence_says_how_much_is_missing_and_what_to_change() {
+        let space = Space { free: 3 * GB, outputs: Outputs::Copy };
+        assert_eq!(space.check(GB), Ok(()));
+        let full = space.check(2 * GB).unwrap_err();
+        let failure = Failure::from(full);
+        assert_eq!(failure.code, FailureCode::DiskFull);
+        for words in ["4233554432 bytes", "3000000000 are free", "FLY_WORKER_DISK_GB", "WORKER_SCRATCH_DIR"] {
+            assert!(failure.message.contains(words), "{failure}");
+        }
+        assert!(failure.message.len() < 500, "{failure}");
+        // It should have fitted.
+        let failure = Failure::from(space.full(GB));
+        assert!(failure.message.contains("something else"), "{failure}");
+        assert!(failure.message.len() < 500, "{failure}");
+    }
+
+    #[test]
+    fn an_efficient_source_may_grow_but_never_beyond_the_cap() {
+        assert_eq!(constant_quality_kbps(3000.0, 400.0), 1200.0);
+        assert_eq!(constant_quality_kbps(3000.0, 8000.0), 3000.0);
+    }
+}

@@ -1,0 +1,58 @@
+//! The free space of a folder's disk.
+
+use std::io::{self, ErrorKind};
+use std::path::Path;
+
+use nix::sys::statvfs::statvfs;
+
+use crate::job::{Failure, FailureCode};
+
+/// A disk with fewer free bytes is full: FFmpeg writes in larger pieces.
+const FULL: u64 = 256 << 10;
+
+/// Bytes that may be written below `folder`, and no more than `limit`. Nothing where its file system does not
+/// say, as some of a network's do not.
+pub(super) fn free(folder: &Path, limit: Option<u64>) -> Option<u64> {
+    let stat = statvfs(folder)
+        .inspect_err(|error| tracing::debug!(%error, "the free space of the disk is not known"))
+        .ok()?;
+    #[allow(clippy::useless_conversion, reason = "32 bits wide on some systems")]
+    let (all, free, block): (u64, u64, u64) =
+        (stat.blocks().into(), stat.blocks_available().into(), stat.fragment_size().into());
+    let free = free.saturating_mul(block);
+    (all > 0).then_some(limit.map_or(free, |limit| free.min(limit)))
+}
+
+/// Whether nothing more can be written below `folder`.
+pub(super) fn is_full(folder: &Path) -> bool {
+    free(folder, None).is_some_and(|free| free < FULL)
+}
+
+/// Why something that was to be done to a file failed.
+pub(super) fn trouble(what: &str, error: &io::Error) -> Failure {
+    let code = match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => FailureCode::DiskFull,
+        _ => FailureCode::Worker,
+    };
+    Failure::new(code, format!("could not {what}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_free_space_is_the_file_systems_and_no_more_than_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let free_now = free(folder.path(), None).unwrap();
+        let df = std::process::Command::new("df").args(["-P", "-B1"]).arg(folder.path()).output().unwrap();
+        let df = String::from_utf8(df.stdout).unwrap();
+        let available: u64 = df.lines().nth(1).unwrap().split_whitespace().nth(3).unwrap().parse().unwrap();
+        // Others write, too, between the two looks.
+        assert!(free_now.abs_diff(available) < 1 << 30, "{free_now} bytes, and df says {available}");
+        assert_eq!(free(folder.path(), Some(7)), Some(7));
+        assert_eq!(free(folder.path(), Some(u64::MAX)).map(|free| free > 7), Some(true));
+        assert!(!is_full(folder.path()));
+        assert_eq!(free(&folder.path().join("nothing"), Some(7)), None);
+    }
+}

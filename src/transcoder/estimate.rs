@@ -1,0 +1,81 @@
+//! How large the outputs of a plan will be (pure).
+
+use crate::job::space::constant_quality_kbps;
+use crate::job::{Label, Preset};
+
+use super::fit::Rung;
+use super::plan::Plan;
+use super::probe::Probe;
+
+/// Bytes of all outputs, by their length and bitrates: the caps where the bitrate is given or the source has
+/// enough of its own. As many as the source where its streams are copied or its length is not known.
+pub(super) fn output_bytes(plan: &Plan, source: &Probe, preset: Preset) -> u64 {
+    let Some(seconds) = source.expected_duration().filter(|seconds| *seconds > 0.0) else {
+        return source.size;
+    };
+    let source_kbps = source.size as f64 * 8.0 / 1000.0 / seconds;
+    let mut kbps = 0.0;
+    let mut sound: f64 = 0.0;
+    for output in &plan.outputs {
+        let Label::Quality(quality) = output.label else { return source.size };
+        let cap = f64::from(Rung { quality, size: output.size }.video_kbps());
+        kbps += if preset == Preset::Default { cap } else { constant_quality_kbps(cap, source_kbps) };
+        let audio = f64::from(quality.audio_kbps());
+        // Adaptive renditions share the sound of the largest.
+        sound = if plan.shared_audio.is_some() { sound.max(audio) } else { sound + audio };
+    }
+    if plan.has_audio {
+        kbps += sound;
+    }
+    (kbps * 1000.0 / 8.0 * seconds) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Ladder, Stills};
+    use crate::transcoder::plan::plan;
+    use crate::transcoder::probe::{Audio, Matrix, Transfer, Video};
+
+    fn bytes(size: u64, duration: Option<f64>, preset: Preset, ladder: &str) -> u64 {
+        let video = Video {
+            index: 0,
+            codec: "h264".into(),
+            width: 1920,
+            height: 1080,
+            sar: (1, 1),
+            rotation: 0,
+            transfer: Transfer::Sdr,
+            matrix: Matrix::Bt709,
+            has_primaries: true,
+            interlaced: false,
+            frame_rate: 25.0,
+            frames: None,
+            duration,
+        };
+        let audio = Audio { index: 1, codec: "aac".into(), channels: 2, sample_rate: 48_000, duration };
+        let source =
+            Probe { format: "mov".into(), size, duration, video, audio: Some(audio), has_more: false };
+        let ladder: Ladder = ladder.parse().unwrap();
+        output_bytes(&plan(&source, preset, &ladder, Stills::default()).unwrap(), &source, preset)
+    }
+
+    #[test]
+    fn a_rich_source_fills_the_caps_and_a_poor_one_does_not() {
+        const HOUR: Option<f64> = Some(3600.0);
+        // 3000 + 1500 + 400 + 100 and one sound of 160 thousand bits a second.
+        assert_eq!(bytes(4_500_000_000, HOUR, Preset::HlsAdaptive, ""), 2_322_000_000);
+        // 1500 + 128, and a sound of its own for 400 + 96.
+        assert_eq!(bytes(4_500_000_000, HOUR, Preset::WebOptimized, "720p,360p"), 955_800_000);
+        // A slide show of 100 thousand bits a second, an hour long: 300 + 128.
+        assert_eq!(bytes(45_000_000, HOUR, Preset::WebOptimized, "720p"), 192_600_000);
+        // Where the bitrate is asked for, it comes.
+        assert_eq!(bytes(45_000_000, HOUR, Preset::Default, "720p"), 732_600_000);
+    }
+
+    #[test]
+    fn a_copy_and_a_source_of_unknown_length_count_as_large_as_the_source() {
+        assert_eq!(bytes(45_000_000, Some(3600.0), Preset::Default, ""), 45_000_000);
+        assert_eq!(bytes(45_000_000, None, Preset::HlsAdaptive, ""), 45_000_000);
+    }
+}

@@ -1,0 +1,38 @@
+//! A process whose scratch folder lies on a small disk of its own: a tmpfs in its own mount namespace, as root
+//! or in a user namespace.
+
+use std::path::Path;
+use std::process::{Command as StdCommand, Stdio};
+use std::sync::OnceLock;
+
+use tokio::process::Command;
+
+use super::system::bare;
+
+/// How a process gets a mount namespace here; nothing where this system lets nobody have one.
+fn unshare() -> Option<&'static [&'static str]> {
+    static WAY: OnceLock<Option<&'static [&'static str]>> = OnceLock::new();
+    *WAY.get_or_init(|| {
+        let ways: [&[&str]; 2] = [&["unshare", "-m"], &["unshare", "-Urm"]];
+        ways.into_iter().find(|way| {
+            let mut command = StdCommand::new(way[0]);
+            command.args(&way[1..]).args(["mount", "-t", "tmpfs", "tmpfs", "/tmp"]);
+            command.stdout(Stdio::null()).stderr(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        })
+    })
+}
+
+/// Whether there are small disks here.
+pub fn there_are() -> bool {
+    unshare().is_some()
+}
+
+/// `script`, run by sh with a disk of `bytes` bytes mounted on `folder`; `$0` is the binary, `$1` the folder.
+pub fn sh(folder: &Path, bytes: u64, script: &str) -> Command {
+    let [program, arguments @ ..] = unshare().expect("ask there_are() first") else { unreachable!() };
+    let mut command = bare(program);
+    let script = format!("mount -t tmpfs -o size={bytes} tmpfs \"$1\"\n{script}");
+    command.args(arguments).args(["sh", "-euc", &script, env!("CARGO_BIN_EXE_tcoder")]).arg(folder);
+    command
+}
