@@ -12,8 +12,8 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-pub use base_url::{BaseUrl, InvalidBaseUrl};
 use crate::job::space;
+pub use base_url::{BaseUrl, InvalidBaseUrl};
 
 /// A variable is missing or cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -522,7 +522,7 @@ mod tests {
         let wrong = read(&[("WORKER_DISK_BYTES", "5368709120"), ("WORKER_MAX_INPUT_BYTES", "2540549852")]);
         let wrong = wrong.unwrap_err();
         assert!(wrong.starts_with("WORKER_DISK_BYTES"), "{wrong}");
-        assert!(wrong.contains("raise this to 5368709122") && wrong.contains("2540549851"), "{wrong}");
+        assert!(wrong.contains("raise this to 5368709121") && wrong.contains("2540549851"), "{wrong}");
         for small in ["0", "33554432"] {
             let env = Env::of(|name| (name == "WORKER_DISK_BYTES").then(|| small.to_owned()));
             let error = WorkerConfig::read(&env).unwrap_err().to_string();

@@ -427,7 +427,10 @@ mod tests {
         assert!(outputs[1]["url"].as_str().unwrap().contains("X-Amz-Signature="), "{outputs}");
         let outputs = &message(Some("https://films.example"))["data"]["outputs"];
         let playlist = outputs[0]["url"].as_str().unwrap();
-        assert!(playlist.starts_with("https://films.example/media/") && playlist.ends_with("/144p.m3u8"), "{playlist}");
+        assert!(
+            playlist.starts_with("https://films.example/media/") && playlist.ends_with("/144p.m3u8"),
+            "{playlist}"
+        );
     }
 
     #[test]

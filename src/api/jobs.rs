@@ -11,7 +11,7 @@ use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::requests::{Body, FromInput, Rules, Upload, UploadTicket};
-use super::{App, RequestOrigin, Problem, auth, caller_trace};
+use super::{App, Problem, RequestOrigin, auth, caller_trace};
 use crate::job::{Input, Job, JobId, JobSpec, State as JobState};
 use crate::net::Guard;
 use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, Start, SubmitOutcome};
@@ -31,8 +31,10 @@ impl App {
     async fn id_for(&self, asked: Option<JobId>, headers: &HeaderMap) -> Result<JobId, Problem> {
         let id = asked.unwrap_or_default();
         let Some(key) = headers.get("idempotency-key") else { return Ok(id) };
-        if key.is_empty() || key.len() > 255 {
-            let detail = "an idempotency key has 1 to 255 characters; a UUID is a good one";
+        let is_plain = key.as_bytes().iter().all(u8::is_ascii_graphic);
+        if key.is_empty() || key.len() > 255 || !is_plain {
+            let detail =
+                "an idempotency key has 1 to 255 ASCII characters without spaces; a UUID is a good one";
             return Err(Problem::field("Idempotency-Key", detail));
         }
         // Two callers who chose the same key mean two jobs.

@@ -3,7 +3,6 @@
 //! What lives here: requests and answers, authentication, the live feed of changes, and what an
 //! object-created event does. What does not: what a job is (`job`), how it is kept (`queue`).
 
-mod request_origin;
 mod auth;
 mod feed;
 mod fleet;
@@ -17,18 +16,19 @@ pub mod openapi;
 mod page;
 mod parts;
 mod problem;
+mod request_origin;
 mod requests;
 #[cfg(not(target_arch = "wasm32"))]
 mod span;
 mod sse;
 mod system;
 
-pub use request_origin::RequestOrigin;
 pub use feed::Feed;
 pub use fleet::{FleetAnswer, PauseFleet};
 pub use ingest::{Arrival, IngestError, Ingested, ingest_object_event};
 pub use parts::{Multipart, PartAddress, PartAddresses, PartsWanted};
 pub use problem::{Problem, ProblemBody};
+pub use request_origin::RequestOrigin;
 pub use requests::{FromInput, Upload, UploadTicket, Wishes};
 pub use system::SystemStatus;
 

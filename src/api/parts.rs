@@ -14,7 +14,7 @@ use url::Url;
 
 use super::jobs::id_of;
 use super::requests::{Body, Fields};
-use super::{App, RequestOrigin, Problem};
+use super::{App, Problem, RequestOrigin};
 use crate::job::{Input, Job, JobId, Millis, ObjectKey, State as JobState};
 use crate::storage::links::{upload_ends, wall_clock};
 use crate::storage::{Bucket, layout};

@@ -18,7 +18,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::feed::Changes;
 use super::jobs::id_of;
-use super::{App, RequestOrigin, Problem};
+use super::{App, Problem, RequestOrigin};
 use crate::job::{Job, JobId};
 use crate::pace::sleep;
 

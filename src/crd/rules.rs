@@ -81,20 +81,25 @@ pub fn regions(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The names of the sizes that Fly sells.
+/// The names of the sizes that Fly sells. The length is for the estimate of what the rules on it cost.
 pub fn guest_size(_: &mut SchemaGenerator) -> Schema {
     let sizes: Vec<String> = guest::RULES.into_iter().flat_map(guest::Rule::sizes).collect();
-    json_schema!({"type": "string", "enum": sizes})
+    json_schema!({"type": "string", "enum": sizes, "maxLength": 32})
 }
 
-/// `memoryMb` is what the CPUs of `size` can have.
+/// `memoryMb` is what the CPUs of `size` can have. Each size is written out: an API server takes a loop over a list,
+/// or a text put together, to cost more than a rule may.
 pub fn memory_fits_size() -> Rule {
-    let fits = guest::RULES.map(|guest::Rule { prefix, cpus, least, most, step, .. }| {
-        format!(
-            "(self.memoryMb % {step} == 0 && {cpus:?}.exists(n, self.size == '{prefix}' + string(n) + 'x' && \
-             n * {least} <= self.memoryMb && self.memoryMb <= n * {most}))"
-        )
+    let fits = guest::RULES.into_iter().flat_map(|rule @ guest::Rule { cpus, least, most, step, .. }| {
+        rule.sizes().zip(cpus).map(move |(size, cpus)| {
+            let (least, most) = (least * cpus, most * cpus);
+            format!(
+                "self.size == '{size}' && self.memoryMb >= {least} && self.memoryMb <= {most} && \
+                 self.memoryMb % {step} == 0"
+            )
+        })
     });
+    let fits: Vec<String> = fits.collect();
     let words = guest::RULES.map(|guest::Rule { kind, least, most, step, .. }| {
         format!("{least} to {most} for each {} CPU in steps of {step}", kind.name())
     });

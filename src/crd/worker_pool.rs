@@ -70,8 +70,7 @@ pub struct WorkerPoolSpec {
     /// The size of a machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestSpec>,
-    /// Gigabytes of a machine's disk, which holds the files of the job in work. Without it they follow from the
-    /// largest input that is taken (WORKER_MAX_INPUT_BYTES at the controller), else that follows from them.
+    /// Gigabytes of a machine's disk; without it as many as the largest input needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = 50))]
     pub disk_gb: Option<i32>,

@@ -171,7 +171,7 @@ impl Guest {
         if memory_mb > most {
             return Err(GuestError::TooMuchMemory { kind, cpus, most });
         }
-        if memory_mb % rule.step != 0 {
+        if !memory_mb.is_multiple_of(rule.step) {
             return Err(GuestError::MemoryStep { kind });
         }
         Ok(Self { kind, cpus, memory_mb })
@@ -219,7 +219,7 @@ impl Default for Guest {
 
 /// A name that is no size's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it must be one of Fly's sizes: {}", RULES.map(|rule| span(rule)).join(", or "))]
+#[error("it must be one of Fly's sizes: {}", RULES.map(span).join(", or "))]
 pub struct NoSuchSize;
 
 fn span(rule: Rule) -> String {

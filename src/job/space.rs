@@ -125,8 +125,8 @@ impl Space {
     }
 }
 
-/// What an operator can do.
-const REMEDY: &str = "on Fly raise FLY_WORKER_DISK_GB; elsewhere put WORKER_SCRATCH_DIR on a larger disk, or \
+/// What an operator can do about a disk that is too small.
+pub const REMEDY: &str = "on Fly raise FLY_WORKER_DISK_GB; elsewhere put WORKER_SCRATCH_DIR on a larger disk, or \
                       raise WORKER_DISK_BYTES if it is set";
 
 impl From<DiskFull> for Failure {

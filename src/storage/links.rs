@@ -256,16 +256,19 @@ mod tests {
 
     #[test]
     fn what_refers_to_others_in_a_private_bucket_lies_below_the_api() {
+        let here = here();
         for path in ["master.m3u8", "v0/720p.m3u8", "storyboard.vtt"] {
             let key = key(path);
-            let at = |links: &Links, origin| links.output(&key, NOW, origin).unwrap().map(String::from);
+            let at = |links: &Links, origin: Option<&BaseUrl>| {
+                links.output(&key, NOW, origin).unwrap().map(String::from)
+            };
             assert_eq!(at(&links(None, None), None), None);
-            let asked = at(&links(None, None), Some(&here())).unwrap();
+            let asked = at(&links(None, None), Some(&here)).unwrap();
             assert!(asked.starts_with("http://127.0.0.1:8080/media/") && asked.ends_with(path), "{asked}");
             assert!(!asked.contains('?'), "{asked}");
             // What is configured wins: the request may have come by another way.
             let configured = links(None, Some("https://films.example/tcoder"));
-            let url = at(&configured, Some(&here())).unwrap();
+            let url = at(&configured, Some(&here)).unwrap();
             assert!(url.starts_with("https://films.example/tcoder/media/"), "{url}");
             assert_eq!(at(&configured, None).unwrap(), url);
         }

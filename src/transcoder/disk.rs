@@ -5,6 +5,7 @@ use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 
+use crate::job::space::REMEDY;
 use crate::job::{Failure, FailureCode};
 
 /// A disk with fewer free bytes is full: FFmpeg writes in larger pieces.
@@ -30,11 +31,12 @@ pub(super) fn is_full(folder: &Path) -> bool {
 
 /// Why something that was to be done to a file failed.
 pub(super) fn trouble(what: &str, error: &io::Error) -> Failure {
-    let code = match error.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => FailureCode::DiskFull,
-        _ => FailureCode::Worker,
-    };
-    Failure::new(code, format!("could not {what}: {error}"))
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            Failure::new(FailureCode::DiskFull, format!("could not {what}: {error}; {REMEDY}"))
+        }
+        _ => Failure::new(FailureCode::Worker, format!("could not {what}: {error}")),
+    }
 }
 
 #[cfg(test)]
@@ -54,5 +56,13 @@ mod tests {
         assert_eq!(free(folder.path(), Some(u64::MAX)).map(|free| free > 7), Some(true));
         assert!(!is_full(folder.path()));
         assert_eq!(free(&folder.path().join("nothing"), Some(7)), None);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_other_trouble() {
+        let full = trouble("make a folder", &ErrorKind::StorageFull.into());
+        assert_eq!(full.code, FailureCode::DiskFull);
+        assert!(full.message.contains("FLY_WORKER_DISK_GB"), "{full}");
+        assert_eq!(trouble("make a folder", &ErrorKind::PermissionDenied.into()).code, FailureCode::Worker);
     }
 }

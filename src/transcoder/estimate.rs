@@ -53,7 +53,15 @@ mod tests {
             frames: None,
             duration,
         };
-        let audio = Audio { index: 1, codec: "aac".into(), channels: 2, sample_rate: 48_000, duration };
+        let audio = Audio {
+            index: 1,
+            codec: "aac".into(),
+            channels: 2,
+            sample_rate: 48_000,
+            duration,
+            language: None,
+            title: None,
+        };
         let source =
             Probe { format: "mov".into(), size, duration, video, audio: Some(audio), has_more: false };
         let ladder: Ladder = ladder.parse().unwrap();

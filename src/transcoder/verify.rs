@@ -168,7 +168,7 @@ async fn find(folder: &Path, file: &str, container: Container) -> Result<Found, 
         let written = std::fs::read_to_string(&path).map_err(|_| missing(file))?;
         let text = with_target_duration(&written);
         if text != written {
-            std::fs::write(&path, &*text).map_err(|e| super::trouble("write a playlist", &e))?;
+            std::fs::write(&path, &*text).map_err(|e| super::disk::trouble("write a playlist", &e))?;
         }
         let read = MediaPlaylist::parse(&text).filter(|p| p.ended && !p.segments.is_empty());
         let read = read.ok_or_else(|| wrong(format!("the playlist {file} is incomplete")))?;

@@ -92,8 +92,9 @@ pub async fn every_bad_request_is_told_what_is_wrong_with_it(api: &Api) {
     is_problem(&api.answer(request).await, 413, None);
     let request = post("/api/upload").header("content-type", "text/plain").body("{}");
     is_problem(&api.answer(request).await, 415, None);
-    let request = post("/api/upload").header("idempotency-key", "x".repeat(256)).json(&json!({}));
-    is_problem(&api.answer(request).await, 422, Some("Idempotency-Key"));
+    for key in ["x".repeat(256), "two words".to_owned()] {
+        is_problem(&with_key(api, &key, "/api/upload", &json!({})).await, 422, Some("Idempotency-Key"));
+    }
 
     is_problem(&api.get("/api/nothing").await, 404, None);
     is_problem(&api.delete("/api/stats").await, 405, None);

@@ -179,7 +179,7 @@ async fn an_upload_that_no_worker_takes_is_refused_at_once() {
     let told = system.cli(&["submit", clip().to_str().unwrap()], &folder("cli")).await;
     assert_eq!(told.status.code(), Some(4), "{}", err(&told));
     assert!(err(&told).contains("WORKER_MAX_INPUT_BYTES"), "{}", err(&told));
-    assert_eq!(system.objects("input", ""), [""; 0]);
+    assert_eq!(system.objects("input", "").await, [""; 0]);
     system.stop().await;
 
     // Where the workers are a fleet's, the reconciler tells.
@@ -210,7 +210,7 @@ async fn a_disk_and_a_limit_that_contradict_each_other_are_refused_at_the_start(
     let fly = [
         ("REDIS_URL", "redis://127.0.0.1:1"),
         ("FLY_API_TOKEN", "some"),
-        ("FLY_APP_NAME", "clips"),
+        ("FLY_WORKER_APP", "clips"),
         ("FLY_WORKER_IMAGE", "worker:1"),
         ("FLY_WORKER_DISK_GB", "8"),
         ("WORKER_MAX_INPUT_BYTES", "10000000000"),

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use reqwest::{Method, StatusCode, header};
+use reqwest::header::{self, HeaderMap};
+use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use tcoder::config::{BaseUrl, Env, StorageConfig};
 use tcoder::job::ObjectKey;
@@ -89,7 +90,7 @@ async fn native(edge: &Edge) -> (Child, Api) {
         .args(["api", "--listen", &address])
         .envs(edge.role.iter().map(|(name, value)| (name, value)))
         .env("API_TOKENS", TOKEN)
-        .env("RUST_LOG", "info,tcoder=trace")
+        .env("RUST_LOG", "info,tcoder=trace,tower_http=debug")
         .stdout(Stdio::null())
         .stderr(std::fs::File::create(&log).unwrap());
     let child = spawn(command);
@@ -161,7 +162,8 @@ async fn the_command_line_downloads_hls_from_a_private_bucket_and_it_plays() {
     for file in files.iter().map(String::as_str).chain(["poster.jpg", "storyboard.jpg", "storyboard.vtt"]) {
         assert!(dir.join(file).metadata().is_ok_and(|about| about.len() > 0), "{file}");
     }
-    for playlist in files.iter().filter(|file| file.ends_with(".m3u8")) {
+    // FFmpeg does not decode I-frame playlists by themselves; hls_playlists.rs plays them.
+    for playlist in files.iter().filter(|file| file.ends_with(".m3u8") && !file.ends_with("iframes.m3u8")) {
         assert!(seconds(dir.join(playlist).to_str().unwrap()) > 8.5, "{playlist}");
     }
     let played = probe(dir.join("master.m3u8").to_str().unwrap());
@@ -225,12 +227,16 @@ async fn playlists_are_answered_and_segments_are_redirected() {
         assert_eq!(headers["access-control-allow-origin"], "*");
         let keep = headers["cache-control"].to_str().unwrap().strip_prefix("public, max-age=").unwrap();
         assert!((86_000..=90_000).contains(&keep.parse::<u64>().unwrap()), "{keep}");
-        let length = headers["content-length"].to_str().unwrap();
-        assert_eq!(length, text.len().to_string());
+        let length = text.len().to_string();
+        // workerd sends the bodies of Workers in chunks, without a length.
+        let has_length =
+            |headers: &HeaderMap| headers.get("content-length").map(|n| n.to_str().unwrap() == length);
+        let expected = (api.url == film.native.url).then_some(true);
+        assert_eq!(has_length(&headers), expected, "{headers:?}");
         let tag = headers["etag"].to_str().unwrap();
         assert_eq!(ask(Method::GET, master, &[("if-none-match", tag)]).await.0, 304);
         let (status, headers, body) = ask(Method::HEAD, master, &[]).await;
-        assert_eq!((status, &headers["content-length"], &*body), (200, &length.parse().unwrap(), ""));
+        assert_eq!((status, has_length(&headers).unwrap_or(true), &*body), (200, true, ""), "{headers:?}");
         let (status, headers, body) = ask(Method::GET, master, &[("range", "bytes=1-6")]).await;
         assert_eq!((status, &*body), (206, "EXTM3U"));
         assert_eq!(headers["content-range"], format!("bytes 1-6/{length}"));

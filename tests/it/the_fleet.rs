@@ -66,7 +66,7 @@ impl Cloud {
     }
 
     /// An installation, and a Fly whose machines may work for it.
-    pub async fn over(system: System, (fly, stop): (EmulatorHandle, DropGuard)) -> Self {
+    pub async fn over(system: System, (fly, stop): (EmulatorHandle, FlyGuard)) -> Self {
         let redis = RedisConfig { url: system.redis_url().into(), prefix: String::new() };
         let queue = Queue::connect(&redis).await.unwrap();
         Self { system, fly, queue, metrics: Metrics::new(), _stop: stop }

@@ -94,6 +94,7 @@ fn busy(now: Millis) -> FleetStatus {
             FleetStep { action: "list".into(), machine: "all".into(), reason: "to see it come up".into() },
         ],
         machine_usd_per_hour: Some(0.25),
+        max_input_bytes: Some(10_000_000_000),
     }
 }
 

@@ -82,7 +82,7 @@ async fn a_server_that_is_killed_keeps_what_it_confirmed_and_nothing_of_what_it_
     let put = client(&config).put_object().bucket("input").key("films/b");
     let put = put.presigned(PresigningConfig::expires_in(Duration::from_secs(600)).unwrap()).await.unwrap();
     let path = put.uri().strip_prefix(config.endpoint.as_str()).unwrap();
-    let address = config.endpoint.socket_addrs(|| None).unwrap()[0];
+    let address = config.endpoint.as_url().socket_addrs(|| None).unwrap()[0];
     let head = format!("PUT /{path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 1000000\r\n\r\n");
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();

@@ -7,7 +7,7 @@ use super::memory::{LaunchFailure, Memory, Missing, Seen, Verb};
 use super::observation::{Listed, Moment, Observation, QueueView, WorkerView};
 use super::policy::FleetPolicy;
 use super::slot::{POOL, Slot};
-use crate::flyprovider::{HostStatus, Machine, MachineEvent, MachineId, MachineState};
+use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
 
 pub(super) type ByMachine<'a> = BTreeMap<&'a MachineId, Vec<&'a WorkerView>>;
 

@@ -6,11 +6,11 @@ mod simulated;
 
 use std::time::Duration;
 
+use super::slot::listed_config;
 use super::{
     Act, Action, FleetPolicy, Listed, Memory, Moment, NoList, Observation, Outcome, Plan, QueueView, Slot,
     WorkerView, plan,
 };
-use super::slot::listed_config;
 use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
 use crate::job::WorkerId;
 

@@ -494,7 +494,7 @@ fn without_redis_what_was_known_stands() {
 #[test]
 fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_is() {
     let case = Case::in_state(none(), State::Running).written();
-    let links = links(false);
+    let links = links(Readable::Nowhere);
     let frame =
         Frame { object: &case.object, before: &case.before, id: id(), links: &links, price: None, now: NOW };
     let refusal = |usage: u32| QueueError::Quota(format!("max requests limit exceeded. Usage: {usage}"));

@@ -70,7 +70,7 @@ pub(super) async fn write_playlists(
 }
 
 async fn write(folder: &Path, file: &str, text: &str) -> Result<(), Failure> {
-    tokio::fs::write(folder.join(file), text).await.map_err(|e| super::trouble("write a playlist", &e))
+    tokio::fs::write(folder.join(file), text).await.map_err(|e| super::disk::trouble("write a playlist", &e))
 }
 
 async fn measure(

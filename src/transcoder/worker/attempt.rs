@@ -149,9 +149,8 @@ impl Attempt<'_> {
     }
 
     async fn make_anew(&self) -> Result<JobResult, Stop> {
-        let folder = scratch::folder(&self.config.scratch).map_err(|e| {
-            Failure::new(FailureCode::Worker, format!("the worker cannot make a folder for its files: {e}"))
-        })?;
+        let folder = scratch::folder(&self.config.scratch)
+            .map_err(|e| disk::trouble("make a folder for the job's files", &e))?;
         let free = disk::free(folder.path(), self.config.disk_bytes);
         let (input, out_dir) = (folder.path().join("input"), folder.path().join("out"));
 

@@ -252,6 +252,22 @@ async fn a_retired_worker_that_dies_is_forgotten_in_the_end() {
 }
 
 #[tokio::test]
+async fn a_machine_is_heard_of_also_once_its_worker_has_left_or_was_refused() {
+    let (queue, _) = queue().await;
+    let fence = fence(&queue).await;
+    let before = now(&queue).await;
+    let w = worker_on(&queue, "w", "m1").await.unwrap();
+    queue.deregister(&w).await.unwrap();
+    retire(&queue, &fence, "m2").await;
+    assert_eq!(worker_on(&queue, "v", "m2").await, None);
+    let view = queue.fleet_view().await.unwrap();
+    assert_eq!(view.workers, []);
+    let machines: Vec<&str> = view.heard.iter().map(|(machine, _)| machine.as_str()).collect();
+    assert_eq!(machines, ["m1", "m2"]);
+    assert!(view.heard.iter().all(|(_, at)| (before..=view.now).contains(at)), "{view:?}");
+}
+
+#[tokio::test]
 async fn a_view_of_nothing() {
     let (queue, _) = queue().await;
     let before = now(&queue).await;

@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::Value;
-use tcoder::config::StorageConfig;
+use tcoder::config::{BaseUrl, StorageConfig};
 use tcoder::flyprovider::emulator::{self, EmulatorHandle};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
@@ -394,7 +394,7 @@ impl System {
     /// How its buckets are reached.
     pub fn storage_config(&self) -> StorageConfig {
         let env: BTreeMap<_, _> = self.role_environment().into_iter().collect();
-        let endpoint: url::Url = env["R2_ENDPOINT"].parse().unwrap();
+        let endpoint: BaseUrl = env["R2_ENDPOINT"].parse().unwrap();
         StorageConfig {
             public_url: Some(endpoint.join("output/").unwrap()),
             endpoint,

@@ -171,6 +171,7 @@ fn events(start_took: i64, exit: Option<i32>) -> Vec<MachineEvent> {
         status: status.into(),
         timestamp,
         request,
+        ..MachineEvent::default()
     };
     let exit = exit.map(|code| {
         let request = serde_json::json!({"exit_event": {"exit_code": code}});
@@ -292,6 +293,7 @@ fn launches_that_come_to_nothing_in_other_ways_count_too() {
     assert_eq!(failures(&mut desk), 1);
     // It never got further than to be created, and was started again, and again.
     let mut desk = launched(Some("m1"));
+    desk.now += s(1);
     desk.see(&[(1, Created, Nobody)], 1);
     desk.plan();
     for failed in 1..=3 {
@@ -425,7 +427,7 @@ fn fault_17_a_job_that_eats_all_memory_does_not_hold_the_fleet_but_a_broken_imag
                 status: "stopped".into(),
                 timestamp: round,
                 request: Some(request),
-                ..crate::flyprovider::MachineEvent::default()
+                ..MachineEvent::default()
             }];
         }
         assert_eq!(desk.acts().is_empty(), held);
