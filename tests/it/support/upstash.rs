@@ -233,8 +233,9 @@ async fn answer(
     };
     front.count.commands.fetch_add(commands.len() as u64, Ordering::SeqCst);
     let token = headers.get(SYNC_TOKEN).and_then(|token| token.to_str().ok()).unwrap_or_default();
+    let reads = front.are_reads(&commands);
     let mut response = match uri.path() {
-        "/" => match front.run(&commands[0], token).await {
+        "/" => match front.run(&commands[0], reads, token).await {
             Ok(result) => axum::Json(json!({"result": to_json(result, base64, true)})).into_response(),
             Err(Failure::Refused(why)) => refused(StatusCode::BAD_REQUEST, &why),
             Err(Failure::Away) => return away(),
@@ -242,7 +243,7 @@ async fn answer(
         "/pipeline" => {
             let mut answers = Vec::new();
             for command in &commands {
-                answers.push(match front.run(command, token).await {
+                answers.push(match front.run(command, reads, token).await {
                     Ok(result) => json!({"result": to_json(result, base64, true)}),
                     Err(Failure::Refused(why)) => json!({"error": why}),
                     Err(Failure::Away) => return away(),
@@ -327,10 +328,11 @@ impl Front {
         Ok(verb)
     }
 
-    async fn run(&self, command: &[Vec<u8>], token: &str) -> Result<redis::Value, Failure> {
-        let verb = self.verb(command)?;
+    /// Runs one command of a request whose commands are all reads, or not.
+    async fn run(&self, command: &[Vec<u8>], reads: bool, token: &str) -> Result<redis::Value, Failure> {
+        self.verb(command)?;
         let mut connection = match &self.replica {
-            Some(replica) if self.reads[&verb] => replica.at(token).await?,
+            Some(replica) if reads => replica.at(token).await?,
             _ => self.primary.clone(),
         };
         match connection.send_packed_command(&to_cmd(command)).await? {
@@ -358,11 +360,15 @@ impl Front {
         }
     }
 
+    /// Whether none of these commands writes. A read region passes a request with a write on, whole.
+    fn are_reads(&self, commands: &[Vec<Vec<u8>>]) -> bool {
+        commands.iter().all(|command| self.verb(command).is_ok_and(|verb| self.reads[&verb]))
+    }
+
     /// The state that these commands were answered from: the primary's, or the replica's for reads.
     async fn sync_token(&self, commands: &[Vec<Vec<u8>>], token: &str) -> Result<String, Failure> {
-        let is_read = |command: &Vec<Vec<u8>>| self.verb(command).is_ok_and(|verb| self.reads[&verb]);
         let offset = match &self.replica {
-            Some(replica) if commands.iter().all(is_read) => {
+            Some(replica) if self.are_reads(commands) => {
                 offset(&mut replica.at(token).await?, "slave_repl_offset").await?
             }
             _ => offset(&mut self.primary.clone(), "master_repl_offset").await?,
