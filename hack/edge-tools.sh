@@ -35,9 +35,12 @@ edge_cargo() {
   edge_bin=$edge_home/$1-$2/bin
   [ -d "$edge_bin" ] && return 0
   echo "Compiling $1 $2, once; it goes to $edge_home" >&2
+  mkdir -p "$edge_home"
+  edge_new=$(mktemp -d "$edge_home/new.XXXXXX")
   # Of the machine's own Rust, not the one for wasm32. Debug builds: they do the same, and compile in a
   # third of the time.
   env -u RUSTC -u SYSROOT -u CARGO_TARGET_DIR -u CARGO_BUILD_TARGET \
-    cargo install --quiet --locked --debug --root "$edge_home/$1-$2.new" "$1@$2" >&2
-  mv "$edge_home/$1-$2.new" "$edge_home/$1-$2"
+    cargo install --quiet --locked --debug --root "$edge_new" "$1@$2" >&2
+  # Somebody else may have installed it meanwhile.
+  mv -T "$edge_new" "$edge_home/$1-$2" 2>/dev/null || rm -rf "$edge_new"
 }

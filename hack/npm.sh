@@ -14,7 +14,8 @@ npm_modules() {
   cp "$1/package.json" "$1/package-lock.json" "$npm_new/"
   # None of their install scripts is needed.
   (cd "$npm_new" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
-  mv "$npm_new" "${npm_modules%/node_modules}" 2>/dev/null || rm -rf "$npm_new"
+  # Somebody else may have installed them meanwhile.
+  mv -T "$npm_new" "${npm_modules%/node_modules}" 2>/dev/null || rm -rf "$npm_new"
 }
 
 # The system's Node, or else the one that comes with the edge's packages.

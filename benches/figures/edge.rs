@@ -10,8 +10,9 @@ use tcoder::flyprovider::MachineState;
 use crate::Figures;
 use crate::page::gzip_kb;
 use crate::support::edge::{Edge, Fate, Setup};
+use crate::support::process::descendants;
 use crate::support::redis::shared;
-use crate::support::system::{Api, descendants, guarded};
+use crate::support::system::{Api, guarded};
 
 const SIZE: [&str; 1] = ["edge_wasm_gzip_kb"];
 const EVENT: [&str; 6] = [

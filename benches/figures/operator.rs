@@ -12,8 +12,9 @@ use tcoder::crd::{Phase, TranscodeJob};
 use tokio::process::Child;
 
 use crate::Figures;
+use crate::support::clips::clip;
 use crate::support::kube::{Cluster, free_port};
-use crate::support::system::{Setup, System, clip, folder, http};
+use crate::support::system::{Setup, System, folder, http};
 use crate::worker::resident_mb;
 
 const LIFE: [&str; 4] =

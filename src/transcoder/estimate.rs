@@ -35,33 +35,11 @@ mod tests {
     use super::*;
     use crate::job::{Ladder, Stills};
     use crate::transcoder::plan::plan;
-    use crate::transcoder::probe::{Audio, Matrix, Transfer, Video};
+    use crate::transcoder::probe::{Audio, Video};
 
     fn bytes(size: u64, duration: Option<f64>, preset: Preset, ladder: &str) -> u64 {
-        let video = Video {
-            index: 0,
-            codec: "h264".into(),
-            width: 1920,
-            height: 1080,
-            sar: (1, 1),
-            rotation: 0,
-            transfer: Transfer::Sdr,
-            matrix: Matrix::Bt709,
-            has_primaries: true,
-            interlaced: false,
-            frame_rate: 25.0,
-            frames: None,
-            duration,
-        };
-        let audio = Audio {
-            index: 1,
-            codec: "aac".into(),
-            channels: 2,
-            sample_rate: 48_000,
-            duration,
-            language: None,
-            title: None,
-        };
+        let video = Video { duration, ..Video::sample() };
+        let audio = Audio { duration, ..Audio::sample() };
         let source =
             Probe { format: "mov".into(), size, duration, video, audio: Some(audio), has_more: false };
         let ladder: Ladder = ladder.parse().unwrap();

@@ -7,7 +7,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 
-const require = createRequire(`${process.env.CLIENT_MODULES}/`);
+const require = createRequire(`${process.env.NODE_MODULES}/`);
 const { build } = require("esbuild");
 const [url, film, token] = process.argv.slice(2);
 
@@ -16,7 +16,7 @@ const folder = await mkdtemp(join(tmpdir(), "tcoder-client-"));
 await build({
   stdin: {
     contents: `export * from "tcoder-client"; export { Effect, Schedule } from "effect";`,
-    resolveDir: process.env.CLIENT_MODULES,
+    resolveDir: process.env.NODE_MODULES,
   },
   bundle: true, format: "esm", platform: "node", outfile: join(folder, "client.mjs"), logLevel: "error",
 });

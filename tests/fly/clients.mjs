@@ -1,4 +1,4 @@
-// Two clients of Fly Machines, neither of them ours, live through machines' lives against the API at URL:
+// Two clients of Fly Machines, neither of them ours, run machines of an app: `node clients.mjs URL APP TOKEN`.
 //
 //   fly-admin                 Supabase's, written by hand, in use for their databases on Fly
 //   @distilled.cloud/fly-io   made from Fly's OpenAPI document, with errors as they were recorded from Fly
@@ -8,9 +8,8 @@ import assert from "node:assert/strict";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
-const [url, app] = process.argv.slice(2);
-const token = process.env.FLY_TOKEN;
-const modules = process.env.FLY_CLIENT_MODULES;
+const [url, app, token] = process.argv.slice(2);
+const modules = process.env.NODE_MODULES;
 const require = createRequire(`${modules}/here.js`);
 // What is a module of its own cannot be required.
 const load = async (name, file) => import(pathToFileURL(`${modules}/${name}/${file}`));

@@ -5,7 +5,7 @@ import { readdirSync, readFileSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 
-const require = createRequire(`${process.env.HLS_MODULES}/`);
+const require = createRequire(`${process.env.NODE_MODULES}/`);
 const HLS = require("hls-parser");
 const { Parser } = require("m3u8-parser");
 // Throws at whatever the RFC forbids, a version too low for what is used among it.

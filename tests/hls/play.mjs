@@ -7,7 +7,7 @@ import { extname, join, normalize } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import assert from "node:assert/strict";
 
-const require = createRequire(`${process.env.HLS_MODULES}/`);
+const require = createRequire(`${process.env.NODE_MODULES}/`);
 const { chromium } = (await import(pathToFileURL(require.resolve("playwright-core")))).default;
 const [folder] = process.argv.slice(2);
 const PATIENCE = 120_000;

@@ -2,7 +2,8 @@
 
 use serde_json::json;
 
-use crate::support::system::{Setup, clip};
+use crate::support::clips::clip;
+use crate::support::system::Setup;
 
 #[tokio::test]
 async fn an_id_that_comes_again_gets_outputs_of_its_own() {

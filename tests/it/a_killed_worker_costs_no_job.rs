@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::system::{
-    Setup, System, all_gone, children, clip, encoders, eventually, long_clip, send,
-};
+use crate::support::clips::{clip, long_clip};
+use crate::support::process::{all_gone, children, encoders, eventually, send};
+use crate::support::system::{Setup, System};
 
 fn wish() -> Value {
     json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"})

@@ -4,8 +4,10 @@ use axum::Router;
 use axum::routing::get;
 use serde_json::{Value, json};
 
+use crate::support::clips::{clip, probe};
 use crate::support::objects::{ObjectServer, put_input};
-use crate::support::system::{self, Setup, clip, guarded, probe, serve, shared};
+use crate::support::process;
+use crate::support::system::{self, Setup, guarded, serve, shared};
 
 fn number(value: &Value) -> f64 {
     value.as_f64().or_else(|| value.as_str()?.parse().ok()).unwrap_or_else(|| panic!("no number: {value}"))
@@ -99,7 +101,7 @@ async fn adaptive_hls_plays_from_its_address_without_a_key() {
         .output()
         .await
         .unwrap();
-    assert!(played.status.success() && played.stderr.is_empty(), "{}", system::err(&played));
+    assert!(played.status.success() && played.stderr.is_empty(), "{}", process::err(&played));
     assert_eq!(job["outputs"][0]["container"], "hls");
     // What goes in stays private.
     let input = format!("{}/input/{}", system.storage, job["inputKey"].as_str().unwrap());

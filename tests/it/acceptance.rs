@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::clips::heavy;
-use crate::support::system::{Answer, Api, OTHER_TOKEN, TOKEN, clip, http, long_clip};
+use crate::support::clips::{clip, long_clip};
+use crate::support::system::{Answer, Api, OTHER_TOKEN, TOKEN, http};
 use crate::webhooks::Receiver;
 
 /// A test for each, of the API that this gives.

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::system::{Setup, clip};
+use crate::support::clips::clip;
+use crate::support::system::Setup;
 
 fn is_one_sentence(error: &Value) -> bool {
     let message = error.as_str().unwrap();

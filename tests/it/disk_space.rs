@@ -16,10 +16,10 @@ use serde_json::json;
 use tcoder::config::RedisConfig;
 use tcoder::queue::{FleetStatus, Hold, Queue};
 
+use crate::support::clips::{clip, long_clip};
+use crate::support::process::{err, out, spawn, tcoder};
 use crate::support::small_disk;
-use crate::support::system::{
-    PATIENCE, Setup, System, Worker, clip, err, folder, long_clip, out, serve, spawn, tcoder,
-};
+use crate::support::system::{PATIENCE, Setup, System, Worker, folder, serve};
 
 const MB: u64 = 1 << 20;
 /// Of the small disk.

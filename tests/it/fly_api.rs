@@ -20,8 +20,8 @@ use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
 use crate::support::fly::{self, FlyGuard};
+use crate::support::process;
 use crate::support::redis::shared;
-use crate::support::system;
 
 const MOMENT: Duration = Duration::from_millis(20);
 const NEVER: Duration = Duration::from_secs(3600);
@@ -110,7 +110,7 @@ impl Cloud {
 fn runs(pid: u32) -> bool {
     // Told by its state, not by its command line, which is empty for a moment while it becomes another
     // program.
-    system::lives(pid)
+    process::lives(pid)
 }
 
 /// A pipe through which a machine's process tells that it is ready.

@@ -1,15 +1,14 @@
 //! The emulator of Fly's API and our client of it, held to what others wrote: Fly's OpenAPI document, clients of
 //! Fly that others use, and the words in which Fly refuses.
 
-use std::path::Path;
 use std::time::Duration;
 
+use crate::support::process::node;
 use reqwest::{Method, StatusCode};
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use tcoder::flyprovider::emulator::{EmulatorHandle, Options, Transitions};
 use tcoder::flyprovider::{Fly, FlyError, ListFilter, MachineId, MachineState, StopSignal};
-use tokio::process::Command;
 
 use crate::support::fly::{self, CONTRACT, FlyGuard};
 
@@ -476,14 +475,10 @@ async fn clients_of_fly_that_others_wrote_run_machines_on_the_emulator() {
     let mut options = options();
     options.transitions.create = Duration::from_millis(500);
     let api = Api::start_with(options).await;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/fly-client-test.sh");
-    let run = Command::new(script)
-        .args([api.emulator.url().as_str().trim_end_matches('/'), APP])
-        .env("FLY_TOKEN", api.emulator.token().expose_secret())
-        .kill_on_drop(true)
-        .output();
-    let run =
-        tokio::time::timeout(Duration::from_secs(300), run).await.expect("the clients do not end").unwrap();
+    let url = api.emulator.url();
+    let token = api.emulator.token();
+    let args = [url.as_str().trim_end_matches('/'), APP, token.expose_secret()];
+    let run = node("tests/fly/clients.mjs", args).await;
     let said = String::from_utf8_lossy(&run.stdout).into_owned() + &String::from_utf8_lossy(&run.stderr);
     assert!(run.status.success(), "{said}");
     assert!(said.contains("fly-admin: passed") && said.contains("distilled: passed"), "{said}");

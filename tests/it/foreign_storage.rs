@@ -8,10 +8,12 @@ use serde_json::Value;
 use tcoder::config::StorageConfig;
 use tokio::process::{Child, Command};
 
+use crate::support::clips::{clip, probe};
 use crate::support::kube::free_port;
 use crate::support::objects::{client, keys_below};
+use crate::support::process::{err, out, run, spawn, tcoder};
 use crate::support::redis;
-use crate::support::system::{self, PATIENCE, clip, err, folder, http, out, probe, run, spawn, tcoder};
+use crate::support::system::{self, PATIENCE, folder, http};
 
 /// One of hack/s3-server.sh's. Ends when dropped.
 struct Server {

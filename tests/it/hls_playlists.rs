@@ -5,7 +5,7 @@
 //! what is known of the source.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::Command;
 
 use serde_json::{Value, json};
 use tcoder::job::Preset;
@@ -13,21 +13,11 @@ use tempfile::TempDir;
 
 use crate::media::into;
 use crate::support::clips::{made, shown_at};
-use crate::support::system::{PATIENCE, spawn};
-
-/// Runs hack/hls-test.sh.
-async fn hls_test(what: &str, folders: &[&Path]) -> Output {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/hls-test.sh");
-    let mut command = tokio::process::Command::new(script);
-    command.arg(what).args(folders);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
-    ended.unwrap_or_else(|_| panic!("hls-test.sh {what} does not end")).unwrap()
-}
+use crate::support::process::node;
 
 /// What the checker read, a line for each folder, once it has found no fault.
 async fn checked(folders: &[&Path]) -> Vec<Value> {
-    let output = hls_test("check", folders).await;
+    let output = node("tests/hls/check.mjs", folders).await;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{err}");
     out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -202,7 +192,7 @@ async fn hls_plays_in_trick_play_from_its_i_frame_playlists() {
     each_i_frame_is_the_keyframe_at_its_time(&out.path().join("360p"));
 
     let said = checked(&[out.path()]).await;
-    let output = hls_test("play", &[out.path()]).await;
+    let output = node("tests/hls/play.mjs", [out.path()]).await;
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaint}");
     let played: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -21,14 +21,14 @@ use tokio::sync::OnceCell;
 use url::Url;
 
 use crate::acceptance::is_problem;
+use crate::support::clips::probe;
 use crate::support::clips::three_segments;
 use crate::support::edge::{Edge, Setup};
 use crate::support::kube::free_port;
 use crate::support::page;
+use crate::support::process::{err, out, run, spawn, tcoder};
 use crate::support::redis;
-use crate::support::system::{
-    Answer, Api, PATIENCE, TOKEN, err, folder, http, out, probe, run, spawn, tcoder,
-};
+use crate::support::system::{Answer, Api, PATIENCE, TOKEN, folder, http};
 
 /// A film that was sent to the Worker and downloaded from it by the command line, and a second API beside it.
 struct Film {

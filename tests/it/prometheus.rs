@@ -14,8 +14,9 @@ use tcoder::queue::{FleetCondition, FleetMachine, FleetStatus, Queue, Stats};
 use tokio::sync::watch;
 
 use crate::support::kube::free_port;
+use crate::support::process::spawn;
 use crate::support::redis::shared as redis;
-use crate::support::system::{self, PATIENCE, folder, serve, spawn};
+use crate::support::system::{self, PATIENCE, folder, serve};
 use crate::the_manifests::{MONITORING, kind, rendered};
 
 const NOT_THERE: &str = "promtool and prometheus are needed; `make test` installs them (Debian: prometheus)";

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::system::{Setup, TOKEN, WEBHOOK_SECRET, clip};
+use crate::support::clips::clip;
+use crate::support::system::{Setup, TOKEN, WEBHOOK_SECRET};
 
 /// Everything in Redis, as one text.
 fn dump(redis: &mut redis::Connection) -> String {

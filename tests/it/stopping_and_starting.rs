@@ -3,7 +3,9 @@
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::system::{self, Setup, System, TOKEN, all_gone, descendants, eventually, long_clip};
+use crate::support::clips::{self, long_clip};
+use crate::support::process::{self, all_gone, descendants, eventually};
+use crate::support::system::{self, Setup, System, TOKEN};
 
 async fn in_the_middle_of_an_encode() -> (System, String, Value) {
     let system = Setup::default().start().await;
@@ -13,7 +15,7 @@ async fn in_the_middle_of_an_encode() -> (System, String, Value) {
     (system, id, job)
 }
 
-fn has_all_parts(family: &[system::Process]) {
+fn has_all_parts(family: &[process::Process]) {
     for part in ["redis-server", " worker", "ffmpeg "] {
         assert!(family.iter().any(|p| p.command.contains(part)), "no {part} in {family:?}");
     }
@@ -45,7 +47,7 @@ async fn a_second_ctrl_c_does_not_wait() {
     let family = descendants(system.pid);
     let worker = family.iter().find(|p| p.command.contains(" worker")).unwrap();
     // One that does not hear us would be waited for.
-    system::send(worker.pid, Signal::SIGSTOP);
+    process::send(worker.pid, Signal::SIGSTOP);
     system.signal(Signal::SIGINT);
     system.says("stopping").await;
     system.signal(Signal::SIGINT);
@@ -77,17 +79,17 @@ async fn the_roles_run_apart_as_well() {
     let (mut api, url) = system.api().await;
     let _worker = system.worker("apart", &[]);
     let dir = system::folder("cli");
-    let film = system::clip().to_str().unwrap();
+    let film = clips::clip().to_str().unwrap();
     let arguments = ["submit", film, "--quality", "144p", "--output", "out", "--server", &url];
-    let done = system::run(&arguments, &[], &dir).await;
-    assert!(done.status.success(), "{}", system::err(&done));
+    let done = process::run(&arguments, &[], &dir).await;
+    assert!(done.status.success(), "{}", process::err(&done));
     assert!(dir.join("out/144p.mp4").exists());
     // Nothing to sign with, so nothing is promised.
     let arguments = ["submit", film, "--webhook", "https://example.com/", "--server", &url];
-    let refused = system::run(&arguments, &[], &dir).await;
+    let refused = process::run(&arguments, &[], &dir).await;
     assert_eq!(refused.status.code(), Some(4));
-    assert!(system::err(&refused).contains("webhookUrl: this installation has no WEBHOOK_SECRET"));
-    system::send(api.id().unwrap(), Signal::SIGTERM);
+    assert!(process::err(&refused).contains("webhookUrl: this installation has no WEBHOOK_SECRET"));
+    process::send(api.id().unwrap(), Signal::SIGTERM);
     let ended = tokio::time::timeout(system::PATIENCE, api.wait()).await.expect("the API does not end");
     assert!(ended.unwrap().success());
     system.stop().await;
@@ -105,7 +107,7 @@ async fn what_is_taken_is_said() {
     let (code, said) = taken.fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("cannot listen on 127.0.0.1") && said.contains("--listen"), "{said}");
-    let left = system::processes().into_iter().filter(|p| p.command.contains(data.to_str().unwrap()));
+    let left = process::processes().into_iter().filter(|p| p.command.contains(data.to_str().unwrap()));
     assert_eq!(left.count(), 0);
     // The folder is free for the next try.
     Setup::over(&data).workers(0).start().await.stop().await;
@@ -137,7 +139,7 @@ async fn on_every_address_it_is_known_by_its_public_name() {
         assert!(told.starts_with("http://localhost:"), "{told}");
     }
     // The signature holds for the name; the worker gets at the input all the same.
-    let id = system.upload(system::clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
+    let id = system.upload(clips::clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
     let job = system.completed(&id).await;
     let output = job["outputs"][0]["url"].as_str().unwrap();
     assert!(output.starts_with(&system.storage), "{output}");

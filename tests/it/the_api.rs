@@ -5,7 +5,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::acceptance::{self, acceptance, is_problem};
-use crate::support::system::{PATIENCE, clip, guarded, shared};
+use crate::support::clips::clip;
+use crate::support::system::{PATIENCE, guarded, shared};
 
 acceptance!(guarded().await);
 

@@ -10,7 +10,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-use crate::support::system::{Api, PATIENCE, clip, shared, spawn};
+use crate::support::clips::clip;
+use crate::support::process::spawn;
+use crate::support::system::{Api, PATIENCE, shared};
 use crate::webhooks::Receiver;
 
 fn command(args: &[&str]) -> Command {

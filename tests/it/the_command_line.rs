@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::system::{Setup, clip, err, folder, guarded, out, probe, run, shared};
+use crate::support::clips::{clip, probe};
+use crate::support::process::{err, out, run};
+use crate::support::system::{Setup, folder, guarded, shared};
 
 fn files(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> =

@@ -5,7 +5,8 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use crate::support::system::{PATIENCE, Setup, spawn};
+use crate::support::process::spawn;
+use crate::support::system::{PATIENCE, Setup};
 
 #[tokio::test]
 async fn whatever_is_asked_is_answered_as_the_contract_says() {

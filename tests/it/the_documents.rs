@@ -8,8 +8,10 @@ use std::process::Stdio;
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::support::clips::clip;
 use crate::support::clips::heavy;
-use crate::support::system::{PATIENCE, Setup, clip, err, folder, out, run, spawn};
+use crate::support::process::{err, out, run, spawn};
+use crate::support::system::{PATIENCE, Setup, folder};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -18,10 +18,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::clips::{clip, long_clip};
 use crate::support::fly::FlyGuard;
-use crate::support::system::{
-    PATIENCE, Setup, System, clip, descendants, keeps_to_one_a_second, long_clip, processes, send,
-};
+use crate::support::process::{descendants, processes, send};
+use crate::support::system::{PATIENCE, Setup, System, keeps_to_one_a_second};
 
 pub async fn soon<T>(what: &str, done: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, done).await.unwrap_or_else(|_| panic!("it did not come to pass: {what}"))
@@ -381,7 +381,7 @@ async fn up_has_a_fleet_that_comes_and_goes() {
     let up = workers(system.pid);
     assert_eq!(up.len(), 1, "{up:?}");
     system.completed(&id).await;
-    crate::support::system::all_gone(&up).await;
+    crate::support::process::all_gone(&up).await;
     system.stop().await;
     assert!(!processes().iter().any(|p| up.iter().any(|u| u.pid == p.pid && u.command == p.command)));
 }

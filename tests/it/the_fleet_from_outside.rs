@@ -9,7 +9,8 @@ use tcoder::config::RedisConfig;
 use tcoder::job::Millis;
 use tcoder::queue::{Fence, FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, Hold, Queue};
 
-use crate::support::system::{Answer, Setup, System, TOKEN, err, folder, guarded, http, out, run};
+use crate::support::process::{err, out, run};
+use crate::support::system::{Answer, Setup, System, TOKEN, folder, guarded, http};
 
 const MINUTE: i64 = 60_000;
 

@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use tcoder::job::Millis;
 use tcoder::queue::{FleetDesired, FleetStatus};
 
-use crate::support::system::{Setup, System, TOKEN, clip, http, send};
+use crate::support::clips::clip;
+use crate::support::process::send;
+use crate::support::system::{Setup, System, TOKEN, http};
 
 /// Every series with its value; a histogram is its count and its sum.
 async fn scrape(system: &System) -> BTreeMap<String, f64> {

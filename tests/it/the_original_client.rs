@@ -1,22 +1,18 @@
 //! The original TCoder's client package works unchanged against our API: it is installed as it is published.
 //! <https://www.npmjs.com/package/tcoder-client>
 
-use std::path::Path;
-use std::process::Stdio;
+use std::ffi::OsStr;
 
+use crate::support::clips::clip;
+use crate::support::process::node;
+use crate::support::system::Api;
 use serde_json::{Value, json};
-use tokio::process::Command;
-
-use crate::support::system::{Api, PATIENCE, clip, spawn};
 
 /// What its calls answered.
 pub async fn asked(api: &Api) -> Value {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/client-test.sh");
-    let mut command = Command::new(script);
-    command.arg(&api.url).arg(clip()).args(&api.token);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
-    let output = ended.expect("the client does not end").unwrap();
+    let args =
+        [OsStr::new(&api.url), clip().as_os_str()].into_iter().chain(api.token.as_deref().map(OsStr::new));
+    let output = node("tests/client/client.mjs", args).await;
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaint}\n{}", api.log());
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {complaint}"))

@@ -12,7 +12,8 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use crate::support::objects::{ObjectServer, client, keys_below, put_input};
-use crate::support::system::{PATIENCE, Setup, eventually, spawn};
+use crate::support::process::{eventually, spawn};
+use crate::support::system::{PATIENCE, Setup};
 
 /// boto3, the command line of AWS, and the cases of ceph/s3-tests that tests/s3/ceph.txt names.
 #[tokio::test(flavor = "multi_thread")]

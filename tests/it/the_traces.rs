@@ -19,7 +19,9 @@ use reqwest::Method;
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::support::system::{PATIENCE, Setup, clip, err, folder, run};
+use crate::support::clips::clip;
+use crate::support::process::{err, run};
+use crate::support::system::{PATIENCE, Setup, folder};
 
 /// What spans say out of the registry. What is not in it begins with `tcoder.`.
 const KNOWN: [&str; 19] = [

@@ -2,23 +2,16 @@
 //! makes of its answers is what it makes of the service's.
 //! <https://www.npmjs.com/package/@upstash/redis>
 
-use std::path::Path;
-use std::process::Stdio;
-
 use serde_json::{Value, json};
-use tokio::process::Command;
 
+use crate::support::process::node;
 use crate::support::redis::private_redis;
-use crate::support::system::{PATIENCE, spawn};
 use crate::support::upstash::TOKEN;
 use crate::support::upstash_with_lagging_reads;
 
 /// What its calls answered.
 async fn answers(url: &str, prefix: &str) -> Value {
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/upstash-test.sh"));
-    command.args([url, TOKEN, prefix]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
-    let output = ended.expect("the client does not end").unwrap();
+    let output = node("tests/upstash/client.mjs", [url, TOKEN, prefix]).await;
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaint}");
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {complaint}"))
@@ -94,10 +87,7 @@ async fn the_official_client_hears_that_the_server_behind_is_away() {
     let mut redis = private_redis(&[]);
     let (url, _) = crate::support::upstash_of(&redis.config()).await;
     redis.kill().await;
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/upstash-test.sh"));
-    command.args([&*url, TOKEN, "it:"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
-    let output = ended.expect("the client does not end").unwrap();
+    let output = node("tests/upstash/client.mjs", [&*url, TOKEN, "it:"]).await;
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(
         !output.status.success() && complaint.contains("503 Service Temporarily Unavailable"),

@@ -14,9 +14,9 @@ use standardwebhooks::Webhook;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::sync::mpsc;
 
-use crate::support::system::{
-    PATIENCE, Setup, System, WEBHOOK_SECRET, clip, eventually, guarded, serve, shared, spawn,
-};
+use crate::support::clips::clip;
+use crate::support::process::{eventually, spawn};
+use crate::support::system::{PATIENCE, Setup, System, WEBHOOK_SECRET, guarded, serve, shared};
 
 /// A receiver that answers as it is told and hands on what it got.
 pub struct Receiver {

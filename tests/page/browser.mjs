@@ -3,13 +3,13 @@ import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 
 // The packages lie in the user's cache (hack/npm.sh).
-export const require = createRequire(`${process.env.PAGE_MODULES}/`);
+export const require = createRequire(`${process.env.NODE_MODULES}/`);
 const { chromium } = (await import(pathToFileURL(require.resolve("playwright-core")))).default;
 
 export const PATIENCE = 120_000;
 
 export const launch = () => chromium.launch({
-  executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+  executablePath: process.env.CHROMIUM,
   args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"],
 });

@@ -3,7 +3,7 @@
 // answered by a region that lags behind.
 import { createRequire } from "node:module";
 
-const require = createRequire(`${process.env.UPSTASH_MODULES}/`);
+const require = createRequire(`${process.env.NODE_MODULES}/`);
 const { Redis } = require("@upstash/redis");
 const [url, token, prefix] = process.argv.slice(2);
 const key = (name) => prefix + name;

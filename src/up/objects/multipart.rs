@@ -7,9 +7,11 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Response, S3Result, s3_error};
 use uuid::Uuid;
 
+use super::blobs::Draft;
 use super::body;
 use super::checksum::{
-    Algorithm, Announced, Kind, bad_checksum, checksum_of, checksum_of_parts, etag_of_parts, set_checksum,
+    Algorithm, Announced, Digests, Kind, bad_checksum, checksum_of, checksum_of_parts, etag_of_parts,
+    set_checksum,
 };
 use super::conditions::{ReadConditions, WriteConditions};
 use super::events::Change;
@@ -76,23 +78,34 @@ pub(super) async fn upload_part(
             let store = working;
             let (draft, digests) = body::receive(&store.blobs, incoming, length, announced.algorithm).await?;
             announced.verify(&digests, trailers.as_ref())?;
-            let part = record::Part {
-                blob: draft.id(),
-                size: length,
-                etag: digests.etag(),
-                modified: now(),
-                checksum: digests.checksum,
-            };
-            let put = part.clone();
-            store
-                .commit(vec![draft], move |index| Ok(((), index.put_part(&bucket, &key, &id, number, &put)?)))
-                .await?;
-            Ok(part)
+            put_part(&store, (bucket, key, id, number), draft, digests, length).await
         })
         .await?;
     let mut output = UploadPartOutput { e_tag: Some(ETag::Strong(part.etag)), ..Default::default() };
     set_checksum!(output, &part.checksum);
     Ok(S3Response::new(output))
+}
+
+/// Makes the bytes of `draft` the part `number` of the upload `id`.
+async fn put_part(
+    store: &Store,
+    (bucket, key, id, number): (String, String, String, u16),
+    draft: Draft,
+    digests: Digests,
+    size: u64,
+) -> S3Result<record::Part> {
+    let part = record::Part {
+        blob: draft.id(),
+        size,
+        etag: digests.etag(),
+        modified: now(),
+        checksum: digests.checksum,
+    };
+    let put = part.clone();
+    store
+        .commit(vec![draft], move |index| Ok(((), index.put_part(&bucket, &key, &id, number, &put)?)))
+        .await?;
+    Ok(part)
 }
 
 pub(super) async fn upload_part_copy(
@@ -140,18 +153,7 @@ pub(super) async fn upload_part_copy(
             let length = range.end - range.start;
             let bytes = body::read(&store.blobs, found.hold, found.files, range).await?;
             let (draft, digests) = body::write(&store.blobs, bytes.map_err(internal), algorithm).await?;
-            let part = record::Part {
-                blob: draft.id(),
-                size: length,
-                etag: digests.etag(),
-                modified: now(),
-                checksum: digests.checksum,
-            };
-            let put = part.clone();
-            store
-                .commit(vec![draft], move |index| Ok(((), index.put_part(&bucket, &key, &id, number, &put)?)))
-                .await?;
-            Ok(part)
+            put_part(&store, (bucket, key, id, number), draft, digests, length).await
         })
         .await?;
     let mut result = CopyPartResult {

@@ -158,3 +158,31 @@ pub fn files_in(folder: &Path) -> Vec<String> {
     found.sort();
     found
 }
+
+/// Two seconds of 320x180 with a tone.
+pub fn clip() -> &'static Path {
+    static CLIP: LazyLock<PathBuf> = LazyLock::new(|| {
+        let input = "-f lavfi -i testsrc2=size=320x180:rate=25:duration=2 -f lavfi -i sine=duration=2";
+        made("clip.mp4", &format!("{input} -c:v libx264 -preset ultrafast -c:a aac"))
+    });
+    &CLIP
+}
+
+/// One whose encode to 720p takes some seconds, for whatever happens in the middle of it.
+pub fn long_clip() -> &'static Path {
+    static CLIP: LazyLock<PathBuf> = LazyLock::new(|| {
+        let input = "-f lavfi -i testsrc2=size=1280x720:rate=25:duration=16";
+        made("long.mp4", &format!("{input} -c:v mpeg4 -q:v 8"))
+    });
+    &CLIP
+}
+
+/// What ffprobe says of a file or an address.
+pub fn probe(what: &str) -> Value {
+    let output = Command::new("ffprobe")
+        .args(["-v", "error", "-of", "json", "-show_format", "-show_streams", what])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}

@@ -17,7 +17,8 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 
-use super::system::{PATIENCE, spawn};
+use super::process::spawn;
+use super::system::PATIENCE;
 
 const TOKEN: &str = "token-of-the-tests-administrator";
 
@@ -261,8 +262,8 @@ impl Cluster {
     /// Runs kubectl, which has to succeed; answers what it printed.
     pub async fn kubectl_ok(&self, args: &[&str]) -> String {
         let output = self.kubectl(args).await;
-        assert!(output.status.success(), "kubectl {args:?}: {}", super::system::err(&output));
-        super::system::out(&output)
+        assert!(output.status.success(), "kubectl {args:?}: {}", super::process::err(&output));
+        super::process::out(&output)
     }
 
     /// What service accounts asked for, one JSON event a request.

@@ -7,6 +7,7 @@ pub mod fly;
 pub mod kube;
 pub mod objects;
 pub mod page;
+pub mod process;
 pub mod redis;
 pub mod small_disk;
 pub mod system;

@@ -1,12 +1,10 @@
-//! The page, driven in Chromium as people use it: tests/page/page.mjs.
+//! The page, driven in Chromium as people use it: tests/page.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
-use tokio::process::Command;
-
-use super::clips::heavy;
-use super::system::{PATIENCE, long_clip, spawn};
+use super::clips::{heavy, long_clip};
+use super::process::node;
 
 /// Where the screenshots of the last run are, for somebody to look at.
 pub fn shots() -> PathBuf {
@@ -15,26 +13,23 @@ pub fn shots() -> PathBuf {
 
 /// Uses the page at `url` for everything it is for; answers whether all went well, and what was said.
 pub async fn drive(url: &str) -> (bool, String) {
-    run("page.mjs", |command| {
-        command.arg(url).arg(long_clip()).arg(heavy()).arg(shots());
-    })
+    let shots = shots();
+    run(
+        "tests/page/page.mjs",
+        [url.as_ref(), long_clip().as_os_str(), heavy().as_os_str(), shots.as_os_str()],
+    )
     .await
 }
 
 /// Plays a job's HLS on the page at `url`, and switches to each of these heights.
 pub async fn play(url: &str, token: &str, job: &str, heights: &[u32]) -> (bool, String) {
-    run("private.mjs", |command| {
-        command.args([url, token, job]).args(heights.iter().map(u32::to_string));
-    })
-    .await
+    let heights = heights.iter().map(u32::to_string);
+    let args = [url, token, job].map(str::to_owned).into_iter().chain(heights);
+    run("tests/page/private.mjs", args).await
 }
 
-async fn run(script: &str, with_arguments: impl FnOnce(&mut Command)) -> (bool, String) {
-    let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/page-test.sh"));
-    with_arguments(command.arg(script));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
-    let output = ended.expect("the browser does not end").unwrap();
+async fn run<A: AsRef<OsStr>>(script: &str, args: impl IntoIterator<Item = A>) -> (bool, String) {
+    let output = node(script, args).await;
     let said = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&said).into_owned())
 }

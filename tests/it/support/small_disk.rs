@@ -7,7 +7,7 @@ use std::sync::OnceLock;
 
 use tokio::process::Command;
 
-use super::system::bare;
+use super::process::bare;
 
 /// How a process gets a mount namespace here; nothing where this system lets nobody have one.
 fn unshare() -> Option<&'static [&'static str]> {

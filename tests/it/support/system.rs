@@ -6,14 +6,12 @@ use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::{ExitStatus, Output, Stdio};
-use std::sync::{LazyLock, OnceLock, mpsc};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::sync::LazyLock;
+use std::time::Duration;
 
 use eventsource_stream::Eventsource as _;
 use futures::{Stream, StreamExt as _};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use reqwest::Method;
 use serde_json::Value;
 use tcoder::config::{BaseUrl, StorageConfig};
@@ -23,6 +21,7 @@ use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::OnceCell;
 
 use super::fly::{self, FlyGuard};
+use super::process::{Process, children, err, lives, run, send, spawn, tcoder};
 
 /// Guards against hanging, not a figure: nothing here is expected to take near as long.
 pub const PATIENCE: Duration = Duration::from_secs(240);
@@ -48,61 +47,6 @@ pub fn folder(name: &str) -> PathBuf {
     let path = BASE.join(format!("{name}-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]));
     std::fs::create_dir_all(&path).unwrap();
     path
-}
-
-/// Starts a process from a thread that lives as long as this one: the kernel ends a tied child with
-/// the *thread* that spawned it, and a test's thread ends with its test.
-pub fn spawn(command: Command) -> Child {
-    type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
-    static KEEPER: LazyLock<tokio::sync::mpsc::UnboundedSender<Order>> = LazyLock::new(|| {
-        let (orders, mut inbox) = tokio::sync::mpsc::unbounded_channel::<Order>();
-        thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async {
-                while let Some((mut command, answer)) = inbox.recv().await {
-                    let _ = answer.send(tcoder::process::tied(&mut command).spawn());
-                }
-            });
-        });
-        orders
-    });
-    let (answer, child) = mpsc::channel();
-    KEEPER.send((command, answer)).unwrap();
-    child.recv().unwrap().unwrap()
-}
-
-/// The binary, with nothing of our own environment but where programs are found.
-pub fn tcoder() -> Command {
-    bare(env!("CARGO_BIN_EXE_tcoder"))
-}
-
-/// Any program, the same.
-pub fn bare(program: &str) -> Command {
-    let mut command = Command::new(program);
-    command.env_clear().stdin(Stdio::null());
-    for name in ["PATH", "HOME", "TMPDIR"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command
-}
-
-/// Runs the command line to its end.
-pub async fn run(args: &[&str], env: &[(&str, &str)], dir: &Path) -> Output {
-    let mut command = tcoder();
-    command.args(args).envs(env.iter().copied()).current_dir(dir);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    let ended = tokio::time::timeout(PATIENCE, spawn(command).wait_with_output()).await;
-    ended.expect("the command does not end").unwrap()
-}
-
-pub fn out(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-pub fn err(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// How to start a system.
@@ -652,84 +596,6 @@ impl Worker {
 }
 
 /// A process on this machine.
-#[derive(Clone, Debug)]
-pub struct Process {
-    pub pid: u32,
-    pub parent: u32,
-    pub command: String,
-}
-
-/// All of them that still run.
-pub fn processes() -> Vec<Process> {
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)).collect()
-}
-
-fn process(pid: u32) -> Option<Process> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-    let (state, parent) = (fields.next()?, fields.next()?.parse().ok()?);
-    if matches!(state, "Z" | "X") {
-        return None;
-    }
-    let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    Some(Process { pid, parent, command: String::from_utf8_lossy(&command).replace('\0', " ") })
-}
-
-pub fn children(pid: u32) -> Vec<Process> {
-    processes().into_iter().filter(|p| p.parent == pid).collect()
-}
-
-/// Children, their children and so on.
-pub fn descendants(pid: u32) -> Vec<Process> {
-    let all = processes();
-    let mut found: Vec<Process> = Vec::new();
-    let mut parents = vec![pid];
-    while let Some(parent) = parents.pop() {
-        for process in all.iter().filter(|p| p.parent == parent) {
-            parents.push(process.pid);
-            found.push(process.clone());
-        }
-    }
-    found
-}
-
-/// The FFmpegs that work on files below `folder`.
-pub fn encoders(folder: &Path) -> Vec<Process> {
-    let folder = folder.to_str().unwrap();
-    processes()
-        .into_iter()
-        .filter(|p| p.command.starts_with("ffmpeg ") && p.command.contains(folder))
-        .collect()
-}
-
-/// Whether it runs, and is no zombie.
-pub fn lives(pid: u32) -> bool {
-    process(pid).is_some()
-}
-
-pub fn send(pid: u32, signal: Signal) {
-    kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
-}
-
-/// Waits until `is` so; other processes' ends send us no event.
-pub async fn eventually(what: &str, is: impl Fn() -> bool) {
-    let began = Instant::now();
-    while !is() {
-        assert!(began.elapsed() < PATIENCE, "still not so: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
-/// Waits until none of them runs any more.
-pub async fn all_gone(processes: &[Process]) {
-    for p in processes {
-        // A process id may be given to somebody else meanwhile, who then does other things.
-        eventually(&format!("{p:?} is gone"), || process(p.pid).is_none_or(|now| now.command != p.command))
-            .await;
-    }
-}
-
 fn files_below(folder: &Path) -> Vec<String> {
     fn walk(base: &Path, folder: &Path, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -745,47 +611,6 @@ fn files_below(folder: &Path) -> Vec<String> {
     walk(folder, folder, &mut found);
     found.sort();
     found
-}
-
-fn make(name: &str, args: &[&str]) -> PathBuf {
-    let path = folder("clip").join(name);
-    let made = std::process::Command::new("ffmpeg")
-        .args(["-v", "error", "-nostdin"])
-        .args(args)
-        .arg(&path)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    path
-}
-
-/// Two seconds of 320x180 with a tone.
-pub fn clip() -> &'static Path {
-    static CLIP: OnceLock<PathBuf> = OnceLock::new();
-    CLIP.get_or_init(|| {
-        let (picture, tone) = ("testsrc2=size=320x180:rate=25:duration=2", "sine=duration=2");
-        let codecs = ["-c:v", "libx264", "-preset", "ultrafast", "-c:a", "aac"];
-        make("clip.mp4", &[&["-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", tone][..], &codecs].concat())
-    })
-}
-
-/// One whose encode to 720p takes some seconds, for whatever happens in the middle of it.
-pub fn long_clip() -> &'static Path {
-    static CLIP: OnceLock<PathBuf> = OnceLock::new();
-    CLIP.get_or_init(|| {
-        let picture = "testsrc2=size=1280x720:rate=25:duration=16";
-        make("long.mp4", &["-f", "lavfi", "-i", picture, "-c:v", "mpeg4", "-q:v", "8"])
-    })
-}
-
-/// What ffprobe says of a file or an address.
-pub fn probe(what: &str) -> Value {
-    let output = std::process::Command::new("ffprobe")
-        .args(["-v", "error", "-of", "json", "-show_format", "-show_streams", what])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Serves `router` on a free port of this machine for as long as the test's runtime lives.

@@ -14,10 +14,12 @@ use tcoder::crd::{Phase, TranscodeJob};
 use tcoder::flyprovider::{Machine, MachineState};
 use tokio::process::Child;
 
+use crate::support::clips::clip;
 use crate::support::edge::{Edge, Setup};
 use crate::support::kube::{Cluster, free_port, shared as cluster};
+use crate::support::process::{send, spawn, tcoder};
 use crate::support::redis::shared;
-use crate::support::system::{PATIENCE, clip, folder, http, keeps_to_one_a_second, send, spawn, tcoder};
+use crate::support::system::{PATIENCE, folder, http, keeps_to_one_a_second};
 
 const MAX: usize = 2;
 

@@ -14,8 +14,9 @@ use tcoder::queue::{Claim, Outbox, Queue, Start, WorkerRecord};
 
 use super::{arrived, awaited, key, status};
 use crate::support::edge::{Edge, Setup};
+use crate::support::process::eventually;
 use crate::support::redis::{raw, shared};
-use crate::support::system::{eventually, serve};
+use crate::support::system::serve;
 use crate::webhooks::Receiver;
 
 /// One on which the clock is the only one to act.

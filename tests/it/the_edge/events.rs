@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use super::{arrived, awaited, key, quiet, status};
 use crate::acceptance::is_problem;
+use crate::support::clips::long_clip;
 use crate::support::edge::{Edge, Fate, INPUT, Setup};
 use crate::support::redis::{private_redis, shared};
-use crate::support::system::{PATIENCE, keeps_to_one_a_second, long_clip};
+use crate::support::system::{PATIENCE, keeps_to_one_a_second};
 
 fn with(event: &Value, field: &str, value: impl Into<Value>) -> Value {
     let mut event = event.clone();

@@ -14,9 +14,11 @@ use serde_json::json;
 use tcoder::crd::TranscodeJob;
 
 use super::{Controller, Site, condition, has_phase, object, site, status, until};
+use crate::support::clips::{clip, long_clip};
 use crate::support::kube::{self as cluster, Cluster};
+use crate::support::process;
 use crate::support::redis::private_redis;
-use crate::support::system::{self, PATIENCE, Setup, System, clip, long_clip};
+use crate::support::system::{self, PATIENCE, Setup, System};
 
 /// A namespace whose controllers are the test's own.
 async fn own(system: &'static System, name: &str) -> Site {
@@ -166,13 +168,13 @@ async fn redis_does_not_answer_for_a_while() {
     let controller = site.controller(&[]);
     controller.ready().await;
     let redis = site.system.redis_server();
-    system::send(redis.pid, Signal::SIGSTOP);
+    process::send(redis.pid, Signal::SIGSTOP);
     let key = site.input(clip()).await;
     let spec = json!({"input": {"key": key}, "qualities": ["144p"]});
     let job = site.make("film", spec).await;
     let (_, reason, message) = site.condition("film", "Reconciling").await;
     assert_eq!(reason, "RedisUnavailable", "{message}");
-    system::send(redis.pid, Signal::SIGCONT);
+    process::send(redis.pid, Signal::SIGCONT);
     site.phase("film", "Complete").await;
     assert_eq!(site.changes(&job.uid().unwrap()), ["queued", "running", "completed"]);
     controller.stop().await;

@@ -9,7 +9,9 @@ use standardwebhooks::Webhook;
 use tokio::sync::mpsc;
 
 use super::{condition, site, status};
-use crate::support::system::{PATIENCE, WEBHOOK_SECRET, all_gone, clip, long_clip, probe, serve};
+use crate::support::clips::{clip, long_clip, probe};
+use crate::support::process::all_gone;
+use crate::support::system::{PATIENCE, WEBHOOK_SECRET, serve};
 
 #[tokio::test]
 async fn kubectl_applies_a_job_and_waits_for_it() {

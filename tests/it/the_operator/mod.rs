@@ -20,7 +20,8 @@ use tokio::sync::OnceCell;
 
 use crate::support::kube::{self as cluster, Cluster};
 use crate::support::objects::put_input;
-use crate::support::system::{self, PATIENCE, Process, System};
+use crate::support::process::{self, Process};
+use crate::support::system::{self, PATIENCE, System};
 
 /// A running controller. Ends when dropped.
 struct Controller {
@@ -52,7 +53,7 @@ impl Controller {
 
     /// Ends it in good order; answers what it logged.
     async fn stop(mut self) -> String {
-        system::send(self.child.id().unwrap(), nix::sys::signal::Signal::SIGTERM);
+        process::send(self.child.id().unwrap(), nix::sys::signal::Signal::SIGTERM);
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         assert!(ended.expect("the controller does not end").unwrap().success());
         self.log()
@@ -204,7 +205,7 @@ impl Site {
             redis::cmd("HGET").arg("machines:pool").arg(job["worker"].as_str()).query(&mut redis).unwrap();
         let record: Value = serde_json::from_str(&record).unwrap();
         let worker = u32::try_from(record["pid"].as_u64().unwrap()).unwrap();
-        let found = system::children(worker).into_iter().filter(|p| p.command.starts_with("ffmpeg "));
+        let found = process::children(worker).into_iter().filter(|p| p.command.starts_with("ffmpeg "));
         let found: Vec<Process> = found.collect();
         assert!(!found.is_empty(), "nobody encodes");
         found

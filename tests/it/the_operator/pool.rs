@@ -10,8 +10,10 @@ use serde_json::{Value, json};
 use tcoder::crd::{TranscodeJob, WorkerPool};
 
 use super::{Controller, Site, has_phase, site, status, until};
+use crate::support::clips::{clip, long_clip};
 use crate::support::kube::{self as cluster, Cluster};
-use crate::support::system::{PATIENCE, Setup, System, clip, err, eventually, http, long_clip};
+use crate::support::process::{err, eventually};
+use crate::support::system::{PATIENCE, Setup, System, http};
 
 fn pools(site: &Site) -> Api<WorkerPool> {
     Api::namespaced(site.client.clone(), &site.namespace)

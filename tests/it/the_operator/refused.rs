@@ -6,8 +6,10 @@ use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
 
 use super::{Controller, Site, condition, object, site, status};
+use crate::support::clips::{self, clip};
 use crate::support::kube as cluster;
-use crate::support::system::{self, clip, err};
+use crate::support::process::err;
+use crate::support::system;
 
 #[tokio::test]
 async fn the_schema_refuses_what_it_can() {
@@ -84,7 +86,7 @@ async fn an_edit_of_an_immutable_field_is_refused_or_shown_as_a_condition() {
     let key = site.input(clip()).await;
     site.make("film", json!({"input": {"key": key}, "qualities": ["144p"], "suspend": false})).await;
     site.phase("film", "Complete").await;
-    let other = site.input(system::long_clip()).await;
+    let other = site.input(clips::long_clip()).await;
     // Queued, and held there by what is before it: nothing is, so it may run meanwhile.
     site.make("next", json!({"input": {"key": other}, "preset": "hls", "qualities": ["720p"]})).await;
     site.phase("next", "Running").await;

@@ -9,8 +9,9 @@ use kube::core::{ApiResource, GroupVersionKind};
 use serde_json::{Value, json};
 
 use super::{Controller, Site, object, until};
+use crate::support::clips::clip;
 use crate::support::kube::Cluster;
-use crate::support::system::{PATIENCE, Setup, System, WEBHOOK_SECRET, clip, serve};
+use crate::support::system::{PATIENCE, Setup, System, WEBHOOK_SECRET, serve};
 
 /// group/resource and verb.
 type Grants = BTreeSet<(String, String)>;
