@@ -22,7 +22,7 @@ test: ## Format check, lints, and all tests on the real parts
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	@hack/wasm.sh
 	@hack/edge-build.sh
-	@hack/api-clients.sh install >/dev/null
+	@hack/packages.sh
 	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked
 
 check: ## Only format and lints

@@ -112,8 +112,9 @@ fill() {
   if "$@" "$work" && is_complete "$work"; then
     mkdir "$work/programs"
     mv "$work/kube-apiserver" "$work/etcd" "$work/kubectl" "$work/programs/"
-    # Another run may have been faster.
-    [ -e "$folder" ] || mv "$work/programs" "$folder"
+    # Another run may have been faster; what is not complete is of no use to anybody.
+    is_complete "$folder" || rm -rf "$folder"
+    mv -T "$work/programs" "$folder" 2>/dev/null || true
   fi
   rm -rf "$work"
   is_complete "$folder"

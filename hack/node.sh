@@ -9,8 +9,10 @@ script=$root/$1
 shift
 # shellcheck source=hack/npm.sh
 . "$root/hack/npm.sh"
+cd "$root"
+npm_node
 npm_modules "$(dirname "$script")"
 NODE_MODULES=$npm_modules
 CHROMIUM=${CHROMIUM:-$(command -v chromium || command -v chromium-browser || command -v google-chrome || true)}
 export NODE_MODULES CHROMIUM
-exec node "$script" "$@"
+exec "$npm_node" "$script" "$@"

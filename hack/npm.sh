@@ -16,6 +16,7 @@ npm_modules() {
   (cd "$npm_new" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
   # Somebody else may have installed them meanwhile.
   mv -T "$npm_new" "${npm_modules%/node_modules}" 2>/dev/null || rm -rf "$npm_new"
+  [ -d "$npm_modules" ] || { echo "The packages of $1 could not be moved to $npm_home" >&2; return 1; }
 }
 
 # The system's Node, or else the one that comes with the edge's packages.

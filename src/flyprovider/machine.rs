@@ -220,6 +220,10 @@ pub struct MachineConfig {
     pub rootfs: Option<Rootfs>,
 }
 
+/// The largest root file system that Fly gives a machine, gigabytes. Its documents do not say so; users were refused
+/// more (2026).
+pub const ROOTFS_MAX_GB: u32 = 50;
+
 /// A machine's root file system. What is written there is gone when the machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rootfs {

@@ -27,6 +27,6 @@ pub use error::{Answer, FlyError, Kind, Scope, classify, retry_after};
 pub use guest::{CpuKind, Guest, GuestError};
 pub use limit::Limit;
 pub use machine::{
-    ExitEvent, HostStatus, Machine, MachineConfig, MachineEvent, MachineId, MachineState, Restart, Rootfs,
-    StopConfig,
+    ExitEvent, HostStatus, Machine, MachineConfig, MachineEvent, MachineId, MachineState, ROOTFS_MAX_GB,
+    Restart, Rootfs, StopConfig,
 };

@@ -20,6 +20,9 @@ const USUAL_KBPS: u64 = 8000;
 /// bitrate, where the source has a codec of another generation (AV1, HEVC).
 const WORST_GROWTH: f64 = 3.0;
 
+/// Bytes of an input that fits on the smallest disk a machine can be given, so that nobody need ask whether it does.
+pub const ALWAYS_FITS: u64 = 300_000_000;
+
 /// Bytes of disk that a job needs whose input and outputs have so many.
 #[must_use]
 pub const fn needed(input: u64, outputs: u64) -> u64 {
@@ -100,12 +103,12 @@ pub struct Space {
 
 /// The job does not fit on the worker's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the job needs {needed} bytes of disk, and {free} are free")]
+#[error("the job needs {needed} bytes of disk, which are not free")]
 pub struct DiskFull {
     /// Bytes that the job needs.
     pub needed: u64,
-    /// Bytes that were free when it began.
-    pub free: u64,
+    /// Bytes that were free when it began, where the file system told.
+    pub free: Option<u64>,
 }
 
 impl Space {
@@ -115,13 +118,13 @@ impl Space {
     /// How much it needs, and how much there is.
     pub const fn check(self, input: u64) -> Result<(), DiskFull> {
         let full = self.full(input);
-        if full.needed <= full.free { Ok(()) } else { Err(full) }
+        if full.needed <= self.free { Ok(()) } else { Err(full) }
     }
 
     /// What is to be said when the disk was full after `input` bytes all the same.
     #[must_use]
     pub const fn full(self, input: u64) -> DiskFull {
-        DiskFull { needed: needed(input, self.outputs.bytes(input)), free: self.free }
+        DiskFull { needed: needed(input, self.outputs.bytes(input)), free: Some(self.free) }
     }
 }
 
@@ -132,13 +135,18 @@ pub const REMEDY: &str = "on Fly raise FLY_WORKER_DISK_GB; elsewhere put WORKER_
 impl From<DiskFull> for Failure {
     fn from(full: DiskFull) -> Self {
         let DiskFull { needed, free } = full;
-        let message = if needed > free {
-            format!("the job needs {needed} bytes of disk for its files, and {free} are free; {REMEDY}")
-        } else {
-            format!(
+        let message = match free {
+            Some(free) if needed > free => {
+                format!("the job needs {needed} bytes of disk for its files, and {free} are free; {REMEDY}")
+            }
+            Some(free) => format!(
                 "the worker's disk is full: the job was reckoned to need {needed} bytes, and {free} were free when \
                  it began; is something else filling the disk? If not, {REMEDY}"
-            )
+            ),
+            None => format!(
+                "the worker's disk is full; the job was reckoned to need {needed} bytes, and the file system does \
+                 not tell how many are free; {REMEDY}"
+            ),
         };
         Self::new(FailureCode::DiskFull, message)
     }
@@ -204,6 +212,9 @@ mod tests {
         // It should have fitted.
         let failure = Failure::from(space.full(GB));
         assert!(failure.message.contains("something else"), "{failure}");
+        assert!(failure.message.len() < 500, "{failure}");
+        let failure = Failure::from(DiskFull { needed: 7000, free: None });
+        assert!(failure.message.contains("7000 bytes, and the file system does not tell"), "{failure}");
         assert!(failure.message.len() < 500, "{failure}");
     }
 

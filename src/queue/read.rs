@@ -62,7 +62,8 @@ const MOST: usize = 2_000;
 
 impl Queue {
     /// One job. One that a replica does not know may just have been submitted by another client, whose sync
-    /// token is not ours; so the primary is asked too, which carries out all scripts.
+    /// token is not ours; so the primary is asked too, which carries out all scripts. What a replica does know may
+    /// be older than what another client wrote last.
     ///
     /// # Errors
     /// When Redis fails.

@@ -288,7 +288,7 @@ mod tests {
             (StorageError::Denied { what: what(), code: "X".into() }, FailureCode::Storage, false),
             (StorageError::TooLarge { limit: 5 }, FailureCode::InputTooLarge, false),
             (StorageError::Cancelled, FailureCode::Worker, false),
-            (StorageError::DiskFull(DiskFull { needed: 2, free: 1 }), FailureCode::DiskFull, false),
+            (StorageError::DiskFull(DiskFull { needed: 2, free: Some(1) }), FailureCode::DiskFull, false),
             (StorageError::disk("write", Path::new("/secret/a"))(disk()), FailureCode::Worker, false),
             (StorageError::Unavailable { what: what(), why: "X".into() }, FailureCode::Storage, true),
             (StorageError::Refused { what: what(), why: "X".into() }, FailureCode::Storage, false),

@@ -435,7 +435,7 @@ mod tests {
         let script = Script::new(Some(10 << 20), vec![answer(0, None, b"abc", false)]);
         let (done, file) = run(&script, limits).await;
         let Err(StorageError::DiskFull(full)) = done else { panic!("{done:?}") };
-        assert_eq!((full.needed, full.free, file), (55_574_528, free, None));
+        assert_eq!((full.needed, full.free, file), (55_574_528, Some(free), None));
         // Not announced: it is taken as far as there is room.
         let space = Space { free: needed(2, 2), outputs: Outputs::Copy };
         let script = Script::new(None, vec![answer(0, None, b"abc", false)]);
@@ -459,7 +459,7 @@ mod tests {
         std::os::unix::fs::symlink("/dev/full", &to).unwrap();
         let done = save(&to).await;
         let Err(StorageError::DiskFull(full)) = done else { panic!("{done:?}") };
-        assert_eq!((full.needed, full.free), (needed(3, 3), 1 << 40));
+        assert_eq!((full.needed, full.free), (needed(3, 3), Some(1 << 40)));
         let nowhere = save(&dir.path().join("no/file")).await;
         assert!(matches!(nowhere, Err(StorageError::Disk { .. })), "{nowhere:?}");
     }

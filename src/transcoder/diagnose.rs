@@ -212,7 +212,7 @@ mod tests {
             input: "/scratch/in.mp4",
             reached: 1.5,
             expected: Some(20.0),
-            space: DiskFull { needed: 7_000, free: 9_000 },
+            space: DiskFull { needed: 7_000, free: Some(9_000) },
         })
     }
 

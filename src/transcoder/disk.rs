@@ -24,9 +24,20 @@ pub(super) fn free(folder: &Path, limit: Option<u64>) -> Option<u64> {
     (all > 0).then_some(limit.map_or(free, |limit| free.min(limit)))
 }
 
-/// Whether nothing more can be written below `folder`.
-pub(super) fn is_full(folder: &Path) -> bool {
-    free(folder, None).is_some_and(|free| free < FULL)
+/// Whether nothing more can be written below `folder`, or its files have more than `limit` bytes.
+pub(super) fn is_full(folder: &Path, limit: Option<u64>) -> bool {
+    free(folder, None).is_some_and(|free| free < FULL) || limit.is_some_and(|limit| size(folder) > limit)
+}
+
+/// Bytes of the files in `folder` and in the folders in it.
+fn size(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let size_of = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => size(&entry.path()),
+        Ok(metadata) => metadata.len(),
+        Err(_) => 0,
+    };
+    entries.map(size_of).sum()
 }
 
 /// Why something that was to be done to a file failed.
@@ -54,7 +65,11 @@ mod tests {
         assert!(free_now.abs_diff(available) < 1 << 30, "{free_now} bytes, and df says {available}");
         assert_eq!(free(folder.path(), Some(7)), Some(7));
         assert_eq!(free(folder.path(), Some(u64::MAX)).map(|free| free > 7), Some(true));
-        assert!(!is_full(folder.path()));
+        assert!(!is_full(folder.path(), None));
+        std::fs::create_dir(folder.path().join("360p")).unwrap();
+        std::fs::write(folder.path().join("360p/segment"), b"1234567").unwrap();
+        assert!(!is_full(folder.path(), Some(7)));
+        assert!(is_full(folder.path(), Some(6)));
         assert_eq!(free(&folder.path().join("nothing"), Some(7)), None);
     }
 

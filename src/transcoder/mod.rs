@@ -211,6 +211,7 @@ async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, Tr
         input: &input,
         source: &source,
         space,
+        disk_bytes: outputs_limit(request, &source),
         stall_timeout: request.stall_timeout,
         deadline,
         cancel: &request.cancel,
@@ -219,7 +220,9 @@ async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, Tr
     let finished = run.finish().await?;
     let verified = bounded(request, deadline, verify::verify(work.path(), &source, &plan)).await?;
     // FFmpeg's HLS muxer ends well on a full disk; what it could not write is missing all the same.
-    let verified = verified.map_err(|e| if disk::is_full(work.path()) { space.into() } else { e })?;
+    let verified = verified.map_err(|e| {
+        if disk::is_full(work.path(), outputs_limit(request, &source)) { space.into() } else { e }
+    })?;
     publish(work.path(), request.out_dir)?;
 
     let length = verified.outputs.first().map_or(0.0, |o| o.duration);
@@ -250,17 +253,20 @@ async fn bounded<T>(
     }
 }
 
+/// Bytes that the outputs may have, where that is limited: the input has its part of the limit already.
+fn outputs_limit(request: &Request<'_>, source: &probe::Probe) -> Option<u64> {
+    request.disk_bytes.map(|limit| limit.saturating_sub(source.size))
+}
+
 /// What the outputs need and what is free.
 ///
 /// # Errors
 /// When they do not fit.
 fn space_for(request: &Request<'_>, plan: &plan::Plan, source: &probe::Probe) -> Result<DiskFull, Failure> {
     let needed = space::needed(0, estimate::output_bytes(plan, source, request.preset));
-    // Of the limit the input has its part already.
-    let limit = request.disk_bytes.map(|limit| limit.saturating_sub(source.size));
-    let Some(free) = disk::free(request.out_dir, limit) else { return Ok(DiskFull { needed, free: 0 }) };
-    let space = DiskFull { needed, free };
-    if needed > free { Err(space.into()) } else { Ok(space) }
+    let limit = outputs_limit(request, source);
+    let space = DiskFull { needed, free: disk::free(request.out_dir, limit) };
+    if space.free.is_some_and(|free| needed > free) { Err(space.into()) } else { Ok(space) }
 }
 
 fn refuse_overwriting(out_dir: &Path, plan: &plan::Plan) -> Result<(), Failure> {

@@ -34,6 +34,8 @@ pub(super) struct Run<'a> {
     pub source: &'a Probe,
     /// What the outputs need, and what was free before the run.
     pub space: DiskFull,
+    /// Bytes that the files in its folder may have, where that is limited.
+    pub disk_bytes: Option<u64>,
     pub stall_timeout: Duration,
     pub deadline: Instant,
     pub cancel: &'a CancellationToken,
@@ -128,7 +130,7 @@ impl Run<'_> {
                     return Ok(End::Exited(status));
                 }
                 // FFmpeg goes on without a disk to write to, and its HLS muxer does not even say so.
-                _ = looks.tick() => if disk::is_full(self.folder) { break End::DiskFull },
+                _ = looks.tick() => if disk::is_full(self.folder, self.disk_bytes) { break End::DiskFull },
                 heard = hear.changed(), if !heard_all => match heard {
                     Ok(()) => stall_at = Instant::now() + self.stall_timeout,
                     Err(_) => heard_all = true,

@@ -101,7 +101,7 @@ async fn on_a_filling_disk(preset: &str) -> (Option<i32>, String) {
     let disk = folder("small");
     let script = r#"
 "$0" transcode "$2" --preset "$3" --quality 720p,360p --output "$1/out" &
-until [ -n "$(ls -A "$1/out" 2>/dev/null)" ]; do kill -0 $! || break; done
+until [ -n "$(ls -A "$1/out" 2>/dev/null)" ]; do kill -0 $! || break; sleep 0.05; done
 cat /dev/zero > "$1/ballast" 2>/dev/null || true
 wait $!"#;
     let mut command = small_disk::sh(&disk, 128 * MB, script);
@@ -124,6 +124,7 @@ async fn a_disk_that_fills_up_during_the_encode_is_named_as_the_reason() {
         assert!(said.contains("the worker's disk is full"), "{preset}: {said}");
         assert!(said.contains("was reckoned to need") && said.contains("were free"), "{preset}: {said}");
     };
+    assert!(small_disk::there_are() || std::env::var_os("CI").is_none(), "CI must be able to mount a disk");
     if small_disk::there_are() {
         // FFmpeg's HLS muxer ends well on a full disk.
         for preset in ["web-optimized", "hls", "hls-adaptive"] {

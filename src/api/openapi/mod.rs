@@ -2,7 +2,8 @@
 //! <https://spec.openapis.org/oas/v3.1.0>
 //!
 //! It stands in `web/openapi.json`, where both servers of the page find it; `make openapi` writes it anew. Clients are
-//! generated from it: `tests/generated_clients` holds what its shape is for.
+//! generated from it: `tests/api_clients` holds what its shape is for. `/media/` is not in it: its paths have slashes, which
+//! parameters of OpenAPI cannot have, and its addresses are made here, not by clients.
 
 mod examples;
 mod operations;

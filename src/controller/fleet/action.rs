@@ -260,8 +260,8 @@ impl fmt::Display for Condition {
                 f,
                 "{failures} launches in a row brought a machine that runs and no worker in this Redis; compare the \
                  line \"connected to Redis\" in `fly logs` with the controller's, and set REDIS_URL and \
-                 REDIS_KEY_PREFIX of the app to the same with `fly secrets set`; without that line the log says \
-                 what the worker waits for"
+                 REDIS_KEY_PREFIX of the app to the same with `fly secrets set`; if that line is missing, the \
+                 worker never reached Redis, and its log says why"
             ),
             Self::NoCapacity => f.write_str("no region has room now; add regions to FLY_WORKER_REGIONS"),
             Self::Quota => f.write_str(

@@ -4,7 +4,7 @@ use super::memory::{Memory, Seen, Verb};
 use super::notes::{ByMachine, is_ours};
 use super::observation::{Listed, Moment, WorkerView};
 use super::policy::FleetPolicy;
-use super::slot::{DISK_GB, Slot};
+use super::slot::{DISK_GB, MAX_INPUT_BYTES, Slot};
 use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
 
 /// What a machine is to us.
@@ -125,9 +125,11 @@ pub(super) fn units(
             // Made when MIN_MACHINES was lower: its workers would leave, and be started again for ever.
             let leaves = slot.is_some_and(|slot| slot.0 <= policy.min)
                 && config.is_some_and(|c| c.env.get("WORKER_IDLE_TIMEOUT").is_some_and(|time| time != "0"));
-            // Its worker was told of the inputs that fit on the disk it was made with.
-            let disk = policy.disk.map(|disk| disk.size_gb().to_string());
-            let other_disk = config.is_some_and(|c| c.metadata.get(DISK_GB) != disk.as_ref());
+            // Its worker was told at its creation which inputs to take.
+            let disk = policy.disk.map(|disk| (disk.size_gb().to_string(), disk.max_input().to_string()));
+            let disk = disk.as_ref().map(|(size_gb, max_input)| (size_gb, max_input)).unzip();
+            let other_disk =
+                config.is_some_and(|c| (c.metadata.get(DISK_GB), c.env.get(MAX_INPUT_BYTES)) != disk);
             Some(Unit {
                 id: Some(machine.id.clone()),
                 slot,

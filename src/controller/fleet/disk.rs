@@ -1,13 +1,12 @@
 //! The disk of a machine, and the largest input that fits on it: each follows from the other.
 
 use crate::config::{ConfigError, Env};
+use crate::flyprovider::ROOTFS_MAX_GB;
 use crate::job::space;
 
 /// What Fly gives a machine that asks for nothing, gigabytes. Asking for less saves nothing.
 /// <https://community.fly.io/t/17825>
 const FLY_DEFAULT_GB: u32 = 8;
-/// Fly refuses more. Not documented: measured by others (2026).
-const FLY_MOST_GB: u32 = 50;
 /// With less no input fits beside the image.
 const LEAST_GB: u32 = 2;
 /// Bytes of the worker's image, unpacked, and of whatever else a machine writes.
@@ -52,9 +51,9 @@ impl MachineDisk {
     /// When no machine has such a disk, or the inputs do not fit on it.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
         let invalid = |name, why| ConfigError::Invalid { name, why };
-        let what = format!("a whole number of gigabytes from {LEAST_GB} to {FLY_MOST_GB}");
+        let what = format!("a whole number of gigabytes from {LEAST_GB} to {ROOTFS_MAX_GB}");
         let size_gb: Option<u32> = env.parsed(DISK, &what)?;
-        if size_gb.is_some_and(|gb| !(LEAST_GB..=FLY_MOST_GB).contains(&gb)) {
+        if size_gb.is_some_and(|gb| !(LEAST_GB..=ROOTFS_MAX_GB).contains(&gb)) {
             return Err(invalid(DISK, format!("it must be {what}")));
         }
         let max_input: Option<u64> = env.parsed(INPUT, "a whole number of bytes")?;
@@ -62,14 +61,14 @@ impl MachineDisk {
             (None, None) => Ok(Self::default()),
             (Some(size_gb), None) => Ok(Self { size_gb, max_input: space::largest_input(usable(size_gb)) }),
             (None, Some(max_input)) => match gigabytes_for(max_input) {
-                size_gb if size_gb <= FLY_MOST_GB => {
+                size_gb if size_gb <= ROOTFS_MAX_GB => {
                     Ok(Self { size_gb: size_gb.max(FLY_DEFAULT_GB), max_input })
                 }
                 size_gb => {
-                    let most = space::largest_input(usable(FLY_MOST_GB));
+                    let most = space::largest_input(usable(ROOTFS_MAX_GB));
                     let why = format!(
                         "such inputs and what is made of them need a disk of {size_gb} GB, and a Fly machine has \
-                         {FLY_MOST_GB} GB at most: set it to {most} or less"
+                         {ROOTFS_MAX_GB} GB at most: set it to {most} or less"
                     );
                     Err(invalid(INPUT, why))
                 }
@@ -131,6 +130,12 @@ mod tests {
     }
 
     #[test]
+    fn what_always_fits_does_so_on_the_smallest_disk() {
+        let (_, most) = read(Some("2"), None).unwrap();
+        assert!(most >= space::ALWAYS_FITS, "{most}");
+    }
+
+    #[test]
     fn what_does_not_fit_says_what_would() {
         let too_large = read(None, Some("50000000000")).unwrap_err();
         assert!(too_large.starts_with(INPUT) && too_large.contains("20936402651"), "{too_large}");
@@ -151,7 +156,7 @@ mod tests {
         fn whatever_is_read_fits(disk in prop::option::of(0..60_u32), input in prop::option::of(0..60_000_000_000_u64)) {
             let (disk, input) = (disk.map(|n| n.to_string()), input.map(|n| n.to_string()));
             if let Ok((size_gb, max_input)) = read(disk.as_deref(), input.as_deref()) {
-                prop_assert!(size_gb <= FLY_MOST_GB);
+                prop_assert!(size_gb <= ROOTFS_MAX_GB);
                 prop_assert!(space::disk_for(max_input) <= usable(size_gb));
                 prop_assert!(max_input > 0 || input.as_deref() == Some("0"));
             }

@@ -60,6 +60,9 @@ pub(super) enum LaunchFailure {
 /// A create whose machine no list has shown yet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Launch {
+    /// When the create was sent.
+    pub sent_at: Moment,
+    /// When it was answered, or given up.
     pub at: Moment,
     /// Where Fly said which it is.
     pub machine: Option<MachineId>,
@@ -244,10 +247,10 @@ impl Memory {
                         seen.launched(sent_at, sent_at);
                     }
                 }
-                self.launches.insert(slot, Launch { at: now, machine: machine.clone(), created });
+                self.launches.insert(slot, Launch { sent_at, at: now, machine: machine.clone(), created });
             }
             Outcome::Unknown => {
-                self.launches.insert(slot, Launch { at: now, machine: None, created: true });
+                self.launches.insert(slot, Launch { sent_at, at: now, machine: None, created: true });
             }
             Outcome::NoCapacity => {
                 self.full_regions.insert(region.to_owned(), now + policy.deadlines.region);

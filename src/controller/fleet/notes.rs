@@ -199,10 +199,11 @@ impl Memory {
             && launch.created
             && launch.machine.as_ref().is_none_or(|id| *id == machine.id)
         {
-            let at = launch.at;
+            // Its worker may have come, and gone, before the create was answered.
+            let (sent_at, at) = (launch.sent_at, launch.at);
             self.machines.entry(machine.id.clone()).or_insert_with(|| {
                 let mut seen = Seen::new(slot, MachineState::Creating, at);
-                seen.launched(at, at);
+                seen.launched(sent_at, at);
                 seen
             });
         }

@@ -43,6 +43,8 @@ pub const POOL: &str = "tcoder_pool";
 
 /// Metadata key under which a machine carries the size of its disk, gigabytes.
 pub const DISK_GB: &str = "tcoder_disk_gb";
+/// The worker's setting of the largest input it takes, bytes.
+pub(super) const MAX_INPUT_BYTES: &str = "WORKER_MAX_INPUT_BYTES";
 
 /// How the machine of `slot` is made. `launch_id` tells one create from another of the same name;
 /// `env` is what every worker needs (`REDIS_URL` and such belong into the app's secrets, not here).
@@ -67,7 +69,7 @@ pub fn launch_config(
     );
     if let Some(disk) = policy.disk {
         metadata.insert(DISK_GB.to_owned(), disk.size_gb().to_string());
-        env.insert("WORKER_MAX_INPUT_BYTES".to_owned(), disk.max_input().to_string());
+        env.insert(MAX_INPUT_BYTES.to_owned(), disk.max_input().to_string());
     }
     MachineConfig {
         image: policy.image.clone(),
@@ -85,8 +87,13 @@ pub fn launch_config(
 /// What a list shows of a machine that was made from `image` with the disk that is the default.
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn listed_config(image: &str) -> MachineConfig {
-    let metadata = [(DISK_GB.to_owned(), super::disk::MachineDisk::default().size_gb().to_string())];
-    MachineConfig { image: image.to_owned(), metadata: metadata.into(), ..MachineConfig::default() }
+    let disk = super::disk::MachineDisk::default();
+    MachineConfig {
+        image: image.to_owned(),
+        metadata: [(DISK_GB.to_owned(), disk.size_gb().to_string())].into(),
+        env: [(MAX_INPUT_BYTES.to_owned(), disk.max_input().to_string())].into(),
+        ..MachineConfig::default()
+    }
 }
 
 #[cfg(test)]

@@ -13,13 +13,11 @@ use serde_json::Value;
 
 use super::world::{Reply, refuse};
 use crate::flyprovider::guest::{self, Guest, GuestError};
-use crate::flyprovider::{MachineConfig, StopSignal};
+use crate::flyprovider::{MachineConfig, ROOTFS_MAX_GB, StopSignal};
 
 /// Fly gives a process no more time to stop than this.
 const STOP_MAX: Duration = Duration::from_secs(300);
-/// The largest root file system, in GB.
-const ROOTFS_MAX: u64 = 50;
-/// What Fly's own names of apps and DNS labels have at most.
+/// Longest name, characters: that of a DNS label, as Fly's names of apps have it.
 const NAME_MAX: usize = 63;
 
 /// The regions there are, each with the aliases of where it lies (Fly's "Machine Placement").
@@ -163,7 +161,7 @@ fn check_name(name: &str) -> Result<(), Reply> {
         return Ok(());
     }
     let text =
-        format!("invalid name {name:?}, must have {NAME_MAX} numbers, lowercase letters and dashes at most");
+        format!("invalid name {name:?}, must be at most {NAME_MAX} digits, lowercase letters and dashes");
     Err(refuse(400, "invalid_argument", text))
 }
 
@@ -187,8 +185,8 @@ impl Config {
             stop.read()?;
         }
         if let Some(rootfs) = &self.rootfs {
-            if rootfs.size_gb.is_some_and(|size| size > ROOTFS_MAX) {
-                let text = format!("invalid config.rootfs.size_gb, cannot exceed {ROOTFS_MAX} GB");
+            if rootfs.size_gb.is_some_and(|size| size > ROOTFS_MAX_GB.into()) {
+                let text = format!("invalid config.rootfs.size_gb, cannot exceed {ROOTFS_MAX_GB} GB");
                 return Err(plain(text));
             }
             if !matches!(rootfs.persist.as_deref(), None | Some("" | "never" | "always" | "restart")) {

@@ -28,4 +28,4 @@ for i = 1, #list, 2 do
 end
 return { now, redis.call('ZCARD', pending), since, due, next_due, redis.call('GET', P .. 'fleet:paused') or '',
   redis.call('HVALS', pool), redis.call('ZRANGE', alive, 0, -1, 'WITHSCORES'), held,
-  redis.call('ZRANGE', heard, 0, -1, 'WITHSCORES') }
+  redis.call('ZRANGEBYSCORE', heard, now - 86400000, '+inf', 'WITHSCORES') }

@@ -5,6 +5,7 @@ local refused, now = redis.call('ZSCORE', retired, machine), clock()
 -- Outlives the worker: the machine's launch was a good one, even if nobody looked while the worker was there.
 redis.call('ZADD', heard, now, machine)
 redis.call('ZREMRANGEBYSCORE', heard, '-inf', now - 86400000)
+redis.call('PEXPIRE', heard, 86400000)
 if refused and tonumber(refused) > now then return 0 end
 redis.call('HSET', pool, worker, record)
 redis.call('ZADD', alive, till, worker)

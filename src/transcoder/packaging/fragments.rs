@@ -81,6 +81,11 @@ impl Init {
                 skip(&header, &mut file)?;
             }
         }
+        // Going behind a box that was cut short is no error to a file.
+        let is_cut = |fragment: &Fragment| fragment.first_sample_end > bytes;
+        if file.stream_position()? > bytes || fragments.iter().any(is_cut) {
+            return Err(Mp4Error::Read(std::io::ErrorKind::UnexpectedEof.into()));
+        }
         if fragments.is_empty() {
             return Err(Mp4Error::Missing("samples"));
         }
@@ -172,11 +177,18 @@ mod tests {
     fn finds_each_fragment_of_a_segment_whatever_stands_between() {
         let mut bytes = b"\0\0\0\x10stypmsdh\0\0\0\0".to_vec();
         moof(&[50, 9, 9], None, 4000).write_to(&mut bytes).unwrap();
-        bytes.extend(b"\0\0\0\x0cmdat1234");
+        // Samples begin 200 bytes behind the beginning of their moof box.
+        let mdat = |bytes: &mut Vec<u8>| {
+            bytes.extend(b"\0\0\x01\0mdat");
+            bytes.extend([0; 0x100 - 8]);
+        };
+        mdat(&mut bytes);
         let second = bytes.len() as u64;
         moof(&[30], Some(NOT_A_SYNC_SAMPLE), 5000).write_to(&mut bytes).unwrap();
-        bytes.extend(b"\0\0\0\0mdat567");
+        mdat(&mut bytes);
         let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes[..bytes.len() - 1]).unwrap();
+        assert!(INIT.fragments(file.path()).is_err(), "the last box is cut short");
         std::fs::write(file.path(), &bytes).unwrap();
         let (size, fragments) = INIT.fragments(file.path()).unwrap();
         assert_eq!(size, bytes.len() as u64);

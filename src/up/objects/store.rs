@@ -15,7 +15,8 @@ use super::index::{Freed, Index};
 use super::record::Object;
 use super::{Buckets, internal, old};
 
-/// Parts of an upload nobody completed are removed after this long (R2: a week).
+/// Parts of an upload that nobody completed are removed at the next start after this time. (R2 removes them after a
+/// week.)
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
 /// The objects, and where messages about them go.

@@ -57,10 +57,7 @@ async fn own(workers: u16, name: &str) -> Site {
 #[tokio::test]
 async fn a_pool_whose_machines_fly_does_not_sell_is_refused_by_the_api_server() {
     let site = site("sizes").await;
-    let minor = site.client.apiserver_version().await.unwrap().minor;
-    let minor: u32 = minor.trim_end_matches('+').parse().unwrap();
-    // Rules in CEL are on by default from 1.25 on.
-    let knows_cel = minor >= 25;
+    let knows_cel = cluster::bare().await.evaluates_cel().await;
     for (guest, words, refused) in [
         (json!({"size": "performance-3x"}), "spec.guest.size", true),
         (json!({"size": "shared-cpu-16x"}), "spec.guest.size", true),

@@ -494,14 +494,17 @@ fn an_old_image_is_replaced_when_idle_and_never_started() {
 }
 
 #[test]
-fn a_machine_with_another_disk_is_replaced_as_one_of_another_image_is() {
-    let mut desk = Desk::new(&[(1, Stopped, Nobody)], 1);
-    assert_eq!(desk.steps(), ["start m1"]);
-    let read = |name: &str| (name == "FLY_WORKER_DISK_GB").then(|| "40".to_owned());
-    desk.policy.disk = Some(MachineDisk::read(&Env::of(read)).unwrap());
-    assert_eq!(desk.steps(), ["create 02 any", "destroy m1"]);
-    desk.see(&[(1, Started, Busy)], 0);
-    assert!(desk.acts().is_empty(), "its job is not the worse for it");
+fn a_machine_with_another_disk_or_input_limit_is_replaced_as_one_of_another_image_is() {
+    // The second is a limit that the disk of 25 GB, which is the default, would take as well.
+    for set in [("FLY_WORKER_DISK_GB", "40"), ("WORKER_MAX_INPUT_BYTES", "9990000000")] {
+        let mut desk = Desk::new(&[(1, Stopped, Nobody)], 1);
+        assert_eq!(desk.steps(), ["start m1"]);
+        let read = |name: &str| (name == set.0).then(|| set.1.to_owned());
+        desk.policy.disk = Some(MachineDisk::read(&Env::of(read)).unwrap());
+        assert_eq!(desk.steps(), ["create 02 any", "destroy m1"], "{set:?}");
+        desk.see(&[(1, Started, Busy)], 0);
+        assert!(desk.acts().is_empty(), "its job is not the worse for it");
+    }
 }
 
 #[test]

@@ -100,7 +100,9 @@ fn refused(text: &str, redaction: &Redaction) -> QueueError {
     }
 }
 
-/// A result, whose strings are base64 but for the status `OK`.
+/// A result, whose strings are base64 but for the status `OK`. Upstash's own client takes a string that is not
+/// base64 as it comes; here it is an error, since a service that does not encode would be read wrongly whenever a
+/// text happens to look like base64.
 fn reply(value: Value) -> Result<Reply, QueueError> {
     Ok(match value {
         Value::Null => Reply::Nil,
