@@ -81,9 +81,9 @@ pub mod reason {
     /// Queued.
     pub const QUEUED: &str = "Queued";
     /// As it should be.
-    pub const AS_DESIRED: &str = "AsDesired";
+    pub const AS_DESIRED: &str = "Reconciled";
     /// The reconciler acts on another pool.
-    pub const ANOTHER_POOL: &str = "AnotherPoolActs";
+    pub const ANOTHER_POOL: &str = "PoolNotActive";
     /// No Fly token or app is configured.
     pub const FLY_NOT_CONFIGURED: &str = "FlyNotConfigured";
     /// `spec.paused`, `tcoder fleet pause` or `FLEET_PAUSED`.

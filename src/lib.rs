@@ -7,23 +7,23 @@
 //! |---|---|
 //! | [`job`] | the domain: ids, presets, qualities, the state machine, results. Pure |
 //! | [`config`] | the environment, read once into typed values |
-//! | [`pace`] | time limits and pauses, in a process and at the edge |
+//! | [`time`] | time limits and pauses, in a process and at the edge |
 //! | [`net`] | outgoing HTTP that refuses private addresses |
 //! | [`trace`] | one OpenTelemetry trace over API, queue and worker |
-//! | [`serve`] | incoming HTTP within limits |
-//! | [`process`] | child processes that end with their parent |
+//! | [`http_server`] | incoming HTTP within limits |
+//! | [`child`] | child processes that end with their parent |
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
 //! | [`metrics`] | what is counted and measured, as Prometheus or OpenMetrics text |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
 //! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
 //! | [`crd`] | the custom resources TranscodeJob and WorkerPool, and their schemas |
 //! | [`webhook`] | signing, and the outbox |
-//! | [`hub`] | one reader of the stream of changes for the whole process |
-//! | [`housekeeping`] | what has to happen without anybody asking: leases, uploads, webhooks that are owed |
+//! | [`event_bus`] | one reader of the stream of changes for the whole process |
+//! | [`janitor`] | what has to happen without anybody asking: leases, uploads, webhooks that are owed |
 //! | [`controller`] | the fleet: how many machines there should be; the operator: TranscodeJobs and WorkerPools |
 //! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
 //! | [`api`] | the HTTP API |
-//! | [`up`] | all of it on one machine: redis-server, an S3 server over a folder, api, the fleet on an emulator |
+//! | [`standalone`] | all of it on one machine: redis-server, an S3 server over a folder, api, the fleet on an emulator |
 //! | [`edge`] | the API, an event consumer and a clock as a Cloudflare Worker |
 //! | [`cli`] | the command line's talk: tables, progress bars, exit codes |
 //!
@@ -31,12 +31,14 @@
 //! always asked for over the Fly Machines API, a worker is always the process `tcoder worker`; on a
 //! laptop too.
 //!
-//! At the edge, compiled to wasm32, are [`job`], [`config`], [`net`], [`pace`], [`queue`] over REST,
+//! At the edge, compiled to wasm32, are [`job`], [`config`], [`net`], [`time`], [`queue`] over REST,
 //! [`metrics`], addresses and events of [`storage`] with looks into the buckets, the client and the shared
-//! limit in [`flyprovider`], [`webhook`], [`housekeeping`] and the fleet by the visit, the plan and the visits of
+//! limit in [`flyprovider`], [`webhook`], [`janitor`] and the fleet by the visit, the plan and the visits of
 //! [`controller`], [`api`], and [`edge`]. The rest is native.
 
 pub mod api;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod child;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod cli;
 pub mod config;
@@ -44,23 +46,21 @@ pub mod controller;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod crd;
 pub mod edge;
-pub mod flyprovider;
-pub mod housekeeping;
 #[cfg(not(target_arch = "wasm32"))]
-pub mod hub;
+pub mod event_bus;
+pub mod flyprovider;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod http_server;
+pub mod janitor;
 pub mod job;
 pub mod metrics;
 pub mod net;
-pub mod pace;
-#[cfg(not(target_arch = "wasm32"))]
-pub mod process;
 pub mod queue;
 #[cfg(not(target_arch = "wasm32"))]
-pub mod serve;
+pub mod standalone;
 pub mod storage;
+pub mod time;
 pub mod trace;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod transcoder;
-#[cfg(not(target_arch = "wasm32"))]
-pub mod up;
 pub mod webhook;

@@ -19,10 +19,10 @@ use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHO
 use url::Url;
 
 use crate::job::{Job, JobSpec, Millis, State};
-use crate::net::{Guard, PostError, Poster};
-use crate::pace::Instant;
+use crate::net::{EgressPolicy, PostError, WebhookHttp};
 use crate::queue::{Delivery, DeliveryState, Outbox, Queue, QueueError, backoff};
-use crate::storage::links::{Links, wall_clock};
+use crate::storage::urls::{UrlSigner, now_millis};
+use crate::time::Instant;
 
 /// First wait after a failed try; doubled each time up to [`RETRY_CAP`].
 const RETRY_BASE: Duration = Duration::from_secs(5);
@@ -97,12 +97,12 @@ impl MessageType {
 
 /// How a try went.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Try {
+enum DeliveryOutcome {
     Delivered,
     /// It may work later.
     Failed(String),
     /// It never will.
-    Hopeless(String),
+    Permanent(String),
 }
 
 /// Signs messages. Shows its secret nowhere.
@@ -128,7 +128,7 @@ impl Key {
 
 /// A key that is not to be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum NoKey {
+pub enum KeyUnavailable {
     /// Perhaps later; why.
     NotNow(String),
     /// Never; why.
@@ -136,15 +136,15 @@ pub enum NoKey {
 }
 
 /// Where the keys are that sign jobs' webhooks.
-pub trait Keys: Send + Sync {
+pub trait SigningKeys: Send + Sync {
     /// The key of this job.
-    fn key<'a>(&'a self, job: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, NoKey>>;
+    fn key<'a>(&'a self, job: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, KeyUnavailable>>;
 }
 
 /// The one key of an installation, whatever the job.
-pub struct OneKey(Arc<Key>);
+pub struct StaticKey(Arc<Key>);
 
-impl OneKey {
+impl StaticKey {
     /// The key in this secret.
     ///
     /// # Errors
@@ -154,54 +154,54 @@ impl OneKey {
     }
 }
 
-impl Keys for OneKey {
-    fn key<'a>(&'a self, _: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, NoKey>> {
+impl SigningKeys for StaticKey {
+    fn key<'a>(&'a self, _: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, KeyUnavailable>> {
         std::future::ready(Ok(Arc::clone(&self.0))).boxed()
     }
 }
 
 /// What webhooks are sent with.
-pub struct Mail {
+pub struct WebhookSender {
     /// Which are sent.
     pub outbox: Outbox,
     /// Calls the receivers.
-    pub caller: Caller,
+    pub caller: WebhookClient,
     /// Signs.
-    pub keys: Arc<dyn Keys>,
+    pub keys: Arc<dyn SigningKeys>,
 }
 
-impl Mail {
+impl WebhookSender {
     /// What an installation sends with its own key.
     ///
     /// # Errors
     /// When the secret cannot be used.
-    pub fn of_installation(secret: &SecretString, guard: Guard) -> Result<Self, WebhookError> {
-        let keys = Arc::new(OneKey::new(secret)?);
-        Ok(Self { outbox: Outbox::Installation, caller: Caller::new(guard)?, keys })
+    pub fn of_installation(secret: &SecretString, guard: EgressPolicy) -> Result<Self, WebhookError> {
+        let keys = Arc::new(StaticKey::new(secret)?);
+        Ok(Self { outbox: Outbox::Installation, caller: WebhookClient::new(guard)?, keys })
     }
 }
 
 /// Calls receivers; cheap to clone.
 #[derive(Clone)]
-pub struct Caller(Poster);
+pub struct WebhookClient(WebhookHttp);
 
-impl Caller {
+impl WebhookClient {
     /// One that calls only what `guard` lets through.
     ///
     /// # Errors
     /// When the machine's certificates cannot be loaded.
-    pub fn new(guard: Guard) -> Result<Self, WebhookError> {
-        Ok(Self(Poster::new(guard, ANSWER_TIMEOUT)?))
+    pub fn new(guard: EgressPolicy) -> Result<Self, WebhookError> {
+        Ok(Self(WebhookHttp::new(guard, ANSWER_TIMEOUT)?))
     }
 
-    async fn send(&self, key: &Key, url: &Url, id: &str, now: Millis, body: String) -> Try {
+    async fn send(&self, key: &Key, url: &Url, id: &str, now: Millis, body: String) -> DeliveryOutcome {
         let Some(headers) = headers(key, id, now.0 / 1000, &body) else {
-            return Try::Hopeless("the message could not be signed".into());
+            return DeliveryOutcome::Permanent("the message could not be signed".into());
         };
         match self.0.post(url, headers, body).await {
-            Ok(status) => judge(status),
-            Err(PostError::Refused(refused)) => Try::Hopeless(refused.to_string()),
-            Err(error) => Try::Failed(error.to_string()),
+            Ok(status) => check_url(status),
+            Err(PostError::UrlRefused(refused)) => DeliveryOutcome::Permanent(refused.to_string()),
+            Err(error) => DeliveryOutcome::Failed(error.to_string()),
         }
     }
 }
@@ -223,16 +223,18 @@ fn headers(key: &Key, id: &str, seconds: i64, body: &str) -> Option<HeaderMap> {
 
 /// What an answer means: 2xx is delivered, 410 asks to stop (as Standard Webhooks has it), all else is
 /// tried again.
-fn judge(status: StatusCode) -> Try {
+fn check_url(status: StatusCode) -> DeliveryOutcome {
     if status.is_success() {
-        Try::Delivered
+        DeliveryOutcome::Delivered
     } else if status == StatusCode::GONE {
-        Try::Hopeless("the receiver answered 410 Gone".into())
+        DeliveryOutcome::Permanent("the receiver answered 410 Gone".into())
     } else if status.is_redirection() {
         let status = status.as_u16();
-        Try::Failed(format!("the receiver redirects ({status}); webhookUrl has to be its final address"))
+        DeliveryOutcome::Failed(format!(
+            "the receiver redirects ({status}); webhookUrl has to be its final address"
+        ))
     } else {
-        Try::Failed(format!("the receiver answered {}", status.as_u16()))
+        DeliveryOutcome::Failed(format!("the receiver answered {}", status.as_u16()))
     }
 }
 
@@ -256,7 +258,7 @@ pub async fn take(
     now: Millis,
     room: usize,
 ) -> Result<(Vec<(Delivery, DeliveryState)>, Option<Millis>), QueueError> {
-    queue.take_deliveries(outbox, now, u32::try_from(room).unwrap_or(u32::MAX), HOLD).await
+    queue.claim_deliveries(outbox, now, u32::try_from(room).unwrap_or(u32::MAX), HOLD).await
 }
 
 /// Whether the job's end that is to be told is still the job's: after a retry it lives on, and its next
@@ -271,41 +273,41 @@ fn is_current(delivery: &Delivery, job: &Job) -> bool {
 /// When Redis fails; the delivery is due again a minute after it was taken.
 pub async fn deliver(
     queue: &Queue,
-    mail: &Mail,
-    links: &Links,
+    mail: &WebhookSender,
+    links: &UrlSigner,
     now: Millis,
     delivery: Delivery,
     mut state: DeliveryState,
 ) -> Result<Option<Duration>, QueueError> {
     let began = Instant::now();
-    let done = async || queue.drop_delivery(&delivery).await.map(|()| None);
+    let done = async || queue.remove_delivery(&delivery).await.map(|()| None);
     let job = queue.get(delivery.job).await?;
     let Some((job, url)) = job.and_then(|job| Some((job.clone(), job.spec.webhook_url?))) else {
         return done().await;
     };
     if !is_current(&delivery, &job) {
-        tracing::info!(job = %delivery.job, state = %delivery.state, "webhook dropped: the job was retried");
+        tracing::info!(job = %delivery.job, state = %delivery.state, "webhook delivery dropped: the job was retried");
         return done().await;
     }
     let id = format!("msg_{}_{}_{}", delivery.job, delivery.epoch, delivery.state);
     let outcome = match mail.keys.key(&job.spec).await {
         Ok(key) => match body(&delivery, job, links) {
-            Ok(body) => mail.caller.send(&key, &url, &id, wall_clock(), body).await,
-            Err(error) => Try::Failed(error.to_string()),
+            Ok(body) => mail.caller.send(&key, &url, &id, now_millis(), body).await,
+            Err(error) => DeliveryOutcome::Failed(error.to_string()),
         },
-        Err(NoKey::NotNow(why)) => Try::Failed(why),
-        Err(NoKey::Never(why)) => Try::Hopeless(why),
+        Err(KeyUnavailable::NotNow(why)) => DeliveryOutcome::Failed(why),
+        Err(KeyUnavailable::Never(why)) => DeliveryOutcome::Permanent(why),
     };
     let why = match outcome {
-        Try::Delivered => {
+        DeliveryOutcome::Delivered => {
             tracing::info!(job = %delivery.job, state = %delivery.state, "webhook delivered");
             return done().await;
         }
-        Try::Hopeless(why) => {
-            tracing::warn!(job = %delivery.job, why, "webhook given up");
+        DeliveryOutcome::Permanent(why) => {
+            tracing::warn!(job = %delivery.job, why, "webhook delivery abandoned");
             return done().await;
         }
-        Try::Failed(why) => why,
+        DeliveryOutcome::Failed(why) => why,
     };
     state.failures += 1;
     state.first_try.get_or_insert(now);
@@ -313,25 +315,25 @@ pub async fn deliver(
     match next_wait(&state, now) {
         Some((least, most)) => {
             let wait = least + backoff::full_jitter(1, most - least, most - least);
-            tracing::info!(job = %delivery.job, why, failures = state.failures, "webhook tried, again later");
+            tracing::info!(job = %delivery.job, why, failures = state.failures, "webhook delivery failed; retrying later");
             let from_now = i64::try_from((began.elapsed() + wait).as_millis()).unwrap_or(i64::MAX);
             queue.retry_delivery(&delivery, &state, now.plus(from_now)).await?;
             Ok(Some(wait))
         }
         None => {
-            tracing::warn!(job = %delivery.job, why, "webhook given up after a day");
+            tracing::warn!(job = %delivery.job, why, "webhook delivery abandoned after a day");
             done().await
         }
     }
 }
 
-fn body(delivery: &Delivery, job: Job, links: &Links) -> Result<String, WebhookError> {
+fn body(delivery: &Delivery, job: Job, links: &UrlSigner) -> Result<String, WebhookError> {
     let words = |e: &dyn std::fmt::Display| WebhookError::Message(e.to_string());
-    let job = links.fill(job, wall_clock(), None).map_err(|e| words(&e))?;
+    let job = links.with_urls(job, now_millis(), None).map_err(|e| words(&e))?;
     let kind = MessageType::of(delivery.state).ok_or_else(|| words(&"the job has not ended"))?;
     let message = Message {
         kind,
-        timestamp: job.timestamps.completed_at.unwrap_or_else(wall_clock).to_string(),
+        timestamp: job.timestamps.completed_at.unwrap_or_else(now_millis).to_string(),
         data: &job,
     };
     serde_json::to_string(&message).map_err(|e| words(&e))
@@ -354,11 +356,11 @@ mod tests {
     #[test]
     fn only_2xx_is_delivered_and_only_410_hopeless() {
         for (status, good) in [(200, true), (204, true), (301, false), (404, false), (500, false)] {
-            let judged = judge(StatusCode::from_u16(status).unwrap());
-            assert_eq!(judged == Try::Delivered, good, "{status}");
-            assert!(!matches!(judged, Try::Hopeless(_)));
+            let judged = check_url(StatusCode::from_u16(status).unwrap());
+            assert_eq!(judged == DeliveryOutcome::Delivered, good, "{status}");
+            assert!(!matches!(judged, DeliveryOutcome::Permanent(_)));
         }
-        assert!(matches!(judge(StatusCode::GONE), Try::Hopeless(_)));
+        assert!(matches!(check_url(StatusCode::GONE), DeliveryOutcome::Permanent(_)));
     }
 
     #[test]
@@ -419,7 +421,7 @@ mod tests {
         });
         let storage = crate::config::StorageConfig::read(&env).unwrap();
         let message = |api: Option<&str>| -> serde_json::Value {
-            let links = Links::new(&storage, api.map(|url| url.parse().unwrap())).unwrap();
+            let links = UrlSigner::new(&storage, api.map(|url| url.parse().unwrap())).unwrap();
             serde_json::from_str(&body(&told, completed.clone(), &links).unwrap()).unwrap()
         };
         let outputs = &message(None)["data"]["outputs"];

@@ -78,7 +78,7 @@ async fn idle(edge: &Edge) {
     let rest = edge.fly.until(|machines| machines.iter().all(|m| m.state == MachineState::Stopped));
     tokio::time::timeout(Duration::from_secs(120), rest).await.expect("machines stay up");
     // The next event comes by itself, not on the heels of the last.
-    let (now, until) = tokio::join!(edge.queue.clock(), edge.queue.fleet_held_until());
+    let (now, until) = tokio::join!(edge.queue.clock(), edge.queue.fleet_lock_expiry());
     let left = until.unwrap().map_or(0, |until| until.0 - now.unwrap().now().0);
     tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
 }
@@ -114,7 +114,7 @@ async fn events(figures: &mut Figures) {
 
 /// The median of `POST /api/upload` there over the one here, asked in turn.
 async fn compared() -> f64 {
-    let edge = Setup::over(shared()).set("FLEET", "elsewhere").start().await;
+    let edge = Setup::over(shared()).set("EDGE_FLEET", "disabled").start().await;
     let native = guarded().await;
     let mut times: [Vec<f64>; 2] = Default::default();
     for round in 0..ASKED + 20 {

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use tcoder::config::RedisConfig;
 use tcoder::controller::fleet::{Deadlines, FleetPolicy, Moment, plan, simulation};
-use tcoder::controller::reconciler::{Parts, Reconciler};
+use tcoder::controller::reconciler::{Reconciler, ReconcilerDeps};
 use tcoder::flyprovider::emulator::{self, Action, Emulator, EmulatorHandle, Request};
 use tcoder::flyprovider::{Fly, Limit, MachineState};
 use tcoder::job::{JobId, JobSpec, Ladder, Preset};
 use tcoder::metrics::Metrics;
-use tcoder::queue::{FlyRate, Queue, Start};
+use tcoder::queue::{Queue, RequestRate, SubmitMode};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -22,8 +22,11 @@ use crate::command_count::CommandCount;
 use crate::redis_server::{PrivateRedis, private_redis};
 use crate::{Figures, median};
 
-const REQUESTS: [&str; 3] =
-    ["enqueue_to_fly_request_ms_p50", "enqueue_to_fly_request_ms_p99", "enqueue_to_create_request_ms_p50"];
+const REQUESTS: [&str; 3] = [
+    "enqueue_to_provider_request_ms_p50",
+    "enqueue_to_provider_request_ms_p99",
+    "enqueue_to_create_request_ms_p50",
+];
 const CONVERGE: [&str; 2] = ["converge_calls_over_minimum", "converge_0_to_10_over_floor"];
 const PLAN: &str = "reconcile_10k_machines_ms";
 const IDLE: &str = "idle_commands_per_reconciler_minute";
@@ -93,10 +96,10 @@ impl Cloud {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let began = Instant::now();
         let fly = Emulator::start(options, listener, stop_fly.clone()).unwrap();
-        let parts = Parts {
+        let parts = ReconcilerDeps {
             queue: queue.clone(),
             fly: Fly::new(&fly.fly_config()).unwrap(),
-            limit: Limit::new(queue.clone(), FlyRate::default()),
+            limit: Limit::new(queue.clone(), RequestRate::default()),
             policy: watch::channel(policy).1,
             told: watch::Sender::new(None),
             environment: BTreeMap::new(),
@@ -112,7 +115,7 @@ impl Cloud {
     async fn submit(&self) {
         let input = tcoder::job::Input::Key("inputs/video.mp4".parse().unwrap());
         let spec = JobSpec::new(input, Preset::Hls, Ladder::default());
-        self.queue.submit(JobId::new(), &spec, Start::Now).await.unwrap();
+        self.queue.submit(JobId::new(), &spec, SubmitMode::Now).await.unwrap();
     }
 
     /// The first such request after so many of any kind, once it came.

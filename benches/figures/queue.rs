@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tcoder::job::{
     Input, JobId, JobResult, JobSpec, Ladder, Preset, SourceInfo, Timings, VideoInfo, WorkerId,
 };
-use tcoder::queue::{Claim, CompleteOutcome, Queue, Start, WorkerRecord};
+use tcoder::queue::{Claim, CompleteOutcome, Queue, SubmitMode, WorkerRecord};
 use tokio::sync::Mutex;
 
 use crate::Figures;
@@ -18,8 +18,8 @@ const JOBS: u32 = 500;
 pub async fn measure(figures: &mut Figures) {
     if figures.wants(&["queue_commands_per_job", "queue_commands_per_upload"]) {
         for (name, start) in [
-            ("queue_commands_per_job", Start::Now),
-            ("queue_commands_per_upload", Start::OnUpload(Duration::from_secs(3600))),
+            ("queue_commands_per_job", SubmitMode::Now),
+            ("queue_commands_per_upload", SubmitMode::OnUpload(Duration::from_secs(3600))),
         ] {
             let commands = commands_per_job(start).await;
             figures.put(name, commands, "commands");
@@ -81,7 +81,7 @@ async fn enter(queue: &Queue) -> (WorkerId, tcoder::queue::ServerClock) {
 
 /// Everything from the submit to the completion, with one heartbeat, as a worker does it: the bell
 /// before the first claim, a sweep every five seconds.
-async fn commands_per_job(start: Start) -> f64 {
+async fn commands_per_job(start: SubmitMode) -> f64 {
     let server = private_redis(&[]);
     let queue = Queue::connect(&server.config()).await.unwrap();
     let bell = queue.reconnect().await.unwrap();
@@ -98,11 +98,11 @@ async fn commands_per_job(start: Start) -> f64 {
     for _ in 0..JOBS {
         let id = JobId::new();
         queue.submit(id, &spec(), start).await.unwrap();
-        if start != Start::Now {
+        if start != SubmitMode::Now {
             queue.uploaded(id).await.unwrap();
         }
         // One job at a time, so that each wakes a worker that waits.
-        bell.wait_for_bell(Duration::from_secs(5)).await.unwrap();
+        bell.wait_for_wakeup(Duration::from_secs(5)).await.unwrap();
         let sweep = swept.is_none_or(|at| at.elapsed() > Duration::from_secs(5));
         if sweep {
             swept = Some(Instant::now());
@@ -150,7 +150,7 @@ async fn claim_waits() -> Vec<f64> {
                             return;
                         }
                     }
-                    _ => bell.wait_for_bell(Duration::from_secs(1)).await.unwrap(),
+                    _ => bell.wait_for_wakeup(Duration::from_secs(1)).await.unwrap(),
                 }
                 if waits.lock().await.len() >= PACED {
                     return;
@@ -163,7 +163,7 @@ async fn claim_waits() -> Vec<f64> {
         tick.tick().await;
         let id = JobId::new();
         sent.lock().await.insert(id, Instant::now());
-        queue.submit(id, &spec(), Start::Now).await.unwrap();
+        queue.submit(id, &spec(), SubmitMode::Now).await.unwrap();
     }
     workers.join_all().await;
     let waits = waits.lock().await;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use tcoder::config::StorageConfig;
 use tcoder::job::{Input, JobId, JobSpec, Ladder, Preset, State};
-use tcoder::queue::{EventFeed, Queue, Start};
-use tcoder::up::objects::{Buckets, Keys, Objects};
+use tcoder::queue::{EventFeed, Queue, SubmitMode};
+use tcoder::standalone::objects::{Buckets, Keys, Objects};
 use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
@@ -51,7 +51,7 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
             Preset::Default,
             Ladder::default(),
         );
-        queue.submit(JobId::new(), &spec, Start::Now).await.unwrap();
+        queue.submit(JobId::new(), &spec, SubmitMode::Now).await.unwrap();
         let began = Instant::now();
         let mut worker = spawn(&config, &storage, scratch);
         until_claimed(&mut feed).await;

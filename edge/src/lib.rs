@@ -17,7 +17,7 @@ async fn fetch(request: HttpRequest, env: Env, _: Context) -> worker::Result<Res
 
 #[event(queue)]
 async fn queue(batch: MessageBatch<()>, env: Env, _: Context) -> worker::Result<()> {
-    tcoder::edge::consume(batch.raw_iter(), env).await;
+    tcoder::edge::queue(batch.raw_iter(), env).await;
     Ok(())
 }
 
@@ -25,5 +25,5 @@ async fn queue(batch: MessageBatch<()>, env: Env, _: Context) -> worker::Result<
 async fn scheduled(event: ScheduledEvent, env: Env, _: ScheduleContext) {
     #[expect(clippy::cast_possible_truncation, reason = "milliseconds since 1970 fit")]
     let at = tcoder::job::Millis(event.schedule() as i64);
-    tcoder::edge::cron(at, env).await;
+    tcoder::edge::scheduled(at, env).await;
 }

@@ -10,10 +10,10 @@ use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{App, Problem};
+use super::{AppState, Problem};
 
 /// Lets a request through when it carries a valid token, or none is asked for.
-pub async fn require_token(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub async fn require_token(State(app): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     if allowed(&app.config.tokens, request.headers()) {
         next.run(request).await
     } else {

@@ -24,12 +24,12 @@ mod process {
     use tokio_util::sync::CancellationToken;
 
     use super::{Duration, Event, Infallible, IntoResponse, JobId, Response, Sse, Stream};
-    use crate::hub::EventHub;
+    use crate::event_bus::EventBus;
     use crate::job::JobEvent;
 
     /// The stream of changes.
     pub struct Feed {
-        hub: EventHub,
+        event_bus: EventBus,
         /// Ends the connections, which would otherwise outlast a shutdown.
         stopping: CancellationToken,
     }
@@ -41,17 +41,17 @@ mod process {
     }
 
     impl Feed {
-        pub(in crate::api) const fn new(hub: EventHub, stopping: CancellationToken) -> Self {
-            Self { hub, stopping }
+        pub(in crate::api) const fn new(event_bus: EventBus, stopping: CancellationToken) -> Self {
+            Self { event_bus, stopping }
         }
 
-        pub(in crate::api) const fn hub(&self) -> &EventHub {
-            &self.hub
+        pub(in crate::api) const fn event_bus(&self) -> &EventBus {
+            &self.event_bus
         }
 
         /// Everything that happens to this job from now on.
         pub(in crate::api) fn changes(&self, id: JobId) -> Changes {
-            Changes { listener: self.hub.listen(), id }
+            Changes { listener: self.event_bus.subscribe(), id }
         }
 
         pub(in crate::api) fn answer(
@@ -81,7 +81,7 @@ mod process {
 #[cfg(target_arch = "wasm32")]
 mod edge {
     use super::{Duration, Event, Infallible, IntoResponse, JobId, Response, Sse, Stream};
-    use crate::pace::sleep;
+    use crate::time::sleep;
 
     /// Between two looks.
     const PAUSE: Duration = Duration::from_secs(2);

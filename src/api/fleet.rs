@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::requests::{Body, Fields};
-use super::{App, Problem};
+use super::{AppState, Problem};
 use crate::job::Millis;
 use crate::queue::{FleetStatus, Paused, QueueError};
 
@@ -82,7 +82,7 @@ fn is_silent(now: Millis, said: Millis, held_until: Option<Millis>, waits_ms: Op
 fn unreadable(error: QueueError) -> Problem {
     match error {
         QueueError::Data(what) => {
-            tracing::error!(what, "the fleet's status cannot be read");
+            tracing::error!(what, "could not read the fleet's status");
             Problem::unavailable(
                 "what the reconciler says cannot be read here: it is of another version of tcoder; run the \
                  same one everywhere. Pausing and resuming works all the same",
@@ -92,12 +92,12 @@ fn unreadable(error: QueueError) -> Problem {
     }
 }
 
-impl App {
+impl AppState {
     async fn fleet(&self) -> Result<Json<FleetAnswer>, Problem> {
         let queue = &self.queue;
         let told = async { queue.fleet().await.map_err(unreadable) };
         let rest = async {
-            futures::try_join!(queue.stats(), queue.fleet_held_until(), queue.clock()).map_err(Problem::from)
+            futures::try_join!(queue.stats(), queue.fleet_lock_expiry(), queue.clock()).map_err(Problem::from)
         };
         let ((fleet, pause), (stats, held_until, clock)) = futures::try_join!(told, rest)?;
         let now = clock.now();
@@ -108,24 +108,24 @@ impl App {
 }
 
 /// `GET /api/fleet`
-pub async fn get(State(app): State<Arc<App>>) -> Result<Json<FleetAnswer>, Problem> {
+pub async fn get(State(app): State<Arc<AppState>>) -> Result<Json<FleetAnswer>, Problem> {
     app.fleet().await
 }
 
 /// `POST /api/fleet/pause`
 pub async fn pause(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     Body(body): Body<PauseFleet>,
 ) -> Result<Json<FleetAnswer>, Problem> {
     let paused = app.queue.fleet_pause(body.checked()?).await?;
-    tracing::info!(since = %paused.since, reason = paused.reason, "the fleet is paused");
+    tracing::info!(since = %paused.since, reason = paused.reason, "fleet paused");
     app.fleet().await
 }
 
 /// `POST /api/fleet/resume`
-pub async fn resume(State(app): State<Arc<App>>) -> Result<Json<FleetAnswer>, Problem> {
+pub async fn resume(State(app): State<Arc<AppState>>) -> Result<Json<FleetAnswer>, Problem> {
     if app.queue.fleet_resume().await? {
-        tracing::info!("the fleet goes on");
+        tracing::info!("fleet resumed");
     }
     app.fleet().await
 }

@@ -1,7 +1,7 @@
 //! What an object-created event does: the very code for R2's events and for the local server's.
 
 use crate::job::{Input, JobId, JobSpec, Ladder, ObjectKey, Preset};
-use crate::queue::{Queue, QueueError, Start, UploadedOutcome};
+use crate::queue::{Queue, QueueError, SubmitMode, UploadedOutcome};
 use crate::storage::event::{EventError, ObjectEvent};
 use crate::storage::{Bucket, ObjectInfo, Storage, StorageError, layout};
 
@@ -30,7 +30,7 @@ pub enum IngestError {
 
 /// An input has appeared.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Arrival {
+pub struct UploadedObject {
     /// Whose.
     pub job: JobId,
     /// Its key.
@@ -41,7 +41,7 @@ pub struct Arrival {
     pub etag: Option<String>,
 }
 
-impl Arrival {
+impl UploadedObject {
     /// What this event, as R2 documents it, tells of; nothing where it is no creation, or not of an input
     /// of ours.
     ///
@@ -63,7 +63,7 @@ impl Arrival {
     ///
     /// # Errors
     /// When a bucket or Redis fails.
-    pub async fn settle(
+    pub async fn apply(
         &self,
         queue: &Queue,
         storage: &Storage,
@@ -71,7 +71,7 @@ impl Arrival {
     ) -> Result<Ingested, IngestError> {
         match outcome {
             UploadedOutcome::Queued => {
-                tracing::info!(job = %self.job, size = self.size, "the input arrived");
+                tracing::info!(job = %self.job, size = self.size, "input uploaded");
                 Ok(Ingested::Queued(self.job))
             }
             UploadedOutcome::Already(_) => Ok(Ingested::Ignored),
@@ -85,18 +85,18 @@ impl Arrival {
         let is_the_same =
             |found: &ObjectInfo| self.etag.is_none() || found.etag.is_none() || found.etag == self.etag;
         if !found.as_ref().is_some_and(is_the_same) {
-            tracing::warn!(job = %self.job, "an event told of an input that is not there, for a job that is not on record");
+            tracing::warn!(job = %self.job, "ignored an event for a missing input of an unknown job");
             return Ok(Ingested::Ignored);
         }
         if let Ok(manifest) = layout::manifest_key(self.job)
             && storage.head(Bucket::Output, &manifest).await?.is_some()
         {
-            tracing::info!(job = %self.job, "an event told of an input that was encoded already");
+            tracing::info!(job = %self.job, "ignored an event for an input that is already encoded");
             return Ok(Ingested::Ignored);
         }
         let spec = JobSpec::new(Input::Key(self.key.clone()), Preset::default(), Ladder::default());
-        queue.submit(self.job, &spec, Start::Now).await?;
-        tracing::info!(job = %self.job, key = %self.key, "an input without a job: made one, with the default preset");
+        queue.submit(self.job, &spec, SubmitMode::Now).await?;
+        tracing::info!(job = %self.job, key = %self.key, "created a job with the default preset for an input without one");
         Ok(Ingested::Queued(self.job))
     }
 }
@@ -111,7 +111,7 @@ pub async fn ingest_object_event(
     input_bucket: &str,
     message: &[u8],
 ) -> Result<Ingested, IngestError> {
-    let Some(arrival) = Arrival::read(input_bucket, message)? else { return Ok(Ingested::Ignored) };
+    let Some(arrival) = UploadedObject::read(input_bucket, message)? else { return Ok(Ingested::Ignored) };
     let outcome = queue.uploaded(arrival.job).await?;
-    arrival.settle(queue, storage, outcome).await
+    arrival.apply(queue, storage, outcome).await
 }

@@ -10,21 +10,24 @@ use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::requests::{Body, FromInput, Rules, Upload, UploadTicket};
-use super::{App, Problem, RequestOrigin, auth, caller_trace};
+use super::requests::{Body, CreateJobRequest, CreateUploadRequest, CreateUploadResponse, SubmissionLimits};
+use super::{AppState, Problem, RequestOrigin, auth, caller_trace};
 use crate::job::{Input, Job, JobId, JobSpec, State as JobState, space};
-use crate::net::Guard;
-use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, Start, SubmitOutcome};
+use crate::net::EgressPolicy;
+use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, SubmitMode, SubmitOutcome};
 use crate::storage::layout;
-use crate::storage::links::{UPLOAD_WINDOW, upload_ends, wall_clock};
+use crate::storage::urls::{UPLOAD_WINDOW, now_millis, upload_ends};
 
 /// How long a job waits for its video beyond [`UPLOAD_WINDOW`]: storage checks the address when a PUT
 /// begins, and one that began in time may end long after.
 const UPLOAD_GRACE: Duration = Duration::from_secs(23 * 3600);
 
-impl App {
-    const fn rules(&self) -> Rules {
-        Rules { guard: Guard::allow_private(self.config.allow_private_urls), webhooks: self.webhooks }
+impl AppState {
+    const fn rules(&self) -> SubmissionLimits {
+        SubmissionLimits {
+            guard: EgressPolicy::allow_private(self.config.allow_private_urls),
+            webhooks: self.webhooks,
+        }
     }
 
     /// The id a new job gets: the client's, or that of the job its idempotency key made before, or a new one.
@@ -41,7 +44,7 @@ impl App {
         let caller = auth::caller(&self.config.tokens, headers).unwrap_or_default();
         let hash = Sha256::new().chain_update(caller).chain_update(key).finalize();
         let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
-        let remembered = self.queue.remember_key(&hash, id).await?;
+        let remembered = self.queue.bind_idempotency_key(&hash, id).await?;
         if asked.is_some_and(|asked| asked != remembered) {
             return Err(Problem::conflict("this Idempotency-Key was used for a job with another jobId"));
         }
@@ -49,16 +52,16 @@ impl App {
     }
 
     /// Submits; a job that stands there already must ask for the same.
-    async fn put_in(
+    async fn submit_job(
         &self,
         id: JobId,
         spec: &JobSpec,
-        start: Start,
+        start: SubmitMode,
         headers: &HeaderMap,
         origin: &RequestOrigin,
     ) -> Result<(StatusCode, Job), Problem> {
         let trace = caller_trace(headers);
-        let outcome = self.queue.submit_in(trace.as_ref(), id, spec, start).await?;
+        let outcome = self.queue.submit_with_trace(trace.as_ref(), id, spec, start).await?;
         let status = match outcome {
             SubmitOutcome::Created => StatusCode::CREATED,
             SubmitOutcome::Same => StatusCode::OK,
@@ -69,7 +72,7 @@ impl App {
             }
         };
         if outcome == SubmitOutcome::Created {
-            tracing::info!(job = %id, preset = %spec.preset, "submitted");
+            tracing::info!(job = %id, preset = %spec.preset, "job submitted");
         }
         Ok((status, self.read(id, origin).await?))
     }
@@ -81,15 +84,15 @@ impl App {
 
     /// The job as clients see it.
     pub(super) fn present(&self, job: Job, RequestOrigin(api): &RequestOrigin) -> Result<Job, Problem> {
-        let filled = self.links.fill(job, wall_clock(), api.as_ref());
+        let filled = self.links.with_urls(job, now_millis(), api.as_ref());
         filled.map_err(|e| Problem::unavailable(e.to_string()))
     }
 }
 
-impl App {
+impl AppState {
     /// Refuses an upload that no worker would take, where it is known what they take.
     async fn refuse_too_large(&self, size: u64) -> Result<(), Problem> {
-        if size > super::parts::LARGEST {
+        if size > super::parts::MAX_OBJECT_BYTES {
             return Err(Problem::field("fileSize", "an upload may have 5 TiB"));
         }
         let most = match self.config.max_input_bytes {
@@ -113,11 +116,11 @@ impl App {
 
 /// `POST /api/upload`
 pub async fn upload(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     headers: HeaderMap,
     origin: RequestOrigin,
-    Body(body): Body<Upload>,
-) -> Result<(StatusCode, Json<UploadTicket>), Problem> {
+    Body(body): Body<CreateUploadRequest>,
+) -> Result<(StatusCode, Json<CreateUploadResponse>), Problem> {
     let size = body.file_size;
     if let Some(size) = size {
         app.refuse_too_large(size).await?;
@@ -126,9 +129,9 @@ pub async fn upload(
     let name = body.file_name.as_deref().unwrap_or("video");
     let key = layout::input_key(id, name).map_err(|e| Problem::field("fileName", e.to_string()))?;
     let spec = body.spec(key.clone(), app.rules())?;
-    let start = Start::OnUpload(UPLOAD_WINDOW + UPLOAD_GRACE);
-    let (code, job) = app.put_in(id, &spec, start, &headers, &origin).await?;
-    let mut ticket = UploadTicket {
+    let start = SubmitMode::OnUpload(UPLOAD_WINDOW + UPLOAD_GRACE);
+    let (code, job) = app.submit_job(id, &spec, start, &headers, &origin).await?;
+    let mut ticket = CreateUploadResponse {
         job_id: id,
         status: job.status,
         input_key: key,
@@ -137,7 +140,7 @@ pub async fn upload(
         expires_at: None,
     };
     if job.status == JobState::Uploading {
-        let now = wall_clock();
+        let now = now_millis();
         let url = app.links.upload(&ticket.input_key, now);
         ticket.multipart = app.multipart(&ticket.input_key, size, now)?;
         ticket.upload_url = Some(url.map_err(|e| Problem::unavailable(e.to_string()))?);
@@ -148,10 +151,10 @@ pub async fn upload(
 
 /// `POST /api/jobs`
 pub async fn submit(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     headers: HeaderMap,
     origin: RequestOrigin,
-    Body(body): Body<FromInput>,
+    Body(body): Body<CreateJobRequest>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
     let asked = body.wishes.job_id;
     let (spec, delay) = body.spec(app.rules())?;
@@ -162,22 +165,22 @@ pub async fn submit(
         // Another job's upload: allowed, as a second encode of the same video.
         tracing::debug!(job = %id, %key, "uses the upload of another job");
     }
-    let (code, job) = app.put_in(id, &spec, Start::After(delay), &headers, &origin).await?;
+    let (code, job) = app.submit_job(id, &spec, SubmitMode::After(delay), &headers, &origin).await?;
     Ok((code, Json(job)))
 }
 
 /// The id in the path; anything else names no job.
-pub fn id_of(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
+pub fn parse_job_id(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
     path.ok().and_then(|Path(text)| text.parse().ok()).ok_or_else(Problem::no_such_job)
 }
 
 /// `GET /api/jobs/{id}`
 pub async fn get_one(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
-    Ok(Json(app.read(id_of(id)?, &origin).await?))
+    Ok(Json(app.read(parse_job_id(id)?, &origin).await?))
 }
 
 /// The query of a listing.
@@ -190,7 +193,7 @@ pub struct Listing {
 
 /// `GET /api/jobs`
 pub async fn list(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Page>, Problem> {
@@ -215,11 +218,11 @@ pub async fn list(
 
 /// `DELETE /api/jobs/{id}`
 pub async fn cancel(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
-    let id = id_of(id)?;
+    let id = parse_job_id(id)?;
     match app.queue.cancel(id).await? {
         CancelOutcome::Cancelled => tracing::info!(job = %id, "cancelled"),
         CancelOutcome::Ended(JobState::Cancelled) => {}
@@ -233,11 +236,11 @@ pub async fn cancel(
 
 /// `POST /api/jobs/{id}/retry`
 pub async fn retry(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
-    let id = id_of(id)?;
+    let id = parse_job_id(id)?;
     match app.queue.redrive(id).await? {
         RedriveOutcome::Queued => tracing::info!(job = %id, "retried"),
         RedriveOutcome::NeverUploaded => {

@@ -19,10 +19,10 @@ use axum::routing::get;
 use sha2::{Digest as _, Sha256};
 use tower_http::cors::{Any, CorsLayer};
 
-use super::{App, Problem, in_time, problem};
+use super::{AppState, Problem, problem, request_timeout};
 use crate::job::{Epoch, JobId, Millis, ObjectKey};
-use crate::storage::links::wall_clock;
 use crate::storage::media::MediaRefused;
+use crate::storage::urls::now_millis;
 use crate::storage::{Bucket, StorageError, content_type, layout, refers_to_others};
 
 /// The route. Logs and traces show it in the place of the paths, which hold a signature.
@@ -35,7 +35,7 @@ const MARGIN: i64 = 60;
 
 /// The route. Pages of any origin may read what it answers: who holds an address may use it anywhere, and no
 /// cookie goes along.
-pub fn routes() -> Router<Arc<App>> {
+pub fn routes() -> Router<Arc<AppState>> {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD])
@@ -45,19 +45,19 @@ pub fn routes() -> Router<Arc<App>> {
     Router::new()
         .route(ROUTE, get(media))
         .method_not_allowed_fallback(problem::method_not_allowed)
-        .layer(axum::middleware::from_fn(in_time))
+        .layer(axum::middleware::from_fn(request_timeout))
         .layer(cors)
 }
 
 /// `GET /media/{token}/{jobId}/{epoch}/{path}`
 async fn media(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     method: Method,
     headers: HeaderMap,
     path: Result<Path<(String, JobId, Epoch, String)>, PathRejection>,
 ) -> Result<Response, Problem> {
     let Path((token, job, epoch, path)) = path.map_err(|_| Problem::no_such_file())?;
-    let now = wall_clock();
+    let now = now_millis();
     let until = app.links.check(&token, job, epoch, now)?;
     // A key has no dot segments, so this one lies below the attempt's folder.
     let key = layout::attempt_prefix(job, epoch).and_then(|folder| folder.join(&path));
@@ -93,7 +93,7 @@ fn redirect(to: &str, seconds: i64) -> Result<Response, Problem> {
         .into_response())
 }
 
-impl App {
+impl AppState {
     /// The file itself, which anybody may keep for `seconds`.
     async fn document(
         &self,
@@ -103,7 +103,7 @@ impl App {
     ) -> Result<Response, Problem> {
         let found = self.storage.get_small(Bucket::Output, key, DOCUMENT_LIMIT).await.map_err(|error| {
             // The words of the log may name parts of the installation; whoever plays a film needs only the gist.
-            tracing::error!(%key, %error, "an output could not be read");
+            tracing::error!(%key, %error, "could not read an output");
             match error {
                 StorageError::TooLarge { limit } => Problem::file_too_large(limit),
                 _ => {

@@ -6,10 +6,10 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
 
-use super::App;
+use super::AppState;
 use crate::metrics::scrape;
 
 /// `GET /metrics`
-pub async fn metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+pub async fn metrics(State(app): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     scrape(&app.metrics, &app.queue, &headers).await
 }

@@ -25,15 +25,15 @@ mod system;
 
 pub use feed::Feed;
 pub use fleet::{FleetAnswer, PauseFleet};
-pub use ingest::{Arrival, IngestError, Ingested, ingest_object_event};
-pub use parts::{Multipart, PartAddress, PartAddresses, PartsWanted};
+pub use ingest::{IngestError, Ingested, UploadedObject, ingest_object_event};
+pub use parts::{Multipart, PartAddress, SignPartsRequest, SignedParts};
 pub use problem::{Problem, ProblemBody};
 pub use request_origin::RequestOrigin;
-pub use requests::{FromInput, Upload, UploadTicket, Wishes};
+pub use requests::{CreateJobRequest, CreateUploadRequest, CreateUploadResponse, JobOptions};
 pub use system::SystemStatus;
 
 #[cfg(not(target_arch = "wasm32"))]
-use span::traced;
+use span::with_tracing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,10 +48,10 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::config::ApiConfig;
 use crate::metrics::Metrics;
-use crate::pace::within;
 use crate::queue::Queue;
 use crate::storage::Storage;
-use crate::storage::links::Links;
+use crate::storage::urls::UrlSigner;
+use crate::time::timeout;
 use crate::trace::TraceParent;
 
 /// Largest request body, bytes: requests carry words, never videos.
@@ -60,13 +60,13 @@ const BODY_LIMIT: usize = 64 * 1024;
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the handlers share.
-pub struct App {
+pub struct AppState {
     /// The queue.
     pub queue: Queue,
     /// The buckets.
     pub storage: Storage,
     /// Makes addresses of objects.
-    pub links: Links,
+    pub links: UrlSigner,
     /// Who may call, and from where.
     pub config: ApiConfig,
     /// Whether webhooks can be signed; without that none is accepted.
@@ -78,7 +78,7 @@ pub struct App {
 }
 
 /// The whole API over `app`.
-pub fn router(app: Arc<App>) -> Router {
+pub fn router(app: Arc<AppState>) -> Router {
     let cors = cors(&app.config.cors_origins);
     let guarded = Router::new()
         .route("/api/upload", post(jobs::upload))
@@ -95,13 +95,13 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/api/fleet/pause", post(fleet::pause))
         .route("/api/fleet/resume", post(fleet::resume))
         .route("/metrics", get(metrics::metrics))
-        .layer(axum::middleware::from_fn(in_time))
+        .layer(axum::middleware::from_fn(request_timeout))
         .route("/api/jobs/{id}/events", get(sse::job_events))
         .route_layer(axum::middleware::from_fn_with_state(app.clone(), auth::require_token));
     let router = Router::new()
         .merge(guarded)
         .route("/problems/{kind}", get(problem::explain))
-        .route("/healthz", get(system::healthz))
+        .route("/livez", get(system::livez))
         .route("/readyz", get(system::readyz))
         .merge(others())
         .method_not_allowed_fallback(problem::method_not_allowed)
@@ -109,24 +109,24 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(cors)
         .merge(media::routes())
         .with_state(app);
-    traced(router)
+    with_tracing(router)
 }
 
 /// What answers every other path: the page.
 #[cfg(not(target_arch = "wasm32"))]
-fn others() -> Router<Arc<App>> {
+fn others() -> Router<Arc<AppState>> {
     page::routes()
 }
 
 /// The page is none of the Worker's: Cloudflare serves its files.
 #[cfg(target_arch = "wasm32")]
-fn others() -> Router<Arc<App>> {
+fn others() -> Router<Arc<AppState>> {
     Router::new().fallback(problem::no_such_route)
 }
 
 /// Cloudflare keeps a trace of each request.
 #[cfg(target_arch = "wasm32")]
-const fn traced(router: Router) -> Router {
+const fn with_tracing(router: Router) -> Router {
     router
 }
 
@@ -135,9 +135,9 @@ fn caller_trace(headers: &HeaderMap) -> Option<TraceParent> {
     TraceParent::parse(headers.get(TraceParent::HEADER)?.to_str().ok()?)
 }
 
-async fn in_time(request: Request, next: Next) -> Response {
+async fn request_timeout(request: Request, next: Next) -> Response {
     let late = || Problem::unavailable("this took too long; try again in a few seconds").into_response();
-    within(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(late)
+    timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(late)
 }
 
 /// Browsers may call from the origins that are listed; from none by default.
@@ -168,17 +168,17 @@ mod process {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::{App, Feed};
+    use super::{AppState, Feed};
     use crate::config::ApiConfig;
-    use crate::housekeeping::{Errands, Housekeeper};
-    use crate::hub::EventHub;
+    use crate::event_bus::EventBus;
+    use crate::janitor::{Janitor, JanitorTasks};
     use crate::metrics::Metrics;
     use crate::queue::{Queue, QueueError};
     use crate::storage::Storage;
-    use crate::storage::links::Links;
-    use crate::webhook::Mail;
+    use crate::storage::urls::UrlSigner;
+    use crate::webhook::WebhookSender;
 
-    impl App {
+    impl AppState {
         /// An API over this queue and these buckets; its feed lives until `stop`.
         ///
         /// # Errors
@@ -186,27 +186,27 @@ mod process {
         pub async fn start(
             queue: Queue,
             storage: Storage,
-            links: Links,
+            links: UrlSigner,
             config: ApiConfig,
             webhooks: bool,
             metrics: Arc<Metrics>,
             stop: CancellationToken,
         ) -> Result<Arc<Self>, QueueError> {
-            let hub = EventHub::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await?;
-            let feed = Feed::new(hub, stop);
+            let event_bus = EventBus::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await?;
+            let feed = Feed::new(event_bus, stop);
             Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, feed }))
         }
 
         /// One that keeps the same installation tidy.
         #[must_use]
-        pub fn housekeeper(&self, mail: Option<Mail>) -> Housekeeper {
-            let errands = Errands {
+        pub fn janitor(&self, webhooks: Option<WebhookSender>) -> Janitor {
+            let tasks = JanitorTasks {
                 queue: self.queue.clone(),
                 storage: self.storage.clone(),
                 links: self.links.clone(),
-                mail,
+                webhooks,
             };
-            Housekeeper { errands, hub: self.feed.hub().clone() }
+            Janitor { tasks, event_bus: self.feed.event_bus().clone() }
         }
     }
 }

@@ -12,11 +12,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::jobs::id_of;
+use super::jobs::parse_job_id;
 use super::requests::{Body, Fields};
-use super::{App, Problem, RequestOrigin};
+use super::{AppState, Problem, RequestOrigin};
 use crate::job::{Input, Job, JobId, Millis, ObjectKey, State as JobState};
-use crate::storage::links::{upload_ends, wall_clock};
+use crate::storage::urls::{now_millis, upload_ends};
 use crate::storage::{Bucket, layout};
 
 /// Bytes of a part at least. S3 takes parts from 5 MiB on and R2 wants all but the last of one size.
@@ -24,7 +24,7 @@ const LEAST_PART: u64 = 16 << 20;
 /// Parts an upload is cut into at most: S3 and R2 take 10,000.
 const MOST_PARTS: u64 = 10_000;
 /// Largest object S3 takes in parts, bytes.
-pub const LARGEST: u64 = 5 << 40;
+pub const MAX_OBJECT_BYTES: u64 = 5 << 40;
 /// Addresses handed out at a time.
 const AT_ONCE: usize = 100;
 /// Longest upload id; R2's have some 350 characters.
@@ -45,7 +45,7 @@ pub struct Multipart {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(rename = "PartsRequest", extend("required" = ["uploadId"]))]
-pub struct PartsWanted {
+pub struct SignPartsRequest {
     /// The `UploadId` that storage gave out.
     #[schemars(length(min = 1, max = LONGEST_ID))]
     pub upload_id: String,
@@ -54,7 +54,7 @@ pub struct PartsWanted {
     pub part_numbers: Vec<u16>,
 }
 
-impl Fields for PartsWanted {
+impl Fields for SignPartsRequest {
     const OWN: &'static [&'static str] = &["uploadId", "partNumbers"];
     const COMMON: &'static [&'static str] = &[];
 }
@@ -73,7 +73,7 @@ pub struct PartAddress {
 /// The addresses of parts, and those that end their upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct PartAddresses {
+pub struct SignedParts {
     /// In the order they were asked for.
     pub parts: Vec<PartAddress>,
     /// POST there S3's `CompleteMultipartUpload` XML, once all parts are sent.
@@ -91,7 +91,7 @@ fn part_size(size: u64) -> Option<u64> {
     (size > size_of_parts).then_some(size_of_parts)
 }
 
-impl App {
+impl AppState {
     /// How a video of `size` bytes may be sent in parts; nothing where one piece will do.
     pub(super) fn multipart(
         &self,
@@ -118,11 +118,11 @@ impl App {
 
 /// `POST /api/jobs/{id}/parts`
 pub async fn sign(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     id: Result<Path<String>, PathRejection>,
-    Body(wanted): Body<PartsWanted>,
-) -> Result<Json<PartAddresses>, Problem> {
-    let id = id_of(id)?;
+    Body(wanted): Body<SignPartsRequest>,
+) -> Result<Json<SignedParts>, Problem> {
+    let id = parse_job_id(id)?;
     if wanted.upload_id.is_empty() || wanted.upload_id.len() > LONGEST_ID {
         let detail = "give the UploadId of the XML with which storage answered the POST to startUrl";
         return Err(Problem::field("uploadId", detail));
@@ -137,7 +137,7 @@ pub async fn sign(
     if state != JobState::Uploading {
         return Err(Problem::conflict(format!("the job is {state} and waits for no upload")));
     }
-    let now = wall_clock();
+    let now = now_millis();
     let unsigned = |e: crate::storage::presign::PresignError| Problem::unavailable(e.to_string());
     let part = |number: u16| {
         let url = app.links.upload_part(&key, &wanted.upload_id, number, now).map_err(unsigned)?;
@@ -145,16 +145,16 @@ pub async fn sign(
     };
     let parts = wanted.part_numbers.iter().map(|n| part(*n)).collect::<Result<_, Problem>>()?;
     let (complete_url, abort_url) = app.links.upload_end(&key, &wanted.upload_id, now).map_err(unsigned)?;
-    Ok(Json(PartAddresses { parts, complete_url, abort_url, expires_at: upload_ends(now) }))
+    Ok(Json(SignedParts { parts, complete_url, abort_url, expires_at: upload_ends(now) }))
 }
 
 /// `POST /api/jobs/{id}/uploaded`: the client says that its video is there, for where storage does not.
 pub async fn uploaded(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
-    let id = id_of(id)?;
+    let id = parse_job_id(id)?;
     let (key, state) = app.awaited_upload(id).await?;
     if state == JobState::Uploading || state == JobState::Failed {
         let found = app.storage.head(Bucket::Input, &key).await;
@@ -180,7 +180,9 @@ mod tests {
         assert_eq!(part_size(0), None);
         assert_eq!(part_size(LEAST_PART), None);
         assert_eq!(part_size(LEAST_PART + 1), Some(LEAST_PART));
-        for size in [1 << 30, 100 << 30, 160_000 << 20, (160_000 << 20) + 1, LARGEST - 1, LARGEST] {
+        for size in
+            [1 << 30, 100 << 30, 160_000 << 20, (160_000 << 20) + 1, MAX_OBJECT_BYTES - 1, MAX_OBJECT_BYTES]
+        {
             let part = part_size(size).unwrap();
             assert!(size.div_ceil(part) <= MOST_PARTS, "{size}: {part}");
             assert!(part >= LEAST_PART && part.is_multiple_of(1 << 20) && part <= 5 << 30, "{size}: {part}");

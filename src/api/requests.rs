@@ -11,12 +11,12 @@ use url::Url;
 
 use super::{Multipart, Problem};
 use crate::job::{Input, JobId, JobSpec, Ladder, Millis, ObjectKey, Preset, Priority, State, Stills};
-use crate::net::{self, Guard};
+use crate::net::{self, EgressPolicy};
 
 /// What every new job may say.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Wishes {
+pub struct JobOptions {
     /// An id of the client's own choice (a UUID), so that sending twice makes one job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_id: Option<JobId>,
@@ -47,24 +47,24 @@ pub struct Wishes {
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(rename = "UploadRequest")]
-pub struct Upload {
+pub struct CreateUploadRequest {
     /// The file's name; only for finding it again.
     #[serde(alias = "filename", skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,
     /// Its bytes. A large one gets an address to send it in parts, too.
-    #[schemars(range(max = super::parts::LARGEST))]
+    #[schemars(range(max = super::parts::MAX_OBJECT_BYTES))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_size: Option<u64>,
     /// What every new job may say.
     #[serde(flatten)]
-    pub wishes: Wishes,
+    pub wishes: JobOptions,
 }
 
 /// `POST /api/jobs`: a job whose video is there already. One of `inputKey` and `inputUrl`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(rename = "JobRequest")]
-pub struct FromInput {
+pub struct CreateJobRequest {
     /// An object in the input bucket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_key: Option<ObjectKey>,
@@ -77,7 +77,7 @@ pub struct FromInput {
     pub delay_seconds: Option<u32>,
     /// What every new job may say.
     #[serde(flatten)]
-    pub wishes: Wishes,
+    pub wishes: JobOptions,
 }
 
 /// Longest a job may be delayed, seconds.
@@ -86,7 +86,7 @@ const MOST_DELAY: u32 = 30 * 24 * 3600;
 /// The answer to `POST /api/upload`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-pub struct UploadTicket {
+pub struct CreateUploadResponse {
     /// The job.
     pub job_id: JobId,
     /// Where it stands: `uploading`, or further where the same request came before.
@@ -108,16 +108,16 @@ pub struct UploadTicket {
 pub trait Fields {
     /// Those of its own.
     const OWN: &'static [&'static str];
-    /// Those that come on top: the ones of [`Wishes`], where it makes a job.
+    /// Those that come on top: the ones of [`JobOptions`], where it makes a job.
     const COMMON: &'static [&'static str] = WISHES;
 }
 
-impl Fields for Upload {
+impl Fields for CreateUploadRequest {
     // Browsers' code tends to send the type along; storage keeps what the PUT says.
     const OWN: &'static [&'static str] = &["fileName", "filename", "fileSize", "contentType"];
 }
 
-impl Fields for FromInput {
+impl Fields for CreateJobRequest {
     const OWN: &'static [&'static str] = &["inputKey", "inputUrl", "delaySeconds"];
 }
 
@@ -134,15 +134,15 @@ const WISHES: &[&str] = &[
 
 /// What the installation lets jobs ask for.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub struct SubmissionLimits {
     /// Which addresses jobs may name.
-    pub guard: Guard,
+    pub guard: EgressPolicy,
     /// Whether webhooks can be signed.
     pub webhooks: bool,
 }
 
-impl Wishes {
-    fn spec(self, input: Input, rules: Rules) -> Result<JobSpec, Problem> {
+impl JobOptions {
+    fn spec(self, input: Input, rules: SubmissionLimits) -> Result<JobSpec, Problem> {
         let mut spec = JobSpec::new(input, self.preset, self.output_qualities);
         spec.stills = self.stills;
         spec.webhook_url = self.webhook_url;
@@ -151,7 +151,7 @@ impl Wishes {
         spec.deadline_seconds = self.deadline_seconds.unwrap_or(spec.deadline_seconds);
         let spec = spec.checked().map_err(|e| Problem::field(e.field(), e.to_string()))?;
         if let Some(url) = &spec.webhook_url {
-            net::judge(rules.guard, url).map_err(|e| Problem::field("webhookUrl", e.to_string()))?;
+            net::check_url(rules.guard, url).map_err(|e| Problem::field("webhookUrl", e.to_string()))?;
             if !rules.webhooks {
                 let detail = "this installation has no WEBHOOK_SECRET to sign webhooks with; set it, \
                               or leave webhookUrl out and poll the job";
@@ -162,20 +162,20 @@ impl Wishes {
     }
 }
 
-impl Upload {
+impl CreateUploadRequest {
     /// The job this asks for, with `id`.
-    pub(super) fn spec(self, key: ObjectKey, rules: Rules) -> Result<JobSpec, Problem> {
+    pub(super) fn spec(self, key: ObjectKey, rules: SubmissionLimits) -> Result<JobSpec, Problem> {
         self.wishes.spec(Input::Key(key), rules)
     }
 }
 
-impl FromInput {
+impl CreateJobRequest {
     /// The job this asks for, and how long it waits before it starts.
-    pub(super) fn spec(self, rules: Rules) -> Result<(JobSpec, Duration), Problem> {
+    pub(super) fn spec(self, rules: SubmissionLimits) -> Result<(JobSpec, Duration), Problem> {
         let input = match (self.input_key, self.input_url) {
             (Some(key), None) => Input::Key(key),
             (None, Some(url)) => {
-                net::judge(rules.guard, &url).map_err(|e| Problem::field("inputUrl", e.to_string()))?;
+                net::check_url(rules.guard, &url).map_err(|e| Problem::field("inputUrl", e.to_string()))?;
                 Input::Url(url)
             }
             (None, None) => {
@@ -271,7 +271,7 @@ fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
 mod tests {
     use super::*;
 
-    const RULES: Rules = Rules { guard: Guard::PublicOnly, webhooks: true };
+    const RULES: SubmissionLimits = SubmissionLimits { guard: EgressPolicy::PublicOnly, webhooks: true };
 
     fn status_and_field<T>(result: Result<T, Problem>) -> String {
         format!("{:?}", result.err().map(|p| format!("{p:?}")))
@@ -291,21 +291,24 @@ mod tests {
             (r#"{"outputQualitys":[]}"#, "outputQualitys"),
             (r#"{"fileName":7}"#, "fileName"),
         ] {
-            let problem = status_and_field(parse::<Upload>(body.as_bytes()));
+            let problem = status_and_field(parse::<CreateUploadRequest>(body.as_bytes()));
             assert!(problem.contains(&format!("field: Some(\\\"{field}\\\")")), "{body}: {problem}");
             assert!(problem.contains("status: 422"), "{body}: {problem}");
         }
         for body in ["", "{}"] {
-            assert!(parse::<Upload>(body.as_bytes()).is_ok());
+            assert!(parse::<CreateUploadRequest>(body.as_bytes()).is_ok());
         }
         for body in ["nonsense", "[]", "7", "{\"preset\":", "\u{0}"] {
-            assert!(status_and_field(parse::<Upload>(body.as_bytes())).contains("status: 400"), "{body}");
+            assert!(
+                status_and_field(parse::<CreateUploadRequest>(body.as_bytes())).contains("status: 400"),
+                "{body}"
+            );
         }
     }
 
     #[test]
     fn a_job_names_its_input_exactly_once() {
-        let from = |body: &str| parse::<FromInput>(body.as_bytes()).unwrap().spec(RULES);
+        let from = |body: &str| parse::<CreateJobRequest>(body.as_bytes()).unwrap().spec(RULES);
         assert!(from(r#"{"inputKey":"a.mp4"}"#).is_ok());
         assert!(from(r#"{"inputUrl":"https://example.com/a.mp4"}"#).is_ok());
         assert!(from("{}").is_err());
@@ -314,13 +317,14 @@ mod tests {
         assert!(from(r#"{"inputUrl":"https://u:p@example.com/a.mp4"}"#).is_err());
         assert!(from(r#"{"inputKey":"a.mp4","webhookUrl":"http://169.254.169.254/"}"#).is_err());
         assert!(from(r#"{"inputKey":"a.mp4","delaySeconds":2592001}"#).is_err());
-        assert!(parse::<FromInput>(br#"{"inputKey":"../a.mp4"}"#).is_err());
+        assert!(parse::<CreateJobRequest>(br#"{"inputKey":"../a.mp4"}"#).is_err());
     }
 
     #[test]
     fn webhooks_need_a_key_to_sign_with() {
-        let ask = || parse::<FromInput>(br#"{"inputKey":"a","webhookUrl":"https://example.com/"}"#).unwrap();
+        let ask =
+            || parse::<CreateJobRequest>(br#"{"inputKey":"a","webhookUrl":"https://example.com/"}"#).unwrap();
         assert!(ask().spec(RULES).is_ok());
-        assert!(ask().spec(Rules { webhooks: false, ..RULES }).is_err());
+        assert!(ask().spec(SubmissionLimits { webhooks: false, ..RULES }).is_err());
     }
 }

@@ -19,7 +19,7 @@ use super::{caller_trace, media};
 use crate::trace;
 
 /// The same routes, with a span of each request.
-pub fn traced(router: Router) -> Router {
+pub fn with_tracing(router: Router) -> Router {
     router.layer(TraceLayer::new_for_http().make_span_with(begin).on_response(end))
 }
 

@@ -17,22 +17,22 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse as _, Response};
 
 use super::feed::Changes;
-use super::jobs::id_of;
-use super::{App, Problem, RequestOrigin};
+use super::jobs::parse_job_id;
+use super::{AppState, Problem, RequestOrigin};
 use crate::job::{Job, JobId};
-use crate::pace::sleep;
+use crate::time::sleep;
 
 /// Between two looks at a job that cannot be read.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// `GET /api/jobs/{id}/events`
 pub async fn job_events(
-    State(app): State<Arc<App>>,
+    State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let id = id_of(id)?;
+    let id = parse_job_id(id)?;
     // Listen first, look then: what changes in between is seen twice rather than not at all.
     let changes = app.feed.changes(id);
     let job = app.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
@@ -50,7 +50,7 @@ fn event_id(job: &Job) -> String {
 }
 
 struct Watch {
-    app: Arc<App>,
+    app: Arc<AppState>,
     origin: RequestOrigin,
     id: JobId,
     changes: Changes,

@@ -8,9 +8,9 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{App, Problem};
-use crate::pace::within;
-use crate::queue::{Registered, Stats};
+use super::{AppState, Problem};
+use crate::queue::{PoolEntry, Stats};
+use crate::time::timeout;
 
 /// The answer of `GET /api/status`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -21,33 +21,33 @@ pub struct SystemStatus {
     /// How many jobs stand where.
     pub jobs: Stats,
     /// The workers, oldest first.
-    pub workers: Vec<Registered>,
+    pub workers: Vec<PoolEntry>,
 }
 
 /// `GET /api/stats`
-pub async fn stats(State(app): State<Arc<App>>) -> Result<Json<Stats>, Problem> {
+pub async fn stats(State(app): State<Arc<AppState>>) -> Result<Json<Stats>, Problem> {
     Ok(Json(app.queue.stats().await?))
 }
 
 /// `GET /api/status`
-pub async fn status(State(app): State<Arc<App>>) -> Result<Json<SystemStatus>, Problem> {
+pub async fn status(State(app): State<Arc<AppState>>) -> Result<Json<SystemStatus>, Problem> {
     let (jobs, workers) = futures::try_join!(app.queue.stats(), app.queue.workers())?;
     Ok(Json(SystemStatus { version: env!("CARGO_PKG_VERSION").to_owned(), jobs, workers }))
 }
 
-/// `GET /healthz`: the process lives.
-pub async fn healthz() -> &'static str {
+/// `GET /livez`: the process lives.
+pub async fn livez() -> &'static str {
     "ok\n"
 }
 
 /// `GET /readyz`: it can do its work: Redis and both buckets answer.
-pub async fn readyz(State(app): State<Arc<App>>) -> Result<&'static str, Problem> {
+pub async fn readyz(State(app): State<Arc<AppState>>) -> Result<&'static str, Problem> {
     const LIMIT: Duration = Duration::from_secs(5);
     let check = async {
         app.queue.ping().await.map_err(|e| Problem::unavailable(e.to_string()))?;
         app.storage.check().await.map_err(|e| Problem::unavailable(e.to_string()))
     };
-    match within(LIMIT, check).await {
+    match timeout(LIMIT, check).await {
         Some(done) => done.map(|()| "ready\n"),
         None => Err(Problem::unavailable("Redis or the object storage takes too long to answer")),
     }

@@ -202,7 +202,7 @@ pub(super) struct ServerArgs {
 
 /// What to make of a video.
 #[derive(Clone, Debug, Args)]
-pub(super) struct WishArgs {
+pub(super) struct EncodeArgs {
     /// default: copy the streams, or H.264 at a fixed bitrate with --quality;
     /// web-optimized: MP4 that plays everywhere and starts while it loads;
     /// hls: playlists with 4 s segments, one for each quality;
@@ -221,7 +221,7 @@ pub(super) struct WishArgs {
     pub storyboard: bool,
 }
 
-impl WishArgs {
+impl EncodeArgs {
     /// The stills that are asked for.
     pub const fn stills(&self) -> Stills {
         Stills { poster: self.poster, storyboard: self.storyboard }
@@ -234,7 +234,7 @@ pub(super) struct SubmitArgs {
     #[arg(value_name = "FILE|URL")]
     pub input: String,
     #[command(flatten)]
-    pub wishes: WishArgs,
+    pub wishes: EncodeArgs,
     /// Urgency from -100 to 100; one point is worth a minute of waiting
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = priority)]
     pub priority: Priority,
@@ -347,7 +347,7 @@ pub(super) struct TranscodeArgs {
     #[arg(value_name = "FILE")]
     pub input: PathBuf,
     #[command(flatten)]
-    pub wishes: WishArgs,
+    pub wishes: EncodeArgs,
     /// Folder for the outputs
     #[arg(long, value_name = "DIR", default_value = "out")]
     pub output: PathBuf,

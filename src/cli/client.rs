@@ -11,7 +11,8 @@ use url::Url;
 
 use super::args::ServerArgs;
 use crate::api::{
-    FleetAnswer, FromInput, PartAddresses, PartsWanted, PauseFleet, ProblemBody, Upload, UploadTicket,
+    CreateJobRequest, CreateUploadRequest, CreateUploadResponse, FleetAnswer, PauseFleet, ProblemBody,
+    SignPartsRequest, SignedParts,
 };
 use crate::job::{Job, JobId, State};
 use crate::queue::Page;
@@ -153,11 +154,11 @@ impl Client {
         self.json(self.request(Method::POST, url).json(body)).await
     }
 
-    pub async fn upload(&self, body: &Upload) -> Result<UploadTicket, ClientError> {
+    pub async fn upload(&self, body: &CreateUploadRequest) -> Result<CreateUploadResponse, ClientError> {
         self.post(self.url(&["api", "upload"]), body).await
     }
 
-    pub async fn parts(&self, id: JobId, body: &PartsWanted) -> Result<PartAddresses, ClientError> {
+    pub async fn parts(&self, id: JobId, body: &SignPartsRequest) -> Result<SignedParts, ClientError> {
         self.post(self.url(&["api", "jobs", &id.to_string(), "parts"]), body).await
     }
 
@@ -167,7 +168,7 @@ impl Client {
         self.json(self.request(Method::POST, url)).await
     }
 
-    pub async fn submit(&self, body: &FromInput) -> Result<Job, ClientError> {
+    pub async fn submit(&self, body: &CreateJobRequest) -> Result<Job, ClientError> {
         self.post(self.url(&["api", "jobs"]), body).await
     }
 

@@ -7,21 +7,21 @@ use tokio::sync::watch;
 
 use super::CliError;
 use super::args::ControllerArgs;
-use super::roles::{listen, stop_signal};
+use super::serve::{listen, stop_signal};
 use crate::config::{Env, FlyConfig, RedisConfig, StorageConfig, api_public_url};
 use crate::controller::fleet::FleetPolicy;
 use crate::controller::operator::{FleetParts, Operator, Scope};
-use crate::controller::reconciler::{self, Parts, Reconciler, http};
+use crate::controller::reconciler::{self, Reconciler, ReconcilerDeps, admin};
+use crate::event_bus::EventBus;
 use crate::flyprovider::{Fly, Limit};
-use crate::hub::EventHub;
+use crate::http_server::{Limits, serve};
 use crate::job::WorkerId;
 use crate::metrics::Metrics;
-use crate::net::Guard;
-use crate::queue::{FlyRate, Queue};
-use crate::serve::{Limits, serve};
+use crate::net::EgressPolicy;
+use crate::queue::{Queue, RequestRate};
 use crate::storage::Storage;
-use crate::storage::links::Links;
-use crate::webhook::Caller;
+use crate::storage::urls::UrlSigner;
+use crate::webhook::WebhookClient;
 
 /// Jobs of the API that are shown as TranscodeJobs, at most.
 const MIRRORS: u32 = 200;
@@ -63,17 +63,17 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
         max = policy.max,
         "the reconciler runs"
     );
-    let parts = Parts {
+    let parts = ReconcilerDeps {
         fly: Fly::new(&fly).map_err(CliError::start)?,
-        limit: Limit::new(queue.clone(), FlyRate::default()),
+        limit: Limit::new(queue.clone(), RequestRate::default()),
         policy: watch::channel(policy).1,
         told: watch::Sender::new(None),
-        environment: reconciler::handed_on(&env),
+        environment: reconciler::forwarded_env(&env),
         holder: holder(&env),
         metrics: Arc::clone(&metrics),
         queue: queue.clone(),
     };
-    let router = http::router(queue, metrics, watch::channel(Ok(())).1);
+    let router = admin::router(queue, metrics, watch::channel(Ok(())).1);
     tokio::join!(
         Reconciler::new(parts).run(stop.clone()),
         serve(listener, router, Limits::default(), stop.clone()),
@@ -86,7 +86,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
     let api_public_url = api_public_url(&env).map_err(CliError::start)?;
-    let guard = Guard::allow_private(env.flag("ALLOW_PRIVATE_URLS").map_err(CliError::start)?);
+    let guard = EgressPolicy::allow_private(env.flag("ALLOW_PRIVATE_URLS").map_err(CliError::start)?);
     let mirrors = env.parsed("MIRROR_MAX", "a whole number; 0 means none").map_err(CliError::start)?;
     let fly = match env.text("FLY_API_TOKEN") {
         None => Err("FLY_API_TOKEN is not set at the controller: it looks after no machines".to_owned()),
@@ -102,20 +102,20 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let listener = listen(args.listen).await?;
     let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
     let metrics = Metrics::new();
-    let hub =
-        EventHub::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await.map_err(CliError::start)?;
-    let limit = Limit::new(queue.clone(), FlyRate::default());
-    let environment = reconciler::handed_on(&env);
+    let event_bus =
+        EventBus::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await.map_err(CliError::start)?;
+    let limit = Limit::new(queue.clone(), RequestRate::default());
+    let environment = reconciler::forwarded_env(&env);
     let operator = Operator {
         client,
         scope,
         namespace,
         holder: holder(&env),
         storage: Storage::new(&storage),
-        links: Links::new(&storage, api_public_url).map_err(CliError::start)?,
-        hub,
+        links: UrlSigner::new(&storage, api_public_url).map_err(CliError::start)?,
+        event_bus,
         guard,
-        caller: Caller::new(guard).map_err(CliError::start)?,
+        caller: WebhookClient::new(guard).map_err(CliError::start)?,
         mirror: Some(mirrors.unwrap_or(MIRRORS) as usize).filter(|most| *most > 0),
         fleet: fly.map(|fly| FleetParts { fly, limit, environment }),
         metrics: Arc::clone(&metrics),
@@ -130,7 +130,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
         "the operator runs"
     );
     let (ready, is_ready) = watch::channel(Err("the API server has not been asked yet".to_owned()));
-    let router = http::router(queue, metrics, is_ready);
+    let router = admin::router(queue, metrics, is_ready);
     tokio::join!(operator.run(ready, stop.clone()), serve(listener, router, Limits::default(), stop.clone()),);
     Ok(())
 }

@@ -282,7 +282,12 @@ const GROUPS: &[Group] = &[
         title: "At the edge",
         text: "In `[vars]` of `wrangler.toml`; what is secret by `wrangler secret put`.",
         variables: &[
-            optional("FLEET", "edge", &[Edge], "elsewhere: a tcoder controller looks after the machines"),
+            optional(
+                "EDGE_FLEET",
+                "enabled",
+                &[Edge],
+                "disabled: a tcoder controller looks after the machines",
+            ),
             optional(
                 "EDGE_SUBREQUESTS",
                 "50",
@@ -290,7 +295,7 @@ const GROUPS: &[Group] = &[
                 "what an invocation may ask of others: 50 on the free plan, 1000 on the paid one",
             ),
             optional(
-                "EDGE_STAY_SECONDS",
+                "EDGE_CRON_MAX_SECONDS",
                 "50",
                 &[Edge],
                 "how long the clock's invocation stays within its minute while jobs run",
@@ -554,7 +559,7 @@ mod tests {
         "SCREAMING_SNAKE_CASE",
         "SOME_VARIABLE",
         "_OTHER",
-        "FLEET",
+        "EDGE_FLEET",
         "HOSTNAME",
     ];
 

@@ -12,8 +12,8 @@ use tokio::io::AsyncWriteExt as _;
 use url::Url;
 
 use super::client::{Client, ClientError};
-use super::put::innermost;
-use super::{CliError, show};
+use super::upload::root_cause;
+use super::{CliError, output};
 use crate::api::ProblemBody;
 use crate::job::{Container, Job, ObjectKey};
 use crate::transcoder::playlist_entries;
@@ -38,13 +38,13 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
     let listed = result.outputs.iter().map(|o| (&o.key, &o.url, o.container == Container::Hls));
     let master = result.master.iter().map(|m| (&m.key, &m.url, true));
     for (key, url, is_playlist) in master.chain(listed) {
-        let item = Item { url: address(url.as_deref())?, path: below_attempt(key)?.to_owned() };
+        let item = Item { url: address(url.as_deref())?, path: relative_output_path(key)?.to_owned() };
         if is_playlist { playlists.push_back(item) } else { files.push(item) }
     }
     let poster = result.poster.iter().map(|p| (&p.key, &p.url));
     let board = result.storyboard.iter().flat_map(|b| [(&b.image_key, &b.image_url), (&b.key, &b.url)]);
     for (key, url) in poster.chain(board) {
-        files.push(Item { url: address(url.as_deref())?, path: below_attempt(key)?.to_owned() });
+        files.push(Item { url: address(url.as_deref())?, path: relative_output_path(key)?.to_owned() });
     }
     let mut texts: Vec<(String, String)> = Vec::new();
     while let Some(item) = playlists.pop_front() {
@@ -64,8 +64,8 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
     }
     // What playlists share is counted in no rendition's size, so with them the sum is not known.
     let bar = match texts.is_empty() {
-        true => show::bytes_bar("download", result.outputs.iter().map(|o| o.size).sum()),
-        false => show::bytes_count("download"),
+        true => output::bytes_bar("download", result.outputs.iter().map(|o| o.size).sum()),
+        false => output::bytes_count("download"),
     };
     futures::stream::iter(&files)
         .map(|item| save(client, item, dir, &bar))
@@ -105,14 +105,14 @@ fn address(url: Option<&str>) -> Result<Url, CliError> {
 }
 
 /// `outputs/<job>/<epoch>/720p.mp4` -> `720p.mp4`.
-pub fn below_attempt(key: &ObjectKey) -> Result<&str, CliError> {
+pub fn relative_output_path(key: &ObjectKey) -> Result<&str, CliError> {
     let mut parts = key.as_str().splitn(4, '/');
     parts.nth(3).ok_or_else(|| CliError::Local(format!("{key} is no output of this version of tcoder")))
 }
 
 async fn get(client: &Client, item: &Item) -> Result<reqwest::Response, CliError> {
     let response = client.downloads().get(item.url.clone()).send().await;
-    let response = response.map_err(|e| item.failed(innermost(e)))?;
+    let response = response.map_err(|e| item.failed(root_cause(e)))?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -129,7 +129,7 @@ async fn get(client: &Client, item: &Item) -> Result<reqwest::Response, CliError
 async fn text(client: &Client, item: &Item) -> Result<String, CliError> {
     let mut response = get(client, item).await?;
     let mut bytes = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|e| item.failed(innermost(e)))? {
+    while let Some(piece) = response.chunk().await.map_err(|e| item.failed(root_cause(e)))? {
         bytes.extend_from_slice(&piece);
         if bytes.len() > PLAYLIST_LIMIT {
             return Err(CliError::Local(format!("{} is too large for a playlist", item.path)));
@@ -146,7 +146,7 @@ async fn save(
 ) -> Result<(), CliError> {
     let mut response = get(client, item).await?;
     let mut file = Incoming::create(dir.join(&item.path)).await?;
-    while let Some(piece) = response.chunk().await.map_err(|e| item.failed(innermost(e)))? {
+    while let Some(piece) = response.chunk().await.map_err(|e| item.failed(root_cause(e)))? {
         bar.inc(piece.len() as u64);
         file.write(&piece).await?;
     }

@@ -2,7 +2,7 @@
 
 use super::args::{JobsArgs, JobsCommand};
 use super::client::Client;
-use super::{CliError, show, watch};
+use super::{CliError, output, watch};
 use crate::job::{Job, State};
 
 /// Jobs the API gives in one page at most.
@@ -34,16 +34,16 @@ async fn list(client: &Client, status: Option<State>, limit: u32, json: bool) ->
         }
     }
     if json {
-        return show::json(&jobs);
+        return output::json(&jobs);
     }
-    show::jobs(&jobs);
+    output::jobs(&jobs);
     Ok(())
 }
 
 fn one(job: &Job, json: bool) -> Result<(), CliError> {
     if json {
-        return show::json(job);
+        return output::json(job);
     }
-    show::job(job);
+    output::job(job);
     Ok(())
 }

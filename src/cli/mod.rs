@@ -5,13 +5,13 @@
 //! | `args` | what can be typed |
 //! | here | which command does what, exit codes, logs |
 //! | `client` | the HTTP API, from the other side |
-//! | `submit`, `put` | a video in |
+//! | `submit`, `upload` | a video in |
 //! | `watch`, `fetch` | its progress, its renditions out |
 //! | `jobs` | looking at jobs and steering them |
 //! | `fleet` | looking at machines, stopping and resuming what is done about them |
 //! | `transcode` | the core alone, without queue and storage |
-//! | `roles`, `controller` | the servers: `up`, `api`, `worker`; `controller` |
-//! | `show` | tables and bars |
+//! | `serve`, `controller` | the servers: `up`, `api`, `worker`; `controller` |
+//! | `output` | tables and bars |
 
 mod args;
 mod client;
@@ -20,12 +20,12 @@ mod environment;
 mod fetch;
 mod fleet;
 mod jobs;
-mod parts;
-mod put;
-mod roles;
-mod show;
+mod multipart;
+mod output;
+mod serve;
 mod submit;
 mod transcode;
+mod upload;
 mod watch;
 
 pub use args::Cli;
@@ -111,13 +111,13 @@ pub async fn run(cli: Cli) -> ExitCode {
     init_logs(role.is_some(), export.as_ref());
     crate::net::install_crypto();
     let done = match cli.command {
-        Command::Up(args) => roles::up(args).await,
-        Command::Api(args) => roles::api(args).await,
+        Command::Up(args) => serve::up(args).await,
+        Command::Api(args) => serve::api(args).await,
         Command::Controller(args) => controller::run(args).await,
-        Command::Worker => roles::worker().await,
+        Command::Worker => serve::worker().await,
         Command::Crd => crd(),
         Command::Configuration => configuration(),
-        Command::Openapi => show::json(&crate::api::openapi::document()),
+        Command::Openapi => output::json(&crate::api::openapi::document()),
         Command::Submit(args) => submit::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,
         Command::Fleet(args) => fleet::run(args).await,
@@ -137,13 +137,13 @@ pub async fn run(cli: Cli) -> ExitCode {
 
 /// `tcoder configuration`
 fn configuration() -> Result<(), CliError> {
-    show::say!("{}", environment::markdown().trim_end());
+    output::outln!("{}", environment::markdown().trim_end());
     Ok(())
 }
 
 /// `tcoder crd`
 fn crd() -> Result<(), CliError> {
-    show::say!("{}", crate::crd::yaml().map_err(CliError::local)?.trim_end());
+    output::outln!("{}", crate::crd::yaml().map_err(CliError::local)?.trim_end());
     Ok(())
 }
 

@@ -6,16 +6,16 @@ use url::Url;
 
 use super::args::SubmitArgs;
 use super::client::{Client, ClientError};
-use super::parts::Sending;
-use super::put::{Patience, put};
-use super::show::say;
-use super::{CliError, show, watch};
-use crate::api::{FromInput, Upload, Wishes};
+use super::multipart::MultipartUpload;
+use super::output::outln;
+use super::upload::{UploadTimeouts, put};
+use super::{CliError, output, watch};
+use crate::api::{CreateJobRequest, CreateUploadRequest, JobOptions};
 use crate::job::{Job, JobId};
 
 pub async fn run(args: SubmitArgs) -> Result<(), CliError> {
     let client = Client::new(&args.server)?;
-    let wishes = Wishes {
+    let wishes = JobOptions {
         // Chosen here, so that a repeated request cannot make a second job.
         job_id: Some(JobId::new()),
         preset: args.wishes.preset,
@@ -23,11 +23,11 @@ pub async fn run(args: SubmitArgs) -> Result<(), CliError> {
         stills: args.wishes.stills(),
         webhook_url: args.webhook.clone(),
         priority: args.priority,
-        ..Wishes::default()
+        ..JobOptions::default()
     };
     let id = match web_address(&args.input) {
         Some(url) => {
-            let body = FromInput { input_url: Some(url), wishes, ..FromInput::default() };
+            let body = CreateJobRequest { input_url: Some(url), wishes, ..CreateJobRequest::default() };
             client.submit(&body).await?.job_id
         }
         None => send_file(&client, Path::new(&args.input), wishes).await?,
@@ -46,14 +46,14 @@ fn web_address(input: &str) -> Option<Url> {
 async fn report_submitted(client: &Client, id: JobId, json: bool) -> Result<(), CliError> {
     if json {
         let job: Job = client.get(id).await?;
-        return show::json(&job);
+        return output::json(&job);
     }
-    say!("{id}");
+    outln!("{id}");
     eprintln!("submitted; follow it with `tcoder jobs watch {id}`");
     Ok(())
 }
 
-async fn send_file(client: &Client, path: &Path, wishes: Wishes) -> Result<JobId, CliError> {
+async fn send_file(client: &Client, path: &Path, wishes: JobOptions) -> Result<JobId, CliError> {
     let cannot = |e: std::io::Error| CliError::Local(format!("cannot read {}: {e}", path.display()));
     let file = tokio::fs::File::open(path).await.map_err(|error| match path.to_str() {
         Some(text) if text.contains("://") => {
@@ -69,27 +69,29 @@ async fn send_file(client: &Client, path: &Path, wishes: Wishes) -> Result<JobId
         return Err(CliError::Local(format!("{} is empty", path.display())));
     }
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-    let ticket = client.upload(&Upload { file_name: name, file_size: Some(about.len()), wishes }).await?;
+    let ticket =
+        client.upload(&CreateUploadRequest { file_name: name, file_size: Some(about.len()), wishes }).await?;
     let Some(url) = ticket.upload_url else { return Ok(ticket.job_id) };
-    let bar = show::bytes_bar("upload", about.len());
+    let bar = output::bytes_bar("upload", about.len());
     let told = bar.clone();
     let on_bytes = move |more| told.inc(more);
     let sending = async {
         match &ticket.multipart {
             Some(multipart) => {
-                let sending = Sending { client, id: ticket.job_id, file: path, size: about.len(), bar: &bar };
+                let sending =
+                    MultipartUpload { client, id: ticket.job_id, file: path, size: about.len(), bar: &bar };
                 sending.send(multipart).await
             }
-            None => {
-                put(client.uploads(), url, file, about.len(), Patience::default(), on_bytes).await.map(drop)
-            }
+            None => put(client.uploads(), url, file, about.len(), UploadTimeouts::default(), on_bytes)
+                .await
+                .map(drop),
         }
     };
     let sent = tokio::select! {
         sent = sending => sent,
         _ = tokio::signal::ctrl_c() => {
             bar.finish_and_clear();
-            eprintln!("{}", call_off(client, ticket.job_id).await);
+            eprintln!("{}", cancel_with(client, ticket.job_id).await);
             return Err(CliError::Interrupted);
         }
     };
@@ -103,14 +105,14 @@ async fn send_file(client: &Client, path: &Path, wishes: Wishes) -> Result<JobId
             Ok(ticket.job_id)
         }
         Err(error) => {
-            let then = call_off(client, ticket.job_id).await;
+            let then = cancel_with(client, ticket.job_id).await;
             Err(ClientError::Storage(format!("the upload broke off: {error}; {then}")).into())
         }
     }
 }
 
 /// Cancels a job whose video did not arrive, which would otherwise wait for it; says what to do now.
-async fn call_off(client: &Client, id: JobId) -> String {
+async fn cancel_with(client: &Client, id: JobId) -> String {
     match client.cancel(id).await {
         Ok(_) => format!("job {id} is cancelled; submit it again"),
         Err(_) => {

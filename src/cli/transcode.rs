@@ -6,8 +6,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::args::TranscodeArgs;
-use super::show::say;
-use super::{CliError, show};
+use super::output::outln;
+use super::{CliError, output};
 use crate::transcoder::{Encoded, Request, TranscodeError, check_tools, transcode};
 
 /// A file nobody waits for in a queue may take its time.
@@ -20,7 +20,7 @@ pub async fn run(args: TranscodeArgs) -> Result<(), CliError> {
         return Err(CliError::Local(format!("{} is not a file that can be read", args.input.display())));
     }
     let cancel = CancellationToken::new();
-    let bar = show::percent_bar();
+    let bar = output::percent_bar();
     bar.set_message("encoding");
     let on_progress = |progress: crate::transcoder::Progress| {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
@@ -50,11 +50,11 @@ pub async fn run(args: TranscodeArgs) -> Result<(), CliError> {
         TranscodeError::Failed(failure) => CliError::from(failure),
         TranscodeError::Cancelled => CliError::Interrupted,
     })?;
-    if args.json { show::json(&summary(&encoded)) } else { tell(&args, &encoded) }
+    if args.json { output::json(&summary(&encoded)) } else { tell(&args, &encoded) }
 }
 
 fn tell(args: &TranscodeArgs, encoded: &Encoded) -> Result<(), CliError> {
-    show::renditions(encoded.outputs.iter().map(|o| show::Line {
+    output::renditions(encoded.outputs.iter().map(|o| output::Line {
         quality: o.label.name(),
         width: o.width,
         height: o.height,
@@ -66,18 +66,18 @@ fn tell(args: &TranscodeArgs, encoded: &Encoded) -> Result<(), CliError> {
         place: Cow::from(args.output.join(&o.file).display().to_string()),
     }));
     for skipped in &encoded.skipped {
-        say!("{}: {}", skipped.quality, skipped.reason);
+        outln!("{}: {}", skipped.quality, skipped.reason);
     }
     if let Some(master) = &encoded.master {
-        say!("master playlist: {}", args.output.join(master).display());
+        outln!("master playlist: {}", args.output.join(master).display());
     }
     if let Some(poster) = &encoded.poster {
-        say!("poster: {}", args.output.join(&poster.file).display());
+        outln!("poster: {}", args.output.join(&poster.file).display());
     }
     if let Some(board) = &encoded.storyboard {
-        say!("storyboard: {}", args.output.join(&board.cues).display());
+        outln!("storyboard: {}", args.output.join(&board.cues).display());
     }
-    say!(
+    outln!(
         "{:.1} s of video at {:.1}x; {:.1} CPU-s",
         encoded.source.duration,
         encoded.speed,

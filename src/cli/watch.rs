@@ -7,7 +7,7 @@ use futures::StreamExt as _;
 use indicatif::ProgressBar;
 
 use super::client::Client;
-use super::{CliError, fetch, show};
+use super::{CliError, fetch, output};
 use crate::job::{Job, JobId, State};
 
 /// Breaks of the feed in a row before giving up.
@@ -34,9 +34,9 @@ pub async fn to_the_end(
         fetch::outputs(client, &job, dir).await?;
     }
     if json {
-        show::json(&job)?;
+        output::json(&job)?;
     } else if job.status == State::Completed {
-        show::outputs(&job, output);
+        output::outputs(&job, output);
     }
     match job.status {
         State::Completed => Ok(()),
@@ -49,7 +49,7 @@ pub async fn to_the_end(
 }
 
 async fn follow(client: &Client, id: JobId) -> Result<Job, CliError> {
-    let bar = show::percent_bar();
+    let bar = output::percent_bar();
     let mut breaks = 0;
     let mut last: Option<State> = None;
     loop {

@@ -24,7 +24,7 @@ pub fn millis(time: &Time) -> Millis {
 
 /// What is to be said in a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Said {
+pub struct ConditionUpdate {
     /// Its type.
     pub type_: &'static str,
     /// Its status.
@@ -35,7 +35,7 @@ pub struct Said {
     pub message: String,
 }
 
-impl Said {
+impl ConditionUpdate {
     /// This condition holds.
     pub fn yes(type_: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self { type_, holds: true, reason: reason.into(), message: message.into() }
@@ -52,7 +52,7 @@ impl Said {
 #[must_use]
 pub fn conditions(
     before: &[Condition],
-    said: Vec<Said>,
+    said: Vec<ConditionUpdate>,
     generation: Option<i64>,
     now: Millis,
 ) -> Vec<Condition> {
@@ -101,12 +101,12 @@ mod tests {
 
     #[test]
     fn the_time_changes_with_the_status_only() {
-        let first = conditions(&[], vec![Said::yes("A", "x", "one")], Some(1), Millis(1_500));
+        let first = conditions(&[], vec![ConditionUpdate::yes("A", "x", "one")], Some(1), Millis(1_500));
         assert_eq!(first[0].last_transition_time, time(Millis(1_000)));
-        let same = conditions(&first, vec![Said::yes("A", "y", "two")], Some(2), Millis(9_000));
+        let same = conditions(&first, vec![ConditionUpdate::yes("A", "y", "two")], Some(2), Millis(9_000));
         assert_eq!(same[0].last_transition_time, time(Millis(1_000)));
         assert_eq!((same[0].reason.as_str(), same[0].observed_generation), ("y", Some(2)));
-        let other = conditions(&same, vec![Said::no("A", "z", "three")], Some(2), Millis(9_000));
+        let other = conditions(&same, vec![ConditionUpdate::no("A", "z", "three")], Some(2), Millis(9_000));
         assert_eq!(other[0].last_transition_time, time(Millis(9_000)));
         assert!(holds(&other, "A").is_none() && find(&other, "A").is_some());
         assert_eq!(conditions(&other, vec![], None, Millis(0)), []);
@@ -114,8 +114,9 @@ mod tests {
 
     #[test]
     fn a_message_is_neither_empty_nor_endless() {
-        let said =
-            |m: &str| conditions(&[], vec![Said::yes("A", "x", m)], None, Millis(0))[0].message.clone();
+        let said = |m: &str| {
+            conditions(&[], vec![ConditionUpdate::yes("A", "x", m)], None, Millis(0))[0].message.clone()
+        };
         assert_eq!(said(""), "-");
         let long = said(&"ä".repeat(5000));
         assert!(long.len() <= MOST && long.ends_with('…'));

@@ -126,7 +126,7 @@ impl Mirror {
 }
 
 fn warn(id: JobId, error: &QueueError) {
-    tracing::warn!(job = %id, %error, "a job could not be read for its mirror");
+    tracing::warn!(job = %id, %error, "could not read a job to mirror it");
 }
 
 /// The picture of a job from elsewhere; nothing of one that a TranscodeJob made. Its webhook is left out:

@@ -8,7 +8,7 @@
 //! | `fleet` | how many machines there should be, and the next steps (pure) |
 //! | `reconciler` | carries them out, in a loop or by the visit |
 //! | `operator` | all that a controller does in a cluster, while it is its turn |
-//! | `election` | whose turn it is: a Lease |
+//! | `leader_election` | whose turn it is: a Lease |
 //! | `transcode_job` | TranscodeJobs become jobs, and show how far these are |
 //! | `worker_pool` | WorkerPools say what is wanted of the fleet, and show what there is |
 //! | `mirror` | jobs from elsewhere, shown as TranscodeJobs |
@@ -17,9 +17,9 @@
 
 #[cfg(not(target_arch = "wasm32"))]
 mod conditions;
-#[cfg(not(target_arch = "wasm32"))]
-mod election;
 pub mod fleet;
+#[cfg(not(target_arch = "wasm32"))]
+mod leader_election;
 #[cfg(not(target_arch = "wasm32"))]
 mod mirror;
 #[cfg(not(target_arch = "wasm32"))]

@@ -14,24 +14,24 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::election::{Election, Times, Turn};
 use super::fleet::FleetPolicy;
+use super::leader_election::{Election, Leadership, LeaseParams};
 use super::mirror::Mirror;
-use super::reconciler::http::Ready;
-use super::reconciler::{Parts, Reconciler};
+use super::reconciler::admin::Ready;
+use super::reconciler::{Reconciler, ReconcilerDeps};
 use super::secrets::SecretKeys;
-use super::transcode_job::{self, Context, Rules, Tools};
+use super::transcode_job::{self, Context, ReconcilerHandles, Rules};
 use super::worker_pool::Pools;
 use crate::crd::{TranscodeJob, WorkerPool};
+use crate::event_bus::EventBus;
 use crate::flyprovider::{Fly, Limit};
-use crate::housekeeping::{Errands, Housekeeper};
-use crate::hub::EventHub;
+use crate::janitor::{Janitor, JanitorTasks};
 use crate::metrics::Metrics;
-use crate::net::Guard;
+use crate::net::EgressPolicy;
 use crate::queue::{FleetStatus, Outbox, Queue};
 use crate::storage::Storage;
-use crate::storage::links::Links;
-use crate::webhook::{Caller, Mail};
+use crate::storage::urls::UrlSigner;
+use crate::webhook::{WebhookClient, WebhookSender};
 
 /// The Lease's name, and ours in Events.
 const NAME: &str = "tcoder-controller";
@@ -88,13 +88,13 @@ pub struct Operator {
     /// The buckets.
     pub storage: Storage,
     /// Makes addresses of objects.
-    pub links: Links,
+    pub links: UrlSigner,
     /// What happens.
-    pub hub: EventHub,
+    pub event_bus: EventBus,
     /// Which addresses jobs may name, and webhooks go to.
-    pub guard: Guard,
+    pub guard: EgressPolicy,
     /// Calls webhooks.
-    pub caller: Caller,
+    pub caller: WebhookClient,
     /// So many jobs from elsewhere are mirrored; none: not one.
     pub mirror: Option<usize>,
     /// How Fly is spoken to, or why it is not.
@@ -112,8 +112,8 @@ impl Operator {
             () = stop.cancelled() => return,
         }
         let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
-        let election = Election::new(leases, NAME, &self.holder, Times::default());
-        let (turn, whose) = watch::channel(Turn::Unknown);
+        let election = Election::new(leases, NAME, &self.holder, LeaseParams::default());
+        let (turn, whose) = watch::channel(Leadership::Unknown);
         let (price, prices) = watch::channel(None);
         let (this, ready) = (&self, &ready);
         tokio::join!(
@@ -127,19 +127,19 @@ impl Operator {
     /// decided in Redis.
     async fn machines(
         &self,
-        mut whose: watch::Receiver<Turn>,
+        mut whose: watch::Receiver<Leadership>,
         price: watch::Sender<Option<f64>>,
         stop: &CancellationToken,
     ) {
         loop {
             tokio::select! {
-                mine = whose.wait_for(|turn| *turn == Turn::Mine) => if mine.is_err() { return },
+                mine = whose.wait_for(|turn| *turn == Leadership::Mine) => if mine.is_err() { return },
                 () = stop.cancelled() => return,
             }
             let term = stop.child_token();
             let over = async {
                 // An error says that the election has ended, and so has all else.
-                let _ = whose.wait_for(|turn| *turn == Turn::Theirs).await;
+                let _ = whose.wait_for(|turn| *turn == Leadership::Theirs).await;
                 term.cancel();
             };
             tokio::join!(self.pools(&price, &term), over);
@@ -212,7 +212,7 @@ impl Operator {
     ) {
         let (client, queue) = (self.client.clone(), self.queue.clone());
         let reporter = Reporter { controller: NAME.to_owned(), instance: Some(self.holder.clone()) };
-        let context = Arc::new(Context::new(Tools {
+        let context = Arc::new(Context::new(ReconcilerHandles {
             client: client.clone(),
             queue: queue.clone(),
             storage: self.storage.clone(),
@@ -223,30 +223,33 @@ impl Operator {
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Arc::clone(&self.metrics),
         }));
-        let mail = Mail {
+        let webhooks = WebhookSender {
             outbox: Outbox::Kubernetes,
             caller: self.caller.clone(),
             keys: Arc::new(SecretKeys(client.clone())),
         };
-        let housekeeper = Housekeeper {
-            errands: Errands {
+        let janitor = Janitor {
+            tasks: JanitorTasks {
                 queue: queue.clone(),
                 storage: self.storage.clone(),
                 links: self.links.clone(),
-                mail: Some(mail),
+                webhooks: Some(webhooks),
             },
-            hub: self.hub.clone(),
+            event_bus: self.event_bus.clone(),
         };
         let jobs = self.scope.api(client.clone());
-        self.metrics.operator_acts(true);
+        self.metrics.operator_leader(true);
         // None of these ends by itself. Should one do so, all begin anew rather than go on without it.
         tokio::join!(
-            whole(transcode_job::run(Arc::clone(&context), jobs, self.hub.listen(), term.clone()), &term),
-            whole(housekeeper.run(term.clone()), &term),
+            cancel_term_when_done(
+                transcode_job::run(Arc::clone(&context), jobs, self.event_bus.subscribe(), term.clone()),
+                &term
+            ),
+            cancel_term_when_done(janitor.run(term.clone()), &term),
             self.mirror(&context, &term),
-            say_ready(&context, ready, &term),
+            report_readiness(&context, ready, &term),
         );
-        self.metrics.operator_acts(false);
+        self.metrics.operator_leader(false);
     }
 
     /// Where mirrors are kept: they have to be seen, too.
@@ -261,7 +264,7 @@ impl Operator {
         let Some(most) = self.mirror else { return };
         let (client, queue, home) = (self.client.clone(), self.queue.clone(), self.home().to_owned());
         let mirror = Mirror::new(client, queue, Arc::clone(context), home, most);
-        mirror.run(self.hub.listen(), term.clone()).await;
+        mirror.run(self.event_bus.subscribe(), term.clone()).await;
     }
 
     /// Looks after the machines as soon as somebody has said what is wanted.
@@ -278,7 +281,7 @@ impl Operator {
         };
         let Some(first) = first else { return };
         let (policy, follows) = watch::channel(first);
-        let parts = Parts {
+        let parts = ReconcilerDeps {
             queue: self.queue.clone(),
             fly: fleet.fly.clone(),
             limit: fleet.limit.clone(),
@@ -305,16 +308,16 @@ impl Operator {
 }
 
 /// Runs a part, and ends the term with it.
-async fn whole(part: impl Future<Output = ()>, term: &CancellationToken) {
+async fn cancel_term_when_done(part: impl Future<Output = ()>, term: &CancellationToken) {
     part.await;
     if !term.is_cancelled() {
-        tracing::error!("a part of the operator ended by itself; all of it begins anew");
+        tracing::error!("an operator task ended unexpectedly; restarting all of them");
         term.cancel();
     }
 }
 
 /// While it acts, it is ready once it knows all objects.
-async fn say_ready(context: &Context, ready: &watch::Sender<Ready>, term: &CancellationToken) {
+async fn report_readiness(context: &Context, ready: &watch::Sender<Ready>, term: &CancellationToken) {
     let unread = Err("the TranscodeJobs are being read for the first time".to_owned());
     drop(ready.send_replace(unread));
     tokio::select! {

@@ -11,7 +11,7 @@ use secrecy::SecretString;
 use tokio::time::timeout;
 
 use crate::job::{JobSpec, SecretRef};
-use crate::webhook::{Key, Keys, NoKey};
+use crate::webhook::{Key, KeyUnavailable, SigningKeys};
 
 /// What the API server may take to answer.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -19,12 +19,12 @@ const LIMIT: Duration = Duration::from_secs(20);
 /// Signs with the Secrets that jobs name.
 pub struct SecretKeys(pub Client);
 
-impl Keys for SecretKeys {
-    fn key<'a>(&'a self, job: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, NoKey>> {
+impl SigningKeys for SecretKeys {
+    fn key<'a>(&'a self, job: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, KeyUnavailable>> {
         async move {
             match &job.webhook_key {
-                Some(secret) => read(&self.0, secret).await.map(Arc::new).map_err(NoKey::NotNow),
-                None => Err(NoKey::Never("the job names no Secret".to_owned())),
+                Some(secret) => read(&self.0, secret).await.map(Arc::new).map_err(KeyUnavailable::NotNow),
+                None => Err(KeyUnavailable::Never("the job names no Secret".to_owned())),
             }
         }
         .boxed()

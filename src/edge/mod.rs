@@ -5,8 +5,8 @@
 //! | `settings` | variables and secrets -> typed values; names all that is missing (pure) |
 //! | here | what an invocation has: queue, buckets, API, fleet |
 //! | `fetch` | serves the API |
-//! | `consume` | takes in R2's object-created messages, and lets a machine come |
-//! | `cron` | once a minute what has to happen without anybody asking |
+//! | `queue` | takes in R2's object-created messages, and lets a machine come |
+//! | `scheduled` | once a minute what has to happen without anybody asking |
 //! | `log` | log lines, as JSON on the console |
 //!
 //! What does not live here: what the API answers (`api`), what an event does (`api::ingest`), what the
@@ -17,26 +17,26 @@
 //! free plan (<https://developers.cloudflare.com/workers/platform/limits/>), so all that it does is bounded by
 //! what is left of them.
 
+#[cfg(any(test, target_arch = "wasm32"))]
+mod budget;
 #[cfg(target_arch = "wasm32")]
-mod consume;
-#[cfg(target_arch = "wasm32")]
-mod cron;
+mod context;
 #[cfg(target_arch = "wasm32")]
 mod fetch;
 #[cfg(target_arch = "wasm32")]
 mod log;
-#[cfg(any(test, target_arch = "wasm32"))]
-mod pace;
+#[cfg(target_arch = "wasm32")]
+mod queue;
+#[cfg(target_arch = "wasm32")]
+mod scheduled;
 pub(crate) mod settings;
-#[cfg(target_arch = "wasm32")]
-mod works;
 
-#[cfg(target_arch = "wasm32")]
-pub use consume::consume;
-#[cfg(target_arch = "wasm32")]
-pub use cron::cron;
 #[cfg(target_arch = "wasm32")]
 pub use fetch::fetch;
 #[cfg(target_arch = "wasm32")]
 pub use log::start;
+#[cfg(target_arch = "wasm32")]
+pub use queue::queue;
+#[cfg(target_arch = "wasm32")]
+pub use scheduled::scheduled;
 pub use settings::{Fleet, Settings};

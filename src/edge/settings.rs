@@ -64,17 +64,17 @@ impl Settings {
         let storage = all(StorageConfig::read, env, &mut wrong);
         let api = all(api, env, &mut wrong);
         let webhook = all(webhook, env, &mut wrong);
-        let fleet = match env.text("FLEET").as_deref() {
-            None | Some("edge") => {
+        let fleet = match env.text("EDGE_FLEET").as_deref() {
+            None | Some("enabled") => {
                 let fly = all(FlyConfig::read, env, &mut wrong);
                 let policy = all(FleetPolicy::read, env, &mut wrong);
                 fly.zip(policy).map(|(fly, policy)| Fleet { fly, policy })
             }
-            Some("elsewhere") => None,
+            Some("disabled") => None,
             Some(_) => {
                 let why =
-                    "it must be `edge`, or `elsewhere` where a `tcoder controller` looks after the machines";
-                wrong.push(ConfigError::Invalid { name: "FLEET", why: why.into() });
+                    "it must be `enabled`, or `disabled` where a `tcoder controller` manages the machines";
+                wrong.push(ConfigError::Invalid { name: "EDGE_FLEET", why: why.into() });
                 None
             }
         };
@@ -135,7 +135,7 @@ fn redis_token(env: &Env<'_>) -> Result<SecretString, ConfigError> {
 }
 
 fn stay(env: &Env<'_>) -> Result<Duration, ConfigError> {
-    const NAME: &str = "EDGE_STAY_SECONDS";
+    const NAME: &str = "EDGE_CRON_MAX_SECONDS";
     let what = "a whole number of seconds up to 50";
     match env.parsed(NAME, what)?.unwrap_or(LONGEST_STAY) {
         seconds if seconds <= LONGEST_STAY => Ok(Duration::from_secs(seconds)),
@@ -252,10 +252,10 @@ mod tests {
             ("UPSTASH_REDIS_REST_URL", "redis://hush"),
             ("API_TOKENS", "hush"),
             ("WEBHOOK_SECRET", "whsec_hush"),
-            ("FLEET", "hush"),
+            ("EDGE_FLEET", "hush"),
             ("EDGE_SUBREQUESTS", "hush"),
             ("EDGE_SUBREQUESTS", "19"),
-            ("EDGE_STAY_SECONDS", "51"),
+            ("EDGE_CRON_MAX_SECONDS", "51"),
             ("MAX_MACHINES", "hush"),
         ] {
             let wrong = read(|n| (n == name).then_some(Some(bad))).unwrap_err();
@@ -268,7 +268,7 @@ mod tests {
     fn a_fleet_that_somebody_else_looks_after_needs_no_fly() {
         let fly = ["FLY_API_TOKEN", "FLY_WORKER_APP", "FLY_WORKER_IMAGE"];
         let settings = read(|name| match name {
-            "FLEET" => Some(Some("elsewhere")),
+            "EDGE_FLEET" => Some(Some("disabled")),
             _ => fly.contains(&name).then_some(None),
         });
         assert!(settings.unwrap().fleet.is_none());

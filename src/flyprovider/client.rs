@@ -20,7 +20,7 @@ use super::error::{Answer, FlyError, Kind, classify, retry_after};
 use super::host::{self, Again};
 use super::{Machine, MachineConfig, MachineEvent, MachineId, MachineState};
 use crate::config::FlyConfig;
-use crate::pace::within;
+use crate::time::timeout;
 
 /// From the request to the last byte of its answer. A create waits for a host to be found.
 pub(super) const READ: Duration = Duration::from_secs(20);
@@ -329,7 +329,7 @@ impl Fly {
     }
 
     async fn send(&self, call: &Call<'_>) -> Result<(StatusCode, Option<Duration>, Vec<u8>), FlyError> {
-        let in_time = within(call.limit, self.exchange(call)).await;
+        let in_time = timeout(call.limit, self.exchange(call)).await;
         in_time.unwrap_or_else(|| Err(in_doubt(call.kind(), "time-out".into())))
     }
 
@@ -357,7 +357,7 @@ impl Fly {
             machine = call.machine.map(|id| id.0.as_str()),
             verb = call.verb,
             status = status.as_u16(),
-            fly_request_id = header("fly-request-id"),
+            provider_request_id = header("fly-request-id"),
             ms = i64::try_from(now.duration_since(began).as_millis()).unwrap_or(i64::MAX),
             "asked Fly"
         );
@@ -401,7 +401,7 @@ impl Fly {
         }
         let answer = Answer { status: status.as_u16(), retry_after: wait, body: &body };
         let error = classify(call.kind(), call.machine, &answer);
-        tracing::debug!(verb = call.verb, %error, "Fly did not do it");
+        tracing::debug!(verb = call.verb, %error, "operation on a machine failed");
         error
     }
 }

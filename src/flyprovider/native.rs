@@ -7,7 +7,7 @@ use url::Url;
 use super::client::READ;
 use super::{Fly, FlyError, Limit};
 use crate::net;
-use crate::queue::{FlyPriority, backoff};
+use crate::queue::{RequestClass, backoff};
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// How often a read is sent, at most.
@@ -54,7 +54,7 @@ impl Again {
             return Ok(true);
         };
         tokio::time::sleep(backoff::full_jitter(tries, limit.rate().interval, 4 * second)).await;
-        let priority = if is_list { FlyPriority::List } else { FlyPriority::Start };
+        let priority = if is_list { RequestClass::List } else { RequestClass::Start };
         match limit.pass(priority, READ).await {
             Ok(Some(_)) => Ok(true),
             Ok(None) => Err(FlyError::Unavailable { message: "no slot for another try".into() }),

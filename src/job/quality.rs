@@ -39,7 +39,7 @@ pub enum Quality {
 
 /// Width and height in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-pub struct Box2 {
+pub struct Dimensions {
     /// Pixels across.
     pub width: u32,
     /// Pixels down.
@@ -83,8 +83,8 @@ impl Quality {
 
     /// The landscape box its renditions are fitted into.
     #[must_use]
-    pub const fn fit(self) -> Box2 {
-        Box2 { width: self.row().1, height: self.row().2 }
+    pub const fn fit(self) -> Dimensions {
+        Dimensions { width: self.row().1, height: self.row().2 }
     }
 
     /// Most the video may take, kbit/s.

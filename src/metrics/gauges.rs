@@ -136,7 +136,7 @@ impl Out<'_> {
             age,
         )?;
         self.one("workers", "Workers in the pool", None, stats.workers)?;
-        self.one("webhooks_owed", "Webhook deliveries still owed", None, stats.webhooks_owed)
+        self.one("webhook_deliveries_pending", "Webhook deliveries still owed", None, stats.pending_webhooks)
     }
 
     fn fleet(&mut self, fleet: &Fleet) -> fmt::Result {

@@ -33,8 +33,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::job::JobEvent;
-use crate::pace::within;
 use crate::queue::{FleetStatus, Queue, Stats};
+use crate::time::timeout;
 use gauges::{Fleet, Gauges};
 use jobs::{ATTEMPT_ENDS, Ledger};
 
@@ -60,12 +60,12 @@ pub struct Metrics {
     attempts: Family<Labels<1>, Counter>,
     waiting: Histogram,
     running: Histograms,
-    fly_requests: Family<Labels<2>, Counter>,
+    provider_requests: Family<Labels<2>, Counter>,
     fly_times: Histograms,
     fly_limited: Counter,
     actions: Family<Labels<2>, Counter>,
     spent: Counter<f64, std::sync::atomic::AtomicU64>,
-    operator_acts: Gauge,
+    operator_leader: Gauge,
     reconciles: Family<Labels<1>, Counter>,
 }
 
@@ -85,11 +85,11 @@ pub async fn scrape(metrics: &Metrics, queue: &Queue, headers: &HeaderMap) -> Re
 /// Asks Redis how things stand.
 async fn refresh(metrics: &Metrics, queue: &Queue) {
     let asked = async { futures::join!(queue.stats(), queue.fleet()) };
-    match within(LIMIT, asked).await {
+    match timeout(LIMIT, asked).await {
         Some((Ok(stats), fleet)) => {
             // A status that cannot be read, by a newer version's reconciler say, hides the fleet alone.
             if let Err(error) = &fleet {
-                tracing::debug!(%error, "the fleet's metrics cannot be read");
+                tracing::debug!(%error, "could not read the fleet's metrics");
             }
             metrics.queue(&stats);
             let status = fleet.ok().and_then(|(status, paused)| {
@@ -99,7 +99,7 @@ async fn refresh(metrics: &Metrics, queue: &Queue) {
             metrics.fleet(status.as_ref());
         }
         Some((Err(error), _)) => {
-            tracing::debug!(%error, "the queue's metrics cannot be read");
+            tracing::debug!(%error, "could not read the queue's metrics");
             metrics.redis_down();
         }
         None => metrics.redis_down(),
@@ -118,12 +118,12 @@ impl Metrics {
             attempts: Family::default(),
             waiting: Histogram::new(WAITING),
             running: Family::new_with_constructor(|| Histogram::new(RUNNING)),
-            fly_requests: Family::default(),
+            provider_requests: Family::default(),
             fly_times: Family::new_with_constructor(|| Histogram::new(REQUEST)),
             fly_limited: Counter::default(),
             actions: Family::default(),
             spent: Counter::default(),
-            operator_acts: Gauge::default(),
+            operator_leader: Gauge::default(),
             reconciles: Family::default(),
         };
         for outcome in ["ok", "error"] {
@@ -144,7 +144,7 @@ impl Metrics {
         let r = &mut self.registry;
         r.register("build", "The version of tcoder", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         r.register(
-            "jobs_ended",
+            "jobs_finished",
             "Jobs that ended since this process started, by how. Every API process counts all jobs: do not sum over processes",
             self.ended.clone(),
         );
@@ -166,18 +166,18 @@ impl Metrics {
             self.running.clone(),
         );
         r.register(
-            "fly_requests",
+            "provider_requests",
             "Requests of this process to the Fly Machines API, by what they asked for and what came of them",
-            self.fly_requests.clone(),
+            self.provider_requests.clone(),
         );
         r.register_with_unit(
-            "fly_request_duration",
+            "provider_request_duration",
             "How long requests of this process to the Fly Machines API took, without the wait for the shared rate limit",
             Unit::Seconds,
             self.fly_times.clone(),
         );
         r.register(
-            "fly_rate_limited",
+            "provider_throttled",
             "Answers of the Fly Machines API to this process that said 429",
             self.fly_limited.clone(),
         );
@@ -193,12 +193,12 @@ impl Metrics {
             self.spent.clone(),
         );
         r.register(
-            "operator_acts",
+            "operator_leader",
             "Whether this process holds the Lease and sees to TranscodeJobs and WorkerPools",
-            self.operator_acts.clone(),
+            self.operator_leader.clone(),
         );
         r.register(
-            "operator_reconciles",
+            "operator_reconciliations",
             "Looks of this process at a TranscodeJob, by whether they came to an end",
             self.reconciles.clone(),
         );
@@ -255,12 +255,12 @@ impl Metrics {
 
     /// A request to Fly is over. `took` is without the wait for the rate limit.
     pub fn fly_call(&self, action: &'static str, outcome: &'static str, took: Duration) {
-        self.fly_requests.get_or_create(&[("action", action), ("outcome", outcome)]).inc();
+        self.provider_requests.get_or_create(&[("action", action), ("outcome", outcome)]).inc();
         self.fly_times.get_or_create(&[("action", action)]).observe(took.as_secs_f64());
     }
 
     /// Fly said 429.
-    pub fn fly_rate_limited(&self) {
+    pub fn provider_throttled(&self) {
         self.fly_limited.inc();
     }
 
@@ -270,8 +270,8 @@ impl Metrics {
     }
 
     /// This process sees to custom resources from now on, or does so no longer.
-    pub fn operator_acts(&self, acts: bool) {
-        self.operator_acts.set(acts.into());
+    pub fn operator_leader(&self, acts: bool) {
+        self.operator_leader.set(acts.into());
     }
 
     /// A TranscodeJob was looked at, or could not be.

@@ -71,9 +71,9 @@ fn a_job_is_counted_and_its_times_are_those_of_its_events() {
     }
     let seen = scrape(&metrics);
     for (name, value) in [
-        ("tcoder_jobs_ended{outcome=completed}_total", 1.0),
-        ("tcoder_jobs_ended{outcome=failed}_total", 0.0),
-        ("tcoder_jobs_ended{outcome=cancelled}_total", 0.0),
+        ("tcoder_jobs_finished{outcome=completed}_total", 1.0),
+        ("tcoder_jobs_finished{outcome=failed}_total", 0.0),
+        ("tcoder_jobs_finished{outcome=cancelled}_total", 0.0),
         ("tcoder_job_attempts{outcome=completed}_total", 1.0),
         ("tcoder_job_attempts{outcome=requeued}_total", 1.0),
         ("tcoder_job_waiting_seconds_count", 2.0),
@@ -271,7 +271,7 @@ proptest! {
         };
         #[expect(clippy::cast_precision_loss)]
         let most = ends.len() as f64;
-        prop_assert!(all("tcoder_jobs_ended").iter().sum::<f64>() <= most);
+        prop_assert!(all("tcoder_jobs_finished").iter().sum::<f64>() <= most);
         prop_assert!(all("tcoder_job").iter().all(|value| *value >= 0.0));
     }
 }
@@ -305,7 +305,7 @@ fn status() -> FleetStatus {
             machine(Some("stopped"), "rest"),
             machine(None, "booting"),
         ],
-        conditions: vec![condition("Unauthorised"), condition("Unauthorised"), condition("Quota")],
+        conditions: vec![condition("Unauthorized"), condition("Unauthorized"), condition("Quota")],
         machine_usd_per_hour: Some(0.25),
         ..Default::default()
     }
@@ -323,7 +323,7 @@ fn gauges_show_what_is_known_and_go_when_it_is_not() {
         running: 3,
         oldest_pending_ms: Some(1_500),
         workers: 4,
-        webhooks_owed: 1,
+        pending_webhooks: 1,
         ..Default::default()
     };
     metrics.queue(&stats);
@@ -337,7 +337,7 @@ fn gauges_show_what_is_known_and_go_when_it_is_not() {
         ("tcoder_jobs{state=completed}", 0.0),
         ("tcoder_queue_oldest_pending_age_seconds", 1.5),
         ("tcoder_workers", 4.0),
-        ("tcoder_webhooks_owed", 1.0),
+        ("tcoder_webhook_deliveries_pending", 1.0),
         ("tcoder_fleet_machines{state=started}", 2.0),
         ("tcoder_fleet_machines{state=stopped}", 1.0),
         ("tcoder_fleet_machines{state=stopping}", 0.0),
@@ -351,7 +351,7 @@ fn gauges_show_what_is_known_and_go_when_it_is_not() {
         ("tcoder_fleet_machines_billed", 2.0),
         ("tcoder_fleet_jobs_waiting", 5.0),
         ("tcoder_fleet_paused", 0.0),
-        ("tcoder_fleet_condition{reason=Unauthorised}", 1.0),
+        ("tcoder_fleet_condition{reason=Unauthorized}", 1.0),
         ("tcoder_fleet_condition{reason=Quota}", 1.0),
         ("tcoder_fleet_dollars_per_hour", 0.5),
         ("tcoder_fleet_status_timestamp_seconds", 1_700_000_000.5),
@@ -400,18 +400,18 @@ fn what_is_done_with_fly_is_counted() {
     metrics.fly_call("list", "ok", Duration::from_millis(200));
     metrics.fly_call("list", "ok", Duration::from_millis(300));
     metrics.fly_call("list", "unavailable", Duration::from_secs(90));
-    metrics.fly_rate_limited();
+    metrics.provider_throttled();
     metrics.fleet_action("retire", "busy");
     for dollars in [0.25, 0.5, -1.0, f64::NAN, f64::INFINITY] {
         metrics.fleet_spent(dollars);
     }
     let seen = scrape(&metrics);
     for (name, value) in [
-        ("tcoder_fly_requests{action=list,outcome=ok}_total", 2.0),
-        ("tcoder_fly_requests{action=list,outcome=unavailable}_total", 1.0),
-        ("tcoder_fly_request_duration_seconds{action=list}_count", 3.0),
-        ("tcoder_fly_request_duration_seconds{action=list}_sum", 90.5),
-        ("tcoder_fly_rate_limited_total", 1.0),
+        ("tcoder_provider_requests{action=list,outcome=ok}_total", 2.0),
+        ("tcoder_provider_requests{action=list,outcome=unavailable}_total", 1.0),
+        ("tcoder_provider_request_duration_seconds{action=list}_count", 3.0),
+        ("tcoder_provider_request_duration_seconds{action=list}_sum", 90.5),
+        ("tcoder_provider_throttled_total", 1.0),
         ("tcoder_fleet_actions{kind=retire,outcome=busy}_total", 1.0),
         ("tcoder_fleet_spent_dollars_total", 0.75),
     ] {

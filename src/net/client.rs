@@ -9,7 +9,7 @@ use tracing::Instrument as _;
 use url::Url;
 
 use super::span::{self, RequestSpan, Shown};
-use super::{Guard, MAX_REDIRECTS, Refused, is_public, judge};
+use super::{EgressPolicy, MAX_REDIRECTS, UrlRefused, check_url, is_public};
 
 /// How long a call may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,18 +41,22 @@ pub fn install_crypto() {
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
-    guard: Guard,
+    guard: EgressPolicy,
 }
 
 /// A client of this guard.
 ///
 /// # Errors
 /// When the machine's certificates cannot be loaded.
-pub fn client(guard: Guard, timeouts: Timeouts, redirects: Redirects) -> Result<Client, reqwest::Error> {
+pub fn client(
+    guard: EgressPolicy,
+    timeouts: Timeouts,
+    redirects: Redirects,
+) -> Result<Client, reqwest::Error> {
     Ok(Client { http: builder(guard, timeouts, redirects).build()?, guard })
 }
 
-fn builder(guard: Guard, timeouts: Timeouts, redirects: Redirects) -> reqwest::ClientBuilder {
+fn builder(guard: EgressPolicy, timeouts: Timeouts, redirects: Redirects) -> reqwest::ClientBuilder {
     install_crypto();
     let policy = match redirects {
         Redirects::Stay => redirect::Policy::none(),
@@ -76,7 +80,7 @@ fn builder(guard: Guard, timeouts: Timeouts, redirects: Redirects) -> reqwest::C
     if let Some(total) = timeouts.total {
         builder = builder.timeout(total);
     }
-    if guard == Guard::PublicOnly {
+    if guard == EgressPolicy::PublicOnly {
         builder = builder.dns_resolver(PublicResolver);
     }
     builder
@@ -87,9 +91,9 @@ impl Client {
     ///
     /// # Errors
     /// When the guard refuses the address at sight. One it refuses later, because of what its name
-    /// resolves to or where it redirects, fails [`Self::send`]; [`Refused::find`] finds why.
-    pub fn request(&self, method: Method, url: &Url) -> Result<RequestBuilder, Refused> {
-        judge(self.guard, url)?;
+    /// resolves to or where it redirects, fails [`Self::send`]; [`UrlRefused::find`] finds why.
+    pub fn request(&self, method: Method, url: &Url) -> Result<RequestBuilder, UrlRefused> {
+        check_url(self.guard, url)?;
         Ok(self.http.request(method, url.clone()))
     }
 
@@ -109,14 +113,14 @@ impl Client {
     }
 }
 
-fn judge_redirect(guard: Guard, previous: &[Url], next: &Url) -> Result<(), Refused> {
+fn judge_redirect(guard: EgressPolicy, previous: &[Url], next: &Url) -> Result<(), UrlRefused> {
     if previous.len() > MAX_REDIRECTS {
-        return Err(Refused::Redirects);
+        return Err(UrlRefused::Redirects);
     }
     if next.scheme() == "http" && previous.last().is_some_and(|url| url.scheme() == "https") {
-        return Err(Refused::Downgrade);
+        return Err(UrlRefused::Downgrade);
     }
-    judge(guard, next)
+    check_url(guard, next)
 }
 
 struct PublicResolver;
@@ -133,10 +137,10 @@ impl Resolve for PublicResolver {
 }
 
 /// The public ones of `found`; refused when there is none but there are private ones.
-fn public_of(found: &[SocketAddr]) -> Result<Vec<SocketAddr>, Refused> {
+fn public_of(found: &[SocketAddr]) -> Result<Vec<SocketAddr>, UrlRefused> {
     let public: Vec<SocketAddr> = found.iter().copied().filter(|a| is_public(a.ip())).collect();
     match found.first() {
-        Some(first) if public.is_empty() => Err(Refused::Private(first.ip())),
+        Some(first) if public.is_empty() => Err(UrlRefused::Private(first.ip())),
         _ => Ok(public),
     }
 }
@@ -163,21 +167,21 @@ mod tests {
             list.iter().map(|text| SocketAddr::new(ip(text), 0)).collect()
         };
         assert_eq!(public_of(&found(&["10.0.0.5", "1.1.1.1"])), Ok(found(&["1.1.1.1"])));
-        assert_eq!(public_of(&found(&["10.0.0.5", "::1"])), Err(Refused::Private(ip("10.0.0.5"))));
+        assert_eq!(public_of(&found(&["10.0.0.5", "::1"])), Err(UrlRefused::Private(ip("10.0.0.5"))));
         assert_eq!(public_of(&[]), Ok(vec![]));
     }
 
     #[test]
     fn redirects_are_judged_one_by_one() {
-        let go = |from: &str, to: &str| judge_redirect(Guard::PublicOnly, &[url(from)], &url(to));
+        let go = |from: &str, to: &str| judge_redirect(EgressPolicy::PublicOnly, &[url(from)], &url(to));
         assert_eq!(go("http://example.com", "https://example.com"), Ok(()));
-        assert_eq!(go("https://example.com", "http://example.com"), Err(Refused::Downgrade));
-        assert_eq!(go("http://example.com", "http://10.0.0.5/"), Err(Refused::Private(ip("10.0.0.5"))));
-        assert_eq!(go("http://example.com", "file:///etc/passwd"), Err(Refused::Scheme));
+        assert_eq!(go("https://example.com", "http://example.com"), Err(UrlRefused::Downgrade));
+        assert_eq!(go("http://example.com", "http://10.0.0.5/"), Err(UrlRefused::Private(ip("10.0.0.5"))));
+        assert_eq!(go("http://example.com", "file:///etc/passwd"), Err(UrlRefused::Scheme));
         let hops = vec![url("http://example.com"); MAX_REDIRECTS + 1];
         let next = url("http://example.com/next");
-        assert_eq!(judge_redirect(Guard::PublicOnly, &hops, &next), Err(Refused::Redirects));
-        assert_eq!(judge_redirect(Guard::PublicOnly, &hops[1..], &next), Ok(()));
+        assert_eq!(judge_redirect(EgressPolicy::PublicOnly, &hops, &next), Err(UrlRefused::Redirects));
+        assert_eq!(judge_redirect(EgressPolicy::PublicOnly, &hops[1..], &next), Ok(()));
     }
 
     /// A server on this machine that passes for `public.example`, and a guarded client that believes it:
@@ -203,11 +207,11 @@ mod tests {
         tokio::spawn(server.into_future());
         let second = Duration::from_secs(10);
         let timeouts = Timeouts { connect: second, read: second, total: Some(second) };
-        let http = builder(Guard::PublicOnly, timeouts, Redirects::Follow)
+        let http = builder(EgressPolicy::PublicOnly, timeouts, Redirects::Follow)
             .resolve("public.example", address)
             .build()
             .unwrap();
-        (Client { http, guard: Guard::PublicOnly }, address, stop)
+        (Client { http, guard: EgressPolicy::PublicOnly }, address, stop)
     }
 
     #[tokio::test]
@@ -216,13 +220,13 @@ mod tests {
         let ask = async |path: &str| {
             let at = url(&format!("http://public.example:{}{path}", address.port()));
             let answer = client.send(client.request(Method::GET, &at).unwrap()).await;
-            answer.map(|_| ()).map_err(|error| Refused::find(&error).cloned())
+            answer.map(|_| ()).map_err(|error| UrlRefused::find(&error).cloned())
         };
         assert_eq!(ask("/good").await, Ok(()));
-        assert_eq!(ask("/literal").await, Err(Some(Refused::Private(ip("127.0.0.1")))));
+        assert_eq!(ask("/literal").await, Err(Some(UrlRefused::Private(ip("127.0.0.1")))));
         let by_name = ask("/name").await.unwrap_err().unwrap();
-        assert!(matches!(by_name, Refused::Private(ip) if ip.is_loopback()), "{by_name}");
-        assert_eq!(ask("/loop").await, Err(Some(Refused::Redirects)));
+        assert!(matches!(by_name, UrlRefused::Private(ip) if ip.is_loopback()), "{by_name}");
+        assert_eq!(ask("/loop").await, Err(Some(UrlRefused::Redirects)));
         stop.cancel();
     }
 }

@@ -20,20 +20,20 @@ use url::{Host, Url};
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use client::{Client, Redirects, Timeouts, client, install_crypto};
-pub use post::{PostError, Poster};
+pub use post::{PostError, WebhookHttp};
 #[cfg(not(target_arch = "wasm32"))]
 pub use span::{RequestSpan, Shown};
 
 /// Which addresses may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Guard {
+pub enum EgressPolicy {
     /// Those of the public internet.
     PublicOnly,
     /// Every one; for an installation whose inputs and webhooks lie in its own network.
     AllowPrivate,
 }
 
-impl Guard {
+impl EgressPolicy {
     /// The guard for the setting `ALLOW_PRIVATE_URLS`.
     #[must_use]
     pub const fn allow_private(allowed: bool) -> Self {
@@ -46,7 +46,7 @@ pub const MAX_REDIRECTS: usize = 5;
 
 /// The address was not called.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Refused {
+pub enum UrlRefused {
     /// It is not on the public internet.
     #[error(
         "the address points into a private network ({0}); use a public address, \
@@ -64,7 +64,7 @@ pub enum Refused {
     Redirects,
 }
 
-impl Refused {
+impl UrlRefused {
     /// The refusal inside an error of a request, if that is what made it fail.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
@@ -83,17 +83,17 @@ impl Refused {
 ///
 /// # Errors
 /// Why not.
-pub fn judge(guard: Guard, url: &Url) -> Result<(), Refused> {
+pub fn check_url(guard: EgressPolicy, url: &Url) -> Result<(), UrlRefused> {
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(Refused::Scheme);
+        return Err(UrlRefused::Scheme);
     }
     let ip: IpAddr = match url.host() {
-        None => return Err(Refused::Scheme),
+        None => return Err(UrlRefused::Scheme),
         Some(Host::Domain(_)) => return Ok(()),
         Some(Host::Ipv4(ip)) => ip.into(),
         Some(Host::Ipv6(ip)) => ip.into(),
     };
-    if guard == Guard::AllowPrivate || is_public(ip) { Ok(()) } else { Err(Refused::Private(ip)) }
+    if guard == EgressPolicy::AllowPrivate || is_public(ip) { Ok(()) } else { Err(UrlRefused::Private(ip)) }
 }
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
@@ -321,18 +321,21 @@ mod tests {
             "http://0/",
             "https://169.254.169.254/latest/meta-data/",
         ] {
-            assert!(matches!(judge(Guard::PublicOnly, &url(text)), Err(Refused::Private(_))), "{text}");
-            assert_eq!(judge(Guard::AllowPrivate, &url(text)), Ok(()), "{text}");
+            assert!(
+                matches!(check_url(EgressPolicy::PublicOnly, &url(text)), Err(UrlRefused::Private(_))),
+                "{text}"
+            );
+            assert_eq!(check_url(EgressPolicy::AllowPrivate, &url(text)), Ok(()), "{text}");
         }
-        assert_eq!(judge(Guard::PublicOnly, &url("https://example.com/a.mp4")), Ok(()));
+        assert_eq!(check_url(EgressPolicy::PublicOnly, &url("https://example.com/a.mp4")), Ok(()));
         for text in ["file:///etc/passwd", "ftp://example.com/a", "data:text/plain,hi"] {
-            assert_eq!(judge(Guard::AllowPrivate, &url(text)), Err(Refused::Scheme), "{text}");
+            assert_eq!(check_url(EgressPolicy::AllowPrivate, &url(text)), Err(UrlRefused::Scheme), "{text}");
         }
     }
 
     #[test]
     fn a_refusal_says_where_it_points_and_what_to_do() {
-        let text = Refused::Private(ip("10.0.0.5")).to_string();
+        let text = UrlRefused::Private(ip("10.0.0.5")).to_string();
         assert!(text.starts_with("the address points into a private network (10.0.0.5); "), "{text}");
         assert!(text.contains("ALLOW_PRIVATE_URLS"), "{text}");
     }

@@ -7,7 +7,7 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use url::Url;
 
-use super::{Guard, Refused};
+use super::{EgressPolicy, UrlRefused};
 #[cfg(not(target_arch = "wasm32"))]
 use super::{Redirects, Timeouts};
 
@@ -19,7 +19,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 pub enum PostError {
     /// The address is one that is not called.
     #[error(transparent)]
-    Refused(#[from] Refused),
+    UrlRefused(#[from] UrlRefused),
     /// Not in time.
     #[error("the receiver did not answer in time")]
     Late,
@@ -30,22 +30,22 @@ pub enum PostError {
 
 /// Posts messages. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Poster {
+pub struct WebhookHttp {
     #[cfg(not(target_arch = "wasm32"))]
     http: super::Client,
     #[cfg(target_arch = "wasm32")]
-    guard: Guard,
+    guard: EgressPolicy,
     #[cfg(target_arch = "wasm32")]
     limit: Duration,
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-impl Poster {
+impl WebhookHttp {
     /// One that calls only what `guard` lets through, and waits so long for an answer.
     ///
     /// # Errors
     /// When the machine's certificates cannot be loaded.
-    pub fn new(guard: Guard, limit: Duration) -> Result<Self, reqwest::Error> {
+    pub fn new(guard: EgressPolicy, limit: Duration) -> Result<Self, reqwest::Error> {
         let timeouts = Timeouts { connect: CONNECT, read: limit, total: Some(limit) };
         Ok(Self { http: super::client(guard, timeouts, Redirects::Stay)? })
     }
@@ -58,7 +58,7 @@ impl Poster {
         let request = self.http.request(reqwest::Method::POST, url)?;
         match self.http.send(request.headers(headers).body(body)).await {
             Ok(answer) => Ok(answer.status()),
-            Err(error) => Err(match Refused::find(&error) {
+            Err(error) => Err(match UrlRefused::find(&error) {
                 Some(refused) => refused.clone().into(),
                 None if error.is_timeout() => PostError::Late,
                 None => PostError::Unreachable,
@@ -69,12 +69,12 @@ impl Poster {
 
 /// `fetch` of its own, since reqwest follows redirects here.
 #[cfg(target_arch = "wasm32")]
-impl Poster {
+impl WebhookHttp {
     /// One that calls only what `guard` lets through, and waits so long for an answer.
     ///
     /// # Errors
     /// Never; a process's may.
-    pub fn new(guard: Guard, limit: Duration) -> Result<Self, reqwest::Error> {
+    pub fn new(guard: EgressPolicy, limit: Duration) -> Result<Self, reqwest::Error> {
         Ok(Self { guard, limit })
     }
 
@@ -85,7 +85,7 @@ impl Poster {
     pub async fn post(&self, url: &Url, headers: HeaderMap, body: String) -> Result<StatusCode, PostError> {
         use worker::{Fetch, Headers, Method, Request, RequestInit, RequestRedirect};
 
-        super::judge(self.guard, url)?;
+        super::check_url(self.guard, url)?;
         let call = async {
             let mut init = RequestInit::new();
             init.with_method(Method::Post)
@@ -95,7 +95,7 @@ impl Poster {
             let answer = Fetch::Request(Request::new_with_init(url.as_str(), &init)?).send().await?;
             Ok::<_, worker::Error>(answer.status_code())
         };
-        match crate::pace::within(self.limit, call).await {
+        match crate::time::timeout(self.limit, call).await {
             Some(Ok(status)) => StatusCode::from_u16(status).map_err(|_| PostError::Unreachable),
             Some(Err(_)) => Err(PostError::Unreachable),
             None => Err(PostError::Late),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::job::Millis;
-use crate::pace::Instant;
+use crate::time::Instant;
 
 /// Says what time it is at Redis, from the last time Redis said it. Cheap to clone; clones agree.
 #[derive(Clone, Debug)]

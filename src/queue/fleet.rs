@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::fleet_status::{FleetStatus, Paused};
 use super::jobs::to_json;
-use super::pool::{RETIRED, WorkerRecord};
 use super::scripts;
+use super::workers::{RETIRED, WorkerRecord};
 use super::{Command, Queue, QueueError, Reply};
 use crate::job::{JobId, Millis, WorkerId};
 
@@ -49,7 +49,7 @@ pub struct PoolWorker {
 
 /// The right to act on the fleet. It is worth something only as long as Redis says the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fence {
+pub struct FencingToken {
     /// Who holds it.
     pub holder: String,
     /// How often it has changed hands.
@@ -58,9 +58,9 @@ pub struct Fence {
 
 /// Whether the caller may act.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hold {
+pub enum LockOutcome {
     /// It may, until the time is over.
-    Mine(Fence),
+    Mine(FencingToken),
     /// Somebody else does, for so long at least.
     Held(Duration),
     /// Somebody else did last and let its time run out, so long ago; it goes first should it come back.
@@ -94,18 +94,18 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis fails. Then nobody may act.
-    pub async fn fleet_hold(
+    pub async fn acquire_fleet_lock(
         &self,
         holder: &str,
         time: Duration,
         fresh: bool,
         insist: bool,
-    ) -> Result<Hold, QueueError> {
+    ) -> Result<LockOutcome, QueueError> {
         let flag = |set: bool| if set { "1" } else { "0" }.to_owned();
         let args =
             vec!["hold".into(), holder.to_owned(), time.as_millis().to_string(), flag(fresh), flag(insist)];
         let reply = self.eval(&scripts::FLEET_LOCK, args).await?;
-        parse_hold(&reply, holder)
+        parse_lock(&reply, holder)
             .ok_or_else(|| QueueError::data(format!("the fleet's lock answered {reply:?}")))
     }
 
@@ -113,7 +113,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn fleet_release(&self, fence: &Fence) -> Result<(), QueueError> {
+    pub async fn release_fleet_lock(&self, fence: &FencingToken) -> Result<(), QueueError> {
         let args = vec!["release".into(), fence.holder.clone(), fence.epoch.to_string()];
         self.eval(&scripts::FLEET_LOCK, args).await.map(drop)
     }
@@ -125,7 +125,7 @@ impl Queue {
     /// When Redis fails. Then it is not known whether they were told.
     pub async fn retire(
         &self,
-        fence: &Fence,
+        fence: &FencingToken,
         machine: &str,
         workers: &[WorkerId],
         time: Duration,
@@ -150,7 +150,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn welcome(&self, machine: &str) -> Result<(), QueueError> {
+    pub async fn readmit_machine(&self, machine: &str) -> Result<(), QueueError> {
         self.run(Command::new("ZREM").arg(self.key("machines:retired")).arg(machine)).await.map(drop)
     }
 
@@ -199,9 +199,13 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn tell_fleet(&self, fence: &Fence, status: &FleetStatus) -> Result<bool, QueueError> {
+    pub async fn publish_fleet_status(
+        &self,
+        fence: &FencingToken,
+        status: &FleetStatus,
+    ) -> Result<bool, QueueError> {
         let args = vec![fence.holder.clone(), fence.epoch.to_string(), to_json(status)?];
-        let reply = self.eval(&scripts::FLEET_TELL, args).await?;
+        let reply = self.eval(&scripts::FLEET_PUBLISH, args).await?;
         Ok(reply.int() == Some(1))
     }
 
@@ -223,7 +227,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn fleet_held_until(&self) -> Result<Option<Millis>, QueueError> {
+    pub async fn fleet_lock_expiry(&self) -> Result<Option<Millis>, QueueError> {
         let until = Command::new("HGET").arg(self.key("fleet:lock")).arg("until");
         Ok(self.run(until).await?.int().map(Millis))
     }
@@ -235,13 +239,13 @@ fn parse_paused(text: &str) -> Option<Paused> {
     (!text.is_empty()).then(|| serde_json::from_str(text).unwrap_or_else(|_| unreadable()))
 }
 
-pub(super) fn parse_hold(reply: &Reply, holder: &str) -> Option<Hold> {
+pub(super) fn parse_lock(reply: &Reply, holder: &str) -> Option<LockOutcome> {
     let parts = reply.list()?;
     let number = u64::try_from(parts.get(1)?.int()?).ok()?;
     match parts.first()?.text()? {
-        "MINE" => Some(Hold::Mine(Fence { holder: holder.to_owned(), epoch: number })),
-        "HELD" => Some(Hold::Held(Duration::from_millis(number))),
-        "LAPSED" => Some(Hold::Lapsed(Duration::from_millis(number))),
+        "MINE" => Some(LockOutcome::Mine(FencingToken { holder: holder.to_owned(), epoch: number })),
+        "HELD" => Some(LockOutcome::Held(Duration::from_millis(number))),
+        "LAPSED" => Some(LockOutcome::Lapsed(Duration::from_millis(number))),
         _ => None,
     }
 }

@@ -105,7 +105,7 @@ pub struct FleetMachine {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetCondition {
-    /// One word for programs, such as `Unauthorised`.
+    /// One word for programs, such as `Unauthorized`.
     pub reason: String,
     /// A sentence for people: what is wrong, and what to do.
     pub message: String,

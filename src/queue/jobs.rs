@@ -13,7 +13,7 @@ use crate::trace::{self, TraceParent};
 
 /// How a job begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub enum SubmitMode {
     /// Ready for a worker at once.
     Now,
     /// Ready after this long.
@@ -111,7 +111,7 @@ pub enum FailOutcome {
 
 /// Why a job is called off.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CallOff {
+pub enum CancelReason {
     /// Somebody wants it no more.
     Cancelled,
     /// Somebody wants it later: nobody is told, and a redrive lets it go on.
@@ -239,8 +239,13 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn submit(&self, id: JobId, spec: &JobSpec, start: Start) -> Result<SubmitOutcome, QueueError> {
-        self.submit_in(None, id, spec, start).await
+    pub async fn submit(
+        &self,
+        id: JobId,
+        spec: &JobSpec,
+        start: SubmitMode,
+    ) -> Result<SubmitOutcome, QueueError> {
+        self.submit_with_trace(None, id, spec, start).await
     }
 
     /// The same, in a span that the job's attempts become children of. Where no spans are sent, they become those of
@@ -248,12 +253,12 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn submit_in(
+    pub async fn submit_with_trace(
         &self,
         caller: Option<&TraceParent>,
         id: JobId,
         spec: &JobSpec,
-        start: Start,
+        start: SubmitMode,
     ) -> Result<SubmitOutcome, QueueError> {
         let span = tracing::debug_span!(
             "submit",
@@ -283,13 +288,13 @@ impl Queue {
         trace: Option<&TraceParent>,
         id: JobId,
         spec: &JobSpec,
-        start: Start,
+        start: SubmitMode,
     ) -> Result<SubmitOutcome, QueueError> {
         let (how, wait) = match start {
-            Start::Now => ("queued", Duration::ZERO),
-            Start::After(delay) if delay.is_zero() => ("queued", delay),
-            Start::After(delay) => ("delayed", delay),
-            Start::OnUpload(window) => ("uploading", window),
+            SubmitMode::Now => ("queued", Duration::ZERO),
+            SubmitMode::After(delay) if delay.is_zero() => ("queued", delay),
+            SubmitMode::After(delay) => ("delayed", delay),
+            SubmitMode::OnUpload(window) => ("uploading", window),
         };
         let args = vec![
             id.to_string(),
@@ -298,7 +303,7 @@ impl Queue {
             to_json(spec)?,
             spec.max_attempts.to_string(),
             (spec.priority.get() * Priority::BOOST_MS).to_string(),
-            Outbox::hook(spec),
+            Outbox::delivery_kind(spec),
             ms(self.policy.retention),
             jiff::Timestamp::now().as_millisecond().to_string(),
             trace.map_or_else(String::new, |trace| trace.as_str().to_owned()),
@@ -366,7 +371,7 @@ impl Queue {
                 "RETIRED" => Claim::Retired,
                 // A leftover of a job that no longer waits; it is out of the queue now.
                 "STRAY" => {
-                    tracing::warn!(job = answer.text(0)?, "a stray entry in jobs:pending was dropped");
+                    tracing::warn!(job = answer.text(0)?, "dropped an unreadable entry of jobs:pending");
                     continue;
                 }
                 _ => return Err(answer.unexpected()),
@@ -440,7 +445,7 @@ impl Queue {
             job.id.to_string(),
             job.epoch.to_string(),
             to_json(result)?,
-            Outbox::hook(&job.spec),
+            Outbox::delivery_kind(&job.spec),
             ms(self.policy.retention),
         ];
         let reply = self.eval_idempotent(&scripts::COMPLETE, args).await?;
@@ -466,7 +471,7 @@ impl Queue {
             job.epoch.to_string(),
             to_json(failure)?,
             if again { ms(wait) } else { "-1".to_owned() },
-            Outbox::hook(&job.spec),
+            Outbox::delivery_kind(&job.spec),
             ms(self.policy.retention),
         ];
         let reply = self.eval_idempotent(&scripts::FAIL, args).await?;
@@ -494,18 +499,18 @@ impl Queue {
     /// # Errors
     /// When Redis fails.
     pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome, QueueError> {
-        self.call_off(id, &CallOff::Cancelled).await
+        self.cancel_with(id, &CancelReason::Cancelled).await
     }
 
     /// Calls a job off. One that is only suspended can still be cancelled.
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn call_off(&self, id: JobId, why: &CallOff) -> Result<CancelOutcome, QueueError> {
+    pub async fn cancel_with(&self, id: JobId, why: &CancelReason) -> Result<CancelOutcome, QueueError> {
         let (how, failure) = match why {
-            CallOff::Cancelled => ("cancelled", String::new()),
-            CallOff::Suspended => ("suspended", String::new()),
-            CallOff::Overdue(failure) => ("overdue", to_json(failure)?),
+            CancelReason::Cancelled => ("cancelled", String::new()),
+            CancelReason::Suspended => ("suspended", String::new()),
+            CancelReason::Overdue(failure) => ("overdue", to_json(failure)?),
         };
         let args = vec![id.to_string(), how.to_owned(), failure];
         let reply = self.eval_idempotent(&scripts::CANCEL, args).await?;

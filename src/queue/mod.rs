@@ -40,31 +40,31 @@ mod clock;
 #[cfg(not(target_arch = "wasm32"))]
 mod events;
 mod fleet;
+mod fleet_session;
 mod fleet_status;
-mod fly;
 mod jobs;
 mod outbox;
-mod pool;
-mod read;
+mod query;
+mod rate_limit;
 mod scripts;
 mod transport;
-mod visit;
+mod workers;
 
 pub use clock::ServerClock;
 #[cfg(not(target_arch = "wasm32"))]
 pub use events::{Change, EventFeed};
-pub use fleet::{Fence, FleetView, Hold, PoolWorker, RetireOutcome};
+pub use fleet::{FencingToken, FleetView, LockOutcome, PoolWorker, RetireOutcome};
+pub use fleet_session::{Checkpoint, LockRequest, LockState, Snapshot};
 pub use fleet_status::{FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, Paused};
-pub use fly::{FlyPriority, FlyRate, FlySlot};
 pub use jobs::{
-    CallOff, CancelOutcome, Claim, Claimed, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome,
-    Start, SubmitOutcome, Sweep, UploadedOutcome,
+    CancelOutcome, CancelReason, Claim, Claimed, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome,
+    SubmitMode, SubmitOutcome, Sweep, UploadedOutcome,
 };
 pub use outbox::{Delivery, DeliveryState, Outbox};
-pub use pool::{Registered, WorkerRecord, WorkerState};
-pub use read::{Filter, Page, Stats};
+pub use query::{Filter, Page, Stats};
+pub use rate_limit::{Permit, RequestClass, RequestRate};
 pub use transport::{Command, QueueError, Reply, Rest, SyncToken};
-pub use visit::{Ask, Look, Note, Turn};
+pub use workers::{PoolEntry, WorkerRecord, WorkerState};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -205,7 +205,7 @@ impl Queue {
                     tries += 1;
                     let pause =
                         backoff::full_jitter(tries, Duration::from_millis(100), Duration::from_secs(2));
-                    crate::pace::sleep(pause).await;
+                    crate::time::sleep(pause).await;
                 }
                 other => return other,
             }

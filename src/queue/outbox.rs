@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::jobs::to_json;
-use super::pool::texts;
+use super::workers::text_items;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, JobId, JobSpec, Millis, State};
 
@@ -31,7 +31,7 @@ impl Outbox {
     }
 
     /// What a job's hash and the scripts call it; 0 is a job without a webhook.
-    pub(super) fn hook(spec: &JobSpec) -> String {
+    pub(super) fn delivery_kind(spec: &JobSpec) -> String {
         match (&spec.webhook_url, &spec.webhook_key) {
             (None, _) => "0",
             (Some(_), None) => "1",
@@ -91,7 +91,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn take_deliveries(
+    pub async fn claim_deliveries(
         &self,
         outbox: Outbox,
         now: Millis,
@@ -102,7 +102,7 @@ impl Queue {
         let args =
             vec![outbox.key().to_owned(), now.0.to_string(), held_until.0.to_string(), limit.to_string()];
         // Not repeated when the answer is lost: what was taken unheard is due again after `hold`.
-        let reply = self.eval(&scripts::TAKE, args).await?;
+        let reply = self.eval(&scripts::CLAIM_DELIVERIES, args).await?;
         let unexpected = || QueueError::data(format!("take answered {reply:?}"));
         let (due, taken) = reply.list().and_then(<[Reply]>::split_first).ok_or_else(unexpected)?;
         let next_due = due.int().ok_or_else(unexpected)?;
@@ -110,7 +110,7 @@ impl Queue {
         for pair in taken.chunks_exact(2) {
             let name = pair[0].text().ok_or_else(unexpected)?;
             let Some(delivery) = Delivery::parse(name, outbox) else {
-                tracing::warn!(name, "an entry of the outbox that names no delivery was dropped");
+                tracing::warn!(name, "dropped an unreadable outbox entry");
                 self.run(Command::new("ZREM").arg(self.key(outbox.key())).arg(name)).await?;
                 continue;
             };
@@ -147,7 +147,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn drop_delivery(&self, delivery: &Delivery) -> Result<(), QueueError> {
+    pub async fn remove_delivery(&self, delivery: &Delivery) -> Result<(), QueueError> {
         let name = delivery.to_string();
         self.pipeline(vec![
             Command::new("ZREM").arg(self.key(delivery.outbox.key())).arg(&*name),
@@ -166,7 +166,7 @@ impl Queue {
         let replies = self.pipeline(Outbox::ALL.map(first).into()).await?;
         let owed = Outbox::ALL.iter().zip(&replies);
         Ok(owed
-            .flat_map(|(outbox, reply)| texts(reply).filter_map(|m| Delivery::parse(m, *outbox)))
+            .flat_map(|(outbox, reply)| text_items(reply).filter_map(|m| Delivery::parse(m, *outbox)))
             .collect())
     }
 }

@@ -41,16 +41,16 @@ macro_rules! scripts {
     )*};
 }
 
-/// The lock's script and the limit's, each as a function that `fleet_turn.lua` calls with its own ARGV.
-pub static FLEET_TURN: Script = {
+/// The lock's script and the limit's, each as a function that `fleet_session.lua` calls with its own ARGV.
+pub static FLEET_SESSION: Script = {
     const TEXT: &str = concat!(
         include_str!("scripts/lib.lua"),
         "local function hold(ARGV)\n",
         include_str!("scripts/fleet_lock.lua"),
         "end\nlocal function slot(ARGV)\n",
-        include_str!("scripts/fly_limit.lua"),
+        include_str!("scripts/rate_limit.lua"),
         "end\n",
-        include_str!("scripts/fleet_turn.lua")
+        include_str!("scripts/fleet_session.lua")
     );
     Script::new(TEXT, || hex_sha1(TEXT))
 };
@@ -67,13 +67,13 @@ scripts! {
     REDRIVE "redrive.lua"
     EXPIRE "expire.lua"
     SWEEP "sweep.lua"
-    FORGET "forget.lua"
+    PRUNE_INDEX "prune_index.lua"
     READ "read.lua"
-    TAKE "take.lua"
-    FLY_LIMIT "fly_limit.lua"
+    CLAIM_DELIVERIES "claim_deliveries.lua"
+    RATE_LIMIT "rate_limit.lua"
     REGISTER "register.lua"
     RETIRE "retire.lua"
     FLEET_VIEW "fleet_view.lua"
     FLEET_LOCK "fleet_lock.lua"
-    FLEET_TELL "fleet_tell.lua"
+    FLEET_PUBLISH "fleet_publish.lua"
 }

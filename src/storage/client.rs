@@ -60,7 +60,7 @@ pub struct Listing {
 
 /// What became of an object that should only be written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Put {
+pub enum PutOutcome {
     /// It is written.
     Created,
     /// One stood there before, and stands there still. It may be our own, written by a try whose
@@ -196,7 +196,7 @@ impl Storage {
         key: &ObjectKey,
         bytes: Vec<u8>,
         content_type: &str,
-    ) -> Result<Put, StorageError> {
+    ) -> Result<PutOutcome, StorageError> {
         let bytes = bytes::Bytes::from(bytes);
         let mut conflicts = 0;
         loop {
@@ -208,9 +208,9 @@ impl Storage {
                 .content_type(content_type)
                 .if_none_match("*")
                 .body(ByteStream::from(bytes.clone()));
-            let Err(error) = request.send().await else { return Ok(Put::Created) };
+            let Err(error) = request.send().await else { return Ok(PutOutcome::Created) };
             match error.raw_response().map(|raw| raw.status().as_u16()) {
-                Some(412) => return Ok(Put::AlreadyThere),
+                Some(412) => return Ok(PutOutcome::AlreadyThere),
                 // Another one is writing it right now: whether it succeeds is not known yet.
                 Some(409) if conflicts < CONFLICTS => {
                     conflicts += 1;

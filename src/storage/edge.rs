@@ -8,7 +8,7 @@ use worker::send::SendWrapper;
 use super::error::{CheckError, StorageError};
 use super::{Bucket, ObjectInfo};
 use crate::job::ObjectKey;
-use crate::pace::within;
+use crate::time::timeout;
 
 /// For one look.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -91,7 +91,7 @@ impl Storage {
                 None => Ok(None),
             }
         };
-        within(LIMIT, read).await.unwrap_or_else(|| Err(unavailable("it took too long".into())))
+        timeout(LIMIT, read).await.unwrap_or_else(|| Err(unavailable("it took too long".into())))
     }
 }
 
@@ -101,6 +101,6 @@ impl Bound {
             let found = self.bucket.head(key).await.map_err(|error| error.to_string())?;
             Ok::<_, String>(found.map(|object| ObjectInfo { size: object.size(), etag: Some(object.etag()) }))
         };
-        within(LIMIT, head).await.unwrap_or_else(|| Err("it took too long".into()))
+        timeout(LIMIT, head).await.unwrap_or_else(|| Err("it took too long".into()))
     }
 }

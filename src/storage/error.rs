@@ -77,7 +77,7 @@ pub enum StorageError {
     },
     /// Object storage will not do this, however often it is asked.
     #[error("object storage refused {what}: {why}")]
-    Refused {
+    UrlRefused {
         /// What was asked for.
         what: String,
         /// Its own words.
@@ -93,7 +93,7 @@ pub enum StorageError {
     },
     /// The address of an input is one that is not called.
     #[error(transparent)]
-    Address(#[from] net::Refused),
+    Address(#[from] net::UrlRefused),
     /// The address of an input did not give it.
     #[error("{host} did not give the input: {why}")]
     Unreachable {
@@ -136,7 +136,7 @@ impl From<StorageError> for Failure {
             StorageError::NoBucket { .. }
             | StorageError::Denied { .. }
             | StorageError::Unavailable { .. }
-            | StorageError::Refused { .. } => FailureCode::Storage,
+            | StorageError::UrlRefused { .. } => FailureCode::Storage,
         };
         // The path is this machine's own affair.
         let message = match &error {
@@ -213,7 +213,9 @@ where
         SdkError::TimeoutError(_) => {
             StorageError::Unavailable { what: what.to_owned(), why: "it took too long".to_owned() }
         }
-        SdkError::ConstructionFailure(_) => StorageError::Refused { what: what.to_owned(), why: root(error) },
+        SdkError::ConstructionFailure(_) => {
+            StorageError::UrlRefused { what: what.to_owned(), why: root(error) }
+        }
         _ => StorageError::Unavailable { what: what.to_owned(), why: root(error) },
     }
 }
@@ -231,7 +233,7 @@ fn by_answer(what: &str, status: u16, code: &str) -> StorageError {
         (408 | 425 | 429 | 500.., _) | (_, "SlowDown" | "RequestTimeout") => {
             StorageError::Unavailable { what, why: said }
         }
-        _ => StorageError::Refused { what, why: said },
+        _ => StorageError::UrlRefused { what, why: said },
     }
 }
 
@@ -256,7 +258,7 @@ mod tests {
             StorageError::NoBucket { .. } => "no bucket",
             StorageError::Denied { .. } => "denied",
             StorageError::Unavailable { .. } => "unavailable",
-            StorageError::Refused { .. } => "refused",
+            StorageError::UrlRefused { .. } => "refused",
             _ => "other",
         };
         for (status, code, want) in [
@@ -291,9 +293,9 @@ mod tests {
             (StorageError::DiskFull(DiskFull { needed: 2, free: Some(1) }), FailureCode::DiskFull, false),
             (StorageError::disk("write", Path::new("/secret/a"))(disk()), FailureCode::Worker, false),
             (StorageError::Unavailable { what: what(), why: "X".into() }, FailureCode::Storage, true),
-            (StorageError::Refused { what: what(), why: "X".into() }, FailureCode::Storage, false),
+            (StorageError::UrlRefused { what: what(), why: "X".into() }, FailureCode::Storage, false),
             (StorageError::Key { name: what(), source: InvalidKey::Segment }, FailureCode::Worker, false),
-            (StorageError::Address(net::Refused::Scheme), FailureCode::InputRefused, false),
+            (StorageError::Address(net::UrlRefused::Scheme), FailureCode::InputRefused, false),
             (
                 StorageError::Unreachable { host: "h".into(), why: "X".into(), passing: true },
                 FailureCode::InputUnreachable,
@@ -328,7 +330,7 @@ mod tests {
             (StorageError::NoBucket { what: "x".into() }, "R2_INPUT_BUCKET_NAME"),
             (StorageError::NotFound { what: "x".into() }, "R2_INPUT_BUCKET_NAME"),
             (StorageError::Unavailable { what: "x".into(), why: "refused".into() }, "R2_ENDPOINT"),
-            (StorageError::Refused { what: "x".into(), why: "refused".into() }, "R2_ENDPOINT"),
+            (StorageError::UrlRefused { what: "x".into(), why: "refused".into() }, "R2_ENDPOINT"),
         ];
         for (error, variable) in cases {
             let found = CheckError::of(&error, "R2_INPUT_BUCKET_NAME", "in-bucket");

@@ -9,9 +9,9 @@ use reqwest::{Method, StatusCode};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use super::download::{Limits, OpenedSource, Progress, Resume, Source, save};
 use super::error::{StorageError, root};
-use super::save::{Limits, Opened, Progress, Resume, Source, save};
-use crate::net::{self, Client, Guard, Redirects, Refused, Timeouts};
+use crate::net::{self, Client, EgressPolicy, Redirects, Timeouts, UrlRefused};
 
 /// Fetches inputs. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -22,7 +22,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// When the machine's certificates cannot be loaded.
-    pub fn new(guard: Guard) -> Result<Self, reqwest::Error> {
+    pub fn new(guard: EgressPolicy) -> Result<Self, reqwest::Error> {
         let timeouts =
             Timeouts { connect: Duration::from_secs(10), read: Duration::from_secs(30), total: None };
         net::client(guard, timeouts, Redirects::Follow).map(Self)
@@ -64,13 +64,13 @@ impl Web<'_> {
 }
 
 impl Source for Web<'_> {
-    async fn open(&self, resume: Option<&Resume>) -> Result<Opened, StorageError> {
+    async fn open(&self, resume: Option<&Resume>) -> Result<OpenedSource, StorageError> {
         // Compressed on the way, lengths and ranges would not be those of the file.
         let mut request = self.client.request(Method::GET, self.url)?.header(ACCEPT_ENCODING, "identity");
         if let Some(Resume { offset, etag }) = resume {
             request = request.header(RANGE, format!("bytes={offset}-")).header(IF_RANGE, etag);
         }
-        let answer = self.client.send(request).await.map_err(|error| match Refused::find(&error) {
+        let answer = self.client.send(request).await.map_err(|error| match UrlRefused::find(&error) {
             Some(refused) => StorageError::Address(refused.clone()),
             None => self.unreachable(root(&error), true),
         })?;
@@ -80,7 +80,7 @@ impl Source for Web<'_> {
                 .ok_or_else(|| self.unreachable("its Content-Range cannot be read".into(), true))?,
             (status, _) => return Err(self.by_status(status)),
         };
-        Ok(Opened {
+        Ok(OpenedSource {
             starts_at: span.starts_at,
             total: span.total,
             etag: strong_etag(answer.headers()),

@@ -2,12 +2,14 @@
 //! them ([`Storage`]), fetching an input from elsewhere ([`fetch`]), and the events that tell of new
 //! ones ([`event`]).
 //!
-//! Not here: what a job does with them, and the S3 server of `tcoder up`. `layout`, `presign`, [`links`],
+//! Not here: what a job does with them, and the S3 server of `tcoder up`. `layout`, `presign`, [`urls`],
 //! [`media`] and `event` are pure. At the edge the buckets are read through their bindings, and nothing is moved.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod client;
 mod content_type;
+#[cfg(not(target_arch = "wasm32"))]
+mod download;
 #[cfg(target_arch = "wasm32")]
 mod edge;
 mod error;
@@ -15,24 +17,22 @@ pub mod event;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod fetch;
 pub mod layout;
-pub mod links;
 pub mod media;
+#[cfg(not(target_arch = "wasm32"))]
+mod objects;
 pub mod presign;
 #[cfg(not(target_arch = "wasm32"))]
-mod save;
-#[cfg(not(target_arch = "wasm32"))]
 mod span;
-#[cfg(not(target_arch = "wasm32"))]
-mod transfer;
+pub mod urls;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use client::{Listing, Put, Storage};
+pub use client::{Listing, PutOutcome, Storage};
 pub use content_type::{content_type, refers_to_others};
+#[cfg(not(target_arch = "wasm32"))]
+pub use download::{Limits, Progress};
 #[cfg(target_arch = "wasm32")]
 pub use edge::Storage;
 pub use error::{CheckError, StorageError};
-#[cfg(not(target_arch = "wasm32"))]
-pub use save::{Limits, Progress};
 
 /// What is known of an object without reading it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -33,7 +33,7 @@ pub(super) fn probe_failure(error: &ProbeError, head: &[u8]) -> Failure {
     if let Some(refused) = words.lines().find(|l| l.contains("not on whitelist")) {
         return refused_format(refused);
     }
-    if let Some(trouble) = machine_trouble(words) {
+    if let Some(trouble) = environment_failure(words) {
         return trouble;
     }
     let is_mp4 = head.get(4..8).is_some_and(|b| matches!(b, b"ftyp" | b"mdat" | b"wide" | b"free" | b"moov"));
@@ -67,7 +67,7 @@ fn refused_format(line: &str) -> Failure {
 }
 
 /// How an FFmpeg run that was not stopped by us went wrong.
-pub(super) struct Wrong<'a> {
+pub(super) struct FailedRun<'a> {
     pub status: ExitStatus,
     /// Its warnings and errors.
     pub words: &'a str,
@@ -82,12 +82,12 @@ pub(super) struct Wrong<'a> {
 }
 
 /// Why an encode failed.
-pub(super) fn run_failure(wrong: &Wrong<'_>) -> Failure {
+pub(super) fn run_failure(wrong: &FailedRun<'_>) -> Failure {
     let full = ["No space left on device", "Disk quota exceeded", "File too large"];
     if full.iter().any(|words| wrong.words.contains(words)) {
         return wrong.space.into();
     }
-    if let Some(trouble) = machine_trouble(wrong.words) {
+    if let Some(trouble) = environment_failure(wrong.words) {
         return trouble;
     }
     if let Some(signal) = signal_of(wrong.status) {
@@ -126,7 +126,7 @@ pub(super) fn ends_early(reached: f64, expected: Option<f64>) -> Failure {
 }
 
 /// What no other file would do better on.
-fn machine_trouble(words: &str) -> Option<Failure> {
+fn environment_failure(words: &str) -> Option<Failure> {
     let known = [
         ("Read-only file system", "the scratch folder cannot be written to".to_owned()),
         ("Permission denied", "FFmpeg may not read the input or write to the scratch folder".to_owned()),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     fn ran(words: &str, raw: i32) -> Failure {
-        run_failure(&Wrong {
+        run_failure(&FailedRun {
             status: ExitStatus::from_raw(raw),
             words,
             input: "/scratch/in.mp4",

@@ -3,7 +3,7 @@
 use crate::job::space::constant_quality_kbps;
 use crate::job::{Label, Preset};
 
-use super::fit::Rung;
+use super::ladder::Rung;
 use super::plan::Plan;
 use super::probe::Probe;
 

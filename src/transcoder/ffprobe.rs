@@ -9,8 +9,6 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-use crate::process;
-
 /// Demuxers an input may need, for ffprobe and FFmpeg alike. Without it, a playlist or an ffconcat
 /// list named `.mp4` makes FFmpeg read other local files, even under `-protocol_whitelist file`.
 /// So: containers only, and none that names other files. Audio formats stand here so that the
@@ -59,7 +57,7 @@ pub(super) fn command(program: &str) -> Command {
         }
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    process::tied(&mut command);
+    crate::child::tie_to_parent(&mut command);
     command
 }
 

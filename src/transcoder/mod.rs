@@ -4,28 +4,28 @@
 //! |---|---|
 //! | `ffprobe` | asks ffprobe about a file, hardened and bounded |
 //! | [`probe`] | chooses the picture and the sound, refuses what is no video (pure) |
-//! | `fit`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and the one FFmpeg argument list (pure) |
-//! | `run`, `diagnose` | the FFmpeg process: headway, cancelling, stalls; what its errors mean |
+//! | `ladder`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and the one FFmpeg argument list (pure) |
+//! | `ffmpeg`, `diagnose` | the FFmpeg process: headway, cancelling, stalls; what its errors mean |
 //! | `verify`, `playlist` | every output is read back before it counts |
 //! | `packaging` | master and I-frame playlists, written from what was measured |
 //! | `estimate`, `disk` | how large the outputs will be (pure), and the free space of a folder's disk |
-//! | `tools` | which FFmpeg is installed |
+//! | `preflight` | which FFmpeg is installed |
 //!
 //! | [`worker`] | the worker's loop, the only part that knows the queue and storage |
 
 mod diagnose;
 mod disk;
 mod estimate;
+mod ffmpeg;
 mod ffprobe;
-mod fit;
+mod ladder;
 mod lines;
 mod packaging;
 pub mod plan;
 mod playlist;
+mod preflight;
 pub mod probe;
-mod run;
 mod stills;
-mod tools;
 mod verify;
 pub mod worker;
 
@@ -39,7 +39,7 @@ use crate::job::space::{self, DiskFull};
 use crate::job::{Container, Failure, FailureCode, Label, Ladder, Preset, Skipped, SourceInfo, Stills};
 
 pub use playlist::playlist_entries;
-pub use tools::{ToolVersions, check_tools};
+pub use preflight::{ToolVersions, check_tools};
 
 /// One file to transcode.
 pub struct Request<'a> {
@@ -205,7 +205,7 @@ async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, Tr
         std::fs::create_dir_all(work.path().join(folder)).map_err(|e| disk::trouble("make a folder", &e))?;
     }
     tracing::debug!(preset = %request.preset, outputs = plan.outputs.len(), "encoding");
-    let run = run::Run {
+    let run = ffmpeg::FfmpegRun {
         arguments: plan.arguments(&input),
         folder: work.path(),
         input: &input,
@@ -248,7 +248,7 @@ async fn bounded<T>(
     tokio::select! {
         biased;
         () = request.cancel.cancelled() => Err(TranscodeError::Cancelled),
-        () = tokio::time::sleep_until(deadline) => Err(run::deadline_exceeded().into()),
+        () = tokio::time::sleep_until(deadline) => Err(ffmpeg::deadline_exceeded().into()),
         done = work => Ok(done),
     }
 }

@@ -10,10 +10,10 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::job::{Box2, Container, Failure, FailureCode, Label, Ladder, Preset, Skipped, Stills};
+use crate::job::{Container, Dimensions, Failure, FailureCode, Label, Ladder, Preset, Skipped, Stills};
 
 use super::ffprobe::{self, INPUT_FORMATS};
-use super::fit::{self, Rung};
+use super::ladder::{self, Rung};
 use super::probe::{Audio, MAX_PIXELS, Matrix, Probe, Transfer, Video};
 use super::stills::PlannedStills;
 
@@ -53,7 +53,7 @@ pub struct Planned {
     /// Its file or playlist, relative to the output folder.
     pub file: String,
     /// Pixels as displayed.
-    pub size: Box2,
+    pub size: Dimensions,
     /// How it is packaged.
     pub container: Container,
 }
@@ -93,12 +93,12 @@ pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder, stills: Stills) -> 
     if asked.is_empty() {
         return remux(source, stills);
     }
-    let (rungs, skipped) = fit::fill(source.display(), asked);
+    let (rungs, skipped) = ladder::select_rungs(source.display(), asked);
     let Some(first) = rungs.first() else {
         return Err(Failure::new(FailureCode::UnsupportedMedia, "no quality fits this video; ask for 144p"));
     };
     let stills = PlannedStills::of(stills, first.size, source.expected_duration());
-    let mut options = vec!["-filter_complex".into(), filters(&source.video, &rungs, &stills)];
+    let mut options = vec!["-filter_complex".into(), filter_graph(&source.video, &rungs, &stills)];
     let mut plan = Plan {
         outputs: rungs.iter().map(|rung| planned(*rung, preset)).collect(),
         master: None,
@@ -106,7 +106,7 @@ pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder, stills: Stills) -> 
         stills,
         has_audio: source.audio.is_some(),
         skipped,
-        input_options: before_input(true),
+        input_options: input_args(true),
         output_options: vec![],
     };
     if preset == Preset::HlsAdaptive {
@@ -115,12 +115,12 @@ pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder, stills: Stills) -> 
         options.extend(adaptive(&rungs, first.quality.audio_kbps(), source.audio.as_ref()));
     } else {
         for (n, (rung, output)) in rungs.iter().zip(&plan.outputs).enumerate() {
-            options.extend(words(&format!("-map [v{n}]")));
-            options.extend(sound(source.audio.as_ref(), rung.quality.audio_kbps()));
-            options.extend(picture(preset));
-            options.extend(rate(*rung, preset, ""));
-            options.extend(words(COMMON));
-            options.extend(package(output));
+            options.extend(split_args(&format!("-map [v{n}]")));
+            options.extend(audio_args(source.audio.as_ref(), rung.quality.audio_kbps()));
+            options.extend(video_args(preset));
+            options.extend(rate_control_args(*rung, preset, ""));
+            options.extend(split_args(COMMON));
+            options.extend(muxer_args(output));
         }
     }
     options.extend(stills.outputs());
@@ -131,19 +131,19 @@ pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder, stills: Stills) -> 
 /// Nothing of the source but the picture and the sound: no subtitles, data, titles, places, chapters.
 const COMMON: &str = "-sn -dn -map_metadata -1 -map_chapters -1 -max_muxing_queue_size 1024";
 
-fn words(text: &str) -> Vec<String> {
+fn split_args(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-fn before_input(decodes: bool) -> Vec<String> {
-    let mut all = words(
+fn input_args(decodes: bool) -> Vec<String> {
+    let mut all = split_args(
         "-hide_banner -nostdin -loglevel level+info -benchmark -xerror -y -progress pipe:1 -nostats \
          -stats_period 0.5",
     );
     all.extend(ffprobe::input_options(INPUT_FORMATS));
     if decodes {
         // The header was checked; this holds when the size changes on the way.
-        all.extend(words(&format!("-max_pixels {MAX_PIXELS}")));
+        all.extend(split_args(&format!("-max_pixels {MAX_PIXELS}")));
     }
     all
 }
@@ -159,15 +159,16 @@ fn planned(rung: Rung, preset: Preset) -> Planned {
 
 /// The filter graph: `[0:i]` in, `[v0]`, `[v1]`, ... out, large to small. Each still is made of the smallest
 /// rung that is no smaller than itself.
-fn filters(video: &Video, rungs: &[Rung], stills: &PlannedStills) -> String {
+fn filter_graph(video: &Video, rungs: &[Rung], stills: &PlannedStills) -> String {
     let last = rungs.len().saturating_sub(1);
-    let holds =
-        |size: Box2| rungs.iter().rposition(|r| r.size.width >= size.width && r.size.height >= size.height);
+    let holds = |size: Dimensions| {
+        rungs.iter().rposition(|r| r.size.width >= size.width && r.size.height >= size.height)
+    };
     let poster = stills.poster.map(|size| holds(size).unwrap_or(0));
     let board = stills.board.map(|board| holds(board.size).unwrap_or(0));
     let mut graph = String::new();
     for (n, rung) in rungs.iter().enumerate() {
-        let Box2 { width, height } = rung.size;
+        let Dimensions { width, height } = rung.size;
         if n == 0 {
             graph += &format!("[0:{}]", video.index);
             graph += &first_scale(video, width, height);
@@ -234,10 +235,10 @@ const TRUE_DURATIONS: &str =
     "setts=pts=PTS:dts=DTS:duration=if(eq(NEXT_DTS\\,NOPTS)\\,DURATION\\,NEXT_DTS-DTS)";
 
 /// The encoder of the picture. `vfr` keeps each frame at its own time, none doubled.
-fn picture(preset: Preset) -> Vec<String> {
-    let mut all = words("-c:v libx264 -preset fast -pix_fmt yuv420p -fps_mode vfr");
+fn video_args(preset: Preset) -> Vec<String> {
+    let mut all = split_args("-c:v libx264 -preset fast -pix_fmt yuv420p -fps_mode vfr");
     if matches!(preset, Preset::Hls | Preset::HlsAdaptive) {
-        all.extend(words("-g 48 -sc_threshold 0 -force_key_frames"));
+        all.extend(split_args("-g 48 -sc_threshold 0 -force_key_frames"));
         all.push(format!("expr:gte(t,n_forced*{SEGMENT_SECONDS})"));
         all.extend(["-bsf:v".into(), TRUE_DURATIONS.into()]);
     }
@@ -245,21 +246,22 @@ fn picture(preset: Preset) -> Vec<String> {
 }
 
 /// Bitrate of one picture; `stream` is the specifier, such as `:v:0`.
-fn rate(rung: Rung, preset: Preset, stream: &str) -> Vec<String> {
+fn rate_control_args(rung: Rung, preset: Preset, stream: &str) -> Vec<String> {
     let cap = rung.video_kbps();
     // Not both: x264 would take the bitrate as its aim and ignore the quality.
     let aim = match preset {
         Preset::Default => format!("-b:v {cap}k"),
         _ => format!("-crf{stream} 23"),
     };
-    words(&format!("{aim} -maxrate{stream} {cap}k -bufsize{stream} {}k", cap * 2))
+    split_args(&format!("{aim} -maxrate{stream} {cap}k -bufsize{stream} {}k", cap * 2))
 }
 
 /// The sound: mono stays mono, anything more becomes stereo.
-fn sound(audio: Option<&Audio>, kbps: u32) -> Vec<String> {
+fn audio_args(audio: Option<&Audio>, kbps: u32) -> Vec<String> {
     let Some(audio) = audio else { return vec![] };
     let channels = if audio.channels == 1 { 1 } else { 2 };
-    let mut all = words(&format!("-map 0:{} -c:a aac -b:a {kbps}k -ac {channels} -ar 48000", audio.index));
+    let mut all =
+        split_args(&format!("-map 0:{} -c:a aac -b:a {kbps}k -ac {channels} -ar 48000", audio.index));
     if audio.channels > 8 {
         // More than 7.1 has no layout that could be mixed down: its first two channels are taken.
         all.extend(["-filter:a".into(), "pan=stereo|c0=c0|c1=c1".into()]);
@@ -267,11 +269,11 @@ fn sound(audio: Option<&Audio>, kbps: u32) -> Vec<String> {
     all
 }
 
-fn package(output: &Planned) -> Vec<String> {
+fn muxer_args(output: &Planned) -> Vec<String> {
     let mut all = match output.container {
-        Container::Mp4 => words("-movflags +faststart -f mp4"),
-        Container::Mkv => words("-f matroska"),
-        Container::Hls => words(&format!(
+        Container::Mp4 => split_args("-movflags +faststart -f mp4"),
+        Container::Mkv => split_args("-f matroska"),
+        Container::Hls => split_args(&format!(
             "-f hls -hls_time {SEGMENT_SECONDS} -hls_playlist_type vod -hls_segment_type mpegts \
              -hls_flags independent_segments -hls_segment_filename {}/segment_%05d.ts",
             output.label
@@ -283,14 +285,14 @@ fn package(output: &Planned) -> Vec<String> {
 
 /// All rungs and the shared sound in one HLS output. Its master playlist is written later, from what came out.
 fn adaptive(rungs: &[Rung], audio_kbps: u32, audio: Option<&Audio>) -> Vec<String> {
-    let mut all: Vec<String> = (0..rungs.len()).flat_map(|n| words(&format!("-map [v{n}]"))).collect();
-    all.extend(sound(audio, audio_kbps));
-    all.extend(picture(Preset::HlsAdaptive));
+    let mut all: Vec<String> = (0..rungs.len()).flat_map(|n| split_args(&format!("-map [v{n}]"))).collect();
+    all.extend(audio_args(audio, audio_kbps));
+    all.extend(video_args(Preset::HlsAdaptive));
     for (n, rung) in rungs.iter().enumerate() {
-        all.extend(rate(*rung, Preset::HlsAdaptive, &format!(":v:{n}")));
+        all.extend(rate_control_args(*rung, Preset::HlsAdaptive, &format!(":v:{n}")));
     }
-    all.extend(words(COMMON));
-    all.extend(words(&format!(
+    all.extend(split_args(COMMON));
+    all.extend(split_args(&format!(
         "-f hls -hls_time {SEGMENT_SECONDS} -hls_playlist_type vod -hls_segment_type fmp4 \
          -hls_flags independent_segments -hls_fmp4_init_filename init.mp4 \
          -hls_segment_filename %v/segment_%05d.m4s -var_stream_map"
@@ -325,27 +327,27 @@ fn remux(source: &Probe, stills: Stills) -> Result<Plan, Failure> {
     if !stills.is_empty() {
         // Stills need the picture decoded; what is copied is not touched.
         let size = stills.poster.or(stills.board.map(|board| board.size));
-        let Box2 { width, height } = size.unwrap_or_else(|| source.display());
+        let Dimensions { width, height } = size.unwrap_or_else(|| source.display());
         let feeds: Vec<&str> = stills.feeds().collect();
         let scaled = first_scale(&source.video, width, height);
         let graph = format!("[0:{}]{scaled}{}{}", source.video.index, split(&feeds), stills.filters());
         options.extend(["-filter_complex".into(), graph]);
     }
-    options.extend(words(&format!("-map 0:{}", source.video.index)));
+    options.extend(split_args(&format!("-map 0:{}", source.video.index)));
     if let Some(audio) = audio {
-        options.extend(words(&format!("-map 0:{}", audio.index)));
+        options.extend(split_args(&format!("-map 0:{}", audio.index)));
     }
-    options.extend(words("-c copy"));
+    options.extend(split_args("-c copy"));
     if mp4 && video == "hevc" {
         // Apple's players know HEVC by this tag only.
-        options.extend(words("-tag:v hvc1"));
+        options.extend(split_args("-tag:v hvc1"));
     }
-    options.extend(words(COMMON));
-    options.extend(package(&output));
+    options.extend(split_args(COMMON));
+    options.extend(muxer_args(&output));
     options.extend(stills.outputs());
-    let mut input_options = before_input(!stills.is_empty());
+    let mut input_options = input_args(!stills.is_empty());
     // AVI has no presentation times; a copy cannot make them up later.
-    input_options.extend(words("-fflags +genpts"));
+    input_options.extend(split_args("-fflags +genpts"));
     Ok(Plan {
         outputs: vec![output],
         master: None,

@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use crate::job::{AudioInfo, Box2, Failure, FailureCode, SourceInfo, VideoInfo};
+use crate::job::{AudioInfo, Dimensions, Failure, FailureCode, SourceInfo, VideoInfo};
 
 use super::diagnose;
 use super::ffprobe::{self, Report, Stream};
@@ -111,7 +111,7 @@ pub enum Matrix {
 impl Probe {
     /// Pixels as displayed, rotation and pixel shape applied.
     #[must_use]
-    pub fn display(&self) -> Box2 {
+    pub fn display(&self) -> Dimensions {
         self.video.display()
     }
 
@@ -138,7 +138,7 @@ impl Probe {
     /// What is told about the source.
     #[must_use]
     pub fn info(&self) -> SourceInfo {
-        let Box2 { width, height } = self.display();
+        let Dimensions { width, height } = self.display();
         SourceInfo {
             format: self.format.clone(),
             size: self.size,
@@ -202,8 +202,8 @@ impl Probe {
     /// This source, if its numbers are within bounds.
     fn checked(self) -> Result<Self, Failure> {
         let unsupported = |message: String| Err(Failure::new(FailureCode::UnsupportedMedia, message));
-        let stored = Box2 { width: self.video.width, height: self.video.height };
-        for Box2 { width, height } in [stored, self.display()] {
+        let stored = Dimensions { width: self.video.width, height: self.video.height };
+        for Dimensions { width, height } in [stored, self.display()] {
             if width == 0 || height == 0 {
                 let message = "the file is damaged: its video stream has no picture size";
                 return Err(Failure::new(FailureCode::InvalidMedia, message));
@@ -263,13 +263,13 @@ impl Video {
 
     /// Pixels as displayed.
     #[must_use]
-    pub fn display(&self) -> Box2 {
+    pub fn display(&self) -> Dimensions {
         let wide = f64::from(self.width) * f64::from(self.sar.0) / f64::from(self.sar.1);
         let (width, height) = (wide.round() as u32, self.height);
         if matches!(self.rotation, 90 | 270) {
-            Box2 { width: height, height: width }
+            Dimensions { width: height, height: width }
         } else {
-            Box2 { width, height }
+            Dimensions { width, height }
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 
-use crate::job::{Box2, Stills};
+use crate::job::{Dimensions, Stills};
 
 /// The poster's file.
 pub(super) const POSTER: &str = "poster.jpg";
@@ -30,7 +30,7 @@ const BLIND_INTERVAL: u32 = 10;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlannedStills {
     /// The poster's size.
-    pub poster: Option<Box2>,
+    pub poster: Option<Dimensions>,
     /// The storyboard.
     pub board: Option<Board>,
 }
@@ -39,7 +39,7 @@ pub struct PlannedStills {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Board {
     /// Of one still.
-    pub size: Box2,
+    pub size: Dimensions,
     /// Seconds from one still to the next.
     pub interval: u32,
     /// Rows there is room for.
@@ -47,7 +47,7 @@ pub struct Board {
 }
 
 /// A picture's size with neither side longer than `side`, both even; never larger than it is.
-fn within(picture: Box2, side: u32) -> Box2 {
+fn within(picture: Dimensions, side: u32) -> Dimensions {
     let longest = picture.width.max(picture.height);
     let scaled = |n: u32| {
         let n = if longest > side {
@@ -57,7 +57,7 @@ fn within(picture: Box2, side: u32) -> Box2 {
         };
         (n & !1).max(2)
     };
-    Box2 { width: scaled(picture.width), height: scaled(picture.height) }
+    Dimensions { width: scaled(picture.width), height: scaled(picture.height) }
 }
 
 impl Board {
@@ -68,8 +68,8 @@ impl Board {
     }
 
     /// The picture's size.
-    pub fn picture(&self) -> Box2 {
-        Box2 { width: self.size.width * COLUMNS, height: self.size.height * self.rows }
+    pub fn picture(&self) -> Dimensions {
+        Dimensions { width: self.size.width * COLUMNS, height: self.size.height * self.rows }
     }
 
     /// The WebVTT of a video of so many seconds.
@@ -81,7 +81,7 @@ impl Board {
             // The last one stands until the end, also where there was no room for more.
             let to =
                 if n + 1 == count { seconds.max(from + 0.001) } else { f64::from((n + 1) * self.interval) };
-            let Box2 { width, height } = self.size;
+            let Dimensions { width, height } = self.size;
             let (x, y) = (n % COLUMNS * width, n / COLUMNS * height);
             let _ =
                 write!(text, "\n{} --> {}\n{BOARD}#xywh={x},{y},{width},{height}\n", clock(from), clock(to));
@@ -99,7 +99,7 @@ fn clock(seconds: f64) -> String {
 
 impl PlannedStills {
     /// The stills that were asked for, of a picture of this size and length.
-    pub fn of(asked: Stills, picture: Box2, seconds: Option<f64>) -> Self {
+    pub fn of(asked: Stills, picture: Dimensions, seconds: Option<f64>) -> Self {
         let board = || {
             let interval = match seconds {
                 // One more than the length has intervals: the first is at 0.
@@ -134,14 +134,14 @@ impl PlannedStills {
         // JPEG's own colours, whatever the video's are.
         const JPEG: &str = "out_color_matrix=smpte170m:out_range=pc,format=yuvj420p,setsar=1";
         let mut graph = String::new();
-        if let Some(Box2 { width, height }) = self.poster {
+        if let Some(Dimensions { width, height }) = self.poster {
             // Of the first ten seconds the still that is most like the others: no black, no fade.
             graph += &format!(
                 ";[p]select=isnan(prev_selected_t)+gte(t-prev_selected_t\\,0.5),\
                  scale={width}:{height}:{JPEG},thumbnail=n=20[poster]"
             );
         }
-        if let Some(Board { size: Box2 { width, height }, interval, rows }) = self.board {
+        if let Some(Board { size: Dimensions { width, height }, interval, rows }) = self.board {
             // Rounded up, so that the shortest video has a still.
             graph += &format!(
                 ";[s]fps=fps=1/{interval}:start_time=0:round=up,scale={width}:{height}:{JPEG},\
@@ -165,7 +165,7 @@ impl PlannedStills {
     }
 
     /// The pictures, and how large each must come out.
-    pub fn pictures(&self) -> Vec<(&'static str, Box2)> {
+    pub fn pictures(&self) -> Vec<(&'static str, Dimensions)> {
         let poster = self.poster.map(|size| (POSTER, size));
         let board = self.board.map(|board| (BOARD, board.picture()));
         [poster, board].into_iter().flatten().collect()
@@ -196,12 +196,12 @@ mod tests {
     const BOTH: Stills = Stills { poster: true, storyboard: true };
 
     fn of(width: u32, height: u32, seconds: Option<f64>) -> PlannedStills {
-        PlannedStills::of(BOTH, Box2 { width, height }, seconds)
+        PlannedStills::of(BOTH, Dimensions { width, height }, seconds)
     }
 
     #[test]
     fn nothing_is_made_unasked() {
-        let none = PlannedStills::of(Stills::default(), Box2 { width: 640, height: 360 }, Some(10.0));
+        let none = PlannedStills::of(Stills::default(), Dimensions { width: 640, height: 360 }, Some(10.0));
         assert!(none.is_empty() && none.outputs().is_empty() && none.filters().is_empty());
         assert_eq!((none.feeds().count(), none.files().count(), none.pictures().len()), (0, 0, 0));
     }
@@ -209,10 +209,10 @@ mod tests {
     #[test]
     fn sizes_keep_the_shape() {
         let stills = of(1920, 1080, Some(10.0));
-        assert_eq!(stills.poster, Some(Box2 { width: 1280, height: 720 }));
-        assert_eq!(stills.board.unwrap().size, Box2 { width: 160, height: 90 });
-        assert_eq!(of(1080, 1920, None).board.unwrap().size, Box2 { width: 90, height: 160 });
-        assert_eq!(of(101, 51, None).poster, Some(Box2 { width: 100, height: 50 }));
+        assert_eq!(stills.poster, Some(Dimensions { width: 1280, height: 720 }));
+        assert_eq!(stills.board.unwrap().size, Dimensions { width: 160, height: 90 });
+        assert_eq!(of(1080, 1920, None).board.unwrap().size, Dimensions { width: 90, height: 160 });
+        assert_eq!(of(101, 51, None).poster, Some(Dimensions { width: 100, height: 50 }));
     }
 
     #[test]

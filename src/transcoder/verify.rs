@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::job::{Box2, Container, Failure, FailureCode, Label};
+use crate::job::{Container, Dimensions, Failure, FailureCode, Label};
 
 use super::diagnose;
 use super::ffprobe::{self, ProbeError, Report};
@@ -38,12 +38,12 @@ struct Found {
 
 /// Seconds an output may be shorter than its source says: codecs pad and trim at both ends, and some
 /// containers only estimate. Longer is no fault of the encode.
-fn may_miss(expected: f64) -> f64 {
+fn duration_tolerance(expected: f64) -> f64 {
     (0.5 + expected * 0.005).min(3.0)
 }
 
 /// Frames that may be missing: two, and one in a hundred, since frames that share a time are merged.
-fn frames_may_miss(frames: u64) -> u64 {
+fn frame_tolerance(frames: u64) -> u64 {
     2 + frames / 100
 }
 
@@ -94,7 +94,7 @@ async fn write_playlists(
 ) -> Result<Vec<packaging::IFramePlaylist>, Failure> {
     let pictures = outputs.iter().zip(found).filter_map(|(output, found)| {
         let source = MediaPlaylistFile { file: &output.file, playlist: found.playlist.as_ref()? };
-        Some(VideoRendition { source, size: Box2 { width: output.width, height: output.height } })
+        Some(VideoRendition { source, size: Dimensions { width: output.width, height: output.height } })
     });
     let audio = source.audio.as_ref();
     let sounds = sound.into_iter().filter_map(|(file, found)| {
@@ -120,7 +120,7 @@ async fn pictures(
     for (file, wanted) in plan.stills.pictures() {
         let bytes = tokio::fs::read(folder.join(file)).await.map_err(|_| missing(file))?;
         check_picture(file, &bytes, wanted)?;
-        let Box2 { width, height } = wanted;
+        let Dimensions { width, height } = wanted;
         let still = EncodedStill { file: file.to_owned(), size: bytes.len() as u64, width, height };
         match plan.stills.board.filter(|_| file != stills::POSTER) {
             None => poster = Some(still),
@@ -144,7 +144,7 @@ async fn pictures(
 }
 
 /// Whether this is a whole JPEG of that size.
-fn check_picture(file: &str, bytes: &[u8], wanted: Box2) -> Result<(), Failure> {
+fn check_picture(file: &str, bytes: &[u8], wanted: Dimensions) -> Result<(), Failure> {
     // Its last two bytes say that nothing is missing: ITU-T T.81, B.1.1.3.
     if !bytes.ends_with(&[0xff, 0xd9]) {
         return Err(missing(file));
@@ -191,7 +191,7 @@ async fn find(folder: &Path, file: &str, container: Container) -> Result<Found, 
         ProbeError::Start(error) => diagnose::start_failure("ffprobe", &error),
         ProbeError::Timeout => wrong(format!("reading {file} back did not end")),
         ProbeError::Refused(words) => {
-            tracing::warn!(file, ffprobe = %words, "an output cannot be read back");
+            tracing::warn!(file, ffprobe = %words, "could not read back an output");
             wrong(format!("{file} cannot be read back"))
         }
     })?;
@@ -214,7 +214,7 @@ fn check(
     // A copy's pixel shape may be rounded by the new container.
     let slack = if planned.label == Label::ORIGINAL { 2 } else { 0 };
     if size.width.abs_diff(asked.width) > slack || size.height.abs_diff(asked.height) > slack {
-        let text = |s: Box2| format!("{}x{}", s.width, s.height);
+        let text = |s: Dimensions| format!("{}x{}", s.width, s.height);
         return Err(wrong(format!("{file} came out as {} instead of {}", text(size), text(asked))));
     }
     match sound {
@@ -226,7 +226,7 @@ fn check(
     }
     if let (Some(has), Some(should), false) =
         (frames(&found.report), source.video.frames, source.video.interlaced)
-        && has + frames_may_miss(should) < should
+        && has + frame_tolerance(should) < should
     {
         let message = format!("the file is damaged: {has} of {should} frames could be decoded");
         return Err(Failure::new(FailureCode::InvalidMedia, message));
@@ -269,7 +269,7 @@ fn check_sound(source: &Probe, found: &Found) -> Result<(), Failure> {
 
 fn check_length(reached: f64, expected: Option<f64>) -> Result<(), Failure> {
     match expected {
-        Some(expected) if reached + may_miss(expected) < expected => {
+        Some(expected) if reached + duration_tolerance(expected) < expected => {
             Err(diagnose::ends_early(reached, Some(expected)))
         }
         _ => Ok(()),
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn a_few_frames_may_be_missing_of_many() {
-        assert_eq!(frames_may_miss(10), 2);
-        assert_eq!(frames_may_miss(1000), 12);
+        assert_eq!(frame_tolerance(10), 2);
+        assert_eq!(frame_tolerance(1000), 12);
     }
 }

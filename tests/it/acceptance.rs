@@ -424,7 +424,7 @@ pub async fn where_there_are_tokens_one_is_needed(api: &Api) {
         }
         assert_ne!(api.answer(plain().bearer_auth(TOKEN)).await.status, 401, "{method} {path}");
     }
-    for path in ["/healthz", "/readyz"] {
+    for path in ["/livez", "/readyz"] {
         assert_eq!(http.get(format!("{url}{path}")).send().await.unwrap().status(), 200, "{path}");
     }
     let refused = http.get(format!("{url}/api/jobs")).send().await.unwrap();

@@ -14,7 +14,7 @@ use axum::routing::get;
 use futures::StreamExt as _;
 use serde_json::json;
 use tcoder::config::RedisConfig;
-use tcoder::queue::{FleetStatus, Hold, Queue};
+use tcoder::queue::{FleetStatus, LockOutcome, Queue};
 
 use crate::support::clips::{clip, long_clip};
 use crate::support::process::{err, out, spawn, tcoder};
@@ -188,11 +188,12 @@ async fn an_upload_that_no_worker_takes_is_refused_at_once() {
     let size = 10_000_000_001;
     assert_eq!(ask(&system, size).await.status, 201, "nobody knows a limit");
     let queue = queue(&system).await;
-    let Hold::Mine(fence) = queue.fleet_hold("test", PATIENCE, true, true).await.unwrap() else {
+    let LockOutcome::Mine(fence) = queue.acquire_fleet_lock("test", PATIENCE, true, true).await.unwrap()
+    else {
         panic!("somebody else acts")
     };
     let status = FleetStatus { max_input_bytes: Some(size - 1), ..FleetStatus::default() };
-    assert!(queue.tell_fleet(&fence, &status).await.unwrap());
+    assert!(queue.publish_fleet_status(&fence, &status).await.unwrap());
     assert_eq!(ask(&system, size).await.status, 422);
     assert_eq!(ask(&system, size - 1).await.status, 201);
     system.stop().await;

@@ -12,7 +12,7 @@ use tcoder::flyprovider::{
     CreateMachine, ExitEvent, Fly, FlyError, HostStatus, Limit, ListFilter, Machine, MachineConfig,
     MachineId, MachineState, Scope, StopSignal, WaitState, Waited,
 };
-use tcoder::queue::{FlyRate, Queue};
+use tcoder::queue::{Queue, RequestRate};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
@@ -101,7 +101,7 @@ impl Cloud {
 
     /// A client that tries reads again without long pauses.
     async fn hasty(&self) -> Fly {
-        let rate = FlyRate { interval: Duration::from_millis(1), age: Duration::from_millis(5) };
+        let rate = RequestRate { interval: Duration::from_millis(1), age: Duration::from_millis(5) };
         let queue = Queue::connect(&shared()).await.unwrap();
         self.fly.clone().retrying_under(Limit::new(queue, rate))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tcoder::flyprovider::Limit;
-use tcoder::queue::{FlyPriority, FlyRate, FlySlot, Queue};
+use tcoder::queue::{Permit, Queue, RequestClass, RequestRate};
 
 use crate::support::redis::{raw, shared};
 
@@ -102,7 +102,7 @@ fn run() -> impl Strategy<Value = (u64, u64, Vec<Op>)> {
 
 const SCRIPT: &str = concat!(
     include_str!("../../src/queue/scripts/lib.lua"),
-    include_str!("../../src/queue/scripts/fly_limit.lua")
+    include_str!("../../src/queue/scripts/rate_limit.lua")
 );
 
 proptest! {
@@ -174,16 +174,17 @@ proptest! {
     }
 }
 
-const TEN_SECONDS: FlyRate = FlyRate { interval: Duration::from_secs(10), age: Duration::from_secs(50) };
+const TEN_SECONDS: RequestRate =
+    RequestRate { interval: Duration::from_secs(10), age: Duration::from_secs(50) };
 const PATIENT: Duration = Duration::from_secs(1000);
 
-async fn limit(rate: FlyRate) -> Limit {
+async fn limit(rate: RequestRate) -> Limit {
     Limit::new(Queue::connect(&shared()).await.unwrap(), rate)
 }
 
-async fn wait(limit: &Limit, priority: FlyPriority, budget: Duration) -> Duration {
+async fn wait(limit: &Limit, priority: RequestClass, budget: Duration) -> Duration {
     match limit.slot(priority, budget).await.unwrap() {
-        FlySlot::Wait(wait) => wait,
+        Permit::Wait(wait) => wait,
         go => panic!("{go:?}"),
     }
 }
@@ -191,38 +192,38 @@ async fn wait(limit: &Limit, priority: FlyPriority, budget: Duration) -> Duratio
 #[tokio::test]
 async fn who_asks_for_less_lets_the_more_urgent_go_first() {
     let limit = limit(TEN_SECONDS).await;
-    assert!(matches!(limit.slot(FlyPriority::Create, PATIENT).await.unwrap(), FlySlot::Go { .. }));
-    let destroy = wait(&limit, FlyPriority::Destroy, PATIENT).await;
+    assert!(matches!(limit.slot(RequestClass::Create, PATIENT).await.unwrap(), Permit::Go { .. }));
+    let destroy = wait(&limit, RequestClass::Destroy, PATIENT).await;
     assert!(destroy <= TEN_SECONDS.interval);
-    let list = wait(&limit, FlyPriority::List, PATIENT).await;
+    let list = wait(&limit, RequestClass::List, PATIENT).await;
     assert!(list <= TEN_SECONDS.interval);
-    let destroy = wait(&limit, FlyPriority::Destroy, PATIENT).await;
+    let destroy = wait(&limit, RequestClass::Destroy, PATIENT).await;
     assert!(destroy > list + TEN_SECONDS.interval / 2, "{destroy:?} after {list:?}");
 }
 
 #[tokio::test]
 async fn who_would_not_wait_that_long_holds_up_nobody() {
     let limit = limit(TEN_SECONDS).await;
-    assert!(matches!(limit.slot(FlyPriority::Create, PATIENT).await.unwrap(), FlySlot::Go { .. }));
-    wait(&limit, FlyPriority::List, Duration::ZERO).await;
-    assert!(wait(&limit, FlyPriority::Destroy, PATIENT).await <= TEN_SECONDS.interval);
-    assert_eq!(limit.pass(FlyPriority::List, Duration::ZERO).await.unwrap(), None);
+    assert!(matches!(limit.slot(RequestClass::Create, PATIENT).await.unwrap(), Permit::Go { .. }));
+    wait(&limit, RequestClass::List, Duration::ZERO).await;
+    assert!(wait(&limit, RequestClass::Destroy, PATIENT).await <= TEN_SECONDS.interval);
+    assert_eq!(limit.pass(RequestClass::List, Duration::ZERO).await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn too_many_requests_make_everybody_wait_but_never_for_ever() {
     let config = shared();
     let (one, other) = (Queue::connect(&config).await.unwrap(), Queue::connect(&config).await.unwrap());
-    let wait = async || match other.fly_slot(FlyPriority::List, PATIENT).await.unwrap() {
-        FlySlot::Wait(wait) => wait,
+    let wait = async || match other.acquire_permit(RequestClass::List, PATIENT).await.unwrap() {
+        Permit::Wait(wait) => wait,
         go => panic!("{go:?}"),
     };
-    one.fly_penalty(Some(Duration::from_secs(100))).await.unwrap();
+    one.report_throttled(Some(Duration::from_secs(100))).await.unwrap();
     let asked = wait().await;
     assert!(asked > Duration::from_secs(50) && asked <= Duration::from_secs(100), "{asked:?}");
-    one.fly_penalty(None).await.unwrap();
+    one.report_throttled(None).await.unwrap();
     assert!(wait().await > Duration::from_secs(50), "a shorter pause does not undo a longer one");
-    one.fly_penalty(Some(Duration::from_secs(365 * 86_400))).await.unwrap();
+    one.report_throttled(Some(Duration::from_secs(365 * 86_400))).await.unwrap();
     let asked = wait().await;
     assert!(asked > Duration::from_secs(200) && asked <= Duration::from_secs(300), "{asked:?}");
 }
@@ -231,7 +232,7 @@ async fn too_many_requests_make_everybody_wait_but_never_for_ever() {
 async fn an_idle_limit_leaves_nothing_behind() {
     let config = shared();
     let queue = Queue::connect(&config).await.unwrap();
-    queue.fly_slot(FlyPriority::List, PATIENT).await.unwrap();
+    queue.acquire_permit(RequestClass::List, PATIENT).await.unwrap();
     let key = format!("{}fly:limit", config.prefix);
     let left: i64 = redis::cmd("PTTL").arg(key).query(&mut raw(&config)).unwrap();
     assert!((1..=3_600_000).contains(&left), "{left}");
@@ -241,9 +242,9 @@ async fn an_idle_limit_leaves_nothing_behind() {
 async fn three_that_hammer_are_let_through_one_an_interval() {
     let config = shared();
     let interval = Duration::from_millis(50);
-    let rate = FlyRate { interval, age: interval * 3 };
+    let rate = RequestRate { interval, age: interval * 3 };
     let mut tasks = tokio::task::JoinSet::new();
-    for priority in [FlyPriority::List, FlyPriority::Create, FlyPriority::Destroy] {
+    for priority in [RequestClass::List, RequestClass::Create, RequestClass::Destroy] {
         // A connection each, as processes have.
         let limit = Limit::new(Queue::connect(&config).await.unwrap(), rate);
         tasks.spawn(async move {

@@ -11,10 +11,10 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use tcoder::config::{BaseUrl, Env, StorageConfig};
 use tcoder::job::ObjectKey;
-use tcoder::storage::links::wall_clock;
 use tcoder::storage::media::MediaSigner;
 use tcoder::storage::presign::Presigner;
-use tcoder::storage::{Bucket, Put, Storage};
+use tcoder::storage::urls::now_millis;
+use tcoder::storage::{Bucket, PutOutcome, Storage};
 use tcoder::transcoder::playlist_entries;
 use tokio::process::Child;
 use tokio::sync::OnceCell;
@@ -281,11 +281,11 @@ async fn an_address_opens_its_attempt_and_nothing_else() {
         let kind = |answer: &Answer| answer.body["type"].as_str().unwrap().to_owned();
 
         let base: BaseUrl = api.url.parse().unwrap();
-        let ended = signer.sign(&base, &key, wall_clock().plus(-1000)).unwrap();
+        let ended = signer.sign(&base, &key, now_millis().plus(-1000)).unwrap();
         let answer = refused(api, ended.as_str()).await;
         is_problem(&answer, 403, None);
         assert_eq!(kind(&answer), "/problems/address-expired");
-        let ends = signer.sign(&base, &key, wall_clock().plus(60_000)).unwrap();
+        let ends = signer.sign(&base, &key, now_millis().plus(60_000)).unwrap();
         let answer = http().get(ends).send().await.unwrap();
         let keep = answer.headers()["cache-control"].to_str().unwrap().rsplit_once('=').unwrap().1;
         assert!(answer.status() == 200 && keep.parse::<u64>().unwrap() <= 60, "{keep}");
@@ -396,9 +396,9 @@ async fn an_endpoint_below_a_path_is_the_same_with_and_without_its_final_slash()
         let storage = Storage::new(&config);
         storage.check().await.unwrap();
         let put = storage.put_if_absent(Bucket::Output, &key, b"film".to_vec(), "text/plain").await;
-        assert_eq!(put.unwrap(), Put::Created, "{endpoint}");
+        assert_eq!(put.unwrap(), PutOutcome::Created, "{endpoint}");
         let presigner = Presigner::new(&config).unwrap();
-        let url = presigner.get(Bucket::Output, &key, wall_clock(), Duration::from_secs(60), None).unwrap();
+        let url = presigner.get(Bucket::Output, &key, now_millis(), Duration::from_secs(60), None).unwrap();
         assert_eq!(fetch(url.as_str()).await, (StatusCode::OK, "film".to_owned()), "{endpoint}");
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
-use tcoder::controller::reconciler::http;
+use tcoder::controller::reconciler::admin;
 use tcoder::job::{JobEvent, JobId, State};
 use tcoder::metrics::{Format, Metrics};
 use tcoder::queue::{FleetCondition, FleetMachine, FleetStatus, Queue, Stats};
@@ -49,10 +49,10 @@ fn everything() -> std::sync::Arc<Metrics> {
         ..FleetStatus::default()
     }));
     metrics.fly_call("list", "done", Duration::from_millis(70));
-    metrics.fly_rate_limited();
+    metrics.provider_throttled();
     metrics.fleet_action("start", "done");
     metrics.fleet_spent(0.5);
-    metrics.operator_acts(true);
+    metrics.operator_leader(true);
     metrics.reconciled(true);
     let id = JobId::new();
     for (ms, status) in [(1000, State::Queued), (2000, State::Running), (4000, State::Completed)] {
@@ -64,7 +64,8 @@ fn everything() -> std::sync::Arc<Metrics> {
 #[test]
 fn promtool_has_nothing_to_say_of_what_is_shown() {
     let text = everything().encode(Format::Prometheus);
-    for name in ["tcoder_jobs_ended_total", "tcoder_job_running_seconds_bucket", "tcoder_fleet_condition"] {
+    for name in ["tcoder_jobs_finished_total", "tcoder_job_running_seconds_bucket", "tcoder_fleet_condition"]
+    {
         assert!(text.contains(name), "{text}");
     }
     assert_eq!(promtool(&["check", "metrics"], &text), "", "{text}");
@@ -78,7 +79,7 @@ async fn a_scraper_gets_the_format_it_asks_for_from_the_api_and_from_a_controlle
     let api = system::shared().await;
     let queue = Queue::connect(&redis()).await.unwrap();
     let ready = watch::channel(Ok(())).1;
-    let controller = serve(http::router(queue, Metrics::new(), ready)).await;
+    let controller = serve(admin::router(queue, Metrics::new(), ready)).await;
     for url in [&api.url, &controller] {
         for (accept, expected) in [
             (None, TEXT),
@@ -132,7 +133,7 @@ async fn prometheus_scrapes_what_is_shown_and_takes_the_alerts_and_the_dashboard
     assert_eq!(promtool(&["check", "rules", &rule_file], ""), "");
 
     let queue = Queue::connect(&redis()).await.unwrap();
-    let shown = serve(http::router(queue, everything(), watch::channel(Ok(())).1)).await;
+    let shown = serve(admin::router(queue, everything(), watch::channel(Ok(())).1)).await;
     let config = json!({
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [rule_file],
@@ -173,7 +174,7 @@ async fn prometheus_scrapes_what_is_shown_and_takes_the_alerts_and_the_dashboard
     }
     for (question, expected) in [
         ("tcoder_redis_up", "1"),
-        ("tcoder_jobs_ended_total{outcome=\"completed\"}", "1"),
+        ("tcoder_jobs_finished_total{outcome=\"completed\"}", "1"),
         ("tcoder_job_running_seconds_sum", "2"),
         ("tcoder_fleet_spent_dollars_total", "0.5"),
         ("tcoder_build_info", "1"),

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tcoder::controller::fleet::{Deadlines, FleetPolicy};
-use tcoder::controller::reconciler::{Room, Visitor};
+use tcoder::controller::reconciler::{InvocationBudget, OneShotReconciler};
 use tcoder::flyprovider::emulator::Action;
 use tcoder::flyprovider::{Fly, MachineState};
-use tcoder::queue::{FleetStatus, FlyRate};
+use tcoder::queue::{FleetStatus, RequestRate};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
@@ -73,7 +73,7 @@ fn heard_within(boot: u64) -> FleetPolicy {
 }
 
 fn is_silent(status: &FleetStatus) -> bool {
-    status.conditions.iter().any(|c| c.reason == "WorkersSilent")
+    status.conditions.iter().any(|c| c.reason == "WorkersNotRegistering")
 }
 
 fn launches(cloud: &Cloud) -> usize {
@@ -87,7 +87,7 @@ async fn workers_at_another_redis_are_launched_three_times_and_counted_no_more_o
     let running = cloud.follows("one", policy, &cloud.fly.fly_config());
     let mut ids = cloud.jobs(1).await;
     let status = cloud.says("the workers are silent", is_silent).await;
-    let message = &status.conditions.iter().find(|c| c.reason == "WorkersSilent").unwrap().message;
+    let message = &status.conditions.iter().find(|c| c.reason == "WorkersNotRegistering").unwrap().message;
     assert!(message.starts_with("3 launches in a row"), "{message}");
     for words in ["REDIS_URL", "REDIS_KEY_PREFIX", "connected to Redis", "fly logs"] {
         assert!(message.contains(words), "{message}");
@@ -116,16 +116,16 @@ async fn visits_count_silent_launches_from_one_to_the_next() {
     let (cloud, _redirect, _other) = astray().await;
     cloud.jobs(1).await;
     cloud.queue_has(1).await;
-    let room = Room { fly: 3, trips: 20, time: Duration::from_secs(20) };
+    let room = InvocationBudget { fly: 3, trips: 20, time: Duration::from_secs(20) };
     let count_until_silent = async {
         loop {
-            let visitor = Visitor {
+            let visitor = OneShotReconciler {
                 queue: cloud.queue.clone(),
                 fly: Fly::new(&cloud.fly.fly_config()).unwrap(),
                 policy: FleetPolicy { launch_failures: 2, ..heard_within(3) },
                 environment: BTreeMap::new(),
-                family: "visitor".into(),
-                rate: FlyRate::default(),
+                group: "visitor".into(),
+                rate: RequestRate::default(),
             };
             visitor.visit(&[], room).await.unwrap();
             if cloud.queue.fleet().await.unwrap().0.is_some_and(|status| is_silent(&status)) {

@@ -9,11 +9,11 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use tcoder::config::{BaseUrl, StorageConfig};
 use tcoder::job::{Epoch, JobId, Millis, ObjectKey};
-use tcoder::net::{self, Guard, Refused};
+use tcoder::net::{self, EgressPolicy, UrlRefused};
 use tcoder::storage::event::{Action, ObjectEvent};
 use tcoder::storage::fetch::Fetcher;
 use tcoder::storage::presign::{Presigner, UPLOAD_EXPIRY};
-use tcoder::storage::{Bucket, Progress, Put, Storage, StorageError, layout};
+use tcoder::storage::{Bucket, Progress, PutOutcome, Storage, StorageError, layout};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -216,13 +216,14 @@ async fn of_many_commits_exactly_one_wins() {
         }
     });
     let results = futures::future::join_all(tries).await;
-    let winners: Vec<_> = results.iter().filter(|(_, put)| *put == Put::Created).map(|(n, _)| *n).collect();
+    let winners: Vec<_> =
+        results.iter().filter(|(_, put)| *put == PutOutcome::Created).map(|(n, _)| *n).collect();
     assert_eq!(winners.len(), 1, "{results:?}");
     let stands = storage.get_small(Bucket::Output, &manifest, 100).await.unwrap().unwrap();
     assert_eq!(String::from_utf8(stands).unwrap(), format!("{{\"epoch\":{}}}", winners[0]));
 
     let again = storage.put_if_absent(Bucket::Output, &manifest, vec![], "application/json").await.unwrap();
-    assert_eq!(again, Put::AlreadyThere);
+    assert_eq!(again, PutOutcome::AlreadyThere);
     let small = storage.get_small(Bucket::Output, &manifest, 3).await;
     assert!(matches!(small, Err(StorageError::TooLarge { limit: 3 })));
     storage.delete(Bucket::Output, &manifest).await.unwrap();
@@ -475,7 +476,7 @@ async fn a_fetch_goes_on_where_the_line_broke() {
     server.storage().upload(&name, &from, "video/mp4", &Progress::none(), &never()).await.unwrap();
     let (_, endpoint, mut connections) = through(&server, vec![3 * MIB, 2 * MIB]).await;
     let url = endpoint.join(&format!("output/{name}")).unwrap();
-    let fetcher = Fetcher::new(Guard::AllowPrivate).unwrap();
+    let fetcher = Fetcher::new(EgressPolicy::AllowPrivate).unwrap();
     let bytes = fetcher.fetch(&url, &to, 8 * MIB, &Progress::none(), &never()).await.unwrap();
     assert_eq!(bytes, 8 * MIB);
     assert_eq!(hash(&to), hash(&from));
@@ -489,7 +490,7 @@ async fn what_is_too_large_or_not_there_is_said_so() {
     let server = ObjectServer::start().await;
     server.output("outputs/a", b"0123456789").await;
     let (storage, to) = (server.storage(), server.scratch("to"));
-    let fetcher = Fetcher::new(Guard::AllowPrivate).unwrap();
+    let fetcher = Fetcher::new(EgressPolicy::AllowPrivate).unwrap();
     let public = |name: &str| server.config.public_url.clone().unwrap().join(name).unwrap();
     let none = Progress::none();
 
@@ -555,19 +556,19 @@ async fn wrong_settings_name_the_variable_to_look_at() {
 async fn private_addresses_are_not_fetched_however_they_are_spelled() {
     let server = ObjectServer::start().await;
     server.output("a", b"x").await;
-    let (fetcher, to) = (Fetcher::new(Guard::PublicOnly).unwrap(), server.scratch("to"));
+    let (fetcher, to) = (Fetcher::new(EgressPolicy::PublicOnly).unwrap(), server.scratch("to"));
     let port = server.address.port();
     for host in
         ["127.0.0.1", "127.1", "0x7f.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "localhost", "0"]
     {
         let url: Url = format!("http://{host}:{port}/output/a").parse().unwrap();
         let error = fetcher.fetch(&url, &to, 9, &Progress::none(), &never()).await.unwrap_err();
-        assert!(matches!(error, StorageError::Address(Refused::Private(_))), "{host}: {error:?}");
+        assert!(matches!(error, StorageError::Address(UrlRefused::Private(_))), "{host}: {error:?}");
         assert!(error.to_string().contains("private network"), "{error}");
     }
     // The same one is there for who may.
     let url: Url = format!("http://127.1:{port}/output/a").parse().unwrap();
-    let fetcher = Fetcher::new(Guard::AllowPrivate).unwrap();
+    let fetcher = Fetcher::new(EgressPolicy::AllowPrivate).unwrap();
     assert_eq!(fetcher.fetch(&url, &to, 9, &Progress::none(), &never()).await.unwrap(), 1);
 }
 

@@ -9,11 +9,13 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::{Value, json};
 use tcoder::config::{FlyConfig, RedisConfig};
 use tcoder::controller::fleet::FleetPolicy;
-use tcoder::controller::reconciler::{End, Parts, Reconciler, Room, Visitor};
+use tcoder::controller::reconciler::{
+    InvocationBudget, InvocationOutcome, OneShotReconciler, Reconciler, ReconcilerDeps,
+};
 use tcoder::flyprovider::emulator::{Action, EmulatorHandle, Fault, Request};
 use tcoder::flyprovider::{Fly, Limit, Machine, MachineState};
 use tcoder::metrics::Metrics;
-use tcoder::queue::{FleetStatus, FlyRate, Queue};
+use tcoder::queue::{FleetStatus, Queue, RequestRate};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -79,10 +81,10 @@ impl Cloud {
     /// A reconciler whose policy may change.
     pub fn follows(&self, name: &str, policy: watch::Receiver<FleetPolicy>, config: &FlyConfig) -> Running {
         let stop = CancellationToken::new();
-        let parts = Parts {
+        let parts = ReconcilerDeps {
             queue: self.queue.clone(),
             fly: Fly::new(config).unwrap(),
-            limit: Limit::new(self.queue.clone(), FlyRate::default()),
+            limit: Limit::new(self.queue.clone(), RequestRate::default()),
             policy,
             told: watch::Sender::new(None),
             environment: BTreeMap::new(),
@@ -250,7 +252,7 @@ async fn a_wrong_token_or_app_stops_every_write_and_is_said_plainly() {
     let wrong_token = FlyConfig { token, ..right.clone() };
     let running = cloud.reconciler("wrong-token", policy(2), &wrong_token);
     let status =
-        cloud.says("the token is wrong", |s| s.conditions.iter().any(|c| c.reason == "Unauthorised")).await;
+        cloud.says("the token is wrong", |s| s.conditions.iter().any(|c| c.reason == "Unauthorized")).await;
     assert_eq!(status.conditions.len(), 1, "{status:?}");
     assert!(status.conditions[0].message.contains("FLY_API_TOKEN"), "{status:?}");
     assert!(!serde_json::to_string(&status).unwrap().contains("hush"));
@@ -268,7 +270,7 @@ async fn a_wrong_token_or_app_stops_every_write_and_is_said_plainly() {
     let running = cloud.reconciler("right", policy(2), &right);
     cloud.all_completed(&ids).await;
     let text = cloud.metrics.encode(tcoder::metrics::Format::OpenMetrics);
-    assert!(text.contains("unauthorised") && !text.contains("hush"), "{text}");
+    assert!(text.contains("unauthorized") && !text.contains("hush"), "{text}");
     running.stop().await;
     cloud.system.stop().await;
 }
@@ -343,7 +345,7 @@ async fn a_wrong_token_is_logged_once() {
     ];
     let args = ["controller", "--listen", "127.0.0.1:0"];
     let (mut child, _, log) = cloud.system.server(&args, &variables).await;
-    let wrong = |s: &FleetStatus| s.conditions.iter().any(|c| c.reason == "Unauthorised");
+    let wrong = |s: &FleetStatus| s.conditions.iter().any(|c| c.reason == "Unauthorized");
     cloud.jobs(1).await;
     cloud.says("the token is wrong", wrong).await;
     let mut redis = cloud.system.redis();
@@ -386,14 +388,14 @@ async fn up_has_a_fleet_that_comes_and_goes() {
     assert!(!processes().iter().any(|p| up.iter().any(|u| u.pid == p.pid && u.command == p.command)));
 }
 
-fn visitor(cloud: &Cloud) -> Visitor {
-    Visitor {
+fn visitor(cloud: &Cloud) -> OneShotReconciler {
+    OneShotReconciler {
         queue: cloud.queue.clone(),
         fly: Fly::new(&cloud.fly.fly_config()).unwrap(),
         policy: policy(2),
         environment: BTreeMap::new(),
-        family: "visitor".into(),
-        rate: FlyRate::default(),
+        group: "visitor".into(),
+        rate: RequestRate::default(),
     }
 }
 
@@ -403,7 +405,7 @@ async fn a_visit_brings_a_machine_and_the_next_one_starts_it_again() {
     let cloud = Cloud::new().await;
     let visitor = visitor(&cloud);
     // The first look finds that the installation's own reconciler, which has no machines, acted last.
-    let room = Room { fly: 2, trips: 6, time: Duration::from_secs(20) };
+    let room = InvocationBudget { fly: 2, trips: 6, time: Duration::from_secs(20) };
     // The second waits until the first one's right to act has ended.
     for (verb, most) in [(Action::Create, 5), (Action::Start, 5)] {
         let ids = cloud.jobs(1).await;
@@ -412,7 +414,7 @@ async fn a_visit_brings_a_machine_and_the_next_one_starts_it_again() {
         let (_, end, trips) = visitor.visit(&[], room).await.unwrap();
         let asked: Vec<Action> = cloud.writes()[before..].iter().map(|r| r.action).collect();
         assert_eq!(asked, [verb], "{end:?} after {trips} round trips");
-        assert_ne!(end, End::Elsewhere);
+        assert_ne!(end, InvocationOutcome::NotLeader);
         assert!(trips <= most, "{trips} round trips");
         cloud.all_completed(&ids).await;
         cloud.until("its machine rests", |all| count(all, &MachineState::Stopped) == 1).await;

@@ -7,7 +7,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use tcoder::config::RedisConfig;
 use tcoder::job::Millis;
-use tcoder::queue::{Fence, FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, Hold, Queue};
+use tcoder::queue::{
+    FencingToken, FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, LockOutcome, Queue,
+};
 
 use crate::support::process::{err, out, run};
 use crate::support::system::{Answer, Setup, System, TOKEN, folder, guarded, http};
@@ -29,9 +31,9 @@ async fn now(queue: &Queue) -> Millis {
 }
 
 /// The right to act, for `time`.
-async fn fence(queue: &Queue, time: Duration) -> Fence {
-    match queue.fleet_hold("reconciler-of-the-test", time, false, true).await.unwrap() {
-        Hold::Mine(fence) => fence,
+async fn fence(queue: &Queue, time: Duration) -> FencingToken {
+    match queue.acquire_fleet_lock("reconciler-of-the-test", time, false, true).await.unwrap() {
+        LockOutcome::Mine(fence) => fence,
         other => panic!("{other:?}"),
     }
 }
@@ -148,7 +150,7 @@ async fn what_the_reconciler_says_is_shown_in_words_and_in_json() {
     let queue = queue(&system).await;
     let fence = fence(&queue, Duration::from_secs(600)).await;
     let status = busy(now(&queue).await);
-    assert!(queue.tell_fleet(&fence, &status).await.unwrap());
+    assert!(queue.publish_fleet_status(&fence, &status).await.unwrap());
 
     let answer = system.get("/api/fleet").await.body;
     assert_eq!(answer["fleet"], serde_json::to_value(&status).unwrap());
@@ -183,7 +185,7 @@ async fn what_the_reconciler_says_is_shown_in_words_and_in_json() {
 
     let quiet = FleetStatus { plan: Vec::new(), conditions: Vec::new(), ..status };
     let quiet = FleetStatus { desired: FleetDesired { machines: 2, waiting: 1, ..quiet.desired }, ..quiet };
-    assert!(queue.tell_fleet(&fence, &quiet).await.unwrap());
+    assert!(queue.publish_fleet_status(&fence, &quiet).await.unwrap());
     has(&said(&system, &["plan"]).await, &["nothing to do: as many machines as wanted", "2 machines wanted"]);
     system.stop().await;
 }
@@ -194,7 +196,7 @@ async fn a_pause_is_a_dry_run_until_it_is_resumed() {
     let queue = queue(&system).await;
     let fence = fence(&queue, Duration::from_secs(600)).await;
     let status = busy(now(&queue).await);
-    assert!(queue.tell_fleet(&fence, &status).await.unwrap());
+    assert!(queue.publish_fleet_status(&fence, &status).await.unwrap());
 
     let text = said(&system, &["pause", "--reason", "a new image"]).await;
     has(&text, &["Paused for 0 s", ": a new image.", "go on with their jobs", "`tcoder fleet resume`"]);
@@ -232,7 +234,7 @@ async fn a_dead_reconciler_is_noticed_once_jobs_wait() {
     let queue = queue(&system).await;
     let long_ago = FleetStatus { at: now(&queue).await.plus(-12 * MINUTE), ..busy(now(&queue).await) };
     let held = fence(&queue, Duration::from_secs(600)).await;
-    assert!(queue.tell_fleet(&held, &long_ago).await.unwrap());
+    assert!(queue.publish_fleet_status(&held, &long_ago).await.unwrap());
     let silent = async || system.get("/api/fleet").await.body["silent"].as_bool().unwrap();
     assert!(!silent().await, "nobody waits for it");
 

@@ -74,7 +74,7 @@ async fn a_scrape_tells_how_many_jobs_ended_how_and_how_long_they_took() {
         &before,
         &[
             ("tcoder_redis_up", 1.0),
-            ("tcoder_jobs_ended completed", 0.0),
+            ("tcoder_jobs_finished completed", 0.0),
             ("tcoder_job_waiting_seconds count", 0.0),
             ("tcoder_jobs completed", 0.0),
             ("tcoder_queue_oldest_pending_age_seconds", 0.0),
@@ -95,9 +95,9 @@ async fn a_scrape_tells_how_many_jobs_ended_how_and_how_long_they_took() {
     has(
         &after,
         &[
-            ("tcoder_jobs_ended completed", 1.0),
-            ("tcoder_jobs_ended failed", 1.0),
-            ("tcoder_jobs_ended cancelled", 1.0),
+            ("tcoder_jobs_finished completed", 1.0),
+            ("tcoder_jobs_finished failed", 1.0),
+            ("tcoder_jobs_finished cancelled", 1.0),
             ("tcoder_job_attempts completed", 1.0),
             ("tcoder_job_attempts failed", 1.0),
             ("tcoder_job_attempts requeued", 0.0),
@@ -168,7 +168,7 @@ async fn while_redis_is_silent_counters_stay_and_what_it_said_before_goes() {
     send(redis, Signal::SIGSTOP);
     let silent = scrape(&system).await;
     send(redis, Signal::SIGCONT);
-    has(&silent, &[("tcoder_redis_up", 0.0), ("tcoder_jobs_ended cancelled", 1.0)]);
+    has(&silent, &[("tcoder_redis_up", 0.0), ("tcoder_jobs_finished cancelled", 1.0)]);
     for gone in ["tcoder_jobs ", "tcoder_queue", "tcoder_workers", "tcoder_webhooks"] {
         none(&silent, gone);
     }

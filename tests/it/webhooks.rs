@@ -64,7 +64,7 @@ fn wish(url: &str) -> Value {
 }
 
 async fn owed(system: &System) -> u64 {
-    system.get("/api/stats").await.body["webhooksOwed"].as_u64().unwrap()
+    system.get("/api/stats").await.body["pendingWebhooks"].as_u64().unwrap()
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn what_is_owed_outlasts_a_restart() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let id = system.upload(clip(), &wish(&format!("http://127.0.0.1:{port}/hook"))).await;
     system.completed(&id).await;
-    let tried = || system.log().contains("webhook tried, again later");
+    let tried = || system.log().contains("webhook delivery failed; retrying later");
     eventually("a delivery was tried", tried).await;
     system.stop().await;
 
@@ -128,7 +128,7 @@ async fn gone_means_stop() {
     let ticket = system.post("/api/upload", &wish(&receiver.url)).await.body;
     system.delete(&format!("/api/jobs/{}", ticket["jobId"].as_str().unwrap())).await;
     receiver.next().await;
-    eventually("it is given up", || system.log().contains("webhook given up")).await;
+    eventually("it is given up", || system.log().contains("webhook delivery abandoned")).await;
     eventually("the receiver was asked once", || receiver.answer.load(Ordering::SeqCst) == 204).await;
     while owed(&system).await > 0 {
         tokio::task::yield_now().await;
@@ -148,7 +148,8 @@ async fn private_addresses_are_not_told() {
     let ticket = system.post("/api/upload", &wish(&url)).await.body;
     let id = ticket["jobId"].as_str().unwrap();
     system.delete(&format!("/api/jobs/{id}")).await;
-    let given_up = || system.log().lines().any(|l| l.contains("webhook given up") && l.contains(id));
+    let given_up =
+        || system.log().lines().any(|l| l.contains("webhook delivery abandoned") && l.contains(id));
     eventually("it is given up", given_up).await;
     assert!(receiver.inbox.try_recv().is_err());
 }
@@ -215,7 +216,9 @@ async fn a_redirect_is_not_followed() {
     let lead_on = move || async move { axum::response::Redirect::temporary(&there) };
     let url = serve(Router::new().route("/", post(lead_on))).await;
     let id = tell(system, &url).await;
-    let tried = |l: &str| l.contains("webhook tried, again later") && l.contains(&id) && l.contains("307");
+    let tried = |l: &str| {
+        l.contains("webhook delivery failed; retrying later") && l.contains(&id) && l.contains("307")
+    };
     eventually("it was tried", || system.log().lines().any(tried)).await;
     assert!(receiver.inbox.try_recv().is_err(), "the signed message went elsewhere");
 }

@@ -83,7 +83,7 @@ export const operate = (main, signal) => {
       take(fleet);
       queue.replaceChildren(figures([
         ["uploading", stats.uploading], ["waiting", stats.pending], ["later", stats.scheduled], ["running", stats.running],
-        ["completed", stats.completed], ["failed", stats.failed], ["webhooks owed", stats.webhooksOwed], ["workers", stats.workers],
+        ["completed", stats.completed], ["failed", stats.failed], ["webhooks owed", stats.pendingWebhooks], ["workers", stats.workers],
       ]), h("p", { class: "quiet small" }, stats.oldestPendingMs === undefined ? "Nothing waits." : `The oldest has waited for ${duration(stats.oldestPendingMs / 1000)}.`));
       drawFleet(fleet);
       const busy = status.workers.filter((worker) => worker.jobId);

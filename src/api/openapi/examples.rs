@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::super::problem::{Problem, ProblemBody};
 use super::super::{
-    FleetAnswer, FromInput, PartAddresses, PartsWanted, PauseFleet, SystemStatus, Upload, UploadTicket,
+    CreateJobRequest, CreateUploadRequest, CreateUploadResponse, FleetAnswer, PauseFleet, SignPartsRequest,
+    SignedParts, SystemStatus,
 };
 use crate::job::Job;
 use crate::queue::{Page, Stats};
@@ -28,22 +29,22 @@ pub(super) fn media(reference: &Schema) -> Value {
 pub(super) fn example(reference: &Schema) -> Option<Value> {
     let name = reference.get("$ref")?.as_str()?.rsplit('/').next()?;
     let examples = [
-        typed::<Upload>(json!({
+        typed::<CreateUploadRequest>(json!({
             "fileName": "holiday.mov", "fileSize": 7_340_032, "preset": "hls-adaptive",
             "outputQualities": ["720p", "360p"], "stills": ["poster"],
         })),
-        typed::<UploadTicket>(json!({
+        typed::<CreateUploadResponse>(json!({
             "jobId": ID, "status": "uploading", "inputKey": format!("inputs/{ID}/holiday.mov"),
             "uploadUrl": format!("https://storage.example/input/inputs/{ID}/holiday.mov?X-Amz-Signature=0f3c"),
             "expiresAt": 1_795_838_400_000_i64,
         })),
-        typed::<FromInput>(json!({
+        typed::<CreateJobRequest>(json!({
             "inputUrl": "https://films.example/holiday.mov", "preset": "web-optimized", "outputQualities": ["360p"],
         })),
         typed::<Job>(job()),
         typed::<Page>(json!({"jobs": [job()], "nextCursor": format!("1795834800000_{ID}")})),
-        typed::<PartsWanted>(json!({"uploadId": "2~Zq0dGeT", "partNumbers": [1, 2]})),
-        typed::<PartAddresses>(json!({
+        typed::<SignPartsRequest>(json!({"uploadId": "2~Zq0dGeT", "partNumbers": [1, 2]})),
+        typed::<SignedParts>(json!({
             "parts": [
                 {"partNumber": 1, "url": address("&partNumber=1")},
                 {"partNumber": 2, "url": address("&partNumber=2")},
@@ -81,7 +82,7 @@ fn address(query: &str) -> String {
 fn stats() -> Value {
     json!({
         "uploading": 1, "pending": 4, "scheduled": 0, "running": 2, "completed": 310, "failed": 3, "cancelled": 1,
-        "webhooksOwed": 0, "oldestPendingMs": 5200, "workers": 2,
+        "pendingWebhooks": 0, "oldestPendingMs": 5200, "workers": 2,
     })
 }
 

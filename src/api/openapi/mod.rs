@@ -138,7 +138,7 @@ pub fn document() -> Value {
 #[cfg(test)]
 mod tests {
     use super::super::requests::Fields as _;
-    use super::super::{FromInput, PartsWanted, PauseFleet, Upload};
+    use super::super::{CreateJobRequest, CreateUploadRequest, PauseFleet, SignPartsRequest};
     use super::*;
 
     /// Every schema below this value, with the way to it.
@@ -191,10 +191,10 @@ mod tests {
     fn a_request_s_body_has_the_fields_that_are_read_and_no_others() {
         let document = document();
         let bodies: [(&str, &[&str], &[&str]); 4] = [
-            ("UploadRequest", Upload::OWN, Upload::COMMON),
-            ("JobRequest", FromInput::OWN, FromInput::COMMON),
+            ("UploadRequest", CreateUploadRequest::OWN, CreateUploadRequest::COMMON),
+            ("JobRequest", CreateJobRequest::OWN, CreateJobRequest::COMMON),
             ("PauseFleetRequest", PauseFleet::OWN, PauseFleet::COMMON),
-            ("PartsRequest", PartsWanted::OWN, PartsWanted::COMMON),
+            ("PartsRequest", SignPartsRequest::OWN, SignPartsRequest::COMMON),
         ];
         for (name, own, common) in bodies {
             let schema = &document["components"]["schemas"][name];

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::super::{
-    FleetAnswer, FromInput, PartAddresses, PartsWanted, PauseFleet, SystemStatus, Upload, UploadTicket,
+    CreateJobRequest, CreateUploadRequest, CreateUploadResponse, FleetAnswer, PauseFleet, SignPartsRequest,
+    SignedParts, SystemStatus,
 };
 use super::examples;
 use super::schemas::{SchemaOf, body, of};
@@ -66,12 +67,12 @@ pub(super) const OPERATIONS: &[Operation] = &[
         description: "PUT the video to the `uploadUrl` of the response; no token goes there. The job starts once the \
                       video has arrived. For a video of more than 16 MiB whose `fileSize` is given, `multipart` says \
                       how to send it in parts.",
-        body: Some(body::<Upload>),
+        body: Some(body::<CreateUploadRequest>),
         optional: true,
         idempotent: true,
         answers: &[
-            (201, "The job waits for its video.", Some(of::<UploadTicket>)),
-            (200, "The same request made this job before.", Some(of::<UploadTicket>)),
+            (201, "The job waits for its video.", Some(of::<CreateUploadResponse>)),
+            (200, "The same request made this job before.", Some(of::<CreateUploadResponse>)),
         ],
         problems: &[400, 401, 409, 413, 415, 422, 503],
         ..PLAIN
@@ -82,7 +83,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "submitJob",
         summary: "Create a job for a video that is there already",
         description: "The video is an object of the input bucket, `inputKey`, or stands at a public address, `inputUrl`.",
-        body: Some(body::<FromInput>),
+        body: Some(body::<CreateJobRequest>),
         idempotent: true,
         answers: &[
             (201, "The job waits for a worker.", Some(of::<Job>)),
@@ -139,8 +140,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         summary: "Get addresses for the parts of a large video",
         description: "For an S3 multipart upload that was begun at the `startUrl` of the upload's response. The \
                       addresses that complete and abort the upload come along.",
-        body: Some(body::<PartsWanted>),
-        answers: &[(200, "The addresses.", Some(of::<PartAddresses>))],
+        body: Some(body::<SignPartsRequest>),
+        answers: &[(200, "The addresses.", Some(of::<SignedParts>))],
         problems: &[400, 401, 404, 409, 413, 415, 422, 503],
         ..PLAIN
     },

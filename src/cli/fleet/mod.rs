@@ -1,11 +1,11 @@
 //! `tcoder fleet`: the machines, what becomes of them next, and stopping and resuming that.
 
-mod words;
+mod format;
 
 use super::CliError;
 use super::args::{FleetArgs, FleetCommand};
 use super::client::Client;
-use super::show::{self, say};
+use super::output::{self, outln};
 use crate::api::{FleetAnswer, PauseFleet};
 
 pub async fn run(args: FleetArgs) -> Result<(), CliError> {
@@ -17,7 +17,7 @@ pub async fn run(args: FleetArgs) -> Result<(), CliError> {
         FleetCommand::Resume => (client.fleet_resume().await?, resumed),
     };
     if args.json {
-        return show::json(&answer);
+        return output::json(&answer);
     }
     show(&answer);
     Ok(())
@@ -25,43 +25,45 @@ pub async fn run(args: FleetArgs) -> Result<(), CliError> {
 
 fn lines(lines: impl IntoIterator<Item = String>) {
     for line in lines {
-        say!("{line}");
+        outln!("{line}");
     }
 }
 
 fn status(answer: &FleetAnswer) {
-    lines(words::warnings(answer));
+    lines(format::warnings(answer));
     let Some(fleet) = &answer.fleet else { return };
-    say!("{}", words::headline(fleet));
+    outln!("{}", format::headline(fleet));
     if !fleet.machines.is_empty() {
-        say!("");
-        show::machines(fleet.machines.iter().map(|m| words::row(m, fleet.machine_usd_per_hour, answer.now)));
-        say!("");
+        outln!("");
+        output::machines(
+            fleet.machines.iter().map(|m| format::row(m, fleet.machine_usd_per_hour, answer.now)),
+        );
+        outln!("");
     }
-    say!("{}", words::bill(fleet, answer.now));
-    say!("{}", words::source(fleet, answer.now));
-    lines(words::conditions(fleet));
+    outln!("{}", format::bill(fleet, answer.now));
+    outln!("{}", format::source(fleet, answer.now));
+    lines(format::conditions(fleet));
 }
 
 fn plan(answer: &FleetAnswer) {
-    lines(words::warnings(answer));
+    lines(format::warnings(answer));
     let Some(fleet) = &answer.fleet else { return };
     if fleet.plan.is_empty() {
-        say!("{}", words::nothing_to_do(fleet));
+        outln!("{}", format::nothing_to_do(fleet));
     } else {
-        say!("{}", words::headline(fleet));
-        say!("");
-        show::steps(fleet.plan.iter().zip(1..).map(|(step, number)| words::step(number, step)));
-        say!("");
-        say!("{}", words::when(answer));
+        outln!("{}", format::headline(fleet));
+        outln!("");
+        output::steps(fleet.plan.iter().zip(1..).map(|(step, number)| format::step(number, step)));
+        outln!("");
+        outln!("{}", format::when(answer));
     }
-    lines(words::conditions(fleet));
+    lines(format::conditions(fleet));
 }
 
 fn paused(answer: &FleetAnswer) {
-    lines(words::paused(answer));
+    lines(format::paused(answer));
 }
 
 fn resumed(answer: &FleetAnswer) {
-    lines(words::resumed(answer));
+    lines(format::resumed(answer));
 }

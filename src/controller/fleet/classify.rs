@@ -1,15 +1,15 @@
 //! A machine and its worker -> what it is to us.
 
-use super::memory::{Memory, Seen, Verb};
-use super::notes::{ByMachine, is_ours};
-use super::observation::{Listed, Moment, WorkerView};
+use super::observation::{MachineList, Moment, WorkerView};
+use super::observe::{ByMachine, is_ours};
 use super::policy::FleetPolicy;
 use super::slot::{DISK_GB, MAX_INPUT_BYTES, Slot};
+use super::state::{FleetState, MachineRecord, OperationKind};
 use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
 
 /// What a machine is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
+pub enum MachinePhase {
     /// Its worker holds a lease: it is never touched.
     Busy,
     /// Its worker waits for a job.
@@ -35,12 +35,12 @@ pub enum Role {
     /// At rest by Fly, alive by its heartbeat.
     Disputed,
     /// Not in the list, which is not believed yet.
-    Missing,
+    MissingMachine,
     /// In a state not known here.
     Odd,
 }
 
-impl Role {
+impl MachinePhase {
     /// Its name, for people and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -57,7 +57,7 @@ impl Role {
             Self::Failed => "failed",
             Self::Going => "going",
             Self::Disputed => "disputed",
-            Self::Missing => "missing",
+            Self::MissingMachine => "missing",
             Self::Odd => "odd",
         }
     }
@@ -77,13 +77,13 @@ impl Role {
 
 /// A machine of the fleet, listed or about to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unit {
+pub struct MachineView {
     /// Its id, where it is known.
     pub id: Option<MachineId>,
     /// Its place.
     pub slot: Option<Slot>,
     /// What it is to us.
-    pub role: Role,
+    pub role: MachinePhase,
     /// Since when, or as good as.
     pub since: Moment,
     /// When something is to be done about it if nothing changes.
@@ -100,26 +100,26 @@ pub struct Unit {
 
 /// Every machine of the fleet, by slot.
 pub(super) fn units(
-    listed: &Listed,
+    listed: &MachineList,
     workers: &ByMachine<'_>,
     policy: &FleetPolicy,
-    memory: &Memory,
+    memory: &FleetState,
     now: Moment,
-) -> Vec<Unit> {
+) -> Vec<MachineView> {
     let ours = listed.machines.iter().filter(|m| is_ours(policy, m));
-    let mut units: Vec<Unit> = ours
+    let mut units: Vec<MachineView> = ours
         .filter_map(|machine| {
             let slot = Slot::parse(&policy.app, &machine.name);
             let fresh;
             let seen = match memory.machines.get(&machine.id) {
                 Some(seen) => seen,
                 None => {
-                    fresh = Seen::new(slot, machine.state.clone(), now);
+                    fresh = MachineRecord::new(slot, machine.state.clone(), now);
                     &fresh
                 }
             };
             let here = workers.get(&machine.id).map(Vec::as_slice).unwrap_or_default();
-            let (role, since, deadline) = judge(machine, seen, here, policy, now)?;
+            let (role, since, deadline) = classify(machine, seen, here, policy, now)?;
             let config = machine.config.as_ref();
             let image = config.map(|c| c.image.as_str());
             // Made when MIN_MACHINES was lower: its workers would leave, and be started again for ever.
@@ -130,7 +130,7 @@ pub(super) fn units(
             let disk = disk.as_ref().map(|(size_gb, max_input)| (size_gb, max_input)).unzip();
             let other_disk =
                 config.is_some_and(|c| (c.metadata.get(DISK_GB), c.env.get(MAX_INPUT_BYTES)) != disk);
-            Some(Unit {
+            Some(MachineView {
                 id: Some(machine.id.clone()),
                 slot,
                 role,
@@ -150,13 +150,13 @@ pub(super) fn units(
 
 /// Launches no list has shown yet, and machines whose absence is not believed yet.
 fn unlisted(
-    listed: &Listed,
+    listed: &MachineList,
     workers: &ByMachine<'_>,
     policy: &FleetPolicy,
-    memory: &Memory,
+    memory: &FleetState,
     now: Moment,
-) -> Vec<Unit> {
-    let unit = |id: Option<&MachineId>, slot, role, since, deadline, alive| Unit {
+) -> Vec<MachineView> {
+    let unit = |id: Option<&MachineId>, slot, role, since, deadline, alive| MachineView {
         id: id.cloned(),
         slot,
         role,
@@ -185,33 +185,41 @@ fn unlisted(
         let id = launch.machine.as_ref();
         let seen = id.and_then(|id| memory.machines.get(id));
         let settled = launch.at + if id.is_some() { policy.deadlines.boot } else { policy.deadlines.settle };
-        let left = seen.filter(|s| s.had_worker).map(|s| s.lifeless_since);
+        let left = seen.filter(|s| s.had_worker).map(|s| s.no_heartbeat_since);
         let (role, since, deadline) = match (life(id), left) {
-            ((true, ..), _) => (Role::Busy, launch.at, None),
-            ((_, true, false), _) => (Role::Idle, seen.and_then(|s| s.idle_since).unwrap_or(now), None),
-            ((_, true, true), _) => (Role::Leaving, now, Some(now + policy.deadlines.leave)),
-            (_, Some(left)) => (Role::Leaving, left, Some(left + policy.deadlines.leave)),
-            _ if now < settled => (Role::Booting, launch.at, Some(settled)),
-            _ => (Role::Stuck, launch.at, Some(settled)),
+            ((true, ..), _) => (MachinePhase::Busy, launch.at, None),
+            ((_, true, false), _) => {
+                (MachinePhase::Idle, seen.and_then(|s| s.idle_since).unwrap_or(now), None)
+            }
+            ((_, true, true), _) => (MachinePhase::Leaving, now, Some(now + policy.deadlines.leave)),
+            (_, Some(left)) => (MachinePhase::Leaving, left, Some(left + policy.deadlines.leave)),
+            _ if now < settled => (MachinePhase::Booting, launch.at, Some(settled)),
+            _ => (MachinePhase::Stuck, launch.at, Some(settled)),
         };
         unit(id, Some(*slot), role, since, deadline, life(id).1)
     });
     let missing = memory.missing.iter().map(|(id, missing)| {
         let (busy, alive, retired) = life(Some(id));
         let role = match (busy, alive && !retired) {
-            (true, _) => Role::Busy,
-            (false, true) => Role::Idle,
-            (false, false) => Role::Missing,
+            (true, _) => MachinePhase::Busy,
+            (false, true) => MachinePhase::Idle,
+            (false, false) => MachinePhase::MissingMachine,
         };
         unit(Some(id), missing.slot, role, now, Some(missing.until), alive)
     });
     launches.chain(missing).collect()
 }
 
-type Judged = Option<(Role, Moment, Option<Moment>)>;
+type Judged = Option<(MachinePhase, Moment, Option<Moment>)>;
 
 /// What a listed machine is, since when, and until when that is fine. Nothing for those that are gone.
-fn judge(machine: &Machine, seen: &Seen, here: &[&WorkerView], policy: &FleetPolicy, now: Moment) -> Judged {
+fn classify(
+    machine: &Machine,
+    seen: &MachineRecord,
+    here: &[&WorkerView],
+    policy: &FleetPolicy,
+    now: Moment,
+) -> Judged {
     let limits = &policy.deadlines;
     let since = seen.state_since;
     let by = |role, since: Moment, limit| Some((role, since, Some(since + limit)));
@@ -221,40 +229,42 @@ fn judge(machine: &Machine, seen: &Seen, here: &[&WorkerView], policy: &FleetPol
         return None;
     }
     if here.iter().any(|w| w.busy) {
-        return forever(Role::Busy, since);
+        return forever(MachinePhase::Busy, since);
     }
     match seen.sent.map(|s| (s.verb, s.at)) {
-        Some((Verb::Destroy, at)) => return by(Role::Going, at, limits.stuck),
-        Some((Verb::Stop, at)) => return by(Role::Leaving, at, limits.repair),
+        Some((OperationKind::Destroy, at)) => return by(MachinePhase::Going, at, limits.stuck),
+        Some((OperationKind::Stop, at)) => return by(MachinePhase::Leaving, at, limits.repair),
         _ => {}
     }
     if machine.host_status == HostStatus::Unreachable {
-        return by(Role::Unreachable, seen.unreachable_since.unwrap_or(now), limits.unreachable);
+        return by(MachinePhase::Unreachable, seen.unreachable_since.unwrap_or(now), limits.unreachable);
     }
     if fresh {
         return alive(machine, seen, here, policy, now);
     }
-    let started = seen.sent.filter(|s| s.verb == Verb::Start).map(|s| s.at);
+    let started = seen.sent.filter(|s| s.verb == OperationKind::Start).map(|s| s.at);
     if let Some(at) = started {
         // Its worker came and went: it is on its way to rest again, whatever an old list says.
         return if seen.had_worker {
-            by(Role::Leaving, seen.lifeless_since, limits.leave)
+            by(MachinePhase::Leaving, seen.no_heartbeat_since, limits.leave)
         } else if now < at + limits.boot {
-            by(Role::Booting, at, limits.boot)
+            by(MachinePhase::Booting, at, limits.boot)
         } else {
-            by(Role::Stuck, at, limits.boot)
+            by(MachinePhase::Stuck, at, limits.boot)
         };
     }
     let coming = |limit| {
         if now < since + limits.boot {
-            by(Role::Booting, since, limits.boot)
+            by(MachinePhase::Booting, since, limits.boot)
         } else {
-            by(Role::Stuck, since, limit)
+            by(MachinePhase::Stuck, since, limit)
         }
     };
     match &machine.state {
-        MachineState::Created if now < since + limits.settle => by(Role::Booting, since, limits.settle),
-        MachineState::Created => by(Role::Unstarted, since, limits.stuck),
+        MachineState::Created if now < since + limits.settle => {
+            by(MachinePhase::Booting, since, limits.settle)
+        }
+        MachineState::Created => by(MachinePhase::Unstarted, since, limits.stuck),
         MachineState::Creating
         | MachineState::Starting
         | MachineState::Restarting
@@ -262,46 +272,52 @@ fn judge(machine: &Machine, seen: &Seen, here: &[&WorkerView], policy: &FleetPol
         MachineState::Updating => coming(limits.updating),
         MachineState::Started => {
             let (waiting, overdue) = if seen.had_worker {
-                (Role::Leaving, seen.lifeless_since + limits.leave)
+                (MachinePhase::Leaving, seen.no_heartbeat_since + limits.leave)
             } else {
-                (Role::Booting, seen.silent_from(limits))
+                (MachinePhase::Booting, seen.silent_from(limits))
             };
-            let role = if now < overdue { waiting } else { Role::Zombie };
-            Some((role, seen.lifeless_since, Some(overdue)))
+            let role = if now < overdue { waiting } else { MachinePhase::Zombie };
+            Some((role, seen.no_heartbeat_since, Some(overdue)))
         }
         MachineState::Stopping | MachineState::Suspending if now < since + limits.stuck => {
-            by(Role::Leaving, since, limits.stuck)
+            by(MachinePhase::Leaving, since, limits.stuck)
         }
-        MachineState::Stopping | MachineState::Suspending => by(Role::Stuck, since, limits.stuck),
-        MachineState::Stopped | MachineState::Suspended => forever(Role::Rest, since),
-        MachineState::Failed => forever(Role::Failed, since),
-        MachineState::LaunchFailed | MachineState::Destroying => by(Role::Going, since, limits.stuck),
-        MachineState::Unknown(_) => forever(Role::Odd, since),
+        MachineState::Stopping | MachineState::Suspending => by(MachinePhase::Stuck, since, limits.stuck),
+        MachineState::Stopped | MachineState::Suspended => forever(MachinePhase::Rest, since),
+        MachineState::Failed => forever(MachinePhase::Failed, since),
+        MachineState::LaunchFailed | MachineState::Destroying => by(MachinePhase::Going, since, limits.stuck),
+        MachineState::Unknown(_) => forever(MachinePhase::Odd, since),
         MachineState::Destroyed | MachineState::Replaced | MachineState::Migrated => None,
     }
 }
 
 /// A machine whose worker's heartbeat is fresh and that holds no lease.
-fn alive(machine: &Machine, seen: &Seen, here: &[&WorkerView], policy: &FleetPolicy, now: Moment) -> Judged {
+fn alive(
+    machine: &Machine,
+    seen: &MachineRecord,
+    here: &[&WorkerView],
+    policy: &FleetPolicy,
+    now: Moment,
+) -> Judged {
     let limits = &policy.deadlines;
     if here.iter().filter(|w| w.fresh).all(|w| w.retired) {
         let since = seen.retired_since.unwrap_or(now);
-        return Some((Role::Leaving, since, Some(since + limits.leave)));
+        return Some((MachinePhase::Leaving, since, Some(since + limits.leave)));
     }
     // A stop or worse is under way; its heartbeat is only not stale yet.
     if matches!(machine.state, MachineState::Stopping | MachineState::Suspending) {
-        return Some((Role::Leaving, seen.state_since, Some(seen.state_since + limits.stuck)));
+        return Some((MachinePhase::Leaving, seen.state_since, Some(seen.state_since + limits.stuck)));
     }
     if matches!(machine.state, MachineState::Destroying | MachineState::LaunchFailed) {
-        return Some((Role::Going, seen.state_since, Some(seen.state_since + limits.stuck)));
+        return Some((MachinePhase::Going, seen.state_since, Some(seen.state_since + limits.stuck)));
     }
     if let Some(since) = seen.disputed_since
         && now >= since + limits.dispute
     {
-        return Some((Role::Disputed, since, None));
+        return Some((MachinePhase::Disputed, since, None));
     }
     let since = seen.idle_since.unwrap_or(now);
     let stays = seen.slot.is_some_and(|slot| slot.0 <= policy.min) || policy.idle_timeout.is_zero();
     let overdue = since + policy.idle_timeout + limits.idle_grace;
-    Some((Role::Idle, since, (!stays).then_some(overdue)))
+    Some((MachinePhase::Idle, since, (!stays).then_some(overdue)))
 }

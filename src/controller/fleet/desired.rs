@@ -1,6 +1,6 @@
 //! How many machines are wanted, and how many are allowed.
 
-use super::classify::{Role, Unit};
+use super::classify::{MachinePhase, MachineView};
 use super::observation::QueueView;
 use super::policy::FleetPolicy;
 
@@ -26,22 +26,22 @@ pub struct Desired {
 impl Desired {
     /// Counts.
     #[must_use]
-    pub fn of(units: &[Unit], queue: &QueueView, policy: &FleetPolicy) -> Self {
-        let count = |f: &dyn Fn(Role) -> bool| {
+    pub fn of(units: &[MachineView], queue: &QueueView, policy: &FleetPolicy) -> Self {
+        let count = |f: &dyn Fn(MachinePhase) -> bool| {
             u32::try_from(units.iter().filter(|u| f(u.role)).count()).unwrap_or(u32::MAX)
         };
-        let busy = count(&|r| r == Role::Busy);
+        let busy = count(&|r| r == MachinePhase::Busy);
         let waiting = queue.pending.saturating_add(queue.due);
         let worth = waiting.div_ceil(u64::from(policy.jobs_per_machine.get()));
         let wished = u32::try_from(worth.saturating_add(u64::from(busy))).unwrap_or(u32::MAX);
         Self {
             machines: wished.min(policy.max).max(policy.min),
             busy,
-            idle: count(&|r| r == Role::Idle),
-            booting: count(&|r| r == Role::Booting),
+            idle: count(&|r| r == MachinePhase::Idle),
+            booting: count(&|r| r == MachinePhase::Booting),
             waiting,
             existing: count(&|_| true),
-            billed: count(&Role::is_billed),
+            billed: count(&MachinePhase::is_billed),
         }
     }
 

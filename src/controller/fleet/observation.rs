@@ -13,14 +13,14 @@ pub type Moment = Duration;
 #[derive(Clone, Debug)]
 pub struct Observation {
     /// The app's machines.
-    pub machines: Result<Listed, NoList>,
+    pub machines: Result<MachineList, ListUnavailable>,
     /// The queue and the pool; nothing when Redis failed.
     pub queue: Option<QueueView>,
 }
 
 /// An answered list.
 #[derive(Clone, Debug, Default)]
-pub struct Listed {
+pub struct MachineList {
     /// When it was asked for.
     pub at: Moment,
     /// The answer, not `summary`.
@@ -29,14 +29,14 @@ pub struct Listed {
 
 /// There is no list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NoList {
+pub struct ListUnavailable {
     /// Why.
     pub why: ListFailure,
     /// Since when that is known.
     pub at: Moment,
 }
 
-impl NoList {
+impl ListUnavailable {
     /// Nobody asked yet.
     pub const NOT_YET: Self = Self { why: ListFailure::NotYet, at: Moment::ZERO };
 }
@@ -47,7 +47,7 @@ pub enum ListFailure {
     /// Nobody asked yet.
     NotYet,
     /// 401 or 403.
-    Unauthorised,
+    Unauthorized,
     /// Fly refuses until the organisation's payment is in order.
     Billing,
     /// 404: there is no such app.

@@ -3,19 +3,19 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::action::{Act, Action, Condition, Plan};
-use super::classify::{Role, Unit, units};
+use super::classify::{MachinePhase, MachineView, units};
 use super::desired::Desired;
-use super::memory::{LaunchFailure, Memory};
-use super::notes::by_machine;
-use super::observation::{ListFailure, Listed, Moment, NoList, Observation, QueueView};
+use super::observation::{ListFailure, ListUnavailable, MachineList, Moment, Observation, QueueView};
+use super::observe::by_machine;
+use super::operation::{Condition, Operation, Plan, PlannedOperation};
 use super::policy::FleetPolicy;
 use super::repair;
 use super::slot::Slot;
+use super::state::{FleetState, LaunchFailure};
 
-/// What to do now. [`Memory::observe`] must have taken note of the same observation.
+/// What to do now. [`FleetState::observe`] must have taken note of the same observation.
 #[must_use]
-pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &Memory, now: Moment) -> Plan {
+pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState, now: Moment) -> Plan {
     let hold = |condition, next_look| Plan {
         desired: Desired::default(),
         actions: Vec::new(),
@@ -29,11 +29,11 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &Memory, no
     };
     let listed = match &observation.machines {
         Ok(listed) => listed,
-        Err(NoList { why, at }) => {
+        Err(ListUnavailable { why, at }) => {
             let wait = match why {
                 ListFailure::NotYet => Duration::ZERO,
                 ListFailure::Failed => policy.deadlines.retry,
-                ListFailure::Unauthorised | ListFailure::Billing | ListFailure::NoSuchApp => {
+                ListFailure::Unauthorized | ListFailure::Billing | ListFailure::NoSuchApp => {
                     policy.deadlines.tick
                 }
             };
@@ -44,34 +44,34 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &Memory, no
     let units = units(listed, &workers, policy, memory, now);
     let desired = Desired::of(&units, queue, policy);
     let mut draft =
-        Draft { policy, memory, listed, queue, units: &units, desired, now, conditions: Vec::new() };
+        Planner { policy, memory, listed, queue, units: &units, desired, now, conditions: Vec::new() };
     let actions = draft.actions(&workers);
     let plan = draft.finish(actions);
     Plan { units, ..plan }
 }
 
-fn len(actions: &[Action]) -> u32 {
+fn len(actions: &[PlannedOperation]) -> u32 {
     u32::try_from(actions.len()).unwrap_or(u32::MAX)
 }
 
 /// A plan in the making.
-pub(super) struct Draft<'a> {
+pub(super) struct Planner<'a> {
     pub policy: &'a FleetPolicy,
-    pub memory: &'a Memory,
-    pub listed: &'a Listed,
+    pub memory: &'a FleetState,
+    pub listed: &'a MachineList,
     pub queue: &'a QueueView,
-    pub units: &'a [Unit],
+    pub units: &'a [MachineView],
     pub desired: Desired,
     pub now: Moment,
     pub conditions: Vec<Condition>,
 }
 
-impl Draft<'_> {
-    fn actions(&mut self, workers: &super::notes::ByMachine<'_>) -> Vec<Action> {
+impl Planner<'_> {
+    fn actions(&mut self, workers: &super::observe::ByMachine<'_>) -> Vec<PlannedOperation> {
         self.note_machines();
         let bars = [
             (self.policy.paused, Condition::Paused),
-            (self.memory.refused_until.is_some(), Condition::Unauthorised),
+            (self.memory.refused_until.is_some(), Condition::Unauthorized),
             (self.memory.backoff_until.is_some(), Condition::BackingOff),
         ];
         let mut barred = self.memory.guard.is_some();
@@ -96,31 +96,33 @@ impl Draft<'_> {
     }
 
     fn note_machines(&mut self) {
-        let unreachable = self.units.iter().filter(|u| u.role == Role::Unreachable).count();
+        let unreachable = self.units.iter().filter(|u| u.role == MachinePhase::Unreachable).count();
         if unreachable > 0 {
             self.conditions.push(Condition::Unreachable(u32::try_from(unreachable).unwrap_or(u32::MAX)));
         }
         for unit in self.units {
             match (unit.role, &unit.id, &unit.state) {
-                (Role::Odd, Some(id), Some(state)) => {
-                    self.conditions.push(Condition::OddState(id.clone(), state.clone()));
+                (MachinePhase::Odd, Some(id), Some(state)) => {
+                    self.conditions.push(Condition::UnknownMachineState(id.clone(), state.clone()));
                 }
-                (Role::Disputed, Some(id), _) => self.conditions.push(Condition::Disputed(id.clone())),
+                (MachinePhase::Disputed, Some(id), _) => {
+                    self.conditions.push(Condition::Disputed(id.clone()))
+                }
                 _ => {}
             }
         }
     }
 
     /// Starts, then creates; and where only a useless machine is in the way, its end.
-    fn scale_out(&mut self) -> Vec<Action> {
+    fn scale_out(&mut self) -> Vec<PlannedOperation> {
         let need = self.desired.need();
         let failures = self.memory.launch_failures;
         let launches_fail = failures >= self.policy.launch_failures;
         // Also while one more is tried, so that the condition lasts for as long as the trouble does.
         if launches_fail && (need > 0 || self.desired.waiting > 0) {
             self.conditions.push(match self.memory.launch_failure {
-                Some(LaunchFailure::Silent) => Condition::WorkersSilent { failures },
-                Some(LaunchFailure::Failed) | None => Condition::LaunchesFail { failures },
+                Some(LaunchFailure::Silent) => Condition::WorkersNotRegistering { failures },
+                Some(LaunchFailure::Failed) | None => Condition::LaunchesFailing { failures },
             });
         }
         if need == 0 {
@@ -133,7 +135,7 @@ impl Draft<'_> {
         if launches_fail {
             // After the hold, one at a time, until one brings a worker.
             let probe = self.memory.launch_hold_until.is_none_or(|until| until <= self.now);
-            let tried = self.desired.booting.max(self.memory.on_trial());
+            let tried = self.desired.booting.max(self.memory.launch_unconfirmed());
             launches = if probe { launches.min(1_u32.saturating_sub(tried)) } else { 0 };
         }
         for (until, condition) in
@@ -165,17 +167,18 @@ impl Draft<'_> {
         format!("{jobs}: {machines} machines wanted, {busy} busy, {idle} idle, {booting} booting")
     }
 
-    fn starts(&self, most: u32, keepers: bool) -> Vec<Action> {
+    fn starts(&self, most: u32, keepers: bool) -> Vec<PlannedOperation> {
         let startable = self.units.iter().filter(|u| {
-            let rests = matches!(u.role, Role::Rest | Role::Unstarted);
+            let rests = matches!(u.role, MachinePhase::Rest | MachinePhase::Unstarted);
             let stays = u.slot.is_some_and(|slot| slot.0 <= self.policy.min);
             rests && !u.drifted && !u.blocked && (stays || !keepers)
         });
         let ids = startable.filter_map(|u| u.id.clone()).take(most as usize);
-        ids.map(|machine| Action { reason: self.why(), act: Act::Start { machine } }).collect()
+        ids.map(|machine| PlannedOperation { reason: self.why(), act: Operation::Start { machine } })
+            .collect()
     }
 
-    fn creates(&mut self, most: u32) -> Vec<Action> {
+    fn creates(&mut self, most: u32) -> Vec<PlannedOperation> {
         let most = most.min(self.desired.room(self.policy));
         if most == 0 {
             return Vec::new();
@@ -189,9 +192,9 @@ impl Draft<'_> {
         };
         let taken: BTreeSet<Slot> = self.units.iter().filter_map(|u| u.slot).collect();
         let free = (1..=self.policy.max).map(Slot).filter(|slot| !taken.contains(slot));
-        let create = |slot: Slot| Action {
+        let create = |slot: Slot| PlannedOperation {
             reason: format!("{}, none at rest", self.why()),
-            act: Act::Create { slot, name: slot.name(&self.policy.app), region: region.clone() },
+            act: Operation::Create { slot, name: slot.name(&self.policy.app), region: region.clone() },
         };
         free.take(most as usize).map(create).collect()
     }
@@ -202,11 +205,11 @@ impl Draft<'_> {
         let known = self.memory.acted_at.unwrap_or_default().max(self.listed.at);
         let aged = self.now > known + limits.list || self.now > self.listed.at + 10 * limits.list;
         // Somebody left since: that machine may be the one to start.
-        let left = self.units.iter().any(|u| u.role == Role::Leaving && u.since > self.listed.at);
+        let left = self.units.iter().any(|u| u.role == MachinePhase::Leaving && u.since > self.listed.at);
         aged || self.memory.doubt.is_some() || (self.desired.need() > 0 && left)
     }
 
-    fn finish(self, mut actions: Vec<Action>) -> Plan {
+    fn finish(self, mut actions: Vec<PlannedOperation>) -> Plan {
         let next_look = self.next_look(&actions);
         if next_look == Some(Duration::ZERO) {
             // The list answers first; what is still due then is planned then. A retire asks Redis only.
@@ -215,21 +218,22 @@ impl Draft<'_> {
         Plan { desired: self.desired, actions, conditions: self.conditions, units: Vec::new(), next_look }
     }
 
-    fn next_look(&self, actions: &[Action]) -> Option<Duration> {
+    fn next_look(&self, actions: &[PlannedOperation]) -> Option<Duration> {
         let limits = &self.policy.deadlines;
         let must = !actions.is_empty() && self.list_is_old();
         let unread = self.units.iter().any(|u| {
             // What is done about these is done on a look after their deadline only; and a dispute is
             // one list's word against the heartbeat.
-            let overdue =
-                u.deadline.is_some_and(|d| d <= self.now && self.listed.at < d) && u.role != Role::Idle;
+            let overdue = u.deadline.is_some_and(|d| d <= self.now && self.listed.at < d)
+                && u.role != MachinePhase::Idle;
             let disputed = u.id.as_ref().and_then(|id| self.memory.machines.get(id)?.disputed_since);
             overdue || disputed.is_some_and(|since| self.listed.at < since)
         });
         let need = self.desired.need() > 0;
         let since_list = self.now.saturating_sub(self.listed.at);
         // Room must come from somewhere: see whether it did.
-        let awaited = self.units.iter().any(|u| matches!(u.role, Role::Leaving | Role::Going));
+        let awaited =
+            self.units.iter().any(|u| matches!(u.role, MachinePhase::Leaving | MachinePhase::Going));
         let blocked = need && actions.is_empty() && awaited && self.may_act();
         // With nothing up, a list is only for what an earlier one may have kept back.
         let billed = self.units.iter().any(|u| u.role.is_billed());

@@ -1,40 +1,41 @@
 //! The steps for machines that went astray or are no longer wanted.
 
-use super::action::{Act, Action};
-use super::classify::{Role, Unit};
-use super::memory::Seen;
-use super::notes::ByMachine;
+use super::classify::{MachinePhase, MachineView};
 use super::observation::Moment;
-use super::plan::Draft;
+use super::observe::ByMachine;
+use super::operation::{Operation, PlannedOperation};
+use super::plan::Planner;
+use super::state::MachineRecord;
 use crate::flyprovider::{MachineId, MachineState};
 
 /// Stops, destroys and retires.
-pub(super) fn actions(draft: &Draft<'_>, workers: &ByMachine<'_>) -> Vec<Action> {
-    let mut actions: Vec<Action> = draft.units.iter().filter_map(|unit| set_right(draft, unit)).collect();
+pub(super) fn actions(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Vec<PlannedOperation> {
+    let mut actions: Vec<PlannedOperation> =
+        draft.units.iter().filter_map(|unit| remediate(draft, unit)).collect();
     actions.extend(old_images_at_rest(draft));
-    actions.extend(too_many(draft));
+    actions.extend(excess_at_rest(draft));
     actions.extend(retire_one(draft, workers));
     actions
 }
 
-fn seen<'a>(draft: &'a Draft<'_>, unit: &Unit) -> Option<&'a Seen> {
+fn seen<'a>(draft: &'a Planner<'_>, unit: &MachineView) -> Option<&'a MachineRecord> {
     draft.memory.machines.get(unit.id.as_ref()?)
 }
 
 /// One step for a machine that is not what it should be: first a stop, then its end.
-fn set_right(draft: &Draft<'_>, unit: &Unit) -> Option<Action> {
+fn remediate(draft: &Planner<'_>, unit: &MachineView) -> Option<PlannedOperation> {
     let machine = unit.id.clone()?;
     // Not in the list: there is nothing to aim at yet.
     let state = unit.state.clone()?;
     let overdue = unit.deadline.is_none_or(|d| d <= draft.now && d <= draft.listed.at);
     let (first_stop, what) = match unit.role {
-        Role::Zombie => (true, "it runs without a worker's sign"),
-        Role::Leaving => (true, "its worker left and it did not stop"),
-        Role::Stuck => (state != MachineState::Created, "it has been on its way for too long"),
-        Role::Unstarted => (false, "it never started"),
-        Role::Unreachable if !unit.alive => (false, "its host has been out of reach for too long"),
-        Role::Failed => (false, "it failed"),
-        Role::Going => (false, "it should be gone by now"),
+        MachinePhase::Zombie => (true, "it runs without a worker's sign"),
+        MachinePhase::Leaving => (true, "its worker left and it did not stop"),
+        MachinePhase::Stuck => (state != MachineState::Created, "it has been on its way for too long"),
+        MachinePhase::Unstarted => (false, "it never started"),
+        MachinePhase::Unreachable if !unit.alive => (false, "its host has been out of reach for too long"),
+        MachinePhase::Failed => (false, "it failed"),
+        MachinePhase::Going => (false, "it should be gone by now"),
         _ => return None,
     };
     if !overdue || !repair_is_due(draft, unit) {
@@ -42,66 +43,67 @@ fn set_right(draft: &Draft<'_>, unit: &Unit) -> Option<Action> {
     }
     let repairs = seen(draft, unit).map_or(0, |s| s.repairs);
     let act = if first_stop && repairs == 0 {
-        Act::Stop { machine }
+        Operation::Stop { machine }
     } else {
-        Act::Destroy { machine, force: true }
+        Operation::Destroy { machine, force: true }
     };
     let tried = if repairs > 0 { format!(", and {repairs} tries changed nothing") } else { String::new() };
-    Some(Action { act, reason: format!("{what} (Fly says {state}){tried}") })
+    Some(PlannedOperation { act, reason: format!("{what} (Fly says {state}){tried}") })
 }
 
-fn repair_is_due(draft: &Draft<'_>, unit: &Unit) -> bool {
+fn repair_is_due(draft: &Planner<'_>, unit: &MachineView) -> bool {
     next_try(draft, unit).is_none_or(|at| at <= draft.now)
 }
 
 /// When a machine that was tried before may be tried again. Each try waits longer than the one before,
 /// so that a machine nobody can help costs few calls.
-pub(super) fn next_try(draft: &Draft<'_>, unit: &Unit) -> Option<Moment> {
+pub(super) fn next_try(draft: &Planner<'_>, unit: &MachineView) -> Option<Moment> {
     let seen = seen(draft, unit)?;
     let wait = draft.policy.deadlines.repair.saturating_mul(1 << seen.repairs.saturating_sub(1).min(5));
     Some(seen.repaired_at? + wait)
 }
 
-fn destroy(machine: MachineId, reason: &str) -> Action {
-    Action { act: Act::Destroy { machine, force: false }, reason: reason.to_owned() }
+fn destroy(machine: MachineId, reason: &str) -> PlannedOperation {
+    PlannedOperation { act: Operation::Destroy { machine, force: false }, reason: reason.to_owned() }
 }
 
 /// At rest and not to be started: nothing is lost with it.
-fn old_images_at_rest(draft: &Draft<'_>) -> Vec<Action> {
-    let old = draft.units.iter().filter(|u| u.role == Role::Rest && u.drifted && repair_is_due(draft, u));
+fn old_images_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
+    let old =
+        draft.units.iter().filter(|u| u.role == MachinePhase::Rest && u.drifted && repair_is_due(draft, u));
     let reason = "it was made for another FLY_WORKER_IMAGE, FLY_WORKER_DISK_GB or MIN_MACHINES";
     old.filter_map(|u| Some(destroy(u.id.clone()?, reason))).collect()
 }
 
 /// More machines than MAX_MACHINES, which was lowered: those at rest go, the last slots first.
-fn too_many(draft: &Draft<'_>) -> Vec<Action> {
+fn excess_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     let over = draft.desired.existing.saturating_sub(draft.policy.max) as usize;
-    let rest = draft.units.iter().rev().filter(|u| u.role == Role::Rest && repair_is_due(draft, u));
+    let rest = draft.units.iter().rev().filter(|u| u.role == MachinePhase::Rest && repair_is_due(draft, u));
     rest.filter_map(|u| Some(destroy(u.id.clone()?, "there are more machines than MAX_MACHINES")))
         .take(over)
         .collect()
 }
 
 /// Ends machines at rest that cannot be started, or that would not stay, so that others can be made.
-pub(super) fn make_room(draft: &Draft<'_>, wanted: usize, keepers: bool) -> Vec<Action> {
-    let passing = |u: &Unit| keepers && u.slot.is_none_or(|slot| slot.0 > draft.policy.min);
+pub(super) fn make_room(draft: &Planner<'_>, wanted: usize, keepers: bool) -> Vec<PlannedOperation> {
+    let passing = |u: &MachineView| keepers && u.slot.is_none_or(|slot| slot.0 > draft.policy.min);
     let useless =
-        draft.units.iter().filter(|u| u.role == Role::Rest && (u.drifted || u.blocked || passing(u)));
+        draft.units.iter().filter(|u| u.role == MachinePhase::Rest && (u.drifted || u.blocked || passing(u)));
     let due = useless.filter(|u| repair_is_due(draft, u)).take(wanted);
     due.filter_map(|u| Some(destroy(u.id.clone()?, "it cannot serve, and its place is needed"))).collect()
 }
 
 /// Idle machines leave by themselves. One that should have and did not, one of an old image, or one
 /// too many is told to; one at a time.
-fn retire_one(draft: &Draft<'_>, workers: &ByMachine<'_>) -> Option<Action> {
+fn retire_one(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Option<PlannedOperation> {
     let limits = &draft.policy.deadlines;
     if draft.desired.waiting > 0
         || draft.memory.scaled_in_at.is_some_and(|at| draft.now < at + limits.scale_in)
-        || draft.units.iter().any(|u| u.drifted && u.role == Role::Leaving)
+        || draft.units.iter().any(|u| u.drifted && u.role == MachinePhase::Leaving)
     {
         return None;
     }
-    let idle = || draft.units.iter().rev().filter(|u| u.role == Role::Idle && u.state.is_some());
+    let idle = || draft.units.iter().rev().filter(|u| u.role == MachinePhase::Idle && u.state.is_some());
     let desired = draft.desired;
     let spare = desired.busy + desired.idle + desired.booting > desired.machines;
     let overdue = || idle().find(|u| spare && u.deadline.is_some_and(|d| d <= draft.now));
@@ -117,5 +119,5 @@ fn retire_one(draft: &Draft<'_>, workers: &ByMachine<'_>) -> Option<Action> {
         })?;
     let machine = unit.id.clone()?;
     let workers = workers.get(&machine).into_iter().flatten().map(|w| w.worker.clone()).collect();
-    Some(Action { act: Act::Retire { machine, workers }, reason: reason.to_owned() })
+    Some(PlannedOperation { act: Operation::Retire { machine, workers }, reason: reason.to_owned() })
 }

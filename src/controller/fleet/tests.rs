@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::slot::listed_config;
 use super::{
-    Act, Action, FleetPolicy, Listed, Memory, Moment, NoList, Observation, Outcome, Plan, QueueView, Slot,
-    WorkerView, plan,
+    FleetPolicy, FleetState, ListUnavailable, MachineList, Moment, Observation, Operation, Outcome, Plan,
+    PlannedOperation, QueueView, Slot, WorkerView, plan,
 };
 use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
 use crate::job::WorkerId;
@@ -63,7 +63,7 @@ fn worker(slot: u32, life: Life) -> Option<WorkerView> {
 /// A reconciler and what it sees.
 struct Desk {
     policy: FleetPolicy,
-    memory: Memory,
+    memory: FleetState,
     seen: Observation,
     now: Moment,
 }
@@ -72,8 +72,8 @@ impl Desk {
     fn new(machines: &[(u32, MachineState, Life)], pending: u64) -> Self {
         let mut desk = Self {
             policy: policy(),
-            memory: Memory::new(),
-            seen: Observation { machines: Err(NoList::NOT_YET), queue: None },
+            memory: FleetState::new(),
+            seen: Observation { machines: Err(ListUnavailable::NOT_YET), queue: None },
             now: s(1),
         };
         desk.see(machines, pending);
@@ -83,7 +83,7 @@ impl Desk {
     /// A new look: a list of now, and the queue.
     fn see(&mut self, machines: &[(u32, MachineState, Life)], pending: u64) {
         let list = machines.iter().map(|(slot, state, _)| machine(*slot, state.clone())).collect();
-        self.seen.machines = Ok(Listed { at: self.now, machines: list });
+        self.seen.machines = Ok(MachineList { at: self.now, machines: list });
         let workers = machines.iter().filter_map(|(slot, _, life)| worker(*slot, *life)).collect();
         self.seen.queue = Some(QueueView { pending, workers, ..QueueView::default() });
     }
@@ -97,21 +97,21 @@ impl Desk {
         plan(&self.seen, &self.policy, &self.memory, self.now)
     }
 
-    fn acts(&mut self) -> Vec<Act> {
+    fn acts(&mut self) -> Vec<Operation> {
         self.plan().actions.into_iter().map(|a| a.act).collect()
     }
 
     /// The kinds of the steps and what they are about: `start m1`, `create 02`.
     fn steps(&mut self) -> Vec<String> {
-        let about = |act: &Act| match act {
-            Act::Create { slot, region, .. } => format!("create {slot} {region}"),
+        let about = |act: &Operation| match act {
+            Operation::Create { slot, region, .. } => format!("create {slot} {region}"),
             act => format!("{} {}", act.kind(), act.machine().unwrap()),
         };
         self.acts().iter().map(about).collect()
     }
 
     /// The first step is carried out and ends so.
-    fn first_ends(&mut self, outcome: Outcome) -> Action {
+    fn first_ends(&mut self, outcome: Outcome) -> PlannedOperation {
         let action = self.plan().actions.remove(0);
         self.memory.record(&action, &outcome, &self.policy, self.now, self.now);
         action

@@ -2,37 +2,37 @@
 //!
 //! One that stays ([`Reconciler`]) is woken by whatever happens to a job and sleeps until the plan says that
 //! time changes something. While nothing does it costs one blocking read, and a look every ten minutes. One
-//! that comes and goes ([`Visitor`]) is called by whoever knows that something happened. Several may run,
+//! that comes and goes ([`OneShotReconciler`]) is called by whoever knows that something happened. Several may run,
 //! each in its own process: one acts at a time, under a lock in Redis whose epoch is looked at before each
 //! write.
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `run` | the loop: when to look, who acts, waking |
-//! | `visit` | as many steps as there is room for, with few round trips |
-//! | `carry` | carries a step out, at Fly or at Redis |
+//! | `event_loop` | the loop: when to look, who acts, waking |
+//! | `one_shot` | as many steps as there is room for, with few round trips |
+//! | `apply` | carries a step out, at Fly or at Redis |
 //! | `observe` | Redis's view -> what the plan is made from (pure) |
 //! | `outcome` | Fly's answers -> what they mean to the plan (pure) |
 //! | `status` | what is said of the fleet (pure) |
-//! | [`http`] | `/livez`, `/readyz`, `/metrics` of a process that runs nothing else |
+//! | [`admin`] | `/livez`, `/readyz`, `/metrics` of a process that runs nothing else |
 
-mod carry;
 #[cfg(not(target_arch = "wasm32"))]
-pub mod http;
+pub mod admin;
+mod apply;
+#[cfg(not(target_arch = "wasm32"))]
+mod event_loop;
 mod observe;
+mod one_shot;
 mod outcome;
-#[cfg(not(target_arch = "wasm32"))]
-mod run;
 mod status;
-mod visit;
 
 use std::collections::BTreeMap;
 
 use crate::config::Env;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use run::{Parts, Reconciler};
-pub use visit::{End, Room, Visitor};
+pub use event_loop::{Reconciler, ReconcilerDeps};
+pub use one_shot::{InvocationBudget, InvocationOutcome, OneShotReconciler};
 
 /// Variables that machines get as the reconciler has them.
 const HANDED_ON: [&str; 12] = [
@@ -53,6 +53,6 @@ const HANDED_ON: [&str; 12] = [
 /// What of this process's environment machines get too. Secrets are the app's own business:
 /// `fly secrets set`.
 #[must_use]
-pub fn handed_on(env: &Env<'_>) -> BTreeMap<String, String> {
+pub fn forwarded_env(env: &Env<'_>) -> BTreeMap<String, String> {
     HANDED_ON.iter().filter_map(|name| Some(((*name).to_owned(), env.text(name)?))).collect()
 }

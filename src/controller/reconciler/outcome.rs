@@ -13,7 +13,7 @@ pub fn outcome_of(error: &FlyError) -> Outcome {
         FlyError::Capacity { scope: Scope::Host | Scope::Region, .. } => Outcome::NoCapacity,
         FlyError::NameTaken { by } => Outcome::NameTaken(by.clone()),
         FlyError::Precondition { .. } => Outcome::Precondition,
-        FlyError::Auth { .. } => Outcome::Unauthorised,
+        FlyError::Auth { .. } => Outcome::Unauthorized,
         FlyError::Billing { .. } => Outcome::Billing,
         FlyError::NoSuchApp | FlyError::NotFound(_) => Outcome::NotFound,
         FlyError::UnknownOutcome { .. } => Outcome::Unknown,
@@ -24,7 +24,7 @@ pub fn outcome_of(error: &FlyError) -> Outcome {
 /// Why there is no list.
 pub const fn list_failure_of(error: &FlyError) -> ListFailure {
     match error {
-        FlyError::Auth { .. } => ListFailure::Unauthorised,
+        FlyError::Auth { .. } => ListFailure::Unauthorized,
         FlyError::Billing { .. } => ListFailure::Billing,
         FlyError::NoSuchApp => ListFailure::NoSuchApp,
         _ => ListFailure::Failed,
@@ -41,7 +41,7 @@ pub const fn word(outcome: &Outcome) -> &'static str {
         Outcome::Quota => "quota",
         Outcome::Precondition => "precondition",
         Outcome::RateLimited { .. } => "rate_limited",
-        Outcome::Unauthorised => "unauthorised",
+        Outcome::Unauthorized => "unauthorized",
         Outcome::Billing => "billing",
         Outcome::NotFound => "not_found",
         Outcome::Rejected => "rejected",

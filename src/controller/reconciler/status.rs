@@ -4,10 +4,14 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 
-use crate::controller::fleet::{Act, Action, FleetPolicy, MachineDisk, Observation, Plan, Unit};
+use crate::controller::fleet::{
+    FleetPolicy, MachineDisk, MachineView, Observation, Operation, Plan, PlannedOperation,
+};
 use crate::flyprovider::{Machine, MachineEvent, MachineId, MachineState};
 use crate::job::Millis;
-use crate::queue::{Fence, FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, FleetView};
+use crate::queue::{
+    FencingToken, FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, FleetView,
+};
 
 use super::observe::machine_of;
 
@@ -27,7 +31,13 @@ pub struct Seen<'a> {
 }
 
 /// What to say. `plan` is what is done now, `wish` what would be done were nobody to stop it.
-pub fn status(fence: &Fence, seen: &Seen<'_>, policy: &FleetPolicy, plan: &Plan, wish: &Plan) -> FleetStatus {
+pub fn status(
+    fence: &FencingToken,
+    seen: &Seen<'_>,
+    policy: &FleetPolicy,
+    plan: &Plan,
+    wish: &Plan,
+) -> FleetStatus {
     let view = seen.view;
     let listed = seen.fleet.machines.iter().flat_map(|listed| &listed.machines);
     let known = seen.made.values().chain(listed);
@@ -73,10 +83,10 @@ fn steps(wish: &Plan, name_of: &impl Fn(&MachineId) -> String) -> Vec<FleetStep>
         let reason = "what Fly said last is too old to act on, or leaves something open".to_owned();
         return vec![FleetStep { action: "list".to_owned(), machine: "all".to_owned(), reason }];
     }
-    let step = |action: &Action| FleetStep {
+    let step = |action: &PlannedOperation| FleetStep {
         action: action.act.kind().to_owned(),
         machine: match &action.act {
-            Act::Create { name, .. } => name.clone(),
+            Operation::Create { name, .. } => name.clone(),
             act => act.machine().map(name_of).unwrap_or_default(),
         },
         reason: action.reason.clone(),
@@ -84,7 +94,12 @@ fn steps(wish: &Plan, name_of: &impl Fn(&MachineId) -> String) -> Vec<FleetStep>
     wish.actions.iter().take(STEPS).map(step).collect()
 }
 
-fn machine(unit: &Unit, listed: Option<&Machine>, view: &FleetView, policy: &FleetPolicy) -> FleetMachine {
+fn machine(
+    unit: &MachineView,
+    listed: Option<&Machine>,
+    view: &FleetView,
+    policy: &FleetPolicy,
+) -> FleetMachine {
     let id = unit.id.as_ref();
     let (ran, since) = listed.map(|m| run_times(&m.events)).unwrap_or_default();
     // One that was made a moment ago has shown no event yet.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use kube::Resource as _;
 
-use super::status::Frame;
-use super::wish::{Refusal, Rules, Wish, same, wish};
+use super::status::StatusContext;
+use super::submission::{Refusal, Rules, Submission, same, to_submission};
 use crate::controller::conditions::{holds, millis};
 use crate::crd::{Phase, TranscodeJobStatus, condition, reason};
 use crate::job::{Failure, FailureCode, Input, Job, Millis, ObjectKey, SecretRef, State};
-use crate::queue::CallOff;
+use crate::queue::CancelReason;
 
 /// What Redis says of the job.
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ pub enum Look {
 /// Everything a decision rests on.
 pub struct Seen<'a> {
     /// The object, and what its status is made from.
-    pub frame: Frame<'a>,
+    pub frame: StatusContext<'a>,
     /// Whether the job came from elsewhere, and the object only shows it.
     pub mirror: bool,
     /// What Redis says.
@@ -49,9 +49,9 @@ pub enum Act {
     /// Ask the input bucket for the video, and queue the job if it is there.
     LookForUpload(ObjectKey),
     /// Put the job into the queue.
-    Submit(Box<Wish>),
+    Submit(Box<Submission>),
     /// Call the job off.
-    CallOff(CallOff),
+    CancelReason(CancelReason),
     /// Let the job run again.
     Redrive,
     /// Delete the object: its time is over.
@@ -112,16 +112,16 @@ fn settle(status: TranscodeJobStatus, again: Option<Duration>) -> Decision {
 /// Into the queue, if it can be a job.
 fn submit(seen: &Seen<'_>) -> Decision {
     let frame = &seen.frame;
-    let wish = match wish(frame.object, frame.id, seen.rules) {
-        Ok(wish) => wish,
+    let to_submission = match to_submission(frame.object, frame.id, seen.rules) {
+        Ok(to_submission) => to_submission,
         Err(Refusal { reason, message }) => return settle(frame.stalled(reason, &message), None),
     };
-    match (&wish.spec.webhook_key, &seen.secret) {
+    match (&to_submission.spec.webhook_key, &seen.secret) {
         (Some(secret), None) => Decision::Act(Act::LookAtSecret(secret.clone())),
         (Some(_), Some(Err(why))) => {
             settle(frame.stalled(reason::SECRET_NOT_USABLE, why), Some(SECRET_AGAIN))
         }
-        (None, _) | (Some(_), Some(Ok(()))) => Decision::Act(Act::Submit(Box::new(wish))),
+        (None, _) | (Some(_), Some(Ok(()))) => Decision::Act(Act::Submit(Box::new(to_submission))),
     }
 }
 
@@ -135,11 +135,14 @@ fn follow(seen: &Seen<'_>, job: &Job) -> Decision {
     let suspend = frame.object.spec.suspend;
     match job.status {
         // One that waits for its video costs nothing; it is called off when the video comes.
-        State::Queued | State::Running if suspend => return Decision::Act(Act::CallOff(CallOff::Suspended)),
+        State::Queued | State::Running if suspend => {
+            return Decision::Act(Act::CancelReason(CancelReason::Suspended));
+        }
         State::Cancelled if job.suspended && !suspend => return Decision::Act(Act::Redrive),
         _ => {}
     }
-    let changed = !wish(frame.object, frame.id, seen.rules).is_ok_and(|wish| same(&job.spec, &wish.spec));
+    let changed = !to_submission(frame.object, frame.id, seen.rules)
+        .is_ok_and(|to_submission| same(&job.spec, &to_submission.spec));
     let status = frame.of(job, changed);
     if status.phase.is_some_and(Phase::is_terminal) {
         return over(frame, status);
@@ -152,7 +155,7 @@ fn follow(seen: &Seen<'_>, job: &Job) -> Decision {
             "it ran longer than spec.activeDeadlineSeconds ({seconds} s); raise it and make the job anew"
         );
         let failure = Failure::new(FailureCode::DeadlineExceeded, message);
-        return Decision::Act(Act::CallOff(CallOff::Overdue(failure)));
+        return Decision::Act(Act::CancelReason(CancelReason::Overdue(failure)));
     }
     let mut again = match job.status {
         State::Cancelled => None,
@@ -172,14 +175,14 @@ fn follow(seen: &Seen<'_>, job: &Job) -> Decision {
 }
 
 /// When `spec.activeDeadlineSeconds` are over, and how many they are.
-fn deadline(frame: &Frame<'_>, status: &TranscodeJobStatus) -> Option<(Millis, i64)> {
+fn deadline(frame: &StatusContext<'_>, status: &TranscodeJobStatus) -> Option<(Millis, i64)> {
     let seconds = frame.object.spec.active_deadline_seconds.filter(|s| *s > 0)?;
     let start = status.start_time.as_ref()?;
     Some((millis(start).plus(seconds.saturating_mul(1000)), seconds))
 }
 
 /// The end: the object is deleted `ttlSecondsAfterFinished` later.
-fn over(frame: &Frame<'_>, status: TranscodeJobStatus) -> Decision {
+fn over(frame: &StatusContext<'_>, status: TranscodeJobStatus) -> Decision {
     let failed = holds(&status.conditions, condition::FAILED).map(|c| &c.last_transition_time);
     let ended = status.completion_time.as_ref().or(failed).map_or(frame.now, millis);
     let ttl = frame.object.spec.ttl_seconds_after_finished.max(0);
@@ -189,7 +192,7 @@ fn over(frame: &Frame<'_>, status: TranscodeJobStatus) -> Decision {
     if due <= frame.now && said && frame.object.meta().deletion_timestamp.is_none() {
         return Decision::Act(Act::Delete);
     }
-    let again = Frame::renewal(&status).map_or(due, |renewal| renewal.min(due));
+    let again = StatusContext::renewal(&status).map_or(due, |renewal| renewal.min(due));
     settle(status, Some(until(again, frame.now)))
 }
 

@@ -2,28 +2,28 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `wish` | a spec -> what the queue takes (pure) |
+//! | `submission` | a spec -> what the queue takes (pure) |
 //! | `decide` | what is seen -> the next act, or the status (pure) |
 //! | `status` | a job -> the status (pure) |
-//! | `notes` | two statuses -> the Events that tell the difference (pure) |
+//! | `events` | two statuses -> the Events that tell the difference (pure) |
 //! | `index` | which object a job belongs to, which events are worth a look |
 //! | `reconcile` | carries it out: Redis, the API server, the bucket |
 //! | here | the watch, and what wakes a reconcile |
 
 mod decide;
+mod events;
 mod index;
-mod notes;
 mod reconcile;
 mod status;
-mod wish;
+mod submission;
 
 #[cfg(test)]
 mod tests;
 
 pub use index::Room;
 use index::{job_id, mirrored};
-pub use reconcile::{Context, Tools};
-pub use wish::Rules;
+pub use reconcile::{Context, ReconcilerHandles};
+pub use submission::Rules;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -116,7 +116,7 @@ fn woken(
                     }
                 }
                 Err(RecvError::Lagged(missed)) => {
-                    tracing::warn!(missed, "events came faster than they were heard; looking at every job");
+                    tracing::warn!(missed, "event stream lagged; reading every job again");
                     break context.index().missed();
                 }
                 Err(RecvError::Closed) => return None,
@@ -172,7 +172,7 @@ fn on_error(object: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>)
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
     // A conflict is an old view of the object; the newer one is on its way.
     if failures > 1 || !error.is_conflict() {
-        tracing::warn!(job = %id, namespace, name, %error, failures, "a TranscodeJob could not be seen to");
+        tracing::warn!(job = %id, namespace, name, %error, failures, "reconcile failed");
     }
     Action::requeue(wait)
 }

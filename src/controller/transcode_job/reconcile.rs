@@ -14,16 +14,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::Guarded;
 use super::decide::{Act, Decision, Look, Seen, decide};
+use super::events::event_drafts;
 use super::index::{Index, job_id, mirrored};
-use super::notes::notes;
-use super::status::Frame;
-use super::wish::Rules;
+use super::status::StatusContext;
+use super::submission::Rules;
 use crate::controller::secrets;
 use crate::crd::{FINALIZER, Phase, TranscodeJob, TranscodeJobStatus, reason};
 use crate::job::{JobId, Millis, ObjectKey};
 use crate::metrics::Metrics;
-use crate::queue::{CallOff, Queue, QueueError};
-use crate::storage::links::{Links, wall_clock};
+use crate::queue::{CancelReason, Queue, QueueError};
+use crate::storage::urls::{UrlSigner, now_millis};
 use crate::storage::{Bucket, Storage, StorageError};
 
 /// What writes statuses.
@@ -88,7 +88,7 @@ impl From<kube::Error> for ReconcileError {
 }
 
 /// What the reconciler of TranscodeJobs works with.
-pub struct Tools {
+pub struct ReconcilerHandles {
     /// The API server.
     pub client: Client,
     /// The queue.
@@ -96,7 +96,7 @@ pub struct Tools {
     /// The buckets.
     pub storage: Storage,
     /// Makes addresses of objects.
-    pub links: Links,
+    pub links: UrlSigner,
     /// What jobs may ask for.
     pub rules: Rules,
     /// The namespace that mirrors of other jobs are kept in.
@@ -111,7 +111,7 @@ pub struct Tools {
 
 /// The same, and what is known between two looks.
 pub struct Context {
-    tools: Tools,
+    tools: ReconcilerHandles,
     index: Mutex<Index>,
     synced: CancellationToken,
 }
@@ -119,7 +119,7 @@ pub struct Context {
 impl Context {
     /// A context that knows no object yet.
     #[must_use]
-    pub fn new(tools: Tools) -> Self {
+    pub fn new(tools: ReconcilerHandles) -> Self {
         Self { tools, index: Mutex::default(), synced: CancellationToken::new() }
     }
 
@@ -172,7 +172,7 @@ async fn answer<T>(call: impl Future<Output = kube::Result<T>>) -> Result<Option
 pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let Some(id) = job_id(&object, context.mirrors()) else { return Ok(Action::await_change()) };
     let dirty = context.index().take_dirty(id);
-    let done = context.see_to(&object, id, dirty).await;
+    let done = context.reconcile_object(&object, id, dirty).await;
     context.tools.metrics.reconciled(done.is_ok());
     match &done {
         Ok(_) => context.index().succeeded(id),
@@ -183,10 +183,15 @@ pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Ac
 }
 
 impl Context {
-    async fn see_to(&self, object: &Guarded, id: JobId, dirty: bool) -> Result<Action, ReconcileError> {
+    async fn reconcile_object(
+        &self,
+        object: &Guarded,
+        id: JobId,
+        dirty: bool,
+    ) -> Result<Action, ReconcileError> {
         let mirror = mirrored(object, self.mirrors()).is_some();
         if object.meta().deletion_timestamp.is_some() {
-            return self.let_go(object, id).await;
+            return self.cleanup(object, id).await;
         }
         match &object.0 {
             Ok(job) => self.follow(object, job, id, mirror, dirty).await,
@@ -205,8 +210,14 @@ impl Context {
         let written = self.index().written(id, job.status.as_ref());
         let before = written.or_else(|| job.status.clone()).unwrap_or_default();
         let price = *self.tools.price.borrow();
-        let frame =
-            || Frame { object: job, before: &before, id, links: &self.tools.links, price, now: wall_clock() };
+        let frame = || StatusContext {
+            object: job,
+            before: &before,
+            id,
+            links: &self.tools.links,
+            price,
+            now: now_millis(),
+        };
         let seen = Seen {
             frame: frame(),
             mirror,
@@ -229,7 +240,7 @@ impl Context {
         &self,
         object: &Guarded,
         mut seen: Seen<'a>,
-        frame: &(dyn Fn() -> Frame<'a> + Sync),
+        frame: &(dyn Fn() -> StatusContext<'a> + Sync),
         dirty: bool,
     ) -> Result<Action, ReconcileError> {
         let id = seen.frame.id;
@@ -283,19 +294,20 @@ impl Context {
     ) -> Result<(), ReconcileError> {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         match act {
-            Act::Submit(wish) => {
+            Act::Submit(to_submission) => {
                 // First, so that no job is left behind by an object that is deleted a moment later.
                 self.hold(object, id).await?;
-                let outcome = redis(self.tools.queue.submit(id, &wish.spec, wish.start)).await?;
-                tracing::info!(job = %id, namespace, name, ?outcome, "queued a TranscodeJob");
+                let outcome =
+                    redis(self.tools.queue.submit(id, &to_submission.spec, to_submission.start)).await?;
+                tracing::info!(job = %id, namespace, name, ?outcome, "TranscodeJob queued");
             }
-            Act::CallOff(how) => {
-                let outcome = redis(self.tools.queue.call_off(id, &how)).await?;
-                tracing::info!(job = %id, namespace, name, ?how, ?outcome, "called a TranscodeJob off");
+            Act::CancelReason(how) => {
+                let outcome = redis(self.tools.queue.cancel_with(id, &how)).await?;
+                tracing::info!(job = %id, namespace, name, ?how, ?outcome, "TranscodeJob cancelled");
             }
             Act::Redrive => {
                 let outcome = redis(self.tools.queue.redrive(id)).await?;
-                tracing::info!(job = %id, namespace, name, ?outcome, "a TranscodeJob may run again");
+                tracing::info!(job = %id, namespace, name, ?outcome, "TranscodeJob resumed");
             }
             Act::LookForUpload(key) => {
                 *looked_for_upload = true;
@@ -342,7 +354,7 @@ impl Context {
             return Ok(());
         }
         self.index().wrote(id, status.clone());
-        for note in notes(before, status) {
+        for note in event_drafts(before, status) {
             self.tell(object, note.warning, &note.reason, note.message).await;
         }
         Ok(())
@@ -366,13 +378,13 @@ impl Context {
     /// What does not even parse: somebody went past the schema, or it is another version's.
     async fn refuse(&self, object: &Guarded, id: JobId, error: &str) -> Result<Action, ReconcileError> {
         let written = self.index().written(id, None).unwrap_or_default();
-        let said = crate::controller::conditions::Said::yes(
+        let said = crate::controller::conditions::ConditionUpdate::yes(
             crate::crd::condition::STALLED,
             reason::INVALID_SPEC,
             format!("it cannot be read ({error}); delete it and make another, by `kubectl explain tj.spec`"),
         );
         let generation = object.meta().generation;
-        let now = wall_clock();
+        let now = now_millis();
         let status = TranscodeJobStatus {
             phase: Some(Phase::Pending),
             observed_generation: generation,
@@ -389,17 +401,17 @@ impl Context {
     }
 
     /// The object goes: so does its job, if it is under way.
-    async fn let_go(&self, object: &Guarded, id: JobId) -> Result<Action, ReconcileError> {
+    async fn cleanup(&self, object: &Guarded, id: JobId) -> Result<Action, ReconcileError> {
         if !object.finalizers().iter().any(|f| f == FINALIZER) {
             return Ok(Action::await_change());
         }
-        match redis(self.tools.queue.call_off(id, &CallOff::Cancelled)).await {
+        match redis(self.tools.queue.cancel_with(id, &CancelReason::Cancelled)).await {
             Ok(outcome) => {
-                tracing::info!(job = %id, name = object.name_any(), ?outcome, "a TranscodeJob was deleted");
+                tracing::info!(job = %id, name = object.name_any(), ?outcome, "TranscodeJob deleted");
             }
             Err(error) => {
                 let since = object.meta().deletion_timestamp.as_ref().map(|t| Millis(t.0.as_millisecond()));
-                if since.is_none_or(|at| wall_clock().0.saturating_sub(at.0) < LET_GO_MS) {
+                if since.is_none_or(|at| now_millis().0.saturating_sub(at.0) < LET_GO_MS) {
                     return Err(error);
                 }
                 let message = "let go although Redis cannot be used: the job may still run; cancel it with \

@@ -3,19 +3,19 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Resource as _;
 
-use crate::controller::conditions::{Said, conditions, find, holds, millis, time};
+use crate::controller::conditions::{ConditionUpdate, conditions, find, holds, millis, time};
 use crate::crd::{
     CostStatus, FileStatus, OutputStatus, Phase, TranscodeJob, TranscodeJobStatus, condition, reason,
 };
 use crate::job::{Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State};
-use crate::storage::links::{Links, upload_ends};
 use crate::storage::media::media_end;
+use crate::storage::urls::{UrlSigner, upload_ends};
 
 /// Renditions that are told of at most; there are eight qualities.
 const OUTPUTS: usize = 16;
 
 /// What a status is made from, beside the job.
-pub struct Frame<'a> {
+pub struct StatusContext<'a> {
     /// The object.
     pub object: &'a TranscodeJob,
     /// What its status said last.
@@ -23,14 +23,14 @@ pub struct Frame<'a> {
     /// The job's id.
     pub id: JobId,
     /// Where public buckets are read, and uploads sent.
-    pub links: &'a Links,
+    pub links: &'a UrlSigner,
     /// Dollars an hour of one machine.
     pub price: Option<f64>,
     /// The wall clock.
     pub now: Millis,
 }
 
-impl Frame<'_> {
+impl StatusContext<'_> {
     fn bare(&self, phase: Phase) -> TranscodeJobStatus {
         TranscodeJobStatus {
             phase: Some(phase),
@@ -40,7 +40,7 @@ impl Frame<'_> {
         }
     }
 
-    fn say(&self, status: &mut TranscodeJobStatus, said: Vec<Said>) {
+    fn say(&self, status: &mut TranscodeJobStatus, said: Vec<ConditionUpdate>) {
         let generation = self.object.meta().generation;
         status.conditions = conditions(&self.before.conditions, said, generation, self.now);
     }
@@ -49,7 +49,7 @@ impl Frame<'_> {
     #[must_use]
     pub fn stalled(&self, reason: &str, message: &str) -> TranscodeJobStatus {
         let mut status = self.bare(Phase::Pending);
-        self.say(&mut status, vec![Said::yes(condition::STALLED, reason, message)]);
+        self.say(&mut status, vec![ConditionUpdate::yes(condition::STALLED, reason, message)]);
         status
     }
 
@@ -69,7 +69,7 @@ impl Frame<'_> {
             }
         };
         let mut said = keep(&self.before.conditions);
-        said.push(Said::yes(condition::RECONCILING, reason::REDIS_UNAVAILABLE, message));
+        said.push(ConditionUpdate::yes(condition::RECONCILING, reason::REDIS_UNAVAILABLE, message));
         self.say(&mut status, said);
         status
     }
@@ -80,7 +80,7 @@ impl Frame<'_> {
         let mut status = self.bare(Phase::Suspended);
         status.attempts = self.before.attempts;
         let message = "spec.suspend is true; set it to false to let the job run";
-        self.say(&mut status, vec![Said::yes(condition::SUSPENDED, reason::SUSPENDED, message)]);
+        self.say(&mut status, vec![ConditionUpdate::yes(condition::SUSPENDED, reason::SUSPENDED, message)]);
         status
     }
 
@@ -126,7 +126,7 @@ impl Frame<'_> {
         if changed {
             let message = "the spec was changed in a field that is fixed once the job is made; the job goes on \
                            as it was queued. To have it otherwise, delete this TranscodeJob and make another";
-            said.push(Said::yes(condition::STALLED, reason::IMMUTABLE_FIELD, message));
+            said.push(ConditionUpdate::yes(condition::STALLED, reason::IMMUTABLE_FIELD, message));
         }
         self.say(&mut status, said);
         status
@@ -218,18 +218,20 @@ fn phase(job: &Job, suspend: bool) -> Phase {
 }
 
 /// The conditions that stand whatever Redis says.
-fn keep(before: &[Condition]) -> Vec<Said> {
+fn keep(before: &[Condition]) -> Vec<ConditionUpdate> {
     [condition::COMPLETE, condition::FAILED, condition::SUSPENDED]
         .into_iter()
-        .filter_map(|type_| holds(before, type_).map(|c| Said::yes(type_, &*c.reason, &*c.message)))
+        .filter_map(|type_| {
+            holds(before, type_).map(|c| ConditionUpdate::yes(type_, &*c.reason, &*c.message))
+        })
         .collect()
 }
 
-fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<Said> {
+fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> {
     let mut said = match job.status {
         State::Uploading => {
             let message = "waits for its video: PUT it to status.uploadUrl";
-            vec![Said::yes(condition::RECONCILING, reason::AWAITING_UPLOAD, message)]
+            vec![ConditionUpdate::yes(condition::RECONCILING, reason::AWAITING_UPLOAD, message)]
         }
         State::Queued => {
             let message = match (&job.error, job.timestamps.retry_at) {
@@ -237,19 +239,21 @@ fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<Said> {
                 (Some(error), None) => format!("waits for a worker again; the last attempt failed: {error}"),
                 (None, _) => "waits for a worker".to_owned(),
             };
-            vec![Said::yes(condition::RECONCILING, reason::IN_PROGRESS, message)]
+            vec![ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, message)]
         }
-        State::Running => vec![Said::yes(condition::RECONCILING, reason::IN_PROGRESS, "a worker has it")],
+        State::Running => {
+            vec![ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, "a worker has it")]
+        }
         State::Completed => {
             let renditions = job.result.as_ref().map_or(0, |r| r.outputs.len());
             let message = format!("{renditions} rendition(s) stand in storage; status.outputs names them");
-            vec![Said::yes(condition::COMPLETE, reason::COMPLETED, message)]
+            vec![ConditionUpdate::yes(condition::COMPLETE, reason::COMPLETED, message)]
         }
         State::Cancelled if job.suspended => vec![],
         State::Cancelled => {
             let message = "the job was called off outside Kubernetes; retry it there, or delete this \
                            TranscodeJob and make another";
-            vec![Said::yes(condition::FAILED, reason::CANCELLED, message)]
+            vec![ConditionUpdate::yes(condition::FAILED, reason::CANCELLED, message)]
         }
         State::Failed => {
             let unknown = || Failure::new(FailureCode::Worker, "the job failed; its reason is not on record");
@@ -258,21 +262,21 @@ fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<Said> {
             // Stalled as well, for those who read kstatus: Argo CD, Flux.
             let words = "the job has failed and is not tried again; see the condition Failed";
             vec![
-                Said::yes(condition::FAILED, reason.clone(), message),
-                Said::yes(condition::STALLED, reason, words),
+                ConditionUpdate::yes(condition::FAILED, reason.clone(), message),
+                ConditionUpdate::yes(condition::STALLED, reason, words),
             ]
         }
     };
     let suspended = (suspend && !job.status.is_terminal()) || job.suspended;
     if suspended {
         let message = "spec.suspend is true; set it to false to let the job run";
-        said.push(Said::yes(condition::SUSPENDED, reason::SUSPENDED, message));
+        said.push(ConditionUpdate::yes(condition::SUSPENDED, reason::SUSPENDED, message));
     } else if find(before, condition::SUSPENDED).is_some() {
-        said.push(Said::no(condition::SUSPENDED, reason::RESUMED, "spec.suspend is false again"));
+        said.push(ConditionUpdate::no(condition::SUSPENDED, reason::RESUMED, "spec.suspend is false again"));
     }
     if !job.status.is_terminal() && find(before, condition::FAILED).is_some() {
         let message = "somebody gave the job another round of attempts";
-        said.push(Said::no(condition::FAILED, reason::RETRIED, message));
+        said.push(ConditionUpdate::no(condition::FAILED, reason::RETRIED, message));
     }
     said
 }

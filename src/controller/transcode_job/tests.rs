@@ -5,16 +5,16 @@ use kube::Resource as _;
 use serde_json::{Value, json};
 
 use super::decide::{Act, Decision, Look, Seen, decide};
-use super::notes::notes;
-use super::status::Frame;
-use super::wish::Rules;
+use super::events::event_drafts;
+use super::status::StatusContext;
+use super::submission::Rules;
 use crate::config::{Env, StorageConfig};
 use crate::controller::conditions::{find, holds, millis, time};
 use crate::crd::{Phase, TranscodeJob, TranscodeJobStatus, condition, reason};
 use crate::job::{Failure, FailureCode, Job, JobId, Millis, State};
-use crate::net::Guard;
-use crate::queue::{CallOff, QueueError, Start};
-use crate::storage::links::Links;
+use crate::net::EgressPolicy;
+use crate::queue::{CancelReason, QueueError, SubmitMode};
+use crate::storage::urls::UrlSigner;
 
 const NOW: Millis = Millis(1_700_000_000_000);
 
@@ -26,7 +26,7 @@ enum Readable {
     Nowhere,
 }
 
-fn links(readable: Readable) -> Links {
+fn links(readable: Readable) -> UrlSigner {
     let env = Env::of(move |name| match name {
         "R2_ENDPOINT" => Some("http://127.0.0.1:9000".into()),
         "R2_PUBLIC_URL" => (readable == Readable::InPublic).then(|| "https://cdn.example.com".into()),
@@ -35,7 +35,7 @@ fn links(readable: Readable) -> Links {
         _ => Some("some-text".into()),
     });
     let api = (readable == Readable::ByTheApi).then(|| "https://films.example".parse().unwrap());
-    Links::new(&StorageConfig::read(&env).unwrap(), api).unwrap()
+    UrlSigner::new(&StorageConfig::read(&env).unwrap(), api).unwrap()
 }
 
 const OUTPUT: &str = "outputs/7d444840-9dc0-11d1-b245-5ffdce74fad2/7/360p.mp4";
@@ -59,7 +59,7 @@ fn object(spec: Value) -> TranscodeJob {
 
 /// The job that the object became.
 fn job(object: &TranscodeJob, state: State) -> Job {
-    let spec = super::wish::wish(object, id(), RULES).unwrap().spec;
+    let spec = super::submission::to_submission(object, id(), RULES).unwrap().spec;
     let job = json!({
         "jobId": id().to_string(), "status": state.name(), "attempt": 1, "epoch": 7, "progress": 42.7,
         "worker": "d5e207bced7541-3f2a9c01", "inputKey": "a.mp4",
@@ -96,7 +96,7 @@ fn result() -> crate::job::JobResult {
     serde_json::from_value(result).unwrap()
 }
 
-const RULES: Rules = Rules { guard: Guard::PublicOnly };
+const RULES: Rules = Rules { guard: EgressPolicy::PublicOnly };
 
 struct Case {
     object: TranscodeJob,
@@ -134,7 +134,7 @@ impl Case {
 
     fn decide(&self) -> Decision {
         let links = links(self.readable);
-        let frame = Frame {
+        let frame = StatusContext {
             object: &self.object,
             before: &self.before,
             id: id(),
@@ -187,8 +187,8 @@ fn none() -> Value {
 #[test]
 fn a_new_object_is_looked_up_and_then_put_into_the_queue() {
     assert_eq!(Case::of(none(), Look::NotYet).act(), Act::Look);
-    let Act::Submit(wish) = Case::of(none(), Look::Gone).act() else { panic!() };
-    assert_eq!((wish.start, wish.spec.max_attempts), (Start::Now, 3));
+    let Act::Submit(to_submission) = Case::of(none(), Look::Gone).act() else { panic!() };
+    assert_eq!((to_submission.start, to_submission.spec.max_attempts), (SubmitMode::Now, 3));
 }
 
 /// One reading of each: what is asked of a job in every state, suspended or not.
@@ -266,7 +266,7 @@ fn nothing_new_is_nothing_to_write() {
         let mut case = case.written();
         case.now = NOW.plus(1000);
         assert_eq!(case.status(), case.before, "{state}");
-        assert_eq!(notes(&case.before, &case.status()), []);
+        assert_eq!(event_drafts(&case.before, &case.status()), []);
     }
 }
 
@@ -306,7 +306,7 @@ fn outputs_of_a_private_bucket_are_read_below_the_api_and_their_addresses_are_re
         let renewed = at(renewal);
         assert_ne!(renewed.outputs[0].url, first.outputs[0].url);
         assert!(millis(renewed.urls_expire_at.as_ref().unwrap()) > renewal.plus(86_400_000));
-        assert_eq!(notes(&first, &renewed), []);
+        assert_eq!(event_drafts(&first, &renewed), []);
         // The API's address is taken out of the settings.
         let gone = Case { readable: Readable::Nowhere, ..case() }.status();
         assert_eq!((&gone.outputs[0].url, &gone.urls_expire_at), (&None, &None));
@@ -343,12 +343,12 @@ fn a_deadline_counts_from_the_start_over_all_attempts() {
     case.now = NOW.plus(49_999);
     assert!(matches!(case.decide(), Decision::Settle { .. }));
     case.now = NOW.plus(50_000);
-    let Act::CallOff(CallOff::Overdue(failure)) = case.act() else { panic!() };
+    let Act::CancelReason(CancelReason::Overdue(failure)) = case.act() else { panic!() };
     assert_eq!(failure.code, FailureCode::DeadlineExceeded);
     // It counts for a job that waits for its second attempt, too, and not for one that waits for its video.
     let mut waits = Case::in_state(spec(), State::Queued).written();
     waits.now = NOW.plus(50_000);
-    assert!(matches!(waits.act(), Act::CallOff(CallOff::Overdue(_))));
+    assert!(matches!(waits.act(), Act::CancelReason(CancelReason::Overdue(_))));
     let mut uploads = Case::in_state(json!({"activeDeadlineSeconds": 60}), State::Uploading);
     (uploads.now, uploads.looked_for_upload) = (NOW.plus(10_000_000), true);
     assert_eq!(uploads.status().start_time, None);
@@ -481,13 +481,19 @@ fn a_mirror_shows_and_does_nothing() {
 fn without_redis_what_was_known_stands() {
     let case = Case::in_state(none(), State::Running).written();
     let links = links(Readable::Nowhere);
-    let frame =
-        Frame { object: &case.object, before: &case.before, id: id(), links: &links, price: None, now: NOW };
+    let frame = StatusContext {
+        object: &case.object,
+        before: &case.before,
+        id: id(),
+        links: &links,
+        price: None,
+        now: NOW,
+    };
     let status = frame.without_redis(None);
     assert_eq!((status.phase, status.progress_percent), (Some(Phase::Running), Some(42)));
     assert_eq!(holds(&status.conditions, condition::RECONCILING).unwrap().reason, reason::REDIS_UNAVAILABLE);
     // Said once, however long it lasts.
-    let later = Frame { before: &status, now: NOW.plus(60_000), ..frame };
+    let later = StatusContext { before: &status, now: NOW.plus(60_000), ..frame };
     assert_eq!(later.without_redis(None), status);
 }
 
@@ -495,13 +501,19 @@ fn without_redis_what_was_known_stands() {
 fn a_used_up_quota_of_redis_is_a_condition_that_says_what_to_do_and_stays_as_it_is() {
     let case = Case::in_state(none(), State::Running).written();
     let links = links(Readable::Nowhere);
-    let frame =
-        Frame { object: &case.object, before: &case.before, id: id(), links: &links, price: None, now: NOW };
+    let frame = StatusContext {
+        object: &case.object,
+        before: &case.before,
+        id: id(),
+        links: &links,
+        price: None,
+        now: NOW,
+    };
     let refusal = |usage: u32| QueueError::Quota(format!("max requests limit exceeded. Usage: {usage}"));
     let status = frame.without_redis(refusal(500_001).remedy());
     let condition = holds(&status.conditions, condition::RECONCILING).unwrap();
     assert_eq!(condition.reason, reason::REDIS_UNAVAILABLE);
     assert!(condition.message.contains("quota is used up; raise the limit"), "{}", condition.message);
-    let later = Frame { before: &status, now: NOW.plus(60_000), ..frame };
+    let later = StatusContext { before: &status, now: NOW.plus(60_000), ..frame };
     assert_eq!(later.without_redis(refusal(500_002).remedy()), status);
 }

@@ -3,14 +3,14 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `wish` | a spec and the environment -> the fleet's policy (pure) |
+//! | `policy` | a spec and the environment -> the fleet's policy (pure) |
 //! | `status` | what is said of the fleet -> the status (pure) |
 //! | here | the watch, the choice of the pool that acts, the writes |
 
+mod policy;
 mod status;
-mod wish;
 
-pub use wish::policy;
+pub use policy::policy;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -31,8 +31,8 @@ use super::fleet::FleetPolicy;
 use crate::config::Env;
 use crate::crd::{WorkerPool, WorkerPoolStatus};
 use crate::queue::{FleetStatus, Queue};
-use crate::storage::links::wall_clock;
-use status::{Standing, status};
+use crate::storage::urls::now_millis;
+use status::{PoolRole, status};
 
 /// A WorkerPool that may not be readable.
 pub type Guarded = DeserializeGuard<WorkerPool>;
@@ -93,7 +93,7 @@ impl Pools {
                     (look, read) = (Instant::now(), Instant::now() + READ_GAP);
                 }
                 () = sleep_until(look), if listed => {
-                    self.see_to(&store, elsewhere.as_ref(), &mut written).await;
+                    self.reconcile_object(&store, elsewhere.as_ref(), &mut written).await;
                     look = Instant::now() + READ_GAP;
                 }
             }
@@ -111,7 +111,7 @@ impl Pools {
         }
     }
 
-    async fn see_to(
+    async fn reconcile_object(
         &mut self,
         store: &Store<Guarded>,
         elsewhere: Option<&FleetStatus>,
@@ -124,7 +124,7 @@ impl Pools {
             .filter_map(|pool| match &pool.0 {
                 Ok(readable) => Some(readable),
                 Err(error) => {
-                    tracing::warn!(name = pool.name_any(), %error, "a WorkerPool cannot be read");
+                    tracing::warn!(name = pool.name_any(), %error, "could not read a WorkerPool");
                     None
                 }
             })
@@ -154,10 +154,10 @@ impl Pools {
         let first = acting.map(|pool| pool.name_any()).unwrap_or_default();
         for (n, pool) in readable.iter().enumerate() {
             let standing = match (&self.no_fleet, &wanted) {
-                (Some(why), _) => Standing::NoFleet(why),
-                (None, _) if n > 0 => Standing::Behind(&first),
-                (None, Err(why)) => Standing::Refused(why),
-                (None, Ok(_)) => Standing::Acts,
+                (Some(why), _) => PoolRole::NoFleet(why),
+                (None, _) if n > 0 => PoolRole::Behind(&first),
+                (None, Err(why)) => PoolRole::Refused(why),
+                (None, Ok(_)) => PoolRole::Acts,
             };
             self.write(pool, standing, fleet, written).await;
         }
@@ -167,7 +167,7 @@ impl Pools {
     async fn write(
         &self,
         pool: &WorkerPool,
-        standing: Standing<'_>,
+        standing: PoolRole<'_>,
         fleet: Option<&FleetStatus>,
         written: &mut HashMap<String, WorkerPoolStatus>,
     ) {
@@ -175,7 +175,7 @@ impl Pools {
         // The store may lag behind what was written here.
         let before = written.get(&uid).cloned().or_else(|| pool.status.clone());
         let pool = WorkerPool { status: before, ..pool.clone() };
-        let new = status(&pool, standing, fleet, wall_clock());
+        let new = status(&pool, standing, fleet, now_millis());
         if pool.status.as_ref() == Some(&new) {
             return;
         }
@@ -192,7 +192,7 @@ impl Pools {
             Ok(Ok(_)) => drop(written.insert(uid, new)),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
             Ok(Err(error)) => {
-                tracing::warn!(namespace, name, %error, "a WorkerPool's status could not be written")
+                tracing::warn!(namespace, name, %error, "could not update a WorkerPool's status")
             }
             Err(_) => tracing::warn!(namespace, name, "a WorkerPool's status could not be written in time"),
         }

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::show::private_ip;
 use super::world::{Order, Source, World};
+use crate::child::tie_to_parent;
 use crate::flyprovider::{Guest, Machine, MachineId, MachineState};
-use crate::process::tied;
 
 /// What a machine becomes once it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +133,7 @@ impl World {
         let child = match self.spawn(&machine) {
             Ok(child) => child,
             Err(error) => {
-                tracing::error!(machine = %id, %error, "the machine's process cannot be started");
+                tracing::error!(machine = %id, %error, "could not start the machine's process");
                 return self.exited(&id, 127, false);
             }
         };
@@ -176,7 +176,7 @@ impl World {
             .env("FLY_REGION", &machine.region)
             .env("FLY_MACHINE_VERSION", machine.instance_id.as_deref().unwrap_or_default())
             .env("FLY_IMAGE_REF", config.map_or("", |config| &config.image));
-        tied(&mut command).spawn()
+        tie_to_parent(&mut command).spawn()
     }
 
     /// How it ended, and whether somebody asked for it.

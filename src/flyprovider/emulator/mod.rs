@@ -269,7 +269,7 @@ impl EmulatorHandle {
     /// Waits until it has stopped, with all its machines; it does soon once its token is cancelled.
     pub async fn stopped(self) {
         if let Err(error) = self.task.await {
-            tracing::error!(%error, "the Fly emulator ended with a panic");
+            tracing::error!(%error, "the Fly emulator panicked");
         }
     }
 }
@@ -287,7 +287,7 @@ async fn serve(listener: TcpListener, world: Arc<World>, router: Router) {
                 }
                 Err(error) => {
                     // Out of file descriptors, as a rule: some connection has to end first.
-                    tracing::warn!(%error, "cannot take a connection");
+                    tracing::warn!(%error, "could not accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
@@ -302,7 +302,7 @@ async fn serve(listener: TcpListener, world: Arc<World>, router: Router) {
 
 async fn connection(stream: TcpStream, router: Router, cancel: CancellationToken) {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "small answers may be late");
+        tracing::debug!(%error, "could not set TCP_NODELAY");
     }
     let hangup = http::Hangup::default();
     let service = Extension(hangup.clone()).layer(router);

@@ -24,5 +24,5 @@ elseif state == 'queued' then
 elseif state == 'running' then
   redis.call('ZREM', leases, id .. ':' .. s[2])
 end
-ended(id, to, s[2], ms, how == 'suspended' and '0' or s[3], s[4])
+finish(id, to, s[2], ms, how == 'suspended' and '0' or s[3], s[4])
 return { 'CANCELLED' }

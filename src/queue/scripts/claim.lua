@@ -9,8 +9,8 @@ if limit > 0 then now = clock() end
 if redis.call('ZADD', alive, 'XX', 'GT', 'CH', now + alive_ms, worker) == 0 then
   local till = redis.call('ZSCORE', alive, worker)
   if not till then return { 'UNREGISTERED' } end
-  -- No sign of life reaches the mark of those who were told to leave (retire.lua).
-  if tonumber(till) >= mark then return { 'RETIRED' } end
+  -- No heartbeat reaches the scores of those who were told to leave (retire.lua).
+  if tonumber(till) >= RETIRED_OFFSET then return { 'RETIRED' } end
 end
 local due = -1
 if limit > 0 then

@@ -9,5 +9,5 @@ end
 local ms = event(id, 'completed')
 redis.call('HSET', status(id), 'state', 'completed', 'result', result, 'progress', 100,
   'finished', ms, 'error', '')
-ended(id, 'completed', epoch, ms, hook, keep)
+finish(id, 'completed', epoch, ms, hook, keep)
 return { 'DONE' }

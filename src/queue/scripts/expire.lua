@@ -9,5 +9,5 @@ end
 local ms = event(id, 'failed')
 redis.call('HSET', status(id), 'state', 'failed', 'error', failure, 'finished', ms)
 redis.call('ZREM', uploading, id)
-ended(id, 'failed', '0', ms, s[2], s[3])
+finish(id, 'failed', '0', ms, s[2], s[3])
 return { 'FAILED' }

@@ -17,5 +17,5 @@ if delay >= 0 then
 end
 local ms = event(id, 'failed')
 redis.call('HSET', status(id), 'state', 'failed', 'error', failure, 'finished', ms)
-ended(id, 'failed', epoch, ms, hook, keep)
+finish(id, 'failed', epoch, ms, hook, keep)
 return { 'FAILED' }

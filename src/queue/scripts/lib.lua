@@ -8,11 +8,11 @@
 local P = ARGV[1]
 local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled', P .. 'jobs:uploading'
 local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
-local events, bell, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
+local events, wakeups, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
 local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
 local heard = P .. 'machines:heard'
 -- Scores of `alive` from here on are those of workers that were told to leave: this and their time.
-local mark = 4503599627370496
+local RETIRED_OFFSET = 4503599627370496
 local tries, lock = P .. 'webhooks:tries', P .. 'fleet:lock'
 -- By a job's hook: whose key signs its webhook. '0' has none.
 local outboxes = { ['1'] = P .. 'webhooks:outbox', ['2'] = P .. 'webhooks:outbox:kubernetes' }
@@ -34,7 +34,7 @@ local function clock()
 end
 
 -- Whether this reconciler holds the right to act on the fleet.
-local function acts(holder, epoch, now)
+local function holds_lock(holder, epoch, now)
   local l = redis.call('HMGET', lock, 'holder', 'epoch', 'until')
   return l[1] == holder and l[2] == epoch and tonumber(l[3]) > now
 end
@@ -42,18 +42,18 @@ end
 -- Wakes an idle worker. Only a hint: one that misses it looks again by itself. At most 16 hints wait;
 -- which of them is told by the job, so that two jobs wake two workers though neither waits just now.
 local function ring(id)
-  redis.call('ZADD', bell, 0, string.sub(id, -1))
+  redis.call('ZADD', wakeups, 0, string.sub(id, -1))
 end
 
 -- Wakes up to n idle workers.
 local function ring_all(n)
   for i = 1, math.min(n, 16) do
-    redis.call('ZADD', bell, 0, string.format('%x', i - 1))
+    redis.call('ZADD', wakeups, 0, string.format('%x', i - 1))
   end
 end
 
 -- What every end of a job has in common, after its fields are written.
-local function ended(id, state, epoch, ms, hook, retention)
+local function finish(id, state, epoch, ms, hook, retention)
   redis.call('PEXPIRE', status(id), retention)
   if state == 'failed' then
     redis.call('ZADD', dead, ms, id)
@@ -70,7 +70,7 @@ local claimant
 
 -- Ends a lease that ran out. Its holder missed so many heartbeats that it counts as dead; one that
 -- lives after all enters the pool again at its next claim.
-local function let_go(member, worker)
+local function drop_lease(member, worker)
   redis.call('ZREM', leases, member)
   if worker and worker ~= claimant then
     redis.call('ZREM', alive, worker)
@@ -87,14 +87,14 @@ local function reap(member, now)
   if tonumber(s[3]) >= tonumber(s[4]) then
     redis.call('HSET', status(id), 'state', 'failed', 'finished', now, 'error',
       '{"errorCode":"workerLost","error":"The worker died ' .. s[3] .. ' times while it held this job; the file may crash it. Look at the worker\'s log, then retry the job."}')
-    let_go(member, s[8])
+    drop_lease(member, s[8])
     event(id, 'failed')
-    ended(id, 'failed', epoch, now, s[6], s[7])
+    finish(id, 'failed', epoch, now, s[6], s[7])
     return 0
   end
   redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'error',
     '{"errorCode":"workerLost","error":"The worker died or lost its connection while it held this job."}')
-  let_go(member, s[8])
+  drop_lease(member, s[8])
   redis.call('ZADD', pending, s[5], id)
   event(id, 'queued')
   return 1

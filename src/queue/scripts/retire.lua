@@ -3,7 +3,7 @@
 -- Returns RETIRED, BUSY (nothing was done), or FENCED.
 local holder, epoch, machine, ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local now = clock()
-if not acts(holder, epoch, now) then return { 'FENCED' } end
+if not holds_lock(holder, epoch, now) then return { 'FENCED' } end
 local ours = {}
 for i = 6, #ARGV do ours[ARGV[i]] = true end
 for _, json in ipairs(redis.call('HVALS', pool)) do
@@ -19,8 +19,8 @@ end
 redis.call('ZADD', retired, now + ms, machine)
 redis.call('ZREMRANGEBYSCORE', retired, '-inf', now)
 for worker in pairs(ours) do
-  local at = tonumber(redis.call('ZSCORE', alive, worker) or mark)
-  if at < mark then redis.call('ZADD', alive, 'XX', mark + at, worker) end
+  local at = tonumber(redis.call('ZSCORE', alive, worker) or RETIRED_OFFSET)
+  if at < RETIRED_OFFSET then redis.call('ZADD', alive, 'XX', RETIRED_OFFSET + at, worker) end
 end
 -- Which of the idle ones hears it is not ours to choose.
 ring_all(16)

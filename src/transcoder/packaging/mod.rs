@@ -16,7 +16,7 @@ mod rate;
 
 use std::path::{Path, PathBuf};
 
-use crate::job::{Box2, Failure, FailureCode};
+use crate::job::{Dimensions, Failure, FailureCode};
 
 use super::playlist::MediaPlaylist;
 use fragments::{Init, Mp4Error};
@@ -35,7 +35,7 @@ pub(super) struct MediaPlaylistFile<'a> {
 pub(super) struct VideoRendition<'a> {
     pub source: MediaPlaylistFile<'a>,
     /// Pixels as displayed.
-    pub size: Box2,
+    pub size: Dimensions,
 }
 
 /// A sound that all qualities share.

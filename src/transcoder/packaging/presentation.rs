@@ -2,7 +2,7 @@
 //! those segments to a player is made from this: HLS playlists, and any other manifest.
 
 use super::rate;
-use crate::job::Box2;
+use crate::job::Dimensions;
 
 /// Everything that can be played together.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,7 +19,7 @@ pub struct VideoTrack {
     /// Its segments.
     pub track: Track,
     /// Pixels as displayed.
-    pub size: Box2,
+    pub size: Dimensions,
 }
 
 /// One sound.
@@ -220,7 +220,10 @@ pub(super) mod tests {
     }
 
     pub fn video(playlist: &str, segments: &[(u64, f64)]) -> VideoTrack {
-        VideoTrack { track: track(playlist, "avc1.64001f", segments), size: Box2 { width: 640, height: 360 } }
+        VideoTrack {
+            track: track(playlist, "avc1.64001f", segments),
+            size: Dimensions { width: 640, height: 360 },
+        }
     }
 
     pub fn audio(playlist: &str, segments: &[(u64, f64)]) -> AudioTrack {

@@ -360,7 +360,7 @@ proptest! {
         prop_assert!(!plan.outputs.is_empty());
         let mut seen = std::collections::HashSet::new();
         for output in &plan.outputs {
-            let Box2 { width, height } = output.size;
+            let Dimensions { width, height } = output.size;
             prop_assert!(width % 2 == 0 && height % 2 == 0);
             prop_assert!(width <= shown.width && height <= shown.height);
             let Label::Quality(quality) = output.label else { panic!("a copy was not asked for") };

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, info_span};
 
-use super::{report, scratch};
+use super::{progress, scratch};
 use crate::config::WorkerConfig;
 use crate::job::space::{Outputs, Space};
 use crate::job::{
@@ -26,7 +26,7 @@ use crate::job::{
 };
 use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue};
 use crate::storage::fetch::Fetcher;
-use crate::storage::{Bucket, Limits, Progress, Put, Storage, StorageError, layout};
+use crate::storage::{Bucket, Limits, Progress, PutOutcome, Storage, StorageError, layout};
 use crate::transcoder::{self, Encoded, EncodedStill, Request, TranscodeError, disk};
 
 /// Largest manifest that is read, bytes.
@@ -34,7 +34,7 @@ const MANIFEST_LIMIT: u64 = 1 << 20;
 /// Older manifests that are put out of the way before an attempt gives up.
 const REPLACEMENTS: u32 = 3;
 /// How long an attempt past its deadline has to stop its work, so that no half an upload stays behind.
-const STOP_WITHIN: Duration = Duration::from_secs(10);
+const CANCEL_GRACE: Duration = Duration::from_secs(10);
 /// How long an attempt clears up in storage after it is over. Shorter than the worker waits for it.
 const CLEAR_UP: Duration = Duration::from_secs(5);
 
@@ -62,18 +62,18 @@ struct Manifest {
 }
 
 /// Why an attempt stopped short.
-enum Stop {
+enum AttemptError {
     Failed(Failure),
     Cancelled,
 }
 
-impl From<Failure> for Stop {
+impl From<Failure> for AttemptError {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
 }
 
-impl From<StorageError> for Stop {
+impl From<StorageError> for AttemptError {
     fn from(error: StorageError) -> Self {
         match error {
             StorageError::Cancelled => Self::Cancelled,
@@ -82,7 +82,7 @@ impl From<StorageError> for Stop {
     }
 }
 
-impl From<TranscodeError> for Stop {
+impl From<TranscodeError> for AttemptError {
     fn from(error: TranscodeError) -> Self {
         match error {
             TranscodeError::Cancelled => Self::Cancelled,
@@ -91,7 +91,7 @@ impl From<TranscodeError> for Stop {
     }
 }
 
-impl From<InvalidKey> for Stop {
+impl From<InvalidKey> for AttemptError {
     fn from(error: InvalidKey) -> Self {
         Self::Failed(Failure::new(FailureCode::Worker, error.to_string()))
     }
@@ -113,42 +113,42 @@ pub struct Attempt<'a> {
 impl Attempt<'_> {
     /// Sees the attempt through to its report.
     pub async fn run(self) -> Outcome {
-        match self.make().await {
+        match self.run_or_adopt().await {
             Ok(result) => self.complete(&result).await,
-            Err(Stop::Cancelled) => {
+            Err(AttemptError::Cancelled) => {
                 self.remove_outputs().await;
                 Outcome::Lost
             }
-            Err(Stop::Failed(failure)) => self.fail(&failure).await,
+            Err(AttemptError::Failed(failure)) => self.fail(&failure).await,
         }
     }
 
-    async fn make(&self) -> Result<JobResult, Stop> {
+    async fn run_or_adopt(&self) -> Result<JobResult, AttemptError> {
         // An earlier attempt may have committed and died before it could say so.
         if self.job.earlier
-            && let Some(manifest) = self.committed().await?
+            && let Some(manifest) = self.read_manifest().await?
             && manifest.born == self.job.born
         {
-            tracing::info!(job = %self.job.id, by = %manifest.epoch, "an earlier attempt had finished");
+            tracing::info!(job = %self.job.id, by = %manifest.epoch, "adopted the result of an earlier attempt");
             return Ok(manifest.result);
         }
         let limit = Duration::from_secs(self.job.spec.deadline_seconds.into());
-        let mut work = pin!(self.make_anew());
+        let mut work = pin!(self.encode_and_commit());
         if let Ok(made) = tokio::time::timeout(limit, &mut work).await {
             return made;
         }
         if self.cancel.is_cancelled() {
-            return Err(Stop::Cancelled);
+            return Err(AttemptError::Cancelled);
         }
         self.cancel.cancel();
-        match tokio::time::timeout(STOP_WITHIN, work).await {
+        match tokio::time::timeout(CANCEL_GRACE, work).await {
             // It committed at the last moment.
             Ok(Ok(result)) => Ok(result),
-            Ok(Err(_)) | Err(_) => Err(transcoder::run::deadline_exceeded().into()),
+            Ok(Err(_)) | Err(_) => Err(transcoder::ffmpeg::deadline_exceeded().into()),
         }
     }
 
-    async fn make_anew(&self) -> Result<JobResult, Stop> {
+    async fn encode_and_commit(&self) -> Result<JobResult, AttemptError> {
         let folder = scratch::folder(&self.config.scratch)
             .map_err(|e| disk::trouble("make a folder for the job's files", &e))?;
         let free = disk::free(folder.path(), self.config.disk_bytes);
@@ -171,7 +171,7 @@ impl Attempt<'_> {
         self.commit(result_of(encoded, &prefix, timings)?).instrument(info_span!("commit")).await
     }
 
-    async fn fetch(&self, to: &Path, free: Option<u64>) -> Result<(), Stop> {
+    async fn fetch(&self, to: &Path, free: Option<u64>) -> Result<(), AttemptError> {
         let spec = &self.job.spec;
         let outputs = Outputs::of(spec.preset, &spec.output_qualities);
         let space = free.map(|free| Space { free, outputs });
@@ -186,7 +186,7 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    async fn transcode(&self, input: &Path, out_dir: &Path) -> Result<Encoded, Stop> {
+    async fn transcode(&self, input: &Path, out_dir: &Path) -> Result<Encoded, AttemptError> {
         let (percent, percents) = watch::channel(0.0);
         let on_progress = move |progress: transcoder::Progress| {
             percent.send_replace(progress.percent);
@@ -205,14 +205,14 @@ impl Attempt<'_> {
         });
         tokio::select! {
             done = transcode => Ok(done?),
-            () = report::follow(self.queue, self.job.id, self.job.epoch, percents) => {
+            () = progress::publish(self.queue, self.job.id, self.job.epoch, percents) => {
                 Err(Failure::new(FailureCode::Worker, "the encode's progress broke off").into())
             }
         }
     }
 
     /// Makes `result` the job's, unless another attempt was first; then that one's counts.
-    async fn commit(&self, result: JobResult) -> Result<JobResult, Stop> {
+    async fn commit(&self, result: JobResult) -> Result<JobResult, AttemptError> {
         let key = layout::manifest_key(self.job.id)?;
         let manifest = Manifest { epoch: self.job.epoch, born: self.job.born, result };
         let json = serde_json::to_vec(&manifest)
@@ -220,14 +220,14 @@ impl Attempt<'_> {
         for _ in 0..=REPLACEMENTS {
             self.put.store(true, Ordering::Relaxed);
             let put = self.storage.put_if_absent(Bucket::Output, &key, json.clone(), "application/json");
-            if put.await? == Put::Created {
+            if put.await? == PutOutcome::Created {
                 return Ok(manifest.result);
             }
-            match self.committed().await? {
+            match self.read_manifest().await? {
                 // A try of ours whose answer was lost.
                 Some(there) if there.epoch == self.job.epoch => return Ok(there.result),
                 Some(winner) if winner.born == self.job.born => {
-                    tracing::info!(job = %self.job.id, by = %winner.epoch, "another attempt was first");
+                    tracing::info!(job = %self.job.id, by = %winner.epoch, "another attempt committed its result first");
                     self.put.store(false, Ordering::Relaxed);
                     self.remove_outputs().await;
                     return Ok(winner.result);
@@ -235,10 +235,10 @@ impl Attempt<'_> {
                 // The id has a younger job by now; what this one made is asked for by nobody.
                 Some(younger) if younger.born > self.job.born => {
                     self.put.store(false, Ordering::Relaxed);
-                    return Err(Stop::Cancelled);
+                    return Err(AttemptError::Cancelled);
                 }
                 Some(older) => {
-                    tracing::info!(job = %self.job.id, by = %older.epoch, "replaces the manifest of an older job of this id");
+                    tracing::info!(job = %self.job.id, by = %older.epoch, "replacing the manifest of an older job with this id");
                     self.storage.delete(Bucket::Output, &key).await?;
                 }
                 None => {}
@@ -248,7 +248,7 @@ impl Attempt<'_> {
         Err(Failure::new(FailureCode::Storage, message).into())
     }
 
-    async fn committed(&self) -> Result<Option<Manifest>, Stop> {
+    async fn read_manifest(&self) -> Result<Option<Manifest>, AttemptError> {
         let key = layout::manifest_key(self.job.id)?;
         let Some(json) = self.storage.get_small(Bucket::Output, &key, MANIFEST_LIMIT).await? else {
             return Ok(None);
@@ -273,13 +273,13 @@ impl Attempt<'_> {
                 Outcome::Completed
             }
             Ok(CompleteOutcome::Lost(state)) => {
-                tracing::warn!(job = %id, %epoch, ?state, "finished too late");
+                tracing::warn!(job = %id, %epoch, ?state, "attempt finished after its lease was lost; its result is discarded");
                 // Called off just before: its files stay, since an attempt after a retry may have adopted
                 // them already, or will.
                 Outcome::Lost
             }
             Err(error) => {
-                tracing::error!(job = %id, %error, "finished but could not say so; the next attempt will");
+                tracing::error!(job = %id, %error, "attempt finished but could not report completion; the next attempt adopts its result");
                 Outcome::Lost
             }
         }
@@ -296,7 +296,7 @@ impl Attempt<'_> {
         self.remove_outputs().await;
         match told {
             Ok(FailOutcome::Retry(at)) => {
-                tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, retry_at = %at, "failed, retrying");
+                tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, retry_at = %at, "attempt failed; the job is retried");
             }
             Ok(FailOutcome::Failed | FailOutcome::Already) => {
                 tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, "failed");
@@ -318,10 +318,10 @@ impl Attempt<'_> {
         match tokio::time::timeout(CLEAR_UP, removal).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(job = %self.job.id, %error, "could not remove what an attempt left");
+                tracing::warn!(job = %self.job.id, %error, "could not delete an attempt's outputs");
             }
             Err(_) => {
-                tracing::warn!(job = %self.job.id, "storage is too slow to remove what an attempt left")
+                tracing::warn!(job = %self.job.id, "timed out while deleting an attempt's outputs")
             }
         }
     }

@@ -109,7 +109,7 @@ async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: wat
             None => match shared.reconnect().await {
                 Ok(queue) => own.insert(queue).clone(),
                 Err(error) => {
-                    tracing::warn!(job = %current.id, %error, "no heartbeat; trying again");
+                    tracing::warn!(job = %current.id, %error, "could not renew the worker's heartbeat; retrying");
                     next = Instant::now() + HURRY;
                     continue;
                 }
@@ -127,7 +127,7 @@ async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: wat
                 continue;
             }
             Err(error) => {
-                tracing::warn!(job = %current.id, %error, "no heartbeat; trying again");
+                tracing::warn!(job = %current.id, %error, "could not renew the worker's heartbeat; retrying");
                 next = Instant::now() + HURRY;
                 // One that went dead without a word would use up the lease, time-out by time-out.
                 if error.is_connection() {
@@ -136,7 +136,7 @@ async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: wat
                 continue;
             }
         }
-        if Instant::now() >= alive && queue.still_alive(&worker, clock.now()).await.is_ok() {
+        if Instant::now() >= alive && queue.report_alive(&worker, clock.now()).await.is_ok() {
             alive = Instant::now() + ALIVE_EVERY;
         }
     }

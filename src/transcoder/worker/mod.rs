@@ -3,16 +3,16 @@
 //! | part | what it does |
 //! |---|---|
 //! | here | the loop |
-//! | `leave` | when to leave and how long to wait (pure) |
+//! | `lifetime` | when to leave and how long to wait (pure) |
 //! | `heartbeat` | renews the lease from a thread of its own |
 //! | `attempt` | one attempt: fetch, transcode, store, commit, complete |
-//! | `report` | tells how far the encode is, not too often |
+//! | `progress` | tells how far the encode is, not too often |
 //! | `scratch` | folders for the files in work, and what dead workers left |
 
 mod attempt;
 mod heartbeat;
-mod leave;
-mod report;
+mod lifetime;
+mod progress;
 mod scratch;
 
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use tracing::field::Empty;
 
 use crate::config::WorkerConfig;
 use crate::job::{Failure, WorkerId};
-use crate::net::Guard;
+use crate::net::EgressPolicy;
 use crate::queue::{Claim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{CheckError, Storage};
@@ -32,9 +32,9 @@ use crate::trace;
 use crate::transcoder::check_tools;
 use attempt::{Attempt, Outcome};
 use heartbeat::Heartbeat;
-use leave::{Life, Wait};
+use lifetime::{IdleAction, WorkerLifetime};
 
-pub use leave::Reason;
+pub use lifetime::ExitReason;
 
 /// A busy worker sees to expired leases and delayed jobs this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -82,7 +82,7 @@ impl Worker {
                 storage.check().await.map_err(WorkerError::from)
             },)?;
         scratch::sweep(&config.scratch);
-        let fetcher = Fetcher::new(Guard::allow_private(config.allow_private_urls))
+        let fetcher = Fetcher::new(EgressPolicy::allow_private(config.allow_private_urls))
             .map_err(|e| WorkerError::Machine(e.to_string()))?;
         let clock = queue.clock().await?;
         let id = WorkerId::on(&config.machine);
@@ -114,24 +114,24 @@ impl Worker {
     }
 
     /// Works until there is a reason to leave, then leaves the pool.
-    pub async fn run(self, stop: CancellationToken) -> Reason {
+    pub async fn run(self, stop: CancellationToken) -> ExitReason {
         let reason = self.work(&stop).await;
         if let Err(error) = self.queue.deregister(&self.id).await {
-            tracing::warn!(worker = %self.id, %error, "could not leave the pool; it will notice by itself");
+            tracing::warn!(worker = %self.id, %error, "could not deregister the worker; its registration expires");
         }
         self.heartbeat.stop();
         tracing::info!(worker = %self.id, %reason, "left");
         reason
     }
 
-    async fn work(&self, stop: &CancellationToken) -> Reason {
-        let mut life = Life::new(&self.config, Instant::now());
+    async fn work(&self, stop: &CancellationToken) -> ExitReason {
+        let mut life = WorkerLifetime::new(&self.config, Instant::now());
         let mut swept: Option<Instant> = None;
         let mut bell: Option<Queue> = None;
         let mut misses = 0;
         loop {
             if stop.is_cancelled() {
-                return Reason::Stopped;
+                return ExitReason::Stopped;
             }
             if let Some(reason) = life.reason_to_leave(Instant::now()) {
                 return reason;
@@ -146,7 +146,7 @@ impl Worker {
                     misses = 0;
                     self.clock.set(job.at);
                     match self.process(*job, stop).await {
-                        Outcome::Released => return Reason::Stopped,
+                        Outcome::Released => return ExitReason::Stopped,
                         outcome => life.did_a_job(&outcome, Instant::now()),
                     }
                 }
@@ -161,23 +161,23 @@ impl Worker {
                     // Without a sweep nothing is known of what is due; look again when one may be made.
                     let due = if sweep { due } else { Some(SWEEP_EVERY) };
                     let wait = life.wait(self.queue.policy().bell_wait, due, Instant::now());
-                    if let Wait::Leave(reason) = wait {
+                    if let IdleAction::Leave(reason) = wait {
                         return reason;
                     }
-                    let Wait::For(limit) = wait else { continue };
+                    let IdleAction::For(limit) = wait else { continue };
                     tokio::select! {
-                        () = stop.cancelled() => return Reason::Stopped,
+                        () = stop.cancelled() => return ExitReason::Stopped,
                         () = self.idle(&mut bell, limit) => {}
                     }
                 }
                 Ok(Claim::Unregistered) => match self.register().await {
                     Ok(true) => {
-                        tracing::warn!(worker = %self.id, "the pool had forgotten this worker; entered again");
+                        tracing::warn!(worker = %self.id, "the worker was no longer registered; registered it again");
                     }
-                    Ok(false) => return Reason::Retired,
+                    Ok(false) => return ExitReason::Retired,
                     Err(error) => self.missed(&mut misses, &error, stop).await,
                 },
-                Ok(Claim::Retired) => return Reason::Retired,
+                Ok(Claim::Retired) => return ExitReason::Retired,
                 Err(error) => self.missed(&mut misses, &error, stop).await,
             }
         }
@@ -190,12 +190,12 @@ impl Worker {
                 *bell = Some(self.queue.reconnect().await?);
             }
             match bell {
-                Some(queue) => queue.wait_for_bell(limit).await,
+                Some(queue) => queue.wait_for_wakeup(limit).await,
                 None => Ok(()),
             }
         };
         if let Err(error) = waited.await {
-            tracing::warn!(worker = %self.id, %error, "the bell is out of reach");
+            tracing::warn!(worker = %self.id, %error, "could not wait for a wake-up; polling instead");
             *bell = None;
             tokio::time::sleep(limit.min(Duration::from_secs(1))).await;
         }
@@ -204,7 +204,7 @@ impl Worker {
     /// Redis did not answer: wait a little, longer each time.
     async fn missed(&self, misses: &mut u32, error: &QueueError, stop: &CancellationToken) {
         *misses += 1;
-        tracing::warn!(worker = %self.id, %error, misses, "no answer from the queue; trying again");
+        tracing::warn!(worker = %self.id, %error, misses, "could not claim a job; retrying");
         let pause = backoff::full_jitter(*misses, Duration::from_millis(200), Duration::from_secs(10));
         tokio::select! {
             () = stop.cancelled() => {}
@@ -216,7 +216,7 @@ impl Worker {
     /// worker has to leave.
     async fn process(&self, job: crate::queue::Claimed, stop: &CancellationToken) -> Outcome {
         let (id, epoch) = (job.id, job.epoch);
-        tracing::info!(job = %id, %epoch, attempt = job.attempt, worker = %self.id, "claimed");
+        tracing::info!(job = %id, %epoch, attempt = job.attempt, worker = %self.id, "job claimed");
         let span = tracing::info_span!(
             "attempt",
             otel.name = "process jobs",
@@ -266,7 +266,7 @@ impl Worker {
             return outcome;
         }
         if lease.is_lost() {
-            tracing::warn!(job = %id, %epoch, worker = %self.id, "the lease is lost; the attempt was stopped");
+            tracing::warn!(job = %id, %epoch, worker = %self.id, "the attempt lost its lease and was stopped");
             return Outcome::Lost;
         }
         drop(lease);
@@ -275,7 +275,7 @@ impl Worker {
             Ok(Ok(true)) => tracing::info!(job = %id, worker = %self.id, "handed back"),
             Ok(Ok(false)) => {}
             Ok(Err(_)) | Err(_) => {
-                tracing::warn!(job = %id, "could not hand the job back; it comes back when its lease runs out");
+                tracing::warn!(job = %id, "could not release the job; it is requeued when its lease expires");
             }
         }
         Outcome::Released

@@ -54,7 +54,7 @@ pub fn sweep(base: &Path) {
         }
         let Ok(lock) = File::open(entry.path()) else { continue };
         if lock.try_lock().is_ok() {
-            tracing::info!(folder = ?entry.file_name(), "removing what a dead worker left");
+            tracing::info!(folder = ?entry.file_name(), "removing the scratch folder of a dead worker");
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tcoder::config::RedisConfig;
 use tcoder::job::{JobId, State};
-use tcoder::queue::{CompleteOutcome, Policy, Queue, QueueError, Start, Sweep};
+use tcoder::queue::{CompleteOutcome, Policy, Queue, QueueError, SubmitMode, Sweep};
 use tokio::time::{sleep, timeout};
 
 use super::*;
@@ -50,7 +50,8 @@ async fn jobs_and_handles_survive_a_restart_of_redis() {
     let before = (queue.get(held).await.unwrap(), queue.get(waits).await.unwrap());
 
     server.kill().await;
-    let error = timeout(HANG, queue.submit(JobId::new(), &spec(), Start::Now)).await.unwrap().unwrap_err();
+    let error =
+        timeout(HANG, queue.submit(JobId::new(), &spec(), SubmitMode::Now)).await.unwrap().unwrap_err();
     assert!(matches!(error, QueueError::Connection(_)), "{error}");
 
     server.start();
@@ -140,9 +141,9 @@ async fn without_memory_nothing_moves_and_nothing_is_lost() {
     let late = claim(&queue, &w).await.unwrap();
     let finished = claim(&queue, &w).await.unwrap();
     let scheduled = JobId::new();
-    queue.submit(scheduled, &spec(), Start::After(Duration::from_millis(1))).await.unwrap();
+    queue.submit(scheduled, &spec(), SubmitMode::After(Duration::from_millis(1))).await.unwrap();
     let uploading = JobId::new();
-    queue.submit(uploading, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+    queue.submit(uploading, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
     // Leftovers, as a failover might leave them: they must not switch on what memory forbids.
     for (set, leftover) in
         [("leases", format!("{}:9", JobId::new())), ("scheduled", JobId::new().to_string())]
@@ -157,7 +158,7 @@ async fn without_memory_nothing_moves_and_nothing_is_lost() {
     is_out_of_memory(queue.sweep(10).await);
     is_out_of_memory(queue.claim(&w, late.at.plus(60_000), true).await);
     is_out_of_memory(queue.claim(&w, late.at.plus(60_000), false).await);
-    is_out_of_memory(queue.submit(JobId::new(), &spec(), Start::Now).await);
+    is_out_of_memory(queue.submit(JobId::new(), &spec(), SubmitMode::Now).await);
     is_out_of_memory(queue.uploaded(uploading).await);
     is_out_of_memory(queue.cancel(late.id).await);
     is_out_of_memory(queue.progress(late.id, late.epoch, 50.0).await);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tcoder::job::{JobId, Millis, WorkerId};
 use tcoder::queue::{
-    Change, Claim, EventFeed, Fence, FleetStatus, FleetView, Hold, Paused, PoolWorker, Queue, RetireOutcome,
-    Start,
+    Change, Claim, EventFeed, FencingToken, FleetStatus, FleetView, LockOutcome, Paused, PoolWorker, Queue,
+    RetireOutcome, SubmitMode,
 };
 
 use super::wake::{all_woken, blocked, waiters};
@@ -14,24 +14,24 @@ use crate::support::redis::{private_redis, raw};
 
 const HOLD: Duration = Duration::from_secs(60);
 
-async fn hold(queue: &Queue, holder: &str) -> Hold {
-    queue.fleet_hold(holder, HOLD, false, false).await.unwrap()
+async fn hold(queue: &Queue, holder: &str) -> LockOutcome {
+    queue.acquire_fleet_lock(holder, HOLD, false, false).await.unwrap()
 }
 
 /// Takes the right to act for `time`, whoever let it lapse.
-async fn fence_for(queue: &Queue, holder: &str, time: Duration, fresh: bool) -> Fence {
-    match queue.fleet_hold(holder, time, fresh, true).await.unwrap() {
-        Hold::Mine(fence) => fence,
+async fn fence_for(queue: &Queue, holder: &str, time: Duration, fresh: bool) -> FencingToken {
+    match queue.acquire_fleet_lock(holder, time, fresh, true).await.unwrap() {
+        LockOutcome::Mine(fence) => fence,
         other => panic!("{other:?}"),
     }
 }
 
-async fn fence(queue: &Queue) -> Fence {
+async fn fence(queue: &Queue) -> FencingToken {
     fence_for(queue, "a", HOLD, false).await
 }
 
-fn mine(holder: &str, epoch: u64) -> Hold {
-    Hold::Mine(Fence { holder: holder.into(), epoch })
+fn mine(holder: &str, epoch: u64) -> LockOutcome {
+    LockOutcome::Mine(FencingToken { holder: holder.into(), epoch })
 }
 
 fn record(name: &str, machine: &str) -> WorkerRecord {
@@ -54,7 +54,7 @@ async fn ask(queue: &Queue, worker: &WorkerId) -> Claim {
     queue.claim(worker, now(queue).await, false).await.unwrap()
 }
 
-async fn retire(queue: &Queue, fence: &Fence, machine: &str) -> RetireOutcome {
+async fn retire(queue: &Queue, fence: &FencingToken, machine: &str) -> RetireOutcome {
     queue.retire(fence, machine, &[], HOLD).await.unwrap()
 }
 
@@ -65,14 +65,14 @@ fn find<'a>(view: &'a FleetView, worker: &WorkerId) -> &'a PoolWorker {
 #[tokio::test]
 async fn one_reconciler_acts_under_an_epoch_that_grows_with_each_change_of_hands() {
     let (queue, _) = queue().await;
-    assert_eq!(queue.fleet_held_until().await.unwrap(), None);
+    assert_eq!(queue.fleet_lock_expiry().await.unwrap(), None);
     let before = now(&queue).await;
     assert_eq!(hold(&queue, "a").await, mine("a", 1));
-    let until = queue.fleet_held_until().await.unwrap().unwrap();
+    let until = queue.fleet_lock_expiry().await.unwrap().unwrap();
     assert!((before.plus(60_000)..=now(&queue).await.plus(60_000)).contains(&until), "{until:?}");
     for insist in [false, true] {
-        let other = queue.fleet_hold("b", HOLD, true, insist).await.unwrap();
-        assert!(matches!(other, Hold::Held(left) if left <= HOLD && !left.is_zero()), "{other:?}");
+        let other = queue.acquire_fleet_lock("b", HOLD, true, insist).await.unwrap();
+        assert!(matches!(other, LockOutcome::Held(left) if left <= HOLD && !left.is_zero()), "{other:?}");
     }
     // A renewal is no change of hands; another life of the same name is.
     assert_eq!(hold(&queue, "a").await, mine("a", 1));
@@ -85,29 +85,32 @@ async fn whoever_let_its_time_run_out_goes_first_until_somebody_insists() {
     let (queue, _) = queue().await;
     let fence = fence_for(&queue, "a", Duration::ZERO, false).await;
     for _ in 0..2 {
-        assert!(matches!(hold(&queue, "b").await, Hold::Lapsed(_)));
+        assert!(matches!(hold(&queue, "b").await, LockOutcome::Lapsed(_)));
     }
-    assert!(matches!(queue.fleet_hold("b", HOLD, true, false).await.unwrap(), Hold::Lapsed(_)));
+    assert!(matches!(
+        queue.acquire_fleet_lock("b", HOLD, true, false).await.unwrap(),
+        LockOutcome::Lapsed(_)
+    ));
     // It comes back: nobody acted meanwhile, so nothing has changed hands.
     assert_eq!(fence_for(&queue, "a", Duration::ZERO, false).await, fence);
-    assert_eq!(queue.fleet_hold("b", HOLD, false, true).await.unwrap(), mine("b", 2));
-    assert!(matches!(hold(&queue, "a").await, Hold::Held(_)));
+    assert_eq!(queue.acquire_fleet_lock("b", HOLD, false, true).await.unwrap(), mine("b", 2));
+    assert!(matches!(hold(&queue, "a").await, LockOutcome::Held(_)));
 }
 
 #[tokio::test]
 async fn who_gives_the_right_away_is_not_waited_for() {
     let (queue, _) = queue().await;
     let first = fence(&queue).await;
-    queue.fleet_release(&first).await.unwrap();
+    queue.release_fleet_lock(&first).await.unwrap();
     assert_eq!(hold(&queue, "b").await, mine("b", 2));
     // What it says once more, or under an epoch of before, takes nothing from others.
-    let stale = Fence { holder: "b".into(), epoch: 1 };
+    let stale = FencingToken { holder: "b".into(), epoch: 1 };
     for old in [&first, &stale] {
-        queue.fleet_release(old).await.unwrap();
-        assert!(matches!(hold(&queue, "c").await, Hold::Held(_)));
+        queue.release_fleet_lock(old).await.unwrap();
+        assert!(matches!(hold(&queue, "c").await, LockOutcome::Held(_)));
     }
     // Its own successor is another change of hands.
-    queue.fleet_release(&Fence { holder: "b".into(), epoch: 2 }).await.unwrap();
+    queue.release_fleet_lock(&FencingToken { holder: "b".into(), epoch: 2 }).await.unwrap();
     assert_eq!(hold(&queue, "b").await, mine("b", 3));
 }
 
@@ -117,7 +120,7 @@ async fn a_clock_that_was_set_back_keeps_nobody_out_for_long() {
     fence(&queue).await;
     let (key, far) = (format!("{}fleet:lock", config.prefix), now(&queue).await.plus(86_400_000).0);
     redis::cmd("HSET").arg(key).arg("until").arg(far).exec(&mut raw(&config)).unwrap();
-    let Hold::Held(left) = hold(&queue, "b").await else { panic!("it is held") };
+    let LockOutcome::Held(left) = hold(&queue, "b").await else { panic!("it is held") };
     assert!(left <= Duration::from_secs(300), "{left:?}");
 }
 
@@ -126,11 +129,11 @@ async fn who_has_lost_the_right_changes_nothing() {
     let (queue, config) = queue().await;
     let w = worker_on(&queue, "w", "m").await.unwrap();
     let (old, new) = (fence(&queue).await, fence_for(&queue, "a", HOLD, true).await);
-    let never = Fence { holder: "z".into(), epoch: new.epoch };
+    let never = FencingToken { holder: "z".into(), epoch: new.epoch };
     let status = |at| FleetStatus { at: Millis(at), ..FleetStatus::default() };
-    let powerless = async |fence: &Fence| {
+    let powerless = async |fence: &FencingToken| {
         assert_eq!(retire(&queue, fence, "m").await, RetireOutcome::Fenced, "{fence:?}");
-        assert!(!queue.tell_fleet(fence, &status(1)).await.unwrap(), "{fence:?}");
+        assert!(!queue.publish_fleet_status(fence, &status(1)).await.unwrap(), "{fence:?}");
     };
     powerless(&old).await;
     powerless(&never).await;
@@ -138,8 +141,8 @@ async fn who_has_lost_the_right_changes_nothing() {
     assert_eq!(lapsed, new, "the same right, its time over");
     powerless(&lapsed).await;
     assert_eq!(hold(&queue, "a").await, mine("a", new.epoch));
-    assert!(queue.tell_fleet(&new, &status(2)).await.unwrap());
-    queue.fleet_release(&new).await.unwrap();
+    assert!(queue.publish_fleet_status(&new, &status(2)).await.unwrap());
+    queue.release_fleet_lock(&new).await.unwrap();
     powerless(&new).await;
     assert_eq!(queue.fleet().await.unwrap(), (Some(status(2)), None));
     assert_eq!(zset(&mut raw(&config), &config, "machines:retired"), []);
@@ -167,7 +170,7 @@ async fn a_machine_at_work_is_not_retired_and_an_idle_one_gets_no_further_job() 
     for w in &on_m {
         assert_eq!(ask(&queue, w).await, Claim::Retired);
         // No sign of life lifts it, nor does a claim that sweeps.
-        queue.still_alive(w, now(&queue).await.plus(86_400_000)).await.unwrap();
+        queue.report_alive(w, now(&queue).await.plus(86_400_000)).await.unwrap();
         assert_eq!(queue.claim(w, now(&queue).await, true).await.unwrap(), Claim::Retired);
     }
     assert!(matches!(ask(&queue, &elsewhere).await, Claim::Job(_)));
@@ -201,7 +204,7 @@ async fn workers_that_come_up_on_a_retired_machine_are_refused_until_it_is_welco
     assert_eq!(queue.workers().await.unwrap(), []);
     let w = worker_on(&queue, "other", "n").await.unwrap();
     assert_eq!(ask(&queue, &w).await, Claim::Empty { next_due: None, now: None });
-    queue.welcome("m").await.unwrap();
+    queue.readmit_machine("m").await.unwrap();
     let w = worker_on(&queue, "w", "m").await.unwrap();
     submit(&queue, &spec()).await;
     assert!(matches!(ask(&queue, &w).await, Claim::Job(_)));
@@ -244,8 +247,8 @@ async fn a_retired_worker_that_dies_is_forgotten_in_the_end() {
     retire(&queue, &fence, "m").await;
     let workers = queue.workers().await.unwrap();
     assert_eq!(workers.iter().map(|w| w.alive_until).collect::<Vec<_>>(), [alive_until]);
-    assert_eq!(queue.forget_dead_workers(alive_until).await.unwrap(), []);
-    assert_eq!(queue.forget_dead_workers(alive_until.plus(1)).await.unwrap(), std::slice::from_ref(&w));
+    assert_eq!(queue.prune_dead_workers(alive_until).await.unwrap(), []);
+    assert_eq!(queue.prune_dead_workers(alive_until.plus(1)).await.unwrap(), std::slice::from_ref(&w));
     assert_eq!(queue.workers().await.unwrap(), []);
     assert_eq!(zset(&mut raw(&config), &config, "machines:alive"), []);
     assert_eq!(ask(&queue, &w).await, Claim::Unregistered);
@@ -284,10 +287,10 @@ async fn a_view_shows_the_queue() {
     let after = now(&queue).await;
     submit(&queue, &spec()).await;
     for delay in [7200, 3600] {
-        let start = Start::After(Duration::from_secs(delay));
+        let start = SubmitMode::After(Duration::from_secs(delay));
         queue.submit(JobId::new(), &spec(), start).await.unwrap();
     }
-    queue.submit(JobId::new(), &spec(), Start::OnUpload(HOLD)).await.unwrap();
+    queue.submit(JobId::new(), &spec(), SubmitMode::OnUpload(HOLD)).await.unwrap();
     let view = queue.fleet_view().await.unwrap();
     assert_eq!((view.pending, view.due), (2, 0));
     assert!((before..=after).contains(&view.next_ready_since.unwrap()), "{view:?}");

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tcoder::job::{Epoch, Failure, FailureCode, JobId, JobSpec, SecretRef, State};
 use tcoder::queue::{
-    CallOff, CancelOutcome, Claim, CompleteOutcome, FailOutcome, Outbox, Queue, RedriveOutcome, Start,
-    SubmitOutcome, UploadedOutcome,
+    CancelOutcome, CancelReason, Claim, CompleteOutcome, FailOutcome, Outbox, Queue, RedriveOutcome,
+    SubmitMode, SubmitOutcome, UploadedOutcome,
 };
 
 use super::*;
@@ -42,9 +42,9 @@ async fn a_heartbeat_whose_answer_was_lost_can_be_repeated() {
 async fn a_second_submit_makes_no_second_job() {
     let (queue, _) = queue().await;
     let id = submit(&queue, &spec()).await;
-    assert_eq!(queue.submit(id, &spec(), Start::Now).await.unwrap(), SubmitOutcome::Same);
+    assert_eq!(queue.submit(id, &spec(), SubmitMode::Now).await.unwrap(), SubmitOutcome::Same);
     let other = with_priority(7);
-    let outcome = queue.submit(id, &other, Start::Now).await.unwrap();
+    let outcome = queue.submit(id, &other, SubmitMode::Now).await.unwrap();
     assert_eq!(outcome, SubmitOutcome::Different(Box::new(spec())));
     assert_eq!(queue.stats().await.unwrap().pending, 1);
 }
@@ -55,7 +55,7 @@ async fn a_second_storage_event_makes_no_second_attempt() {
     let w = worker(&queue, "w").await;
     let id = JobId::new();
     assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Unknown);
-    let window = Start::OnUpload(Duration::from_secs(60));
+    let window = SubmitMode::OnUpload(Duration::from_secs(60));
     queue.submit(id, &spec(), window).await.unwrap();
     assert_eq!(claim(&queue, &w).await, None);
     assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Queued);
@@ -114,7 +114,7 @@ async fn a_delayed_job_is_taken_when_it_is_due_and_not_before() {
     let w = worker(&queue, "w").await;
     let id = JobId::new();
     let before = now(&queue).await;
-    queue.submit(id, &spec(), Start::After(Duration::from_secs(60))).await.unwrap();
+    queue.submit(id, &spec(), SubmitMode::After(Duration::from_secs(60))).await.unwrap();
     let after = now(&queue).await;
     // A clock that is an hour ahead makes nothing due.
     for ahead in [0, 3_600_000] {
@@ -170,7 +170,7 @@ async fn a_job_that_kills_its_workers_is_dead_after_exactly_its_attempts() {
     let error = job.error.unwrap();
     assert!(error.message.contains("died 4 times"), "{error}");
     let stats = queue.stats().await.unwrap();
-    assert_eq!((stats.pending, stats.running, stats.failed, stats.webhooks_owed), (0, 0, 1, 1));
+    assert_eq!((stats.pending, stats.running, stats.failed, stats.pending_webhooks), (0, 0, 1, 1));
     // Somebody asks for it again: a fresh set of attempts, and the numbers go on.
     let last = job.epoch;
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
@@ -226,7 +226,7 @@ async fn a_worker_that_the_pool_forgot_is_told_so() {
     let w = worker(&queue, "w").await;
     submit(&queue, &spec()).await;
     let later = now(&queue).await.plus(180_001);
-    assert_eq!(queue.forget_dead_workers(later).await.unwrap(), std::slice::from_ref(&w));
+    assert_eq!(queue.prune_dead_workers(later).await.unwrap(), std::slice::from_ref(&w));
     assert_eq!(queue.claim(&w, later, true).await.unwrap(), Claim::Unregistered);
     assert_eq!(queue.stats().await.unwrap().pending, 1);
 }
@@ -243,7 +243,7 @@ async fn no_epoch_comes_twice_over_the_lives_of_an_id() {
     let key = format!("{}jobs:status:{id}", config.prefix);
     redis::cmd("DEL").arg(&key).exec(&mut raw(&config)).unwrap();
     while now(&queue).await <= first.at {}
-    assert_eq!(queue.submit(id, &spec(), Start::Now).await.unwrap(), SubmitOutcome::Created);
+    assert_eq!(queue.submit(id, &spec(), SubmitMode::Now).await.unwrap(), SubmitOutcome::Created);
     let second = claim(&queue, &w).await.unwrap();
     assert!(second.epoch > first.epoch && second.born > first.born, "{second:?} after {first:?}");
     assert_eq!((second.attempt, second.earlier), (1, false));
@@ -305,7 +305,7 @@ async fn an_upload_that_ends_after_its_window_is_not_lost() {
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     let id = JobId::new();
-    queue.submit(id, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+    queue.submit(id, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
     let late = Failure::new(FailureCode::UploadExpired, "it never came");
     queue.expire_upload(id, &late).await.unwrap();
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::NeverUploaded);
@@ -326,18 +326,18 @@ async fn an_upload_that_ends_after_its_window_is_not_lost() {
 async fn a_suspended_job_is_told_of_only_when_it_is_called_off_for_good() {
     let queue = Queue::connect(&shared()).await.unwrap();
     let id = submit(&queue, &hooked()).await;
-    assert_eq!(queue.call_off(id, &CallOff::Suspended).await.unwrap(), CancelOutcome::Cancelled);
+    assert_eq!(queue.cancel_with(id, &CancelReason::Suspended).await.unwrap(), CancelOutcome::Cancelled);
     let job = queue.get(id).await.unwrap().unwrap();
     assert_eq!((job.status, job.suspended), (State::Cancelled, true));
     assert_eq!(queue.deliveries().await.unwrap(), []);
     assert_eq!(
-        queue.call_off(id, &CallOff::Suspended).await.unwrap(),
+        queue.cancel_with(id, &CancelReason::Suspended).await.unwrap(),
         CancelOutcome::Ended(State::Cancelled)
     );
 
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
     assert!(!queue.get(id).await.unwrap().unwrap().suspended);
-    queue.call_off(id, &CallOff::Suspended).await.unwrap();
+    queue.cancel_with(id, &CancelReason::Suspended).await.unwrap();
     assert_eq!(queue.cancel(id).await.unwrap(), CancelOutcome::Cancelled);
     assert!(!queue.get(id).await.unwrap().unwrap().suspended);
     assert_eq!(queue.deliveries().await.unwrap().len(), 1);
@@ -349,9 +349,9 @@ async fn an_overdue_job_has_failed_whatever_it_did() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     let late = Failure::new(FailureCode::DeadlineExceeded, "it took too long");
-    let overdue = CallOff::Overdue(late.clone());
+    let overdue = CancelReason::Overdue(late.clone());
     let queued = submit(&queue, &spec()).await;
-    assert_eq!(queue.call_off(queued, &overdue).await.unwrap(), CancelOutcome::Cancelled);
+    assert_eq!(queue.cancel_with(queued, &overdue).await.unwrap(), CancelOutcome::Cancelled);
     let job = queue.get(queued).await.unwrap().unwrap();
     assert_eq!((job.status, job.error), (State::Failed, Some(late)));
     // Nobody ever tried it, but its input is there: it can be tried, and no upload revives it.
@@ -360,12 +360,12 @@ async fn an_overdue_job_has_failed_whatever_it_did() {
 
     let running = claim(&queue, &w).await.unwrap();
     assert_eq!(running.id, queued);
-    queue.call_off(queued, &overdue).await.unwrap();
+    queue.cancel_with(queued, &overdue).await.unwrap();
     assert!(!queue.renew(queued, running.epoch, now(&queue).await.plus(30_000)).await.unwrap());
 
     let waits = JobId::new();
-    queue.submit(waits, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
-    queue.call_off(waits, &overdue).await.unwrap();
+    queue.submit(waits, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
+    queue.cancel_with(waits, &overdue).await.unwrap();
     assert_eq!(queue.redrive(waits).await.unwrap(), RedriveOutcome::NeverUploaded);
     assert_eq!(queue.uploaded(waits).await.unwrap(), UploadedOutcome::Already(State::Failed));
 }
@@ -379,13 +379,13 @@ async fn a_webhook_that_a_secret_signs_waits_in_an_outbox_of_its_own() {
     let other = submit(&queue, &hooked()).await;
     queue.cancel(id).await.unwrap();
     queue.cancel(other).await.unwrap();
-    assert_eq!(queue.stats().await.unwrap().webhooks_owed, 2);
+    assert_eq!(queue.stats().await.unwrap().pending_webhooks, 2);
     let later = now(&queue).await.plus(1000);
     for (outbox, whose) in [(Outbox::Kubernetes, id), (Outbox::Installation, other)] {
-        let (taken, _) = queue.take_deliveries(outbox, later, 10, Duration::from_secs(60)).await.unwrap();
+        let (taken, _) = queue.claim_deliveries(outbox, later, 10, Duration::from_secs(60)).await.unwrap();
         let jobs: Vec<JobId> = taken.iter().map(|(delivery, _)| delivery.job).collect();
         assert_eq!(jobs, [whose]);
-        queue.drop_delivery(&taken[0].0).await.unwrap();
+        queue.remove_delivery(&taken[0].0).await.unwrap();
     }
     assert_eq!(queue.deliveries().await.unwrap(), []);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tcoder::job::{JobId, State};
-use tcoder::queue::{Filter, Queue, QueueError, Start, SubmitOutcome};
+use tcoder::queue::{Filter, Queue, QueueError, SubmitMode, SubmitOutcome};
 
 use super::*;
 use crate::support::redis::raw;
@@ -114,14 +114,14 @@ async fn trimming_drops_what_expired_and_never_a_job_that_lives() {
         redis::cmd("DEL").arg(format!("{}jobs:status:{id}", config.prefix)).exec(&mut redis).unwrap();
     }
     let long_after = queue.clock().await.unwrap().now().plus(400 * 24 * 3_600_000);
-    queue.trim(long_after).await.unwrap();
+    queue.prune_index(long_after).await.unwrap();
     assert_eq!(zset(&mut redis, &config, "jobs:index").len(), 6);
     assert_eq!(zset(&mut redis, &config, "jobs:cancelled").len(), 0);
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.pending, stats.cancelled, stats.completed), (6, 0, 0));
     // What expired may come again; what lives is not submitted a second time.
-    assert_eq!(queue.submit(ids[0], &spec(), Start::Now).await.unwrap(), SubmitOutcome::Created);
-    assert_eq!(queue.submit(ids[9], &spec(), Start::Now).await.unwrap(), SubmitOutcome::Same);
+    assert_eq!(queue.submit(ids[0], &spec(), SubmitMode::Now).await.unwrap(), SubmitOutcome::Created);
+    assert_eq!(queue.submit(ids[9], &spec(), SubmitMode::Now).await.unwrap(), SubmitOutcome::Same);
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn a_foreign_cursor_is_refused_in_words() {
 async fn stats_count_each_job_where_it_stands() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
-    for start in [Start::OnUpload(Duration::from_secs(60)), Start::After(Duration::from_secs(60))] {
+    for start in [SubmitMode::OnUpload(Duration::from_secs(60)), SubmitMode::After(Duration::from_secs(60))] {
         queue.submit(JobId::new(), &spec(), start).await.unwrap();
     }
     jobs(&queue, 5).await;

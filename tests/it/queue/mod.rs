@@ -120,7 +120,7 @@ async fn claim(queue: &Queue, name: &WorkerId) -> Option<Claimed> {
 /// Submits a job that is ready at once.
 async fn submit(queue: &Queue, spec: &JobSpec) -> JobId {
     let id = JobId::new();
-    let outcome = queue.submit(id, spec, tcoder::queue::Start::Now).await.unwrap();
+    let outcome = queue.submit(id, spec, tcoder::queue::SubmitMode::Now).await.unwrap();
     assert_eq!(outcome, tcoder::queue::SubmitOutcome::Created);
     id
 }

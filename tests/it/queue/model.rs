@@ -340,10 +340,10 @@ impl Model {
     }
 
     pub fn cancel(&mut self, id: JobId, now: i64) -> CancelOutcome {
-        self.call_off(id, Why::Cancelled, now)
+        self.cancel_with(id, Why::Cancelled, now)
     }
 
-    pub fn call_off(&mut self, id: JobId, why: Why, now: i64) -> CancelOutcome {
+    pub fn cancel_with(&mut self, id: JobId, why: Why, now: i64) -> CancelOutcome {
         let Some(job) = self.jobs.get(&id) else { return CancelOutcome::Unknown };
         if job.suspended && why == Why::Cancelled {
             // For good, and only now it is told.

@@ -36,28 +36,28 @@ async fn a_delivery_is_held_then_due_again_then_dropped() {
     let owed = Delivery { job: id, epoch: Epoch(0), state: State::Cancelled, outbox: Outbox::Installation };
     let now = now(&queue).await.plus(1000);
 
-    let (taken, next) = queue.take_deliveries(Outbox::Installation, now, 10, HOLD).await.unwrap();
+    let (taken, next) = queue.claim_deliveries(Outbox::Installation, now, 10, HOLD).await.unwrap();
     assert_eq!((taken, next), (vec![(owed, DeliveryState::default())], None));
-    let (taken, next) = queue.take_deliveries(Outbox::Installation, now.plus(1), 10, HOLD).await.unwrap();
+    let (taken, next) = queue.claim_deliveries(Outbox::Installation, now.plus(1), 10, HOLD).await.unwrap();
     assert_eq!((taken, next), (vec![], Some(now.plus(60_000))));
 
     // The taker died: after the hold it is due again.
-    let (taken, _) = queue.take_deliveries(Outbox::Installation, now.plus(60_000), 10, HOLD).await.unwrap();
+    let (taken, _) = queue.claim_deliveries(Outbox::Installation, now.plus(60_000), 10, HOLD).await.unwrap();
     assert_eq!(taken.len(), 1);
 
     let tried =
         DeliveryState { failures: 1, first_try: Some(now), last_error: Some("the answer was 500".into()) };
     queue.retry_delivery(&owed, &tried, now.plus(300_000)).await.unwrap();
     let (taken, next) =
-        queue.take_deliveries(Outbox::Installation, now.plus(299_999), 10, HOLD).await.unwrap();
+        queue.claim_deliveries(Outbox::Installation, now.plus(299_999), 10, HOLD).await.unwrap();
     assert_eq!((taken, next), (vec![], Some(now.plus(300_000))));
-    let (taken, _) = queue.take_deliveries(Outbox::Installation, now.plus(300_000), 10, HOLD).await.unwrap();
+    let (taken, _) = queue.claim_deliveries(Outbox::Installation, now.plus(300_000), 10, HOLD).await.unwrap();
     assert_eq!(taken, [(owed, tried)]);
 
-    queue.drop_delivery(&owed).await.unwrap();
+    queue.remove_delivery(&owed).await.unwrap();
     assert_eq!(queue.deliveries().await.unwrap(), []);
     let late = now.plus(9_999_999);
-    assert_eq!(queue.take_deliveries(Outbox::Installation, late, 10, HOLD).await.unwrap(), (vec![], None));
+    assert_eq!(queue.claim_deliveries(Outbox::Installation, late, 10, HOLD).await.unwrap(), (vec![], None));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,7 +77,7 @@ async fn no_delivery_has_two_takers() {
                 for round in 0..40 {
                     let now = now.plus(n * 3 + round * 7);
                     let (taken, _) =
-                        queue.take_deliveries(Outbox::Installation, now, 10, HOLD).await.unwrap();
+                        queue.claim_deliveries(Outbox::Installation, now, 10, HOLD).await.unwrap();
                     mine.extend(taken.into_iter().map(|(delivery, _)| delivery));
                 }
                 mine

@@ -15,7 +15,7 @@ use tcoder::config::RedisConfig;
 use tcoder::job::{
     Epoch, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, Transition, WorkerId,
 };
-use tcoder::queue::{self, CallOff, Claimed, FailOutcome, Queue, Start, SubmitOutcome, backoff};
+use tcoder::queue::{self, CancelReason, Claimed, FailOutcome, Queue, SubmitMode, SubmitOutcome, backoff};
 use uuid::Uuid;
 
 use super::model::{Begin, Model, Mutant, Terms, Why};
@@ -45,7 +45,7 @@ enum Op {
     Complete { claim: u8 },
     Fail { claim: u8, retryable: bool },
     Release { claim: u8 },
-    CallOff { job: u8, why: u8 },
+    CancelReason { job: u8, why: u8 },
     Redrive { job: u8 },
     ExpireUpload { job: u8 },
     Sweep { limit: u8, past: u8 },
@@ -65,7 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => claim.clone().prop_map(|claim| Op::Complete { claim }),
         4 => (claim.clone(), any::<bool>()).prop_map(|(claim, retryable)| Op::Fail { claim, retryable }),
         2 => claim.prop_map(|claim| Op::Release { claim }),
-        3 => (job.clone(), 0..3_u8).prop_map(|(job, why)| Op::CallOff { job, why }),
+        3 => (job.clone(), 0..3_u8).prop_map(|(job, why)| Op::CancelReason { job, why }),
         2 => job.clone().prop_map(|job| Op::Redrive { job }),
         1 => job.prop_map(|job| Op::ExpireUpload { job }),
         2 => (1..4_u8, 0..3_u8).prop_map(|(limit, past)| Op::Sweep { limit, past }),
@@ -233,16 +233,16 @@ impl<'a> Lockstep<'a> {
                 prop_assert_eq!(real, self.model.release(c.id, c.epoch.0, now));
                 Ok(())
             }
-            Op::CallOff { job, why } => {
+            Op::CancelReason { job, why } => {
                 let late = Failure::new(FailureCode::DeadlineExceeded, "it took too long");
                 let (how, why) = match why {
-                    0 => (CallOff::Cancelled, Why::Cancelled),
-                    1 => (CallOff::Suspended, Why::Suspended),
-                    _ => (CallOff::Overdue(late), Why::Overdue),
+                    0 => (CancelReason::Cancelled, Why::Cancelled),
+                    1 => (CancelReason::Suspended, Why::Suspended),
+                    _ => (CancelReason::Overdue(late), Why::Overdue),
                 };
-                let real = self.queue.call_off(job_id(job), &how).await.unwrap();
+                let real = self.queue.cancel_with(job_id(job), &how).await.unwrap();
                 let now = self.time();
-                prop_assert_eq!(real, self.model.call_off(job_id(job), why, now));
+                prop_assert_eq!(real, self.model.cancel_with(job_id(job), why, now));
                 Ok(())
             }
             Op::Redrive { job } => {
@@ -265,9 +265,9 @@ impl<'a> Lockstep<'a> {
     async fn submit(&mut self, id: JobId, begin: u8, terms: u8) -> Result<(), TestCaseError> {
         let spec = spec_of(terms);
         let (start, begin) = match begin {
-            0 => (Start::Now, Begin::Now),
-            1 => (Start::After(std::time::Duration::from_secs(60)), Begin::After(60_000)),
-            _ => (Start::OnUpload(std::time::Duration::from_secs(90)), Begin::OnUpload(90_000)),
+            0 => (SubmitMode::Now, Begin::Now),
+            1 => (SubmitMode::After(std::time::Duration::from_secs(60)), Begin::After(60_000)),
+            _ => (SubmitMode::OnUpload(std::time::Duration::from_secs(90)), Begin::OnUpload(90_000)),
         };
         let real = self.queue.submit(id, &spec, start).await.unwrap();
         let now = self.time();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tcoder::job::{Failure, FailureCode, State};
 use tcoder::queue::{
     CancelOutcome, Claim, CompleteOutcome, FailOutcome, Filter, Outbox, Queue, QueueError, RedriveOutcome,
-    Rest, Start, SubmitOutcome, UploadedOutcome,
+    Rest, SubmitMode, SubmitOutcome, UploadedOutcome,
 };
 
 use super::*;
@@ -25,7 +25,7 @@ async fn a_job_goes_the_whole_way_with_one_end_over_rest() {
     let (rest, tcp) = (over_rest(&config, TOKEN).await, Queue::connect(&config).await.unwrap());
     let w = worker(&tcp, "w").await;
     let (id, asked) = (JobId::new(), hooked());
-    let start = Start::OnUpload(Duration::from_secs(60));
+    let start = SubmitMode::OnUpload(Duration::from_secs(60));
     assert_eq!(rest.submit(id, &asked, start).await.unwrap(), SubmitOutcome::Created);
     assert_eq!(rest.submit(id, &asked, start).await.unwrap(), SubmitOutcome::Same);
     assert!(matches!(rest.submit(id, &spec(), start).await.unwrap(), SubmitOutcome::Different(_)));
@@ -45,9 +45,9 @@ async fn a_job_goes_the_whole_way_with_one_end_over_rest() {
     assert_eq!(page, tcp.list(&Filter::default(), 10, None).await.unwrap());
     let now = rest.clock().await.unwrap().now().plus(1000);
     let (owed, _) =
-        rest.take_deliveries(Outbox::Installation, now, 10, Duration::from_secs(60)).await.unwrap();
+        rest.claim_deliveries(Outbox::Installation, now, 10, Duration::from_secs(60)).await.unwrap();
     assert_eq!(owed.len(), 1);
-    rest.drop_delivery(&owed[0].0).await.unwrap();
+    rest.remove_delivery(&owed[0].0).await.unwrap();
     assert_eq!(tcp.deliveries().await.unwrap(), []);
 }
 
@@ -87,7 +87,7 @@ async fn what_goes_wrong_over_rest_has_the_words_it_has_over_tcp() {
     let full = over_rest(&server.config(), TOKEN).await;
     let mut outcome = Ok(());
     for _ in 0..2000 {
-        outcome = full.submit(JobId::new(), &hooked(), Start::Now).await.map(drop);
+        outcome = full.submit(JobId::new(), &hooked(), SubmitMode::Now).await.map(drop);
         if outcome.is_err() {
             break;
         }

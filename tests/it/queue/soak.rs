@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 use tcoder::job::{Epoch, JobId, State};
-use tcoder::queue::{Claim, Claimed, CompleteOutcome, Policy, Queue, Start};
+use tcoder::queue::{Claim, Claimed, CompleteOutcome, Policy, Queue, SubmitMode};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -101,7 +101,7 @@ async fn a_thousand_jobs_end_once_each_whatever_their_workers_do() {
     let mut ids = Vec::new();
     for n in 0..JOBS {
         let id = JobId::new();
-        let start = if n % 10 == 0 { Start::After(LEASE) } else { Start::Now };
+        let start = if n % 10 == 0 { SubmitMode::After(LEASE) } else { SubmitMode::Now };
         queue.submit(id, &JobSpec { max_attempts: 3, ..hooked() }, start).await.unwrap();
         ids.push(id);
     }
@@ -141,7 +141,7 @@ async fn a_thousand_jobs_end_once_each_whatever_their_workers_do() {
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.completed, stats.failed), (completed, failed));
     assert_eq!((stats.pending, stats.scheduled, stats.running, stats.uploading), (0, 0, 0, 0));
-    assert_eq!(stats.webhooks_owed, JOBS as u64);
+    assert_eq!(stats.pending_webhooks, JOBS as u64);
     assert!(record.crashes > 100 && record.stale > 50 && completed > 500, "the soak did not soak");
     println!(
         "soak: {completed} completed, {failed} failed, {} crashes, {} stale completes refused",

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use tcoder::controller::reconciler::http;
+use tcoder::controller::reconciler::admin;
 use tcoder::job::{Failure, FailureCode, State};
 use tcoder::metrics::Metrics;
 use tcoder::queue::{
-    CancelOutcome, Command, FailOutcome, Filter, Outbox, Queue, QueueError, Rest, Start, SubmitOutcome,
+    CancelOutcome, Command, FailOutcome, Filter, Outbox, Queue, QueueError, Rest, SubmitMode, SubmitOutcome,
     SyncToken,
 };
 use tokio::sync::watch;
@@ -38,7 +38,7 @@ async fn a_submit_is_sent_again_after_a_5xx_or_429_whatever_its_body() {
     let rest = client(&url, &config.prefix);
     for answers in [[(502, PAGE), (503, JSON), (429, "")], [(500, JSON), (429, JSON), (504, "[]")]] {
         front.answer(&answers);
-        let outcome = rest.submit(JobId::new(), &spec(), Start::Now).await;
+        let outcome = rest.submit(JobId::new(), &spec(), SubmitMode::Now).await;
         assert_eq!(outcome.unwrap(), SubmitOutcome::Created, "{answers:?}");
         assert!(front.all_answered());
     }
@@ -78,7 +78,7 @@ async fn a_used_up_quota_is_told_with_what_to_do_and_nothing_is_sent_again() {
         front.answer(&[(status, QUOTA); 2]);
         for error in [
             rest.ping().await.unwrap_err(),
-            rest.submit(JobId::new(), &spec(), Start::Now).await.unwrap_err(),
+            rest.submit(JobId::new(), &spec(), SubmitMode::Now).await.unwrap_err(),
         ] {
             assert!(matches!(error, QueueError::Quota(_)), "{error:?}");
             let words = error.to_string();
@@ -91,12 +91,12 @@ async fn a_used_up_quota_is_told_with_what_to_do_and_nothing_is_sent_again() {
     }
     // One command of a pipeline.
     front.answer(&[(200, &*format!("[{QUOTA}]").leak())]);
-    let error = rest.uploaded_all(&[JobId::new()]).await.unwrap_err();
+    let error = rest.mark_uploaded_all(&[JobId::new()]).await.unwrap_err();
     assert!(matches!(error, QueueError::Quota(_)), "{error:?}");
 
     // The controller says it where it is asked for its health.
     let ready = watch::channel(Ok(())).1;
-    let controller = serve(http::router(rest, Metrics::new(), ready)).await;
+    let controller = serve(admin::router(rest, Metrics::new(), ready)).await;
     front.answer(&[(400, QUOTA)]);
     let answer = reqwest::get(format!("{controller}/readyz")).await.unwrap();
     assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -128,7 +128,7 @@ async fn a_client_reads_its_own_writes_from_a_region_that_lags() {
     let prefix = redis.config().prefix;
     let (writer, stranger) = (client(&url, &prefix), client(&url, &prefix));
     let id = JobId::new();
-    let window = Start::OnUpload(Duration::from_secs(60));
+    let window = SubmitMode::OnUpload(Duration::from_secs(60));
     assert_eq!(writer.submit(id, &hooked(), window).await.unwrap(), SubmitOutcome::Created);
     assert_eq!(writer.get(id).await.unwrap().map(|job| job.status), Some(State::Uploading));
     assert_eq!(writer.list(&Filter::default(), 10, None).await.unwrap().jobs.len(), 1);
@@ -205,7 +205,7 @@ async fn words_of_every_kind_are_the_same_over_rest_and_tcp() {
         .unwrap();
     let take = async |queue: &Queue| {
         let now = queue.clock().await.unwrap().now().plus(1000);
-        let (taken, _) = queue.take_deliveries(Outbox::Installation, now, 10, Duration::ZERO).await.unwrap();
+        let (taken, _) = queue.claim_deliveries(Outbox::Installation, now, 10, Duration::ZERO).await.unwrap();
         taken.first().and_then(|(_, state)| state.last_error.clone())
     };
     let expected = Some("\u{fffd}a\u{fffd}b\u{fffd}".to_owned());

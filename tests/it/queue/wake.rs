@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tcoder::job::{JobEvent, JobId, State};
-use tcoder::queue::{Claim, EventFeed, FailOutcome, Queue, Start};
+use tcoder::queue::{Claim, EventFeed, FailOutcome, Queue, SubmitMode};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -31,7 +31,7 @@ pub(super) async fn waiters(queue: &Queue, count: usize) -> JoinSet<()> {
     let mut waiters = JoinSet::new();
     for _ in 0..count {
         let own = queue.reconnect().await.unwrap();
-        waiters.spawn(async move { own.wait_for_bell(NEVER).await.unwrap() });
+        waiters.spawn(async move { own.wait_for_wakeup(NEVER).await.unwrap() });
     }
     waiters
 }
@@ -64,7 +64,7 @@ async fn as_many_jobs_wake_as_many_workers() {
     // The same when the jobs come first, between the workers' last look and their wait.
     for tail in ["a1", "b2", "c3"] {
         let id: JobId = format!("01890a5d-ac96-774b-bcce-b302099a80{tail}").parse().unwrap();
-        queue.submit(id, &spec(), Start::Now).await.unwrap();
+        queue.submit(id, &spec(), SubmitMode::Now).await.unwrap();
     }
     all_woken(waiters(&queue, 3).await).await;
 }
@@ -95,10 +95,10 @@ async fn the_bell_rings_for_whatever_becomes_ready_and_stays_small() {
     queue.redrive(id).await.unwrap();
     rang("a redrive");
     let upload = JobId::new();
-    queue.submit(upload, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+    queue.submit(upload, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
     queue.uploaded(upload).await.unwrap();
     rang("an upload");
-    queue.submit(JobId::new(), &spec(), Start::After(Duration::from_secs(60))).await.unwrap();
+    queue.submit(JobId::new(), &spec(), SubmitMode::After(Duration::from_secs(60))).await.unwrap();
     rang("a delayed job");
     for _ in 0..100 {
         submit(&queue, &spec()).await;
@@ -139,7 +139,7 @@ async fn a_feed_tells_every_change_of_a_job_in_order() {
     submit(&queue, &with_priority(-100)).await;
     let mut feed = EventFeed::open(&queue).await.unwrap();
     let id = JobId::new();
-    queue.submit(id, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+    queue.submit(id, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
     queue.uploaded(id).await.unwrap();
     let job = claim(&queue, &w).await.unwrap();
     queue.release(id, job.epoch).await.unwrap();
@@ -176,7 +176,7 @@ async fn a_feed_goes_on_where_it_was_after_redis_restarts() {
     let third = timeout(HANG, async {
         loop {
             let id = JobId::new();
-            if queue.submit(id, &spec(), Start::Now).await.is_ok() {
+            if queue.submit(id, &spec(), SubmitMode::Now).await.is_ok() {
                 return id;
             }
         }
@@ -203,10 +203,10 @@ async fn a_job_costs_few_commands_and_an_idle_worker_hardly_any() {
             let id = JobId::new();
             CommandCount::reset(&mut redis);
             if by_upload {
-                queue.submit(id, &spec(), Start::OnUpload(Duration::from_secs(60))).await.unwrap();
+                queue.submit(id, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
                 queue.uploaded(id).await.unwrap();
             } else {
-                queue.submit(id, &spec(), Start::Now).await.unwrap();
+                queue.submit(id, &spec(), SubmitMode::Now).await.unwrap();
             }
             // A worker reckons Redis's time anew with each claim, so it has always moved on.
             let later = at.plus(1 + 2 * round + i64::from(by_upload));
@@ -220,12 +220,12 @@ async fn a_job_costs_few_commands_and_an_idle_worker_hardly_any() {
     assert!(direct.total() <= 21, "{direct:?}");
     assert!(by_upload.total() <= 28, "{by_upload:?}");
 
-    own.wait_for_bell(Duration::ZERO).await.unwrap();
-    own.wait_for_bell(Duration::ZERO).await.unwrap();
+    own.wait_for_wakeup(Duration::ZERO).await.unwrap();
+    own.wait_for_wakeup(Duration::ZERO).await.unwrap();
     // Redis's clock has moved on since the last claim, as it has in an idle worker.
     while now(&queue).await <= at.plus(4) {}
     CommandCount::reset(&mut redis);
-    own.wait_for_bell(Duration::ZERO).await.unwrap();
+    own.wait_for_wakeup(Duration::ZERO).await.unwrap();
     let claim = queue.claim(&w, at, true).await.unwrap();
     assert!(matches!(claim, Claim::Empty { next_due: None, now: Some(_) }), "{claim:?}");
     let idle = CommandCount::read(&mut redis);

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 use tcoder::config::StorageConfig;
+use tcoder::standalone::objects::{Buckets, Keys, Objects, ObjectsHandle};
 use tcoder::storage::Storage;
-use tcoder::up::objects::{Buckets, Keys, Objects, ObjectsHandle};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};

@@ -23,7 +23,7 @@ pub fn spawn(command: Command) -> Child {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 while let Some((mut command, answer)) = inbox.recv().await {
-                    let _ = answer.send(tcoder::process::tied(&mut command).spawn());
+                    let _ = answer.send(tcoder::child::tie_to_parent(&mut command).spawn());
                 }
             });
         });

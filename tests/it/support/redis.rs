@@ -126,7 +126,7 @@ fn spawn(args: Vec<String>) -> Child {
                 while let Some((args, answer)) = inbox.recv().await {
                     let mut command = Command::new("redis-server");
                     command.args(args).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
-                    let _ = answer.send(tcoder::process::tied(&mut command).spawn());
+                    let _ = answer.send(tcoder::child::tie_to_parent(&mut command).spawn());
                 }
             });
         });

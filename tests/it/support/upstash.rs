@@ -52,12 +52,12 @@ pub struct Count {
     requests: AtomicU64,
     commands: AtomicU64,
     planned: Mutex<VecDeque<(StatusCode, &'static str)>>,
-    held: Mutex<Option<Hold>>,
+    held: Mutex<Option<LockOutcome>>,
 }
 
 /// An answer that is ready and held back.
 #[derive(Debug)]
-struct Hold {
+struct LockOutcome {
     verb: &'static str,
     ready: watch::Sender<bool>,
     release: Arc<Semaphore>,
@@ -102,7 +102,7 @@ impl Count {
     pub fn hold(&self, verb: &'static str) -> Held {
         let (ready, is_ready) = watch::channel(false);
         let release = Arc::new(Semaphore::new(0));
-        *self.held.lock().unwrap() = Some(Hold { verb, ready, release: Arc::clone(&release) });
+        *self.held.lock().unwrap() = Some(LockOutcome { verb, ready, release: Arc::clone(&release) });
         Held { ready: is_ready, release }
     }
 

@@ -10,7 +10,7 @@ use axum::routing::post;
 use serde_json::json;
 use tcoder::config::RedisConfig;
 use tcoder::job::{Input, JobId, JobSpec, Ladder, Preset, State, WorkerId};
-use tcoder::queue::{Claim, Outbox, Queue, Start, WorkerRecord};
+use tcoder::queue::{Claim, Outbox, Queue, SubmitMode, WorkerRecord};
 
 use super::{arrived, awaited, key, status};
 use crate::support::edge::{Edge, Setup};
@@ -23,7 +23,7 @@ use crate::webhooks::Receiver;
 async fn clocked() -> (Edge, RedisConfig) {
     let redis = shared();
     let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
-    (setup.set("FLEET", "elsewhere").set("EDGE_STAY_SECONDS", "0").start().await, redis)
+    (setup.set("EDGE_FLEET", "disabled").set("EDGE_CRON_MAX_SECONDS", "0").start().await, redis)
 }
 
 fn spec() -> JobSpec {
@@ -66,7 +66,7 @@ fn make_due(config: &RedisConfig, set: &str) {
 async fn a_lease_that_ran_out_gives_the_job_to_another_worker() {
     let (edge, redis) = clocked().await;
     let (queue, id) = (&edge.queue, JobId::new());
-    queue.submit(id, &spec(), Start::Now).await.unwrap();
+    queue.submit(id, &spec(), SubmitMode::Now).await.unwrap();
     let worker = registered(queue, "m1-0001").await;
     let now = queue.clock().await.unwrap().now();
     assert!(matches!(queue.claim(&worker, now, false).await.unwrap(), Claim::Job(_)));
@@ -109,7 +109,7 @@ async fn webhooks_are_sent_and_sent_again() {
     let (edge, redis) = clocked().await;
     let mut receiver = Receiver::start(500).await;
     let id = JobId::new();
-    edge.queue.submit(id, &hooked(&receiver.url), Start::Now).await.unwrap();
+    edge.queue.submit(id, &hooked(&receiver.url), SubmitMode::Now).await.unwrap();
     edge.queue.cancel(id).await.unwrap();
     edge.tick(1).await;
     let (first, message) = receiver.next().await;
@@ -125,14 +125,14 @@ async fn webhooks_are_sent_and_sent_again() {
 async fn a_job_that_ends_within_the_minute_is_told_of_within_it() {
     let redis = shared();
     let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
-    let edge = setup.set("FLEET", "elsewhere").set("EDGE_STAY_SECONDS", "20").start().await;
+    let edge = setup.set("EDGE_FLEET", "disabled").set("EDGE_CRON_MAX_SECONDS", "20").start().await;
     let mut receiver = Receiver::start(204).await;
     // Something goes on.
-    edge.queue.submit(JobId::new(), &spec(), Start::Now).await.unwrap();
+    edge.queue.submit(JobId::new(), &spec(), SubmitMode::Now).await.unwrap();
     let ends = async {
         eventually("the minute's errands are done", || edge.log().contains("looked after")).await;
         let id = JobId::new();
-        edge.queue.submit(id, &hooked(&receiver.url), Start::Now).await.unwrap();
+        edge.queue.submit(id, &hooked(&receiver.url), SubmitMode::Now).await.unwrap();
         edge.queue.cancel(id).await.unwrap();
         receiver.next().await
     };
@@ -154,7 +154,7 @@ async fn a_webhook_is_meant_for_its_address_and_not_for_where_that_points() {
     let moved = move || async move { (StatusCode::TEMPORARY_REDIRECT, [("location", there)]) };
     let url = serve(Router::new().route("/hook", post(moved))).await;
     let id = JobId::new();
-    edge.queue.submit(id, &hooked(&format!("{url}/hook")), Start::Now).await.unwrap();
+    edge.queue.submit(id, &hooked(&format!("{url}/hook")), SubmitMode::Now).await.unwrap();
     edge.queue.cancel(id).await.unwrap();
     edge.tick(1).await;
     assert_eq!(hits.load(Ordering::SeqCst), 0);
@@ -212,7 +212,7 @@ async fn a_crowd_is_seen_to_within_the_allowance() {
     const CROWD: usize = 150;
     let redis = shared();
     let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
-    let edge = setup.set("MAX_MACHINES", "20").set("EDGE_STAY_SECONDS", "15").start().await;
+    let edge = setup.set("MAX_MACHINES", "20").set("EDGE_CRON_MAX_SECONDS", "15").start().await;
     let hits = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&hits);
     let take = move || async move {
@@ -223,14 +223,14 @@ async fn a_crowd_is_seen_to_within_the_allowance() {
     let queue = &edge.queue;
     for _ in 0..CROWD {
         // Its upload never came.
-        queue.submit(JobId::new(), &spec(), Start::OnUpload(Duration::ZERO)).await.unwrap();
+        queue.submit(JobId::new(), &spec(), SubmitMode::OnUpload(Duration::ZERO)).await.unwrap();
         let id = JobId::new();
-        queue.submit(id, &hooked(&receiver), Start::Now).await.unwrap();
+        queue.submit(id, &hooked(&receiver), SubmitMode::Now).await.unwrap();
         queue.cancel(id).await.unwrap();
     }
     // Somebody wants machines too; of an input that is not there, so that each is done in a moment.
     for _ in 0..4 {
-        queue.submit(JobId::new(), &spec(), Start::Now).await.unwrap();
+        queue.submit(JobId::new(), &spec(), SubmitMode::Now).await.unwrap();
     }
     let asked = |hits: u64| edge.subrequests() + hits;
     let mut before = asked(0);
@@ -248,7 +248,7 @@ async fn a_crowd_is_seen_to_within_the_allowance() {
     assert!(hits.load(Ordering::SeqCst) >= 9, "hardly a webhook was sent");
     assert!(
         !queue
-            .take_deliveries(Outbox::Installation, queue.clock().await.unwrap().now(), 1, Duration::ZERO)
+            .claim_deliveries(Outbox::Installation, queue.clock().await.unwrap().now(), 1, Duration::ZERO)
             .await
             .unwrap()
             .0

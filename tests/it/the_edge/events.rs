@@ -76,7 +76,7 @@ async fn each_message_of_a_batch_has_a_fate_of_its_own() {
     letter(edge, |letter| *letter == nonsense).await;
     letter(edge, |letter| *letter == json!("nonsense")).await;
     letter(edge, Value::is_null).await;
-    assert!(edge.log().contains("a message went to the dead letters"));
+    assert!(edge.log().contains("moved a message to the dead-letter queue"));
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn events_that_come_at_once_bring_their_machines() {
 async fn while_redis_is_away_messages_come_again_then_die_and_nothing_is_lost() {
     let mut redis = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
     let setup =
-        Setup::over(redis.config()).set("FLEET", "elsewhere").set("maxRetries", 2).set("retryDelay", 0);
+        Setup::over(redis.config()).set("EDGE_FLEET", "disabled").set("maxRetries", 2).set("retryDelay", 0);
     let edge = setup.start().await;
     let (id, event) = arrived(&edge).await;
     redis.kill().await;

@@ -71,7 +71,7 @@ async fn what_is_missing_names_itself_in_readyz_and_in_the_log() {
         assert!(detail.contains(words), "{words}: {detail}");
     }
     assert!(!detail.contains("OUTPUT is not bound"), "{detail}");
-    assert_eq!(http().get(format!("{}/healthz", edge.url)).send().await.unwrap().status(), 200);
+    assert_eq!(http().get(format!("{}/livez", edge.url)).send().await.unwrap().status(), 200);
     // Everything else is refused: also to those who would be let in by a token.
     let refused = edge.post("/api/upload", &json!({})).await;
     is_problem(&refused, 503, None);

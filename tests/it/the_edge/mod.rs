@@ -48,7 +48,7 @@ async fn the_page_and_the_contract_are_those_of_the_api() {
 /// by itself.
 async fn quiet() -> &'static Edge {
     static EDGE: OnceCell<Edge> = OnceCell::const_new();
-    EDGE.get_or_init(|| Setup::over(redis::shared()).set("FLEET", "elsewhere").start()).await
+    EDGE.get_or_init(|| Setup::over(redis::shared()).set("EDGE_FLEET", "disabled").start()).await
 }
 
 fn key(id: &str) -> String {

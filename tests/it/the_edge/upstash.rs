@@ -11,7 +11,7 @@ use crate::support::{upstash_of, upstash_with_lagging_reads};
 async fn a_job_is_there_right_after_its_submit_though_the_read_region_lags() {
     let redis = private_redis(&[]);
     let (url, front, _replica) = upstash_with_lagging_reads(&redis).await;
-    let edge = Setup::over(redis.config()).set("FLEET", "elsewhere").behind(url, front).start().await;
+    let edge = Setup::over(redis.config()).set("EDGE_FLEET", "disabled").behind(url, front).start().await;
     for _ in 0..3 {
         let made = edge.post("/api/jobs", &waiting()).await;
         assert_eq!(made.status, 201, "{made:?}\n{}", edge.log());
@@ -32,7 +32,8 @@ async fn a_used_up_quota_is_told_in_readyz_in_problems_and_in_the_log() {
         (400, r#"{"error":"ERR max requests limit exceeded. Limit: 500000, Usage: 500001."}"#);
     let redis = private_redis(&[]);
     let (url, front) = upstash_of(&redis.config()).await;
-    let edge = Setup::over(redis.config()).set("FLEET", "elsewhere").behind(url, front.clone()).start().await;
+    let edge =
+        Setup::over(redis.config()).set("EDGE_FLEET", "disabled").behind(url, front.clone()).start().await;
     front.answer(&[QUOTA]);
     let ready = edge.get("/readyz").await;
     is_problem(&ready, 503, None);

@@ -96,7 +96,7 @@ async fn of_two_controllers_one_acts_and_the_other_takes_over() {
     let job = site.make("one", spec.clone()).await;
     site.phase("one", "Complete").await;
     assert_eq!(site.changes(&job.uid().unwrap()), ["queued", "running", "completed"]);
-    let acts = |log: &str| log.contains("this controller acts");
+    let acts = |log: &str| log.contains("acquired leadership");
     assert!(acts(&first.log()) != acts(&second.log()));
 
     let holder = site.holder().await.unwrap();

@@ -106,7 +106,7 @@ async fn a_pool_says_how_many_machines_there_may_be() {
     // One that comes later waits behind it.
     make(&site, "second", json!({"image": "worker:2", "max": 50})).await;
     let behind = pool_until(&site, "second", "behind", |s| condition(s, "Stalled")["status"] == "True").await;
-    assert_eq!(condition(&behind, "Stalled")["reason"], "AnotherPoolActs");
+    assert_eq!(condition(&behind, "Stalled")["reason"], "PoolNotActive");
 
     let key = site.input(long_clip()).await;
     for n in 0..3 {
@@ -164,9 +164,9 @@ async fn machines_come_though_the_api_server_is_away() {
     ];
     let controller = Controller::start(&system, &cluster.kubeconfig(), &["--all-namespaces"], &env);
     controller.ready().await;
-    eventually("it acts", || controller.log().contains("this controller acts")).await;
+    eventually("it acts", || controller.log().contains("acquired leadership")).await;
     // It has read that there is no pool. Before, it would not know what is wanted.
-    eventually("it sees to the fleet", || controller.log().contains("acting on the fleet")).await;
+    eventually("it sees to the fleet", || controller.log().contains("acquired the fleet lock")).await;
     cluster.kill_api_server().await;
     eventually("its Lease is over", || controller.log().contains("acts no longer")).await;
     // Without a pool the environment rules, and Redis says who acts on Fly.
@@ -213,7 +213,7 @@ async fn jobs_of_the_api_are_shown_up_to_a_bound() {
     // Whoever scrapes controllers alone sees how many ended: the two of its time.
     let metrics =
         http().get(format!("{}/metrics", controller.url)).send().await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("tcoder_jobs_ended_total{outcome=\"completed\"} 2"), "{metrics}");
+    assert!(metrics.contains("tcoder_jobs_finished_total{outcome=\"completed\"} 2"), "{metrics}");
     site.gone(&format!("api-{second}")).await;
     // Deleting a picture is not cancelling a job.
     site.jobs().delete(&shown, &DeleteParams::default()).await.unwrap();

@@ -67,8 +67,8 @@ impl Fly {
         if self.odds(rng, faults.rate_limited, now) {
             return Some(Outcome::RateLimited { retry_after: None });
         }
-        if self.odds(rng, faults.unauthorised, now) {
-            return Some(Outcome::Unauthorised);
+        if self.odds(rng, faults.unauthorized, now) {
+            return Some(Outcome::Unauthorized);
         }
         if self.odds(rng, faults.lost, now) {
             return Some(Outcome::Unknown);

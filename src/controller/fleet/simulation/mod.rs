@@ -12,7 +12,7 @@ use std::fmt;
 
 pub use scenario::{Faults, Scenario};
 
-use super::{FleetPolicy, Listed, Memory, Moment, Observation, QueueView, Slot, WorkerView};
+use super::{FleetPolicy, FleetState, MachineList, Moment, Observation, QueueView, Slot, WorkerView};
 use crate::flyprovider::{Machine, MachineId, MachineState};
 use crate::job::WorkerId;
 use reconciler::{Limiter, Lock, Reconciler};
@@ -114,7 +114,7 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
 /// A fleet of so many machines, a third each busy, idle and at rest, and twice as many jobs waiting: for
 /// measuring how long [`super::plan`] takes. Memory has taken note of it already.
 #[must_use]
-pub fn crowd(machines: u32) -> (Observation, FleetPolicy, Memory) {
+pub fn crowd(machines: u32) -> (Observation, FleetPolicy, FleetState) {
     let policy = FleetPolicy { max: machines, ..FleetPolicy::new("sim", "image:1") };
     let (list, workers): (Vec<Machine>, Vec<Option<WorkerView>>) = (1..=machines)
         .map(|n| {
@@ -132,8 +132,9 @@ pub fn crowd(machines: u32) -> (Observation, FleetPolicy, Memory) {
         .unzip();
     let workers = workers.into_iter().flatten().collect();
     let queue = QueueView { pending: 2 * u64::from(machines), workers, ..QueueView::default() };
-    let seen = Observation { machines: Ok(Listed { at: Moment::ZERO, machines: list }), queue: Some(queue) };
-    let mut memory = Memory::new();
+    let seen =
+        Observation { machines: Ok(MachineList { at: Moment::ZERO, machines: list }), queue: Some(queue) };
+    let mut memory = FleetState::new();
     memory.observe(&seen, &policy, Moment::ZERO);
     (seen, policy, memory)
 }

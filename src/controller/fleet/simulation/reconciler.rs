@@ -7,7 +7,8 @@ use rand::RngExt as _;
 
 use super::world::World;
 use crate::controller::fleet::{
-    Act, Action, ListFailure, Listed, Memory, NoList, Observation, Outcome, Plan, plan,
+    FleetState, ListFailure, ListUnavailable, MachineList, Observation, Operation, Outcome, Plan,
+    PlannedOperation, plan,
 };
 
 const LOCK_MS: u64 = 15_000;
@@ -40,15 +41,15 @@ pub(super) struct Lock {
 
 enum InFlight {
     List,
-    Write(Action, Outcome),
+    Write(PlannedOperation, Outcome),
     /// Planned, and asleep before it is sent.
-    Stalled(Action),
+    Stalled(PlannedOperation),
 }
 
 pub(super) struct Reconciler {
     name: u8,
     epoch: u64,
-    memory: Memory,
+    memory: FleetState,
     seen: Observation,
     flying: Option<(InFlight, u64, u64)>,
     wake: Option<u64>,
@@ -61,8 +62,8 @@ const fn at(ms: u64) -> Duration {
 
 impl Reconciler {
     pub fn new(name: u8) -> Self {
-        let seen = Observation { machines: Err(NoList::NOT_YET), queue: None };
-        Self { name, epoch: 0, memory: Memory::new(), seen, flying: None, wake: None, quiet: false }
+        let seen = Observation { machines: Err(ListUnavailable::NOT_YET), queue: None };
+        Self { name, epoch: 0, memory: FleetState::new(), seen, flying: None, wake: None, quiet: false }
     }
 
     pub fn wakes_at(&self) -> Option<u64> {
@@ -122,7 +123,7 @@ impl Reconciler {
                 }
                 return Ok(());
             };
-            if let Act::Retire { machine, .. } = &action.act {
+            if let Operation::Retire { machine, .. } = &action.act {
                 let outcome = if world.retire(machine) { Outcome::Done(None) } else { Outcome::Refused };
                 self.memory.record(&action, &outcome, &world.policy, at(now), at(now));
                 continue;
@@ -154,7 +155,7 @@ impl Reconciler {
             lock.epoch += 1;
             self.epoch = lock.epoch;
             // What another did meanwhile stands in no list of ours.
-            self.seen.machines = Err(NoList::NOT_YET);
+            self.seen.machines = Err(ListUnavailable::NOT_YET);
         }
         (lock.holder, lock.until) = (Some(self.name), now + LOCK_MS);
         true
@@ -167,14 +168,14 @@ impl Reconciler {
         world: &mut World,
         lock: &Lock,
         now: u64,
-    ) -> Option<Action> {
+    ) -> Option<PlannedOperation> {
         match flying {
             InFlight::List => {
                 let fails = world.fly.list_fails(&mut world.rng, now);
                 self.seen.machines = if fails {
-                    Err(NoList { why: ListFailure::Failed, at: at(now) })
+                    Err(ListUnavailable { why: ListFailure::Failed, at: at(now) })
                 } else {
-                    Ok(Listed { at: at(sent), machines: world.fly.list(&mut world.rng, now) })
+                    Ok(MachineList { at: at(sent), machines: world.fly.list(&mut world.rng, now) })
                 };
                 self.wake = Some(now);
                 None
@@ -203,12 +204,12 @@ impl Reconciler {
 
     fn send(
         &mut self,
-        action: Action,
+        action: PlannedOperation,
         world: &mut World,
         limiter: &mut Limiter,
         now: u64,
     ) -> Result<(), String> {
-        if let Act::Stop { machine } | Act::Destroy { machine, .. } = &action.act
+        if let Operation::Stop { machine } | Operation::Destroy { machine, .. } = &action.act
             && !world.retire(machine)
         {
             self.flying = Some((InFlight::Write(action, Outcome::Refused), now, now + 1));
@@ -223,17 +224,17 @@ impl Reconciler {
 }
 
 /// The request reaches Fly.
-fn carry_out(action: &Action, world: &mut World, now: u64) -> Result<Outcome, String> {
+fn carry_out(action: &PlannedOperation, world: &mut World, now: u64) -> Result<Outcome, String> {
     let report = &mut world.report;
     let (region, launches) = match &action.act {
-        Act::Create { region, .. } => (region.as_str(), true),
-        Act::Start { .. } => ("here", true),
+        Operation::Create { region, .. } => (region.as_str(), true),
+        Operation::Start { .. } => ("here", true),
         _ => ("", false),
     };
     let count = match &action.act {
-        Act::Create { .. } => &mut report.creates,
-        Act::Start { .. } => &mut report.starts,
-        Act::Stop { .. } => &mut report.stops,
+        Operation::Create { .. } => &mut report.creates,
+        Operation::Start { .. } => &mut report.starts,
+        Operation::Stop { .. } => &mut report.stops,
         _ => &mut report.destroys,
     };
     *count += 1;
@@ -245,19 +246,19 @@ fn carry_out(action: &Action, world: &mut World, now: u64) -> Result<Outcome, St
     }
     let rng = &mut world.rng;
     let (outcome, killed) = match &action.act {
-        Act::Create { name, region, .. } => {
+        Operation::Create { name, region, .. } => {
             (world.fly.create(rng, name, region, &world.policy.image, now), None)
         }
-        Act::Start { machine } => (world.fly.start(rng, machine, now)?, None),
-        Act::Stop { machine } => {
+        Operation::Start { machine } => (world.fly.start(rng, machine, now)?, None),
+        Operation::Stop { machine } => {
             let (outcome, killed) = world.fly.stop(rng, machine, now);
             (outcome, killed.then_some(machine))
         }
-        Act::Destroy { machine, force } => {
+        Operation::Destroy { machine, force } => {
             let (outcome, killed) = world.fly.destroy(rng, machine, *force, now);
             (outcome, killed.then_some(machine))
         }
-        Act::Retire { .. } => (Outcome::Done(None), None),
+        Operation::Retire { .. } => (Outcome::Done(None), None),
     };
     if let Some(machine) = killed {
         if world.has_lease(machine) {

@@ -31,7 +31,7 @@ pub struct Faults {
     /// Chance that a list is empty or lacks machines.
     pub list_lies: f64,
     /// Chance that Fly refuses the token.
-    pub unauthorised: f64,
+    pub unauthorized: f64,
     /// Chance that a reconciler sleeps between its plan and its write.
     pub stall: f64,
     /// Mean time between strokes on a machine: vanishes, loses its worker, is stopped, or its host goes.
@@ -122,7 +122,7 @@ impl Scenario {
             hang: chance(0.6),
             list_fails: chance(0.5),
             list_lies: chance(0.5),
-            unauthorised: chance(0.05),
+            unauthorized: chance(0.05),
             stall: chance(0.3),
             stroke_every_ms: None,
             redis_every_ms: None,

@@ -148,7 +148,7 @@ fn fault_10_after_three_failed_launches_no_more_are_made_and_it_is_said() {
     desk.now = s(5);
     desk.see(&[(1, Failed, Nobody), (2, Failed, Nobody), (3, Failed, Nobody)], 3);
     assert!(desk.says("3 launches in a row") && desk.says("FLY_WORKER_IMAGE"));
-    assert!(desk.acts().iter().all(|a| matches!(a, Act::Destroy { .. })));
+    assert!(desk.acts().iter().all(|a| matches!(a, Operation::Destroy { .. })));
     desk.now = s(10);
     desk.see(&[], 3);
     assert!(desk.acts().is_empty());
@@ -209,9 +209,9 @@ fn fault_10_launches_without_a_heartbeat_end_in_a_hold_that_says_what_to_compare
             desk.list()[0].events = events(2_000, None);
             assert_eq!(failures(&mut desk), failed);
             assert_eq!(desk.says("3 launches in a row"), failed == 3);
-            let stop = Act::Stop { machine: MachineId("m1".into()) };
+            let stop = Operation::Stop { machine: MachineId("m1".into()) };
             assert!(desk.acts().contains(&stop));
-            let action = Action { act: stop, reason: "it is silent".into() };
+            let action = PlannedOperation { act: stop, reason: "it is silent".into() };
             desk.memory.record(&action, &Outcome::Done(None), &desk.policy, desk.now, desk.now);
             desk.now += s(6);
             desk.see(&[(1, Stopped, Nobody)], 1);
@@ -406,7 +406,7 @@ fn fault_16_the_budget_bounds_new_machines_and_ends_none() {
     assert_eq!(desk.policy.affordable(), 1);
     assert!(desk.acts().is_empty() && desk.says("pays for 1 machines"));
     desk.see(&[], 5);
-    desk.memory = Memory::new();
+    desk.memory = FleetState::new();
     assert_eq!(desk.steps(), ["create 01 any"]);
 }
 
@@ -440,7 +440,7 @@ fn fault_18_without_redis_or_without_a_list_nothing_is_done() {
     desk.seen.queue = None;
     assert!(desk.acts().is_empty() && desk.says("Redis"));
     let mut desk = Desk::new(&[(1, Failed, Nobody)], 5);
-    desk.seen.machines = Err(NoList { why: ListFailure::Failed, at: desk.now });
+    desk.seen.machines = Err(ListUnavailable { why: ListFailure::Failed, at: desk.now });
     assert!(desk.acts().is_empty() && desk.says("list"));
     assert_eq!(desk.plan().next_look, Some(s(5)));
 }
@@ -448,9 +448,9 @@ fn fault_18_without_redis_or_without_a_list_nothing_is_done() {
 #[test]
 fn fault_19_a_refused_token_stops_the_writes_and_says_so() {
     let mut desk = Desk::new(&[], 5);
-    desk.first_ends(Outcome::Unauthorised);
+    desk.first_ends(Outcome::Unauthorized);
     assert!(desk.acts().is_empty() && desk.says("FLY_API_TOKEN"));
-    desk.seen.machines = Err(NoList { why: ListFailure::Unauthorised, at: desk.now });
+    desk.seen.machines = Err(ListUnavailable { why: ListFailure::Unauthorized, at: desk.now });
     assert!(desk.acts().is_empty() && desk.says("FLY_API_TOKEN"));
 }
 
@@ -468,7 +468,7 @@ fn fault_20_for_want_of_payment_no_machine_is_launched_for_ten_minutes_and_the_t
     desk.first_ends(Outcome::Billing);
     assert!(desk.says("payment") && !desk.steps().iter().any(|step| step.starts_with("start")));
     let mut desk = Desk::new(&[(1, Failed, Nobody)], 5);
-    desk.seen.machines = Err(NoList { why: ListFailure::Billing, at: desk.now });
+    desk.seen.machines = Err(ListUnavailable { why: ListFailure::Billing, at: desk.now });
     assert!(desk.acts().is_empty() && desk.says("payment") && !desk.says("FLY_API_TOKEN"));
 }
 
@@ -539,7 +539,7 @@ fn after_redis_was_away_for_long_workers_get_time_to_show_themselves() {
         now: desk.now,
     };
     assert_eq!(desk.steps(), ["stop m1"]);
-    doubting.memory.doubt_absences(doubting.now);
+    doubting.memory.reset_heartbeat_clocks(doubting.now);
     assert!(doubting.acts().is_empty());
     doubting.now = s(320);
     doubting.see(&[(1, Started, Dead)], 0);

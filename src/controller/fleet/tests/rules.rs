@@ -55,11 +55,11 @@ fn check(desk: &mut Desk) -> Result<(), String> {
             }
         }
         match &action.act {
-            Act::Start { machine } if has(machine, &|w| w.fresh) => {
+            Operation::Start { machine } if has(machine, &|w| w.fresh) => {
                 return Err(format!("{machine} is started twice"));
             }
-            Act::Start { .. } => starts += 1,
-            Act::Create { slot, name, .. } => {
+            Operation::Start { .. } => starts += 1,
+            Operation::Create { slot, name, .. } => {
                 creates += 1;
                 if names.contains(name.as_str()) || slot.0 == 0 || slot.0 > desk.policy.max {
                     return Err(format!("{slot} is not free"));

@@ -1,7 +1,7 @@
 //! Whole lives of fleets, in virtual time.
 
 use crate::controller::fleet::simulation::{Scenario, converge_calls_over_minimum, crowd, run};
-use crate::controller::fleet::{Act, Moment, plan};
+use crate::controller::fleet::{Moment, Operation, plan};
 
 #[test]
 fn thousands_of_fleets_end_quiet_whatever_befalls_them() {
@@ -46,8 +46,8 @@ fn without_faults_nothing_is_stopped_or_destroyed_and_no_more_is_made_than_jobs(
 #[test]
 fn of_a_crowd_everything_at_rest_is_started_and_nothing_made() {
     let (seen, policy, memory) = crowd(300);
-    let acts: Vec<Act> =
+    let acts: Vec<Operation> =
         plan(&seen, &policy, &memory, Moment::ZERO).actions.into_iter().map(|a| a.act).collect();
     assert_eq!(acts.len(), 100);
-    assert!(acts.iter().all(|act| matches!(act, Act::Start { .. })));
+    assert!(acts.iter().all(|act| matches!(act, Operation::Start { .. })));
 }

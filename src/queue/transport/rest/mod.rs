@@ -16,8 +16,8 @@ use url::Url;
 
 use super::sync::{self, SyncToken};
 use super::{Command, QueueError, Reply};
-use crate::pace::{sleep, within};
 use crate::queue::backoff;
+use crate::time::{sleep, timeout};
 use answer::{Answer, Redaction};
 
 /// Until the whole answer is there.
@@ -126,7 +126,7 @@ impl Rest {
             let bytes = answer.bytes().await.map_err(|error| lost(&error))?;
             Ok::<_, QueueError>((status, bytes))
         };
-        let Some(answered) = within(LIMIT, exchange).await else { return Err(late()) };
+        let Some(answered) = timeout(LIMIT, exchange).await else { return Err(late()) };
         let (status, bytes) = answered?;
         if !status.is_success() {
             return Err(answer::refusal(status, &bytes, &inside.redaction));

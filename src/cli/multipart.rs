@@ -1,0 +1,163 @@
+//! A large file goes up to storage in parts, some at a time; one that breaks off is sent again, and only that.
+
+use std::io::SeekFrom;
+use std::path::Path;
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use indicatif::ProgressBar;
+use reqwest::StatusCode;
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
+use url::Url;
+
+use super::client::Client;
+use super::upload::{PutError, UploadTimeouts, put, root_cause};
+use crate::api::{Multipart, SignPartsRequest};
+use crate::job::JobId;
+use crate::queue::backoff;
+
+/// Parts under way at once.
+const AT_ONCE: usize = 4;
+/// Parts whose addresses are asked for at a time: they are good for an hour, and a slow line takes its time.
+const BATCH: usize = 16;
+/// Times a part is sent before the upload is given up.
+const TRIES: u32 = 6;
+/// Longest storage may take to begin or complete an upload. Completing can take S3 minutes.
+const ANSWER: Duration = Duration::from_secs(300);
+
+/// A file on its way.
+pub struct MultipartUpload<'a> {
+    pub client: &'a Client,
+    pub id: JobId,
+    pub file: &'a Path,
+    pub size: u64,
+    pub bar: &'a ProgressBar,
+}
+
+impl MultipartUpload<'_> {
+    /// Sends the file in parts.
+    pub async fn send(&self, multipart: &Multipart) -> Result<(), PutError> {
+        let upload_id = self.begin(multipart.start_url.clone()).await?;
+        let count = self.size.div_ceil(multipart.part_size.max(1));
+        let numbers: Vec<u16> = (1..=count).map_while(|n| u16::try_from(n).ok()).collect();
+        let mut tags: Vec<(u16, String)> = Vec::new();
+        for batch in numbers.chunks(BATCH) {
+            let addresses = self.addresses(&upload_id, batch).await?.parts;
+            let sent = futures::stream::iter(addresses.into_iter().map(|part| async move {
+                let tag = self.part(part.part_number, part.url, multipart.part_size).await?;
+                Ok::<_, PutError>((part.part_number, tag))
+            }));
+            tags.extend(sent.buffer_unordered(AT_ONCE).try_collect::<Vec<_>>().await?);
+        }
+        tags.sort_unstable();
+        let complete = self.addresses(&upload_id, &[]).await?.complete_url;
+        let answer = self.post(complete, complete_body(&tags)).await?;
+        // Storage may find out only after it began to answer 200.
+        if answer.contains("<Error>") {
+            Err(PutError::Broken("storage could not join the parts".into()))
+        } else {
+            Ok(())
+        }
+    }
+
+    async fn begin(&self, url: Url) -> Result<String, PutError> {
+        let answer = self.post(url, String::new()).await?;
+        upload_id(&answer).ok_or_else(|| PutError::Broken("storage gave the upload no id".into()))
+    }
+
+    async fn addresses(&self, upload_id: &str, parts: &[u16]) -> Result<crate::api::SignedParts, PutError> {
+        let wanted = SignPartsRequest { upload_id: upload_id.to_owned(), part_numbers: parts.to_vec() };
+        self.client.parts(self.id, &wanted).await.map_err(|e| PutError::Broken(e.to_string()))
+    }
+
+    async fn post(&self, url: Url, body: String) -> Result<String, PutError> {
+        let broken = |error: reqwest::Error| PutError::Broken(root_cause(error));
+        let request = self.client.uploads().post(url).timeout(ANSWER).body(body);
+        let answer = request.send().await.map_err(broken)?;
+        if !answer.status().is_success() {
+            return Err(PutError::Refused(answer.status()));
+        }
+        answer.text().await.map_err(broken)
+    }
+
+    async fn part(&self, number: u16, url: Url, part_size: u64) -> Result<String, PutError> {
+        let from = u64::from(number - 1) * part_size;
+        let size = part_size.min(self.size - from);
+        let unreadable = |e: std::io::Error| PutError::Broken(format!("the file cannot be read: {e}"));
+        let mut tries = 0;
+        loop {
+            let mut file = tokio::fs::File::open(self.file).await.map_err(unreadable)?;
+            file.seek(SeekFrom::Start(from)).await.map_err(unreadable)?;
+            let told = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+            let (sum, bar) = (told.clone(), self.bar.clone());
+            let on_bytes = move |more| {
+                sum.fetch_add(more, std::sync::atomic::Ordering::Relaxed);
+                bar.inc(more);
+            };
+            let sent = put(
+                self.client.uploads(),
+                url.clone(),
+                file.take(size),
+                size,
+                UploadTimeouts::default(),
+                on_bytes,
+            )
+            .await;
+            let error = match sent {
+                Ok(Some(tag)) => return Ok(tag),
+                Ok(None) => return Err(PutError::Broken("storage did not tag a part".into())),
+                Err(error) => error,
+            };
+            tries += 1;
+            if tries == TRIES
+                || matches!(error, PutError::Refused(StatusCode::FORBIDDEN | StatusCode::NOT_FOUND))
+            {
+                return Err(error);
+            }
+            tracing::debug!(part = number, %error, tries, "a part broke off; sending it again");
+            self.bar.dec(told.load(std::sync::atomic::Ordering::Relaxed));
+            tokio::time::sleep(backoff::full_jitter(
+                tries,
+                Duration::from_millis(500),
+                Duration::from_secs(20),
+            ))
+            .await;
+        }
+    }
+}
+
+/// The id in `InitiateMultipartUploadResult`.
+fn upload_id(xml: &str) -> Option<String> {
+    let id = xml.split_once("<UploadId>")?.1.split_once("</UploadId>")?.0.trim();
+    (!id.is_empty())
+        .then(|| id.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+}
+
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
+fn complete_body(tags: &[(u16, String)]) -> String {
+    let escaped = |tag: &str| tag.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
+    let parts: String = tags
+        .iter()
+        .map(|(n, tag)| format!("<Part><PartNumber>{n}</PartNumber><ETag>{}</ETag></Part>", escaped(tag)))
+        .collect();
+    format!(
+        "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</CompleteMultipartUpload>"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_and_writes_what_storage_does() {
+        let xml = "<?xml version=\"1.0\"?><InitiateMultipartUploadResult><Bucket>input</Bucket>\
+                   <UploadId>a&amp;b</UploadId></InitiateMultipartUploadResult>";
+        assert_eq!(upload_id(xml).as_deref(), Some("a&b"));
+        assert_eq!(upload_id("<Error/>"), None);
+        let body = complete_body(&[(1, "\"x\"".into()), (2, "y".into())]);
+        assert!(body.contains(
+            "<Part><PartNumber>1</PartNumber><ETag>&quot;x&quot;</ETag></Part><Part><PartNumber>2<"
+        ));
+    }
+}

@@ -1,0 +1,226 @@
+//! Tables, bars and numbers for people.
+
+use std::borrow::Cow;
+use std::io::Write as _;
+use std::path::Path;
+
+use comfy_table::{CellAlignment, Table, presets};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::{CliError, fetch};
+use crate::job::{Input, Job, JobResult, State};
+
+/// `println!`, but a reader that has seen enough (`| head`) is no reason to panic.
+macro_rules! outln {
+    ($($words:tt)*) => {
+        $crate::cli::output::line(format_args!($($words)*))
+    };
+}
+pub(super) use outln;
+
+/// Prints a line on stdout; whoever does not want to read it need not.
+pub fn line(words: std::fmt::Arguments<'_>) {
+    let _ = writeln!(std::io::stdout().lock(), "{words}");
+}
+
+/// Prints a value as JSON on stdout. A script relies on all of it, so a full disk is an error.
+pub fn json(value: &impl Serialize) -> Result<(), CliError> {
+    let text = serde_json::to_string_pretty(value).map_err(CliError::local)?;
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(CliError::Local(format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A bar that counts bytes; invisible where stderr is no terminal.
+pub fn bytes_bar(what: &'static str, size: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
+    if let Ok(style) =
+        ProgressStyle::with_template("{prefix:>9} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
+    {
+        bar.set_style(style);
+    }
+    bar.with_prefix(what)
+}
+
+/// Counts bytes whose sum is not known.
+pub fn bytes_count(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{prefix:>9} {bytes} {bytes_per_sec} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.with_prefix(what)
+}
+
+/// A bar that counts to a hundred.
+pub fn percent_bar() -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{msg:>9} {wide_bar} {percent}% {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+fn table(header: &[&str], right: &[usize]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header.iter().copied());
+    for column in right {
+        if let Some(column) = table.column_mut(*column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    table
+}
+
+/// One rendition as a table's line.
+pub struct Line<'a> {
+    pub quality: &'a str,
+    pub width: u32,
+    pub height: u32,
+    pub codec: &'a str,
+    pub audio: Option<&'a str>,
+    pub bitrate: u64,
+    pub duration: f64,
+    pub size: u64,
+    pub place: Cow<'a, str>,
+}
+
+/// Prints a table of renditions.
+pub fn renditions<'a>(lines: impl Iterator<Item = Line<'a>>) {
+    let mut t =
+        table(&["quality", "picture", "video", "audio", "bitrate", "length", "size", "file"], &[4, 5, 6]);
+    for line in lines {
+        t.add_row([
+            line.quality.to_owned(),
+            format!("{}x{}", line.width, line.height),
+            line.codec.to_owned(),
+            line.audio.unwrap_or("-").to_owned(),
+            format!("{} kbit/s", line.bitrate / 1000),
+            format!("{:.2} s", line.duration),
+            HumanBytes(line.size).to_string(),
+            line.place.into_owned(),
+        ]);
+    }
+    outln!("{t}");
+}
+
+/// Prints what a completed job made; `dir` is where it was downloaded to, if it was.
+pub fn outputs(job: &Job, dir: Option<&Path>) {
+    let Some(result) = &job.result else { return };
+    renditions(result.outputs.iter().map(|o| Line {
+        quality: o.quality.name(),
+        width: o.width,
+        height: o.height,
+        codec: &o.codec,
+        audio: o.audio_codec.as_deref(),
+        bitrate: o.bitrate,
+        duration: o.duration,
+        size: o.size,
+        place: match (dir, fetch::relative_output_path(&o.key)) {
+            (Some(dir), Ok(path)) => Cow::from(dir.join(path).display().to_string()),
+            _ => Cow::from(o.key.as_str()),
+        },
+    }));
+    remarks(result, dir);
+}
+
+fn remarks(result: &JobResult, dir: Option<&Path>) {
+    for skipped in &result.skipped {
+        outln!("{}: {}", skipped.quality, skipped.reason);
+    }
+    let master = result.master.iter().map(|m| ("master playlist", &m.key, &m.url));
+    let poster = result.poster.iter().map(|p| ("poster", &p.key, &p.url));
+    let board = result.storyboard.iter().map(|b| ("storyboard", &b.key, &b.url));
+    for (what, key, url) in master.chain(poster).chain(board) {
+        match dir.zip(fetch::relative_output_path(key).ok()) {
+            Some((dir, path)) => outln!("{what}: {}", dir.join(path).display()),
+            None => outln!("{what}: {}", url.as_deref().unwrap_or(key.as_str())),
+        }
+    }
+    let t = &result.timings;
+    outln!(
+        "{:.1} s of video at {:.1}x; fetching {:.1} s, encoding {:.1} s, storing {:.1} s; {:.1} CPU-s",
+        result.source.duration,
+        result.speed,
+        t.download_seconds,
+        t.transcode_seconds,
+        t.upload_seconds,
+        result.cpu_seconds
+    );
+}
+
+/// Prints one job.
+pub fn job(job: &Job) {
+    outln!("job      {}", job.job_id);
+    outln!("status   {}", status(job));
+    outln!("input    {}", input(job));
+    outln!("preset   {}", job.spec.preset);
+    outln!("attempt  {} of {}", job.attempt, job.spec.max_attempts);
+    if let Some(created) = job.timestamps.created_at {
+        outln!("created  {created}");
+    }
+    if let Some(error) = &job.error {
+        outln!("error    {}", error.message);
+    }
+    if job.status == State::Completed {
+        outln!("");
+        outputs(job, None);
+    }
+}
+
+/// Prints a list of jobs.
+pub fn jobs(jobs: &[Job]) {
+    if jobs.is_empty() {
+        eprintln!("no jobs; send one with `tcoder submit FILE`");
+        return;
+    }
+    let mut t = table(&["job", "status", "preset", "qualities", "created", "input"], &[]);
+    for job in jobs {
+        let qualities: Vec<&str> = job.spec.output_qualities.rungs().iter().map(|q| q.name()).collect();
+        t.add_row([
+            job.job_id.to_string(),
+            status(job),
+            job.spec.preset.to_string(),
+            if qualities.is_empty() { "-".into() } else { qualities.join(",") },
+            job.timestamps.created_at.map_or_else(String::new, |at| at.to_string()),
+            input(job),
+        ]);
+    }
+    outln!("{t}");
+}
+
+/// Prints a table of the fleet's machines.
+pub fn machines(rows: impl Iterator<Item = [String; 8]>) {
+    let mut t = table(&["machine", "state", "role", "region", "job", "age", "up", "cost so far"], &[5, 6, 7]);
+    t.add_rows(rows);
+    outln!("{t}");
+}
+
+/// Prints numbered steps, each with its reason.
+pub fn steps(rows: impl Iterator<Item = [String; 2]>) {
+    let mut t = table(&["step", "why"], &[]);
+    t.add_rows(rows);
+    outln!("{t}");
+}
+
+fn status(job: &Job) -> String {
+    match job.status {
+        State::Running => format!("running {:.0}%", job.progress),
+        other => other.to_string(),
+    }
+}
+
+fn input(job: &Job) -> String {
+    match &job.spec.input {
+        Input::Key(key) => key.file_name().to_owned(),
+        Input::Url(url) => {
+            // Behind the question mark may stand a signature.
+            let mut url = url.clone();
+            url.set_query(None);
+            url.to_string()
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The server roles `up`, `api`, `worker`. Each reads its environment, starts, and runs until it is
+//! told to stop.
+
+use std::net::SocketAddr;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::CliError;
+use super::args::{ApiArgs, UpArgs};
+use super::output::outln;
+use crate::api::{self, AppState};
+use crate::config::{ApiConfig, Env, RedisConfig, StorageConfig, WorkerConfig, webhook_secret};
+use crate::http_server::{Limits, serve};
+use crate::metrics::Metrics;
+use crate::net::EgressPolicy;
+use crate::queue::Queue;
+use crate::standalone::{Options, Up};
+use crate::storage::Storage;
+use crate::storage::urls::UrlSigner;
+use crate::transcoder::worker::{ExitReason, Worker};
+use crate::webhook::WebhookSender;
+
+/// Cancelled by SIGTERM or SIGINT.
+pub(super) fn stop_signal() -> Result<CancellationToken, CliError> {
+    stop_signals().map(|(stop, _)| stop)
+}
+
+/// One cancelled by SIGTERM or SIGINT, and one by a SIGINT after that: somebody does not want to wait.
+fn stop_signals() -> Result<(CancellationToken, CancellationToken), CliError> {
+    let mut term = signal(SignalKind::terminate()).map_err(CliError::start)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(CliError::start)?;
+    let (stop, again) = (CancellationToken::new(), CancellationToken::new());
+    let tokens = (stop.clone(), again.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        tokens.0.cancel();
+        int.recv().await;
+        tokens.1.cancel();
+    });
+    Ok((stop, again))
+}
+
+/// `tcoder up`
+pub async fn up(args: UpArgs) -> Result<(), CliError> {
+    let (stop, again) = stop_signals()?;
+    let options = Options {
+        data: args.data,
+        listen: args.listen,
+        public_host: args.public_host,
+        min_machines: args.min_machines.min(args.max_machines),
+        max_machines: args.max_machines,
+    };
+    let env = Env::process();
+    let up = tokio::select! {
+        up = Up::start(&options, &env) => up.map_err(CliError::start)?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    outln!("tcoder is up.\n");
+    for (what, where_) in up.summary() {
+        outln!("  {what:<8} {where_}");
+    }
+    let server = match up.api() {
+        "http://127.0.0.1:8080" => String::new(),
+        elsewhere => format!(" --server {elsewhere}"),
+    };
+    outln!("\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n");
+    outln!("Ctrl-C stops it; the next start goes on where this one stopped.");
+    stop.cancelled().await;
+    outln!("\nstopping: workers hand their jobs back (Ctrl-C again ends at once)");
+    tokio::select! {
+        () = up.stop() => {}
+        // Dropping what is left kills the children.
+        () = again.cancelled() => return Err(CliError::Interrupted),
+    }
+    outln!("stopped; nothing is lost");
+    Ok(())
+}
+
+/// `tcoder api`
+pub async fn api(args: ApiArgs) -> Result<(), CliError> {
+    let env = Env::process();
+    let api_config = ApiConfig::read(&env).map_err(CliError::start)?;
+    let redis = RedisConfig::read(&env).map_err(CliError::start)?;
+    let storage = StorageConfig::read(&env).map_err(CliError::start)?;
+    api_config.allows(args.listen).map_err(CliError::start)?;
+    let guard = EgressPolicy::allow_private(api_config.allow_private_urls);
+    let mail = webhook_secret(&env)
+        .map(|s| WebhookSender::of_installation(&s, guard))
+        .transpose()
+        .map_err(CliError::start)?;
+    let stop = stop_signal()?;
+    let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
+    let listener = listen(args.listen).await?;
+    let links = UrlSigner::new(&storage, api_config.public_url.clone()).map_err(CliError::start)?;
+    let metrics = Metrics::new();
+    let app = AppState::start(
+        queue,
+        Storage::new(&storage),
+        links,
+        api_config,
+        mail.is_some(),
+        metrics,
+        stop.clone(),
+    )
+    .await
+    .map_err(CliError::start)?;
+    let tasks = TaskTracker::new();
+    tasks.spawn(app.janitor(mail).run(stop.clone()));
+    tasks.close();
+    tracing::info!(address = %listener.local_addr().unwrap_or(args.listen), "API listening");
+    serve(listener, api::router(app), Limits::default(), stop).await;
+    tasks.wait().await;
+    Ok(())
+}
+
+pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
+    let failed = |e| CliError::Start(format!("cannot listen on {address}: {e}; choose another --listen"));
+    TcpListener::bind(address).await.map_err(failed)
+}
+
+/// `tcoder worker`
+pub async fn worker() -> Result<(), CliError> {
+    let env = Env::process();
+    let config = WorkerConfig::read(&env).map_err(CliError::start)?;
+    let redis = RedisConfig::read(&env).map_err(CliError::start)?;
+    let storage = StorageConfig::read(&env).map_err(CliError::start)?;
+    let stop = stop_signal()?;
+    let start = async {
+        let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
+        Worker::start(config, queue, Storage::new(&storage)).await.map_err(CliError::start)
+    };
+    let worker = tokio::select! {
+        worker = start => worker?,
+        () = stop.cancelled() => return Ok(()),
+    };
+    match worker.run(stop).await {
+        ExitReason::TooManyFailures => Err(CliError::Failed(ExitReason::TooManyFailures.to_string())),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,235 @@
+//! A file goes up to storage.
+//!
+//! How long that takes is the line's affair: an upload is given up when nothing moves, not when it is
+//! long.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use reqwest::{Body, Response, StatusCode, header};
+use tokio::io::AsyncRead;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::io::ReaderStream;
+use url::Url;
+
+/// How long an upload may stand still.
+#[derive(Clone, Copy, Debug)]
+pub struct UploadTimeouts {
+    /// Without a byte taken.
+    pub stall: Duration,
+    /// From the last byte to the answer; what the system holds in its buffers goes out meanwhile.
+    pub answer: Duration,
+}
+
+impl Default for UploadTimeouts {
+    fn default() -> Self {
+        Self { stall: Duration::from_secs(60), answer: Duration::from_secs(300) }
+    }
+}
+
+/// The file is not in storage. The address is in none of these: it is a key to the bucket.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum PutError {
+    /// Nothing moves.
+    #[error("storage took nothing for {} s, after {taken} of {size} bytes", after.as_secs())]
+    Stalled {
+        /// Bytes handed over so far.
+        taken: u64,
+        /// Bytes there are.
+        size: u64,
+        /// How long nothing moved.
+        after: Duration,
+    },
+    /// All was sent.
+    #[error("storage did not answer within {} s of the last byte", .0.as_secs())]
+    Silent(Duration),
+    /// The connection or the file.
+    #[error("{0}")]
+    Broken(String),
+    /// Storage said no.
+    #[error("storage refused it ({0})")]
+    Refused(StatusCode),
+}
+
+/// PUTs the `size` bytes of `file`; `on_bytes` hears of every piece that is taken. Answers their entity tag.
+pub async fn put(
+    http: &reqwest::Client,
+    url: Url,
+    file: impl AsyncRead + Send + 'static,
+    size: u64,
+    patience: UploadTimeouts,
+    on_bytes: impl Fn(u64) + Send + 'static,
+) -> Result<Option<String>, PutError> {
+    let (progress, taken) = watch::channel(0);
+    let stream = ReaderStream::with_capacity(file, 256 * 1024).inspect(move |piece| {
+        if let Ok(piece) = piece {
+            let more = piece.len() as u64;
+            progress.send_modify(|sum| *sum += more);
+            on_bytes(more);
+        }
+    });
+    let request = http.put(url).header(header::CONTENT_LENGTH, size).body(Body::wrap_stream(stream));
+    let answer = answer(request, taken, size, patience).await?;
+    if !answer.status().is_success() {
+        return Err(PutError::Refused(answer.status()));
+    }
+    Ok(answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned))
+}
+
+async fn answer(
+    request: reqwest::RequestBuilder,
+    mut taken: watch::Receiver<u64>,
+    size: u64,
+    patience: UploadTimeouts,
+) -> Result<Response, PutError> {
+    let broken = |error: reqwest::Error| PutError::Broken(root_cause(error));
+    let mut sending = std::pin::pin!(request.send());
+    loop {
+        let so_far = *taken.borrow_and_update();
+        if so_far >= size {
+            break;
+        }
+        tokio::select! {
+            sent = &mut sending => return sent.map_err(broken),
+            moved = timeout(patience.stall, taken.changed()) => match moved {
+                Ok(Ok(())) => {}
+                // The body is let go of: there is an answer, or a broken connection.
+                Ok(Err(_)) => break,
+                Err(_) => return Err(PutError::Stalled { taken: so_far, size, after: patience.stall }),
+            },
+        }
+    }
+    match timeout(patience.answer, sending).await {
+        Ok(sent) => sent.map_err(broken),
+        Err(_) => Err(PutError::Silent(patience.answer)),
+    }
+}
+
+/// What lies at the bottom of an error, such as `connection reset by peer`.
+pub fn root_cause(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut cause: &dyn StdError = &error;
+    while let Some(below) = cause.source() {
+        cause = below;
+    }
+    cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    /// More than the system's buffers take unread.
+    const SIZE: u64 = 32 << 20;
+
+    /// A listener whose connections hold little that was not read.
+    fn listener() -> TcpListener {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(64 * 1024).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        socket.listen(1).unwrap()
+    }
+
+    async fn upload(
+        listener: &TcpListener,
+        patience: UploadTimeouts,
+        receive: impl AsyncFnOnce(&mut TcpStream),
+    ) -> Result<Option<String>, PutError> {
+        crate::net::install_crypto();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(SIZE).unwrap();
+        let url = format!("http://{}/input/film.mp4?X-Amz-Signature=hush", listener.local_addr().unwrap());
+        let sent = put(&http, url.parse().unwrap(), tokio::fs::File::from(file), SIZE, patience, |_| {});
+        let received = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            receive(&mut stream).await;
+            // Held open until the sender has made up its mind.
+            stream
+        };
+        tokio::pin!(sent);
+        let mut held = None;
+        tokio::select! {
+            sent = &mut sent => return sent,
+            stream = received => held.replace(stream),
+        };
+        let sent = sent.await;
+        drop(held);
+        sent
+    }
+
+    async fn read_head(stream: &mut TcpStream) {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+    }
+
+    async fn read_all(stream: &mut TcpStream, pause: Duration) {
+        read_head(stream).await;
+        let mut piece = vec![0; 1 << 20];
+        let mut left = SIZE;
+        while left > 0 {
+            let want = piece.len().min(usize::try_from(left).unwrap());
+            left -= stream.read_exact(&mut piece[..want]).await.unwrap() as u64;
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    const LONG: Duration = Duration::from_secs(120);
+    const SHORT: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
+    async fn a_slow_line_is_no_reason_to_give_up() {
+        let stall = Duration::from_millis(1500);
+        let sent = upload(&listener(), UploadTimeouts { stall, answer: LONG }, async |stream| {
+            // Longer than the patience for standing still, but it moves.
+            read_all(stream, Duration::from_millis(70)).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        })
+        .await;
+        assert_eq!(sent, Ok(None));
+    }
+
+    #[tokio::test]
+    async fn one_that_stands_still_is_given_up() {
+        let sent = upload(&listener(), UploadTimeouts { stall: SHORT, answer: LONG }, async |stream| {
+            read_head(stream).await
+        })
+        .await;
+        let error = sent.unwrap_err();
+        assert!(matches!(error, PutError::Stalled { taken, .. } if taken < SIZE), "{error}");
+    }
+
+    #[tokio::test]
+    async fn so_is_one_without_an_answer() {
+        let patience = UploadTimeouts { stall: LONG, answer: SHORT };
+        let sent = upload(&listener(), patience, async |stream| read_all(stream, Duration::ZERO).await).await;
+        assert_eq!(sent, Err(PutError::Silent(SHORT)));
+    }
+
+    #[tokio::test]
+    async fn what_broke_is_said_and_the_address_is_not() {
+        let listener = listener();
+        let patience = UploadTimeouts { stall: LONG, answer: LONG };
+        let sent = upload(&listener, patience, async |stream| {
+            read_head(stream).await;
+            stream.shutdown().await.unwrap();
+        })
+        .await;
+        let error = sent.unwrap_err().to_string();
+        assert!(!error.contains("hush") && !error.contains("127.0.0.1") && error.len() > 5, "{error}");
+
+        let closed = listener.local_addr().unwrap();
+        drop(listener);
+        crate::net::install_crypto();
+        let url: Url = format!("http://{closed}/?X-Amz-Signature=hush").parse().unwrap();
+        let error = reqwest::Client::builder().no_proxy().build().unwrap().put(url).send().await.unwrap_err();
+        let error = root_cause(error);
+        assert!(error.to_lowercase().contains("connection refused") && !error.contains("hush"), "{error}");
+    }
+}

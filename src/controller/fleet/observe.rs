@@ -1,0 +1,277 @@
+//! How memory takes in a list of machines and the pool.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::launches::{began, newest_exit};
+use super::observation::{MachineList, Moment, Observation, QueueView, WorkerView};
+use super::policy::FleetPolicy;
+use super::slot::{POOL, Slot};
+use super::state::{FleetState, LaunchFailure, MachineRecord, MissingMachine, OperationKind};
+use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
+
+pub(super) type ByMachine<'a> = BTreeMap<&'a MachineId, Vec<&'a WorkerView>>;
+
+/// Whether a machine of the app belongs to the fleet.
+pub(super) fn is_ours(policy: &FleetPolicy, machine: &Machine) -> bool {
+    let labelled = |m: &Machine| m.config.as_ref().is_some_and(|c| c.metadata.contains_key(POOL));
+    Slot::parse(&policy.app, &machine.name).is_some() || labelled(machine)
+}
+
+pub(super) fn by_machine(observation: &Observation) -> ByMachine<'_> {
+    let mut map = ByMachine::new();
+    for worker in observation.queue.iter().flat_map(|q| &q.workers) {
+        map.entry(&worker.machine).or_default().push(worker);
+    }
+    map
+}
+
+impl FleetState {
+    /// Takes note of what was seen. To be called before each [`super::plan`]; the same observation
+    /// twice changes nothing more.
+    pub fn observe(&mut self, observation: &Observation, policy: &FleetPolicy, now: Moment) {
+        let workers = by_machine(observation);
+        // Before the list too: a machine that is at rest again is no failure where its worker was heard.
+        self.hear(&workers, observation.queue.as_ref());
+        if let Ok(listed) = &observation.machines
+            && self.listed_at.is_none_or(|at| at < listed.at)
+        {
+            self.apply_machine_list(listed, &workers, policy, now);
+        }
+        self.missing.retain(|_, missing| missing.until > now);
+        self.guard = self.guard.filter(|(_, _, until)| *until > now);
+        self.full_regions.retain(|_, until| *until > now);
+        let times = [
+            &mut self.quota_until,
+            &mut self.billing_until,
+            &mut self.refused_until,
+            &mut self.backoff_until,
+        ];
+        for until in times {
+            *until = until.filter(|at| *at > now);
+        }
+        self.hear(&workers, observation.queue.as_ref());
+        if observation.queue.is_some() {
+            self.apply_workers(&workers, now);
+            self.count_silent(policy, now);
+        }
+    }
+
+    fn apply_machine_list(
+        &mut self,
+        listed: &MachineList,
+        workers: &ByMachine<'_>,
+        policy: &FleetPolicy,
+        now: Moment,
+    ) {
+        let ours: Vec<&Machine> =
+            listed.machines.iter().filter(|m| is_ours(policy, m) && !m.state.is_gone()).collect();
+        let ids: BTreeSet<&MachineId> = ours.iter().map(|m| &m.id).collect();
+        self.track_missing(&ids, listed, workers, policy, now);
+        for machine in ours {
+            self.missing.remove(&machine.id);
+            self.recognise(machine, policy);
+            self.update_machine(machine, listed.at, policy, now);
+        }
+        let listed_slots: BTreeSet<Slot> =
+            listed.machines.iter().filter_map(|m| Slot::parse(&policy.app, &m.name)).collect();
+        self.launches.retain(|slot, launch| {
+            !listed_slots.contains(slot) && listed.at < launch.at + policy.deadlines.settle
+        });
+        self.listed_at = Some(listed.at);
+        self.doubt = self.doubt.filter(|at| *at > listed.at);
+    }
+
+    /// Machines that were there and are not: believed when expected, when few, or when it lasts.
+    fn track_missing(
+        &mut self,
+        ids: &BTreeSet<&MachineId>,
+        listed: &MachineList,
+        workers: &ByMachine<'_>,
+        policy: &FleetPolicy,
+        now: Moment,
+    ) {
+        let before = self.machines.len();
+        let launched: BTreeSet<&MachineId> = self
+            .launches
+            .values()
+            .filter(|l| listed.at < l.at + policy.deadlines.settle)
+            .filter_map(|l| l.machine.as_ref())
+            .collect();
+        let absent: Vec<MachineId> =
+            self.machines.keys().filter(|id| !ids.contains(id) && !launched.contains(id)).cloned().collect();
+        let mut unexplained = Vec::new();
+        for id in absent {
+            let Some(seen) = self.machines.remove(&id) else { continue };
+            let leaving = matches!(seen.state, MachineState::Destroying | MachineState::LaunchFailed);
+            if leaving || seen.sent.is_some_and(|s| s.verb == OperationKind::Destroy) {
+                continue;
+            }
+            unexplained.push((id, seen));
+        }
+        let sudden = unexplained.len() >= 2 && unexplained.len() * 2 > before;
+        if sudden {
+            let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+            self.guard = Some((count(unexplained.len()), count(before), now + policy.deadlines.guard));
+        }
+        let confirmed = self.confirm_at.filter(|at| *at > listed.at);
+        let doubtful = (!unexplained.is_empty()).then_some(now + policy.deadlines.guard);
+        self.confirm_at = doubtful.or(confirmed);
+        for (id, seen) in unexplained {
+            let alive = workers.get(&id).is_some_and(|w| w.iter().any(|w| w.fresh || w.busy));
+            let wait = match (sudden, alive) {
+                (true, _) => policy.deadlines.guard,
+                (false, true) => policy.deadlines.dispute,
+                (false, false) => {
+                    if seen.launch_unconfirmed.is_some() {
+                        // Fly destroys by itself what it cannot launch.
+                        self.launch_failed(LaunchFailure::Failed, policy, now);
+                    }
+                    continue;
+                }
+            };
+            self.missing.insert(id, MissingMachine { slot: seen.slot, until: now + wait });
+        }
+    }
+
+    fn update_machine(&mut self, machine: &Machine, listed_at: Moment, policy: &FleetPolicy, now: Moment) {
+        let slot = Slot::parse(&policy.app, &machine.name);
+        let new = MachineRecord::new(slot, machine.state.clone(), listed_at);
+        let seen = self.machines.entry(machine.id.clone()).or_insert(new);
+        seen.slot = slot;
+        let changed = seen.state != machine.state;
+        let rests = |state: &MachineState| matches!(state, MachineState::Stopped | MachineState::Suspended);
+        let started = rests(&seen.state) && !rests(&machine.state);
+        if changed {
+            seen.state = machine.state.clone();
+            seen.state_since = listed_at;
+            seen.repairs = 0;
+            seen.repaired_at = None;
+        }
+        // The instance changes with a machine's version only, not with each start.
+        let replaced = seen.instance.is_some() && seen.instance != machine.instance_id;
+        seen.instance.clone_from(&machine.instance_id);
+        if (replaced || started) && seen.sent.is_none() && seen.launch_unconfirmed.is_none() {
+            // A new life that somebody else began.
+            seen.had_worker = false;
+            seen.no_heartbeat_since = listed_at;
+            seen.retired_since = None;
+        }
+        if let Some(sent) = seen.sent {
+            let patience = if sent.sure { policy.deadlines.retry } else { policy.deadlines.settle };
+            let over = listed_at > sent.at && (changed || listed_at >= sent.at + patience);
+            if over {
+                seen.sent = None;
+            }
+        }
+        let unreachable = machine.host_status == HostStatus::Unreachable;
+        seen.unreachable_since =
+            if unreachable { Some(seen.unreachable_since.unwrap_or(listed_at)) } else { None };
+        let runs = machine.state == MachineState::Started;
+        let since = || began(machine, seen.launch_unconfirmed?, seen.last_exit).map(|at| at.min(listed_at));
+        seen.started_at = if runs { seen.started_at.or_else(since).or(Some(listed_at)) } else { None };
+        let at_rest = rests(&machine.state);
+        if at_rest {
+            seen.retired_since = None;
+        }
+        if let Some(why) = Self::launch_ended(machine, at_rest, seen) {
+            self.launch_failed(why, policy, now);
+        }
+    }
+
+    /// Whether a list shows that a machine's launch came to nothing, and why. The trial of one that is at
+    /// rest is over either way.
+    fn launch_ended(machine: &Machine, at_rest: bool, seen: &mut MachineRecord) -> Option<LaunchFailure> {
+        if matches!(machine.state, MachineState::Failed | MachineState::LaunchFailed) {
+            return seen.launch_unconfirmed.take().map(|_| LaunchFailure::Failed);
+        }
+        if !at_rest || seen.sent.is_some() {
+            return None;
+        }
+        let exit = newest_exit(machine).filter(|(at, _)| seen.last_exit.is_none_or(|before| before < *at));
+        seen.last_exit = exit.as_ref().map(|(at, _)| *at).or(seen.last_exit);
+        seen.launch_unconfirmed.take()?;
+        let (_, exit) = exit?;
+        // A job that needs too much memory says nothing about the launch, nor does a stop by somebody else.
+        if exit.oom_killed || exit.requested_stop {
+            return None;
+        }
+        Some(if exit.exit_code == 0 { LaunchFailure::Silent } else { LaunchFailure::Failed })
+    }
+
+    /// A create whose answer did not tell the machine's id is known by the machine's name.
+    fn recognise(&mut self, machine: &Machine, policy: &FleetPolicy) {
+        let slot = Slot::parse(&policy.app, &machine.name);
+        if let Some(launch) = slot.and_then(|slot| self.launches.get(&slot))
+            && launch.created
+            && launch.machine.as_ref().is_none_or(|id| *id == machine.id)
+        {
+            // Its worker may have come, and gone, before the create was answered.
+            let (sent_at, at) = (launch.sent_at, launch.at);
+            self.machines.entry(machine.id.clone()).or_insert_with(|| {
+                let mut seen = MachineRecord::new(slot, MachineState::Creating, at);
+                seen.launched(sent_at, at);
+                seen
+            });
+        }
+    }
+
+    /// Ends the trial of every machine of which a worker was heard since its launch.
+    fn hear(&mut self, workers: &ByMachine<'_>, queue: Option<&QueueView>) {
+        let Some(queue) = queue else { return };
+        let mut came_up = false;
+        for (id, seen) in &mut self.machines {
+            let alive = workers.get(id).is_some_and(|here| here.iter().any(|w| w.fresh || w.busy));
+            let since_launch = |at: &Moment| seen.launch_unconfirmed.is_some_and(|launched| launched <= *at);
+            let registered = queue.heard.get(id).copied().filter(since_launch);
+            if let Some(at) = registered {
+                seen.no_heartbeat_since = seen.no_heartbeat_since.max(at);
+            }
+            if alive || registered.is_some() {
+                came_up |= seen.launch_unconfirmed.is_some() || !seen.had_worker;
+                seen.had_worker = true;
+                seen.launch_unconfirmed = None;
+            }
+        }
+        if came_up {
+            self.launch_succeeded();
+        }
+    }
+
+    /// Counts the launches whose machine has been `started` for long enough, by a list as well, and of which
+    /// no worker was heard.
+    fn count_silent(&mut self, policy: &FleetPolicy, now: Moment) {
+        let known = self.listed_at.unwrap_or_default().min(now);
+        let is_silent = |seen: &MachineRecord| {
+            seen.launch_unconfirmed.is_some()
+                && seen.state == MachineState::Started
+                && seen.unreachable_since.is_none()
+                && seen.silent_from(&policy.deadlines) <= known
+        };
+        let silent = self.machines.values_mut().filter(|seen| is_silent(seen));
+        let silent = silent.map(|seen| seen.launch_unconfirmed = None).count();
+        for _ in 0..silent {
+            self.launch_failed(LaunchFailure::Silent, policy, now);
+        }
+    }
+
+    fn apply_workers(&mut self, workers: &ByMachine<'_>, now: Moment) {
+        for (id, seen) in &mut self.machines {
+            let here = workers.get(id).map(Vec::as_slice).unwrap_or_default();
+            let alive = here.iter().any(|w| w.fresh || w.busy);
+            let idle = alive && !here.iter().any(|w| w.busy);
+            if alive {
+                seen.no_heartbeat_since = now;
+            }
+            seen.idle_since = if idle { Some(seen.idle_since.unwrap_or(now)) } else { None };
+            let retired = alive && here.iter().filter(|w| w.fresh).all(|w| w.retired);
+            if retired {
+                seen.retired_since.get_or_insert(now);
+            }
+            let at_rest =
+                matches!(seen.state, MachineState::Stopped | MachineState::Suspended | MachineState::Failed);
+            let starting = seen.sent.is_some_and(|s| s.verb == OperationKind::Start);
+            let disputed = idle && at_rest && !starting;
+            seen.disputed_since = if disputed { Some(seen.disputed_since.unwrap_or(now)) } else { None };
+        }
+    }
+}

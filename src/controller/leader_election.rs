@@ -1,0 +1,213 @@
+//! One of several controllers acts: the one that holds a Lease.
+//!
+//! The rules are client-go's: others are judged by how long their record has not changed by this
+//! process's own monotonic clock, never by the times that stand in it, and the holder stops acting
+//! before anybody may take over. What the holder did last may still be under way elsewhere, so every act
+//! is one that may happen twice.
+//! <https://pkg.go.dev/k8s.io/client-go/tools/leaderelection>
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ObjectMeta, PostParams};
+use kube::{Api, ResourceExt as _};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseParams {
+    /// A record that has not changed for so long is anybody's.
+    pub lease: Duration,
+    /// The holder that could not renew for so long stops acting.
+    pub deadline: Duration,
+    /// Between two renewals, or two looks at another's record.
+    pub period: Duration,
+}
+
+impl Default for LeaseParams {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_secs(15),
+            deadline: Duration::from_secs(10),
+            period: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A candidate.
+pub struct Election {
+    api: Api<Lease>,
+    name: String,
+    holder: String,
+    times: LeaseParams,
+    /// The record as it was seen last, and when it was first seen so.
+    seen: Option<(String, Instant)>,
+}
+
+/// Whose turn it is, as far as is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leadership {
+    /// This one's.
+    Mine,
+    /// Another's.
+    Theirs,
+    /// The API server does not say.
+    Unknown,
+}
+
+impl Election {
+    /// A candidate of this name, which no other process may have, for the Lease `name`.
+    #[must_use]
+    pub fn new(api: Api<Lease>, name: &str, holder: &str, times: LeaseParams) -> Self {
+        Self { api, name: name.to_owned(), holder: holder.to_owned(), times, seen: None }
+    }
+
+    /// Runs `lead` while it holds the lease, again and again until `stop`. The token it is given ends
+    /// when the lease is lost or `stop` comes; it must end soon after. `turn` hears what is known: a lease
+    /// that ran out since the API server is away is nobody else's yet.
+    pub async fn run<F: Future<Output = ()>>(
+        mut self,
+        turn: watch::Sender<Leadership>,
+        stop: CancellationToken,
+        mut lead: impl FnMut(CancellationToken) -> F,
+    ) {
+        while !stop.is_cancelled() {
+            let began = Instant::now();
+            let now = self.try_turn().await;
+            turn.send_replace(now);
+            if now == Leadership::Mine {
+                tracing::info!(lease = self.name, holder = self.holder, "acquired leadership");
+                let term = stop.child_token();
+                tokio::join!(lead(term.clone()), self.keep(began, &term));
+                tracing::info!(lease = self.name, holder = self.holder, "lost leadership");
+                if stop.is_cancelled() {
+                    self.release_lease().await;
+                    return;
+                }
+                // Asked again at once, which tells one that was taken from one that ran out.
+                continue;
+            }
+            tokio::select! {
+                () = sleep(self.times.period) => {}
+                () = stop.cancelled() => {}
+            }
+        }
+    }
+
+    /// Renews until it cannot, or `term` ends.
+    async fn keep(&mut self, began: Instant, term: &CancellationToken) {
+        let mut renewed = began;
+        loop {
+            tokio::select! {
+                () = sleep(self.times.period) => {}
+                () = term.cancelled() => return,
+            }
+            let began = Instant::now();
+            let left = (renewed + self.times.deadline).saturating_duration_since(began);
+            match timeout(left, self.renew()).await {
+                Ok(Leadership::Mine) => renewed = began,
+                Ok(Leadership::Theirs) => {
+                    tracing::warn!(lease = self.name, "another controller holds the Lease");
+                    return term.cancel();
+                }
+                Ok(Leadership::Unknown) if renewed.elapsed() < self.times.deadline => {}
+                Ok(Leadership::Unknown) | Err(_) => {
+                    tracing::warn!(lease = self.name, "could not renew the lease in time");
+                    return term.cancel();
+                }
+            }
+        }
+    }
+
+    async fn renew(&mut self) -> Leadership {
+        self.turn().await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "the lease could not be renewed; it is tried again");
+            Leadership::Unknown
+        })
+    }
+
+    async fn try_turn(&mut self) -> Leadership {
+        match timeout(self.times.deadline, self.turn()).await {
+            Ok(Ok(turn)) => turn,
+            Ok(Err(error)) => {
+                tracing::warn!(lease = self.name, %error, "could not acquire the leader-election Lease; retrying");
+                Leadership::Unknown
+            }
+            Err(_) => Leadership::Unknown,
+        }
+    }
+
+    /// Takes the lease, or keeps it, or learns that it is another's.
+    async fn turn(&mut self) -> kube::Result<Leadership> {
+        let params = PostParams::default();
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else {
+            let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
+            let lease = Lease { metadata, spec: Some(self.record(None)) };
+            return lost_race(self.api.create(&params, &lease).await);
+        };
+        let version = lease.resource_version().unwrap_or_default();
+        let holder = lease.spec.as_ref().and_then(|s| s.holder_identity.clone()).unwrap_or_default();
+        if holder != self.holder {
+            let since = match &self.seen {
+                Some((seen, since)) if *seen == version => *since,
+                _ => {
+                    let now = Instant::now();
+                    self.seen = Some((version, now));
+                    now
+                }
+            };
+            if !holder.is_empty() && since.elapsed() < self.times.lease {
+                return Ok(Leadership::Theirs);
+            }
+        }
+        lease.spec = Some(self.record(lease.spec.as_ref()));
+        // Under its version: of two that take over at once, one finds it changed.
+        lost_race(self.api.replace(&self.name, &params, &lease).await)
+    }
+
+    fn record(&self, before: Option<&LeaseSpec>) -> LeaseSpec {
+        let now = MicroTime(Timestamp::now());
+        let ours = before.filter(|spec| spec.holder_identity.as_deref() == Some(&self.holder));
+        let transitions = before.and_then(|spec| spec.lease_transitions).unwrap_or(0);
+        LeaseSpec {
+            holder_identity: Some(self.holder.clone()),
+            lease_duration_seconds: i32::try_from(self.times.lease.as_secs()).ok(),
+            acquire_time: ours.and_then(|spec| spec.acquire_time.clone()).or_else(|| Some(now.clone())),
+            renew_time: Some(now),
+            lease_transitions: Some(if ours.is_some() { transitions } else { transitions.saturating_add(1) }),
+            ..LeaseSpec::default()
+        }
+    }
+
+    /// Lets the next one act without waiting.
+    async fn release_lease(&self) {
+        if !matches!(timeout(self.times.period, self.clear()).await, Ok(Ok(()))) {
+            tracing::warn!(lease = self.name, "could not release the leader-election Lease; it expires");
+        }
+    }
+}
+
+impl Election {
+    async fn clear(&self) -> kube::Result<()> {
+        let Some(mut lease) = self.api.get_opt(&self.name).await? else { return Ok(()) };
+        let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
+        if spec.holder_identity.as_deref() == Some(&self.holder) {
+            spec.holder_identity = Some(String::new());
+            self.api.replace(&self.name, &PostParams::default(), &lease).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Somebody else's write came first: the lease is theirs.
+fn lost_race(written: kube::Result<Lease>) -> kube::Result<Leadership> {
+    match written {
+        Ok(_) => Ok(Leadership::Mine),
+        Err(kube::Error::Api(status)) if status.code == 409 => Ok(Leadership::Theirs),
+        Err(error) => Err(error),
+    }
+}

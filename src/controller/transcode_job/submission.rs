@@ -1,0 +1,244 @@
+//! What a TranscodeJob asks for, as the queue takes it: parsed, not only checked. Pure.
+
+use std::time::Duration;
+
+use kube::ResourceExt as _;
+use url::Url;
+
+use crate::crd::{TranscodeJob, TranscodeJobSpec, reason};
+use crate::job::{Input, JobId, JobSpec, Ladder, ObjectKey, Origin, Priority, SecretRef, Stills};
+use crate::net::{self, EgressPolicy};
+use crate::queue::SubmitMode;
+use crate::storage::layout;
+
+/// How long a job waits for its video. The address to send it to is made anew meanwhile.
+pub const UPLOAD_WAIT: Duration = Duration::from_secs(24 * 3600);
+
+/// What this installation lets jobs ask for.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// Which addresses jobs may name.
+    pub guard: EgressPolicy,
+}
+
+/// A job to be put into the queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Submission {
+    /// What it asks for.
+    pub spec: JobSpec,
+    /// How it begins.
+    pub start: SubmitMode,
+}
+
+/// The object cannot be a job as it stands: somebody has to change something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// One word for programs.
+    pub reason: &'static str,
+    /// What is wrong, and what to change.
+    pub message: String,
+}
+
+impl Refusal {
+    /// The field of the spec it is about, and what is wrong with it.
+    fn field(field: &str, why: impl std::fmt::Display) -> Self {
+        let message = format!("spec.{field}: {why}. Delete this TranscodeJob and make another");
+        Self { reason: reason::INVALID_SPEC, message }
+    }
+}
+
+/// What `object` asks for, under the name `id` in the queue.
+///
+/// # Errors
+/// Names the first field that cannot be, and says what to do.
+pub fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> Result<Submission, Refusal> {
+    let asked = &object.spec;
+    let (input, start) = input(asked, id, rules)?;
+    let qualities = match asked.qualities.as_deref() {
+        None => Ladder::default(),
+        Some([]) => return Err(Refusal::field("qualities", "it is empty; name one, or leave it out")),
+        Some(list) => Ladder::new(list.to_vec()).map_err(|e| Refusal::field("qualities", e))?,
+    };
+    let mut spec = JobSpec::new(input, asked.preset, qualities);
+    spec.stills = Stills::from(asked.stills.clone().unwrap_or_default());
+    spec.origin = Origin::Kubernetes;
+    spec.priority =
+        Priority::try_from(i64::from(asked.priority)).map_err(|e| Refusal::field("priority", e))?;
+    spec.max_attempts = u32::try_from(asked.backoff_limit)
+        .ok()
+        .filter(|limit| *limit <= 19)
+        .map(|limit| limit + 1)
+        .ok_or_else(|| Refusal::field("backoffLimit", "it must be from 0 to 19"))?;
+    if let Some(seconds) = asked.active_deadline_seconds {
+        let most = u32::try_from(seconds).ok().filter(|s| (1..=604_800).contains(s));
+        let most = most
+            .ok_or_else(|| Refusal::field("activeDeadlineSeconds", "it must be from 1 to 604800 (a week)"))?;
+        spec.deadline_seconds = spec.deadline_seconds.min(most);
+    }
+    if let Some(webhook) = &asked.webhook {
+        spec.webhook_url = Some(address("webhook.url", &webhook.url, rules.guard)?);
+        spec.webhook_key = Some(SecretRef {
+            // Never another namespace's: who may make a TranscodeJob here may not read a Secret there.
+            namespace: object.namespace().unwrap_or_default(),
+            name: webhook.secret_ref.name.clone(),
+            key: webhook.secret_ref.key.clone(),
+        });
+    }
+    let spec = spec.checked().map_err(|e| match e.field() {
+        "inputUrl" => Refusal::field("input.url", plain_address()),
+        "webhookUrl" => Refusal::field("webhook.url", plain_address()),
+        _ => Refusal::field("", e),
+    })?;
+    Ok(Submission { spec, start })
+}
+
+fn input(asked: &TranscodeJobSpec, id: JobId, rules: Rules) -> Result<(Input, SubmitMode), Refusal> {
+    let input = &asked.input;
+    match (&input.key, &input.url, &input.upload) {
+        (Some(key), None, None) => {
+            let key: ObjectKey = key.parse().map_err(|e| Refusal::field("input.key", e))?;
+            Ok((Input::Key(key), SubmitMode::Now))
+        }
+        (None, Some(url), None) => Ok((Input::Url(address("input.url", url, rules.guard)?), SubmitMode::Now)),
+        (None, None, Some(upload)) => {
+            let name = upload.file_name.as_deref().unwrap_or("video");
+            let key = layout::input_key(id, name).map_err(|e| Refusal::field("input.upload.fileName", e))?;
+            Ok((Input::Key(key), SubmitMode::OnUpload(UPLOAD_WAIT)))
+        }
+        _ => Err(Refusal::field("input", "name the video by exactly one of key, url and upload")),
+    }
+}
+
+const fn plain_address() -> &'static str {
+    "it must be an http or https address without user name or password"
+}
+
+fn address(field: &str, text: &str, guard: EgressPolicy) -> Result<Url, Refusal> {
+    let url: Url = text.parse().map_err(|_| Refusal::field(field, plain_address()))?;
+    net::check_url(guard, &url).map_err(|e| Refusal::field(field, e))?;
+    Ok(url)
+}
+
+/// Whether a job in the queue is still what the object asks for. What may be changed in a spec is left
+/// out.
+#[must_use]
+pub fn same(queued: &JobSpec, wished: &JobSpec) -> bool {
+    let fixed = |spec: &JobSpec| {
+        (
+            spec.input.clone(),
+            spec.preset,
+            spec.output_qualities.clone(),
+            spec.stills,
+            spec.priority,
+            spec.max_attempts,
+            spec.webhook_url.clone(),
+            spec.webhook_key.clone(),
+        )
+    };
+    fixed(queued) == fixed(wished)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    const RULES: Rules = Rules { guard: EgressPolicy::PublicOnly };
+
+    fn id() -> JobId {
+        "7d444840-9dc0-11d1-b245-5ffdce74fad2".parse().unwrap()
+    }
+
+    fn object(spec: Value) -> TranscodeJob {
+        let object = json!({
+            "apiVersion": "tcoder.dev/v1alpha1", "kind": "TranscodeJob",
+            "metadata": {"name": "film", "namespace": "media"}, "spec": spec,
+        });
+        serde_json::from_value(object).unwrap()
+    }
+
+    fn of(spec: Value) -> Result<Submission, Refusal> {
+        to_submission(&object(spec), id(), RULES)
+    }
+
+    #[test]
+    fn everything_that_is_asked_for_reaches_the_queue() {
+        let to_submission = of(json!({
+            "input": {"url": "https://example.com/a.mp4"}, "preset": "hls", "qualities": ["360p", "720p"],
+            "priority": -3, "backoffLimit": 0, "activeDeadlineSeconds": 60,
+            "webhook": {"url": "https://example.com/hook", "secretRef": {"name": "hook"}},
+        }))
+        .unwrap();
+        assert_eq!(to_submission.start, SubmitMode::Now);
+        let spec = serde_json::to_value(&to_submission.spec).unwrap();
+        let expected = json!({
+            "inputUrl": "https://example.com/a.mp4", "preset": "hls", "outputQualities": ["720p", "360p"],
+            "priority": -3, "maxAttempts": 1, "deadlineSeconds": 60, "origin": "kubernetes",
+            "webhookUrl": "https://example.com/hook",
+            "webhookKey": {"namespace": "media", "name": "hook", "key": "secret"},
+        });
+        assert_eq!(spec, expected);
+    }
+
+    #[test]
+    fn an_upload_waits_for_its_video_below_the_jobs_own_key() {
+        let to_submission = of(json!({"input": {"upload": {"fileName": "My film.mov"}}})).unwrap();
+        assert_eq!(to_submission.start, SubmitMode::OnUpload(UPLOAD_WAIT));
+        assert_eq!(
+            to_submission.spec.input,
+            Input::Key(format!("inputs/{}/My-film.mov", id()).parse().unwrap())
+        );
+    }
+
+    /// What an API server that knows CEL refuses at admission, and what none can refuse.
+    #[test]
+    fn what_cannot_be_names_its_field_and_what_to_do() {
+        let key = json!({"key": "a.mp4"});
+        let hook = |url: &str| json!({"input": key, "webhook": {"url": url, "secretRef": {"name": "s"}}});
+        for (field, spec) in [
+            ("spec.input:", json!({"input": {}})),
+            ("spec.input:", json!({"input": {"key": "a", "url": "https://example.com"}})),
+            ("spec.input:", json!({"input": {"key": "a", "upload": {}}})),
+            ("spec.input.key:", json!({"input": {"key": "../a"}})),
+            ("spec.input.url:", json!({"input": {"url": "https://u:p@example.com/a.mp4"}})),
+            ("spec.input.url:", json!({"input": {"url": "ftp://example.com/a.mp4"}})),
+            ("spec.input.url:", json!({"input": {"url": "no address"}})),
+            ("spec.input.url:", json!({"input": {"url": "http://169.254.169.254/latest"}})),
+            ("spec.input.url:", json!({"input": {"url": "http://[::1]/a.mp4"}})),
+            ("spec.webhook.url:", hook("http://10.0.0.1/")),
+            ("spec.webhook.url:", hook("https://u@example.com/")),
+            ("spec.qualities:", json!({"input": key, "qualities": []})),
+            ("spec.qualities:", json!({"input": key, "qualities": ["360p", "360p"]})),
+            ("spec.priority:", json!({"input": key, "priority": 101})),
+            ("spec.backoffLimit:", json!({"input": key, "backoffLimit": 20})),
+            ("spec.backoffLimit:", json!({"input": key, "backoffLimit": -1})),
+            ("spec.activeDeadlineSeconds:", json!({"input": key, "activeDeadlineSeconds": 0})),
+        ] {
+            let refused = of(spec).unwrap_err();
+            assert!(refused.message.starts_with(field), "{field} {refused:?}");
+            assert_eq!(refused.reason, reason::INVALID_SPEC);
+            assert!(!refused.message.contains("u:p"), "{refused:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_may_not_change_makes_a_job_another() {
+        let base = json!({"input": {"key": "a.mp4"}, "preset": "hls"});
+        let queued = of(base.clone()).unwrap().spec;
+        for (field, value, still) in [
+            ("suspend", json!(true), true),
+            ("activeDeadlineSeconds", json!(5), true),
+            ("ttlSecondsAfterFinished", json!(5), true),
+            ("preset", json!("default"), false),
+            ("priority", json!(1), false),
+            ("qualities", json!(["144p"]), false),
+            ("backoffLimit", json!(1), false),
+            ("input", json!({"key": "b.mp4"}), false),
+        ] {
+            let mut spec = base.clone();
+            spec[field] = value;
+            assert_eq!(same(&queued, &of(spec).unwrap().spec), still, "{field}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What an invocation has.
+
+use std::sync::{Arc, LazyLock};
+
+use super::settings::{Fleet, Settings};
+use crate::api::{AppState, Feed};
+use crate::config::{ConfigError, Env};
+use crate::controller::reconciler::{OneShotReconciler, forwarded_env};
+use crate::flyprovider::Fly;
+use crate::janitor::JanitorTasks;
+use crate::metrics::Metrics;
+use crate::net::EgressPolicy;
+use crate::queue::{Queue, RequestRate, Rest, SyncToken};
+use crate::storage::Storage;
+use crate::storage::urls::UrlSigner;
+use crate::webhook::WebhookSender;
+
+/// The bucket uploads go to.
+pub const INPUT: &str = "INPUT";
+/// The bucket results go to.
+pub const OUTPUT: &str = "OUTPUT";
+/// The queue for messages that nobody can read.
+pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
+/// Its name among those who look after machines.
+const GROUP: &str = "edge";
+
+/// Shared by all invocations of an isolate, so that each reads what an earlier one has written. The settings of an
+/// isolate do not change, so there is one Redis.
+static SYNC: LazyLock<SyncToken> = LazyLock::new(SyncToken::default);
+
+/// What an invocation has.
+pub struct EdgeContext {
+    /// What it is set to do.
+    pub settings: Settings,
+    /// The queue.
+    pub queue: Queue,
+    /// The buckets.
+    pub storage: Storage,
+    /// For messages that nobody can read.
+    pub dead_letters: worker::Queue,
+    links: UrlSigner,
+    env: worker::Env,
+}
+
+/// Why there is nothing to work with: what is missing, each by name.
+#[derive(Debug, thiserror::Error)]
+#[error("this installation is not complete: {}", .0.join("; "))]
+pub struct IncompleteSettings(Vec<String>);
+
+fn lookup(env: &worker::Env) -> Env<'_> {
+    // Secrets and variables look the same from here.
+    Env::of(|name| env.var(name).ok().map(|value| value.to_string()))
+}
+
+impl EdgeContext {
+    /// All of it.
+    ///
+    /// # Errors
+    /// Names every variable, secret and binding that is missing or wrong.
+    pub fn new(env: &worker::Env) -> Result<Self, IncompleteSettings> {
+        let settings = Settings::read(&lookup(env));
+        let mut wrong: Vec<String> = match &settings {
+            Ok(_) => Vec::new(),
+            Err(errors) => errors.iter().map(ConfigError::to_string).collect(),
+        };
+        let bound = |name: &'static str, section: &str| {
+            format!(
+                "{name} is not bound: it needs a binding of that name under [[{section}]] in wrangler.toml"
+            )
+        };
+        let bucket = |name| env.bucket(name).map_err(|_| bound(name, "r2_buckets"));
+        let (input, output) = (bucket(INPUT), bucket(OUTPUT));
+        let dead_letters = env.queue(DEAD_LETTERS).map_err(|_| bound(DEAD_LETTERS, "queues.producers"));
+        wrong.extend(
+            [input.as_ref().err(), output.as_ref().err(), dead_letters.as_ref().err()]
+                .into_iter()
+                .flatten()
+                .cloned(),
+        );
+        let (Ok(settings), Ok(input), Ok(output), Ok(dead_letters)) = (settings, input, output, dead_letters)
+        else {
+            return Err(IncompleteSettings(wrong));
+        };
+        let one = |error: String| IncompleteSettings(vec![error]);
+        let rest = Rest::with_sync(&settings.redis_url, &settings.redis_token, SYNC.clone());
+        let rest = rest.map_err(|_| {
+            one("UPSTASH_REDIS_REST_TOKEN cannot be used: it holds characters no token has".into())
+        })?;
+        let queue = Queue::over_rest(rest, &settings.prefix);
+        let links = UrlSigner::new(&settings.storage, settings.api.public_url.clone());
+        let links = links.map_err(|error| one(error.to_string()))?;
+        let storage = Storage::new((INPUT, input), (OUTPUT, output));
+        Ok(Self { settings, queue, storage, dead_letters, links, env: env.clone() })
+    }
+
+    /// The API.
+    pub fn app(&self) -> Arc<AppState> {
+        Arc::new(AppState {
+            queue: self.queue.clone(),
+            storage: self.storage.clone(),
+            links: self.links.clone(),
+            config: self.settings.api.clone(),
+            webhooks: self.settings.webhook.is_some(),
+            metrics: Metrics::new(),
+            feed: Feed,
+        })
+    }
+
+    /// The errands.
+    pub fn tasks(&self) -> JanitorTasks {
+        let guard = EgressPolicy::allow_private(self.settings.api.allow_private_urls);
+        let webhooks =
+            self.settings.webhook.as_ref().map(|secret| WebhookSender::of_installation(secret, guard));
+        let webhooks = webhooks.and_then(|webhooks| {
+            webhooks
+                .inspect_err(
+                    |error| tracing::error!(%error, "cannot send webhooks; deliveries stay in the outbox"),
+                )
+                .ok()
+        });
+        JanitorTasks {
+            queue: self.queue.clone(),
+            storage: self.storage.clone(),
+            links: self.links.clone(),
+            webhooks,
+        }
+    }
+
+    /// The visitor to the fleet; nothing where somebody else looks after it.
+    pub fn one_shot(&self) -> Option<OneShotReconciler> {
+        let Fleet { fly, policy } = self.settings.fleet.as_ref()?;
+        let fly = Fly::new(fly);
+        let fly = fly
+            .inspect_err(
+                |error| tracing::error!(%error, "cannot call the Fly API; the fleet is left unchanged"),
+            )
+            .ok()?;
+        Some(OneShotReconciler {
+            queue: self.queue.clone(),
+            fly,
+            policy: policy.clone(),
+            environment: forwarded_env(&lookup(&self.env)),
+            group: GROUP.to_owned(),
+            rate: RequestRate::default(),
+        })
+    }
+}

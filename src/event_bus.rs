@@ -1,0 +1,76 @@
+//! One reader of the event stream for the whole process; whoever watches a job listens to it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+
+use crate::job::JobEvent;
+use crate::metrics::Metrics;
+use crate::queue::{EventFeed, Queue, QueueError, backoff};
+
+/// How many events a slow listener may lag behind before it has to look at its job afresh.
+const BACKLOG: usize = 1024;
+const READ_WAIT: Duration = Duration::from_secs(60);
+
+/// Where events come from.
+#[derive(Clone)]
+pub struct EventBus(broadcast::Sender<JobEvent>);
+
+impl EventBus {
+    /// Reads the stream until `stop`. `metrics`, if any, hear it first: they never lag, and who has seen a
+    /// job's end finds it counted.
+    ///
+    /// # Errors
+    /// When Redis does not answer at the start; later it is tried again for ever.
+    pub async fn start(
+        queue: &Queue,
+        metrics: Option<Arc<Metrics>>,
+        stop: CancellationToken,
+    ) -> Result<Self, QueueError> {
+        let (sender, _) = broadcast::channel(BACKLOG);
+        let feed = EventFeed::open(queue).await?;
+        let event_bus = Self(sender.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = pump(feed, metrics.as_deref(), sender) => {}
+            }
+        });
+        Ok(event_bus)
+    }
+
+    /// Everything from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<JobEvent> {
+        self.0.subscribe()
+    }
+}
+
+async fn pump(mut feed: EventFeed, metrics: Option<&Metrics>, sender: broadcast::Sender<JobEvent>) {
+    let mut failures = 0;
+    loop {
+        match feed.next(READ_WAIT).await {
+            Ok(events) => {
+                failures = 0;
+                for event in events {
+                    if let Some(metrics) = metrics {
+                        metrics.job_event(&event);
+                    }
+                    // An error says that nobody listens, which is fine.
+                    let _ = sender.send(event);
+                }
+            }
+            Err(error) => {
+                failures += 1;
+                if failures == 1 {
+                    tracing::warn!(%error, "the event stream broke; reconnecting");
+                }
+                let pause =
+                    backoff::full_jitter(failures, Duration::from_millis(200), Duration::from_secs(5));
+                tokio::time::sleep(pause).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! HTTP/1 on a listener, within limits: how many connections at once, how long a request's head may
+//! take, how long requests in work get when it stops.
+
+use std::time::Duration;
+
+use axum::body::HttpBody;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tower::{BoxError, Service};
+
+/// What a server allows.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once; more wait until one ends.
+    pub connections: usize,
+    /// From the connection, or the last answer on it, to the end of a request's head.
+    pub head: Duration,
+    /// What a request under way gets to end when the server stops.
+    pub grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections: 512, head: Duration::from_secs(30), grace: Duration::from_secs(5) }
+    }
+}
+
+/// Serves `service` on `listener` until `stop`, and returns when the last connection has ended.
+pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: HttpBody + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, service.clone(), limits, stop.clone()));
+                }
+                Err(error) => {
+                    // Out of file descriptors, as a rule: some connection has to end first.
+                    tracing::warn!(%error, "could not accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    // Each ends within its grace.
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection<S, B>(stream: TcpStream, service: S, limits: Limits, stop: CancellationToken)
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: HttpBody + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "could not set TCP_NODELAY");
+    }
+    let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
+    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            timeout(limits.grace, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error, "a connection broke off");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::Router;
+    use axum::routing::get;
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::Notify;
+    use tokio::task::JoinHandle;
+
+    async fn start(router: Router, limits: Limits) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
+        (address, stop.clone(), tokio::spawn(serve(listener, router, limits, stop)))
+    }
+
+    fn hello() -> Router {
+        Router::new().route("/", get(|| async { "hello" }))
+    }
+
+    const ASK: &[u8] = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
+
+    async fn said(stream: &mut TcpStream) -> String {
+        let mut text = String::new();
+        let all = timeout(Duration::from_secs(60), stream.read_to_string(&mut text));
+        all.await.expect("the connection stays open").unwrap();
+        text
+    }
+
+    #[tokio::test]
+    async fn half_a_head_is_not_waited_for() {
+        let limits = Limits { head: Duration::from_millis(100), ..Limits::default() };
+        let (address, stop, server) = start(hello(), limits).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
+        assert!(!said(&mut stream).await.contains("hello"));
+        stop.cancel();
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_connection_too_many_waits_for_its_turn() {
+        let (address, stop, server) = start(hello(), Limits { connections: 1, ..Limits::default() }).await;
+        let mut first = TcpStream::connect(address).await.unwrap();
+        // Half an answer's worth of talk shows that the first one is taken.
+        first.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        let mut piece = [0; 8];
+        first.read_exact(&mut piece).await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        second.write_all(ASK).await.unwrap();
+        let early = timeout(Duration::from_millis(200), second.read_u8()).await;
+        assert!(early.is_err(), "the second was answered while the first was open");
+        drop(first);
+        assert!(said(&mut second).await.contains("hello"));
+        stop.cancel();
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_request_in_work_may_end_after_the_stop_but_not_take_for_ever() {
+        for (grace, answered) in [(Duration::from_secs(60), true), (Duration::from_millis(50), false)] {
+            let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+            let (tell, wait) = (begun.clone(), go_on.clone());
+            let handler = || async move {
+                tell.notify_one();
+                wait.notified().await;
+                "hello"
+            };
+            let router = Router::new().route("/", get(handler));
+            let (address, stop, server) = start(router, Limits { grace, ..Limits::default() }).await;
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(ASK).await.unwrap();
+            begun.notified().await;
+            stop.cancel();
+            if answered {
+                go_on.notify_one();
+            }
+            server.await.unwrap();
+            assert_eq!(said(&mut stream).await.contains("hello"), answered);
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! Looking at jobs: one, a page of them, and how many there are.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::jobs::parse_spec;
+use super::outbox::Outbox;
+use super::workers::text_items;
+use super::{Command, Queue, QueueError, Reply, scripts};
+use crate::job::{Epoch, Job, JobId, Millis, State, Timestamps, WorkerId};
+
+/// Which jobs a listing shows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Only those in this state.
+    pub state: Option<State>,
+}
+
+/// One page of a listing, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "JobList")]
+pub struct Page {
+    /// The jobs.
+    pub jobs: Vec<Job>,
+    /// Pass as `cursor` for the next page; absent on the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_cursor: Option<String>,
+}
+
+/// How many jobs stand where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Stats {
+    /// Wait for their input.
+    pub uploading: u64,
+    /// Ready for a worker.
+    pub pending: u64,
+    /// Wait for the time of their next attempt.
+    pub scheduled: u64,
+    /// Held by a worker.
+    pub running: u64,
+    /// Completed, and still on record (a week by default).
+    pub completed: u64,
+    /// Failed, and still on record.
+    pub failed: u64,
+    /// Cancelled, and still on record.
+    pub cancelled: u64,
+    /// Webhook deliveries still owed.
+    pub pending_webhooks: u64,
+    /// Milliseconds the oldest ready job waits for a worker.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub oldest_pending_ms: Option<i64>,
+    /// Workers in the pool.
+    pub workers: u64,
+}
+
+/// Index entries looked at in one go while a filter leaves some out.
+const BATCH: usize = 100;
+/// Index entries looked at for one page at most: a listing stays cheap whatever is filtered for.
+const MOST: usize = 2_000;
+
+impl Queue {
+    /// One job. One that a replica does not know may just have been submitted by another client, whose sync
+    /// token is not ours; so the primary is asked too, which carries out all scripts. What a replica does know may
+    /// be older than what another client wrote last.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn get(&self, id: JobId) -> Result<Option<Job>, QueueError> {
+        let reply = self.run(Command::new("HGETALL").arg(self.status_key(id))).await?;
+        match parse_job(id, &reply)? {
+            None if self.transport.may_lag() => {
+                parse_job(id, &self.eval(&scripts::READ, vec![id.to_string()]).await?)
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// A page of at most `limit` jobs, newest first, from `cursor` on.
+    ///
+    /// # Errors
+    /// When Redis fails, or the cursor is none of ours.
+    pub async fn list(
+        &self,
+        filter: &Filter,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Page, QueueError> {
+        let mut position = match cursor {
+            None => None,
+            Some(text) => Some(Position::parse(text).ok_or(QueueError::Refused(
+                "the cursor is none of this listing's; leave it out to start from the newest".into(),
+            ))?),
+        };
+        let (mut jobs, mut looked) = (Vec::new(), 0);
+        loop {
+            let (entries, last_batch) = self.index_after(position.as_ref()).await?;
+            let reads = entries.iter().map(|p| Command::new("HGETALL").arg(self.status_key(p.id)));
+            let replies = self.pipeline(reads.collect()).await?;
+            let mut gone = Vec::new();
+            for (entry, reply) in entries.iter().zip(&replies) {
+                position = Some(*entry);
+                match parse_job(entry.id, reply)? {
+                    None => gone.push(entry.id.to_string()),
+                    Some(job) if filter.state.is_none_or(|s| s == job.status) => jobs.push(job),
+                    Some(_) => {}
+                }
+                if jobs.len() == limit {
+                    break;
+                }
+            }
+            if !gone.is_empty() {
+                self.forget(gone).await?;
+            }
+            looked += entries.len();
+            if last_batch && entries.last().is_none_or(|last| position.is_some_and(|p| p.id == last.id)) {
+                return Ok(Page { jobs, next_cursor: None });
+            }
+            if jobs.len() >= limit || looked >= MOST {
+                return Ok(Page { jobs, next_cursor: position.map(|p| p.to_string()) });
+            }
+        }
+    }
+
+    /// Index entries behind `position`, newest first, up to [`BATCH`], and whether they are the last.
+    async fn index_after(&self, position: Option<&Position>) -> Result<(Vec<Position>, bool), QueueError> {
+        let mut skip_same_time = 0;
+        loop {
+            let command = Command::new("ZRANGE")
+                .arg(self.key("jobs:index"))
+                .arg(position.map_or_else(|| "+inf".into(), |p| p.at.to_string()))
+                .args(["-inf", "BYSCORE", "REV", "LIMIT", &skip_same_time.to_string()])
+                .args([&BATCH.to_string(), "WITHSCORES"]);
+            let reply = self.run(command).await?;
+            let pairs = reply.list().unwrap_or_default().chunks_exact(2);
+            let full = pairs.len() == BATCH;
+            let behind: Vec<Position> = pairs
+                .filter_map(|pair| Some(Position { at: pair[1].int()?, id: pair[0].text()?.parse().ok()? }))
+                .filter(|entry| position.is_none_or(|p| (entry.at, entry.id) < (p.at, p.id)))
+                .collect();
+            if !behind.is_empty() || !full {
+                return Ok((behind, !full));
+            }
+            skip_same_time += BATCH;
+        }
+    }
+
+    /// How many jobs stand where.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn stats(&self) -> Result<Stats, QueueError> {
+        let zcard = |name: &str| Command::new("ZCARD").arg(self.key(name));
+        let replies = self
+            .pipeline(vec![
+                zcard("jobs:uploading"),
+                zcard("jobs:pending"),
+                zcard("jobs:scheduled"),
+                zcard("jobs:leases"),
+                zcard("jobs:dead"),
+                zcard("machines:alive"),
+                zcard(Outbox::Installation.key()),
+                zcard("jobs:cancelled"),
+                zcard("jobs:index"),
+                Command::new("ZRANGE").arg(self.key("jobs:pending")).args(["0", "0"]),
+                Command::new("TIME"),
+                zcard(Outbox::Kubernetes.key()),
+            ])
+            .await?;
+        let count = |at: usize| replies.get(at).and_then(Reply::int).unwrap_or(0).unsigned_abs();
+        // Counted one after the other, so a job on its way may be missed or seen twice.
+        let not_completed: u64 = [0, 1, 2, 3, 4, 7].map(count).iter().sum();
+        let now = replies.get(10).and_then(|r| r.list()?.first()?.int()).unwrap_or(0) * 1000;
+        let first = replies.get(9).and_then(|r| text_items(r).next().map(str::to_owned));
+        let oldest_pending_ms = match first {
+            Some(id) => {
+                let queued =
+                    Command::new("HGET").arg(format!("{}jobs:status:{id}", self.prefix)).arg("queued");
+                self.run(queued).await?.int().map(|at| (now - at).max(0))
+            }
+            None => None,
+        };
+        Ok(Stats {
+            uploading: count(0),
+            pending: count(1),
+            scheduled: count(2),
+            running: count(3),
+            failed: count(4),
+            workers: count(5),
+            pending_webhooks: count(6) + count(11),
+            cancelled: count(7),
+            completed: count(8).saturating_sub(not_completed),
+            oldest_pending_ms,
+        })
+    }
+
+    /// Jobs that wait for their input, with the end of their upload window, soonest first.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn uploading(&self, limit: u32) -> Result<Vec<(JobId, Millis)>, QueueError> {
+        let command = Command::new("ZRANGE").arg(self.key("jobs:uploading")).args([
+            "0",
+            &limit.saturating_sub(1).to_string(),
+            "WITHSCORES",
+        ]);
+        let reply = self.run(command).await?;
+        let pairs = reply.list().unwrap_or_default().chunks_exact(2);
+        Ok(pairs.filter_map(|pair| Some((pair[0].text()?.parse().ok()?, Millis(pair[1].int()?)))).collect())
+    }
+
+    /// Drops what listings hold of jobs that have expired. `now` is Redis's time.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn prune_index(&self, now: Millis) -> Result<(), QueueError> {
+        const LOOK_AT: usize = 500;
+        let retention = i64::try_from(self.policy.retention.as_millis()).unwrap_or(i64::MAX);
+        let before = format!("({}", now.0.saturating_sub(retention));
+        let mut kept = 0;
+        // The oldest entries may be of jobs that live long; those are stepped over.
+        loop {
+            let old = Command::new("ZRANGE").arg(self.key("jobs:index")).args(["-inf", &before]).args([
+                "BYSCORE",
+                "LIMIT",
+                &kept.to_string(),
+                &LOOK_AT.to_string(),
+            ]);
+            let reply = self.run(old).await?;
+            let ids: Vec<String> = text_items(&reply).map(str::to_owned).collect();
+            let looked_at = ids.len();
+            if looked_at == 0 {
+                return Ok(());
+            }
+            kept += looked_at - self.forget(ids).await?;
+            if looked_at < LOOK_AT {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes those of `ids` out of the listings whose job has expired; says how many went.
+    async fn forget(&self, ids: Vec<String>) -> Result<usize, QueueError> {
+        let gone = self.eval_idempotent(&scripts::PRUNE_INDEX, ids).await?;
+        Ok(gone.int().and_then(|n| usize::try_from(n).ok()).unwrap_or(0))
+    }
+
+    /// Remembers for a day which job a client's idempotency key made. Answers the job that has the key:
+    /// `id`, or an earlier one.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn bind_idempotency_key(&self, key_hash: &str, id: JobId) -> Result<JobId, QueueError> {
+        let key = self.key(&format!("jobs:idempotency:{key_hash}"));
+        let set = Command::new("SET").arg(&*key).arg(id.to_string()).args(["NX", "GET", "PX", "86400000"]);
+        match self.run(set).await?.text() {
+            None => Ok(id),
+            Some(there) => there.parse().map_err(|_| QueueError::data("an idempotency key's job")),
+        }
+    }
+}
+
+/// A place in the index.
+#[derive(Clone, Copy)]
+struct Position {
+    at: i64,
+    id: JobId,
+}
+
+impl Position {
+    fn parse(text: &str) -> Option<Self> {
+        let (at, id) = text.split_once('_')?;
+        Some(Self { at: at.parse().ok()?, id: id.parse().ok()? })
+    }
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_{}", self.at, self.id)
+    }
+}
+
+/// A job out of its hash; nothing where there is none.
+fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
+    let fields = reply.list().unwrap_or_default();
+    let field = |name: &str| {
+        let pair = fields.chunks_exact(2).find(|pair| pair[0].text() == Some(name));
+        pair.and_then(|pair| pair[1].text()).filter(|text| !text.is_empty())
+    };
+    let (Some(state), Some(spec)) = (field("state"), field("spec")) else { return Ok(None) };
+    let bad = |what: &str| QueueError::data(format!("the {what} of job {id}"));
+    let time = |name: &str| field(name).and_then(|t| t.parse().ok()).map(Millis);
+    let json = |name: &'static str| {
+        field(name).map(|json| serde_json::from_str(json).map_err(|_| bad(name))).transpose()
+    };
+    let number = |name: &str| field(name).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
+    let spec = parse_spec(spec)?;
+    let worker = field("worker").map(|w| WorkerId(w.to_owned()));
+    Ok(Some(Job {
+        job_id: id,
+        status: state.parse().map_err(|_| bad("state"))?,
+        machine_id: worker.as_ref().map(|w| w.machine().to_owned()),
+        filename: spec.input.file_name(),
+        spec,
+        attempt: u32::try_from(number("attempt")).unwrap_or(u32::MAX),
+        epoch: Epoch(number("epoch")),
+        worker,
+        progress: field("progress").and_then(|p| p.parse().ok()).unwrap_or(0.0),
+        timestamps: Timestamps {
+            created_at: time("created"),
+            uploaded_at: time("uploaded"),
+            queued_at: time("queued"),
+            started_at: time("started"),
+            retry_at: time("retry"),
+            completed_at: time("finished"),
+        },
+        suspended: field("suspended").is_some(),
+        error: json("error")?,
+        result: field("result")
+            .map(|json| serde_json::from_str(json).map_err(|_| bad("result")))
+            .transpose()?,
+    }))
+}

@@ -1,0 +1,197 @@
+//! Workers: who registered, who counts as alive, and the bell that wakes the idle ones.
+
+#[cfg(not(target_arch = "wasm32"))]
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::jobs::to_json;
+use super::{Command, Queue, QueueError, Reply, ServerClock, scripts};
+use crate::job::{JobId, Millis, WorkerId};
+
+/// Added to the score of a worker in `machines:alive` that was told to leave; the same in `lib.lua`.
+pub(super) const RETIRED: i64 = 1 << 52;
+
+/// What a worker says of itself when it registers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerRecord {
+    /// Its name.
+    pub worker_id: WorkerId,
+    /// The machine it runs on.
+    pub machine_id: String,
+    /// tcoder's version.
+    pub version: String,
+    /// Its process id on that machine.
+    pub pid: u32,
+    /// When it registered.
+    pub started_at: Millis,
+}
+
+/// A worker in the pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "Worker")]
+pub struct PoolEntry {
+    /// What it said of itself.
+    #[serde(flatten)]
+    pub record: WorkerRecord,
+    /// `running` while it holds a job, else `idle`.
+    pub state: WorkerState,
+    /// The job it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+    /// Until when it counts as alive without a further sign.
+    pub alive_until: Millis,
+}
+
+/// Whether a worker holds a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkerState {
+    /// Waits for one.
+    Idle,
+    /// Holds one.
+    Running,
+}
+
+impl Queue {
+    /// Redis's time, and a clock that carries it on.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn clock(&self) -> Result<ServerClock, QueueError> {
+        let reply = self.run(Command::new("TIME")).await?;
+        match reply.list().map(|l| l.iter().map(Reply::int).collect::<Vec<_>>()).as_deref() {
+            Some([Some(seconds), Some(micros)]) => {
+                Ok(ServerClock::at(Millis(seconds * 1000 + micros / 1000)))
+            }
+            _ => Err(QueueError::data(format!("TIME answered {reply:?}"))),
+        }
+    }
+
+    fn alive_until(&self, now: Millis) -> String {
+        now.plus(i64::try_from(self.policy.alive.as_millis()).unwrap_or(i64::MAX)).0.to_string()
+    }
+
+    /// Puts a worker into the pool; `false` when its machine was told to stop: then it has to leave.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn register(&self, record: &WorkerRecord, now: Millis) -> Result<bool, QueueError> {
+        let args = vec![
+            record.worker_id.to_string(),
+            record.machine_id.clone(),
+            to_json(record)?,
+            self.alive_until(now),
+        ];
+        Ok(self.eval_idempotent(&scripts::REGISTER, args).await?.int() == Some(1))
+    }
+
+    /// A worker that is busy for long says that it lives.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn report_alive(&self, worker: &WorkerId, now: Millis) -> Result<(), QueueError> {
+        let command = Command::new("ZADD")
+            .arg(self.key("machines:alive"))
+            .args(["XX", "GT"])
+            .arg(self.alive_until(now))
+            .arg(worker.to_string());
+        self.run(command).await.map(drop)
+    }
+
+    /// Takes a worker out of the pool.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn deregister(&self, worker: &WorkerId) -> Result<(), QueueError> {
+        self.pipeline(vec![
+            Command::new("ZREM").arg(self.key("machines:alive")).arg(worker.to_string()),
+            Command::new("HDEL").arg(self.key("machines:pool")).arg(worker.to_string()),
+            // What its machine is to the fleet has changed.
+            self.fleet_event(),
+        ])
+        .await
+        .map(drop)
+    }
+
+    /// Takes the workers out that gave no sign for too long; their jobs come back by their leases.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn prune_dead_workers(&self, now: Millis) -> Result<Vec<WorkerId>, QueueError> {
+        let range = |from: &str, to: i64| {
+            let command = Command::new("ZRANGE").arg(self.key("machines:alive"));
+            command.args([from, &format!("({to}"), "BYSCORE", "LIMIT", "0", "100"])
+        };
+        let ranges = vec![range("-inf", now.0), range(&RETIRED.to_string(), RETIRED + now.0)];
+        let replies = self.pipeline(ranges).await?;
+        let dead: Vec<WorkerId> =
+            replies.iter().flat_map(text_items).map(|name| WorkerId(name.to_owned())).collect();
+        for worker in &dead {
+            self.deregister(worker).await?;
+        }
+        Ok(dead)
+    }
+
+    /// The pool: every registered worker, with the job it holds.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    pub async fn workers(&self) -> Result<Vec<PoolEntry>, QueueError> {
+        let answers = self
+            .pipeline(vec![
+                Command::new("HVALS").arg(self.key("machines:pool")),
+                Command::new("ZRANGE").arg(self.key("machines:alive")).args(["0", "-1", "WITHSCORES"]),
+                Command::new("ZRANGE").arg(self.key("jobs:leases")).args(["0", "999"]),
+            ])
+            .await?;
+        let [records, alive, leases] = answers.as_slice() else {
+            return Err(QueueError::data("the pool"));
+        };
+        let held: Vec<JobId> =
+            text_items(leases).filter_map(|m| m.rsplit_once(':')?.0.parse().ok()).collect();
+        let holders =
+            held.iter().map(|id| Command::new("HGET").arg(self.status_key(*id)).arg("worker")).collect();
+        let holders = self.pipeline(holders).await?;
+        let job_of = |worker: &WorkerId| {
+            let at = holders.iter().position(|h| h.text() == Some(&worker.0))?;
+            held.get(at).copied()
+        };
+        let alive = alive.list().unwrap_or_default();
+        let until = |worker: &WorkerId| {
+            let pair = alive.chunks_exact(2).find(|pair| pair[0].text() == Some(&worker.0))?;
+            pair[1].int().map(|score| Millis(if score >= RETIRED { score - RETIRED } else { score }))
+        };
+        let mut workers: Vec<PoolEntry> = text_items(records)
+            .filter_map(|json| serde_json::from_str::<WorkerRecord>(json).ok())
+            .filter_map(|record| {
+                let job_id = job_of(&record.worker_id);
+                let state = if job_id.is_some() { WorkerState::Running } else { WorkerState::Idle };
+                let alive_until = until(&record.worker_id)?;
+                Some(PoolEntry { record, state, job_id, alive_until })
+            })
+            .collect();
+        workers.sort_by_key(|worker| worker.record.started_at);
+        Ok(workers)
+    }
+
+    /// Waits for the bell, at most `limit`. It only says that a look is worth while.
+    /// Use a connection of its own ([`Queue::reconnect`]): this one blocks it.
+    ///
+    /// # Errors
+    /// When Redis fails.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn wait_for_wakeup(&self, limit: Duration) -> Result<(), QueueError> {
+        // 0 would mean for ever.
+        let seconds = limit.as_secs_f64().max(0.01);
+        let command = Command::new("BZPOPMIN").arg(self.key("jobs:bell")).arg(format!("{seconds:.3}"));
+        self.transport.run_blocking(command, limit).await.map(drop)
+    }
+}
+
+pub(super) fn text_items(reply: &Reply) -> impl Iterator<Item = &str> {
+    reply.list().unwrap_or_default().iter().filter_map(Reply::text)
+}

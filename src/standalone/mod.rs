@@ -1,0 +1,289 @@
+//! The whole system on one machine, out of the very parts production uses: redis-server as a child
+//! process, an S3 server over a folder, the API with its housekeeping, and the fleet's reconciler, whose
+//! machines are `tcoder worker` processes behind an emulator of Fly's API.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | here | starts everything in order, stops it in the other |
+//! | `data` | the data folder: its lock, its secrets |
+//! | `redis` | the redis-server child |
+//! | [`objects`] | the S3 server |
+//! | `ingest` | hands object-created events on, as the queue consumer does in production |
+//! | `fleet` | the emulator, and the reconciler on it |
+
+mod data;
+mod fleet;
+mod ingest;
+pub mod objects;
+mod redis;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use url::Host;
+
+use crate::api::{self, AppState};
+use crate::config::{ApiConfig, ConfigError, Env, RedisConfig, StorageConfig, WorkerConfig};
+use crate::http_server::{Limits, serve};
+use crate::job::{Failure, WorkerId};
+use crate::metrics::Metrics;
+use crate::net::EgressPolicy;
+use crate::queue::{Queue, QueueError};
+use crate::storage::Storage;
+use crate::storage::presign::PresignError;
+use crate::storage::urls::UrlSigner;
+use crate::transcoder::{ToolVersions, check_tools};
+use crate::webhook::{WebhookError, WebhookSender};
+use data::DataDir;
+use fleet::LocalFleet;
+use objects::{Buckets, Objects, ObjectsError, ObjectsHandle, address_of};
+use redis::RedisServer;
+
+/// Object-created events that may wait to be taken in.
+const EVENTS: usize = 256;
+
+/// What `tcoder up` was asked for.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where everything is kept.
+    pub data: PathBuf,
+    /// Where the API listens.
+    pub listen: SocketAddr,
+    /// The name or IP under which other machines reach this one.
+    pub public_host: Option<Host>,
+    /// How many workers at least, idle or not.
+    pub min_machines: u32,
+    /// How many at most; none: no fleet runs, and workers are somebody else's business.
+    pub max_machines: u32,
+}
+
+/// The system cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    /// The data folder.
+    #[error(transparent)]
+    Data(#[from] data::DataError),
+    /// The redis-server child.
+    #[error(transparent)]
+    RedisServer(#[from] redis::RedisServerError),
+    /// Redis.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The S3 server.
+    #[error(transparent)]
+    Objects(#[from] ObjectsError),
+    /// A variable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The webhook secret.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
+    /// The storage's address.
+    #[error(transparent)]
+    Presign(#[from] PresignError),
+    /// FFmpeg.
+    #[error(transparent)]
+    Tools(#[from] Failure),
+    /// The emulator of Fly's API.
+    #[error("the emulator of the Machines API cannot start: {0}")]
+    Fleet(String),
+    /// The port is taken or not ours.
+    #[error("cannot listen on {address}: {source}; choose another address with --listen")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not known what to call this machine.
+    #[error(
+        "{0} is every address of this machine; say under which one others reach it, \
+         by --public-host NAME (or IP), or listen on that one"
+    )]
+    Nameless(SocketAddr),
+}
+
+/// A running system.
+pub struct Up {
+    api: String,
+    storage: String,
+    objects: ObjectsHandle,
+    redis: Option<RedisServer>,
+    tools: ToolVersions,
+    data: DataDir,
+    fleet: Option<LocalFleet>,
+    tasks: TaskTracker,
+    /// Ends the API and its helpers.
+    stop_api: CancellationToken,
+    /// Ends the S3 server.
+    stop_objects: CancellationToken,
+}
+
+impl Up {
+    /// Starts everything; when it returns, the API answers and the fleet's first machines are on
+    /// their way.
+    ///
+    /// # Errors
+    /// Says what could not be started and what to do. Nothing is left running then.
+    pub async fn start(options: &Options, env: &Env<'_>) -> Result<Self, UpError> {
+        let mut api_config = ApiConfig::read(env)?;
+        if options.max_machines > 0 {
+            api_config.max_input_bytes = Some(WorkerConfig::read(env)?.max_input_bytes);
+        }
+        api_config.allows(options.listen)?;
+        if options.listen.ip().is_unspecified() && options.public_host.is_none() {
+            return Err(UpError::Nameless(options.listen));
+        }
+        let tools = check_tools().await?;
+        let data = DataDir::open(&options.data)?;
+        let listener = listen(options.listen).await?;
+        let api_address = listener.local_addr().unwrap_or(options.listen);
+
+        let (redis, redis_config) = match env.text("REDIS_URL") {
+            Some(_) => (None, RedisConfig::read(env)?),
+            None => {
+                let server = RedisServer::start(&data.folder("redis")?).await?;
+                let config = server.config();
+                (Some(server), config)
+            }
+        };
+        let queue = Queue::connect(&redis_config).await?;
+
+        let (events, arriving) = mpsc::channel(EVENTS);
+        let (stop_api, stop_objects) = (CancellationToken::new(), CancellationToken::new());
+        let objects = Objects::start(
+            data.folder("objects")?,
+            beside(api_address).await?,
+            data.secrets().keys(),
+            Buckets { input: "input".into(), output: "output".into() },
+            events,
+            stop_objects.clone(),
+        )?;
+        // Nothing below may leave the S3 server or its tasks behind when it fails.
+        let guards = (stop_api.clone().drop_guard(), stop_objects.clone().drop_guard());
+        let storage_config = objects.storage_config();
+        let public_config = objects.public_config(options.public_host.as_ref())?;
+
+        let tasks = TaskTracker::new();
+        tasks.spawn(ingest::run(
+            queue.clone(),
+            Storage::new(&storage_config),
+            storage_config.input_bucket.clone(),
+            arriving,
+            stop_api.clone(),
+        ));
+        let guard = EgressPolicy::allow_private(api_config.allow_private_urls);
+        let (fleet_queue, metrics) = (queue.clone(), Metrics::new());
+        let app = AppState::start(
+            queue,
+            Storage::new(&storage_config),
+            // Its bucket is public: nothing is read through the API.
+            UrlSigner::new(&public_config, None)?,
+            api_config,
+            true,
+            Arc::clone(&metrics),
+            stop_api.clone(),
+        )
+        .await?;
+        let secret = crate::config::webhook_secret(env).unwrap_or_else(|| data.secrets().webhook());
+        let mail = WebhookSender::of_installation(&secret, guard)?;
+        tasks.spawn(app.janitor(Some(mail)).run(stop_api.clone()));
+        tasks.spawn(serve(listener, api::router(app), Limits::default(), stop_api.clone()));
+        let environment = worker_environment(&redis_config, &storage_config, &data.folder("scratch")?);
+        let fleet = match options.max_machines {
+            0 => None,
+            _ => {
+                // Nobody else is at a Redis of our own: what an earlier life held is ours to go on with.
+                let holder = if redis.is_some() { "up".to_owned() } else { WorkerId::on("up").0 };
+                let start = LocalFleet::start(options, env, environment, fleet_queue, holder, metrics);
+                Some(start.await?)
+            }
+        };
+        for guard in [guards.0, guards.1] {
+            guard.disarm();
+        }
+        tasks.close();
+        let api = address_of(api_address, options.public_host.as_ref());
+        let storage = address_of(objects.address(), options.public_host.as_ref());
+        Ok(Self { api, storage, objects, redis, tools, data, fleet, tasks, stop_api, stop_objects })
+    }
+
+    /// The API's address, as others know it.
+    #[must_use]
+    pub fn api(&self) -> &str {
+        &self.api
+    }
+
+    /// What runs where, a line each.
+    #[must_use]
+    pub fn summary(&self) -> Vec<(&'static str, String)> {
+        let redis = match &self.redis {
+            Some(server) => format!("redis-server, process {}", server.pid().unwrap_or_default()),
+            None => "the one at REDIS_URL".to_owned(),
+        };
+        let workers = match &self.fleet {
+            Some(fleet) => format!("{}, FFmpeg {}", fleet.summary(), self.tools.ffmpeg),
+            None => "none of its own; `tcoder worker` is one".to_owned(),
+        };
+        vec![
+            ("API", self.api.clone()),
+            ("storage", format!("{} (S3; who can reach it can read outputs)", self.storage)),
+            ("queue", redis),
+            ("workers", workers),
+            ("data", self.data.path().display().to_string()),
+        ]
+    }
+
+    /// Stops everything, the fleet first, so that its workers can hand their jobs back, Redis last.
+    pub async fn stop(self) {
+        if let Some(fleet) = self.fleet {
+            fleet.stop().await;
+        }
+        self.stop_api.cancel();
+        self.tasks.wait().await;
+        self.stop_objects.cancel();
+        self.objects.stopped().await;
+        if let Some(server) = self.redis {
+            server.stop().await;
+        }
+        drop(self.data);
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, UpError> {
+    TcpListener::bind(address).await.map_err(|source| UpError::Listen { address, source })
+}
+
+/// The port after the API's, so that addresses stay good over a restart; any free one where that is taken.
+async fn beside(api: SocketAddr) -> Result<TcpListener, UpError> {
+    let next = SocketAddr::new(api.ip(), api.port().checked_add(1).unwrap_or(0));
+    match TcpListener::bind(next).await {
+        Ok(listener) => Ok(listener),
+        Err(_) => listen(SocketAddr::new(api.ip(), 0)).await,
+    }
+}
+
+/// What the worker children find in their environment: the names any other worker finds there.
+fn worker_environment(
+    redis: &RedisConfig,
+    storage: &StorageConfig,
+    scratch: &std::path::Path,
+) -> Vec<(&'static str, String)> {
+    use secrecy::ExposeSecret as _;
+    vec![
+        ("REDIS_URL", redis.url.expose_secret().to_owned()),
+        ("REDIS_KEY_PREFIX", redis.prefix.clone()),
+        ("R2_ENDPOINT", storage.endpoint.to_string()),
+        ("R2_REGION", storage.region.clone()),
+        ("R2_ACCESS_KEY_ID", storage.access_key_id.clone()),
+        ("R2_SECRET_ACCESS_KEY", storage.secret_access_key.expose_secret().to_owned()),
+        ("R2_INPUT_BUCKET_NAME", storage.input_bucket.clone()),
+        ("R2_OUTPUT_BUCKET_NAME", storage.output_bucket.clone()),
+        ("WORKER_SCRATCH_DIR", scratch.display().to_string()),
+    ]
+}

@@ -1,0 +1,155 @@
+//! The folder with everything in it: files of bytes, and the index that says what they are.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
+use tokio_util::task::TaskTracker;
+
+use super::blobs::{BlobId, Blobs, Draft, Hold};
+use super::events::Events;
+use super::index::{Freed, Index};
+use super::record::Object;
+use super::{Buckets, internal, old};
+
+/// Parts of an upload that nobody completed are removed at the next start after this time. (R2 removes them after a
+/// week.)
+const STALE: Duration = Duration::from_secs(24 * 3600);
+
+/// The objects, and where messages about them go.
+#[derive(Clone)]
+pub(super) struct Store {
+    pub index: Index,
+    pub blobs: Blobs,
+    pub events: Events,
+    tasks: TaskTracker,
+}
+
+/// An object with the files it is made of, which are not removed while this is kept.
+pub(super) struct Found {
+    pub object: Object,
+    pub files: Vec<(BlobId, u64)>,
+    pub hold: Hold,
+}
+
+/// The folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OpenError {
+    #[error(transparent)]
+    Folder(#[from] io::Error),
+    #[error(
+        "its index does not open: {0}; if it is damaged, move the folder away and start with an empty one"
+    )]
+    Index(#[from] redb::Error),
+    #[error("its index does not read: {0}")]
+    Read(S3Error),
+}
+
+impl Store {
+    /// Opens the folder, and clears away what a crash or an upload that was never completed left there.
+    pub fn open(
+        dir: &Path,
+        buckets: &Buckets,
+        events: Events,
+        tasks: TaskTracker,
+    ) -> Result<Self, OpenError> {
+        fs::create_dir_all(dir)?;
+        // Neither name can be a bucket's: earlier versions had the objects of each in a folder of its name.
+        let now = now();
+        let index = Index::open(&dir.join("index.redb"), [&buckets.input, &buckets.output], now)?;
+        let store = Self { index, blobs: Blobs::open(dir.join("_data"))?, events, tasks };
+        for bucket in [&buckets.input, &buckets.output] {
+            old::import(dir, bucket, &store.index, &store.blobs)?;
+        }
+        store.clean(now).map_err(OpenError::Read)?;
+        Ok(store)
+    }
+
+    fn clean(&self, now: u64) -> S3Result<()> {
+        let stale = u64::try_from(STALE.as_millis()).unwrap_or(u64::MAX);
+        for (bucket, key, id) in self.index.uploads_before(now.saturating_sub(stale))? {
+            let Freed(files) = self.index.abort_upload(&bucket, &key, &id)?;
+            self.blobs.remove(&files);
+        }
+        let removed = self.blobs.remove_leftovers(&self.index.named_files()?).map_err(internal)?;
+        if removed > 0 {
+            tracing::info!(files = removed, "removed files of interrupted writes");
+        }
+        Ok(())
+    }
+
+    /// An object, where there is one.
+    pub async fn find(&self, bucket: &str, key: &str) -> S3Result<Found> {
+        let (bucket, key) = (bucket.to_owned(), key.to_owned());
+        self.blocking(move |store| {
+            let look_up = || {
+                let object = store.index.object(&bucket, &key)?;
+                let object =
+                    object.ok_or_else(|| s3_error!(NoSuchKey, "The specified key does not exist."))?;
+                let files = store.index.files(&object)?;
+                Ok::<_, S3Error>((object, files))
+            };
+            let ids =
+                |(_, files): &(Object, Vec<(BlobId, u64)>)| files.iter().map(|(blob, _)| *blob).collect();
+            let ((object, files), hold) = store.blobs.hold(look_up, ids)?;
+            Ok(Found { object, files, hold })
+        })
+        .await
+    }
+
+    /// Makes a change to the index; the files written for it stay from then on, and those it frees go.
+    pub async fn commit<T: Send + 'static>(
+        &self,
+        drafts: Vec<Draft>,
+        change: impl FnOnce(&Index) -> S3Result<(T, Freed)> + Send + 'static,
+    ) -> S3Result<T> {
+        self.blocking(move |store| match change(&store.index) {
+            Ok((done, Freed(files))) => {
+                drafts.into_iter().for_each(Draft::keep);
+                store.blobs.remove(&files);
+                Ok(done)
+            }
+            Err(error) => {
+                if *error.code() == S3ErrorCode::InternalError {
+                    // Whether the change is on the disk is not known: the next start clears up.
+                    drafts.into_iter().for_each(Draft::keep);
+                }
+                Err(error)
+            }
+        })
+        .await
+    }
+
+    /// Runs what waits for the disk where that holds nobody up.
+    pub async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> S3Result<T> + Send + 'static,
+    ) -> S3Result<T> {
+        let store = self.clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(done) => done,
+            Err(error) => Err(internal(io::Error::other(error))),
+        }
+    }
+
+    /// Runs to its end even when the client hangs up meanwhile: between the object and its message
+    /// nothing may be cut off.
+    pub async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = S3Result<T>> + Send + 'static,
+    ) -> S3Result<T> {
+        match self.tasks.spawn(work).await {
+            Ok(done) => done,
+            Err(error) => Err(internal(io::Error::other(error))),
+        }
+    }
+}
+
+/// In milliseconds since 1970.
+pub(super) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,145 @@
+//! The redis-server child: every write is on the disk before it is answered (`appendfsync always`; at a
+//! laptop's rate that costs nothing), so neither a Ctrl-C nor a killed process nor a power cut loses a job.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::child::{terminate, tie_to_parent};
+use crate::config::RedisConfig;
+use crate::queue::{Queue, QueueError, backoff};
+
+/// For reading the append-only file of a long history.
+const START: Duration = Duration::from_secs(60);
+const STOP: Duration = Duration::from_secs(15);
+
+/// redis-server cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum RedisServerError {
+    /// Not installed, most likely.
+    #[error(
+        "redis-server cannot be started: {0}; install it (`apt-get install redis-server`, \
+         `brew install redis`), or set REDIS_URL to one that runs"
+    )]
+    Start(io::Error),
+    /// It ended at once.
+    #[error("redis-server ended at once; its reason is at the end of {log}", log = .0.display())]
+    Ended(PathBuf),
+    /// It does not answer.
+    #[error("redis-server does not answer: {error}; look at the end of {log}", log = log.display())]
+    Silent {
+        /// What was tried last.
+        error: QueueError,
+        /// Where it writes.
+        log: PathBuf,
+    },
+}
+
+/// A redis-server that is started again should it die.
+pub struct RedisServer {
+    socket: PathBuf,
+    pid: Option<u32>,
+    stop: CancellationToken,
+    keeper: JoinHandle<()>,
+    /// A Unix socket's path may have 107 bytes, so it lies in a short, private folder.
+    _folder: TempDir,
+}
+
+impl RedisServer {
+    /// Starts one that keeps its data in `dir`, and waits until it answers.
+    pub async fn start(dir: &Path) -> Result<Self, RedisServerError> {
+        let folder = tempfile::Builder::new().prefix("tcoder-").tempdir().map_err(RedisServerError::Start)?;
+        let socket = folder.path().join("redis.sock");
+        let log = dir.join("redis.log");
+        let mut child = spawn(dir, &socket, &log).map_err(RedisServerError::Start)?;
+        let config = config(&socket);
+        let began = Instant::now();
+        loop {
+            if let Ok(Some(_)) = child.try_wait() {
+                return Err(RedisServerError::Ended(log));
+            }
+            match Queue::connect(&config).await {
+                Ok(_) => break,
+                Err(error) if began.elapsed() > START => return Err(RedisServerError::Silent { error, log }),
+                Err(_) => sleep(Duration::from_millis(20)).await,
+            }
+        }
+        let (pid, stop) = (child.id(), CancellationToken::new());
+        let keeper = tokio::spawn(keep(child, dir.to_owned(), socket.clone(), log, stop.clone()));
+        Ok(Self { socket, pid, stop, keeper, _folder: folder })
+    }
+
+    /// How to reach it.
+    pub fn config(&self) -> RedisConfig {
+        config(&self.socket)
+    }
+
+    /// Its process, at the start.
+    pub const fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Has it write everything down and end.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        if let Err(error) = self.keeper.await {
+            tracing::error!(%error, "the redis-server supervisor panicked");
+        }
+    }
+}
+
+fn config(socket: &Path) -> RedisConfig {
+    RedisConfig { url: format!("redis+unix://{}", socket.display()).into(), prefix: String::new() }
+}
+
+fn spawn(dir: &Path, socket: &Path, log: &Path) -> io::Result<Child> {
+    let mut command = Command::new("redis-server");
+    command
+        .args(["--port", "0", "--daemonize", "no", "--appendonly", "yes", "--appendfsync", "always"])
+        .args(["--save", "", "--maxmemory-policy", "noeviction", "--unixsocketperm", "700"])
+        .arg("--unixsocket")
+        .arg(socket)
+        .arg("--dir")
+        .arg(dir)
+        .arg("--logfile")
+        .arg(log)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    tie_to_parent(&mut command).spawn()
+}
+
+/// Waits for the child's end, and starts it again unless that was asked for.
+async fn keep(mut child: Child, dir: PathBuf, socket: PathBuf, log: PathBuf, stop: CancellationToken) {
+    let mut deaths = 0;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return terminate(child, STOP).await,
+            status = child.wait() => {
+                deaths += 1;
+                tracing::error!(?status, log = %log.display(), "redis-server exited; restarting it");
+            }
+        }
+        child = loop {
+            let pause = backoff::ceiling(deaths, Duration::from_millis(100), Duration::from_secs(10));
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(pause) => {}
+            }
+            match spawn(&dir, &socket, &log) {
+                Ok(child) => break child,
+                Err(error) => {
+                    deaths += 1;
+                    tracing::error!(%error, "could not start redis-server");
+                }
+            }
+        };
+    }
+}

@@ -1,0 +1,361 @@
+//! Whole objects, from storage to a file and back.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use aws_sdk_s3::error::SdkError;
+use aws_sdk_s3::primitives::{ByteStream, Length};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use tokio_util::sync::CancellationToken;
+
+use super::Bucket;
+use super::client::{Storage, size};
+use super::content_type::content_type;
+use super::download::{Limits, OpenedSource, Progress, Resume, Source, save};
+use super::error::{StorageError, classify, root};
+use crate::job::ObjectKey;
+
+const MIB: u64 = 1 << 20;
+/// From here on an object goes up in parts.
+const MULTIPART_FROM: u64 = 64 * MIB;
+const MIN_PART: u64 = 16 * MIB;
+/// S3 takes no more parts of an object.
+const MAX_PARTS: u64 = 10_000;
+const PARTS_AT_ONCE: usize = 4;
+const FILES_AT_ONCE: usize = 8;
+/// For telling the server to forget the parts of an upload that came to nothing.
+const ABORT: Duration = Duration::from_secs(10);
+/// An attempt writes under its own epoch and never the same key twice.
+const IMMUTABLE: &str = "public, max-age=31536000, immutable";
+
+impl Storage {
+    /// Writes an object to the file `to` and says how many bytes it has. No more are taken than `limits` lets,
+    /// memory stays bounded, and a broken connection is resumed.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`], [`StorageError::TooLarge`], [`StorageError::DiskFull`],
+    /// [`StorageError::Cancelled`], [`StorageError::Disk`] and others, for what they say. The file is gone then.
+    pub async fn download(
+        &self,
+        bucket: Bucket,
+        key: &ObjectKey,
+        to: &Path,
+        limits: impl Into<Limits>,
+        on_bytes: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<u64, StorageError> {
+        save(&Object { storage: self, bucket, key }, to, limits.into(), on_bytes, cancel).await
+    }
+
+    /// Writes the file `from` to the output bucket and says how many bytes it has.
+    ///
+    /// Drop the future and parts of a large object stay with the server until it tidies up (R2: after
+    /// a week); `cancel` has them removed.
+    ///
+    /// # Errors
+    /// [`StorageError::Cancelled`], [`StorageError::Disk`] and others, for what they say. No object
+    /// stands there then.
+    pub async fn upload(
+        &self,
+        key: &ObjectKey,
+        from: &Path,
+        content_type: &str,
+        on_bytes: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<u64, StorageError> {
+        let file = tokio::fs::metadata(from).await.map_err(StorageError::disk("read", from))?;
+        let upload = Upload { storage: self, key, from, content_type, bytes: file.len() };
+        if file.len() < MULTIPART_FROM {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Err(StorageError::Cancelled),
+                done = upload.whole() => done?,
+            }
+            on_bytes.tell(file.len());
+        } else {
+            upload.in_parts(on_bytes, cancel).await?;
+        }
+        Ok(file.len())
+    }
+
+    /// Writes `files`, paths below `dir`, to the same paths below `prefix` in the output bucket, several
+    /// at once, each with the content type of its ending. Says how many bytes they have together.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload), of the first that failed; others may stand there.
+    pub async fn upload_all(
+        &self,
+        prefix: &ObjectKey,
+        dir: &Path,
+        files: &[PathBuf],
+        on_bytes: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<u64, StorageError> {
+        let keys: Vec<ObjectKey> =
+            files.iter().map(|file| key_below(prefix, file)).collect::<Result<_, _>>()?;
+        let total = AtomicU64::new(0);
+        stream::iter(keys.iter().zip(files))
+            .map(|(key, file)| {
+                let total = &total;
+                async move {
+                    let from = dir.join(file);
+                    let bytes = self
+                        .upload(key, &from, content_type(key.as_str()), &Progress::none(), cancel)
+                        .await?;
+                    on_bytes.tell(total.fetch_add(bytes, Ordering::Relaxed) + bytes);
+                    Ok::<_, StorageError>(())
+                }
+            })
+            .buffer_unordered(FILES_AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+        Ok(total.into_inner())
+    }
+}
+
+fn key_below(prefix: &ObjectKey, file: &Path) -> Result<ObjectKey, StorageError> {
+    let name = file.to_string_lossy();
+    prefix.join(&name).map_err(|source| StorageError::Key { name: name.into_owned(), source })
+}
+
+/// Bytes of one part, so that as many as are allowed suffice.
+fn part_size(bytes: u64) -> u64 {
+    bytes.div_ceil(MAX_PARTS).next_multiple_of(MIB).max(MIN_PART)
+}
+
+/// Number, offset and length of each part.
+fn parts(bytes: u64) -> impl Iterator<Item = (i32, u64, u64)> {
+    let size = part_size(bytes);
+    (1..)
+        .zip((0..bytes).step_by(usize::try_from(size).unwrap_or(usize::MAX)))
+        .map(move |(number, offset)| (number, offset, size.min(bytes - offset)))
+}
+
+struct Object<'a> {
+    storage: &'a Storage,
+    bucket: Bucket,
+    key: &'a ObjectKey,
+}
+
+impl Source for Object<'_> {
+    async fn open(&self, resume: Option<&Resume>) -> Result<OpenedSource, StorageError> {
+        let request =
+            self.storage.large().get_object().bucket(self.storage.name(self.bucket)).key(self.key.as_str());
+        let mut starts_at = 0;
+        let answer = match resume {
+            None => request.send().await,
+            Some(Resume { offset, etag }) => {
+                let rest = request.clone().range(format!("bytes={offset}-")).if_match(etag);
+                match rest.send().await {
+                    // Another object stands there now, or a shorter one.
+                    Err(SdkError::ServiceError(e)) if matches!(e.raw().status().as_u16(), 412 | 416) => {
+                        request.send().await
+                    }
+                    rest => {
+                        starts_at = *offset;
+                        rest
+                    }
+                }
+            }
+        };
+        let answer = answer.map_err(|error| classify(self.key.as_str(), &error))?;
+        let body = stream::unfold(answer.body, |mut body| async {
+            let chunk = body.next().await?;
+            Some((chunk.map_err(|error| root(&error)), body))
+        });
+        let length = answer.content_length.map(|n| size(Some(n)));
+        Ok(OpenedSource {
+            starts_at,
+            total: length.map(|length| starts_at + length),
+            etag: answer.e_tag,
+            body: body.boxed(),
+        })
+    }
+
+    fn broken(&self, why: String) -> StorageError {
+        StorageError::Unavailable { what: self.key.to_string(), why }
+    }
+}
+
+struct Upload<'a> {
+    storage: &'a Storage,
+    key: &'a ObjectKey,
+    from: &'a Path,
+    content_type: &'a str,
+    bytes: u64,
+}
+
+impl Upload<'_> {
+    async fn whole(&self) -> Result<(), StorageError> {
+        let put = self
+            .storage
+            .large()
+            .put_object()
+            .bucket(self.bucket())
+            .key(self.key.as_str())
+            .content_type(self.content_type)
+            .cache_control(IMMUTABLE)
+            .body(self.read(0, self.bytes).await?);
+        put.send().await.map(|_| ()).map_err(|error| self.failed(&error))
+    }
+
+    async fn in_parts(&self, on_bytes: &Progress, cancel: &CancellationToken) -> Result<(), StorageError> {
+        let create = self
+            .storage
+            .large()
+            .create_multipart_upload()
+            .bucket(self.bucket())
+            .key(self.key.as_str())
+            .content_type(self.content_type)
+            .cache_control(IMMUTABLE);
+        let created = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(StorageError::Cancelled),
+            created = create.send() => created.map_err(|error| self.failed(&error))?,
+        };
+        let id = created.upload_id().ok_or_else(|| StorageError::UrlRefused {
+            what: self.key.to_string(),
+            why: "it gave no id for an upload in parts".to_owned(),
+        })?;
+        let done = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(StorageError::Cancelled),
+            done = self.parts_and_complete(id, on_bytes) => done,
+        };
+        if done.is_err() {
+            self.abort(id).await;
+        }
+        done
+    }
+
+    async fn parts_and_complete(&self, id: &str, on_bytes: &Progress) -> Result<(), StorageError> {
+        let sent = AtomicU64::new(0);
+        let mut parts: Vec<CompletedPart> = stream::iter(parts(self.bytes))
+            .map(|(number, offset, length)| {
+                let sent = &sent;
+                async move {
+                    let part = self.part(id, number, offset, length).await?;
+                    on_bytes.tell(sent.fetch_add(length, Ordering::Relaxed) + length);
+                    Ok::<_, StorageError>(part)
+                }
+            })
+            .buffer_unordered(PARTS_AT_ONCE)
+            .try_collect()
+            .await?;
+        parts.sort_by_key(CompletedPart::part_number);
+        let complete = self
+            .storage
+            .large()
+            .complete_multipart_upload()
+            .bucket(self.bucket())
+            .key(self.key.as_str())
+            .upload_id(id)
+            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build());
+        complete.send().await.map(|_| ()).map_err(|error| self.failed(&error))
+    }
+
+    async fn part(
+        &self,
+        id: &str,
+        number: i32,
+        offset: u64,
+        length: u64,
+    ) -> Result<CompletedPart, StorageError> {
+        let put = self
+            .storage
+            .large()
+            .upload_part()
+            .bucket(self.bucket())
+            .key(self.key.as_str())
+            .upload_id(id)
+            .part_number(number)
+            .body(self.read(offset, length).await?);
+        let put = put.send().await.map_err(|error| self.failed(&error))?;
+        Ok(CompletedPart::builder().part_number(number).set_e_tag(put.e_tag).build())
+    }
+
+    async fn abort(&self, id: &str) {
+        let abort = self
+            .storage
+            .large()
+            .abort_multipart_upload()
+            .bucket(self.bucket())
+            .key(self.key.as_str())
+            .upload_id(id);
+        match tokio::time::timeout(ABORT, abort.send()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(key = %self.key, error = %self.failed(&error), "could not abort a multipart upload; its parts remain");
+            }
+            Err(_) => tracing::warn!(key = %self.key, "parts stay behind: storage took too long"),
+        }
+    }
+
+    async fn read(&self, offset: u64, length: u64) -> Result<ByteStream, StorageError> {
+        let body = ByteStream::read_from()
+            .path(self.from)
+            .offset(offset)
+            .length(Length::Exact(length))
+            .buffer_size(64 * 1024)
+            .build()
+            .await;
+        let disk = StorageError::disk("read", self.from);
+        body.map_err(|error| disk(std::io::Error::other(error)))
+    }
+
+    fn bucket(&self) -> &str {
+        self.storage.name(Bucket::Output)
+    }
+
+    /// `NoSuchUpload` is a 404 too, but no input is missing.
+    fn failed<E>(&self, error: &SdkError<E>) -> StorageError
+    where
+        E: aws_sdk_s3::error::ProvideErrorMetadata + std::error::Error + 'static,
+    {
+        match classify(self.key.as_str(), error) {
+            StorageError::NotFound { what } => {
+                StorageError::UrlRefused { what, why: "it has forgotten the upload".to_owned() }
+            }
+            other => other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn parts_grow_so_that_ten_thousand_suffice() {
+        assert_eq!(part_size(MULTIPART_FROM), MIN_PART);
+        assert_eq!(part_size(MIN_PART * MAX_PARTS), MIN_PART);
+        assert_eq!(part_size(MIN_PART * MAX_PARTS + 1), MIN_PART + MIB);
+        // The largest object S3 takes: 5 TiB.
+        assert!(parts(5 << 40).count() <= 10_000);
+    }
+
+    proptest! {
+        #[test]
+        fn parts_cover_every_byte_once(bytes in 1..200 * 1024 * MIB) {
+            let mut next = 0;
+            for (number, (got, offset, length)) in (1..).zip(parts(bytes)) {
+                prop_assert_eq!((number, next), (got, offset));
+                prop_assert!(length > 0);
+                next = offset + length;
+            }
+            prop_assert_eq!(next, bytes);
+        }
+    }
+
+    #[test]
+    fn a_file_outside_the_folder_has_no_key() {
+        let prefix: ObjectKey = "outputs/a/1".parse().unwrap();
+        assert_eq!(key_below(&prefix, Path::new("720p/a.ts")).unwrap().as_str(), "outputs/a/1/720p/a.ts");
+        for path in ["../a.ts", "/etc/passwd", "a/../../b", ""] {
+            assert!(matches!(key_below(&prefix, Path::new(path)), Err(StorageError::Key { .. })), "{path}");
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! Addresses at which a client reads outputs and writes inputs. They are made anew for every reader
+//! and stored nowhere, since a signed one is a secret with an end.
+//!
+//! | the output bucket | a file | a file that refers to others, such as a playlist |
+//! |---|---|---|
+//! | has a public address | below it | below it |
+//! | is private | presigned | below the API ([`media`](super::media)); none where the API's own address is not known |
+
+use std::time::Duration;
+
+use url::Url;
+
+use super::media::{MediaRefused, MediaSigner, media_end};
+use super::presign::{PresignError, Presigner};
+use super::{Bucket, refers_to_others};
+use crate::config::{BaseUrl, StorageConfig};
+use crate::job::{Epoch, Job, JobId, Millis, ObjectKey};
+
+/// How long a presigned upload address is good.
+pub const UPLOAD_WINDOW: Duration = Duration::from_secs(3600);
+/// How long a presigned download address is good.
+const DOWNLOAD_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
+/// Until when an upload address that is made now is good.
+#[must_use]
+pub fn upload_ends(now: Millis) -> Millis {
+    now.plus(i64::try_from(UPLOAD_WINDOW.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// An address to which a request for an output is redirected is good for so long at least, however little is
+/// left of the request's own.
+const LEAST_REDIRECT: Duration = Duration::from_secs(60);
+
+/// Makes addresses of objects.
+#[derive(Clone, Debug)]
+pub struct UrlSigner {
+    presigner: Presigner,
+    public_url: Option<Url>,
+    media: MediaSigner,
+    api: Option<BaseUrl>,
+}
+
+/// An address that can be kept for a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The address.
+    pub url: Url,
+    /// Until when it is good; without an end where that is absent.
+    pub expires_at: Option<Millis>,
+}
+
+impl UrlSigner {
+    /// For the buckets of `config`. `api` is where clients reach the API, where that is configured.
+    ///
+    /// # Errors
+    /// When the endpoint is no http(s) address.
+    pub fn new(config: &StorageConfig, api: Option<BaseUrl>) -> Result<Self, PresignError> {
+        let (presigner, media) = (Presigner::new(config)?, MediaSigner::new(config));
+        Ok(Self { presigner, public_url: config.public_url.clone(), media, api })
+    }
+
+    /// Where a client PUTs its video, good for [`UPLOAD_WINDOW`].
+    ///
+    /// # Errors
+    /// When the clock is out of this world.
+    pub fn upload(&self, key: &ObjectKey, now: Millis) -> Result<Url, PresignError> {
+        self.presigner.put(Bucket::Input, key, now, UPLOAD_WINDOW)
+    }
+
+    /// Where a client POSTs to begin an upload in parts.
+    ///
+    /// # Errors
+    /// When the clock is out of this world.
+    pub fn upload_start(&self, key: &ObjectKey, now: Millis) -> Result<Url, PresignError> {
+        self.presigner.start_parts(Bucket::Input, key, now, UPLOAD_WINDOW)
+    }
+
+    /// Where a client PUTs a part.
+    ///
+    /// # Errors
+    /// When the clock is out of this world.
+    pub fn upload_part(
+        &self,
+        key: &ObjectKey,
+        upload: &str,
+        number: u16,
+        now: Millis,
+    ) -> Result<Url, PresignError> {
+        self.presigner.put_part(Bucket::Input, key, upload, number, now, UPLOAD_WINDOW)
+    }
+
+    /// Where a client POSTs the list of its parts, to complete the upload; where it DELETEs, to give it up.
+    ///
+    /// # Errors
+    /// When the clock is out of this world.
+    pub fn upload_end(&self, key: &ObjectKey, upload: &str, now: Millis) -> Result<(Url, Url), PresignError> {
+        self.presigner.end_parts(Bucket::Input, key, upload, now, UPLOAD_WINDOW)
+    }
+
+    /// Where a client reads an output. `origin` is the API's address as the client's request named it; it is
+    /// used where none is configured. Nothing where the output refers to others and neither is known: an
+    /// address that works for that file alone would be of no use.
+    ///
+    /// # Errors
+    /// When the clock is out of this world.
+    pub fn output(
+        &self,
+        key: &ObjectKey,
+        now: Millis,
+        origin: Option<&BaseUrl>,
+    ) -> Result<Option<Url>, PresignError> {
+        if let Some(url) = self.public(key) {
+            return Ok(Some(url));
+        }
+        if refers_to_others(key) {
+            let api = self.api.as_ref().or(origin);
+            return Ok(api.and_then(|api| self.media.sign(api, key, media_end(now))));
+        }
+        self.presigner.get(Bucket::Output, key, now, DOWNLOAD_WINDOW, None).map(Some)
+    }
+
+    /// Until when the holder of this token may read what the attempt made.
+    ///
+    /// # Errors
+    /// When the token is none, another attempt's, or too old.
+    pub fn check(&self, token: &str, job: JobId, epoch: Epoch, now: Millis) -> Result<Millis, MediaRefused> {
+        self.media.check(token, job, epoch, now)
+    }
+
+    /// Where a request for the bytes of an output is redirected that may be answered until `until`.
+    ///
+    /// # Errors
+    /// When the clock is out of this world.
+    pub fn redirect(
+        &self,
+        key: &ObjectKey,
+        is_head: bool,
+        now: Millis,
+        until: Millis,
+    ) -> Result<Url, PresignError> {
+        if let Some(url) = self.public(key) {
+            return Ok(url);
+        }
+        let left = u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0);
+        let expires = Duration::from_millis(left).max(LEAST_REDIRECT);
+        if is_head {
+            self.presigner.head(Bucket::Output, key, now, expires)
+        } else {
+            self.presigner.get(Bucket::Output, key, now, expires, None)
+        }
+    }
+
+    /// Where an output can be read by somebody who learns of it elsewhere than from the API: below the bucket's
+    /// public address, or until `end` below the API's, where that is configured.
+    #[must_use]
+    pub fn published(&self, key: &ObjectKey, end: Millis) -> Option<Published> {
+        if let Some(url) = self.public(key) {
+            return Some(Published { url, expires_at: None });
+        }
+        let url = self.media.sign(self.api.as_ref()?, key, end)?;
+        Some(Published { url, expires_at: Some(end) })
+    }
+
+    /// Where anybody can read an output for as long as it stands there; nothing where the bucket has no
+    /// public address.
+    #[must_use]
+    fn public(&self, key: &ObjectKey) -> Option<Url> {
+        let mut url = self.public_url.clone()?;
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(key.as_str().split('/'));
+        }
+        Some(url)
+    }
+
+    /// The job with the addresses of its outputs filled in; `origin` as in [`output`](Self::output).
+    ///
+    /// # Errors
+    /// When the clock is out of this world.
+    pub fn with_urls(
+        &self,
+        mut job: Job,
+        now: Millis,
+        origin: Option<&BaseUrl>,
+    ) -> Result<Job, PresignError> {
+        let url = |key: &ObjectKey| self.output(key, now, origin).map(|url| url.map(String::from));
+        if let Some(result) = &mut job.result {
+            for output in &mut result.outputs {
+                output.url = url(&output.key)?;
+            }
+            if let Some(master) = &mut result.master {
+                master.url = url(&master.key)?;
+            }
+            if let Some(poster) = &mut result.poster {
+                poster.url = url(&poster.key)?;
+            }
+            if let Some(storyboard) = &mut result.storyboard {
+                storyboard.url = url(&storyboard.key)?;
+                storyboard.image_url = url(&storyboard.image_key)?;
+            }
+        }
+        Ok(job)
+    }
+}
+
+/// The wall clock. Signatures are checked against the wall clock of the storage.
+pub fn now_millis() -> Millis {
+    Millis(jiff::Timestamp::now().as_millisecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Env;
+
+    const NOW: Millis = Millis(1_700_000_000_000);
+    const FOLDER: &str = "outputs/01890a5d-ac96-774b-bcce-b302099a8057/7";
+
+    fn links(public: Option<&'static str>, api: Option<&str>) -> UrlSigner {
+        let env = Env::of(move |name| match name {
+            "R2_ENDPOINT" => Some("http://127.0.0.1:9000".into()),
+            "R2_PUBLIC_URL" => public.map(str::to_owned),
+            "R2_INPUT_BUCKET_NAME" => Some("input".into()),
+            "R2_OUTPUT_BUCKET_NAME" => Some("output".into()),
+            _ => Some("some-text".into()),
+        });
+        UrlSigner::new(&StorageConfig::read(&env).unwrap(), api.map(|text| text.parse().unwrap())).unwrap()
+    }
+
+    fn key(path: &str) -> ObjectKey {
+        format!("{FOLDER}/{path}").parse().unwrap()
+    }
+
+    fn here() -> BaseUrl {
+        "http://127.0.0.1:8080".parse().unwrap()
+    }
+
+    #[test]
+    fn a_public_bucket_is_read_without_a_signature() {
+        let key: ObjectKey = "outputs/a b/720p.mp4".parse().unwrap();
+        for base in ["https://cdn.example.com", "https://cdn.example.com/"] {
+            let url = links(Some(base), None).output(&key, Millis(0), None).unwrap().unwrap();
+            assert_eq!(url.as_str(), "https://cdn.example.com/outputs/a%20b/720p.mp4");
+        }
+        let links = links(Some("https://h.example/base/"), Some("https://films.example"));
+        for key in [key, "outputs/a b/master.m3u8".parse().unwrap()] {
+            let url = links.output(&key, Millis(0), Some(&here())).unwrap().unwrap();
+            assert_eq!(url.path(), format!("/base/{}", key.as_str().replace(' ', "%20")));
+            assert_eq!(links.redirect(&key, false, NOW, NOW).unwrap(), url);
+            assert_eq!(links.published(&key, NOW), Some(Published { url, expires_at: None }));
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_private_bucket_is_presigned() {
+        let url = links(None, None).output(&key("720p.mp4"), NOW, None).unwrap().unwrap();
+        assert_eq!(url.path(), format!("/output/{FOLDER}/720p.mp4"));
+        assert!(url.query().unwrap().contains("X-Amz-Signature="));
+        let url = links(None, None).upload(&key("720p.mp4"), NOW).unwrap();
+        assert!(url.path().starts_with("/input/") && url.query().unwrap().contains("X-Amz-Expires=3600"));
+    }
+
+    #[test]
+    fn what_refers_to_others_in_a_private_bucket_lies_below_the_api() {
+        let here = here();
+        for path in ["master.m3u8", "v0/720p.m3u8", "storyboard.vtt"] {
+            let key = key(path);
+            let at = |links: &UrlSigner, origin: Option<&BaseUrl>| {
+                links.output(&key, NOW, origin).unwrap().map(String::from)
+            };
+            assert_eq!(at(&links(None, None), None), None);
+            let asked = at(&links(None, None), Some(&here)).unwrap();
+            assert!(asked.starts_with("http://127.0.0.1:8080/media/") && asked.ends_with(path), "{asked}");
+            assert!(!asked.contains('?'), "{asked}");
+            // What is configured wins: the request may have come by another way.
+            let configured = links(None, Some("https://films.example/tcoder"));
+            let url = at(&configured, Some(&here)).unwrap();
+            assert!(url.starts_with("https://films.example/tcoder/media/"), "{url}");
+            assert_eq!(at(&configured, None).unwrap(), url);
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_signed_for_its_method_and_ends_with_the_address_that_led_to_it() {
+        let links = links(None, None);
+        let to = |is_head, left: i64| links.redirect(&key("a.m4s"), is_head, NOW, NOW.plus(left)).unwrap();
+        assert!(to(false, 7_200_000).query().unwrap().contains("X-Amz-Expires=7200"));
+        assert!(to(false, 1).query().unwrap().contains("X-Amz-Expires=60"));
+        assert_ne!(to(false, 7_200_000), to(true, 7_200_000));
+    }
+
+    #[test]
+    fn a_private_bucket_is_published_where_the_api_has_a_public_address() {
+        assert_eq!(links(None, None).published(&key("720p.mp4"), NOW), None);
+        let links = links(None, Some("https://films.example"));
+        let published = links.published(&key("720p.mp4"), NOW).unwrap();
+        assert!(published.url.as_str().starts_with("https://films.example/media/"), "{published:?}");
+        assert_eq!(published.expires_at, Some(NOW));
+    }
+}

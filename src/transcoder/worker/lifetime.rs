@@ -1,0 +1,193 @@
+//! When a worker leaves, and how long it waits for the next job. Pure: time is passed in.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use super::attempt::Outcome;
+use crate::config::WorkerConfig;
+use crate::job::FailureCode;
+
+/// Why a worker left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExitReason {
+    /// It was told to (SIGTERM, SIGINT).
+    Stopped,
+    /// It lived as long as it may (`WORKER_TTL`).
+    Ttl,
+    /// It did as many jobs as it may (`WORKER_MAX_JOBS`).
+    MaxJobs,
+    /// It failed too often in a row, and not because of the files (`WORKER_MAX_FAILURES`).
+    TooManyFailures,
+    /// It had nothing to do for too long (`WORKER_IDLE_TIMEOUT`).
+    Idle,
+    /// The fleet has no more use for its machine.
+    Retired,
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stopped => "told to stop",
+            Self::Ttl => "lived as long as WORKER_TTL lets it",
+            Self::MaxJobs => "did as many jobs as WORKER_MAX_JOBS lets it",
+            Self::TooManyFailures => "failed WORKER_MAX_FAILURES times in a row, not because of the files",
+            Self::Idle => "had nothing to do for WORKER_IDLE_TIMEOUT",
+            Self::Retired => "told by the fleet to leave",
+        })
+    }
+}
+
+/// What to do when no job is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdleAction {
+    /// Wait for the bell, at most this long.
+    For(Duration),
+    /// Leave.
+    Leave(ExitReason),
+}
+
+/// What a worker has behind it, and its limits.
+#[derive(Clone, Debug)]
+pub struct WorkerLifetime {
+    ends: Option<Instant>,
+    idle_timeout: Option<Duration>,
+    max_jobs: Option<u32>,
+    max_failures: Option<u32>,
+    jobs: u32,
+    failures_in_a_row: u32,
+    idle_since: Instant,
+}
+
+impl WorkerLifetime {
+    pub fn new(config: &WorkerConfig, now: Instant) -> Self {
+        let some = |d: Duration| (!d.is_zero()).then_some(d);
+        Self {
+            ends: some(config.ttl).map(|ttl| now + ttl),
+            idle_timeout: some(config.idle_timeout),
+            max_jobs: Some(config.max_jobs).filter(|n| *n > 0),
+            max_failures: Some(config.max_failures).filter(|n| *n > 0),
+            jobs: 0,
+            failures_in_a_row: 0,
+            idle_since: now,
+        }
+    }
+
+    /// Whether to leave rather than ask for another job.
+    pub fn reason_to_leave(&self, now: Instant) -> Option<ExitReason> {
+        if self.max_failures.is_some_and(|most| self.failures_in_a_row >= most) {
+            Some(ExitReason::TooManyFailures)
+        } else if self.max_jobs.is_some_and(|most| self.jobs >= most) {
+            Some(ExitReason::MaxJobs)
+        } else if self.ends.is_some_and(|ends| now >= ends) {
+            Some(ExitReason::Ttl)
+        } else {
+            None
+        }
+    }
+
+    pub fn did_a_job(&mut self, outcome: &Outcome, now: Instant) {
+        self.jobs += 1;
+        self.idle_since = now;
+        match outcome {
+            // A job that is too large for this disk says nothing about the next one.
+            Outcome::Failed(FailureCode::DiskFull) => {}
+            Outcome::Failed(code) if is_ours(*code) => self.failures_in_a_row += 1,
+            Outcome::Completed | Outcome::Failed(_) => self.failures_in_a_row = 0,
+            Outcome::Lost | Outcome::Released => {}
+        }
+    }
+
+    /// How long to wait: for the bell, but no longer than until something is due or the worker leaves.
+    pub fn wait(&self, bell: Duration, due: Option<Duration>, now: Instant) -> IdleAction {
+        let idle_left = self
+            .idle_timeout
+            .map(|limit| limit.saturating_sub(now.saturating_duration_since(self.idle_since)));
+        if idle_left.is_some_and(|left| left.is_zero()) {
+            return IdleAction::Leave(ExitReason::Idle);
+        }
+        let life_left = self.ends.map(|ends| ends.saturating_duration_since(now));
+        let least = [Some(bell), due, idle_left, life_left].into_iter().flatten().min();
+        IdleAction::For(least.unwrap_or(bell))
+    }
+}
+
+/// Whether a failure speaks against this worker rather than against the file or its sender.
+const fn is_ours(code: FailureCode) -> bool {
+    matches!(
+        code,
+        FailureCode::Worker | FailureCode::Storage | FailureCode::EncodeFailed | FailureCode::Stalled
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Env;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const BELL: Duration = Duration::from_secs(75);
+
+    fn life(pairs: &[(&str, &str)], now: Instant) -> WorkerLifetime {
+        let env = Env::of(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()));
+        WorkerLifetime::new(&WorkerConfig::read(&env).unwrap(), now)
+    }
+
+    #[test]
+    fn leaves_after_its_time_to_live_but_never_when_that_is_zero() {
+        let now = Instant::now();
+        let mortal = life(&[("WORKER_TTL", "10")], now);
+        assert_eq!(mortal.reason_to_leave(now + 9 * SECOND), None);
+        assert_eq!(mortal.reason_to_leave(now + 10 * SECOND), Some(ExitReason::Ttl));
+        assert_eq!(mortal.wait(BELL, None, now + 7 * SECOND), IdleAction::For(3 * SECOND));
+        let immortal = life(&[("WORKER_TTL", "0"), ("WORKER_IDLE_TIMEOUT", "0")], now);
+        assert_eq!(immortal.reason_to_leave(now + 1_000_000 * SECOND), None);
+        assert_eq!(immortal.wait(BELL, None, now + 1_000_000 * SECOND), IdleAction::For(BELL));
+    }
+
+    #[test]
+    fn leaves_when_idle_too_long_counted_from_its_last_job() {
+        let now = Instant::now();
+        let mut life = life(&[("WORKER_TTL", "0"), ("WORKER_IDLE_TIMEOUT", "60")], now);
+        assert_eq!(life.wait(BELL, None, now + 20 * SECOND), IdleAction::For(40 * SECOND));
+        life.did_a_job(&Outcome::Completed, now + 50 * SECOND);
+        assert_eq!(life.wait(BELL, None, now + 109 * SECOND), IdleAction::For(SECOND));
+        assert_eq!(life.wait(BELL, None, now + 110 * SECOND), IdleAction::Leave(ExitReason::Idle));
+    }
+
+    #[test]
+    fn waits_no_longer_than_until_something_is_due() {
+        let now = Instant::now();
+        let life = life(&[("WORKER_TTL", "0"), ("WORKER_IDLE_TIMEOUT", "0")], now);
+        assert_eq!(life.wait(BELL, Some(2 * SECOND), now), IdleAction::For(2 * SECOND));
+        assert_eq!(life.wait(BELL, Some(Duration::ZERO), now), IdleAction::For(Duration::ZERO));
+        assert_eq!(life.wait(BELL, Some(300 * SECOND), now), IdleAction::For(BELL));
+    }
+
+    #[test]
+    fn leaves_after_its_jobs() {
+        let now = Instant::now();
+        let mut life = life(&[("WORKER_MAX_JOBS", "2")], now);
+        life.did_a_job(&Outcome::Completed, now);
+        assert_eq!(life.reason_to_leave(now), None);
+        life.did_a_job(&Outcome::Failed(FailureCode::InvalidMedia), now);
+        assert_eq!(life.reason_to_leave(now), Some(ExitReason::MaxJobs));
+    }
+
+    #[test]
+    fn only_its_own_failures_in_a_row_count() {
+        let now = Instant::now();
+        let mut life = life(&[("WORKER_MAX_FAILURES", "2")], now);
+        for outcome in [
+            Outcome::Failed(FailureCode::Storage),
+            Outcome::Failed(FailureCode::InvalidMedia),
+            Outcome::Failed(FailureCode::Worker),
+            Outcome::Lost,
+            Outcome::Failed(FailureCode::DiskFull),
+        ] {
+            life.did_a_job(&outcome, now);
+            assert_eq!(life.reason_to_leave(now), None);
+        }
+        life.did_a_job(&Outcome::Failed(FailureCode::Stalled), now);
+        assert_eq!(life.reason_to_leave(now), Some(ExitReason::TooManyFailures));
+    }
+}

@@ -1,0 +1,57 @@
+//! Tells Redis how far an encode is: often enough for somebody who watches, seldom enough to cost
+//! next to nothing.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::job::{Epoch, JobId};
+use crate::queue::Queue;
+
+/// Told when this many points are made, but not more often than [`NOT_BEFORE`].
+const STEP: f64 = 5.0;
+const NOT_BEFORE: Duration = Duration::from_secs(2);
+/// Told after this long however few points are made.
+const AT_LATEST: Duration = Duration::from_secs(20);
+
+/// Whether `percent` is worth a message, when `told` was told `since` ago. The end tells itself, by
+/// the job's completion.
+fn is_due(told: f64, since: Duration, percent: f64) -> bool {
+    percent < 100.0
+        && percent > told
+        && ((percent - told >= STEP && since >= NOT_BEFORE) || since >= AT_LATEST)
+}
+
+/// Follows `percents` for as long as it is polled.
+pub async fn publish(queue: &Queue, id: JobId, epoch: Epoch, mut percents: watch::Receiver<f64>) {
+    let (mut told, mut at) = (0.0, Instant::now());
+    while percents.changed().await.is_ok() {
+        let percent = *percents.borrow_and_update();
+        if !is_due(told, at.elapsed(), percent) {
+            continue;
+        }
+        match queue.progress(id, epoch, percent).await {
+            // A lost lease is the heartbeat's business.
+            Ok(_) => (told, at) = (percent, Instant::now()),
+            Err(error) => tracing::debug!(job = %id, %error, "progress could not be told"),
+        }
+    }
+    std::future::pending().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_told_but_not_too_often_and_never_the_end() {
+        let s = Duration::from_secs;
+        assert!(is_due(0.0, s(2), 5.0));
+        assert!(!is_due(0.0, Duration::from_millis(1900), 50.0));
+        assert!(!is_due(0.0, s(19), 4.9));
+        assert!(is_due(0.0, s(20), 0.1));
+        assert!(!is_due(5.0, s(60), 5.0));
+        assert!(!is_due(5.0, s(60), 100.0));
+    }
+}
