@@ -5,10 +5,10 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test check wasm edge crds openapi docs build bench clean
+.PHONY: help demo test test-unit check wasm edge crds openapi docs build bench clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Transcode a video through the whole system on this machine (FILE=path for your own)
 	@hack/setup.sh demo
@@ -24,6 +24,9 @@ test: ## Format check, lints, and all tests on the real parts
 	@hack/edge-build.sh
 	@hack/packages.sh
 	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked
+
+test-unit: ## The unit tests of the library alone, which need no server and no other program
+	$(CARGO) test --locked --lib
 
 check: ## Only format and lints
 	$(CARGO) fmt --check

@@ -1,5 +1,5 @@
-//! README and docs/: their commands work as they stand, their links lead somewhere, and what they list is what
-//! there is.
+//! README, docs/ and the contributors' documents: their commands work as they stand, their links lead somewhere, and
+//! what they list is what there is.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,12 +21,18 @@ fn read(name: &str) -> String {
     std::fs::read_to_string(root().join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
-/// README and all of docs/, by name.
+/// README, the contributors' documents and all of docs/, by name.
 fn documents() -> Vec<(String, String)> {
-    let in_docs = std::fs::read_dir(root().join("docs")).unwrap();
-    let mut names: Vec<String> =
-        in_docs.map(|e| format!("docs/{}", e.unwrap().file_name().into_string().unwrap())).collect();
-    names.push("README.md".into());
+    let at_the_root =
+        ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", ".github/pull_request_template.md"];
+    let mut names: Vec<String> = at_the_root.map(str::to_owned).to_vec();
+    for folder in ["docs", "docs/adr"] {
+        for entry in std::fs::read_dir(root().join(folder)).unwrap().map(Result::unwrap) {
+            if entry.path().extension().is_some_and(|ending| ending == "md") {
+                names.push(format!("{folder}/{}", entry.file_name().into_string().unwrap()));
+            }
+        }
+    }
     names.sort();
     names.into_iter().map(|name| (name.clone(), read(&name))).collect()
 }
@@ -170,6 +176,22 @@ async fn every_word_of_tcoder_in_a_document_is_known() {
     }
 }
 
+/// `make ...` in a document's code: each is a target of the Makefile.
+#[test]
+fn every_make_target_in_a_document_is_known() {
+    let makefile = read("Makefile");
+    let mut found = BTreeSet::new();
+    for (name, text) in documents() {
+        for line in text.split('`').skip(1).step_by(2).flat_map(str::lines) {
+            let command = line.trim().strip_prefix("make ");
+            let Some(target) = command.and_then(|rest| rest.split_whitespace().next()) else { continue };
+            assert!(makefile.contains(&format!("\n{target}:")), "{name}: make {target}");
+            found.insert(target.to_owned());
+        }
+    }
+    assert!(found.len() >= 5, "{found:?}");
+}
+
 #[test]
 fn every_link_leads_somewhere() {
     let heading = |line: &str| {
@@ -201,9 +223,10 @@ fn every_link_leads_somewhere() {
         }
         // Files that are named.
         for word in text.split('`').skip(1).step_by(2) {
-            let is_path = ["src/", "hack/", "manifests/", "tests/", "web/", "docs/", "edge/"]
-                .iter()
-                .any(|folder| word.starts_with(folder) && !word.contains([' ', '*', '<']));
+            let folders =
+                ["src/", "hack/", "manifests/", "tests/", "web/", "docs/", "edge/", "examples/", "benches/"];
+            let is_path =
+                folders.iter().any(|folder| word.starts_with(folder) && !word.contains([' ', '*', '<']));
             if is_path && word != "edge/build" {
                 assert!(root().join(word).exists(), "{name} names {word}");
             }
