@@ -166,7 +166,7 @@ async fn tell(system: &System, url: &str) -> String {
 async fn an_official_library_verifies_each_message(kind: &str) {
     const WRONG: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
     let system = shared().await;
-    let mut command = crate::the_api_clients::script(&["receiver", kind, WEBHOOK_SECRET, WRONG]).await;
+    let mut command = crate::api_clients::script(&["receiver", kind, WEBHOOK_SECRET, WRONG]).await;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
     let mut receiver = spawn(command);
     let mut lines = BufReader::new(receiver.stdout.take().unwrap()).lines();

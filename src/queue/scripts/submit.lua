@@ -4,7 +4,7 @@
 -- Returns CREATED, or EXISTS with the spec that stands there.
 local id, how, wait, spec = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local max, boost, hook, keep, at = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
--- The index is the guard: a job leaves it only once its hash has expired (forget.lua), and one that has
+-- The index is the guard: a job leaves it only once its hash has expired (prune_index.lua), and one that has
 -- expired may come again.
 if redis.call('ZADD', index, 'NX', at, id) == 0 then
   local there = redis.call('HGET', status(id), 'spec')

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::support::redis::{PrivateRedis, private_redis};
 use crate::support::system::{Setup, fly_of_workers};
-use crate::the_fleet::{Cloud, count, policy, there};
+use crate::fleet::{Cloud, count, policy, there};
 
 /// A port that leads to a Redis, first to one and then to another: what setting REDIS_URL anew does for the
 /// next worker.
@@ -134,7 +134,7 @@ async fn visits_count_silent_launches_from_one_to_the_next() {
             assert!(launches(&cloud) <= 2, "{:?}", cloud.writes());
         }
     };
-    crate::the_fleet::soon("the visits see that the workers are silent", count_until_silent).await;
+    crate::fleet::soon("the visits see that the workers are silent", count_until_silent).await;
     assert_eq!(launches(&cloud), 2);
     let memory: String = redis::cmd("GET").arg("fleet:memory").query(&mut cloud.system.redis()).unwrap();
     assert!(memory.contains("\"launchFailures\":2"), "{memory}");

@@ -101,7 +101,7 @@ async fn the_commands_of_the_api_s_document_work() {
 /// The generated clients of the API's document: generated, compiled and run as it says.
 #[tokio::test]
 async fn the_generated_clients_of_the_api_s_document_work() {
-    let installed = crate::the_api_clients::installed().await;
+    let installed = crate::api_clients::installed().await;
     let variable = |name: &str| &installed.iter().find(|(known, _)| known == name).unwrap().1;
     let (system, dir) = (crate::support::system::shared().await, folder("document"));
     std::fs::copy(clip(), dir.join("holiday.mov")).unwrap();
@@ -248,7 +248,7 @@ fn every_alert_is_explained_and_no_other() {
 #[test]
 fn every_reason_problem_and_error_code_is_explained() {
     let operations = read("docs/operations.md");
-    let source = read("src/controller/fleet/action.rs");
+    let source = read("src/controller/fleet/operation.rs");
     let (_, reasons) = source.split_once("pub const fn reason").unwrap();
     let (reasons, _) = reasons.split_once("impl fmt::Display for Condition").unwrap();
     let mut count = 0;
