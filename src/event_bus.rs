@@ -1,4 +1,4 @@
-//! One reader of the event stream for the whole process; whoever watches a job listens to it.
+//! One reader of the Redis event stream for the whole process, which everything that watches jobs subscribes to.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +10,21 @@ use crate::job::JobEvent;
 use crate::metrics::Metrics;
 use crate::queue::{EventFeed, Queue, QueueError, backoff};
 
-/// How many events a slow listener may lag behind before it has to look at its job afresh.
+/// How many events a slow subscriber may lag behind before it has to read its job again.
 const BACKLOG: usize = 1024;
+/// How long one blocking read of the stream waits.
 const READ_WAIT: Duration = Duration::from_secs(60);
 
-/// Where events come from.
+/// Broadcasts the events of all jobs to its subscribers.
 #[derive(Clone)]
 pub struct EventBus(broadcast::Sender<JobEvent>);
 
 impl EventBus {
-    /// Reads the stream until `stop`. `metrics`, if any, hear it first: they never lag, and who has seen a
-    /// job's end finds it counted.
+    /// Reads the stream until `stop`. `metrics`, if any, see an event first: they never lag, and a subscriber that has
+    /// seen a job's end finds it counted.
     ///
     /// # Errors
-    /// When Redis does not answer at the start; later it is tried again for ever.
+    /// When Redis does not answer at the start; later failures are retried.
     pub async fn start(
         queue: &Queue,
         metrics: Option<Arc<Metrics>>,
@@ -35,20 +36,20 @@ impl EventBus {
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = pump(feed, metrics.as_deref(), sender) => {}
+                () = forward_events(feed, metrics.as_deref(), sender) => {}
             }
         });
         Ok(event_bus)
     }
 
-    /// Everything from now on.
+    /// Receives every event from now on.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<JobEvent> {
         self.0.subscribe()
     }
 }
 
-async fn pump(mut feed: EventFeed, metrics: Option<&Metrics>, sender: broadcast::Sender<JobEvent>) {
+async fn forward_events(mut feed: EventFeed, metrics: Option<&Metrics>, sender: broadcast::Sender<JobEvent>) {
     let mut failures = 0;
     loop {
         match feed.next(READ_WAIT).await {
@@ -58,7 +59,7 @@ async fn pump(mut feed: EventFeed, metrics: Option<&Metrics>, sender: broadcast:
                     if let Some(metrics) = metrics {
                         metrics.job_event(&event);
                     }
-                    // An error says that nobody listens, which is fine.
+                    // An error means that there is no subscriber, which is fine.
                     let _ = sender.send(event);
                 }
             }

@@ -1,40 +1,40 @@
-//! tcoder: an upload becomes a job, a worker encodes it once into every rendition, a webhook tells.
+//! tcoder turns uploaded videos into jobs, transcodes each job once into all of its renditions on FFmpeg workers, and
+//! reports the result by a webhook.
 //!
-//! The rooms, from the ground up. Imports run downhill only: a room knows the ones above it in this
-//! list and none below.
+//! The modules, from the ground up. Imports run downhill only: a module knows those above it in this list and none
+//! below it.
 //!
-//! | room | what lives there |
+//! | module | what lives there |
 //! |---|---|
-//! | [`job`] | the domain: ids, presets, qualities, the state machine, results. Pure |
-//! | [`config`] | the environment, read once into typed values |
-//! | [`time`] | time limits and pauses, in a process and at the edge |
+//! | [`job`] | domain types: ids, presets, qualities, the state machine, results. Pure |
+//! | [`config`] | settings: the environment, parsed once into typed values |
+//! | [`time`] | timeouts and pauses, in a process and on Cloudflare Workers |
 //! | [`net`] | outgoing HTTP that refuses private addresses |
-//! | [`trace`] | one OpenTelemetry trace over API, queue and worker |
+//! | [`trace`] | one OpenTelemetry trace across API, queue and worker |
 //! | [`http_server`] | incoming HTTP within limits |
 //! | [`child`] | child processes that end with their parent |
-//! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
-//! | [`metrics`] | what is counted and measured, as Prometheus or OpenMetrics text |
-//! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
-//! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
+//! | [`queue`] | jobs, workers and the fleet's lock in Redis: Lua scripts and typed calls |
+//! | [`metrics`] | metrics in Prometheus's text format and OpenMetrics |
+//! | [`storage`] | objects in R2 and S3: layout, presigning, transfer, object-created events |
+//! | [`flyprovider`] | Fly Machines: client, rate limit, emulator |
 //! | [`crd`] | the custom resources TranscodeJob and WorkerPool, and their schemas |
-//! | [`webhook`] | signing, and the outbox |
-//! | [`event_bus`] | one reader of the stream of changes for the whole process |
-//! | [`janitor`] | what has to happen without anybody asking: leases, uploads, webhooks that are owed |
-//! | [`controller`] | the fleet: how many machines there should be; the operator: TranscodeJobs and WorkerPools |
-//! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
+//! | [`webhook`] | signing and delivery |
+//! | [`event_bus`] | one reader of the event stream for the whole process |
+//! | [`janitor`] | maintenance: expired leases, lost uploads, pending webhooks, old records |
+//! | [`controller`] | the fleet's plan and its reconcilers; the operator of TranscodeJobs and WorkerPools |
+//! | [`transcoder`] | probe, plan, run FFmpeg, verify; the worker's claim loop |
 //! | [`api`] | the HTTP API |
-//! | [`standalone`] | all of it on one machine: redis-server, an S3 server over a folder, api, the fleet on an emulator |
-//! | [`edge`] | the API, an event consumer and a clock as a Cloudflare Worker |
-//! | [`cli`] | the command line's talk: tables, progress bars, exit codes |
+//! | [`standalone`] | `tcoder up`: redis-server, an S3 server, the API and the fleet on one machine |
+//! | [`edge`] | the Cloudflare Worker's handlers |
+//! | [`cli`] | the command line |
 //!
-//! One way of doing each thing: storage is always S3 over HTTP, the queue is always Redis, a machine is
-//! always asked for over the Fly Machines API, a worker is always the process `tcoder worker`; on a
-//! laptop too.
+//! There is one way of doing each thing: storage is always S3 over HTTP, the queue is always Redis, machines are always
+//! managed through the provider's HTTP API, and a worker is always the process `tcoder worker`, on a laptop too.
 //!
-//! At the edge, compiled to wasm32, are [`job`], [`config`], [`net`], [`time`], [`queue`] over REST,
-//! [`metrics`], addresses and events of [`storage`] with looks into the buckets, the client and the shared
-//! limit in [`flyprovider`], [`webhook`], [`janitor`] and the fleet by the visit, the plan and the visits of
-//! [`controller`], [`api`], and [`edge`]. The rest is native.
+//! The following modules also compile to wasm32 and run on Cloudflare Workers: [`job`], [`config`], [`net`], [`time`],
+//! [`metrics`], [`webhook`], [`janitor`], [`api`], [`edge`]; [`queue`] over REST; signing, events and bindings of
+//! [`storage`]; the client of [`flyprovider`]; and, from [`controller`], the fleet's plan and the one-shot reconciler.
+//! Everything else is native only.
 
 pub mod api;
 #[cfg(not(target_arch = "wasm32"))]

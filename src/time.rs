@@ -1,27 +1,27 @@
-//! Time limits and pauses that work on both kinds of host: a process with tokio, and the edge, where
-//! JavaScript has the timers.
+//! Timeouts, pauses and instants on both kinds of host: a process with tokio, and Cloudflare Workers, where JavaScript
+//! has the timers.
 
 use std::time::Duration;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use std::time::Instant;
 
-/// What comes of it in this time. What is not ready then is given up.
+/// The output of `call`, or `None` if it is not ready within `limit`; then it is dropped.
 #[cfg(not(target_arch = "wasm32"))]
 pub async fn timeout<T>(limit: Duration, call: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit, call).await.ok()
 }
 
-/// A pause.
+/// Waits for `time`.
 #[cfg(not(target_arch = "wasm32"))]
 pub async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
-/// What comes of it in this time. What is not ready then is given up, which aborts its `fetch`. The limit
-/// that reqwest has does not do here: an answer that stops in the middle outlived it.
+/// The output of `call`, or `None` if it is not ready within `limit`; then it is dropped, which aborts its `fetch`.
+/// reqwest's own timeout is not enough here: a response that stalled in the middle outlived it.
 ///
-/// Whatever leaves an isolate goes through here, and what JavaScript holds is not [`Send`] by itself.
+/// Every request of an isolate goes through here, and JavaScript's values are not [`Send`] by themselves.
 #[cfg(target_arch = "wasm32")]
 pub fn timeout<T>(limit: Duration, call: impl Future<Output = T>) -> impl Future<Output = Option<T>> + Send {
     use futures::future::{Either, select};
@@ -34,27 +34,27 @@ pub fn timeout<T>(limit: Duration, call: impl Future<Output = T>) -> impl Future
     })
 }
 
-/// A pause.
+/// Waits for `time`.
 #[cfg(target_arch = "wasm32")]
 pub fn sleep(time: Duration) -> impl Future<Output = ()> + Send {
     worker::send::SendFuture::new(worker::Delay::from(time))
 }
 
-/// A moment. An isolate's clock stands still while it computes, and has no monotonic kin; it lives too
-/// briefly for that to matter.
+/// An instant. An isolate has no monotonic clock, and its clock stands still while it computes; its life is too short
+/// for that to matter.
 #[cfg(target_arch = "wasm32")]
 #[derive(Clone, Copy, Debug)]
 pub struct Instant(jiff::Timestamp);
 
 #[cfg(target_arch = "wasm32")]
 impl Instant {
-    /// This moment.
+    /// The present instant.
     #[must_use]
     pub fn now() -> Self {
         Self(jiff::Timestamp::now())
     }
 
-    /// How long it is ago.
+    /// The time since this instant.
     #[must_use]
     pub fn elapsed(self) -> Duration {
         Duration::try_from(jiff::Timestamp::now().duration_since(self.0)).unwrap_or_default()

@@ -125,7 +125,7 @@ pub async fn upload(
     if let Some(size) = size {
         app.refuse_too_large(size).await?;
     }
-    let id = app.id_for(body.wishes.job_id, &headers).await?;
+    let id = app.id_for(body.options.job_id, &headers).await?;
     let name = body.file_name.as_deref().unwrap_or("video");
     let key = layout::input_key(id, name).map_err(|e| Problem::field("fileName", e.to_string()))?;
     let spec = body.spec(key.clone(), app.rules())?;
@@ -156,7 +156,7 @@ pub async fn submit(
     origin: RequestOrigin,
     Body(body): Body<CreateJobRequest>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
-    let asked = body.wishes.job_id;
+    let asked = body.options.job_id;
     let (spec, delay) = body.spec(app.rules())?;
     let id = app.id_for(asked, &headers).await?;
     if let Input::Key(key) = &spec.input

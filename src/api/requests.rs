@@ -57,7 +57,7 @@ pub struct CreateUploadRequest {
     pub file_size: Option<u64>,
     /// What every new job may say.
     #[serde(flatten)]
-    pub wishes: JobOptions,
+    pub options: JobOptions,
 }
 
 /// `POST /api/jobs`: a job whose video is there already. One of `inputKey` and `inputUrl`.
@@ -77,7 +77,7 @@ pub struct CreateJobRequest {
     pub delay_seconds: Option<u32>,
     /// What every new job may say.
     #[serde(flatten)]
-    pub wishes: JobOptions,
+    pub options: JobOptions,
 }
 
 /// Longest a job may be delayed, seconds.
@@ -109,7 +109,7 @@ pub trait Fields {
     /// Those of its own.
     const OWN: &'static [&'static str];
     /// Those that come on top: the ones of [`JobOptions`], where it makes a job.
-    const COMMON: &'static [&'static str] = WISHES;
+    const COMMON: &'static [&'static str] = OPTION_NAMES;
 }
 
 impl Fields for CreateUploadRequest {
@@ -121,7 +121,7 @@ impl Fields for CreateJobRequest {
     const OWN: &'static [&'static str] = &["inputKey", "inputUrl", "delaySeconds"];
 }
 
-const WISHES: &[&str] = &[
+const OPTION_NAMES: &[&str] = &[
     "jobId",
     "preset",
     "outputQualities",
@@ -165,7 +165,7 @@ impl JobOptions {
 impl CreateUploadRequest {
     /// The job this asks for, with `id`.
     pub(super) fn spec(self, key: ObjectKey, rules: SubmissionLimits) -> Result<JobSpec, Problem> {
-        self.wishes.spec(Input::Key(key), rules)
+        self.options.spec(Input::Key(key), rules)
     }
 }
 
@@ -191,7 +191,7 @@ impl CreateJobRequest {
         if delay > MOST_DELAY {
             return Err(Problem::field("delaySeconds", "a job can be delayed by 2592000 seconds (30 days)"));
         }
-        Ok((self.wishes.spec(input, rules)?, Duration::from_secs(delay.into())))
+        Ok((self.options.spec(input, rules)?, Duration::from_secs(delay.into())))
     }
 }
 

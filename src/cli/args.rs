@@ -1,4 +1,4 @@
-//! What can be typed. The texts are the help a newcomer reads, so they teach by example.
+//! The command line's arguments. Their docs are the help texts, which teach by example.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -50,11 +50,11 @@ Examples:
   tcoder transcode film.mov --quality 720p,360p,144p
   tcoder transcode film.mov --preset hls-adaptive --output film-hls";
 
-const SIGNALS: &str = "SIGTERM and Ctrl-C hand the job in work back; another worker goes on with it.";
+const SIGNALS: &str = "On SIGTERM or Ctrl-C the worker releases its job, and another worker runs it.";
 
-const HANDED_ON: &str = "\
-Without FLY_API_TOKEN a controller in a cluster looks after no machines: workers of your own do the work.
-WORKER_TTL and the other WORKER_ variables are handed on to the machines; what is secret they get
+const FORWARDED_ENV: &str = "\
+Without FLY_API_TOKEN a controller in a cluster manages no machines; run workers yourself.
+WORKER_TTL and the other WORKER_ variables are passed to the machines, which get their secrets
 from the app: `fly secrets set`.";
 
 /// Videos in, renditions out: transcoding on S3 storage, Redis and FFmpeg.
@@ -79,29 +79,30 @@ pub(super) enum Command {
     /// Run the whole system on this machine: queue, storage, API and workers
     ///
     /// Starts redis-server, an S3 server over a folder, the API, and workers as they are needed, and runs
-    /// until Ctrl-C. The workers are machines of an emulated Fly, looked after by the same code as real
-    /// ones: `tcoder fleet status` shows them.
+    /// until Ctrl-C. The workers are machines of an emulated Fly, managed by the same code as real ones:
+    /// `tcoder fleet status` shows them.
     ///
-    /// Everything is kept in the data folder, so the next start goes on where this one stopped.
+    /// All data is kept in the data folder, so the next start continues where this one stopped.
     ///
-    /// With REDIS_URL set, that Redis is used instead. From this machine no token is needed; to listen
-    /// on other addresses set API_TOKENS. Outputs can be read without one by everybody who can reach the
-    /// storage's port and knows their address.
+    /// With REDIS_URL set, that Redis is used instead. Requests from this machine need no token; to
+    /// listen on other addresses set API_TOKENS. Everybody who can reach the storage port and knows the
+    /// address of an output can read it without a token.
     #[command(after_help = UP_EXAMPLES)]
     Up(UpArgs),
     /// Send a video (a file or a web address) to a running tcoder
     #[command(after_help = SUBMIT_EXAMPLES)]
     Submit(SubmitArgs),
-    /// Look at jobs, cancel and retry them
+    /// List, show, watch, cancel and retry jobs
     #[command(after_help = JOBS_EXAMPLES)]
     Jobs(JobsArgs),
-    /// Look at the machines, and at what is done about them next; pause and resume that
+    /// Inspect the machines and the next operations on them; pause and resume scaling
     ///
-    /// The reconciler (`tcoder controller`, or the one inside `tcoder up`) starts, makes, stops and
-    /// destroys machines as the queue needs them. Paused it only looks on, and `plan` is a dry run.
+    /// The reconciler (`tcoder controller`, or the one inside `tcoder up`) creates, starts, stops and
+    /// destroys machines as the queue needs them. While it is paused it changes nothing, and `plan` is a
+    /// dry run.
     #[command(after_help = FLEET_EXAMPLES)]
     Fleet(FleetArgs),
-    /// Transcode a file here and now, without queue or storage; for trying out presets
+    /// Transcode a file on this machine, without queue or storage, to try out presets
     #[command(after_help = TRANSCODE_EXAMPLES)]
     Transcode(TranscodeArgs),
     /// Run the HTTP API on the Redis and the buckets named in the environment
@@ -110,27 +111,28 @@ pub(super) enum Command {
     /// Run the controller: the Fly Machines the queue needs and, in Kubernetes, TranscodeJobs and
     /// WorkerPools
     ///
-    /// Looks at the queue in Redis and at the app's machines, and starts, makes, stops and destroys
-    /// machines until both fit, one request to Fly a second. Several may run; one acts at a time.
+    /// Compares the queue in Redis with the app's machines, and creates, starts, stops and destroys
+    /// machines until they match, with one request to Fly a second. Several controllers may run; one of
+    /// them is the leader.
     ///
     /// In a cluster, or with --namespace or --all-namespaces and a kubeconfig, it is an operator too: a
-    /// TranscodeJob becomes a job in the queue, and its status shows how far that is; a WorkerPool says
-    /// how many machines there may be. `tcoder crd` prints the definitions of both.
-    #[command(after_help = format!("{}\n\n{HANDED_ON}", help(&[Role::Controller, Role::Operator])))]
+    /// TranscodeJob becomes a job in the queue, and its status shows the progress; a WorkerPool says how
+    /// many machines there may be. `tcoder crd` prints the definitions of both.
+    #[command(after_help = format!("{}\n\n{FORWARDED_ENV}", help(&[Role::Controller, Role::Operator])))]
     Controller(ControllerArgs),
     /// Run a worker on the Redis and the buckets named in the environment
     ///
-    /// Made for machines that are paid by the second: by default it takes no further job after 5
-    /// minutes, or leaves after 5 without one, with exit code 0. WORKER_IDLE_TIMEOUT=0 and WORKER_TTL=0
-    /// have it stay.
+    /// Made for machines that are billed by the second: by default it claims no further job after 5
+    /// minutes, and exits after 5 minutes without a job, with exit code 0. WORKER_IDLE_TIMEOUT=0 and
+    /// WORKER_TTL=0 keep it running.
     #[command(after_help = format!("{}\n\n{SIGNALS}", help(&[Role::Worker])))]
     Worker,
     /// Print the custom resource definitions, for `tcoder crd | kubectl apply -f -`
     Crd,
-    /// Print what can be configured, as docs/configuration.md has it
+    /// Print docs/configuration.md
     #[command(hide = true)]
     Configuration,
-    /// Print the API's contract, OpenAPI 3.1, as it stands at /openapi.json too
+    /// Print the OpenAPI 3.1 document of the API, which is also served at /openapi.json
     Openapi,
 }
 
@@ -142,14 +144,14 @@ pub(super) struct UpArgs {
     /// Address of the API; storage listens on the port after it
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// Name or IP under which other machines reach this one; upload and download addresses bear it
+    /// Name or IP under which other machines reach this one; used in upload and download addresses
     #[arg(long, value_name = "HOST", env = "TCODER_PUBLIC_HOST", value_parser = host)]
     pub public_host: Option<Host>,
-    /// Workers at most, each a process; one FFmpeg uses all cores, so one is right for most machines.
-    /// 0 starts none, for workers of your own
+    /// Maximum number of workers, each a process; one FFmpeg uses all cores, so one is right for most
+    /// machines. 0 starts none, if you run workers yourself
     #[arg(long, value_name = "N", default_value_t = 1, env = "MAX_MACHINES", value_parser = clap::value_parser!(u32).range(0..=64))]
     pub max_machines: u32,
-    /// Workers that stay though there is nothing to do; with 0 the first job waits some seconds for one
+    /// Minimum number of workers, which run without jobs too; with 0 the first job waits some seconds for one
     #[arg(long, value_name = "N", default_value_t = 1, env = "MIN_MACHINES", value_parser = clap::value_parser!(u32).range(0..=64))]
     pub min_machines: u32,
 }
@@ -167,10 +169,10 @@ pub(super) struct ControllerArgs {
     /// Address of /livez, /readyz and /metrics
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9090")]
     pub listen: SocketAddr,
-    /// See to the objects of this namespace only
+    /// Reconcile the objects of this namespace only
     #[arg(long, value_name = "NAME", env = "WATCH_NAMESPACE")]
     pub namespace: Option<String>,
-    /// See to the objects of all namespaces; so it does in a cluster without --namespace
+    /// Reconcile the objects of all namespaces; the default in a cluster
     #[arg(long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
 }
@@ -182,7 +184,7 @@ pub(super) struct ApiArgs {
     pub listen: SocketAddr,
 }
 
-/// Which server to talk to.
+/// The server to connect to.
 #[derive(Clone, Debug, Args)]
 pub(super) struct ServerArgs {
     /// Address of the API
@@ -195,12 +197,12 @@ pub(super) struct ServerArgs {
         hide_env_values = true
     )]
     pub server: Url,
-    /// One of the server's API_TOKENS, where it asks for one
+    /// One of the server's API_TOKENS, if it has any
     #[arg(long, global = true, value_name = "TOKEN", env = "TCODER_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 }
 
-/// What to make of a video.
+/// How to encode a video.
 #[derive(Clone, Debug, Args)]
 pub(super) struct EncodeArgs {
     /// default: copy the streams, or H.264 at a fixed bitrate with --quality;
@@ -222,7 +224,7 @@ pub(super) struct EncodeArgs {
 }
 
 impl EncodeArgs {
-    /// The stills that are asked for.
+    /// The stills to make.
     pub const fn stills(&self) -> Stills {
         Stills { poster: self.poster, storyboard: self.storyboard }
     }
@@ -234,21 +236,21 @@ pub(super) struct SubmitArgs {
     #[arg(value_name = "FILE|URL")]
     pub input: String,
     #[command(flatten)]
-    pub wishes: EncodeArgs,
+    pub encode: EncodeArgs,
     /// Urgency from -100 to 100; one point is worth a minute of waiting
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = priority)]
     pub priority: Priority,
-    /// Where the server POSTs the result, signed, at the end
+    /// URL to which the server POSTs the result, signed, when the job ends
     #[arg(long, value_name = "URL")]
     pub webhook: Option<Url>,
-    /// Wait for the end of the job, with progress
+    /// Wait until the job has ended, and show its progress
     #[arg(long)]
     pub wait: bool,
-    /// Wait, and download the renditions into this folder; files of the same names are replaced, each
-    /// when the new one is whole
+    /// Wait, and download the renditions into this folder; a file of the same name is replaced when the
+    /// new one is complete
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
-    /// Print the job as JSON on stdout instead of words
+    /// Print the job as JSON
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
@@ -266,7 +268,7 @@ pub(super) struct JobsArgs {
     pub command: JobsCommand,
     #[command(flatten)]
     pub server: ServerArgs,
-    /// Print JSON on stdout instead of words
+    /// Print JSON
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -278,7 +280,7 @@ pub(super) enum JobsCommand {
         /// Only those in this state: uploading queued running completed failed cancelled
         #[arg(long, value_name = "STATE")]
         status: Option<State>,
-        /// How many at most
+        /// Maximum number of jobs
         #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
         limit: u32,
     },
@@ -287,12 +289,12 @@ pub(super) enum JobsCommand {
         /// The job's id
         id: JobId,
     },
-    /// Call a job off; a running encode stops within seconds
+    /// Cancel a job; a running encode stops within seconds
     Cancel {
         /// The job's id
         id: JobId,
     },
-    /// Give a failed or cancelled job another round of attempts
+    /// Queue a failed or cancelled job again, with all its attempts
     Retry {
         /// The job's id
         id: JobId,
@@ -313,31 +315,31 @@ pub(super) struct FleetArgs {
     pub command: FleetCommand,
     #[command(flatten)]
     pub server: ServerArgs,
-    /// Print what `GET /api/fleet` answers, JSON, on stdout instead of words
+    /// Print the response of `GET /api/fleet` as JSON
     #[arg(long, global = true)]
     pub json: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum FleetCommand {
-    /// Show how many machines are wanted and why, and each one's state, job, age and cost so far
+    /// Show the desired number of machines and why, and each machine's state, job, age and cost so far
     ///
-    /// `state` is Fly's word, `role` what that means here: busy, idle, booting, leaving, rest, or what is
-    /// wrong with it. `age` counts from when it was made, `up` from when it last started. The cost is that
-    /// of its runs at one price an hour; a machine that was destroyed is not counted any more.
+    /// `state` is Fly's state of the machine, `role` is what it does for the fleet: busy, idle, booting,
+    /// leaving, rest, or what is wrong with it. `age` is the time since it was created, `up` since it last
+    /// started. The cost is that of its runs at its hourly price; destroyed machines are not included.
     Status,
-    /// Show what would be done next, step by step, and why; nothing is done by asking
+    /// Show the next operations and their reasons, without carrying them out
     Plan,
-    /// Have nothing done about the fleet until `tcoder fleet resume`
+    /// Stop scaling until `tcoder fleet resume`
     ///
-    /// Machines that run go on with their jobs, and leave by themselves. A second pause changes the
-    /// reason, not the time.
+    /// Running machines continue with their jobs and stop by themselves when idle. A second pause changes
+    /// the reason, not the time.
     Pause {
-        /// Why, for whoever finds the fleet paused; one line of at most 200 characters
+        /// The reason, shown while the fleet is paused; one line of at most 200 characters
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Go on where `tcoder fleet pause` stopped
+    /// Resume scaling after `tcoder fleet pause`
     Resume,
 }
 
@@ -347,11 +349,11 @@ pub(super) struct TranscodeArgs {
     #[arg(value_name = "FILE")]
     pub input: PathBuf,
     #[command(flatten)]
-    pub wishes: EncodeArgs,
+    pub encode: EncodeArgs,
     /// Folder for the outputs
     #[arg(long, value_name = "DIR", default_value = "out")]
     pub output: PathBuf,
-    /// Print the result as JSON on stdout instead of words
+    /// Print the result as JSON
     #[arg(long)]
     pub json: bool,
 }
@@ -362,19 +364,19 @@ mod tests {
     use clap::CommandFactory as _;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn cli_arguments_are_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn the_server_can_be_named_before_and_behind_a_word_of_jobs() {
+    fn jobs_accepts_server_options_before_and_after_the_subcommand() {
         for line in ["tcoder jobs --server http://h list", "tcoder jobs list --server http://h --token t"] {
             assert!(Cli::try_parse_from(line.split(' ')).is_ok(), "{line}");
         }
     }
 
     #[test]
-    fn every_word_of_fleet_takes_a_server_and_json() {
+    fn fleet_subcommands_accept_server_and_json() {
         for word in ["status", "plan", "pause", "pause --reason why", "resume"] {
             for line in [
                 format!("tcoder fleet {word} --json --server http://h --token t"),

@@ -100,7 +100,7 @@ const GROUPS: &[Group] = &[
                 "R2_PUBLIC_URL",
                 "",
                 STORES,
-                "where everybody can read the output bucket; without it outputs get signed addresses that end after a day, and HLS is served through the API under /media",
+                "public address of the output bucket; without it outputs get signed addresses that expire after a day, and HLS is served through the API below /media",
             ),
         ],
     },
@@ -112,19 +112,19 @@ const GROUPS: &[Group] = &[
                 "API_TOKENS",
                 "",
                 &[Up, Api, Edge],
-                "who may call: bearer tokens with commas between, 16 characters or more each; needed off this machine and at the edge",
+                "bearer tokens of callers, separated by commas, 16 characters or more each; needed unless the API listens on this machine only",
             )),
             optional(
                 "API_CORS_ORIGINS",
                 "",
                 &[Up, Api, Edge],
-                "pages that may call from a browser, with commas between",
+                "origins of pages that may call the API, separated by commas",
             ),
             optional(
                 "API_PUBLIC_URL",
                 "as each request names it",
                 &[Api, Operator, Edge],
-                "where clients reach the API, such as https://films.example; webhooks and TranscodeJobs have addresses of a private bucket's HLS only with it",
+                "public address of the API, such as https://films.example; needed for addresses of HLS in a private bucket in webhooks and TranscodeJobs",
             ),
             secret(optional(
                 "WEBHOOK_SECRET",
@@ -136,63 +136,63 @@ const GROUPS: &[Group] = &[
                 "ALLOW_PRIVATE_URLS",
                 "false",
                 &[Up, Api, Worker, Operator, Edge],
-                "true lets inputs and webhooks lie in a private network",
+                "true: allow inputs and webhooks in private networks",
             ),
         ],
     },
     Group {
         title: "Workers",
-        text: "The controller hands them on to the machines it starts; keep them out of the Fly app's secrets, which win.",
+        text: "The controller passes them to the machines it starts. Keep them out of the Fly app's secrets, which take precedence.",
         variables: &[
             optional(
                 "WORKER_IDLE_TIMEOUT",
                 "300",
                 &[Up, Worker, Controller, Edge],
-                "seconds without a job after which it leaves; 0: never",
+                "seconds without a job after which a worker exits; 0: never",
             ),
             optional(
                 "WORKER_TTL",
                 "300",
                 &[Up, Worker, Controller, Edge],
-                "seconds after which it takes no further job; 0: never",
+                "seconds after which a worker claims no further job; 0: never",
             ),
             optional(
                 "WORKER_MAX_JOBS",
                 "0",
                 &[Up, Worker, Controller, Edge],
-                "jobs after which it leaves; 0: no limit",
+                "number of jobs after which a worker exits; 0: no limit",
             ),
             optional(
                 "WORKER_MAX_FAILURES",
                 "3",
                 &[Up, Worker, Controller, Edge],
-                "failures in a row, not the files' fault, after which it leaves; 0: no limit",
+                "number of failures in a row, not caused by the files, after which a worker exits; 0: no limit",
             ),
             optional(
                 "WORKER_SCRATCH_DIR",
                 "the system's",
                 &[Worker],
-                "folder for the files of a job in work",
+                "folder for the files of a running job",
             ),
             optional(
                 "WORKER_DISK_BYTES",
                 "what is free",
                 &[Up, Worker],
-                "so much disk a job's files may take, where a worker may not use all that is free, as in a pod",
+                "maximum size of a job's files, where a worker may not use all free disk space, as in a pod",
             ),
             optional(
                 "WORKER_MAX_INPUT_BYTES",
                 "10000000000 on Fly, else 50000000000",
                 &[Up, Api, Worker, Controller, Edge],
-                "largest input; follows from FLY_WORKER_DISK_GB or WORKER_DISK_BYTES where those are set, and must fit \
-                 on such a disk with what is made of it, so somewhat less than half of it; the API refuses larger \
-                 uploads at once where it has this setting or a fleet tells it, and the client gives fileSize",
+                "maximum size of an input; derived from FLY_WORKER_DISK_GB or WORKER_DISK_BYTES if set; an input and its \
+                 outputs must fit on the disk, so it is less than half of it. The API refuses larger uploads at once if it \
+                 has this setting or a fleet reports it, and the client sends fileSize",
             ),
             optional(
                 "WORKER_STALL_TIMEOUT",
                 "120",
                 &[Up, Worker, Controller, Edge],
-                "seconds without headway after which FFmpeg is killed",
+                "seconds without progress after which FFmpeg is killed",
             ),
             optional("FLY_MACHINE_ID", "HOSTNAME", &[Worker], "the machine it is on; Fly sets it"),
             optional("HOSTNAME", "local", &[Worker, Controller], "the machine's or the pod's name"),
@@ -200,7 +200,7 @@ const GROUPS: &[Group] = &[
     },
     Group {
         title: "The fleet",
-        text: "Without FLY_API_TOKEN a controller in a cluster looks after no machines: workers of your own do the work.",
+        text: "Without FLY_API_TOKEN a controller in a cluster manages no machines; run workers yourself.",
         variables: &[
             secret(needed(
                 "FLY_API_TOKEN",
@@ -229,76 +229,101 @@ const GROUPS: &[Group] = &[
                 "FLY_WORKER_REGIONS",
                 "any",
                 FLEETS,
-                "where, most wanted first, with commas between; FLY_REGION, which Fly sets on its machines, is not read",
+                "regions, preferred first, separated by commas; FLY_REGION, which Fly sets on its machines, is not read",
             ),
             optional(
                 "FLY_WORKER_DISK_GB",
                 "25, or what WORKER_MAX_INPUT_BYTES needs",
                 FLEETS,
-                "its disk, 2 to 50 GB: a job's input lies there with all that is made of it",
+                "size of its disk, 2 to 50 GB, which holds a job's input and outputs",
             ),
-            optional("FLEET_STRICT_REGIONS", "false", FLEETS, "true: nowhere else when these are full"),
-            optional("MIN_MACHINES", "0", &[Up, Controller, Edge], "so many always run (tcoder up: 1)"),
-            optional("MAX_MACHINES", "10", &[Up, Controller, Edge], "so many exist at most (tcoder up: 1)"),
-            optional("JOBS_PER_MACHINE", "1", FLEETS, "so many waiting jobs are worth a machine"),
+            optional("FLEET_STRICT_REGIONS", "false", FLEETS, "true: use no other region if these are full"),
+            optional(
+                "MIN_MACHINES",
+                "0",
+                &[Up, Controller, Edge],
+                "minimum number of running machines (tcoder up: 1)",
+            ),
+            optional(
+                "MAX_MACHINES",
+                "10",
+                &[Up, Controller, Edge],
+                "maximum number of machines (tcoder up: 1)",
+            ),
+            optional(
+                "JOBS_PER_MACHINE",
+                "1",
+                FLEETS,
+                "number of waiting jobs for which one machine is started",
+            ),
             optional(
                 "FLEET_BUDGET_USD_PER_HOUR",
                 "",
                 FLEETS,
-                "no machine is started that would cost more in all; jobs that run go on",
+                "maximum cost of all running machines; running jobs continue",
             ),
             optional(
                 "FLEET_PRICE_USD_PER_HOUR",
                 "Fly's list price",
                 FLEETS,
-                "what a machine's hour costs; needed with a budget where the size is in no list",
+                "price of a machine; needed with a budget if the size is in no price list",
             ),
             optional(
                 "FLEET_LAUNCH_FAILURES",
                 "3",
                 FLEETS,
-                "after so many launches in a row without a worker, no more for ten minutes",
+                "number of launches in a row without a worker after which launches pause for ten minutes",
             ),
-            optional("FLEET_PAUSED", "false", FLEETS, "true: say what would be done, and do nothing"),
-            optional("FLY_API_HOSTNAME", "https://api.machines.dev", FLEETS, "where the Machines API is"),
+            optional(
+                "FLEET_PAUSED",
+                "false",
+                FLEETS,
+                "true: report the next operations without carrying them out",
+            ),
+            optional("FLY_API_HOSTNAME", "https://api.machines.dev", FLEETS, "address of the Machines API"),
         ],
     },
     Group {
         title: "In Kubernetes",
         text: "On top of what the controller reads anyway; the storage variables are for uploads and the addresses of outputs.",
         variables: &[
-            optional("WATCH_NAMESPACE", "all", &[Operator], "see to the objects of this namespace only"),
-            optional("POD_NAMESPACE", "tcoder-system", &[Operator], "where its Lease is, and the mirrors"),
+            optional("WATCH_NAMESPACE", "all", &[Operator], "reconcile the objects of this namespace only"),
+            optional(
+                "POD_NAMESPACE",
+                "tcoder-system",
+                &[Operator],
+                "namespace of the Lease and of the mirrored TranscodeJobs",
+            ),
             optional(
                 "MIRROR_MAX",
                 "200",
                 &[Operator],
-                "so many jobs of the API are shown as TranscodeJobs; 0: none",
+                "maximum number of jobs of the API that are mirrored as TranscodeJobs; 0: none",
             ),
             optional("KUBERNETES_SERVICE_HOST", "", &[Operator], "set in every pod: this is a cluster"),
         ],
     },
     Group {
-        title: "At the edge",
+        title: "The Cloudflare Worker",
         text: "In `[vars]` of `wrangler.toml`; what is secret by `wrangler secret put`.",
         variables: &[
             optional(
                 "EDGE_FLEET",
                 "enabled",
                 &[Edge],
-                "disabled: a tcoder controller looks after the machines",
+                "enabled: the Worker manages the machines; disabled: a tcoder controller does",
             ),
             optional(
                 "EDGE_SUBREQUESTS",
                 "50",
                 &[Edge],
-                "what an invocation may ask of others: 50 on the free plan, 1000 on the paid one",
+                "maximum number of subrequests of an invocation: 50 on the free plan, 1000 on the paid one",
             ),
             optional(
                 "EDGE_CRON_MAX_SECONDS",
                 "50",
                 &[Edge],
-                "how long the clock's invocation stays within its minute while jobs run",
+                "maximum duration of a scheduled run while jobs run, seconds",
             ),
         ],
     },
@@ -306,7 +331,7 @@ const GROUPS: &[Group] = &[
         title: "Logs and traces",
         text: "Spans go to an OpenTelemetry collector by OTLP over HTTP; the other variables of its specification hold too.",
         variables: &[
-            optional("RUST_LOG", "warn,tcoder=info", &[Up, Api, Worker, Controller], "which logs"),
+            optional("RUST_LOG", "warn,tcoder=info", &[Up, Api, Worker, Controller], "log filter"),
             optional(
                 "LOG_FORMAT",
                 "text at a terminal, else json",
@@ -329,13 +354,13 @@ const GROUPS: &[Group] = &[
                 "OTEL_SERVICE_NAME",
                 "tcoder- and the role",
                 &[Up, Api, Worker, Controller],
-                "who says it",
+                "service.name of the spans",
             ),
             optional(
                 "OTEL_RESOURCE_ATTRIBUTES",
                 "",
                 &[Up, Api, Worker, Controller],
-                "more about who says it",
+                "further resource attributes",
             ),
             optional(
                 "OTEL_TRACES_SAMPLER",
@@ -353,7 +378,7 @@ const GROUPS: &[Group] = &[
                 "OTEL_BSP_SCHEDULE_DELAY",
                 "5000",
                 &[Up, Api, Worker, Controller],
-                "milliseconds between two messages to the collector",
+                "milliseconds between two exports",
             ),
         ],
     },
@@ -415,9 +440,9 @@ pub(super) fn help(roles: &[Role]) -> String {
 pub(super) fn markdown() -> String {
     let mut text = String::from(
         "# Configuration\n\nMade from the code by `make docs`; change `src/cli/environment.rs` instead. All of tcoder is \
-         configured by the environment (at the edge by variables of the Worker), with the same names everywhere. What is \
-         missing or cannot be read names itself at the start. **needed** means that those who read it do not start \
-         without it; a *secret* belongs where secrets are kept, and is shown nowhere.\n",
+         configured by the environment (the Worker by its variables), with the same names everywhere. A role \
+         reports all missing and invalid settings at its start. **needed** means that the roles that read it do not \
+         start without it; a *secret* belongs into a secret store, and is never shown.\n",
     );
     for group in GROUPS {
         let _ = write!(text, "\n## {}\n\n", group.title);

@@ -70,7 +70,7 @@ pub async fn up(args: UpArgs) -> Result<(), CliError> {
         elsewhere => format!(" --server {elsewhere}"),
     };
     outln!("\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n");
-    outln!("Ctrl-C stops it; the next start goes on where this one stopped.");
+    outln!("Press Ctrl-C to stop; the next start continues where this one stopped.");
     stop.cancelled().await;
     outln!("\nstopping: workers hand their jobs back (Ctrl-C again ends at once)");
     tokio::select! {

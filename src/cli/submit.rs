@@ -15,22 +15,22 @@ use crate::job::{Job, JobId};
 
 pub async fn run(args: SubmitArgs) -> Result<(), CliError> {
     let client = Client::new(&args.server)?;
-    let wishes = JobOptions {
+    let options = JobOptions {
         // Chosen here, so that a repeated request cannot make a second job.
         job_id: Some(JobId::new()),
-        preset: args.wishes.preset,
-        output_qualities: args.wishes.quality.clone(),
-        stills: args.wishes.stills(),
+        preset: args.encode.preset,
+        output_qualities: args.encode.quality.clone(),
+        stills: args.encode.stills(),
         webhook_url: args.webhook.clone(),
         priority: args.priority,
         ..JobOptions::default()
     };
     let id = match web_address(&args.input) {
         Some(url) => {
-            let body = CreateJobRequest { input_url: Some(url), wishes, ..CreateJobRequest::default() };
+            let body = CreateJobRequest { input_url: Some(url), options, ..CreateJobRequest::default() };
             client.submit(&body).await?.job_id
         }
-        None => send_file(&client, Path::new(&args.input), wishes).await?,
+        None => send_file(&client, Path::new(&args.input), options).await?,
     };
     if !args.wait && args.output.is_none() {
         return report_submitted(&client, id, args.json).await;
@@ -53,7 +53,7 @@ async fn report_submitted(client: &Client, id: JobId, json: bool) -> Result<(), 
     Ok(())
 }
 
-async fn send_file(client: &Client, path: &Path, wishes: JobOptions) -> Result<JobId, CliError> {
+async fn send_file(client: &Client, path: &Path, options: JobOptions) -> Result<JobId, CliError> {
     let cannot = |e: std::io::Error| CliError::Local(format!("cannot read {}: {e}", path.display()));
     let file = tokio::fs::File::open(path).await.map_err(|error| match path.to_str() {
         Some(text) if text.contains("://") => {
@@ -69,8 +69,9 @@ async fn send_file(client: &Client, path: &Path, wishes: JobOptions) -> Result<J
         return Err(CliError::Local(format!("{} is empty", path.display())));
     }
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-    let ticket =
-        client.upload(&CreateUploadRequest { file_name: name, file_size: Some(about.len()), wishes }).await?;
+    let ticket = client
+        .upload(&CreateUploadRequest { file_name: name, file_size: Some(about.len()), options })
+        .await?;
     let Some(url) = ticket.upload_url else { return Ok(ticket.job_id) };
     let bar = output::bytes_bar("upload", about.len());
     let told = bar.clone();

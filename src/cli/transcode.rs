@@ -29,9 +29,9 @@ pub async fn run(args: TranscodeArgs) -> Result<(), CliError> {
     let mut work = std::pin::pin!(transcode(Request {
         input: &args.input,
         out_dir: &args.output,
-        preset: args.wishes.preset,
-        ladder: &args.wishes.quality,
-        stills: args.wishes.stills(),
+        preset: args.encode.preset,
+        ladder: &args.encode.quality,
+        stills: args.encode.stills(),
         disk_bytes: None,
         stall_timeout: STALL,
         deadline: DEADLINE,

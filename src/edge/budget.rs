@@ -1,48 +1,46 @@
-//! How much an invocation may do. Pure.
+//! How many subrequests each part of an invocation may make. Pure.
 
 use std::time::Duration;
 
 use crate::controller::reconciler::InvocationBudget;
-use crate::janitor::Allowance;
+use crate::janitor::SubrequestBudget;
 
-/// Requests to Fly in a round of the clock.
-const CRON_FLY: u32 = 8;
-/// A visit to the fleet may take so many round trips more than it plans for: Fly's limit says no, a step has
-/// to be taken back.
+/// Requests to the provider in one round of the `scheduled` handler.
+const CRON_PROVIDER_REQUESTS: u32 = 8;
+/// Round trips that a reconciliation may need beyond its budget: the rate limit refuses, or an operation has to be
+/// taken back.
 const SLACK: u32 = 3;
 
-/// How the clock's round trips are shared out.
+/// How the subrequests of the `scheduled` handler are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BudgetSplit {
-    /// For the errands.
-    pub tasks: Allowance,
-    /// For the rest of the minute.
-    pub rest: Allowance,
+    /// For the janitor.
+    pub tasks: SubrequestBudget,
+    /// For the reconciler, and for webhooks later in the minute.
+    pub rest: SubrequestBudget,
 }
 
 impl BudgetSplit {
-    /// Of so many in all: two fifths for the errands, since everything else is asked for in vain while
-    /// leases have run out.
+    /// Reserves 40 % of `subrequests` for the janitor: until expired leases are reaped, nothing else can make progress.
     #[must_use]
     pub const fn of(subrequests: u32) -> Self {
         let tasks = subrequests * 2 / 5;
-        Self { tasks: Allowance(tasks), rest: Allowance(subrequests - tasks) }
+        Self { tasks: SubrequestBudget(tasks), rest: SubrequestBudget(subrequests - tasks) }
     }
 }
 
-/// What a batch of R2's messages lets the fleet do, where so much is left of the invocation: look at the
-/// machines, and start those that are wanted, one a second. Where one is, that is two round trips to each.
-/// Whatever more is needed the next message does, or the clock.
-pub fn event_budget(left: Allowance) -> InvocationBudget {
+/// The reconciler's budget in the `queue` handler: list the machines and start those that are wanted, one a second,
+/// at two round trips each. The next message or the next scheduled run does the rest.
+pub fn event_budget(left: SubrequestBudget) -> InvocationBudget {
     InvocationBudget { fly: 8, trips: left.0.saturating_sub(SLACK).min(16), time: Duration::from_secs(20) }
 }
 
-/// What the fleet may do in a round of the clock, where so much is left of the invocation.
-pub fn cron_budget(left: Allowance, time: Duration) -> InvocationBudget {
-    InvocationBudget { fly: CRON_FLY, trips: left.0.saturating_sub(SLACK), time }
+/// The reconciler's budget in one round of the `scheduled` handler.
+pub fn cron_budget(left: SubrequestBudget, time: Duration) -> InvocationBudget {
+    InvocationBudget { fly: CRON_PROVIDER_REQUESTS, trips: left.0.saturating_sub(SLACK), time }
 }
 
-/// Whether the errands that are seldom due are.
+/// Whether the run number `turn` is one of those, every tenth, that also remove dead workers and old records.
 pub const fn is_full_sweep(turn: u64) -> bool {
     turn.is_multiple_of(10)
 }
@@ -52,28 +50,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_add_up_to_no_more_than_there_is() {
+    fn budget_split_adds_up_to_the_subrequests() {
         for all in [0, 1, 20, 50, 1000] {
-            let shares = BudgetSplit::of(all);
-            assert_eq!(shares.tasks.0 + shares.rest.0, all);
+            let split = BudgetSplit::of(all);
+            assert_eq!(split.tasks.0 + split.rest.0, all);
         }
-        assert!(cron_budget(Allowance(2), Duration::ZERO).trips == 0);
+        assert!(cron_budget(SubrequestBudget(2), Duration::ZERO).trips == 0);
         let free = BudgetSplit::of(50);
         assert!(cron_budget(free.rest, Duration::ZERO).trips >= 20, "a machine needs four round trips");
     }
 
     #[test]
-    fn what_is_seldom_due_is_so_every_ten_minutes() {
+    fn is_full_sweep_is_true_every_ten_minutes() {
         assert_eq!((0..60).filter(|turn| is_full_sweep(*turn)).count(), 6);
     }
 
     #[test]
-    fn a_message_leaves_room_for_jobs_that_have_to_be_made() {
-        let all = Allowance(50);
+    fn event_budget_leaves_subrequests_for_jobs_to_be_created() {
+        let all = SubrequestBudget(50);
         let first = event_budget(all).trips + SLACK;
         assert!(first + 10 < all.0 && first > 4);
-        let rest = Allowance(all.0 - first - 10);
+        let rest = SubrequestBudget(all.0 - first - 10);
         assert!(event_budget(rest).trips + SLACK <= rest.0);
-        assert_eq!(event_budget(Allowance(2)).trips, 0);
+        assert_eq!(event_budget(SubrequestBudget(2)).trips, 0);
     }
 }

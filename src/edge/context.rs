@@ -1,4 +1,4 @@
-//! What an invocation has.
+//! What an invocation works with.
 
 use std::sync::{Arc, LazyLock};
 
@@ -19,30 +19,30 @@ use crate::webhook::WebhookSender;
 pub const INPUT: &str = "INPUT";
 /// The bucket results go to.
 pub const OUTPUT: &str = "OUTPUT";
-/// The queue for messages that nobody can read.
+/// The dead-letter queue, for messages that cannot be read.
 pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
-/// Its name among those who look after machines.
+/// The group of reconcilers to which all invocations belong; one of a group may take over from another at once.
 const GROUP: &str = "edge";
 
 /// Shared by all invocations of an isolate, so that each reads what an earlier one has written. The settings of an
 /// isolate do not change, so there is one Redis.
 static SYNC: LazyLock<SyncToken> = LazyLock::new(SyncToken::default);
 
-/// What an invocation has.
+/// What an invocation works with.
 pub struct EdgeContext {
-    /// What it is set to do.
+    /// The Worker's settings.
     pub settings: Settings,
     /// The queue.
     pub queue: Queue,
     /// The buckets.
     pub storage: Storage,
-    /// For messages that nobody can read.
+    /// The dead-letter queue.
     pub dead_letters: worker::Queue,
     links: UrlSigner,
     env: worker::Env,
 }
 
-/// Why there is nothing to work with: what is missing, each by name.
+/// The installation cannot be used; holds what is missing or wrong, each by name.
 #[derive(Debug, thiserror::Error)]
 #[error("this installation is not complete: {}", .0.join("; "))]
 pub struct IncompleteSettings(Vec<String>);
@@ -53,7 +53,7 @@ fn lookup(env: &worker::Env) -> Env<'_> {
 }
 
 impl EdgeContext {
-    /// All of it.
+    /// Reads the settings and bindings.
     ///
     /// # Errors
     /// Names every variable, secret and binding that is missing or wrong.
@@ -106,8 +106,8 @@ impl EdgeContext {
         })
     }
 
-    /// The errands.
-    pub fn tasks(&self) -> JanitorTasks {
+    /// The janitor's tasks.
+    pub fn janitor(&self) -> JanitorTasks {
         let guard = EgressPolicy::allow_private(self.settings.api.allow_private_urls);
         let webhooks =
             self.settings.webhook.as_ref().map(|secret| WebhookSender::of_installation(secret, guard));
@@ -126,8 +126,8 @@ impl EdgeContext {
         }
     }
 
-    /// The visitor to the fleet; nothing where somebody else looks after it.
-    pub fn one_shot(&self) -> Option<OneShotReconciler> {
+    /// The reconciler of the fleet; `None` where a `tcoder controller` manages it.
+    pub fn reconciler(&self) -> Option<OneShotReconciler> {
         let Fleet { fly, policy } = self.settings.fleet.as_ref()?;
         let fly = Fly::new(fly);
         let fly = fly

@@ -1,4 +1,4 @@
-//! Serves the API: the router of `tcoder api`.
+//! The `fetch` handler: serves the API by the router of `tcoder api`.
 
 use axum::body::Body;
 use axum::http::Response;
@@ -8,7 +8,7 @@ use tower::ServiceExt as _;
 use super::context::EdgeContext;
 use crate::api::{self, Problem};
 
-/// Answers a request.
+/// Answers an HTTP request.
 pub async fn fetch(request: worker::HttpRequest, env: worker::Env) -> Response<Body> {
     match EdgeContext::new(&env) {
         Ok(context) => match api::router(context.app()).oneshot(request).await {

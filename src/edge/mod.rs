@@ -2,19 +2,19 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `settings` | variables and secrets -> typed values; names all that is missing (pure) |
-//! | here | what an invocation has: queue, buckets, API, fleet |
-//! | `fetch` | serves the API |
-//! | `queue` | takes in R2's object-created messages, and lets a machine come |
-//! | `scheduled` | once a minute what has to happen without anybody asking |
+//! | `settings` | variables and secrets -> typed values; names all that are missing (pure) |
+//! | `context` | what an invocation has: queue, buckets, API, reconciler |
+//! | `budget` | how an invocation's subrequests are divided (pure) |
+//! | `fetch` | the `fetch` handler: serves the API |
+//! | `queue` | the `queue` handler: processes R2's object-created messages, and starts machines for them |
+//! | `scheduled` | the `scheduled` handler: once a minute it runs the janitor and the reconciler |
 //! | `log` | log lines, as JSON on the console |
 //!
-//! What does not live here: what the API answers (`api`), what an event does (`api::ingest`), what the
-//! errands are (`housekeeping`), what the fleet's next step is (`controller`). The entry points that the
-//! platform calls are in the package `edge/`.
+//! What does not live here: what the API answers (`api`), what an event does (`api::ingest`), the maintenance tasks
+//! (`janitor`), the fleet's plan (`controller`). The entry points that the platform calls are in the package `edge/`.
 //!
-//! An invocation begins with nothing: isolates come and go. It may make so many subrequests, 50 on the
-//! free plan (<https://developers.cloudflare.com/workers/platform/limits/>), so all that it does is bounded by
+//! An invocation starts without state: isolates come and go. The number of its subrequests is limited, to 50 on the
+//! free plan (<https://developers.cloudflare.com/workers/platform/limits/>), so everything it does is bounded by
 //! what is left of them.
 
 #[cfg(any(test, target_arch = "wasm32"))]

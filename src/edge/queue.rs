@@ -1,6 +1,6 @@
-//! Takes in R2's object-created messages. Each is acknowledged or sent again by itself: one that cannot be
-//! read goes to the dead letters, one that Redis or a bucket could not take comes again, after the time and as
-//! often as wrangler.toml says.
+//! The `queue` handler: processes R2's object-created messages. Each message is acknowledged or retried by itself: an
+//! unreadable one goes to the dead-letter queue, one that Redis or a bucket could not process is redelivered, after the
+//! delay and as often as wrangler.toml says.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use worker::{MessageExt as _, RawMessage, RawMessageBuilder, RawMessageIter};
 
 use super::budget::event_budget;
 use super::context::EdgeContext;
-use crate::api::{Arrival, Ingested};
+use crate::api::{Ingested, UploadedObject};
 use crate::controller::reconciler::InvocationOutcome;
-use crate::janitor::Allowance;
+use crate::janitor::SubrequestBudget;
 use crate::job::JobId;
 use crate::queue::{QueueError, UploadedOutcome};
 use crate::time::timeout;
 
-/// For one message to the dead letters.
-const LIMIT: Duration = Duration::from_secs(20);
+/// Time limit for sending one message to the dead-letter queue.
+const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Takes in a batch.
+/// Processes a batch of messages.
 pub async fn queue(messages: RawMessageIter, env: worker::Env) {
     let context = match EdgeContext::new(&env) {
         Ok(context) => context,
@@ -28,84 +28,84 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
             return;
         }
     };
-    let mut arrived: Vec<(RawMessage, Arrival)> = Vec::new();
+    let mut objects: Vec<(RawMessage, UploadedObject)> = Vec::new();
     for message in messages {
-        match Arrival::read(&context.settings.storage.input_bucket, text(&message).as_bytes()) {
-            Ok(Some(arrival)) => arrived.push((message, arrival)),
+        match UploadedObject::read(&context.settings.storage.input_bucket, text(&message).as_bytes()) {
+            Ok(Some(object)) => objects.push((message, object)),
             Ok(None) => message.ack(),
-            Err(error) => bury(&context, &message, &error.to_string()).await,
+            Err(error) => dead_letter(&context, &message, &error.to_string()).await,
         }
     }
-    if arrived.is_empty() {
+    if objects.is_empty() {
         return;
     }
-    let ids: Vec<JobId> = arrived.iter().map(|(_, arrival)| arrival.job).collect();
-    let mut left = Allowance(context.settings.subrequests);
-    let outcomes = match tell(&context, &ids, &mut left).await {
+    let ids: Vec<JobId> = objects.iter().map(|(_, object)| object.job).collect();
+    let mut left = SubrequestBudget(context.settings.subrequests);
+    let outcomes = match reconcile(&context, &ids, &mut left).await {
         Ok(outcomes) => outcomes,
         Err(error) => {
             tracing::warn!(%error, messages = ids.len(), "could not process object-created events; they are redelivered");
-            arrived.iter().for_each(|(message, _)| message.retry());
+            objects.iter().for_each(|(message, _)| message.retry());
             return;
         }
     };
-    let mut made = false;
-    for ((message, arrival), outcome) in arrived.into_iter().zip(outcomes) {
+    let mut created = false;
+    for ((message, object), outcome) in objects.into_iter().zip(outcomes) {
         let is_new = outcome == UploadedOutcome::Unknown;
-        // A job that has to be made costs a round trip; the buckets are asked by their bindings.
+        // Creating a job costs a round trip; the buckets are reached through their bindings, which do not count.
         if is_new && !left.take(1) {
             message.retry();
             continue;
         }
-        match arrival.settle(&context.queue, &context.storage, outcome).await {
+        match object.apply(&context.queue, &context.storage, outcome).await {
             Ok(ingested) => {
-                made |= is_new && matches!(ingested, Ingested::Queued(_));
+                created |= is_new && matches!(ingested, Ingested::Queued(_));
                 message.ack();
             }
             Err(error) => {
-                tracing::warn!(job = %arrival.job, %error, "could not process an event; it is redelivered");
+                tracing::warn!(job = %object.job, %error, "could not process an event; it is redelivered");
                 message.retry();
             }
         }
     }
-    if made && let Err(error) = tell(&context, &[], &mut left).await {
+    if created && let Err(error) = reconcile(&context, &[], &mut left).await {
         tracing::warn!(%error, "could not scale the fleet; the next scheduled run retries");
     }
 }
 
-/// Tells the queue of these inputs, and lets the fleet take its next step.
-async fn tell(
+/// Marks the inputs of these jobs as uploaded, and reconciles the fleet.
+async fn reconcile(
     context: &EdgeContext,
     ids: &[JobId],
-    left: &mut Allowance,
+    left: &mut SubrequestBudget,
 ) -> Result<Vec<UploadedOutcome>, QueueError> {
-    let Some(one_shot) = context.one_shot() else {
+    let Some(reconciler) = context.reconciler() else {
         left.take(1);
         return context.queue.mark_uploaded_all(ids).await;
     };
-    let (outcomes, end, trips) = one_shot.visit(ids, event_budget(*left)).await?;
+    let (outcomes, end, trips) = reconciler.run(ids, event_budget(*left)).await?;
     left.0 = left.0.saturating_sub(trips);
     tracing::debug!(
         uploads = ids.len(),
         trips,
         more = end == InvocationOutcome::OutOfBudget,
-        "visited the fleet"
+        "reconciled the fleet"
     );
     Ok(outcomes)
 }
 
-/// The message's body as text: R2 sends objects, and nobody keeps others from sending something else.
+/// The message's body as text. R2 sends objects, but anything can be in a queue.
 fn text(message: &RawMessage) -> String {
     let body = message.body();
     let json = || worker::js_sys::JSON::stringify(&body).ok().and_then(|text| text.as_string());
     body.as_string().or_else(json).unwrap_or_default()
 }
 
-/// What nobody can read is not tried again.
-async fn bury(context: &EdgeContext, message: &RawMessage, why: &str) {
+/// Moves an unreadable message to the dead-letter queue.
+async fn dead_letter(context: &EdgeContext, message: &RawMessage, why: &str) {
     let letter = RawMessageBuilder::new(message.body());
     let letter = letter.build_with_content_type(worker::QueueContentType::V8);
-    match timeout(LIMIT, context.dead_letters.send_raw(letter)).await {
+    match timeout(DEAD_LETTER_TIMEOUT, context.dead_letters.send_raw(letter)).await {
         Some(Ok(())) => {
             tracing::error!(message = message.id(), why, "moved a message to the dead-letter queue");
             message.ack();
@@ -114,7 +114,7 @@ async fn bury(context: &EdgeContext, message: &RawMessage, why: &str) {
             tracing::error!(
                 message = message.id(),
                 why,
-                "a message could not go to the dead letters; it comes again"
+                "could not move a message to the dead-letter queue; it is redelivered"
             );
             message.retry();
         }

@@ -1,17 +1,17 @@
-//! What has to happen without anybody asking: leases that ran out, retries that are due, uploads that
-//! never came, webhooks that are owed, records that are old.
+//! Maintenance that no request triggers: expired leases, due retries, lost uploads, pending webhook deliveries, old
+//! records.
 //!
-//! | part | what it does |
+//! | module | what lives there |
 //! |---|---|
-//! | here | the errands, one at a time |
-//! | `service` | does them for as long as a process lives, when they are due |
-//! | `one_shot` | does as many as there is room for, when somebody calls: at the edge |
+//! | here | [`JanitorTasks`]: what the tasks need, and the check of one upload |
+//! | `service` | [`Janitor`]: runs the tasks when they are due, for the lifetime of a process |
+//! | `one_shot` | runs as many tasks as the budget of one invocation allows, on Cloudflare Workers |
 
 mod one_shot;
 #[cfg(not(target_arch = "wasm32"))]
 mod service;
 
-pub use one_shot::{Allowance, SweepReport};
+pub use one_shot::{SubrequestBudget, SweepReport};
 #[cfg(not(target_arch = "wasm32"))]
 pub use service::Janitor;
 
@@ -21,23 +21,25 @@ use crate::storage::urls::UrlSigner;
 use crate::storage::{Bucket, Storage};
 use crate::webhook::WebhookSender;
 
-/// Jobs seen to in one go.
+/// Maximum number of jobs handled by one call.
 const BATCH: u32 = 100;
 
-/// What the errands need.
+/// What the maintenance tasks need.
 pub struct JanitorTasks {
     /// The queue.
     pub queue: Queue,
     /// The buckets.
     pub storage: Storage,
-    /// Makes addresses of objects.
+    /// Signs URLs of objects, for webhook bodies.
     pub links: UrlSigner,
-    /// What webhooks are sent with; without it they stay in the outbox.
+    /// Sends webhooks. Without it, deliveries stay in the outbox.
     pub webhooks: Option<WebhookSender>,
 }
 
 impl JanitorTasks {
-    /// Looks for one upload; says whether that is settled for now. If that is there, its event was lost; if not and time is up, it fails.
+    /// Checks the input bucket for a job that is still waiting for its upload. If the object exists, its event was lost
+    /// and the job is queued; if the upload window has passed, the job fails. Returns `false` if storage could not be
+    /// reached and the check of an overdue upload must be repeated.
     async fn check_upload(&self, id: JobId, overdue: bool) -> Result<bool, QueueError> {
         let queue = &self.queue;
         let Some(job) = queue.get(id).await? else {
@@ -58,7 +60,7 @@ impl JanitorTasks {
                     .map(|_| true)
             }
             Ok(None) => Ok(true),
-            // It is looked for again in a minute; a job is not failed because storage is away.
+            // The check is repeated in a minute; a job must not fail because storage is unavailable.
             Err(error) => {
                 tracing::warn!(job = %id, %error, "could not check for an upload");
                 Ok(!overdue)

@@ -1,24 +1,25 @@
-//! Housekeeping by the visit: as many errands as there is room for, the most urgent first. What is left
-//! over is seen to at the next one.
+//! One bounded run of the janitor: as many tasks as the subrequest budget allows, the most urgent first. The next run
+//! does what is left over.
 
 use super::{BATCH, JanitorTasks};
 use crate::job::{JobId, Millis};
 use crate::queue::QueueError;
 use crate::webhook;
 
-/// Uploads looked up, to choose from.
+/// Maximum number of awaited uploads read from Redis, from which the ones to check are chosen.
 const AWAITED: u32 = 1000;
-/// Round trips for an upload: its job, and what became of it. The bucket is asked by its binding.
+/// Round trips for one upload: read its job, record the outcome. The bucket is reached through its binding, which does
+/// not count.
 const UPLOAD_TRIPS: u32 = 2;
-/// For a webhook: its job, the receiver, and that it is done.
+/// Round trips for one webhook delivery: read its job, send the request, record the outcome.
 const WEBHOOK_TRIPS: u32 = 3;
 
-/// Round trips that are left to an invocation; the platform counts them.
+/// The subrequests (round trips) an invocation may still make; the platform counts and limits them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Allowance(pub u32);
+pub struct SubrequestBudget(pub u32);
 
-impl Allowance {
-    /// Takes so many, if there are as many.
+impl SubrequestBudget {
+    /// Takes `trips` from the budget if it has that many; returns whether it did.
     pub const fn take(&mut self, trips: u32) -> bool {
         let enough = self.0 >= trips;
         if enough {
@@ -27,7 +28,7 @@ impl Allowance {
         enough
     }
 
-    /// How many things that take `each` trips fit, at most `most`; takes what they need.
+    /// Takes the round trips of as many items as fit, at most `most`, each of which needs `each`; returns how many.
     pub fn take_some(&mut self, each: u32, most: u32) -> u32 {
         let fit = (self.0 / each.max(1)).min(most);
         self.0 -= fit * each.max(1);
@@ -35,25 +36,25 @@ impl Allowance {
     }
 }
 
-/// What a visit saw to.
+/// What one run of the janitor did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SweepReport {
-    /// Redis's time.
+    /// Time of the sweep, by Redis's clock.
     pub now: Millis,
-    /// Jobs that became ready.
+    /// Number of jobs that became ready for a worker.
     pub ready: u32,
-    /// Uploads looked for.
+    /// Number of uploads checked in the input bucket.
     pub uploads: u32,
-    /// Webhooks tried.
+    /// Number of webhook deliveries attempted.
     pub webhooks: u32,
     /// When the next lease, retry or delayed job is due.
     pub next_due: Option<Millis>,
-    /// When the next webhook is.
+    /// When the next webhook delivery is due.
     pub next_webhook: Option<Millis>,
 }
 
-/// Which uploads to look for: those whose time is up, then the others in turn, so that each is looked for
-/// again and again though there are more than fit. `turn` counts the visits.
+/// Chooses the uploads to check: all that are overdue, then the others in rotation, so that each of them is checked
+/// again and again even if they do not all fit into one run. `turn` counts the runs.
 fn choose(awaited: &[(JobId, Millis)], now: Millis, turn: u64, most: usize) -> Vec<(JobId, bool)> {
     let is_overdue = |due: &Millis| *due <= now;
     let mut chosen: Vec<(JobId, bool)> =
@@ -69,20 +70,20 @@ fn choose(awaited: &[(JobId, Millis)], now: Millis, turn: u64, most: usize) -> V
 }
 
 impl JanitorTasks {
-    /// Leases, retries, delayed jobs, webhooks; each `turn` some uploads; now and then, `all` the rest:
-    /// dead workers, and records that are old.
+    /// Reaps expired leases, promotes delayed jobs and retries, delivers webhooks and checks some uploads. A `full` run
+    /// also removes dead workers and old records.
     ///
     /// # Errors
-    /// When Redis fails. The next visit goes on.
-    pub async fn visit(
+    /// When Redis fails. The next run continues.
+    pub async fn run_once(
         &self,
         turn: u64,
-        all: bool,
-        allowance: &mut Allowance,
+        full: bool,
+        budget: &mut SubrequestBudget,
     ) -> Result<SweepReport, QueueError> {
         let mut report = SweepReport::default();
         for _ in 0..3 {
-            if !allowance.take(1) {
+            if !budget.take(1) {
                 return Ok(report);
             }
             let sweep = self.queue.sweep(BATCH).await?;
@@ -92,18 +93,18 @@ impl JanitorTasks {
                 break;
             }
         }
-        self.tell(&mut report, allowance).await?;
-        if allowance.take(1) {
+        self.deliver_webhooks(&mut report, budget).await?;
+        if budget.take(1) {
             let awaited = self.queue.uploading(AWAITED).await?;
             let most = u32::try_from(awaited.len()).unwrap_or(AWAITED);
-            let fit = allowance.take_some(UPLOAD_TRIPS, most) as usize;
-            // Side by side, so that a bucket that takes its time does not take everybody's.
-            let looks = choose(&awaited, report.now, turn, fit);
-            let looks = looks.into_iter().map(|(id, overdue)| self.check_upload(id, overdue));
-            let looked = futures::future::try_join_all(looks).await?;
-            report.uploads = u32::try_from(looked.len()).unwrap_or(u32::MAX);
+            let fit = budget.take_some(UPLOAD_TRIPS, most) as usize;
+            // Concurrently, so that one slow answer does not delay the others.
+            let checks = choose(&awaited, report.now, turn, fit);
+            let checks = checks.into_iter().map(|(id, overdue)| self.check_upload(id, overdue));
+            let checked = futures::future::try_join_all(checks).await?;
+            report.uploads = u32::try_from(checked.len()).unwrap_or(u32::MAX);
         }
-        if all && allowance.take(4) {
+        if full && budget.take(4) {
             for worker in self.queue.prune_dead_workers(report.now).await? {
                 tracing::warn!(%worker, "removed a worker without a heartbeat");
             }
@@ -112,26 +113,30 @@ impl JanitorTasks {
         Ok(report)
     }
 
-    /// Webhooks that are due, side by side.
+    /// Delivers the webhooks that are due, concurrently.
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn tell(&self, report: &mut SweepReport, allowance: &mut Allowance) -> Result<(), QueueError> {
+    pub async fn deliver_webhooks(
+        &self,
+        report: &mut SweepReport,
+        budget: &mut SubrequestBudget,
+    ) -> Result<(), QueueError> {
         let Some(webhooks) = &self.webhooks else { return Ok(()) };
-        if !allowance.take(1) {
+        if !budget.take(1) {
             return Ok(());
         }
         let now = report.now;
         let most = u32::try_from(webhook::AT_ONCE).unwrap_or(u32::MAX);
-        // A third of what is left, lest many that are owed keep everything else waiting.
-        let mut share = Allowance(allowance.0 / 3);
+        // At most a third of the budget, so that a backlog of webhooks does not starve everything else.
+        let mut share = SubrequestBudget(budget.0 / 3);
         let room = share.take_some(WEBHOOK_TRIPS, most);
         if room == 0 {
             return Ok(());
         }
         let (taken, next) = webhook::take(&self.queue, webhooks.outbox, now, room as usize).await?;
         let count = u32::try_from(taken.len()).unwrap_or(room);
-        allowance.take(count * WEBHOOK_TRIPS);
+        budget.take(count * WEBHOOK_TRIPS);
         let tried = taken.into_iter().map(|(delivery, state)| {
             webhook::deliver(&self.queue, webhooks, &self.links, now, delivery, state)
         });
@@ -152,18 +157,18 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn an_allowance_never_gives_more_than_it_has() {
-        let mut left = Allowance(10);
-        assert!(left.take(3) && left == Allowance(7));
-        assert!(!left.take(8) && left == Allowance(7));
+    fn subrequest_budget_take_never_exceeds_what_is_left() {
+        let mut left = SubrequestBudget(10);
+        assert!(left.take(3) && left == SubrequestBudget(7));
+        assert!(!left.take(8) && left == SubrequestBudget(7));
         assert_eq!(left.take_some(3, 5), 2);
-        assert_eq!(left, Allowance(1));
+        assert_eq!(left, SubrequestBudget(1));
         assert_eq!(left.take_some(0, 9), 1);
         assert_eq!(left.take_some(1, 9), 0);
     }
 
     #[test]
-    fn overdue_uploads_come_first_and_every_other_gets_its_turn() {
+    fn choose_takes_overdue_uploads_first_and_rotates_the_others() {
         let ids: Vec<JobId> = (0..10).map(|_| JobId::new()).collect();
         let awaited: Vec<_> = ids.iter().enumerate().map(|(n, id)| (*id, Millis(n as i64 * 10))).collect();
         let now = Millis(10);

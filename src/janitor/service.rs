@@ -1,7 +1,7 @@
-//! Housekeeping for as long as a process lives.
+//! The janitor as a service that runs for the lifetime of a process.
 //!
-//! It sleeps until the next errand is due and learns of new ones from the event feed, so an idle
-//! installation costs a handful of Redis commands every five minutes.
+//! It sleeps until the next task is due and learns of new ones from the event bus, so an idle installation costs a
+//! handful of Redis commands every five minutes.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,82 +19,82 @@ use crate::queue::{Delivery, DeliveryState, Outbox, QueueError, backoff};
 use crate::webhook;
 
 /// Longest sleep.
-const QUIET: Duration = Duration::from_secs(300);
-/// Uploads looked for at the start.
-const LOOK_AT_ALL: u32 = 10_000;
-/// After this long an upload that could not be looked for is looked for again.
-const PUT_OFF_MS: i64 = 60_000;
-/// Between two batches of overdue uploads.
+const MAX_SLEEP: Duration = Duration::from_secs(300);
+/// Maximum number of uploads checked at the start.
+const STARTUP_UPLOADS: u32 = 10_000;
+/// An upload that could not be checked is checked again after this many milliseconds.
+const RECHECK_MS: i64 = 60_000;
+/// Pause between two batches of overdue uploads, milliseconds.
 const NEXT_BATCH_MS: i64 = 50;
-/// Buckets asked for uploads at once.
-const HEADS: usize = 8;
+/// Maximum number of concurrent HEAD requests.
+const CONCURRENT_HEADS: usize = 8;
 
-type Owed = (Delivery, DeliveryState);
+type Claimed = (Delivery, DeliveryState);
 
-/// Which uploads to look for now.
+/// The uploads to check now.
 #[derive(Debug, PartialEq, Eq)]
-struct Round {
-    /// Each with whether its time is up.
-    look: Vec<(JobId, bool)>,
-    /// When one of the others has to be looked for.
+struct UploadChecks {
+    /// Each with whether it is overdue.
+    due: Vec<(JobId, bool)>,
+    /// When the next of the others is to be checked.
     next: Option<Millis>,
 }
 
-impl Round {
-    /// Of those `awaited`, with the ends of their windows, all that are overdue, or all there are; but
-    /// not those that could not be looked for a moment ago, which are `put_off` until a time.
+impl UploadChecks {
+    /// Of the `awaited` uploads, each with the end of its window, those that are overdue, or all of them; but not those
+    /// that could not be checked a moment ago, which are `deferred` until a time.
     fn plan(
         awaited: &[(JobId, Millis)],
-        put_off: &mut HashMap<JobId, Millis>,
+        deferred: &mut HashMap<JobId, Millis>,
         now: Millis,
         all: bool,
     ) -> Self {
-        put_off.retain(|_, until| *until > now);
-        let mut round = Self { look: Vec::new(), next: None };
+        deferred.retain(|_, until| *until > now);
+        let mut checks = Self { due: Vec::new(), next: None };
         for (id, due) in awaited {
             let overdue = *due <= now;
-            let until = put_off.get(id).copied();
+            let until = deferred.get(id).copied();
             if until.is_none() && (overdue || all) {
-                round.look.push((*id, overdue));
+                checks.due.push((*id, overdue));
             }
             if let Some(at) = until.or((!overdue).then_some(*due)) {
-                round.next = Some(round.next.map_or(at, |next| next.min(at)));
+                checks.next = Some(checks.next.map_or(at, |next| next.min(at)));
             }
         }
-        round
+        checks
     }
 }
 
-/// Keeps an installation tidy for as long as it runs. Several may run side by side.
+/// Runs the maintenance tasks of an installation when they are due. Several may run at the same time.
 pub struct Janitor {
-    /// What it needs.
+    /// What the tasks need.
     pub tasks: JanitorTasks,
-    /// What happens.
+    /// Events of jobs.
     pub event_bus: EventBus,
 }
 
 impl Janitor {
-    /// Works until `stop`.
+    /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            ((), ()) = async { tokio::join!(self.sweep_loop(), self.tell()) } => {}
+            ((), ()) = async { tokio::join!(self.sweep_loop(), self.deliver_webhooks()) } => {}
         }
     }
 
-    /// Leases, retries, uploads, records.
+    /// Sweeps whenever a lease, a retry, an upload or a record may be due.
     async fn sweep_loop(&self) {
         let mut events = self.event_bus.subscribe();
         let lease = self.tasks.queue.policy().lease;
-        // An upload may have arrived while nobody listened: look once at all that are awaited.
-        let mut look_at_all = true;
-        let mut put_off = HashMap::new();
+        // The event of an upload may have been lost while no janitor ran: check all awaited uploads once.
+        let mut check_all = true;
+        let mut deferred = HashMap::new();
         let mut failures = 0;
         loop {
-            let pause = match self.sweep_once(look_at_all, &mut put_off).await {
+            let pause = match self.sweep_once(check_all, &mut deferred).await {
                 Ok(pause) => {
-                    (failures, look_at_all) = (0, false);
-                    pause.min(QUIET)
+                    (failures, check_all) = (0, false);
+                    pause.min(MAX_SLEEP)
                 }
                 Err(error) => {
                     failures += 1;
@@ -123,64 +123,65 @@ impl Janitor {
         }
     }
 
-    /// One round; says for how long nothing more is due.
+    /// Sweeps once; returns for how long nothing more is due.
     ///
-    /// Of the uploads one batch is looked for; should there be more, the next round is near.
+    /// Checks one batch of uploads; if there are more, the next sweep follows shortly.
     async fn sweep_once(
         &self,
-        look_at_all: bool,
-        put_off: &mut HashMap<JobId, Millis>,
+        check_all: bool,
+        deferred: &mut HashMap<JobId, Millis>,
     ) -> Result<Duration, QueueError> {
         let queue = &self.tasks.queue;
         let mut sweep = queue.sweep(BATCH).await?;
         while sweep.next_due.is_some_and(|due| due <= sweep.now) {
             sweep = queue.sweep(BATCH).await?;
         }
-        let limit = if look_at_all { LOOK_AT_ALL } else { BATCH + u32::try_from(put_off.len()).unwrap_or(0) };
+        let limit =
+            if check_all { STARTUP_UPLOADS } else { BATCH + u32::try_from(deferred.len()).unwrap_or(0) };
         let awaited = queue.uploading(limit).await?;
         let full = awaited.len() >= limit as usize;
-        let round = Round::plan(&awaited, put_off, sweep.now, look_at_all);
-        let looked: Vec<(JobId, bool)> =
-            futures::stream::iter(round.look)
+        let checks = UploadChecks::plan(&awaited, deferred, sweep.now, check_all);
+        let checked: Vec<(JobId, bool)> =
+            futures::stream::iter(checks.due)
                 .map(|(id, overdue)| async move {
                     self.tasks.check_upload(id, overdue).await.map(|done| (id, done))
                 })
-                .buffer_unordered(HEADS)
+                .buffer_unordered(CONCURRENT_HEADS)
                 .collect::<Vec<_>>()
                 .await
                 .into_iter()
                 .collect::<Result<_, _>>()?;
-        let stuck = looked.iter().filter(|(_, done)| !done).map(|(id, _)| *id);
-        put_off.extend(stuck.map(|id| (id, sweep.now.plus(PUT_OFF_MS))));
-        let more = (full && !looked.is_empty()).then(|| sweep.now.plus(NEXT_BATCH_MS));
+        let undecided = checked.iter().filter(|(_, done)| !done).map(|(id, _)| *id);
+        deferred.extend(undecided.map(|id| (id, sweep.now.plus(RECHECK_MS))));
+        let more = (full && !checked.is_empty()).then(|| sweep.now.plus(NEXT_BATCH_MS));
         for worker in queue.prune_dead_workers(sweep.now).await? {
             tracing::warn!(%worker, "removed a worker without a heartbeat");
         }
         queue.prune_index(sweep.now).await?;
-        let next = [sweep.next_due, round.next, more].into_iter().flatten().min();
-        Ok(next.map_or(QUIET, |due| until(due, sweep.now)))
+        let next = [sweep.next_due, checks.next, more].into_iter().flatten().min();
+        Ok(next.map_or(MAX_SLEEP, |due| until(due, sweep.now)))
     }
 
-    /// Webhooks. Each goes its own way, so a receiver that takes its time delays nobody else's.
-    async fn tell(&self) {
+    /// Delivers webhooks, each independently, so that a slow receiver does not delay the others.
+    async fn deliver_webhooks(&self) {
         let Some(webhooks) = &self.tasks.webhooks else { return std::future::pending().await };
         let mut events = self.event_bus.subscribe();
-        let mut under_way = FuturesUnordered::new();
+        let mut deliveries = FuturesUnordered::new();
         let mut failures = 0;
-        let mut look = Instant::now();
+        let mut next = Instant::now();
         loop {
             tokio::select! {
-                Some(tried) = under_way.next() => match tried {
-                    Ok(Some(again)) => look = look.min(Instant::now() + again),
+                Some(outcome) = deliveries.next() => match outcome {
+                    Ok(Some(again)) => next = next.min(Instant::now() + again),
                     Ok(None) => {}
                     Err(error) => tracing::warn!(%error, "could not record a webhook delivery; it is retried in a minute"),
                 },
-                () = tokio::time::sleep_until(look), if under_way.len() < webhook::AT_ONCE => {
-                    match self.claim_due(webhooks.outbox, webhook::AT_ONCE - under_way.len()).await {
+                () = tokio::time::sleep_until(next), if deliveries.len() < webhook::AT_ONCE => {
+                    match self.claim_due(webhooks.outbox, webhook::AT_ONCE - deliveries.len()).await {
                         Ok((now, taken, pause)) => {
                             failures = 0;
-                            look = Instant::now() + pause;
-                            under_way.extend(taken.into_iter().map(|(delivery, state)| {
+                            next = Instant::now() + pause;
+                            deliveries.extend(taken.into_iter().map(|(delivery, state)| {
                                 webhook::deliver(&self.tasks.queue, webhooks, &self.tasks.links, now, delivery, state)
                             }));
                         }
@@ -189,32 +190,33 @@ impl Janitor {
                             tracing::warn!(%error, "could not read pending webhook deliveries; retrying");
                             let pause =
                                 backoff::full_jitter(failures, Duration::from_secs(1), Duration::from_secs(30));
-                            look = Instant::now() + pause;
+                            next = Instant::now() + pause;
                         }
                     }
                 }
                 event = events.recv() => match event {
                     Ok(event) if !event.status.is_terminal() => {}
-                    // While Redis is away the pause stands.
+                    // While Redis is unavailable, the back-off holds.
                     Ok(_) | Err(RecvError::Lagged(_)) if failures > 0 => {}
-                    Ok(_) | Err(RecvError::Lagged(_)) => look = Instant::now(),
+                    Ok(_) | Err(RecvError::Lagged(_)) => next = Instant::now(),
                     Err(RecvError::Closed) => return,
                 },
             }
         }
     }
 
-    /// Takes what is due; says also for how long nothing more is.
+    /// Claims the deliveries that are due; also returns for how long no others are.
     async fn claim_due(
         &self,
         outbox: Outbox,
         room: usize,
-    ) -> Result<(Millis, Vec<Owed>, Duration), QueueError> {
+    ) -> Result<(Millis, Vec<Claimed>, Duration), QueueError> {
         let now = self.tasks.queue.clock().await?.now();
         let (taken, next) = webhook::take(&self.tasks.queue, outbox, now, room).await?;
-        // More may be due than there was room for.
-        let pause = if taken.is_empty() { next.map_or(QUIET, |due| until(due, now)) } else { Duration::ZERO };
-        Ok((now, taken, pause.min(QUIET)))
+        // More may be due than fit.
+        let pause =
+            if taken.is_empty() { next.map_or(MAX_SLEEP, |due| until(due, now)) } else { Duration::ZERO };
+        Ok((now, taken, pause.min(MAX_SLEEP)))
     }
 }
 
@@ -227,21 +229,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn overdue_uploads_are_looked_for_and_those_that_cannot_be_wait_their_turn() {
+    fn upload_checks_plan_takes_overdue_uploads_and_defers_unreachable_ones() {
         let ids: Vec<JobId> = (0..4).map(|_| JobId::new()).collect();
         let dues = [Millis(10), Millis(20), Millis(100), Millis(300)];
         let awaited: Vec<_> = ids.iter().copied().zip(dues).collect();
-        let mut put_off = HashMap::from([(ids[0], Millis(150))]);
-        let round = Round::plan(&awaited, &mut put_off, Millis(100), false);
-        assert_eq!(round.look, [(ids[1], true), (ids[2], true)]);
-        assert_eq!(round.next, Some(Millis(150)));
-        let round = Round::plan(&awaited, &mut put_off, Millis(150), false);
-        assert_eq!(round.look, [(ids[0], true), (ids[1], true), (ids[2], true)]);
-        assert_eq!(round.next, Some(Millis(300)));
-        assert!(put_off.is_empty());
-        let round = Round::plan(&awaited, &mut put_off, Millis(20), true);
-        assert_eq!(round.look, [(ids[0], true), (ids[1], true), (ids[2], false), (ids[3], false)]);
-        assert_eq!(round.next, Some(Millis(100)));
-        assert_eq!(Round::plan(&[], &mut put_off, Millis(20), true), Round { look: vec![], next: None });
+        let mut deferred = HashMap::from([(ids[0], Millis(150))]);
+        let checks = UploadChecks::plan(&awaited, &mut deferred, Millis(100), false);
+        assert_eq!(checks.due, [(ids[1], true), (ids[2], true)]);
+        assert_eq!(checks.next, Some(Millis(150)));
+        let checks = UploadChecks::plan(&awaited, &mut deferred, Millis(150), false);
+        assert_eq!(checks.due, [(ids[0], true), (ids[1], true), (ids[2], true)]);
+        assert_eq!(checks.next, Some(Millis(300)));
+        assert!(deferred.is_empty());
+        let checks = UploadChecks::plan(&awaited, &mut deferred, Millis(20), true);
+        assert_eq!(checks.due, [(ids[0], true), (ids[1], true), (ids[2], false), (ids[3], false)]);
+        assert_eq!(checks.next, Some(Millis(100)));
+        assert_eq!(
+            UploadChecks::plan(&[], &mut deferred, Millis(20), true),
+            UploadChecks { due: vec![], next: None }
+        );
     }
 }

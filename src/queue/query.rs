@@ -89,9 +89,12 @@ impl Queue {
     ) -> Result<Page, QueueError> {
         let mut position = match cursor {
             None => None,
-            Some(text) => Some(Position::parse(text).ok_or(QueueError::Refused(
-                "the cursor is none of this listing's; leave it out to start from the newest".into(),
-            ))?),
+            Some(text) => Some(
+                Position::parse(text).ok_or(QueueError::Refused(
+                    "the cursor does not belong to this listing; leave it out to start with the newest job"
+                        .into(),
+                ))?,
+            ),
         };
         let (mut jobs, mut looked) = (Vec::new(), 0);
         loop {

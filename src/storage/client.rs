@@ -219,7 +219,7 @@ impl Storage {
                 Some(409) => {
                     return Err(StorageError::Unavailable {
                         what: key.to_string(),
-                        why: "somebody else is writing it all the time".to_owned(),
+                        why: "another writer keeps changing it".to_owned(),
                     });
                 }
                 _ => return Err(classify(key.as_str(), &error)),

@@ -209,8 +209,8 @@ async fn any_name_of_a_file_will_do() {
     }
     // What a client sends need not be a name at all.
     for name in ["../../etc/passwd", "..", "", "/", "a\u{0}b"] {
-        let wishes = json!({"fileName": name, "preset": "web-optimized", "outputQualities": ["144p"]});
-        system.completed(&system.upload(clip(), &wishes).await).await;
+        let options = json!({"fileName": name, "preset": "web-optimized", "outputQualities": ["144p"]});
+        system.completed(&system.upload(clip(), &options).await).await;
     }
 }
 

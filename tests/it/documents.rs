@@ -123,9 +123,9 @@ async fn the_generated_clients_of_the_api_s_document_work() {
 #[tokio::test]
 async fn the_commands_of_operations_work() {
     let (system, dir) = (Setup::default().start().await, folder("document"));
-    let wishes =
+    let options =
         serde_json::json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
-    let id = system.upload(clip(), &wishes).await;
+    let id = system.upload(clip(), &options).await;
     system.completed(&id).await;
     // What Redis has forgotten, and what it has not.
     let forgotten = uuid::Uuid::now_v7();

@@ -411,7 +411,7 @@ async fn a_visit_brings_a_machine_and_the_next_one_starts_it_again() {
         let ids = cloud.jobs(1).await;
         cloud.queue_has(1).await;
         let before = cloud.writes().len();
-        let (_, end, trips) = visitor.visit(&[], room).await.unwrap();
+        let (_, end, trips) = visitor.run(&[], room).await.unwrap();
         let asked: Vec<Action> = cloud.writes()[before..].iter().map(|r| r.action).collect();
         assert_eq!(asked, [verb], "{end:?} after {trips} round trips");
         assert_ne!(end, InvocationOutcome::NotLeader);

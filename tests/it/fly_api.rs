@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tcoder::config::FlyConfig;
 use tcoder::flyprovider::emulator::{
-    Action, Allowance, Emulator, EmulatorHandle, Fault, Happening, Limits, Options, Transitions,
+    Action, Emulator, EmulatorHandle, Fault, Happening, Limits, Options, SubrequestBudget, Transitions,
 };
 use tcoder::flyprovider::{
     CreateMachine, ExitEvent, Fly, FlyError, HostStatus, Limit, ListFilter, Machine, MachineConfig,
@@ -424,7 +424,7 @@ async fn nobody_listening_means_that_a_write_was_not_done() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn too_many_requests_are_refused_with_and_without_a_time() {
-    let allowance = Allowance { per_second: 0.0, burst: 3.0 };
+    let allowance = SubrequestBudget { per_second: 0.0, burst: 3.0 };
     let limits = Some(Limits { get: allowance, other: allowance });
     let cloud = cloud_of(Options { limits, ..options(SLEEPS) }).await;
     cloud.emulator.inject(Action::Create, Fault::RateLimited { retry_after: Some(7) }, 1);

@@ -20,9 +20,9 @@ fn stream<'a>(probed: &'a Value, kind: &str) -> &'a Value {
 #[tokio::test]
 async fn an_upload_becomes_what_the_result_says() {
     let system = shared().await;
-    let wishes =
+    let options =
         json!({"preset": "web-optimized", "outputQualities": ["360p", "144p"], "fileName": "my film.mp4"});
-    let id = system.upload(clip(), &wishes).await;
+    let id = system.upload(clip(), &options).await;
     let job = system.completed(&id).await;
 
     assert_eq!((&job["attempt"], &job["progress"]), (&json!(1), &json!(100.0)));
@@ -87,8 +87,8 @@ async fn an_upload_becomes_what_the_result_says() {
 #[tokio::test]
 async fn adaptive_hls_plays_from_its_address_without_a_key() {
     let system = shared().await;
-    let wishes = json!({"preset": "hls-adaptive", "outputQualities": ["144p"], "fileName": "a"});
-    let job = system.completed(&system.upload(clip(), &wishes).await).await;
+    let options = json!({"preset": "hls-adaptive", "outputQualities": ["144p"], "fileName": "a"});
+    let job = system.completed(&system.upload(clip(), &options).await).await;
     let master = job["master"]["url"].as_str().unwrap();
     assert!(master.starts_with(&system.storage) && !master.contains('?'), "{master}");
     let probed = probe(master);

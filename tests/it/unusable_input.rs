@@ -28,8 +28,8 @@ async fn bad_files_fail_once_and_leave_nothing() {
     ];
     let mut ids = Vec::new();
     for (name, bytes) in &files {
-        let wishes = json!({"fileName": name, "preset": "web-optimized", "outputQualities": ["144p"]});
-        ids.push((name, system.upload_bytes(bytes.clone(), &wishes).await));
+        let options = json!({"fileName": name, "preset": "web-optimized", "outputQualities": ["144p"]});
+        ids.push((name, system.upload_bytes(bytes.clone(), &options).await));
     }
     for (name, id) in ids {
         let job = system.ended(&id).await;

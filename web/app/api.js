@@ -67,10 +67,10 @@ const answer = async (method, path, body) => {
 
 const jobPath = (id) => `/api/jobs/${encodeURIComponent(id)}`;
 
-export const upload = (wishes) => answer("POST", "/api/upload", wishes);
+export const upload = (options) => answer("POST", "/api/upload", options);
 export const signParts = (id, wanted) => answer("POST", `${jobPath(id)}/parts`, wanted);
 export const uploaded = (id) => answer("POST", `${jobPath(id)}/uploaded`);
-export const submit = (wishes) => answer("POST", "/api/jobs", wishes);
+export const submit = (options) => answer("POST", "/api/jobs", options);
 export const getJob = (id) => answer("GET", jobPath(id));
 export const cancelJob = (id) => answer("DELETE", jobPath(id));
 export const retryJob = (id) => answer("POST", `${jobPath(id)}/retry`, {});

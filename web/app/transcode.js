@@ -29,7 +29,7 @@ const extras = () =>
       h("span", {}, h("strong", {}, name), " ", h("span", { class: "quiet small" }, text)))));
 
 /** What was chosen, as the API wants it. */
-const wishes = (form) => {
+const options = (form) => {
   const data = new FormData(form);
   return { preset: data.get("preset"), outputQualities: data.getAll("quality"), stills: data.getAll("still") };
 };
@@ -53,7 +53,7 @@ export const transcode = (main, signal) => {
   main.replaceChildren(form, jobs, past.box);
 
   const tellUsual = () => {
-    const { preset, outputQualities } = wishes(form);
+    const { preset, outputQualities } = options(form);
     form.querySelector("#usual").textContent =
       outputQualities.length > 0 ? `Made: ${outputQualities.join(", ")}` : `None chosen: ${usual[preset]}.`;
   };
@@ -73,7 +73,7 @@ export const transcode = (main, signal) => {
   };
 
   const send = async (video) => {
-    const wanted = wishes(form);
+    const wanted = options(form);
     const ticket = await begun(video, wanted) ??
       await api.upload({ ...wanted, fileName: video.name, fileSize: video.size });
     // It is there already: the same request came before.
@@ -90,7 +90,7 @@ export const transcode = (main, signal) => {
         for (const video of file.files) await send(video);
         file.value = "";
       } else if (url.value.trim() !== "") {
-        const job = await api.submit({ ...wishes(form), inputUrl: url.value.trim() });
+        const job = await api.submit({ ...options(form), inputUrl: url.value.trim() });
         add(job.jobId);
         url.value = "";
       } else {

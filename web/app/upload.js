@@ -42,12 +42,12 @@ const store = (key) => ({
   drop: () => { try { localStorage.removeItem(key); } catch { /* Nothing was kept. */ } },
 });
 
-/** The same file with the same wishes is the same upload. */
-const keyOf = (file, wishes) => `tcoder-upload ${JSON.stringify([file.name, file.size, file.lastModified, wishes])}`;
+/** The same file with the same options is the same upload. */
+const keyOf = (file, options) => `tcoder-upload ${JSON.stringify([file.name, file.size, file.lastModified, options])}`;
 
 /** The upload of this file that was begun before and can go on; nothing where there is none. */
-export const begun = async (file, wishes) => {
-  const kept = store(keyOf(file, wishes));
+export const begun = async (file, options) => {
+  const kept = store(keyOf(file, options));
   const state = kept.read();
   if (!state) return undefined;
   const job = await api.getJob(state.jobId).catch(() => undefined);
@@ -65,12 +65,12 @@ const completion = (tags) => {
 };
 
 /** Sends what is missing of a file in parts. */
-const inParts = async (file, wishes, ticket, signal, tell) => {
-  const kept = store(keyOf(file, wishes));
+const inParts = async (file, options, ticket, signal, tell) => {
+  const kept = store(keyOf(file, options));
   let state = kept.read();
   if (!state) {
     const { multipart } = ticket.multipart ? ticket
-      : await api.upload({ ...wishes, jobId: ticket.jobId, fileName: file.name, fileSize: file.size });
+      : await api.upload({ ...options, jobId: ticket.jobId, fileName: file.name, fileSize: file.size });
     const started = await send("POST", multipart.startUrl, null, signal);
     const uploadId = element(started.responseText, "UploadId")?.textContent;
     if (!uploadId) throw new Error("storage gave the upload no id");
@@ -121,12 +121,12 @@ const inParts = async (file, wishes, ticket, signal, tell) => {
 
 /** Sends `file` for the job of `ticket`; `tell({sent, total, speed})` as it goes. Answers {done, stop}: `done` rejects
     with words where it did not work, and what was sent until then need not be sent again. */
-export const put = (file, wishes, ticket, tell) => {
+export const put = (file, options, ticket, tell) => {
   const own = new AbortController();
   const pace = new Pace();
   const say = (sent) => tell({ sent, total: file.size, speed: pace.at(sent) });
   const work = ticket.multipart || ticket.goesOn
-    ? inParts(file, wishes, ticket, own.signal, say)
+    ? inParts(file, options, ticket, own.signal, say)
     : send("PUT", ticket.uploadUrl, file, own.signal, say);
   // Where storage tells nobody, this does; where it does, nothing is new.
   const done = work.then(() => api.uploaded(ticket.jobId).catch(() => undefined));

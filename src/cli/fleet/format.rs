@@ -229,7 +229,7 @@ pub fn when(answer: &FleetAnswer) -> String {
 /// What `pause` has done.
 pub fn paused(answer: &FleetAnswer) -> Vec<String> {
     let Some(pause) = &answer.pause else {
-        return vec!["It was resumed by somebody else in this moment.".to_owned()];
+        return vec!["It was resumed by somebody else in the meantime.".to_owned()];
     };
     let mut said = vec![
         pause_words(pause, answer.now),
@@ -245,7 +245,7 @@ pub fn paused(answer: &FleetAnswer) -> Vec<String> {
 pub fn resumed(answer: &FleetAnswer) -> Vec<String> {
     if answer.pause.is_some() {
         return vec![
-            "It was paused again by somebody else in this moment; see `tcoder fleet status`.".to_owned(),
+            "It was paused again by somebody else in the meantime; see `tcoder fleet status`.".to_owned(),
         ];
     }
     let mut said = vec!["Not paused. `tcoder fleet plan` says what is done next.".to_owned()];

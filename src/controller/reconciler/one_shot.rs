@@ -133,7 +133,7 @@ impl OneShotReconciler {
     ///
     /// # Errors
     /// When Redis fails. The next visit goes on.
-    pub async fn visit(
+    pub async fn run(
         &self,
         uploads: &[JobId],
         room: InvocationBudget,
@@ -155,7 +155,7 @@ impl OneShotReconciler {
         let Snapshot { view, turn: LockState::Mine(fence, slot), memory, .. } = look else {
             return Ok((outcomes, InvocationOutcome::NotLeader, trips));
         };
-        let mut visit = Invocation {
+        let mut run = Invocation {
             visitor: self,
             name: name.clone(),
             room,
@@ -171,8 +171,8 @@ impl OneShotReconciler {
             trips,
             asked_fly: 0,
         };
-        let end = visit.run().await?;
-        Ok((outcomes, end, visit.trips))
+        let end = run.run().await?;
+        Ok((outcomes, end, run.trips))
     }
 }
 

@@ -33,7 +33,7 @@ use tower::Layer as _;
 use url::Url;
 use uuid::Uuid;
 
-pub use faults::{Action, Allowance, Fault, Happening};
+pub use faults::{Action, Fault, Happening, SubrequestBudget};
 use world::World;
 
 use super::{Machine, MachineId, MachineState};
@@ -74,16 +74,16 @@ impl Default for Transitions {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// For a look at one machine.
-    pub get: Allowance,
+    pub get: SubrequestBudget,
     /// For everything else.
-    pub other: Allowance,
+    pub other: SubrequestBudget,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            get: Allowance { per_second: 5.0, burst: 10.0 },
-            other: Allowance { per_second: 1.0, burst: 3.0 },
+            get: SubrequestBudget { per_second: 5.0, burst: 10.0 },
+            other: SubrequestBudget { per_second: 1.0, burst: 3.0 },
         }
     }
 }

@@ -187,8 +187,8 @@ impl Api {
     }
 
     /// Asks for an upload and PUTs these bytes; answers the job's id.
-    pub async fn upload_bytes(&self, bytes: Vec<u8>, wishes: &Value) -> String {
-        let ticket = self.post("/api/upload", wishes).await;
+    pub async fn upload_bytes(&self, bytes: Vec<u8>, options: &Value) -> String {
+        let ticket = self.post("/api/upload", options).await;
         assert_eq!(ticket.status, 201, "{ticket:?}");
         let put = self.http.put(ticket.body["uploadUrl"].as_str().unwrap());
         // Said also of nothing, as browsers and curl do.
@@ -198,8 +198,8 @@ impl Api {
         ticket.body["jobId"].as_str().unwrap().to_owned()
     }
 
-    pub async fn upload(&self, file: &Path, wishes: &Value) -> String {
-        self.upload_bytes(std::fs::read(file).unwrap(), wishes).await
+    pub async fn upload(&self, file: &Path, options: &Value) -> String {
+        self.upload_bytes(std::fs::read(file).unwrap(), options).await
     }
 
     /// A job from `POST /api/jobs`; answers its id.

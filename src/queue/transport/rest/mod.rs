@@ -65,7 +65,8 @@ impl Rest {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        let many = base.join("pipeline").map_err(|_| QueueError::Refused("the address is none".into()))?;
+        let many =
+            base.join("pipeline").map_err(|_| QueueError::Refused("the address is not valid".into()))?;
         let redaction = Redaction::new(url, token);
         Ok(Self(Arc::new(Inside { http, one: base, many, authorization, redaction, sync })))
     }
