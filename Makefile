@@ -47,7 +47,7 @@ openapi: ## Write web/openapi.json anew, after a change of the API
 	$(CARGO) build --locked
 	target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" openapi > web/openapi.json
 
-docs: ## Write docs/configuration.md anew, after a change of src/cli/environment.rs
+docs: ## Write docs/configuration.md anew, after a change of src/config/registry.rs
 	$(CARGO) build --locked
 	target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" configuration > docs/configuration.md
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use url::{Host, Url};
 
-use super::environment::{Role, help};
+use crate::config::Role;
+use crate::config::registry::help;
 use crate::job::{JobId, Ladder, Preset, Priority, State, Stills};
 
 const EXIT_CODES: &str = "\

@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use super::CliError;
 use super::args::ControllerArgs;
 use super::serve::{listen, stop_signal};
-use crate::config::{Env, FlyConfig, RedisConfig, StorageConfig, api_public_url};
+use crate::config::registry::{ALLOW_PRIVATE_URLS, API_PUBLIC_URL, MIRROR_MAX};
+use crate::config::{Env, FlyConfig, RedisConfig, StorageConfig};
 use crate::controller::fleet::FleetPolicy;
 use crate::controller::operator::{FleetParts, Operator, Scope};
 use crate::controller::reconciler::{self, Reconciler, ReconcilerDeps, admin};
@@ -23,8 +24,6 @@ use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
 use crate::webhook::WebhookClient;
 
-/// Jobs of the API that are shown as TranscodeJobs, at most.
-const MIRRORS: u32 = 200;
 
 /// `tcoder controller`
 pub async fn run(args: ControllerArgs) -> Result<(), CliError> {
@@ -85,9 +84,9 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let env = Env::process();
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
-    let api_public_url = api_public_url(&env).map_err(CliError::start)?;
-    let guard = EgressPolicy::allow_private(env.flag("ALLOW_PRIVATE_URLS").map_err(CliError::start)?);
-    let mirrors = env.parsed("MIRROR_MAX", "a whole number; 0 means none").map_err(CliError::start)?;
+    let api_public_url = env.get(&API_PUBLIC_URL).map_err(CliError::start)?;
+    let guard = EgressPolicy::allow_private(env.require(&ALLOW_PRIVATE_URLS).map_err(CliError::start)?);
+    let mirrors = env.require(&MIRROR_MAX).map_err(CliError::start)?;
     let fly = match env.text("FLY_API_TOKEN") {
         None => Err("FLY_API_TOKEN is not set at the controller: it looks after no machines".to_owned()),
         Some(_) => Ok(Fly::new(&FlyConfig::read(&env).map_err(CliError::start)?).map_err(CliError::start)?),
@@ -116,7 +115,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
         event_bus,
         guard,
         caller: WebhookClient::new(guard).map_err(CliError::start)?,
-        mirror: Some(mirrors.unwrap_or(MIRRORS) as usize).filter(|most| *most > 0),
+        mirror: Some(mirrors as usize).filter(|most| *most > 0),
         fleet: fly.map(|fly| FleetParts { fly, limit, environment }),
         metrics: Arc::clone(&metrics),
         queue: queue.clone(),

@@ -16,7 +16,6 @@
 mod args;
 mod client;
 mod controller;
-mod environment;
 mod fetch;
 mod fleet;
 mod jobs;
@@ -137,7 +136,7 @@ pub async fn run(cli: Cli) -> ExitCode {
 
 /// `tcoder configuration`
 fn configuration() -> Result<(), CliError> {
-    output::outln!("{}", environment::markdown().trim_end());
+    output::outln!("{}", crate::config::registry::markdown().trim_end());
     Ok(())
 }
 

@@ -12,7 +12,8 @@ use super::CliError;
 use super::args::{ApiArgs, UpArgs};
 use super::output::outln;
 use crate::api::{self, AppState};
-use crate::config::{ApiConfig, Env, RedisConfig, StorageConfig, WorkerConfig, webhook_secret};
+use crate::config::registry::WEBHOOK_SECRET;
+use crate::config::{ApiConfig, Env, RedisConfig, StorageConfig, WorkerConfig};
 use crate::http_server::{Limits, serve};
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
@@ -90,7 +91,9 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
     api_config.allows(args.listen).map_err(CliError::start)?;
     let guard = EgressPolicy::allow_private(api_config.allow_private_urls);
-    let mail = webhook_secret(&env)
+    let mail = env
+        .get(&WEBHOOK_SECRET)
+        .map_err(CliError::start)?
         .map(|s| WebhookSender::of_installation(&s, guard))
         .transpose()
         .map_err(CliError::start)?;

@@ -61,7 +61,7 @@ impl EdgeContext {
         let settings = Settings::read(&lookup(env));
         let mut wrong: Vec<String> = match &settings {
             Ok(_) => Vec::new(),
-            Err(errors) => errors.iter().map(ConfigError::to_string).collect(),
+            Err(errors) => errors.all().iter().map(ConfigError::to_string).collect(),
         };
         let bound = |name: &'static str, section: &str| {
             format!(

@@ -1,24 +1,17 @@
-//! Variables and secrets of the Worker -> typed values. All that is wrong is said at once: whoever deploys
-//! sets a dozen of them, and does not want to hear of them one by one.
+//! The Worker's variables and secrets as typed values.
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 use url::Url;
 
-use crate::config::{ApiConfig, ConfigError, Env, FlyConfig, StorageConfig, webhook_secret};
+use crate::config::registry::{
+    API_TOKENS, EDGE_CRON_MAX_SECONDS, EDGE_FLEET, EDGE_SUBREQUESTS, REDIS_KEY_PREFIX,
+    UPSTASH_REDIS_REST_TOKEN, UPSTASH_REDIS_REST_URL, WEBHOOK_SECRET,
+};
+use crate::config::{ApiConfig, ConfigError, ConfigErrors, Env, FlyConfig, StorageConfig};
 use crate::controller::fleet::{FleetPolicy, MachineDisk};
 use crate::webhook::Key;
-
-/// Subrequests of an invocation on the free plan.
-const FREE: u32 = 50;
-/// Least that makes sense: an upload's event, and a step of the fleet.
-const LEAST: u32 = 20;
-
-/// The next minute's invocation begins after this one has ended.
-const LONGEST_STAY: u64 = 50;
-/// What stands for a variable that is missing, so that the next one is looked at too.
-const ANYTHING: &str = "x";
 
 /// What the Worker is set to do.
 #[derive(Clone, Debug)]
@@ -56,128 +49,63 @@ impl Settings {
     /// Reads them.
     ///
     /// # Errors
-    /// All that is missing or wrong, by name; never a value.
-    pub fn read(env: &Env<'_>) -> Result<Self, Vec<ConfigError>> {
-        let mut wrong = Vec::new();
-        let redis_url = all(redis_url, env, &mut wrong);
-        let redis_token = all(redis_token, env, &mut wrong);
-        let storage = all(StorageConfig::read, env, &mut wrong);
-        let api = all(api, env, &mut wrong);
-        let webhook = all(webhook, env, &mut wrong);
-        let fleet = match env.text("EDGE_FLEET").as_deref() {
-            None | Some("enabled") => {
-                let fly = all(FlyConfig::read, env, &mut wrong);
-                let policy = all(FleetPolicy::read, env, &mut wrong);
-                fly.zip(policy).map(|(fly, policy)| Fleet { fly, policy })
-            }
-            Some("disabled") => None,
-            Some(_) => {
-                let why =
-                    "it must be `enabled`, or `disabled` where a `tcoder controller` manages the machines";
-                wrong.push(ConfigError::Invalid { name: "EDGE_FLEET", why: why.into() });
-                None
-            }
+    /// All that are missing or wrong, by name; never a value.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let redis_url = errors.keep(env.require(&UPSTASH_REDIS_REST_URL));
+        let redis_token = errors.keep(env.require(&UPSTASH_REDIS_REST_TOKEN));
+        let prefix = errors.keep(env.get(&REDIS_KEY_PREFIX)).flatten().unwrap_or_default();
+        let storage = errors.keep(StorageConfig::read(env));
+        let api = errors.keep(api(env));
+        let webhook = errors.keep(webhook(env));
+        let manages_machines = errors.keep(env.require(&EDGE_FLEET));
+        let fleet = manages_machines.filter(|is| *is).and_then(|_| {
+            let fly = errors.keep(FlyConfig::read(env));
+            let policy = errors.keep(FleetPolicy::read(env));
+            fly.zip(policy).map(|(fly, policy)| Fleet { fly, policy })
+        });
+        let subrequests = errors.keep(env.require(&EDGE_SUBREQUESTS));
+        let stay = errors.keep(env.require(&EDGE_CRON_MAX_SECONDS));
+        let read = || {
+            let mut api = api?;
+            let of_machines = fleet.as_ref().and_then(|fleet| fleet.policy.disk).map(MachineDisk::max_input);
+            api.max_input_bytes = of_machines.or(api.max_input_bytes);
+            Some(Self {
+                redis_url: redis_url?,
+                redis_token: redis_token?,
+                prefix,
+                storage: storage?,
+                api,
+                webhook: webhook?,
+                fleet,
+                subrequests: subrequests?,
+                stay: stay?,
+            })
         };
-        let subrequests = all(subrequests, env, &mut wrong);
-        let stay = all(stay, env, &mut wrong);
-        let read = (redis_url, redis_token, storage, api, webhook, subrequests, stay);
-        match read {
-            (
-                Some(redis_url),
-                Some(redis_token),
-                Some(storage),
-                Some(mut api),
-                Some(webhook),
-                Some(subrequests),
-                Some(stay),
-            ) if wrong.is_empty() => {
-                let prefix = env.text("REDIS_KEY_PREFIX").unwrap_or_default();
-                let of_machines =
-                    fleet.as_ref().and_then(|fleet| fleet.policy.disk).map(MachineDisk::max_input);
-                api.max_input_bytes = of_machines.or(api.max_input_bytes);
-                Ok(Self { redis_url, redis_token, prefix, storage, api, webhook, fleet, subrequests, stay })
-            }
-            _ => Err(wrong),
-        }
+        errors.finish(read())
     }
 }
 
-/// What `read` makes of the variables; all that it finds missing or wrong goes to `wrong`, once.
-fn all<T>(
-    read: impl Fn(&Env<'_>) -> Result<T, ConfigError>,
-    env: &Env<'_>,
-    wrong: &mut Vec<ConfigError>,
-) -> Option<T> {
-    let mut error = match read(env) {
-        Ok(value) => return Some(value),
-        Err(error) => error,
-    };
-    let named = |wrong: &[ConfigError], name: &str| wrong.iter().any(|w| w.name() == name);
-    let mut seen = Vec::new();
-    // A reader stops at the first: it is given something there and asked again.
-    while !seen.contains(&error.name()) {
-        seen.push(error.name());
-        if !named(wrong, error.name()) {
-            wrong.push(error);
-        }
-        let patched = |name: &str| if seen.contains(&name) { Some(ANYTHING.into()) } else { env.text(name) };
-        match read(&Env::of(patched)) {
-            Ok(_) => return None,
-            Err(next) => error = next,
-        }
-    }
-    None
-}
-
-fn redis_token(env: &Env<'_>) -> Result<SecretString, ConfigError> {
-    let hint = "the token beside it; `wrangler secret put UPSTASH_REDIS_REST_TOKEN` sets it";
-    env.required("UPSTASH_REDIS_REST_TOKEN", hint).map(Into::into)
-}
-
-fn stay(env: &Env<'_>) -> Result<Duration, ConfigError> {
-    const NAME: &str = "EDGE_CRON_MAX_SECONDS";
-    let what = "a whole number of seconds up to 50";
-    match env.parsed(NAME, what)?.unwrap_or(LONGEST_STAY) {
-        seconds if seconds <= LONGEST_STAY => Ok(Duration::from_secs(seconds)),
-        _ => Err(ConfigError::Invalid { name: NAME, why: format!("it must be {what}") }),
-    }
-}
-
-fn redis_url(env: &Env<'_>) -> Result<Url, ConfigError> {
-    const NAME: &str = "UPSTASH_REDIS_REST_URL";
-    let hint = "the REST address of the Redis that the workers use, such as https://name.upstash.io";
-    env.url(NAME)?.ok_or(ConfigError::Missing { name: NAME, hint })
-}
-
-/// The whole internet can call a Worker.
-fn api(env: &Env<'_>) -> Result<ApiConfig, ConfigError> {
+/// The API's settings. A Worker needs tokens, since the whole internet can call it.
+fn api(env: &Env<'_>) -> Result<ApiConfig, ConfigErrors> {
     let api = ApiConfig::read(env)?;
     if api.tokens.is_empty() {
         let hint = "the whole internet could start machines at your cost; `openssl rand -hex 32` makes a token, \
                     `wrangler secret put API_TOKENS` sets it";
-        return Err(ConfigError::Missing { name: "API_TOKENS", hint });
+        return Err(ConfigError::Missing { name: API_TOKENS.about.name, hint }.into());
     }
     Ok(api)
 }
 
 fn webhook(env: &Env<'_>) -> Result<Option<SecretString>, ConfigError> {
-    let Some(secret) = webhook_secret(env) else { return Ok(None) };
+    let Some(secret) = env.get(&WEBHOOK_SECRET)? else { return Ok(None) };
     match Key::new(&secret) {
         Ok(_) => Ok(Some(secret)),
         Err(_) => {
             let why = "it must be `whsec_` and 24 to 64 bytes in base64; `echo whsec_$(openssl rand -base64 32)` \
                        makes one";
-            Err(ConfigError::Invalid { name: "WEBHOOK_SECRET", why: why.into() })
+            Err(ConfigError::Invalid { name: WEBHOOK_SECRET.about.name, why: why.into() })
         }
-    }
-}
-
-fn subrequests(env: &Env<'_>) -> Result<u32, ConfigError> {
-    let what = "a whole number from 20 on; 50 on Cloudflare's free plan, up to 1000 on the paid one";
-    let wrong = || ConfigError::Invalid { name: "EDGE_SUBREQUESTS", why: format!("it must be {what}") };
-    match env.parsed("EDGE_SUBREQUESTS", what)?.unwrap_or(FREE) {
-        enough if enough >= LEAST => Ok(enough),
-        _ => Err(wrong()),
     }
 }
 
@@ -201,7 +129,7 @@ mod tests {
         ("MAX_MACHINES", "3"),
     ];
 
-    fn read(change: impl Fn(&str) -> Option<Option<&'static str>>) -> Result<Settings, Vec<ConfigError>> {
+    fn read(change: impl Fn(&str) -> Option<Option<&'static str>>) -> Result<Settings, ConfigErrors> {
         let env = Env::of(|name| {
             let set = || ALL.iter().find(|(n, _)| *n == name).map(|(_, value)| *value);
             change(name).unwrap_or_else(set).map(str::to_owned)
@@ -211,7 +139,7 @@ mod tests {
 
     fn without(missing: &[&str]) -> Vec<&'static str> {
         let read = read(|name| missing.contains(&name).then_some(None));
-        read.err().unwrap_or_default().iter().map(ConfigError::name).collect()
+        read.err().unwrap_or_default().all().iter().map(ConfigError::name).collect()
     }
 
     #[test]
@@ -259,8 +187,8 @@ mod tests {
             ("MAX_MACHINES", "hush"),
         ] {
             let wrong = read(|n| (n == name).then_some(Some(bad))).unwrap_err();
-            assert_eq!(wrong.iter().map(ConfigError::name).collect::<Vec<_>>(), [name]);
-            assert!(!wrong[0].to_string().contains("hush"), "{}", wrong[0]);
+            assert_eq!(wrong.all().iter().map(ConfigError::name).collect::<Vec<_>>(), [name]);
+            assert!(!wrong.to_string().contains("hush"), "{wrong}");
         }
     }
 

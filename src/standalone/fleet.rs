@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Options, UpError};
 use crate::config::Env;
+use crate::config::registry::WORKER_IDLE_TIMEOUT;
 use crate::controller::fleet::{FleetPolicy, MicroDollars};
 use crate::controller::reconciler::{Reconciler, ReconcilerDeps, forwarded_env};
 use crate::flyprovider::emulator::{self, Emulator, EmulatorHandle};
@@ -50,7 +51,7 @@ impl LocalFleet {
         let policy = FleetPolicy {
             min: options.min_machines,
             max: options.max_machines,
-            idle_timeout: env.seconds("WORKER_IDLE_TIMEOUT", 300)?,
+            idle_timeout: env.require(&WORKER_IDLE_TIMEOUT)?,
             regions: vec![REGION.to_owned()],
             // It is this machine's.
             disk: None,

@@ -28,7 +28,8 @@ use tokio_util::task::TaskTracker;
 use url::Host;
 
 use crate::api::{self, AppState};
-use crate::config::{ApiConfig, ConfigError, Env, RedisConfig, StorageConfig, WorkerConfig};
+use crate::config::registry::WEBHOOK_SECRET;
+use crate::config::{ApiConfig, ConfigError, ConfigErrors, Env, RedisConfig, StorageConfig, WorkerConfig};
 use crate::http_server::{Limits, serve};
 use crate::job::{Failure, WorkerId};
 use crate::metrics::Metrics;
@@ -77,9 +78,9 @@ pub enum UpError {
     /// The S3 server.
     #[error(transparent)]
     Objects(#[from] ObjectsError),
-    /// A variable.
+    /// Settings are missing or wrong.
     #[error(transparent)]
-    Config(#[from] ConfigError),
+    Config(#[from] ConfigErrors),
     /// The webhook secret.
     #[error(transparent)]
     Webhook(#[from] WebhookError),
@@ -106,6 +107,12 @@ pub enum UpError {
          by --public-host NAME (or IP), or listen on that one"
     )]
     Nameless(SocketAddr),
+}
+
+impl From<ConfigError> for UpError {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error.into())
+    }
 }
 
 /// A running system.
@@ -190,7 +197,7 @@ impl Up {
             stop_api.clone(),
         )
         .await?;
-        let secret = crate::config::webhook_secret(env).unwrap_or_else(|| data.secrets().webhook());
+        let secret = env.get(&WEBHOOK_SECRET)?.unwrap_or_else(|| data.secrets().webhook());
         let mail = WebhookSender::of_installation(&secret, guard)?;
         tasks.spawn(app.janitor(Some(mail)).run(stop_api.clone()));
         tasks.spawn(serve(listener, api::router(app), Limits::default(), stop_api.clone()));

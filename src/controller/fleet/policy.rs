@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::disk::MachineDisk;
 use super::price::{MicroDollars, list_price_per_hour};
+use crate::config::registry::{FLEET_PAUSED, FLEET_STRICT_REGIONS, WORKER_IDLE_TIMEOUT};
 use crate::config::{ConfigError, Env};
 use crate::flyprovider::guest::{Guest, GuestError, NoSuchSize};
 
@@ -171,15 +172,15 @@ impl FleetPolicy {
             guest,
             disk: Some(MachineDisk::read(env)?),
             regions,
-            any_region: !env.flag("FLEET_STRICT_REGIONS")?,
+            any_region: !env.require(&FLEET_STRICT_REGIONS)?,
             min,
             max,
             jobs_per_machine: NonZeroU32::new(whole(env, "JOBS_PER_MACHINE", 1, 1)?)
                 .unwrap_or(NonZeroU32::MIN),
-            idle_timeout: env.seconds("WORKER_IDLE_TIMEOUT", 300)?,
+            idle_timeout: env.require(&WORKER_IDLE_TIMEOUT)?,
             budget,
             price,
-            paused: env.flag("FLEET_PAUSED")?,
+            paused: env.require(&FLEET_PAUSED)?,
             launch_failures: whole(env, "FLEET_LAUNCH_FAILURES", 3, 1)?,
             ..defaults
         })

@@ -1,0 +1,739 @@
+//! Every setting there is: name, default, roles, documentation and parser, in one row each. `--help` and
+//! `docs/configuration.md` (`make docs`) are made from these rows, and the roles read their values through them.
+//!
+//! The names are the same in all roles. What a role does with the values is in the modules beside this one, and, for
+//! the fleet, in `controller::fleet`.
+#![allow(missing_docs, reason = "the text of a setting is its documentation")]
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::BaseUrl;
+use super::setting::Default::{Derived, Required, Unset, Value};
+use super::setting::Role::{self, Api, CommandLine, Controller, Edge, Operator, Up, Worker};
+use super::setting::{self, Description, Setting};
+
+/// Settings that are documented together.
+pub struct Group {
+    /// The heading.
+    pub title: &'static str,
+    /// A paragraph below the heading; may be empty.
+    pub text: &'static str,
+    /// The settings.
+    pub settings: &'static [&'static Description],
+}
+
+const SERVERS: &[Role] = &[Api, Worker, Controller];
+const STORES: &[Role] = &[Api, Worker, Operator, Edge];
+const FLEETS: &[Role] = &[Controller, Edge];
+
+// Redis
+pub static REDIS_URL: Setting<SecretString> =
+    Setting::new("REDIS_URL", Required, SERVERS, "such as rediss://user:password@host:6379", redis_url)
+        .secret();
+pub static REDIS_KEY_PREFIX: Setting<String> = Setting::new(
+    "REDIS_KEY_PREFIX",
+    Unset,
+    &[Api, Worker, Controller, Edge],
+    "when several installations share a Redis",
+    setting::text,
+);
+pub static UPSTASH_REDIS_REST_URL: Setting<Url> = Setting::new(
+    "UPSTASH_REDIS_REST_URL",
+    Required,
+    &[Edge],
+    "the REST address of the Redis that the workers reach by REDIS_URL",
+    setting::url,
+);
+pub static UPSTASH_REDIS_REST_TOKEN: Setting<SecretString> =
+    Setting::new("UPSTASH_REDIS_REST_TOKEN", Required, &[Edge], "its token", setting::secret).secret();
+
+// Storage
+pub static R2_ACCOUNT_ID: Setting<String> = Setting::new(
+    "R2_ACCOUNT_ID",
+    Required,
+    STORES,
+    "the Cloudflare account whose R2 it is; or R2_ENDPOINT",
+    setting::text,
+);
+pub static R2_ENDPOINT: Setting<BaseUrl> = Setting::new(
+    "R2_ENDPOINT",
+    Derived("R2's of the account"),
+    STORES,
+    "another S3 endpoint, without a bucket",
+    setting::base_url,
+);
+pub static R2_REGION: Setting<String> = Setting::new(
+    "R2_REGION",
+    Value("auto"),
+    STORES,
+    "the region that requests are signed for",
+    setting::text,
+);
+pub static R2_ACCESS_KEY_ID: Setting<String> = Setting::new(
+    "R2_ACCESS_KEY_ID",
+    Required,
+    STORES,
+    "id of a key that may read and write both buckets",
+    setting::text,
+);
+pub static R2_SECRET_ACCESS_KEY: Setting<SecretString> =
+    Setting::new("R2_SECRET_ACCESS_KEY", Required, STORES, "the key", setting::secret).secret();
+pub static R2_INPUT_BUCKET_NAME: Setting<String> =
+    Setting::new("R2_INPUT_BUCKET_NAME", Required, STORES, "the bucket that uploads go to", setting::text);
+pub static R2_OUTPUT_BUCKET_NAME: Setting<String> =
+    Setting::new("R2_OUTPUT_BUCKET_NAME", Required, STORES, "the bucket that results go to", setting::text);
+pub static R2_PUBLIC_URL: Setting<Url> = Setting::new(
+    "R2_PUBLIC_URL",
+    Unset,
+    STORES,
+    "public address of the output bucket; without it outputs get signed addresses that expire after a day, and HLS is served through the API below /media",
+    setting::url,
+);
+
+// The API
+pub static API_TOKENS: Setting<Vec<SecretString>> = Setting::new("API_TOKENS", Unset, &[Up, Api, Edge], "bearer tokens of callers, separated by commas, 16 characters or more each; needed unless the API listens on this machine only", api_tokens).secret();
+pub static API_CORS_ORIGINS: Setting<Vec<String>> = Setting::new(
+    "API_CORS_ORIGINS",
+    Unset,
+    &[Up, Api, Edge],
+    "origins of pages that may call the API, separated by commas",
+    setting::list,
+);
+pub static API_PUBLIC_URL: Setting<BaseUrl> = Setting::new(
+    "API_PUBLIC_URL",
+    Derived("as each request names it"),
+    &[Api, Operator, Edge],
+    "public address of the API, such as https://films.example; needed for addresses of HLS in a private bucket in webhooks and TranscodeJobs",
+    setting::base_url,
+);
+pub static WEBHOOK_SECRET: Setting<SecretString> = Setting::new("WEBHOOK_SECRET", Unset, &[Up, Api, Edge], "signs webhooks: whsec_ and 24 to 64 bytes in base64; without it jobs cannot name one (tcoder up makes its own)", setting::secret).secret();
+pub static ALLOW_PRIVATE_URLS: Setting<bool> = Setting::new(
+    "ALLOW_PRIVATE_URLS",
+    Value("false"),
+    &[Up, Api, Worker, Operator, Edge],
+    "true: allow inputs and webhooks in private networks",
+    setting::flag,
+);
+
+// Workers
+pub static WORKER_IDLE_TIMEOUT: Setting<Duration> = Setting::new(
+    "WORKER_IDLE_TIMEOUT",
+    Value("300"),
+    &[Up, Worker, Controller, Edge],
+    "seconds without a job after which a worker exits; 0: never",
+    setting::seconds,
+);
+pub static WORKER_TTL: Setting<Duration> = Setting::new(
+    "WORKER_TTL",
+    Value("300"),
+    &[Up, Worker, Controller, Edge],
+    "seconds after which a worker claims no further job; 0: never",
+    setting::seconds,
+);
+pub static WORKER_MAX_JOBS: Setting<u32> = Setting::new(
+    "WORKER_MAX_JOBS",
+    Value("0"),
+    &[Up, Worker, Controller, Edge],
+    "number of jobs after which a worker exits; 0: no limit",
+    setting::count,
+);
+pub static WORKER_MAX_FAILURES: Setting<u32> = Setting::new(
+    "WORKER_MAX_FAILURES",
+    Value("3"),
+    &[Up, Worker, Controller, Edge],
+    "number of failures in a row, not caused by the files, after which a worker exits; 0: no limit",
+    setting::count,
+);
+pub static WORKER_SCRATCH_DIR: Setting<String> = Setting::new(
+    "WORKER_SCRATCH_DIR",
+    Derived("the system's"),
+    &[Worker],
+    "folder for the files of a running job",
+    setting::text,
+);
+pub static WORKER_DISK_BYTES: Setting<u64> = Setting::new(
+    "WORKER_DISK_BYTES",
+    Derived("what is free"),
+    &[Up, Worker],
+    "maximum size of a job's files, where a worker may not use all free disk space, as in a pod",
+    setting::bytes,
+);
+pub static WORKER_MAX_INPUT_BYTES: Setting<u64> = Setting::new(
+    "WORKER_MAX_INPUT_BYTES",
+    Derived("10000000000 on Fly, else 50000000000"),
+    &[Up, Api, Worker, Controller, Edge],
+    "maximum size of an input; derived from FLY_WORKER_DISK_GB or WORKER_DISK_BYTES if set; an input and its \
+                 outputs must fit on the disk, so it is less than half of it. The API refuses larger uploads at once if it \
+                 has this setting or a fleet reports it, and the client sends fileSize",
+    setting::bytes,
+);
+pub static WORKER_STALL_TIMEOUT: Setting<Duration> = Setting::new(
+    "WORKER_STALL_TIMEOUT",
+    Value("120"),
+    &[Up, Worker, Controller, Edge],
+    "seconds without progress after which FFmpeg is killed",
+    stall_timeout,
+);
+pub static FLY_MACHINE_ID: Setting<String> = Setting::new(
+    "FLY_MACHINE_ID",
+    Derived("HOSTNAME"),
+    &[Worker],
+    "the machine it is on; Fly sets it",
+    setting::text,
+);
+pub static HOSTNAME: Setting<String> = Setting::new(
+    "HOSTNAME",
+    Derived("local"),
+    &[Worker, Controller],
+    "the machine's or the pod's name",
+    setting::text,
+);
+
+// The fleet
+pub static FLY_API_TOKEN: Setting<SecretString> = Setting::new(
+    "FLY_API_TOKEN",
+    Required,
+    FLEETS,
+    "from `fly tokens create deploy`; not for the app's secrets",
+    fly_token,
+)
+.secret();
+pub static FLY_WORKER_APP: Setting<String> = Setting::new(
+    "FLY_WORKER_APP",
+    Required,
+    FLEETS,
+    "the app whose machines are the workers; FLY_APP_NAME, which Fly sets on its machines, is not read",
+    fly_app,
+);
+pub static FLY_WORKER_IMAGE: Setting<String> =
+    Setting::new("FLY_WORKER_IMAGE", Required, FLEETS, "such as registry.fly.io/app:tag", setting::text);
+pub static FLY_WORKER_GUEST: Setting<String> = Setting::new(
+    "FLY_WORKER_GUEST",
+    Value("performance-2x"),
+    FLEETS,
+    "size of a machine: performance-1x to -16x or shared-cpu-1x to -8x; shared CPUs are throttled after a short burst",
+    setting::text,
+);
+pub static FLY_WORKER_MEMORY_MB: Setting<u32> = Setting::new(
+    "FLY_WORKER_MEMORY_MB",
+    Derived("2048 a CPU, shared 512"),
+    FLEETS,
+    "its memory: 2048 to 8192 a CPU in steps of 1024, shared 256 to 2048 in steps of 256",
+    megabytes,
+);
+pub static FLY_WORKER_REGIONS: Setting<Vec<String>> = Setting::new(
+    "FLY_WORKER_REGIONS",
+    Derived("any"),
+    FLEETS,
+    "regions, preferred first, separated by commas; FLY_REGION, which Fly sets on its machines, is not read",
+    regions,
+);
+pub static FLY_WORKER_DISK_GB: Setting<u32> = Setting::new(
+    "FLY_WORKER_DISK_GB",
+    Derived("25, or what WORKER_MAX_INPUT_BYTES needs"),
+    FLEETS,
+    "size of its disk, 2 to 50 GB, which holds a job's input and outputs",
+    gigabytes,
+);
+pub static FLEET_STRICT_REGIONS: Setting<bool> = Setting::new(
+    "FLEET_STRICT_REGIONS",
+    Value("false"),
+    FLEETS,
+    "true: use no other region if these are full",
+    setting::flag,
+);
+pub static MIN_MACHINES: Setting<u32> = Setting::new(
+    "MIN_MACHINES",
+    Value("0"),
+    &[Up, Controller, Edge],
+    "minimum number of running machines (tcoder up: 1)",
+    from_zero,
+);
+pub static MAX_MACHINES: Setting<u32> = Setting::new(
+    "MAX_MACHINES",
+    Value("10"),
+    &[Up, Controller, Edge],
+    "maximum number of machines (tcoder up: 1)",
+    from_one,
+);
+pub static JOBS_PER_MACHINE: Setting<u32> = Setting::new(
+    "JOBS_PER_MACHINE",
+    Value("1"),
+    FLEETS,
+    "number of waiting jobs for which one machine is started",
+    from_one,
+);
+pub static FLEET_BUDGET_USD_PER_HOUR: Setting<f64> = Setting::new(
+    "FLEET_BUDGET_USD_PER_HOUR",
+    Unset,
+    FLEETS,
+    "maximum cost of all running machines; running jobs continue",
+    dollars,
+);
+pub static FLEET_PRICE_USD_PER_HOUR: Setting<f64> = Setting::new(
+    "FLEET_PRICE_USD_PER_HOUR",
+    Derived("Fly's list price"),
+    FLEETS,
+    "price of a machine; needed with a budget if the size is in no price list",
+    dollars,
+);
+pub static FLEET_LAUNCH_FAILURES: Setting<u32> = Setting::new(
+    "FLEET_LAUNCH_FAILURES",
+    Value("3"),
+    FLEETS,
+    "number of launches in a row without a worker after which launches pause for ten minutes",
+    from_one,
+);
+pub static FLEET_PAUSED: Setting<bool> = Setting::new(
+    "FLEET_PAUSED",
+    Value("false"),
+    FLEETS,
+    "true: report the next operations without carrying them out",
+    setting::flag,
+);
+pub static FLY_API_HOSTNAME: Setting<Url> = Setting::new(
+    "FLY_API_HOSTNAME",
+    Value("https://api.machines.dev"),
+    FLEETS,
+    "address of the Machines API",
+    setting::url,
+);
+
+// In Kubernetes
+pub static WATCH_NAMESPACE: Setting<String> = Setting::new(
+    "WATCH_NAMESPACE",
+    Derived("all"),
+    &[Operator],
+    "reconcile the objects of this namespace only",
+    setting::text,
+);
+pub static POD_NAMESPACE: Setting<String> = Setting::new(
+    "POD_NAMESPACE",
+    Derived("tcoder-system"),
+    &[Operator],
+    "namespace of the Lease and of the mirrored TranscodeJobs",
+    setting::text,
+);
+pub static MIRROR_MAX: Setting<u32> = Setting::new(
+    "MIRROR_MAX",
+    Value("200"),
+    &[Operator],
+    "maximum number of jobs of the API that are mirrored as TranscodeJobs; 0: none",
+    mirror_max,
+);
+pub static KUBERNETES_SERVICE_HOST: Setting<String> = Setting::new(
+    "KUBERNETES_SERVICE_HOST",
+    Unset,
+    &[Operator],
+    "set in every pod: this is a cluster",
+    setting::text,
+);
+
+// The Cloudflare Worker
+pub static EDGE_FLEET: Setting<bool> = Setting::new(
+    "EDGE_FLEET",
+    Value("enabled"),
+    &[Edge],
+    "enabled: the Worker manages the machines; disabled: a tcoder controller does",
+    edge_fleet,
+);
+pub static EDGE_SUBREQUESTS: Setting<u32> = Setting::new(
+    "EDGE_SUBREQUESTS",
+    Value("50"),
+    &[Edge],
+    "maximum number of subrequests of an invocation: 50 on the free plan, 1000 on the paid one",
+    subrequests,
+);
+pub static EDGE_CRON_MAX_SECONDS: Setting<Duration> = Setting::new(
+    "EDGE_CRON_MAX_SECONDS",
+    Value("50"),
+    &[Edge],
+    "maximum duration of a scheduled run while jobs run, seconds",
+    cron_seconds,
+);
+
+// Logs and traces
+pub static RUST_LOG: Setting<String> = Setting::new(
+    "RUST_LOG",
+    Derived("warn,tcoder=info"),
+    &[Up, Api, Worker, Controller],
+    "log filter",
+    setting::text,
+);
+pub static LOG_FORMAT: Setting<String> = Setting::new(
+    "LOG_FORMAT",
+    Derived("text at a terminal, else json"),
+    &[Up, Api, Worker, Controller],
+    "text or json",
+    setting::text,
+);
+pub static OTEL_EXPORTER_OTLP_ENDPOINT: Setting<String> = Setting::new(
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    Unset,
+    &[Up, Api, Worker, Controller],
+    "the collector, such as http://127.0.0.1:4318; without it no spans are sent",
+    setting::text,
+);
+pub static OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: Setting<String> = Setting::new(
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    Unset,
+    &[Up, Api, Worker, Controller],
+    "the same with its path, where that is not /v1/traces",
+    setting::text,
+);
+pub static OTEL_SERVICE_NAME: Setting<String> = Setting::new(
+    "OTEL_SERVICE_NAME",
+    Derived("tcoder- and the role"),
+    &[Up, Api, Worker, Controller],
+    "service.name of the spans",
+    setting::text,
+);
+pub static OTEL_RESOURCE_ATTRIBUTES: Setting<String> = Setting::new(
+    "OTEL_RESOURCE_ATTRIBUTES",
+    Unset,
+    &[Up, Api, Worker, Controller],
+    "further resource attributes",
+    setting::text,
+);
+pub static OTEL_TRACES_SAMPLER: Setting<String> = Setting::new(
+    "OTEL_TRACES_SAMPLER",
+    Value("parentbased_always_on"),
+    &[Up, Api, Worker, Controller],
+    "which traces are kept",
+    setting::text,
+);
+pub static OTEL_TRACES_SAMPLER_ARG: Setting<String> = Setting::new(
+    "OTEL_TRACES_SAMPLER_ARG",
+    Unset,
+    &[Up, Api, Worker, Controller],
+    "such as 0.1 for parentbased_traceidratio",
+    setting::text,
+);
+pub static OTEL_BSP_SCHEDULE_DELAY: Setting<String> = Setting::new(
+    "OTEL_BSP_SCHEDULE_DELAY",
+    Value("5000"),
+    &[Up, Api, Worker, Controller],
+    "milliseconds between two exports",
+    setting::text,
+);
+
+// The command line
+pub static TCODER_URL: Setting<String> =
+    Setting::new("TCODER_URL", Derived("http://127.0.0.1:8080"), &[CommandLine], "the server", setting::text);
+pub static TCODER_TOKEN: Setting<String> =
+    Setting::new("TCODER_TOKEN", Unset, &[CommandLine], "one of its API_TOKENS", setting::text).secret();
+pub static TCODER_DATA: Setting<String> = Setting::new(
+    "TCODER_DATA",
+    Derived("tcoder-data"),
+    &[Up],
+    "the folder for jobs, videos and keys",
+    setting::text,
+);
+pub static TCODER_PUBLIC_HOST: Setting<String> = Setting::new(
+    "TCODER_PUBLIC_HOST",
+    Unset,
+    &[Up],
+    "the name or IP by which other machines reach this one",
+    setting::text,
+);
+
+/// Every setting, in the order of the documentation.
+pub static GROUPS: &[Group] = &[
+    Group {
+        title: "Redis",
+        text: "Its `maxmemory-policy` must be `noeviction`.",
+        settings: &[
+            &REDIS_URL.about,
+            &REDIS_KEY_PREFIX.about,
+            &UPSTASH_REDIS_REST_URL.about,
+            &UPSTASH_REDIS_REST_TOKEN.about,
+        ],
+    },
+    Group {
+        title: "Storage",
+        text: "Cloudflare R2, or any other S3 server.",
+        settings: &[
+            &R2_ACCOUNT_ID.about,
+            &R2_ENDPOINT.about,
+            &R2_REGION.about,
+            &R2_ACCESS_KEY_ID.about,
+            &R2_SECRET_ACCESS_KEY.about,
+            &R2_INPUT_BUCKET_NAME.about,
+            &R2_OUTPUT_BUCKET_NAME.about,
+            &R2_PUBLIC_URL.about,
+        ],
+    },
+    Group {
+        title: "The API",
+        text: "",
+        settings: &[
+            &API_TOKENS.about,
+            &API_CORS_ORIGINS.about,
+            &API_PUBLIC_URL.about,
+            &WEBHOOK_SECRET.about,
+            &ALLOW_PRIVATE_URLS.about,
+        ],
+    },
+    Group {
+        title: "Workers",
+        text: "The controller passes them to the machines it starts. Keep them out of the Fly app's secrets, which take precedence.",
+        settings: &[
+            &WORKER_IDLE_TIMEOUT.about,
+            &WORKER_TTL.about,
+            &WORKER_MAX_JOBS.about,
+            &WORKER_MAX_FAILURES.about,
+            &WORKER_SCRATCH_DIR.about,
+            &WORKER_DISK_BYTES.about,
+            &WORKER_MAX_INPUT_BYTES.about,
+            &WORKER_STALL_TIMEOUT.about,
+            &FLY_MACHINE_ID.about,
+            &HOSTNAME.about,
+        ],
+    },
+    Group {
+        title: "The fleet",
+        text: "Without FLY_API_TOKEN a controller in a cluster manages no machines; run workers yourself.",
+        settings: &[
+            &FLY_API_TOKEN.about,
+            &FLY_WORKER_APP.about,
+            &FLY_WORKER_IMAGE.about,
+            &FLY_WORKER_GUEST.about,
+            &FLY_WORKER_MEMORY_MB.about,
+            &FLY_WORKER_REGIONS.about,
+            &FLY_WORKER_DISK_GB.about,
+            &FLEET_STRICT_REGIONS.about,
+            &MIN_MACHINES.about,
+            &MAX_MACHINES.about,
+            &JOBS_PER_MACHINE.about,
+            &FLEET_BUDGET_USD_PER_HOUR.about,
+            &FLEET_PRICE_USD_PER_HOUR.about,
+            &FLEET_LAUNCH_FAILURES.about,
+            &FLEET_PAUSED.about,
+            &FLY_API_HOSTNAME.about,
+        ],
+    },
+    Group {
+        title: "In Kubernetes",
+        text: "On top of what the controller reads anyway; the storage variables are for uploads and the addresses of outputs.",
+        settings: &[
+            &WATCH_NAMESPACE.about,
+            &POD_NAMESPACE.about,
+            &MIRROR_MAX.about,
+            &KUBERNETES_SERVICE_HOST.about,
+        ],
+    },
+    Group {
+        title: "The Cloudflare Worker",
+        text: "In `[vars]` of `wrangler.toml`; what is secret by `wrangler secret put`.",
+        settings: &[&EDGE_FLEET.about, &EDGE_SUBREQUESTS.about, &EDGE_CRON_MAX_SECONDS.about],
+    },
+    Group {
+        title: "Logs and traces",
+        text: "Spans go to an OpenTelemetry collector by OTLP over HTTP; the other variables of its specification hold too.",
+        settings: &[
+            &RUST_LOG.about,
+            &LOG_FORMAT.about,
+            &OTEL_EXPORTER_OTLP_ENDPOINT.about,
+            &OTEL_EXPORTER_OTLP_TRACES_ENDPOINT.about,
+            &OTEL_SERVICE_NAME.about,
+            &OTEL_RESOURCE_ATTRIBUTES.about,
+            &OTEL_TRACES_SAMPLER.about,
+            &OTEL_TRACES_SAMPLER_ARG.about,
+            &OTEL_BSP_SCHEDULE_DELAY.about,
+        ],
+    },
+    Group {
+        title: "The command line",
+        text: "",
+        settings: &[&TCODER_URL.about, &TCODER_TOKEN.about, &TCODER_DATA.about, &TCODER_PUBLIC_HOST.about],
+    },
+];
+
+impl Role {
+    const fn name(self) -> &'static str {
+        match self {
+            Up => "up",
+            Api => "api",
+            Worker => "worker",
+            Controller => "controller",
+            Operator => "controller in a cluster",
+            Edge => "edge",
+            CommandLine => "command line",
+        }
+    }
+}
+
+/// The part of `--help` that lists the settings of these roles.
+#[cfg(not(target_arch = "wasm32"))]
+pub fn help(roles: &[Role]) -> String {
+    let mut text = String::from("Environment:");
+    let of_roles = |about: &&&Description| about.roles.iter().any(|role| roles.contains(role));
+    for about in GROUPS.iter().flat_map(|group| group.settings.iter().filter(of_roles)) {
+        let (required, default) = match about.default {
+            Required => ("required: ", String::new()),
+            Unset => ("", String::new()),
+            Value(default) | Derived(default) => ("", format!(" ({default})")),
+        };
+        let line = format!("{required}{}{default}", about.text.replace('`', ""));
+        let (first, others) = (format!("  {:<28} ", about.name), " ".repeat(31));
+        let lines = textwrap::Options::new(99).initial_indent(&first).subsequent_indent(&others);
+        let _ = write!(text, "\n{}", textwrap::fill(&line, lines));
+    }
+    text
+}
+
+/// `docs/configuration.md`
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = String::from(
+        "# Configuration\n\nThis document is made from `src/config/registry.rs` by `make docs`. All of tcoder is configured by \
+         the environment (the Worker by its variables), with the same names everywhere. A role reports all missing and \
+         invalid settings at its start. **required** means that the roles that read a setting do not start without it; a \
+         *secret* belongs in a secret store and is never shown.\n",
+    );
+    for group in GROUPS {
+        let _ = write!(text, "\n## {}\n\n", group.title);
+        if !group.text.is_empty() {
+            let _ = write!(text, "{}\n\n", group.text);
+        }
+        text += "| variable | default | read by | description |\n|---|---|---|---|\n";
+        for about in group.settings {
+            let roles: Vec<&str> = about.roles.iter().map(|role| role.name()).collect();
+            let default = match about.default {
+                Required => "**required**".to_owned(),
+                Unset => String::new(),
+                Value(default) | Derived(default) => format!("`{default}`"),
+            };
+            let secret = if about.is_secret { " *secret*" } else { "" };
+            let _ = writeln!(
+                text,
+                "| `{}`{secret} | {default} | {} | {} |",
+                about.name,
+                roles.join(", "),
+                about.text
+            );
+        }
+    }
+    text
+}
+
+fn redis_url(text: &str) -> Result<SecretString, String> {
+    let known = ["redis://", "rediss://", "redis+unix://", "unix://"];
+    if known.iter().any(|scheme| text.starts_with(scheme)) {
+        Ok(text.into())
+    } else {
+        Err("it must start with redis://, rediss:// or redis+unix://".into())
+    }
+}
+
+fn api_tokens(text: &str) -> Result<Vec<SecretString>, String> {
+    let tokens = setting::list(text)?;
+    if tokens.iter().any(|token| token.len() < 16) {
+        return Err("every token needs 16 characters or more; `openssl rand -hex 32` makes one".into());
+    }
+    Ok(tokens.into_iter().map(SecretString::from).collect())
+}
+
+fn stall_timeout(text: &str) -> Result<Duration, String> {
+    match setting::seconds(text)? {
+        Duration::ZERO => {
+            Err("it must be 1 second or more: a stalled FFmpeg would hold its worker for ever".into())
+        }
+        limit => Ok(limit),
+    }
+}
+
+fn fly_token(text: &str) -> Result<SecretString, String> {
+    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        Ok(text.into())
+    } else {
+        Err("it holds characters no token has; copy it again, on one line".into())
+    }
+}
+
+fn fly_app(text: &str) -> Result<String, String> {
+    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    // The names of machines are made from it, and have 63 characters at most.
+    if text.len() <= 52 && text.bytes().all(known) {
+        Ok(text.to_owned())
+    } else {
+        Err("an app's name has lower-case letters, digits and dashes only, 52 at most".into())
+    }
+}
+
+fn regions(text: &str) -> Result<Vec<String>, String> {
+    let regions = setting::list(text)?;
+    let is_region =
+        |r: &String| r.len() <= 16 && r.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    if regions.is_empty() || !regions.iter().all(is_region) {
+        return Err("it must be one region, or several separated by commas, such as iad,dfw".into());
+    }
+    Ok(regions)
+}
+
+fn gigabytes(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "it must be a whole number of gigabytes".into())
+}
+
+fn megabytes(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "it must be a whole number of megabytes".into())
+}
+
+/// A number of machines or jobs. The limit keeps sums small; Fly's own limit on machines is far below it.
+fn machines(text: &str, min: u32) -> Result<u32, String> {
+    const MAX: u32 = 10_000;
+    let number = text.parse().ok().filter(|number| (min..=MAX).contains(number));
+    number.ok_or_else(|| format!("it must be a whole number from {min} to {MAX}"))
+}
+
+fn from_zero(text: &str) -> Result<u32, String> {
+    machines(text, 0)
+}
+
+fn from_one(text: &str) -> Result<u32, String> {
+    machines(text, 1)
+}
+
+fn dollars(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "it must be a number of dollars, such as 1.50".into())
+}
+
+fn mirror_max(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "it must be a whole number; 0 means none".into())
+}
+
+fn edge_fleet(text: &str) -> Result<bool, String> {
+    match text {
+        "enabled" => Ok(true),
+        "disabled" => Ok(false),
+        _ => {
+            Err("it must be `enabled`, or `disabled` where a `tcoder controller` manages the machines".into())
+        }
+    }
+}
+
+fn subrequests(text: &str) -> Result<u32, String> {
+    // An upload's event, and one operation on the fleet.
+    const MIN: u32 = 20;
+    let number = text.parse().ok().filter(|number| *number >= MIN);
+    number.ok_or_else(|| {
+        format!("it must be a whole number from {MIN} on; 50 on Cloudflare's free plan, up to 1000 on the paid one")
+    })
+}
+
+fn cron_seconds(text: &str) -> Result<Duration, String> {
+    // The next scheduled run begins after this one has ended.
+    const MAX: u64 = 50;
+    let seconds = text.parse().ok().filter(|seconds| *seconds <= MAX);
+    seconds
+        .map(Duration::from_secs)
+        .ok_or_else(|| format!("it must be a whole number of seconds up to {MAX}"))
+}
+
+#[cfg(test)]
+mod tests;

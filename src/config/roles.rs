@@ -1,0 +1,434 @@
+//! The settings of each part as typed values.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
+
+use super::registry::{
+    ALLOW_PRIVATE_URLS, API_CORS_ORIGINS, API_PUBLIC_URL, API_TOKENS, FLY_API_HOSTNAME, FLY_API_TOKEN,
+    FLY_MACHINE_ID, FLY_WORKER_APP, HOSTNAME, R2_ACCESS_KEY_ID, R2_ACCOUNT_ID, R2_ENDPOINT,
+    R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL, R2_REGION, R2_SECRET_ACCESS_KEY,
+    REDIS_KEY_PREFIX, REDIS_URL, WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT, WORKER_MAX_FAILURES,
+    WORKER_MAX_INPUT_BYTES, WORKER_MAX_JOBS, WORKER_SCRATCH_DIR, WORKER_STALL_TIMEOUT, WORKER_TTL,
+};
+use super::{BaseUrl, ConfigError, ConfigErrors, Env};
+use crate::job::space;
+
+/// Where the queue is.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// `redis://`, `rediss://` or `redis+unix://`; may hold a password.
+    pub url: SecretString,
+    /// Precedes every key, so that several installations can share a Redis. With braces, as in `{tcoder}:`, all keys
+    /// are in one slot of a Redis Cluster.
+    pub prefix: String,
+}
+
+impl RedisConfig {
+    /// Reads `REDIS_URL` and `REDIS_KEY_PREFIX`.
+    ///
+    /// # Errors
+    /// The settings that are missing or wrong.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let url = errors.keep(env.require(&REDIS_URL));
+        let prefix = errors.keep(env.get(&REDIS_KEY_PREFIX)).flatten().unwrap_or_default();
+        errors.finish(url.map(|url| Self { url, prefix }))
+    }
+
+    /// The address for logs: without user, password and parameters.
+    #[must_use]
+    pub fn address(&self) -> String {
+        let Ok(url) = Url::parse(self.url.expose_secret()) else { return "unreadable".into() };
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{}://{host}{port}{}", url.scheme(), url.path())
+    }
+}
+
+/// Where objects are.
+#[derive(Clone, Debug)]
+pub struct StorageConfig {
+    /// The S3 endpoint, without a bucket.
+    pub endpoint: BaseUrl,
+    /// `auto` for R2.
+    pub region: String,
+    /// Key id.
+    pub access_key_id: String,
+    /// Key.
+    pub secret_access_key: SecretString,
+    /// The bucket that uploads go to.
+    pub input_bucket: String,
+    /// The bucket that results go to.
+    pub output_bucket: String,
+    /// Where the output bucket can be read without a signature, if it can.
+    pub public_url: Option<Url>,
+}
+
+fn endpoint(env: &Env<'_>) -> Result<BaseUrl, ConfigError> {
+    if let Some(endpoint) = env.get(&R2_ENDPOINT)? {
+        return Ok(endpoint);
+    }
+    let account = env.require(&R2_ACCOUNT_ID)?;
+    format!("https://{account}.r2.cloudflarestorage.com").parse().map_err(|_| ConfigError::Invalid {
+        name: R2_ACCOUNT_ID.about.name,
+        why: "it is not an account id".into(),
+    })
+}
+
+impl StorageConfig {
+    /// Reads the `R2_*` settings.
+    ///
+    /// # Errors
+    /// The settings that are missing or wrong.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let endpoint = errors.keep(endpoint(env));
+        let region = errors.keep(env.require(&R2_REGION));
+        let access_key_id = errors.keep(env.require(&R2_ACCESS_KEY_ID));
+        let secret_access_key = errors.keep(env.require(&R2_SECRET_ACCESS_KEY));
+        let input_bucket = errors.keep(env.require(&R2_INPUT_BUCKET_NAME));
+        let output_bucket = errors.keep(env.require(&R2_OUTPUT_BUCKET_NAME));
+        let public_url = errors.keep(env.get(&R2_PUBLIC_URL));
+        // Cloudflare's dashboard shows a bucket's S3 address with the bucket in it.
+        let path = endpoint.as_ref().map(|endpoint| endpoint.as_url().path().trim_matches('/'));
+        if path.is_some() && [input_bucket.as_deref(), output_bucket.as_deref()].contains(&path) {
+            let why = "it must not name a bucket: leave out the path, which is a bucket's name".into();
+            errors.push(ConfigError::Invalid { name: R2_ENDPOINT.about.name, why });
+        }
+        let read = || {
+            Some(Self {
+                endpoint: endpoint?,
+                region: region?,
+                access_key_id: access_key_id?,
+                secret_access_key: secret_access_key?,
+                input_bucket: input_bucket?,
+                output_bucket: output_bucket?,
+                public_url: public_url?,
+            })
+        };
+        errors.finish(read())
+    }
+}
+
+/// How Fly is reached.
+#[derive(Clone, Debug)]
+pub struct FlyConfig {
+    /// A token that may manage the app's machines, as given: with or without its scheme.
+    pub token: SecretString,
+    /// The app the machines belong to.
+    pub app: String,
+    /// The Machines API, without `/v1`.
+    pub base: Url,
+}
+
+impl FlyConfig {
+    /// Reads `FLY_API_TOKEN`, `FLY_WORKER_APP` and `FLY_API_HOSTNAME`.
+    ///
+    /// # Errors
+    /// The settings that are missing or wrong.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let token = errors.keep(env.require(&FLY_API_TOKEN));
+        let app = errors.keep(env.require(&FLY_WORKER_APP));
+        let base = errors.keep(env.require(&FLY_API_HOSTNAME));
+        let read = || Some(Self { token: token?, app: app?, base: base? });
+        errors.finish(read())
+    }
+}
+
+/// How a worker behaves.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The machine it runs on.
+    pub machine: String,
+    /// It exits after this long without a job; zero: never.
+    pub idle_timeout: Duration,
+    /// It claims no further job after this long; zero: never.
+    pub ttl: Duration,
+    /// It exits after this many jobs; zero: no limit.
+    pub max_jobs: u32,
+    /// It exits after this many failed attempts in a row that were not the file's fault; zero: no limit.
+    pub max_failures: u32,
+    /// Folder for the files of a running job.
+    pub scratch: PathBuf,
+    /// Maximum size of an input, bytes.
+    pub max_input_bytes: u64,
+    /// Maximum size of a job's files, bytes; `None`: what the disk has free.
+    pub disk_bytes: Option<u64>,
+    /// FFmpeg is killed after this long without progress.
+    pub stall_timeout: Duration,
+    /// Whether inputs may be fetched from private addresses.
+    pub allow_private_urls: bool,
+}
+
+/// Maximum size of an input where nothing is known of the worker's disk, bytes. The free space is checked for each job.
+const MAX_INPUT: u64 = 50_000_000_000;
+
+/// Reads `WORKER_DISK_BYTES` and `WORKER_MAX_INPUT_BYTES`, which is derived from the first where it is not set.
+fn read_space(env: &Env<'_>) -> Result<(Option<u64>, u64), ConfigError> {
+    let disk = env.get(&WORKER_DISK_BYTES)?;
+    let max_input = env.get(&WORKER_MAX_INPUT_BYTES)?;
+    let Some(bytes) = disk else { return Ok((None, max_input.unwrap_or(MAX_INPUT))) };
+    let most = space::largest_input(bytes);
+    let why = match max_input {
+        _ if most == 0 => format!("no input fits into {bytes} bytes; {} is the least", space::disk_for(1)),
+        Some(input) if input > most => format!(
+            "inputs of WORKER_MAX_INPUT_BYTES, {input} bytes, do not fit into {bytes} bytes with their outputs; \
+             raise this to {}, or lower that to {most}",
+            space::disk_for(input)
+        ),
+        input => return Ok((disk, input.unwrap_or(most))),
+    };
+    Err(ConfigError::Invalid { name: WORKER_DISK_BYTES.about.name, why })
+}
+
+impl WorkerConfig {
+    /// Reads the `WORKER_*` settings and, on Fly, the machine's own.
+    ///
+    /// # Errors
+    /// The settings that are missing or wrong.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let space = errors.keep(read_space(env));
+        let machine = errors.keep(env.get(&FLY_MACHINE_ID)).flatten();
+        let machine = machine.or_else(|| errors.keep(env.require(&HOSTNAME)));
+        let idle_timeout = errors.keep(env.require(&WORKER_IDLE_TIMEOUT));
+        let ttl = errors.keep(env.require(&WORKER_TTL));
+        let max_jobs = errors.keep(env.require(&WORKER_MAX_JOBS));
+        let max_failures = errors.keep(env.require(&WORKER_MAX_FAILURES));
+        let scratch = errors.keep(env.get(&WORKER_SCRATCH_DIR)).flatten();
+        let stall_timeout = errors.keep(env.require(&WORKER_STALL_TIMEOUT));
+        let allow_private_urls = errors.keep(env.require(&ALLOW_PRIVATE_URLS));
+        let read = || {
+            let (disk_bytes, max_input_bytes) = space?;
+            Some(Self {
+                machine: machine?,
+                idle_timeout: idle_timeout?,
+                ttl: ttl?,
+                max_jobs: max_jobs?,
+                max_failures: max_failures?,
+                scratch: scratch.map_or_else(std::env::temp_dir, Into::into),
+                max_input_bytes,
+                disk_bytes,
+                stall_timeout: stall_timeout?,
+                allow_private_urls: allow_private_urls?,
+            })
+        };
+        errors.finish(read())
+    }
+}
+
+/// How the API behaves.
+#[derive(Clone, Debug)]
+pub struct ApiConfig {
+    /// Bearer tokens that are accepted; if there are none, everybody may call.
+    pub tokens: Vec<SecretString>,
+    /// Origins of pages that may call it from a browser; `*` for any.
+    pub cors_origins: Vec<String>,
+    /// Whether job inputs and webhooks may be at private addresses.
+    pub allow_private_urls: bool,
+    /// Where clients reach the API, where that is set.
+    pub public_url: Option<BaseUrl>,
+    /// Maximum size of an input that the workers take, bytes, where that is set.
+    pub max_input_bytes: Option<u64>,
+}
+
+impl ApiConfig {
+    /// Reads `API_TOKENS`, `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL` and `WORKER_MAX_INPUT_BYTES`.
+    ///
+    /// # Errors
+    /// The settings that are wrong.
+    pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let tokens = errors.keep(env.get(&API_TOKENS)).flatten().unwrap_or_default();
+        let cors_origins = errors.keep(env.get(&API_CORS_ORIGINS)).flatten().unwrap_or_default();
+        let allow_private_urls = errors.keep(env.require(&ALLOW_PRIVATE_URLS));
+        let public_url = errors.keep(env.get(&API_PUBLIC_URL)).flatten();
+        let max_input_bytes = errors.keep(env.get(&WORKER_MAX_INPUT_BYTES)).flatten();
+        errors.finish(allow_private_urls.map(|allow_private_urls| Self {
+            tokens,
+            cors_origins,
+            allow_private_urls,
+            public_url,
+            max_input_bytes,
+        }))
+    }
+
+    /// Whether the API may listen there: without tokens only on a loopback address.
+    ///
+    /// # Errors
+    /// When everybody could call it.
+    pub fn allows(&self, listen: SocketAddr) -> Result<(), ConfigError> {
+        if self.tokens.is_empty() && !listen.ip().is_loopback() {
+            return Err(ConfigError::Open(listen));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &'static [(&'static str, &'static str)]) -> Env<'static> {
+        Env::of(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    }
+
+    const R2: &[(&str, &str)] = &[
+        ("R2_ACCOUNT_ID", "abc"),
+        ("R2_ACCESS_KEY_ID", "id"),
+        ("R2_SECRET_ACCESS_KEY", "hush-hush"),
+        ("R2_INPUT_BUCKET_NAME", "in"),
+        ("R2_OUTPUT_BUCKET_NAME", "out"),
+    ];
+
+    #[test]
+    fn r2_needs_an_account_or_an_endpoint() {
+        let config = StorageConfig::read(&env(R2)).unwrap();
+        assert_eq!(config.endpoint.as_str(), "https://abc.r2.cloudflarestorage.com/");
+        assert_eq!(config.region, "auto");
+        let error = StorageConfig::read(&env(&R2[1..])).unwrap_err().to_string();
+        assert!(error.contains("R2_ACCOUNT_ID") && error.contains("R2_ENDPOINT"), "{error}");
+    }
+
+    #[test]
+    fn an_endpoint_that_names_a_bucket_is_refused() {
+        let with = |endpoint: &'static str| {
+            let env =
+                Env::of(move |n| if n == "R2_ENDPOINT" { Some(endpoint.into()) } else { env(R2).text(n) });
+            StorageConfig::read(&env).map(|config| config.endpoint.to_string())
+        };
+        assert_eq!(with("https://abc.r2.example/s3").unwrap(), "https://abc.r2.example/s3/");
+        for bad in ["https://abc.r2.example/out", "https://abc.r2.example/in/", "https://abc.r2.example/?a"] {
+            let error = with(bad).unwrap_err().to_string();
+            assert!(error.starts_with("R2_ENDPOINT") && !error.contains("abc"), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_missing_variable_names_itself() {
+        for missing in
+            ["R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2_INPUT_BUCKET_NAME", "R2_OUTPUT_BUCKET_NAME"]
+        {
+            let env = Env::of(move |n| {
+                R2.iter().find(|(k, _)| *k == n && *k != missing).map(|(_, v)| (*v).to_owned())
+            });
+            let error = StorageConfig::read(&env).unwrap_err().to_string();
+            assert!(error.starts_with(missing), "{error}");
+        }
+        assert!(RedisConfig::read(&env(&[])).unwrap_err().to_string().starts_with("REDIS_URL"));
+    }
+
+    #[test]
+    fn secrets_are_not_in_debug_prints_nor_errors() {
+        let config = StorageConfig::read(&env(R2)).unwrap();
+        assert!(!format!("{config:?}").contains("hush-hush"));
+        assert_eq!(config.secret_access_key.expose_secret(), "hush-hush");
+        let error = RedisConfig::read(&env(&[("REDIS_URL", "hush-hush")])).unwrap_err();
+        assert!(!error.to_string().contains("hush-hush"));
+        let error = ApiConfig::read(&env(&[("API_TOKENS", "short-hush")])).unwrap_err();
+        assert!(!error.to_string().contains("short-hush"));
+    }
+
+    #[test]
+    fn the_address_of_redis_can_be_logged() {
+        let shown = |url: &str| RedisConfig { url: url.into(), prefix: String::new() }.address();
+        assert_eq!(
+            shown("rediss://hush:hush-hush@db.upstash.io:6379/2?password=hush"),
+            "rediss://db.upstash.io:6379/2"
+        );
+        assert_eq!(shown("redis://:hush@[::1]"), "redis://[::1]");
+        assert_eq!(shown("redis+unix:///run/redis.sock?pass=hush"), "redis+unix:///run/redis.sock");
+        assert_eq!(shown("redis://hush hush"), "unreadable");
+    }
+
+    #[test]
+    fn without_tokens_the_api_listens_on_this_machine_only() {
+        let open = ApiConfig::read(&env(&[])).unwrap();
+        let guarded = ApiConfig::read(&env(&[("API_TOKENS", "0123456789abcdef")])).unwrap();
+        for (address, alone) in [
+            ("127.0.0.1:1", true),
+            ("[::1]:1", true),
+            ("0.0.0.0:1", false),
+            ("[::]:1", false),
+            ("10.0.0.5:1", false),
+        ] {
+            let address = address.parse().unwrap();
+            assert_eq!(open.allows(address).is_ok(), alone, "{address}");
+            assert_eq!(guarded.allows(address), Ok(()));
+        }
+        assert!(open.allows("0.0.0.0:1".parse().unwrap()).unwrap_err().to_string().contains("API_TOKENS"));
+    }
+
+    #[test]
+    fn numbers_have_defaults_and_say_when_they_are_none() {
+        let config = WorkerConfig::read(&env(&[])).unwrap();
+        assert_eq!(config.ttl, Duration::from_secs(300));
+        let error = WorkerConfig::read(&env(&[("WORKER_TTL", "soon")])).unwrap_err();
+        assert!(error.to_string().starts_with("WORKER_TTL"), "{error}");
+        let error = WorkerConfig::read(&env(&[("WORKER_TTL", "99999999999999")])).unwrap_err();
+        assert!(error.to_string().starts_with("WORKER_TTL"), "{error}");
+        let error = WorkerConfig::read(&env(&[("WORKER_STALL_TIMEOUT", "0")])).unwrap_err();
+        assert!(error.to_string().starts_with("WORKER_STALL_TIMEOUT"), "{error}");
+    }
+
+    #[test]
+    fn the_largest_input_follows_from_the_disk_and_must_fit_on_it() {
+        let read = |pairs| {
+            let config = WorkerConfig::read(&env(pairs)).map_err(|e| e.to_string())?;
+            Ok::<_, String>((config.disk_bytes, config.max_input_bytes))
+        };
+        assert_eq!(read(&[]), Ok((None, 50_000_000_000)));
+        assert_eq!(read(&[("WORKER_MAX_INPUT_BYTES", "7")]), Ok((None, 7)));
+        let disk = 5_368_709_120;
+        assert_eq!(read(&[("WORKER_DISK_BYTES", "5368709120")]), Ok((Some(disk), 2_540_549_851)));
+        let both = &[("WORKER_DISK_BYTES", "5368709120"), ("WORKER_MAX_INPUT_BYTES", "2540549851")];
+        assert_eq!(read(both), Ok((Some(disk), 2_540_549_851)));
+        let wrong = read(&[("WORKER_DISK_BYTES", "5368709120"), ("WORKER_MAX_INPUT_BYTES", "2540549852")]);
+        let wrong = wrong.unwrap_err();
+        assert!(wrong.starts_with("WORKER_DISK_BYTES"), "{wrong}");
+        assert!(wrong.contains("raise this to 5368709121") && wrong.contains("2540549851"), "{wrong}");
+        for small in ["0", "33554432"] {
+            let env = Env::of(|name| (name == "WORKER_DISK_BYTES").then(|| small.to_owned()));
+            let error = WorkerConfig::read(&env).unwrap_err().to_string();
+            assert!(error.contains("33554434 is the least"), "{error}");
+        }
+    }
+
+    const FLY: &[(&str, &str)] =
+        &[("FLY_API_TOKEN", "FlyV1 fm2_hush-hush"), ("FLY_WORKER_APP", "tcoder-workers")];
+
+    #[test]
+    fn fly_needs_a_token_and_an_app() {
+        let config = FlyConfig::read(&env(FLY)).unwrap();
+        assert_eq!(config.base.as_str(), "https://api.machines.dev/");
+        assert!(!format!("{config:?}").contains("hush-hush"));
+        for (missing, _) in FLY {
+            let without =
+                Env::of(|n| FLY.iter().find(|(k, _)| *k == n && k != missing).map(|(_, v)| (*v).to_owned()));
+            let error = FlyConfig::read(&without).unwrap_err().to_string();
+            assert!(error.starts_with(missing), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_fly_cannot_take_names_its_variable_and_never_shows_the_token() {
+        let with = |name: &'static str, value: &'static str| {
+            FlyConfig::read(&Env::of(
+                move |n| {
+                    if n == name { Some(value.to_owned()) } else { env(FLY).text(n) }
+                },
+            ))
+        };
+        for (name, bad) in
+            [("FLY_API_TOKEN", "hush\nhush"), ("FLY_WORKER_APP", "../apps"), ("FLY_API_HOSTNAME", "ftp://x")]
+        {
+            let error = with(name, bad).unwrap_err().to_string();
+            assert!(error.starts_with(name) && !error.contains("hush"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! A setting: one variable, what it is for, its default and its parser. The settings themselves are in
+//! [`registry`](super::registry).
+
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use super::{BaseUrl, InvalidBaseUrl};
+
+/// A program that reads settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// `tcoder up`
+    Up,
+    /// `tcoder api`
+    Api,
+    /// `tcoder worker`
+    Worker,
+    /// `tcoder controller`
+    Controller,
+    /// `tcoder controller` in a cluster, in addition to the settings of the controller.
+    Operator,
+    /// The Cloudflare Worker.
+    Edge,
+    /// The commands that talk to a server.
+    CommandLine,
+}
+
+/// The value of a setting that is not set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Default {
+    /// There is none: the roles that read it do not start without it.
+    Required,
+    /// There is none, and the setting may be left out.
+    Unset,
+    /// This text, which the setting's parser reads.
+    Value(&'static str),
+    /// The code derives it from something else; this says from what.
+    Derived(&'static str),
+}
+
+/// What is known of a setting without its value.
+#[derive(Debug)]
+pub struct Description {
+    /// The name of the variable.
+    pub name: &'static str,
+    /// What holds where it is not set.
+    pub default: Default,
+    /// The roles that read it.
+    pub roles: &'static [Role],
+    /// Whether its value must not be shown.
+    pub is_secret: bool,
+    /// What it is, without a full stop: a noun, or a value and what it does.
+    pub text: &'static str,
+}
+
+/// A setting whose values have the type `T`.
+#[derive(Debug)]
+pub struct Setting<T> {
+    /// What is known of it without its value.
+    pub about: Description,
+    parse: fn(&str) -> Result<T, String>,
+}
+
+impl<T> Setting<T> {
+    /// A setting that `parse` reads; its error says what the value must be.
+    pub(super) const fn new(
+        name: &'static str,
+        default: Default,
+        roles: &'static [Role],
+        text: &'static str,
+        parse: fn(&str) -> Result<T, String>,
+    ) -> Self {
+        Self { about: Description { name, default, roles, is_secret: false, text }, parse }
+    }
+
+    /// The same setting, whose value must not be shown.
+    pub(super) const fn secret(self) -> Self {
+        Self { about: Description { is_secret: true, ..self.about }, ..self }
+    }
+
+    /// The value that `text` means.
+    ///
+    /// # Errors
+    /// What it must be. The text is not in it: it may be a secret in the wrong place.
+    pub(super) fn parse(&self, text: &str) -> Result<T, String> {
+        (self.parse)(text)
+    }
+}
+
+/// Any text.
+#[expect(clippy::unnecessary_wraps, reason = "a parser")]
+pub(super) fn text(text: &str) -> Result<String, String> {
+    Ok(text.to_owned())
+}
+
+/// Any text, which is not shown.
+#[expect(clippy::unnecessary_wraps, reason = "a parser")]
+pub(super) fn secret(text: &str) -> Result<SecretString, String> {
+    Ok(text.into())
+}
+
+/// Words separated by commas.
+#[expect(clippy::unnecessary_wraps, reason = "a parser")]
+pub(super) fn list(text: &str) -> Result<Vec<String>, String> {
+    Ok(text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect())
+}
+
+/// `true` or `false`.
+pub(super) fn flag(text: &str) -> Result<bool, String> {
+    match text {
+        "0" | "false" | "no" => Ok(false),
+        "1" | "true" | "yes" => Ok(true),
+        _ => Err("it must be true or false".into()),
+    }
+}
+
+/// A number, where 0 means that there is no limit.
+pub(super) fn count(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| "it must be a whole number; 0 means no limit".into())
+}
+
+/// A number of bytes.
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| "it must be a whole number of bytes".into())
+}
+
+/// A number of seconds, where 0 means never.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    // Ten years. With more, adding it to a point in time may overflow.
+    const MAX: u64 = 315_360_000;
+    match text.parse() {
+        Ok(seconds) if seconds <= MAX => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("it must be a whole number of seconds up to {MAX}; 0 means never")),
+    }
+}
+
+/// An http or https address.
+pub(super) fn url(text: &str) -> Result<Url, String> {
+    match text.parse::<Url>() {
+        Ok(url) if matches!(url.scheme(), "http" | "https") => Ok(url),
+        _ => Err("it must be an http or https address".into()),
+    }
+}
+
+/// An http or https address below which others lie.
+pub(super) fn base_url(text: &str) -> Result<BaseUrl, String> {
+    text.parse().map_err(|error: InvalidBaseUrl| error.to_string())
+}
