@@ -186,7 +186,7 @@ try {
     await page.keyboard.press("Tab");
     await page.keyboard.press("Tab");
     await page.keyboard.press("Enter");
-    await page.getByRole("heading", { name: "How the installation is doing" }).waitFor();
+    await page.getByRole("heading", { name: "Status" }).waitFor();
     // The job that failed is answered 403 or 404 nowhere; nothing else may stand in the console.
     assert.deepEqual(wrong, []);
     await context.close();
@@ -230,7 +230,7 @@ try {
     await page.route(/partNumber=2&/, (route) => route.abort());
     await choose(page, "web-optimized", ["144p"]);
     const broken = await send(page, heavy);
-    await broken.getByText("What was sent is kept").waitFor();
+    await broken.getByText("The parts that were sent are kept").waitFor();
     assert.ok(parts.includes("1") && parts.filter((n) => n === "2").length === 5, `${parts}`);
     await shot(page, "9-broken-upload-desktop");
     await check(page, "a broken upload");

@@ -27,7 +27,7 @@ export const history = (signal, open) => {
   ];
   const draw = () => list.replaceChildren(jobs.length > 0
     ? table("Jobs", [{ name: "" }, "Video", "State", "Preset", "Asked for"].map((head) => head.name === "" ? { name: h("span", { class: "hidden" }, "Open") } : head), jobs.map(row))
-    : h("p", { class: "quiet" }, "None yet. What you send is listed here for a week after its end."));
+    : h("p", { class: "quiet" }, "No videos yet. A video that you send is listed here until a week after its job has ended."));
   const load = async (next) => {
     try {
       const page = await api.listJobs({ limit: 10, status: filter.value, cursor: next ?? "" });

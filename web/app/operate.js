@@ -19,14 +19,14 @@ export const operate = (main, signal) => {
   const [notes, said] = [h("div"), h("div", { role: "alert" })];
   const control = h("button", { type: "button", disabled: true }, "Pause the fleet");
   main.replaceChildren(
-    h("h1", {}, "How the installation is doing"), said,
-    h("section", {}, h("h2", {}, "The queue"), queue),
-    h("section", {}, h("div", { class: "row apart" }, h("h2", {}, "The machines"), control), notes, chart,
-      h("p", { class: "small quiet" }, "Blue: machines that run. Yellow, dashed: machines wanted. Red, dotted: jobs that wait. Below, each machine: blue busy, green idle, yellow booting, grey at rest."),
+    h("h1", {}, "Status"), said,
+    h("section", {}, h("h2", {}, "Queue"), queue),
+    h("section", {}, h("div", { class: "row apart" }, h("h2", {}, "Machines"), control), notes, chart,
+      h("p", { class: "small quiet" }, "Blue: running machines. Yellow, dashed: desired machines. Red, dotted: waiting jobs. Below, each machine: blue busy, green idle, yellow booting, grey stopped."),
       machines),
     h("div", { class: "columns" },
-      h("section", {}, h("h2", {}, "Running where"), running),
-      h("section", {}, h("h2", {}, "Failed lately"), failures)));
+      h("section", {}, h("h2", {}, "Running jobs"), running),
+      h("section", {}, h("h2", {}, "Recent failures"), failures)));
   const samples = [];
   let paused = false;
 
@@ -48,9 +48,9 @@ export const operate = (main, signal) => {
     control.disabled = false;
     control.textContent = paused ? "Resume the fleet" : "Pause the fleet";
     const words = [];
-    if (pause) words.push(`Paused ${ago(pause.since)}${pause.reason ? `: ${pause.reason}` : ""}. No machine is started or stopped.`);
-    if (silent) words.push("Jobs wait, and nobody looks after the machines: is the controller running?");
-    if (!fleet) words.push("No controller has spoken yet. Workers that you start by hand work all the same.");
+    if (pause) words.push(`Paused ${ago(pause.since)}${pause.reason ? `: ${pause.reason}` : ""}. No machine is started or stopped until the fleet is resumed.`);
+    if (silent) words.push("Jobs are waiting, but no controller manages the machines. Is tcoder controller running?");
+    if (!fleet) words.push("No controller has reported yet. Workers that you start yourself run jobs nevertheless.");
     words.push(...(fleet?.conditions ?? []).map((c) => c.message));
     notes.replaceChildren(...words.map((text) => h("p", { class: "problem" }, text)));
     if (!fleet) return;
@@ -65,11 +65,11 @@ export const operate = (main, signal) => {
       m.jobId ?? "",
     ]);
     machines.replaceChildren(
-      names.length > 0 ? wide("Each machine over time", machineStrips(samples, span, names)) : h("p", { class: "quiet" }, "No machine exists; one comes with the next job."),
+      names.length > 0 ? wide("Each machine over time", machineStrips(samples, span, names)) : h("p", { class: "quiet" }, "There are no machines. The next job starts one."),
       figures([
-        ["wanted", fleet.desired.machines], ["busy", fleet.desired.busy], ["idle", fleet.desired.idle],
-        ["at most", fleet.desired.max],
-        ["cost now", price === undefined ? "no price known" : price === 0 ? "nothing: this machine" : `${dollars(price * billed)} an hour`],
+        ["desired", fleet.desired.machines], ["busy", fleet.desired.busy], ["idle", fleet.desired.idle],
+        ["maximum", fleet.desired.max],
+        ["cost now", price === undefined ? "price unknown" : price === 0 ? "free: this machine" : `${dollars(price * billed)} an hour`],
       ]),
       detail.length > 0 ? table("Machines", ["Machine", "Role", "State", "Region", "Runs", "Job"], detail) : "");
   };
@@ -82,26 +82,26 @@ export const operate = (main, signal) => {
       said.replaceChildren();
       take(fleet);
       queue.replaceChildren(figures([
-        ["uploading", stats.uploading], ["waiting", stats.pending], ["later", stats.scheduled], ["running", stats.running],
-        ["completed", stats.completed], ["failed", stats.failed], ["webhooks owed", stats.pendingWebhooks], ["workers", stats.workers],
-      ]), h("p", { class: "quiet small" }, stats.oldestPendingMs === undefined ? "Nothing waits." : `The oldest has waited for ${duration(stats.oldestPendingMs / 1000)}.`));
+        ["uploading", stats.uploading], ["waiting", stats.pending], ["scheduled", stats.scheduled], ["running", stats.running],
+        ["completed", stats.completed], ["failed", stats.failed], ["pending webhooks", stats.pendingWebhooks], ["workers", stats.workers],
+      ]), h("p", { class: "quiet small" }, stats.oldestPendingMs === undefined ? "No job is waiting." : `The oldest job has been waiting for ${duration(stats.oldestPendingMs / 1000)}.`));
       drawFleet(fleet);
       const busy = status.workers.filter((worker) => worker.jobId);
       running.replaceChildren(busy.length > 0
-        ? table("Jobs that run", ["Worker", "Job"], busy.map((worker) => [worker.workerId, worker.jobId]))
-        : h("p", { class: "quiet" }, "No job runs."));
+        ? table("Running jobs", ["Worker", "Job"], busy.map((worker) => [worker.workerId, worker.jobId]))
+        : h("p", { class: "quiet" }, "No job is running."));
       failures.replaceChildren(failed.jobs.length > 0
         ? table("Failed jobs", ["When", { name: "Why", wide: true }, "Job"], failed.jobs.map((job) => [
           ago(job.timestamps.completedAt ?? job.timestamps.createdAt), job.error ?? "", job.jobId]))
-        : h("p", { class: "quiet" }, "None on record."));
+        : h("p", { class: "quiet" }, "No job has failed in the last week."));
     } catch (error) {
       if (!signal.aborted) said.replaceChildren(h("p", { class: "problem" }, error.message));
     }
   };
 
   control.addEventListener("click", async () => {
-    const words = paused ? "Let machines be started and stopped again?"
-      : "Stop starting and stopping machines? Jobs that run go on; new ones wait.";
+    const words = paused ? "Resume starting and stopping machines?"
+      : "Stop starting and stopping machines? Running jobs continue; new jobs wait if no worker is running.";
     if (!window.confirm(words)) return;
     try {
       await (paused ? api.resumeFleet() : api.pauseFleet("paused from the page"));

@@ -44,8 +44,8 @@ export const fleetChart = (samples, seconds) => {
   const path = (of, name) => s("path", { class: name, d: line(shown.map((p) => [x(p.at), y(of(p))])) });
   const last = shown.at(-1);
   const words = last
-    ? `Machines over time. Now ${last.running} run, ${last.wanted} are wanted, ${last.queue} jobs wait.`
-    : "Machines over time: nothing seen yet.";
+    ? `Machines over time. Now ${last.running} are running, ${last.wanted} are desired, ${last.queue} jobs are waiting.`
+    : "Machines over time: no data yet.";
   return s("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": words },
     [0, Math.ceil(top / 2), top].map((n) => [
       s("line", { class: "axis", x1: left, x2: width - 8, y1: y(n), y2: y(n) }),

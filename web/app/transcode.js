@@ -9,7 +9,7 @@ import { jobCard } from "./job.js";
 import { begun, put } from "./upload.js";
 
 const radios = () =>
-  h("fieldset", {}, h("legend", {}, "What it shall become"), presets.map(({ value, name, text }, n) =>
+  h("fieldset", {}, h("legend", {}, "Output format"), presets.map(({ value, name, text }, n) =>
     h("label", { class: "choice" },
       h("input", { type: "radio", name: "preset", value, checked: n === 0 }),
       h("span", {}, h("strong", {}, name), h("br"), h("span", { class: "quiet small" }, text)))));
@@ -23,7 +23,7 @@ const boxes = () =>
         h("span", {}, h("strong", {}, value), " ", h("span", { class: "quiet small" }, text))))));
 
 const extras = () =>
-  h("fieldset", {}, h("legend", {}, "Pictures beside it"), stills.map(({ value, name, text }) =>
+  h("fieldset", {}, h("legend", {}, "Still images"), stills.map(({ value, name, text }) =>
     h("label", { class: "choice" },
       h("input", { type: "checkbox", name: "still", value, checked: true }),
       h("span", {}, h("strong", {}, name), " ", h("span", { class: "quiet small" }, text)))));
@@ -141,7 +141,7 @@ const sender = (video, wanted, ticket) => {
       () => { box.removeAttribute("data-sending"); box.replaceChildren(h("span", { class: "small" }, `${bytes(video.size)} uploaded`)); },
       (error) => {
         box.removeAttribute("data-sending");
-        words.textContent = `${error.message}. ${ticket.multipart || ticket.goesOn ? "What was sent is kept: try again, also later" : "Try again"}`;
+        words.textContent = `${error.message}. ${ticket.multipart || ticket.goesOn ? "The parts that were sent are kept: try again now or later" : "Try again"}`;
         [again.hidden, stop.hidden] = [false, true];
       });
   };
