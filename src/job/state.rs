@@ -1,4 +1,4 @@
-//! The states of a job, and the only ways between them.
+//! The states of a job, and the transitions between them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,48 +6,48 @@ use std::str::FromStr;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "JobStatus")]
 pub enum State {
-    /// Waits for its input to arrive in storage.
+    /// It waits for its input to be uploaded.
     Uploading,
-    /// Waits for a worker, or for the time of its next attempt.
+    /// It waits for a worker, or for the time of its next attempt.
     Queued,
     /// A worker holds its lease.
     Running,
-    /// Its outputs stand in storage.
+    /// Its outputs are in storage.
     Completed,
-    /// It will not be tried again, unless somebody asks for it.
+    /// It is not retried, unless a client requests it.
     Failed,
-    /// Somebody called it off.
+    /// A client cancelled it.
     Cancelled,
 }
 
-/// What can happen to a job.
+/// A transition of a job from one state to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Transition {
-    /// The input stands in storage.
+    /// The input is in storage.
     Uploaded,
-    /// The input stands in storage after all, though the job had failed because it did not come. Not for
-    /// jobs that failed otherwise.
+    /// The input was uploaded after the job had failed for want of it. It does not apply to jobs that failed for another
+    /// reason.
     UploadedLate,
-    /// A worker takes it.
+    /// A worker claims it.
     Claim,
     /// The attempt succeeded.
     Complete,
     /// The attempt failed, or its worker was lost, and another one is due.
     Retry,
-    /// The worker hands it back unharmed.
+    /// The worker returns it to the queue; the attempt does not count.
     Release,
-    /// The attempt failed, or the upload never came, and that was it.
+    /// The last attempt failed, or the upload window passed.
     Fail,
-    /// Somebody calls it off.
+    /// A client cancels it.
     Cancel,
-    /// It took longer than it may over all its attempts.
-    Overdue,
-    /// Somebody asks for another round after the end.
+    /// All its attempts together took longer than its deadline.
+    DeadlineExceeded,
+    /// A client queues it again after its end.
     Redrive,
 }
 
@@ -62,18 +62,18 @@ impl Transition {
         Self::Release,
         Self::Fail,
         Self::Cancel,
-        Self::Overdue,
+        Self::DeadlineExceeded,
         Self::Redrive,
     ];
 }
 
-/// That cannot happen to a job in that state.
+/// The transition is not possible in this state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a job that is {from} cannot {how:?}")]
 pub struct WrongTransition {
     /// The state it is in.
     pub from: State,
-    /// What was tried.
+    /// The transition.
     pub how: Transition,
 }
 
@@ -95,17 +95,17 @@ impl State {
         }
     }
 
-    /// Whether nothing more happens to the job by itself.
+    /// Whether the job has ended.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Completed | Self::Failed | Self::Cancelled)
     }
 
-    /// The state after `how`.
+    /// The state after a transition.
     ///
     /// # Errors
-    /// When `how` cannot happen in this state.
-    pub const fn after(self, how: Transition) -> Result<Self, WrongTransition> {
+    /// When it is not possible in this state.
+    pub const fn apply(self, how: Transition) -> Result<Self, WrongTransition> {
         use State::{Cancelled, Completed, Failed, Queued, Running, Uploading};
         use Transition as T;
         Ok(match (self, how) {
@@ -114,7 +114,7 @@ impl State {
             (Queued, T::Claim) => Running,
             (Running, T::Complete) => Completed,
             (Running, T::Retry | T::Release) => Queued,
-            (Uploading | Running, T::Fail) | (Uploading | Queued | Running, T::Overdue) => Failed,
+            (Uploading | Running, T::Fail) | (Uploading | Queued | Running, T::DeadlineExceeded) => Failed,
             (Uploading | Queued | Running, T::Cancel) => Cancelled,
             (Failed | Cancelled, T::Redrive) => Queued,
             _ => return Err(WrongTransition { from: self, how }),
@@ -152,7 +152,7 @@ mod tests {
         let mut allowed = Vec::new();
         for from in State::ALL {
             for how in Transition::ALL {
-                if let Ok(to) = from.after(how) {
+                if let Ok(to) = from.apply(how) {
                     allowed.push(format!("{from} {how:?} {to}"));
                 }
             }
@@ -163,16 +163,16 @@ mod tests {
                 "uploading Uploaded queued",
                 "uploading Fail failed",
                 "uploading Cancel cancelled",
-                "uploading Overdue failed",
+                "uploading DeadlineExceeded failed",
                 "queued Claim running",
                 "queued Cancel cancelled",
-                "queued Overdue failed",
+                "queued DeadlineExceeded failed",
                 "running Complete completed",
                 "running Retry queued",
                 "running Release queued",
                 "running Fail failed",
                 "running Cancel cancelled",
-                "running Overdue failed",
+                "running DeadlineExceeded failed",
                 "failed UploadedLate queued",
                 "failed Redrive queued",
                 "cancelled Redrive queued",
@@ -185,9 +185,9 @@ mod tests {
         for from in State::ALL.into_iter().filter(|s| s.is_terminal()) {
             let stays = |h: &Transition| !matches!(h, Transition::Redrive | Transition::UploadedLate);
             for how in Transition::ALL.into_iter().filter(stays) {
-                assert_eq!(from.after(how), Err(WrongTransition { from, how }));
+                assert_eq!(from.apply(how), Err(WrongTransition { from, how }));
             }
         }
-        assert!(State::Completed.after(Transition::Redrive).is_err());
+        assert!(State::Completed.apply(Transition::Redrive).is_err());
     }
 }

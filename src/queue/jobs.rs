@@ -117,7 +117,7 @@ pub enum CancelReason {
     /// Somebody wants it later: nobody is told, and a redrive lets it go on.
     Suspended,
     /// It took longer than it may over all its attempts: it has failed with this.
-    Overdue(Failure),
+    DeadlineExceeded(Failure),
 }
 
 /// What became of a cancellation.
@@ -510,7 +510,7 @@ impl Queue {
         let (how, failure) = match why {
             CancelReason::Cancelled => ("cancelled", String::new()),
             CancelReason::Suspended => ("suspended", String::new()),
-            CancelReason::Overdue(failure) => ("overdue", to_json(failure)?),
+            CancelReason::DeadlineExceeded(failure) => ("overdue", to_json(failure)?),
         };
         let args = vec![id.to_string(), how.to_owned(), failure];
         let reply = self.eval_idempotent(&scripts::CANCEL, args).await?;

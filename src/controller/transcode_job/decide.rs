@@ -51,7 +51,7 @@ pub enum Act {
     /// Put the job into the queue.
     Submit(Box<Submission>),
     /// Call the job off.
-    CancelReason(CancelReason),
+    Cancel(CancelReason),
     /// Let the job run again.
     Redrive,
     /// Delete the object: its time is over.
@@ -136,7 +136,7 @@ fn follow(seen: &Seen<'_>, job: &Job) -> Decision {
     match job.status {
         // One that waits for its video costs nothing; it is called off when the video comes.
         State::Queued | State::Running if suspend => {
-            return Decision::Act(Act::CancelReason(CancelReason::Suspended));
+            return Decision::Act(Act::Cancel(CancelReason::Suspended));
         }
         State::Cancelled if job.suspended && !suspend => return Decision::Act(Act::Redrive),
         _ => {}
@@ -155,7 +155,7 @@ fn follow(seen: &Seen<'_>, job: &Job) -> Decision {
             "it ran longer than spec.activeDeadlineSeconds ({seconds} s); raise it and make the job anew"
         );
         let failure = Failure::new(FailureCode::DeadlineExceeded, message);
-        return Decision::Act(Act::CancelReason(CancelReason::Overdue(failure)));
+        return Decision::Act(Act::Cancel(CancelReason::DeadlineExceeded(failure)));
     }
     let mut again = match job.status {
         State::Cancelled => None,

@@ -301,7 +301,7 @@ impl Context {
                     redis(self.tools.queue.submit(id, &to_submission.spec, to_submission.start)).await?;
                 tracing::info!(job = %id, namespace, name, ?outcome, "TranscodeJob queued");
             }
-            Act::CancelReason(how) => {
+            Act::Cancel(how) => {
                 let outcome = redis(self.tools.queue.cancel_with(id, &how)).await?;
                 tracing::info!(job = %id, namespace, name, ?how, ?outcome, "TranscodeJob cancelled");
             }

@@ -343,12 +343,12 @@ fn a_deadline_counts_from_the_start_over_all_attempts() {
     case.now = NOW.plus(49_999);
     assert!(matches!(case.decide(), Decision::Settle { .. }));
     case.now = NOW.plus(50_000);
-    let Act::CancelReason(CancelReason::Overdue(failure)) = case.act() else { panic!() };
+    let Act::Cancel(CancelReason::DeadlineExceeded(failure)) = case.act() else { panic!() };
     assert_eq!(failure.code, FailureCode::DeadlineExceeded);
     // It counts for a job that waits for its second attempt, too, and not for one that waits for its video.
     let mut waits = Case::in_state(spec(), State::Queued).written();
     waits.now = NOW.plus(50_000);
-    assert!(matches!(waits.act(), Act::CancelReason(CancelReason::Overdue(_))));
+    assert!(matches!(waits.act(), Act::Cancel(CancelReason::DeadlineExceeded(_))));
     let mut uploads = Case::in_state(json!({"activeDeadlineSeconds": 60}), State::Uploading);
     (uploads.now, uploads.looked_for_upload) = (NOW.plus(10_000_000), true);
     assert_eq!(uploads.status().start_time, None);

@@ -349,7 +349,7 @@ async fn an_overdue_job_has_failed_whatever_it_did() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     let late = Failure::new(FailureCode::DeadlineExceeded, "it took too long");
-    let overdue = CancelReason::Overdue(late.clone());
+    let overdue = CancelReason::DeadlineExceeded(late.clone());
     let queued = submit(&queue, &spec()).await;
     assert_eq!(queue.cancel_with(queued, &overdue).await.unwrap(), CancelOutcome::Cancelled);
     let job = queue.get(queued).await.unwrap().unwrap();

@@ -132,7 +132,7 @@ impl Model {
     fn change(&mut self, id: JobId, how: Transition) {
         let sound = self.mutant == Mutant::Sound;
         let job = self.job(id);
-        match job.state.after(how) {
+        match job.state.apply(how) {
             Ok(state) => job.state = state,
             Err(wrong) if sound => panic!("{id}: {wrong}"),
             Err(_) => {

@@ -45,7 +45,7 @@ enum Op {
     Complete { claim: u8 },
     Fail { claim: u8, retryable: bool },
     Release { claim: u8 },
-    CancelReason { job: u8, why: u8 },
+    Cancel { job: u8, why: u8 },
     Redrive { job: u8 },
     ExpireUpload { job: u8 },
     Sweep { limit: u8, past: u8 },
@@ -65,7 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => claim.clone().prop_map(|claim| Op::Complete { claim }),
         4 => (claim.clone(), any::<bool>()).prop_map(|(claim, retryable)| Op::Fail { claim, retryable }),
         2 => claim.prop_map(|claim| Op::Release { claim }),
-        3 => (job.clone(), 0..3_u8).prop_map(|(job, why)| Op::CancelReason { job, why }),
+        3 => (job.clone(), 0..3_u8).prop_map(|(job, why)| Op::Cancel { job, why }),
         2 => job.clone().prop_map(|job| Op::Redrive { job }),
         1 => job.prop_map(|job| Op::ExpireUpload { job }),
         2 => (1..4_u8, 0..3_u8).prop_map(|(limit, past)| Op::Sweep { limit, past }),
@@ -113,7 +113,7 @@ struct Lockstep<'a> {
 fn reachable(from: Option<State>, to: State) -> bool {
     match from {
         None => matches!(to, State::Uploading | State::Queued),
-        Some(from) => from == to || Transition::ALL.into_iter().any(|how| from.after(how) == Ok(to)),
+        Some(from) => from == to || Transition::ALL.into_iter().any(|how| from.apply(how) == Ok(to)),
     }
 }
 
@@ -233,12 +233,12 @@ impl<'a> Lockstep<'a> {
                 prop_assert_eq!(real, self.model.release(c.id, c.epoch.0, now));
                 Ok(())
             }
-            Op::CancelReason { job, why } => {
+            Op::Cancel { job, why } => {
                 let late = Failure::new(FailureCode::DeadlineExceeded, "it took too long");
                 let (how, why) = match why {
                     0 => (CancelReason::Cancelled, Why::Cancelled),
                     1 => (CancelReason::Suspended, Why::Suspended),
-                    _ => (CancelReason::Overdue(late), Why::Overdue),
+                    _ => (CancelReason::DeadlineExceeded(late), Why::Overdue),
                 };
                 let real = self.queue.cancel_with(job_id(job), &how).await.unwrap();
                 let now = self.time();
