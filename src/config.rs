@@ -1,7 +1,7 @@
-//! The environment, read once into typed values.
+//! The environment, parsed once into typed values.
 //!
-//! The same names in every role. An error names the variable and what to do; a secret is held in a
-//! [`SecretString`] and shows itself in no log, error or debug print.
+//! All roles use the same names. An error names the variable and what to do. A secret is stored as a [`SecretString`]
+//! and never appears in logs, errors or debug output.
 
 mod base_url;
 
@@ -15,18 +15,19 @@ use url::Url;
 use crate::job::space;
 pub use base_url::{BaseUrl, InvalidBaseUrl};
 
-/// A variable is missing or cannot be read.
+/// A variable is missing or invalid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
-    /// Nothing there.
+    /// The variable is not set.
     #[error("{name} is not set: {hint}")]
     Missing {
         /// The variable.
         name: &'static str,
-        /// What to put there.
+        /// What to set it to.
         hint: &'static str,
     },
-    /// Something there that cannot be used. The value is not shown: it may be a secret in the wrong place.
+    /// The variable is set to an invalid value. The error does not show the value, because it may be a secret in the
+    /// wrong place.
     #[error("{name} cannot be used: {why}")]
     Invalid {
         /// The variable.
@@ -43,7 +44,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// The variable at fault.
+    /// The name of the variable.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -55,22 +56,22 @@ impl ConfigError {
 
 type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
-/// Where variables are read: the process's environment, or a map in tests and at the edge.
+/// The source of variables: the process's environment, or a map in tests and in the Worker.
 pub struct Env<'a>(Box<Lookup<'a>>);
 
 impl<'a> Env<'a> {
-    /// The process's own environment.
+    /// The environment of the process.
     #[must_use]
     pub fn process() -> Self {
         Self(Box::new(|name| std::env::var(name).ok()))
     }
 
-    /// Whatever `lookup` answers.
+    /// Uses `lookup` as the source.
     pub fn of(lookup: impl Fn(&str) -> Option<String> + 'a) -> Self {
         Self(Box::new(lookup))
     }
 
-    /// The text of `name`, trimmed; nothing when it is unset or empty.
+    /// The trimmed text of `name`, or `None` if it is unset or empty.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<String> {
         (self.0)(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
@@ -90,7 +91,7 @@ impl<'a> Env<'a> {
     }
 
     pub(crate) fn seconds(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
-        // Ten years; more than that and adding it to a point in time may overflow.
+        // Ten years. Adding more to a point in time may overflow.
         const MOST: u64 = 315_360_000;
         let what = "a whole number of seconds up to 315360000; 0 means never";
         match self.parsed(name, what)?.unwrap_or(default) {
@@ -128,13 +129,13 @@ impl<'a> Env<'a> {
     }
 }
 
-/// Where the queue is.
+/// The connection to Redis.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
-    /// `redis://`, `rediss://` or `redis+unix://`; may hold a password.
+    /// `redis://`, `rediss://` or `redis+unix://`; may contain a password.
     pub url: SecretString,
-    /// Stands before every key, so that several installations share a Redis. With braces, as in
-    /// `{tcoder}:`, all keys land in one slot of a Redis Cluster.
+    /// Prepended to every key, so that several installations can share a Redis. With braces, as in `{tcoder}:`, all
+    /// keys belong to one slot of a Redis Cluster.
     pub prefix: String,
 }
 
@@ -153,7 +154,7 @@ impl RedisConfig {
         Ok(Self { url: url.into(), prefix: env.text("REDIS_KEY_PREFIX").unwrap_or_default() })
     }
 
-    /// The address for logs: without user, password and parameters.
+    /// The address for logs, without user, password and parameters.
     #[must_use]
     pub fn address(&self) -> String {
         let Ok(url) = Url::parse(self.url.expose_secret()) else { return "unreadable".into() };
@@ -163,22 +164,22 @@ impl RedisConfig {
     }
 }
 
-/// Where objects are.
+/// The connection to object storage.
 #[derive(Clone, Debug)]
 pub struct StorageConfig {
     /// The S3 endpoint, without a bucket.
     pub endpoint: BaseUrl,
-    /// `auto` for R2.
+    /// The region for signatures; `auto` for R2.
     pub region: String,
-    /// Key id.
+    /// The id of the access key.
     pub access_key_id: String,
-    /// Key.
+    /// The secret of the access key.
     pub secret_access_key: SecretString,
-    /// Bucket that uploads go to.
+    /// The bucket for uploads.
     pub input_bucket: String,
-    /// Bucket that results go to.
+    /// The bucket for results.
     pub output_bucket: String,
-    /// Where the output bucket can be read without a signature, if it can.
+    /// The public address of the output bucket, if it has one.
     pub public_url: Option<Url>,
 }
 
@@ -194,7 +195,7 @@ impl StorageConfig {
                 let account =
                     env.required("R2_ACCOUNT_ID", "the Cloudflare account id, or set R2_ENDPOINT")?;
                 format!("https://{account}.r2.cloudflarestorage.com").parse().map_err(|_| {
-                    ConfigError::Invalid { name: "R2_ACCOUNT_ID", why: "it is no account id".into() }
+                    ConfigError::Invalid { name: "R2_ACCOUNT_ID", why: "it is not an account id".into() }
                 })?
             }
         };
@@ -207,24 +208,24 @@ impl StorageConfig {
             output_bucket: env.required("R2_OUTPUT_BUCKET_NAME", "the bucket that results go to")?,
             public_url: env.url("R2_PUBLIC_URL")?,
         };
-        // Cloudflare's dashboard shows a bucket's S3 address with the bucket in it.
+        // Cloudflare's dashboard shows the S3 address of a bucket with the bucket's name in the path.
         let path = config.endpoint.as_url().path().trim_matches('/');
         if [&config.input_bucket, &config.output_bucket].into_iter().any(|bucket| bucket == path) {
-            let why = "it must not name a bucket: leave out the path, which is a bucket's name".into();
+            let why = "it must not name a bucket: remove the path, which is a bucket's name".into();
             return Err(ConfigError::Invalid { name: "R2_ENDPOINT", why });
         }
         Ok(config)
     }
 }
 
-/// How Fly is reached.
+/// The connection to Fly.
 #[derive(Clone, Debug)]
 pub struct FlyConfig {
-    /// A token that may manage the app's machines, as given: with or without its scheme.
+    /// A token that may manage the app's machines, as the user set it: with or without its scheme.
     pub token: SecretString,
-    /// The app the machines belong to.
+    /// The app that the machines belong to.
     pub app: String,
-    /// The Machines API, without `/v1`.
+    /// The address of the Machines API, without `/v1`.
     pub base: Url,
 }
 
@@ -236,7 +237,7 @@ impl FlyConfig {
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigError> {
         let token = env.required("FLY_API_TOKEN", "a token from `fly tokens create deploy`")?;
         if token.bytes().any(|b| !(b' '..=b'~').contains(&b)) {
-            let why = "it holds characters no token has; copy it again, on one line".into();
+            let why = "it contains characters that a token cannot have; copy it again, on one line".into();
             return Err(ConfigError::Invalid { name: "FLY_API_TOKEN", why });
         }
         let app = env.required("FLY_WORKER_APP", "the name of the Fly app whose machines are the workers")?;
@@ -255,36 +256,37 @@ impl FlyConfig {
     }
 }
 
-/// How a worker behaves.
+/// The settings of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
-    /// The machine it runs on.
+    /// The machine that the worker runs on.
     pub machine: String,
-    /// Leaves after this long without a job; zero: never.
+    /// The worker exits after this time without a job; zero: never.
     pub idle_timeout: Duration,
-    /// Takes no further job after this long; zero: never.
+    /// The worker claims no further job after this time; zero: never.
     pub ttl: Duration,
-    /// Leaves after this many jobs; zero: no limit.
+    /// The worker exits after this number of jobs; zero: no limit.
     pub max_jobs: u32,
-    /// Leaves after this many failed attempts in a row that were not the file's fault; zero: no limit.
+    /// The worker exits after this number of consecutive failed attempts that the files did not cause; zero: no
+    /// limit.
     pub max_failures: u32,
-    /// Folder for the files of a job in work.
+    /// The folder for the files of a running job.
     pub scratch: std::path::PathBuf,
-    /// Largest input, bytes.
+    /// Maximum size of an input, bytes.
     pub max_input_bytes: u64,
-    /// Bytes that the files of a job may take in all; none: as many as the disk has free.
+    /// Maximum total size of a job's files, bytes; `None`: as much as the disk has free.
     pub disk_bytes: Option<u64>,
-    /// FFmpeg without headway for this long is killed.
+    /// FFmpeg is killed after this time without progress.
     pub stall_timeout: Duration,
-    /// Whether inputs may be fetched from private addresses.
+    /// Whether inputs may be downloaded from private addresses.
     pub allow_private_urls: bool,
 }
 
-/// Largest input of a worker that is told nothing of its disk, bytes. Whether the disk has room is seen when a
-/// job comes.
+/// Maximum size of an input if the worker has no setting for its disk, bytes. The worker checks for each job whether
+/// the disk has enough space.
 const MAX_INPUT: u64 = 50_000_000_000;
 
-/// Reads `WORKER_DISK_BYTES` and `WORKER_MAX_INPUT_BYTES`, which follows from the first where it is not set.
+/// Reads `WORKER_DISK_BYTES` and `WORKER_MAX_INPUT_BYTES`, which is derived from the former if it is not set.
 fn read_space(env: &Env<'_>) -> Result<(Option<u64>, u64), ConfigError> {
     const DISK: &str = "WORKER_DISK_BYTES";
     let disk: Option<u64> = env.parsed(DISK, "a whole number of bytes")?;
@@ -294,8 +296,8 @@ fn read_space(env: &Env<'_>) -> Result<(Option<u64>, u64), ConfigError> {
     let why = match max_input {
         _ if most == 0 => format!("no input fits into {bytes} bytes; {} is the least", space::disk_for(1)),
         Some(input) if input > most => format!(
-            "inputs of WORKER_MAX_INPUT_BYTES, {input} bytes, do not fit into {bytes} bytes with what is made of \
-             them; raise this to {}, or lower that to {most}",
+            "inputs of WORKER_MAX_INPUT_BYTES, {input} bytes, do not fit into {bytes} bytes together with their \
+             outputs; raise this to {}, or lower that to {most}",
             space::disk_for(input)
         ),
         input => return Ok((disk, input.unwrap_or(most))),
@@ -324,8 +326,8 @@ impl WorkerConfig {
             disk_bytes,
             stall_timeout: match env.seconds("WORKER_STALL_TIMEOUT", 120)? {
                 Duration::ZERO => {
-                    let why = "it must be 1 second or more: an FFmpeg that stands still would hold its \
-                               worker for ever";
+                    let why = "it must be 1 second or more: an FFmpeg without progress would occupy its \
+                               worker forever";
                     return Err(ConfigError::Invalid { name: "WORKER_STALL_TIMEOUT", why: why.into() });
                 }
                 limit => limit,
@@ -335,22 +337,22 @@ impl WorkerConfig {
     }
 }
 
-/// How the API behaves.
+/// The settings of the API.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
-    /// Bearer tokens that are let in; none: everybody is.
+    /// Bearer tokens of callers; if there are none, everybody may call.
     pub tokens: Vec<SecretString>,
-    /// Origins of pages that may call it from a browser; `*` for any.
+    /// Origins of web pages that may call the API; `*` for any.
     pub cors_origins: Vec<String>,
-    /// Whether job inputs and webhooks may lie at private addresses.
+    /// Whether inputs and webhooks may have private addresses.
     pub allow_private_urls: bool,
-    /// Where clients reach the API, where that is set.
+    /// The public address of the API, if it is set.
     pub public_url: Option<BaseUrl>,
-    /// Largest input that the workers take, bytes, where that is known without asking.
+    /// Maximum size of an input that the workers accept, bytes, if it is configured here.
     pub max_input_bytes: Option<u64>,
 }
 
-/// Reads `API_PUBLIC_URL`, where clients reach the API.
+/// Reads `API_PUBLIC_URL`, the public address of the API.
 ///
 /// # Errors
 /// Names the variable.
@@ -359,7 +361,7 @@ pub fn api_public_url(env: &Env<'_>) -> Result<Option<BaseUrl>, ConfigError> {
 }
 
 impl ApiConfig {
-    /// Reads `API_TOKENS` (with commas between), `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL`,
+    /// Reads `API_TOKENS` (separated by commas), `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL`,
     /// `WORKER_MAX_INPUT_BYTES`.
     ///
     /// # Errors
@@ -383,10 +385,10 @@ impl ApiConfig {
         })
     }
 
-    /// Whether the API may listen there: without tokens only where nobody else comes.
+    /// Whether the API may listen on this address. Without tokens it may only listen on loopback addresses.
     ///
     /// # Errors
-    /// When everybody could call it.
+    /// If everybody could call the API.
     pub fn allows(&self, listen: SocketAddr) -> Result<(), ConfigError> {
         if self.tokens.is_empty() && !listen.ip().is_loopback() {
             return Err(ConfigError::Open(listen));
@@ -395,7 +397,7 @@ impl ApiConfig {
     }
 }
 
-/// Reads `WEBHOOK_SECRET`, the key webhooks are signed with.
+/// Reads `WEBHOOK_SECRET`, the key that signs webhooks.
 #[must_use]
 pub fn webhook_secret(env: &Env<'_>) -> Option<SecretString> {
     env.text("WEBHOOK_SECRET").map(Into::into)

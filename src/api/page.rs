@@ -1,4 +1,4 @@
-//! The page: the files in `web/`, as they are. At the edge Cloudflare serves the same files.
+//! The web page: serves the files in `web/` unchanged. For the Worker, Cloudflare serves the same files.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use tower_http::compression::CompressionLayer;
 
 use super::problem;
 
-/// A file of the page.
+/// A file of the web page.
 struct File {
     path: &'static str,
     bytes: &'static [u8],
@@ -44,16 +44,16 @@ const FILES: &[File] = files! {
     "vendor/hls.min.mjs"
 };
 
-/// The headers that Cloudflare gives the same files, in its own format.
+/// The headers that Cloudflare adds to the same files, in Cloudflare's format.
 const HEADERS: &str = include_str!("../../web/_headers");
 
-/// The lines of `web/_headers` for every path.
+/// The headers that `web/_headers` defines for every path.
 static COMMON: LazyLock<Vec<(HeaderName, HeaderValue)>> = LazyLock::new(|| {
     let lines = HEADERS.lines().filter_map(|line| line.trim().split_once(": "));
     lines.filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?))).collect()
 });
 
-/// Each file's entity tag, in the order of [`FILES`].
+/// The entity tag of each file, in the order of [`FILES`].
 static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
     let tag = |file: &File| {
         let hash = Sha256::digest(file.bytes);
@@ -63,7 +63,7 @@ static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
     FILES.iter().map(tag).collect()
 });
 
-/// The page, and what answers every path that is none of anybody's.
+/// The routes of the web page, and the response to all unknown paths.
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().fallback(page).layer(CompressionLayer::new())
 }

@@ -1,4 +1,4 @@
-//! The command line's arguments. Their docs are the help texts, which teach by example.
+//! The arguments of the command line. Their doc comments are the help texts, which teach by example.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -157,7 +157,7 @@ pub(super) struct UpArgs {
 }
 
 fn host(text: &str) -> Result<Host, String> {
-    // An IPv6 address needs its brackets in an address only.
+    // An IPv6 address needs its brackets only in a URL.
     if let Ok(ip) = text.parse() {
         return Ok(Host::Ipv6(ip));
     }

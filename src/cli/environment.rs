@@ -1,10 +1,10 @@
-//! Every variable there is: what `--help` says of them and what `docs/configuration.md` is made of (`make docs`).
+//! All environment variables: the source of the texts in `--help` and of `docs/configuration.md` (`make docs`).
 
 use std::fmt::Write as _;
 
 use Role::{Api, CommandLine, Controller, Edge, Operator, Up, Worker};
 
-/// What reads a variable.
+/// The commands and programs that read variables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     /// `tcoder up`
@@ -19,25 +19,25 @@ pub(super) enum Role {
     Operator,
     /// The Cloudflare Worker.
     Edge,
-    /// The command line's talk with a server.
+    /// The client commands of the command line.
     CommandLine,
 }
 
 /// A variable.
 struct Variable {
     name: &'static str,
-    /// What holds where it is unset; empty: nothing does.
+    /// The value if the variable is unset; empty if there is none.
     default: &'static str,
     roles: &'static [Role],
-    /// Whether those that read it do not start without it.
+    /// Whether the roles that read the variable do not start without it.
     needed: bool,
     /// Whether it is a secret.
     secret: bool,
-    /// What it does, in a sentence without its full stop. Begins small.
+    /// What the variable does, without a full stop and starting in lower case.
     what: &'static str,
 }
 
-/// A group of them, under a heading.
+/// A group of variables with a heading.
 struct Group {
     title: &'static str,
     text: &'static str,
@@ -70,12 +70,16 @@ const GROUPS: &[Group] = &[
         title: "Redis",
         text: "Its `maxmemory-policy` must be `noeviction`.",
         variables: &[
-            secret(needed("REDIS_URL", SERVERS, "such as rediss://user:password@host:6379")),
+            secret(needed(
+                "REDIS_URL",
+                SERVERS,
+                "address of Redis, such as rediss://user:password@host:6379",
+            )),
             optional(
                 "REDIS_KEY_PREFIX",
                 "",
                 &[Api, Worker, Controller, Edge],
-                "when several installations share a Redis",
+                "prefix of all keys, if several installations share a Redis",
             ),
             needed(
                 "UPSTASH_REDIS_REST_URL",
@@ -89,7 +93,7 @@ const GROUPS: &[Group] = &[
         title: "Storage",
         text: "Cloudflare R2, or any other S3 server.",
         variables: &[
-            needed("R2_ACCOUNT_ID", STORES, "the Cloudflare account whose R2 it is; or R2_ENDPOINT"),
+            needed("R2_ACCOUNT_ID", STORES, "the Cloudflare account of the R2 buckets; or set R2_ENDPOINT"),
             optional("R2_ENDPOINT", "R2's of the account", STORES, "another S3 endpoint, without a bucket"),
             optional("R2_REGION", "auto", STORES, "the region that requests are signed for"),
             needed("R2_ACCESS_KEY_ID", STORES, "id of a key that may read and write both buckets"),
@@ -212,7 +216,7 @@ const GROUPS: &[Group] = &[
                 FLEETS,
                 "the app whose machines are the workers; FLY_APP_NAME, which Fly sets on its machines, is not read",
             ),
-            needed("FLY_WORKER_IMAGE", FLEETS, "such as registry.fly.io/app:tag"),
+            needed("FLY_WORKER_IMAGE", FLEETS, "image of the workers, such as registry.fly.io/app:tag"),
             optional(
                 "FLY_WORKER_GUEST",
                 "performance-2x",
@@ -285,7 +289,7 @@ const GROUPS: &[Group] = &[
     },
     Group {
         title: "In Kubernetes",
-        text: "On top of what the controller reads anyway; the storage variables are for uploads and the addresses of outputs.",
+        text: "These are in addition to the other variables of the controller; the storage variables are for uploads and the addresses of outputs.",
         variables: &[
             optional("WATCH_NAMESPACE", "all", &[Operator], "reconcile the objects of this namespace only"),
             optional(
@@ -305,7 +309,7 @@ const GROUPS: &[Group] = &[
     },
     Group {
         title: "The Cloudflare Worker",
-        text: "In `[vars]` of `wrangler.toml`; what is secret by `wrangler secret put`.",
+        text: "Set them in `[vars]` of `wrangler.toml`, and secrets with `wrangler secret put`.",
         variables: &[
             optional(
                 "EDGE_FLEET",
@@ -329,7 +333,7 @@ const GROUPS: &[Group] = &[
     },
     Group {
         title: "Logs and traces",
-        text: "Spans go to an OpenTelemetry collector by OTLP over HTTP; the other variables of its specification hold too.",
+        text: "Spans go to an OpenTelemetry collector by OTLP over HTTP; the other variables of its specification apply, too.",
         variables: &[
             optional("RUST_LOG", "warn,tcoder=info", &[Up, Api, Worker, Controller], "log filter"),
             optional(
@@ -348,7 +352,7 @@ const GROUPS: &[Group] = &[
                 "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
                 "",
                 &[Up, Api, Worker, Controller],
-                "the same with its path, where that is not /v1/traces",
+                "the same with the path of traces, if that is not /v1/traces",
             ),
             optional(
                 "OTEL_SERVICE_NAME",
@@ -366,13 +370,13 @@ const GROUPS: &[Group] = &[
                 "OTEL_TRACES_SAMPLER",
                 "parentbased_always_on",
                 &[Up, Api, Worker, Controller],
-                "which traces are kept",
+                "selects the traces that are kept",
             ),
             optional(
                 "OTEL_TRACES_SAMPLER_ARG",
                 "",
                 &[Up, Api, Worker, Controller],
-                "such as 0.1 for parentbased_traceidratio",
+                "argument of the sampler, such as 0.1 for parentbased_traceidratio",
             ),
             optional(
                 "OTEL_BSP_SCHEDULE_DELAY",
@@ -407,7 +411,7 @@ impl Role {
             Worker => "worker",
             Controller => "controller",
             Operator => "controller in a cluster",
-            Edge => "edge",
+            Edge => "Cloudflare Worker",
             CommandLine => "command line",
         }
     }
@@ -439,10 +443,10 @@ pub(super) fn help(roles: &[Role]) -> String {
 /// `docs/configuration.md`
 pub(super) fn markdown() -> String {
     let mut text = String::from(
-        "# Configuration\n\nMade from the code by `make docs`; change `src/cli/environment.rs` instead. All of tcoder is \
+        "# Configuration\n\nGenerated from the code by `make docs`; change `src/cli/environment.rs` instead. All of tcoder is \
          configured by the environment (the Worker by its variables), with the same names everywhere. A role \
          reports all missing and invalid settings at its start. **needed** means that the roles that read it do not \
-         start without it; a *secret* belongs into a secret store, and is never shown.\n",
+         start without it; a *secret* belongs in a secret store, and is never shown.\n",
     );
     for group in GROUPS {
         let _ = write!(text, "\n## {}\n\n", group.title);
@@ -562,7 +566,7 @@ mod tests {
         }
     }
 
-    /// Words of the sources that look like a variable's name and are none of ours.
+    /// Words in the sources that look like a variable of tcoder but are not.
     const OTHERS: [&str; 22] = [
         "AV_LOG_FORCE_NOCOLOR",
         "CARGO_MANIFEST_DIR",

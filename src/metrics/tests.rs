@@ -18,11 +18,11 @@ fn event(job: u128, ms: u64, n: u64, status: State) -> JobEvent {
     JobEvent { event_id: format!("{ms}-{n}"), job_id: id(job), status, progress: None }
 }
 
-/// Every series with its value, as a parser of the whole grammar reads them; a histogram is its count and
-/// its sum.
+/// Every series with its value, as a parser of the whole grammar reads it. A histogram is represented by its count
+/// and its sum.
 fn scrape(metrics: &Metrics) -> BTreeMap<String, f64> {
     let text = metrics.encode(Format::OpenMetrics);
-    // This parser takes a histogram's unit for an error, which it is not.
+    // This parser wrongly rejects the unit of a histogram.
     let text: String = text.lines().filter(|l| !l.starts_with("# UNIT")).map(|l| format!("{l}\n")).collect();
     let read = parse_openmetrics(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut series = BTreeMap::new();
@@ -88,7 +88,7 @@ fn a_job_is_counted_and_its_times_are_those_of_its_events() {
     assert!(!metrics.encode(Format::OpenMetrics).contains(&id(0).to_string()), "a job's id is no label");
 }
 
-/// What is to be heard of a job whose changes come as they happened: by the state before.
+/// The expected information if the changes of a job arrive in order, by the state before.
 fn expected(before: Option<State>, now: State) -> (bool, bool, Option<AttemptEnd>) {
     let attempt = match (before, now) {
         (_, State::Completed) => Some(AttemptEnd::Completed),
@@ -172,7 +172,7 @@ fn changes_in_any_order_count_no_end_twice_and_time_nothing_backwards() {
     for order in permutations(&[0, 1, 2, 3, 4, 5]) {
         let mut ledger = Ledger::new(10);
         let (mut ends, mut newest) = (0, 0);
-        // All of them twice.
+        // All of them are sent twice.
         for n in order.iter().chain(&order) {
             let heard = ledger.hear(&events[*n]);
             ends += usize::from(heard.ended.is_some());
@@ -187,7 +187,7 @@ fn changes_in_any_order_count_no_end_twice_and_time_nothing_backwards() {
     }
 }
 
-/// Lives of a few jobs as the state machine allows them, one change at a time.
+/// Histories of a few jobs that the state machine permits, one change at a time.
 fn lives() -> impl Strategy<Value = Vec<JobEvent>> {
     prop::collection::vec((0..6_u128, 0..Transition::ALL.len(), 0..3_u64, any::<bool>()), 1..120).prop_map(
         |steps| {
@@ -221,7 +221,7 @@ fn ms(event: &JobEvent) -> u64 {
 }
 
 proptest! {
-    /// However little is remembered and however much comes again.
+    /// With any capacity and any number of repetitions.
     #[test]
     fn each_end_counts_once_and_no_time_is_another_than_it_was(
         events in lives(),
@@ -237,7 +237,7 @@ proptest! {
             for time in heard.waited.into_iter().chain(heard.attempt.and_then(|a| a.1)) {
                 prop_assert_eq!(Some(time), since);
             }
-            // There are six jobs: where all fit, nothing is missed either.
+            // There are six jobs: if all fit, no event is missed.
             if limit >= 6 {
                 let last = before.get(&event.job_id).map(|last| last.status);
                 let (_, waited, attempt) = expected(last, event.status);
@@ -251,7 +251,7 @@ proptest! {
         }
     }
 
-    /// Whatever comes in whatever order: nothing counts twice, and the text stays what it should be.
+    /// With any events in any order, nothing is counted twice, and the text remains valid.
     #[test]
     fn no_stream_of_changes_breaks_the_text(
         events in prop::collection::vec((0..4_u128, 0..40_u64, 0..6_usize, ".{0,8}"), 0..80),

@@ -1,10 +1,9 @@
-//! Outgoing HTTP to addresses other people named: inputs to fetch, webhooks to call. It refuses
-//! private addresses, so that nobody reads a cloud's metadata service or an internal page through us.
+//! Outgoing HTTP to addresses that users supply: inputs and webhooks. It refuses private addresses, so that nobody
+//! can read a cloud's metadata service or an internal page through tcoder.
 //!
-//! A name is judged by the addresses it resolves to, at the moment of connecting, so that a name that
-//! resolves differently the second time gains nothing; a literal address is judged before the request
-//! and at every redirect. At the edge a name is not judged: from there only the public internet can be
-//! reached.
+//! The guard checks the addresses that a name resolves to when it connects, so a name that resolves differently the
+//! second time gains nothing. It checks literal addresses before the request and at every redirect. In the Worker
+//! names are not checked, because a Worker can reach only the public internet.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod client;
@@ -24,12 +23,12 @@ pub use post::{PostError, WebhookHttp};
 #[cfg(not(target_arch = "wasm32"))]
 pub use span::{RequestSpan, Shown};
 
-/// Which addresses may be called.
+/// The addresses that may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EgressPolicy {
-    /// Those of the public internet.
+    /// Only addresses on the public internet.
     PublicOnly,
-    /// Every one; for an installation whose inputs and webhooks lie in its own network.
+    /// All addresses; for an installation whose inputs and webhooks are in its own network.
     AllowPrivate,
 }
 
@@ -41,31 +40,31 @@ impl EgressPolicy {
     }
 }
 
-/// Redirects that are followed, one after the other.
+/// Maximum number of redirects that are followed.
 pub const MAX_REDIRECTS: usize = 5;
 
-/// The address was not called.
+/// Why an address was refused.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UrlRefused {
-    /// It is not on the public internet.
+    /// The address is not on the public internet.
     #[error(
         "the address points into a private network ({0}); use a public address, \
          or set ALLOW_PRIVATE_URLS=true where this installation may call its own network"
     )]
     Private(IpAddr),
-    /// Neither http nor https, or without a host.
+    /// The address is neither http nor https, or has no host.
     #[error("the address is not http or https with a host; use such an address")]
     Scheme,
-    /// It leads from https to http.
+    /// The address redirects from https to http.
     #[error("the address redirects from https to http; use the address it redirects to")]
     Downgrade,
-    /// It leads on and on.
+    /// The address redirects too often.
     #[error("the address redirects more than {MAX_REDIRECTS} times; use the address it ends at")]
     Redirects,
 }
 
 impl UrlRefused {
-    /// The refusal inside an error of a request, if that is what made it fail.
+    /// Finds the refusal that made a request fail, if there is one.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
         let mut next = Some(error);
@@ -79,10 +78,10 @@ impl UrlRefused {
     }
 }
 
-/// Whether the guard lets the address through, as far as it shows: a name is judged when it resolves.
+/// Checks whether the guard permits the address. A name is checked again when it is resolved.
 ///
 /// # Errors
-/// Why not.
+/// Why the address is refused.
 pub fn check_url(guard: EgressPolicy, url: &Url) -> Result<(), UrlRefused> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(UrlRefused::Scheme);
@@ -104,7 +103,7 @@ const fn v6(a: u16, b: u16, c: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }
 
-/// What of IPv4 is not the public internet (IANA's special-purpose registry, and multicast).
+/// The IPv4 ranges that are not the public internet (IANA's special-purpose registry, and multicast).
 const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
     v4(0, 0, 0, 0, 8),       // this network
     v4(10, 0, 0, 0, 8),      // private
@@ -124,10 +123,10 @@ const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
     v4(240, 0, 0, 0, 4),     // reserved, broadcast
 ];
 
-/// The only part of IPv6 that is given out as public.
+/// The only IPv6 range that is allocated as public.
 const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
 
-/// What of [`GLOBAL_V6`] is not the public internet.
+/// The parts of [`GLOBAL_V6`] that are not the public internet.
 const NOT_PUBLIC_V6: [Ipv6Net; 4] = [
     v6(0x2001, 0, 0, 23),         // protocol assignments: Teredo, benchmarking, ORCHID
     v6(0x2001, 0xdb8, 0, 32),     // documentation
@@ -138,7 +137,7 @@ const NOT_PUBLIC_V6: [Ipv6Net; 4] = [
 const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 96);
 const SIX_TO_FOUR: Ipv6Net = v6(0x2002, 0, 0, 16);
 
-/// Whether the address lies on the public internet.
+/// Whether the address is on the public internet.
 #[must_use]
 pub fn is_public(ip: IpAddr) -> bool {
     match ip {
@@ -153,7 +152,7 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
 
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     let [_, b, c, _, _, _, g, h] = ip.segments();
-    // These carry an IPv4 address, which is where the packets end up.
+    // These addresses contain an IPv4 address, which is the real destination.
     if ip.to_ipv4_mapped().is_some() || NAT64.contains(&ip) {
         return is_public_v4(embedded(g, h));
     }
@@ -273,7 +272,7 @@ mod tests {
         all_private(&["::7f00:1", "::10.0.0.1", "::8.8.8.8", "64:ff9b:1::1"]);
     }
 
-    /// A way to write an IPv4 address as an IPv6 one.
+    /// Converts an IPv4 address to an IPv6 address that contains it.
     type Carrier = fn(Ipv4Addr) -> Ipv6Addr;
 
     const CARRIERS: [Carrier; 3] = [

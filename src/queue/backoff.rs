@@ -1,31 +1,31 @@
-//! How long to wait before another try.
+//! The pause before a retry.
 
 use std::time::Duration;
 
-/// The longest wait before retry number `retry` (1 for the first): `base`, doubled each time, at most `cap`.
+/// The maximum pause before retry number `retry` (1 for the first): `base`, doubled each time, at most `cap`.
 #[must_use]
 pub fn ceiling(retry: u32, base: Duration, cap: Duration) -> Duration {
     let factor = 1_u32.checked_shl(retry.saturating_sub(1)).unwrap_or(u32::MAX);
     base.checked_mul(factor).map_or(cap, |d| d.min(cap))
 }
 
-/// A wait drawn evenly from nothing to the ceiling ("full jitter"), so that what failed together does
-/// not come back together.
+/// A random pause between zero and the maximum ("full jitter"), so that calls which failed together are not retried
+/// together.
 #[must_use]
 pub fn full_jitter(retry: u32, base: Duration, cap: Duration) -> Duration {
     let most = u64::try_from(ceiling(retry, base, cap).as_millis()).unwrap_or(u64::MAX);
     Duration::from_millis(draw(most))
 }
 
-/// A number from 0 to `most`, each as likely.
+/// A random number from 0 to `most`, uniformly distributed.
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn draw(most: u64) -> u64 {
     use rand::RngExt as _;
     rand::rng().random_range(0..=most)
 }
 
-/// The same at the edge, where the random bits of a UUID are what there is. That the remainder favours
-/// small numbers by a trifle does no harm to a pause.
+/// The Worker takes its random bits from a UUID. The remainder slightly favours small numbers, which does not matter
+/// for a pause.
 #[cfg(target_arch = "wasm32")]
 pub(super) fn draw(most: u64) -> u64 {
     let (bits, _) = uuid::Uuid::new_v4().as_u64_pair();

@@ -138,7 +138,7 @@ async fn where_no_reconciler_ever_spoke_it_says_so_and_what_to_do() {
     system.submit(&json!({"inputKey": "inputs/a.mp4"})).await;
     for word in ["status", "plan", "resume"] {
         let text = said(&system, &[word]).await;
-        has(&text, &["No reconciler has spoken yet", "1 job waits", "`tcoder controller`", "`tcoder up`"]);
+        has(&text, &["No reconciler has reported yet", "1 job waits", "`tcoder controller`", "`tcoder up`"]);
     }
     assert_eq!(json_of(&system, &["plan"]).await["pending"], 1);
     system.stop().await;
@@ -178,7 +178,7 @@ async fn what_the_reconciler_says_is_shown_in_words_and_in_json() {
     let steps: Vec<&str> = text.lines().filter(|l| l.trim_start().starts_with(char::is_numeric)).collect();
     has(steps[1], &["1. create films-worker-03", "2 jobs wait, 1 machine boots"]);
     has(steps[2], &["2. list all machines", "to see it come up"]);
-    has(&text, &["the reconciler is at it", "NoCapacity:"]);
+    has(&text, &["the reconciler carries them out", "NoCapacity:"]);
     for word in ["status", "plan"] {
         assert_eq!(json_of(&system, &[word]).await["fleet"], answer["fleet"]);
     }
@@ -199,7 +199,7 @@ async fn a_pause_is_a_dry_run_until_it_is_resumed() {
     assert!(queue.publish_fleet_status(&fence, &status).await.unwrap());
 
     let text = said(&system, &["pause", "--reason", "a new image"]).await;
-    has(&text, &["Paused for 0 s", ": a new image.", "go on with their jobs", "`tcoder fleet resume`"]);
+    has(&text, &["Paused for 0 s", ": a new image.", "continue with their jobs", "`tcoder fleet resume`"]);
     let first = system.get("/api/fleet").await.body["pause"].clone();
     assert_eq!(first["reason"], "a new image");
     assert_eq!(queue.fleet_view().await.unwrap().paused.unwrap().reason.as_deref(), Some("a new image"));
@@ -214,7 +214,7 @@ async fn a_pause_is_a_dry_run_until_it_is_resumed() {
 
     has(&said(&system, &["status"]).await, &["Paused for", "lunch", "3 machines wanted"]);
     let plan = said(&system, &["plan"]).await;
-    has(&plan, &["1. create films-worker-03", "none of it is done until `tcoder fleet resume`"]);
+    has(&plan, &["1. create films-worker-03", "nothing is carried out until `tcoder fleet resume`"]);
 
     assert_eq!(json_of(&system, &["resume"]).await.get("pause"), None);
     let again = system.answer(system.request(Method::POST, "/api/fleet/resume")).await;
@@ -247,7 +247,10 @@ async fn a_dead_reconciler_is_noticed_once_jobs_wait() {
     assert!(silent().await);
     for word in ["status", "plan", "resume"] {
         let text = said(&system, &[word]).await;
-        has(&text, &["1 job waits", "reconciler-of-the-test", "nothing for 12 min", "`tcoder controller`"]);
+        has(
+            &text,
+            &["1 job waits", "reconciler-of-the-test", "not reported for 12 min", "`tcoder controller`"],
+        );
     }
     assert_eq!(json_of(&system, &["status"]).await["silent"], true);
     // Somebody who stopped it does not miss it.
@@ -329,9 +332,9 @@ async fn its_help_teaches() {
     for (command, words) in [
         (vec!["fleet", "--help"], vec!["Examples:", "tcoder fleet pause --reason", "dry run", "--json"]),
         (vec!["fleet", "status", "--help"], vec!["cost so far", "`role`", "--server"]),
-        (vec!["fleet", "plan", "--help"], vec!["nothing is done by asking"]),
+        (vec!["fleet", "plan", "--help"], vec!["without carrying them out"]),
         (vec!["fleet", "pause", "--help"], vec!["--reason", "tcoder fleet resume"]),
-        (vec!["fleet", "resume", "--help"], vec!["Go on"]),
+        (vec!["fleet", "resume", "--help"], vec!["Resume scaling"]),
     ] {
         let done = run(&command, &[], &dir).await;
         assert!(done.status.success());

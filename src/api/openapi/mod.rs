@@ -1,9 +1,9 @@
-//! The API as a contract: OpenAPI 3.1, made from the types that the handlers read and write.
+//! The API's OpenAPI 3.1 document, generated from the types that the handlers read and write.
 //! <https://spec.openapis.org/oas/v3.1.0>
 //!
-//! It stands in `web/openapi.json`, where both servers of the page find it; `make openapi` writes it anew. Clients are
-//! generated from it: `tests/api_clients` holds what its shape is for. `/media/` is not in it: its paths have slashes, which
-//! parameters of OpenAPI cannot have, and its addresses are made here, not by clients.
+//! `web/openapi.json` contains it, where both servers of the web page find it; `make openapi` regenerates it. Client
+//! generators read it: `tests/api_clients` shows why it has this shape. It omits `/media/`, because the paths contain
+//! slashes, which OpenAPI's parameters cannot have, and because clients never build these addresses themselves.
 
 mod examples;
 mod operations;
@@ -20,19 +20,19 @@ use crate::webhook::Message;
 use operations::{OPERATIONS, TAGS};
 use schemas::of;
 
-/// Requests and responses differ in what may be left out, also where they are of one type.
+/// Requests and responses need separate generators: they differ in their optional fields, even for the same type.
 struct Generators {
     requests: SchemaGenerator,
     responses: SchemaGenerator,
 }
 
-/// What a problem's response is called among the components: `NotFound`.
+/// The name of a problem's response among the components, such as `NotFound`.
 fn response_name(status: u16) -> String {
     let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     reason.map_or_else(|| status.to_string(), |reason| reason.replace(' ', ""))
 }
 
-/// The responses that tell of a problem, by name.
+/// The responses that contain a problem, by name.
 fn problem_responses(generators: &mut Generators) -> Map<String, Value> {
     let used: BTreeSet<u16> = OPERATIONS.iter().flat_map(|operation| operation.problems).copied().collect();
     let schema = of::<ProblemBody>(&mut generators.responses);
@@ -54,7 +54,7 @@ fn problem_responses(generators: &mut Generators) -> Map<String, Value> {
     responses
 }
 
-/// What a webhook's receiver is sent.
+/// The webhooks, as their receivers see them.
 fn webhooks(generators: &mut Generators) -> Value {
     let header = |name: &str, description: &str| {
         json!({
@@ -92,7 +92,7 @@ fn webhooks(generators: &mut Generators) -> Value {
     })
 }
 
-/// The document.
+/// Builds the document.
 #[must_use]
 pub fn document() -> Value {
     let mut generators = Generators { requests: schemas::of_requests(), responses: schemas::of_responses() };
@@ -104,7 +104,7 @@ pub fn document() -> Value {
     }
     let responses = problem_responses(&mut generators);
     let webhooks = webhooks(&mut generators);
-    // Types that go both ways are the same in both.
+    // Types that are both sent and received are the same in both.
     let mut schemas = generators.responses.take_definitions(true);
     schemas.extend(generators.requests.take_definitions(true));
     let tag = |(name, description): &(&str, &str)| json!({"name": name, "description": description});
@@ -141,7 +141,7 @@ mod tests {
     use super::super::{CreateJobRequest, CreateUploadRequest, PauseFleet, SignPartsRequest};
     use super::*;
 
-    /// Every schema below this value, with the way to it.
+    /// Calls `seen` for every schema below this value, with its path.
     fn walk(value: &Value, way: &str, seen: &mut dyn FnMut(&Map<String, Value>, &str)) {
         match value {
             Value::Object(map) => {
@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn every_route_is_described_and_nothing_else_is() {
-        // The router's own words, so that a route cannot be added without its contract.
+        // The router's source, so that no route can be added without a description.
         let source = include_str!("../mod.rs");
         let routed: BTreeSet<(String, String)> = source
             .lines()
@@ -248,7 +248,7 @@ mod tests {
             }
         });
         assert!(seen > 200, "{seen}");
-        // Only a request may say null.
+        // Only a request may contain null.
         let requests = ["UploadRequest", "JobRequest", "PauseFleetRequest", "PartsRequest"];
         for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
             if !requests.contains(&name.as_str()) {

@@ -1,4 +1,4 @@
-//! Who may do what, decided before a request comes near an object.
+//! Access control, before a request reaches an object.
 
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::path::S3Path;
@@ -31,8 +31,8 @@ impl S3Access for Access {
     }
 }
 
-/// The rule. A signed request may do anything; an unsigned one may read an object of the public bucket; nobody
-/// may name a key that is none.
+/// The rule: a signed request may do anything; an unsigned one may read an object of the public bucket; no request
+/// may name an invalid key.
 fn judge(
     public: &str,
     signed: bool,
@@ -47,14 +47,17 @@ fn judge(
     key.map_or(Ok(()), check_key)
 }
 
-/// Refuses a key that clients and proxies on the way would change, or that XML cannot carry. Its length s3s checks,
-/// except in a header or a body.
+/// Refuses a key that clients or proxies would change, or that XML cannot contain. s3s checks the length, except in
+/// headers and bodies.
 pub(super) fn check_key(key: &str) -> S3Result<()> {
     if key.is_empty() || key.len() > 1024 {
         return Err(s3_error!(KeyTooLongError, "a key has 1 to 1024 bytes"));
     }
     if key.contains('\0') || key.split('/').any(|segment| matches!(segment, "." | "..")) {
-        return Err(s3_error!(InvalidURI, "a key has no segment \".\" or \"..\" and no zero byte"));
+        return Err(s3_error!(
+            InvalidURI,
+            "a key must not contain a segment \".\" or \"..\", or a zero byte"
+        ));
     }
     Ok(())
 }

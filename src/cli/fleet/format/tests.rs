@@ -156,16 +156,16 @@ fn costs_add_up_over_every_listed_machine_running_or_not() {
         },
     ];
     let unknown = bill(&some, NOW);
-    assert!(unknown.starts_with("cost so far -, an hour -") && unknown.contains("FLEET_PRICE_USD_PER_HOUR"));
+    assert!(unknown.starts_with("cost so far -, per hour -") && unknown.contains("FLEET_PRICE_USD_PER_HOUR"));
     some.machine_usd_per_hour = Some(0.5);
     assert_eq!(
         bill(&some, NOW),
-        "cost so far $2.0000, of the machines that exist; an hour $1.0000, for 2 machines that may run at $0.5000"
+        "cost so far $2.0000, of the existing machines; per hour $1.0000, for 2 billed machines at $0.5000"
     );
     let summed: f64 = some.machines.iter().map(|m| cost(m, 0.5, NOW)).sum();
     assert!((summed - 2.0).abs() < 1e-9, "{summed}");
     some.desired.billed = 1;
-    assert!(bill(&some, NOW).contains("$0.5000, for 1 machine that may run at $0.5000"));
+    assert!(bill(&some, NOW).contains("$0.5000, for 1 billed machine at $0.5000"));
     some.machine_usd_per_hour = Some(f64::INFINITY);
     assert!(bill(&some, NOW).starts_with("cost so far -"));
 }
@@ -187,7 +187,7 @@ fn conditions_are_sentences_and_a_pause_is_said_once() {
 
 #[test]
 fn where_nobody_ever_spoke_it_says_so_and_what_to_do() {
-    let words = ["No reconciler has spoken yet", "`tcoder controller`", "`tcoder up`"];
+    let words = ["No reconciler has reported yet", "`tcoder controller`", "`tcoder up`"];
     let none = answer(None);
     has(&warnings(&none), &words);
     has(&warnings(&none), &["no job waits"]);
@@ -206,9 +206,9 @@ fn a_dead_reconciler_is_named() {
     let dead = FleetAnswer { silent: true, pending: 1, ..answer(Some(fleet(desired(1, 1, 0, 0, 0)))) };
     let said = warnings(&dead);
     assert_eq!(said.len(), 1);
-    has(&said, &["1 job waits", "controller-1", "nothing for 5 min", "`tcoder controller`"]);
+    has(&said, &["1 job waits", "controller-1", "not reported for 5 min", "`tcoder controller`"]);
     assert!(when(&dead).contains("until a reconciler runs again"));
-    has(&resumed(&dead), &["Not paused", "nothing for 5 min"]);
+    has(&resumed(&dead), &["Not paused", "not reported for 5 min"]);
 }
 
 #[test]
@@ -217,23 +217,23 @@ fn a_pause_is_told_with_its_age_and_its_reason() {
     assert_eq!(
         warnings(&with(Some("a new image"))),
         ["Paused for 2 min (since 2025-06-15T15:04:40.000Z): a new image. \
-          Nothing is done about the fleet until `tcoder fleet resume`."]
+          The fleet is left unchanged until `tcoder fleet resume`."]
     );
     assert_eq!(
         warnings(&with(None)),
         ["Paused for 2 min (since 2025-06-15T15:04:40.000Z). \
-          Nothing is done about the fleet until `tcoder fleet resume`."]
+          The fleet is left unchanged until `tcoder fleet resume`."]
     );
     assert!(when(&with(None)).contains("until `tcoder fleet resume`"));
     has(
         &paused(&with(Some("why"))),
-        &["Paused for 2 min", "why.", "go on with their jobs", "`tcoder fleet plan`"],
+        &["Paused for 2 min", "why.", "continue with their jobs", "`tcoder fleet plan`"],
     );
     assert_eq!(paused(&with(None)).len(), 2, "a reconciler that heeds it needs no further word");
     let by_hand = Paused { since: Millis(0), reason: None };
     assert_eq!(pause_words(&by_hand, NOW), "Paused.");
-    has(&paused(&answer(None)), &["resumed by somebody else"]);
-    has(&resumed(&with(None)), &["paused again"]);
+    has(&paused(&answer(None)), &["Somebody else resumed"]);
+    has(&resumed(&with(None)), &["paused the fleet again"]);
 }
 
 #[test]
@@ -242,7 +242,7 @@ fn a_reconciler_that_only_looks_on_by_itself_is_told_apart() {
     looks.paused = true;
     let own = answer(Some(looks));
     has(&warnings(&own), &["FLEET_PAUSED=true"]);
-    assert!(when(&own).contains("only looks on"));
+    assert!(when(&own).contains("while the reconciler is paused"));
     let both = FleetAnswer { pause: pause(None), ..own };
     assert_eq!(warnings(&both).len(), 1, "the pause explains it");
     assert!(when(&both).contains("tcoder fleet resume"));
@@ -266,8 +266,8 @@ fn nothing_to_do_has_its_reason() {
     for (wanted, why) in [
         (desired(0, 0, 0, 0, 0), "as many machines as wanted"),
         (desired(3, 1, 1, 1, 1), "as many machines as wanted"),
-        (desired(0, 0, 2, 0, 0), "more machines than wanted; those without a job leave"),
-        (desired(4, 1, 0, 0, 3), "fewer machines than wanted, but no step can be taken now"),
+        (desired(0, 0, 2, 0, 0), "more machines than wanted; those without a job stop"),
+        (desired(4, 1, 0, 0, 3), "fewer machines than wanted, but no operation is possible now"),
     ] {
         let said = nothing_to_do(&fleet(wanted));
         assert!(said.starts_with(&format!("nothing to do: {why}")) && said.contains(" wanted: "), "{said}");
@@ -277,5 +277,5 @@ fn nothing_to_do_has_its_reason() {
 #[test]
 fn whose_word_it_is() {
     let said = source(&fleet(desired(0, 0, 0, 0, 0)), NOW);
-    assert_eq!(said, "app films; unchanged for 5 min, says the reconciler controller-1");
+    assert_eq!(said, "app films; unchanged for 5 min, reported by the reconciler controller-1");
 }
