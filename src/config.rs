@@ -420,7 +420,7 @@ mod tests {
     ];
 
     #[test]
-    fn r2_needs_an_account_or_an_endpoint() {
+    fn storage_config_needs_account_or_endpoint() {
         let config = StorageConfig::read(&env(R2)).unwrap();
         assert_eq!(config.endpoint.as_str(), "https://abc.r2.cloudflarestorage.com/");
         assert_eq!(config.region, "auto");
@@ -429,7 +429,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_that_names_a_bucket_is_refused() {
+    fn storage_config_endpoint_with_a_bucket_is_rejected() {
         let with = |endpoint: &'static str| {
             let env =
                 Env::of(move |n| if n == "R2_ENDPOINT" { Some(endpoint.into()) } else { env(R2).text(n) });
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn each_missing_variable_names_itself() {
+    fn config_errors_name_the_missing_variable() {
         for missing in
             ["R2_ACCESS_KEY_ID", "R2_SECRET_ACCESS_KEY", "R2_INPUT_BUCKET_NAME", "R2_OUTPUT_BUCKET_NAME"]
         {
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_are_not_in_debug_prints_nor_errors() {
+    fn config_debug_output_and_errors_contain_no_secrets() {
         let config = StorageConfig::read(&env(R2)).unwrap();
         assert!(!format!("{config:?}").contains("hush-hush"));
         assert_eq!(config.secret_access_key.expose_secret(), "hush-hush");
@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_of_redis_can_be_logged() {
+    fn redis_config_address_omits_credentials() {
         let shown = |url: &str| RedisConfig { url: url.into(), prefix: String::new() }.address();
         assert_eq!(
             shown("rediss://hush:hush-hush@db.upstash.io:6379/2?password=hush"),
@@ -480,7 +480,7 @@ mod tests {
     }
 
     #[test]
-    fn without_tokens_the_api_listens_on_this_machine_only() {
+    fn api_config_without_tokens_allows_only_loopback_addresses() {
         let open = ApiConfig::read(&env(&[])).unwrap();
         let guarded = ApiConfig::read(&env(&[("API_TOKENS", "0123456789abcdef")])).unwrap();
         for (address, alone) in [
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_defaults_and_say_when_they_are_none() {
+    fn worker_config_numbers_have_defaults_and_reject_invalid_text() {
         let config = WorkerConfig::read(&env(&[])).unwrap();
         assert_eq!(config.ttl, Duration::from_secs(300));
         let error = WorkerConfig::read(&env(&[("WORKER_TTL", "soon")])).unwrap_err();
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_input_follows_from_the_disk_and_must_fit_on_it() {
+    fn worker_config_max_input_is_derived_from_disk_and_must_fit() {
         let read = |pairs| {
             let config = WorkerConfig::read(&env(pairs)).map_err(|e| e.to_string())?;
             Ok::<_, String>((config.disk_bytes, config.max_input_bytes))
@@ -536,7 +536,7 @@ mod tests {
         &[("FLY_API_TOKEN", "FlyV1 fm2_hush-hush"), ("FLY_WORKER_APP", "tcoder-workers")];
 
     #[test]
-    fn fly_needs_a_token_and_an_app() {
+    fn fly_config_needs_token_and_app() {
         let config = FlyConfig::read(&env(FLY)).unwrap();
         assert_eq!(config.base.as_str(), "https://api.machines.dev/");
         assert!(!format!("{config:?}").contains("hush-hush"));
@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fly_cannot_take_names_its_variable_and_never_shows_the_token() {
+    fn fly_config_errors_name_the_variable_and_hide_the_token() {
         let with = |name: &'static str, value: &'static str| {
             FlyConfig::read(&Env::of(
                 move |n| {

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_head_is_not_waited_for() {
+    async fn serve_closes_connections_with_an_incomplete_head() {
         let limits = Limits { head: Duration::from_millis(100), ..Limits::default() };
         let (address, stop, server) = start(hello(), limits).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_connection_too_many_waits_for_its_turn() {
+    async fn serve_delays_connections_beyond_the_limit() {
         let (address, stop, server) = start(hello(), Limits { connections: 1, ..Limits::default() }).await;
         let mut first = TcpStream::connect(address).await.unwrap();
         // Half a response shows that the first connection was accepted.
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_in_work_may_end_after_the_stop_but_not_take_for_ever() {
+    async fn serve_lets_running_requests_finish_within_the_grace_period() {
         for (grace, answered) in [(Duration::from_secs(60), true), (Duration::from_millis(50), false)] {
             let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
             let (tell, wait) = (begun.clone(), go_on.clone());

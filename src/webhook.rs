@@ -344,7 +344,7 @@ mod tests {
     use crate::job::Epoch;
 
     #[test]
-    fn a_secret_is_whsec_and_base64_of_a_fitting_length() {
+    fn webhook_secret_must_be_whsec_and_base64_of_valid_length() {
         let make = |s: &str| Key::new(&s.into()).is_ok();
         assert!(make("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
         for bad in ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_c2hvcnQ=", "whsec_%%%"] {
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn only_2xx_is_delivered_and_only_410_hopeless() {
+    fn webhook_status_2xx_is_delivered_and_410_is_permanent() {
         for (status, good) in [(200, true), (204, true), (301, false), (404, false), (500, false)] {
             let judged = check_url(StatusCode::from_u16(status).unwrap());
             assert_eq!(judged == DeliveryOutcome::Delivered, good, "{status}");
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told_while_it_is_the_jobs_end() {
+    fn webhook_delivery_is_current_only_for_the_last_end() {
         let id = "01890a5d-ac96-774b-bcce-b302099a8057";
         let job = |status: &str, epoch: u64| -> Job {
             let job = serde_json::json!({
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_has_an_address_of_private_hls_only_where_the_api_has_a_public_one() {
+    fn webhook_message_has_private_hls_urls_only_with_a_public_api() {
         let job = "01890a5d-ac96-774b-bcce-b302099a8057";
         let output = |quality: &str, name: &str, container: &str| {
             serde_json::json!({
@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_to_an_hour_and_end_after_a_day() {
+    fn webhook_retries_back_off_to_an_hour_and_end_after_a_day() {
         let (mut now, mut state) =
             (Millis(0), DeliveryState { first_try: Some(Millis(0)), ..Default::default() });
         let mut most = Vec::new();

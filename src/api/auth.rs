@@ -47,12 +47,12 @@ mod tests {
     }
 
     #[test]
-    fn without_tokens_everybody_is_let_in() {
+    fn auth_without_tokens_admits_everybody() {
         assert!(allowed(&[], &HeaderMap::new()));
     }
 
     #[test]
-    fn with_tokens_only_their_bearers_are() {
+    fn auth_with_tokens_admits_only_their_bearers() {
         let tokens = ["first-token-0001".into(), "second-token-002".into()];
         assert!(allowed(&tokens, &header("Bearer first-token-0001")));
         assert!(allowed(&tokens, &header("bearer second-token-002")));

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_noticed_when_jobs_wait_and_nobody_acts() {
+    fn is_silent_only_when_jobs_wait_and_no_reconciler_holds_the_lock() {
         const NOW: Millis = Millis(1_000_000);
         let ago = |ms: i64| NOW.plus(-ms);
         for (said, held_until, waits_ms, silent) in [
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_one_short_line() {
+    fn pause_reason_must_be_one_short_line() {
         let reason = |text: &str| PauseFleet { reason: Some(text.into()) }.checked();
         assert_eq!(reason("  a new image ").unwrap().as_deref(), Some("a new image"));
         assert_eq!(reason("").unwrap(), None);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_survives_json_with_and_without_a_fleet() {
+    fn fleet_answer_round_trips_through_json() {
         let bare = FleetAnswer { now: Millis(0), pending: 1, silent: false, pause: None, fleet: None };
         let text = serde_json::to_string(&bare).unwrap();
         assert_eq!(text, r#"{"now":0,"pending":1,"silent":false}"#);

@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_range_is_answered_and_several_are_not() {
+    fn range_header_single_range_is_served_and_several_are_ignored() {
         for (header, wanted) in [
             ("bytes=0-", Wanted::Part(0..=99)),
             ("bytes=0-1", Wanted::Part(0..=1)),
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_known_is_not_sent_and_an_older_part_is_not_continued() {
+    async fn part_with_matching_etag_is_304_and_stale_if_range_is_whole() {
         let (status, body, headers) = answer(&[]).await;
         assert_eq!((status, body.as_str()), (200, "#EXTM3U\n"));
         let tag = headers["etag"].to_str().unwrap().to_owned();

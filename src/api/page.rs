@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_of_the_folder_is_served() {
+    fn page_serves_every_file_in_web() {
         let mut there = BTreeSet::new();
         below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("web"), "", &mut there);
         let for_us =
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_lets_nothing_in_but_our_own_scripts() {
+    fn page_content_security_policy_allows_only_own_scripts() {
         let policy = COMMON.iter().find(|(name, _)| name == "content-security-policy").unwrap();
         let policy = policy.1.to_str().unwrap();
         assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_into_the_page_as_markup() {
+    fn page_scripts_never_write_markup() {
         for file in FILES.iter().filter(|file| file.path.starts_with("app/")) {
             let text = std::str::from_utf8(file.bytes).unwrap();
             for risky in ["innerHTML =", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_known_is_not_sent_again_and_what_is_not_there_is_a_problem() {
+    async fn page_cached_file_is_304_and_unknown_path_is_a_problem() {
         let get = async |path: &'static str, headers: HeaderMap| {
             page(Method::GET, path.parse().unwrap(), headers).await
         };

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_few_enough_and_large_enough() {
+    fn part_size_respects_minimum_and_number_of_parts() {
         assert_eq!(part_size(0), None);
         assert_eq!(part_size(LEAST_PART), None);
         assert_eq!(part_size(LEAST_PART + 1), Some(LEAST_PART));

@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_problem_is_in_the_catalogue_under_its_title() {
+    fn problem_constructors_match_the_catalogue() {
         let all = [
             Problem::field("a", "b"),
             Problem::malformed("a"),

@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_names_the_server_by_its_address_or_by_its_host() {
+    fn request_origin_is_taken_from_uri_or_host_header() {
         for (uri, headers, named) in [
             ("/api/jobs", &[("host", "127.0.0.1:8080")][..], Some("http://127.0.0.1:8080/")),
             ("/api/jobs", &[("host", "[::1]:8080")], Some("http://[::1]:8080/")),

@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_field_is_named() {
+    fn request_errors_name_the_invalid_field() {
         for (body, field) in [
             (r#"{"preset":"HLS"}"#, "preset"),
             (r#"{"outputQualities":["720p","721p"]}"#, "outputQualities[1]"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_names_its_input_exactly_once() {
+    fn create_job_request_requires_exactly_one_input() {
         let from = |body: &str| parse::<CreateJobRequest>(body.as_bytes()).unwrap().spec(RULES);
         assert!(from(r#"{"inputKey":"a.mp4"}"#).is_ok());
         assert!(from(r#"{"inputUrl":"https://example.com/a.mp4"}"#).is_ok());
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn webhooks_need_a_key_to_sign_with() {
+    fn webhook_url_without_signing_key_is_rejected() {
         let ask =
             || parse::<CreateJobRequest>(br#"{"inputKey":"a","webhookUrl":"https://example.com/"}"#).unwrap();
         assert!(ask().spec(RULES).is_ok());

@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_words_are_refused_with_the_right_ones() {
+    fn cli_errors_for_invalid_values_list_the_valid_ones() {
         let error = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
         assert!(error("tcoder submit a.mp4 --preset HLS").contains("hls-adaptive"));
         assert!(error("tcoder submit a.mp4 --quality 721p").contains("1080p"));

@@ -492,13 +492,13 @@ mod tests {
     }
 
     #[test]
-    fn the_document_is_as_the_table_is() {
+    fn configuration_document_matches_the_table() {
         let file = include_str!("../../docs/configuration.md");
         assert!(file == markdown(), "run `make docs`");
     }
 
     #[test]
-    fn each_is_told_of_once() {
+    fn environment_variables_are_listed_once() {
         let names: BTreeSet<&str> = all().map(|v| v.name).collect();
         assert_eq!(names.len(), all().count());
         for variable in all() {
@@ -535,7 +535,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_role_reads_is_said_to_be_read_by_it() {
+    fn environment_table_lists_every_variable_a_role_reads() {
         let storage = |env: &Env<'_>| drop(StorageConfig::read(env).unwrap());
         let redis = |env: &Env<'_>| drop(RedisConfig::read(env).unwrap());
         let api = |env: &Env<'_>| {
@@ -610,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn every_variable_of_the_sources_is_told_of_and_no_other() {
+    fn environment_table_matches_the_variables_in_the_sources() {
         let mut found = BTreeSet::new();
         words_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
         found.retain(|word| !OTHERS.contains(&word.as_str()));

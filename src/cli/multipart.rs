@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_and_writes_what_storage_does() {
+    fn multipart_xml_is_parsed_and_written_as_s3_defines() {
         let xml = "<?xml version=\"1.0\"?><InitiateMultipartUploadResult><Bucket>input</Bucket>\
                    <UploadId>a&amp;b</UploadId></InitiateMultipartUploadResult>";
         assert_eq!(upload_id(xml).as_deref(), Some("a&b"));

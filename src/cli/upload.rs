@@ -183,7 +183,7 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(200);
 
     #[tokio::test]
-    async fn a_slow_line_is_no_reason_to_give_up() {
+    async fn put_over_a_slow_connection_succeeds() {
         let stall = Duration::from_millis(1500);
         let sent = upload(&listener(), UploadTimeouts { stall, answer: LONG }, async |stream| {
             // Longer than the limit without progress, but it makes progress.
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_stands_still_is_given_up() {
+    async fn put_without_progress_is_aborted() {
         let sent = upload(&listener(), UploadTimeouts { stall: SHORT, answer: LONG }, async |stream| {
             read_head(stream).await
         })
@@ -205,14 +205,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn so_is_one_without_an_answer() {
+    async fn put_without_a_response_is_aborted() {
         let patience = UploadTimeouts { stall: LONG, answer: SHORT };
         let sent = upload(&listener(), patience, async |stream| read_all(stream, Duration::ZERO).await).await;
         assert_eq!(sent, Err(PutError::Silent(SHORT)));
     }
 
     #[tokio::test]
-    async fn what_broke_is_said_and_the_address_is_not() {
+    async fn put_error_names_the_cause_without_the_address() {
         let listener = listener();
         let patience = UploadTimeouts { stall: LONG, answer: LONG };
         let sent = upload(&listener, patience, async |stream| {

@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_url_ends_with_a_slash_however_it_is_written() {
+    fn base_url_always_ends_with_a_slash() {
         for (text, parsed) in [
             ("http://127.0.0.1:9000", "http://127.0.0.1:9000/"),
             ("https://h.example/s3", "https://h.example/s3/"),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_appended_to_is_no_base_url() {
+    fn base_url_with_query_fragment_or_credentials_is_rejected() {
         for (text, why) in [
             ("", InvalidBaseUrl::NotHttp),
             ("films.example", InvalidBaseUrl::NotHttp),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_are_encoded_and_keep_the_path_of_the_base_url() {
+    fn base_url_below_encodes_segments_and_keeps_the_path() {
         let base: BaseUrl = "https://h.example/api".parse().unwrap();
         assert_eq!(base.below(["a b", "c/d"]).as_str(), "https://h.example/api/a%20b/c%2Fd");
     }

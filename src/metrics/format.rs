@@ -83,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openmetrics_is_for_those_who_prefer_it_and_text_for_everybody_else() {
+    fn negotiate_selects_openmetrics_only_if_preferred() {
         use Format::{OpenMetrics, Prometheus};
         for (accept, format) in [
             // Prometheus 2.

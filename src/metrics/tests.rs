@@ -54,7 +54,7 @@ fn scrape(metrics: &Metrics) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn a_job_is_counted_and_its_times_are_those_of_its_events() {
+fn metrics_count_a_job_with_the_times_of_its_events() {
     let metrics = Metrics::new();
     let life = [
         (1_000, State::Uploading),
@@ -115,7 +115,7 @@ fn sequences(length: u32) -> impl Iterator<Item = Vec<State>> {
 }
 
 #[test]
-fn any_five_changes_tell_what_they_should_and_nothing_when_they_come_again() {
+fn ledger_reports_any_five_changes_once() {
     for states in sequences(5) {
         let mut ledger = Ledger::new(10);
         let events: Vec<JobEvent> =
@@ -139,7 +139,7 @@ fn any_five_changes_tell_what_they_should_and_nothing_when_they_come_again() {
 }
 
 #[test]
-fn a_job_that_waits_long_is_remembered_through_many_that_end() {
+fn ledger_evicts_finished_jobs_before_waiting_ones() {
     let mut ledger = Ledger::new(3);
     ledger.hear(&event(0, 1_000, 0, State::Queued));
     for n in 1..50_u64 {
@@ -164,7 +164,7 @@ fn permutations(items: &[usize]) -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn changes_in_any_order_count_no_end_twice_and_time_nothing_backwards() {
+fn ledger_ignores_duplicates_and_late_events_in_any_order() {
     use State::{Failed, Queued, Running};
     let life = [Queued, Running, Queued, Running, Failed, Queued];
     let events: Vec<JobEvent> =
@@ -223,7 +223,7 @@ fn ms(event: &JobEvent) -> u64 {
 proptest! {
     /// With any capacity and any number of repetitions.
     #[test]
-    fn each_end_counts_once_and_no_time_is_another_than_it_was(
+    fn ledger_with_any_capacity_counts_each_end_once(
         events in lives(),
         limit in 1..8_usize,
         again in prop::collection::vec(any::<prop::sample::Index>(), 120),
@@ -253,7 +253,7 @@ proptest! {
 
     /// With any events in any order, nothing is counted twice, and the text remains valid.
     #[test]
-    fn no_stream_of_changes_breaks_the_text(
+    fn metrics_text_is_valid_for_any_event_stream(
         events in prop::collection::vec((0..4_u128, 0..40_u64, 0..6_usize, ".{0,8}"), 0..80),
     ) {
         let metrics = Metrics::new();
@@ -312,7 +312,7 @@ fn status() -> FleetStatus {
 }
 
 #[test]
-fn gauges_show_what_is_known_and_go_when_it_is_not() {
+fn gauges_are_absent_when_unknown() {
     let metrics = Metrics::new();
     let counters = scrape(&metrics);
     assert!(counters.keys().all(|name| !name.starts_with("tcoder_redis")), "{counters:#?}");
@@ -378,7 +378,7 @@ fn gauges_show_what_is_known_and_go_when_it_is_not() {
 }
 
 #[test]
-fn words_from_elsewhere_make_few_and_plain_labels() {
+fn gauge_labels_from_redis_are_limited_and_sanitised() {
     let metrics = Metrics::new();
     let mut status = status();
     let machine = status.machines[0].clone();
@@ -395,7 +395,7 @@ fn words_from_elsewhere_make_few_and_plain_labels() {
 }
 
 #[test]
-fn what_is_done_with_fly_is_counted() {
+fn metrics_count_requests_and_operations_on_fly() {
     let metrics = Metrics::new();
     metrics.fly_call("list", "ok", Duration::from_millis(200));
     metrics.fly_call("list", "ok", Duration::from_millis(300));

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_one_public_address_goes_there_and_one_without_goes_nowhere() {
+    fn resolver_keeps_public_addresses_and_refuses_private_names() {
         let found = |list: &[&str]| -> Vec<SocketAddr> {
             list.iter().map(|text| SocketAddr::new(ip(text), 0)).collect()
         };
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_are_judged_one_by_one() {
+    fn redirects_are_checked_one_by_one() {
         let go = |from: &str, to: &str| judge_redirect(EgressPolicy::PublicOnly, &[url(from)], &url(to));
         assert_eq!(go("http://example.com", "https://example.com"), Ok(()));
         assert_eq!(go("https://example.com", "http://example.com"), Err(UrlRefused::Downgrade));
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_redirect_into_a_private_network_is_not_followed() {
+    async fn redirect_into_a_private_network_is_not_followed() {
         let (client, address, stop) = behind_a_public_name().await;
         let ask = async |path: &str| {
             let at = url(&format!("http://public.example:{}{path}", address.port()));

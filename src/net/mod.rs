@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn public_addresses_are_public() {
+    fn is_public_accepts_public_addresses() {
         for text in [
             "1.1.1.1",
             "8.8.8.8",
@@ -213,62 +213,62 @@ mod tests {
     }
 
     #[test]
-    fn this_network() {
+    fn is_public_rejects_this_network() {
         all_private(&["0.0.0.0", "0.255.255.255", "::"]);
     }
 
     #[test]
-    fn loopback() {
+    fn is_public_rejects_loopback() {
         all_private(&["127.0.0.1", "127.255.255.255", "::1"]);
     }
 
     #[test]
-    fn private_networks() {
+    fn is_public_rejects_private_networks() {
         all_private(&["10.0.0.0", "10.255.255.255", "172.16.0.0", "172.31.255.255", "192.168.0.1"]);
     }
 
     #[test]
-    fn link_local_and_the_metadata_service() {
+    fn is_public_rejects_link_local_and_metadata_services() {
         all_private(&["169.254.0.0", "169.254.169.254", "169.254.255.255", "fe80::1", "febf::1"]);
     }
 
     #[test]
-    fn carrier_grade_nat() {
+    fn is_public_rejects_carrier_grade_nat() {
         all_private(&["100.64.0.0", "100.100.100.200", "100.127.255.255"]);
     }
 
     #[test]
-    fn multicast() {
+    fn is_public_rejects_multicast() {
         all_private(&["224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"]);
     }
 
     #[test]
-    fn reserved_and_broadcast() {
+    fn is_public_rejects_reserved_and_broadcast() {
         all_private(&["240.0.0.1", "255.255.255.255", "192.0.0.8", "4000::1", "100::1", "5f00::1"]);
     }
 
     #[test]
-    fn documentation() {
+    fn is_public_rejects_documentation_ranges() {
         all_private(&["192.0.2.1", "198.51.100.7", "203.0.113.9", "2001:db8::1", "3fff::1"]);
     }
 
     #[test]
-    fn benchmarking() {
+    fn is_public_rejects_benchmarking_ranges() {
         all_private(&["198.18.0.1", "198.19.255.255", "2001:2::1"]);
     }
 
     #[test]
-    fn unique_local_and_site_local() {
+    fn is_public_rejects_unique_local_and_site_local() {
         all_private(&["fc00::1", "fdaa:0:1::3", "fd00:ec2::254", "fec0::1"]);
     }
 
     #[test]
-    fn teredo() {
+    fn is_public_rejects_teredo() {
         all_private(&["2001:0:4136:e378:8000:63bf:3fff:fdd2"]);
     }
 
     #[test]
-    fn ipv4_in_ipv6_compatible_and_translated_locally() {
+    fn is_public_rejects_ipv4_compatible_and_local_nat64() {
         all_private(&["::7f00:1", "::10.0.0.1", "::8.8.8.8", "64:ff9b:1::1"]);
     }
 
@@ -286,7 +286,7 @@ mod tests {
     ];
 
     #[test]
-    fn an_embedded_private_address_is_private() {
+    fn is_public_rejects_embedded_private_addresses() {
         for carry in CARRIERS {
             for inner in ["127.0.0.1", "10.0.0.5", "169.254.169.254", "192.168.1.1"] {
                 let outer = carry(inner.parse().unwrap());
@@ -297,7 +297,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_address_is_as_public_in_ipv6_clothes_as_without(bits in any::<u32>()) {
+        fn is_public_agrees_for_ipv4_and_its_ipv6_forms(bits in any::<u32>()) {
             let inner = Ipv4Addr::from_bits(bits);
             for carry in CARRIERS {
                 prop_assert_eq!(is_public(carry(inner).into()), is_public(inner.into()));
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_a_literal_address_is_seen_through() {
+    fn check_url_recognises_every_spelling_of_a_literal_address() {
         for text in [
             "http://127.0.0.1/",
             "http://127.1/",
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_where_it_points_and_what_to_do() {
+    fn url_refused_shows_the_address_and_what_to_do() {
         let text = UrlRefused::Private(ip("10.0.0.5")).to_string();
         assert!(text.starts_with("the address points into a private network (10.0.0.5); "), "{text}");
         assert!(text.contains("ALLOW_PRIVATE_URLS"), "{text}");

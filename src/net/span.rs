@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_shows_no_query_no_password_and_of_others_addresses_no_path() {
+    fn shown_url_hides_query_password_and_foreign_paths() {
         for (url, host, path) in [
             ("https://example.com", "https://example.com/", "https://example.com/"),
             ("https://example.com:8443/", "https://example.com:8443/", "https://example.com:8443/"),

@@ -40,7 +40,7 @@ mod tests {
     const CAP: Duration = Duration::from_secs(300);
 
     #[test]
-    fn doubles_up_to_the_cap_and_never_overflows() {
+    fn ceiling_doubles_up_to_the_cap_without_overflow() {
         let secs: Vec<u64> = (1..=9).map(|n| ceiling(n, BASE, CAP).as_secs()).collect();
         assert_eq!(secs, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
         assert_eq!(ceiling(u32::MAX, BASE, CAP), CAP);
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_fills_the_whole_range() {
+    fn full_jitter_covers_the_whole_range() {
         let draws: Vec<u128> = (0..2000).map(|_| full_jitter(2, BASE, CAP).as_millis()).collect();
         assert!(draws.iter().all(|ms| *ms <= 10_000));
         assert!(draws.iter().any(|ms| *ms < 1_000) && draws.iter().any(|ms| *ms > 9_000));

@@ -142,7 +142,7 @@ mod tests {
     use secrecy::ExposeSecret as _;
 
     #[test]
-    fn secrets_are_made_once_and_are_their_owners() {
+    fn secrets_are_generated_once_and_private_to_their_owner() {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path()).unwrap();
         let webhook = first.secrets().webhook();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_on_the_machine_looks_in() {
+    fn data_folder_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let old = dir.path().join("old");
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time() {
+    fn data_folder_allows_one_user_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path()).unwrap();
         assert!(matches!(DataDir::open(dir.path()), Err(DataError::Taken(_))));

@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trickle_is_given_up_and_a_slow_line_is_not() {
+    fn too_slow_rejects_a_trickle_but_not_a_slow_connection() {
         let s = Duration::from_secs;
         assert_eq!(too_slow(s(119), 0), None);
         assert!(too_slow(s(120), 1_199_999).is_some());
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn goes_on_where_it_broke_off() {
+    async fn save_resumes_after_an_interruption() {
         let script = Script::new(
             Some(6),
             vec![answer(0, Some("a"), b"abc", true), answer(3, Some("a"), b"def", false)],
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn starts_over_when_the_object_has_changed_and_keeps_nothing_of_the_old_one() {
+    async fn save_starts_over_when_the_object_has_changed() {
         let script = Script::new(
             None,
             vec![answer(0, Some("a"), b"abcdef", true), answer(0, Some("b"), b"xyz", false)],
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rest_of_something_else_is_not_appended() {
+    async fn save_does_not_append_the_rest_of_another_object() {
         let script = Script::new(
             Some(6),
             vec![
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn starts_over_where_there_is_nothing_to_resume_by_and_gives_up_in_the_end() {
+    async fn save_without_etag_starts_over_and_finally_fails() {
         let script = Script::new(Some(6), vec![answer(0, None, b"abc", true)]);
         let (done, file) = run(&script, 100).await;
         assert!(matches!(done, Err(StorageError::Unavailable { .. })));
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_ends_early_is_a_break() {
+    async fn save_resumes_a_response_that_ends_early() {
         let script = Script::new(
             Some(6),
             vec![answer(0, Some("a"), b"abc", false), answer(3, Some("a"), b"def", false)],
@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_large_is_refused_with_and_without_a_length() {
+    async fn save_rejects_too_large_with_and_without_a_length() {
         let script = Script::new(Some(101), vec![answer(0, None, b"abc", false)]);
         assert!(matches!(run(&script, 100).await, (Err(StorageError::TooLarge { limit: 100 }), None)));
         let script = Script::new(None, vec![answer(0, None, b"abc", false)]);
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_disk_has_no_room_for_is_refused_before_it_is_written() {
+    async fn save_rejects_what_does_not_fit_before_writing() {
         let free = 40 << 20;
         let limits = Limits { max_bytes: 1 << 30, space: Some(Space { free, outputs: Outputs::Copy }) };
         // The size is announced.
@@ -449,7 +449,7 @@ mod tests {
 
     /// `/dev/full` is a disk without free space.
     #[tokio::test]
-    async fn a_disk_that_fills_up_on_the_way_is_told_from_other_trouble() {
+    async fn save_distinguishes_a_full_disk_from_other_errors() {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("file");
         let space = Some(Space { free: 1 << 40, outputs: Outputs::Copy });
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_ends_without_headway_and_lasts_with_it() {
+    fn patience_gives_up_only_without_progress() {
         let mut stuck = Patience::default();
         let pauses: Vec<_> = std::iter::from_fn(|| stuck.after_break(0, true)).collect();
         assert_eq!(pauses.len(), 5);

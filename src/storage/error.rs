@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_sorted_by_what_to_do() {
+    fn by_answer_classifies_status_and_code() {
         let name = |status, code| match by_answer("x", status, code) {
             StorageError::NotFound { .. } => "not found",
             StorageError::NoBucket { .. } => "no bucket",
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_becomes_the_failure_it_is() {
+    fn storage_error_converts_to_the_matching_failure() {
         for (error, code, retryable) in every_error() {
             assert_eq!(error.is_retryable(), retryable, "{error}");
             let failure = Failure::from(error);
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_check_names_the_variable_to_look_at() {
+    fn check_error_names_the_variable_to_check() {
         let denied = |code: &str| StorageError::Denied { what: "x".into(), code: code.into() };
         let cases = [
             (denied("SignatureDoesNotMatch"), "R2_SECRET_ACCESS_KEY"),

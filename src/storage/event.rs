@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn three_actions_create_an_object_and_no_other_does() {
+    fn action_creates_for_put_copy_and_complete_only() {
         for action in ["PutObject", "CopyObject", "CompleteMultipartUpload"] {
             let mut message = put();
             message["action"] = action.into();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_field() {
+    fn event_error_names_the_field() {
         for (pointer, field) in [
             ("/action", "action"),
             ("/bucket", "bucket"),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_object_is_refused() {
+    fn event_parse_rejects_other_than_json_objects() {
         for bytes in ["", "{", "[]", "null", "\"PutObject\"", "\u{0}"] {
             assert_eq!(ObjectEvent::parse(bytes.as_bytes()), Err(EventError::NotJson), "{bytes}");
         }
@@ -211,7 +211,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in any::<Vec<u8>>()) {
+        fn event_parse_never_panics(bytes in any::<Vec<u8>>()) {
             prop_assert!(ObjectEvent::parse(&bytes).is_err());
         }
     }

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_ranges_are_read_or_refused() {
+    fn content_range_is_parsed_or_rejected() {
         let read = |text: &str| span(Some(&HeaderValue::from_str(text).unwrap()));
         assert_eq!(read("bytes 3-5/6"), Some(Span { starts_at: 3, total: Some(6) }));
         assert_eq!(read("bytes 3-5/*"), Some(Span { starts_at: 3, total: None }));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_strong_tag_is_resumed_by() {
+    fn strong_etag_ignores_weak_tags() {
         let read = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(ETAG, HeaderValue::from_str(text).unwrap());

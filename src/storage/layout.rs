@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_is_this() {
+    fn layout_keys_have_the_documented_form() {
         let id = job();
         assert_eq!(input_key(id, "C:\\My film.mp4").unwrap().as_str(), format!("inputs/{id}/My-film.mp4"));
         assert_eq!(job_prefix(id).unwrap().as_str(), format!("outputs/{id}"));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn only_keys_of_the_layout_belong_to_a_job() {
+    fn job_of_input_key_accepts_only_keys_of_the_layout() {
         let id = job();
         assert_eq!(job_of(&format!("inputs/{id}/a.mp4")), Some(id));
         for key in [
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn only_outputs_of_the_layout_belong_to_an_attempt() {
+    fn attempt_of_output_key_accepts_only_keys_of_the_layout() {
         let id = job();
         let of = |key: &str| {
             let key = key.parse().unwrap();
@@ -130,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_file_name_gives_a_key_that_leads_back_to_its_job(name in any::<String>()) {
+        fn input_key_of_any_file_name_belongs_to_its_job(name in any::<String>()) {
             let key = input_key(job(), &name).unwrap();
             prop_assert_eq!(job_of_input_key(&key), Some(job()));
             prop_assert!(key.file_name().len() <= FILE_NAME);

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_a_playlist_keeps_the_signature() {
+    fn media_address_keeps_its_signature_for_relative_names() {
         let end = media_end(NOW);
         let url = ours().sign(&api(), &key("v0/720p.m3u8"), end).unwrap();
         assert!(url.as_str().starts_with("https://films.example/tcoder/media/"), "{url}");
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_good_for_a_day_at_least_and_the_same_for_an_hour() {
+    fn media_end_is_a_day_ahead_and_constant_for_an_hour() {
         let hour = Millis(1_699_999_200_000);
         assert_eq!(media_end(hour), media_end(hour.plus(3_599_999)));
         assert_ne!(media_end(hour), media_end(hour.plus(3_600_000)));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_opens_only_its_own_attempt_until_its_end() {
+    fn media_token_is_valid_for_its_attempt_until_it_expires() {
         let (signer, token) = (ours(), token(&ours()));
         let end = signer.check(&token, job(JOB), Epoch(7), NOW).unwrap();
         assert_eq!(signer.check(&token, job(JOB), Epoch(7), end.plus(-1)), Ok(end));
@@ -184,25 +184,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_output_of_an_attempt_is_not_signed() {
+    fn media_sign_ignores_keys_that_are_not_outputs() {
         for key in [format!("outputs/{JOB}/manifest.json"), "inputs/a/b.mp4".to_owned()] {
             assert_eq!(ours().sign(&api(), &key.parse().unwrap(), media_end(NOW)), None, "{key}");
         }
     }
 
     #[test]
-    fn the_key_is_in_no_debug_print() {
+    fn media_signer_debug_output_hides_the_key() {
         assert_eq!(format!("{:?}", ours()), "MediaSigner");
     }
 
     proptest! {
         #[test]
-        fn no_token_but_the_signed_one_is_taken(text in "\\PC{0,80}", now in any::<i64>()) {
+        fn media_check_rejects_any_other_token(text in "\\PC{0,80}", now in any::<i64>()) {
             prop_assert_eq!(ours().check(&text, job(JOB), Epoch(7), Millis(now)), Err(MediaRefused::Unsigned));
         }
 
         #[test]
-        fn every_moment_can_be_signed(now in any::<i64>()) {
+        fn media_sign_accepts_any_time(now in any::<i64>()) {
             prop_assert!(ours().sign(&api(), &key("a.m3u8"), media_end(Millis(now))).is_some());
         }
     }

@@ -330,7 +330,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn parts_grow_so_that_ten_thousand_suffice() {
+    fn part_size_grows_so_that_ten_thousand_parts_suffice() {
         assert_eq!(part_size(MULTIPART_FROM), MIN_PART);
         assert_eq!(part_size(MIN_PART * MAX_PARTS), MIN_PART);
         assert_eq!(part_size(MIN_PART * MAX_PARTS + 1), MIN_PART + MIB);
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_outside_the_folder_has_no_key() {
+    fn key_below_rejects_files_outside_the_folder() {
         let prefix: ObjectKey = "outputs/a/1".parse().unwrap();
         assert_eq!(key_below(&prefix, Path::new("720p/a.ts")).unwrap().as_str(), "outputs/a/1/720p/a.ts");
         for path in ["../a.ts", "/etc/passwd", "a/../../b", ""] {

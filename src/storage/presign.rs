@@ -212,7 +212,7 @@ mod tests {
     const NOW: Millis = Millis(1_700_000_000_123);
 
     #[test]
-    fn addresses_are_path_style_dated_and_hold_no_secret() {
+    fn presigned_addresses_are_path_style_and_contain_no_secret() {
         let key: ObjectKey = "inputs/a b/ü%2e.mp4".parse().unwrap();
         let url = presigner().put(Bucket::Input, &key, NOW, UPLOAD_EXPIRY).unwrap();
         assert_eq!(url.host_str(), Some("abc.r2.cloudflarestorage.com"));
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_below_a_path_is_one_with_and_without_its_final_slash() {
+    fn presigner_endpoint_path_needs_no_final_slash() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         for endpoint in ["http://127.0.0.1:9000/r2/s3", "http://127.0.0.1:9000/r2/s3/"] {
             let config = StorageConfig { endpoint: endpoint.parse().unwrap(), ..config() };
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_time_gives_the_same_address_and_another_one_another() {
+    fn presigned_address_depends_only_on_the_time() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         let at = |ms: i64| presigner().put(Bucket::Input, &key, NOW.plus(ms), UPLOAD_EXPIRY).unwrap();
         assert_eq!(at(0), at(0));
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_stays_within_what_s3_takes() {
+    fn presigned_expiry_is_limited_to_what_s3_accepts() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         for (asked, got) in [(0, "1"), (60, "60"), (604_801, "604800"), (u64::MAX, "604800")] {
             let url = presigner().put(Bucket::Input, &key, NOW, Duration::from_secs(asked)).unwrap();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_name_cannot_break_out_of_its_header() {
+    fn presigned_file_name_cannot_break_out_of_its_header() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         let name = Some("my \"film\"\r\nx: y.mp4");
         let url = presigner().get(Bucket::Output, &key, NOW, UPLOAD_EXPIRY, name).unwrap();

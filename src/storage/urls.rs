@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_bucket_is_read_without_a_signature() {
+    fn output_url_of_a_public_bucket_has_no_signature() {
         let key: ObjectKey = "outputs/a b/720p.mp4".parse().unwrap();
         for base in ["https://cdn.example.com", "https://cdn.example.com/"] {
             let url = links(Some(base), None).output(&key, Millis(0), None).unwrap().unwrap();
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_a_private_bucket_is_presigned() {
+    fn output_url_of_a_private_bucket_is_presigned() {
         let url = links(None, None).output(&key("720p.mp4"), NOW, None).unwrap().unwrap();
         assert_eq!(url.path(), format!("/output/{FOLDER}/720p.mp4"));
         assert!(url.query().unwrap().contains("X-Amz-Signature="));
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_refers_to_others_in_a_private_bucket_lies_below_the_api() {
+    fn output_url_of_a_private_playlist_is_below_the_api() {
         let here = here();
         for path in ["master.m3u8", "v0/720p.m3u8", "storyboard.vtt"] {
             let key = key(path);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_signed_for_its_method_and_ends_with_the_address_that_led_to_it() {
+    fn redirect_url_is_signed_for_its_method_and_inherits_the_expiry() {
         let links = links(None, None);
         let to = |is_head, left: i64| links.redirect(&key("a.m4s"), is_head, NOW, NOW.plus(left)).unwrap();
         assert!(to(false, 7_200_000).query().unwrap().contains("X-Amz-Expires=7200"));
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_bucket_is_published_where_the_api_has_a_public_address() {
+    fn published_url_of_a_private_bucket_needs_a_public_api() {
         assert_eq!(links(None, None).published(&key("720p.mp4"), NOW), None);
         let links = links(None, Some("https://films.example"));
         let published = links.published(&key("720p.mp4"), NOW).unwrap();

@@ -128,7 +128,7 @@ fn has(text: &str, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn where_no_reconciler_ever_spoke_it_says_so_and_what_to_do() {
+async fn fleet_commands_without_a_reconciler_say_what_to_start() {
     let system = without_fleet().await;
     let answer = system.get("/api/fleet").await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -145,7 +145,7 @@ async fn where_no_reconciler_ever_spoke_it_says_so_and_what_to_do() {
 }
 
 #[tokio::test]
-async fn what_the_reconciler_says_is_shown_in_words_and_in_json() {
+async fn fleet_status_and_plan_are_shown_as_text_and_json() {
     let system = without_fleet().await;
     let queue = queue(&system).await;
     let fence = fence(&queue, Duration::from_secs(600)).await;
@@ -191,7 +191,7 @@ async fn what_the_reconciler_says_is_shown_in_words_and_in_json() {
 }
 
 #[tokio::test]
-async fn a_pause_is_a_dry_run_until_it_is_resumed() {
+async fn fleet_pause_is_a_dry_run_until_resumed() {
     let system = without_fleet().await;
     let queue = queue(&system).await;
     let fence = fence(&queue, Duration::from_secs(600)).await;
@@ -229,7 +229,7 @@ async fn a_pause_is_a_dry_run_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn a_dead_reconciler_is_noticed_once_jobs_wait() {
+async fn fleet_status_reports_a_dead_reconciler_when_jobs_wait() {
     let system = without_fleet().await;
     let queue = queue(&system).await;
     let long_ago = FleetStatus { at: now(&queue).await.plus(-12 * MINUTE), ..busy(now(&queue).await) };
@@ -260,7 +260,7 @@ async fn a_dead_reconciler_is_noticed_once_jobs_wait() {
 }
 
 #[tokio::test]
-async fn a_status_of_another_version_is_no_reason_not_to_pause() {
+async fn fleet_pause_works_with_a_status_of_another_version() {
     let system = without_fleet().await;
     redis::cmd("SET").arg("fleet:status").arg("{\"of\": \"another\"}").exec(&mut system.redis()).unwrap();
     let dir = folder("cli");
@@ -275,7 +275,7 @@ async fn a_status_of_another_version_is_no_reason_not_to_pause() {
 }
 
 #[tokio::test]
-async fn bad_requests_are_told_what_is_wrong_and_a_token_is_needed() {
+async fn fleet_api_rejects_bad_requests_and_missing_tokens() {
     let system = guarded().await;
     let pause = |body: &Value| {
         let request = system.request(Method::POST, "/api/fleet/pause").json(body);
@@ -327,7 +327,7 @@ async fn bad_requests_are_told_what_is_wrong_and_a_token_is_needed() {
 }
 
 #[tokio::test]
-async fn its_help_teaches() {
+async fn fleet_help_explains_the_commands() {
     let dir = folder("cli");
     for (command, words) in [
         (vec!["fleet", "--help"], vec!["Examples:", "tcoder fleet pause --reason", "dry run", "--json"]),

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn every_route_is_described_and_nothing_else_is() {
+    fn openapi_operations_match_the_routes() {
         // The router's source, so that no route can be added without a description.
         let source = include_str!("../mod.rs");
         let routed: BTreeSet<(String, String)> = source
@@ -182,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_as_the_types_are() {
+    fn openapi_file_matches_the_types() {
         let file: Value = serde_json::from_str(include_str!("../../../web/openapi.json")).unwrap();
         assert_eq!(file, document(), "run `make openapi`");
     }
 
     #[test]
-    fn a_request_s_body_has_the_fields_that_are_read_and_no_others() {
+    fn openapi_request_schemas_have_exactly_the_parsed_fields() {
         let document = document();
         let bodies: [(&str, &[&str], &[&str]); 4] = [
             ("UploadRequest", CreateUploadRequest::OWN, CreateUploadRequest::COMMON),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_goes_both_ways_has_one_schema() {
+    fn openapi_types_used_both_ways_have_one_schema() {
         let mut generators =
             Generators { requests: schemas::of_requests(), responses: schemas::of_responses() };
         for operation in OPERATIONS {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn schemas_keep_to_what_generators_of_clients_understand() {
+    fn openapi_schemas_use_only_what_client_generators_support() {
         let document = document();
         let mut seen = 0;
         walk(&document["components"]["schemas"], "", &mut |schema, way| {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn every_body_has_an_example() {
+    fn openapi_bodies_have_examples() {
         walk(&document(), "", &mut |media, way| {
             if way.ends_with("/application/json") {
                 assert!(media["example"].is_object(), "{way}");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn references_lead_somewhere() {
+    fn openapi_references_resolve() {
         let document = document();
         let mut references = Vec::new();
         walk(&document, "", &mut |schema, _| {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_of_an_operation_is_in_the_catalogue() {
+    fn openapi_problems_of_operations_are_in_the_catalogue() {
         for operation in OPERATIONS {
             for status in operation.problems {
                 assert!(problem::CATALOGUE.iter().any(|(known, _)| known == status), "{status}");

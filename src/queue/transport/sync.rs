@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn each_answer_hands_the_next_request_its_token() {
+    fn sync_token_of_a_response_is_used_by_the_next_request() {
         let sync = SyncToken::default();
         let (first, sent) = sync.current();
         assert_eq!(first, "");
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_to_a_read_does_not_replace_the_token_of_a_write_it_overlapped() {
+    fn sync_token_of_a_write_survives_an_overlapping_read() {
         for read_ends_first in [true, false] {
             let sync = SyncToken::default();
             let ((_, read), (_, write)) = (sync.current(), sync.current());

@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_used_up_plan_means_the_same_over_tcp_as_over_rest() {
+    fn tcp_used_up_quota_is_recognised() {
         let refusal = |line: &[u8]| to_reply(redis::parse_redis_value(line).unwrap()).unwrap_err();
         let quota = refusal(b"-ERR max requests limit exceeded. Limit: 500000, Usage: 500001.\r\n");
         assert!(matches!(&quota, QueueError::Quota(_)) && !quota.is_transient(), "{quota:?}");

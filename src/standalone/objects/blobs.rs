@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_that_is_not_kept_leaves_no_file() {
+    fn draft_that_is_not_kept_leaves_no_file() {
         let (_dir, blobs) = blobs();
         let kept = written(&blobs, b"kept");
         let mut draft = blobs.create().unwrap();
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_read_is_removed_when_its_last_reader_ends() {
+    fn blob_in_use_is_removed_after_its_last_reader() {
         let (_dir, blobs) = blobs();
         let id = written(&blobs, b"x");
         let hold = || blobs.hold(|| Ok::<_, ()>(id), |id| vec![*id]).unwrap().1;
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duplicate_outlives_the_original() {
+    fn blob_duplicate_outlives_the_original() {
         let (_dir, blobs) = blobs();
         let original = written(&blobs, b"x");
         let copy = blobs.duplicate(original).unwrap();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_nothing_names_are_removed() {
+    fn blobs_without_a_row_are_removed() {
         let (_dir, blobs) = blobs();
         let (named, forgotten) = (written(&blobs, b"x"), written(&blobs, b"y"));
         fs::write(blobs.dir.join("strange"), "z").unwrap();

@@ -353,7 +353,7 @@ mod tests {
 
     /// Published check values: RFC 1321, FIPS 180, and the catalogue of parametrised CRC algorithms.
     #[test]
-    fn digests_are_those_of_the_standards() {
+    fn hasher_digests_match_published_check_values() {
         assert_eq!(digests(Algorithm::Sha1, b"abc").etag(), "900150983cd24fb0d6963f7d28e17f72");
         for (algorithm, text, hexadecimal) in [
             (Algorithm::Crc32, "123456789", "cbf43926"),
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_crc_of_an_upload_is_the_crc_of_its_bytes() {
+    fn checksum_of_parts_crc_equals_that_of_the_bytes() {
         let bytes: Vec<u8> = (0..1000_u32).map(|n| n.to_le_bytes()[0]).collect();
         for algorithm in [Algorithm::Crc32, Algorithm::Crc32c, Algorithm::Crc64nvme] {
             let parts: Vec<_> = bytes
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_composite_checksum_is_that_of_the_parts_checksums_with_their_number() {
+    fn checksum_of_parts_composite_ends_with_the_number_of_parts() {
         let parts = [digests(Algorithm::Sha256, b"a").checksum, digests(Algorithm::Sha256, b"b").checksum];
         let listed: Vec<_> = parts.iter().map(|checksum| (checksum.as_ref(), 1)).collect();
         let whole = checksum_of_parts(Algorithm::Sha256, Kind::Composite, &listed).unwrap();
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_what_was_announced_is_refused() {
+    fn announced_digest_mismatch_is_rejected() {
         for algorithm in ALGORITHMS {
             let came = digests(algorithm, b"abc");
             let announced = |text: &[u8]| {
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_digest_is_refused_before_the_body() {
+    fn announced_malformed_digest_is_rejected() {
         for text in ["", "abc", "kAFQmDzST7DWlj99KOF/", "rubbish!"] {
             let error = Announced::new(Some(text), None, None).unwrap_err();
             assert_eq!(*error.code(), S3ErrorCode::InvalidDigest, "{text}");

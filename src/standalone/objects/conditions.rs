@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_is_answered_by_entity_tags_first_and_by_dates_only_without_them() {
+    fn read_conditions_prefer_entity_tags_over_dates() {
         use Unmet::{NotModified, PreconditionFailed};
         let none = ReadConditions::default;
         for (conditions, expected) in [
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_replaces_only_what_its_conditions_name() {
+    fn write_conditions_permit_only_the_named_object() {
         for (if_match, if_none_match, current, expected) in [
             (None, None, None, None),
             (None, None, Some("a"), None),

@@ -164,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pages_of_any_size_are_together_the_whole_listing(
+        fn listing_pages_of_any_size_add_up_to_the_whole(
             keys in proptest::collection::btree_set("[a!/0é\u{10ffff}]{1,6}", 0..40),
             prefix in "[a/é]{0,2}",
             delimiter in "[/a]{0,2}",
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_reads_no_more_rows_than_it_answers_with_entries_but_one() {
+    fn listing_reads_at_most_one_row_more_than_its_entries() {
         let keys: BTreeSet<String> = (0..1000).map(|n| format!("{}/{n:03}", n / 500)).collect();
         let read = Cell::new(0);
         let rows = |from: &[u8]| {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_nothing_gives_an_empty_page_that_is_the_last() {
+    fn listing_with_limit_zero_is_an_empty_last_page() {
         let keys = BTreeSet::from(["a".to_owned()]);
         let page = list(&keys, Query { prefix: "", delimiter: "", after: b"", marker: b"", max: 0 });
         assert_eq!(page, Page { entries: Vec::new(), next: None });

@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_is_reached_by_its_public_name_or_from_this_machine() {
+    fn address_of_uses_the_public_host_or_loopback() {
         let host = Host::parse("films.example").unwrap();
         for (listening, here) in [
             ("127.0.0.1:8081", "http://127.0.0.1:8081"),
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_new_each_time() {
+    fn keys_generate_is_random() {
         let (a, b) = (Keys::generate(), Keys::generate());
         assert_ne!(a.access_key_id, b.access_key_id);
         assert_ne!(a.secret_access_key.expose_secret(), b.secret_access_key.expose_secret());

@@ -363,7 +363,7 @@ mod tests {
     const B: &str = "92eb5ffee6ae2fec3ad71c777531578f";
 
     #[test]
-    fn parts_with_gaps_in_their_numbers_become_one_object() {
+    fn assemble_accepts_gaps_in_part_numbers() {
         let stored = [(2, part(SMALLEST, A)), (5, part(1, B)), (10_000, part(3, B))];
         let done = outcome(&stored, vec![listed(2, A), listed(10_000, B)]).ok().unwrap();
         assert_eq!(done.parts, [2, 10_000]);
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_parts_that_is_wrong_is_refused_with_the_code_of_s3() {
+    fn assemble_rejects_invalid_part_lists_with_s3_codes() {
         let stored = [(1, part(SMALLEST, A)), (2, part(SMALLEST - 1, B)), (3, part(1, A))];
         for (parts, code) in [
             (vec![], S3ErrorCode::MalformedXML),

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_of_an_old_folder_are_there_with_their_headers_and_the_old_files_are_gone() {
+    fn import_moves_objects_and_headers_of_an_old_folder() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         let write = |name: &str, text: &str| {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_takeover_goes_on() {
+    fn import_continues_after_an_interruption() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         fs::create_dir(dir.join("input")).unwrap();

@@ -53,7 +53,7 @@ fn has(lines: &[String], words: &[&str]) {
 }
 
 #[test]
-fn spans_have_two_figures() {
+fn span_shows_two_units() {
     for (ms, text) in [
         (-5, "0 s"),
         (0, "0 s"),
@@ -75,7 +75,7 @@ fn spans_have_two_figures() {
 }
 
 #[test]
-fn the_headline_says_how_many_and_why() {
+fn headline_shows_desired_machines_and_the_reason() {
     for (wanted, line) in [
         (desired(0, 0, 0, 0, 0), "no machine wanted: 0 busy, no job waits; none exists; at most 10"),
         (desired(1, 0, 0, 0, 1), "1 machine wanted: 0 busy + 1 job waits; none exists; at most 10"),
@@ -97,7 +97,7 @@ fn the_headline_says_how_many_and_why() {
 }
 
 #[test]
-fn machines_that_take_no_jobs_are_told_by_what_they_are() {
+fn headline_counts_other_machines_by_role() {
     let mut some = fleet(FleetDesired { existing: 7, ..desired(1, 1, 0, 0, 0) });
     some.machines = ["busy", "rest", "zombie", "rest", "leaving"].map(|role| machine("m", role)).into();
     assert_eq!(there(&some), "1 runs, 2 at rest, 1 leaving, 1 zombie, 2 not listed here");
@@ -110,7 +110,7 @@ fn machines_that_take_no_jobs_are_told_by_what_they_are() {
 }
 
 #[test]
-fn a_machine_in_a_line() {
+fn machine_row_shows_all_columns() {
     let job = "01890a5d-ac96-774b-bcce-b302099a8057";
     let full = FleetMachine {
         id: Some("148ed123".into()),
@@ -144,7 +144,7 @@ fn a_machine_in_a_line() {
 }
 
 #[test]
-fn costs_add_up_over_every_listed_machine_running_or_not() {
+fn bill_adds_running_and_stopped_machines() {
     let mut some = fleet(desired(2, 2, 0, 0, 0));
     some.machines = vec![
         FleetMachine { ran_seconds: 3600.0, ..machine("a", "rest") },
@@ -171,7 +171,7 @@ fn costs_add_up_over_every_listed_machine_running_or_not() {
 }
 
 #[test]
-fn conditions_are_sentences_and_a_pause_is_said_once() {
+fn conditions_are_sentences_and_omit_the_pause() {
     let mut some = fleet(desired(0, 0, 0, 0, 0));
     assert!(conditions(&some).is_empty());
     let condition =
@@ -186,7 +186,7 @@ fn conditions_are_sentences_and_a_pause_is_said_once() {
 }
 
 #[test]
-fn where_nobody_ever_spoke_it_says_so_and_what_to_do() {
+fn warnings_without_a_status_say_what_to_start() {
     let words = ["No reconciler has reported yet", "`tcoder controller`", "`tcoder up`"];
     let none = answer(None);
     has(&warnings(&none), &words);
@@ -197,12 +197,12 @@ fn where_nobody_ever_spoke_it_says_so_and_what_to_do() {
 }
 
 #[test]
-fn all_well_warns_of_nothing() {
+fn warnings_for_a_healthy_fleet_are_empty() {
     assert!(warnings(&answer(Some(fleet(desired(1, 1, 0, 0, 0))))).is_empty());
 }
 
 #[test]
-fn a_dead_reconciler_is_named() {
+fn warnings_name_a_silent_reconciler() {
     let dead = FleetAnswer { silent: true, pending: 1, ..answer(Some(fleet(desired(1, 1, 0, 0, 0)))) };
     let said = warnings(&dead);
     assert_eq!(said.len(), 1);
@@ -212,7 +212,7 @@ fn a_dead_reconciler_is_named() {
 }
 
 #[test]
-fn a_pause_is_told_with_its_age_and_its_reason() {
+fn warnings_show_age_and_reason_of_a_pause() {
     let with = |reason| FleetAnswer { pause: pause(reason), ..answer(Some(fleet(desired(0, 0, 0, 0, 0)))) };
     assert_eq!(
         warnings(&with(Some("a new image"))),
@@ -237,7 +237,7 @@ fn a_pause_is_told_with_its_age_and_its_reason() {
 }
 
 #[test]
-fn a_reconciler_that_only_looks_on_by_itself_is_told_apart() {
+fn warnings_distinguish_fleet_paused_variable_from_a_pause() {
     let mut looks = fleet(desired(0, 0, 0, 0, 0));
     looks.paused = true;
     let own = answer(Some(looks));
@@ -249,7 +249,7 @@ fn a_reconciler_that_only_looks_on_by_itself_is_told_apart() {
 }
 
 #[test]
-fn steps_are_numbered_and_say_why() {
+fn steps_have_number_and_reason() {
     let made = |action: &str, machine: &str| FleetStep {
         action: action.into(),
         machine: machine.into(),
@@ -262,7 +262,7 @@ fn steps_are_numbered_and_say_why() {
 }
 
 #[test]
-fn nothing_to_do_has_its_reason() {
+fn nothing_to_do_shows_the_reason() {
     for (wanted, why) in [
         (desired(0, 0, 0, 0, 0), "as many machines as wanted"),
         (desired(3, 1, 1, 1, 1), "as many machines as wanted"),
@@ -275,7 +275,7 @@ fn nothing_to_do_has_its_reason() {
 }
 
 #[test]
-fn whose_word_it_is() {
+fn source_names_app_age_and_reconciler() {
     let said = source(&fleet(desired(0, 0, 0, 0, 0)), NOW);
     assert_eq!(said, "app films; unchanged for 5 min, reported by the reconciler controller-1");
 }

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_counts_before_the_body() {
+    fn rest_answer_status_takes_precedence_over_the_body() {
         let html = "<html><body>502 Bad Gateway</body></html>";
         for status in [408, 425, 429, 500, 502, 503, 504, 520, 599] {
             for body in
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_used_up_quota_is_one_whatever_status_it_comes_with() {
+    fn rest_answer_used_up_quota_is_recognised_with_any_status() {
         let daily = "ERR max daily request limit exceeded";
         for status in [400, 402, 429, 500, 503] {
             for text in [QUOTA, daily] {
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_by_redis_keeps_its_code_and_its_words() {
+    fn rest_answer_keeps_code_and_text_of_redis_errors() {
         assert!(matches!(of(400, &error("NOSCRIPT No matching script.")), QueueError::NoScript));
         assert!(matches!(of(400, &error("WRONGPASS invalid password")), QueueError::Auth(_)));
         assert!(matches!(of(400, &error("OOM command not allowed")), QueueError::OutOfMemory));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_is_one_short_line_without_token_and_address() {
+    fn rest_answer_quote_is_one_short_line_without_secrets() {
         let text = format!("{}\r\nhush of\u{1b} name.upstash.io", "long ".repeat(200));
         for found in [of(503, &text), of(400, &error(&text)), of(401, &error(&text))] {
             let said = found.to_string();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_are_decoded_and_everything_else_is_as_it_is() {
+    fn rest_answer_decodes_strings_only() {
         let text = |text: &str| Reply::Text(text.into());
         for (value, expected) in [
             (json!(null), Reply::Nil),
