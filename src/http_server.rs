@@ -1,5 +1,5 @@
-//! HTTP/1 on a listener, within limits: how many connections at once, how long a request's head may
-//! take, how long requests in work get when it stops.
+//! An HTTP/1 server with limits: the number of connections, the time for a request's head, and the time that running
+//! requests get at a shutdown.
 
 use std::time::Duration;
 
@@ -15,14 +15,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service};
 
-/// What a server allows.
+/// The limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once; more wait until one ends.
+    /// Maximum number of connections; more wait until one is closed.
     pub connections: usize,
-    /// From the connection, or the last answer on it, to the end of a request's head.
+    /// Maximum time from the connection, or from the last response on it, to the end of a request's head.
     pub head: Duration,
-    /// What a request under way gets to end when the server stops.
+    /// Maximum time for running requests to finish when the server stops.
     pub grace: Duration,
 }
 
@@ -32,7 +32,7 @@ impl Default for Limits {
     }
 }
 
-/// Serves `service` on `listener` until `stop`, and returns when the last connection has ended.
+/// Serves `service` on `listener` until `stop` is cancelled, and returns when the last connection is closed.
 pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -53,7 +53,7 @@ where
                     connections.spawn(connection(stream, service.clone(), limits, stop.clone()));
                 }
                 Err(error) => {
-                    // Out of file descriptors, as a rule: some connection has to end first.
+                    // The process has usually run out of file descriptors: a connection must be closed first.
                     tracing::warn!(%error, "could not accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -61,7 +61,7 @@ where
         }
     }
     drop(listener);
-    // Each ends within its grace.
+    // Each connection ends within its grace period.
     while connections.join_next().await.is_some() {}
 }
 
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn half_a_head_is_not_waited_for() {
+    async fn serve_closes_connections_with_an_incomplete_head() {
         let limits = Limits { head: Duration::from_millis(100), ..Limits::default() };
         let (address, stop, server) = start(hello(), limits).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
@@ -135,10 +135,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_connection_too_many_waits_for_its_turn() {
+    async fn serve_delays_connections_beyond_the_limit() {
         let (address, stop, server) = start(hello(), Limits { connections: 1, ..Limits::default() }).await;
         let mut first = TcpStream::connect(address).await.unwrap();
-        // Half an answer's worth of talk shows that the first one is taken.
+        // Half a response shows that the first connection was accepted.
         first.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
         let mut piece = [0; 8];
         first.read_exact(&mut piece).await.unwrap();
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_in_work_may_end_after_the_stop_but_not_take_for_ever() {
+    async fn serve_lets_running_requests_finish_within_the_grace_period() {
         for (grace, answered) in [(Duration::from_secs(60), true), (Duration::from_millis(50), false)] {
             let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
             let (tell, wait) = (begun.clone(), go_on.clone());

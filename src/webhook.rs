@@ -1,9 +1,8 @@
-//! Telling clients how their jobs ended: signed messages, and the rules of the outbox.
+//! Webhooks: signed messages about the end of jobs, and the rules of the outbox.
 //!
-//! A job's end puts a delivery into Redis in the very script that ends it (`queue::outbox`); here it is
-//! taken out, signed by Standard Webhooks <https://www.standardwebhooks.com>, sent, and tried again with
-//! growing waits for a day. A message keeps its id over all tries, so a receiver that saw it twice can
-//! tell.
+//! The script that ends a job writes a delivery to Redis (`queue::outbox`). This module claims deliveries, signs them
+//! by Standard Webhooks <https://www.standardwebhooks.com>, sends them, and retries with growing pauses for a day. A
+//! message has the same id in all attempts, so that a receiver can recognise duplicates.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,31 +23,31 @@ use crate::queue::{Delivery, DeliveryState, Outbox, Queue, QueueError, backoff};
 use crate::storage::urls::{UrlSigner, now_millis};
 use crate::time::Instant;
 
-/// First wait after a failed try; doubled each time up to [`RETRY_CAP`].
+/// Pause after the first failed attempt; it is doubled each time up to [`RETRY_CAP`].
 const RETRY_BASE: Duration = Duration::from_secs(5);
 const RETRY_CAP: Duration = Duration::from_secs(3600);
-/// A delivery is given up this long after its first try.
+/// A delivery is abandoned this long after its first attempt, milliseconds.
 const GIVE_UP_MS: i64 = 24 * 3600 * 1000;
-/// Longest a receiver may take to answer.
+/// Maximum time for a receiver to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
-/// For this long a taken delivery is ours.
+/// How long a claimed delivery belongs to this process.
 const HOLD: Duration = Duration::from_secs(60);
-/// Deliveries under way at once.
+/// Maximum number of concurrent deliveries.
 pub const AT_ONCE: usize = 32;
 
-/// The sender cannot be set up.
+/// Webhooks cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
-    /// The secret is none.
+    /// The secret is not valid.
     #[error(
         "WEBHOOK_SECRET cannot be used: it must be `whsec_` and 24 to 64 bytes in base64; \
          `echo whsec_$(openssl rand -base64 32)` makes one"
     )]
     Secret,
-    /// The HTTP client cannot be made.
+    /// The HTTP client cannot be created.
     #[error("webhooks cannot be sent: {0}")]
     Client(#[from] reqwest::Error),
-    /// A message could not be put into words.
+    /// A message could not be serialised.
     #[error("a webhook message could not be written: {0}")]
     Message(String),
 }
@@ -61,7 +60,7 @@ pub struct Message<'a> {
     #[serde(rename = "type")]
     pub kind: MessageType,
     /// When the job ended.
-    // RFC 3339, as Standard Webhooks has it.
+    // RFC 3339, as Standard Webhooks requires.
     #[schemars(extend("format" = "date-time"))]
     pub timestamp: String,
     /// The job.
@@ -84,7 +83,7 @@ pub enum MessageType {
 }
 
 impl MessageType {
-    /// The type of the message about this end; nothing where the state is none.
+    /// The type of the message for this state; `None` if the job has not ended.
     const fn of(state: State) -> Option<Self> {
         match state {
             State::Completed => Some(Self::Completed),
@@ -95,24 +94,24 @@ impl MessageType {
     }
 }
 
-/// How a try went.
+/// The outcome of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum DeliveryOutcome {
     Delivered,
-    /// It may work later.
+    /// A retry may succeed.
     Failed(String),
-    /// It never will.
+    /// A retry will not succeed.
     Permanent(String),
 }
 
-/// Signs messages. Shows its secret nowhere.
+/// Signs messages. Never shows its secret.
 pub struct Key(Webhook);
 
 impl Key {
-    /// The key in this secret.
+    /// A key from this secret.
     ///
     /// # Errors
-    /// When it cannot sign.
+    /// If the secret is not valid.
     pub fn new(secret: &SecretString) -> Result<Self, WebhookError> {
         use base64::Engine as _;
         let text = secret.expose_secret();
@@ -126,29 +125,29 @@ impl Key {
     }
 }
 
-/// A key that is not to be had.
+/// A signing key is not available.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyUnavailable {
-    /// Perhaps later; why.
+    /// It may be available later. Contains the reason.
     NotNow(String),
-    /// Never; why.
+    /// It will never be available. Contains the reason.
     Never(String),
 }
 
-/// Where the keys are that sign jobs' webhooks.
+/// Finds the keys that sign the webhooks of jobs.
 pub trait SigningKeys: Send + Sync {
-    /// The key of this job.
+    /// The key for this job.
     fn key<'a>(&'a self, job: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, KeyUnavailable>>;
 }
 
-/// The one key of an installation, whatever the job.
+/// The one key of an installation, for all jobs.
 pub struct StaticKey(Arc<Key>);
 
 impl StaticKey {
-    /// The key in this secret.
+    /// A key from this secret.
     ///
     /// # Errors
-    /// When it cannot sign.
+    /// If the secret is not valid.
     pub fn new(secret: &SecretString) -> Result<Self, WebhookError> {
         Key::new(secret).map(|key| Self(Arc::new(key)))
     }
@@ -160,36 +159,36 @@ impl SigningKeys for StaticKey {
     }
 }
 
-/// What webhooks are sent with.
+/// Sends the deliveries of one outbox.
 pub struct WebhookSender {
-    /// Which are sent.
+    /// The outbox whose deliveries are sent.
     pub outbox: Outbox,
-    /// Calls the receivers.
+    /// The client that calls the receivers.
     pub caller: WebhookClient,
-    /// Signs.
+    /// The signing keys.
     pub keys: Arc<dyn SigningKeys>,
 }
 
 impl WebhookSender {
-    /// What an installation sends with its own key.
+    /// A sender with the installation's own key.
     ///
     /// # Errors
-    /// When the secret cannot be used.
+    /// If the secret is not valid.
     pub fn of_installation(secret: &SecretString, guard: EgressPolicy) -> Result<Self, WebhookError> {
         let keys = Arc::new(StaticKey::new(secret)?);
         Ok(Self { outbox: Outbox::Installation, caller: WebhookClient::new(guard)?, keys })
     }
 }
 
-/// Calls receivers; cheap to clone.
+/// Calls receivers. Cheap to clone.
 #[derive(Clone)]
 pub struct WebhookClient(WebhookHttp);
 
 impl WebhookClient {
-    /// One that calls only what `guard` lets through.
+    /// A client that calls only the addresses which `guard` permits.
     ///
     /// # Errors
-    /// When the machine's certificates cannot be loaded.
+    /// If the machine's certificates cannot be loaded.
     pub fn new(guard: EgressPolicy) -> Result<Self, WebhookError> {
         Ok(Self(WebhookHttp::new(guard, ANSWER_TIMEOUT)?))
     }
@@ -221,8 +220,8 @@ fn headers(key: &Key, id: &str, seconds: i64, body: &str) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// What an answer means: 2xx is delivered, 410 asks to stop (as Standard Webhooks has it), all else is
-/// tried again.
+/// Interprets the status of a response: 2xx means delivered, 410 ends the retries (as Standard Webhooks defines), and
+/// everything else is retried.
 fn check_url(status: StatusCode) -> DeliveryOutcome {
     if status.is_success() {
         DeliveryOutcome::Delivered
@@ -231,14 +230,14 @@ fn check_url(status: StatusCode) -> DeliveryOutcome {
     } else if status.is_redirection() {
         let status = status.as_u16();
         DeliveryOutcome::Failed(format!(
-            "the receiver redirects ({status}); webhookUrl has to be its final address"
+            "the receiver redirects ({status}); webhookUrl must be its final address"
         ))
     } else {
         DeliveryOutcome::Failed(format!("the receiver answered {}", status.as_u16()))
     }
 }
 
-/// What to do after a failed try: wait this long at least and at most, or give up.
+/// The minimum and maximum pause after a failed attempt, or `None` to abandon the delivery.
 fn next_wait(state: &DeliveryState, now: Millis) -> Option<(Duration, Duration)> {
     let first = state.first_try.unwrap_or(now);
     if now.0 - first.0 >= GIVE_UP_MS {
@@ -248,10 +247,10 @@ fn next_wait(state: &DeliveryState, now: Millis) -> Option<(Duration, Duration)>
     Some((most / 2, most))
 }
 
-/// Takes up to `room` deliveries that are due; they are ours for a minute. Says also when the next is due.
+/// Claims up to `room` due deliveries for a minute. Also returns when the next one is due.
 ///
 /// # Errors
-/// When Redis fails.
+/// If Redis fails.
 pub async fn take(
     queue: &Queue,
     outbox: Outbox,
@@ -261,16 +260,16 @@ pub async fn take(
     queue.claim_deliveries(outbox, now, u32::try_from(room).unwrap_or(u32::MAX), HOLD).await
 }
 
-/// Whether the job's end that is to be told is still the job's: after a retry it lives on, and its next
-/// end is told by a delivery of its own.
+/// Whether the delivery still belongs to the current end of the job. After a retry the job continues, and its next
+/// end has a delivery of its own.
 fn is_current(delivery: &Delivery, job: &Job) -> bool {
     (delivery.epoch, delivery.state) == (job.epoch, job.status)
 }
 
-/// Tries one delivery that was taken at `now`. Says in how long it is to be tried again, if it is.
+/// Attempts one delivery that was claimed at `now`. Returns the pause before a retry, if there is one.
 ///
 /// # Errors
-/// When Redis fails; the delivery is due again a minute after it was taken.
+/// If Redis fails; the delivery is then due again a minute after it was claimed.
 pub async fn deliver(
     queue: &Queue,
     mail: &WebhookSender,
@@ -345,7 +344,7 @@ mod tests {
     use crate::job::Epoch;
 
     #[test]
-    fn a_secret_is_whsec_and_base64_of_a_fitting_length() {
+    fn webhook_secret_must_be_whsec_and_base64_of_valid_length() {
         let make = |s: &str| Key::new(&s.into()).is_ok();
         assert!(make("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"));
         for bad in ["", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_c2hvcnQ=", "whsec_%%%"] {
@@ -354,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn only_2xx_is_delivered_and_only_410_hopeless() {
+    fn webhook_status_2xx_is_delivered_and_410_is_permanent() {
         for (status, good) in [(200, true), (204, true), (301, false), (404, false), (500, false)] {
             let judged = check_url(StatusCode::from_u16(status).unwrap());
             assert_eq!(judged == DeliveryOutcome::Delivered, good, "{status}");
@@ -364,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_told_while_it_is_the_jobs_end() {
+    fn webhook_delivery_is_current_only_for_the_last_end() {
         let id = "01890a5d-ac96-774b-bcce-b302099a8057";
         let job = |status: &str, epoch: u64| -> Job {
             let job = serde_json::json!({
@@ -388,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_has_an_address_of_private_hls_only_where_the_api_has_a_public_one() {
+    fn webhook_message_has_private_hls_urls_only_with_a_public_api() {
         let job = "01890a5d-ac96-774b-bcce-b302099a8057";
         let output = |quality: &str, name: &str, container: &str| {
             serde_json::json!({
@@ -436,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_grow_to_an_hour_and_end_after_a_day() {
+    fn webhook_retries_back_off_to_an_hour_and_end_after_a_day() {
         let (mut now, mut state) =
             (Millis(0), DeliveryState { first_try: Some(Millis(0)), ..Default::default() });
         let mut most = Vec::new();

@@ -1,4 +1,4 @@
-//! Who may call: those with one of the tokens, or everybody where there are none.
+//! Authentication by bearer token. Without configured tokens everybody may call.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::{AppState, Problem};
 
-/// Lets a request through when it carries a valid token, or none is asked for.
+/// Passes a request on if it has a valid token, or if no tokens are configured.
 pub async fn require_token(State(app): State<Arc<AppState>>, request: Request, next: Next) -> Response {
     if allowed(&app.config.tokens, request.headers()) {
         next.run(request).await
@@ -25,14 +25,14 @@ fn allowed(tokens: &[SecretString], headers: &HeaderMap) -> bool {
     tokens.is_empty() || caller(tokens, headers).is_some()
 }
 
-/// Which of the tokens' bearers calls: the token's hash.
+/// Returns the hash of the configured token that the request carries, which identifies the caller.
 pub fn caller(tokens: &[SecretString], headers: &HeaderMap) -> Option<[u8; 32]> {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let (scheme, given) = given.and_then(|value| value.split_once(' '))?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return None;
     }
-    // Hashes have one length and every token is compared, so time tells nothing about any of them.
+    // All hashes have the same length and every token is compared, so the duration reveals nothing about a token.
     let given = Sha256::digest(given.trim());
     let matches = tokens.iter().map(|t| Sha256::digest(t.expose_secret()).ct_eq(&given).unwrap_u8());
     (matches.fold(0, |any, one| any | one) == 1).then(|| given.into())
@@ -47,12 +47,12 @@ mod tests {
     }
 
     #[test]
-    fn without_tokens_everybody_is_let_in() {
+    fn auth_without_tokens_admits_everybody() {
         assert!(allowed(&[], &HeaderMap::new()));
     }
 
     #[test]
-    fn with_tokens_only_their_bearers_are() {
+    fn auth_with_tokens_admits_only_their_bearers() {
         let tokens = ["first-token-0001".into(), "second-token-002".into()];
         assert!(allowed(&tokens, &header("Bearer first-token-0001")));
         assert!(allowed(&tokens, &header("bearer second-token-002")));

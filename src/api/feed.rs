@@ -1,5 +1,5 @@
-//! Where the live feed learns that a job may have changed: from the stream of changes in a process; at the
-//! edge, where nothing can be waited for, by looking now and then.
+//! The source of the live feed: tells a connection when a job may have changed. In a process this is the event
+//! stream; the Cloudflare Worker cannot wait for one and polls instead.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -27,14 +27,14 @@ mod process {
     use crate::event_bus::EventBus;
     use crate::job::JobEvent;
 
-    /// The stream of changes.
+    /// The source of the feed: the event stream.
     pub struct Feed {
         event_bus: EventBus,
-        /// Ends the connections, which would otherwise outlast a shutdown.
+        /// Ends the connections at a shutdown, which they would otherwise outlast.
         stopping: CancellationToken,
     }
 
-    /// What happens to one job.
+    /// The changes of one job.
     pub struct Changes {
         listener: Receiver<JobEvent>,
         id: JobId,
@@ -49,7 +49,7 @@ mod process {
             &self.event_bus
         }
 
-        /// Everything that happens to this job from now on.
+        /// Subscribes to all changes of this job from now on.
         pub(in crate::api) fn changes(&self, id: JobId) -> Changes {
             Changes { listener: self.event_bus.subscribe(), id }
         }
@@ -65,7 +65,7 @@ mod process {
     }
 
     impl Changes {
-        /// Waits for the next; false when there will be none.
+        /// Waits for the next change. Returns false when there will be none.
         pub async fn next(&mut self) -> bool {
             loop {
                 match self.listener.recv().await {
@@ -83,15 +83,16 @@ mod edge {
     use super::{Duration, Event, Infallible, IntoResponse, JobId, Response, Sse, Stream};
     use crate::time::sleep;
 
-    /// Between two looks.
+    /// Pause between two polls.
     const PAUSE: Duration = Duration::from_secs(2);
-    /// Looks of one connection: each is a request to Redis, of which an invocation has 50 on the free plan.
+    /// Maximum number of polls per connection: each is a request to Redis, of which an invocation has 50 on the free
+    /// plan.
     const LOOKS: u32 = 40;
 
-    /// Nothing but time.
+    /// The source of the feed: a timer.
     pub struct Feed;
 
-    /// Looks that are left.
+    /// The number of polls that are left.
     pub struct Changes(u32);
 
     impl Feed {
@@ -99,7 +100,7 @@ mod edge {
             Changes(LOOKS)
         }
 
-        /// The stream ends after some time. Whoever watches opens it again, as after every break.
+        /// The stream ends after some time. The client opens it again, as after every interruption.
         pub(in crate::api) fn answer(
             &self,
             events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
@@ -109,7 +110,7 @@ mod edge {
     }
 
     impl Changes {
-        /// Waits until it is time for a look; false when there were enough.
+        /// Waits until the next poll is due. Returns false when there will be none.
         pub async fn next(&mut self) -> bool {
             let goes_on = self.0 > 0;
             if goes_on {

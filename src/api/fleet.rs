@@ -1,4 +1,4 @@
-//! The fleet, as its reconciler tells of it, and stopping and resuming that reconciler.
+//! Reads the fleet's status as its reconciler published it, and pauses and resumes the reconcilers.
 
 use std::sync::Arc;
 
@@ -47,14 +47,14 @@ impl Fields for PauseFleet {
     const COMMON: &'static [&'static str] = &[];
 }
 
-/// Longest reason, characters: a line of a terminal or two.
+/// Maximum length of a reason, characters: one or two lines of a terminal.
 const REASON: usize = 200;
-/// How long a reconciler may keep silent and a job may wait, milliseconds. An acting one looks every 10 s
-/// while jobs wait.
+/// After this long without a report, while a job waits, a reconciler is presumed dead, milliseconds. A running
+/// reconciler observes every 10 s while jobs wait.
 const PATIENCE: i64 = 60_000;
 
 impl PauseFleet {
-    /// The reason, where there is one that can be shown to people.
+    /// Returns the reason if there is one. It must be fit to be shown to people.
     fn checked(self) -> Result<Option<String>, Problem> {
         let Some(reason) = self.reason else { return Ok(None) };
         if reason.chars().any(char::is_control) {
@@ -70,15 +70,14 @@ impl PauseFleet {
     }
 }
 
-/// Whether a reconciler that has spoken before is to be missed. One that has nothing new to say is silent
-/// by right as long as it renews its hold; one that had nothing to do lets that lapse, and gets a minute
-/// from the first job on.
+/// Whether a reconciler that has reported before is missing. A reconciler without news does not report, but it renews
+/// its lock. One without work lets the lock expire, and gets a minute from the first job on.
 fn is_silent(now: Millis, said: Millis, held_until: Option<Millis>, waits_ms: Option<i64>) -> bool {
     let quiet = said.plus(PATIENCE) < now && held_until.is_none_or(|until| until <= now);
     quiet && waits_ms.is_some_and(|ms| ms > PATIENCE)
 }
 
-/// Redis answers, and holds what this version cannot read. A pause or its end holds all the same.
+/// Redis answers, but this version cannot read the stored status. A pause or its end takes effect nevertheless.
 fn unreadable(error: QueueError) -> Problem {
     match error {
         QueueError::Data(what) => {
@@ -135,21 +134,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn silence_is_noticed_when_jobs_wait_and_nobody_acts() {
+    fn is_silent_only_when_jobs_wait_and_no_reconciler_holds_the_lock() {
         const NOW: Millis = Millis(1_000_000);
         let ago = |ms: i64| NOW.plus(-ms);
         for (said, held_until, waits_ms, silent) in [
             (ago(60_001), Some(ago(1)), Some(60_001), true),
             (ago(60_001), Some(NOW), Some(60_001), true),
             (ago(60_001), None, Some(60_001), true),
-            // It lives and has nothing new to say.
+            // The reconciler lives and has nothing new to report.
             (ago(3_600_000), Some(NOW.plus(1)), Some(3_600_000), false),
-            // It has just spoken.
+            // It has just reported.
             (ago(60_000), None, Some(60_001), false),
             (NOW.plus(5), None, Some(60_001), false),
-            // The first job after a quiet night wakes it.
+            // The first job after a quiet night wakes it up.
             (ago(36_000_000), Some(ago(35_000_000)), Some(60_000), false),
-            // Nobody waits for it.
+            // No job waits.
             (ago(36_000_000), Some(ago(35_000_000)), None, false),
         ] {
             let told = is_silent(NOW, said, held_until, waits_ms);
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_one_short_line() {
+    fn pause_reason_must_be_one_short_line() {
         let reason = |text: &str| PauseFleet { reason: Some(text.into()) }.checked();
         assert_eq!(reason("  a new image ").unwrap().as_deref(), Some("a new image"));
         assert_eq!(reason("").unwrap(), None);
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_survives_json_with_and_without_a_fleet() {
+    fn fleet_answer_round_trips_through_json() {
         let bare = FleetAnswer { now: Millis(0), pending: 1, silent: false, pause: None, fleet: None };
         let text = serde_json::to_string(&bare).unwrap();
         assert_eq!(text, r#"{"now":0,"pending":1,"silent":false}"#);

@@ -1,52 +1,53 @@
-//! What an object-created event does: the very code for R2's events and for the local server's.
+//! Processes object-created events, both R2's and those of the local S3 server.
 
 use crate::job::{Input, JobId, JobSpec, Ladder, ObjectKey, Preset};
 use crate::queue::{Queue, QueueError, SubmitMode, UploadedOutcome};
 use crate::storage::event::{EventError, ObjectEvent};
 use crate::storage::{Bucket, ObjectInfo, Storage, StorageError, layout};
 
-/// What became of an event.
+/// The outcome of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ingested {
-    /// The job waits for a worker now.
+    /// The job is now queued.
     Queued(JobId),
-    /// Nothing to do: not an input of ours, no creation, a second event, or a job that has ended.
+    /// There is nothing to do: the object is not an input of a job, the event is not a creation or a duplicate, or
+    /// the job has ended.
     Ignored,
 }
 
-/// The event could not be taken in.
+/// An event could not be processed.
 #[derive(Debug, thiserror::Error)]
 pub enum IngestError {
-    /// It never will: it belongs to the dead letters.
+    /// A retry will not help: the event belongs into the dead-letter queue.
     #[error(transparent)]
     Undecodable(#[from] EventError),
-    /// It may, later.
+    /// The queue failed; a retry may help.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// It may, later.
+    /// Storage failed; a retry may help.
     #[error(transparent)]
     Storage(#[from] StorageError),
 }
 
-/// An input has appeared.
+/// An object that appeared in the input bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UploadedObject {
-    /// Whose.
+    /// The job that it belongs to.
     pub job: JobId,
-    /// Its key.
+    /// The object's key.
     pub key: ObjectKey,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Its entity tag.
+    /// The entity tag.
     pub etag: Option<String>,
 }
 
 impl UploadedObject {
-    /// What this event, as R2 documents it, tells of; nothing where it is no creation, or not of an input
-    /// of ours.
+    /// Parses an event in the format that R2 documents. Returns `None` if it is not a creation, or not of an input of
+    /// a job.
     ///
     /// # Errors
-    /// When the bytes are no event.
+    /// If the bytes are not an event.
     pub fn read(input_bucket: &str, message: &[u8]) -> Result<Option<Self>, EventError> {
         let event = ObjectEvent::parse(message)?;
         let Some(created) = event.created_object().filter(|c| c.bucket == input_bucket) else {
@@ -57,12 +58,11 @@ impl UploadedObject {
         Ok(layout::job_of_input_key(&key).map(|job| Self { job, key, size: created.size, etag }))
     }
 
-    /// What became of it, where the queue said `outcome`. A job that is not on record is made from the
-    /// key, if the buckets say that the input is there and that nobody encoded it before. Once more does
-    /// nothing more.
+    /// Completes an event after the queue answered `outcome`. If the queue does not know the job, it is created from
+    /// the key, provided that the input exists and that no attempt has encoded it before. Idempotent.
     ///
     /// # Errors
-    /// When a bucket or Redis fails.
+    /// If a bucket or Redis fails.
     pub async fn apply(
         &self,
         queue: &Queue,
@@ -81,7 +81,7 @@ impl UploadedObject {
 
     async fn adopt(&self, queue: &Queue, storage: &Storage) -> Result<Ingested, IngestError> {
         let found = storage.head(Bucket::Input, &self.key).await?;
-        // An event that tells of an older object under the same key is an old one.
+        // If the event describes an older object under the same key, it is outdated.
         let is_the_same =
             |found: &ObjectInfo| self.etag.is_none() || found.etag.is_none() || found.etag == self.etag;
         if !found.as_ref().is_some_and(is_the_same) {
@@ -101,10 +101,10 @@ impl UploadedObject {
     }
 }
 
-/// Takes in one event, as R2 documents it. Taking it in twice does nothing more.
+/// Processes one event in the format that R2 documents. Idempotent.
 ///
 /// # Errors
-/// When the bytes are no event, or a bucket or Redis fails (then send it again).
+/// If the bytes are not an event, or if a bucket or Redis fails, in which case the event should be redelivered.
 pub async fn ingest_object_event(
     queue: &Queue,
     storage: &Storage,

@@ -1,4 +1,4 @@
-//! Making, reading and steering jobs.
+//! Creates, reads, cancels and retries jobs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, SubmitMode, Subm
 use crate::storage::layout;
 use crate::storage::urls::{UPLOAD_WINDOW, now_millis, upload_ends};
 
-/// How long a job waits for its video beyond [`UPLOAD_WINDOW`]: storage checks the address when a PUT
-/// begins, and one that began in time may end long after.
+/// How long a job waits for its upload beyond [`UPLOAD_WINDOW`]. Storage checks the address when a PUT starts, and a
+/// PUT that started in time may end much later.
 const UPLOAD_GRACE: Duration = Duration::from_secs(23 * 3600);
 
 impl AppState {
@@ -30,7 +30,7 @@ impl AppState {
         }
     }
 
-    /// The id a new job gets: the client's, or that of the job its idempotency key made before, or a new one.
+    /// The id of a new job: the client's, that of the job which its idempotency key made before, or a new one.
     async fn id_for(&self, asked: Option<JobId>, headers: &HeaderMap) -> Result<JobId, Problem> {
         let id = asked.unwrap_or_default();
         let Some(key) = headers.get("idempotency-key") else { return Ok(id) };
@@ -40,7 +40,7 @@ impl AppState {
                 "an idempotency key has 1 to 255 ASCII characters without spaces; a UUID is a good one";
             return Err(Problem::field("Idempotency-Key", detail));
         }
-        // Two callers who chose the same key mean two jobs.
+        // The same key from two callers means two jobs.
         let caller = auth::caller(&self.config.tokens, headers).unwrap_or_default();
         let hash = Sha256::new().chain_update(caller).chain_update(key).finalize();
         let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
@@ -51,7 +51,7 @@ impl AppState {
         Ok(remembered)
     }
 
-    /// Submits; a job that stands there already must ask for the same.
+    /// Submits a job. An existing job with this id must have the same spec.
     async fn submit_job(
         &self,
         id: JobId,
@@ -66,7 +66,7 @@ impl AppState {
             SubmitOutcome::Created => StatusCode::CREATED,
             SubmitOutcome::Same => StatusCode::OK,
             SubmitOutcome::Different(_) => {
-                let detail = "a job with this jobId or Idempotency-Key asks for something else; \
+                let detail = "a job with this jobId or Idempotency-Key exists and has other options; \
                               use a new one for a new job";
                 return Err(Problem::conflict(detail));
             }
@@ -82,7 +82,7 @@ impl AppState {
         self.present(job, origin)
     }
 
-    /// The job as clients see it.
+    /// The job as clients see it, with the addresses of its outputs.
     pub(super) fn present(&self, job: Job, RequestOrigin(api): &RequestOrigin) -> Result<Job, Problem> {
         let filled = self.links.with_urls(job, now_millis(), api.as_ref());
         filled.map_err(|e| Problem::unavailable(e.to_string()))
@@ -90,15 +90,15 @@ impl AppState {
 }
 
 impl AppState {
-    /// Refuses an upload that no worker would take, where it is known what they take.
+    /// Rejects an upload that is larger than any worker accepts, if that limit is known.
     async fn refuse_too_large(&self, size: u64) -> Result<(), Problem> {
         if size > super::parts::MAX_OBJECT_BYTES {
-            return Err(Problem::field("fileSize", "an upload may have 5 TiB"));
+            return Err(Problem::field("fileSize", "an upload has at most 5 TiB"));
         }
         let most = match self.config.max_input_bytes {
             Some(most) => Some(most),
             None if size <= space::ALWAYS_FITS => None,
-            // A status of another version says nothing here, and is no reason to refuse an upload.
+            // A status of another version cannot be read, which is no reason to reject an upload.
             None => self.queue.fleet().await.ok().and_then(|(status, _)| status?.max_input_bytes),
         };
         match most {
@@ -162,14 +162,14 @@ pub async fn submit(
     if let Input::Key(key) = &spec.input
         && layout::job_of_input_key(key).is_some_and(|owner| owner != id)
     {
-        // Another job's upload: allowed, as a second encode of the same video.
+        // The upload of another job is allowed: this encodes the same video a second time.
         tracing::debug!(job = %id, %key, "uses the upload of another job");
     }
     let (code, job) = app.submit_job(id, &spec, SubmitMode::After(delay), &headers, &origin).await?;
     Ok((code, Json(job)))
 }
 
-/// The id in the path; anything else names no job.
+/// Parses the id in the path. Anything that is not an id names no job.
 pub fn parse_job_id(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
     path.ok().and_then(|Path(text)| text.parse().ok()).ok_or_else(Problem::no_such_job)
 }
@@ -183,7 +183,7 @@ pub async fn get_one(
     Ok(Json(app.read(parse_job_id(id)?, &origin).await?))
 }
 
-/// The query of a listing.
+/// The query parameters of `GET /api/jobs`.
 #[derive(Debug, Deserialize)]
 pub struct Listing {
     status: Option<String>,

@@ -1,9 +1,10 @@
-//! `GET /media/{token}/{jobId}/{epoch}/{path}`: the outputs of an attempt, for everybody who holds a signed address.
+//! `GET /media/{token}/{jobId}/{epoch}/{path}`: serves the outputs of an attempt to everybody who has a signed
+//! address.
 //!
-//! Any player can read a private bucket by it: no header is needed, and what a playlist names relative to itself
-//! has the signature too ([`storage::media`](crate::storage::media)). What refers to others is answered here,
-//! since players resolve its names against the address that answered. Everything else is redirected to where
-//! storage serves it, so no video passes through. Redis is not asked.
+//! This lets any player read a private bucket: it needs no header, and addresses that are relative to a playlist
+//! contain the signature, too ([`storage::media`](crate::storage::media)). The API itself serves files that refer to
+//! others, because players resolve their names against the address that answered. It redirects all other requests to
+//! storage, so no video passes through it. It does not query Redis.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -25,16 +26,17 @@ use crate::storage::media::MediaRefused;
 use crate::storage::urls::now_millis;
 use crate::storage::{Bucket, StorageError, content_type, layout, refers_to_others};
 
-/// The route. Logs and traces show it in the place of the paths, which hold a signature.
+/// The route. Logs and traces show it instead of the path, which contains a signature.
 pub const ROUTE: &str = "/media/{token}/{jobId}/{epoch}/{*path}";
 
-/// Largest playlist that is answered, bytes. One of 24 hours in segments of one second has 4 MB.
+/// Maximum size of a playlist that the API serves, bytes. A playlist of 24 hours with segments of one second has 4
+/// MB.
 const DOCUMENT_LIMIT: u64 = 8 << 20;
-/// A browser may keep a redirect until this many seconds before the address it leads to ends.
+/// A browser may cache a redirect until this many seconds before its target expires.
 const MARGIN: i64 = 60;
 
-/// The route. Pages of any origin may read what it answers: who holds an address may use it anywhere, and no
-/// cookie goes along.
+/// The route. Web pages of any origin may read the responses: an address may be used anywhere, and no cookies are
+/// involved.
 pub fn routes() -> Router<Arc<AppState>> {
     let cors = CorsLayer::new()
         .allow_origin(Any)
@@ -59,7 +61,7 @@ async fn media(
     let Path((token, job, epoch, path)) = path.map_err(|_| Problem::no_such_file())?;
     let now = now_millis();
     let until = app.links.check(&token, job, epoch, now)?;
-    // A key has no dot segments, so this one lies below the attempt's folder.
+    // A key has no dot segments, so this one is below the attempt's folder.
     let key = layout::attempt_prefix(job, epoch).and_then(|folder| folder.join(&path));
     let key = key.map_err(|_| Problem::no_such_file())?;
     if refers_to_others(&key) {
@@ -84,9 +86,9 @@ fn seconds(now: Millis, until: Millis) -> i64 {
 }
 
 fn redirect(to: &str, seconds: i64) -> Result<Response, Problem> {
-    let cannot = |_| Problem::unavailable("the address of this file cannot be made");
+    let cannot = |_| Problem::unavailable("the address of this file could not be signed");
     let to = HeaderValue::try_from(to).map_err(cannot)?;
-    // Not for caches that many share: the address is of a GET or of a HEAD.
+    // Shared caches must not store it: the address is signed either for GET or for HEAD.
     let keep = format!("private, max-age={}", seconds.saturating_sub(MARGIN).max(0));
     let keep = HeaderValue::try_from(keep).map_err(cannot)?;
     Ok((StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, to), (header::CACHE_CONTROL, keep)])
@@ -94,7 +96,7 @@ fn redirect(to: &str, seconds: i64) -> Result<Response, Problem> {
 }
 
 impl AppState {
-    /// The file itself, which anybody may keep for `seconds`.
+    /// Serves the file itself, which may be cached for `seconds`.
     async fn document(
         &self,
         key: &ObjectKey,
@@ -102,13 +104,13 @@ impl AppState {
         seconds: i64,
     ) -> Result<Response, Problem> {
         let found = self.storage.get_small(Bucket::Output, key, DOCUMENT_LIMIT).await.map_err(|error| {
-            // The words of the log may name parts of the installation; whoever plays a film needs only the gist.
+            // The logged error may name parts of the installation; a viewer needs only the essence.
             tracing::error!(%key, %error, "could not read an output");
             match error {
                 StorageError::TooLarge { limit } => Problem::file_too_large(limit),
-                _ => {
-                    Problem::unavailable("object storage does not give this file; try again in a few seconds")
-                }
+                _ => Problem::unavailable(
+                    "object storage could not provide this file; try again in a few seconds",
+                ),
             }
         })?;
         let bytes = Bytes::from(found.ok_or_else(Problem::no_such_file)?);
@@ -123,7 +125,7 @@ impl AppState {
     }
 }
 
-/// As much of it as is asked for: nothing where it is known already, one range, or all.
+/// The requested part of a file: nothing if the client has it already, one range, or all of it.
 fn part(bytes: Bytes, headers: &HeaderMap) -> Response {
     let hash = Sha256::digest(&bytes);
     let tag: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
@@ -140,7 +142,7 @@ fn part(bytes: Bytes, headers: &HeaderMap) -> Response {
         Some(Wanted::Part(range)) => {
             let (first, last) = (*range.start(), *range.end());
             let told = [(header::CONTENT_RANGE, format!("bytes {first}-{last}/{length}"))];
-            // Both lie below the length, which is a usize.
+            // Both are below the length, which is a usize.
             #[expect(clippy::cast_possible_truncation, reason = "below a length in memory")]
             let slice = bytes.slice(first as usize..=last as usize);
             (StatusCode::PARTIAL_CONTENT, told, slice).into_response()
@@ -161,14 +163,15 @@ fn part(bytes: Bytes, headers: &HeaderMap) -> Response {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Wanted {
-    /// What cannot be read is ignored, and several ranges are answered by the whole, as RFC 9110 lets a server.
+    /// A header that cannot be parsed is ignored, and several ranges are answered with the whole file, as RFC 9110
+    /// permits.
     All,
     Part(RangeInclusive<u64>),
-    /// It lies behind the end.
+    /// The range is behind the end of the file.
     Nothing,
 }
 
-/// What a `Range` header asks of a file of `length` bytes.
+/// Parses a `Range` header for a file of `length` bytes.
 fn range(header: &str, length: u64) -> Wanted {
     let Ok(parsed) = http_range_header::parse_range_header(header) else { return Wanted::All };
     match parsed.validate(length).as_deref() {
@@ -183,7 +186,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_range_is_answered_and_several_are_not() {
+    fn range_header_single_range_is_served_and_several_are_ignored() {
         for (header, wanted) in [
             ("bytes=0-", Wanted::Part(0..=99)),
             ("bytes=0-1", Wanted::Part(0..=1)),
@@ -208,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_known_is_not_sent_and_an_older_part_is_not_continued() {
+    async fn part_with_matching_etag_is_304_and_stale_if_range_is_whole() {
         let (status, body, headers) = answer(&[]).await;
         assert_eq!((status, body.as_str()), (200, "#EXTM3U\n"));
         let tag = headers["etag"].to_str().unwrap().to_owned();

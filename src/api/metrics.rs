@@ -1,4 +1,4 @@
-//! `GET /metrics`: what is counted and measured, for a scraper.
+//! `GET /metrics`: serves the metrics to a scraper.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
-//! The HTTP API, as one axum router for `tcoder api`, `tcoder up` and the edge.
+//! The HTTP API: one axum router for `tcoder api`, `tcoder up` and the Cloudflare Worker.
 //!
-//! What lives here: requests and answers, authentication, the live feed of changes, and what an
-//! object-created event does. What does not: what a job is (`job`), how it is kept (`queue`).
+//! This module contains requests and responses, authentication, the live feed of changes, and the processing of
+//! object-created events. `job` defines what a job is, and `queue` stores it.
 
 mod auth;
 mod feed;
@@ -54,30 +54,30 @@ use crate::storage::urls::UrlSigner;
 use crate::time::timeout;
 use crate::trace::TraceParent;
 
-/// Largest request body, bytes: requests carry words, never videos.
+/// Maximum size of a request body, bytes. Requests contain options, never videos.
 const BODY_LIMIT: usize = 64 * 1024;
-/// Longest a request may take, but for the live feed.
+/// Maximum duration of a request, except for the live feed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the handlers share.
+/// The state that all handlers share.
 pub struct AppState {
-    /// The queue.
+    /// The job queue.
     pub queue: Queue,
-    /// The buckets.
+    /// The input and output buckets.
     pub storage: Storage,
-    /// Makes addresses of objects.
+    /// Signs the addresses of objects.
     pub links: UrlSigner,
-    /// Who may call, and from where.
+    /// Tokens, CORS origins and addresses.
     pub config: ApiConfig,
-    /// Whether webhooks can be signed; without that none is accepted.
+    /// Whether webhooks can be signed. If not, requests with a webhook are rejected.
     pub webhooks: bool,
-    /// What is counted and measured; the feed is counted in.
+    /// The metrics, including the number of connections to the feed.
     pub metrics: Arc<Metrics>,
-    /// The live feed.
+    /// The source of the live feed.
     pub feed: Feed,
 }
 
-/// The whole API over `app`.
+/// Builds the whole API for `app`.
 pub fn router(app: Arc<AppState>) -> Router {
     let cors = cors(&app.config.cors_origins);
     let guarded = Router::new()
@@ -87,7 +87,7 @@ pub fn router(app: Arc<AppState>) -> Router {
         .route("/api/jobs/{id}/retry", post(jobs::retry))
         .route("/api/jobs/{id}/parts", post(parts::sign))
         .route("/api/jobs/{id}/uploaded", post(parts::uploaded))
-        // The original TCoder's name for it.
+        // The name of this route in the original TCoder.
         .route("/api/jobs/{id}/trigger-r2-event", post(parts::uploaded))
         .route("/api/stats", get(system::stats))
         .route("/api/status", get(system::status))
@@ -112,25 +112,25 @@ pub fn router(app: Arc<AppState>) -> Router {
     with_tracing(router)
 }
 
-/// What answers every other path: the page.
+/// Serves the web page on all other paths.
 #[cfg(not(target_arch = "wasm32"))]
 fn others() -> Router<Arc<AppState>> {
     page::routes()
 }
 
-/// The page is none of the Worker's: Cloudflare serves its files.
+/// In the Worker, Cloudflare serves the files of the web page.
 #[cfg(target_arch = "wasm32")]
 fn others() -> Router<Arc<AppState>> {
     Router::new().fallback(problem::no_such_route)
 }
 
-/// Cloudflare keeps a trace of each request.
+/// Cloudflare traces requests itself.
 #[cfg(target_arch = "wasm32")]
 const fn with_tracing(router: Router) -> Router {
     router
 }
 
-/// The trace a caller is in.
+/// The trace that the caller's request belongs to.
 fn caller_trace(headers: &HeaderMap) -> Option<TraceParent> {
     TraceParent::parse(headers.get(TraceParent::HEADER)?.to_str().ok()?)
 }
@@ -140,7 +140,7 @@ async fn request_timeout(request: Request, next: Next) -> Response {
     timeout(REQUEST_TIMEOUT, next.run(request)).await.unwrap_or_else(late)
 }
 
-/// Browsers may call from the origins that are listed; from none by default.
+/// Browsers may call from the configured origins; by default from none.
 fn cors(origins: &[String]) -> CorsLayer {
     let allowed = if origins.iter().any(|o| o == "*") {
         AllowOrigin::any()
@@ -162,7 +162,7 @@ fn cors(origins: &[String]) -> CorsLayer {
 
 #[cfg(not(target_arch = "wasm32"))]
 mod process {
-    //! An API that lives in a process.
+    //! The API in a process.
 
     use std::sync::Arc;
 
@@ -179,10 +179,10 @@ mod process {
     use crate::webhook::WebhookSender;
 
     impl AppState {
-        /// An API over this queue and these buckets; its feed lives until `stop`.
+        /// Starts an API for this queue and these buckets. Its feed runs until `stop` is cancelled.
         ///
         /// # Errors
-        /// When Redis does not answer, or the storage's address cannot be used.
+        /// If Redis does not answer, or the address of the storage is invalid.
         pub async fn start(
             queue: Queue,
             storage: Storage,
@@ -197,7 +197,7 @@ mod process {
             Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, feed }))
         }
 
-        /// One that keeps the same installation tidy.
+        /// A janitor for the same queue and storage.
         #[must_use]
         pub fn janitor(&self, webhooks: Option<WebhookSender>) -> Janitor {
             let tasks = JanitorTasks {

@@ -1,4 +1,4 @@
-//! The page: the files in `web/`, as they are. At the edge Cloudflare serves the same files.
+//! The web page: serves the files in `web/` unchanged. For the Worker, Cloudflare serves the same files.
 
 use std::sync::LazyLock;
 
@@ -10,7 +10,7 @@ use tower_http::compression::CompressionLayer;
 
 use super::problem;
 
-/// A file of the page.
+/// A file of the web page.
 struct File {
     path: &'static str,
     bytes: &'static [u8],
@@ -44,16 +44,16 @@ const FILES: &[File] = files! {
     "vendor/hls.min.mjs"
 };
 
-/// The headers that Cloudflare gives the same files, in its own format.
+/// The headers that Cloudflare adds to the same files, in Cloudflare's format.
 const HEADERS: &str = include_str!("../../web/_headers");
 
-/// The lines of `web/_headers` for every path.
+/// The headers that `web/_headers` defines for every path.
 static COMMON: LazyLock<Vec<(HeaderName, HeaderValue)>> = LazyLock::new(|| {
     let lines = HEADERS.lines().filter_map(|line| line.trim().split_once(": "));
     lines.filter_map(|(name, value)| Some((name.parse().ok()?, value.parse().ok()?))).collect()
 });
 
-/// Each file's entity tag, in the order of [`FILES`].
+/// The entity tag of each file, in the order of [`FILES`].
 static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
     let tag = |file: &File| {
         let hash = Sha256::digest(file.bytes);
@@ -63,7 +63,7 @@ static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
     FILES.iter().map(tag).collect()
 });
 
-/// The page, and what answers every path that is none of anybody's.
+/// The routes of the web page, and the response to all unknown paths.
 pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().fallback(page).layer(CompressionLayer::new())
 }
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_of_the_folder_is_served() {
+    fn page_serves_every_file_in_web() {
         let mut there = BTreeSet::new();
         below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("web"), "", &mut there);
         let for_us =
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_lets_nothing_in_but_our_own_scripts() {
+    fn page_content_security_policy_allows_only_own_scripts() {
         let policy = COMMON.iter().find(|(name, _)| name == "content-security-policy").unwrap();
         let policy = policy.1.to_str().unwrap();
         assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_into_the_page_as_markup() {
+    fn page_scripts_never_write_markup() {
         for file in FILES.iter().filter(|file| file.path.starts_with("app/")) {
             let text = std::str::from_utf8(file.bytes).unwrap();
             for risky in ["innerHTML =", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_known_is_not_sent_again_and_what_is_not_there_is_a_problem() {
+    async fn page_cached_file_is_304_and_unknown_path_is_a_problem() {
         let get = async |path: &'static str, headers: HeaderMap| {
             page(Method::GET, path.parse().unwrap(), headers).await
         };

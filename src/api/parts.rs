@@ -1,6 +1,6 @@
-//! A large video comes in parts, several at a time and each as often as it takes: S3's multipart upload. The
-//! client talks to storage itself; here its requests are only signed, so nothing is asked of storage and the
-//! edge does the same as a process. That the video is there is told by storage's event, or by the client.
+//! S3's multipart upload for large videos: parts are sent in parallel, and each can be retried alone. The client
+//! talks to storage directly; the API only signs its requests, so it makes no request to storage, and the Worker does
+//! the same as a process. Storage's event, or the client, reports the end of the upload.
 //! <https://docs.aws.amazon.com/AmazonS3/latest/userguide/mpuoverview.html>
 
 use std::sync::Arc;
@@ -19,15 +19,16 @@ use crate::job::{Input, Job, JobId, Millis, ObjectKey, State as JobState};
 use crate::storage::urls::{now_millis, upload_ends};
 use crate::storage::{Bucket, layout};
 
-/// Bytes of a part at least. S3 takes parts from 5 MiB on and R2 wants all but the last of one size.
+/// Minimum size of a part, bytes. S3 accepts parts from 5 MiB on, and R2 wants all parts but the last to have one
+/// size.
 const LEAST_PART: u64 = 16 << 20;
-/// Parts an upload is cut into at most: S3 and R2 take 10,000.
+/// Maximum number of parts of an upload. S3 and R2 accept 10,000.
 const MOST_PARTS: u64 = 10_000;
-/// Largest object S3 takes in parts, bytes.
+/// Maximum size of an object that S3 accepts in parts, bytes.
 pub const MAX_OBJECT_BYTES: u64 = 5 << 40;
-/// Addresses handed out at a time.
+/// Maximum number of addresses per request.
 const AT_ONCE: usize = 100;
-/// Longest upload id; R2's have some 350 characters.
+/// Maximum length of an upload id, characters. R2's have about 350.
 const LONGEST_ID: usize = 2048;
 
 /// How to send a video in parts, beside the one address that takes it whole.
@@ -84,7 +85,7 @@ pub struct SignedParts {
     pub expires_at: Millis,
 }
 
-/// The size of the parts of a video of `size` bytes; nothing where it goes in one.
+/// The size of the parts of a video of `size` bytes, or `None` if one part is enough.
 fn part_size(size: u64) -> Option<u64> {
     const MIB: u64 = 1 << 20;
     let size_of_parts = LEAST_PART.max(size.div_ceil(MOST_PARTS).div_ceil(MIB) * MIB);
@@ -92,7 +93,7 @@ fn part_size(size: u64) -> Option<u64> {
 }
 
 impl AppState {
-    /// How a video of `size` bytes may be sent in parts; nothing where one piece will do.
+    /// How to send a video of `size` bytes in parts, or `None` if one part is enough.
     pub(super) fn multipart(
         &self,
         key: &ObjectKey,
@@ -104,14 +105,12 @@ impl AppState {
         Ok(Some(Multipart { start_url, part_size }))
     }
 
-    /// Where the job's own upload lies, while it waits for it.
+    /// The key of the job's upload, if the job is waiting for one.
     async fn awaited_upload(&self, id: JobId) -> Result<(ObjectKey, JobState), Problem> {
         let job = self.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
         match job.spec.input {
             Input::Key(key) if layout::job_of_input_key(&key) == Some(id) => Ok((key, job.status)),
-            _ => Err(Problem::conflict(
-                "this job was made of a video that was there already; it takes no upload",
-            )),
+            _ => Err(Problem::conflict("this job was created for an existing video; it needs no upload")),
         }
     }
 }
@@ -124,18 +123,18 @@ pub async fn sign(
 ) -> Result<Json<SignedParts>, Problem> {
     let id = parse_job_id(id)?;
     if wanted.upload_id.is_empty() || wanted.upload_id.len() > LONGEST_ID {
-        let detail = "give the UploadId of the XML with which storage answered the POST to startUrl";
+        let detail = "send the UploadId from the XML that storage returned for the POST to startUrl";
         return Err(Problem::field("uploadId", detail));
     }
     if wanted.part_numbers.len() > AT_ONCE {
-        return Err(Problem::field("partNumbers", "at most 100 at a time; ask again for the others"));
+        return Err(Problem::field("partNumbers", "at most 100 at a time; request the others separately"));
     }
     if let Some(at) = wanted.part_numbers.iter().position(|n| !(1..=MOST_PARTS).contains(&u64::from(*n))) {
-        return Err(Problem::field(format!("partNumbers[{at}]"), "parts are counted from 1 to 10000"));
+        return Err(Problem::field(format!("partNumbers[{at}]"), "part numbers range from 1 to 10000"));
     }
     let (key, state) = app.awaited_upload(id).await?;
     if state != JobState::Uploading {
-        return Err(Problem::conflict(format!("the job is {state} and waits for no upload")));
+        return Err(Problem::conflict(format!("the job is {state} and does not wait for an upload")));
     }
     let now = now_millis();
     let unsigned = |e: crate::storage::presign::PresignError| Problem::unavailable(e.to_string());
@@ -148,7 +147,7 @@ pub async fn sign(
     Ok(Json(SignedParts { parts, complete_url, abort_url, expires_at: upload_ends(now) }))
 }
 
-/// `POST /api/jobs/{id}/uploaded`: the client says that its video is there, for where storage does not.
+/// `POST /api/jobs/{id}/uploaded`: the client reports its upload, if storage does not.
 pub async fn uploaded(
     State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
@@ -176,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_are_few_enough_and_large_enough() {
+    fn part_size_respects_minimum_and_number_of_parts() {
         assert_eq!(part_size(0), None);
         assert_eq!(part_size(LEAST_PART), None);
         assert_eq!(part_size(LEAST_PART + 1), Some(LEAST_PART));

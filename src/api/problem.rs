@@ -28,10 +28,10 @@ pub struct ProblemBody {
     pub field: Option<String>,
 }
 
-/// A kind of problem, and its title.
+/// The path and the title of a kind of problem.
 type Kind = (&'static str, &'static str);
 
-/// Every kind there is, by its HTTP status.
+/// All kinds of problems, by HTTP status.
 pub const CATALOGUE: &[(u16, &[Kind])] = &[
     (400, &[("malformed", "The request cannot be read")]),
     (401, &[("unauthorized", "A valid token is needed")]),
@@ -59,7 +59,7 @@ pub const CATALOGUE: &[(u16, &[Kind])] = &[
     (503, &[("unavailable", "tcoder cannot answer now")]),
 ];
 
-/// An error on its way to the caller.
+/// An error response.
 #[derive(Debug)]
 pub struct Problem {
     status: StatusCode,
@@ -67,13 +67,13 @@ pub struct Problem {
     title: &'static str,
     detail: String,
     field: Option<String>,
-    /// Seconds after which the same request may succeed; with 503 only.
+    /// Seconds after which the client may retry; only with status 503.
     retry_after: u32,
 }
 
-/// For what passes within seconds.
+/// For failures that pass within seconds, seconds.
 const SOON: u32 = 5;
-/// For what somebody has to change.
+/// For failures that somebody has to fix, seconds.
 const LATER: u32 = 600;
 
 impl Problem {
@@ -81,7 +81,7 @@ impl Problem {
         Self { status, kind, title, detail: detail.into(), field: None, retry_after: SOON }
     }
 
-    /// A field of the request cannot be taken.
+    /// A field of the request is invalid.
     pub fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
         let title = "A field of the request cannot be used";
         let mut problem = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", title, detail);
@@ -89,7 +89,7 @@ impl Problem {
         problem
     }
 
-    /// The body is no JSON.
+    /// The body is not valid JSON.
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "malformed", "The request cannot be read", detail)
     }
@@ -100,7 +100,7 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The request is too large", detail)
     }
 
-    /// The body is of another type.
+    /// The body has the wrong content type.
     pub fn not_json() -> Self {
         let detail = "send the body as JSON, with the header `Content-Type: application/json`";
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "not-json", "The request is not JSON", detail)
@@ -112,13 +112,13 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "no-such-job", "No such job", detail)
     }
 
-    /// The address of an output was good until then.
+    /// The signed address of an output expired at this time.
     pub fn address_expired(at: Millis) -> Self {
-        let detail = format!("it was good until {at}; read the job again, which has new addresses");
+        let detail = format!("the address expired at {at}; read the job again to get new addresses");
         Self::new(StatusCode::FORBIDDEN, "address-expired", "The address has expired", detail)
     }
 
-    /// The address of an output is not one that was given out.
+    /// The signature in the address of an output is missing or wrong.
     pub fn address_not_signed() -> Self {
         let detail = "use the address as the job has it, whole and unchanged; where R2_SECRET_ACCESS_KEY was \
                       changed since, read the job again; all parts of an installation that give addresses must \
@@ -126,13 +126,13 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "address-not-signed", "The address is not signed", detail)
     }
 
-    /// The attempt made no such file.
+    /// The attempt has no such file.
     pub fn no_such_file() -> Self {
         let detail = "the job has no file of this name, or it was deleted from the bucket";
         Self::new(StatusCode::NOT_FOUND, "no-such-file", "No such file", detail)
     }
 
-    /// A playlist that is not answered, since it has more than `limit` bytes.
+    /// The API does not serve this playlist, because it has more than `limit` bytes.
     pub fn file_too_large(limit: u64) -> Self {
         let detail = format!("this playlist has more than {limit} bytes; fetch it from the bucket itself");
         Self::new(
@@ -143,18 +143,18 @@ impl Problem {
         )
     }
 
-    /// It contradicts what stands there.
+    /// The request contradicts the state of the job.
     pub fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", "The job does not allow that", detail)
     }
 
-    /// No or a wrong token.
+    /// The token is missing or wrong.
     pub fn unauthorized() -> Self {
         let detail = "send one of the API_TOKENS in the header `Authorization: Bearer <token>`";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed", detail)
     }
 
-    /// Not now.
+    /// tcoder cannot serve the request at the moment.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         let title = "tcoder cannot answer now";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail)
@@ -191,7 +191,7 @@ impl IntoResponse for Problem {
 
 impl From<QueueError> for Problem {
     fn from(error: QueueError) -> Self {
-        // The words of the log may name parts of the installation; the caller needs only the gist.
+        // The logged error may name parts of the installation; the caller needs only the essence.
         tracing::error!(%error, "the queue failed");
         match error {
             QueueError::Quota(_) => Self {
@@ -206,7 +206,7 @@ impl From<QueueError> for Problem {
     }
 }
 
-/// `GET /problems/{kind}`: what a problem's `type` points to.
+/// `GET /problems/{kind}`: the page that the `type` of a problem points to.
 pub async fn explain(uri: Uri) -> Result<String, Problem> {
     match described(uri.path().rsplit('/').next().unwrap_or_default()) {
         Some(text) => Ok(text),
@@ -223,13 +223,13 @@ fn described(asked: &str) -> Option<String> {
     })
 }
 
-/// Answers any path that is none of ours.
+/// The response for unknown paths.
 pub async fn no_such_route(uri: Uri) -> Problem {
     let detail = format!("there is nothing at {}; the API's routes begin with /api/", uri.path());
     Problem::new(StatusCode::NOT_FOUND, "no-such-route", "No such route", detail)
 }
 
-/// Answers a method that the path does not take.
+/// The response if the path exists but does not support the method.
 pub async fn method_not_allowed() -> Problem {
     let detail = "this path takes other methods; see the Allow header";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
@@ -240,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_problem_is_in_the_catalogue_under_its_title() {
+    fn problem_constructors_match_the_catalogue() {
         let all = [
             Problem::field("a", "b"),
             Problem::malformed("a"),

@@ -1,4 +1,4 @@
-//! The API's own address, as a request named it.
+//! The address of the API, as the client addressed it.
 
 use std::convert::Infallible;
 
@@ -8,8 +8,8 @@ use axum::http::{HeaderMap, Uri, header};
 
 use crate::config::BaseUrl;
 
-/// The API's own address, as the request named it; nothing where it did not, or where what it named is no
-/// address. Used for addresses below the API where `API_PUBLIC_URL` is not set.
+/// The address of the API, taken from the request; `None` if the request contains no valid one. It is the base of
+/// addresses below the API if `API_PUBLIC_URL` is not set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestOrigin(pub Option<BaseUrl>);
 
@@ -21,20 +21,20 @@ impl<S: Sync> FromRequestParts<S> for RequestOrigin {
     }
 }
 
-/// A request names its server by its whole address (at the edge, and through a forward proxy), or by the header
-/// `Host`. Behind a proxy that ends TLS only `X-Forwarded-Proto` tells that clients speak https. Whoever sends
-/// wrong headers misleads nobody but themselves: the answer goes to them alone.
+/// A request names its server either in its absolute URI (in the Worker, and through a forward proxy) or in the
+/// header `Host`. Behind a proxy that terminates TLS, only `X-Forwarded-Proto` tells that clients use https. A client
+/// that sends wrong headers misleads only itself, because the response goes to no one else.
 fn request_origin(uri: &Uri, headers: &HeaderMap) -> Option<BaseUrl> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let host = uri.authority().map(|host| host.as_str()).or_else(|| text(header::HOST.as_str()))?;
-    // Several proxies append with commas; the first is the one clients speak to.
+    // Several proxies append values with commas; the first is the one that clients talk to.
     let forwarded = || text("x-forwarded-proto")?.split(',').next();
     let scheme = match uri.scheme_str().or_else(forwarded) {
         Some(scheme) if scheme.trim().eq_ignore_ascii_case("https") => "https",
         _ => "http",
     };
     let url: BaseUrl = format!("{scheme}://{host}").parse().ok()?;
-    // Anything behind the host would be the caller's invention.
+    // The caller could have invented anything behind the host.
     (url.as_url().path() == "/").then_some(url)
 }
 
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_names_the_server_by_its_address_or_by_its_host() {
+    fn request_origin_is_taken_from_uri_or_host_header() {
         for (uri, headers, named) in [
             ("/api/jobs", &[("host", "127.0.0.1:8080")][..], Some("http://127.0.0.1:8080/")),
             ("/api/jobs", &[("host", "[::1]:8080")], Some("http://[::1]:8080/")),

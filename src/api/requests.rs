@@ -1,4 +1,4 @@
-//! What clients send to make a job, and how it becomes one; the reading of every JSON body.
+//! The requests that create jobs, how they become jobs, and the parsing of all JSON bodies.
 
 use std::time::Duration;
 
@@ -80,7 +80,7 @@ pub struct CreateJobRequest {
     pub options: JobOptions,
 }
 
-/// Longest a job may be delayed, seconds.
+/// Maximum delay of a job, seconds.
 const MOST_DELAY: u32 = 30 * 24 * 3600;
 
 /// The answer to `POST /api/upload`.
@@ -104,16 +104,16 @@ pub struct CreateUploadResponse {
     pub expires_at: Option<Millis>,
 }
 
-/// A request's fields by name, so that a misspelt one is not silently ignored.
+/// The names of a request's fields. Unknown names are rejected, so that a misspelt field is not silently ignored.
 pub trait Fields {
-    /// Those of its own.
+    /// The fields of this request.
     const OWN: &'static [&'static str];
-    /// Those that come on top: the ones of [`JobOptions`], where it makes a job.
+    /// Fields in addition to these: those of [`JobOptions`], if the request creates a job.
     const COMMON: &'static [&'static str] = OPTION_NAMES;
 }
 
 impl Fields for CreateUploadRequest {
-    // Browsers' code tends to send the type along; storage keeps what the PUT says.
+    // Clients in browsers tend to send the content type, too; storage keeps the type of the PUT.
     const OWN: &'static [&'static str] = &["fileName", "filename", "fileSize", "contentType"];
 }
 
@@ -132,10 +132,10 @@ const OPTION_NAMES: &[&str] = &[
     "deadlineSeconds",
 ];
 
-/// What the installation lets jobs ask for.
+/// What the installation permits jobs to use.
 #[derive(Clone, Copy, Debug)]
 pub struct SubmissionLimits {
-    /// Which addresses jobs may name.
+    /// The addresses that jobs may name.
     pub guard: EgressPolicy,
     /// Whether webhooks can be signed.
     pub webhooks: bool,
@@ -163,14 +163,14 @@ impl JobOptions {
 }
 
 impl CreateUploadRequest {
-    /// The job this asks for, with `id`.
+    /// The job that is requested, with `key` as its input.
     pub(super) fn spec(self, key: ObjectKey, rules: SubmissionLimits) -> Result<JobSpec, Problem> {
         self.options.spec(Input::Key(key), rules)
     }
 }
 
 impl CreateJobRequest {
-    /// The job this asks for, and how long it waits before it starts.
+    /// The job that is requested, and the delay before it starts.
     pub(super) fn spec(self, rules: SubmissionLimits) -> Result<(JobSpec, Duration), Problem> {
         let input = match (self.input_key, self.input_url) {
             (Some(key), None) => Input::Key(key),
@@ -195,7 +195,7 @@ impl CreateJobRequest {
     }
 }
 
-/// A JSON body; what is wrong with it is said field by field.
+/// A JSON body. Errors name the invalid field.
 pub struct Body<T>(pub T);
 
 impl<T: DeserializeOwned + Fields, S: Send + Sync> FromRequest<S> for Body<T> {
@@ -204,7 +204,7 @@ impl<T: DeserializeOwned + Fields, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let mime = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
         let named = mime.map(|m| m.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-        // A request without any body may leave the type out: everything has a default.
+        // A request without a body may omit the content type, because all fields have defaults.
         if named.as_deref().is_some_and(|m| m != "application/json" && !m.ends_with("+json")) {
             return Err(Problem::not_json());
         }
@@ -233,7 +233,7 @@ fn parse<T: DeserializeOwned + Fields>(bytes: &[u8]) -> Result<T, Problem> {
         let fields = [T::OWN, T::COMMON].concat().join(", ");
         return Err(Problem::field(shown, format!("there is no such field; the fields are {fields}")));
     }
-    // Fields one by one: behind `flatten` serde no longer knows which field it was.
+    // Each field is parsed separately: behind `flatten` serde no longer knows the name of the field.
     for (name, value) in object {
         check_field(name, value)?;
     }
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn every_bad_field_is_named() {
+    fn request_errors_name_the_invalid_field() {
         for (body, field) in [
             (r#"{"preset":"HLS"}"#, "preset"),
             (r#"{"outputQualities":["720p","721p"]}"#, "outputQualities[1]"),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_job_names_its_input_exactly_once() {
+    fn create_job_request_requires_exactly_one_input() {
         let from = |body: &str| parse::<CreateJobRequest>(body.as_bytes()).unwrap().spec(RULES);
         assert!(from(r#"{"inputKey":"a.mp4"}"#).is_ok());
         assert!(from(r#"{"inputUrl":"https://example.com/a.mp4"}"#).is_ok());
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn webhooks_need_a_key_to_sign_with() {
+    fn webhook_url_without_signing_key_is_rejected() {
         let ask =
             || parse::<CreateJobRequest>(br#"{"inputKey":"a","webhookUrl":"https://example.com/"}"#).unwrap();
         assert!(ask().spec(RULES).is_ok());

@@ -1,7 +1,7 @@
-//! A span of each request, by OpenTelemetry's conventions for HTTP servers:
+//! A span for each request, by OpenTelemetry's conventions for HTTP servers:
 //! <https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-server-span>.
 //!
-//! `url.query` is left out: a mistaken client may have put a token there.
+//! `url.query` is omitted: a misconfigured client may have put a token there.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tracing::field::Empty;
 use super::{caller_trace, media};
 use crate::trace;
 
-/// The same routes, with a span of each request.
+/// Wraps the routes so that each request has a span.
 pub fn with_tracing(router: Router) -> Router {
     router.layer(TraceLayer::new_for_http().make_span_with(begin).on_response(end))
 }
@@ -51,7 +51,7 @@ fn begin(request: &Request) -> Span {
     span
 }
 
-/// A request's path without the signature that an address of an output has.
+/// The path of a request without the signature that the address of an output contains.
 fn path_without_secrets(path: &str) -> &str {
     if path.starts_with("/media/") { media::ROUTE } else { path }
 }
@@ -59,16 +59,16 @@ fn path_without_secrets(path: &str) -> &str {
 fn end(response: &Response, _: Duration, span: &Span) {
     let status = response.status();
     span.record(attribute::HTTP_RESPONSE_STATUS_CODE, status.as_u16());
-    // What a client did wrong is no error of the server's.
+    // An error of the client is not an error of the server.
     if status.is_server_error() {
         span.record(attribute::ERROR_TYPE, status.as_str()).record("otel.status_code", "ERROR");
     }
 }
 
-/// What stands for a method that HTTP does not have, since anybody can make some up.
+/// Replaces methods that HTTP does not define, because clients can invent any number of them.
 const OTHER: &str = "_OTHER";
 
-/// The method, and what it is called in the span's name.
+/// The method, and its name in the span's name.
 fn method(method: &Method) -> (&str, &str) {
     let known = [
         Method::GET,

@@ -1,10 +1,10 @@
-//! `GET /api/jobs/{id}/events`: a job's changes as server-sent events.
+//! `GET /api/jobs/{id}/events`: the changes of a job as server-sent events.
 //!
-//! Each event is named `job` and carries the whole job, so a client that missed some needs nothing
-//! but the newest. The first comes at once; after a terminal one the stream ends.
+//! Each event is named `job` and contains the whole job, so a client that missed some needs only the newest. The
+//! first event is sent at once; the stream ends after an event with a terminal state.
 //!
-//! A browser's `EventSource` opens an ended stream again, for ever, unless it is answered 204. Its
-//! `Last-Event-ID` tells what it has seen, so the id of an event is the job's attempt and state.
+//! A browser's `EventSource` reopens an ended stream forever, unless the server answers 204. Its `Last-Event-ID`
+//! shows what it has received, so the id of an event consists of the attempt and the state of the job.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use super::{AppState, Problem, RequestOrigin};
 use crate::job::{Job, JobId};
 use crate::time::sleep;
 
-/// Between two looks at a job that cannot be read.
+/// Pause before a job that could not be read is read again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// `GET /api/jobs/{id}/events`
@@ -33,7 +33,7 @@ pub async fn job_events(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = parse_job_id(id)?;
-    // Listen first, look then: what changes in between is seen twice rather than not at all.
+    // Subscribe first and read afterwards: a change in between is then sent twice rather than lost.
     let changes = app.feed.changes(id);
     let job = app.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
     if job.status.is_terminal() && headers.get("last-event-id").is_some_and(|id| *id == *event_id(&job)) {
@@ -54,9 +54,9 @@ struct Watch {
     origin: RequestOrigin,
     id: JobId,
     changes: Changes,
-    /// The job as it was at the beginning, until it is sent.
+    /// The job as it was when the stream started, until it is sent.
     first: Option<Job>,
-    /// The job as it was sent last.
+    /// The job as it was last sent.
     told: Option<Job>,
 }
 
@@ -74,7 +74,7 @@ impl Watch {
         Some((Ok(event), self))
     }
 
-    /// The job as it is after the next change that shows.
+    /// The job after its next visible change.
     async fn change(&mut self) -> Option<Job> {
         while self.changes.next().await {
             let job = self.look().await?;
@@ -85,13 +85,15 @@ impl Watch {
         None
     }
 
-    /// The job as it is now. Tried until it can be read: this change may be the last one, and the
-    /// listener is gone once the caller is or we stop.
+    /// Reads the job, and retries until it succeeds: this change may be the last one, and dropping the stream ends
+    /// the retries.
     async fn look(&self) -> Option<Job> {
         loop {
             match self.app.queue.get(self.id).await {
                 Ok(job) => return job.and_then(|job| self.app.present(job, &self.origin).ok()),
-                Err(error) => tracing::warn!(job = %self.id, %error, "a change could not be read"),
+                Err(error) => {
+                    tracing::warn!(job = %self.id, %error, "could not read a job after a change; retrying")
+                }
             }
             sleep(LOOK_AGAIN).await;
         }

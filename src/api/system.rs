@@ -1,4 +1,4 @@
-//! How the installation is: counts, workers, health.
+//! The state of the installation: counts, workers, health.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,12 +35,12 @@ pub async fn status(State(app): State<Arc<AppState>>) -> Result<Json<SystemStatu
     Ok(Json(SystemStatus { version: env!("CARGO_PKG_VERSION").to_owned(), jobs, workers }))
 }
 
-/// `GET /livez`: the process lives.
+/// `GET /livez`: the process is alive.
 pub async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: it can do its work: Redis and both buckets answer.
+/// `GET /readyz`: Redis and both buckets answer.
 pub async fn readyz(State(app): State<Arc<AppState>>) -> Result<&'static str, Problem> {
     const LIMIT: Duration = Duration::from_secs(5);
     let check = async {

@@ -1,4 +1,4 @@
-//! The command line's arguments. Their docs are the help texts, which teach by example.
+//! The arguments of the command line. Their doc comments are the help texts, which teach by example.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -158,7 +158,7 @@ pub(super) struct UpArgs {
 }
 
 fn host(text: &str) -> Result<Host, String> {
-    // An IPv6 address needs its brackets in an address only.
+    // An IPv6 address needs its brackets only in a URL.
     if let Ok(ip) = text.parse() {
         return Ok(Host::Ipv6(ip));
     }
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_words_are_refused_with_the_right_ones() {
+    fn cli_errors_for_invalid_values_list_the_valid_ones() {
         let error = |line: &str| Cli::try_parse_from(line.split(' ')).unwrap_err().to_string();
         assert!(error("tcoder submit a.mp4 --preset HLS").contains("hls-adaptive"));
         assert!(error("tcoder submit a.mp4 --quality 721p").contains("1080p"));

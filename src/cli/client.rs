@@ -1,4 +1,4 @@
-//! The HTTP API, from the other side.
+//! A client of the HTTP API.
 
 use std::time::Duration;
 
@@ -17,38 +17,40 @@ use crate::api::{
 use crate::job::{Job, JobId, State};
 use crate::queue::Page;
 
-/// A call on the API went wrong.
+/// A call of the API failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody there.
-    #[error("no tcoder answers at {url} ({why}); start one with `tcoder up`, or name yours with --server")]
+    /// There was no response.
+    #[error(
+        "no tcoder server answers at {url} ({why}); start one with `tcoder up`, or set the address with --server"
+    )]
     Unreachable {
-        /// Where.
+        /// The address of the server.
         url: Url,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// It cannot answer just now.
+    /// The server cannot answer at the moment.
     #[error("{0}")]
     Busy(String),
-    /// It said no.
+    /// The server rejected the request.
     #[error("{0}")]
     Refused(String),
-    /// It said something else.
-    #[error("{0} is no tcoder API, or one of another version; check --server")]
+    /// The response is not one of this API.
+    #[error("{0} is not a tcoder API, or has another version; check --server")]
     Strange(Url),
-    /// Storage said no.
+    /// Storage rejected the request.
     #[error("{0}")]
     Storage(String),
 }
 
 impl ClientError {
-    /// Whether the same call may work in a moment.
+    /// Whether a retry may soon succeed.
     pub const fn is_passing(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Busy(_))
     }
 
-    /// Whether nobody answered.
+    /// Whether there was no response.
     pub const fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. })
     }
@@ -64,7 +66,8 @@ pub struct Client {
 }
 
 const CALL: Duration = Duration::from_secs(40);
-/// The server says something every 15 s, be it only that it lives.
+/// Maximum time without data from the event stream. The server sends something at least every 15 s, if only a
+/// comment.
 const FEED_SILENCE: Duration = Duration::from_secs(45);
 
 impl Client {
@@ -80,13 +83,13 @@ impl Client {
         Ok(Self { http, uploads, base: args.server.clone(), token: args.token.clone() })
     }
 
-    /// For downloads from storage.
+    /// The client for downloads from storage.
     pub const fn downloads(&self) -> &reqwest::Client {
         &self.http
     }
 
-    /// For uploads to storage. Without a read time-out: it runs from the request's beginning, not from
-    /// its last byte, and would cut off every upload that takes longer.
+    /// The client for uploads to storage. It has no read timeout, because that counts from the start of the request
+    /// instead of its last byte, and would abort every upload that takes longer.
     pub const fn uploads(&self) -> &reqwest::Client {
         &self.uploads
     }
@@ -126,7 +129,7 @@ impl Client {
         let status = response.status();
         if status == StatusCode::UNAUTHORIZED {
             let why = if self.token.is_some() { "does not know this token" } else { "asks for a token" };
-            let detail = format!("the server {why}; give one of its API_TOKENS by --token or TCODER_TOKEN");
+            let detail = format!("the server {why}; set one of its API_TOKENS with --token or TCODER_TOKEN");
             return Err(ClientError::Refused(detail));
         }
         let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
@@ -136,7 +139,7 @@ impl Client {
                 Some(field) => format!("{field}: {}", problem.detail),
                 None => problem.detail,
             }),
-            // The words of a proxy before the server.
+            // A proxy in front of the server answered.
             Err(_) if matches!(status.as_u16(), 429 | 502..=504) => {
                 ClientError::Busy(format!("the server answered {status}; try again in a moment"))
             }
@@ -162,7 +165,7 @@ impl Client {
         self.post(self.url(&["api", "jobs", &id.to_string(), "parts"]), body).await
     }
 
-    /// Says that the video is uploaded, for where storage itself tells nobody.
+    /// Reports an upload, in case storage does not.
     pub async fn uploaded(&self, id: JobId) -> Result<Job, ClientError> {
         let url = self.url(&["api", "jobs", &id.to_string(), "uploaded"]);
         self.json(self.request(Method::POST, url)).await
@@ -214,12 +217,12 @@ impl Client {
         self.json(self.request(Method::POST, self.url(&["api", "fleet", "resume"]))).await
     }
 
-    /// The feed ended although the job had not.
+    /// The error for a stream that ended before the job did.
     pub fn gone(&self) -> ClientError {
         ClientError::Unreachable { url: self.base.clone(), why: "it stopped".into() }
     }
 
-    /// The job's changes as they happen, the present state first.
+    /// The event stream of a job, starting with its current state.
     pub async fn events(
         &self,
         id: JobId,

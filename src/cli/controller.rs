@@ -24,13 +24,12 @@ use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
 use crate::webhook::WebhookClient;
 
-
 /// `tcoder controller`
 pub async fn run(args: ControllerArgs) -> Result<(), CliError> {
-    // An empty WATCH_NAMESPACE is none.
+    // An empty WATCH_NAMESPACE counts as unset.
     let scope = match args.namespace.as_ref().filter(|namespace| !namespace.is_empty()) {
         Some(namespace) => Some(Scope::Namespace(namespace.clone())),
-        // What every pod of a cluster has.
+        // Every pod of a cluster has this variable.
         None if args.all_namespaces || std::env::var_os("KUBERNETES_SERVICE_HOST").is_some() => {
             Some(Scope::Cluster)
         }
@@ -42,7 +41,7 @@ pub async fn run(args: ControllerArgs) -> Result<(), CliError> {
     }
 }
 
-/// Another life of this process is another holder.
+/// The name under which this process holds locks. It differs after a restart.
 fn holder(env: &Env<'_>) -> String {
     WorkerId::on(&env.text("HOSTNAME").unwrap_or_else(|| "controller".into())).0
 }
@@ -88,7 +87,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let guard = EgressPolicy::allow_private(env.require(&ALLOW_PRIVATE_URLS).map_err(CliError::start)?);
     let mirrors = env.require(&MIRROR_MAX).map_err(CliError::start)?;
     let fly = match env.text("FLY_API_TOKEN") {
-        None => Err("FLY_API_TOKEN is not set at the controller: it looks after no machines".to_owned()),
+        None => Err("FLY_API_TOKEN is not set at the controller: it does not manage machines".to_owned()),
         Some(_) => Ok(Fly::new(&FlyConfig::read(&env).map_err(CliError::start)?).map_err(CliError::start)?),
     };
     let config = Config::infer().await.map_err(|error| {
@@ -128,7 +127,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
         fleet = operator.fleet.is_ok(),
         "the operator runs"
     );
-    let (ready, is_ready) = watch::channel(Err("the API server has not been asked yet".to_owned()));
+    let (ready, is_ready) = watch::channel(Err("the API server has not been contacted yet".to_owned()));
     let router = admin::router(queue, metrics, is_ready);
     tokio::join!(operator.run(ready, stop.clone()), serve(listener, router, Limits::default(), stop.clone()),);
     Ok(())

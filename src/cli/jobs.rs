@@ -1,11 +1,11 @@
-//! `tcoder jobs`: looking at jobs and steering them.
+//! `tcoder jobs`: lists, shows, watches, cancels and retries jobs.
 
 use super::args::{JobsArgs, JobsCommand};
 use super::client::Client;
 use super::{CliError, output, watch};
 use crate::job::{Job, State};
 
-/// Jobs the API gives in one page at most.
+/// Maximum number of jobs per page of the API.
 const PAGE: u32 = 100;
 
 pub async fn run(args: JobsArgs) -> Result<(), CliError> {

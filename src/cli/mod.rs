@@ -1,17 +1,17 @@
-//! The command line's talk: what it takes, what it prints, how it ends.
+//! The command line: arguments, output and exit codes.
 //!
-//! | part | what it does |
+//! | module | what it does |
 //! |---|---|
-//! | `args` | what can be typed |
-//! | here | which command does what, exit codes, logs |
-//! | `client` | the HTTP API, from the other side |
-//! | `submit`, `upload` | a video in |
-//! | `watch`, `fetch` | its progress, its renditions out |
-//! | `jobs` | looking at jobs and steering them |
-//! | `fleet` | looking at machines, stopping and resuming what is done about them |
-//! | `transcode` | the core alone, without queue and storage |
+//! | `args` | the arguments |
+//! | this one | runs the commands; exit codes, logs |
+//! | `client` | a client of the HTTP API |
+//! | `submit`, `upload` | submit a job and upload its video |
+//! | `watch`, `fetch` | show the progress, and download the renditions |
+//! | `jobs` | lists, shows, cancels and retries jobs |
+//! | `fleet` | shows the machines and the next operations; pauses and resumes scaling |
+//! | `transcode` | encodes a file without queue and storage |
 //! | `serve`, `controller` | the servers: `up`, `api`, `worker`; `controller` |
-//! | `output` | tables and bars |
+//! | `output` | tables and progress bars |
 
 mod args;
 mod client;
@@ -44,22 +44,22 @@ use crate::job::Failure;
 use args::Command;
 use client::ClientError;
 
-/// A command did not do what it was asked for.
+/// A command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// The job or the transcode failed.
     #[error("{0}")]
     Failed(String),
-    /// The API did not do it.
+    /// A call of the API failed.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// A server role could not start.
+    /// A server could not start.
     #[error("{0}")]
     Start(String),
-    /// Something on this machine.
+    /// An operation on this machine failed.
     #[error("{0}")]
     Local(String),
-    /// Ctrl-C.
+    /// The user pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
 }
@@ -73,7 +73,7 @@ impl CliError {
         Self::Local(error.to_string())
     }
 
-    /// The process's exit code; the list stands in `tcoder --help`.
+    /// The exit code; `tcoder --help` lists them.
     const fn code(&self) -> u8 {
         match self {
             Self::Failed(_) => 1,
@@ -91,7 +91,7 @@ impl From<Failure> for CliError {
     }
 }
 
-/// Does what was typed.
+/// Runs the command.
 pub async fn run(cli: Cli) -> ExitCode {
     let role = match cli.command {
         Command::Up(_) => Some("up"),
@@ -146,18 +146,18 @@ fn crd() -> Result<(), CliError> {
     Ok(())
 }
 
-/// Logs go to stderr: for people at a terminal, as JSON lines elsewhere. `RUST_LOG` and
-/// `LOG_FORMAT` (`text`, `json`) choose otherwise.
+/// Logs go to stderr: as text at a terminal, as JSON lines elsewhere. `LOG_FORMAT` (`text`, `json`) selects the
+/// format, and `RUST_LOG` the filter.
 fn init_logs(server: bool, export: Option<&Export>) {
     let default = if server { "warn,tcoder=info" } else { "error" };
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.trim().is_empty());
     let filter = asked.map(EnvFilter::try_new).transpose().unwrap_or_else(|error| {
-        eprintln!("tcoder: RUST_LOG cannot be used ({error}); logging as without it");
+        eprintln!("tcoder: RUST_LOG is invalid ({error}); using the default");
         None
     });
     let filter = filter.unwrap_or_else(|| EnvFilter::new(default));
-    // The S3 server's crate prints whole requests, signatures included, and every 404 as an error;
-    // whatever RUST_LOG asks for, that is no log to keep.
+    // The S3 server's crate logs whole requests, including signatures, and every 404 as an error. Never enable that,
+    // whatever RUST_LOG says.
     let silent = "s3s=off".parse().ok();
     let filter = silent.into_iter().fold(filter, EnvFilter::add_directive);
     let terminal = std::io::stderr().is_terminal();
@@ -172,15 +172,16 @@ fn init_logs(server: bool, export: Option<&Export>) {
     } else {
         logs.with_ansi(terminal).with_target(false).with_filter(filter).boxed()
     };
-    // Our own spans, whatever is logged; never those of the client that sends them.
+    // Exports only tcoder's own spans, independently of the log filter, and never those of the exporter's HTTP
+    // client.
     let ours = Targets::new().with_target("tcoder", tracing::Level::DEBUG);
     let spans = export.map(|export| {
         let layer = tracing_opentelemetry::layer().with_tracer(export.tracer());
-        // Only what the conventions know; events go to the log.
+        // Includes only attributes that the conventions define; events go to the log.
         let layer = layer.with_location(false).with_threads(false).with_tracked_inactivity(false);
         layer.with_target(false).with_filter(ours.and(filter_fn(|metadata| metadata.is_span())))
     });
     let begun = tracing_subscriber::registry().with(spans).with(logs).try_init();
-    // Logs that are set up already, in a test, are fine.
+    // In a test the logs may be set up already.
     drop(begun);
 }

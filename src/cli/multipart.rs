@@ -1,4 +1,4 @@
-//! A large file goes up to storage in parts, some at a time; one that breaks off is sent again, and only that.
+//! Uploads a large file to storage in parts, some at a time. A part that fails is sent again alone.
 
 use std::io::SeekFrom;
 use std::path::Path;
@@ -16,16 +16,16 @@ use crate::api::{Multipart, SignPartsRequest};
 use crate::job::JobId;
 use crate::queue::backoff;
 
-/// Parts under way at once.
+/// Maximum number of concurrent parts.
 const AT_ONCE: usize = 4;
-/// Parts whose addresses are asked for at a time: they are good for an hour, and a slow line takes its time.
+/// Number of addresses per request: they are valid for an hour, and a slow connection takes time.
 const BATCH: usize = 16;
-/// Times a part is sent before the upload is given up.
+/// Number of attempts to send a part before the upload is abandoned.
 const TRIES: u32 = 6;
-/// Longest storage may take to begin or complete an upload. Completing can take S3 minutes.
+/// Maximum time for storage to start or complete an upload. Completing one can take S3 minutes.
 const ANSWER: Duration = Duration::from_secs(300);
 
-/// A file on its way.
+/// The upload of a file.
 pub struct MultipartUpload<'a> {
     pub client: &'a Client,
     pub id: JobId,
@@ -35,7 +35,7 @@ pub struct MultipartUpload<'a> {
 }
 
 impl MultipartUpload<'_> {
-    /// Sends the file in parts.
+    /// Uploads the file in parts.
     pub async fn send(&self, multipart: &Multipart) -> Result<(), PutError> {
         let upload_id = self.begin(multipart.start_url.clone()).await?;
         let count = self.size.div_ceil(multipart.part_size.max(1));
@@ -52,7 +52,7 @@ impl MultipartUpload<'_> {
         tags.sort_unstable();
         let complete = self.addresses(&upload_id, &[]).await?.complete_url;
         let answer = self.post(complete, complete_body(&tags)).await?;
-        // Storage may find out only after it began to answer 200.
+        // Storage may detect an error only after it has started to answer 200.
         if answer.contains("<Error>") {
             Err(PutError::Broken("storage could not join the parts".into()))
         } else {
@@ -62,7 +62,7 @@ impl MultipartUpload<'_> {
 
     async fn begin(&self, url: Url) -> Result<String, PutError> {
         let answer = self.post(url, String::new()).await?;
-        upload_id(&answer).ok_or_else(|| PutError::Broken("storage gave the upload no id".into()))
+        upload_id(&answer).ok_or_else(|| PutError::Broken("storage returned no id for the upload".into()))
     }
 
     async fn addresses(&self, upload_id: &str, parts: &[u16]) -> Result<crate::api::SignedParts, PutError> {
@@ -83,7 +83,7 @@ impl MultipartUpload<'_> {
     async fn part(&self, number: u16, url: Url, part_size: u64) -> Result<String, PutError> {
         let from = u64::from(number - 1) * part_size;
         let size = part_size.min(self.size - from);
-        let unreadable = |e: std::io::Error| PutError::Broken(format!("the file cannot be read: {e}"));
+        let unreadable = |e: std::io::Error| PutError::Broken(format!("cannot read the file: {e}"));
         let mut tries = 0;
         loop {
             let mut file = tokio::fs::File::open(self.file).await.map_err(unreadable)?;
@@ -105,7 +105,7 @@ impl MultipartUpload<'_> {
             .await;
             let error = match sent {
                 Ok(Some(tag)) => return Ok(tag),
-                Ok(None) => return Err(PutError::Broken("storage did not tag a part".into())),
+                Ok(None) => return Err(PutError::Broken("storage returned no entity tag for a part".into())),
                 Err(error) => error,
             };
             tries += 1;
@@ -114,7 +114,7 @@ impl MultipartUpload<'_> {
             {
                 return Err(error);
             }
-            tracing::debug!(part = number, %error, tries, "a part broke off; sending it again");
+            tracing::debug!(part = number, %error, tries, "could not send a part; retrying");
             self.bar.dec(told.load(std::sync::atomic::Ordering::Relaxed));
             tokio::time::sleep(backoff::full_jitter(
                 tries,
@@ -126,7 +126,7 @@ impl MultipartUpload<'_> {
     }
 }
 
-/// The id in `InitiateMultipartUploadResult`.
+/// Parses the id in `InitiateMultipartUploadResult`.
 fn upload_id(xml: &str) -> Option<String> {
     let id = xml.split_once("<UploadId>")?.1.split_once("</UploadId>")?.0.trim();
     (!id.is_empty())
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_and_writes_what_storage_does() {
+    fn multipart_xml_is_parsed_and_written_as_s3_defines() {
         let xml = "<?xml version=\"1.0\"?><InitiateMultipartUploadResult><Bucket>input</Bucket>\
                    <UploadId>a&amp;b</UploadId></InitiateMultipartUploadResult>";
         assert_eq!(upload_id(xml).as_deref(), Some("a&b"));

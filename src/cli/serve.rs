@@ -1,5 +1,4 @@
-//! The server roles `up`, `api`, `worker`. Each reads its environment, starts, and runs until it is
-//! told to stop.
+//! The servers `up`, `api` and `worker`. Each parses its environment, starts, and runs until it receives a signal.
 
 use std::net::SocketAddr;
 
@@ -29,7 +28,8 @@ pub(super) fn stop_signal() -> Result<CancellationToken, CliError> {
     stop_signals().map(|(stop, _)| stop)
 }
 
-/// One cancelled by SIGTERM or SIGINT, and one by a SIGINT after that: somebody does not want to wait.
+/// Returns a token that SIGTERM or SIGINT cancels, and one that a later SIGINT cancels, which ends the process at
+/// once.
 fn stop_signals() -> Result<(CancellationToken, CancellationToken), CliError> {
     let mut term = signal(SignalKind::terminate()).map_err(CliError::start)?;
     let mut int = signal(SignalKind::interrupt()).map_err(CliError::start)?;
@@ -73,10 +73,10 @@ pub async fn up(args: UpArgs) -> Result<(), CliError> {
     outln!("\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n");
     outln!("Press Ctrl-C to stop; the next start continues where this one stopped.");
     stop.cancelled().await;
-    outln!("\nstopping: workers hand their jobs back (Ctrl-C again ends at once)");
+    outln!("\nstopping: workers release their jobs (press Ctrl-C again to exit at once)");
     tokio::select! {
         () = up.stop() => {}
-        // Dropping what is left kills the children.
+        // Dropping the rest kills the children.
         () = again.cancelled() => return Err(CliError::Interrupted),
     }
     outln!("stopped; nothing is lost");

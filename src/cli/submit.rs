@@ -1,4 +1,4 @@
-//! `tcoder submit`: a video goes in.
+//! `tcoder submit`: submits a job and uploads its video.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ use crate::job::{Job, JobId};
 pub async fn run(args: SubmitArgs) -> Result<(), CliError> {
     let client = Client::new(&args.server)?;
     let options = JobOptions {
-        // Chosen here, so that a repeated request cannot make a second job.
+        // The client chooses the id, so that a repeated request cannot create a second job.
         job_id: Some(JobId::new()),
         preset: args.encode.preset,
         output_qualities: args.encode.quality.clone(),
@@ -99,26 +99,28 @@ async fn send_file(client: &Client, path: &Path, options: JobOptions) -> Result<
     bar.finish_and_clear();
     match sent {
         Ok(()) => {
-            // Where storage tells of it too, nothing is new; where neither gets through, it is found later.
+            // If storage reports the upload, too, this changes nothing. If neither report arrives, the janitor finds
+            // the upload later.
             if let Err(error) = client.uploaded(ticket.job_id).await {
-                tracing::debug!(job = %ticket.job_id, %error, "could not say that the video is there");
+                tracing::debug!(job = %ticket.job_id, %error, "could not report the upload");
             }
             Ok(ticket.job_id)
         }
         Err(error) => {
             let then = cancel_with(client, ticket.job_id).await;
-            Err(ClientError::Storage(format!("the upload broke off: {error}; {then}")).into())
+            Err(ClientError::Storage(format!("the upload failed: {error}; {then}")).into())
         }
     }
 }
 
-/// Cancels a job whose video did not arrive, which would otherwise wait for it; says what to do now.
+/// Cancels a job whose video was not uploaded, because it would otherwise wait for it. Returns what the user should
+/// do.
 async fn cancel_with(client: &Client, id: JobId) -> String {
     match client.cancel(id).await {
-        Ok(_) => format!("job {id} is cancelled; submit it again"),
+        Ok(_) => format!("job {id} was cancelled; submit it again"),
         Err(_) => {
             format!(
-                "call job {id} off with `tcoder jobs cancel {id}` once the server answers, and submit it again"
+                "cancel job {id} with `tcoder jobs cancel {id}` when the server answers again, and submit it again"
             )
         }
     }

@@ -1,7 +1,6 @@
-//! A file goes up to storage.
+//! Uploads a file to storage.
 //!
-//! How long that takes is the line's affair: an upload is given up when nothing moves, not when it is
-//! long.
+//! The duration depends on the connection: an upload is aborted if it makes no progress, not if it takes long.
 
 use std::error::Error as StdError;
 use std::time::Duration;
@@ -14,12 +13,12 @@ use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
 use url::Url;
 
-/// How long an upload may stand still.
+/// Time limits of an upload.
 #[derive(Clone, Copy, Debug)]
 pub struct UploadTimeouts {
-    /// Without a byte taken.
+    /// Maximum time without progress.
     pub stall: Duration,
-    /// From the last byte to the answer; what the system holds in its buffers goes out meanwhile.
+    /// Maximum time from the last byte to the response, in which the system also sends its buffers.
     pub answer: Duration,
 }
 
@@ -29,31 +28,31 @@ impl Default for UploadTimeouts {
     }
 }
 
-/// The file is not in storage. The address is in none of these: it is a key to the bucket.
+/// The file was not uploaded. No variant contains the address, because it gives access to the bucket.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PutError {
-    /// Nothing moves.
-    #[error("storage took nothing for {} s, after {taken} of {size} bytes", after.as_secs())]
+    /// The upload makes no progress.
+    #[error("no progress for {} s, after {taken} of {size} bytes", after.as_secs())]
     Stalled {
-        /// Bytes handed over so far.
+        /// Number of bytes sent so far.
         taken: u64,
-        /// Bytes there are.
+        /// The size of the file in bytes.
         size: u64,
-        /// How long nothing moved.
+        /// The time without progress.
         after: Duration,
     },
-    /// All was sent.
+    /// All bytes were sent, but there was no response.
     #[error("storage did not answer within {} s of the last byte", .0.as_secs())]
     Silent(Duration),
-    /// The connection or the file.
+    /// The connection broke, or the file could not be read.
     #[error("{0}")]
     Broken(String),
-    /// Storage said no.
+    /// Storage rejected the upload.
     #[error("storage refused it ({0})")]
     Refused(StatusCode),
 }
 
-/// PUTs the `size` bytes of `file`; `on_bytes` hears of every piece that is taken. Answers their entity tag.
+/// PUTs the `size` bytes of `file`. Calls `on_bytes` for every piece that is sent, and returns the entity tag.
 pub async fn put(
     http: &reqwest::Client,
     url: Url,
@@ -95,7 +94,7 @@ async fn answer(
             sent = &mut sending => return sent.map_err(broken),
             moved = timeout(patience.stall, taken.changed()) => match moved {
                 Ok(Ok(())) => {}
-                // The body is let go of: there is an answer, or a broken connection.
+                // The body was dropped: there is a response, or the connection broke.
                 Ok(Err(_)) => break,
                 Err(_) => return Err(PutError::Stalled { taken: so_far, size, after: patience.stall }),
             },
@@ -107,7 +106,7 @@ async fn answer(
     }
 }
 
-/// What lies at the bottom of an error, such as `connection reset by peer`.
+/// The innermost cause of an error, such as `connection reset by peer`.
 pub fn root_cause(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut cause: &dyn StdError = &error;
@@ -123,10 +122,10 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
-    /// More than the system's buffers take unread.
+    /// More than the buffers of the system hold unread.
     const SIZE: u64 = 32 << 20;
 
-    /// A listener whose connections hold little that was not read.
+    /// A listener whose connections buffer little unread data.
     fn listener() -> TcpListener {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(64 * 1024).unwrap();
@@ -148,7 +147,7 @@ mod tests {
         let received = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             receive(&mut stream).await;
-            // Held open until the sender has made up its mind.
+            // Held open until the sender has decided.
             stream
         };
         tokio::pin!(sent);
@@ -184,10 +183,10 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(200);
 
     #[tokio::test]
-    async fn a_slow_line_is_no_reason_to_give_up() {
+    async fn put_over_a_slow_connection_succeeds() {
         let stall = Duration::from_millis(1500);
         let sent = upload(&listener(), UploadTimeouts { stall, answer: LONG }, async |stream| {
-            // Longer than the patience for standing still, but it moves.
+            // Longer than the limit without progress, but it makes progress.
             read_all(stream, Duration::from_millis(70)).await;
             stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         })
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_stands_still_is_given_up() {
+    async fn put_without_progress_is_aborted() {
         let sent = upload(&listener(), UploadTimeouts { stall: SHORT, answer: LONG }, async |stream| {
             read_head(stream).await
         })
@@ -206,14 +205,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn so_is_one_without_an_answer() {
+    async fn put_without_a_response_is_aborted() {
         let patience = UploadTimeouts { stall: LONG, answer: SHORT };
         let sent = upload(&listener(), patience, async |stream| read_all(stream, Duration::ZERO).await).await;
         assert_eq!(sent, Err(PutError::Silent(SHORT)));
     }
 
     #[tokio::test]
-    async fn what_broke_is_said_and_the_address_is_not() {
+    async fn put_error_names_the_cause_without_the_address() {
         let listener = listener();
         let patience = UploadTimeouts { stall: LONG, answer: LONG };
         let sent = upload(&listener, patience, async |stream| {

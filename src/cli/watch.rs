@@ -1,4 +1,4 @@
-//! Following a job to its end: by its events, and by asking where those cannot be had.
+//! Follows a job until it ends: by its event stream, or by polling if the stream is not available.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use super::client::Client;
 use super::{CliError, fetch, output};
 use crate::job::{Job, JobId, State};
 
-/// Breaks of the feed in a row before giving up.
+/// Maximum number of consecutive interruptions of the stream.
 const BREAKS: u32 = 10;
 
-/// Shows progress until the job has ended, then its outputs, which `output` downloads.
+/// Shows the progress until the job has ended, then its outputs, and downloads them to `output`.
 ///
-/// A job that failed or was cancelled is an error.
+/// A failed or cancelled job is an error.
 pub async fn to_the_end(
     client: &Client,
     id: JobId,
@@ -25,8 +25,8 @@ pub async fn to_the_end(
     let job = tokio::select! {
         job = follow(client, id) => job?,
         _ = tokio::signal::ctrl_c() => {
-            eprintln!("\nthe job goes on; follow it with `tcoder jobs watch {id}`, \
-                       or call it off with `tcoder jobs cancel {id}`");
+            eprintln!("\nthe job continues; follow it with `tcoder jobs watch {id}`, \
+                       or cancel it with `tcoder jobs cancel {id}`");
             return Err(CliError::Interrupted);
         }
     };
@@ -53,7 +53,7 @@ async fn follow(client: &Client, id: JobId) -> Result<Job, CliError> {
     let mut breaks = 0;
     let mut last: Option<State> = None;
     loop {
-        // A feed that breaks off is opened again; its first event is the job as it is by then.
+        // An interrupted stream is opened again; its first event is the current state of the job.
         let broken = match client.events(id).await {
             Err(error) => error,
             Ok(events) => {
@@ -69,7 +69,7 @@ async fn follow(client: &Client, id: JobId) -> Result<Job, CliError> {
                             }
                         }
                         Some(Err(error)) => break error,
-                        // The server says goodbye when it stops.
+                        // The server ends the stream when it stops.
                         None => break client.get(id).await.err().unwrap_or_else(|| client.gone()),
                     }
                 }
@@ -95,7 +95,7 @@ fn tell(bar: &ProgressBar, job: &Job, last: &mut Option<State>) {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     bar.set_position(job.progress.clamp(0.0, 100.0) as u64);
     bar.set_message(words);
-    // Where no bar can be drawn, each change is a line.
+    // If no bar can be drawn, each change is printed as a line.
     if bar.is_hidden() && *last != Some(job.status) && !words.is_empty() {
         eprintln!("{} {words}", job.job_id);
     }

@@ -5,25 +5,25 @@ use std::str::FromStr;
 
 use url::{ParseError, Url};
 
-/// An http or https address below which other addresses lie. Its path ends with a slash, and it has neither a
-/// query, a fragment nor credentials, so that all who append to it make the same address.
+/// An http or https address that is the base of other addresses. Its path ends with a slash, and it has no query,
+/// fragment or credentials, so that all code that appends to it builds the same address.
 ///
-/// The slash matters: the AWS SDK appends a bucket to the endpoint's path as it stands, and makes `/s3bucket`
+/// The slash matters: the AWS SDK appends a bucket to the endpoint's path without a slash, and makes `/s3bucket`
 /// of `/s3`, while rusty-s3 makes `/s3/bucket`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseUrl(Url);
 
-/// The text is no base of addresses. The message goes on from the variable's name.
+/// The text is not a valid base address. The message continues after the variable's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidBaseUrl {
-    /// No web address.
+    /// It is not a web address.
     #[error("it must be an http or https address, such as https://films.example")]
     NotHttp,
-    /// `?` or `#`.
-    #[error("it must end with its path: leave out '?', '#' and what follows")]
+    /// It contains `?` or `#`.
+    #[error("it must end with its path: remove '?', '#' and what follows")]
     Query,
-    /// `user:password@`.
-    #[error("it must not hold a user name or a password")]
+    /// It contains `user:password@`.
+    #[error("it must not contain a user name or a password")]
     Credentials,
 }
 
@@ -40,15 +40,15 @@ impl BaseUrl {
         &self.0
     }
 
-    /// The address of `path` below this one, as a link on a page there would lead to it.
+    /// The address of the relative path `path` below this one.
     ///
     /// # Errors
-    /// When `path` is no part of an address.
+    /// If `path` cannot be part of an address.
     pub fn join(&self, path: &str) -> Result<Url, ParseError> {
         self.0.join(path)
     }
 
-    /// The address below this one whose path has these segments, percent-encoded where they need it.
+    /// The address below this one with these path segments, which are percent-encoded if necessary.
     pub fn below<'a>(&self, segments: impl IntoIterator<Item = &'a str>) -> Url {
         let mut url = self.0.clone();
         // Every http address has path segments.
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_base_url_ends_with_a_slash_however_it_is_written() {
+    fn base_url_always_ends_with_a_slash() {
         for (text, parsed) in [
             ("http://127.0.0.1:9000", "http://127.0.0.1:9000/"),
             ("https://h.example/s3", "https://h.example/s3/"),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_appended_to_is_no_base_url() {
+    fn base_url_with_query_fragment_or_credentials_is_rejected() {
         for (text, why) in [
             ("", InvalidBaseUrl::NotHttp),
             ("films.example", InvalidBaseUrl::NotHttp),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn segments_are_encoded_and_keep_the_path_of_the_base_url() {
+    fn base_url_below_encodes_segments_and_keeps_the_path() {
         let base: BaseUrl = "https://h.example/api".parse().unwrap();
         assert_eq!(base.below(["a b", "c/d"]).as_str(), "https://h.example/api/a%20b/c%2Fd");
     }

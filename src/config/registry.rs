@@ -31,14 +31,19 @@ const STORES: &[Role] = &[Api, Worker, Operator, Edge];
 const FLEETS: &[Role] = &[Controller, Edge];
 
 // Redis
-pub static REDIS_URL: Setting<SecretString> =
-    Setting::new("REDIS_URL", Required, SERVERS, "such as rediss://user:password@host:6379", redis_url)
-        .secret();
+pub static REDIS_URL: Setting<SecretString> = Setting::new(
+    "REDIS_URL",
+    Required,
+    SERVERS,
+    "address of Redis, such as rediss://user:password@host:6379",
+    redis_url,
+)
+.secret();
 pub static REDIS_KEY_PREFIX: Setting<String> = Setting::new(
     "REDIS_KEY_PREFIX",
     Unset,
     &[Api, Worker, Controller, Edge],
-    "when several installations share a Redis",
+    "prefix of all keys, if several installations share a Redis",
     setting::text,
 );
 pub static UPSTASH_REDIS_REST_URL: Setting<Url> = Setting::new(
@@ -56,7 +61,7 @@ pub static R2_ACCOUNT_ID: Setting<String> = Setting::new(
     "R2_ACCOUNT_ID",
     Required,
     STORES,
-    "the Cloudflare account whose R2 it is; or R2_ENDPOINT",
+    "the Cloudflare account of the R2 buckets; or set R2_ENDPOINT",
     setting::text,
 );
 pub static R2_ENDPOINT: Setting<BaseUrl> = Setting::new(
@@ -209,8 +214,13 @@ pub static FLY_WORKER_APP: Setting<String> = Setting::new(
     "the app whose machines are the workers; FLY_APP_NAME, which Fly sets on its machines, is not read",
     fly_app,
 );
-pub static FLY_WORKER_IMAGE: Setting<String> =
-    Setting::new("FLY_WORKER_IMAGE", Required, FLEETS, "such as registry.fly.io/app:tag", setting::text);
+pub static FLY_WORKER_IMAGE: Setting<String> = Setting::new(
+    "FLY_WORKER_IMAGE",
+    Required,
+    FLEETS,
+    "image of the workers, such as registry.fly.io/app:tag",
+    setting::text,
+);
 pub static FLY_WORKER_GUEST: Setting<String> = Setting::new(
     "FLY_WORKER_GUEST",
     Value("performance-2x"),
@@ -382,7 +392,7 @@ pub static OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: Setting<String> = Setting::new(
     "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
     Unset,
     &[Up, Api, Worker, Controller],
-    "the same with its path, where that is not /v1/traces",
+    "the same with the path of traces, if that is not /v1/traces",
     setting::text,
 );
 pub static OTEL_SERVICE_NAME: Setting<String> = Setting::new(
@@ -403,14 +413,14 @@ pub static OTEL_TRACES_SAMPLER: Setting<String> = Setting::new(
     "OTEL_TRACES_SAMPLER",
     Value("parentbased_always_on"),
     &[Up, Api, Worker, Controller],
-    "which traces are kept",
+    "selects the traces that are kept",
     setting::text,
 );
 pub static OTEL_TRACES_SAMPLER_ARG: Setting<String> = Setting::new(
     "OTEL_TRACES_SAMPLER_ARG",
     Unset,
     &[Up, Api, Worker, Controller],
-    "such as 0.1 for parentbased_traceidratio",
+    "argument of the sampler, such as 0.1 for parentbased_traceidratio",
     setting::text,
 );
 pub static OTEL_BSP_SCHEDULE_DELAY: Setting<String> = Setting::new(
@@ -518,7 +528,7 @@ pub static GROUPS: &[Group] = &[
     },
     Group {
         title: "In Kubernetes",
-        text: "On top of what the controller reads anyway; the storage variables are for uploads and the addresses of outputs.",
+        text: "These are in addition to the other variables of the controller; the storage variables are for uploads and the addresses of outputs.",
         settings: &[
             &WATCH_NAMESPACE.about,
             &POD_NAMESPACE.about,
@@ -528,12 +538,12 @@ pub static GROUPS: &[Group] = &[
     },
     Group {
         title: "The Cloudflare Worker",
-        text: "In `[vars]` of `wrangler.toml`; what is secret by `wrangler secret put`.",
+        text: "Set them in `[vars]` of `wrangler.toml`, and secrets with `wrangler secret put`.",
         settings: &[&EDGE_FLEET.about, &EDGE_SUBREQUESTS.about, &EDGE_CRON_MAX_SECONDS.about],
     },
     Group {
         title: "Logs and traces",
-        text: "Spans go to an OpenTelemetry collector by OTLP over HTTP; the other variables of its specification hold too.",
+        text: "Spans go to an OpenTelemetry collector by OTLP over HTTP; the other variables of its specification apply, too.",
         settings: &[
             &RUST_LOG.about,
             &LOG_FORMAT.about,

@@ -1,18 +1,18 @@
-//! Which text format a scraper gets, by its `Accept` header: <https://prometheus.io/docs/instrumenting/content_negotiation/>.
-//! Pure.
+//! Selects the text format for a scraper from its `Accept` header:
+//! <https://prometheus.io/docs/instrumenting/content_negotiation/>. Pure.
 
 use prometheus_client::encoding::prometheus_text;
 
-/// A format that metrics are written in.
+/// A text format for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Prometheus's text format 0.0.4, which everything reads that reads metrics at all.
+    /// Prometheus's text format 0.0.4, which all scrapers can read.
     Prometheus,
     /// OpenMetrics 1.0.
     OpenMetrics,
 }
 
-/// One media range of the header, with its weight in thousandths.
+/// A media range of the header, with its weight in thousandths.
 struct Range<'a> {
     kind: &'a str,
     version: Option<&'a str>,
@@ -37,8 +37,7 @@ impl<'a> Range<'a> {
         Some(range)
     }
 
-    /// How exactly it names the media type, of which these are the versions that are served; nothing where it
-    /// means something else.
+    /// How specifically the range names this media type, of which `versions` are served; `None` if it does not match.
     fn matches(&self, kind: &str, versions: &[&str]) -> Option<u8> {
         let any_of_kind = format!("{}/*", kind.split('/').next()?);
         match self.version {
@@ -50,14 +49,14 @@ impl<'a> Range<'a> {
     }
 }
 
-/// The weight of the range that names the media type most exactly, and how exactly that is.
+/// The weight of the most specific range that matches the media type, and its specificity.
 fn weight(ranges: &[Range<'_>], kind: &str, versions: &[&str]) -> Option<(u8, u16)> {
     ranges.iter().filter_map(|range| Some((range.matches(kind, versions)?, range.weight))).max()
 }
 
 impl Format {
-    /// What a request gets whose `Accept` header this is. OpenMetrics only where it is asked for by name; text where
-    /// it is asked for neither, or for nothing that there is.
+    /// Selects the format for this `Accept` header: OpenMetrics only if the header names it; the text format if the
+    /// header prefers neither, or accepts nothing that is served.
     #[must_use]
     pub fn negotiate(accept: &str) -> Self {
         let ranges: Vec<_> = accept.split(',').filter_map(Range::parse).collect();
@@ -69,7 +68,7 @@ impl Format {
         }
     }
 
-    /// The answer's `Content-Type`.
+    /// The `Content-Type` of the response.
     #[must_use]
     pub const fn content_type(self) -> &'static str {
         match self {
@@ -84,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn openmetrics_is_for_those_who_prefer_it_and_text_for_everybody_else() {
+    fn negotiate_selects_openmetrics_only_if_preferred() {
         use Format::{OpenMetrics, Prometheus};
         for (accept, format) in [
             // Prometheus 2.
@@ -100,9 +99,9 @@ mod tests {
                  text/plain;version=0.0.4;q=0.2,*/*;q=0.1",
                 OpenMetrics,
             ),
-            // The same, where the target is set to text only.
+            // The same, with the target restricted to the text format.
             ("text/plain;version=0.0.4;q=0.5,*/*;q=0.1", Prometheus),
-            // curl, a browser, nobody at all.
+            // curl, a browser, and an empty header.
             ("*/*", Prometheus),
             ("text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8", Prometheus),
             ("", Prometheus),

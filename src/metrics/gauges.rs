@@ -1,5 +1,5 @@
-//! How things stand, as last handed in. What is not known is not shown: a scraper marks a series that is
-//! gone as such, while an old value would look like a fresh one.
+//! The current values of queue and fleet, as last recorded. An unknown value is not exported: a scraper marks a
+//! missing series as stale, while an old value would look current.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,22 +14,22 @@ use prometheus_client::registry::Unit;
 use super::lock;
 use crate::queue::{FleetMachine, FleetStatus, Stats};
 
-/// Different words one label takes at most; the rest is `other`.
+/// Maximum number of distinct values of a label; further ones are counted as `other`.
 const WORDS: usize = 40;
-/// Shown though there may be none, so that a graph shows a zero and no gap.
+/// States that are always exported, so that a graph shows zero instead of a gap.
 const STATES: [&str; 4] = ["starting", "started", "stopping", "stopped"];
 const ROLES: [&str; 4] = ["busy", "idle", "booting", "leaving"];
 
-/// What is known now.
+/// The values that are known at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Gauges {
-    /// Whether Redis said when it was last asked.
+    /// Whether Redis answered the last query.
     pub redis_up: Option<bool>,
     pub queue: Option<Stats>,
     pub fleet: Option<Fleet>,
 }
 
-/// What is shown of a fleet's status.
+/// The exported part of a fleet's status.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Fleet {
     states: BTreeMap<String, u64>,
@@ -68,8 +68,8 @@ impl Fleet {
     }
 }
 
-/// How often each word comes, those `expected` in any case. The words come out of Redis, so what does not
-/// look like one of ours, or is one too many, counts as `other`.
+/// Counts each word, and always includes `expected`. The words are read from Redis, so a malformed word, or one
+/// beyond the limit, is counted as `other`.
 fn count(expected: &[&str], words: impl Iterator<Item = String>) -> BTreeMap<String, u64> {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let mut counts: BTreeMap<String, u64> = expected.iter().map(|word| ((*word).to_owned(), 0)).collect();
@@ -93,7 +93,7 @@ impl Collector for Shown {
         if let Some(up) = gauges.redis_up {
             out.one(
                 "redis_up",
-                "1 where Redis has answered this scrape, 0 where not; then nothing is shown of the queue and the fleet",
+                "1 if Redis answered this scrape, else 0; the gauges of the queue and the fleet are then absent",
                 None,
                 u64::from(up),
             )?;
@@ -123,7 +123,7 @@ impl Out<'_> {
         ];
         self.many(
             "jobs",
-            "Jobs on record by where they stand: pending ones are ready for a worker, scheduled ones wait for the time of their next attempt, ended ones are kept for a week",
+            "Stored jobs by state: pending jobs are ready for a worker, scheduled jobs wait for the time of their next attempt, finished jobs are kept for a week",
             "state",
             states,
         )?;
@@ -131,49 +131,39 @@ impl Out<'_> {
         let age = stats.oldest_pending_ms.unwrap_or(0).max(0) as f64 / 1000.0;
         self.one(
             "queue_oldest_pending_age",
-            "How long the job that comes next has been ready for a worker; 0 where none is",
+            "How long the next job to be claimed has been ready for a worker; 0 if there is none",
             Some(&Unit::Seconds),
             age,
         )?;
-        self.one("workers", "Workers in the pool", None, stats.workers)?;
-        self.one("webhook_deliveries_pending", "Webhook deliveries still owed", None, stats.pending_webhooks)
+        self.one("workers", "Registered workers", None, stats.workers)?;
+        self.one("webhook_deliveries_pending", "Pending webhook deliveries", None, stats.pending_webhooks)
     }
 
     fn fleet(&mut self, fleet: &Fleet) -> fmt::Result {
         let words = |counts: &BTreeMap<String, u64>| counts.clone().into_iter();
         self.many(
             "fleet_machines",
-            "Machines by Fly's state; unknown are those no list has shown yet",
+            "Machines by Fly's state; unknown if no list has contained the machine yet",
             "state",
             words(&fleet.states),
         )?;
-        self.many(
-            "fleet_machine_roles",
-            "Machines by what they are to the fleet",
-            "role",
-            words(&fleet.roles),
-        )?;
-        self.one("fleet_machines_desired", "Machines there should be", None, fleet.desired)?;
-        self.one("fleet_machines_min", "Least machines there may be: MIN_MACHINES", None, fleet.min)?;
-        self.one("fleet_machines_max", "Most machines there may be: MAX_MACHINES", None, fleet.max)?;
+        self.many("fleet_machine_roles", "Machines by their role in the fleet", "role", words(&fleet.roles))?;
+        self.one("fleet_machines_desired", "Desired number of machines", None, fleet.desired)?;
+        self.one("fleet_machines_min", "Minimum number of machines: MIN_MACHINES", None, fleet.min)?;
+        self.one("fleet_machines_max", "Maximum number of machines: MAX_MACHINES", None, fleet.max)?;
+        self.one("fleet_machines_billed", "Machines whose CPU and memory are billed", None, fleet.billed)?;
         self.one(
-            "fleet_machines_billed",
-            "Machines whose CPU and memory are on the bill",
+            "fleet_jobs_waiting",
+            "Jobs without a worker, as the reconciler counts them",
             None,
-            fleet.billed,
+            fleet.waiting,
         )?;
-        self.one("fleet_jobs_waiting", "Jobs without a worker, as the fleet sees it", None, fleet.waiting)?;
-        self.one(
-            "fleet_paused",
-            "1 while somebody has stopped the reconcilers",
-            None,
-            u64::from(fleet.paused),
-        )?;
+        self.one("fleet_paused", "1 while the fleet is paused", None, u64::from(fleet.paused))?;
         if !fleet.conditions.is_empty() {
             let holds = fleet.conditions.keys().map(|reason| (reason.clone(), 1));
             self.many(
                 "fleet_condition",
-                "1 for each reason for which a person should look at the fleet; gone when it holds no more",
+                "1 for each condition of the fleet that needs attention; absent when the condition is cleared",
                 "reason",
                 holds,
             )?;
@@ -181,14 +171,14 @@ impl Out<'_> {
         if let Some(dollars) = fleet.dollars_per_hour {
             self.one(
                 "fleet_dollars_per_hour",
-                "What an hour of the machines on the bill costs, by estimate",
+                "Estimated cost per hour of the billed machines",
                 None,
                 dollars,
             )?;
         }
         self.one(
             "fleet_status_timestamp",
-            "When the acting reconciler last said how the fleet stands, Unix time by Redis's clock; the fleet's other gauges are that old",
+            "When the reconciler last published the fleet's status, Unix time by Redis's clock; the fleet's other gauges have that age",
             Some(&Unit::Seconds),
             fleet.at,
         )

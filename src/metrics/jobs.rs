@@ -1,20 +1,20 @@
-//! What the changes of jobs tell: ends, and the times between changes.
+//! Derives counters and durations from the event stream of jobs.
 //!
-//! An event's id is its place in a Redis stream, and its first part is Redis's time in milliseconds: ids
-//! only grow, so times between them are never negative, and no clock of ours matters.
+//! The id of an event is its position in a Redis stream, and its first part is Redis's time in milliseconds. Ids only
+//! grow, so durations between them are never negative, and the clock of this process does not matter.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use crate::job::{JobEvent, JobId, State};
 
-/// How an attempt can end.
+/// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AttemptEnd {
     Completed,
     Failed,
     Cancelled,
-    /// It failed, was lost or was handed back, and another one is due.
+    /// The attempt failed, was lost or was released, and another one follows.
     Requeued,
 }
 
@@ -29,7 +29,7 @@ impl AttemptEnd {
         }
     }
 
-    /// The state in which it leaves a job that ends with it.
+    /// The final state of a job that ends with this attempt.
     pub(super) const fn of_job(self) -> Option<&'static str> {
         match self {
             Self::Completed => Some(State::Completed.name()),
@@ -40,7 +40,7 @@ impl AttemptEnd {
     }
 }
 
-/// Place in the stream: milliseconds, and the number within them.
+/// A position in the stream: milliseconds, and a sequence number.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 struct At {
     ms: u64,
@@ -58,14 +58,14 @@ impl At {
     }
 }
 
-/// What one change tells.
+/// The information in one event.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Heard {
     /// The job ended in this state.
     pub ended: Option<&'static str>,
-    /// An attempt began after so long.
+    /// An attempt started after this waiting time.
     pub waited: Option<Duration>,
-    /// An attempt ended; with how long it took, where its beginning was heard.
+    /// An attempt ended, with its duration, if its start was seen.
     pub attempt: Option<(AttemptEnd, Option<Duration>)>,
 }
 
@@ -76,20 +76,20 @@ struct Last {
 }
 
 impl Last {
-    /// Jobs that have ended are forgotten first.
+    /// Finished jobs are evicted first.
     const fn key(self, id: JobId) -> (bool, At, JobId) {
         (!self.state.is_terminal(), self.at, id)
     }
 }
 
-/// The last change of each job, of so many jobs.
+/// The last event of each job, for a limited number of jobs.
 #[derive(Debug)]
 pub(super) struct Ledger {
     limit: usize,
     jobs: HashMap<JobId, Last>,
-    /// The same in the order in which they are forgotten.
+    /// The same in the order of their eviction.
     order: BTreeSet<(bool, At, JobId)>,
-    /// The newest change that was forgotten. Of jobs not on record, nothing up to here is heard (again).
+    /// The newest evicted event. Events up to this one are ignored for jobs that are not stored.
     forgotten: At,
 }
 
@@ -98,11 +98,11 @@ impl Ledger {
         Self { limit, jobs: HashMap::new(), order: BTreeSet::new(), forgotten: At::default() }
     }
 
-    /// Takes a change in. One that was taken in before, or one older than what is known of its job,
-    /// tells nothing.
+    /// Processes an event. An event that was processed before, or that is older than the stored one of its job,
+    /// returns no information.
     pub(super) fn hear(&mut self, event: &JobEvent) -> Heard {
         let Some(at) = At::parse(&event.event_id) else { return Heard::default() };
-        // How far an encode is, is no change of state.
+        // The progress of an encode is not a change of state.
         if event.progress.is_some() {
             return Heard::default();
         }
@@ -133,7 +133,7 @@ impl Ledger {
     }
 }
 
-/// What it tells that a job is in this state now, and was last heard of like that.
+/// The information in a change to this state, given the last known event of the job.
 fn tell(last: Option<Last>, at: At, state: State) -> Heard {
     let since = |from: State| last.filter(|last| last.state == from).map(|last| at.since(last.at));
     let ran = since(State::Running);
@@ -144,8 +144,8 @@ fn tell(last: Option<Last>, at: At, state: State) -> Heard {
         State::Queued | State::Running => Some(AttemptEnd::Requeued),
         State::Uploading => None,
     };
-    // Only a running job completes, so that was an attempt though its beginning was not heard. One that
-    // runs twice in a row was queued in between; for how long each lasted is not known then.
+    // Only a running job can complete, so there was an attempt even if its start was not seen. A job that runs twice
+    // in a row was queued in between; the duration of neither attempt is known.
     let attempt = match (state, ran) {
         (State::Uploading, _) => None,
         (State::Running, Some(_)) => end.map(|end| (end, None)),

@@ -1,17 +1,17 @@
-//! What can be counted and measured of an installation, as text for a scraper.
+//! The metrics of an installation, as text for a scraper.
 //!
-//! What lives here: names, help texts, and the reckoning behind them. What does not: what is asked
-//! of Fly or happens to jobs; others hand in what they heard.
+//! This module contains names, help texts and calculations. It does not call Fly or watch jobs; other modules record
+//! their observations here.
 //!
-//! | where | what lives there |
+//! | module | contents |
 //! |---|---|
-//! | here | [`Metrics`]: the counters and histograms, which only grow while the process lives |
-//! | `jobs` | which ends and which times a stream of changes tells. Pure |
-//! | `format` | whether a scraper gets Prometheus's text format or OpenMetrics. Pure |
-//! | `gauges` | how things stand now, as last handed in; what is not known is not shown |
+//! | this one | [`Metrics`]: the counters and histograms, which only grow while the process lives |
+//! | `jobs` | counters and durations that follow from the event stream. Pure |
+//! | `format` | selects Prometheus's text format or OpenMetrics for a scraper. Pure |
+//! | `gauges` | the current values, as last recorded; unknown values are not exported |
 //!
-//! Every API process hears every job, so all of them show the same: a sum over processes counts each
-//! job several times. What is told of Fly and of the fleet is the process's own.
+//! Every API process receives the events of all jobs, so all of them report the same counts: a sum over processes
+//! counts each job several times. The metrics about Fly and the fleet belong to the process.
 
 mod format;
 mod gauges;
@@ -38,9 +38,9 @@ use crate::time::timeout;
 use gauges::{Fleet, Gauges};
 use jobs::{ATTEMPT_ENDS, Ledger};
 
-/// Jobs whose last change is remembered; about 120 bytes each.
+/// Maximum number of jobs whose last event is stored; each needs about 120 bytes.
 const JOBS: usize = 50_000;
-/// Upper bounds of buckets, seconds. A wake takes milliseconds, a machine's start seconds, a backlog hours.
+/// Upper bounds of buckets, seconds. A wake-up takes milliseconds, the start of a machine seconds, a backlog hours.
 const WAITING: [f64; 14] =
     [0.05, 0.25, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0, 3600.0, 14400.0];
 const RUNNING: [f64; 13] =
@@ -50,7 +50,7 @@ const REQUEST: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 type Histograms = Family<Labels<1>, Histogram, fn() -> Histogram>;
 
-/// Everything that is counted and measured in this process.
+/// All metrics of this process.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
@@ -69,11 +69,11 @@ pub struct Metrics {
     reconciles: Family<Labels<1>, Counter>,
 }
 
-/// How long Redis may take to say how things stand. Prometheus gives up on a scrape after ten seconds.
+/// Maximum time for the queries to Redis. Prometheus aborts a scrape after ten seconds.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// The answer to a scrape. It is one also where Redis gives none: the process's own counters are worth
-/// most just then. `headers` are the request's, and choose the format.
+/// Answers a scrape. It succeeds even if Redis does not answer, because the process's own counters matter most at
+/// that time. `headers` are the request's and select the format.
 pub async fn scrape(metrics: &Metrics, queue: &Queue, headers: &HeaderMap) -> Response {
     refresh(metrics, queue).await;
     let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
@@ -82,18 +82,19 @@ pub async fn scrape(metrics: &Metrics, queue: &Queue, headers: &HeaderMap) -> Re
     (headers, metrics.encode(format)).into_response()
 }
 
-/// Asks Redis how things stand.
+/// Queries Redis for the current values.
 async fn refresh(metrics: &Metrics, queue: &Queue) {
     let asked = async { futures::join!(queue.stats(), queue.fleet()) };
     match timeout(LIMIT, asked).await {
         Some((Ok(stats), fleet)) => {
-            // A status that cannot be read, by a newer version's reconciler say, hides the fleet alone.
+            // If the status cannot be parsed, for example because a newer version wrote it, only the fleet is
+            // missing.
             if let Err(error) = &fleet {
                 tracing::debug!(%error, "could not read the fleet's metrics");
             }
             metrics.queue(&stats);
             let status = fleet.ok().and_then(|(status, paused)| {
-                // The reconciler repeats what stands in Redis, and may not have come to it yet.
+                // The reconciler publishes the pause as well, but may not have done so yet.
                 status.map(|s| FleetStatus { paused: s.paused || paused.is_some(), ..s })
             });
             metrics.fleet(status.as_ref());
@@ -107,7 +108,7 @@ async fn refresh(metrics: &Metrics, queue: &Queue) {
 }
 
 impl Metrics {
-    /// All counters at zero, no gauge known.
+    /// Creates the metrics with all counters at zero and without gauges.
     #[must_use]
     pub fn new() -> Arc<Self> {
         let mut metrics = Self {
@@ -129,7 +130,7 @@ impl Metrics {
         for outcome in ["ok", "error"] {
             drop(metrics.reconciles.get_or_create(&[("outcome", outcome)]));
         }
-        // From zero on, so that the first of its kind is seen as an increase.
+        // Starts them at zero, so that the first event is seen as an increase.
         for end in ATTEMPT_ENDS {
             drop(metrics.attempts.get_or_create(&[("outcome", end.name())]));
             if let Some(state) = end.of_job() {
@@ -145,71 +146,71 @@ impl Metrics {
         r.register("build", "The version of tcoder", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         r.register(
             "jobs_finished",
-            "Jobs that ended since this process started, by how. Every API process counts all jobs: do not sum over processes",
+            "Jobs that ended since this process started, by outcome. Every API process counts all jobs: do not sum over processes",
             self.ended.clone(),
         );
         r.register(
             "job_attempts",
-            "Attempts that ended since this process started, by how; requeued is one that failed, was lost or was handed back, with another to come. Every API process counts all jobs",
+            "Attempts that ended since this process started, by outcome; requeued attempts failed, were lost or were released, and another one follows. Every API process counts all jobs",
             self.attempts.clone(),
         );
         r.register_with_unit(
             "job_waiting",
-            "How long an attempt waited for a worker, from the time the job was queued; a delay that was asked for and the pause before a retry included",
+            "How long an attempt waited for a worker, from the time the job was queued; includes a requested delay and the pause before a retry",
             Unit::Seconds,
             self.waiting.clone(),
         );
         r.register_with_unit(
             "job_running",
-            "How long an attempt took from the claim to its end, by how it ended",
+            "How long an attempt took from the claim to its end, by outcome",
             Unit::Seconds,
             self.running.clone(),
         );
         r.register(
             "provider_requests",
-            "Requests of this process to the Fly Machines API, by what they asked for and what came of them",
+            "Requests of this process to the Fly Machines API, by action and outcome",
             self.provider_requests.clone(),
         );
         r.register_with_unit(
             "provider_request_duration",
-            "How long requests of this process to the Fly Machines API took, without the wait for the shared rate limit",
+            "How long requests of this process to the Fly Machines API took, excluding the wait for the shared rate limit",
             Unit::Seconds,
             self.fly_times.clone(),
         );
         r.register(
             "provider_throttled",
-            "Answers of the Fly Machines API to this process that said 429",
+            "Responses of the Fly Machines API to this process with status 429",
             self.fly_limited.clone(),
         );
         r.register(
             "fleet_actions",
-            "Steps this process carried out on the fleet, by kind and by what came of them",
+            "Operations that this process carried out on the fleet, by kind and outcome",
             self.actions.clone(),
         );
         r.register_with_unit(
             "fleet_spent",
-            "Estimated cost of machine time this process has seen pass",
+            "Estimated cost of the machine time that this process has observed",
             Unit::Other("dollars".to_owned()),
             self.spent.clone(),
         );
         r.register(
             "operator_leader",
-            "Whether this process holds the Lease and sees to TranscodeJobs and WorkerPools",
+            "Whether this process holds the Lease and reconciles TranscodeJobs and WorkerPools",
             self.operator_leader.clone(),
         );
         r.register(
             "operator_reconciliations",
-            "Looks of this process at a TranscodeJob, by whether they came to an end",
+            "Reconciliations of TranscodeJobs by this process, by outcome",
             self.reconciles.clone(),
         );
         r.register_collector(Box::new(gauges::Shown(Arc::clone(&self.gauges))));
     }
 
-    /// All of it as text.
+    /// Encodes all metrics as text.
     #[must_use]
     pub fn encode(&self, format: Format) -> String {
         let mut out = String::with_capacity(16 * 1024);
-        // A String takes whatever is written to it, so this cannot fail.
+        // Writing to a String cannot fail.
         let _ = match format {
             Format::Prometheus => prometheus_text::encode(&mut out, &self.registry),
             Format::OpenMetrics => text::encode(&mut out, &self.registry),
@@ -217,8 +218,8 @@ impl Metrics {
         out
     }
 
-    /// A change of a job was heard. Counts ends, and measures waiting and running times from the events'
-    /// own times. What comes twice or late is left out.
+    /// Records a change of a job. Counts ends, and measures waiting and running times from the times of the events.
+    /// Duplicates and late events are ignored.
     pub fn job_event(&self, event: &JobEvent) {
         let heard = lock(&self.ledger).hear(event);
         if let Some(state) = heard.ended {
@@ -236,51 +237,50 @@ impl Metrics {
         }
     }
 
-    /// How the queue stands, as Redis has just said.
+    /// Records the state of the queue as Redis returned it.
     pub fn queue(&self, stats: &Stats) {
         let mut gauges = lock(&self.gauges);
         gauges.redis_up = Some(true);
         gauges.queue = Some(*stats);
     }
 
-    /// How the fleet stands; nothing where there is none, or where it is not known.
+    /// Records the state of the fleet; `None` if there is none, or if it is unknown.
     pub fn fleet(&self, status: Option<&FleetStatus>) {
         lock(&self.gauges).fleet = status.map(Fleet::of);
     }
 
-    /// Redis did not say how the queue and the fleet stand: what it said before is shown no more.
+    /// Records that Redis did not answer. The gauges are then no longer exported.
     pub fn redis_down(&self) {
         *lock(&self.gauges) = Gauges { redis_up: Some(false), queue: None, fleet: None };
     }
 
-    /// A request to Fly is over. `took` is without the wait for the rate limit.
+    /// Records a request to Fly. `took` excludes the wait for the rate limit.
     pub fn fly_call(&self, action: &'static str, outcome: &'static str, took: Duration) {
         self.provider_requests.get_or_create(&[("action", action), ("outcome", outcome)]).inc();
         self.fly_times.get_or_create(&[("action", action)]).observe(took.as_secs_f64());
     }
 
-    /// Fly said 429.
+    /// Records that Fly answered 429.
     pub fn provider_throttled(&self) {
         self.fly_limited.inc();
     }
 
-    /// A step on the fleet was carried out, a retire too.
+    /// Records an operation on the fleet, including a retire.
     pub fn fleet_action(&self, kind: &'static str, outcome: &'static str) {
         self.actions.get_or_create(&[("kind", kind), ("outcome", outcome)]).inc();
     }
 
-    /// This process sees to custom resources from now on, or does so no longer.
+    /// Records whether this process is the leader for custom resources.
     pub fn operator_leader(&self, acts: bool) {
         self.operator_leader.set(acts.into());
     }
 
-    /// A TranscodeJob was looked at, or could not be.
+    /// Records a reconciliation of a TranscodeJob.
     pub fn reconciled(&self, ok: bool) {
         self.reconciles.get_or_create(&[("outcome", if ok { "ok" } else { "error" })]).inc();
     }
 
-    /// So many dollars were spent on machines, by estimate. What is no amount is left out: a counter
-    /// never falls.
+    /// Adds estimated costs of machines. Invalid amounts are ignored, because a counter never decreases.
     pub fn fleet_spent(&self, dollars: f64) {
         if dollars.is_finite() && dollars > 0.0 {
             self.spent.inc_by(dollars);
@@ -288,7 +288,7 @@ impl Metrics {
     }
 }
 
-/// What is behind these locks is whole at any moment, so a panic elsewhere does not spoil it.
+/// The data behind these locks is always consistent, so a panic elsewhere does not corrupt it.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -18,11 +18,11 @@ fn event(job: u128, ms: u64, n: u64, status: State) -> JobEvent {
     JobEvent { event_id: format!("{ms}-{n}"), job_id: id(job), status, progress: None }
 }
 
-/// Every series with its value, as a parser of the whole grammar reads them; a histogram is its count and
-/// its sum.
+/// Every series with its value, as a parser of the whole grammar reads it. A histogram is represented by its count
+/// and its sum.
 fn scrape(metrics: &Metrics) -> BTreeMap<String, f64> {
     let text = metrics.encode(Format::OpenMetrics);
-    // This parser takes a histogram's unit for an error, which it is not.
+    // This parser wrongly rejects the unit of a histogram.
     let text: String = text.lines().filter(|l| !l.starts_with("# UNIT")).map(|l| format!("{l}\n")).collect();
     let read = parse_openmetrics(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut series = BTreeMap::new();
@@ -54,7 +54,7 @@ fn scrape(metrics: &Metrics) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn a_job_is_counted_and_its_times_are_those_of_its_events() {
+fn metrics_count_a_job_with_the_times_of_its_events() {
     let metrics = Metrics::new();
     let life = [
         (1_000, State::Uploading),
@@ -88,7 +88,7 @@ fn a_job_is_counted_and_its_times_are_those_of_its_events() {
     assert!(!metrics.encode(Format::OpenMetrics).contains(&id(0).to_string()), "a job's id is no label");
 }
 
-/// What is to be heard of a job whose changes come as they happened: by the state before.
+/// The expected information if the changes of a job arrive in order, by the state before.
 fn expected(before: Option<State>, now: State) -> (bool, bool, Option<AttemptEnd>) {
     let attempt = match (before, now) {
         (_, State::Completed) => Some(AttemptEnd::Completed),
@@ -115,7 +115,7 @@ fn sequences(length: u32) -> impl Iterator<Item = Vec<State>> {
 }
 
 #[test]
-fn any_five_changes_tell_what_they_should_and_nothing_when_they_come_again() {
+fn ledger_reports_any_five_changes_once() {
     for states in sequences(5) {
         let mut ledger = Ledger::new(10);
         let events: Vec<JobEvent> =
@@ -139,7 +139,7 @@ fn any_five_changes_tell_what_they_should_and_nothing_when_they_come_again() {
 }
 
 #[test]
-fn a_job_that_waits_long_is_remembered_through_many_that_end() {
+fn ledger_evicts_finished_jobs_before_waiting_ones() {
     let mut ledger = Ledger::new(3);
     ledger.hear(&event(0, 1_000, 0, State::Queued));
     for n in 1..50_u64 {
@@ -164,7 +164,7 @@ fn permutations(items: &[usize]) -> Vec<Vec<usize>> {
 }
 
 #[test]
-fn changes_in_any_order_count_no_end_twice_and_time_nothing_backwards() {
+fn ledger_ignores_duplicates_and_late_events_in_any_order() {
     use State::{Failed, Queued, Running};
     let life = [Queued, Running, Queued, Running, Failed, Queued];
     let events: Vec<JobEvent> =
@@ -172,7 +172,7 @@ fn changes_in_any_order_count_no_end_twice_and_time_nothing_backwards() {
     for order in permutations(&[0, 1, 2, 3, 4, 5]) {
         let mut ledger = Ledger::new(10);
         let (mut ends, mut newest) = (0, 0);
-        // All of them twice.
+        // All of them are sent twice.
         for n in order.iter().chain(&order) {
             let heard = ledger.hear(&events[*n]);
             ends += usize::from(heard.ended.is_some());
@@ -187,7 +187,7 @@ fn changes_in_any_order_count_no_end_twice_and_time_nothing_backwards() {
     }
 }
 
-/// Lives of a few jobs as the state machine allows them, one change at a time.
+/// Histories of a few jobs that the state machine permits, one change at a time.
 fn lives() -> impl Strategy<Value = Vec<JobEvent>> {
     prop::collection::vec((0..6_u128, 0..Transition::ALL.len(), 0..3_u64, any::<bool>()), 1..120).prop_map(
         |steps| {
@@ -221,9 +221,9 @@ fn ms(event: &JobEvent) -> u64 {
 }
 
 proptest! {
-    /// However little is remembered and however much comes again.
+    /// With any capacity and any number of repetitions.
     #[test]
-    fn each_end_counts_once_and_no_time_is_another_than_it_was(
+    fn ledger_with_any_capacity_counts_each_end_once(
         events in lives(),
         limit in 1..8_usize,
         again in prop::collection::vec(any::<prop::sample::Index>(), 120),
@@ -237,7 +237,7 @@ proptest! {
             for time in heard.waited.into_iter().chain(heard.attempt.and_then(|a| a.1)) {
                 prop_assert_eq!(Some(time), since);
             }
-            // There are six jobs: where all fit, nothing is missed either.
+            // There are six jobs: if all fit, no event is missed.
             if limit >= 6 {
                 let last = before.get(&event.job_id).map(|last| last.status);
                 let (_, waited, attempt) = expected(last, event.status);
@@ -251,9 +251,9 @@ proptest! {
         }
     }
 
-    /// Whatever comes in whatever order: nothing counts twice, and the text stays what it should be.
+    /// With any events in any order, nothing is counted twice, and the text remains valid.
     #[test]
-    fn no_stream_of_changes_breaks_the_text(
+    fn metrics_text_is_valid_for_any_event_stream(
         events in prop::collection::vec((0..4_u128, 0..40_u64, 0..6_usize, ".{0,8}"), 0..80),
     ) {
         let metrics = Metrics::new();
@@ -312,7 +312,7 @@ fn status() -> FleetStatus {
 }
 
 #[test]
-fn gauges_show_what_is_known_and_go_when_it_is_not() {
+fn gauges_are_absent_when_unknown() {
     let metrics = Metrics::new();
     let counters = scrape(&metrics);
     assert!(counters.keys().all(|name| !name.starts_with("tcoder_redis")), "{counters:#?}");
@@ -378,7 +378,7 @@ fn gauges_show_what_is_known_and_go_when_it_is_not() {
 }
 
 #[test]
-fn words_from_elsewhere_make_few_and_plain_labels() {
+fn gauge_labels_from_redis_are_limited_and_sanitised() {
     let metrics = Metrics::new();
     let mut status = status();
     let machine = status.machines[0].clone();
@@ -395,7 +395,7 @@ fn words_from_elsewhere_make_few_and_plain_labels() {
 }
 
 #[test]
-fn what_is_done_with_fly_is_counted() {
+fn metrics_count_requests_and_operations_on_fly() {
     let metrics = Metrics::new();
     metrics.fly_call("list", "ok", Duration::from_millis(200));
     metrics.fly_call("list", "ok", Duration::from_millis(300));

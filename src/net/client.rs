@@ -1,4 +1,4 @@
-//! The guarded client of a process: it resolves names and follows redirects itself.
+//! The guarded client of a process, which resolves names and follows redirects itself.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,43 +11,43 @@ use url::Url;
 use super::span::{self, RequestSpan, Shown};
 use super::{EgressPolicy, MAX_REDIRECTS, UrlRefused, check_url, is_public};
 
-/// How long a call may take.
+/// Time limits of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// Until the connection stands.
+    /// Maximum time to connect.
     pub connect: Duration,
-    /// Between two pieces of an answer.
+    /// Maximum time between two pieces of a response.
     pub read: Duration,
-    /// From the first byte to the last; nothing leaves it to the caller.
+    /// Maximum total time; `None` leaves it to the caller.
     pub total: Option<Duration>,
 }
 
-/// What to do where an answer leads on.
+/// How to react to a redirect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirects {
-    /// Go there, if the guard lets it through.
+    /// Follow it, if the guard permits its target.
     Follow,
-    /// Take the answer as it is: what was sent is meant for nobody else.
+    /// Return the redirect itself: the message is meant for nobody else.
     Stay,
 }
 
-/// Makes *ring* the process's TLS provider. Call it first thing; calling it again does nothing.
+/// Installs *ring* as the TLS provider of the process. Call it first; further calls do nothing.
 pub fn install_crypto() {
-    // An error says that one is installed already, which is what we want.
+    // An error means that a provider is installed already, which is fine.
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-/// An HTTP client that calls only what its guard lets through. Cheap to clone.
+/// An HTTP client that calls only the addresses which its guard permits. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Client {
     http: reqwest::Client,
     guard: EgressPolicy,
 }
 
-/// A client of this guard.
+/// Creates a client with this guard.
 ///
 /// # Errors
-/// When the machine's certificates cannot be loaded.
+/// If the machine's certificates cannot be loaded.
 pub fn client(
     guard: EgressPolicy,
     timeouts: Timeouts,
@@ -69,7 +69,7 @@ fn builder(guard: EgressPolicy, timeouts: Timeouts, redirects: Redirects) -> req
     };
     let mut builder = reqwest::Client::builder()
         .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
-        // A proxy would connect on our behalf, past the guard.
+        // A proxy would connect on our behalf and bypass the guard.
         .no_proxy()
         .referer(false)
         .connect_timeout(timeouts.connect)
@@ -87,20 +87,20 @@ fn builder(guard: EgressPolicy, timeouts: Timeouts, redirects: Redirects) -> req
 }
 
 impl Client {
-    /// A request to `url`.
+    /// Builds a request to `url`.
     ///
     /// # Errors
-    /// When the guard refuses the address at sight. One it refuses later, because of what its name
-    /// resolves to or where it redirects, fails [`Self::send`]; [`UrlRefused::find`] finds why.
+    /// If the guard refuses the address itself. If it refuses the address later, because of the IP address of its
+    /// name or because of a redirect, [`Self::send`] fails; [`UrlRefused::find`] finds the reason.
     pub fn request(&self, method: Method, url: &Url) -> Result<RequestBuilder, UrlRefused> {
         check_url(self.guard, url)?;
         Ok(self.http.request(method, url.clone()))
     }
 
-    /// Sends a request, in a span of its own that ends with the answer's headers.
+    /// Sends a request in a span of its own, which ends when the headers of the response arrive.
     ///
     /// # Errors
-    /// When it cannot be built, or nobody answers.
+    /// If the request cannot be built, or if there is no response.
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, reqwest::Error> {
         let request = request.build()?;
         let span = RequestSpan::begin(request.method().as_str(), request.url(), Shown::Host, 0);
@@ -128,7 +128,7 @@ struct PublicResolver;
 impl Resolve for PublicResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
-            // The client's connect time-out bounds this.
+            // The client's connect timeout limits the duration.
             let found: Vec<SocketAddr> = tokio::net::lookup_host((name.as_str(), 0)).await?.collect();
             let public = public_of(&found)?;
             Ok(Box::new(public.into_iter()) as Addrs)
@@ -136,7 +136,7 @@ impl Resolve for PublicResolver {
     }
 }
 
-/// The public ones of `found`; refused when there is none but there are private ones.
+/// Returns the public addresses in `found`. It is an error if there are only private ones.
 fn public_of(found: &[SocketAddr]) -> Result<Vec<SocketAddr>, UrlRefused> {
     let public: Vec<SocketAddr> = found.iter().copied().filter(|a| is_public(a.ip())).collect();
     match found.first() {
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_with_one_public_address_goes_there_and_one_without_goes_nowhere() {
+    fn resolver_keeps_public_addresses_and_refuses_private_names() {
         let found = |list: &[&str]| -> Vec<SocketAddr> {
             list.iter().map(|text| SocketAddr::new(ip(text), 0)).collect()
         };
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn redirects_are_judged_one_by_one() {
+    fn redirects_are_checked_one_by_one() {
         let go = |from: &str, to: &str| judge_redirect(EgressPolicy::PublicOnly, &[url(from)], &url(to));
         assert_eq!(go("http://example.com", "https://example.com"), Ok(()));
         assert_eq!(go("https://example.com", "http://example.com"), Err(UrlRefused::Downgrade));
@@ -184,8 +184,8 @@ mod tests {
         assert_eq!(judge_redirect(EgressPolicy::PublicOnly, &hops[1..], &next), Ok(()));
     }
 
-    /// A server on this machine that passes for `public.example`, and a guarded client that believes it:
-    /// the only stand-in is the name's address.
+    /// A server on this machine that appears as `public.example` to a guarded client: only the address of the name is
+    /// replaced.
     async fn behind_a_public_name() -> (Client, SocketAddr, CancellationToken) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_redirect_into_a_private_network_is_not_followed() {
+    async fn redirect_into_a_private_network_is_not_followed() {
         let (client, address, stop) = behind_a_public_name().await;
         let ask = async |path: &str| {
             let at = url(&format!("http://public.example:{}{path}", address.port()));

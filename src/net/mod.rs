@@ -1,10 +1,9 @@
-//! Outgoing HTTP to addresses other people named: inputs to fetch, webhooks to call. It refuses
-//! private addresses, so that nobody reads a cloud's metadata service or an internal page through us.
+//! Outgoing HTTP to addresses that users supply: inputs and webhooks. It refuses private addresses, so that nobody
+//! can read a cloud's metadata service or an internal page through tcoder.
 //!
-//! A name is judged by the addresses it resolves to, at the moment of connecting, so that a name that
-//! resolves differently the second time gains nothing; a literal address is judged before the request
-//! and at every redirect. At the edge a name is not judged: from there only the public internet can be
-//! reached.
+//! The guard checks the addresses that a name resolves to when it connects, so a name that resolves differently the
+//! second time gains nothing. It checks literal addresses before the request and at every redirect. In the Worker
+//! names are not checked, because a Worker can reach only the public internet.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod client;
@@ -24,12 +23,12 @@ pub use post::{PostError, WebhookHttp};
 #[cfg(not(target_arch = "wasm32"))]
 pub use span::{RequestSpan, Shown};
 
-/// Which addresses may be called.
+/// The addresses that may be called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EgressPolicy {
-    /// Those of the public internet.
+    /// Only addresses on the public internet.
     PublicOnly,
-    /// Every one; for an installation whose inputs and webhooks lie in its own network.
+    /// All addresses; for an installation whose inputs and webhooks are in its own network.
     AllowPrivate,
 }
 
@@ -41,31 +40,31 @@ impl EgressPolicy {
     }
 }
 
-/// Redirects that are followed, one after the other.
+/// Maximum number of redirects that are followed.
 pub const MAX_REDIRECTS: usize = 5;
 
-/// The address was not called.
+/// Why an address was refused.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum UrlRefused {
-    /// It is not on the public internet.
+    /// The address is not on the public internet.
     #[error(
         "the address points into a private network ({0}); use a public address, \
          or set ALLOW_PRIVATE_URLS=true where this installation may call its own network"
     )]
     Private(IpAddr),
-    /// Neither http nor https, or without a host.
+    /// The address is neither http nor https, or has no host.
     #[error("the address is not http or https with a host; use such an address")]
     Scheme,
-    /// It leads from https to http.
+    /// The address redirects from https to http.
     #[error("the address redirects from https to http; use the address it redirects to")]
     Downgrade,
-    /// It leads on and on.
+    /// The address redirects too often.
     #[error("the address redirects more than {MAX_REDIRECTS} times; use the address it ends at")]
     Redirects,
 }
 
 impl UrlRefused {
-    /// The refusal inside an error of a request, if that is what made it fail.
+    /// Finds the refusal that made a request fail, if there is one.
     #[must_use]
     pub fn find<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
         let mut next = Some(error);
@@ -79,10 +78,10 @@ impl UrlRefused {
     }
 }
 
-/// Whether the guard lets the address through, as far as it shows: a name is judged when it resolves.
+/// Checks whether the guard permits the address. A name is checked again when it is resolved.
 ///
 /// # Errors
-/// Why not.
+/// Why the address is refused.
 pub fn check_url(guard: EgressPolicy, url: &Url) -> Result<(), UrlRefused> {
     if !matches!(url.scheme(), "http" | "https") {
         return Err(UrlRefused::Scheme);
@@ -104,7 +103,7 @@ const fn v6(a: u16, b: u16, c: u16, prefix: u8) -> Ipv6Net {
     Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
 }
 
-/// What of IPv4 is not the public internet (IANA's special-purpose registry, and multicast).
+/// The IPv4 ranges that are not the public internet (IANA's special-purpose registry, and multicast).
 const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
     v4(0, 0, 0, 0, 8),       // this network
     v4(10, 0, 0, 0, 8),      // private
@@ -124,10 +123,10 @@ const NOT_PUBLIC_V4: [Ipv4Net; 16] = [
     v4(240, 0, 0, 0, 4),     // reserved, broadcast
 ];
 
-/// The only part of IPv6 that is given out as public.
+/// The only IPv6 range that is allocated as public.
 const GLOBAL_V6: Ipv6Net = v6(0x2000, 0, 0, 3);
 
-/// What of [`GLOBAL_V6`] is not the public internet.
+/// The parts of [`GLOBAL_V6`] that are not the public internet.
 const NOT_PUBLIC_V6: [Ipv6Net; 4] = [
     v6(0x2001, 0, 0, 23),         // protocol assignments: Teredo, benchmarking, ORCHID
     v6(0x2001, 0xdb8, 0, 32),     // documentation
@@ -138,7 +137,7 @@ const NOT_PUBLIC_V6: [Ipv6Net; 4] = [
 const NAT64: Ipv6Net = v6(0x64, 0xff9b, 0, 96);
 const SIX_TO_FOUR: Ipv6Net = v6(0x2002, 0, 0, 16);
 
-/// Whether the address lies on the public internet.
+/// Whether the address is on the public internet.
 #[must_use]
 pub fn is_public(ip: IpAddr) -> bool {
     match ip {
@@ -153,7 +152,7 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
 
 fn is_public_v6(ip: Ipv6Addr) -> bool {
     let [_, b, c, _, _, _, g, h] = ip.segments();
-    // These carry an IPv4 address, which is where the packets end up.
+    // These addresses contain an IPv4 address, which is the real destination.
     if ip.to_ipv4_mapped().is_some() || NAT64.contains(&ip) {
         return is_public_v4(embedded(g, h));
     }
@@ -187,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn public_addresses_are_public() {
+    fn is_public_accepts_public_addresses() {
         for text in [
             "1.1.1.1",
             "8.8.8.8",
@@ -214,66 +213,66 @@ mod tests {
     }
 
     #[test]
-    fn this_network() {
+    fn is_public_rejects_this_network() {
         all_private(&["0.0.0.0", "0.255.255.255", "::"]);
     }
 
     #[test]
-    fn loopback() {
+    fn is_public_rejects_loopback() {
         all_private(&["127.0.0.1", "127.255.255.255", "::1"]);
     }
 
     #[test]
-    fn private_networks() {
+    fn is_public_rejects_private_networks() {
         all_private(&["10.0.0.0", "10.255.255.255", "172.16.0.0", "172.31.255.255", "192.168.0.1"]);
     }
 
     #[test]
-    fn link_local_and_the_metadata_service() {
+    fn is_public_rejects_link_local_and_metadata_services() {
         all_private(&["169.254.0.0", "169.254.169.254", "169.254.255.255", "fe80::1", "febf::1"]);
     }
 
     #[test]
-    fn carrier_grade_nat() {
+    fn is_public_rejects_carrier_grade_nat() {
         all_private(&["100.64.0.0", "100.100.100.200", "100.127.255.255"]);
     }
 
     #[test]
-    fn multicast() {
+    fn is_public_rejects_multicast() {
         all_private(&["224.0.0.1", "239.255.255.255", "ff02::1", "ff0e::1"]);
     }
 
     #[test]
-    fn reserved_and_broadcast() {
+    fn is_public_rejects_reserved_and_broadcast() {
         all_private(&["240.0.0.1", "255.255.255.255", "192.0.0.8", "4000::1", "100::1", "5f00::1"]);
     }
 
     #[test]
-    fn documentation() {
+    fn is_public_rejects_documentation_ranges() {
         all_private(&["192.0.2.1", "198.51.100.7", "203.0.113.9", "2001:db8::1", "3fff::1"]);
     }
 
     #[test]
-    fn benchmarking() {
+    fn is_public_rejects_benchmarking_ranges() {
         all_private(&["198.18.0.1", "198.19.255.255", "2001:2::1"]);
     }
 
     #[test]
-    fn unique_local_and_site_local() {
+    fn is_public_rejects_unique_local_and_site_local() {
         all_private(&["fc00::1", "fdaa:0:1::3", "fd00:ec2::254", "fec0::1"]);
     }
 
     #[test]
-    fn teredo() {
+    fn is_public_rejects_teredo() {
         all_private(&["2001:0:4136:e378:8000:63bf:3fff:fdd2"]);
     }
 
     #[test]
-    fn ipv4_in_ipv6_compatible_and_translated_locally() {
+    fn is_public_rejects_ipv4_compatible_and_local_nat64() {
         all_private(&["::7f00:1", "::10.0.0.1", "::8.8.8.8", "64:ff9b:1::1"]);
     }
 
-    /// A way to write an IPv4 address as an IPv6 one.
+    /// Converts an IPv4 address to an IPv6 address that contains it.
     type Carrier = fn(Ipv4Addr) -> Ipv6Addr;
 
     const CARRIERS: [Carrier; 3] = [
@@ -287,7 +286,7 @@ mod tests {
     ];
 
     #[test]
-    fn an_embedded_private_address_is_private() {
+    fn is_public_rejects_embedded_private_addresses() {
         for carry in CARRIERS {
             for inner in ["127.0.0.1", "10.0.0.5", "169.254.169.254", "192.168.1.1"] {
                 let outer = carry(inner.parse().unwrap());
@@ -298,7 +297,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_address_is_as_public_in_ipv6_clothes_as_without(bits in any::<u32>()) {
+        fn is_public_agrees_for_ipv4_and_its_ipv6_forms(bits in any::<u32>()) {
             let inner = Ipv4Addr::from_bits(bits);
             for carry in CARRIERS {
                 prop_assert_eq!(is_public(carry(inner).into()), is_public(inner.into()));
@@ -307,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn every_spelling_of_a_literal_address_is_seen_through() {
+    fn check_url_recognises_every_spelling_of_a_literal_address() {
         for text in [
             "http://127.0.0.1/",
             "http://127.1/",
@@ -334,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_where_it_points_and_what_to_do() {
+    fn url_refused_shows_the_address_and_what_to_do() {
         let text = UrlRefused::Private(ip("10.0.0.5")).to_string();
         assert!(text.starts_with("the address points into a private network (10.0.0.5); "), "{text}");
         assert!(text.contains("ALLOW_PRIVATE_URLS"), "{text}");

@@ -1,5 +1,5 @@
-//! Small messages to addresses other people named, of whose answer only the status matters. A redirect
-//! is not followed: what was sent is meant for nobody else.
+//! Sends small messages to addresses that users supply. Only the status of the response matters. Redirects are not
+//! followed, because the message is meant for nobody else.
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use super::{Redirects, Timeouts};
 #[cfg(not(target_arch = "wasm32"))]
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// There was no answer.
+/// There was no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PostError {
-    /// The address is one that is not called.
+    /// The address was refused.
     #[error(transparent)]
     UrlRefused(#[from] UrlRefused),
-    /// Not in time.
+    /// The response did not arrive in time.
     #[error("the receiver did not answer in time")]
     Late,
-    /// None at all.
+    /// The receiver could not be reached.
     #[error("the receiver could not be reached")]
     Unreachable,
 }
 
-/// Posts messages. Cheap to clone.
+/// Sends messages. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct WebhookHttp {
     #[cfg(not(target_arch = "wasm32"))]
@@ -41,19 +41,19 @@ pub struct WebhookHttp {
 
 #[cfg(not(target_arch = "wasm32"))]
 impl WebhookHttp {
-    /// One that calls only what `guard` lets through, and waits so long for an answer.
+    /// A client that calls only the addresses which `guard` permits, and waits for a response for at most `limit`.
     ///
     /// # Errors
-    /// When the machine's certificates cannot be loaded.
+    /// If the machine's certificates cannot be loaded.
     pub fn new(guard: EgressPolicy, limit: Duration) -> Result<Self, reqwest::Error> {
         let timeouts = Timeouts { connect: CONNECT, read: limit, total: Some(limit) };
         Ok(Self { http: super::client(guard, timeouts, Redirects::Stay)? })
     }
 
-    /// Posts `body`; answers the status.
+    /// Posts `body` and returns the status.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why there is no response.
     pub async fn post(&self, url: &Url, headers: HeaderMap, body: String) -> Result<StatusCode, PostError> {
         let request = self.http.request(reqwest::Method::POST, url)?;
         match self.http.send(request.headers(headers).body(body)).await {
@@ -67,21 +67,21 @@ impl WebhookHttp {
     }
 }
 
-/// `fetch` of its own, since reqwest follows redirects here.
+/// Uses `fetch` directly, because reqwest follows redirects on this target.
 #[cfg(target_arch = "wasm32")]
 impl WebhookHttp {
-    /// One that calls only what `guard` lets through, and waits so long for an answer.
+    /// A client that calls only the addresses which `guard` permits, and waits for a response for at most `limit`.
     ///
     /// # Errors
-    /// Never; a process's may.
+    /// Never; the native version may fail.
     pub fn new(guard: EgressPolicy, limit: Duration) -> Result<Self, reqwest::Error> {
         Ok(Self { guard, limit })
     }
 
-    /// Posts `body`; answers the status.
+    /// Posts `body` and returns the status.
     ///
     /// # Errors
-    /// Why there is none.
+    /// Why there is no response.
     pub async fn post(&self, url: &Url, headers: HeaderMap, body: String) -> Result<StatusCode, PostError> {
         use worker::{Fetch, Headers, Method, Request, RequestInit, RequestRedirect};
 

@@ -1,4 +1,4 @@
-//! A span of each outgoing HTTP request, by OpenTelemetry's conventions for HTTP clients:
+//! A span for each outgoing HTTP request, by OpenTelemetry's conventions for HTTP clients:
 //! <https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-client-span>.
 
 use opentelemetry_semantic_conventions::attribute;
@@ -6,12 +6,12 @@ use tracing::Span;
 use tracing::field::Empty;
 use url::Url;
 
-/// How much of an address a span shows. Its query never: signatures stand there.
+/// How much of an address a span shows. It never shows the query, which may contain signatures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shown {
-    /// Scheme and host: the path of a webhook's address may be its secret.
+    /// Scheme and host: the path of a webhook's address may be secret.
     Host,
-    /// The path too.
+    /// The path as well.
     Path,
 }
 
@@ -19,12 +19,12 @@ pub enum Shown {
 #[derive(Debug)]
 pub struct RequestSpan(Span);
 
-/// What stands for the parts that are not shown, as the conventions have it.
+/// Replaces hidden parts, as the conventions define.
 const REDACTED: &str = "REDACTED";
 
 fn shown_url(url: &Url, shown: Shown) -> String {
     let mut url = url.clone();
-    // Fails for addresses without a host, which have no password either.
+    // This fails for addresses without a host, which have no password either.
     let _ = url.set_username("").and_then(|()| url.set_password(None));
     url.set_fragment(None);
     if shown == Shown::Host && url.path() != "/" {
@@ -37,7 +37,8 @@ fn shown_url(url: &Url, shown: Shown) -> String {
 }
 
 impl RequestSpan {
-    /// Begins, as a child of the current span. `resends` is how often the same request was sent before.
+    /// Starts a span as a child of the current span. `resends` is the number of previous attempts of the same
+    /// request.
     #[must_use]
     pub fn begin(method: &str, url: &Url, shown: Shown, resends: u32) -> Self {
         Self(tracing::debug_span!(
@@ -55,13 +56,13 @@ impl RequestSpan {
         ))
     }
 
-    /// To run the request in.
+    /// The span in which to run the request.
     #[must_use]
     pub const fn span(&self) -> &Span {
         &self.0
     }
 
-    /// There is an answer.
+    /// Records the status of the response.
     pub fn answered(&self, status: u16) {
         self.0.record(attribute::HTTP_RESPONSE_STATUS_CODE, status);
         if status >= 400 {
@@ -69,13 +70,13 @@ impl RequestSpan {
         }
     }
 
-    /// There is none, or one that says it failed. `kind` is one of few.
+    /// Records that there was no response, or an error. `kind` must have few distinct values.
     pub fn failed(&self, kind: &str) {
         self.0.record(attribute::ERROR_TYPE, kind).record("otel.status_code", "ERROR");
     }
 }
 
-/// The kind of a request's failure.
+/// The kind of failure of a request.
 pub(super) fn kind(error: &reqwest::Error) -> &'static str {
     match error {
         error if error.is_timeout() => "timeout",
@@ -90,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_shows_no_query_no_password_and_of_others_addresses_no_path() {
+    fn shown_url_hides_query_password_and_foreign_paths() {
         for (url, host, path) in [
             ("https://example.com", "https://example.com/", "https://example.com/"),
             ("https://example.com:8443/", "https://example.com:8443/", "https://example.com:8443/"),

@@ -1,31 +1,31 @@
-//! How long to wait before another try.
+//! The pause before a retry.
 
 use std::time::Duration;
 
-/// The longest wait before retry number `retry` (1 for the first): `base`, doubled each time, at most `cap`.
+/// The maximum pause before retry number `retry` (1 for the first): `base`, doubled each time, at most `cap`.
 #[must_use]
 pub fn ceiling(retry: u32, base: Duration, cap: Duration) -> Duration {
     let factor = 1_u32.checked_shl(retry.saturating_sub(1)).unwrap_or(u32::MAX);
     base.checked_mul(factor).map_or(cap, |d| d.min(cap))
 }
 
-/// A wait drawn evenly from nothing to the ceiling ("full jitter"), so that what failed together does
-/// not come back together.
+/// A random pause between zero and the maximum ("full jitter"), so that calls which failed together are not retried
+/// together.
 #[must_use]
 pub fn full_jitter(retry: u32, base: Duration, cap: Duration) -> Duration {
     let most = u64::try_from(ceiling(retry, base, cap).as_millis()).unwrap_or(u64::MAX);
     Duration::from_millis(draw(most))
 }
 
-/// A number from 0 to `most`, each as likely.
+/// A random number from 0 to `most`, uniformly distributed.
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn draw(most: u64) -> u64 {
     use rand::RngExt as _;
     rand::rng().random_range(0..=most)
 }
 
-/// The same at the edge, where the random bits of a UUID are what there is. That the remainder favours
-/// small numbers by a trifle does no harm to a pause.
+/// The Worker takes its random bits from a UUID. The remainder slightly favours small numbers, which does not matter
+/// for a pause.
 #[cfg(target_arch = "wasm32")]
 pub(super) fn draw(most: u64) -> u64 {
     let (bits, _) = uuid::Uuid::new_v4().as_u64_pair();
@@ -40,7 +40,7 @@ mod tests {
     const CAP: Duration = Duration::from_secs(300);
 
     #[test]
-    fn doubles_up_to_the_cap_and_never_overflows() {
+    fn ceiling_doubles_up_to_the_cap_without_overflow() {
         let secs: Vec<u64> = (1..=9).map(|n| ceiling(n, BASE, CAP).as_secs()).collect();
         assert_eq!(secs, [5, 10, 20, 40, 80, 160, 300, 300, 300]);
         assert_eq!(ceiling(u32::MAX, BASE, CAP), CAP);
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn jitter_fills_the_whole_range() {
+    fn full_jitter_covers_the_whole_range() {
         let draws: Vec<u128> = (0..2000).map(|_| full_jitter(2, BASE, CAP).as_millis()).collect();
         assert!(draws.iter().all(|ms| *ms <= 10_000));
         assert!(draws.iter().any(|ms| *ms < 1_000) && draws.iter().any(|ms| *ms > 9_000));

@@ -1,30 +1,30 @@
-//! The stream of changes, read from one place and handed on to many.
+//! Reads the event stream for all subscribers of a process.
 
 use std::time::Duration;
 
 use super::{Command, Queue, QueueError, Reply};
 use crate::job::JobEvent;
 
-/// What the stream tells.
+/// An entry of the event stream.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Change {
     /// A job changed.
     Job(JobEvent),
-    /// A worker came or went, or somebody stopped the fleet's reconcilers or let them go on.
+    /// A worker registered or left, or somebody paused or resumed the fleet.
     Fleet,
 }
 
-/// Reads `jobs:events` from the moment it was opened, over a connection of its own.
+/// Reads `jobs:events` from the time at which it was opened, on its own connection.
 pub struct EventFeed {
     queue: Queue,
     after: String,
 }
 
 impl EventFeed {
-    /// A feed of what happens from now on.
+    /// Opens a feed of the events from now on.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn open(queue: &Queue) -> Result<Self, QueueError> {
         let queue = queue.reconnect().await?;
         let last = Command::new("XREVRANGE").arg(queue.key("jobs:events")).args(["+", "-", "COUNT", "1"]);
@@ -36,12 +36,11 @@ impl EventFeed {
         Ok(Self { queue, after })
     }
 
-    /// The next events, oldest first; none when nothing happened for `limit`.
-    /// Nothing is skipped between two calls, also when one of them failed, as long as the stream still
-    /// holds it.
+    /// Returns the next events, oldest first; none if nothing happened for `limit`. No event between two calls is
+    /// skipped, even if one of them failed, as long as the stream still contains it.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn next(&mut self, limit: Duration) -> Result<Vec<JobEvent>, QueueError> {
         let jobs = |change| match change {
             Change::Job(event) => Some(event),
@@ -50,10 +49,10 @@ impl EventFeed {
         Ok(self.changes(limit).await?.into_iter().filter_map(jobs).collect())
     }
 
-    /// The same with whatever else the stream tells.
+    /// Like [`EventFeed::next`], including changes of the fleet.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn changes(&mut self, limit: Duration) -> Result<Vec<Change>, QueueError> {
         let command = Command::new("XREAD")
             .args(["COUNT", "500", "BLOCK"])
@@ -74,7 +73,7 @@ impl EventFeed {
     }
 }
 
-/// An entry's id, and the event in it if it is one of ours.
+/// The id of an entry, and the event in it, if it is one that tcoder writes.
 fn parse_entry(entry: &Reply) -> Option<(&str, Option<Change>)> {
     let [id, fields] = entry.list()? else { return None };
     let event_id = id.text()?;

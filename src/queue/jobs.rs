@@ -1,4 +1,4 @@
-//! The life of a job, call by call. Each is one script, so each happens whole or not at all.
+//! The transitions of a job. Each is one script, so it is atomic.
 
 use std::time::Duration;
 
@@ -11,171 +11,173 @@ use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority, State, WorkerId};
 use crate::trace::{self, TraceParent};
 
-/// How a job begins.
+/// How a job starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SubmitMode {
-    /// Ready for a worker at once.
+    /// The job is ready for a worker at once.
     Now,
-    /// Ready after this long.
+    /// The job is ready after this delay.
     After(Duration),
-    /// Ready once its input stands in storage, which must happen within this long.
+    /// The job is ready when its input is in storage. It fails if that takes longer than this.
     OnUpload(Duration),
 }
 
-/// What became of a submit.
+/// The outcome of a submit.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SubmitOutcome {
-    /// A new job.
+    /// The job is new.
     Created,
-    /// A job with this id and the same spec stands there already.
+    /// A job with this id and the same spec exists already.
     Same,
-    /// A job with this id but another spec stands there already.
+    /// A job with this id but another spec exists already.
     Different(Box<JobSpec>),
 }
 
-/// What became of an object's arrival.
+/// The outcome of reporting an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UploadedOutcome {
-    /// The job is ready for a worker.
+    /// The job is now ready for a worker.
     Queued,
-    /// The job did not wait for an upload any more: a second event, or it ended meanwhile.
+    /// The job no longer waits for an upload: the report is a duplicate, or the job ended in the meantime.
     Already(State),
-    /// No such job.
+    /// The job does not exist.
     Unknown,
 }
 
-/// A job in a worker's hands, for as long as its lease is renewed.
+/// A job that a worker holds for as long as it renews the lease.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claimed {
-    /// Which job.
+    /// The job's id.
     pub id: JobId,
-    /// The attempt's fencing number.
+    /// The fencing token of the attempt.
     pub epoch: Epoch,
-    /// Which attempt this is, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// What is asked for.
+    /// What to encode, and how.
     pub spec: JobSpec,
     /// Redis's time at the claim.
     pub at: Millis,
-    /// When the job was submitted: tells it from an older job of the same id, whose record expired.
+    /// When the job was submitted. It distinguishes the job from an older one with the same id, whose record has
+    /// expired.
     pub born: Millis,
-    /// Whether an attempt at it began before this one.
+    /// Whether an earlier attempt of this job has started.
     pub earlier: bool,
-    /// When it became ready.
+    /// When the job became ready.
     pub queued: Millis,
-    /// The trace of whoever submitted it.
+    /// The trace of the submitter.
     pub trace: Option<TraceParent>,
 }
 
-/// The answer to a claim.
+/// The outcome of a claim.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Claim {
-    /// A job.
+    /// The worker now holds this job.
     Job(Box<Claimed>),
-    /// None is ready.
+    /// No job is ready.
     Empty {
         /// When the next one is due, if the claim swept.
         next_due: Option<Millis>,
         /// Redis's time, if the claim swept.
         now: Option<Millis>,
     },
-    /// The pool does not know this worker (any more).
+    /// The worker is not registered, or no longer.
     Unregistered,
-    /// This worker was told to leave; it gets no further job.
+    /// The worker was retired; it gets no further job.
     Retired,
 }
 
-/// What became of a completion.
+/// The outcome of a completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompleteOutcome {
     /// The job is completed by this attempt.
     Done,
-    /// It was already, by this very attempt (a repeated call).
+    /// This attempt completed the job before; the call was repeated.
     Already,
-    /// The attempt had lost its lease; the job's state, if it still exists.
+    /// The attempt had lost its lease. Contains the job's state, if the job still exists.
     Lost(Option<State>),
 }
 
-/// What became of a failed attempt.
+/// The outcome of a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailOutcome {
-    /// Another attempt is due then.
+    /// The job is retried at this time.
     Retry(Millis),
-    /// The job failed for good.
+    /// The job has failed; there is no further attempt.
     Failed,
-    /// It was already, by this very attempt (a repeated call).
+    /// This attempt reported the failure before; the call was repeated.
     Already,
     /// The attempt had lost its lease.
     Lost(Option<State>),
 }
 
-/// Why a job is called off.
+/// Why a job is cancelled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CancelReason {
-    /// Somebody wants it no more.
+    /// A user cancelled it.
     Cancelled,
-    /// Somebody wants it later: nobody is told, and a redrive lets it go on.
+    /// A user suspended it: no webhook is sent, and a redrive resumes it.
     Suspended,
-    /// It took longer than it may over all its attempts: it has failed with this.
+    /// All attempts together took longer than permitted: the job fails with this failure.
     DeadlineExceeded(Failure),
 }
 
-/// What became of a cancellation.
+/// The outcome of a cancellation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CancelOutcome {
-    /// Called off.
+    /// The job is cancelled.
     Cancelled,
-    /// It had ended before.
+    /// The job had already ended in this state.
     Ended(State),
-    /// No such job.
+    /// The job does not exist.
     Unknown,
 }
 
-/// What became of a redrive.
+/// The outcome of a redrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedriveOutcome {
-    /// Ready for a worker again.
+    /// The job is ready for a worker again.
     Queued,
-    /// Its upload expired, so there is nothing to try. Should the input come after all, that revives it.
+    /// Its upload never arrived, so there is nothing to retry. If the input arrives later, the job is queued
+    /// nevertheless.
     NeverUploaded,
-    /// Only failed and cancelled jobs can be tried again.
+    /// Only failed and cancelled jobs can be retried. Contains the job's state.
     Wrong(State),
-    /// No such job.
+    /// The job does not exist.
     Unknown,
 }
 
-/// What became of an upload's expiry.
+/// The outcome of expiring an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpireOutcome {
     /// The job failed.
     Failed,
-    /// The job did not wait for an upload any more.
+    /// The job no longer waits for an upload.
     Already(State),
-    /// No such job.
+    /// The job does not exist.
     Unknown,
 }
 
-/// What a sweep did.
+/// The outcome of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sweep {
-    /// Jobs that became ready.
+    /// The number of jobs that became ready.
     pub ready: u32,
-    /// When the next lease or delay runs out.
+    /// When the next lease or delay expires.
     pub next_due: Option<Millis>,
     /// Redis's time.
     pub now: Millis,
 }
 
-/// First wait before a retry, doubled each time up to [`RETRY_CAP`].
+/// First pause before a retry; it is doubled each time up to [`RETRY_CAP`].
 pub const RETRY_BASE: Duration = Duration::from_secs(5);
-/// Longest wait before a retry.
+/// Maximum pause before a retry.
 pub const RETRY_CAP: Duration = Duration::from_secs(300);
 
 fn ms(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
 
-/// The answers of scripts: a list that begins with a word.
+/// The reply of a script: a list whose first element is a word.
 struct Answer<'a>(&'a str, &'a [Reply]);
 
 impl<'a> Answer<'a> {
@@ -195,7 +197,7 @@ impl<'a> Answer<'a> {
         self.1.get(at).and_then(Reply::int).ok_or_else(|| self.unexpected())
     }
 
-    /// A time; nothing where it is -1.
+    /// A time, or `None` if it is -1.
     fn time(&self, at: usize) -> Result<Option<Millis>, QueueError> {
         Ok(Some(self.int(at)?).filter(|ms| *ms >= 0).map(Millis))
     }
@@ -204,7 +206,7 @@ impl<'a> Answer<'a> {
         self.text(0)?.parse().map_err(|_| self.unexpected())
     }
 
-    /// The state a job was found in; nothing where it is gone.
+    /// The state that the script found the job in, or `None` if the job does not exist.
     fn found(&self) -> Result<Option<State>, QueueError> {
         if self.text(0)?.is_empty() { Ok(None) } else { self.state().map(Some) }
     }
@@ -235,10 +237,10 @@ impl UploadedOutcome {
 }
 
 impl Queue {
-    /// Puts in a job. A second submit of the same job changes nothing.
+    /// Submits a job. Submitting the same job again changes nothing.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn submit(
         &self,
         id: JobId,
@@ -248,11 +250,11 @@ impl Queue {
         self.submit_with_trace(None, id, spec, start).await
     }
 
-    /// The same, in a span that the job's attempts become children of. Where no spans are sent, they become those of
-    /// `caller`.
+    /// Like [`Queue::submit`], with a span that becomes the parent of the job's attempts. If no spans are exported,
+    /// `caller` becomes their parent.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn submit_with_trace(
         &self,
         caller: Option<&TraceParent>,
@@ -324,24 +326,24 @@ impl Queue {
         }
     }
 
-    /// The input of a job stands in storage. That also revives a job whose upload had expired.
+    /// Reports that the input of a job is in storage. This also revives a job whose upload had expired.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn uploaded(&self, id: JobId) -> Result<UploadedOutcome, QueueError> {
         UploadedOutcome::parse(&self.eval_idempotent(&scripts::UPLOADED, vec![id.to_string()]).await?)
     }
 
-    /// Asks for a job. With `sweep`, expired leases and delayed jobs are seen to first (a few of them).
+    /// Claims a job. With `sweep`, first reaps some expired leases and promotes some delayed jobs.
     ///
-    /// `now` is Redis's time as the worker reckons it ([`super::ServerClock`]). It only says until when
-    /// the worker counts as alive; a sweep goes by Redis's own clock, and tells it.
+    /// `now` is the worker's estimate of Redis's time ([`super::ServerClock`]). It only determines until when the
+    /// worker counts as alive; a sweep uses Redis's own clock and returns it.
     ///
-    /// Not repeated when the answer is lost: a job that was claimed unheard comes back when its lease
-    /// runs out.
+    /// The call is not repeated if the reply is lost: a job that was claimed without the worker's knowledge returns
+    /// to the queue when its lease expires.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
         const FEW: &str = "8";
         loop {
@@ -369,7 +371,7 @@ impl Queue {
                 "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
                 "UNREGISTERED" => Claim::Unregistered,
                 "RETIRED" => Claim::Retired,
-                // A leftover of a job that no longer waits; it is out of the queue now.
+                // A leftover of a job that no longer waits. The script removed it from the queue.
                 "STRAY" => {
                     tracing::warn!(job = answer.text(0)?, "dropped an unreadable entry of jobs:pending");
                     continue;
@@ -379,22 +381,22 @@ impl Queue {
         }
     }
 
-    /// Renews a lease until `deadline`: one plain command while it is held. `false`: the lease is lost,
-    /// the attempt must stop.
+    /// Renews a lease until `deadline`, with one plain command while the worker holds it. Returns `false` if the
+    /// lease is lost and the attempt must stop.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn renew(&self, id: JobId, epoch: Epoch, deadline: Millis) -> Result<bool, QueueError> {
-        // Lost, or held until later than asked for, as when this very renewal is repeated.
+        // The lease is lost, or its deadline is later than requested, for example because this renewal was repeated.
         Ok(self.extend(id, epoch, deadline).await? || self.holds(id, epoch).await?)
     }
 
-    /// Renews a lease for as long as the policy says from now on, by `clock`. A lease that is held until
-    /// later than that shows that the clock is behind (the machine slept, or Redis's clock was set): then
-    /// it is set right, and the lease renewed by it. `false`: the lease is lost, the attempt must stop.
+    /// Renews a lease for the duration in the policy, counted from `clock`. A lease with a later deadline shows that
+    /// the clock is slow (the machine slept, or Redis's clock was set): the call then corrects the clock and renews
+    /// the lease with it. Returns `false` if the lease is lost and the attempt must stop.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn keep(
         &self,
         id: JobId,
@@ -426,20 +428,20 @@ impl Queue {
         Ok(self.run(command).await? != Reply::Nil)
     }
 
-    /// Tells how far the encode is. `false`: the lease is lost.
+    /// Reports the progress of an encode. Returns `false` if the lease is lost.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn progress(&self, id: JobId, epoch: Epoch, percent: f64) -> Result<bool, QueueError> {
         let args = vec![id.to_string(), epoch.to_string(), format!("{percent:.1}")];
         let reply = self.eval(&scripts::PROGRESS, args).await?;
         Ok(Answer::of(&reply)?.0 == "OK")
     }
 
-    /// The attempt's outputs are committed: the job is completed, if the attempt still holds it.
+    /// Completes the job after the attempt has committed its outputs, if the attempt still holds the lease.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn complete(&self, job: &Claimed, result: &JobResult) -> Result<CompleteOutcome, QueueError> {
         let args = vec![
             job.id.to_string(),
@@ -458,11 +460,11 @@ impl Queue {
         }
     }
 
-    /// The attempt failed. Another one is due after a drawn wait, if the failure allows it and
-    /// attempts are left.
+    /// Reports that an attempt failed. If the failure can be retried and attempts are left, another attempt follows
+    /// after a random pause.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn fail(&self, job: &Claimed, failure: &Failure) -> Result<FailOutcome, QueueError> {
         let again = failure.code.is_retryable() && job.attempt < job.spec.max_attempts;
         let wait = super::backoff::full_jitter(job.attempt, RETRY_BASE, RETRY_CAP);
@@ -485,27 +487,27 @@ impl Queue {
         }
     }
 
-    /// Hands a job back unharmed, its attempt not counted. `false`: the lease was lost already.
+    /// Returns a job to the queue without counting the attempt. Returns `false` if the lease was already lost.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn release(&self, id: JobId, epoch: Epoch) -> Result<bool, QueueError> {
         let reply = self.eval(&scripts::RELEASE, vec![id.to_string(), epoch.to_string()]).await?;
         Ok(Answer::of(&reply)?.0 == "RELEASED")
     }
 
-    /// Calls a job off because somebody wants it no more.
+    /// Cancels a job at a user's request.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn cancel(&self, id: JobId) -> Result<CancelOutcome, QueueError> {
         self.cancel_with(id, &CancelReason::Cancelled).await
     }
 
-    /// Calls a job off. One that is only suspended can still be cancelled.
+    /// Cancels, suspends or fails a job. A suspended job can still be cancelled.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn cancel_with(&self, id: JobId, why: &CancelReason) -> Result<CancelOutcome, QueueError> {
         let (how, failure) = match why {
             CancelReason::Cancelled => ("cancelled", String::new()),
@@ -523,10 +525,10 @@ impl Queue {
         }
     }
 
-    /// Gives a failed or cancelled job a fresh set of attempts.
+    /// Queues a failed or cancelled job again, with its attempts counted from zero.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn redrive(&self, id: JobId) -> Result<RedriveOutcome, QueueError> {
         let reply = self.eval(&scripts::REDRIVE, vec![id.to_string()]).await?;
         let answer = Answer::of(&reply)?;
@@ -539,10 +541,10 @@ impl Queue {
         }
     }
 
-    /// An upload never came: the job fails, if it still waits for it.
+    /// Fails a job whose upload has not arrived, if the job still waits for it.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn expire_upload(&self, id: JobId, failure: &Failure) -> Result<ExpireOutcome, QueueError> {
         let reply = self.eval_idempotent(&scripts::EXPIRE, vec![id.to_string(), to_json(failure)?]).await?;
         let answer = Answer::of(&reply)?;
@@ -557,7 +559,7 @@ impl Queue {
     /// Reaps expired leases and promotes delayed jobs, at most `limit` of each.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn sweep(&self, limit: u32) -> Result<Sweep, QueueError> {
         let reply = self.eval_idempotent(&scripts::SWEEP, vec![limit.to_string()]).await?;
         match reply.list().map(|l| l.iter().map(Reply::int).collect::<Vec<_>>()).as_deref() {

@@ -1,39 +1,40 @@
 //! Jobs and workers in Redis.
 //!
-//! What lives here: the queue's protocol, as Lua scripts (`scripts/*.lua`) and typed calls on them, and
-//! the connection to Redis. What does not: what a job means to FFmpeg or to HTTP.
+//! This module contains the queue's protocol, as Lua scripts (`scripts/*.lua`) and typed calls of them, and the
+//! connection to Redis. It does not know what a job means to FFmpeg or to HTTP.
 //!
-//! | key | type | holds |
+//! | key | type | contents |
 //! |---|---|---|
-//! | `jobs:status:<id>` | hash | the job; expires only after its end |
+//! | `jobs:status:<id>` | hash | the job; expires only after the job has ended |
 //! | `jobs:uploading` | zset | jobs that wait for their input, by the end of the upload window |
-//! | `jobs:pending` | zset | jobs ready for a worker, by time of arrival less priority x a minute |
+//! | `jobs:pending` | zset | jobs that are ready for a worker, by time of arrival minus a minute per point of priority |
 //! | `jobs:scheduled` | zset | delayed jobs and retries, by due time |
 //! | `jobs:leases` | zset | `<id>:<epoch>` of running attempts, by deadline |
 //! | `jobs:dead` | zset | failed jobs, by time of failure |
 //! | `jobs:index` | zset | every job, by time of submission, for listings |
 //! | `jobs:cancelled` | zset | cancelled jobs, by time of cancellation |
-//! | `jobs:events` | stream | every change, the newest 10,000 or so |
-//! | `jobs:bell` | zset | wakes idle workers; a hint, never a truth |
-//! | `machines:pool` | hash | workers that registered |
-//! | `machines:alive` | zset | the same, by the time until which they count as alive; 2^52 more for one that was told to leave |
-//! | `machines:retired` | zset | machines whose next workers are refused too, by until when |
-//! | `machines:heard` | zset | machines on which a worker registered within a day, by when one last did |
-//! | `webhooks:outbox`, `:kubernetes` | zset | deliveries, by due time, by who has the key that signs them |
-//! | `webhooks:tries` | hash | what was tried of them |
-//! | `fly:limit` | hash | when Fly may be asked next, and who waits to; gone after an idle hour |
-//! | `fleet:lock` | hash | which reconciler acts, until when, and the epoch that fences the others |
-//! | `fleet:status` | string | what it said last of the fleet, JSON |
-//! | `fleet:memory` | string | what a reconciler that comes and goes must remember, JSON |
-//! | `fleet:paused` | string | there while the fleet is left alone |
+//! | `jobs:events` | stream | all changes; about the newest 10,000 are kept |
+//! | `jobs:bell` | zset | wake-ups for idle workers; a hint only |
+//! | `machines:pool` | hash | registered workers |
+//! | `machines:alive` | zset | the same, by the time until which they count as alive; 2^52 is added for a retired worker |
+//! | `machines:retired` | zset | machines whose new workers are refused as well, by the time until which they are |
+//! | `machines:heard` | zset | machines on which a worker has registered within a day, by the time of the last registration |
+//! | `webhooks:outbox`, `:kubernetes` | zset | pending deliveries, by due time; one set for each signing key's owner |
+//! | `webhooks:tries` | hash | previous attempts of these deliveries |
+//! | `fly:limit` | hash | when the next request to Fly is permitted, and which callers wait; expires after an idle hour |
+//! | `fleet:lock` | hash | the reconciler that may change machines, until when, and the epoch that fences off the others |
+//! | `fleet:status` | string | the fleet's status as the reconciler last published it, JSON |
+//! | `fleet:memory` | string | the state that one-shot reconcilers hand to the next one, JSON |
+//! | `fleet:paused` | string | exists while the fleet is paused |
 //!
-//! All times are Redis's own clock in milliseconds. A worker learns it with each claim that brings a job
-//! or sweeps, and carries it on by its monotonic clock, so no machine's wall clock matters. An epoch is
-//! the claim's time, or one more than the one before where that is higher, so that no number comes
-//! twice, also not when an id is used again or a failover forgot a claim. The epoch inside the lease's name is
-//! what makes a heartbeat one plain `ZADD XX GT CH`: it answers 1 while the lease is held, 0 once it
-//! was reaped, cancelled, or given to somebody else (or when it holds that long already, which a look
-//! tells apart).
+//! All times are Redis's own clock in milliseconds. A worker reads it with each claim that returns a job or sweeps,
+//! and extrapolates it with its monotonic clock, so no machine's wall clock matters. An epoch is the time of the
+//! claim, or one more than the previous epoch if that is higher. No number occurs twice, even if an id is used again
+//! or a failover loses a claim.
+//!
+//! Because the lease's name contains the epoch, a heartbeat is a single `ZADD XX GT CH`. It returns 1 if the lease
+//! was extended. It returns 0 if the lease was reaped, cancelled or given to another worker, or if the stored
+//! deadline is already as late; a `ZSCORE` tells these cases apart.
 
 pub mod backoff;
 mod clock;
@@ -74,18 +75,18 @@ use crate::config::RedisConfig;
 use scripts::Script;
 use transport::Transport;
 
-/// The queue's settings that are the same for every caller of an installation.
+/// Timing settings of the queue. They are the same for all processes of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// How long a claim holds without a heartbeat.
+    /// Duration of a lease without a heartbeat.
     pub lease: Duration,
-    /// How often a worker renews its lease.
+    /// Interval at which a worker renews its lease.
     pub heartbeat: Duration,
-    /// How long an idle worker waits for the bell before it looks by itself.
+    /// Maximum time that an idle worker waits for a wake-up before it polls.
     pub bell_wait: Duration,
-    /// How long a registered worker counts as alive without a sign.
+    /// Time after which a registered worker without a heartbeat counts as dead.
     pub alive: Duration,
-    /// How long an ended job can be read.
+    /// How long a finished job can be read.
     pub retention: Duration,
 }
 
@@ -101,7 +102,7 @@ impl Default for Policy {
     }
 }
 
-/// A handle on the queue; cheap to clone.
+/// A handle to the queue. Clones are cheap and share the connection.
 #[derive(Clone)]
 pub struct Queue {
     transport: Transport,
@@ -110,55 +111,55 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Connects, and checks that this Redis can be trusted with jobs.
+    /// Connects to Redis, and checks that it does not evict keys.
     ///
     /// # Errors
-    /// When Redis does not answer, refuses us, or is set to evict keys.
+    /// If Redis does not answer, rejects the login, or is configured to evict keys.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
         Self::connect_with(config, Policy::default()).await
     }
 
-    /// The same, with other settings.
+    /// Like [`Queue::connect`], with other settings.
     ///
     /// # Errors
-    /// As [`Queue::connect`].
+    /// The same as those of [`Queue::connect`].
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn connect_with(config: &RedisConfig, policy: Policy) -> Result<Self, QueueError> {
         let transport = Transport::Tcp(Box::new(transport::Tcp::connect(&config.url).await?));
         let queue = Self { transport, prefix: config.prefix.as_str().into(), policy };
         queue.refuse_evicting_server().await?;
-        // What is compared where workers and a controller do not find each other.
+        // To be compared if workers and a controller do not find each other.
         tracing::info!(redis = config.address(), prefix = config.prefix, "connected to Redis");
         Ok(queue)
     }
 
-    /// A queue over a REST interface, as the edge has it. Nothing is asked yet.
+    /// A queue over a REST interface, as the Worker uses it. Makes no request yet.
     #[must_use]
     pub fn over_rest(rest: Rest, prefix: &str) -> Self {
         Self { transport: Transport::Rest(rest), prefix: prefix.into(), policy: Policy::default() }
     }
 
-    /// A connection of its own to the same Redis, for a thread with its own runtime or for calls that block.
+    /// Opens another connection to the same Redis, for a thread with its own runtime or for calls that block.
     ///
     /// # Errors
-    /// When Redis does not answer.
+    /// If Redis does not answer.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn reconnect(&self) -> Result<Self, QueueError> {
         let transport = self.transport.again().await?;
         Ok(Self { transport, prefix: self.prefix.clone(), policy: self.policy })
     }
 
-    /// The settings in force.
+    /// The timing settings.
     #[must_use]
     pub const fn policy(&self) -> Policy {
         self.policy
     }
 
-    /// Whether Redis answers.
+    /// Checks that Redis answers.
     ///
     /// # Errors
-    /// When it does not.
+    /// If it does not.
     pub async fn ping(&self) -> Result<(), QueueError> {
         self.run(Command::new("PING")).await.map(drop)
     }
@@ -175,7 +176,7 @@ impl Queue {
         self.transport.run(command).await
     }
 
-    /// Several commands in one round trip; answers in their order.
+    /// Runs several commands in one round trip, and returns the replies in their order.
     async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Reply>, QueueError> {
         if commands.is_empty() {
             return Ok(Vec::new());
@@ -183,7 +184,7 @@ impl Queue {
         self.transport.pipeline(commands).await
     }
 
-    /// Runs a script by its hash, and by its text where the server has not seen it or has forgotten it.
+    /// Runs a script by its hash, or by its text if the server does not have it cached.
     async fn eval(&self, script: &Script, args: Vec<String>) -> Result<Reply, QueueError> {
         let call = |verb: &'static str, what: &str| {
             let anchor = self.key("jobs");
@@ -195,8 +196,8 @@ impl Queue {
         }
     }
 
-    /// As [`Self::eval`], tried again when the connection broke or the server could not serve it: only for
-    /// scripts of which a second run changes nothing more.
+    /// Like [`Self::eval`], but retries if the connection broke or the server could not serve it. Only for idempotent
+    /// scripts.
     async fn eval_idempotent(&self, script: &Script, args: Vec<String>) -> Result<Reply, QueueError> {
         let mut tries = 0;
         loop {
@@ -212,8 +213,8 @@ impl Queue {
         }
     }
 
-    /// A Redis that evicts keys under memory pressure loses jobs. Where its setting cannot be read
-    /// (many hosted ones forbid CONFIG), the operator is trusted.
+    /// A Redis that evicts keys under memory pressure loses jobs. If the setting cannot be read (many hosted services
+    /// forbid CONFIG), the operator is trusted.
     #[cfg(not(target_arch = "wasm32"))]
     async fn refuse_evicting_server(&self) -> Result<(), QueueError> {
         let reply = match self.run(Command::new("CONFIG").arg("GET").arg("maxmemory-policy")).await {

@@ -1,5 +1,5 @@
-//! Webhook deliveries that are owed. A job's end puts one in, in the same script that ends it, so none
-//! is lost; it leaves when it was delivered or given up.
+//! Pending webhook deliveries. The script that ends a job also writes its delivery, so no delivery is lost. A
+//! delivery is removed when it was delivered or abandoned.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use super::workers::text_items;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, JobId, JobSpec, Millis, State};
 
-/// Who sends a delivery: whoever has the key that signs it.
+/// Selects the process that sends a delivery: the one that has the signing key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Outbox {
-    /// The housekeeping of the API, with the installation's own key.
+    /// The janitor of the API sends it, with the installation's own key.
     #[default]
     Installation,
-    /// The controller, with the key in a Secret of its cluster.
+    /// The controller sends it, with the key in a Secret of its cluster.
     Kubernetes,
 }
 
@@ -30,7 +30,7 @@ impl Outbox {
         }
     }
 
-    /// What a job's hash and the scripts call it; 0 is a job without a webhook.
+    /// The value in a job's hash and in the scripts; 0 is a job without a webhook.
     pub(super) fn delivery_kind(spec: &JobSpec) -> String {
         match (&spec.webhook_url, &spec.webhook_key) {
             (None, _) => "0",
@@ -41,16 +41,16 @@ impl Outbox {
     }
 }
 
-/// One delivery that is owed. Its text form, `<job>:<epoch>:<state>`, names it for good.
+/// A pending delivery. Its text form, `<job>:<epoch>:<state>`, is unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Delivery {
-    /// Whose end is told.
+    /// The job that ended.
     pub job: JobId,
-    /// By which attempt.
+    /// The attempt that ended it.
     pub epoch: Epoch,
-    /// Which end.
+    /// The state that it ended in.
     pub state: State,
-    /// Who sends it.
+    /// Where the delivery is stored.
     pub outbox: Outbox,
 }
 
@@ -73,24 +73,24 @@ impl Delivery {
     }
 }
 
-/// What was tried of a delivery so far.
+/// Previous attempts of a delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeliveryState {
-    /// Tries that failed.
+    /// Number of failed attempts.
     pub failures: u32,
-    /// When the first one was made.
+    /// When the first attempt was made.
     pub first_try: Option<Millis>,
-    /// How the last one failed.
+    /// The error of the last attempt.
     pub last_error: Option<String>,
 }
 
 impl Queue {
-    /// Takes up to `limit` due deliveries for `hold`: for that long nobody else gets them, and after
-    /// it they are due again, should the taker die. Also says when the next one is due.
+    /// Claims up to `limit` due deliveries for `hold`. Nobody else can claim them during that time; afterwards they
+    /// are due again, in case the claimer died. Also returns when the next delivery is due.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn claim_deliveries(
         &self,
         outbox: Outbox,
@@ -101,7 +101,7 @@ impl Queue {
         let held_until = now.plus(i64::try_from(hold.as_millis()).unwrap_or(i64::MAX));
         let args =
             vec![outbox.key().to_owned(), now.0.to_string(), held_until.0.to_string(), limit.to_string()];
-        // Not repeated when the answer is lost: what was taken unheard is due again after `hold`.
+        // The call is not repeated if the reply is lost: its deliveries are due again after `hold`.
         let reply = self.eval(&scripts::CLAIM_DELIVERIES, args).await?;
         let unexpected = || QueueError::data(format!("take answered {reply:?}"));
         let (due, taken) = reply.list().and_then(<[Reply]>::split_first).ok_or_else(unexpected)?;
@@ -120,10 +120,10 @@ impl Queue {
         Ok((deliveries, Some(next_due).filter(|due| *due >= 0).map(Millis)))
     }
 
-    /// A try failed; the next one is due at `at`.
+    /// Records a failed attempt. The next one is due at `at`.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn retry_delivery(
         &self,
         delivery: &Delivery,
@@ -143,10 +143,10 @@ impl Queue {
         .map(drop)
     }
 
-    /// A delivery is done or given up.
+    /// Removes a delivery that was delivered or abandoned.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn remove_delivery(&self, delivery: &Delivery) -> Result<(), QueueError> {
         let name = delivery.to_string();
         self.pipeline(vec![
@@ -157,10 +157,10 @@ impl Queue {
         .map(drop)
     }
 
-    /// What is owed, soonest first, at most 100 by each.
+    /// Lists pending deliveries, soonest first, at most 100 of each outbox.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn deliveries(&self) -> Result<Vec<Delivery>, QueueError> {
         let first = |outbox: Outbox| Command::new("ZRANGE").arg(self.key(outbox.key())).args(["0", "99"]);
         let replies = self.pipeline(Outbox::ALL.map(first).into()).await?;

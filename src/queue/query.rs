@@ -1,4 +1,4 @@
-//! Looking at jobs: one, a page of them, and how many there are.
+//! Reads jobs: a single one, a page of them, and their counts.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -9,10 +9,10 @@ use super::workers::text_items;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, Job, JobId, Millis, State, Timestamps, WorkerId};
 
-/// Which jobs a listing shows.
+/// Selects the jobs of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Only those in this state.
+    /// Only jobs in this state.
     pub state: Option<State>,
 }
 
@@ -55,18 +55,18 @@ pub struct Stats {
     pub workers: u64,
 }
 
-/// Index entries looked at in one go while a filter leaves some out.
+/// Number of index entries read at a time while a filter omits some.
 const BATCH: usize = 100;
-/// Index entries looked at for one page at most: a listing stays cheap whatever is filtered for.
+/// Maximum number of index entries read for a page, so that a listing stays cheap with any filter.
 const MOST: usize = 2_000;
 
 impl Queue {
-    /// One job. One that a replica does not know may just have been submitted by another client, whose sync
-    /// token is not ours; so the primary is asked too, which carries out all scripts. What a replica does know may
-    /// be older than what another client wrote last.
+    /// Reads a job. A replica may not know a job that another client has just submitted, because it uses another sync
+    /// token; the call then asks the primary, which runs all scripts. The version of a job on a replica may be older
+    /// than the last write of another client.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn get(&self, id: JobId) -> Result<Option<Job>, QueueError> {
         let reply = self.run(Command::new("HGETALL").arg(self.status_key(id))).await?;
         match parse_job(id, &reply)? {
@@ -77,10 +77,10 @@ impl Queue {
         }
     }
 
-    /// A page of at most `limit` jobs, newest first, from `cursor` on.
+    /// Returns a page of at most `limit` jobs, newest first, starting at `cursor`.
     ///
     /// # Errors
-    /// When Redis fails, or the cursor is none of ours.
+    /// If Redis fails, or the cursor is invalid.
     pub async fn list(
         &self,
         filter: &Filter,
@@ -89,12 +89,9 @@ impl Queue {
     ) -> Result<Page, QueueError> {
         let mut position = match cursor {
             None => None,
-            Some(text) => Some(
-                Position::parse(text).ok_or(QueueError::Refused(
-                    "the cursor does not belong to this listing; leave it out to start with the newest job"
-                        .into(),
-                ))?,
-            ),
+            Some(text) => Some(Position::parse(text).ok_or(QueueError::Refused(
+                "the cursor does not belong to this listing; omit it to start with the newest job".into(),
+            ))?),
         };
         let (mut jobs, mut looked) = (Vec::new(), 0);
         loop {
@@ -126,7 +123,7 @@ impl Queue {
         }
     }
 
-    /// Index entries behind `position`, newest first, up to [`BATCH`], and whether they are the last.
+    /// Index entries behind `position`, newest first, up to [`BATCH`], and whether they are the last ones.
     async fn index_after(&self, position: Option<&Position>) -> Result<(Vec<Position>, bool), QueueError> {
         let mut skip_same_time = 0;
         loop {
@@ -149,10 +146,10 @@ impl Queue {
         }
     }
 
-    /// How many jobs stand where.
+    /// Counts the jobs in each state.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn stats(&self) -> Result<Stats, QueueError> {
         let zcard = |name: &str| Command::new("ZCARD").arg(self.key(name));
         let replies = self
@@ -172,7 +169,7 @@ impl Queue {
             ])
             .await?;
         let count = |at: usize| replies.get(at).and_then(Reply::int).unwrap_or(0).unsigned_abs();
-        // Counted one after the other, so a job on its way may be missed or seen twice.
+        // The counts are read one after the other, so a job in transition may be missed or counted twice.
         let not_completed: u64 = [0, 1, 2, 3, 4, 7].map(count).iter().sum();
         let now = replies.get(10).and_then(|r| r.list()?.first()?.int()).unwrap_or(0) * 1000;
         let first = replies.get(9).and_then(|r| text_items(r).next().map(str::to_owned));
@@ -201,7 +198,7 @@ impl Queue {
     /// Jobs that wait for their input, with the end of their upload window, soonest first.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn uploading(&self, limit: u32) -> Result<Vec<(JobId, Millis)>, QueueError> {
         let command = Command::new("ZRANGE").arg(self.key("jobs:uploading")).args([
             "0",
@@ -213,16 +210,16 @@ impl Queue {
         Ok(pairs.filter_map(|pair| Some((pair[0].text()?.parse().ok()?, Millis(pair[1].int()?)))).collect())
     }
 
-    /// Drops what listings hold of jobs that have expired. `now` is Redis's time.
+    /// Removes expired jobs from the listings. `now` is Redis's time.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn prune_index(&self, now: Millis) -> Result<(), QueueError> {
         const LOOK_AT: usize = 500;
         let retention = i64::try_from(self.policy.retention.as_millis()).unwrap_or(i64::MAX);
         let before = format!("({}", now.0.saturating_sub(retention));
         let mut kept = 0;
-        // The oldest entries may be of jobs that live long; those are stepped over.
+        // The oldest entries may belong to jobs that live long; the loop skips those.
         loop {
             let old = Command::new("ZRANGE").arg(self.key("jobs:index")).args(["-inf", &before]).args([
                 "BYSCORE",
@@ -243,17 +240,17 @@ impl Queue {
         }
     }
 
-    /// Takes those of `ids` out of the listings whose job has expired; says how many went.
+    /// Removes those of `ids` whose job has expired from the listings, and returns their number.
     async fn forget(&self, ids: Vec<String>) -> Result<usize, QueueError> {
         let gone = self.eval_idempotent(&scripts::PRUNE_INDEX, ids).await?;
         Ok(gone.int().and_then(|n| usize::try_from(n).ok()).unwrap_or(0))
     }
 
-    /// Remembers for a day which job a client's idempotency key made. Answers the job that has the key:
-    /// `id`, or an earlier one.
+    /// Binds a client's idempotency key to a job for a day. Returns the job that the key is bound to: `id`, or an
+    /// earlier one.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn bind_idempotency_key(&self, key_hash: &str, id: JobId) -> Result<JobId, QueueError> {
         let key = self.key(&format!("jobs:idempotency:{key_hash}"));
         let set = Command::new("SET").arg(&*key).arg(id.to_string()).args(["NX", "GET", "PX", "86400000"]);
@@ -264,7 +261,7 @@ impl Queue {
     }
 }
 
-/// A place in the index.
+/// A position in the index.
 #[derive(Clone, Copy)]
 struct Position {
     at: i64,
@@ -284,7 +281,7 @@ impl std::fmt::Display for Position {
     }
 }
 
-/// A job out of its hash; nothing where there is none.
+/// Parses a job from its hash. Returns `None` if there is no job.
 fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
     let fields = reply.list().unwrap_or_default();
     let field = |name: &str| {

@@ -1,10 +1,10 @@
-//! The Lua scripts, each with the shared part in front.
+//! The Lua scripts, each with the shared part `lib.lua` in front.
 
 use std::sync::LazyLock;
 
 use sha1::{Digest, Sha1};
 
-/// A script and the hash Redis knows it by.
+/// A script and the hash by which Redis caches it.
 pub struct Script {
     text: &'static str,
     sha1: LazyLock<String>,
@@ -41,7 +41,7 @@ macro_rules! scripts {
     )*};
 }
 
-/// The lock's script and the limit's, each as a function that `fleet_session.lua` calls with its own ARGV.
+/// The scripts of the lock and the rate limit, each as a function that `fleet_session.lua` calls with its own ARGV.
 pub static FLEET_SESSION: Script = {
     const TEXT: &str = concat!(
         include_str!("scripts/lib.lua"),

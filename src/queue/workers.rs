@@ -1,4 +1,4 @@
-//! Workers: who registered, who counts as alive, and the bell that wakes the idle ones.
+//! Workers: registration, heartbeats, and wake-ups for idle workers.
 
 #[cfg(not(target_arch = "wasm32"))]
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::jobs::to_json;
 use super::{Command, Queue, QueueError, Reply, ServerClock, scripts};
 use crate::job::{JobId, Millis, WorkerId};
 
-/// Added to the score of a worker in `machines:alive` that was told to leave; the same in `lib.lua`.
+/// Added to the score of a retired worker in `machines:alive`; the same value as in `lib.lua`.
 pub(super) const RETIRED: i64 = 1 << 52;
 
 /// What a worker says of itself when it registers.
@@ -57,10 +57,10 @@ pub enum WorkerState {
 }
 
 impl Queue {
-    /// Redis's time, and a clock that carries it on.
+    /// Reads Redis's time and returns a clock that extrapolates it.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn clock(&self) -> Result<ServerClock, QueueError> {
         let reply = self.run(Command::new("TIME")).await?;
         match reply.list().map(|l| l.iter().map(Reply::int).collect::<Vec<_>>()).as_deref() {
@@ -75,10 +75,10 @@ impl Queue {
         now.plus(i64::try_from(self.policy.alive.as_millis()).unwrap_or(i64::MAX)).0.to_string()
     }
 
-    /// Puts a worker into the pool; `false` when its machine was told to stop: then it has to leave.
+    /// Registers a worker. Returns `false` if its machine was retired; the worker must then exit.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn register(&self, record: &WorkerRecord, now: Millis) -> Result<bool, QueueError> {
         let args = vec![
             record.worker_id.to_string(),
@@ -89,10 +89,10 @@ impl Queue {
         Ok(self.eval_idempotent(&scripts::REGISTER, args).await?.int() == Some(1))
     }
 
-    /// A worker that is busy for long says that it lives.
+    /// Sends a heartbeat of a worker whose job takes long.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn report_alive(&self, worker: &WorkerId, now: Millis) -> Result<(), QueueError> {
         let command = Command::new("ZADD")
             .arg(self.key("machines:alive"))
@@ -102,25 +102,25 @@ impl Queue {
         self.run(command).await.map(drop)
     }
 
-    /// Takes a worker out of the pool.
+    /// Removes a worker from the pool.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn deregister(&self, worker: &WorkerId) -> Result<(), QueueError> {
         self.pipeline(vec![
             Command::new("ZREM").arg(self.key("machines:alive")).arg(worker.to_string()),
             Command::new("HDEL").arg(self.key("machines:pool")).arg(worker.to_string()),
-            // What its machine is to the fleet has changed.
+            // The role of its machine in the fleet has changed.
             self.fleet_event(),
         ])
         .await
         .map(drop)
     }
 
-    /// Takes the workers out that gave no sign for too long; their jobs come back by their leases.
+    /// Removes workers without a heartbeat. Their jobs return to the queue when their leases expire.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn prune_dead_workers(&self, now: Millis) -> Result<Vec<WorkerId>, QueueError> {
         let range = |from: &str, to: i64| {
             let command = Command::new("ZRANGE").arg(self.key("machines:alive"));
@@ -136,10 +136,10 @@ impl Queue {
         Ok(dead)
     }
 
-    /// The pool: every registered worker, with the job it holds.
+    /// Lists the registered workers, each with the job that it holds.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn workers(&self) -> Result<Vec<PoolEntry>, QueueError> {
         let answers = self
             .pipeline(vec![
@@ -178,14 +178,14 @@ impl Queue {
         Ok(workers)
     }
 
-    /// Waits for the bell, at most `limit`. It only says that a look is worth while.
-    /// Use a connection of its own ([`Queue::reconnect`]): this one blocks it.
+    /// Waits for a wake-up, at most `limit`. A wake-up is only a hint that claiming may succeed. The call blocks its
+    /// connection, so use a separate one ([`Queue::reconnect`]).
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait_for_wakeup(&self, limit: Duration) -> Result<(), QueueError> {
-        // 0 would mean for ever.
+        // 0 would mean forever.
         let seconds = limit.as_secs_f64().max(0.01);
         let command = Command::new("BZPOPMIN").arg(self.key("jobs:bell")).arg(format!("{seconds:.3}"));
         self.transport.run_blocking(command, limit).await.map(drop)

@@ -1,4 +1,4 @@
-//! The data folder: one system at a time uses it, and it holds the secrets the system made for itself.
+//! The data folder. Only one `tcoder up` at a time uses it, and it contains the secrets that `tcoder up` generated.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write as _};
@@ -13,23 +13,23 @@ use super::objects::Keys;
 /// The data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
-    /// It cannot be read or written.
+    /// The folder cannot be read or written.
     #[error("cannot use the data folder {path}: {source}; choose another with --data", path = path.display())]
     Folder {
-        /// Which path.
+        /// The path that failed.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Somebody else is at it.
+    /// Another process uses the folder.
     #[error("another `tcoder up` uses the data folder {path}; stop it, or choose another folder with --data", path = .0.display())]
     Taken(PathBuf),
-    /// Its secrets are not what was written.
+    /// The file with the secrets is damaged.
     #[error("{path} cannot be read; remove it, and new keys are made at the next start", path = .0.display())]
     Secrets(PathBuf),
 }
 
-/// An open data folder. Its lock goes with it, also when the process dies.
+/// An open data folder. Its lock is released when it is dropped, and also when the process dies.
 pub struct DataDir {
     path: PathBuf,
     secrets: Secrets,
@@ -37,12 +37,13 @@ pub struct DataDir {
 }
 
 impl DataDir {
-    /// Opens it, and makes it where there is none.
+    /// Opens the folder, and creates it if it does not exist.
     pub fn open(path: &Path) -> Result<Self, DataError> {
         let wrong = |source| DataError::Folder { path: path.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(path).map_err(wrong)?;
         let path = path.canonicalize().map_err(wrong)?;
-        // One of an earlier version, or made by hand. It may be somebody else's, as a mounted volume is.
+        // The folder exists, from an earlier version or created by hand. It may belong to another user, like a
+        // mounted volume.
         if let Err(error) = make_private(&path) {
             tracing::warn!(%error, path = %path.display(), "other users of this machine can read the data folder");
         }
@@ -64,7 +65,7 @@ impl DataDir {
         &self.secrets
     }
 
-    /// A folder inside, made where there is none.
+    /// A folder inside the data folder, created if it does not exist.
     pub fn folder(&self, name: &str) -> Result<PathBuf, DataError> {
         let path = self.path.join(name);
         fs::create_dir_all(&path).map_err(|source| DataError::Folder { path: path.clone(), source })?;
@@ -72,7 +73,7 @@ impl DataDir {
     }
 }
 
-/// People's videos and everything in Redis lie in it.
+/// The folder contains people's videos and everything in Redis.
 const PRIVATE: u32 = 0o700;
 
 fn make_private(path: &Path) -> io::Result<()> {
@@ -80,7 +81,7 @@ fn make_private(path: &Path) -> io::Result<()> {
     if mode & 0o077 == 0 { Ok(()) } else { fs::set_permissions(path, fs::Permissions::from_mode(PRIVATE)) }
 }
 
-/// Keys that a system on one machine makes for itself, once. Readable by their owner only.
+/// Keys that a system on one machine generates for itself, once. Only their owner can read them.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Secrets {
@@ -115,7 +116,7 @@ impl Secrets {
     }
 
     fn save(&self, path: &Path) -> io::Result<()> {
-        // Written aside first: a half-written file would lock its owner out of the next start.
+        // A new file first: a half-written file would prevent the next start.
         let aside = path.with_extension("new");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
         file.write_all(&serde_json::to_vec_pretty(self)?)?;
@@ -141,7 +142,7 @@ mod tests {
     use secrecy::ExposeSecret as _;
 
     #[test]
-    fn secrets_are_made_once_and_are_their_owners() {
+    fn secrets_are_generated_once_and_private_to_their_owner() {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path()).unwrap();
         let webhook = first.secrets().webhook();
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_else_on_the_machine_looks_in() {
+    fn data_folder_is_private() {
         let dir = tempfile::tempdir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let old = dir.path().join("old");
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn one_at_a_time() {
+    fn data_folder_allows_one_user_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let first = DataDir::open(dir.path()).unwrap();
         assert!(matches!(DataDir::open(dir.path()), Err(DataError::Taken(_))));

@@ -1,5 +1,5 @@
-//! The fleet of one machine: an emulator of Fly's API, whose machines are worker processes, and the
-//! reconciler that speaks to it as it speaks to Fly.
+//! The fleet of one machine: an emulator of Fly's API, whose machines are worker processes, and the reconciler, which
+//! uses it like Fly.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -21,11 +21,11 @@ use crate::flyprovider::{Fly, Limit};
 use crate::metrics::Metrics;
 use crate::queue::{Queue, RequestRate};
 
-/// The app whose machines these are; their names begin with it.
+/// The app that the machines belong to; their names start with it.
 const APP: &str = "local";
-/// The one region there is.
+/// The only region.
 const REGION: &str = "here";
-/// A worker hands its job back in under a second; this is for a machine that is very busy.
+/// A worker releases its job in less than a second; this is enough for a very busy machine.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A running fleet.
@@ -38,7 +38,8 @@ pub struct LocalFleet {
 }
 
 impl LocalFleet {
-    /// Starts both. Machines find `environment` in theirs; `holder` is the reconciler's name.
+    /// Starts the emulator and the reconciler. `environment` is the environment of the machines; `holder` is the
+    /// reconciler's name.
     pub async fn start(
         options: &Options,
         env: &Env<'_>,
@@ -53,9 +54,9 @@ impl LocalFleet {
             max: options.max_machines,
             idle_timeout: env.require(&WORKER_IDLE_TIMEOUT)?,
             regions: vec![REGION.to_owned()],
-            // It is this machine's.
+            // The disk is that of this machine.
             disk: None,
-            // Nobody is billed.
+            // These machines cost nothing.
             price: Some(MicroDollars(0)),
             ..FleetPolicy::new(APP, "local")
         };
@@ -91,7 +92,7 @@ impl LocalFleet {
         Ok(Self { emulator, reconciler, stop_reconciler, stop_emulator, policy })
     }
 
-    /// How many workers there are, in words.
+    /// The number of workers, as text.
     pub fn summary(&self) -> String {
         match (self.policy.min, self.policy.max) {
             (min, max) if min == max => format!("{max}"),
@@ -99,7 +100,7 @@ impl LocalFleet {
         }
     }
 
-    /// Ends the reconciler, which would replace what ends, then the machines.
+    /// Stops the reconciler first, because it would replace stopped machines, and then the machines.
     pub async fn stop(self) {
         self.stop_reconciler.cancel();
         if let Err(error) = self.reconciler.await {

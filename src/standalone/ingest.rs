@@ -1,4 +1,4 @@
-//! Hands the S3 server's object-created events on: what a queue's consumer does in production.
+//! Processes the S3 server's object-created events, as the Worker's queue handler does in production.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::api::{IngestError, ingest_object_event};
 use crate::queue::{Queue, backoff};
 use crate::storage::Storage;
 
-/// Takes events in until `stop`. One that fails is tried again; should we stop before it worked, the
-/// housekeeping finds the upload at the next start.
+/// Processes events until `stop` is cancelled. A failed event is retried; if the process stops before it succeeds,
+/// the janitor finds the upload at the next start.
 pub async fn run(
     queue: Queue,
     storage: Storage,

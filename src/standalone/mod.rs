@@ -1,15 +1,15 @@
-//! The whole system on one machine, out of the very parts production uses: redis-server as a child
-//! process, an S3 server over a folder, the API with its housekeeping, and the fleet's reconciler, whose
-//! machines are `tcoder worker` processes behind an emulator of Fly's API.
+//! The whole system on one machine, with the same components as in production: redis-server as a child process, an S3
+//! server over a folder, the API with its janitor, and the fleet's reconciler, whose machines are `tcoder worker`
+//! processes behind an emulator of Fly's API.
 //!
-//! | part | what it does |
+//! | module | what it does |
 //! |---|---|
-//! | here | starts everything in order, stops it in the other |
-//! | `data` | the data folder: its lock, its secrets |
+//! | this one | starts everything in order, and stops it in the reverse order |
+//! | `data` | the data folder: its lock and its secrets |
 //! | `redis` | the redis-server child |
 //! | [`objects`] | the S3 server |
-//! | `ingest` | hands object-created events on, as the queue consumer does in production |
-//! | `fleet` | the emulator, and the reconciler on it |
+//! | `ingest` | processes object-created events, as the Worker's queue handler does in production |
+//! | `fleet` | the emulator, and the reconciler that uses it |
 
 mod data;
 mod fleet;
@@ -45,66 +45,66 @@ use fleet::LocalFleet;
 use objects::{Buckets, Objects, ObjectsError, ObjectsHandle, address_of};
 use redis::RedisServer;
 
-/// Object-created events that may wait to be taken in.
+/// Maximum number of object-created events that wait to be processed.
 const EVENTS: usize = 256;
 
-/// What `tcoder up` was asked for.
+/// The options of `tcoder up`.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where everything is kept.
+    /// The data folder.
     pub data: PathBuf,
-    /// Where the API listens.
+    /// The address that the API listens on.
     pub listen: SocketAddr,
-    /// The name or IP under which other machines reach this one.
+    /// The name or IP by which other machines reach this one.
     pub public_host: Option<Host>,
-    /// How many workers at least, idle or not.
+    /// Minimum number of workers, idle or not.
     pub min_machines: u32,
-    /// How many at most; none: no fleet runs, and workers are somebody else's business.
+    /// Maximum number of workers. Zero: no fleet runs, and users start workers themselves.
     pub max_machines: u32,
 }
 
 /// The system cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
-    /// The data folder.
+    /// The data folder cannot be used.
     #[error(transparent)]
     Data(#[from] data::DataError),
-    /// The redis-server child.
+    /// The redis-server child does not run.
     #[error(transparent)]
     RedisServer(#[from] redis::RedisServerError),
-    /// Redis.
+    /// Redis failed.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The S3 server.
+    /// The S3 server cannot start.
     #[error(transparent)]
     Objects(#[from] ObjectsError),
-    /// Settings are missing or wrong.
+    /// Settings are missing or invalid.
     #[error(transparent)]
     Config(#[from] ConfigErrors),
-    /// The webhook secret.
+    /// The webhook secret is not valid.
     #[error(transparent)]
     Webhook(#[from] WebhookError),
-    /// The storage's address.
+    /// The address of the storage is not valid.
     #[error(transparent)]
     Presign(#[from] PresignError),
-    /// FFmpeg.
+    /// FFmpeg is missing or does not work.
     #[error(transparent)]
     Tools(#[from] Failure),
-    /// The emulator of Fly's API.
+    /// The emulator of Fly's API cannot start.
     #[error("the emulator of the Machines API cannot start: {0}")]
     Fleet(String),
-    /// The port is taken or not ours.
+    /// The port is in use, or listening on it is not permitted.
     #[error("cannot listen on {address}: {source}; choose another address with --listen")]
     Listen {
-        /// Where.
+        /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// It is not known what to call this machine.
+    /// The name of this machine is unknown.
     #[error(
-        "{0} is every address of this machine; say under which one others reach it, \
-         by --public-host NAME (or IP), or listen on that one"
+        "{0} is every address of this machine; set the name by which others reach it \
+         with --public-host NAME (or IP), or listen on a single address"
     )]
     Nameless(SocketAddr),
 }
@@ -125,18 +125,17 @@ pub struct Up {
     data: DataDir,
     fleet: Option<LocalFleet>,
     tasks: TaskTracker,
-    /// Ends the API and its helpers.
+    /// Stops the API and its background tasks.
     stop_api: CancellationToken,
-    /// Ends the S3 server.
+    /// Stops the S3 server.
     stop_objects: CancellationToken,
 }
 
 impl Up {
-    /// Starts everything; when it returns, the API answers and the fleet's first machines are on
-    /// their way.
+    /// Starts everything. When it returns, the API answers and the fleet's first machines are starting.
     ///
     /// # Errors
-    /// Says what could not be started and what to do. Nothing is left running then.
+    /// Says what could not be started and what to do. Nothing is left running.
     pub async fn start(options: &Options, env: &Env<'_>) -> Result<Self, UpError> {
         let mut api_config = ApiConfig::read(env)?;
         if options.max_machines > 0 {
@@ -171,7 +170,7 @@ impl Up {
             events,
             stop_objects.clone(),
         )?;
-        // Nothing below may leave the S3 server or its tasks behind when it fails.
+        // If a step below fails, it must not leave the S3 server or its tasks running.
         let guards = (stop_api.clone().drop_guard(), stop_objects.clone().drop_guard());
         let storage_config = objects.storage_config();
         let public_config = objects.public_config(options.public_host.as_ref())?;
@@ -205,7 +204,7 @@ impl Up {
         let fleet = match options.max_machines {
             0 => None,
             _ => {
-                // Nobody else is at a Redis of our own: what an earlier life held is ours to go on with.
+                // Nobody else uses our own Redis, so this process may continue with a lock that its predecessor held.
                 let holder = if redis.is_some() { "up".to_owned() } else { WorkerId::on("up").0 };
                 let start = LocalFleet::start(options, env, environment, fleet_queue, holder, metrics);
                 Some(start.await?)
@@ -220,13 +219,13 @@ impl Up {
         Ok(Self { api, storage, objects, redis, tools, data, fleet, tasks, stop_api, stop_objects })
     }
 
-    /// The API's address, as others know it.
+    /// The address of the API for other machines.
     #[must_use]
     pub fn api(&self) -> &str {
         &self.api
     }
 
-    /// What runs where, a line each.
+    /// What runs where, one line each.
     #[must_use]
     pub fn summary(&self) -> Vec<(&'static str, String)> {
         let redis = match &self.redis {
@@ -239,14 +238,14 @@ impl Up {
         };
         vec![
             ("API", self.api.clone()),
-            ("storage", format!("{} (S3; who can reach it can read outputs)", self.storage)),
+            ("storage", format!("{} (S3; everybody who can reach it can read outputs)", self.storage)),
             ("queue", redis),
             ("workers", workers),
             ("data", self.data.path().display().to_string()),
         ]
     }
 
-    /// Stops everything, the fleet first, so that its workers can hand their jobs back, Redis last.
+    /// Stops everything: the fleet first, so that its workers can release their jobs, and Redis last.
     pub async fn stop(self) {
         if let Some(fleet) = self.fleet {
             fleet.stop().await;
@@ -266,7 +265,8 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, UpError> {
     TcpListener::bind(address).await.map_err(|source| UpError::Listen { address, source })
 }
 
-/// The port after the API's, so that addresses stay good over a restart; any free one where that is taken.
+/// Listens on the port after the API's, so that addresses remain valid after a restart, or on any free port if that
+/// is in use.
 async fn beside(api: SocketAddr) -> Result<TcpListener, UpError> {
     let next = SocketAddr::new(api.ip(), api.port().checked_add(1).unwrap_or(0));
     match TcpListener::bind(next).await {
@@ -275,7 +275,7 @@ async fn beside(api: SocketAddr) -> Result<TcpListener, UpError> {
     }
 }
 
-/// What the worker children find in their environment: the names any other worker finds there.
+/// The environment of the worker processes, with the same names as for any other worker.
 fn worker_environment(
     redis: &RedisConfig,
     storage: &StorageConfig,

@@ -1,5 +1,5 @@
-//! The redis-server child: every write is on the disk before it is answered (`appendfsync always`; at a
-//! laptop's rate that costs nothing), so neither a Ctrl-C nor a killed process nor a power cut loses a job.
+//! The redis-server child. Redis writes every change to the disk before it answers (`appendfsync always`, which costs
+//! nothing at the rate of a laptop), so no Ctrl-C, killed process or power failure loses a job.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,44 +16,44 @@ use crate::child::{terminate, tie_to_parent};
 use crate::config::RedisConfig;
 use crate::queue::{Queue, QueueError, backoff};
 
-/// For reading the append-only file of a long history.
+/// Time limit for the start, which includes reading the append-only file of a long history.
 const START: Duration = Duration::from_secs(60);
 const STOP: Duration = Duration::from_secs(15);
 
-/// redis-server cannot be run.
+/// redis-server cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RedisServerError {
-    /// Not installed, most likely.
+    /// redis-server is probably not installed.
     #[error(
         "redis-server cannot be started: {0}; install it (`apt-get install redis-server`, \
          `brew install redis`), or set REDIS_URL to one that runs"
     )]
     Start(io::Error),
-    /// It ended at once.
-    #[error("redis-server ended at once; its reason is at the end of {log}", log = .0.display())]
+    /// redis-server exited at once.
+    #[error("redis-server exited at once; the end of {log} contains the reason", log = .0.display())]
     Ended(PathBuf),
-    /// It does not answer.
+    /// redis-server does not answer.
     #[error("redis-server does not answer: {error}; look at the end of {log}", log = log.display())]
     Silent {
-        /// What was tried last.
+        /// The error of the last attempt.
         error: QueueError,
-        /// Where it writes.
+        /// The path of its log.
         log: PathBuf,
     },
 }
 
-/// A redis-server that is started again should it die.
+/// A redis-server process that is restarted if it dies.
 pub struct RedisServer {
     socket: PathBuf,
     pid: Option<u32>,
     stop: CancellationToken,
     keeper: JoinHandle<()>,
-    /// A Unix socket's path may have 107 bytes, so it lies in a short, private folder.
+    /// The path of a Unix socket has at most 107 bytes, so the socket is in a short, private folder.
     _folder: TempDir,
 }
 
 impl RedisServer {
-    /// Starts one that keeps its data in `dir`, and waits until it answers.
+    /// Starts a redis-server that stores its data in `dir`, and waits until it answers.
     pub async fn start(dir: &Path) -> Result<Self, RedisServerError> {
         let folder = tempfile::Builder::new().prefix("tcoder-").tempdir().map_err(RedisServerError::Start)?;
         let socket = folder.path().join("redis.sock");
@@ -76,17 +76,17 @@ impl RedisServer {
         Ok(Self { socket, pid, stop, keeper, _folder: folder })
     }
 
-    /// How to reach it.
+    /// The settings of a connection to it.
     pub fn config(&self) -> RedisConfig {
         config(&self.socket)
     }
 
-    /// Its process, at the start.
+    /// The process id at the start.
     pub const fn pid(&self) -> Option<u32> {
         self.pid
     }
 
-    /// Has it write everything down and end.
+    /// Makes it write all data to the disk and exit.
     pub async fn stop(self) {
         self.stop.cancel();
         if let Err(error) = self.keeper.await {
@@ -116,7 +116,7 @@ fn spawn(dir: &Path, socket: &Path, log: &Path) -> io::Result<Child> {
     tie_to_parent(&mut command).spawn()
 }
 
-/// Waits for the child's end, and starts it again unless that was asked for.
+/// Waits for the child to exit, and restarts it unless `stop` was cancelled.
 async fn keep(mut child: Child, dir: PathBuf, socket: PathBuf, log: PathBuf, stop: CancellationToken) {
     let mut deaths = 0;
     loop {

@@ -1,4 +1,4 @@
-//! The S3 client of this installation, and everything that fits into one small request.
+//! The S3 client of an installation, and all operations that need only one small request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,18 +21,18 @@ use super::{Bucket, ObjectInfo};
 use crate::config::StorageConfig;
 use crate::job::ObjectKey;
 
-/// A few tries, with growing pauses: whoever asks has tries of its own.
+/// Few attempts, with growing pauses, because the callers retry, too.
 const ATTEMPTS: u32 = 4;
 const CONNECT: Duration = Duration::from_secs(5);
-/// For one try of a small request.
+/// Time limit for one attempt of a small request.
 const SMALL: Duration = Duration::from_secs(20);
-/// For one try of an upload: 64 MiB at 220 kB a second.
+/// Time limit for one attempt of an upload: 64 MiB at 220 kB a second.
 const LARGE: Duration = Duration::from_secs(300);
-/// For how long bytes may stand still.
+/// Time without any byte after which an attempt is aborted.
 const STILL: Duration = Duration::from_secs(30);
-/// Deletions under way at once.
+/// Maximum number of concurrent deletions.
 const DELETIONS: usize = 8;
-/// Tries to write an object that somebody else is writing at the same moment.
+/// Number of attempts to write an object that somebody else is writing at the same time.
 const CONFLICTS: u32 = 5;
 
 /// The two buckets of an installation. Cheap to clone.
@@ -49,27 +49,27 @@ struct Names {
     output: String,
 }
 
-/// Objects below a prefix.
+/// The objects below a prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listing {
-    /// Their keys and sizes, in the order of their keys.
+    /// The keys and sizes in bytes, ordered by key.
     pub objects: Vec<(ObjectKey, u64)>,
-    /// Whether these are all.
+    /// Whether the listing is complete.
     pub complete: bool,
 }
 
-/// What became of an object that should only be written once.
+/// The outcome of a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PutOutcome {
-    /// It is written.
+    /// The object was written.
     Created,
-    /// One stood there before, and stands there still. It may be our own, written by a try whose
-    /// answer got lost: compare what it says.
+    /// An object existed before and was not changed. It may be our own, written by an attempt whose response was
+    /// lost: compare its contents.
     AlreadyThere,
 }
 
 impl Storage {
-    /// For the buckets of `config`. Connects to nothing yet.
+    /// A client for the buckets of `config`. Does not connect yet.
     #[must_use]
     pub fn new(config: &StorageConfig) -> Self {
         let http = aws_smithy_http_client::Builder::new()
@@ -95,7 +95,7 @@ impl Storage {
                 .region(Region::new(config.region.clone()))
                 .credentials_provider(credentials.clone())
                 .force_path_style(true)
-                // R2 did not always take the newer defaults.
+                // R2 did not always accept the newer defaults.
                 .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
                 .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
                 .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
@@ -111,7 +111,7 @@ impl Storage {
         Self { small: with(SMALL), large: with(LARGE), names: Arc::new(names) }
     }
 
-    /// For requests that move a whole object.
+    /// The client for requests that transfer a whole object.
     pub(super) const fn large(&self) -> &Client {
         &self.large
     }
@@ -123,15 +123,15 @@ impl Storage {
         }
     }
 
-    /// Whether both buckets can be reached and read.
+    /// Checks that both buckets can be reached and read.
     ///
     /// # Errors
-    /// Names the environment variable to look at.
+    /// Names the environment variable to check.
     pub async fn check(&self) -> Result<(), CheckError> {
         let buckets = [(Bucket::Input, "R2_INPUT_BUCKET_NAME"), (Bucket::Output, "R2_OUTPUT_BUCKET_NAME")];
         for (bucket, variable) in buckets {
             let name = self.name(bucket);
-            // Unlike HeadBucket, a listing says in its answer's body why it is refused.
+            // Unlike HeadBucket, a listing explains in the body of the response why it was refused.
             let asked = self.small.list_objects_v2().bucket(name).max_keys(1).send().await;
             if let Err(error) = asked {
                 return Err(CheckError::of(&classify(name, &error), variable, name));
@@ -140,10 +140,10 @@ impl Storage {
         Ok(())
     }
 
-    /// Size and entity tag of an object; nothing when there is none.
+    /// Returns the size and the entity tag of an object, or `None` if it does not exist.
     ///
     /// # Errors
-    /// Every other reason.
+    /// Every other failure.
     pub async fn head(&self, bucket: Bucket, key: &ObjectKey) -> Result<Option<ObjectInfo>, StorageError> {
         let request = self.small.head_object().bucket(self.name(bucket)).key(key.as_str());
         match request.send().await {
@@ -155,10 +155,10 @@ impl Storage {
         }
     }
 
-    /// The bytes of a small object; nothing when there is none.
+    /// Returns the bytes of a small object, or `None` if it does not exist.
     ///
     /// # Errors
-    /// [`StorageError::TooLarge`] when it has more than `limit` bytes, and every other reason.
+    /// [`StorageError::TooLarge`] if it has more than `limit` bytes, and every other failure.
     pub async fn get_small(
         &self,
         bucket: Bucket,
@@ -186,10 +186,10 @@ impl Storage {
         }
     }
 
-    /// Writes an object unless one stands there already. Of several that try, exactly one creates it.
+    /// Writes an object unless it exists. Exactly one of several concurrent calls creates it.
     ///
     /// # Errors
-    /// When it is not known to stand there afterwards.
+    /// If it is unknown whether the object exists afterwards.
     pub async fn put_if_absent(
         &self,
         bucket: Bucket,
@@ -211,7 +211,7 @@ impl Storage {
             let Err(error) = request.send().await else { return Ok(PutOutcome::Created) };
             match error.raw_response().map(|raw| raw.status().as_u16()) {
                 Some(412) => return Ok(PutOutcome::AlreadyThere),
-                // Another one is writing it right now: whether it succeeds is not known yet.
+                // Another writer is writing the object right now; its outcome is not known yet.
                 Some(409) if conflicts < CONFLICTS => {
                     conflicts += 1;
                     tokio::time::sleep(Duration::from_millis(100 << conflicts)).await;
@@ -227,10 +227,10 @@ impl Storage {
         }
     }
 
-    /// The objects in the folder `prefix`, at most `limit` of them.
+    /// Lists at most `limit` objects in the folder `prefix`.
     ///
     /// # Errors
-    /// When storage cannot be asked.
+    /// If storage does not answer.
     pub async fn list(
         &self,
         bucket: Bucket,
@@ -245,7 +245,7 @@ impl Storage {
                 .small
                 .list_objects_v2()
                 .bucket(self.name(bucket))
-                // Without the slash `outputs/a/1` would take in `outputs/a/10` too.
+                // Without the slash, `outputs/a/1` would include `outputs/a/10`, too.
                 .prefix(format!("{prefix}/"))
                 .set_continuation_token(token.take())
                 .max_keys(i32::try_from(left.clamp(1, 1000)).unwrap_or(1000))
@@ -253,7 +253,7 @@ impl Storage {
                 .await
                 .map_err(|error| classify(prefix.as_str(), &error))?;
             for object in page.contents() {
-                // What is no key of ours nobody here has written.
+                // An object whose name is not a valid key was not written by tcoder.
                 if let Some(key) = object.key().and_then(|key| key.parse().ok()) {
                     listing.objects.push((key, size(object.size())));
                 }
@@ -268,10 +268,10 @@ impl Storage {
         }
     }
 
-    /// Deletes an object; none there is fine.
+    /// Deletes an object. It is not an error if it does not exist.
     ///
     /// # Errors
-    /// When storage cannot be asked or refuses.
+    /// If storage does not answer or refuses.
     pub async fn delete(&self, bucket: Bucket, key: &ObjectKey) -> Result<(), StorageError> {
         let request = self.small.delete_object().bucket(self.name(bucket)).key(key.as_str());
         match request.send().await {
@@ -280,16 +280,16 @@ impl Storage {
         }
     }
 
-    /// Deletes everything in the folder `prefix` and says how many objects there were.
+    /// Deletes all objects in the folder `prefix` and returns their number.
     ///
     /// # Errors
-    /// When storage cannot be asked or refuses; some objects may be gone by then.
+    /// If storage does not answer or refuses; some objects may be deleted by then.
     pub async fn delete_prefix(&self, bucket: Bucket, prefix: &ObjectKey) -> Result<u64, StorageError> {
         let mut deleted = 0;
         loop {
             let page = self.list(bucket, prefix, 1000).await?;
             deleted += page.objects.len() as u64;
-            // One by one: DeleteObjects wants a checksum that not every server takes.
+            // Deletes them one by one: DeleteObjects needs a checksum that not every server accepts.
             stream::iter(&page.objects)
                 .map(|(key, _)| self.delete(bucket, key))
                 .buffer_unordered(DELETIONS)
@@ -302,7 +302,7 @@ impl Storage {
     }
 }
 
-/// `Content-Length` and the like, which S3 types as signed.
+/// Converts `Content-Length` and similar values, which S3 defines as signed.
 pub(super) fn size(bytes: Option<i64>) -> u64 {
     bytes.and_then(|n| u64::try_from(n).ok()).unwrap_or_default()
 }

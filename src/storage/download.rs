@@ -1,5 +1,5 @@
-//! Bytes from somewhere into a file: bounded in size and memory, resumed where the connection broke,
-//! and stopped when somebody calls it off.
+//! Downloads bytes into a file: with bounded size and memory, resumed after an interrupted connection, and
+//! cancellable.
 
 use std::fmt;
 use std::future::Future;
@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use super::error::StorageError;
 use crate::job::space::Space;
 
-/// How large a file may become.
+/// The maximum size of a file.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most bytes that are taken.
+    /// Maximum number of bytes.
     pub max_bytes: u64,
-    /// The disk it comes to lie on, where its space is known.
+    /// The disk of the file, if its free space is known.
     pub space: Option<Space>,
 }
 
@@ -35,7 +35,7 @@ impl From<u64> for Limits {
 }
 
 impl Limits {
-    /// Whether so many bytes may come.
+    /// Checks whether this number of bytes is permitted.
     fn check(&self, bytes: u64) -> Result<(), StorageError> {
         if bytes > self.max_bytes {
             return Err(StorageError::TooLarge { limit: self.max_bytes });
@@ -43,7 +43,7 @@ impl Limits {
         self.space.map_or(Ok(()), |space| space.check(bytes)).map_err(Into::into)
     }
 
-    /// Why writing `to` failed when it had `bytes` bytes.
+    /// Explains why writing `to` failed after `bytes` bytes.
     fn failed(&self, to: &Path, bytes: u64, error: io::Error) -> StorageError {
         match (self.space, error.kind()) {
             (Some(space), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) => {
@@ -54,7 +54,7 @@ impl Limits {
     }
 }
 
-/// Told how many bytes have been moved so far. The number goes back when a transfer starts over.
+/// Receives the number of bytes transferred so far. The number decreases when a transfer starts over.
 #[derive(Clone)]
 pub struct Progress(Option<Arc<dyn Fn(u64) + Send + Sync>>);
 
@@ -64,7 +64,7 @@ impl Progress {
         Self(Some(Arc::new(tell)))
     }
 
-    /// Tells nobody.
+    /// Ignores the number.
     #[must_use]
     pub const fn none() -> Self {
         Self(None)
@@ -83,52 +83,52 @@ impl fmt::Debug for Progress {
     }
 }
 
-/// Where to go on after a break, and what must not have changed meanwhile.
+/// Where to resume after an interruption, and what must not have changed since.
 #[derive(Clone, Debug)]
 pub(super) struct Resume {
     pub offset: u64,
     pub etag: String,
 }
 
-/// An answer whose bytes are to come.
+/// A response whose body is still to be read.
 pub(super) struct OpenedSource {
-    /// Where in the whole the first byte lies.
+    /// The position of its first byte in the whole.
     pub starts_at: u64,
-    /// Bytes of the whole, if they are known.
+    /// The size of the whole in bytes, if known.
     pub total: Option<u64>,
-    /// What stands for exactly these bytes; without it a break means starting over.
+    /// A strong entity tag. Without it an interrupted transfer starts over.
     pub etag: Option<String>,
-    /// The bytes, or why there are no more.
+    /// The bytes, or the reason why the connection broke.
     pub body: BoxStream<'static, Result<Bytes, String>>,
 }
 
-/// Somewhere bytes come from.
+/// A source of bytes.
 pub(super) trait Source: Sync {
-    /// Asks for them: all, or from where they broke off. An answer that starts at zero is always
-    /// right, one that starts elsewhere only where it was asked to.
+    /// Requests all bytes, or the rest after an interruption. A response that starts at zero is always valid; one
+    /// that starts elsewhere only if it was requested.
     fn open(
         &self,
         resume: Option<&Resume>,
     ) -> impl Future<Output = Result<OpenedSource, StorageError>> + Send;
 
-    /// What a broken connection is to this source.
+    /// The error for an interrupted connection to this source.
     fn broken(&self, why: String) -> StorageError;
 }
 
-/// Breaks in a row, without headway between, after which we give up.
+/// Maximum number of consecutive interruptions without progress between them.
 const MAX_BREAKS: u32 = 5;
-/// Times the whole is begun again from its first byte.
+/// Maximum number of times that the transfer starts over from the first byte.
 const MAX_RESTARTS: u32 = 3;
-/// What counts as headway.
+/// Number of bytes that count as progress.
 const HEADWAY: u64 = 1 << 20;
-/// No byte for this long is a broken connection.
+/// Time without any byte after which the connection counts as broken.
 const STALL: Duration = Duration::from_secs(60);
-/// Bytes a second that a source must give over [`SLOW_WINDOW`].
+/// Minimum rate of a source over [`SLOW_WINDOW`], bytes per second.
 const SLOWEST: u64 = 10_000;
 const SLOW_WINDOW: Duration = Duration::from_secs(120);
 const BUFFER: usize = 1 << 20;
 
-/// How to go on after a break: pure, and so that every transfer ends.
+/// Decides how to continue after an interruption. Pure, and every transfer ends.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Patience {
     breaks: u32,
@@ -136,7 +136,7 @@ struct Patience {
 }
 
 impl Patience {
-    /// How long to wait before the next try; nothing when there shall be none.
+    /// How long to wait before the next attempt, or `None` to give up.
     fn after_break(&mut self, headway: u64, resumable: bool) -> Option<Duration> {
         if resumable && headway >= HEADWAY {
             self.breaks = 0;
@@ -150,9 +150,8 @@ impl Patience {
     }
 }
 
-/// Writes all bytes of `source` to the file `to`, within `limits`, and says how many there were. What does not
-/// fit is refused before it is written, where the source says how large it is.
-/// On failure the file is removed.
+/// Writes all bytes of `source` to the file `to`, within `limits`, and returns their number. If the source announces
+/// its size and the file does not fit, the transfer is refused before it starts. On failure the file is removed.
 pub(super) async fn save(
     source: &impl Source,
     to: &Path,
@@ -173,14 +172,14 @@ pub(super) async fn save(
         done = work => done,
     };
     if done.is_err() {
-        // Whoever asked removes the whole folder anyway; this only frees the space sooner.
+        // The caller removes the whole folder anyway; this only frees the space sooner.
         let _ = tokio::fs::remove_file(to).await;
     }
     done
 }
 
-/// Whether a resumed answer is of other bytes than those before it: not every server heeds the
-/// condition it was asked under.
+/// Whether a resumed response belongs to a different version of the file. Not every server honours the condition of
+/// the request.
 fn changed(resume: Option<&Resume>, opened: &OpenedSource) -> bool {
     resume.is_some_and(|resume| opened.starts_at > 0 && opened.etag.as_ref() != Some(&resume.etag))
 }
@@ -189,9 +188,9 @@ struct Sink<'a> {
     file: BufWriter<File>,
     to: &'a Path,
     limits: Limits,
-    /// Bytes in the file.
+    /// Number of bytes in the file.
     have: u64,
-    /// Bytes of the current answer.
+    /// Number of bytes of the current response.
     came: u64,
 }
 
@@ -208,7 +207,7 @@ impl Sink<'_> {
             let broken = match source.open(resume.as_ref()).await {
                 Ok(opened) if changed(resume.as_ref(), &opened) => {
                     etag = None;
-                    source.broken("what lies there has changed meanwhile".into())
+                    source.broken("the file has changed in the meantime".into())
                 }
                 Ok(opened) => {
                     etag.clone_from(&opened.etag);
@@ -230,7 +229,7 @@ impl Sink<'_> {
         }
     }
 
-    /// The bytes of one answer, until its end or a break.
+    /// Reads one response until it ends or the connection breaks.
     async fn take(
         &mut self,
         source: &impl Source,
@@ -242,7 +241,7 @@ impl Sink<'_> {
         }
         if opened.starts_at != self.have {
             if opened.starts_at != 0 {
-                return Err(source.broken("the answer starts at another place than asked for".into()));
+                return Err(source.broken("the response starts at another position than requested".into()));
             }
             self.start_over().await?;
         }
@@ -255,7 +254,7 @@ impl Sink<'_> {
                 window = (Instant::now(), self.came);
             }
             let chunk = match timeout(STALL, opened.body.next()).await {
-                Err(_) => return Err(source.broken(format!("no byte came for {} s", STALL.as_secs()))),
+                Err(_) => return Err(source.broken(format!("no data received for {} s", STALL.as_secs()))),
                 Ok(None) => break,
                 Ok(Some(Err(why))) => return Err(source.broken(why)),
                 Ok(Some(Ok(chunk))) => chunk,
@@ -269,7 +268,7 @@ impl Sink<'_> {
         }
         match opened.total {
             Some(total) if total != self.have => {
-                Err(source.broken(format!("the answer ended at byte {} of {total}", self.have)))
+                Err(source.broken(format!("the response ended at byte {} of {total}", self.have)))
             }
             _ => Ok(()),
         }
@@ -285,12 +284,12 @@ impl Sink<'_> {
     }
 }
 
-/// Why to give up on a source that gave `bytes` in this time. Without a floor, a byte now and then
-/// would hold a worker for as long as the job may take.
+/// Why to give up on a source that sent `bytes` in this time. Without a minimum rate, a source that sends a byte now
+/// and then would occupy a worker until the deadline of the job.
 fn too_slow(elapsed: Duration, bytes: u64) -> Option<String> {
     let least = SLOWEST * SLOW_WINDOW.as_secs();
     (elapsed >= SLOW_WINDOW && bytes < least)
-        .then(|| format!("it came slower than {} kB a second", SLOWEST / 1000))
+        .then(|| format!("the transfer was slower than {} kB a second", SLOWEST / 1000))
 }
 
 #[cfg(test)]
@@ -299,7 +298,7 @@ mod tests {
     use crate::job::space::{Outputs, needed};
     use std::sync::Mutex;
 
-    /// What a source does when it is opened: the bytes of one answer, then its end or a break.
+    /// The behaviour of a source when it is opened: the bytes of one response, then its end or an interruption.
     struct Answer {
         from: u64,
         etag: Option<&'static str>,
@@ -307,7 +306,7 @@ mod tests {
         breaks: bool,
     }
 
-    /// Gives one prepared answer after the other, the last one for ever, and notes what was asked.
+    /// Returns the prepared responses one after the other, repeats the last one, and records the requests.
     struct Script {
         total: Option<u64>,
         answers: Vec<Answer>,
@@ -347,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trickle_is_given_up_and_a_slow_line_is_not() {
+    fn too_slow_rejects_a_trickle_but_not_a_slow_connection() {
         let s = Duration::from_secs;
         assert_eq!(too_slow(s(119), 0), None);
         assert!(too_slow(s(120), 1_199_999).is_some());
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn goes_on_where_it_broke_off() {
+    async fn save_resumes_after_an_interruption() {
         let script = Script::new(
             Some(6),
             vec![answer(0, Some("a"), b"abc", true), answer(3, Some("a"), b"def", false)],
@@ -378,7 +377,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn starts_over_when_the_object_has_changed_and_keeps_nothing_of_the_old_one() {
+    async fn save_starts_over_when_the_object_has_changed() {
         let script = Script::new(
             None,
             vec![answer(0, Some("a"), b"abcdef", true), answer(0, Some("b"), b"xyz", false)],
@@ -389,7 +388,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_rest_of_something_else_is_not_appended() {
+    async fn save_does_not_append_the_rest_of_another_object() {
         let script = Script::new(
             Some(6),
             vec![
@@ -403,7 +402,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn starts_over_where_there_is_nothing_to_resume_by_and_gives_up_in_the_end() {
+    async fn save_without_etag_starts_over_and_finally_fails() {
         let script = Script::new(Some(6), vec![answer(0, None, b"abc", true)]);
         let (done, file) = run(&script, 100).await;
         assert!(matches!(done, Err(StorageError::Unavailable { .. })));
@@ -412,7 +411,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_ends_early_is_a_break() {
+    async fn save_resumes_a_response_that_ends_early() {
         let script = Script::new(
             Some(6),
             vec![answer(0, Some("a"), b"abc", false), answer(3, Some("a"), b"def", false)],
@@ -421,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn too_large_is_refused_with_and_without_a_length() {
+    async fn save_rejects_too_large_with_and_without_a_length() {
         let script = Script::new(Some(101), vec![answer(0, None, b"abc", false)]);
         assert!(matches!(run(&script, 100).await, (Err(StorageError::TooLarge { limit: 100 }), None)));
         let script = Script::new(None, vec![answer(0, None, b"abc", false)]);
@@ -431,15 +430,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_disk_has_no_room_for_is_refused_before_it_is_written() {
+    async fn save_rejects_what_does_not_fit_before_writing() {
         let free = 40 << 20;
         let limits = Limits { max_bytes: 1 << 30, space: Some(Space { free, outputs: Outputs::Copy }) };
-        // Announced.
+        // The size is announced.
         let script = Script::new(Some(10 << 20), vec![answer(0, None, b"abc", false)]);
         let (done, file) = run(&script, limits).await;
         let Err(StorageError::DiskFull(full)) = done else { panic!("{done:?}") };
         assert_eq!((full.needed, full.free, file), (55_574_528, Some(free), None));
-        // Not announced: it is taken as far as there is room.
+        // The size is not announced: the download continues until the space is used up.
         let space = Space { free: needed(2, 2), outputs: Outputs::Copy };
         let script = Script::new(None, vec![answer(0, None, b"abc", false)]);
         let done = run(&script, Limits { space: Some(space), ..limits }).await.0;
@@ -448,9 +447,9 @@ mod tests {
         assert_eq!(run(&script, Limits { space: Some(space), ..limits }).await.0.unwrap(), 3);
     }
 
-    /// `/dev/full` is a disk on which nothing is free.
+    /// `/dev/full` is a disk without free space.
     #[tokio::test]
-    async fn a_disk_that_fills_up_on_the_way_is_told_from_other_trouble() {
+    async fn save_distinguishes_a_full_disk_from_other_errors() {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("file");
         let space = Some(Space { free: 1 << 40, outputs: Outputs::Copy });
@@ -468,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_ends_without_headway_and_lasts_with_it() {
+    fn patience_gives_up_only_without_progress() {
         let mut stuck = Patience::default();
         let pauses: Vec<_> = std::iter::from_fn(|| stuck.after_break(0, true)).collect();
         assert_eq!(pauses.len(), 5);

@@ -1,4 +1,4 @@
-//! The buckets through their bindings: what the edge needs to know of them.
+//! The buckets through their bindings, with the operations that the Worker needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,9 +10,9 @@ use super::{Bucket, ObjectInfo};
 use crate::job::ObjectKey;
 use crate::time::timeout;
 
-/// For one look.
+/// Time limit for one operation.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Nobody writes there; that nothing is there shows that the bucket answers.
+/// Nobody writes this object. That it does not exist shows that the bucket answers.
 const NOTHING: &str = ".tcoder-is-here";
 
 /// The two buckets of an installation. Cheap to clone.
@@ -21,12 +21,12 @@ pub struct Storage(Arc<[Bound; 2]>);
 
 struct Bound {
     binding: &'static str,
-    // An isolate has one thread.
+    // An isolate has only one thread.
     bucket: SendWrapper<worker::Bucket>,
 }
 
 impl Storage {
-    /// Over these bindings, each with its name.
+    /// Wraps these bindings, each with its name.
     #[must_use]
     pub fn new(input: (&'static str, worker::Bucket), output: (&'static str, worker::Bucket)) -> Self {
         let bound = |(binding, bucket)| Bound { binding, bucket: SendWrapper::new(bucket) };
@@ -41,10 +41,10 @@ impl Storage {
         }
     }
 
-    /// Whether both buckets can be reached and read.
+    /// Checks that both buckets can be reached and read.
     ///
     /// # Errors
-    /// Names the binding to look at.
+    /// Names the binding to check.
     pub async fn check(&self) -> Result<(), CheckError> {
         for bound in &*self.0 {
             if let Err(why) = bound.look(NOTHING).await {
@@ -57,19 +57,19 @@ impl Storage {
         Ok(())
     }
 
-    /// Size and entity tag of an object; nothing when there is none.
+    /// Returns the size and the entity tag of an object, or `None` if it does not exist.
     ///
     /// # Errors
-    /// Every other reason.
+    /// Every other failure.
     pub async fn head(&self, bucket: Bucket, key: &ObjectKey) -> Result<Option<ObjectInfo>, StorageError> {
         let looked = self.bound(bucket).look(key.as_str()).await;
         looked.map_err(|why| StorageError::Unavailable { what: key.to_string(), why })
     }
 
-    /// The bytes of a small object; nothing when there is none.
+    /// Returns the bytes of a small object, or `None` if it does not exist.
     ///
     /// # Errors
-    /// [`StorageError::TooLarge`] when it has more than `limit` bytes, and every other reason.
+    /// [`StorageError::TooLarge`] if it has more than `limit` bytes, and every other failure.
     pub async fn get_small(
         &self,
         bucket: Bucket,

@@ -1,4 +1,4 @@
-//! What can go wrong with an object, sorted by what to do about it.
+//! The errors of object storage, classified by how to react to them.
 
 #[cfg(not(target_arch = "wasm32"))]
 use std::error::Error as StdError;
@@ -16,42 +16,42 @@ use crate::job::space::DiskFull;
 use crate::job::{Failure, FailureCode, InvalidKey};
 use crate::net;
 
-/// Moving an object failed.
+/// An object could not be transferred.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
-    /// No object of that name, or nothing at that address.
+    /// The object, or the file at an address, does not exist.
     #[error("{what} does not exist")]
     NotFound {
-        /// What was looked for.
+        /// The object or address.
         what: String,
     },
-    /// No bucket of that name.
+    /// The bucket does not exist.
     #[error("the bucket of {what} does not exist; check R2_INPUT_BUCKET_NAME and R2_OUTPUT_BUCKET_NAME")]
     NoBucket {
-        /// What was looked for.
+        /// The object or address.
         what: String,
     },
-    /// The key was refused.
+    /// The access key was rejected.
     #[error(
         "object storage denied access to {what} ({code}); \
          check R2_ACCESS_KEY_ID, R2_SECRET_ACCESS_KEY and what the token may do"
     )]
     Denied {
-        /// What was looked for.
+        /// The object or address.
         what: String,
-        /// The server's own word for it.
+        /// The server's error code.
         code: String,
     },
-    /// More bytes than allowed.
+    /// The object has more bytes than permitted.
     #[error(
-        "the input is larger than the {limit} bytes this installation takes; send a smaller file, or have \
+        "the input is larger than the {limit} bytes this installation accepts; send a smaller file, or have \
          WORKER_MAX_INPUT_BYTES raised"
     )]
     TooLarge {
-        /// How many are allowed.
+        /// The maximum number of bytes.
         limit: u64,
     },
-    /// Somebody called it off.
+    /// The transfer was cancelled.
     #[error("the transfer was cancelled")]
     Cancelled,
     /// The file on this machine could not be read or written.
@@ -59,55 +59,55 @@ pub enum StorageError {
     Disk {
         /// `read` or `write`.
         doing: &'static str,
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The disk of this machine has no room for the input and what is made of it.
+    /// The disk of this machine has no space for the input and the outputs.
     #[error(transparent)]
     DiskFull(#[from] DiskFull),
-    /// Object storage did not answer, or asked to try later.
-    #[error("object storage did not serve {what}: {why}; it is tried again")]
+    /// Object storage did not answer, or asked to retry later.
+    #[error("object storage could not serve {what}: {why}; the request is retried")]
     Unavailable {
-        /// What was asked for.
+        /// The object or address.
         what: String,
-        /// What happened.
+        /// The reason.
         why: String,
     },
-    /// Object storage will not do this, however often it is asked.
+    /// Object storage refuses the request; a retry does not help.
     #[error("object storage refused {what}: {why}")]
     UrlRefused {
-        /// What was asked for.
+        /// The object or address.
         what: String,
-        /// Its own words.
+        /// The server's explanation.
         why: String,
     },
-    /// The name cannot be an object's.
+    /// The name is not valid for an object.
     #[error("{name:?} cannot be an object's name: {source}")]
     Key {
         /// The name.
         name: String,
-        /// Why.
+        /// Why it is not valid.
         source: InvalidKey,
     },
-    /// The address of an input is one that is not called.
+    /// The address of an input was refused.
     #[error(transparent)]
     Address(#[from] net::UrlRefused),
-    /// The address of an input did not give it.
-    #[error("{host} did not give the input: {why}")]
+    /// The host of an input did not provide it.
+    #[error("{host} did not provide the input: {why}")]
     Unreachable {
-        /// The host asked.
+        /// The host.
         host: String,
-        /// What happened.
+        /// The reason.
         why: String,
-        /// Whether asking again may help.
+        /// Whether a retry may help.
         passing: bool,
     },
 }
 
 impl StorageError {
-    /// Whether asking again may end differently.
+    /// Whether a retry may succeed.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unavailable { .. } | Self::Unreachable { passing: true, .. })
@@ -138,7 +138,7 @@ impl From<StorageError> for Failure {
             | StorageError::Unavailable { .. }
             | StorageError::UrlRefused { .. } => FailureCode::Storage,
         };
-        // The path is this machine's own affair.
+        // The path on the worker is of no use to users.
         let message = match &error {
             StorageError::Disk { doing, source, .. } => {
                 format!("the worker could not {doing} a file on its disk: {source}")
@@ -149,11 +149,11 @@ impl From<StorageError> for Failure {
     }
 }
 
-/// The storage of this installation cannot be used as it is configured.
+/// The storage settings do not work.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{variable}: {why}")]
 pub struct CheckError {
-    /// The environment variable to look at first.
+    /// The environment variable to check first.
     pub variable: &'static str,
     /// What is wrong.
     pub why: String,
@@ -161,7 +161,7 @@ pub struct CheckError {
 
 #[cfg(not(target_arch = "wasm32"))]
 impl CheckError {
-    /// What this failure, on asking for the bucket `name` that `variable` names, says of the settings.
+    /// Maps a failure to a setting; the request was for the bucket `name`, which `variable` names.
     pub(super) fn of(error: &StorageError, variable: &'static str, name: &str) -> Self {
         let (variable, why) = match error {
             StorageError::NotFound { .. } | StorageError::NoBucket { .. } => {
@@ -169,9 +169,9 @@ impl CheckError {
             }
             StorageError::Denied { code, .. } => denied(code, variable, name),
             StorageError::Unavailable { why, .. } => {
-                ("R2_ENDPOINT", format!("object storage does not answer there: {why}"))
+                ("R2_ENDPOINT", format!("object storage does not answer at this address: {why}"))
             }
-            other => ("R2_ENDPOINT", format!("what answers there is no S3 server: {other}")),
+            other => ("R2_ENDPOINT", format!("the server at this address is not an S3 server: {other}")),
         };
         Self { variable, why }
     }
@@ -199,7 +199,7 @@ fn denied(code: &str, bucket_variable: &'static str, name: &str) -> (&'static st
     }
 }
 
-/// Sorts an error of the SDK about `what`.
+/// Classifies an error of the SDK for a request about `what`.
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn classify<E>(what: &str, error: &SdkError<E, HttpResponse>) -> StorageError
 where
@@ -220,7 +220,7 @@ where
     }
 }
 
-/// Sorts an answer of the server about `what` by its status and S3's code.
+/// Classifies a response about `what` by its status and S3's error code.
 #[cfg(not(target_arch = "wasm32"))]
 fn by_answer(what: &str, status: u16, code: &str) -> StorageError {
     let what = what.to_owned();
@@ -252,7 +252,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answers_are_sorted_by_what_to_do() {
+    fn by_answer_classifies_status_and_code() {
         let name = |status, code| match by_answer("x", status, code) {
             StorageError::NotFound { .. } => "not found",
             StorageError::NoBucket { .. } => "no bucket",
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn every_error_becomes_the_failure_it_is() {
+    fn storage_error_converts_to_the_matching_failure() {
         for (error, code, retryable) in every_error() {
             assert_eq!(error.is_retryable(), retryable, "{error}");
             let failure = Failure::from(error);
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_check_names_the_variable_to_look_at() {
+    fn check_error_names_the_variable_to_check() {
         let denied = |code: &str| StorageError::Denied { what: "x".into(), code: code.into() };
         let cases = [
             (denied("SignatureDoesNotMatch"), "R2_SECRET_ACCESS_KEY"),

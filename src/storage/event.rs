@@ -1,21 +1,21 @@
-//! The message R2 sends to a queue when an object appears or goes.
+//! The message that R2 sends to a queue when an object is created or deleted.
 
 use serde_json::Value;
 
-/// What happened to the object.
+/// The operation on the object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Written in one request.
+    /// The object was written in one request.
     PutObject,
-    /// Copied from another.
+    /// The object was copied from another one.
     CopyObject,
-    /// Written in parts, the last of which has come.
+    /// The object was written in parts, and the upload was completed.
     CompleteMultipartUpload,
-    /// Deleted by somebody.
+    /// Somebody deleted the object.
     DeleteObject,
-    /// Deleted by a rule of the bucket.
+    /// A lifecycle rule of the bucket deleted the object.
     LifecycleDeletion,
-    /// Something R2 did not send when this was written.
+    /// An operation that R2 did not document when this was written.
     Other(String),
 }
 
@@ -31,69 +31,69 @@ impl Action {
         }
     }
 
-    /// Whether an object stands there afterwards that did not before.
+    /// Whether the operation creates an object.
     #[must_use]
     pub const fn creates(&self) -> bool {
         matches!(self, Self::PutObject | Self::CopyObject | Self::CompleteMultipartUpload)
     }
 }
 
-/// Something happened to an object. The key is text and not yet an
-/// [`ObjectKey`](crate::job::ObjectKey): others may write to the bucket too.
+/// An event about an object. The key is text and not an [`ObjectKey`](crate::job::ObjectKey), because others may
+/// write to the bucket, too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectEvent {
-    /// What happened.
+    /// The operation.
     pub action: Action,
-    /// In which bucket.
+    /// The name of the bucket.
     pub bucket: String,
     /// The object's key.
     pub key: String,
-    /// Its size in bytes; absent when it was deleted.
+    /// The size in bytes; absent if the object was deleted.
     pub size: Option<u64>,
-    /// Its entity tag; absent when it was deleted.
+    /// The entity tag; absent if the object was deleted.
     pub etag: Option<String>,
 }
 
-/// An object that has appeared.
+/// A created object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CreatedObject<'a> {
-    /// In which bucket.
+    /// The name of the bucket.
     pub bucket: &'a str,
-    /// Its key, as it came.
+    /// The key as it is in the event.
     pub key: &'a str,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Its entity tag.
+    /// The entity tag.
     pub etag: Option<&'a str>,
 }
 
-/// The bytes are no object event.
+/// The bytes are not an object event.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum EventError {
-    /// No JSON object at all.
-    #[error("the message is no JSON object, so it is no R2 event; check which queue it came from")]
+    /// They are not a JSON object.
+    #[error("the message is not a JSON object, so it is not an R2 event; check which queue it came from")]
     NotJson,
     /// A field is missing.
-    #[error("the message has no {field}, so it is no R2 event; check which queue it came from")]
+    #[error("the message has no {field}, so it is not an R2 event; check which queue it came from")]
     Missing {
-        /// Its path.
+        /// The path of the field.
         field: &'static str,
     },
-    /// A field holds something else than it should.
-    #[error("{field} is not {wanted}, so the message is no R2 event; check which queue it came from")]
+    /// A field has a wrong type or value.
+    #[error("{field} is not {wanted}, so the message is not an R2 event; check which queue it came from")]
     Wrong {
-        /// Its path.
+        /// The path of the field.
         field: &'static str,
-        /// What should be there.
+        /// What it should contain.
         wanted: &'static str,
     },
 }
 
 impl ObjectEvent {
-    /// The event in these bytes.
+    /// Parses an event.
     ///
     /// # Errors
-    /// Names the field that is missing or wrong. An unknown action is no error.
+    /// Names the field that is missing or wrong. An unknown operation is not an error.
     pub fn parse(bytes: &[u8]) -> Result<Self, EventError> {
         let message: Value = serde_json::from_slice(bytes).map_err(|_| EventError::NotJson)?;
         if !message.is_object() {
@@ -124,7 +124,7 @@ impl ObjectEvent {
         })
     }
 
-    /// The object that has appeared; nothing for every other event.
+    /// The created object, or `None` for all other events.
     #[must_use]
     pub fn created_object(&self) -> Option<CreatedObject<'_>> {
         let size = self.size.filter(|_| self.action.creates())?;
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn three_actions_create_an_object_and_no_other_does() {
+    fn action_creates_for_put_copy_and_complete_only() {
         for action in ["PutObject", "CopyObject", "CompleteMultipartUpload"] {
             let mut message = put();
             message["action"] = action.into();
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_the_field() {
+    fn event_error_names_the_field() {
         for (pointer, field) in [
             ("/action", "action"),
             ("/bucket", "bucket"),
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_object_is_refused() {
+    fn event_parse_rejects_other_than_json_objects() {
         for bytes in ["", "{", "[]", "null", "\"PutObject\"", "\u{0}"] {
             assert_eq!(ObjectEvent::parse(bytes.as_bytes()), Err(EventError::NotJson), "{bytes}");
         }
@@ -211,7 +211,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_make_it_panic(bytes in any::<Vec<u8>>()) {
+        fn event_parse_never_panics(bytes in any::<Vec<u8>>()) {
             prop_assert!(ObjectEvent::parse(&bytes).is_err());
         }
     }

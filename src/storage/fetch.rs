@@ -1,4 +1,4 @@
-//! An input that lies at somebody's address, into a file.
+//! Downloads inputs from web addresses.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,28 +13,28 @@ use super::download::{Limits, OpenedSource, Progress, Resume, Source, save};
 use super::error::{StorageError, root};
 use crate::net::{self, Client, EgressPolicy, Redirects, Timeouts, UrlRefused};
 
-/// Fetches inputs. Cheap to clone.
+/// Downloads inputs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fetcher(Client);
 
 impl Fetcher {
-    /// A fetcher of this guard.
+    /// A fetcher that calls only the addresses which `guard` permits.
     ///
     /// # Errors
-    /// When the machine's certificates cannot be loaded.
+    /// If the machine's certificates cannot be loaded.
     pub fn new(guard: EgressPolicy) -> Result<Self, reqwest::Error> {
         let timeouts =
             Timeouts { connect: Duration::from_secs(10), read: Duration::from_secs(30), total: None };
         net::client(guard, timeouts, Redirects::Follow).map(Self)
     }
 
-    /// Writes what lies at `url` to the file `to` and says how many bytes it has. No more are taken than
-    /// `limits` lets; a broken connection is resumed where the server can.
+    /// Downloads `url` to the file `to`, within `limits`, and returns the number of bytes. An interrupted download is
+    /// resumed if the server supports it.
     ///
     /// # Errors
-    /// [`StorageError::Address`] when the address, or one it leads to, is not called;
-    /// [`StorageError::NotFound`], [`StorageError::TooLarge`], [`StorageError::DiskFull`],
-    /// [`StorageError::Unreachable`], [`StorageError::Disk`] or [`StorageError::Cancelled`] for what they say.
+    /// [`StorageError::Address`] if the address, or a redirect of it, is not permitted; [`StorageError::NotFound`],
+    /// [`StorageError::TooLarge`], [`StorageError::DiskFull`], [`StorageError::Unreachable`], [`StorageError::Disk`]
+    /// or [`StorageError::Cancelled`] as they are defined.
     pub async fn fetch(
         &self,
         url: &Url,
@@ -54,7 +54,7 @@ struct Web<'a> {
 
 impl Web<'_> {
     fn unreachable(&self, why: String, passing: bool) -> StorageError {
-        // Only the host: the rest of the address may hold a signature.
+        // Contains only the host, because the rest of the address may contain a signature.
         StorageError::Unreachable {
             host: self.url.host_str().unwrap_or("the address").to_owned(),
             why,
@@ -65,7 +65,7 @@ impl Web<'_> {
 
 impl Source for Web<'_> {
     async fn open(&self, resume: Option<&Resume>) -> Result<OpenedSource, StorageError> {
-        // Compressed on the way, lengths and ranges would not be those of the file.
+        // With a compressed transfer, lengths and ranges would not be those of the file.
         let mut request = self.client.request(Method::GET, self.url)?.header(ACCEPT_ENCODING, "identity");
         if let Some(Resume { offset, etag }) = resume {
             request = request.header(RANGE, format!("bytes={offset}-")).header(IF_RANGE, etag);
@@ -77,7 +77,7 @@ impl Source for Web<'_> {
         let span = match (answer.status(), resume) {
             (StatusCode::OK, _) => Span { starts_at: 0, total: answer.content_length() },
             (StatusCode::PARTIAL_CONTENT, Some(_)) => span(answer.headers().get(CONTENT_RANGE))
-                .ok_or_else(|| self.unreachable("its Content-Range cannot be read".into(), true))?,
+                .ok_or_else(|| self.unreachable("its Content-Range header is invalid".into(), true))?,
             (status, _) => return Err(self.by_status(status)),
         };
         Ok(OpenedSource {
@@ -96,7 +96,7 @@ impl Source for Web<'_> {
 impl Web<'_> {
     fn by_status(&self, status: StatusCode) -> StorageError {
         match status.as_u16() {
-            404 | 410 => StorageError::NotFound { what: "what the input's address names".to_owned() },
+            404 | 410 => StorageError::NotFound { what: "the file at the input's address".to_owned() },
             code @ (408 | 416 | 425 | 429 | 500..) => {
                 self.unreachable(format!("it answers with status {code}"), true)
             }
@@ -105,7 +105,7 @@ impl Web<'_> {
     }
 }
 
-/// An entity tag that stands for exactly these bytes; a weak one only for their meaning.
+/// A strong entity tag, which identifies exactly these bytes.
 fn strong_etag(headers: &HeaderMap) -> Option<String> {
     let tag = headers.get(ETAG)?.to_str().ok()?;
     (tag.len() > 2 && tag.starts_with('"') && tag.ends_with('"')).then(|| tag.to_owned())
@@ -117,7 +117,7 @@ struct Span {
     total: Option<u64>,
 }
 
-/// `bytes 3-5/6` or `bytes 3-5/*`.
+/// Parses `bytes 3-5/6` or `bytes 3-5/*`.
 fn span(header: Option<&HeaderValue>) -> Option<Span> {
     let (range, total) = header?.to_str().ok()?.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn content_ranges_are_read_or_refused() {
+    fn content_range_is_parsed_or_rejected() {
         let read = |text: &str| span(Some(&HeaderValue::from_str(text).unwrap()));
         assert_eq!(read("bytes 3-5/6"), Some(Span { starts_at: 3, total: Some(6) }));
         assert_eq!(read("bytes 3-5/*"), Some(Span { starts_at: 3, total: None }));
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_strong_tag_is_resumed_by() {
+    fn strong_etag_ignores_weak_tags() {
         let read = |text: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(ETAG, HeaderValue::from_str(text).unwrap());

@@ -1,18 +1,18 @@
-//! Where things lie in the buckets.
+//! The keys of objects in the buckets.
 //!
-//! Inputs: `inputs/<job>/<file name>`. Outputs: `outputs/<job>/<epoch>/...` for what an attempt
-//! makes, and `outputs/<job>/manifest.json`, whose appearance makes one attempt the job's result.
+//! Inputs are stored at `inputs/<job>/<file name>`. The outputs of an attempt are stored at
+//! `outputs/<job>/<epoch>/...`; creating `outputs/<job>/manifest.json` makes one attempt the result of the job.
 
 use crate::job::{Epoch, InvalidKey, JobId, ObjectKey, safe_file_name};
 
-/// Characters of a file name that stay. The local S3 server turns the whole key into the name of one
-/// file beside the object, which a longer name would overflow.
+/// Maximum length of a file name in a key, characters. An earlier local S3 server turned the whole key into the name
+/// of one file, which a longer name would overflow.
 const FILE_NAME: usize = 64;
 
-/// Where the input of `job` lies: the job's id and what is left of the name its sender gave it.
+/// The key of a job's input: the job's id and the sanitised name that its sender gave it.
 ///
 /// # Errors
-/// Never for a name that went through [`safe_file_name`]; the type asks.
+/// Never for a name from [`safe_file_name`]; the type of the key requires it.
 pub fn input_key(job: JobId, file_name: &str) -> Result<ObjectKey, InvalidKey> {
     let safe = safe_file_name(file_name);
     let short = &safe[safe.len().saturating_sub(FILE_NAME)..];
@@ -23,33 +23,33 @@ pub fn input_key(job: JobId, file_name: &str) -> Result<ObjectKey, InvalidKey> {
     format!("inputs/{job}/{short}").parse()
 }
 
-/// The job whose input lies at `key`; nothing when the key is not of that form.
+/// The job whose input has the key `key`; `None` if the key has another form.
 #[must_use]
 pub fn job_of_input_key(key: &ObjectKey) -> Option<JobId> {
     let (job, name) = key.as_str().strip_prefix("inputs/")?.split_once('/')?;
     let id: JobId = job.parse().ok()?;
-    // One job has one spelling of its folder, so that two keys never mean the same job's input.
+    // The folder of a job has only one spelling, so that two keys never belong to the same job's input.
     (!name.contains('/') && id.to_string() == job).then_some(id)
 }
 
-/// The folder of everything a job made.
+/// The folder of all outputs of a job.
 ///
 /// # Errors
-/// Never; the type asks.
+/// Never; the type of the key requires it.
 pub fn job_prefix(job: JobId) -> Result<ObjectKey, InvalidKey> {
     format!("outputs/{job}").parse()
 }
 
-/// The folder of what one attempt made.
+/// The folder of the outputs of one attempt.
 ///
 /// # Errors
-/// Never; the type asks.
+/// Never; the type of the key requires it.
 pub fn attempt_prefix(job: JobId, epoch: Epoch) -> Result<ObjectKey, InvalidKey> {
     format!("outputs/{job}/{epoch}").parse()
 }
 
-/// Which attempt made the output at `key`, and the output's path below the attempt's folder; nothing when the
-/// key is not of that form.
+/// The attempt that made the output at `key`, and the output's path below the attempt's folder; `None` if the key has
+/// another form.
 #[must_use]
 pub fn attempt_of_output_key(key: &ObjectKey) -> Option<(JobId, Epoch, &str)> {
     let mut parts = key.as_str().strip_prefix("outputs/")?.splitn(3, '/');
@@ -58,10 +58,10 @@ pub fn attempt_of_output_key(key: &ObjectKey) -> Option<(JobId, Epoch, &str)> {
     (id.to_string() == job && number.to_string() == epoch).then_some((id, Epoch(number), path))
 }
 
-/// The object whose appearance commits one attempt as the job's result.
+/// The object that commits an attempt as the result of the job.
 ///
 /// # Errors
-/// Never; the type asks.
+/// Never; the type of the key requires it.
 pub fn manifest_key(job: JobId) -> Result<ObjectKey, InvalidKey> {
     format!("outputs/{job}/manifest.json").parse()
 }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn the_layout_is_this() {
+    fn layout_keys_have_the_documented_form() {
         let id = job();
         assert_eq!(input_key(id, "C:\\My film.mp4").unwrap().as_str(), format!("inputs/{id}/My-film.mp4"));
         assert_eq!(job_prefix(id).unwrap().as_str(), format!("outputs/{id}"));
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn only_keys_of_the_layout_belong_to_a_job() {
+    fn job_of_input_key_accepts_only_keys_of_the_layout() {
         let id = job();
         assert_eq!(job_of(&format!("inputs/{id}/a.mp4")), Some(id));
         for key in [
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn only_outputs_of_the_layout_belong_to_an_attempt() {
+    fn attempt_of_output_key_accepts_only_keys_of_the_layout() {
         let id = job();
         let of = |key: &str| {
             let key = key.parse().unwrap();
@@ -130,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_file_name_gives_a_key_that_leads_back_to_its_job(name in any::<String>()) {
+        fn input_key_of_any_file_name_belongs_to_its_job(name in any::<String>()) {
             let key = input_key(job(), &name).unwrap();
             prop_assert_eq!(job_of_input_key(&key), Some(job()));
             prop_assert!(key.file_name().len() <= FILE_NAME);

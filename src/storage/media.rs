@@ -1,12 +1,12 @@
-//! Addresses below the API at which whatever one attempt made can be read for a while:
+//! Addresses below the API that give access to the outputs of an attempt for a limited time:
 //! `media/<token>/<job>/<epoch>/<path>`. Pure.
 //!
-//! A presigned address is good for one object, and its signature stands in the query. A playlist names its
-//! segments relative to itself, and players resolve such names against the path: the query is lost. Here the
-//! signature stands in the path before the names, so whatever a playlist names has it too.
+//! A presigned address is valid for one object, and its signature is in the query. A playlist contains relative
+//! addresses of its segments, and players resolve them against the path, so the query is lost. Here the signature is
+//! in the path before the names, so every file that a playlist names has it, too.
 //!
-//! A token is the second of its end and an HMAC over the attempt and that second. Nothing of it is stored:
-//! every process that has the storage's key can sign and check.
+//! A token consists of its expiry in seconds and an HMAC over the attempt and that expiry. It is not stored: every
+//! process that has the key of the storage can sign and verify it.
 
 use std::fmt;
 
@@ -21,18 +21,18 @@ use super::layout;
 use crate::config::{BaseUrl, StorageConfig};
 use crate::job::{Epoch, JobId, Millis, ObjectKey};
 
-/// How long an address is good at least, milliseconds: a day, which is longer than any film.
+/// Minimum validity of an address, milliseconds: a day, which is longer than any film.
 const WINDOW: i64 = 24 * 3_600_000;
-/// Ends fall on whole hours, so that within an hour the same file has the same address, and caches help.
+/// Expiry times are full hours, so that a file keeps its address within an hour, which helps caches.
 const STEP: i64 = 3_600_000;
 
-/// When an address ends that is made now.
+/// The expiry of an address that is made at `now`.
 #[must_use]
 pub fn media_end(now: Millis) -> Millis {
     Millis(now.plus(WINDOW + STEP).0.div_euclid(STEP).saturating_mul(STEP))
 }
 
-/// Signs addresses of an attempt's outputs, and checks them.
+/// Signs and verifies addresses of an attempt's outputs.
 #[derive(Clone)]
 pub struct MediaSigner(Hmac<Sha256>);
 
@@ -42,19 +42,19 @@ impl fmt::Debug for MediaSigner {
     }
 }
 
-/// An address that lets nobody in.
+/// Why an address is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MediaRefused {
-    /// It was not signed here, or for something else.
+    /// The signature is missing, or was made with another key or for another attempt.
     #[error("the address is not signed, or it was changed")]
     Unsigned,
-    /// It was good until then.
-    #[error("the address was good until {0}")]
+    /// The address expired at this time.
+    #[error("the address expired at {0}")]
     Expired(Millis),
 }
 
 impl MediaSigner {
-    /// With a key made of the storage's own, so that there is none to configure.
+    /// A signer whose key is derived from the key of the storage, so that it needs no setting of its own.
     #[must_use]
     pub fn new(config: &StorageConfig) -> Self {
         let key = Sha512::new()
@@ -63,7 +63,7 @@ impl MediaSigner {
             .chain_update("\n")
             .chain_update(config.secret_access_key.expose_secret())
             .finalize();
-        // SHA-512 gives just the bytes of a block of SHA-256, which is what HMAC takes for a key.
+        // SHA-512 returns exactly as many bytes as a block of SHA-256, which is the size of a key for HMAC.
         Self(Hmac::new(&key))
     }
 
@@ -71,8 +71,8 @@ impl MediaSigner {
         self.0.clone().chain_update(format!("{job}/{epoch}/{end}"))
     }
 
-    /// Where the output at `key` can be read below `api` until `end`, of which whole seconds count; nothing where
-    /// the key is none of an attempt's outputs.
+    /// The address of the output at `key` below `api`, valid until `end`, rounded down to seconds. `None` if the key
+    /// does not belong to an attempt's output.
     #[must_use]
     pub fn sign(&self, api: &BaseUrl, key: &ObjectKey, end: Millis) -> Option<Url> {
         let (job, epoch, path) = layout::attempt_of_output_key(key)?;
@@ -82,14 +82,14 @@ impl MediaSigner {
         Some(api.below(["media", &token, &job, &epoch].into_iter().chain(path.split('/'))))
     }
 
-    /// Until when the holder of `token` may read what this attempt made.
+    /// Verifies a token for this attempt and returns its expiry.
     ///
     /// # Errors
-    /// When the token is none, another attempt's, or too old.
+    /// If the token is invalid, belongs to another attempt, or has expired.
     pub fn check(&self, token: &str, job: JobId, epoch: Epoch, now: Millis) -> Result<Millis, MediaRefused> {
         let (end, mac) = token.split_once('-').ok_or(MediaRefused::Unsigned)?;
         let mac = URL_SAFE_NO_PAD.decode(mac).map_err(|_| MediaRefused::Unsigned)?;
-        // In constant time.
+        // This comparison takes constant time.
         self.mac(job, epoch, end).verify_slice(&mac).map_err(|_| MediaRefused::Unsigned)?;
         let end: i64 = end.parse().map_err(|_| MediaRefused::Unsigned)?;
         let end = Millis(end.saturating_mul(1000));
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_in_a_playlist_keeps_the_signature() {
+    fn media_address_keeps_its_signature_for_relative_names() {
         let end = media_end(NOW);
         let url = ours().sign(&api(), &key("v0/720p.m3u8"), end).unwrap();
         assert!(url.as_str().starts_with("https://films.example/tcoder/media/"), "{url}");
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_good_for_a_day_at_least_and_the_same_for_an_hour() {
+    fn media_end_is_a_day_ahead_and_constant_for_an_hour() {
         let hour = Millis(1_699_999_200_000);
         assert_eq!(media_end(hour), media_end(hour.plus(3_599_999)));
         assert_ne!(media_end(hour), media_end(hour.plus(3_600_000)));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_opens_only_its_own_attempt_until_its_end() {
+    fn media_token_is_valid_for_its_attempt_until_it_expires() {
         let (signer, token) = (ours(), token(&ours()));
         let end = signer.check(&token, job(JOB), Epoch(7), NOW).unwrap();
         assert_eq!(signer.check(&token, job(JOB), Epoch(7), end.plus(-1)), Ok(end));
@@ -184,25 +184,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_output_of_an_attempt_is_not_signed() {
+    fn media_sign_ignores_keys_that_are_not_outputs() {
         for key in [format!("outputs/{JOB}/manifest.json"), "inputs/a/b.mp4".to_owned()] {
             assert_eq!(ours().sign(&api(), &key.parse().unwrap(), media_end(NOW)), None, "{key}");
         }
     }
 
     #[test]
-    fn the_key_is_in_no_debug_print() {
+    fn media_signer_debug_output_hides_the_key() {
         assert_eq!(format!("{:?}", ours()), "MediaSigner");
     }
 
     proptest! {
         #[test]
-        fn no_token_but_the_signed_one_is_taken(text in "\\PC{0,80}", now in any::<i64>()) {
+        fn media_check_rejects_any_other_token(text in "\\PC{0,80}", now in any::<i64>()) {
             prop_assert_eq!(ours().check(&text, job(JOB), Epoch(7), Millis(now)), Err(MediaRefused::Unsigned));
         }
 
         #[test]
-        fn every_moment_can_be_signed(now in any::<i64>()) {
+        fn media_sign_accepts_any_time(now in any::<i64>()) {
             prop_assert!(ours().sign(&api(), &key("a.m3u8"), media_end(Millis(now))).is_some());
         }
     }

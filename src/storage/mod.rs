@@ -1,9 +1,9 @@
-//! Objects in R2/S3: where they lie ([`layout`]), addresses to put and get them ([`presign`]), moving
-//! them ([`Storage`]), fetching an input from elsewhere ([`fetch`]), and the events that tell of new
-//! ones ([`event`]).
+//! Objects in R2 and S3: their keys ([`layout`]), presigned addresses ([`presign`]), transfers ([`Storage`]),
+//! downloads of inputs from elsewhere ([`fetch`]), and object-created events ([`event`]).
 //!
-//! Not here: what a job does with them, and the S3 server of `tcoder up`. `layout`, `presign`, [`urls`],
-//! [`media`] and `event` are pure. At the edge the buckets are read through their bindings, and nothing is moved.
+//! This module does not know what a job does with objects, and does not contain the S3 server of `tcoder up`.
+//! `layout`, `presign`, [`urls`], [`media`] and `event` are pure. The Worker reads the buckets through their bindings
+//! and transfers no objects.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod client;
@@ -34,20 +34,20 @@ pub use download::{Limits, Progress};
 pub use edge::Storage;
 pub use error::{CheckError, StorageError};
 
-/// What is known of an object without reading it.
+/// The metadata of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Its entity tag, without quotes.
+    /// The entity tag, without quotes.
     pub etag: Option<String>,
 }
 
 /// One of the two buckets of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Bucket {
-    /// Where uploads go.
+    /// The bucket for uploads.
     Input,
-    /// Where results go.
+    /// The bucket for results.
     Output,
 }

@@ -1,4 +1,4 @@
-//! Whole objects, from storage to a file and back.
+//! Transfers whole objects between storage and files.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,25 +18,25 @@ use super::error::{StorageError, classify, root};
 use crate::job::ObjectKey;
 
 const MIB: u64 = 1 << 20;
-/// From here on an object goes up in parts.
+/// Minimum size of an object that is uploaded in parts, bytes.
 const MULTIPART_FROM: u64 = 64 * MIB;
 const MIN_PART: u64 = 16 * MIB;
-/// S3 takes no more parts of an object.
+/// Maximum number of parts that S3 accepts for an object.
 const MAX_PARTS: u64 = 10_000;
 const PARTS_AT_ONCE: usize = 4;
 const FILES_AT_ONCE: usize = 8;
-/// For telling the server to forget the parts of an upload that came to nothing.
+/// Time limit for aborting a multipart upload.
 const ABORT: Duration = Duration::from_secs(10);
-/// An attempt writes under its own epoch and never the same key twice.
+/// An attempt writes below its own epoch and never writes the same key twice.
 const IMMUTABLE: &str = "public, max-age=31536000, immutable";
 
 impl Storage {
-    /// Writes an object to the file `to` and says how many bytes it has. No more are taken than `limits` lets,
-    /// memory stays bounded, and a broken connection is resumed.
+    /// Downloads an object to the file `to`, within `limits`, and returns the number of bytes. Memory is bounded, and
+    /// an interrupted download is resumed.
     ///
     /// # Errors
     /// [`StorageError::NotFound`], [`StorageError::TooLarge`], [`StorageError::DiskFull`],
-    /// [`StorageError::Cancelled`], [`StorageError::Disk`] and others, for what they say. The file is gone then.
+    /// [`StorageError::Cancelled`], [`StorageError::Disk`] and others, as they are defined. The file is then removed.
     pub async fn download(
         &self,
         bucket: Bucket,
@@ -49,14 +49,13 @@ impl Storage {
         save(&Object { storage: self, bucket, key }, to, limits.into(), on_bytes, cancel).await
     }
 
-    /// Writes the file `from` to the output bucket and says how many bytes it has.
+    /// Uploads the file `from` to the output bucket and returns the number of bytes.
     ///
-    /// Drop the future and parts of a large object stay with the server until it tidies up (R2: after
-    /// a week); `cancel` has them removed.
+    /// If the future is dropped, parts of a large object remain at the server until it removes them (R2: after a
+    /// week). Use `cancel` to remove them.
     ///
     /// # Errors
-    /// [`StorageError::Cancelled`], [`StorageError::Disk`] and others, for what they say. No object
-    /// stands there then.
+    /// [`StorageError::Cancelled`], [`StorageError::Disk`] and others, as they are defined. There is then no object.
     pub async fn upload(
         &self,
         key: &ObjectKey,
@@ -80,11 +79,11 @@ impl Storage {
         Ok(file.len())
     }
 
-    /// Writes `files`, paths below `dir`, to the same paths below `prefix` in the output bucket, several
-    /// at once, each with the content type of its ending. Says how many bytes they have together.
+    /// Uploads `files`, which are paths below `dir`, to the same paths below `prefix` in the output bucket, several
+    /// at a time. The file extension determines the content type. Returns the total number of bytes.
     ///
     /// # Errors
-    /// As [`upload`](Self::upload), of the first that failed; others may stand there.
+    /// The same as those of [`upload`](Self::upload), of the first file that failed; other objects may exist.
     pub async fn upload_all(
         &self,
         prefix: &ObjectKey,
@@ -120,12 +119,12 @@ fn key_below(prefix: &ObjectKey, file: &Path) -> Result<ObjectKey, StorageError>
     prefix.join(&name).map_err(|source| StorageError::Key { name: name.into_owned(), source })
 }
 
-/// Bytes of one part, so that as many as are allowed suffice.
+/// The size of a part in bytes, large enough for the maximum number of parts.
 fn part_size(bytes: u64) -> u64 {
     bytes.div_ceil(MAX_PARTS).next_multiple_of(MIB).max(MIN_PART)
 }
 
-/// Number, offset and length of each part.
+/// The number, offset and length of each part.
 fn parts(bytes: u64) -> impl Iterator<Item = (i32, u64, u64)> {
     let size = part_size(bytes);
     (1..)
@@ -149,7 +148,7 @@ impl Source for Object<'_> {
             Some(Resume { offset, etag }) => {
                 let rest = request.clone().range(format!("bytes={offset}-")).if_match(etag);
                 match rest.send().await {
-                    // Another object stands there now, or a shorter one.
+                    // The object was replaced, or is shorter now.
                     Err(SdkError::ServiceError(e)) if matches!(e.raw().status().as_u16(), 412 | 416) => {
                         request.send().await
                     }
@@ -217,7 +216,7 @@ impl Upload<'_> {
         };
         let id = created.upload_id().ok_or_else(|| StorageError::UrlRefused {
             what: self.key.to_string(),
-            why: "it gave no id for an upload in parts".to_owned(),
+            why: "it returned no id for a multipart upload".to_owned(),
         })?;
         let done = tokio::select! {
             biased;
@@ -289,7 +288,9 @@ impl Upload<'_> {
             Ok(Err(error)) => {
                 tracing::warn!(key = %self.key, error = %self.failed(&error), "could not abort a multipart upload; its parts remain");
             }
-            Err(_) => tracing::warn!(key = %self.key, "parts stay behind: storage took too long"),
+            Err(_) => {
+                tracing::warn!(key = %self.key, "timed out while aborting a multipart upload; its parts remain")
+            }
         }
     }
 
@@ -309,14 +310,14 @@ impl Upload<'_> {
         self.storage.name(Bucket::Output)
     }
 
-    /// `NoSuchUpload` is a 404 too, but no input is missing.
+    /// `NoSuchUpload` is a 404, too, but it does not mean that an input is missing.
     fn failed<E>(&self, error: &SdkError<E>) -> StorageError
     where
         E: aws_sdk_s3::error::ProvideErrorMetadata + std::error::Error + 'static,
     {
         match classify(self.key.as_str(), error) {
             StorageError::NotFound { what } => {
-                StorageError::UrlRefused { what, why: "it has forgotten the upload".to_owned() }
+                StorageError::UrlRefused { what, why: "it does not know the upload any more".to_owned() }
             }
             other => other,
         }
@@ -329,11 +330,11 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn parts_grow_so_that_ten_thousand_suffice() {
+    fn part_size_grows_so_that_ten_thousand_parts_suffice() {
         assert_eq!(part_size(MULTIPART_FROM), MIN_PART);
         assert_eq!(part_size(MIN_PART * MAX_PARTS), MIN_PART);
         assert_eq!(part_size(MIN_PART * MAX_PARTS + 1), MIN_PART + MIB);
-        // The largest object S3 takes: 5 TiB.
+        // The largest object that S3 accepts: 5 TiB.
         assert!(parts(5 << 40).count() <= 10_000);
     }
 
@@ -351,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_outside_the_folder_has_no_key() {
+    fn key_below_rejects_files_outside_the_folder() {
         let prefix: ObjectKey = "outputs/a/1".parse().unwrap();
         assert_eq!(key_below(&prefix, Path::new("720p/a.ts")).unwrap().as_str(), "outputs/a/1/720p/a.ts");
         for path in ["../a.ts", "/etc/passwd", "a/../../b", ""] {

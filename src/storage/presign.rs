@@ -1,5 +1,5 @@
-//! Addresses that let their holder put or get one object for a while. Pure: the time is a parameter,
-//! so this compiles where there is no clock and no socket.
+//! Presigned addresses, which permit their holder to PUT or GET one object for a limited time. Pure: the time is a
+//! parameter, so this compiles for targets without a clock and sockets.
 
 use std::time::Duration;
 
@@ -16,24 +16,24 @@ use super::Bucket;
 use crate::config::StorageConfig;
 use crate::job::{Millis, ObjectKey, safe_file_name};
 
-/// How long an upload address holds unless somebody says otherwise.
+/// Default validity of an upload address.
 pub const UPLOAD_EXPIRY: Duration = Duration::from_secs(3600);
 
-/// The longest S3 takes.
+/// The maximum validity that S3 accepts.
 const MAX_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// The storage configuration cannot make addresses.
+/// The storage settings do not permit presigned addresses.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PresignError {
-    /// No bucket's address can be made of it.
+    /// The endpoint is not valid as the base of an address.
     #[error("R2_ENDPOINT cannot be used: it must be an http or https address with a host")]
     Endpoint,
-    /// Outside the years a clock can show.
-    #[error("the time {0} ms is no point in time; check the clock of this machine")]
+    /// The time is outside the range of dates.
+    #[error("the time {0} ms is not a valid date; check the clock of this machine")]
     Time(i64),
 }
 
-/// Makes presigned addresses, path-style, which every S3 server takes.
+/// Makes presigned path-style addresses, which every S3 server accepts.
 #[derive(Clone, Debug)]
 pub struct Presigner {
     input: Host,
@@ -42,10 +42,10 @@ pub struct Presigner {
 }
 
 impl Presigner {
-    /// For the buckets of `config`.
+    /// A presigner for the buckets of `config`.
     ///
     /// # Errors
-    /// When the endpoint is no http(s) address.
+    /// If the endpoint is not an http or https address.
     pub fn new(config: &StorageConfig) -> Result<Self, PresignError> {
         let host = |bucket: &String| {
             let endpoint = config.endpoint.as_url().clone();
@@ -62,10 +62,10 @@ impl Presigner {
         })
     }
 
-    /// An address that takes a PUT of the object; `expires` is held between a second and a week.
+    /// An address for a PUT of the object. `expires` is limited to between a second and a week.
     ///
     /// # Errors
-    /// When `now` is no point in time.
+    /// If `now` is outside the range of dates.
     pub fn put(
         &self,
         bucket: Bucket,
@@ -77,11 +77,10 @@ impl Presigner {
         signed(&action, now, expires)
     }
 
-    /// An address that answers a GET of the object; with `save_as` a browser saves it under that name
-    /// instead of showing it.
+    /// An address for a GET of the object. With `save_as`, a browser saves it under that name instead of showing it.
     ///
     /// # Errors
-    /// When `now` is no point in time.
+    /// If `now` is outside the range of dates.
     pub fn get(
         &self,
         bucket: Bucket,
@@ -98,11 +97,10 @@ impl Presigner {
         signed(&action, now, expires)
     }
 
-    /// An address that answers a HEAD of the object. The method is part of what is signed: the address of a
-    /// GET does not do.
+    /// An address for a HEAD of the object. The signature includes the method, so the address of a GET does not work.
     ///
     /// # Errors
-    /// When `now` is no point in time.
+    /// If `now` is outside the range of dates.
     pub fn head(
         &self,
         bucket: Bucket,
@@ -114,10 +112,10 @@ impl Presigner {
         signed(&action, now, expires)
     }
 
-    /// An address that begins an upload in parts by a POST.
+    /// An address for the POST that starts a multipart upload.
     ///
     /// # Errors
-    /// When `now` is no point in time.
+    /// If `now` is outside the range of dates.
     pub fn start_parts(
         &self,
         bucket: Bucket,
@@ -129,10 +127,10 @@ impl Presigner {
         signed(&action, now, expires)
     }
 
-    /// An address that takes a PUT of part `number` of the upload in parts `upload`.
+    /// An address for a PUT of part `number` of the multipart upload `upload`.
     ///
     /// # Errors
-    /// When `now` is no point in time.
+    /// If `now` is outside the range of dates.
     pub fn put_part(
         &self,
         bucket: Bucket,
@@ -147,10 +145,10 @@ impl Presigner {
         signed(&action, now, expires)
     }
 
-    /// The addresses that end the upload in parts `upload`: completed by a POST, given up by a DELETE.
+    /// The address of the multipart upload `upload`: a POST completes it, and a DELETE aborts it.
     ///
     /// # Errors
-    /// When `now` is no point in time.
+    /// If `now` is outside the range of dates.
     pub fn end_parts(
         &self,
         bucket: Bucket,
@@ -214,7 +212,7 @@ mod tests {
     const NOW: Millis = Millis(1_700_000_000_123);
 
     #[test]
-    fn addresses_are_path_style_dated_and_hold_no_secret() {
+    fn presigned_addresses_are_path_style_and_contain_no_secret() {
         let key: ObjectKey = "inputs/a b/ü%2e.mp4".parse().unwrap();
         let url = presigner().put(Bucket::Input, &key, NOW, UPLOAD_EXPIRY).unwrap();
         assert_eq!(url.host_str(), Some("abc.r2.cloudflarestorage.com"));
@@ -229,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_below_a_path_is_one_with_and_without_its_final_slash() {
+    fn presigner_endpoint_path_needs_no_final_slash() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         for endpoint in ["http://127.0.0.1:9000/r2/s3", "http://127.0.0.1:9000/r2/s3/"] {
             let config = StorageConfig { endpoint: endpoint.parse().unwrap(), ..config() };
@@ -239,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_time_gives_the_same_address_and_another_one_another() {
+    fn presigned_address_depends_only_on_the_time() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         let at = |ms: i64| presigner().put(Bucket::Input, &key, NOW.plus(ms), UPLOAD_EXPIRY).unwrap();
         assert_eq!(at(0), at(0));
@@ -251,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn expiry_stays_within_what_s3_takes() {
+    fn presigned_expiry_is_limited_to_what_s3_accepts() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         for (asked, got) in [(0, "1"), (60, "60"), (604_801, "604800"), (u64::MAX, "604800")] {
             let url = presigner().put(Bucket::Input, &key, NOW, Duration::from_secs(asked)).unwrap();
@@ -260,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_name_cannot_break_out_of_its_header() {
+    fn presigned_file_name_cannot_break_out_of_its_header() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         let name = Some("my \"film\"\r\nx: y.mp4");
         let url = presigner().get(Bucket::Output, &key, NOW, UPLOAD_EXPIRY, name).unwrap();

@@ -1,4 +1,4 @@
-//! A span of each request to object storage, every try its own.
+//! A span for each request to object storage; each attempt has its own.
 
 use aws_sdk_s3::config::interceptors::{BeforeTransmitInterceptorContextRef, FinalizerInterceptorContextRef};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -7,11 +7,11 @@ use aws_smithy_types::config_bag::{Storable, StoreReplace};
 
 use crate::net::{RequestSpan, Shown};
 
-/// Begins a span before a request is sent, and ends it with the answer's headers.
+/// Starts a span before a request is sent, and ends it when the headers of the response arrive.
 #[derive(Debug)]
 pub(super) struct Spans;
 
-/// The span of the try that is under way.
+/// The span of the current attempt.
 #[derive(Debug)]
 struct Current(Option<RequestSpan>);
 
@@ -19,7 +19,7 @@ impl Storable for Current {
     type Storer = StoreReplace<Self>;
 }
 
-/// Tries of one call so far.
+/// Number of attempts of one call so far.
 #[derive(Debug)]
 struct Tries(u32);
 

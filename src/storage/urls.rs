@@ -1,10 +1,10 @@
-//! Addresses at which a client reads outputs and writes inputs. They are made anew for every reader
-//! and stored nowhere, since a signed one is a secret with an end.
+//! The addresses at which clients read outputs and upload inputs. They are made for every reader and never stored,
+//! because a signed address is a secret that expires.
 //!
 //! | the output bucket | a file | a file that refers to others, such as a playlist |
 //! |---|---|---|
 //! | has a public address | below it | below it |
-//! | is private | presigned | below the API ([`media`](super::media)); none where the API's own address is not known |
+//! | is private | presigned | below the API ([`media`](super::media)); none if the address of the API is not known |
 
 use std::time::Duration;
 
@@ -16,22 +16,21 @@ use super::{Bucket, refers_to_others};
 use crate::config::{BaseUrl, StorageConfig};
 use crate::job::{Epoch, Job, JobId, Millis, ObjectKey};
 
-/// How long a presigned upload address is good.
+/// Validity of a presigned upload address.
 pub const UPLOAD_WINDOW: Duration = Duration::from_secs(3600);
-/// How long a presigned download address is good.
+/// Validity of a presigned download address.
 const DOWNLOAD_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
-/// Until when an upload address that is made now is good.
+/// The expiry of an upload address that is made at `now`.
 #[must_use]
 pub fn upload_ends(now: Millis) -> Millis {
     now.plus(i64::try_from(UPLOAD_WINDOW.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// An address to which a request for an output is redirected is good for so long at least, however little is
-/// left of the request's own.
+/// Minimum validity of the target of a redirect, even if the requested address expires earlier.
 const LEAST_REDIRECT: Duration = Duration::from_secs(60);
 
-/// Makes addresses of objects.
+/// Makes the addresses of objects.
 #[derive(Clone, Debug)]
 pub struct UrlSigner {
     presigner: Presigner,
@@ -40,45 +39,45 @@ pub struct UrlSigner {
     api: Option<BaseUrl>,
 }
 
-/// An address that can be kept for a while.
+/// An address that its reader may keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     /// The address.
     pub url: Url,
-    /// Until when it is good; without an end where that is absent.
+    /// When it expires; `None` if it does not expire.
     pub expires_at: Option<Millis>,
 }
 
 impl UrlSigner {
-    /// For the buckets of `config`. `api` is where clients reach the API, where that is configured.
+    /// A signer for the buckets of `config`. `api` is the public address of the API, if that is configured.
     ///
     /// # Errors
-    /// When the endpoint is no http(s) address.
+    /// If the endpoint is not an http or https address.
     pub fn new(config: &StorageConfig, api: Option<BaseUrl>) -> Result<Self, PresignError> {
         let (presigner, media) = (Presigner::new(config)?, MediaSigner::new(config));
         Ok(Self { presigner, public_url: config.public_url.clone(), media, api })
     }
 
-    /// Where a client PUTs its video, good for [`UPLOAD_WINDOW`].
+    /// The address for the PUT of a video, valid for [`UPLOAD_WINDOW`].
     ///
     /// # Errors
-    /// When the clock is out of this world.
+    /// If the clock shows an impossible date.
     pub fn upload(&self, key: &ObjectKey, now: Millis) -> Result<Url, PresignError> {
         self.presigner.put(Bucket::Input, key, now, UPLOAD_WINDOW)
     }
 
-    /// Where a client POSTs to begin an upload in parts.
+    /// The address for the POST that starts a multipart upload.
     ///
     /// # Errors
-    /// When the clock is out of this world.
+    /// If the clock shows an impossible date.
     pub fn upload_start(&self, key: &ObjectKey, now: Millis) -> Result<Url, PresignError> {
         self.presigner.start_parts(Bucket::Input, key, now, UPLOAD_WINDOW)
     }
 
-    /// Where a client PUTs a part.
+    /// The address for the PUT of a part.
     ///
     /// # Errors
-    /// When the clock is out of this world.
+    /// If the clock shows an impossible date.
     pub fn upload_part(
         &self,
         key: &ObjectKey,
@@ -89,20 +88,20 @@ impl UrlSigner {
         self.presigner.put_part(Bucket::Input, key, upload, number, now, UPLOAD_WINDOW)
     }
 
-    /// Where a client POSTs the list of its parts, to complete the upload; where it DELETEs, to give it up.
+    /// The addresses for the POST that completes a multipart upload, and for the DELETE that aborts it.
     ///
     /// # Errors
-    /// When the clock is out of this world.
+    /// If the clock shows an impossible date.
     pub fn upload_end(&self, key: &ObjectKey, upload: &str, now: Millis) -> Result<(Url, Url), PresignError> {
         self.presigner.end_parts(Bucket::Input, key, upload, now, UPLOAD_WINDOW)
     }
 
-    /// Where a client reads an output. `origin` is the API's address as the client's request named it; it is
-    /// used where none is configured. Nothing where the output refers to others and neither is known: an
-    /// address that works for that file alone would be of no use.
+    /// The address of an output for a client. `origin` is the address of the API in the client's request, which is
+    /// used if none is configured. `None` if the output refers to other files and neither address is known: an
+    /// address that works only for that file would be useless.
     ///
     /// # Errors
-    /// When the clock is out of this world.
+    /// If the clock shows an impossible date.
     pub fn output(
         &self,
         key: &ObjectKey,
@@ -119,18 +118,18 @@ impl UrlSigner {
         self.presigner.get(Bucket::Output, key, now, DOWNLOAD_WINDOW, None).map(Some)
     }
 
-    /// Until when the holder of this token may read what the attempt made.
+    /// Verifies a token for this attempt and returns its expiry.
     ///
     /// # Errors
-    /// When the token is none, another attempt's, or too old.
+    /// If the token is invalid, belongs to another attempt, or has expired.
     pub fn check(&self, token: &str, job: JobId, epoch: Epoch, now: Millis) -> Result<Millis, MediaRefused> {
         self.media.check(token, job, epoch, now)
     }
 
-    /// Where a request for the bytes of an output is redirected that may be answered until `until`.
+    /// The target of a redirect for a request for an output that is permitted until `until`.
     ///
     /// # Errors
-    /// When the clock is out of this world.
+    /// If the clock shows an impossible date.
     pub fn redirect(
         &self,
         key: &ObjectKey,
@@ -150,8 +149,8 @@ impl UrlSigner {
         }
     }
 
-    /// Where an output can be read by somebody who learns of it elsewhere than from the API: below the bucket's
-    /// public address, or until `end` below the API's, where that is configured.
+    /// The address of an output for readers that do not request it from the API: below the bucket's public address,
+    /// or below the API's public address, if that is configured, valid until `end`.
     #[must_use]
     pub fn published(&self, key: &ObjectKey, end: Millis) -> Option<Published> {
         if let Some(url) = self.public(key) {
@@ -161,8 +160,7 @@ impl UrlSigner {
         Some(Published { url, expires_at: Some(end) })
     }
 
-    /// Where anybody can read an output for as long as it stands there; nothing where the bucket has no
-    /// public address.
+    /// The permanent public address of an output, or `None` if the bucket has no public address.
     #[must_use]
     fn public(&self, key: &ObjectKey) -> Option<Url> {
         let mut url = self.public_url.clone()?;
@@ -172,10 +170,10 @@ impl UrlSigner {
         Some(url)
     }
 
-    /// The job with the addresses of its outputs filled in; `origin` as in [`output`](Self::output).
+    /// Fills in the addresses of a job's outputs; for `origin` see [`output`](Self::output).
     ///
     /// # Errors
-    /// When the clock is out of this world.
+    /// If the clock shows an impossible date.
     pub fn with_urls(
         &self,
         mut job: Job,
@@ -202,7 +200,7 @@ impl UrlSigner {
     }
 }
 
-/// The wall clock. Signatures are checked against the wall clock of the storage.
+/// The wall clock. Storage checks signatures against its own wall clock.
 pub fn now_millis() -> Millis {
     Millis(jiff::Timestamp::now().as_millisecond())
 }
@@ -235,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_bucket_is_read_without_a_signature() {
+    fn output_url_of_a_public_bucket_has_no_signature() {
         let key: ObjectKey = "outputs/a b/720p.mp4".parse().unwrap();
         for base in ["https://cdn.example.com", "https://cdn.example.com/"] {
             let url = links(Some(base), None).output(&key, Millis(0), None).unwrap().unwrap();
@@ -251,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_a_private_bucket_is_presigned() {
+    fn output_url_of_a_private_bucket_is_presigned() {
         let url = links(None, None).output(&key("720p.mp4"), NOW, None).unwrap().unwrap();
         assert_eq!(url.path(), format!("/output/{FOLDER}/720p.mp4"));
         assert!(url.query().unwrap().contains("X-Amz-Signature="));
@@ -260,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn what_refers_to_others_in_a_private_bucket_lies_below_the_api() {
+    fn output_url_of_a_private_playlist_is_below_the_api() {
         let here = here();
         for path in ["master.m3u8", "v0/720p.m3u8", "storyboard.vtt"] {
             let key = key(path);
@@ -271,7 +269,7 @@ mod tests {
             let asked = at(&links(None, None), Some(&here)).unwrap();
             assert!(asked.starts_with("http://127.0.0.1:8080/media/") && asked.ends_with(path), "{asked}");
             assert!(!asked.contains('?'), "{asked}");
-            // What is configured wins: the request may have come by another way.
+            // The configured address takes precedence: the request may have come through another host.
             let configured = links(None, Some("https://films.example/tcoder"));
             let url = at(&configured, Some(&here)).unwrap();
             assert!(url.starts_with("https://films.example/tcoder/media/"), "{url}");
@@ -280,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_is_signed_for_its_method_and_ends_with_the_address_that_led_to_it() {
+    fn redirect_url_is_signed_for_its_method_and_inherits_the_expiry() {
         let links = links(None, None);
         let to = |is_head, left: i64| links.redirect(&key("a.m4s"), is_head, NOW, NOW.plus(left)).unwrap();
         assert!(to(false, 7_200_000).query().unwrap().contains("X-Amz-Expires=7200"));
@@ -289,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_bucket_is_published_where_the_api_has_a_public_address() {
+    fn published_url_of_a_private_bucket_needs_a_public_api() {
         assert_eq!(links(None, None).published(&key("720p.mp4"), NOW), None);
         let links = links(None, Some("https://films.example"));
         let published = links.published(&key("720p.mp4"), NOW).unwrap();

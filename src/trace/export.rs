@@ -1,4 +1,4 @@
-//! Spans on their way to a collector, by OTLP over HTTP: <https://opentelemetry.io/docs/specs/otlp/>.
+//! Exports spans to a collector, by OTLP over HTTP: <https://opentelemetry.io/docs/specs/otlp/>.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -20,32 +20,33 @@ use super::TraceParent;
 use crate::config::Env;
 use crate::job::{JobId, Millis};
 
-/// Longest the last spans hold up the end of a process.
+/// Maximum time that exporting the last spans delays the end of the process.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Longest a collector may take to answer.
+/// Maximum time for a collector to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Spans cannot be sent.
+/// Spans cannot be exported.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "OTEL_EXPORTER_OTLP_ENDPOINT cannot be used ({0}); give the address of an OTLP/HTTP collector, such as http://127.0.0.1:4318"
 )]
 pub struct NotExported(String);
 
-/// Sends the spans of this process.
+/// Exports the spans of this process.
 pub struct Export {
     provider: SdkTracerProvider,
 }
 
 impl Export {
-    /// Where `OTEL_EXPORTER_OTLP_ENDPOINT` says so; nothing where it says nothing. `OTEL_SERVICE_NAME`,
-    /// `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_TRACES_SAMPLER` and `OTEL_BSP_*` hold as the
-    /// specification has them: <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>.
+    /// An exporter to the collector at `OTEL_EXPORTER_OTLP_ENDPOINT`, or `None` if that is not set.
+    /// `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_EXPORTER_OTLP_HEADERS`, `OTEL_TRACES_SAMPLER` and
+    /// `OTEL_BSP_*` have the meaning of the specification:
+    /// <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>.
     ///
     /// Must be called on a runtime.
     ///
     /// # Errors
-    /// When the address is none.
+    /// If the address is not valid.
     pub fn of(env: &Env<'_>, role: &str) -> Result<Option<Self>, NotExported> {
         let base = env.text("OTEL_EXPORTER_OTLP_ENDPOINT");
         let traces = env.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
@@ -56,7 +57,7 @@ impl Export {
         let unusable = |e: &dyn std::fmt::Display| NotExported(e.to_string());
         let url: url::Url = address.parse().map_err(|e: url::ParseError| unusable(&e))?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(NotExported("it is no http or https address".into()));
+            return Err(NotExported("it is not an http or https address".into()));
         }
         crate::net::install_crypto();
         let http = reqwest::Client::builder().timeout(ANSWER).build().map_err(|e| unusable(&e))?;
@@ -76,26 +77,26 @@ impl Export {
         Ok(Some(Self { provider }))
     }
 
-    /// What makes spans of `tracing`'s.
+    /// Creates spans from those of `tracing`.
     #[must_use]
     pub fn tracer(&self) -> SdkTracer {
         self.provider.tracer_with_scope(scope())
     }
 
-    /// Sends what is left, and no more after that.
+    /// Exports the remaining spans and stops.
     pub async fn finish(self) {
-        // It waits for a thread that waits for this runtime.
+        // The call waits for a thread that waits for this runtime.
         let ended =
             tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(LAST_WORDS)).await;
         match ended {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "the last spans may be lost"),
-            Err(error) => tracing::warn!(%error, "the last spans are lost"),
+            Ok(Err(error)) => tracing::warn!(%error, "could not export the last spans; some may be lost"),
+            Err(error) => tracing::warn!(%error, "could not export the last spans; they are lost"),
         }
     }
 }
 
-/// Who makes the spans.
+/// The instrumentation scope of all spans.
 fn scope() -> InstrumentationScope {
     InstrumentationScope::builder("tcoder")
         .with_version(env!("CARGO_PKG_VERSION"))
@@ -103,8 +104,8 @@ fn scope() -> InstrumentationScope {
         .build()
 }
 
-/// What a resource says of the service: <https://opentelemetry.io/docs/specs/semconv/resource/service/>. What the
-/// environment says goes before.
+/// The resource attributes of the service: <https://opentelemetry.io/docs/specs/semconv/resource/service/>. Values
+/// from the environment take precedence.
 fn service(env: &Env<'_>, role: &str) -> Vec<KeyValue> {
     let given = env.text("OTEL_RESOURCE_ATTRIBUTES").unwrap_or_default();
     let is_given =
@@ -125,7 +126,7 @@ fn service(env: &Env<'_>, role: &str) -> Vec<KeyValue> {
     all
 }
 
-/// The collector. The exporter's thread asks it from outside of any runtime.
+/// The collector. The exporter's thread calls it outside of any runtime.
 #[derive(Debug)]
 struct Collector {
     http: reqwest::Client,
@@ -146,7 +147,7 @@ impl HttpClient for Collector {
     }
 }
 
-/// Where the current span stands; nothing where no spans are sent.
+/// The context of the current span, or `None` if no spans are exported.
 #[must_use]
 pub fn current() -> Option<TraceParent> {
     let context = Span::current().context();
@@ -165,15 +166,15 @@ fn context_of(parent: &TraceParent) -> Option<Context> {
     Some(Context::new().with_remote_span_context(remote))
 }
 
-/// Makes `span` part of the trace of `parent`.
+/// Makes `span` a child of `parent`.
 pub fn follow(span: &Span, parent: Option<&TraceParent>) {
     if let Some(context) = parent.and_then(context_of) {
-        // Fails where no spans are sent.
+        // This fails if no spans are exported.
         let _ = span.set_parent(context);
     }
 }
 
-/// Says that a job waited for a worker, between these times.
+/// Records a span for the time that a job waited for a worker.
 pub fn waited(parent: Option<&TraceParent>, job: JobId, from: Millis, to: Millis) {
     let Some(context) = parent.and_then(context_of) else { return };
     let time =

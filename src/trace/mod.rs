@@ -1,8 +1,8 @@
-//! One trace over the API, the queue and the worker: which one a job belongs to is carried in the job.
+//! Distributed traces over the API, the queue and the worker. A job carries the context of its trace.
 //!
-//! What lives here: W3C's `traceparent`, and sending spans to an OpenTelemetry collector, for processes that
-//! are told of one. What does not: which spans there are; those stand where the work is done. At the edge
-//! nothing is sent, and a caller's `traceparent` is carried on.
+//! This module contains W3C's `traceparent`, and the export of spans to an OpenTelemetry collector for processes that
+//! have one configured. The spans themselves are created where the work is done. The Worker exports no spans and only
+//! propagates a caller's `traceparent`.
 
 #[cfg(not(target_arch = "wasm32"))]
 mod export;
@@ -10,20 +10,21 @@ mod export;
 #[cfg(not(target_arch = "wasm32"))]
 pub use export::{Export, NotExported, current, follow, waited};
 
-/// `messaging.system` of the queue's spans: there is no well-known value for a queue in Redis, so its own name.
+/// `messaging.system` of the queue's spans. There is no well-known value for a queue in Redis, so this is Redis's
+/// name.
 pub const QUEUE_SYSTEM: &str = "redis";
 /// `messaging.destination.name` of the queue's spans.
 pub const QUEUE_NAME: &str = "jobs";
 
-/// A caller's place in its trace: <https://www.w3.org/TR/trace-context/#traceparent-header>.
+/// A caller's position in its trace: <https://www.w3.org/TR/trace-context/#traceparent-header>.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceParent(String);
 
 impl TraceParent {
-    /// The header's name.
+    /// The name of the header.
     pub const HEADER: &'static str = "traceparent";
 
-    /// Reads a header of the version that there is; anything else is as good as none.
+    /// Parses a header of version 00. Everything else is ignored.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split('-');
@@ -36,14 +37,14 @@ impl TraceParent {
         (good && hex(trace, 32) && some(trace) && hex(span, 16) && some(span)).then(|| Self(text.to_owned()))
     }
 
-    /// The header's value.
+    /// The value of the header.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// There are no spans here.
+/// This target has no spans.
 #[cfg(target_arch = "wasm32")]
 #[must_use]
 pub const fn current() -> Option<TraceParent> {
@@ -55,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_whole_traceparent_is_one() {
+    fn traceparent_parse_accepts_only_complete_headers() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         assert_eq!(TraceParent::parse(good).unwrap().as_str(), good);
         for bad in [

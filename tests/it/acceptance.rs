@@ -14,18 +14,18 @@ use crate::webhooks::Receiver;
 macro_rules! acceptance {
     ($api:expr) => {
         $crate::acceptance::acceptance! { $api;
-            every_bad_request_is_told_what_is_wrong_with_it
-            asking_twice_makes_one_job
-            another_callers_key_is_another_key
-            asking_many_times_at_once_makes_one_job
-            listings_go_page_by_page
-            a_queued_job_is_called_off_at_once_and_can_be_asked_for_again
-            the_feed_tells_a_job_from_beginning_to_end
-            a_browser_that_has_seen_the_end_is_told_to_stop
-            a_large_video_goes_up_in_parts
-            parts_are_signed_only_for_an_upload_that_is_awaited
-            an_upload_can_be_reported
-            where_there_are_tokens_one_is_needed
+            bad_requests_get_problems_that_name_the_field
+            repeated_request_makes_one_job
+            idempotency_keys_of_two_callers_are_independent
+            concurrent_repeated_requests_make_one_job
+            job_listing_is_paged
+            queued_job_is_cancelled_at_once_and_can_be_retried
+            event_stream_follows_a_job_from_start_to_end
+            event_stream_after_the_end_is_answered_204
+            large_video_is_uploaded_in_parts
+            parts_are_signed_only_for_jobs_that_wait_for_an_upload
+            upload_is_queued_when_the_client_reports_it
+            requests_without_a_configured_token_are_rejected
         }
     };
     ($api:expr; $($name:ident)*) => {$(
@@ -56,7 +56,7 @@ async fn with_key(api: &Api, key: &str, path: &str, body: &Value) -> Answer {
     api.answer(api.request(Method::POST, path).header("idempotency-key", key).json(body)).await
 }
 
-pub async fn every_bad_request_is_told_what_is_wrong_with_it(api: &Api) {
+pub async fn bad_requests_get_problems_that_name_the_field(api: &Api) {
     for (path, body, field) in [
         ("/api/upload", json!({"preset": "HLS"}), "preset"),
         ("/api/upload", json!({"outputQualities": ["720p", "721p"]}), "outputQualities[1]"),
@@ -119,7 +119,7 @@ pub async fn every_bad_request_is_told_what_is_wrong_with_it(api: &Api) {
     }
 }
 
-pub async fn asking_twice_makes_one_job(api: &Api) {
+pub async fn repeated_request_makes_one_job(api: &Api) {
     let mut body = waiting();
     body["jobId"] = json!(Uuid::now_v7());
     let (first, second) = (api.post("/api/jobs", &body).await, api.post("/api/jobs", &body).await);
@@ -144,7 +144,7 @@ pub async fn asking_twice_makes_one_job(api: &Api) {
     }
 }
 
-pub async fn another_callers_key_is_another_key(api: &Api) {
+pub async fn idempotency_keys_of_two_callers_are_independent(api: &Api) {
     let (key, body) = (Uuid::new_v4().to_string(), waiting());
     let mine = with_key(api, &key, "/api/jobs", &body).await;
     let theirs = http().post(format!("{}/api/jobs", api.url)).bearer_auth(OTHER_TOKEN);
@@ -153,7 +153,7 @@ pub async fn another_callers_key_is_another_key(api: &Api) {
     assert_ne!(mine.body["jobId"], theirs.body["jobId"]);
 }
 
-pub async fn asking_many_times_at_once_makes_one_job(api: &Api) {
+pub async fn concurrent_repeated_requests_make_one_job(api: &Api) {
     let (key, body) = (Uuid::new_v4().to_string(), waiting());
     let asked = (0..16).map(|_| with_key(api, &key, "/api/jobs", &body));
     let answers = futures::future::join_all(asked).await;
@@ -162,7 +162,7 @@ pub async fn asking_many_times_at_once_makes_one_job(api: &Api) {
     assert!(answers.iter().all(|a| a.body["jobId"] == answers[0].body["jobId"]));
 }
 
-pub async fn listings_go_page_by_page(api: &Api) {
+pub async fn job_listing_is_paged(api: &Api) {
     let mut mine = Vec::new();
     for _ in 0..5 {
         mine.push(api.submit(&waiting()).await);
@@ -187,7 +187,7 @@ pub async fn listings_go_page_by_page(api: &Api) {
     assert!(page["jobs"].as_array().unwrap().iter().any(|job| job["jobId"] == cancelled), "{page}");
 }
 
-pub async fn a_queued_job_is_called_off_at_once_and_can_be_asked_for_again(api: &Api) {
+pub async fn queued_job_is_cancelled_at_once_and_can_be_retried(api: &Api) {
     let id = api.submit(&waiting()).await;
     let path = format!("/api/jobs/{id}");
     let answer = api.delete(&path).await;
@@ -206,7 +206,7 @@ pub async fn a_queued_job_is_called_off_at_once_and_can_be_asked_for_again(api: 
     is_problem(&api.delete(&path).await, 409, None);
 }
 
-pub async fn the_feed_tells_a_job_from_beginning_to_end(api: &Api) {
+pub async fn event_stream_follows_a_job_from_start_to_end(api: &Api) {
     // Its encode takes so long that nobody misses it who looks every other second.
     let ask = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "a.mp4"});
     let ticket = api.post("/api/upload", &ask).await.body;
@@ -235,7 +235,7 @@ pub async fn the_feed_tells_a_job_from_beginning_to_end(api: &Api) {
 }
 
 /// The whole way: uploaded straight to storage, encoded by a machine that came for it, told of.
-pub async fn a_video_becomes_renditions_and_its_end_is_told(api: &Api) {
+pub async fn video_is_transcoded_and_its_webhook_delivered(api: &Api) {
     let mut receiver = Receiver::start(204).await;
     let ask = json!({
         "preset": "hls-adaptive", "outputQualities": ["240p", "144p"], "fileName": "a.mp4",
@@ -272,7 +272,7 @@ async fn in_parts(api: &Api) -> (Value, String) {
     (ticket, upload)
 }
 
-pub async fn a_large_video_goes_up_in_parts(api: &Api) {
+pub async fn large_video_is_uploaded_in_parts(api: &Api) {
     let (ticket, upload) = in_parts(api).await;
     let id = ticket["jobId"].as_str().unwrap();
     let film = std::fs::read(heavy()).unwrap();
@@ -323,7 +323,7 @@ pub async fn a_large_video_goes_up_in_parts(api: &Api) {
     is_problem(&api.post(&path, &json!({"uploadId": upload, "partNumbers": [1]})).await, 409, None);
 }
 
-pub async fn parts_are_signed_only_for_an_upload_that_is_awaited(api: &Api) {
+pub async fn parts_are_signed_only_for_jobs_that_wait_for_an_upload(api: &Api) {
     let (ticket, upload) = in_parts(api).await;
     let path = format!("/api/jobs/{}/parts", ticket["jobId"].as_str().unwrap());
     for (body, field) in [
@@ -355,7 +355,7 @@ pub async fn parts_are_signed_only_for_an_upload_that_is_awaited(api: &Api) {
 }
 
 /// Where storage tells nobody, the client may; it is believed only as far as the bucket bears it out.
-pub async fn an_upload_can_be_reported(api: &Api) {
+pub async fn upload_is_queued_when_the_client_reports_it(api: &Api) {
     let ask = json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
     for verb in ["uploaded", "trigger-r2-event"] {
         let ticket = api.post("/api/upload", &ask).await.body;
@@ -378,7 +378,7 @@ pub async fn an_upload_can_be_reported(api: &Api) {
     }
 }
 
-pub async fn a_browser_that_has_seen_the_end_is_told_to_stop(api: &Api) {
+pub async fn event_stream_after_the_end_is_answered_204(api: &Api) {
     let id = api.submit(&waiting()).await;
     let open = async |seen: Option<&str>| {
         let request = api.request(Method::GET, &format!("/api/jobs/{id}/events"));
@@ -398,7 +398,7 @@ pub async fn a_browser_that_has_seen_the_end_is_told_to_stop(api: &Api) {
     assert_eq!(open(Some("0-cancelled")).await.status(), 204);
 }
 
-pub async fn where_there_are_tokens_one_is_needed(api: &Api) {
+pub async fn requests_without_a_configured_token_are_rejected(api: &Api) {
     let (http, url) = (http(), &api.url);
     let nobody = Uuid::now_v7();
     let guarded = [

@@ -11,8 +11,8 @@ use crate::support::system::{PATIENCE, guarded, shared};
 acceptance!(guarded().await);
 
 #[tokio::test]
-async fn a_video_becomes_renditions_and_its_end_is_told() {
-    acceptance::a_video_becomes_renditions_and_its_end_is_told(shared().await).await;
+async fn video_is_transcoded_and_its_webhook_delivered() {
+    acceptance::video_is_transcoded_and_its_webhook_delivered(shared().await).await;
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
@@ -57,7 +57,7 @@ fn any_body() -> impl Strategy<Value = Vec<u8>> {
 }
 
 #[test]
-fn no_body_whatever_breaks_the_server() {
+fn server_answers_arbitrary_bodies() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let system = runtime.block_on(guarded());
     let config = ProptestConfig { cases: 200, ..ProptestConfig::default() };
@@ -72,7 +72,7 @@ fn no_body_whatever_breaks_the_server() {
 }
 
 #[tokio::test]
-async fn the_system_says_how_it_is() {
+async fn status_and_stats_describe_the_system() {
     let system = shared().await;
     system.completed(&system.upload(clip(), &json!({"outputQualities": ["144p"]})).await).await;
     // The fleet starts one machine a second.

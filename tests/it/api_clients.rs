@@ -63,7 +63,7 @@ async fn run(args: &[&str], input: &str) -> (bool, String, String) {
 }
 
 #[tokio::test]
-async fn redocly_and_spectral_find_nothing_in_the_contract() {
+async fn openapi_document_passes_redocly_and_spectral() {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("web/openapi.json");
     let (found_nothing, found, errors) = run(&["lint", file.to_str().unwrap()], "").await;
     assert!(found_nothing, "{found}{errors}");
@@ -124,19 +124,19 @@ async fn a_generated_client_takes_a_video_to_its_end(language: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_generated_typescript_client_compiles_and_takes_a_video_to_its_end() {
+async fn generated_typescript_client_compiles_and_transcodes_a_video() {
     let answers = a_generated_client_takes_a_video_to_its_end("typescript").await;
     let id = answers["failed"]["jobId"].as_str().unwrap();
     assert_eq!(answers["told"], format!("{id}: invalidMedia"));
 }
 
 #[tokio::test]
-async fn a_generated_python_client_passes_mypy_and_takes_a_video_to_its_end() {
+async fn generated_python_client_passes_mypy_and_transcodes_a_video() {
     a_generated_client_takes_a_video_to_its_end("python").await;
 }
 
 #[tokio::test]
-async fn every_answer_has_the_fields_that_its_schema_names_and_no_others() {
+async fn responses_have_exactly_the_fields_of_their_schemas() {
     let (api, mut receiver) = (shared().await, Receiver::start(204).await);
     let request = json!({
         "preset": "hls-adaptive", "outputQualities": ["360p", "144p"], "stills": ["poster", "storyboard"],

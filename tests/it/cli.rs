@@ -21,7 +21,7 @@ fn parsed(text: &str) -> Value {
 }
 
 #[tokio::test]
-async fn submit_waits_and_brings_the_renditions() {
+async fn submit_with_wait_downloads_the_renditions() {
     let (system, dir) = (shared().await, folder("cli"));
     let film = clip().to_str().unwrap();
     let done = system.cli(&["submit", film, "--quality", "360p,144p", "--output", "out"], &dir).await;
@@ -53,7 +53,7 @@ async fn submit_waits_and_brings_the_renditions() {
 }
 
 #[tokio::test]
-async fn a_large_file_goes_up_in_parts_and_brings_its_stills() {
+async fn submit_uploads_a_large_file_in_parts_and_downloads_its_stills() {
     let (system, dir) = (shared().await, folder("cli"));
     let film = crate::support::clips::heavy();
     let quality = ["--preset", "web-optimized", "--quality", "144p", "--poster", "--storyboard"];
@@ -71,7 +71,7 @@ async fn a_large_file_goes_up_in_parts_and_brings_its_stills() {
 }
 
 #[tokio::test]
-async fn json_is_all_there_is_on_stdout() {
+async fn json_option_prints_only_json_on_stdout() {
     let (system, dir) = (shared().await, folder("cli"));
     let film = clip().to_str().unwrap();
     let done = system.cli(&["submit", film, "--quality", "144p", "--wait", "--json"], &dir).await;
@@ -102,7 +102,7 @@ async fn json_is_all_there_is_on_stdout() {
 }
 
 #[tokio::test]
-async fn an_upload_that_breaks_off_leaves_no_job_waiting() {
+async fn submit_cancels_the_job_when_the_upload_fails() {
     // Nobody listens at the address that is given out.
     let mut system = Setup::default().workers(0).env("TCODER_PUBLIC_HOST", "127.0.0.9").start().await;
     system.api.url = system.url.replace("127.0.0.9", "127.0.0.1");
@@ -118,7 +118,7 @@ async fn an_upload_that_breaks_off_leaves_no_job_waiting() {
 }
 
 #[tokio::test]
-async fn words_for_people() {
+async fn commands_without_json_print_readable_text() {
     let (system, dir) = (shared().await, folder("cli"));
     let sent = system.cli(&["submit", clip().to_str().unwrap(), "--quality", "144p"], &dir).await;
     assert!(sent.status.success(), "{}", err(&sent));
@@ -139,7 +139,7 @@ async fn words_for_people() {
 }
 
 #[tokio::test]
-async fn exit_codes_tell_what_went_wrong() {
+async fn exit_codes_match_the_kind_of_failure() {
     let (system, dir) = (shared().await, folder("cli"));
     let film = clip().to_str().unwrap();
     let nobody = Uuid::now_v7().to_string();
@@ -193,7 +193,7 @@ async fn transcode_needs_no_server() {
 }
 
 #[tokio::test]
-async fn any_name_of_a_file_will_do() {
+async fn submit_accepts_any_file_name() {
     let (system, dir) = (shared().await, folder("cli"));
     for name in
         ["a 'film' \"of\" mine.mp4", "two\nlines.mp4", "-v.mp4", "фильм.mp4", "%2e%2e%2f.mp4", "..mp4"]
@@ -215,7 +215,7 @@ async fn any_name_of_a_file_will_do() {
 }
 
 #[tokio::test]
-async fn every_help_teaches() {
+async fn help_of_every_command_has_examples() {
     let dir = folder("cli");
     for (command, words) in [
         (vec!["--help"], "tcoder up"),
@@ -238,7 +238,7 @@ async fn every_help_teaches() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_seen_enough_is_no_error() {
+async fn closed_stdout_is_not_an_error() {
     let (system, dir) = (shared().await, folder("cli"));
     system.completed(&system.upload(clip(), &json!({"outputQualities": ["144p"]})).await).await;
     let script = format!("{} jobs list --server {} | true", env!("CARGO_BIN_EXE_tcoder"), system.url);

@@ -56,7 +56,7 @@ async fn film(length: u64) -> (String, Arc<AtomicU64>) {
 }
 
 #[tokio::test]
-async fn a_job_that_does_not_fit_fails_before_its_download_and_a_larger_worker_completes_it() {
+async fn job_too_large_for_a_disk_fails_early_and_a_larger_worker_completes_it() {
     let system = Setup::default().workers(0).env("ALLOW_PRIVATE_URLS", "true").start().await;
     // It does not count against the worker either.
     let mut small = small_worker(&system, &[("ALLOW_PRIVATE_URLS", "true"), ("WORKER_MAX_FAILURES", "1")]);
@@ -118,7 +118,7 @@ async fn run_to_its_end(mut command: tokio::process::Command) -> (Option<i32>, S
 }
 
 #[tokio::test]
-async fn a_disk_that_fills_up_during_the_encode_is_named_as_the_reason() {
+async fn disk_that_fills_up_during_the_encode_fails_with_disk_full() {
     let full = |preset: &str, (code, said): (Option<i32>, String)| {
         assert_eq!(code, Some(1), "{preset}: {said}");
         assert!(said.contains("the worker's disk is full"), "{preset}: {said}");
@@ -142,7 +142,7 @@ async fn a_disk_that_fills_up_during_the_encode_is_named_as_the_reason() {
 }
 
 #[tokio::test]
-async fn what_does_not_fit_once_it_is_probed_is_not_encoded() {
+async fn job_that_does_not_fit_after_the_probe_is_not_encoded() {
     // An hour of black is some hundred kilobytes, and asked for at a bitrate it has 733 MB.
     let black = folder("black").join("black.mp4");
     let made = std::process::Command::new("ffmpeg")
@@ -168,7 +168,7 @@ async fn queue(system: &System) -> Queue {
 }
 
 #[tokio::test]
-async fn an_upload_that_no_worker_takes_is_refused_at_once() {
+async fn upload_larger_than_any_worker_accepts_is_rejected() {
     let system = Setup::default().env("WORKER_MAX_INPUT_BYTES", "20000").start().await;
     let ask = async |system: &System, size: u64| system.post("/api/upload", &json!({"fileSize": size})).await;
     assert_eq!(ask(&system, 20_000).await.status, 201);
@@ -200,7 +200,7 @@ async fn an_upload_that_no_worker_takes_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_disk_and_a_limit_that_contradict_each_other_are_refused_at_the_start() {
+async fn contradictory_disk_and_input_limits_are_rejected_at_the_start() {
     let start =
         Setup::default().env("WORKER_DISK_BYTES", "50000000").env("WORKER_MAX_INPUT_BYTES", "50000000");
     let (code, said) = start.fails().await;

@@ -73,7 +73,7 @@ async fn typed_where(commands: &str, dir: &Path, url: &str, path: &str) -> Strin
 }
 
 #[tokio::test]
-async fn the_commands_of_the_api_s_document_work() {
+async fn api_document_commands_work() {
     let (system, dir) = (Setup::default().start().await, folder("document"));
     std::fs::copy(clip(), dir.join("holiday.mov")).unwrap();
     std::fs::copy(heavy(), dir.join("large.mov")).unwrap();
@@ -100,7 +100,7 @@ async fn the_commands_of_the_api_s_document_work() {
 
 /// The generated clients of the API's document: generated, compiled and run as it says.
 #[tokio::test]
-async fn the_generated_clients_of_the_api_s_document_work() {
+async fn api_document_generated_clients_work() {
     let installed = crate::api_clients::installed().await;
     let variable = |name: &str| &installed.iter().find(|(known, _)| known == name).unwrap().1;
     let (system, dir) = (crate::support::system::shared().await, folder("document"));
@@ -121,7 +121,7 @@ async fn the_generated_clients_of_the_api_s_document_work() {
 }
 
 #[tokio::test]
-async fn the_commands_of_operations_work() {
+async fn operations_document_commands_work() {
     let (system, dir) = (Setup::default().start().await, folder("document"));
     let options =
         serde_json::json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
@@ -142,7 +142,7 @@ async fn the_commands_of_operations_work() {
 }
 
 #[tokio::test]
-async fn the_readme_s_program_works() {
+async fn readme_program_works() {
     let dir = folder("document");
     std::fs::copy(clip(), dir.join("holiday.mov")).unwrap();
     let system = Setup::default().start().await;
@@ -157,7 +157,7 @@ async fn the_readme_s_program_works() {
 
 /// Words of `tcoder ...` that stand in a document's commands: each is one the binary knows.
 #[tokio::test]
-async fn every_word_of_tcoder_in_a_document_is_known() {
+async fn documents_name_only_existing_subcommands() {
     let mut words = BTreeSet::new();
     for (_, text) in documents() {
         for block in ["sh", "sh cluster"].iter().flat_map(|fence| blocks(&text, fence)) {
@@ -178,7 +178,7 @@ async fn every_word_of_tcoder_in_a_document_is_known() {
 
 /// `make ...` in a document's code: each is a target of the Makefile.
 #[test]
-fn every_make_target_in_a_document_is_known() {
+fn documents_name_only_existing_make_targets() {
     let makefile = read("Makefile");
     let mut found = BTreeSet::new();
     for (name, text) in documents() {
@@ -193,7 +193,7 @@ fn every_make_target_in_a_document_is_known() {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn document_links_and_paths_exist() {
     let heading = |line: &str| {
         let words = line.trim_start_matches('#').trim().to_lowercase();
         words
@@ -236,7 +236,7 @@ fn every_link_leads_somewhere() {
 }
 
 #[test]
-fn every_alert_is_explained_and_no_other() {
+fn operations_document_explains_exactly_the_alerts() {
     let rules = read("manifests/overlays/monitoring/prometheusrule.yaml");
     let raised: BTreeSet<&str> = rules.lines().filter_map(|l| l.trim().strip_prefix("- alert: ")).collect();
     let text = read("docs/operations.md");
@@ -246,7 +246,7 @@ fn every_alert_is_explained_and_no_other() {
 }
 
 #[test]
-fn every_reason_problem_and_error_code_is_explained() {
+fn documents_explain_every_reason_problem_and_error_code() {
     let operations = read("docs/operations.md");
     let source = read("src/controller/fleet/operation.rs");
     let (_, reasons) = source.split_once("pub const fn reason").unwrap();

@@ -161,7 +161,7 @@ pub fn there(machines: &[Machine]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sixty_jobs_take_five_machines_and_leave_none_running() {
+async fn fleet_runs_sixty_jobs_on_five_machines_and_stops_them() {
     let cloud = Cloud::new().await;
     let running = cloud.with("one", 5);
     let ids = cloud.jobs(60).await;
@@ -195,7 +195,7 @@ async fn sixty_jobs_take_five_machines_and_leave_none_running() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_the_acting_one_dies_the_other_goes_on_and_there_is_never_one_machine_too_many() {
+async fn fleet_lock_passes_to_another_reconciler_without_extra_machines() {
     let cloud = Cloud::new().await;
     let first = cloud.with("first", 2);
     cloud.says("the first acts", |status| status.reconciler == "first").await;
@@ -224,7 +224,7 @@ async fn when_the_acting_one_dies_the_other_goes_on_and_there_is_never_one_machi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn paused_it_says_what_it_would_do_and_does_it_when_resumed() {
+async fn fleet_paused_plans_only_and_continues_when_resumed() {
     let cloud = Cloud::new().await;
     cloud.queue.fleet_pause(Some("moving house".into())).await.unwrap();
     let running = cloud.with("one", 3);
@@ -244,7 +244,7 @@ async fn paused_it_says_what_it_would_do_and_does_it_when_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_token_or_app_stops_every_write_and_is_said_plainly() {
+async fn wrong_fly_token_or_app_stops_writes_and_is_reported() {
     let cloud = Cloud::new().await;
     let ids = cloud.jobs(1).await;
     let right = cloud.fly.fly_config();
@@ -276,7 +276,7 @@ async fn a_wrong_token_or_app_stops_every_write_and_is_said_plainly() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_fly_answers_the_jobs_are_done_and_nothing_is_left_running() {
+async fn fleet_completes_jobs_despite_faults_of_fly() {
     let cloud = Cloud::new().await;
     let say = |action, fault| cloud.fly.inject(action, fault, 1);
     say(Action::List, Fault::Status { status: 503 });
@@ -296,7 +296,7 @@ async fn whatever_fly_answers_the_jobs_are_done_and_nothing_is_left_running() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_role_by_itself_does_the_same_and_ends_when_told_to() {
+async fn controller_process_runs_the_fleet_and_exits_on_sigterm() {
     let cloud = Cloud::new().await;
     let config = cloud.fly.fly_config();
     let (api, token) = (config.base.to_string(), config.token.expose_secret().to_owned());
@@ -334,7 +334,7 @@ async fn the_role_by_itself_does_the_same_and_ends_when_told_to() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_token_is_logged_once() {
+async fn wrong_fly_token_is_logged_once() {
     let cloud = Cloud::new().await;
     let api = cloud.fly.url().to_string();
     let variables = [
@@ -372,7 +372,7 @@ async fn a_wrong_token_is_logged_once() {
 }
 
 #[tokio::test]
-async fn up_has_a_fleet_that_comes_and_goes() {
+async fn up_starts_and_stops_machines_with_the_jobs() {
     let system = Setup::default().workers(2).coming_and_going().env("WORKER_IDLE_TIMEOUT", "1").start().await;
     let workers =
         |pid| descendants(pid).into_iter().filter(|p| p.command.contains(" worker")).collect::<Vec<_>>();
@@ -401,7 +401,7 @@ fn visitor(cloud: &Cloud) -> OneShotReconciler {
 
 /// Somebody who comes when a job does, and leaves: each visit brings a machine, with a handful of round trips.
 #[tokio::test]
-async fn a_visit_brings_a_machine_and_the_next_one_starts_it_again() {
+async fn one_shot_reconciler_creates_a_machine_and_later_restarts_it() {
     let cloud = Cloud::new().await;
     let visitor = visitor(&cloud);
     // The first look finds that the installation's own reconciler, which has no machines, acted last.

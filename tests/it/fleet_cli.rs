@@ -128,7 +128,7 @@ fn has(text: &str, words: &[&str]) {
 }
 
 #[tokio::test]
-async fn where_no_reconciler_ever_spoke_it_says_so_and_what_to_do() {
+async fn fleet_commands_without_a_reconciler_say_what_to_start() {
     let system = without_fleet().await;
     let answer = system.get("/api/fleet").await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -138,14 +138,14 @@ async fn where_no_reconciler_ever_spoke_it_says_so_and_what_to_do() {
     system.submit(&json!({"inputKey": "inputs/a.mp4"})).await;
     for word in ["status", "plan", "resume"] {
         let text = said(&system, &[word]).await;
-        has(&text, &["No reconciler has spoken yet", "1 job waits", "`tcoder controller`", "`tcoder up`"]);
+        has(&text, &["No reconciler has reported yet", "1 job waits", "`tcoder controller`", "`tcoder up`"]);
     }
     assert_eq!(json_of(&system, &["plan"]).await["pending"], 1);
     system.stop().await;
 }
 
 #[tokio::test]
-async fn what_the_reconciler_says_is_shown_in_words_and_in_json() {
+async fn fleet_status_and_plan_are_shown_as_text_and_json() {
     let system = without_fleet().await;
     let queue = queue(&system).await;
     let fence = fence(&queue, Duration::from_secs(600)).await;
@@ -178,7 +178,7 @@ async fn what_the_reconciler_says_is_shown_in_words_and_in_json() {
     let steps: Vec<&str> = text.lines().filter(|l| l.trim_start().starts_with(char::is_numeric)).collect();
     has(steps[1], &["1. create films-worker-03", "2 jobs wait, 1 machine boots"]);
     has(steps[2], &["2. list all machines", "to see it come up"]);
-    has(&text, &["the reconciler is at it", "NoCapacity:"]);
+    has(&text, &["the reconciler carries them out", "NoCapacity:"]);
     for word in ["status", "plan"] {
         assert_eq!(json_of(&system, &[word]).await["fleet"], answer["fleet"]);
     }
@@ -191,7 +191,7 @@ async fn what_the_reconciler_says_is_shown_in_words_and_in_json() {
 }
 
 #[tokio::test]
-async fn a_pause_is_a_dry_run_until_it_is_resumed() {
+async fn fleet_pause_is_a_dry_run_until_resumed() {
     let system = without_fleet().await;
     let queue = queue(&system).await;
     let fence = fence(&queue, Duration::from_secs(600)).await;
@@ -199,7 +199,7 @@ async fn a_pause_is_a_dry_run_until_it_is_resumed() {
     assert!(queue.publish_fleet_status(&fence, &status).await.unwrap());
 
     let text = said(&system, &["pause", "--reason", "a new image"]).await;
-    has(&text, &["Paused for 0 s", ": a new image.", "go on with their jobs", "`tcoder fleet resume`"]);
+    has(&text, &["Paused for 0 s", ": a new image.", "continue with their jobs", "`tcoder fleet resume`"]);
     let first = system.get("/api/fleet").await.body["pause"].clone();
     assert_eq!(first["reason"], "a new image");
     assert_eq!(queue.fleet_view().await.unwrap().paused.unwrap().reason.as_deref(), Some("a new image"));
@@ -214,7 +214,7 @@ async fn a_pause_is_a_dry_run_until_it_is_resumed() {
 
     has(&said(&system, &["status"]).await, &["Paused for", "lunch", "3 machines wanted"]);
     let plan = said(&system, &["plan"]).await;
-    has(&plan, &["1. create films-worker-03", "none of it is done until `tcoder fleet resume`"]);
+    has(&plan, &["1. create films-worker-03", "nothing is carried out until `tcoder fleet resume`"]);
 
     assert_eq!(json_of(&system, &["resume"]).await.get("pause"), None);
     let again = system.answer(system.request(Method::POST, "/api/fleet/resume")).await;
@@ -229,7 +229,7 @@ async fn a_pause_is_a_dry_run_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn a_dead_reconciler_is_noticed_once_jobs_wait() {
+async fn fleet_status_reports_a_dead_reconciler_when_jobs_wait() {
     let system = without_fleet().await;
     let queue = queue(&system).await;
     let long_ago = FleetStatus { at: now(&queue).await.plus(-12 * MINUTE), ..busy(now(&queue).await) };
@@ -247,7 +247,10 @@ async fn a_dead_reconciler_is_noticed_once_jobs_wait() {
     assert!(silent().await);
     for word in ["status", "plan", "resume"] {
         let text = said(&system, &[word]).await;
-        has(&text, &["1 job waits", "reconciler-of-the-test", "nothing for 12 min", "`tcoder controller`"]);
+        has(
+            &text,
+            &["1 job waits", "reconciler-of-the-test", "not reported for 12 min", "`tcoder controller`"],
+        );
     }
     assert_eq!(json_of(&system, &["status"]).await["silent"], true);
     // Somebody who stopped it does not miss it.
@@ -257,7 +260,7 @@ async fn a_dead_reconciler_is_noticed_once_jobs_wait() {
 }
 
 #[tokio::test]
-async fn a_status_of_another_version_is_no_reason_not_to_pause() {
+async fn fleet_pause_works_with_a_status_of_another_version() {
     let system = without_fleet().await;
     redis::cmd("SET").arg("fleet:status").arg("{\"of\": \"another\"}").exec(&mut system.redis()).unwrap();
     let dir = folder("cli");
@@ -272,7 +275,7 @@ async fn a_status_of_another_version_is_no_reason_not_to_pause() {
 }
 
 #[tokio::test]
-async fn bad_requests_are_told_what_is_wrong_and_a_token_is_needed() {
+async fn fleet_api_rejects_bad_requests_and_missing_tokens() {
     let system = guarded().await;
     let pause = |body: &Value| {
         let request = system.request(Method::POST, "/api/fleet/pause").json(body);
@@ -324,14 +327,14 @@ async fn bad_requests_are_told_what_is_wrong_and_a_token_is_needed() {
 }
 
 #[tokio::test]
-async fn its_help_teaches() {
+async fn fleet_help_explains_the_commands() {
     let dir = folder("cli");
     for (command, words) in [
         (vec!["fleet", "--help"], vec!["Examples:", "tcoder fleet pause --reason", "dry run", "--json"]),
         (vec!["fleet", "status", "--help"], vec!["cost so far", "`role`", "--server"]),
-        (vec!["fleet", "plan", "--help"], vec!["nothing is done by asking"]),
+        (vec!["fleet", "plan", "--help"], vec!["without carrying them out"]),
         (vec!["fleet", "pause", "--help"], vec!["--reason", "tcoder fleet resume"]),
-        (vec!["fleet", "resume", "--help"], vec!["Go on"]),
+        (vec!["fleet", "resume", "--help"], vec!["Resume scaling"]),
     ] {
         let done = run(&command, &[], &dir).await;
         assert!(done.status.success());

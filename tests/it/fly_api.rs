@@ -139,7 +139,7 @@ fn text(path: &Path) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_is_a_process_with_its_own_environment_and_its_exit_stops_it() {
+async fn machine_is_a_process_whose_exit_stops_it() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");
     let cloud = cloud(
@@ -169,7 +169,7 @@ async fn a_machine_is_a_process_with_its_own_environment_and_its_exit_stops_it()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_stops_starts_again_and_is_destroyed() {
+async fn machine_stops_restarts_and_is_destroyed() {
     let cloud = cloud(SLEEPS).await;
     let id = cloud.started("one").await;
     let pid = cloud.emulator.pid(&id).unwrap();
@@ -199,7 +199,7 @@ async fn a_machine_stops_starts_again_and_is_destroyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_ignores_the_signal_is_killed_after_the_time_out() {
+async fn machine_process_that_ignores_the_signal_is_killed_after_the_timeout() {
     let mut ready = Ready::new();
     let cloud = cloud(r#"trap '' TERM; echo x > "$READY"; while :; do sleep 1000; done"#).await;
     let mut order = order("deaf");
@@ -218,7 +218,7 @@ async fn a_process_that_ignores_the_signal_is_killed_after_the_time_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_dies_by_itself_leaves_a_stopped_machine() {
+async fn machine_process_that_dies_leaves_a_stopped_machine() {
     let cloud = cloud(SLEEPS).await;
     let id = cloud.started("one").await;
     assert!(cloud.emulator.happens(&id, Happening::Crashes));
@@ -228,7 +228,7 @@ async fn a_process_that_dies_by_itself_leaves_a_stopped_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_machine_that_destroys_itself_is_gone_after_its_exit() {
+async fn machine_with_auto_destroy_is_gone_after_its_exit() {
     let cloud = cloud("exit 0").await;
     let mut order = order("one");
     order.config.auto_destroy = true;
@@ -238,7 +238,7 @@ async fn a_machine_that_destroys_itself_is_gone_after_its_exit() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_state_does_not_allow_is_a_precondition() {
+async fn machine_operation_in_a_wrong_state_is_a_precondition_error() {
     let mut slow = options(SLEEPS);
     slow.transitions.create = NEVER;
     let cloud = cloud_of(slow).await;
@@ -253,7 +253,7 @@ async fn what_the_state_does_not_allow_is_a_precondition() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_machine_is_destroyed_only_by_force() {
+async fn running_machine_is_destroyed_only_by_force() {
     let cloud = cloud(SLEEPS).await;
     let id = cloud.started("one").await;
     let refused = cloud.fly.destroy(&id, false).await;
@@ -262,7 +262,7 @@ async fn a_running_machine_is_destroyed_only_by_force() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_is_taken_until_its_machine_is_gone() {
+async fn machine_name_is_taken_until_the_machine_is_destroyed() {
     let cloud = cloud(SLEEPS).await;
     let id = cloud.stopped("one").await;
     assert_eq!(cloud.fly.create(&order("one")).await, Err(FlyError::NameTaken { by: Some(id.clone()) }));
@@ -272,7 +272,7 @@ async fn a_name_is_taken_until_its_machine_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_says_whether_the_state_came() {
+async fn wait_reports_whether_the_state_was_reached() {
     let cloud = cloud(SLEEPS).await;
     let id = cloud.fly.create(&order("one")).await.unwrap().id;
     let minute = Duration::from_secs(60);
@@ -288,7 +288,7 @@ async fn a_wait_says_whether_the_state_came() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_are_filtered() {
+async fn machine_list_is_filtered() {
     let cloud = cloud(SLEEPS).await;
     let blue = cloud.fly.create(&labelled("a", "blue/1 &x=y")).await.unwrap().id;
     let red = CreateMachine { region: Some("ams".into()), skip_launch: true, ..labelled("b", "red") };
@@ -317,7 +317,7 @@ async fn lists_are_filtered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_macaroon_is_let_in_and_a_wrong_token_or_app_is_told() {
+async fn macaroon_is_accepted_and_wrong_token_or_app_is_reported() {
     let macaroon = Options { token: "fm2_abc,fm2_def".to_owned().into(), ..options(SLEEPS) };
     let cloud = cloud_of(macaroon).await;
     assert_eq!(cloud.list().await, []);
@@ -337,7 +337,7 @@ async fn a_macaroon_is_let_in_and_a_wrong_token_or_app_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_room_is_told_by_where_there_is_none() {
+async fn lack_of_capacity_is_reported_by_region_and_host() {
     let cloud = cloud_of(Options { quota: 2, ..options(SLEEPS) }).await;
     let scope = async |order: &CreateMachine| match cloud.fly.create(order).await {
         Err(FlyError::Capacity { scope, .. }) => scope,
@@ -366,7 +366,7 @@ async fn no_room_is_told_by_where_there_is_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_answer_leaves_the_outcome_open_and_the_name_tells() {
+async fn lost_response_to_a_create_is_resolved_by_the_name() {
     let cloud = cloud(SLEEPS).await;
     cloud.emulator.inject(Action::Create, Fault::LostReply, 1);
     let lost = cloud.fly.create(&order("one")).await;
@@ -380,7 +380,7 @@ async fn a_lost_answer_leaves_the_outcome_open_and_the_name_tells() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_error_leaves_the_outcome_open_whether_it_was_done_or_not() {
+async fn server_error_on_a_write_leaves_the_outcome_unknown() {
     let cloud = cloud(SLEEPS).await;
     cloud.emulator.inject(Action::Create, Fault::Status { status: 503 }, 1);
     cloud.emulator.inject(Action::Create, Fault::DoneThen { status: 502 }, 1);
@@ -396,7 +396,7 @@ async fn a_server_error_leaves_the_outcome_open_whether_it_was_done_or_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_is_sent_again_but_not_for_ever() {
+async fn failed_read_is_retried_a_limited_number_of_times() {
     let cloud = cloud(SLEEPS).await;
     let hasty = cloud.hasty().await;
     cloud.emulator.inject(Action::List, Fault::Status { status: 503 }, 1);
@@ -410,7 +410,7 @@ async fn a_read_is_sent_again_but_not_for_ever() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_listening_means_that_a_write_was_not_done() {
+async fn refused_connection_means_that_the_write_was_not_done() {
     let port = {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         listener.local_addr().unwrap().port()
@@ -423,7 +423,7 @@ async fn nobody_listening_means_that_a_write_was_not_done() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn too_many_requests_are_refused_with_and_without_a_time() {
+async fn rate_limit_response_is_parsed_with_and_without_retry_after() {
     let allowance = SubrequestBudget { per_second: 0.0, burst: 3.0 };
     let limits = Some(Limits { get: allowance, other: allowance });
     let cloud = cloud_of(Options { limits, ..options(SLEEPS) }).await;
@@ -449,7 +449,7 @@ async fn too_many_requests_are_refused_with_and_without_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn machines_that_never_start_or_get_stuck_stay_so_and_can_be_destroyed() {
+async fn stuck_machines_stay_stuck_and_can_be_destroyed() {
     let cloud = cloud(SLEEPS).await;
     cloud.emulator.inject(Action::Create, Fault::NeverStarts, 1);
     cloud.emulator.inject(Action::Create, Fault::Stuck, 1);
@@ -477,7 +477,7 @@ async fn machines_that_never_start_or_get_stuck_stay_so_and_can_be_destroyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_image_that_cannot_be_pulled_fails_the_launch() {
+async fn image_that_cannot_be_pulled_fails_the_launch() {
     let cloud = cloud(SLEEPS).await;
     cloud.emulator.inject(Action::Create, Fault::ImagePull, 1);
     let made = cloud.fly.create(&order("one")).await.unwrap().id;
@@ -490,7 +490,7 @@ async fn an_image_that_cannot_be_pulled_fails_the_launch() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hosts_get_lost_machines_vanish_and_lists_come_short() {
+async fn emulator_faults_lose_hosts_and_machines_and_shorten_lists() {
     let cloud = cloud(SLEEPS).await;
     let (lost, gone) = (cloud.started("lost").await, cloud.started("gone").await);
     cloud.emulator.happens(&lost, Happening::HostLost);
@@ -513,7 +513,7 @@ async fn hosts_get_lost_machines_vanish_and_lists_come_short() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn faults_can_be_ordered_over_http_by_who_has_the_token() {
+async fn emulator_faults_over_http_require_the_token() {
     use secrecy::ExposeSecret as _;
     let cloud = cloud(SLEEPS).await;
     tcoder::net::install_crypto();
@@ -531,7 +531,7 @@ async fn faults_can_be_ordered_over_http_by_who_has_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_machines_end_with_the_emulator() {
+async fn machines_end_with_the_emulator() {
     let mut ready = Ready::new();
     let stop = CancellationToken::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -100,7 +100,7 @@ fn with_config(field: &str, value: Value) -> Value {
 }
 
 #[test]
-fn a_request_that_flys_document_does_not_have_is_found() {
+fn contract_check_finds_requests_not_in_the_document() {
     let request = |method: Method, path: &str, body: &str| {
         let uri = format!("/v1/apps/clips/machines{path}").parse().unwrap();
         CONTRACT.request(&method, &uri, &reqwest::header::HeaderMap::new(), body.as_bytes())
@@ -143,7 +143,7 @@ fn a_request_that_flys_document_does_not_have_is_found() {
 }
 
 #[test]
-fn an_answer_that_flys_document_does_not_have_is_found() {
+fn contract_check_finds_responses_not_in_the_document() {
     let answer = |method: Method, path: &str, status: u16, body: &str| {
         let path = format!("/v1/apps/clips/machines{path}");
         CONTRACT.answer(&method, &path, StatusCode::from_u16(status).unwrap(), body.as_bytes())
@@ -175,7 +175,7 @@ fn an_answer_that_flys_document_does_not_have_is_found() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_test_that_does_not_keep_to_flys_document_fails() {
+async fn contract_check_fails_a_test_that_violates_the_document() {
     let (emulator, guard) = fly::start(options()).await;
     let client = Fly::new(&emulator.fly_config()).unwrap();
     client.list(&ListFilter::default()).await.unwrap();
@@ -192,7 +192,7 @@ async fn a_test_that_does_not_keep_to_flys_document_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sizes_that_fly_does_not_sell_are_refused_in_its_words() {
+async fn emulator_rejects_sizes_that_fly_does_not_sell() {
     let api = Api::start().await;
     let guest = |kind: &str, cpus: u32, memory: u32| {
         with_config("guest", json!({"cpu_kind": kind, "cpus": cpus, "memory_mb": memory}))
@@ -220,7 +220,7 @@ async fn sizes_that_fly_does_not_sell_are_refused_in_its_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fly_cannot_make_is_refused() {
+async fn emulator_rejects_machines_that_fly_cannot_create() {
     let api = Api::start().await;
     for (order, words) in [
         (json!({"config": {}}), "config.image"),
@@ -258,7 +258,7 @@ async fn what_fly_cannot_make_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn machines_are_listed_by_states_regions_and_labels() {
+async fn emulator_lists_machines_by_state_region_and_metadata() {
     let api = Api::start().await;
     let made = async |name: &str, region: &str| {
         let order = json!({"name": name, "region": region, "skip_launch": true,
@@ -310,7 +310,7 @@ async fn machines_are_listed_by_states_regions_and_labels() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_ends_with_the_state_or_with_408_in_flys_words() {
+async fn emulator_wait_ends_with_the_state_or_408() {
     let api = Api::start().await;
     let id = api.started("one").await;
     let wait = async |query: &str| api.ask(Method::GET, &format!("/{id}/wait{query}"), None).await;
@@ -342,7 +342,7 @@ async fn a_wait_ends_with_the_state_or_with_408_in_flys_words() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_is_a_new_version_of_the_same_machine() {
+async fn emulator_update_makes_a_new_version_of_the_machine() {
     let api = Api::start().await;
     let id = api.started("one").await;
     let first = api.get(&format!("/{id}")).await;
@@ -382,7 +382,7 @@ async fn an_update_is_a_new_version_of_the_same_machine() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_who_holds_the_lease_changes_the_machine_and_our_client_sees_why() {
+async fn emulator_lease_protects_a_machine_from_other_clients() {
     let api = Api::start().await;
     let id = api.started("one").await;
     let lease = format!("/{id}/lease");
@@ -445,7 +445,7 @@ async fn only_who_holds_the_lease_changes_the_machine_and_our_client_sees_why() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn metadata_changes_without_a_new_version() {
+async fn emulator_metadata_changes_without_a_new_version() {
     let api = Api::start().await;
     let id = api.started("one").await;
     let version = api.get(&format!("/{id}")).await["version"].clone();
@@ -470,7 +470,7 @@ async fn metadata_changes_without_a_new_version() {
 /// The clients are `fly-admin`, Supabase's, and `@distilled.cloud/fly-io`, made from Fly's OpenAPI document and
 /// what was seen of Fly itself. Fly's own, fly-go, cannot be had where these tests run.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_fly_that_others_wrote_run_machines_on_the_emulator() {
+async fn third_party_fly_clients_run_machines_on_the_emulator() {
     // Time for a client to see a machine that does not run yet.
     let mut options = options();
     options.transitions.create = Duration::from_millis(500);

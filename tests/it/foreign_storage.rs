@@ -118,11 +118,11 @@ async fn a_job_goes_up_and_comes_down(server: Server) {
 }
 
 #[tokio::test]
-async fn a_job_runs_on_moto() {
+async fn job_runs_on_moto() {
     a_job_goes_up_and_comes_down(Server::start("moto", ("key", "secret")).await).await;
 }
 
 #[tokio::test]
-async fn a_job_runs_on_s3rver() {
+async fn job_runs_on_s3rver() {
     a_job_goes_up_and_comes_down(Server::start("s3rver", ("S3RVER", "S3RVER")).await).await;
 }

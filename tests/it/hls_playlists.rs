@@ -119,7 +119,7 @@ fn sources() -> Vec<Source> {
 }
 
 #[tokio::test]
-async fn the_master_playlist_of_every_kind_of_source_says_what_its_files_measure() {
+async fn master_playlist_matches_measurements_of_its_files() {
     let sources = sources();
     let mut folders = Vec::new();
     for source in &sources {
@@ -264,7 +264,7 @@ fn pictures(before: &[&str], file: &Path, behind: &[&str]) -> Vec<(f64, String)>
 }
 
 #[tokio::test]
-async fn hls_in_transport_streams_keeps_to_the_rules_too() {
+async fn hls_with_transport_streams_conforms_to_the_specification() {
     let moving = "testsrc2=s=320x180:r=30000/1001,noise=alls=60:allf=t";
     let stereo = "-f lavfi -i sine=f=300 -ac 2";
     let out = TempDir::new().unwrap();

@@ -6,7 +6,7 @@ use crate::support::clips::clip;
 use crate::support::system::Setup;
 
 #[tokio::test]
-async fn an_id_that_comes_again_gets_outputs_of_its_own() {
+async fn reused_job_id_gets_its_own_outputs() {
     let system = Setup::default().start().await;
     let wish = |quality: &str| json!({"preset": "web-optimized", "outputQualities": [quality]});
     let id = system.upload(clip(), &wish("144p")).await;

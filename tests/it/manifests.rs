@@ -145,7 +145,7 @@ fn controller(documents: &[Value]) -> (PodSpec, Container) {
 }
 
 #[test]
-fn every_install_builds_and_kubernetes_knows_all_of_it() {
+fn overlays_build_and_pass_kubernetes_validation() {
     for folder in INSTALLS.iter().copied().chain(["base"]) {
         let documents = rendered(folder);
         documents.iter().for_each(understood_by_kind);
@@ -161,17 +161,17 @@ fn every_install_builds_and_kubernetes_knows_all_of_it() {
 }
 
 #[test]
-fn the_usual_install_is_the_cluster_wide_one() {
+fn default_overlay_is_cluster_wide() {
     assert_eq!(rendered(""), rendered("overlays/cluster-wide"));
 }
 
 #[test]
-fn the_definitions_are_those_of_this_version() {
+fn crds_in_the_manifests_match_this_version() {
     assert_eq!(read("base/crds.yaml"), tcoder::crd::yaml().unwrap(), "run: make crds");
 }
 
 #[test]
-fn every_pod_may_run_under_the_restricted_standard() {
+fn pods_conform_to_the_restricted_pod_security_standard() {
     for folder in INSTALLS {
         for (name, pod) in deployments(&rendered(folder)) {
             restricted(&format!("{folder}: {name}"), &pod);
@@ -211,7 +211,7 @@ fn restricted(what: &str, pod: &PodSpec) {
 }
 
 #[test]
-fn images_are_those_of_this_version() {
+fn images_have_the_tag_of_this_version() {
     for folder in INSTALLS {
         for (name, pod) in deployments(&rendered(folder)) {
             let image = pod.containers[0].image.clone().unwrap();
@@ -232,7 +232,7 @@ fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String
 }
 
 #[test]
-fn every_selector_finds_its_pods_and_every_name_what_it_names() {
+fn selectors_and_references_in_the_manifests_resolve() {
     for folder in INSTALLS {
         let documents = rendered(folder);
         let there: BTreeSet<_> = documents.iter().map(named).collect();
@@ -292,7 +292,7 @@ fn every_selector_finds_its_pods_and_every_name_what_it_names() {
 }
 
 #[test]
-fn the_controller_is_asked_where_it_listens() {
+fn controller_probes_and_scrapes_use_its_port() {
     let (_, container) = controller(&rendered(""));
     let port = &container.ports.as_ref().unwrap()[0];
     let listens = format!("--listen=0.0.0.0:{}", port.container_port);
@@ -305,7 +305,7 @@ fn the_controller_is_asked_where_it_listens() {
 }
 
 #[test]
-fn grants_go_to_the_controller_alone_by_roles_that_are_there() {
+fn role_bindings_grant_existing_roles_to_the_controller_only() {
     for folder in INSTALLS {
         let documents = rendered(folder);
         let there: BTreeSet<_> = documents.iter().map(named).collect();
@@ -337,7 +337,7 @@ fn grants_go_to_the_controller_alone_by_roles_that_are_there() {
 }
 
 #[test]
-fn an_install_for_one_namespace_has_nothing_outside_of_it_and_the_same_rules() {
+fn namespaced_overlay_stays_in_its_namespace_with_the_same_rules() {
     let narrow = rendered("overlays/namespaced");
     for document in &narrow {
         assert_eq!(text(document, "/metadata/namespace"), "films", "{:?}", named(document));
@@ -355,7 +355,7 @@ fn an_install_for_one_namespace_has_nothing_outside_of_it_and_the_same_rules() {
 }
 
 #[test]
-fn no_install_but_the_one_for_trying_out_has_a_secret() {
+fn only_the_try_out_overlay_contains_a_secret() {
     for folder in ["base", "", "overlays/cluster-wide", "overlays/namespaced"] {
         assert!(rendered(folder).iter().all(|document| kind(document) != "Secret"), "{folder}");
     }
@@ -398,7 +398,7 @@ fn help(role: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn every_variable_is_one_the_help_tells_of() {
+fn variables_in_the_manifests_are_in_the_help() {
     let mut told = BTreeMap::new();
     for folder in INSTALLS {
         let documents = rendered(folder);
@@ -427,7 +427,7 @@ fn every_variable_is_one_the_help_tells_of() {
 
 /// What the ConfigMap shows as a default is one that can be set.
 #[test]
-fn every_setting_that_is_shown_can_be_used() {
+fn settings_in_the_manifests_are_valid() {
     use tcoder::config::Env;
     use tcoder::controller::fleet::FleetPolicy;
     let shown: BTreeMap<String, String> = settings(&read("base/configmap.yaml"), ':').into_iter().collect();
@@ -442,7 +442,7 @@ fn every_setting_that_is_shown_can_be_used() {
 }
 
 #[test]
-fn every_sample_is_an_object_of_ours() {
+fn samples_are_valid_custom_resources() {
     let mut kinds = BTreeSet::new();
     for entry in std::fs::read_dir(manifests().join("samples")).unwrap() {
         let path = entry.unwrap().path();
@@ -486,7 +486,7 @@ fn are_shown(expression: &str, shown: &str) {
 
 /// An alert on a figure that nobody shows is never raised.
 #[test]
-fn every_figure_of_an_alert_is_shown() {
+fn alerts_use_only_exported_metrics() {
     let shown = shown();
     let rules = rendered(MONITORING).into_iter().find(|d| kind(d) == "PrometheusRule").unwrap();
     let rules = rules["spec"]["groups"][0]["rules"].as_array().unwrap().clone();
@@ -498,7 +498,7 @@ fn every_figure_of_an_alert_is_shown() {
 
 /// Nor does a panel on one show anything.
 #[test]
-fn every_figure_of_the_dashboard_is_shown() {
+fn dashboard_uses_only_exported_metrics() {
     let shown = shown();
     let map = rendered(MONITORING).into_iter().find(|d| kind(d) == "ConfigMap").unwrap();
     assert_eq!(map["metadata"]["labels"]["grafana_dashboard"], "1");

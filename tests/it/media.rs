@@ -79,13 +79,13 @@ fn seconds(probed: &Value) -> f64 {
 }
 
 #[tokio::test]
-async fn the_installed_ffmpeg_can_do_all_of_it() {
+async fn installed_ffmpeg_supports_all_presets() {
     let found = check_tools().await.unwrap();
     assert!(found.ffmpeg.starts_with(|c: char| c.is_ascii_alphanumeric()), "{found:?}");
 }
 
 #[tokio::test]
-async fn web_optimized_makes_every_quality_from_one_decode() {
+async fn web_optimized_encodes_every_quality_from_one_decode() {
     let (encoded, out) = encoded(&normal(), Preset::WebOptimized, "720p,240p,144p").await;
     let told: Vec<_> = encoded.outputs.iter().map(|o| (o.label.name(), o.width, o.height)).collect();
     assert_eq!(told, [("720p", 640, 360), ("240p", 426, 240), ("144p", 256, 144)]);
@@ -116,7 +116,7 @@ async fn web_optimized_makes_every_quality_from_one_decode() {
 }
 
 #[tokio::test]
-async fn a_copy_keeps_the_streams_as_they_are() {
+async fn default_without_quality_copies_the_streams() {
     let (encoded, out) = encoded(&normal(), Preset::Default, "").await;
     let output = &encoded.outputs[0];
     assert_eq!((output.label, output.file.as_str()), (Label::ORIGINAL, "original.mp4"));
@@ -125,7 +125,7 @@ async fn a_copy_keeps_the_streams_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_copy_of_what_mp4_cannot_carry_is_matroska() {
+async fn default_copy_of_streams_unfit_for_mp4_is_matroska() {
     let clip = made(
         "pcm.mov",
         "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=d=2 -c:v libx264 -preset ultrafast \
@@ -146,7 +146,7 @@ async fn default_with_a_quality_stays_under_its_bitrate() {
 }
 
 #[tokio::test]
-async fn hls_has_whole_segments_that_start_on_keyframes() {
+async fn hls_segments_start_with_keyframes() {
     let (encoded, out) = encoded(&three_segments(), Preset::Hls, "360p,144p").await;
     assert_eq!(encoded.master, None);
     assert_eq!(segment_lengths(&out.path().join("360p/index.m3u8")), [4.0, 4.0, 1.0]);
@@ -166,7 +166,7 @@ async fn hls_has_whole_segments_that_start_on_keyframes() {
 }
 
 #[tokio::test]
-async fn adaptive_rungs_are_cut_at_the_same_frames_and_share_the_sound() {
+async fn hls_adaptive_rungs_have_aligned_segments_and_shared_sound() {
     let (encoded, out) = encoded(&three_segments(), Preset::HlsAdaptive, "720p,240p,144p").await;
     assert_eq!(encoded.outputs.len(), 2, "240p already shows all of 320x180");
     assert_eq!(encoded.skipped[0].quality, Quality::P720);
@@ -212,7 +212,7 @@ fn segment_lengths(playlist: &Path) -> Vec<f64> {
 }
 
 #[tokio::test]
-async fn without_sound_every_preset_still_works() {
+async fn every_preset_works_without_sound() {
     let clip = made(
         "mute.mp4",
         "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
@@ -228,7 +228,7 @@ async fn without_sound_every_preset_still_works() {
 }
 
 #[tokio::test]
-async fn portrait_fills_the_upright_box() {
+async fn portrait_video_fills_the_portrait_box() {
     let clip = made(
         "portrait.mp4",
         "-f lavfi -i testsrc2=s=360x640:r=25:d=1 -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
@@ -238,7 +238,7 @@ async fn portrait_fills_the_upright_box() {
 }
 
 #[tokio::test]
-async fn a_turned_phone_video_stands_upright() {
+async fn rotated_phone_video_is_upright() {
     let clip = turned(&normal(), "turned.mp4");
     let (done, out) = encoded(&clip, Preset::WebOptimized, "144p").await;
     assert_eq!(picture(&out.path().join("144p.mp4")), plain(144, 256, 75));
@@ -251,7 +251,7 @@ async fn a_turned_phone_video_stands_upright() {
 }
 
 #[tokio::test]
-async fn odd_sizes_come_out_even_and_never_larger() {
+async fn odd_sizes_become_even_and_never_larger() {
     let clip = made(
         "odd.webm",
         "-f lavfi -i testsrc2=s=321x181:r=25:d=1 -c:v libvpx-vp9 -deadline realtime -cpu-used 8 \
@@ -299,7 +299,7 @@ async fn hdr_becomes_sdr_that_browsers_play() {
 }
 
 #[tokio::test]
-async fn variable_frame_rates_keep_every_frame_at_its_time() {
+async fn variable_frame_rate_keeps_the_time_of_every_frame() {
     let clip = made(
         "vfr.mp4",
         "-f lavfi -i testsrc2=s=320x180:r=60:d=6 -vf select='not(mod(n,7))+lt(mod(n,31),9)' -fps_mode vfr \
@@ -327,7 +327,7 @@ async fn variable_frame_rates_keep_every_frame_at_its_time() {
 }
 
 #[tokio::test]
-async fn interlaced_becomes_progressive_at_the_same_rate() {
+async fn interlaced_video_becomes_progressive_at_the_same_rate() {
     let clip = made(
         "interlaced.mp4",
         "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -vf setfield=tff -flags +ildct+ilme -c:v libx264 \
@@ -341,7 +341,7 @@ async fn interlaced_becomes_progressive_at_the_same_rate() {
 }
 
 #[tokio::test]
-async fn other_containers_and_codecs_go_through_all_presets() {
+async fn other_containers_and_codecs_work_with_all_presets() {
     let webm = made(
         "vp9.webm",
         "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=d=2 -c:v libvpx-vp9 -deadline realtime \
@@ -369,7 +369,7 @@ async fn other_containers_and_codecs_go_through_all_presets() {
 }
 
 #[tokio::test]
-async fn the_default_sound_is_taken() {
+async fn default_audio_track_is_selected() {
     let clip = made(
         "languages.mkv",
         "-f lavfi -i testsrc2=s=320x180:r=25:d=1 -f lavfi -i sine=f=300:d=1 -f lavfi -i sine=f=900:d=1 \
@@ -384,7 +384,7 @@ async fn the_default_sound_is_taken() {
 }
 
 #[tokio::test]
-async fn eight_channels_become_two_and_one_stays_one() {
+async fn eight_channels_become_stereo_and_mono_stays_mono() {
     for (layout, channels, expected) in [("7.1", 8, 2), ("5.1", 6, 2), ("mono", 1, 1)] {
         let recipe = format!(
             "-f lavfi -i testsrc2=s=256x144:r=25:d=1 -f lavfi -i aevalsrc=0.1:c={layout}:d=1 -c:v libx264 \
@@ -398,7 +398,7 @@ async fn eight_channels_become_two_and_one_stays_one() {
 }
 
 #[tokio::test]
-async fn a_cover_is_not_taken_for_the_film() {
+async fn cover_picture_is_not_selected_as_the_video() {
     let png = made("cover.png", "-f lavfi -i color=red:s=1000x1000 -frames:v 1");
     let clip = made_by("covered.mp4", "normal and cover", |path| {
         let done = std::process::Command::new("ffmpeg")
@@ -417,7 +417,7 @@ async fn a_cover_is_not_taken_for_the_film() {
 }
 
 #[tokio::test]
-async fn any_file_name_is_only_a_name() {
+async fn file_name_is_never_interpreted_by_ffmpeg() {
     let folder = TempDir::new().unwrap();
     for name in
         ["with space.mp4", "it's \"quoted\".mp4", "new\nline.mp4", "-i", "a:b,c;[d]%d.mp4", "$(id).mp4"]
@@ -434,7 +434,7 @@ async fn any_file_name_is_only_a_name() {
 }
 
 #[tokio::test]
-async fn progress_only_grows_and_ends_at_the_whole() {
+async fn progress_increases_to_one_hundred_percent() {
     let told = std::sync::Mutex::new(Vec::new());
     let out = TempDir::new().unwrap();
     let note = |progress: Progress| told.lock().unwrap().push(progress);
@@ -459,7 +459,7 @@ async fn progress_only_grows_and_ends_at_the_whole() {
 }
 
 #[tokio::test]
-async fn what_stands_in_the_output_folder_is_not_touched() {
+async fn existing_files_in_the_output_folder_are_kept() {
     let out = TempDir::new().unwrap();
     std::fs::write(out.path().join("mine.txt"), "mine").unwrap();
     std::fs::write(out.path().join("144p.mp4"), "mine too").unwrap();

@@ -63,7 +63,7 @@ fn processes_on(input: &Path) -> Vec<i32> {
 }
 
 #[tokio::test]
-async fn a_cancelled_encode_is_dead_and_gone() {
+async fn cancelled_encode_leaves_no_process_and_no_files() {
     let folder = TempDir::new().unwrap();
     let input = own_copy(&folder);
     let out = folder.path().join("out");
@@ -82,7 +82,7 @@ async fn a_cancelled_encode_is_dead_and_gone() {
 }
 
 #[tokio::test]
-async fn cancelled_before_it_begins_it_does_not_begin() {
+async fn encode_cancelled_before_its_start_does_not_start() {
     let folder = TempDir::new().unwrap();
     let cancel = CancellationToken::new();
     cancel.cancel();
@@ -93,7 +93,7 @@ async fn cancelled_before_it_begins_it_does_not_begin() {
 }
 
 #[tokio::test]
-async fn a_dropped_encode_leaves_nothing_either() {
+async fn dropped_encode_leaves_no_process_and_no_files() {
     let folder = TempDir::new().unwrap();
     let input = own_copy(&folder);
     let out = folder.path().join("out");
@@ -113,7 +113,7 @@ async fn a_dropped_encode_leaves_nothing_either() {
 }
 
 #[tokio::test]
-async fn an_encode_past_its_deadline_fails() {
+async fn encode_past_its_deadline_fails() {
     let folder = TempDir::new().unwrap();
     let input = own_copy(&folder);
     let out = folder.path().join("out");
@@ -126,7 +126,7 @@ async fn an_encode_past_its_deadline_fails() {
 }
 
 #[tokio::test]
-async fn an_ffmpeg_without_headway_is_killed() {
+async fn ffmpeg_without_progress_is_killed() {
     let folder = TempDir::new().unwrap();
     let input = own_copy(&folder);
     let out = folder.path().join("out");
@@ -146,7 +146,7 @@ async fn an_ffmpeg_without_headway_is_killed() {
 }
 
 #[tokio::test]
-async fn an_ffmpeg_that_something_else_kills_is_no_fault_of_the_file() {
+async fn ffmpeg_killed_by_others_is_not_blamed_on_the_file() {
     let folder = TempDir::new().unwrap();
     let input = own_copy(&folder);
     let out = folder.path().join("out");

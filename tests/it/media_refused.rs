@@ -34,7 +34,7 @@ fn file(folder: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {
 }
 
 #[tokio::test]
-async fn what_is_no_video_is_said_to_be_none() {
+async fn file_that_is_not_a_video_is_rejected_as_such() {
     use FailureCode::{InputNotFound, InvalidMedia, UnsupportedMedia};
     let folder = TempDir::new().unwrap();
     check(&file(&folder, "zero.mp4", b""), InvalidMedia, "0 bytes").await;
@@ -48,7 +48,7 @@ async fn what_is_no_video_is_said_to_be_none() {
 }
 
 #[tokio::test]
-async fn sound_without_a_picture_is_said_to_be_that() {
+async fn audio_only_file_is_rejected_as_such() {
     let song = made("song.m4a", "-f lavfi -i sine=d=1 -c:a aac");
     check(&song, FailureCode::InvalidMedia, "only sound").await;
     let cover = made(
@@ -60,7 +60,7 @@ async fn sound_without_a_picture_is_said_to_be_that() {
 }
 
 #[tokio::test]
-async fn lists_of_other_files_are_refused_and_nothing_of_those_leaks() {
+async fn playlist_inputs_are_rejected_without_leaking_other_files() {
     let folder = TempDir::new().unwrap();
     let secret = normal();
     let secret = secret.display();
@@ -75,7 +75,7 @@ async fn lists_of_other_files_are_refused_and_nothing_of_those_leaks() {
 }
 
 #[tokio::test]
-async fn a_truncated_file_fails_whatever_is_made_of_it() {
+async fn truncated_file_fails_with_every_preset() {
     let whole = std::fs::read(normal()).unwrap();
     let half = made_by("half.mp4", "half of normal", |path| {
         std::fs::write(path, &whole[..whole.len() / 2]).unwrap();
@@ -89,7 +89,7 @@ async fn a_truncated_file_fails_whatever_is_made_of_it() {
 }
 
 #[tokio::test]
-async fn a_recording_cut_before_its_index_is_said_to_be_cut() {
+async fn mp4_without_its_index_is_reported_as_truncated() {
     let clip = made(
         "index-last.mp4",
         "-f lavfi -i testsrc2=s=320x180:r=25:d=1 -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
@@ -103,7 +103,7 @@ async fn a_recording_cut_before_its_index_is_said_to_be_cut() {
 }
 
 #[tokio::test]
-async fn a_matroska_file_cut_in_half_fails() {
+async fn truncated_matroska_file_fails() {
     let clip = made(
         "whole.mkv",
         "-f lavfi -i testsrc2=s=320x180:r=25:d=4 -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
@@ -115,7 +115,7 @@ async fn a_matroska_file_cut_in_half_fails() {
 }
 
 #[tokio::test]
-async fn a_picture_of_absurd_size_is_refused_before_it_is_decoded() {
+async fn picture_of_absurd_size_is_rejected_before_decoding() {
     let clip = made("huge.mkv", "-f lavfi -i color=red:s=16384x8192:r=1:d=1 -c:v ffv1 -pix_fmt gray");
     check(&clip, FailureCode::UnsupportedMedia, "16384x8192").await;
 }

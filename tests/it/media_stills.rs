@@ -52,7 +52,7 @@ fn traffic_light() -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn each_still_shows_what_is_on_at_its_time() {
+async fn stills_show_the_frame_at_their_time() {
     for (preset, qualities) in [
         (Preset::Default, ""),
         (Preset::Default, "144p"),
@@ -89,7 +89,7 @@ async fn each_still_shows_what_is_on_at_its_time() {
 }
 
 #[tokio::test]
-async fn the_shortest_and_the_oddest_have_their_stills() {
+async fn very_short_and_unusual_videos_have_stills() {
     let one =
         made("one.mp4", "-f lavfi -i testsrc2=s=640x360:r=25 -frames:v 1 -c:v libx264 -pix_fmt yuv420p");
     let silent = made(

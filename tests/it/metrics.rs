@@ -66,7 +66,7 @@ fn between(job: &Value, from: &str, to: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_scrape_tells_how_many_jobs_ended_how_and_how_long_they_took() {
+async fn scrape_counts_finished_jobs_and_their_durations() {
     let system = Setup::default().env("API_TOKENS", TOKEN).start().await;
     assert_eq!(http().get(format!("{}/metrics", system.url)).send().await.unwrap().status(), 401);
     let before = scrape(&system).await;
@@ -125,7 +125,7 @@ async fn a_scrape_tells_how_many_jobs_ended_how_and_how_long_they_took() {
 }
 
 #[tokio::test]
-async fn the_fleet_is_shown_while_somebody_says_how_it_is() {
+async fn scrape_shows_the_fleet_only_with_a_published_status() {
     let system = Setup::default().workers(0).start().await;
     let status = FleetStatus {
         at: Millis(1_700_000_000_000),
@@ -158,7 +158,7 @@ async fn the_fleet_is_shown_while_somebody_says_how_it_is() {
 }
 
 #[tokio::test]
-async fn while_redis_is_silent_counters_stay_and_what_it_said_before_goes() {
+async fn scrape_without_redis_keeps_counters_and_omits_gauges() {
     let system = Setup::default().workers(0).start().await;
     let job = system.submit(&json!({"inputKey": "inputs/later.mp4", "delaySeconds": 3600})).await;
     assert_eq!(system.delete(&format!("/api/jobs/{job}")).await.status, 200);

@@ -9,7 +9,7 @@ use crate::support::process::spawn;
 use crate::support::system::{PATIENCE, Setup};
 
 #[tokio::test]
-async fn whatever_is_asked_is_answered_as_the_contract_says() {
+async fn generated_requests_get_responses_that_match_the_contract() {
     let system = Setup::default().workers(0).start().await;
     let served = system.get("/openapi.json").await;
     assert_eq!((served.status, &*served.kind), (200, "application/json"));
@@ -28,7 +28,7 @@ async fn whatever_is_asked_is_answered_as_the_contract_says() {
 
 /// Every problem's type leads to what it is.
 #[tokio::test]
-async fn a_problems_type_can_be_looked_up() {
+async fn problem_types_are_documented_at_their_address() {
     let system = crate::support::system::shared().await;
     let problem = system.get("/api/jobs/nothing").await;
     let kind = problem.body["type"].as_str().unwrap();

@@ -6,7 +6,7 @@ use crate::support::page::{drive, shots};
 use crate::support::system::Setup;
 
 #[tokio::test]
-async fn people_can_use_the_page() {
+async fn page_works_in_a_browser() {
     let system = Setup::default().workers(2).coming_and_going().start().await;
     let (well, said) = drive(&system.url).await;
     assert!(well, "{said}\n{}", system.log());

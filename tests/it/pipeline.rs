@@ -18,7 +18,7 @@ fn stream<'a>(probed: &'a Value, kind: &str) -> &'a Value {
 }
 
 #[tokio::test]
-async fn an_upload_becomes_what_the_result_says() {
+async fn upload_becomes_the_outputs_in_the_result() {
     let system = shared().await;
     let options =
         json!({"preset": "web-optimized", "outputQualities": ["360p", "144p"], "fileName": "my film.mp4"});
@@ -85,7 +85,7 @@ async fn an_upload_becomes_what_the_result_says() {
 }
 
 #[tokio::test]
-async fn adaptive_hls_plays_from_its_address_without_a_key() {
+async fn hls_adaptive_plays_from_a_public_bucket() {
     let system = shared().await;
     let options = json!({"preset": "hls-adaptive", "outputQualities": ["144p"], "fileName": "a"});
     let job = system.completed(&system.upload(clip(), &options).await).await;
@@ -119,7 +119,7 @@ async fn films() -> String {
 }
 
 #[tokio::test]
-async fn an_input_is_fetched_from_its_address() {
+async fn input_url_is_downloaded() {
     let (system, films) = (shared().await, films().await);
     for path in ["film.mp4", "moved"] {
         let body = json!({"inputUrl": format!("{films}/{path}"), "preset": "web-optimized", "outputQualities": ["144p"]});
@@ -132,7 +132,7 @@ async fn an_input_is_fetched_from_its_address() {
 }
 
 #[tokio::test]
-async fn private_addresses_are_not_called() {
+async fn private_input_addresses_are_rejected() {
     let (system, films) = (guarded().await, films().await);
     for url in
         [films.as_str(), "http://169.254.169.254/latest/meta-data", "http://[::1]/", "http://10.0.0.1/a"]
@@ -151,7 +151,7 @@ async fn private_addresses_are_not_called() {
 }
 
 #[tokio::test]
-async fn an_upload_whose_event_was_lost_is_found_at_the_next_start() {
+async fn upload_with_a_lost_event_is_found_at_the_next_start() {
     let system = Setup::default().workers(0).start().await;
     let ask = json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "lost.mp4"});
     let ticket = system.post("/api/upload", &ask).await.body;
@@ -169,7 +169,7 @@ async fn an_upload_whose_event_was_lost_is_found_at_the_next_start() {
 }
 
 #[tokio::test]
-async fn an_upload_that_never_comes_fails_when_its_hour_is_over() {
+async fn upload_that_never_arrives_fails_after_its_window() {
     let data = system::folder("data");
     let system = Setup::over(&data).workers(0).start().await;
     let ticket = system.post("/api/upload", &json!({"fileName": "never.mp4"})).await.body;
@@ -182,7 +182,7 @@ async fn an_upload_that_never_comes_fails_when_its_hour_is_over() {
 }
 
 #[tokio::test]
-async fn a_pile_of_overdue_uploads_is_worked_off() {
+async fn many_overdue_uploads_are_all_expired() {
     let data = system::folder("data");
     let system = Setup::over(&data).workers(0).start().await;
     let mut ids = Vec::new();

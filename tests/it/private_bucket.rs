@@ -152,7 +152,7 @@ async fn first_segment(master: &str) -> Url {
 }
 
 #[tokio::test]
-async fn the_command_line_downloads_hls_from_a_private_bucket_and_it_plays() {
+async fn submit_downloads_playable_hls_from_a_private_bucket() {
     let film = film().await;
     let dir = &film.downloaded;
     let mut files = Vec::new();
@@ -184,7 +184,7 @@ fn seconds(what: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn a_player_without_headers_plays_it_through_the_api() {
+async fn private_hls_plays_through_the_api_without_headers() {
     let film = film().await;
     for api in film.apis() {
         let job = api.job(film.id()).await;
@@ -208,7 +208,7 @@ async fn a_player_without_headers_plays_it_through_the_api() {
 }
 
 #[tokio::test]
-async fn playlists_are_answered_and_segments_are_redirected() {
+async fn media_serves_playlists_and_redirects_segments() {
     let film = film().await;
     let config = film.storage();
     for api in film.apis() {
@@ -271,7 +271,7 @@ async fn playlists_are_answered_and_segments_are_redirected() {
 }
 
 #[tokio::test]
-async fn an_address_opens_its_attempt_and_nothing_else() {
+async fn media_address_is_valid_for_its_attempt_only() {
     let film = film().await;
     let signer = MediaSigner::new(&film.storage());
     for api in film.apis() {
@@ -335,7 +335,7 @@ async fn an_address_opens_its_attempt_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn playing_asks_redis_for_nothing_and_leaves_no_signature_in_the_log() {
+async fn media_uses_no_redis_and_logs_no_signatures() {
     let film = film().await;
     let job = film.edge.job(film.id()).await;
     let master = address(&job, "/master/url");
@@ -371,21 +371,21 @@ async fn playing_asks_redis_for_nothing_and_leaves_no_signature_in_the_log() {
 }
 
 #[tokio::test]
-async fn the_page_plays_hls_of_a_private_bucket_from_the_worker() {
+async fn page_of_the_worker_plays_private_hls() {
     let film = film().await;
     let (well, said) = page::play(&film.edge.url, TOKEN, film.id(), &[180, 144]).await;
     assert!(well, "{said}\n{}", film.edge.log());
 }
 
 #[tokio::test]
-async fn the_page_plays_hls_of_a_private_bucket_of_another_origin() {
+async fn page_plays_private_hls_of_another_origin() {
     let film = film().await;
     let (well, said) = page::play(&film.native.url, TOKEN, film.id(), &[180, 144]).await;
     assert!(well, "{said}\n{}", film.native.log());
 }
 
 #[tokio::test]
-async fn an_endpoint_below_a_path_is_the_same_with_and_without_its_final_slash() {
+async fn r2_endpoint_with_a_path_needs_no_final_slash() {
     let film = film().await;
     let config = film.storage();
     let endpoint = config.endpoint.as_str().trim_end_matches('/');

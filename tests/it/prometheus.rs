@@ -62,7 +62,7 @@ fn everything() -> std::sync::Arc<Metrics> {
 }
 
 #[test]
-fn promtool_has_nothing_to_say_of_what_is_shown() {
+fn metrics_pass_promtool() {
     let text = everything().encode(Format::Prometheus);
     for name in ["tcoder_jobs_finished_total", "tcoder_job_running_seconds_bucket", "tcoder_fleet_condition"]
     {
@@ -75,7 +75,7 @@ fn promtool_has_nothing_to_say_of_what_is_shown() {
 }
 
 #[tokio::test]
-async fn a_scraper_gets_the_format_it_asks_for_from_the_api_and_from_a_controller() {
+async fn metrics_format_follows_accept_in_api_and_controller() {
     let api = system::shared().await;
     let queue = Queue::connect(&redis()).await.unwrap();
     let ready = watch::channel(Ok(())).1;
@@ -121,7 +121,7 @@ fn rules_and_questions() -> (Value, Vec<String>) {
 
 /// A Prometheus that scrapes everything that can be shown, in its own way of asking.
 #[tokio::test]
-async fn prometheus_scrapes_what_is_shown_and_takes_the_alerts_and_the_dashboards_questions() {
+async fn prometheus_accepts_metrics_alerts_and_dashboard_queries() {
     let (rules, questions) = rules_and_questions();
     let dir = folder("prometheus");
     let file = |name: &str, content: &Value| {

@@ -110,7 +110,7 @@ proptest! {
 
     /// Redis's own clock runs on during a case, so the answers come from every side of the rule.
     #[test]
-    fn the_script_does_what_the_model_does((interval, age, ops) in run()) {
+    fn rate_limit_script_agrees_with_the_model((interval, age, ops) in run()) {
         let config = shared();
         let mut redis = raw(&config);
         let mut model = Model::new(interval, age);
@@ -149,7 +149,7 @@ proptest! {
     /// However many others ask all the time, each class comes to its turn: no later than the classes
     /// before it may age past it, and a turn for each of those.
     #[test]
-    fn nobody_starves(
+    fn rate_limit_starves_no_class(
         interval in 1000..2_000_000_u64,
         age in 0..10_000_000_u64,
         class in 0..5_usize,
@@ -190,7 +190,7 @@ async fn wait(limit: &Limit, priority: RequestClass, budget: Duration) -> Durati
 }
 
 #[tokio::test]
-async fn who_asks_for_less_lets_the_more_urgent_go_first() {
+async fn rate_limit_serves_urgent_classes_first() {
     let limit = limit(TEN_SECONDS).await;
     assert!(matches!(limit.slot(RequestClass::Create, PATIENT).await.unwrap(), Permit::Go { .. }));
     let destroy = wait(&limit, RequestClass::Destroy, PATIENT).await;
@@ -202,7 +202,7 @@ async fn who_asks_for_less_lets_the_more_urgent_go_first() {
 }
 
 #[tokio::test]
-async fn who_would_not_wait_that_long_holds_up_nobody() {
+async fn rate_limit_impatient_caller_delays_nobody() {
     let limit = limit(TEN_SECONDS).await;
     assert!(matches!(limit.slot(RequestClass::Create, PATIENT).await.unwrap(), Permit::Go { .. }));
     wait(&limit, RequestClass::List, Duration::ZERO).await;
@@ -211,7 +211,7 @@ async fn who_would_not_wait_that_long_holds_up_nobody() {
 }
 
 #[tokio::test]
-async fn too_many_requests_make_everybody_wait_but_never_for_ever() {
+async fn rate_limit_after_429_pauses_everybody_for_a_bounded_time() {
     let config = shared();
     let (one, other) = (Queue::connect(&config).await.unwrap(), Queue::connect(&config).await.unwrap());
     let wait = async || match other.acquire_permit(RequestClass::List, PATIENT).await.unwrap() {
@@ -229,7 +229,7 @@ async fn too_many_requests_make_everybody_wait_but_never_for_ever() {
 }
 
 #[tokio::test]
-async fn an_idle_limit_leaves_nothing_behind() {
+async fn rate_limit_key_expires_when_idle() {
     let config = shared();
     let queue = Queue::connect(&config).await.unwrap();
     queue.acquire_permit(RequestClass::List, PATIENT).await.unwrap();
@@ -239,7 +239,7 @@ async fn an_idle_limit_leaves_nothing_behind() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_that_hammer_are_let_through_one_an_interval() {
+async fn rate_limit_permits_one_request_per_interval_under_load() {
     let config = shared();
     let interval = Duration::from_millis(50);
     let rate = RequestRate { interval, age: interval * 3 };

@@ -17,7 +17,7 @@ use crate::support::system::{PATIENCE, Setup};
 
 /// boto3, the command line of AWS, and the cases of ceph/s3-tests that tests/s3/ceph.txt names.
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_and_the_cases_of_ceph_find_in_it_what_they_rely_on() {
+async fn s3_server_passes_clients_and_ceph_cases() {
     let mut server = ObjectServer::start().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(root.join("hack/s3-test.sh"));
@@ -44,7 +44,7 @@ async fn clients_and_the_cases_of_ceph_find_in_it_what_they_rely_on() {
 
 /// In parts, too, and with headers.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_stored_is_there_after_a_restart_and_what_was_left_over_is_not() {
+async fn s3_server_restart_keeps_objects_and_removes_leftovers() {
     let server = ObjectServer::start().await;
     let s3 = client(&server.config);
     s3.put_object().bucket("output").key("a").body(b"one".to_vec().into()).send().await.unwrap();
@@ -76,7 +76,7 @@ async fn what_was_stored_is_there_after_a_restart_and_what_was_left_over_is_not(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_killed_keeps_what_it_confirmed_and_nothing_of_what_it_did_not() {
+async fn s3_server_killed_keeps_exactly_the_confirmed_writes() {
     let system = Setup::default().workers(0).start().await;
     let (config, data) = (system.storage_config(), system.data.clone());
     put_input(&config, "films/a", b"confirmed".to_vec()).await;
@@ -105,7 +105,7 @@ async fn a_server_that_is_killed_keeps_what_it_confirmed_and_nothing_of_what_it_
 
 /// A folder in which an object was a file under its key, as the server kept them first.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_objects_of_an_earlier_versions_folder_are_served() {
+async fn s3_server_serves_objects_of_an_earlier_versions_folder() {
     let folder = tempfile::tempdir().unwrap();
     let key = folder.path().join("output/outputs/a/1/720p.mp4");
     std::fs::create_dir_all(key.parent().unwrap()).unwrap();

@@ -38,7 +38,7 @@ fn text(value: &redis::Value) -> String {
 }
 
 #[tokio::test]
-async fn secrets_stand_nowhere_but_in_their_place() {
+async fn secrets_appear_only_in_their_file() {
     let system = Setup::default()
         .env("API_TOKENS", TOKEN)
         .env("ALLOW_PRIVATE_URLS", "true")

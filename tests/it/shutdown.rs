@@ -22,7 +22,7 @@ fn has_all_parts(family: &[process::Process]) {
 }
 
 #[tokio::test]
-async fn ctrl_c_in_the_middle_of_an_encode() {
+async fn ctrl_c_during_an_encode_releases_the_job() {
     let (system, id, before) = in_the_middle_of_an_encode().await;
     let (family, data) = (descendants(system.pid), system.data.clone());
     has_all_parts(&family);
@@ -40,7 +40,7 @@ async fn ctrl_c_in_the_middle_of_an_encode() {
 }
 
 #[tokio::test]
-async fn a_second_ctrl_c_does_not_wait() {
+async fn second_ctrl_c_exits_at_once() {
     let mut system = Setup::default().start().await;
     let has_worker = || descendants(system.pid).iter().any(|p| p.command.contains(" worker"));
     eventually("a worker runs", has_worker).await;
@@ -58,7 +58,7 @@ async fn a_second_ctrl_c_does_not_wait() {
 }
 
 #[tokio::test]
-async fn killed_in_the_middle_of_an_encode() {
+async fn up_killed_during_an_encode_loses_nothing() {
     let (system, id, _) = in_the_middle_of_an_encode().await;
     let (family, data) = (descendants(system.pid), system.data.clone());
     has_all_parts(&family);
@@ -74,7 +74,7 @@ async fn killed_in_the_middle_of_an_encode() {
 }
 
 #[tokio::test]
-async fn the_roles_run_apart_as_well() {
+async fn roles_run_as_separate_processes() {
     let system = Setup::default().workers(0).start().await;
     let (mut api, url) = system.api().await;
     let _worker = system.worker("apart", &[]);
@@ -96,7 +96,7 @@ async fn the_roles_run_apart_as_well() {
 }
 
 #[tokio::test]
-async fn what_is_taken_is_said() {
+async fn up_reports_a_data_folder_or_port_in_use() {
     let system = Setup::default().workers(0).start().await;
     let (code, said) = Setup::over(&system.data).fails().await;
     assert_eq!(code, 5);
@@ -115,7 +115,7 @@ async fn what_is_taken_is_said() {
 }
 
 #[tokio::test]
-async fn an_open_door_is_refused() {
+async fn up_without_tokens_on_a_public_address_is_refused() {
     let (code, said) = Setup { listen: "0.0.0.0:0".into(), ..Setup::default() }.fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("API_TOKENS") && said.contains("127.0.0.1"), "{said}");
@@ -132,7 +132,7 @@ async fn an_open_door_is_refused() {
 }
 
 #[tokio::test]
-async fn on_every_address_it_is_known_by_its_public_name() {
+async fn up_on_all_addresses_uses_its_public_host() {
     let system = Setup { listen: "0.0.0.0:0".into(), ..Setup::default() };
     let system = system.env("API_TOKENS", TOKEN).env("TCODER_PUBLIC_HOST", "localhost").start().await;
     for told in [&system.url, &system.storage] {

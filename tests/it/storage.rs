@@ -124,7 +124,7 @@ async fn tampered_and_expired_addresses_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_large_file_goes_up_in_parts_and_comes_down_the_same() {
+async fn large_file_survives_multipart_upload_and_download() {
     let server = ObjectServer::start().await;
     let (from, to) = (server.scratch("from"), server.scratch("to"));
     marked_file(&from, 70 * MIB + 12_345);
@@ -152,7 +152,7 @@ async fn a_large_file_goes_up_in_parts_and_comes_down_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cancelled_upload_leaves_no_object_and_no_parts() {
+async fn cancelled_upload_leaves_no_object_and_no_parts() {
     let server = ObjectServer::start().await;
     let from = server.scratch("from");
     marked_file(&from, 130 * MIB);
@@ -169,7 +169,7 @@ async fn a_cancelled_upload_leaves_no_object_and_no_parts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_goes_up_with_the_types_players_expect_and_is_deleted_alone() {
+async fn folder_upload_sets_content_types_and_delete_prefix_removes_it() {
     let server = ObjectServer::start().await;
     let job = JobId::new();
     let dir = server.scratch("made");
@@ -204,7 +204,7 @@ async fn a_folder_goes_up_with_the_types_players_expect_and_is_deleted_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_commits_exactly_one_wins() {
+async fn concurrent_commits_have_one_winner() {
     let server = ObjectServer::start().await;
     let storage = server.storage();
     let manifest = layout::manifest_key(JobId::new()).unwrap();
@@ -232,7 +232,7 @@ async fn of_many_commits_exactly_one_wins() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_on_another_origin_may_upload() {
+async fn cors_permits_uploads_from_other_origins() {
     let server = ObjectServer::start().await;
     let url = server.put_url("inputs/a/b.mp4");
     let preflight = http()
@@ -256,7 +256,7 @@ async fn a_page_on_another_origin_may_upload() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn everybody_reads_outputs_and_nothing_else() {
+async fn anonymous_requests_read_outputs_only() {
     let server = ObjectServer::start().await;
     server.output("outputs/a/1/a.txt", b"made").await;
     http().put(server.put_url("inputs/a/b.mp4")).body("secret").send().await.unwrap();
@@ -286,7 +286,7 @@ async fn everybody_reads_outputs_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_key_leaves_its_bucket() {
+async fn keys_cannot_escape_their_bucket() {
     let server = ObjectServer::start().await;
     let client = client(&server.config);
     for evil in ["../../evil", "../output/evil", "a/../../../evil", "./evil"] {
@@ -340,7 +340,7 @@ async fn no_key_leaves_its_bucket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_new_input_is_told_with_the_message_r2_sends() {
+async fn new_inputs_send_messages_in_r2_format() {
     let mut server = ObjectServer::start().await;
     let client = client(&server.config);
     http().put(server.put_url("inputs/a/b.mp4")).body("12345").send().await.unwrap();
@@ -396,7 +396,7 @@ async fn each_new_input_is_told_with_the_message_r2_sends() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upload_that_breaks_off_leaves_no_object_and_tells_nothing() {
+async fn interrupted_upload_leaves_no_object_and_sends_no_message() {
     let mut server = ObjectServer::start().await;
     let url = server.put_url("inputs/a/b.mp4");
     let head = format!(
@@ -425,7 +425,7 @@ async fn an_upload_that_breaks_off_leaves_no_object_and_tells_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_stops_and_closes_its_channel() {
+async fn object_server_stops_and_closes_its_channel() {
     let mut server = ObjectServer::start().await;
     server.output("a", b"x").await;
     server.cancel.cancel();
@@ -445,7 +445,7 @@ async fn through(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_download_goes_on_where_the_line_broke() {
+async fn download_resumes_after_an_interruption() {
     let server = ObjectServer::start().await;
     let (from, to) = (server.scratch("from"), server.scratch("to"));
     marked_file(&from, 8 * MIB);
@@ -468,7 +468,7 @@ async fn a_download_goes_on_where_the_line_broke() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fetch_goes_on_where_the_line_broke() {
+async fn fetch_resumes_after_an_interruption() {
     let server = ObjectServer::start().await;
     let (from, to) = (server.scratch("from"), server.scratch("to"));
     marked_file(&from, 8 * MIB);
@@ -486,7 +486,7 @@ async fn a_fetch_goes_on_where_the_line_broke() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_large_or_not_there_is_said_so() {
+async fn downloads_report_too_large_and_missing_objects() {
     let server = ObjectServer::start().await;
     server.output("outputs/a", b"0123456789").await;
     let (storage, to) = (server.storage(), server.scratch("to"));
@@ -522,7 +522,7 @@ async fn what_is_too_large_or_not_there_is_said_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_settings_name_the_variable_to_look_at() {
+async fn check_with_wrong_settings_names_the_variable() {
     let server = ObjectServer::start().await;
     server.storage().check().await.unwrap();
     let with = |change: fn(&mut StorageConfig)| {
@@ -553,7 +553,7 @@ async fn wrong_settings_name_the_variable_to_look_at() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn private_addresses_are_not_fetched_however_they_are_spelled() {
+async fn fetch_rejects_private_addresses_in_every_spelling() {
     let server = ObjectServer::start().await;
     server.output("a", b"x").await;
     let (fetcher, to) = (Fetcher::new(EgressPolicy::PublicOnly).unwrap(), server.scratch("to"));
@@ -581,10 +581,10 @@ fn peak_memory() -> u64 {
 
 /// Runs itself in a process of its own, where no other test's memory is counted.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gigabyte_passes_through_little_memory() {
+async fn gigabyte_transfer_uses_little_memory() {
     const INSIDE: &str = "TCODER_TEST_MEMORY";
     if std::env::var_os(INSIDE).is_none() {
-        let name = "storage::a_gigabyte_passes_through_little_memory";
+        let name = "storage::gigabyte_transfer_uses_little_memory";
         let child = tokio::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--nocapture"])
             .env(INSIDE, "1")
@@ -625,7 +625,7 @@ fn same_size(a: &Path, b: &Path) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_server_waits_for_room_before_it_takes_an_upload() {
+async fn object_server_delays_uploads_while_the_event_queue_is_full() {
     let mut server = ObjectServer::start().await;
     for n in 0..64 {
         let put = http().put(server.put_url(&format!("inputs/a/{n}.mp4"))).body("x").send().await.unwrap();

@@ -19,7 +19,7 @@ pub async fn asked(api: &Api) -> Value {
 }
 
 /// Uploads, polls to the end, and reads what its types promise.
-pub async fn the_original_client_works_unchanged(api: &Api) {
+pub async fn original_client_works_unchanged(api: &Api) {
     let answers = asked(api).await;
     let (done, failed) = (&answers["done"], &answers["failed"]);
     let status = &done["status"];
@@ -59,6 +59,6 @@ pub async fn the_original_client_works_unchanged(api: &Api) {
 }
 
 #[tokio::test]
-async fn against_a_process() {
-    the_original_client_works_unchanged(crate::support::system::shared().await).await;
+async fn original_client_works_against_a_process() {
+    original_client_works_unchanged(crate::support::system::shared().await).await;
 }

@@ -159,7 +159,7 @@ fn says(span: &Told, expected: &[(&str, &str)]) {
 }
 
 #[tokio::test]
-async fn a_job_is_one_trace_from_the_caller_to_the_worker() {
+async fn job_is_one_trace_from_caller_to_worker() {
     let mut collector = Collector::start().await;
     let system = Setup::default()
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
@@ -295,7 +295,7 @@ async fn a_job_is_one_trace_from_the_caller_to_the_worker() {
 }
 
 #[tokio::test]
-async fn a_collector_that_is_away_stops_nothing_and_a_wrong_address_is_told() {
+async fn missing_collector_is_harmless_and_a_wrong_address_is_reported() {
     let system = Setup::default().env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9").start().await;
     let ask = json!({"preset": "web-optimized", "outputQualities": ["144p"]});
     let id = system.upload(clip(), &ask).await;

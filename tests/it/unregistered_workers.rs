@@ -81,7 +81,7 @@ fn launches(cloud: &Cloud) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_at_another_redis_are_launched_three_times_and_counted_no_more_once_one_is_heard() {
+async fn launches_without_registration_stop_until_a_worker_registers() {
     let (cloud, redirect, _other) = astray().await;
     let (wanted, policy) = watch::channel(heard_within(3));
     let running = cloud.follows("one", policy, &cloud.fly.fly_config());
@@ -112,7 +112,7 @@ async fn workers_at_another_redis_are_launched_three_times_and_counted_no_more_o
 
 /// Each visit knows what the one before left in Redis, and no more.
 #[tokio::test(flavor = "multi_thread")]
-async fn visits_count_silent_launches_from_one_to_the_next() {
+async fn one_shot_reconcilers_count_launches_without_registration() {
     let (cloud, _redirect, _other) = astray().await;
     cloud.jobs(1).await;
     cloud.queue_has(1).await;

@@ -11,7 +11,7 @@ fn is_one_sentence(error: &Value) -> bool {
 }
 
 #[tokio::test]
-async fn bad_files_fail_once_and_leave_nothing() {
+async fn bad_files_fail_once_and_leave_no_outputs() {
     let system = Setup::default().start().await;
     let whole = std::fs::read(clip()).unwrap();
     let files: [(&str, Vec<u8>); 7] = [
@@ -49,7 +49,7 @@ async fn bad_files_fail_once_and_leave_nothing() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_a_failed_job_on_the_worker() {
+async fn failed_job_leaves_no_files_on_the_worker() {
     let system = Setup::default().workers(0).start().await;
     let mut worker = system.worker("clean", &[("WORKER_MAX_JOBS", "1")]);
     let job =

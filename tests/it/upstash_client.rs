@@ -18,7 +18,7 @@ async fn answers(url: &str, prefix: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_official_client_reads_every_answer_of_the_stand_in_as_redis_gave_it() {
+async fn official_upstash_client_reads_the_stand_in_like_redis() {
     let redis = private_redis(&[]);
     redis::cmd("SET").arg("it:bytes").arg(&[0xff, 0x00, b'a', 0xe2, 0x82]).exec(&mut redis.raw()).unwrap();
     let (url, _, _replica) = upstash_with_lagging_reads(&redis).await;
@@ -83,7 +83,7 @@ async fn the_official_client_reads_every_answer_of_the_stand_in_as_redis_gave_it
 }
 
 #[tokio::test]
-async fn the_official_client_hears_that_the_server_behind_is_away() {
+async fn official_upstash_client_reports_a_missing_redis() {
     let mut redis = private_redis(&[]);
     let (url, _) = crate::support::upstash_of(&redis.config()).await;
     redis.kill().await;

@@ -68,7 +68,7 @@ async fn owed(system: &System) -> u64 {
 }
 
 #[tokio::test]
-async fn a_message_that_was_refused_comes_again_under_the_same_id() {
+async fn rejected_webhook_is_retried_with_the_same_id() {
     let (system, mut receiver) = (shared().await, Receiver::start(500).await);
     let id = system.upload(clip(), &wish(&receiver.url)).await;
     let (first, message) = receiver.next().await;
@@ -82,7 +82,7 @@ async fn a_message_that_was_refused_comes_again_under_the_same_id() {
 }
 
 #[tokio::test]
-async fn failed_and_cancelled_jobs_are_told_too() {
+async fn webhooks_are_sent_for_failed_and_cancelled_jobs() {
     let (system, mut receiver) = (shared().await, Receiver::start(204).await);
     system.upload_bytes(b"no film".to_vec(), &wish(&receiver.url)).await;
     let (_, message) = receiver.next().await;
@@ -97,7 +97,7 @@ async fn failed_and_cancelled_jobs_are_told_too() {
 }
 
 #[tokio::test]
-async fn what_is_owed_outlasts_a_restart() {
+async fn pending_webhook_survives_a_restart() {
     let data = crate::support::system::folder("data");
     let start = || Setup::over(&data).env("ALLOW_PRIVATE_URLS", "true").start();
     let system = start().await;
@@ -122,7 +122,7 @@ async fn what_is_owed_outlasts_a_restart() {
 }
 
 #[tokio::test]
-async fn gone_means_stop() {
+async fn webhook_answered_410_is_not_retried() {
     let system = Setup::default().workers(0).env("ALLOW_PRIVATE_URLS", "true").start().await;
     let mut receiver = Receiver::start(410).await;
     let ticket = system.post("/api/upload", &wish(&receiver.url)).await.body;
@@ -138,7 +138,7 @@ async fn gone_means_stop() {
 }
 
 #[tokio::test]
-async fn private_addresses_are_not_told() {
+async fn webhook_to_a_private_address_is_not_sent() {
     let system = guarded().await;
     let answer = system.post("/api/upload", &wish("http://127.0.0.1:9/hook")).await;
     assert_eq!((answer.status, &answer.body["field"]), (422, &json!("webhookUrl")), "{answer:?}");
@@ -200,17 +200,17 @@ async fn an_official_library_verifies_each_message(kind: &str) {
 }
 
 #[tokio::test]
-async fn the_official_javascript_library_accepts_what_was_sent_and_only_that() {
+async fn official_javascript_library_verifies_webhooks() {
     an_official_library_verifies_each_message("node").await;
 }
 
 #[tokio::test]
-async fn the_official_python_library_accepts_what_was_sent_and_only_that() {
+async fn official_python_library_verifies_webhooks() {
     an_official_library_verifies_each_message("python").await;
 }
 
 #[tokio::test]
-async fn a_redirect_is_not_followed() {
+async fn webhook_redirect_is_not_followed() {
     let (system, mut receiver) = (shared().await, Receiver::start(204).await);
     let there = receiver.url.clone();
     let lead_on = move || async move { axum::response::Redirect::temporary(&there) };
@@ -224,7 +224,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_slow_receiver_keeps_nobody_waiting() {
+async fn slow_webhook_receiver_does_not_delay_others() {
     let (system, mut quick) = (shared().await, Receiver::start(204).await);
     let (asked, mut askings) = mpsc::unbounded_channel();
     let slow = move || {

@@ -39,7 +39,7 @@ fn queued_at(redis: &mut redis::Connection, id: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn a_worker_killed_under_up_in_the_middle_of_an_encode() {
+async fn worker_killed_during_an_encode_costs_one_attempt() {
     let system = Setup::default().start().await;
     let id = system.upload(long_clip(), &wish()).await;
     let first = system.encoding(&id).await;
@@ -56,7 +56,7 @@ async fn a_worker_killed_under_up_in_the_middle_of_an_encode() {
 }
 
 #[tokio::test]
-async fn a_worker_told_to_leave_hands_its_job_back() {
+async fn worker_on_sigterm_releases_its_job() {
     let system = Setup::default().workers(0).start().await;
     let id = system.upload(long_clip(), &wish()).await;
     let mut first = system.worker("first", &[]);
@@ -88,7 +88,7 @@ async fn a_worker_told_to_leave_hands_its_job_back() {
 }
 
 #[tokio::test]
-async fn a_worker_that_slept_through_its_lease_changes_nothing() {
+async fn worker_that_slept_through_its_lease_changes_nothing() {
     let system = Setup::default().workers(0).start().await;
     let id = system.upload(long_clip(), &wish()).await;
     let mut zombie = system.worker("zombie", &[("WORKER_MAX_JOBS", "1")]);
@@ -109,7 +109,7 @@ async fn a_worker_that_slept_through_its_lease_changes_nothing() {
 }
 
 #[tokio::test]
-async fn workers_leave_when_they_should() {
+async fn workers_exit_at_their_limits() {
     let system = Setup::default().workers(0).start().await;
     for (name, value) in [("WORKER_IDLE_TIMEOUT", "1"), ("WORKER_TTL", "1")] {
         let mut worker = system.worker("mortal", &[(name, value)]);
@@ -126,7 +126,7 @@ async fn workers_leave_when_they_should() {
 }
 
 #[tokio::test]
-async fn a_running_job_that_is_cancelled_stops_within_seconds() {
+async fn running_job_stops_within_seconds_when_cancelled() {
     let system = Setup::default().start().await;
     let id = system.upload(long_clip(), &wish()).await;
     system.encoding(&id).await;
@@ -157,7 +157,7 @@ async fn a_running_job_that_is_cancelled_stops_within_seconds() {
 }
 
 #[tokio::test]
-async fn a_redis_that_dies_in_the_middle_of_an_encode_comes_back() {
+async fn encode_survives_a_restart_of_redis() {
     let system = Setup::default().start().await;
     let id = system.upload(long_clip(), &wish()).await;
     system.encoding(&id).await;

@@ -1,5 +1,5 @@
-//! An example of each body. Each is read into its type and written by it again, so that none can say what the API
-//! does not.
+//! An example of each body. Each is parsed into its type and serialised again, so that an example cannot contradict
+//! the API.
 
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
@@ -16,7 +16,7 @@ use crate::queue::{Page, Stats};
 
 const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
-/// A body of this schema: what a media type's object holds.
+/// A body of this schema, as the content of a media type object.
 pub(super) fn media(reference: &Schema) -> Value {
     let mut media = json!({"schema": reference});
     if let Some(example) = example(reference) {
@@ -25,7 +25,7 @@ pub(super) fn media(reference: &Schema) -> Value {
     media
 }
 
-/// The example of the type whose schema this is.
+/// The example for the type that this schema belongs to.
 pub(super) fn example(reference: &Schema) -> Option<Value> {
     let name = reference.get("$ref")?.as_str()?.rsplit('/').next()?;
     let examples = [
@@ -69,7 +69,7 @@ pub(super) fn example(reference: &Schema) -> Option<Value> {
     examples.into_iter().find(|(of, _)| of == name)?.1
 }
 
-/// The name of the type's schema, and the example as the type writes it.
+/// The name of the type's schema, and the example as the type serialises it.
 fn typed<T: JsonSchema + DeserializeOwned + Serialize>(example: Value) -> (String, Option<Value>) {
     let read = serde_json::from_value::<T>(example).ok();
     (T::schema_name().into_owned(), read.and_then(|value| serde_json::to_value(value).ok()))
@@ -116,13 +116,13 @@ fn job() -> Value {
     })
 }
 
-/// An event of a job's stream.
+/// An event of a job's event stream.
 pub(super) fn event() -> String {
     let job = typed::<Job>(job()).1.unwrap_or_default();
     format!("event: job\nid: 1795834812345-completed\ndata: {job}\n\n")
 }
 
-/// A webhook's message.
+/// The body of a webhook.
 pub(super) fn message() -> Value {
     let job = typed::<Job>(job()).1.unwrap_or_default();
     json!({"type": "job.completed", "timestamp": "2026-11-28T00:20:30.000Z", "data": job})

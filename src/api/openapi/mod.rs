@@ -1,9 +1,9 @@
-//! The API as a contract: OpenAPI 3.1, made from the types that the handlers read and write.
+//! The API's OpenAPI 3.1 document, generated from the types that the handlers read and write.
 //! <https://spec.openapis.org/oas/v3.1.0>
 //!
-//! It stands in `web/openapi.json`, where both servers of the page find it; `make openapi` writes it anew. Clients are
-//! generated from it: `tests/api_clients` holds what its shape is for. `/media/` is not in it: its paths have slashes, which
-//! parameters of OpenAPI cannot have, and its addresses are made here, not by clients.
+//! `web/openapi.json` contains it, where both servers of the web page find it; `make openapi` regenerates it. Client
+//! generators read it: `tests/api_clients` shows why it has this shape. It omits `/media/`, because the paths contain
+//! slashes, which OpenAPI's parameters cannot have, and because clients never build these addresses themselves.
 
 mod examples;
 mod operations;
@@ -20,19 +20,19 @@ use crate::webhook::Message;
 use operations::{OPERATIONS, TAGS};
 use schemas::of;
 
-/// Requests and responses differ in what may be left out, also where they are of one type.
+/// Requests and responses need separate generators: they differ in their optional fields, even for the same type.
 struct Generators {
     requests: SchemaGenerator,
     responses: SchemaGenerator,
 }
 
-/// What a problem's response is called among the components: `NotFound`.
+/// The name of a problem's response among the components, such as `NotFound`.
 fn response_name(status: u16) -> String {
     let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason());
     reason.map_or_else(|| status.to_string(), |reason| reason.replace(' ', ""))
 }
 
-/// The responses that tell of a problem, by name.
+/// The responses that contain a problem, by name.
 fn problem_responses(generators: &mut Generators) -> Map<String, Value> {
     let used: BTreeSet<u16> = OPERATIONS.iter().flat_map(|operation| operation.problems).copied().collect();
     let schema = of::<ProblemBody>(&mut generators.responses);
@@ -54,7 +54,7 @@ fn problem_responses(generators: &mut Generators) -> Map<String, Value> {
     responses
 }
 
-/// What a webhook's receiver is sent.
+/// The webhooks, as their receivers see them.
 fn webhooks(generators: &mut Generators) -> Value {
     let header = |name: &str, description: &str| {
         json!({
@@ -92,7 +92,7 @@ fn webhooks(generators: &mut Generators) -> Value {
     })
 }
 
-/// The document.
+/// Builds the document.
 #[must_use]
 pub fn document() -> Value {
     let mut generators = Generators { requests: schemas::of_requests(), responses: schemas::of_responses() };
@@ -104,7 +104,7 @@ pub fn document() -> Value {
     }
     let responses = problem_responses(&mut generators);
     let webhooks = webhooks(&mut generators);
-    // Types that go both ways are the same in both.
+    // Types that are both sent and received are the same in both.
     let mut schemas = generators.responses.take_definitions(true);
     schemas.extend(generators.requests.take_definitions(true));
     let tag = |(name, description): &(&str, &str)| json!({"name": name, "description": description});
@@ -141,7 +141,7 @@ mod tests {
     use super::super::{CreateJobRequest, CreateUploadRequest, PauseFleet, SignPartsRequest};
     use super::*;
 
-    /// Every schema below this value, with the way to it.
+    /// Calls `seen` for every schema below this value, with its path.
     fn walk(value: &Value, way: &str, seen: &mut dyn FnMut(&Map<String, Value>, &str)) {
         match value {
             Value::Object(map) => {
@@ -162,8 +162,8 @@ mod tests {
     }
 
     #[test]
-    fn every_route_is_described_and_nothing_else_is() {
-        // The router's own words, so that a route cannot be added without its contract.
+    fn openapi_operations_match_the_routes() {
+        // The router's source, so that no route can be added without a description.
         let source = include_str!("../mod.rs");
         let routed: BTreeSet<(String, String)> = source
             .lines()
@@ -182,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_as_the_types_are() {
+    fn openapi_file_matches_the_types() {
         let file: Value = serde_json::from_str(include_str!("../../../web/openapi.json")).unwrap();
         assert_eq!(file, document(), "run `make openapi`");
     }
 
     #[test]
-    fn a_request_s_body_has_the_fields_that_are_read_and_no_others() {
+    fn openapi_request_schemas_have_exactly_the_parsed_fields() {
         let document = document();
         let bodies: [(&str, &[&str], &[&str]); 4] = [
             ("UploadRequest", CreateUploadRequest::OWN, CreateUploadRequest::COMMON),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_goes_both_ways_has_one_schema() {
+    fn openapi_types_used_both_ways_have_one_schema() {
         let mut generators =
             Generators { requests: schemas::of_requests(), responses: schemas::of_responses() };
         for operation in OPERATIONS {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn schemas_keep_to_what_generators_of_clients_understand() {
+    fn openapi_schemas_use_only_what_client_generators_support() {
         let document = document();
         let mut seen = 0;
         walk(&document["components"]["schemas"], "", &mut |schema, way| {
@@ -248,7 +248,7 @@ mod tests {
             }
         });
         assert!(seen > 200, "{seen}");
-        // Only a request may say null.
+        // Only a request may contain null.
         let requests = ["UploadRequest", "JobRequest", "PauseFleetRequest", "PartsRequest"];
         for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
             if !requests.contains(&name.as_str()) {
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn every_body_has_an_example() {
+    fn openapi_bodies_have_examples() {
         walk(&document(), "", &mut |media, way| {
             if way.ends_with("/application/json") {
                 assert!(media["example"].is_object(), "{way}");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn references_lead_somewhere() {
+    fn openapi_references_resolve() {
         let document = document();
         let mut references = Vec::new();
         walk(&document, "", &mut |schema, _| {
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_of_an_operation_is_in_the_catalogue() {
+    fn openapi_problems_of_operations_are_in_the_catalogue() {
         for operation in OPERATIONS {
             for status in operation.problems {
                 assert!(problem::CATALOGUE.iter().any(|(known, _)| known == status), "{status}");

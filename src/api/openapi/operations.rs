@@ -1,4 +1,4 @@
-//! The table of operations: what stands under a path, which types it reads and writes, and what it is for.
+//! The table of operations: the methods of each path, the types that they read and write, and their purpose.
 
 use serde_json::{Map, Value, json};
 
@@ -12,7 +12,7 @@ use super::{Generators, response_name};
 use crate::job::{Job, JobId, State};
 use crate::queue::{Page, Stats};
 
-/// What stands under a path.
+/// A method of a path.
 pub(super) struct Operation {
     pub method: &'static str,
     pub path: &'static str,
@@ -21,12 +21,12 @@ pub(super) struct Operation {
     summary: &'static str,
     description: &'static str,
     body: Option<SchemaOf>,
-    /// The body may be left out.
+    /// Whether the body may be omitted.
     optional: bool,
-    /// It takes the parameters of a listing.
+    /// Whether it has the parameters of a listing.
     query: bool,
     idempotent: bool,
-    /// It is a stream that goes on where an earlier one broke off.
+    /// Whether it is a stream that can be resumed after an interruption.
     stream: bool,
     answers: &'static [(u16, &'static str, Option<SchemaOf>)],
     pub problems: &'static [u16],
@@ -48,7 +48,7 @@ const PLAIN: Operation = Operation {
     problems: &[401, 503],
 };
 
-/// The tags, each with what its operations are about.
+/// The tags, each with a description of its operations.
 pub(super) const TAGS: &[(&str, &str)] = &[
     ("uploads", "Sending videos from a client into storage"),
     ("jobs", "Making, reading and steering jobs"),

@@ -1,6 +1,6 @@
-//! The shape of the schemas. `schemars` says what serde reads and writes; the transforms here say the same in the words
-//! that generators of clients understand: named enums, flat objects, standard formats, and no `null` where a field is
-//! only ever absent. None of them knows a type of ours.
+//! The shape of the schemas. `schemars` describes what serde reads and writes; the transforms here express the same
+//! in a way that client generators understand: named enums, flat objects, standard formats, and no `null` for fields
+//! that are only ever absent. They are independent of tcoder's types.
 
 use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::requests::Fields;
 
-/// Adds a type's schema to the generator's and answers the reference to it.
+/// Adds a type's schema to the generator and returns a reference to it.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 /// The schema of a response's body.
@@ -17,7 +17,7 @@ pub(super) fn of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
     generator.subschema_for::<T>()
 }
 
-/// The schema of a request's body: it has the fields that the reader of requests lets through, and no others.
+/// The schema of a request's body, with exactly the fields that the parser of requests accepts.
 pub(super) fn body<T: JsonSchema + Fields>(generator: &mut SchemaGenerator) -> Schema {
     let reference = generator.subschema_for::<T>();
     if let Some(Value::Object(schema)) = generator.definitions_mut().get_mut(&*T::schema_name()) {
@@ -39,8 +39,8 @@ pub(super) fn body<T: JsonSchema + Fields>(generator: &mut SchemaGenerator) -> S
 
 /// Generates the schemas of what clients send.
 pub(super) fn of_requests() -> SchemaGenerator {
-    // A generated TypeScript client takes a field with a default for one that is always there, and a Python client sends
-    // the default of the day it was generated. So defaults are told in words.
+    // A generated TypeScript client considers a field with a default as always present, and a Python client sends the
+    // default that was valid when it was generated. Defaults are therefore described in the text.
     settings().for_deserialize().with_transform(RecursiveTransform(default_to_text)).into_generator()
 }
 
@@ -73,7 +73,7 @@ fn append_to_description(object: &mut Map<String, Value>, sentence: &str, separa
     object.insert("description".into(), text.into());
 }
 
-/// The lines of a comment in the source become paragraphs.
+/// Joins the lines of a doc comment into paragraphs.
 fn join_lines(schema: &mut Schema) {
     if let Some(Value::String(text)) = schema.get_mut("description") {
         let paragraph = |lines: &str| lines.split('\n').map(str::trim).collect::<Vec<_>>().join(" ");
@@ -81,7 +81,7 @@ fn join_lines(schema: &mut Schema) {
     }
 }
 
-/// `oneOf` over constants, each with its description, becomes `enum`; the descriptions become a list.
+/// Converts `oneOf` over constants with descriptions to `enum`; the descriptions become a list.
 fn plain_enum(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else { return };
     let Some(Value::Array(variants)) = object.get("oneOf") else { return };
@@ -101,8 +101,8 @@ fn plain_enum(schema: &mut Schema) {
     append_to_description(object, &lines.join("\n"), "\n\n");
 }
 
-/// `oneOf` beside `properties`, as of a flattened enum, becomes more properties: generators make of the two either a
-/// union without the common fields or a class without the others.
+/// Converts `oneOf` beside `properties`, as of a flattened enum, to additional properties: generators turn the
+/// combination either into a union without the common fields or into a class without the others.
 fn merge_alternatives(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else { return };
     if !object.contains_key("properties") {
@@ -114,7 +114,7 @@ fn merge_alternatives(schema: &mut Schema) {
         let Some(Value::Object(properties)) = alternative.get("properties") else { return };
         for (name, property) in properties {
             let mut property = property.clone();
-            // The variant has the description, and its field has none.
+            // The variant has the description; its field has none.
             if let (Some(field), Some(text)) = (property.as_object_mut(), alternative.get("description")) {
                 field.entry("description").or_insert_with(|| text.clone());
             }
@@ -129,8 +129,8 @@ fn merge_alternatives(schema: &mut Schema) {
     append_to_description(object, &format!("It has exactly one of {}.", names.join(" and ")), " ");
 }
 
-/// Rust's unsigned and short integers in formats that OpenAPI's own specification names: some generators take an
-/// unknown one for 32 bits. Nothing of ours reaches 2^63.
+/// Replaces the formats of Rust's unsigned and short integers by formats that OpenAPI's specification names: some
+/// generators treat unknown ones as 32 bits. No value reaches 2^63.
 fn standard_format(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else { return };
     let maximum = object.get("maximum").and_then(Value::as_i64);
@@ -160,12 +160,12 @@ fn default_to_text(schema: &mut Schema) {
     append_to_description(object, &format!("Default: `{default}`."), " ");
 }
 
-/// A response has every field that it can have: defaults are for readers of older data.
+/// A response always contains every field; defaults are for parsing older data.
 fn remove_default(schema: &mut Schema) {
     schema.remove("default");
 }
 
-/// What a response may lack is absent then, never `null`.
+/// An optional field of a response is absent, never `null`.
 fn absent_instead_of_null(schema: &mut Schema) {
     let Some(object) = schema.as_object_mut() else { return };
     let required = object.get("required").and_then(Value::as_array).cloned().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `tcoder fleet`: the machines, what becomes of them next, and stopping and resuming that.
+//! `tcoder fleet`: shows the machines and the next operations; pauses and resumes scaling.
 
 mod format;
 

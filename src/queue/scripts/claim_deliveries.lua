@@ -1,5 +1,6 @@
--- Takes due webhook deliveries. ARGV: the outbox, now, until when they are held, how many at most.
--- Returns when the next one is due (-1: nothing else waits), then each one's name and what was tried.
+-- Claims due webhook deliveries. ARGV: the outbox, now, until when they are held, the maximum
+-- number.
+-- Returns when the next one is due (-1: none), then the name and the previous attempts of each.
 local outbox, now, held_until, limit = P .. ARGV[2], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 local list = redis.call('ZRANGE', outbox, 0, limit - 1, 'WITHSCORES')
 local answer = { #list == 2 * limit and now or -1 }

@@ -1,5 +1,6 @@
--- The attempt's outputs are committed. ARGV: id, epoch, result, hook flag, retention ms.
--- Says DONE, ALREADY (this epoch did it before), or LOST with the job's state.
+-- Completes a job whose outputs the attempt has committed. ARGV: id, epoch, result, hook flag,
+-- retention ms.
+-- Returns DONE, ALREADY (this epoch completed it before), or LOST with the job's state.
 local id, epoch, result, hook, keep = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then
   local s = redis.call('HMGET', status(id), 'state', 'epoch')

@@ -1,4 +1,5 @@
--- An upload that never came. ARGV: id, failure. Says FAILED, or ALREADY with the state it is in, or UNKNOWN.
+-- Fails a job whose upload never arrived. ARGV: id, failure.
+-- Returns FAILED, ALREADY with the job's state, or UNKNOWN.
 local id, failure = ARGV[2], ARGV[3]
 local s = redis.call('HMGET', status(id), 'state', 'hook', 'keep')
 if s[1] ~= 'uploading' then

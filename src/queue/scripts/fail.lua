@@ -1,5 +1,6 @@
--- The attempt failed. ARGV: id, epoch, failure, ms until the next attempt (-1: there is none),
--- hook flag, retention ms. Says RETRY with its time, FAILED, ALREADY, or LOST with the job's state.
+-- Records a failed attempt. ARGV: id, epoch, failure, ms until the next attempt (-1: there is
+-- none), hook flag, retention ms.
+-- Returns RETRY with its time, FAILED, ALREADY, or LOST with the job's state.
 local id, epoch, failure, delay, hook, keep = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then
   local s = redis.call('HMGET', status(id), 'state', 'epoch', 'error')
@@ -11,7 +12,7 @@ if delay >= 0 then
   local ms = event(id, 'queued')
   redis.call('HSET', status(id), 'state', 'queued', 'error', failure, 'retry', ms + delay, 'queued', '')
   redis.call('ZADD', scheduled, ms + delay, id)
-  -- An idle worker wakes, sees when the retry is due, and waits no longer than that.
+  -- Wakes an idle worker, so that it learns when the retry is due and does not wait longer.
   ring(id)
   return { 'RETRY', ms + delay }
 end

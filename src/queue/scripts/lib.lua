@@ -1,46 +1,48 @@
--- Stands in front of every script. ARGV[1] is the key prefix; the rest of ARGV is the script's own.
--- KEYS[1] only routes the call in a cluster: which job a script touches is often known inside alone,
--- so names are built here, all under the one prefix.
+-- The shared part, in front of every script. ARGV[1] is the key prefix; the other arguments belong
+-- to the script. KEYS[1] only routes the call in a cluster: a script often finds out only by itself
+-- which job it changes, so it builds the names of its keys, all with the same prefix.
 --
--- Lua in Redis isolates but does not roll back, so every script reads and decides before its first
--- write, and that write is one which Redis refuses when memory is out (except to end a lease, which
--- must always succeed).
+-- Redis isolates scripts but does not roll them back. Every script therefore reads and decides
+-- before its first write, and that write is one which Redis refuses when memory is out (except for
+-- ending a lease, which must always succeed).
 local P = ARGV[1]
 local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled', P .. 'jobs:uploading'
 local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
 local events, wakeups, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
 local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
 local heard = P .. 'machines:heard'
--- Scores of `alive` from here on are those of workers that were told to leave: this and their time.
+-- Scores of `alive` from this number on belong to retired workers: this number plus their time.
 local RETIRED_OFFSET = 4503599627370496
 local tries, lock = P .. 'webhooks:tries', P .. 'fleet:lock'
--- By a job's hook: whose key signs its webhook. '0' has none.
+-- The outbox for a job's hook, which depends on the key that signs the webhook. '0' has no webhook.
 local outboxes = { ['1'] = P .. 'webhooks:outbox', ['2'] = P .. 'webhooks:outbox:kubernetes' }
 
 local function status(id)
   return P .. 'jobs:status:' .. id
 end
 
--- Appends an event and returns its time: the stream's id is the server's clock, which saves a TIME.
+-- Appends an event and returns its time: the id in the stream is the server's clock, which saves a
+-- TIME.
 local function event(id, state, ...)
   local at = redis.call('XADD', events, 'MAXLEN', '~', 10000, '*', 'id', id, 'state', state, ...)
   return tonumber(string.match(at, '^%d+'))
 end
 
--- The server's clock, where no event tells it.
+-- The server's clock, for scripts that append no event.
 local function clock()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
--- Whether this reconciler holds the right to act on the fleet.
+-- Whether this reconciler holds the fleet lock.
 local function holds_lock(holder, epoch, now)
   local l = redis.call('HMGET', lock, 'holder', 'epoch', 'until')
   return l[1] == holder and l[2] == epoch and tonumber(l[3]) > now
 end
 
--- Wakes an idle worker. Only a hint: one that misses it looks again by itself. At most 16 hints wait;
--- which of them is told by the job, so that two jobs wake two workers though neither waits just now.
+-- Wakes an idle worker. This is only a hint: a worker that misses it polls. At most 16 hints are
+-- stored. The job selects which, so that two jobs wake two workers even if none is waiting at the
+-- moment.
 local function ring(id)
   redis.call('ZADD', wakeups, 0, string.sub(id, -1))
 end
@@ -52,7 +54,7 @@ local function ring_all(n)
   end
 end
 
--- What every end of a job has in common, after its fields are written.
+-- The common part of all transitions that end a job; the caller writes the job's fields first.
 local function finish(id, state, epoch, ms, hook, retention)
   redis.call('PEXPIRE', status(id), retention)
   if state == 'failed' then
@@ -65,11 +67,11 @@ local function finish(id, state, epoch, ms, hook, retention)
   end
 end
 
--- The worker that calls, in claim.lua.
+-- The calling worker, in claim.lua.
 local claimant
 
--- Ends a lease that ran out. Its holder missed so many heartbeats that it counts as dead; one that
--- lives after all enters the pool again at its next claim.
+-- Ends an expired lease. Its holder missed so many heartbeats that it counts as dead; if it is
+-- alive after all, it registers again at its next claim.
 local function drop_lease(member, worker)
   redis.call('ZREM', leases, member)
   if worker and worker ~= claimant then
@@ -78,8 +80,8 @@ local function drop_lease(member, worker)
   end
 end
 
--- The lease ran out: back into the queue at its old place, or failed for good after the last attempt.
--- Says how many became ready; nothing where the entry is a leftover.
+-- Requeues a job whose lease expired at its old place, or fails it after the last attempt. Returns
+-- the number of jobs that became ready, or nothing if the entry is a leftover.
 local function reap(member, now)
   local id, epoch = string.match(member, '^(.+):(%d+)$')
   local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'hook', 'keep', 'worker')
@@ -100,7 +102,7 @@ local function reap(member, now)
   return 1
 end
 
--- A delayed job's time has come. Says the same.
+-- Queues a delayed job whose time has come. Returns the same as reap.
 local function promote(id, now)
   local s = redis.call('HMGET', status(id), 'state', 'boost')
   if s[1] ~= 'queued' then return nil end
@@ -111,8 +113,8 @@ local function promote(id, now)
   return 1
 end
 
--- Reaps and promotes what is due, at most `limit` of each. Returns how many became ready, and when the
--- next is due (-1: nothing waits; now: more is due than the limit let through).
+-- Reaps and promotes due jobs, at most `limit` of each. Returns the number of jobs that became
+-- ready, and when the next one is due (-1: none; now: more jobs are due than the limit allowed).
 local function sweep(now, limit)
   local ready, due, leftovers = 0, -1, {}
   for _, way in ipairs({ { leases, reap }, { scheduled, promote } }) do
@@ -133,8 +135,8 @@ local function sweep(now, limit)
     end
     if next_due >= 0 and (due < 0 or next_due < due) then due = next_due end
   end
-  -- Only now: once a script has written anything, Redis refuses it nothing more for want of memory,
-  -- and a ZREM up there would let leases be reaped while their heartbeats are refused.
+  -- This comes last: after the first write of a script, Redis no longer refuses its writes for lack
+  -- of memory, and a ZREM before would let leases be reaped while their heartbeats are refused.
   for _, leftover in ipairs(leftovers) do
     redis.call('ZREM', leftover[1], leftover[2])
   end

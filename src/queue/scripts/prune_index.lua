@@ -1,5 +1,6 @@
--- Takes jobs whose hash has expired out of the listings. ARGV: ids. A job that is there stays, so that
--- the index can guard against a second submit of it. Returns how many went.
+-- Removes jobs whose hash has expired from the listings. ARGV: ids. Other jobs stay, so that the
+-- index prevents a second submit.
+-- Returns the number of removed jobs.
 local gone = 0
 for i = 2, #ARGV do
   local id = ARGV[i]

@@ -1,2 +1,2 @@
--- A job's fields, as they stand on the primary: a script is not carried out by a replica. ARGV: id.
+-- Reads a job's fields from the primary, because replicas do not run scripts. ARGV: id.
 return redis.call('HGETALL', status(ARGV[2]))

@@ -1,5 +1,6 @@
--- A worker that leaves hands its job back unharmed: at its old place, the attempt not counted.
--- ARGV: id, epoch. Says RELEASED or LOST.
+-- Returns the job of a worker that shuts down to its old place in the queue, without counting the
+-- attempt. ARGV: id, epoch.
+-- Returns RELEASED or LOST.
 local id, epoch = ARGV[2], ARGV[3]
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then return { 'LOST' } end
 local rank = redis.call('HGET', status(id), 'rank')

@@ -1,11 +1,11 @@
--- A new job. ARGV: id, how (queued|uploading|delayed), ms until due (upload window or delay), spec,
--- max attempts, boost ms, hook flag, retention ms, submitted at (the caller's clock, for the listing),
--- the trace it is part of, or nothing.
--- Returns CREATED, or EXISTS with the spec that stands there.
+-- Submits a job. ARGV: id, how (queued|uploading|delayed), ms until due (upload window or delay),
+-- spec, max attempts, boost ms, hook flag, retention ms, submitted at (the caller's clock, for the
+-- listing), the trace that it belongs to, or nothing.
+-- Returns CREATED, or EXISTS with the spec of the existing job.
 local id, how, wait, spec = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local max, boost, hook, keep, at = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
--- The index is the guard: a job leaves it only once its hash has expired (prune_index.lua), and one that has
--- expired may come again.
+-- The index prevents a second submit: a job leaves it only after its hash has expired
+-- (prune_index.lua), and an expired id may be used again.
 if redis.call('ZADD', index, 'NX', at, id) == 0 then
   local there = redis.call('HGET', status(id), 'spec')
   if there then return { 'EXISTS', there } end

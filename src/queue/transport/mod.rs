@@ -1,5 +1,5 @@
-//! Commands, answers, and the two ways they travel: over TCP, and over HTTP to Upstash's REST interface,
-//! which is all that there is at the edge. The same commands get the same answers.
+//! Commands, replies and their two transports: TCP, and HTTP to Upstash's REST interface, which is the only one
+//! available to the Worker. The same command gets the same reply over both.
 
 mod rest;
 mod sync;
@@ -14,33 +14,33 @@ pub use sync::SyncToken;
 #[cfg(not(target_arch = "wasm32"))]
 pub use tcp::Tcp;
 
-/// One Redis command.
+/// A Redis command.
 #[derive(Clone, Debug)]
 pub struct Command(Vec<String>);
 
 impl Command {
-    /// A command without arguments yet.
+    /// A command without arguments.
     #[must_use]
     pub fn new(verb: &str) -> Self {
         Self(vec![verb.to_owned()])
     }
 
-    /// With one more argument.
+    /// Adds an argument.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.0.push(arg.into());
         self
     }
 
-    /// With more arguments.
+    /// Adds several arguments.
     #[must_use]
     pub fn args<I: IntoIterator<Item: Into<String>>>(mut self, args: I) -> Self {
         self.0.extend(args.into_iter().map(Into::into));
         self
     }
 
-    /// Whether it changes nothing, so that it may be repeated. A command that is not known here counts as a
-    /// write, and so does every script.
+    /// Whether the command changes nothing, so that it may be repeated. Unknown commands and all scripts count as
+    /// writes.
     #[must_use]
     pub fn is_read(&self) -> bool {
         const READS: [&str; 17] = [
@@ -66,10 +66,10 @@ impl Command {
     }
 }
 
-/// One answer, the same whichever way it came.
+/// A reply, the same over both transports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// Nothing.
+    /// No value.
     Nil,
     /// A number.
     Int(i64),
@@ -80,7 +80,7 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// The text, if it is one.
+    /// The text, if the reply is one.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         match self {
@@ -89,12 +89,12 @@ impl Reply {
         }
     }
 
-    /// The number, if it is one or a text that reads as one.
+    /// The number, if the reply is one or a text that can be parsed as one.
     #[must_use]
     pub fn int(&self) -> Option<i64> {
         match self {
             Self::Int(n) => Some(*n),
-            // Scores come as texts, and large ones with an exponent.
+            // Scores are returned as texts, and large ones contain an exponent.
             Self::Text(text) => text.parse().ok().or_else(|| {
                 #[allow(clippy::cast_possible_truncation)]
                 text.parse::<f64>().ok().map(|f| f as i64)
@@ -103,7 +103,7 @@ impl Reply {
         }
     }
 
-    /// The list, if it is one.
+    /// The list, if the reply is one.
     #[must_use]
     pub fn list(&self) -> Option<&[Self]> {
         match self {
@@ -113,53 +113,53 @@ impl Reply {
     }
 }
 
-/// Where Redis is, in the words of the setting that says so.
+/// Names Redis in error messages by the setting that contains its address.
 #[cfg(not(target_arch = "wasm32"))]
 const WHERE: &str = "Redis at REDIS_URL";
-/// Where Redis is, in the words of the setting that says so.
+/// Names Redis in error messages by the setting that contains its address.
 #[cfg(target_arch = "wasm32")]
 const WHERE: &str = "Redis at UPSTASH_REDIS_REST_URL";
-/// What is wrong where the login is.
+/// What to check if the login fails.
 #[cfg(not(target_arch = "wasm32"))]
 const LOGIN: &str = "the user name and password in it";
 #[cfg(target_arch = "wasm32")]
 const LOGIN: &str = "UPSTASH_REDIS_REST_TOKEN";
 
-/// A call on the queue failed.
+/// An error of a call to the queue.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// No connection, or no answer in time. What was asked may or may not have happened.
+    /// There is no connection, or no reply in time. The command may or may not have run.
     #[error("{where_} does not answer ({0}); check that it runs and that the address is right", where_ = WHERE)]
     Connection(String),
-    /// An answer that says it cannot serve requests now: HTTP 5xx or 429. What was asked may or may not have
-    /// happened.
+    /// The reply says that Redis cannot serve requests at the moment: HTTP 5xx or 429. The command may or may not
+    /// have run.
     #[error(
         "{where_} cannot serve requests now ({0}); this passes by itself: if it lasts, see the status page of \
          its provider", where_ = WHERE
     )]
     Unavailable(String),
-    /// A hosted Redis has carried out as many commands as its plan allows, and refuses all others.
+    /// A hosted Redis has run as many commands as its plan permits, and refuses all others.
     #[error(
         "the request quota of {where_} is used up ({0}); raise the limit of its plan at its provider, or wait \
          until the quota is renewed", where_ = WHERE
     )]
     Quota(String),
-    /// Wrong password, user or token; with the server's words where it has any.
+    /// The password, user or token is wrong. Contains the server's text, if it sent any.
     #[error("{where_} refuses the login{said}; check {login}", where_ = WHERE, said = in_parentheses(.0), login = LOGIN)]
     Auth(String),
-    /// Redis will not do it.
+    /// Redis refuses the command.
     #[error("Redis refuses the command: {0}")]
     Refused(String),
     /// Redis has no memory left for writes.
     #[error("Redis is out of memory; give it more, or wait until ended jobs are a week old")]
     OutOfMemory,
-    /// The script is not cached there. Handled by sending its text.
+    /// The script is not cached. The caller then sends its text.
     #[error("Redis does not know the script")]
     NoScript,
-    /// Keys may be evicted.
+    /// Redis is configured to evict keys.
     #[error("Redis has maxmemory-policy {0}, which deletes jobs under memory pressure; set it to noeviction")]
     Evicts(String),
-    /// What stands in Redis is not what this version writes.
+    /// The data in Redis is not in the format of this version.
     #[error("unexpected data in Redis: {0}; was it written by something else?")]
     Data(String),
 }
@@ -169,7 +169,7 @@ fn in_parentheses(words: &str) -> String {
 }
 
 impl QueueError {
-    /// Whether the connection is at fault, so that a new one may help.
+    /// Whether the connection failed, so that a new one may help.
     #[must_use]
     pub const fn is_connection(&self) -> bool {
         matches!(self, Self::Connection(_))
@@ -181,7 +181,7 @@ impl QueueError {
         matches!(self, Self::Connection(_) | Self::Unavailable(_))
     }
 
-    /// Which kind of failure, as one plain word.
+    /// The kind of failure, in one word.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -197,8 +197,8 @@ impl QueueError {
         }
     }
 
-    /// What somebody has to do about it, in words that are the same each time; nothing where it passes by itself,
-    /// or where the words have to be looked up in the log.
+    /// What the operator has to do, in a text that is always the same; `None` if the failure passes by itself, or if
+    /// the log has the details.
     #[must_use]
     pub const fn remedy(&self) -> Option<&'static str> {
         match self {
@@ -218,44 +218,44 @@ impl QueueError {
     }
 }
 
-/// A server's own word for what went wrong, `CODE text`; nothing where it is no special case.
+/// Maps a server's error, `CODE text`, to a special case; `None` if it is not one.
 fn of_code(code: Option<&str>, text: &str) -> Option<QueueError> {
     match code {
         Some("NOSCRIPT") => return Some(QueueError::NoScript),
         Some("OOM") => return Some(QueueError::OutOfMemory),
         Some("WRONGPASS" | "NOAUTH") => return Some(QueueError::Auth(String::new())),
-        // Both pass by themselves: Redis reads its files, or a replica takes over.
+        // Both pass by themselves: Redis is loading its files, or a replica is taking over.
         Some("LOADING" | "READONLY" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN") => {
             return Some(QueueError::Connection(text.to_owned()));
         }
         _ => {}
     }
-    // A script's inner error keeps its code only inside the text. A database of Upstash's that is full takes
-    // no writes: <https://upstash.com/docs/redis/troubleshooting/db_capacity_quota_exceeded>.
+    // The error of a command inside a script has its code only in the text. An Upstash database that is full refuses
+    // writes: <https://upstash.com/docs/redis/troubleshooting/db_capacity_quota_exceeded>.
     if text.contains("OOM command not allowed") || text.contains("DB capacity quota exceeded") {
         return Some(QueueError::OutOfMemory);
     }
     is_quota(text).then(|| QueueError::Quota(text.to_owned()))
 }
 
-/// Upstash's words for a used-up plan, `ERR max requests limit exceeded. Limit: 500000, Usage: 500001.` or
-/// `ERR max daily request limit exceeded`: <https://upstash.com/docs/redis/troubleshooting/max_requests_limit>.
+/// Recognises Upstash's errors for a used-up plan, `ERR max requests limit exceeded. Limit: 500000, Usage: 500001.`
+/// or `ERR max daily request limit exceeded`: <https://upstash.com/docs/redis/troubleshooting/max_requests_limit>.
 fn is_quota(text: &str) -> bool {
     text.contains("max ") && text.contains("limit exceeded") && !text.contains("per second")
 }
 
-/// The way to a Redis.
+/// The transport to a Redis.
 #[derive(Clone)]
 pub enum Transport {
-    /// A connection.
+    /// A persistent connection.
     #[cfg(not(target_arch = "wasm32"))]
     Tcp(Box<Tcp>),
-    /// A request each.
+    /// One HTTP request per call.
     Rest(Rest),
 }
 
 impl Transport {
-    /// One command.
+    /// Runs a command.
     pub async fn run(&self, command: Command) -> Result<Reply, QueueError> {
         match self {
             #[cfg(not(target_arch = "wasm32"))]
@@ -264,7 +264,7 @@ impl Transport {
         }
     }
 
-    /// Several, in one round trip.
+    /// Runs several commands in one round trip.
     pub async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Reply>, QueueError> {
         match self {
             #[cfg(not(target_arch = "wasm32"))]
@@ -273,23 +273,23 @@ impl Transport {
         }
     }
 
-    /// Whether a replica may answer reads that does not have the latest writes of others yet.
+    /// Whether a replica that lacks the latest writes of other clients may answer reads.
     pub const fn may_lag(&self) -> bool {
         matches!(self, Self::Rest(_))
     }
 
-    /// One that blocks at the server for up to `block`.
+    /// Runs a command that blocks at the server for up to `block`.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn run_blocking(&self, command: Command, block: Duration) -> Result<Reply, QueueError> {
         match self {
             Self::Tcp(tcp) => tcp.run_blocking(command, block).await,
             Self::Rest(_) => {
-                Err(QueueError::Refused("nothing can be waited for over REST; use REDIS_URL".into()))
+                Err(QueueError::Refused("blocking commands do not work over REST; use REDIS_URL".into()))
             }
         }
     }
 
-    /// A second way to the same server.
+    /// Opens another connection to the same server.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn again(&self) -> Result<Self, QueueError> {
         Ok(match self {

@@ -30,7 +30,7 @@ impl From<redis::RedisError> for QueueError {
         }
         match error.kind() {
             ErrorKind::AuthenticationFailed => Self::Auth(String::new()),
-            ErrorKind::InvalidClientConfig => Self::Refused("REDIS_URL is no Redis address".into()),
+            ErrorKind::InvalidClientConfig => Self::Refused("REDIS_URL is not a Redis address".into()),
             _ if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
                 Self::Connection(error.kind_and_io())
             }
@@ -39,7 +39,7 @@ impl From<redis::RedisError> for QueueError {
     }
 }
 
-/// Words for a broken connection that never hold the address, which may hold a password.
+/// Describes a broken connection without the address, which may contain a password.
 trait KindAndIo {
     fn kind_and_io(&self) -> String;
 }
@@ -56,7 +56,7 @@ impl KindAndIo for redis::RedisError {
     }
 }
 
-/// A connection over TCP, TLS or a Unix socket that mends itself.
+/// A connection over TCP, TLS or a Unix socket that reconnects by itself.
 #[derive(Clone)]
 pub struct Tcp {
     client: redis::Client,
@@ -65,7 +65,7 @@ pub struct Tcp {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// After this long without a sign from the other side a TCP connection is taken for dead.
+/// After this long without a packet from the other side, a TCP connection is considered dead.
 const GONE: Duration = Duration::from_secs(15);
 
 impl Tcp {
@@ -74,7 +74,7 @@ impl Tcp {
         Self::open(redis::Client::open(info)?).await
     }
 
-    /// A second connection to the same server.
+    /// Opens another connection to the same server.
     pub async fn again(&self) -> Result<Self, QueueError> {
         Self::open(self.client.clone()).await
     }
@@ -82,7 +82,7 @@ impl Tcp {
     async fn open(client: redis::Client) -> Result<Self, QueueError> {
         let config = ConnectionManagerConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            // Answers are bounded by `bounded`, since one that blocks may take longer.
+            // `bounded` limits the duration of calls, because a blocking command may take longer.
             .set_response_timeout(None)
             .set_number_of_retries(2)
             .set_max_delay(Duration::from_millis(500));
@@ -95,7 +95,7 @@ impl Tcp {
         self.run_within(command, ANSWER_TIMEOUT).await
     }
 
-    /// As `run`, for commands that block at the server for up to `block`.
+    /// Like `run`, for commands that block at the server for up to `block`.
     pub async fn run_blocking(&self, command: Command, block: Duration) -> Result<Reply, QueueError> {
         self.run_within(command, block + ANSWER_TIMEOUT).await
     }
@@ -117,7 +117,7 @@ impl Tcp {
     }
 }
 
-/// A peer that vanished without a word is noticed within seconds, also by a connection that only waits.
+/// Detects within seconds that the other side has disappeared, even on a connection that only waits.
 fn tcp_settings() -> TcpSettings {
     let keepalive = TcpKeepalive::new().with_time(GONE).with_interval(Duration::from_secs(5));
     let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_used_up_plan_means_the_same_over_tcp_as_over_rest() {
+    fn tcp_used_up_quota_is_recognised() {
         let refusal = |line: &[u8]| to_reply(redis::parse_redis_value(line).unwrap()).unwrap_err();
         let quota = refusal(b"-ERR max requests limit exceeded. Limit: 500000, Usage: 500001.\r\n");
         assert!(matches!(&quota, QueueError::Quota(_)) && !quota.is_transient(), "{quota:?}");

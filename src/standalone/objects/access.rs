@@ -1,4 +1,4 @@
-//! Who may do what, decided before a request comes near an object.
+//! Access control, before a request reaches an object.
 
 use s3s::access::{S3Access, S3AccessContext};
 use s3s::path::S3Path;
@@ -31,8 +31,8 @@ impl S3Access for Access {
     }
 }
 
-/// The rule. A signed request may do anything; an unsigned one may read an object of the public bucket; nobody
-/// may name a key that is none.
+/// The rule: a signed request may do anything; an unsigned one may read an object of the public bucket; no request
+/// may name an invalid key.
 fn judge(
     public: &str,
     signed: bool,
@@ -47,14 +47,17 @@ fn judge(
     key.map_or(Ok(()), check_key)
 }
 
-/// Refuses a key that clients and proxies on the way would change, or that XML cannot carry. Its length s3s checks,
-/// except in a header or a body.
+/// Refuses a key that clients or proxies would change, or that XML cannot contain. s3s checks the length, except in
+/// headers and bodies.
 pub(super) fn check_key(key: &str) -> S3Result<()> {
     if key.is_empty() || key.len() > 1024 {
         return Err(s3_error!(KeyTooLongError, "a key has 1 to 1024 bytes"));
     }
     if key.contains('\0') || key.split('/').any(|segment| matches!(segment, "." | "..")) {
-        return Err(s3_error!(InvalidURI, "a key has no segment \".\" or \"..\" and no zero byte"));
+        return Err(s3_error!(
+            InvalidURI,
+            "a key must not contain a segment \".\" or \"..\", or a zero byte"
+        ));
     }
     Ok(())
 }
@@ -71,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_signature_only_objects_of_the_output_bucket_are_read() {
+    fn access_without_signature_only_reads_the_output_bucket() {
         for operation in ["GetObject", "HeadObject"] {
             assert_eq!(code(false, operation, Some("output"), Some("a/b.ts")), "ok");
             assert_eq!(code(false, operation, Some("input"), Some("a/b.ts")), "AccessDenied");
@@ -88,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_opens_every_bucket() {
+    fn access_with_signature_permits_every_bucket() {
         for bucket in ["input", "output", "other"] {
             assert_eq!(code(true, "PutObject", Some(bucket), Some("a")), "ok");
             assert_eq!(code(true, "ListObjectsV2", Some(bucket), None), "ok");
@@ -97,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_with_dot_segments_is_refused_and_others_that_look_like_paths_are_not() {
+    fn check_key_rejects_dot_segments_only() {
         for key in ["..", "../evil", "a/../../evil", "./a", "a/.", "a\u{0}b"] {
             assert_eq!(code(true, "PutObject", Some("input"), Some(key)), "InvalidURI", "{key:?}");
         }

@@ -1,6 +1,6 @@
-//! The bytes of objects and parts: files that are written once and never changed, each under a name of its own.
+//! The bytes of objects and parts, in write-once files with unique names.
 //!
-//! A file that no row of the index names is a leftover: of a write that failed, or of an object that is gone.
+//! A file that no row of the index names is a leftover, of a failed write or of a deleted object.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
@@ -11,12 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A file's name.
+/// The name of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct BlobId(Uuid);
 
-/// The folder.
+/// The folder with the files.
 #[derive(Clone, Debug)]
 pub(super) struct Blobs {
     dir: Arc<Path>,
@@ -26,12 +26,12 @@ pub(super) struct Blobs {
 #[derive(Debug, Default)]
 struct Reads {
     count: usize,
-    /// Remove it when the last read ends.
+    /// Whether to remove the file when the last read ends.
     removed: bool,
 }
 
 impl Blobs {
-    /// The files in `dir`, which is made where there is none.
+    /// Opens the folder `dir`, and creates it if it does not exist.
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
         Ok(Self { dir: dir.into(), reads: Arc::default() })
@@ -41,19 +41,19 @@ impl Blobs {
         self.dir.join(id.0.simple().to_string())
     }
 
-    /// A new file. It is removed again unless it is [kept](Draft::keep).
+    /// Creates a file. It is removed again unless it is [kept](Draft::keep).
     pub fn create(&self) -> io::Result<Draft> {
         let id = BlobId(Uuid::now_v7());
         let file = File::options().write(true).create_new(true).open(self.path(id))?;
         Ok(Draft { blobs: self.clone(), id, file: Some(file), kept: false })
     }
 
-    /// A new file with the bytes of another one: a second name for them where the file system can give one.
+    /// Creates a file with the bytes of another one: a hard link if the file system supports it.
     pub fn duplicate(&self, of: BlobId) -> io::Result<Draft> {
         self.import(&self.path(of))
     }
 
-    /// A new file with the bytes of the one at `path`, which stays.
+    /// Creates a file with the bytes of the file at `path`, which is not changed.
     pub fn import(&self, path: &Path) -> io::Result<Draft> {
         let id = BlobId(Uuid::now_v7());
         let mut draft = Draft { blobs: self.clone(), id, file: None, kept: false };
@@ -65,13 +65,14 @@ impl Blobs {
         Ok(draft)
     }
 
-    /// Looks something up and keeps the files it names from being removed until the guard is dropped.
+    /// Runs a lookup and protects the files that it names from removal until the guard is dropped.
     pub fn hold<T, E>(
         &self,
         look_up: impl FnOnce() -> Result<T, E>,
         files: impl FnOnce(&T) -> Vec<BlobId>,
     ) -> Result<(T, Hold), E> {
-        // Under the lock: what is removed meanwhile was either not found, or waits for the guard.
+        // This runs under the lock: a file that is removed in the meantime was either not found, or waits for the
+        // guard.
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
         let found = look_up()?;
         let ids = files(&found);
@@ -101,7 +102,7 @@ impl Blobs {
         }
     }
 
-    /// Removes every file that is none of `named`, and answers how many those were.
+    /// Removes every file that is not in `named`, and returns their number.
     pub fn remove_leftovers(&self, named: &HashSet<BlobId>) -> io::Result<u64> {
         let mut removed = 0;
         for entry in fs::read_dir(&self.dir)? {
@@ -120,7 +121,7 @@ impl Blobs {
     }
 }
 
-/// A file that is being written, removed when this is dropped before it was kept.
+/// A file that is being written. It is removed if this is dropped before it was kept.
 #[derive(Debug)]
 pub(super) struct Draft {
     blobs: Blobs,
@@ -140,7 +141,7 @@ impl Draft {
             .map_or_else(|| Err(io::ErrorKind::ReadOnlyFilesystem.into()), |file| file.write_all(bytes))
     }
 
-    /// Brings it, and its name, onto the disk.
+    /// Writes the file and its name to the disk.
     pub fn sync(&self) -> io::Result<()> {
         if let Some(file) = &self.file {
             file.sync_all()?;
@@ -148,7 +149,7 @@ impl Draft {
         self.blobs.sync()
     }
 
-    /// From now on the index names it.
+    /// Keeps the file, because the index now names it.
     pub fn keep(mut self) {
         self.kept = true;
     }
@@ -162,7 +163,7 @@ impl Drop for Draft {
     }
 }
 
-/// Keeps files from being removed while they are read.
+/// Protects files from removal while they are read.
 #[derive(Debug)]
 pub(super) struct Hold {
     blobs: Blobs,
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_draft_that_is_not_kept_leaves_no_file() {
+    fn draft_that_is_not_kept_leaves_no_file() {
         let (_dir, blobs) = blobs();
         let kept = written(&blobs, b"kept");
         let mut draft = blobs.create().unwrap();
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_read_is_removed_when_its_last_reader_ends() {
+    fn blob_in_use_is_removed_after_its_last_reader() {
         let (_dir, blobs) = blobs();
         let id = written(&blobs, b"x");
         let hold = || blobs.hold(|| Ok::<_, ()>(id), |id| vec![*id]).unwrap().1;
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duplicate_outlives_the_original() {
+    fn blob_duplicate_outlives_the_original() {
         let (_dir, blobs) = blobs();
         let original = written(&blobs, b"x");
         let copy = blobs.duplicate(original).unwrap();
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_nothing_names_are_removed() {
+    fn blobs_without_a_row_are_removed() {
         let (_dir, blobs) = blobs();
         let (named, forgotten) = (written(&blobs, b"x"), written(&blobs, b"y"));
         fs::write(blobs.dir.join("strange"), "z").unwrap();

@@ -1,4 +1,4 @@
-//! A request's body on its way into a file, and a file's bytes on their way into an answer.
+//! Writes the bodies of requests to files, and streams files to responses.
 
 use std::io;
 use std::ops::Range;
@@ -19,16 +19,16 @@ use super::blobs::{BlobId, Blobs, Draft, Hold};
 use super::checksum::{Algorithm, Digests, Hasher};
 use super::internal;
 
-/// No byte of a body for this long ends the request.
+/// A request is aborted after this time without any byte of its body.
 const STALL: Duration = Duration::from_secs(60);
-/// Bytes read from or written to a file at once.
+/// Number of bytes that are read from or written to a file at once.
 const CHUNK: usize = 256 * 1024;
-/// What S3 and R2 take in one request: 5 GiB.
+/// The maximum size of a request's body that S3 and R2 accept: 5 GiB.
 const LARGEST: u64 = 5 << 30;
 
-/// Bytes of a body by its head: a request with neither length nor encoding has none (RFC 9112, 6.3).
+/// The size of a body according to the headers: a request with neither length nor encoding has none (RFC 9112, 6.3).
 pub(super) fn announced_length(length: Option<i64>, headers: &HeaderMap) -> S3Result<u64> {
-    // A body in aws-chunked is longer than what it carries.
+    // A body in aws-chunked encoding is longer than its contents.
     let decoded =
         headers.get("x-amz-decoded-content-length").and_then(|value| value.to_str().ok()?.parse().ok());
     let length = match decoded.or(length) {
@@ -42,7 +42,7 @@ pub(super) fn announced_length(length: Option<i64>, headers: &HeaderMap) -> S3Re
     Ok(length)
 }
 
-/// Writes a body of this length into a new file that is on the disk when this returns.
+/// Writes a body of this length to a new file, which is on the disk when this returns.
 pub(super) async fn receive(
     blobs: &Blobs,
     body: Option<StreamingBlob>,
@@ -53,7 +53,7 @@ pub(super) async fn receive(
     write(blobs, futures::stream::iter(incoming).flatten(), algorithm).await
 }
 
-/// Writes these bytes into a new file that is on the disk when this returns.
+/// Writes these bytes to a new file, which is on the disk when this returns.
 pub(super) async fn write(
     blobs: &Blobs,
     incoming: impl Stream<Item = S3Result<Bytes>>,
@@ -95,8 +95,7 @@ pub(super) async fn write(
     }
 }
 
-/// The body, as long as it was announced to be and no shorter: a connection that is torn down looks
-/// like the body's end.
+/// The body, with an error if it is shorter than announced: a broken connection looks like the end of the body.
 fn whole(body: StreamingBlob, length: u64) -> impl Stream<Item = S3Result<Bytes>> {
     futures::stream::try_unfold((body, length), |(mut body, left)| async move {
         match timeout(STALL, body.next()).await {
@@ -114,7 +113,7 @@ fn whole(body: StreamingBlob, length: u64) -> impl Stream<Item = S3Result<Bytes>
     })
 }
 
-/// s3s checks signatures over a body while it is read, and keeps the types of its errors to itself.
+/// s3s verifies signatures over a body while it is read, and does not export the types of its errors.
 fn body_error(error: &(dyn std::error::Error + Send + Sync)) -> S3Error {
     let text = error.to_string();
     if text.contains("Sha256Mismatch") {
@@ -155,7 +154,7 @@ pub(super) async fn read(
     };
     let rest = futures::stream::iter(pieces).then(open);
     let bytes = futures::stream::iter(first.map(Ok)).chain(rest).try_flatten();
-    // The files stay until the last byte is sent.
+    // The files are protected until the last byte is sent.
     Ok(bytes.inspect(move |_| {
         let _ = &hold;
     }))
@@ -171,7 +170,7 @@ async fn open(
     Ok(ReaderStream::with_capacity(file.take(length), CHUNK))
 }
 
-/// Runs what waits for the disk where that holds nobody up.
+/// Runs a blocking disk operation on a thread where it delays nothing else.
 pub(super) async fn on_disk<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> S3Result<T> {

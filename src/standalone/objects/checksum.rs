@@ -1,4 +1,4 @@
-//! What proves that bytes arrived as they were sent: Content-MD5, and the checksums of `x-amz-checksum-*`.
+//! Checks that bytes arrived as they were sent: Content-MD5, and the checksums of `x-amz-checksum-*`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -9,7 +9,7 @@ use s3s::dto::{ChecksumAlgorithm, ChecksumType};
 use s3s::{S3Result, TrailingHeaders, s3_error};
 use serde::{Deserialize, Serialize};
 
-/// How a checksum is computed.
+/// The algorithm of a checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum Algorithm {
@@ -42,7 +42,7 @@ impl Algorithm {
         format!("x-amz-checksum-{}", self.name().to_ascii_lowercase())
     }
 
-    /// In bytes.
+    /// The length in bytes.
     const fn len(self) -> usize {
         match self {
             Self::Crc32 | Self::Crc32c => 4,
@@ -52,7 +52,7 @@ impl Algorithm {
         }
     }
 
-    /// The CRCs, whose value of a whole follows from those of its parts.
+    /// The CRC algorithm. The CRC of a whole follows from those of its parts.
     const fn crc(self) -> Option<CrcAlgorithm> {
         match self {
             Self::Crc32 => Some(CrcAlgorithm::Crc32IsoHdlc),
@@ -74,7 +74,7 @@ impl Algorithm {
         hasher
     }
 
-    /// Base64 of the hasher's value.
+    /// The value of the hasher in base64.
     fn finish(self, hasher: ChecksumHasher) -> String {
         let sums = hasher.finalize();
         match self {
@@ -88,13 +88,13 @@ impl Algorithm {
     }
 }
 
-/// What the checksum of an upload in parts is a checksum of.
+/// The input of the checksum of a multipart upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(super) enum Kind {
-    /// The bytes.
+    /// The bytes of the object.
     FullObject,
-    /// The parts' checksums.
+    /// The checksums of the parts.
     Composite,
 }
 
@@ -106,7 +106,7 @@ impl Kind {
         })
     }
 
-    /// The kind for an upload, by the algorithm where the client leaves it open.
+    /// Parses the kind for an upload. If the client leaves it open, the algorithm determines it.
     pub fn parse(given: Option<&ChecksumType>, algorithm: Algorithm) -> S3Result<Self> {
         let kind = match given.map(ChecksumType::as_str) {
             None if algorithm == Algorithm::Crc64nvme => Self::FullObject,
@@ -132,16 +132,16 @@ impl Kind {
     }
 }
 
-/// A checksum that goes with an object or a part.
+/// The checksum of an object or a part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Checksum {
     pub algorithm: Algorithm,
-    /// In Base64; a composite one ends with the number of parts.
+    /// In base64; a composite checksum ends with the number of parts.
     pub value: String,
     pub kind: Kind,
 }
 
-/// The checksum a request carries in its headers or in its XML, as a field an algorithm.
+/// The checksum in the headers or in the XML of a request, which have one field per algorithm.
 macro_rules! checksum_of {
     ($from:expr) => {
         $crate::standalone::objects::checksum::only_one([
@@ -172,7 +172,7 @@ macro_rules! set_checksum {
 
 pub(super) use {checksum_of, set_checksum};
 
-/// Of several fields the one that is set.
+/// The only one of several fields that is set.
 pub(super) fn only_one(fields: [(Algorithm, &Option<String>); 5]) -> S3Result<Option<(Algorithm, String)>> {
     let mut set = fields.into_iter().filter_map(|(algorithm, value)| Some((algorithm, value.clone()?)));
     match (set.next(), set.next()) {
@@ -181,7 +181,7 @@ pub(super) fn only_one(fields: [(Algorithm, &Option<String>); 5]) -> S3Result<Op
     }
 }
 
-/// Computes what is kept of a body's bytes while they pass.
+/// Computes digests of a body while it is received.
 pub(super) struct Hasher {
     md5: Md5,
     other: Option<(Algorithm, ChecksumHasher)>,
@@ -209,7 +209,7 @@ impl Hasher {
     }
 }
 
-/// What a [`Hasher`] found.
+/// The results of a [`Hasher`].
 #[derive(Clone, Debug)]
 pub(super) struct Digests {
     md5: [u8; 16],
@@ -223,17 +223,17 @@ impl Digests {
     }
 }
 
-/// What a request says of its body.
+/// The digests that a request announces for its body.
 #[derive(Clone, Debug)]
 pub(super) struct Announced {
     md5: Option<Vec<u8>>,
     pub algorithm: Option<Algorithm>,
-    /// In Base64; it may also come in a trailer.
+    /// In base64; it may also be in a trailer.
     value: Option<String>,
 }
 
 impl Announced {
-    /// By the headers Content-MD5, `x-amz-checksum-*`, and the one that names an algorithm.
+    /// Parses the headers Content-MD5, `x-amz-checksum-*`, and the one that names an algorithm.
     pub fn new(
         md5: Option<&str>,
         given: Option<(Algorithm, String)>,
@@ -254,7 +254,7 @@ impl Announced {
         Ok(Self { md5, algorithm, value })
     }
 
-    /// Compares it with what came. Trailers are there once the body was read.
+    /// Compares it with the received body. Trailers are available after the body was read.
     pub fn verify(&self, digests: &Digests, trailers: Option<&TrailingHeaders>) -> S3Result<()> {
         if self.md5.as_ref().is_some_and(|md5| *md5 != digests.md5) {
             return Err(s3_error!(
@@ -287,7 +287,7 @@ pub(super) fn bad_checksum(algorithm: Algorithm) -> s3s::S3Error {
     s3_error!(BadDigest, "The {} you specified did not match the calculated checksum.", algorithm.name())
 }
 
-/// The entity tag of an upload by those of its parts, which are their MD5 in hexadecimal.
+/// The entity tag of a multipart upload from those of its parts, which are their MD5 in hexadecimal.
 pub(super) fn etag_of_parts<'a>(parts: impl ExactSizeIterator<Item = &'a str>) -> String {
     let count = parts.len();
     let mut md5 = Md5::new();
@@ -295,7 +295,7 @@ pub(super) fn etag_of_parts<'a>(parts: impl ExactSizeIterator<Item = &'a str>) -
     format!("{}-{count}", hex(&md5.finalize()))
 }
 
-/// The checksum of an upload by those of its parts with their sizes; none where a part lacks it.
+/// The checksum of a multipart upload from those of its parts with their sizes; `None` if a part has none.
 pub(super) fn checksum_of_parts(
     algorithm: Algorithm,
     kind: Kind,
@@ -351,9 +351,9 @@ mod tests {
         hasher.finish()
     }
 
-    /// Check values as published: RFC 1321, FIPS 180, and the catalogue of parametrised CRC algorithms.
+    /// Published check values: RFC 1321, FIPS 180, and the catalogue of parametrised CRC algorithms.
     #[test]
-    fn digests_are_those_of_the_standards() {
+    fn hasher_digests_match_published_check_values() {
         assert_eq!(digests(Algorithm::Sha1, b"abc").etag(), "900150983cd24fb0d6963f7d28e17f72");
         for (algorithm, text, hexadecimal) in [
             (Algorithm::Crc32, "123456789", "cbf43926"),
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn the_crc_of_an_upload_is_the_crc_of_its_bytes() {
+    fn checksum_of_parts_crc_equals_that_of_the_bytes() {
         let bytes: Vec<u8> = (0..1000_u32).map(|n| n.to_le_bytes()[0]).collect();
         for algorithm in [Algorithm::Crc32, Algorithm::Crc32c, Algorithm::Crc64nvme] {
             let parts: Vec<_> = bytes
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_composite_checksum_is_that_of_the_parts_checksums_with_their_number() {
+    fn checksum_of_parts_composite_ends_with_the_number_of_parts() {
         let parts = [digests(Algorithm::Sha256, b"a").checksum, digests(Algorithm::Sha256, b"b").checksum];
         let listed: Vec<_> = parts.iter().map(|checksum| (checksum.as_ref(), 1)).collect();
         let whole = checksum_of_parts(Algorithm::Sha256, Kind::Composite, &listed).unwrap();
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_not_what_was_announced_is_refused() {
+    fn announced_digest_mismatch_is_rejected() {
         for algorithm in ALGORITHMS {
             let came = digests(algorithm, b"abc");
             let announced = |text: &[u8]| {
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_digest_is_refused_before_the_body() {
+    fn announced_malformed_digest_is_rejected() {
         for text in ["", "abc", "kAFQmDzST7DWlj99KOF/", "rubbish!"] {
             let error = Announced::new(Some(text), None, None).unwrap_err();
             assert_eq!(*error.code(), S3ErrorCode::InvalidDigest, "{text}");

@@ -1,4 +1,4 @@
-//! Conditional requests, decided from an object's entity tag and date alone (RFC 9110, section 13, as S3 applies it).
+//! Conditional requests, decided from an object's entity tag and date (RFC 9110, section 13, as S3 applies it). Pure.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -14,17 +14,17 @@ pub(super) struct ReadConditions {
     pub if_unmodified_since: Option<Timestamp>,
 }
 
-/// Why a conditional read is not answered with the object.
+/// Why a conditional read does not return the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unmet {
-    /// 412.
+    /// Status 412.
     PreconditionFailed,
-    /// 304: what the client has is current.
+    /// Status 304: the client's copy is current.
     NotModified,
 }
 
 impl ReadConditions {
-    /// Whether an object with this entity tag and this date, in milliseconds since 1970, is what was asked for.
+    /// Whether an object with this entity tag and this date, in milliseconds since 1970, meets the conditions.
     pub fn check(&self, etag: &str, modified: u64) -> Result<(), Unmet> {
         match (&self.if_match, &self.if_unmodified_since) {
             (Some(wanted), _) if !matches(wanted, etag) => return Err(Unmet::PreconditionFailed),
@@ -47,7 +47,7 @@ pub(super) struct WriteConditions {
 }
 
 impl WriteConditions {
-    /// Whether the write may replace what stands there: an object with this entity tag, or nothing.
+    /// Whether the write may replace the existing object, which has this entity tag, or create a new one.
     pub fn check(&self, current: Option<&str>) -> S3Result<()> {
         if let Some(wanted) = &self.if_match {
             match current {
@@ -70,7 +70,7 @@ fn matches(condition: &ETagCondition, etag: &str) -> bool {
     }
 }
 
-/// HTTP's dates have whole seconds.
+/// HTTP dates have a resolution of a second.
 fn date_of(milliseconds: u64) -> Timestamp {
     (UNIX_EPOCH + Duration::from_secs(milliseconds / 1000)).into()
 }
@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
 
-    /// In milliseconds: between two of HTTP's dates.
+    /// In milliseconds, between two HTTP dates.
     const MODIFIED: u64 = 1_700_000_000_400;
 
     fn tag(text: &str) -> Option<ETagCondition> {
@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_is_answered_by_entity_tags_first_and_by_dates_only_without_them() {
+    fn read_conditions_prefer_entity_tags_over_dates() {
         use Unmet::{NotModified, PreconditionFailed};
         let none = ReadConditions::default;
         for (conditions, expected) in [
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_replaces_only_what_its_conditions_name() {
+    fn write_conditions_permit_only_the_named_object() {
         for (if_match, if_none_match, current, expected) in [
             (None, None, None, None),
             (None, None, Some("a"), None),

@@ -1,4 +1,4 @@
-//! The messages R2 sends about new objects of a bucket, field by field as documented.
+//! The messages about new objects of a bucket, in R2's documented format.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use tokio::time::timeout;
 use super::record::Object;
 use crate::job::Millis;
 
-/// How long an upload waits for the queue of messages to have room.
+/// Maximum time that an upload waits for space in the queue of messages.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// Where messages about one bucket go.
+/// The queue for messages about one bucket.
 #[derive(Clone, Debug)]
 pub(super) struct Events {
     pub bucket: String,
@@ -22,15 +22,15 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// A place in the queue, taken before the object is written: an object without its message would be a
-    /// job that waits for ever. No place is needed for other buckets.
+    /// Reserves a place in the queue before the object is written: an object without its message would be a job that
+    /// waits forever. Other buckets need no place.
     pub async fn reserve(&self, bucket: &str) -> S3Result<Option<Place>> {
         if bucket != self.bucket {
             return Ok(None);
         }
         match timeout(WAIT, self.queue.clone().reserve_owned()).await {
             Ok(Ok(place)) => Ok(Some(Place(place))),
-            _ => Err(s3_error!(SlowDown, "too many uploads wait to be taken note of; try again")),
+            _ => Err(s3_error!(SlowDown, "too many uploads wait to be recorded; try again")),
         }
     }
 }
@@ -38,18 +38,18 @@ impl Events {
 /// A place in the queue.
 pub(super) struct Place(mpsc::OwnedPermit<Vec<u8>>);
 
-/// What was done.
+/// The operation on an object.
 pub(super) struct Change<'a> {
-    /// S3's name of it.
+    /// S3's name of the operation.
     pub action: &'static str,
     pub bucket: &'a str,
     pub key: &'a str,
-    /// Bucket and key of the original of a copy.
+    /// For a copy, the bucket and key of the original.
     pub copy_source: Option<(&'a str, &'a str)>,
 }
 
 impl Place {
-    /// Sends the message about an object that is there now.
+    /// Sends the message about an object that now exists.
     pub fn send(self, change: &Change<'_>, object: &Object) {
         let message = Message {
             account: "local",

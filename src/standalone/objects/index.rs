@@ -1,7 +1,8 @@
-//! Which objects, uploads and buckets there are: the tables of an embedded database, in the order of the keys' bytes.
+//! The index of objects, uploads and buckets: tables of an embedded database, ordered by the bytes of the keys.
 //!
-//! Each change is one transaction, on the disk when it returns, and conditions are decided inside it: of several
-//! conditional writes one wins. What is no longer named after a change is handed back, for its files to be removed.
+//! Each change is one transaction, which is on the disk when the call returns. Conditions are evaluated inside the
+//! transaction, so only one of several conditional writes succeeds. A change returns the files that the index no
+//! longer names, so that they can be removed.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -17,16 +18,16 @@ use super::conditions::WriteConditions;
 use super::listing::{self, Page, Query, Row};
 use super::record::{Data, Object, Part, Upload};
 
-/// Bucket to the time it was made, in milliseconds since 1970.
+/// Maps a bucket to its creation time, in milliseconds since 1970.
 const BUCKETS: TableDefinition<'_, &str, u64> = TableDefinition::new("buckets");
-/// Bucket and key to [`Object`].
+/// Maps bucket and key to [`Object`].
 const OBJECTS: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("objects");
-/// Bucket and [`upload_key`] to [`Upload`].
+/// Maps bucket and [`upload_key`] to [`Upload`].
 const UPLOADS: TableDefinition<'_, (&str, &[u8]), &[u8]> = TableDefinition::new("uploads");
-/// Upload id and part number to [`Part`]; they stay when the upload has become an object.
+/// Maps upload id and part number to [`Part`]. The rows remain when the upload has become an object.
 const PARTS: TableDefinition<'_, (&str, u16), &[u8]> = TableDefinition::new("parts");
 
-/// Memory for pages of the database, in bytes.
+/// Size of the database's page cache, bytes.
 const CACHE: usize = 16 << 20;
 
 type Rows<'txn> = Table<'txn, (&'static str, &'static [u8]), &'static [u8]>;
@@ -36,37 +37,37 @@ type ReconcilerDeps<'txn> = Table<'txn, (&'static str, u16), &'static [u8]>;
 #[derive(Clone, Debug)]
 pub(super) struct Index(Arc<Database>);
 
-/// What a change leaves to do.
+/// The files that a change no longer needs.
 #[derive(Debug, Default)]
 #[must_use]
 pub(super) struct Freed(pub Vec<BlobId>);
 
-/// A change of an upload into an object.
+/// The completion of a multipart upload.
 pub(super) struct Completion {
     pub object: Object,
-    /// Numbers of the parts that the object is made of.
+    /// The numbers of the parts that make up the object.
     pub parts: Vec<u16>,
 }
 
-/// What came of an attempt to complete an upload.
+/// The outcome of completing an upload.
 #[derive(Debug)]
 pub(super) enum Completed {
-    /// It is an object now.
+    /// The upload has become an object.
     Now(Object, Freed),
-    /// It has been one before: the answer to that request was lost, and the client asks again.
+    /// The upload was completed before: the response was lost, and the client repeats the request.
     Before(Object),
 }
 
 /// An object or an upload in a listing.
 pub(super) struct Listed<V> {
     pub key: String,
-    /// Of an upload.
+    /// The id of an upload.
     pub id: String,
     pub value: V,
 }
 
 impl Index {
-    /// Opens the database, and makes it with these buckets where there is none.
+    /// Opens the database, and creates it with these buckets if it does not exist.
     pub fn open(path: &Path, buckets: [&str; 2], now: u64) -> Result<Self, redb::Error> {
         let database = Database::builder().set_cache_size(CACHE).create(path)?;
         let transaction = database.begin_write()?;
@@ -89,7 +90,7 @@ impl Index {
         Ok(self.read(BUCKETS)?.get(bucket).map_err(broken)?.is_some())
     }
 
-    /// Names with the times they were made.
+    /// The names of the buckets and their creation times.
     pub fn buckets(&self) -> S3Result<Vec<(String, u64)>> {
         let table = self.read(BUCKETS)?;
         let rows = table.iter().map_err(broken)?;
@@ -108,7 +109,7 @@ impl Index {
         })
     }
 
-    /// Deletes an empty bucket, and aborts the uploads into it.
+    /// Deletes an empty bucket, and aborts its uploads.
     pub fn delete_bucket(&self, bucket: &str) -> S3Result<Freed> {
         self.write(|transaction| {
             let removed =
@@ -141,7 +142,7 @@ impl Index {
         found.map(|row| decode(row.value())).transpose()
     }
 
-    /// The files an object is made of, in order, with their sizes in bytes.
+    /// The files of an object, in order, with their sizes in bytes.
     pub fn files(&self, object: &Object) -> S3Result<Vec<(BlobId, u64)>> {
         match &object.data {
             Data::Blob(blob) => Ok(vec![(*blob, object.size)]),
@@ -151,7 +152,7 @@ impl Index {
         }
     }
 
-    /// Puts an object where its conditions allow.
+    /// Stores an object if its conditions are met.
     pub fn put(
         &self,
         bucket: &str,
@@ -162,7 +163,7 @@ impl Index {
         self.write(|transaction| put(transaction, bucket, key, object, conditions))
     }
 
-    /// Puts an object that is made of parts of its own.
+    /// Stores an object that consists of parts.
     pub fn put_with_parts(
         &self,
         bucket: &str,
@@ -181,7 +182,7 @@ impl Index {
         })
     }
 
-    /// Deletes objects, each only where its conditions allow; what is not there is deleted already.
+    /// Deletes objects, each if its conditions are met. A missing object counts as deleted.
     pub fn delete<'a>(
         &self,
         bucket: &str,
@@ -251,7 +252,7 @@ impl Index {
         found.map(|row| decode(row.value())).transpose()?.ok_or_else(no_such_upload)
     }
 
-    /// The parts of an upload after the one with this number.
+    /// The parts of an upload with higher numbers than this.
     pub fn parts(&self, id: &str, after: u16) -> S3Result<Vec<(u16, Part)>> {
         let table = self.read(PARTS)?;
         parts(&table, id, after)
@@ -279,7 +280,7 @@ impl Index {
         })
     }
 
-    /// Makes an object of an upload, as `assemble` says, where the conditions allow.
+    /// Turns an upload into the object that `assemble` returns, if the conditions are met.
     pub fn complete(
         &self,
         bucket: &str,
@@ -316,7 +317,7 @@ impl Index {
         })
     }
 
-    /// Uploads begun before this time, in milliseconds since 1970: bucket, key and id.
+    /// Uploads that were started before this time, in milliseconds since 1970: bucket, key and id.
     pub fn uploads_before(&self, time: u64) -> S3Result<Vec<(String, String, String)>> {
         let table = self.read(UPLOADS)?;
         let mut found = Vec::new();
@@ -331,7 +332,7 @@ impl Index {
         Ok(found)
     }
 
-    /// Every file that an object or a part is in.
+    /// All files that belong to an object or a part.
     pub fn named_files(&self) -> S3Result<HashSet<BlobId>> {
         let mut named = HashSet::new();
         for row in self.read(OBJECTS)?.iter().map_err(broken)? {
@@ -352,7 +353,7 @@ impl Index {
         self.0.begin_read().map_err(broken)?.open_table(table).map_err(broken)
     }
 
-    /// Runs a change to its end, or not at all.
+    /// Runs a change in a transaction.
     fn write<T>(&self, change: impl FnOnce(&WriteTransaction) -> S3Result<T>) -> S3Result<T> {
         let transaction = self.0.begin_write().map_err(broken)?;
         match change(&transaction) {
@@ -380,12 +381,12 @@ impl<V> Row for Stored<V> {
     }
 }
 
-/// Sorts uploads by key, and those of one key by their ids, which are sorted by time. No key has a zero byte.
+/// Orders uploads by key, and those of one key by id, which means by time. Keys contain no zero byte.
 pub(super) fn upload_key(key: &str, id: &str) -> Vec<u8> {
     [key.as_bytes(), id.as_bytes()].join(&0)
 }
 
-/// The key and the id; an object's key has none.
+/// Splits a row into key and id; the row of an object has no id.
 pub(super) fn split_upload_key(row: &[u8]) -> (&[u8], &str) {
     match row.iter().position(|byte| *byte == 0) {
         Some(at) => (&row[..at], std::str::from_utf8(&row[at + 1..]).unwrap_or_default()),
@@ -411,7 +412,7 @@ fn put(
     }
 }
 
-/// The files of an object that is gone; its parts go too.
+/// The files of a deleted object, whose parts are deleted, too.
 fn files_of(parts: &mut ReconcilerDeps<'_>, object: Object) -> S3Result<Vec<BlobId>> {
     match object.data {
         Data::Blob(blob) => Ok(vec![blob]),
@@ -451,13 +452,13 @@ fn require_bucket(transaction: &WriteTransaction, bucket: &str) -> S3Result<()> 
     found.map(|_| ()).ok_or_else(|| s3_error!(NoSuchBucket))
 }
 
-/// No bucket's name has a zero byte.
+/// Names of buckets contain no zero byte.
 fn after_bucket(bucket: &str) -> String {
     format!("{bucket}\0")
 }
 
 fn all_of(bucket: &str) -> std::ops::RangeInclusive<(&str, &[u8])> {
-    // A key is UTF-8, which has no byte 255.
+    // A key is UTF-8, which never contains the byte 255.
     (bucket, b"")..=(bucket, &[255])
 }
 

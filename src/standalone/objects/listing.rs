@@ -1,19 +1,19 @@
-//! One page of a listing: prefix, delimiter, marker and limit, over rows in the order of their keys' bytes.
+//! One page of a listing: prefix, delimiter, marker and limit, over rows in the order of their keys' bytes. Pure.
 
 use s3s::S3Result;
 
-/// What to list.
+/// The parameters of a listing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Query<'a> {
-    /// Only keys that begin so.
+    /// Selects keys with this prefix.
     pub prefix: &'a str,
-    /// Keys with the same beginning up to this, after the prefix, are one entry. Empty: none are.
+    /// Keys that are equal from the prefix to the next delimiter become one entry. Empty: none do.
     pub delimiter: &'a str,
-    /// Only rows after this one.
+    /// Selects rows after this one.
     pub after: &'a [u8],
-    /// The key of that row, or the common prefix with which the page before ended.
+    /// The key of that row, or the common prefix that was last on the previous page.
     pub marker: &'a [u8],
-    /// So many entries at most.
+    /// Maximum number of entries.
     pub max: usize,
 }
 
@@ -22,7 +22,7 @@ pub(super) struct Query<'a> {
 pub(super) enum Entry<V> {
     /// A row.
     Row(V),
-    /// What several keys begin with.
+    /// The common prefix of several keys.
     Prefix(String),
 }
 
@@ -30,19 +30,19 @@ pub(super) enum Entry<V> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Page<V> {
     pub entries: Vec<Entry<V>>,
-    /// The next page comes after this; nothing follows without it.
+    /// The next page starts after this; `None` on the last page.
     pub next: Option<Vec<u8>>,
 }
 
-/// A row: the bytes it is sorted by, which begin with the key, and what it holds.
+/// A row: the bytes that determine its order, which start with the key, and its value.
 pub(super) trait Row {
-    /// What sorts it.
+    /// The bytes that determine the order.
     fn sort_key(&self) -> &[u8];
-    /// The key within.
+    /// The key.
     fn key(&self) -> &[u8];
 }
 
-/// Makes a page. `rows` gives the rows from the one that sorts first at or after its argument.
+/// Builds a page. `rows` returns the rows at or after its argument, in order.
 pub(super) fn page<V, R: Row, I: Iterator<Item = S3Result<R>>>(
     query: Query<'_>,
     rows: impl Fn(&[u8]) -> S3Result<I>,
@@ -54,7 +54,7 @@ pub(super) fn page<V, R: Row, I: Iterator<Item = S3Result<R>>>(
     }
     let mut from = query.after.to_vec();
     if !from.is_empty() {
-        // The least that sorts after it.
+        // The smallest value that sorts after it.
         from.push(0);
     }
     from = from.max(query.prefix.as_bytes().to_vec());
@@ -69,7 +69,7 @@ pub(super) fn page<V, R: Row, I: Iterator<Item = S3Result<R>>>(
             if let Some(common) = &common {
                 from = after_all_with(common);
                 if common == query.marker {
-                    // The page before ended with it.
+                    // This common prefix was on the previous page.
                     continue 'seek;
                 }
             }
@@ -94,7 +94,7 @@ pub(super) fn page<V, R: Row, I: Iterator<Item = S3Result<R>>>(
     Ok(page)
 }
 
-/// The key up to and with the first delimiter after the prefix.
+/// The key up to and including the first delimiter after the prefix.
 fn common_prefix(key: &[u8], prefix: &str, delimiter: &str) -> Option<Vec<u8>> {
     let rest = key.get(prefix.len()..)?;
     let delimiter = delimiter.as_bytes();
@@ -105,7 +105,8 @@ fn common_prefix(key: &[u8], prefix: &str, delimiter: &str) -> Option<Vec<u8>> {
     Some(key[..prefix.len() + at + delimiter.len()].to_vec())
 }
 
-/// What sorts after everything that begins so. UTF-8 has no byte 255, so the last one has a successor.
+/// The smallest value that sorts after everything with this prefix. UTF-8 never contains the byte 255, so the last
+/// byte has a successor.
 fn after_all_with(prefix: &[u8]) -> Vec<u8> {
     let mut next = prefix.to_vec();
     if let Some(byte) = next.last_mut() {
@@ -163,7 +164,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn pages_of_any_size_are_together_the_whole_listing(
+        fn listing_pages_of_any_size_add_up_to_the_whole(
             keys in proptest::collection::btree_set("[a!/0é\u{10ffff}]{1,6}", 0..40),
             prefix in "[a/é]{0,2}",
             delimiter in "[/a]{0,2}",
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listing_reads_no_more_rows_than_it_answers_with_entries_but_one() {
+    fn listing_reads_at_most_one_row_more_than_its_entries() {
         let keys: BTreeSet<String> = (0..1000).map(|n| format!("{}/{n:03}", n / 500)).collect();
         let read = Cell::new(0);
         let rows = |from: &[u8]| {
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_nothing_gives_an_empty_page_that_is_the_last() {
+    fn listing_with_limit_zero_is_an_empty_last_page() {
         let keys = BTreeSet::from(["a".to_owned()]);
         let page = list(&keys, Query { prefix: "", delimiter: "", after: b"", marker: b"", max: 0 });
         assert_eq!(page, Page { entries: Vec::new(), next: None });

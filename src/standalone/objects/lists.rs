@@ -1,4 +1,4 @@
-//! Listings: of objects (both versions), of uploads, of an upload's parts, of buckets.
+//! Listings of objects (both versions), uploads, parts of an upload, and buckets.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -14,12 +14,12 @@ use super::object::date;
 use super::record;
 use super::store::Store;
 
-/// Entries on a page at most.
+/// Maximum number of entries per page.
 const PAGE: i32 = 1000;
-/// What `encoding-type=url` leaves as it is.
+/// The characters that `encoding-type=url` does not encode.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
-/// How keys are written in an answer: XML cannot carry all of them as they are.
+/// The encoding of keys in a response: XML cannot contain all of them unencoded.
 #[derive(Clone, Copy)]
 struct Encoding {
     url: bool,
@@ -50,7 +50,7 @@ impl Encoding {
 fn limit(given: Option<i32>) -> S3Result<(i32, usize)> {
     let max = given.unwrap_or(PAGE).min(PAGE);
     let entries = usize::try_from(max);
-    Ok((max, entries.map_err(|_| s3_error!(InvalidArgument, "a page cannot have fewer entries than none"))?))
+    Ok((max, entries.map_err(|_| s3_error!(InvalidArgument, "the number of entries must not be negative"))?))
 }
 
 fn owner() -> Owner {
@@ -256,7 +256,7 @@ pub(super) async fn list_parts(
     let (max_parts, max) = limit(input.max_parts)?;
     let after = input.part_number_marker.unwrap_or_default();
     let after = u16::try_from(after)
-        .map_err(|_| s3_error!(InvalidArgument, "part-number-marker is no part number"))?;
+        .map_err(|_| s3_error!(InvalidArgument, "part-number-marker is not a part number"))?;
     let upload = upload_of(store, &input.bucket, &input.key, &input.upload_id).await?;
     let id = input.upload_id.clone();
     let mut stored = store.blocking(move |store| store.index.parts(&id, after)).await?;

@@ -1,23 +1,23 @@
-//! An S3 server over a folder, in this process: it plays the part of R2 on a laptop and in tests.
+//! An S3 server over a folder, in this process: it replaces R2 on a laptop and in tests.
 //!
-//! Signatures are checked, browsers are let in (CORS), the output bucket can be read by everybody, as
-//! a public R2 bucket can, and a message like R2's is sent about every new object of the input bucket.
+//! It verifies signatures, allows browsers (CORS), lets everybody read the output bucket, like a public R2 bucket,
+//! and sends a message in R2's format about every new object in the input bucket.
 //!
-//! | part | what it does |
+//! | module | what it does |
 //! |---|---|
-//! | here | starts and stops the server |
-//! | `access` | who may do what |
-//! | `service` | which operations there are |
-//! | `refusal` | ends connections whose next request could be taken for a body |
+//! | this one | starts and stops the server |
+//! | `access` | access control |
+//! | `service` | the supported operations |
+//! | `refusal` | closes connections whose next request could be mistaken for a body |
 //! | `object`, `multipart`, `lists` | the operations |
-//! | `conditions`, `checksum`, `listing` | what S3 says of conditional requests, checksums and pages. Pure |
+//! | `conditions`, `checksum`, `listing` | S3's rules for conditional requests, checksums and pages. Pure |
 //! | `events` | the messages about new objects |
-//! | `store` | the folder: opened, cleared of leftovers, changed |
-//! | `index`, `record` | what objects there are, in an embedded database |
-//! | `blobs`, `body` | their bytes, in files |
-//! | `old` | folders of earlier versions |
+//! | `store` | the folder: opens it, removes leftovers, applies changes |
+//! | `index`, `record` | the metadata of objects, in an embedded database |
+//! | `blobs`, `body` | the bytes of objects, in files |
+//! | `old` | imports folders of earlier versions |
 //!
-//! The bytes on the wire are s3s'. Not here: what is made of the messages.
+//! The crate s3s implements the protocol. This module does not process the messages.
 
 mod access;
 mod blobs;
@@ -63,17 +63,17 @@ use self::refusal::CloseAfterRefusal;
 use crate::config::{BaseUrl, StorageConfig};
 use crate::http_server::{Limits, serve};
 
-/// The key that signs requests.
+/// The access key for signatures.
 #[derive(Clone, Debug)]
 pub struct Keys {
-    /// Key id.
+    /// The id of the key.
     pub access_key_id: String,
-    /// Key.
+    /// The secret of the key.
     pub secret_access_key: SecretString,
 }
 
 impl Keys {
-    /// A new random key.
+    /// Generates a new random key.
     #[must_use]
     pub fn generate() -> Self {
         Self {
@@ -83,30 +83,30 @@ impl Keys {
     }
 }
 
-/// Which buckets there are.
+/// The names of the buckets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buckets {
-    /// Where uploads go; its new objects are told.
+    /// The bucket for uploads; the server sends messages about its new objects.
     pub input: String,
-    /// Where results go; everybody may read it.
+    /// The bucket for results, which everybody may read.
     pub output: String,
 }
 
 /// The server cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectsError {
-    /// The folder or the socket.
+    /// The folder cannot be used.
     #[error("cannot store objects in {dir}: {source}", dir = dir.display())]
     Folder {
-        /// Where.
+        /// The folder.
         dir: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Not a name S3 takes.
+    /// The name is not a valid bucket name.
     #[error("{0:?} cannot be a bucket's name: it takes 3 to 63 lower-case letters, digits, '-' and '.'")]
     Bucket(String),
-    /// The listener says nothing about itself.
+    /// The socket has no address.
     #[error("the object server's socket cannot be used: {0}")]
     Socket(io::Error),
 }
@@ -115,7 +115,7 @@ pub enum ObjectsError {
 #[derive(Debug)]
 pub struct Objects;
 
-/// A running server. Dropping it leaves the server running; it stops with its token.
+/// A running server. Dropping the handle does not stop the server; cancelling its token does.
 #[derive(Debug)]
 pub struct ObjectsHandle {
     address: SocketAddr,
@@ -126,11 +126,11 @@ pub struct ObjectsHandle {
 }
 
 impl Objects {
-    /// Serves the folder `dir` on `listener` until `cancel`. Messages about new objects of the input
-    /// bucket go to `events`; while that is full, uploads wait and are in the end told to come again.
+    /// Serves the folder `dir` on `listener` until `cancel`. Messages about new objects of the input bucket go to
+    /// `events`; while that is full, uploads wait, and are eventually asked to retry.
     ///
     /// # Errors
-    /// When the folder cannot be used or a bucket's name is none.
+    /// If the folder cannot be used or a bucket's name is invalid.
     pub fn start(
         dir: PathBuf,
         listener: TcpListener,
@@ -159,7 +159,7 @@ impl Objects {
             keys.secret_access_key.expose_secret(),
         ));
         builder.set_access(access);
-        // R2 takes no POST forms; s3s would read one into memory before it asks us.
+        // R2 does not support POST forms; s3s would read one into memory before it calls this code.
         let mut config = S3Config::default();
         config.post_object_max_file_size = 0;
         config.form_max_fields_size = 0;
@@ -171,23 +171,23 @@ impl Objects {
 }
 
 impl ObjectsHandle {
-    /// Where it listens.
+    /// The address that it listens on.
     #[must_use]
     pub const fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The settings with which this machine uses it.
+    /// The settings for clients on this machine.
     #[must_use]
     pub fn storage_config(&self) -> StorageConfig {
         self.config_at(self.endpoint.clone())
     }
 
-    /// The settings for addresses that are given out: `host` is this machine's name elsewhere. Presigned
-    /// addresses are signed for a host, so the one they are called at has to be known beforehand.
+    /// The settings for addresses that are given to others; `host` is the name by which other machines reach this
+    /// one. A presigned address contains the host in its signature, so the host must be known beforehand.
     ///
     /// # Errors
-    /// When no address can be made of it.
+    /// If the address is not valid.
     pub fn public_config(&self, host: Option<&Host>) -> Result<StorageConfig, ObjectsError> {
         let endpoint = address_of(self.address, host).parse().map_err(io::Error::other);
         Ok(self.config_at(endpoint.map_err(ObjectsError::Socket)?))
@@ -205,7 +205,7 @@ impl ObjectsHandle {
         }
     }
 
-    /// Waits until it has stopped, which it does within seconds once its token is cancelled.
+    /// Waits until the server has stopped, which takes seconds after its token was cancelled.
     pub async fn stopped(self) {
         if let Err(error) = self.task.await {
             tracing::error!(%error, "the object server panicked");
@@ -213,7 +213,7 @@ impl ObjectsHandle {
     }
 }
 
-/// The address at which `listening` is reached: by `host` where that is given, else from this machine.
+/// The address at which `listening` is reached: by `host` if that is given, otherwise from this machine.
 #[must_use]
 pub fn address_of(listening: SocketAddr, host: Option<&Host>) -> String {
     let port = listening.port();
@@ -230,7 +230,7 @@ pub fn address_of(listening: SocketAddr, host: Option<&Host>) -> String {
     }
 }
 
-/// What a page on another origin needs to upload and to play: R2 is set up the same way.
+/// The headers that a web page of another origin needs to upload and to play. R2 is set up in the same way.
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(Any)
@@ -254,7 +254,7 @@ async fn run(
     }
 }
 
-/// A failure that is not the client's: logged here, since s3s keeps it to itself.
+/// An error that the client did not cause. It is logged here, because s3s does not log it.
 fn internal(error: io::Error) -> S3Error {
     tracing::error!(%error, "the object store cannot use its folder");
     let mut answer = S3Error::with_source(S3ErrorCode::InternalError, error.into());
@@ -267,7 +267,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_is_reached_by_its_public_name_or_from_this_machine() {
+    fn address_of_uses_the_public_host_or_loopback() {
         let host = Host::parse("films.example").unwrap();
         for (listening, here) in [
             ("127.0.0.1:8081", "http://127.0.0.1:8081"),
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_new_each_time() {
+    fn keys_generate_is_random() {
         let (a, b) = (Keys::generate(), Keys::generate());
         assert_ne!(a.access_key_id, b.access_key_id);
         assert_ne!(a.secret_access_key.expose_secret(), b.secret_access_key.expose_secret());

@@ -1,4 +1,4 @@
-//! Uploads in parts.
+//! Multipart uploads.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use super::object::{check_metadata, copy_source, date, md5_header, refuse_encryp
 use super::record::{self, Data, Upload, headers_of};
 use super::store::{Store, now};
 
-/// All parts but the last one have so many bytes at least.
+/// Minimum size of all parts but the last one, bytes.
 const SMALLEST: u64 = 5 << 20;
 const MOST_PARTS: u16 = 10_000;
 
@@ -41,7 +41,7 @@ pub(super) async fn create(
         }
     };
     let upload = Upload { initiated: now(), headers, checksum };
-    // Such ids are sorted by the time they were made.
+    // These ids sort by the time of their creation.
     let id = Uuid::now_v7().simple().to_string();
     let (bucket, key, upload_id) = (input.bucket.clone(), input.key.clone(), id.clone());
     store.blocking(move |store| store.index.create_upload(&bucket, &key, &upload_id, &upload)).await?;
@@ -86,7 +86,7 @@ pub(super) async fn upload_part(
     Ok(S3Response::new(output))
 }
 
-/// Makes the bytes of `draft` the part `number` of the upload `id`.
+/// Stores the bytes of `draft` as part `number` of the upload `id`.
 async fn put_part(
     store: &Store,
     (bucket, key, id, number): (String, String, String, u16),
@@ -218,15 +218,15 @@ pub(super) async fn complete(
     Ok(S3Response::new(output))
 }
 
-/// What a client says that the object is to be.
+/// The object that the client expects.
 struct Asked {
     checksum: Option<(Algorithm, String)>,
-    /// In bytes.
+    /// The size in bytes.
     size: Option<u64>,
     parts: Vec<CompletedPart>,
 }
 
-/// The object that the parts make, if they are those the client means.
+/// Builds the object from the parts, if they match the client's request.
 fn assemble(
     id: &str,
     upload: Upload,
@@ -235,7 +235,7 @@ fn assemble(
     now: u64,
 ) -> S3Result<Completion> {
     if asked.parts.is_empty() {
-        return Err(s3_error!(MalformedXML, "an upload is completed with a list of its parts"));
+        return Err(s3_error!(MalformedXML, "completing an upload requires a list of its parts"));
     }
     let stored: BTreeMap<u16, &record::Part> = stored.iter().map(|(number, part)| (*number, part)).collect();
     let mut parts: Vec<(u16, &record::Part)> = Vec::new();
@@ -249,19 +249,19 @@ fn assemble(
             .get(&number)
             .filter(|part| listed.e_tag.as_ref().is_some_and(|tag| tag.value() == part.etag));
         let part = part.ok_or_else(|| {
-            s3_error!(InvalidPart, "part {number} was not uploaded, or its entity tag is another one")
+            s3_error!(InvalidPart, "part {number} was not uploaded, or its entity tag differs")
         })?;
         if let (Some((algorithm, value)), Some(checksum)) = (checksum_of!(listed)?, &part.checksum)
             && (algorithm != checksum.algorithm || value != checksum.value)
         {
-            return Err(s3_error!(InvalidPart, "the checksum of part {number} is another one"));
+            return Err(s3_error!(InvalidPart, "the checksum of part {number} differs"));
         }
         parts.push((number, part));
     }
     if let Some((number, part)) = parts.iter().rev().skip(1).find(|(_, part)| part.size < SMALLEST) {
         return Err(s3_error!(
             EntityTooSmall,
-            "part {number} has {} bytes; all but the last have 5 MiB at least",
+            "part {number} has {} bytes; all parts but the last need at least 5 MiB",
             part.size
         ));
     }
@@ -277,7 +277,7 @@ fn assemble(
         checksum_of_parts(algorithm, kind, &sums)
     });
     if let (Some((algorithm, value)), Some(checksum)) = (&asked.checksum, &checksum) {
-        // A composite one may come without the number of parts.
+        // A composite checksum may lack the number of parts.
         let same = *value == checksum.value || checksum.value.starts_with(&format!("{value}-"));
         if *algorithm != checksum.algorithm || !same {
             return Err(bad_checksum(*algorithm));
@@ -363,18 +363,18 @@ mod tests {
     const B: &str = "92eb5ffee6ae2fec3ad71c777531578f";
 
     #[test]
-    fn parts_with_gaps_in_their_numbers_become_one_object() {
+    fn assemble_accepts_gaps_in_part_numbers() {
         let stored = [(2, part(SMALLEST, A)), (5, part(1, B)), (10_000, part(3, B))];
         let done = outcome(&stored, vec![listed(2, A), listed(10_000, B)]).ok().unwrap();
         assert_eq!(done.parts, [2, 10_000]);
         assert_eq!(done.object.size, SMALLEST + 3);
-        // md5sum of the two tags' bytes, one after the other.
+        // md5sum of the bytes of the two tags, one after the other.
         assert_eq!(done.object.etag, "96e024ba2074fe77e8e965ba43a704be-2");
         assert_eq!(done.object.data, Data::ReconcilerDeps { upload: "id".into(), count: 2 });
     }
 
     #[test]
-    fn a_list_of_parts_that_is_wrong_is_refused_with_the_code_of_s3() {
+    fn assemble_rejects_invalid_part_lists_with_s3_codes() {
         let stored = [(1, part(SMALLEST, A)), (2, part(SMALLEST - 1, B)), (3, part(1, A))];
         for (parts, code) in [
             (vec![], S3ErrorCode::MalformedXML),

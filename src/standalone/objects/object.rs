@@ -14,12 +14,12 @@ use super::events::Change;
 use super::record::{self, Data, Headers, Part, headers_of};
 use super::store::{Found, Store, now};
 
-/// What R2 takes, in bytes of names and values.
+/// Maximum size of user metadata that R2 accepts, bytes of names and values.
 const METADATA: usize = 8192;
-/// What an object without a type is.
+/// The content type of an object without one.
 const NO_TYPE: &str = "application/octet-stream";
 
-/// The fields of an answer that describe an object.
+/// The fields of a response that describe an object.
 macro_rules! describe {
     ($into:expr, $object:expr) => {
         let headers = &$object.headers;
@@ -96,10 +96,10 @@ async fn commit(
     store.commit(drafts, move |index| Ok(((), index.put(&bucket, &key, &object, &conditions)?))).await
 }
 
-/// What of an object is asked for.
+/// The requested part of an object.
 struct Selected {
     range: Range<u64>,
-    /// `bytes 3-5/6`, where it is not the whole.
+    /// For example `bytes 3-5/6`; `None` if it is the whole object.
     content_range: Option<String>,
     parts_count: Option<i32>,
 }
@@ -110,7 +110,7 @@ pub(super) async fn get(
 ) -> S3Result<S3Response<GetObjectOutput>> {
     let input = &request.input;
     if request.credentials.is_none() && overrides_headers(input) {
-        // What an answer is called is for the signer to say, not for whoever follows a public link.
+        // Only the holder of the key may set the headers of a response, not everybody who follows a public link.
         let text = "Request specific response headers cannot be used for anonymous GET requests.";
         return Err(s3_error!(InvalidRequest, "{text}"));
     }
@@ -161,7 +161,7 @@ pub(super) async fn head(
     conditions
         .check(&found.object.etag, found.object.modified)
         .map_err(|unmet| answer_to(unmet, &found.object))?;
-    // A range is for GET (RFC 9110, 14.2).
+    // A range applies only to GET (RFC 9110, 14.2).
     let selected = select(&found, None, input.part_number)?;
     let object = found.object;
     let mut output = HeadObjectOutput {
@@ -186,7 +186,7 @@ fn overrides_headers(input: &GetObjectInput) -> bool {
         || input.response_expires.is_some()
 }
 
-/// Whether the object is still the one of which a client has a part already (RFC 9110, 13.1.5).
+/// Whether the object is still the one of which the client has a part (RFC 9110, 13.1.5).
 fn if_range_holds(headers: &HeaderMap, object: &record::Object) -> bool {
     let Some(value) = headers.get(header::IF_RANGE).map(|value| value.to_str().unwrap_or_default()) else {
         return true;
@@ -283,14 +283,14 @@ fn http_date(milliseconds: u64) -> Option<String> {
     String::from_utf8(text).ok()
 }
 
-/// The original of a copy, if it is what the copy's conditions ask for.
+/// The original of a copy, if it meets the conditions of the copy.
 pub(super) async fn copy_source(
     store: &Store,
     source: &CopySource,
     conditions: &ReadConditions,
 ) -> S3Result<(String, String, Found)> {
     let CopySource::Bucket { bucket, key, version_id } = source else {
-        return Err(s3_error!(NotImplemented, "a copy is made of bucket/key"));
+        return Err(s3_error!(NotImplemented, "the source of a copy must be bucket/key"));
     };
     check_version(version_id.as_deref())?;
     check_key(key)?;
@@ -354,7 +354,7 @@ pub(super) async fn copy(
     Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() }))
 }
 
-/// A second object with the same bytes.
+/// Stores a second object with the same bytes.
 async fn duplicate(
     store: &Store,
     bucket: &str,
@@ -417,7 +417,7 @@ pub(super) async fn delete_many(
 ) -> S3Result<S3Response<DeleteObjectsOutput>> {
     let DeleteObjectsInput { bucket, delete, .. } = request.input;
     if delete.objects.is_empty() || delete.objects.len() > 1000 {
-        return Err(s3_error!(MalformedXML, "a request deletes 1 to 1000 objects"));
+        return Err(s3_error!(MalformedXML, "a request must delete 1 to 1000 objects"));
     }
     for object in &delete.objects {
         check_key(&object.key)?;
@@ -454,7 +454,7 @@ pub(super) async fn delete_many(
     }))
 }
 
-/// Content-MD5; s3s takes an empty one for none.
+/// The header Content-MD5; s3s ignores an empty one.
 pub(super) fn md5_header(headers: &HeaderMap) -> S3Result<Option<&str>> {
     match headers.get("content-md5").map(HeaderValue::to_str) {
         None => Ok(None),
@@ -471,7 +471,7 @@ pub(super) fn check_metadata(headers: &Headers) -> S3Result<()> {
     Ok(())
 }
 
-/// To keep in the clear what a client wants encrypted would be worse than to refuse it.
+/// Storing unencrypted what a client wants encrypted would be worse than refusing it.
 pub(super) fn refuse_encryption(asked: bool) -> S3Result<()> {
     if asked {
         Err(s3_error!(NotImplemented, "objects are not encrypted with a client's keys"))
@@ -480,7 +480,7 @@ pub(super) fn refuse_encryption(asked: bool) -> S3Result<()> {
     }
 }
 
-/// Buckets have no versions, which S3 calls the version "null".
+/// Buckets have no versions; S3 calls the only version "null".
 fn check_version(id: Option<&str>) -> S3Result<()> {
     match id {
         None | Some("null") => Ok(()),

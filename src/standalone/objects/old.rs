@@ -1,4 +1,4 @@
-//! Folders of earlier versions, in which an object was a file under its key, are taken over at the first start.
+//! Imports folders of earlier versions, in which an object was a file named after its key, at the first start.
 
 use std::fs;
 use std::io;
@@ -17,8 +17,8 @@ use super::index::Index;
 use super::record::{Data, Headers, Object};
 use super::store::OpenError;
 
-/// Takes over the objects of a bucket: the file of each, with what is in the two files beside the bucket that
-/// are named after it. Interrupted, it goes on at the next start.
+/// Imports the objects of a bucket: the file of each, and the contents of the two files beside the bucket that are
+/// named after it. After an interruption, the import continues at the next start.
 pub(super) fn import(dir: &Path, bucket: &str, index: &Index, blobs: &Blobs) -> Result<(), OpenError> {
     let root = dir.join(bucket);
     if !root.is_dir() {
@@ -62,7 +62,7 @@ fn import_object(
     index: &Index,
     blobs: &Blobs,
 ) -> Result<(), OpenError> {
-    // There already: the last start was interrupted between the next two steps.
+    // The object exists: the last start was interrupted between the next two steps.
     if index.object(bucket, key).map_err(OpenError::Read)?.is_none() {
         let found = fs::metadata(path)?;
         let modified = found.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -93,7 +93,7 @@ fn stem(bucket: &str, key: &str) -> String {
     format!(".bucket-{}.object-{}", URL_SAFE_NO_PAD.encode(bucket), URL_SAFE_NO_PAD.encode(key))
 }
 
-/// What such a file says; one that is missing or says something else says nothing.
+/// Parses such a file. A missing or invalid file yields the defaults.
 fn read<T: DeserializeOwned + Default>(path: &Path) -> T {
     fs::read(path).ok().and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
 }
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_of_an_old_folder_are_there_with_their_headers_and_the_old_files_are_gone() {
+    fn import_moves_objects_and_headers_of_an_old_folder() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         let write = |name: &str, text: &str| {
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupted_takeover_goes_on() {
+    fn import_continues_after_an_interruption() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         fs::create_dir(dir.join("input")).unwrap();
@@ -197,7 +197,7 @@ mod tests {
         }
         import_object(dir, "input", "done", &dir.join("input/done"), &index, &blobs).unwrap();
         let done = index.object("input", "done").unwrap();
-        // The crash came before the old file was removed.
+        // The crash happened before the old file was removed.
         fs::write(dir.join("input/done"), "done").unwrap();
         import(dir, "input", &index, &blobs).unwrap();
         assert_eq!(index.object("input", "done").unwrap(), done);

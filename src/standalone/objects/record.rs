@@ -1,4 +1,4 @@
-//! What is kept of an object, an upload and a part, beside their bytes.
+//! The metadata of an object, an upload and a part.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::checksum::{Algorithm, Checksum, Kind};
 /// An object.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Object {
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
     /// The entity tag, without quotes.
     pub etag: String,
@@ -23,21 +23,21 @@ pub(super) struct Object {
     pub data: Data,
 }
 
-/// Where an object's bytes are.
+/// Where an object's bytes are stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Data {
     /// In one file.
     Blob(BlobId),
-    /// In the parts of this upload, one file each: to complete an upload copies nothing.
+    /// In the parts of this upload, one file each: completing an upload copies nothing.
     ReconcilerDeps {
         upload: String,
-        /// How many.
+        /// The number of parts.
         count: u32,
     },
 }
 
-/// The headers a client gives an object and gets back with it.
+/// The headers that a client stores with an object and gets back with it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Headers {
@@ -77,7 +77,7 @@ macro_rules! headers_of {
 
 pub(super) use headers_of;
 
-/// `aws-chunked` is how a body was sent, not what the object is.
+/// `aws-chunked` describes the transfer of a body, not the object.
 pub(super) fn stored_encoding(given: Option<&str>) -> Option<String> {
     let encodings = given?.split(',').map(str::trim);
     let kept: Vec<_> = encodings.filter(|encoding| !encoding.eq_ignore_ascii_case("aws-chunked")).collect();
@@ -85,20 +85,20 @@ pub(super) fn stored_encoding(given: Option<&str>) -> Option<String> {
 }
 
 impl Headers {
-    /// The metadata as s3s writes it.
+    /// The metadata in the format of s3s.
     pub fn metadata(&self) -> Option<Metadata> {
         (!self.metadata.is_empty())
             .then(|| self.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
     }
 }
 
-/// An upload in parts that is neither completed nor aborted.
+/// A multipart upload that is neither completed nor aborted.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Upload {
     /// In milliseconds since 1970.
     pub initiated: u64,
     pub headers: Headers,
-    /// The checksum each part, and so the object, gets.
+    /// The checksum of each part, and therefore of the object.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checksum: Option<(Algorithm, Kind)>,
 }
@@ -107,9 +107,9 @@ pub(super) struct Upload {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Part {
     pub blob: BlobId,
-    /// In bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Its MD5 in hexadecimal.
+    /// The MD5 in hexadecimal.
     pub etag: String,
     /// In milliseconds since 1970.
     pub modified: u64,

@@ -1,7 +1,7 @@
-//! Ends the connection after a refusal for which a client did not send its body.
+//! Closes the connection after refusing a request whose body the client did not send.
 //!
-//! Who sends `Expect: 100-continue` and is refused need not send the body (RFC 9110, 10.1.1), and its next request
-//! must not be taken for it.
+//! A client that sends `Expect: 100-continue` and is refused need not send the body (RFC 9110, 10.1.1), and its next
+//! request must not be mistaken for the body.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -1,4 +1,4 @@
-//! The S3 operations there are. All others are answered with NotImplemented, as R2 does.
+//! The supported S3 operations. All others are answered with NotImplemented, as R2 does.
 
 use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
@@ -8,7 +8,7 @@ use super::{lists, multipart, object};
 
 pub(super) struct Service {
     pub store: Store,
-    /// Buckets that cannot be deleted: they are in use.
+    /// Buckets that cannot be deleted, because tcoder uses them.
     pub served: [String; 2],
 }
 
@@ -130,7 +130,7 @@ impl S3 for Service {
         Ok(S3Response::new(DeleteBucketOutput::default()))
     }
 
-    // That there is such a bucket was found out when access to it was judged.
+    // Access control has already checked that the bucket exists.
     async fn head_bucket(&self, _: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
         Ok(S3Response::new(HeadBucketOutput::default()))
     }
@@ -143,6 +143,6 @@ impl S3 for Service {
     }
 
     async fn post_object(&self, _: S3Request<PostObjectInput>) -> S3Result<S3Response<PostObjectOutput>> {
-        Err(s3_error!(NotImplemented, "R2 takes no forms; use a presigned PUT"))
+        Err(s3_error!(NotImplemented, "R2 does not support forms; use a presigned PUT"))
     }
 }

@@ -1,4 +1,4 @@
-//! The folder with everything in it: files of bytes, and the index that says what they are.
+//! The store: the folder with the files of bytes, and the index that describes them.
 
 use std::fs;
 use std::future::Future;
@@ -15,11 +15,11 @@ use super::index::{Freed, Index};
 use super::record::Object;
 use super::{Buckets, internal, old};
 
-/// Parts of an upload that nobody completed are removed at the next start after this time. (R2 removes them after a
+/// Parts of an upload that was not completed are removed at the next start after this time. (R2 removes them after a
 /// week.)
 const STALE: Duration = Duration::from_secs(24 * 3600);
 
-/// The objects, and where messages about them go.
+/// The objects, and the queue for messages about them.
 #[derive(Clone)]
 pub(super) struct Store {
     pub index: Index,
@@ -28,7 +28,7 @@ pub(super) struct Store {
     tasks: TaskTracker,
 }
 
-/// An object with the files it is made of, which are not removed while this is kept.
+/// An object with its files, which are protected from removal while this exists.
 pub(super) struct Found {
     pub object: Object,
     pub files: Vec<(BlobId, u64)>,
@@ -40,16 +40,14 @@ pub(super) struct Found {
 pub(super) enum OpenError {
     #[error(transparent)]
     Folder(#[from] io::Error),
-    #[error(
-        "its index does not open: {0}; if it is damaged, move the folder away and start with an empty one"
-    )]
+    #[error("cannot open its index: {0}; if it is damaged, move the folder away and start with an empty one")]
     Index(#[from] redb::Error),
-    #[error("its index does not read: {0}")]
+    #[error("cannot read its index: {0}")]
     Read(S3Error),
 }
 
 impl Store {
-    /// Opens the folder, and clears away what a crash or an upload that was never completed left there.
+    /// Opens the folder, and removes what a crash or an abandoned upload left there.
     pub fn open(
         dir: &Path,
         buckets: &Buckets,
@@ -57,7 +55,8 @@ impl Store {
         tasks: TaskTracker,
     ) -> Result<Self, OpenError> {
         fs::create_dir_all(dir)?;
-        // Neither name can be a bucket's: earlier versions had the objects of each in a folder of its name.
+        // Neither name can be that of a bucket: earlier versions stored the objects of each bucket in a folder with
+        // its name.
         let now = now();
         let index = Index::open(&dir.join("index.redb"), [&buckets.input, &buckets.output], now)?;
         let store = Self { index, blobs: Blobs::open(dir.join("_data"))?, events, tasks };
@@ -81,7 +80,7 @@ impl Store {
         Ok(())
     }
 
-    /// An object, where there is one.
+    /// Finds an object.
     pub async fn find(&self, bucket: &str, key: &str) -> S3Result<Found> {
         let (bucket, key) = (bucket.to_owned(), key.to_owned());
         self.blocking(move |store| {
@@ -100,7 +99,8 @@ impl Store {
         .await
     }
 
-    /// Makes a change to the index; the files written for it stay from then on, and those it frees go.
+    /// Applies a change to the index. The files written for it are kept, and those that it no longer names are
+    /// removed.
     pub async fn commit<T: Send + 'static>(
         &self,
         drafts: Vec<Draft>,
@@ -114,7 +114,7 @@ impl Store {
             }
             Err(error) => {
                 if *error.code() == S3ErrorCode::InternalError {
-                    // Whether the change is on the disk is not known: the next start clears up.
+                    // It is unknown whether the change is on the disk: the next start cleans up.
                     drafts.into_iter().for_each(Draft::keep);
                 }
                 Err(error)
@@ -123,7 +123,7 @@ impl Store {
         .await
     }
 
-    /// Runs what waits for the disk where that holds nobody up.
+    /// Runs a blocking disk operation on a thread where it delays nothing else.
     pub async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> S3Result<T> + Send + 'static,
@@ -135,8 +135,8 @@ impl Store {
         }
     }
 
-    /// Runs to its end even when the client hangs up meanwhile: between the object and its message
-    /// nothing may be cut off.
+    /// Runs to completion even if the client disconnects: nothing may interrupt the steps from storing the object to
+    /// sending its message.
     pub async fn to_the_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = S3Result<T>> + Send + 'static,
@@ -148,7 +148,7 @@ impl Store {
     }
 }
 
-/// In milliseconds since 1970.
+/// The current time in milliseconds since 1970.
 pub(super) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

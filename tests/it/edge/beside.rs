@@ -84,7 +84,7 @@ async fn applied(cluster: &Cluster, namespace: &str, name: &str, key: &str) {
 }
 
 #[tokio::test]
-async fn whoever_acts_there_is_one_request_a_second_and_never_one_machine_too_many() {
+async fn worker_and_controller_share_the_rate_limit_and_the_fleet_lock() {
     let redis = shared();
     let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
     let edge = Arc::new(setup.set("MAX_MACHINES", MAX.to_string()).alive().start().await);

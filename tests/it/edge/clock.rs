@@ -63,7 +63,7 @@ fn make_due(config: &RedisConfig, set: &str) {
 }
 
 #[tokio::test]
-async fn a_lease_that_ran_out_gives_the_job_to_another_worker() {
+async fn scheduled_run_reaps_expired_leases() {
     let (edge, redis) = clocked().await;
     let (queue, id) = (&edge.queue, JobId::new());
     queue.submit(id, &spec(), SubmitMode::Now).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_lease_that_ran_out_gives_the_job_to_another_worker() {
 }
 
 #[tokio::test]
-async fn an_upload_that_never_came_fails_and_one_whose_event_was_lost_begins() {
+async fn scheduled_run_fails_late_uploads_and_queues_those_with_lost_events() {
     let (edge, redis) = clocked().await;
     let (lost, _) = arrived(&edge).await;
     let (late, _) = arrived(&edge).await;
@@ -105,7 +105,7 @@ async fn an_upload_that_never_came_fails_and_one_whose_event_was_lost_begins() {
 }
 
 #[tokio::test]
-async fn webhooks_are_sent_and_sent_again() {
+async fn scheduled_run_sends_and_retries_webhooks() {
     let (edge, redis) = clocked().await;
     let mut receiver = Receiver::start(500).await;
     let id = JobId::new();
@@ -122,7 +122,7 @@ async fn webhooks_are_sent_and_sent_again() {
 }
 
 #[tokio::test]
-async fn a_job_that_ends_within_the_minute_is_told_of_within_it() {
+async fn scheduled_run_sends_webhooks_of_jobs_that_end_within_its_minute() {
     let redis = shared();
     let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
     let edge = setup.set("EDGE_FLEET", "disabled").set("EDGE_CRON_MAX_SECONDS", "20").start().await;
@@ -141,7 +141,7 @@ async fn a_job_that_ends_within_the_minute_is_told_of_within_it() {
 }
 
 #[tokio::test]
-async fn a_webhook_is_meant_for_its_address_and_not_for_where_that_points() {
+async fn scheduled_run_does_not_follow_redirects_of_webhooks() {
     let (edge, _) = clocked().await;
     let hits = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&hits);
@@ -163,7 +163,7 @@ async fn a_webhook_is_meant_for_its_address_and_not_for_where_that_points() {
 }
 
 #[tokio::test]
-async fn what_is_seldom_due_is_seen_to_every_ten_minutes() {
+async fn scheduled_run_does_infrequent_tasks_every_ten_minutes() {
     let (edge, redis) = clocked().await;
     let gone = JobId::new().to_string();
     let set = |name: &str| format!("{}{name}", redis.prefix);
@@ -189,7 +189,7 @@ async fn what_is_seldom_due_is_seen_to_every_ten_minutes() {
 
 /// Where nothing happens a minute costs a handful of commands.
 #[tokio::test]
-async fn an_idle_minute_is_cheap() {
+async fn scheduled_run_without_work_uses_few_commands() {
     let redis = shared();
     let edge = Setup::over(redis).start().await;
     // The scripts are known from now on.
@@ -208,7 +208,7 @@ async fn an_idle_minute_is_cheap() {
 /// However much waits, an invocation asks of others no more than the platform allows, and the next one
 /// goes on where it ended.
 #[tokio::test]
-async fn a_crowd_is_seen_to_within_the_allowance() {
+async fn scheduled_run_with_much_work_stays_within_the_subrequest_limit() {
     const CROWD: usize = 150;
     let redis = shared();
     let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });

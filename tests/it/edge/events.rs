@@ -45,7 +45,7 @@ async fn letter(edge: &Edge, like: impl Fn(&Value) -> bool) -> Value {
 }
 
 #[tokio::test]
-async fn each_message_of_a_batch_has_a_fate_of_its_own() {
+async fn queue_messages_of_a_batch_are_handled_independently() {
     let edge = quiet().await;
     let (put, put_event) = arrived(edge).await;
     let (copied, copy_event) = arrived(edge).await;
@@ -80,7 +80,7 @@ async fn each_message_of_a_batch_has_a_fate_of_its_own() {
 }
 
 #[tokio::test]
-async fn an_event_that_comes_twice_begins_a_job_once() {
+async fn queue_duplicate_event_starts_a_job_once() {
     let edge = quiet().await;
     let (id, event) = arrived(edge).await;
     let owed = edge.queue.stats().await.unwrap().pending;
@@ -96,7 +96,7 @@ async fn an_event_that_comes_twice_begins_a_job_once() {
 }
 
 #[tokio::test]
-async fn events_may_come_in_any_order() {
+async fn queue_events_are_accepted_in_any_order() {
     let edge = quiet().await;
     let (first, first_event) = arrived(edge).await;
     let (second, second_event) = arrived(edge).await;
@@ -109,7 +109,7 @@ async fn events_may_come_in_any_order() {
 }
 
 #[tokio::test]
-async fn a_job_that_never_was_is_made_from_the_key_if_the_bucket_says_so() {
+async fn queue_event_for_an_unknown_job_creates_it_if_the_input_exists() {
     let edge = quiet().await;
     let [there, missing, changed, encoded] = [(); 4].map(|()| Uuid::now_v7().to_string());
     let there_event = edge.put(&key(&there), "a film").await;
@@ -132,7 +132,7 @@ async fn a_job_that_never_was_is_made_from_the_key_if_the_bucket_says_so() {
 /// Each consumer is an invocation of its own, and each asks for machines: one acts, the others wait for
 /// their turn and find that all is done.
 #[tokio::test]
-async fn events_that_come_at_once_bring_their_machines() {
+async fn queue_events_of_a_batch_start_machines() {
     const JOBS: usize = 3;
     let edge = Setup::over(shared()).start().await;
     let film = std::fs::read(long_clip()).unwrap();
@@ -154,7 +154,7 @@ async fn events_that_come_at_once_bring_their_machines() {
 }
 
 #[tokio::test]
-async fn while_redis_is_away_messages_come_again_then_die_and_nothing_is_lost() {
+async fn queue_messages_are_redelivered_without_redis_then_dead_lettered() {
     let mut redis = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
     let setup =
         Setup::over(redis.config()).set("EDGE_FLEET", "disabled").set("maxRetries", 2).set("retryDelay", 0);

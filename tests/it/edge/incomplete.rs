@@ -11,9 +11,9 @@ use crate::support::system::{OTHER_TOKEN, TOKEN, WEBHOOK_SECRET, http};
 /// Requests, events, clock and webhooks with everything set: what is logged holds no secret, nor an address
 /// that is one.
 #[tokio::test]
-async fn no_secret_is_logged() {
+async fn incomplete_settings_log_no_secrets() {
     let edge = shared().await;
-    crate::acceptance::a_video_becomes_renditions_and_its_end_is_told(edge).await;
+    crate::acceptance::video_is_transcoded_and_its_webhook_delivered(edge).await;
     let wrong =
         http().get(format!("{}/api/jobs", edge.url)).bearer_auth("a-wrong-hush-hush-token").send().await;
     assert_eq!(wrong.unwrap().status(), 401);
@@ -47,7 +47,7 @@ async fn no_secret_is_logged() {
 }
 
 #[tokio::test]
-async fn what_is_missing_names_itself_in_readyz_and_in_the_log() {
+async fn incomplete_settings_are_named_in_readyz_and_the_log() {
     let setup = Setup::over(redis())
         .without("UPSTASH_REDIS_REST_TOKEN")
         .without("API_TOKENS")

@@ -19,17 +19,17 @@ use crate::support::system::http;
 acceptance!(shared().await);
 
 #[tokio::test]
-async fn a_video_becomes_renditions_and_its_end_is_told() {
-    acceptance::a_video_becomes_renditions_and_its_end_is_told(shared().await).await;
+async fn video_is_transcoded_and_its_webhook_delivered() {
+    acceptance::video_is_transcoded_and_its_webhook_delivered(shared().await).await;
 }
 
 #[tokio::test]
-async fn the_original_client_works_unchanged() {
-    crate::the_original_client::the_original_client_works_unchanged(shared().await).await;
+async fn original_client_works_unchanged() {
+    crate::the_original_client::original_client_works_unchanged(shared().await).await;
 }
 
 #[tokio::test]
-async fn the_page_and_the_contract_are_those_of_the_api() {
+async fn page_and_openapi_document_equal_those_of_the_api() {
     let (edge, native) = (shared().await, crate::support::system::shared().await);
     for path in ["/", "/app/main.js", "/vendor/hls.min.mjs", "/openapi.json", "/problems/conflict"] {
         let ask = async |url: &str| {

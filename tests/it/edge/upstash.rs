@@ -8,7 +8,7 @@ use crate::support::redis::private_redis;
 use crate::support::{upstash_of, upstash_with_lagging_reads};
 
 #[tokio::test]
-async fn a_job_is_there_right_after_its_submit_though_the_read_region_lags() {
+async fn job_is_readable_after_submit_despite_a_lagging_read_region() {
     let redis = private_redis(&[]);
     let (url, front, _replica) = upstash_with_lagging_reads(&redis).await;
     let edge = Setup::over(redis.config()).set("EDGE_FLEET", "disabled").behind(url, front).start().await;
@@ -27,7 +27,7 @@ async fn a_job_is_there_right_after_its_submit_though_the_read_region_lags() {
 }
 
 #[tokio::test]
-async fn a_used_up_quota_is_told_in_readyz_in_problems_and_in_the_log() {
+async fn used_up_quota_is_reported_in_readyz_problems_and_the_log() {
     const QUOTA: (u16, &str) =
         (400, r#"{"error":"ERR max requests limit exceeded. Limit: 500000, Usage: 500001."}"#);
     let redis = private_redis(&[]);

@@ -65,7 +65,7 @@ fn shows(job: &TranscodeJob, moment: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_controller_that_is_killed_at_any_step_leaves_one_job_with_one_result() {
+async fn controller_killed_at_any_step_leaves_one_job_with_one_result() {
     let site = own(system::shared().await, "killed").await;
     let mut controller = site.controller(&[]);
     for moment in MOMENTS {
@@ -84,7 +84,7 @@ async fn a_controller_that_is_killed_at_any_step_leaves_one_job_with_one_result(
 }
 
 #[tokio::test]
-async fn of_two_controllers_one_acts_and_the_other_takes_over() {
+async fn leadership_passes_to_the_second_controller() {
     let site = own(system::shared().await, "two").await;
     let (first, second) =
         (site.controller(&[("HOSTNAME", "first")]), site.controller(&[("HOSTNAME", "second")]));
@@ -111,7 +111,7 @@ async fn of_two_controllers_one_acts_and_the_other_takes_over() {
 }
 
 #[tokio::test]
-async fn the_api_server_dies_and_the_watch_is_too_old_when_it_comes_back() {
+async fn watch_recovers_after_the_api_server_lost_its_history() {
     let mut cluster = Cluster::start().await;
     let system = Setup::default().start().await;
     let early = Controller::start(&system, &cluster.kubeconfig(), &["--all-namespaces"], &[]);
@@ -161,7 +161,7 @@ async fn the_api_server_dies_and_the_watch_is_too_old_when_it_comes_back() {
 }
 
 #[tokio::test]
-async fn redis_does_not_answer_for_a_while() {
+async fn conditions_report_redis_while_it_does_not_answer() {
     // The folder of the system is where its redis-server keeps its file.
     let system = Box::leak(Box::new(Setup::default().start().await));
     let site = own(system, "redis").await;
@@ -181,7 +181,7 @@ async fn redis_does_not_answer_for_a_while() {
 }
 
 #[tokio::test]
-async fn redis_is_killed_and_started_again() {
+async fn operator_recovers_after_redis_restarts() {
     use secrecy::ExposeSecret as _;
     let mut redis = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
     let url = redis.config().url.expose_secret().to_owned();
@@ -208,7 +208,7 @@ async fn redis_is_killed_and_started_again() {
 }
 
 #[tokio::test]
-async fn a_thousand_at_once_are_a_thousand_jobs() {
+async fn thousand_transcode_jobs_at_once_become_thousand_jobs() {
     let system = Box::leak(Box::new(Setup::default().workers(0).start().await));
     let site = own(system, "thousand").await;
     let controller = site.controller(&[]);
@@ -258,7 +258,7 @@ async fn a_thousand_at_once_are_a_thousand_jobs() {
 }
 
 #[tokio::test]
-async fn one_that_cannot_be_read_stops_none_of_the_others() {
+async fn unreadable_transcode_job_does_not_block_the_others() {
     let cluster = Box::leak(Box::new(Cluster::start().await));
     cluster.define().await;
     let system = system::shared().await;
@@ -307,7 +307,7 @@ async fn one_that_cannot_be_read_stops_none_of_the_others() {
 }
 
 #[tokio::test]
-async fn one_made_anew_under_its_name_is_another_job() {
+async fn recreated_transcode_job_is_another_job() {
     let site = site("anew").await;
     let key = site.input(clip()).await;
     let spec = json!({"input": {"key": key}, "qualities": ["144p"]});

@@ -14,7 +14,7 @@ use crate::support::process::all_gone;
 use crate::support::system::{PATIENCE, WEBHOOK_SECRET, serve};
 
 #[tokio::test]
-async fn kubectl_applies_a_job_and_waits_for_it() {
+async fn kubectl_apply_and_wait_complete_a_job() {
     let site = site("sample").await;
     let key = site.input(clip()).await;
     site.apply(&format!(
@@ -67,7 +67,7 @@ async fn eventually_event(site: &super::Site, name: &str, reason: &str) {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_video_fails_with_its_reason() {
+async fn transcode_job_for_an_invalid_file_fails_with_its_reason() {
     let site = site("bad-file").await;
     let key = site.input_bytes(b"this is no film".to_vec()).await;
     site.make("film", json!({"input": {"key": key}, "preset": "hls"})).await;
@@ -83,7 +83,7 @@ async fn a_file_that_is_no_video_fails_with_its_reason() {
 }
 
 #[tokio::test]
-async fn an_upload_is_sent_to_the_address_in_the_status() {
+async fn status_contains_an_upload_address() {
     let site = site("upload").await;
     site.make("film", json!({"input": {"upload": {"fileName": "a b.mp4"}}, "qualities": ["144p"]})).await;
     let job = site.until("film", "an address", |job| status(job)["uploadUrl"].is_string()).await;
@@ -97,7 +97,7 @@ async fn an_upload_is_sent_to_the_address_in_the_status() {
 }
 
 #[tokio::test]
-async fn deleting_a_running_job_ends_its_encode() {
+async fn deleting_a_running_transcode_job_stops_its_encode() {
     let site = site("delete").await;
     let key = site.input(long_clip()).await;
     let job = site.make("film", json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]})).await;
@@ -113,7 +113,7 @@ async fn deleting_a_running_job_ends_its_encode() {
 }
 
 #[tokio::test]
-async fn a_suspended_job_waits_and_one_that_runs_is_stopped() {
+async fn suspended_job_waits_and_a_running_one_is_stopped() {
     let site = site("suspend").await;
     let key = site.input(long_clip()).await;
     let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"], "suspend": true});
@@ -141,7 +141,7 @@ async fn a_suspended_job_waits_and_one_that_runs_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_job_that_takes_too_long_is_failed() {
+async fn job_past_active_deadline_seconds_fails() {
     let site = site("deadline").await;
     let key = site.input(long_clip()).await;
     let spec = json!({
@@ -155,7 +155,7 @@ async fn a_job_that_takes_too_long_is_failed() {
 }
 
 #[tokio::test]
-async fn an_ended_job_is_deleted_when_its_time_is_over() {
+async fn finished_job_is_deleted_after_its_ttl() {
     let site = site("ttl").await;
     let key = site.input(clip()).await;
     let spec = json!({"input": {"key": key}, "qualities": ["144p"], "ttlSecondsAfterFinished": 3600});
@@ -168,7 +168,7 @@ async fn an_ended_job_is_deleted_when_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn a_webhook_is_signed_with_the_secret_that_the_job_names() {
+async fn webhook_is_signed_with_the_secret_that_the_job_names() {
     let site = site("webhook").await;
     let (out, mut inbox) = mpsc::unbounded_channel();
     let receive = move |headers: axum::http::HeaderMap, body: axum::body::Bytes| {
@@ -203,7 +203,7 @@ async fn a_webhook_is_signed_with_the_secret_that_the_job_names() {
 }
 
 #[tokio::test]
-async fn what_is_done_to_the_job_elsewhere_shows() {
+async fn status_follows_changes_made_through_the_api() {
     let site = site("elsewhere").await;
     let key = site.input(long_clip()).await;
     let job = site.make("film", json!({"input": {"key": key}, "preset": "hls", "qualities": ["720p"]})).await;

@@ -55,7 +55,7 @@ async fn own(workers: u16, name: &str) -> Site {
 }
 
 #[tokio::test]
-async fn a_pool_whose_machines_fly_does_not_sell_is_refused_by_the_api_server() {
+async fn worker_pool_with_an_unknown_size_is_rejected_by_the_api_server() {
     let site = site("sizes").await;
     let knows_cel = cluster::bare().await.evaluates_cel().await;
     for (guest, words, refused) in [
@@ -80,7 +80,7 @@ async fn a_pool_whose_machines_fly_does_not_sell_is_refused_by_the_api_server() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pool_says_how_many_machines_there_may_be() {
+async fn worker_pool_sets_the_number_of_machines() {
     let site = own(0, "pool").await;
     let (fly, _stop) = site.system.fly("clips").await;
     let config = fly.fly_config();
@@ -147,7 +147,7 @@ async fn a_pool_says_how_many_machines_there_may_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn machines_come_though_the_api_server_is_away() {
+async fn machines_are_managed_without_the_api_server() {
     let mut cluster = Cluster::start().await;
     cluster.define().await;
     let system = Setup::default().workers(0).start().await;
@@ -177,7 +177,7 @@ async fn machines_come_though_the_api_server_is_away() {
 }
 
 #[tokio::test]
-async fn a_pool_without_fly_says_what_is_missing() {
+async fn worker_pool_without_fly_reports_missing_settings() {
     let site = own(0, "no-fly").await;
     let controller = site.controller(&[]);
     make(&site, "default", json!({"image": "worker:1"})).await;
@@ -188,7 +188,7 @@ async fn a_pool_without_fly_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn jobs_of_the_api_are_shown_up_to_a_bound() {
+async fn mirrors_show_jobs_of_the_api_up_to_the_maximum() {
     let site = own(1, "mirror").await;
     let before = site.system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
     let waits = site.system.post("/api/upload", &json!({"outputQualities": ["144p"]})).await.body;
@@ -228,7 +228,7 @@ async fn jobs_of_the_api_are_shown_up_to_a_bound() {
 
 /// The label of a mirror counts only in the namespace of the mirrors.
 #[tokio::test]
-async fn nobody_reads_of_a_job_by_its_label() {
+async fn mirror_labels_on_other_objects_reveal_nothing() {
     let site = site("nosy").await;
     let id =
         site.system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "secret.mp4"})).await;

@@ -12,7 +12,7 @@ use crate::support::process::err;
 use crate::support::system;
 
 #[tokio::test]
-async fn the_schema_refuses_what_it_can() {
+async fn schema_rejects_invalid_transcode_jobs() {
     let site = site("admission").await;
     let key = json!({"key": "a.mp4"});
     let cases = [
@@ -50,7 +50,7 @@ async fn the_schema_refuses_what_it_can() {
 
 /// What no schema can say, and what an API server that does not evaluate CEL lets through.
 #[tokio::test]
-async fn the_rest_is_stalled_and_says_what_to_change() {
+async fn transcode_job_beyond_the_schema_is_stalled_with_a_message() {
     let cluster = cluster::bare().await;
     let system = system::shared().await;
     let site = Site::on(cluster, system, "stalled").await;
@@ -81,7 +81,7 @@ async fn the_rest_is_stalled_and_says_what_to_change() {
 }
 
 #[tokio::test]
-async fn an_edit_of_an_immutable_field_is_refused_or_shown_as_a_condition() {
+async fn edit_of_an_immutable_field_is_rejected_or_reported() {
     let site = site("immutable").await;
     let key = site.input(clip()).await;
     site.make("film", json!({"input": {"key": key}, "qualities": ["144p"], "suspend": false})).await;
@@ -107,7 +107,7 @@ async fn an_edit_of_an_immutable_field_is_refused_or_shown_as_a_condition() {
 }
 
 #[tokio::test]
-async fn a_role_without_a_cluster_says_what_to_set() {
+async fn controller_without_a_cluster_says_what_to_set() {
     let system = system::shared().await;
     let nowhere = [("KUBECONFIG", "/nonexistent/kubeconfig"), ("HOME", "/nonexistent")];
     let (code, said) = system.role_fails(&["controller", "--all-namespaces"], &nowhere).await;

@@ -125,7 +125,7 @@ async fn everything(site: &Site) {
 }
 
 #[tokio::test]
-async fn the_roles_of_the_manifests_are_exactly_what_is_needed() {
+async fn roles_in_the_manifests_are_exactly_those_needed() {
     let cluster: &'static Cluster = Box::leak(Box::new(Cluster::start().await));
     cluster.define().await;
     let system: &'static System = Box::leak(Box::new(Setup::default().start().await));
@@ -168,7 +168,7 @@ async fn the_roles_of_the_manifests_are_exactly_what_is_needed() {
 
 /// A controller that may do nothing says which roles it lacks, and is not ready.
 #[tokio::test]
-async fn a_controller_without_its_roles_says_so() {
+async fn controller_without_its_roles_reports_it() {
     let (cluster, system) = (crate::support::kube::bare().await, crate::support::system::shared().await);
     let namespace = cluster.namespace("powerless").await;
     let kubeconfig = cluster.kubeconfig_of(&namespace, "nobody").await;

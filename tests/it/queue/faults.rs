@@ -15,7 +15,7 @@ use crate::support::redis::{private_redis, raw};
 const HANG: Duration = Duration::from_secs(120);
 
 #[tokio::test]
-async fn forgotten_scripts_are_sent_again() {
+async fn evicted_scripts_are_sent_again() {
     let server = private_redis(&[]);
     let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
     let flush = || redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.raw()).unwrap();
@@ -63,7 +63,7 @@ async fn jobs_and_handles_survive_a_restart_of_redis() {
 }
 
 #[tokio::test]
-async fn a_complete_waits_out_a_short_restart() {
+async fn complete_survives_a_short_restart_of_redis() {
     let mut server = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
     let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
     let w = worker(&queue, "w").await;
@@ -85,7 +85,7 @@ async fn a_complete_waits_out_a_short_restart() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_wrong_by_an_hour_moves_no_lease() {
+async fn worker_clock_that_is_wrong_does_not_affect_leases() {
     const HOUR: i64 = 3_600_000;
     let (queue, config) = queue().await;
     for wrong in [-HOUR, HOUR] {
@@ -129,7 +129,7 @@ fn is_out_of_memory<T: std::fmt::Debug>(outcome: Result<T, QueueError>) {
 }
 
 #[tokio::test]
-async fn without_memory_nothing_moves_and_nothing_is_lost() {
+async fn redis_out_of_memory_changes_and_loses_nothing() {
     let server = private_redis(&["--maxmemory-policy", "noeviction"]);
     let config = server.config();
     let mut redis = server.raw();
@@ -177,7 +177,7 @@ async fn without_memory_nothing_moves_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn a_redis_that_evicts_is_refused_with_what_to_do() {
+async fn connect_rejects_a_redis_that_evicts() {
     for policy in ["allkeys-lru", "volatile-ttl"] {
         let server = private_redis(&["--maxmemory-policy", policy]);
         let error = Queue::connect(&server.config()).await.err().expect("it was taken");
@@ -188,13 +188,13 @@ async fn a_redis_that_evicts_is_refused_with_what_to_do() {
 }
 
 #[tokio::test]
-async fn a_redis_that_hides_its_settings_is_trusted() {
+async fn connect_trusts_a_redis_that_forbids_config() {
     let server = private_redis(&["--rename-command", "CONFIG", ""]);
     Queue::connect(&server.config()).await.unwrap();
 }
 
 #[tokio::test]
-async fn five_thousand_expired_leases_come_back_in_batches() {
+async fn sweep_reaps_five_thousand_leases_in_batches() {
     const JOBS: usize = 5000;
     let config = shared();
     let mut redis = raw(&config);
@@ -222,7 +222,7 @@ async fn five_thousand_expired_leases_come_back_in_batches() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_says_so_and_does_not_show_itself() {
+async fn connect_error_for_a_wrong_password_hides_it() {
     let server = private_redis(&[]);
     set(&mut server.raw(), "requirepass", "right-one");
     let socket = server.config().url;
@@ -241,7 +241,7 @@ async fn a_wrong_password_says_so_and_does_not_show_itself() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_away_ends_in_an_error_not_in_a_wait() {
+async fn connect_without_redis_fails_instead_of_waiting() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let port = listener.local_addr().unwrap().port();
     let config = |port: u16| RedisConfig {
@@ -266,7 +266,7 @@ async fn a_redis_that_is_away_ends_in_an_error_not_in_a_wait() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_none_is_refused_without_showing_it() {
+async fn connect_error_for_an_invalid_address_hides_it() {
     let config = RedisConfig { url: "redis://:hush-hush@:port".to_owned().into(), prefix: String::new() };
     let error = Queue::connect(&config).await.err().expect("it was taken");
     let words = format!("{error} {error:?}");
@@ -274,7 +274,7 @@ async fn an_address_that_is_none_is_refused_without_showing_it() {
 }
 
 #[tokio::test]
-async fn an_ended_job_expires_and_a_living_one_does_not() {
+async fn only_finished_jobs_expire() {
     let config = shared();
     let policy = Policy { retention: Duration::from_secs(600), ..LONG };
     let queue = Queue::connect_with(&config, policy).await.unwrap();

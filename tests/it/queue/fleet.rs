@@ -63,7 +63,7 @@ fn find<'a>(view: &'a FleetView, worker: &WorkerId) -> &'a PoolWorker {
 }
 
 #[tokio::test]
-async fn one_reconciler_acts_under_an_epoch_that_grows_with_each_change_of_hands() {
+async fn fleet_lock_has_one_holder_and_its_epoch_grows() {
     let (queue, _) = queue().await;
     assert_eq!(queue.fleet_lock_expiry().await.unwrap(), None);
     let before = now(&queue).await;
@@ -81,7 +81,7 @@ async fn one_reconciler_acts_under_an_epoch_that_grows_with_each_change_of_hands
 }
 
 #[tokio::test]
-async fn whoever_let_its_time_run_out_goes_first_until_somebody_insists() {
+async fn fleet_lock_prefers_its_lapsed_holder_unless_forced() {
     let (queue, _) = queue().await;
     let fence = fence_for(&queue, "a", Duration::ZERO, false).await;
     for _ in 0..2 {
@@ -98,7 +98,7 @@ async fn whoever_let_its_time_run_out_goes_first_until_somebody_insists() {
 }
 
 #[tokio::test]
-async fn who_gives_the_right_away_is_not_waited_for() {
+async fn fleet_lock_released_is_free_at_once() {
     let (queue, _) = queue().await;
     let first = fence(&queue).await;
     queue.release_fleet_lock(&first).await.unwrap();
@@ -115,7 +115,7 @@ async fn who_gives_the_right_away_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn a_clock_that_was_set_back_keeps_nobody_out_for_long() {
+async fn fleet_lock_survives_a_clock_that_was_set_back() {
     let (queue, config) = queue().await;
     fence(&queue).await;
     let (key, far) = (format!("{}fleet:lock", config.prefix), now(&queue).await.plus(86_400_000).0);
@@ -125,7 +125,7 @@ async fn a_clock_that_was_set_back_keeps_nobody_out_for_long() {
 }
 
 #[tokio::test]
-async fn who_has_lost_the_right_changes_nothing() {
+async fn fleet_lock_fences_off_its_former_holder() {
     let (queue, config) = queue().await;
     let w = worker_on(&queue, "w", "m").await.unwrap();
     let (old, new) = (fence(&queue).await, fence_for(&queue, "a", HOLD, true).await);
@@ -150,7 +150,7 @@ async fn who_has_lost_the_right_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_machine_at_work_is_not_retired_and_an_idle_one_gets_no_further_job() {
+async fn retire_refuses_busy_machines_and_stops_claims_of_idle_ones() {
     let (queue, config) = queue().await;
     let fence = fence(&queue).await;
     let on_m = [worker_on(&queue, "w1", "m").await.unwrap(), worker_on(&queue, "w2", "m").await.unwrap()];
@@ -177,7 +177,7 @@ async fn a_machine_at_work_is_not_retired_and_an_idle_one_gets_no_further_job() 
 }
 
 #[tokio::test]
-async fn a_holder_that_the_pool_forgot_counts_when_it_is_named() {
+async fn retire_counts_leases_of_unregistered_workers() {
     let (queue, config) = queue().await;
     let fence = fence(&queue).await;
     let w = worker_on(&queue, "w", "m").await.unwrap();
@@ -195,7 +195,7 @@ async fn a_holder_that_the_pool_forgot_counts_when_it_is_named() {
 }
 
 #[tokio::test]
-async fn workers_that_come_up_on_a_retired_machine_are_refused_until_it_is_welcome() {
+async fn register_is_refused_on_a_retired_machine_until_it_is_readmitted() {
     let (queue, _) = queue().await;
     let fence = fence(&queue).await;
     // Nobody is there yet: that is the very moment this is for.
@@ -211,7 +211,7 @@ async fn workers_that_come_up_on_a_retired_machine_are_refused_until_it_is_welco
 }
 
 #[tokio::test]
-async fn a_refusal_ends_by_itself() {
+async fn retire_refusal_expires() {
     let (queue, config) = queue().await;
     let fence = fence(&queue).await;
     assert_eq!(retire(&queue, &fence, "m").await, RetireOutcome::Retired);
@@ -226,7 +226,7 @@ async fn a_refusal_ends_by_itself() {
 }
 
 #[tokio::test]
-async fn the_bell_wakes_whoever_is_told_to_leave() {
+async fn retire_wakes_idle_workers() {
     let server = private_redis(&[]);
     let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
     let fence = fence(&queue).await;
@@ -239,7 +239,7 @@ async fn the_bell_wakes_whoever_is_told_to_leave() {
 }
 
 #[tokio::test]
-async fn a_retired_worker_that_dies_is_forgotten_in_the_end() {
+async fn prune_removes_dead_retired_workers() {
     let (queue, config) = queue().await;
     let fence = fence(&queue).await;
     let w = worker_on(&queue, "w", "m").await.unwrap();
@@ -255,7 +255,7 @@ async fn a_retired_worker_that_dies_is_forgotten_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_machine_is_heard_of_also_once_its_worker_has_left_or_was_refused() {
+async fn fleet_view_contains_machines_whose_worker_left_or_was_refused() {
     let (queue, _) = queue().await;
     let fence = fence(&queue).await;
     let before = now(&queue).await;
@@ -271,7 +271,7 @@ async fn a_machine_is_heard_of_also_once_its_worker_has_left_or_was_refused() {
 }
 
 #[tokio::test]
-async fn a_view_of_nothing() {
+async fn fleet_view_of_an_empty_queue_is_empty() {
     let (queue, _) = queue().await;
     let before = now(&queue).await;
     let view = queue.fleet_view().await.unwrap();
@@ -280,7 +280,7 @@ async fn a_view_of_nothing() {
 }
 
 #[tokio::test]
-async fn a_view_shows_the_queue() {
+async fn fleet_view_shows_the_queue() {
     let (queue, config) = queue().await;
     let before = now(&queue).await;
     submit(&queue, &spec()).await;
@@ -312,7 +312,7 @@ async fn a_view_shows_the_queue() {
 }
 
 #[tokio::test]
-async fn a_view_shows_the_workers_their_jobs_and_who_is_to_leave() {
+async fn fleet_view_shows_workers_jobs_and_retirement() {
     let (queue, config) = queue().await;
     let fence = fence(&queue).await;
     let busy = worker_on(&queue, "busy", "m1").await.unwrap();
@@ -358,7 +358,7 @@ async fn a_view_shows_the_workers_their_jobs_and_who_is_to_leave() {
 }
 
 #[tokio::test]
-async fn whoever_lost_a_lease_counts_as_dead_until_it_enters_the_pool_again() {
+async fn worker_that_lost_a_lease_counts_as_dead_until_it_registers() {
     let (queue, config) = queue().await;
     let w = worker_on(&queue, "w", "m").await.unwrap();
     let other = worker_on(&queue, "other", "n").await.unwrap();
@@ -376,7 +376,7 @@ async fn whoever_lost_a_lease_counts_as_dead_until_it_enters_the_pool_again() {
 }
 
 #[tokio::test]
-async fn who_asks_for_a_job_is_not_taken_for_dead_over_a_lease_it_lost() {
+async fn worker_that_claims_stays_alive_despite_a_lost_lease() {
     let (queue, config) = queue().await;
     let w = worker_on(&queue, "w", "m").await.unwrap();
     submit(&queue, &spec()).await;
@@ -396,7 +396,7 @@ async fn changes(feed: &mut EventFeed) -> Vec<Change> {
 }
 
 #[tokio::test]
-async fn a_pause_and_its_end_wake_whoever_listens() {
+async fn pause_and_resume_appear_in_the_event_stream() {
     let (queue, _) = queue().await;
     let mut feed = EventFeed::open(&queue).await.unwrap();
     let before = now(&queue).await;
@@ -417,7 +417,7 @@ async fn a_pause_and_its_end_wake_whoever_listens() {
 }
 
 #[tokio::test]
-async fn a_second_pause_changes_the_reason_and_not_the_time() {
+async fn second_pause_changes_the_reason_but_not_the_time() {
     let (queue, config) = queue().await;
     let pause = async |reason: Option<&str>| queue.fleet_pause(reason.map(str::to_owned)).await.unwrap();
     let first = pause(None).await;

@@ -250,7 +250,7 @@ fn explore(protocol: Protocol) -> (BTreeSet<&'static str>, usize) {
 }
 
 #[test]
-fn no_interleaving_breaks_the_lease_protocol() {
+fn lease_model_holds_for_every_interleaving() {
     for jobs in [1, 2] {
         let (failing, states) = explore(Protocol { jobs, mutant: Mutant::Sound });
         assert_eq!(failing, BTreeSet::new(), "{jobs} jobs");
@@ -260,7 +260,7 @@ fn no_interleaving_breaks_the_lease_protocol() {
 }
 
 #[test]
-fn each_rule_that_is_left_out_is_missed() {
+fn lease_model_detects_every_mutant() {
     let expected = [
         (Mutant::Unfenced, "answers keep their promises"),
         (Mutant::Uncounted, "every job stands in one place"),
@@ -318,7 +318,7 @@ fn fingerprint(world: &World) -> u64 {
 }
 
 #[test]
-fn from_every_state_each_job_can_still_end() {
+fn lease_model_lets_every_job_end_from_every_state() {
     assert_eq!(stuck(&Protocol { jobs: 1, mutant: Mutant::Sound }), 0);
     // A protocol that loses a job is noticed.
     assert!(stuck(&Protocol { jobs: 1, mutant: Mutant::Forgets }) > 0);

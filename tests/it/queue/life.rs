@@ -12,7 +12,7 @@ use super::*;
 use crate::support::redis::raw;
 
 #[tokio::test]
-async fn a_complete_whose_answer_was_lost_can_be_repeated() {
+async fn complete_is_idempotent() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     let id = submit(&queue, &spec()).await;
@@ -25,7 +25,7 @@ async fn a_complete_whose_answer_was_lost_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_whose_answer_was_lost_can_be_repeated() {
+async fn renew_is_idempotent() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     submit(&queue, &spec()).await;
@@ -39,7 +39,7 @@ async fn a_heartbeat_whose_answer_was_lost_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn a_second_submit_makes_no_second_job() {
+async fn submit_is_idempotent() {
     let (queue, _) = queue().await;
     let id = submit(&queue, &spec()).await;
     assert_eq!(queue.submit(id, &spec(), SubmitMode::Now).await.unwrap(), SubmitOutcome::Same);
@@ -50,7 +50,7 @@ async fn a_second_submit_makes_no_second_job() {
 }
 
 #[tokio::test]
-async fn a_second_storage_event_makes_no_second_attempt() {
+async fn uploaded_is_idempotent() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     let id = JobId::new();
@@ -68,7 +68,7 @@ async fn a_second_storage_event_makes_no_second_attempt() {
 }
 
 #[tokio::test]
-async fn a_released_job_keeps_its_place_and_its_attempts() {
+async fn release_keeps_place_and_attempts() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     let first = submit(&queue, &spec()).await;
@@ -88,7 +88,7 @@ async fn a_released_job_keeps_its_place_and_its_attempts() {
 }
 
 #[tokio::test]
-async fn urgent_jobs_overtake_and_old_ones_are_not_starved() {
+async fn priority_overtakes_without_starving_old_jobs() {
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     let plain = submit(&queue, &spec()).await;
@@ -109,7 +109,7 @@ async fn urgent_jobs_overtake_and_old_ones_are_not_starved() {
 }
 
 #[tokio::test]
-async fn a_delayed_job_is_taken_when_it_is_due_and_not_before() {
+async fn delayed_job_is_claimed_only_when_due() {
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     let id = JobId::new();
@@ -131,7 +131,7 @@ async fn a_delayed_job_is_taken_when_it_is_due_and_not_before() {
 }
 
 #[tokio::test]
-async fn an_idle_worker_learns_when_the_retry_is_due() {
+async fn claim_returns_when_the_retry_is_due() {
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     submit(&queue, &spec()).await;
@@ -155,7 +155,7 @@ async fn an_idle_worker_learns_when_the_retry_is_due() {
 }
 
 #[tokio::test]
-async fn a_job_that_kills_its_workers_is_dead_after_exactly_its_attempts() {
+async fn job_that_kills_its_workers_fails_after_max_attempts() {
     let config = shared();
     let queue = Queue::connect_with(&config, INSTANT).await.unwrap();
     let id = submit(&queue, &JobSpec { max_attempts: 4, ..hooked() }).await;
@@ -180,7 +180,7 @@ async fn a_job_that_kills_its_workers_is_dead_after_exactly_its_attempts() {
 }
 
 #[tokio::test]
-async fn each_end_of_a_job_is_told_under_a_name_of_its_own() {
+async fn deliveries_of_one_job_have_unique_names() {
     let queue = Queue::connect(&shared()).await.unwrap();
     let id = submit(&queue, &hooked()).await;
     assert_eq!(queue.cancel(id).await.unwrap(), CancelOutcome::Cancelled);
@@ -192,7 +192,7 @@ async fn each_end_of_a_job_is_told_under_a_name_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_cancel_and_a_complete_exactly_one_wins() {
+async fn cancel_and_complete_race_has_one_winner() {
     let (queue, _) = queue().await;
     let other = queue.reconnect().await.unwrap();
     let w = worker(&queue, "w").await;
@@ -221,7 +221,7 @@ async fn of_a_cancel_and_a_complete_exactly_one_wins() {
 }
 
 #[tokio::test]
-async fn a_worker_that_the_pool_forgot_is_told_so() {
+async fn claim_by_an_unregistered_worker_is_refused() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     submit(&queue, &spec()).await;
@@ -232,7 +232,7 @@ async fn a_worker_that_the_pool_forgot_is_told_so() {
 }
 
 #[tokio::test]
-async fn no_epoch_comes_twice_over_the_lives_of_an_id() {
+async fn epochs_of_a_reused_id_are_unique() {
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     let id = submit(&queue, &spec()).await;
@@ -250,7 +250,7 @@ async fn no_epoch_comes_twice_over_the_lives_of_an_id() {
 }
 
 #[tokio::test]
-async fn a_claim_that_a_failover_forgot_shares_nothing_with_the_next() {
+async fn epoch_of_a_claim_lost_in_a_failover_is_not_reused() {
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     let id = submit(&queue, &spec()).await;
@@ -279,7 +279,7 @@ async fn a_claim_that_a_failover_forgot_shares_nothing_with_the_next() {
 }
 
 #[tokio::test]
-async fn a_clock_that_fell_behind_is_set_right_by_a_heartbeat() {
+async fn keep_corrects_a_slow_clock() {
     const HOUR: i64 = 3_600_000;
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
@@ -301,7 +301,7 @@ async fn a_clock_that_fell_behind_is_set_right_by_a_heartbeat() {
 }
 
 #[tokio::test]
-async fn an_upload_that_ends_after_its_window_is_not_lost() {
+async fn uploaded_after_the_window_revives_the_job() {
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     let id = JobId::new();
@@ -323,7 +323,7 @@ async fn an_upload_that_ends_after_its_window_is_not_lost() {
 }
 
 #[tokio::test]
-async fn a_suspended_job_is_told_of_only_when_it_is_called_off_for_good() {
+async fn suspended_job_sends_a_webhook_only_when_cancelled() {
     let queue = Queue::connect(&shared()).await.unwrap();
     let id = submit(&queue, &hooked()).await;
     assert_eq!(queue.cancel_with(id, &CancelReason::Suspended).await.unwrap(), CancelOutcome::Cancelled);
@@ -345,7 +345,7 @@ async fn a_suspended_job_is_told_of_only_when_it_is_called_off_for_good() {
 }
 
 #[tokio::test]
-async fn an_overdue_job_has_failed_whatever_it_did() {
+async fn overdue_job_fails_from_every_state() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     let late = Failure::new(FailureCode::DeadlineExceeded, "it took too long");
@@ -371,7 +371,7 @@ async fn an_overdue_job_has_failed_whatever_it_did() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_a_secret_signs_waits_in_an_outbox_of_its_own() {
+async fn webhook_signed_with_a_secret_has_its_own_outbox() {
     let (queue, _) = queue().await;
     let secret = SecretRef { namespace: "films".into(), name: "hook".into(), key: "secret".into() };
     let spec = JobSpec { webhook_key: Some(secret), ..hooked() };

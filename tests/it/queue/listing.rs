@@ -33,7 +33,7 @@ async fn jobs(queue: &Queue, count: usize) -> Vec<JobId> {
 }
 
 #[tokio::test]
-async fn every_page_size_shows_every_job_once() {
+async fn list_shows_every_job_once_with_any_page_size() {
     let (queue, _) = queue().await;
     let ids = jobs(&queue, 320).await;
     for limit in [1, 7, 50, 99, 100, 101, 200, 319, 320, 321, 1000] {
@@ -44,7 +44,7 @@ async fn every_page_size_shows_every_job_once() {
 }
 
 #[tokio::test]
-async fn jobs_of_the_same_millisecond_are_all_shown() {
+async fn list_shows_all_jobs_of_the_same_millisecond() {
     let (queue, config) = queue().await;
     let ids = jobs(&queue, 320).await;
     let mut redis = raw(&config);
@@ -59,7 +59,7 @@ async fn jobs_of_the_same_millisecond_are_all_shown() {
 }
 
 #[tokio::test]
-async fn a_filter_finds_what_lies_deep() {
+async fn list_filter_finds_old_jobs() {
     let (queue, _) = queue().await;
     let ids = jobs(&queue, 450).await;
     let wanted = [ids[0], ids[99], ids[100], ids[199], ids[200], ids[449]];
@@ -75,7 +75,7 @@ async fn a_filter_finds_what_lies_deep() {
 }
 
 #[tokio::test]
-async fn a_cursor_holds_while_jobs_come_in() {
+async fn list_cursor_is_stable_while_jobs_arrive() {
     let (queue, _) = queue().await;
     let ids = jobs(&queue, 30).await;
     let (mut seen, mut cursor) = (Vec::new(), None);
@@ -92,7 +92,7 @@ async fn a_cursor_holds_while_jobs_come_in() {
 }
 
 #[tokio::test]
-async fn what_expired_leaves_the_listing() {
+async fn list_omits_expired_jobs() {
     let (queue, config) = queue().await;
     let mut ids = jobs(&queue, 10).await;
     let mut redis = raw(&config);
@@ -105,7 +105,7 @@ async fn what_expired_leaves_the_listing() {
 }
 
 #[tokio::test]
-async fn trimming_drops_what_expired_and_never_a_job_that_lives() {
+async fn prune_index_removes_only_expired_jobs() {
     let (queue, config) = queue().await;
     let ids = jobs(&queue, 10).await;
     let mut redis = raw(&config);
@@ -125,14 +125,14 @@ async fn trimming_drops_what_expired_and_never_a_job_that_lives() {
 }
 
 #[tokio::test]
-async fn a_foreign_cursor_is_refused_in_words() {
+async fn list_rejects_a_foreign_cursor() {
     let (queue, _) = queue().await;
     let error = queue.list(&Filter::default(), 4, Some("x")).await.unwrap_err();
     assert!(matches!(&error, QueueError::Refused(why) if why.contains("cursor")), "{error}");
 }
 
 #[tokio::test]
-async fn stats_count_each_job_where_it_stands() {
+async fn stats_count_jobs_by_state() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     for start in [SubmitMode::OnUpload(Duration::from_secs(60)), SubmitMode::After(Duration::from_secs(60))] {

@@ -10,7 +10,7 @@ use super::*;
 const HOLD: Duration = Duration::from_secs(60);
 
 #[tokio::test]
-async fn the_end_of_a_job_owes_exactly_one_delivery() {
+async fn end_of_a_job_adds_exactly_one_delivery() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     submit(&queue, &spec()).await;
@@ -29,7 +29,7 @@ async fn the_end_of_a_job_owes_exactly_one_delivery() {
 }
 
 #[tokio::test]
-async fn a_delivery_is_held_then_due_again_then_dropped() {
+async fn delivery_is_held_then_due_again_then_removed() {
     let (queue, _) = queue().await;
     let id = submit(&queue, &hooked()).await;
     queue.cancel(id).await.unwrap();
@@ -61,7 +61,7 @@ async fn a_delivery_is_held_then_due_again_then_dropped() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_delivery_has_two_takers() {
+async fn delivery_is_claimed_by_one_process_only() {
     let (queue, _) = queue().await;
     for _ in 0..200 {
         let id = submit(&queue, &hooked()).await;

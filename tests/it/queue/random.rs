@@ -73,7 +73,7 @@ fn op() -> impl Strategy<Value = Op> {
 }
 
 #[test]
-fn any_life_of_jobs_is_the_same_in_redis_and_in_the_model() {
+fn random_operations_agree_between_redis_and_the_model() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let redis = RefCell::new(raw(&shared()));
     let config = Config { cases: 160, failure_persistence: None, ..Config::default() };

@@ -20,7 +20,7 @@ async fn over_rest(config: &RedisConfig, token: &str) -> Queue {
 
 /// What the edge does with jobs, beside a worker that is at the same Redis over TCP.
 #[tokio::test]
-async fn a_job_goes_the_whole_way_with_one_end_over_rest() {
+async fn job_completes_with_one_side_over_rest() {
     let config = shared();
     let (rest, tcp) = (over_rest(&config, TOKEN).await, Queue::connect(&config).await.unwrap());
     let w = worker(&tcp, "w").await;
@@ -52,7 +52,7 @@ async fn a_job_goes_the_whole_way_with_one_end_over_rest() {
 }
 
 #[tokio::test]
-async fn claims_and_ends_are_the_same_over_rest() {
+async fn claims_and_ends_agree_over_rest_and_tcp() {
     let config = shared();
     let rest = over_rest(&config, TOKEN).await;
     let w = worker(&rest, "w").await;
@@ -71,7 +71,7 @@ async fn claims_and_ends_are_the_same_over_rest() {
 }
 
 #[tokio::test]
-async fn what_goes_wrong_over_rest_has_the_words_it_has_over_tcp() {
+async fn errors_agree_over_rest_and_tcp() {
     let config = shared();
     let stranger = over_rest(&config, "another-token").await;
     assert!(matches!(stranger.ping().await.unwrap_err(), QueueError::Auth(_)));

@@ -94,7 +94,7 @@ impl Worker {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_jobs_end_once_each_whatever_their_workers_do() {
+async fn thousand_jobs_end_once_each_with_faulty_workers() {
     let config = shared();
     let policy = Policy { lease: LEASE, ..LONG };
     let queue = Queue::connect_with(&config, policy).await.unwrap();

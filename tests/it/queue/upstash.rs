@@ -32,7 +32,7 @@ fn client_with(url: &str, prefix: &str, sync: SyncToken) -> Queue {
 }
 
 #[tokio::test]
-async fn a_submit_is_sent_again_after_a_5xx_or_429_whatever_its_body() {
+async fn submit_is_retried_after_5xx_or_429() {
     let config = shared();
     let (url, front) = upstash_of(&config).await;
     let rest = client(&url, &config.prefix);
@@ -46,7 +46,7 @@ async fn a_submit_is_sent_again_after_a_5xx_or_429_whatever_its_body() {
 }
 
 #[tokio::test]
-async fn a_read_is_sent_again_after_a_5xx_and_a_write_that_must_not_be_repeated_is_not() {
+async fn read_is_retried_after_5xx_and_a_claim_is_not() {
     let config = shared();
     let (url, front) = upstash_of(&config).await;
     let rest = client(&url, &config.prefix);
@@ -70,7 +70,7 @@ async fn a_read_is_sent_again_after_a_5xx_and_a_write_that_must_not_be_repeated_
 }
 
 #[tokio::test]
-async fn a_used_up_quota_is_told_with_what_to_do_and_nothing_is_sent_again() {
+async fn used_up_quota_is_reported_and_not_retried() {
     let config = shared();
     let (url, front) = upstash_of(&config).await;
     let rest = client(&url, &config.prefix);
@@ -105,7 +105,7 @@ async fn a_used_up_quota_is_told_with_what_to_do_and_nothing_is_sent_again() {
 }
 
 #[tokio::test]
-async fn the_commands_that_are_sent_again_change_nothing() {
+async fn retried_commands_only_read() {
     let commands: Vec<Vec<redis::Value>> =
         redis::cmd("COMMAND").query(&mut crate::support::redis::raw(&shared())).unwrap();
     let mut reads = 0;
@@ -122,7 +122,7 @@ async fn the_commands_that_are_sent_again_change_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_reads_its_own_writes_from_a_region_that_lags() {
+async fn sync_token_gives_read_your_writes_in_a_lagging_region() {
     let redis = private_redis(&[]);
     let (url, _, _replica) = upstash_with_lagging_reads(&redis).await;
     let prefix = redis.config().prefix;
@@ -147,7 +147,7 @@ async fn a_client_reads_its_own_writes_from_a_region_that_lags() {
 }
 
 #[tokio::test]
-async fn clients_that_share_a_sync_token_read_each_others_writes() {
+async fn shared_sync_token_gives_read_each_others_writes() {
     let redis = private_redis(&[]);
     let (url, _, _replica) = upstash_with_lagging_reads(&redis).await;
     let (prefix, sync) = (redis.config().prefix, SyncToken::default());
@@ -160,7 +160,7 @@ async fn clients_that_share_a_sync_token_read_each_others_writes() {
 
 /// A webhook is dropped where the job seems to run still.
 #[tokio::test]
-async fn an_answer_that_comes_late_does_not_take_a_write_back() {
+async fn late_response_does_not_revert_the_sync_token() {
     let redis = private_redis(&[]);
     let (url, front, _replica) = upstash_with_lagging_reads(&redis).await;
     let rest = client(&url, &redis.config().prefix);
@@ -178,7 +178,7 @@ async fn an_answer_that_comes_late_does_not_take_a_write_back() {
 }
 
 #[tokio::test]
-async fn words_of_every_kind_are_the_same_over_rest_and_tcp() {
+async fn values_of_every_kind_agree_over_rest_and_tcp() {
     let config = shared();
     let (url, _) = upstash_of(&config).await;
     let (rest, tcp) = (client(&url, &config.prefix), Queue::connect(&config).await.unwrap());

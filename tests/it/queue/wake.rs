@@ -41,7 +41,7 @@ pub(super) async fn all_woken(waiters: JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn a_job_wakes_a_worker_that_waits() {
+async fn submit_wakes_a_waiting_worker() {
     let server = private_redis(&[]);
     let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
     let waiter = waiters(&queue, 1).await;
@@ -51,7 +51,7 @@ async fn a_job_wakes_a_worker_that_waits() {
 }
 
 #[tokio::test]
-async fn as_many_jobs_wake_as_many_workers() {
+async fn several_submits_wake_several_workers() {
     let server = private_redis(&[]);
     let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
     let waiting = waiters(&queue, 3).await;
@@ -70,7 +70,7 @@ async fn as_many_jobs_wake_as_many_workers() {
 }
 
 #[tokio::test]
-async fn the_bell_rings_for_whatever_becomes_ready_and_stays_small() {
+async fn wakeups_are_sent_for_all_ready_jobs_and_stay_bounded() {
     let (queue, config) = queue().await;
     let mut redis = raw(&config);
     let w = worker(&queue, "w").await;
@@ -133,7 +133,7 @@ async fn read(feed: &mut EventFeed, count: usize) -> Vec<JobEvent> {
 }
 
 #[tokio::test]
-async fn a_feed_tells_every_change_of_a_job_in_order() {
+async fn event_feed_returns_every_change_in_order() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     submit(&queue, &with_priority(-100)).await;
@@ -162,7 +162,7 @@ async fn a_feed_tells_every_change_of_a_job_in_order() {
 }
 
 #[tokio::test]
-async fn a_feed_goes_on_where_it_was_after_redis_restarts() {
+async fn event_feed_resumes_after_redis_restarts() {
     let mut server = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
     let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
     let mut feed = EventFeed::open(&queue).await.unwrap();
@@ -188,7 +188,7 @@ async fn a_feed_goes_on_where_it_was_after_redis_restarts() {
 
 /// What hosted Redis bills, and so part of the promise. The numbers stand in the documentation.
 #[tokio::test]
-async fn a_job_costs_few_commands_and_an_idle_worker_hardly_any() {
+async fn job_and_idle_worker_use_few_commands() {
     let server = private_redis(&[]);
     let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
     let own = queue.reconnect().await.unwrap();

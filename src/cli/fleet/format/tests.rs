@@ -53,7 +53,7 @@ fn has(lines: &[String], words: &[&str]) {
 }
 
 #[test]
-fn spans_have_two_figures() {
+fn span_shows_two_units() {
     for (ms, text) in [
         (-5, "0 s"),
         (0, "0 s"),
@@ -75,7 +75,7 @@ fn spans_have_two_figures() {
 }
 
 #[test]
-fn the_headline_says_how_many_and_why() {
+fn headline_shows_desired_machines_and_the_reason() {
     for (wanted, line) in [
         (desired(0, 0, 0, 0, 0), "no machine wanted: 0 busy, no job waits; none exists; at most 10"),
         (desired(1, 0, 0, 0, 1), "1 machine wanted: 0 busy + 1 job waits; none exists; at most 10"),
@@ -97,7 +97,7 @@ fn the_headline_says_how_many_and_why() {
 }
 
 #[test]
-fn machines_that_take_no_jobs_are_told_by_what_they_are() {
+fn headline_counts_other_machines_by_role() {
     let mut some = fleet(FleetDesired { existing: 7, ..desired(1, 1, 0, 0, 0) });
     some.machines = ["busy", "rest", "zombie", "rest", "leaving"].map(|role| machine("m", role)).into();
     assert_eq!(there(&some), "1 runs, 2 at rest, 1 leaving, 1 zombie, 2 not listed here");
@@ -110,7 +110,7 @@ fn machines_that_take_no_jobs_are_told_by_what_they_are() {
 }
 
 #[test]
-fn a_machine_in_a_line() {
+fn machine_row_shows_all_columns() {
     let job = "01890a5d-ac96-774b-bcce-b302099a8057";
     let full = FleetMachine {
         id: Some("148ed123".into()),
@@ -144,7 +144,7 @@ fn a_machine_in_a_line() {
 }
 
 #[test]
-fn costs_add_up_over_every_listed_machine_running_or_not() {
+fn bill_adds_running_and_stopped_machines() {
     let mut some = fleet(desired(2, 2, 0, 0, 0));
     some.machines = vec![
         FleetMachine { ran_seconds: 3600.0, ..machine("a", "rest") },
@@ -156,22 +156,22 @@ fn costs_add_up_over_every_listed_machine_running_or_not() {
         },
     ];
     let unknown = bill(&some, NOW);
-    assert!(unknown.starts_with("cost so far -, an hour -") && unknown.contains("FLEET_PRICE_USD_PER_HOUR"));
+    assert!(unknown.starts_with("cost so far -, per hour -") && unknown.contains("FLEET_PRICE_USD_PER_HOUR"));
     some.machine_usd_per_hour = Some(0.5);
     assert_eq!(
         bill(&some, NOW),
-        "cost so far $2.0000, of the machines that exist; an hour $1.0000, for 2 machines that may run at $0.5000"
+        "cost so far $2.0000, of the existing machines; per hour $1.0000, for 2 billed machines at $0.5000"
     );
     let summed: f64 = some.machines.iter().map(|m| cost(m, 0.5, NOW)).sum();
     assert!((summed - 2.0).abs() < 1e-9, "{summed}");
     some.desired.billed = 1;
-    assert!(bill(&some, NOW).contains("$0.5000, for 1 machine that may run at $0.5000"));
+    assert!(bill(&some, NOW).contains("$0.5000, for 1 billed machine at $0.5000"));
     some.machine_usd_per_hour = Some(f64::INFINITY);
     assert!(bill(&some, NOW).starts_with("cost so far -"));
 }
 
 #[test]
-fn conditions_are_sentences_and_a_pause_is_said_once() {
+fn conditions_are_sentences_and_omit_the_pause() {
     let mut some = fleet(desired(0, 0, 0, 0, 0));
     assert!(conditions(&some).is_empty());
     let condition =
@@ -186,8 +186,8 @@ fn conditions_are_sentences_and_a_pause_is_said_once() {
 }
 
 #[test]
-fn where_nobody_ever_spoke_it_says_so_and_what_to_do() {
-    let words = ["No reconciler has spoken yet", "`tcoder controller`", "`tcoder up`"];
+fn warnings_without_a_status_say_what_to_start() {
+    let words = ["No reconciler has reported yet", "`tcoder controller`", "`tcoder up`"];
     let none = answer(None);
     has(&warnings(&none), &words);
     has(&warnings(&none), &["no job waits"]);
@@ -197,59 +197,59 @@ fn where_nobody_ever_spoke_it_says_so_and_what_to_do() {
 }
 
 #[test]
-fn all_well_warns_of_nothing() {
+fn warnings_for_a_healthy_fleet_are_empty() {
     assert!(warnings(&answer(Some(fleet(desired(1, 1, 0, 0, 0))))).is_empty());
 }
 
 #[test]
-fn a_dead_reconciler_is_named() {
+fn warnings_name_a_silent_reconciler() {
     let dead = FleetAnswer { silent: true, pending: 1, ..answer(Some(fleet(desired(1, 1, 0, 0, 0)))) };
     let said = warnings(&dead);
     assert_eq!(said.len(), 1);
-    has(&said, &["1 job waits", "controller-1", "nothing for 5 min", "`tcoder controller`"]);
+    has(&said, &["1 job waits", "controller-1", "not reported for 5 min", "`tcoder controller`"]);
     assert!(when(&dead).contains("until a reconciler runs again"));
-    has(&resumed(&dead), &["Not paused", "nothing for 5 min"]);
+    has(&resumed(&dead), &["Not paused", "not reported for 5 min"]);
 }
 
 #[test]
-fn a_pause_is_told_with_its_age_and_its_reason() {
+fn warnings_show_age_and_reason_of_a_pause() {
     let with = |reason| FleetAnswer { pause: pause(reason), ..answer(Some(fleet(desired(0, 0, 0, 0, 0)))) };
     assert_eq!(
         warnings(&with(Some("a new image"))),
         ["Paused for 2 min (since 2025-06-15T15:04:40.000Z): a new image. \
-          Nothing is done about the fleet until `tcoder fleet resume`."]
+          The fleet is left unchanged until `tcoder fleet resume`."]
     );
     assert_eq!(
         warnings(&with(None)),
         ["Paused for 2 min (since 2025-06-15T15:04:40.000Z). \
-          Nothing is done about the fleet until `tcoder fleet resume`."]
+          The fleet is left unchanged until `tcoder fleet resume`."]
     );
     assert!(when(&with(None)).contains("until `tcoder fleet resume`"));
     has(
         &paused(&with(Some("why"))),
-        &["Paused for 2 min", "why.", "go on with their jobs", "`tcoder fleet plan`"],
+        &["Paused for 2 min", "why.", "continue with their jobs", "`tcoder fleet plan`"],
     );
     assert_eq!(paused(&with(None)).len(), 2, "a reconciler that heeds it needs no further word");
     let by_hand = Paused { since: Millis(0), reason: None };
     assert_eq!(pause_words(&by_hand, NOW), "Paused.");
-    has(&paused(&answer(None)), &["resumed by somebody else"]);
-    has(&resumed(&with(None)), &["paused again"]);
+    has(&paused(&answer(None)), &["Somebody else resumed"]);
+    has(&resumed(&with(None)), &["paused the fleet again"]);
 }
 
 #[test]
-fn a_reconciler_that_only_looks_on_by_itself_is_told_apart() {
+fn warnings_distinguish_fleet_paused_variable_from_a_pause() {
     let mut looks = fleet(desired(0, 0, 0, 0, 0));
     looks.paused = true;
     let own = answer(Some(looks));
     has(&warnings(&own), &["FLEET_PAUSED=true"]);
-    assert!(when(&own).contains("only looks on"));
+    assert!(when(&own).contains("while the reconciler is paused"));
     let both = FleetAnswer { pause: pause(None), ..own };
     assert_eq!(warnings(&both).len(), 1, "the pause explains it");
     assert!(when(&both).contains("tcoder fleet resume"));
 }
 
 #[test]
-fn steps_are_numbered_and_say_why() {
+fn steps_have_number_and_reason() {
     let made = |action: &str, machine: &str| FleetStep {
         action: action.into(),
         machine: machine.into(),
@@ -262,12 +262,12 @@ fn steps_are_numbered_and_say_why() {
 }
 
 #[test]
-fn nothing_to_do_has_its_reason() {
+fn nothing_to_do_shows_the_reason() {
     for (wanted, why) in [
         (desired(0, 0, 0, 0, 0), "as many machines as wanted"),
         (desired(3, 1, 1, 1, 1), "as many machines as wanted"),
-        (desired(0, 0, 2, 0, 0), "more machines than wanted; those without a job leave"),
-        (desired(4, 1, 0, 0, 3), "fewer machines than wanted, but no step can be taken now"),
+        (desired(0, 0, 2, 0, 0), "more machines than wanted; those without a job stop"),
+        (desired(4, 1, 0, 0, 3), "fewer machines than wanted, but no operation is possible now"),
     ] {
         let said = nothing_to_do(&fleet(wanted));
         assert!(said.starts_with(&format!("nothing to do: {why}")) && said.contains(" wanted: "), "{said}");
@@ -275,7 +275,7 @@ fn nothing_to_do_has_its_reason() {
 }
 
 #[test]
-fn whose_word_it_is() {
+fn source_names_app_age_and_reconciler() {
     let said = source(&fleet(desired(0, 0, 0, 0, 0)), NOW);
-    assert_eq!(said, "app films; unchanged for 5 min, says the reconciler controller-1");
+    assert_eq!(said, "app films; unchanged for 5 min, reported by the reconciler controller-1");
 }

@@ -1,4 +1,4 @@
-//! What an answer of Upstash's REST interface means, by its HTTP status first and then by its words. Pure.
+//! Interprets responses of Upstash's REST interface, first by the HTTP status and then by the text. Pure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,10 +10,10 @@ use url::Url;
 
 use super::super::{QueueError, Reply, is_quota, of_code};
 
-/// Longest quotation of the service, characters.
+/// Maximum length of a text of the service in an error message, characters.
 const WORDS: usize = 300;
 
-/// The answer to one command.
+/// The reply to one command.
 #[derive(Deserialize)]
 pub(super) struct Answer {
     #[serde(default)]
@@ -30,7 +30,7 @@ impl Answer {
     }
 }
 
-/// What must not be quoted.
+/// Strings that must not appear in error messages.
 pub(super) struct Redaction {
     token: SecretString,
     host: Option<String>,
@@ -41,7 +41,7 @@ impl Redaction {
         Self { token: token.clone(), host: url.host_str().map(str::to_owned) }
     }
 
-    /// The service's words as one short line, without the token and the address.
+    /// The text of the service as one short line, without the token and the address.
     fn quote(&self, text: &str) -> String {
         let secrets = [Some(self.token.expose_secret()), self.host.as_deref()];
         let mut text = text.to_owned();
@@ -57,8 +57,8 @@ impl Redaction {
     }
 }
 
-/// The words of a body: `{"error": …}`, or the body itself where it is a text. A web page, which a proxy
-/// answers in place of the service, is none.
+/// The text of a body: `{"error": …}`, or the body itself if it is plain text. An HTML page, which a proxy sends
+/// instead of the service, is not used.
 fn words(body: &[u8]) -> Option<String> {
     #[derive(Deserialize)]
     struct Refusal {
@@ -71,7 +71,7 @@ fn words(body: &[u8]) -> Option<String> {
     (!text.is_empty() && !text.starts_with(['<', '{', '['])).then(|| text.to_owned())
 }
 
-/// What a status other than 2xx means.
+/// The error for a status other than 2xx.
 pub(super) fn refusal(status: StatusCode, body: &[u8], redaction: &Redaction) -> QueueError {
     let text = words(body);
     let code = status.as_u16();
@@ -81,7 +81,7 @@ pub(super) fn refusal(status: StatusCode, body: &[u8], redaction: &Redaction) ->
     };
     match (code, text.as_deref()) {
         (401 | 403, text) => QueueError::Auth(said(text)),
-        // A plan that is used up may come with several statuses.
+        // A used-up plan may be reported with several statuses.
         (402, text) => QueueError::Quota(said(text)),
         (400..=599, Some(text)) if is_quota(text) => QueueError::Quota(redaction.quote(text)),
         (408 | 425 | 429 | 500..=599, text) => QueueError::Unavailable(said(text)),
@@ -90,7 +90,7 @@ pub(super) fn refusal(status: StatusCode, body: &[u8], redaction: &Redaction) ->
     }
 }
 
-/// Redis's refusal of a command, `CODE text`.
+/// The error for a command that Redis refused with `CODE text`.
 fn refused(text: &str, redaction: &Redaction) -> QueueError {
     match of_code(text.split(' ').next(), text) {
         Some(QueueError::Quota(text)) => QueueError::Quota(redaction.quote(&text)),
@@ -100,9 +100,9 @@ fn refused(text: &str, redaction: &Redaction) -> QueueError {
     }
 }
 
-/// A result, whose strings are base64 but for the status `OK`. Upstash's own client takes a string that is not
-/// base64 as it comes; here it is an error, since a service that does not encode would be read wrongly whenever a
-/// text happens to look like base64.
+/// Decodes a result. All strings are base64, except the status `OK`. Upstash's own client accepts a string that is
+/// not base64 as it is. Here it is an error, because a service that does not encode strings would be misread whenever
+/// a text happens to look like base64.
 fn reply(value: Value) -> Result<Reply, QueueError> {
     Ok(match value {
         Value::Null => Reply::Nil,
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_counts_before_the_body() {
+    fn rest_answer_status_takes_precedence_over_the_body() {
         let html = "<html><body>502 Bad Gateway</body></html>";
         for status in [408, 425, 429, 500, 502, 503, 504, 520, 599] {
             for body in
@@ -161,14 +161,14 @@ mod tests {
             assert!(found.to_string().contains("WRONGPASS invalid or missing auth token"), "{found}");
             assert!(matches!(of(status, html), QueueError::Auth(_)));
         }
-        // Somebody else answers there.
+        // Another server answers at this address.
         for status in [301, 400, 404, 405, 418] {
             assert!(matches!(of(status, html), QueueError::Connection(_)), "{status}");
         }
     }
 
     #[test]
-    fn a_used_up_quota_is_one_whatever_status_it_comes_with() {
+    fn rest_answer_used_up_quota_is_recognised_with_any_status() {
         let daily = "ERR max daily request limit exceeded";
         for status in [400, 402, 429, 500, 503] {
             for text in [QUOTA, daily] {
@@ -184,13 +184,13 @@ mod tests {
         // One command of a pipeline.
         let answer: Answer = serde_json::from_str(&error(QUOTA)).unwrap();
         assert!(matches!(answer.reply(&redaction()), Err(QueueError::Quota(_))));
-        // That passes within a second.
+        // This error passes within a second.
         let rate = of(429, &error("ERR max commands per second limit exceeded"));
         assert!(matches!(rate, QueueError::Unavailable(_)), "{rate:?}");
     }
 
     #[test]
-    fn a_refusal_by_redis_keeps_its_code_and_its_words() {
+    fn rest_answer_keeps_code_and_text_of_redis_errors() {
         assert!(matches!(of(400, &error("NOSCRIPT No matching script.")), QueueError::NoScript));
         assert!(matches!(of(400, &error("WRONGPASS invalid password")), QueueError::Auth(_)));
         assert!(matches!(of(400, &error("OOM command not allowed")), QueueError::OutOfMemory));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_is_one_short_line_without_token_and_address() {
+    fn rest_answer_quote_is_one_short_line_without_secrets() {
         let text = format!("{}\r\nhush of\u{1b} name.upstash.io", "long ".repeat(200));
         for found in [of(503, &text), of(400, &error(&text)), of(401, &error(&text))] {
             let said = found.to_string();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_are_decoded_and_everything_else_is_as_it_is() {
+    fn rest_answer_decodes_strings_only() {
         let text = |text: &str| Reply::Text(text.into());
         for (value, expected) in [
             (json!(null), Reply::Nil),

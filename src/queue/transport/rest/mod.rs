@@ -1,8 +1,9 @@
 //! Redis over Upstash's REST interface: a command is a JSON array, so is a pipeline of them.
 //! <https://upstash.com/docs/redis/features/restapi>
 //!
-//! Headers as in the official client, `@upstash/redis`: strings come as base64, and the sync token goes back and
-//! forth. Unlike it, an HTTP 5xx or 429 is tried again where the commands change nothing.
+//! The headers are those of the official client, `@upstash/redis`: strings are returned as base64, and the sync token
+//! is sent back and forth. Unlike the official client, this one retries after HTTP 5xx or 429 if the commands change
+//! nothing.
 
 mod answer;
 
@@ -20,12 +21,12 @@ use crate::queue::backoff;
 use crate::time::{sleep, timeout};
 use answer::{Answer, Redaction};
 
-/// Until the whole answer is there.
+/// Maximum duration of a request, including the whole response.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How often a read that failed is sent again.
+/// Number of retries of a failed read.
 const RETRIES: u32 = 2;
 
-/// Redis behind a REST interface. Cheap to clone; clones share the sync token.
+/// Redis behind a REST interface. Clones are cheap and share the sync token.
 #[derive(Clone)]
 pub struct Rest(Arc<Inside>);
 
@@ -39,28 +40,28 @@ struct Inside {
 }
 
 impl Rest {
-    /// At this address, with this access token.
+    /// A client for this address with this access token.
     ///
     /// # Errors
-    /// When the access token is none, or the machine's certificates cannot be loaded.
+    /// If the access token is not valid, or the machine's certificates cannot be loaded.
     pub fn new(url: &Url, token: &SecretString) -> Result<Self, QueueError> {
         Self::with_sync(url, token, SyncToken::default())
     }
 
-    /// The same, as a client that reads the writes of every other one with this sync token.
+    /// Like [`Self::new`], as a client that reads the writes of all other clients with this sync token.
     ///
     /// # Errors
-    /// As [`Self::new`].
+    /// The same as those of [`Self::new`].
     pub fn with_sync(url: &Url, token: &SecretString, sync: SyncToken) -> Result<Self, QueueError> {
         #[cfg(not(target_arch = "wasm32"))]
         crate::net::install_crypto();
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
-            .map_err(|_| QueueError::Auth("it holds characters no token has".into()))?;
+            .map_err(|_| QueueError::Auth("it contains characters that a token cannot have".into()))?;
         authorization.set_sensitive(true);
         let http = reqwest::Client::builder()
             .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|_| QueueError::Connection("no HTTP client could be made".into()))?;
+            .map_err(|_| QueueError::Connection("could not create an HTTP client".into()))?;
         let mut base = url.clone();
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
@@ -71,14 +72,14 @@ impl Rest {
         Ok(Self(Arc::new(Inside { http, one: base, many, authorization, redaction, sync })))
     }
 
-    /// One command.
+    /// Runs a command.
     pub async fn run(&self, command: Command) -> Result<Reply, QueueError> {
         let is_read = command.is_read();
         let answer: Answer = self.ask(&self.0.one, &command.0, is_read).await?;
         answer.reply(&self.0.redaction)
     }
 
-    /// Several. Each is carried out though one before it failed, as over TCP.
+    /// Runs several commands. As over TCP, a failed command does not prevent the following ones.
     pub async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Reply>, QueueError> {
         let is_read = commands.iter().all(Command::is_read);
         let bodies: Vec<&Vec<String>> = commands.iter().map(|command| &command.0).collect();
@@ -89,7 +90,7 @@ impl Rest {
         answers.into_iter().map(|answer| answer.reply(&self.0.redaction)).collect()
     }
 
-    /// The answer to a request. What only reads is asked again where that may help.
+    /// Sends a request, and retries it if it only reads and a retry may help.
     async fn ask<T: serde::de::DeserializeOwned>(
         &self,
         url: &Url,
@@ -99,7 +100,7 @@ impl Rest {
         let mut tries = 0;
         loop {
             match self.post(url, body, is_read).await {
-                // One that takes as long as an answer may take is not asked again: nobody would wait for it.
+                // A request that timed out is not retried: nobody would wait that long.
                 Err(error) if is_read && tries < RETRIES && !is_late(&error) && error.is_transient() => {
                     tries += 1;
                     sleep(backoff::full_jitter(tries, Duration::from_millis(100), Duration::from_secs(1)))
@@ -147,7 +148,7 @@ fn is_late(error: &QueueError) -> bool {
     matches!(error, QueueError::Connection(why) if why == LATE)
 }
 
-/// Words for a broken connection that never hold the address.
+/// Describes a broken connection without the address.
 fn lost(error: &reqwest::Error) -> QueueError {
     if error.is_timeout() { late() } else { QueueError::Connection("connection lost".into()) }
 }
