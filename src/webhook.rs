@@ -198,7 +198,7 @@ impl WebhookClient {
             return DeliveryOutcome::Permanent("the message could not be signed".into());
         };
         match self.0.post(url, headers, body).await {
-            Ok(status) => check_url(status),
+            Ok(status) => classify_status(status),
             Err(PostError::UrlRefused(refused)) => DeliveryOutcome::Permanent(refused.to_string()),
             Err(error) => DeliveryOutcome::Failed(error.to_string()),
         }
@@ -222,7 +222,7 @@ fn headers(key: &Key, id: &str, seconds: i64, body: &str) -> Option<HeaderMap> {
 
 /// Interprets the status of a response: 2xx means delivered, 410 ends the retries (as Standard Webhooks defines), and
 /// everything else is retried.
-fn check_url(status: StatusCode) -> DeliveryOutcome {
+fn classify_status(status: StatusCode) -> DeliveryOutcome {
     if status.is_success() {
         DeliveryOutcome::Delivered
     } else if status == StatusCode::GONE {
@@ -355,11 +355,11 @@ mod tests {
     #[test]
     fn webhook_status_2xx_is_delivered_and_410_is_permanent() {
         for (status, good) in [(200, true), (204, true), (301, false), (404, false), (500, false)] {
-            let judged = check_url(StatusCode::from_u16(status).unwrap());
+            let judged = classify_status(StatusCode::from_u16(status).unwrap());
             assert_eq!(judged == DeliveryOutcome::Delivered, good, "{status}");
             assert!(!matches!(judged, DeliveryOutcome::Permanent(_)));
         }
-        assert!(matches!(check_url(StatusCode::GONE), DeliveryOutcome::Permanent(_)));
+        assert!(matches!(classify_status(StatusCode::GONE), DeliveryOutcome::Permanent(_)));
     }
 
     #[test]

@@ -201,7 +201,7 @@ fn lives() -> impl Strategy<Value = Vec<JobEvent>> {
                     Some(state) => {
                         let possible: Vec<State> = Transition::ALL
                             .into_iter()
-                            .filter_map(|how| State::after(*state, how).ok())
+                            .filter_map(|how| State::apply(*state, how).ok())
                             .collect();
                         possible.get(how % possible.len().max(1)).copied()
                     }

@@ -77,7 +77,7 @@ pub enum StorageError {
     },
     /// Object storage refuses the request; a retry does not help.
     #[error("object storage refused {what}: {why}")]
-    UrlRefused {
+    Refused {
         /// The object or address.
         what: String,
         /// The server's explanation.
@@ -136,7 +136,7 @@ impl From<StorageError> for Failure {
             StorageError::NoBucket { .. }
             | StorageError::Denied { .. }
             | StorageError::Unavailable { .. }
-            | StorageError::UrlRefused { .. } => FailureCode::Storage,
+            | StorageError::Refused { .. } => FailureCode::Storage,
         };
         // The path on the worker is of no use to users.
         let message = match &error {
@@ -214,7 +214,7 @@ where
             StorageError::Unavailable { what: what.to_owned(), why: "it took too long".to_owned() }
         }
         SdkError::ConstructionFailure(_) => {
-            StorageError::UrlRefused { what: what.to_owned(), why: root(error) }
+            StorageError::Refused { what: what.to_owned(), why: root(error) }
         }
         _ => StorageError::Unavailable { what: what.to_owned(), why: root(error) },
     }
@@ -233,7 +233,7 @@ fn by_answer(what: &str, status: u16, code: &str) -> StorageError {
         (408 | 425 | 429 | 500.., _) | (_, "SlowDown" | "RequestTimeout") => {
             StorageError::Unavailable { what, why: said }
         }
-        _ => StorageError::UrlRefused { what, why: said },
+        _ => StorageError::Refused { what, why: said },
     }
 }
 
@@ -258,7 +258,7 @@ mod tests {
             StorageError::NoBucket { .. } => "no bucket",
             StorageError::Denied { .. } => "denied",
             StorageError::Unavailable { .. } => "unavailable",
-            StorageError::UrlRefused { .. } => "refused",
+            StorageError::Refused { .. } => "refused",
             _ => "other",
         };
         for (status, code, want) in [
@@ -293,7 +293,7 @@ mod tests {
             (StorageError::DiskFull(DiskFull { needed: 2, free: Some(1) }), FailureCode::DiskFull, false),
             (StorageError::disk("write", Path::new("/secret/a"))(disk()), FailureCode::Worker, false),
             (StorageError::Unavailable { what: what(), why: "X".into() }, FailureCode::Storage, true),
-            (StorageError::UrlRefused { what: what(), why: "X".into() }, FailureCode::Storage, false),
+            (StorageError::Refused { what: what(), why: "X".into() }, FailureCode::Storage, false),
             (StorageError::Key { name: what(), source: InvalidKey::Segment }, FailureCode::Worker, false),
             (StorageError::Address(net::UrlRefused::Scheme), FailureCode::InputRefused, false),
             (
@@ -330,7 +330,7 @@ mod tests {
             (StorageError::NoBucket { what: "x".into() }, "R2_INPUT_BUCKET_NAME"),
             (StorageError::NotFound { what: "x".into() }, "R2_INPUT_BUCKET_NAME"),
             (StorageError::Unavailable { what: "x".into(), why: "refused".into() }, "R2_ENDPOINT"),
-            (StorageError::UrlRefused { what: "x".into(), why: "refused".into() }, "R2_ENDPOINT"),
+            (StorageError::Refused { what: "x".into(), why: "refused".into() }, "R2_ENDPOINT"),
         ];
         for (error, variable) in cases {
             let found = CheckError::of(&error, "R2_INPUT_BUCKET_NAME", "in-bucket");

@@ -214,7 +214,7 @@ impl Upload<'_> {
             () = cancel.cancelled() => return Err(StorageError::Cancelled),
             created = create.send() => created.map_err(|error| self.failed(&error))?,
         };
-        let id = created.upload_id().ok_or_else(|| StorageError::UrlRefused {
+        let id = created.upload_id().ok_or_else(|| StorageError::Refused {
             what: self.key.to_string(),
             why: "it returned no id for a multipart upload".to_owned(),
         })?;
@@ -317,7 +317,7 @@ impl Upload<'_> {
     {
         match classify(self.key.as_str(), error) {
             StorageError::NotFound { what } => {
-                StorageError::UrlRefused { what, why: "it does not know the upload any more".to_owned() }
+                StorageError::Refused { what, why: "it does not know the upload any more".to_owned() }
             }
             other => other,
         }

@@ -31,7 +31,7 @@ const PARTS: TableDefinition<'_, (&str, u16), &[u8]> = TableDefinition::new("par
 const CACHE: usize = 16 << 20;
 
 type Rows<'txn> = Table<'txn, (&'static str, &'static [u8]), &'static [u8]>;
-type ReconcilerDeps<'txn> = Table<'txn, (&'static str, u16), &'static [u8]>;
+type Parts<'txn> = Table<'txn, (&'static str, u16), &'static [u8]>;
 
 /// The database.
 #[derive(Clone, Debug)]
@@ -146,7 +146,7 @@ impl Index {
     pub fn files(&self, object: &Object) -> S3Result<Vec<(BlobId, u64)>> {
         match &object.data {
             Data::Blob(blob) => Ok(vec![(*blob, object.size)]),
-            Data::ReconcilerDeps { upload, .. } => {
+            Data::Parts { upload, .. } => {
                 Ok(self.parts(upload, 0)?.into_iter().map(|(_, part)| (part.blob, part.size)).collect())
             }
         }
@@ -172,7 +172,7 @@ impl Index {
         parts: &[Part],
     ) -> S3Result<Freed> {
         self.write(|transaction| {
-            if let Data::ReconcilerDeps { upload, .. } = &object.data {
+            if let Data::Parts { upload, .. } = &object.data {
                 let mut table = transaction.open_table(PARTS).map_err(broken)?;
                 for (number, part) in (1_u16..).zip(parts) {
                     table.insert((&**upload, number), &*encode(part)?).map_err(broken)?;
@@ -296,7 +296,7 @@ impl Index {
                 let objects = transaction.open_table(OBJECTS).map_err(broken)?;
                 let object = get::<Object>(&objects, (bucket, key.as_bytes()))?;
                 let made = object.filter(
-                    |object| matches!(&object.data, Data::ReconcilerDeps { upload, .. } if upload == id),
+                    |object| matches!(&object.data, Data::Parts { upload, .. } if upload == id),
                 );
                 return made.map(Completed::Before).ok_or_else(no_such_upload);
             };
@@ -413,14 +413,14 @@ fn put(
 }
 
 /// The files of a deleted object, whose parts are deleted, too.
-fn files_of(parts: &mut ReconcilerDeps<'_>, object: Object) -> S3Result<Vec<BlobId>> {
+fn files_of(parts: &mut Parts<'_>, object: Object) -> S3Result<Vec<BlobId>> {
     match object.data {
         Data::Blob(blob) => Ok(vec![blob]),
-        Data::ReconcilerDeps { upload, .. } => remove_parts(parts, &upload),
+        Data::Parts { upload, .. } => remove_parts(parts, &upload),
     }
 }
 
-fn remove_parts(table: &mut ReconcilerDeps<'_>, id: &str) -> S3Result<Vec<BlobId>> {
+fn remove_parts(table: &mut Parts<'_>, id: &str) -> S3Result<Vec<BlobId>> {
     let mut freed = Vec::new();
     for (number, part) in parts(table, id, 0)? {
         table.remove((id, number)).map_err(broken)?;

@@ -290,7 +290,7 @@ fn assemble(
         modified: now,
         checksum,
         headers: upload.headers,
-        data: Data::ReconcilerDeps {
+        data: Data::Parts {
             upload: id.to_owned(),
             count: u32::try_from(parts.len()).unwrap_or(u32::MAX),
         },
@@ -370,7 +370,7 @@ mod tests {
         assert_eq!(done.object.size, SMALLEST + 3);
         // md5sum of the bytes of the two tags, one after the other.
         assert_eq!(done.object.etag, "96e024ba2074fe77e8e965ba43a704be-2");
-        assert_eq!(done.object.data, Data::ReconcilerDeps { upload: "id".into(), count: 2 });
+        assert_eq!(done.object.data, Data::Parts { upload: "id".into(), count: 2 });
     }
 
     #[test]

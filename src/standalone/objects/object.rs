@@ -218,7 +218,7 @@ fn select(found: &Found, range: Option<s3s::dto::Range>, part: Option<i32>) -> S
             let start: u64 = found.files.iter().take(index).map(|(_, size)| size).sum();
             let count = match found.object.data {
                 Data::Blob(_) => None,
-                Data::ReconcilerDeps { count, .. } => i32::try_from(count).ok(),
+                Data::Parts { count, .. } => i32::try_from(count).ok(),
             };
             if length == size {
                 return Ok(Selected { range: 0..size, content_range: None, parts_count: count });
@@ -366,7 +366,7 @@ async fn duplicate(
     let (blobs, index) = (store.blobs.clone(), store.index.clone());
     let old_parts = match &original.data {
         Data::Blob(_) => Vec::new(),
-        Data::ReconcilerDeps { upload, .. } => index.parts(upload, 0)?,
+        Data::Parts { upload, .. } => index.parts(upload, 0)?,
     };
     let drafts = body::on_disk(move || {
         let mut drafts = Vec::new();
@@ -386,8 +386,8 @@ async fn duplicate(
         .collect();
     let data = match (&original.data, drafts.first()) {
         (Data::Blob(_), Some(draft)) => Data::Blob(draft.id()),
-        (Data::ReconcilerDeps { count, .. }, _) => {
-            Data::ReconcilerDeps { upload: uuid::Uuid::now_v7().simple().to_string(), count: *count }
+        (Data::Parts { count, .. }, _) => {
+            Data::Parts { upload: uuid::Uuid::now_v7().simple().to_string(), count: *count }
         }
         (Data::Blob(_), None) => return Err(s3_error!(InternalError)),
     };

@@ -30,7 +30,7 @@ pub(super) enum Data {
     /// In one file.
     Blob(BlobId),
     /// In the parts of this upload, one file each: completing an upload copies nothing.
-    ReconcilerDeps {
+    Parts {
         upload: String,
         /// The number of parts.
         count: u32,

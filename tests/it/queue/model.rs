@@ -138,7 +138,7 @@ impl Model {
             Err(_) => {
                 job.state = match how {
                     Transition::Complete => State::Completed,
-                    Transition::Fail | Transition::Overdue => State::Failed,
+                    Transition::Fail | Transition::DeadlineExceeded => State::Failed,
                     Transition::Cancel => State::Cancelled,
                     Transition::Claim => State::Running,
                     _ => State::Queued,
@@ -377,7 +377,7 @@ impl Model {
             }
             Why::Overdue => {
                 (job.overdue, job.error) = (Some(from), Some(FailureCode::DeadlineExceeded));
-                self.end(id, Transition::Overdue, now);
+                self.end(id, Transition::DeadlineExceeded, now);
             }
         }
         CancelOutcome::Cancelled
