@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use url::{Host, Url};
 
+use super::choices::{self, ChoicesList};
 use super::environment::{Role, help};
 use crate::job::{JobId, Ladder, Preset, Priority, State, Stills};
 
@@ -130,6 +131,12 @@ pub(super) enum Command {
     /// Print what can be configured, as docs/configuration.md has it
     #[command(hide = true)]
     Configuration,
+    /// Print a list of what can be asked for, as the page and the documentation have it
+    #[command(hide = true)]
+    Choices {
+        /// Which
+        list: ChoicesList,
+    },
     /// Print the API's contract, OpenAPI 3.1, as it stands at /openapi.json too
     Openapi,
 }
@@ -203,15 +210,9 @@ pub(super) struct ServerArgs {
 /// What to make of a video.
 #[derive(Clone, Debug, Args)]
 pub(super) struct EncodeArgs {
-    /// default: copy the streams, or H.264 at a fixed bitrate with --quality;
-    /// web-optimized: MP4 that plays everywhere and starts while it loads;
-    /// hls: playlists with 4 s segments, one for each quality;
-    /// hls-adaptive: one master playlist, players switch quality by themselves
-    #[arg(long, value_name = "PRESET", default_value = "web-optimized")]
+    #[arg(long, value_name = "PRESET", default_value = "web-optimized", help = choices::presets_help())]
     pub preset: Preset,
-    /// Renditions, with commas between: 144p 240p 360p 480p 720p 1080p 1440p 2160p.
-    /// Nothing is scaled up. Without it the preset decides
-    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true, help = choices::qualities_help())]
     pub quality: Ladder,
     /// Also make a poster: a JPEG still of the beginning
     #[arg(long)]

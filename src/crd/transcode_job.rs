@@ -56,10 +56,9 @@ use crate::job::{Preset, Quality, Still};
 pub struct TranscodeJobSpec {
     /// Where the video comes from: one of `key`, `url` and `upload`.
     pub input: InputSpec,
-    /// What kind of output: default (copy the streams, or H.264 at the bitrates of `qualities`),
-    /// web-optimized (MP4), hls, hls-adaptive.
+    /// What kind of output.
     #[serde(default)]
-    #[schemars(schema_with = "rules::preset")]
+    #[schemars(schema_with = "rules::preset", description = rules::preset_description())]
     pub preset: Preset,
     /// Which renditions, such as [720p, 360p]; each at most once. Without it the preset decides. Nothing is
     /// scaled up.

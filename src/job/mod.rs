@@ -18,7 +18,7 @@ mod time;
 pub use failure::{Failure, FailureCode};
 pub use id::{Epoch, InvalidJobId, JobId, WorkerId};
 pub use key::{InvalidKey, ObjectKey, safe_file_name};
-pub use preset::{Preset, UnknownPreset};
+pub use preset::{Format, Preset, PresetRow, RateControl, UnknownPreset, VideoCodec};
 pub use quality::{Dimensions, InvalidLadder, Ladder, Quality, UnknownQuality};
 pub use result::{
     AudioInfo, Container, JobResult, Label, Master, Output, Poster, Skipped, SourceInfo, Storyboard, Timings,
