@@ -20,3 +20,4 @@ list() {
   mv "$1.new" "$1"
 }
 list README.md presets
+list docs/api.md entries

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use crate::job::{Preset, Quality, Still};
+use crate::job::{EntryKind, Preset, Quality, Still};
 
 /// A list that is made from the tables.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -15,6 +15,8 @@ pub(super) enum ChoicesList {
     Page,
     /// The table of presets in `README.md`
     Presets,
+    /// The table of entry documents in `docs/api.md`
+    Entries,
 }
 
 impl ChoicesList {
@@ -23,6 +25,7 @@ impl ChoicesList {
         match self {
             Self::Page => page(),
             Self::Presets => presets_table(),
+            Self::Entries => entries_table(),
         }
     }
 }
@@ -49,6 +52,14 @@ fn presets_table() -> String {
     text
 }
 
+fn entries_table() -> String {
+    let mut text = String::from("| `kind` | what it is | players |\n|---|---|---|\n");
+    for kind in EntryKind::ALL {
+        let _ = writeln!(text, "| `{}` | {} | {} |", kind.name(), kind.title(), kind.players());
+    }
+    text
+}
+
 fn page() -> String {
     let mut text = String::from(
         "// What can be asked for, with a sentence on each. Made from the tables in src/job by `make docs`.\n",
@@ -65,9 +76,12 @@ fn page() -> String {
         let (name, text) = still.words();
         json!({"value": still, "name": name, "text": text})
     });
+    let entries = EntryKind::ALL.into_iter();
+    let entries = entries.map(|kind| json!({"value": kind.name(), "name": kind.title()}));
     list(&mut text, "presets", presets);
     list(&mut text, "qualities", qualities);
     list(&mut text, "stills", stills);
+    list(&mut text, "entries", entries);
     text
 }
 
@@ -116,9 +130,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_choices_of_the_page_and_of_the_readme_are_those_of_the_tables() {
+    fn the_choices_of_the_page_and_of_the_documents_are_those_of_the_tables() {
         assert!(include_str!("../../web/app/choices.js") == page(), "run `make docs`");
         assert!(include_str!("../../README.md").contains(&presets_table()), "run `make docs`");
+        assert!(include_str!("../../docs/api.md").contains(&entries_table()), "run `make docs`");
     }
 
     #[test]

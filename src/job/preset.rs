@@ -56,6 +56,11 @@ pub enum Format {
     Cmaf,
 }
 
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Copy, Self::Mp4, Self::HlsTs, Self::Cmaf];
+}
+
 /// What a picture is coded in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VideoCodec {

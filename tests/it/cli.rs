@@ -184,7 +184,9 @@ async fn transcode_needs_no_server() {
     let arguments =
         ["transcode", film, "--preset", "hls-adaptive", "--quality", "144p", "--output", "hls", "--json"];
     let done = run(&arguments, &[], &dir).await;
-    assert_eq!(parsed(&out(&done))["master"], "master.m3u8", "{}", err(&done));
+    let summary = parsed(&out(&done));
+    assert_eq!(summary["master"], "master.m3u8", "{}", err(&done));
+    assert_eq!(summary["entries"][0], serde_json::json!({"kind": "hls", "file": "master.m3u8"}));
     let letter = dir.join("letter.mp4");
     std::fs::write(&letter, "this is a letter and no film\n".repeat(100)).unwrap();
     let failed = run(&["transcode", letter.to_str().unwrap(), "--output", "none"], &[], &dir).await;

@@ -125,7 +125,7 @@ async fn the_master_playlist_of_every_kind_of_source_says_what_its_files_measure
     for source in &sources {
         let out = TempDir::new().unwrap();
         let encoded = into(&source.clip, out.path(), Preset::HlsAdaptive, "360p,144p").await.unwrap();
-        assert_eq!(encoded.master.as_deref(), Some("master.m3u8"));
+        assert_eq!(encoded.entries[0].file, "master.m3u8");
         for output in &encoded.outputs {
             let label = output.label.name();
             let own = encoded.files.iter().filter(|file| file.starts_with(label));

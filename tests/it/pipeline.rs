@@ -90,6 +90,11 @@ async fn adaptive_hls_plays_from_its_address_without_a_key() {
     let wishes = json!({"preset": "hls-adaptive", "outputQualities": ["144p"], "fileName": "a"});
     let job = system.completed(&system.upload(clip(), &wishes).await).await;
     let master = job["master"]["url"].as_str().unwrap();
+    let entry = &job["entries"][0];
+    assert_eq!(
+        (&entry["kind"], &entry["url"], &entry["key"]),
+        (&"hls".into(), &job["master"]["url"], &job["master"]["key"])
+    );
     assert!(master.starts_with(&system.storage) && !master.contains('?'), "{master}");
     let probed = probe(master);
     assert_eq!(

@@ -10,12 +10,12 @@ use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use tcoder::config::{BaseUrl, Env, StorageConfig};
-use tcoder::job::ObjectKey;
+use tcoder::job::{EntryKind, ObjectKey};
 use tcoder::storage::media::MediaSigner;
 use tcoder::storage::presign::Presigner;
 use tcoder::storage::urls::now_millis;
 use tcoder::storage::{Bucket, PutOutcome, Storage};
-use tcoder::transcoder::playlist_entries;
+use tcoder::transcoder::references;
 use tokio::process::Child;
 use tokio::sync::OnceCell;
 use url::Url;
@@ -131,8 +131,8 @@ fn address<'a>(job: &'a Value, pointer: &str) -> &'a str {
 fn named(folder: &Path, playlist: &str, found: &mut Vec<String>) {
     let text = std::fs::read_to_string(folder.join(playlist)).unwrap();
     let below = playlist.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
-    for name in playlist_entries(&text) {
-        let path = format!("{below}{name}");
+    for reference in references(EntryKind::Hls, &text) {
+        let path = format!("{below}{}", reference.uri());
         if path.ends_with(".m3u8") {
             named(folder, &path, found);
         }
@@ -146,7 +146,7 @@ async fn first_segment(master: &str) -> Url {
     while url.path().ends_with(".m3u8") {
         let (status, text) = fetch(url.as_str()).await;
         assert_eq!(status, 200, "{url}: {text}");
-        url = url.join(playlist_entries(&text).last().unwrap()).unwrap();
+        url = url.join(references(EntryKind::Hls, &text).last().unwrap().uri()).unwrap();
     }
     url
 }

@@ -22,3 +22,7 @@ export const stills = [
   {"name":"Poster","text":"A picture of the beginning, for the player and for links.","value":"poster"},
   {"name":"Preview pictures","text":"Small pictures that show the place under a seek bar.","value":"storyboard"},
 ];
+
+export const entries = [
+  {"name":"HLS master playlist","value":"hls"},
+];
