@@ -69,6 +69,7 @@ async fn measure_track(
             version: playlist.version,
             target_duration: playlist.target_duration,
             codec: header.codec.clone(),
+            timescale: header.timescale,
             init,
             segments: segments.collect::<Result<_, _>>()?,
         })
