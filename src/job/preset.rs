@@ -123,7 +123,7 @@ impl Preset {
             Self::HlsAdaptive => &PresetRow {
                 name: "hls-adaptive",
                 title: "Adaptive streaming",
-                summary: "HLS with fragmented MP4, aligned qualities, shared sound and a master playlist, so that players \
+                summary: "HLS and DASH over the same fragmented MP4, with aligned qualities and shared sound, so that players \
                           switch quality with the viewer's connection; best for a player on a page",
                 format: Format::Cmaf,
                 video_codec: VideoCodec::H264,

@@ -156,17 +156,20 @@ pub struct Output {
 pub enum EntryKind {
     /// The master playlist of HLS.
     Hls,
+    /// The manifest (MPD) of DASH.
+    Dash,
 }
 
 impl EntryKind {
     /// All of them.
-    pub const ALL: [Self; 1] = [Self::Hls];
+    pub const ALL: [Self; 2] = [Self::Hls, Self::Dash];
 
-    /// Its name: `hls`.
+    /// Its name: `hls`, `dash`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hls => "hls",
+            Self::Dash => "dash",
         }
     }
 
@@ -175,6 +178,7 @@ impl EntryKind {
     pub const fn title(self) -> &'static str {
         match self {
             Self::Hls => "HLS master playlist",
+            Self::Dash => "DASH manifest",
         }
     }
 
@@ -183,6 +187,7 @@ impl EntryKind {
     pub const fn players(self) -> &'static str {
         match self {
             Self::Hls => "Safari and everything else of Apple's, hls.js, Shaka Player, ExoPlayer, VLC",
+            Self::Dash => "dash.js, Shaka Player, ExoPlayer, VLC, television sets",
         }
     }
 }

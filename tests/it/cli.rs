@@ -44,12 +44,16 @@ async fn submit_waits_and_brings_the_renditions() {
         "audio/index.m3u8",
         "audio/init_1.mp4",
         "audio/segment_00000.m4s",
+        "manifest.mpd",
         "master.m3u8",
     ];
     assert_eq!(crate::support::clips::files_in(&dir.join("hls")), named);
-    let played = probe(dir.join("hls/master.m3u8").to_str().unwrap());
-    let widths = played["streams"].as_array().unwrap().iter().filter_map(|stream| stream["width"].as_u64());
-    assert_eq!(widths.max(), Some(256), "{played}");
+    for entry in ["hls/master.m3u8", "hls/manifest.mpd"] {
+        let played = probe(dir.join(entry).to_str().unwrap());
+        let widths =
+            played["streams"].as_array().unwrap().iter().filter_map(|stream| stream["width"].as_u64());
+        assert_eq!(widths.max(), Some(256), "{played}");
+    }
 }
 
 #[tokio::test]

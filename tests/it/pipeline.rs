@@ -90,6 +90,7 @@ async fn adaptive_hls_plays_from_its_address_without_a_key() {
     let wishes = json!({"preset": "hls-adaptive", "outputQualities": ["144p"], "fileName": "a"});
     let job = system.completed(&system.upload(clip(), &wishes).await).await;
     let master = job["master"]["url"].as_str().unwrap();
+    assert!(job["entries"][1]["url"].as_str().unwrap().ends_with("/manifest.mpd"), "{job:#}");
     let entry = &job["entries"][0];
     assert_eq!(
         (&entry["kind"], &entry["url"], &entry["key"]),

@@ -166,6 +166,7 @@ async fn the_command_line_downloads_hls_from_a_private_bucket_and_it_plays() {
     for playlist in files.iter().filter(|file| file.ends_with(".m3u8") && !file.ends_with("iframes.m3u8")) {
         assert!(seconds(dir.join(playlist).to_str().unwrap()) > 8.5, "{playlist}");
     }
+    assert!(seconds(dir.join("manifest.mpd").to_str().unwrap()) > 8.5);
     let played = probe(dir.join("master.m3u8").to_str().unwrap());
     let heights = played["streams"].as_array().unwrap().iter().filter_map(|stream| stream["height"].as_u64());
     assert_eq!(heights.collect::<std::collections::BTreeSet<_>>(), [144, 180].into(), "{played:#}");
@@ -191,6 +192,11 @@ async fn a_player_without_headers_plays_it_through_the_api() {
         let master = address(&job, "/master/url");
         assert!(master.starts_with(&format!("{}/media/", api.url)), "{master}");
         assert!(seconds(master) > 8.5, "{master}");
+        let manifest = address(&job, "/entries/1/url");
+        assert!(manifest.starts_with(&format!("{}/media/", api.url)) && manifest.ends_with("/manifest.mpd"));
+        assert!(seconds(manifest) > 8.5, "{manifest}");
+        let answer = http().get(manifest).send().await.unwrap();
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/dash+xml", "{manifest}");
         for output in job["outputs"].as_array().unwrap() {
             assert!(seconds(address(output, "/url")) > 8.5, "{output}");
         }

@@ -1,7 +1,7 @@
 // What can be asked for, with a sentence on each. Made from the tables in src/job by `make docs`.
 
 export const presets = [
-  {"name":"Adaptive streaming","text":"HLS with fragmented MP4, aligned qualities, shared sound and a master playlist, so that players switch quality with the viewer's connection; best for a player on a page.","usual":"1080p, 720p, 360p and 144p, as far as the video has them","value":"hls-adaptive"},
+  {"name":"Adaptive streaming","text":"HLS and DASH over the same fragmented MP4, with aligned qualities and shared sound, so that players switch quality with the viewer's connection; best for a player on a page.","usual":"1080p, 720p, 360p and 144p, as far as the video has them","value":"hls-adaptive"},
   {"name":"Plain HLS","text":"HLS with MPEG-TS segments of 4 s, one playlist a quality, for players that choose a quality themselves.","usual":"720p","value":"hls"},
   {"name":"MP4 for the web","text":"One MP4 (H.264, AAC) a quality, at constant quality under a bit rate cap, that starts playing while it loads; best for downloads and simple pages.","usual":"720p","value":"web-optimized"},
   {"name":"As it is","text":"A copy of the streams in a new file, fast and of the same size; with qualities, MP4 (H.264, AAC) at that size and a fixed bit rate.","usual":"a copy of the streams","value":"default"},
@@ -25,4 +25,5 @@ export const stills = [
 
 export const entries = [
   {"name":"HLS master playlist","value":"hls"},
+  {"name":"DASH manifest","value":"dash"},
 ];

@@ -198,7 +198,7 @@ fn hls_adaptive_shares_the_sound_and_has_a_master() {
         adaptive("", "", "v:0,name:360p v:1,name:144p")
     );
     let plan = planned(&source(1920, 1080), Preset::HlsAdaptive, "360p,144p");
-    assert_eq!(plan.top_level(), ["360p", "144p", "audio", "master.m3u8"]);
+    assert_eq!(plan.top_level(), ["360p", "144p", "audio", "master.m3u8", "manifest.mpd"]);
     assert_eq!(planned(&mute(source(1920, 1080)), Preset::HlsAdaptive, "360p").shared_audio, None);
 }
 

@@ -8,7 +8,9 @@
 //! | `presentation`, `rate` | what was measured, and the figures that follow from it (pure) |
 //! | `labels` | languages and names of sounds (pure) |
 //! | `hls` | the text of master and I-frame playlists (pure) |
+//! | `dash` | the text of a DASH manifest (pure) |
 
+mod dash;
 mod fragments;
 mod hls;
 mod labels;
@@ -36,12 +38,23 @@ use presentation::VideoTrack;
 /// Folder of the sound that the rungs share.
 const SHARED_AUDIO: &str = "audio";
 
-const ENTRIES: &[EntryDocumentFormat] = &[EntryDocumentFormat {
-    kind: EntryKind::Hls,
-    file: "master.m3u8",
-    write: hls::master,
-    references: playlist::references,
-}];
+/// A segment in the folder of its rung, as FFmpeg takes it; they are numbered from 0.
+const SEGMENT_NAME: &str = "segment_%05d.m4s";
+
+const ENTRIES: &[EntryDocumentFormat] = &[
+    EntryDocumentFormat {
+        kind: EntryKind::Hls,
+        file: "master.m3u8",
+        write: hls::master,
+        references: playlist::references,
+    },
+    EntryDocumentFormat {
+        kind: EntryKind::Dash,
+        file: "manifest.mpd",
+        write: dash::manifest,
+        references: dash::references,
+    },
+];
 
 pub(super) struct Cmaf;
 
@@ -61,7 +74,7 @@ impl OutputFormat for Cmaf {
         all.extend(split_args(&format!(
             "-f hls -hls_time {SEGMENT_SECONDS} -hls_playlist_type vod -hls_segment_type fmp4 \
              -hls_flags independent_segments -hls_fmp4_init_filename init.mp4 \
-             -hls_segment_filename %v/segment_%05d.m4s -var_stream_map"
+             -hls_segment_filename %v/{SEGMENT_NAME} -var_stream_map"
         )));
         // One argument with spaces inside.
         let mut streams: Vec<String> =
