@@ -47,9 +47,9 @@ openapi: ## Write web/openapi.json anew, after a change of the API
 	$(CARGO) build --locked
 	target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" openapi > web/openapi.json
 
-docs: ## Write docs/configuration.md anew, after a change of src/config/registry.rs
+docs: ## Write docs/configuration.md and the lists of presets and entry documents anew, after a change of their tables
 	$(CARGO) build --locked
-	target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" configuration > docs/configuration.md
+	@hack/docs.sh "$${CARGO_TARGET_DIR:-target}/debug/tcoder"
 
 build: ## The release binary
 	$(CARGO) build --locked --release

@@ -72,7 +72,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     if job["status"] != "completed" {
         return Err(format!("the job is {}: {}", job["status"], job["error"]).into());
     }
-    println!("master playlist: {}", job["master"]["url"]);
+    for entry in job["entries"].as_array().into_iter().flatten() {
+        println!("{}: {}", entry["kind"], entry["url"]);
+    }
     for output in job["outputs"].as_array().into_iter().flatten() {
         println!("{}: {} bytes, {}", output["quality"], output["size"], output["url"]);
     }

@@ -15,8 +15,8 @@ mod transcode_job;
 mod worker_pool;
 
 pub use transcode_job::{
-    CostStatus, FileStatus, InputSpec, OutputStatus, Phase, SecretKeyRef, TranscodeJob, TranscodeJobSpec,
-    TranscodeJobStatus, UploadSpec, WebhookSpec,
+    CostStatus, EntryStatus, FileStatus, InputSpec, OutputStatus, Phase, SecretKeyRef, TranscodeJob,
+    TranscodeJobSpec, TranscodeJobStatus, UploadSpec, WebhookSpec,
 };
 pub use worker_pool::{GuestSpec, MachineCounts, WorkerPool, WorkerPoolSpec, WorkerPoolStatus};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tcoder::job::{
-    Input, JobId, JobResult, JobSpec, Ladder, Preset, SourceInfo, Timings, VideoInfo, WorkerId,
+    Entries, Input, JobId, JobResult, JobSpec, Ladder, Preset, SourceInfo, Timings, VideoInfo, WorkerId,
 };
 use tcoder::queue::{Claim, CompleteOutcome, Queue, SubmitMode, WorkerRecord};
 use tokio::sync::Mutex;
@@ -40,7 +40,7 @@ fn spec() -> JobSpec {
 fn result() -> JobResult {
     JobResult {
         outputs: vec![],
-        master: None,
+        entries: Entries::default(),
         poster: None,
         storyboard: None,
         skipped: vec![],

@@ -20,7 +20,7 @@ pub struct JobOptions {
     /// An id of the client's own choice (a UUID), so that sending twice makes one job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_id: Option<JobId>,
-    /// What kind of output: `default`, `web-optimized`, `hls`, `hls-adaptive`.
+    /// What kind of output.
     pub preset: Preset,
     /// Which renditions, such as `["720p", "360p"]`; empty leaves it to the preset.
     pub output_qualities: Ladder,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use url::{Host, Url};
 
+use super::choices::{self, ChoicesList};
 use crate::config::Role;
 use crate::config::registry::help;
 use crate::job::{JobId, Ladder, Preset, Priority, State, Stills};
@@ -133,6 +134,12 @@ pub(super) enum Command {
     /// Print docs/configuration.md
     #[command(hide = true)]
     Configuration,
+    /// Print a list of presets or entry documents as the page and the documentation contain it
+    #[command(hide = true)]
+    Choices {
+        /// The list.
+        list: ChoicesList,
+    },
     /// Print the OpenAPI 3.1 document of the API, which is also served at /openapi.json
     Openapi,
 }
@@ -206,15 +213,9 @@ pub(super) struct ServerArgs {
 /// How to encode a video.
 #[derive(Clone, Debug, Args)]
 pub(super) struct EncodeArgs {
-    /// default: copy the streams, or H.264 at a fixed bitrate with --quality;
-    /// web-optimized: MP4 that plays everywhere and starts while it loads;
-    /// hls: playlists with 4 s segments, one for each quality;
-    /// hls-adaptive: one master playlist, players switch quality by themselves
-    #[arg(long, value_name = "PRESET", default_value = "web-optimized")]
+    #[arg(long, value_name = "PRESET", default_value = "web-optimized", help = choices::presets_help())]
     pub preset: Preset,
-    /// Renditions, with commas between: 144p 240p 360p 480p 720p 1080p 1440p 2160p.
-    /// Nothing is scaled up. Without it the preset decides
-    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true)]
+    #[arg(long, value_name = "LIST", default_value = "", hide_default_value = true, help = choices::qualities_help())]
     pub quality: Ladder,
     /// Also make a poster: a JPEG still of the beginning
     #[arg(long)]

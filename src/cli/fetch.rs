@@ -1,4 +1,4 @@
-//! Downloads a job's renditions, playlists with everything they name.
+//! Downloads a job's renditions and entry documents, with everything they name.
 
 use std::collections::VecDeque;
 use std::fs::Permissions;
@@ -15,49 +15,50 @@ use super::client::{Client, ClientError};
 use super::upload::root_cause;
 use super::{CliError, output};
 use crate::api::ProblemBody;
-use crate::job::{Container, Job, ObjectKey};
-use crate::transcoder::playlist_entries;
+use crate::job::{EntryKind, Job, ObjectKey};
+use crate::transcoder::{Reference, references};
 
 /// Files fetched at once.
 const AT_ONCE: usize = 6;
-/// Largest playlist that is read, bytes.
-const PLAYLIST_LIMIT: usize = 8 << 20;
+/// Largest playlist or manifest that is read, bytes.
+const DOCUMENT_LIMIT: usize = 8 << 20;
 
 /// One thing to fetch.
 struct Item {
     url: Url,
     /// Where it goes, relative to the output folder.
     path: String,
+    /// What it is read as, where it names other files.
+    document: Option<EntryKind>,
 }
 
 /// Fetches every output of a completed job into `dir`. Each file appears there when it is whole, in place
 /// of one of that name; a download that breaks off leaves what was there.
 pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliError> {
     let Some(result) = &job.result else { return Ok(()) };
-    let (mut playlists, mut files) = (VecDeque::new(), Vec::new());
-    let listed = result.outputs.iter().map(|o| (&o.key, &o.url, o.container == Container::Hls));
-    let master = result.master.iter().map(|m| (&m.key, &m.url, true));
-    for (key, url, is_playlist) in master.chain(listed) {
-        let item = Item { url: address(url.as_deref())?, path: relative_output_path(key)?.to_owned() };
-        if is_playlist { playlists.push_back(item) } else { files.push(item) }
-    }
-    let poster = result.poster.iter().map(|p| (&p.key, &p.url));
-    let board = result.storyboard.iter().flat_map(|b| [(&b.image_key, &b.image_url), (&b.key, &b.url)]);
-    for (key, url) in poster.chain(board) {
-        files.push(Item { url: address(url.as_deref())?, path: relative_output_path(key)?.to_owned() });
+    let (mut documents, mut files) = (VecDeque::new(), Vec::new());
+    let entries = result.entries.iter().map(|e| (&e.key, &e.url, Some(e.kind)));
+    let listed = result.outputs.iter().map(|o| (&o.key, &o.url, o.container.document()));
+    let poster = result.poster.iter().map(|p| (&p.key, &p.url, None));
+    let board =
+        result.storyboard.iter().flat_map(|b| [(&b.image_key, &b.image_url, None), (&b.key, &b.url, None)]);
+    for (key, url, document) in entries.chain(listed).chain(poster).chain(board) {
+        let path = relative_output_path(key)?.to_owned();
+        let item = Item { url: address(url.as_deref())?, path, document };
+        if document.is_some() { documents.push_back(item) } else { files.push(item) }
     }
     let mut texts: Vec<(String, String)> = Vec::new();
-    while let Some(item) = playlists.pop_front() {
+    while let Some(item) = documents.pop_front() {
         if texts.iter().any(|(path, _)| *path == item.path) {
             continue;
         }
         let text = text(client, &item).await?;
-        for name in playlist_entries(&text) {
-            let entry = item.entry(&name)?;
-            if name.ends_with(".m3u8") {
-                playlists.push_back(entry);
-            } else if files.iter().all(|f| f.path != entry.path) {
-                files.push(entry);
+        for reference in item.document.map_or_else(Vec::new, |kind| references(kind, &text)) {
+            let named = item.named(&reference)?;
+            if named.document.is_some() {
+                documents.push_back(named);
+            } else if files.iter().all(|f| f.path != named.path) {
+                files.push(named);
             }
         }
         texts.push((item.path, text));
@@ -72,7 +73,7 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
         .buffer_unordered(AT_ONCE)
         .try_collect::<Vec<()>>()
         .await?;
-    // Last, so that a playlist that is there plays.
+    // Last, so that a document that is there plays.
     for (path, text) in texts.iter().rev() {
         let mut file = Incoming::create(dir.join(path)).await?;
         file.write(text.as_bytes()).await?;
@@ -87,15 +88,20 @@ impl Item {
         ClientError::Storage(format!("cannot download {}: {why}", self.path)).into()
     }
 
-    /// What a playlist names, relative to the playlist, as any player finds it.
-    fn entry(&self, name: &str) -> Result<Self, CliError> {
+    /// What a document names, relative to the document, as any player finds it.
+    fn named(&self, reference: &Reference) -> Result<Self, CliError> {
+        let name = reference.uri();
+        let document = match reference {
+            Reference::Document(_) => self.document,
+            Reference::File(_) => None,
+        };
         let folder = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
         // The path is somebody else's word; as a key it cannot leave the folder.
         let key: ObjectKey =
-            path.parse().map_err(|_| CliError::Local(format!("a playlist names {name:?}")))?;
+            path.parse().map_err(|_| CliError::Local(format!("{} names {name:?}", self.path)))?;
         let url = self.url.join(name).map_err(CliError::local)?;
-        Ok(Self { url, path: key.as_str().to_owned() })
+        Ok(Self { url, path: key.as_str().to_owned(), document })
     }
 }
 
@@ -131,8 +137,8 @@ async fn text(client: &Client, item: &Item) -> Result<String, CliError> {
     let mut bytes = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(|e| item.failed(root_cause(e)))? {
         bytes.extend_from_slice(&piece);
-        if bytes.len() > PLAYLIST_LIMIT {
-            return Err(CliError::Local(format!("{} is too large for a playlist", item.path)));
+        if bytes.len() > DOCUMENT_LIMIT {
+            return Err(CliError::Local(format!("{} is too large for a playlist or manifest", item.path)));
         }
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())

@@ -14,6 +14,7 @@
 //! | `output` | tables and progress bars |
 
 mod args;
+mod choices;
 mod client;
 mod controller;
 mod fetch;
@@ -116,6 +117,10 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Worker => serve::worker().await,
         Command::Crd => crd(),
         Command::Configuration => configuration(),
+        Command::Choices { list } => {
+            output::outln!("{}", list.text().trim_end());
+            Ok(())
+        }
         Command::Openapi => output::json(&crate::api::openapi::document()),
         Command::Submit(args) => submit::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,

@@ -131,10 +131,10 @@ fn remarks(result: &JobResult, dir: Option<&Path>) {
     for skipped in &result.skipped {
         outln!("{}: {}", skipped.quality, skipped.reason);
     }
-    let master = result.master.iter().map(|m| ("master playlist", &m.key, &m.url));
+    let entries = result.entries.iter().map(|e| (e.kind.title(), &e.key, &e.url));
     let poster = result.poster.iter().map(|p| ("poster", &p.key, &p.url));
     let board = result.storyboard.iter().map(|b| ("storyboard", &b.key, &b.url));
-    for (what, key, url) in master.chain(poster).chain(board) {
+    for (what, key, url) in entries.chain(poster).chain(board) {
         match dir.zip(fetch::relative_output_path(key).ok()) {
             Some((dir, path)) => outln!("{what}: {}", dir.join(path).display()),
             None => outln!("{what}: {}", url.as_deref().unwrap_or(key.as_str())),

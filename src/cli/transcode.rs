@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::TranscodeArgs;
 use super::output::outln;
 use super::{CliError, output};
+use crate::job::EntryKind;
 use crate::transcoder::{Encoded, Request, TranscodeError, check_tools, transcode};
 
 /// A file nobody waits for in a queue may take its time.
@@ -68,8 +69,8 @@ fn tell(args: &TranscodeArgs, encoded: &Encoded) -> Result<(), CliError> {
     for skipped in &encoded.skipped {
         outln!("{}: {}", skipped.quality, skipped.reason);
     }
-    if let Some(master) = &encoded.master {
-        outln!("master playlist: {}", args.output.join(master).display());
+    for entry in &encoded.entries {
+        outln!("{}: {}", entry.kind.title(), args.output.join(&entry.file).display());
     }
     if let Some(poster) = &encoded.poster {
         outln!("poster: {}", args.output.join(&poster.file).display());
@@ -98,8 +99,11 @@ fn summary(encoded: &Encoded) -> serde_json::Value {
             })
         })
         .collect();
+    let entries = encoded.entries.iter();
+    let entries = entries.map(|e| serde_json::json!({"kind": e.kind, "file": e.file}));
+    let master = encoded.entries.iter().find(|e| e.kind == EntryKind::Hls);
     serde_json::json!({
-        "outputs": outputs, "master": encoded.master,
+        "outputs": outputs, "entries": entries.collect::<Vec<_>>(), "master": master.map(|e| &e.file),
         "poster": encoded.poster.as_ref().map(|p| &p.file),
         "storyboard": encoded.storyboard.as_ref().map(|b| &b.cues), "skipped": encoded.skipped,
         "source": encoded.source, "speed": encoded.speed, "cpuSeconds": encoded.cpu_seconds,

@@ -46,6 +46,11 @@ pub fn preset(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": names, "default": Preset::default().name()})
 }
 
+/// What `kubectl explain` says of presets.
+pub fn preset_description() -> String {
+    format!("What kind of output.\n\n{}", Preset::list())
+}
+
 /// A list of qualities, each once. `uniqueItems` is forbidden in a CRD; a list of the type `set` is the
 /// way to say it: <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy>.
 pub fn qualities(_: &mut SchemaGenerator) -> Schema {

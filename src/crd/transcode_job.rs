@@ -56,10 +56,9 @@ use crate::job::{Preset, Quality, Still};
 pub struct TranscodeJobSpec {
     /// Where the video comes from: one of `key`, `url` and `upload`.
     pub input: InputSpec,
-    /// What kind of output: default (copy the streams, or H.264 at the bitrates of `qualities`),
-    /// web-optimized (MP4), hls, hls-adaptive.
+    /// What kind of output.
     #[serde(default)]
-    #[schemars(schema_with = "rules::preset")]
+    #[schemars(schema_with = "rules::preset", description = rules::preset_description())]
     pub preset: Preset,
     /// Which renditions, such as [720p, 360p]; each at most once. Without it the preset decides. Nothing is
     /// scaled up.
@@ -234,9 +233,10 @@ pub struct TranscodeJobStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub outputs: Vec<OutputStatus>,
-    /// The playlist over all renditions (hls-adaptive).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub playlist: Option<FileStatus>,
+    /// The documents that players open to play all renditions; none where each is played by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub entries: Vec<EntryStatus>,
     /// The poster, a JPEG.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poster: Option<FileStatus>,
@@ -276,6 +276,23 @@ pub struct OutputStatus {
     pub width: i32,
     /// Pixels down.
     pub height: i32,
+}
+
+/// A document that players open to play all renditions.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EntryStatus {
+    /// Which kind of document, such as hls for a master playlist.
+    #[schemars(length(max = 16))]
+    pub kind: String,
+    /// Its object in the output bucket.
+    #[schemars(length(max = 1024))]
+    pub key: String,
+    /// Where it can be read: below R2_PUBLIC_URL, or below API_PUBLIC_URL until urlsExpireAt; absent where the
+    /// controller has neither.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 4096))]
+    pub url: Option<String>,
 }
 
 /// A file beside the renditions.

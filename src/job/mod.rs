@@ -18,11 +18,11 @@ mod time;
 pub use failure::{Failure, FailureCode};
 pub use id::{Epoch, InvalidJobId, JobId, WorkerId};
 pub use key::{InvalidKey, ObjectKey, safe_file_name};
-pub use preset::{Preset, UnknownPreset};
+pub use preset::{Format, Preset, PresetRow, RateControl, UnknownPreset, VideoCodec};
 pub use quality::{Dimensions, InvalidLadder, Ladder, Quality, UnknownQuality};
 pub use result::{
-    AudioInfo, Container, JobResult, Label, Master, Output, Poster, Skipped, SourceInfo, Storyboard, Timings,
-    VideoInfo,
+    AudioInfo, Container, Entries, EntryDocument, EntryKind, JobResult, Label, Output, Poster, Skipped,
+    SourceInfo, Storyboard, Timings, VideoInfo,
 };
 pub use spec::{Input, JobSpec, Origin, Priority, SecretRef, SpecError, Still, Stills};
 pub use state::{State, Transition, WrongTransition};

@@ -1,59 +1,167 @@
-//! Presets: what kind of thing a job makes.
+//! Presets: what kind of thing a job makes. Everything that is said of one comes from its row.
 
 use std::fmt;
 use std::str::FromStr;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::quality::{Ladder, Quality};
 
 /// What kind of output a job makes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// Without a quality the streams are copied into a new file; with one, H.264 at that bitrate.
+    /// A copy of the streams, or MP4 at a fixed bit rate.
     #[default]
     Default,
-    /// H.264 at constant quality under the bitrate cap, AAC, MP4 that starts while it loads.
+    /// MP4 at constant quality.
     WebOptimized,
-    /// HLS with MPEG-TS segments of 4 s, one playlist a quality.
+    /// HLS with MPEG-TS segments.
     Hls,
-    /// HLS with fragmented MP4, aligned rungs, shared audio and one master playlist.
+    /// Adaptive streaming of fragmented MP4.
     HlsAdaptive,
+}
+
+/// What a preset is. The help of the command line, the schemas of the API and of a TranscodeJob, the choices of the
+/// page and the documentation are made from this.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PresetRow {
+    /// Its name in requests: `web-optimized`.
+    pub name: &'static str,
+    /// What the page calls it.
+    pub title: &'static str,
+    /// One sentence that tells what it makes and what for, without the full stop.
+    pub summary: &'static str,
+    /// How renditions are packaged.
+    pub format: Format,
+    /// What the picture is coded in.
+    pub video_codec: VideoCodec,
+    /// What the encoder of the picture aims at.
+    pub rate_control: RateControl,
+    /// The qualities where a job names none. Empty: the source's streams are copied.
+    pub default_ladder: &'static [Quality],
+}
+
+/// How renditions are packaged, and who plays them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// The source's own streams in a new file.
+    Copy,
+    /// One MP4 file a rendition.
+    Mp4,
+    /// A playlist and MPEG-TS segments a rendition.
+    HlsTs,
+    /// Segments in fragmented MP4 (CMAF), the sound apart, and entry documents over all renditions.
+    Cmaf,
+}
+
+impl Format {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Copy, Self::Mp4, Self::HlsTs, Self::Cmaf];
+}
+
+/// What a picture is coded in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VideoCodec {
+    /// H.264, by x264.
+    H264,
+}
+
+/// What the encoder of the picture aims at. No rendition exceeds the cap of its quality.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateControl {
+    /// The cap itself as mean bit rate.
+    Bitrate,
+    /// Constant quality, as x264's constant rate factor.
+    ConstantQuality(u8),
 }
 
 /// No preset has this name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("unknown preset {0:?}; the presets are default, web-optimized, hls, hls-adaptive")]
+#[error("unknown preset {0:?}; the presets are {names}", names = Preset::names(", "))]
 pub struct UnknownPreset(pub String);
 
 impl Preset {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Default, Self::WebOptimized, Self::Hls, Self::HlsAdaptive];
 
+    /// What it is.
+    #[must_use]
+    pub const fn row(self) -> &'static PresetRow {
+        match self {
+            Self::Default => &PresetRow {
+                name: "default",
+                title: "As it is",
+                summary: "a copy of the streams in a new file, fast and of the same size; with qualities, MP4 (H.264, \
+                          AAC) at that size and a fixed bit rate",
+                format: Format::Mp4,
+                video_codec: VideoCodec::H264,
+                rate_control: RateControl::Bitrate,
+                default_ladder: &[],
+            },
+            Self::WebOptimized => &PresetRow {
+                name: "web-optimized",
+                title: "MP4 for the web",
+                summary: "one MP4 (H.264, AAC) a quality, at constant quality under a bit rate cap, that starts playing \
+                          while it loads; best for downloads and simple pages",
+                format: Format::Mp4,
+                video_codec: VideoCodec::H264,
+                rate_control: RateControl::ConstantQuality(23),
+                default_ladder: &[Quality::P720],
+            },
+            Self::Hls => &PresetRow {
+                name: "hls",
+                title: "Plain HLS",
+                summary: "HLS with MPEG-TS segments of 4 s, one playlist a quality, for players that choose a quality \
+                          themselves",
+                format: Format::HlsTs,
+                video_codec: VideoCodec::H264,
+                rate_control: RateControl::ConstantQuality(23),
+                default_ladder: &[Quality::P720],
+            },
+            Self::HlsAdaptive => &PresetRow {
+                name: "hls-adaptive",
+                title: "Adaptive streaming",
+                summary: "HLS and DASH over the same fragmented MP4, with aligned qualities and shared sound, so that players \
+                          switch quality with the viewer's connection; best for a player on a page",
+                format: Format::Cmaf,
+                video_codec: VideoCodec::H264,
+                rate_control: RateControl::ConstantQuality(23),
+                default_ladder: &[Quality::P1080, Quality::P720, Quality::P360, Quality::P144],
+            },
+        }
+    }
+
     /// Its name, such as `web-optimized`.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Default => "default",
-            Self::WebOptimized => "web-optimized",
-            Self::Hls => "hls",
-            Self::HlsAdaptive => "hls-adaptive",
-        }
+        self.row().name
+    }
+
+    /// The names of all presets.
+    #[must_use]
+    pub fn names(separator: &str) -> String {
+        Self::ALL.map(Self::name).join(separator)
     }
 
     /// The rungs to make when a job names none. Empty means a copy of the source's streams.
     #[must_use]
     pub fn rungs(self, asked: &Ladder) -> Vec<Quality> {
-        if !asked.is_empty() {
-            return asked.rungs().to_vec();
-        }
-        match self {
-            Self::Default => vec![],
-            Self::WebOptimized | Self::Hls => vec![Quality::P720],
-            Self::HlsAdaptive => vec![Quality::P1080, Quality::P720, Quality::P360, Quality::P144],
-        }
+        if asked.is_empty() { self.row().default_ladder.to_vec() } else { asked.rungs().to_vec() }
+    }
+
+    /// How the renditions are packaged that a job with these qualities makes.
+    #[must_use]
+    pub fn format(self, asked: &Ladder) -> Format {
+        if self.rungs(asked).is_empty() { Format::Copy } else { self.row().format }
+    }
+
+    /// Every preset and its summary, as the items of a list.
+    #[must_use]
+    pub fn list() -> String {
+        let items = Self::ALL.map(|preset| format!("- `{}`: {}.", preset.name(), preset.row().summary));
+        items.join("\n")
     }
 }
 
@@ -73,6 +181,19 @@ impl FromStr for Preset {
     }
 }
 
+impl JsonSchema for Preset {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Preset".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let presets = Self::ALL.map(|preset| {
+            let PresetRow { name, summary, .. } = preset.row();
+            json_schema!({"type": "string", "const": name, "description": format!("{summary}.")})
+        });
+        json_schema!({"description": "What kind of output a job makes.", "oneOf": presets})
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,12 +208,39 @@ mod tests {
     }
 
     #[test]
+    fn all_holds_every_variant() {
+        // Serde lists them.
+        let known = serde_json::from_str::<Preset>("\"\"").unwrap_err().to_string();
+        let names = Preset::ALL.map(|preset| format!("`{}`", preset.name())).join(", ");
+        assert!(known.contains(&format!("expected one of {names} at")), "{known}");
+        assert_eq!(
+            "x".parse::<Preset>().unwrap_err().to_string(),
+            "unknown preset \"x\"; the presets are default, web-optimized, hls, hls-adaptive"
+        );
+    }
+
+    #[test]
+    fn rows_are_told_apart_and_can_be_used() {
+        for preset in Preset::ALL {
+            let row = preset.row();
+            let same = Preset::ALL.iter().filter(|p| p.name() == row.name || p.row().title == row.title);
+            assert_eq!(same.count(), 1, "{preset}");
+            assert!(row.format != Format::Copy, "{preset}: a ladder cannot be copied");
+            assert!(!row.summary.ends_with('.') && !row.summary.contains('\n'), "{preset}");
+            let ladder = Ladder::new(row.default_ladder.to_vec()).unwrap();
+            assert_eq!(ladder.rungs(), row.default_ladder, "{preset}: large to small");
+        }
+    }
+
+    #[test]
     fn what_is_asked_for_wins_over_the_presets_own_rungs() {
         let asked: Ladder = "144p".parse().unwrap();
         for p in Preset::ALL {
             assert_eq!(p.rungs(&asked), [Quality::P144]);
+            assert_eq!(p.format(&asked), p.row().format);
         }
         assert!(Preset::Default.rungs(&Ladder::default()).is_empty());
+        assert_eq!(Preset::Default.format(&Ladder::default()), Format::Copy);
         assert_eq!(Preset::HlsAdaptive.rungs(&Ladder::default()).len(), 4);
     }
 }

@@ -48,7 +48,7 @@ pub struct Dimensions {
 
 /// No quality has this name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("unknown quality {0:?}; the qualities are 144p, 240p, 360p, 480p, 720p, 1080p, 1440p, 2160p")]
+#[error("unknown quality {0:?}; the qualities are {names}", names = Quality::names(", "))]
 pub struct UnknownQuality(pub String);
 
 impl Quality {
@@ -56,17 +56,18 @@ impl Quality {
     pub const ALL: [Self; 8] =
         [Self::P144, Self::P240, Self::P360, Self::P480, Self::P720, Self::P1080, Self::P1440, Self::P2160];
 
-    /// Name, box, video cap and audio bitrate (kbit/s): the one table everything else reads.
-    const fn row(self) -> (&'static str, u32, u32, u32, u32) {
+    /// Name, box, video cap and audio bitrate (kbit/s), and what people call it: the one table everything else
+    /// reads.
+    const fn row(self) -> (&'static str, u32, u32, u32, u32, &'static str) {
         match self {
-            Self::P144 => ("144p", 256, 144, 100, 64),
-            Self::P240 => ("240p", 426, 240, 250, 64),
-            Self::P360 => ("360p", 640, 360, 400, 96),
-            Self::P480 => ("480p", 854, 480, 800, 96),
-            Self::P720 => ("720p", 1280, 720, 1500, 128),
-            Self::P1080 => ("1080p", 1920, 1080, 3000, 160),
-            Self::P1440 => ("1440p", 2560, 1440, 6000, 192),
-            Self::P2160 => ("2160p", 3840, 2160, 12000, 192),
+            Self::P144 => ("144p", 256, 144, 100, 64, "poor connections"),
+            Self::P240 => ("240p", 426, 240, 250, 64, ""),
+            Self::P360 => ("360p", 640, 360, 400, 96, "phones"),
+            Self::P480 => ("480p", 854, 480, 800, 96, ""),
+            Self::P720 => ("720p", 1280, 720, 1500, 128, "HD"),
+            Self::P1080 => ("1080p", 1920, 1080, 3000, 160, "Full HD"),
+            Self::P1440 => ("1440p", 2560, 1440, 6000, 192, ""),
+            Self::P2160 => ("2160p", 3840, 2160, 12000, 192, "4K"),
         }
     }
 
@@ -74,6 +75,18 @@ impl Quality {
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.row().0
+    }
+
+    /// The names of all qualities.
+    #[must_use]
+    pub fn names(separator: &str) -> String {
+        Self::ALL.map(Self::name).join(separator)
+    }
+
+    /// What people call it, or use it for; empty where there is no such word.
+    #[must_use]
+    pub const fn alias(self) -> &'static str {
+        self.row().5
     }
 
     /// Its name where a name must not begin with a digit: `P720`.
@@ -190,7 +203,7 @@ impl JsonSchema for Ladder {
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let quality = generator.subschema_for::<Quality>();
-        json_schema!({"type": "array", "items": quality, "maxItems": 8, "uniqueItems": true})
+        json_schema!({"type": "array", "items": quality, "maxItems": Quality::ALL.len(), "uniqueItems": true})
     }
 }
 
@@ -222,7 +235,8 @@ mod tests {
             assert_eq!(q.name().parse::<Quality>().unwrap(), q);
             assert_eq!(serde_json::to_string(&q).unwrap(), format!("\"{}\"", q.name()));
         }
-        assert!("721p".parse::<Quality>().is_err());
+        let unknown = "721p".parse::<Quality>().unwrap_err().to_string();
+        assert!(unknown.ends_with("the qualities are 144p, 240p, 360p, 480p, 720p, 1080p, 1440p, 2160p"));
     }
 
     #[test]

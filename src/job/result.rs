@@ -107,6 +107,15 @@ impl Container {
             Self::Hls => "hls",
         }
     }
+
+    /// What an output's file is read as, where it names other files.
+    #[must_use]
+    pub const fn document(self) -> Option<EntryKind> {
+        match self {
+            Self::Mp4 | Self::Mkv => None,
+            Self::Hls => Some(EntryKind::Hls),
+        }
+    }
 }
 
 /// One rendition that stands in storage.
@@ -141,16 +150,147 @@ pub struct Output {
     pub duration: f64,
 }
 
-/// The playlist over all renditions of an adaptive job.
+/// A kind of document that players open to play all renditions of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EntryKind {
+    /// The master playlist of HLS.
+    Hls,
+    /// The manifest (MPD) of DASH.
+    Dash,
+}
+
+impl EntryKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Hls, Self::Dash];
+
+    /// Its name: `hls`, `dash`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Hls => "hls",
+            Self::Dash => "dash",
+        }
+    }
+
+    /// What people call such a document.
+    #[must_use]
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Hls => "HLS master playlist",
+            Self::Dash => "DASH manifest",
+        }
+    }
+
+    /// Who opens it.
+    #[must_use]
+    pub const fn players(self) -> &'static str {
+        match self {
+            Self::Hls => "Safari and everything else of Apple's, hls.js, Shaka Player, ExoPlayer, VLC",
+            Self::Dash => "dash.js, Shaka Player, ExoPlayer, VLC, television sets",
+        }
+    }
+}
+
+impl JsonSchema for EntryKind {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "EntryKind".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let kinds = Self::ALL
+            .map(|kind| json_schema!({"type": "string", "const": kind.name(), "description": format!("{}.", kind.title())}));
+        json_schema!({
+            "description": "A kind of document that players open to play all renditions of a job.",
+            "oneOf": kinds,
+        })
+    }
+}
+
+/// A document that players open to play all renditions of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
-#[schemars(rename = "MasterPlaylist", transform = with_addresses)]
-pub struct Master {
+#[schemars(transform = with_addresses)]
+pub struct EntryDocument {
+    /// Which kind of document.
+    pub kind: EntryKind,
     /// Its object in the output bucket.
     pub key: ObjectKey,
     /// Where to fetch it, as an output's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+}
+
+/// The entry documents of a job. In JSON they are `entries`, beside a `master` that repeats the one of HLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "EntriesJson", into = "EntriesJson")]
+pub struct Entries(pub Vec<EntryDocument>);
+
+impl Entries {
+    /// The document of this kind.
+    #[must_use]
+    pub fn of(&self, kind: EntryKind) -> Option<&EntryDocument> {
+        self.0.iter().find(|entry| entry.kind == kind)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &EntryDocument> {
+        self.0.iter()
+    }
+}
+
+impl FromIterator<EntryDocument> for Entries {
+    fn from_iter<T: IntoIterator<Item = EntryDocument>>(entries: T) -> Self {
+        Self(entries.into_iter().collect())
+    }
+}
+
+#[derive(Serialize, Deserialize, JsonSchema)]
+struct EntriesJson {
+    /// The documents that players open to play all renditions; absent where each rendition is played by itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    entries: Vec<EntryDocument>,
+    /// The entry of the kind `hls` once more, as the original TCoder has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    master: Option<Master>,
+}
+
+impl From<EntriesJson> for Entries {
+    fn from(json: EntriesJson) -> Self {
+        Self(json.entries)
+    }
+}
+
+impl From<Entries> for EntriesJson {
+    fn from(entries: Entries) -> Self {
+        let master = entries.of(EntryKind::Hls);
+        let master = master.map(|entry| Master { key: entry.key.clone(), url: entry.url.clone() });
+        Self { entries: entries.0, master }
+    }
+}
+
+/// As of the JSON: what is serialised is what is documented.
+impl JsonSchema for Entries {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Entries".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        EntriesJson::json_schema(generator)
+    }
+}
+
+/// The playlist over all renditions of an adaptive job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[schemars(rename = "MasterPlaylist", transform = with_addresses)]
+struct Master {
+    /// Its object in the output bucket.
+    key: ObjectKey,
+    /// Where to fetch it, as an output's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
 }
 
 /// A still of the beginning.
@@ -278,9 +418,9 @@ pub struct Timings {
 pub struct JobResult {
     /// The renditions, large to small.
     pub outputs: Vec<Output>,
-    /// The playlist over all of them (`hls-adaptive`).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub master: Option<Master>,
+    /// The documents that players open to play all of them.
+    #[serde(flatten)]
+    pub entries: Entries,
     /// The still, where one was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poster: Option<Poster>,
@@ -312,5 +452,28 @@ mod tests {
             assert_eq!(serde_json::to_value(label).unwrap(), text);
             assert_eq!(serde_json::from_value::<Label>(text.into()).unwrap(), label);
         }
+    }
+
+    #[test]
+    fn entry_kinds_agree_in_text_and_json() {
+        for kind in EntryKind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+        let known = serde_json::from_str::<EntryKind>("\"\"").unwrap_err().to_string();
+        assert_eq!(known.matches('`').count(), 2 * (EntryKind::ALL.len() + 1), "{known}");
+    }
+
+    #[test]
+    fn the_master_playlist_stands_in_json_beside_the_entries_it_is_one_of() {
+        let key: ObjectKey = "outputs/a/1/master.m3u8".parse().unwrap();
+        let url = Some("https://h/master.m3u8".to_owned());
+        let entries: Entries = [EntryDocument { kind: EntryKind::Hls, key, url }].into_iter().collect();
+        let json = serde_json::to_value(&entries).unwrap();
+        let file = serde_json::json!({"key": "outputs/a/1/master.m3u8", "url": "https://h/master.m3u8"});
+        assert_eq!(json["master"], file);
+        assert_eq!(json["entries"][0]["kind"], "hls");
+        assert_eq!(json["entries"][0]["key"], file["key"]);
+        assert_eq!(serde_json::from_value::<Entries>(json).unwrap(), entries);
+        assert_eq!(serde_json::to_string(&Entries::default()).unwrap(), "{}");
     }
 }

@@ -97,6 +97,20 @@ pub enum Still {
     Storyboard,
 }
 
+impl Still {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Poster, Self::Storyboard];
+
+    /// What the page calls it, and a sentence on it.
+    #[must_use]
+    pub const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Poster => ("Poster", "A picture of the beginning, for the player and for links."),
+            Self::Storyboard => ("Preview pictures", "Small pictures that show the place under a seek bar."),
+        }
+    }
+}
+
 /// Which stills a job asks for. In JSON a list of their names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<Still>", into = "Vec<Still>")]

@@ -213,9 +213,7 @@ where
         SdkError::TimeoutError(_) => {
             StorageError::Unavailable { what: what.to_owned(), why: "it took too long".to_owned() }
         }
-        SdkError::ConstructionFailure(_) => {
-            StorageError::Refused { what: what.to_owned(), why: root(error) }
-        }
+        SdkError::ConstructionFailure(_) => StorageError::Refused { what: what.to_owned(), why: root(error) },
         _ => StorageError::Unavailable { what: what.to_owned(), why: root(error) },
     }
 }

@@ -185,8 +185,8 @@ impl UrlSigner {
             for output in &mut result.outputs {
                 output.url = url(&output.key)?;
             }
-            if let Some(master) = &mut result.master {
-                master.url = url(&master.key)?;
+            for entry in &mut result.entries.0 {
+                entry.url = url(&entry.key)?;
             }
             if let Some(poster) = &mut result.poster {
                 poster.url = url(&poster.key)?;

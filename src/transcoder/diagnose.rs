@@ -164,6 +164,16 @@ fn signal_of(_: ExitStatus) -> Option<i32> {
     None
 }
 
+/// FFmpeg was content, and a file is not there all the same.
+pub(super) fn missing_output(file: &str) -> Failure {
+    wrong_output(format!("FFmpeg ended well but left no {file}, or left it empty"))
+}
+
+/// What FFmpeg left is not what was asked for.
+pub(super) fn wrong_output(message: String) -> Failure {
+    Failure::new(FailureCode::EncodeFailed, message)
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;

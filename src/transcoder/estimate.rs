@@ -1,7 +1,7 @@
 //! How large the outputs of a plan will be (pure).
 
 use crate::job::space::constant_quality_kbps;
-use crate::job::{Label, Preset};
+use crate::job::{Label, Preset, RateControl};
 
 use super::ladder::Rung;
 use super::plan::Plan;
@@ -19,7 +19,10 @@ pub(super) fn output_bytes(plan: &Plan, source: &Probe, preset: Preset) -> u64 {
     for output in &plan.outputs {
         let Label::Quality(quality) = output.label else { return source.size };
         let cap = f64::from(Rung { quality, size: output.size }.video_kbps());
-        kbps += if preset == Preset::Default { cap } else { constant_quality_kbps(cap, source_kbps) };
+        kbps += match preset.row().rate_control {
+            RateControl::Bitrate => cap,
+            RateControl::ConstantQuality(_) => constant_quality_kbps(cap, source_kbps),
+        };
         let audio = f64::from(quality.audio_kbps());
         // Adaptive renditions share the sound of the largest.
         sound = if plan.shared_audio.is_some() { sound.max(audio) } else { sound + audio };

@@ -16,9 +16,6 @@ use tokio::process::Command;
 pub(super) const INPUT_FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,asf,ogg,mxf,gxf,wtv,rm,dv,nut,\
      ivf,gif,mp3,aac,flac,wav";
 
-/// Demuxers our own outputs need. Never used on a stranger's file.
-const OUTPUT_FORMATS: &str = "mov,mp4,matroska,mpegts,hls";
-
 const TIMEOUT: Duration = Duration::from_secs(60);
 const LONGEST_ANSWER: u64 = 4 << 20;
 const LONGEST_COMPLAINT: u64 = 16 << 10;
@@ -208,9 +205,10 @@ pub(super) async fn read_input(path: &Path) -> Result<Report, ProbeError> {
     read(path, INPUT_FORMATS, false).await
 }
 
-/// Asks about one of our own outputs. `count` counts the packets of a file that does not say.
-pub(super) async fn read_output(path: &Path, count: bool) -> Result<Report, ProbeError> {
-    read(path, OUTPUT_FORMATS, count).await
+/// Asks about one of our own outputs, by the demuxers that it needs. They are never used on a stranger's file.
+/// `count` counts the packets of a file that does not say.
+pub(super) async fn read_output(path: &Path, demuxers: &str, count: bool) -> Result<Report, ProbeError> {
+    read(path, demuxers, count).await
 }
 
 async fn read(path: &Path, formats: &str, count: bool) -> Result<Report, ProbeError> {

@@ -6,8 +6,8 @@
 //! | [`probe`] | chooses the picture and the sound, refuses what is no video (pure) |
 //! | `ladder`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and the one FFmpeg argument list (pure) |
 //! | `ffmpeg`, `diagnose` | the FFmpeg process: headway, cancelling, stalls; what its errors mean |
+//! | `format` | one file for each output format: its part of the plan, its files, the documents that players open |
 //! | `verify`, `playlist` | every output is read back before it counts |
-//! | `packaging` | master and I-frame playlists, written from what was measured |
 //! | `estimate`, `disk` | how large the outputs will be (pure), and the free space of a folder's disk |
 //! | `preflight` | which FFmpeg is installed |
 //!
@@ -18,9 +18,9 @@ mod disk;
 mod estimate;
 mod ffmpeg;
 mod ffprobe;
+mod format;
 mod ladder;
 mod lines;
-mod packaging;
 pub mod plan;
 mod playlist;
 mod preflight;
@@ -36,9 +36,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::job::space::{self, DiskFull};
-use crate::job::{Container, Failure, FailureCode, Label, Ladder, Preset, Skipped, SourceInfo, Stills};
+use crate::job::{
+    Container, EntryKind, Failure, FailureCode, Label, Ladder, Preset, Skipped, SourceInfo, Stills,
+};
 
-pub use playlist::playlist_entries;
+pub use format::{Reference, references};
 pub use preflight::{ToolVersions, check_tools};
 
 /// One file to transcode.
@@ -83,8 +85,8 @@ pub struct Progress {
 pub struct Encoded {
     /// The renditions, large to small.
     pub outputs: Vec<EncodedOutput>,
-    /// The master playlist, relative to the output folder.
-    pub master: Option<String>,
+    /// The documents over all of them, in the order in which a client reads of them.
+    pub entries: Vec<EntryFile>,
     /// The still of the beginning.
     pub poster: Option<EncodedStill>,
     /// The stills of the whole length.
@@ -100,6 +102,15 @@ pub struct Encoded {
     pub speed: f64,
     /// CPU seconds FFmpeg took.
     pub cpu_seconds: f64,
+}
+
+/// A document that players open to play all renditions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryFile {
+    /// Which kind of document.
+    pub kind: EntryKind,
+    /// Its file, relative to the output folder.
+    pub file: String,
 }
 
 /// One rendition in the output folder.
@@ -228,7 +239,7 @@ async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, Tr
     let length = verified.outputs.first().map_or(0.0, |o| o.duration);
     Ok(Encoded {
         outputs: verified.outputs,
-        master: plan.master,
+        entries: plan.entries,
         poster: verified.poster,
         storyboard: verified.storyboard,
         files: verified.files,

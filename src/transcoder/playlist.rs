@@ -8,6 +8,8 @@ use quick_m3u8::tag::KnownTag;
 use quick_m3u8::tag::hls::Tag;
 use quick_m3u8::{HlsLine, Reader};
 
+use super::format::Reference;
+
 /// A media playlist, as far as it must be checked and measured.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct MediaPlaylist {
@@ -58,26 +60,31 @@ impl MediaPlaylist {
 
 /// Every file a playlist names, each once: the media and I-frame playlists of a master playlist, the segments
 /// and the initialisation section of any other. Empty when it is no playlist.
-#[must_use]
-pub fn playlist_entries(text: &str) -> Vec<String> {
+pub(super) fn references(text: &str) -> Vec<Reference> {
     // Byte ranges of one file name it again and again.
-    let (mut entries, mut seen) = (Vec::new(), HashSet::new());
+    let (mut references, mut seen) = (Vec::new(), HashSet::new());
+    let mut is_variant = false;
     for line in lines(text).into_iter().flatten() {
-        let uri = match &line {
-            HlsLine::Uri(uri) => Some(uri.trim()),
+        let reference = match &line {
+            HlsLine::Uri(uri) if std::mem::take(&mut is_variant) => {
+                Some(Reference::Document(uri.trim().into()))
+            }
+            HlsLine::Uri(uri) => Some(Reference::File(uri.trim().into())),
             HlsLine::KnownTag(KnownTag::Hls(tag)) => match tag {
-                Tag::Media(media) => media.uri(),
-                Tag::IFrameStreamInf(stream) => Some(stream.uri()),
-                Tag::Map(map) => Some(map.uri()),
+                Tag::StreamInf(_) => {
+                    is_variant = true;
+                    None
+                }
+                Tag::Media(media) => media.uri().map(|uri| Reference::Document(uri.into())),
+                Tag::IFrameStreamInf(stream) => Some(Reference::Document(stream.uri().into())),
+                Tag::Map(map) => Some(Reference::File(map.uri().into())),
                 _ => None,
             },
             _ => None,
         };
-        if let Some(uri) = uri.filter(|uri| seen.insert((*uri).to_owned())) {
-            entries.push(uri.to_owned());
-        }
+        references.extend(reference.filter(|reference| seen.insert(reference.uri().to_owned())));
     }
-    entries
+    references
 }
 
 /// A media playlist with a target duration of a second at least. FFmpeg rounds that of a video under half a second to 0,
@@ -140,7 +147,7 @@ mod tests {
         ] {
             assert_eq!(MediaPlaylist::parse(text), None, "{text}");
         }
-        assert!(playlist_entries("<html>\n404\n</html>").is_empty());
+        assert!(references("<html>\n404\n</html>").is_empty());
     }
 
     #[test]
@@ -148,13 +155,14 @@ mod tests {
         let text = "#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,GROUP-ID=\"g\",NAME=\"a, URI=b\",URI=\"audio/index.m3u8\"\n\
                     #EXT-X-STREAM-INF:BANDWIDTH=1,AUDIO=\"g\"\n360p/index.m3u8\n\n\
                     #EXT-X-I-FRAME-STREAM-INF:BANDWIDTH=1,URI=\"360p/iframes.m3u8\"\n";
-        assert_eq!(playlist_entries(text), ["audio/index.m3u8", "360p/index.m3u8", "360p/iframes.m3u8"]);
+        let named = ["audio/index.m3u8", "360p/index.m3u8", "360p/iframes.m3u8"];
+        assert_eq!(references(text), named.map(|uri| Reference::Document(uri.into())));
     }
 
     #[test]
     fn byte_ranges_of_one_file_name_it_once() {
         let text = "#EXTM3U\n#EXT-X-MAP:URI=\"init.mp4\"\n#EXTINF:2,\n#EXT-X-BYTERANGE:10@0\ns0.m4s\n\
                     #EXTINF:2,\n#EXT-X-BYTERANGE:10@90\ns0.m4s\n#EXTINF:2,\n#EXT-X-BYTERANGE:10@0\ns1.m4s\n";
-        assert_eq!(playlist_entries(text), ["init.mp4", "s0.m4s", "s1.m4s"]);
+        assert_eq!(references(text), ["init.mp4", "s0.m4s", "s1.m4s"].map(|uri| Reference::File(uri.into())));
     }
 }

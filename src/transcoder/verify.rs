@@ -3,13 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::job::{Container, Dimensions, Failure, FailureCode, Label};
+use crate::job::{Dimensions, Failure, FailureCode, Label};
 
-use super::diagnose;
+use super::diagnose::{self, missing_output, wrong_output};
 use super::ffprobe::{self, ProbeError, Report};
-use super::packaging::{self, AudioRendition, Hints, MediaPlaylistFile, VideoRendition};
+use super::format::{OutputFiles, OutputFormat, VerifiedAudio, VerifiedRendition, VerifiedSet};
 use super::plan::{Plan, Planned};
-use super::playlist::{MediaPlaylist, with_target_duration};
+use super::playlist::MediaPlaylist;
 use super::probe::Probe;
 use super::stills;
 use super::{EncodedBoard, EncodedOutput, EncodedStill};
@@ -19,7 +19,7 @@ pub(super) struct Verified {
     pub outputs: Vec<EncodedOutput>,
     pub poster: Option<EncodedStill>,
     pub storyboard: Option<EncodedBoard>,
-    /// Relative to the folder; what a playlist names comes before it, the master last.
+    /// Relative to the folder; what a document names comes before it, the entry documents last.
     pub files: Vec<PathBuf>,
 }
 
@@ -31,7 +31,7 @@ struct Found {
     size: u64,
     /// Seconds.
     duration: f64,
-    /// Its media playlist, where it is HLS.
+    /// Its media playlist, where it has one.
     playlist: Option<MediaPlaylist>,
     report: Report,
 }
@@ -49,10 +49,11 @@ fn frame_tolerance(frames: u64) -> u64 {
 
 /// Checks all outputs in `folder` against the plan and the source.
 pub(super) async fn verify(folder: &Path, source: &Probe, plan: &Plan) -> Result<Verified, Failure> {
-    let rungs = plan.outputs.iter().map(|o| find(folder, &o.file, o.container));
+    let format = plan.output_format();
+    let rungs = plan.outputs.iter().map(|o| find(folder, &o.file, format));
     let sound = async {
         match &plan.shared_audio {
-            Some(file) => find(folder, file, Container::Hls).await.map(Some),
+            Some(file) => find(folder, file, format).await.map(Some),
             None => Ok(None),
         }
     };
@@ -71,43 +72,28 @@ pub(super) async fn verify(folder: &Path, source: &Probe, plan: &Plan) -> Result
     let length = outputs.first().map_or(0.0, |o: &EncodedOutput| o.duration);
     let (poster, storyboard) = pictures(folder, plan, length).await?;
     files.extend(plan.stills.files().map(PathBuf::from));
-    if let Some(master) = &plan.master {
-        let sound = plan.shared_audio.as_deref().zip(sound.as_ref());
-        let iframes = write_playlists(folder, source, master, &outputs, &found, sound).await?;
-        for (output, playlist) in outputs.iter_mut().zip(iframes) {
-            output.size += playlist.bytes;
-            files.push(playlist.file);
-        }
-        files.push(master.into());
+    let set = VerifiedSet {
+        folder,
+        source,
+        renditions: outputs.iter().zip(&found).map(|(output, found)| verified(output, found)).collect(),
+        shared_audio: plan.shared_audio.as_deref().zip(sound.as_ref()).map(|(file, found)| VerifiedAudio {
+            file,
+            playlist: found.playlist.as_ref(),
+            channels: found.report.audio().next().map_or(0, |a| a.channels),
+        }),
+    };
+    let written = format.describe(set).await?;
+    for (output, written) in outputs.iter_mut().zip(written) {
+        output.size += written.bytes;
+        files.push(written.file);
     }
+    files.extend(plan.entries.iter().map(|entry| PathBuf::from(&entry.file)));
     Ok(Verified { outputs, poster, storyboard, files })
 }
 
-/// The master playlist and the I-frame playlists, which are written only now that the segments can be measured.
-async fn write_playlists(
-    folder: &Path,
-    source: &Probe,
-    master: &str,
-    outputs: &[EncodedOutput],
-    found: &[Found],
-    sound: Option<(&str, &Found)>,
-) -> Result<Vec<packaging::IFramePlaylist>, Failure> {
-    let pictures = outputs.iter().zip(found).filter_map(|(output, found)| {
-        let source = MediaPlaylistFile { file: &output.file, playlist: found.playlist.as_ref()? };
-        Some(VideoRendition { source, size: Dimensions { width: output.width, height: output.height } })
-    });
-    let audio = source.audio.as_ref();
-    let sounds = sound.into_iter().filter_map(|(file, found)| {
-        let source = MediaPlaylistFile { file, playlist: found.playlist.as_ref()? };
-        let hints = Hints {
-            title: audio.and_then(|a| a.title.as_deref()),
-            language: audio.and_then(|a| a.language.as_deref()),
-            channels: found.report.audio().next().map_or(0, |a| a.channels),
-        };
-        Some(AudioRendition { source, hints })
-    });
-    let (pictures, sounds): (Vec<_>, Vec<_>) = (pictures.collect(), sounds.collect());
-    packaging::write_playlists(folder, master, &pictures, &sounds).await
+fn verified<'a>(output: &'a EncodedOutput, found: &'a Found) -> VerifiedRendition<'a> {
+    let size = Dimensions { width: output.width, height: output.height };
+    VerifiedRendition { file: &output.file, playlist: found.playlist.as_ref(), size }
 }
 
 /// The stills, and the WebVTT, which is written only now that the length is known.
@@ -118,7 +104,7 @@ async fn pictures(
 ) -> Result<(Option<EncodedStill>, Option<EncodedBoard>), Failure> {
     let (mut poster, mut storyboard) = (None, None);
     for (file, wanted) in plan.stills.pictures() {
-        let bytes = tokio::fs::read(folder.join(file)).await.map_err(|_| missing(file))?;
+        let bytes = tokio::fs::read(folder.join(file)).await.map_err(|_| missing_output(file))?;
         check_picture(file, &bytes, wanted)?;
         let Dimensions { width, height } = wanted;
         let still = EncodedStill { file: file.to_owned(), size: bytes.len() as u64, width, height };
@@ -147,12 +133,13 @@ async fn pictures(
 fn check_picture(file: &str, bytes: &[u8], wanted: Dimensions) -> Result<(), Failure> {
     // Its last two bytes say that nothing is missing: ITU-T T.81, B.1.1.3.
     if !bytes.ends_with(&[0xff, 0xd9]) {
-        return Err(missing(file));
+        return Err(missing_output(file));
     }
-    let size = imagesize::blob_size(bytes).map_err(|_| wrong(format!("{file} cannot be read back")))?;
+    let size =
+        imagesize::blob_size(bytes).map_err(|_| wrong_output(format!("{file} cannot be read back")))?;
     if (size.width, size.height) != (wanted.width as usize, wanted.height as usize) {
         let (came, asked) = ((size.width, size.height), (wanted.width, wanted.height));
-        return Err(wrong(format!(
+        return Err(wrong_output(format!(
             "{file} came out as {}x{} instead of {}x{}",
             came.0, came.1, asked.0, asked.1
         )));
@@ -160,39 +147,23 @@ fn check_picture(file: &str, bytes: &[u8], wanted: Dimensions) -> Result<(), Fai
     Ok(())
 }
 
-async fn find(folder: &Path, file: &str, container: Container) -> Result<Found, Failure> {
-    let path = folder.join(file);
-    let mut files = vec![];
-    let mut playlist = None;
-    if container == Container::Hls {
-        let written = std::fs::read_to_string(&path).map_err(|_| missing(file))?;
-        let text = with_target_duration(&written);
-        if text != written {
-            std::fs::write(&path, &*text).map_err(|e| super::disk::trouble("write a playlist", &e))?;
-        }
-        let read = MediaPlaylist::parse(&text).filter(|p| p.ended && !p.segments.is_empty());
-        let read = read.ok_or_else(|| wrong(format!("the playlist {file} is incomplete")))?;
-        let parent = Path::new(file).parent().unwrap_or(Path::new(""));
-        files.extend(read.files().map(|name| parent.join(name)));
-        playlist = Some(read);
-    }
-    files.push(file.into());
+async fn find(folder: &Path, file: &str, format: &dyn OutputFormat) -> Result<Found, Failure> {
+    let OutputFiles { files, playlist, is_indexed } = format.files(folder, file)?;
     let mut size = 0;
     for file in &files {
         let bytes = std::fs::metadata(folder.join(file)).map_or(0, |m| m.len());
         if bytes == 0 {
-            return Err(missing(&file.to_string_lossy()));
+            return Err(missing_output(&file.to_string_lossy()));
         }
         size += bytes;
     }
-    // MP4 counts its frames in its index; the others are read through.
-    let report = ffprobe::read_output(&path, container != Container::Mp4).await;
+    let report = ffprobe::read_output(&folder.join(file), format.demuxers(), !is_indexed).await;
     let report = report.map_err(|error| match error {
         ProbeError::Start(error) => diagnose::start_failure("ffprobe", &error),
-        ProbeError::Timeout => wrong(format!("reading {file} back did not end")),
+        ProbeError::Timeout => wrong_output(format!("reading {file} back did not end")),
         ProbeError::Refused(words) => {
             tracing::warn!(file, ffprobe = %words, "could not read back an output");
-            wrong(format!("{file} cannot be read back"))
+            wrong_output(format!("{file} cannot be read back"))
         }
     })?;
     let length = playlist.as_ref().map(MediaPlaylist::duration);
@@ -209,13 +180,13 @@ fn check(
 ) -> Result<EncodedOutput, Failure> {
     let file = &planned.file;
     let made = Probe::choose(&found.report, found.size)
-        .map_err(|e| wrong(format!("{file} came out without a picture: {e}")))?;
+        .map_err(|e| wrong_output(format!("{file} came out without a picture: {e}")))?;
     let (asked, size) = (planned.size, made.display());
     // A copy's pixel shape may be rounded by the new container.
     let slack = if planned.label == Label::ORIGINAL { 2 } else { 0 };
     if size.width.abs_diff(asked.width) > slack || size.height.abs_diff(asked.height) > slack {
         let text = |s: Dimensions| format!("{}x{}", s.width, s.height);
-        return Err(wrong(format!("{file} came out as {} instead of {}", text(size), text(asked))));
+        return Err(wrong_output(format!("{file} came out as {} instead of {}", text(size), text(asked))));
     }
     match sound {
         None => check_length(found.duration, source.promised_duration())?,
@@ -233,7 +204,7 @@ fn check(
     }
     let audio = sound.map_or(&found.report, |s| &s.report).audio().next();
     if plan.has_audio && audio.is_none() {
-        return Err(wrong(format!("{file} came out without the source's sound")));
+        return Err(wrong_output(format!("{file} came out without the source's sound")));
     }
     if let (None, Some(has), Some(should)) =
         (sound, audio.and_then(|a| a.duration), source.audio.as_ref().and_then(|a| a.duration))
@@ -262,7 +233,7 @@ fn frames(report: &Report) -> Option<u64> {
 
 fn check_sound(source: &Probe, found: &Found) -> Result<(), Failure> {
     if found.report.audio().next().is_none() {
-        return Err(wrong("the shared sound came out empty".into()));
+        return Err(wrong_output("the shared sound came out empty".into()));
     }
     check_length(found.duration, source.audio.as_ref().and_then(|a| a.duration))
 }
@@ -274,14 +245,6 @@ fn check_length(reached: f64, expected: Option<f64>) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-fn missing(file: &str) -> Failure {
-    wrong(format!("FFmpeg ended well but left no {file}, or left it empty"))
-}
-
-fn wrong(message: String) -> Failure {
-    Failure::new(FailureCode::EncodeFailed, message)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 // Holds HLS output to RFC 8216, with parsers that others wrote: `node check.mjs FOLDER...`. A folder has a master playlist
-// named master.m3u8, or a media playlist index.m3u8 in each of its folders. Prints what each master playlist says as a line
-// of JSON; says what is wrong and exits with 1.
+// named master.m3u8, or a media playlist index.m3u8 in each of its folders. A DASH manifest beside a master playlist must name
+// the same segments, and say the same of them. Prints what each master playlist says as a line of JSON; says what is wrong
+// and exits with 1.
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -8,6 +9,7 @@ import { dirname, join } from "node:path";
 const require = createRequire(`${process.env.NODE_MODULES}/`);
 const HLS = require("hls-parser");
 const { Parser } = require("m3u8-parser");
+const { parse: parseDash } = require("mpd-parser");
 // Throws at whatever the RFC forbids, a version too low for what is used among it.
 HLS.setOptions({ strictMode: true, silent: true });
 
@@ -98,9 +100,57 @@ const master = (folder) => {
   console.log(JSON.stringify(said));
 };
 
+/** The DASH manifest, by Video.js's parser, against the playlists that the master playlist leads to. */
+const dash = (folder) => {
+  const path = join(folder, "manifest.mpd");
+  const text = readFileSync(path, "utf8");
+  const eventHandler = ({ type, message }) => wrong.push(`${path}: mpd-parser: ${type}: ${message}`);
+  const manifest = parseDash(text, { manifestUri: "http://localhost/", eventHandler });
+  const { variants } = parse(join(folder, "master.m3u8")).playlist;
+  const pictures = variants.filter(({ isIFrameOnly }) => !isIFrameOnly);
+  const sounds = [...new Map(pictures.flatMap(({ audio }) => audio).map((sound) => [sound.uri, sound])).values()];
+  const groups = Object.values(manifest.mediaGroups.AUDIO).flatMap((group) => Object.entries(group));
+  check(manifest.playlists.length === pictures.length, `${path}: ${manifest.playlists.length} pictures instead of ${pictures.length}`);
+  check(groups.length === sounds.length, `${path}: ${groups.length} sounds instead of ${sounds.length}`);
+  /** The same segments, which last as long; `bandwidth` is the peak of the track alone. */
+  const same = (uri, { segments, attributes }) => {
+    const { playlist, peak } = media(join(folder, uri));
+    const below = (name) => join(dirname(uri), name);
+    const [said, wanted] = [segments.map((one) => [one.map.uri, one.uri]), playlist.segments.map((one) => [below(playlist.segments[0].map.uri), below(one.uri)])];
+    check(JSON.stringify(said) === JSON.stringify(wanted), `${path}: ${said} instead of ${wanted}`);
+    let end = 0;
+    for (const [n, { duration, presentationTime }] of segments.entries()) {
+      check(Math.abs(duration - playlist.segments[n].duration) < 0.05, `${path}: segment ${n} of ${uri} lasts ${duration} s instead of ${playlist.segments[n].duration}`);
+      check(Math.abs(presentationTime - end) < 1e-6, `${path}: segment ${n} of ${uri} begins at ${presentationTime} s instead of ${end}`);
+      end = presentationTime + duration;
+    }
+    check(Math.abs(end - manifest.duration) < 0.1, `${path}: ${uri} ends at ${end} s of ${manifest.duration}`);
+    isCeiling(attributes.BANDWIDTH, peak, `${path}: bandwidth of ${uri}`);
+  };
+  for (const { uri, codecs, resolution, frameRate } of pictures) {
+    const found = manifest.playlists.find(({ attributes: { NAME } }) => uri.startsWith(`${NAME}/`));
+    if (!found) { wrong.push(`${path}: no ${uri}`); continue; }
+    const { CODECS, RESOLUTION, "FRAME-RATE": rate } = found.attributes;
+    check(codecs.split(",").includes(CODECS), `${path}: codecs ${CODECS} instead of ${codecs}`);
+    check(JSON.stringify(RESOLUTION) === JSON.stringify(resolution), `${path}: resolution of ${uri}`);
+    check(Math.abs(rate - frameRate) < 0.001, `${path}: frame rate ${rate} instead of ${frameRate}`);
+    same(uri, found);
+  }
+  for (const [n, { uri, name, language, isDefault }] of sounds.entries()) {
+    const [label, sound] = groups[n];
+    check(label.startsWith(name) && sound.language === (language ?? "") && Boolean(sound.default) === isDefault, `${path}: sound ${label} (${sound.language}) instead of ${name} (${language})`);
+    same(uri, sound.playlists[0]);
+  }
+  const named = text.match(/<Label>.*<\/Label>/g) ?? [];
+  check(named.length === sounds.length, `${path}: labels ${named}`);
+};
+
 for (const folder of process.argv.slice(2)) {
   try {
-    if (readdirSync(folder).includes("master.m3u8")) master(folder);
+    if (readdirSync(folder).includes("master.m3u8")) {
+      master(folder);
+      dash(folder);
+    }
     else for (const name of readdirSync(folder)) media(join(folder, name, "index.m3u8"));
   } catch (error) {
     wrong.push(error.message);

@@ -1,5 +1,6 @@
 // Plays FOLDER/master.m3u8 in Chromium, as `node play.mjs FOLDER`: with Shaka Player, at normal speed and in trick play, and
-// with hls.js, of which the page's own copy shows single I-frames. Prints as JSON what the players make of the playlist.
+// with hls.js, of which the page's own copy shows single I-frames; then FOLDER/manifest.mpd with Shaka Player, to its end.
+// Prints as JSON what the players make of each.
 import { createReadStream, statSync } from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
@@ -16,7 +17,7 @@ const scripts = {
   "/shaka.js": require.resolve("shaka-player/dist/shaka-player.compiled.js"),
   "/hls.mjs": fileURLToPath(new URL("../../web/vendor/hls.min.mjs", import.meta.url)),
 };
-const types = { ".m3u8": "application/vnd.apple.mpegurl", ".mp4": "video/mp4", ".m4s": "video/iso.segment", ".js": "text/javascript", ".mjs": "text/javascript" };
+const types = { ".m3u8": "application/vnd.apple.mpegurl", ".mpd": "application/dash+xml", ".mp4": "video/mp4", ".m4s": "video/iso.segment", ".js": "text/javascript", ".mjs": "text/javascript" };
 /** What was asked for: path and, where there was one, range. */
 const requests = [];
 
@@ -90,6 +91,28 @@ try {
   assert.ok(requests.some(({ path, range }) => path.endsWith(".m4s") && range), "trick play fetched no byte range");
 
   requests.length = 0;
+  const dash = await page.evaluate(async () => {
+    const video = document.getElementById("film");
+    const player = new shaka.Player();
+    await player.attach(video);
+    const errors = [];
+    player.addEventListener("error", ({ detail }) => errors.push(`${detail.code}: ${detail.message}`));
+    await player.load("/manifest.mpd");
+    const tracks = player.getVariantTracks().map(({ width, height, frameRate, language, label, channelsCount, codecs }) =>
+      ({ width, height, frameRate, language, label, channelsCount, codecs }));
+    video.playbackRate = 4;
+    await video.play();
+    await within("playing the manifest", new Promise((done) => video.addEventListener("ended", done, { once: true })));
+    const ended = { at: video.currentTime, of: video.duration, frames: video.getVideoPlaybackQuality().totalVideoFrames };
+    const gaps = video.buffered.length - 1;
+    await player.destroy();
+    return { tracks, ended, gaps, errors };
+  });
+  assert.deepEqual(dash.errors, []);
+  assert.equal(dash.gaps, 0, "there is a gap between segments");
+  assert.ok(!requests.some(({ path }) => path.endsWith(".m3u8")), "DASH needs a playlist of HLS");
+
+  requests.length = 0;
   const shown = await page.evaluate(async () => {
     const { default: Hls } = await import("/hls.mjs");
     const hls = new Hls({ enableWorker: false });
@@ -126,7 +149,7 @@ try {
   const media = requests.filter(({ path }) => path.endsWith(".m4s"));
   assert.ok(media.length > 0 && media.every(({ range }) => range), `hls.js fetched whole segments: ${JSON.stringify(media)}`);
   assert.deepEqual(complaints, []);
-  console.log(JSON.stringify({ shaka: played, hls: shown }));
+  console.log(JSON.stringify({ shaka: played, dash, hls: shown }));
 } finally {
   await browser.close();
   server.close();

@@ -44,12 +44,16 @@ async fn submit_with_wait_downloads_the_renditions() {
         "audio/index.m3u8",
         "audio/init_1.mp4",
         "audio/segment_00000.m4s",
+        "manifest.mpd",
         "master.m3u8",
     ];
     assert_eq!(crate::support::clips::files_in(&dir.join("hls")), named);
-    let played = probe(dir.join("hls/master.m3u8").to_str().unwrap());
-    let widths = played["streams"].as_array().unwrap().iter().filter_map(|stream| stream["width"].as_u64());
-    assert_eq!(widths.max(), Some(256), "{played}");
+    for entry in ["hls/master.m3u8", "hls/manifest.mpd"] {
+        let played = probe(dir.join(entry).to_str().unwrap());
+        let widths =
+            played["streams"].as_array().unwrap().iter().filter_map(|stream| stream["width"].as_u64());
+        assert_eq!(widths.max(), Some(256), "{played}");
+    }
 }
 
 #[tokio::test]
@@ -184,7 +188,9 @@ async fn transcode_needs_no_server() {
     let arguments =
         ["transcode", film, "--preset", "hls-adaptive", "--quality", "144p", "--output", "hls", "--json"];
     let done = run(&arguments, &[], &dir).await;
-    assert_eq!(parsed(&out(&done))["master"], "master.m3u8", "{}", err(&done));
+    let summary = parsed(&out(&done));
+    assert_eq!(summary["master"], "master.m3u8", "{}", err(&done));
+    assert_eq!(summary["entries"][0], serde_json::json!({"kind": "hls", "file": "master.m3u8"}));
     let letter = dir.join("letter.mp4");
     std::fs::write(&letter, "this is a letter and no film\n".repeat(100)).unwrap();
     let failed = run(&["transcode", letter.to_str().unwrap(), "--output", "none"], &[], &dir).await;

@@ -1,14 +1,16 @@
-//! HLS playlists say what the files are: measured again from the files by parsers that others wrote, played by
-//! FFmpeg and, in Chromium, by Shaka Player and hls.js.
+//! HLS playlists and the DASH manifest say what the files are: measured again from the files by parsers that others
+//! wrote, played by FFmpeg and, in Chromium, by Shaka Player and hls.js.
 //!
 //! tests/hls/check.mjs holds each folder to RFC 8216; what it prints of a master playlist is compared here with
 //! what is known of the source.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
-use tcoder::job::Preset;
+use tcoder::job::{EntryKind, Preset};
+use tcoder::transcoder::references;
 use tempfile::TempDir;
 
 use crate::media::into;
@@ -33,6 +35,20 @@ fn plays_without_a_warning(playlist: &Path) {
         .unwrap();
     let complaint = String::from_utf8_lossy(&played.stderr);
     assert!(played.status.success() && complaint.is_empty(), "{}: {complaint}", playlist.display());
+}
+
+/// The DASH manifest names all segments and initialisation sections, and leads to the same pictures.
+fn manifest_names_what_the_playlists_name(files: &[PathBuf], folder: &Path) {
+    let manifest = folder.join("manifest.mpd");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let named = references(EntryKind::Dash, &text);
+    let named: BTreeSet<PathBuf> = named.iter().map(|reference| reference.uri().into()).collect();
+    let is_media =
+        |file: &&PathBuf| file.extension().is_some_and(|ending| ending == "m4s" || ending == "mp4");
+    assert_eq!(named, files.iter().filter(is_media).cloned().collect(), "{text}");
+    let largest = folder.join(text.split("<Representation id=\"").nth(1).unwrap().split('"').next().unwrap());
+    let (shown, expected) = (pictures(&[], &manifest, &[]), pictures(&[], &largest.join("index.m3u8"), &[]));
+    assert!(!shown.is_empty() && shown == expected, "{text}");
 }
 
 const X264: &str = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p";
@@ -119,20 +135,24 @@ fn sources() -> Vec<Source> {
 }
 
 #[tokio::test]
-async fn master_playlist_matches_measurements_of_its_files() {
+async fn entry_documents_match_measurements_of_their_files() {
     let sources = sources();
     let mut folders = Vec::new();
     for source in &sources {
         let out = TempDir::new().unwrap();
         let encoded = into(&source.clip, out.path(), Preset::HlsAdaptive, "360p,144p").await.unwrap();
-        assert_eq!(encoded.master.as_deref(), Some("master.m3u8"));
+        let entries: Vec<&str> = encoded.entries.iter().map(|entry| &*entry.file).collect();
+        assert_eq!(entries, ["master.m3u8", "manifest.mpd"]);
         for output in &encoded.outputs {
             let label = output.label.name();
             let own = encoded.files.iter().filter(|file| file.starts_with(label));
             let bytes: u64 = own.map(|file| std::fs::metadata(out.path().join(file)).unwrap().len()).sum();
             assert_eq!(output.size, bytes, "{label} of {}", source.clip.display());
         }
-        plays_without_a_warning(&out.path().join("master.m3u8"));
+        for entry in entries {
+            plays_without_a_warning(&out.path().join(entry));
+        }
+        manifest_names_what_the_playlists_name(&encoded.files, out.path());
         folders.push(out);
     }
     let said = checked(&folders.iter().map(TempDir::path).collect::<Vec<_>>()).await;
@@ -183,7 +203,7 @@ fn profile_and_level(folder: &Path) -> String {
 }
 
 #[tokio::test]
-async fn hls_plays_in_trick_play_from_its_i_frame_playlists() {
+async fn hls_plays_in_trick_play_from_its_i_frame_playlists_and_dash_to_its_end() {
     let sudden = "testsrc2=s=320x180:r=30000/1001,noise=alls=60:allf=t:enable='gte(t,8)'";
     let sound = "-f lavfi -i sine=f=300 -ac 2 -metadata:s:a:0 language=fra";
     let clip = film("trick.mp4", sudden, 13.0, sound);
@@ -196,13 +216,18 @@ async fn hls_plays_in_trick_play_from_its_i_frame_playlists() {
     let complaint = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{complaint}");
     let played: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let (shaka, hls) = (&played["shaka"], &played["hls"]);
+    let (shaka, hls, dash) = (&played["shaka"], &played["hls"], &played["dash"]);
+    let frames = pictures(&[], &out.path().join("360p/index.m3u8"), &[]).len();
+    assert_eq!(dash["ended"]["frames"], frames, "{dash:#}");
     for (n, variant) in said[0]["variants"].as_array().unwrap().iter().enumerate() {
         let track = &shaka["tracks"][n];
         assert_eq!(track["width"], variant["width"], "{shaka:#}");
         assert_eq!(track["frameRate"].as_f64(), Some(29.97), "{shaka:#}");
         let sound = (&track["language"], &track["label"], &track["channelsCount"]);
         assert_eq!(sound, (&json!("fr"), &json!("Français"), &json!(2)), "{shaka:#}");
+        for field in ["width", "height", "language", "label", "channelsCount", "codecs"] {
+            assert_eq!(dash["tracks"][n][field], track[field], "{field}: {dash:#}");
+        }
     }
     let audio = &hls["audio"][0];
     assert_eq!((&audio["name"], &audio["lang"]), (&json!("Français"), &json!("fr")), "{hls:#}");

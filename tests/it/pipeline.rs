@@ -90,6 +90,12 @@ async fn hls_adaptive_plays_from_a_public_bucket() {
     let options = json!({"preset": "hls-adaptive", "outputQualities": ["144p"], "fileName": "a"});
     let job = system.completed(&system.upload(clip(), &options).await).await;
     let master = job["master"]["url"].as_str().unwrap();
+    assert!(job["entries"][1]["url"].as_str().unwrap().ends_with("/manifest.mpd"), "{job:#}");
+    let entry = &job["entries"][0];
+    assert_eq!(
+        (&entry["kind"], &entry["url"], &entry["key"]),
+        (&"hls".into(), &job["master"]["url"], &job["master"]["key"])
+    );
     assert!(master.starts_with(&system.storage) && !master.contains('?'), "{master}");
     let probed = probe(master);
     assert_eq!(

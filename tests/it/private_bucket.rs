@@ -10,12 +10,12 @@ use reqwest::header::{self, HeaderMap};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 use tcoder::config::{BaseUrl, Env, StorageConfig};
-use tcoder::job::ObjectKey;
+use tcoder::job::{EntryKind, ObjectKey};
 use tcoder::storage::media::MediaSigner;
 use tcoder::storage::presign::Presigner;
 use tcoder::storage::urls::now_millis;
 use tcoder::storage::{Bucket, PutOutcome, Storage};
-use tcoder::transcoder::playlist_entries;
+use tcoder::transcoder::references;
 use tokio::process::Child;
 use tokio::sync::OnceCell;
 use url::Url;
@@ -131,8 +131,8 @@ fn address<'a>(job: &'a Value, pointer: &str) -> &'a str {
 fn named(folder: &Path, playlist: &str, found: &mut Vec<String>) {
     let text = std::fs::read_to_string(folder.join(playlist)).unwrap();
     let below = playlist.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
-    for name in playlist_entries(&text) {
-        let path = format!("{below}{name}");
+    for reference in references(EntryKind::Hls, &text) {
+        let path = format!("{below}{}", reference.uri());
         if path.ends_with(".m3u8") {
             named(folder, &path, found);
         }
@@ -146,7 +146,7 @@ async fn first_segment(master: &str) -> Url {
     while url.path().ends_with(".m3u8") {
         let (status, text) = fetch(url.as_str()).await;
         assert_eq!(status, 200, "{url}: {text}");
-        url = url.join(playlist_entries(&text).last().unwrap()).unwrap();
+        url = url.join(references(EntryKind::Hls, &text).last().unwrap().uri()).unwrap();
     }
     url
 }
@@ -166,6 +166,7 @@ async fn submit_downloads_playable_hls_from_a_private_bucket() {
     for playlist in files.iter().filter(|file| file.ends_with(".m3u8") && !file.ends_with("iframes.m3u8")) {
         assert!(seconds(dir.join(playlist).to_str().unwrap()) > 8.5, "{playlist}");
     }
+    assert!(seconds(dir.join("manifest.mpd").to_str().unwrap()) > 8.5);
     let played = probe(dir.join("master.m3u8").to_str().unwrap());
     let heights = played["streams"].as_array().unwrap().iter().filter_map(|stream| stream["height"].as_u64());
     assert_eq!(heights.collect::<std::collections::BTreeSet<_>>(), [144, 180].into(), "{played:#}");
@@ -191,6 +192,11 @@ async fn private_hls_plays_through_the_api_without_headers() {
         let master = address(&job, "/master/url");
         assert!(master.starts_with(&format!("{}/media/", api.url)), "{master}");
         assert!(seconds(master) > 8.5, "{master}");
+        let manifest = address(&job, "/entries/1/url");
+        assert!(manifest.starts_with(&format!("{}/media/", api.url)) && manifest.ends_with("/manifest.mpd"));
+        assert!(seconds(manifest) > 8.5, "{manifest}");
+        let answer = http().get(manifest).send().await.unwrap();
+        assert_eq!(answer.headers()[header::CONTENT_TYPE], "application/dash+xml", "{manifest}");
         for output in job["outputs"].as_array().unwrap() {
             assert!(seconds(address(output, "/url")) > 8.5, "{output}");
         }

@@ -1,6 +1,7 @@
 // One job: its stages as they happen, what came out, and what can be done with it.
 
 import * as api from "./api.js";
+import { entries } from "./choices.js";
 import { h, show, table, terms, wide } from "./dom.js";
 import { Pace, ago, bytes, duration, fileName, rate } from "./format.js";
 import { ladder } from "./pictures.js";
@@ -20,6 +21,8 @@ const stages = (job) => {
   if (ENDS[job.status]) list.push(h("li", { class: "bad" }, `✕ ${ENDS[job.status]}`));
   return h("ol", { class: "stages", "aria-label": "Stages" }, list);
 };
+
+const entryTitle = (kind) => entries.find(({ value }) => value === kind)?.name ?? kind;
 
 const nameOf = (job, fallback) => fallback || fileName(job) || job.jobId;
 
@@ -58,7 +61,7 @@ const outputs = (job) => job.outputs && h("div", {}, h("h3", {}, "Outputs"),
     ])),
   job.skipped?.length > 0 && h("ul", { class: "small quiet" }, job.skipped.map((one) => h("li", {}, `${one.quality}: ${one.reason}`))),
   h("p", { class: "small row" },
-    job.master?.url && h("a", { href: job.master.url }, "Master playlist"),
+    job.entries?.filter(({ url }) => url).map(({ kind, url }) => h("a", { href: url }, entryTitle(kind))),
     job.poster?.url && h("a", { href: job.poster.url }, "Poster"),
     job.storyboard?.url && h("a", { href: job.storyboard.url }, "Storyboard (WebVTT)")));
 

@@ -14,10 +14,11 @@ export const player = (job) => {
   const choice = h("select", { "aria-label": "Quality" });
   const note = h("span", { class: "quiet small", role: "status" });
   const box = h("div", {}, video, job.storyboard?.imageUrl && seekBar(video, job.storyboard), h("div", { class: "row" }, h("span", {}, "Quality"), choice, note));
-  const playlist = job.master?.url ?? (outputs.every(isPlaylist) ? outputs[0].url : undefined);
+  const entry = job.entries?.find(({ kind, url }) => kind === "hls" && url);
+  const playlists = entry ? [{ quality: "auto", url: entry.url }] : outputs.filter(isPlaylist);
   let stop = () => {};
-  if (playlist && Hls.isSupported()) {
-    stop = adaptive(video, choice, note, job.master?.url ? [{ quality: "auto", url: playlist }] : outputs);
+  if ((entry || playlists.length === outputs.length) && Hls.isSupported()) {
+    stop = adaptive(video, choice, note, playlists);
   } else {
     stop = files(video, choice, outputs);
   }

@@ -1,7 +1,7 @@
 // The first view: a video in, renditions out.
 
 import * as api from "./api.js";
-import { presets, qualities, stills, usual } from "./choices.js";
+import { presets, qualities, stills } from "./choices.js";
 import { h } from "./dom.js";
 import { bytes, duration } from "./format.js";
 import { history } from "./history.js";
@@ -54,8 +54,9 @@ export const transcode = (main, signal) => {
 
   const tellUsual = () => {
     const { preset, outputQualities } = options(form);
+    const { usual } = presets.find(({ value }) => value === preset);
     form.querySelector("#usual").textContent =
-      outputQualities.length > 0 ? `Made: ${outputQualities.join(", ")}` : `None chosen: ${usual[preset]}.`;
+      outputQualities.length > 0 ? `Made: ${outputQualities.join(", ")}` : `None chosen: ${usual}.`;
   };
   form.addEventListener("change", tellUsual);
   tellUsual();

@@ -5,9 +5,12 @@ use kube::Resource as _;
 
 use crate::controller::conditions::{ConditionUpdate, conditions, find, holds, millis, time};
 use crate::crd::{
-    CostStatus, FileStatus, OutputStatus, Phase, TranscodeJob, TranscodeJobStatus, condition, reason,
+    CostStatus, EntryStatus, FileStatus, OutputStatus, Phase, TranscodeJob, TranscodeJobStatus, condition,
+    reason,
 };
-use crate::job::{Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State};
+use crate::job::{
+    EntryDocument, Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State,
+};
 use crate::storage::media::media_end;
 use crate::storage::urls::{UrlSigner, upload_ends};
 
@@ -150,7 +153,12 @@ impl StatusContext<'_> {
             })
             .collect();
         let file = |key: &ObjectKey| FileStatus { key: key.to_string(), url: None };
-        status.playlist = result.master.as_ref().map(|m| file(&m.key));
+        let entry = |e: &EntryDocument| EntryStatus {
+            kind: e.kind.name().to_owned(),
+            key: e.key.to_string(),
+            url: None,
+        };
+        status.entries = result.entries.iter().map(entry).collect();
         status.poster = result.poster.as_ref().map(|p| file(&p.key));
         status.storyboard = result.storyboard.as_ref().map(|b| file(&b.key));
         self.addresses(status);
@@ -169,9 +177,11 @@ impl StatusContext<'_> {
         let is_good = Self::renewal(self.before).is_some_and(|due| due > self.now);
         let end = written.filter(|_| is_good).unwrap_or_else(|| media_end(self.now));
         status.urls_expire_at = None;
-        let files = [&mut status.playlist, &mut status.poster, &mut status.storyboard];
+        let entries = status.entries.iter_mut().map(|entry| (&entry.key, &mut entry.url));
+        let files = [&mut status.poster, &mut status.storyboard];
         let files = files.into_iter().flatten().map(|file| (&file.key, &mut file.url));
-        for (key, url) in status.outputs.iter_mut().map(|o| (&o.key, &mut o.url)).chain(files) {
+        for (key, url) in status.outputs.iter_mut().map(|o| (&o.key, &mut o.url)).chain(entries).chain(files)
+        {
             let published = key.parse().ok().and_then(|key| self.links.published(&key, end));
             if let Some(end) = published.as_ref().and_then(|p| p.expires_at) {
                 status.urls_expire_at = Some(time(end));

@@ -80,6 +80,7 @@ fn job(object: &TranscodeJob, state: State) -> Job {
 
 fn result() -> crate::job::JobResult {
     let result = json!({
+        "entries": [{"kind": "hls", "key": OUTPUT.replace("360p.mp4", "master.m3u8")}],
         "outputs": [{
             "quality": "360p", "key": OUTPUT, "container": "mp4", "size": 1000, "width": 640,
             "height": 360, "codec": "h264", "bitrate": 400_000, "duration": 2.0,
@@ -276,6 +277,11 @@ fn a_completed_job_shows_its_outputs_and_what_it_cost() {
     let output = &status.outputs[0];
     assert_eq!((output.quality.as_str(), output.size_bytes, output.width), ("360p", 1000, 640));
     assert_eq!(output.url.as_deref(), Some(&*format!("https://cdn.example.com/{OUTPUT}")));
+    let [entry] = &status.entries[..] else { panic!("{:?}", status.entries) };
+    assert_eq!(
+        (&*entry.kind, entry.url.as_ref()),
+        ("hls", Some(&format!("https://cdn.example.com/{}", entry.key)))
+    );
     assert_eq!(status.urls_expire_at, None);
     let cost = status.cost.unwrap();
     // 9.25 s at a dollar a second.

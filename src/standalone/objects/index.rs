@@ -295,9 +295,8 @@ impl Index {
             let Some(upload) = upload else {
                 let objects = transaction.open_table(OBJECTS).map_err(broken)?;
                 let object = get::<Object>(&objects, (bucket, key.as_bytes()))?;
-                let made = object.filter(
-                    |object| matches!(&object.data, Data::Parts { upload, .. } if upload == id),
-                );
+                let made = object
+                    .filter(|object| matches!(&object.data, Data::Parts { upload, .. } if upload == id));
                 return made.map(Completed::Before).ok_or_else(no_such_upload);
             };
             let mut table = transaction.open_table(PARTS).map_err(broken)?;

@@ -290,10 +290,7 @@ fn assemble(
         modified: now,
         checksum,
         headers: upload.headers,
-        data: Data::Parts {
-            upload: id.to_owned(),
-            count: u32::try_from(parts.len()).unwrap_or(u32::MAX),
-        },
+        data: Data::Parts { upload: id.to_owned(), count: u32::try_from(parts.len()).unwrap_or(u32::MAX) },
     };
     Ok(Completion { object, parts: parts.into_iter().map(|(number, _)| number).collect() })
 }

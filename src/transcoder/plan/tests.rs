@@ -2,6 +2,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::job::Quality;
+use crate::transcoder::probe::Audio;
+
+/// As the formats have it: a packet lasts until the next one.
+const TRUE_DURATIONS: &str =
+    "setts=pts=PTS:dts=DTS:duration=if(eq(NEXT_DTS\\,NOPTS)\\,DURATION\\,NEXT_DTS-DTS)";
 
 fn source(width: u32, height: u32) -> Probe {
     Probe {
@@ -120,7 +125,7 @@ fn hls_cuts_at_forced_keyframes() {
     assert_eq!(found, expected);
     let plan = planned(&source(1920, 1080), Preset::Hls, "360p,144p");
     assert_eq!(plan.folders().collect::<Vec<_>>(), ["360p", "144p"]);
-    assert_eq!((plan.master, plan.shared_audio), (None, None));
+    assert_eq!((plan.entries, plan.shared_audio), (vec![], None));
 }
 
 const STILLS: Stills = Stills { poster: true, storyboard: true };
@@ -193,7 +198,7 @@ fn hls_adaptive_shares_the_sound_and_has_a_master() {
         adaptive("", "", "v:0,name:360p v:1,name:144p")
     );
     let plan = planned(&source(1920, 1080), Preset::HlsAdaptive, "360p,144p");
-    assert_eq!(plan.top_level(), ["360p", "144p", "audio", "master.m3u8"]);
+    assert_eq!(plan.top_level(), ["360p", "144p", "audio", "master.m3u8", "manifest.mpd"]);
     assert_eq!(planned(&mute(source(1920, 1080)), Preset::HlsAdaptive, "360p").shared_audio, None);
 }
 

@@ -21,13 +21,13 @@ use super::{progress, scratch};
 use crate::config::WorkerConfig;
 use crate::job::space::{Outputs, Space};
 use crate::job::{
-    Epoch, Failure, FailureCode, Input, InvalidKey, JobResult, Master, Millis, ObjectKey, Output, Poster,
-    Storyboard, Timings,
+    EntryDocument, Epoch, Failure, FailureCode, Input, InvalidKey, JobResult, Millis, ObjectKey, Output,
+    Poster, Storyboard, Timings,
 };
 use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{Bucket, Limits, Progress, PutOutcome, Storage, StorageError, layout};
-use crate::transcoder::{self, Encoded, EncodedStill, Request, TranscodeError, disk};
+use crate::transcoder::{self, Encoded, EncodedStill, EntryFile, Request, TranscodeError, disk};
 
 /// Largest manifest that is read, bytes.
 const MANIFEST_LIMIT: u64 = 1 << 20;
@@ -343,9 +343,12 @@ fn result_of(encoded: Encoded, prefix: &ObjectKey, timings: Timings) -> Result<J
             duration: o.duration,
         })
     });
+    let entries = encoded.entries.into_iter();
+    let entries = entries
+        .map(|EntryFile { kind, file }| Ok(EntryDocument { kind, key: prefix.join(&file)?, url: None }));
     Ok(JobResult {
         outputs: outputs.collect::<Result<_, _>>()?,
-        master: encoded.master.map(|file| Ok(Master { key: prefix.join(&file)?, url: None })).transpose()?,
+        entries: entries.collect::<Result<_, _>>()?,
         poster: encoded
             .poster
             .map(|still| {

@@ -18,8 +18,8 @@ use std::time::Duration;
 
 use tcoder::config::RedisConfig;
 use tcoder::job::{
-    Failure, FailureCode, Input, JobId, JobResult, JobSpec, Ladder, Millis, Preset, Priority, SourceInfo,
-    Timings, VideoInfo, WorkerId,
+    Entries, Failure, FailureCode, Input, JobId, JobResult, JobSpec, Ladder, Millis, Preset, Priority,
+    SourceInfo, Timings, VideoInfo, WorkerId,
 };
 use tcoder::queue::{Claim, Claimed, Policy, Queue, WorkerRecord};
 
@@ -51,7 +51,7 @@ fn result_of(epoch: u64) -> JobResult {
     let source = SourceInfo { format: "mp4".into(), size: epoch, duration: 1.0, video, audio: None };
     JobResult {
         outputs: Vec::new(),
-        master: None,
+        entries: Entries::default(),
         poster: None,
         storyboard: None,
         skipped: Vec::new(),

@@ -48,6 +48,8 @@ pub struct Track {
     pub codec: String,
     /// The initialisation section, relative to the playlist.
     pub init: String,
+    /// Units in a second, in which fragments count time exactly.
+    pub timescale: u32,
     /// In the order in which they are played.
     pub segments: Vec<Segment>,
 }
@@ -76,6 +78,10 @@ pub struct Fragment {
     pub starts_with_keyframe: bool,
     /// When its first sample is shown, seconds.
     pub shown_at: f64,
+    /// When its first sample is decoded, in the units of the track.
+    pub decoded_at: u64,
+    /// How long its samples last, in the units of the track.
+    pub duration: u64,
     /// Samples: frames of a picture.
     pub samples: u64,
 }
@@ -145,6 +151,13 @@ impl Track {
         (rate::peak(&bits, self.target()), rate::average(&bits))
     }
 
+    /// What a viewer of this track alone needs.
+    #[must_use]
+    pub fn bandwidth(&self) -> Bandwidth {
+        let (peak, average) = self.bit_rates();
+        Bandwidth::of(peak, average)
+    }
+
     fn target(&self) -> f64 {
         self.target_duration as f64
     }
@@ -196,16 +209,19 @@ pub(super) mod tests {
 
     /// A track of segments of so many bytes and seconds, 25 frames a second, in one fragment each.
     pub fn track(playlist: &str, codec: &str, segments: &[(u64, f64)]) -> Track {
-        let mut shown_at = 0.08;
+        let (mut shown_at, mut decoded_at) = (0.08, 0);
         let segments = segments.iter().enumerate().map(|(n, (bytes, seconds))| {
             let fragment = Fragment {
                 offset: 76,
                 first_sample_end: bytes / 4,
                 starts_with_keyframe: true,
                 shown_at,
+                decoded_at,
+                duration: (seconds * 1000.0).round() as u64,
                 samples: (seconds * 25.0).round() as u64,
             };
             shown_at += seconds;
+            decoded_at += fragment.duration;
             let file = format!("segment_{n:05}.m4s");
             Segment { file, bytes: *bytes, seconds: *seconds, fragments: vec![fragment] }
         });
@@ -215,6 +231,7 @@ pub(super) mod tests {
             target_duration: 4,
             codec: codec.into(),
             init: "init_0.mp4".into(),
+            timescale: 1000,
             segments: segments.collect(),
         }
     }
@@ -271,6 +288,12 @@ pub(super) mod tests {
         assert_eq!(files(&track), [one(0, 24, 2.0), second, one(2, 24, 1.001)]);
         assert!(!track.is_independent());
         assert_eq!(iframe_target(&track.iframes()), 6);
+    }
+
+    #[test]
+    fn a_track_alone_needs_its_own_bandwidth() {
+        let track = track("v.m3u8", "avc1.64001f", &[(500_000, 4.0), (1_000_000, 4.0)]);
+        assert_eq!(track.bandwidth(), Bandwidth { peak: 2_000_000, average: 1_500_000 });
     }
 
     #[test]

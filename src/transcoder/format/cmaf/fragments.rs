@@ -33,7 +33,7 @@ pub struct Init {
     /// RFC 6381: `avc1.64001f`, `mp4a.40.2`.
     pub codec: String,
     /// Units a second in which the fragments count time.
-    timescale: u32,
+    pub timescale: u32,
     /// What fragments leave out.
     defaults: Trex,
 }
@@ -102,11 +102,16 @@ impl Init {
         let base = header.base_data_offset.unwrap_or(offset);
         let start = base.checked_add_signed(run.data_offset.unwrap_or_default().into())?;
         let decoded_at = traf.tfdt.as_ref().map_or(0, |time| time.base_media_decode_time);
+        let usual = header.default_sample_duration.unwrap_or(defaults.default_sample_duration);
+        let samples = traf.trun.iter().flat_map(|run| run.samples.iter());
+        let duration = samples.map(|sample| u64::from(sample.duration.unwrap_or(usual))).sum();
         Some(Fragment {
             offset,
             first_sample_end: start.checked_add(size.into())?,
             starts_with_keyframe: flags & NOT_A_SYNC_SAMPLE == 0,
             shown_at: (decoded_at as f64 + cts.unwrap_or_default() as f64) / f64::from(self.timescale),
+            decoded_at,
+            duration,
             samples: traf.trun.iter().map(|run| run.samples.len() as u64).sum(),
         })
     }
@@ -197,6 +202,8 @@ mod tests {
             first_sample_end: 266,
             starts_with_keyframe: true,
             shown_at: 4.08,
+            decoded_at: 4000,
+            duration: 120,
             samples: 3,
         };
         let end = second + 230;
@@ -205,6 +212,8 @@ mod tests {
             first_sample_end: end,
             starts_with_keyframe: false,
             shown_at: 5.08,
+            decoded_at: 5000,
+            duration: 40,
             samples: 1,
         };
         assert_eq!(fragments, [first, next]);
@@ -216,6 +225,11 @@ mod tests {
         moof.traf[0].trun = vec![Trun { data_offset: Some(100), samples: vec![TrunEntry::default()].into() }];
         let found = INIT.fragment(10, &moof.traf[0]).unwrap();
         assert_eq!((found.first_sample_end, found.starts_with_keyframe), (117, true));
+        // What a fragment says itself goes before that, and what a sample says before both.
+        moof.traf[0].tfhd.default_sample_duration = Some(50);
+        let own = TrunEntry { duration: Some(30), ..TrunEntry::default() };
+        moof.traf[0].trun[0].samples = vec![TrunEntry::default(), own].into();
+        assert_eq!((found.duration, INIT.fragment(10, &moof.traf[0]).unwrap().duration), (40, 80));
     }
 
     #[test]

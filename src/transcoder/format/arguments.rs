@@ -1,0 +1,111 @@
+//! Arguments of FFmpeg that several formats share (pure).
+
+use crate::job::{Container, Label, RateControl, VideoCodec};
+
+use super::{FormatPlan, FormatRequest};
+use crate::transcoder::ladder::Rung;
+use crate::transcoder::plan::Planned;
+use crate::transcoder::probe::Audio;
+
+/// Length of a segment, seconds.
+pub const SEGMENT_SECONDS: u32 = 4;
+
+/// Nothing of the source but the picture and the sound: no subtitles, data, titles, places, chapters.
+pub const COMMON: &str = "-sn -dn -map_metadata -1 -map_chapters -1 -max_muxing_queue_size 1024";
+
+/// The muxer of a plain MP4 file, whose index comes before its data.
+pub const MP4_MUXER: &str = "-movflags +faststart -f mp4";
+
+pub fn split_args(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_owned).collect()
+}
+
+/// The HLS muxer adds up the packets' durations, and x264 gives all of them that of the nominal rate:
+/// with a variable rate a playlist would claim 1.2 s of 2.9. A packet lasts until the next one.
+pub const TRUE_DURATIONS: &str =
+    "setts=pts=PTS:dts=DTS:duration=if(eq(NEXT_DTS\\,NOPTS)\\,DURATION\\,NEXT_DTS-DTS)";
+
+/// The encoder of the picture. `vfr` keeps each frame at its own time, none doubled.
+pub fn video_args(codec: VideoCodec) -> Vec<String> {
+    let encoder = match codec {
+        VideoCodec::H264 => "-c:v libx264 -preset fast -pix_fmt yuv420p",
+    };
+    split_args(&format!("{encoder} -fps_mode vfr"))
+}
+
+/// Keyframes where segments are cut, at the same frames in every rung.
+pub fn segment_keyframe_args() -> Vec<String> {
+    let mut all = split_args("-g 48 -sc_threshold 0 -force_key_frames");
+    all.push(format!("expr:gte(t,n_forced*{SEGMENT_SECONDS})"));
+    all.extend(["-bsf:v".into(), TRUE_DURATIONS.into()]);
+    all
+}
+
+/// Bitrate of one picture; `stream` is the specifier, such as `:v:0`.
+pub fn rate_control_args(rung: Rung, rate_control: RateControl, stream: &str) -> Vec<String> {
+    let cap = rung.video_kbps();
+    // Not both: x264 would take the bitrate as its aim and ignore the quality.
+    let aim = match rate_control {
+        RateControl::Bitrate if stream.is_empty() => format!("-b:v {cap}k"),
+        RateControl::Bitrate => format!("-b{stream} {cap}k"),
+        RateControl::ConstantQuality(factor) => format!("-crf{stream} {factor}"),
+    };
+    split_args(&format!("{aim} -maxrate{stream} {cap}k -bufsize{stream} {}k", cap * 2))
+}
+
+/// The sound: mono stays mono, anything more becomes stereo.
+pub fn audio_args(audio: Option<&Audio>, kbps: u32) -> Vec<String> {
+    let Some(audio) = audio else { return vec![] };
+    let channels = if audio.channels == 1 { 1 } else { 2 };
+    let mut all =
+        split_args(&format!("-map 0:{} -c:a aac -b:a {kbps}k -ac {channels} -ar 48000", audio.index));
+    if audio.channels > 8 {
+        // More than 7.1 has no layout that could be mixed down: its first two channels are taken.
+        all.extend(["-filter:a".into(), "pan=stereo|c0=c0|c1=c1".into()]);
+    }
+    all
+}
+
+/// An output a rung, each with a sound of its own. `muxer` answers the file of a quality and the arguments before it.
+pub fn output_per_rung(
+    request: &FormatRequest<'_>,
+    container: Container,
+    encoder: &[String],
+    muxer: impl Fn(&str) -> (String, Vec<String>),
+) -> FormatPlan {
+    let audio = request.source.audio.as_ref();
+    let mut plan = FormatPlan::default();
+    for (n, rung) in request.rungs.iter().enumerate() {
+        let (file, muxer) = muxer(rung.quality.name());
+        let options = &mut plan.output_options;
+        options.extend(split_args(&format!("-map [v{n}]")));
+        options.extend(audio_args(audio, rung.quality.audio_kbps()));
+        options.extend_from_slice(encoder);
+        options.extend(rate_control_args(*rung, request.rate_control, ""));
+        options.extend(split_args(COMMON));
+        options.extend(muxer);
+        options.push(file.clone());
+        plan.outputs.push(planned(*rung, file, container));
+    }
+    plan
+}
+
+/// The rendition of a rung.
+pub fn planned(rung: Rung, file: String, container: Container) -> Planned {
+    Planned { label: Label::Quality(rung.quality), file, size: rung.size, container }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Dimensions, Quality};
+
+    #[test]
+    fn a_bit_rate_is_that_of_its_stream() {
+        let rung = Rung { quality: Quality::P360, size: Dimensions { width: 640, height: 360 } };
+        let of = |rate_control, stream| rate_control_args(rung, rate_control, stream).join(" ");
+        assert_eq!(of(RateControl::Bitrate, ""), "-b:v 400k -maxrate 400k -bufsize 800k");
+        assert_eq!(of(RateControl::Bitrate, ":v:1"), "-b:v:1 400k -maxrate:v:1 400k -bufsize:v:1 800k");
+        assert_eq!(of(RateControl::ConstantQuality(20), ""), "-crf 20 -maxrate 400k -bufsize 800k");
+    }
+}

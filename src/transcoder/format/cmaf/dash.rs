@@ -1,0 +1,310 @@
+//! DASH: a manifest (MPD) over the segments that the HLS playlists name (pure).
+//!
+//! ISO/IEC 23009-1, the profile `isoff-live` with one period: a segment template for each representation, and a
+//! timeline of exact durations. <https://dashif.org/Guidelines-TimingModel/>
+
+use std::fmt::Write as _;
+
+use quick_xml::escape::escape;
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, XmlVersion};
+
+use super::SEGMENT_NAME;
+use super::presentation::{Presentation, Track, VideoTrack};
+use crate::transcoder::format::Reference;
+
+/// Files that are read from a manifest at most; those of a day at ten qualities are fewer.
+const SEGMENTS_LIMIT: usize = 200_000;
+
+/// The manifest.
+#[must_use]
+pub fn manifest(presentation: &Presentation) -> String {
+    let seconds = presentation.tracks().map(seconds).fold(0.0, f64::max);
+    let target = presentation.tracks().map(|track| track.target_duration).max().unwrap_or(1);
+    let mut xml = Xml(String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"));
+    xml.open(
+        "MPD",
+        &[
+            ("xmlns", "urn:mpeg:dash:schema:mpd:2011"),
+            ("profiles", "urn:mpeg:dash:profile:isoff-live:2011"),
+            ("type", "static"),
+            ("mediaPresentationDuration", &format!("PT{seconds:.3}S")),
+            ("minBufferTime", &format!("PT{target}S")),
+        ],
+    );
+    xml.open("Period", &[("id", "0"), ("start", "PT0S")]);
+    if !presentation.video.is_empty() {
+        xml.open("AdaptationSet", &adaptation_set("0", "video", None));
+        xml.empty("Role", &MAIN);
+        for video in &presentation.video {
+            picture(&mut xml, video);
+        }
+        xml.close("AdaptationSet");
+    }
+    for (n, audio) in presentation.audio.iter().enumerate() {
+        let id = (n + 1).to_string();
+        xml.open("AdaptationSet", &adaptation_set(&id, "audio", audio.language.as_deref()));
+        let scheme = "urn:mpeg:dash:23003:3:audio_channel_configuration:2011";
+        xml.empty(
+            "AudioChannelConfiguration",
+            &[("schemeIdUri", scheme), ("value", &audio.channels.to_string())],
+        );
+        xml.text("Label", &audio.name);
+        if n == 0 {
+            xml.empty("Role", &MAIN);
+        }
+        representation(&mut xml, &audio.track, &[]);
+        xml.close("AdaptationSet");
+    }
+    xml.close("Period");
+    xml.close("MPD");
+    xml.0
+}
+
+const MAIN: [(&str, &str); 2] = [("schemeIdUri", "urn:mpeg:dash:role:2011"), ("value", "main")];
+
+fn adaptation_set<'a>(id: &'a str, kind: &'a str, language: Option<&'a str>) -> Vec<(&'a str, &'a str)> {
+    let mime = if kind == "video" { "video/mp4" } else { "audio/mp4" };
+    let mut all = vec![("id", id), ("contentType", kind), ("mimeType", mime)];
+    all.extend(language.map(|language| ("lang", language)));
+    // Segments of all representations are cut at the same frames, each of which is decoded by itself.
+    all.extend([("segmentAlignment", "true"), ("startWithSAP", "1")]);
+    all
+}
+
+fn picture(xml: &mut Xml, video: &VideoTrack) {
+    representation(
+        xml,
+        &video.track,
+        &[
+            ("width", &video.size.width.to_string()),
+            ("height", &video.size.height.to_string()),
+            ("frameRate", &fraction(video.frame_rate())),
+            ("sar", "1:1"),
+        ],
+    );
+}
+
+fn representation(xml: &mut Xml, track: &Track, more: &[(&str, &str)]) {
+    let folder = track.playlist.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let below = |name: &str| if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
+    let bandwidth = track.bandwidth().peak.to_string();
+    let mut attributes = vec![("id", folder), ("bandwidth", &*bandwidth), ("codecs", &*track.codec)];
+    attributes.extend_from_slice(more);
+    xml.open("Representation", &attributes);
+    // A dollar sign begins the name of a variable, two are one.
+    let init = below(&track.init).replace('$', "$$");
+    let media = below("").replace('$', "$$") + &SEGMENT_NAME.replace("%05d", "$Number%05d$");
+    xml.open(
+        "SegmentTemplate",
+        &[
+            ("timescale", &track.timescale.to_string()),
+            ("startNumber", "0"),
+            ("initialization", &init),
+            ("media", &media),
+        ],
+    );
+    xml.open("SegmentTimeline", &[]);
+    for Run { start, duration, repeats } in runs(track) {
+        let (start, duration, repeats) = (start.to_string(), duration.to_string(), repeats.to_string());
+        let mut attributes = vec![("t", &*start), ("d", &*duration)];
+        attributes.extend((repeats != "0").then_some(("r", &*repeats)));
+        xml.empty("S", &attributes);
+    }
+    xml.close("SegmentTimeline");
+    xml.close("SegmentTemplate");
+    xml.close("Representation");
+}
+
+/// When the last segment ends.
+fn seconds(track: &Track) -> f64 {
+    let end = runs(track).last().map_or(0, |run| run.start + run.duration * (run.repeats + 1));
+    end as f64 / f64::from(track.timescale)
+}
+
+/// Segments of the same duration, each behind the other.
+struct Run {
+    start: u64,
+    duration: u64,
+    /// How many follow the first.
+    repeats: u64,
+}
+
+fn runs(track: &Track) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for segment in &track.segments {
+        let Some(start) = segment.fragments.first().map(|fragment| fragment.decoded_at) else { continue };
+        let duration = segment.fragments.iter().map(|fragment| fragment.duration).sum();
+        match runs.last_mut() {
+            Some(run)
+                if run.duration == duration && run.start + run.duration * (run.repeats + 1) == start =>
+            {
+                run.repeats += 1;
+            }
+            _ => runs.push(Run { start, duration, repeats: 0 }),
+        }
+    }
+    runs
+}
+
+/// A frame rate as a fraction of whole numbers.
+fn fraction(rate: f64) -> String {
+    let ntsc = (rate * 1.001).round();
+    if rate.fract() == 0.0 {
+        format!("{rate}")
+    } else if (rate - ntsc / 1.001).abs() < 0.001 {
+        format!("{}/1001", ntsc * 1000.0)
+    } else {
+        format!("{:.0}/1000", rate * 1000.0)
+    }
+}
+
+/// Writes indented XML.
+struct Xml(String);
+
+impl Xml {
+    fn tag(&mut self, name: &str, attributes: &[(&str, &str)], end: &str) {
+        let _ = write!(self.0, "<{name}");
+        for (attribute, value) in attributes {
+            let _ = write!(self.0, " {attribute}=\"{}\"", escape(*value));
+        }
+        self.0 += end;
+    }
+
+    fn open(&mut self, name: &str, attributes: &[(&str, &str)]) {
+        self.tag(name, attributes, ">\n");
+    }
+
+    fn empty(&mut self, name: &str, attributes: &[(&str, &str)]) {
+        self.tag(name, attributes, "/>\n");
+    }
+
+    fn text(&mut self, name: &str, text: &str) {
+        let _ = writeln!(self.0, "<{name}>{}</{name}>", escape(text));
+    }
+
+    fn close(&mut self, name: &str) {
+        let _ = writeln!(self.0, "</{name}>");
+    }
+}
+
+/// The initialisation sections and segments that a manifest names by templates with numbers and timelines.
+pub fn references(text: &str) -> Vec<Reference> {
+    let mut reader = Reader::from_str(text);
+    let mut references = Vec::new();
+    let (mut media, mut number) = (String::new(), 0);
+    loop {
+        match reader.read_event() {
+            Ok(Event::Start(tag) | Event::Empty(tag)) => match tag.local_name().as_ref() {
+                b"SegmentTemplate" => {
+                    media = attribute(&tag, "media").unwrap_or_default();
+                    number = attribute(&tag, "startNumber").and_then(|n| n.parse().ok()).unwrap_or(1);
+                    let init = attribute(&tag, "initialization");
+                    references.extend(init.map(|name| Reference::File(name.replace("$$", "$"))));
+                }
+                b"S" => {
+                    let repeats: u64 = attribute(&tag, "r").and_then(|r| r.parse().ok()).unwrap_or(0);
+                    for _ in 0..=repeats {
+                        if references.len() == SEGMENTS_LIMIT {
+                            return references;
+                        }
+                        references.push(Reference::File(numbered(&media, number)));
+                        number += 1;
+                    }
+                }
+                _ => {}
+            },
+            Ok(Event::Eof) | Err(_) => return references,
+            Ok(_) => {}
+        }
+    }
+}
+
+fn attribute(tag: &BytesStart<'_>, name: &str) -> Option<String> {
+    let attribute = tag.try_get_attribute(name).ok()??;
+    Some(attribute.normalized_value(XmlVersion::Implicit1_0).ok()?.into_owned())
+}
+
+/// The name of a segment.
+fn numbered(template: &str, number: u64) -> String {
+    let name = template.replace("$Number%05d$", &format!("{number:05}"));
+    name.replace("$Number$", &number.to_string()).replace("$$", "$")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::presentation::tests::{audio, video};
+    use super::*;
+
+    const SEGMENTS: [(u64, f64); 4] = [(500_000, 4.0), (1_000_000, 4.0), (500_000, 4.0), (10_000, 1.0)];
+
+    #[test]
+    fn the_manifest_states_what_was_measured() {
+        let mut sound = audio("audio/index.m3u8", &[(50_000, 4.011), (50_000, 3.989), (12_500, 1.0)]);
+        sound.name = "<Deutsch & \"mehr\">".into();
+        let presentation =
+            Presentation { video: vec![video("720p/index.m3u8", &SEGMENTS)], audio: vec![sound] };
+        let expected = r#"<?xml version="1.0" encoding="UTF-8"?>
+<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" profiles="urn:mpeg:dash:profile:isoff-live:2011" type="static" mediaPresentationDuration="PT13.000S" minBufferTime="PT4S">
+<Period id="0" start="PT0S">
+<AdaptationSet id="0" contentType="video" mimeType="video/mp4" segmentAlignment="true" startWithSAP="1">
+<Role schemeIdUri="urn:mpeg:dash:role:2011" value="main"/>
+<Representation id="720p" bandwidth="2000000" codecs="avc1.64001f" width="640" height="360" frameRate="25" sar="1:1">
+<SegmentTemplate timescale="1000" startNumber="0" initialization="720p/init_0.mp4" media="720p/segment_$Number%05d$.m4s">
+<SegmentTimeline>
+<S t="0" d="4000" r="2"/>
+<S t="12000" d="1000"/>
+</SegmentTimeline>
+</SegmentTemplate>
+</Representation>
+</AdaptationSet>
+<AdaptationSet id="1" contentType="audio" mimeType="audio/mp4" lang="de" segmentAlignment="true" startWithSAP="1">
+<AudioChannelConfiguration schemeIdUri="urn:mpeg:dash:23003:3:audio_channel_configuration:2011" value="2"/>
+<Label>&lt;Deutsch &amp; &quot;mehr&quot;&gt;</Label>
+<Role schemeIdUri="urn:mpeg:dash:role:2011" value="main"/>
+<Representation id="audio" bandwidth="100278" codecs="mp4a.40.2">
+<SegmentTemplate timescale="1000" startNumber="0" initialization="audio/init_0.mp4" media="audio/segment_$Number%05d$.m4s">
+<SegmentTimeline>
+<S t="0" d="4011"/>
+<S t="4011" d="3989"/>
+<S t="8000" d="1000"/>
+</SegmentTimeline>
+</SegmentTemplate>
+</Representation>
+</AdaptationSet>
+</Period>
+</MPD>
+"#;
+        assert_eq!(manifest(&presentation), expected);
+    }
+
+    #[test]
+    fn a_manifest_names_each_file_of_its_tracks() {
+        let mut film = video("a$b/index.m3u8", &SEGMENTS);
+        // Behind a gap a run begins anew.
+        film.track.segments[2].fragments[0].decoded_at += 1;
+        let text = manifest(&Presentation { video: vec![film.clone()], audio: vec![] });
+        let files = film.track.segments.iter().map(|segment| &segment.file);
+        let files = [&film.track.init].into_iter().chain(files);
+        let expected: Vec<Reference> = files.map(|file| Reference::File(format!("a$b/{file}"))).collect();
+        assert_eq!(references(&text), expected, "{text}");
+    }
+
+    #[test]
+    fn a_manifest_of_others_cannot_name_files_without_end() {
+        let text = "<MPD><SegmentTemplate media=\"$Number$.m4s\"><S d=\"1\" r=\"99999999999\"/>";
+        let named = references(text);
+        assert_eq!(named.len(), SEGMENTS_LIMIT);
+        assert_eq!(named[0], Reference::File("1.m4s".into()));
+        assert_eq!(references("<html>\n404\n</html>"), []);
+    }
+
+    #[test]
+    fn frame_rates_are_fractions() {
+        for (rate, text) in
+            [(25.0, "25"), (29.97, "30000/1001"), (23.976, "24000/1001"), (10.25, "10250/1000")]
+        {
+            assert_eq!(fraction(rate), text);
+        }
+    }
+}
