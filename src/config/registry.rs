@@ -192,7 +192,7 @@ pub static FLY_MACHINE_ID: Setting<String> = Setting::new(
 );
 pub static HOSTNAME: Setting<String> = Setting::new(
     "HOSTNAME",
-    Derived("local"),
+    Value("local"),
     &[Worker, Controller],
     "the machine's or the pod's name",
     setting::text,
