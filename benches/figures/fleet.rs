@@ -9,7 +9,7 @@ use tcoder::config::RedisConfig;
 use tcoder::controller::fleet::{Deadlines, FleetPolicy, Moment, plan, simulation};
 use tcoder::controller::reconciler::{Reconciler, ReconcilerDeps};
 use tcoder::flyprovider::emulator::{self, Action, Emulator, EmulatorHandle, Request};
-use tcoder::flyprovider::{Fly, Limit, MachineState};
+use tcoder::flyprovider::{Fly, MachineState};
 use tcoder::job::{JobId, JobSpec, Ladder, Preset};
 use tcoder::metrics::Metrics;
 use tcoder::queue::{Queue, RequestRate, SubmitMode};
@@ -99,7 +99,7 @@ impl Cloud {
         let parts = ReconcilerDeps {
             queue: queue.clone(),
             fly: Fly::new(&fly.fly_config()).unwrap(),
-            limit: Limit::new(queue.clone(), RequestRate::default()),
+            rate: RequestRate::default(),
             policy: watch::channel(policy).1,
             told: watch::Sender::new(None),
             environment: BTreeMap::new(),

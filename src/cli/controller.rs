@@ -13,7 +13,7 @@ use crate::controller::fleet::FleetPolicy;
 use crate::controller::operator::{FleetParts, Operator, Scope};
 use crate::controller::reconciler::{self, Reconciler, ReconcilerDeps, admin};
 use crate::event_bus::EventBus;
-use crate::flyprovider::{Fly, Limit};
+use crate::flyprovider::Fly;
 use crate::http_server::{Limits, serve};
 use crate::job::WorkerId;
 use crate::metrics::Metrics;
@@ -65,7 +65,7 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
     );
     let parts = ReconcilerDeps {
         fly: Fly::new(&fly).map_err(CliError::start)?,
-        limit: Limit::new(queue.clone(), RequestRate::default()),
+        rate: RequestRate::default(),
         policy: watch::channel(policy).1,
         told: watch::Sender::new(None),
         environment: reconciler::forwarded_env(&env),
@@ -104,7 +104,6 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let metrics = Metrics::new();
     let event_bus =
         EventBus::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await.map_err(CliError::start)?;
-    let limit = Limit::new(queue.clone(), RequestRate::default());
     let environment = reconciler::forwarded_env(&env);
     let operator = Operator {
         client,
@@ -117,7 +116,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
         guard,
         caller: WebhookClient::new(guard).map_err(CliError::start)?,
         mirror: Some(mirrors.unwrap_or(MIRRORS) as usize).filter(|most| *most > 0),
-        fleet: fly.map(|fly| FleetParts { fly, limit, environment }),
+        fleet: fly.map(|fly| FleetParts { fly, rate: RequestRate::default(), environment }),
         metrics: Arc::clone(&metrics),
         queue: queue.clone(),
     };

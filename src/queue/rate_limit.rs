@@ -62,18 +62,6 @@ impl Queue {
     /// When Redis fails. Then Fly must not be asked.
     pub async fn acquire_permit(
         &self,
-        priority: RequestClass,
-        budget: Duration,
-    ) -> Result<Permit, QueueError> {
-        self.acquire_permit_at(RequestRate::default(), priority, budget).await
-    }
-
-    /// The same, at another rate.
-    ///
-    /// # Errors
-    /// As [`Queue::acquire_permit`].
-    pub async fn acquire_permit_at(
-        &self,
         rate: RequestRate,
         priority: RequestClass,
         budget: Duration,
@@ -88,15 +76,7 @@ impl Queue {
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn report_throttled(&self, retry_after: Option<Duration>) -> Result<(), QueueError> {
-        self.report_throttled_at(RequestRate::default(), retry_after).await
-    }
-
-    /// The same, at another rate.
-    ///
-    /// # Errors
-    /// As [`Queue::report_throttled`].
-    pub async fn report_throttled_at(
+    pub async fn report_throttled(
         &self,
         rate: RequestRate,
         retry_after: Option<Duration>,

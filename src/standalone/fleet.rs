@@ -15,8 +15,8 @@ use super::{Options, UpError};
 use crate::config::Env;
 use crate::controller::fleet::{FleetPolicy, MicroDollars};
 use crate::controller::reconciler::{Reconciler, ReconcilerDeps, forwarded_env};
+use crate::flyprovider::Fly;
 use crate::flyprovider::emulator::{self, Emulator, EmulatorHandle};
-use crate::flyprovider::{Fly, Limit};
 use crate::metrics::Metrics;
 use crate::queue::{Queue, RequestRate};
 
@@ -77,7 +77,7 @@ impl LocalFleet {
         }
         let parts = ReconcilerDeps {
             fly: Fly::new(&emulator.fly_config()).map_err(|e| failed(&e))?,
-            limit: Limit::new(queue.clone(), RequestRate::default()),
+            rate: RequestRate::default(),
             queue,
             policy: watch::channel(policy.clone()).1,
             told: watch::Sender::new(None),

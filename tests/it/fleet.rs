@@ -13,7 +13,7 @@ use tcoder::controller::reconciler::{
     InvocationBudget, InvocationOutcome, OneShotReconciler, Reconciler, ReconcilerDeps,
 };
 use tcoder::flyprovider::emulator::{Action, EmulatorHandle, Fault, Request};
-use tcoder::flyprovider::{Fly, Limit, Machine, MachineState};
+use tcoder::flyprovider::{Fly, Machine, MachineState};
 use tcoder::metrics::Metrics;
 use tcoder::queue::{FleetStatus, Queue, RequestRate};
 use tokio::sync::watch;
@@ -84,7 +84,7 @@ impl Cloud {
         let parts = ReconcilerDeps {
             queue: self.queue.clone(),
             fly: Fly::new(config).unwrap(),
-            limit: Limit::new(self.queue.clone(), RequestRate::default()),
+            rate: RequestRate::default(),
             policy,
             told: watch::Sender::new(None),
             environment: BTreeMap::new(),

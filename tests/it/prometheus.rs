@@ -13,11 +13,11 @@ use tcoder::metrics::{Format, Metrics};
 use tcoder::queue::{FleetCondition, FleetMachine, FleetStatus, Queue, Stats};
 use tokio::sync::watch;
 
+use crate::manifests::{MONITORING, kind, rendered};
 use crate::support::kube::free_port;
 use crate::support::process::spawn;
 use crate::support::redis::shared as redis;
 use crate::support::system::{self, PATIENCE, folder, serve};
-use crate::manifests::{MONITORING, kind, rendered};
 
 const NOT_THERE: &str = "promtool and prometheus are needed; `make test` installs them (Debian: prometheus)";
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";

@@ -13,9 +13,9 @@ use tcoder::queue::{FleetStatus, RequestRate};
 use tokio::net::{TcpListener, UnixStream};
 use tokio::sync::watch;
 
+use crate::fleet::{Cloud, count, policy, there};
 use crate::support::redis::{PrivateRedis, private_redis};
 use crate::support::system::{Setup, fly_of_workers};
-use crate::fleet::{Cloud, count, policy, there};
 
 /// A port that leads to a Redis, first to one and then to another: what setting REDIS_URL anew does for the
 /// next worker.

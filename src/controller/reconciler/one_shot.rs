@@ -14,7 +14,7 @@ use crate::controller::fleet::{
     FleetPolicy, FleetState, ListUnavailable, MachineList, Moment, Observation, Operation, Outcome, Plan,
     PlannedOperation, plan,
 };
-use crate::flyprovider::{Fly, FlyError, ListFilter, Machine, MachineId};
+use crate::flyprovider::{Fly, FlyError, Machine, MachineId};
 use crate::job::{JobId, WorkerId};
 use crate::queue::{
     Checkpoint, FencingToken, FleetView, LockRequest, LockState, Permit, Queue, QueueError, RequestClass,
@@ -338,7 +338,7 @@ impl Invocation<'_> {
     async fn list(&mut self) {
         let at = self.now();
         self.spend();
-        self.seen.machines = match self.visitor.fly.list(&ListFilter::default()).await {
+        self.seen.machines = match self.visitor.fly.list().await {
             Ok(machines) => {
                 tracing::debug!(machines = machines.len(), "listed");
                 self.made.clear();
@@ -419,7 +419,7 @@ impl Invocation<'_> {
     async fn heed(&mut self, error: &FlyError) {
         let FlyError::RateLimited { retry_after } = error else { return };
         self.trips += 1;
-        if let Err(error) = self.visitor.queue.report_throttled_at(self.visitor.rate, *retry_after).await {
+        if let Err(error) = self.visitor.queue.report_throttled(self.visitor.rate, *retry_after).await {
             tracing::warn!(%error, "could not record that Fly throttled a request; other processes are not slowed down");
         }
     }

@@ -9,7 +9,7 @@
 -- `next` is when the next request may go. A class that was told to wait is in line from `since<class>`
 -- until `until<class>`, which lapses when its caller does not come back. Who goes first is told by
 -- since + class * age: a class waits at most that much longer than one before it, so none starves.
-local key = P .. 'fly:limit'
+local key = P .. 'provider:limit'
 local interval, age, verb = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])

@@ -14,11 +14,12 @@ use super::{observe, status};
 use crate::controller::fleet::{
     self, Condition, FleetPolicy, FleetState, ListUnavailable, Moment, Observation, Plan, plan,
 };
-use crate::flyprovider::{Fly, Limit, Machine, MachineId};
+use crate::flyprovider::{Fly, Machine, MachineId};
 use crate::job::WorkerId;
 use crate::metrics::Metrics;
 use crate::queue::{
-    Change, EventFeed, FencingToken, FleetStatus, FleetView, LockOutcome, Queue, QueueError, backoff,
+    Change, EventFeed, FencingToken, FleetStatus, FleetView, LockOutcome, Queue, QueueError, RequestRate,
+    backoff,
 };
 
 /// How long the right to act is held without a renewal.
@@ -48,8 +49,8 @@ pub struct ReconcilerDeps {
     pub queue: Queue,
     /// Fly.
     pub fly: Fly,
-    /// The right to ask Fly.
-    pub limit: Limit,
+    /// How often Fly is asked, by all together.
+    pub rate: RequestRate,
     /// What is wanted; it may change, but for the app. Whoever wants always the same drops the sender.
     pub policy: watch::Receiver<FleetPolicy>,
     /// What is said of the fleet goes here too.

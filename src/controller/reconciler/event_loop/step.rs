@@ -10,7 +10,7 @@ use crate::controller::fleet::{
 };
 use crate::controller::reconciler::apply;
 use crate::controller::reconciler::outcome::{list_failure_of, outcome_of, word};
-use crate::flyprovider::{FlyError, ListFilter};
+use crate::flyprovider::FlyError;
 use crate::queue::{FencingToken, LockOutcome, Permit, QueueError, RequestClass};
 
 /// How long a place in the line for Fly is kept.
@@ -27,7 +27,7 @@ impl Reconciler {
             return Ok(Next::Wait(Some(wait)));
         }
         let (asked, began) = (self.now(), Instant::now());
-        let answer = self.holding(fence, self.parts.fly.list(&ListFilter::default())).await;
+        let answer = self.holding(fence, self.parts.fly.list()).await;
         let said = answer.as_ref().err().map(outcome_of);
         self.note_call("list", said.as_ref().map_or("done", word), began);
         self.seen.machines = match answer {
@@ -143,7 +143,7 @@ impl Reconciler {
     async fn heed(&self, error: &FlyError) {
         let FlyError::RateLimited { retry_after } = error else { return };
         self.parts.metrics.provider_throttled();
-        if let Err(error) = self.parts.limit.penalty(*retry_after).await {
+        if let Err(error) = self.parts.queue.report_throttled(self.parts.rate, *retry_after).await {
             tracing::warn!(%error, "could not record that Fly throttled a request; other processes are not slowed down");
         }
     }
@@ -154,7 +154,7 @@ impl Reconciler {
 
     /// Whether Fly may be asked now; else for how long not.
     async fn slot(&self, priority: RequestClass) -> Result<Option<Duration>, QueueError> {
-        Ok(match self.parts.limit.slot(priority, BUDGET).await? {
+        Ok(match self.parts.queue.acquire_permit(self.parts.rate, priority, BUDGET).await? {
             Permit::Go { .. } => None,
             Permit::Wait(wait) => Some(wait),
         })
