@@ -15,12 +15,13 @@
 //! | [`queue`] | jobs and workers in Redis: Lua scripts and typed calls |
 //! | [`metrics`] | what is counted and measured, as Prometheus or OpenMetrics text |
 //! | [`storage`] | objects in R2/S3: presigning, transfer, object-created events |
-//! | [`flyprovider`] | Fly Machines: client, shared rate limit, emulator |
+//! | [`controller::fleet`] | how many machines there should be, and the next steps; what a provider of machines is. Pure |
+//! | [`flyprovider`] | Fly Machines, a provider of machines: client, sizes, prices, emulator |
 //! | [`crd`] | the custom resources TranscodeJob and WorkerPool, and their schemas |
 //! | [`webhook`] | signing, and the outbox |
 //! | [`event_bus`] | one reader of the stream of changes for the whole process |
 //! | [`janitor`] | what has to happen without anybody asking: leases, uploads, webhooks that are owed |
-//! | [`controller`] | the fleet: how many machines there should be; the operator: TranscodeJobs and WorkerPools |
+//! | [`controller`] | the reconciler, which carries the fleet's steps out; the operator: TranscodeJobs and WorkerPools |
 //! | [`transcoder`] | probe, plan, run, verify, upload; the worker's loop |
 //! | [`api`] | the HTTP API |
 //! | [`standalone`] | all of it on one machine: redis-server, an S3 server over a folder, api, the fleet on an emulator |
@@ -28,12 +29,11 @@
 //! | [`cli`] | the command line's talk: tables, progress bars, exit codes |
 //!
 //! One way of doing each thing: storage is always S3 over HTTP, the queue is always Redis, a machine is
-//! always asked for over the Fly Machines API, a worker is always the process `tcoder worker`; on a
-//! laptop too.
+//! always asked for over its provider's API, a worker is always the process `tcoder worker`; on a laptop
+//! too.
 //!
 //! At the edge, compiled to wasm32, are [`job`], [`config`], [`net`], [`time`], [`queue`] over REST,
-//! [`metrics`], addresses and events of [`storage`] with looks into the buckets, the client and the shared
-//! limit in [`flyprovider`], [`webhook`], [`janitor`] and the fleet by the visit, the plan and the visits of
+//! [`metrics`], addresses and events of [`storage`] with looks into the buckets, the client in [`flyprovider`], [`webhook`], [`janitor`] and the fleet by the visit, the plan and the visits of
 //! [`controller`], [`api`], and [`edge`]. The rest is native.
 
 pub mod api;

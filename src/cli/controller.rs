@@ -9,11 +9,10 @@ use super::CliError;
 use super::args::ControllerArgs;
 use super::serve::{listen, stop_signal};
 use crate::config::{Env, FlyConfig, RedisConfig, StorageConfig, api_public_url};
-use crate::controller::fleet::FleetPolicy;
 use crate::controller::operator::{FleetParts, Operator, Scope};
 use crate::controller::reconciler::{self, Reconciler, ReconcilerDeps, admin};
 use crate::event_bus::EventBus;
-use crate::flyprovider::Fly;
+use crate::flyprovider::{self, Fly};
 use crate::http_server::{Limits, serve};
 use crate::job::WorkerId;
 use crate::metrics::Metrics;
@@ -52,7 +51,7 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
     let env = Env::process();
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
     let fly = FlyConfig::read(&env).map_err(CliError::start)?;
-    let policy = FleetPolicy::read(&env).map_err(CliError::start)?;
+    let policy = flyprovider::policy::read(&env).map_err(CliError::start)?;
     let stop = stop_signal()?;
     let listener = listen(args.listen).await?;
     let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
@@ -64,7 +63,7 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
         "the reconciler runs"
     );
     let parts = ReconcilerDeps {
-        fly: Fly::new(&fly).map_err(CliError::start)?,
+        provider: Fly::new(&fly).map_err(CliError::start)?,
         rate: RequestRate::default(),
         policy: watch::channel(policy).1,
         told: watch::Sender::new(None),

@@ -455,8 +455,8 @@ mod tests {
     use crate::config::{
         ApiConfig, Env, FlyConfig, RedisConfig, StorageConfig, WorkerConfig, webhook_secret,
     };
-    use crate::controller::fleet::FleetPolicy;
     use crate::edge::settings::Settings;
+    use crate::flyprovider;
 
     fn all() -> impl Iterator<Item = &'static Variable> {
         GROUPS.iter().flat_map(|group| group.variables)
@@ -523,7 +523,7 @@ mod tests {
         let controller = |env: &Env<'_>| {
             redis(env);
             FlyConfig::read(env).unwrap();
-            FleetPolicy::read(env).unwrap();
+            flyprovider::policy::read(env).unwrap();
         };
         let edge = |env: &Env<'_>| drop(Settings::read(env).unwrap());
         for (role, names) in

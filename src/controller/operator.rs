@@ -283,7 +283,7 @@ impl Operator {
         let (policy, follows) = watch::channel(first);
         let parts = ReconcilerDeps {
             queue: self.queue.clone(),
-            fly: fleet.fly.clone(),
+            provider: fleet.fly.clone(),
             rate: fleet.rate,
             policy: follows,
             told,

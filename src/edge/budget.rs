@@ -6,7 +6,7 @@ use crate::controller::reconciler::InvocationBudget;
 use crate::janitor::Allowance;
 
 /// Requests to Fly in a round of the clock.
-const CRON_FLY: u32 = 8;
+const CRON_REQUESTS: u32 = 8;
 /// A visit to the fleet may take so many round trips more than it plans for: Fly's limit says no, a step has
 /// to be taken back.
 const SLACK: u32 = 3;
@@ -34,12 +34,16 @@ impl BudgetSplit {
 /// machines, and start those that are wanted, one a second. Where one is, that is two round trips to each.
 /// Whatever more is needed the next message does, or the clock.
 pub fn event_budget(left: Allowance) -> InvocationBudget {
-    InvocationBudget { fly: 8, trips: left.0.saturating_sub(SLACK).min(16), time: Duration::from_secs(20) }
+    InvocationBudget {
+        requests: 8,
+        trips: left.0.saturating_sub(SLACK).min(16),
+        time: Duration::from_secs(20),
+    }
 }
 
 /// What the fleet may do in a round of the clock, where so much is left of the invocation.
 pub fn cron_budget(left: Allowance, time: Duration) -> InvocationBudget {
-    InvocationBudget { fly: CRON_FLY, trips: left.0.saturating_sub(SLACK), time }
+    InvocationBudget { requests: CRON_REQUESTS, trips: left.0.saturating_sub(SLACK), time }
 }
 
 /// Whether the errands that are seldom due are.

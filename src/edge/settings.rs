@@ -7,7 +7,8 @@ use secrecy::SecretString;
 use url::Url;
 
 use crate::config::{ApiConfig, ConfigError, Env, FlyConfig, StorageConfig, webhook_secret};
-use crate::controller::fleet::{FleetPolicy, MachineDisk};
+use crate::controller::fleet::FleetPolicy;
+use crate::flyprovider;
 use crate::webhook::Key;
 
 /// Subrequests of an invocation on the free plan.
@@ -67,7 +68,7 @@ impl Settings {
         let fleet = match env.text("EDGE_FLEET").as_deref() {
             None | Some("enabled") => {
                 let fly = all(FlyConfig::read, env, &mut wrong);
-                let policy = all(FleetPolicy::read, env, &mut wrong);
+                let policy = all(flyprovider::policy::read, env, &mut wrong);
                 fly.zip(policy).map(|(fly, policy)| Fleet { fly, policy })
             }
             Some("disabled") => None,
@@ -93,7 +94,7 @@ impl Settings {
             ) if wrong.is_empty() => {
                 let prefix = env.text("REDIS_KEY_PREFIX").unwrap_or_default();
                 let of_machines =
-                    fleet.as_ref().and_then(|fleet| fleet.policy.disk).map(MachineDisk::max_input);
+                    fleet.as_ref().and_then(|fleet| fleet.policy.disk).map(|disk| disk.max_input);
                 api.max_input_bytes = of_machines.or(api.max_input_bytes);
                 Ok(Self { redis_url, redis_token, prefix, storage, api, webhook, fleet, subrequests, stay })
             }

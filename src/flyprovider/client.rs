@@ -16,8 +16,9 @@ use url::Url;
 
 use super::error::{Answer, FlyError, Kind, classify, retry_after};
 use super::host;
-use super::{Machine, MachineConfig, MachineId};
+use super::{Machine, MachineConfig};
 use crate::config::FlyConfig;
+use crate::controller::fleet::MachineId;
 use crate::time::timeout;
 
 /// From the request to the last byte of its answer. A create waits for a host to be found.

@@ -254,7 +254,7 @@ impl Metrics {
     }
 
     /// A request to Fly is over. `took` is without the wait for the rate limit.
-    pub fn fly_call(&self, action: &'static str, outcome: &'static str, took: Duration) {
+    pub fn provider_call(&self, action: &'static str, outcome: &'static str, took: Duration) {
         self.provider_requests.get_or_create(&[("action", action), ("outcome", outcome)]).inc();
         self.fly_times.get_or_create(&[("action", action)]).observe(took.as_secs_f64());
     }

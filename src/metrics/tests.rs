@@ -397,9 +397,9 @@ fn words_from_elsewhere_make_few_and_plain_labels() {
 #[test]
 fn what_is_done_with_fly_is_counted() {
     let metrics = Metrics::new();
-    metrics.fly_call("list", "ok", Duration::from_millis(200));
-    metrics.fly_call("list", "ok", Duration::from_millis(300));
-    metrics.fly_call("list", "unavailable", Duration::from_secs(90));
+    metrics.provider_call("list", "ok", Duration::from_millis(200));
+    metrics.provider_call("list", "ok", Duration::from_millis(300));
+    metrics.provider_call("list", "unavailable", Duration::from_secs(90));
     metrics.provider_throttled();
     metrics.fleet_action("retire", "busy");
     for dollars in [0.25, 0.5, -1.0, f64::NAN, f64::INFINITY] {

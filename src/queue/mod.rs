@@ -21,7 +21,7 @@
 //! | `machines:heard` | zset | machines on which a worker registered within a day, by when one last did |
 //! | `webhooks:outbox`, `:kubernetes` | zset | deliveries, by due time, by who has the key that signs them |
 //! | `webhooks:tries` | hash | what was tried of them |
-//! | `provider:limit` | hash | when Fly may be asked next, and who waits to; gone after an idle hour |
+//! | `provider:limit` | hash | when the provider may be asked next, and who waits to; gone after an idle hour |
 //! | `fleet:lock` | hash | which reconciler acts, until when, and the epoch that fences the others |
 //! | `fleet:status` | string | what it said last of the fleet, JSON |
 //! | `fleet:memory` | string | what a reconciler that comes and goes must remember, JSON |

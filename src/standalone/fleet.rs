@@ -76,7 +76,7 @@ impl LocalFleet {
             forwarded_env.extend(env.text(name).map(|value| (name.to_owned(), value)));
         }
         let parts = ReconcilerDeps {
-            fly: Fly::new(&emulator.fly_config()).map_err(|e| failed(&e))?,
+            provider: Fly::new(&emulator.fly_config()).map_err(|e| failed(&e))?,
             rate: RequestRate::default(),
             queue,
             policy: watch::channel(policy.clone()).1,

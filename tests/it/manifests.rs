@@ -429,14 +429,13 @@ fn every_variable_is_one_the_help_tells_of() {
 #[test]
 fn every_setting_that_is_shown_can_be_used() {
     use tcoder::config::Env;
-    use tcoder::controller::fleet::FleetPolicy;
     let shown: BTreeMap<String, String> = settings(&read("base/configmap.yaml"), ':').into_iter().collect();
     let env = Env::of(|name| match name {
         "FLY_WORKER_APP" => Some("clips".to_owned()),
         "FLY_WORKER_IMAGE" => Some("registry.fly.io/clips:v1".to_owned()),
         name => shown.get(name).cloned(),
     });
-    let policy = FleetPolicy::read(&env).unwrap();
+    let policy = tcoder::flyprovider::policy::read(&env).unwrap();
     assert_eq!((policy.min, policy.max), (0, 10));
     assert!(env.text("MIRROR_MAX").unwrap().parse::<u32>().is_ok());
 }
@@ -471,7 +470,7 @@ fn shown() -> String {
         ..FleetStatus::default()
     };
     metrics.fleet(Some(&fleet));
-    metrics.fly_call("list", "done", std::time::Duration::ZERO);
+    metrics.provider_call("list", "done", std::time::Duration::ZERO);
     metrics.encode(Format::OpenMetrics)
 }
 
