@@ -16,12 +16,13 @@
 //! | [`queue`] | jobs, workers and the fleet's lock in Redis: Lua scripts and typed calls |
 //! | [`metrics`] | metrics in Prometheus's text format and OpenMetrics |
 //! | [`storage`] | objects in R2 and S3: layout, presigning, transfer, object-created events |
-//! | [`flyprovider`] | Fly Machines: client, rate limit, emulator |
+//! | [`controller::fleet`] | the desired number of machines and the next operations; the trait of a machine provider. Pure |
+//! | [`flyprovider`] | Fly Machines as a machine provider: client, sizes, prices, emulator |
 //! | [`crd`] | the custom resources TranscodeJob and WorkerPool, and their schemas |
 //! | [`webhook`] | signing and delivery |
 //! | [`event_bus`] | one reader of the event stream for the whole process |
 //! | [`janitor`] | maintenance: expired leases, lost uploads, pending webhooks, old records |
-//! | [`controller`] | the fleet's plan and its reconcilers; the operator of TranscodeJobs and WorkerPools |
+//! | [`controller`] | the reconcilers, which apply the fleet's plan; the operator of TranscodeJobs and WorkerPools |
 //! | [`transcoder`] | probe, plan, run FFmpeg, verify; the worker's claim loop |
 //! | [`api`] | the HTTP API |
 //! | [`standalone`] | `tcoder up`: redis-server, an S3 server, the API and the fleet on one machine |

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use secrecy::ExposeSecret as _;
-use tcoder::controller::fleet::FleetPolicy;
+use tcoder::flyprovider;
 use tcoder::job::{Ladder, Preset, Quality, Stills};
 use tcoder::transcoder::{plan, probe};
 
@@ -216,8 +216,8 @@ fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) -> f6
 /// they run: taken is that the encode keeps all their cores busy. Their start, and their wait for the next
 /// job, are not counted.
 fn put_cost(figures: &mut Figures, cpu_of_a_clip: f64) {
-    let policy = FleetPolicy::new("bench", "worker:1");
-    let core_second = policy.price.unwrap().dollars() / 3600.0 / f64::from(policy.guest.cpus());
+    let policy = flyprovider::policy::defaults("bench", "worker:1");
+    let core_second = policy.price.unwrap().dollars() / 3600.0 / f64::from(policy.size.cpus);
     figures.put(COST[0], cpu_of_a_clip * CLIPS_PER_MINUTE * core_second, "USD");
     figures.put(COST[1], COCONUT, "USD");
     figures.put(COST[2], MEDIACONVERT, "USD");

@@ -9,7 +9,7 @@ use tcoder::config::RedisConfig;
 use tcoder::controller::fleet::{Deadlines, FleetPolicy, Moment, plan, simulation};
 use tcoder::controller::reconciler::{Reconciler, ReconcilerDeps};
 use tcoder::flyprovider::emulator::{self, Action, Emulator, EmulatorHandle, Request};
-use tcoder::flyprovider::{Fly, Limit, MachineState};
+use tcoder::flyprovider::{self, Fly, MachineState};
 use tcoder::job::{JobId, JobSpec, Ladder, Preset};
 use tcoder::metrics::Metrics;
 use tcoder::queue::{Queue, RequestRate, SubmitMode};
@@ -89,7 +89,7 @@ struct Cloud {
 impl Cloud {
     async fn start(redis: &RedisConfig, deadlines: Deadlines) -> Self {
         let queue = Queue::connect(redis).await.unwrap();
-        let policy = FleetPolicy { deadlines, ..FleetPolicy::new("bench", "worker:1") };
+        let policy = FleetPolicy { deadlines, ..flyprovider::policy::defaults("bench", "worker:1") };
         let options =
             emulator::Options { app: policy.app.clone(), ..emulator::Options::new(["sleep", "600"]) };
         let (stop_reconciler, stop_fly) = (CancellationToken::new(), CancellationToken::new());
@@ -98,8 +98,8 @@ impl Cloud {
         let fly = Emulator::start(options, listener, stop_fly.clone()).unwrap();
         let parts = ReconcilerDeps {
             queue: queue.clone(),
-            fly: Fly::new(&fly.fly_config()).unwrap(),
-            limit: Limit::new(queue.clone(), RequestRate::default()),
+            provider: Fly::new(&fly.fly_config()).unwrap(),
+            rate: RequestRate::default(),
             policy: watch::channel(policy).1,
             told: watch::Sender::new(None),
             environment: BTreeMap::new(),

@@ -10,11 +10,10 @@ use super::args::ControllerArgs;
 use super::serve::{listen, stop_signal};
 use crate::config::registry::{ALLOW_PRIVATE_URLS, API_PUBLIC_URL, MIRROR_MAX};
 use crate::config::{Env, FlyConfig, RedisConfig, StorageConfig};
-use crate::controller::fleet::FleetPolicy;
 use crate::controller::operator::{FleetParts, Operator, Scope};
 use crate::controller::reconciler::{self, Reconciler, ReconcilerDeps, admin};
 use crate::event_bus::EventBus;
-use crate::flyprovider::{Fly, Limit};
+use crate::flyprovider::{self, Fly};
 use crate::http_server::{Limits, serve};
 use crate::job::WorkerId;
 use crate::metrics::Metrics;
@@ -50,7 +49,7 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
     let env = Env::process();
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
     let fly = FlyConfig::read(&env).map_err(CliError::start)?;
-    let policy = FleetPolicy::read(&env).map_err(CliError::start)?;
+    let policy = flyprovider::policy::read(&env).map_err(CliError::start)?;
     let stop = stop_signal()?;
     let listener = listen(args.listen).await?;
     let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
@@ -62,8 +61,8 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
         "the reconciler runs"
     );
     let parts = ReconcilerDeps {
-        fly: Fly::new(&fly).map_err(CliError::start)?,
-        limit: Limit::new(queue.clone(), RequestRate::default()),
+        provider: Fly::new(&fly).map_err(CliError::start)?,
+        rate: RequestRate::default(),
         policy: watch::channel(policy).1,
         told: watch::Sender::new(None),
         environment: reconciler::forwarded_env(&env),
@@ -102,7 +101,6 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let metrics = Metrics::new();
     let event_bus =
         EventBus::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await.map_err(CliError::start)?;
-    let limit = Limit::new(queue.clone(), RequestRate::default());
     let environment = reconciler::forwarded_env(&env);
     let operator = Operator {
         client,
@@ -115,7 +113,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
         guard,
         caller: WebhookClient::new(guard).map_err(CliError::start)?,
         mirror: Some(mirrors as usize).filter(|most| *most > 0),
-        fleet: fly.map(|fly| FleetParts { fly, limit, environment }),
+        fleet: fly.map(|fly| FleetParts { fly, rate: RequestRate::default(), environment }),
         metrics: Arc::clone(&metrics),
         queue: queue.clone(),
     };

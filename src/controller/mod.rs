@@ -1,11 +1,11 @@
 //! Controllers: what is wished for against what there is.
 //!
-//! What does not live here: how Fly (`flyprovider`) or Redis (`queue`) is spoken to, and what the custom
+//! What does not live here: how a provider of machines (`flyprovider`) or Redis (`queue`) is spoken to, and what the custom
 //! resources look like (`crd`).
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `fleet` | how many machines there should be, and the next steps (pure) |
+//! | `fleet` | how many machines there should be, and the next steps (pure). Providers stand between it and the rest |
 //! | `reconciler` | carries them out, in a loop or by the visit |
 //! | `operator` | all that a controller does in a cluster, while it is its turn |
 //! | `leader_election` | whose turn it is: a Lease |

@@ -24,11 +24,11 @@ use super::transcode_job::{self, Context, ReconcilerHandles, Rules};
 use super::worker_pool::Pools;
 use crate::crd::{TranscodeJob, WorkerPool};
 use crate::event_bus::EventBus;
-use crate::flyprovider::{Fly, Limit};
+use crate::flyprovider::Fly;
 use crate::janitor::{Janitor, JanitorTasks};
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
-use crate::queue::{FleetStatus, Outbox, Queue};
+use crate::queue::{FleetStatus, Outbox, Queue, RequestRate};
 use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
 use crate::webhook::{WebhookClient, WebhookSender};
@@ -67,8 +67,8 @@ impl Scope {
 pub struct FleetParts {
     /// Fly.
     pub fly: Fly,
-    /// The right to ask Fly.
-    pub limit: Limit,
+    /// How often Fly is asked, by all together.
+    pub rate: RequestRate,
     /// What machines find in their environment beside what the fleet gives them.
     pub environment: BTreeMap<String, String>,
 }
@@ -283,8 +283,8 @@ impl Operator {
         let (policy, follows) = watch::channel(first);
         let parts = ReconcilerDeps {
             queue: self.queue.clone(),
-            fly: fleet.fly.clone(),
-            limit: fleet.limit.clone(),
+            provider: fleet.fly.clone(),
+            rate: fleet.rate,
             policy: follows,
             told,
             environment: fleet.environment.clone(),

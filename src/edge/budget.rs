@@ -6,7 +6,7 @@ use crate::controller::reconciler::InvocationBudget;
 use crate::janitor::SubrequestBudget;
 
 /// Requests to the provider in one round of the `scheduled` handler.
-const CRON_PROVIDER_REQUESTS: u32 = 8;
+const CRON_REQUESTS: u32 = 8;
 /// Round trips that a reconciliation may need beyond its budget: the rate limit refuses, or an operation has to be
 /// taken back.
 const SLACK: u32 = 3;
@@ -32,12 +32,16 @@ impl BudgetSplit {
 /// The reconciler's budget in the `queue` handler: list the machines and start those that are wanted, one a second,
 /// at two round trips each. The next message or the next scheduled run does the rest.
 pub fn event_budget(left: SubrequestBudget) -> InvocationBudget {
-    InvocationBudget { fly: 8, trips: left.0.saturating_sub(SLACK).min(16), time: Duration::from_secs(20) }
+    InvocationBudget {
+        requests: 8,
+        trips: left.0.saturating_sub(SLACK).min(16),
+        time: Duration::from_secs(20),
+    }
 }
 
 /// The reconciler's budget in one round of the `scheduled` handler.
 pub fn cron_budget(left: SubrequestBudget, time: Duration) -> InvocationBudget {
-    InvocationBudget { fly: CRON_PROVIDER_REQUESTS, trips: left.0.saturating_sub(SLACK), time }
+    InvocationBudget { requests: CRON_REQUESTS, trips: left.0.saturating_sub(SLACK), time }
 }
 
 /// Whether the run number `turn` is one of those, every tenth, that also remove dead workers and old records.

@@ -127,7 +127,7 @@ impl EdgeContext {
     }
 
     /// The reconciler of the fleet; `None` where a `tcoder controller` manages it.
-    pub fn reconciler(&self) -> Option<OneShotReconciler> {
+    pub fn reconciler(&self) -> Option<OneShotReconciler<Fly>> {
         let Fleet { fly, policy } = self.settings.fleet.as_ref()?;
         let fly = Fly::new(fly);
         let fly = fly
@@ -137,7 +137,7 @@ impl EdgeContext {
             .ok()?;
         Some(OneShotReconciler {
             queue: self.queue.clone(),
-            fly,
+            provider: fly,
             policy: policy.clone(),
             environment: forwarded_env(&lookup(&self.env)),
             group: GROUP.to_owned(),

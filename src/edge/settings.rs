@@ -10,7 +10,8 @@ use crate::config::registry::{
     UPSTASH_REDIS_REST_TOKEN, UPSTASH_REDIS_REST_URL, WEBHOOK_SECRET,
 };
 use crate::config::{ApiConfig, ConfigError, ConfigErrors, Env, FlyConfig, StorageConfig};
-use crate::controller::fleet::{FleetPolicy, MachineDisk};
+use crate::controller::fleet::FleetPolicy;
+use crate::flyprovider;
 use crate::webhook::Key;
 
 /// What the Worker is set to do.
@@ -61,14 +62,14 @@ impl Settings {
         let manages_machines = errors.keep(env.require(&EDGE_FLEET));
         let fleet = manages_machines.filter(|is| *is).and_then(|_| {
             let fly = errors.keep(FlyConfig::read(env));
-            let policy = errors.keep(FleetPolicy::read(env));
+            let policy = errors.keep(flyprovider::policy::read(env));
             fly.zip(policy).map(|(fly, policy)| Fleet { fly, policy })
         });
         let subrequests = errors.keep(env.require(&EDGE_SUBREQUESTS));
         let stay = errors.keep(env.require(&EDGE_CRON_MAX_SECONDS));
         let read = || {
             let mut api = api?;
-            let of_machines = fleet.as_ref().and_then(|fleet| fleet.policy.disk).map(MachineDisk::max_input);
+            let of_machines = fleet.as_ref().and_then(|fleet| fleet.policy.disk).map(|disk| disk.max_input);
             api.max_input_bytes = of_machines.or(api.max_input_bytes);
             Some(Self {
                 redis_url: redis_url?,

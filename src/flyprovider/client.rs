@@ -1,10 +1,8 @@
 //! The client: one method for each thing that is asked of Fly.
 //!
-//! A write is sent once: where its answer is lost, [`FlyError::UnknownOutcome`] says so and the next list
-//! shows. A read is sent again after a pause, but not at the edge. It holds no rate by itself: a caller takes a
-//! slot of the shared limit (`Limit`) before each call, and lends the client the limit for further tries.
+//! Each call is one request: it holds no rate by itself, and its caller has one permit of the shared rate limit.
+//! Where a write's answer is lost, [`FlyError::UnknownOutcome`] says so and the next list shows.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -17,29 +15,15 @@ use serde_json::json;
 use url::Url;
 
 use super::error::{Answer, FlyError, Kind, classify, retry_after};
-use super::host::{self, Again};
-use super::{Machine, MachineConfig, MachineEvent, MachineId, MachineState};
+use super::host;
+use super::{Machine, MachineConfig};
 use crate::config::FlyConfig;
+use crate::controller::fleet::MachineId;
 use crate::time::timeout;
 
 /// From the request to the last byte of its answer. A create waits for a host to be found.
-pub(super) const READ: Duration = Duration::from_secs(20);
+const READ: Duration = Duration::from_secs(20);
 const WRITE: Duration = Duration::from_secs(60);
-/// The longest Fly waits for a state in one request.
-const WAIT_MAX: Duration = Duration::from_secs(60);
-
-/// Which machines are listed; the default is all that are not destroyed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ListFilter {
-    /// Also those that are gone.
-    pub include_deleted: bool,
-    /// Only those in this region.
-    pub region: Option<String>,
-    /// Only those in one of these states; none for all states.
-    pub states: Vec<MachineState>,
-    /// Only those that carry all of these labels.
-    pub metadata: BTreeMap<String, String>,
-}
 
 /// A machine to be made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,42 +40,6 @@ pub struct CreateMachine {
     /// Whether it is left stopped.
     #[serde(default)]
     pub skip_launch: bool,
-}
-
-/// A state that Fly lets one wait for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WaitState {
-    /// Running.
-    Started,
-    /// At rest.
-    Stopped,
-    /// At rest, with its memory kept.
-    Suspended,
-    /// Gone.
-    Destroyed,
-    /// Could not be kept running.
-    Failed,
-    /// Any state that does not pass by itself.
-    Settled,
-}
-
-impl WaitState {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Started, Self::Stopped, Self::Suspended, Self::Destroyed, Self::Failed, Self::Settled];
-
-    /// Its name in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Started => "started",
-            Self::Stopped => "stopped",
-            Self::Suspended => "suspended",
-            Self::Destroyed => "destroyed",
-            Self::Failed => "failed",
-            Self::Settled => "settled",
-        }
-    }
 }
 
 /// A signal that Fly sends to a machine's process to stop it.
@@ -133,15 +81,6 @@ impl StopSignal {
     }
 }
 
-/// What a wait came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Waited {
-    /// The machine is in the state.
-    Reached,
-    /// Not in this time.
-    TimedOut,
-}
-
 /// A client of one app's machines. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fly {
@@ -149,7 +88,6 @@ pub struct Fly {
     authorization: HeaderValue,
     token: SecretString,
     machines: Url,
-    pub(super) again: Again,
 }
 
 /// What is sent.
@@ -199,45 +137,15 @@ impl Fly {
             .extend(["v1", "apps", &config.app, "machines"]);
         let token = SecretString::from(bare(config.token.expose_secret()).to_owned());
         let authorization = authorization(&config.token).ok_or(FlyError::Auth { status: 401 })?;
-        Ok(Self { http, authorization, token, machines, again: Default::default() })
+        Ok(Self { http, authorization, token, machines })
     }
 
-    /// The machines.
+    /// The machines that are not destroyed.
     ///
     /// # Errors
     /// Why Fly does not say.
-    pub async fn list(&self, include: &ListFilter) -> Result<Vec<Machine>, FlyError> {
-        let mut call = Call::new(Method::GET, None, "");
-        if include.include_deleted {
-            call = call.query("include_deleted", "true");
-        }
-        if let Some(region) = &include.region {
-            call = call.query("region", region);
-        }
-        if !include.states.is_empty() {
-            let names: Vec<&str> = include.states.iter().map(MachineState::name).collect();
-            call = call.query("state", names.join(","));
-        }
-        for (name, value) in &include.metadata {
-            call = call.query(format!("metadata.{name}"), value);
-        }
-        self.ask(&call).await
-    }
-
-    /// One machine.
-    ///
-    /// # Errors
-    /// Why Fly does not say.
-    pub async fn get(&self, id: &MachineId) -> Result<Machine, FlyError> {
-        self.ask(&Call::new(Method::GET, Some(id), "")).await
-    }
-
-    /// What happened to a machine, newest first.
-    ///
-    /// # Errors
-    /// Why Fly does not say.
-    pub async fn events(&self, id: &MachineId) -> Result<Vec<MachineEvent>, FlyError> {
-        self.ask(&Call::new(Method::GET, Some(id), "events")).await
+    pub async fn list(&self) -> Result<Vec<Machine>, FlyError> {
+        self.ask(&Call::new(Method::GET, None, "")).await
     }
 
     /// Makes a machine and, unless told otherwise, starts it.
@@ -276,48 +184,12 @@ impl Fly {
         self.tell(&if force { call.query("force", "true") } else { call }).await
     }
 
-    /// Waits until a machine is in one of these states, at most `timeout` and a minute.
-    ///
-    /// # Errors
-    /// Why Fly does not say.
-    pub async fn wait(
-        &self,
-        id: &MachineId,
-        states: &[WaitState],
-        timeout: Duration,
-    ) -> Result<Waited, FlyError> {
-        let timeout = timeout.clamp(Duration::from_secs(1), WAIT_MAX);
-        let mut call = Call::new(Method::GET, Some(id), "wait")
-            .query("state", states.iter().map(|state| state.name()).collect::<Vec<_>>().join(","))
-            .query("timeout", timeout.as_secs().to_string());
-        call.limit = timeout + READ;
-        let (status, retry_after, body) = self.send(&call).await?;
-        match status {
-            StatusCode::REQUEST_TIMEOUT => Ok(Waited::TimedOut),
-            status if status.is_success() => Ok(Waited::Reached),
-            status => Err(self.means(&call, status, retry_after, &body)),
-        }
-    }
-
     async fn tell(&self, call: &Call<'_>) -> Result<(), FlyError> {
         self.ask::<serde::de::IgnoredAny>(call).await.map(drop)
     }
 
-    /// Sends the call, a read again where Fly is out of reach for a moment, and reads the answer.
+    /// Sends the call once and reads the answer.
     async fn ask<T: serde::de::DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, FlyError> {
-        let mut tries = 1;
-        loop {
-            let answer = self.once(call).await;
-            let Err(FlyError::Unavailable { message }) = &answer else { return answer };
-            if call.kind() == Kind::Write || !self.again.wait(tries, call.machine.is_none()).await? {
-                return answer;
-            }
-            tracing::debug!(verb = call.verb, tries, message, "asking Fly again");
-            tries += 1;
-        }
-    }
-
-    async fn once<T: serde::de::DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, FlyError> {
         let (status, wait, body) = self.send(call).await?;
         if !status.is_success() {
             return Err(self.means(call, status, wait, &body));

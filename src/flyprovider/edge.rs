@@ -2,8 +2,6 @@
 
 use url::Url;
 
-use super::FlyError;
-
 /// An isolate has 128 MB for everything. A thousand machines with their events fit.
 pub(super) const BODY_MAX: usize = 16 << 20;
 
@@ -21,14 +19,4 @@ pub(super) fn is_from(answer: &reqwest::Response, asked: &Url) -> bool {
 /// `fetch` does not tell a connection that never stood from one that broke.
 pub(super) const fn never_connected(_: &reqwest::Error) -> bool {
     false
-}
-
-/// No read is sent again: whoever asks comes back by itself, and a waiting isolate costs.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Again;
-
-impl Again {
-    pub(super) async fn wait(self, _tries: u32, _is_list: bool) -> Result<bool, FlyError> {
-        Ok(false)
-    }
 }

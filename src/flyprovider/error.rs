@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::MachineId;
+use crate::controller::fleet::MachineId;
 
 /// A call on Fly did not succeed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -254,8 +254,8 @@ impl Metrics {
         *lock(&self.gauges) = Gauges { redis_up: Some(false), queue: None, fleet: None };
     }
 
-    /// Records a request to Fly. `took` excludes the wait for the rate limit.
-    pub fn fly_call(&self, action: &'static str, outcome: &'static str, took: Duration) {
+    /// Records a request to the provider. `took` excludes the wait for the rate limit.
+    pub fn provider_call(&self, action: &'static str, outcome: &'static str, took: Duration) {
         self.provider_requests.get_or_create(&[("action", action), ("outcome", outcome)]).inc();
         self.fly_times.get_or_create(&[("action", action)]).observe(took.as_secs_f64());
     }

@@ -397,9 +397,9 @@ fn gauge_labels_from_redis_are_limited_and_sanitised() {
 #[test]
 fn metrics_count_requests_and_operations_on_fly() {
     let metrics = Metrics::new();
-    metrics.fly_call("list", "ok", Duration::from_millis(200));
-    metrics.fly_call("list", "ok", Duration::from_millis(300));
-    metrics.fly_call("list", "unavailable", Duration::from_secs(90));
+    metrics.provider_call("list", "ok", Duration::from_millis(200));
+    metrics.provider_call("list", "ok", Duration::from_millis(300));
+    metrics.provider_call("list", "unavailable", Duration::from_secs(90));
     metrics.provider_throttled();
     metrics.fleet_action("retire", "busy");
     for dollars in [0.25, 0.5, -1.0, f64::NAN, f64::INFINITY] {

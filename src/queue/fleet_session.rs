@@ -13,7 +13,7 @@ use super::{
 };
 use crate::job::JobId;
 
-/// What a visitor asks for: the right to act, and with it a request to Fly.
+/// What a visitor asks for: the right to act, and with it a request to the provider.
 #[derive(Clone, Copy, Debug)]
 pub struct LockRequest<'a> {
     /// The visit's name: its family's, a colon, and its own. One at a time acts, also within a family.
@@ -24,9 +24,9 @@ pub struct LockRequest<'a> {
     pub fresh: bool,
     /// It has waited for the last holder to come back.
     pub insist: bool,
-    /// How often Fly is asked.
+    /// How often the provider is asked.
     pub rate: RequestRate,
-    /// What Fly will be asked.
+    /// What the provider will be asked.
     pub priority: RequestClass,
     /// How long the visitor would wait for that.
     pub budget: Duration,
@@ -37,7 +37,7 @@ pub struct LockRequest<'a> {
 /// Whether a visitor may act.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockState {
-    /// It may, and may ask Fly now, or after a wait (then it has to ask again).
+    /// It may, and may ask the provider now, or after a wait (then it has to ask again).
     Mine(FencingToken, Permit),
     /// Somebody else does, for so long at least.
     Held(Duration),

@@ -27,7 +27,7 @@ pub struct FleetStatus {
     pub reconciler: String,
     /// How often the right to act has changed hands.
     pub epoch: u64,
-    /// The Fly app.
+    /// The app whose machines these are.
     pub app: String,
     /// Whether it only looks on.
     pub paused: bool,
@@ -77,13 +77,13 @@ pub struct FleetDesired {
 pub struct FleetMachine {
     /// Its name, `<app>-worker-07`, where it has one of ours or is known by a list.
     pub name: String,
-    /// Fly's id, once there is one.
+    /// Its provider's id, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Its state by Fly's last list.
+    /// Its state by the last list.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
     /// What it is to us: busy, idle, booting, leaving, rest, zombie, ...
@@ -91,12 +91,12 @@ pub struct FleetMachine {
     /// The job its worker holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_id: Option<JobId>,
-    /// When it was made, by Fly's clock, as Fly writes it (RFC 3339).
+    /// When it was made, by the provider's clock (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
-    /// How long it ran in all before its present run, seconds, as far as Fly's events go back.
+    /// How long it ran in all before its present run, seconds, as far as the provider's events go back.
     pub ran_seconds: f64,
-    /// Since when it runs, by Fly's clock; nothing while it rests.
+    /// Since when it runs, by the provider's clock; nothing while it rests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_since: Option<Millis>,
 }

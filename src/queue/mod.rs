@@ -21,7 +21,7 @@
 //! | `machines:heard` | zset | machines on which a worker has registered within a day, by the time of the last registration |
 //! | `webhooks:outbox`, `:kubernetes` | zset | pending deliveries, by due time; one set for each signing key's owner |
 //! | `webhooks:tries` | hash | previous attempts of these deliveries |
-//! | `fly:limit` | hash | when the next request to Fly is permitted, and which callers wait; expires after an idle hour |
+//! | `provider:limit` | hash | when the next request to the provider is permitted, and which callers wait; expires after an idle hour |
 //! | `fleet:lock` | hash | the reconciler that may change machines, until when, and the epoch that fences off the others |
 //! | `fleet:status` | string | the fleet's status as the reconciler last published it, JSON |
 //! | `fleet:memory` | string | the state that one-shot reconcilers hand to the next one, JSON |

@@ -1,11 +1,11 @@
-//! The right to ask Fly, shared by every process of an installation: one request a second in all.
+//! The right to ask the provider of machines, shared by every process of an installation: one request a second in all.
 
 use std::time::Duration;
 
 use super::{Queue, QueueError, Reply, scripts};
 use crate::job::Millis;
 
-/// What is asked of Fly; the first goes first.
+/// What is asked of the provider; the first goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RequestClass {
     /// To look. Without it everything else is guesswork.
@@ -25,7 +25,7 @@ impl RequestClass {
     pub const ALL: [Self; 5] = [Self::List, Self::Start, Self::Create, Self::Stop, Self::Destroy];
 }
 
-/// How often Fly is asked.
+/// How often the provider is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestRate {
     /// From one request to the next.
@@ -40,7 +40,7 @@ impl Default for RequestRate {
     }
 }
 
-/// Whether Fly may be asked.
+/// Whether the provider may be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
     /// Now, once.
@@ -54,25 +54,13 @@ pub enum Permit {
 }
 
 impl Queue {
-    /// Whether the caller may ask Fly now. If not, and if the wait is within its `budget`, it stands in
+    /// Whether the caller may ask the provider now. If not, and if the wait is within its `budget`, it stands in
     /// line: those of lower priority let it go first. One that would have to wait longer than its
     /// budget holds up nobody.
     ///
     /// # Errors
-    /// When Redis fails. Then Fly must not be asked.
+    /// When Redis fails. Then the provider must not be asked.
     pub async fn acquire_permit(
-        &self,
-        priority: RequestClass,
-        budget: Duration,
-    ) -> Result<Permit, QueueError> {
-        self.acquire_permit_at(RequestRate::default(), priority, budget).await
-    }
-
-    /// The same, at another rate.
-    ///
-    /// # Errors
-    /// As [`Queue::acquire_permit`].
-    pub async fn acquire_permit_at(
         &self,
         rate: RequestRate,
         priority: RequestClass,
@@ -83,20 +71,12 @@ impl Queue {
         parse_permit(&reply).ok_or_else(|| QueueError::data(format!("the limit answered {reply:?}")))
     }
 
-    /// Fly said that there were too many requests: everybody waits, as long as it asked for or for a
+    /// The provider said that there were too many requests: everybody waits, as long as it asked for or for a
     /// pause that grows with each time, and goes more slowly for a while.
     ///
     /// # Errors
     /// When Redis fails.
-    pub async fn report_throttled(&self, retry_after: Option<Duration>) -> Result<(), QueueError> {
-        self.report_throttled_at(RequestRate::default(), retry_after).await
-    }
-
-    /// The same, at another rate.
-    ///
-    /// # Errors
-    /// As [`Queue::report_throttled`].
-    pub async fn report_throttled_at(
+    pub async fn report_throttled(
         &self,
         rate: RequestRate,
         retry_after: Option<Duration>,

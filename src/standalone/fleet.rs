@@ -16,8 +16,8 @@ use crate::config::Env;
 use crate::config::registry::WORKER_IDLE_TIMEOUT;
 use crate::controller::fleet::{FleetPolicy, MicroDollars};
 use crate::controller::reconciler::{Reconciler, ReconcilerDeps, forwarded_env};
+use crate::flyprovider::Fly;
 use crate::flyprovider::emulator::{self, Emulator, EmulatorHandle};
-use crate::flyprovider::{Fly, Limit};
 use crate::metrics::Metrics;
 use crate::queue::{Queue, RequestRate};
 
@@ -78,8 +78,8 @@ impl LocalFleet {
             forwarded_env.extend(env.text(name).map(|value| (name.to_owned(), value)));
         }
         let parts = ReconcilerDeps {
-            fly: Fly::new(&emulator.fly_config()).map_err(|e| failed(&e))?,
-            limit: Limit::new(queue.clone(), RequestRate::default()),
+            provider: Fly::new(&emulator.fly_config()).map_err(|e| failed(&e))?,
+            rate: RequestRate::default(),
             queue,
             policy: watch::channel(policy.clone()).1,
             told: watch::Sender::new(None),

@@ -13,7 +13,7 @@ use tcoder::controller::reconciler::{
     InvocationBudget, InvocationOutcome, OneShotReconciler, Reconciler, ReconcilerDeps,
 };
 use tcoder::flyprovider::emulator::{Action, EmulatorHandle, Fault, Request};
-use tcoder::flyprovider::{Fly, Limit, Machine, MachineState};
+use tcoder::flyprovider::{self, Fly, Machine, MachineState};
 use tcoder::metrics::Metrics;
 use tcoder::queue::{FleetStatus, Queue, RequestRate};
 use tokio::sync::watch;
@@ -56,7 +56,7 @@ pub fn policy(max: u32) -> FleetPolicy {
         max,
         regions: vec!["iad".into()],
         idle_timeout: Duration::from_secs(1),
-        ..FleetPolicy::new("clips", "worker:1")
+        ..flyprovider::policy::defaults("clips", "worker:1")
     }
 }
 
@@ -83,8 +83,8 @@ impl Cloud {
         let stop = CancellationToken::new();
         let parts = ReconcilerDeps {
             queue: self.queue.clone(),
-            fly: Fly::new(config).unwrap(),
-            limit: Limit::new(self.queue.clone(), RequestRate::default()),
+            provider: Fly::new(config).unwrap(),
+            rate: RequestRate::default(),
             policy,
             told: watch::Sender::new(None),
             environment: BTreeMap::new(),
@@ -388,10 +388,10 @@ async fn up_starts_and_stops_machines_with_the_jobs() {
     assert!(!processes().iter().any(|p| up.iter().any(|u| u.pid == p.pid && u.command == p.command)));
 }
 
-fn visitor(cloud: &Cloud) -> OneShotReconciler {
+fn visitor(cloud: &Cloud) -> OneShotReconciler<Fly> {
     OneShotReconciler {
         queue: cloud.queue.clone(),
-        fly: Fly::new(&cloud.fly.fly_config()).unwrap(),
+        provider: Fly::new(&cloud.fly.fly_config()).unwrap(),
         policy: policy(2),
         environment: BTreeMap::new(),
         group: "visitor".into(),
@@ -405,7 +405,7 @@ async fn one_shot_reconciler_creates_a_machine_and_later_restarts_it() {
     let cloud = Cloud::new().await;
     let visitor = visitor(&cloud);
     // The first look finds that the installation's own reconciler, which has no machines, acted last.
-    let room = InvocationBudget { fly: 2, trips: 6, time: Duration::from_secs(20) };
+    let room = InvocationBudget { requests: 2, trips: 6, time: Duration::from_secs(20) };
     // The second waits until the first one's right to act has ended.
     for (verb, most) in [(Action::Create, 5), (Action::Start, 5)] {
         let ids = cloud.jobs(1).await;

@@ -9,10 +9,9 @@ use tcoder::flyprovider::emulator::{
     Action, Emulator, EmulatorHandle, Fault, Happening, Limits, Options, SubrequestBudget, Transitions,
 };
 use tcoder::flyprovider::{
-    CreateMachine, ExitEvent, Fly, FlyError, HostStatus, Limit, ListFilter, Machine, MachineConfig,
-    MachineId, MachineState, Scope, StopSignal, WaitState, Waited,
+    CreateMachine, ExitEvent, Fly, FlyError, HostStatus, Machine, MachineConfig, MachineId, MachineState,
+    Scope, StopSignal,
 };
-use tcoder::queue::{Queue, RequestRate};
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
@@ -21,7 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::fly::{self, FlyGuard};
 use crate::support::process;
-use crate::support::redis::shared;
 
 const MOMENT: Duration = Duration::from_millis(20);
 const NEVER: Duration = Duration::from_secs(3600);
@@ -56,12 +54,6 @@ fn order(name: &str) -> CreateMachine {
     CreateMachine { name: name.into(), region: None, config, skip_launch: false }
 }
 
-fn labelled(name: &str, label: &str) -> CreateMachine {
-    let mut order = order(name);
-    order.config.metadata.insert("pool".into(), label.into());
-    order
-}
-
 async fn soon<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(30), what).await.expect("it did not happen within 30 s")
 }
@@ -84,26 +76,23 @@ impl Cloud {
     }
 
     async fn exit(&self, id: &MachineId) -> ExitEvent {
-        self.fly.events(id).await.unwrap().iter().find_map(|event| event.exit()).unwrap()
+        self.get(id).await.unwrap().events.iter().find_map(|event| event.exit()).unwrap()
     }
 
     async fn list(&self) -> Vec<Machine> {
-        self.fly.list(&ListFilter::default()).await.unwrap()
+        self.fly.list().await.unwrap()
+    }
+
+    async fn get(&self, id: &MachineId) -> Option<Machine> {
+        self.list().await.into_iter().find(|machine| machine.id == *id)
     }
 
     async fn state(&self, id: &MachineId) -> MachineState {
-        self.fly.get(id).await.unwrap().state
+        self.get(id).await.unwrap().state
     }
 
     fn calls(&self, action: Action) -> usize {
         self.emulator.requests().iter().filter(|request| request.action == action).count()
-    }
-
-    /// A client that tries reads again without long pauses.
-    async fn hasty(&self) -> Fly {
-        let rate = RequestRate { interval: Duration::from_millis(1), age: Duration::from_millis(5) };
-        let queue = Queue::connect(&shared()).await.unwrap();
-        self.fly.clone().retrying_under(Limit::new(queue, rate))
     }
 }
 
@@ -155,14 +144,8 @@ async fn machine_is_a_process_whose_exit_stops_it() {
     assert_eq!(said, format!("{} tcoder-workers ams worker:1 .\n", made.id));
     let exit = ExitEvent { exit_code: 3, oom_killed: false, requested_stop: false };
     assert_eq!(cloud.exit(&made.id).await, exit);
-    let kinds: Vec<_> = cloud
-        .fly
-        .events(&made.id)
-        .await
-        .unwrap()
-        .iter()
-        .map(|e| (e.kind.clone(), e.status.clone()))
-        .collect();
+    let events = cloud.get(&made.id).await.unwrap().events;
+    let kinds: Vec<_> = events.into_iter().map(|e| (e.kind, e.status)).collect();
     let pair = |kind: &str, status: &str| (kind.to_owned(), status.to_owned());
     let all = [("exit", "stopped"), ("start", "started"), ("start", "starting"), ("launch", "created")];
     assert_eq!(kinds, all.map(|(kind, status)| pair(kind, status)));
@@ -174,17 +157,17 @@ async fn machine_stops_restarts_and_is_destroyed() {
     let id = cloud.started("one").await;
     let pid = cloud.emulator.pid(&id).unwrap();
     cloud.fly.stop(&id, StopSignal::Terminate, Duration::from_secs(20)).await.unwrap();
-    assert_eq!(soon(cloud.fly.wait(&id, &[WaitState::Stopped], NEVER)).await, Ok(Waited::Reached));
+    cloud.reaches(&id, MachineState::Stopped).await;
     let exit = ExitEvent { exit_code: 143, oom_killed: false, requested_stop: true };
     assert_eq!((cloud.exit(&id).await, runs(pid)), (exit, false));
     // Stopping what is stopped is no error.
     cloud.fly.stop(&id, StopSignal::Terminate, Duration::from_secs(20)).await.unwrap();
 
-    let before = cloud.fly.get(&id).await.unwrap().instance_id;
+    let before = cloud.get(&id).await.unwrap().instance_id;
     cloud.fly.start(&id).await.unwrap();
     cloud.reaches(&id, MachineState::Started).await;
     // It belongs to the machine's version, not to its run (fly-go, `Machine.InstanceID`).
-    assert_eq!(cloud.fly.get(&id).await.unwrap().instance_id, before);
+    assert_eq!(cloud.get(&id).await.unwrap().instance_id, before);
     cloud.fly.start(&id).await.unwrap();
     let pid = cloud.emulator.pid(&id).unwrap();
 
@@ -193,8 +176,6 @@ async fn machine_stops_restarts_and_is_destroyed() {
     soon(cloud.emulator.until(|_| cloud.emulator.pid(&id).is_none())).await;
     assert!(!runs(pid));
     assert_eq!(cloud.list().await, []);
-    let all = ListFilter { include_deleted: true, ..ListFilter::default() };
-    assert_eq!(cloud.fly.list(&all).await.unwrap()[0].state, MachineState::Destroyed);
     assert_eq!(cloud.fly.destroy(&id, true).await, Err(FlyError::NotFound(id)));
 }
 
@@ -272,67 +253,21 @@ async fn machine_name_is_taken_until_the_machine_is_destroyed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wait_reports_whether_the_state_was_reached() {
-    let cloud = cloud(SLEEPS).await;
-    let id = cloud.fly.create(&order("one")).await.unwrap().id;
-    let minute = Duration::from_secs(60);
-    assert_eq!(soon(cloud.fly.wait(&id, &[WaitState::Started], minute)).await, Ok(Waited::Reached));
-    let second = Duration::from_secs(1);
-    assert_eq!(
-        soon(cloud.fly.wait(&id, &[WaitState::Stopped, WaitState::Destroyed], second)).await,
-        Ok(Waited::TimedOut)
-    );
-    let nobody = MachineId("nobody".into());
-    let refused = cloud.fly.wait(&nobody, &[WaitState::Stopped], second).await;
-    assert_eq!(refused, Err(FlyError::NotFound(nobody)));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn machine_list_is_filtered() {
-    let cloud = cloud(SLEEPS).await;
-    let blue = cloud.fly.create(&labelled("a", "blue/1 &x=y")).await.unwrap().id;
-    let red = CreateMachine { region: Some("ams".into()), skip_launch: true, ..labelled("b", "red") };
-    let red = cloud.fly.create(&red).await.unwrap().id;
-    cloud.reaches(&blue, MachineState::Started).await;
-    cloud.reaches(&red, MachineState::Stopped).await;
-    let ids = async |filter: ListFilter| -> Vec<MachineId> {
-        cloud.fly.list(&filter).await.unwrap().into_iter().map(|machine| machine.id).collect()
-    };
-    let label = |value: &str| ListFilter {
-        metadata: [("pool".to_owned(), value.to_owned())].into(),
-        ..ListFilter::default()
-    };
-    assert_eq!(ids(ListFilter::default()).await.len(), 2);
-    assert_eq!(ids(label("blue/1 &x=y")).await, std::slice::from_ref(&blue));
-    assert_eq!(ids(label("green")).await, []);
-    assert_eq!(
-        ids(ListFilter { region: Some("ams".into()), ..ListFilter::default() }).await,
-        std::slice::from_ref(&red)
-    );
-    let in_states = |states: &[MachineState]| ListFilter { states: states.to_vec(), ..ListFilter::default() };
-    assert_eq!(ids(in_states(&[MachineState::Stopped])).await, [red]);
-    let both = in_states(&[MachineState::Stopped, MachineState::Started]);
-    assert_eq!(ids(both).await.len(), 2);
-    assert_eq!(ids(in_states(&[MachineState::Suspended])).await, []);
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn macaroon_is_accepted_and_wrong_token_or_app_is_reported() {
     let macaroon = Options { token: "fm2_abc,fm2_def".to_owned().into(), ..options(SLEEPS) };
     let cloud = cloud_of(macaroon).await;
     assert_eq!(cloud.list().await, []);
     let config = cloud.emulator.fly_config();
     let with_scheme = FlyConfig { token: "FlyV1 fm2_abc,fm2_def".to_owned().into(), ..config.clone() };
-    assert_eq!(Fly::new(&with_scheme).unwrap().list(&ListFilter::default()).await, Ok(vec![]));
+    assert_eq!(Fly::new(&with_scheme).unwrap().list().await, Ok(vec![]));
     let wrong = FlyConfig { token: "fm2_wrong".to_owned().into(), ..config.clone() };
     let wrong = Fly::new(&wrong).unwrap();
-    assert_eq!(wrong.list(&ListFilter::default()).await, Err(FlyError::Auth { status: 401 }));
+    assert_eq!(wrong.list().await, Err(FlyError::Auth { status: 401 }));
     assert_eq!(wrong.create(&order("one")).await, Err(FlyError::Auth { status: 401 }));
     let wrong = Fly::new(&FlyConfig { app: "other".into(), ..config }).unwrap();
-    assert_eq!(wrong.list(&ListFilter::default()).await, Err(FlyError::NoSuchApp));
+    assert_eq!(wrong.list().await, Err(FlyError::NoSuchApp));
     assert_eq!(wrong.start(&MachineId("m".into())).await, Err(FlyError::NoSuchApp));
     let nobody = MachineId("nobody".into());
-    assert_eq!(cloud.fly.get(&nobody).await, Err(FlyError::NotFound(nobody.clone())));
     assert_eq!(cloud.fly.start(&nobody).await, Err(FlyError::NotFound(nobody)));
 }
 
@@ -396,17 +331,16 @@ async fn server_error_on_a_write_leaves_the_outcome_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn failed_read_is_retried_a_limited_number_of_times() {
+async fn failed_list_is_one_request_for_its_one_permit() {
     let cloud = cloud(SLEEPS).await;
-    let hasty = cloud.hasty().await;
-    cloud.emulator.inject(Action::List, Fault::Status { status: 503 }, 1);
-    cloud.emulator.inject(Action::List, Fault::LostReply, 1);
-    assert_eq!(hasty.list(&ListFilter::default()).await, Ok(vec![]));
+    for (asked, fault) in [Fault::Status { status: 503 }, Fault::LostReply].into_iter().enumerate() {
+        cloud.emulator.inject(Action::List, fault, 1);
+        let error = cloud.fly.list().await;
+        assert!(matches!(error, Err(FlyError::Unavailable { .. })), "{error:?}");
+        assert_eq!(cloud.calls(Action::List), asked + 1);
+    }
+    assert_eq!(cloud.fly.list().await, Ok(vec![]));
     assert_eq!(cloud.calls(Action::List), 3);
-    cloud.emulator.inject(Action::List, Fault::Status { status: 500 }, 99);
-    let error = hasty.list(&ListFilter::default()).await;
-    assert!(matches!(error, Err(FlyError::Unavailable { .. })), "{error:?}");
-    assert_eq!(cloud.calls(Action::List), 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -434,16 +368,17 @@ async fn rate_limit_response_is_parsed_with_and_without_retry_after() {
     for name in ["one", "two"] {
         ids.push(cloud.fly.create(&order(name)).await.unwrap().id);
     }
-    let limited = Err(FlyError::RateLimited { retry_after: None });
-    assert_eq!(cloud.fly.create(&order("three")).await, limited);
+    let limited = FlyError::RateLimited { retry_after: None };
+    assert_eq!(cloud.fly.create(&order("three")).await, Err(limited.clone()));
     let statuses: Vec<_> = cloud.emulator.requests().iter().map(|request| request.status).collect();
     assert_eq!(statuses, [429, 200, 200, 429]);
     // Each machine has its own allowance, and each action.
     for id in &ids {
         for _ in 0..3 {
-            cloud.fly.get(id).await.unwrap();
+            let taken = cloud.fly.start(id).await;
+            assert!(!matches!(taken, Err(FlyError::RateLimited { .. })), "{taken:?}");
         }
-        assert!(matches!(cloud.fly.get(id).await, Err(FlyError::RateLimited { .. })));
+        assert_eq!(cloud.fly.start(id).await, Err(limited.clone()));
     }
     assert_eq!(cloud.list().await.len(), 2);
 }
@@ -494,13 +429,13 @@ async fn emulator_faults_lose_hosts_and_machines_and_shorten_lists() {
     let cloud = cloud(SLEEPS).await;
     let (lost, gone) = (cloud.started("lost").await, cloud.started("gone").await);
     cloud.emulator.happens(&lost, Happening::HostLost);
-    let shown = cloud.fly.get(&lost).await.unwrap();
+    let shown = cloud.get(&lost).await.unwrap();
     assert_eq!((shown.host_status, shown.config), (HostStatus::Unreachable, None));
     let stop = cloud.fly.stop(&lost, StopSignal::Terminate, Duration::from_secs(1)).await;
     assert!(matches!(stop, Err(FlyError::UnknownOutcome { .. })), "{stop:?}");
     assert!(runs(cloud.emulator.pid(&lost).unwrap()));
     cloud.emulator.happens(&lost, Happening::HostFound);
-    assert!(cloud.fly.get(&lost).await.unwrap().config.is_some());
+    assert!(cloud.get(&lost).await.unwrap().config.is_some());
 
     cloud.emulator.inject(Action::List, Fault::PartialList { machines: 1 }, 1);
     cloud.emulator.inject(Action::List, Fault::PartialList { machines: 0 }, 1);
@@ -508,7 +443,8 @@ async fn emulator_faults_lose_hosts_and_machines_and_shorten_lists() {
     assert_eq!([cloud.list().await.len(), cloud.list().await.len(), cloud.list().await.len()], [1, 0, 2]);
 
     assert!(cloud.emulator.happens(&gone, Happening::Vanishes));
-    assert_eq!(cloud.fly.get(&gone).await, Err(FlyError::NotFound(gone.clone())));
+    assert_eq!(cloud.get(&gone).await, None);
+    assert_eq!(cloud.fly.start(&gone).await, Err(FlyError::NotFound(gone.clone())));
     assert!(!cloud.emulator.happens(&gone, Happening::Vanishes));
 }
 

@@ -429,14 +429,13 @@ fn variables_in_the_manifests_are_in_the_help() {
 #[test]
 fn settings_in_the_manifests_are_valid() {
     use tcoder::config::Env;
-    use tcoder::controller::fleet::FleetPolicy;
     let shown: BTreeMap<String, String> = settings(&read("base/configmap.yaml"), ':').into_iter().collect();
     let env = Env::of(|name| match name {
         "FLY_WORKER_APP" => Some("clips".to_owned()),
         "FLY_WORKER_IMAGE" => Some("registry.fly.io/clips:v1".to_owned()),
         name => shown.get(name).cloned(),
     });
-    let policy = FleetPolicy::read(&env).unwrap();
+    let policy = tcoder::flyprovider::policy::read(&env).unwrap();
     assert_eq!((policy.min, policy.max), (0, 10));
     assert!(env.text("MIRROR_MAX").unwrap().parse::<u32>().is_ok());
 }
@@ -471,7 +470,7 @@ fn shown() -> String {
         ..FleetStatus::default()
     };
     metrics.fleet(Some(&fleet));
-    metrics.fly_call("list", "done", std::time::Duration::ZERO);
+    metrics.provider_call("list", "done", std::time::Duration::ZERO);
     metrics.encode(Format::OpenMetrics)
 }
 

@@ -48,7 +48,7 @@ fn everything() -> std::sync::Arc<Metrics> {
         machine_usd_per_hour: Some(0.1),
         ..FleetStatus::default()
     }));
-    metrics.fly_call("list", "done", Duration::from_millis(70));
+    metrics.provider_call("list", "done", Duration::from_millis(70));
     metrics.provider_throttled();
     metrics.fleet_action("start", "done");
     metrics.fleet_spent(0.5);

@@ -4,7 +4,6 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tcoder::flyprovider::Limit;
 use tcoder::queue::{Permit, Queue, RequestClass, RequestRate};
 
 use crate::support::redis::{raw, shared};
@@ -178,12 +177,16 @@ const TEN_SECONDS: RequestRate =
     RequestRate { interval: Duration::from_secs(10), age: Duration::from_secs(50) };
 const PATIENT: Duration = Duration::from_secs(1000);
 
-async fn limit(rate: RequestRate) -> Limit {
-    Limit::new(Queue::connect(&shared()).await.unwrap(), rate)
+async fn queue() -> Queue {
+    Queue::connect(&shared()).await.unwrap()
 }
 
-async fn wait(limit: &Limit, priority: RequestClass, budget: Duration) -> Duration {
-    match limit.slot(priority, budget).await.unwrap() {
+async fn ask(queue: &Queue, priority: RequestClass, budget: Duration) -> Permit {
+    queue.acquire_permit(TEN_SECONDS, priority, budget).await.unwrap()
+}
+
+async fn wait(queue: &Queue, priority: RequestClass, budget: Duration) -> Duration {
+    match ask(queue, priority, budget).await {
         Permit::Wait(wait) => wait,
         go => panic!("{go:?}"),
     }
@@ -191,39 +194,43 @@ async fn wait(limit: &Limit, priority: RequestClass, budget: Duration) -> Durati
 
 #[tokio::test]
 async fn rate_limit_serves_urgent_classes_first() {
-    let limit = limit(TEN_SECONDS).await;
-    assert!(matches!(limit.slot(RequestClass::Create, PATIENT).await.unwrap(), Permit::Go { .. }));
-    let destroy = wait(&limit, RequestClass::Destroy, PATIENT).await;
+    let queue = queue().await;
+    assert!(matches!(ask(&queue, RequestClass::Create, PATIENT).await, Permit::Go { .. }));
+    let destroy = wait(&queue, RequestClass::Destroy, PATIENT).await;
     assert!(destroy <= TEN_SECONDS.interval);
-    let list = wait(&limit, RequestClass::List, PATIENT).await;
+    let list = wait(&queue, RequestClass::List, PATIENT).await;
     assert!(list <= TEN_SECONDS.interval);
-    let destroy = wait(&limit, RequestClass::Destroy, PATIENT).await;
+    let destroy = wait(&queue, RequestClass::Destroy, PATIENT).await;
     assert!(destroy > list + TEN_SECONDS.interval / 2, "{destroy:?} after {list:?}");
 }
 
 #[tokio::test]
 async fn rate_limit_impatient_caller_delays_nobody() {
-    let limit = limit(TEN_SECONDS).await;
-    assert!(matches!(limit.slot(RequestClass::Create, PATIENT).await.unwrap(), Permit::Go { .. }));
-    wait(&limit, RequestClass::List, Duration::ZERO).await;
-    assert!(wait(&limit, RequestClass::Destroy, PATIENT).await <= TEN_SECONDS.interval);
-    assert_eq!(limit.pass(RequestClass::List, Duration::ZERO).await.unwrap(), None);
+    let queue = queue().await;
+    assert!(matches!(ask(&queue, RequestClass::Create, PATIENT).await, Permit::Go { .. }));
+    wait(&queue, RequestClass::List, Duration::ZERO).await;
+    assert!(wait(&queue, RequestClass::Destroy, PATIENT).await <= TEN_SECONDS.interval);
 }
 
 #[tokio::test]
 async fn rate_limit_after_429_pauses_everybody_for_a_bounded_time() {
     let config = shared();
     let (one, other) = (Queue::connect(&config).await.unwrap(), Queue::connect(&config).await.unwrap());
-    let wait = async || match other.acquire_permit(RequestClass::List, PATIENT).await.unwrap() {
+    let wait = async || match other
+        .acquire_permit(RequestRate::default(), RequestClass::List, PATIENT)
+        .await
+        .unwrap()
+    {
         Permit::Wait(wait) => wait,
         go => panic!("{go:?}"),
     };
-    one.report_throttled(Some(Duration::from_secs(100))).await.unwrap();
+    let rate = RequestRate::default();
+    one.report_throttled(rate, Some(Duration::from_secs(100))).await.unwrap();
     let asked = wait().await;
     assert!(asked > Duration::from_secs(50) && asked <= Duration::from_secs(100), "{asked:?}");
-    one.report_throttled(None).await.unwrap();
+    one.report_throttled(rate, None).await.unwrap();
     assert!(wait().await > Duration::from_secs(50), "a shorter pause does not undo a longer one");
-    one.report_throttled(Some(Duration::from_secs(365 * 86_400))).await.unwrap();
+    one.report_throttled(rate, Some(Duration::from_secs(365 * 86_400))).await.unwrap();
     let asked = wait().await;
     assert!(asked > Duration::from_secs(200) && asked <= Duration::from_secs(300), "{asked:?}");
 }
@@ -232,8 +239,8 @@ async fn rate_limit_after_429_pauses_everybody_for_a_bounded_time() {
 async fn rate_limit_key_expires_when_idle() {
     let config = shared();
     let queue = Queue::connect(&config).await.unwrap();
-    queue.acquire_permit(RequestClass::List, PATIENT).await.unwrap();
-    let key = format!("{}fly:limit", config.prefix);
+    queue.acquire_permit(RequestRate::default(), RequestClass::List, PATIENT).await.unwrap();
+    let key = format!("{}provider:limit", config.prefix);
     let left: i64 = redis::cmd("PTTL").arg(key).query(&mut raw(&config)).unwrap();
     assert!((1..=3_600_000).contains(&left), "{left}");
 }
@@ -246,11 +253,14 @@ async fn rate_limit_permits_one_request_per_interval_under_load() {
     let mut tasks = tokio::task::JoinSet::new();
     for priority in [RequestClass::List, RequestClass::Create, RequestClass::Destroy] {
         // A connection each, as processes have.
-        let limit = Limit::new(Queue::connect(&config).await.unwrap(), rate);
+        let queue = Queue::connect(&config).await.unwrap();
         tasks.spawn(async move {
             let mut granted = Vec::new();
-            for _ in 0..6 {
-                granted.push(limit.pass(priority, PATIENT).await.unwrap().unwrap().0);
+            while granted.len() < 6 {
+                match queue.acquire_permit(rate, priority, PATIENT).await.unwrap() {
+                    Permit::Go { at } => granted.push(at.0),
+                    Permit::Wait(wait) => tokio::time::sleep(wait).await,
+                }
             }
             granted
         });

@@ -116,12 +116,12 @@ async fn one_shot_reconcilers_count_launches_without_registration() {
     let (cloud, _redirect, _other) = astray().await;
     cloud.jobs(1).await;
     cloud.queue_has(1).await;
-    let room = InvocationBudget { fly: 3, trips: 20, time: Duration::from_secs(20) };
+    let room = InvocationBudget { requests: 3, trips: 20, time: Duration::from_secs(20) };
     let count_until_silent = async {
         loop {
             let visitor = OneShotReconciler {
                 queue: cloud.queue.clone(),
-                fly: Fly::new(&cloud.fly.fly_config()).unwrap(),
+                provider: Fly::new(&cloud.fly.fly_config()).unwrap(),
                 policy: FleetPolicy { launch_failures: 2, ..heard_within(3) },
                 environment: BTreeMap::new(),
                 group: "visitor".into(),

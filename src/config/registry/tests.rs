@@ -4,8 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::config::{ApiConfig, Env, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
-use crate::controller::fleet::FleetPolicy;
 use crate::edge::settings::Settings;
+use crate::flyprovider;
 
 fn all() -> impl Iterator<Item = &'static Description> {
     GROUPS.iter().flat_map(|group| group.settings.iter().copied())
@@ -71,7 +71,7 @@ fn registry_names_every_role_that_reads_a_setting() {
     let controller = |env: &Env<'_>| {
         redis(env);
         FlyConfig::read(env).unwrap();
-        FleetPolicy::read(env).unwrap();
+        flyprovider::policy::read(env).unwrap();
     };
     let edge = |env: &Env<'_>| drop(Settings::read(env).unwrap());
     for (role, names) in

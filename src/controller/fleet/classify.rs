@@ -1,15 +1,15 @@
 //! A machine and its worker -> what it is to us.
 
+use super::launch::Slot;
+use super::machine::{Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, WorkerView};
 use super::observe::{ByMachine, is_ours};
 use super::policy::FleetPolicy;
-use super::slot::{DISK_GB, MAX_INPUT_BYTES, Slot};
 use super::state::{FleetState, MachineRecord, OperationKind};
-use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
 
 /// What a machine is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MachinePhase {
+pub enum MachineRole {
     /// Its worker holds a lease: it is never touched.
     Busy,
     /// Its worker waits for a job.
@@ -18,7 +18,7 @@ pub enum MachinePhase {
     Booting,
     /// On its way to rest.
     Leaving,
-    /// Stopped; a start brings it back.
+    /// Stopped; a start brings it back, where the provider can start it.
     Rest,
     /// Made, but not started by itself as it should have been.
     Unstarted,
@@ -26,13 +26,13 @@ pub enum MachinePhase {
     Stuck,
     /// Started, and without a worker for too long.
     Zombie,
-    /// On a host that Fly cannot reach.
+    /// On a host that its provider cannot reach.
     Unreachable,
     /// Will not run again.
     Failed,
     /// On its way out of existence.
     Going,
-    /// At rest by Fly, alive by its heartbeat.
+    /// At rest by the list, alive by its heartbeat.
     Disputed,
     /// Not in the list, which is not believed yet.
     MissingMachine,
@@ -40,7 +40,7 @@ pub enum MachinePhase {
     Odd,
 }
 
-impl MachinePhase {
+impl MachineRole {
     /// Its name, for people and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -83,7 +83,7 @@ pub struct MachineView {
     /// Its place.
     pub slot: Option<Slot>,
     /// What it is to us.
-    pub role: MachinePhase,
+    pub role: MachineRole,
     /// Since when, or as good as.
     pub since: Moment,
     /// When something is to be done about it if nothing changes.
@@ -92,8 +92,8 @@ pub struct MachineView {
     pub drifted: bool,
     /// A start was refused a moment ago.
     pub blocked: bool,
-    /// Fly's word on its state.
-    pub state: Option<MachineState>,
+    /// Where it is in its life by the list; nothing where no list shows it.
+    pub phase: Option<Phase>,
     /// A worker's heartbeat is fresh.
     pub alive: bool,
 }
@@ -114,31 +114,21 @@ pub(super) fn units(
             let seen = match memory.machines.get(&machine.id) {
                 Some(seen) => seen,
                 None => {
-                    fresh = MachineRecord::new(slot, machine.state.clone(), now);
+                    fresh = MachineRecord::new(slot, machine.phase.clone(), now);
                     &fresh
                 }
             };
             let here = workers.get(&machine.id).map(Vec::as_slice).unwrap_or_default();
             let (role, since, deadline) = classify(machine, seen, here, policy, now)?;
-            let config = machine.config.as_ref();
-            let image = config.map(|c| c.image.as_str());
-            // Made when MIN_MACHINES was lower: its workers would leave, and be started again for ever.
-            let leaves = slot.is_some_and(|slot| slot.0 <= policy.min)
-                && config.is_some_and(|c| c.env.get("WORKER_IDLE_TIMEOUT").is_some_and(|time| time != "0"));
-            // Its worker was told at its creation which inputs to take.
-            let disk = policy.disk.map(|disk| (disk.size_gb().to_string(), disk.max_input().to_string()));
-            let disk = disk.as_ref().map(|(size_gb, max_input)| (size_gb, max_input)).unzip();
-            let other_disk =
-                config.is_some_and(|c| (c.metadata.get(DISK_GB), c.env.get(MAX_INPUT_BYTES)) != disk);
             Some(MachineView {
                 id: Some(machine.id.clone()),
                 slot,
                 role,
                 since,
                 deadline,
-                drifted: leaves || other_disk || image.is_some_and(|image| image != policy.image),
+                drifted: machine.launch.as_ref().is_some_and(|launch| launch.is_outdated(policy, slot)),
                 blocked: seen.blocked_until.is_some_and(|until| until > now),
-                state: Some(machine.state.clone()),
+                phase: Some(machine.phase.clone()),
                 alive: here.iter().any(|w| w.fresh),
             })
         })
@@ -164,7 +154,7 @@ fn unlisted(
         deadline,
         drifted: false,
         blocked: false,
-        state: None,
+        phase: None,
         alive,
     };
     let here = |id: Option<&MachineId>| -> &[&WorkerView] {
@@ -187,30 +177,30 @@ fn unlisted(
         let settled = launch.at + if id.is_some() { policy.deadlines.boot } else { policy.deadlines.settle };
         let left = seen.filter(|s| s.had_worker).map(|s| s.no_heartbeat_since);
         let (role, since, deadline) = match (life(id), left) {
-            ((true, ..), _) => (MachinePhase::Busy, launch.at, None),
+            ((true, ..), _) => (MachineRole::Busy, launch.at, None),
             ((_, true, false), _) => {
-                (MachinePhase::Idle, seen.and_then(|s| s.idle_since).unwrap_or(now), None)
+                (MachineRole::Idle, seen.and_then(|s| s.idle_since).unwrap_or(now), None)
             }
-            ((_, true, true), _) => (MachinePhase::Leaving, now, Some(now + policy.deadlines.leave)),
-            (_, Some(left)) => (MachinePhase::Leaving, left, Some(left + policy.deadlines.leave)),
-            _ if now < settled => (MachinePhase::Booting, launch.at, Some(settled)),
-            _ => (MachinePhase::Stuck, launch.at, Some(settled)),
+            ((_, true, true), _) => (MachineRole::Leaving, now, Some(now + policy.deadlines.leave)),
+            (_, Some(left)) => (MachineRole::Leaving, left, Some(left + policy.deadlines.leave)),
+            _ if now < settled => (MachineRole::Booting, launch.at, Some(settled)),
+            _ => (MachineRole::Stuck, launch.at, Some(settled)),
         };
         unit(id, Some(*slot), role, since, deadline, life(id).1)
     });
     let missing = memory.missing.iter().map(|(id, missing)| {
         let (busy, alive, retired) = life(Some(id));
         let role = match (busy, alive && !retired) {
-            (true, _) => MachinePhase::Busy,
-            (false, true) => MachinePhase::Idle,
-            (false, false) => MachinePhase::MissingMachine,
+            (true, _) => MachineRole::Busy,
+            (false, true) => MachineRole::Idle,
+            (false, false) => MachineRole::MissingMachine,
         };
         unit(Some(id), missing.slot, role, now, Some(missing.until), alive)
     });
     launches.chain(missing).collect()
 }
 
-type Judged = Option<(MachinePhase, Moment, Option<Moment>)>;
+type Judged = Option<(MachineRole, Moment, Option<Moment>)>;
 
 /// What a listed machine is, since when, and until when that is fine. Nothing for those that are gone.
 fn classify(
@@ -221,23 +211,23 @@ fn classify(
     now: Moment,
 ) -> Judged {
     let limits = &policy.deadlines;
-    let since = seen.state_since;
+    let since = seen.phase_since;
     let by = |role, since: Moment, limit| Some((role, since, Some(since + limit)));
     let forever = |role, since| Some((role, since, None));
     let fresh = here.iter().any(|w| w.fresh);
-    if machine.state.is_gone() {
+    if machine.phase.is_gone() {
         return None;
     }
     if here.iter().any(|w| w.busy) {
-        return forever(MachinePhase::Busy, since);
+        return forever(MachineRole::Busy, since);
     }
     match seen.sent.map(|s| (s.verb, s.at)) {
-        Some((OperationKind::Destroy, at)) => return by(MachinePhase::Going, at, limits.stuck),
-        Some((OperationKind::Stop, at)) => return by(MachinePhase::Leaving, at, limits.repair),
+        Some((OperationKind::Destroy, at)) => return by(MachineRole::Going, at, limits.stuck),
+        Some((OperationKind::Stop, at)) => return by(MachineRole::Leaving, at, limits.repair),
         _ => {}
     }
-    if machine.host_status == HostStatus::Unreachable {
-        return by(MachinePhase::Unreachable, seen.unreachable_since.unwrap_or(now), limits.unreachable);
+    if !machine.host_reachable {
+        return by(MachineRole::Unreachable, seen.unreachable_since.unwrap_or(now), limits.unreachable);
     }
     if fresh {
         return alive(machine, seen, here, policy, now);
@@ -246,48 +236,41 @@ fn classify(
     if let Some(at) = started {
         // Its worker came and went: it is on its way to rest again, whatever an old list says.
         return if seen.had_worker {
-            by(MachinePhase::Leaving, seen.no_heartbeat_since, limits.leave)
+            by(MachineRole::Leaving, seen.no_heartbeat_since, limits.leave)
         } else if now < at + limits.boot {
-            by(MachinePhase::Booting, at, limits.boot)
+            by(MachineRole::Booting, at, limits.boot)
         } else {
-            by(MachinePhase::Stuck, at, limits.boot)
+            by(MachineRole::Stuck, at, limits.boot)
         };
     }
     let coming = |limit| {
         if now < since + limits.boot {
-            by(MachinePhase::Booting, since, limits.boot)
+            by(MachineRole::Booting, since, limits.boot)
         } else {
-            by(MachinePhase::Stuck, since, limit)
+            by(MachineRole::Stuck, since, limit)
         }
     };
-    match &machine.state {
-        MachineState::Created if now < since + limits.settle => {
-            by(MachinePhase::Booting, since, limits.settle)
-        }
-        MachineState::Created => by(MachinePhase::Unstarted, since, limits.stuck),
-        MachineState::Creating
-        | MachineState::Starting
-        | MachineState::Restarting
-        | MachineState::Replacing => coming(limits.stuck),
-        MachineState::Updating => coming(limits.updating),
-        MachineState::Started => {
+    match &machine.phase {
+        Phase::Created if now < since + limits.settle => by(MachineRole::Booting, since, limits.settle),
+        Phase::Created => by(MachineRole::Unstarted, since, limits.stuck),
+        Phase::Creating | Phase::Starting => coming(limits.stuck),
+        Phase::Updating => coming(limits.updating),
+        Phase::Started => {
             let (waiting, overdue) = if seen.had_worker {
-                (MachinePhase::Leaving, seen.no_heartbeat_since + limits.leave)
+                (MachineRole::Leaving, seen.no_heartbeat_since + limits.leave)
             } else {
-                (MachinePhase::Booting, seen.silent_from(limits))
+                (MachineRole::Booting, seen.silent_from(limits))
             };
-            let role = if now < overdue { waiting } else { MachinePhase::Zombie };
+            let role = if now < overdue { waiting } else { MachineRole::Zombie };
             Some((role, seen.no_heartbeat_since, Some(overdue)))
         }
-        MachineState::Stopping | MachineState::Suspending if now < since + limits.stuck => {
-            by(MachinePhase::Leaving, since, limits.stuck)
-        }
-        MachineState::Stopping | MachineState::Suspending => by(MachinePhase::Stuck, since, limits.stuck),
-        MachineState::Stopped | MachineState::Suspended => forever(MachinePhase::Rest, since),
-        MachineState::Failed => forever(MachinePhase::Failed, since),
-        MachineState::LaunchFailed | MachineState::Destroying => by(MachinePhase::Going, since, limits.stuck),
-        MachineState::Unknown(_) => forever(MachinePhase::Odd, since),
-        MachineState::Destroyed | MachineState::Replaced | MachineState::Migrated => None,
+        Phase::Stopping if now < since + limits.stuck => by(MachineRole::Leaving, since, limits.stuck),
+        Phase::Stopping => by(MachineRole::Stuck, since, limits.stuck),
+        Phase::Stopped => forever(MachineRole::Rest, since),
+        Phase::Failed => forever(MachineRole::Failed, since),
+        Phase::LaunchFailed | Phase::Destroying => by(MachineRole::Going, since, limits.stuck),
+        Phase::Unknown(_) => forever(MachineRole::Odd, since),
+        Phase::Gone => None,
     }
 }
 
@@ -302,22 +285,22 @@ fn alive(
     let limits = &policy.deadlines;
     if here.iter().filter(|w| w.fresh).all(|w| w.retired) {
         let since = seen.retired_since.unwrap_or(now);
-        return Some((MachinePhase::Leaving, since, Some(since + limits.leave)));
+        return Some((MachineRole::Leaving, since, Some(since + limits.leave)));
     }
     // A stop or worse is under way; its heartbeat is only not stale yet.
-    if matches!(machine.state, MachineState::Stopping | MachineState::Suspending) {
-        return Some((MachinePhase::Leaving, seen.state_since, Some(seen.state_since + limits.stuck)));
+    if machine.phase == Phase::Stopping {
+        return Some((MachineRole::Leaving, seen.phase_since, Some(seen.phase_since + limits.stuck)));
     }
-    if matches!(machine.state, MachineState::Destroying | MachineState::LaunchFailed) {
-        return Some((MachinePhase::Going, seen.state_since, Some(seen.state_since + limits.stuck)));
+    if matches!(machine.phase, Phase::Destroying | Phase::LaunchFailed) {
+        return Some((MachineRole::Going, seen.phase_since, Some(seen.phase_since + limits.stuck)));
     }
     if let Some(since) = seen.disputed_since
         && now >= since + limits.dispute
     {
-        return Some((MachinePhase::Disputed, since, None));
+        return Some((MachineRole::Disputed, since, None));
     }
     let since = seen.idle_since.unwrap_or(now);
     let stays = seen.slot.is_some_and(|slot| slot.0 <= policy.min) || policy.idle_timeout.is_zero();
     let overdue = since + policy.idle_timeout + limits.idle_grace;
-    Some((MachinePhase::Idle, since, (!stays).then_some(overdue)))
+    Some((MachineRole::Idle, since, (!stays).then_some(overdue)))
 }

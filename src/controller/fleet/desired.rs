@@ -1,6 +1,6 @@
 //! How many machines are wanted, and how many are allowed.
 
-use super::classify::{MachinePhase, MachineView};
+use super::classify::{MachineRole, MachineView};
 use super::observation::QueueView;
 use super::policy::FleetPolicy;
 
@@ -27,21 +27,21 @@ impl Desired {
     /// Counts.
     #[must_use]
     pub fn of(units: &[MachineView], queue: &QueueView, policy: &FleetPolicy) -> Self {
-        let count = |f: &dyn Fn(MachinePhase) -> bool| {
+        let count = |f: &dyn Fn(MachineRole) -> bool| {
             u32::try_from(units.iter().filter(|u| f(u.role)).count()).unwrap_or(u32::MAX)
         };
-        let busy = count(&|r| r == MachinePhase::Busy);
+        let busy = count(&|r| r == MachineRole::Busy);
         let waiting = queue.pending.saturating_add(queue.due);
         let worth = waiting.div_ceil(u64::from(policy.jobs_per_machine.get()));
         let wished = u32::try_from(worth.saturating_add(u64::from(busy))).unwrap_or(u32::MAX);
         Self {
             machines: wished.min(policy.max).max(policy.min),
             busy,
-            idle: count(&|r| r == MachinePhase::Idle),
-            booting: count(&|r| r == MachinePhase::Booting),
+            idle: count(&|r| r == MachineRole::Idle),
+            booting: count(&|r| r == MachineRole::Booting),
             waiting,
             existing: count(&|_| true),
-            billed: count(&MachinePhase::is_billed),
+            billed: count(&MachineRole::is_billed),
         }
     }
 

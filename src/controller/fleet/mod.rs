@@ -1,19 +1,19 @@
 //! The fleet of worker machines: how many there should be, and the next steps towards that.
 //!
 //! What lives here: decisions only, as functions of plain values. Nothing here reads a clock, calls
-//! Fly or knows Redis. The shell around it observes, lets [`FleetState::observe`] take note, asks [`plan`],
+//! a provider, or knows Redis, Kubernetes or any provider by name. The shell around it observes, lets [`FleetState::observe`] take note, asks [`plan`],
 //! carries out the first action, tells [`FleetState::record`] how it ended, and plans anew.
 //!
 //! | part | what it does |
 //! |---|---|
 //! | `policy` | what the operator wants, from the environment |
-//! | `price` | what a machine costs |
-//! | `disk` | the disk of a machine, and the largest input that fits on it |
-//! | `slot` | the names machines get |
-//! | `observation` | what was seen of Fly and of the queue |
+//! | `machine` | a machine as its provider lists it |
+//! | `provider` | what is asked of whoever runs machines, and what the answers mean |
+//! | `price` | money |
+//! | `launch` | the names machines get, and how they are made |
+//! | `observation` | what was seen of the machines and of the queue |
 //! | `state` | what must be remembered between two looks |
 //! | `observe` | how memory takes in a list of machines and the pool |
-//! | `launches` | what Fly's events say of a machine's launch |
 //! | `classify` | a machine and its worker -> what it is to us |
 //! | `desired` | how many machines are wanted, and how many are allowed |
 //! | `plan` | the next steps, each with its reason |
@@ -22,32 +22,35 @@
 
 mod classify;
 mod desired;
-mod disk;
-mod launches;
+mod launch;
+mod machine;
 mod observation;
 mod observe;
 mod operation;
 mod plan;
 mod policy;
 mod price;
+mod provider;
 mod repair;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod simulation;
-mod slot;
 mod state;
 
 #[cfg(test)]
 mod tests;
 
-pub use classify::{MachinePhase, MachineView};
+pub use classify::{MachineRole, MachineView};
 pub use desired::Desired;
-pub use disk::MachineDisk;
+pub use launch::{IDLE_TIMEOUT, Launch, MAX_INPUT_BYTES, Slot};
+pub use machine::{Exit, Machine, MachineDisk, MachineId, MachineSize, Phase, Start};
 pub use observation::{
     ListFailure, ListUnavailable, MachineList, Moment, Observation, QueueView, WorkerView,
 };
 pub use operation::{Condition, Operation, Outcome, Plan, PlannedOperation};
 pub use plan::plan;
-pub use policy::{Deadlines, FleetPolicy};
+pub use policy::{ANY_REGION, Deadlines, FleetPolicy};
 pub use price::MicroDollars;
-pub use slot::{Slot, launch_config};
+pub use provider::{
+    Capabilities, MachineOrder, MachineProvider, ProviderError, ProviderFailure, ProviderWords, carry_out,
+};
 pub use state::FleetState;

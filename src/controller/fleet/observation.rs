@@ -1,9 +1,9 @@
-//! What was seen of Fly and of the queue.
+//! What was seen of the machines and of the queue.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::flyprovider::{Machine, MachineId};
+use super::machine::{Machine, MachineId};
 use crate::job::WorkerId;
 
 /// A point in time, as the time since the reconciler began: monotonic, so that no clock's jump matters.
@@ -23,7 +23,7 @@ pub struct Observation {
 pub struct MachineList {
     /// When it was asked for.
     pub at: Moment,
-    /// The answer, not `summary`.
+    /// The answer.
     pub machines: Vec<Machine>,
 }
 
@@ -48,7 +48,7 @@ pub enum ListFailure {
     NotYet,
     /// 401 or 403.
     Unauthorized,
-    /// Fly refuses until the organisation's payment is in order.
+    /// The provider refuses until the account's payment is in order.
     Billing,
     /// 404: there is no such app.
     NoSuchApp,

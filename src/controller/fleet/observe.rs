@@ -2,19 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::launches::{began, newest_exit};
+use super::launch::Slot;
+use super::machine::{Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, Observation, QueueView, WorkerView};
 use super::policy::FleetPolicy;
-use super::slot::{POOL, Slot};
 use super::state::{FleetState, LaunchFailure, MachineRecord, MissingMachine, OperationKind};
-use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
 
 pub(super) type ByMachine<'a> = BTreeMap<&'a MachineId, Vec<&'a WorkerView>>;
 
 /// Whether a machine of the app belongs to the fleet.
 pub(super) fn is_ours(policy: &FleetPolicy, machine: &Machine) -> bool {
-    let labelled = |m: &Machine| m.config.as_ref().is_some_and(|c| c.metadata.contains_key(POOL));
-    Slot::parse(&policy.app, &machine.name).is_some() || labelled(machine)
+    machine.labelled || Slot::parse(&policy.app, &machine.name).is_some()
 }
 
 pub(super) fn by_machine(observation: &Observation) -> ByMachine<'_> {
@@ -64,7 +62,7 @@ impl FleetState {
         now: Moment,
     ) {
         let ours: Vec<&Machine> =
-            listed.machines.iter().filter(|m| is_ours(policy, m) && !m.state.is_gone()).collect();
+            listed.machines.iter().filter(|m| is_ours(policy, m) && !m.phase.is_gone()).collect();
         let ids: BTreeSet<&MachineId> = ours.iter().map(|m| &m.id).collect();
         self.track_missing(&ids, listed, workers, policy, now);
         for machine in ours {
@@ -102,7 +100,7 @@ impl FleetState {
         let mut unexplained = Vec::new();
         for id in absent {
             let Some(seen) = self.machines.remove(&id) else { continue };
-            let leaving = matches!(seen.state, MachineState::Destroying | MachineState::LaunchFailed);
+            let leaving = matches!(seen.phase, Phase::Destroying | Phase::LaunchFailed);
             if leaving || seen.sent.is_some_and(|s| s.verb == OperationKind::Destroy) {
                 continue;
             }
@@ -123,7 +121,7 @@ impl FleetState {
                 (false, true) => policy.deadlines.dispute,
                 (false, false) => {
                     if seen.launch_unconfirmed.is_some() {
-                        // Fly destroys by itself what it cannot launch.
+                        // A provider destroys by itself what it cannot launch.
                         self.launch_failed(LaunchFailure::Failed, policy, now);
                     }
                     continue;
@@ -135,21 +133,21 @@ impl FleetState {
 
     fn update_machine(&mut self, machine: &Machine, listed_at: Moment, policy: &FleetPolicy, now: Moment) {
         let slot = Slot::parse(&policy.app, &machine.name);
-        let new = MachineRecord::new(slot, machine.state.clone(), listed_at);
+        let new = MachineRecord::new(slot, machine.phase.clone(), listed_at);
         let seen = self.machines.entry(machine.id.clone()).or_insert(new);
         seen.slot = slot;
-        let changed = seen.state != machine.state;
-        let rests = |state: &MachineState| matches!(state, MachineState::Stopped | MachineState::Suspended);
-        let started = rests(&seen.state) && !rests(&machine.state);
+        let changed = seen.phase != machine.phase;
+        let at_rest = machine.phase == Phase::Stopped;
+        let started = seen.phase == Phase::Stopped && !at_rest;
         if changed {
-            seen.state = machine.state.clone();
-            seen.state_since = listed_at;
+            seen.phase = machine.phase.clone();
+            seen.phase_since = listed_at;
             seen.repairs = 0;
             seen.repaired_at = None;
         }
         // The instance changes with a machine's version only, not with each start.
-        let replaced = seen.instance.is_some() && seen.instance != machine.instance_id;
-        seen.instance.clone_from(&machine.instance_id);
+        let replaced = seen.instance.is_some() && seen.instance != machine.instance;
+        seen.instance.clone_from(&machine.instance);
         if (replaced || started) && seen.sent.is_none() && seen.launch_unconfirmed.is_none() {
             // A new life that somebody else began.
             seen.had_worker = false;
@@ -163,13 +161,13 @@ impl FleetState {
                 seen.sent = None;
             }
         }
-        let unreachable = machine.host_status == HostStatus::Unreachable;
         seen.unreachable_since =
-            if unreachable { Some(seen.unreachable_since.unwrap_or(listed_at)) } else { None };
-        let runs = machine.state == MachineState::Started;
-        let since = || began(machine, seen.launch_unconfirmed?, seen.last_exit).map(|at| at.min(listed_at));
+            if machine.host_reachable { None } else { Some(seen.unreachable_since.unwrap_or(listed_at)) };
+        let runs = machine.phase == Phase::Started;
+        // A start before the exit that is known tells nothing of the present life.
+        let newest = machine.last_start.filter(|start| seen.last_exit.is_none_or(|exit| exit < start.at));
+        let since = || Some((seen.launch_unconfirmed? + newest?.took).min(listed_at));
         seen.started_at = if runs { seen.started_at.or_else(since).or(Some(listed_at)) } else { None };
-        let at_rest = rests(&machine.state);
         if at_rest {
             seen.retired_since = None;
         }
@@ -181,21 +179,21 @@ impl FleetState {
     /// Whether a list shows that a machine's launch came to nothing, and why. The trial of one that is at
     /// rest is over either way.
     fn launch_ended(machine: &Machine, at_rest: bool, seen: &mut MachineRecord) -> Option<LaunchFailure> {
-        if matches!(machine.state, MachineState::Failed | MachineState::LaunchFailed) {
+        if matches!(machine.phase, Phase::Failed | Phase::LaunchFailed) {
             return seen.launch_unconfirmed.take().map(|_| LaunchFailure::Failed);
         }
         if !at_rest || seen.sent.is_some() {
             return None;
         }
-        let exit = newest_exit(machine).filter(|(at, _)| seen.last_exit.is_none_or(|before| before < *at));
-        seen.last_exit = exit.as_ref().map(|(at, _)| *at).or(seen.last_exit);
+        let exit = machine.last_exit.filter(|exit| seen.last_exit.is_none_or(|before| before < exit.at));
+        seen.last_exit = exit.map(|exit| exit.at).or(seen.last_exit);
         seen.launch_unconfirmed.take()?;
-        let (_, exit) = exit?;
+        let exit = exit?;
         // A job that needs too much memory says nothing about the launch, nor does a stop by somebody else.
-        if exit.oom_killed || exit.requested_stop {
+        if exit.out_of_memory || exit.requested {
             return None;
         }
-        Some(if exit.exit_code == 0 { LaunchFailure::Silent } else { LaunchFailure::Failed })
+        Some(if exit.code == 0 { LaunchFailure::Silent } else { LaunchFailure::Failed })
     }
 
     /// A create whose answer did not tell the machine's id is known by the machine's name.
@@ -208,7 +206,7 @@ impl FleetState {
             // Its worker may have come, and gone, before the create was answered.
             let (sent_at, at) = (launch.sent_at, launch.at);
             self.machines.entry(machine.id.clone()).or_insert_with(|| {
-                let mut seen = MachineRecord::new(slot, MachineState::Creating, at);
+                let mut seen = MachineRecord::new(slot, Phase::Creating, at);
                 seen.launched(sent_at, at);
                 seen
             });
@@ -243,7 +241,7 @@ impl FleetState {
         let known = self.listed_at.unwrap_or_default().min(now);
         let is_silent = |seen: &MachineRecord| {
             seen.launch_unconfirmed.is_some()
-                && seen.state == MachineState::Started
+                && seen.phase == Phase::Started
                 && seen.unreachable_since.is_none()
                 && seen.silent_from(&policy.deadlines) <= known
         };
@@ -267,8 +265,7 @@ impl FleetState {
             if retired {
                 seen.retired_since.get_or_insert(now);
             }
-            let at_rest =
-                matches!(seen.state, MachineState::Stopped | MachineState::Suspended | MachineState::Failed);
+            let at_rest = matches!(seen.phase, Phase::Stopped | Phase::Failed);
             let starting = seen.sent.is_some_and(|s| s.verb == OperationKind::Start);
             let disputed = idle && at_rest && !starting;
             seen.disputed_since = if disputed { Some(seen.disputed_since.unwrap_or(now)) } else { None };

@@ -1,13 +1,13 @@
 //! The next steps, and what a person should know.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::classify::MachineView;
 use super::desired::Desired;
+use super::launch::Slot;
+use super::machine::{MachineId, Phase};
 use super::observation::ListFailure;
-use super::slot::Slot;
-use crate::flyprovider::{MachineId, MachineState};
+use super::provider::ProviderWords;
 use crate::job::WorkerId;
 
 /// What to do now.
@@ -55,7 +55,7 @@ pub enum Operation {
         /// Where.
         region: String,
     },
-    /// Tell a machine's workers to leave; costs no call to Fly. Refused while one holds a lease.
+    /// Tell a machine's workers to leave; costs no request to the provider. Refused while one holds a lease.
     Retire {
         /// Which machine.
         machine: MachineId,
@@ -116,36 +116,58 @@ impl Operation {
 /// How a step ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Fly (or, for a retire, Redis) did it; of a create, with the machine.
+    /// The provider (or, for a retire, Redis) did it; of a create, with the machine.
     Done(Option<MachineId>),
     /// The answer was lost or made no sense: it may or may not have happened. Server errors on writes
     /// belong here.
     Unknown,
-    /// The name belongs to a machine already; its id, if Fly said so.
+    /// The name belongs to a machine already; its id, if the provider said so.
     NameTaken(Option<MachineId>),
     /// The host, or the region, has no room.
     NoCapacity,
-    /// The organisation's quota is reached.
+    /// The account's quota is reached.
     Quota,
     /// The machine is in a state that does not allow this.
     Precondition,
     /// 429.
     RateLimited {
-        /// What Fly asked for.
+        /// What the provider asked for.
         retry_after: Option<Duration>,
     },
     /// 401 or 403.
     Unauthorized,
-    /// Fly refuses until the organisation's payment is in order.
+    /// The provider refuses until the account's payment is in order.
     Billing,
     /// 404.
     NotFound,
-    /// Any other refusal: Fly did not accept what was asked.
+    /// Any other refusal: the provider did not accept what was asked.
     Rejected,
     /// A worker of the machine holds a lease.
     Refused,
     /// Nothing was sent: this reconciler is no longer the leader.
     Fenced,
+}
+
+impl Outcome {
+    /// It in a word, for logs and metrics.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Done(_) => "done",
+            Self::Unknown => "unknown",
+            Self::NameTaken(_) => "name_taken",
+            Self::NoCapacity => "no_capacity",
+            Self::Quota => "quota",
+            Self::Precondition => "precondition",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Unauthorized => "unauthorized",
+            Self::Billing => "billing",
+            Self::NotFound => "not_found",
+            Self::Rejected => "rejected",
+            Self::Refused => "busy",
+            Self::Fenced => "fenced",
+        }
+    }
 }
 
 /// What a person should know.
@@ -157,7 +179,7 @@ pub enum Condition {
     ListUnknown(ListFailure),
     /// The operator said so.
     Paused,
-    /// Fly refused a write.
+    /// The provider refused a write.
     Unauthorized,
     /// Many machines are suddenly missing from the list.
     SuddenDrop {
@@ -178,22 +200,22 @@ pub enum Condition {
     },
     /// No region has room.
     NoCapacity,
-    /// The organisation's quota is reached.
+    /// The account's quota is reached.
     Quota,
-    /// Fly refuses machines until the organisation's payment is in order.
+    /// The provider refuses machines until the account's payment is in order.
     Billing,
     /// More machines would cost more than allowed.
     Budget {
         /// So many may run.
         affordable: u32,
     },
-    /// Fly asked for slower calls, or fails.
+    /// The provider asked for slower calls, or fails.
     BackingOff,
     /// Hosts of this many machines cannot be reached.
     Unreachable(u32),
     /// A machine in a state not known here; it is left alone.
-    UnknownMachineState(MachineId, MachineState),
-    /// Heartbeat and Fly contradict each other.
+    UnknownMachineState(MachineId, Phase),
+    /// Heartbeat and list contradict each other.
     Disputed(MachineId),
 }
 
@@ -223,61 +245,48 @@ impl Condition {
     }
 }
 
-impl fmt::Display for Condition {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Condition {
+    /// What is wrong and what to do about it, in the words of the provider.
+    #[must_use]
+    pub fn message(&self, words: &ProviderWords) -> String {
+        let name = words.name;
         match self {
-            Self::QueueUnknown => f.write_str("Redis cannot be read; nothing is changed until it can"),
-            Self::ListUnknown(ListFailure::Unauthorized) => f.write_str(
-                "Fly refuses the token; set FLY_API_TOKEN to one made by `fly tokens create deploy`",
-            ),
-            Self::ListUnknown(ListFailure::NoSuchApp) => {
-                f.write_str("Fly knows no such app; check FLY_WORKER_APP, or make it with `fly apps create`")
-            }
-            Self::ListUnknown(ListFailure::Billing) | Self::Billing => f.write_str(
-                "Fly refuses until the organisation's payment is in order; see Billing in Fly's dashboard (fly dashboard)",
-            ),
-            Self::ListUnknown(ListFailure::NotYet) => f.write_str("the machines were not listed yet"),
+            Self::QueueUnknown => "Redis cannot be read; nothing is changed until it can".to_owned(),
+            Self::ListUnknown(ListFailure::Unauthorized) => words.list_refused.to_owned(),
+            Self::ListUnknown(ListFailure::NoSuchApp) => words.no_such_app.to_owned(),
+            Self::ListUnknown(ListFailure::Billing) | Self::Billing => words.billing.to_owned(),
+            Self::ListUnknown(ListFailure::NotYet) => "the machines were not listed yet".to_owned(),
             Self::ListUnknown(ListFailure::Failed) => {
-                f.write_str("Fly's list of machines cannot be had; nothing is changed until it can")
+                format!("{name}'s list of machines cannot be had; nothing is changed until it can")
             }
-            Self::Paused => {
-                f.write_str("paused; `tcoder fleet resume` goes on, where FLEET_PAUSED is not set")
+            Self::Paused => "paused; `tcoder fleet resume` goes on, where FLEET_PAUSED is not set".to_owned(),
+            Self::Unauthorized => words.writes_refused.to_owned(),
+            Self::SuddenDrop { missing, of } => format!(
+                "{missing} of {of} machines are suddenly missing from {name}'s list; nothing is changed until it is \
+                 certain"
+            ),
+            Self::LaunchesFailing { failures } => {
+                format!("{failures} launches in a row brought no worker; {}", words.launches_failing)
             }
-            Self::Unauthorized => f.write_str(
-                "Fly refuses to change machines with this token; set FLY_API_TOKEN to one that may deploy",
+            Self::WorkersNotRegistering { failures } => format!(
+                "{failures} launches in a row brought a machine that runs and no worker in this Redis; {}",
+                words.workers_not_registering
             ),
-            Self::SuddenDrop { missing, of } => {
-                write!(
-                    f,
-                    "{missing} of {of} machines are suddenly missing from Fly's list; nothing is changed until it is certain"
-                )
-            }
-            Self::LaunchesFailing { failures } => write!(
-                f,
-                "{failures} launches in a row brought no worker; check FLY_WORKER_IMAGE and `fly logs`"
-            ),
-            Self::WorkersNotRegistering { failures } => write!(
-                f,
-                "{failures} launches in a row brought a machine that runs and no worker in this Redis; compare the \
-                 line \"connected to Redis\" in `fly logs` with the controller's, and set REDIS_URL and \
-                 REDIS_KEY_PREFIX of the app to the same with `fly secrets set`; if that line is missing, the \
-                 worker never reached Redis, and its log says why"
-            ),
-            Self::NoCapacity => f.write_str("no region has room now; add regions to FLY_WORKER_REGIONS"),
-            Self::Quota => f.write_str(
-                "the Fly organisation's quota is reached; ask Fly for more, or lower MAX_MACHINES",
-            ),
+            Self::NoCapacity => format!("no region has room now; {}", words.no_capacity),
+            Self::Quota => words.quota.to_owned(),
             Self::Budget { affordable } => {
-                write!(f, "FLEET_BUDGET_USD_PER_HOUR pays for {affordable} machines and no more")
+                format!("FLEET_BUDGET_USD_PER_HOUR pays for {affordable} machines and no more")
             }
-            Self::BackingOff => f.write_str("Fly asked for fewer calls, or fails; waiting before the next"),
-            Self::Unreachable(n) => write!(f, "the hosts of {n} machines cannot be reached by Fly"),
-            Self::UnknownMachineState(machine, state) => {
-                write!(f, "machine {machine} is in the state {state}, unknown here; it is left alone")
+            Self::BackingOff => {
+                format!("{name} asked for fewer calls, or fails; waiting before the next")
             }
-            Self::Disputed(machine) => {
-                write!(f, "machine {machine} is at rest says Fly, alive says its heartbeat; it is left alone")
+            Self::Unreachable(n) => format!("the hosts of {n} machines cannot be reached by {name}"),
+            Self::UnknownMachineState(machine, phase) => {
+                format!("machine {machine} is in the state {phase}, unknown here; it is left alone")
             }
+            Self::Disputed(machine) => format!(
+                "machine {machine} is at rest says {name}, alive says its heartbeat; it is left alone"
+            ),
         }
     }
 }

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::classify::{MachinePhase, MachineView, units};
+use super::classify::{MachineRole, MachineView, units};
 use super::desired::Desired;
+use super::launch::Slot;
 use super::observation::{ListFailure, ListUnavailable, MachineList, Moment, Observation, QueueView};
 use super::observe::by_machine;
 use super::operation::{Condition, Operation, Plan, PlannedOperation};
-use super::policy::FleetPolicy;
+use super::policy::{ANY_REGION, FleetPolicy};
 use super::repair;
-use super::slot::Slot;
 use super::state::{FleetState, LaunchFailure};
 
 /// What to do now. [`FleetState::observe`] must have taken note of the same observation.
@@ -96,18 +96,16 @@ impl Planner<'_> {
     }
 
     fn note_machines(&mut self) {
-        let unreachable = self.units.iter().filter(|u| u.role == MachinePhase::Unreachable).count();
+        let unreachable = self.units.iter().filter(|u| u.role == MachineRole::Unreachable).count();
         if unreachable > 0 {
             self.conditions.push(Condition::Unreachable(u32::try_from(unreachable).unwrap_or(u32::MAX)));
         }
         for unit in self.units {
-            match (unit.role, &unit.id, &unit.state) {
-                (MachinePhase::Odd, Some(id), Some(state)) => {
-                    self.conditions.push(Condition::UnknownMachineState(id.clone(), state.clone()));
+            match (unit.role, &unit.id, &unit.phase) {
+                (MachineRole::Odd, Some(id), Some(phase)) => {
+                    self.conditions.push(Condition::UnknownMachineState(id.clone(), phase.clone()));
                 }
-                (MachinePhase::Disputed, Some(id), _) => {
-                    self.conditions.push(Condition::Disputed(id.clone()))
-                }
+                (MachineRole::Disputed, Some(id), _) => self.conditions.push(Condition::Disputed(id.clone())),
                 _ => {}
             }
         }
@@ -168,8 +166,11 @@ impl Planner<'_> {
     }
 
     fn starts(&self, most: u32, keepers: bool) -> Vec<PlannedOperation> {
+        if !self.policy.capabilities.can_stop_and_start {
+            return Vec::new();
+        }
         let startable = self.units.iter().filter(|u| {
-            let rests = matches!(u.role, MachinePhase::Rest | MachinePhase::Unstarted);
+            let rests = matches!(u.role, MachineRole::Rest | MachineRole::Unstarted);
             let stays = u.slot.is_some_and(|slot| slot.0 <= self.policy.min);
             rests && !u.drifted && !u.blocked && (stays || !keepers)
         });
@@ -183,7 +184,7 @@ impl Planner<'_> {
         if most == 0 {
             return Vec::new();
         }
-        let any = "any".to_owned();
+        let any = ANY_REGION.to_owned();
         let mut wanted = self.policy.regions.iter().chain(self.policy.any_region.then_some(&any));
         let open = wanted.find(|region| !self.memory.full_regions.contains_key(*region));
         let Some(region) = open.cloned() else {
@@ -205,7 +206,7 @@ impl Planner<'_> {
         let known = self.memory.acted_at.unwrap_or_default().max(self.listed.at);
         let aged = self.now > known + limits.list || self.now > self.listed.at + 10 * limits.list;
         // Somebody left since: that machine may be the one to start.
-        let left = self.units.iter().any(|u| u.role == MachinePhase::Leaving && u.since > self.listed.at);
+        let left = self.units.iter().any(|u| u.role == MachineRole::Leaving && u.since > self.listed.at);
         aged || self.memory.doubt.is_some() || (self.desired.need() > 0 && left)
     }
 
@@ -225,15 +226,14 @@ impl Planner<'_> {
             // What is done about these is done on a look after their deadline only; and a dispute is
             // one list's word against the heartbeat.
             let overdue = u.deadline.is_some_and(|d| d <= self.now && self.listed.at < d)
-                && u.role != MachinePhase::Idle;
+                && u.role != MachineRole::Idle;
             let disputed = u.id.as_ref().and_then(|id| self.memory.machines.get(id)?.disputed_since);
             overdue || disputed.is_some_and(|since| self.listed.at < since)
         });
         let need = self.desired.need() > 0;
         let since_list = self.now.saturating_sub(self.listed.at);
         // Room must come from somewhere: see whether it did.
-        let awaited =
-            self.units.iter().any(|u| matches!(u.role, MachinePhase::Leaving | MachinePhase::Going));
+        let awaited = self.units.iter().any(|u| matches!(u.role, MachineRole::Leaving | MachineRole::Going));
         let blocked = need && actions.is_empty() && awaited && self.may_act();
         // With nothing up, a list is only for what an earlier one may have kept back.
         let billed = self.units.iter().any(|u| u.role.is_billed());

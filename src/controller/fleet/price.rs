@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::flyprovider::{CpuKind, Guest};
-
 /// Millionths of a dollar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MicroDollars(pub u64);
@@ -37,30 +35,9 @@ impl fmt::Display for MicroDollars {
     }
 }
 
-/// Fly's list price of one hour in its cheapest region (captured in 2025): performance-1x with 2 GB at
-/// $0.00001196 a second, shared-1x with 512 MB at $0.00000123, larger ones in proportion. Nothing for
-/// sizes off that line, whose memory has a price of its own.
-pub(super) fn list_price_per_hour(guest: Guest) -> Option<MicroDollars> {
-    let micro_per_1000_hours = match guest.kind() {
-        CpuKind::Performance => 43_056_000,
-        CpuKind::Shared => 4_428_000,
-    };
-    guest.has_usual_memory().then(|| MicroDollars(micro_per_1000_hours * u64::from(guest.cpus()) / 1000))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn larger_machines_cost_in_proportion_and_odd_ones_are_not_guessed() {
-        let price = |size: &str| list_price_per_hour(size.parse().unwrap());
-        assert_eq!(price("performance-1x"), Some(MicroDollars(43_056)));
-        assert_eq!(price("performance-4x"), Some(MicroDollars(172_224)));
-        assert_eq!(price("shared-cpu-1x"), Some(MicroDollars(4_428)));
-        let odd = Guest::default().with_memory(8192).unwrap();
-        assert_eq!(list_price_per_hour(odd), None);
-    }
 
     #[test]
     fn dollars_are_read_and_shown() {

@@ -1,18 +1,19 @@
 //! The steps for machines that went astray or are no longer wanted.
 
-use super::classify::{MachinePhase, MachineView};
+use super::classify::{MachineRole, MachineView};
+use super::machine::{MachineId, Phase};
 use super::observation::Moment;
 use super::observe::ByMachine;
 use super::operation::{Operation, PlannedOperation};
 use super::plan::Planner;
 use super::state::MachineRecord;
-use crate::flyprovider::{MachineId, MachineState};
 
 /// Stops, destroys and retires.
 pub(super) fn actions(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Vec<PlannedOperation> {
     let mut actions: Vec<PlannedOperation> =
         draft.units.iter().filter_map(|unit| remediate(draft, unit)).collect();
-    actions.extend(old_images_at_rest(draft));
+    actions.extend(useless_at_rest(draft));
+    actions.extend(outdated_at_rest(draft));
     actions.extend(excess_at_rest(draft));
     actions.extend(retire_one(draft, workers));
     actions
@@ -26,29 +27,30 @@ fn seen<'a>(draft: &'a Planner<'_>, unit: &MachineView) -> Option<&'a MachineRec
 fn remediate(draft: &Planner<'_>, unit: &MachineView) -> Option<PlannedOperation> {
     let machine = unit.id.clone()?;
     // Not in the list: there is nothing to aim at yet.
-    let state = unit.state.clone()?;
+    let phase = unit.phase.clone()?;
     let overdue = unit.deadline.is_none_or(|d| d <= draft.now && d <= draft.listed.at);
     let (first_stop, what) = match unit.role {
-        MachinePhase::Zombie => (true, "it runs without a worker's sign"),
-        MachinePhase::Leaving => (true, "its worker left and it did not stop"),
-        MachinePhase::Stuck => (state != MachineState::Created, "it has been on its way for too long"),
-        MachinePhase::Unstarted => (false, "it never started"),
-        MachinePhase::Unreachable if !unit.alive => (false, "its host has been out of reach for too long"),
-        MachinePhase::Failed => (false, "it failed"),
-        MachinePhase::Going => (false, "it should be gone by now"),
+        MachineRole::Zombie => (true, "it runs without a worker's sign"),
+        MachineRole::Leaving => (true, "its worker left and it did not stop"),
+        MachineRole::Stuck => (phase != Phase::Created, "it has been on its way for too long"),
+        MachineRole::Unstarted => (false, "it never started"),
+        MachineRole::Unreachable if !unit.alive => (false, "its host has been out of reach for too long"),
+        MachineRole::Failed => (false, "it failed"),
+        MachineRole::Going => (false, "it should be gone by now"),
         _ => return None,
     };
     if !overdue || !repair_is_due(draft, unit) {
         return None;
     }
     let repairs = seen(draft, unit).map_or(0, |s| s.repairs);
-    let act = if first_stop && repairs == 0 {
+    let can_stop = draft.policy.capabilities.can_stop_and_start;
+    let act = if first_stop && can_stop && repairs == 0 {
         Operation::Stop { machine }
     } else {
         Operation::Destroy { machine, force: true }
     };
     let tried = if repairs > 0 { format!(", and {repairs} tries changed nothing") } else { String::new() };
-    Some(PlannedOperation { act, reason: format!("{what} (Fly says {state}){tried}") })
+    Some(PlannedOperation { act, reason: format!("{what} (it is listed as {phase}){tried}") })
 }
 
 fn repair_is_due(draft: &Planner<'_>, unit: &MachineView) -> bool {
@@ -67,18 +69,28 @@ fn destroy(machine: MachineId, reason: &str) -> PlannedOperation {
     PlannedOperation { act: Operation::Destroy { machine, force: false }, reason: reason.to_owned() }
 }
 
+/// At rest with a provider that cannot start it again.
+fn useless_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
+    if draft.policy.capabilities.can_stop_and_start {
+        return Vec::new();
+    }
+    let rest = draft.units.iter().filter(|u| u.role == MachineRole::Rest && repair_is_due(draft, u));
+    let reason = "its process has ended, and its provider cannot start it again";
+    rest.filter_map(|u| Some(destroy(u.id.clone()?, reason))).collect()
+}
+
 /// At rest and not to be started: nothing is lost with it.
-fn old_images_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
+fn outdated_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     let old =
-        draft.units.iter().filter(|u| u.role == MachinePhase::Rest && u.drifted && repair_is_due(draft, u));
-    let reason = "it was made for another FLY_WORKER_IMAGE, FLY_WORKER_DISK_GB or MIN_MACHINES";
+        draft.units.iter().filter(|u| u.role == MachineRole::Rest && u.drifted && repair_is_due(draft, u));
+    let reason = "it was made for another image, disk size or MIN_MACHINES";
     old.filter_map(|u| Some(destroy(u.id.clone()?, reason))).collect()
 }
 
 /// More machines than MAX_MACHINES, which was lowered: those at rest go, the last slots first.
 fn excess_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     let over = draft.desired.existing.saturating_sub(draft.policy.max) as usize;
-    let rest = draft.units.iter().rev().filter(|u| u.role == MachinePhase::Rest && repair_is_due(draft, u));
+    let rest = draft.units.iter().rev().filter(|u| u.role == MachineRole::Rest && repair_is_due(draft, u));
     rest.filter_map(|u| Some(destroy(u.id.clone()?, "there are more machines than MAX_MACHINES")))
         .take(over)
         .collect()
@@ -88,7 +100,7 @@ fn excess_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
 pub(super) fn make_room(draft: &Planner<'_>, wanted: usize, keepers: bool) -> Vec<PlannedOperation> {
     let passing = |u: &MachineView| keepers && u.slot.is_none_or(|slot| slot.0 > draft.policy.min);
     let useless =
-        draft.units.iter().filter(|u| u.role == MachinePhase::Rest && (u.drifted || u.blocked || passing(u)));
+        draft.units.iter().filter(|u| u.role == MachineRole::Rest && (u.drifted || u.blocked || passing(u)));
     let due = useless.filter(|u| repair_is_due(draft, u)).take(wanted);
     due.filter_map(|u| Some(destroy(u.id.clone()?, "it cannot serve, and its place is needed"))).collect()
 }
@@ -99,11 +111,11 @@ fn retire_one(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Option<PlannedOpe
     let limits = &draft.policy.deadlines;
     if draft.desired.waiting > 0
         || draft.memory.scaled_in_at.is_some_and(|at| draft.now < at + limits.scale_in)
-        || draft.units.iter().any(|u| u.drifted && u.role == MachinePhase::Leaving)
+        || draft.units.iter().any(|u| u.drifted && u.role == MachineRole::Leaving)
     {
         return None;
     }
-    let idle = || draft.units.iter().rev().filter(|u| u.role == MachinePhase::Idle && u.state.is_some());
+    let idle = || draft.units.iter().rev().filter(|u| u.role == MachineRole::Idle && u.phase.is_some());
     let desired = draft.desired;
     let spare = desired.busy + desired.idle + desired.booting > desired.machines;
     let overdue = || idle().find(|u| spare && u.deadline.is_some_and(|d| d <= draft.now));
@@ -113,8 +125,7 @@ fn retire_one(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Option<PlannedOpe
         .map(|u| (u, "its worker should have left by itself when idle and did not"))
         .or_else(|| surplus().map(|u| (u, "there are more machines than MAX_MACHINES")))
         .or_else(|| {
-            let reason =
-                "it is idle and was made for another FLY_WORKER_IMAGE, FLY_WORKER_DISK_GB or MIN_MACHINES";
+            let reason = "it is idle and was made for another image, disk size or MIN_MACHINES";
             old().map(|u| (u, reason))
         })?;
     let machine = unit.id.clone()?;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::launch::Slot;
+use super::machine::{MachineId, Phase};
 use super::observation::Moment;
 use super::operation::{Operation, Outcome, PlannedOperation};
 use super::policy::{Deadlines, FleetPolicy};
-use super::slot::Slot;
-use crate::flyprovider::{MachineId, MachineState};
+use crate::job::Millis;
 
 /// What a reconciler remembers. As JSON it can be left for one that follows, if both count their moments
 /// from the same beginning.
@@ -34,7 +35,7 @@ pub struct FleetState {
     pub(super) confirm_at: Option<Moment>,
     pub(super) full_regions: BTreeMap<String, Moment>,
     pub(super) quota_until: Option<Moment>,
-    /// Fly refused for want of payment: no launch before then.
+    /// Refused for want of payment: no launch before then.
     pub(super) billing_until: Option<Moment>,
     pub(super) refused_until: Option<Moment>,
     pub(super) backoff_until: Option<Moment>,
@@ -51,7 +52,7 @@ pub struct FleetState {
 /// Why a launch brought no worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum LaunchFailure {
-    /// Fly refused the machine or could not run it, or its process ended with an error.
+    /// The provider refused the machine or could not run it, or its process ended with an error.
     Failed,
     /// The machine ran as it should, and no worker registered.
     Silent,
@@ -64,7 +65,7 @@ pub(super) struct PendingCreate {
     pub sent_at: Moment,
     /// When it was answered, or given up.
     pub at: Moment,
-    /// Where Fly said which it is.
+    /// Where the provider said which it is.
     pub machine: Option<MachineId>,
     /// The create made it, or may have; else a machine of that name was there already.
     pub created: bool,
@@ -96,9 +97,9 @@ pub(super) struct PendingOperation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MachineRecord {
     pub slot: Option<Slot>,
-    pub state: MachineState,
+    pub phase: Phase,
     pub instance: Option<String>,
-    pub state_since: Moment,
+    pub phase_since: Moment,
     pub sent: Option<PendingOperation>,
     /// A worker was seen since its last start.
     pub had_worker: bool,
@@ -106,14 +107,14 @@ pub(super) struct MachineRecord {
     pub launch_unconfirmed: Option<Moment>,
     /// Since when it is `started`.
     pub started_at: Option<Moment>,
-    /// When its process last exited in an earlier life, milliseconds by Fly's clock.
-    pub last_exit: Option<i64>,
+    /// When its process last exited in an earlier life, by the provider's clock.
+    pub last_exit: Option<Millis>,
     /// Without a live worker.
     pub no_heartbeat_since: Moment,
     /// With a live worker that holds nothing.
     pub idle_since: Option<Moment>,
     pub retired_since: Option<Moment>,
-    /// Alive by its heartbeat, at rest by Fly.
+    /// Alive by its heartbeat, at rest by the list.
     pub disputed_since: Option<Moment>,
     pub unreachable_since: Option<Moment>,
     /// Tries to set it right, and when the last was.
@@ -124,12 +125,12 @@ pub(super) struct MachineRecord {
 }
 
 impl MachineRecord {
-    pub(super) fn new(slot: Option<Slot>, state: MachineState, now: Moment) -> Self {
+    pub(super) fn new(slot: Option<Slot>, phase: Phase, now: Moment) -> Self {
         Self {
             slot,
-            state,
+            phase,
             instance: None,
-            state_since: now,
+            phase_since: now,
             sent: None,
             had_worker: false,
             launch_unconfirmed: None,
@@ -244,8 +245,8 @@ impl FleetState {
                 let created = matches!(outcome, Outcome::Done(_));
                 if let Some(id) = machine {
                     let seen = self.machines.entry(id.clone());
-                    let seen = seen
-                        .or_insert_with(|| MachineRecord::new(Some(slot), MachineState::Creating, sent_at));
+                    let seen =
+                        seen.or_insert_with(|| MachineRecord::new(Some(slot), Phase::Creating, sent_at));
                     if created {
                         seen.launched(sent_at, sent_at);
                     }
@@ -351,7 +352,7 @@ impl FleetState {
     /// Launches of which it is not known yet whether they bring a worker.
     pub(super) fn launch_unconfirmed(&self) -> u32 {
         let open = |seen: &&MachineRecord| {
-            seen.launch_unconfirmed.is_some() && !matches!(seen.state, MachineState::Unknown(_))
+            seen.launch_unconfirmed.is_some() && !matches!(seen.phase, Phase::Unknown(_))
         };
         u32::try_from(self.machines.values().filter(open).count()).unwrap_or(u32::MAX)
     }

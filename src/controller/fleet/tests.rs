@@ -1,17 +1,17 @@
 //! The plan, tried: small cases exhaustively, large ones at random, each fault by name, whole lives.
 
 mod faults;
+mod neutral;
 mod rules;
 mod simulated;
 
 use std::time::Duration;
 
-use super::slot::listed_config;
 use super::{
-    FleetPolicy, FleetState, ListUnavailable, MachineList, Moment, Observation, Operation, Outcome, Plan,
-    PlannedOperation, QueueView, Slot, WorkerView, plan,
+    FleetPolicy, FleetState, Launch, ListUnavailable, Machine, MachineId, MachineList, MicroDollars, Moment,
+    Observation, Operation, Outcome, Phase, Plan, PlannedOperation, ProviderWords, QueueView, Slot,
+    WorkerView, plan,
 };
-use crate::flyprovider::{HostStatus, Machine, MachineId, MachineState};
 use crate::job::WorkerId;
 
 fn s(seconds: u64) -> Moment {
@@ -19,23 +19,44 @@ fn s(seconds: u64) -> Moment {
 }
 
 fn policy() -> FleetPolicy {
-    FleetPolicy { max: 3, ..FleetPolicy::new("app", "image:1") }
+    FleetPolicy { max: 3, price: Some(MicroDollars(86_112)), ..FleetPolicy::new("app", "image:1") }
 }
 
-fn machine(slot: u32, state: MachineState) -> Machine {
+/// How a machine was made that fits every slot.
+fn launch(image: &str) -> Launch {
+    Launch { image: image.to_owned(), disk: None, stays: true }
+}
+
+fn machine(slot: u32, phase: Phase) -> Machine {
     Machine {
         id: MachineId(format!("m{slot}")),
         name: Slot(slot).name("app"),
-        state,
+        phase,
         region: "iad".into(),
-        instance_id: None,
-        host_status: HostStatus::Ok,
-        config: Some(listed_config("image:1")),
+        instance: None,
+        labelled: true,
+        launch: Some(launch("image:1")),
+        host_reachable: true,
         created_at: String::new(),
-        updated_at: String::new(),
-        events: Vec::new(),
+        last_start: None,
+        last_exit: None,
+        ran_seconds: 0.0,
+        running_since: None,
     }
 }
+
+/// Each sentence is the name of its field.
+const WORDS: ProviderWords = ProviderWords {
+    name: "the cloud",
+    list_refused: "list_refused",
+    writes_refused: "writes_refused",
+    no_such_app: "no_such_app",
+    billing: "billing",
+    quota: "quota",
+    no_capacity: "no_capacity",
+    launches_failing: "launches_failing",
+    workers_not_registering: "workers_not_registering",
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Life {
@@ -69,7 +90,7 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(machines: &[(u32, MachineState, Life)], pending: u64) -> Self {
+    fn new(machines: &[(u32, Phase, Life)], pending: u64) -> Self {
         let mut desk = Self {
             policy: policy(),
             memory: FleetState::new(),
@@ -81,7 +102,7 @@ impl Desk {
     }
 
     /// A new look: a list of now, and the queue.
-    fn see(&mut self, machines: &[(u32, MachineState, Life)], pending: u64) {
+    fn see(&mut self, machines: &[(u32, Phase, Life)], pending: u64) {
         let list = machines.iter().map(|(slot, state, _)| machine(*slot, state.clone())).collect();
         self.seen.machines = Ok(MachineList { at: self.now, machines: list });
         let workers = machines.iter().filter_map(|(slot, _, life)| worker(*slot, *life)).collect();
@@ -118,6 +139,6 @@ impl Desk {
     }
 
     fn says(&mut self, words: &str) -> bool {
-        self.plan().conditions.iter().any(|c| c.to_string().contains(words))
+        self.plan().conditions.iter().any(|c| c.message(&WORDS).contains(words))
     }
 }

@@ -10,9 +10,8 @@
 //! |---|---|
 //! | `event_loop` | the loop: when to look, who acts, waking |
 //! | `one_shot` | as many steps as there is room for, with few round trips |
-//! | `apply` | carries a step out, at Fly or at Redis |
+//! | `apply` | what a step needs beside its request to the provider |
 //! | `observe` | Redis's view -> what the plan is made from (pure) |
-//! | `outcome` | Fly's answers -> what they mean to the plan (pure) |
 //! | `status` | what is said of the fleet (pure) |
 //! | [`admin`] | `/livez`, `/readyz`, `/metrics` of a process that runs nothing else |
 
@@ -23,7 +22,6 @@ mod apply;
 mod event_loop;
 mod observe;
 mod one_shot;
-mod outcome;
 mod status;
 
 use std::collections::BTreeMap;
@@ -50,8 +48,8 @@ const HANDED_ON: [&str; 12] = [
     "OTEL_BSP_SCHEDULE_DELAY",
 ];
 
-/// What of this process's environment machines get too. Secrets are the app's own business:
-/// `fly secrets set`.
+/// What of this process's environment machines get too. Secrets are not among them: the provider
+/// hands them out.
 #[must_use]
 pub fn forwarded_env(env: &Env<'_>) -> BTreeMap<String, String> {
     HANDED_ON.iter().filter_map(|name| Some(((*name).to_owned(), env.text(name)?))).collect()

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::controller::fleet::{Moment, QueueView, WorkerView};
-use crate::flyprovider::MachineId;
+use crate::controller::fleet::{MachineId, Moment, QueueView, WorkerView};
 use crate::job::{Millis, WorkerId};
 use crate::queue::{FleetView, PoolWorker};
 

@@ -1,5 +1,5 @@
 //! A visit to the fleet: by somebody whom an event calls, who takes the next steps and leaves. Each round
-//! trip counts, so one brings what was done, the view, the right to act and a request to Fly together, and
+//! trip counts, so one brings what was done, the view, the right to act and a permit for a request together, and
 //! what has to be remembered until the next visit is left in Redis, before the step it is about.
 
 use std::collections::BTreeMap;
@@ -8,13 +8,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::outcome::{list_failure_of, outcome_of};
 use super::{apply, observe, status};
 use crate::controller::fleet::{
-    FleetPolicy, FleetState, ListUnavailable, MachineList, Moment, Observation, Operation, Outcome, Plan,
-    PlannedOperation, plan,
+    FleetPolicy, FleetState, ListUnavailable, Machine, MachineId, MachineList, MachineProvider, Moment,
+    Observation, Operation, Outcome, Plan, PlannedOperation, ProviderError, ProviderFailure, carry_out, plan,
 };
-use crate::flyprovider::{Fly, FlyError, ListFilter, Machine, MachineId};
 use crate::job::{JobId, WorkerId};
 use crate::queue::{
     Checkpoint, FencingToken, FleetView, LockRequest, LockState, Permit, Queue, QueueError, RequestClass,
@@ -25,7 +23,7 @@ use crate::time::{Instant, sleep};
 /// How long the right to act is held after the first look: for a list, and the next turn. It is not given
 /// back, which would be one more round trip, but ends soon.
 const HOLD: Duration = Duration::from_secs(10);
-/// And after every other look: for one request to Fly.
+/// And after every other look: for one request to the provider.
 const HOLD_ON: Duration = Duration::from_secs(4);
 /// Looks at a right that another visit holds, while jobs wait: it ends in a moment, and may not see to them.
 const TRIES: u32 = 4;
@@ -35,7 +33,7 @@ const A_MOMENT: Duration = Duration::from_millis(20);
 const AFTER_YOU: Duration = Duration::from_secs(2);
 /// And with nothing to do: twice the time in which it shows that it lives, and some.
 const GONE: Duration = Duration::from_secs(1260);
-/// How long a place in the line for Fly is kept.
+/// How long a place in the line for requests is kept.
 const BUDGET: Duration = Duration::from_secs(20);
 /// Leases looked at where a machine is busy that should not be.
 const LEASES: u32 = 100;
@@ -43,27 +41,27 @@ const LEASES: u32 = 100;
 const MEMORY_MAX: usize = 1 << 20;
 
 /// Whoever visits.
-pub struct OneShotReconciler {
+pub struct OneShotReconciler<P> {
     /// The queue.
     pub queue: Queue,
-    /// Fly.
-    pub fly: Fly,
+    /// Who runs the machines.
+    pub provider: P,
     /// What is wanted.
     pub policy: FleetPolicy,
     /// What machines find in their environment beside what the fleet gives them. No secrets.
     pub environment: BTreeMap<String, String>,
     /// The name of its family: of all that visit in its place.
     pub group: String,
-    /// How often Fly is asked, by all together.
+    /// How often the provider is asked, by all together.
     pub rate: RequestRate,
 }
 
 /// How much a visit may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvocationBudget {
-    /// Requests to Fly.
-    pub fly: u32,
-    /// Round trips in all, to Redis and to Fly.
+    /// Requests to the provider.
+    pub requests: u32,
+    /// Round trips in all, to Redis and to the provider.
     pub trips: u32,
     /// How long it may take until its last step begins.
     pub time: Duration,
@@ -97,15 +95,15 @@ impl Left {
 }
 
 /// A visit under way.
-struct Invocation<'a> {
-    visitor: &'a OneShotReconciler,
+struct Invocation<'a, P> {
+    visitor: &'a OneShotReconciler<P>,
     name: String,
     room: InvocationBudget,
     began: Instant,
     fence: FencingToken,
     view: FleetView,
     looked: Instant,
-    /// When Fly may be asked.
+    /// When the provider may be asked.
     slot: Permit,
     /// The machine whose workers were said to be welcome with the last look.
     welcome: Option<MachineId>,
@@ -113,16 +111,16 @@ struct Invocation<'a> {
     made: BTreeMap<MachineId, Machine>,
     left: Left,
     trips: u32,
-    asked_fly: u32,
+    requests: u32,
 }
 
-/// What the plan wants of Fly next.
+/// What the plan wants next.
 enum Next {
     List,
     Operation(PlannedOperation),
 }
 
-impl OneShotReconciler {
+impl<P: MachineProvider> OneShotReconciler<P> {
     const fn ask<'a>(&self, holder: &'a str, fresh: bool, priority: RequestClass) -> LockRequest<'a> {
         let rate = self.rate;
         LockRequest { holder, time: HOLD, fresh, insist: false, rate, priority, budget: BUDGET, starts: None }
@@ -169,7 +167,7 @@ impl OneShotReconciler {
             made: BTreeMap::new(),
             left: Left::read(memory.as_deref()),
             trips,
-            asked_fly: 0,
+            requests: 0,
         };
         let end = run.run().await?;
         Ok((outcomes, end, run.trips))
@@ -190,7 +188,7 @@ fn again<'a>(look: &Snapshot, ask: &LockRequest<'a>, looks: u32) -> Option<(Dura
     }
 }
 
-impl Invocation<'_> {
+impl<P: MachineProvider> Invocation<'_, P> {
     /// Redis's time.
     fn now(&self) -> Moment {
         Duration::from_millis(u64::try_from(self.view.now.0).unwrap_or(0)) + self.looked.elapsed()
@@ -198,7 +196,11 @@ impl Invocation<'_> {
 
     fn policy(&self) -> FleetPolicy {
         let wanted = &self.visitor.policy;
-        FleetPolicy { paused: wanted.paused || self.view.paused.is_some(), ..wanted.clone() }
+        FleetPolicy {
+            paused: wanted.paused || self.view.paused.is_some(),
+            capabilities: self.visitor.provider.capabilities(),
+            ..wanted.clone()
+        }
     }
 
     async fn run(&mut self) -> Result<InvocationOutcome, QueueError> {
@@ -227,7 +229,7 @@ impl Invocation<'_> {
                 return Ok(InvocationOutcome::Settled);
             };
             // A look and the step after it.
-            let full = self.asked_fly >= self.room.fly || self.trips + 2 > self.room.trips;
+            let full = self.requests >= self.room.requests || self.trips + 2 > self.room.trips;
             if full || self.began.elapsed() >= self.room.time {
                 // What stands there already says as much, but for what was made since.
                 if !told {
@@ -235,9 +237,9 @@ impl Invocation<'_> {
                 }
                 return Ok(InvocationOutcome::OutOfBudget);
             }
-            let asks_fly =
+            let costs_request =
                 !matches!(&next, Next::Operation(PlannedOperation { act: Operation::Retire { .. }, .. }));
-            if let (Permit::Wait(wait), true) = (self.slot, asks_fly) {
+            if let (Permit::Wait(wait), true) = (self.slot, costs_request) {
                 if self.began.elapsed() + wait > self.room.time {
                     self.leave(&policy, &plan).await?;
                     return Ok(InvocationOutcome::OutOfBudget);
@@ -282,7 +284,8 @@ impl Invocation<'_> {
         let wish =
             policy.paused.then(|| crate::controller::fleet::plan(&self.seen, &free, &self.left.memory, now));
         let seen = status::Seen { view: &self.view, fleet: &self.seen, made: &self.made };
-        let status = status::status(&self.fence, &seen, policy, plan, wish.as_ref().unwrap_or(plan));
+        let status =
+            status::status(&self.fence, &seen, policy, P::words(), plan, wish.as_ref().unwrap_or(plan));
         let mut memory = self.left.memory.clone();
         if let Some(action) = intent {
             // Should nobody hear how it ended: a list will show.
@@ -331,14 +334,14 @@ impl Invocation<'_> {
     /// The request was made: the next one has to wait for its turn.
     fn spend(&mut self) {
         self.trips += 1;
-        self.asked_fly += 1;
+        self.requests += 1;
         self.slot = Permit::Wait(self.visitor.rate.interval);
     }
 
     async fn list(&mut self) {
         let at = self.now();
         self.spend();
-        self.seen.machines = match self.visitor.fly.list(&ListFilter::default()).await {
+        self.seen.machines = match self.visitor.provider.list().await {
             Ok(machines) => {
                 tracing::debug!(machines = machines.len(), "listed");
                 self.made.clear();
@@ -347,7 +350,7 @@ impl Invocation<'_> {
             Err(error) => {
                 tracing::warn!(%error, "could not list the machines");
                 self.heed(&error).await;
-                Err(ListUnavailable { why: list_failure_of(&error), at: self.now() })
+                Err(ListUnavailable { why: error.list_failure(), at: self.now() })
             }
         };
     }
@@ -359,11 +362,11 @@ impl Invocation<'_> {
             Operation::Stop { machine } | Operation::Destroy { machine, .. } => {
                 let workers = apply::workers_of(&self.seen, machine);
                 match self.retire(machine, &workers).await? {
-                    Outcome::Done(_) => self.ask_fly(&action.act, policy).await?,
+                    Outcome::Done(_) => self.ask(&action.act, policy).await?,
                     refused => refused,
                 }
             }
-            act => self.ask_fly(act, policy).await?,
+            act => self.ask(act, policy).await?,
         };
         let (kind, reason) = (action.act.kind(), &action.reason);
         let machine = match (&action.act, &outcome) {
@@ -373,13 +376,7 @@ impl Invocation<'_> {
         if matches!(outcome, Outcome::Done(_)) {
             tracing::info!(action = kind, machine, reason, "done");
         } else {
-            tracing::warn!(
-                action = kind,
-                machine,
-                outcome = super::outcome::word(&outcome),
-                reason,
-                "not done"
-            );
+            tracing::warn!(action = kind, machine, outcome = outcome.word(), reason, "not done");
         }
         let now = self.now();
         self.left.memory.record(action, &outcome, policy, sent_at, now);
@@ -391,7 +388,7 @@ impl Invocation<'_> {
         apply::retire(&self.visitor.queue, &self.fence, machine, workers).await
     }
 
-    async fn ask_fly(&mut self, act: &Operation, policy: &FleetPolicy) -> Result<Outcome, QueueError> {
+    async fn ask(&mut self, act: &Operation, policy: &FleetPolicy) -> Result<Outcome, QueueError> {
         if let Operation::Start { machine } = act
             && self.welcome.as_ref() != Some(machine)
         {
@@ -399,7 +396,7 @@ impl Invocation<'_> {
             self.trips += 1;
             self.visitor.queue.readmit_machine(&machine.0).await?;
         }
-        let answer = apply::ask(&self.visitor.fly, act, policy, &self.visitor.environment).await;
+        let answer = carry_out(&self.visitor.provider, act, policy, &self.visitor.environment).await;
         self.spend();
         Ok(match answer {
             Ok(made) => {
@@ -410,17 +407,17 @@ impl Invocation<'_> {
             Err(error) => {
                 tracing::warn!(action = act.kind(), %error, "operation on a machine failed");
                 self.heed(&error).await;
-                outcome_of(&error)
+                error.outcome()
             }
         })
     }
 
-    /// Fly said that there are too many requests: everybody waits.
-    async fn heed(&mut self, error: &FlyError) {
-        let FlyError::RateLimited { retry_after } = error else { return };
+    /// The provider said that there are too many requests: everybody waits.
+    async fn heed(&mut self, error: &ProviderError) {
+        let ProviderFailure::RateLimited { retry_after } = &error.failure else { return };
         self.trips += 1;
-        if let Err(error) = self.visitor.queue.report_throttled_at(self.visitor.rate, *retry_after).await {
-            tracing::warn!(%error, "could not record that Fly throttled a request; other processes are not slowed down");
+        if let Err(error) = self.visitor.queue.report_throttled(self.visitor.rate, *retry_after).await {
+            tracing::warn!(%error, "could not record that the provider throttled a request; other processes are not slowed down");
         }
     }
 }

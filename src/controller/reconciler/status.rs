@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-
 use crate::controller::fleet::{
-    FleetPolicy, MachineDisk, MachineView, Observation, Operation, Plan, PlannedOperation,
+    FleetPolicy, Machine, MachineId, MachineView, Observation, Operation, Phase, Plan, PlannedOperation,
+    ProviderWords,
 };
-use crate::flyprovider::{Machine, MachineEvent, MachineId, MachineState};
-use crate::job::Millis;
 use crate::queue::{
     FencingToken, FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, FleetView,
 };
@@ -35,6 +32,7 @@ pub fn status(
     fence: &FencingToken,
     seen: &Seen<'_>,
     policy: &FleetPolicy,
+    words: &ProviderWords,
     plan: &Plan,
     wish: &Plan,
 ) -> FleetStatus {
@@ -70,17 +68,17 @@ pub fn status(
         conditions: plan
             .conditions
             .iter()
-            .map(|c| FleetCondition { reason: c.reason().to_owned(), message: c.to_string() })
+            .map(|c| FleetCondition { reason: c.reason().to_owned(), message: c.message(words) })
             .collect(),
         plan: steps(wish, &name_of),
         machine_usd_per_hour: policy.price.map(|price| price.dollars()),
-        max_input_bytes: policy.disk.map(MachineDisk::max_input),
+        max_input_bytes: policy.disk.map(|disk| disk.max_input),
     }
 }
 
 fn steps(wish: &Plan, name_of: &impl Fn(&MachineId) -> String) -> Vec<FleetStep> {
     if wish.next_look == Some(std::time::Duration::ZERO) {
-        let reason = "what Fly said last is too old to act on, or leaves something open".to_owned();
+        let reason = "the last list of machines is too old to act on, or leaves something open".to_owned();
         return vec![FleetStep { action: "list".to_owned(), machine: "all".to_owned(), reason }];
     }
     let step = |action: &PlannedOperation| FleetStep {
@@ -101,16 +99,11 @@ fn machine(
     policy: &FleetPolicy,
 ) -> FleetMachine {
     let id = unit.id.as_ref();
-    let (ran, since) = listed.map(|m| run_times(&m.events)).unwrap_or_default();
-    // One that was made a moment ago has shown no event yet.
-    let made =
-        listed.and_then(|m| m.created_at.parse().ok()).map(|at: Timestamp| Millis(at.as_millisecond()));
-    let since = since.or(made.filter(|_| ran == 0.0));
     let runs = unit.role.is_capacity()
-        || listed.is_some_and(|m| matches!(m.state, MachineState::Started | MachineState::Stopping));
+        || listed.is_some_and(|m| matches!(m.phase, Phase::Started | Phase::Stopping));
     // Of one that no list has shown yet, its worker tells more than the answer that it was made.
-    let shows = if unit.alive { Some(&MachineState::Started) } else { listed.map(|m| &m.state) };
-    let state = unit.state.as_ref().or(shows);
+    let shows = if unit.alive { Some(&Phase::Started) } else { listed.map(|m| &m.phase) };
+    let phase = unit.phase.as_ref().or(shows);
     let held = view.workers.iter().filter(|w| id.is_some_and(|id| machine_of(w) == *id));
     FleetMachine {
         name: match (listed, unit.slot) {
@@ -120,65 +113,11 @@ fn machine(
         },
         id: id.map(ToString::to_string),
         region: listed.map(|m| m.region.clone()),
-        state: state.map(|state| state.name().to_owned()),
+        state: phase.map(|phase| phase.name().to_owned()),
         role: unit.role.name().to_owned(),
         job_id: held.filter_map(|w| w.lease).map(|(job, _)| job).next(),
         created_at: listed.map(|m| m.created_at.clone()).filter(|at| !at.is_empty()),
-        ran_seconds: ran,
-        running_since: since.filter(|_| runs),
-    }
-}
-
-/// How long it ran in all before its present run, seconds, and since when it runs. A machine's run
-/// begins with an event of the status `started` and ends with the next of another kind of rest.
-fn run_times(events: &[MachineEvent]) -> (f64, Option<Millis>) {
-    let mut events: Vec<(i64, &str)> = events.iter().map(|e| (e.timestamp, e.status.as_str())).collect();
-    events.sort_by_key(|(at, _)| *at);
-    let (mut ran, mut since) = (0, None);
-    for (at, status) in events {
-        match (status, since) {
-            ("started", None) => since = Some(at),
-            ("stopped" | "suspended" | "failed" | "destroyed", Some(began)) => {
-                ran += at - began;
-                since = None;
-            }
-            _ => {}
-        }
-    }
-    #[expect(clippy::cast_precision_loss, reason = "milliseconds of a life fit")]
-    let seconds = ran as f64 / 1000.0;
-    (seconds, since.map(Millis))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn events(list: &[(i64, &str)]) -> Vec<MachineEvent> {
-        let event = |(at, status): &(i64, &str)| MachineEvent {
-            kind: "x".into(),
-            status: (*status).into(),
-            timestamp: *at,
-            ..MachineEvent::default()
-        };
-        list.iter().map(event).collect()
-    }
-
-    #[test]
-    fn run_times_add_up_whatever_the_order_and_whatever_is_missing() {
-        let life =
-            [(0, "created"), (100, "starting"), (400, "started"), (1400, "stopped"), (5000, "started")];
-        let mut newest_first = life;
-        newest_first.reverse();
-        for list in [life, newest_first] {
-            assert_eq!(run_times(&events(&list)), (1.0, Some(Millis(5000))));
-        }
-        assert_eq!(run_times(&[]), (0.0, None));
-        // Events do not go back to the beginning of everything.
-        assert_eq!(
-            run_times(&events(&[(900, "stopped"), (1000, "started"), (3500, "stopped")])),
-            (2.5, None)
-        );
-        assert_eq!(run_times(&events(&[(1, "started"), (2, "started")])), (0.0, Some(Millis(1))));
+        ran_seconds: listed.map(|m| m.ran_seconds).unwrap_or_default(),
+        running_since: listed.and_then(|m| m.running_since).filter(|_| runs),
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::config::{ConfigError, Env};
 use crate::controller::fleet::FleetPolicy;
 use crate::crd::WorkerPoolSpec;
+use crate::flyprovider;
 
 /// The pool's fields and the variables they stand for: what a pool says goes before the environment.
 fn said(pool: &WorkerPoolSpec) -> BTreeMap<&'static str, String> {
@@ -57,7 +58,7 @@ const FIELDS: [(&str, &str); 12] = [
 pub fn policy(pool: Option<&WorkerPoolSpec>, env: &Env<'_>) -> Result<FleetPolicy, String> {
     let said = pool.map(said).unwrap_or_default();
     let both = Env::of(|name| said.get(name).cloned().or_else(|| env.text(name)));
-    FleetPolicy::read(&both).map_err(|error| in_fields(&error, pool.is_some()))
+    flyprovider::policy::read(&both).map_err(|error| in_fields(&error, pool.is_some()))
 }
 
 fn in_fields(error: &ConfigError, pool: bool) -> String {
@@ -104,9 +105,9 @@ mod tests {
         assert_eq!((policy.min, policy.max, policy.jobs_per_machine.get()), (1, 7, 2));
         assert_eq!(policy.idle_timeout.as_secs(), 60);
         assert_eq!((policy.regions.as_slice(), policy.any_region), (["iad".to_owned()].as_slice(), false));
-        assert_eq!((policy.guest.cpus(), policy.image.as_str()), (4, "registry.fly.io/clips:1"));
+        assert_eq!((policy.size.cpus, policy.image.as_str()), (4, "registry.fly.io/clips:1"));
         assert!(policy.paused && policy.budget.is_some());
-        assert_eq!(policy.disk.unwrap().size_gb(), 40);
+        assert_eq!(policy.disk.unwrap().size_gb, 40);
         let other = pool(serde_json::json!({"regions": ["fra", "ams"], "image": "registry.fly.io/clips:2"}));
         let policy = super::policy(Some(&other), &Env::of(env)).unwrap();
         assert_eq!(policy.regions, ["fra", "ams"]);

@@ -10,10 +10,45 @@ use serde_json::json;
 use super::faults::Action;
 use super::http::{Common, Params, call};
 use super::world::{Entry, Reply, World, no_machine, ok, refuse};
-use crate::flyprovider::{MachineId, MachineState, WaitState};
+use crate::flyprovider::{MachineId, MachineState};
 
 /// Fly waits no longer in one request, in seconds.
 const MOST: u64 = 60;
+
+/// A state that can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WaitState {
+    /// Running.
+    Started,
+    /// At rest.
+    Stopped,
+    /// At rest, with its memory kept.
+    Suspended,
+    /// Gone.
+    Destroyed,
+    /// Could not be kept running.
+    Failed,
+    /// Any state that does not pass by itself.
+    Settled,
+}
+
+impl WaitState {
+    /// All of them.
+    const ALL: [Self; 6] =
+        [Self::Started, Self::Stopped, Self::Suspended, Self::Destroyed, Self::Failed, Self::Settled];
+
+    /// Its name in the API.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Stopped => "stopped",
+            Self::Suspended => "suspended",
+            Self::Destroyed => "destroyed",
+            Self::Failed => "failed",
+            Self::Settled => "settled",
+        }
+    }
+}
 
 /// What is waited for.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
--- A visitor's turn: the right to act, and with it a request to Fly; who has not the one gets not the other.
+-- A visitor's turn: the right to act, and with it a request to the provider; who has not the one gets not the other.
 -- ARGV: holder ms fresh insist interval age class budget, and a machine that is about to be started, if any:
 -- workers that come up on it are welcome again. Returns what fleet_lock.lua says and, where that is MINE,
 -- what rate_limit.lua says.

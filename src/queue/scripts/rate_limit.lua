@@ -1,15 +1,15 @@
--- The right to ask Fly, one request an interval over every process. All times in microseconds, by this
+-- The right to ask the provider, one request an interval over every process. All times in microseconds, by this
 -- server's clock.
 -- ARGV: interval, age, then
 --   slot class budget: a caller of this class (0 goes first) asks, and would wait `budget` at most.
 --     Returns GO now | WAIT for-how-long now.
---   penalty wait jitter: Fly said "too many"; wait is what it asked for or -1, jitter 0..1000 places us
+--   penalty wait jitter: the provider said "too many"; wait is what it asked for or -1, jitter 0..1000 places us
 --     in the upper half of our own back-off. Returns OK next now.
 --
 -- `next` is when the next request may go. A class that was told to wait is in line from `since<class>`
 -- until `until<class>`, which lapses when its caller does not come back. Who goes first is told by
 -- since + class * age: a class waits at most that much longer than one before it, so none starves.
-local key = P .. 'fly:limit'
+local key = P .. 'provider:limit'
 local interval, age, verb = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])

@@ -1,9 +1,9 @@
-//! A world in virtual time: Fly, a queue, workers and one or two reconcilers, all from one seed.
+//! A world in virtual time: a provider, a queue, workers and one or two reconcilers, all from one seed.
 //!
 //! What lives here: a model to try the plan on, for tests and figures; nothing of it runs in
-//! production. The real parts are tried where they live.
+//! production. The provider is asked over the same trait as a real one. The real parts are tried where they live.
 
-mod fly;
+mod provider;
 mod reconciler;
 mod scenario;
 mod world;
@@ -12,8 +12,10 @@ use std::fmt;
 
 pub use scenario::{Faults, Scenario};
 
-use super::{FleetPolicy, FleetState, MachineList, Moment, Observation, QueueView, Slot, WorkerView};
-use crate::flyprovider::{Machine, MachineId, MachineState};
+use super::{
+    ANY_REGION, FleetPolicy, FleetState, Launch, Machine, MachineId, MachineList, Moment, Observation, Phase,
+    QueueView, Slot, WorkerView,
+};
 use crate::job::WorkerId;
 use reconciler::{Limiter, Lock, Reconciler};
 use world::World;
@@ -21,7 +23,7 @@ use world::World;
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Requests to Fly, by kind.
+    /// Requests to the provider, by kind.
     pub lists: u32,
     /// Creates, also failed ones.
     pub creates: u32,
@@ -42,7 +44,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Every request to Fly.
+    /// Every request to the provider.
     #[must_use]
     pub const fn calls(&self) -> u32 {
         self.lists + self.writes()
@@ -89,7 +91,7 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
             reconciler.turn(&mut world, &mut limiter, &mut lock, now).map_err(violation)?;
         }
         world.step(now);
-        let existing = world.fly.existing();
+        let existing = world.provider.existing();
         world.report.most_machines = world.report.most_machines.max(existing);
         if existing > scenario.policy.max as usize {
             return Err(violation(format!(
@@ -126,8 +128,9 @@ pub fn crowd(machines: u32) -> (Observation, FleetPolicy, FleetState) {
                 busy: n % 3 == 1,
                 retired: false,
             });
-            let state = if worker.is_some() { MachineState::Started } else { MachineState::Stopped };
-            (fly::machine(id, Slot(n).name(&policy.app), "any", state, &policy.image), worker)
+            let phase = if worker.is_some() { Phase::Started } else { Phase::Stopped };
+            let launch = Launch::of(&policy, Slot(n));
+            (provider::machine(id, Slot(n).name(&policy.app), ANY_REGION, phase, launch), worker)
         })
         .unzip();
     let workers = workers.into_iter().flatten().collect();
@@ -139,7 +142,7 @@ pub fn crowd(machines: u32) -> (Observation, FleetPolicy, FleetState) {
     (seen, policy, memory)
 }
 
-/// From an empty app to `machines` machines at once, without faults: how many calls to Fly more than
+/// From an empty app to `machines` machines at once, without faults: how many requests to the provider more than
 /// one create each.
 ///
 /// # Errors

@@ -1,14 +1,21 @@
 //! The shell around the plan, in virtual time: one request in flight, a shared limit of one a second,
 //! and a lock with a fencing epoch.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use rand::RngExt as _;
+use rand::rngs::StdRng;
 
+use super::Report;
+use super::provider::SimProvider;
 use super::world::World;
 use crate::controller::fleet::{
-    FleetState, ListFailure, ListUnavailable, MachineList, Observation, Operation, Outcome, Plan,
-    PlannedOperation, plan,
+    Capabilities, FleetState, ListUnavailable, Machine, MachineId, MachineList, MachineOrder,
+    MachineProvider, MachineSize, MicroDollars, Observation, Operation, Outcome, Plan, PlannedOperation,
+    ProviderError, ProviderFailure, ProviderWords, carry_out, plan,
 };
 
 const LOCK_MS: u64 = 15_000;
@@ -171,11 +178,10 @@ impl Reconciler {
     ) -> Option<PlannedOperation> {
         match flying {
             InFlight::List => {
-                let fails = world.fly.list_fails(&mut world.rng, now);
-                self.seen.machines = if fails {
-                    Err(ListUnavailable { why: ListFailure::Failed, at: at(now) })
-                } else {
-                    Ok(MachineList { at: at(sent), machines: world.fly.list(&mut world.rng, now) })
+                let list = Api { world: RefCell::new(world), now }.list().now_or_never();
+                self.seen.machines = match list.unwrap_or(Err(failed(ProviderFailure::Unavailable))) {
+                    Ok(machines) => Ok(MachineList { at: at(sent), machines }),
+                    Err(error) => Err(ListUnavailable { why: error.list_failure(), at: at(now) }),
                 };
                 self.wake = Some(now);
                 None
@@ -216,56 +222,154 @@ impl Reconciler {
             return Ok(());
         }
         limiter.take(now)?;
-        let outcome = carry_out(&action, world, now)?;
+        let outcome = ask(&action, world, now)?;
         let done = now + world.rng.random_range(50..900);
         self.flying = Some((InFlight::Write(action, outcome), now, done));
         Ok(())
     }
 }
 
-/// The request reaches Fly.
-fn carry_out(action: &PlannedOperation, world: &mut World, now: u64) -> Result<Outcome, String> {
-    let report = &mut world.report;
-    let (region, launches) = match &action.act {
-        Operation::Create { region, .. } => (region.as_str(), true),
-        Operation::Start { .. } => ("here", true),
-        _ => ("", false),
-    };
-    let count = match &action.act {
-        Operation::Create { .. } => &mut report.creates,
-        Operation::Start { .. } => &mut report.starts,
-        Operation::Stop { .. } => &mut report.stops,
-        _ => &mut report.destroys,
-    };
-    *count += 1;
-    if launches {
-        report.calls_to_converge = report.calls();
+/// The provider as a reconciler reaches it at one moment.
+struct Api<'a> {
+    world: RefCell<&'a mut World>,
+    now: u64,
+}
+
+const WORDS: ProviderWords = ProviderWords {
+    name: "the simulation",
+    list_refused: "",
+    writes_refused: "",
+    no_such_app: "",
+    billing: "",
+    quota: "",
+    no_capacity: "",
+    launches_failing: "",
+    workers_not_registering: "",
+};
+
+/// Which of the report's numbers counts a write.
+type Counter = fn(&mut Report) -> &mut u32;
+
+impl Api<'_> {
+    /// A write: it is counted, may be refused, and its answer may be lost.
+    fn write<T>(
+        &self,
+        counter: Counter,
+        region: Option<&str>,
+        act: impl FnOnce(&mut World, u64) -> Result<T, ProviderFailure>,
+    ) -> Result<T, ProviderError> {
+        let world = &mut **self.world.borrow_mut();
+        *counter(&mut world.report) += 1;
+        if region.is_some() {
+            world.report.calls_to_converge = world.report.calls();
+        }
+        let (launches, region) = (region.is_some(), region.unwrap_or_default());
+        let refusal = world.provider.refusal(&mut world.rng, launches, region, self.now);
+        let answer = match refusal {
+            Some(refusal) => return Err(failed(refusal)),
+            None => act(world, self.now),
+        };
+        let lost = world.provider.loses_reply(&mut world.rng, self.now);
+        if lost { Err(failed(ProviderFailure::UnknownOutcome)) } else { answer.map_err(failed) }
     }
-    if let Some(refusal) = world.fly.refusal(&mut world.rng, launches, region, now) {
-        return Ok(refusal);
+
+    /// Stop and destroy: no worker that holds a lease may be hit.
+    fn ends(
+        world: &mut World,
+        machine: &MachineId,
+        now: u64,
+        end: impl FnOnce(&mut SimProvider, &mut StdRng) -> Result<bool, ProviderFailure>,
+    ) -> Result<(), ProviderFailure> {
+        if end(&mut world.provider, &mut world.rng)? {
+            if world.has_lease(machine) {
+                world.violation = Some(format!("machine {machine} was ended, whose worker holds a lease"));
+            }
+            world.kill_worker(machine, now);
+        }
+        Ok(())
     }
-    let rng = &mut world.rng;
-    let (outcome, killed) = match &action.act {
-        Operation::Create { name, region, .. } => {
-            (world.fly.create(rng, name, region, &world.policy.image, now), None)
+
+    fn only_where_it_can(world: &mut World) {
+        if !world.provider.capabilities.can_stop_and_start {
+            world.violation = Some("this provider can neither stop nor start machines".to_owned());
         }
-        Operation::Start { machine } => (world.fly.start(rng, machine, now)?, None),
-        Operation::Stop { machine } => {
-            let (outcome, killed) = world.fly.stop(rng, machine, now);
-            (outcome, killed.then_some(machine))
-        }
-        Operation::Destroy { machine, force } => {
-            let (outcome, killed) = world.fly.destroy(rng, machine, *force, now);
-            (outcome, killed.then_some(machine))
-        }
-        Operation::Retire { .. } => (Outcome::Done(None), None),
-    };
-    if let Some(machine) = killed {
-        if world.has_lease(machine) {
-            return Err(format!("{} of machine {machine}, whose worker holds a lease", action.act.kind()));
-        }
-        world.kill_worker(machine, now);
     }
-    let lost = world.fly.loses_reply(&mut world.rng, now);
-    Ok(if lost { Outcome::Unknown } else { outcome })
+}
+
+fn failed(failure: ProviderFailure) -> ProviderError {
+    ProviderError { message: format!("{failure:?}"), failure }
+}
+
+impl MachineProvider for Api<'_> {
+    fn words() -> &'static ProviderWords {
+        &WORDS
+    }
+
+    fn price_per_hour(_: MachineSize) -> Option<MicroDollars> {
+        None
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.world.borrow().provider.capabilities
+    }
+
+    async fn list(&self) -> Result<Vec<Machine>, ProviderError> {
+        let world = &mut **self.world.borrow_mut();
+        if world.provider.list_fails(&mut world.rng, self.now) {
+            return Err(failed(ProviderFailure::Unavailable));
+        }
+        Ok(world.provider.list(&mut world.rng, self.now))
+    }
+
+    async fn create(&self, order: &MachineOrder<'_>) -> Result<Machine, ProviderError> {
+        self.write(
+            |report| &mut report.creates,
+            Some(order.region),
+            |world, now| world.provider.create(&mut world.rng, order, now),
+        )
+    }
+
+    async fn start(&self, machine: &MachineId) -> Result<(), ProviderError> {
+        self.write(
+            |report| &mut report.starts,
+            Some("here"),
+            |world, now| {
+                Self::only_where_it_can(world);
+                world.provider.start(&mut world.rng, machine, now)
+            },
+        )
+    }
+
+    async fn stop(&self, machine: &MachineId) -> Result<(), ProviderError> {
+        self.write(
+            |report| &mut report.stops,
+            None,
+            |world, now| {
+                Self::only_where_it_can(world);
+                Self::ends(world, machine, now, |provider, rng| provider.stop(rng, machine, now))
+            },
+        )
+    }
+
+    async fn destroy(&self, machine: &MachineId, force: bool) -> Result<(), ProviderError> {
+        self.write(
+            |report| &mut report.destroys,
+            None,
+            |world, now| {
+                Self::ends(world, machine, now, |provider, rng| provider.destroy(rng, machine, force, now))
+            },
+        )
+    }
+}
+
+/// The request reaches the provider, which answers at once.
+fn ask(action: &PlannedOperation, world: &mut World, now: u64) -> Result<Outcome, String> {
+    let policy = world.policy.clone();
+    let api = Api { world: RefCell::new(world), now };
+    let answer = carry_out(&api, &action.act, &policy, &BTreeMap::new()).now_or_never();
+    let answer = answer.ok_or("the provider did not answer at once")?;
+    match world.violation.take() {
+        Some(violation) => Err(format!("{}: {violation}", action.act.kind())),
+        None => Ok(answer.map_or_else(|error| error.outcome(), |made| Outcome::Done(made.map(|m| m.id)))),
+    }
 }

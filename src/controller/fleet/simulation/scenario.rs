@@ -5,7 +5,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use crate::controller::fleet::FleetPolicy;
+use crate::controller::fleet::{Capabilities, FleetPolicy};
 
 /// What goes wrong, and how often, until [`Faults::until_ms`].
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,7 +30,7 @@ pub struct Faults {
     pub list_fails: f64,
     /// Chance that a list is empty or lacks machines.
     pub list_lies: f64,
-    /// Chance that Fly refuses the token.
+    /// Chance that the provider refuses the token.
     pub unauthorized: f64,
     /// Chance that a reconciler sleeps between its plan and its write.
     pub stall: f64,
@@ -47,6 +47,8 @@ pub struct Scenario {
     pub seed: u64,
     /// The policy in force.
     pub policy: FleetPolicy,
+    /// What the provider can do.
+    pub capabilities: Capabilities,
     /// Jobs: when each arrives and how long it takes, in milliseconds.
     pub jobs: Vec<(u64, u64)>,
     /// Reconcilers that believe they should act.
@@ -57,6 +59,8 @@ pub struct Scenario {
     pub horizon_ms: u64,
 }
 
+const STOPS_AND_STARTS: Capabilities = Capabilities { can_stop_and_start: true };
+
 impl Scenario {
     /// `machines` jobs at once, for as many machines, and nothing goes wrong.
     #[must_use]
@@ -65,6 +69,7 @@ impl Scenario {
         Self {
             seed: 0,
             policy,
+            capabilities: STOPS_AND_STARTS,
             jobs: vec![(1_000, 600_000); machines as usize],
             reconcilers: 1,
             faults: Faults::default(),
@@ -79,7 +84,15 @@ impl Scenario {
         let mut policy = FleetPolicy::new("sim", "image:1");
         policy.idle_timeout = Duration::from_secs(rng.random_range(20..=300));
         let faults = Faults { until_ms: 3_600_000, elsewhere: 1.0, ..Faults::default() };
-        Self { seed, policy, jobs: vec![(1_000, 60_000)], reconcilers: 1, faults, horizon_ms: 8 * 3_600_000 }
+        Self {
+            seed,
+            policy,
+            capabilities: STOPS_AND_STARTS,
+            jobs: vec![(1_000, 60_000)],
+            reconcilers: 1,
+            faults,
+            horizon_ms: 8 * 3_600_000,
+        }
     }
 
     /// Some jobs and no faults.
@@ -96,11 +109,18 @@ impl Scenario {
         Self {
             seed,
             policy,
+            capabilities: STOPS_AND_STARTS,
             jobs,
             reconcilers: rng.random_range(1..=2),
             faults: Faults::default(),
             horizon_ms: 8 * 3_600_000,
         }
+    }
+
+    /// The same with a provider that can only create and destroy machines.
+    #[must_use]
+    pub fn create_and_destroy_only(self) -> Self {
+        Self { capabilities: Capabilities { can_stop_and_start: false }, ..self }
     }
 
     /// Anything.

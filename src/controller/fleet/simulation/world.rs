@@ -6,10 +6,9 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
-use super::fly::Fly;
+use super::provider::SimProvider;
 use super::{Report, Scenario};
-use crate::controller::fleet::{FleetPolicy, QueueView, Slot, WorkerView};
-use crate::flyprovider::{HostStatus, MachineId, MachineState};
+use crate::controller::fleet::{FleetPolicy, MachineId, Phase, QueueView, Slot, WorkerView};
 use crate::job::WorkerId;
 
 const LEASE_MS: u64 = 30_000;
@@ -31,7 +30,9 @@ struct SimWorker {
 
 /// Everything but the reconcilers.
 pub(super) struct World {
-    pub fly: Fly,
+    pub provider: SimProvider,
+    /// What no reconciler may ask, and one did.
+    pub violation: Option<String>,
     pub rng: StdRng,
     pub policy: FleetPolicy,
     pub report: Report,
@@ -56,12 +57,14 @@ impl World {
         let mut arrivals = scenario.jobs.clone();
         arrivals.sort_unstable_by(|a, b| b.cmp(a));
         Self {
-            fly: Fly::new(
+            provider: SimProvider::new(
+                scenario.capabilities,
                 faults,
                 u64::try_from(scenario.policy.idle_timeout.as_millis()).unwrap_or(u64::MAX),
             ),
+            violation: None,
             rng: StdRng::seed_from_u64(scenario.seed),
-            policy: scenario.policy.clone(),
+            policy: FleetPolicy { capabilities: scenario.capabilities, ..scenario.policy.clone() },
             report: Report::default(),
             stall: faults.stall,
             faults_until: faults.until_ms,
@@ -110,7 +113,7 @@ impl World {
         if self.has_lease(id) {
             return false;
         }
-        if let Some(sim) = self.fly.find(id) {
+        if let Some(sim) = self.provider.find(id) {
             sim.retired = true;
         }
         self.workers.iter_mut().filter(|w| w.machine == *id).for_each(|w| w.retired = true);
@@ -131,7 +134,7 @@ impl World {
         while let Some((_, length)) = self.arrivals.pop_if(|(at, _)| *at <= now) {
             self.pending.push(length);
         }
-        self.fly.step(&mut self.rng, now);
+        self.provider.step(&mut self.rng, now);
         self.strike(now);
         self.births(now);
         self.ends_of_jobs(now);
@@ -145,7 +148,7 @@ impl World {
 
     fn births(&mut self, now: u64) {
         let app = &self.policy.app;
-        for sim in &mut self.fly.machines {
+        for sim in &mut self.provider.machines {
             if sim.worker_at.is_some_and(|at| at <= now) {
                 sim.worker_at = None;
                 self.born += 1;
@@ -194,7 +197,7 @@ impl World {
             !leaves
         });
         for id in left {
-            if let Some(sim) = self.fly.machines.iter_mut().find(|m| m.machine.id == id) {
+            if let Some(sim) = self.provider.machines.iter_mut().find(|m| m.machine.id == id) {
                 sim.exits(&mut self.rng, 0, now);
             }
         }
@@ -204,7 +207,7 @@ impl World {
     fn strike(&mut self, now: u64) {
         if self.reach_back.is_some_and(|at| at <= now) {
             self.reach_back = None;
-            self.fly.machines.iter_mut().for_each(|m| m.machine.host_status = HostStatus::Ok);
+            self.provider.machines.iter_mut().for_each(|m| m.machine.host_reachable = true);
         }
         if let Some((at, every)) = self.outage.filter(|(at, _)| *at <= now) {
             self.outage = (at < self.faults_until).then(|| (now + every, every));
@@ -212,26 +215,26 @@ impl World {
         }
         let Some((at, every)) = self.stroke.filter(|(at, _)| *at <= now) else { return };
         self.stroke = (at < self.faults_until).then(|| (now + every, every));
-        if self.fly.machines.is_empty() {
+        if self.provider.machines.is_empty() {
             return;
         }
-        let which = self.rng.random_range(0..self.fly.machines.len());
-        let id = self.fly.machines[which].machine.id.clone();
+        let which = self.rng.random_range(0..self.provider.machines.len());
+        let id = self.provider.machines[which].machine.id.clone();
         match self.rng.random_range(0..4) {
             0 => {
                 self.kill_worker(&id, now);
-                self.fly.machines.remove(which);
+                self.provider.machines.remove(which);
             }
             1 => {
                 self.kill_worker(&id, now);
-                self.fly.machines[which].worker_at = None;
+                self.provider.machines[which].worker_at = None;
             }
-            2 if self.fly.machines[which].machine.state == MachineState::Started => {
+            2 if self.provider.machines[which].machine.phase == Phase::Started => {
                 self.kill_worker(&id, now);
-                self.fly.machines[which].exits(&mut self.rng, 137, now);
+                self.provider.machines[which].exits(&mut self.rng, 137, now);
             }
             _ => {
-                self.fly.machines[which].machine.host_status = HostStatus::Unreachable;
+                self.provider.machines[which].machine.host_reachable = false;
                 self.reach_back = Some(now + self.rng.random_range(10_000..900_000));
             }
         }
@@ -239,7 +242,7 @@ impl World {
 
     pub fn next_event(&self, now: u64) -> Option<u64> {
         let idle = u64::try_from(self.policy.idle_timeout.as_millis()).unwrap_or(u64::MAX);
-        let machines = self.fly.machines.iter().flat_map(|m| [m.next, m.worker_at]);
+        let machines = self.provider.machines.iter().flat_map(|m| [m.next, m.worker_at]);
         let workers = self.workers.iter().flat_map(|w| {
             let leaves = (w.lives && !w.stays && w.job.is_none()).then(|| w.idle_since + idle);
             let stale = (!w.lives).then_some(w.fresh_until);
@@ -257,7 +260,9 @@ impl World {
 
     /// All jobs done, and no machine up but those of the minimum.
     pub fn is_settled(&self, now: u64) -> bool {
-        let up = self.fly.machines.iter().filter(|m| m.machine.state != MachineState::Stopped).count();
+        // At rest is quiet only where it can be started again.
+        let rests = |phase: &Phase| self.provider.capabilities.can_stop_and_start && *phase == Phase::Stopped;
+        let up = self.provider.machines.iter().filter(|m| !rests(&m.machine.phase)).count();
         let stays = self.workers.iter().filter(|w| w.lives && w.stays).count();
         let faultless = now >= self.faults_until && self.reach_back.is_none() && now >= self.redis_back;
         self.jobs_left == 0 && faultless && up == stays && stays == self.policy.min as usize
@@ -265,10 +270,10 @@ impl World {
 
     pub fn describe(&self) -> String {
         let machines: Vec<String> = self
-            .fly
+            .provider
             .machines
             .iter()
-            .map(|m| format!("{} {} {:?}", m.machine.name, m.machine.state, m.machine.host_status))
+            .map(|m| format!("{} {}", m.machine.name, m.machine.phase))
             .collect();
         let lives = self.workers.iter().filter(|w| w.lives).count();
         format!(

@@ -1,11 +1,10 @@
 //! Each fault a fleet must survive, as far as it is the plan's.
 
 use super::*;
-use crate::config::Env;
-use crate::controller::fleet::{ListFailure, MachineDisk, MicroDollars};
-use crate::flyprovider::MachineEvent;
+use crate::controller::fleet::{Exit, ListFailure, MachineDisk, Start};
+use crate::job::Millis;
 use Life::{Busy, Dead, Idle, None as Nobody, Retired};
-use MachineState::{Created, Destroying, Failed, Started, Starting, Stopped, Stopping};
+use Phase::{Created, Destroying, Failed, Started, Starting, Stopped, Stopping};
 
 #[test]
 fn fault_01_a_429_pauses_every_write_and_launches_come_before_stops() {
@@ -73,7 +72,7 @@ fn fault_04_a_machine_that_never_started_is_started_then_destroyed() {
 
 fn unreachable(desk: &mut Desk) {
     for machine in desk.list() {
-        (machine.host_status, machine.config) = (HostStatus::Unreachable, None);
+        (machine.host_reachable, machine.launch) = (false, None);
     }
 }
 
@@ -131,9 +130,9 @@ fn fault_08_two_controllers_name_the_same_machine_and_the_second_adopts() {
 #[test]
 fn fault_09_no_clock_but_the_reconcilers_own_counts() {
     let mut desk = Desk::new(&[(1, Starting, Nobody)], 1);
-    for (created, updated) in [("1970-01-01T00:00:00Z", "2200-01-01T00:00:00Z"), ("", "soon")] {
+    for (created, since) in [("1970-01-01T00:00:00Z", Some(Millis(i64::MAX))), ("soon", None)] {
         desk.list()[0].created_at = created.into();
-        desk.list()[0].updated_at = updated.into();
+        desk.list()[0].running_since = since;
         assert!(desk.acts().is_empty());
     }
 }
@@ -147,7 +146,7 @@ fn fault_10_after_three_failed_launches_no_more_are_made_and_it_is_said() {
     }
     desk.now = s(5);
     desk.see(&[(1, Failed, Nobody), (2, Failed, Nobody), (3, Failed, Nobody)], 3);
-    assert!(desk.says("3 launches in a row") && desk.says("FLY_WORKER_IMAGE"));
+    assert!(desk.says("3 launches in a row") && desk.says("launches_failing"));
     assert!(desk.acts().iter().all(|a| matches!(a, Operation::Destroy { .. })));
     desk.now = s(10);
     desk.see(&[], 3);
@@ -163,22 +162,14 @@ fn fault_10_after_three_failed_launches_no_more_are_made_and_it_is_said() {
     assert_eq!(desk.steps(), ["create 02 any", "create 03 any"]);
 }
 
-/// The events of a machine whose start took so long, by a clock of Fly's own, and that has ended if `exit` is
+/// The machine's start took so long, milliseconds by a clock of the provider's own, and it has ended if `exit` is
 /// given.
-fn events(start_took: i64, exit: Option<i32>) -> Vec<MachineEvent> {
-    let event = |kind: &str, status: &str, timestamp, request| MachineEvent {
-        kind: kind.into(),
-        status: status.into(),
-        timestamp,
-        request,
-        ..MachineEvent::default()
-    };
-    let exit = exit.map(|code| {
-        let request = serde_json::json!({"exit_event": {"exit_code": code}});
-        event("exit", "stopped", start_took + 60_000, Some(request))
-    });
-    let life = [event("launch", "created", 0, None), event("start", "started", start_took, None)];
-    life.into_iter().chain(exit).collect()
+fn life(desk: &mut Desk, start_took: u64, exit: Option<i32>) {
+    let at = Millis(i64::try_from(start_took).unwrap());
+    let machine = &mut desk.list()[0];
+    machine.last_start = Some(Start { at, took: Duration::from_millis(start_took) });
+    machine.last_exit =
+        exit.map(|code| Exit { at: at.plus(60_000), code, out_of_memory: false, requested: false });
 }
 
 /// A machine was made for a job, by a create that says its id or does not, and was listed so since.
@@ -202,11 +193,11 @@ fn fault_10_launches_without_a_heartbeat_end_in_a_hold_that_says_what_to_compare
             let launched_at = desk.now;
             desk.now = launched_at + s(121);
             desk.see(&[(1, Started, Nobody)], 1);
-            desk.list()[0].events = events(2_000, None);
+            life(&mut desk, 2_000, None);
             assert_eq!(failures(&mut desk), failed - 1, "its time is not over yet");
             desk.now = launched_at + s(123);
             desk.see(&[(1, Started, Nobody)], 1);
-            desk.list()[0].events = events(2_000, None);
+            life(&mut desk, 2_000, None);
             assert_eq!(failures(&mut desk), failed);
             assert_eq!(desk.says("3 launches in a row"), failed == 3);
             let stop = Operation::Stop { machine: MachineId("m1".into()) };
@@ -221,12 +212,12 @@ fn fault_10_launches_without_a_heartbeat_end_in_a_hold_that_says_what_to_compare
             }
         }
         assert!(desk.acts().is_empty(), "nothing is launched during the hold");
-        assert!(desk.says("REDIS_URL") && desk.says("REDIS_KEY_PREFIX") && desk.says("fly logs"));
+        assert!(desk.says("workers_not_registering"));
         desk.now += s(600);
         desk.see(&[(1, Stopped, Nobody)], 1);
         assert_eq!(desk.steps(), ["start m1"], "one more is tried");
         desk.first_ends(Outcome::Done(None));
-        assert!(desk.says("REDIS_URL"), "the condition lasts while one more is tried");
+        assert!(desk.says("workers_not_registering"), "the condition lasts while one more is tried");
         desk.now += s(3);
         desk.see(&[(1, Started, Idle)], 1);
         assert_eq!(failures(&mut desk), 0);
@@ -243,7 +234,7 @@ fn a_slow_pull_of_the_image_is_not_counted_against_the_worker() {
     for (at, failed) in [(205, 0), (320, 0), (322, 1)] {
         desk.now = s(at);
         desk.see(&[(1, Started, Nobody)], 1);
-        desk.list()[0].events = events(200_000, None);
+        life(&mut desk, 200_000, None);
         assert_eq!(failures(&mut desk), failed, "at {at} s");
         assert_eq!(desk.steps().contains(&"stop m1".to_owned()), failed > 0, "at {at} s");
     }
@@ -277,7 +268,7 @@ fn a_machine_that_ended_well_before_anybody_looked_counts_unless_its_worker_regi
         let mut desk = launched(Some("m1"));
         desk.now = s(90);
         desk.see(&[(1, Stopped, Nobody)], 1);
-        desk.list()[0].events = events(2_000, Some(0));
+        life(&mut desk, 2_000, Some(0));
         let registered = registered.map(|at| (MachineId("m1".into()), at));
         desk.seen.queue.as_mut().unwrap().heard.extend(registered.clone());
         assert_eq!(failures(&mut desk), failed, "registered: {registered:?}");
@@ -317,9 +308,8 @@ fn launches_that_come_to_nothing_in_other_ways_count_too() {
     let mut desk = launched(Some("m1"));
     desk.now = s(50);
     desk.see(&[(1, Stopped, Nobody)], 0);
-    let request = serde_json::json!({"exit_event": {"exit_code": 0, "requested_stop": true}});
-    desk.list()[0].events = events(2_000, Some(0));
-    desk.list()[0].events[2].request = Some(request);
+    life(&mut desk, 2_000, Some(0));
+    desk.list()[0].last_exit.as_mut().unwrap().requested = true;
     assert_eq!(failures(&mut desk), 0);
 }
 
@@ -370,7 +360,7 @@ fn fault_13_a_zombie_is_stopped_after_its_lease_and_its_replacement_comes_first(
 }
 
 #[test]
-fn fault_14_alive_by_its_heartbeat_and_stopped_by_fly_is_never_started_twice() {
+fn fault_14_alive_by_its_heartbeat_and_at_rest_by_the_list_is_never_started_twice() {
     let machines = [(1, Stopped, Idle)];
     let mut desk = Desk::new(&machines, 1);
     assert!(desk.acts().is_empty());
@@ -419,16 +409,8 @@ fn fault_17_a_job_that_eats_all_memory_does_not_hold_the_fleet_but_a_broken_imag
             desk.first_ends(Outcome::Done(None));
             desk.now += s(20);
             desk.see(&[(1, Stopped, Nobody)], 1);
-            let exit = serde_json::json!({"exit_event": {"exit_code": 137, "oom_killed": oom}});
-            // Fly says it in either place.
-            let request = if round == 2 { serde_json::json!({"MonitorEvent": exit}) } else { exit };
-            desk.list()[0].events = vec![MachineEvent {
-                kind: "exit".into(),
-                status: "stopped".into(),
-                timestamp: round,
-                request: Some(request),
-                ..MachineEvent::default()
-            }];
+            desk.list()[0].last_exit =
+                Some(Exit { at: Millis(round), code: 137, out_of_memory: oom, requested: false });
         }
         assert_eq!(desk.acts().is_empty(), held);
     }
@@ -449,27 +431,27 @@ fn fault_18_without_redis_or_without_a_list_nothing_is_done() {
 fn fault_19_a_refused_token_stops_the_writes_and_says_so() {
     let mut desk = Desk::new(&[], 5);
     desk.first_ends(Outcome::Unauthorized);
-    assert!(desk.acts().is_empty() && desk.says("FLY_API_TOKEN"));
+    assert!(desk.acts().is_empty() && desk.says("writes_refused"));
     desk.seen.machines = Err(ListUnavailable { why: ListFailure::Unauthorized, at: desk.now });
-    assert!(desk.acts().is_empty() && desk.says("FLY_API_TOKEN"));
+    assert!(desk.acts().is_empty() && desk.says("list_refused"));
 }
 
 #[test]
 fn fault_20_for_want_of_payment_no_machine_is_launched_for_ten_minutes_and_the_token_is_not_blamed() {
     let mut desk = Desk::new(&[], 5);
     desk.first_ends(Outcome::Billing);
-    assert!(desk.acts().is_empty() && desk.says("payment") && !desk.says("FLY_API_TOKEN"));
+    assert!(desk.acts().is_empty() && desk.says("billing") && !desk.says("refused"));
     desk.now += s(600);
     desk.see(&[], 5);
-    assert!(!desk.acts().is_empty() && !desk.says("payment"));
+    assert!(!desk.acts().is_empty() && !desk.says("billing"));
     // A machine that is there may still be stopped or started, but not again and again.
     let mut desk = Desk::new(&[(1, Stopped, Nobody), (2, Failed, Nobody)], 1);
     assert_eq!(desk.steps()[0], "start m1");
     desk.first_ends(Outcome::Billing);
-    assert!(desk.says("payment") && !desk.steps().iter().any(|step| step.starts_with("start")));
+    assert!(desk.says("billing") && !desk.steps().iter().any(|step| step.starts_with("start")));
     let mut desk = Desk::new(&[(1, Failed, Nobody)], 5);
     desk.seen.machines = Err(ListUnavailable { why: ListFailure::Billing, at: desk.now });
-    assert!(desk.acts().is_empty() && desk.says("payment") && !desk.says("FLY_API_TOKEN"));
+    assert!(desk.acts().is_empty() && desk.says("billing") && !desk.says("refused"));
 }
 
 #[test]
@@ -481,7 +463,7 @@ fn paused_says_so_and_does_nothing() {
 
 #[test]
 fn an_old_image_is_replaced_when_idle_and_never_started() {
-    let old = |desk: &mut Desk| desk.list()[0].config.as_mut().unwrap().image = "image:0".into();
+    let old = |desk: &mut Desk| desk.list()[0].launch.as_mut().unwrap().image = "image:0".into();
     let mut desk = Desk::new(&[(1, Started, Busy)], 0);
     old(&mut desk);
     assert!(desk.acts().is_empty());
@@ -495,13 +477,14 @@ fn an_old_image_is_replaced_when_idle_and_never_started() {
 
 #[test]
 fn a_machine_with_another_disk_or_input_limit_is_replaced_as_one_of_another_image_is() {
-    // The second is a limit that the disk of 25 GB, which is the default, would take as well.
-    for set in [("FLY_WORKER_DISK_GB", "40"), ("WORKER_MAX_INPUT_BYTES", "9990000000")] {
+    let disk = |size_gb, max_input| Some(MachineDisk { size_gb, max_input });
+    for wanted in [disk(40, 10_000_000_000), disk(25, 9_990_000_000), None] {
         let mut desk = Desk::new(&[(1, Stopped, Nobody)], 1);
+        desk.policy.disk = disk(25, 10_000_000_000);
+        desk.list()[0].launch.as_mut().unwrap().disk = desk.policy.disk;
         assert_eq!(desk.steps(), ["start m1"]);
-        let read = |name: &str| (name == set.0).then(|| set.1.to_owned());
-        desk.policy.disk = Some(MachineDisk::read(&Env::of(read)).unwrap());
-        assert_eq!(desk.steps(), ["create 02 any", "destroy m1"], "{set:?}");
+        desk.policy.disk = wanted;
+        assert_eq!(desk.steps(), ["create 02 any", "destroy m1"], "{wanted:?}");
         desk.see(&[(1, Started, Busy)], 0);
         assert!(desk.acts().is_empty(), "its job is not the worse for it");
     }
@@ -561,6 +544,32 @@ fn a_machine_that_somebody_else_started_gets_time_to_boot() {
 fn a_raised_minimum_replaces_a_machine_whose_worker_would_leave() {
     let mut desk = Desk::new(&[(1, Stopped, Nobody)], 0);
     desk.policy.min = 1;
-    desk.list()[0].config.as_mut().unwrap().env.insert("WORKER_IDLE_TIMEOUT".into(), "300".into());
+    desk.list()[0].launch.as_mut().unwrap().stays = false;
     assert_eq!(desk.steps(), ["create 02 any", "destroy m1"]);
+}
+
+#[test]
+fn a_provider_that_only_creates_and_destroys_is_asked_for_nothing_else() {
+    let only = |machines: &[(u32, Phase, Life)], pending| {
+        let mut desk = Desk::new(machines, pending);
+        desk.policy.capabilities.can_stop_and_start = false;
+        desk
+    };
+    // At rest it is of no use, wanted or not, and its place is free once it is gone.
+    assert_eq!(only(&[(1, Stopped, Nobody)], 0).steps(), ["destroy m1"]);
+    assert_eq!(only(&[(1, Stopped, Nobody)], 1).steps(), ["create 02 any", "destroy m1"]);
+    let mut full = only(&[(1, Stopped, Nobody), (2, Started, Busy), (3, Stopped, Nobody)], 1);
+    assert_eq!(full.steps(), ["destroy m1", "destroy m3"]);
+    // One that never started is not started.
+    let mut desk = only(&[(1, Created, Nobody)], 1);
+    desk.plan();
+    desk.now = s(40);
+    desk.see(&[(1, Created, Nobody)], 1);
+    assert_eq!(desk.steps(), ["create 02 any"]);
+    // One that hangs is not stopped first.
+    let mut desk = only(&[(1, Starting, Nobody)], 0);
+    desk.plan();
+    desk.now = s(302);
+    desk.see(&[(1, Starting, Nobody)], 0);
+    assert_eq!(desk.steps(), ["destroy m1"]);
 }

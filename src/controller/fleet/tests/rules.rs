@@ -6,22 +6,21 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::controller::fleet::MicroDollars;
+use crate::controller::fleet::Capabilities;
 
 /// The states that differ to the plan.
-const STATES: [MachineState; 12] = [
-    MachineState::Created,
-    MachineState::Creating,
-    MachineState::Starting,
-    MachineState::Started,
-    MachineState::Stopping,
-    MachineState::Stopped,
-    MachineState::Updating,
-    MachineState::LaunchFailed,
-    MachineState::Failed,
-    MachineState::Destroying,
-    MachineState::Destroyed,
-    MachineState::Suspended,
+const STATES: [Phase; 11] = [
+    Phase::Created,
+    Phase::Creating,
+    Phase::Starting,
+    Phase::Started,
+    Phase::Stopping,
+    Phase::Stopped,
+    Phase::Updating,
+    Phase::LaunchFailed,
+    Phase::Failed,
+    Phase::Destroying,
+    Phase::Gone,
 ];
 const LIVES: [Life; 6] = [Life::None, Life::Idle, Life::Busy, Life::Fading, Life::Dead, Life::Retired];
 
@@ -37,11 +36,11 @@ fn check(desk: &mut Desk) -> Result<(), String> {
     let has = |id: &MachineId, f: &dyn Fn(&WorkerView) -> bool| {
         queue.workers.iter().any(|w| w.machine == *id && f(w))
     };
-    let existing = machines.iter().filter(|m| !m.state.is_gone()).count();
+    let existing = machines.iter().filter(|m| !m.phase.is_gone()).count();
     let (mut creates, mut starts) = (0, 0);
     let mut touched = BTreeSet::new();
     let names: BTreeSet<&str> =
-        machines.iter().filter(|m| !m.state.is_gone()).map(|m| m.name.as_str()).collect();
+        machines.iter().filter(|m| !m.phase.is_gone()).map(|m| m.name.as_str()).collect();
     for action in &plan.actions {
         if action.reason.is_empty() {
             return Err("a step without a reason".into());
@@ -55,6 +54,11 @@ fn check(desk: &mut Desk) -> Result<(), String> {
             }
         }
         match &action.act {
+            Operation::Start { .. } | Operation::Stop { .. }
+                if !desk.policy.capabilities.can_stop_and_start =>
+            {
+                return Err(format!("{action:?}, which the provider cannot do"));
+            }
             Operation::Start { machine } if has(machine, &|w| w.fresh) => {
                 return Err(format!("{machine} is started twice"));
             }
@@ -82,17 +86,17 @@ fn check(desk: &mut Desk) -> Result<(), String> {
     if launches > 0 && plan.desired.billed + launches > desk.policy.affordable() {
         return Err(format!("{launches} launches are beyond the budget"));
     }
-    if creates > 0 && queue.pending > 0 {
+    if creates > 0 && queue.pending > 0 && desk.policy.capabilities.can_stop_and_start {
         let left = machines.iter().find(|m| {
-            let rests = matches!(m.state, MachineState::Stopped | MachineState::Suspended);
-            let usable = m.config.as_ref().is_some_and(|c| c.image == desk.policy.image);
+            let rests = m.phase == Phase::Stopped;
+            let usable = m.launch.as_ref().is_some_and(|launch| launch.image == desk.policy.image);
             let untouched = memory.machines.get(&m.id).is_none_or(|seen| {
                 seen.sent.is_none() && seen.blocked_until.is_none_or(|until| until <= desk.now)
             });
             rests
                 && usable
                 && untouched
-                && m.host_status == HostStatus::Ok
+                && m.host_reachable
                 && !has(&m.id, &|w| w.fresh || w.busy)
                 && !touched.contains(&m.id)
         });
@@ -108,14 +112,20 @@ fn check(desk: &mut Desk) -> Result<(), String> {
 
 #[test]
 fn every_case_of_up_to_three_machines_keeps_the_rules() {
-    let kinds: Vec<(&MachineState, Life)> =
+    let kinds: Vec<(&Phase, Life)> =
         STATES.iter().flat_map(|state| LIVES.map(|life| (state, life))).collect();
     let mut cases = 0;
     let mut busy_steps = 0;
-    let mut try_all = |machines: &[(u32, MachineState, Life)]| {
+    let mut try_all = |machines: &[(u32, Phase, Life)]| {
         for pending in 0..=4 {
             let mut desk = Desk::new(machines, pending);
             check(&mut desk).unwrap_or_else(|e| panic!("{e}: {machines:?}, {pending} pending"));
+            if machines.len() < 3 {
+                // With a provider that can only create and destroy.
+                desk.policy.capabilities.can_stop_and_start = false;
+                check(&mut desk).unwrap_or_else(|e| panic!("{e}: {machines:?} once, {pending} pending"));
+                desk.policy.capabilities.can_stop_and_start = true;
+            }
             // And when nothing has changed for so long that every deadline has passed.
             desk.now = s(5_000);
             desk.see(machines, pending);
@@ -124,7 +134,7 @@ fn every_case_of_up_to_three_machines_keeps_the_rules() {
             cases += 1;
         }
     };
-    let of = |slot: u32, (state, life): (&MachineState, Life)| (slot, state.clone(), life);
+    let of = |slot: u32, (state, life): (&Phase, Life)| (slot, state.clone(), life);
     try_all(&[]);
     for (i, a) in kinds.iter().enumerate() {
         try_all(&[of(1, *a)]);
@@ -139,14 +149,14 @@ fn every_case_of_up_to_three_machines_keeps_the_rules() {
 }
 
 fn any_machine() -> impl Strategy<Value = (Machine, Life)> {
-    let state = prop_oneof![9 => prop::sample::select(STATES.to_vec()), 1 => Just(MachineState::Unknown("odd".into()))];
-    let host = prop_oneof![6 => Just(HostStatus::Ok), 1 => Just(HostStatus::Unreachable), 1 => Just(HostStatus::Unknown)];
+    let state =
+        prop_oneof![9 => prop::sample::select(STATES.to_vec()), 1 => Just(Phase::Unknown("odd".into()))];
+    let host = prop::bool::weighted(0.8);
     (1..14_u32, state, host, prop::sample::select(LIVES.to_vec()), prop::bool::weighted(0.2)).prop_map(
         |(slot, state, host, life, old)| {
             let mut machine = machine(slot, state);
-            machine.host_status = host;
-            machine.config =
-                (host == HostStatus::Ok).then(|| listed_config(if old { "image:0" } else { "image:1" }));
+            machine.host_reachable = host;
+            machine.launch = host.then(|| launch(if old { "image:0" } else { "image:1" }));
             (machine, life)
         },
     )
@@ -164,7 +174,8 @@ proptest! {
     #[test]
     fn any_history_keeps_the_rules(
         looks in vec((vec(any_machine(), 0..12).prop_map(distinct), 0..15_u64, 0..400_u64, 0..7_usize), 1..6),
-        (min, max, per, budget) in (0..3_u32, 3..12_u32, 1..4_u32, prop::option::of(1..12_u64)),
+        (min, max, per, budget, stops) in
+            (0..3_u32, 3..12_u32, 1..4_u32, prop::option::of(1..12_u64), prop::bool::weighted(0.7)),
     ) {
         let mut desk = Desk::new(&[], 0);
         desk.policy = FleetPolicy {
@@ -172,6 +183,7 @@ proptest! {
             max,
             jobs_per_machine: per.try_into().unwrap(),
             budget: budget.map(|n| MicroDollars(n * 86_112)),
+            capabilities: Capabilities { can_stop_and_start: stops },
             ..policy()
         };
         for (machines, pending, later, end) in looks {

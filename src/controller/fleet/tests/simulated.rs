@@ -5,8 +5,17 @@ use crate::controller::fleet::{Moment, Operation, plan};
 
 #[test]
 fn thousands_of_fleets_end_quiet_whatever_befalls_them() {
+    end_quiet((0..2000).map(Scenario::random));
+}
+
+#[test]
+fn fleets_of_a_provider_that_only_creates_and_destroys_end_quiet_and_without_a_machine() {
+    end_quiet((0..2000).map(|seed| Scenario::random(seed).create_and_destroy_only()));
+}
+
+fn end_quiet(scenarios: impl Iterator<Item = Scenario>) {
     let failed: Vec<String> =
-        (0..2000).filter_map(|seed| run(&Scenario::random(seed)).err()).map(|v| v.to_string()).collect();
+        scenarios.filter_map(|scenario| run(&scenario).err()).map(|v| v.to_string()).collect();
     assert!(
         failed.is_empty(),
         "{} runs failed:\n{}",
@@ -40,6 +49,17 @@ fn without_faults_nothing_is_stopped_or_destroyed_and_no_more_is_made_than_jobs(
         assert_eq!((report.stops, report.destroys), (0, 0), "seed {seed}: {report:?}");
         let jobs = u32::try_from(scenario.jobs.len()).unwrap();
         assert!(report.creates <= scenario.policy.max.min(jobs), "seed {seed}: {report:?}");
+    }
+}
+
+#[test]
+fn where_machines_cannot_be_started_again_each_is_destroyed_once_and_no_more_are_made_than_jobs() {
+    for seed in 0..500 {
+        let scenario = Scenario::calm(seed).create_and_destroy_only();
+        let report = run(&scenario).unwrap();
+        assert_eq!((report.starts, report.stops), (0, 0), "seed {seed}: {report:?}");
+        assert_eq!(report.creates, report.destroys, "seed {seed}: {report:?}");
+        assert!(report.creates <= u32::try_from(scenario.jobs.len()).unwrap(), "seed {seed}: {report:?}");
     }
 }
 

@@ -12,13 +12,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{observe, status};
 use crate::controller::fleet::{
-    self, Condition, FleetPolicy, FleetState, ListUnavailable, Moment, Observation, Plan, plan,
+    self, Condition, FleetPolicy, FleetState, ListUnavailable, Machine, MachineId, MachineProvider, Moment,
+    Observation, Plan, plan,
 };
-use crate::flyprovider::{Fly, Limit, Machine, MachineId};
 use crate::job::WorkerId;
 use crate::metrics::Metrics;
 use crate::queue::{
-    Change, EventFeed, FencingToken, FleetStatus, FleetView, LockOutcome, Queue, QueueError, backoff,
+    Change, EventFeed, FencingToken, FleetStatus, FleetView, LockOutcome, Queue, QueueError, RequestRate,
+    backoff,
 };
 
 /// How long the right to act is held without a renewal.
@@ -39,17 +40,17 @@ const GONE_WITH_WORKERS: Duration = Duration::from_secs(660);
 const GAP: Duration = Duration::from_millis(200);
 /// Redis ends a blocking read that found nothing up to so much late: it looks ten times a second.
 const LATE: Duration = Duration::from_millis(100);
-/// What a request to Fly that is under way gets to end when the process is told to stop.
+/// What a request to the provider that is under way gets to end when the process is told to stop.
 const LAST_CALL: Duration = Duration::from_secs(5);
 
 /// Everything a reconciler needs.
-pub struct ReconcilerDeps {
+pub struct ReconcilerDeps<P> {
     /// The queue.
     pub queue: Queue,
-    /// Fly.
-    pub fly: Fly,
-    /// The right to ask Fly.
-    pub limit: Limit,
+    /// Who runs the machines.
+    pub provider: P,
+    /// How often the provider is asked, by all together.
+    pub rate: RequestRate,
     /// What is wanted; it may change, but for the app. Whoever wants always the same drops the sender.
     pub policy: watch::Receiver<FleetPolicy>,
     /// What is said of the fleet goes here too.
@@ -63,8 +64,8 @@ pub struct ReconcilerDeps {
 }
 
 /// Converges the machines on the queue for as long as it runs.
-pub struct Reconciler {
-    parts: ReconcilerDeps,
+pub struct Reconciler<P> {
+    parts: ReconcilerDeps<P>,
     memory: FleetState,
     seen: Observation,
     began: Instant,
@@ -79,7 +80,7 @@ pub struct Reconciler {
     looked_at: Option<Instant>,
     failures: u32,
     feed: Option<EventFeed>,
-    /// Machines made here that no list has shown yet, as Fly answered.
+    /// Machines made here that no list has shown yet, as the provider answered.
     made: BTreeMap<MachineId, Machine>,
     /// Until when the machines are paid for in the metrics.
     billed_until: Moment,
@@ -111,10 +112,10 @@ enum Next {
     Wait(Option<Duration>),
 }
 
-impl Reconciler {
+impl<P: MachineProvider> Reconciler<P> {
     /// A reconciler that remembers nothing yet.
     #[must_use]
-    pub fn new(parts: ReconcilerDeps) -> Self {
+    pub fn new(parts: ReconcilerDeps<P>) -> Self {
         let app = parts.policy.borrow().app.clone();
         Self {
             parts,
@@ -147,7 +148,7 @@ impl Reconciler {
                     next = &mut round => next,
                     () = stop.cancelled() => {
                         if timeout(LAST_CALL, round).await.is_err() {
-                            tracing::warn!("shut down during a request to Fly; the next list shows its outcome");
+                            tracing::warn!("shut down during a request to the provider; the next list shows its outcome");
                         }
                         break;
                     }
@@ -200,7 +201,8 @@ impl Reconciler {
     fn policy(&self, view: &FleetView) -> FleetPolicy {
         let wanted = self.parts.policy.borrow();
         let paused = wanted.paused || view.paused.is_some();
-        FleetPolicy { paused, app: self.app.clone(), ..wanted.clone() }
+        let capabilities = self.parts.provider.capabilities();
+        FleetPolicy { paused, app: self.app.clone(), capabilities, ..wanted.clone() }
     }
 
     async fn act_on(&mut self, view: &FleetView) -> Result<Next, QueueError> {
@@ -320,7 +322,7 @@ impl Reconciler {
         let free = FleetPolicy { paused: false, ..policy.clone() };
         let wish = policy.paused.then(|| plan(&self.seen, &free, &self.memory, self.now()));
         let seen = status::Seen { view, fleet: &self.seen, made: &self.made };
-        let status = status::status(fence, &seen, policy, now, wish.as_ref().unwrap_or(now));
+        let status = status::status(fence, &seen, policy, P::words(), now, wish.as_ref().unwrap_or(now));
         let said = |told: &FleetStatus| status == FleetStatus { at: status.at, ..told.clone() };
         (!self.told.as_ref().is_some_and(said)).then_some(status)
     }
@@ -332,11 +334,15 @@ impl Reconciler {
             matches!(c, Condition::Paused | Condition::ListUnknown(fleet::ListFailure::NotYet))
         };
         for condition in plan.conditions.iter().filter(|c| !held.contains(c) && !is_quiet(c)) {
-            tracing::warn!(reason = condition.reason(), "fleet condition: {condition}");
+            tracing::warn!(reason = condition.reason(), "fleet condition: {}", condition.message(P::words()));
         }
         let is_over = |c: &&Condition| !plan.conditions.iter().any(|now| now.reason() == c.reason());
         for condition in held.iter().filter(is_over).filter(|c| !is_quiet(c)) {
-            tracing::info!(reason = condition.reason(), "fleet condition cleared: {condition}");
+            tracing::info!(
+                reason = condition.reason(),
+                "fleet condition cleared: {}",
+                condition.message(P::words())
+            );
         }
         self.conditions.clone_from(&plan.conditions);
     }

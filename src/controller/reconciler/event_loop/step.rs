@@ -1,4 +1,4 @@
-//! Carries one step out: the shared limit, the lock, Redis where workers are told to leave, and Fly.
+//! Carries one step out: the shared limit, the lock, Redis where workers are told to leave, and the provider.
 
 use std::time::{Duration, Instant};
 
@@ -6,30 +6,29 @@ use tokio::time::sleep;
 
 use super::{HOLD, Next, RENEW, Reconciler};
 use crate::controller::fleet::{
-    FleetPolicy, ListUnavailable, MachineList, Operation, Outcome, PlannedOperation,
+    FleetPolicy, ListUnavailable, MachineList, MachineProvider, Operation, Outcome, PlannedOperation,
+    ProviderError, ProviderFailure, carry_out,
 };
 use crate::controller::reconciler::apply;
-use crate::controller::reconciler::outcome::{list_failure_of, outcome_of, word};
-use crate::flyprovider::{FlyError, ListFilter};
 use crate::queue::{FencingToken, LockOutcome, Permit, QueueError, RequestClass};
 
-/// How long a place in the line for Fly is kept.
+/// How long a place in the line for requests is kept.
 const BUDGET: Duration = Duration::from_secs(20);
 /// Until another look at a machine that could not be told to leave.
 const RECOVER: Duration = Duration::from_secs(1);
 /// Leases looked at then.
 const LEASES: u32 = 100;
 
-impl Reconciler {
-    /// Asks Fly for its machines.
+impl<P: MachineProvider> Reconciler<P> {
+    /// Asks the provider for its machines.
     pub(super) async fn list(&mut self, fence: &FencingToken) -> Result<Next, QueueError> {
         if let Some(wait) = self.slot(RequestClass::List).await? {
             return Ok(Next::Wait(Some(wait)));
         }
         let (asked, began) = (self.now(), Instant::now());
-        let answer = self.holding(fence, self.parts.fly.list(&ListFilter::default())).await;
-        let said = answer.as_ref().err().map(outcome_of);
-        self.note_call("list", said.as_ref().map_or("done", word), began);
+        let answer = self.holding(fence, self.parts.provider.list()).await;
+        let said = answer.as_ref().err().map(ProviderError::outcome);
+        self.note_call("list", said.as_ref().map_or("done", Outcome::word), began);
         self.seen.machines = match answer {
             Ok(machines) => {
                 tracing::debug!(machines = machines.len(), "listed");
@@ -39,7 +38,7 @@ impl Reconciler {
             Err(error) => {
                 self.heed(&error).await;
                 tracing::debug!(%error, "no list");
-                Err(ListUnavailable { why: list_failure_of(&error), at: self.now() })
+                Err(ListUnavailable { why: error.list_failure(), at: self.now() })
             }
         };
         Ok(Next::Now)
@@ -89,7 +88,7 @@ impl Reconciler {
         policy: &FleetPolicy,
         sent_at: Duration,
     ) -> Result<Next, QueueError> {
-        let (kind, how) = (action.act.kind(), word(outcome));
+        let (kind, how) = (action.act.kind(), outcome.word());
         let machine = match (&action.act, outcome) {
             (Operation::Create { name, .. }, Outcome::Done(Some(id))) => format!("{name} ({id})"),
             (Operation::Create { name, .. }, _) => name.clone(),
@@ -117,12 +116,12 @@ impl Reconciler {
         act: &Operation,
         policy: &FleetPolicy,
     ) -> Result<Outcome, QueueError> {
-        let fly = &self.parts.fly;
         if let Operation::Start { machine } = act {
             self.parts.queue.readmit_machine(&machine.0).await?;
         }
         let began = Instant::now();
-        let answer = self.holding(fence, apply::ask(fly, act, policy, &self.parts.environment)).await;
+        let answer =
+            self.holding(fence, carry_out(&self.parts.provider, act, policy, &self.parts.environment)).await;
         let outcome = match answer {
             Ok(made) => {
                 let id = made.as_ref().map(|machine| machine.id.clone());
@@ -132,29 +131,29 @@ impl Reconciler {
             Err(error) => {
                 tracing::warn!(action = act.kind(), %error, "operation on a machine failed");
                 self.heed(&error).await;
-                outcome_of(&error)
+                error.outcome()
             }
         };
-        self.note_call(act.kind(), word(&outcome), began);
+        self.note_call(act.kind(), outcome.word(), began);
         Ok(outcome)
     }
 
-    /// Fly said that there are too many requests: everybody waits.
-    async fn heed(&self, error: &FlyError) {
-        let FlyError::RateLimited { retry_after } = error else { return };
+    /// The provider said that there are too many requests: everybody waits.
+    async fn heed(&self, error: &ProviderError) {
+        let ProviderFailure::RateLimited { retry_after } = &error.failure else { return };
         self.parts.metrics.provider_throttled();
-        if let Err(error) = self.parts.limit.penalty(*retry_after).await {
-            tracing::warn!(%error, "could not record that Fly throttled a request; other processes are not slowed down");
+        if let Err(error) = self.parts.queue.report_throttled(self.parts.rate, *retry_after).await {
+            tracing::warn!(%error, "could not record that the provider throttled a request; other processes are not slowed down");
         }
     }
 
     fn note_call(&self, action: &'static str, outcome: &'static str, began: Instant) {
-        self.parts.metrics.fly_call(action, outcome, began.elapsed());
+        self.parts.metrics.provider_call(action, outcome, began.elapsed());
     }
 
-    /// Whether Fly may be asked now; else for how long not.
+    /// Whether the provider may be asked now; else for how long not.
     async fn slot(&self, priority: RequestClass) -> Result<Option<Duration>, QueueError> {
-        Ok(match self.parts.limit.slot(priority, BUDGET).await? {
+        Ok(match self.parts.queue.acquire_permit(self.parts.rate, priority, BUDGET).await? {
             Permit::Go { .. } => None,
             Permit::Wait(wait) => Some(wait),
         })

@@ -10,7 +10,7 @@ use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Reader, XmlVersion};
 
 use super::SEGMENT_NAME;
-use super::presentation::{Presentation, Track, VideoTrack};
+use super::presentation::{Fragment, Presentation, Track, VideoTrack};
 use crate::transcoder::format::Reference;
 
 /// Files that are read from a manifest at most; those of a day at ten qualities are fewer.
@@ -116,13 +116,13 @@ fn representation(xml: &mut Xml, track: &Track, more: &[(&str, &str)]) {
     xml.close("Representation");
 }
 
-/// When the last segment ends.
+/// When the last segment ends, seconds.
 fn seconds(track: &Track) -> f64 {
     let end = runs(track).last().map_or(0, |run| run.start + run.duration * (run.repeats + 1));
     end as f64 / f64::from(track.timescale)
 }
 
-/// Segments of the same duration, each behind the other.
+/// Segments of the same duration, each behind the other, in the units of the track.
 struct Run {
     start: u64,
     duration: u64,
@@ -130,17 +130,23 @@ struct Run {
     repeats: u64,
 }
 
+/// A segment lasts from its first frame until that of the next is shown. It is decoded earlier by as much as frames
+/// are out of order, which with a variable frame rate is not the same everywhere.
 fn runs(track: &Track) -> Vec<Run> {
+    let firsts: Vec<&Fragment> =
+        track.segments.iter().filter_map(|segment| segment.fragments.first()).collect();
+    let Some(first) = firsts.first() else { return vec![] };
+    let since = |fragment: &Fragment| (fragment.shown_at - first.shown_at) * f64::from(track.timescale);
+    let begin = first.decoded_at;
+    let starts = firsts.iter().map(|fragment| begin + since(fragment).round() as u64);
+    let all = track.segments.iter().flat_map(|segment| &segment.fragments);
+    let end = begin + all.map(|fragment| fragment.duration).sum::<u64>();
+    let starts: Vec<u64> = starts.chain([end]).collect();
     let mut runs: Vec<Run> = Vec::new();
-    for segment in &track.segments {
-        let Some(start) = segment.fragments.first().map(|fragment| fragment.decoded_at) else { continue };
-        let duration = segment.fragments.iter().map(|fragment| fragment.duration).sum();
+    for pair in starts.windows(2) {
+        let (start, duration) = (pair[0], pair[1].saturating_sub(pair[0]).max(1));
         match runs.last_mut() {
-            Some(run)
-                if run.duration == duration && run.start + run.duration * (run.repeats + 1) == start =>
-            {
-                run.repeats += 1;
-            }
+            Some(run) if run.duration == duration => run.repeats += 1,
             _ => runs.push(Run { start, duration, repeats: 0 }),
         }
     }
@@ -262,7 +268,7 @@ mod tests {
 <AudioChannelConfiguration schemeIdUri="urn:mpeg:dash:23003:3:audio_channel_configuration:2011" value="2"/>
 <Label>&lt;Deutsch &amp; &quot;mehr&quot;&gt;</Label>
 <Role schemeIdUri="urn:mpeg:dash:role:2011" value="main"/>
-<Representation id="audio" bandwidth="100278" codecs="mp4a.40.2">
+<Representation id="audio" bandwidth="100276" codecs="mp4a.40.2">
 <SegmentTemplate timescale="1000" startNumber="0" initialization="audio/init_0.mp4" media="audio/segment_$Number%05d$.m4s">
 <SegmentTimeline>
 <S t="0" d="4011"/>
@@ -281,13 +287,25 @@ mod tests {
     #[test]
     fn a_manifest_names_each_file_of_its_tracks() {
         let mut film = video("a$b/index.m3u8", &SEGMENTS);
-        // Behind a gap a run begins anew.
-        film.track.segments[2].fragments[0].decoded_at += 1;
+        film.track.segments[2].fragments[0].shown_at += 0.1;
         let text = manifest(&Presentation { video: vec![film.clone()], audio: vec![] });
         let files = film.track.segments.iter().map(|segment| &segment.file);
         let files = [&film.track.init].into_iter().chain(files);
         let expected: Vec<Reference> = files.map(|file| Reference::File(format!("a$b/{file}"))).collect();
         assert_eq!(references(&text), expected, "{text}");
+    }
+
+    #[test]
+    fn a_segment_begins_when_its_first_frame_is_shown_not_when_it_is_decoded() {
+        let mut film = video("360p/index.m3u8", &SEGMENTS);
+        film.track.segments[1].fragments[0].decoded_at += 100;
+        film.track.segments[2].fragments[0].shown_at -= 0.2;
+        let found: Vec<_> =
+            runs(&film.track).iter().map(|run| (run.start, run.duration, run.repeats)).collect();
+        assert_eq!(found, [(0, 4000, 0), (4000, 3800, 0), (7800, 4200, 0), (12_000, 1000, 0)]);
+        assert_eq!(seconds(&film.track), 13.0);
+        film.track.segments.clear();
+        assert!(runs(&film.track).is_empty());
     }
 
     #[test]

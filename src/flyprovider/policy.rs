@@ -1,0 +1,182 @@
+//! What is wanted of Fly's machines, read from the environment.
+
+use super::guest::{Guest, GuestError, NoSuchSize};
+use super::price::list_price_per_hour;
+use super::{Fly, disk};
+use crate::config::{ConfigError, Env};
+use crate::controller::fleet::FleetPolicy;
+
+/// The defaults, for this app and image.
+#[must_use]
+pub fn defaults(app: &str, image: &str) -> FleetPolicy {
+    let guest = Guest::default();
+    FleetPolicy {
+        price: list_price_per_hour(guest),
+        size: guest.into(),
+        disk: Some(disk::default_disk()),
+        ..FleetPolicy::new(app, image)
+    }
+}
+
+/// Reads `FLY_WORKER_APP`, `FLY_WORKER_IMAGE`, `FLY_WORKER_GUEST` (`performance-2x`), `FLY_WORKER_MEMORY_MB`,
+/// `FLY_WORKER_DISK_GB`, `WORKER_MAX_INPUT_BYTES`, `FLY_WORKER_REGIONS` (with commas between), and what
+/// [`FleetPolicy::read`] reads.
+///
+/// # Errors
+/// Names the variable.
+pub fn read(env: &Env<'_>) -> Result<FleetPolicy, ConfigError> {
+    let app = env.required("FLY_WORKER_APP", "the Fly app of the workers; `fly apps create` makes one")?;
+    if !app.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') || app.len() > 52 {
+        let why = "an app's name has small letters, digits and dashes only, 52 at most";
+        return Err(invalid("FLY_WORKER_APP", why));
+    }
+    let image = env.required("FLY_WORKER_IMAGE", "the worker image, such as registry.fly.io/app:tag")?;
+    let defaults = FleetPolicy::new(&app, &image);
+    let own = FleetPolicy {
+        size: read_guest(env)?.into(),
+        disk: Some(disk::read(env)?),
+        regions: read_regions(env)?.unwrap_or(defaults.regions),
+        ..defaults
+    };
+    FleetPolicy::read::<Fly>(env, own)
+}
+
+fn invalid(name: &'static str, why: &str) -> ConfigError {
+    ConfigError::Invalid { name, why: why.to_owned() }
+}
+
+fn read_regions(env: &Env<'_>) -> Result<Option<Vec<String>>, ConfigError> {
+    let Some(text) = env.text("FLY_WORKER_REGIONS") else { return Ok(None) };
+    let regions: Vec<String> =
+        text.split(',').map(str::trim).filter(|r| !r.is_empty()).map(str::to_owned).collect();
+    let sound = |r: &String| r.len() <= 16 && r.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    if regions.is_empty() || !regions.iter().all(sound) {
+        return Err(invalid(
+            "FLY_WORKER_REGIONS",
+            "it must be a region or several with commas, such as iad,dfw",
+        ));
+    }
+    Ok(Some(regions))
+}
+
+fn read_guest(env: &Env<'_>) -> Result<Guest, ConfigError> {
+    let guest = match env.text("FLY_WORKER_GUEST") {
+        Some(size) => {
+            size.parse().map_err(|error: NoSuchSize| invalid("FLY_WORKER_GUEST", &error.to_string()))?
+        }
+        None => Guest::default(),
+    };
+    match env.parsed("FLY_WORKER_MEMORY_MB", "a whole number of megabytes")? {
+        Some(memory) => guest
+            .with_memory(memory)
+            .map_err(|error: GuestError| invalid("FLY_WORKER_MEMORY_MB", &error.to_string())),
+        None => Ok(guest),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(pairs: &[(&str, &str)]) -> Result<FleetPolicy, ConfigError> {
+        let base = [("FLY_WORKER_APP", "clips"), ("FLY_WORKER_IMAGE", "registry.fly.io/clips:1")];
+        let all: Vec<_> = pairs.iter().chain(&base).copied().collect();
+        read(&Env::of(|name| all.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())))
+    }
+
+    #[test]
+    fn nothing_set_but_the_app_and_the_image_gives_the_defaults() {
+        assert_eq!(policy(&[]).unwrap(), defaults("clips", "registry.fly.io/clips:1"));
+    }
+
+    #[test]
+    fn everything_can_be_set() {
+        let policy = policy(&[
+            ("FLY_WORKER_REGIONS", "iad, dfw"),
+            ("FLEET_STRICT_REGIONS", "true"),
+            ("FLY_WORKER_GUEST", "performance-4x"),
+            ("MIN_MACHINES", "2"),
+            ("MAX_MACHINES", "20"),
+            ("JOBS_PER_MACHINE", "3"),
+            ("FLEET_BUDGET_USD_PER_HOUR", "1.00"),
+            ("FLEET_PAUSED", "yes"),
+            ("FLY_WORKER_DISK_GB", "40"),
+        ])
+        .unwrap();
+        assert_eq!(policy.regions, ["iad", "dfw"]);
+        assert_eq!((policy.min, policy.max, policy.jobs_per_machine.get()), (2, 20, 3));
+        assert_eq!((policy.size.cpus, policy.size.memory_mb), (4, 8192));
+        assert_eq!(policy.disk.unwrap().size_gb, 40);
+        assert!(policy.paused && !policy.any_region);
+        // performance-4x: $0.172224 an hour.
+        assert_eq!(policy.affordable(), 5);
+    }
+
+    #[test]
+    fn what_is_wrong_names_its_variable() {
+        for (name, bad) in [
+            ("FLY_WORKER_APP", "Clips!"),
+            ("FLY_WORKER_REGIONS", ","),
+            ("FLY_WORKER_REGIONS", "i&d"),
+            ("FLY_WORKER_GUEST", "performance"),
+            ("FLY_WORKER_GUEST", "performance-0x"),
+            ("FLY_WORKER_GUEST", "performance-3x"),
+            ("FLY_WORKER_GUEST", "huge-2x"),
+            ("FLY_WORKER_MEMORY_MB", "512"),
+            ("FLY_WORKER_MEMORY_MB", "4352"),
+            ("FLY_WORKER_MEMORY_MB", "65536"),
+            ("FLY_WORKER_MEMORY_MB", "much"),
+            ("FLY_WORKER_DISK_GB", "51"),
+            ("WORKER_MAX_INPUT_BYTES", "50000000000"),
+            ("MAX_MACHINES", "0"),
+            ("MAX_MACHINES", "many"),
+            ("MAX_MACHINES", "4294967295"),
+            ("MIN_MACHINES", "11"),
+            ("MIN_MACHINES", "-1"),
+            ("JOBS_PER_MACHINE", "0"),
+            ("FLEET_BUDGET_USD_PER_HOUR", "-1"),
+            ("FLEET_BUDGET_USD_PER_HOUR", "NaN"),
+            ("FLEET_BUDGET_USD_PER_HOUR", "0.01"),
+            ("FLEET_PAUSED", "perhaps"),
+            ("WORKER_IDLE_TIMEOUT", "soon"),
+            ("FLEET_LAUNCH_FAILURES", "0"),
+        ] {
+            let error = policy(&[(name, bad)]).unwrap_err().to_string();
+            assert!(error.starts_with(name), "{name}={bad}: {error}");
+        }
+        let error = read(&Env::of(|_| None)).unwrap_err().to_string();
+        assert!(error.starts_with("FLY_WORKER_APP"), "{error}");
+    }
+
+    #[test]
+    fn what_fly_says_of_the_controllers_own_machine_is_not_taken_for_the_workers() {
+        let own = [("FLY_APP_NAME", "control-plane"), ("FLY_REGION", "lhr")];
+        let policy = policy(&own).unwrap();
+        assert_eq!((policy.app.as_str(), policy.regions), ("clips", vec!["any".to_owned()]));
+        let alone =
+            read(&Env::of(|name| own.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())));
+        let error = alone.unwrap_err().to_string();
+        assert!(error.starts_with("FLY_WORKER_APP"), "{error}");
+    }
+
+    #[test]
+    fn memory_is_held_to_what_the_size_can_have() {
+        let size = |size: &str, memory: &str| {
+            policy(&[("FLY_WORKER_GUEST", size), ("FLY_WORKER_MEMORY_MB", memory)]).map(|policy| policy.size)
+        };
+        let guest = size("performance-4x", "16384").unwrap();
+        assert_eq!((guest.cpus, guest.memory_mb), (4, 16_384));
+        assert_eq!(size("shared-cpu-2x", "512").unwrap().memory_mb, 512);
+        let error = size("performance-2x", "512").unwrap_err().to_string();
+        assert!(error.contains("2 performance CPUs need 4096 MB of memory at least"), "{error}");
+    }
+
+    #[test]
+    fn a_budget_for_a_size_without_a_list_price_asks_for_the_price() {
+        let odd = [("FLY_WORKER_MEMORY_MB", "8192"), ("FLEET_BUDGET_USD_PER_HOUR", "1")];
+        let error = policy(&odd).unwrap_err().to_string();
+        assert!(error.starts_with("FLEET_PRICE_USD_PER_HOUR"), "{error}");
+        let priced = [odd[0], odd[1], ("FLEET_PRICE_USD_PER_HOUR", "0.25")];
+        assert_eq!(policy(&priced).unwrap().affordable(), 4);
+    }
+}
