@@ -17,7 +17,6 @@ mod setting;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::str::FromStr;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use roles::{ApiConfig, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
@@ -154,18 +153,5 @@ impl<'a> Env<'a> {
     pub fn require<T>(&self, setting: &Setting<T>) -> Result<T, ConfigError> {
         let Description { name, text, .. } = setting.about;
         self.get(setting)?.ok_or(ConfigError::Missing { name, hint: text })
-    }
-
-    pub(crate) fn required(&self, name: &'static str, hint: &'static str) -> Result<String, ConfigError> {
-        self.text(name).ok_or(ConfigError::Missing { name, hint })
-    }
-
-    pub(crate) fn parsed<T: FromStr>(
-        &self,
-        name: &'static str,
-        what: &str,
-    ) -> Result<Option<T>, ConfigError> {
-        let Some(text) = self.text(name) else { return Ok(None) };
-        text.parse().map(Some).map_err(|_| ConfigError::Invalid { name, why: format!("it must be {what}") })
     }
 }

@@ -1,6 +1,7 @@
 //! The disk of a machine, and the largest input that fits on it: each follows from the other.
 
 use super::machine::ROOTFS_MAX_GB;
+use crate::config::registry::{FLY_WORKER_DISK_GB, WORKER_MAX_INPUT_BYTES};
 use crate::config::{ConfigError, Env};
 use crate::controller::fleet::MachineDisk;
 use crate::job::space;
@@ -17,8 +18,8 @@ const USABLE_OF_A_GB: u64 = 900_000_000;
 /// Bytes of the largest input, where nothing is set.
 const DEFAULT_INPUT: u64 = 10_000_000_000;
 
-const DISK: &str = "FLY_WORKER_DISK_GB";
-const INPUT: &str = "WORKER_MAX_INPUT_BYTES";
+const DISK: &str = FLY_WORKER_DISK_GB.about.name;
+const INPUT: &str = WORKER_MAX_INPUT_BYTES.about.name;
 
 /// The disk where nothing is set.
 pub(super) fn default_disk() -> MachineDisk {
@@ -42,12 +43,12 @@ fn gigabytes_for(max_input: u64) -> u32 {
 /// When no machine has such a disk, or the inputs do not fit on it.
 pub(super) fn read(env: &Env<'_>) -> Result<MachineDisk, ConfigError> {
     let invalid = |name, why| ConfigError::Invalid { name, why };
-    let what = format!("a whole number of gigabytes from {LEAST_GB} to {ROOTFS_MAX_GB}");
-    let size_gb: Option<u32> = env.parsed(DISK, &what)?;
+    let size_gb = env.get(&FLY_WORKER_DISK_GB)?;
     if size_gb.is_some_and(|gb| !(LEAST_GB..=ROOTFS_MAX_GB).contains(&gb)) {
-        return Err(invalid(DISK, format!("it must be {what}")));
+        let why = format!("it must be a whole number of gigabytes from {LEAST_GB} to {ROOTFS_MAX_GB}");
+        return Err(invalid(DISK, why));
     }
-    let max_input: Option<u64> = env.parsed(INPUT, "a whole number of bytes")?;
+    let max_input = env.get(&WORKER_MAX_INPUT_BYTES)?;
     match (size_gb, max_input) {
         (None, None) => Ok(default_disk()),
         (Some(size_gb), None) => {

@@ -3,7 +3,10 @@
 use super::guest::{Guest, GuestError, NoSuchSize};
 use super::price::list_price_per_hour;
 use super::{Fly, disk};
-use crate::config::{ConfigError, Env};
+use crate::config::registry::{
+    FLY_WORKER_APP, FLY_WORKER_GUEST, FLY_WORKER_IMAGE, FLY_WORKER_MEMORY_MB, FLY_WORKER_REGIONS,
+};
+use crate::config::{ConfigError, ConfigErrors, Env};
 use crate::controller::fleet::FleetPolicy;
 
 /// The defaults, for this app and image.
@@ -23,53 +26,35 @@ pub fn defaults(app: &str, image: &str) -> FleetPolicy {
 /// [`FleetPolicy::read`] reads.
 ///
 /// # Errors
-/// Names the variable.
-pub fn read(env: &Env<'_>) -> Result<FleetPolicy, ConfigError> {
-    let app = env.required("FLY_WORKER_APP", "the Fly app of the workers; `fly apps create` makes one")?;
-    if !app.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-') || app.len() > 52 {
-        let why = "an app's name has small letters, digits and dashes only, 52 at most";
-        return Err(invalid("FLY_WORKER_APP", why));
-    }
-    let image = env.required("FLY_WORKER_IMAGE", "the worker image, such as registry.fly.io/app:tag")?;
-    let defaults = FleetPolicy::new(&app, &image);
-    let own = FleetPolicy {
-        size: read_guest(env)?.into(),
-        disk: Some(disk::read(env)?),
-        regions: read_regions(env)?.unwrap_or(defaults.regions),
-        ..defaults
+/// The settings that are missing or wrong.
+pub fn read(env: &Env<'_>) -> Result<FleetPolicy, ConfigErrors> {
+    let mut errors = ConfigErrors::default();
+    let app = errors.keep(env.require(&FLY_WORKER_APP));
+    let image = errors.keep(env.require(&FLY_WORKER_IMAGE));
+    let guest = errors.keep(read_guest(env));
+    let disk = errors.keep(disk::read(env));
+    let regions = errors.keep(env.get(&FLY_WORKER_REGIONS));
+    let own = || {
+        let defaults = FleetPolicy::new(&app?, &image?);
+        let regions = regions?.unwrap_or(defaults.regions);
+        Some(FleetPolicy { size: guest?.into(), disk: Some(disk?), regions, ..defaults })
     };
-    FleetPolicy::read::<Fly>(env, own)
-}
-
-fn invalid(name: &'static str, why: &str) -> ConfigError {
-    ConfigError::Invalid { name, why: why.to_owned() }
-}
-
-fn read_regions(env: &Env<'_>) -> Result<Option<Vec<String>>, ConfigError> {
-    let Some(text) = env.text("FLY_WORKER_REGIONS") else { return Ok(None) };
-    let regions: Vec<String> =
-        text.split(',').map(str::trim).filter(|r| !r.is_empty()).map(str::to_owned).collect();
-    let sound = |r: &String| r.len() <= 16 && r.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
-    if regions.is_empty() || !regions.iter().all(sound) {
-        return Err(invalid(
-            "FLY_WORKER_REGIONS",
-            "it must be a region or several with commas, such as iad,dfw",
-        ));
-    }
-    Ok(Some(regions))
+    // What every provider has in common is read in any case, so that all errors are reported.
+    let own = own();
+    let is_complete = own.is_some();
+    let policy = errors.keep(FleetPolicy::read::<Fly>(env, own.unwrap_or_else(|| defaults("", ""))));
+    errors.finish(policy.filter(|_| is_complete))
 }
 
 fn read_guest(env: &Env<'_>) -> Result<Guest, ConfigError> {
-    let guest = match env.text("FLY_WORKER_GUEST") {
-        Some(size) => {
-            size.parse().map_err(|error: NoSuchSize| invalid("FLY_WORKER_GUEST", &error.to_string()))?
-        }
-        None => Guest::default(),
-    };
-    match env.parsed("FLY_WORKER_MEMORY_MB", "a whole number of megabytes")? {
+    let invalid = |name, why: String| ConfigError::Invalid { name, why };
+    let size = env.require(&FLY_WORKER_GUEST)?;
+    let guest: Guest =
+        size.parse().map_err(|error: NoSuchSize| invalid(FLY_WORKER_GUEST.about.name, error.to_string()))?;
+    match env.get(&FLY_WORKER_MEMORY_MB)? {
         Some(memory) => guest
             .with_memory(memory)
-            .map_err(|error: GuestError| invalid("FLY_WORKER_MEMORY_MB", &error.to_string())),
+            .map_err(|error: GuestError| invalid(FLY_WORKER_MEMORY_MB.about.name, error.to_string())),
         None => Ok(guest),
     }
 }
@@ -78,7 +63,7 @@ fn read_guest(env: &Env<'_>) -> Result<Guest, ConfigError> {
 mod tests {
     use super::*;
 
-    fn policy(pairs: &[(&str, &str)]) -> Result<FleetPolicy, ConfigError> {
+    fn policy(pairs: &[(&str, &str)]) -> Result<FleetPolicy, ConfigErrors> {
         let base = [("FLY_WORKER_APP", "clips"), ("FLY_WORKER_IMAGE", "registry.fly.io/clips:1")];
         let all: Vec<_> = pairs.iter().chain(&base).copied().collect();
         read(&Env::of(|name| all.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned())))

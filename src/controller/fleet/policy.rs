@@ -7,8 +7,11 @@ use std::time::Duration;
 use super::machine::{MachineDisk, MachineSize};
 use super::price::MicroDollars;
 use super::provider::{Capabilities, MachineProvider};
-use crate::config::registry::{FLEET_PAUSED, FLEET_STRICT_REGIONS, WORKER_IDLE_TIMEOUT};
-use crate::config::{ConfigError, Env};
+use crate::config::registry::{
+    FLEET_BUDGET_USD_PER_HOUR, FLEET_LAUNCH_FAILURES, FLEET_PAUSED, FLEET_PRICE_USD_PER_HOUR,
+    FLEET_STRICT_REGIONS, JOBS_PER_MACHINE, MAX_MACHINES, MIN_MACHINES, WORKER_IDLE_TIMEOUT,
+};
+use crate::config::{ConfigError, ConfigErrors, Description, Env, Setting};
 
 /// What the operator wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,40 +144,38 @@ impl FleetPolicy {
     /// `FLEET_LAUNCH_FAILURES`, `FLEET_PAUSED`. The rest is as `own` has it, which the provider has read.
     ///
     /// # Errors
-    /// Names the variable.
-    pub fn read<P: MachineProvider>(env: &Env<'_>, own: Self) -> Result<Self, ConfigError> {
-        let min = whole(env, "MIN_MACHINES", 0, 0)?;
-        let max = whole(env, "MAX_MACHINES", 10, 1)?;
-        if min > max {
-            return Err(invalid("MIN_MACHINES", &format!("it is {min}, more than MAX_MACHINES, {max}")));
-        }
-        let budget = dollars(env, "FLEET_BUDGET_USD_PER_HOUR")?;
-        let own_price = dollars(env, "FLEET_PRICE_USD_PER_HOUR")?;
-        let price = own_price.or_else(|| P::price_per_hour(own.size));
-        if budget.is_some() && price.is_none_or(|p| p.0 == 0) {
-            let why = "a budget needs the price of a machine's hour, and this size is in no list";
-            return Err(invalid("FLEET_PRICE_USD_PER_HOUR", why));
-        }
-        if let (Some(budget), Some(price)) = (budget, price)
-            && budget < price.times(u64::from(min.max(1)))
+    /// The settings that are wrong.
+    pub fn read<P: MachineProvider>(env: &Env<'_>, own: Self) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let min = errors.keep(env.require(&MIN_MACHINES));
+        let max = errors.keep(env.require(&MAX_MACHINES));
+        if let (Some(min), Some(max)) = (min, max)
+            && min > max
         {
-            let least = price.times(u64::from(min.max(1)));
-            let why = format!("{} machines cost {least} an hour, more than this", min.max(1));
-            return Err(invalid("FLEET_BUDGET_USD_PER_HOUR", &why));
+            errors.push(invalid(&MIN_MACHINES.about, format!("it is {min}, more than MAX_MACHINES, {max}")));
         }
-        Ok(Self {
-            any_region: !env.require(&FLEET_STRICT_REGIONS)?,
-            min,
-            max,
-            jobs_per_machine: NonZeroU32::new(whole(env, "JOBS_PER_MACHINE", 1, 1)?)
-                .unwrap_or(NonZeroU32::MIN),
-            idle_timeout: env.require(&WORKER_IDLE_TIMEOUT)?,
-            budget,
-            price,
-            paused: env.require(&FLEET_PAUSED)?,
-            launch_failures: whole(env, "FLEET_LAUNCH_FAILURES", 3, 1)?,
-            ..own
-        })
+        let money = errors.keep(read_money::<P>(env, &own, min.unwrap_or_default().max(1)));
+        let strict_regions = errors.keep(env.require(&FLEET_STRICT_REGIONS));
+        let jobs_per_machine = errors.keep(env.require(&JOBS_PER_MACHINE));
+        let idle_timeout = errors.keep(env.require(&WORKER_IDLE_TIMEOUT));
+        let paused = errors.keep(env.require(&FLEET_PAUSED));
+        let launch_failures = errors.keep(env.require(&FLEET_LAUNCH_FAILURES));
+        let read = || {
+            let (price, budget) = money?;
+            Some(Self {
+                any_region: !strict_regions?,
+                min: min?,
+                max: max?,
+                jobs_per_machine: NonZeroU32::new(jobs_per_machine?)?,
+                idle_timeout: idle_timeout?,
+                budget,
+                price,
+                paused: paused?,
+                launch_failures: launch_failures?,
+                ..own
+            })
+        };
+        errors.finish(read())
     }
 
     /// How many machines may run for the budget.
@@ -189,23 +190,37 @@ impl FleetPolicy {
     }
 }
 
-fn invalid(name: &'static str, why: &str) -> ConfigError {
-    ConfigError::Invalid { name, why: why.to_owned() }
-}
-
-/// Providers' own limits lie far below; this one keeps sums and slots small.
-const MOST: u32 = 10_000;
-
-fn whole(env: &Env<'_>, name: &'static str, default: u32, least: u32) -> Result<u32, ConfigError> {
-    let n = env.parsed(name, &format!("a whole number from {least} to {MOST}"))?.unwrap_or(default);
-    if (least..=MOST).contains(&n) {
-        return Ok(n);
+/// The price of a machine and the budget, where they are known and set; `least` machines must fit into the budget.
+fn read_money<P: MachineProvider>(
+    env: &Env<'_>,
+    own: &FleetPolicy,
+    least: u32,
+) -> Result<(Option<MicroDollars>, Option<MicroDollars>), ConfigError> {
+    let budget = dollars(env, &FLEET_BUDGET_USD_PER_HOUR)?;
+    let price = dollars(env, &FLEET_PRICE_USD_PER_HOUR)?.or_else(|| P::price_per_hour(own.size));
+    let Some(limit) = budget else { return Ok((price, None)) };
+    match price {
+        Some(price) if price.0 > 0 => {
+            let cost = price.times(u64::from(least));
+            if limit < cost {
+                let why = format!("{least} machines cost {cost} an hour, more than this");
+                return Err(invalid(&FLEET_BUDGET_USD_PER_HOUR.about, why));
+            }
+            Ok((Some(price), budget))
+        }
+        _ => {
+            let why = "a budget needs the price of a machine's hour, and this size is in no price list";
+            Err(invalid(&FLEET_PRICE_USD_PER_HOUR.about, why.to_owned()))
+        }
     }
-    Err(invalid(name, &format!("it must be a whole number from {least} to {MOST}")))
 }
 
-fn dollars(env: &Env<'_>, name: &'static str) -> Result<Option<MicroDollars>, ConfigError> {
-    let what = "a number of dollars, such as 1.50";
-    let Some(number) = env.parsed(name, what)? else { return Ok(None) };
-    MicroDollars::from_dollars(number).map(Some).ok_or_else(|| invalid(name, &format!("it must be {what}")))
+fn dollars(env: &Env<'_>, setting: &Setting<f64>) -> Result<Option<MicroDollars>, ConfigError> {
+    let Some(number) = env.get(setting)? else { return Ok(None) };
+    let why = || invalid(&setting.about, "it must be a number of dollars, such as 1.50".to_owned());
+    MicroDollars::from_dollars(number).map(Some).ok_or_else(why)
+}
+
+const fn invalid(about: &Description, why: String) -> ConfigError {
+    ConfigError::Invalid { name: about.name, why }
 }
