@@ -8,7 +8,7 @@ use worker::{MessageExt as _, RawMessage, RawMessageBuilder, RawMessageIter};
 
 use super::budget::event_budget;
 use super::context::EdgeContext;
-use crate::api::{Arrival, Ingested};
+use crate::api::{Ingested, UploadedObject};
 use crate::controller::reconciler::InvocationOutcome;
 use crate::janitor::Allowance;
 use crate::job::JobId;
@@ -28,9 +28,9 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
             return;
         }
     };
-    let mut arrived: Vec<(RawMessage, Arrival)> = Vec::new();
+    let mut arrived: Vec<(RawMessage, UploadedObject)> = Vec::new();
     for message in messages {
-        match Arrival::read(&context.settings.storage.input_bucket, text(&message).as_bytes()) {
+        match UploadedObject::read(&context.settings.storage.input_bucket, text(&message).as_bytes()) {
             Ok(Some(arrival)) => arrived.push((message, arrival)),
             Ok(None) => message.ack(),
             Err(error) => bury(&context, &message, &error.to_string()).await,
@@ -57,7 +57,7 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
             message.retry();
             continue;
         }
-        match arrival.settle(&context.queue, &context.storage, outcome).await {
+        match arrival.apply(&context.queue, &context.storage, outcome).await {
             Ok(ingested) => {
                 made |= is_new && matches!(ingested, Ingested::Queued(_));
                 message.ack();
