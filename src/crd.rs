@@ -18,7 +18,9 @@ pub use transcode_job::{
     CostStatus, EntryStatus, FileStatus, InputSpec, OutputStatus, Phase, SecretKeyRef, TranscodeJob,
     TranscodeJobSpec, TranscodeJobStatus, UploadSpec, WebhookSpec,
 };
-pub use worker_pool::{GuestSpec, MachineCounts, WorkerPool, WorkerPoolSpec, WorkerPoolStatus};
+pub use worker_pool::{
+    FlySpec, GuestSpec, MachineCounts, ProviderSpec, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
+};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;

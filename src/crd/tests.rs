@@ -95,8 +95,10 @@ fn a_pool_has_no_more_at_least_than_at_most() {
 
 #[test]
 fn a_pools_guest_is_a_size_that_fly_sells() {
-    let guest = |size: &str, memory: i32| pool(json!({"guest": {"size": size, "memoryMb": memory}}));
-    pool(json!({"guest": {"size": "performance-2x"}})).validate_cel().unwrap();
+    let guest = |size: &str, memory: i32| {
+        pool(json!({"provider": {"fly": {"guest": {"size": size, "memoryMb": memory}}}}))
+    };
+    pool(json!({"provider": {"fly": {"guest": {"size": "performance-2x"}}}})).validate_cel().unwrap();
     for (size, memory) in [
         ("performance-2x", 4096),
         ("performance-2x", 16_384),
@@ -119,7 +121,9 @@ fn a_pools_guest_is_a_size_that_fly_sells() {
         assert!(error.contains("memoryMb does not fit the size"), "{size} {memory}: {error}");
     }
     let [_, pools] = all();
-    let sizes = &schema(&pools)["properties"]["spec"]["properties"]["guest"]["properties"]["size"]["enum"];
+    let spec = &schema(&pools)["properties"]["spec"]["properties"];
+    let fly = &spec["provider"]["properties"]["fly"]["properties"];
+    let sizes = &fly["guest"]["properties"]["size"]["enum"];
     let sizes: Vec<&str> = sizes.as_array().unwrap().iter().map(|size| size.as_str().unwrap()).collect();
     assert!(sizes.contains(&"performance-2x") && sizes.contains(&"shared-cpu-8x"), "{sizes:?}");
     assert!(!sizes.contains(&"performance-3x") && sizes.len() == 14, "{sizes:?}");
@@ -134,7 +138,7 @@ fn the_schema_of_a_guest_and_the_settings_agree_at_every_limit() {
             let (least, most) = (least * cpus, most * cpus);
             for memory in [least - 256, least, least + 256, least + 1024, most, most + 256, most + 1024] {
                 let guest: Guest = size.parse().unwrap();
-                let spec = pool(json!({"guest": {"size": size, "memoryMb": memory}}));
+                let spec = pool(json!({"provider": {"fly": {"guest": {"size": size, "memoryMb": memory}}}}));
                 assert_eq!(spec.validate_cel().is_ok(), guest.with_memory(memory).is_ok(), "{size} {memory}");
             }
         }
@@ -153,10 +157,13 @@ fn what_is_left_out_has_a_default_in_the_schema_and_the_same_in_code() {
     }
     let said = serde_json::to_value(pool(json!({})).spec).unwrap();
     let properties = schema(&pools)["properties"]["spec"]["properties"].clone();
-    for field in ["min", "max", "jobsPerMachine", "idleTimeoutSeconds", "strictRegions", "paused"] {
+    for field in ["min", "max", "jobsPerMachine", "idleTimeoutSeconds", "paused"] {
         assert_eq!(properties[field]["default"], said[field], "{field}");
         assert!(!said[field].is_null(), "{field}");
     }
+    let fly = pool(json!({"provider": {"fly": {}}})).spec.provider.unwrap().fly.unwrap();
+    let properties = &properties["provider"]["properties"]["fly"]["properties"];
+    assert_eq!(properties["strictRegions"]["default"], json!(fly.strict_regions));
 }
 
 /// CEL's cost is estimated from these: a string or a list without a limit can have a CRD refused.

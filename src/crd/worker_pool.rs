@@ -1,4 +1,4 @@
-//! `WorkerPool`: the Fly Machines that do the work.
+//! `WorkerPool`: the machines that do the work.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -24,7 +24,7 @@ use crate::flyprovider::ROOTFS_MAX_GB;
     namespaced,
     status = "WorkerPoolStatus",
     derive = "PartialEq",
-    doc = "The Fly Machines that run the workers: how many there may be, and how many there are.",
+    doc = "The machines that run the workers: how many there may be, and how many there are.",
     scale(spec_replicas_path = ".spec.max", status_replicas_path = ".status.machines.total"),
     printcolumn(name = "Desired", type_ = "integer", json_path = ".status.desired"),
     printcolumn(name = "Busy", type_ = "integer", json_path = ".status.machines.busy"),
@@ -61,24 +61,13 @@ pub struct WorkerPoolSpec {
     #[serde(default = "default_idle_timeout")]
     #[schemars(range(min = 0, max = 315_360_000))]
     pub idle_timeout_seconds: i64,
-    /// Where machines are made, most wanted first, such as [iad, dfw].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "rules::regions")]
-    pub regions: Option<Vec<String>>,
-    /// Nowhere else, also when these regions are full.
-    #[serde(default)]
-    pub strict_regions: bool,
-    /// The size of a machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub guest: Option<GuestSpec>,
-    /// Gigabytes of a machine's disk; without it as many as the largest input needs.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 2, max = ROOTFS_MAX_GB))]
-    pub disk_gb: Option<i32>,
     /// The worker image, such as registry.fly.io/app:tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
+    /// Who runs the machines, and what only this provider knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provider: Option<ProviderSpec>,
     /// No more machines than so many dollars an hour pay for, as a decimal number such as "1.50".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20), regex(pattern = r"^[0-9]+(\.[0-9]{1,6})?$"))]
@@ -98,6 +87,35 @@ const fn one() -> i32 {
 
 const fn default_idle_timeout() -> i64 {
     300
+}
+
+/// Who runs the machines. There is one provider today, which may be left out.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderSpec {
+    /// Fly Machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fly: Option<FlySpec>,
+}
+
+/// What is wanted of Fly.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlySpec {
+    /// Where machines are made, most wanted first, such as [iad, dfw].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rules::regions")]
+    pub regions: Option<Vec<String>>,
+    /// Nowhere else, also when these regions are full.
+    #[serde(default)]
+    pub strict_regions: bool,
+    /// The size of a machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guest: Option<GuestSpec>,
+    /// Gigabytes of a machine's disk; without it as many as the largest input needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = ROOTFS_MAX_GB))]
+    pub disk_gb: Option<i32>,
 }
 
 /// The size of a machine, of those that Fly sells.

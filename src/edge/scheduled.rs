@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::budget::{BudgetSplit, cron_budget, is_full_sweep};
 use super::context::EdgeContext;
 use crate::controller::reconciler::{InvocationOutcome, OneShotReconciler};
+use crate::flyprovider::Fly;
 use crate::janitor::{JanitorTasks, SubrequestBudget, SweepReport};
 use crate::job::Millis;
 use crate::queue::QueueError;
@@ -42,7 +43,7 @@ struct Minute {
     began: Instant,
     turn: u64,
     tasks: JanitorTasks,
-    reconciler: Option<OneShotReconciler>,
+    reconciler: Option<OneShotReconciler<Fly>>,
     context: EdgeContext,
 }
 

@@ -34,7 +34,7 @@ fn machine(slot: u32, phase: Phase) -> Machine {
         phase,
         region: "iad".into(),
         instance: None,
-        labelled: true,
+        labelled: false,
         launch: Some(launch("image:1")),
         host_reachable: true,
         created_at: String::new(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{ConfigError, Env};
+use crate::config::{ConfigErrors, Env};
 use crate::controller::fleet::FleetPolicy;
 use crate::crd::WorkerPoolSpec;
 use crate::flyprovider;
@@ -20,14 +20,16 @@ fn said(pool: &WorkerPoolSpec) -> BTreeMap<&'static str, String> {
             said.insert(name, value);
         }
     };
-    put("FLY_WORKER_REGIONS", pool.regions.as_ref().map(|regions| regions.join(",")));
-    put("FLEET_STRICT_REGIONS", pool.strict_regions.then(|| "true".to_owned()));
-    put("FLY_WORKER_GUEST", pool.guest.as_ref().map(|guest| guest.size.clone()));
-    put(
-        "FLY_WORKER_MEMORY_MB",
-        pool.guest.as_ref().and_then(|guest| guest.memory_mb).map(|mb| mb.to_string()),
-    );
-    put("FLY_WORKER_DISK_GB", pool.disk_gb.map(|gb| gb.to_string()));
+    if let Some(fly) = pool.provider.as_ref().and_then(|provider| provider.fly.as_ref()) {
+        put("FLY_WORKER_REGIONS", fly.regions.as_ref().map(|regions| regions.join(",")));
+        put("FLEET_STRICT_REGIONS", fly.strict_regions.then(|| "true".to_owned()));
+        put("FLY_WORKER_GUEST", fly.guest.as_ref().map(|guest| guest.size.clone()));
+        put(
+            "FLY_WORKER_MEMORY_MB",
+            fly.guest.as_ref().and_then(|guest| guest.memory_mb).map(|mb| mb.to_string()),
+        );
+        put("FLY_WORKER_DISK_GB", fly.disk_gb.map(|gb| gb.to_string()));
+    }
     put("FLY_WORKER_IMAGE", pool.image.clone());
     put("FLEET_BUDGET_USD_PER_HOUR", pool.budget_usd_per_hour.clone());
     // An environment that pauses the fleet is not undone by a pool that does not.
@@ -41,11 +43,11 @@ const FIELDS: [(&str, &str); 12] = [
     ("MAX_MACHINES", "spec.max"),
     ("JOBS_PER_MACHINE", "spec.jobsPerMachine"),
     ("WORKER_IDLE_TIMEOUT", "spec.idleTimeoutSeconds"),
-    ("FLY_WORKER_REGIONS", "spec.regions"),
-    ("FLEET_STRICT_REGIONS", "spec.strictRegions"),
-    ("FLY_WORKER_GUEST", "spec.guest.size"),
-    ("FLY_WORKER_MEMORY_MB", "spec.guest.memoryMb"),
-    ("FLY_WORKER_DISK_GB", "spec.diskGb"),
+    ("FLY_WORKER_REGIONS", "spec.provider.fly.regions"),
+    ("FLEET_STRICT_REGIONS", "spec.provider.fly.strictRegions"),
+    ("FLY_WORKER_GUEST", "spec.provider.fly.guest.size"),
+    ("FLY_WORKER_MEMORY_MB", "spec.provider.fly.guest.memoryMb"),
+    ("FLY_WORKER_DISK_GB", "spec.provider.fly.diskGb"),
     ("FLY_WORKER_IMAGE", "spec.image"),
     ("FLEET_BUDGET_USD_PER_HOUR", "spec.budgetUsdPerHour"),
     ("FLEET_PAUSED", "spec.paused"),
@@ -61,7 +63,7 @@ pub fn policy(pool: Option<&WorkerPoolSpec>, env: &Env<'_>) -> Result<FleetPolic
     flyprovider::policy::read(&both).map_err(|error| in_fields(&error, pool.is_some()))
 }
 
-fn in_fields(error: &ConfigError, pool: bool) -> String {
+fn in_fields(error: &ConfigErrors, pool: bool) -> String {
     let text = error.to_string();
     if !pool {
         return text;
@@ -98,8 +100,9 @@ mod tests {
     #[test]
     fn what_a_pool_says_goes_first_and_what_it_leaves_out_is_the_environments() {
         let spec = pool(serde_json::json!({
-            "min": 1, "max": 7, "jobsPerMachine": 2, "idleTimeoutSeconds": 60, "strictRegions": true,
-            "guest": {"size": "performance-4x"}, "budgetUsdPerHour": "2.50", "paused": true, "diskGb": 40,
+            "min": 1, "max": 7, "jobsPerMachine": 2, "idleTimeoutSeconds": 60, "budgetUsdPerHour": "2.50",
+            "paused": true,
+            "provider": {"fly": {"strictRegions": true, "guest": {"size": "performance-4x"}, "diskGb": 40}},
         }));
         let policy = policy(Some(&spec), &Env::of(env)).unwrap();
         assert_eq!((policy.min, policy.max, policy.jobs_per_machine.get()), (1, 7, 2));
@@ -108,7 +111,9 @@ mod tests {
         assert_eq!((policy.size.cpus, policy.image.as_str()), (4, "registry.fly.io/clips:1"));
         assert!(policy.paused && policy.budget.is_some());
         assert_eq!(policy.disk.unwrap().size_gb, 40);
-        let other = pool(serde_json::json!({"regions": ["fra", "ams"], "image": "registry.fly.io/clips:2"}));
+        let other = pool(serde_json::json!({
+            "provider": {"fly": {"regions": ["fra", "ams"]}}, "image": "registry.fly.io/clips:2",
+        }));
         let policy = super::policy(Some(&other), &Env::of(env)).unwrap();
         assert_eq!(policy.regions, ["fra", "ams"]);
         assert_eq!((policy.max, policy.image.as_str()), (10, "registry.fly.io/clips:2"));
@@ -116,19 +121,23 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_said_by_the_pools_own_field() {
+        let of_fly = |fly: serde_json::Value| serde_json::json!({"provider": {"fly": fly}});
         for (field, spec) in [
             ("spec.min", serde_json::json!({"min": 3, "max": 2})),
             ("spec.max", serde_json::json!({"max": 0})),
             ("spec.jobsPerMachine", serde_json::json!({"jobsPerMachine": -1})),
-            ("spec.regions", serde_json::json!({"regions": ["i&d"]})),
-            ("spec.guest.size", serde_json::json!({"guest": {"size": "huge-2x"}})),
-            ("spec.guest.size", serde_json::json!({"guest": {"size": "performance-3x"}})),
+            ("spec.provider.fly.regions", of_fly(serde_json::json!({"regions": ["i&d"]}))),
+            ("spec.provider.fly.guest.size", of_fly(serde_json::json!({"guest": {"size": "huge-2x"}}))),
             (
-                "spec.guest.memoryMb",
-                serde_json::json!({"guest": {"size": "performance-2x", "memoryMb": 512}}),
+                "spec.provider.fly.guest.size",
+                of_fly(serde_json::json!({"guest": {"size": "performance-3x"}})),
+            ),
+            (
+                "spec.provider.fly.guest.memoryMb",
+                of_fly(serde_json::json!({"guest": {"size": "performance-2x", "memoryMb": 512}})),
             ),
             ("spec.budgetUsdPerHour", serde_json::json!({"budgetUsdPerHour": "0.01"})),
-            ("spec.diskGb", serde_json::json!({"diskGb": 51})),
+            ("spec.provider.fly.diskGb", of_fly(serde_json::json!({"diskGb": 51}))),
         ] {
             let error = policy(Some(&pool(spec)), &Env::of(env)).unwrap_err();
             assert!(error.starts_with(field), "{field}: {error}");

@@ -145,7 +145,7 @@ fn every_case_of_up_to_three_machines_keeps_the_rules() {
             }
         }
     }
-    assert!(cases > 300_000 && busy_steps > 100_000, "{cases} cases, {busy_steps} steps");
+    assert!(cases > 250_000 && busy_steps > 100_000, "{cases} cases, {busy_steps} steps");
 }
 
 fn any_machine() -> impl Strategy<Value = (Machine, Life)> {
