@@ -44,7 +44,7 @@ say "Starting the system: queue, storage, API and a worker"
 "$tcoder" up --data "$work/data" --listen 127.0.0.1:0 >"$work/out" 2>"$work/log" &
 up=$!
 # The last line of its greeting, so that all before it is there.
-until grep -q '^Ctrl-C' "$work/out"; do
+until grep -q '^Press Ctrl-C' "$work/out"; do
   kill -0 "$up" 2>/dev/null || { cat "$work/log" >&2; exit 1; }
   sleep 0.1
 done

@@ -686,7 +686,7 @@ fn regions(text: &str) -> Result<Vec<String>, String> {
 }
 
 fn gigabytes(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| "it must be a whole number of gigabytes".into())
+    text.parse().map_err(|_| "it must be a whole number of gigabytes from 2 to 50".into())
 }
 
 fn megabytes(text: &str) -> Result<u32, String> {

@@ -130,7 +130,7 @@ async fn scheduled_run_sends_webhooks_of_jobs_that_end_within_its_minute() {
     // Something goes on.
     edge.queue.submit(JobId::new(), &spec(), SubmitMode::Now).await.unwrap();
     let ends = async {
-        eventually("the minute's errands are done", || edge.log().contains("looked after")).await;
+        eventually("the minute's errands are done", || edge.log().contains("scheduled run finished")).await;
         let id = JobId::new();
         edge.queue.submit(id, &hooked(&receiver.url), SubmitMode::Now).await.unwrap();
         edge.queue.cancel(id).await.unwrap();

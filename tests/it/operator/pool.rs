@@ -168,7 +168,7 @@ async fn machines_are_managed_without_the_api_server() {
     // It has read that there is no pool. Before, it would not know what is wanted.
     eventually("it sees to the fleet", || controller.log().contains("acquired the fleet lock")).await;
     cluster.kill_api_server().await;
-    eventually("its Lease is over", || controller.log().contains("acts no longer")).await;
+    eventually("its Lease is over", || controller.log().contains("lost leadership")).await;
     // Without a pool the environment rules, and Redis says who acts on Fly.
     let id = system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
     system.completed(&id).await;
@@ -223,7 +223,7 @@ async fn mirrors_show_jobs_of_the_api_up_to_the_maximum() {
     let elsewhere = site.cluster.namespace("nosy").await;
     assert_ne!(elsewhere, site.namespace);
     let nosy = controller.stop().await;
-    assert!(nosy.contains("acts no longer"));
+    assert!(nosy.contains("lost leadership"));
 }
 
 /// The label of a mirror counts only in the namespace of the mirrors.

@@ -113,7 +113,7 @@ impl Setup {
             if let Some((what, rest)) = line.trim().split_once(' ') {
                 said.entry(what.to_owned()).or_insert_with(|| rest.trim().to_owned());
             }
-            if line.starts_with("Ctrl-C") {
+            if line.starts_with("Press Ctrl-C") {
                 break;
             }
         }
