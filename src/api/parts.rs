@@ -74,6 +74,7 @@ pub struct PartAddress {
 /// The addresses of parts, and those that end their upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "PartsResponse")]
 pub struct SignedParts {
     /// In the order they were asked for.
     pub parts: Vec<PartAddress>,

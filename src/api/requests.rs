@@ -86,6 +86,7 @@ const MOST_DELAY: u32 = 30 * 24 * 3600;
 /// The answer to `POST /api/upload`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(rename = "UploadResponse")]
 pub struct CreateUploadResponse {
     /// The job.
     pub job_id: JobId,

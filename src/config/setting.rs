@@ -80,6 +80,15 @@ impl<T> Setting<T> {
         Self { about: Description { is_secret: true, ..self.about }, ..self }
     }
 
+    /// The default, if it is a value.
+    #[must_use]
+    pub fn default_value(&self) -> Option<T> {
+        match self.about.default {
+            Default::Value(text) => self.parse(text).ok(),
+            Default::Required | Default::Unset | Default::Derived(_) => None,
+        }
+    }
+
     /// The value that `text` means.
     ///
     /// # Errors

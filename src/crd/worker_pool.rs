@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
+use crate::config::registry::{JOBS_PER_MACHINE, MAX_MACHINES, WORKER_IDLE_TIMEOUT};
 use crate::flyprovider::ROOTFS_MAX_GB;
 
 /// How many machines there may be, and which.
@@ -54,7 +55,7 @@ pub struct WorkerPoolSpec {
     #[schemars(range(min = 1, max = 10_000))]
     pub max: i32,
     /// So many waiting jobs are worth one machine.
-    #[serde(default = "one")]
+    #[serde(default = "default_jobs_per_machine")]
     #[schemars(range(min = 1, max = 10_000))]
     pub jobs_per_machine: i32,
     /// Seconds without a job after which a worker leaves; 0: never.
@@ -77,16 +78,18 @@ pub struct WorkerPoolSpec {
     pub paused: bool,
 }
 
-const fn default_max() -> i32 {
-    10
+// The defaults of the settings; a value that did not fit would be refused by the schema's own limits.
+
+fn default_max() -> i32 {
+    MAX_MACHINES.default_value().and_then(|max| max.try_into().ok()).unwrap_or_default()
 }
 
-const fn one() -> i32 {
-    1
+fn default_jobs_per_machine() -> i32 {
+    JOBS_PER_MACHINE.default_value().and_then(|jobs| jobs.try_into().ok()).unwrap_or_default()
 }
 
-const fn default_idle_timeout() -> i64 {
-    300
+fn default_idle_timeout() -> i64 {
+    WORKER_IDLE_TIMEOUT.default_value().and_then(|time| time.as_secs().try_into().ok()).unwrap_or_default()
 }
 
 /// Who runs the machines. There is one provider today, which may be left out.

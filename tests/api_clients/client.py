@@ -26,7 +26,7 @@ from tcoder_client.models import (
     Quality,
     SystemStatus,
     UploadRequest,
-    UploadTicket,
+    UploadResponse,
 )
 from tcoder_client.types import Unset
 
@@ -52,7 +52,7 @@ def ended(job_id: uuid.UUID) -> Job:
 
 def upload(content: bytes, request: UploadRequest) -> Job:
     ticket = create_upload.sync(client=client, body=request)
-    assert isinstance(ticket, UploadTicket), ticket
+    assert isinstance(ticket, UploadResponse), ticket
     assert not isinstance(ticket.upload_url, Unset), ticket.status
     httpx.put(ticket.upload_url, content=content, timeout=timeout).raise_for_status()
     job = ended(ticket.job_id)

@@ -225,7 +225,7 @@ async fn help_of_every_command_has_examples() {
     let dir = folder("cli");
     for (command, words) in [
         (vec!["--help"], "tcoder up"),
-        (vec!["up", "--help"], "the next start goes on"),
+        (vec!["up", "--help"], "the next start continues"),
         (vec!["submit", "--help"], "Examples:"),
         (vec!["jobs", "--help"], "Examples:"),
         (vec!["transcode", "--help"], "Examples:"),
@@ -233,8 +233,8 @@ async fn help_of_every_command_has_examples() {
         (vec!["worker", "--help"], "WORKER_IDLE_TIMEOUT"),
         (vec!["jobs", "list", "--help"], "--status"),
         (vec!["jobs", "get", "--help"], "id"),
-        (vec!["jobs", "cancel", "--help"], "Call a job off"),
-        (vec!["jobs", "retry", "--help"], "another round"),
+        (vec!["jobs", "cancel", "--help"], "Cancel a job"),
+        (vec!["jobs", "retry", "--help"], "Queue a failed or cancelled job again"),
         (vec!["jobs", "watch", "--help"], "--output"),
     ] {
         let done = run(&command, &[], &dir).await;

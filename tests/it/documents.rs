@@ -250,7 +250,7 @@ fn documents_explain_every_reason_problem_and_error_code() {
     let operations = read("docs/operations.md");
     let source = read("src/controller/fleet/operation.rs");
     let (_, reasons) = source.split_once("pub const fn reason").unwrap();
-    let (reasons, _) = reasons.split_once("impl fmt::Display for Condition").unwrap();
+    let (reasons, _) = reasons.split_once("pub fn message").unwrap();
     let mut count = 0;
     for reason in reasons.split('"').skip(1).step_by(2) {
         assert!(operations.contains(&format!("`{reason}`")), "{reason}");

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use super::*;
 use crate::config::{ApiConfig, Env, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
+use crate::controller::fleet::FleetPolicy;
+use crate::crd::WorkerPoolSpec;
 use crate::edge::settings::Settings;
 use crate::flyprovider;
 
@@ -136,5 +138,22 @@ fn registry_has_every_variable_of_the_sources_and_no_other() {
     let named = texts.iter().flat_map(|text| text.split('"').filter(is_name));
     for name in named.filter(|name| !OTHERS.contains(name)) {
         assert!(all().any(|about| about.name == name), "{name} is not in the registry");
+    }
+}
+
+/// What a worker, a fleet and a WorkerPool have when nothing is set, and that nothing else in the sources repeats it.
+#[test]
+fn worker_idle_timeout_default_stands_once() {
+    let default = WORKER_IDLE_TIMEOUT.default_value().unwrap();
+    assert_eq!(WorkerConfig::read(&Env::of(|_| None)).unwrap().idle_timeout, default);
+    assert_eq!(FleetPolicy::new("app", "image").idle_timeout, default);
+    let pool: WorkerPoolSpec = serde_json::from_value(serde_json::json!({})).unwrap();
+    assert_eq!(pool.idle_timeout_seconds, i64::try_from(default.as_secs()).unwrap());
+    let mut texts = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut texts);
+    let number = default.as_secs().to_string();
+    for line in texts.iter().flat_map(|text| text.lines()) {
+        let names_it = line.to_lowercase().contains("idle_timeout");
+        assert!(!(names_it && line.contains(&number)), "the default is repeated: {line}");
     }
 }
