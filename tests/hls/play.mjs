@@ -133,9 +133,15 @@ try {
     const canvas = document.createElement("canvas");
     const pictures = [];
     for (const time of [9, 1, 5]) {
-      const seeked = new Promise((done) => video.addEventListener("seeked", done, { once: true }));
+      // `seeked` comes before the picture is composed; this does not. The I-frame is that of the segment of 4 s.
+      const composed = new Promise((done) => {
+        const look = (_, { mediaTime }) => {
+          if (mediaTime <= time && mediaTime > time - 4.5) done(); else video.requestVideoFrameCallback(look);
+        };
+        video.requestVideoFrameCallback(look);
+      });
       stills.loadMediaAt(time, { seekOnAppend: true });
-      await within(`showing the I-frame at ${time} s`, seeked);
+      await within(`showing the I-frame at ${time} s`, composed);
       [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
       canvas.getContext("2d").drawImage(video, 0, 0);
       pictures.push(canvas.toDataURL());

@@ -218,7 +218,9 @@ async fn hls_plays_in_trick_play_from_its_i_frame_playlists_and_dash_to_its_end(
     let played: Value = serde_json::from_slice(&output.stdout).unwrap();
     let (shaka, hls, dash) = (&played["shaka"], &played["hls"], &played["dash"]);
     let frames = pictures(&[], &out.path().join("360p/index.m3u8"), &[]).len();
-    assert_eq!(dash["ended"]["frames"], frames, "{dash:#}");
+    // A player that changes the quality decodes some frames of both.
+    assert!(dash["ended"]["frames"].as_u64().unwrap() >= frames as u64, "{dash:#}");
+    assert_eq!(dash["ended"]["at"], dash["ended"]["of"], "{dash:#}");
     for (n, variant) in said[0]["variants"].as_array().unwrap().iter().enumerate() {
         let track = &shaka["tracks"][n];
         assert_eq!(track["width"], variant["width"], "{shaka:#}");

@@ -129,7 +129,10 @@ impl FleetPolicy {
             any_region: true,
             min: MIN_MACHINES.default_value().unwrap_or_default(),
             max: MAX_MACHINES.default_value().unwrap_or_default(),
-            jobs_per_machine: JOBS_PER_MACHINE.default_value().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN),
+            jobs_per_machine: JOBS_PER_MACHINE
+                .default_value()
+                .and_then(NonZeroU32::new)
+                .unwrap_or(NonZeroU32::MIN),
             idle_timeout: WORKER_IDLE_TIMEOUT.default_value().unwrap_or_default(),
             budget: None,
             paused: false,
