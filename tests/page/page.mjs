@@ -174,8 +174,8 @@ try {
     await page.getByRole("link", { name: "POST /api/upload" }).click();
     const upload = page.getByRole("region", { name: /^POST .api.upload$/ });
     await upload.getByRole("cell", { name: "outputQualities" }).waitFor();
-    await upload.getByRole("link", { name: "UploadTicket" }).first().click();
-    await page.getByRole("region", { name: "UploadTicket" }).getByRole("cell", { name: "uploadUrl" }).waitFor();
+    await upload.getByRole("link", { name: "UploadResponse" }).first().click();
+    await page.getByRole("region", { name: "UploadResponse" }).getByRole("cell", { name: "uploadUrl" }).waitFor();
     await shot(page, "10-reference-desktop");
     await check(page, "the reference, light");
 
