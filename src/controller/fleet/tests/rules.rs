@@ -110,14 +110,14 @@ fn check(desk: &mut Desk) -> Result<(), String> {
     Ok(())
 }
 
-#[test]
-fn every_case_of_up_to_three_machines_keeps_the_rules() {
+/// Every fleet of up to three machines, with each of these numbers of pending jobs; returns the cases and the operations.
+fn check_every_case(pending: &[u64]) -> (u32, usize) {
     let kinds: Vec<(&Phase, Life)> =
         STATES.iter().flat_map(|state| LIVES.map(|life| (state, life))).collect();
     let mut cases = 0;
     let mut busy_steps = 0;
     let mut try_all = |machines: &[(u32, Phase, Life)]| {
-        for pending in 0..=4 {
+        for &pending in pending {
             let mut desk = Desk::new(machines, pending);
             check(&mut desk).unwrap_or_else(|e| panic!("{e}: {machines:?}, {pending} pending"));
             if machines.len() < 3 {
@@ -145,7 +145,21 @@ fn every_case_of_up_to_three_machines_keeps_the_rules() {
             }
         }
     }
-    assert!(cases > 250_000 && busy_steps > 100_000, "{cases} cases, {busy_steps} steps");
+    (cases, busy_steps)
+}
+
+// Two tests, so that two processors share the work.
+
+#[test]
+fn plan_keeps_the_rules_for_up_to_three_machines_and_two_jobs() {
+    let (cases, operations) = check_every_case(&[0, 1, 2]);
+    assert!(cases > 150_000 && operations > 40_000, "{cases} cases, {operations} operations");
+}
+
+#[test]
+fn plan_keeps_the_rules_for_up_to_three_machines_and_more_jobs() {
+    let (cases, operations) = check_every_case(&[3, 4]);
+    assert!(cases > 100_000 && operations > 40_000, "{cases} cases, {operations} operations");
 }
 
 fn any_machine() -> impl Strategy<Value = (Machine, Life)> {
