@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::acceptance::{is_problem, waiting};
 use crate::support::edge::Setup;
+use crate::support::process::eventually;
 use crate::support::redis::private_redis;
 use crate::support::{upstash_of, upstash_with_lagging_reads};
 
@@ -45,6 +46,7 @@ async fn used_up_quota_is_reported_in_readyz_problems_and_the_log() {
     is_problem(&refused, 503, None);
     let detail = refused.body["detail"].as_str().unwrap();
     assert!(detail.contains("request quota") && detail.contains("raise the limit of its plan"), "{detail}");
-    assert!(edge.log().contains("Limit: 500000, Usage: 500001"), "{}", edge.log());
+    // The Worker's log is written beside its answers.
+    eventually("the log has it", || edge.log().contains("Limit: 500000, Usage: 500001")).await;
     assert!(front.all_answered());
 }
