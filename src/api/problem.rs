@@ -197,7 +197,7 @@ impl From<QueueError> for Problem {
             QueueError::Quota(_) => Self {
                 retry_after: LATER,
                 ..Self::unavailable(
-                    "the request quota of the job queue's Redis is used up; whoever runs this installation has \
+                    "the request quota of the job queue's Redis is used up; the operator of this installation has \
                      to raise the limit of its plan at the Redis provider, or to wait until the quota is renewed",
                 )
             },

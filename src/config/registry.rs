@@ -1,11 +1,13 @@
 //! Every setting there is: name, default, roles, documentation and parser, in one row each. `--help` and
-//! `docs/configuration.md` (`make docs`) are made from these rows, and the roles read their values through them.
+//! `docs/configuration.md` (`make docs`) are made from these rows (`document`), and the roles read their values through them.
 //!
 //! The names are the same in all roles. What a role does with the values is in the modules beside this one, and, for
 //! the fleet, in `controller::fleet`.
 #![allow(missing_docs, reason = "the text of a setting is its documentation")]
 
-use std::fmt::Write as _;
+mod document;
+mod parse;
+
 use std::time::Duration;
 
 use secrecy::SecretString;
@@ -15,6 +17,10 @@ use super::BaseUrl;
 use super::setting::Default::{Derived, Required, Unset, Value};
 use super::setting::Role::{self, Api, CommandLine, Controller, Edge, Operator, Up, Worker};
 use super::setting::{self, Description, Setting};
+
+#[cfg(not(target_arch = "wasm32"))]
+pub use document::help;
+pub use document::markdown;
 
 /// Settings that are documented together.
 pub struct Group {
@@ -36,7 +42,7 @@ pub static REDIS_URL: Setting<SecretString> = Setting::new(
     Required,
     SERVERS,
     "address of Redis, such as rediss://user:password@host:6379",
-    redis_url,
+    parse::redis_url,
 )
 .secret();
 pub static REDIS_KEY_PREFIX: Setting<String> = Setting::new(
@@ -100,7 +106,7 @@ pub static R2_PUBLIC_URL: Setting<Url> = Setting::new(
 );
 
 // The API
-pub static API_TOKENS: Setting<Vec<SecretString>> = Setting::new("API_TOKENS", Unset, &[Up, Api, Edge], "bearer tokens of callers, separated by commas, 16 characters or more each; needed unless the API listens on this machine only", api_tokens).secret();
+pub static API_TOKENS: Setting<Vec<SecretString>> = Setting::new("API_TOKENS", Unset, &[Up, Api, Edge], "bearer tokens of callers, separated by commas, 16 characters or more each; needed unless the API listens on this machine only", parse::api_tokens).secret();
 pub static API_CORS_ORIGINS: Setting<Vec<String>> = Setting::new(
     "API_CORS_ORIGINS",
     Unset,
@@ -181,7 +187,7 @@ pub static WORKER_STALL_TIMEOUT: Setting<Duration> = Setting::new(
     Value("120"),
     &[Up, Worker, Controller, Edge],
     "seconds without progress after which FFmpeg is killed",
-    stall_timeout,
+    parse::stall_timeout,
 );
 pub static FLY_MACHINE_ID: Setting<String> = Setting::new(
     "FLY_MACHINE_ID",
@@ -204,7 +210,7 @@ pub static FLY_API_TOKEN: Setting<SecretString> = Setting::new(
     Required,
     FLEETS,
     "from `fly tokens create deploy`; not for the app's secrets",
-    fly_token,
+    parse::fly_token,
 )
 .secret();
 pub static FLY_WORKER_APP: Setting<String> = Setting::new(
@@ -212,7 +218,7 @@ pub static FLY_WORKER_APP: Setting<String> = Setting::new(
     Required,
     FLEETS,
     "the app whose machines are the workers; FLY_APP_NAME, which Fly sets on its machines, is not read",
-    fly_app,
+    parse::fly_app,
 );
 pub static FLY_WORKER_IMAGE: Setting<String> = Setting::new(
     "FLY_WORKER_IMAGE",
@@ -233,21 +239,21 @@ pub static FLY_WORKER_MEMORY_MB: Setting<u32> = Setting::new(
     Derived("2048 a CPU, shared 512"),
     FLEETS,
     "its memory: 2048 to 8192 a CPU in steps of 1024, shared 256 to 2048 in steps of 256",
-    megabytes,
+    parse::megabytes,
 );
 pub static FLY_WORKER_REGIONS: Setting<Vec<String>> = Setting::new(
     "FLY_WORKER_REGIONS",
     Derived("any"),
     FLEETS,
     "regions, preferred first, separated by commas; FLY_REGION, which Fly sets on its machines, is not read",
-    regions,
+    parse::regions,
 );
 pub static FLY_WORKER_DISK_GB: Setting<u32> = Setting::new(
     "FLY_WORKER_DISK_GB",
     Derived("25, or what WORKER_MAX_INPUT_BYTES needs"),
     FLEETS,
     "size of its disk, 2 to 50 GB, which holds a job's input and outputs",
-    gigabytes,
+    parse::gigabytes,
 );
 pub static FLEET_STRICT_REGIONS: Setting<bool> = Setting::new(
     "FLEET_STRICT_REGIONS",
@@ -261,42 +267,42 @@ pub static MIN_MACHINES: Setting<u32> = Setting::new(
     Value("0"),
     &[Up, Controller, Edge],
     "minimum number of running machines (tcoder up: 1)",
-    from_zero,
+    parse::from_zero,
 );
 pub static MAX_MACHINES: Setting<u32> = Setting::new(
     "MAX_MACHINES",
     Value("10"),
     &[Up, Controller, Edge],
     "maximum number of machines (tcoder up: 1)",
-    from_one,
+    parse::from_one,
 );
 pub static JOBS_PER_MACHINE: Setting<u32> = Setting::new(
     "JOBS_PER_MACHINE",
     Value("1"),
     FLEETS,
     "number of waiting jobs for which one machine is started",
-    from_one,
+    parse::from_one,
 );
 pub static FLEET_BUDGET_USD_PER_HOUR: Setting<f64> = Setting::new(
     "FLEET_BUDGET_USD_PER_HOUR",
     Unset,
     FLEETS,
     "maximum cost of all running machines; running jobs continue",
-    dollars,
+    parse::dollars,
 );
 pub static FLEET_PRICE_USD_PER_HOUR: Setting<f64> = Setting::new(
     "FLEET_PRICE_USD_PER_HOUR",
     Derived("Fly's list price"),
     FLEETS,
     "price of a machine; needed with a budget if the size is in no price list",
-    dollars,
+    parse::dollars,
 );
 pub static FLEET_LAUNCH_FAILURES: Setting<u32> = Setting::new(
     "FLEET_LAUNCH_FAILURES",
     Value("3"),
     FLEETS,
     "number of launches in a row without a worker after which launches pause for ten minutes",
-    from_one,
+    parse::from_one,
 );
 pub static FLEET_PAUSED: Setting<bool> = Setting::new(
     "FLEET_PAUSED",
@@ -333,7 +339,7 @@ pub static MIRROR_MAX: Setting<u32> = Setting::new(
     Value("200"),
     &[Operator],
     "maximum number of jobs of the API that are mirrored as TranscodeJobs; 0: none",
-    mirror_max,
+    parse::mirror_max,
 );
 pub static KUBERNETES_SERVICE_HOST: Setting<String> = Setting::new(
     "KUBERNETES_SERVICE_HOST",
@@ -349,21 +355,21 @@ pub static EDGE_FLEET: Setting<bool> = Setting::new(
     Value("enabled"),
     &[Edge],
     "enabled: the Worker manages the machines; disabled: a tcoder controller does",
-    edge_fleet,
+    parse::edge_fleet,
 );
 pub static EDGE_SUBREQUESTS: Setting<u32> = Setting::new(
     "EDGE_SUBREQUESTS",
     Value("50"),
     &[Edge],
     "maximum number of subrequests of an invocation: 50 on the free plan, 1000 on the paid one",
-    subrequests,
+    parse::subrequests,
 );
 pub static EDGE_CRON_MAX_SECONDS: Setting<Duration> = Setting::new(
     "EDGE_CRON_MAX_SECONDS",
     Value("50"),
     &[Edge],
     "maximum duration of a scheduled run while jobs run, seconds",
-    cron_seconds,
+    parse::cron_seconds,
 );
 
 // Logs and traces
@@ -562,188 +568,6 @@ pub static GROUPS: &[Group] = &[
         settings: &[&TCODER_URL.about, &TCODER_TOKEN.about, &TCODER_DATA.about, &TCODER_PUBLIC_HOST.about],
     },
 ];
-
-impl Role {
-    const fn name(self) -> &'static str {
-        match self {
-            Up => "up",
-            Api => "api",
-            Worker => "worker",
-            Controller => "controller",
-            Operator => "controller in a cluster",
-            Edge => "edge",
-            CommandLine => "command line",
-        }
-    }
-}
-
-/// The part of `--help` that lists the settings of these roles.
-#[cfg(not(target_arch = "wasm32"))]
-pub fn help(roles: &[Role]) -> String {
-    let mut text = String::from("Environment:");
-    let of_roles = |about: &&&Description| about.roles.iter().any(|role| roles.contains(role));
-    for about in GROUPS.iter().flat_map(|group| group.settings.iter().filter(of_roles)) {
-        let (required, default) = match about.default {
-            Required => ("required: ", String::new()),
-            Unset => ("", String::new()),
-            Value(default) | Derived(default) => ("", format!(" ({default})")),
-        };
-        let line = format!("{required}{}{default}", about.text.replace('`', ""));
-        let (first, others) = (format!("  {:<28} ", about.name), " ".repeat(31));
-        let lines = textwrap::Options::new(99).initial_indent(&first).subsequent_indent(&others);
-        let _ = write!(text, "\n{}", textwrap::fill(&line, lines));
-    }
-    text
-}
-
-/// `docs/configuration.md`
-#[must_use]
-pub fn markdown() -> String {
-    let mut text = String::from(
-        "# Configuration\n\nThis document is made from `src/config/registry.rs` by `make docs`. All of tcoder is configured by \
-         the environment (the Worker by its variables), with the same names everywhere. A role reports all missing and \
-         invalid settings at its start. **required** means that the roles that read a setting do not start without it; a \
-         *secret* belongs in a secret store and is never shown.\n",
-    );
-    for group in GROUPS {
-        let _ = write!(text, "\n## {}\n\n", group.title);
-        if !group.text.is_empty() {
-            let _ = write!(text, "{}\n\n", group.text);
-        }
-        text += "| variable | default | read by | description |\n|---|---|---|---|\n";
-        for about in group.settings {
-            let roles: Vec<&str> = about.roles.iter().map(|role| role.name()).collect();
-            let default = match about.default {
-                Required => "**required**".to_owned(),
-                Unset => String::new(),
-                Value(default) | Derived(default) => format!("`{default}`"),
-            };
-            let secret = if about.is_secret { " *secret*" } else { "" };
-            let _ = writeln!(
-                text,
-                "| `{}`{secret} | {default} | {} | {} |",
-                about.name,
-                roles.join(", "),
-                about.text
-            );
-        }
-    }
-    text
-}
-
-fn redis_url(text: &str) -> Result<SecretString, String> {
-    let known = ["redis://", "rediss://", "redis+unix://", "unix://"];
-    if known.iter().any(|scheme| text.starts_with(scheme)) {
-        Ok(text.into())
-    } else {
-        Err("it must start with redis://, rediss:// or redis+unix://".into())
-    }
-}
-
-fn api_tokens(text: &str) -> Result<Vec<SecretString>, String> {
-    let tokens = setting::list(text)?;
-    if tokens.iter().any(|token| token.len() < 16) {
-        return Err("every token needs 16 characters or more; `openssl rand -hex 32` makes one".into());
-    }
-    Ok(tokens.into_iter().map(SecretString::from).collect())
-}
-
-fn stall_timeout(text: &str) -> Result<Duration, String> {
-    match setting::seconds(text)? {
-        Duration::ZERO => {
-            Err("it must be 1 second or more: a stalled FFmpeg would hold its worker for ever".into())
-        }
-        limit => Ok(limit),
-    }
-}
-
-fn fly_token(text: &str) -> Result<SecretString, String> {
-    if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-        Ok(text.into())
-    } else {
-        Err("it holds characters no token has; copy it again, on one line".into())
-    }
-}
-
-fn fly_app(text: &str) -> Result<String, String> {
-    let known = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    // The names of machines are made from it, and have 63 characters at most.
-    if text.len() <= 52 && text.bytes().all(known) {
-        Ok(text.to_owned())
-    } else {
-        Err("an app's name has lower-case letters, digits and dashes only, 52 at most".into())
-    }
-}
-
-fn regions(text: &str) -> Result<Vec<String>, String> {
-    let regions = setting::list(text)?;
-    let is_region =
-        |r: &String| r.len() <= 16 && r.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    if regions.is_empty() || !regions.iter().all(is_region) {
-        return Err("it must be one region, or several separated by commas, such as iad,dfw".into());
-    }
-    Ok(regions)
-}
-
-fn gigabytes(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| "it must be a whole number of gigabytes from 2 to 50".into())
-}
-
-fn megabytes(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| "it must be a whole number of megabytes".into())
-}
-
-/// A number of machines or jobs. The limit keeps sums small; Fly's own limit on machines is far below it.
-fn machines(text: &str, min: u32) -> Result<u32, String> {
-    const MAX: u32 = 10_000;
-    let number = text.parse().ok().filter(|number| (min..=MAX).contains(number));
-    number.ok_or_else(|| format!("it must be a whole number from {min} to {MAX}"))
-}
-
-fn from_zero(text: &str) -> Result<u32, String> {
-    machines(text, 0)
-}
-
-fn from_one(text: &str) -> Result<u32, String> {
-    machines(text, 1)
-}
-
-fn dollars(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
-    number.ok_or_else(|| "it must be a number of dollars, such as 1.50".into())
-}
-
-fn mirror_max(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| "it must be a whole number; 0 means none".into())
-}
-
-fn edge_fleet(text: &str) -> Result<bool, String> {
-    match text {
-        "enabled" => Ok(true),
-        "disabled" => Ok(false),
-        _ => {
-            Err("it must be `enabled`, or `disabled` where a `tcoder controller` manages the machines".into())
-        }
-    }
-}
-
-fn subrequests(text: &str) -> Result<u32, String> {
-    // An upload's event, and one operation on the fleet.
-    const MIN: u32 = 20;
-    let number = text.parse().ok().filter(|number| *number >= MIN);
-    number.ok_or_else(|| {
-        format!("it must be a whole number from {MIN} on; 50 on Cloudflare's free plan, up to 1000 on the paid one")
-    })
-}
-
-fn cron_seconds(text: &str) -> Result<Duration, String> {
-    // The next scheduled run begins after this one has ended.
-    const MAX: u64 = 50;
-    let seconds = text.parse().ok().filter(|seconds| *seconds <= MAX);
-    seconds
-        .map(Duration::from_secs)
-        .ok_or_else(|| format!("it must be a whole number of seconds up to {MAX}"))
-}
 
 #[cfg(test)]
 mod tests;

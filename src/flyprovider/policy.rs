@@ -34,16 +34,16 @@ pub fn read(env: &Env<'_>) -> Result<FleetPolicy, ConfigErrors> {
     let guest = errors.keep(read_guest(env));
     let disk = errors.keep(disk::read(env));
     let regions = errors.keep(env.get(&FLY_WORKER_REGIONS));
-    let own = || {
-        let defaults = FleetPolicy::new(&app?, &image?);
-        let regions = regions?.unwrap_or(defaults.regions);
-        Some(FleetPolicy { size: guest?.into(), disk: Some(disk?), regions, ..defaults })
+    // Where one of these is missing the policy is not used; it is read all the same, so that all errors are reported.
+    let defaults = FleetPolicy::new(&app.unwrap_or_default(), &image.unwrap_or_default());
+    let own = FleetPolicy {
+        size: guest.unwrap_or_default().into(),
+        disk,
+        regions: regions.flatten().unwrap_or(defaults.regions),
+        ..defaults
     };
-    // What every provider has in common is read in any case, so that all errors are reported.
-    let own = own();
-    let is_complete = own.is_some();
-    let policy = errors.keep(FleetPolicy::read::<Fly>(env, own.unwrap_or_else(|| defaults("", ""))));
-    errors.finish(policy.filter(|_| is_complete))
+    let policy = errors.keep(FleetPolicy::read::<Fly>(env, own));
+    errors.finish(policy)
 }
 
 fn read_guest(env: &Env<'_>) -> Result<Guest, ConfigError> {

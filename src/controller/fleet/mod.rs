@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `policy` | what the operator wants, from the environment |
 //! | `machine` | a machine as its provider lists it |
-//! | `provider` | what is asked of whoever runs machines, and what the answers mean |
+//! | `provider` | the trait of a machine provider, and what its answers mean to the plan |
 //! | `price` | money |
 //! | `launch` | the names machines get, and how they are made |
 //! | `observation` | what was seen of the machines and of the queue |

@@ -1,4 +1,4 @@
-//! What the fleet asks of whoever runs its machines, and what the answers mean to the plan.
+//! The trait of a machine provider, and what its answers mean to the plan.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
