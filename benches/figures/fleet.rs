@@ -6,8 +6,8 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use tcoder::config::RedisConfig;
-use tcoder::controller::fleet::{Deadlines, FleetPolicy, Moment, plan, simulation};
-use tcoder::controller::reconciler::{Reconciler, ReconcilerDeps};
+use tcoder::controller::fleet::{Deadlines, FleetPolicy, Moment, plan};
+use tcoder::controller::reconciler::{Reconciler, ReconcilerDeps, simulation};
 use tcoder::flyprovider::emulator::{self, Action, Emulator, EmulatorHandle, Request};
 use tcoder::flyprovider::{self, Fly, MachineState};
 use tcoder::job::{JobId, JobSpec, Ladder, Preset};

@@ -3,26 +3,42 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | here | [`JanitorTasks`]: what the tasks need, and the check of one upload |
+//! | here | [`JanitorTasks`]: the tasks, each within a budget of round trips |
+//! | `agenda` | which uploads to check, and when something is due next (pure) |
+//! | `budget` | [`SubrequestBudget`] |
 //! | `service` | [`Janitor`]: runs the tasks when they are due, for the lifetime of a process |
-//! | `one_shot` | runs as many tasks as the budget of one invocation allows, on Cloudflare Workers |
+//! | `one_shot` | runs as many of them as the budget of one invocation allows, on Cloudflare Workers |
 
+mod agenda;
+mod budget;
 mod one_shot;
 #[cfg(not(target_arch = "wasm32"))]
 mod service;
 
-pub use one_shot::{SubrequestBudget, SweepReport};
+pub use budget::SubrequestBudget;
+pub use one_shot::SweepReport;
 #[cfg(not(target_arch = "wasm32"))]
 pub use service::Janitor;
 
-use crate::job::{Failure, FailureCode, Input, JobId};
-use crate::queue::{Queue, QueueError};
+use futures::StreamExt as _;
+
+use agenda::Agenda;
+
+use crate::job::{Failure, FailureCode, Input, JobId, Millis};
+use crate::queue::{Queue, QueueError, Sweep};
 use crate::storage::urls::UrlSigner;
 use crate::storage::{Bucket, Storage};
 use crate::webhook::WebhookSender;
 
 /// Maximum number of jobs handled by one call.
 const BATCH: u32 = 100;
+/// Round trips for one upload: read its job, record the outcome. At the edge the bucket is reached through its binding,
+/// which does not count.
+const UPLOAD_TRIPS: u32 = 2;
+/// Round trips for dead workers and old records.
+const PRUNE_TRIPS: u32 = 4;
+/// Maximum number of concurrent HEAD requests.
+const CONCURRENT_HEADS: usize = 8;
 
 /// What the maintenance tasks need.
 pub struct JanitorTasks {
@@ -37,6 +53,58 @@ pub struct JanitorTasks {
 }
 
 impl JanitorTasks {
+    /// Reaps expired leases and promotes delayed jobs and retries, until none is due or a sixth of the budget is used.
+    /// Returns the last sweep, whose `ready` counts the jobs of all of them; nothing where the budget is used up.
+    async fn sweep(&self, budget: &mut SubrequestBudget) -> Result<Option<Sweep>, QueueError> {
+        let mut share = (budget.0 / 6).max(1);
+        let mut last: Option<Sweep> = None;
+        while share > 0 && budget.take(1) {
+            share -= 1;
+            let mut sweep = self.queue.sweep(BATCH).await?;
+            sweep.ready += last.map_or(0, |last| last.ready);
+            last = Some(sweep);
+            if sweep.next_due.is_none_or(|due| due > sweep.now) {
+                break;
+            }
+        }
+        Ok(last)
+    }
+
+    /// Checks the uploads that the agenda chooses, as many as the budget allows; returns how many were checked.
+    async fn check_uploads(
+        &self,
+        agenda: &mut Agenda,
+        now: Millis,
+        budget: &mut SubrequestBudget,
+    ) -> Result<usize, QueueError> {
+        if !budget.take(1) {
+            return Ok(0);
+        }
+        let awaited = self.queue.uploading(agenda.limit()).await?;
+        let most = budget.take_some(UPLOAD_TRIPS, u32::try_from(awaited.len()).unwrap_or(u32::MAX));
+        let checks = agenda.choose(&awaited, now, most as usize);
+        // Concurrently, so that one slow answer does not delay the others.
+        let checks = futures::stream::iter(checks).map(|(id, overdue)| async move {
+            self.check_upload(id, overdue).await.map(|decided| (id, decided))
+        });
+        let checked: Vec<_> = checks.buffer_unordered(CONCURRENT_HEADS).collect().await;
+        let checked = checked.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let count = checked.len();
+        agenda.checked(checked, now);
+        Ok(count)
+    }
+
+    /// Removes dead workers and old records.
+    async fn prune(&self, now: Millis, budget: &mut SubrequestBudget) -> Result<(), QueueError> {
+        if !budget.take(PRUNE_TRIPS) {
+            return Ok(());
+        }
+        for worker in self.queue.prune_dead_workers(now).await? {
+            tracing::warn!(%worker, "removed a worker without a heartbeat");
+        }
+        self.queue.prune_index(now).await
+    }
+
     /// Checks the input bucket for a job that is still waiting for its upload. If the object exists, its event was lost
     /// and the job is queued; if the upload window has passed, the job fails. Returns `false` if storage could not be
     /// reached and the check of an overdue upload must be repeated.

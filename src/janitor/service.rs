@@ -3,7 +3,6 @@
 //! It sleeps until the next task is due and learns of new ones from the event bus, so an idle installation costs a
 //! handful of Redis commands every five minutes.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -12,58 +11,16 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{BATCH, JanitorTasks};
+use super::{Agenda, JanitorTasks, SubrequestBudget};
 use crate::event_bus::EventBus;
-use crate::job::{JobEvent, JobId, Millis, State};
+use crate::job::{JobEvent, Millis, State};
 use crate::queue::{Delivery, DeliveryState, Outbox, QueueError, backoff};
 use crate::webhook;
 
 /// Longest sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(300);
-/// Maximum number of uploads checked at the start.
-const STARTUP_UPLOADS: u32 = 10_000;
-/// An upload that could not be checked is checked again after this many milliseconds.
-const RECHECK_MS: i64 = 60_000;
-/// Pause between two batches of overdue uploads, milliseconds.
-const NEXT_BATCH_MS: i64 = 50;
-/// Maximum number of concurrent HEAD requests.
-const CONCURRENT_HEADS: usize = 8;
 
 type Claimed = (Delivery, DeliveryState);
-
-/// The uploads to check now.
-#[derive(Debug, PartialEq, Eq)]
-struct UploadChecks {
-    /// Each with whether it is overdue.
-    due: Vec<(JobId, bool)>,
-    /// When the next of the others is to be checked.
-    next: Option<Millis>,
-}
-
-impl UploadChecks {
-    /// Of the `awaited` uploads, each with the end of its window, those that are overdue, or all of them; but not those
-    /// that could not be checked a moment ago, which are `deferred` until a time.
-    fn plan(
-        awaited: &[(JobId, Millis)],
-        deferred: &mut HashMap<JobId, Millis>,
-        now: Millis,
-        all: bool,
-    ) -> Self {
-        deferred.retain(|_, until| *until > now);
-        let mut checks = Self { due: Vec::new(), next: None };
-        for (id, due) in awaited {
-            let overdue = *due <= now;
-            let until = deferred.get(id).copied();
-            if until.is_none() && (overdue || all) {
-                checks.due.push((*id, overdue));
-            }
-            if let Some(at) = until.or((!overdue).then_some(*due)) {
-                checks.next = Some(checks.next.map_or(at, |next| next.min(at)));
-            }
-        }
-        checks
-    }
-}
 
 /// Runs the maintenance tasks of an installation when they are due. Several may run at the same time.
 pub struct Janitor {
@@ -86,14 +43,12 @@ impl Janitor {
     async fn sweep_loop(&self) {
         let mut events = self.event_bus.subscribe();
         let lease = self.tasks.queue.policy().lease;
-        // The event of an upload may have been lost while no janitor ran: check all awaited uploads once.
-        let mut check_all = true;
-        let mut deferred = HashMap::new();
+        let mut agenda = Agenda::of_process();
         let mut failures = 0;
         loop {
-            let pause = match self.sweep_once(check_all, &mut deferred).await {
+            let pause = match self.sweep_once(&mut agenda).await {
                 Ok(pause) => {
-                    (failures, check_all) = (0, false);
+                    failures = 0;
                     pause.min(MAX_SLEEP)
                 }
                 Err(error) => {
@@ -123,42 +78,14 @@ impl Janitor {
         }
     }
 
-    /// Sweeps once; returns for how long nothing more is due.
-    ///
-    /// Checks one batch of uploads; if there are more, the next sweep follows shortly.
-    async fn sweep_once(
-        &self,
-        check_all: bool,
-        deferred: &mut HashMap<JobId, Millis>,
-    ) -> Result<Duration, QueueError> {
-        let queue = &self.tasks.queue;
-        let mut sweep = queue.sweep(BATCH).await?;
-        while sweep.next_due.is_some_and(|due| due <= sweep.now) {
-            sweep = queue.sweep(BATCH).await?;
-        }
-        let limit =
-            if check_all { STARTUP_UPLOADS } else { BATCH + u32::try_from(deferred.len()).unwrap_or(0) };
-        let awaited = queue.uploading(limit).await?;
-        let full = awaited.len() >= limit as usize;
-        let checks = UploadChecks::plan(&awaited, deferred, sweep.now, check_all);
-        let checked: Vec<(JobId, bool)> =
-            futures::stream::iter(checks.due)
-                .map(|(id, overdue)| async move {
-                    self.tasks.check_upload(id, overdue).await.map(|done| (id, done))
-                })
-                .buffer_unordered(CONCURRENT_HEADS)
-                .collect::<Vec<_>>()
-                .await
-                .into_iter()
-                .collect::<Result<_, _>>()?;
-        let undecided = checked.iter().filter(|(_, done)| !done).map(|(id, _)| *id);
-        deferred.extend(undecided.map(|id| (id, sweep.now.plus(RECHECK_MS))));
-        let more = (full && !checked.is_empty()).then(|| sweep.now.plus(NEXT_BATCH_MS));
-        for worker in queue.prune_dead_workers(sweep.now).await? {
-            tracing::warn!(%worker, "removed a worker without a heartbeat");
-        }
-        queue.prune_index(sweep.now).await?;
-        let next = [sweep.next_due, checks.next, more].into_iter().flatten().min();
+    /// Runs each task once; returns for how long nothing more is due. If there are more uploads than one batch, the next
+    /// run follows shortly.
+    async fn sweep_once(&self, agenda: &mut Agenda) -> Result<Duration, QueueError> {
+        let mut unlimited = SubrequestBudget::UNLIMITED;
+        let Some(sweep) = self.tasks.sweep(&mut unlimited).await? else { return Ok(Duration::ZERO) };
+        self.tasks.check_uploads(agenda, sweep.now, &mut unlimited).await?;
+        self.tasks.prune(sweep.now, &mut unlimited).await?;
+        let next = [sweep.next_due, agenda.next_due()].into_iter().flatten().min();
         Ok(next.map_or(MAX_SLEEP, |due| until(due, sweep.now)))
     }
 
@@ -222,31 +149,4 @@ impl Janitor {
 
 fn until(due: Millis, now: Millis) -> Duration {
     Duration::from_millis(u64::try_from(due.0 - now.0).unwrap_or(0))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn upload_checks_plan_takes_overdue_uploads_and_defers_unreachable_ones() {
-        let ids: Vec<JobId> = (0..4).map(|_| JobId::new()).collect();
-        let dues = [Millis(10), Millis(20), Millis(100), Millis(300)];
-        let awaited: Vec<_> = ids.iter().copied().zip(dues).collect();
-        let mut deferred = HashMap::from([(ids[0], Millis(150))]);
-        let checks = UploadChecks::plan(&awaited, &mut deferred, Millis(100), false);
-        assert_eq!(checks.due, [(ids[1], true), (ids[2], true)]);
-        assert_eq!(checks.next, Some(Millis(150)));
-        let checks = UploadChecks::plan(&awaited, &mut deferred, Millis(150), false);
-        assert_eq!(checks.due, [(ids[0], true), (ids[1], true), (ids[2], true)]);
-        assert_eq!(checks.next, Some(Millis(300)));
-        assert!(deferred.is_empty());
-        let checks = UploadChecks::plan(&awaited, &mut deferred, Millis(20), true);
-        assert_eq!(checks.due, [(ids[0], true), (ids[1], true), (ids[2], false), (ids[3], false)]);
-        assert_eq!(checks.next, Some(Millis(100)));
-        assert_eq!(
-            UploadChecks::plan(&[], &mut deferred, Millis(20), true),
-            UploadChecks { due: vec![], next: None }
-        );
-    }
 }

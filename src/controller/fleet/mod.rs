@@ -18,7 +18,6 @@
 //! | `desired` | how many machines are wanted, and how many are allowed |
 //! | `plan` | the next steps, each with its reason |
 //! | `repair` | the steps for machines that went astray or are no longer wanted |
-//! | `simulation` | a world in virtual time, for tests and figures; native only |
 
 mod classify;
 mod desired;
@@ -32,8 +31,6 @@ mod policy;
 mod price;
 mod provider;
 mod repair;
-#[cfg(not(target_arch = "wasm32"))]
-pub mod simulation;
 mod state;
 
 #[cfg(test)]

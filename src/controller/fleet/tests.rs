@@ -3,7 +3,6 @@
 mod faults;
 mod neutral;
 mod rules;
-mod simulated;
 
 use std::time::Duration;
 

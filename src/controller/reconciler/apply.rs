@@ -1,41 +1,58 @@
-//! What a step needs beside its request to the provider: a place in the line for requests, and that the machine's
-//! workers leave.
+//! Carries out the effects that are the same whoever hosts the driver.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
 
-use crate::controller::fleet::{MachineId, Observation, Operation, Outcome};
-use crate::job::WorkerId;
-use crate::queue::{FencingToken, Queue, QueueError, RequestClass, RetireOutcome};
+use super::driver::Driver;
+use super::effect::{Answer, Effect};
+use super::{LEASES, PERMIT_BUDGET, REFUSAL};
+use crate::controller::fleet::{MachineProvider, carry_out};
+use crate::queue::{Queue, QueueError, RequestRate, RetireOutcome};
 
-/// How long workers that come up on a machine that is being stopped are refused.
-const REFUSED: Duration = Duration::from_secs(600);
-
-/// How urgent a step is among all that the provider is asked.
-pub const fn priority(act: &Operation) -> RequestClass {
-    match act {
-        Operation::Start { .. } => RequestClass::Start,
-        Operation::Create { .. } => RequestClass::Create,
-        Operation::Stop { .. } | Operation::Retire { .. } => RequestClass::Stop,
-        Operation::Destroy { .. } => RequestClass::Destroy,
-    }
+/// What an effect is carried out on.
+pub struct Targets<'a, P> {
+    pub queue: &'a Queue,
+    pub provider: &'a P,
+    pub environment: &'a BTreeMap<String, String>,
+    pub rate: RequestRate,
 }
 
-/// The machine's workers as they were seen, also those that the pool has forgotten.
-pub fn workers_of(seen: &Observation, machine: &MachineId) -> Vec<WorkerId> {
-    let workers = seen.queue.iter().flat_map(|queue| &queue.workers);
-    workers.filter(|w| w.machine == *machine).map(|w| w.worker.clone()).collect()
-}
-
-/// Tells a machine's workers to leave.
-pub async fn retire(
-    queue: &Queue,
-    fence: &FencingToken,
-    machine: &MachineId,
-    workers: &[WorkerId],
-) -> Result<Outcome, QueueError> {
-    Ok(match queue.retire(fence, &machine.0, workers, REFUSED).await? {
-        RetireOutcome::Retired => Outcome::Done(None),
-        RetireOutcome::Busy => Outcome::Refused,
-        RetireOutcome::Fenced => Outcome::Fenced,
+/// Carries out an effect of this driver. A view, the lock and the status are their host's own business, as is a pause.
+pub async fn apply<P: MachineProvider>(
+    effect: Effect,
+    driver: &Driver,
+    targets: &Targets<'_, P>,
+) -> Result<Answer, QueueError> {
+    let Targets { queue, provider, environment, rate } = targets;
+    Ok(match effect {
+        Effect::AcquirePermit(class) => {
+            Answer::Permit(queue.acquire_permit(*rate, class, PERMIT_BUDGET).await?)
+        }
+        Effect::Retire { machine, workers } => Answer::Retired(match driver.fence() {
+            Some(fence) => queue.retire(fence, &machine.0, &workers, REFUSAL).await?,
+            None => RetireOutcome::Fenced,
+        }),
+        Effect::Readmit(machine) => {
+            queue.readmit_machine(&machine.0).await?;
+            Answer::Done
+        }
+        Effect::List => Answer::Listed(provider.list().await),
+        Effect::Call(operation) => {
+            Answer::Called(carry_out(*provider, &operation, driver.policy(), environment).await)
+        }
+        Effect::ReportThrottled(retry_after) => {
+            if let Err(error) = queue.report_throttled(*rate, retry_after).await {
+                tracing::warn!(%error, "could not record that the provider throttled a request; other processes are not slowed down");
+            }
+            Answer::Done
+        }
+        Effect::Sweep => {
+            queue.sweep(LEASES).await?;
+            Answer::Done
+        }
+        Effect::Observe
+        | Effect::AcquireLock { .. }
+        | Effect::CheckLock
+        | Effect::Publish(_)
+        | Effect::Wait { .. } => Answer::Done,
     })
 }

@@ -1,6 +1,6 @@
 //! The queue, the workers, and what befalls them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
@@ -8,14 +8,21 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::provider::SimProvider;
 use super::{Report, Scenario};
-use crate::controller::fleet::{FleetPolicy, MachineId, Phase, QueueView, Slot, WorkerView};
-use crate::job::WorkerId;
+use crate::controller::fleet::{FleetPolicy, MachineId, Phase, Slot};
+use crate::job::{JobId, Millis, WorkerId};
+use crate::queue::{FleetView, PoolWorker};
 
 const LEASE_MS: u64 = 30_000;
+const ALIVE_MS: i64 = 180_000;
+
+fn millis(ms: u64) -> Millis {
+    Millis(i64::try_from(ms).unwrap_or(i64::MAX))
+}
 
 /// A worker as the pool has it.
 struct SimWorker {
     id: WorkerId,
+    job_id: JobId,
     machine: MachineId,
     /// Its process runs; else only its record is left.
     lives: bool,
@@ -39,10 +46,11 @@ pub(super) struct World {
     pub stall: f64,
     pub faults_until: u64,
     arrivals: Vec<(u64, u64)>,
-    pending: Vec<u64>,
+    /// How long each waiting job takes, and since when it waits.
+    pending: VecDeque<(u64, u64)>,
     workers: Vec<SimWorker>,
     /// When a worker last registered, by machine.
-    heard: BTreeMap<MachineId, Duration>,
+    heard: BTreeMap<MachineId, u64>,
     born: u32,
     jobs_left: usize,
     stroke: Option<(u64, u64)>,
@@ -70,7 +78,7 @@ impl World {
             faults_until: faults.until_ms,
             jobs_left: arrivals.len(),
             arrivals,
-            pending: Vec::new(),
+            pending: VecDeque::new(),
             workers: Vec::new(),
             heard: BTreeMap::new(),
             born: 0,
@@ -81,25 +89,32 @@ impl World {
         }
     }
 
-    /// The pool and the queue; nothing while Redis is out.
-    pub fn queue(&self, now: u64) -> Option<QueueView> {
+    /// How long a heartbeat counts.
+    pub const ALIVE: Duration = Duration::from_millis(ALIVE_MS.unsigned_abs());
+
+    /// The queue and the pool as Redis shows them; nothing while Redis is out.
+    pub fn view(&self, now: u64) -> Option<FleetView> {
         if now < self.redis_back {
             return None;
         }
-        let workers = self.workers.iter().map(|w| WorkerView {
+        let workers = self.workers.iter().map(|w| PoolWorker {
             worker: w.id.clone(),
-            machine: w.machine.clone(),
-            fresh: w.lives || w.fresh_until > now,
-            busy: w.job.is_some(),
+            machine: Some(w.machine.0.clone()),
+            alive_until: Some(if w.lives { millis(now).plus(ALIVE_MS) } else { millis(w.fresh_until) }),
             retired: w.retired,
+            // A worker that lives renews its lease.
+            lease: w.job.map(|(_, ends)| (w.job_id, millis(if w.lives { now + LEASE_MS } else { ends }))),
         });
         let leases = self.workers.iter().filter(|w| !w.lives).filter_map(|w| w.job);
-        Some(QueueView {
+        Some(FleetView {
+            now: millis(now),
             pending: self.pending.len() as u64,
+            next_ready_since: self.pending.front().map(|(_, since)| millis(*since)),
             due: 0,
-            next_due: leases.map(|(_, at)| Duration::from_millis(at.saturating_sub(now))).min(),
+            next_due: leases.map(|(_, ends)| millis(ends)).min(),
             workers: workers.collect(),
-            heard: self.heard.clone(),
+            heard: self.heard.iter().map(|(machine, at)| (machine.0.clone(), millis(*at))).collect(),
+            paused: None,
         })
     }
 
@@ -120,6 +135,13 @@ impl World {
         true
     }
 
+    /// Workers that come up on the machine take jobs again.
+    pub fn readmit(&mut self, id: &MachineId) {
+        if let Some(sim) = self.provider.find(id) {
+            sim.retired = false;
+        }
+    }
+
     /// A machine's process is gone without a word.
     pub fn kill_worker(&mut self, id: &MachineId, now: u64) {
         let fresh = self.rng.random_range(1_000..180_000);
@@ -132,14 +154,14 @@ impl World {
 
     pub fn step(&mut self, now: u64) {
         while let Some((_, length)) = self.arrivals.pop_if(|(at, _)| *at <= now) {
-            self.pending.push(length);
+            self.pending.push_back((length, now));
         }
         self.provider.step(&mut self.rng, now);
         self.strike(now);
         self.births(now);
         self.ends_of_jobs(now);
         for worker in self.workers.iter_mut().filter(|w| w.lives && !w.retired && w.job.is_none()) {
-            if let Some(length) = self.pending.pop() {
+            if let Some((length, _)) = self.pending.pop_front() {
                 worker.job = Some((length, now + length));
             }
         }
@@ -152,9 +174,10 @@ impl World {
             if sim.worker_at.is_some_and(|at| at <= now) {
                 sim.worker_at = None;
                 self.born += 1;
-                self.heard.insert(sim.machine.id.clone(), Duration::from_millis(now));
+                self.heard.insert(sim.machine.id.clone(), now);
                 self.workers.push(SimWorker {
                     id: WorkerId(format!("w{}", self.born)),
+                    job_id: JobId::new(),
                     machine: sim.machine.id.clone(),
                     lives: true,
                     fresh_until: 0,
@@ -178,7 +201,7 @@ impl World {
                     self.jobs_left -= 1;
                     self.report.drained_at = now;
                 } else {
-                    self.pending.push(length);
+                    self.pending.push_back((length, now));
                 }
             }
         }

@@ -1,24 +1,32 @@
 //! A world in virtual time: a provider, a queue, workers and one or two reconcilers, all from one seed.
 //!
-//! What lives here: a model to try the plan on, for tests and figures; nothing of it runs in
-//! production. The provider is asked over the same trait as a real one. The real parts are tried where they live.
+//! What lives here: a host of the [driver](super::driver) that production runs, and models of what it meets: Redis,
+//! the provider (over the same trait as a real one), workers and their faults. It serves tests and figures. The real
+//! Redis and provider are tested where they live.
 
+mod api;
+mod host;
 mod provider;
-mod reconciler;
 mod scenario;
+#[cfg(test)]
+mod tests;
 mod world;
 
 use std::fmt;
 
 pub use scenario::{Faults, Scenario};
 
-use super::{
+use crate::controller::fleet::{
     ANY_REGION, FleetPolicy, FleetState, Launch, Machine, MachineId, MachineList, Moment, Observation, Phase,
     QueueView, Slot, WorkerView,
 };
 use crate::job::WorkerId;
-use reconciler::{Limiter, Lock, Reconciler};
+use host::{Host, Limiter, Lock};
 use world::World;
+
+#[cfg(test)]
+pub(super) use api::WORDS;
+pub(super) use provider::machine;
 
 /// What a run came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,13 +90,13 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
     let mut world = World::new(scenario);
     let mut limiter = Limiter::default();
     let mut lock = Lock::default();
-    let mut reconcilers: Vec<Reconciler> = (0..scenario.reconcilers).map(Reconciler::new).collect();
+    let mut hosts: Vec<Host> = (0..scenario.reconcilers).map(|name| Host::new(name, &world)).collect();
     let mut now = 0;
     loop {
         let violation = |what: String| Violation { seed: scenario.seed, at: now, what };
         world.step(now);
-        for reconciler in &mut reconcilers {
-            reconciler.turn(&mut world, &mut limiter, &mut lock, now).map_err(violation)?;
+        for host in &mut hosts {
+            host.turn(&mut world, &mut limiter, &mut lock, now).map_err(violation)?;
         }
         world.step(now);
         let existing = world.provider.existing();
@@ -99,12 +107,12 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
                 scenario.policy.max
             )));
         }
-        let leader_is_quiet = reconcilers.iter().any(|r| r.is_quiet(&lock));
+        let leader_is_quiet = hosts.iter().any(|h| h.is_quiet(&lock));
         if world.is_settled(now) && leader_is_quiet {
             world.report.quiet_at = now;
             return Ok(world.report);
         }
-        let wakes = reconcilers.iter().filter_map(Reconciler::wakes_at);
+        let wakes = hosts.iter().map(Host::wakes_at);
         let next = wakes.chain(world.next_event(now)).filter(|at| *at > now).min();
         match next {
             Some(at) if at <= scenario.horizon_ms => now = at,
@@ -114,7 +122,7 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
 }
 
 /// A fleet of so many machines, a third each busy, idle and at rest, and twice as many jobs waiting: for
-/// measuring how long [`super::plan`] takes. Memory has taken note of it already.
+/// measuring how long [`crate::controller::fleet::plan`] takes. Memory has taken note of it already.
 #[must_use]
 pub fn crowd(machines: u32) -> (Observation, FleetPolicy, FleetState) {
     let policy = FleetPolicy { max: machines, ..FleetPolicy::new("sim", "image:1") };
@@ -130,7 +138,7 @@ pub fn crowd(machines: u32) -> (Observation, FleetPolicy, FleetState) {
             });
             let phase = if worker.is_some() { Phase::Started } else { Phase::Stopped };
             let launch = Launch::of(&policy, Slot(n));
-            (provider::machine(id, Slot(n).name(&policy.app), ANY_REGION, phase, launch), worker)
+            (machine(id, Slot(n).name(&policy.app), ANY_REGION, phase, launch), worker)
         })
         .unzip();
     let workers = workers.into_iter().flatten().collect();

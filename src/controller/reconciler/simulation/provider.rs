@@ -146,7 +146,7 @@ impl SimProvider {
             Phase::Stopped | Phase::Created if sim.next.is_none() => {
                 sim.machine.phase = Phase::Starting;
                 (sim.fate, sim.next, sim.asked_at) = (fate, Some(next), now);
-                (sim.worker_at, sim.retired) = (None, false);
+                sim.worker_at = None;
                 Ok(())
             }
             _ => Err(ProviderFailure::Precondition),
@@ -261,7 +261,7 @@ fn clock(now: u64) -> Millis {
 }
 
 /// A machine as it is listed.
-pub(super) fn machine(id: MachineId, name: String, region: &str, phase: Phase, launch: Launch) -> Machine {
+pub fn machine(id: MachineId, name: String, region: &str, phase: Phase, launch: Launch) -> Machine {
     Machine {
         id,
         name,

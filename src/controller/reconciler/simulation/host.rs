@@ -1,0 +1,241 @@
+//! The driver's host in virtual time: one request in flight, a shared limit of one a second, and a lock with a
+//! fencing epoch. An effect on Redis takes no time; a request to the provider does.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use rand::RngExt as _;
+
+use super::api::{Api, WORDS};
+use super::world::World;
+use crate::controller::fleet::{Machine, MachineProvider as _, Operation, ProviderError, carry_out};
+use crate::controller::reconciler::driver::{Driver, DriverState, MAX_SLEEP};
+use crate::controller::reconciler::effect::{Answer, Effect};
+use crate::controller::reconciler::event_loop::HOLD;
+use crate::job::Millis;
+use crate::queue::{FencingToken, LockOutcome, Permit, RequestClass, RetireOutcome};
+
+/// One request a second, over all reconcilers.
+#[derive(Default)]
+pub(super) struct Limiter {
+    next: u64,
+    last: Option<u64>,
+}
+
+impl Limiter {
+    fn acquire(&mut self, now: u64) -> Permit {
+        if now < self.next {
+            return Permit::Wait(at(self.next - now));
+        }
+        self.next = now + 1000;
+        Permit::Go { at: Millis(i64::try_from(now).unwrap_or(i64::MAX)) }
+    }
+
+    /// A request is sent.
+    fn send(&mut self, now: u64) -> Result<(), String> {
+        if self.last.is_some_and(|last| now < last + 1000) {
+            return Err("two requests within a second".to_owned());
+        }
+        self.last = Some(now);
+        Ok(())
+    }
+}
+
+/// Who may act, by the rules of `fleet_lock.lua`.
+#[derive(Default)]
+pub(super) struct Lock {
+    holder: Option<u8>,
+    until: u64,
+    epoch: u64,
+}
+
+impl Lock {
+    fn acquire(&mut self, name: u8, now: u64, fresh: bool, insist: bool) -> LockOutcome {
+        let mine = self.holder == Some(name);
+        if self.holder.is_some() && !mine {
+            if self.until > now {
+                return LockOutcome::Held(at(self.until - now));
+            }
+            if !insist {
+                return LockOutcome::Lapsed(at(now - self.until));
+            }
+        }
+        if fresh || !mine {
+            self.epoch += 1;
+        }
+        (self.holder, self.until) = (Some(name), now + ms(HOLD));
+        LockOutcome::Mine(self.token(name))
+    }
+
+    fn token(&self, name: u8) -> FencingToken {
+        FencingToken { holder: name.to_string(), epoch: self.epoch }
+    }
+
+    fn is_held_with(&self, name: u8, fence: Option<&FencingToken>) -> bool {
+        self.holder == Some(name) && fence == Some(&self.token(name))
+    }
+}
+
+/// What takes time.
+enum InFlight {
+    List,
+    Call(Result<Option<Machine>, ProviderError>),
+    /// The process is suspended before it carries this out.
+    Suspended(Effect),
+}
+
+/// A process that runs a driver.
+pub(super) struct Host {
+    name: u8,
+    driver: Driver,
+    in_flight: Option<(InFlight, u64)>,
+    wakes_at: u64,
+    settled: bool,
+}
+
+const fn at(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Host {
+    pub fn new(name: u8, world: &World) -> Self {
+        let driver = Driver::new(&WORDS, world.policy.clone(), World::ALIVE, DriverState::default());
+        Self { name, driver, in_flight: None, wakes_at: 0, settled: false }
+    }
+
+    pub fn wakes_at(&self) -> u64 {
+        self.in_flight.as_ref().map_or(self.wakes_at, |(_, done)| *done)
+    }
+
+    /// It leads, and has nothing to do nor to wait for but time.
+    pub fn is_quiet(&self, lock: &Lock) -> bool {
+        self.settled && lock.holder == Some(self.name) && self.in_flight.is_none()
+    }
+
+    /// Whatever it can do now.
+    pub fn turn(
+        &mut self,
+        world: &mut World,
+        limiter: &mut Limiter,
+        lock: &mut Lock,
+        now: u64,
+    ) -> Result<(), String> {
+        if let Some((in_flight, done)) = self.in_flight.take() {
+            if done > now {
+                self.in_flight = Some((in_flight, done));
+                return Ok(());
+            }
+            let answer = match in_flight {
+                InFlight::List => Some(Answer::Listed(list(world, now)?)),
+                InFlight::Call(answer) => Some(Answer::Called(answer)),
+                InFlight::Suspended(effect) => self.carry_out(effect, world, limiter, lock, now)?,
+            };
+            let Some(answer) = answer else { return Ok(()) };
+            self.driver.on(answer, at(now));
+        }
+        for _ in 0..256 {
+            let effect = self.driver.next(at(now));
+            if let Effect::Wait { at_most, settled } = effect {
+                self.settled = settled;
+                self.wakes_at = now + ms(at_most.unwrap_or(MAX_SLEEP)).max(1);
+                return Ok(());
+            }
+            let writes = matches!(effect, Effect::AcquirePermit(class) if class != RequestClass::List);
+            if writes && now < world.faults_until && world.stall > 0.0 && world.rng.random_bool(world.stall) {
+                let wakes = now + world.rng.random_range(1_000..40_000);
+                self.in_flight = Some((InFlight::Suspended(effect), wakes));
+                return Ok(());
+            }
+            let Some(answer) = self.carry_out(effect, world, limiter, lock, now)? else { return Ok(()) };
+            let unavailable = matches!(answer, Answer::QueueUnavailable);
+            self.driver.on(answer, at(now));
+            if unavailable {
+                self.settled = false;
+                self.wakes_at = now + world.rng.random_range(200..5_000);
+                return Ok(());
+            }
+        }
+        Err("it had 256 effects at one moment".to_owned())
+    }
+
+    /// The answer, or nothing while a request is in flight.
+    fn carry_out(
+        &mut self,
+        effect: Effect,
+        world: &mut World,
+        limiter: &mut Limiter,
+        lock: &mut Lock,
+        now: u64,
+    ) -> Result<Option<Answer>, String> {
+        let (in_flight, time) = match effect {
+            Effect::List => {
+                world.report.lists += 1;
+                (InFlight::List, 50..500)
+            }
+            Effect::Call(operation) => (InFlight::Call(call(&operation, world, now)?), 50..900),
+            effect => return Ok(Some(self.ask_redis(&effect, world, limiter, lock, now))),
+        };
+        limiter.send(now)?;
+        self.in_flight = Some((in_flight, now + world.rng.random_range(time)));
+        Ok(None)
+    }
+
+    fn ask_redis(
+        &self,
+        effect: &Effect,
+        world: &mut World,
+        limiter: &mut Limiter,
+        lock: &mut Lock,
+        now: u64,
+    ) -> Answer {
+        let Some(view) = world.view(now) else { return Answer::QueueUnavailable };
+        match effect {
+            Effect::Observe => Answer::Observed(view),
+            Effect::AcquireLock { fresh, insist } => {
+                Answer::Lock(lock.acquire(self.name, now, *fresh, *insist))
+            }
+            Effect::CheckLock => Answer::Lock(lock.acquire(self.name, now, false, false)),
+            Effect::Publish(_) => Answer::Published(lock.is_held_with(self.name, self.driver.fence())),
+            Effect::AcquirePermit(_) => Answer::Permit(limiter.acquire(now)),
+            Effect::Retire { machine, .. } => Answer::Retired(match () {
+                () if !lock.is_held_with(self.name, self.driver.fence()) => RetireOutcome::Fenced,
+                () if world.retire(machine) => RetireOutcome::Retired,
+                () => RetireOutcome::Busy,
+            }),
+            Effect::Readmit(machine) => {
+                world.readmit(machine);
+                Answer::Done
+            }
+            Effect::ReportThrottled(retry_after) => {
+                limiter.next = limiter.next.max(now + ms(retry_after.unwrap_or_default()));
+                Answer::Done
+            }
+            Effect::Sweep | Effect::List | Effect::Call(_) | Effect::Wait { .. } => Answer::Done,
+        }
+    }
+}
+
+fn list(world: &mut World, now: u64) -> Result<Result<Vec<Machine>, ProviderError>, String> {
+    let answer = Api::new(world, now).list().now_or_never();
+    answer.ok_or_else(|| "the provider did not answer at once".to_owned())
+}
+
+/// The request reaches the provider, which answers at once; the answer takes its time.
+fn call(
+    operation: &Operation,
+    world: &mut World,
+    now: u64,
+) -> Result<Result<Option<Machine>, ProviderError>, String> {
+    let policy = world.policy.clone();
+    let answer = carry_out(&Api::new(world, now), operation, &policy, &BTreeMap::new()).now_or_never();
+    let answer = answer.ok_or("the provider did not answer at once")?;
+    match world.violation.take() {
+        Some(violation) => Err(format!("{}: {violation}", operation.kind())),
+        None => Ok(answer),
+    }
+}
