@@ -8,7 +8,7 @@ use tracing::field::Empty;
 
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority, State, WorkerId};
+use crate::job::{AttemptId, Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority, State, WorkerId};
 use crate::trace::{self, TraceParent};
 
 /// How a job starts.
@@ -47,12 +47,10 @@ pub enum UploadedOutcome {
 /// A job that a worker holds for as long as it renews the lease.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claimed {
-    /// The job's id.
-    pub id: JobId,
-    /// The fencing token of the attempt.
-    pub epoch: Epoch,
-    /// The number of the attempt, from 1.
-    pub attempt: u32,
+    /// The attempt that the worker makes.
+    pub attempt: AttemptId,
+    /// Which attempt of the job it is, from 1.
+    pub number: u32,
     /// What to encode, and how.
     pub spec: JobSpec,
     /// Redis's time at the claim.
@@ -358,9 +356,11 @@ impl Queue {
             let answer = Answer::of(&reply)?;
             return Ok(match answer.0 {
                 "JOB" => Claim::Job(Box::new(Claimed {
-                    id: answer.text(0)?.parse().map_err(|_| answer.unexpected())?,
-                    epoch: Epoch(answer.int(1)?.try_into().map_err(|_| answer.unexpected())?),
-                    attempt: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
+                    attempt: AttemptId {
+                        job: answer.text(0)?.parse().map_err(|_| answer.unexpected())?,
+                        epoch: Epoch(answer.int(1)?.try_into().map_err(|_| answer.unexpected())?),
+                    },
+                    number: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
                     spec: parse_spec(answer.text(3)?)?,
                     at: Millis(answer.int(4)?),
                     born: Millis(answer.int(5)?),
@@ -386,9 +386,9 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn renew(&self, id: JobId, epoch: Epoch, deadline: Millis) -> Result<bool, QueueError> {
+    pub async fn renew(&self, attempt: AttemptId, deadline: Millis) -> Result<bool, QueueError> {
         // The lease is lost, or its deadline is later than requested, for example because this renewal was repeated.
-        Ok(self.extend(id, epoch, deadline).await? || self.holds(id, epoch).await?)
+        Ok(self.extend(attempt, deadline).await? || self.holds(attempt).await?)
     }
 
     /// Renews a lease for the duration in the policy, counted from `clock`. A lease with a later deadline shows that
@@ -397,34 +397,29 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn keep(
-        &self,
-        id: JobId,
-        epoch: Epoch,
-        clock: &super::ServerClock,
-    ) -> Result<bool, QueueError> {
+    pub async fn keep(&self, attempt: AttemptId, clock: &super::ServerClock) -> Result<bool, QueueError> {
         let lease = i64::try_from(self.policy.lease.as_millis()).unwrap_or(i64::MAX);
-        if self.extend(id, epoch, clock.now().plus(lease)).await? {
+        if self.extend(attempt, clock.now().plus(lease)).await? {
             return Ok(true);
         }
-        if !self.holds(id, epoch).await? {
+        if !self.holds(attempt).await? {
             return Ok(false);
         }
         clock.set(self.clock().await?.now());
-        self.renew(id, epoch, clock.now().plus(lease)).await
+        self.renew(attempt, clock.now().plus(lease)).await
     }
 
-    async fn extend(&self, id: JobId, epoch: Epoch, deadline: Millis) -> Result<bool, QueueError> {
+    async fn extend(&self, attempt: AttemptId, deadline: Millis) -> Result<bool, QueueError> {
         let command = Command::new("ZADD")
             .arg(self.key("jobs:leases"))
             .args(["XX", "GT", "CH"])
             .arg(deadline.0.to_string())
-            .arg(format!("{id}:{epoch}"));
+            .arg(attempt.to_string());
         Ok(self.run(command).await?.int() == Some(1))
     }
 
-    async fn holds(&self, id: JobId, epoch: Epoch) -> Result<bool, QueueError> {
-        let command = Command::new("ZSCORE").arg(self.key("jobs:leases")).arg(format!("{id}:{epoch}"));
+    async fn holds(&self, attempt: AttemptId) -> Result<bool, QueueError> {
+        let command = Command::new("ZSCORE").arg(self.key("jobs:leases")).arg(attempt.to_string());
         Ok(self.run(command).await? != Reply::Nil)
     }
 
@@ -432,8 +427,8 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn progress(&self, id: JobId, epoch: Epoch, percent: f64) -> Result<bool, QueueError> {
-        let args = vec![id.to_string(), epoch.to_string(), format!("{percent:.1}")];
+    pub async fn progress(&self, attempt: AttemptId, percent: f64) -> Result<bool, QueueError> {
+        let args = vec![attempt.job.to_string(), attempt.epoch.to_string(), format!("{percent:.1}")];
         let reply = self.eval(&scripts::PROGRESS, args).await?;
         Ok(Answer::of(&reply)?.0 == "OK")
     }
@@ -444,8 +439,8 @@ impl Queue {
     /// If Redis fails.
     pub async fn complete(&self, job: &Claimed, result: &JobResult) -> Result<CompleteOutcome, QueueError> {
         let args = vec![
-            job.id.to_string(),
-            job.epoch.to_string(),
+            job.attempt.job.to_string(),
+            job.attempt.epoch.to_string(),
             to_json(result)?,
             Outbox::delivery_kind(&job.spec),
             ms(self.policy.retention),
@@ -466,11 +461,11 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn fail(&self, job: &Claimed, failure: &Failure) -> Result<FailOutcome, QueueError> {
-        let again = failure.code.is_retryable() && job.attempt < job.spec.max_attempts;
-        let wait = super::backoff::full_jitter(job.attempt, RETRY_BASE, RETRY_CAP);
+        let again = failure.code.is_retryable() && job.number < job.spec.max_attempts;
+        let wait = super::backoff::full_jitter(job.number, RETRY_BASE, RETRY_CAP);
         let args = vec![
-            job.id.to_string(),
-            job.epoch.to_string(),
+            job.attempt.job.to_string(),
+            job.attempt.epoch.to_string(),
             to_json(failure)?,
             if again { ms(wait) } else { "-1".to_owned() },
             Outbox::delivery_kind(&job.spec),
@@ -491,8 +486,9 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn release(&self, id: JobId, epoch: Epoch) -> Result<bool, QueueError> {
-        let reply = self.eval(&scripts::RELEASE, vec![id.to_string(), epoch.to_string()]).await?;
+    pub async fn release(&self, attempt: AttemptId) -> Result<bool, QueueError> {
+        let args = vec![attempt.job.to_string(), attempt.epoch.to_string()];
+        let reply = self.eval(&scripts::RELEASE, args).await?;
         Ok(Answer::of(&reply)?.0 == "RELEASED")
     }
 
