@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use super::codec::to_json;
 use super::fleet_status::{FleetStatus, Paused};
-use super::jobs::to_json;
 use super::scripts;
 use super::workers::{RETIRED, WorkerRecord};
 use super::{Command, Queue, QueueError, Reply};

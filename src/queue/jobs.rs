@@ -6,6 +6,7 @@ use opentelemetry_semantic_conventions::attribute;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
+use super::codec::{ScriptReply, parse_spec, to_json};
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{AttemptId, Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority, State, WorkerId};
@@ -175,57 +176,10 @@ fn ms(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
 
-/// The reply of a script: a list whose first element is a word.
-struct Answer<'a>(&'a str, &'a [Reply]);
-
-impl<'a> Answer<'a> {
-    fn of(reply: &'a Reply) -> Result<Self, QueueError> {
-        let list = reply.list().unwrap_or_default();
-        match list.first().and_then(Reply::text) {
-            Some(word) => Ok(Self(word, &list[1..])),
-            None => Err(QueueError::data(format!("a script answered {reply:?}"))),
-        }
-    }
-
-    fn text(&self, at: usize) -> Result<&'a str, QueueError> {
-        self.1.get(at).and_then(Reply::text).ok_or_else(|| self.unexpected())
-    }
-
-    fn int(&self, at: usize) -> Result<i64, QueueError> {
-        self.1.get(at).and_then(Reply::int).ok_or_else(|| self.unexpected())
-    }
-
-    /// A time, or `None` if it is -1.
-    fn time(&self, at: usize) -> Result<Option<Millis>, QueueError> {
-        Ok(Some(self.int(at)?).filter(|ms| *ms >= 0).map(Millis))
-    }
-
-    fn state(&self) -> Result<State, QueueError> {
-        self.text(0)?.parse().map_err(|_| self.unexpected())
-    }
-
-    /// The state that the script found the job in, or `None` if the job does not exist.
-    fn found(&self) -> Result<Option<State>, QueueError> {
-        if self.text(0)?.is_empty() { Ok(None) } else { self.state().map(Some) }
-    }
-
-    fn unexpected(&self) -> QueueError {
-        QueueError::data(format!("a script answered {} {:?}", self.0, self.1))
-    }
-}
-
-pub(super) fn parse_spec(json: &str) -> Result<JobSpec, QueueError> {
-    serde_json::from_str(json).map_err(|e| QueueError::data(format!("a job's spec: {e}")))
-}
-
-pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String, QueueError> {
-    serde_json::to_string(value).map_err(|e| QueueError::data(e.to_string()))
-}
-
 impl UploadedOutcome {
     pub(super) fn parse(reply: &Reply) -> Result<Self, QueueError> {
-        let answer = Answer::of(reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(reply)?;
+        match answer.word {
             "QUEUED" => Ok(Self::Queued),
             "ALREADY" => Ok(Self::Already(answer.state()?)),
             "UNKNOWN" => Ok(Self::Unknown),
@@ -309,8 +263,8 @@ impl Queue {
             trace.map_or_else(String::new, |trace| trace.as_str().to_owned()),
         ];
         let reply = self.eval_idempotent(&scripts::SUBMIT, args).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "CREATED" => Ok(SubmitOutcome::Created),
             "EXISTS" => {
                 let there = parse_spec(answer.text(0)?)?;
@@ -353,8 +307,8 @@ impl Queue {
                 if sweep { FEW } else { "0" }.to_owned(),
             ];
             let reply = self.eval(&scripts::CLAIM, args).await?;
-            let answer = Answer::of(&reply)?;
-            return Ok(match answer.0 {
+            let answer = ScriptReply::of(&reply)?;
+            return Ok(match answer.word {
                 "JOB" => Claim::Job(Box::new(Claimed {
                     attempt: AttemptId {
                         job: answer.text(0)?.parse().map_err(|_| answer.unexpected())?,
@@ -430,7 +384,7 @@ impl Queue {
     pub async fn progress(&self, attempt: AttemptId, percent: f64) -> Result<bool, QueueError> {
         let args = vec![attempt.job.to_string(), attempt.epoch.to_string(), format!("{percent:.1}")];
         let reply = self.eval(&scripts::PROGRESS, args).await?;
-        Ok(Answer::of(&reply)?.0 == "OK")
+        Ok(ScriptReply::of(&reply)?.word == "OK")
     }
 
     /// Completes the job after the attempt has committed its outputs, if the attempt still holds the lease.
@@ -446,8 +400,8 @@ impl Queue {
             ms(self.policy.retention),
         ];
         let reply = self.eval_idempotent(&scripts::COMPLETE, args).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "DONE" => Ok(CompleteOutcome::Done),
             "ALREADY" => Ok(CompleteOutcome::Already),
             "LOST" => Ok(CompleteOutcome::Lost(answer.found()?)),
@@ -472,8 +426,8 @@ impl Queue {
             ms(self.policy.retention),
         ];
         let reply = self.eval_idempotent(&scripts::FAIL, args).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "RETRY" => Ok(FailOutcome::Retry(Millis(answer.int(0)?))),
             "FAILED" => Ok(FailOutcome::Failed),
             "ALREADY" => Ok(FailOutcome::Already),
@@ -489,7 +443,7 @@ impl Queue {
     pub async fn release(&self, attempt: AttemptId) -> Result<bool, QueueError> {
         let args = vec![attempt.job.to_string(), attempt.epoch.to_string()];
         let reply = self.eval(&scripts::RELEASE, args).await?;
-        Ok(Answer::of(&reply)?.0 == "RELEASED")
+        Ok(ScriptReply::of(&reply)?.word == "RELEASED")
     }
 
     /// Cancels a job at a user's request.
@@ -512,8 +466,8 @@ impl Queue {
         };
         let args = vec![id.to_string(), how.to_owned(), failure];
         let reply = self.eval_idempotent(&scripts::CANCEL, args).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "CANCELLED" => Ok(CancelOutcome::Cancelled),
             "ENDED" => Ok(CancelOutcome::Ended(answer.state()?)),
             "UNKNOWN" => Ok(CancelOutcome::Unknown),
@@ -527,8 +481,8 @@ impl Queue {
     /// If Redis fails.
     pub async fn redrive(&self, id: JobId) -> Result<RedriveOutcome, QueueError> {
         let reply = self.eval(&scripts::REDRIVE, vec![id.to_string()]).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "QUEUED" => Ok(RedriveOutcome::Queued),
             "NEVER_UPLOADED" => Ok(RedriveOutcome::NeverUploaded),
             "WRONG" => Ok(RedriveOutcome::Wrong(answer.state()?)),
@@ -543,8 +497,8 @@ impl Queue {
     /// If Redis fails.
     pub async fn expire_upload(&self, id: JobId, failure: &Failure) -> Result<ExpireOutcome, QueueError> {
         let reply = self.eval_idempotent(&scripts::EXPIRE, vec![id.to_string(), to_json(failure)?]).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "FAILED" => Ok(ExpireOutcome::Failed),
             "ALREADY" => Ok(ExpireOutcome::Already(answer.state()?)),
             "UNKNOWN" => Ok(ExpireOutcome::Unknown),

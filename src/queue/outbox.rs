@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::jobs::to_json;
-use super::workers::text_items;
+use super::codec::{text_items, to_json};
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{AttemptId, JobSpec, Millis, State};
 

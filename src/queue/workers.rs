@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::jobs::to_json;
+use super::codec::{text_items, to_json};
 use super::{Command, Queue, QueueError, Reply, ServerClock, scripts};
 use crate::job::{AttemptId, JobId, Millis, WorkerId};
 
@@ -190,8 +190,4 @@ impl Queue {
         let command = Command::new("BZPOPMIN").arg(self.key("jobs:bell")).arg(format!("{seconds:.3}"));
         self.transport.run_blocking(command, limit).await.map(drop)
     }
-}
-
-pub(super) fn text_items(reply: &Reply) -> impl Iterator<Item = &str> {
-    reply.list().unwrap_or_default().iter().filter_map(Reply::text)
 }
