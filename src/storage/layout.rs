@@ -60,6 +60,12 @@ pub fn attempt_of_output_key(key: &ObjectKey) -> Option<(AttemptId, &str)> {
     (attempt.job.to_string() == job).then_some((attempt, path))
 }
 
+/// `outputs/<job>/<epoch>/720p.mp4` -> `720p.mp4`; `None` if the key has another form.
+#[must_use]
+pub fn relative_output_path(key: &ObjectKey) -> Option<&str> {
+    attempt_of_output_key(key).map(|(_, path)| path)
+}
+
 /// The object that commits an attempt as the result of the job.
 ///
 /// # Errors
