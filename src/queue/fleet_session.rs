@@ -16,7 +16,7 @@ use crate::job::JobId;
 /// What a visitor asks for: the right to act, and with it a request to the provider.
 #[derive(Clone, Copy, Debug)]
 pub struct LockRequest<'a> {
-    /// The visit's name: its family's, a colon, and its own. One at a time acts, also within a family.
+    /// The visit's name: its group's, a colon, and its own. One at a time acts, also within a group.
     pub holder: &'a str,
     /// For how long it may act, unless it asks again.
     pub time: Duration,
