@@ -2,13 +2,13 @@
 //!
 //! | module | what lives there |
 //! |---|---|
-//! | here | [`Env`], from which settings are read, and the errors |
+//! | here | [`Env`], from which settings are read, [`Field`]s that stand for variables, and the errors |
 //! | `setting` | what a setting is, and parsers |
 //! | [`registry`] | every setting: name, default, roles, documentation, parser |
 //! | `roles` | the settings of Redis, storage, Fly, a worker and the API as typed values |
 //!
-//! The names are the same in every role. An error names the variable and says what to do; a secret is held in a
-//! [`SecretString`](secrecy::SecretString) and appears in no log, error or debug output.
+//! The names are the same in every role. An error names the variable, or the field that stands for it, and says what to
+//! do; a secret is held in a [`SecretString`](secrecy::SecretString) and appears in no log, error or debug output.
 
 mod base_url;
 pub mod registry;
@@ -28,7 +28,7 @@ pub enum ConfigError {
     /// It is not set.
     #[error("{name} is not set: {hint}")]
     Missing {
-        /// The variable.
+        /// The variable, or the field that stands for it.
         name: &'static str,
         /// What it must be set to.
         hint: &'static str,
@@ -36,7 +36,7 @@ pub enum ConfigError {
     /// It has a value that cannot be used. The value is not shown: it may be a secret in the wrong place.
     #[error("{name} cannot be used: {why}")]
     Invalid {
-        /// The variable.
+        /// The variable, or the field that stands for it.
         name: &'static str,
         /// What is wrong with it.
         why: String,
@@ -50,7 +50,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    /// The variable at fault.
+    /// The variable at fault, or the field that stands for it.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
@@ -111,25 +111,77 @@ impl std::error::Error for ConfigErrors {}
 
 type Lookup<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
-/// Where settings are read from: the process's environment, the variables of a Worker, or a map in tests.
-pub struct Env<'a>(Box<Lookup<'a>>);
+/// Where settings are read from: the process's environment, the variables of a Worker, or a map in tests; and before
+/// these, fields of a document.
+pub struct Env<'a> {
+    variables: Box<Lookup<'a>>,
+    fields: Vec<Field>,
+}
+
+/// A field of a document that stands for a variable, such as `spec.min` of a WorkerPool for `MIN_MACHINES`.
+pub struct Field {
+    variable: &'static str,
+    path: &'static str,
+    value: Option<String>,
+}
+
+impl Field {
+    /// The field at `path`. Its value, in the form in which the setting's variable has it, goes before the variable;
+    /// where the document leaves the field out, the variable counts.
+    pub fn new<T>(path: &'static str, setting: &Setting<T>, value: Option<impl fmt::Display>) -> Self {
+        Self { variable: setting.about.name, path, value: value.map(|value| value.to_string()) }
+    }
+
+    /// Where it is in its document.
+    #[must_use]
+    pub const fn path(&self) -> &'static str {
+        self.path
+    }
+}
 
 impl<'a> Env<'a> {
     /// The process's own environment.
     #[must_use]
     pub fn process() -> Self {
-        Self(Box::new(|name| std::env::var(name).ok()))
+        Self::of(|name| std::env::var(name).ok())
     }
 
     /// The values that `lookup` returns.
     pub fn of(lookup: impl Fn(&str) -> Option<String> + 'a) -> Self {
-        Self(Box::new(lookup))
+        Self { variables: Box::new(lookup), fields: Vec::new() }
+    }
+
+    /// The same variables, and before them these fields.
+    #[must_use]
+    pub fn with_fields(self, fields: Vec<Field>) -> Self {
+        Self { fields, ..self }
+    }
+
+    fn field(&self, variable: &str) -> Option<&Field> {
+        self.fields.iter().find(|field| field.variable == variable)
     }
 
     /// The text of `name`, trimmed; `None` if it is not set or empty.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<String> {
-        (self.0)(name).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
+        let said = self.field(name).and_then(|field| field.value.clone());
+        said.or_else(|| (self.variables)(name)).map(|v| v.trim().to_owned()).filter(|v| !v.is_empty())
+    }
+
+    /// What a reader has to change to change the setting: its variable, or the field that stands for it. Where the
+    /// field is left out and the variable is set, that is the variable.
+    #[must_use]
+    pub fn name_of<T>(&self, setting: &Setting<T>) -> &'static str {
+        let variable = setting.about.name;
+        match self.field(variable) {
+            Some(field) if field.value.is_some() || self.text(variable).is_none() => field.path,
+            Some(_) | None => variable,
+        }
+    }
+
+    /// The error that the value of a setting cannot be used, under the name that its reader knows.
+    pub fn invalid<T>(&self, setting: &Setting<T>, why: impl Into<String>) -> ConfigError {
+        ConfigError::Invalid { name: self.name_of(setting), why: why.into() }
     }
 
     /// The value of a setting, or its default; `None` if it has neither.
@@ -137,13 +189,12 @@ impl<'a> Env<'a> {
     /// # Errors
     /// When its value cannot be used.
     pub fn get<T>(&self, setting: &Setting<T>) -> Result<Option<T>, ConfigError> {
-        let name = setting.about.name;
-        let text = self.text(name);
+        let text = self.text(setting.about.name);
         let text = match (text.as_deref(), setting.about.default) {
             (Some(text), _) | (None, Default::Value(text)) => text,
             (None, _) => return Ok(None),
         };
-        setting.parse(text).map(Some).map_err(|why| ConfigError::Invalid { name, why })
+        setting.parse(text).map(Some).map_err(|why| self.invalid(setting, why))
     }
 
     /// The value of a setting that is required or has a default.
@@ -151,7 +202,7 @@ impl<'a> Env<'a> {
     /// # Errors
     /// When it is missing, or its value cannot be used.
     pub fn require<T>(&self, setting: &Setting<T>) -> Result<T, ConfigError> {
-        let Description { name, text, .. } = setting.about;
-        self.get(setting)?.ok_or(ConfigError::Missing { name, hint: text })
+        let missing = || ConfigError::Missing { name: self.name_of(setting), hint: setting.about.text };
+        self.get(setting)?.ok_or_else(missing)
     }
 }

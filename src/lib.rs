@@ -52,6 +52,8 @@ pub mod event_bus;
 pub mod flyprovider;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod http_server;
+#[cfg(test)]
+mod import_order;
 pub mod janitor;
 pub mod job;
 pub mod metrics;

@@ -17,7 +17,7 @@ use serde::Serialize;
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
 use url::Url;
 
-use crate::job::{Job, JobSpec, Millis, State};
+use crate::job::{AttemptId, Job, JobSpec, Millis, State};
 use crate::net::{EgressPolicy, PostError, WebhookHttp};
 use crate::queue::{Delivery, DeliveryState, Outbox, Queue, QueueError, backoff};
 use crate::storage::urls::{UrlSigner, now_millis};
@@ -263,7 +263,7 @@ pub async fn take(
 /// Whether the delivery still belongs to the current end of the job. After a retry the job continues, and its next
 /// end has a delivery of its own.
 fn is_current(delivery: &Delivery, job: &Job) -> bool {
-    (delivery.epoch, delivery.state) == (job.epoch, job.status)
+    (delivery.attempt, delivery.state) == (job.newest_attempt(), job.status)
 }
 
 /// Attempts one delivery that was claimed at `now`. Returns the pause before a retry, if there is one.
@@ -280,15 +280,16 @@ pub async fn deliver(
 ) -> Result<Option<Duration>, QueueError> {
     let began = Instant::now();
     let done = async || queue.remove_delivery(&delivery).await.map(|()| None);
-    let job = queue.get(delivery.job).await?;
+    let AttemptId { job: job_id, epoch } = delivery.attempt;
+    let job = queue.get(job_id).await?;
     let Some((job, url)) = job.and_then(|job| Some((job.clone(), job.spec.webhook_url?))) else {
         return done().await;
     };
     if !is_current(&delivery, &job) {
-        tracing::info!(job = %delivery.job, state = %delivery.state, "webhook delivery dropped: the job was retried");
+        tracing::info!(job = %job_id, state = %delivery.state, "webhook delivery dropped: the job was retried");
         return done().await;
     }
-    let id = format!("msg_{}_{}_{}", delivery.job, delivery.epoch, delivery.state);
+    let id = format!("msg_{job_id}_{epoch}_{}", delivery.state);
     let outcome = match mail.keys.key(&job.spec).await {
         Ok(key) => match body(&delivery, job, links) {
             Ok(body) => mail.caller.send(&key, &url, &id, now_millis(), body).await,
@@ -299,11 +300,11 @@ pub async fn deliver(
     };
     let why = match outcome {
         DeliveryOutcome::Delivered => {
-            tracing::info!(job = %delivery.job, state = %delivery.state, "webhook delivered");
+            tracing::info!(job = %job_id, state = %delivery.state, "webhook delivered");
             return done().await;
         }
         DeliveryOutcome::Permanent(why) => {
-            tracing::warn!(job = %delivery.job, why, "webhook delivery abandoned");
+            tracing::warn!(job = %job_id, why, "webhook delivery abandoned");
             return done().await;
         }
         DeliveryOutcome::Failed(why) => why,
@@ -314,13 +315,13 @@ pub async fn deliver(
     match next_wait(&state, now) {
         Some((least, most)) => {
             let wait = least + backoff::full_jitter(1, most - least, most - least);
-            tracing::info!(job = %delivery.job, why, failures = state.failures, "webhook delivery failed; retrying later");
+            tracing::info!(job = %job_id, why, failures = state.failures, "webhook delivery failed; retrying later");
             let from_now = i64::try_from((began.elapsed() + wait).as_millis()).unwrap_or(i64::MAX);
             queue.retry_delivery(&delivery, &state, now.plus(from_now)).await?;
             Ok(Some(wait))
         }
         None => {
-            tracing::warn!(job = %delivery.job, why, "webhook delivery abandoned after a day");
+            tracing::warn!(job = %job_id, why, "webhook delivery abandoned after a day");
             done().await
         }
     }
@@ -373,8 +374,7 @@ mod tests {
             serde_json::from_value(job).unwrap()
         };
         let told = Delivery {
-            job: id.parse().unwrap(),
-            epoch: Epoch(2),
+            attempt: AttemptId { job: id.parse().unwrap(), epoch: Epoch(2) },
             state: State::Failed,
             outbox: Outbox::Installation,
         };
@@ -408,8 +408,7 @@ mod tests {
         });
         let completed: Job = serde_json::from_value(completed).unwrap();
         let told = Delivery {
-            job: job.parse().unwrap(),
-            epoch: Epoch(7),
+            attempt: AttemptId { job: job.parse().unwrap(), epoch: Epoch(7) },
             state: State::Completed,
             outbox: Outbox::Installation,
         };

@@ -112,7 +112,7 @@ async fn commands_per_job(start: SubmitMode) -> f64 {
         };
         clock.set(job.at);
         tokio::time::sleep(Duration::from_millis(2)).await;
-        assert!(queue.renew(job.id, job.epoch, clock.now().plus(30_000)).await.unwrap());
+        assert!(queue.renew(job.attempt, clock.now().plus(30_000)).await.unwrap());
         assert_eq!(queue.complete(&job, &result).await.unwrap(), CompleteOutcome::Done);
     }
     let count = CommandCount::read(&mut raw);
@@ -141,7 +141,7 @@ async fn claim_waits() -> Vec<f64> {
                     Claim::Job(job) => {
                         let claimed = Instant::now();
                         clock.set(job.at);
-                        let began = sent.lock().await.remove(&job.id);
+                        let began = sent.lock().await.remove(&job.attempt.job);
                         if let Some(began) = began {
                             waits.lock().await.push((claimed - began).as_secs_f64() * 1000.0);
                         }

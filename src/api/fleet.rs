@@ -7,7 +7,7 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::requests::{Body, Fields};
+use super::extract::{Body, Fields};
 use super::{AppState, Problem};
 use crate::job::Millis;
 use crate::queue::{FleetStatus, Paused, QueueError};

@@ -10,13 +10,14 @@ use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::requests::{Body, CreateJobRequest, CreateUploadRequest, CreateUploadResponse, SubmissionLimits};
+use super::extract::{Body, parse_job_id};
+use super::requests::{CreateJobRequest, CreateUploadRequest, CreateUploadResponse, SubmissionLimits};
 use super::{AppState, Problem, RequestOrigin, auth, caller_trace};
 use crate::job::{Input, Job, JobId, JobSpec, State as JobState, space};
 use crate::net::EgressPolicy;
 use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, SubmitMode, SubmitOutcome};
-use crate::storage::layout;
 use crate::storage::urls::{UPLOAD_WINDOW, now_millis, upload_ends};
+use crate::storage::{MAX_OBJECT_BYTES, layout};
 
 /// How long a job waits for its upload beyond [`UPLOAD_WINDOW`]. Storage checks the address when a PUT starts, and a
 /// PUT that started in time may end much later.
@@ -92,7 +93,7 @@ impl AppState {
 impl AppState {
     /// Rejects an upload that is larger than any worker accepts, if that limit is known.
     async fn refuse_too_large(&self, size: u64) -> Result<(), Problem> {
-        if size > super::parts::MAX_OBJECT_BYTES {
+        if size > MAX_OBJECT_BYTES {
             return Err(Problem::field("fileSize", "an upload has at most 5 TiB"));
         }
         let most = match self.config.max_input_bytes {
@@ -167,11 +168,6 @@ pub async fn submit(
     }
     let (code, job) = app.submit_job(id, &spec, SubmitMode::After(delay), &headers, &origin).await?;
     Ok((code, Json(job)))
-}
-
-/// Parses the id in the path. Anything that is not an id names no job.
-pub fn parse_job_id(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
-    path.ok().and_then(|Path(text)| text.parse().ok()).ok_or_else(Problem::no_such_job)
 }
 
 /// `GET /api/jobs/{id}`

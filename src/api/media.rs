@@ -21,7 +21,7 @@ use sha2::{Digest as _, Sha256};
 use tower_http::cors::{Any, CorsLayer};
 
 use super::{AppState, Problem, problem, request_timeout};
-use crate::job::{Epoch, JobId, Millis, ObjectKey};
+use crate::job::{AttemptId, Epoch, JobId, Millis, ObjectKey};
 use crate::storage::media::MediaRefused;
 use crate::storage::urls::now_millis;
 use crate::storage::{Bucket, StorageError, content_type, layout, refers_to_others};
@@ -59,10 +59,11 @@ async fn media(
     path: Result<Path<(String, JobId, Epoch, String)>, PathRejection>,
 ) -> Result<Response, Problem> {
     let Path((token, job, epoch, path)) = path.map_err(|_| Problem::no_such_file())?;
+    let attempt = AttemptId { job, epoch };
     let now = now_millis();
-    let until = app.links.check(&token, job, epoch, now)?;
+    let until = app.links.check(&token, attempt, now)?;
     // A key has no dot segments, so this one is below the attempt's folder.
-    let key = layout::attempt_prefix(job, epoch).and_then(|folder| folder.join(&path));
+    let key = layout::attempt_prefix(attempt).and_then(|folder| folder.join(&path));
     let key = key.map_err(|_| Problem::no_such_file())?;
     if refers_to_others(&key) {
         app.document(&key, &headers, seconds(now, until)).await

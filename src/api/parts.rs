@@ -12,8 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::jobs::parse_job_id;
-use super::requests::{Body, Fields};
+use super::extract::{Body, Fields, parse_job_id};
 use super::{AppState, Problem, RequestOrigin};
 use crate::job::{Input, Job, JobId, Millis, ObjectKey, State as JobState};
 use crate::storage::urls::{now_millis, upload_ends};
@@ -24,8 +23,6 @@ use crate::storage::{Bucket, layout};
 const LEAST_PART: u64 = 16 << 20;
 /// Maximum number of parts of an upload. S3 and R2 accept 10,000.
 const MOST_PARTS: u64 = 10_000;
-/// Maximum size of an object that S3 accepts in parts, bytes.
-pub const MAX_OBJECT_BYTES: u64 = 5 << 40;
 /// Maximum number of addresses per request.
 const AT_ONCE: usize = 100;
 /// Maximum length of an upload id, characters. R2's have about 350.
@@ -174,6 +171,7 @@ pub async fn uploaded(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::MAX_OBJECT_BYTES;
 
     #[test]
     fn part_size_respects_minimum_and_number_of_parts() {

@@ -1,17 +1,16 @@
-//! The requests that create jobs, how they become jobs, and the parsing of all JSON bodies.
+//! The requests that create jobs, and how they become jobs.
 
 use std::time::Duration;
 
-use axum::extract::{FromRequest, Request};
-use axum::http::header;
 use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::extract::Fields;
 use super::{Multipart, Problem};
 use crate::job::{Input, JobId, JobSpec, Ladder, Millis, ObjectKey, Preset, Priority, State, Stills};
 use crate::net::{self, EgressPolicy};
+use crate::storage::MAX_OBJECT_BYTES;
 
 /// What every new job may say.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -52,7 +51,7 @@ pub struct CreateUploadRequest {
     #[serde(alias = "filename", skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,
     /// Its bytes. A large one gets an address to send it in parts, too.
-    #[schemars(range(max = super::parts::MAX_OBJECT_BYTES))]
+    #[schemars(range(max = MAX_OBJECT_BYTES))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_size: Option<u64>,
     /// What every new job may say.
@@ -105,14 +104,6 @@ pub struct CreateUploadResponse {
     pub expires_at: Option<Millis>,
 }
 
-/// The names of a request's fields. Unknown names are rejected, so that a misspelt field is not silently ignored.
-pub trait Fields {
-    /// The fields of this request.
-    const OWN: &'static [&'static str];
-    /// Fields in addition to these: those of [`JobOptions`], if the request creates a job.
-    const COMMON: &'static [&'static str] = OPTION_NAMES;
-}
-
 impl Fields for CreateUploadRequest {
     // Clients in browsers tend to send the content type, too; storage keeps the type of the PUT.
     const OWN: &'static [&'static str] = &["fileName", "filename", "fileSize", "contentType"];
@@ -121,17 +112,6 @@ impl Fields for CreateUploadRequest {
 impl Fields for CreateJobRequest {
     const OWN: &'static [&'static str] = &["inputKey", "inputUrl", "delaySeconds"];
 }
-
-const OPTION_NAMES: &[&str] = &[
-    "jobId",
-    "preset",
-    "outputQualities",
-    "stills",
-    "webhookUrl",
-    "priority",
-    "maxAttempts",
-    "deadlineSeconds",
-];
 
 /// What the installation permits jobs to use.
 #[derive(Clone, Copy, Debug)]
@@ -196,80 +176,9 @@ impl CreateJobRequest {
     }
 }
 
-/// A JSON body. Errors name the invalid field.
-pub struct Body<T>(pub T);
-
-impl<T: DeserializeOwned + Fields, S: Send + Sync> FromRequest<S> for Body<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let mime = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
-        let named = mime.map(|m| m.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-        // A request without a body may omit the content type, because all fields have defaults.
-        if named.as_deref().is_some_and(|m| m != "application/json" && !m.ends_with("+json")) {
-            return Err(Problem::not_json());
-        }
-        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|rejection| {
-            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-                Problem::too_large()
-            } else {
-                Problem::malformed("the body could not be read; send it again")
-            }
-        })?;
-        parse(&bytes).map(Self)
-    }
-}
-
-fn parse<T: DeserializeOwned + Fields>(bytes: &[u8]) -> Result<T, Problem> {
-    let bytes = if bytes.is_empty() { b"{}" } else { bytes };
-    let value: serde_json::Value = serde_json::from_slice(bytes)
-        .map_err(|e| Problem::malformed(format!("the body is not valid JSON: {e}")))?;
-    let Some(object) = value.as_object() else {
-        return Err(Problem::malformed("the body must be a JSON object, { ... }"));
-    };
-    // A misspelt field that is silently ignored costs its sender an hour.
-    let known = |name: &str| T::OWN.contains(&name) || T::COMMON.contains(&name);
-    if let Some(unknown) = object.keys().find(|name| !known(name)) {
-        let shown: String = unknown.chars().take(60).collect();
-        let fields = [T::OWN, T::COMMON].concat().join(", ");
-        return Err(Problem::field(shown, format!("there is no such field; the fields are {fields}")));
-    }
-    // Each field is parsed separately: behind `flatten` serde no longer knows the name of the field.
-    for (name, value) in object {
-        check_field(name, value)?;
-    }
-    serde_json::from_value(value).map_err(|e| Problem::malformed(e.to_string()))
-}
-
-fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
-    fn check<T: DeserializeOwned>(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
-        match serde_path_to_error::deserialize::<_, T>(value.clone()) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let inner = error.path().to_string();
-                let field = if inner == "." { name.to_owned() } else { format!("{name}{inner}") };
-                Err(Problem::field(field, error.into_inner().to_string()))
-            }
-        }
-    }
-    match name {
-        "jobId" => check::<Option<JobId>>(name, value),
-        "preset" => check::<Preset>(name, value),
-        "outputQualities" => check::<Ladder>(name, value),
-        "webhookUrl" | "inputUrl" => check::<Option<Url>>(name, value),
-        "inputKey" => check::<Option<ObjectKey>>(name, value),
-        "priority" => check::<Priority>(name, value),
-        "stills" => check::<Stills>(name, value),
-        "fileSize" => check::<Option<u64>>(name, value),
-        "uploadId" => check::<String>(name, value),
-        "partNumbers" => check::<Vec<u16>>(name, value),
-        "maxAttempts" | "deadlineSeconds" | "delaySeconds" => check::<Option<u32>>(name, value),
-        _ => check::<Option<String>>(name, value),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::extract::parse;
     use super::*;
 
     const RULES: SubmissionLimits = SubmissionLimits { guard: EgressPolicy::PublicOnly, webhooks: true };

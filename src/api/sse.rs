@@ -16,8 +16,8 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::Event;
 use axum::response::{IntoResponse as _, Response};
 
+use super::extract::parse_job_id;
 use super::feed::Changes;
-use super::jobs::parse_job_id;
 use super::{AppState, Problem, RequestOrigin};
 use crate::job::{Job, JobId};
 use crate::time::sleep;

@@ -16,6 +16,7 @@ use super::upload::root_cause;
 use super::{CliError, output};
 use crate::api::ProblemBody;
 use crate::job::{EntryKind, Job, ObjectKey};
+use crate::storage::layout;
 use crate::transcoder::{Reference, references};
 
 /// Files fetched at once.
@@ -43,7 +44,7 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
     let board =
         result.storyboard.iter().flat_map(|b| [(&b.image_key, &b.image_url, None), (&b.key, &b.url, None)]);
     for (key, url, document) in entries.chain(listed).chain(poster).chain(board) {
-        let path = relative_output_path(key)?.to_owned();
+        let path = layout::relative_output_path(key).ok_or_else(|| not_ours(key))?.to_owned();
         let item = Item { url: address(url.as_deref())?, path, document };
         if document.is_some() { documents.push_back(item) } else { files.push(item) }
     }
@@ -110,10 +111,8 @@ fn address(url: Option<&str>) -> Result<Url, CliError> {
         .ok_or_else(|| CliError::Local("the server gave no address for an output".into()))
 }
 
-/// `outputs/<job>/<epoch>/720p.mp4` -> `720p.mp4`.
-pub fn relative_output_path(key: &ObjectKey) -> Result<&str, CliError> {
-    let mut parts = key.as_str().splitn(4, '/');
-    parts.nth(3).ok_or_else(|| CliError::Local(format!("{key} is no output of this version of tcoder")))
+fn not_ours(key: &ObjectKey) -> CliError {
+    CliError::Local(format!("{key} is no output of this version of tcoder"))
 }
 
 async fn get(client: &Client, item: &Item) -> Result<reqwest::Response, CliError> {

@@ -8,8 +8,9 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::{CliError, fetch};
+use super::CliError;
 use crate::job::{Input, Job, JobResult, State};
+use crate::storage::layout;
 
 /// `println!`, but a reader that has seen enough (`| head`) is no reason to panic.
 macro_rules! outln {
@@ -119,8 +120,8 @@ pub fn outputs(job: &Job, dir: Option<&Path>) {
         bitrate: o.bitrate,
         duration: o.duration,
         size: o.size,
-        place: match (dir, fetch::relative_output_path(&o.key)) {
-            (Some(dir), Ok(path)) => Cow::from(dir.join(path).display().to_string()),
+        place: match (dir, layout::relative_output_path(&o.key)) {
+            (Some(dir), Some(path)) => Cow::from(dir.join(path).display().to_string()),
             _ => Cow::from(o.key.as_str()),
         },
     }));
@@ -135,7 +136,7 @@ fn remarks(result: &JobResult, dir: Option<&Path>) {
     let poster = result.poster.iter().map(|p| ("poster", &p.key, &p.url));
     let board = result.storyboard.iter().map(|b| ("storyboard", &b.key, &b.url));
     for (what, key, url) in entries.chain(poster).chain(board) {
-        match dir.zip(fetch::relative_output_path(key).ok()) {
+        match dir.zip(layout::relative_output_path(key)) {
             Some((dir, path)) => outln!("{what}: {}", dir.join(path).display()),
             None => outln!("{what}: {}", url.as_deref().unwrap_or(key.as_str())),
         }

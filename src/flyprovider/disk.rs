@@ -18,9 +18,6 @@ const USABLE_OF_A_GB: u64 = 900_000_000;
 /// Bytes of the largest input, where nothing is set.
 const DEFAULT_INPUT: u64 = 10_000_000_000;
 
-const DISK: &str = FLY_WORKER_DISK_GB.about.name;
-const INPUT: &str = WORKER_MAX_INPUT_BYTES.about.name;
-
 /// The disk where nothing is set.
 pub(super) fn default_disk() -> MachineDisk {
     MachineDisk { size_gb: gigabytes_for(DEFAULT_INPUT).max(FLY_DEFAULT_GB), max_input: DEFAULT_INPUT }
@@ -42,11 +39,10 @@ fn gigabytes_for(max_input: u64) -> u32 {
 /// # Errors
 /// When no machine has such a disk, or the inputs do not fit on it.
 pub(super) fn read(env: &Env<'_>) -> Result<MachineDisk, ConfigError> {
-    let invalid = |name, why| ConfigError::Invalid { name, why };
     let size_gb = env.get(&FLY_WORKER_DISK_GB)?;
     if size_gb.is_some_and(|gb| !(LEAST_GB..=ROOTFS_MAX_GB).contains(&gb)) {
         let why = format!("it must be a whole number of gigabytes from {LEAST_GB} to {ROOTFS_MAX_GB}");
-        return Err(invalid(DISK, why));
+        return Err(env.invalid(&FLY_WORKER_DISK_GB, why));
     }
     let max_input = env.get(&WORKER_MAX_INPUT_BYTES)?;
     match (size_gb, max_input) {
@@ -64,7 +60,7 @@ pub(super) fn read(env: &Env<'_>) -> Result<MachineDisk, ConfigError> {
                     "such inputs and what is made of them need a disk of {size_gb} GB, and a Fly machine has \
                      {ROOTFS_MAX_GB} GB at most: set it to {most} or less"
                 );
-                Err(invalid(INPUT, why))
+                Err(env.invalid(&WORKER_MAX_INPUT_BYTES, why))
             }
         },
         (Some(size_gb), Some(max_input)) => {
@@ -73,11 +69,12 @@ pub(super) fn read(env: &Env<'_>) -> Result<MachineDisk, ConfigError> {
                 return Ok(MachineDisk { size_gb, max_input });
             }
             let why = format!(
-                "on a disk of {size_gb} GB inputs of {INPUT}, {max_input} bytes, do not fit with what is made of \
+                "on a disk of {size_gb} GB inputs of {}, {max_input} bytes, do not fit with what is made of \
                  them, but of {most} do; raise this to {}, lower that, or leave one of the two out",
+                env.name_of(&WORKER_MAX_INPUT_BYTES),
                 gigabytes_for(max_input)
             );
-            Err(invalid(DISK, why))
+            Err(env.invalid(&FLY_WORKER_DISK_GB, why))
         }
     }
 }
@@ -87,6 +84,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    const DISK: &str = FLY_WORKER_DISK_GB.about.name;
+    const INPUT: &str = WORKER_MAX_INPUT_BYTES.about.name;
 
     fn sizes(disk: Option<&str>, input: Option<&str>) -> Result<(u32, u64), String> {
         let env = Env::of(|name| {

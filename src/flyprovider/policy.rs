@@ -47,14 +47,13 @@ pub fn read(env: &Env<'_>) -> Result<FleetPolicy, ConfigErrors> {
 }
 
 fn read_guest(env: &Env<'_>) -> Result<Guest, ConfigError> {
-    let invalid = |name, why: String| ConfigError::Invalid { name, why };
     let size = env.require(&FLY_WORKER_GUEST)?;
     let guest: Guest =
-        size.parse().map_err(|error: NoSuchSize| invalid(FLY_WORKER_GUEST.about.name, error.to_string()))?;
+        size.parse().map_err(|error: NoSuchSize| env.invalid(&FLY_WORKER_GUEST, error.to_string()))?;
     match env.get(&FLY_WORKER_MEMORY_MB)? {
         Some(memory) => guest
             .with_memory(memory)
-            .map_err(|error: GuestError| invalid(FLY_WORKER_MEMORY_MB.about.name, error.to_string())),
+            .map_err(|error: GuestError| env.invalid(&FLY_WORKER_MEMORY_MB, error.to_string())),
         None => Ok(guest),
     }
 }

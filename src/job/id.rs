@@ -97,6 +97,62 @@ impl fmt::Display for Epoch {
     }
 }
 
+/// The text is no epoch.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("an epoch is a whole number without a sign or leading zeros")]
+pub struct InvalidEpoch;
+
+impl FromStr for Epoch {
+    type Err = InvalidEpoch;
+    fn from_str(text: &str) -> Result<Self, InvalidEpoch> {
+        // One spelling, so that two keys of objects or leases never mean the same attempt.
+        match text.parse() {
+            Ok(number) if u64::to_string(&number) == text => Ok(Self(number)),
+            _ => Err(InvalidEpoch),
+        }
+    }
+}
+
+/// An attempt at a job. What belongs to one attempt alone is stored under its name: the lease, the outputs and the
+/// webhook delivery. So a late attempt cannot change anything of a newer one.
+///
+/// Its text form is `<job>:<epoch>`; keys of objects have a slash between the two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId {
+    /// The job.
+    pub job: JobId,
+    /// The fencing number of the attempt; 0 if the job had no attempt yet.
+    pub epoch: Epoch,
+}
+
+/// The text names no attempt.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidAttemptId {
+    /// There is no colon between job and epoch.
+    #[error("an attempt is named <job>:<epoch>")]
+    Form,
+    /// The part before the colon is no job id.
+    #[error(transparent)]
+    Job(#[from] InvalidJobId),
+    /// The part after the colon is no epoch.
+    #[error(transparent)]
+    Epoch(#[from] InvalidEpoch),
+}
+
+impl fmt::Display for AttemptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.job, self.epoch)
+    }
+}
+
+impl FromStr for AttemptId {
+    type Err = InvalidAttemptId;
+    fn from_str(text: &str) -> Result<Self, InvalidAttemptId> {
+        let (job, epoch) = text.split_once(':').ok_or(InvalidAttemptId::Form)?;
+        Ok(Self { job: job.parse()?, epoch: epoch.parse()? })
+    }
+}
+
 /// The name of a worker process, unique to its life: `<machine>-<random>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -125,7 +181,11 @@ impl fmt::Display for WorkerId {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    const JOB: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
     #[test]
     fn new_ids_sort_by_time_and_survive_text() {
@@ -148,7 +208,49 @@ mod tests {
         ] {
             assert_eq!(text.parse::<JobId>(), Err(InvalidJobId), "{text}");
         }
-        let upper = "01890A5D-AC96-774B-BCCE-B302099A8057".parse::<JobId>().unwrap();
-        assert_eq!(upper.to_string(), "01890a5d-ac96-774b-bcce-b302099a8057");
+        let upper = JOB.to_uppercase().parse::<JobId>().unwrap();
+        assert_eq!(upper.to_string(), JOB);
+    }
+
+    #[test]
+    fn attempt_id_is_the_job_and_the_epoch_with_a_colon_between() {
+        let attempt = AttemptId { job: JOB.parse().unwrap(), epoch: Epoch(1_795_834_812_345) };
+        assert_eq!(attempt.to_string(), format!("{JOB}:1795834812345"));
+        assert_eq!(format!("{JOB}:0").parse(), Ok(AttemptId { epoch: Epoch(0), ..attempt }));
+    }
+
+    #[test]
+    fn attempt_id_of_any_other_form_is_refused_by_the_part_that_is_wrong() {
+        for (text, wrong) in [
+            ("", InvalidAttemptId::Form),
+            (JOB, InvalidAttemptId::Form),
+            (":7", InvalidAttemptId::Job(InvalidJobId)),
+            ("x:7", InvalidAttemptId::Job(InvalidJobId)),
+            (&format!(" {JOB}:7"), InvalidAttemptId::Job(InvalidJobId)),
+            (&format!("{JOB}:"), InvalidAttemptId::Epoch(InvalidEpoch)),
+            (&format!("{JOB}:x"), InvalidAttemptId::Epoch(InvalidEpoch)),
+            (&format!("{JOB}:+7"), InvalidAttemptId::Epoch(InvalidEpoch)),
+            (&format!("{JOB}:-7"), InvalidAttemptId::Epoch(InvalidEpoch)),
+            (&format!("{JOB}:07"), InvalidAttemptId::Epoch(InvalidEpoch)),
+            (&format!("{JOB}:7:failed"), InvalidAttemptId::Epoch(InvalidEpoch)),
+            (&format!("{JOB}:18446744073709551616"), InvalidAttemptId::Epoch(InvalidEpoch)),
+        ] {
+            assert_eq!(text.parse::<AttemptId>(), Err(wrong), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn attempt_id_survives_its_text(uuid in 1..u128::MAX, epoch in any::<u64>()) {
+            let attempt = AttemptId { job: JobId::from_uuid(Uuid::from_u128(uuid)), epoch: Epoch(epoch) };
+            prop_assert_eq!(attempt.to_string().parse(), Ok(attempt));
+        }
+
+        #[test]
+        fn attempt_id_of_any_text_is_refused_or_is_that_text(text in "[0-9a-f:+-]{0,60}|\\PC{0,60}") {
+            if let Ok(attempt) = text.parse::<AttemptId>() {
+                prop_assert_eq!(attempt.to_string(), text);
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@ mod state;
 mod time;
 
 pub use failure::{Failure, FailureCode};
-pub use id::{Epoch, InvalidJobId, JobId, WorkerId};
+pub use id::{AttemptId, Epoch, InvalidAttemptId, InvalidEpoch, InvalidJobId, JobId, WorkerId};
 pub use key::{InvalidKey, ObjectKey, safe_file_name};
 pub use preset::{Format, Preset, PresetRow, RateControl, UnknownPreset, VideoCodec};
 pub use quality::{Dimensions, InvalidLadder, Ladder, Quality, UnknownQuality};
@@ -69,6 +69,14 @@ pub struct Job {
     /// What came out, once completed: `outputs`, `source`, `timings` and more, beside the fields above.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
+}
+
+impl Job {
+    /// The newest attempt.
+    #[must_use]
+    pub const fn newest_attempt(&self) -> AttemptId {
+        AttemptId { job: self.job_id, epoch: self.epoch }
+    }
 }
 
 /// When a job reached its stages, by Redis's clock.

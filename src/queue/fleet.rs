@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
+use super::codec::to_json;
 use super::fleet_status::{FleetStatus, Paused};
-use super::jobs::to_json;
 use super::scripts;
 use super::workers::{RETIRED, WorkerRecord};
 use super::{Command, Queue, QueueError, Reply};
-use crate::job::{JobId, Millis, WorkerId};
+use crate::job::{AttemptId, JobId, Millis, WorkerId};
 
 /// The queue and the pool at one moment, by Redis's clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -273,9 +273,8 @@ pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
     let mut strangers = Vec::new();
     for lease in leases.list()?.chunks_exact(3) {
         let [Reply::Text(member), until, Reply::Text(name)] = lease else { continue };
-        let id = member.rsplit_once(':').and_then(|(id, _)| id.parse().ok());
-        let (Some(id), Some(until)) = (id, until.int()) else { continue };
-        let lease = Some((id, Millis(until)));
+        let (Ok(attempt), Some(until)) = (member.parse::<AttemptId>(), until.int()) else { continue };
+        let lease = Some((attempt.job, Millis(until)));
         match at(&workers, name) {
             Ok(found) => workers[found].lease = lease,
             Err(_) => strangers.push(PoolWorker {

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
+use super::codec::to_json;
 use super::fleet::{parse_lock, parse_view};
-use super::jobs::to_json;
 use super::rate_limit::{micros, parse_permit};
 use super::scripts::{self, Script};
 use super::{
@@ -16,7 +16,7 @@ use crate::job::JobId;
 /// What a visitor asks for: the right to act, and with it a request to the provider.
 #[derive(Clone, Copy, Debug)]
 pub struct LockRequest<'a> {
-    /// The visit's name: its family's, a colon, and its own. One at a time acts, also within a family.
+    /// The visit's name: its group's, a colon, and its own. One at a time acts, also within a group.
     pub holder: &'a str,
     /// For how long it may act, unless it asks again.
     pub time: Duration,
@@ -156,11 +156,11 @@ impl Queue {
         let all = || calls.iter().map(run).chain(last.clone()).collect::<Vec<_>>();
         match self.pipeline(all()).await {
             Err(QueueError::NoScript) => {
-                let mut text_items: Vec<&str> = calls.iter().map(|(script, _)| script.text()).collect();
-                text_items.sort_unstable();
-                text_items.dedup();
+                let mut texts: Vec<&str> = calls.iter().map(|(script, _)| script.text()).collect();
+                texts.sort_unstable();
+                texts.dedup();
                 let load = |text| Command::new("SCRIPT").arg("LOAD").arg(text);
-                self.pipeline(text_items.into_iter().map(load).collect()).await?;
+                self.pipeline(texts.into_iter().map(load).collect()).await?;
                 self.pipeline(all()).await
             }
             other => other,

@@ -6,9 +6,10 @@ use opentelemetry_semantic_conventions::attribute;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
+use super::codec::{ScriptReply, parse_spec, to_json};
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority, State, WorkerId};
+use crate::job::{AttemptId, Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority, State, WorkerId};
 use crate::trace::{self, TraceParent};
 
 /// How a job starts.
@@ -47,12 +48,10 @@ pub enum UploadedOutcome {
 /// A job that a worker holds for as long as it renews the lease.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claimed {
-    /// The job's id.
-    pub id: JobId,
-    /// The fencing token of the attempt.
-    pub epoch: Epoch,
-    /// The number of the attempt, from 1.
-    pub attempt: u32,
+    /// The attempt that the worker makes.
+    pub attempt: AttemptId,
+    /// Which attempt of the job it is, from 1.
+    pub number: u32,
     /// What to encode, and how.
     pub spec: JobSpec,
     /// Redis's time at the claim.
@@ -177,57 +176,10 @@ fn ms(duration: Duration) -> String {
     duration.as_millis().to_string()
 }
 
-/// The reply of a script: a list whose first element is a word.
-struct Answer<'a>(&'a str, &'a [Reply]);
-
-impl<'a> Answer<'a> {
-    fn of(reply: &'a Reply) -> Result<Self, QueueError> {
-        let list = reply.list().unwrap_or_default();
-        match list.first().and_then(Reply::text) {
-            Some(word) => Ok(Self(word, &list[1..])),
-            None => Err(QueueError::data(format!("a script answered {reply:?}"))),
-        }
-    }
-
-    fn text(&self, at: usize) -> Result<&'a str, QueueError> {
-        self.1.get(at).and_then(Reply::text).ok_or_else(|| self.unexpected())
-    }
-
-    fn int(&self, at: usize) -> Result<i64, QueueError> {
-        self.1.get(at).and_then(Reply::int).ok_or_else(|| self.unexpected())
-    }
-
-    /// A time, or `None` if it is -1.
-    fn time(&self, at: usize) -> Result<Option<Millis>, QueueError> {
-        Ok(Some(self.int(at)?).filter(|ms| *ms >= 0).map(Millis))
-    }
-
-    fn state(&self) -> Result<State, QueueError> {
-        self.text(0)?.parse().map_err(|_| self.unexpected())
-    }
-
-    /// The state that the script found the job in, or `None` if the job does not exist.
-    fn found(&self) -> Result<Option<State>, QueueError> {
-        if self.text(0)?.is_empty() { Ok(None) } else { self.state().map(Some) }
-    }
-
-    fn unexpected(&self) -> QueueError {
-        QueueError::data(format!("a script answered {} {:?}", self.0, self.1))
-    }
-}
-
-pub(super) fn parse_spec(json: &str) -> Result<JobSpec, QueueError> {
-    serde_json::from_str(json).map_err(|e| QueueError::data(format!("a job's spec: {e}")))
-}
-
-pub(super) fn to_json(value: &impl serde::Serialize) -> Result<String, QueueError> {
-    serde_json::to_string(value).map_err(|e| QueueError::data(e.to_string()))
-}
-
 impl UploadedOutcome {
     pub(super) fn parse(reply: &Reply) -> Result<Self, QueueError> {
-        let answer = Answer::of(reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(reply)?;
+        match answer.word {
             "QUEUED" => Ok(Self::Queued),
             "ALREADY" => Ok(Self::Already(answer.state()?)),
             "UNKNOWN" => Ok(Self::Unknown),
@@ -311,8 +263,8 @@ impl Queue {
             trace.map_or_else(String::new, |trace| trace.as_str().to_owned()),
         ];
         let reply = self.eval_idempotent(&scripts::SUBMIT, args).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "CREATED" => Ok(SubmitOutcome::Created),
             "EXISTS" => {
                 let there = parse_spec(answer.text(0)?)?;
@@ -355,12 +307,14 @@ impl Queue {
                 if sweep { FEW } else { "0" }.to_owned(),
             ];
             let reply = self.eval(&scripts::CLAIM, args).await?;
-            let answer = Answer::of(&reply)?;
-            return Ok(match answer.0 {
+            let answer = ScriptReply::of(&reply)?;
+            return Ok(match answer.word {
                 "JOB" => Claim::Job(Box::new(Claimed {
-                    id: answer.text(0)?.parse().map_err(|_| answer.unexpected())?,
-                    epoch: Epoch(answer.int(1)?.try_into().map_err(|_| answer.unexpected())?),
-                    attempt: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
+                    attempt: AttemptId {
+                        job: answer.text(0)?.parse().map_err(|_| answer.unexpected())?,
+                        epoch: Epoch(answer.int(1)?.try_into().map_err(|_| answer.unexpected())?),
+                    },
+                    number: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
                     spec: parse_spec(answer.text(3)?)?,
                     at: Millis(answer.int(4)?),
                     born: Millis(answer.int(5)?),
@@ -386,9 +340,9 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn renew(&self, id: JobId, epoch: Epoch, deadline: Millis) -> Result<bool, QueueError> {
+    pub async fn renew(&self, attempt: AttemptId, deadline: Millis) -> Result<bool, QueueError> {
         // The lease is lost, or its deadline is later than requested, for example because this renewal was repeated.
-        Ok(self.extend(id, epoch, deadline).await? || self.holds(id, epoch).await?)
+        Ok(self.extend(attempt, deadline).await? || self.holds(attempt).await?)
     }
 
     /// Renews a lease for the duration in the policy, counted from `clock`. A lease with a later deadline shows that
@@ -397,34 +351,29 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn keep(
-        &self,
-        id: JobId,
-        epoch: Epoch,
-        clock: &super::ServerClock,
-    ) -> Result<bool, QueueError> {
+    pub async fn keep(&self, attempt: AttemptId, clock: &super::ServerClock) -> Result<bool, QueueError> {
         let lease = i64::try_from(self.policy.lease.as_millis()).unwrap_or(i64::MAX);
-        if self.extend(id, epoch, clock.now().plus(lease)).await? {
+        if self.extend(attempt, clock.now().plus(lease)).await? {
             return Ok(true);
         }
-        if !self.holds(id, epoch).await? {
+        if !self.holds(attempt).await? {
             return Ok(false);
         }
         clock.set(self.clock().await?.now());
-        self.renew(id, epoch, clock.now().plus(lease)).await
+        self.renew(attempt, clock.now().plus(lease)).await
     }
 
-    async fn extend(&self, id: JobId, epoch: Epoch, deadline: Millis) -> Result<bool, QueueError> {
+    async fn extend(&self, attempt: AttemptId, deadline: Millis) -> Result<bool, QueueError> {
         let command = Command::new("ZADD")
             .arg(self.key("jobs:leases"))
             .args(["XX", "GT", "CH"])
             .arg(deadline.0.to_string())
-            .arg(format!("{id}:{epoch}"));
+            .arg(attempt.to_string());
         Ok(self.run(command).await?.int() == Some(1))
     }
 
-    async fn holds(&self, id: JobId, epoch: Epoch) -> Result<bool, QueueError> {
-        let command = Command::new("ZSCORE").arg(self.key("jobs:leases")).arg(format!("{id}:{epoch}"));
+    async fn holds(&self, attempt: AttemptId) -> Result<bool, QueueError> {
+        let command = Command::new("ZSCORE").arg(self.key("jobs:leases")).arg(attempt.to_string());
         Ok(self.run(command).await? != Reply::Nil)
     }
 
@@ -432,10 +381,10 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn progress(&self, id: JobId, epoch: Epoch, percent: f64) -> Result<bool, QueueError> {
-        let args = vec![id.to_string(), epoch.to_string(), format!("{percent:.1}")];
+    pub async fn progress(&self, attempt: AttemptId, percent: f64) -> Result<bool, QueueError> {
+        let args = vec![attempt.job.to_string(), attempt.epoch.to_string(), format!("{percent:.1}")];
         let reply = self.eval(&scripts::PROGRESS, args).await?;
-        Ok(Answer::of(&reply)?.0 == "OK")
+        Ok(ScriptReply::of(&reply)?.word == "OK")
     }
 
     /// Completes the job after the attempt has committed its outputs, if the attempt still holds the lease.
@@ -444,15 +393,15 @@ impl Queue {
     /// If Redis fails.
     pub async fn complete(&self, job: &Claimed, result: &JobResult) -> Result<CompleteOutcome, QueueError> {
         let args = vec![
-            job.id.to_string(),
-            job.epoch.to_string(),
+            job.attempt.job.to_string(),
+            job.attempt.epoch.to_string(),
             to_json(result)?,
             Outbox::delivery_kind(&job.spec),
             ms(self.policy.retention),
         ];
         let reply = self.eval_idempotent(&scripts::COMPLETE, args).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "DONE" => Ok(CompleteOutcome::Done),
             "ALREADY" => Ok(CompleteOutcome::Already),
             "LOST" => Ok(CompleteOutcome::Lost(answer.found()?)),
@@ -466,19 +415,19 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn fail(&self, job: &Claimed, failure: &Failure) -> Result<FailOutcome, QueueError> {
-        let again = failure.code.is_retryable() && job.attempt < job.spec.max_attempts;
-        let wait = super::backoff::full_jitter(job.attempt, RETRY_BASE, RETRY_CAP);
+        let again = failure.code.is_retryable() && job.number < job.spec.max_attempts;
+        let wait = super::backoff::full_jitter(job.number, RETRY_BASE, RETRY_CAP);
         let args = vec![
-            job.id.to_string(),
-            job.epoch.to_string(),
+            job.attempt.job.to_string(),
+            job.attempt.epoch.to_string(),
             to_json(failure)?,
             if again { ms(wait) } else { "-1".to_owned() },
             Outbox::delivery_kind(&job.spec),
             ms(self.policy.retention),
         ];
         let reply = self.eval_idempotent(&scripts::FAIL, args).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "RETRY" => Ok(FailOutcome::Retry(Millis(answer.int(0)?))),
             "FAILED" => Ok(FailOutcome::Failed),
             "ALREADY" => Ok(FailOutcome::Already),
@@ -491,9 +440,10 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn release(&self, id: JobId, epoch: Epoch) -> Result<bool, QueueError> {
-        let reply = self.eval(&scripts::RELEASE, vec![id.to_string(), epoch.to_string()]).await?;
-        Ok(Answer::of(&reply)?.0 == "RELEASED")
+    pub async fn release(&self, attempt: AttemptId) -> Result<bool, QueueError> {
+        let args = vec![attempt.job.to_string(), attempt.epoch.to_string()];
+        let reply = self.eval(&scripts::RELEASE, args).await?;
+        Ok(ScriptReply::of(&reply)?.word == "RELEASED")
     }
 
     /// Cancels a job at a user's request.
@@ -516,8 +466,8 @@ impl Queue {
         };
         let args = vec![id.to_string(), how.to_owned(), failure];
         let reply = self.eval_idempotent(&scripts::CANCEL, args).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "CANCELLED" => Ok(CancelOutcome::Cancelled),
             "ENDED" => Ok(CancelOutcome::Ended(answer.state()?)),
             "UNKNOWN" => Ok(CancelOutcome::Unknown),
@@ -531,8 +481,8 @@ impl Queue {
     /// If Redis fails.
     pub async fn redrive(&self, id: JobId) -> Result<RedriveOutcome, QueueError> {
         let reply = self.eval(&scripts::REDRIVE, vec![id.to_string()]).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "QUEUED" => Ok(RedriveOutcome::Queued),
             "NEVER_UPLOADED" => Ok(RedriveOutcome::NeverUploaded),
             "WRONG" => Ok(RedriveOutcome::Wrong(answer.state()?)),
@@ -547,8 +497,8 @@ impl Queue {
     /// If Redis fails.
     pub async fn expire_upload(&self, id: JobId, failure: &Failure) -> Result<ExpireOutcome, QueueError> {
         let reply = self.eval_idempotent(&scripts::EXPIRE, vec![id.to_string(), to_json(failure)?]).await?;
-        let answer = Answer::of(&reply)?;
-        match answer.0 {
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
             "FAILED" => Ok(ExpireOutcome::Failed),
             "ALREADY" => Ok(ExpireOutcome::Already(answer.state()?)),
             "UNKNOWN" => Ok(ExpireOutcome::Unknown),

@@ -38,6 +38,7 @@
 
 pub mod backoff;
 mod clock;
+mod codec;
 #[cfg(not(target_arch = "wasm32"))]
 mod events;
 mod fleet;

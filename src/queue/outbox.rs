@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::jobs::to_json;
-use super::workers::text_items;
+use super::codec::{text_items, to_json};
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{Epoch, JobId, JobSpec, Millis, State};
+use crate::job::{AttemptId, JobSpec, Millis, State};
 
 /// Selects the process that sends a delivery: the one that has the signing key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -44,10 +43,8 @@ impl Outbox {
 /// A pending delivery. Its text form, `<job>:<epoch>:<state>`, is unique.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Delivery {
-    /// The job that ended.
-    pub job: JobId,
-    /// The attempt that ended it.
-    pub epoch: Epoch,
+    /// The job that ended, and its newest attempt by then.
+    pub attempt: AttemptId,
     /// The state that it ended in.
     pub state: State,
     /// Where the delivery is stored.
@@ -56,20 +53,14 @@ pub struct Delivery {
 
 impl std::fmt::Display for Delivery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}:{}:{}", self.job, self.epoch, self.state)
+        write!(f, "{}:{}", self.attempt, self.state)
     }
 }
 
 impl Delivery {
     fn parse(member: &str, outbox: Outbox) -> Option<Self> {
-        let mut parts = member.split(':');
-        let delivery = Self {
-            job: parts.next()?.parse().ok()?,
-            epoch: Epoch(parts.next()?.parse().ok()?),
-            state: parts.next()?.parse().ok()?,
-            outbox,
-        };
-        parts.next().is_none().then_some(delivery)
+        let (attempt, state) = member.rsplit_once(':')?;
+        Some(Self { attempt: attempt.parse().ok()?, state: state.parse().ok()?, outbox })
     }
 }
 

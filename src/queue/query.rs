@@ -3,9 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::jobs::parse_spec;
+use super::codec::parse_spec;
+use super::codec::text_items;
 use super::outbox::Outbox;
-use super::workers::text_items;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, Job, JobId, Millis, State, Timestamps, WorkerId};
 

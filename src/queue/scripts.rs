@@ -45,9 +45,9 @@ macro_rules! scripts {
 pub static FLEET_SESSION: Script = {
     const TEXT: &str = concat!(
         include_str!("scripts/lib.lua"),
-        "local function hold(ARGV)\n",
+        "local function fleet_lock(ARGV)\n",
         include_str!("scripts/fleet_lock.lua"),
-        "end\nlocal function slot(ARGV)\n",
+        "end\nlocal function rate_limit(ARGV)\n",
         include_str!("scripts/rate_limit.lua"),
         "end\n",
         include_str!("scripts/fleet_session.lua")

@@ -6,9 +6,9 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::jobs::to_json;
+use super::codec::{text_items, to_json};
 use super::{Command, Queue, QueueError, Reply, ServerClock, scripts};
-use crate::job::{JobId, Millis, WorkerId};
+use crate::job::{AttemptId, JobId, Millis, WorkerId};
 
 /// Added to the score of a retired worker in `machines:alive`; the same value as in `lib.lua`.
 pub(super) const RETIRED: i64 = 1 << 52;
@@ -152,7 +152,7 @@ impl Queue {
             return Err(QueueError::data("the pool"));
         };
         let held: Vec<JobId> =
-            text_items(leases).filter_map(|m| m.rsplit_once(':')?.0.parse().ok()).collect();
+            text_items(leases).filter_map(|m| Some(m.parse::<AttemptId>().ok()?.job)).collect();
         let holders =
             held.iter().map(|id| Command::new("HGET").arg(self.status_key(*id)).arg("worker")).collect();
         let holders = self.pipeline(holders).await?;
@@ -190,8 +190,4 @@ impl Queue {
         let command = Command::new("BZPOPMIN").arg(self.key("jobs:bell")).arg(format!("{seconds:.3}"));
         self.transport.run_blocking(command, limit).await.map(drop)
     }
-}
-
-pub(super) fn text_items(reply: &Reply) -> impl Iterator<Item = &str> {
-    reply.list().unwrap_or_default().iter().filter_map(Reply::text)
 }

@@ -3,7 +3,7 @@
 //! Inputs are stored at `inputs/<job>/<file name>`. The outputs of an attempt are stored at
 //! `outputs/<job>/<epoch>/...`; creating `outputs/<job>/manifest.json` makes one attempt the result of the job.
 
-use crate::job::{Epoch, InvalidKey, JobId, ObjectKey, safe_file_name};
+use crate::job::{AttemptId, InvalidKey, JobId, ObjectKey, safe_file_name};
 
 /// Maximum length of a file name in a key, characters. An earlier local S3 server turned the whole key into the name
 /// of one file, which a longer name would overflow.
@@ -44,18 +44,26 @@ pub fn job_prefix(job: JobId) -> Result<ObjectKey, InvalidKey> {
 ///
 /// # Errors
 /// Never; the type of the key requires it.
-pub fn attempt_prefix(job: JobId, epoch: Epoch) -> Result<ObjectKey, InvalidKey> {
+pub fn attempt_prefix(attempt: AttemptId) -> Result<ObjectKey, InvalidKey> {
+    let AttemptId { job, epoch } = attempt;
     format!("outputs/{job}/{epoch}").parse()
 }
 
 /// The attempt that made the output at `key`, and the output's path below the attempt's folder; `None` if the key has
 /// another form.
 #[must_use]
-pub fn attempt_of_output_key(key: &ObjectKey) -> Option<(JobId, Epoch, &str)> {
+pub fn attempt_of_output_key(key: &ObjectKey) -> Option<(AttemptId, &str)> {
     let mut parts = key.as_str().strip_prefix("outputs/")?.splitn(3, '/');
     let (job, epoch, path) = (parts.next()?, parts.next()?, parts.next()?);
-    let (id, number): (JobId, u64) = (job.parse().ok()?, epoch.parse().ok()?);
-    (id.to_string() == job && number.to_string() == epoch).then_some((id, Epoch(number), path))
+    let attempt = AttemptId { job: job.parse().ok()?, epoch: epoch.parse().ok()? };
+    // As of an input's key, there is only one spelling.
+    (attempt.job.to_string() == job).then_some((attempt, path))
+}
+
+/// `outputs/<job>/<epoch>/720p.mp4` -> `720p.mp4`; `None` if the key has another form.
+#[must_use]
+pub fn relative_output_path(key: &ObjectKey) -> Option<&str> {
+    attempt_of_output_key(key).map(|(_, path)| path)
 }
 
 /// The object that commits an attempt as the result of the job.
@@ -69,6 +77,7 @@ pub fn manifest_key(job: JobId) -> Result<ObjectKey, InvalidKey> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Epoch;
     use proptest::prelude::*;
 
     fn job() -> JobId {
@@ -82,9 +91,10 @@ mod tests {
     #[test]
     fn layout_keys_have_the_documented_form() {
         let id = job();
+        let attempt = AttemptId { job: id, epoch: Epoch(12) };
         assert_eq!(input_key(id, "C:\\My film.mp4").unwrap().as_str(), format!("inputs/{id}/My-film.mp4"));
         assert_eq!(job_prefix(id).unwrap().as_str(), format!("outputs/{id}"));
-        assert_eq!(attempt_prefix(id, Epoch(12)).unwrap().as_str(), format!("outputs/{id}/12"));
+        assert_eq!(attempt_prefix(attempt).unwrap().as_str(), format!("outputs/{id}/12"));
         assert_eq!(manifest_key(id).unwrap().as_str(), format!("outputs/{id}/manifest.json"));
     }
 
@@ -110,11 +120,12 @@ mod tests {
         let id = job();
         let of = |key: &str| {
             let key = key.parse().unwrap();
-            attempt_of_output_key(&key).map(|(job, epoch, path)| (job, epoch, path.to_owned()))
+            attempt_of_output_key(&key).map(|(attempt, path)| (attempt, path.to_owned()))
         };
+        let attempt = AttemptId { job: id, epoch: Epoch(12) };
         let path = "v0/720p.m3u8";
-        let made = attempt_prefix(id, Epoch(12)).unwrap().join(path).unwrap();
-        assert_eq!(of(made.as_str()), Some((id, Epoch(12), path.to_owned())));
+        let made = attempt_prefix(attempt).unwrap().join(path).unwrap();
+        assert_eq!(of(made.as_str()), Some((attempt, path.to_owned())));
         for key in [
             format!("outputs/{id}/manifest.json"),
             format!("outputs/{id}/12"),

@@ -19,7 +19,7 @@ use url::Url;
 
 use super::layout;
 use crate::config::{BaseUrl, StorageConfig};
-use crate::job::{Epoch, JobId, Millis, ObjectKey};
+use crate::job::{AttemptId, Millis, ObjectKey};
 
 /// Minimum validity of an address, milliseconds: a day, which is longer than any film.
 const WINDOW: i64 = 24 * 3_600_000;
@@ -67,7 +67,8 @@ impl MediaSigner {
         Self(Hmac::new(&key))
     }
 
-    fn mac(&self, job: JobId, epoch: Epoch, end: &str) -> Hmac<Sha256> {
+    fn mac(&self, attempt: AttemptId, end: &str) -> Hmac<Sha256> {
+        let AttemptId { job, epoch } = attempt;
         self.0.clone().chain_update(format!("{job}/{epoch}/{end}"))
     }
 
@@ -75,10 +76,11 @@ impl MediaSigner {
     /// does not belong to an attempt's output.
     #[must_use]
     pub fn sign(&self, api: &BaseUrl, key: &ObjectKey, end: Millis) -> Option<Url> {
-        let (job, epoch, path) = layout::attempt_of_output_key(key)?;
+        let (attempt, path) = layout::attempt_of_output_key(key)?;
         let end = end.0.div_euclid(1000).to_string();
-        let mac = URL_SAFE_NO_PAD.encode(self.mac(job, epoch, &end).finalize().into_bytes());
-        let (token, job, epoch) = (format!("{end}-{mac}"), job.to_string(), epoch.to_string());
+        let mac = URL_SAFE_NO_PAD.encode(self.mac(attempt, &end).finalize().into_bytes());
+        let (token, job, epoch) =
+            (format!("{end}-{mac}"), attempt.job.to_string(), attempt.epoch.to_string());
         Some(api.below(["media", &token, &job, &epoch].into_iter().chain(path.split('/'))))
     }
 
@@ -86,11 +88,11 @@ impl MediaSigner {
     ///
     /// # Errors
     /// If the token is invalid, belongs to another attempt, or has expired.
-    pub fn check(&self, token: &str, job: JobId, epoch: Epoch, now: Millis) -> Result<Millis, MediaRefused> {
+    pub fn check(&self, token: &str, attempt: AttemptId, now: Millis) -> Result<Millis, MediaRefused> {
         let (end, mac) = token.split_once('-').ok_or(MediaRefused::Unsigned)?;
         let mac = URL_SAFE_NO_PAD.decode(mac).map_err(|_| MediaRefused::Unsigned)?;
         // This comparison takes constant time.
-        self.mac(job, epoch, end).verify_slice(&mac).map_err(|_| MediaRefused::Unsigned)?;
+        self.mac(attempt, end).verify_slice(&mac).map_err(|_| MediaRefused::Unsigned)?;
         let end: i64 = end.parse().map_err(|_| MediaRefused::Unsigned)?;
         let end = Millis(end.saturating_mul(1000));
         if end <= now { Err(MediaRefused::Expired(end)) } else { Ok(end) }
@@ -101,6 +103,7 @@ impl MediaSigner {
 mod tests {
     use super::*;
     use crate::config::Env;
+    use crate::job::Epoch;
     use proptest::prelude::*;
 
     const NOW: Millis = Millis(1_700_000_000_123);
@@ -135,8 +138,8 @@ mod tests {
         url.path().split('/').nth(3).unwrap().to_owned()
     }
 
-    fn job(text: &str) -> JobId {
-        text.parse().unwrap()
+    fn attempt(job: &str, epoch: u64) -> AttemptId {
+        AttemptId { job: job.parse().unwrap(), epoch: Epoch(epoch) }
     }
 
     #[test]
@@ -148,8 +151,8 @@ mod tests {
         let segment = url.join("seg_1.m4s").unwrap();
         let mut parts = segment.path().split('/').skip(3);
         let (token, id, epoch) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap());
-        let epoch = Epoch(epoch.parse().unwrap());
-        assert_eq!(ours().check(token, job(id), epoch, NOW), Ok(end));
+        let attempt = attempt(id, epoch.parse().unwrap());
+        assert_eq!(ours().check(token, attempt, NOW), Ok(end));
     }
 
     #[test]
@@ -167,19 +170,19 @@ mod tests {
     #[test]
     fn media_token_is_valid_for_its_attempt_until_it_expires() {
         let (signer, token) = (ours(), token(&ours()));
-        let end = signer.check(&token, job(JOB), Epoch(7), NOW).unwrap();
-        assert_eq!(signer.check(&token, job(JOB), Epoch(7), end.plus(-1)), Ok(end));
-        assert_eq!(signer.check(&token, job(JOB), Epoch(7), end), Err(MediaRefused::Expired(end)));
-        assert_eq!(signer.check(&token, job(OTHER), Epoch(7), NOW), Err(MediaRefused::Unsigned));
-        assert_eq!(signer.check(&token, job(JOB), Epoch(8), NOW), Err(MediaRefused::Unsigned));
+        let end = signer.check(&token, attempt(JOB, 7), NOW).unwrap();
+        assert_eq!(signer.check(&token, attempt(JOB, 7), end.plus(-1)), Ok(end));
+        assert_eq!(signer.check(&token, attempt(JOB, 7), end), Err(MediaRefused::Expired(end)));
+        assert_eq!(signer.check(&token, attempt(OTHER, 7), NOW), Err(MediaRefused::Unsigned));
+        assert_eq!(signer.check(&token, attempt(JOB, 8), NOW), Err(MediaRefused::Unsigned));
         for other in [of("else", "output"), of("hush", "else")] {
-            assert_eq!(other.check(&token, job(JOB), Epoch(7), NOW), Err(MediaRefused::Unsigned));
+            assert_eq!(other.check(&token, attempt(JOB, 7), NOW), Err(MediaRefused::Unsigned));
         }
         let (_, mac) = token.split_once('-').unwrap();
         let later = format!("{}-{mac}", end.0 / 1000 + 3600);
         let plus = format!("+{token}");
         for bad in ["", "-", "1-", mac, &later, &plus, &token[..token.len() - 2], &format!("{token}A")] {
-            assert_eq!(signer.check(bad, job(JOB), Epoch(7), NOW), Err(MediaRefused::Unsigned), "{bad}");
+            assert_eq!(signer.check(bad, attempt(JOB, 7), NOW), Err(MediaRefused::Unsigned), "{bad}");
         }
     }
 
@@ -198,7 +201,7 @@ mod tests {
     proptest! {
         #[test]
         fn media_check_rejects_any_other_token(text in "\\PC{0,80}", now in any::<i64>()) {
-            prop_assert_eq!(ours().check(&text, job(JOB), Epoch(7), Millis(now)), Err(MediaRefused::Unsigned));
+            prop_assert_eq!(ours().check(&text, attempt(JOB, 7), Millis(now)), Err(MediaRefused::Unsigned));
         }
 
         #[test]

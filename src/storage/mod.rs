@@ -43,6 +43,9 @@ pub struct ObjectInfo {
     pub etag: Option<String>,
 }
 
+/// Maximum size of an object that S3 accepts in parts, bytes.
+pub const MAX_OBJECT_BYTES: u64 = 5 << 40;
+
 /// One of the two buckets of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Bucket {

@@ -14,7 +14,7 @@ use super::media::{MediaRefused, MediaSigner, media_end};
 use super::presign::{PresignError, Presigner};
 use super::{Bucket, refers_to_others};
 use crate::config::{BaseUrl, StorageConfig};
-use crate::job::{Epoch, Job, JobId, Millis, ObjectKey};
+use crate::job::{AttemptId, Job, Millis, ObjectKey};
 
 /// Validity of a presigned upload address.
 pub const UPLOAD_WINDOW: Duration = Duration::from_secs(3600);
@@ -122,8 +122,8 @@ impl UrlSigner {
     ///
     /// # Errors
     /// If the token is invalid, belongs to another attempt, or has expired.
-    pub fn check(&self, token: &str, job: JobId, epoch: Epoch, now: Millis) -> Result<Millis, MediaRefused> {
-        self.media.check(token, job, epoch, now)
+    pub fn check(&self, token: &str, attempt: AttemptId, now: Millis) -> Result<Millis, MediaRefused> {
+        self.media.check(token, attempt, now)
     }
 
     /// The target of a redirect for a request for an output that is permitted until `until`.

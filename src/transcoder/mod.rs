@@ -25,6 +25,7 @@ pub mod plan;
 mod playlist;
 mod preflight;
 pub mod probe;
+mod reference;
 mod stills;
 mod verify;
 pub mod worker;
@@ -40,8 +41,9 @@ use crate::job::{
     Container, EntryKind, Failure, FailureCode, Label, Ladder, Preset, Skipped, SourceInfo, Stills,
 };
 
-pub use format::{Reference, references};
+pub use format::references;
 pub use preflight::{ToolVersions, check_tools};
+pub use reference::Reference;
 
 /// One file to transcode.
 pub struct Request<'a> {

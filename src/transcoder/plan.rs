@@ -10,13 +10,11 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::job::{
-    Container, Dimensions, Failure, FailureCode, Format, Label, Ladder, Preset, Skipped, Stills,
-};
+use crate::job::{Dimensions, Failure, FailureCode, Format, Ladder, Preset, Skipped, Stills};
 
 use super::EntryFile;
 use super::ffprobe::{self, INPUT_FORMATS};
-use super::format::{self, FormatRequest, OutputFormat, split_args};
+use super::format::{self, FormatRequest, OutputFormat, Planned, split_args};
 use super::ladder::{self, Rung};
 use super::probe::{MAX_PIXELS, Matrix, Probe, Transfer, Video};
 use super::stills::PlannedStills;
@@ -40,19 +38,6 @@ pub struct Plan {
     pub skipped: Vec<Skipped>,
     input_options: Vec<String>,
     output_options: Vec<String>,
-}
-
-/// One rendition to come.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Planned {
-    /// Which rendition.
-    pub label: Label,
-    /// Its file or playlist, relative to the output folder.
-    pub file: String,
-    /// Pixels as displayed.
-    pub size: Dimensions,
-    /// How it is packaged.
-    pub container: Container,
 }
 
 impl Plan {

@@ -8,7 +8,7 @@ use quick_m3u8::tag::KnownTag;
 use quick_m3u8::tag::hls::Tag;
 use quick_m3u8::{HlsLine, Reader};
 
-use super::format::Reference;
+use super::reference::Reference;
 
 /// A media playlist, as far as it must be checked and measured.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -7,8 +7,8 @@ use crate::job::{Dimensions, Failure, FailureCode, Label};
 
 use super::diagnose::{self, missing_output, wrong_output};
 use super::ffprobe::{self, ProbeError, Report};
-use super::format::{OutputFiles, OutputFormat, VerifiedAudio, VerifiedRendition, VerifiedSet};
-use super::plan::{Plan, Planned};
+use super::format::{OutputFiles, OutputFormat, Planned, VerifiedAudio, VerifiedRendition, VerifiedSet};
+use super::plan::Plan;
 use super::playlist::MediaPlaylist;
 use super::probe::Probe;
 use super::stills;

@@ -248,7 +248,7 @@ fn operations_document_explains_exactly_the_alerts() {
 #[test]
 fn documents_explain_every_reason_problem_and_error_code() {
     let operations = read("docs/operations.md");
-    let source = read("src/controller/fleet/operation.rs");
+    let source = read("src/controller/fleet/condition.rs");
     let (_, reasons) = source.split_once("pub const fn reason").unwrap();
     let (reasons, _) = reasons.split_once("pub fn message").unwrap();
     let mut count = 0;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
 use tcoder::config::{BaseUrl, StorageConfig};
-use tcoder::job::{Epoch, JobId, Millis, ObjectKey};
+use tcoder::job::{AttemptId, Epoch, JobId, Millis, ObjectKey};
 use tcoder::net::{self, EgressPolicy, UrlRefused};
 use tcoder::storage::event::{Action, ObjectEvent};
 use tcoder::storage::fetch::Fetcher;
@@ -181,11 +181,11 @@ async fn folder_upload_sets_content_types_and_delete_prefix_removes_it() {
     }
     let storage = server.storage();
     for epoch in [1, 10] {
-        let prefix = layout::attempt_prefix(job, Epoch(epoch)).unwrap();
+        let prefix = layout::attempt_prefix(AttemptId { job, epoch: Epoch(epoch) }).unwrap();
         let bytes = storage.upload_all(&prefix, &dir, &files, &Progress::none(), &never()).await.unwrap();
         assert_eq!(bytes, 31 * 4);
     }
-    let first = layout::attempt_prefix(job, Epoch(1)).unwrap();
+    let first = layout::attempt_prefix(AttemptId { job, epoch: Epoch(1) }).unwrap();
     let listing = storage.list(Bucket::Output, &first, 1000).await.unwrap();
     assert_eq!((listing.objects.len(), listing.complete), (32, true));
     let few = storage.list(Bucket::Output, &first, 5).await.unwrap();

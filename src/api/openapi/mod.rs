@@ -137,7 +137,7 @@ pub fn document() -> Value {
 
 #[cfg(test)]
 mod tests {
-    use super::super::requests::Fields as _;
+    use super::super::extract::Fields as _;
     use super::super::{CreateJobRequest, CreateUploadRequest, PauseFleet, SignPartsRequest};
     use super::*;
 

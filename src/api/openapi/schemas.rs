@@ -7,7 +7,7 @@ use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
-use super::super::requests::Fields;
+use super::super::extract::Fields;
 
 /// Adds a type's schema to the generator and returns a reference to it.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;

@@ -1,10 +1,10 @@
 //! A machine and its worker -> what it is to us.
 
-use super::launch::Slot;
 use super::machine::{Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, WorkerView};
 use super::observe::{ByMachine, is_ours};
 use super::policy::FleetPolicy;
+use super::slot::Slot;
 use super::state::{FleetState, MachineRecord, OperationKind};
 
 /// What a machine is to us.

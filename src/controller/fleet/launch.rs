@@ -1,57 +1,15 @@
-//! The names machines get, and how they are made. A fleet of at most MAX machines has the slots 1 to MAX, each
-//! with one name, and a provider lets a name exist once: whatever else goes wrong, creates can never make more
-//! than MAX.
+//! How a machine of a slot is made, by the policy.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
-use super::machine::MachineDisk;
+use super::machine::Launch;
 use super::policy::FleetPolicy;
-
-/// A place in the fleet, counted from 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Slot(pub u32);
-
-impl Slot {
-    /// Its machine's name: `<app>-worker-07`.
-    #[must_use]
-    pub fn name(self, app: &str) -> String {
-        format!("{app}-worker-{:02}", self.0)
-    }
-
-    /// The slot a machine's name stands for; nothing for machines that are not ours.
-    #[must_use]
-    pub fn parse(app: &str, name: &str) -> Option<Self> {
-        let digits = name.strip_prefix(app)?.strip_prefix("-worker-")?;
-        let number = digits.parse().ok().filter(|n| *n > 0)?;
-        // `+7` and `007` are numbers too, but not names of ours.
-        (Self(number).name(app) == name).then_some(Self(number))
-    }
-}
-
-impl fmt::Display for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:02}", self.0)
-    }
-}
+use super::slot::Slot;
 
 /// The worker's setting of how long it waits for a job, seconds.
 pub const IDLE_TIMEOUT: &str = "WORKER_IDLE_TIMEOUT";
 /// The worker's setting of the largest input it takes, bytes.
 pub const MAX_INPUT_BYTES: &str = "WORKER_MAX_INPUT_BYTES";
-
-/// How a machine is made, as far as another one is wanted where it differs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Launch {
-    /// The worker image.
-    pub image: String,
-    /// Its disk, where that was asked for.
-    pub disk: Option<MachineDisk>,
-    /// Its worker never leaves by itself.
-    pub stays: bool,
-}
 
 impl Launch {
     /// How the machine of `slot` is made now.
@@ -92,20 +50,8 @@ impl Launch {
 
 #[cfg(test)]
 mod tests {
+    use super::super::machine::MachineDisk;
     use super::*;
-
-    #[test]
-    fn names_and_slots_agree_and_other_names_are_not_ours() {
-        for n in [1, 7, 10, 99, 100, 12_345] {
-            assert_eq!(Slot::parse("clips", &Slot(n).name("clips")), Some(Slot(n)));
-        }
-        assert_eq!(Slot(7).name("clips"), "clips-worker-07");
-        for other in ["", "clips", "clips-worker-7", "clips-worker-007", "clips-worker-00", "clips-worker-+7"]
-        {
-            assert_eq!(Slot::parse("clips", other), None, "{other}");
-        }
-        assert_eq!(Slot::parse("clips", "other-worker-07"), None);
-    }
 
     #[test]
     fn only_the_machines_of_the_minimum_never_leave() {

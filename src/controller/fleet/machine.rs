@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::launch::Launch;
 use crate::job::Millis;
 
 /// The id that its provider gives a machine.
@@ -151,6 +150,17 @@ impl Default for MachineSize {
     fn default() -> Self {
         Self { dedicated: true, cpus: 2, memory_mb: 4096 }
     }
+}
+
+/// How a machine is made, as far as another one is wanted where it differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// The worker image.
+    pub image: String,
+    /// Its disk, where that was asked for.
+    pub disk: Option<MachineDisk>,
+    /// Its worker never leaves by itself.
+    pub stays: bool,
 }
 
 /// A machine's disk, on which a job's files lie, and the inputs that fit on it.

@@ -10,16 +10,23 @@
 //! | `machine` | a machine as its provider lists it |
 //! | `provider` | the trait of a machine provider, and what its answers mean to the plan |
 //! | `price` | money |
-//! | `launch` | the names machines get, and how they are made |
+//! | `slot` | the names machines get |
+//! | `launch` | how the machine of a slot is made |
+//! | `operation` | a step, and how it ended |
+//! | `condition` | what a person should know |
 //! | `observation` | what was seen of the machines and of the queue |
 //! | `state` | what must be remembered between two looks |
 //! | `observe` | how memory takes in a list of machines and the pool |
 //! | `classify` | a machine and its worker -> what it is to us |
 //! | `desired` | how many machines are wanted, and how many are allowed |
 //! | `plan` | the next steps, each with its reason |
+//! | `planner` | a plan in the making |
 //! | `repair` | the steps for machines that went astray or are no longer wanted |
+//! | `carry_out` | a step -> a request to a provider |
 
+mod carry_out;
 mod classify;
+mod condition;
 mod desired;
 mod launch;
 mod machine;
@@ -27,27 +34,32 @@ mod observation;
 mod observe;
 mod operation;
 mod plan;
+mod planner;
 mod policy;
 mod price;
 mod provider;
 mod repair;
+mod slot;
 mod state;
 
 #[cfg(test)]
 mod tests;
 
+pub use carry_out::carry_out;
 pub use classify::{MachineRole, MachineView};
+pub use condition::Condition;
 pub use desired::Desired;
-pub use launch::{IDLE_TIMEOUT, Launch, MAX_INPUT_BYTES, Slot};
-pub use machine::{Exit, Machine, MachineDisk, MachineId, MachineSize, Phase, Start};
+pub use launch::{IDLE_TIMEOUT, MAX_INPUT_BYTES};
+pub use machine::{Exit, Launch, Machine, MachineDisk, MachineId, MachineSize, Phase, Start};
 pub use observation::{
     ListFailure, ListUnavailable, MachineList, Moment, Observation, QueueView, WorkerView,
 };
-pub use operation::{Condition, Operation, Outcome, Plan, PlannedOperation};
-pub use plan::plan;
+pub use operation::{Operation, Outcome, PlannedOperation};
+pub use plan::{Plan, plan};
 pub use policy::{ANY_REGION, Deadlines, FleetPolicy};
 pub use price::MicroDollars;
 pub use provider::{
-    Capabilities, MachineOrder, MachineProvider, ProviderError, ProviderFailure, ProviderWords, carry_out,
+    Capabilities, MachineOrder, MachineProvider, ProviderError, ProviderFailure, ProviderWords,
 };
+pub use slot::Slot;
 pub use state::FleetState;

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::launch::Slot;
 use super::machine::{Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, Observation, QueueView, WorkerView};
 use super::policy::FleetPolicy;
+use super::slot::Slot;
 use super::state::{FleetState, LaunchFailure, MachineRecord, MissingMachine, OperationKind};
 
 pub(super) type ByMachine<'a> = BTreeMap<&'a MachineId, Vec<&'a WorkerView>>;

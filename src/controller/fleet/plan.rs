@@ -4,14 +4,32 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::classify::{MachineRole, MachineView, units};
+use super::condition::Condition;
 use super::desired::Desired;
-use super::launch::Slot;
-use super::observation::{ListFailure, ListUnavailable, MachineList, Moment, Observation, QueueView};
-use super::observe::by_machine;
-use super::operation::{Condition, Operation, Plan, PlannedOperation};
+use super::observation::{ListFailure, ListUnavailable, Moment, Observation};
+use super::observe::{ByMachine, by_machine};
+use super::operation::{Operation, PlannedOperation};
+use super::planner::Planner;
 use super::policy::{ANY_REGION, FleetPolicy};
 use super::repair;
+use super::slot::Slot;
 use super::state::{FleetState, LaunchFailure};
+
+/// What to do now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// How many machines there should be, and why.
+    pub desired: Desired,
+    /// The steps, the most urgent first. After each, plan anew: that is how superseded ones are dropped.
+    pub actions: Vec<PlannedOperation>,
+    /// What a person should know.
+    pub conditions: Vec<Condition>,
+    /// The machines as they were judged, in the order of their slots; none while that is unknown.
+    pub units: Vec<MachineView>,
+    /// Zero: list the machines now. Else plan again after this long even if the queue is silent.
+    /// Nothing: not before the queue says something.
+    pub next_look: Option<Duration>,
+}
 
 /// What to do now. [`FleetState::observe`] must have taken note of the same observation.
 #[must_use]
@@ -54,20 +72,8 @@ fn len(actions: &[PlannedOperation]) -> u32 {
     u32::try_from(actions.len()).unwrap_or(u32::MAX)
 }
 
-/// A plan in the making.
-pub(super) struct Planner<'a> {
-    pub policy: &'a FleetPolicy,
-    pub memory: &'a FleetState,
-    pub listed: &'a MachineList,
-    pub queue: &'a QueueView,
-    pub units: &'a [MachineView],
-    pub desired: Desired,
-    pub now: Moment,
-    pub conditions: Vec<Condition>,
-}
-
 impl Planner<'_> {
-    fn actions(&mut self, workers: &super::observe::ByMachine<'_>) -> Vec<PlannedOperation> {
+    fn actions(&mut self, workers: &ByMachine<'_>) -> Vec<PlannedOperation> {
         self.note_machines();
         let bars = [
             (self.policy.paused, Condition::Paused),

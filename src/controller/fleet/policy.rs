@@ -11,7 +11,7 @@ use crate::config::registry::{
     FLEET_BUDGET_USD_PER_HOUR, FLEET_LAUNCH_FAILURES, FLEET_PAUSED, FLEET_PRICE_USD_PER_HOUR,
     FLEET_STRICT_REGIONS, JOBS_PER_MACHINE, MAX_MACHINES, MIN_MACHINES, WORKER_IDLE_TIMEOUT,
 };
-use crate::config::{ConfigError, ConfigErrors, Description, Env, Setting};
+use crate::config::{ConfigError, ConfigErrors, Env, Setting};
 
 /// What the operator wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -155,7 +155,8 @@ impl FleetPolicy {
         if let (Some(min), Some(max)) = (min, max)
             && min > max
         {
-            errors.push(invalid(&MIN_MACHINES.about, format!("it is {min}, more than MAX_MACHINES, {max}")));
+            let why = format!("it is {min}, more than {}, {max}", env.name_of(&MAX_MACHINES));
+            errors.push(env.invalid(&MIN_MACHINES, why));
         }
         let money = errors.keep(read_money::<P>(env, &own, min.unwrap_or_default().max(1)));
         let strict_regions = errors.keep(env.require(&FLEET_STRICT_REGIONS));
@@ -207,23 +208,19 @@ fn read_money<P: MachineProvider>(
             let cost = price.times(u64::from(least));
             if limit < cost {
                 let why = format!("{least} machines cost {cost} an hour, more than this");
-                return Err(invalid(&FLEET_BUDGET_USD_PER_HOUR.about, why));
+                return Err(env.invalid(&FLEET_BUDGET_USD_PER_HOUR, why));
             }
             Ok((Some(price), budget))
         }
         _ => {
             let why = "a budget needs the price of a machine's hour, and this size is in no price list";
-            Err(invalid(&FLEET_PRICE_USD_PER_HOUR.about, why.to_owned()))
+            Err(env.invalid(&FLEET_PRICE_USD_PER_HOUR, why))
         }
     }
 }
 
 fn dollars(env: &Env<'_>, setting: &Setting<f64>) -> Result<Option<MicroDollars>, ConfigError> {
     let Some(number) = env.get(setting)? else { return Ok(None) };
-    let why = || invalid(&setting.about, "it must be a number of dollars, such as 1.50".to_owned());
+    let why = || env.invalid(setting, "it must be a number of dollars, such as 1.50");
     MicroDollars::from_dollars(number).map(Some).ok_or_else(why)
-}
-
-const fn invalid(about: &Description, why: String) -> ConfigError {
-    ConfigError::Invalid { name: about.name, why }
 }

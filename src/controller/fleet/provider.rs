@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::launch::Launch;
-use super::machine::{Machine, MachineId, MachineSize};
+use super::machine::{Launch, Machine, MachineId, MachineSize};
 use super::observation::ListFailure;
-use super::operation::{Operation, Outcome};
-use super::policy::FleetPolicy;
+use super::operation::Outcome;
 use super::price::MicroDollars;
 
 /// Who runs machines. Each call is one request, for which its caller has a permit of the shared rate limit.
@@ -174,30 +172,5 @@ impl ProviderError {
             ProviderFailure::NoSuchApp => ListFailure::NoSuchApp,
             _ => ListFailure::Failed,
         }
-    }
-}
-
-/// Asks a provider for a step; answers the machine that was made, where one was. Costs a request, but for a
-/// retire, which is none of the provider's business.
-///
-/// # Errors
-/// Why it was not done.
-pub async fn carry_out<P: MachineProvider>(
-    provider: &P,
-    act: &Operation,
-    policy: &FleetPolicy,
-    environment: &BTreeMap<String, String>,
-) -> Result<Option<Machine>, ProviderError> {
-    match act {
-        Operation::Create { slot, name, region } => {
-            let launch = Launch::of(policy, *slot);
-            let environment = launch.environment(policy, environment);
-            let order = MachineOrder { name, region, size: policy.size, launch, environment };
-            provider.create(&order).await.map(Some)
-        }
-        Operation::Start { machine } => provider.start(machine).await.map(|()| None),
-        Operation::Stop { machine } => provider.stop(machine).await.map(|()| None),
-        Operation::Destroy { machine, force } => provider.destroy(machine, *force).await.map(|()| None),
-        Operation::Retire { .. } => Ok(None),
     }
 }

@@ -5,7 +5,7 @@ use super::machine::{MachineId, Phase};
 use super::observation::Moment;
 use super::observe::ByMachine;
 use super::operation::{Operation, PlannedOperation};
-use super::plan::Planner;
+use super::planner::Planner;
 use super::state::MachineRecord;
 
 /// Stops, destroys and retires.

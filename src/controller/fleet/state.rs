@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::launch::Slot;
 use super::machine::{MachineId, Phase};
 use super::observation::Moment;
 use super::operation::{Operation, Outcome, PlannedOperation};
 use super::policy::{Deadlines, FleetPolicy};
+use super::slot::Slot;
 use crate::job::Millis;
 
 /// What a reconciler remembers. As JSON it can be left for one that follows, if both count their moments

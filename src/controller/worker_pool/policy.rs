@@ -1,80 +1,60 @@
 //! What a WorkerPool asks for, as the fleet takes it. Pure.
 
-use std::collections::BTreeMap;
-
-use crate::config::{ConfigErrors, Env};
+use crate::config::registry::{
+    FLEET_BUDGET_USD_PER_HOUR, FLEET_PAUSED, FLEET_STRICT_REGIONS, FLY_WORKER_DISK_GB, FLY_WORKER_GUEST,
+    FLY_WORKER_IMAGE, FLY_WORKER_MEMORY_MB, FLY_WORKER_REGIONS, JOBS_PER_MACHINE, MAX_MACHINES, MIN_MACHINES,
+    WORKER_IDLE_TIMEOUT,
+};
+use crate::config::{Env, Field};
 use crate::controller::fleet::FleetPolicy;
 use crate::crd::WorkerPoolSpec;
 use crate::flyprovider;
 
-/// The pool's fields and the variables they stand for: what a pool says goes before the environment.
-fn said(pool: &WorkerPoolSpec) -> BTreeMap<&'static str, String> {
-    let mut said = BTreeMap::from([
-        ("MIN_MACHINES", pool.min.to_string()),
-        ("MAX_MACHINES", pool.max.to_string()),
-        ("JOBS_PER_MACHINE", pool.jobs_per_machine.to_string()),
-        ("WORKER_IDLE_TIMEOUT", pool.idle_timeout_seconds.to_string()),
-    ]);
-    let mut put = |name, value: Option<String>| {
-        if let Some(value) = value {
-            said.insert(name, value);
-        }
-    };
-    if let Some(fly) = pool.provider.as_ref().and_then(|provider| provider.fly.as_ref()) {
-        put("FLY_WORKER_REGIONS", fly.regions.as_ref().map(|regions| regions.join(",")));
-        put("FLEET_STRICT_REGIONS", fly.strict_regions.then(|| "true".to_owned()));
-        put("FLY_WORKER_GUEST", fly.guest.as_ref().map(|guest| guest.size.clone()));
-        put(
-            "FLY_WORKER_MEMORY_MB",
-            fly.guest.as_ref().and_then(|guest| guest.memory_mb).map(|mb| mb.to_string()),
-        );
-        put("FLY_WORKER_DISK_GB", fly.disk_gb.map(|gb| gb.to_string()));
-    }
-    put("FLY_WORKER_IMAGE", pool.image.clone());
-    put("FLEET_BUDGET_USD_PER_HOUR", pool.budget_usd_per_hour.clone());
-    // An environment that pauses the fleet is not undone by a pool that does not.
-    put("FLEET_PAUSED", pool.paused.then(|| "true".to_owned()));
-    said
+/// The pool's fields, each with the setting that it stands for.
+fn fields(pool: &WorkerPoolSpec) -> Vec<Field> {
+    let fly = pool.provider.as_ref().and_then(|provider| provider.fly.as_ref());
+    let guest = fly.and_then(|fly| fly.guest.as_ref());
+    let regions = fly.and_then(|fly| fly.regions.as_ref());
+    // A pool can set these and not unset them: an environment that pauses the fleet is not undone by a pool.
+    let strict_regions = fly.is_some_and(|fly| fly.strict_regions).then_some(true);
+    let paused = pool.paused.then_some(true);
+    vec![
+        Field::new("spec.min", &MIN_MACHINES, Some(pool.min)),
+        Field::new("spec.max", &MAX_MACHINES, Some(pool.max)),
+        Field::new("spec.jobsPerMachine", &JOBS_PER_MACHINE, Some(pool.jobs_per_machine)),
+        Field::new("spec.idleTimeoutSeconds", &WORKER_IDLE_TIMEOUT, Some(pool.idle_timeout_seconds)),
+        Field::new("spec.image", &FLY_WORKER_IMAGE, pool.image.as_ref()),
+        Field::new("spec.budgetUsdPerHour", &FLEET_BUDGET_USD_PER_HOUR, pool.budget_usd_per_hour.as_ref()),
+        Field::new("spec.paused", &FLEET_PAUSED, paused),
+        Field::new("spec.provider.fly.regions", &FLY_WORKER_REGIONS, regions.map(|names| names.join(","))),
+        Field::new("spec.provider.fly.strictRegions", &FLEET_STRICT_REGIONS, strict_regions),
+        Field::new("spec.provider.fly.guest.size", &FLY_WORKER_GUEST, guest.map(|guest| &guest.size)),
+        Field::new(
+            "spec.provider.fly.guest.memoryMb",
+            &FLY_WORKER_MEMORY_MB,
+            guest.and_then(|guest| guest.memory_mb),
+        ),
+        Field::new("spec.provider.fly.diskGb", &FLY_WORKER_DISK_GB, fly.and_then(|fly| fly.disk_gb)),
+    ]
 }
 
-/// Variables as their pool's field is called.
-const FIELDS: [(&str, &str); 12] = [
-    ("MIN_MACHINES", "spec.min"),
-    ("MAX_MACHINES", "spec.max"),
-    ("JOBS_PER_MACHINE", "spec.jobsPerMachine"),
-    ("WORKER_IDLE_TIMEOUT", "spec.idleTimeoutSeconds"),
-    ("FLY_WORKER_REGIONS", "spec.provider.fly.regions"),
-    ("FLEET_STRICT_REGIONS", "spec.provider.fly.strictRegions"),
-    ("FLY_WORKER_GUEST", "spec.provider.fly.guest.size"),
-    ("FLY_WORKER_MEMORY_MB", "spec.provider.fly.guest.memoryMb"),
-    ("FLY_WORKER_DISK_GB", "spec.provider.fly.diskGb"),
-    ("FLY_WORKER_IMAGE", "spec.image"),
-    ("FLEET_BUDGET_USD_PER_HOUR", "spec.budgetUsdPerHour"),
-    ("FLEET_PAUSED", "spec.paused"),
-];
-
-/// What is wanted of the fleet: the pool's word, and the environment's where there is none.
+/// What is wanted of the fleet: what the pool says, and what the environment says where the pool says nothing.
 ///
 /// # Errors
-/// What is wrong, under the name of the pool's field.
+/// What is wrong, under the name of the pool's field, or of the variable where the value is the environment's.
 pub fn policy(pool: Option<&WorkerPoolSpec>, env: &Env<'_>) -> Result<FleetPolicy, String> {
-    let said = pool.map(said).unwrap_or_default();
-    let both = Env::of(|name| said.get(name).cloned().or_else(|| env.text(name)));
-    flyprovider::policy::read(&both).map_err(|error| in_fields(&error, pool.is_some()))
-}
-
-fn in_fields(error: &ConfigErrors, pool: bool) -> String {
-    let text = error.to_string();
-    if !pool {
-        return text;
-    }
-    // The one it is about stands first; others that are named in the explanation follow.
-    FIELDS.iter().fold(text, |text, (variable, field)| text.replace(variable, field))
+    let settings = Env::of(|name| env.text(name)).with_fields(pool.map(fields).unwrap_or_default());
+    flyprovider::policy::read(&settings).map_err(|errors| errors.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use kube::CustomResourceExt as _;
+
     use super::*;
+    use crate::crd::WorkerPool;
 
     fn env(name: &str) -> Option<String> {
         let said = match name {
@@ -142,8 +122,45 @@ mod tests {
             let error = policy(Some(&pool(spec)), &Env::of(env)).unwrap_err();
             assert!(error.starts_with(field), "{field}: {error}");
         }
+        let both = policy(Some(&pool(serde_json::json!({"min": 3, "max": 2}))), &Env::of(env)).unwrap_err();
+        assert_eq!(both, "spec.min cannot be used: it is 3, more than spec.max, 2");
         let nothing = Env::of(|name| (name == "FLY_WORKER_APP").then(|| "clips".to_owned()));
         let error = policy(Some(&pool(serde_json::json!({}))), &nothing).unwrap_err();
         assert!(error.starts_with("spec.image"), "{error}");
+    }
+
+    #[test]
+    fn what_is_wrong_in_the_environment_is_said_by_its_variable_though_there_is_a_pool() {
+        let spec = pool(serde_json::json!({"provider": {"fly": {"guest": {"size": "performance-4x"}}}}));
+        for (variable, bad) in [
+            ("FLY_WORKER_REGIONS", "i&d"),
+            ("FLY_WORKER_MEMORY_MB", "512"),
+            ("FLEET_PAUSED", "perhaps"),
+            ("FLEET_LAUNCH_FAILURES", "0"),
+        ] {
+            let wrong = Env::of(|name| if name == variable { Some(bad.to_owned()) } else { env(name) });
+            let error = policy(Some(&spec), &wrong).unwrap_err();
+            assert!(error.starts_with(variable), "{variable}: {error}");
+        }
+    }
+
+    /// The paths of the values below `schema`.
+    fn paths(path: &str, schema: &serde_json::Value, found: &mut BTreeSet<String>) {
+        match schema["properties"].as_object() {
+            Some(properties) => {
+                properties.iter().for_each(|(name, of)| paths(&format!("{path}.{name}"), of, found));
+            }
+            None => drop(found.insert(path.to_owned())),
+        }
+    }
+
+    #[test]
+    fn every_field_of_a_pool_stands_for_a_setting() {
+        let crd = serde_json::to_value(WorkerPool::crd()).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        let mut expected = BTreeSet::new();
+        paths("spec", schema, &mut expected);
+        let fields = fields(&pool(serde_json::json!({})));
+        assert_eq!(fields.iter().map(|field| field.path().to_owned()).collect::<BTreeSet<_>>(), expected);
     }
 }

@@ -4,42 +4,31 @@
 //! Its OpenAPI document shows the bare lease where Fly answers it as `data`, beside a `status`; the clients are
 //! believed.
 
-use std::sync::Arc;
-
-use axum::body::Bytes;
-use axum::extract::{Path, Query};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::Response;
+use axum::http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
-
-use super::faults::Action;
-use super::http::{Common, Params, call};
-use super::world::{Entry, Reply, State, World, ok, refuse};
-use crate::flyprovider::MachineId;
 
 /// The header that holder of a lease shows.
 const HEADER: &str = "fly-machine-lease-nonce";
 /// For how long a lease is where nothing is said, in seconds.
-const TTL: u64 = 60;
+pub const TTL: u64 = 60;
 const TTL_MAX: u64 = 3600;
 
 /// Who alone may change a machine, and until when.
 #[derive(Clone, Debug)]
 pub struct Lease {
-    nonce: String,
-    expires_at: Timestamp,
+    pub(super) nonce: String,
+    pub(super) expires_at: Timestamp,
     description: String,
     version: String,
 }
 
 /// Whose token this emulator knows.
-const OWNER: &str = "emulator@tokens.fly.io";
+pub const OWNER: &str = "emulator@tokens.fly.io";
 
 impl Lease {
-    fn for_seconds(ttl: u64, description: String, version: String) -> Self {
+    pub fn for_seconds(ttl: u64, description: String, version: String) -> Self {
         let ttl = SignedDuration::from_secs(i64::try_from(ttl.clamp(1, TTL_MAX)).unwrap_or(1));
         let expires_at = Timestamp::now().saturating_add(ttl).unwrap_or(Timestamp::MAX);
         let nonce = Uuid::new_v4().simple().to_string()[..12].to_owned();
@@ -55,7 +44,7 @@ impl Lease {
         &self.nonce
     }
 
-    fn answer(&self) -> Value {
+    pub fn answer(&self) -> Value {
         let mut data = self.stripped();
         data["nonce"] = json!(self.nonce);
         data["version"] = json!(self.version);
@@ -67,123 +56,4 @@ impl Lease {
 pub fn nonce_of(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(HEADER)?.to_str().ok()?;
     (!value.is_empty()).then(|| value.to_owned())
-}
-
-impl Entry {
-    fn current_lease(&mut self) -> Option<&mut Lease> {
-        if self.lease.as_ref().is_some_and(|lease| lease.expires_at <= Timestamp::now()) {
-            self.lease = None;
-        }
-        self.lease.as_mut()
-    }
-
-    /// A change by who shows this nonce is refused while somebody else holds the lease.
-    pub fn free_for(&mut self, nonce: Option<&str>) -> Result<(), Reply> {
-        let id = self.machine.id.clone();
-        match self.current_lease() {
-            Some(lease) if nonce != Some(lease.nonce.as_str()) => {
-                let until = lease.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ");
-                let text = format!("machine ID {id} lease currently held by {OWNER}, expires at {until}");
-                Err(refuse(409, "aborted", text))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Gives a lease, or a longer one to who holds it.
-    pub fn take_lease(
-        &mut self,
-        nonce: Option<&str>,
-        ttl: Option<u64>,
-        description: String,
-    ) -> Result<&Lease, Reply> {
-        self.free_for(nonce)?;
-        let version = self.machine.instance_id.clone().unwrap_or_default();
-        let mut lease = Lease::for_seconds(ttl.unwrap_or(TTL), description, version);
-        if let Some(held) = self.current_lease() {
-            lease.nonce.clone_from(&held.nonce);
-        }
-        Ok(self.lease.insert(lease))
-    }
-}
-
-impl State {
-    fn take_lease(&mut self, id: &MachineId, nonce: Option<&str>, request: Request) -> Result<Reply, Reply> {
-        let entry = self.there(id)?;
-        let lease = entry.take_lease(nonce, request.ttl, request.description)?;
-        Ok((StatusCode::CREATED, lease.answer()))
-    }
-
-    fn show_lease(&mut self, id: &MachineId) -> Result<Reply, Reply> {
-        let lease = self.there(id)?.current_lease().map(|lease| lease.answer());
-        lease.map(ok).ok_or_else(no_lease)
-    }
-
-    fn release_lease(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<Reply, Reply> {
-        let entry = self.there(id)?;
-        if entry.current_lease().is_none() {
-            return Err(no_lease());
-        }
-        entry.free_for(nonce)?;
-        entry.lease = None;
-        Ok(ok(json!({ "status": "success", "data": { "ok": true } })))
-    }
-}
-
-fn no_lease() -> Reply {
-    refuse(404, "not_found", "lease not found")
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Request {
-    ttl: Option<u64>,
-    description: String,
-}
-
-/// `POST .../lease`: the time in the body (as documented) or in the query (as fly-go sends it).
-pub async fn take(
-    common: Common,
-    Path((app, id)): Path<(String, String)>,
-    Query(params): Params,
-    body: Bytes,
-) -> Response {
-    let machine = MachineId(id.clone());
-    let nonce = nonce_of(&common.2);
-    let work = async |world: &Arc<World>, _| {
-        let read = if body.is_empty() { Ok(Request::default()) } else { serde_json::from_slice(&body) };
-        let mut request: Request = match read {
-            Ok(request) => request,
-            Err(error) => return refuse(400, "invalid_argument", error),
-        };
-        if let Some(ttl) = params.iter().find(|(name, _)| name == "ttl").map(|(_, ttl)| ttl.parse()) {
-            match ttl {
-                Ok(ttl) => request.ttl = Some(ttl),
-                Err(error) => return refuse(400, "invalid_argument", format!("invalid ttl: {error}")),
-            }
-        }
-        let taken = world.change(|state| state.take_lease(&machine, nonce.as_deref(), request));
-        taken.unwrap_or_else(|reply| reply)
-    };
-    call(common, app, Some(id), Action::Lease).carry_out(work).await
-}
-
-/// `GET .../lease`
-pub async fn show(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
-    let machine = MachineId(id.clone());
-    let work = async |world: &Arc<World>, _| {
-        world.change(|state| state.show_lease(&machine)).unwrap_or_else(|reply| reply)
-    };
-    call(common, app, Some(id), Action::Lease).carry_out(work).await
-}
-
-/// `DELETE .../lease`
-pub async fn release(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
-    let machine = MachineId(id.clone());
-    let nonce = nonce_of(&common.2);
-    let work = async |world: &Arc<World>, _| {
-        let released = world.change(|state| state.release_lease(&machine, nonce.as_deref()));
-        released.unwrap_or_else(|reply| reply)
-    };
-    call(common, app, Some(id), Action::Lease).carry_out(work).await
 }

@@ -12,7 +12,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::show::private_ip;
+use super::ids::private_ip;
 use super::world::{Order, Source, World};
 use crate::child::tie_to_parent;
 use crate::flyprovider::{Guest, Machine, MachineId, MachineState};

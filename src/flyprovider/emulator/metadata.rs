@@ -10,9 +10,10 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::call::{Common, call};
 use super::faults::Action;
-use super::http::{Common, call};
-use super::world::{Reply, State, World, ok, refuse};
+use super::reply::{Reply, ok, refuse};
+use super::world::{State, World};
 use crate::flyprovider::MachineId;
 
 fn done() -> Reply {

@@ -4,12 +4,16 @@
 //! and Fly's own clients have them, and faults by script. What does not: images (every machine runs the same
 //! command), volumes, networks, services, suspending, restart policies other than `no`, lists by pages.
 
+mod call;
 mod faults;
 mod http;
+mod ids;
 mod lease;
+mod lease_routes;
 mod life;
 mod metadata;
 mod order;
+mod reply;
 mod show;
 mod wait;
 mod world;
@@ -304,7 +308,7 @@ async fn connection(stream: TcpStream, router: Router, cancel: CancellationToken
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
-    let hangup = http::Hangup::default();
+    let hangup = call::Hangup::default();
     let service = Extension(hangup.clone()).layer(router);
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD);

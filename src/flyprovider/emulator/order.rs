@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::world::{Reply, refuse};
+use super::reply::{Reply, refuse};
 use crate::flyprovider::guest::{self, Guest, GuestError};
 use crate::flyprovider::{MachineConfig, ROOTFS_MAX_GB, StopSignal};
 

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use uuid::Uuid;
 
+use super::ids::private_ip;
 use super::world::Entry;
 use crate::flyprovider::HostStatus;
 
@@ -52,13 +52,6 @@ pub fn summary(mut machine: Value) -> Value {
     machine
 }
 
-/// The address of a machine in its organisation's private network; made up from its id.
-pub fn private_ip(id: &str) -> String {
-    let hash = Sha256::digest(id.as_bytes());
-    let part = |i: usize| u16::from_be_bytes([hash[i], hash[i + 1]]);
-    format!("fdaa:0:{:x}:a7b:{:x}:{:x}:{:x}:2", part(0), part(2), part(4), part(6))
-}
-
 /// The parts of an image's name, as Docker reads it.
 fn image_ref(image: &str) -> Value {
     let (name, digest) = image.split_once('@').unwrap_or((image, ""));
@@ -82,15 +75,6 @@ fn base16(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A ULID: what Fly names versions and events by. A later one is greater.
-pub fn ulid() -> String {
-    const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-    // The bits of a UUID of version 7 begin with the time, too.
-    let bits = Uuid::now_v7().as_u128();
-    let digit = |place: u32| usize::try_from(bits >> (5 * place) & 31).unwrap_or(0);
-    (0..26).rev().map(|place| char::from(ALPHABET[digit(place)])).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,12 +95,5 @@ mod tests {
         assert_eq!(parts("localhost:5000/a/b"), all("localhost:5000", "a/b", "latest"));
         assert_eq!(image_ref("a@sha256:00")["digest"], "sha256:00");
         assert_eq!(image_ref("a")["digest"].as_str().unwrap().len(), 71);
-    }
-
-    #[test]
-    fn ulids_have_26_places_and_grow() {
-        let ids: Vec<String> = (0..100).map(|_| ulid()).collect();
-        assert!(ids.iter().all(|id| id.len() == 26));
-        assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
     }
 }

@@ -7,9 +7,10 @@ use axum::extract::{Path, Query};
 use axum::response::Response;
 use serde_json::json;
 
+use super::call::{Common, Params, call};
 use super::faults::Action;
-use super::http::{Common, Params, call};
-use super::world::{Entry, Reply, World, no_machine, ok, refuse};
+use super::reply::{Reply, no_machine, ok, refuse};
+use super::world::{Entry, World};
 use crate::flyprovider::{MachineId, MachineState};
 
 /// Fly waits no longer in one request, in seconds.

@@ -13,13 +13,12 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::faults::{Action, Bucket, Fault, Faults, Happening};
+use super::ids::ulid;
 use super::lease::Lease;
 use super::order::{self, Order as MachineOrder};
-use super::{Options, Request, show};
+use super::reply::{Reply, no_machine, refuse};
+use super::{Options, Request};
 use crate::flyprovider::{HostStatus, Machine, MachineEvent, MachineId, MachineState};
-
-/// What is answered.
-pub type Reply = (StatusCode, Value);
 
 /// What a machine's process is told.
 #[derive(Debug)]
@@ -93,7 +92,7 @@ impl Entry {
         let now = jiff::Timestamp::now();
         self.machine.updated_at = now.to_string();
         let event = MachineEvent {
-            id: show::ulid(),
+            id: ulid(),
             kind: kind.to_owned(),
             status: self.machine.state.name().to_owned(),
             source: match source {
@@ -126,28 +125,6 @@ impl Entry {
             let _ = orders.try_send(order);
         }
     }
-}
-
-/// The codes that Fly answers in a field of their own (`main.statusCode` of its OpenAPI document). All others
-/// stand in front of the text only.
-const CODES: [&str; 4] = ["unknown", "insufficient_capacity", "volume_placement_capacity", "name_taken"];
-
-/// A refusal in Fly's words.
-pub fn refuse(status: u16, code: &str, text: impl std::fmt::Display) -> Reply {
-    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut body = json!({ "error": format!("{code}: {text}") });
-    if CODES.contains(&code) {
-        body["status"] = json!(code);
-    }
-    (status, body)
-}
-
-pub fn ok(value: Value) -> Reply {
-    (StatusCode::OK, value)
-}
-
-pub fn no_machine() -> Reply {
-    refuse(404, "not_found", "machine not found")
 }
 
 fn wrong_state(verb: &str, state: &MachineState) -> Reply {
@@ -210,7 +187,7 @@ impl State {
                 name,
                 state: MachineState::Created,
                 region,
-                instance_id: Some(show::ulid()),
+                instance_id: Some(ulid()),
                 host_status: HostStatus::Ok,
                 config: Some(typed),
                 created_at: jiff::Timestamp::now().to_string(),
@@ -250,7 +227,7 @@ impl State {
         entry.past.push_front((current, old));
         entry.past.truncate(VERSIONS);
         entry.machine.config = Some(typed);
-        entry.machine.instance_id = Some(show::ulid());
+        entry.machine.instance_id = Some(ulid());
         entry.enter(MachineState::Replacing, "update", Source::User, None);
         Ok(!order.skip_launch)
     }

@@ -7,10 +7,10 @@ local worker, now, lease, alive_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber
 -- idle worker sweep, so the reply corrects its clock.
 if limit > 0 then now = clock() end
 if redis.call('ZADD', alive, 'XX', 'GT', 'CH', now + alive_ms, worker) == 0 then
-  local till = redis.call('ZSCORE', alive, worker)
-  if not till then return { 'UNREGISTERED' } end
+  local alive_until = redis.call('ZSCORE', alive, worker)
+  if not alive_until then return { 'UNREGISTERED' } end
   -- Heartbeats do not change the scores of retired workers (retire.lua).
-  if tonumber(till) >= RETIRED_OFFSET then return { 'RETIRED' } end
+  if tonumber(alive_until) >= RETIRED_OFFSET then return { 'RETIRED' } end
 end
 local due = -1
 if limit > 0 then

@@ -4,8 +4,8 @@
 local id, epoch, failure, delay, hook, keep = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then
   local s = redis.call('HMGET', status(id), 'state', 'epoch', 'error')
-  local ours = s[2] == epoch and s[3] == failure and (s[1] == 'failed' or s[1] == 'queued')
-  if ours then return { 'ALREADY' } end
+  local repeated = s[2] == epoch and s[3] == failure and (s[1] == 'failed' or s[1] == 'queued')
+  if repeated then return { 'ALREADY' } end
   return { 'LOST', s[1] or '' }
 end
 if delay >= 0 then

@@ -1,6 +1,7 @@
--- Who may act on the fleet: one at a time, under an epoch that grows with each change of hands.
--- ARGV: hold holder ms fresh insist. Returns MINE epoch | HELD ms | LAPSED ms ago.
---       release holder epoch. Returns OK.
+-- The lock of the reconciler that may change machines, with an epoch that grows with each change of the holder.
+-- ARGV: hold, holder, ms, fresh (1: a new life of a holder with this name), insist (1: take it from a holder whose
+--       time is over). Returns MINE and the epoch, HELD and the ms left, or LAPSED and the ms since its end.
+--       release, holder, epoch. Returns OK.
 local verb, holder = ARGV[2], ARGV[3]
 local l = redis.call('HMGET', lock, 'holder', 'epoch', 'until')
 local mine, epoch = l[1] == holder, tonumber(l[2] or '0')
@@ -10,7 +11,7 @@ if verb == 'release' then
 end
 local ms, fresh, insist = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6] == '1'
 local now = clock()
--- A clock that was set back must not keep everybody out for longer than a hold could last.
+-- If the clock was set back, the lock ends no later than the longest one would.
 local left = math.min(tonumber(l[3] or '0') - now, 300000)
 local taken = l[1] and l[1] ~= '' and not mine
 if taken and left > 0 then return { 'HELD', left } end

@@ -117,8 +117,8 @@ end
 -- ready, and when the next one is due (-1: none; now: more jobs are due than the limit allowed).
 local function sweep(now, limit)
   local ready, due, leftovers = 0, -1, {}
-  for _, way in ipairs({ { leases, reap }, { scheduled, promote } }) do
-    local list = redis.call('ZRANGE', way[1], 0, limit - 1, 'WITHSCORES')
+  for _, set in ipairs({ { leases, reap }, { scheduled, promote } }) do
+    local list = redis.call('ZRANGE', set[1], 0, limit - 1, 'WITHSCORES')
     local next_due = #list == 2 * limit and now or -1
     for i = 1, #list, 2 do
       local at = tonumber(list[i + 1])
@@ -126,11 +126,11 @@ local function sweep(now, limit)
         next_due = at
         break
       end
-      local became = way[2](list[i], now)
+      local became = set[2](list[i], now)
       if became then
         ready = ready + became
       else
-        leftovers[#leftovers + 1] = { way[1], list[i] }
+        leftovers[#leftovers + 1] = { set[1], list[i] }
       end
     end
     if next_due >= 0 and (due < 0 or next_due < due) then due = next_due end

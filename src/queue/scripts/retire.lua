@@ -1,27 +1,27 @@
--- A machine's workers get no further job, unless one of them holds one. ARGV: holder, epoch, machine,
--- for how long workers that come up there are refused, names of workers.
--- Returns RETIRED, BUSY (nothing was done), or FENCED.
+-- Retires the workers of a machine, so that they get no further job, unless one of them holds one.
+-- ARGV: holder, epoch, machine, for how many ms new workers on it are refused, names of workers.
+-- Returns RETIRED, BUSY (nothing was changed), or FENCED (the caller no longer holds the fleet lock).
 local holder, epoch, machine, ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local now = clock()
 if not holds_lock(holder, epoch, now) then return { 'FENCED' } end
-local ours = {}
-for i = 6, #ARGV do ours[ARGV[i]] = true end
+local workers = {}
+for i = 6, #ARGV do workers[ARGV[i]] = true end
 for _, json in ipairs(redis.call('HVALS', pool)) do
   local ok, record = pcall(cjson.decode, json)
-  if ok and type(record) == 'table' and record.machineId == machine then ours[record.workerId] = true end
+  if ok and type(record) == 'table' and record.machineId == machine then workers[record.workerId] = true end
 end
--- One that ran out counts too: until somebody reaps it, its heartbeat may still bring it back.
+-- An expired lease counts as well: until it is reaped, a heartbeat can still renew it.
 for _, member in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
-  if ours[redis.call('HGET', status(string.match(member, '^(.+):%d+$')), 'worker') or ''] then
+  if workers[redis.call('HGET', status(string.match(member, '^(.+):%d+$')), 'worker') or ''] then
     return { 'BUSY' }
   end
 end
 redis.call('ZADD', retired, now + ms, machine)
 redis.call('ZREMRANGEBYSCORE', retired, '-inf', now)
-for worker in pairs(ours) do
+for worker in pairs(workers) do
   local at = tonumber(redis.call('ZSCORE', alive, worker) or RETIRED_OFFSET)
   if at < RETIRED_OFFSET then redis.call('ZADD', alive, 'XX', RETIRED_OFFSET + at, worker) end
 end
--- Which of the idle ones hears it is not ours to choose.
+-- A wake-up cannot be sent to a certain worker, so all idle ones are woken.
 ring_all(16)
 return { 'RETIRED' }

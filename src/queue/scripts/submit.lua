@@ -7,8 +7,8 @@ local max, boost, hook, keep, at = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9],
 -- The index prevents a second submit: a job leaves it only after its hash has expired
 -- (prune_index.lua), and an expired id may be used again.
 if redis.call('ZADD', index, 'NX', at, id) == 0 then
-  local there = redis.call('HGET', status(id), 'spec')
-  if there then return { 'EXISTS', there } end
+  local existing = redis.call('HGET', status(id), 'spec')
+  if existing then return { 'EXISTS', existing } end
   redis.call('ZADD', index, at, id)
 end
 local state = how == 'uploading' and 'uploading' or 'queued'

@@ -24,6 +24,7 @@ mod blobs;
 mod body;
 mod checksum;
 mod conditions;
+mod error;
 mod events;
 mod index;
 mod listing;

@@ -13,9 +13,9 @@ use serde::de::DeserializeOwned;
 
 use super::blobs::{Blobs, Draft};
 use super::conditions::WriteConditions;
+use super::error::OpenError;
 use super::index::Index;
 use super::record::{Data, Headers, Object};
-use super::store::OpenError;
 
 /// Imports the objects of a bucket: the file of each, and the contents of the two files beside the bucket that are
 /// named after it. After an interruption, the import continues at the next start.

@@ -10,6 +10,7 @@ use s3s::{S3Error, S3ErrorCode, S3Result, s3_error};
 use tokio_util::task::TaskTracker;
 
 use super::blobs::{BlobId, Blobs, Draft, Hold};
+use super::error::OpenError;
 use super::events::Events;
 use super::index::{Freed, Index};
 use super::record::Object;
@@ -33,17 +34,6 @@ pub(super) struct Found {
     pub object: Object,
     pub files: Vec<(BlobId, u64)>,
     pub hold: Hold,
-}
-
-/// The folder cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum OpenError {
-    #[error(transparent)]
-    Folder(#[from] io::Error),
-    #[error("cannot open its index: {0}; if it is damaged, move the folder away and start with an empty one")]
-    Index(#[from] redb::Error),
-    #[error("cannot read its index: {0}")]
-    Read(S3Error),
 }
 
 impl Store {

@@ -2,9 +2,8 @@
 
 use crate::job::{Container, Label, RateControl, VideoCodec};
 
-use super::{FormatPlan, FormatRequest};
+use super::{FormatPlan, FormatRequest, Planned};
 use crate::transcoder::ladder::Rung;
-use crate::transcoder::plan::Planned;
 use crate::transcoder::probe::Audio;
 
 /// Length of a segment, seconds.

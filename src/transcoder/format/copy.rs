@@ -5,8 +5,7 @@ use std::path::Path;
 use crate::job::{Container, Failure, FailureCode, Label};
 
 use super::arguments::{COMMON, MP4_MUXER, split_args};
-use super::{FormatPlan, FormatRequest, OutputFiles, OutputFormat};
-use crate::transcoder::plan::Planned;
+use super::{FormatPlan, FormatRequest, OutputFiles, OutputFormat, Planned};
 
 const MP4_FILE: &str = "original.mp4";
 const MKV_FILE: &str = "original.mkv";

@@ -21,12 +21,12 @@ use std::path::{Path, PathBuf};
 
 use futures::future::{BoxFuture, FutureExt as _};
 
-use crate::job::{Dimensions, EntryKind, Failure, Format, RateControl, VideoCodec};
+use crate::job::{Container, Dimensions, EntryKind, Failure, Format, Label, RateControl, VideoCodec};
 
 use super::ladder::Rung;
-use super::plan::Planned;
 use super::playlist::MediaPlaylist;
 use super::probe::Probe;
+use super::reference::Reference;
 use cmaf::presentation::Presentation;
 
 pub(super) use arguments::split_args;
@@ -92,6 +92,19 @@ pub(super) struct FormatPlan {
     pub output_options: Vec<String>,
 }
 
+/// One rendition to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Which rendition.
+    pub label: Label,
+    /// Its file or playlist, relative to the output folder.
+    pub file: String,
+    /// Pixels as displayed.
+    pub size: Dimensions,
+    /// How it is packaged.
+    pub container: Container,
+}
+
 /// One output as it lies on disk.
 pub(super) struct OutputFiles {
     /// Relative to the folder; what names the others comes last.
@@ -111,24 +124,6 @@ pub(super) struct EntryDocumentFormat {
     pub write: fn(&Presentation) -> String,
     /// What such a document names.
     pub references: fn(&str) -> Vec<Reference>,
-}
-
-/// What a document names, relative to itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reference {
-    /// A document of the same kind, which names further files.
-    Document(String),
-    /// Any other file.
-    File(String),
-}
-
-impl Reference {
-    /// Its address, relative to the document.
-    #[must_use]
-    pub fn uri(&self) -> &str {
-        let (Self::Document(uri) | Self::File(uri)) = self;
-        uri
-    }
 }
 
 /// What a document of this kind names, each file once. Empty when it is no such document.

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::job::Quality;
+use crate::job::{Container, Label, Quality};
 use crate::transcoder::probe::Audio;
 
 /// As the formats have it: a packet lasts until the next one.

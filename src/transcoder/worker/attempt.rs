@@ -21,8 +21,8 @@ use super::{progress, scratch};
 use crate::config::WorkerConfig;
 use crate::job::space::{Outputs, Space};
 use crate::job::{
-    EntryDocument, Epoch, Failure, FailureCode, Input, InvalidKey, JobResult, Millis, ObjectKey, Output,
-    Poster, Storyboard, Timings,
+    AttemptId, EntryDocument, Epoch, Failure, FailureCode, Input, InvalidKey, JobResult, Millis, ObjectKey,
+    Output, Poster, Storyboard, Timings,
 };
 use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue};
 use crate::storage::fetch::Fetcher;
@@ -129,7 +129,7 @@ impl Attempt<'_> {
             && let Some(manifest) = self.read_manifest().await?
             && manifest.born == self.job.born
         {
-            tracing::info!(job = %self.job.id, by = %manifest.epoch, "adopted the result of an earlier attempt");
+            tracing::info!(job = %self.job.attempt.job, by = %manifest.epoch, "adopted the result of an earlier attempt");
             return Ok(manifest.result);
         }
         let limit = Duration::from_secs(self.job.spec.deadline_seconds.into());
@@ -159,7 +159,7 @@ impl Attempt<'_> {
         let fetched = Instant::now();
         let encoded = self.transcode(&input, &out_dir).instrument(info_span!("encode")).await?;
         let transcoded = Instant::now();
-        let prefix = layout::attempt_prefix(self.job.id, self.job.epoch)?;
+        let prefix = layout::attempt_prefix(self.job.attempt)?;
         let quiet = Progress::none();
         let store = self.storage.upload_all(&prefix, &out_dir, &encoded.files, &quiet, &self.cancel);
         store.instrument(info_span!("store")).await?;
@@ -205,7 +205,7 @@ impl Attempt<'_> {
         });
         tokio::select! {
             done = transcode => Ok(done?),
-            () = progress::publish(self.queue, self.job.id, self.job.epoch, percents) => {
+            () = progress::publish(self.queue, self.job.attempt, percents) => {
                 Err(Failure::new(FailureCode::Worker, "the encode's progress broke off").into())
             }
         }
@@ -213,8 +213,8 @@ impl Attempt<'_> {
 
     /// Makes `result` the job's, unless another attempt was first; then that one's counts.
     async fn commit(&self, result: JobResult) -> Result<JobResult, AttemptError> {
-        let key = layout::manifest_key(self.job.id)?;
-        let manifest = Manifest { epoch: self.job.epoch, born: self.job.born, result };
+        let key = layout::manifest_key(self.job.attempt.job)?;
+        let manifest = Manifest { epoch: self.job.attempt.epoch, born: self.job.born, result };
         let json = serde_json::to_vec(&manifest)
             .map_err(|e| Failure::new(FailureCode::Worker, format!("the manifest cannot be written: {e}")))?;
         for _ in 0..=REPLACEMENTS {
@@ -225,9 +225,9 @@ impl Attempt<'_> {
             }
             match self.read_manifest().await? {
                 // A try of ours whose answer was lost.
-                Some(there) if there.epoch == self.job.epoch => return Ok(there.result),
+                Some(there) if there.epoch == self.job.attempt.epoch => return Ok(there.result),
                 Some(winner) if winner.born == self.job.born => {
-                    tracing::info!(job = %self.job.id, by = %winner.epoch, "another attempt committed its result first");
+                    tracing::info!(job = %self.job.attempt.job, by = %winner.epoch, "another attempt committed its result first");
                     self.put.store(false, Ordering::Relaxed);
                     self.remove_outputs().await;
                     return Ok(winner.result);
@@ -238,7 +238,7 @@ impl Attempt<'_> {
                     return Err(AttemptError::Cancelled);
                 }
                 Some(older) => {
-                    tracing::info!(job = %self.job.id, by = %older.epoch, "replacing the manifest of an older job with this id");
+                    tracing::info!(job = %self.job.attempt.job, by = %older.epoch, "replacing the manifest of an older job with this id");
                     self.storage.delete(Bucket::Output, &key).await?;
                 }
                 None => {}
@@ -249,7 +249,7 @@ impl Attempt<'_> {
     }
 
     async fn read_manifest(&self) -> Result<Option<Manifest>, AttemptError> {
-        let key = layout::manifest_key(self.job.id)?;
+        let key = layout::manifest_key(self.job.attempt.job)?;
         let Some(json) = self.storage.get_small(Bucket::Output, &key, MANIFEST_LIMIT).await? else {
             return Ok(None);
         };
@@ -261,7 +261,7 @@ impl Attempt<'_> {
     }
 
     async fn complete(&self, result: &JobResult) -> Outcome {
-        let (id, epoch) = (self.job.id, self.job.epoch);
+        let AttemptId { job: id, epoch } = self.job.attempt;
         match self.queue.complete(&self.job, result).await {
             Ok(CompleteOutcome::Done | CompleteOutcome::Already) => {
                 let t = &result.timings;
@@ -290,7 +290,7 @@ impl Attempt<'_> {
         span.record("otel.status_code", "ERROR").record("otel.status_description", failure.message.as_str());
         let kind = serde_json::to_value(failure.code).ok();
         span.record(attribute::ERROR_TYPE, kind.as_ref().and_then(serde_json::Value::as_str));
-        let (id, epoch) = (self.job.id, self.job.epoch);
+        let AttemptId { job: id, epoch } = self.job.attempt;
         let told = self.queue.fail(&self.job, failure).await;
         // Only now: storage that is away must not hold up the report.
         self.remove_outputs().await;
@@ -313,15 +313,15 @@ impl Attempt<'_> {
         if self.put.load(Ordering::Relaxed) {
             return;
         }
-        let Ok(prefix) = layout::attempt_prefix(self.job.id, self.job.epoch) else { return };
+        let Ok(prefix) = layout::attempt_prefix(self.job.attempt) else { return };
         let removal = self.storage.delete_prefix(Bucket::Output, &prefix);
         match tokio::time::timeout(CLEAR_UP, removal).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
-                tracing::warn!(job = %self.job.id, %error, "could not delete an attempt's outputs");
+                tracing::warn!(job = %self.job.attempt.job, %error, "could not delete an attempt's outputs");
             }
             Err(_) => {
-                tracing::warn!(job = %self.job.id, "timed out while deleting an attempt's outputs")
+                tracing::warn!(job = %self.job.attempt.job, "timed out while deleting an attempt's outputs")
             }
         }
     }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::job::{Epoch, JobId, WorkerId};
+use crate::job::{AttemptId, WorkerId};
 use crate::queue::{Queue, ServerClock};
 
 /// A busy worker tells the pool that it lives this often.
@@ -18,8 +18,7 @@ const HURRY: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 struct Held {
-    id: JobId,
-    epoch: Epoch,
+    attempt: AttemptId,
     lost: CancellationToken,
 }
 
@@ -64,9 +63,9 @@ impl Heartbeat {
     }
 
     /// Renews this attempt's lease from now on.
-    pub fn hold(&self, id: JobId, epoch: Epoch) -> Lease<'_> {
+    pub fn hold(&self, attempt: AttemptId) -> Lease<'_> {
         let lost = CancellationToken::new();
-        self.held.send_replace(Some(Held { id, epoch, lost: lost.clone() }));
+        self.held.send_replace(Some(Held { attempt, lost: lost.clone() }));
         Lease { heartbeat: self, lost }
     }
 
@@ -109,14 +108,14 @@ async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: wat
             None => match shared.reconnect().await {
                 Ok(queue) => own.insert(queue).clone(),
                 Err(error) => {
-                    tracing::warn!(job = %current.id, %error, "could not renew the worker's heartbeat; retrying");
+                    tracing::warn!(job = %current.attempt.job, %error, "could not renew the worker's heartbeat; retrying");
                     next = Instant::now() + HURRY;
                     continue;
                 }
             },
         };
         // Ours until Redis says otherwise: while Redis is away nobody else can get the job either.
-        match queue.keep(current.id, current.epoch, &clock).await {
+        match queue.keep(current.attempt, &clock).await {
             Ok(true) => next = Instant::now() + policy.heartbeat,
             Ok(false) => {
                 current.lost.cancel();
@@ -127,7 +126,7 @@ async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: wat
                 continue;
             }
             Err(error) => {
-                tracing::warn!(job = %current.id, %error, "could not renew the worker's heartbeat; retrying");
+                tracing::warn!(job = %current.attempt.job, %error, "could not renew the worker's heartbeat; retrying");
                 next = Instant::now() + HURRY;
                 // One that went dead without a word would use up the lease, time-out by time-out.
                 if error.is_connection() {

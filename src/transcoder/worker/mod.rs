@@ -23,7 +23,7 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::config::WorkerConfig;
-use crate::job::{Failure, WorkerId};
+use crate::job::{AttemptId, Failure, WorkerId};
 use crate::net::EgressPolicy;
 use crate::queue::{Claim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
 use crate::storage::fetch::Fetcher;
@@ -215,8 +215,9 @@ impl Worker {
     /// One attempt, under a lease that is renewed meanwhile. Ends early when the lease is lost or the
     /// worker has to leave.
     async fn process(&self, job: crate::queue::Claimed, stop: &CancellationToken) -> Outcome {
-        let (id, epoch) = (job.id, job.epoch);
-        tracing::info!(job = %id, %epoch, attempt = job.attempt, worker = %self.id, "job claimed");
+        let held = job.attempt;
+        let AttemptId { job: id, epoch } = held;
+        tracing::info!(job = %id, %epoch, attempt = job.number, worker = %self.id, "job claimed");
         let span = tracing::info_span!(
             "attempt",
             otel.name = "process jobs",
@@ -231,13 +232,13 @@ impl Worker {
             { attribute::MESSAGING_CLIENT_ID } = %self.id,
             { attribute::ERROR_TYPE } = Empty,
             tcoder.job.epoch = epoch.0,
-            tcoder.job.attempt = job.attempt,
+            tcoder.job.attempt = job.number,
             tcoder.job.preset = job.spec.preset.name(),
             tcoder.machine.id = self.id.machine(),
         );
         trace::follow(&span, job.trace.as_ref());
         trace::waited(job.trace.as_ref(), id, job.queued, job.at);
-        let lease = self.heartbeat.hold(id, epoch);
+        let lease = self.heartbeat.hold(held);
         let cancel = CancellationToken::new();
         let attempt = Attempt {
             config: &self.config,
@@ -270,7 +271,7 @@ impl Worker {
             return Outcome::Lost;
         }
         drop(lease);
-        let released = tokio::time::timeout(LET_GO, self.queue.release(id, epoch)).await;
+        let released = tokio::time::timeout(LET_GO, self.queue.release(held)).await;
         match released {
             Ok(Ok(true)) => tracing::info!(job = %id, worker = %self.id, "handed back"),
             Ok(Ok(false)) => {}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::job::{Epoch, JobId};
+use crate::job::AttemptId;
 use crate::queue::Queue;
 
 /// Told when this many points are made, but not more often than [`NOT_BEFORE`].
@@ -24,17 +24,17 @@ fn is_due(told: f64, since: Duration, percent: f64) -> bool {
 }
 
 /// Follows `percents` for as long as it is polled.
-pub async fn publish(queue: &Queue, id: JobId, epoch: Epoch, mut percents: watch::Receiver<f64>) {
+pub async fn publish(queue: &Queue, attempt: AttemptId, mut percents: watch::Receiver<f64>) {
     let (mut told, mut at) = (0.0, Instant::now());
     while percents.changed().await.is_ok() {
         let percent = *percents.borrow_and_update();
         if !is_due(told, at.elapsed(), percent) {
             continue;
         }
-        match queue.progress(id, epoch, percent).await {
+        match queue.progress(attempt, percent).await {
             // A lost lease is the heartbeat's business.
             Ok(_) => (told, at) = (percent, Instant::now()),
-            Err(error) => tracing::debug!(job = %id, %error, "progress could not be told"),
+            Err(error) => tracing::debug!(job = %attempt.job, %error, "progress could not be told"),
         }
     }
     std::future::pending().await

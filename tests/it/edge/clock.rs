@@ -78,7 +78,7 @@ async fn scheduled_run_reaps_expired_leases() {
     assert_eq!(queue.stats().await.unwrap().pending, 1);
     let another = registered(queue, "m2-0001").await;
     let claim = queue.claim(&another, now, false).await.unwrap();
-    assert!(matches!(&claim, Claim::Job(job) if job.id == id), "{claim:?}");
+    assert!(matches!(&claim, Claim::Job(job) if job.attempt.job == id), "{claim:?}");
 }
 
 #[tokio::test]

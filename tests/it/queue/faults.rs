@@ -57,9 +57,9 @@ async fn jobs_and_handles_survive_a_restart_of_redis() {
     server.start();
     resumed(&queue).await;
     assert_eq!((queue.get(held).await.unwrap(), queue.get(waits).await.unwrap()), before);
-    assert!(queue.renew(job.id, job.epoch, job.at.plus(7_200_000)).await.unwrap());
+    assert!(queue.renew(job.attempt, job.at.plus(7_200_000)).await.unwrap());
     assert_eq!(queue.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
-    assert_eq!(claim(&queue, &w).await.unwrap().id, waits);
+    assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, waits);
 }
 
 #[tokio::test]
@@ -99,7 +99,7 @@ async fn worker_clock_that_is_wrong_does_not_affect_leases() {
         let leases = zset(&mut raw(&config), &config, "jobs:leases");
         #[allow(clippy::cast_precision_loss)]
         let deadline = job.at.plus(HOUR).0 as f64;
-        assert_eq!(leases, [(format!("{id}:{}", job.epoch), deadline)]);
+        assert_eq!(leases, [(format!("{id}:{}", job.attempt.epoch), deadline)]);
         queue.complete(&job, &result_of(1)).await.unwrap();
     }
 }
@@ -154,21 +154,21 @@ async fn redis_out_of_memory_changes_and_loses_nothing() {
 
     let before = dump(&mut redis, &config);
     set(&mut redis, "maxmemory", "1");
-    is_out_of_memory(queue.renew(late.id, late.epoch, late.at.plus(3_600_000)).await);
+    is_out_of_memory(queue.renew(late.attempt, late.at.plus(3_600_000)).await);
     is_out_of_memory(queue.sweep(10).await);
     is_out_of_memory(queue.claim(&w, late.at.plus(60_000), true).await);
     is_out_of_memory(queue.claim(&w, late.at.plus(60_000), false).await);
     is_out_of_memory(queue.submit(JobId::new(), &spec(), SubmitMode::Now).await);
     is_out_of_memory(queue.uploaded(uploading).await);
-    is_out_of_memory(queue.cancel(late.id).await);
-    is_out_of_memory(queue.progress(late.id, late.epoch, 50.0).await);
+    is_out_of_memory(queue.cancel(late.attempt.job).await);
+    is_out_of_memory(queue.progress(late.attempt, 50.0).await);
     is_out_of_memory(queue.expire_upload(uploading, &hopeless()).await);
     assert_eq!(dump(&mut redis, &config), before);
     // Work that is done is not thrown away.
     assert_eq!(queue.complete(&finished, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
 
     set(&mut redis, "maxmemory", "0");
-    assert!(queue.renew(late.id, late.epoch, late.at.plus(3_600_000)).await.unwrap());
+    assert!(queue.renew(late.attempt, late.at.plus(3_600_000)).await.unwrap());
     let swept = queue.sweep(10).await.unwrap();
     assert_eq!(swept.ready, 1, "the delayed job, and not the lease that was renewed");
     assert_eq!(zset(&mut redis, &config, "jobs:leases").len(), 1);

@@ -302,7 +302,7 @@ async fn fleet_view_shows_the_queue() {
     let job = claim(&queue, &w).await.unwrap();
     let soon = now(&queue).await.plus(60_000);
     let key = format!("{}jobs:leases", config.prefix);
-    let member = format!("{}:{}", job.id, job.epoch);
+    let member = job.attempt.to_string();
     redis::cmd("ZADD").arg(key).arg(soon.0).arg(member).exec(&mut raw(&config)).unwrap();
     let view = queue.fleet_view().await.unwrap();
     assert_eq!((view.pending, view.due, view.next_due), (1, 0, Some(soon)));
@@ -343,7 +343,7 @@ async fn fleet_view_shows_workers_jobs_and_retirement() {
         retired: false,
         lease: None,
     };
-    let ends = |n: usize| Some((held[n].id, held[n].at.plus(3_600_000)));
+    let ends = |n: usize| Some((held[n].attempt.job, held[n].at.plus(3_600_000)));
     assert_eq!(*find(&view, &busy), PoolWorker { lease: ends(0), ..known(&busy, "m1") });
     assert_eq!(*find(&view, &idle), known(&idle, "m2"));
     assert_eq!(*find(&view, &leaves), PoolWorker { retired: true, ..known(&leaves, "m3") });
@@ -372,7 +372,7 @@ async fn worker_that_lost_a_lease_counts_as_dead_until_it_registers() {
     assert_eq!(ask(&queue, &w).await, Claim::Unregistered);
     assert_eq!(worker_on(&queue, "w", "m").await.as_ref(), Some(&w));
     let Claim::Job(job) = ask(&queue, &w).await else { panic!("it is welcome again") };
-    assert_eq!((job.id, job.attempt), (id, 2));
+    assert_eq!((job.attempt.job, job.number), (id, 2));
 }
 
 #[tokio::test]
@@ -383,11 +383,11 @@ async fn worker_that_claims_stays_alive_despite_a_lost_lease() {
     claim(&queue, &w).await.unwrap();
     all_due(&mut raw(&config), &config);
     let Claim::Job(job) = queue.claim(&w, now(&queue).await, true).await.unwrap() else { panic!("no job") };
-    assert_eq!(job.attempt, 2, "its claim ended its own lease");
+    assert_eq!(job.number, 2, "its claim ended its own lease");
     let view = queue.fleet_view().await.unwrap();
     let worker = find(&view, &w);
     assert_eq!(worker.machine.as_deref(), Some("m"));
-    assert_eq!(worker.lease.map(|(id, _)| id), Some(job.id));
+    assert_eq!(worker.lease.map(|(id, _)| id), Some(job.attempt.job));
 }
 
 /// The next changes of a feed.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use stateright::{Checker, Model as Explored, Property};
-use tcoder::job::{FailureCode, JobId, State};
+use tcoder::job::{AttemptId, Epoch, FailureCode, JobId, State};
 use tcoder::queue::CompleteOutcome;
 use uuid::Uuid;
 
@@ -30,7 +30,7 @@ struct Protocol {
 struct Held {
     claim: Claim,
     /// The manifest it goes on with, once it has put its own or found another's.
-    manifest: Option<u64>,
+    manifest: Option<Epoch>,
     /// Its complete went through, and it does not know.
     unheard: bool,
 }
@@ -40,10 +40,10 @@ struct World {
     model: Model,
     workers: [Option<Held>; WORKERS],
     /// Manifests that were put and not refused, by job.
-    puts: BTreeMap<JobId, Vec<u64>>,
+    puts: BTreeMap<JobId, Vec<Epoch>>,
     releases: u8,
     /// Epochs whose complete was accepted, by job.
-    done: BTreeMap<JobId, Vec<u64>>,
+    done: BTreeMap<JobId, Vec<Epoch>>,
     /// The first promise that was broken by an answer.
     broken: Option<&'static str>,
 }
@@ -58,7 +58,7 @@ enum Act {
     Fail(usize, bool),
     Release(usize),
     Crash(usize),
-    Expire((JobId, u64)),
+    Expire(AttemptId),
     Due(JobId),
     Cancel(JobId),
 }
@@ -129,7 +129,7 @@ impl Explored for Protocol {
             }),
             Property::always("the newest attempt is the only one that may act", |_, w: &World| {
                 let mut live = w.workers.iter().flatten().filter(|h| w.holds(h));
-                live.all(|h| w.model.jobs[&h.claim.id].epoch == h.claim.epoch)
+                live.all(|h| w.model.jobs[&h.claim.attempt.job].epoch == h.claim.attempt.epoch)
             }),
             Property::sometimes("a later attempt adopts an earlier manifest", |_, w: &World| {
                 w.model.jobs.values().any(|j| j.state == State::Completed && j.result != Some(j.epoch))
@@ -141,21 +141,23 @@ impl Explored for Protocol {
                     .any(|j| j.error == Some(FailureCode::WorkerLost) && j.finished.is_some())
             }),
             Property::sometimes("a zombie and its successor live at once", |_, w: &World| match &w.workers {
-                [Some(a), Some(b)] => a.claim.id == b.claim.id && a.claim.epoch != b.claim.epoch,
+                [Some(Held { claim: a, .. }), Some(Held { claim: b, .. })] => {
+                    a.attempt.job == b.attempt.job && a.attempt != b.attempt
+                }
                 _ => false,
             }),
         ]
     }
 
     fn within_boundary(&self, world: &World) -> bool {
-        world.model.jobs.values().all(|job| job.epoch < MOST_EPOCHS)
+        world.model.jobs.values().all(|job| job.epoch.0 < MOST_EPOCHS)
     }
 }
 
 impl World {
     /// Whether the worker's lease stands.
     fn holds(&self, held: &Held) -> bool {
-        self.model.leases.contains_key(&self.model.lease(held.claim.id, held.claim.epoch))
+        self.model.leases.contains_key(&self.model.lease(held.claim.attempt))
     }
 
     fn act(&mut self, act: Act) {
@@ -165,15 +167,12 @@ impl World {
                 self.workers[n] = claim.map(|claim| Held { claim, manifest: None, unheard: false });
             }
             Act::Crash(n) => self.workers[n] = None,
-            Act::Renew(n) => self.with(n, |model, held| {
-                let Claim { id, epoch, .. } = held.claim;
-                model.renew(id, epoch, 1)
-            }),
+            Act::Renew(n) => self.with(n, |model, held| model.renew(held.claim.attempt, 1)),
             Act::Commit(n) => {
                 let Some(mut held) = self.workers[n].take() else { return };
-                let Claim { id, epoch, .. } = held.claim;
+                let id = held.claim.attempt.job;
                 let before = self.model.manifests.get(&id).copied();
-                let stands = self.model.commit(id, epoch);
+                let stands = self.model.commit(held.claim.attempt);
                 if before != Some(stands) {
                     self.puts.entry(id).or_default().push(stands);
                 }
@@ -187,15 +186,15 @@ impl World {
                 self.workers[n] = Some(held);
             }
             Act::Fail(n, again) => self.with(n, |model, held| {
-                let Claim { id, epoch, attempt, .. } = held.claim;
-                let retry_at = (again && attempt < ATTEMPTS).then_some(0);
+                let Claim { attempt, number, .. } = held.claim;
+                let retry_at = (again && number < ATTEMPTS).then_some(0);
                 let code = if again { FailureCode::EncodeFailed } else { FailureCode::InvalidMedia };
-                model.fail(id, epoch, code, retry_at, 0);
+                model.fail(attempt, code, retry_at, 0);
                 false
             }),
             Act::Release(n) => {
                 let Some(held) = self.workers[n].take() else { return };
-                self.releases += u8::from(self.model.release(held.claim.id, held.claim.epoch, 0));
+                self.releases += u8::from(self.model.release(held.claim.attempt, 0));
             }
             Act::Expire(name) => drop(self.model.reap(name, 0)),
             Act::Due(id) => self.model.promote(id, 0),
@@ -214,11 +213,11 @@ impl World {
     /// Completes, and holds the answer against what the worker may expect. The worker is done with it.
     fn complete(&mut self, n: usize) -> Option<Held> {
         let held = self.workers[n].take()?;
-        let Claim { id, epoch, .. } = held.claim;
+        let AttemptId { job: id, epoch } = held.claim.attempt;
         let newest = self.model.jobs[&id].epoch == epoch;
         let was = self.model.jobs[&id].state;
         let completed_before = self.done.get(&id).is_some_and(|done| done.contains(&epoch));
-        let outcome = self.model.complete(id, epoch, held.manifest?, 0);
+        let outcome = self.model.complete(held.claim.attempt, held.manifest?, 0);
         match outcome {
             CompleteOutcome::Done => {
                 self.done.entry(id).or_default().push(epoch);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tcoder::job::{Epoch, Failure, FailureCode, JobId, JobSpec, SecretRef, State};
+use tcoder::job::{AttemptId, Epoch, Failure, FailureCode, JobId, JobSpec, SecretRef, State};
 use tcoder::queue::{
     CancelOutcome, CancelReason, Claim, CompleteOutcome, FailOutcome, Outbox, Queue, RedriveOutcome,
     SubmitMode, SubmitOutcome, UploadedOutcome,
@@ -31,11 +31,13 @@ async fn renew_is_idempotent() {
     submit(&queue, &spec()).await;
     let job = claim(&queue, &w).await.unwrap();
     let deadline = job.at.plus(7_200_000);
-    assert!(queue.renew(job.id, job.epoch, deadline).await.unwrap());
-    assert!(queue.renew(job.id, job.epoch, deadline).await.unwrap());
-    assert!(!queue.renew(job.id, Epoch(job.epoch.0 + 1), deadline).await.unwrap());
-    queue.cancel(job.id).await.unwrap();
-    assert!(!queue.renew(job.id, job.epoch, deadline.plus(1)).await.unwrap());
+    let AttemptId { job: id, epoch } = job.attempt;
+    let next = AttemptId { job: id, epoch: Epoch(epoch.0 + 1) };
+    assert!(queue.renew(job.attempt, deadline).await.unwrap());
+    assert!(queue.renew(job.attempt, deadline).await.unwrap());
+    assert!(!queue.renew(next, deadline).await.unwrap());
+    queue.cancel(id).await.unwrap();
+    assert!(!queue.renew(job.attempt, deadline.plus(1)).await.unwrap());
 }
 
 #[tokio::test]
@@ -76,15 +78,15 @@ async fn release_keeps_place_and_attempts() {
     let mut last = Epoch(0);
     for _ in 0..10 {
         let job = claim(&queue, &w).await.unwrap();
-        assert_eq!((job.id, job.attempt), (first, 1));
-        assert!(job.epoch > last, "{} after {last}", job.epoch);
-        last = job.epoch;
-        assert!(queue.release(job.id, job.epoch).await.unwrap());
-        assert!(!queue.release(job.id, job.epoch).await.unwrap());
+        assert_eq!((job.attempt.job, job.number), (first, 1));
+        assert!(job.attempt.epoch > last, "{} after {last}", job.attempt.epoch);
+        last = job.attempt.epoch;
+        assert!(queue.release(job.attempt).await.unwrap());
+        assert!(!queue.release(job.attempt).await.unwrap());
     }
     assert_eq!(queue.get(first).await.unwrap().unwrap().attempt, 0);
     claim(&queue, &w).await.unwrap();
-    assert_eq!(claim(&queue, &w).await.unwrap().id, second);
+    assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, second);
 }
 
 #[tokio::test]
@@ -104,7 +106,7 @@ async fn priority_overtakes_without_starving_old_jobs() {
         .exec(&mut raw(&config))
         .unwrap();
     for expected in [old, high, plain, low] {
-        assert_eq!(claim(&queue, &w).await.unwrap().id, expected);
+        assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, expected);
     }
 }
 
@@ -127,7 +129,7 @@ async fn delayed_job_is_claimed_only_when_due() {
     // And one that is an hour behind does not hold up what is due.
     let claim = queue.claim(&w, after.plus(-3_600_000), true).await.unwrap();
     let Claim::Job(job) = claim else { panic!("it is due: {claim:?}") };
-    assert_eq!(job.id, id);
+    assert_eq!(job.attempt.job, id);
 }
 
 #[tokio::test]
@@ -141,13 +143,18 @@ async fn claim_returns_when_the_retry_is_due() {
     // Later, so that it is not due yet whatever wait was drawn.
     let later = at.plus(3_600_000);
     let key = format!("{}jobs:scheduled", config.prefix);
-    redis::cmd("ZADD").arg(key).arg(later.0).arg(job.id.to_string()).exec(&mut raw(&config)).unwrap();
+    redis::cmd("ZADD")
+        .arg(key)
+        .arg(later.0)
+        .arg(job.attempt.job.to_string())
+        .exec(&mut raw(&config))
+        .unwrap();
     let claim = queue.claim(&w, at, true).await.unwrap();
     assert!(matches!(claim, Claim::Empty { next_due: Some(due), .. } if due == later), "{claim:?}");
     all_due(&mut raw(&config), &config);
     let Claim::Job(again) = queue.claim(&w, at, true).await.unwrap() else { panic!("the retry is due") };
-    assert_eq!((again.id, again.attempt), (job.id, 2));
-    assert!(again.epoch > job.epoch && again.earlier && !job.earlier, "{again:?} after {job:?}");
+    assert_eq!((again.attempt.job, again.number), (job.attempt.job, 2));
+    assert!(again.attempt > job.attempt && again.earlier && !job.earlier, "{again:?} after {job:?}");
     assert_eq!(
         queue.complete(&job, &result_of(1)).await.unwrap(),
         CompleteOutcome::Lost(Some(State::Running))
@@ -159,10 +166,10 @@ async fn job_that_kills_its_workers_fails_after_max_attempts() {
     let config = shared();
     let queue = Queue::connect_with(&config, INSTANT).await.unwrap();
     let id = submit(&queue, &JobSpec { max_attempts: 4, ..hooked() }).await;
-    for attempt in 1..=4 {
+    for number in 1..=4 {
         // Each time another worker takes it and dies.
-        let w = worker(&queue, &format!("w{attempt}")).await;
-        assert_eq!(claim(&queue, &w).await.unwrap().attempt, attempt);
+        let w = worker(&queue, &format!("w{number}")).await;
+        assert_eq!(claim(&queue, &w).await.unwrap().number, number);
         queue.sweep(10).await.unwrap();
     }
     let job = queue.get(id).await.unwrap().unwrap();
@@ -175,8 +182,8 @@ async fn job_that_kills_its_workers_fails_after_max_attempts() {
     let last = job.epoch;
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
     let job = claim(&queue, &worker(&queue, "w5").await).await.unwrap();
-    assert_eq!(job.attempt, 1);
-    assert!(job.epoch > last && job.earlier, "{job:?} after {last}");
+    assert_eq!(job.number, 1);
+    assert!(job.attempt.epoch > last && job.earlier, "{job:?} after {last}");
 }
 
 #[tokio::test]
@@ -237,7 +244,7 @@ async fn epochs_of_a_reused_id_are_unique() {
     let w = worker(&queue, "w").await;
     let id = submit(&queue, &spec()).await;
     let first = claim(&queue, &w).await.unwrap();
-    assert_eq!((first.epoch.0, first.earlier), (first.at.0.unsigned_abs(), false));
+    assert_eq!((first.attempt.epoch.0, first.earlier), (first.at.0.unsigned_abs(), false));
     queue.complete(&first, &result_of(1)).await.unwrap();
     // Its record expires, and the id comes again.
     let key = format!("{}jobs:status:{id}", config.prefix);
@@ -245,8 +252,8 @@ async fn epochs_of_a_reused_id_are_unique() {
     while now(&queue).await <= first.at {}
     assert_eq!(queue.submit(id, &spec(), SubmitMode::Now).await.unwrap(), SubmitOutcome::Created);
     let second = claim(&queue, &w).await.unwrap();
-    assert!(second.epoch > first.epoch && second.born > first.born, "{second:?} after {first:?}");
-    assert_eq!((second.attempt, second.earlier), (1, false));
+    assert!(second.attempt > first.attempt && second.born > first.born, "{second:?} after {first:?}");
+    assert_eq!((second.number, second.earlier), (1, false));
 }
 
 #[tokio::test]
@@ -270,9 +277,9 @@ async fn epoch_of_a_claim_lost_in_a_failover_is_not_reused() {
         .unwrap();
     while now(&queue).await <= forgotten.at {}
     let heir = claim(&queue, &w).await.unwrap();
-    assert_eq!((heir.id, heir.attempt, heir.born), (id, 1, forgotten.born));
-    assert!(heir.epoch > forgotten.epoch, "{heir:?} after {forgotten:?}");
-    assert!(!queue.renew(id, forgotten.epoch, forgotten.at.plus(7_200_000)).await.unwrap());
+    assert_eq!((heir.attempt.job, heir.number, heir.born), (id, 1, forgotten.born));
+    assert!(heir.attempt > forgotten.attempt, "{heir:?} after {forgotten:?}");
+    assert!(!queue.renew(forgotten.attempt, forgotten.at.plus(7_200_000)).await.unwrap());
     let outcome = queue.complete(&forgotten, &result_of(1)).await.unwrap();
     assert_eq!(outcome, CompleteOutcome::Lost(Some(State::Running)));
     assert_eq!(queue.complete(&heir, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
@@ -289,7 +296,7 @@ async fn keep_corrects_a_slow_clock() {
     let clock = tcoder::queue::ServerClock::at(job.at.plus(-HOUR));
     while now(&queue).await <= job.at {}
     let before = now(&queue).await;
-    assert!(queue.keep(id, job.epoch, &clock).await.unwrap());
+    assert!(queue.keep(job.attempt, &clock).await.unwrap());
     let after = now(&queue).await;
     assert!((before.0 - 1..=after.0 + 1000).contains(&clock.now().0), "{} at {after}", clock.now());
     let leases = zset(&mut raw(&config), &config, "jobs:leases");
@@ -297,7 +304,7 @@ async fn keep_corrects_a_slow_clock() {
     let deadline = leases[0].1 as i64;
     assert!(deadline >= before.plus(HOUR).0, "{deadline} is not renewed at {before}");
     queue.cancel(id).await.unwrap();
-    assert!(!queue.keep(id, job.epoch, &clock).await.unwrap());
+    assert!(!queue.keep(job.attempt, &clock).await.unwrap());
 }
 
 #[tokio::test]
@@ -359,9 +366,9 @@ async fn overdue_job_fails_from_every_state() {
     assert_eq!(queue.redrive(queued).await.unwrap(), RedriveOutcome::Queued);
 
     let running = claim(&queue, &w).await.unwrap();
-    assert_eq!(running.id, queued);
+    assert_eq!(running.attempt.job, queued);
     queue.cancel_with(queued, &overdue).await.unwrap();
-    assert!(!queue.renew(queued, running.epoch, now(&queue).await.plus(30_000)).await.unwrap());
+    assert!(!queue.renew(running.attempt, now(&queue).await.plus(30_000)).await.unwrap());
 
     let waits = JobId::new();
     queue.submit(waits, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
@@ -383,7 +390,7 @@ async fn webhook_signed_with_a_secret_has_its_own_outbox() {
     let later = now(&queue).await.plus(1000);
     for (outbox, whose) in [(Outbox::Kubernetes, id), (Outbox::Installation, other)] {
         let (taken, _) = queue.claim_deliveries(outbox, later, 10, Duration::from_secs(60)).await.unwrap();
-        let jobs: Vec<JobId> = taken.iter().map(|(delivery, _)| delivery.job).collect();
+        let jobs: Vec<JobId> = taken.iter().map(|(delivery, _)| delivery.attempt.job).collect();
         assert_eq!(jobs, [whose]);
         queue.remove_delivery(&taken[0].0).await.unwrap();
     }

@@ -150,5 +150,5 @@ async fn stats_count_jobs_by_state() {
     assert_eq!((stats.completed, stats.failed, stats.cancelled, stats.workers), (1, 1, 0, 1));
     assert!(stats.oldest_pending_ms.is_some());
     let workers = queue.workers().await.unwrap();
-    assert_eq!(workers[0].job_id, Some(running.id));
+    assert_eq!(workers[0].job_id, Some(running.attempt.job));
 }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tcoder::job::{FailureCode, JobId, Millis, State, Transition};
+use tcoder::job::{AttemptId, Epoch, FailureCode, JobId, Millis, State, Transition};
 use tcoder::queue::{
     CancelOutcome, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, UploadedOutcome,
 };
@@ -29,7 +29,7 @@ pub struct Job {
     pub terms: Terms,
     pub state: State,
     pub attempt: u32,
-    pub epoch: u64,
+    pub epoch: Epoch,
     pub rank: i64,
     pub created: i64,
     pub uploaded: Option<i64>,
@@ -41,7 +41,7 @@ pub struct Job {
     pub progress: u32,
     pub error: Option<FailureCode>,
     /// Which attempt's manifest the job was completed with.
-    pub result: Option<u64>,
+    pub result: Option<Epoch>,
     /// Cancelled for the time being.
     pub suspended: bool,
     /// It took too long; the state it was in.
@@ -73,9 +73,8 @@ pub enum Mutant {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim {
-    pub id: JobId,
-    pub epoch: u64,
-    pub attempt: u32,
+    pub attempt: AttemptId,
+    pub number: u32,
     /// Whether an attempt began before.
     pub earlier: bool,
 }
@@ -87,12 +86,12 @@ pub struct Model {
     pub uploading: BTreeMap<JobId, i64>,
     pub pending: BTreeSet<(i64, JobId)>,
     pub scheduled: BTreeMap<JobId, i64>,
-    pub leases: BTreeMap<(JobId, u64), i64>,
+    pub leases: BTreeMap<AttemptId, i64>,
     pub dead: BTreeMap<JobId, i64>,
     pub cancelled: BTreeMap<JobId, i64>,
-    pub outbox: BTreeSet<(JobId, u64, &'static str)>,
+    pub outbox: BTreeSet<(AttemptId, &'static str)>,
     /// In object storage: the attempt whose manifest stands there.
-    pub manifests: BTreeMap<JobId, u64>,
+    pub manifests: BTreeMap<JobId, Epoch>,
     /// Events since it was last emptied.
     pub events: Vec<(JobId, State)>,
 }
@@ -115,8 +114,8 @@ impl Model {
     }
 
     /// What tells a lease from every other.
-    pub fn lease(&self, id: JobId, epoch: u64) -> (JobId, u64) {
-        (id, if self.mutant == Mutant::Unfenced { 0 } else { epoch })
+    pub fn lease(&self, attempt: AttemptId) -> AttemptId {
+        if self.mutant == Mutant::Unfenced { AttemptId { epoch: Epoch(0), ..attempt } } else { attempt }
     }
 
     pub fn state(&self, id: JobId) -> Option<State> {
@@ -159,14 +158,15 @@ impl Model {
         self.change(id, how);
         let job = self.job(id);
         job.finished = Some(now);
-        let (state, hook, epoch) = (job.state, job.terms.hook, job.epoch);
+        let (state, hook) = (job.state, job.terms.hook);
+        let attempt = AttemptId { job: id, epoch: job.epoch };
         match state {
             State::Failed => self.dead.insert(id, now),
             State::Cancelled => self.cancelled.insert(id, now),
             _ => None,
         };
         if hook {
-            self.outbox.insert((id, epoch, state.name()));
+            self.outbox.insert((attempt, state.name()));
         }
         self.events.push((id, state));
     }
@@ -186,7 +186,7 @@ impl Model {
             terms,
             state,
             attempt: 0,
-            epoch: 0,
+            epoch: Epoch(0),
             rank,
             created: now,
             uploaded: None,
@@ -214,7 +214,7 @@ impl Model {
     /// Whether the job failed because its upload never came: it expired, or took too long over all.
     fn never_uploaded(&self, id: JobId) -> bool {
         let waited = |j: &Job| j.overdue.is_none_or(|from| from == State::Uploading);
-        self.jobs.get(&id).is_some_and(|j| j.state == State::Failed && j.epoch == 0 && waited(j))
+        self.jobs.get(&id).is_some_and(|j| j.state == State::Failed && j.epoch == Epoch(0) && waited(j))
     }
 
     /// Whether an upload that comes after all revives it.
@@ -244,44 +244,46 @@ impl Model {
         let (_, id) = self.pending.pop_first()?;
         self.change(id, Transition::Claim);
         let job = self.job(id);
-        let earlier = job.epoch > 0;
+        let earlier = job.epoch > Epoch(0);
         // Where time stands still, as in the lease model, epochs count.
-        job.epoch = (job.epoch + 1).max(now.unsigned_abs());
+        job.epoch = Epoch((job.epoch.0 + 1).max(now.unsigned_abs()));
         job.attempt += 1;
         (job.worker, job.started, job.progress) = (Some(worker), Some(now), 0);
-        let claim = Claim { id, epoch: job.epoch, attempt: job.attempt, earlier };
-        let lease_name = self.lease(id, claim.epoch);
+        let attempt = AttemptId { job: id, epoch: job.epoch };
+        let claim = Claim { attempt, number: job.attempt, earlier };
+        let lease_name = self.lease(attempt);
         self.leases.insert(lease_name, now + lease);
         self.events.push((id, State::Running));
         Some(claim)
     }
 
-    pub fn renew(&mut self, id: JobId, epoch: u64, deadline: i64) -> bool {
-        let name = self.lease(id, epoch);
+    pub fn renew(&mut self, attempt: AttemptId, deadline: i64) -> bool {
+        let name = self.lease(attempt);
         let Some(there) = self.leases.get_mut(&name) else { return false };
         *there = deadline.max(*there);
         true
     }
 
-    pub fn progress(&mut self, id: JobId, epoch: u64, percent: u32) -> bool {
-        let held = self.leases.contains_key(&self.lease(id, epoch));
+    pub fn progress(&mut self, attempt: AttemptId, percent: u32) -> bool {
+        let held = self.leases.contains_key(&self.lease(attempt));
         if held {
-            self.job(id).progress = percent;
-            self.events.push((id, State::Running));
+            self.job(attempt.job).progress = percent;
+            self.events.push((attempt.job, State::Running));
         }
         held
     }
 
     /// Puts the attempt's manifest into storage, if none is there; answers whose is.
-    pub fn commit(&mut self, id: JobId, epoch: u64) -> u64 {
+    pub fn commit(&mut self, AttemptId { job: id, epoch }: AttemptId) -> Epoch {
         if self.mutant == Mutant::Overwrites {
             self.manifests.insert(id, epoch);
         }
         *self.manifests.entry(id).or_insert(epoch)
     }
 
-    pub fn complete(&mut self, id: JobId, epoch: u64, manifest: u64, now: i64) -> CompleteOutcome {
-        if self.leases.remove(&self.lease(id, epoch)).is_none() {
+    pub fn complete(&mut self, attempt: AttemptId, manifest: Epoch, now: i64) -> CompleteOutcome {
+        let AttemptId { job: id, epoch } = attempt;
+        if self.leases.remove(&self.lease(attempt)).is_none() {
             let ours = |j: &Job| j.state == State::Completed && j.epoch == epoch;
             return match self.jobs.get(&id) {
                 Some(job) if ours(job) => CompleteOutcome::Already,
@@ -297,13 +299,13 @@ impl Model {
     /// `retry_at`: when the next attempt would be due, if there is one.
     pub fn fail(
         &mut self,
-        id: JobId,
-        epoch: u64,
+        attempt: AttemptId,
         code: FailureCode,
         retry_at: Option<i64>,
         now: i64,
     ) -> FailOutcome {
-        if self.leases.remove(&self.lease(id, epoch)).is_none() {
+        let AttemptId { job: id, epoch } = attempt;
+        if self.leases.remove(&self.lease(attempt)).is_none() {
             let stands = |s: State| matches!(s, State::Failed | State::Queued);
             return match self.jobs.get(&id) {
                 Some(j) if stands(j.state) && j.epoch == epoch && j.error == Some(code) => {
@@ -325,10 +327,11 @@ impl Model {
         FailOutcome::Failed
     }
 
-    pub fn release(&mut self, id: JobId, epoch: u64, now: i64) -> bool {
-        if self.leases.remove(&self.lease(id, epoch)).is_none() {
+    pub fn release(&mut self, attempt: AttemptId, now: i64) -> bool {
+        if self.leases.remove(&self.lease(attempt)).is_none() {
             return false;
         }
+        let id = attempt.job;
         let job = self.job(id);
         job.attempt -= 1;
         (job.queued, job.progress) = (Some(now), 0);
@@ -347,12 +350,12 @@ impl Model {
         let Some(job) = self.jobs.get(&id) else { return CancelOutcome::Unknown };
         if job.suspended && why == Why::Cancelled {
             // For good, and only now it is told.
-            let (hook, epoch) = (job.terms.hook, job.epoch);
+            let (hook, attempt) = (job.terms.hook, AttemptId { job: id, epoch: job.epoch });
             let job = self.job(id);
             (job.suspended, job.finished) = (false, Some(now));
             self.cancelled.insert(id, now);
             if hook {
-                self.outbox.insert((id, epoch, State::Cancelled.name()));
+                self.outbox.insert((attempt, State::Cancelled.name()));
             }
             self.events.push((id, State::Cancelled));
             return CancelOutcome::Cancelled;
@@ -361,7 +364,7 @@ impl Model {
             return CancelOutcome::Ended(job.state);
         }
         let (from, hook) = (job.state, job.terms.hook);
-        let (rank, lease) = (job.rank, self.lease(id, job.epoch));
+        let (rank, lease) = (job.rank, self.lease(AttemptId { job: id, epoch: job.epoch }));
         self.pending.remove(&(rank, id));
         self.scheduled.remove(&id);
         self.uploading.remove(&id);
@@ -391,7 +394,7 @@ impl Model {
                 self.change(id, Transition::Redrive);
                 let job = self.job(id);
                 (job.attempt, job.progress) = (0, 0);
-                job.epoch += 1;
+                job.epoch.0 += 1;
                 (job.error, job.finished, job.retry) = (None, None, None);
                 (job.suspended, job.overdue) = (false, None);
                 self.dead.remove(&id);
@@ -418,8 +421,9 @@ impl Model {
     }
 
     /// A lease ran out. Whether the job became ready.
-    pub fn reap(&mut self, (id, epoch): (JobId, u64), now: i64) -> bool {
-        self.leases.remove(&(id, epoch));
+    pub fn reap(&mut self, lease: AttemptId, now: i64) -> bool {
+        self.leases.remove(&lease);
+        let id = lease.job;
         let mutant = self.mutant;
         let job = self.job(id);
         job.error = Some(FailureCode::WorkerLost);
@@ -447,8 +451,8 @@ impl Model {
     /// Reaps and promotes what is due, at most `limit` of each: how many jobs became ready, and when
     /// the next is due (`now` when the limit left something).
     pub fn sweep(&mut self, now: i64, limit: usize) -> (u32, Option<i64>) {
-        let mut leases: Vec<(i64, String, (JobId, u64))> =
-            self.leases.iter().map(|(name, at)| (*at, format!("{}:{}", name.0, name.1), *name)).collect();
+        let mut leases: Vec<(i64, String, AttemptId)> =
+            self.leases.iter().map(|(name, at)| (*at, name.to_string(), *name)).collect();
         leases.sort();
         leases.truncate(limit);
         let mut delays: Vec<(i64, JobId)> = self.scheduled.iter().map(|(id, at)| (*at, *id)).collect();
@@ -473,7 +477,7 @@ impl Model {
     /// What must hold in every state, whatever happened; the first thing that does not.
     pub fn violation(&self) -> Option<String> {
         for (id, job) in &self.jobs {
-            let held: Vec<u64> = self.leases.keys().filter(|l| l.0 == *id).map(|l| l.1).collect();
+            let held: Vec<AttemptId> = self.leases.keys().filter(|l| l.job == *id).copied().collect();
             let places = [
                 self.uploading.contains_key(id),
                 self.pending.iter().any(|p| p.1 == *id),
@@ -489,7 +493,7 @@ impl Model {
             if places != expected {
                 return Some(format!("{id} is {} and stands in {places:?}", job.state));
             }
-            if job.state == State::Running && held != [self.lease(*id, job.epoch).1] {
+            if job.state == State::Running && held != [self.lease(AttemptId { job: *id, epoch: job.epoch })] {
                 return Some(format!("{id} runs as {} and is leased as {held:?}", job.epoch));
             }
             if job.attempt > job.terms.max {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tcoder::job::{Epoch, State};
+use tcoder::job::{AttemptId, Epoch, State};
 use tcoder::queue::{Delivery, DeliveryState, Outbox};
 
 use super::*;
@@ -24,7 +24,11 @@ async fn end_of_a_job_adds_exactly_one_delivery() {
     for _ in 0..3 {
         queue.complete(&job, &result_of(1)).await.unwrap();
     }
-    let owed = Delivery { job: id, epoch: job.epoch, state: State::Completed, outbox: Outbox::Installation };
+    let owed = Delivery {
+        attempt: AttemptId { job: id, epoch: job.attempt.epoch },
+        state: State::Completed,
+        outbox: Outbox::Installation,
+    };
     assert_eq!(queue.deliveries().await.unwrap(), [owed]);
 }
 
@@ -33,7 +37,11 @@ async fn delivery_is_held_then_due_again_then_removed() {
     let (queue, _) = queue().await;
     let id = submit(&queue, &hooked()).await;
     queue.cancel(id).await.unwrap();
-    let owed = Delivery { job: id, epoch: Epoch(0), state: State::Cancelled, outbox: Outbox::Installation };
+    let owed = Delivery {
+        attempt: AttemptId { job: id, epoch: Epoch(0) },
+        state: State::Cancelled,
+        outbox: Outbox::Installation,
+    };
     let now = now(&queue).await.plus(1000);
 
     let (taken, next) = queue.claim_deliveries(Outbox::Installation, now, 10, HOLD).await.unwrap();
@@ -89,7 +97,7 @@ async fn delivery_is_claimed_by_one_process_only() {
         taken.extend(taker.await.unwrap());
     }
     let all = taken.len();
-    taken.sort_by_key(|d| d.job);
+    taken.sort_by_key(|d| d.attempt);
     taken.dedup();
     assert_eq!((taken.len(), all), (200, 200));
 }

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tcoder::config::RedisConfig;
 use tcoder::job::{
-    Epoch, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, Transition, WorkerId,
+    AttemptId, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, Transition, WorkerId,
 };
 use tcoder::queue::{self, CancelReason, Claimed, FailOutcome, Queue, SubmitMode, SubmitOutcome, backoff};
 use uuid::Uuid;
@@ -202,35 +202,35 @@ impl<'a> Lockstep<'a> {
             Op::Renew { claim, ms } => {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
                 let deadline = c.at.plus(3_600_000 + ms);
-                let real = self.queue.renew(c.id, c.epoch, deadline).await.unwrap();
-                prop_assert_eq!(real, self.model.renew(c.id, c.epoch.0, deadline.0));
+                let real = self.queue.renew(c.attempt, deadline).await.unwrap();
+                prop_assert_eq!(real, self.model.renew(c.attempt, deadline.0));
                 Ok(())
             }
             Op::Progress { claim, percent } => {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
-                let real = self.queue.progress(c.id, c.epoch, f64::from(percent)).await.unwrap();
-                prop_assert_eq!(real, self.model.progress(c.id, c.epoch.0, percent));
+                let real = self.queue.progress(c.attempt, f64::from(percent)).await.unwrap();
+                prop_assert_eq!(real, self.model.progress(c.attempt, percent));
                 Ok(())
             }
             Op::Complete { claim } => {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
-                let manifest = self.model.commit(c.id, c.epoch.0);
-                let real = self.queue.complete(&c, &result_of(manifest)).await.unwrap();
+                let manifest = self.model.commit(c.attempt);
+                let real = self.queue.complete(&c, &result_of(manifest.0)).await.unwrap();
                 let now = self.time();
-                prop_assert_eq!(real, self.model.complete(c.id, c.epoch.0, manifest, now));
+                prop_assert_eq!(real, self.model.complete(c.attempt, manifest, now));
                 if real == queue::CompleteOutcome::Done {
-                    let count = self.completions.entry(c.id).or_default();
+                    let count = self.completions.entry(c.attempt.job).or_default();
                     *count += 1;
-                    prop_assert_eq!(*count, 1, "{} was completed twice", c.id);
+                    prop_assert_eq!(*count, 1, "{} was completed twice", c.attempt.job);
                 }
                 Ok(())
             }
             Op::Fail { claim, retryable } => self.fail(claim, retryable).await,
             Op::Release { claim } => {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
-                let real = self.queue.release(c.id, c.epoch).await.unwrap();
+                let real = self.queue.release(c.attempt).await.unwrap();
                 let now = self.time();
-                prop_assert_eq!(real, self.model.release(c.id, c.epoch.0, now));
+                prop_assert_eq!(real, self.model.release(c.attempt, now));
                 Ok(())
             }
             Op::Cancel { job, why } => {
@@ -320,13 +320,14 @@ impl<'a> Lockstep<'a> {
                 prop_assert!(now.is_none_or(|now| (before..=after).contains(&now)));
             }
             (queue::Claim::Job(job), Some(model)) => {
-                let real = (job.id, job.epoch, job.attempt, job.at, job.earlier);
-                let expected = (model.id, Epoch(model.epoch), model.attempt, Millis(time), model.earlier);
+                let real = (job.attempt, job.number, job.at, job.earlier);
+                let expected = (model.attempt, model.number, Millis(time), model.earlier);
                 prop_assert_eq!(real, expected);
-                prop_assert_eq!(job.born.0, self.model.jobs[&job.id].created);
-                let older = self.claims.iter().filter(|c| c.id == job.id);
-                let newest = older.map(|c| c.epoch).max();
-                prop_assert!(newest < Some(job.epoch), "epoch {} after {:?}", job.epoch, newest);
+                let AttemptId { job: id, epoch } = job.attempt;
+                prop_assert_eq!(job.born.0, self.model.jobs[&id].created);
+                let older = self.claims.iter().filter(|c| c.attempt.job == id);
+                let newest = older.map(|c| c.attempt.epoch).max();
+                prop_assert!(newest < Some(epoch), "epoch {} after {:?}", epoch, newest);
                 self.claims.push(*job);
             }
             (real, model) => prop_assert!(false, "claimed {real:?}, the model {model:?}"),
@@ -339,17 +340,17 @@ impl<'a> Lockstep<'a> {
         let failure = if again { retryable() } else { hopeless() };
         let real = self.queue.fail(&c, &failure).await.unwrap();
         let now = self.time();
-        let retries = again && c.attempt < c.spec.max_attempts;
+        let retries = again && c.number < c.spec.max_attempts;
         // The wait is drawn at random: taken over from Redis after a look at its bounds.
         let retry_at = if let FailOutcome::Retry(at) = real {
-            let most = backoff::ceiling(c.attempt, std::time::Duration::from_secs(5), LONG.lease);
+            let most = backoff::ceiling(c.number, std::time::Duration::from_secs(5), LONG.lease);
             let most = i64::try_from(most.as_millis()).unwrap();
             prop_assert!((now..=now + most).contains(&at.0), "a retry at {at:?}, called at {now}");
             Some(at.0)
         } else {
             retries.then_some(0)
         };
-        prop_assert_eq!(real, self.model.fail(c.id, c.epoch.0, failure.code, retry_at, now));
+        prop_assert_eq!(real, self.model.fail(c.attempt, failure.code, retry_at, now));
         prop_assert!(retries || !matches!(real, FailOutcome::Retry(_)));
         Ok(())
     }
@@ -357,7 +358,7 @@ impl<'a> Lockstep<'a> {
     /// When a claim's sweep saw to what was due by `after`: reaping and promoting leave their time in the
     /// job. Where nothing was due it does not matter.
     fn swept_at(&mut self, after: i64) -> i64 {
-        let leases = self.model.leases.iter().map(|(name, at)| (name.0, *at));
+        let leases = self.model.leases.iter().map(|(name, at)| (name.job, *at));
         let delays = self.model.scheduled.iter().map(|(id, at)| (*id, *at));
         let due: Vec<JobId> = leases.chain(delays).filter(|(_, at)| *at <= after).map(|(id, _)| id).collect();
         let mut latest = 0;
@@ -378,12 +379,7 @@ impl<'a> Lockstep<'a> {
         for (name, at) in self.model.leases.iter_mut().take(past as usize) {
             *at = 1;
             let key = format!("{}jobs:leases", self.config.prefix);
-            redis::cmd("ZADD")
-                .arg(key)
-                .arg(1)
-                .arg(format!("{}:{}", name.0, name.1))
-                .exec(self.redis)
-                .unwrap();
+            redis::cmd("ZADD").arg(key).arg(1).arg(name.to_string()).exec(self.redis).unwrap();
         }
         for (id, at) in self.model.scheduled.iter_mut().take(past as usize) {
             *at = 1;
@@ -491,14 +487,14 @@ impl<'a> Lockstep<'a> {
         for (id, at) in &model.scheduled {
             put(format!("jobs:scheduled {id}"), at.to_string());
         }
-        for ((id, epoch), at) in &model.leases {
-            put(format!("jobs:leases {id}:{epoch}"), at.to_string());
+        for (attempt, at) in &model.leases {
+            put(format!("jobs:leases {attempt}"), at.to_string());
         }
         for (id, at) in &model.dead {
             put(format!("jobs:dead {id}"), at.to_string());
         }
-        for (id, epoch, state) in &model.outbox {
-            put(format!("outbox {id}:{epoch}:{state}"), String::new());
+        for (attempt, state) in &model.outbox {
+            put(format!("outbox {attempt}:{state}"), String::new());
         }
         for (id, at) in &model.cancelled {
             put(format!("jobs:cancelled {id}"), at.to_string());

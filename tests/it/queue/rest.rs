@@ -33,7 +33,7 @@ async fn job_completes_with_one_side_over_rest() {
     assert_eq!(rest.uploaded(id).await.unwrap(), UploadedOutcome::Queued);
     assert_eq!(rest.uploaded(id).await.unwrap(), UploadedOutcome::Already(State::Queued));
     let job = claim(&tcp, &w).await.unwrap();
-    assert_eq!(job.id, id);
+    assert_eq!(job.attempt.job, id);
     assert_eq!(tcp.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
 
     // Both read the same, field by field.
@@ -58,8 +58,8 @@ async fn claims_and_ends_agree_over_rest_and_tcp() {
     let w = worker(&rest, "w").await;
     let id = submit(&rest, &spec()).await;
     let job = claim(&rest, &w).await.unwrap();
-    assert!(rest.renew(id, job.epoch, job.at.plus(60_000)).await.unwrap());
-    assert!(rest.progress(id, job.epoch, 12.5).await.unwrap());
+    assert!(rest.renew(job.attempt, job.at.plus(60_000)).await.unwrap());
+    assert!(rest.progress(job.attempt, 12.5).await.unwrap());
     let failure = Failure::new(FailureCode::InvalidMedia, "no video");
     assert_eq!(rest.fail(&job, &failure).await.unwrap(), FailOutcome::Failed);
     assert_eq!(rest.redrive(id).await.unwrap(), RedriveOutcome::Queued);

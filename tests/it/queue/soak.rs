@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::RngExt as _;
-use tcoder::job::{Epoch, JobId, State};
+use tcoder::job::{AttemptId, Epoch, JobId, State};
 use tcoder::queue::{Claim, Claimed, CompleteOutcome, Policy, Queue, SubmitMode};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -57,23 +57,25 @@ impl Worker {
     }
 
     async fn attempt(&mut self, job: Claimed) {
-        self.record.lock().unwrap().epochs.entry(job.id).or_default().push(job.epoch);
+        let AttemptId { job: id, epoch } = job.attempt;
+        self.record.lock().unwrap().epochs.entry(id).or_default().push(epoch);
         let fate = rand::rng().random_range(0..100);
         match fate {
             0..25 => self.record.lock().unwrap().crashes += 1,
             25..40 => self.haunted.push(job),
             40..45 => drop(self.queue.fail(&job, &retryable()).await.unwrap()),
-            45..50 => drop(self.queue.release(job.id, job.epoch).await.unwrap()),
+            45..50 => drop(self.queue.release(job.attempt).await.unwrap()),
             _ => drop(self.finish(&job).await),
         }
     }
 
     /// Commits its manifest, or adopts the one that stands there, and completes with it.
     async fn finish(&mut self, job: &Claimed) -> CompleteOutcome {
-        let manifest = *self.record.lock().unwrap().manifests.entry(job.id).or_insert(job.epoch);
+        let AttemptId { job: id, epoch } = job.attempt;
+        let manifest = *self.record.lock().unwrap().manifests.entry(id).or_insert(epoch);
         let outcome = self.queue.complete(job, &result_of(manifest.0)).await.unwrap();
         if outcome == CompleteOutcome::Done {
-            self.record.lock().unwrap().done.entry(job.id).or_default().push(job.epoch);
+            self.record.lock().unwrap().done.entry(id).or_default().push(epoch);
         }
         outcome
     }
@@ -82,7 +84,7 @@ impl Worker {
     async fn haunt(&mut self) {
         for job in std::mem::take(&mut self.haunted) {
             // A deadline in the past renews nothing; it only asks.
-            if self.queue.renew(job.id, job.epoch, Millis(1)).await.unwrap() {
+            if self.queue.renew(job.attempt, Millis(1)).await.unwrap() {
                 self.haunted.push(job);
                 continue;
             }

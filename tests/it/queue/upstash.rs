@@ -195,7 +195,7 @@ async fn values_of_every_kind_agree_over_rest_and_tcp() {
 
     // Bytes that are no UTF-8, which somebody else has written.
     let mut raw = crate::support::redis::raw(&config);
-    let name = format!("{id}:{}:failed", job.epoch);
+    let name = format!("{}:failed", job.attempt);
     let tries = [b"{\"failures\":1,\"lastError\":\"\xffa\xe2\x82b".as_slice(), b"\xf0\x9f\"}"].concat();
     redis::cmd("HSET")
         .arg(format!("{}webhooks:tries", config.prefix))

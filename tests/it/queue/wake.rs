@@ -83,7 +83,7 @@ async fn wakeups_are_sent_for_all_ready_jobs_and_stay_bounded() {
     let id = submit(&queue, &spec()).await;
     rang("a submit");
     let job = claim(&queue, &w).await.unwrap();
-    queue.release(id, job.epoch).await.unwrap();
+    queue.release(job.attempt).await.unwrap();
     rang("a release");
     let job = claim(&queue, &w).await.unwrap();
     let FailOutcome::Retry(_) = queue.fail(&job, &retryable()).await.unwrap() else { panic!("no retry") };
@@ -106,7 +106,7 @@ async fn wakeups_are_sent_for_all_ready_jobs_and_stay_bounded() {
     rang("a hundred jobs");
     // Many leases that end at once ring for many, and still for no more than sixteen.
     while let Some(job) = claim(&queue, &w).await {
-        assert_eq!(job.attempt, 1);
+        assert_eq!(job.number, 1);
     }
     all_due(&mut raw(&config), &config);
     queue.claim(&w, job.at, true).await.unwrap();
@@ -142,9 +142,9 @@ async fn event_feed_returns_every_change_in_order() {
     queue.submit(id, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
     queue.uploaded(id).await.unwrap();
     let job = claim(&queue, &w).await.unwrap();
-    queue.release(id, job.epoch).await.unwrap();
+    queue.release(job.attempt).await.unwrap();
     let job = claim(&queue, &w).await.unwrap();
-    queue.progress(id, job.epoch, 12.5).await.unwrap();
+    queue.progress(job.attempt, 12.5).await.unwrap();
     queue.complete(&job, &result_of(1)).await.unwrap();
     let events = read(&mut feed, 7).await;
     let expected = [
@@ -211,7 +211,7 @@ async fn job_and_idle_worker_use_few_commands() {
             // A worker reckons Redis's time anew with each claim, so it has always moved on.
             let later = at.plus(1 + 2 * round + i64::from(by_upload));
             let Claim::Job(job) = queue.claim(&w, later, false).await.unwrap() else { panic!("no job") };
-            assert!(queue.renew(id, job.epoch, job.at.plus(7_200_000)).await.unwrap());
+            assert!(queue.renew(job.attempt, job.at.plus(7_200_000)).await.unwrap());
             queue.complete(&job, &result_of(1)).await.unwrap();
             costs.push(CommandCount::read(&mut redis));
         }

@@ -11,7 +11,7 @@ use quick_xml::{Reader, XmlVersion};
 
 use super::SEGMENT_NAME;
 use super::presentation::{Fragment, Presentation, Track, VideoTrack};
-use crate::transcoder::format::Reference;
+use crate::transcoder::reference::Reference;
 
 /// Files that are read from a manifest at most; those of a day at ten qualities are fewer.
 const SEGMENTS_LIMIT: usize = 200_000;

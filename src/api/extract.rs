@@ -1,0 +1,106 @@
+//! What handlers take out of a request: a JSON body, and the id of a job in the path.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, Path, Request};
+use axum::http::header;
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use super::Problem;
+use crate::job::{JobId, Ladder, ObjectKey, Preset, Priority, Stills};
+
+/// Parses the id in the path. Anything that is not an id names no job.
+pub fn parse_job_id(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
+    path.ok().and_then(|Path(text)| text.parse().ok()).ok_or_else(Problem::no_such_job)
+}
+
+/// The names of a request's fields. Unknown names are rejected, so that a misspelt field is not silently ignored.
+pub trait Fields {
+    /// The fields of this request.
+    const OWN: &'static [&'static str];
+    /// Fields in addition to these: those of [`JobOptions`](super::JobOptions), if the request creates a job.
+    const COMMON: &'static [&'static str] = OPTION_NAMES;
+}
+
+const OPTION_NAMES: &[&str] = &[
+    "jobId",
+    "preset",
+    "outputQualities",
+    "stills",
+    "webhookUrl",
+    "priority",
+    "maxAttempts",
+    "deadlineSeconds",
+];
+
+/// A JSON body. Errors name the invalid field.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned + Fields, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let mime = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
+        let named = mime.map(|m| m.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
+        // A request without a body may omit the content type, because all fields have defaults.
+        if named.as_deref().is_some_and(|m| m != "application/json" && !m.ends_with("+json")) {
+            return Err(Problem::not_json());
+        }
+        let bytes = axum::body::Bytes::from_request(request, state).await.map_err(|rejection| {
+            if rejection.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
+                Problem::too_large()
+            } else {
+                Problem::malformed("the body could not be read; send it again")
+            }
+        })?;
+        parse(&bytes).map(Self)
+    }
+}
+
+pub(super) fn parse<T: DeserializeOwned + Fields>(bytes: &[u8]) -> Result<T, Problem> {
+    let bytes = if bytes.is_empty() { b"{}" } else { bytes };
+    let value: serde_json::Value = serde_json::from_slice(bytes)
+        .map_err(|e| Problem::malformed(format!("the body is not valid JSON: {e}")))?;
+    let Some(object) = value.as_object() else {
+        return Err(Problem::malformed("the body must be a JSON object, { ... }"));
+    };
+    // A misspelt field that is silently ignored costs its sender an hour.
+    let known = |name: &str| T::OWN.contains(&name) || T::COMMON.contains(&name);
+    if let Some(unknown) = object.keys().find(|name| !known(name)) {
+        let shown: String = unknown.chars().take(60).collect();
+        let fields = [T::OWN, T::COMMON].concat().join(", ");
+        return Err(Problem::field(shown, format!("there is no such field; the fields are {fields}")));
+    }
+    // Each field is parsed separately: behind `flatten` serde no longer knows the name of the field.
+    for (name, value) in object {
+        check_field(name, value)?;
+    }
+    serde_json::from_value(value).map_err(|e| Problem::malformed(e.to_string()))
+}
+
+fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
+    fn check<T: DeserializeOwned>(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
+        match serde_path_to_error::deserialize::<_, T>(value.clone()) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let inner = error.path().to_string();
+                let field = if inner == "." { name.to_owned() } else { format!("{name}{inner}") };
+                Err(Problem::field(field, error.into_inner().to_string()))
+            }
+        }
+    }
+    match name {
+        "jobId" => check::<Option<JobId>>(name, value),
+        "preset" => check::<Preset>(name, value),
+        "outputQualities" => check::<Ladder>(name, value),
+        "webhookUrl" | "inputUrl" => check::<Option<Url>>(name, value),
+        "inputKey" => check::<Option<ObjectKey>>(name, value),
+        "priority" => check::<Priority>(name, value),
+        "stills" => check::<Stills>(name, value),
+        "fileSize" => check::<Option<u64>>(name, value),
+        "uploadId" => check::<String>(name, value),
+        "partNumbers" => check::<Vec<u16>>(name, value),
+        "maxAttempts" | "deadlineSeconds" | "delaySeconds" => check::<Option<u32>>(name, value),
+        _ => check::<Option<String>>(name, value),
+    }
+}

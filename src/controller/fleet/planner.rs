@@ -1,0 +1,20 @@
+//! A plan in the making, for `plan` and for `repair`, which adds its steps to it.
+
+use super::classify::MachineView;
+use super::condition::Condition;
+use super::desired::Desired;
+use super::observation::{MachineList, Moment, QueueView};
+use super::policy::FleetPolicy;
+use super::state::FleetState;
+
+/// A plan in the making.
+pub(super) struct Planner<'a> {
+    pub policy: &'a FleetPolicy,
+    pub memory: &'a FleetState,
+    pub listed: &'a MachineList,
+    pub queue: &'a QueueView,
+    pub units: &'a [MachineView],
+    pub desired: Desired,
+    pub now: Moment,
+    pub conditions: Vec<Condition>,
+}
