@@ -138,20 +138,7 @@ impl StatusContext<'_> {
     fn result(&self, status: &mut TranscodeJobStatus, job: &Job, result: &JobResult) {
         let ended = job.timestamps.completed_at.unwrap_or(self.now);
         status.completion_time = Some(time(ended));
-        status.outputs = result
-            .outputs
-            .iter()
-            .take(OUTPUTS)
-            .map(|output| OutputStatus {
-                quality: output.quality.to_string(),
-                key: output.key.to_string(),
-                url: None,
-                container: output.container.name().to_owned(),
-                size_bytes: i64::try_from(output.size).unwrap_or(i64::MAX),
-                width: i32::try_from(output.width).unwrap_or(i32::MAX),
-                height: i32::try_from(output.height).unwrap_or(i32::MAX),
-            })
-            .collect();
+        status.outputs = result.outputs.iter().take(OUTPUTS).map(OutputStatus::from).collect();
         let file = |key: &ObjectKey| FileStatus { key: key.to_string(), url: None };
         let entry = |e: &EntryDocument| EntryStatus {
             kind: e.kind.name().to_owned(),

@@ -27,7 +27,9 @@ use crate::job::{
 use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{Bucket, Limits, Progress, PutOutcome, Storage, StorageError, layout};
-use crate::transcoder::{self, Encoded, EncodedStill, EntryFile, Request, TranscodeError, disk};
+use crate::transcoder::{
+    self, Encoded, EncodedOutput, EncodedStill, EntryFile, Request, TranscodeError, disk,
+};
 
 /// Largest manifest that is read, bytes.
 const MANIFEST_LIMIT: u64 = 1 << 20;
@@ -328,20 +330,9 @@ impl Attempt<'_> {
 }
 
 fn result_of(encoded: Encoded, prefix: &ObjectKey, timings: Timings) -> Result<JobResult, InvalidKey> {
-    let outputs = encoded.outputs.into_iter().map(|o| {
-        Ok(Output {
-            quality: o.label,
-            key: prefix.join(&o.file)?,
-            url: None,
-            container: o.container,
-            size: o.size,
-            width: o.width,
-            height: o.height,
-            codec: o.codec,
-            audio_codec: o.audio_codec,
-            bitrate: o.bitrate,
-            duration: o.duration,
-        })
+    let outputs = encoded.outputs.into_iter();
+    let outputs = outputs.map(|EncodedOutput { quality, file, info }| {
+        Ok(Output { quality, key: prefix.join(&file)?, url: None, info })
     });
     let entries = encoded.entries.into_iter();
     let entries = entries
