@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use super::quality::Quality;
 use super::result::EntryKind;
@@ -60,8 +61,8 @@ impl JsonSchema for Label {
         "OutputQuality".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let names = Quality::ALL.map(Quality::name).into_iter().chain([Self::ORIGINAL.name()]);
-        let identifiers = Quality::ALL.map(Quality::identifier).into_iter().chain(["Original".to_owned()]);
+        let names = Quality::ALL.iter().map(|quality| quality.name()).chain([Self::ORIGINAL.name()]);
+        let identifiers = Quality::identifiers().chain(["Original".to_owned()]);
         json_schema!({
             "type": "string",
             "description": "Which rendition an output is: a quality, or `original`, the source's own streams copied.",
@@ -72,8 +73,9 @@ impl JsonSchema for Label {
 }
 
 /// How an output is packaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Container {
     /// One MP4 file.
     Mp4,
@@ -86,12 +88,8 @@ pub enum Container {
 impl Container {
     /// Its name: `mp4`, `mkv`, `hls`.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Mp4 => "mp4",
-            Self::Mkv => "mkv",
-            Self::Hls => "hls",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// What an output's file is read as, where it names other files.

@@ -2,6 +2,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 use super::key::ObjectKey;
 use super::quality::Quality;
@@ -40,8 +41,9 @@ pub struct Output {
 }
 
 /// A kind of document that players open to play all renditions of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum EntryKind {
     /// The master playlist of HLS.
     Hls,
@@ -51,15 +53,12 @@ pub enum EntryKind {
 
 impl EntryKind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Hls, Self::Dash];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// Its name: `hls`, `dash`.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hls => "hls",
-            Self::Dash => "dash",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// What people call such a document.
@@ -86,11 +85,12 @@ impl JsonSchema for EntryKind {
         "EntryKind".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let kinds = Self::ALL
+        let kinds = Self::ALL.iter();
+        let kinds = kinds
             .map(|kind| json_schema!({"type": "string", "const": kind.name(), "description": format!("{}.", kind.title())}));
         json_schema!({
             "description": "A kind of document that players open to play all renditions of a job.",
-            "oneOf": kinds,
+            "oneOf": kinds.collect::<Vec<_>>(),
         })
     }
 }

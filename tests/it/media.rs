@@ -225,7 +225,7 @@ async fn every_preset_works_without_sound() {
         "mute.mp4",
         "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
     );
-    for (preset, qualities) in Preset::ALL.into_iter().map(|p| (p, "144p")).chain([(Preset::Default, "")]) {
+    for (preset, qualities) in Preset::ALL.iter().map(|p| (*p, "144p")).chain([(Preset::Default, "")]) {
         let (encoded, out) = encoded(&clip, preset, qualities).await;
         let output = &encoded.outputs[0];
         assert_eq!(output.info.audio_codec, None, "{preset}");
@@ -369,8 +369,7 @@ async fn other_containers_and_codecs_work_with_all_presets() {
         "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=d=2 -c:v mpeg4 -bf 2 -c:a mp3",
     );
     for clip in [webm, ts, avi] {
-        for (preset, qualities) in Preset::ALL.into_iter().map(|p| (p, "144p")).chain([(Preset::Default, "")])
-        {
+        for (preset, qualities) in Preset::ALL.iter().map(|p| (*p, "144p")).chain([(Preset::Default, "")]) {
             let (done, out) = encoded(&clip, preset, qualities).await;
             let probed = probed(&out.path().join(&done.outputs[0].file));
             let frames = stream(&probed, "video").unwrap()["nb_read_packets"].clone();

@@ -286,9 +286,7 @@ fn failed(failure: &Failure, job: &Job) -> String {
     if failure.code.is_retryable() && job.attempt >= job.spec.max_attempts {
         return reason::BACKOFF_LIMIT_EXCEEDED.to_owned();
     }
-    let code = serde_json::to_value(failure.code).ok().and_then(|v| v.as_str().map(str::to_owned));
-    let code = code.unwrap_or_else(|| "Failed".to_owned());
     // Reasons are CamelCase, codes camelCase.
-    let mut letters = code.chars();
-    letters.next().map_or(code.clone(), |first| first.to_uppercase().chain(letters).collect())
+    let mut letters = failure.code.name().chars();
+    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
 }

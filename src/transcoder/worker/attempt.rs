@@ -290,8 +290,7 @@ impl Attempt<'_> {
     async fn fail(&self, failure: &Failure) -> Outcome {
         let span = Span::current();
         span.record("otel.status_code", "ERROR").record("otel.status_description", failure.message.as_str());
-        let kind = serde_json::to_value(failure.code).ok();
-        span.record(attribute::ERROR_TYPE, kind.as_ref().and_then(serde_json::Value::as_str));
+        span.record(attribute::ERROR_TYPE, failure.code.name());
         let (id, epoch) = (self.job.id, self.job.epoch);
         let told = self.queue.fail(&self.job, failure).await;
         // Only now: storage that is away must not hold up the report.
