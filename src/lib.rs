@@ -9,6 +9,7 @@
 //! | [`job`] | domain types: ids, presets, qualities, the state machine, results. Pure |
 //! | [`config`] | settings: the environment, parsed once into typed values |
 //! | [`time`] | timeouts and pauses, in a process and on Cloudflare Workers |
+//! | `hex` | bytes as hexadecimal digits |
 //! | [`net`] | outgoing HTTP that refuses private addresses |
 //! | [`trace`] | one OpenTelemetry trace across API, queue and worker |
 //! | [`http_server`] | incoming HTTP within limits |
@@ -50,6 +51,7 @@ pub mod edge;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod event_bus;
 pub mod flyprovider;
+mod hex;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod http_server;
 #[cfg(test)]

@@ -13,6 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::extract::{Body, parse_job_id};
 use super::requests::{CreateJobRequest, CreateUploadRequest, CreateUploadResponse, SubmissionLimits};
 use super::{AppState, Problem, RequestOrigin, auth, caller_trace};
+use crate::hex::hex;
 use crate::job::{Input, Job, JobId, JobSpec, State as JobState, space};
 use crate::net::EgressPolicy;
 use crate::queue::{CancelOutcome, Filter, Page, RedriveOutcome, SubmitMode, SubmitOutcome};
@@ -44,8 +45,7 @@ impl AppState {
         // The same key from two callers means two jobs.
         let caller = auth::caller(&self.config.tokens, headers).unwrap_or_default();
         let hash = Sha256::new().chain_update(caller).chain_update(key).finalize();
-        let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
-        let remembered = self.queue.bind_idempotency_key(&hash, id).await?;
+        let remembered = self.queue.bind_idempotency_key(&hex(&hash), id).await?;
         if asked.is_some_and(|asked| asked != remembered) {
             return Err(Problem::conflict("this Idempotency-Key was used for a job with another jobId"));
         }

@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 use tower_http::cors::{Any, CorsLayer};
 
 use super::{AppState, Problem, problem, request_timeout};
+use crate::hex::hex;
 use crate::job::{AttemptId, Epoch, JobId, Millis, ObjectKey};
 use crate::storage::media::MediaRefused;
 use crate::storage::urls::now_millis;
@@ -129,8 +130,7 @@ impl AppState {
 /// The requested part of a file: nothing if the client has it already, one range, or all of it.
 fn part(bytes: Bytes, headers: &HeaderMap) -> Response {
     let hash = Sha256::digest(&bytes);
-    let tag: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-    let tag = format!("\"{tag}\"");
+    let tag = format!("\"{}\"", hex(&hash[..12]));
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let length = bytes.len() as u64;
     let known = text(header::IF_NONE_MATCH).is_some_and(|tags| {

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use tower_http::compression::CompressionLayer;
 
 use super::problem;
+use crate::hex::hex;
 
 /// A file of the web page.
 struct File {
@@ -57,8 +58,8 @@ static COMMON: LazyLock<Vec<(HeaderName, HeaderValue)>> = LazyLock::new(|| {
 static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
     let tag = |file: &File| {
         let hash = Sha256::digest(file.bytes);
-        let hex: String = hash.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
-        HeaderValue::try_from(format!("\"{hex}\"")).unwrap_or(HeaderValue::from_static("\"0\""))
+        HeaderValue::try_from(format!("\"{}\"", hex(&hash[..12])))
+            .unwrap_or(HeaderValue::from_static("\"0\""))
     };
     FILES.iter().map(tag).collect()
 });

@@ -32,8 +32,8 @@ impl ChoicesList {
 
 /// The help of `--preset`.
 pub(super) fn presets_help() -> String {
-    let rows = Preset::ALL.map(|preset| format!("{}: {}", preset.name(), preset.row().summary));
-    rows.join(";\n")
+    let rows = Preset::ALL.iter().map(|preset| format!("{}: {}", preset.name(), preset.row().summary));
+    rows.collect::<Vec<_>>().join(";\n")
 }
 
 /// The help of `--quality`.
@@ -65,18 +65,18 @@ fn page() -> String {
         "// What can be asked for, with a sentence on each. Made from the tables in src/job by `make docs`.\n",
     );
     // What suits most comes first.
-    let presets = Preset::ALL.into_iter().rev();
+    let presets = Preset::ALL.iter().copied().rev();
     let presets = presets.map(|preset| {
         let row = preset.row();
         json!({"value": row.name, "name": row.title, "text": sentence(row.summary), "usual": usual(preset)})
     });
-    let qualities = Quality::ALL.into_iter().rev();
+    let qualities = Quality::ALL.iter().copied().rev();
     let qualities = qualities.map(|quality| json!({"value": quality.name(), "text": quality_text(quality)}));
-    let stills = Still::ALL.into_iter().map(|still| {
+    let stills = Still::ALL.iter().map(|still| {
         let (name, text) = still.words();
         json!({"value": still, "name": name, "text": text})
     });
-    let entries = EntryKind::ALL.into_iter();
+    let entries = EntryKind::ALL.iter();
     let entries = entries.map(|kind| json!({"value": kind.name(), "name": kind.title()}));
     list(&mut text, "presets", presets);
     list(&mut text, "qualities", qualities);

@@ -39,7 +39,7 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
     let Some(result) = &job.result else { return Ok(()) };
     let (mut documents, mut files) = (VecDeque::new(), Vec::new());
     let entries = result.entries.iter().map(|e| (&e.key, &e.url, Some(e.kind)));
-    let listed = result.outputs.iter().map(|o| (&o.key, &o.url, o.container.document()));
+    let listed = result.outputs.iter().map(|o| (&o.key, &o.url, o.info.container.document()));
     let poster = result.poster.iter().map(|p| (&p.key, &p.url, None));
     let board =
         result.storyboard.iter().flat_map(|b| [(&b.image_key, &b.image_url, None), (&b.key, &b.url, None)]);
@@ -66,7 +66,7 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
     }
     // What playlists share is counted in no rendition's size, so with them the sum is not known.
     let bar = match texts.is_empty() {
-        true => output::bytes_bar("download", result.outputs.iter().map(|o| o.size).sum()),
+        true => output::bytes_bar("download", result.outputs.iter().map(|o| o.info.size).sum()),
         false => output::bytes_count("download"),
     };
     futures::stream::iter(&files)

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use indicatif::ProgressBar;
+use quick_xml::Reader;
+use quick_xml::escape::{escape, unescape};
+use quick_xml::events::Event;
 use reqwest::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use url::Url;
@@ -126,20 +129,32 @@ impl MultipartUpload<'_> {
     }
 }
 
-/// Parses the id in `InitiateMultipartUploadResult`.
+/// The id in an `InitiateMultipartUploadResult`.
+///
+/// Not by rusty-s3's `parse_response`, which requires the namespace of S3 and that name of the root: Backblaze B2 and
+/// versitygw leave the namespace out, and LocalStack and moto have had releases with another root. Its `body` of the
+/// request that completes an upload needs a bucket, of which a client of presigned addresses knows nothing.
 fn upload_id(xml: &str) -> Option<String> {
-    let id = xml.split_once("<UploadId>")?.1.split_once("</UploadId>")?.0.trim();
-    (!id.is_empty())
-        .then(|| id.replace("&quot;", "\"").replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+    let mut reader = Reader::from_str(xml);
+    loop {
+        match reader.read_event().ok()? {
+            Event::Start(element) if element.local_name().as_ref() == b"UploadId" => {
+                let text = reader.read_text(element.name()).ok()?.decode().ok()?.into_owned();
+                let id = unescape(&text).ok()?.trim().to_owned();
+                return Some(id).filter(|id| !id.is_empty());
+            }
+            Event::Eof => return None,
+            _ => {}
+        }
+    }
 }
 
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CompleteMultipartUpload.html>
 fn complete_body(tags: &[(u16, String)]) -> String {
-    let escaped = |tag: &str| tag.replace('&', "&amp;").replace('<', "&lt;").replace('"', "&quot;");
-    let parts: String = tags
-        .iter()
-        .map(|(n, tag)| format!("<Part><PartNumber>{n}</PartNumber><ETag>{}</ETag></Part>", escaped(tag)))
-        .collect();
+    let parts = tags.iter().map(|(number, tag)| {
+        format!("<Part><PartNumber>{number}</PartNumber><ETag>{}</ETag></Part>", escape(tag))
+    });
+    let parts: String = parts.collect();
     format!(
         "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</CompleteMultipartUpload>"
     )
@@ -151,10 +166,20 @@ mod tests {
 
     #[test]
     fn multipart_xml_is_parsed_and_written_as_s3_defines() {
-        let xml = "<?xml version=\"1.0\"?><InitiateMultipartUploadResult><Bucket>input</Bucket>\
-                   <UploadId>a&amp;b</UploadId></InitiateMultipartUploadResult>";
-        assert_eq!(upload_id(xml).as_deref(), Some("a&b"));
-        assert_eq!(upload_id("<Error/>"), None);
+        let of = |namespace: &str, id: &str| {
+            upload_id(&format!(
+                "<?xml version=\"1.0\"?>\n<InitiateMultipartUploadResult{namespace}><Bucket>input</Bucket>\
+                 <UploadId>{id}</UploadId></InitiateMultipartUploadResult>"
+            ))
+        };
+        for namespace in ["", " xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\""] {
+            assert_eq!(of(namespace, "a&amp;b").as_deref(), Some("a&b"));
+            assert_eq!(of(namespace, " a&#43;b\n").as_deref(), Some("a+b"));
+            assert_eq!(of(namespace, ""), None);
+        }
+        for other in ["<Error/>", "<UploadId>a", "", "hello"] {
+            assert_eq!(upload_id(other), None, "{other}");
+        }
         let body = complete_body(&[(1, "\"x\"".into()), (2, "y".into())]);
         assert!(body.contains(
             "<Part><PartNumber>1</PartNumber><ETag>&quot;x&quot;</ETag></Part><Part><PartNumber>2<"

@@ -1,6 +1,5 @@
 //! Tables, bars and numbers for people.
 
-use std::borrow::Cow;
 use std::io::Write as _;
 use std::path::Path;
 
@@ -9,7 +8,7 @@ use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use super::CliError;
-use crate::job::{Input, Job, JobResult, State};
+use crate::job::{Input, Job, JobResult, Label, RenditionInfo, Skipped, SourceInfo, State, Timings};
 use crate::storage::layout;
 
 /// `println!`, but a reader that has seen enough (`| head`) is no reason to panic.
@@ -76,81 +75,87 @@ fn table(header: &[&str], right: &[usize]) -> Table {
     table
 }
 
-/// One rendition as a table's line.
-pub struct Line<'a> {
-    pub quality: &'a str,
-    pub width: u32,
-    pub height: u32,
-    pub codec: &'a str,
-    pub audio: Option<&'a str>,
-    pub bitrate: u64,
-    pub duration: f64,
-    pub size: u64,
-    pub place: Cow<'a, str>,
+/// What is told of the renditions of a video, wherever they are.
+pub struct Summary<'a> {
+    /// Which rendition, what it is, and where it is.
+    pub renditions: Vec<(Label, &'a RenditionInfo, String)>,
+    /// What a file beside them is, and where it is.
+    pub files: Vec<(&'static str, String)>,
+    pub skipped: &'a [Skipped],
+    pub source: &'a SourceInfo,
+    /// Absent where nothing was fetched and stored.
+    pub timings: Option<&'a Timings>,
+    pub speed: f64,
+    pub cpu_seconds: f64,
 }
 
-/// Prints a table of renditions.
-pub fn renditions<'a>(lines: impl Iterator<Item = Line<'a>>) {
-    let mut t =
-        table(&["quality", "picture", "video", "audio", "bitrate", "length", "size", "file"], &[4, 5, 6]);
-    for line in lines {
-        t.add_row([
-            line.quality.to_owned(),
-            format!("{}x{}", line.width, line.height),
-            line.codec.to_owned(),
-            line.audio.unwrap_or("-").to_owned(),
-            format!("{} kbit/s", line.bitrate / 1000),
-            format!("{:.2} s", line.duration),
-            HumanBytes(line.size).to_string(),
-            line.place.into_owned(),
-        ]);
+impl<'a> Summary<'a> {
+    /// What a completed job made; `dir` is where it was downloaded to, if it was.
+    fn of(result: &'a JobResult, dir: Option<&Path>) -> Self {
+        let downloaded = |key| {
+            let path = layout::relative_output_path(key)?;
+            dir.map(|dir| dir.join(path).display().to_string())
+        };
+        let renditions = result.outputs.iter();
+        let renditions = renditions.map(|o| {
+            let place = downloaded(&o.key).unwrap_or_else(|| o.key.to_string());
+            (o.quality, &o.info, place)
+        });
+        let entries = result.entries.iter().map(|e| (e.kind.title(), &e.key, &e.url));
+        let poster = result.poster.iter().map(|p| ("poster", &p.key, &p.url));
+        let board = result.storyboard.iter().map(|b| ("storyboard", &b.key, &b.url));
+        let files = entries.chain(poster).chain(board);
+        let files = files.map(|(what, key, url)| {
+            (what, downloaded(key).unwrap_or_else(|| url.as_deref().unwrap_or(key.as_str()).to_owned()))
+        });
+        Self {
+            renditions: renditions.collect(),
+            files: files.collect(),
+            skipped: &result.skipped,
+            source: &result.source,
+            timings: Some(&result.timings),
+            speed: result.speed,
+            cpu_seconds: result.cpu_seconds,
+        }
     }
-    outln!("{t}");
+
+    /// Prints it.
+    pub fn print(&self) {
+        let columns = ["quality", "picture", "video", "audio", "bitrate", "length", "size", "file"];
+        let mut t = table(&columns, &[4, 5, 6]);
+        for (quality, info, place) in &self.renditions {
+            t.add_row([
+                quality.name(),
+                &format!("{}x{}", info.width, info.height),
+                &info.codec,
+                info.audio_codec.as_deref().unwrap_or("-"),
+                &format!("{} kbit/s", info.bitrate / 1000),
+                &format!("{:.2} s", info.duration),
+                &HumanBytes(info.size).to_string(),
+                place,
+            ]);
+        }
+        outln!("{t}");
+        for skipped in self.skipped {
+            outln!("{}: {}", skipped.quality, skipped.reason);
+        }
+        for (what, place) in &self.files {
+            outln!("{what}: {place}");
+        }
+        let stages = self.timings.map_or_else(String::new, |t| {
+            let (fetching, encoding, storing) = (t.download_seconds, t.transcode_seconds, t.upload_seconds);
+            format!(" fetching {fetching:.1} s, encoding {encoding:.1} s, storing {storing:.1} s;")
+        });
+        let (length, speed, cpu) = (self.source.duration, self.speed, self.cpu_seconds);
+        outln!("{length:.1} s of video at {speed:.1}x;{stages} {cpu:.1} CPU-s");
+    }
 }
 
 /// Prints what a completed job made; `dir` is where it was downloaded to, if it was.
 pub fn outputs(job: &Job, dir: Option<&Path>) {
-    let Some(result) = &job.result else { return };
-    renditions(result.outputs.iter().map(|o| Line {
-        quality: o.quality.name(),
-        width: o.width,
-        height: o.height,
-        codec: &o.codec,
-        audio: o.audio_codec.as_deref(),
-        bitrate: o.bitrate,
-        duration: o.duration,
-        size: o.size,
-        place: match (dir, layout::relative_output_path(&o.key)) {
-            (Some(dir), Some(path)) => Cow::from(dir.join(path).display().to_string()),
-            _ => Cow::from(o.key.as_str()),
-        },
-    }));
-    remarks(result, dir);
-}
-
-fn remarks(result: &JobResult, dir: Option<&Path>) {
-    for skipped in &result.skipped {
-        outln!("{}: {}", skipped.quality, skipped.reason);
+    if let Some(result) = &job.result {
+        Summary::of(result, dir).print();
     }
-    let entries = result.entries.iter().map(|e| (e.kind.title(), &e.key, &e.url));
-    let poster = result.poster.iter().map(|p| ("poster", &p.key, &p.url));
-    let board = result.storyboard.iter().map(|b| ("storyboard", &b.key, &b.url));
-    for (what, key, url) in entries.chain(poster).chain(board) {
-        match dir.zip(layout::relative_output_path(key)) {
-            Some((dir, path)) => outln!("{what}: {}", dir.join(path).display()),
-            None => outln!("{what}: {}", url.as_deref().unwrap_or(key.as_str())),
-        }
-    }
-    let t = &result.timings;
-    outln!(
-        "{:.1} s of video at {:.1}x; fetching {:.1} s, encoding {:.1} s, storing {:.1} s; {:.1} CPU-s",
-        result.source.duration,
-        result.speed,
-        t.download_seconds,
-        t.transcode_seconds,
-        t.upload_seconds,
-        result.cpu_seconds
-    );
 }
 
 /// Prints one job.

@@ -1,12 +1,12 @@
 //! `tcoder transcode`: the core alone.
 
-use std::borrow::Cow;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::args::TranscodeArgs;
-use super::output::outln;
+use super::output::Summary;
 use super::{CliError, output};
 use crate::job::EntryKind;
 use crate::transcoder::{Encoded, Request, TranscodeError, check_tools, transcode};
@@ -51,60 +51,43 @@ pub async fn run(args: TranscodeArgs) -> Result<(), CliError> {
         TranscodeError::Failed(failure) => CliError::from(failure),
         TranscodeError::Cancelled => CliError::Interrupted,
     })?;
-    if args.json { output::json(&summary(&encoded)) } else { tell(&args, &encoded) }
-}
-
-fn tell(args: &TranscodeArgs, encoded: &Encoded) -> Result<(), CliError> {
-    output::renditions(encoded.outputs.iter().map(|o| output::Line {
-        quality: o.label.name(),
-        width: o.width,
-        height: o.height,
-        codec: &o.codec,
-        audio: o.audio_codec.as_deref(),
-        bitrate: o.bitrate,
-        duration: o.duration,
-        size: o.size,
-        place: Cow::from(args.output.join(&o.file).display().to_string()),
-    }));
-    for skipped in &encoded.skipped {
-        outln!("{}: {}", skipped.quality, skipped.reason);
+    if args.json {
+        return output::json(&json(&encoded));
     }
-    for entry in &encoded.entries {
-        outln!("{}: {}", entry.kind.title(), args.output.join(&entry.file).display());
-    }
-    if let Some(poster) = &encoded.poster {
-        outln!("poster: {}", args.output.join(&poster.file).display());
-    }
-    if let Some(board) = &encoded.storyboard {
-        outln!("storyboard: {}", args.output.join(&board.cues).display());
-    }
-    outln!(
-        "{:.1} s of video at {:.1}x; {:.1} CPU-s",
-        encoded.source.duration,
-        encoded.speed,
-        encoded.cpu_seconds
-    );
+    summary(&encoded, &args.output).print();
     Ok(())
 }
 
-fn summary(encoded: &Encoded) -> serde_json::Value {
-    let outputs: Vec<_> = encoded
-        .outputs
-        .iter()
-        .map(|o| {
-            serde_json::json!({
-                "quality": o.label, "container": o.container, "file": o.file, "size": o.size,
-                "width": o.width, "height": o.height, "codec": o.codec, "audioCodec": o.audio_codec,
-                "bitrate": o.bitrate, "duration": o.duration,
-            })
-        })
-        .collect();
+fn summary<'a>(encoded: &'a Encoded, dir: &Path) -> Summary<'a> {
+    let place = |file: &str| dir.join(file).display().to_string();
+    let renditions = encoded.outputs.iter().map(|o| (o.quality, &o.info, place(&o.file)));
+    let entries = encoded.entries.iter().map(|e| (e.kind.title(), place(&e.file)));
+    let poster = encoded.poster.iter().map(|p| ("poster", place(&p.file)));
+    let board = encoded.storyboard.iter().map(|b| ("storyboard", place(&b.cues)));
+    Summary {
+        renditions: renditions.collect(),
+        files: entries.chain(poster).chain(board).collect(),
+        skipped: &encoded.skipped,
+        source: &encoded.source,
+        timings: None,
+        speed: encoded.speed,
+        cpu_seconds: encoded.cpu_seconds,
+    }
+}
+
+fn json(encoded: &Encoded) -> serde_json::Value {
+    let outputs = encoded.outputs.iter().map(|o| {
+        let mut output = serde_json::json!(o);
+        // Here, it is null without sound.
+        output["audioCodec"] = serde_json::json!(o.info.audio_codec);
+        output
+    });
     let entries = encoded.entries.iter();
     let entries = entries.map(|e| serde_json::json!({"kind": e.kind, "file": e.file}));
     let master = encoded.entries.iter().find(|e| e.kind == EntryKind::Hls);
     serde_json::json!({
-        "outputs": outputs, "entries": entries.collect::<Vec<_>>(), "master": master.map(|e| &e.file),
-        "poster": encoded.poster.as_ref().map(|p| &p.file),
+        "outputs": outputs.collect::<Vec<_>>(), "entries": entries.collect::<Vec<_>>(),
+        "master": master.map(|e| &e.file), "poster": encoded.poster.as_ref().map(|p| &p.file),
         "storyboard": encoded.storyboard.as_ref().map(|b| &b.cues), "skipped": encoded.skipped,
         "source": encoded.source, "speed": encoded.speed, "cpuSeconds": encoded.cpu_seconds,
     })

@@ -6,7 +6,7 @@ use kube::core::Rule;
 use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
 
 use crate::flyprovider::guest;
-use crate::job::{Preset, Quality};
+use crate::job::{Preset, Quality, Still};
 
 /// An http(s) address without user name and password.
 pub const PLAIN_URL: &str = r"^https?://[^\s/?#@]+([/?#]\S*)?$";
@@ -42,7 +42,7 @@ pub fn min_below_max() -> Rule {
 
 /// The presets' names.
 pub fn preset(_: &mut SchemaGenerator) -> Schema {
-    let names = Preset::ALL.map(Preset::name);
+    let names: Vec<&str> = Preset::ALL.iter().map(|preset| preset.name()).collect();
     json_schema!({"type": "string", "enum": names, "default": Preset::default().name()})
 }
 
@@ -54,7 +54,7 @@ pub fn preset_description() -> String {
 /// A list of qualities, each once. `uniqueItems` is forbidden in a CRD; a list of the type `set` is the
 /// way to say it: <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy>.
 pub fn qualities(_: &mut SchemaGenerator) -> Schema {
-    let names = Quality::ALL.map(Quality::name);
+    let names: Vec<&str> = Quality::ALL.iter().map(|quality| quality.name()).collect();
     json_schema!({
         "type": "array",
         "minItems": 1,
@@ -69,9 +69,9 @@ pub fn stills(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "minItems": 1,
-        "maxItems": 2,
+        "maxItems": Still::ALL.len(),
         "x-kubernetes-list-type": "set",
-        "items": {"type": "string", "enum": ["poster", "storyboard"]},
+        "items": {"type": "string", "enum": Still::ALL},
     })
 }
 

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
-use crate::job::{Preset, Quality, Still};
+use crate::job::{Output, Preset, Quality, Still};
 
 /// What is to be made of which video.
 ///
@@ -276,6 +276,23 @@ pub struct OutputStatus {
     pub width: i32,
     /// Pixels down.
     pub height: i32,
+}
+
+/// Not [`RenditionInfo`](crate::job::RenditionInfo) flattened: the status names the size with its unit, as Kubernetes
+/// does, has integers with a sign only, and limits the length of every text.
+impl From<&Output> for OutputStatus {
+    fn from(output: &Output) -> Self {
+        let info = &output.info;
+        Self {
+            quality: output.quality.to_string(),
+            key: output.key.to_string(),
+            url: None,
+            container: info.container.name().to_owned(),
+            size_bytes: i64::try_from(info.size).unwrap_or(i64::MAX),
+            width: i32::try_from(info.width).unwrap_or(i32::MAX),
+            height: i32::try_from(info.height).unwrap_or(i32::MAX),
+        }
+    }
 }
 
 /// A document that players open to play all renditions.

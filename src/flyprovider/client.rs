@@ -12,6 +12,7 @@ use reqwest::{Method, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use strum::{EnumString, IntoStaticStr, VariantNames};
 use url::Url;
 
 use super::error::{Answer, FlyError, Kind, classify, retry_after};
@@ -43,41 +44,36 @@ pub struct CreateMachine {
 }
 
 /// A signal that Fly sends to a machine's process to stop it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
 pub enum StopSignal {
     /// SIGHUP
+    #[strum(serialize = "SIGHUP")]
     Hangup,
     /// SIGINT
+    #[strum(serialize = "SIGINT")]
     Interrupt,
     /// SIGQUIT
+    #[strum(serialize = "SIGQUIT")]
     Quit,
     /// SIGKILL
+    #[strum(serialize = "SIGKILL")]
     Kill,
     /// SIGUSR1
+    #[strum(serialize = "SIGUSR1")]
     User1,
     /// SIGUSR2
+    #[strum(serialize = "SIGUSR2")]
     User2,
     /// SIGTERM
+    #[strum(serialize = "SIGTERM")]
     Terminate,
 }
 
 impl StopSignal {
-    /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Hangup, Self::Interrupt, Self::Quit, Self::Kill, Self::User1, Self::User2, Self::Terminate];
-
     /// Its name in the API.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hangup => "SIGHUP",
-            Self::Interrupt => "SIGINT",
-            Self::Quit => "SIGQUIT",
-            Self::Kill => "SIGKILL",
-            Self::User1 => "SIGUSR1",
-            Self::User2 => "SIGUSR2",
-            Self::Terminate => "SIGTERM",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 

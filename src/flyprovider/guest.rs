@@ -9,10 +9,12 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 /// What kind of CPU a machine has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum CpuKind {
     /// Throttled to a sixteenth of a CPU after a short burst.
     Shared,
@@ -74,11 +76,8 @@ impl CpuKind {
 
     /// Its name in the API.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Shared => "shared",
-            Self::Performance => "performance",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 }
 

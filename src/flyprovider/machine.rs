@@ -4,10 +4,10 @@
 //! Facts: <https://fly.io/docs/machines/api/machines-resource/>.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
+use strum::{AsRefStr, Display, EnumString};
 
 use super::Guest;
 use crate::controller::fleet::MachineId;
@@ -19,8 +19,9 @@ fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) ->
 }
 
 /// Where a machine is in its life.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, AsRefStr, Display, EnumString)]
 #[serde(from = "String", into = "String")]
+#[strum(serialize_all = "snake_case")]
 pub enum MachineState {
     /// Made, never started.
     Created,
@@ -57,37 +58,15 @@ pub enum MachineState {
     /// Gone: it lives on another host.
     Migrated,
     /// A state this version does not know.
+    #[strum(default, transparent)]
     Unknown(String),
 }
 
 impl MachineState {
-    const NAMES: [(&'static str, Self); 17] = [
-        ("created", Self::Created),
-        ("starting", Self::Starting),
-        ("started", Self::Started),
-        ("stopping", Self::Stopping),
-        ("stopped", Self::Stopped),
-        ("suspending", Self::Suspending),
-        ("suspended", Self::Suspended),
-        ("restarting", Self::Restarting),
-        ("updating", Self::Updating),
-        ("replacing", Self::Replacing),
-        ("creating", Self::Creating),
-        ("launch_failed", Self::LaunchFailed),
-        ("failed", Self::Failed),
-        ("destroying", Self::Destroying),
-        ("destroyed", Self::Destroyed),
-        ("replaced", Self::Replaced),
-        ("migrated", Self::Migrated),
-    ];
-
     /// Its name in the API.
     #[must_use]
     pub fn name(&self) -> &str {
-        match self {
-            Self::Unknown(name) => name,
-            known => Self::NAMES.iter().find(|(_, s)| s == known).map_or("unknown", |(name, _)| name),
-        }
+        self.as_ref()
     }
 
     /// Whether the machine no longer exists.
@@ -116,20 +95,13 @@ impl MachineState {
 
 impl From<String> for MachineState {
     fn from(name: String) -> Self {
-        let known = Self::NAMES.into_iter().find(|(n, _)| *n == name);
-        known.map_or(Self::Unknown(name), |(_, state)| state)
+        Self::from(name.as_str())
     }
 }
 
 impl From<MachineState> for String {
     fn from(state: MachineState) -> Self {
         state.name().to_owned()
-    }
-}
-
-impl fmt::Display for MachineState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }
 
@@ -296,7 +268,12 @@ mod tests {
 
     #[test]
     fn states_agree_in_text_and_json_and_unknown_ones_pass() {
-        for (name, state) in MachineState::NAMES {
+        let names = "created starting started stopping stopped suspending suspended restarting updating replacing \
+                     creating launch_failed failed destroying destroyed replaced migrated";
+        for name in names.split(' ') {
+            let state = MachineState::from(name);
+            assert!(!matches!(state, MachineState::Unknown(_)), "{name}");
+            assert_eq!((state.to_string().as_str(), state.name()), (name, name));
             assert_eq!(serde_json::to_value(&state).unwrap(), name);
             assert_eq!(serde_json::from_value::<MachineState>(name.into()).unwrap(), state);
         }

@@ -2,10 +2,14 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 /// What kind of failure it was; stable, for programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray,
+)]
 #[serde(rename_all = "camelCase")]
+#[strum(serialize_all = "camelCase")]
 #[schemars(rename = "ErrorCode")]
 pub enum FailureCode {
     /// The file is damaged, truncated, empty or no video at all.
@@ -39,6 +43,12 @@ pub enum FailureCode {
 }
 
 impl FailureCode {
+    /// Its name in Redis and JSON: `invalidMedia`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.into()
+    }
+
     /// Whether another attempt may end differently.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
@@ -82,5 +92,17 @@ impl Failure {
             None => message,
         };
         Self { code, message }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failure_codes_agree_in_text_and_json() {
+        for code in FailureCode::VARIANTS {
+            assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+        }
     }
 }

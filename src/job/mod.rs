@@ -9,6 +9,7 @@ mod id;
 mod key;
 mod preset;
 mod quality;
+mod rendition;
 mod result;
 pub mod space;
 mod spec;
@@ -20,9 +21,10 @@ pub use id::{AttemptId, Epoch, InvalidAttemptId, InvalidEpoch, InvalidJobId, Job
 pub use key::{InvalidKey, ObjectKey, safe_file_name};
 pub use preset::{Format, Preset, PresetRow, RateControl, UnknownPreset, VideoCodec};
 pub use quality::{Dimensions, InvalidLadder, Ladder, Quality, UnknownQuality};
+pub use rendition::{Container, Label, RenditionInfo};
 pub use result::{
-    AudioInfo, Container, Entries, EntryDocument, EntryKind, JobResult, Label, Output, Poster, Skipped,
-    SourceInfo, Storyboard, Timings, VideoInfo,
+    AudioInfo, Entries, EntryDocument, EntryKind, JobResult, Output, Poster, Skipped, SourceInfo, Storyboard,
+    Timings, VideoInfo,
 };
 pub use spec::{Input, JobSpec, Origin, Priority, SecretRef, SpecError, Still, Stills};
 pub use state::{State, Transition, WrongTransition};

@@ -5,11 +5,14 @@ use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 
 /// One named quality. Ordered from small to large.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, VariantArray,
+)]
 // No identifier begins with a digit.
-#[schemars(extend("x-enum-varnames" = Self::ALL.map(Self::identifier)))]
+#[schemars(extend("x-enum-varnames" = Self::identifiers().collect::<Vec<_>>()))]
 pub enum Quality {
     /// 256x144, 100 kbit/s.
     #[serde(rename = "144p")]
@@ -53,8 +56,7 @@ pub struct UnknownQuality(pub String);
 
 impl Quality {
     /// All of them, small to large.
-    pub const ALL: [Self; 8] =
-        [Self::P144, Self::P240, Self::P360, Self::P480, Self::P720, Self::P1080, Self::P1440, Self::P2160];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// Name, box, video cap and audio bitrate (kbit/s), and what people call it: the one table everything else
     /// reads.
@@ -80,7 +82,8 @@ impl Quality {
     /// The names of all qualities.
     #[must_use]
     pub fn names(separator: &str) -> String {
-        Self::ALL.map(Self::name).join(separator)
+        let names: Vec<&str> = Self::ALL.iter().map(|quality| quality.name()).collect();
+        names.join(separator)
     }
 
     /// What people call it, or use it for; empty where there is no such word.
@@ -89,9 +92,9 @@ impl Quality {
         self.row().5
     }
 
-    /// Its name where a name must not begin with a digit: `P720`.
-    pub(super) fn identifier(self) -> String {
-        format!("{self:?}")
+    /// The names of all qualities where a name must not begin with a digit: `P720`.
+    pub(super) fn identifiers() -> impl Iterator<Item = String> {
+        Self::ALL.iter().map(|quality| format!("{quality:?}"))
     }
 
     /// The landscape box its renditions are fitted into.
@@ -123,7 +126,8 @@ impl FromStr for Quality {
     type Err = UnknownQuality;
     fn from_str(text: &str) -> Result<Self, UnknownQuality> {
         Self::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|q| q.name() == text)
             .ok_or_else(|| UnknownQuality(text.chars().take(40).collect()))
     }
@@ -231,7 +235,7 @@ mod tests {
 
     #[test]
     fn names_agree_in_text_and_json() {
-        for q in Quality::ALL {
+        for &q in Quality::ALL {
             assert_eq!(q.name().parse::<Quality>().unwrap(), q);
             assert_eq!(serde_json::to_string(&q).unwrap(), format!("\"{}\"", q.name()));
         }

@@ -1,75 +1,12 @@
 //! What a completed job holds: its outputs and how they came about.
 
-use std::fmt;
-use std::str::FromStr;
-
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 use super::key::ObjectKey;
 use super::quality::Quality;
-
-/// Which rendition an output is: a quality, or the source's own streams copied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Label {
-    /// Encoded at a quality.
-    Quality(Quality),
-    /// Copied without encoding.
-    Original(Original),
-}
-
-/// The name `original`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Original {
-    /// The source's own streams.
-    Original,
-}
-
-impl Label {
-    /// The label of a copy.
-    pub const ORIGINAL: Self = Self::Original(Original::Original);
-
-    /// Its name: `720p`, `original`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Quality(q) => q.name(),
-            Self::Original(_) => "original",
-        }
-    }
-}
-
-impl fmt::Display for Label {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Label {
-    type Err = super::quality::UnknownQuality;
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text == "original" { Ok(Self::ORIGINAL) } else { text.parse().map(Self::Quality) }
-    }
-}
-
-/// One enum, where the derived schema would be a union of two.
-impl JsonSchema for Label {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "OutputQuality".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let names = Quality::ALL.map(Quality::name).into_iter().chain([Self::ORIGINAL.name()]);
-        let identifiers = Quality::ALL.map(Quality::identifier).into_iter().chain(["Original".to_owned()]);
-        json_schema!({
-            "type": "string",
-            "description": "Which rendition an output is: a quality, or `original`, the source's own streams copied.",
-            "enum": names.collect::<Vec<_>>(),
-            "x-enum-varnames": identifiers.collect::<Vec<_>>(),
-        })
-    }
-}
+use super::rendition::{Label, RenditionInfo};
 
 /// Requires the addresses of objects: they are absent only where a job is stored, and its readers always find them.
 fn with_addresses(schema: &mut Schema) {
@@ -81,39 +18,6 @@ fn with_addresses(schema: &mut Schema) {
         let required = schema.ensure_object().entry("required").or_insert_with(|| serde_json::json!([]));
         if let Some(required) = required.as_array_mut() {
             required.push(name.into());
-        }
-    }
-}
-
-/// How an output is packaged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Container {
-    /// One MP4 file.
-    Mp4,
-    /// One Matroska file (copies of streams that MP4 cannot carry).
-    Mkv,
-    /// A playlist and its segments.
-    Hls,
-}
-
-impl Container {
-    /// Its name: `mp4`, `mkv`, `hls`.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Mp4 => "mp4",
-            Self::Mkv => "mkv",
-            Self::Hls => "hls",
-        }
-    }
-
-    /// What an output's file is read as, where it names other files.
-    #[must_use]
-    pub const fn document(self) -> Option<EntryKind> {
-        match self {
-            Self::Mp4 | Self::Mkv => None,
-            Self::Hls => Some(EntryKind::Hls),
         }
     }
 }
@@ -131,28 +35,15 @@ pub struct Output {
     /// and in webhooks for HLS in a private bucket where `API_PUBLIC_URL` is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// How it is packaged.
-    pub container: Container,
-    /// Bytes, of all its segments where it has them.
-    pub size: u64,
-    /// Pixels across, as displayed.
-    pub width: u32,
-    /// Pixels down, as displayed.
-    pub height: u32,
-    /// Video codec, in FFmpeg's word: `h264`.
-    pub codec: String,
-    /// Audio codec; absent without sound.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub audio_codec: Option<String>,
-    /// Mean bits a second, of video and sound.
-    pub bitrate: u64,
-    /// Seconds.
-    pub duration: f64,
+    /// What it is.
+    #[serde(flatten)]
+    pub info: RenditionInfo,
 }
 
 /// A kind of document that players open to play all renditions of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum EntryKind {
     /// The master playlist of HLS.
     Hls,
@@ -162,15 +53,12 @@ pub enum EntryKind {
 
 impl EntryKind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Hls, Self::Dash];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// Its name: `hls`, `dash`.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Hls => "hls",
-            Self::Dash => "dash",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// What people call such a document.
@@ -197,11 +85,12 @@ impl JsonSchema for EntryKind {
         "EntryKind".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let kinds = Self::ALL
+        let kinds = Self::ALL.iter();
+        let kinds = kinds
             .map(|kind| json_schema!({"type": "string", "const": kind.name(), "description": format!("{}.", kind.title())}));
         json_schema!({
             "description": "A kind of document that players open to play all renditions of a job.",
-            "oneOf": kinds,
+            "oneOf": kinds.collect::<Vec<_>>(),
         })
     }
 }
@@ -443,16 +332,6 @@ pub struct JobResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn labels_agree_in_text_and_json() {
-        for text in ["720p", "original"] {
-            let label: Label = text.parse().unwrap();
-            assert_eq!(label.to_string(), text);
-            assert_eq!(serde_json::to_value(label).unwrap(), text);
-            assert_eq!(serde_json::from_value::<Label>(text.into()).unwrap(), label);
-        }
-    }
 
     #[test]
     fn entry_kinds_agree_in_text_and_json() {

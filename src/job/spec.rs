@@ -2,6 +2,7 @@
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+use strum::VariantArray;
 use url::Url;
 
 use super::key::ObjectKey;
@@ -88,7 +89,7 @@ pub struct SecretRef {
 }
 
 /// Stills that can be made beside the renditions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, VariantArray)]
 #[serde(rename_all = "lowercase")]
 pub enum Still {
     /// One of the beginning, as JPEG.
@@ -99,7 +100,7 @@ pub enum Still {
 
 impl Still {
     /// Both.
-    pub const ALL: [Self; 2] = [Self::Poster, Self::Storyboard];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// What the page calls it, and a sentence on it.
     #[must_use]

@@ -1,15 +1,29 @@
 //! The states of a job, and the transitions between them.
 
-use std::fmt;
-use std::str::FromStr;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray};
 
 /// The state of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantArray,
+)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "JobStatus")]
+#[strum(serialize_all = "lowercase")]
+#[strum(parse_err_ty = UnknownState, parse_err_fn = UnknownState::new)]
 pub enum State {
     /// It waits for its input to be uploaded.
     Uploading,
@@ -26,7 +40,7 @@ pub enum State {
 }
 
 /// A transition of a job from one state to another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, VariantArray)]
 pub enum Transition {
     /// The input is in storage.
     Uploaded,
@@ -53,18 +67,7 @@ pub enum Transition {
 
 impl Transition {
     /// All of them.
-    pub const ALL: [Self; 10] = [
-        Self::Uploaded,
-        Self::UploadedLate,
-        Self::Claim,
-        Self::Complete,
-        Self::Retry,
-        Self::Release,
-        Self::Fail,
-        Self::Cancel,
-        Self::DeadlineExceeded,
-        Self::Redrive,
-    ];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 }
 
 /// The transition is not possible in this state.
@@ -79,20 +82,12 @@ pub struct WrongTransition {
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Uploading, Self::Queued, Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
+    pub const ALL: &'static [Self] = Self::VARIANTS;
 
     /// Its name in Redis and JSON.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Uploading => "uploading",
-            Self::Queued => "queued",
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// Whether the job has ended.
@@ -122,25 +117,20 @@ impl State {
     }
 }
 
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
+/// No state has this name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("unknown state {0:?}; the states are {names}", names = names(State::ALL))]
+pub struct UnknownState(String);
+
+impl UnknownState {
+    fn new(text: &str) -> Self {
+        Self(text.chars().take(40).collect())
     }
 }
 
-/// No state has this name.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("unknown state {0:?}; the states are uploading, queued, running, completed, failed, cancelled")]
-pub struct UnknownState(String);
-
-impl FromStr for State {
-    type Err = UnknownState;
-    fn from_str(text: &str) -> Result<Self, UnknownState> {
-        Self::ALL
-            .into_iter()
-            .find(|s| s.name() == text)
-            .ok_or_else(|| UnknownState(text.chars().take(40).collect()))
-    }
+fn names(states: &[State]) -> String {
+    let names: Vec<&str> = states.iter().map(|state| state.name()).collect();
+    names.join(", ")
 }
 
 #[cfg(test)]
@@ -148,10 +138,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn states_agree_in_text_and_json() {
+        for state in State::ALL {
+            assert_eq!(state.to_string().parse::<State>().as_ref(), Ok(state));
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+        assert_eq!(format!("{:<8}|", State::Failed), "failed  |");
+        assert_eq!(
+            "x".parse::<State>().unwrap_err().to_string(),
+            "unknown state \"x\"; the states are uploading, queued, running, completed, failed, cancelled"
+        );
+    }
+
+    #[test]
     fn exactly_these_transitions_exist() {
         let mut allowed = Vec::new();
-        for from in State::ALL {
-            for how in Transition::ALL {
+        for &from in State::ALL {
+            for &how in Transition::ALL {
                 if let Ok(to) = from.apply(how) {
                     allowed.push(format!("{from} {how:?} {to}"));
                 }
@@ -182,9 +185,9 @@ mod tests {
 
     #[test]
     fn terminal_states_only_leave_by_a_redrive_or_a_late_upload() {
-        for from in State::ALL.into_iter().filter(|s| s.is_terminal()) {
+        for from in State::ALL.iter().copied().filter(|s| s.is_terminal()) {
             let stays = |h: &Transition| !matches!(h, Transition::Redrive | Transition::UploadedLate);
-            for how in Transition::ALL.into_iter().filter(stays) {
+            for how in Transition::ALL.iter().copied().filter(stays) {
                 assert_eq!(from.apply(how), Err(WrongTransition { from, how }));
             }
         }

@@ -22,7 +22,7 @@ pub(super) const ATTEMPT_ENDS: [AttemptEnd; 4] =
     [AttemptEnd::Completed, AttemptEnd::Failed, AttemptEnd::Cancelled, AttemptEnd::Requeued];
 
 impl AttemptEnd {
-    pub(super) const fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self.of_job() {
             Some(state) => state,
             None => "requeued",
@@ -30,7 +30,7 @@ impl AttemptEnd {
     }
 
     /// The final state of a job that ends with this attempt.
-    pub(super) const fn of_job(self) -> Option<&'static str> {
+    pub(super) fn of_job(self) -> Option<&'static str> {
         match self {
             Self::Completed => Some(State::Completed.name()),
             Self::Failed => Some(State::Failed.name()),

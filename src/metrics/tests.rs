@@ -200,8 +200,8 @@ fn lives() -> impl Strategy<Value = Vec<JobEvent>> {
                     Some(State::Completed) => Some(born), // its id is used again
                     Some(state) => {
                         let possible: Vec<State> = Transition::ALL
-                            .into_iter()
-                            .filter_map(|how| State::apply(*state, how).ok())
+                            .iter()
+                            .filter_map(|how| State::apply(*state, *how).ok())
                             .collect();
                         possible.get(how % possible.len().max(1)).copied()
                     }

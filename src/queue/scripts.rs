@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use sha1::{Digest, Sha1};
 
+use crate::hex::hex;
+
 /// A script and the hash by which Redis caches it.
 pub struct Script {
     text: &'static str,
@@ -24,19 +26,11 @@ impl Script {
     }
 }
 
-fn hex_sha1(text: &str) -> String {
-    use std::fmt::Write as _;
-    Sha1::digest(text.as_bytes()).iter().fold(String::with_capacity(40), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
-}
-
 macro_rules! scripts {
     ($($name:ident $file:literal)*) => {$(
         pub static $name: Script = {
             const TEXT: &str = concat!(include_str!("scripts/lib.lua"), include_str!(concat!("scripts/", $file)));
-            Script::new(TEXT, || hex_sha1(TEXT))
+            Script::new(TEXT, || hex(&Sha1::digest(TEXT)))
         };
     )*};
 }
@@ -52,7 +46,7 @@ pub static FLEET_SESSION: Script = {
         "end\n",
         include_str!("scripts/fleet_session.lua")
     );
-    Script::new(TEXT, || hex_sha1(TEXT))
+    Script::new(TEXT, || hex(&Sha1::digest(TEXT)))
 };
 
 scripts! {

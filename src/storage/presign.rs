@@ -14,10 +14,7 @@ use url::Url;
 
 use super::Bucket;
 use crate::config::StorageConfig;
-use crate::job::{Millis, ObjectKey, safe_file_name};
-
-/// Default validity of an upload address.
-pub const UPLOAD_EXPIRY: Duration = Duration::from_secs(3600);
+use crate::job::{Millis, ObjectKey};
 
 /// The maximum validity that S3 accepts.
 const MAX_EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -31,6 +28,36 @@ pub enum PresignError {
     /// The time is outside the range of dates.
     #[error("the time {0} ms is not a valid date; check the clock of this machine")]
     Time(i64),
+}
+
+/// What an address permits. The signature includes the method, so the address of a GET does not work for a HEAD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectRequest<'a> {
+    /// A PUT that writes the object.
+    Put,
+    /// A GET of the object.
+    Get,
+    /// A HEAD of the object.
+    Head,
+    /// A POST that starts a multipart upload.
+    CreateMultipart,
+    /// A PUT of a part of the multipart upload `upload`.
+    PutPart {
+        /// The id that storage gave the upload.
+        upload: &'a str,
+        /// The number of the part, from 1.
+        number: u16,
+    },
+    /// A POST that completes the multipart upload `upload`.
+    CompleteMultipart {
+        /// The id that storage gave the upload.
+        upload: &'a str,
+    },
+    /// A DELETE that aborts the multipart upload `upload`.
+    AbortMultipart {
+        /// The id that storage gave the upload.
+        upload: &'a str,
+    },
 }
 
 /// Makes presigned path-style addresses, which every S3 server accepts.
@@ -62,106 +89,36 @@ impl Presigner {
         })
     }
 
-    /// An address for a PUT of the object. `expires` is limited to between a second and a week.
+    /// An address that permits this request for the object. `expires` is limited to between a second and a week.
     ///
     /// # Errors
     /// If `now` is outside the range of dates.
-    pub fn put(
+    pub fn sign(
         &self,
+        request: ObjectRequest<'_>,
         bucket: Bucket,
         key: &ObjectKey,
         now: Millis,
         expires: Duration,
     ) -> Result<Url, PresignError> {
-        let action = PutObject::new(self.host(bucket), Some(&self.credentials), key.as_str());
-        signed(&action, now, expires)
-    }
-
-    /// An address for a GET of the object. With `save_as`, a browser saves it under that name instead of showing it.
-    ///
-    /// # Errors
-    /// If `now` is outside the range of dates.
-    pub fn get(
-        &self,
-        bucket: Bucket,
-        key: &ObjectKey,
-        now: Millis,
-        expires: Duration,
-        save_as: Option<&str>,
-    ) -> Result<Url, PresignError> {
-        let mut action = GetObject::new(self.host(bucket), Some(&self.credentials), key.as_str());
-        if let Some(name) = save_as {
-            let value = format!("attachment; filename=\"{}\"", safe_file_name(name));
-            action.query_mut().insert("response-content-disposition", value);
-        }
-        signed(&action, now, expires)
-    }
-
-    /// An address for a HEAD of the object. The signature includes the method, so the address of a GET does not work.
-    ///
-    /// # Errors
-    /// If `now` is outside the range of dates.
-    pub fn head(
-        &self,
-        bucket: Bucket,
-        key: &ObjectKey,
-        now: Millis,
-        expires: Duration,
-    ) -> Result<Url, PresignError> {
-        let action = HeadObject::new(self.host(bucket), Some(&self.credentials), key.as_str());
-        signed(&action, now, expires)
-    }
-
-    /// An address for the POST that starts a multipart upload.
-    ///
-    /// # Errors
-    /// If `now` is outside the range of dates.
-    pub fn start_parts(
-        &self,
-        bucket: Bucket,
-        key: &ObjectKey,
-        now: Millis,
-        expires: Duration,
-    ) -> Result<Url, PresignError> {
-        let action = CreateMultipartUpload::new(self.host(bucket), Some(&self.credentials), key.as_str());
-        signed(&action, now, expires)
-    }
-
-    /// An address for a PUT of part `number` of the multipart upload `upload`.
-    ///
-    /// # Errors
-    /// If `now` is outside the range of dates.
-    pub fn put_part(
-        &self,
-        bucket: Bucket,
-        key: &ObjectKey,
-        upload: &str,
-        number: u16,
-        now: Millis,
-        expires: Duration,
-    ) -> Result<Url, PresignError> {
-        let credentials = Some(&self.credentials);
-        let action = UploadPart::new(self.host(bucket), credentials, key.as_str(), number, upload);
-        signed(&action, now, expires)
-    }
-
-    /// The address of the multipart upload `upload`: a POST completes it, and a DELETE aborts it.
-    ///
-    /// # Errors
-    /// If `now` is outside the range of dates.
-    pub fn end_parts(
-        &self,
-        bucket: Bucket,
-        key: &ObjectKey,
-        upload: &str,
-        now: Millis,
-        expires: Duration,
-    ) -> Result<(Url, Url), PresignError> {
         let (host, credentials, key) = (self.host(bucket), Some(&self.credentials), key.as_str());
-        let parts: [&str; 0] = [];
-        let complete = CompleteMultipartUpload::new(host, credentials, key, upload, parts.into_iter());
-        let abort = AbortMultipartUpload::new(host, credentials, key, upload);
-        Ok((signed(&complete, now, expires)?, signed(&abort, now, expires)?))
+        let until = Validity { now: timestamp(now)?, expires: bounded(expires) };
+        Ok(match request {
+            ObjectRequest::Put => until.sign(&PutObject::new(host, credentials, key)),
+            ObjectRequest::Get => until.sign(&GetObject::new(host, credentials, key)),
+            ObjectRequest::Head => until.sign(&HeadObject::new(host, credentials, key)),
+            ObjectRequest::CreateMultipart => until.sign(&CreateMultipartUpload::new(host, credentials, key)),
+            ObjectRequest::PutPart { upload, number } => {
+                until.sign(&UploadPart::new(host, credentials, key, number, upload))
+            }
+            ObjectRequest::CompleteMultipart { upload } => {
+                let parts: [&str; 0] = [];
+                until.sign(&CompleteMultipartUpload::new(host, credentials, key, upload, parts.into_iter()))
+            }
+            ObjectRequest::AbortMultipart { upload } => {
+                until.sign(&AbortMultipartUpload::new(host, credentials, key, upload))
+            }
+        })
     }
 
     const fn host(&self, bucket: Bucket) -> &Host {
@@ -172,8 +129,16 @@ impl Presigner {
     }
 }
 
-fn signed<'a>(action: &impl S3Action<'a>, now: Millis, expires: Duration) -> Result<Url, PresignError> {
-    Ok(action.sign_with_time(bounded(expires), &timestamp(now)?))
+/// From when an address is valid, and for how long.
+struct Validity {
+    now: Timestamp,
+    expires: Duration,
+}
+
+impl Validity {
+    fn sign<'a>(&self, action: &impl S3Action<'a>) -> Url {
+        action.sign_with_time(self.expires, &self.now)
+    }
 }
 
 fn bounded(expires: Duration) -> Duration {
@@ -186,8 +151,11 @@ fn timestamp(now: Millis) -> Result<Timestamp, PresignError> {
 
 #[cfg(test)]
 mod tests {
+    use super::ObjectRequest::Put;
     use super::*;
     use std::collections::HashMap;
+
+    const HOUR: Duration = Duration::from_secs(3600);
 
     fn config() -> StorageConfig {
         StorageConfig {
@@ -214,7 +182,7 @@ mod tests {
     #[test]
     fn presigned_addresses_are_path_style_and_contain_no_secret() {
         let key: ObjectKey = "inputs/a b/ü%2e.mp4".parse().unwrap();
-        let url = presigner().put(Bucket::Input, &key, NOW, UPLOAD_EXPIRY).unwrap();
+        let url = presigner().sign(Put, Bucket::Input, &key, NOW, HOUR).unwrap();
         assert_eq!(url.host_str(), Some("abc.r2.cloudflarestorage.com"));
         assert_eq!(url.path(), "/in-bucket/inputs/a%20b/%C3%BC%252e.mp4");
         let query = query(&url);
@@ -222,7 +190,7 @@ mod tests {
         assert_eq!(query["X-Amz-Expires"], "3600");
         assert!(query["X-Amz-Credential"].starts_with("AKID/20231114/auto/s3/"));
         assert!(!url.as_str().contains("hush-hush"));
-        let get = presigner().get(Bucket::Output, &key, NOW, UPLOAD_EXPIRY, None).unwrap();
+        let get = presigner().sign(ObjectRequest::Get, Bucket::Output, &key, NOW, HOUR).unwrap();
         assert!(get.path().starts_with("/out-bucket/"));
     }
 
@@ -231,7 +199,7 @@ mod tests {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         for endpoint in ["http://127.0.0.1:9000/r2/s3", "http://127.0.0.1:9000/r2/s3/"] {
             let config = StorageConfig { endpoint: endpoint.parse().unwrap(), ..config() };
-            let url = Presigner::new(&config).unwrap().put(Bucket::Input, &key, NOW, UPLOAD_EXPIRY).unwrap();
+            let url = Presigner::new(&config).unwrap().sign(Put, Bucket::Input, &key, NOW, HOUR).unwrap();
             assert_eq!(url.path(), "/r2/s3/in-bucket/a.mp4", "{endpoint}");
         }
     }
@@ -239,11 +207,11 @@ mod tests {
     #[test]
     fn presigned_address_depends_only_on_the_time() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
-        let at = |ms: i64| presigner().put(Bucket::Input, &key, NOW.plus(ms), UPLOAD_EXPIRY).unwrap();
+        let at = |ms: i64| presigner().sign(Put, Bucket::Input, &key, NOW.plus(ms), HOUR).unwrap();
         assert_eq!(at(0), at(0));
         assert_ne!(at(0), at(1000));
         assert_eq!(
-            presigner().put(Bucket::Input, &key, Millis(i64::MAX), UPLOAD_EXPIRY),
+            presigner().sign(Put, Bucket::Input, &key, Millis(i64::MAX), HOUR),
             Err(PresignError::Time(i64::MAX))
         );
     }
@@ -252,19 +220,8 @@ mod tests {
     fn presigned_expiry_is_limited_to_what_s3_accepts() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         for (asked, got) in [(0, "1"), (60, "60"), (604_801, "604800"), (u64::MAX, "604800")] {
-            let url = presigner().put(Bucket::Input, &key, NOW, Duration::from_secs(asked)).unwrap();
+            let url = presigner().sign(Put, Bucket::Input, &key, NOW, Duration::from_secs(asked)).unwrap();
             assert_eq!(query(&url)["X-Amz-Expires"], got);
         }
-    }
-
-    #[test]
-    fn presigned_file_name_cannot_break_out_of_its_header() {
-        let key: ObjectKey = "a.mp4".parse().unwrap();
-        let name = Some("my \"film\"\r\nx: y.mp4");
-        let url = presigner().get(Bucket::Output, &key, NOW, UPLOAD_EXPIRY, name).unwrap();
-        assert_eq!(
-            query(&url)["response-content-disposition"],
-            "attachment; filename=\"my--film---x--y.mp4\""
-        );
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::media::{MediaRefused, MediaSigner, media_end};
-use super::presign::{PresignError, Presigner};
+use super::presign::{ObjectRequest, PresignError, Presigner};
 use super::{Bucket, refers_to_others};
 use crate::config::{BaseUrl, StorageConfig};
 use crate::job::{AttemptId, Job, Millis, ObjectKey};
@@ -63,7 +63,7 @@ impl UrlSigner {
     /// # Errors
     /// If the clock shows an impossible date.
     pub fn upload(&self, key: &ObjectKey, now: Millis) -> Result<Url, PresignError> {
-        self.presigner.put(Bucket::Input, key, now, UPLOAD_WINDOW)
+        self.sign_upload(ObjectRequest::Put, key, now)
     }
 
     /// The address for the POST that starts a multipart upload.
@@ -71,7 +71,7 @@ impl UrlSigner {
     /// # Errors
     /// If the clock shows an impossible date.
     pub fn upload_start(&self, key: &ObjectKey, now: Millis) -> Result<Url, PresignError> {
-        self.presigner.start_parts(Bucket::Input, key, now, UPLOAD_WINDOW)
+        self.sign_upload(ObjectRequest::CreateMultipart, key, now)
     }
 
     /// The address for the PUT of a part.
@@ -85,7 +85,7 @@ impl UrlSigner {
         number: u16,
         now: Millis,
     ) -> Result<Url, PresignError> {
-        self.presigner.put_part(Bucket::Input, key, upload, number, now, UPLOAD_WINDOW)
+        self.sign_upload(ObjectRequest::PutPart { upload, number }, key, now)
     }
 
     /// The addresses for the POST that completes a multipart upload, and for the DELETE that aborts it.
@@ -93,7 +93,17 @@ impl UrlSigner {
     /// # Errors
     /// If the clock shows an impossible date.
     pub fn upload_end(&self, key: &ObjectKey, upload: &str, now: Millis) -> Result<(Url, Url), PresignError> {
-        self.presigner.end_parts(Bucket::Input, key, upload, now, UPLOAD_WINDOW)
+        let complete = self.sign_upload(ObjectRequest::CompleteMultipart { upload }, key, now)?;
+        Ok((complete, self.sign_upload(ObjectRequest::AbortMultipart { upload }, key, now)?))
+    }
+
+    fn sign_upload(
+        &self,
+        request: ObjectRequest<'_>,
+        key: &ObjectKey,
+        now: Millis,
+    ) -> Result<Url, PresignError> {
+        self.presigner.sign(request, Bucket::Input, key, now, UPLOAD_WINDOW)
     }
 
     /// The address of an output for a client. `origin` is the address of the API in the client's request, which is
@@ -115,7 +125,7 @@ impl UrlSigner {
             let api = self.api.as_ref().or(origin);
             return Ok(api.and_then(|api| self.media.sign(api, key, media_end(now))));
         }
-        self.presigner.get(Bucket::Output, key, now, DOWNLOAD_WINDOW, None).map(Some)
+        self.presigner.sign(ObjectRequest::Get, Bucket::Output, key, now, DOWNLOAD_WINDOW).map(Some)
     }
 
     /// Verifies a token for this attempt and returns its expiry.
@@ -142,11 +152,8 @@ impl UrlSigner {
         }
         let left = u64::try_from(until.0.saturating_sub(now.0)).unwrap_or(0);
         let expires = Duration::from_millis(left).max(LEAST_REDIRECT);
-        if is_head {
-            self.presigner.head(Bucket::Output, key, now, expires)
-        } else {
-            self.presigner.get(Bucket::Output, key, now, expires, None)
-        }
+        let request = if is_head { ObjectRequest::Head } else { ObjectRequest::Get };
+        self.presigner.sign(request, Bucket::Output, key, now, expires)
     }
 
     /// The address of an output for readers that do not request it from the API: below the bucket's public address,

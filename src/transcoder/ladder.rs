@@ -17,7 +17,7 @@ impl Rung {
             let room = turned(q.fit(), self.size);
             room.width >= self.size.width && room.height >= self.size.height
         };
-        let enough = Quality::ALL.into_iter().find(holds).unwrap_or(self.quality);
+        let enough = Quality::ALL.iter().copied().find(holds).unwrap_or(self.quality);
         enough.min(self.quality).video_kbps()
     }
 }

@@ -33,12 +33,13 @@ pub mod worker;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::job::space::{self, DiskFull};
 use crate::job::{
-    Container, EntryKind, Failure, FailureCode, Label, Ladder, Preset, Skipped, SourceInfo, Stills,
+    EntryKind, Failure, FailureCode, Label, Ladder, Preset, RenditionInfo, Skipped, SourceInfo, Stills,
 };
 
 pub use format::references;
@@ -116,28 +117,15 @@ pub struct EntryFile {
 }
 
 /// One rendition in the output folder.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EncodedOutput {
     /// Which rendition.
-    pub label: Label,
-    /// How it is packaged.
-    pub container: Container,
+    pub quality: Label,
     /// Its file or playlist, relative to the output folder, with `/` between the parts.
     pub file: String,
-    /// Bytes of all its own files. Shared audio belongs to no rendition.
-    pub size: u64,
-    /// Pixels across, as displayed.
-    pub width: u32,
-    /// Pixels down, as displayed.
-    pub height: u32,
-    /// Video codec, in FFmpeg's word.
-    pub codec: String,
-    /// Audio codec; that of the shared audio where it is shared.
-    pub audio_codec: Option<String>,
-    /// Mean bits a second of what a viewer fetches: video, sound and packaging.
-    pub bitrate: u64,
-    /// Seconds.
-    pub duration: f64,
+    /// What it is.
+    #[serde(flatten)]
+    pub info: RenditionInfo,
 }
 
 /// A picture in the output folder.
@@ -238,7 +226,7 @@ async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, Tr
     })?;
     publish(work.path(), request.out_dir)?;
 
-    let length = verified.outputs.first().map_or(0.0, |o| o.duration);
+    let length = verified.outputs.first().map_or(0.0, |o| o.info.duration);
     Ok(Encoded {
         outputs: verified.outputs,
         entries: plan.entries,

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::job::{Dimensions, Failure, FailureCode, Label};
+use crate::job::{Dimensions, Failure, FailureCode, Label, RenditionInfo};
 
 use super::diagnose::{self, missing_output, wrong_output};
 use super::ffprobe::{self, ProbeError, Report};
@@ -69,7 +69,7 @@ pub(super) async fn verify(folder: &Path, source: &Probe, plan: &Plan) -> Result
         outputs.push(check(source, plan, planned, found, sound.as_ref())?);
         files.extend(found.files.iter().cloned());
     }
-    let length = outputs.first().map_or(0.0, |o: &EncodedOutput| o.duration);
+    let length = outputs.first().map_or(0.0, |o: &EncodedOutput| o.info.duration);
     let (poster, storyboard) = pictures(folder, plan, length).await?;
     files.extend(plan.stills.files().map(PathBuf::from));
     let set = VerifiedSet {
@@ -84,7 +84,7 @@ pub(super) async fn verify(folder: &Path, source: &Probe, plan: &Plan) -> Result
     };
     let written = format.describe(set).await?;
     for (output, written) in outputs.iter_mut().zip(written) {
-        output.size += written.bytes;
+        output.info.size += written.bytes;
         files.push(written.file);
     }
     files.extend(plan.entries.iter().map(|entry| PathBuf::from(&entry.file)));
@@ -92,7 +92,7 @@ pub(super) async fn verify(folder: &Path, source: &Probe, plan: &Plan) -> Result
 }
 
 fn verified<'a>(output: &'a EncodedOutput, found: &'a Found) -> VerifiedRendition<'a> {
-    let size = Dimensions { width: output.width, height: output.height };
+    let size = Dimensions { width: output.info.width, height: output.info.height };
     VerifiedRendition { file: &output.file, playlist: found.playlist.as_ref(), size }
 }
 
@@ -212,10 +212,8 @@ fn check(
         check_length(has, Some(should))?;
     }
     let bytes = found.size + sound.map_or(0, |s| s.size);
-    Ok(EncodedOutput {
-        label: planned.label,
+    let info = RenditionInfo {
         container: planned.container,
-        file: file.clone(),
         size: found.size,
         width: size.width,
         height: size.height,
@@ -223,7 +221,8 @@ fn check(
         audio_codec: audio.and_then(|a| a.codec.clone()),
         bitrate: (bytes as f64 * 8.0 / found.duration.max(0.001)) as u64,
         duration: found.duration,
-    })
+    };
+    Ok(EncodedOutput { quality: planned.label, file: file.clone(), info })
 }
 
 /// Frames of an output: what it says itself, or what was counted.

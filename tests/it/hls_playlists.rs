@@ -144,10 +144,10 @@ async fn entry_documents_match_measurements_of_their_files() {
         let entries: Vec<&str> = encoded.entries.iter().map(|entry| &*entry.file).collect();
         assert_eq!(entries, ["master.m3u8", "manifest.mpd"]);
         for output in &encoded.outputs {
-            let label = output.label.name();
+            let label = output.quality.name();
             let own = encoded.files.iter().filter(|file| file.starts_with(label));
             let bytes: u64 = own.map(|file| std::fs::metadata(out.path().join(file)).unwrap().len()).sum();
-            assert_eq!(output.size, bytes, "{label} of {}", source.clip.display());
+            assert_eq!(output.info.size, bytes, "{label} of {}", source.clip.display());
         }
         for entry in entries {
             plays_without_a_warning(&out.path().join(entry));

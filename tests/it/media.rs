@@ -87,11 +87,12 @@ async fn installed_ffmpeg_supports_all_presets() {
 #[tokio::test]
 async fn web_optimized_encodes_every_quality_from_one_decode() {
     let (encoded, out) = encoded(&normal(), Preset::WebOptimized, "720p,240p,144p").await;
-    let told: Vec<_> = encoded.outputs.iter().map(|o| (o.label.name(), o.width, o.height)).collect();
+    let told: Vec<_> =
+        encoded.outputs.iter().map(|o| (o.quality.name(), o.info.width, o.info.height)).collect();
     assert_eq!(told, [("720p", 640, 360), ("240p", 426, 240), ("144p", 256, 144)]);
     for output in &encoded.outputs {
         let path = out.path().join(&output.file);
-        let (w, h) = (output.width.into(), output.height.into());
+        let (w, h) = (output.info.width.into(), output.info.height.into());
         assert_eq!(picture(&path), plain(w, h, 75));
         let probed = probed(&path);
         let audio = stream(&probed, "audio").unwrap();
@@ -99,9 +100,9 @@ async fn web_optimized_encodes_every_quality_from_one_decode() {
         assert_eq!(audio["sample_rate"], "48000");
         assert!((seconds(&probed) - 3.0).abs() < 0.1);
         assert_eq!(probed["format"]["tags"]["title"], Value::Null, "titles are not carried over");
-        assert_eq!(output.size, std::fs::metadata(&path).unwrap().len());
-        assert_eq!((output.codec.as_str(), output.audio_codec.as_deref()), ("h264", Some("aac")));
-        assert!(output.bitrate > 10_000 && output.container == Container::Mp4);
+        assert_eq!(output.info.size, std::fs::metadata(&path).unwrap().len());
+        assert_eq!((output.info.codec.as_str(), output.info.audio_codec.as_deref()), ("h264", Some("aac")));
+        assert!(output.info.bitrate > 10_000 && output.info.container == Container::Mp4);
         let bytes = std::fs::read(&path).unwrap();
         let at = |name: &[u8]| bytes.windows(4).position(|w| w == name).unwrap();
         assert!(at(b"moov") < at(b"mdat"), "it starts while it loads");
@@ -119,7 +120,7 @@ async fn web_optimized_encodes_every_quality_from_one_decode() {
 async fn default_without_quality_copies_the_streams() {
     let (encoded, out) = encoded(&normal(), Preset::Default, "").await;
     let output = &encoded.outputs[0];
-    assert_eq!((output.label, output.file.as_str()), (Label::ORIGINAL, "original.mp4"));
+    assert_eq!((output.quality, output.file.as_str()), (Label::ORIGINAL, "original.mp4"));
     let (source, copy) = (shown_at(&normal()), shown_at(&out.path().join("original.mp4")));
     assert_eq!(source, copy);
 }
@@ -132,8 +133,8 @@ async fn default_copy_of_streams_unfit_for_mp4_is_matroska() {
          -pix_fmt yuv420p -c:a pcm_s16le",
     );
     let (encoded, out) = encoded(&clip, Preset::Default, "").await;
-    assert_eq!(encoded.outputs[0].container, Container::Mkv);
-    assert_eq!(encoded.outputs[0].audio_codec.as_deref(), Some("pcm_s16le"));
+    assert_eq!(encoded.outputs[0].info.container, Container::Mkv);
+    assert_eq!(encoded.outputs[0].info.audio_codec.as_deref(), Some("pcm_s16le"));
     assert_eq!(picture(&out.path().join("original.mkv")), plain(320, 180, 50));
 }
 
@@ -142,7 +143,7 @@ async fn default_with_a_quality_stays_under_its_bitrate() {
     let (encoded, out) = encoded(&three_segments(), Preset::Default, "144p").await;
     assert_eq!(picture(&out.path().join("144p.mp4")), plain(256, 144, 225));
     let cap = u64::from(Quality::P144.video_kbps() + Quality::P144.audio_kbps()) * 1000;
-    assert!(encoded.outputs[0].bitrate < cap * 5 / 4, "{}", encoded.outputs[0].bitrate);
+    assert!(encoded.outputs[0].info.bitrate < cap * 5 / 4, "{}", encoded.outputs[0].info.bitrate);
 }
 
 #[tokio::test]
@@ -153,7 +154,7 @@ async fn hls_segments_start_with_keyframes() {
     for output in &encoded.outputs {
         let playlist = out.path().join(&output.file);
         assert_eq!(segment_lengths(&playlist), segment_lengths(&out.path().join("360p/index.m3u8")));
-        assert_eq!(picture(&playlist), plain(output.width.into(), output.height.into(), 225));
+        assert_eq!(picture(&playlist), plain(output.info.width.into(), output.info.height.into(), 225));
         assert!(stream(&probed(&playlist), "audio").is_some());
         for n in 0..3 {
             let segment = playlist.with_file_name(format!("segment_{n:05}.ts"));
@@ -162,7 +163,7 @@ async fn hls_segments_start_with_keyframes() {
     }
     let files = encoded.files.iter().filter(|f| f.starts_with("144p"));
     let bytes: u64 = files.map(|f| std::fs::metadata(out.path().join(f)).unwrap().len()).sum();
-    assert_eq!(encoded.outputs[1].size, bytes);
+    assert_eq!(encoded.outputs[1].info.size, bytes);
 }
 
 #[tokio::test]
@@ -182,11 +183,14 @@ async fn hls_adaptive_rungs_have_aligned_segments_and_shared_sound() {
     let mut starts = Vec::new();
     for output in &encoded.outputs {
         assert!(master.lines().any(|l| l == output.file), "{master}");
-        assert!(master.contains(&format!("RESOLUTION={}x{}", output.width, output.height)), "{master}");
-        assert_eq!(output.audio_codec.as_deref(), Some("aac"));
+        assert!(
+            master.contains(&format!("RESOLUTION={}x{}", output.info.width, output.info.height)),
+            "{master}"
+        );
+        assert_eq!(output.info.audio_codec.as_deref(), Some("aac"));
         let playlist = out.path().join(&output.file);
         assert_eq!(segment_lengths(&playlist), [4.0, 4.0, 1.0]);
-        assert_eq!(picture(&playlist), plain(output.width.into(), output.height.into(), 225));
+        assert_eq!(picture(&playlist), plain(output.info.width.into(), output.info.height.into(), 225));
         assert!(stream(&probed(&playlist), "audio").is_none(), "the sound is stored once");
         let text = std::fs::read_to_string(&playlist).unwrap();
         let init = text.split("URI=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
@@ -221,10 +225,10 @@ async fn every_preset_works_without_sound() {
         "mute.mp4",
         "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -c:v libx264 -preset ultrafast -pix_fmt yuv420p",
     );
-    for (preset, qualities) in Preset::ALL.into_iter().map(|p| (p, "144p")).chain([(Preset::Default, "")]) {
+    for (preset, qualities) in Preset::ALL.iter().map(|p| (*p, "144p")).chain([(Preset::Default, "")]) {
         let (encoded, out) = encoded(&clip, preset, qualities).await;
         let output = &encoded.outputs[0];
-        assert_eq!(output.audio_codec, None, "{preset}");
+        assert_eq!(output.info.audio_codec, None, "{preset}");
         assert_eq!(encoded.source.audio, None);
         assert!(stream(&probed(&out.path().join(&output.file)), "audio").is_none());
         assert_eq!(!encoded.entries.is_empty(), preset == Preset::HlsAdaptive);
@@ -249,7 +253,7 @@ async fn rotated_phone_video_is_upright() {
     assert_eq!((done.source.video.width, done.source.video.height), (360, 640));
     assert_eq!(done.source.video.rotation, 90);
     let (copy, out) = encoded(&clip, Preset::Default, "").await;
-    assert_eq!((copy.outputs[0].width, copy.outputs[0].height), (360, 640));
+    assert_eq!((copy.outputs[0].info.width, copy.outputs[0].info.height), (360, 640));
     let video = stream(&probed(&out.path().join("original.mp4")), "video").unwrap();
     assert_eq!(video["side_data_list"][0]["rotation"], -90, "a copy keeps what turns it");
 }
@@ -316,7 +320,11 @@ async fn variable_frame_rate_keeps_the_time_of_every_frame() {
     for preset in [Preset::WebOptimized, Preset::Hls, Preset::HlsAdaptive] {
         let (done, out) = encoded(&clip, preset, "144p").await;
         let file = out.path().join(&done.outputs[0].file);
-        assert!((done.outputs[0].duration - 6.0).abs() < 0.2, "{preset}: {}", done.outputs[0].duration);
+        assert!(
+            (done.outputs[0].info.duration - 6.0).abs() < 0.2,
+            "{preset}: {}",
+            done.outputs[0].info.duration
+        );
         let made = shown_at(&file);
         assert_eq!(made.len(), source.len(), "{preset}");
         let (first_made, first) = (made[0].0, source[0].0);
@@ -361,13 +369,12 @@ async fn other_containers_and_codecs_work_with_all_presets() {
         "-f lavfi -i testsrc2=s=320x180:r=25:d=2 -f lavfi -i sine=d=2 -c:v mpeg4 -bf 2 -c:a mp3",
     );
     for clip in [webm, ts, avi] {
-        for (preset, qualities) in Preset::ALL.into_iter().map(|p| (p, "144p")).chain([(Preset::Default, "")])
-        {
+        for (preset, qualities) in Preset::ALL.iter().map(|p| (*p, "144p")).chain([(Preset::Default, "")]) {
             let (done, out) = encoded(&clip, preset, qualities).await;
             let probed = probed(&out.path().join(&done.outputs[0].file));
             let frames = stream(&probed, "video").unwrap()["nb_read_packets"].clone();
             assert_eq!(frames, "50", "{preset} of {}", clip.display());
-            assert!(done.outputs[0].audio_codec.is_some());
+            assert!(done.outputs[0].info.audio_codec.is_some());
         }
     }
 }

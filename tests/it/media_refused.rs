@@ -80,7 +80,7 @@ async fn truncated_file_fails_with_every_preset() {
     let half = made_by("half.mp4", "half of normal", |path| {
         std::fs::write(path, &whole[..whole.len() / 2]).unwrap();
     });
-    for (preset, qualities) in Preset::ALL.into_iter().map(|p| (p, "144p")).chain([(Preset::Default, "")]) {
+    for (preset, qualities) in Preset::ALL.iter().map(|p| (*p, "144p")).chain([(Preset::Default, "")]) {
         let failure = refused(&half, preset, qualities).await;
         assert_eq!(failure.code, FailureCode::InvalidMedia, "{failure}");
         assert!(failure.message.starts_with("the file ends early: "), "{preset}: {failure}");

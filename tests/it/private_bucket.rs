@@ -12,7 +12,7 @@ use serde_json::Value;
 use tcoder::config::{BaseUrl, Env, StorageConfig};
 use tcoder::job::{EntryKind, ObjectKey};
 use tcoder::storage::media::MediaSigner;
-use tcoder::storage::presign::Presigner;
+use tcoder::storage::presign::{ObjectRequest, Presigner};
 use tcoder::storage::urls::now_millis;
 use tcoder::storage::{Bucket, PutOutcome, Storage};
 use tcoder::transcoder::references;
@@ -404,7 +404,9 @@ async fn r2_endpoint_with_a_path_needs_no_final_slash() {
         let put = storage.put_if_absent(Bucket::Output, &key, b"film".to_vec(), "text/plain").await;
         assert_eq!(put.unwrap(), PutOutcome::Created, "{endpoint}");
         let presigner = Presigner::new(&config).unwrap();
-        let url = presigner.get(Bucket::Output, &key, now_millis(), Duration::from_secs(60), None).unwrap();
+        let url = presigner
+            .sign(ObjectRequest::Get, Bucket::Output, &key, now_millis(), Duration::from_secs(60))
+            .unwrap();
         assert_eq!(fetch(url.as_str()).await, (StatusCode::OK, "film".to_owned()), "{endpoint}");
     }
 }

@@ -12,7 +12,8 @@ use tcoder::job::{AttemptId, Epoch, JobId, Millis, ObjectKey};
 use tcoder::net::{self, EgressPolicy, UrlRefused};
 use tcoder::storage::event::{Action, ObjectEvent};
 use tcoder::storage::fetch::Fetcher;
-use tcoder::storage::presign::{Presigner, UPLOAD_EXPIRY};
+use tcoder::storage::presign::{ObjectRequest, Presigner};
+use tcoder::storage::urls::UPLOAD_WINDOW;
 use tcoder::storage::{Bucket, Progress, PutOutcome, Storage, StorageError, layout};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -46,11 +47,11 @@ impl ObjectServer {
     }
 
     fn put_url(&self, name: &str) -> Url {
-        self.presigner().put(Bucket::Input, &key(name), now(), UPLOAD_EXPIRY).unwrap()
+        self.presigner().sign(ObjectRequest::Put, Bucket::Input, &key(name), now(), UPLOAD_WINDOW).unwrap()
     }
 
     fn get_url(&self, bucket: Bucket, name: &str) -> Url {
-        self.presigner().get(bucket, &key(name), now(), UPLOAD_EXPIRY, None).unwrap()
+        self.presigner().sign(ObjectRequest::Get, bucket, &key(name), now(), UPLOAD_WINDOW).unwrap()
     }
 
     /// The files with the bytes of objects, parts, and what is being written.
@@ -98,9 +99,13 @@ async fn presigned_addresses_put_and_get() {
     assert_eq!(part.headers()["content-range"], "bytes 3-5/10");
     assert_eq!(part.text().await.unwrap(), "345");
 
-    let named =
-        server.presigner().get(Bucket::Input, &key(name), now(), UPLOAD_EXPIRY, Some("x.mp4")).unwrap();
-    let named = http().get(named).send().await.unwrap();
+    let named = client(&server.config)
+        .get_object()
+        .bucket("input")
+        .key(name)
+        .response_content_disposition("attachment; filename=\"x.mp4\"")
+        .presigned(aws_sdk_s3::presigning::PresigningConfig::expires_in(UPLOAD_WINDOW).unwrap());
+    let named = http().get(named.await.unwrap().uri()).send().await.unwrap();
     assert_eq!(named.headers()["content-disposition"], "attachment; filename=\"x.mp4\"");
 }
 
@@ -112,7 +117,13 @@ async fn tampered_and_expired_addresses_are_refused() {
     let longer = good.as_str().replace("Expires=3600", "Expires=36000");
     let expired = server
         .presigner()
-        .put(Bucket::Input, &key("inputs/a/b.mp4"), now().plus(-7_200_000), UPLOAD_EXPIRY)
+        .sign(
+            ObjectRequest::Put,
+            Bucket::Input,
+            &key("inputs/a/b.mp4"),
+            now().plus(-7_200_000),
+            UPLOAD_WINDOW,
+        )
         .unwrap();
     for url in [other_key, longer, expired.to_string()] {
         let answer = http().put(&url).body("x").send().await.unwrap();
@@ -294,7 +305,7 @@ async fn keys_cannot_escape_their_bucket() {
             .put_object()
             .bucket("input")
             .key(evil)
-            .presigned(aws_sdk_s3::presigning::PresigningConfig::expires_in(UPLOAD_EXPIRY).unwrap())
+            .presigned(aws_sdk_s3::presigning::PresigningConfig::expires_in(UPLOAD_WINDOW).unwrap())
             .await
             .unwrap();
         let start = url.uri().find("/input/").unwrap();

@@ -1,5 +1,7 @@
 //! A machine and its worker -> what it is to us.
 
+use strum::IntoStaticStr;
+
 use super::machine::{Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, WorkerView};
 use super::observe::{ByMachine, is_ours};
@@ -8,7 +10,8 @@ use super::slot::Slot;
 use super::state::{FleetState, MachineRecord, OperationKind};
 
 /// What a machine is to us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum MachineRole {
     /// Its worker holds a lease: it is never touched.
     Busy,
@@ -35,6 +38,7 @@ pub enum MachineRole {
     /// At rest by the list, alive by its heartbeat.
     Disputed,
     /// Not in the list, which is not believed yet.
+    #[strum(serialize = "missing")]
     MissingMachine,
     /// In a state not known here.
     Odd,
@@ -43,23 +47,8 @@ pub enum MachineRole {
 impl MachineRole {
     /// Its name, for people and metrics.
     #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Busy => "busy",
-            Self::Idle => "idle",
-            Self::Booting => "booting",
-            Self::Leaving => "leaving",
-            Self::Rest => "rest",
-            Self::Unstarted => "unstarted",
-            Self::Stuck => "stuck",
-            Self::Zombie => "zombie",
-            Self::Unreachable => "unreachable",
-            Self::Failed => "failed",
-            Self::Going => "going",
-            Self::Disputed => "disputed",
-            Self::MissingMachine => "missing",
-            Self::Odd => "odd",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     /// It takes, or soon takes, a job.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use strum::{AsRefStr, Display};
 
 use crate::job::Millis;
 
@@ -19,8 +20,9 @@ impl fmt::Display for MachineId {
 }
 
 /// Where a machine is in its life.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, AsRefStr, Display)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum Phase {
     /// Being made.
     Creating,
@@ -43,8 +45,10 @@ pub enum Phase {
     /// On its way out of existence.
     Destroying,
     /// Exists no more.
+    #[strum(serialize = "destroyed")]
     Gone,
     /// A state not known here, in the provider's word.
+    #[strum(transparent)]
     Unknown(String),
 }
 
@@ -52,32 +56,13 @@ impl Phase {
     /// Its name, for people and for the published status.
     #[must_use]
     pub fn name(&self) -> &str {
-        match self {
-            Self::Creating => "creating",
-            Self::Created => "created",
-            Self::Starting => "starting",
-            Self::Started => "started",
-            Self::Updating => "updating",
-            Self::Stopping => "stopping",
-            Self::Stopped => "stopped",
-            Self::LaunchFailed => "launch_failed",
-            Self::Failed => "failed",
-            Self::Destroying => "destroying",
-            Self::Gone => "destroyed",
-            Self::Unknown(name) => name,
-        }
+        self.as_ref()
     }
 
     /// Whether the machine no longer exists.
     #[must_use]
     pub const fn is_gone(&self) -> bool {
         matches!(self, Self::Gone)
-    }
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
     }
 }
 

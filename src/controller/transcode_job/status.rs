@@ -138,20 +138,7 @@ impl StatusContext<'_> {
     fn result(&self, status: &mut TranscodeJobStatus, job: &Job, result: &JobResult) {
         let ended = job.timestamps.completed_at.unwrap_or(self.now);
         status.completion_time = Some(time(ended));
-        status.outputs = result
-            .outputs
-            .iter()
-            .take(OUTPUTS)
-            .map(|output| OutputStatus {
-                quality: output.quality.to_string(),
-                key: output.key.to_string(),
-                url: None,
-                container: output.container.name().to_owned(),
-                size_bytes: i64::try_from(output.size).unwrap_or(i64::MAX),
-                width: i32::try_from(output.width).unwrap_or(i32::MAX),
-                height: i32::try_from(output.height).unwrap_or(i32::MAX),
-            })
-            .collect();
+        status.outputs = result.outputs.iter().take(OUTPUTS).map(OutputStatus::from).collect();
         let file = |key: &ObjectKey| FileStatus { key: key.to_string(), url: None };
         let entry = |e: &EntryDocument| EntryStatus {
             kind: e.kind.name().to_owned(),
@@ -299,9 +286,7 @@ fn failed(failure: &Failure, job: &Job) -> String {
     if failure.code.is_retryable() && job.attempt >= job.spec.max_attempts {
         return reason::BACKOFF_LIMIT_EXCEEDED.to_owned();
     }
-    let code = serde_json::to_value(failure.code).ok().and_then(|v| v.as_str().map(str::to_owned));
-    let code = code.unwrap_or_else(|| "Failed".to_owned());
     // Reasons are CamelCase, codes camelCase.
-    let mut letters = code.chars();
-    letters.next().map_or(code.clone(), |first| first.to_uppercase().chain(letters).collect())
+    let mut letters = failure.code.name().chars();
+    letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
 }

@@ -200,7 +200,7 @@ fn every_state_with_and_without_suspend() {
         Decision::Settle { status, .. } => format!("{:?}", status.phase.unwrap()),
     };
     let mut table = Vec::new();
-    for state in State::ALL {
+    for &state in State::ALL {
         for (suspended, suspend) in [(false, false), (false, true), (true, false), (true, true)] {
             if suspended && state != State::Cancelled {
                 continue;
@@ -237,7 +237,7 @@ fn every_state_with_and_without_suspend() {
 
 #[test]
 fn complete_and_failed_exclude_each_other_and_every_status_is_whole() {
-    for state in State::ALL {
+    for &state in State::ALL {
         for suspend in [false, true] {
             let mut case = Case::in_state(json!({"suspend": suspend}), state);
             case.looked_for_upload = true;
@@ -261,7 +261,7 @@ fn complete_and_failed_exclude_each_other_and_every_status_is_whole() {
 
 #[test]
 fn nothing_new_is_nothing_to_write() {
-    for state in State::ALL {
+    for &state in State::ALL {
         let mut case = Case::in_state(none(), state);
         case.looked_for_upload = true;
         let mut case = case.written();
@@ -473,7 +473,7 @@ fn a_changed_spec_is_said_and_the_job_goes_on() {
 
 #[test]
 fn a_mirror_shows_and_does_nothing() {
-    for state in State::ALL {
+    for &state in State::ALL {
         let mut case = Case::in_state(json!({"suspend": true}), state);
         case.mirror = true;
         assert!(matches!(case.decide(), Decision::Settle { .. }), "{state}");

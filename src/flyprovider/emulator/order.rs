@@ -10,6 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 use serde_json::Value;
+use strum::VariantNames as _;
 
 use super::reply::{Reply, refuse};
 use crate::flyprovider::guest::{self, Guest, GuestError};
@@ -114,9 +115,9 @@ impl Stop {
     pub fn read(&self) -> Result<(Option<Signal>, Option<Duration>), Reply> {
         let said = self.signal.as_deref().filter(|signal| !signal.is_empty());
         let signal = said.map(|said| {
-            let known = StopSignal::ALL.into_iter().find(|signal| signal.name() == said);
+            let known = said.parse::<StopSignal>().ok();
             known.and_then(|signal| signal.name().parse().ok()).ok_or_else(|| {
-                let names = StopSignal::ALL.map(StopSignal::name).join(", ");
+                let names = StopSignal::VARIANTS.join(", ");
                 refuse(400, "invalid_argument", format!("invalid signal {said:?}, must be one of {names}"))
             })
         });

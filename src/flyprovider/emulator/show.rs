@@ -6,6 +6,7 @@ use sha2::{Digest as _, Sha256};
 use super::ids::private_ip;
 use super::world::Entry;
 use crate::flyprovider::HostStatus;
+use crate::hex::hex;
 
 /// The machine; with who holds its lease, where that is asked for.
 pub fn machine(entry: &Entry, with_lease: bool) -> Value {
@@ -65,14 +66,10 @@ fn image_ref(image: &str) -> Value {
         None => ("registry-1.docker.io", format!("library/{path}")),
     };
     let digest = match digest {
-        "" => format!("sha256:{}", base16(&Sha256::digest(image.as_bytes()))),
+        "" => format!("sha256:{}", hex(&Sha256::digest(image.as_bytes()))),
         digest => digest.to_owned(),
     };
     json!({ "registry": registry, "repository": repository, "tag": tag, "digest": digest, "labels": {} })
-}
-
-fn base16(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

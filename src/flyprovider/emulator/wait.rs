@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::extract::{Path, Query};
 use axum::response::Response;
 use serde_json::json;
+use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use super::call::{Common, Params, call};
 use super::faults::Action;
@@ -17,7 +18,8 @@ use crate::flyprovider::{MachineId, MachineState};
 const MOST: u64 = 60;
 
 /// A state that can be waited for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "lowercase", const_into_str)]
 enum WaitState {
     /// Running.
     Started,
@@ -31,24 +33,6 @@ enum WaitState {
     Failed,
     /// Any state that does not pass by itself.
     Settled,
-}
-
-impl WaitState {
-    /// All of them.
-    const ALL: [Self; 6] =
-        [Self::Started, Self::Stopped, Self::Suspended, Self::Destroyed, Self::Failed, Self::Settled];
-
-    /// Its name in the API.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Started => "started",
-            Self::Stopped => "stopped",
-            Self::Suspended => "suspended",
-            Self::Destroyed => "destroyed",
-            Self::Failed => "failed",
-            Self::Settled => "settled",
-        }
-    }
 }
 
 /// What is waited for.
@@ -70,9 +54,8 @@ impl Wish {
         };
         let mut states = Vec::new();
         for name in of("state").flat_map(|value| value.split(',')) {
-            let known = WaitState::ALL.into_iter().find(|state| state.name() == name.trim());
-            states.push(known.ok_or_else(|| {
-                let names = WaitState::ALL.map(WaitState::name).join(", ");
+            states.push(name.trim().parse().map_err(|_| {
+                let names = WaitState::VARIANTS.join(", ");
                 refuse(400, "invalid_argument", format!("invalid state {name:?}, must be one of {names}"))
             })?);
         }
@@ -92,7 +75,7 @@ impl Wish {
         self.states.iter().any(|wanted| match wanted {
             // On its way to a start, even where nothing moves yet.
             WaitState::Settled => !state.is_transient() && *state != MachineState::Created,
-            named => named.name() == state.name(),
+            named => named.into_str() == state.name(),
         })
     }
 
@@ -149,7 +132,7 @@ pub async fn wait(
         let late = || {
             let now = world.look().machines.get(&machine).map(|entry| entry.machine.state.clone());
             let now = now.map_or_else(|| "destroyed".to_owned(), |state| state.name().to_owned());
-            let wanted: Vec<&str> = wish.states.iter().map(|state| state.name()).collect();
+            let wanted: Vec<&str> = wish.states.iter().map(|state| state.into_str()).collect();
             let text =
                 format!("machine failed to reach desired state, {}, currently {now}", wanted.join(" or "));
             refuse(408, "deadline_exceeded", text)

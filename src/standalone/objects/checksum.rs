@@ -8,10 +8,14 @@ use s3s::crypto::{Checksum as _, Crc32, Crc32c, Crc64Nvme, Md5, Sha1, Sha256};
 use s3s::dto::{ChecksumAlgorithm, ChecksumType};
 use s3s::{S3Result, TrailingHeaders, s3_error};
 use serde::{Deserialize, Serialize};
+use strum::{EnumString, IntoStaticStr};
+
+use crate::hex::hex;
 
 /// The algorithm of a checksum.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, EnumString, IntoStaticStr)]
 #[serde(rename_all = "UPPERCASE")]
+#[strum(serialize_all = "UPPERCASE", ascii_case_insensitive)]
 pub(super) enum Algorithm {
     Crc32,
     Crc32c,
@@ -21,21 +25,13 @@ pub(super) enum Algorithm {
 }
 
 impl Algorithm {
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Crc32 => "CRC32",
-            Self::Crc32c => "CRC32C",
-            Self::Crc64nvme => "CRC64NVME",
-            Self::Sha1 => "SHA1",
-            Self::Sha256 => "SHA256",
-        }
+    pub fn name(self) -> &'static str {
+        self.into()
     }
 
     pub fn parse(name: &ChecksumAlgorithm) -> S3Result<Self> {
-        [Self::Crc32, Self::Crc32c, Self::Crc64nvme, Self::Sha1, Self::Sha256]
-            .into_iter()
-            .find(|algorithm| algorithm.name().eq_ignore_ascii_case(name.as_str()))
-            .ok_or_else(|| s3_error!(InvalidRequest, "Checksum algorithm provided is unsupported."))
+        let unknown = |_| s3_error!(InvalidRequest, "Checksum algorithm provided is unsupported.");
+        name.as_str().parse().map_err(unknown)
     }
 
     fn header(self) -> String {
@@ -324,10 +320,6 @@ pub(super) fn checksum_of_parts(
         }
     };
     Some(Checksum { algorithm, value, kind })
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn unhex(text: &str) -> Vec<u8> {

@@ -129,7 +129,7 @@ pub(super) struct EntryDocumentFormat {
 /// What a document of this kind names, each file once. Empty when it is no such document.
 #[must_use]
 pub fn references(kind: EntryKind, text: &str) -> Vec<Reference> {
-    let mut formats = Format::ALL.into_iter().flat_map(|format| of(format).entry_documents());
+    let mut formats = Format::ALL.iter().copied().flat_map(|format| of(format).entry_documents());
     formats.find(|entry| entry.kind == kind).map_or_else(Vec::new, |entry| (entry.references)(text))
 }
 
@@ -170,8 +170,8 @@ mod tests {
 
     #[test]
     fn every_entry_kind_is_written_by_a_format_and_can_be_read() {
-        for kind in EntryKind::ALL {
-            let entries = Format::ALL.into_iter().flat_map(|format| of(format).entry_documents());
+        for &kind in EntryKind::ALL {
+            let entries = Format::ALL.iter().copied().flat_map(|format| of(format).entry_documents());
             let files: Vec<&str> =
                 entries.filter(|entry| entry.kind == kind).map(|entry| entry.file).collect();
             assert_eq!(files.len(), 1, "{kind:?}: {files:?}");

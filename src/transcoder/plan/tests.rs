@@ -57,7 +57,7 @@ fn the_input_is_one_argument_whatever_its_name() {
 
 #[test]
 fn every_plan_begins_hardened_and_reports_itself() {
-    for (preset, ladder) in Preset::ALL.into_iter().flat_map(|p| [(p, ""), (p, "360p,144p")]) {
+    for (preset, ladder) in Preset::ALL.iter().copied().flat_map(|p| [(p, ""), (p, "360p,144p")]) {
         let options = planned(&source(1920, 1080), preset, ladder).input_options.join(" ");
         assert!(
             options.starts_with(
@@ -71,7 +71,7 @@ fn every_plan_begins_hardened_and_reports_itself() {
 
 #[test]
 fn nothing_that_some_ffmpeg_lacks_is_used() {
-    for (preset, ladder) in Preset::ALL.into_iter().flat_map(|p| [(p, ""), (p, "720p,144p")]) {
+    for (preset, ladder) in Preset::ALL.iter().copied().flat_map(|p| [(p, ""), (p, "720p,144p")]) {
         let plan = planned(&source(1920, 1080), preset, ladder);
         for argument in plan.arguments(Path::new("/in")) {
             let argument = argument.to_string_lossy();

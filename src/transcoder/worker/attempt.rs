@@ -27,7 +27,9 @@ use crate::job::{
 use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{Bucket, Limits, Progress, PutOutcome, Storage, StorageError, layout};
-use crate::transcoder::{self, Encoded, EncodedStill, EntryFile, Request, TranscodeError, disk};
+use crate::transcoder::{
+    self, Encoded, EncodedOutput, EncodedStill, EntryFile, Request, TranscodeError, disk,
+};
 
 /// Largest manifest that is read, bytes.
 const MANIFEST_LIMIT: u64 = 1 << 20;
@@ -288,8 +290,7 @@ impl Attempt<'_> {
     async fn fail(&self, failure: &Failure) -> Outcome {
         let span = Span::current();
         span.record("otel.status_code", "ERROR").record("otel.status_description", failure.message.as_str());
-        let kind = serde_json::to_value(failure.code).ok();
-        span.record(attribute::ERROR_TYPE, kind.as_ref().and_then(serde_json::Value::as_str));
+        span.record(attribute::ERROR_TYPE, failure.code.name());
         let AttemptId { job: id, epoch } = self.job.attempt;
         let told = self.queue.fail(&self.job, failure).await;
         // Only now: storage that is away must not hold up the report.
@@ -328,20 +329,9 @@ impl Attempt<'_> {
 }
 
 fn result_of(encoded: Encoded, prefix: &ObjectKey, timings: Timings) -> Result<JobResult, InvalidKey> {
-    let outputs = encoded.outputs.into_iter().map(|o| {
-        Ok(Output {
-            quality: o.label,
-            key: prefix.join(&o.file)?,
-            url: None,
-            container: o.container,
-            size: o.size,
-            width: o.width,
-            height: o.height,
-            codec: o.codec,
-            audio_codec: o.audio_codec,
-            bitrate: o.bitrate,
-            duration: o.duration,
-        })
+    let outputs = encoded.outputs.into_iter();
+    let outputs = outputs.map(|EncodedOutput { quality, file, info }| {
+        Ok(Output { quality, key: prefix.join(&file)?, url: None, info })
     });
     let entries = encoded.entries.into_iter();
     let entries = entries

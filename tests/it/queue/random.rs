@@ -113,7 +113,7 @@ struct Lockstep<'a> {
 fn reachable(from: Option<State>, to: State) -> bool {
     match from {
         None => matches!(to, State::Uploading | State::Queued),
-        Some(from) => from == to || Transition::ALL.into_iter().any(|how| from.apply(how) == Ok(to)),
+        Some(from) => from == to || Transition::ALL.iter().any(|how| from.apply(*how) == Ok(to)),
     }
 }
 
