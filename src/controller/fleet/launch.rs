@@ -1,6 +1,6 @@
-//! The names machines get, and how they are made. A fleet of at most MAX machines has the slots 1 to MAX, each
-//! with one name, and a provider lets a name exist once: whatever else goes wrong, creates can never make more
-//! than MAX.
+//! Names and launch configurations of machines. A fleet of at most MAX machines has the slots 1 to MAX, each
+//! with one name. A provider accepts each name only once, so creates can never make more than MAX machines,
+//! whatever else goes wrong.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,23 +10,23 @@ use serde::{Deserialize, Serialize};
 use super::machine::MachineDisk;
 use super::policy::FleetPolicy;
 
-/// A place in the fleet, counted from 1.
+/// The position of a machine in the fleet, counted from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Slot(pub u32);
 
 impl Slot {
-    /// Its machine's name: `<app>-worker-07`.
+    /// The name of the slot's machine, such as `<app>-worker-07`.
     #[must_use]
     pub fn name(self, app: &str) -> String {
         format!("{app}-worker-{:02}", self.0)
     }
 
-    /// The slot a machine's name stands for; nothing for machines that are not ours.
+    /// Parses the slot from a machine's name; `None` for machines of others.
     #[must_use]
     pub fn parse(app: &str, name: &str) -> Option<Self> {
         let digits = name.strip_prefix(app)?.strip_prefix("-worker-")?;
         let number = digits.parse().ok().filter(|n| *n > 0)?;
-        // `+7` and `007` are numbers too, but not names of ours.
+        // `+7` and `007` parse as numbers, too, but the fleet never uses such names.
         (Self(number).name(app) == name).then_some(Self(number))
     }
 }
@@ -37,39 +37,40 @@ impl fmt::Display for Slot {
     }
 }
 
-/// The worker's setting of how long it waits for a job, seconds.
+/// The worker's setting for how long it waits for a job, in seconds.
 pub const IDLE_TIMEOUT: &str = "WORKER_IDLE_TIMEOUT";
-/// The worker's setting of the largest input it takes, bytes.
+/// The worker's setting for the largest input it accepts, in bytes.
 pub const MAX_INPUT_BYTES: &str = "WORKER_MAX_INPUT_BYTES";
 
-/// How a machine is made, as far as another one is wanted where it differs.
+/// How a machine is created. A machine whose launch differs from the desired one is replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// The worker image.
     pub image: String,
-    /// Its disk, where that was asked for.
+    /// Its disk, if one is configured.
     pub disk: Option<MachineDisk>,
-    /// Its worker never leaves by itself.
+    /// Whether its worker keeps running while idle.
     pub stays: bool,
 }
 
 impl Launch {
-    /// How the machine of `slot` is made now.
+    /// The desired launch of the machine in `slot`.
     #[must_use]
     pub fn of(policy: &FleetPolicy, slot: Slot) -> Self {
-        // The machines of MIN_MACHINES stay: one that left would only be started again.
+        // The machines of MIN_MACHINES stay: if one exited when idle, it would only be started again.
         Self { image: policy.image.clone(), disk: policy.disk, stays: slot.0 <= policy.min }
     }
 
-    /// Whether a machine of `slot` that was made so has to give way to another.
+    /// Whether a machine in `slot` with this launch must be replaced.
     pub(super) fn is_outdated(&self, policy: &FleetPolicy, slot: Option<Slot>) -> bool {
-        // Made when MIN_MACHINES was lower: its workers would leave, and be started again for ever.
+        // Created when MIN_MACHINES was lower: its worker would exit when idle and be started again,
+        // endlessly.
         let leaves = !self.stays && slot.is_some_and(|slot| slot.0 <= policy.min);
         leaves || self.disk != policy.disk || self.image != policy.image
     }
 
-    /// The settings of the machine's worker: `common` is what every worker gets. Secrets such as `REDIS_URL` are
-    /// the provider's to hand out.
+    /// The environment of the machine's worker; `common` is what all workers get. The provider adds secrets
+    /// such as `REDIS_URL` itself.
     pub(super) fn environment(
         &self,
         policy: &FleetPolicy,

@@ -1,24 +1,25 @@
 //! The fleet of worker machines: how many there should be, and the next steps towards that.
 //!
-//! What lives here: decisions only, as functions of plain values. Nothing here reads a clock, calls
-//! a provider, or knows Redis, Kubernetes or any provider by name. The shell around it observes, lets [`FleetState::observe`] take note, asks [`plan`],
-//! carries out the first action, tells [`FleetState::record`] how it ended, and plans anew.
+//! All decisions are functions of plain values. The module reads no clock, calls no provider, and knows
+//! neither Redis nor Kubernetes nor any provider by name. The caller observes, passes the result to
+//! [`FleetState::observe`], calls [`plan`], carries out the first operation, reports its outcome to
+//! [`FleetState::record`], and plans again.
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `policy` | what the operator wants, from the environment |
+//! | `policy` | the configuration of the fleet, from the environment |
 //! | `machine` | a machine as its provider lists it |
-//! | `provider` | the trait of a machine provider, and what its answers mean to the plan |
-//! | `price` | money |
-//! | `launch` | the names machines get, and how they are made |
-//! | `observation` | what was seen of the machines and of the queue |
-//! | `state` | what must be remembered between two looks |
-//! | `observe` | how memory takes in a list of machines and the pool |
-//! | `classify` | a machine and its worker -> what it is to us |
-//! | `desired` | how many machines are wanted, and how many are allowed |
+//! | `provider` | the trait of a machine provider, and how its errors affect the plan |
+//! | `price` | prices and costs |
+//! | `launch` | names and launch configurations of machines |
+//! | `observation` | the observed state of the machines and of the queue |
+//! | `state` | what is remembered between two observations |
+//! | `observe` | updates the state from a list of machines and the worker pool |
+//! | `classify` | determines the role of each machine |
+//! | `desired` | computes the desired and the permitted number of machines |
 //! | `plan` | the next steps, each with its reason |
-//! | `repair` | the steps for machines that went astray or are no longer wanted |
-//! | `simulation` | a world in virtual time, for tests and figures; native only |
+//! | `repair` | operations for machines that are broken or no longer needed |
+//! | `simulation` | a simulated fleet in virtual time, for tests and figures; native only |
 
 mod classify;
 mod desired;

@@ -1,4 +1,4 @@
-//! The next steps, and what a person should know.
+//! The planned operations, their outcomes, and the conditions to report.
 
 use std::time::Duration;
 
@@ -10,74 +10,76 @@ use super::observation::ListFailure;
 use super::provider::ProviderWords;
 use crate::job::WorkerId;
 
-/// What to do now.
+/// The result of planning.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// How many machines there should be, and why.
+    /// The desired number of machines, with the counts behind it.
     pub desired: Desired,
-    /// The steps, the most urgent first. After each, plan anew: that is how superseded ones are dropped.
+    /// The operations, most urgent first. The caller carries out the first and plans again, which drops the
+    /// operations that it made unnecessary.
     pub actions: Vec<PlannedOperation>,
-    /// What a person should know.
+    /// Conditions that the operator of the installation should know about.
     pub conditions: Vec<Condition>,
-    /// The machines as they were judged, in the order of their slots; none while that is unknown.
+    /// The machines with their roles, by slot; empty while the machines are unknown.
     pub units: Vec<MachineView>,
-    /// Zero: list the machines now. Else plan again after this long even if the queue is silent.
-    /// Nothing: not before the queue says something.
+    /// When to observe again: zero means to list the machines now, a duration means to plan again after that
+    /// time even without an event of the queue, `None` means to wait for an event.
     pub next_look: Option<Duration>,
 }
 
-/// A step, and why.
+/// An operation with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedOperation {
-    /// The step.
+    /// The operation.
     pub act: Operation,
-    /// Why, in plain words.
+    /// The reason, as a sentence.
     pub reason: String,
 }
 
-/// A step.
+/// An operation on a machine.
 ///
-/// Before a stop or a destroy the shell retires whatever workers the machine has, atomically with a
-/// look at their leases, and drops the step ([`Outcome::Refused`]) when one is held.
+/// Before a stop or a destroy, the caller retires the machine's workers in one atomic step that also checks
+/// their leases. If one of them holds a lease, the operation is dropped ([`Outcome::Refused`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Start a machine at rest.
+    /// Start a stopped machine.
     Start {
-        /// Which.
+        /// The machine's id.
         machine: MachineId,
     },
-    /// Make a machine and start it.
+    /// Create a machine and start it.
     Create {
-        /// Its place.
+        /// The slot it fills.
         slot: Slot,
-        /// Its name.
+        /// The name of the slot.
         name: String,
-        /// Where.
+        /// The region, or [`super::ANY_REGION`].
         region: String,
     },
-    /// Tell a machine's workers to leave; costs no request to the provider. Refused while one holds a lease.
+    /// Make the workers of a machine exit. Needs no request to the provider. It is refused while one of them
+    /// holds a lease.
     Retire {
-        /// Which machine.
+        /// The machine's id.
         machine: MachineId,
         /// Its workers.
         workers: Vec<WorkerId>,
     },
     /// Stop a machine.
     Stop {
-        /// Which.
+        /// The machine's id.
         machine: MachineId,
     },
     /// Destroy a machine.
     Destroy {
-        /// Which.
+        /// The machine's id.
         machine: MachineId,
-        /// Even though it is not at rest.
+        /// Destroy it even if it is running.
         force: bool,
     },
 }
 
 impl Operation {
-    /// The machine it is about, where there is one already.
+    /// The machine that the operation is about; `None` for a create.
     #[must_use]
     pub const fn machine(&self) -> Option<&MachineId> {
         match self {
@@ -89,7 +91,7 @@ impl Operation {
         }
     }
 
-    /// What brings machines up comes first. A retire costs no call and holds nothing up.
+    /// Operations that bring machines up come first. A retire costs no request and delays nothing.
     pub(super) const fn rank(&self) -> u8 {
         match self {
             Self::Start { .. } => 0,
@@ -100,7 +102,7 @@ impl Operation {
         }
     }
 
-    /// Its name, for logs and metrics.
+    /// The name that logs and metrics use.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -113,43 +115,43 @@ impl Operation {
     }
 }
 
-/// How a step ended.
+/// The outcome of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The provider (or, for a retire, Redis) did it; of a create, with the machine.
+    /// The provider carried it out (for a retire, Redis did). For a create, with the id of the machine.
     Done(Option<MachineId>),
-    /// The answer was lost or made no sense: it may or may not have happened. Server errors on writes
-    /// belong here.
+    /// The answer was lost or unintelligible: it may or may not have been carried out. Server errors on
+    /// writes belong here.
     Unknown,
-    /// The name belongs to a machine already; its id, if the provider said so.
+    /// A machine with this name already exists; with its id if the provider reported it.
     NameTaken(Option<MachineId>),
-    /// The host, or the region, has no room.
+    /// The host or the region has no capacity.
     NoCapacity,
-    /// The account's quota is reached.
+    /// The quota of the account is exhausted.
     Quota,
-    /// The machine is in a state that does not allow this.
+    /// The machine is in a state that does not allow the operation.
     Precondition,
-    /// 429.
+    /// 429: too many requests.
     RateLimited {
-        /// What the provider asked for.
+        /// The delay that the provider asked for.
         retry_after: Option<Duration>,
     },
     /// 401 or 403.
     Unauthorized,
-    /// The provider refuses until the account's payment is in order.
+    /// The provider refuses requests until the account is paid.
     Billing,
-    /// 404.
+    /// 404: the machine, or for a create the app, does not exist.
     NotFound,
-    /// Any other refusal: the provider did not accept what was asked.
+    /// Any other refusal: the provider rejected the request.
     Rejected,
     /// A worker of the machine holds a lease.
     Refused,
-    /// Nothing was sent: this reconciler is no longer the leader.
+    /// Not sent: this reconciler no longer holds the fleet lock.
     Fenced,
 }
 
 impl Outcome {
-    /// It in a word, for logs and metrics.
+    /// The word that logs and metrics use.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {
@@ -170,57 +172,57 @@ impl Outcome {
     }
 }
 
-/// What a person should know.
+/// A condition that the operator of the installation should know about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// Redis cannot be read.
     QueueUnknown,
     /// The machines cannot be listed.
     ListUnknown(ListFailure),
-    /// The operator said so.
+    /// The fleet is paused by configuration.
     Paused,
-    /// The provider refused a write.
+    /// The provider rejected the token for a write.
     Unauthorized,
     /// Many machines are suddenly missing from the list.
     SuddenDrop {
-        /// So many.
+        /// The number of missing machines.
         missing: u32,
-        /// Of so many.
+        /// The number of machines before.
         of: u32,
     },
-    /// Launch after launch brought no worker: the last machine could not be run, or its process failed.
+    /// Consecutive launches brought no worker: the last machine could not be run, or its process failed.
     LaunchesFailing {
-        /// In a row.
+        /// The number of consecutive failures.
         failures: u32,
     },
-    /// Launch after launch brought no worker: the last machine ran, and no worker registered in this Redis.
+    /// Consecutive launches brought no worker: the last machine ran, but no worker registered in this Redis.
     WorkersNotRegistering {
-        /// In a row.
+        /// The number of consecutive failures.
         failures: u32,
     },
-    /// No region has room.
+    /// No region has capacity.
     NoCapacity,
-    /// The account's quota is reached.
+    /// The quota of the account is exhausted.
     Quota,
-    /// The provider refuses machines until the account's payment is in order.
+    /// The provider refuses machines until the account is paid.
     Billing,
-    /// More machines would cost more than allowed.
+    /// More machines would exceed the budget.
     Budget {
-        /// So many may run.
+        /// The number of machines that the budget allows.
         affordable: u32,
     },
-    /// The provider asked for slower calls, or fails.
+    /// The provider asked for fewer requests, or fails.
     BackingOff,
-    /// Hosts of this many machines cannot be reached.
+    /// The hosts of this many machines are unreachable.
     Unreachable(u32),
-    /// A machine in a state not known here; it is left alone.
+    /// The machine is in a phase that this version does not know, and is left alone.
     UnknownMachineState(MachineId, Phase),
-    /// Heartbeat and list contradict each other.
+    /// The heartbeat and the list contradict each other.
     Disputed(MachineId),
 }
 
 impl Condition {
-    /// One word for programs.
+    /// The reason in CamelCase, for programs.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -246,7 +248,7 @@ impl Condition {
 }
 
 impl Condition {
-    /// What is wrong and what to do about it, in the words of the provider.
+    /// What is wrong and what to do about it, in the provider's terms.
     #[must_use]
     pub fn message(&self, words: &ProviderWords) -> String {
         let name = words.name;
