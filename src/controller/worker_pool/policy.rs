@@ -1,4 +1,4 @@
-//! What a WorkerPool asks for, as the fleet takes it. Pure.
+//! Converts a WorkerPool's spec into the policy of the fleet. Pure.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use crate::controller::fleet::FleetPolicy;
 use crate::crd::WorkerPoolSpec;
 use crate::flyprovider;
 
-/// The pool's fields and the variables they stand for: what a pool says goes before the environment.
+/// The fields of the pool as environment variables, which override the environment.
 fn said(pool: &WorkerPoolSpec) -> BTreeMap<&'static str, String> {
     let mut said = BTreeMap::from([
         ("MIN_MACHINES", pool.min.to_string()),
@@ -32,12 +32,12 @@ fn said(pool: &WorkerPoolSpec) -> BTreeMap<&'static str, String> {
     }
     put("FLY_WORKER_IMAGE", pool.image.clone());
     put("FLEET_BUDGET_USD_PER_HOUR", pool.budget_usd_per_hour.clone());
-    // An environment that pauses the fleet is not undone by a pool that does not.
+    // A pool that is not paused does not resume a fleet that the environment pauses.
     put("FLEET_PAUSED", pool.paused.then(|| "true".to_owned()));
     said
 }
 
-/// Variables as their pool's field is called.
+/// Environment variables and the corresponding fields of a pool.
 const FIELDS: [(&str, &str); 12] = [
     ("MIN_MACHINES", "spec.min"),
     ("MAX_MACHINES", "spec.max"),
@@ -53,10 +53,10 @@ const FIELDS: [(&str, &str); 12] = [
     ("FLEET_PAUSED", "spec.paused"),
 ];
 
-/// What is wanted of the fleet: the pool's word, and the environment's where there is none.
+/// The policy of the fleet: the pool's fields, and the environment for fields that are absent.
 ///
 /// # Errors
-/// What is wrong, under the name of the pool's field.
+/// What is wrong, with the name of the pool's field.
 pub fn policy(pool: Option<&WorkerPoolSpec>, env: &Env<'_>) -> Result<FleetPolicy, String> {
     let said = pool.map(said).unwrap_or_default();
     let both = Env::of(|name| said.get(name).cloned().or_else(|| env.text(name)));
@@ -68,7 +68,7 @@ fn in_fields(error: &ConfigErrors, pool: bool) -> String {
     if !pool {
         return text;
     }
-    // The one it is about stands first; others that are named in the explanation follow.
+    // The invalid setting comes first; others that its explanation mentions follow.
     FIELDS.iter().fold(text, |text, (variable, field)| text.replace(variable, field))
 }
 
