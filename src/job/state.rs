@@ -30,8 +30,8 @@ pub enum State {
 pub enum Transition {
     /// The input is in storage.
     Uploaded,
-    /// The input was uploaded after the job had failed for want of it. It does not apply to jobs that failed for another
-    /// reason.
+    /// The input was uploaded after the job had failed because of its absence. It does not apply to jobs that
+    /// failed for another reason.
     UploadedLate,
     /// A worker claims it.
     Claim,
@@ -52,7 +52,7 @@ pub enum Transition {
 }
 
 impl Transition {
-    /// All of them.
+    /// All transitions.
     pub const ALL: [Self; 10] = [
         Self::Uploaded,
         Self::UploadedLate,
@@ -78,11 +78,11 @@ pub struct WrongTransition {
 }
 
 impl State {
-    /// All of them.
+    /// All states.
     pub const ALL: [Self; 6] =
         [Self::Uploading, Self::Queued, Self::Running, Self::Completed, Self::Failed, Self::Cancelled];
 
-    /// Its name in Redis and JSON.
+    /// The name in Redis and JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -104,7 +104,7 @@ impl State {
     /// The state after a transition.
     ///
     /// # Errors
-    /// When it is not possible in this state.
+    /// If the transition is not possible in this state.
     pub const fn apply(self, how: Transition) -> Result<Self, WrongTransition> {
         use State::{Cancelled, Completed, Failed, Queued, Running, Uploading};
         use Transition as T;
@@ -128,7 +128,7 @@ impl fmt::Display for State {
     }
 }
 
-/// No state has this name.
+/// There is no state with this name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("unknown state {0:?}; the states are uploading, queued, running, completed, failed, cancelled")]
 pub struct UnknownState(String);

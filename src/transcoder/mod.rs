@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `ffprobe` | runs ffprobe on a file, hardened and bounded |
 //! | [`probe`] | selects the video and audio stream, rejects files without video (pure) |
-//! | `ladder`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and FFmpeg's single list of arguments (pure) |
+//! | `ladder`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and FFmpeg's arguments (pure) |
 //! | `ffmpeg`, `diagnose` | runs FFmpeg: progress, cancellation, stalls; translates its errors |
 //! | `format` | one file for each output format: its part of the plan, its files, its entry documents |
 //! | `verify`, `playlist` | reads every output back before it counts |

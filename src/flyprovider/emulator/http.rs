@@ -1,4 +1,4 @@
-//! The paths, the checks in front of them, and the JSON.
+//! The routes, the checks before the handlers, and the JSON.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +22,11 @@ use super::world::{DEFAULT_SIGNAL, DEFAULT_STOP, Order, Reply, Source, World, no
 use super::{Request, metadata, show};
 use crate::flyprovider::{MachineId, MachineState};
 
-/// Breaks the connection a request came over.
+/// Closes the connection of the request when cancelled.
 #[derive(Clone, Default)]
 pub struct Hangup(pub CancellationToken);
 
-/// A query, in which a name may come more than once.
+/// A query string in which a name may occur several times.
 pub type Params = Query<Vec<(String, String)>>;
 
 fn value<'a>(params: &'a [(String, String)], name: &str) -> Option<&'a str> {
@@ -64,7 +64,7 @@ pub fn router(world: Arc<World>) -> Router {
         .with_state(world)
 }
 
-/// What every request brings along.
+/// The context of every request.
 pub struct Call {
     world: Arc<World>,
     hangup: Hangup,
@@ -84,7 +84,8 @@ impl World {
 }
 
 impl Call {
-    /// Fly's checks and the fault of this call around the work, which is told of a fault that shapes it.
+    /// Runs `work` after Fly's checks, with the injected fault for this request. `work` receives faults that
+    /// change the response.
     pub async fn carry_out(self, work: impl AsyncFnOnce(&Arc<World>, Option<Fault>) -> Reply) -> Response {
         let at = self.world.began.elapsed();
         let (reply, wait, lost) = self.decide(work).await;
@@ -93,7 +94,7 @@ impl Call {
         self.world.look().note(request);
         if lost {
             self.hangup.0.cancel();
-            // The connection is dropped, and this with it.
+            // This future is dropped together with the connection.
             std::future::pending::<()>().await;
         }
         let mut response = match reply {
@@ -109,7 +110,7 @@ impl Call {
         response
     }
 
-    /// The answer, what `Retry-After` says, and whether the answer is lost.
+    /// The response, the value of `Retry-After`, and whether the response is lost.
     async fn decide(
         &self,
         work: impl AsyncFnOnce(&Arc<World>, Option<Fault>) -> Reply,
@@ -371,7 +372,7 @@ async fn destroy(common: Common, Path((app, id)): Path<(String, String)>, Query(
     let machine = MachineId(id.clone());
     let nonce = nonce_of(&common.2);
     let work = async |world: &Arc<World>, fault: Option<Fault>| {
-        // Fly's own client says `kill`.
+        // Fly's own client sends `kill`.
         let force = flag(&params, "force") || flag(&params, "kill");
         if let Err(reply) = world.change(|state| state.destroy(&machine, force, nonce.as_deref())) {
             return reply;

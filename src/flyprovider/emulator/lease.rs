@@ -1,8 +1,8 @@
-//! Leases: who holds one alone may change a machine.
+//! Leases: only the holder of a lease may change the machine.
 //!
-//! Facts are those of Fly's documentation ("Create a Machine lease") and of its clients (fly-go, `MachineLease`).
-//! Its OpenAPI document shows the bare lease where Fly answers it as `data`, beside a `status`; the clients are
-//! believed.
+//! The behaviour follows Fly's documentation ("Create a Machine lease") and its clients (fly-go,
+//! `MachineLease`). The OpenAPI document shows the lease itself as the response, while the clients expect it
+//! in `data` next to a `status`; the emulator follows the clients.
 
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ use super::http::{Common, Params, call};
 use super::world::{Entry, Reply, State, World, ok, refuse};
 use crate::flyprovider::MachineId;
 
-/// The header that holder of a lease shows.
+/// The header with the nonce of a lease.
 const HEADER: &str = "fly-machine-lease-nonce";
-/// For how long a lease is where nothing is said, in seconds.
+/// Default duration of a lease, seconds.
 const TTL: u64 = 60;
 const TTL_MAX: u64 = 3600;
 
-/// Who alone may change a machine, and until when.
+/// A lease of a machine.
 #[derive(Clone, Debug)]
 pub struct Lease {
     nonce: String,
@@ -35,7 +35,7 @@ pub struct Lease {
     version: String,
 }
 
-/// Whose token this emulator knows.
+/// The owner of the token that this emulator accepts.
 const OWNER: &str = "emulator@tokens.fly.io";
 
 impl Lease {
@@ -46,7 +46,7 @@ impl Lease {
         Self { nonce, expires_at, description, version }
     }
 
-    /// Without the nonce, for others.
+    /// The lease without the nonce, for other clients.
     pub fn stripped(&self) -> Value {
         json!({ "owner": OWNER, "description": self.description, "expires_at": self.expires_at.as_second() })
     }
@@ -63,7 +63,7 @@ impl Lease {
     }
 }
 
-/// What the caller's header says.
+/// The nonce in the request's header.
 pub fn nonce_of(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(HEADER)?.to_str().ok()?;
     (!value.is_empty()).then(|| value.to_owned())
@@ -77,7 +77,7 @@ impl Entry {
         self.lease.as_mut()
     }
 
-    /// A change by who shows this nonce is refused while somebody else holds the lease.
+    /// Rejects a change with this nonce if another client holds the lease.
     pub fn free_for(&mut self, nonce: Option<&str>) -> Result<(), Reply> {
         let id = self.machine.id.clone();
         match self.current_lease() {
@@ -90,7 +90,7 @@ impl Entry {
         }
     }
 
-    /// Gives a lease, or a longer one to who holds it.
+    /// Creates a lease, or extends that of its holder.
     pub fn take_lease(
         &mut self,
         nonce: Option<&str>,
@@ -141,7 +141,7 @@ struct Request {
     description: String,
 }
 
-/// `POST .../lease`: the time in the body (as documented) or in the query (as fly-go sends it).
+/// `POST .../lease`: the duration is in the body (as documented) or in the query (as fly-go sends it).
 pub async fn take(
     common: Common,
     Path((app, id)): Path<(String, String)>,

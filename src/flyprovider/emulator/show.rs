@@ -1,4 +1,4 @@
-//! A machine as Fly shows it, in JSON.
+//! Serializes machines to Fly's JSON.
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::world::Entry;
 use crate::flyprovider::HostStatus;
 
-/// The machine; with who holds its lease, where that is asked for.
+/// The machine as JSON, optionally with the holder of its lease.
 pub fn machine(entry: &Entry, with_lease: bool) -> Value {
     let machine = &entry.machine;
     let image = machine.config.as_ref().map_or("", |config| &config.image);
@@ -28,7 +28,7 @@ pub fn machine(entry: &Entry, with_lease: bool) -> Value {
     });
     if entry.host_lost {
         shown["host_status"] = json!(HostStatus::Unreachable);
-        // What Fly's database knows without the host.
+        // The data that Fly's database has without the host.
         shown["incomplete_config"] = json!({
             "image": image,
             "metadata": entry.config.get("metadata").cloned().unwrap_or_else(|| json!({})),
@@ -43,7 +43,7 @@ pub fn machine(entry: &Entry, with_lease: bool) -> Value {
     shown
 }
 
-/// The same without what a summary leaves out.
+/// The JSON without the fields that a summary omits.
 pub fn summary(mut machine: Value) -> Value {
     if let Some(fields) = machine.as_object_mut() {
         let left_out = ["config", "incomplete_config", "checks", "events", "host_status", "nonce", "lease"];
@@ -52,14 +52,14 @@ pub fn summary(mut machine: Value) -> Value {
     machine
 }
 
-/// The address of a machine in its organisation's private network; made up from its id.
+/// The address of a machine in its organization's private network, invented from its id.
 pub fn private_ip(id: &str) -> String {
     let hash = Sha256::digest(id.as_bytes());
     let part = |i: usize| u16::from_be_bytes([hash[i], hash[i + 1]]);
     format!("fdaa:0:{:x}:a7b:{:x}:{:x}:{:x}:2", part(0), part(2), part(4), part(6))
 }
 
-/// The parts of an image's name, as Docker reads it.
+/// The parts of an image's name, as Docker parses it.
 fn image_ref(image: &str) -> Value {
     let (name, digest) = image.split_once('@').unwrap_or((image, ""));
     let (path, tag) = match name.rsplit_once(':') {
@@ -82,10 +82,10 @@ fn base16(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A ULID: what Fly names versions and events by. A later one is greater.
+/// A new ULID, which is Fly's format of ids of versions and events. Later ones are greater.
 pub fn ulid() -> String {
     const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
-    // The bits of a UUID of version 7 begin with the time, too.
+    // A UUID of version 7 begins with the time, too.
     let bits = Uuid::now_v7().as_u128();
     let digit = |place: u32| usize::try_from(bits >> (5 * place) & 31).unwrap_or(0);
     (0..26).rev().map(|place| char::from(ALPHABET[digit(place)])).collect()
