@@ -1,4 +1,4 @@
--- Who may act on the fleet: one at a time, under an epoch that grows with each change of hands.
+-- The fleet lock: the reconciler that holds it may change machines. The epoch grows when the holder changes.
 -- ARGV: hold holder ms fresh insist. Returns MINE epoch | HELD ms | LAPSED ms ago.
 --       release holder epoch. Returns OK.
 local verb, holder = ARGV[2], ARGV[3]
@@ -10,7 +10,7 @@ if verb == 'release' then
 end
 local ms, fresh, insist = tonumber(ARGV[4]), ARGV[5] == '1', ARGV[6] == '1'
 local now = clock()
--- A clock that was set back must not keep everybody out for longer than a hold could last.
+-- A clock that was set back must not block everybody for longer than a lock can last.
 local left = math.min(tonumber(l[3] or '0') - now, 300000)
 local taken = l[1] and l[1] ~= '' and not mine
 if taken and left > 0 then return { 'HELD', left } end

@@ -1,9 +1,8 @@
--- A visitor's turn: the right to act, and with it a request to the provider; who has not the one gets not the other.
--- ARGV: holder ms fresh insist interval age class budget, and a machine that is about to be started, if any:
--- workers that come up on it are welcome again. Returns what fleet_lock.lua says and, where that is MINE,
--- what rate_limit.lua says.
--- The name of a visit is its family's, a colon and its own. One that has let its time run out does not come
--- back: the next of the family need not wait for it.
+-- Acquires the fleet lock and, only if that succeeds, a permit for a request to the provider.
+-- ARGV: holder ms fresh insist interval age class budget, and the machine that is about to be started, if any:
+-- its workers are permitted again. Returns the result of fleet_lock.lua and, if that is MINE, that of rate_limit.lua.
+-- Holder names are `<group>:<id>`. One-shot holders never return after their lock expires, so another holder of
+-- the same group may take over at once.
 local function family(name)
   return string.match(name, '^[^:]+:')
 end

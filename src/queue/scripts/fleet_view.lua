@@ -1,7 +1,7 @@
--- The queue and the pool at one moment, for the fleet. Returns now, jobs ready, since when the next of
--- them is ready, entries due, when the next is due (-1: none), who paused the fleet, the pool's records,
--- the workers alive with their scores, of each lease its name, its end and its holder, and the machines on
--- which a worker registered within a day, each with the time when one last did.
+-- The queue and the workers at one moment, for the fleet. Returns now, the number of ready jobs, when the first of
+-- them became ready, the number of due entries, when the next one is due (-1: none), the pause, the records of
+-- workers, the workers alive with their scores, the name, deadline and holder of each lease, and the machines on
+-- which a worker registered within a day, each with the time of the last registration.
 local now = clock()
 local first = redis.call('ZRANGE', pending, 0, 0)[1]
 local since = first and redis.call('HGET', status(first), 'queued') or ''
@@ -18,7 +18,7 @@ local function count(list)
 end
 local list = redis.call('ZRANGE', leases, 0, -1, 'WITHSCORES')
 count(list)
--- A thousand that are due are worth as many machines as there may be.
+-- A thousand due entries already require the maximum number of machines.
 count(redis.call('ZRANGE', scheduled, 0, 1000, 'WITHSCORES'))
 local held = {}
 for i = 1, #list, 2 do

@@ -1,14 +1,14 @@
--- The right to ask the provider, one request an interval over every process. All times in microseconds, by this
+-- Permits one request to the provider per interval, over all processes. All times are in microseconds, by this
 -- server's clock.
 -- ARGV: interval, age, then
---   slot class budget: a caller of this class (0 goes first) asks, and would wait `budget` at most.
---     Returns GO now | WAIT for-how-long now.
---   penalty wait jitter: the provider said "too many"; wait is what it asked for or -1, jitter 0..1000 places us
---     in the upper half of our own back-off. Returns OK next now.
+--   slot class budget: a caller of this class (0 is the most urgent) asks for a permit, and would wait `budget` at most.
+--     Returns GO now | WAIT duration now.
+--   penalty wait jitter: the provider returned 429; wait is the delay that it asked for, or -1; jitter, 0..1000,
+--     selects a value in the upper half of our own back-off. Returns OK next now.
 --
--- `next` is when the next request may go. A class that was told to wait is in line from `since<class>`
--- until `until<class>`, which lapses when its caller does not come back. Who goes first is told by
--- since + class * age: a class waits at most that much longer than one before it, so none starves.
+-- `next` is when the next request is permitted. A class that has to wait keeps its place from `since<class>` until
+-- `until<class>`, after which it expires if its caller has not returned. The order is that of since + class * age: a
+-- class waits at most `age` longer than the one before it, so none starves.
 local key = P .. 'provider:limit'
 local interval, age, verb = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local time = redis.call('TIME')
@@ -21,7 +21,7 @@ for class = 0, CLASSES - 1 do
   names[#names + 1] = 'until' .. class
 end
 local s = redis.call('HMGET', key, unpack(names))
--- A clock that was set back must not hold everybody up for longer than any penalty could.
+-- A clock that was set back must not block everybody for longer than the longest penalty.
 local next_at = math.min(tonumber(s[1] or '0'), now + LONGEST)
 local strikes, calm = tonumber(s[2] or '0'), tonumber(s[3] or '0')
 if now >= calm then strikes = 0 end
@@ -38,7 +38,7 @@ if verb == 'penalty' then
   if hold < 0 then
     hold = math.floor(interval * 2 ^ strikes * (1000 + jitter) / 2000)
   end
-  -- No less than a pause, and never for as long as a broken header might say.
+  -- At least the interval, and at most the longest penalty, because the header may be broken.
   hold = math.min(math.max(hold, interval), LONGEST)
   next_at = math.max(next_at, now + hold)
   put('next', next_at, 'strikes', strikes, 'calm', next_at + 60 * interval)
@@ -61,7 +61,7 @@ for c = 0, CLASSES - 1 do
 end
 
 if now >= next_at and ahead == 0 then
-  -- After a penalty requests go further apart for a while: twice, four, at most eight times.
+  -- After penalties the interval is two, four or at most eight times as long for a while.
   put('next', now + interval * 2 ^ math.min(strikes, 3), 'strikes', strikes)
   redis.call('HDEL', key, 'since' .. class, 'until' .. class)
   return { 'GO', now }

@@ -1,5 +1,5 @@
--- A machine's workers get no further job, unless one of them holds one. ARGV: holder, epoch, machine,
--- for how long workers that come up there are refused, names of workers.
+-- Retires a machine's workers: they get no further job. Does nothing if one of them holds a job. ARGV: holder, epoch,
+-- machine, ms during which new workers of the machine are refused, ids of workers.
 -- Returns RETIRED, BUSY (nothing was done), or FENCED.
 local holder, epoch, machine, ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 local now = clock()
@@ -10,7 +10,7 @@ for _, json in ipairs(redis.call('HVALS', pool)) do
   local ok, record = pcall(cjson.decode, json)
   if ok and type(record) == 'table' and record.machineId == machine then ours[record.workerId] = true end
 end
--- One that ran out counts too: until somebody reaps it, its heartbeat may still bring it back.
+-- An expired lease counts, too: until it is reaped, a heartbeat may renew it.
 for _, member in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
   if ours[redis.call('HGET', status(string.match(member, '^(.+):%d+$')), 'worker') or ''] then
     return { 'BUSY' }
@@ -22,6 +22,6 @@ for worker in pairs(ours) do
   local at = tonumber(redis.call('ZSCORE', alive, worker) or RETIRED_OFFSET)
   if at < RETIRED_OFFSET then redis.call('ZADD', alive, 'XX', RETIRED_OFFSET + at, worker) end
 end
--- Which of the idle ones hears it is not ours to choose.
+-- Wakes all idle workers, because a script cannot wake a certain one.
 ring_all(16)
 return { 'RETIRED' }
