@@ -33,7 +33,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 /// The options of a Worker.
 pub struct Setup {
     pub redis: RedisConfig,
-    /// Settings that override the defaults; `None` removes a setting.
+    /// Settings that override the defaults; `None` removes one.
     pub settings: Vec<(&'static str, Option<Value>)>,
     /// Whether messages about new objects are delivered automatically, as by R2.
     pub notifies: bool,
