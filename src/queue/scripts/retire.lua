@@ -22,6 +22,6 @@ for worker in pairs(ours) do
   local at = tonumber(redis.call('ZSCORE', alive, worker) or RETIRED_OFFSET)
   if at < RETIRED_OFFSET then redis.call('ZADD', alive, 'XX', RETIRED_OFFSET + at, worker) end
 end
--- Wakes all idle workers, because a script cannot wake a certain one.
+-- Wakes many idle workers, because a script cannot wake a certain one.
 ring_all(16)
 return { 'RETIRED' }

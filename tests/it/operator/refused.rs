@@ -87,7 +87,7 @@ async fn edit_of_an_immutable_field_is_rejected_or_reported() {
     site.make("film", json!({"input": {"key": key}, "qualities": ["144p"], "suspend": false})).await;
     site.phase("film", "Complete").await;
     let other = site.input(clips::long_clip()).await;
-    // It is queued behind another job, which does not exist here, so it may already be running.
+    // No other job is ahead of it, so it is running soon.
     site.make("next", json!({"input": {"key": other}, "preset": "hls", "qualities": ["720p"]})).await;
     site.phase("next", "Running").await;
     let change = Patch::Merge(json!({"spec": {"qualities": ["144p"]}}));
