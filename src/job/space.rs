@@ -12,8 +12,8 @@ use super::quality::Ladder;
 
 /// Space for stills, playlists and the overhead of the file system, bytes.
 const MARGIN: u64 = 32 << 20;
-/// The outputs of an encode may exceed their estimate by one part in this many: a tenth, for container overhead
-/// and the error of the estimate.
+/// The outputs of an encode may exceed their estimate by one part in this many: a tenth, for container
+/// overhead and the error of the estimate.
 const MORE: u64 = 10;
 /// Assumed bitrate in kbit/s of a source of which only the size is known: that of a camera's 1080p. A source
 /// with a lower bitrate is longer, and so are its outputs, which is noticed after probing.
