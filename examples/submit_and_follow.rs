@@ -38,7 +38,7 @@ impl Api {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let path = std::env::args().nth(1).ok_or("usage: submit_and_follow FILE")?;
-    // reqwest is built without a TLS provider of its own. An error says that there is one already.
+    // reqwest is built without a TLS provider. An error means that one is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let server = std::env::var("TCODER_URL").unwrap_or_else(|_| "http://127.0.0.1:8080".to_owned());
     let api = Api { http: Client::builder().build()?, server, token: std::env::var("TCODER_TOKEN").ok() };
@@ -50,16 +50,17 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let ticket = answer(api.request(Method::POST, "/api/upload").json(&order)).await?;
     let id = ticket["jobId"].as_str().ok_or("the answer names no job")?;
 
-    // The video goes straight to storage. The address lets anybody write there, so no error may show it.
+    // The video is sent directly to storage. The URL permits anybody to write there, so no error may contain
+    // it.
     let address = ticket["uploadUrl"].as_str().ok_or("the answer has no upload address")?;
     let body = Body::wrap_stream(ReaderStream::new(file));
     let stored = api.http.put(address).header(CONTENT_LENGTH, size).body(body).send().await;
     stored.and_then(reqwest::Response::error_for_status).map_err(reqwest::Error::without_url)?;
-    // Storage announces new objects by itself only where that is set up; saying so twice does no harm.
+    // Storage reports new objects only if that is set up; reporting an upload twice does no harm.
     answer(api.request(Method::POST, &format!("/api/jobs/{id}/uploaded"))).await?;
 
     let job = loop {
-        // A stream that breaks is opened again, and begins with the job as it is by then.
+        // A broken stream is opened again, and starts with the current state of the job.
         if let Err(error) = follow(&api, id).await {
             eprintln!("the event stream broke: {error}");
         }
@@ -81,7 +82,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Prints each change of the job until the stream ends, which it does with the job.
+/// Prints each change of the job until the stream ends, which is when the job ends.
 async fn follow(api: &Api, id: &str) -> Result<(), Box<dyn Error>> {
     let request = api.request(Method::GET, &format!("/api/jobs/{id}/events"));
     let mut events = pin!(request.send().await?.error_for_status()?.bytes_stream().eventsource());
@@ -92,7 +93,7 @@ async fn follow(api: &Api, id: &str) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The JSON that the API answers. An error is a problem document, whose `detail` says what is wrong.
+/// The JSON of a response. An error is a problem document, whose `detail` says what is wrong.
 async fn answer(request: RequestBuilder) -> Result<Value, Box<dyn Error>> {
     let response = request.send().await?;
     let status = response.status();

@@ -22,10 +22,10 @@ pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use roles::{ApiConfig, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
 pub use setting::{Default, Description, Role, Setting};
 
-/// A setting is missing or cannot be used.
+/// A setting is missing or invalid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
-    /// It is not set.
+    /// The setting is not set.
     #[error("{name} is not set: {hint}")]
     Missing {
         /// The variable, or the field that stands for it.
@@ -33,15 +33,15 @@ pub enum ConfigError {
         /// What it must be set to.
         hint: &'static str,
     },
-    /// It has a value that cannot be used. The value is not shown: it may be a secret in the wrong place.
+    /// The setting has an invalid value. The error does not show it: it may be a secret in the wrong place.
     #[error("{name} cannot be used: {why}")]
     Invalid {
         /// The variable, or the field that stands for it.
         name: &'static str,
-        /// What is wrong with it.
+        /// Why the value is invalid.
         why: String,
     },
-    /// Everybody could call the API.
+    /// Everybody could call the API without a token.
     #[error(
         "{0} can be reached from other machines and API_TOKENS is not set; set it, \
          or listen on 127.0.0.1 only"
@@ -60,7 +60,7 @@ impl ConfigError {
     }
 }
 
-/// All settings of a role that are missing or cannot be used, so that nobody has to find them one by one.
+/// All missing or invalid settings of a role, so that users need not find them one by one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<ConfigError>);
 
@@ -187,7 +187,7 @@ impl<'a> Env<'a> {
     /// The value of a setting, or its default; `None` if it has neither.
     ///
     /// # Errors
-    /// When its value cannot be used.
+    /// If its value is invalid.
     pub fn get<T>(&self, setting: &Setting<T>) -> Result<Option<T>, ConfigError> {
         let text = self.text(setting.about.name);
         let text = match (text.as_deref(), setting.about.default) {
@@ -200,7 +200,7 @@ impl<'a> Env<'a> {
     /// The value of a setting that is required or has a default.
     ///
     /// # Errors
-    /// When it is missing, or its value cannot be used.
+    /// If it is missing, or its value is invalid.
     pub fn require<T>(&self, setting: &Setting<T>) -> Result<T, ConfigError> {
         let missing = || ConfigError::Missing { name: self.name_of(setting), hint: setting.about.text };
         self.get(setting)?.ok_or_else(missing)

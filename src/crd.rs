@@ -1,13 +1,13 @@
 //! The custom resources `TranscodeJob` and `WorkerPool`, group `tcoder.dev`, version `v1alpha1`.
 //!
-//! What lives here: their shapes, their schema's rules, the strings of their conditions, and the CRDs as
-//! YAML (`tcoder crd`). What does not: what a controller does about them. A spec is a wish, a status the
-//! mirror of what Redis and Fly say.
+//! This module defines their schemas with rules, the strings of their conditions, and the CRDs as YAML
+//! (`tcoder crd`). What a controller does about them is in `controller`. A spec is the desired state; a
+//! status mirrors the state in Redis and at Fly.
 //!
-//! Conventions of batch/v1 Job are kept where there is one to keep:
+//! The conventions of batch/v1 Job are followed where one applies:
 //! <https://kubernetes.io/docs/concepts/workloads/controllers/job/>.
 
-// Clippy takes what kube's columns have in common for a repetition.
+// Clippy mistakes the common attributes of kube's columns for duplicates.
 #![allow(clippy::duplicated_attributes)]
 
 mod rules;
@@ -27,83 +27,83 @@ use kube::CustomResourceExt as _;
 
 /// The API group.
 pub const GROUP: &str = "tcoder.dev";
-/// On a TranscodeJob: an object to be seen to before it goes.
+/// Finalizer of a TranscodeJob whose job may still be active.
 pub const FINALIZER: &str = "tcoder.dev/job";
-/// On a TranscodeJob that mirrors a job from elsewhere: where that one came from (`api`, `storage`).
+/// Label of a mirror: where its job was submitted (`api`, `storage`).
 pub const ORIGIN_LABEL: &str = "tcoder.dev/origin";
-/// On a TranscodeJob that mirrors a job from elsewhere: that job's id.
+/// Label of a mirror: the id of its job.
 pub const JOB_ID_LABEL: &str = "tcoder.dev/job-id";
 
 /// Types of conditions.
 pub mod condition {
-    /// The outputs stand in storage. Excludes [`FAILED`].
+    /// The outputs are in storage. Excludes [`FAILED`].
     pub const COMPLETE: &str = "Complete";
-    /// It will not be tried again. Excludes [`COMPLETE`].
+    /// The job has failed and is not retried. Excludes [`COMPLETE`].
     pub const FAILED: &str = "Failed";
-    /// `spec.suspend` keeps it from running.
+    /// `spec.suspend` prevents the job from running.
     pub const SUSPENDED: &str = "Suspended";
-    /// Work towards the spec is under way (kstatus).
+    /// The controller is working towards the spec (kstatus).
     pub const RECONCILING: &str = "Reconciling";
-    /// It cannot go on until somebody changes something (kstatus).
+    /// There is no progress until the spec or the cluster is changed (kstatus).
     pub const STALLED: &str = "Stalled";
-    /// The pool is looked after.
+    /// The fleet follows the pool.
     pub const READY: &str = "Ready";
-    /// The machines are left as they are.
+    /// The fleet is paused: machines are left as they are.
     pub const PAUSED: &str = "Paused";
 }
 
 /// Reasons of conditions and events.
 pub mod reason {
-    /// The outputs stand in storage.
+    /// The outputs are in storage.
     pub const COMPLETED: &str = "Completed";
-    /// Every attempt failed.
+    /// All attempts failed.
     pub const BACKOFF_LIMIT_EXCEEDED: &str = "BackoffLimitExceeded";
-    /// `activeDeadlineSeconds` are over.
+    /// `activeDeadlineSeconds` have elapsed.
     pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
-    /// Somebody called the job off, outside Kubernetes.
+    /// The job was cancelled outside Kubernetes.
     pub const CANCELLED: &str = "Cancelled";
-    /// Somebody gave the ended job another round of attempts.
+    /// The finished job was redriven.
     pub const RETRIED: &str = "Retried";
-    /// The job waits for a worker, or runs.
+    /// The job waits for a worker, or is running.
     pub const IN_PROGRESS: &str = "InProgress";
-    /// It waits for its input.
+    /// The job waits for its upload.
     pub const AWAITING_UPLOAD: &str = "AwaitingUpload";
     /// `spec.suspend` is true.
     pub const SUSPENDED: &str = "JobSuspended";
     /// `spec.suspend` is false again.
     pub const RESUMED: &str = "JobResumed";
-    /// The spec cannot be a job.
+    /// The spec is not a valid job.
     pub const INVALID_SPEC: &str = "InvalidSpec";
-    /// What may not change was changed after the job was queued.
+    /// An immutable field was changed after the job was queued.
     pub const IMMUTABLE_FIELD: &str = "ImmutableFieldChanged";
-    /// The Secret that is to sign the webhook is not there, or not usable.
+    /// The Secret that signs the webhook is missing or unusable.
     pub const SECRET_NOT_USABLE: &str = "SecretNotUsable";
     /// Redis cannot be used at the moment.
     pub const REDIS_UNAVAILABLE: &str = "RedisUnavailable";
-    /// Queued.
+    /// The job was queued.
     pub const QUEUED: &str = "Queued";
-    /// As it should be.
+    /// The number of machines is as desired.
     pub const AS_DESIRED: &str = "Reconciled";
-    /// The reconciler acts on another pool.
+    /// The fleet follows another pool.
     pub const ANOTHER_POOL: &str = "PoolNotActive";
     /// No Fly token or app is configured.
     pub const FLY_NOT_CONFIGURED: &str = "FlyNotConfigured";
     /// `spec.paused`, `tcoder fleet pause` or `FLEET_PAUSED`.
     pub const FLEET_PAUSED: &str = "FleetPaused";
-    /// Nothing is known of the fleet yet.
+    /// The state of the fleet is not known yet.
     pub const NOT_OBSERVED: &str = "NotObservedYet";
 }
 
-/// Both definitions.
+/// The definitions of both resources.
 #[must_use]
 pub fn all() -> [CustomResourceDefinition; 2] {
     [TranscodeJob::crd(), WorkerPool::crd()]
 }
 
-/// Both as YAML documents, for `kubectl apply -f -`; the very text of `manifests/base/crds.yaml`.
+/// Both definitions as YAML documents for `kubectl apply -f -`: the content of `manifests/base/crds.yaml`.
 ///
 /// # Errors
-/// When a schema cannot be written as YAML, which would be a fault of ours.
+/// If a schema cannot be serialized, which would be a bug.
 pub fn yaml() -> Result<String, serde_saphyr::SerializeError> {
     let mut text = "# Written by `tcoder crd`; `make crds` writes it anew.\n".to_owned();
     for crd in all() {

@@ -20,11 +20,11 @@ const READ_WAIT: Duration = Duration::from_secs(60);
 pub struct EventBus(broadcast::Sender<JobEvent>);
 
 impl EventBus {
-    /// Reads the stream until `stop`. `metrics`, if any, see an event first: they never lag, and a subscriber that has
-    /// seen a job's end finds it counted.
+    /// Reads the stream until `stop`. `metrics` receive each event before the subscribers and never lag, so a
+    /// subscriber that has seen the end of a job finds it counted.
     ///
     /// # Errors
-    /// When Redis does not answer at the start; later failures are retried.
+    /// If Redis does not answer at the start. Later failures are retried.
     pub async fn start(
         queue: &Queue,
         metrics: Option<Arc<Metrics>>,

@@ -1,8 +1,7 @@
 //! tcoder turns uploaded videos into jobs, transcodes each job once into all of its renditions on FFmpeg workers, and
 //! reports the result by a webhook.
 //!
-//! The modules, from the ground up. Imports run downhill only: a module knows those above it in this list and none
-//! below it.
+//! The modules, from the bottom up. A module imports only from modules above it in this list.
 //!
 //! | module | what lives there |
 //! |---|---|
@@ -30,8 +29,9 @@
 //! | [`edge`] | the Cloudflare Worker's handlers |
 //! | [`cli`] | the command line |
 //!
-//! There is one way of doing each thing: storage is always S3 over HTTP, the queue is always Redis, machines are always
-//! managed through the provider's HTTP API, and a worker is always the process `tcoder worker`, on a laptop too.
+//! There is one way to do each thing: storage is always S3 over HTTP, the queue is always Redis, machines are
+//! always managed through the provider's HTTP API, and a worker is always the process `tcoder worker`, even
+//! on a laptop.
 //!
 //! The following modules also compile to wasm32 and run on Cloudflare Workers: [`job`], [`config`], [`net`], [`time`],
 //! [`metrics`], [`webhook`], [`janitor`], [`api`], [`edge`]; [`queue`] over REST; signing, events and bindings of

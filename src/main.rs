@@ -1,4 +1,4 @@
-//! The command `tcoder`: one sub-command a role.
+//! The command `tcoder`, with one subcommand for each role.
 
 use std::process::ExitCode;
 

@@ -71,13 +71,13 @@ pub struct Message<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(rename = "JobEndedType")]
 pub enum MessageType {
-    /// Its outputs stand in storage.
+    /// The outputs of the job are in storage.
     #[serde(rename = "job.completed")]
     Completed,
-    /// It will not be tried again, unless somebody asks for it.
+    /// The job has failed, and is not retried unless a client requests it.
     #[serde(rename = "job.failed")]
     Failed,
-    /// Somebody cancelled it.
+    /// A client cancelled the job.
     #[serde(rename = "job.cancelled")]
     Cancelled,
 }

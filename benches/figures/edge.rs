@@ -1,4 +1,5 @@
-//! What the Worker weighs, what an upload's event costs there, and how it answers beside `tcoder api`.
+//! Measures the size of the Worker, the cost of an upload's event, and its response times relative to `tcoder
+//! api`.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -25,16 +26,16 @@ const EVENT: [&str; 6] = [
 ];
 const LATENCY: [&str; 1] = ["edge_vs_native_post_upload"];
 
-/// Requests of each whose times are compared.
+/// Number of requests to each whose times are compared.
 const ASKED: usize = 300;
-/// Events in a batch, as wrangler.toml has it.
+/// Number of events per batch, as in wrangler.toml.
 const BATCH: usize = 10;
 
 pub async fn measure(figures: &mut Figures) {
     let wants = |names: &[&str]| figures.wants(names) || figures.wants(&["edge"]);
     let (size, event, latency) = (wants(&SIZE), wants(&EVENT), wants(&LATENCY));
     if size {
-        // What Cloudflare counts against its limit: all modules, compressed.
+        // The size that counts against Cloudflare's limit: all modules, compressed.
         let build = Path::new(env!("CARGO_MANIFEST_DIR")).join("edge/build");
         figures.put(SIZE[0], gzip_kb(&[build.join("index.js"), build.join("index_bg.wasm")]), "KB");
     }
@@ -51,7 +52,7 @@ struct Cost {
     commands: f64,
 }
 
-/// What these events cost, each.
+/// The cost of each of these events.
 #[allow(clippy::cast_precision_loss)]
 async fn cost(edge: &Edge, batch: &[Value]) -> Cost {
     let (before, subrequests) = (edge.count.so_far().1, edge.subrequests());
@@ -63,7 +64,7 @@ async fn cost(edge: &Edge, batch: &[Value]) -> Cost {
     }
 }
 
-/// Uploads that have arrived; answers their events.
+/// Uploads files, and returns their events.
 async fn arrived(edge: &Edge, count: usize) -> Vec<Value> {
     let mut events = Vec::new();
     for _ in 0..count {
@@ -77,7 +78,7 @@ async fn arrived(edge: &Edge, count: usize) -> Vec<Value> {
 async fn idle(edge: &Edge) {
     let rest = edge.fly.until(|machines| machines.iter().all(|m| m.state == MachineState::Stopped));
     tokio::time::timeout(Duration::from_secs(120), rest).await.expect("machines stay up");
-    // The next event comes by itself, not on the heels of the last.
+    // Wait until the fleet is quiet, so that the next event does not follow the previous one directly.
     let (now, until) = tokio::join!(edge.queue.clock(), edge.queue.fleet_lock_expiry());
     let left = until.unwrap().map_or(0, |until| until.0 - now.unwrap().now().0);
     tokio::time::sleep(Duration::from_millis(u64::try_from(left).unwrap_or(0))).await;
@@ -86,10 +87,10 @@ async fn idle(edge: &Edge) {
 #[allow(clippy::cast_precision_loss)]
 async fn events(figures: &mut Figures) {
     let edge = Setup::over(shared()).start().await;
-    // The scripts are known, and machines have been.
+    // The scripts are cached from here on, and machines have existed.
     cost(&edge, &arrived(&edge, 1).await).await;
     idle(&edge).await;
-    // Nothing is up: a machine has to come. The most an event can cost.
+    // Nothing is running, so a machine must be started: the most expensive case of an event.
     let one = cost(&edge, &arrived(&edge, 1).await).await;
     figures.put(EVENT[0], one.subrequests, "requests");
     figures.put(EVENT[1], one.commands, "commands");
@@ -97,7 +98,7 @@ async fn events(figures: &mut Figures) {
     let many = cost(&edge, &arrived(&edge, BATCH).await).await;
     figures.put(EVENT[2], many.subrequests, "requests");
     idle(&edge).await;
-    // One hour, of which six minutes are for what is seldom due.
+    // One hour, six minutes of which include the rare tasks.
     edge.tick(599).await;
     let (before, cpu) = (edge.count.so_far().1, cpu_ms());
     for minute in 600..660 {
@@ -112,7 +113,7 @@ async fn events(figures: &mut Figures) {
     figures.put(EVENT[5], (cpu_ms() - cpu) / ASKED as f64, "ms");
 }
 
-/// The median of `POST /api/upload` there over the one here, asked in turn.
+/// The median of `POST /api/upload` in the Worker relative to `tcoder api`, measured alternately.
 async fn compared() -> f64 {
     let edge = Setup::over(shared()).set("EDGE_FLEET", "disabled").start().await;
     let native = guarded().await;
@@ -120,7 +121,7 @@ async fn compared() -> f64 {
     for round in 0..ASKED + 20 {
         for (n, api) in [&*edge, &**native].into_iter().enumerate() {
             let took = ask(api).await;
-            // The first ones warm both up.
+            // The first requests warm both up.
             if round >= 20 {
                 times[n].push(took);
             }
@@ -140,13 +141,13 @@ async fn ask(api: &Api) -> f64 {
     began.elapsed().as_secs_f64()
 }
 
-/// CPU that workerd has used so far, milliseconds. That of its stand-ins for R2 and the queues is in it.
+/// CPU time that workerd has used so far, milliseconds. It includes the simulation of R2 and the queues.
 #[allow(clippy::cast_precision_loss)]
 fn cpu_ms() -> f64 {
     let ours = descendants(std::process::id());
     let workerd = ours.into_iter().find(|p| p.command.contains("workerd serve")).expect("no workerd runs");
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", workerd.pid)).unwrap();
-    // utime and stime, the 14th and 15th of proc(5), in hundredths of a second.
+    // utime and stime, the fields 14 and 15 of proc(5), in hundredths of a second.
     let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
     let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
     ticks as f64 * 10.0

@@ -1,4 +1,5 @@
-//! What the encode costs beside the recipe it replaces, and what the pipeline adds to FFmpeg.
+//! Compares the cost of the encode with that of the usual recipe, and measures the pipeline's overhead over
+//! FFmpeg.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -18,14 +19,14 @@ use crate::{Figures, TCODER, fleet, median};
 const LADDER: &str = "720p,360p,144p";
 const SECONDS: &str = "30";
 const CLIPS_PER_MINUTE: f64 = 2.0;
-/// Each pair is measured this often, in turn.
+/// Number of rounds, in each of which both sides of a pair are measured.
 const ROUNDS: usize = 3;
 
 const COST: [&str; 3] =
     ["cost_per_source_minute_usd", "coconut_usd_per_source_minute", "mediaconvert_usd_per_source_minute"];
-/// Coconut's list price, $0.015 an output minute, for three outputs.
+/// Coconut's list price, $0.015 per output minute, for three outputs.
 pub const COCONUT: f64 = 3.0 * 0.015;
-/// AWS Elemental MediaConvert's list prices of 2021, about $0.015 an output minute in SD and $0.03 in HD:
+/// AWS Elemental MediaConvert's list prices of 2021, about $0.015 per output minute in SD and $0.03 in HD:
 /// 360p and 144p are SD, 720p is HD.
 const MEDIACONVERT: f64 = 2.0 * 0.015 + 0.03;
 
@@ -61,8 +62,8 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
     }
 }
 
-/// 30 s of 1080p with motion, fine detail and a little grain at 12 Mbit/s: less than a phone records
-/// (about 16), more than a download has (about 5). The higher it is the more a single decode saves.
+/// A clip of 30 s in 1080p with motion, fine detail and some grain at 12 Mbit/s: less than a phone records
+/// (about 16), more than downloads have (about 5). The higher the bitrate, the more a single decode saves.
 fn clip(scratch: &Path) -> PathBuf {
     let path = scratch.join("source.mp4");
     ffmpeg(&[
@@ -108,7 +109,7 @@ fn ffmpeg(args: &[&str]) {
     assert!(done.success(), "ffmpeg {args:?}");
 }
 
-/// CPU seconds of all children that have ended, theirs included.
+/// CPU seconds of all children that have exited, including their children.
 fn children_cpu() -> f64 {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
     #[allow(clippy::cast_precision_loss)]
@@ -122,7 +123,7 @@ fn cpu_of(work: impl FnOnce()) -> f64 {
     children_cpu() - before
 }
 
-/// The three runs of FFmpeg, one for each quality, with the very settings of the ladder.
+/// The recipe: three runs of FFmpeg, one per quality, with exactly the settings of the ladder.
 fn recipe(clip: &Path, out: &Path) {
     for quality in LADDER.parse::<Ladder>().unwrap().rungs() {
         let (fit, cap) = (quality.fit(), quality.video_kbps());
@@ -154,7 +155,7 @@ fn recipe(clip: &Path, out: &Path) {
     }
 }
 
-/// Our ladder, the whole program with its probing and checking; `more` goes on its command line.
+/// Encodes the ladder with tcoder, including probing and verifying; `more` is added to the command line.
 fn ours(clip: &Path, out: &Path, more: &[&str]) {
     let done = Command::new(TCODER)
         .args(["transcode", &clip.display().to_string(), "--preset", "web-optimized"])
@@ -166,7 +167,7 @@ fn ours(clip: &Path, out: &Path, more: &[&str]) {
     assert!(done.success());
 }
 
-/// The ladder with a poster and a storyboard over the ladder without, CPU seconds.
+/// Measures the CPU seconds of the ladder with poster and storyboard, relative to the ladder without.
 fn compare_stills(figures: &mut Figures, scratch: &Path, clip: &Path) {
     let dir = scratch.join("stills");
     let once = |more: &[&str]| {
@@ -180,7 +181,7 @@ fn compare_stills(figures: &mut Figures, scratch: &Path, clip: &Path) {
     figures.put("stills_cpu_vs_ladder", median((0..ROUNDS).map(round).collect()), "ratio");
 }
 
-/// Says how many CPU seconds ours took.
+/// Returns the CPU seconds of tcoder.
 fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) -> f64 {
     let (mut ratios, mut ours_took) = (Vec::new(), Vec::new());
     let (theirs_dir, ours_dir) = (scratch.join("recipe"), scratch.join("ours"));
@@ -212,9 +213,9 @@ fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) -> f6
     median(ours_took)
 }
 
-/// What the ladder of a minute of 1080p costs on the fleet's machines. They are billed by the second
-/// they run: taken is that the encode keeps all their cores busy. Their start, and their wait for the next
-/// job, are not counted.
+/// The cost of encoding the ladder of one minute of 1080p on the fleet's machines, which are billed by the
+/// second. Assumes that the encode uses all cores. The time to start and the time to wait for the next job
+/// are not included.
 fn put_cost(figures: &mut Figures, cpu_of_a_clip: f64) {
     let policy = flyprovider::policy::defaults("bench", "worker:1");
     let core_second = policy.price.unwrap().dollars() / 3600.0 / f64::from(policy.size.cpus);
@@ -223,7 +224,7 @@ fn put_cost(figures: &mut Figures, cpu_of_a_clip: f64) {
     figures.put(COST[2], MEDIACONVERT, "USD");
 }
 
-/// How near a rendition is to the source scaled to its size.
+/// How similar a rendition is to the source scaled to its size.
 fn score(filter: &str, label: &str, clip: &Path, rendition: &Path, quality: Quality) -> f64 {
     let fit = quality.fit();
     let graph = format!("[1:v]scale={}:{}:flags=bicubic[r];[0:v][r]{filter}", fit.width, fit.height);
@@ -238,7 +239,7 @@ fn score(filter: &str, label: &str, clip: &Path, rendition: &Path, quality: Qual
     after.split_whitespace().next().unwrap().parse().unwrap_or_else(|_| panic!("no {filter} in {text}"))
 }
 
-/// From the submit to the completion through `tcoder up`, over the same FFmpeg by hand.
+/// The time from submit to completion through `tcoder up`, relative to the same FFmpeg run by hand.
 async fn compare_pipeline(figures: &mut Figures, scratch: &Path, clip: &Path) {
     let source = probe::probe(clip).await.unwrap();
     let plan =
@@ -274,7 +275,7 @@ async fn compare_pipeline(figures: &mut Figures, scratch: &Path, clip: &Path) {
         let api = lines.map_while(Result::ok).find_map(|l| l.trim().strip_prefix("API").map(str::to_owned));
         api.expect("tcoder up says where its API is").trim().to_owned()
     };
-    // The worker child is there once the status says so.
+    // The worker has started once the status lists it.
     loop {
         let status: serde_json::Value =
             reqwest::get(format!("{server}/api/status")).await.unwrap().json().await.unwrap();
@@ -302,7 +303,8 @@ async fn compare_pipeline(figures: &mut Figures, scratch: &Path, clip: &Path) {
         commands.push(CommandCount::read(&mut raw).total() as f64);
     }
     figures.put("pipeline_wall_vs_ffmpeg", median(ratios), "ratio");
-    // All of it: the API, its feed and housekeeping, a watcher, heartbeats and progress of a 30 s encode.
+    // All commands: the API, its feed and janitor, a watching client, heartbeats and progress of a 30 s
+    // encode.
     figures.put("commands_per_watched_job", median(commands), "commands");
     let pid = nix::unistd::Pid::from_raw(i32::try_from(up.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();

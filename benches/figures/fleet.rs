@@ -1,5 +1,5 @@
-//! How soon machines are asked for, and what that costs: the reconciler on the emulator of Fly's API,
-//! whose machines only sleep here, so that nothing takes a job away.
+//! Measures how soon machines are requested, and what that costs: the reconciler with the emulator of Fly's
+//! API, whose machines only sleep, so that no job is claimed.
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -32,14 +32,14 @@ const PLAN: &str = "reconcile_10k_machines_ms";
 const IDLE: &str = "idle_commands_per_reconciler_minute";
 
 const ROUNDS: u32 = 40;
-/// A list older than this is read anew before a write: half a minute in production, here less, so that
-/// the quiet state, in which it is older, is soon reached. More than the limiter's second.
+/// Maximum age of a list that writes are based on: half a minute in production, less here, so that a list is
+/// soon too old in the quiet state. Longer than the second of the rate limit.
 const LIST: Duration = Duration::from_secs(2);
-/// By then the last list is old, and the limiter's slot is free.
+/// After this time the last list is too old, and the rate limit permits a request.
 const QUIET: Duration = Duration::from_millis(2_200);
-/// For ten requests at one a second.
+/// The minimum time for ten requests at one per second.
 const FLOOR: Duration = Duration::from_secs(10);
-/// One blocking read of a reconciler that nothing wakes, and the look after it.
+/// One blocking read of a reconciler without events, and the observation after it.
 const IDLE_FOR: Duration = Duration::from_secs(600);
 
 pub async fn measure(figures: &mut Figures) {
@@ -70,16 +70,16 @@ pub async fn measure(figures: &mut Figures) {
     }
 }
 
-/// All of them have the name of this part too: `-- fleet`.
+/// All figures also match the name of this part: `-- fleet`.
 pub fn wants(figures: &Figures, names: &[&str]) -> bool {
     figures.wants(names) || figures.wants(&["fleet"])
 }
 
-/// An installation with a reconciler and without workers.
+/// An installation with a reconciler but without workers.
 struct Cloud {
     queue: Queue,
     fly: EmulatorHandle,
-    /// The emulator's zero.
+    /// The start of the emulator's clock.
     began: Instant,
     reconciler: JoinHandle<()>,
     stop_reconciler: CancellationToken,
@@ -118,13 +118,13 @@ impl Cloud {
         self.queue.submit(JobId::new(), &spec, SubmitMode::Now).await.unwrap();
     }
 
-    /// The first such request after so many of any kind, once it came.
+    /// The first request after the first `after` ones for which `is` holds, once it has arrived.
     async fn request(&self, after: usize, is: impl Fn(&Request) -> bool) -> Request {
         loop {
             if let Some(found) = self.fly.requests().into_iter().skip(after).find(&is) {
                 return found;
             }
-            // When it came stands in the request, however late this look is.
+            // The request contains its time of arrival, so polling does not affect the figure.
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -137,12 +137,12 @@ impl Cloud {
     }
 }
 
-/// From before the submit to the arrival of the first request to Fly, and to that of the create, in
-/// milliseconds. The first is a list: what was seen before the quiet is no ground for a write; the
-/// create has to wait for the limiter's second. The way to Fly itself is not in it.
+/// Milliseconds from before the submit to the arrival of the first request to Fly, and to that of the create.
+/// The first is a list, because the last list is too old for a write; the create has to wait for the rate
+/// limit's second. The network latency to Fly is not included.
 ///
-/// Each round has an installation of its own: a machine that is made and never gets a worker would count
-/// as booting for minutes, and the next job would cause no request.
+/// Each round has its own installation: a machine without a worker would count as booting for minutes, and
+/// the next job would cause no request.
 async fn requests_after_submit(redis: RedisConfig) -> (f64, f64) {
     let cloud = Cloud::start(&redis, Deadlines { list: LIST, ..Deadlines::default() }).await;
     tokio::time::sleep(QUIET).await;
@@ -157,8 +157,8 @@ async fn requests_after_submit(redis: RedisConfig) -> (f64, f64) {
     (ms(first), ms(create))
 }
 
-/// Ten jobs at once in an empty app: from the first submit until ten machines run, over the limiter's
-/// floor; and how many requests it took.
+/// Ten jobs at once in an empty app: the time from the first submit until ten machines run, relative to the
+/// minimum by the rate limit; and the number of requests.
 async fn converge_to_ten() -> (f64, u32) {
     let server = private_redis(&[]);
     let cloud = Cloud::start(&server.config(), Deadlines { list: LIST, ..Deadlines::default() }).await;
@@ -190,11 +190,10 @@ fn plan_of_ten_thousand() -> f64 {
     median(times.collect())
 }
 
-/// A reconciler without anything to do, on a Redis of its own, beside the other figures: it takes ten
-/// minutes.
+/// An idle reconciler with its own Redis, which runs for ten minutes while other figures are measured.
 pub struct Idle {
     commands: JoinHandle<u64>,
-    /// Until it is asked for: the CPU time of a child that ends is taken for that of an encode.
+    /// Kept until the figure is read: the CPU time of a child that exits would count for an encode.
     _server: PrivateRedis,
 }
 

@@ -1,9 +1,9 @@
-//! The figures tcoder is held to, one line each (`name value unit`), and `target/bench.json`.
+//! The figures with limits, one line each (`name value unit`), also written to `target/bench.json`.
 //!
-//! These machines are shared and noisy, so times are ratios of two things measured in turn in one run;
-//! CPU seconds and counted Redis commands are what they are. Name figures (or parts of their names) on
-//! the command line to measure only those; `fleet` are those of the fleet, `operator`
-//! those of the operator, `edge` those of the Worker.
+//! The machines are shared and noisy, so times are ratios of two things that are measured alternately in the
+//! same run; CPU seconds and numbers of Redis commands are absolute. Give names of figures, or parts of them,
+//! on the command line to measure only those. `fleet` selects the figures of the fleet, `operator` those of
+//! the operator, `edge` those of the Worker.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod edge;
@@ -23,10 +23,10 @@ use support::{command_count, redis as redis_server};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The program under measurement, built by the same profile as this one.
+/// The measured program, built with the same profile as this one.
 pub const TCODER: &str = env!("CARGO_BIN_EXE_tcoder");
 
-/// What the figures may be at most. One that is above ends the run with an error, at its end.
+/// The maximum of each figure. The run fails at its end if a figure exceeds it.
 const LIMITS: [(&str, f64); 17] = [
     ("ladder_cpu_vs_recipe", 0.78),
     ("pipeline_wall_vs_ffmpeg", 1.05),
@@ -47,27 +47,27 @@ const LIMITS: [(&str, f64); 17] = [
     ("edge_subrequests_per_upload_event", 4.0),
 ];
 
-/// Takes figures down as they come.
+/// Collects the figures.
 pub struct Figures {
     wanted: Vec<String>,
     taken: BTreeMap<String, (f64, &'static str)>,
 }
 
 impl Figures {
-    /// Whether any of these figures is asked for.
+    /// Whether any of these figures is requested.
     pub fn wants(&self, names: &[&str]) -> bool {
         let asked = |name: &&str| self.wanted.iter().any(|w| name.contains(w.as_str()));
         self.wanted.is_empty() || names.iter().any(asked)
     }
 
     pub fn put(&mut self, name: &str, value: f64, unit: &'static str) {
-        // Fractions of a cent need more of them.
+        // Fractions of a cent need more decimals.
         let digits = if value.abs() < 0.01 { 6 } else { 4 };
         println!("{name} {value:.digits$} {unit}");
         self.taken.insert(name.to_owned(), (value, unit));
     }
 
-    /// Those above their limit.
+    /// The figures that exceed their limit.
     fn missed(&self) -> Vec<String> {
         let over = |(name, most): &(&str, f64)| {
             let (value, unit) = self.taken.get(*name)?;
@@ -85,14 +85,14 @@ impl Figures {
     }
 }
 
-/// The middle one.
+/// The median of the values.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
 fn target_dir() -> PathBuf {
-    // .../target/release/deps/figures-... or, with another profile, the like.
+    // The path is .../target/release/deps/figures-..., or that of another profile.
     let exe = std::env::current_exe().unwrap();
     exe.ancestors().find(|d| d.join("CACHEDIR.TAG").exists()).unwrap_or(Path::new("target")).to_owned()
 }

@@ -1,4 +1,4 @@
-//! What the operator costs and how soon it acts: on a real API server, with a real worker.
+//! Measures the cost and the latency of the operator, with a real API server and a real worker.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -21,9 +21,9 @@ const LIFE: [&str; 4] =
     ["apply_to_running_ms_p50", "apply_to_running_ms_p99", "status_lag_ms_p99", "api_writes_per_job"];
 const MEMORY: [&str; 3] = ["controller_rss_mb_0", "controller_rss_mb_1k", "controller_rss_mb_10k"];
 
-/// Jobs whose life is measured, one after the other.
+/// Number of jobs that are measured one after the other.
 const JOBS: usize = 60;
-/// Objects made at once.
+/// Number of objects that are created concurrently.
 const AT_ONCE: usize = 32;
 
 pub async fn measure(figures: &mut Figures) {
@@ -35,7 +35,7 @@ pub async fn measure(figures: &mut Figures) {
     let cluster = Cluster::start().await;
     cluster.define().await;
     let namespace = cluster.namespace("bench").await;
-    // A service account, so that the API server writes down what it asks for.
+    // A service account, so that the API server audits its requests.
     let kubeconfig = cluster.kubeconfig_of(&namespace, "controller").await;
     let account = format!("--serviceaccount={namespace}:controller");
     cluster
@@ -57,7 +57,7 @@ pub async fn measure(figures: &mut Figures) {
         child
     };
     let controller = start().await;
-    // Others may still wait for their turn; this one has it once a first job is through.
+    // Other controllers may still wait for the lease; this one has it once the first job has completed.
     let jobs: Api<TranscodeJob> = Api::namespaced(cluster.client().await, &namespace);
     let key = "films/clip.mp4";
     system.put_input(key, clip()).await;
@@ -100,11 +100,11 @@ fn object(name: &str, spec: Value) -> TranscodeJob {
     serde_json::from_value(object).unwrap()
 }
 
-/// Jobs, one after the other, as a watch shows them.
+/// Jobs that run one after the other, as a watch shows them.
 struct Life {
     jobs: Api<TranscodeJob>,
     changes: futures::stream::BoxStream<'static, watcher::Result<Event<TranscodeJob>>>,
-    /// When a job was first shown to run, and to be complete: wall clock, milliseconds.
+    /// When a job was first shown as running and as complete: wall clock, milliseconds.
     shown: BTreeMap<(String, &'static str), i64>,
 }
 
@@ -114,7 +114,7 @@ impl Life {
         Self { jobs, changes, shown: BTreeMap::new() }
     }
 
-    /// Makes one and waits until all is done; answers after how many milliseconds it was shown to run.
+    /// Creates a job and waits until it is complete. Returns the milliseconds until it was shown as running.
     async fn through(&mut self, name: &str, key: &str) -> f64 {
         let spec = json!({"input": {"key": key}, "preset": "web-optimized", "qualities": ["144p"]});
         let began = Instant::now();
@@ -143,7 +143,8 @@ impl Life {
         }
     }
 
-    /// From a change in Redis, by its clock, which is this machine's, to the watch that shows it.
+    /// The delay from a change in Redis, by its clock, which is that of this machine, until the watch shows
+    /// it.
     fn lag_p99(&self, system: &System) -> f64 {
         let entries: Vec<(String, BTreeMap<String, String>)> =
             redis::cmd("XRANGE").arg("jobs:events").arg(&["-", "+"]).query(&mut system.redis()).unwrap();
@@ -162,7 +163,7 @@ impl Life {
     }
 }
 
-/// What the controller has written so far, its Lease apart.
+/// Number of writes by the controller so far, without those to its Lease.
 fn writes(cluster: &Cluster) -> usize {
     let is_write = |event: &&Value| {
         matches!(event["verb"].as_str(), Some("create" | "update" | "patch" | "delete"))
@@ -171,7 +172,7 @@ fn writes(cluster: &Cluster) -> usize {
     cluster.audit().iter().filter(is_write).count()
 }
 
-/// The memory of a controller that has read so many objects.
+/// The memory of a controller that has read this many objects.
 async fn memory(
     figures: &mut Figures,
     client: Client,
@@ -193,7 +194,7 @@ async fn memory(
         make.buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
         made = many;
         suspended(&jobs, many).await;
-        // One that reads them all at its start, as after every update of the operator.
+        // A controller that reads them all when it starts, as after every update of the operator.
         controller.kill().await.unwrap();
         leases.delete("tcoder-controller", &DeleteParams::default()).await.unwrap();
         controller = start().await;
@@ -204,7 +205,7 @@ async fn memory(
     controller.kill().await.unwrap();
 }
 
-/// Waits until so many objects say that they are suspended.
+/// Waits until this many objects are suspended.
 async fn suspended(jobs: &Api<TranscodeJob>, many: usize) {
     let mut so = std::collections::BTreeSet::new();
     let mut changes = watcher(jobs.clone(), watcher::Config::default()).boxed();
@@ -217,7 +218,7 @@ async fn suspended(jobs: &Api<TranscodeJob>, many: usize) {
     }
 }
 
-/// Waits until somebody holds the Lease.
+/// Waits until a controller holds the Lease.
 async fn acts(leases: &Api<k8s_openapi::api::coordination::v1::Lease>) {
     while leases.get_opt("tcoder-controller").await.unwrap().is_none() {
         tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,4 +1,4 @@
-//! What the page weighs, how soon it can be used, and what axe-core finds.
+//! Measures the size of the page, the time until it is usable, and axe-core's findings.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub async fn measure(figures: &mut Figures) {
     if figures.wants(&["page_gzip_kb"]) {
         let mut files = Vec::new();
         below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("web"), &mut files);
-        // What a browser does not ask for by itself.
+        // Files that a browser does not load by itself.
         let is_asked_for = |path: &PathBuf| {
             let name = path.file_name().unwrap().to_str().unwrap();
             !matches!(name, "README.md" | "hls.LICENSE" | "_headers" | "openapi.json")
@@ -45,7 +45,7 @@ fn below(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What these files weigh, each compressed by itself.
+/// The compressed size of these files in kB, each compressed separately.
 #[allow(clippy::cast_precision_loss)]
 pub fn gzip_kb(files: &[PathBuf]) -> f64 {
     let mut size = 0;

@@ -1,4 +1,4 @@
-//! What the queue costs in counted Redis commands, and how quick a claim is.
+//! Counts the Redis commands of the queue, and measures the latency of a claim.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -79,8 +79,8 @@ async fn enter(queue: &Queue) -> (WorkerId, tcoder::queue::ServerClock) {
     (id, clock)
 }
 
-/// Everything from the submit to the completion, with one heartbeat, as a worker does it: the bell
-/// before the first claim, a sweep every five seconds.
+/// Runs a job from submit to completion with one heartbeat, like a worker: a wait for a wake-up before the
+/// first claim, and a sweep every five seconds.
 async fn commands_per_job(start: SubmitMode) -> f64 {
     let server = private_redis(&[]);
     let queue = Queue::connect(&server.config()).await.unwrap();
@@ -88,7 +88,7 @@ async fn commands_per_job(start: SubmitMode) -> f64 {
     let (worker, clock) = enter(&queue).await;
     let result = result();
     let mut raw = server.raw();
-    // The scripts are in Redis's cache from here on, as they are in an installation that runs.
+    // The scripts are in Redis's cache from here on, as in a running installation.
     let warm = JobId::new();
     queue.submit(warm, &spec(), start).await.unwrap();
     queue.cancel(warm).await.unwrap();
@@ -101,7 +101,7 @@ async fn commands_per_job(start: SubmitMode) -> f64 {
         if start != SubmitMode::Now {
             queue.uploaded(id).await.unwrap();
         }
-        // One job at a time, so that each wakes a worker that waits.
+        // One job at a time, so that each wakes a waiting worker.
         bell.wait_for_wakeup(Duration::from_secs(5)).await.unwrap();
         let sweep = swept.is_none_or(|at| at.elapsed() > Duration::from_secs(5));
         if sweep {
@@ -121,7 +121,8 @@ async fn commands_per_job(start: SubmitMode) -> f64 {
     per_job
 }
 
-/// Four idle workers, a hundred jobs a second for ten seconds: from before the submit to the claim.
+/// Four idle workers and a hundred jobs per second for ten seconds: the time from before the submit to the
+/// claim.
 async fn claim_waits() -> Vec<f64> {
     const WORKERS: usize = 4;
     const PACED: usize = 1000;

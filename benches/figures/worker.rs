@@ -1,4 +1,4 @@
-//! What a worker process costs: to start, to have waiting, on disk.
+//! Measures the cost of a worker process: its start, its idle time, and its size on disk.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::command_count::CommandCount;
 use crate::redis_server::private_redis;
 use crate::{Figures, TCODER, median};
 
-/// Two waits for the bell.
+/// Two waits for a wake-up.
 const IDLE: Duration = Duration::from_secs(150);
 
 pub async fn measure(figures: &mut Figures, scratch: &Path) {
@@ -66,7 +66,7 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
     while queue.workers().await.unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    // Its first look, and the connection for the bell.
+    // Wait for the first claim, and for the connection of the wake-ups.
     tokio::time::sleep(Duration::from_secs(5)).await;
     figures.put("worker_idle_rss_mb", resident_mb(worker.id().unwrap()), "MB");
     if figures.wants(&["idle_commands_per_worker_minute"]) {
@@ -110,7 +110,7 @@ async fn until_claimed(feed: &mut EventFeed) {
     }
 }
 
-/// What a process holds in memory.
+/// The resident memory of a process in MB.
 pub fn resident_mb(pid: u32) -> f64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap();

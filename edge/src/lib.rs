@@ -1,4 +1,4 @@
-//! The Worker's entry points, as the platform calls them. What they do stands in `tcoder::edge`.
+//! The Worker's entry points, which the platform calls. They are implemented in `tcoder::edge`.
 #![cfg(target_arch = "wasm32")]
 
 use axum::body::Body;

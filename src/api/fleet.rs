@@ -12,32 +12,32 @@ use super::{AppState, Problem};
 use crate::job::Millis;
 use crate::queue::{FleetStatus, Paused, QueueError};
 
-/// The answer of `GET /api/fleet`, and of the two that change it.
+/// The response to `GET /api/fleet`, and to the requests that pause and resume the fleet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "FleetResponse")]
 pub struct FleetAnswer {
-    /// Redis's time: what the other times are to be held against.
+    /// Redis's time, to compare the other times with.
     pub now: Millis,
-    /// Jobs ready for a worker at this moment.
+    /// Jobs that are ready for a worker now.
     pub pending: u64,
-    /// Jobs have waited for more than a minute, and the reconciler has said nothing for as long and has let
-    /// its right to act lapse: it is dead, or cut off from Redis.
+    /// Whether the reconciler seems to be dead or disconnected from Redis: jobs have waited for more than a
+    /// minute, and it has neither published a status nor renewed its lock during that time.
     pub silent: bool,
-    /// Set while somebody has stopped the reconcilers.
+    /// Set while the fleet is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Paused>,
-    /// What the reconciler said when something last changed; absent where none ever spoke.
+    /// The status that the reconciler published at the last change; absent if none was ever published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<FleetStatus>,
 }
 
-/// The body of `POST /api/fleet/pause`; it may be left out.
+/// The body of `POST /api/fleet/pause`; it may be omitted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(rename = "PauseFleetRequest")]
 pub struct PauseFleet {
-    /// Why, in at most 200 characters, for whoever finds the fleet stopped.
+    /// The reason, at most 200 characters, shown to people who find the fleet paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }

@@ -28,14 +28,14 @@ const AT_ONCE: usize = 100;
 /// Maximum length of an upload id, characters. R2's have about 350.
 const LONGEST_ID: usize = 2048;
 
-/// How to send a video in parts, beside the one address that takes it whole.
+/// How to upload the video in parts, as an alternative to the single `uploadUrl`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "MultipartUpload")]
 pub struct Multipart {
-    /// POST there, without a body, to begin; the answer's XML holds the `UploadId`.
+    /// POST to this URL without a body to start; the XML of the response contains the `UploadId`.
     pub start_url: Url,
-    /// Bytes of each part but the last.
+    /// Size in bytes of each part but the last.
     pub part_size: u64,
 }
 
@@ -44,10 +44,10 @@ pub struct Multipart {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(rename = "PartsRequest", extend("required" = ["uploadId"]))]
 pub struct SignPartsRequest {
-    /// The `UploadId` that storage gave out.
+    /// The `UploadId` from storage.
     #[schemars(length(min = 1, max = LONGEST_ID))]
     pub upload_id: String,
-    /// Which parts, counted from 1, at most 100 at a time.
+    /// The numbers of the parts, counted from 1, at most 100 per request.
     #[schemars(length(max = AT_ONCE), inner(range(min = 1, max = MOST_PARTS)))]
     pub part_numbers: Vec<u16>,
 }
@@ -57,29 +57,29 @@ impl Fields for SignPartsRequest {
     const COMMON: &'static [&'static str] = &[];
 }
 
-/// Where a part goes.
+/// The URL of a part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PartAddress {
-    /// Which part.
+    /// The number of the part.
     #[schemars(range(min = 1, max = MOST_PARTS))]
     pub part_number: u16,
-    /// PUT it there; the answer's `ETag` is needed to complete the upload.
+    /// PUT the part to this URL; the `ETag` of the response is needed to complete the upload.
     pub url: Url,
 }
 
-/// The addresses of parts, and those that end their upload.
+/// The URLs of parts, and those that complete or abort the upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "PartsResponse")]
 pub struct SignedParts {
-    /// In the order they were asked for.
+    /// The parts, in the order of the request.
     pub parts: Vec<PartAddress>,
-    /// POST there S3's `CompleteMultipartUpload` XML, once all parts are sent.
+    /// POST the XML of S3's `CompleteMultipartUpload` to this URL once all parts are uploaded.
     pub complete_url: Url,
-    /// DELETE there to give the upload up.
+    /// DELETE this URL to abort the upload.
     pub abort_url: Url,
-    /// Until when these addresses are good.
+    /// When these URLs expire.
     pub expires_at: Millis,
 }
 

@@ -13,17 +13,17 @@ use crate::queue::QueueError;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Problem")]
 pub struct ProblemBody {
-    /// Which kind, as a stable relative address: `/problems/invalid-field`.
+    /// The kind of problem, as a stable relative URL, such as `/problems/invalid-field`.
     #[serde(rename = "type")]
     #[schemars(extend("format" = "uri-reference"))]
     pub kind: String,
-    /// The kind in words.
+    /// The title of the kind.
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What happened this time and what to do.
+    /// What happened, and what to do.
     pub detail: String,
-    /// The field of the request that is at fault, such as `outputQualities[1]`.
+    /// The invalid field of the request, such as `outputQualities[1]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
 }
@@ -73,7 +73,7 @@ pub struct Problem {
 
 /// For failures that pass within seconds, seconds.
 const SOON: u32 = 5;
-/// For failures that somebody has to fix, seconds.
+/// For failures that an operator has to fix, seconds.
 const LATER: u32 = 600;
 
 impl Problem {

@@ -12,54 +12,54 @@ use crate::job::{Input, JobId, JobSpec, Ladder, Millis, ObjectKey, Preset, Prior
 use crate::net::{self, EgressPolicy};
 use crate::storage::MAX_OBJECT_BYTES;
 
-/// What every new job may say.
+/// The options of every new job.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct JobOptions {
-    /// An id of the client's own choice (a UUID), so that sending twice makes one job.
+    /// An id that the client chose (a UUID), so that sending the request twice makes one job.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job_id: Option<JobId>,
-    /// What kind of output.
+    /// The kind of output.
     pub preset: Preset,
-    /// Which renditions, such as `["720p", "360p"]`; empty leaves it to the preset.
+    /// The renditions, such as `["720p", "360p"]`; if empty, the preset decides.
     pub output_qualities: Ladder,
-    /// Stills beside the renditions: `poster`, a JPEG of the beginning; `storyboard`, small ones of the whole
-    /// length in one JPEG, and a WebVTT that says which is of when.
+    /// Still images besides the renditions: `poster`, a JPEG from the beginning; `storyboard`, small images
+    /// from the whole video in one JPEG, with a WebVTT file that gives the time of each.
     #[serde(skip_serializing_if = "Stills::is_empty")]
     pub stills: Stills,
-    /// Whom to tell at the end, by a signed POST.
+    /// The URL that receives a signed POST request when the job ends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub webhook_url: Option<Url>,
-    /// -100 to 100; one point is worth a minute of waiting.
+    /// The urgency, -100 to 100; one point is worth a minute of waiting.
     pub priority: Priority,
-    /// Attempts before it fails for good.
+    /// Maximum number of attempts.
     #[schemars(range(min = 1, max = 20), extend("default" = JobSpec::default_attempts()))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_attempts: Option<u32>,
-    /// Seconds one attempt may take.
+    /// Maximum duration of one attempt in seconds.
     #[schemars(range(min = 1, max = 604_800), extend("default" = JobSpec::default_deadline()))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u32>,
 }
 
-/// `POST /api/upload`: a job whose video the client uploads next.
+/// `POST /api/upload`: a job whose video the client will upload.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(rename = "UploadRequest")]
 pub struct CreateUploadRequest {
-    /// The file's name; only for finding it again.
+    /// The name of the file, only for reference.
     #[serde(alias = "filename", skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,
-    /// Its bytes. A large one gets an address to send it in parts, too.
+    /// The size of the file in bytes. A large file also gets URLs for uploading it in parts.
     #[schemars(range(max = MAX_OBJECT_BYTES))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_size: Option<u64>,
-    /// What every new job may say.
+    /// The options of every new job.
     #[serde(flatten)]
     pub options: JobOptions,
 }
 
-/// `POST /api/jobs`: a job whose video is there already. One of `inputKey` and `inputUrl`.
+/// `POST /api/jobs`: a job whose video already exists. Requires one of `inputKey` and `inputUrl`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(rename = "JobRequest")]
@@ -67,14 +67,14 @@ pub struct CreateJobRequest {
     /// An object in the input bucket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_key: Option<ObjectKey>,
-    /// A public http(s) address.
+    /// A public http(s) URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_url: Option<Url>,
-    /// Starts at the earliest after this many seconds (at most 30 days).
+    /// Minimum delay in seconds before the job starts (at most 30 days).
     #[schemars(range(max = MOST_DELAY))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delay_seconds: Option<u32>,
-    /// What every new job may say.
+    /// The options of every new job.
     #[serde(flatten)]
     pub options: JobOptions,
 }
@@ -82,24 +82,24 @@ pub struct CreateJobRequest {
 /// Maximum delay of a job, seconds.
 const MOST_DELAY: u32 = 30 * 24 * 3600;
 
-/// The answer to `POST /api/upload`.
+/// The response to `POST /api/upload`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "UploadResponse")]
 pub struct CreateUploadResponse {
-    /// The job.
+    /// The id of the job.
     pub job_id: JobId,
-    /// Where it stands: `uploading`, or further where the same request came before.
+    /// The state of the job: `uploading`, or a later state if the same request was sent before.
     pub status: State,
-    /// Where the video will lie.
+    /// The key of the video in the input bucket.
     pub input_key: ObjectKey,
-    /// PUT the video there; absent once it has arrived.
+    /// PUT the video to this URL; absent once it has been uploaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload_url: Option<Url>,
-    /// How to send it in parts instead: for a video of more than 16 MiB, where the request said its size.
+    /// How to upload it in parts instead: for a video of more than 16 MiB, if the request contained its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multipart: Option<Multipart>,
-    /// Until when these addresses are good.
+    /// When these URLs expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Millis>,
 }

@@ -12,13 +12,13 @@ use super::{AppState, Problem};
 use crate::queue::{PoolEntry, Stats};
 use crate::time::timeout;
 
-/// The answer of `GET /api/status`.
+/// The response to `GET /api/status`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SystemStatus {
-    /// tcoder's version.
+    /// The version of tcoder.
     pub version: String,
-    /// How many jobs stand where.
+    /// The number of jobs in each state.
     pub jobs: Stats,
     /// The workers, oldest first.
     pub workers: Vec<PoolEntry>,

@@ -1,5 +1,5 @@
-//! What can be asked for, told from the tables in `src/job`: the help of the command line, the choices of the page
-//! and the lists in the documentation (`make docs`).
+//! Lists of presets, qualities and entry documents, generated from the tables in `src/job`: for the help of
+//! the command line, the web page and the documentation (`make docs`).
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::job::{EntryKind, Preset, Quality, Still};
 
-/// A list that is made from the tables.
+/// A list that is generated from the tables.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum ChoicesList {
     /// `web/app/choices.js`
@@ -20,7 +20,7 @@ pub(super) enum ChoicesList {
 }
 
 impl ChoicesList {
-    /// The whole list.
+    /// The text of the list.
     pub fn text(self) -> String {
         match self {
             Self::Page => page(),
@@ -64,7 +64,7 @@ fn page() -> String {
     let mut text = String::from(
         "// What can be asked for, with a sentence on each. Made from the tables in src/job by `make docs`.\n",
     );
-    // What suits most comes first.
+    // The most suitable presets come first.
     let presets = Preset::ALL.iter().copied().rev();
     let presets = presets.map(|preset| {
         let row = preset.row();
@@ -85,7 +85,7 @@ fn page() -> String {
     text
 }
 
-/// Writes a constant that other scripts import.
+/// Writes a constant that other scripts can import.
 fn list(text: &mut String, name: &str, values: impl Iterator<Item = Value>) {
     let _ = write!(text, "\nexport const {name} = [\n");
     for value in values {
@@ -94,14 +94,14 @@ fn list(text: &mut String, name: &str, values: impl Iterator<Item = Value>) {
     text.push_str("];\n");
 }
 
-/// With a capital letter and a full stop.
+/// Capitalizes the first letter and appends a full stop.
 fn sentence(words: &str) -> String {
     let mut letters = words.chars();
     let first = letters.next().into_iter().flat_map(char::to_uppercase);
     first.chain(letters).chain(['.']).collect()
 }
 
-/// What a preset makes where no quality is chosen.
+/// The outputs of a preset if no quality is chosen.
 fn usual(preset: Preset) -> String {
     match preset.row().default_ladder {
         [] => "a copy of the streams".to_owned(),
@@ -113,7 +113,7 @@ fn usual(preset: Preset) -> String {
     }
 }
 
-/// `HD, 1.5 Mbit/s`
+/// The description of a quality, such as `HD, 1.5 Mbit/s`.
 fn quality_text(quality: Quality) -> String {
     let rate = match quality.video_kbps() {
         kbps if kbps < 1000 => format!("{kbps} kbit/s"),

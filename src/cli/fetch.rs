@@ -1,4 +1,4 @@
-//! Downloads a job's renditions and entry documents, with everything they name.
+//! Downloads a job's renditions and entry documents, with all files that they refer to.
 
 use std::collections::VecDeque;
 use std::fs::Permissions;
@@ -19,22 +19,22 @@ use crate::job::{EntryKind, Job, ObjectKey};
 use crate::storage::layout;
 use crate::transcoder::{Reference, references};
 
-/// Files fetched at once.
+/// Maximum number of concurrent downloads.
 const AT_ONCE: usize = 6;
-/// Largest playlist or manifest that is read, bytes.
+/// Maximum size of a playlist or manifest, bytes.
 const DOCUMENT_LIMIT: usize = 8 << 20;
 
-/// One thing to fetch.
+/// A file to download.
 struct Item {
     url: Url,
-    /// Where it goes, relative to the output folder.
+    /// The target, relative to the output folder.
     path: String,
-    /// What it is read as, where it names other files.
+    /// The kind of document, if the file refers to others.
     document: Option<EntryKind>,
 }
 
-/// Fetches every output of a completed job into `dir`. Each file appears there when it is whole, in place
-/// of one of that name; a download that breaks off leaves what was there.
+/// Downloads all outputs of a completed job to `dir`. Each file appears there when it is complete, and then
+/// replaces a file of the same name; an interrupted download leaves the previous file.
 pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliError> {
     let Some(result) = &job.result else { return Ok(()) };
     let (mut documents, mut files) = (VecDeque::new(), Vec::new());
@@ -64,7 +64,8 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
         }
         texts.push((item.path, text));
     }
-    // What playlists share is counted in no rendition's size, so with them the sum is not known.
+    // Files that several playlists share are not included in the size of any rendition, so the total is
+    // unknown.
     let bar = match texts.is_empty() {
         true => output::bytes_bar("download", result.outputs.iter().map(|o| o.info.size).sum()),
         false => output::bytes_count("download"),
@@ -74,7 +75,7 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
         .buffer_unordered(AT_ONCE)
         .try_collect::<Vec<()>>()
         .await?;
-    // Last, so that a document that is there plays.
+    // Documents are written last, so that all their files exist.
     for (path, text) in texts.iter().rev() {
         let mut file = Incoming::create(dir.join(path)).await?;
         file.write(text.as_bytes()).await?;
@@ -89,7 +90,7 @@ impl Item {
         ClientError::Storage(format!("cannot download {}: {why}", self.path)).into()
     }
 
-    /// What a document names, relative to the document, as any player finds it.
+    /// The file that a document refers to, with the name resolved relative to the document, as players do.
     fn named(&self, reference: &Reference) -> Result<Self, CliError> {
         let name = reference.uri();
         let document = match reference {
@@ -98,7 +99,7 @@ impl Item {
         };
         let folder = self.path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let path = if folder.is_empty() { name.to_owned() } else { format!("{folder}/{name}") };
-        // The path is somebody else's word; as a key it cannot leave the folder.
+        // The path comes from the document; as an object key it cannot leave the folder.
         let key: ObjectKey =
             path.parse().map_err(|_| CliError::Local(format!("{} names {name:?}", self.path)))?;
         let url = self.url.join(name).map_err(CliError::local)?;
@@ -122,7 +123,7 @@ async fn get(client: &Client, item: &Item) -> Result<reqwest::Response, CliError
     if status.is_success() {
         return Ok(response);
     }
-    // The API serves what lies in a private bucket, and says what is wrong.
+    // The API serves the files of a private bucket, and explains errors.
     let is_problem = response.headers().get(CONTENT_TYPE).is_some_and(|t| t == "application/problem+json");
     let problem = if is_problem { response.json().await.ok() } else { None };
     Err(match problem {
@@ -158,7 +159,8 @@ async fn save(
     file.whole().await
 }
 
-/// A file on its way: under another name beside its place until it is whole, gone if it never is.
+/// A file that is being downloaded. It has a temporary name in the same folder until it is complete, and is
+/// removed if it never is.
 struct Incoming {
     path: PathBuf,
     aside: TempPath,
@@ -173,7 +175,7 @@ impl Incoming {
             tempfile::Builder::new()
                 .prefix(".")
                 .suffix(".part")
-                // As any new file, not for its owner only.
+                // The permissions of any new file; temporary files are readable only by their owner.
                 .permissions(Permissions::from_mode(0o666))
                 .tempfile_in(folder)
         };

@@ -1,4 +1,4 @@
-//! Tables, bars and numbers for people.
+//! Tables, progress bars and figures for people.
 
 use std::io::Write as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::CliError;
 use crate::job::{Input, Job, JobResult, Label, RenditionInfo, Skipped, SourceInfo, State, Timings};
 use crate::storage::layout;
 
-/// `println!`, but a reader that has seen enough (`| head`) is no reason to panic.
+/// Like `println!`, but does not panic if the reader has closed the pipe (`| head`).
 macro_rules! outln {
     ($($words:tt)*) => {
         $crate::cli::output::line(format_args!($($words)*))
@@ -19,12 +19,12 @@ macro_rules! outln {
 }
 pub(super) use outln;
 
-/// Prints a line on stdout; whoever does not want to read it need not.
+/// Prints a line on stdout, and ignores errors, such as a closed pipe.
 pub fn line(words: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stdout().lock(), "{words}");
 }
 
-/// Prints a value as JSON on stdout. A script relies on all of it, so a full disk is an error.
+/// Prints a value as JSON on stdout. Scripts rely on all of it, so a full disk is an error.
 pub fn json(value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value).map_err(CliError::local)?;
     match writeln!(std::io::stdout().lock(), "{text}") {
@@ -35,7 +35,7 @@ pub fn json(value: &impl Serialize) -> Result<(), CliError> {
     }
 }
 
-/// A bar that counts bytes; invisible where stderr is no terminal.
+/// A progress bar in bytes, which is hidden if stderr is not a terminal.
 pub fn bytes_bar(what: &'static str, size: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
     if let Ok(style) =
@@ -46,7 +46,7 @@ pub fn bytes_bar(what: &'static str, size: u64) -> ProgressBar {
     bar.with_prefix(what)
 }
 
-/// Counts bytes whose sum is not known.
+/// A counter of bytes for an unknown total.
 pub fn bytes_count(what: &'static str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{prefix:>9} {bytes} {bytes_per_sec} {elapsed}") {
@@ -55,7 +55,7 @@ pub fn bytes_count(what: &'static str) -> ProgressBar {
     bar.with_prefix(what)
 }
 
-/// A bar that counts to a hundred.
+/// A progress bar in percent.
 pub fn percent_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{msg:>9} {wide_bar} {percent}% {elapsed}") {
@@ -151,14 +151,14 @@ impl<'a> Summary<'a> {
     }
 }
 
-/// Prints what a completed job made; `dir` is where it was downloaded to, if it was.
+/// Prints the outputs of a completed job. `dir` is the folder that they were downloaded to, if they were.
 pub fn outputs(job: &Job, dir: Option<&Path>) {
     if let Some(result) = &job.result {
         Summary::of(result, dir).print();
     }
 }
 
-/// Prints one job.
+/// Prints a job.
 pub fn job(job: &Job) {
     outln!("job      {}", job.job_id);
     outln!("status   {}", status(job));
@@ -223,7 +223,7 @@ fn input(job: &Job) -> String {
     match &job.spec.input {
         Input::Key(key) => key.file_name().to_owned(),
         Input::Url(url) => {
-            // Behind the question mark may stand a signature.
+            // The query may contain a signature.
             let mut url = url.clone();
             url.set_query(None);
             url.to_string()

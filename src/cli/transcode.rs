@@ -1,4 +1,4 @@
-//! `tcoder transcode`: the core alone.
+//! `tcoder transcode`: encodes a local file, without queue and storage.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::{CliError, output};
 use crate::job::EntryKind;
 use crate::transcoder::{Encoded, Request, TranscodeError, check_tools, transcode};
 
-/// A file nobody waits for in a queue may take its time.
+/// Maximum duration. It is long, because nothing waits in a queue behind this transcode.
 const DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
 const STALL: Duration = Duration::from_secs(120);
 

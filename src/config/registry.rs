@@ -1,8 +1,9 @@
-//! Every setting there is: name, default, roles, documentation and parser, in one row each. `--help` and
-//! `docs/configuration.md` (`make docs`) are made from these rows (`document`), and the roles read their values through them.
+//! All settings: name, default, roles, documentation and parser, in one row each. `--help` and
+//! `docs/configuration.md` (`make docs`) are generated from these rows (`document`), and the roles read their
+//! values through them.
 //!
-//! The names are the same in all roles. What a role does with the values is in the modules beside this one, and, for
-//! the fleet, in `controller::fleet`.
+//! The names are the same in all roles. The values are used in the other modules here and, for the fleet, in
+//! `controller::fleet`.
 #![allow(missing_docs, reason = "the text of a setting is its documentation")]
 
 mod document;

@@ -1,4 +1,4 @@
-//! The settings of each part as typed values.
+//! The settings of each role as typed values.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,10 +17,10 @@ use super::registry::{
 use super::{BaseUrl, ConfigError, ConfigErrors, Env};
 use crate::job::space;
 
-/// Where the queue is.
+/// The settings of Redis.
 #[derive(Clone, Debug)]
 pub struct RedisConfig {
-    /// `redis://`, `rediss://` or `redis+unix://`; may hold a password.
+    /// A `redis://`, `rediss://` or `redis+unix://` URL; may contain a password.
     pub url: SecretString,
     /// Precedes every key, so that several installations can share a Redis. With braces, as in `{tcoder}:`, all keys
     /// are in one slot of a Redis Cluster.
@@ -31,7 +31,7 @@ impl RedisConfig {
     /// Reads `REDIS_URL` and `REDIS_KEY_PREFIX`.
     ///
     /// # Errors
-    /// The settings that are missing or wrong.
+    /// The missing or invalid settings.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let url = errors.keep(env.require(&REDIS_URL));
@@ -39,7 +39,7 @@ impl RedisConfig {
         errors.finish(url.map(|url| Self { url, prefix }))
     }
 
-    /// The address for logs: without user, password and parameters.
+    /// The address for logs, without user, password and parameters.
     #[must_use]
     pub fn address(&self) -> String {
         let Ok(url) = Url::parse(self.url.expose_secret()) else { return "unreadable".into() };
@@ -49,22 +49,22 @@ impl RedisConfig {
     }
 }
 
-/// Where objects are.
+/// The settings of storage.
 #[derive(Clone, Debug)]
 pub struct StorageConfig {
     /// The S3 endpoint, without a bucket.
     pub endpoint: BaseUrl,
-    /// `auto` for R2.
+    /// The region; `auto` for R2.
     pub region: String,
-    /// Key id.
+    /// The id of the access key.
     pub access_key_id: String,
-    /// Key.
+    /// The secret of the access key.
     pub secret_access_key: SecretString,
-    /// The bucket that uploads go to.
+    /// The bucket for uploads.
     pub input_bucket: String,
-    /// The bucket that results go to.
+    /// The bucket for outputs.
     pub output_bucket: String,
-    /// Where the output bucket can be read without a signature, if it can.
+    /// The URL at which the output bucket can be read without a signature, if there is one.
     pub public_url: Option<Url>,
 }
 
@@ -83,7 +83,7 @@ impl StorageConfig {
     /// Reads the `R2_*` settings.
     ///
     /// # Errors
-    /// The settings that are missing or wrong.
+    /// The missing or invalid settings.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let endpoint = errors.keep(endpoint(env));
@@ -93,7 +93,7 @@ impl StorageConfig {
         let input_bucket = errors.keep(env.require(&R2_INPUT_BUCKET_NAME));
         let output_bucket = errors.keep(env.require(&R2_OUTPUT_BUCKET_NAME));
         let public_url = errors.keep(env.get(&R2_PUBLIC_URL));
-        // Cloudflare's dashboard shows a bucket's S3 address with the bucket in it.
+        // Cloudflare's dashboard shows the S3 URL of a bucket, which includes the bucket.
         let path = endpoint.as_ref().map(|endpoint| endpoint.as_url().path().trim_matches('/'));
         if path.is_some() && [input_bucket.as_deref(), output_bucket.as_deref()].contains(&path) {
             let why = "it must not name a bucket: leave out the path, which is a bucket's name".into();
@@ -114,14 +114,14 @@ impl StorageConfig {
     }
 }
 
-/// How Fly is reached.
+/// The settings of Fly.
 #[derive(Clone, Debug)]
 pub struct FlyConfig {
-    /// A token that may manage the app's machines, as given: with or without its scheme.
+    /// A token that may manage the app's machines, with or without its scheme.
     pub token: SecretString,
-    /// The app the machines belong to.
+    /// The app that the machines belong to.
     pub app: String,
-    /// The Machines API, without `/v1`.
+    /// The URL of the Machines API, without `/v1`.
     pub base: Url,
 }
 
@@ -129,7 +129,7 @@ impl FlyConfig {
     /// Reads `FLY_API_TOKEN`, `FLY_WORKER_APP` and `FLY_API_HOSTNAME`.
     ///
     /// # Errors
-    /// The settings that are missing or wrong.
+    /// The missing or invalid settings.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let token = errors.keep(env.require(&FLY_API_TOKEN));
@@ -140,35 +140,36 @@ impl FlyConfig {
     }
 }
 
-/// How a worker behaves.
+/// The settings of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
     /// The machine it runs on.
     pub machine: String,
-    /// It exits after this long without a job; zero: never.
+    /// It exits after this long without a job; zero means never.
     pub idle_timeout: Duration,
-    /// It claims no further job after this long; zero: never.
+    /// It claims no further job after this long; zero means never.
     pub ttl: Duration,
-    /// It exits after this many jobs; zero: no limit.
+    /// It exits after this many jobs; zero means no limit.
     pub max_jobs: u32,
-    /// It exits after this many failed attempts in a row that were not the file's fault; zero: no limit.
+    /// It exits after this many consecutive failed attempts that the file did not cause; zero means no limit.
     pub max_failures: u32,
-    /// Folder for the files of a running job.
+    /// Folder for the files of the current job.
     pub scratch: PathBuf,
     /// Maximum size of an input, bytes.
     pub max_input_bytes: u64,
-    /// Maximum size of a job's files, bytes; `None`: what the disk has free.
+    /// Maximum size of a job's files, bytes; `None` means the free space of the disk.
     pub disk_bytes: Option<u64>,
     /// FFmpeg is killed after this long without progress.
     pub stall_timeout: Duration,
-    /// Whether inputs may be fetched from private addresses.
+    /// Whether inputs may be downloaded from private addresses.
     pub allow_private_urls: bool,
 }
 
-/// Maximum size of an input where nothing is known of the worker's disk, bytes. The free space is checked for each job.
+/// Maximum size of an input if nothing is known about the worker's disk, bytes. The free space is checked for
+/// each job.
 const MAX_INPUT: u64 = 50_000_000_000;
 
-/// Reads `WORKER_DISK_BYTES` and `WORKER_MAX_INPUT_BYTES`, which is derived from the first where it is not set.
+/// Reads `WORKER_DISK_BYTES` and `WORKER_MAX_INPUT_BYTES`, which is derived from the first if it is not set.
 fn read_space(env: &Env<'_>) -> Result<(Option<u64>, u64), ConfigError> {
     let disk = env.get(&WORKER_DISK_BYTES)?;
     let max_input = env.get(&WORKER_MAX_INPUT_BYTES)?;
@@ -187,10 +188,10 @@ fn read_space(env: &Env<'_>) -> Result<(Option<u64>, u64), ConfigError> {
 }
 
 impl WorkerConfig {
-    /// Reads the `WORKER_*` settings and, on Fly, the machine's own.
+    /// Reads the `WORKER_*` settings and, on Fly, the variables of the machine.
     ///
     /// # Errors
-    /// The settings that are missing or wrong.
+    /// The missing or invalid settings.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let space = errors.keep(read_space(env));
@@ -222,26 +223,27 @@ impl WorkerConfig {
     }
 }
 
-/// How the API behaves.
+/// The settings of the API.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
-    /// Bearer tokens that are accepted; if there are none, everybody may call.
+    /// The accepted bearer tokens; if there are none, everybody may call.
     pub tokens: Vec<SecretString>,
-    /// Origins of pages that may call it from a browser; `*` for any.
+    /// Origins of web pages that may call the API from a browser; `*` for any.
     pub cors_origins: Vec<String>,
-    /// Whether job inputs and webhooks may be at private addresses.
+    /// Whether inputs and webhooks may use private addresses.
     pub allow_private_urls: bool,
-    /// Where clients reach the API, where that is set.
+    /// The URL at which clients reach the API, if configured.
     pub public_url: Option<BaseUrl>,
-    /// Maximum size of an input that the workers take, bytes, where that is set.
+    /// Maximum size of an input that the workers accept, bytes, if configured.
     pub max_input_bytes: Option<u64>,
 }
 
 impl ApiConfig {
-    /// Reads `API_TOKENS`, `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL` and `WORKER_MAX_INPUT_BYTES`.
+    /// Reads `API_TOKENS`, `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL` and
+    /// `WORKER_MAX_INPUT_BYTES`.
     ///
     /// # Errors
-    /// The settings that are wrong.
+    /// The invalid settings.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let tokens = errors.keep(env.get(&API_TOKENS)).flatten().unwrap_or_default();
@@ -258,10 +260,10 @@ impl ApiConfig {
         }))
     }
 
-    /// Whether the API may listen there: without tokens only on a loopback address.
+    /// Checks whether the API may listen at this address: without tokens only at a loopback address.
     ///
     /// # Errors
-    /// When everybody could call it.
+    /// If everybody could call it.
     pub fn allows(&self, listen: SocketAddr) -> Result<(), ConfigError> {
         if self.tokens.is_empty() && !listen.ip().is_loopback() {
             return Err(ConfigError::Open(listen));

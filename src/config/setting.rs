@@ -1,5 +1,5 @@
-//! A setting: one variable, what it is for, its default and its parser. The settings themselves are in
-//! [`registry`](super::registry).
+//! A setting: an environment variable with its purpose, its default and its parser. The settings are listed
+//! in [`registry`](super::registry).
 
 use std::time::Duration;
 
@@ -23,48 +23,48 @@ pub enum Role {
     Operator,
     /// The Cloudflare Worker.
     Edge,
-    /// The commands that talk to a server.
+    /// The commands that call a server.
     CommandLine,
 }
 
 /// The value of a setting that is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Default {
-    /// There is none: the roles that read it do not start without it.
+    /// No value: roles that read the setting do not start without it.
     Required,
-    /// There is none, and the setting may be left out.
+    /// No value; the setting is optional.
     Unset,
-    /// This text, which the setting's parser reads.
+    /// This text, which the setting's parser parses.
     Value(&'static str),
-    /// The code derives it from something else; this says from what.
+    /// A value that the code derives; the text says from what.
     Derived(&'static str),
 }
 
-/// What is known of a setting without its value.
+/// The description of a setting, without its value.
 #[derive(Debug)]
 pub struct Description {
     /// The name of the variable.
     pub name: &'static str,
-    /// What holds where it is not set.
+    /// The value if it is not set.
     pub default: Default,
     /// The roles that read it.
     pub roles: &'static [Role],
-    /// Whether its value must not be shown.
+    /// Whether its value is a secret.
     pub is_secret: bool,
-    /// What it is, without a full stop: a noun, or a value and what it does.
+    /// Its purpose, without a full stop: a noun, or a value and its effect.
     pub text: &'static str,
 }
 
 /// A setting whose values have the type `T`.
 #[derive(Debug)]
 pub struct Setting<T> {
-    /// What is known of it without its value.
+    /// The description, without the value.
     pub about: Description,
     parse: fn(&str) -> Result<T, String>,
 }
 
 impl<T> Setting<T> {
-    /// A setting that `parse` reads; its error says what the value must be.
+    /// A setting with this parser, whose errors say what the value must be.
     pub(super) const fn new(
         name: &'static str,
         default: Default,
@@ -75,7 +75,7 @@ impl<T> Setting<T> {
         Self { about: Description { name, default, roles, is_secret: false, text }, parse }
     }
 
-    /// The same setting, whose value must not be shown.
+    /// Marks the value as a secret.
     pub(super) const fn secret(self) -> Self {
         Self { about: Description { is_secret: true, ..self.about }, ..self }
     }
@@ -89,10 +89,10 @@ impl<T> Setting<T> {
         }
     }
 
-    /// The value that `text` means.
+    /// Parses a value.
     ///
     /// # Errors
-    /// What it must be. The text is not in it: it may be a secret in the wrong place.
+    /// What the value must be. The error does not contain the value: it may be a secret in the wrong place.
     pub(super) fn parse(&self, text: &str) -> Result<T, String> {
         (self.parse)(text)
     }
@@ -104,7 +104,7 @@ pub(super) fn text(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// Any text, which is not shown.
+/// Any text, as a secret.
 #[expect(clippy::unnecessary_wraps, reason = "a parser")]
 pub(super) fn secret(text: &str) -> Result<SecretString, String> {
     Ok(text.into())
@@ -125,7 +125,7 @@ pub(super) fn flag(text: &str) -> Result<bool, String> {
     }
 }
 
-/// A number, where 0 means that there is no limit.
+/// A number; 0 means that there is no limit.
 pub(super) fn count(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "it must be a whole number; 0 means no limit".into())
 }
@@ -135,9 +135,9 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| "it must be a whole number of bytes".into())
 }
 
-/// A number of seconds, where 0 means never.
+/// A number of seconds; 0 means never.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    // Ten years. With more, adding it to a point in time may overflow.
+    // Ten years. A larger value could overflow when it is added to a point in time.
     const MAX: u64 = 315_360_000;
     match text.parse() {
         Ok(seconds) if seconds <= MAX => Ok(Duration::from_secs(seconds)),
@@ -153,7 +153,7 @@ pub(super) fn url(text: &str) -> Result<Url, String> {
     }
 }
 
-/// An http or https address below which others lie.
+/// An http or https URL that is the base of other URLs.
 pub(super) fn base_url(text: &str) -> Result<BaseUrl, String> {
     text.parse().map_err(|error: InvalidBaseUrl| error.to_string())
 }

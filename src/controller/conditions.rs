@@ -1,5 +1,5 @@
-//! Conditions of custom resources, by the API conventions: `lastTransitionTime` changes only with the
-//! status. Pure.
+//! Conditions of custom resources, according to the API conventions: `lastTransitionTime` changes only with
+//! the status. Pure.
 //! <https://github.com/kubernetes/community/blob/master/contributors/devel/sig-architecture/api-conventions.md#typical-status-properties>
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
@@ -7,48 +7,49 @@ use k8s_openapi::jiff::Timestamp;
 
 use crate::job::Millis;
 
-/// Longest message of a condition, bytes; the API server takes 32 KB, but nobody reads that.
+/// Maximum length of a condition's message, bytes. The API server accepts 32 KB, but nobody reads that much.
 const MOST: usize = 1024;
 
-/// A point in time as Kubernetes writes it: whole seconds.
+/// Converts a time to Kubernetes' format, which has whole seconds.
 #[must_use]
 pub fn time(at: Millis) -> Time {
     Time(Timestamp::from_second(at.0.div_euclid(1000)).unwrap_or_default())
 }
 
-/// The same the other way.
+/// Converts a time from Kubernetes' format.
 #[must_use]
 pub fn millis(time: &Time) -> Millis {
     Millis(time.0.as_millisecond())
 }
 
-/// What is to be said in a condition.
+/// The new value of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConditionUpdate {
-    /// Its type.
+    /// The condition's type.
     pub type_: &'static str,
-    /// Its status.
+    /// Whether the status is `True`.
     pub holds: bool,
-    /// One word for programs.
+    /// The reason in CamelCase, for programs.
     pub reason: String,
-    /// A sentence for people; never empty, which goes out as null and is refused.
+    /// A sentence for people. It must not be empty: an empty message is serialized as null, which the API
+    /// server rejects.
     pub message: String,
 }
 
 impl ConditionUpdate {
-    /// This condition holds.
+    /// A condition with the status `True`.
     pub fn yes(type_: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self { type_, holds: true, reason: reason.into(), message: message.into() }
     }
 
-    /// It does not.
+    /// A condition with the status `False`.
     pub fn no(type_: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self { type_, holds: false, reason: reason.into(), message: message.into() }
     }
 }
 
-/// The conditions that say `said`, one of each type, with the times of `before` where nothing flipped.
-/// What was said before of other types stands no longer.
+/// The conditions in `said`, one of each type, with the transition times of `before` where the status did not
+/// change. Conditions in `before` of other types are dropped.
 #[must_use]
 pub fn conditions(
     before: &[Condition],
@@ -89,7 +90,7 @@ pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Conditio
     conditions.iter().find(|c| c.type_ == type_)
 }
 
-/// The condition of this type, if it holds.
+/// The condition of this type, if its status is `True`.
 #[must_use]
 pub fn holds<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     find(conditions, type_).filter(|c| c.status == "True")

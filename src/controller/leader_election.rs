@@ -1,9 +1,9 @@
-//! One of several controllers acts: the one that holds a Lease.
+//! Leader election: one of several controllers acts, the one that holds a Lease.
 //!
-//! The rules are client-go's: others are judged by how long their record has not changed by this
-//! process's own monotonic clock, never by the times that stand in it, and the holder stops acting
-//! before anybody may take over. What the holder did last may still be under way elsewhere, so every act
-//! is one that may happen twice.
+//! The rules are those of client-go. A candidate takes over if the record has not changed for the lease
+//! duration by its own monotonic clock; it never compares the times in the record. The holder stops acting
+//! before another may take over. Its last requests may still be in progress elsewhere, so every action must
+//! be idempotent.
 //! <https://pkg.go.dev/k8s.io/client-go/tools/leaderelection>
 
 use std::time::Duration;
@@ -17,14 +17,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-/// How long things may take.
+/// The timing of the election.
 #[derive(Clone, Copy, Debug)]
 pub struct LeaseParams {
-    /// A record that has not changed for so long is anybody's.
+    /// A record that has not changed for this long may be taken over.
     pub lease: Duration,
-    /// The holder that could not renew for so long stops acting.
+    /// A holder that could not renew for this long stops acting.
     pub deadline: Duration,
-    /// Between two renewals, or two looks at another's record.
+    /// Interval between two renewals, or between two reads of another holder's record.
     pub period: Duration,
 }
 
@@ -38,37 +38,38 @@ impl Default for LeaseParams {
     }
 }
 
-/// A candidate.
+/// A candidate for the Lease.
 pub struct Election {
     api: Api<Lease>,
     name: String,
     holder: String,
     times: LeaseParams,
-    /// The record as it was seen last, and when it was first seen so.
+    /// The record as it was last read, and when it was first seen in that version.
     seen: Option<(String, Instant)>,
 }
 
-/// Whose turn it is, as far as is known.
+/// Who the leader is, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leadership {
-    /// This one's.
+    /// This candidate is the leader.
     Mine,
-    /// Another's.
+    /// Another candidate is the leader.
     Theirs,
-    /// The API server does not say.
+    /// The API server cannot be reached.
     Unknown,
 }
 
 impl Election {
-    /// A candidate of this name, which no other process may have, for the Lease `name`.
+    /// A candidate for the Lease `name`. No other process may use the same `holder`.
     #[must_use]
     pub fn new(api: Api<Lease>, name: &str, holder: &str, times: LeaseParams) -> Self {
         Self { api, name: name.to_owned(), holder: holder.to_owned(), times, seen: None }
     }
 
-    /// Runs `lead` while it holds the lease, again and again until `stop`. The token it is given ends
-    /// when the lease is lost or `stop` comes; it must end soon after. `turn` hears what is known: a lease
-    /// that ran out since the API server is away is nobody else's yet.
+    /// Runs `lead` while this candidate holds the Lease, repeatedly until `stop`. The token passed to `lead`
+    /// is cancelled when the Lease is lost or `stop` is; `lead` must then end soon. `turn` receives each
+    /// change of the leadership: a Lease that expired because the API server is unreachable is not yet
+    /// `Theirs`.
     pub async fn run<F: Future<Output = ()>>(
         mut self,
         turn: watch::Sender<Leadership>,
@@ -88,7 +89,8 @@ impl Election {
                     self.release_lease().await;
                     return;
                 }
-                // Asked again at once, which tells one that was taken from one that ran out.
+                // Read again at once, to distinguish a Lease taken by another controller from one that
+                // expired.
                 continue;
             }
             tokio::select! {
@@ -98,7 +100,7 @@ impl Election {
         }
     }
 
-    /// Renews until it cannot, or `term` ends.
+    /// Renews the Lease until that fails for too long or `term` ends.
     async fn keep(&mut self, began: Instant, term: &CancellationToken) {
         let mut renewed = began;
         loop {
@@ -141,7 +143,7 @@ impl Election {
         }
     }
 
-    /// Takes the lease, or keeps it, or learns that it is another's.
+    /// Acquires or renews the Lease, or finds that another candidate holds it.
     async fn turn(&mut self) -> kube::Result<Leadership> {
         let params = PostParams::default();
         let Some(mut lease) = self.api.get_opt(&self.name).await? else {
@@ -165,7 +167,7 @@ impl Election {
             }
         }
         lease.spec = Some(self.record(lease.spec.as_ref()));
-        // Under its version: of two that take over at once, one finds it changed.
+        // With the resource version: if two candidates take over at once, one of them gets a conflict.
         lost_race(self.api.replace(&self.name, &params, &lease).await)
     }
 
@@ -183,7 +185,7 @@ impl Election {
         }
     }
 
-    /// Lets the next one act without waiting.
+    /// Releases the Lease, so that the next candidate need not wait.
     async fn release_lease(&self) {
         if !matches!(timeout(self.times.period, self.clear()).await, Ok(Ok(()))) {
             tracing::warn!(lease = self.name, "could not release the leader-election Lease; it expires");
@@ -203,7 +205,7 @@ impl Election {
     }
 }
 
-/// Somebody else's write came first: the lease is theirs.
+/// A conflict means that another candidate wrote first and holds the Lease.
 fn lost_race(written: kube::Result<Lease>) -> kube::Result<Leadership> {
     match written {
         Ok(_) => Ok(Leadership::Mine),

@@ -1,8 +1,9 @@
-//! Jobs that came over the API or from storage, shown as TranscodeJobs: `kubectl get tj` lists all work.
+//! Shows jobs that were submitted through the API or by uploads as TranscodeJobs, so that `kubectl get tj`
+//! lists all jobs.
 //!
-//! A mirror is made when something happens to its job, and lives like every other TranscodeJob from
-//! then on: its status follows, its time ends, Redis stays the one that knows. Deleting one deletes the
-//! picture, not the job. There are so many at most; the oldest that have ended give way.
+//! A mirror is created at the first event of its job. From then on it is treated like any other TranscodeJob:
+//! its status is updated and its TTL applies. Redis remains the source of truth: deleting a mirror does not
+//! delete the job. The number of mirrors is limited; the oldest ones of finished jobs are deleted first.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,12 +21,12 @@ use crate::crd::{InputSpec, JOB_ID_LABEL, ORIGIN_LABEL, TranscodeJob, TranscodeJ
 use crate::job::{Input, Job, JobEvent, JobId, Origin};
 use crate::queue::{Filter, Queue, QueueError};
 
-/// What the API server or Redis may take to answer.
+/// Time limit of a request to the API server or Redis.
 const LIMIT: Duration = Duration::from_secs(20);
-/// A mirror of an ended job goes after an hour: the job itself can be read from the API for a week.
+/// TTL of the mirror of a finished job: an hour. The job itself can be read from the API for a week.
 const TTL_SECONDS: i64 = 3600;
 
-/// Makes mirrors.
+/// Creates mirrors.
 pub struct Mirror {
     client: Client,
     queue: Queue,
@@ -36,13 +37,13 @@ pub struct Mirror {
 }
 
 impl Mirror {
-    /// Mirrors go into `namespace`, `most` of them at most.
+    /// Creates at most `most` mirrors, in `namespace`.
     #[must_use]
     pub fn new(client: Client, queue: Queue, context: Arc<Context>, namespace: String, most: usize) -> Self {
         Self { client, queue, context, namespace, most, full: false }
     }
 
-    /// Shows what happens until `stop`.
+    /// Mirrors the jobs of all events until `stop`.
     pub async fn run(mut self, mut events: broadcast::Receiver<JobEvent>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
@@ -51,7 +52,7 @@ impl Mirror {
     }
 
     async fn follow(&mut self, events: &mut broadcast::Receiver<JobEvent>) {
-        // Which objects there are must be known first.
+        // Wait until all objects are known.
         self.context.until_synced().await;
         self.catch_up().await;
         loop {
@@ -64,7 +65,7 @@ impl Mirror {
         }
     }
 
-    /// What happened while nobody listened, as far as it is not over.
+    /// Mirrors unfinished jobs whose events were missed.
     async fn catch_up(&mut self) {
         match timeout(LIMIT, self.queue.list(&Filter::default(), self.most, None)).await {
             Ok(Ok(page)) => {
@@ -129,8 +130,8 @@ fn warn(id: JobId, error: &QueueError) {
     tracing::warn!(job = %id, %error, "could not read a job to mirror it");
 }
 
-/// The picture of a job from elsewhere; nothing of one that a TranscodeJob made. Its webhook is left out:
-/// it is signed by the installation's key, which no Secret here holds.
+/// The mirror of a job; `None` if a TranscodeJob created the job. The webhook is left out: it is signed with
+/// the installation's key, which is in no Secret here.
 fn mirror_of(job: &Job, namespace: &str) -> Option<TranscodeJob> {
     let origin = match job.spec.origin {
         Origin::Kubernetes => return None,

@@ -1,19 +1,19 @@
-//! Controllers: what is wished for against what there is.
+//! Controllers: they bring the fleet and the custom resources from the observed to the desired state.
 //!
-//! What does not live here: how a provider of machines (`flyprovider`) or Redis (`queue`) is spoken to, and what the custom
-//! resources look like (`crd`).
+//! The requests to the provider of machines are in `flyprovider`, those to Redis in `queue`, and the schemas
+//! of the custom resources in `crd`.
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `fleet` | how many machines there should be, and the next steps (pure). Providers stand between it and the rest |
-//! | `reconciler` | carries them out, in a loop or by the visit |
-//! | `operator` | all that a controller does in a cluster, while it is its turn |
-//! | `leader_election` | whose turn it is: a Lease |
-//! | `transcode_job` | TranscodeJobs become jobs, and show how far these are |
-//! | `worker_pool` | WorkerPools say what is wanted of the fleet, and show what there is |
-//! | `mirror` | jobs from elsewhere, shown as TranscodeJobs |
-//! | `secrets` | the keys that sign webhooks |
-//! | `conditions` | conditions by the API conventions (pure) |
+//! | `fleet` | how many machines there should be, and the next operations (pure; knows no provider) |
+//! | `reconciler` | carries the operations out, in an event loop or as a one-shot reconciler |
+//! | `operator` | everything that a controller does in a cluster while it is the leader |
+//! | `leader_election` | elects the leader with a Lease |
+//! | `transcode_job` | reconciles TranscodeJobs: submits their jobs and writes their statuses |
+//! | `worker_pool` | reconciles WorkerPools: configures the fleet and writes their statuses |
+//! | `mirror` | mirrors other jobs as TranscodeJobs |
+//! | `secrets` | the Secrets that sign webhooks |
+//! | `conditions` | conditions according to the API conventions (pure) |
 
 #[cfg(not(target_arch = "wasm32"))]
 mod conditions;

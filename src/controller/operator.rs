@@ -1,4 +1,4 @@
-//! The operator: everything that a controller does in a cluster, while it holds the Lease.
+//! The operator: everything that a controller does in a cluster while it holds the Lease.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,19 +33,19 @@ use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
 use crate::webhook::{WebhookClient, WebhookSender};
 
-/// The Lease's name, and ours in Events.
+/// The name of the Lease, and of the reporting controller in Events.
 const NAME: &str = "tcoder-controller";
-/// What the API server may take to answer.
+/// Time limit of a request to the API server.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Between two looks for definitions that are missing.
+/// Interval in which missing CRDs are looked for again.
 const CRD_PERIOD: Duration = Duration::from_secs(5);
 
-/// Whose objects are seen to.
+/// The namespaces whose objects are reconciled.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Those of one namespace.
+    /// A single namespace.
     Namespace(String),
-    /// All.
+    /// All namespaces.
     Cluster,
 }
 
@@ -62,50 +62,50 @@ impl Scope {
     }
 }
 
-/// How Fly is spoken to.
+/// What the reconciler of the fleet needs in addition.
 #[derive(Clone)]
 pub struct FleetParts {
-    /// Fly.
+    /// The client of the Fly Machines API.
     pub fly: Fly,
-    /// How often Fly is asked, by all together.
+    /// The rate of requests to Fly, shared by all processes.
     pub rate: RequestRate,
-    /// What machines find in their environment beside what the fleet gives them.
+    /// Environment variables of the machines in addition to those that the fleet sets.
     pub environment: BTreeMap<String, String>,
 }
 
-/// Everything an operator needs.
+/// Everything that the operator needs.
 pub struct Operator {
-    /// The API server.
+    /// The client of the API server.
     pub client: Client,
-    /// Whose objects are seen to.
+    /// The namespaces whose objects are reconciled.
     pub scope: Scope,
-    /// Where the Lease is, and the mirrors where all namespaces are seen.
+    /// The namespace of the Lease, and of the mirrors if all namespaces are reconciled.
     pub namespace: String,
-    /// The name of this process among its peers.
+    /// The identity of this process in the leader election.
     pub holder: String,
     /// The queue.
     pub queue: Queue,
     /// The buckets.
     pub storage: Storage,
-    /// Makes addresses of objects.
+    /// Signs URLs of objects.
     pub links: UrlSigner,
-    /// What happens.
+    /// The events of jobs.
     pub event_bus: EventBus,
-    /// Which addresses jobs may name, and webhooks go to.
+    /// Which addresses jobs and webhooks may use.
     pub guard: EgressPolicy,
-    /// Calls webhooks.
+    /// Sends webhooks.
     pub caller: WebhookClient,
-    /// So many jobs from elsewhere are mirrored; none: not one.
+    /// Maximum number of mirrors; `None` disables mirrors.
     pub mirror: Option<usize>,
-    /// How Fly is spoken to, or why it is not.
+    /// How to manage machines, or why that is not possible.
     pub fleet: Result<FleetParts, String>,
-    /// Where figures go.
+    /// Where metrics are recorded.
     pub metrics: Arc<Metrics>,
 }
 
 impl Operator {
-    /// Waits for the definitions, then acts whenever it is its turn, until `stop`. `ready` hears of it:
-    /// one that waits for its turn is ready too.
+    /// Waits for the CRDs, then acts while it is the leader, until `stop`. Reports readiness to `ready`: a
+    /// candidate that waits for the Lease is ready, too.
     pub async fn run(self, ready: watch::Sender<Ready>, stop: CancellationToken) {
         tokio::select! {
             () = self.definitions(&ready) => {}
@@ -122,9 +122,9 @@ impl Operator {
         );
     }
 
-    /// Looks after the machines from its first turn on, until it is another's. Not only while it holds
-    /// the Lease: jobs of the API need machines though the API server is away, and who acts on Fly is
-    /// decided in Redis.
+    /// Runs the reconciler of the fleet from the first term on until another process is the leader, even
+    /// while the Lease is lost: jobs of the API need machines although the API server is unreachable, and the
+    /// lock in Redis decides who may change machines.
     async fn machines(
         &self,
         mut whose: watch::Receiver<Leadership>,
@@ -138,7 +138,7 @@ impl Operator {
             }
             let term = stop.child_token();
             let over = async {
-                // An error says that the election has ended, and so has all else.
+                // An error means that the election has ended, and with it everything else.
                 let _ = whose.wait_for(|turn| *turn == Leadership::Theirs).await;
                 term.cancel();
             };
@@ -161,7 +161,7 @@ impl Operator {
         tokio::join!(pools.run(term.clone()), self.fleet(wants, told, term));
     }
 
-    /// Waits until the API server knows both kinds and lets us list them.
+    /// Waits until the API server has both CRDs and permits listing their objects.
     async fn definitions(&self, ready: &watch::Sender<Ready>) {
         loop {
             let missing = match self.listable::<TranscodeJob>().await {
@@ -239,7 +239,7 @@ impl Operator {
         };
         let jobs = self.scope.api(client.clone());
         self.metrics.operator_leader(true);
-        // None of these ends by itself. Should one do so, all begin anew rather than go on without it.
+        // None of these ends by itself. If one did, all would start again rather than continue without it.
         tokio::join!(
             cancel_term_when_done(
                 transcode_job::run(Arc::clone(&context), jobs, self.event_bus.subscribe(), term.clone()),
@@ -252,7 +252,7 @@ impl Operator {
         self.metrics.operator_leader(false);
     }
 
-    /// Where mirrors are kept: they have to be seen, too.
+    /// The namespace of the mirrors, which must be one of those that are watched.
     fn home(&self) -> &str {
         match &self.scope {
             Scope::Namespace(namespace) => namespace,
@@ -267,7 +267,7 @@ impl Operator {
         mirror.run(self.event_bus.subscribe(), term.clone()).await;
     }
 
-    /// Looks after the machines as soon as somebody has said what is wanted.
+    /// Runs the reconciler of the fleet once its configuration is known.
     async fn fleet(
         &self,
         mut wants: watch::Receiver<Option<FleetPolicy>>,
@@ -297,7 +297,7 @@ impl Operator {
                     policy.send_replace(wanted);
                 }
             }
-            // The pools' watch ended; what was wanted last stays so.
+            // The watch of the pools has ended; keep the last configuration.
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -307,7 +307,7 @@ impl Operator {
     }
 }
 
-/// Runs a part, and ends the term with it.
+/// Runs a part, and ends the term when the part ends.
 async fn cancel_term_when_done(part: impl Future<Output = ()>, term: &CancellationToken) {
     part.await;
     if !term.is_cancelled() {
@@ -316,7 +316,7 @@ async fn cancel_term_when_done(part: impl Future<Output = ()>, term: &Cancellati
     }
 }
 
-/// While it acts, it is ready once it knows all objects.
+/// A leader is ready once it knows all objects.
 async fn report_readiness(context: &Context, ready: &watch::Sender<Ready>, term: &CancellationToken) {
     let unread = Err("the TranscodeJobs are being read for the first time".to_owned());
     drop(ready.send_replace(unread));

@@ -1,4 +1,4 @@
-//! Secrets that sign webhooks: read when they are needed, kept nowhere.
+//! Reads the Secrets that sign webhooks when they are needed, and caches nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tokio::time::timeout;
 use crate::job::{JobSpec, SecretRef};
 use crate::webhook::{Key, KeyUnavailable, SigningKeys};
 
-/// What the API server may take to answer.
+/// Time limit of a request to the API server.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Signs with the Secrets that jobs name.
+/// Signs webhooks with the Secrets that jobs refer to.
 pub struct SecretKeys(pub Client);
 
 impl SigningKeys for SecretKeys {
@@ -31,7 +31,7 @@ impl SigningKeys for SecretKeys {
     }
 }
 
-/// Whether this Secret can sign.
+/// Checks that this Secret can sign webhooks.
 ///
 /// # Errors
 /// What is wrong with it, and what to do.
@@ -48,7 +48,7 @@ async fn read(client: &Client, wanted: &SecretRef) -> Result<Key, String> {
         Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
             return Err(format!("{what} may not be read by the controller; grant it get on that Secret"));
         }
-        // The error may hold what was read.
+        // Do not include the error, which may quote the Secret.
         Ok(Err(_)) | Err(_) => return Err(format!("{what} cannot be read at the moment; it is tried again")),
     };
     let Some(secret) = found else {

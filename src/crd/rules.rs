@@ -1,5 +1,5 @@
-//! Rules and pieces of the schemas: CEL rules, and what a structural schema needs said otherwise than
-//! the domain's own types say it.
+//! Rules and parts of the schemas: CEL rules, and the types that a structural schema must express differently
+//! from the derived ones.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::Rule;
@@ -8,15 +8,15 @@ use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
 use crate::flyprovider::guest;
 use crate::job::{Preset, Quality, Still};
 
-/// An http(s) address without user name and password.
+/// An http(s) URL without user name and password.
 pub const PLAIN_URL: &str = r"^https?://[^\s/?#@]+([/?#]\S*)?$";
 
-/// A required field that stays as it was made.
+/// A rule that makes a required field immutable.
 pub fn unchanged(field: &str) -> Rule {
     Rule::new(format!("self.{field} == oldSelf.{field}")).message(&*fixed(field))
 }
 
-/// The same of an optional one, which may neither come nor go.
+/// A rule that makes an optional field immutable, including its presence.
 pub fn unchanged_option(field: &str) -> Rule {
     let rule = format!(
         "has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
@@ -28,31 +28,31 @@ fn fixed(field: &str) -> String {
     format!("{field} cannot be changed once the job is made; delete it and make another")
 }
 
-/// Exactly one of these optional fields is there.
+/// A rule that requires exactly one of these optional fields.
 pub fn one_of(fields: &[&str]) -> Rule {
     let ones: Vec<String> = fields.iter().map(|f| format!("(has(self.{f}) ? 1 : 0)")).collect();
     Rule::new(format!("{} == 1", ones.join(" + ")))
         .message(&*format!("name the video by exactly one of {}", fields.join(", ")))
 }
 
-/// `min` is not above `max`.
+/// A rule that `min` does not exceed `max`.
 pub fn min_below_max() -> Rule {
     Rule::new("self.min <= self.max").message("min must not be more than max")
 }
 
-/// The presets' names.
+/// The names of the presets.
 pub fn preset(_: &mut SchemaGenerator) -> Schema {
     let names: Vec<&str> = Preset::ALL.iter().map(|preset| preset.name()).collect();
     json_schema!({"type": "string", "enum": names, "default": Preset::default().name()})
 }
 
-/// What `kubectl explain` says of presets.
+/// The description of presets in `kubectl explain`.
 pub fn preset_description() -> String {
     format!("What kind of output.\n\n{}", Preset::list())
 }
 
-/// A list of qualities, each once. `uniqueItems` is forbidden in a CRD; a list of the type `set` is the
-/// way to say it: <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy>.
+/// A list of distinct qualities. `uniqueItems` is forbidden in a CRD; a list of the type `set` replaces it:
+/// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy>.
 pub fn qualities(_: &mut SchemaGenerator) -> Schema {
     let names: Vec<&str> = Quality::ALL.iter().map(|quality| quality.name()).collect();
     json_schema!({
@@ -64,7 +64,7 @@ pub fn qualities(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A list of stills, each once.
+/// A list of distinct stills.
 pub fn stills(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
@@ -75,7 +75,7 @@ pub fn stills(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A list of Fly's regions, each once.
+/// A list of distinct regions of Fly.
 pub fn regions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
@@ -86,14 +86,14 @@ pub fn regions(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// The names of the sizes that Fly sells. The length is for the estimate of what the rules on it cost.
+/// The names of Fly's machine sizes. The maximum length bounds the estimated cost of CEL rules on the field.
 pub fn guest_size(_: &mut SchemaGenerator) -> Schema {
     let sizes: Vec<String> = guest::RULES.into_iter().flat_map(guest::Rule::sizes).collect();
     json_schema!({"type": "string", "enum": sizes, "maxLength": 32})
 }
 
-/// `memoryMb` is what the CPUs of `size` can have. Each size is written out: an API server takes a loop over a list,
-/// or a text put together, to cost more than a rule may.
+/// A rule that the CPUs of `size` can have `memoryMb`. It lists each size separately: the API server
+/// estimates that a loop over a list, or a concatenated string, exceeds the cost limit of a rule.
 pub fn memory_fits_size() -> Rule {
     let fits = guest::RULES.into_iter().flat_map(|rule @ guest::Rule { cpus, least, most, step, .. }| {
         rule.sizes().zip(cpus).map(move |(size, cpus)| {
@@ -112,7 +112,7 @@ pub fn memory_fits_size() -> Rule {
         .message(&*format!("memoryMb does not fit the size: it is {}", words.join(", ")))
 }
 
-/// Conditions, one of a type.
+/// A list of conditions, one of each type.
 pub fn conditions(generator: &mut SchemaGenerator) -> Schema {
     let condition = Condition::json_schema(generator);
     json_schema!({

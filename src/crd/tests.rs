@@ -1,5 +1,5 @@
-//! The schema's rules, tried offline: CEL by kube's own interpreter, the rest by what the CRD says. The
-//! real API server's say is in `tests/it`.
+//! Offline tests of the schemas: CEL with kube's interpreter, everything else by inspecting the CRD. Tests
+//! with a real API server are in `tests/it`.
 
 use serde_json::{Value, json};
 
@@ -74,7 +74,7 @@ fn what_a_job_does_is_fixed_and_when_it_does_it_is_not() {
         let error = new.validate_cel_update(&old).unwrap_err().to_string();
         assert!(error.contains(&format!("{field} cannot be changed")), "{field}: {error}");
     }
-    // Adding an optional one is a change too.
+    // Adding an optional field is a change, too.
     let error = old.validate_cel_update(&without("qualities")).unwrap_err().to_string();
     assert!(error.contains("qualities cannot be changed"), "{error}");
     for (field, value) in [
@@ -114,7 +114,7 @@ fn a_pools_guest_is_a_size_that_fly_sells() {
         ("performance-2x", 17_408),
         ("shared-cpu-4x", 512),
         ("shared-cpu-1x", 4096),
-        // Whatever the schema's own say is.
+        // Independent of the other rules of the schema.
         ("performance-3x", 6144),
     ] {
         let error = guest(size, memory).validate_cel().unwrap_err().to_string();
@@ -166,7 +166,7 @@ fn what_is_left_out_has_a_default_in_the_schema_and_the_same_in_code() {
     assert_eq!(properties["strictRegions"]["default"], json!(fly.strict_regions));
 }
 
-/// CEL's cost is estimated from these: a string or a list without a limit can have a CRD refused.
+/// The API server estimates the cost of CEL from these limits: without one, it may reject the CRD.
 #[test]
 fn every_string_and_list_of_a_spec_has_a_limit() {
     fn walk(path: &str, schema: &Value, without: &mut Vec<String>) {
@@ -203,7 +203,7 @@ fn addresses_with_credentials_do_not_fit_the_pattern() {
     assert_eq!(properties["webhook"]["properties"]["url"]["pattern"], rules::PLAIN_URL);
 }
 
-/// Kubernetes' own names of formats: others bring a warning at every apply.
+/// Only the formats that Kubernetes knows: any other causes a warning at every apply.
 #[test]
 fn numbers_have_formats_that_kubernetes_knows() {
     for crd in all() {

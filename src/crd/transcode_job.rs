@@ -1,4 +1,4 @@
-//! `TranscodeJob`: one video, asked for with `kubectl apply`.
+//! `TranscodeJob`: the transcoding of one video, as a Kubernetes object.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::rules;
 use crate::job::{Output, Preset, Quality, Still};
 
-/// What is to be made of which video.
+/// The transcoding of one video.
 ///
-/// What the job does, where its video lies and whom it tells are fixed once it is made: delete it and make
-/// another. `suspend`, `activeDeadlineSeconds` and `ttlSecondsAfterFinished` can be changed at any time.
+/// The input, the output and the webhook are immutable: to change them, delete the object and create another.
+/// `suspend`, `activeDeadlineSeconds` and `ttlSecondsAfterFinished` can be changed at any time.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "tcoder.dev",
@@ -54,42 +54,42 @@ use crate::job::{Output, Preset, Quality, Still};
 #[x_kube(validation = rules::unchanged_option("stills"))]
 #[x_kube(validation = rules::unchanged_option("webhook"))]
 pub struct TranscodeJobSpec {
-    /// Where the video comes from: one of `key`, `url` and `upload`.
+    /// The source of the video: exactly one of `key`, `url` and `upload`.
     pub input: InputSpec,
-    /// What kind of output.
+    /// The kind of output.
     #[serde(default)]
     #[schemars(schema_with = "rules::preset", description = rules::preset_description())]
     pub preset: Preset,
-    /// Which renditions, such as [720p, 360p]; each at most once. Without it the preset decides. Nothing is
-    /// scaled up.
+    /// The renditions, such as [720p, 360p], each at most once. Without it the preset decides. Videos are
+    /// never scaled up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "rules::qualities")]
     pub qualities: Option<Vec<Quality>>,
-    /// Stills beside the renditions: poster (a JPEG of the beginning), storyboard (small ones of the whole
-    /// length in one JPEG, and a WebVTT that says which is of when).
+    /// Still images beside the renditions: poster (a JPEG from the beginning), storyboard (small images from
+    /// the whole video in one JPEG, with a WebVTT file that gives the time of each).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "rules::stills")]
     pub stills: Option<Vec<Still>>,
-    /// How urgent, -100 to 100; one point is worth a minute of waiting.
+    /// The urgency, -100 to 100; one point is worth a minute of waiting.
     #[serde(default)]
     #[schemars(range(min = -100, max = 100))]
     pub priority: i32,
-    /// Whom to tell at the end, by a signed POST.
+    /// The address that receives a signed POST request when the job ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook: Option<WebhookSpec>,
-    /// Keeps the job from running. A running encode is stopped, and begins anew when this is false again.
+    /// Whether the job is suspended. A running encode is stopped; it starts over when this becomes false.
     #[serde(default)]
     pub suspend: bool,
-    /// So many times it is tried again before it fails for good, 0 to 19. A video that cannot be
-    /// transcoded is not tried again.
+    /// Number of retries before the job fails, 0 to 19. A video that cannot be transcoded is not retried.
     #[serde(default = "default_backoff_limit")]
     #[schemars(range(min = 0, max = 19))]
     pub backoff_limit: i32,
-    /// Seconds from `status.startTime` after which the job is failed, over all attempts.
+    /// Seconds after `status.startTime` at which the job fails, including all attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub active_deadline_seconds: Option<i64>,
-    /// Seconds after its end at which the object is deleted; its outputs stay. A week by default.
+    /// Seconds after the end of the job at which the object is deleted; its outputs are kept. A week by
+    /// default.
     #[serde(default = "default_ttl")]
     #[schemars(range(min = 0, max = 315_360_000))]
     pub ttl_seconds_after_finished: i64,
@@ -99,12 +99,12 @@ const fn default_backoff_limit() -> i32 {
     2
 }
 
-/// A week: as long as Redis remembers the job.
+/// A week: as long as Redis keeps the job.
 const fn default_ttl() -> i64 {
     7 * 24 * 3600
 }
 
-/// Where the video comes from. Exactly one of the fields is set.
+/// The source of the video. Exactly one of the fields is set.
 #[derive(KubeSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::one_of(&["key", "url", "upload"]))]
@@ -113,34 +113,34 @@ pub struct InputSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 1024))]
     pub key: Option<String>,
-    /// A public http(s) address, without user name and password.
+    /// A public http(s) URL without user name and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 2048), regex(pattern = rules::PLAIN_URL))]
     pub url: Option<String>,
-    /// The video is yet to come: `status.uploadUrl` says where to PUT it.
+    /// The video will be uploaded with a PUT request to `status.uploadUrl`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<UploadSpec>,
 }
 
-/// A video that is yet to come.
+/// A video that will be uploaded.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct UploadSpec {
-    /// The file's name; only for finding it again.
+    /// The name of the file, only for reference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub file_name: Option<String>,
 }
 
-/// Whom to tell at the end.
+/// The receiver of a notification when the job ends.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WebhookSpec {
-    /// A public http(s) address, without user name and password.
+    /// A public http(s) URL without user name and password.
     #[schemars(length(max = 2048), regex(pattern = rules::PLAIN_URL))]
     pub url: String,
-    /// The Secret, in the job's own namespace, whose key signs the message (Standard Webhooks: `whsec_` and
-    /// 24 to 64 bytes in base64).
+    /// The Secret in the job's namespace whose key signs the message (Standard Webhooks: `whsec_` and 24 to
+    /// 64 bytes in base64).
     pub secret_ref: SecretKeyRef,
 }
 
@@ -148,10 +148,10 @@ pub struct WebhookSpec {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
-    /// The Secret's name.
+    /// The name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Which of its keys.
+    /// The key in the Secret.
     #[serde(default = "default_secret_key")]
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
@@ -161,92 +161,92 @@ fn default_secret_key() -> String {
     "secret".to_owned()
 }
 
-/// Where a TranscodeJob stands, in a word; a summary of the conditions.
+/// The state of a TranscodeJob in one word; a summary of the conditions.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Phase {
-    /// Not queued yet: the conditions say why.
+    /// Not queued yet; the conditions say why.
     Pending,
-    /// Waits for its video.
+    /// Waits for the upload of its video.
     Uploading,
-    /// Waits for a worker, or for the time of its next attempt.
+    /// Waits for a worker, or for its next attempt.
     Queued,
-    /// A worker has it.
+    /// A worker is processing it.
     Running,
-    /// `spec.suspend` keeps it from running.
+    /// `spec.suspend` prevents it from running.
     Suspended,
-    /// Its outputs stand in storage.
+    /// Its outputs are in storage.
     Complete,
-    /// It will not be tried again.
+    /// It has failed and is not retried.
     Failed,
 }
 
 impl Phase {
-    /// Whether nothing more happens by itself.
+    /// Whether the phase is final.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
         matches!(self, Self::Complete | Self::Failed)
     }
 }
 
-/// How far a TranscodeJob is: a mirror of what Redis says.
+/// The state of a TranscodeJob; a mirror of the job in Redis.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TranscodeJobStatus {
     /// A summary of the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    /// The generation of the spec that the rest was made from.
+    /// The generation of the spec that this status is based on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// The job's id in Redis, in the API and in storage.
+    /// The id of the job in Redis, in the API and in storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 36))]
     pub job_id: Option<String>,
-    /// Attempts begun.
+    /// Number of attempts that have started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<i32>,
-    /// Percent of the present attempt's encode, written every ten seconds at most.
+    /// Progress of the current attempt's encode in percent, written at most every ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
     pub progress_percent: Option<i32>,
-    /// The machine whose worker has the job, or had it last.
+    /// The machine whose worker processes the job, or did so last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub machine: Option<String>,
-    /// Since when it is queued or runs; unset while suspended.
+    /// When the job was queued; unset while it is suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
-    /// When its outputs stood in storage; only on success.
+    /// When its outputs were in storage; only on success.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_time: Option<Time>,
-    /// PUT the video there.
+    /// The signed URL for uploading the video with PUT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub upload_url: Option<String>,
-    /// Until when `uploadUrl` is good; a new one comes before.
+    /// When `uploadUrl` expires; it is renewed before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload_expires_at: Option<Time>,
-    /// Until when the addresses of the outputs are good; new ones come before. Absent where they are good for ever.
+    /// When the URLs of the outputs expire; they are renewed before. Absent if they do not expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub urls_expire_at: Option<Time>,
-    /// The renditions, large to small.
+    /// The renditions, largest first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub outputs: Vec<OutputStatus>,
-    /// The documents that players open to play all renditions; none where each is played by itself.
+    /// The documents that players open to play all renditions; empty if each rendition is played by itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub entries: Vec<EntryStatus>,
     /// The poster, a JPEG.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poster: Option<FileStatus>,
-    /// The storyboard, a WebVTT beside its picture.
+    /// The storyboard, a WebVTT file next to its image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storyboard: Option<FileStatus>,
-    /// What the job's machine time costs, once it is over.
+    /// The cost of the job's machine time, once the job has finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<CostStatus>,
-    /// Complete, Failed, Suspended, Reconciling, Stalled.
+    /// Conditions of the types Complete, Failed, Suspended, Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "rules::conditions")]
     pub conditions: Vec<Condition>,
@@ -256,25 +256,25 @@ pub struct TranscodeJobStatus {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OutputStatus {
-    /// Which one, such as 720p, or original for a copy.
+    /// The quality, such as 720p, or original for a copy.
     #[schemars(length(max = 16))]
     pub quality: String,
-    /// Its object in the output bucket: the file, or the playlist.
+    /// The key in the output bucket of the file or the playlist.
     #[schemars(length(max = 1024))]
     pub key: String,
-    /// Where it can be read: below R2_PUBLIC_URL, or below API_PUBLIC_URL until urlsExpireAt; absent where the
-    /// controller has neither.
+    /// The URL of the object: below R2_PUBLIC_URL, or below API_PUBLIC_URL until urlsExpireAt. Absent if the
+    /// controller has neither setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub url: Option<String>,
-    /// mp4, mkv or hls.
+    /// The container: mp4, mkv or hls.
     #[schemars(length(max = 16))]
     pub container: String,
-    /// Bytes, of all its segments where it has them.
+    /// Size in bytes, including all segments.
     pub size_bytes: i64,
-    /// Pixels across.
+    /// Width in pixels.
     pub width: i32,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: i32,
 }
 
@@ -299,14 +299,14 @@ impl From<&Output> for OutputStatus {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct EntryStatus {
-    /// Which kind of document, such as hls for a master playlist.
+    /// The kind of document, such as hls for a master playlist.
     #[schemars(length(max = 16))]
     pub kind: String,
-    /// Its object in the output bucket.
+    /// The key in the output bucket.
     #[schemars(length(max = 1024))]
     pub key: String,
-    /// Where it can be read: below R2_PUBLIC_URL, or below API_PUBLIC_URL until urlsExpireAt; absent where the
-    /// controller has neither.
+    /// The URL of the object: below R2_PUBLIC_URL, or below API_PUBLIC_URL until urlsExpireAt. Absent if the
+    /// controller has neither setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub url: Option<String>,
@@ -316,23 +316,23 @@ pub struct EntryStatus {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FileStatus {
-    /// Its object in the output bucket.
+    /// The key in the output bucket.
     #[schemars(length(max = 1024))]
     pub key: String,
-    /// Where it can be read: below R2_PUBLIC_URL, or below API_PUBLIC_URL until urlsExpireAt; absent where the
-    /// controller has neither.
+    /// The URL of the object: below R2_PUBLIC_URL, or below API_PUBLIC_URL until urlsExpireAt. Absent if the
+    /// controller has neither setting.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096))]
     pub url: Option<String>,
 }
 
-/// An estimate of what a job cost.
+/// An estimate of the cost of a job.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CostStatus {
-    /// Seconds the successful attempt held its machine.
+    /// Seconds for which the successful attempt occupied its machine.
     pub machine_seconds: i64,
-    /// Dollars at the list price of the pool's machines, as a decimal number; absent where no price is known.
+    /// Dollars at the list price of the pool's machines, as a decimal number; absent if the price is unknown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub usd: Option<String>,

@@ -1,4 +1,4 @@
-//! `WorkerPool`: the machines that do the work.
+//! `WorkerPool`: the configuration of the fleet, as a Kubernetes object.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -9,11 +9,11 @@ use super::rules;
 use crate::config::registry::{JOBS_PER_MACHINE, MAX_MACHINES, WORKER_IDLE_TIMEOUT};
 use crate::flyprovider::ROOTFS_MAX_GB;
 
-/// How many machines there may be, and which.
+/// The number and kind of the machines that run workers.
 ///
-/// A field that is left out is the controller's environment to say (`FLY_WORKER_REGIONS`, `FLY_WORKER_IMAGE`, ...).
-/// The Fly app and its token are always the environment's. One pool acts: the oldest that the controller
-/// sees.
+/// A field that is absent is taken from the controller's environment (`FLY_WORKER_REGIONS`,
+/// `FLY_WORKER_IMAGE`, ...). The Fly app and its token always are. Only one pool is active: the oldest that
+/// the controller sees.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[kube(
     group = "tcoder.dev",
@@ -46,19 +46,19 @@ use crate::flyprovider::ROOTFS_MAX_GB;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::min_below_max())]
 pub struct WorkerPoolSpec {
-    /// So many machines always run.
+    /// Minimum number of running machines.
     #[serde(default)]
     #[schemars(range(min = 0, max = 10_000))]
     pub min: i32,
-    /// So many exist at most, at rest or not. `kubectl scale` sets it.
+    /// Maximum number of machines, running or stopped. `kubectl scale` sets it.
     #[serde(default = "default_max")]
     #[schemars(range(min = 1, max = 10_000))]
     pub max: i32,
-    /// So many waiting jobs are worth one machine.
+    /// Number of waiting jobs per additional machine.
     #[serde(default = "default_jobs_per_machine")]
     #[schemars(range(min = 1, max = 10_000))]
     pub jobs_per_machine: i32,
-    /// Seconds without a job after which a worker leaves; 0: never.
+    /// Seconds without a job after which a worker exits; 0 means never.
     #[serde(default = "default_idle_timeout")]
     #[schemars(range(min = 0, max = 315_360_000))]
     pub idle_timeout_seconds: i64,
@@ -66,19 +66,20 @@ pub struct WorkerPoolSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
-    /// Who runs the machines, and what only this provider knows.
+    /// The provider of the machines, with its own settings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provider: Option<ProviderSpec>,
-    /// No more machines than so many dollars an hour pay for, as a decimal number such as "1.50".
+    /// Maximum cost of running machines in dollars an hour, as a decimal number such as "1.50".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 20), regex(pattern = r"^[0-9]+(\.[0-9]{1,6})?$"))]
     pub budget_usd_per_hour: Option<String>,
-    /// Leave the machines as they are, and only say what would be done.
+    /// Whether the fleet is paused: machines are left as they are, and the planned operations are only
+    /// reported.
     #[serde(default)]
     pub paused: bool,
 }
 
-// The defaults of the settings; a value that did not fit would be refused by the schema's own limits.
+// The defaults of the settings. The limits of the schema would reject a value out of range.
 
 fn default_max() -> i32 {
     MAX_MACHINES.default_value().and_then(|max| max.try_into().ok()).unwrap_or_default()
@@ -92,7 +93,7 @@ fn default_idle_timeout() -> i64 {
     WORKER_IDLE_TIMEOUT.default_value().and_then(|time| time.as_secs().try_into().ok()).unwrap_or_default()
 }
 
-/// Who runs the machines. There is one provider today, which may be left out.
+/// The provider of the machines. There is only one today, which may be omitted.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProviderSpec {
@@ -101,79 +102,79 @@ pub struct ProviderSpec {
     pub fly: Option<FlySpec>,
 }
 
-/// What is wanted of Fly.
+/// The settings of Fly Machines.
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FlySpec {
-    /// Where machines are made, most wanted first, such as [iad, dfw].
+    /// The regions of the machines, by preference, such as [iad, dfw].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "rules::regions")]
     pub regions: Option<Vec<String>>,
-    /// Nowhere else, also when these regions are full.
+    /// Whether to use no other region even if all these are full.
     #[serde(default)]
     pub strict_regions: bool,
     /// The size of a machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestSpec>,
-    /// Gigabytes of a machine's disk; without it as many as the largest input needs.
+    /// Size of a machine's disk in gigabytes; by default as much as the largest input needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = ROOTFS_MAX_GB))]
     pub disk_gb: Option<i32>,
 }
 
-/// The size of a machine, of those that Fly sells.
+/// The size of a machine, one of those that Fly offers.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::memory_fits_size())]
 pub struct GuestSpec {
-    /// Kind and CPUs, such as performance-2x.
+    /// The kind and number of CPUs, such as performance-2x.
     #[schemars(schema_with = "rules::guest_size")]
     pub size: String,
-    /// Megabytes of memory, where the size's own are not right: for each performance CPU 2048 to 8192 in steps
-    /// of 1024, for each shared one 256 to 2048 in steps of 256.
+    /// Memory in megabytes, by default that of the size: for each performance CPU 2048 to 8192 in steps of
+    /// 1024, for each shared one 256 to 2048 in steps of 256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 256, max = 131_072), extend("multipleOf" = 256))]
     pub memory_mb: Option<i32>,
 }
 
-/// How many machines there are: what the reconciler said last.
+/// The state of the fleet as last published by its reconciler.
 #[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerPoolStatus {
-    /// The generation of the spec that the rest was made from.
+    /// The generation of the spec that this status is based on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// How many machines should run now.
+    /// The number of machines that should run now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub desired: Option<i32>,
-    /// How many there are.
+    /// The number of machines by role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machines: Option<MachineCounts>,
-    /// Jobs without a worker.
+    /// Jobs that no worker has claimed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<i64>,
     /// What is wrong, and what to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub last_error: Option<String>,
-    /// Ready, Paused, Reconciling, Stalled.
+    /// Conditions of the types Ready, Paused, Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "rules::conditions")]
     pub conditions: Vec<Condition>,
 }
 
-/// Machines by what they are to the pool.
+/// The number of machines by role.
 #[derive(JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct MachineCounts {
-    /// All of them, at rest or not.
+    /// All machines, running or stopped.
     pub total: i32,
-    /// With a job.
+    /// Machines whose worker has a job.
     pub busy: i32,
-    /// With a worker that waits for a job.
+    /// Machines whose worker is idle.
     pub idle: i32,
-    /// Whose worker is yet to come.
+    /// Machines whose worker has not registered yet.
     pub booting: i32,
-    /// Whose CPU and memory are on the bill.
+    /// Machines that are charged for CPU and memory.
     pub billed: i32,
 }

@@ -7,8 +7,8 @@ use crate::janitor::SubrequestBudget;
 
 /// Requests to the provider in one round of the `scheduled` handler.
 const CRON_REQUESTS: u32 = 8;
-/// Round trips that a reconciliation may need beyond its budget: the rate limit refuses, or an operation has to be
-/// taken back.
+/// Round trips that a reconciliation may need in excess of its budget: the rate limit refuses a request, or
+/// an operation has to be undone.
 const SLACK: u32 = 3;
 
 /// How the subrequests of the `scheduled` handler are divided.
@@ -16,7 +16,7 @@ const SLACK: u32 = 3;
 pub struct BudgetSplit {
     /// For the janitor.
     pub tasks: SubrequestBudget,
-    /// For the reconciler, and for webhooks later in the minute.
+    /// For the reconciler, and for webhooks that become due later in the same minute.
     pub rest: SubrequestBudget,
 }
 

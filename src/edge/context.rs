@@ -1,4 +1,4 @@
-//! What an invocation works with.
+//! The context of an invocation of the Worker.
 
 use std::sync::{Arc, LazyLock};
 
@@ -15,20 +15,21 @@ use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
 use crate::webhook::WebhookSender;
 
-/// The bucket uploads go to.
+/// The binding of the bucket for uploads.
 pub const INPUT: &str = "INPUT";
-/// The bucket results go to.
+/// The binding of the bucket for outputs.
 pub const OUTPUT: &str = "OUTPUT";
-/// The dead-letter queue, for messages that cannot be read.
+/// The binding of the dead-letter queue, for messages that cannot be parsed.
 pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
-/// The group of reconcilers to which all invocations belong; one of a group may take over from another at once.
+/// The group of all invocations of the Worker; one of a group may take over the fleet lock from another at
+/// once.
 const GROUP: &str = "edge";
 
-/// Shared by all invocations of an isolate, so that each reads what an earlier one has written. The settings of an
-/// isolate do not change, so there is one Redis.
+/// Shared by all invocations of an isolate, so that each one reads what an earlier one has written. The
+/// settings of an isolate do not change, so there is only one Redis.
 static SYNC: LazyLock<SyncToken> = LazyLock::new(SyncToken::default);
 
-/// What an invocation works with.
+/// What an invocation needs.
 pub struct EdgeContext {
     /// The Worker's settings.
     pub settings: Settings,
@@ -42,13 +43,13 @@ pub struct EdgeContext {
     env: worker::Env,
 }
 
-/// The installation cannot be used; holds what is missing or wrong, each by name.
+/// The installation cannot be used. Contains what is missing or wrong, by name.
 #[derive(Debug, thiserror::Error)]
 #[error("this installation is not complete: {}", .0.join("; "))]
 pub struct IncompleteSettings(Vec<String>);
 
 fn lookup(env: &worker::Env) -> Env<'_> {
-    // Secrets and variables look the same from here.
+    // Secrets and variables are read in the same way.
     Env::of(|name| env.var(name).ok().map(|value| value.to_string()))
 }
 
@@ -93,7 +94,7 @@ impl EdgeContext {
         Ok(Self { settings, queue, storage, dead_letters, links, env: env.clone() })
     }
 
-    /// The API.
+    /// The state of the API's handlers.
     pub fn app(&self) -> Arc<AppState> {
         Arc::new(AppState {
             queue: self.queue.clone(),
@@ -126,7 +127,7 @@ impl EdgeContext {
         }
     }
 
-    /// The reconciler of the fleet; `None` where a `tcoder controller` manages it.
+    /// The reconciler of the fleet; `None` if a `tcoder controller` manages it.
     pub fn reconciler(&self) -> Option<OneShotReconciler<Fly>> {
         let Fleet { fly, policy } = self.settings.fleet.as_ref()?;
         let fly = Fly::new(fly);

@@ -1,10 +1,10 @@
-//! Log lines as JSON on the console, where Cloudflare picks them up.
+//! Writes log lines as JSON to the console, where Cloudflare collects them.
 
 use std::io::{self, Write};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Sets logging up, once for each isolate. Cloudflare gives each line its time.
+/// Sets up logging, once per isolate. Cloudflare adds the time to each line.
 pub fn start() {
     let lines = tracing_subscriber::fmt()
         .json()
@@ -12,13 +12,13 @@ pub fn start() {
         .without_time()
         .with_max_level(tracing::Level::INFO)
         .with_writer(Console);
-    // An error says that it is set up already.
+    // An error means that it is set up already.
     let _ = lines.try_init();
 }
 
 struct Console;
 
-/// One line.
+/// A line that is being written.
 #[derive(Default)]
 struct Line(Vec<u8>);
 

@@ -1,21 +1,22 @@
-//! tcoder as a Cloudflare Worker: the control plane for those without a cluster.
+//! tcoder as a Cloudflare Worker: the control plane for installations without a cluster.
 //!
 //! | part | what it does |
 //! |---|---|
 //! | `settings` | variables and secrets -> typed values; names all that are missing (pure) |
-//! | `context` | what an invocation has: queue, buckets, API, reconciler |
+//! | `context` | what an invocation needs: queue, buckets, API, reconciler |
 //! | `budget` | how an invocation's subrequests are divided (pure) |
 //! | `fetch` | the `fetch` handler: serves the API |
 //! | `queue` | the `queue` handler: processes R2's object-created messages, and starts machines for them |
 //! | `scheduled` | the `scheduled` handler: once a minute it runs the janitor and the reconciler |
 //! | `log` | log lines, as JSON on the console |
 //!
-//! What does not live here: what the API answers (`api`), what an event does (`api::ingest`), the maintenance tasks
-//! (`janitor`), the fleet's plan (`controller`). The entry points that the platform calls are in the package `edge/`.
+//! The API is in `api`, the processing of an event in `api::ingest`, the maintenance tasks in `janitor`, and
+//! the plan of the fleet in `controller`. The entry points that the platform calls are in the package
+//! `edge/`.
 //!
-//! An invocation starts without state: isolates come and go. The number of its subrequests is limited, to 50 on the
-//! free plan (<https://developers.cloudflare.com/workers/platform/limits/>), so everything it does is bounded by
-//! what is left of them.
+//! An invocation starts without state, because isolates are short-lived. The number of its subrequests is
+//! limited, to 50 on the free plan (<https://developers.cloudflare.com/workers/platform/limits/>), so all its
+//! work is bounded by the remaining ones.
 
 #[cfg(any(test, target_arch = "wasm32"))]
 mod budget;

@@ -14,43 +14,43 @@ use crate::controller::fleet::FleetPolicy;
 use crate::flyprovider;
 use crate::webhook::Key;
 
-/// What the Worker is set to do.
+/// The settings of the Worker.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Redis's REST interface.
+    /// The URL of Redis's REST interface.
     pub redis_url: Url,
-    /// Its token.
+    /// The access token of the REST interface.
     pub redis_token: SecretString,
-    /// Stands before every key.
+    /// The prefix of every key in Redis.
     pub prefix: String,
-    /// The buckets, as clients and workers reach them.
+    /// The buckets, with the addresses that clients and workers use.
     pub storage: StorageConfig,
-    /// Who may call.
+    /// The settings of the API, such as its tokens.
     pub api: ApiConfig,
-    /// Signs webhooks; without it none is accepted.
+    /// The key that signs webhooks; without it, requests with a webhook are rejected.
     pub webhook: Option<SecretString>,
-    /// The machines; nothing where somebody else looks after them.
+    /// The fleet; `None` if a `tcoder controller` manages it.
     pub fleet: Option<Fleet>,
-    /// Subrequests an invocation may make.
+    /// Maximum number of subrequests per invocation.
     pub subrequests: u32,
-    /// How long the clock's invocation stays while there is something to wait for.
+    /// How long an invocation by the cron trigger runs while there is something to wait for.
     pub stay: Duration,
 }
 
-/// The machines, and how they are asked for.
+/// The settings of the fleet.
 #[derive(Clone, Debug)]
 pub struct Fleet {
-    /// Fly.
+    /// The settings of Fly.
     pub fly: FlyConfig,
-    /// What is wanted.
+    /// The desired policy.
     pub policy: FleetPolicy,
 }
 
 impl Settings {
-    /// Reads them.
+    /// Reads the settings.
     ///
     /// # Errors
-    /// All that are missing or wrong, by name; never a value.
+    /// All missing or invalid settings by name, never with their values.
     pub fn read(env: &Env<'_>) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let redis_url = errors.keep(env.require(&UPSTASH_REDIS_REST_URL));
@@ -87,7 +87,7 @@ impl Settings {
     }
 }
 
-/// The API's settings. A Worker needs tokens, since the whole internet can call it.
+/// Reads the settings of the API. Tokens are required, because everybody on the internet can call a Worker.
 fn api(env: &Env<'_>) -> Result<ApiConfig, ConfigErrors> {
     let api = ApiConfig::read(env)?;
     if api.tokens.is_empty() {

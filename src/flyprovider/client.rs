@@ -1,7 +1,8 @@
-//! The client: one method for each thing that is asked of Fly.
+//! The client of the Fly Machines API.
 //!
-//! Each call is one request: it holds no rate by itself, and its caller has one permit of the shared rate limit.
-//! Where a write's answer is lost, [`FlyError::UnknownOutcome`] says so and the next list shows.
+//! Each call is one request. The client does not limit its rate: the caller has obtained a permit of the
+//! shared rate limit. If the response to a write is lost, [`FlyError::UnknownOutcome`] is returned, and the
+//! next list shows the outcome.
 
 use std::time::Duration;
 
@@ -22,28 +23,28 @@ use crate::config::FlyConfig;
 use crate::controller::fleet::MachineId;
 use crate::time::timeout;
 
-/// From the request to the last byte of its answer. A create waits for a host to be found.
+/// Maximum duration of a read. A create takes longer, because it waits for a host.
 const READ: Duration = Duration::from_secs(20);
 const WRITE: Duration = Duration::from_secs(60);
 
-/// A machine to be made.
+/// The parameters of a create.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CreateMachine {
-    /// Its name, unique in the app. It is what makes a second create harmless.
+    /// The name, unique in the app, so that a repeated create has no effect.
     #[serde(default)]
     pub name: String,
-    /// Where; Fly chooses when nothing is said.
+    /// The region; Fly chooses one if it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// How.
+    /// The configuration.
     #[serde(default)]
     pub config: MachineConfig,
-    /// Whether it is left stopped.
+    /// Whether the machine is created without starting it.
     #[serde(default)]
     pub skip_launch: bool,
 }
 
-/// A signal that Fly sends to a machine's process to stop it.
+/// The signal that Fly sends to a machine's process to stop it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
 pub enum StopSignal {
     /// SIGHUP
@@ -70,14 +71,14 @@ pub enum StopSignal {
 }
 
 impl StopSignal {
-    /// Its name in the API.
+    /// The name in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 }
 
-/// A client of one app's machines. Cheap to clone.
+/// A client for the machines of one app. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Fly {
     http: reqwest::Client,
@@ -86,7 +87,7 @@ pub struct Fly {
     machines: Url,
 }
 
-/// What is sent.
+/// A request to the API.
 struct Call<'a> {
     method: Method,
     machine: Option<&'a MachineId>,
@@ -118,10 +119,10 @@ impl<'a> Call<'a> {
 }
 
 impl Fly {
-    /// A client of the app in `config`. Asks nothing of Fly yet.
+    /// A client for the app in `config`. Makes no request yet.
     ///
     /// # Errors
-    /// When the token cannot be sent, or the machine's certificates cannot be loaded.
+    /// If the token is not a valid header, or the machine's certificates cannot be loaded.
     pub fn new(config: &FlyConfig) -> Result<Self, FlyError> {
         let http = host::http()
             .map_err(|error| FlyError::Unavailable { message: error.without_url().to_string() })?;
@@ -136,18 +137,18 @@ impl Fly {
         Ok(Self { http, authorization, token, machines })
     }
 
-    /// The machines that are not destroyed.
+    /// Lists the machines that are not destroyed.
     ///
     /// # Errors
-    /// Why Fly does not say.
+    /// Why there is no list.
     pub async fn list(&self) -> Result<Vec<Machine>, FlyError> {
         self.ask(&Call::new(Method::GET, None, "")).await
     }
 
-    /// Makes a machine and, unless told otherwise, starts it.
+    /// Creates a machine and, by default, starts it.
     ///
     /// # Errors
-    /// Why it was not made, or that it is not known whether it was.
+    /// Why it was not created, or that the outcome is unknown.
     pub async fn create(&self, machine: &CreateMachine) -> Result<Machine, FlyError> {
         let body = serde_json::to_value(machine)
             .map_err(|error| FlyError::Other { status: 0, message: error.to_string() })?;
@@ -157,24 +158,24 @@ impl Fly {
     /// Starts a stopped machine.
     ///
     /// # Errors
-    /// Why it was not started, or that it is not known whether it was.
+    /// Why it was not started, or that the outcome is unknown.
     pub async fn start(&self, id: &MachineId) -> Result<(), FlyError> {
         self.tell(&Call::new(Method::POST, Some(id), "start")).await
     }
 
-    /// Stops a machine: first this signal, after this long SIGKILL.
+    /// Stops a machine with this signal, and after `timeout` with SIGKILL.
     ///
     /// # Errors
-    /// Why it was not told, or that it is not known whether it was.
+    /// Why it was not stopped, or that the outcome is unknown.
     pub async fn stop(&self, id: &MachineId, signal: StopSignal, timeout: Duration) -> Result<(), FlyError> {
         let body = json!({ "signal": signal.name(), "timeout": format!("{}s", timeout.as_secs()) });
         self.tell(&Call::new(Method::POST, Some(id), "stop").body(body)).await
     }
 
-    /// Destroys a machine; one that runs only by force.
+    /// Destroys a machine. A running machine is only destroyed with `force`.
     ///
     /// # Errors
-    /// Why it was not destroyed, or that it is not known whether it was.
+    /// Why it was not destroyed, or that the outcome is unknown.
     pub async fn destroy(&self, id: &MachineId, force: bool) -> Result<(), FlyError> {
         let call = Call::new(Method::DELETE, Some(id), "");
         self.tell(&if force { call.query("force", "true") } else { call }).await
@@ -184,13 +185,13 @@ impl Fly {
         self.ask::<serde::de::IgnoredAny>(call).await.map(drop)
     }
 
-    /// Sends the call once and reads the answer.
+    /// Sends the request once and reads the response.
     async fn ask<T: serde::de::DeserializeOwned>(&self, call: &Call<'_>) -> Result<T, FlyError> {
         let (status, wait, body) = self.send(call).await?;
         if !status.is_success() {
             return Err(self.means(call, status, wait, &body));
         }
-        // Go writes nothing at all where it has nothing to say.
+        // Go writes an empty body for an empty value.
         let body: &[u8] = if body.is_empty() { b"null" } else { &body };
         serde_json::from_slice(body)
             .map_err(|error| in_doubt(call.kind(), format!("its answer cannot be read: {error}")))
@@ -202,7 +203,7 @@ impl Fly {
     }
 
     async fn exchange(&self, call: &Call<'_>) -> Result<(StatusCode, Option<Duration>, Vec<u8>), FlyError> {
-        // The clock that is everywhere; it only serves the log.
+        // A clock that exists on every target. It is only used for the log.
         let began = Timestamp::now();
         let url = self.url(call)?;
         let mut request = self
@@ -243,7 +244,7 @@ impl Fly {
     fn url(&self, call: &Call<'_>) -> Result<Url, FlyError> {
         let mut url = self.machines.clone();
         if let Some(id) = call.machine {
-            // A path may not climb: `..` would be resolved away, and an id is never that.
+            // The id must not change the path: `..` would be resolved.
             if id.0.is_empty() || !id.0.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
                 return Err(FlyError::NotFound(id.clone()));
             }
@@ -261,9 +262,9 @@ impl Fly {
     }
 
     fn means(&self, call: &Call<'_>, status: StatusCode, wait: Option<Duration>, body: &[u8]) -> FlyError {
-        // Error pages have been seen to echo the request.
+        // Error pages may echo the request.
         let mut body = String::from_utf8_lossy(body).into_owned();
-        // A token may be several macaroons, and one of them alone is a secret too.
+        // A token may consist of several macaroons, each of which is a secret.
         for part in self.token.expose_secret().split(',').filter(|part| !part.is_empty()) {
             body = body.replace(part, "[token]");
         }
@@ -281,7 +282,8 @@ fn in_doubt(kind: Kind, message: String) -> FlyError {
     }
 }
 
-/// No answer. Only a connection that never stood proves that a write was not done.
+/// The error if there was no response. Only a connection that was never established proves that a write was
+/// not done.
 fn lost(kind: Kind, error: &reqwest::Error) -> FlyError {
     if host::never_connected(error) {
         return FlyError::Unavailable { message: "no connection".into() };
@@ -289,7 +291,7 @@ fn lost(kind: Kind, error: &reqwest::Error) -> FlyError {
     in_doubt(kind, "the connection broke".into())
 }
 
-/// The token without a scheme in front.
+/// The token without the scheme.
 fn bare(token: &str) -> &str {
     let mut token = token.trim();
     while let Some((scheme, rest)) = token.split_once(' ') {
@@ -301,7 +303,7 @@ fn bare(token: &str) -> &str {
     token
 }
 
-/// Macaroons go under a scheme of their own, every other token as a bearer.
+/// The header with the token: macaroons have their own scheme, all other tokens are bearer tokens.
 fn authorization(token: &SecretString) -> Option<HeaderValue> {
     let given = token.expose_secret().trim();
     let token = bare(given);

@@ -6,38 +6,38 @@ use crate::config::{ConfigError, Env};
 use crate::controller::fleet::MachineDisk;
 use crate::job::space;
 
-/// What Fly gives a machine that asks for nothing, gigabytes. Asking for less saves nothing.
+/// The disk that Fly gives a machine by default, gigabytes. Requesting less saves nothing.
 /// <https://community.fly.io/t/17825>
 const FLY_DEFAULT_GB: u32 = 8;
-/// With less no input fits beside the image.
+/// Minimum size of a disk, gigabytes: on a smaller one no input fits next to the image.
 const LEAST_GB: u32 = 2;
-/// Bytes of the worker's image, unpacked, and of whatever else a machine writes.
+/// Size of the worker's unpacked image and everything else that a machine writes, bytes.
 const IMAGE: u64 = 1_000_000_000;
-/// What is left of a gigabyte once the file system has taken its own: of Fly's 8 GB 7.2 GiB can be used.
+/// Usable bytes per gigabyte after the overhead of the file system: of Fly's 8 GB, 7.2 GiB are usable.
 const USABLE_OF_A_GB: u64 = 900_000_000;
-/// Bytes of the largest input, where nothing is set.
+/// Default size of the largest input, bytes.
 const DEFAULT_INPUT: u64 = 10_000_000_000;
 
-/// The disk where nothing is set.
+/// The default disk.
 pub(super) fn default_disk() -> MachineDisk {
     MachineDisk { size_gb: gigabytes_for(DEFAULT_INPUT).max(FLY_DEFAULT_GB), max_input: DEFAULT_INPUT }
 }
 
-/// Bytes of a disk that a job's files can take.
+/// Bytes of a disk that are available for the files of a job.
 const fn usable(size_gb: u32) -> u64 {
     (size_gb as u64 * USABLE_OF_A_GB).saturating_sub(IMAGE)
 }
 
-/// The disk on which inputs of `max_input` bytes fit.
+/// The size of a disk on which inputs of `max_input` bytes fit, gigabytes.
 fn gigabytes_for(max_input: u64) -> u32 {
     let bytes = space::disk_for(max_input).saturating_add(IMAGE);
     u32::try_from(bytes.div_ceil(USABLE_OF_A_GB)).unwrap_or(u32::MAX)
 }
 
-/// Reads `FLY_WORKER_DISK_GB` and `WORKER_MAX_INPUT_BYTES`. Where one is set the other follows from it.
+/// Reads `FLY_WORKER_DISK_GB` and `WORKER_MAX_INPUT_BYTES`. If only one is set, the other is derived from it.
 ///
 /// # Errors
-/// When no machine has such a disk, or the inputs do not fit on it.
+/// If no machine can have such a disk, or the inputs do not fit on it.
 pub(super) fn read(env: &Env<'_>) -> Result<MachineDisk, ConfigError> {
     let size_gb = env.get(&FLY_WORKER_DISK_GB)?;
     if size_gb.is_some_and(|gb| !(LEAST_GB..=ROOTFS_MAX_GB).contains(&gb)) {

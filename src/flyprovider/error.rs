@@ -1,4 +1,4 @@
-//! What an answer of Fly means. A pure function of what was asked and what came back.
+//! Classifies Fly's error responses. Pure: depends only on the request and the response.
 
 use std::time::Duration;
 
@@ -6,36 +6,37 @@ use serde::Deserialize;
 
 use crate::controller::fleet::MachineId;
 
-/// A call on Fly did not succeed.
+/// A request to Fly failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FlyError {
     /// Too many requests; nothing was done.
     #[error("Fly says there are too many requests; the next ones are made later")]
     RateLimited {
-        /// How long Fly asks us to wait, where it says so.
+        /// The delay that Fly asks for, if any.
         retry_after: Option<Duration>,
     },
-    /// There is no room for the machine; nothing was done.
+    /// There is no capacity for the machine; nothing was done.
     #[error("Fly has no room in this {scope}: {message}")]
     Capacity {
-        /// Where.
+        /// What has no capacity.
         scope: Scope,
-        /// Fly's words.
+        /// Fly's error message.
         message: String,
     },
-    /// A machine has this name already; nothing was done.
+    /// A machine with this name already exists; nothing was done.
     #[error("a machine of this name exists already{}", by.as_ref().map(|id| format!(": {id}")).unwrap_or_default())]
     NameTaken {
-        /// Which, where Fly says so.
+        /// The id of that machine, if Fly reports it.
         by: Option<MachineId>,
     },
-    /// The machine is in a state that does not allow it, or somebody else is at it; look again.
+    /// The machine is in a state that does not permit the request, or another client is changing it; read it
+    /// again.
     #[error("Fly does not do this to the machine as it is now: {message}")]
     Precondition {
-        /// Fly's words.
+        /// Fly's error message.
         message: String,
     },
-    /// The token is not accepted.
+    /// The token was rejected.
     #[error(
         "Fly refuses the token ({status}); check that FLY_API_TOKEN is a current token for the app in FLY_WORKER_APP"
     )]
@@ -43,49 +44,49 @@ pub enum FlyError {
         /// 401 or 403.
         status: u16,
     },
-    /// The organisation's payment is not in order: no payment method, a trial that ended, an unpaid bill. The
-    /// token is good, and nothing was done.
+    /// The organization has to pay first: it has no payment method, its trial has ended, or a bill is unpaid.
+    /// The token is valid, and nothing was done.
     #[error("Fly refuses until the organisation's payment is in order: {message}")]
     Billing {
-        /// Fly's words.
+        /// Fly's error message.
         message: String,
     },
-    /// There is no such app.
+    /// The app does not exist.
     #[error("Fly has no such app; check FLY_WORKER_APP, or make it with `fly apps create`")]
     NoSuchApp,
-    /// There is no such machine (any more).
+    /// The machine does not exist, or no longer.
     #[error("Fly has no machine {0}")]
     NotFound(MachineId),
-    /// A write whose answer did not come or says nothing: it may or may not have been done.
+    /// The response to a write is missing or unintelligible: it may or may not have been carried out.
     #[error("it is not known whether Fly did it ({message}); the next list will show")]
     UnknownOutcome {
-        /// What happened to the answer.
+        /// What is known about the response.
         message: String,
     },
-    /// Fly cannot be reached, or cannot answer; nothing was done.
+    /// Fly is unreachable or cannot answer; nothing was done.
     #[error("Fly does not answer ({message}); trying again later")]
     Unavailable {
         /// What happened.
         message: String,
     },
-    /// Anything else; asking the same again will not help.
+    /// Any other error; a retry will not help.
     #[error("Fly refuses ({status}): {message}")]
     Other {
         /// The HTTP status.
         status: u16,
-        /// Fly's words.
+        /// Fly's error message.
         message: String,
     },
 }
 
-/// What has no room.
+/// What has no capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// The host Fly chose; another try may land on another.
+    /// The host that Fly chose; a retry may use another one.
     Host,
-    /// The whole region.
+    /// The region.
     Region,
-    /// The organisation's quota.
+    /// The quota of the organization.
     Quota,
 }
 
@@ -99,27 +100,27 @@ impl std::fmt::Display for Scope {
     }
 }
 
-/// What a request would change.
+/// Whether a request changes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Nothing: it can be sent again.
+    /// The request changes nothing and can be repeated.
     Read,
-    /// Something.
+    /// The request changes something.
     Write,
 }
 
-/// An answer that is no success.
+/// An error response.
 #[derive(Clone, Debug)]
 pub struct Answer<'a> {
     /// The HTTP status.
     pub status: u16,
-    /// What `Retry-After` asks for.
+    /// The delay in `Retry-After`.
     pub retry_after: Option<Duration>,
     /// The body.
     pub body: &'a str,
 }
 
-/// What Fly's error bodies hold.
+/// The fields of Fly's error bodies.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Body {
@@ -128,7 +129,7 @@ struct Body {
     status: Option<serde_json::Value>,
 }
 
-/// The words of a host without room (fly-go, `flydResourcePhrases`; flyctl, `restartBuilderMachine`).
+/// Messages about a host without capacity (fly-go, `flydResourcePhrases`; flyctl, `restartBuilderMachine`).
 const HOST_FULL: &[&str] = &[
     "could not reserve resource",
     "insufficient resources",
@@ -138,13 +139,14 @@ const HOST_FULL: &[&str] = &[
     "insufficient ips available",
 ];
 
-/// The words of a host that takes no machines for now, though it may have room (flyctl, pull request 3732).
+/// Messages about a host that accepts no machines for now, though it may have capacity (flyctl, pull request
+/// 3732).
 const HOST_CLOSED: &[&str] =
     &["deploys to this host are temporarily disabled", "governor policy blocked start"];
 
-/// The words for payment that is not in order, seen by users of Fly: "please add a payment method", "trial has
-/// ended, please add a credit card", "We need your payment information to continue".
-/// No single word among them: an app or an image may be called `payments`.
+/// Messages about missing payment, as reported by users of Fly: "please add a payment method", "trial has
+/// ended, please add a credit card", "We need your payment information to continue". Single words are not
+/// enough: an app or an image may be called `payments`.
 const UNPAID: &[&str] = &[
     "payment method",
     "payment information",
@@ -157,14 +159,14 @@ const UNPAID: &[&str] = &[
     "unpaid invoice",
 ];
 
-/// What the answer means to somebody who asked this of `machine` (or of the app).
+/// Classifies the response to a request about `machine`, or about the app if it is `None`.
 #[must_use]
 pub fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) -> FlyError {
     let body: Body = serde_json::from_str(answer.body).unwrap_or_default();
     let text = body.error.or(body.message).unwrap_or_else(|| answer.body.trim().to_owned());
     let message = words(&text);
     let lower = text.to_lowercase();
-    // Some answers say the code in a field, some only in front of the text.
+    // Some responses contain the code in a field, others only as a prefix of the text.
     let code = match body.status {
         Some(serde_json::Value::String(code)) => code,
         _ => lower.split_once(':').map(|(code, _)| code.to_owned()).unwrap_or_default(),
@@ -178,7 +180,7 @@ pub fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) ->
     let unpaid = answer.status == 402 || says(UNPAID);
     let capacity = |scope| FlyError::Capacity { scope, message: message.clone() };
 
-    // Fly answers so to an id of another shape than its own.
+    // Fly's response to an id that is not in its own format.
     if let Some(id) = machine
         && answer.status == 400
         && says(&["invalid machine id"])
@@ -199,10 +201,10 @@ pub fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) ->
         }
         (409 | 412 | 422, _) if region_full => capacity(Scope::Region),
         (409 | 412 | 422, _) if host_full => capacity(Scope::Host),
-        // The words begin with the code `unavailable`, which is a 503 in Fly's API. They say that nothing was
+        // The text begins with the code `unavailable`, which is a 503 in Fly's API. It says that nothing was
         // done, which no other server error does.
         (503, Kind::Write) if says(HOST_CLOSED) => capacity(Scope::Host),
-        // What is left of 409 is a concurrent update or somebody's lease: the same cure.
+        // The remaining 409s are concurrent updates and leases; both require reading the machine again.
         (409 | 412, _) => FlyError::Precondition { message },
         (408 | 500..=599, Kind::Read) => FlyError::Unavailable { message: with_status(answer, &message) },
         (408 | 500..=599, Kind::Write) => FlyError::UnknownOutcome { message: with_status(answer, &message) },
@@ -214,21 +216,21 @@ fn with_status(answer: &Answer<'_>, message: &str) -> String {
     if message.is_empty() { answer.status.to_string() } else { format!("{}: {message}", answer.status) }
 }
 
-/// Fly's words, fit for one line of a log.
+/// Fly's message as one line of a log.
 fn words(text: &str) -> String {
     const MOST: usize = 300;
     let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST).collect();
     clean.trim().to_owned()
 }
 
-/// The id in `..., machine ID 1234 already exists`.
+/// The id in a message such as `..., machine ID 1234 already exists`.
 fn taken_by(text: &str) -> Option<MachineId> {
     let (_, rest) = text.split_once("machine ID ")?;
     let id: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
     (!id.is_empty()).then_some(MachineId(id))
 }
 
-/// What a `Retry-After` header asks for: a number of seconds, or a date.
+/// The delay in a `Retry-After` header: a number of seconds, or a date.
 #[must_use]
 pub fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
@@ -304,7 +306,7 @@ mod tests {
         for status in [409, 412, 422, 503] {
             assert_eq!(scope(write(status, closed)), Scope::Host, "{status}");
         }
-        // Of other server errors nobody knows what was done.
+        // After any other server error the outcome is unknown.
         for (status, body) in [(500, closed), (503, r#"{"error":"unavailable: try again later"}"#)] {
             assert!(matches!(write(status, body), FlyError::UnknownOutcome { .. }), "{status} {body}");
         }
@@ -417,7 +419,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever comes back, a 5xx to a write is never taken for "not done", and nothing panics.
+        /// A 5xx response to a write never counts as not done, and no response causes a panic.
         #[test]
         fn any_answer_means_something(status in 300u16..700, body in ".{0,80}", app in any::<bool>()) {
             let error = read(Kind::Write, !app, status, &body);

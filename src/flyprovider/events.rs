@@ -1,4 +1,4 @@
-//! What Fly's events say of a machine's life. Times are Fly's clock.
+//! Interprets the events of a machine. Times are by Fly's clock.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use super::machine::{ExitEvent, MachineEvent};
 use crate::controller::fleet::Start;
 use crate::job::Millis;
 
-/// The newest end of a machine's process, and when it was.
+/// The newest exit of a machine's process, and its time.
 pub(super) fn newest_exit(events: &[MachineEvent]) -> Option<(i64, ExitEvent)> {
     let exits = events.iter().filter_map(|event| Some((event.timestamp, event.exit()?)));
     exits.max_by_key(|(at, _)| *at)
 }
 
-/// When the machine last became `started`, and how long after its life's first event; nothing where its events do
-/// not tell. A life begins after the exit that ended the one before.
+/// When the machine last became `started`, and how long after the first event of that run; `None` if the
+/// events do not show it. A run begins after the exit that ended the previous one.
 pub(super) fn newest_start(events: &[MachineEvent]) -> Option<Start> {
     let started = events.iter().filter(|e| e.status == "started").map(|e| e.timestamp).max()?;
     let exits = events.iter().filter(|e| e.exit().is_some()).map(|e| e.timestamp);
@@ -24,8 +24,8 @@ pub(super) fn newest_start(events: &[MachineEvent]) -> Option<Start> {
     Some(Start { at: Millis(started), took })
 }
 
-/// How long it ran in all before its present run, seconds, and since when it runs. A machine's run
-/// begins with an event of the status `started` and ends with the next of another kind of rest.
+/// Total seconds that it ran before its current run, and when the current run began. A run begins with an
+/// event of the status `started` and ends with the next event of a resting state.
 pub(super) fn run_times(events: &[MachineEvent]) -> (f64, Option<Millis>) {
     let mut events: Vec<(i64, &str)> = events.iter().map(|e| (e.timestamp, e.status.as_str())).collect();
     events.sort_by_key(|(at, _)| *at);
@@ -111,7 +111,7 @@ mod tests {
             assert_eq!(run_times(&events(&list)), (1.0, Some(Millis(5000))));
         }
         assert_eq!(run_times(&[]), (0.0, None));
-        // Events do not go back to the beginning of everything.
+        // The oldest events are missing.
         assert_eq!(
             run_times(&events(&[(900, "stopped"), (1000, "started"), (3500, "stopped")])),
             (2.5, None)

@@ -1,9 +1,9 @@
-//! The sizes a machine can have: what Fly sells, in one table.
+//! The sizes of machines that Fly offers, in one table.
 //!
-//! The table is read by the settings of the fleet, by the schema of a `WorkerPool` and by the emulator. Its
-//! source is Fly's own client (flyctl's `cpusPerKind` and checks of memory; fly-go's `MachinePresets` and
-//! `MIN_`/`MAX_MEMORY_MB_PER_…CPU`) and "Machine Sizing" in Fly's documentation. GPUs are left out: FFmpeg as
-//! it is built here has no use for one.
+//! The table is used by the settings of the fleet, by the schema of a `WorkerPool` and by the emulator. Its
+//! source is Fly's own client (flyctl's `cpusPerKind` and memory checks; fly-go's `MachinePresets` and
+//! `MIN_`/`MAX_MEMORY_MB_PER_…CPU`) and "Machine Sizing" in Fly's documentation. GPUs are omitted, because
+//! the FFmpeg build does not use them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,37 +11,37 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-/// What kind of CPU a machine has.
+/// The kind of a machine's CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr)]
 #[serde(rename_all = "lowercase")]
 #[strum(serialize_all = "lowercase")]
 pub enum CpuKind {
-    /// Throttled to a sixteenth of a CPU after a short burst.
+    /// A shared CPU, which is throttled to a sixteenth after a short burst.
     Shared,
-    /// A whole CPU at all times.
+    /// A dedicated CPU.
     Performance,
 }
 
-/// What Fly allows a kind of machine to have.
+/// The limits of a kind of machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule {
     /// The kind.
     pub kind: CpuKind,
-    /// How the names of its sizes begin.
+    /// The prefix of the names of its sizes.
     pub prefix: &'static str,
-    /// How many CPUs a machine can have.
+    /// The possible numbers of CPUs.
     pub cpus: &'static [u32],
-    /// The least memory for each CPU, in MiB.
+    /// Minimum memory per CPU in MiB.
     pub least: u32,
-    /// The most memory for each CPU, in MiB.
+    /// Maximum memory per CPU in MiB.
     pub most: u32,
-    /// Memory comes in multiples of this, in MiB.
+    /// Memory is a multiple of this, in MiB.
     pub step: u32,
-    /// The memory for each CPU where a size says nothing of it, in MiB. What Fly's list price is for.
+    /// The default memory per CPU in MiB, which Fly's list price is for.
     usual: u32,
 }
 
-/// The sizes there are.
+/// The limits of each kind.
 pub const RULES: [Rule; 2] = [
     Rule {
         kind: CpuKind::Shared,
@@ -50,7 +50,7 @@ pub const RULES: [Rule; 2] = [
         least: 256,
         most: 2048,
         step: 256,
-        // FFmpeg does not fit into the 256 that Fly's preset has.
+        // FFmpeg needs more than the 256 MiB of Fly's preset.
         usual: 512,
     },
     Rule {
@@ -65,7 +65,7 @@ pub const RULES: [Rule; 2] = [
 ];
 
 impl CpuKind {
-    /// What Fly allows this kind.
+    /// The limits of this kind.
     #[must_use]
     pub const fn rule(self) -> &'static Rule {
         match self {
@@ -74,7 +74,7 @@ impl CpuKind {
         }
     }
 
-    /// Its name in the API.
+    /// The name in the API.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
@@ -88,7 +88,7 @@ impl Rule {
     }
 }
 
-/// A machine's size, of those that Fly sells.
+/// The size of a machine, one of those that Fly offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Fields", into = "Fields")]
 pub struct Guest {
@@ -97,47 +97,47 @@ pub struct Guest {
     memory_mb: u32,
 }
 
-/// Why there is no such size.
+/// Why a size does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GuestError {
-    /// So many CPUs cannot be had.
+    /// The number of CPUs is not available.
     #[error("a {} machine has {} CPUs, not {given}", kind.name(), choice(kind.rule().cpus))]
     Cpus {
-        /// Of this kind.
+        /// The kind of CPUs.
         kind: CpuKind,
-        /// What was asked for.
+        /// The requested number.
         given: u32,
     },
     /// Less memory than Fly requires.
     #[error("{cpus} {} CPUs need {least} MB of memory at least", kind.name())]
     TooLittleMemory {
-        /// With CPUs of this kind.
+        /// The kind of CPUs.
         kind: CpuKind,
-        /// With so many.
+        /// The number of CPUs.
         cpus: u32,
-        /// The least, in MiB.
+        /// The minimum in MiB.
         least: u32,
     },
     /// More memory than Fly allows.
     #[error("{cpus} {} CPUs have {most} MB of memory at most", kind.name())]
     TooMuchMemory {
-        /// With CPUs of this kind.
+        /// The kind of CPUs.
         kind: CpuKind,
-        /// With so many.
+        /// The number of CPUs.
         cpus: u32,
-        /// The most, in MiB.
+        /// The maximum in MiB.
         most: u32,
     },
-    /// A size of memory between those that can be had.
+    /// The memory is not a multiple of the step.
     #[error("the memory of a {} machine is a multiple of {} MB", kind.name(), kind.rule().step)]
     MemoryStep {
-        /// With CPUs of this kind.
+        /// The kind of CPUs.
         kind: CpuKind,
     },
 }
 
 impl GuestError {
-    /// Whether it is the memory that is wrong, not the number of CPUs.
+    /// Whether the memory is wrong rather than the number of CPUs.
     #[must_use]
     pub const fn is_about_memory(&self) -> bool {
         !matches!(self, Self::Cpus { .. })
@@ -154,10 +154,10 @@ fn choice(numbers: &[u32]) -> String {
 }
 
 impl Guest {
-    /// So many CPUs of this kind, with so much memory (MiB).
+    /// A size with `cpus` CPUs of this kind and `memory_mb` MiB of memory.
     ///
     /// # Errors
-    /// Why Fly has no such machine.
+    /// Why Fly does not offer this size.
     pub fn new(kind: CpuKind, cpus: u32, memory_mb: u32) -> Result<Self, GuestError> {
         let rule = kind.rule();
         if !rule.cpus.contains(&cpus) {
@@ -176,7 +176,7 @@ impl Guest {
         Ok(Self { kind, cpus, memory_mb })
     }
 
-    /// The same CPUs with so much memory (MiB).
+    /// The same CPUs with `memory_mb` MiB of memory.
     ///
     /// # Errors
     /// Why these CPUs cannot have it.
@@ -190,7 +190,7 @@ impl Guest {
         self.kind
     }
 
-    /// How many CPUs it has.
+    /// The number of CPUs.
     #[must_use]
     pub const fn cpus(self) -> u32 {
         self.cpus
@@ -202,21 +202,21 @@ impl Guest {
         self.memory_mb
     }
 
-    /// Whether its memory is what Fly's list price of its CPUs includes.
+    /// Whether its memory is the one that Fly's list price includes.
     #[must_use]
     pub const fn has_usual_memory(self) -> bool {
         self.memory_mb == self.cpus * self.kind.rule().usual
     }
 }
 
-/// Two whole CPUs: a shared one is throttled after a short burst, and an encode is no burst.
+/// Two dedicated CPUs: a shared one is throttled after a short burst, and an encode runs much longer.
 impl Default for Guest {
     fn default() -> Self {
         Self { kind: CpuKind::Performance, cpus: 2, memory_mb: 4096 }
     }
 }
 
-/// A name that is no size's.
+/// There is no size with this name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("it must be one of Fly's sizes: {}", RULES.map(span).join(", or "))]
 pub struct NoSuchSize;
@@ -225,7 +225,7 @@ fn span(rule: Rule) -> String {
     format!("{}Nx with {} for N", rule.prefix, choice(rule.cpus))
 }
 
-/// From a size's name, such as `performance-2x`.
+/// Parses the name of a size, such as `performance-2x`.
 impl FromStr for Guest {
     type Err = NoSuchSize;
 
@@ -239,14 +239,14 @@ impl FromStr for Guest {
     }
 }
 
-/// The size's name, without its memory.
+/// The name of the size, which does not include the memory.
 impl fmt::Display for Guest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}x", self.kind.rule().prefix, self.cpus)
     }
 }
 
-/// As the API has it.
+/// The fields in the API.
 #[derive(Serialize, Deserialize)]
 struct Fields {
     cpu_kind: CpuKind,
@@ -353,7 +353,7 @@ mod tests {
     }
 
     proptest! {
-        /// The checks of flyctl (`internal/machine/update.go`), written out as they stand there.
+        /// The checks of flyctl (`internal/machine/update.go`), copied verbatim.
         #[test]
         fn what_passes_passes_flyctl_too(performance in any::<bool>(), cpus in 0u32..20, steps in 0u32..600) {
             let memory = steps * 256;

@@ -1,7 +1,7 @@
-//! A machine as the Fly Machines API shows it.
+//! A machine as the Fly Machines API returns it.
 //!
-//! Only what tcoder reads is parsed; everything else, and every value not known yet, is let through.
-//! Facts: <https://fly.io/docs/machines/api/machines-resource/>.
+//! Only the fields that tcoder needs are parsed; all others are ignored, and unknown values are accepted.
+//! Documentation: <https://fly.io/docs/machines/api/machines-resource/>.
 
 use std::collections::BTreeMap;
 
@@ -12,50 +12,51 @@ use strum::{AsRefStr, Display, EnumString};
 use super::Guest;
 use crate::controller::fleet::MachineId;
 
-/// A field of no use to us must not cost us the list: `null`, or a shape not known yet, counts as absent.
+/// Treats `null` and unknown shapes of optional fields as absent, so that they do not make the whole list
+/// unreadable.
 fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(from: D) -> Result<T, D::Error> {
     let value = serde_json::Value::deserialize(from)?;
     Ok(serde_json::from_value(value).unwrap_or_default())
 }
 
-/// Where a machine is in its life.
+/// The state of a machine in Fly's API.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, AsRefStr, Display, EnumString)]
 #[serde(from = "String", into = "String")]
 #[strum(serialize_all = "snake_case")]
 pub enum MachineState {
-    /// Made, never started.
+    /// It was created and has never been started.
     Created,
-    /// On its way to `Started`.
+    /// It is about to become `Started`.
     Starting,
-    /// Runs, and costs CPU and memory.
+    /// It runs, and is charged for CPU and memory.
     Started,
-    /// On its way to `Stopped`.
+    /// It is about to become `Stopped`.
     Stopping,
-    /// At rest; costs its disk only.
+    /// It is stopped, and only its disk is charged.
     Stopped,
-    /// On its way to `Suspended`.
+    /// It is about to become `Suspended`.
     Suspending,
-    /// At rest with its memory kept.
+    /// It is suspended with its memory preserved.
     Suspended,
-    /// Stops and starts again.
+    /// It is being stopped and started again.
     Restarting,
-    /// Gets another configuration.
+    /// Its configuration is being replaced.
     Updating,
-    /// Gives way to another version of itself.
+    /// It is being replaced by another version of itself.
     Replacing,
-    /// Being made.
+    /// It is being created.
     Creating,
-    /// Could not be launched; on its way out.
+    /// It could not be launched and is being destroyed.
     LaunchFailed,
-    /// Could not be kept running.
+    /// It could not be kept running.
     Failed,
-    /// On its way to `Destroyed`.
+    /// It is about to become `Destroyed`.
     Destroying,
-    /// Gone.
+    /// It no longer exists.
     Destroyed,
-    /// Gone: another version stands in its place.
+    /// It no longer exists: another version has replaced it.
     Replaced,
-    /// Gone: it lives on another host.
+    /// It no longer exists here: it was moved to another host.
     Migrated,
     /// A state this version does not know.
     #[strum(default, transparent)]
@@ -63,7 +64,7 @@ pub enum MachineState {
 }
 
 impl MachineState {
-    /// Its name in the API.
+    /// The name in the API.
     #[must_use]
     pub fn name(&self) -> &str {
         self.as_ref()
@@ -75,7 +76,7 @@ impl MachineState {
         matches!(self, Self::Destroyed | Self::Replaced | Self::Migrated)
     }
 
-    /// Whether it is between two states in which it may stay.
+    /// Whether the state is transitional.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         matches!(
@@ -105,54 +106,54 @@ impl From<MachineState> for String {
     }
 }
 
-/// Whether Fly can reach the host a machine is on.
+/// Whether Fly can reach the host of a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HostStatus {
-    /// Yes.
+    /// The host is reachable.
     #[default]
     Ok,
-    /// No; the machine may or may not run.
+    /// The host is unreachable; the machine may or may not be running.
     Unreachable,
-    /// Fly does not know, or says something new.
+    /// Fly does not know, or returns a value that this version does not know.
     #[serde(other)]
     Unknown,
 }
 
-/// A machine in a list.
+/// A machine in the list of the API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Its id.
+    /// The id that Fly assigned.
     pub id: MachineId,
     /// Its name, unique in the app.
     #[serde(default, deserialize_with = "lenient")]
     pub name: String,
-    /// Where it is in its life.
+    /// Its state.
     pub state: MachineState,
-    /// The region it is in.
+    /// Its region.
     #[serde(default, deserialize_with = "lenient")]
     pub region: String,
-    /// This version of it; a start makes a new one.
+    /// The id of its version; each update creates a new one.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<String>,
-    /// Whether its host can be reached.
+    /// Whether its host is reachable.
     #[serde(default, deserialize_with = "lenient")]
     pub host_status: HostStatus,
-    /// How it was made. Fly leaves it out while the host cannot be reached.
+    /// Its configuration. Fly omits it while the host is unreachable.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub config: Option<MachineConfig>,
-    /// When it was made, RFC 3339.
+    /// When it was created, RFC 3339.
     #[serde(default, deserialize_with = "lenient")]
     pub created_at: String,
     /// When its state last changed, RFC 3339.
     #[serde(default, deserialize_with = "lenient")]
     pub updated_at: String,
-    /// What happened to it, newest first.
+    /// Its events, newest first.
     #[serde(default, deserialize_with = "lenient")]
     pub events: Vec<MachineEvent>,
 }
 
-/// How a machine is made.
+/// The configuration of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MachineConfig {
@@ -162,16 +163,16 @@ pub struct MachineConfig {
     /// Its size.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub guest: Option<Guest>,
-    /// Environment of its process.
+    /// Environment variables of its process.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
-    /// Labels; lists can be filtered by them.
+    /// Labels, by which lists can be filtered.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, String>,
     /// Whether it is destroyed when it stops.
     #[serde(deserialize_with = "lenient")]
     pub auto_destroy: bool,
-    /// What happens when its process exits.
+    /// Whether it is restarted when its process exits.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub restart: Option<Restart>,
     /// How it is stopped.
@@ -182,54 +183,54 @@ pub struct MachineConfig {
     pub rootfs: Option<Rootfs>,
 }
 
-/// The largest root file system that Fly gives a machine, gigabytes. Its documents do not say so; users were refused
-/// more (2026).
+/// The largest root file system that Fly permits, gigabytes. It is not documented; users reported that larger
+/// ones were refused (2026).
 pub const ROOTFS_MAX_GB: u32 = 50;
 
-/// A machine's root file system. What is written there is gone when the machine stops.
+/// The root file system of a machine. Its contents are lost when the machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rootfs {
-    /// Gigabytes; 8 where nothing is asked for.
+    /// Size in gigabytes; 8 by default.
     pub size_gb: u32,
 }
 
-/// What happens when a machine's process exits.
+/// Whether a machine is restarted when its process exits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Restart {
-    /// `no`, `on-failure`, `always`.
+    /// The policy: `no`, `on-failure` or `always`.
     pub policy: String,
 }
 
-/// How a machine is stopped. In a text left empty, Fly's default holds.
+/// How a machine is stopped. Fly's default applies to an empty field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StopConfig {
-    /// First this signal,
+    /// The signal that is sent first.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub signal: String,
-    /// and after this long (`"300s"`) SIGKILL.
+    /// The time until SIGKILL, such as `"300s"`.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub timeout: String,
 }
 
-/// Something that happened to a machine.
+/// An event of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MachineEvent {
-    /// Its id. Later events have greater ones.
+    /// The id of the event. Later events have greater ids.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub id: String,
-    /// `start`, `exit`, `launch`, ...
+    /// The type, such as `start`, `exit` or `launch`.
     #[serde(rename = "type", default, deserialize_with = "lenient")]
     pub kind: String,
-    /// The state after it.
+    /// The state of the machine after the event.
     #[serde(default, deserialize_with = "lenient")]
     pub status: String,
-    /// Who caused it: `user`, or Fly itself (`flyd`).
+    /// What caused the event: `user`, or Fly itself (`flyd`).
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub source: String,
-    /// Milliseconds since 1970.
+    /// The time in milliseconds since 1970.
     #[serde(default, deserialize_with = "lenient")]
     pub timestamp: i64,
-    /// Details; [`MachineEvent::exit`] reads those of an exit.
+    /// Details; [`MachineEvent::exit`] parses those of an exit.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub request: Option<serde_json::Value>,
 }
@@ -238,20 +239,20 @@ pub struct MachineEvent {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ExitEvent {
-    /// Its exit code; 128 and the signal where one ended it.
+    /// The exit code; 128 plus the signal number if a signal ended it.
     #[serde(deserialize_with = "lenient")]
     pub exit_code: i32,
-    /// Whether it used more memory than the machine has.
+    /// Whether it exceeded the machine's memory.
     #[serde(deserialize_with = "lenient")]
     pub oom_killed: bool,
-    /// Whether somebody asked for it.
+    /// Whether a stop was requested.
     #[serde(deserialize_with = "lenient")]
     pub requested_stop: bool,
 }
 
 impl MachineEvent {
-    /// How the process ended, if this event tells that it did. Fly says so in `MonitorEvent.exit_event` or in
-    /// `exit_event`; where it does in both, the former counts, as for Fly's own client (fly-go,
+    /// How the process ended, if this event reports it. Fly reports it in `MonitorEvent.exit_event` or in
+    /// `exit_event`; if both exist, the former takes precedence, as in Fly's own client (fly-go,
     /// `MachineRequest.GetExitCode`).
     #[must_use]
     pub fn exit(&self) -> Option<ExitEvent> {

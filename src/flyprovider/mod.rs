@@ -1,8 +1,8 @@
 //! Fly Machines: the provider of the fleet's machines, with the client of their API and an emulator of it.
 //!
-//! What lives here: what a machine is, how one is asked for, what an answer means. What does not: which
-//! machines there should be. At the edge there is the client; how it differs there stands in `edge`, against
-//! `native`.
+//! This module defines what a machine of Fly is, how it is created, and what responses mean. How many
+//! machines there should be is decided elsewhere. Only the client is available in the Worker; its differences
+//! are in `edge` and `native`.
 
 mod client;
 mod disk;

@@ -1,4 +1,4 @@
-//! What the client needs of the machine it runs on.
+//! The parts of the client that differ between a process and the Worker, for a process.
 
 use std::time::Duration;
 
@@ -7,14 +7,14 @@ use url::Url;
 use crate::net;
 
 const CONNECT: Duration = Duration::from_secs(10);
-/// Ten thousand machines with their events fit well.
+/// Maximum size of a response, bytes: enough for ten thousand machines with their events.
 pub(super) const BODY_MAX: usize = 128 << 20;
 
 pub(super) fn http() -> reqwest::Result<reqwest::Client> {
     net::install_crypto();
     reqwest::Client::builder()
         .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
-        // Nothing but Fly may see the token.
+        // Only Fly may receive the token.
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .connect_timeout(CONNECT)
@@ -22,7 +22,7 @@ pub(super) fn http() -> reqwest::Result<reqwest::Client> {
         .build()
 }
 
-/// Redirects are not followed, so whoever was asked has answered.
+/// Whether the response is from the requested URL, which it is, because redirects are not followed.
 pub(super) const fn is_from(_: &reqwest::Response, _: &Url) -> bool {
     true
 }

@@ -1,4 +1,4 @@
-//! What is wanted of Fly's machines, read from the environment.
+//! The configuration of Fly's machines, read from the environment.
 
 use super::guest::{Guest, GuestError, NoSuchSize};
 use super::price::list_price_per_hour;
@@ -22,11 +22,11 @@ pub fn defaults(app: &str, image: &str) -> FleetPolicy {
 }
 
 /// Reads `FLY_WORKER_APP`, `FLY_WORKER_IMAGE`, `FLY_WORKER_GUEST` (`performance-2x`), `FLY_WORKER_MEMORY_MB`,
-/// `FLY_WORKER_DISK_GB`, `WORKER_MAX_INPUT_BYTES`, `FLY_WORKER_REGIONS` (with commas between), and what
-/// [`FleetPolicy::read`] reads.
+/// `FLY_WORKER_DISK_GB`, `WORKER_MAX_INPUT_BYTES`, `FLY_WORKER_REGIONS` (comma-separated), and the settings
+/// that [`FleetPolicy::read`] reads.
 ///
 /// # Errors
-/// The settings that are missing or wrong.
+/// The missing or invalid settings.
 pub fn read(env: &Env<'_>) -> Result<FleetPolicy, ConfigErrors> {
     let mut errors = ConfigErrors::default();
     let app = errors.keep(env.require(&FLY_WORKER_APP));
@@ -34,7 +34,8 @@ pub fn read(env: &Env<'_>) -> Result<FleetPolicy, ConfigErrors> {
     let guest = errors.keep(read_guest(env));
     let disk = errors.keep(disk::read(env));
     let regions = errors.keep(env.get(&FLY_WORKER_REGIONS));
-    // Where one of these is missing the policy is not used; it is read all the same, so that all errors are reported.
+    // If one of these is missing the policy is not used, but it is read nevertheless, so that all errors are
+    // reported.
     let defaults = FleetPolicy::new(&app.unwrap_or_default(), &image.unwrap_or_default());
     let own = FleetPolicy {
         size: guest.unwrap_or_default().into(),

@@ -1,11 +1,11 @@
-//! What Fly's machines cost while they run.
+//! The prices of running machines.
 
 use super::guest::{CpuKind, Guest};
 use crate::controller::fleet::MicroDollars;
 
-/// Fly's list price of one hour in its cheapest region (captured in 2025): performance-1x with 2 GB at
-/// $0.00001196 a second, shared-1x with 512 MB at $0.00000123, larger ones in proportion. Nothing for
-/// sizes off that line, whose memory has a price of its own.
+/// Fly's list price per hour in its cheapest region (as of 2025): performance-1x with 2 GB costs $0.00001196
+/// a second, shared-1x with 512 MB $0.00000123, and larger sizes are proportional. `None` for sizes with
+/// other memory, which is priced separately.
 pub(super) fn list_price_per_hour(guest: Guest) -> Option<MicroDollars> {
     let micro_per_1000_hours = match guest.kind() {
         CpuKind::Performance => 43_056_000,

@@ -1,4 +1,4 @@
-//! Fly as a provider of machines: its states, configurations, errors and words, translated for the fleet.
+//! Fly as a provider of machines: translates its states, configurations, errors and messages for the fleet.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,14 +19,14 @@ use crate::controller::fleet::{
 };
 use crate::job::Millis;
 
-/// From SIGTERM to SIGKILL.
+/// Time between SIGTERM and SIGKILL.
 const STOP: Duration = Duration::from_secs(30);
-/// Metadata key under which a machine carries the launch it was made by: it tells one create from another of the
+/// Metadata key with the id of the launch that created the machine. It distinguishes two creates with the
 /// same name.
 const LAUNCH_ID: &str = "tcoder_launch";
 /// Metadata key that marks the fleet's machines.
 const POOL: &str = "tcoder_pool";
-/// Metadata key under which a machine carries the size of its disk, gigabytes.
+/// Metadata key with the size of the machine's disk, gigabytes.
 const DISK_GB: &str = "tcoder_disk_gb";
 
 const WORDS: ProviderWords = ProviderWords {
@@ -86,7 +86,7 @@ impl MachineProvider for Fly {
     }
 }
 
-/// The configuration of a machine. `REDIS_URL` and such belong into the app's secrets, not here.
+/// The configuration of a machine. Secrets such as `REDIS_URL` belong into the app's secrets, not here.
 fn config(order: &MachineOrder<'_>, guest: Guest, launch_id: String) -> MachineConfig {
     let disk = order.launch.disk;
     let mut metadata =
@@ -99,13 +99,13 @@ fn config(order: &MachineOrder<'_>, guest: Guest, launch_id: String) -> MachineC
         metadata,
         rootfs: disk.map(|disk| Rootfs { size_gb: disk.size_gb }),
         auto_destroy: false,
-        // The worker's exit ends the bill, without a call.
+        // When the worker exits the machine stops, which ends its cost without a request.
         restart: Some(Restart { policy: "no".to_owned() }),
         stop_config: Some(StopConfig { signal: "SIGTERM".to_owned(), timeout: "30s".to_owned() }),
     }
 }
 
-/// How a machine of this configuration was made.
+/// The launch of a machine with this configuration.
 fn launch(config: MachineConfig) -> Launch {
     let disk = || {
         let size_gb = config.metadata.get(DISK_GB)?.parse().ok()?;
@@ -118,7 +118,7 @@ fn launch(config: MachineConfig) -> Launch {
 impl From<super::Machine> for Machine {
     fn from(machine: super::Machine) -> Self {
         let (ran_seconds, since) = run_times(&machine.events);
-        // One that was made a moment ago has shown no event yet.
+        // A machine that was just created may have no events yet.
         let made: Option<Timestamp> = machine.created_at.parse().ok();
         let made = made.map(|at| Millis(at.as_millisecond())).filter(|_| ran_seconds == 0.0);
         let exit = newest_exit(&machine.events).map(|(at, exit)| Exit {

@@ -1,10 +1,10 @@
-//! Why an attempt failed, in words for the one who sent the video.
+//! Why an attempt failed, as a sentence for the user who sent the video.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 
-/// What kind of failure it was; stable, for programs.
+/// The kind of failure. The names are stable, for programs.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray,
 )]
@@ -12,33 +12,33 @@ use strum::{IntoStaticStr, VariantArray};
 #[strum(serialize_all = "camelCase")]
 #[schemars(rename = "ErrorCode")]
 pub enum FailureCode {
-    /// The file is damaged, truncated, empty or no video at all.
+    /// The file is damaged, truncated, empty or not a video.
     InvalidMedia,
-    /// The file is a video, but not one this preset can take.
+    /// The file is a video that this preset cannot process.
     UnsupportedMedia,
-    /// The input is not where the job says.
+    /// The input does not exist.
     InputNotFound,
-    /// The input is larger or longer than this installation takes.
+    /// The input is larger or longer than this installation accepts.
     InputTooLarge,
-    /// The input's URL is one that is not called, or its server says no.
+    /// The input's URL is not permitted, or its server refuses the request.
     InputRefused,
-    /// The input's URL did not answer, or not with the input.
+    /// The server of the input's URL did not answer, or did not send the input.
     InputUnreachable,
-    /// The input never arrived.
+    /// The input was never uploaded.
     UploadExpired,
-    /// FFmpeg failed for a reason that does not lie in the file.
+    /// FFmpeg failed for a reason other than the file.
     EncodeFailed,
-    /// FFmpeg made no headway.
+    /// FFmpeg made no progress.
     Stalled,
-    /// The job took longer than it may.
+    /// The job took longer than permitted.
     DeadlineExceeded,
-    /// The worker died or lost its connection while it held the job.
+    /// The worker died or lost its connection to Redis while it held the job.
     WorkerLost,
-    /// Object storage refused or did not answer.
+    /// Object storage refused a request or did not answer.
     Storage,
-    /// The worker's disk has no room for the job's files; that of another worker may have.
+    /// The worker's disk has no space for the job's files; that of another worker may have.
     DiskFull,
-    /// Something else on the worker: a missing program, a folder that cannot be written to.
+    /// Another problem of the worker, such as a missing program or a folder that is not writable.
     Worker,
 }
 
@@ -49,7 +49,7 @@ impl FailureCode {
         self.into()
     }
 
-    /// Whether another attempt may end differently.
+    /// Whether another attempt may succeed.
     #[must_use]
     pub const fn is_retryable(self) -> bool {
         match self {
@@ -71,20 +71,20 @@ impl FailureCode {
     }
 }
 
-/// A failed attempt: what kind, and one plain sentence. In JSON `errorCode` and `error`.
+/// The failure of an attempt: its kind and a sentence. In JSON these are `errorCode` and `error`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// The kind, for programs.
+    /// The kind of failure, for programs.
     #[serde(rename = "errorCode")]
     pub code: FailureCode,
-    /// One sentence for people; at most 500 characters.
+    /// A sentence for people, at most 500 characters.
     #[serde(rename = "error")]
     pub message: String,
 }
 
 impl Failure {
-    /// A failure of this kind; the message is cut at 500 characters.
+    /// A failure of this kind. The message is truncated to 500 characters.
     pub fn new(code: FailureCode, message: impl Into<String>) -> Self {
         let message: String = message.into();
         let message = match message.char_indices().nth(500) {

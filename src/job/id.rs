@@ -1,4 +1,4 @@
-//! Names of jobs, attempts and workers.
+//! Ids of jobs, attempts and workers.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,25 +7,25 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A job's id: a UUID in its hyphenated lower-case form. New ones are version 7 (RFC 9562), so they
-/// sort by the time they were made; any other version is taken as it comes.
+/// The id of a job: a UUID in its hyphenated lower-case form. New ones are version 7 (RFC 9562), so they sort
+/// by time of creation; any other version is accepted as well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct JobId(Uuid);
 
-/// The text is no job id.
+/// The text is not a job id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a job id is a UUID such as 01890a5d-ac96-774b-bcce-b302099a8057; leave it out to get a new one")]
 pub struct InvalidJobId;
 
 impl JobId {
-    /// A new id, made from the clock and randomness.
+    /// A new id, from the clock and random bits.
     #[must_use]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// The id that stands for this UUID.
+    /// The id with this UUID.
     #[must_use]
     pub fn from_uuid(uuid: Uuid) -> Self {
         Self(uuid)
@@ -79,12 +79,13 @@ impl JsonSchema for JobId {
     }
 }
 
-/// The fencing number of an attempt: higher with each claim of a job, and never used twice for one id.
+/// The epoch of an attempt, a fencing token: it increases with each claim of a job and is never used twice
+/// for one id.
 ///
-/// It is Redis's time at the claim in milliseconds, or one more than the number before where that is
-/// higher. Counting from 1 would use numbers twice: when an id is used again after its job's record
-/// expired, and when a failover of Redis forgot a claim; then two attempts would share a lease and a
-/// folder of outputs. 0 means that no attempt began.
+/// It is Redis's time at the claim in milliseconds, or one more than the previous epoch if that is higher. A
+/// counter from 1 would repeat numbers: if an id is used again after its job's record expired, and if a
+/// failover of Redis loses a claim. Two attempts would then share a lease and a folder of outputs. 0 means
+/// that no attempt has started.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
 )]
@@ -153,20 +154,20 @@ impl FromStr for AttemptId {
     }
 }
 
-/// The name of a worker process, unique to its life: `<machine>-<random>`.
+/// The id of a worker process, unique for its lifetime: `<machine>-<random>`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct WorkerId(pub String);
 
 impl WorkerId {
-    /// A new name for a process on `machine`.
+    /// A new id for a process on `machine`.
     #[must_use]
     pub fn on(machine: &str) -> Self {
         let tail = Uuid::new_v4().simple().to_string();
         Self(format!("{machine}-{}", &tail[..8]))
     }
 
-    /// The machine it is on.
+    /// The machine that the worker runs on.
     #[must_use]
     pub fn machine(&self) -> &str {
         self.0.rsplit_once('-').map_or(&self.0, |(machine, _)| machine)

@@ -1,4 +1,4 @@
-//! Names of objects in a bucket.
+//! Keys of objects in a bucket.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,29 +6,29 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// An object's key that is safe as an S3 key and as a relative path: 1 to 1024 bytes (the S3 limit),
-/// no control characters, no empty, `.` or `..` segment. A key with dot segments escapes its bucket
-/// on servers that map keys to files.
+/// An object key that is safe as an S3 key and as a relative path: 1 to 1024 bytes (the limit of S3), no
+/// control characters, and no empty, `.` or `..` segment. A key with dot segments escapes its bucket on
+/// servers that map keys to files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ObjectKey(String);
 
-/// The text is no object key.
+/// The text is not a valid object key.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidKey {
-    /// Empty, or longer than S3 takes.
+    /// Empty, or longer than S3 permits.
     #[error("an object key has 1 to 1024 bytes, this one has {0}")]
     Length(usize),
-    /// `a//b`, `/a`, `a/../b` and the like.
+    /// An empty, `.` or `..` segment, as in `a//b`, `/a` or `a/../b`.
     #[error("an object key has no empty, '.' or '..' part between its slashes")]
     Segment,
-    /// A newline, NUL or the like.
+    /// A control character, such as a newline or NUL.
     #[error("an object key has no control characters")]
     Control,
 }
 
 impl ObjectKey {
-    /// The key as text.
+    /// The key as a string.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -37,7 +37,7 @@ impl ObjectKey {
     /// The key of `name` below this one.
     ///
     /// # Errors
-    /// When the whole is no valid key.
+    /// If the result is not a valid key.
     pub fn join(&self, name: &str) -> Result<Self, InvalidKey> {
         format!("{}/{name}", self.0).parse()
     }
@@ -94,8 +94,8 @@ impl JsonSchema for ObjectKey {
     }
 }
 
-/// A file name somebody gave, made fit for the last part of a key: letters, digits, `.`, `-` and `_`
-/// stay, everything else becomes `-`; at most 100 characters, of which the ending is kept.
+/// Sanitizes a file name for the last part of a key: letters, digits, `.`, `-` and `_` are kept, all other
+/// characters become `-`. The result has at most 100 characters and keeps the extension.
 #[must_use]
 pub fn safe_file_name(name: &str) -> String {
     let last = name.rsplit(['/', '\\']).next().unwrap_or_default();

@@ -1,8 +1,7 @@
-//! The domain of tcoder, as plain values: what a job is, what it may ask for, what states it goes
-//! through and what comes out of it.
+//! The domain of tcoder as plain values: jobs, what they may request, their states and their results.
 //!
-//! Nothing here reads a clock, a socket or the environment, and nothing here knows another room.
-//! JSON names are camelCase and keep those of the original TCoder where it has them.
+//! This module reads no clock, no socket and no environment, and imports no other module of the crate. JSON
+//! names are camelCase, and the same as those of the original TCoder where it has them.
 
 mod failure;
 mod id;
@@ -33,42 +32,42 @@ pub use time::Millis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// A job as its readers see it: one snapshot of what Redis holds.
+/// A job as clients see it: a snapshot of its record in Redis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Job {
     /// The job's id.
     pub job_id: JobId,
-    /// Where the job stands.
+    /// The state of the job.
     pub status: State,
-    /// What was asked for.
+    /// The parameters of the job.
     #[serde(flatten)]
     pub spec: JobSpec,
-    /// Attempts begun so far.
+    /// Number of attempts that have started.
     pub attempt: u32,
-    /// Fencing number of the newest attempt; 0 before the first.
+    /// The epoch of the latest attempt; 0 before the first.
     pub epoch: Epoch,
-    /// The worker that holds, or last held, the job.
+    /// The worker that holds the job, or held it last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub worker: Option<WorkerId>,
-    /// The machine that worker is on.
+    /// The machine of that worker.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_id: Option<String>,
-    /// The last part of the input's key or address: what the file was called.
+    /// The name of the input file: the last part of its key or URL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filename: Option<String>,
-    /// Percent of the current attempt's encode, 0 to 100.
+    /// Progress of the current attempt's encode in percent, 0 to 100.
     pub progress: f64,
-    /// When the job reached its stages.
+    /// The times at which the job reached its states.
     pub timestamps: Timestamps,
-    /// Cancelled only for the time being: its TranscodeJob is suspended.
+    /// Whether the job is cancelled only because its TranscodeJob is suspended.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub suspended: bool,
-    /// Why the last attempt failed, while the job waits for its retry or after it failed for good: `error` and
-    /// `errorCode`, beside the fields above.
+    /// Why the last attempt failed, while the job waits for its retry or after it has failed: `error` and
+    /// `errorCode`, next to the fields above.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
-    /// What came out, once completed: `outputs`, `source`, `timings` and more, beside the fields above.
+    /// The result of a completed job: `outputs`, `source`, `timings` and more, next to the fields above.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
 }
@@ -81,41 +80,41 @@ impl Job {
     }
 }
 
-/// When a job reached its stages, by Redis's clock.
+/// The times at which a job reached its states, by Redis's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Timestamps {
-    /// Submitted.
+    /// When the job was submitted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub created_at: Option<Millis>,
-    /// The input's upload was seen.
+    /// When the upload of the input was noticed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uploaded_at: Option<Millis>,
-    /// Last became ready for a worker.
+    /// When the job last became ready for a worker.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queued_at: Option<Millis>,
-    /// The newest attempt began.
+    /// When the latest attempt started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Millis>,
-    /// A scheduled retry becomes due.
+    /// When the scheduled retry is due.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Millis>,
-    /// Reached a terminal state.
+    /// When the job reached a terminal state.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<Millis>,
 }
 
-/// One change of a job, as it stands in the stream `jobs:events`.
+/// A change of a job, as stored in the stream `jobs:events`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobEvent {
     /// Position in the stream, `<ms>-<n>`.
     pub event_id: String,
-    /// Whose change it is.
+    /// The job that changed.
     pub job_id: JobId,
     /// The state after the change.
     pub status: State,
-    /// Percent, on progress events.
+    /// Progress in percent, in progress events only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<f64>,
 }

@@ -1,4 +1,4 @@
-//! Presets: what kind of thing a job makes. Everything that is said of one comes from its row.
+//! Presets: the kinds of output of a job. Everything about a preset is in its row.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use super::quality::{Ladder, Quality};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, VariantArray)]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
-    /// A copy of the streams, or MP4 at a fixed bit rate.
+    /// A copy of the streams, or MP4 at a fixed bitrate.
     #[default]
     Default,
     /// MP4 at constant quality.
@@ -24,36 +24,36 @@ pub enum Preset {
     HlsAdaptive,
 }
 
-/// What a preset is. The help of the command line, the schemas of the API and of a TranscodeJob, the choices of the
-/// page and the documentation are made from this.
+/// The definition of a preset. The help of the command line, the schemas of the API and of TranscodeJobs, the
+/// web page and the documentation are generated from it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PresetRow {
-    /// Its name in requests: `web-optimized`.
+    /// The name in requests, such as `web-optimized`.
     pub name: &'static str,
-    /// What the page calls it.
+    /// The title on the web page.
     pub title: &'static str,
-    /// One sentence that tells what it makes and what for, without the full stop.
+    /// A sentence about what it makes and for which purpose, without the full stop.
     pub summary: &'static str,
-    /// How renditions are packaged.
+    /// The format of the renditions.
     pub format: Format,
-    /// What the picture is coded in.
+    /// The video codec.
     pub video_codec: VideoCodec,
-    /// What the encoder of the picture aims at.
+    /// The goal of the video encoder.
     pub rate_control: RateControl,
-    /// The qualities where a job names none. Empty: the source's streams are copied.
+    /// The qualities if a job names none. If this is empty, the source's streams are copied.
     pub default_ladder: &'static [Quality],
 }
 
-/// How renditions are packaged, and who plays them.
+/// How renditions are packaged, and which players can play them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum Format {
-    /// The source's own streams in a new file.
+    /// The streams of the source in a new file.
     Copy,
-    /// One MP4 file a rendition.
+    /// One MP4 file per rendition.
     Mp4,
-    /// A playlist and MPEG-TS segments a rendition.
+    /// A playlist and MPEG-TS segments per rendition.
     HlsTs,
-    /// Segments in fragmented MP4 (CMAF), the sound apart, and entry documents over all renditions.
+    /// Segments in fragmented MP4 (CMAF) with separate audio, and entry documents for all renditions.
     Cmaf,
 }
 
@@ -62,23 +62,23 @@ impl Format {
     pub const ALL: &'static [Self] = Self::VARIANTS;
 }
 
-/// What a picture is coded in.
+/// The video codec of renditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VideoCodec {
-    /// H.264, by x264.
+    /// H.264, encoded by x264.
     H264,
 }
 
-/// What the encoder of the picture aims at. No rendition exceeds the cap of its quality.
+/// The goal of the video encoder. No rendition exceeds the maximum bitrate of its quality.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RateControl {
-    /// The cap itself as mean bit rate.
+    /// The maximum bitrate of the quality as average bitrate.
     Bitrate,
-    /// Constant quality, as x264's constant rate factor.
+    /// Constant quality, given as x264's constant rate factor.
     ConstantQuality(u8),
 }
 
-/// No preset has this name.
+/// There is no preset with this name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("unknown preset {0:?}; the presets are {names}", names = Preset::names(", "))]
 pub struct UnknownPreset(pub String);
@@ -87,7 +87,7 @@ impl Preset {
     /// All of them.
     pub const ALL: &'static [Self] = Self::VARIANTS;
 
-    /// What it is.
+    /// The definition of this preset.
     #[must_use]
     pub const fn row(self) -> &'static PresetRow {
         match self {
@@ -134,32 +134,32 @@ impl Preset {
         }
     }
 
-    /// Its name, such as `web-optimized`.
+    /// The name, such as `web-optimized`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.row().name
     }
 
-    /// The names of all presets.
+    /// The names of all presets, joined with `separator`.
     #[must_use]
     pub fn names(separator: &str) -> String {
         let names: Vec<&str> = Self::ALL.iter().map(|preset| preset.name()).collect();
         names.join(separator)
     }
 
-    /// The rungs to make when a job names none. Empty means a copy of the source's streams.
+    /// The rungs to encode for the requested ladder. Empty means a copy of the source's streams.
     #[must_use]
     pub fn rungs(self, asked: &Ladder) -> Vec<Quality> {
         if asked.is_empty() { self.row().default_ladder.to_vec() } else { asked.rungs().to_vec() }
     }
 
-    /// How the renditions are packaged that a job with these qualities makes.
+    /// The format of the renditions for the requested ladder.
     #[must_use]
     pub fn format(self, asked: &Ladder) -> Format {
         if self.rungs(asked).is_empty() { Format::Copy } else { self.row().format }
     }
 
-    /// Every preset and its summary, as the items of a list.
+    /// All presets with their summaries as a Markdown list.
     #[must_use]
     pub fn list() -> String {
         let items = Self::ALL.iter();

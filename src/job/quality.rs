@@ -1,4 +1,4 @@
-//! Qualities: the named boxes a rendition is fitted into, with their bitrate caps.
+//! Qualities: the named boxes that renditions are scaled to fit, with their maximum bitrates.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,11 +7,11 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use strum::VariantArray;
 
-/// One named quality. Ordered from small to large.
+/// A named quality, ordered from small to large.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema, VariantArray,
 )]
-// No identifier begins with a digit.
+// Identifiers cannot start with a digit.
 #[schemars(extend("x-enum-varnames" = Self::identifiers().collect::<Vec<_>>()))]
 pub enum Quality {
     /// 256x144, 100 kbit/s.
@@ -43,23 +43,23 @@ pub enum Quality {
 /// Width and height in pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Dimensions {
-    /// Pixels across.
+    /// Width in pixels.
     pub width: u32,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: u32,
 }
 
-/// No quality has this name.
+/// There is no quality with this name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("unknown quality {0:?}; the qualities are {names}", names = Quality::names(", "))]
 pub struct UnknownQuality(pub String);
 
 impl Quality {
-    /// All of them, small to large.
+    /// All qualities, smallest first.
     pub const ALL: &'static [Self] = Self::VARIANTS;
 
-    /// Name, box, video cap and audio bitrate (kbit/s), and what people call it: the one table everything else
-    /// reads.
+    /// Name, box, maximum video bitrate and audio bitrate (kbit/s), and the common name: the only table of
+    /// these values.
     const fn row(self) -> (&'static str, u32, u32, u32, u32, &'static str) {
         match self {
             Self::P144 => ("144p", 256, 144, 100, 64, "poor connections"),
@@ -73,20 +73,20 @@ impl Quality {
         }
     }
 
-    /// Its name, such as `720p`.
+    /// The name, such as `720p`.
     #[must_use]
     pub const fn name(self) -> &'static str {
         self.row().0
     }
 
-    /// The names of all qualities.
+    /// The names of all qualities, joined with `separator`.
     #[must_use]
     pub fn names(separator: &str) -> String {
         let names: Vec<&str> = Self::ALL.iter().map(|quality| quality.name()).collect();
         names.join(separator)
     }
 
-    /// What people call it, or use it for; empty where there is no such word.
+    /// The common name or purpose; empty if there is none.
     #[must_use]
     pub const fn alias(self) -> &'static str {
         self.row().5
@@ -97,19 +97,19 @@ impl Quality {
         Self::ALL.iter().map(|quality| format!("{quality:?}"))
     }
 
-    /// The landscape box its renditions are fitted into.
+    /// The box, in landscape, that renditions are scaled to fit.
     #[must_use]
     pub const fn fit(self) -> Dimensions {
         Dimensions { width: self.row().1, height: self.row().2 }
     }
 
-    /// Most the video may take, kbit/s.
+    /// Maximum video bitrate, kbit/s.
     #[must_use]
     pub const fn video_kbps(self) -> u32 {
         self.row().3
     }
 
-    /// Bitrate of the audio, kbit/s.
+    /// Audio bitrate, kbit/s.
     #[must_use]
     pub const fn audio_kbps(self) -> u32 {
         self.row().4
@@ -133,28 +133,27 @@ impl FromStr for Quality {
     }
 }
 
-/// The qualities one job asks for: each at most once, large to small. May be empty: then the preset
-/// decides.
+/// The requested qualities of a job: each at most once, largest first. If it is empty, the preset decides.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Vec<Quality>", into = "Vec<Quality>")]
 pub struct Ladder(Vec<Quality>);
 
-/// The list of qualities cannot be a ladder.
+/// A list of qualities that is not a valid ladder.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidLadder {
-    /// The same quality twice.
+    /// A quality occurs twice.
     #[error("{0} is asked for twice; name each quality once")]
     Twice(Quality),
-    /// A name that is none.
+    /// There is no quality with this name.
     #[error(transparent)]
     Unknown(#[from] UnknownQuality),
 }
 
 impl Ladder {
-    /// The ladder of these qualities, in whatever order they come.
+    /// A ladder of these qualities, given in any order.
     ///
     /// # Errors
-    /// When one stands there twice.
+    /// If a quality occurs twice.
     pub fn new(mut qualities: Vec<Quality>) -> Result<Self, InvalidLadder> {
         qualities.sort_unstable_by(|a, b| b.cmp(a));
         match qualities.windows(2).find(|w| w[0] == w[1]) {
@@ -163,13 +162,13 @@ impl Ladder {
         }
     }
 
-    /// Large to small.
+    /// The qualities, largest first.
     #[must_use]
     pub fn rungs(&self) -> &[Quality] {
         &self.0
     }
 
-    /// Whether nothing is asked for.
+    /// Whether no quality is requested.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -189,7 +188,7 @@ impl From<Ladder> for Vec<Quality> {
     }
 }
 
-/// `720p,360p`: names with commas between them.
+/// Parses names that are separated by commas, such as `720p,360p`.
 impl FromStr for Ladder {
     type Err = InvalidLadder;
     fn from_str(text: &str) -> Result<Self, InvalidLadder> {

@@ -1,4 +1,4 @@
-//! What a completed job holds: its outputs and how they came about.
+//! The result of a completed job: its outputs, and how they were made.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ use super::key::ObjectKey;
 use super::quality::Quality;
 use super::rendition::{Label, RenditionInfo};
 
-/// Requires the addresses of objects: they are absent only where a job is stored, and its readers always find them.
+/// Makes the URLs of objects required: only the stored job lacks them, readers always get them.
 fn with_addresses(schema: &mut Schema) {
     for name in ["url", "imageUrl"] {
         let Some(serde_json::Value::Object(properties)) = schema.get_mut("properties") else { return };
@@ -22,17 +22,17 @@ fn with_addresses(schema: &mut Schema) {
     }
 }
 
-/// One rendition that stands in storage.
+/// A rendition in storage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = with_addresses)]
 pub struct Output {
-    /// Which rendition.
+    /// The quality, or `original` for a copy.
     pub quality: Label,
-    /// Its object in the output bucket: the file, or the playlist.
+    /// The key in the output bucket of the file or the playlist.
     pub key: ObjectKey,
-    /// Where to fetch it, for a day at least. Made anew for every reader, so it is absent where the job is stored;
-    /// and in webhooks for HLS in a private bucket where `API_PUBLIC_URL` is not set.
+    /// The URL of the object, valid for at least a day. It is created for each reader, so a stored job has
+    /// none. It is also absent in webhooks for HLS in a private bucket if `API_PUBLIC_URL` is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// What it is.
@@ -55,13 +55,13 @@ impl EntryKind {
     /// All of them.
     pub const ALL: &'static [Self] = Self::VARIANTS;
 
-    /// Its name: `hls`, `dash`.
+    /// The name: `hls`, `dash`.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// What people call such a document.
+    /// The common name of such a document.
     #[must_use]
     pub const fn title(self) -> &'static str {
         match self {
@@ -70,7 +70,7 @@ impl EntryKind {
         }
     }
 
-    /// Who opens it.
+    /// The players that open it.
     #[must_use]
     pub const fn players(self) -> &'static str {
         match self {
@@ -100,28 +100,28 @@ impl JsonSchema for EntryKind {
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = with_addresses)]
 pub struct EntryDocument {
-    /// Which kind of document.
+    /// The kind of document.
     pub kind: EntryKind,
-    /// Its object in the output bucket.
+    /// The key in the output bucket.
     pub key: ObjectKey,
-    /// Where to fetch it, as an output's.
+    /// The URL of the image, like that of an output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }
 
-/// The entry documents of a job. In JSON they are `entries`, beside a `master` that repeats the one of HLS.
+/// The entry documents of a job. In JSON they are `entries`; `master` repeats the entry of HLS.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "EntriesJson", into = "EntriesJson")]
 pub struct Entries(pub Vec<EntryDocument>);
 
 impl Entries {
-    /// The document of this kind.
+    /// The document of this kind, if there is one.
     #[must_use]
     pub fn of(&self, kind: EntryKind) -> Option<&EntryDocument> {
         self.0.iter().find(|entry| entry.kind == kind)
     }
 
-    /// All of them.
+    /// All documents.
     pub fn iter(&self) -> impl Iterator<Item = &EntryDocument> {
         self.0.iter()
     }
@@ -135,10 +135,10 @@ impl FromIterator<EntryDocument> for Entries {
 
 #[derive(Serialize, Deserialize, JsonSchema)]
 struct EntriesJson {
-    /// The documents that players open to play all renditions; absent where each rendition is played by itself.
+    /// The documents that players open to play all renditions; absent if each rendition is played by itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     entries: Vec<EntryDocument>,
-    /// The entry of the kind `hls` once more, as the original TCoder has it.
+    /// The entry of the kind `hls` again, as in the original TCoder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     master: Option<Master>,
 }
@@ -157,7 +157,7 @@ impl From<Entries> for EntriesJson {
     }
 }
 
-/// As of the JSON: what is serialised is what is documented.
+/// The schema of the JSON that is serialized.
 impl JsonSchema for Entries {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Entries".into()
@@ -170,162 +170,163 @@ impl JsonSchema for Entries {
     }
 }
 
-/// The playlist over all renditions of an adaptive job.
+/// The master playlist of an adaptive job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "MasterPlaylist", transform = with_addresses)]
 struct Master {
-    /// Its object in the output bucket.
+    /// The key in the output bucket.
     key: ObjectKey,
-    /// Where to fetch it, as an output's.
+    /// The URL of the image, like that of an output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     url: Option<String>,
 }
 
-/// A still of the beginning.
+/// A still image from the beginning of the video.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = with_addresses)]
 pub struct Poster {
-    /// Its object in the output bucket, a JPEG.
+    /// The key in the output bucket of the JPEG.
     pub key: ObjectKey,
-    /// Where to fetch it, as an output's.
+    /// The URL of the image, like that of an output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Pixels across.
+    /// Width in pixels.
     pub width: u32,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: u32,
 }
 
-/// Small stills of the whole length, row by row in one picture.
+/// Small still images from the whole video, row by row in one image.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(transform = with_addresses)]
 pub struct Storyboard {
-    /// The WebVTT that says which still is of when, in the output bucket beside the picture.
+    /// The key in the output bucket of the WebVTT file, which gives the time of each still. The image is next
+    /// to it.
     pub key: ObjectKey,
-    /// Where to fetch it, as an output's.
+    /// The URL of the image, like that of an output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The picture, a JPEG.
+    /// The key in the output bucket of the image, a JPEG.
     pub image_key: ObjectKey,
-    /// Where to fetch it, as an output's.
+    /// The URL of the image, like that of an output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_url: Option<String>,
-    /// Bytes of the picture.
+    /// Size of the image in bytes.
     pub size: u64,
-    /// Pixels across of one still.
+    /// Width of one still in pixels.
     pub width: u32,
-    /// Pixels down of one still.
+    /// Height of one still in pixels.
     pub height: u32,
-    /// Stills in a row.
+    /// Number of stills in a row.
     pub columns: u32,
-    /// How many stills.
+    /// Number of stills.
     pub count: u32,
-    /// Seconds from one to the next.
+    /// Seconds between two stills.
     pub interval: f64,
 }
 
-/// A quality that was asked for and not made as asked.
+/// A requested quality that was not made as requested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "SkippedQuality")]
 pub struct Skipped {
-    /// Which.
+    /// The requested quality.
     pub quality: Quality,
-    /// One sentence why.
+    /// The reason, as a sentence.
     pub reason: String,
 }
 
-/// What the source is.
+/// Properties of the source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceInfo {
-    /// FFmpeg's name of the container: `mov,mp4,m4a,3gp,3g2,mj2`.
+    /// FFmpeg's name of the container, such as `mov,mp4,m4a,3gp,3g2,mj2`.
     pub format: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Seconds.
+    /// Duration in seconds.
     pub duration: f64,
-    /// The picture.
+    /// The video stream.
     pub video: VideoInfo,
-    /// The sound that is used; absent without any.
+    /// The audio stream; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audio: Option<AudioInfo>,
 }
 
-/// The picture of a source.
+/// The video stream of a source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct VideoInfo {
-    /// `h264`, `hevc`, ...
+    /// The codec, such as `h264` or `hevc`.
     pub codec: String,
-    /// Pixels across, as displayed (rotation and pixel shape applied).
+    /// Width in pixels, as displayed (with rotation and pixel aspect ratio applied).
     pub width: u32,
-    /// Pixels down, as displayed.
+    /// Height in pixels, as displayed.
     pub height: u32,
-    /// Mean frames a second.
+    /// Average frame rate.
     pub frame_rate: f64,
-    /// Frames, where the container says so.
+    /// Number of frames, if the container contains it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frames: Option<u64>,
-    /// Degrees the stored picture is turned by for display.
+    /// Rotation for display, in degrees.
     pub rotation: i32,
-    /// Whether it is HDR (PQ or HLG); outputs are SDR.
+    /// Whether it is HDR (PQ or HLG). Outputs are SDR.
     pub hdr: bool,
 }
 
-/// The sound of a source.
+/// The audio stream of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AudioInfo {
-    /// `aac`, `opus`, ...
+    /// The codec, such as `aac` or `opus`.
     pub codec: String,
-    /// How many channels.
+    /// Number of channels.
     pub channels: u32,
-    /// Samples a second.
+    /// Sample rate in hertz.
     pub sample_rate: u32,
 }
 
-/// How long the stages took, in seconds of wall time.
+/// Duration of the stages in seconds of wall time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Timings {
-    /// Fetching the input.
+    /// Time to download the input.
     pub download_seconds: f64,
-    /// Probing, encoding and checking.
+    /// Time to probe, encode and verify.
     pub transcode_seconds: f64,
-    /// Storing the outputs.
+    /// Time to upload the outputs.
     pub upload_seconds: f64,
 }
 
-/// What a completed job holds. The very JSON that is committed as the attempt's manifest.
+/// The result of a completed job. The same JSON is committed as the attempt's manifest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobResult {
-    /// The renditions, large to small.
+    /// The renditions, largest first.
     pub outputs: Vec<Output>,
-    /// The documents that players open to play all of them.
+    /// The entry documents.
     #[serde(flatten)]
     pub entries: Entries,
-    /// The still, where one was asked for.
+    /// The poster, if it was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub poster: Option<Poster>,
-    /// The stills of the whole length, where they were asked for.
+    /// The storyboard, if it was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storyboard: Option<Storyboard>,
-    /// What was asked for and not made as asked, and why.
+    /// Requested qualities that were not made as requested, with reasons.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub skipped: Vec<Skipped>,
-    /// What the input was.
+    /// Properties of the input.
     pub source: SourceInfo,
-    /// How long it took.
+    /// Duration of the stages.
     pub timings: Timings,
-    /// Seconds of video a second of encoding made.
+    /// Seconds of video encoded per second.
     pub speed: f64,
-    /// CPU seconds FFmpeg took.
+    /// CPU seconds that FFmpeg used.
     pub cpu_seconds: f64,
 }
 

@@ -1,57 +1,59 @@
-//! How much disk a job takes, and how large an input a disk can take: the one place where the two are
-//! reckoned. Pure.
+//! Computes how much disk space a job needs, and how large an input fits on a disk. This is the only place
+//! for both. Pure.
 //!
-//! A job's files are its input and its outputs, which stand side by side until the outputs are stored. Before
-//! the input is there only its size is known, so its outputs are estimated from that; once it is probed, from
-//! its length and the bitrates of what is made of it ([`needed`] takes either).
+//! The files of a job are its input and its outputs, which exist at the same time until the outputs are
+//! uploaded. Before the input is downloaded only its size is known, and the size of the outputs is estimated
+//! from it; after probing, it is estimated from the duration and the bitrates of the renditions ([`needed`]
+//! accepts either).
 
 use super::failure::{Failure, FailureCode};
 use super::preset::Preset;
 use super::quality::Ladder;
 
-/// Stills, playlists, and what the file system takes for itself.
+/// Space for stills, playlists and the overhead of the file system, bytes.
 const MARGIN: u64 = 32 << 20;
-/// An encode's outputs are reckoned by bitrate; packaging and the estimate's own error take a tenth more.
+/// The outputs of an encode may exceed their estimate by one part in this many: a tenth, for container
+/// overhead and the error of the estimate.
 const MORE: u64 = 10;
-/// Bits a second, in thousands, of a source of which only the size is known: that of a camera's 1080p. One of a
-/// lower bitrate is longer, and so are its outputs; that is noticed once it is probed.
+/// Assumed bitrate in kbit/s of a source of which only the size is known: that of a camera's 1080p. A source
+/// with a lower bitrate is longer, and so are its outputs, which is noticed after probing.
 const USUAL_KBPS: u64 = 8000;
-/// How much larger than its source, at the most, a rendition comes out whose quality is given and not its
-/// bitrate, where the source has a codec of another generation (AV1, HEVC).
+/// Maximum ratio of the size of a constant quality rendition to that of its source, for a source with a more
+/// efficient codec (AV1, HEVC).
 const WORST_GROWTH: f64 = 3.0;
 
-/// Bytes of an input that fits on the smallest disk a machine can be given, so that nobody need ask whether it does.
+/// Size in bytes of an input that fits on the smallest disk of a machine, so that no check is needed.
 pub const ALWAYS_FITS: u64 = 300_000_000;
 
-/// Bytes of disk that a job needs whose input and outputs have so many.
+/// Bytes of disk space for a job with this size of input and outputs.
 #[must_use]
 pub const fn needed(input: u64, outputs: u64) -> u64 {
     input.saturating_add(outputs).saturating_add(outputs / MORE).saturating_add(MARGIN)
 }
 
-/// Bytes of disk that let a job's input have `input` bytes, whatever is made of it: its outputs are taken to be
-/// as large again.
+/// Bytes of disk space for a job with an input of `input` bytes, whatever its outputs are: they are assumed
+/// to be as large as the input.
 #[must_use]
 pub const fn disk_for(input: u64) -> u64 {
     needed(input, input)
 }
 
-/// The largest input that fits into `disk` bytes, whatever is made of it: [`disk_for`] turned round.
+/// The largest input that fits on `disk` bytes, whatever its outputs are: the inverse of [`disk_for`].
 #[must_use]
 pub const fn largest_input(disk: u64) -> u64 {
     let room = disk.saturating_sub(MARGIN);
-    // Ten bytes of input take 21 of disk, and each of those that are left two.
+    // Ten bytes of input need 21 of disk, and each remaining byte needs two.
     let (tens, rest) = (room / (2 * MORE + 1), room % (2 * MORE + 1));
     let ones = if rest / 2 < MORE { rest / 2 } else { MORE - 1 };
     tens * MORE + ones
 }
 
-/// How large the outputs of an input come out.
+/// The size of a job's outputs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outputs {
     /// The input's streams are copied.
     Copy,
-    /// Renditions of so many thousand bits a second together.
+    /// Renditions with this total bitrate, kbit/s.
     Encode {
         /// The sum over all renditions.
         kbps: u64,
@@ -59,7 +61,7 @@ pub enum Outputs {
 }
 
 impl Outputs {
-    /// What a job makes that asks for these.
+    /// The outputs of a job with this preset and ladder.
     #[must_use]
     pub fn of(preset: Preset, ladder: &Ladder) -> Self {
         let rungs = preset.rungs(ladder);
@@ -70,14 +72,14 @@ impl Outputs {
         Self::Encode { kbps }
     }
 
-    /// Their bytes, where only the input's are known; never more than those.
+    /// Size in bytes, if only the size of the input is known; at most that of the input.
     #[must_use]
     pub const fn bytes(self, input: u64) -> u64 {
         match self {
             Self::Copy => input,
             Self::Encode { kbps } if kbps >= USUAL_KBPS => input,
             Self::Encode { kbps } => {
-                // Divided first: an input of many terabytes must not overflow.
+                // Divide first, so that an input of many terabytes does not overflow.
                 let (whole, rest) = (input / USUAL_KBPS, input % USUAL_KBPS);
                 whole * kbps + rest * kbps / USUAL_KBPS
             }
@@ -85,19 +87,19 @@ impl Outputs {
     }
 }
 
-/// Most that a rendition of constant quality takes, thousand bits a second, under a cap of `cap`, where the
-/// source has `source` thousand bits a second.
+/// Maximum bitrate of a constant quality rendition, kbit/s, with the maximum bitrate `cap` for a source with
+/// the bitrate `source`.
 #[must_use]
 pub fn constant_quality_kbps(cap: f64, source: f64) -> f64 {
     cap.min(source * WORST_GROWTH)
 }
 
-/// The disk of a worker, as one job finds it.
+/// The disk of a worker at the start of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes that are free.
+    /// Free bytes.
     pub free: u64,
-    /// What the job makes of its input.
+    /// The outputs of the job.
     pub outputs: Outputs,
 }
 
@@ -107,21 +109,21 @@ pub struct Space {
 pub struct DiskFull {
     /// Bytes that the job needs.
     pub needed: u64,
-    /// Bytes that were free when it began, where the file system told.
+    /// Free bytes at the start, if the file system reports them.
     pub free: Option<u64>,
 }
 
 impl Space {
-    /// Whether an input of `input` bytes fits, with what is made of it.
+    /// Checks whether an input of `input` bytes and its outputs fit.
     ///
     /// # Errors
-    /// How much it needs, and how much there is.
+    /// How much space is needed and how much there is.
     pub const fn check(self, input: u64) -> Result<(), DiskFull> {
         let full = self.full(input);
         if full.needed <= self.free { Ok(()) } else { Err(full) }
     }
 
-    /// What is to be said when the disk was full after `input` bytes all the same.
+    /// The error if the disk was nevertheless full after `input` bytes.
     #[must_use]
     pub const fn full(self, input: u64) -> DiskFull {
         DiskFull { needed: needed(input, self.outputs.bytes(input)), free: Some(self.free) }
@@ -209,7 +211,7 @@ mod tests {
             assert!(failure.message.contains(words), "{failure}");
         }
         assert!(failure.message.len() < 500, "{failure}");
-        // It should have fitted.
+        // It should have fit.
         let failure = Failure::from(space.full(GB));
         assert!(failure.message.contains("something else"), "{failure}");
         assert!(failure.message.len() < 500, "{failure}");

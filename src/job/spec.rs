@@ -1,4 +1,4 @@
-//! What a job asks for.
+//! The parameters of a job.
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -9,20 +9,20 @@ use super::key::ObjectKey;
 use super::preset::Preset;
 use super::quality::Ladder;
 
-/// Where the video comes from. In JSON one of `inputKey` and `inputUrl`.
+/// The source of the video. In JSON this is one of `inputKey` and `inputUrl`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub enum Input {
     /// An object in the input bucket.
     #[serde(rename = "inputKey")]
     Key(ObjectKey),
-    /// A public http(s) address.
+    /// A public http(s) URL.
     #[serde(rename = "inputUrl")]
     Url(Url),
 }
 
 impl Input {
-    /// What the file is called: the last part of its key or address.
+    /// The name of the file: the last part of its key or URL.
     #[must_use]
     pub fn file_name(&self) -> Option<String> {
         let name = match self {
@@ -33,8 +33,8 @@ impl Input {
     }
 }
 
-/// How urgent a job is: -100 to 100, 0 by default. One point is worth a minute of waiting, so that
-/// urgent jobs overtake and nothing starves.
+/// The urgency of a job, -100 to 100, by default 0. One point is worth a minute of waiting, so urgent jobs
+/// overtake others but no job starves.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "i64", into = "i64")]
 #[schemars(extend("format" = "int32", "minimum" = -100, "maximum" = 100))]
@@ -44,7 +44,7 @@ impl Priority {
     /// Milliseconds of waiting that one point is worth.
     pub const BOOST_MS: i64 = 60_000;
 
-    /// The number.
+    /// The priority as a number.
     #[must_use]
     pub const fn get(self) -> i64 {
         self.0
@@ -64,45 +64,46 @@ impl From<Priority> for i64 {
     }
 }
 
-/// Who submitted a job.
+/// How a job was submitted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Origin {
-    /// The HTTP API.
+    /// Through the HTTP API.
     #[default]
     Api,
-    /// A TranscodeJob in a cluster.
+    /// By a TranscodeJob in a cluster.
     Kubernetes,
-    /// An object that arrived without a job.
+    /// By an object that was uploaded without a job.
     Storage,
 }
 
-/// A key of a Secret in the cluster whose controller submitted the job: a name, never the secret itself.
+/// A key of a Secret in the cluster of the controller that submitted the job: a reference, never the secret
+/// itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretRef {
     /// The Secret's namespace.
     pub namespace: String,
-    /// Its name.
+    /// The name of the Secret.
     pub name: String,
-    /// Which of its keys.
+    /// The key in the Secret.
     pub key: String,
 }
 
-/// Stills that can be made beside the renditions.
+/// Still images that can be made besides the renditions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, VariantArray)]
 #[serde(rename_all = "lowercase")]
 pub enum Still {
-    /// One of the beginning, as JPEG.
+    /// A JPEG from the beginning of the video.
     Poster,
-    /// Small ones of the whole length in one JPEG, and a WebVTT that says which is of when.
+    /// Small images from the whole video in one JPEG, with a WebVTT file that gives the time of each.
     Storyboard,
 }
 
 impl Still {
-    /// Both.
+    /// Both stills.
     pub const ALL: &'static [Self] = Self::VARIANTS;
 
-    /// What the page calls it, and a sentence on it.
+    /// The title and a sentence, for the web page.
     #[must_use]
     pub const fn words(self) -> (&'static str, &'static str) {
         match self {
@@ -112,18 +113,18 @@ impl Still {
     }
 }
 
-/// Which stills a job asks for. In JSON a list of their names.
+/// The stills that a job requests. In JSON this is a list of their names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Vec<Still>", into = "Vec<Still>")]
 pub struct Stills {
-    /// Whether [`Still::Poster`] is.
+    /// Whether [`Still::Poster`] is requested.
     pub poster: bool,
-    /// Whether [`Still::Storyboard`] is.
+    /// Whether [`Still::Storyboard`] is requested.
     pub storyboard: bool,
 }
 
 impl Stills {
-    /// Whether none is.
+    /// Whether no still is requested.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         !self.poster && !self.storyboard
@@ -156,61 +157,61 @@ impl JsonSchema for Stills {
     }
 }
 
-/// What a job asks for. Fixed once submitted.
+/// The parameters of a job. They are immutable once it is submitted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct JobSpec {
-    /// Where the video comes from.
+    /// The source of the video.
     #[serde(flatten)]
     pub input: Input,
-    /// What kind of output.
+    /// The kind of output.
     #[serde(default)]
     pub preset: Preset,
-    /// Which renditions; empty leaves it to the preset.
+    /// The renditions; if empty, the preset decides.
     #[serde(default)]
     pub output_qualities: Ladder,
-    /// Which stills beside them: `poster`, `storyboard`.
+    /// The stills besides the renditions: `poster`, `storyboard`.
     #[serde(default, skip_serializing_if = "Stills::is_empty")]
     pub stills: Stills,
-    /// Whom to tell at the end.
+    /// The URL that receives a webhook when the job ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_url: Option<Url>,
-    /// Where the key that signs the webhook is kept; absent: it is the installation's own.
+    /// The Secret with the key that signs the webhook; absent if it is the installation's own key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_key: Option<SecretRef>,
-    /// How urgent.
+    /// The urgency.
     #[serde(default)]
     pub priority: Priority,
-    /// Attempts before it fails for good, 1 to 20.
+    /// Maximum number of attempts, 1 to 20.
     #[serde(default = "JobSpec::default_attempts")]
     pub max_attempts: u32,
-    /// Seconds one attempt may take before it is failed.
+    /// Maximum duration of one attempt in seconds.
     #[serde(default = "JobSpec::default_deadline")]
     pub deadline_seconds: u32,
-    /// Who submitted it.
+    /// How it was submitted.
     #[serde(default)]
     pub origin: Origin,
 }
 
-/// The spec cannot be a job.
+/// The spec is not valid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SpecError {
-    /// Out of range.
+    /// The priority is out of range.
     #[error("priority is {0}; it must be from -100 to 100")]
     Priority(i64),
-    /// Out of range.
+    /// The number of attempts is out of range.
     #[error("maxAttempts is {0}; it must be from 1 to 20")]
     Attempts(u32),
-    /// Out of range.
+    /// The deadline is out of range.
     #[error("deadlineSeconds is {0}; it must be from 1 to 604800 (a week)")]
     Deadline(u32),
-    /// Not http(s), or with a password in it.
+    /// The URL is not http(s), or contains a password.
     #[error("{0} must be an http or https address without user name or password")]
     Address(&'static str),
 }
 
 impl SpecError {
-    /// The JSON field it is about.
+    /// The name of the invalid JSON field.
     #[must_use]
     pub const fn field(&self) -> &'static str {
         match self {
@@ -223,7 +224,7 @@ impl SpecError {
 }
 
 impl JobSpec {
-    /// A job of `input` with the defaults of everything else.
+    /// A spec for `input` with defaults for everything else.
     #[must_use]
     pub fn new(input: Input, preset: Preset, output_qualities: Ladder) -> Self {
         Self {
@@ -240,20 +241,20 @@ impl JobSpec {
         }
     }
 
-    /// Attempts, where none are named.
+    /// The default number of attempts.
     pub(crate) const fn default_attempts() -> u32 {
         3
     }
 
-    /// Seconds an attempt may take, where none are named.
+    /// The default maximum duration of an attempt, seconds.
     pub(crate) const fn default_deadline() -> u32 {
         6 * 3600
     }
 
-    /// This spec, if its numbers and addresses can be a job's.
+    /// Returns this spec if its numbers and URLs are valid.
     ///
     /// # Errors
-    /// Names the first field that cannot.
+    /// Names the first invalid field.
     pub fn checked(self) -> Result<Self, SpecError> {
         if !(1..=20).contains(&self.max_attempts) {
             return Err(SpecError::Attempts(self.max_attempts));

@@ -44,8 +44,8 @@ pub enum State {
 pub enum Transition {
     /// The input is in storage.
     Uploaded,
-    /// The input was uploaded after the job had failed for want of it. It does not apply to jobs that failed for another
-    /// reason.
+    /// The input was uploaded after the job had failed because of its absence. It does not apply to jobs that
+    /// failed for another reason.
     UploadedLate,
     /// A worker claims it.
     Claim,
@@ -84,7 +84,7 @@ impl State {
     /// All of them.
     pub const ALL: &'static [Self] = Self::VARIANTS;
 
-    /// Its name in Redis and JSON.
+    /// The name in Redis and JSON.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
@@ -99,7 +99,7 @@ impl State {
     /// The state after a transition.
     ///
     /// # Errors
-    /// When it is not possible in this state.
+    /// If the transition is not possible in this state.
     pub const fn apply(self, how: Transition) -> Result<Self, WrongTransition> {
         use State::{Cancelled, Completed, Failed, Queued, Running, Uploading};
         use Transition as T;
@@ -117,7 +117,7 @@ impl State {
     }
 }
 
-/// No state has this name.
+/// There is no state with this name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("unknown state {0:?}; the states are {names}", names = names(State::ALL))]
 pub struct UnknownState(String);

@@ -5,13 +5,13 @@ use std::fmt;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds since the Unix epoch, in JSON too, as the original TCoder has them; RFC 3339 in words.
+/// Milliseconds since the Unix epoch, also in JSON as in the original TCoder. Displayed as RFC 3339.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Millis(pub i64);
 
 impl Millis {
-    /// This point, later by `ms`.
+    /// This time plus `ms` milliseconds.
     #[must_use]
     pub fn plus(self, ms: i64) -> Self {
         Self(self.0.saturating_add(ms))

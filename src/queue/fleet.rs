@@ -1,5 +1,5 @@
-//! What the fleet's reconcilers share in Redis: what they see of queue and pool, which of them acts, who
-//! was told to leave, and what the acting one last said of the fleet.
+//! What the reconcilers of the fleet share in Redis: the observed queue and workers, the lock that decides
+//! which of them acts, retired machines, and the published status.
 
 use std::time::Duration;
 
@@ -10,90 +10,92 @@ use super::workers::{RETIRED, WorkerRecord};
 use super::{Command, Queue, QueueError, Reply};
 use crate::job::{AttemptId, JobId, Millis, WorkerId};
 
-/// The queue and the pool at one moment, by Redis's clock.
+/// The queue and the workers at one moment, by Redis's clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FleetView {
-    /// The moment.
+    /// Redis's time.
     pub now: Millis,
-    /// Jobs ready for a worker.
+    /// Jobs that a worker can claim.
     pub pending: u64,
-    /// Since when the next of them has been ready.
+    /// When the first of them became ready.
     pub next_ready_since: Option<Millis>,
-    /// Delayed jobs whose time has come, and running ones whose lease ran out.
+    /// Delayed jobs that are due, and running jobs whose lease has expired.
     pub due: u64,
-    /// When the next of those is due.
+    /// When the next delay or lease expires.
     pub next_due: Option<Millis>,
-    /// Every registered worker, and every holder of a lease.
+    /// All registered workers, and all holders of a lease.
     pub workers: Vec<PoolWorker>,
-    /// Machines on which a worker registered within a day, and when one last did. A worker that has left
-    /// since is in here too.
+    /// Machines on which a worker registered within a day, with the time of the last registration, even if
+    /// that worker has left since.
     pub heard: Vec<(String, Millis)>,
-    /// Set while nothing is to be done about the fleet.
+    /// Set while the fleet is paused.
     pub paused: Option<Paused>,
 }
 
-/// A worker, as the fleet needs to know it.
+/// A worker, as far as the fleet needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolWorker {
-    /// Its name.
+    /// Its id.
     pub worker: WorkerId,
-    /// The machine it runs on; unknown for a holder of a lease whom the pool has forgotten.
+    /// Its machine; unknown for a holder of a lease that is no longer registered.
     pub machine: Option<String>,
     /// Until when it counts as alive.
     pub alive_until: Option<Millis>,
-    /// It was told to leave: its claims are refused.
+    /// Whether it was retired: its claims are refused.
     pub retired: bool,
-    /// The job it holds, and until when.
+    /// The job that it holds, and the deadline of the lease.
     pub lease: Option<(JobId, Millis)>,
 }
 
-/// The right to act on the fleet. It is worth something only as long as Redis says the same.
+/// Proof that the caller holds the fleet lock. Redis checks it with each write, so an old token has no
+/// effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FencingToken {
-    /// Who holds it.
+    /// The holder of the lock.
     pub holder: String,
-    /// How often it has changed hands.
+    /// How often the lock has changed hands.
     pub epoch: u64,
 }
 
-/// Whether the caller may act.
+/// The outcome of acquiring the fleet lock.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockOutcome {
-    /// It may, until the time is over.
+    /// The caller holds the lock for the requested time.
     Mine(FencingToken),
-    /// Somebody else does, for so long at least.
+    /// Another process holds the lock, for at least this long.
     Held(Duration),
-    /// Somebody else did last and let its time run out, so long ago; it goes first should it come back.
+    /// Another process held the lock last and let it expire this long ago; it has precedence if it comes
+    /// back.
     Lapsed(Duration),
 }
 
-/// What became of a wish to retire a machine's workers.
+/// The outcome of retiring a machine's workers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetireOutcome {
-    /// None of them gets another job, nor does one that comes up there meanwhile.
+    /// None of them gets another job, and neither does a worker that starts there in the meantime.
     Retired,
-    /// One holds a job: nothing was done.
+    /// One of them holds a job: nothing was done.
     Busy,
-    /// The caller has lost the right to act.
+    /// The caller no longer holds the fleet lock.
     Fenced,
 }
 
 impl Queue {
-    /// The queue and the pool, at one moment.
+    /// Reads the queue and the workers at one moment.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn fleet_view(&self) -> Result<FleetView, QueueError> {
         let reply = self.eval(&scripts::FLEET_VIEW, Vec::new()).await?;
         parse_view(&reply).ok_or_else(|| QueueError::data("the fleet's view"))
     }
 
-    /// Takes the right to act, or keeps it, for `time`. A process that has just started is `fresh`: what
-    /// an earlier one of the same name was about to do is fenced off. Only one that has waited for the
-    /// last holder to come back may `insist`.
+    /// Acquires or renews the fleet lock for `time`. A process that has just started passes `fresh`, which
+    /// fences off operations of an earlier process with the same name. Only a process that has waited for the
+    /// last holder to come back may pass `insist`.
     ///
     /// # Errors
-    /// When Redis fails. Then nobody may act.
+    /// If Redis fails. Then nobody may act.
     pub async fn acquire_fleet_lock(
         &self,
         holder: &str,
@@ -109,20 +111,20 @@ impl Queue {
             .ok_or_else(|| QueueError::data(format!("the fleet's lock answered {reply:?}")))
     }
 
-    /// Gives the right to act away, so that nobody has to wait for its end.
+    /// Releases the fleet lock, so that nobody has to wait until it expires.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn release_fleet_lock(&self, fence: &FencingToken) -> Result<(), QueueError> {
         let args = vec!["release".into(), fence.holder.clone(), fence.epoch.to_string()];
         self.eval(&scripts::FLEET_LOCK, args).await.map(drop)
     }
 
-    /// Tells a machine's workers to leave, unless one holds a job: those in the pool, those named, and,
-    /// for `time`, those that come up on it.
+    /// Retires a machine's workers, unless one of them holds a job: the registered ones, the named ones, and,
+    /// for `time`, those that start on the machine.
     ///
     /// # Errors
-    /// When Redis fails. Then it is not known whether they were told.
+    /// If Redis fails. Then the outcome is unknown.
     pub async fn retire(
         &self,
         fence: &FencingToken,
@@ -146,19 +148,19 @@ impl Queue {
         }
     }
 
-    /// Workers that come up on this machine are welcome again: it is about to be started.
+    /// Permits workers on a retired machine again, because it is about to be started.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn readmit_machine(&self, machine: &str) -> Result<(), QueueError> {
         self.run(Command::new("ZREM").arg(self.key("machines:retired")).arg(machine)).await.map(drop)
     }
 
-    /// Stops the reconcilers, and wakes them so that they say so. Where they are stopped already that
-    /// stays so since then, for the reason given now, or without one for the one given before.
+    /// Pauses the fleet, and wakes the reconcilers so that they publish it. If the fleet is already paused,
+    /// the start of the pause is kept, and so is its reason unless a new one is given.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn fleet_pause(&self, reason: Option<String>) -> Result<Paused, QueueError> {
         let key = self.key("fleet:paused");
         let since = self.clock().await?.now();
@@ -172,33 +174,33 @@ impl Queue {
                 return Ok(before);
             }
             Some(Ok(before)) => paused.since = before.since,
-            // Nobody can read it; what is said now can be.
+            // The stored record is invalid; it is replaced.
             Some(Err(_)) => {}
         }
         self.run(Command::new("SET").arg(key).arg(to_json(&paused)?)).await?;
         Ok(paused)
     }
 
-    /// Lets the reconcilers go on, and wakes them. Says whether they were stopped.
+    /// Resumes the fleet and wakes the reconcilers. Returns whether it was paused.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn fleet_resume(&self) -> Result<bool, QueueError> {
         let gone = Command::new("DEL").arg(self.key("fleet:paused"));
         let answers = self.pipeline(vec![gone, self.fleet_event()]).await?;
         Ok(answers.first().and_then(Reply::int) == Some(1))
     }
 
-    /// Wakes the reconcilers.
+    /// The command that wakes the reconcilers.
     pub(super) fn fleet_event(&self) -> Command {
         let stream = Command::new("XADD").arg(self.key("jobs:events"));
         stream.args(["MAXLEN", "~", "10000", "*", "fleet", "changed"])
     }
 
-    /// Puts what the acting reconciler says where everybody can read it. Says whether it still acts.
+    /// Publishes the status of the fleet. Returns whether the caller still holds the fleet lock.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn publish_fleet_status(
         &self,
         fence: &FencingToken,
@@ -209,10 +211,10 @@ impl Queue {
         Ok(reply.int() == Some(1))
     }
 
-    /// What the acting reconciler said last, and whether somebody stopped them all.
+    /// The status of the fleet as last published, and the pause if there is one.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn fleet(&self) -> Result<(Option<FleetStatus>, Option<Paused>), QueueError> {
         let keys = [self.key("fleet:status"), self.key("fleet:paused")];
         let reply = self.run(Command::new("MGET").args(keys)).await?;
@@ -222,18 +224,18 @@ impl Queue {
         Ok((status, text(1).and_then(parse_paused)))
     }
 
-    /// Until when the right to act is held, if it ever was. While jobs wait the acting reconciler renews
-    /// it though it has nothing new to say.
+    /// When the fleet lock expires, if it was ever held. While jobs wait, its holder renews it even without
+    /// news.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn fleet_lock_expiry(&self) -> Result<Option<Millis>, QueueError> {
         let until = Command::new("HGET").arg(self.key("fleet:lock")).arg("until");
         Ok(self.run(until).await?.int().map(Millis))
     }
 }
 
-/// Whoever set the key meant to stop them, whatever stands in it.
+/// The key pauses the fleet whatever its content is.
 fn parse_paused(text: &str) -> Option<Paused> {
     let unreadable = || Paused { since: Millis(0), reason: None };
     (!text.is_empty()).then(|| serde_json::from_str(text).unwrap_or_else(|_| unreadable()))

@@ -1,5 +1,5 @@
-//! Several calls in one round trip, for a visitor to the fleet: somebody who comes when something has
-//! happened, does what is next and leaves, and for whom each round trip counts.
+//! Combines several calls into one round trip for a one-shot reconciler, which runs when something has
+//! happened, performs the next operation and ends. Each round trip counts there.
 
 use std::time::Duration;
 
@@ -13,68 +13,69 @@ use super::{
 };
 use crate::job::JobId;
 
-/// What a visitor asks for: the right to act, and with it a request to the provider.
+/// A request for the fleet lock, and with it for a permit to send a request to the provider.
 #[derive(Clone, Copy, Debug)]
 pub struct LockRequest<'a> {
     /// The visit's name: its group's, a colon, and its own. One at a time acts, also within a group.
     pub holder: &'a str,
-    /// For how long it may act, unless it asks again.
+    /// How long the lock is held unless it is renewed.
     pub time: Duration,
-    /// The visit begins.
+    /// Whether the holder has just started.
     pub fresh: bool,
-    /// It has waited for the last holder to come back.
+    /// Whether the caller has waited for the last holder to come back.
     pub insist: bool,
-    /// How often the provider is asked.
+    /// The rate of requests to the provider.
     pub rate: RequestRate,
-    /// What the provider will be asked.
+    /// The class of the request to the provider.
     pub priority: RequestClass,
-    /// How long the visitor would wait for that.
+    /// How long the caller would wait for a permit.
     pub budget: Duration,
-    /// A machine that will be started: workers that come up on it are welcome again.
+    /// A machine that will be started: its workers are permitted again.
     pub starts: Option<&'a str>,
 }
 
-/// Whether a visitor may act.
+/// The outcome of a lock request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockState {
-    /// It may, and may ask the provider now, or after a wait (then it has to ask again).
+    /// The caller holds the lock. The permit says whether it may send its request now, or has to ask again
+    /// after a wait.
     Mine(FencingToken, Permit),
-    /// Somebody else does, for so long at least.
+    /// Another process holds the lock, for at least this long.
     Held(Duration),
-    /// Somebody else did last and let its time run out, so long ago.
+    /// Another process held the lock last and let it expire this long ago.
     Lapsed(Duration),
 }
 
-/// What a visitor leaves.
+/// What a one-shot reconciler stores for the next one.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// By which right.
+    /// The lock under which it is written.
     pub fence: FencingToken,
-    /// What is to be said of the fleet.
+    /// The status to publish.
     pub status: FleetStatus,
-    /// What its next visit has to know, as JSON.
+    /// The state for the next reconciler, as JSON.
     pub memory: String,
 }
 
-/// What a visitor finds.
+/// What a one-shot reconciler finds.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// What became of the uploads it told of, in their order.
+    /// The outcome of each reported upload, in order.
     pub uploads: Vec<UploadedOutcome>,
-    /// The queue and the pool after that.
+    /// The queue and the workers after that.
     pub view: FleetView,
-    /// Whether it may act.
+    /// Whether the caller holds the fleet lock.
     pub turn: LockState,
-    /// What the last visit left.
+    /// The state that the last reconciler stored.
     pub memory: Option<String>,
 }
 
 impl Queue {
-    /// A visitor's look: inputs that have arrived are told of, a note is left, then queue and pool are
-    /// seen and a turn is asked for. All of it in one round trip; what is done twice does nothing more.
+    /// Does four things in one round trip: reports the given uploads, stores the previous checkpoint, reads
+    /// the queue and the workers, and requests the fleet lock with a permit. Idempotent.
     ///
     /// # Errors
-    /// When Redis fails. Some of it may have happened.
+    /// If Redis fails. Parts may have been done.
     pub async fn look(
         &self,
         uploads: &[JobId],
@@ -118,10 +119,10 @@ impl Queue {
         })
     }
 
-    /// Leaves a note. Says whether its right still holds.
+    /// Stores a checkpoint. Returns whether the caller still holds the fleet lock.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn save_checkpoint(&self, note: &Checkpoint) -> Result<bool, QueueError> {
         let args = vec![
             note.fence.holder.clone(),
@@ -132,17 +133,17 @@ impl Queue {
         Ok(self.eval(&scripts::FLEET_PUBLISH, args).await?.int() == Some(1))
     }
 
-    /// Tells of inputs that have arrived; answers in their order.
+    /// Reports uploads; returns the outcomes in order.
     ///
     /// # Errors
-    /// When Redis fails. Some may be queued by then.
+    /// If Redis fails. Some of the jobs may have been queued.
     pub async fn mark_uploaded_all(&self, ids: &[JobId]) -> Result<Vec<UploadedOutcome>, QueueError> {
         let calls: Vec<_> = ids.iter().map(|id| (&scripts::UPLOADED, vec![id.to_string()])).collect();
         self.eval_all(&calls, None).await?.iter().map(UploadedOutcome::parse).collect()
     }
 
-    /// Scripts and a command after them, in one round trip. Where the server has not seen one, all are
-    /// handed to it and run again: only for those of which a second run changes nothing more.
+    /// Runs scripts and then a command in one round trip. If the server does not have one of the scripts
+    /// cached, all are sent to it and run again, so they must be idempotent.
     async fn eval_all(
         &self,
         calls: &[(&Script, Vec<String>)],

@@ -1,69 +1,69 @@
-//! What the acting reconciler says of the fleet, as it stands in Redis and goes out over the API. Plain data.
+//! The published status of the fleet, as it is stored in Redis and returned by the API. Plain data.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::job::{JobId, Millis};
 
-/// Somebody stopped the reconcilers.
+/// A pause of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "FleetPause")]
 pub struct Paused {
-    /// Since when.
+    /// When the fleet was paused.
     pub since: Millis,
-    /// Why, in the words of who did it.
+    /// The reason, as given by the person who paused it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// What the acting reconciler says of the fleet.
+/// The status of the fleet as its reconciler published it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetStatus {
-    /// When it said so, by Redis's clock.
+    /// When it was published, by Redis's clock.
     pub at: Millis,
-    /// Which process said so.
+    /// The process that published it.
     pub reconciler: String,
-    /// How often the right to act has changed hands.
+    /// How often the fleet lock has changed hands.
     pub epoch: u64,
-    /// The app whose machines these are.
+    /// The app that the machines belong to.
     pub app: String,
-    /// Whether it only looks on.
+    /// Whether the fleet is paused.
     pub paused: bool,
-    /// How many machines there should be, and the counts that say why.
+    /// The desired number of machines, and the counts that it is computed from.
     pub desired: FleetDesired,
-    /// The machines, the first thousand of them.
+    /// The machines, at most a thousand.
     pub machines: Vec<FleetMachine>,
-    /// What a person should know.
+    /// Conditions that require attention.
     pub conditions: Vec<FleetCondition>,
-    /// What comes next, were it not paused: the most urgent first.
+    /// The next operations, most urgent first. They are not carried out while the fleet is paused.
     pub plan: Vec<FleetStep>,
-    /// What an hour of one machine costs, dollars, where that is known.
+    /// The price of one machine in dollars an hour, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_usd_per_hour: Option<f64>,
-    /// Bytes of the largest input that the machines' workers take, where that is known.
+    /// The largest input in bytes that the workers accept, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_input_bytes: Option<u64>,
 }
 
-/// How many machines are wanted, and what that rests on.
+/// The desired number of machines, and the counts that it is computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetDesired {
     /// `clamp(busy + ceil(waiting / JOBS_PER_MACHINE), MIN_MACHINES, MAX_MACHINES)`.
     pub machines: u32,
-    /// Machines with a job.
+    /// Machines whose worker has a job.
     pub busy: u32,
-    /// Machines without one.
+    /// Machines whose worker is idle.
     pub idle: u32,
-    /// Machines whose worker is yet to come.
+    /// Machines whose worker has not registered yet.
     pub booting: u32,
-    /// Jobs without a worker.
+    /// Jobs that no worker has claimed.
     pub waiting: u64,
-    /// Machines that exist, at rest or not.
+    /// Machines that exist, running or stopped.
     pub existing: u32,
-    /// Of these, whose CPU and memory are on the bill.
+    /// Existing machines that are charged for CPU and memory.
     pub billed: u32,
     /// `MIN_MACHINES`.
     pub min: u32,
@@ -71,54 +71,54 @@ pub struct FleetDesired {
     pub max: u32,
 }
 
-/// A machine.
+/// A machine of the fleet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetMachine {
-    /// Its name, `<app>-worker-07`, where it has one of ours or is known by a list.
+    /// The name, such as `<app>-worker-07`; empty if it is unknown.
     pub name: String,
-    /// Its provider's id, once there is one.
+    /// The id that the provider assigned, once there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// Where it is.
+    /// The region, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Its state by the last list.
+    /// The state in the last list of the provider.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
-    /// What it is to us: busy, idle, booting, leaving, rest, zombie, ...
+    /// The role in the fleet, such as busy, idle, booting, leaving, rest or zombie.
     pub role: String,
-    /// The job its worker holds.
+    /// The job that its worker holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_id: Option<JobId>,
-    /// When it was made, by the provider's clock (RFC 3339).
+    /// When it was created, by the provider's clock (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created_at: Option<String>,
-    /// How long it ran in all before its present run, seconds, as far as the provider's events go back.
+    /// Total seconds that it ran before its current run, as far as the provider's events go back.
     pub ran_seconds: f64,
-    /// Since when it runs, by the provider's clock; nothing while it rests.
+    /// When its current run began, by the provider's clock; absent while it is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_since: Option<Millis>,
 }
 
-/// Something a person should know.
+/// A condition of the fleet that requires attention.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetCondition {
-    /// One word for programs, such as `Unauthorized`.
+    /// The reason in one word for programs, such as `Unauthorized`.
     pub reason: String,
     /// A sentence for people: what is wrong, and what to do.
     pub message: String,
 }
 
-/// A step that comes next.
+/// A planned operation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetStep {
-    /// list, start, create, retire, stop, destroy.
+    /// The kind of operation: list, start, create, retire, stop or destroy.
     pub action: String,
-    /// The machine's name, or its id where it has none of ours.
+    /// The machine's name, or its id if its name is not one of the fleet's.
     pub machine: String,
-    /// Why.
+    /// Why the operation is planned.
     pub reason: String,
 }

@@ -28,30 +28,30 @@ pub struct Page {
     pub next_cursor: Option<String>,
 }
 
-/// How many jobs stand where.
+/// The number of jobs in each state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
-    /// Wait for their input.
+    /// Jobs that wait for their input.
     pub uploading: u64,
-    /// Ready for a worker.
+    /// Jobs that are ready for a worker.
     pub pending: u64,
-    /// Wait for the time of their next attempt.
+    /// Jobs that wait for their next attempt.
     pub scheduled: u64,
-    /// Held by a worker.
+    /// Jobs that a worker holds.
     pub running: u64,
-    /// Completed, and still on record (a week by default).
+    /// Completed jobs that can still be read (for a week by default).
     pub completed: u64,
-    /// Failed, and still on record.
+    /// Failed jobs that can still be read.
     pub failed: u64,
-    /// Cancelled, and still on record.
+    /// Cancelled jobs that can still be read.
     pub cancelled: u64,
-    /// Webhook deliveries still owed.
+    /// Pending webhook deliveries.
     pub pending_webhooks: u64,
-    /// Milliseconds the oldest ready job waits for a worker.
+    /// How long the oldest ready job has waited for a worker, milliseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_pending_ms: Option<i64>,
-    /// Workers in the pool.
+    /// Registered workers.
     pub workers: u64,
 }
 

@@ -1,36 +1,38 @@
-//! The right to ask the provider of machines, shared by every process of an installation: one request a second in all.
+//! The rate limit of requests to the provider of machines, shared by all processes of an installation: one
+//! request a second in total.
 
 use std::time::Duration;
 
 use super::{Queue, QueueError, Reply, scripts};
 use crate::job::Millis;
 
-/// What is asked of the provider; the first goes first.
+/// The class of a request to the provider, most urgent first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RequestClass {
-    /// To look. Without it everything else is guesswork.
+    /// List the machines. All other operations depend on it.
     List,
-    /// To start a machine that exists.
+    /// Start an existing machine.
     Start,
-    /// To make one.
+    /// Create a machine.
     Create,
-    /// To stop one.
+    /// Stop a machine.
     Stop,
-    /// To destroy one.
+    /// Destroy a machine.
     Destroy,
 }
 
 impl RequestClass {
-    /// All of them, in order.
+    /// All classes, most urgent first.
     pub const ALL: [Self; 5] = [Self::List, Self::Start, Self::Create, Self::Stop, Self::Destroy];
 }
 
-/// How often the provider is asked.
+/// The rate of requests to the provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestRate {
-    /// From one request to the next.
+    /// Minimum time between two requests.
     pub interval: Duration,
-    /// How much longer a request waits than one of the class before it, at most.
+    /// Maximum extra time that a request waits compared to the next more urgent class, which prevents
+    /// starvation.
     pub age: Duration,
 }
 
@@ -40,26 +42,26 @@ impl Default for RequestRate {
     }
 }
 
-/// Whether the provider may be asked.
+/// The answer to a request for a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permit {
-    /// Now, once.
+    /// The request may be sent now, once.
     Go {
         /// Redis's time.
         at: Millis,
     },
-    /// Not yet; ask again after this long. The place in line is kept until shortly after, if the wait
-    /// is within the caller's budget.
+    /// The request has to wait; ask again after this time. If the wait is within the caller's budget, its
+    /// place in the queue is kept until shortly after.
     Wait(Duration),
 }
 
 impl Queue {
-    /// Whether the caller may ask the provider now. If not, and if the wait is within its `budget`, it stands in
-    /// line: those of lower priority let it go first. One that would have to wait longer than its
-    /// budget holds up nobody.
+    /// Asks for a permit to send a request to the provider. If there is none now and the wait is within
+    /// `budget`, the request is queued, and less urgent ones let it go first. A request that would have to
+    /// wait longer than its budget delays nobody.
     ///
     /// # Errors
-    /// When Redis fails. Then the provider must not be asked.
+    /// If Redis fails. Then the request must not be sent.
     pub async fn acquire_permit(
         &self,
         rate: RequestRate,
@@ -71,11 +73,11 @@ impl Queue {
         parse_permit(&reply).ok_or_else(|| QueueError::data(format!("the limit answered {reply:?}")))
     }
 
-    /// The provider said that there were too many requests: everybody waits, as long as it asked for or for a
-    /// pause that grows with each time, and goes more slowly for a while.
+    /// Reports that the provider returned 429: all requests wait for the time it asked for, or for a time
+    /// that grows with each report, and the rate is reduced for a while.
     ///
     /// # Errors
-    /// When Redis fails.
+    /// If Redis fails.
     pub async fn report_throttled(
         &self,
         rate: RequestRate,
@@ -97,7 +99,7 @@ pub(super) fn parse_permit(reply: &Reply) -> Option<Permit> {
     let parts = reply.list()?;
     match (parts.first()?.text()?, parts.get(1)?.int()?) {
         ("GO", now) => Some(Permit::Go { at: Millis(now / 1000) }),
-        // Rounded up: a caller that comes a moment early asks twice.
+        // Rounded up, because a caller that comes a moment early has to ask twice.
         ("WAIT", wait) => {
             Some(Permit::Wait(Duration::from_millis(u64::try_from(wait).unwrap_or(0).div_ceil(1000))))
         }
@@ -105,7 +107,7 @@ pub(super) fn parse_permit(reply: &Reply) -> Option<Permit> {
     }
 }
 
-/// At most a day: beyond, Lua's numbers and sense end.
+/// Microseconds, at most a day. Lua's numbers are exact only to 2^53.
 pub(super) fn micros(duration: Duration) -> String {
     duration.min(Duration::from_secs(86_400)).as_micros().to_string()
 }

@@ -13,15 +13,15 @@ use crate::job::{AttemptId, JobId, Millis, WorkerId};
 /// Added to the score of a retired worker in `machines:alive`; the same value as in `lib.lua`.
 pub(super) const RETIRED: i64 = 1 << 52;
 
-/// What a worker says of itself when it registers.
+/// What a worker reports about itself when it registers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct WorkerRecord {
-    /// Its name.
+    /// The id of the worker.
     pub worker_id: WorkerId,
-    /// The machine it runs on.
+    /// The machine that it runs on.
     pub machine_id: String,
-    /// tcoder's version.
+    /// The version of tcoder.
     pub version: String,
     /// Its process id on that machine.
     pub pid: u32,
@@ -29,20 +29,20 @@ pub struct WorkerRecord {
     pub started_at: Millis,
 }
 
-/// A worker in the pool.
+/// A registered worker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(rename = "Worker")]
 pub struct PoolEntry {
-    /// What it said of itself.
+    /// What it reported when it registered.
     #[serde(flatten)]
     pub record: WorkerRecord,
-    /// `running` while it holds a job, else `idle`.
+    /// `running` while it holds a job, otherwise `idle`.
     pub state: WorkerState,
     /// The job it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_id: Option<JobId>,
-    /// Until when it counts as alive without a further sign.
+    /// Until when it counts as alive without a further heartbeat.
     pub alive_until: Millis,
 }
 
@@ -50,9 +50,9 @@ pub struct PoolEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum WorkerState {
-    /// Waits for one.
+    /// The worker waits for a job.
     Idle,
-    /// Holds one.
+    /// The worker holds a job.
     Running,
 }
 

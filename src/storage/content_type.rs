@@ -1,8 +1,8 @@
-//! What kind of file an output is, by its ending.
+//! Determines the content type of outputs by their extension.
 
 use crate::job::ObjectKey;
 
-/// The content type of what the transcoder makes, by its ending.
+/// The content type of a file that the transcoder makes, by its extension.
 #[must_use]
 pub fn content_type(name: &str) -> &'static str {
     match name.rsplit_once('.').map(|(_, ending)| ending) {
@@ -23,8 +23,8 @@ pub fn content_type(name: &str) -> &'static str {
     }
 }
 
-/// Whether the file names other files, relative to itself: a playlist its segments, a DASH manifest too, the
-/// WebVTT of a storyboard its picture. A query in the address of such a file is lost on the way to the others.
+/// Whether the file refers to other files by relative names: playlists to segments, DASH manifests, and the
+/// WebVTT file of a storyboard to its image. A query in the URL of such a file is not applied to the others.
 #[must_use]
 pub fn refers_to_others(key: &ObjectKey) -> bool {
     let ending = key.file_name().rsplit_once('.').map(|(_, ending)| ending);

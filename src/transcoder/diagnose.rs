@@ -1,4 +1,4 @@
-//! What ffprobe's and FFmpeg's complaints mean, as one sentence for whoever sent the file (pure).
+//! Translates errors of ffprobe and FFmpeg into one sentence for the user who sent the file (pure).
 
 use std::process::ExitStatus;
 
@@ -11,7 +11,7 @@ use super::ffprobe::ProbeError;
 pub(super) const INSTALL: &str =
     "install FFmpeg 5.1 or newer with libx264 and zimg (apt-get install ffmpeg, or brew install ffmpeg)";
 
-/// A program that could not be started.
+/// The failure of a program that could not be started.
 pub(super) fn start_failure(program: &str, error: &std::io::Error) -> Failure {
     let message = match error.kind() {
         std::io::ErrorKind::NotFound => format!("{program} is not on this machine's PATH; {INSTALL}"),
@@ -66,18 +66,18 @@ fn refused_format(line: &str) -> Failure {
     Failure::new(FailureCode::UnsupportedMedia, message)
 }
 
-/// How an FFmpeg run that was not stopped by us went wrong.
+/// A failed run of FFmpeg, except for runs that the worker itself stopped.
 pub(super) struct FailedRun<'a> {
     pub status: ExitStatus,
     /// Its warnings and errors.
     pub words: &'a str,
-    /// The input's path, which stays out of messages.
+    /// The input's path, which must not appear in messages.
     pub input: &'a str,
-    /// Seconds made.
+    /// Seconds of output before it failed.
     pub reached: f64,
-    /// Seconds the source says it has.
+    /// The duration of the source according to its header, seconds.
     pub expected: Option<f64>,
-    /// What the outputs need, and what was free before the run.
+    /// The space that the outputs need, and the space that was free before the run.
     pub space: DiskFull,
 }
 
@@ -116,7 +116,7 @@ pub(super) fn run_failure(wrong: &FailedRun<'_>) -> Failure {
     Failure::new(FailureCode::EncodeFailed, format!("FFmpeg failed with {code}: {first}"))
 }
 
-/// A source of which less could be read than it says it has.
+/// The failure of a source that ends before the duration in its header.
 pub(super) fn ends_early(reached: f64, expected: Option<f64>) -> Failure {
     let message = match expected {
         Some(all) => format!("the file ends early: {reached:.1} s of {all:.1} s could be read"),
@@ -125,7 +125,7 @@ pub(super) fn ends_early(reached: f64, expected: Option<f64>) -> Failure {
     Failure::new(FailureCode::InvalidMedia, message)
 }
 
-/// What no other file would do better on.
+/// Failures of the machine, which would occur with any other file, too.
 fn environment_failure(words: &str) -> Option<Failure> {
     let known = [
         ("Read-only file system", "the scratch folder cannot be written to".to_owned()),
@@ -139,7 +139,7 @@ fn environment_failure(words: &str) -> Option<Failure> {
     Some(Failure::new(FailureCode::Worker, message))
 }
 
-/// The first error, short, without context addresses and without the input's path.
+/// The first error, shortened, without context addresses and the input's path.
 fn first_error(words: &str, input: &str) -> String {
     let lines = || words.lines().filter(|l| !l.trim().is_empty());
     let is_error = |l: &&str| ["[error]", "[fatal]", "[panic]"].iter().any(|level| l.contains(level));
@@ -164,12 +164,12 @@ fn signal_of(_: ExitStatus) -> Option<i32> {
     None
 }
 
-/// FFmpeg was content, and a file is not there all the same.
+/// The failure of a run that succeeded without creating one of its files.
 pub(super) fn missing_output(file: &str) -> Failure {
     wrong_output(format!("FFmpeg ended well but left no {file}, or left it empty"))
 }
 
-/// What FFmpeg left is not what was asked for.
+/// The failure of an output that does not match the plan.
 pub(super) fn wrong_output(message: String) -> Failure {
     Failure::new(FailureCode::EncodeFailed, message)
 }

@@ -8,11 +8,11 @@ use nix::sys::statvfs::statvfs;
 use crate::job::space::REMEDY;
 use crate::job::{Failure, FailureCode};
 
-/// A disk with fewer free bytes is full: FFmpeg writes in larger pieces.
+/// A disk with fewer free bytes counts as full, because FFmpeg writes larger blocks.
 const FULL: u64 = 256 << 10;
 
-/// Bytes that may be written below `folder`, and no more than `limit`. Nothing where its file system does not
-/// say, as some of a network's do not.
+/// Bytes that may be written below `folder`, at most `limit`. `None` if its file system does not report free
+/// space, as some network file systems do not.
 pub(super) fn free(folder: &Path, limit: Option<u64>) -> Option<u64> {
     let stat = statvfs(folder)
         .inspect_err(|error| tracing::debug!(%error, "the free space of the disk is not known"))
@@ -40,7 +40,7 @@ fn size(folder: &Path) -> u64 {
     entries.map(size_of).sum()
 }
 
-/// Why something that was to be done to a file failed.
+/// The failure of a file operation.
 pub(super) fn trouble(what: &str, error: &io::Error) -> Failure {
     match error.kind() {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
@@ -61,7 +61,7 @@ mod tests {
         let df = std::process::Command::new("df").args(["-P", "-B1"]).arg(folder.path()).output().unwrap();
         let df = String::from_utf8(df.stdout).unwrap();
         let available: u64 = df.lines().nth(1).unwrap().split_whitespace().nth(3).unwrap().parse().unwrap();
-        // Others write, too, between the two looks.
+        // Other processes write between the two measurements.
         assert!(free_now.abs_diff(available) < 1 << 30, "{free_now} bytes, and df says {available}");
         assert_eq!(free(folder.path(), Some(7)), Some(7));
         assert_eq!(free(folder.path(), Some(u64::MAX)).map(|free| free > 7), Some(true));

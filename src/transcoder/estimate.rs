@@ -1,4 +1,4 @@
-//! How large the outputs of a plan will be (pure).
+//! Estimates the size of a plan's outputs (pure).
 
 use crate::job::space::constant_quality_kbps;
 use crate::job::{Label, Preset, RateControl};
@@ -7,8 +7,9 @@ use super::ladder::Rung;
 use super::plan::Plan;
 use super::probe::Probe;
 
-/// Bytes of all outputs, by their length and bitrates: the caps where the bitrate is given or the source has
-/// enough of its own. As many as the source where its streams are copied or its length is not known.
+/// Bytes of all outputs, estimated from their duration and bitrates: the bitrate caps if the bitrate is
+/// constrained or the source's own bitrate is higher. If streams are copied or the duration is unknown, the
+/// size of the source.
 pub(super) fn output_bytes(plan: &Plan, source: &Probe, preset: Preset) -> u64 {
     let Some(seconds) = source.expected_duration().filter(|seconds| *seconds > 0.0) else {
         return source.size;
@@ -24,7 +25,7 @@ pub(super) fn output_bytes(plan: &Plan, source: &Probe, preset: Preset) -> u64 {
             RateControl::ConstantQuality(_) => constant_quality_kbps(cap, source_kbps),
         };
         let audio = f64::from(quality.audio_kbps());
-        // Adaptive renditions share the sound of the largest.
+        // Adaptive renditions share the audio of the largest.
         sound = if plan.shared_audio.is_some() { sound.max(audio) } else { sound + audio };
     }
     if plan.has_audio {
@@ -52,13 +53,13 @@ mod tests {
     #[test]
     fn a_rich_source_fills_the_caps_and_a_poor_one_does_not() {
         const HOUR: Option<f64> = Some(3600.0);
-        // 3000 + 1500 + 400 + 100 and one sound of 160 thousand bits a second.
+        // Video of 3000 + 1500 + 400 + 100 kbit/s and one audio stream of 160 kbit/s.
         assert_eq!(bytes(4_500_000_000, HOUR, Preset::HlsAdaptive, ""), 2_322_000_000);
-        // 1500 + 128, and a sound of its own for 400 + 96.
+        // 1500 + 128 kbit/s, and 400 + 96 kbit/s with its own audio.
         assert_eq!(bytes(4_500_000_000, HOUR, Preset::WebOptimized, "720p,360p"), 955_800_000);
-        // A slide show of 100 thousand bits a second, an hour long: 300 + 128.
+        // A slide show of 100 kbit/s, one hour long: 300 + 128 kbit/s.
         assert_eq!(bytes(45_000_000, HOUR, Preset::WebOptimized, "720p"), 192_600_000);
-        // Where the bitrate is asked for, it comes.
+        // If the bitrate is constrained, it is reached.
         assert_eq!(bytes(45_000_000, HOUR, Preset::Default, "720p"), 732_600_000);
     }
 

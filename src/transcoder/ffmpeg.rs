@@ -1,4 +1,4 @@
-//! The FFmpeg process: its headway, and its end.
+//! Runs FFmpeg: its progress, and its end.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -19,22 +19,23 @@ use super::lines::each_line;
 use super::probe::Probe;
 use super::{Progress, TranscodeError, disk, ffprobe};
 
-/// Warnings and errors that are kept: the first tell the cause, the last what it came to.
+/// Number of warnings and errors kept from the beginning of the log, which show the cause, and from its end,
+/// which show the effect.
 const KEEP_FIRST: usize = 20;
 const KEEP_LAST: usize = 20;
-/// Between two looks at the free space.
+/// Interval between two checks of the free space.
 const LOOK_AT_DISK: Duration = Duration::from_secs(1);
 
 /// One run of FFmpeg.
 pub(super) struct FfmpegRun<'a> {
     pub arguments: Vec<OsString>,
-    /// Where it runs and writes.
+    /// The folder that FFmpeg runs in and writes to.
     pub folder: &'a Path,
     pub input: &'a Path,
     pub source: &'a Probe,
-    /// What the outputs need, and what was free before the run.
+    /// The space that the outputs need, and the space that was free before the run.
     pub space: DiskFull,
-    /// Bytes that the files in its folder may have, where that is limited.
+    /// Maximum size of all files in its folder, bytes, if limited.
     pub disk_bytes: Option<u64>,
     pub stall_timeout: Duration,
     pub deadline: Instant,
@@ -42,7 +43,7 @@ pub(super) struct FfmpegRun<'a> {
     pub on_progress: &'a (dyn Fn(Progress) + Send + Sync),
 }
 
-/// A run that went well.
+/// The statistics of a successful run.
 pub(super) struct RunStats {
     pub wall: Duration,
     pub cpu_seconds: f64,
@@ -57,7 +58,7 @@ enum End {
     DiskFull,
 }
 
-/// The failure of a transcode that takes too long.
+/// The failure of a transcode that took too long.
 pub(super) fn deadline_exceeded() -> Failure {
     let message =
         "the job reached its deadline; raise deadlineSeconds, or ask for fewer or smaller qualities";
@@ -65,7 +66,7 @@ pub(super) fn deadline_exceeded() -> Failure {
 }
 
 impl FfmpegRun<'_> {
-    /// Runs FFmpeg to its end, or kills it. It is dead and reaped when this returns.
+    /// Runs FFmpeg until it ends, or kills it. The process is dead and reaped when this returns.
     pub async fn finish(self) -> Result<RunStats, TranscodeError> {
         let begun = Instant::now();
         let mut command = ffprobe::command("ffmpeg");
@@ -116,7 +117,7 @@ impl FfmpegRun<'_> {
         Ok(RunStats { wall: begun.elapsed(), cpu_seconds: log.cpu_seconds })
     }
 
-    /// Waits for the child's end, and brings it about when it must come early.
+    /// Waits until the child ends, and kills it if it must end early.
     async fn watch(&self, child: &mut Child, mut hear: watch::Receiver<Progress>) -> Result<End, Failure> {
         let mut stall_at = Instant::now() + self.stall_timeout;
         let mut heard_all = false;
@@ -130,14 +131,15 @@ impl FfmpegRun<'_> {
                     let status = status.map_err(|e| diagnose::start_failure("ffmpeg", &e))?;
                     return Ok(End::Exited(status));
                 }
-                // FFmpeg goes on without a disk to write to, and its HLS muxer does not even say so.
+                // FFmpeg continues on a full disk, and its HLS muxer does not even report an error.
                 _ = looks.tick() => if disk::is_full(self.folder, self.disk_bytes) { break End::DiskFull },
                 heard = hear.changed(), if !heard_all => match heard {
                     Ok(()) => stall_at = Instant::now() + self.stall_timeout,
                     Err(_) => heard_all = true,
                 },
                 () = tokio::time::sleep_until(stall_at) => {
-                    // While an MP4's index moves to its front nothing is reported, but bytes move.
+                    // While FFmpeg moves an MP4's index to the front it reports no progress, but it writes to
+                    // the file.
                     match newest_write(self.folder).and_then(|at| at.elapsed().ok()) {
                         Some(ago) if ago < self.stall_timeout => {
                             stall_at = Instant::now() + (self.stall_timeout - ago);
@@ -147,7 +149,8 @@ impl FfmpegRun<'_> {
                 }
             }
         };
-        // SIGKILL: after a SIGTERM FFmpeg would first write trailers, and a stopped one would not hear it.
+        // SIGKILL, because after a SIGTERM FFmpeg would first write trailers, and a stopped process would not
+        // receive it.
         if let Err(error) = child.kill().await {
             tracing::warn!(%error, "could not kill ffmpeg");
         }
@@ -155,7 +158,7 @@ impl FfmpegRun<'_> {
     }
 }
 
-/// When something in the folder, or one folder below, was last written.
+/// When a file in the folder, or in its subfolders, was last written.
 fn newest_write(folder: &Path) -> Option<SystemTime> {
     let files = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
     let below = files(folder).filter(|e| e.path().is_dir()).flat_map(|e| files(&e.path()));
@@ -163,7 +166,7 @@ fn newest_write(folder: &Path) -> Option<SystemTime> {
     times.max()
 }
 
-/// Turns the lines of `-progress` into [`Progress`].
+/// Parses the lines of `-progress` into [`Progress`].
 struct ProgressParser {
     duration: Option<f64>,
     frames: Option<u64>,
@@ -176,13 +179,14 @@ impl ProgressParser {
         Self { duration, frames, now: Progress::default(), told: Progress::default() }
     }
 
-    /// Takes one line; answers when a block is complete and shows headway.
+    /// Parses one line; returns the progress when a block is complete and shows any.
     fn line(&mut self, line: &str) -> Option<Progress> {
         let (name, value) = line.split_once('=')?;
         let value = value.trim();
         match name {
             "frame" => self.now.frame = value.parse().unwrap_or(self.now.frame).max(self.told.frame),
-            // `out_time_ms` holds microseconds too, so only this one is read. Negative at first, or N/A.
+            // `out_time_ms` contains microseconds as well, so only this key is read. It is negative at first,
+            // or N/A.
             "out_time_us" => {
                 let us = value.parse::<i64>().ok().and_then(|us| u64::try_from(us).ok()).unwrap_or(0);
                 self.now.out_time = Duration::from_micros(us).max(self.told.out_time);
@@ -212,7 +216,7 @@ impl ProgressParser {
     }
 }
 
-/// What of FFmpeg's log is kept: its complaints and its CPU time.
+/// The parts of FFmpeg's log that are kept: warnings, errors and the CPU time.
 #[derive(Default)]
 struct StderrTail {
     first: Vec<String>,
@@ -225,7 +229,8 @@ impl StderrTail {
         if let Some(seconds) = cpu_seconds(line) {
             self.cpu_seconds = seconds;
         }
-        // Everything milder is a stranger's titles and comments; what has no level comes from the loader.
+        // Lower levels print titles and comments of the user's file; lines without a level come from the
+        // loader.
         let mild = ["[info]", "[verbose]", "[debug]", "[trace]"].iter().any(|level| line.contains(level));
         if mild || line.trim().is_empty() {
             return;

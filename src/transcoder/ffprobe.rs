@@ -1,4 +1,4 @@
-//! Asks ffprobe about a file: hardened against hostile input, bounded in time and output.
+//! Runs ffprobe on a file: hardened against hostile input, with limits on time and output.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -9,10 +9,10 @@ use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-/// Demuxers an input may need, for ffprobe and FFmpeg alike. Without it, a playlist or an ffconcat
-/// list named `.mp4` makes FFmpeg read other local files, even under `-protocol_whitelist file`.
-/// So: containers only, and none that names other files. Audio formats stand here so that the
-/// complaint about a song is "no video".
+/// Demuxers that inputs may need, for ffprobe and FFmpeg alike. Without this list, a playlist or an ffconcat
+/// list named `.mp4` makes FFmpeg read other local files, even under `-protocol_whitelist file`. It therefore
+/// contains only containers that cannot refer to other files. Audio formats are included so that the error
+/// about a song is "no video".
 pub(super) const INPUT_FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,asf,ogg,mxf,gxf,wtv,rm,dv,nut,\
      ivf,gif,mp3,aac,flac,wav";
 
@@ -36,15 +36,15 @@ pub(super) fn input_options(formats: &str) -> Vec<String> {
         .collect()
 }
 
-/// A local path as FFmpeg takes it. With `file:` before it, no name is an option or a protocol.
+/// A local path in FFmpeg's syntax. With the prefix `file:`, no name is taken for an option or a protocol.
 pub(super) fn file_url(path: &Path) -> OsString {
     let mut url = OsString::from("file:");
     url.push(path);
     url
 }
 
-/// FFmpeg's programs run without our environment: it holds the keys to the storage, and they read
-/// strangers' files.
+/// FFmpeg's programs run without our environment: it contains the keys of the storage, and they process files
+/// of strangers.
 pub(super) fn command(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("LC_ALL", "C").env("AV_LOG_FORCE_NOCOLOR", "1");
@@ -58,18 +58,18 @@ pub(super) fn command(program: &str) -> Command {
     command
 }
 
-/// Why there is no report.
+/// Why ffprobe returned no report.
 #[derive(Debug)]
 pub(super) enum ProbeError {
     /// ffprobe could not be started.
     Start(std::io::Error),
-    /// ffprobe did not come to an end.
+    /// ffprobe did not end in time.
     Timeout,
-    /// ffprobe refused the file, with these words.
+    /// ffprobe rejected the file with this error.
     Refused(String),
 }
 
-/// What ffprobe says about a file, before anything is chosen.
+/// What ffprobe reports about a file, before streams are selected.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Report {
     pub format: String,
@@ -77,7 +77,7 @@ pub(super) struct Report {
     pub streams: Vec<Stream>,
 }
 
-/// One stream of a [`Report`]. Whatever ffprobe leaves out is absent or zero.
+/// One stream of a [`Report`]. Values that ffprobe omits are absent or zero.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Stream {
     pub index: u32,
@@ -97,13 +97,13 @@ pub(super) struct Stream {
     pub duration: Option<f64>,
     pub channels: u32,
     pub sample_rate: u32,
-    /// As the file has it: an ISO 639 code, in some files a BCP 47 tag.
+    /// The language in the file: an ISO 639 code, in some files a BCP 47 tag.
     pub language: Option<String>,
     pub title: Option<String>,
     pub is_default: bool,
-    /// A cover, a thumbnail or another picture that does not move.
+    /// Whether it is a cover, a thumbnail or another still image.
     pub is_still: bool,
-    /// As in the display matrix: degrees counterclockwise.
+    /// The rotation as in the display matrix: degrees counterclockwise.
     pub rotation: f64,
 }
 
@@ -116,7 +116,7 @@ impl Report {
         self.streams.iter().filter(|s| s.kind == "audio")
     }
 
-    /// Reads ffprobe's JSON; nothing in it is relied upon.
+    /// Parses ffprobe's JSON, without assuming that any value is present.
     pub fn parse(json: &[u8]) -> Option<Self> {
         let json: Value = serde_json::from_slice(json).ok()?;
         let format = json.get("format")?;
@@ -169,7 +169,7 @@ fn text(json: &Value, name: &str) -> String {
     json.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// A number, which ffprobe writes now as a number and now as text.
+/// Parses a number, which ffprobe writes as a number or as a string.
 fn number(json: &Value, name: &str) -> Option<f64> {
     let value = json.get(name)?;
     let n = value.as_f64().or_else(|| value.as_str()?.parse().ok())?;
@@ -191,7 +191,7 @@ fn rate(json: &Value, name: &str) -> Option<f64> {
     ratio(json, name, '/').map(|(a, b)| f64::from(a) / f64::from(b))
 }
 
-/// Matroska's `00:01:02.500000000`.
+/// Parses Matroska's `00:01:02.500000000`.
 fn clock(text: &str) -> Option<f64> {
     let mut total = 0.0;
     for part in text.split(':') {
@@ -200,13 +200,13 @@ fn clock(text: &str) -> Option<f64> {
     (total.is_finite() && total > 0.0).then_some(total)
 }
 
-/// Asks about a stranger's file.
+/// Probes a user's file.
 pub(super) async fn read_input(path: &Path) -> Result<Report, ProbeError> {
     read(path, INPUT_FORMATS, false).await
 }
 
-/// Asks about one of our own outputs, by the demuxers that it needs. They are never used on a stranger's file.
-/// `count` counts the packets of a file that does not say.
+/// Probes an output of tcoder with the demuxers that it needs, which are never used on a user's file. With
+/// `count`, ffprobe counts the packets if the file does not contain their number.
 pub(super) async fn read_output(path: &Path, demuxers: &str, count: bool) -> Result<Report, ProbeError> {
     read(path, demuxers, count).await
 }
@@ -237,7 +237,7 @@ async fn read(path: &Path, formats: &str, count: bool) -> Result<Report, ProbeEr
         let status = child.wait().await;
         (answer, String::from_utf8_lossy(&complaint).into_owned(), status)
     };
-    // On a time-out the child is dropped, and with it killed: it writes nothing that could be left.
+    // On a timeout the child is dropped, which kills it: it writes nothing that could be left behind.
     let (answer, complaint, status) = tokio::time::timeout(if count { TIMEOUT * 10 } else { TIMEOUT }, work)
         .await
         .map_err(|_| ProbeError::Timeout)?;

@@ -1,8 +1,8 @@
-//! Which rungs of a ladder a source can fill, and how large each comes out (pure).
+//! Selects the rungs of a ladder that a source can fill, and computes their sizes (pure).
 
 use crate::job::{Dimensions, Quality, Skipped};
 
-/// A rung that is made.
+/// A rung that is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rung {
     pub quality: Quality,
@@ -10,8 +10,8 @@ pub(super) struct Rung {
 }
 
 impl Rung {
-    /// Video cap, kbit/s. A rung at the source's own size needs no more than the smallest quality
-    /// that holds this size: 360 lines asked for as 2160p are still 360 lines.
+    /// Maximum video bitrate, kbit/s. A rung in the size of the source needs no more than the smallest
+    /// quality that contains this size: 360 lines requested as 2160p are still 360 lines.
     pub fn video_kbps(self) -> u32 {
         let holds = |q: &Quality| {
             let room = turned(q.fit(), self.size);
@@ -22,13 +22,13 @@ impl Rung {
     }
 }
 
-/// The box as the picture stands: portrait swaps it.
+/// The box in the orientation of the picture: swapped for portrait.
 fn turned(room: Dimensions, picture: Dimensions) -> Dimensions {
     if picture.height > picture.width { Dimensions { width: room.height, height: room.width } } else { room }
 }
 
-/// The size of `source` in a quality's box: never stretched, never enlarged, both sides even. And
-/// whether the box is so large that it is the source's own size.
+/// The size of `source` in the box of a quality: never stretched, never enlarged, both sides even. Also
+/// returns whether the source fits into the box unscaled.
 fn fit(source: Dimensions, quality: Quality) -> (Dimensions, bool) {
     let room = turned(quality.fit(), source);
     let (across, down) = (f64::from(source.width), f64::from(source.height));
@@ -43,7 +43,7 @@ fn fit(source: Dimensions, quality: Quality) -> (Dimensions, bool) {
     (size, own)
 }
 
-/// The rungs that are made of what was asked for, large to small, and why the others are not.
+/// The rungs to encode, largest first, and the requested ones that are skipped, with reasons.
 pub(super) fn select_rungs(source: Dimensions, mut asked: Vec<Quality>) -> (Vec<Rung>, Vec<Skipped>) {
     asked.sort_unstable();
     let (mut rungs, mut skipped): (Vec<Rung>, Vec<Skipped>) = (vec![], vec![]);
@@ -151,7 +151,7 @@ mod tests {
                 prop_assert!(w % 2 == 0 && h % 2 == 0 && w >= 2 && h >= 2);
                 prop_assert!(w <= room.width && h <= room.height);
                 prop_assert!(w <= width && h <= height);
-                // One side is right to the pixel pair; the other is off by its own rounding at most.
+                // One side is exact to two pixels; the other differs by its own rounding at most.
                 let across = f64::from(w) - f64::from(h) * f64::from(width) / f64::from(height);
                 let down = f64::from(h) - f64::from(w) * f64::from(height) / f64::from(width);
                 prop_assert!(across.abs() <= 2.5 || down.abs() <= 2.5, "{w}x{h}");

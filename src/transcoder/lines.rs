@@ -1,8 +1,8 @@
-//! Lines of a child's output, each cut to a bound: a hostile file can make FFmpeg print anything.
+//! Reads lines of a child's output, each truncated: a hostile file can make FFmpeg print anything.
 
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
-/// Longest line that is kept, bytes; the rest of a longer one is thrown away.
+/// Maximum length of a line, bytes; the rest is discarded.
 const LONGEST: usize = 2000;
 
 /// Calls `take` with every line until the end of `reader`. A read error counts as the end.
@@ -33,7 +33,7 @@ mod tests {
 
     async fn lines(text: &[u8]) -> Vec<String> {
         let mut found = Vec::new();
-        // A small buffer, so that lines span many reads.
+        // A small buffer, so that lines span several reads.
         let reader = tokio::io::BufReader::with_capacity(7, text);
         each_line(reader, |line| found.push(line.to_owned())).await;
         found

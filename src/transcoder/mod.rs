@@ -1,17 +1,17 @@
-//! From a local file to verified renditions in a local folder: probe, plan, run, verify.
+//! Transcodes a local file to verified renditions in a local folder: probe, plan, run, verify.
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `ffprobe` | asks ffprobe about a file, hardened and bounded |
-//! | [`probe`] | chooses the picture and the sound, refuses what is no video (pure) |
-//! | `ladder`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and the one FFmpeg argument list (pure) |
-//! | `ffmpeg`, `diagnose` | the FFmpeg process: headway, cancelling, stalls; what its errors mean |
-//! | `format` | one file for each output format: its part of the plan, its files, the documents that players open |
-//! | `verify`, `playlist` | every output is read back before it counts |
-//! | `estimate`, `disk` | how large the outputs will be (pure), and the free space of a folder's disk |
-//! | `preflight` | which FFmpeg is installed |
+//! | `ffprobe` | runs ffprobe on a file, hardened and bounded |
+//! | [`probe`] | selects the video and audio stream, rejects files without video (pure) |
+//! | `ladder`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and FFmpeg's arguments (pure) |
+//! | `ffmpeg`, `diagnose` | runs FFmpeg: progress, cancellation, stalls; translates its errors |
+//! | `format` | one file for each output format: its part of the plan, its files, its entry documents |
+//! | `verify`, `playlist` | reads every output back before it counts |
+//! | `estimate`, `disk` | the size of the outputs (pure), and the free space of a folder's disk |
+//! | `preflight` | checks the installed FFmpeg |
 //!
-//! | [`worker`] | the worker's loop, the only part that knows the queue and storage |
+//! | [`worker`] | the worker's loop, the only part that uses the queue and storage |
 
 mod diagnose;
 mod disk;
@@ -46,64 +46,65 @@ pub use format::references;
 pub use preflight::{ToolVersions, check_tools};
 pub use reference::Reference;
 
-/// One file to transcode.
+/// The parameters of a transcode.
 pub struct Request<'a> {
-    /// The video, a plain file.
+    /// The video, a regular file.
     pub input: &'a Path,
-    /// Where the outputs go. Made when it is not there; what is in it already stays untouched.
+    /// The folder for the outputs. It is created if it does not exist; existing files in it are not touched.
     pub out_dir: &'a Path,
-    /// What kind of outputs.
+    /// The kind of outputs.
     pub preset: Preset,
-    /// Which renditions; empty leaves it to the preset.
+    /// The renditions; if empty, the preset decides.
     pub ladder: &'a Ladder,
-    /// Which stills beside them.
+    /// The stills to create besides the renditions.
     pub stills: Stills,
-    /// Bytes that the input and the outputs may take together; none: as many as the disk has free.
+    /// Maximum size of the input and the outputs together, bytes; `None` means all the free space of the
+    /// disk.
     pub disk_bytes: Option<u64>,
-    /// FFmpeg without headway for this long is killed.
+    /// FFmpeg is killed after this long without progress.
     pub stall_timeout: Duration,
-    /// The whole may take this long.
+    /// Maximum duration of the whole transcode.
     pub deadline: Duration,
-    /// Ends the work, with nothing left behind.
+    /// Cancels the transcode, which leaves no files behind.
     pub cancel: CancellationToken,
-    /// Told about headway, about twice a second.
+    /// Called about twice a second with the progress.
     pub on_progress: &'a (dyn Fn(Progress) + Send + Sync),
 }
 
-/// How far the encode is.
+/// The progress of an encode.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Progress {
-    /// 0 to 100; never goes back. Stays 0 while the source's length is unknown.
+    /// 0 to 100, never decreasing. Stays 0 while the duration of the source is unknown.
     pub percent: f64,
-    /// Seconds of video made in a second.
+    /// Seconds of video encoded per second.
     pub speed: Option<f64>,
-    /// How much of the video is made.
+    /// Duration of the video encoded so far.
     pub out_time: Duration,
-    /// Frames made.
+    /// Number of frames encoded so far.
     pub frame: u64,
 }
 
-/// What came out: every output read back and checked.
+/// The outputs of a transcode, all of them read back and verified.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Encoded {
-    /// The renditions, large to small.
+    /// The renditions, largest first.
     pub outputs: Vec<EncodedOutput>,
-    /// The documents over all of them, in the order in which a client reads of them.
+    /// The entry documents, in the order in which clients list them.
     pub entries: Vec<EntryFile>,
-    /// The still of the beginning.
+    /// The poster.
     pub poster: Option<EncodedStill>,
-    /// The stills of the whole length.
+    /// The storyboard.
     pub storyboard: Option<EncodedBoard>,
-    /// All files, relative to the output folder, in the order in which to store them: what a
-    /// playlist names comes before it.
+    /// All files, relative to the output folder, in the order in which to upload them: files that a playlist
+    /// refers to come before it.
     pub files: Vec<PathBuf>,
-    /// What was asked for and not made.
+    /// Requested renditions that were not made.
     pub skipped: Vec<Skipped>,
-    /// What the input is.
+    /// Properties of the input.
     pub source: SourceInfo,
-    /// Seconds of video a second of encoding made.
+    /// Seconds of video encoded per second.
     pub speed: f64,
-    /// CPU seconds FFmpeg took.
+    /// CPU seconds that FFmpeg used.
     pub cpu_seconds: f64,
 }
 
@@ -112,7 +113,7 @@ pub struct Encoded {
 pub struct EntryFile {
     /// Which kind of document.
     pub kind: EntryKind,
-    /// Its file, relative to the output folder.
+    /// The file, relative to the output folder.
     pub file: String,
 }
 
@@ -121,49 +122,49 @@ pub struct EntryFile {
 pub struct EncodedOutput {
     /// Which rendition.
     pub quality: Label,
-    /// Its file or playlist, relative to the output folder, with `/` between the parts.
+    /// The file or playlist, relative to the output folder, with `/` as separator.
     pub file: String,
     /// What it is.
     #[serde(flatten)]
     pub info: RenditionInfo,
 }
 
-/// A picture in the output folder.
+/// An image in the output folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedStill {
-    /// Its file, relative to the output folder.
+    /// The file, relative to the output folder.
     pub file: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Pixels across.
+    /// Width in pixels.
     pub width: u32,
-    /// Pixels down.
+    /// Height in pixels.
     pub height: u32,
 }
 
 /// A storyboard in the output folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedBoard {
-    /// The picture with all its stills.
+    /// The image that contains all stills.
     pub picture: EncodedStill,
-    /// The WebVTT, relative to the output folder.
+    /// The WebVTT file, relative to the output folder.
     pub cues: String,
-    /// Pixels across of one still.
+    /// Width of one still in pixels.
     pub width: u32,
-    /// Pixels down of one still.
+    /// Height of one still in pixels.
     pub height: u32,
-    /// Stills in a row.
+    /// Number of stills in a row.
     pub columns: u32,
-    /// How many.
+    /// Number of stills.
     pub count: u32,
-    /// Seconds from one to the next.
+    /// Seconds between two stills.
     pub interval: u32,
 }
 
-/// Nothing came out, and nothing is left in the output folder.
+/// The transcode did not succeed. No files are left in the output folder.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TranscodeError {
-    /// It failed.
+    /// The transcode failed.
     #[error(transparent)]
     Failed(#[from] Failure),
     /// The token was cancelled.
@@ -173,11 +174,11 @@ pub enum TranscodeError {
 
 /// Transcodes one file.
 ///
-/// FFmpeg writes into a folder of its own inside `out_dir`; its files move up once all of them are
-/// verified. So a failure, a cancelled token or a dropped future leaves nothing.
+/// FFmpeg writes into a separate folder inside `out_dir`, and the files are moved up once all of them are
+/// verified. Therefore a failure, a cancelled token or a dropped future leaves no files behind.
 ///
 /// # Errors
-/// [`TranscodeError::Cancelled`] when the token was cancelled, else the [`Failure`].
+/// [`TranscodeError::Cancelled`] if the token was cancelled, otherwise the [`Failure`].
 pub async fn transcode(request: Request<'_>) -> Result<Encoded, TranscodeError> {
     let far = Duration::from_secs(30 * 24 * 3600);
     let deadline = Instant::now() + request.deadline.min(far);
@@ -185,7 +186,7 @@ pub async fn transcode(request: Request<'_>) -> Result<Encoded, TranscodeError> 
     std::fs::create_dir_all(request.out_dir).map_err(|e| disk::trouble("make the output folder", &e))?;
     let result = attempt(&request, deadline).await;
     if result.is_err() && made {
-        // Only an empty folder goes, so nothing of anybody else's can be lost.
+        // Removes the folder only if it is empty, so no other files can be lost.
         let _ = std::fs::remove_dir(request.out_dir);
     }
     result
@@ -220,7 +221,7 @@ async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, Tr
     };
     let finished = run.finish().await?;
     let verified = bounded(request, deadline, verify::verify(work.path(), &source, &plan)).await?;
-    // FFmpeg's HLS muxer ends well on a full disk; what it could not write is missing all the same.
+    // FFmpeg's HLS muxer succeeds on a full disk although files are missing.
     let verified = verified.map_err(|e| {
         if disk::is_full(work.path(), outputs_limit(request, &source)) { space.into() } else { e }
     })?;
@@ -240,7 +241,7 @@ async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, Tr
     })
 }
 
-/// Waits for `work` until the token is cancelled or the deadline has come.
+/// Runs `work` until the token is cancelled or the deadline is reached.
 async fn bounded<T>(
     request: &Request<'_>,
     deadline: Instant,
@@ -254,15 +255,15 @@ async fn bounded<T>(
     }
 }
 
-/// Bytes that the outputs may have, where that is limited: the input has its part of the limit already.
+/// Maximum size of the outputs in bytes, if limited: the limit minus the input.
 fn outputs_limit(request: &Request<'_>, source: &probe::Probe) -> Option<u64> {
     request.disk_bytes.map(|limit| limit.saturating_sub(source.size))
 }
 
-/// What the outputs need and what is free.
+/// The space that the outputs need, and the free space.
 ///
 /// # Errors
-/// When they do not fit.
+/// If the outputs do not fit.
 fn space_for(request: &Request<'_>, plan: &plan::Plan, source: &probe::Probe) -> Result<DiskFull, Failure> {
     let needed = space::needed(0, estimate::output_bytes(plan, source, request.preset));
     let limit = outputs_limit(request, source);
@@ -281,7 +282,7 @@ fn refuse_overwriting(out_dir: &Path, plan: &plan::Plan) -> Result<(), Failure> 
     }
 }
 
-/// Moves everything up; on trouble takes back what was moved.
+/// Moves all files up; if one move fails, the others are undone.
 fn publish(work: &Path, out_dir: &Path) -> Result<(), Failure> {
     let mut moved: Vec<PathBuf> = Vec::new();
     let result = (|| {

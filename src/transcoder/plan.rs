@@ -1,11 +1,11 @@
-//! What FFmpeg is asked to do: one process, one decode, all renditions (pure).
+//! Plans FFmpeg's work: one process, one decode, all renditions (pure).
 //!
-//! The picture is scaled in a cascade: the largest rung from the source, each further one from the
-//! rung above it. Measured on FFmpeg 5.1 with a made-up 30 s 1080p H.264 clip to web-optimized
-//! 720p, 360p and 144p, in CPU seconds: three runs 71.3, one run with each rung scaled from the
-//! source 52.6 (0.74), the cascade 43.5 (0.61). PSNR of the encoded small rungs against the source
-//! scaled directly is no lower in the cascade, whatever the reference scaler: 360p 36.85 dB against
-//! 36.83, 144p 36.81 dB against 36.77 (bicubic; SSIM equal to three places).
+//! The picture is scaled in a cascade: the largest rung from the source, each further one from the rung above
+//! it. Measured on FFmpeg 5.1 with a synthetic 30 s 1080p H.264 clip to web-optimized 720p, 360p and 144p, in
+//! CPU seconds: three runs 71.3, one run with each rung scaled from the source 52.6 (0.74), the cascade 43.5
+//! (0.61). PSNR of the encoded small rungs against the source scaled directly is no lower in the cascade,
+//! whatever the reference scaler: 360p 36.85 dB against 36.83, 144p 36.81 dB against 36.77 (bicubic; SSIM
+//! equal to three places).
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -19,30 +19,30 @@ use super::ladder::{self, Rung};
 use super::probe::{MAX_PIXELS, Matrix, Probe, Transfer, Video};
 use super::stills::PlannedStills;
 
-/// What FFmpeg is asked to do and what must come out of it.
+/// The work for FFmpeg, and the outputs that it must produce.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// The renditions, large to small.
+    /// The renditions, largest first.
     pub outputs: Vec<Planned>,
-    /// How they are packaged.
+    /// The format of the renditions.
     pub format: Format,
-    /// The documents over all of them.
+    /// The entry documents.
     pub entries: Vec<EntryFile>,
-    /// The playlist of the sound that all rungs share.
+    /// The playlist of the audio that all rungs share, if they do.
     pub shared_audio: Option<String>,
-    /// The stills beside them.
+    /// The stills besides the renditions.
     pub stills: PlannedStills,
-    /// Whether every rendition has sound.
+    /// Whether the renditions have audio.
     pub has_audio: bool,
-    /// What was asked for and is not made.
+    /// Requested renditions that are not made.
     pub skipped: Vec<Skipped>,
     input_options: Vec<String>,
     output_options: Vec<String>,
 }
 
 impl Plan {
-    /// FFmpeg's arguments; it must run inside the output folder, since all outputs are named
-    /// relative to it: `%` in a folder's name would mean something to the HLS muxer.
+    /// FFmpeg's arguments. It must run inside the output folder, because all outputs are named relative to
+    /// it: the HLS muxer would interpret a `%` in a folder's name.
     #[must_use]
     pub fn arguments(&self, input: &Path) -> Vec<OsString> {
         let mut all: Vec<OsString> = self.input_options.iter().map(Into::into).collect();
@@ -51,18 +51,18 @@ impl Plan {
         all
     }
 
-    /// Folders that must be there before FFmpeg runs.
+    /// Folders that must exist before FFmpeg runs.
     pub fn folders(&self) -> impl Iterator<Item = &str> {
         let files = self.outputs.iter().map(|o| &o.file).chain(&self.shared_audio);
         files.filter_map(|file| file.split_once('/').map(|(folder, _)| folder))
     }
 
-    /// How the renditions are packaged.
+    /// The implementation of the renditions' format.
     pub(super) fn output_format(&self) -> &'static dyn OutputFormat {
         format::of(self.format)
     }
 
-    /// Names that will stand in the output folder.
+    /// Names of the files and folders in the output folder.
     #[must_use]
     pub fn top_level(&self) -> Vec<&str> {
         let entries = self.entries.iter().map(|entry| &entry.file);
@@ -72,10 +72,10 @@ impl Plan {
     }
 }
 
-/// Plans the renditions of `preset` from this source, and the stills beside them.
+/// Plans the renditions of `preset` for this source, and the stills.
 ///
 /// # Errors
-/// When the source cannot be made into what was asked for.
+/// If the source does not permit the requested outputs.
 pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder, stills: Stills) -> Result<Plan, Failure> {
     let format = preset.format(ladder);
     let output_format = format::of(format);
@@ -120,15 +120,15 @@ fn input_args(decodes: bool) -> Vec<String> {
     );
     all.extend(ffprobe::input_options(INPUT_FORMATS));
     if decodes {
-        // The header was checked; this holds when the size changes on the way.
+        // The header was checked; this also applies when the size changes within the stream.
         all.extend(split_args(&format!("-max_pixels {MAX_PIXELS}")));
     }
     all
 }
 
-/// The filter graph: `[0:i]` in, `[v0]`, `[v1]`, ... out, large to small. Each still is made of the smallest
-/// rung that is no smaller than itself; where there are none, of the source, whose streams are copied untouched.
-/// Nothing where no picture has to be decoded.
+/// The filter graph from `[0:i]` to `[v0]`, `[v1]`, ..., largest first. Each still is made from the smallest
+/// rung that is no smaller than itself; if there are no rungs because streams are copied, from the source.
+/// `None` if no picture has to be decoded.
 fn filter_graph(video: &Video, rungs: &[Rung], stills: &PlannedStills) -> Option<String> {
     if rungs.is_empty() {
         let size = stills.poster.or(stills.board.map(|board| board.size))?;
@@ -160,19 +160,19 @@ fn filter_graph(video: &Video, rungs: &[Rung], stills: &PlannedStills) -> Option
     Some(graph + &stills.filters())
 }
 
-/// Hands a stream on under these names.
+/// The filter that copies a stream to these names.
 fn split<S: AsRef<str>>(names: &[S]) -> String {
     let names: Vec<String> = names.iter().map(|name| format!("[{}]", name.as_ref())).collect();
     if names.len() > 1 { format!(",split={}{}", names.len(), names.concat()) } else { names.concat() }
 }
 
-/// From the source's frames to the largest rung: progressive, square pixels, SDR, 8 bit, with the
-/// colours said aloud, since players guess by size and a small copy of an HD film is not BT.601.
+/// Filters from the source's frames to the largest rung: progressive, square pixels, SDR, 8 bit. Colours are
+/// tagged explicitly, because players guess them by size, and a small copy of an HD film is not BT.601.
 fn first_scale(video: &Video, width: u32, height: u32) -> String {
     let deinterlace = if video.interlaced { "bwdif=mode=send_frame:deint=interlaced," } else { "" };
     let scale = format!("{deinterlace}scale={width}:{height}");
     if video.transfer != Transfer::Sdr {
-        // Scaled first: tone mapping works on floats, and costs by the pixel.
+        // Scale first: tone mapping uses floats, and its cost depends on the number of pixels.
         return format!("{scale},{},setsar=1,{}", tone_map(video), tags("bt709", "bt709", "bt709"));
     }
     let is_601 = match video.matrix {
@@ -194,7 +194,8 @@ fn tags(matrix: &str, primaries: &str, transfer: &str) -> String {
     format!("setparams=range=tv:color_primaries={primaries}:color_trc={transfer}:colorspace={matrix}")
 }
 
-/// HDR to SDR. What the file leaves unsaid is BT.2020, as PQ and HLG imply: zimg refuses to guess.
+/// Filters from HDR to SDR. Values that the file does not specify are BT.2020, as PQ and HLG imply: zimg
+/// refuses to guess.
 fn tone_map(video: &Video) -> String {
     let transfer = if video.transfer == Transfer::Hlg { "arib-std-b67" } else { "smpte2084" };
     let primaries = if video.has_primaries { "" } else { "color_primaries=bt2020:" };

@@ -1,4 +1,4 @@
-//! Reads HLS playlists (pure): those FFmpeg wrote, and those of a job that is downloaded.
+//! Parses HLS playlists (pure): those that FFmpeg wrote, and those of a job that is downloaded.
 
 use std::borrow::Cow;
 use std::collections::HashSet;
@@ -10,23 +10,23 @@ use quick_m3u8::{HlsLine, Reader};
 
 use super::reference::Reference;
 
-/// A media playlist, as far as it must be checked and measured.
+/// A media playlist, as far as it is checked and measured.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct MediaPlaylist {
-    /// `EXT-X-VERSION`; 1 where it does not say.
+    /// `EXT-X-VERSION`; 1 if absent.
     pub version: u64,
     /// `EXT-X-TARGETDURATION`, seconds.
     pub target_duration: u64,
-    /// The initialisation section of fragmented MP4.
+    /// The initialization section of fragmented MP4.
     pub init: Option<String>,
-    /// Segments with their seconds.
+    /// Segments with their durations in seconds.
     pub segments: Vec<(String, f64)>,
-    /// Whether it says that nothing more comes.
+    /// Whether `EXT-X-ENDLIST` is present.
     pub ended: bool,
 }
 
 impl MediaPlaylist {
-    /// Parses a playlist; `None` when it is none.
+    /// Parses a playlist; `None` if the text is not one.
     pub fn parse(text: &str) -> Option<Self> {
         let mut playlist = Self { version: 1, ..Self::default() };
         let mut seconds = None;
@@ -47,21 +47,21 @@ impl MediaPlaylist {
         Some(playlist)
     }
 
-    /// Seconds of all segments.
+    /// Total duration of the segments in seconds.
     pub fn duration(&self) -> f64 {
         self.segments.iter().map(|(_, seconds)| seconds).sum()
     }
 
-    /// Every file it names.
+    /// All files that the playlist refers to.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.init.iter().map(String::as_str).chain(self.segments.iter().map(|(name, _)| name.as_str()))
     }
 }
 
-/// Every file a playlist names, each once: the media and I-frame playlists of a master playlist, the segments
-/// and the initialisation section of any other. Empty when it is no playlist.
+/// All files that a playlist refers to, each once: the media and I-frame playlists of a master playlist, the
+/// segments and the initialization section of a media playlist. Empty if the text is not a playlist.
 pub(super) fn references(text: &str) -> Vec<Reference> {
-    // Byte ranges of one file name it again and again.
+    // Byte ranges refer to the same file repeatedly.
     let (mut references, mut seen) = (Vec::new(), HashSet::new());
     let mut is_variant = false;
     for line in lines(text).into_iter().flatten() {
@@ -87,8 +87,9 @@ pub(super) fn references(text: &str) -> Vec<Reference> {
     references
 }
 
-/// A media playlist with a target duration of a second at least. FFmpeg rounds that of a video under half a second to 0,
-/// which parsers take for none, and by which no segment bit rate is defined (RFC 8216, 4.1).
+/// The media playlist with a target duration of at least one second. FFmpeg rounds that of a video under half
+/// a second to 0, which parsers treat as absent, and which leaves the segment bit rate undefined (RFC 8216,
+/// 4.1).
 pub(super) fn with_target_duration(text: &str) -> Cow<'_, str> {
     const NONE: &str = "#EXT-X-TARGETDURATION:0\n";
     match text.contains(NONE) {
@@ -97,7 +98,7 @@ pub(super) fn with_target_duration(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The lines of a playlist, its blank ones left out; `None` when it does not begin as one.
+/// The lines of a playlist without blank ones; `None` if the text does not begin like a playlist.
 fn lines(text: &str) -> Option<impl Iterator<Item = HlsLine<'_>>> {
     let mut reader = Reader::from_str(text, options());
     match reader.read_line() {

@@ -1,4 +1,4 @@
-//! Which FFmpeg is installed, and whether it can do what is asked of it.
+//! Checks the version and the features of the installed FFmpeg.
 
 use std::time::Duration;
 
@@ -6,22 +6,22 @@ use crate::job::{Failure, FailureCode};
 
 use super::{diagnose, ffprobe};
 
-/// The oldest FFmpeg that has every option used here.
+/// The oldest FFmpeg with all options that are used here.
 const OLDEST: (u32, u32) = (5, 1);
 
-/// Versions of the programs found.
+/// Versions of the installed programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToolVersions {
-    /// Of ffmpeg, such as `5.1.9-0+deb12u1`.
+    /// Version of ffmpeg, such as `5.1.9-0+deb12u1`.
     pub ffmpeg: String,
-    /// Of ffprobe.
+    /// Version of ffprobe.
     pub ffprobe: String,
 }
 
-/// Looks for ffmpeg and ffprobe on the PATH and for the encoders and filters that are needed.
+/// Checks that ffmpeg and ffprobe are on the PATH, and that the needed encoders and filters exist.
 ///
 /// # Errors
-/// [`FailureCode::Worker`], saying what to install.
+/// [`FailureCode::Worker`], which says what to install.
 pub async fn check_tools() -> Result<ToolVersions, Failure> {
     let (ffmpeg, ffprobe, encoders, filters) = tokio::try_join!(
         output("ffmpeg", "-version"),
@@ -57,7 +57,7 @@ fn judge(ffmpeg: &str, ffprobe: &str, encoders: &str, filters: &str) -> Result<T
         Err(Failure::new(FailureCode::Worker, message))
     };
     let found = ToolVersions { ffmpeg: version(ffmpeg), ffprobe: version(ffprobe) };
-    // Builds from a checkout have names such as N-1234-gabc: those are taken on trust.
+    // Builds from Git have versions such as N-1234-gabc, which are accepted without a check.
     if numbers(&found.ffmpeg).is_some_and(|n| n < OLDEST) {
         return lacks(format!("is version {}", found.ffmpeg));
     }

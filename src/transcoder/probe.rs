@@ -1,4 +1,4 @@
-//! What a source is: which picture and which sound are used, and what they need on the way.
+//! Selects the video and audio stream of a source, with the properties that the plan needs.
 
 use std::io::Read;
 use std::path::Path;
@@ -8,75 +8,75 @@ use crate::job::{AudioInfo, Dimensions, Failure, FailureCode, SourceInfo, VideoI
 use super::diagnose;
 use super::ffprobe::{self, Report, Stream};
 
-/// Most pixels a picture may have, as stored or as displayed: 8192x8192.
+/// Maximum number of pixels of a picture, as stored and as displayed: 8192x8192.
 pub const MAX_PIXELS: u64 = 8192 * 8192;
 
-/// Longest source, seconds: a day. More is a broken header rather than a video.
+/// Maximum duration of a source, seconds: a day. A longer one is a broken header.
 pub const MAX_DURATION: f64 = 86_400.0;
 
-/// Smallest picture: below it H.264 blocks and even sizes leave nothing to see.
+/// Minimum side of a picture, pixels: in a smaller one, macroblocks and even sizes leave nothing to see.
 const MIN_SIDE: u32 = 16;
 
-/// A source, as far as a plan needs to know it.
+/// A source, as far as the plan needs to know it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Probe {
     /// FFmpeg's name of the container.
     pub format: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Seconds the container says it lasts.
+    /// Duration of the container in seconds, if it has one.
     pub duration: Option<f64>,
-    /// The picture that is used.
+    /// The selected video stream.
     pub video: Video,
-    /// The sound that is used.
+    /// The selected audio stream.
     pub audio: Option<Audio>,
-    /// Whether there are streams that are not used, which may last longer than those that are.
+    /// Whether there are other streams, which may be longer than the selected ones.
     pub has_more: bool,
 }
 
-/// The picture of a source.
+/// The video stream of a source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Video {
     /// Index among all streams of the file.
     pub index: u32,
     /// FFmpeg's name of the codec.
     pub codec: String,
-    /// Pixels across, as stored.
+    /// Width in pixels, as stored.
     pub width: u32,
-    /// Pixels down, as stored.
+    /// Height in pixels, as stored.
     pub height: u32,
-    /// Shape of a pixel, across to down.
+    /// Pixel aspect ratio, width to height.
     pub sar: (u32, u32),
-    /// Degrees clockwise the picture is turned by for display, 0 to 359.
+    /// Clockwise rotation for display in degrees, 0 to 359.
     pub rotation: u32,
-    /// How brightness is coded.
+    /// Transfer characteristics.
     pub transfer: Transfer,
-    /// How colours are coded.
+    /// Matrix coefficients.
     pub matrix: Matrix,
-    /// Whether the file says which primaries it has.
+    /// Whether the file specifies its color primaries.
     pub has_primaries: bool,
-    /// Whether its frames are made of two fields.
+    /// Whether frames consist of two fields.
     pub interlaced: bool,
-    /// Mean frames a second; 0 when unknown.
+    /// Average frame rate; 0 if unknown.
     pub frame_rate: f64,
-    /// Frames, where the container says so and its other numbers agree.
+    /// Number of frames, if the container contains it and it agrees with the other values.
     pub frames: Option<u64>,
-    /// Seconds this stream lasts.
+    /// Duration of this stream in seconds.
     pub duration: Option<f64>,
 }
 
-/// The sound of a source.
+/// The audio stream of a source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Audio {
     /// Index among all streams of the file.
     pub index: u32,
     /// FFmpeg's name of the codec.
     pub codec: String,
-    /// How many channels.
+    /// Number of channels.
     pub channels: u32,
-    /// Samples a second.
+    /// Sample rate in hertz.
     pub sample_rate: u32,
-    /// Seconds this stream lasts.
+    /// Duration of this stream in seconds.
     pub duration: Option<f64>,
     /// Its language, as the file has it.
     pub language: Option<String>,
@@ -84,38 +84,38 @@ pub struct Audio {
     pub title: Option<String>,
 }
 
-/// How brightness is coded.
+/// Transfer characteristics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transfer {
     /// Standard dynamic range.
     Sdr,
-    /// HDR10 and its kin (SMPTE ST 2084).
+    /// PQ, as in HDR10 (SMPTE ST 2084).
     Pq,
     /// Hybrid log-gamma (ARIB STD-B67).
     Hlg,
 }
 
-/// How colours are coded.
+/// Matrix coefficients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Matrix {
     /// BT.709, high definition.
     Bt709,
     /// BT.601, standard definition.
     Bt601,
-    /// Something else that the file names.
+    /// Another matrix that the file specifies.
     Other,
-    /// The file does not say.
+    /// The file specifies none.
     Unknown,
 }
 
 impl Probe {
-    /// Pixels as displayed, rotation and pixel shape applied.
+    /// The size in pixels as displayed, with rotation and pixel aspect ratio applied.
     #[must_use]
     pub fn display(&self) -> Dimensions {
         self.video.display()
     }
 
-    /// Seconds of what is used of this file, as far as it says.
+    /// Duration in seconds of the selected streams, as far as the file contains it.
     #[must_use]
     pub fn expected_duration(&self) -> Option<f64> {
         match (&self.audio, self.video.duration) {
@@ -125,8 +125,8 @@ impl Probe {
         }
     }
 
-    /// Seconds that an output must come near to: as [`Self::expected_duration`], but without what the
-    /// container says where that may speak of a subtitle or a second sound that is left out.
+    /// Duration in seconds that an output must reach: [`Self::expected_duration`], except where only the
+    /// container has a duration, which may be that of an omitted subtitle or audio stream.
     #[must_use]
     pub fn promised_duration(&self) -> Option<f64> {
         match (&self.audio, self.video.duration) {
@@ -135,7 +135,7 @@ impl Probe {
         }
     }
 
-    /// What is told about the source.
+    /// The properties of the source that a job's result contains.
     #[must_use]
     pub fn info(&self) -> SourceInfo {
         let Dimensions { width, height } = self.display();
@@ -160,13 +160,13 @@ impl Probe {
         }
     }
 
-    /// Chooses from what ffprobe reported of a file with `size` bytes.
+    /// Selects streams of a file with `size` bytes from ffprobe's report.
     ///
     /// # Errors
-    /// When there is no picture that can be used.
+    /// If there is no usable picture.
     pub(super) fn choose(report: &Report, size: u64) -> Result<Self, Failure> {
         let unsupported = |message: String| Err(Failure::new(FailureCode::UnsupportedMedia, message));
-        // The default stream first, then the largest, then the first.
+        // The default stream first, then the largest, then the one with the lowest index.
         let rank = |s: &&Stream| (s.is_default, pixels(s), std::cmp::Reverse(s.index));
         let Some(video) = report.video().max_by_key(rank) else {
             let what =
@@ -184,7 +184,7 @@ impl Probe {
         };
         let picture = video.index;
         let video = Video::of(video, codec);
-        // A stream without a codec or channels cannot be decoded; another may do.
+        // A stream without a codec or channels cannot be decoded; another one may be.
         let usable = |s: &&Stream| s.codec.is_some() && s.channels > 0 && s.sample_rate > 0;
         let audio = report.audio().filter(usable).min_by_key(|s| (!s.is_default, s.index));
         let used = [Some(picture), audio.map(|s| s.index)];
@@ -199,7 +199,7 @@ impl Probe {
         })
     }
 
-    /// This source, if its numbers are within bounds.
+    /// Returns this source if its values are within limits.
     fn checked(self) -> Result<Self, Failure> {
         let unsupported = |message: String| Err(Failure::new(FailureCode::UnsupportedMedia, message));
         let stored = Dimensions { width: self.video.width, height: self.video.height };
@@ -261,7 +261,7 @@ impl Video {
         }
     }
 
-    /// Pixels as displayed.
+    /// The size in pixels as displayed.
     #[must_use]
     pub fn display(&self) -> Dimensions {
         let wide = f64::from(self.width) * f64::from(self.sar.0) / f64::from(self.sar.1);
@@ -274,14 +274,14 @@ impl Video {
     }
 }
 
-/// Pixels sixteen times as wide as high are a broken header.
+/// The pixel aspect ratio, or 1:1 for one beyond 16:1, which is a broken header.
 fn plausible(sar: Option<(u32, u32)>) -> (u32, u32) {
     let shape = |(a, b): &(u32, u32)| f64::from(*a) / f64::from(*b);
     sar.filter(|sar| (1.0 / 16.0..=16.0).contains(&shape(sar))).unwrap_or((1, 1))
 }
 
-/// A count of frames can be relied upon when it is rate times duration: an edit list that shows a part
-/// of what is stored breaks that.
+/// A number of frames is reliable if it equals rate times duration: an edit list that shows only a part of
+/// the stored frames breaks that.
 fn agrees(frames: u64, rate: Option<f64>, duration: Option<f64>) -> bool {
     let (Some(rate), Some(duration)) = (rate, duration) else { return false };
     let implied = rate * duration;
@@ -302,10 +302,10 @@ impl Audio {
     }
 }
 
-/// Probes a stranger's file.
+/// Probes a user's file.
 ///
 /// # Errors
-/// One sentence about the file, or about this machine when ffprobe cannot run.
+/// One sentence about the file, or about this machine if ffprobe cannot run.
 pub async fn probe(path: &Path) -> Result<Probe, Failure> {
     let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Failure::new(FailureCode::InputNotFound, "there is no such file"),
@@ -323,7 +323,7 @@ pub async fn probe(path: &Path) -> Result<Probe, Failure> {
     }
 }
 
-/// The first bytes, to tell a damaged video from what never was one.
+/// The first bytes of a file, which distinguish a damaged video from another kind of file.
 fn head(path: &Path) -> Vec<u8> {
     let mut bytes = Vec::new();
     if let Ok(file) = std::fs::File::open(path) {
@@ -332,7 +332,7 @@ fn head(path: &Path) -> Vec<u8> {
     bytes
 }
 
-/// What tests start from: ten seconds of 1080p H.264 at 25 frames a second, with AAC.
+/// The source that tests start from: ten seconds of 1080p H.264 at 25 frames per second, with AAC.
 #[cfg(test)]
 mod sample {
     use super::{Audio, Matrix, Transfer, Video};

@@ -1,35 +1,35 @@
-//! Stills beside the renditions, made in the same FFmpeg process from the same decode: a poster, and a
-//! storyboard, which is one JPEG of many small stills and a WebVTT that says which is of when (pure).
+//! Stills besides the renditions, made in the same FFmpeg process from the same decode: a poster, and a
+//! storyboard, which is one JPEG of many small stills with a WebVTT file that gives the time of each (pure).
 //!
-//! The WebVTT names a place in the picture by a media fragment, `#xywh=x,y,w,h`, which players know for seek
-//! bars. <https://www.w3.org/TR/webvtt1/>, <https://www.w3.org/TR/media-frags/#naming-space>
+//! The WebVTT refers to a region of the image by a media fragment, `#xywh=x,y,w,h`, which players support for
+//! seek bars. <https://www.w3.org/TR/webvtt1/>, <https://www.w3.org/TR/media-frags/#naming-space>
 
 use std::fmt::Write as _;
 
 use crate::job::{Dimensions, Stills};
 
-/// The poster's file.
+/// The file name of the poster.
 pub(super) const POSTER: &str = "poster.jpg";
-/// The storyboard's picture.
+/// The file name of the storyboard's image.
 const BOARD: &str = "storyboard.jpg";
-/// What says which of its stills is of when.
+/// The file name of the WebVTT file.
 const CUES: &str = "storyboard.vtt";
 
-/// Neither side of a poster is longer, pixels.
+/// Maximum length of a side of the poster, pixels.
 const POSTER_SIDE: u32 = 1280;
-/// Nor of a still of the storyboard.
+/// Maximum length of a side of a storyboard's still, pixels.
 const STILL_SIDE: u32 = 160;
-/// Stills in a row, and rows. A picture of at most 1600 pixels a side; ten rows of ten.
+/// Stills per row, and maximum number of rows. Ten rows of ten make an image of at most 1600 pixels a side.
 const COLUMNS: u32 = 10;
 const MOST: u32 = 100;
-/// Seconds between stills at least; and where the length is unknown.
+/// Minimum number of seconds between stills, also used if the duration is unknown.
 const LEAST_INTERVAL: u32 = 2;
 const BLIND_INTERVAL: u32 = 10;
 
-/// The stills that are made.
+/// The planned stills.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlannedStills {
-    /// The poster's size.
+    /// The size of the poster.
     pub poster: Option<Dimensions>,
     /// The storyboard.
     pub board: Option<Board>,
@@ -38,15 +38,15 @@ pub struct PlannedStills {
 /// A storyboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Board {
-    /// Of one still.
+    /// The size of one still.
     pub size: Dimensions,
-    /// Seconds from one still to the next.
+    /// Seconds between two stills.
     pub interval: u32,
-    /// Rows there is room for.
+    /// Number of rows.
     pub rows: u32,
 }
 
-/// A picture's size with neither side longer than `side`, both even; never larger than it is.
+/// The size of a picture with neither side longer than `side`, both even; never enlarged.
 fn within(picture: Dimensions, side: u32) -> Dimensions {
     let longest = picture.width.max(picture.height);
     let scaled = |n: u32| {
@@ -61,24 +61,24 @@ fn within(picture: Dimensions, side: u32) -> Dimensions {
 }
 
 impl Board {
-    /// How many stills a video of so many seconds has in it: one at each interval, from 0 on.
+    /// The number of stills for a video of this duration: one per interval, starting at 0.
     pub fn count(&self, seconds: f64) -> u32 {
         let last = (seconds.max(0.0) / f64::from(self.interval)).floor();
         (last as u32).saturating_add(1).min(self.rows * COLUMNS)
     }
 
-    /// The picture's size.
+    /// The size of the image.
     pub fn picture(&self) -> Dimensions {
         Dimensions { width: self.size.width * COLUMNS, height: self.size.height * self.rows }
     }
 
-    /// The WebVTT of a video of so many seconds.
+    /// The WebVTT file for a video of this duration.
     pub fn cues(&self, seconds: f64) -> String {
         let mut text = String::from("WEBVTT\n");
         let count = self.count(seconds);
         for n in 0..count {
             let from = f64::from(n * self.interval);
-            // The last one stands until the end, also where there was no room for more.
+            // The last still lasts until the end, even if there was no room for further ones.
             let to =
                 if n + 1 == count { seconds.max(from + 0.001) } else { f64::from((n + 1) * self.interval) };
             let Dimensions { width, height } = self.size;
@@ -98,11 +98,11 @@ fn clock(seconds: f64) -> String {
 }
 
 impl PlannedStills {
-    /// The stills that were asked for, of a picture of this size and length.
+    /// Plans the requested stills for a picture of this size and duration.
     pub fn of(asked: Stills, picture: Dimensions, seconds: Option<f64>) -> Self {
         let board = || {
             let interval = match seconds {
-                // One more than the length has intervals: the first is at 0.
+                // One still more than there are intervals: the first is at 0.
                 Some(seconds) => LEAST_INTERVAL.max((seconds.max(0.0) / f64::from(MOST - 1)).ceil() as u32),
                 None => BLIND_INTERVAL,
             };
@@ -119,30 +119,30 @@ impl PlannedStills {
         }
     }
 
-    /// Whether there is nothing to make.
+    /// Whether no stills are planned.
     pub const fn is_empty(&self) -> bool {
         self.poster.is_none() && self.board.is_none()
     }
 
-    /// Names of the streams that they are made of, in the filter graph.
+    /// Names of the streams in the filter graph that the stills are made from.
     pub fn feeds(&self) -> impl Iterator<Item = &'static str> {
         [self.poster.map(|_| "p"), self.board.map(|_| "s")].into_iter().flatten()
     }
 
-    /// The filters that make them of `[p]` and `[s]`: each begins with a semicolon.
+    /// The filters that make the stills from `[p]` and `[s]`; each begins with a semicolon.
     pub fn filters(&self) -> String {
-        // JPEG's own colours, whatever the video's are.
+        // The colours of JPEG, independent of those of the video.
         const JPEG: &str = "out_color_matrix=smpte170m:out_range=pc,format=yuvj420p,setsar=1";
         let mut graph = String::new();
         if let Some(Dimensions { width, height }) = self.poster {
-            // Of the first ten seconds the still that is most like the others: no black, no fade.
+            // The most typical frame of the first ten seconds: neither black nor a fade.
             graph += &format!(
                 ";[p]select=isnan(prev_selected_t)+gte(t-prev_selected_t\\,0.5),\
                  scale={width}:{height}:{JPEG},thumbnail=n=20[poster]"
             );
         }
         if let Some(Board { size: Dimensions { width, height }, interval, rows }) = self.board {
-            // Rounded up, so that the shortest video has a still.
+            // Rounded up, so that even the shortest video has a still.
             graph += &format!(
                 ";[s]fps=fps=1/{interval}:start_time=0:round=up,scale={width}:{height}:{JPEG},\
                  tile={COLUMNS}x{rows}[board]"
@@ -151,7 +151,7 @@ impl PlannedStills {
         graph
     }
 
-    /// The outputs, behind those of the renditions.
+    /// The arguments of the outputs, which follow those of the renditions.
     pub fn outputs(&self) -> Vec<String> {
         let still = |stream: &str, file: &str, quality: u32| {
             format!(
@@ -164,26 +164,26 @@ impl PlannedStills {
         all.flat_map(|words| words.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 
-    /// The pictures, and how large each must come out.
+    /// The images, and the size that each must have.
     pub fn pictures(&self) -> Vec<(&'static str, Dimensions)> {
         let poster = self.poster.map(|size| (POSTER, size));
         let board = self.board.map(|board| (BOARD, board.picture()));
         [poster, board].into_iter().flatten().collect()
     }
 
-    /// The WebVTT's name and text, where there is a storyboard.
+    /// The name and content of the WebVTT file, if there is a storyboard.
     pub fn cues(&self, seconds: f64) -> Option<(&'static str, String)> {
         self.board.map(|board| (CUES, board.cues(seconds)))
     }
 
-    /// Names of all their files.
+    /// Names of all files of the stills.
     pub fn files(&self) -> impl Iterator<Item = &'static str> {
         let board = self.board.map(|_| [BOARD, CUES]);
         self.poster.map(|_| POSTER).into_iter().chain(board.into_iter().flatten())
     }
 }
 
-/// Stills in a row of a storyboard.
+/// Number of stills in a row of a storyboard.
 pub const fn columns() -> u32 {
     COLUMNS
 }
@@ -245,7 +245,7 @@ mod tests {
             prop_assert!((1..=MOST).contains(&count));
             prop_assert!(board.rows == count.div_ceil(COLUMNS));
             prop_assert!(board.picture().width <= 1600 && board.picture().height <= 1600);
-            // They reach the end.
+            // The stills reach the end of the video.
             prop_assert!(f64::from(count * board.interval) >= seconds, "{count} every {}", board.interval);
             prop_assert_eq!(board.cues(seconds).matches("-->").count(), count as usize);
         }

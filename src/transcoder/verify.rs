@@ -1,5 +1,5 @@
-//! Reads every output back. FFmpeg's exit code 0 alone does not mean that everything is there: on a
-//! truncated source it can be a success with half the film.
+//! Reads every output back. FFmpeg's exit code 0 does not mean that the output is complete: for a truncated
+//! source it can succeed with half of the film.
 
 use std::path::{Path, PathBuf};
 
@@ -14,40 +14,42 @@ use super::probe::Probe;
 use super::stills;
 use super::{EncodedBoard, EncodedOutput, EncodedStill};
 
-/// What was read back.
+/// The verified outputs.
 pub(super) struct Verified {
     pub outputs: Vec<EncodedOutput>,
     pub poster: Option<EncodedStill>,
     pub storyboard: Option<EncodedBoard>,
-    /// Relative to the folder; what a document names comes before it, the entry documents last.
+    /// Relative to the folder. Files that a document refers to come before it, and the entry documents come
+    /// last.
     pub files: Vec<PathBuf>,
 }
 
-/// One output as it stands on disk.
+/// An output on disk.
 struct Found {
-    /// Its files, relative to the folder, the playlist last.
+    /// The files, relative to the folder, with the playlist last.
     files: Vec<PathBuf>,
-    /// Bytes of all of them.
+    /// Total size of the files in bytes.
     size: u64,
-    /// Seconds.
+    /// Duration in seconds.
     duration: f64,
-    /// Its media playlist, where it has one.
+    /// The media playlist, if the output has one.
     playlist: Option<MediaPlaylist>,
     report: Report,
 }
 
-/// Seconds an output may be shorter than its source says: codecs pad and trim at both ends, and some
-/// containers only estimate. Longer is no fault of the encode.
+/// Seconds by which an output may be shorter than its source: codecs pad and trim at both ends, and some
+/// containers only contain estimates. A longer output is not an error of the encode.
 fn duration_tolerance(expected: f64) -> f64 {
     (0.5 + expected * 0.005).min(3.0)
 }
 
-/// Frames that may be missing: two, and one in a hundred, since frames that share a time are merged.
+/// Number of frames that may be missing: two plus one percent, because frames with the same timestamp are
+/// merged.
 fn frame_tolerance(frames: u64) -> u64 {
     2 + frames / 100
 }
 
-/// Checks all outputs in `folder` against the plan and the source.
+/// Verifies all outputs in `folder` against the plan and the source.
 pub(super) async fn verify(folder: &Path, source: &Probe, plan: &Plan) -> Result<Verified, Failure> {
     let format = plan.output_format();
     let rungs = plan.outputs.iter().map(|o| find(folder, &o.file, format));
@@ -96,7 +98,7 @@ fn verified<'a>(output: &'a EncodedOutput, found: &'a Found) -> VerifiedRenditio
     VerifiedRendition { file: &output.file, playlist: found.playlist.as_ref(), size }
 }
 
-/// The stills, and the WebVTT, which is written only now that the length is known.
+/// Verifies the stills, and writes the WebVTT file now that the duration is known.
 async fn pictures(
     folder: &Path,
     plan: &Plan,
@@ -129,9 +131,9 @@ async fn pictures(
     Ok((poster, storyboard))
 }
 
-/// Whether this is a whole JPEG of that size.
+/// Verifies that the bytes are a complete JPEG of that size.
 fn check_picture(file: &str, bytes: &[u8], wanted: Dimensions) -> Result<(), Failure> {
-    // Its last two bytes say that nothing is missing: ITU-T T.81, B.1.1.3.
+    // The last two bytes are the end marker: ITU-T T.81, B.1.1.3.
     if !bytes.ends_with(&[0xff, 0xd9]) {
         return Err(missing_output(file));
     }
@@ -182,7 +184,7 @@ fn check(
     let made = Probe::choose(&found.report, found.size)
         .map_err(|e| wrong_output(format!("{file} came out without a picture: {e}")))?;
     let (asked, size) = (planned.size, made.display());
-    // A copy's pixel shape may be rounded by the new container.
+    // The new container may round the pixel aspect ratio of a copy.
     let slack = if planned.label == Label::ORIGINAL { 2 } else { 0 };
     if size.width.abs_diff(asked.width) > slack || size.height.abs_diff(asked.height) > slack {
         let text = |s: Dimensions| format!("{}x{}", s.width, s.height);
@@ -225,7 +227,7 @@ fn check(
     Ok(EncodedOutput { quality: planned.label, file: file.clone(), info })
 }
 
-/// Frames of an output: what it says itself, or what was counted.
+/// The number of frames of an output: its own value, or the count.
 fn frames(report: &Report) -> Option<u64> {
     report.video().next().and_then(|v| v.frames)
 }

@@ -1,5 +1,5 @@
-//! What whoever builds on the API relies on, wherever it runs: `tcoder api` and the edge pass it word for
-//! word. It needs an API that asks for [`TOKEN`], lets [`OTHER_TOKEN`] in too, and has workers.
+//! The promises of the API, which `tcoder api` and the Worker must keep alike. The tests need an API that
+//! requires [`TOKEN`], also accepts [`OTHER_TOKEN`], and has workers.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::support::clips::{clip, long_clip};
 use crate::support::system::{Answer, Api, OTHER_TOKEN, TOKEN, http};
 use crate::webhooks::Receiver;
 
-/// A test for each, of the API that this gives.
+/// A test for each promise, for the API that this expression returns.
 macro_rules! acceptance {
     ($api:expr) => {
         $crate::acceptance::acceptance! { $api;
@@ -47,7 +47,7 @@ pub fn is_problem(answer: &Answer, status: u16, field: Option<&str>) {
     }
 }
 
-/// A job that waits, so that nothing happens to it.
+/// A job that is delayed, so that nothing happens to it.
 pub fn waiting() -> Value {
     json!({"inputKey": "inputs/some/film.mp4", "delaySeconds": 3600})
 }
@@ -180,7 +180,7 @@ pub async fn job_listing_is_paged(api: &Api) {
         let Some(next) = page["nextCursor"].as_str() else { break };
         next.clone_into(&mut cursor);
     }
-    // Other tests' jobs stand between them; ours come once each, newest first.
+    // Jobs of other tests may be in between; ours must each occur once, newest first.
     found.retain(|id| mine.contains(id));
     assert_eq!(found, mine);
     let page = api.get("/api/jobs?status=cancelled&limit=100").await.body;
@@ -193,7 +193,7 @@ pub async fn queued_job_is_cancelled_at_once_and_can_be_retried(api: &Api) {
     let answer = api.delete(&path).await;
     assert_eq!((answer.status, &answer.body["status"]), (200, &json!("cancelled")));
     assert_eq!(api.delete(&path).await.status, 200);
-    // Without its delay: whoever asks again wants it now. Its input never was there.
+    // A retry is queued without the original delay. The input does not exist.
     let again = api.post(&format!("{path}/retry"), &json!({})).await;
     assert_eq!(again.status, 200, "{again:?}");
     let job = api.ended(&id).await;
@@ -207,12 +207,12 @@ pub async fn queued_job_is_cancelled_at_once_and_can_be_retried(api: &Api) {
 }
 
 pub async fn event_stream_follows_a_job_from_start_to_end(api: &Api) {
-    // Its encode takes so long that nobody misses it who looks every other second.
+    // The encode is long enough that a client polling every two seconds sees it.
     let ask = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "a.mp4"});
     let ticket = api.post("/api/upload", &ask).await.body;
     let id = ticket["jobId"].as_str().unwrap();
     let mut feed = api.feed(id).await;
-    // At once: nothing has happened to the job yet, and nothing will before this is read.
+    // Subscribe at once, before anything can happen to the job.
     assert_eq!(feed.next().await.unwrap()["status"], "uploading");
     let film = std::fs::read(long_clip()).unwrap();
     api.http.put(ticket["uploadUrl"].as_str().unwrap()).body(film).send().await.unwrap();
@@ -226,7 +226,7 @@ pub async fn event_stream_follows_a_job_from_start_to_end(api: &Api) {
     assert!(last["outputs"][0]["url"].is_string());
     assert!(seen.iter().any(|job| job["status"] == "running"), "{seen:?}");
 
-    // Whoever comes late gets the end, and the end of the stream.
+    // A late subscriber gets the final state and the end of the stream.
     let mut late = api.feed(id).await;
     assert_eq!(late.next().await.unwrap(), *last);
     assert!(late.next().await.is_none());
@@ -234,7 +234,8 @@ pub async fn event_stream_follows_a_job_from_start_to_end(api: &Api) {
     is_problem(&api.delete(&format!("/api/jobs/{id}")).await, 409, None);
 }
 
-/// The whole way: uploaded straight to storage, encoded by a machine that came for it, told of.
+/// The whole pipeline: a video is uploaded to storage, encoded by a machine that was started for it, and
+/// reported by a webhook.
 pub async fn video_is_transcoded_and_its_webhook_delivered(api: &Api) {
     let mut receiver = Receiver::start(204).await;
     let ask = json!({
@@ -257,7 +258,7 @@ pub async fn video_is_transcoded_and_its_webhook_delivered(api: &Api) {
     assert!(listed["jobs"].as_array().unwrap().iter().any(|job| job["jobId"] == *id), "{listed}");
 }
 
-/// Asks for a job of `heavy`; answers its ticket and the id of its upload.
+/// Requests a job for `heavy`; returns the response and the id of its upload.
 async fn in_parts(api: &Api) -> (Value, String) {
     let size = std::fs::metadata(heavy()).unwrap().len();
     let ask = json!({
@@ -295,7 +296,7 @@ pub async fn large_video_is_uploaded_in_parts(api: &Api) {
         signed["parts"].as_array().unwrap().iter().map(|p| p["partNumber"].clone()).collect();
     assert_eq!(numbers, [2, 1]);
     let second = put(&signed["parts"][0], parts[1]).await;
-    // The first breaks off, is signed anew, and sent again.
+    // The first part is interrupted, signed again, and sent again.
     put(&signed["parts"][1], &parts[0][..size / 2]).await;
     let again = sign(&[1]).await;
     let first = put(&again["parts"][0], parts[0]).await;
@@ -339,12 +340,12 @@ pub async fn parts_are_signed_only_for_jobs_that_wait_for_an_upload(api: &Api) {
     }
     let body = json!({"uploadId": upload, "partNumbers": [1]});
     let signed = api.post(&path, &body).await.body;
-    // Nobody can have it both ways: what is signed for one part is not good for another upload.
+    // A URL that is signed for one part is not valid for another upload.
     let other = signed["parts"][0]["url"].as_str().unwrap().replace("partNumber=1&", "partNumber=2&");
     assert_eq!(api.http.put(other).body("x").send().await.unwrap().status(), 403);
     let gone = api.http.delete(signed["abortUrl"].as_str().unwrap()).send().await.unwrap();
     assert_eq!(gone.status(), 204);
-    // A video that was there before takes no upload, whoever's it is.
+    // A job whose input already exists accepts no upload, whoever created it.
     let submitted = api.submit(&waiting()).await;
     is_problem(&api.post(&format!("/api/jobs/{submitted}/parts"), &body).await, 409, None);
     is_problem(&api.post(&format!("/api/jobs/{}/parts", Uuid::now_v7()), &body).await, 404, None);
@@ -354,7 +355,7 @@ pub async fn parts_are_signed_only_for_jobs_that_wait_for_an_upload(api: &Api) {
     is_problem(&api.post("/api/upload", &ask((5 << 40) + 1)).await, 422, Some("fileSize"));
 }
 
-/// Where storage tells nobody, the client may; it is believed only as far as the bucket bears it out.
+/// If storage sends no events, the client can report its upload. The report is checked against the bucket.
 pub async fn upload_is_queued_when_the_client_reports_it(api: &Api) {
     let ask = json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
     for verb in ["uploaded", "trigger-r2-event"] {
@@ -371,7 +372,7 @@ pub async fn upload_is_queued_when_the_client_reports_it(api: &Api) {
             "{told:?}"
         );
         api.completed(id).await;
-        // Once more changes nothing.
+        // A repeated report changes nothing.
         assert_eq!(api.post(&path, &json!({})).await.body["status"], "completed");
         let nobody = format!("/api/jobs/{}/{verb}", Uuid::now_v7());
         is_problem(&api.post(&nobody, &json!({})).await, 404, None);
@@ -390,7 +391,7 @@ pub async fn event_stream_after_the_end_is_answered_204(api: &Api) {
     assert!(first.contains("id: 0-queued"), "{first}");
     drop(waiting);
     api.delete(&format!("/api/jobs/{id}")).await;
-    // Its connection broke before the end came: the end is sent.
+    // The connection broke before the final event, which is therefore sent again.
     for seen in [None, Some("0-queued")] {
         let end = open(seen).await.text().await.unwrap();
         assert!(end.contains("id: 0-cancelled"), "{end}");

@@ -1,4 +1,4 @@
-//! The HTTP API: what it takes, what it refuses and in which words, and what a repeated request does.
+//! The HTTP API: accepted requests, rejected requests with their messages, and repeated requests.
 
 use proptest::prelude::*;
 use reqwest::Method;

@@ -1,5 +1,5 @@
-//! What others wrote works with the API's contract: linters find nothing, generated clients compile and take a video to
-//! its end, and what the API answers is what the schemas say.
+//! Third-party tools work with the API's contract: linters find nothing, generated clients compile and
+//! process a video, and the API's responses match the schemas.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -21,10 +21,10 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
-/// Installs the pinned packages once, and answers the environment in which they are found: PATH and NODE_MODULES.
+/// Installs the pinned packages once, and returns the environment for finding them: PATH and NODE_MODULES.
 pub async fn installed() -> &'static [(String, String)] {
     static ENVIRONMENT: OnceCell<Vec<(String, String)>> = OnceCell::const_new();
-    // They come from the registries, which may be slow.
+    // They come from registries, which may be slow.
     const LIMIT: Duration = Duration::from_secs(1200);
     let install = || async {
         let ended = tokio::time::timeout(LIMIT, spawn(command(&["install"])).wait_with_output()).await;
@@ -37,13 +37,13 @@ pub async fn installed() -> &'static [(String, String)] {
     ENVIRONMENT.get_or_init(install).await
 }
 
-/// A command of hack/api-clients.sh, with its packages there.
+/// A command of hack/api-clients.sh with its packages.
 pub async fn script(args: &[&str]) -> Command {
     installed().await;
     command(args)
 }
 
-/// Runs it to its end, with `input` on its stdin; answers whether it succeeded, its stdout and its stderr.
+/// Runs it with `input` on its stdin; returns whether it succeeded, its stdout and its stderr.
 async fn run(args: &[&str], input: &str) -> (bool, String, String) {
     let mut command = script(args).await;
     let mut child = spawn({
@@ -52,7 +52,7 @@ async fn run(args: &[&str], input: &str) -> (bool, String, String) {
     });
     let mut stdin = child.stdin.take().unwrap();
     let end = async {
-        // One that fails may not read it all.
+        // A command that fails may not read all of it.
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
         child.wait_with_output().await.unwrap()
@@ -72,7 +72,7 @@ async fn openapi_document_passes_redocly_and_spectral() {
     }
 }
 
-/// What a generated client got, as it printed it.
+/// The output of a generated client.
 async fn client(language: &str, api: &Api) -> Value {
     let mut args = vec![language, &api.url, clip().to_str().unwrap()];
     args.extend(api.token.as_deref());
@@ -81,7 +81,7 @@ async fn client(language: &str, api: &Api) -> Value {
     serde_json::from_str(&answers).unwrap_or_else(|e| panic!("{e}: {answers}{errors}"))
 }
 
-/// The job without the addresses, which are made anew for every reader. JavaScript has one kind of number.
+/// The job without URLs, which differ for each reader. JavaScript has only one type of number.
 fn comparable(job: &Value) -> Value {
     fn with_one_kind_of_number(value: &mut Value) {
         match value {
@@ -175,7 +175,7 @@ async fn responses_have_exactly_the_fields_of_their_schemas() {
     assert!(faultless, "{faults}");
     assert_eq!(counted.trim(), format!("{} values, 0 faults", values.len()));
 
-    // It can find a fault.
+    // The validation can fail.
     let wrong = json!({"document": document, "values": [["Job", {"jobId": "x", "stauts": "queued"}]]});
     let (faultless, _, faults) = run(&["validate"], &wrong.to_string()).await;
     assert!(!faultless && faults.contains("stauts"), "{faults}");

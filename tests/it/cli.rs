@@ -1,4 +1,4 @@
-//! The command line, as a person and as a script use it.
+//! The command line as people and scripts use it.
 
 use std::path::{Path, PathBuf};
 
@@ -35,7 +35,7 @@ async fn submit_with_wait_downloads_the_renditions() {
     let done = system.cli(&arguments, &dir).await;
     assert!(done.status.success(), "{}", err(&done));
     assert_eq!(parsed(&out(&done))["status"], "completed");
-    // All that its playlists name, down to the I-frame playlists, and it plays on its own.
+    // All files that its playlists refer to, including the I-frame playlists, so that it plays offline.
     let named = [
         "144p/iframes.m3u8",
         "144p/index.m3u8",
@@ -107,7 +107,7 @@ async fn json_option_prints_only_json_on_stdout() {
 
 #[tokio::test]
 async fn submit_cancels_the_job_when_the_upload_fails() {
-    // Nobody listens at the address that is given out.
+    // There is no listener at the public address.
     let mut system = Setup::default().workers(0).env("TCODER_PUBLIC_HOST", "127.0.0.9").start().await;
     system.api.url = system.url.replace("127.0.0.9", "127.0.0.1");
     let dir = folder("cli");
@@ -126,7 +126,7 @@ async fn commands_without_json_print_readable_text() {
     let (system, dir) = (shared().await, folder("cli"));
     let sent = system.cli(&["submit", clip().to_str().unwrap(), "--quality", "144p"], &dir).await;
     assert!(sent.status.success(), "{}", err(&sent));
-    // The id alone, for `$(tcoder submit ...)`; what to do next beside it.
+    // stdout contains only the id, for `$(tcoder submit ...)`; the hint is on stderr.
     let id = out(&sent).trim().to_owned();
     id.parse::<Uuid>().unwrap();
     assert!(err(&sent).contains(&format!("tcoder jobs watch {id}")), "{}", err(&sent));
@@ -213,7 +213,7 @@ async fn submit_accepts_any_file_name() {
         let key = parsed(&out(&done))["inputKey"].as_str().unwrap().to_owned();
         assert!(key.is_ascii() && key.matches('/').count() == 2 && !key.contains(".."), "{key}");
     }
-    // What a client sends need not be a name at all.
+    // File names from clients can be anything.
     for name in ["../../etc/passwd", "..", "", "/", "a\u{0}b"] {
         let options = json!({"fileName": name, "preset": "web-optimized", "outputQualities": ["144p"]});
         system.completed(&system.upload(clip(), &options).await).await;

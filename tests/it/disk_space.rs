@@ -1,5 +1,5 @@
-//! A job that does not fit on its worker's disk ends at once, says how much is missing and what to change, and
-//! can be done by a worker with a larger one.
+//! A job that does not fit on its worker's disk ends at once with a message about the missing space and its
+//! remedy. A worker with a larger disk can process it.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
@@ -22,12 +22,13 @@ use crate::support::small_disk;
 use crate::support::system::{PATIENCE, Setup, System, Worker, folder, serve};
 
 const MB: u64 = 1 << 20;
-/// Of the small disk.
+/// Size of the small disk, bytes.
 const DISK: u64 = 40 * MB;
-/// Of a film that does not fit: two times and a tenth of it, and 32 MiB.
+/// Size of a film that does not fit: it needs 2.1 times its size and 32 MiB.
 const FILM: u64 = 5 * MB;
 
-/// A worker on a disk of [`DISK`] bytes, or, where this system gives out none, one that may take as many.
+/// A worker with a disk of [`DISK`] bytes or, if this system cannot provide one, a worker that is limited to
+/// as many.
 fn small_worker(system: &System, env: &[(&str, &str)]) -> Worker {
     if small_disk::there_are() {
         return system
@@ -37,7 +38,7 @@ fn small_worker(system: &System, env: &[(&str, &str)]) -> Worker {
     system.worker("small", &[env, &[("WORKER_DISK_BYTES", bytes.as_str())]].concat())
 }
 
-/// Serves `length` bytes at an address, and counts those that are taken.
+/// Serves `length` bytes at a URL, and counts those that are read.
 async fn film(length: u64) -> (String, Arc<AtomicU64>) {
     let taken = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&taken);
@@ -58,7 +59,7 @@ async fn film(length: u64) -> (String, Arc<AtomicU64>) {
 #[tokio::test]
 async fn job_too_large_for_a_disk_fails_early_and_a_larger_worker_completes_it() {
     let system = Setup::default().workers(0).env("ALLOW_PRIVATE_URLS", "true").start().await;
-    // It does not count against the worker either.
+    // It does not count as a failure of the worker, either.
     let mut small = small_worker(&system, &[("ALLOW_PRIVATE_URLS", "true"), ("WORKER_MAX_FAILURES", "1")]);
 
     let (url, taken) = film(1_000_000_000).await;
@@ -66,16 +67,16 @@ async fn job_too_large_for_a_disk_fails_early_and_a_larger_worker_completes_it()
     let job = system.ended(&id).await;
     assert_eq!((&job["status"], &job["errorCode"]), (&json!("failed"), &json!("diskFull")), "{job:#}");
     let message = job["error"].as_str().unwrap();
-    // Its input, its copy and a tenth of that, and the margin.
+    // The input, the copy plus ten percent, and the margin.
     for words in ["needs 2133554432 bytes", "are free", "FLY_WORKER_DISK_GB", "WORKER_SCRATCH_DIR"] {
         assert!(message.contains(words), "{message}");
     }
     let taken = taken.load(Ordering::Relaxed);
     assert!(taken < 50_000_000, "{taken} bytes of a film were fetched that has no room");
 
-    // Another one, which has attempts left, and after it one that fits.
+    // Another film, whose job has attempts left, and then one that fits.
     let mut bytes = std::fs::read(clip()).unwrap();
-    // A `free` box: players and FFmpeg skip it.
+    // A `free` box, which players and FFmpeg skip.
     let filling = u32::try_from(FILM).unwrap();
     bytes.extend(filling.to_be_bytes());
     bytes.extend(b"free");
@@ -96,7 +97,7 @@ async fn job_too_large_for_a_disk_fails_early_and_a_larger_worker_completes_it()
     system.stop().await;
 }
 
-/// What `tcoder transcode` says on a disk that fills up while it works.
+/// The output of `tcoder transcode` on a disk that fills up while it runs.
 async fn on_a_filling_disk(preset: &str) -> (Option<i32>, String) {
     let disk = folder("small");
     let script = r#"
@@ -126,12 +127,12 @@ async fn disk_that_fills_up_during_the_encode_fails_with_disk_full() {
     };
     assert!(small_disk::there_are() || std::env::var_os("CI").is_none(), "CI must be able to mount a disk");
     if small_disk::there_are() {
-        // FFmpeg's HLS muxer ends well on a full disk.
+        // FFmpeg's HLS muxer succeeds on a full disk.
         for preset in ["web-optimized", "hls", "hls-adaptive"] {
             full(preset, on_a_filling_disk(preset).await);
         }
     }
-    // A file that may not grow: also where no disk can be made.
+    // A limited file size, which works even where no disk can be created.
     let output = folder("limited").join("out");
     let mut command = tokio::process::Command::new("sh");
     let script =
@@ -143,7 +144,7 @@ async fn disk_that_fills_up_during_the_encode_fails_with_disk_full() {
 
 #[tokio::test]
 async fn job_that_does_not_fit_after_the_probe_is_not_encoded() {
-    // An hour of black is some hundred kilobytes, and asked for at a bitrate it has 733 MB.
+    // An hour of black has some hundred kilobytes; at a constrained bitrate it has 733 MB.
     let black = folder("black").join("black.mp4");
     let made = std::process::Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-f", "lavfi", "-i", "color=black:s=1280x720:r=1:d=3600"])
@@ -176,14 +177,14 @@ async fn upload_larger_than_any_worker_accepts_is_rejected() {
     assert_eq!((refused.status, &refused.body["field"]), (422, &json!("fileSize")), "{refused:?}");
     let detail = refused.body["detail"].as_str().unwrap();
     assert!(detail.contains("20001 bytes") && detail.contains("take 20000 at most"), "{detail}");
-    // The command line says so, and sends nothing.
+    // The command line reports it and uploads nothing.
     let told = system.cli(&["submit", clip().to_str().unwrap()], &folder("cli")).await;
     assert_eq!(told.status.code(), Some(4), "{}", err(&told));
     assert!(err(&told).contains("WORKER_MAX_INPUT_BYTES"), "{}", err(&told));
     assert_eq!(system.objects("input", "").await, [""; 0]);
     system.stop().await;
 
-    // Where the workers are a fleet's, the reconciler tells.
+    // If the workers belong to a fleet, the reconciler publishes the limit.
     let system = Setup::default().workers(0).start().await;
     let size = 10_000_000_001;
     assert_eq!(ask(&system, size).await.status, 201, "nobody knows a limit");

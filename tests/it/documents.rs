@@ -1,5 +1,5 @@
-//! README, docs/ and the contributors' documents: their commands work as they stand, their links lead somewhere, and
-//! what they list is what there is.
+//! README, docs/ and the contributors' documents: their commands work as written, their links resolve, and
+//! their lists are complete.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -37,7 +37,7 @@ fn documents() -> Vec<(String, String)> {
     names.into_iter().map(|name| (name.clone(), read(&name))).collect()
 }
 
-/// The blocks of a document that begin with this fence.
+/// The code blocks of a document that start with this fence.
 fn blocks<'a>(text: &'a str, fence: &str) -> Vec<&'a str> {
     let mut found = Vec::new();
     let mut rest = text;
@@ -52,17 +52,17 @@ fn blocks<'a>(text: &'a str, fence: &str) -> Vec<&'a str> {
     found
 }
 
-/// Runs commands one after the other, as somebody types them, and answers what they said.
+/// Runs commands one after the other, as a user would type them, and returns their output.
 async fn typed(commands: &str, dir: &Path, url: &str) -> String {
     typed_where(commands, dir, url, &std::env::var("PATH").unwrap()).await
 }
 
-/// The same, with programs that are found in `path`.
+/// Like [`typed`], with programs in `path`.
 async fn typed_where(commands: &str, dir: &Path, url: &str, path: &str) -> String {
     let binary = Path::new(env!("CARGO_BIN_EXE_tcoder")).parent().unwrap();
     let path = format!("{}:{path}", binary.display());
     let mut command = Command::new("bash");
-    // What fails in the middle fails the whole.
+    // A command that fails makes the whole script fail.
     command.args(["-euo", "pipefail", "-c", commands]).current_dir(dir);
     command.env("PATH", path).env("TCODER_URL", url).env_remove("TCODER_TOKEN");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -82,10 +82,10 @@ async fn api_document_commands_work() {
 
     assert!(said.contains("event: job") && said.contains("\"status\":\"completed\""), "{said}");
     assert!(said.contains("\"quality\": \"360p\"") && said.contains("outputQualities[0]"), "{said}");
-    // The same Idempotency-Key twice.
+    // Uses the same Idempotency-Key twice.
     let lines: Vec<&str> = said.lines().collect();
     assert!(lines.windows(2).any(|pair| pair[0] == pair[1] && pair[0].len() == 36), "{said}");
-    // By an implementation of HMAC that is not openssl's.
+    // Verified with another implementation of HMAC than openssl's.
     assert!(said.contains("v1,26rxDpLz1CRY127TZEIAlkFgH7gSqfgTOXvqezsCceU="), "{said}");
     let jobs = system.get("/api/jobs?limit=100").await.body;
     let jobs = jobs["jobs"].as_array().unwrap();
@@ -98,14 +98,14 @@ async fn api_document_commands_work() {
     system.stop().await;
 }
 
-/// The generated clients of the API's document: generated, compiled and run as it says.
+/// The generated clients of the OpenAPI document, generated, compiled and run as documented.
 #[tokio::test]
 async fn api_document_generated_clients_work() {
     let installed = crate::api_clients::installed().await;
     let variable = |name: &str| &installed.iter().find(|(known, _)| known == name).unwrap().1;
     let (system, dir) = (crate::support::system::shared().await, folder("document"));
     std::fs::copy(clip(), dir.join("holiday.mov")).unwrap();
-    // As if `npm install` had been run there.
+    // Has the same effect as `npm install` there.
     std::os::unix::fs::symlink(variable("NODE_MODULES"), dir.join("node_modules")).unwrap();
     let text = read("docs/api.md");
     for (fence, name) in [("ts", "client.mts"), ("python", "client.py")] {
@@ -127,7 +127,7 @@ async fn operations_document_commands_work() {
         serde_json::json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
     let id = system.upload(clip(), &options).await;
     system.completed(&id).await;
-    // What Redis has forgotten, and what it has not.
+    // Data that Redis has lost, and data that it still has.
     let forgotten = uuid::Uuid::now_v7();
     std::fs::write(dir.join("lost.txt"), format!("inputs/{forgotten}/film.mov\n")).unwrap();
     std::fs::write(dir.join("tcoder.log"), "{}\n").unwrap();
@@ -155,7 +155,7 @@ async fn readme_program_works() {
     system.stop().await;
 }
 
-/// Words of `tcoder ...` that stand in a document's commands: each is one the binary knows.
+/// The words of `tcoder ...` in a document's commands, which the binary must know.
 #[tokio::test]
 async fn documents_name_only_existing_subcommands() {
     let mut words = BTreeSet::new();
@@ -176,7 +176,7 @@ async fn documents_name_only_existing_subcommands() {
     }
 }
 
-/// `make ...` in a document's code: each is a target of the Makefile.
+/// The targets of `make ...` in a document's code, which the Makefile must have.
 #[test]
 fn documents_name_only_existing_make_targets() {
     let makefile = read("Makefile");
@@ -221,7 +221,7 @@ fn document_links_and_paths_exist() {
                 assert!(there.lines().any(|l| l.starts_with('#') && heading(l) == place), "{name}: {link}");
             }
         }
-        // Files that are named.
+        // File names in the text.
         for word in text.split('`').skip(1).step_by(2) {
             let folders =
                 ["src/", "hack/", "manifests/", "tests/", "web/", "docs/", "edge/", "examples/", "benches/"];

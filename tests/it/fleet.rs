@@ -1,5 +1,5 @@
-//! As many machines as the queue needs, and no more: the reconciler on the emulator of Fly's API, whose
-//! machines are real workers on a real queue, with one request a second and whatever goes wrong.
+//! The reconciler with the emulator of Fly's API, whose machines are real workers on a real queue: as many
+//! machines as the queue needs and no more, with one request a second, under all kinds of faults.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub async fn soon<T>(what: &str, done: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, done).await.unwrap_or_else(|_| panic!("it did not come to pass: {what}"))
 }
 
-/// An installation without workers of its own, and a Fly for it.
+/// An installation without workers, and an emulated Fly.
 pub struct Cloud {
     pub system: System,
     pub fly: EmulatorHandle,
@@ -67,7 +67,7 @@ impl Cloud {
         Self::over(system, fly).await
     }
 
-    /// An installation, and a Fly whose machines may work for it.
+    /// Combines an installation with an emulated Fly whose machines work for it.
     pub async fn over(system: System, (fly, stop): (EmulatorHandle, FlyGuard)) -> Self {
         let redis = RedisConfig { url: system.redis_url().into(), prefix: String::new() };
         let queue = Queue::connect(&redis).await.unwrap();
@@ -78,7 +78,7 @@ impl Cloud {
         self.follows(name, watch::channel(policy).1, config)
     }
 
-    /// A reconciler whose policy may change.
+    /// Starts a reconciler whose policy can change.
     pub fn follows(&self, name: &str, policy: watch::Receiver<FleetPolicy>, config: &FlyConfig) -> Running {
         let stop = CancellationToken::new();
         let parts = ReconcilerDeps {
@@ -119,21 +119,21 @@ impl Cloud {
         soon(what, self.fly.until(is)).await;
     }
 
-    /// What the acting reconciler says, as soon as it says so.
+    /// Waits until the published status satisfies `is`.
     pub async fn says(&self, what: &str, is: impl Fn(&FleetStatus) -> bool) -> FleetStatus {
         let look = async {
             loop {
                 if let Some(status) = self.queue.fleet().await.unwrap().0.filter(&is) {
                     return status;
                 }
-                // A key in Redis has no event of its own.
+                // A key in Redis has no event, so it is polled.
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
         soon(what, look).await
     }
 
-    /// Jobs are ready for a worker.
+    /// Waits until this many jobs are ready for a worker.
     pub async fn queue_has(&self, count: u64) {
         let look = async {
             while self.queue.stats().await.unwrap().pending < count {
@@ -166,7 +166,7 @@ async fn fleet_runs_sixty_jobs_on_five_machines_and_stops_them() {
     let running = cloud.with("one", 5);
     let ids = cloud.jobs(60).await;
     cloud.until("five machines run", |all| count(all, &MachineState::Started) == 5).await;
-    // Two die without a word, in the middle of whatever they do.
+    // Two of them are killed, whatever they are doing.
     for machine in cloud.fly.machines().iter().take(2) {
         if let Some(pid) = cloud.fly.pid(&machine.id) {
             send(pid, nix::sys::signal::Signal::SIGKILL);
@@ -181,10 +181,10 @@ async fn fleet_runs_sixty_jobs_on_five_machines_and_stops_them() {
     cloud.until("all machines rest", all_rest).await;
     assert!(there(&cloud.fly.machines()) <= 5);
     cloud.keeps_to_one_a_second();
-    // They left by themselves: nobody was stopped.
+    // They exited by themselves: none was stopped.
     assert!(cloud.writes().iter().all(|r| matches!(r.action, Action::Create | Action::Start)));
 
-    // The next job wakes one that rests; none is made.
+    // The next job starts a stopped machine; none is created.
     let made = cloud.writes().iter().filter(|r| r.action == Action::Create).count();
     let next = cloud.jobs(1).await;
     cloud.all_completed(&next).await;
@@ -203,7 +203,7 @@ async fn fleet_lock_passes_to_another_reconciler_without_extra_machines() {
     let second = cloud.with("second", 2);
     cloud.all_completed(&ids).await;
     cloud.until("its machine rests", |all| count(all, &MachineState::Stopped) == there(all)).await;
-    // As a process that dies: it gives nothing back.
+    // Like a process that dies: it releases nothing.
     first.task.abort();
     let ids = cloud.jobs(3).await;
     let status = cloud.says("the second acts", |status| status.reconciler == "second").await;
@@ -213,7 +213,7 @@ async fn fleet_lock_passes_to_another_reconciler_without_extra_machines() {
     assert!(there(&cloud.fly.machines()) <= 2);
     cloud.keeps_to_one_a_second();
 
-    // One that stops in order lets the next act at once.
+    // A reconciler that stops in order lets the next one act at once.
     let third = cloud.with("third", 2);
     second.stop().await;
     let ids = cloud.jobs(1).await;
@@ -351,7 +351,7 @@ async fn wrong_fly_token_is_logged_once() {
     let mut redis = cloud.system.redis();
     let mut held = || redis::cmd("HGET").arg("fleet:lock").arg("until").query::<i64>(&mut redis).unwrap();
     for _ in 0..3 {
-        // Each job makes it look again, and keep the lock.
+        // Each job makes it observe again and keep the lock.
         let before = held();
         cloud.jobs(1).await;
         let look = async {
@@ -399,14 +399,15 @@ fn visitor(cloud: &Cloud) -> OneShotReconciler<Fly> {
     }
 }
 
-/// Somebody who comes when a job does, and leaves: each visit brings a machine, with a handful of round trips.
+/// A one-shot reconciler that runs when a job arrives: each run starts a machine with a handful of round
+/// trips.
 #[tokio::test]
 async fn one_shot_reconciler_creates_a_machine_and_later_restarts_it() {
     let cloud = Cloud::new().await;
     let visitor = visitor(&cloud);
-    // The first look finds that the installation's own reconciler, which has no machines, acted last.
+    // The first run finds that the installation's own reconciler, which has no machines, acted last.
     let room = InvocationBudget { requests: 2, trips: 6, time: Duration::from_secs(20) };
-    // The second waits until the first one's right to act has ended.
+    // The second run waits until the lock of the first has expired.
     for (verb, most) in [(Action::Create, 5), (Action::Start, 5)] {
         let ids = cloud.jobs(1).await;
         cloud.queue_has(1).await;

@@ -1,5 +1,5 @@
-//! The fleet as a person and a program see it: `tcoder fleet` and `/api/fleet`, in front of a reconciler
-//! that the test plays itself.
+//! The fleet as people and programs see it: `tcoder fleet` and `/api/fleet`, with a reconciler that the test
+//! simulates.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::support::system::{Answer, Setup, System, TOKEN, folder, guarded, http
 
 const MINUTE: i64 = 60_000;
 
-/// A system without workers, and so without a fleet of its own.
+/// A system without workers, and therefore without its own fleet.
 async fn without_fleet() -> System {
     Setup::default().workers(0).start().await
 }
@@ -30,7 +30,7 @@ async fn now(queue: &Queue) -> Millis {
     queue.clock().await.unwrap().now()
 }
 
-/// The right to act, for `time`.
+/// Acquires the fleet lock for `time`.
 async fn fence(queue: &Queue, time: Duration) -> FencingToken {
     match queue.acquire_fleet_lock("reconciler-of-the-test", time, false, true).await.unwrap() {
         LockOutcome::Mine(fence) => fence,
@@ -54,7 +54,7 @@ fn machine(name: &str, role: &str) -> FleetMachine {
 
 const JOB: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
-/// Two machines, one of them at work, and a third to be made.
+/// A status with two machines, one of them busy, and a third to be created.
 fn busy(now: Millis) -> FleetStatus {
     let at_work = FleetMachine {
         id: Some("148ed123c45678".into()),
@@ -107,14 +107,14 @@ fn is_problem(answer: &Answer, status: u16, field: Option<&str>) {
     assert_eq!(answer.body["field"].as_str(), field, "{answer:?}");
 }
 
-/// `tcoder fleet ...`, which works, in words.
+/// The output of `tcoder fleet ...`, which must succeed.
 async fn said(system: &System, args: &[&str]) -> String {
     let done = system.cli(&[&["fleet"], args].concat(), &folder("cli")).await;
     assert_eq!((done.status.code(), err(&done).as_str()), (Some(0), ""), "{args:?}: {}", out(&done));
     out(&done)
 }
 
-/// The same in JSON.
+/// The JSON output of `tcoder fleet ...`.
 async fn json_of(system: &System, args: &[&str]) -> Value {
     let text = said(system, &[args, &["--json"]].concat()).await;
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -203,7 +203,7 @@ async fn fleet_pause_is_a_dry_run_until_resumed() {
     let first = system.get("/api/fleet").await.body["pause"].clone();
     assert_eq!(first["reason"], "a new image");
     assert_eq!(queue.fleet_view().await.unwrap().paused.unwrap().reason.as_deref(), Some("a new image"));
-    // Without a body, with an empty one, with a new reason: one pause all the time.
+    // Without a body, with an empty body, and with a new reason: it remains the same pause.
     let bare = system.answer(system.request(Method::POST, "/api/fleet/pause")).await;
     let empty = system.post("/api/fleet/pause", &json!({})).await;
     assert_eq!((bare.status, empty.status), (200, 200), "{bare:?} {empty:?}");
@@ -221,7 +221,7 @@ async fn fleet_pause_is_a_dry_run_until_resumed() {
     assert_eq!((again.status, again.body.get("pause")), (200, None));
     assert_eq!(queue.fleet_view().await.unwrap().paused, None);
     has(&said(&system, &["resume"]).await, &["Not paused", "`tcoder fleet plan`"]);
-    // One after that is a new one.
+    // A pause after a resume is a new one.
     let anew = json_of(&system, &["pause"]).await;
     assert!(anew["pause"]["since"].as_i64() > first["since"].as_i64(), "{anew}");
     assert_eq!(anew["pause"].get("reason"), None);
@@ -253,7 +253,7 @@ async fn fleet_status_reports_a_dead_reconciler_when_jobs_wait() {
         );
     }
     assert_eq!(json_of(&system, &["status"]).await["silent"], true);
-    // Somebody who stopped it does not miss it.
+    // A paused reconciler is not reported as missing.
     queue.fleet_pause(None).await.unwrap();
     assert!(!silent().await);
     system.stop().await;

@@ -1,5 +1,5 @@
-//! Machines are made, started, stopped and destroyed, and everything that goes wrong is told apart: the
-//! real client against the emulator, with real processes.
+//! Creates, starts, stops and destroys machines, and distinguishes all failures: the real client with the
+//! emulator, with real processes.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -97,12 +97,11 @@ impl Cloud {
 }
 
 fn runs(pid: u32) -> bool {
-    // Told by its state, not by its command line, which is empty for a moment while it becomes another
-    // program.
+    // Checks the state rather than the command line, which is empty for a moment during exec.
     process::lives(pid)
 }
 
-/// A pipe through which a machine's process tells that it is ready.
+/// A pipe through which a machine's process reports that it is ready.
 struct Ready {
     _dir: TempDir,
     path: PathBuf,
@@ -160,13 +159,13 @@ async fn machine_stops_restarts_and_is_destroyed() {
     cloud.reaches(&id, MachineState::Stopped).await;
     let exit = ExitEvent { exit_code: 143, oom_killed: false, requested_stop: true };
     assert_eq!((cloud.exit(&id).await, runs(pid)), (exit, false));
-    // Stopping what is stopped is no error.
+    // Stopping a stopped machine is not an error.
     cloud.fly.stop(&id, StopSignal::Terminate, Duration::from_secs(20)).await.unwrap();
 
     let before = cloud.get(&id).await.unwrap().instance_id;
     cloud.fly.start(&id).await.unwrap();
     cloud.reaches(&id, MachineState::Started).await;
-    // It belongs to the machine's version, not to its run (fly-go, `Machine.InstanceID`).
+    // The instance id belongs to the machine's version, not to its run (fly-go, `Machine.InstanceID`).
     assert_eq!(cloud.get(&id).await.unwrap().instance_id, before);
     cloud.fly.start(&id).await.unwrap();
     let pid = cloud.emulator.pid(&id).unwrap();
@@ -310,7 +309,7 @@ async fn lost_response_to_a_create_is_resolved_by_the_name() {
     assert_eq!(made.len(), 1);
     let again = cloud.fly.create(&order("one")).await;
     assert_eq!(again, Err(FlyError::NameTaken { by: Some(made[0].id.clone()) }));
-    // Sent once each: a write is never repeated by itself.
+    // Each is sent once: the client never repeats a write.
     assert_eq!(cloud.calls(Action::Create), 2);
 }
 
@@ -372,7 +371,7 @@ async fn rate_limit_response_is_parsed_with_and_without_retry_after() {
     assert_eq!(cloud.fly.create(&order("three")).await, Err(limited.clone()));
     let statuses: Vec<_> = cloud.emulator.requests().iter().map(|request| request.status).collect();
     assert_eq!(statuses, [429, 200, 200, 429]);
-    // Each machine has its own allowance, and each action.
+    // Each machine and each action has its own rate limit.
     for id in &ids {
         for _ in 0..3 {
             let taken = cloud.fly.start(id).await;
@@ -397,7 +396,7 @@ async fn stuck_machines_stay_stuck_and_can_be_destroyed() {
     cloud.emulator.inject(Action::Stop, Fault::Stuck, 1);
     cloud.fly.stop(&stopping, StopSignal::Terminate, Duration::from_secs(1)).await.unwrap();
     assert!(runs(cloud.emulator.pid(&stopping).unwrap()), "nobody stopped it");
-    // One that came later and runs shows that those had their time.
+    // A later machine that runs shows that the others had enough time.
     cloud.started("witness").await;
     for (id, state) in [
         (never, MachineState::Created),

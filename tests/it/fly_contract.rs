@@ -1,5 +1,5 @@
-//! The emulator of Fly's API and our client of it, held to what others wrote: Fly's OpenAPI document, clients of
-//! Fly that others use, and the words in which Fly refuses.
+//! Compares the emulator of Fly's API and our client with third-party sources: Fly's OpenAPI document,
+//! published clients of Fly, and Fly's error messages.
 
 use std::time::Duration;
 
@@ -23,7 +23,8 @@ fn options() -> Options {
     }
 }
 
-/// An emulator that is asked by plain HTTP, also for what it must refuse. Its answers are validated all the same.
+/// An emulator that is called by plain HTTP, also with requests that it must reject. Its responses are
+/// validated.
 struct Api {
     emulator: EmulatorHandle,
     guard: FlyGuard,
@@ -73,7 +74,7 @@ impl Api {
         body
     }
 
-    /// A machine that runs.
+    /// Creates a machine and waits until it runs.
     async fn started(&self, name: &str) -> MachineId {
         let (_, made) =
             self.ask(Method::POST, "", Some(json!({"name": name, "config": {"image": "i"}}))).await;
@@ -88,7 +89,7 @@ impl Api {
         in_time.unwrap_or_else(|_| panic!("not {state} within 60 s"));
     }
 
-    /// What the emulator says to an order that it refuses.
+    /// The emulator's response to a request that it rejects.
     async fn refusal(&self, order: Value) -> (u16, String) {
         let (status, body) = self.ask(Method::POST, "", Some(order)).await;
         (status.as_u16(), body["error"].as_str().unwrap_or_default().to_owned())
@@ -180,7 +181,7 @@ async fn contract_check_fails_a_test_that_violates_the_document() {
     let client = Fly::new(&emulator.fly_config()).unwrap();
     client.list().await.unwrap();
     assert_eq!((guard.exchanges(), guard.violations()), (1, Vec::new()));
-    // Our client cannot say it any more, so it is said by hand.
+    // Our client cannot send this request.
     let url = emulator.url().join(&format!("v1/apps/{APP}/machines/m1/stop")).unwrap();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let wrong =
@@ -291,7 +292,7 @@ async fn emulator_lists_machines_by_state_region_and_metadata() {
     assert_eq!(whole["version"], whole["instance_id"]);
     assert_eq!(whole["version"].as_str().unwrap().len(), 26);
     assert!(whole["private_ip"].as_str().unwrap().parse::<std::net::Ipv6Addr>().is_ok(), "{whole}");
-    // Newest first, each with an id of its own.
+    // Newest first, each with a unique id.
     let events = api.get(&format!("/{running}/events")).await;
     let ids: Vec<&str> = events.as_array().unwrap().iter().map(|e| e["id"].as_str().unwrap()).collect();
     assert!(ids.len() == 3 && ids.is_sorted_by(|a, b| a > b), "{ids:?}");
@@ -328,7 +329,7 @@ async fn emulator_wait_ends_with_the_state_or_408() {
     for query in ["?state=starting", "?timeout=0", "?timeout=61", "?timeout=1s"] {
         assert_eq!(wait(query).await.0, StatusCode::BAD_REQUEST, "{query}");
     }
-    // A wait that began before: the stop is a new event.
+    // The wait started before the stop, which is a new event.
     let from = reached["event_id"].as_str().unwrap();
     let stopped = format!("?state=stopped&from_event_id={from}&timeout=60");
     let stop = format!("/{id}/stop");
@@ -364,7 +365,7 @@ async fn emulator_update_makes_a_new_version_of_the_machine() {
         (versions[0]["version"].as_str(), versions[1]["version"].as_str()),
         (Some(new), Some(&*version))
     );
-    // Who does not know of it changes nothing.
+    // A client with an outdated version changes nothing.
     let mut stale = order("worker:3");
     stale["current_version"] = json!(version);
     assert_eq!(api.ask(Method::POST, &format!("/{id}"), Some(stale)).await.0, StatusCode::CONFLICT);
@@ -423,7 +424,7 @@ async fn emulator_lease_protects_a_machine_from_other_clients() {
     );
     let shown = api.get(&format!("/{id}?include_leases=true")).await;
     assert_eq!((&shown["lease"]["description"], shown["lease"].get("nonce")), (&json!("deploy"), None));
-    // Who holds it may have it longer, change the machine, and give it back.
+    // The holder of a lease may extend it, change the machine, and release it.
     let (_, longer) = api.ask_with(Method::POST, &format!("{lease}?ttl=1200"), None, Some(nonce)).await;
     assert_eq!(longer["data"]["nonce"], nonce);
     assert!(longer["data"]["expires_at"].as_i64().unwrap() > expires, "{longer}");
@@ -432,7 +433,7 @@ async fn emulator_lease_protects_a_machine_from_other_clients() {
     api.reaches(&id, MachineState::Stopped).await;
     assert_eq!(api.ask_with(Method::DELETE, &lease, None, Some(nonce)).await.0, StatusCode::OK);
     ours.start(&id).await.unwrap();
-    // One that runs out is nobody's.
+    // An expired lease belongs to nobody.
     let (_, short) = api.ask(Method::POST, &lease, Some(json!({"ttl": 1}))).await;
     let until = short["data"]["expires_at"].as_i64().unwrap();
     assert!(until <= expires, "{short}");
@@ -467,11 +468,12 @@ async fn emulator_metadata_changes_without_a_new_version() {
     assert_eq!(api.get("?metadata.pool=a").await.as_array().unwrap().len(), 1);
 }
 
-/// The clients are `fly-admin`, Supabase's, and `@distilled.cloud/fly-io`, made from Fly's OpenAPI document and
-/// what was seen of Fly itself. Fly's own, fly-go, cannot be had where these tests run.
+/// The clients are `fly-admin`, by Supabase, and `@distilled.cloud/fly-io`, which is generated from Fly's
+/// OpenAPI document and observations of Fly itself. Fly's own client, fly-go, is not available where these
+/// tests run.
 #[tokio::test(flavor = "multi_thread")]
 async fn third_party_fly_clients_run_machines_on_the_emulator() {
-    // Time for a client to see a machine that does not run yet.
+    // Slow enough that a client sees a machine that does not run yet.
     let mut options = options();
     options.transitions.create = Duration::from_millis(500);
     let api = Api::start_with(options).await;

@@ -1,4 +1,4 @@
-//! A job on S3 servers that somebody else wrote: up, encoded, and down again, as files and as HLS.
+//! A job with third-party S3 servers: uploaded, encoded, and downloaded, as files and as HLS.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,14 +15,14 @@ use crate::support::process::{err, out, run, spawn, tcoder};
 use crate::support::redis;
 use crate::support::system::{self, PATIENCE, folder, http};
 
-/// One of hack/s3-server.sh's. Ends when dropped.
+/// One of the servers of hack/s3-server.sh. It ends when dropped.
 struct Server {
     config: StorageConfig,
     _child: Child,
 }
 
 impl Server {
-    /// Starts it, and waits until it has both buckets.
+    /// Starts the server, and waits until it has both buckets.
     async fn start(name: &str, keys: (&str, &str)) -> Self {
         let (port, dir) = (free_port(), folder(name));
         let log = std::fs::File::create(dir.join("log")).unwrap();
@@ -42,7 +42,7 @@ impl Server {
         let ready = async {
             for bucket in ["input", "output"] {
                 while s3.head_bucket().bucket(bucket).send().await.is_err() {
-                    // Refused as long as nobody listens, and where the bucket is there already.
+                    // This fails until the server listens, and if the bucket exists.
                     let _ = s3.create_bucket().bucket(bucket).send().await;
                     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 }
@@ -65,7 +65,7 @@ impl Server {
     }
 }
 
-/// A role of the binary on this server and this Redis, which logs into `dir`. Ends when dropped.
+/// Starts a role of the binary with this server and this Redis, which logs into `dir`. It ends when dropped.
 fn role(args: &[&str], environment: &[(&str, String)], dir: &Path) -> Child {
     let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
     let mut command = tcoder();

@@ -1,8 +1,8 @@
-//! HLS playlists and the DASH manifest say what the files are: measured again from the files by parsers that others
-//! wrote, played by FFmpeg and, in Chromium, by Shaka Player and hls.js.
+//! HLS playlists and the DASH manifest describe the files correctly: the files are measured again with
+//! third-party parsers, and played by FFmpeg and, in Chromium, by Shaka Player and hls.js.
 //!
-//! tests/hls/check.mjs holds each folder to RFC 8216; what it prints of a master playlist is compared here with
-//! what is known of the source.
+//! tests/hls/check.mjs checks each folder against RFC 8216. What it prints about a master playlist is
+//! compared here with the known properties of the source.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::media::into;
 use crate::support::clips::{made, shown_at};
 use crate::support::process::node;
 
-/// What the checker read, a line for each folder, once it has found no fault.
+/// The output of the checker, one line per folder, after it has found no error.
 async fn checked(folders: &[&Path]) -> Vec<Value> {
     let output = node("tests/hls/check.mjs", folders).await;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -25,7 +25,7 @@ async fn checked(folders: &[&Path]) -> Vec<Value> {
     out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-/// FFmpeg decodes all of it and complains of nothing.
+/// FFmpeg decodes the whole playlist without a warning.
 fn plays_without_a_warning(playlist: &Path) {
     let played = Command::new("ffmpeg")
         .args(["-nostdin", "-v", "warning", "-i"])
@@ -37,7 +37,7 @@ fn plays_without_a_warning(playlist: &Path) {
     assert!(played.status.success() && complaint.is_empty(), "{}: {complaint}", playlist.display());
 }
 
-/// The DASH manifest names all segments and initialisation sections, and leads to the same pictures.
+/// The DASH manifest refers to all segments and initialization sections, and yields the same pictures.
 fn manifest_names_what_the_playlists_name(files: &[PathBuf], folder: &Path) {
     let manifest = folder.join("manifest.mpd");
     let text = std::fs::read_to_string(&manifest).unwrap();
@@ -53,18 +53,18 @@ fn manifest_names_what_the_playlists_name(files: &[PathBuf], folder: &Path) {
 
 const X264: &str = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p";
 
-/// A clip of `seconds`, of one picture and the sounds that `rest` describes.
+/// A clip of `seconds` with this picture, and with the audio that `rest` describes.
 fn film(name: &str, picture: &str, seconds: f64, rest: &str) -> PathBuf {
     made(name, &format!("-f lavfi -t {seconds} -i {picture} {rest} {X264} -c:a aac -t {seconds}"))
 }
 
-/// A source, and what its master playlist must say of it.
+/// A source, and what its master playlist must contain.
 struct Source {
     clip: PathBuf,
-    /// Pixels of the 360p and the 144p rendition.
+    /// Size in pixels of the 360p and the 144p rendition.
     sizes: [(u32, u32); 2],
     frame_rate: f64,
-    /// Name, language and channels.
+    /// Name, language and number of channels of the audio.
     sound: Option<(&'static str, Option<&'static str>, u32)>,
 }
 
@@ -72,7 +72,7 @@ fn sources() -> Vec<Source> {
     const WIDE: [(u32, u32); 2] = [(320, 180), (256, 144)];
     let source = |clip, sizes, frame_rate, sound| Source { clip, sizes, frame_rate, sound };
     let moving = "testsrc2=s=320x180:r=25,noise=alls=60:allf=t";
-    // Quiet, then loud: its peak is far above its average.
+    // Quiet first, then noisy: its peak bit rate is far above its average.
     let sudden = "testsrc2=s=320x180:r=50,noise=alls=90:allf=t:enable='gte(t,6)'";
     let stereo = "-f lavfi -i sine=f=300 -ac 2";
     let both = "-f lavfi -i sine=f=300 -f lavfi -i sine=f=900 -map 0 -map 1 -map 2 -ac:a:0 1 -ac:a:1 2";
@@ -193,8 +193,8 @@ fn source_folder<'a>(folders: &'a [TempDir], sources: &[Source], source: &Source
     folders[n].path()
 }
 
-/// RFC 6381's string of what ffprobe says of a rendition: High, the only profile that libx264 makes of these
-/// sources, has no constraint flags.
+/// The RFC 6381 string for ffprobe's description of a rendition. The profile is High without constraint
+/// flags, the only one that libx264 chooses for these sources.
 fn profile_and_level(folder: &Path) -> String {
     let probed = crate::support::clips::probed(&folder.join("index.m3u8"));
     let video = crate::support::clips::stream(&probed, "video").unwrap();
@@ -218,7 +218,7 @@ async fn hls_plays_in_trick_play_from_its_i_frame_playlists_and_dash_to_its_end(
     let played: Value = serde_json::from_slice(&output.stdout).unwrap();
     let (shaka, hls, dash) = (&played["shaka"], &played["hls"], &played["dash"]);
     let frames = pictures(&[], &out.path().join("360p/index.m3u8"), &[]).len();
-    // A player that changes the quality decodes some frames of both.
+    // A player that switches quality decodes some frames of both.
     assert!(dash["ended"]["frames"].as_u64().unwrap() >= frames as u64, "{dash:#}");
     assert_eq!(dash["ended"]["at"], dash["ended"]["of"], "{dash:#}");
     for (n, variant) in said[0]["variants"].as_array().unwrap().iter().enumerate() {
@@ -239,7 +239,7 @@ async fn hls_plays_in_trick_play_from_its_i_frame_playlists_and_dash_to_its_end(
     );
 }
 
-/// Decodes each range of an I-frame playlist by itself and compares it with what FFmpeg decodes of the rendition.
+/// Decodes each range of an I-frame playlist alone and compares it with FFmpeg's decoding of the rendition.
 fn each_i_frame_is_the_keyframe_at_its_time(folder: &Path) {
     let keyframes = pictures(&["-skip_frame", "nokey"], &folder.join("index.m3u8"), &[]);
     let start = shown_at(&folder.join("index.m3u8"))[0].0;
@@ -272,7 +272,7 @@ fn each_i_frame_is_the_keyframe_at_its_time(folder: &Path) {
     assert_eq!(compared, 4, "{text}");
 }
 
-/// When the pictures of a file are shown, in seconds, and the MD5 of each.
+/// The presentation time of each picture of a file in seconds, and its MD5.
 fn pictures(before: &[&str], file: &Path, behind: &[&str]) -> Vec<(f64, String)> {
     let answer = Command::new("ffmpeg")
         .args(["-nostdin", "-v", "fatal", "-copyts"])

@@ -1,4 +1,4 @@
-//! A job's id may come again once its record has expired; what it asks for then is what it gets.
+//! A job's id can be used again after its record has expired, and the new job gets its own result.
 
 use serde_json::json;
 
@@ -13,7 +13,7 @@ async fn reused_job_id_gets_its_own_outputs() {
     let first = system.completed(&id).await;
     assert_eq!(first["outputs"][0]["quality"], "144p", "{first:#}");
 
-    // A week later the record is gone, and the files are still there.
+    // A week later the record has expired, but the files still exist.
     let mut redis = system.redis();
     let key: Vec<String> = redis::cmd("KEYS").arg(format!("*jobs:status:{id}")).query(&mut redis).unwrap();
     redis::cmd("DEL").arg(&key).exec(&mut redis).unwrap();

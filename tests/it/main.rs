@@ -1,6 +1,6 @@
-//! What a user would say of tcoder, one file a capability, on the real parts: redis-server, FFmpeg,
-//! an S3 server, the binary itself. One test binary, so that it links once and shares its servers.
-// Helpers of tests stand outside of test functions, where clippy.toml's leave does not reach.
+//! Tests of tcoder's capabilities with the real components: redis-server, FFmpeg, an S3 server, the binary
+//! itself. There is one file per capability, and one test binary, which links once and shares its servers.
+// Helpers are outside of test functions, where the exception in clippy.toml does not apply.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod acceptance;

@@ -1,5 +1,5 @@
-//! What lies in `manifests/`: every way to install builds with `kubectl kustomize`, says nothing that
-//! Kubernetes does not know, and runs under the strictest pod security; the samples are objects of ours.
+//! The content of `manifests/`: every way to install builds with `kubectl kustomize`, contains nothing that
+//! Kubernetes does not know, and meets the strictest pod security standard; the samples are valid objects.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use tcoder::crd::{TranscodeJob, WorkerPool};
 use tcoder::metrics::{Format, Metrics};
 use tcoder::queue::{FleetCondition, FleetStatus, Stats};
 
-/// Folders that `kubectl apply -k` takes, below `manifests`.
+/// Folders for `kubectl apply -k`, below `manifests`.
 const INSTALLS: [&str; 4] = ["", "overlays/cluster-wide", "overlays/namespaced", "overlays/try-out"];
 pub const MONITORING: &str = "overlays/monitoring";
 
@@ -30,7 +30,7 @@ fn read(file: &str) -> String {
     std::fs::read_to_string(manifests().join(file)).unwrap()
 }
 
-/// The one that came with the API server, or the user's own.
+/// The kubectl next to the API server's binaries, or the user's own.
 fn kubectl() -> PathBuf {
     let said = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let found = said.map(|folder| folder.join("kubectl")).filter(|file| file.exists());
@@ -41,7 +41,7 @@ fn documents(yaml: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(yaml).unwrap()
 }
 
-/// What `kubectl apply -k` would send.
+/// The documents that `kubectl apply -k` would send.
 pub fn rendered(folder: &str) -> Vec<Value> {
     let output = Command::new(kubectl())
         .arg("kustomize")
@@ -50,7 +50,7 @@ pub fn rendered(folder: &str) -> Vec<Value> {
         .expect("no kubectl: `make test` sees to one, or set KUBEBUILDER_ASSETS to a folder with one");
     assert!(output.status.success(), "{folder}: {}", String::from_utf8_lossy(&output.stderr));
     let mut documents = documents(std::str::from_utf8(&output.stdout).unwrap());
-    // It breaks long base64 into lines, which Kubernetes takes and k8s-openapi does not.
+    // kubectl breaks long base64 into lines, which Kubernetes accepts but k8s-openapi does not.
     let secrets = documents.iter_mut().filter(|document| kind(document) == "Secret");
     for value in
         secrets.filter_map(|secret| secret["data"].as_object_mut()).flat_map(|data| data.values_mut())
@@ -68,7 +68,7 @@ pub fn kind(document: &Value) -> &str {
     text(document, "/kind")
 }
 
-/// kind, namespace and name.
+/// Kind, namespace and name.
 fn named(document: &Value) -> (&str, &str, &str) {
     (kind(document), text(document, "/metadata/namespace"), text(document, "/metadata/name"))
 }
@@ -78,7 +78,7 @@ fn all<T: DeserializeOwned>(documents: &[Value], wanted: &str) -> Vec<T> {
     of_kind.map(|document| serde_json::from_value(document.clone()).unwrap()).collect()
 }
 
-/// Reads a document as what it says it is, and finds all of it again: a misspelt field would be lost.
+/// Parses a document into its type and checks that nothing is lost, as a misspelt field would be.
 fn understood<T: DeserializeOwned + Serialize>(document: &Value) {
     let read: T = serde_json::from_value(document.clone())
         .unwrap_or_else(|error| panic!("{:?}: {error}", named(document)));
@@ -87,7 +87,7 @@ fn understood<T: DeserializeOwned + Serialize>(document: &Value) {
     assert!(lost.is_empty(), "{:?} has what nobody knows: {lost:?}", named(document));
 }
 
-/// Where `whole` says something that `part` does not.
+/// Finds what `whole` contains and `part` does not.
 fn missing(whole: &Value, part: &Value, at: String, lost: &mut Vec<String>) {
     match (whole, part) {
         (Value::Object(whole), Value::Object(part)) => {
@@ -100,7 +100,7 @@ fn missing(whole: &Value, part: &Value, at: String, lost: &mut Vec<String>) {
                 missing(value, other, format!("{at}/{n}"), lost);
             }
         }
-        // An empty map is the same as none.
+        // An empty map equals an absent one.
         (Value::Object(whole), Value::Null) if whole.is_empty() => {}
         (Value::Number(a), Value::Number(b)) if a.as_f64() == b.as_f64() => {}
         _ if whole == part => {}
@@ -152,7 +152,7 @@ fn overlays_build_and_pass_kubernetes_validation() {
         let names: BTreeSet<_> = documents.iter().map(named).collect();
         assert_eq!(names.len(), documents.len(), "{folder} has something twice");
     }
-    // Types of these are the Prometheus operator's, so they can only be looked at.
+    // These types belong to the Prometheus operator, so they can only be inspected.
     let kinds: Vec<Value> =
         rendered(MONITORING).iter().map(|d| json!([d["apiVersion"], d["kind"]])).collect();
     let monitoring = |kind: &str| json!(["monitoring.coreos.com/v1", kind]);
@@ -179,8 +179,8 @@ fn pods_conform_to_the_restricted_pod_security_standard() {
     }
 }
 
-/// <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>, and a root that
-/// cannot be written to.
+/// Checks <https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted>, and that the
+/// root file system is read-only.
 fn restricted(what: &str, pod: &PodSpec) {
     let host = [pod.host_network, pod.host_pid, pod.host_ipc];
     assert!(host.iter().all(|on| *on != Some(true)), "{what}");
@@ -219,14 +219,14 @@ fn images_have_the_tag_of_this_version() {
                 "tcoder-controller" | "tcoder-worker" => {
                     assert_eq!(image, format!("ghcr.io/tcoder/{name}:{}", env!("CARGO_PKG_VERSION")));
                 }
-                // Never whatever is newest.
+                // Images have a fixed version.
                 _ => assert!(image.split_once(':').is_some_and(|(_, tag)| tag != "latest"), "{image}"),
             }
         }
     }
 }
 
-/// Labels of a pod template that a selector is to find.
+/// Whether a selector matches the labels of a pod template.
 fn selects(selector: &BTreeMap<String, String>, labels: &BTreeMap<String, String>) -> bool {
     !selector.is_empty() && selector.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
@@ -274,7 +274,7 @@ fn selectors_and_references_in_the_manifests_resolve() {
                     (Some(map), _) => ("ConfigMap", &map.name),
                     (_, secret) => ("Secret", &secret.as_ref().unwrap().name),
                 };
-                // This one is the user's to make.
+                // The user creates this one.
                 if (kind, &**name) != ("Secret", "tcoder-secrets") {
                     assert!(there.contains(&(kind, namespace, name)), "{folder}: {name}");
                 }
@@ -324,7 +324,7 @@ fn role_bindings_grant_existing_roles_to_the_controller_only() {
             }
         }
         let roles = there.iter().filter(|(kind, ..)| kind.ends_with("Role")).copied();
-        // What is for people is bound by Kubernetes itself.
+        // Roles for people are bound by Kubernetes itself.
         let for_people = [("ClusterRole", "", "tcoder-edit"), ("ClusterRole", "", "tcoder-view")];
         let unbound: Vec<_> =
             roles.filter(|role| !bound.contains(role) && !for_people.contains(role)).collect();
@@ -367,13 +367,13 @@ fn only_the_try_out_overlay_contains_a_secret() {
             assert!(says_so || no_secret, "{value}");
         }
     }
-    // The example asks for all values that are secret, and gives none.
+    // The example lists all secret settings and contains no values.
     for (name, value) in settings(&read("base/secrets.env.example"), '=') {
         assert!(value.is_empty() || value.contains("PASSWORD"), "{name}");
     }
 }
 
-/// Names and values of lines like `NAME: value` or `NAME=value`, those behind a `#` too.
+/// Names and values of lines like `NAME: value` or `NAME=value`, including commented ones.
 fn settings(text: &str, mark: char) -> Vec<(String, String)> {
     let line = |line: &str| {
         let (name, value) = line.trim().trim_start_matches(['#', ' ']).split_once(mark)?;
@@ -425,7 +425,7 @@ fn variables_in_the_manifests_are_in_the_help() {
     }
 }
 
-/// What the ConfigMap shows as a default is one that can be set.
+/// Values that the ConfigMap shows as defaults are valid.
 #[test]
 fn settings_in_the_manifests_are_valid() {
     use tcoder::config::Env;
@@ -448,7 +448,7 @@ fn samples_are_valid_custom_resources() {
         let text = std::fs::read_to_string(&path).unwrap();
         for mut document in documents(&text) {
             kinds.insert(kind(&document).to_owned());
-            // Write only: it is read back as `data`.
+            // A write-only field, which is read back as `data`.
             if let Some(plain) = document.as_object_mut().unwrap().remove("stringData") {
                 assert!(plain["secret"].as_str().unwrap().starts_with("whsec_"), "{path:?}");
             }
@@ -458,7 +458,7 @@ fn samples_are_valid_custom_resources() {
     assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["Secret", "TranscodeJob", "WorkerPool"]);
 }
 
-/// Everything that can be shown.
+/// All metrics that can be exported.
 fn shown() -> String {
     let metrics = Metrics::new();
     metrics.queue(&Stats { oldest_pending_ms: Some(1), ..Stats::default() });
@@ -474,7 +474,7 @@ fn shown() -> String {
     metrics.encode(Format::OpenMetrics)
 }
 
-/// The figures that this expression names are among those.
+/// Checks that the metrics in this expression can be exported.
 fn are_shown(expression: &str, shown: &str) {
     let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     for figure in words.filter(|word| word.starts_with("tcoder_")) {
@@ -483,7 +483,7 @@ fn are_shown(expression: &str, shown: &str) {
     }
 }
 
-/// An alert on a figure that nobody shows is never raised.
+/// An alert about a metric that does not exist would never fire.
 #[test]
 fn alerts_use_only_exported_metrics() {
     let shown = shown();
@@ -495,7 +495,7 @@ fn alerts_use_only_exported_metrics() {
     }
 }
 
-/// Nor does a panel on one show anything.
+/// A panel about such a metric would be empty.
 #[test]
 fn dashboard_uses_only_exported_metrics() {
     let shown = shown();

@@ -1,5 +1,5 @@
-//! Real files through the transcoder: whatever a camera, a phone or another encoder made comes out as
-//! H.264 and AAC that plays everywhere.
+//! Transcodes real files: videos from cameras, phones and other encoders become H.264 and AAC that plays
+//! everywhere.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::clips::{
     files_in, made, made_by, normal, probed, shown_at, stream, three_segments, turned,
 };
 
-/// Transcodes into `out` with time to spare.
+/// Transcodes into `out` with generous time limits.
 pub async fn into(
     input: &Path,
     out: &Path,
@@ -24,7 +24,7 @@ pub async fn into(
     with_stills(input, out, preset, qualities, Stills::default()).await
 }
 
-/// The same, with stills beside the renditions.
+/// Like [`into`], with stills besides the renditions.
 pub async fn with_stills(
     input: &Path,
     out: &Path,
@@ -58,7 +58,7 @@ async fn encoded(input: &Path, preset: Preset, qualities: &str) -> (Encoded, Tem
     (encoded, out)
 }
 
-/// Width, height, pixel format and frames of an output that must be plain H.264.
+/// Width, height, pixel format and number of frames of an output that must be plain H.264.
 fn picture(path: &Path) -> (u64, u64, String, u64) {
     let probed = probed(path);
     let video = stream(&probed, "video").unwrap();
@@ -196,7 +196,7 @@ async fn hls_adaptive_rungs_have_aligned_segments_and_shared_sound() {
         let init = text.split("URI=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
         let first_frames: Vec<(f64, bool)> = (0..3)
             .map(|n| {
-                // A segment alone has no header: behind the initialisation section it is a film.
+                // A segment has no header; it can be read after the initialization section.
                 let mut bytes = std::fs::read(playlist.with_file_name(&init)).unwrap();
                 bytes.extend(std::fs::read(playlist.with_file_name(format!("segment_{n:05}.m4s"))).unwrap());
                 let whole = tempfile::Builder::new().suffix(".mp4").tempfile().unwrap();
@@ -330,7 +330,7 @@ async fn variable_frame_rate_keeps_the_time_of_every_frame() {
         let (first_made, first) = (made[0].0, source[0].0);
         for (made, source) in made.iter().zip(&source) {
             let off = (made.0 - first_made) - (source.0 - first);
-            // FFmpeg's fragmented MP4 shows the first frame of a segment up to one gap early.
+            // FFmpeg's fragmented MP4 presents the first frame of a segment up to one frame gap early.
             let first_of_segment = preset == Preset::HlsAdaptive && made.1;
             let slack = if first_of_segment { 7.0 / 60.0 } else { 0.002 };
             assert!(off.abs() < slack, "{preset}: {made:?} {source:?}");

@@ -1,4 +1,4 @@
-//! FFmpeg as a process: it ends when it must, and leaves nothing.
+//! FFmpeg as a process: it ends when it must, and leaves nothing behind.
 
 use std::path::Path;
 use std::time::Duration;
@@ -45,19 +45,19 @@ async fn run(
     .await
 }
 
-/// The long clip under a name of its own, so that its FFmpeg can be told from all others.
+/// A copy of the long clip with a unique name, by which its FFmpeg can be identified.
 fn own_copy(folder: &TempDir) -> std::path::PathBuf {
     let path = folder.path().join("long.mp4");
     std::fs::hard_link(long(), &path).or_else(|_| std::fs::copy(long(), &path).map(|_| ())).unwrap();
     path
 }
 
-/// Ids of the processes that have this file among their arguments.
+/// Ids of the processes with this file among their arguments.
 fn processes_on(input: &Path) -> Vec<i32> {
     let input = input.to_str().unwrap();
     let all = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    // A process may end between the listing and the look; a zombie has no arguments.
+    // A process may end after it was listed, and a zombie has no arguments.
     let arguments = |pid: &i32| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     pids.filter(|pid| String::from_utf8_lossy(&arguments(pid)).contains(input)).collect()
 }
@@ -152,7 +152,7 @@ async fn ffmpeg_killed_by_others_is_not_blamed_on_the_file() {
     let out = folder.path().join("out");
     let kill_at_first_headway = |_: Progress| {
         for id in processes_on(&input) {
-            // It may already be dead at a second call.
+            // It may already be dead.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGKILL);
         }
     };

@@ -1,4 +1,5 @@
-//! Files that are no video, not whole, or up to something: one clear sentence, and nothing is left.
+//! Files that are not videos, incomplete, or malicious: each yields one clear sentence, and no files are
+//! left.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use tempfile::TempDir;
 use crate::media::into;
 use crate::support::clips::{files_in, made, made_by, normal};
 
-/// Transcodes and expects a failure; nothing may be left in the folder.
+/// Transcodes a file that must fail, and checks that the folder is empty.
 async fn refused(input: &Path, preset: Preset, qualities: &str) -> Failure {
     let out = TempDir::new().unwrap();
     let result = into(input, out.path(), preset, qualities).await;

@@ -1,4 +1,4 @@
-//! Posters and storyboards of real files, out of the same FFmpeg run as the renditions.
+//! Posters and storyboards of real files, made in the same FFmpeg run as the renditions.
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use crate::support::clips::{files_in, made, normal, turned};
 
 const BOTH: Stills = Stills { poster: true, storyboard: true };
 
-/// The mean colour of a place in a picture, red, green, blue.
+/// The mean color of a region of an image: red, green, blue.
 fn colour(picture: &Path, (x, y, width, height): Place) -> [u8; 3] {
     let filter = format!("crop={width}:{height}:{x}:{y},scale=1:1:flags=area,format=rgb24");
     let mut command = Command::new("ffmpeg");
@@ -24,7 +24,7 @@ fn colour(picture: &Path, (x, y, width, height): Place) -> [u8; 3] {
 /// X, y, width, height in pixels.
 type Place = (u32, u32, u32, u32);
 
-/// Each cue's begin, end and place.
+/// The begin, end and region of each cue.
 fn cues(vtt: &str) -> Vec<(f64, f64, Place)> {
     let seconds = |clock: &str| {
         let parts: Vec<f64> = clock.split(':').map(|part| part.parse().unwrap()).collect();
@@ -41,7 +41,7 @@ fn cues(vtt: &str) -> Vec<(f64, f64, Place)> {
     blocks.map(cue).collect()
 }
 
-/// Three seconds of red, then of green, then of blue.
+/// Three seconds each of red, green and blue.
 fn traffic_light() -> std::path::PathBuf {
     made(
         "light.mp4",
@@ -82,7 +82,7 @@ async fn stills_show_the_frame_at_their_time() {
 
         let poster = encoded.poster.unwrap();
         let rgb = colour(&out.path().join(&poster.file), (0, 0, poster.width, poster.height));
-        // Full range and JPEG's matrix: red is red.
+        // With full range and JPEG's matrix, red is pure red.
         assert!(rgb[0] > 235 || rgb[1] > 235 || rgb[2] > 235, "{preset}: {rgb:?}");
         assert!(poster.size > 100 && poster.width.is_multiple_of(2), "{preset}: {poster:?}");
     }

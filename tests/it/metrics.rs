@@ -1,4 +1,4 @@
-//! What a scraper gets at /metrics of a system that works, and of one whose Redis does not answer.
+//! /metrics of a running system, and of one whose Redis does not answer.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::support::clips::clip;
 use crate::support::process::send;
 use crate::support::system::{Setup, System, TOKEN, http};
 
-/// Every series with its value; a histogram is its count and its sum.
+/// All series with their values; a histogram is represented by its count and its sum.
 async fn scrape(system: &System) -> BTreeMap<String, f64> {
     let asked = system.request(Method::GET, "/metrics").header("accept", "application/openmetrics-text");
     let answer = system.answer(asked).await;
@@ -22,7 +22,7 @@ async fn scrape(system: &System) -> BTreeMap<String, f64> {
     assert_eq!(answer.kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
     let text = answer.body.as_str().unwrap();
     assert!(text.ends_with("\n# EOF\n"), "{text}");
-    // This parser takes a histogram's unit for an error, which it is not.
+    // This parser wrongly rejects the unit of a histogram.
     let text: String = text.lines().filter(|l| !l.starts_with("# UNIT")).map(|l| format!("{l}\n")).collect();
     let read = parse_openmetrics(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
     let mut series = BTreeMap::new();
@@ -58,7 +58,7 @@ fn none(series: &BTreeMap<String, f64>, prefix: &str) {
     assert!(!series.keys().any(|name| name.starts_with(prefix)), "{prefix}: {series:#?}");
 }
 
-/// Seconds between two of a job's times.
+/// Seconds between two timestamps of a job.
 #[expect(clippy::cast_precision_loss)]
 fn between(job: &Value, from: &str, to: &str) -> f64 {
     let at = |name: &str| serde_json::from_value::<Millis>(job["timestamps"][name].clone()).unwrap().0;
@@ -144,7 +144,7 @@ async fn scrape_shows_the_fleet_only_with_a_published_status() {
         ("tcoder_fleet_paused", 0.0),
     ];
     has(&scrape(&system).await, &fleet);
-    // Though no reconciler has repeated it yet.
+    // Even before the reconciler has published it.
     run(redis::cmd("SET").arg("fleet:paused").arg("{}"));
     has(&scrape(&system).await, &[("tcoder_fleet_paused", 1.0)]);
     run(redis::cmd("SET").arg("fleet:status").arg("{\"of\": \"another version\"}"));

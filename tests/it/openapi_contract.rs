@@ -1,4 +1,4 @@
-//! The API keeps its contract: whatever /openapi.json allows, and what it does not, is answered as it says.
+//! The API follows /openapi.json: valid and invalid requests are answered as it defines.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -26,7 +26,7 @@ async fn generated_requests_get_responses_that_match_the_contract() {
     system.stop().await;
 }
 
-/// Every problem's type leads to what it is.
+/// The type of every problem is a URL that explains it.
 #[tokio::test]
 async fn problem_types_are_documented_at_their_address() {
     let system = crate::support::system::shared().await;

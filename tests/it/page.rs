@@ -1,6 +1,5 @@
-//! The page, in a real browser: a film goes through it and plays, a job is called off, a failure is explained,
-//! a broken upload goes on, the fleet is paused; at desktop and phone width, with nothing that axe-core finds
-//! fault with.
+//! The page in a real browser, in desktop and phone width and without findings of axe-core: it uploads and
+//! plays a film, cancels a job, explains a failure, resumes an interrupted upload, and pauses the fleet.
 
 use crate::support::page::{drive, shots};
 use crate::support::system::Setup;

@@ -1,4 +1,4 @@
-//! A video goes in, by upload, by key or by address, and its renditions come out, each as its result says.
+//! A video is submitted by upload, by key or by URL, and its renditions match the result of the job.
 
 use axum::Router;
 use axum::routing::get;
@@ -74,10 +74,10 @@ async fn upload_becomes_the_outputs_in_the_result() {
         let bitrate = number(&probed["format"]["bit_rate"]);
         assert!((number(&output["bitrate"]) / bitrate - 1.0).abs() < 0.05, "{quality}: {output} {bitrate}");
     }
-    // Smaller than its box, a picture stays as it is.
+    // A picture that is smaller than its box is not enlarged.
     assert_eq!((&outputs[0]["width"], &outputs[1]["width"]), (&json!(320), &json!(256)));
 
-    // The same upload once more, for another preset.
+    // Encodes the same upload again with another preset.
     let again = json!({"inputKey": job["inputKey"], "preset": "default"});
     let copy = system.completed(&system.submit(&again).await).await;
     assert_eq!(copy["outputs"][0]["quality"], "original");
@@ -109,7 +109,7 @@ async fn hls_adaptive_plays_from_a_public_bucket() {
         .unwrap();
     assert!(played.status.success() && played.stderr.is_empty(), "{}", process::err(&played));
     assert_eq!(job["outputs"][0]["container"], "hls");
-    // What goes in stays private.
+    // Inputs are private.
     let input = format!("{}/input/{}", system.storage, job["inputKey"].as_str().unwrap());
     assert_eq!(system.http.get(input).send().await.unwrap().status(), 403);
 }
@@ -147,7 +147,7 @@ async fn private_input_addresses_are_rejected() {
         assert_eq!((answer.status, &answer.body["field"]), (422, &json!("inputUrl")), "{url} {answer:?}");
         assert!(answer.body["detail"].as_str().unwrap().contains("private"), "{answer:?}");
     }
-    // A name shows where it leads only when it is resolved, as the target of a redirect does.
+    // A name must be resolved before its address is known, like the target of a redirect.
     let port = films.rsplit(':').next().unwrap();
     let body = json!({"inputUrl": format!("http://localhost:{port}/film.mp4")});
     let job = system.ended(&system.submit(&body).await).await;
@@ -163,7 +163,7 @@ async fn upload_with_a_lost_event_is_found_at_the_next_start() {
     let ticket = system.post("/api/upload", &ask).await.body;
     let data = system.data.clone();
     system.stop().await;
-    // Its S3 server takes the upload, and nobody reads the message about it.
+    // The S3 server accepts the upload, and nobody reads its event.
     let server = ObjectServer::over(&data.join("objects")).await;
     let input = std::fs::read(clip()).unwrap();
     put_input(&server.config, ticket["inputKey"].as_str().unwrap(), input).await;
@@ -202,7 +202,7 @@ async fn many_overdue_uploads_are_all_expired() {
         late.arg(1).arg(id);
     }
     let () = late.query(&mut system.redis()).unwrap();
-    // Anything that queues a job wakes the housekeeping.
+    // Queueing any job wakes the janitor.
     system.submit(&json!({"inputKey": "inputs/some/film.mp4"})).await;
     for id in &ids {
         let job = system.ended(id).await;

@@ -1,6 +1,5 @@
-//! HLS in a bucket that nobody reads without a signature: R2 as workerd emulates it, which checks them. The
-//! command line downloads it, the page plays it, and so does any player, through the API, be it the Worker or
-//! `tcoder api`.
+//! HLS in a private bucket: R2 as workerd emulates it, which verifies signatures. The command line downloads
+//! it, and the page and other players play it through the API, both the Worker and `tcoder api`.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -30,14 +29,15 @@ use crate::support::process::{err, out, run, spawn, tcoder};
 use crate::support::redis;
 use crate::support::system::{Answer, Api, PATIENCE, TOKEN, folder, http};
 
-/// A film that was sent to the Worker and downloaded from it by the command line, and a second API beside it.
+/// A film that was uploaded to the Worker and downloaded by the command line, and a second API next to the
+/// Worker.
 struct Film {
     edge: Edge,
     native: Api,
     _api: Child,
-    /// As the Worker shows it.
+    /// The job as the Worker returns it.
     job: Value,
-    /// Where it was downloaded to.
+    /// The folder that it was downloaded to.
     downloaded: PathBuf,
 }
 
@@ -48,7 +48,7 @@ async fn film() -> &'static Film {
 
 impl Film {
     async fn make() -> Self {
-        // No clock: nothing but requests makes the Worker ask Redis.
+        // Without the cron trigger, only requests make the Worker use Redis.
         let setup = Setup { notifies: true, ..Setup::over(redis::shared()) };
         let edge = setup.without("R2_PUBLIC_URL").start().await;
         let dir = folder("private");
@@ -75,13 +75,13 @@ impl Film {
     }
 }
 
-/// What a process reads that works on the Worker's buckets.
+/// The settings of a process that uses the Worker's buckets.
 fn storage_of(edge: &Edge) -> StorageConfig {
     let env = Env::of(|name| edge.role.iter().find(|(n, _)| *n == name).map(|(_, value)| value.clone()));
     StorageConfig::read(&env).unwrap()
 }
 
-/// `tcoder api` on the Worker's Redis and buckets, once it is ready.
+/// Starts `tcoder api` with the Worker's Redis and buckets, and waits until it is ready.
 async fn native(edge: &Edge) -> (Child, Api) {
     let address = format!("127.0.0.1:{}", free_port());
     let log = folder("private-api").join("log");
@@ -108,7 +108,7 @@ async fn native(edge: &Edge) -> (Child, Api) {
     (child, api)
 }
 
-/// A client that shows redirects instead of following them.
+/// A client that does not follow redirects.
 fn unredirected() -> reqwest::Client {
     reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy().build().unwrap()
 }
@@ -122,12 +122,12 @@ async fn refused(api: &Api, url: &str) -> Answer {
     api.answer(http().get(url)).await
 }
 
-/// The address of something in a job.
+/// The URL at this pointer in a job.
 fn address<'a>(job: &'a Value, pointer: &str) -> &'a str {
     job.pointer(pointer).and_then(Value::as_str).unwrap_or_else(|| panic!("no {pointer}: {job:#}"))
 }
 
-/// Every file that a playlist in a folder names, and what those name.
+/// All files that a playlist in a folder refers to, recursively.
 fn named(folder: &Path, playlist: &str, found: &mut Vec<String>) {
     let text = std::fs::read_to_string(folder.join(playlist)).unwrap();
     let below = playlist.rsplit_once('/').map_or(String::new(), |(folder, _)| format!("{folder}/"));
@@ -140,7 +140,7 @@ fn named(folder: &Path, playlist: &str, found: &mut Vec<String>) {
     }
 }
 
-/// The address of the first segment that is reached from a master playlist's.
+/// The URL of the first segment that a master playlist leads to.
 async fn first_segment(master: &str) -> Url {
     let mut url: Url = master.parse().unwrap();
     while url.path().ends_with(".m3u8") {
@@ -157,12 +157,12 @@ async fn submit_downloads_playable_hls_from_a_private_bucket() {
     let dir = &film.downloaded;
     let mut files = Vec::new();
     named(dir, "master.m3u8", &mut files);
-    // Two renditions of three segments each and their sound, with playlists and initialisations.
+    // Two renditions of three segments each and their audio, with playlists and initialization sections.
     assert!(files.len() >= 3 * (3 + 2), "{files:?}");
     for file in files.iter().map(String::as_str).chain(["poster.jpg", "storyboard.jpg", "storyboard.vtt"]) {
         assert!(dir.join(file).metadata().is_ok_and(|about| about.len() > 0), "{file}");
     }
-    // FFmpeg does not decode I-frame playlists by themselves; hls_playlists.rs plays them.
+    // FFmpeg cannot decode I-frame playlists alone; hls_playlists.rs plays them.
     for playlist in files.iter().filter(|file| file.ends_with(".m3u8") && !file.ends_with("iframes.m3u8")) {
         assert!(seconds(dir.join(playlist).to_str().unwrap()) > 8.5, "{playlist}");
     }
@@ -172,7 +172,7 @@ async fn submit_downloads_playable_hls_from_a_private_bucket() {
     assert_eq!(heights.collect::<std::collections::BTreeSet<_>>(), [144, 180].into(), "{played:#}");
 }
 
-/// Seconds that FFmpeg decodes of a file or an address.
+/// Seconds that FFmpeg decodes of a file or a URL.
 fn seconds(what: &str) -> f64 {
     let output = std::process::Command::new("ffmpeg")
         .args(["-v", "error", "-nostdin", "-xerror", "-i", what, "-f", "null", "-progress", "-", "-"])
@@ -200,7 +200,7 @@ async fn private_hls_plays_through_the_api_without_headers() {
         for output in job["outputs"].as_array().unwrap() {
             assert!(seconds(address(output, "/url")) > 8.5, "{output}");
         }
-        // The cues name their picture relative to themselves.
+        // The cues refer to their image by a relative name.
         let (status, cues) = fetch(address(&job, "/storyboard/url")).await;
         assert_eq!(status, 200, "{cues}");
         let cue = cues.lines().find(|line| line.contains("#xywh=")).unwrap();
@@ -234,7 +234,7 @@ async fn media_serves_playlists_and_redirects_segments() {
         let keep = headers["cache-control"].to_str().unwrap().strip_prefix("public, max-age=").unwrap();
         assert!((86_000..=90_000).contains(&keep.parse::<u64>().unwrap()), "{keep}");
         let length = text.len().to_string();
-        // workerd sends the bodies of Workers in chunks, without a length.
+        // workerd sends the bodies of Workers in chunks without a length.
         let has_length =
             |headers: &HeaderMap| headers.get("content-length").map(|n| n.to_str().unwrap() == length);
         let expected = (api.url == film.native.url).then_some(true);
@@ -261,7 +261,7 @@ async fn media_serves_playlists_and_redirects_segments() {
         assert!(headers["cache-control"].to_str().unwrap().starts_with("private, max-age=8"), "{headers:?}");
         let to = headers[header::LOCATION].to_str().unwrap();
         assert!(to.starts_with(config.endpoint.as_str()) && to.contains("X-Amz-Signature="), "{to}");
-        // Whoever follows has what was asked for, by GET, by HEAD and in parts.
+        // A client that follows the redirect gets the object, with GET, with HEAD and in ranges.
         let whole = http().get(segment.clone()).send().await.unwrap();
         assert_eq!(whole.status(), 200);
         let size = whole.bytes().await.unwrap().len();
@@ -316,7 +316,7 @@ async fn media_address_is_valid_for_its_attempt_only() {
             is_problem(&answer, 403, None);
             assert_eq!(kind(&answer), "/problems/address-not-signed", "{url}");
         }
-        // The manifest that stands beside the attempts' folders is there, and is not reached.
+        // The manifest next to the attempts' folders exists but cannot be reached.
         let manifest = format!("outputs/{id}/manifest.json").parse().unwrap();
         let storage = Storage::new(&film.storage());
         assert!(storage.head(Bucket::Output, &manifest).await.unwrap().is_some());
@@ -331,7 +331,8 @@ async fn media_address_is_valid_for_its_attempt_only() {
             "%ff.m3u8",
         ] {
             let answer = refused(api, &with(token, id, epoch, path)).await;
-            // A URL parser makes `../` of `%2e%2e/` before it is sent: then the path is none of the route's.
+            // A URL parser converts `%2e%2e/` to `../` before the request is sent, so the path does not match
+            // the route.
             assert!(matches!(answer.status, 403 | 404), "{path}: {answer:?}");
             is_problem(&answer, answer.status, None);
         }
@@ -345,7 +346,7 @@ async fn media_uses_no_redis_and_logs_no_signatures() {
     let film = film().await;
     let job = film.edge.job(film.id()).await;
     let master = address(&job, "/master/url");
-    // Another test's request for a job may be under way: it shows in the count, and is over in a moment.
+    // A request of another test may still be in progress; it would be counted, but ends soon.
     let quiet = async {
         loop {
             let before = film.edge.count.so_far().0;

@@ -1,5 +1,5 @@
-//! Prometheus itself, and its tool, read what is shown: each format, names and help texts by its lints, the alerts,
-//! and the dashboard's expressions.
+//! Prometheus and its tool read the metrics: each format, names and help texts by its linter, the alerts, and
+//! the expressions of the dashboard.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -23,7 +23,7 @@ const NOT_THERE: &str = "promtool and prometheus are needed; `make test` install
 const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const OPEN: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Its complaints; none where it is content.
+/// The complaints of promtool; empty if there are none.
 fn promtool(args: &[&str], input: &str) -> String {
     let mut command = Command::new("promtool");
     command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -34,7 +34,7 @@ fn promtool(args: &[&str], input: &str) -> String {
     String::from_utf8(output.stderr).unwrap()
 }
 
-/// Everything that can be shown.
+/// Metrics with all series that can be exported.
 fn everything() -> std::sync::Arc<Metrics> {
     let metrics = Metrics::new();
     metrics.queue(&Stats { oldest_pending_ms: Some(1), ..Stats::default() });
@@ -69,7 +69,7 @@ fn metrics_pass_promtool() {
         assert!(text.contains(name), "{text}");
     }
     assert_eq!(promtool(&["check", "metrics"], &text), "", "{text}");
-    // It does look.
+    // The linter can fail.
     assert_ne!(promtool(&["check", "metrics"], "tcoder_jobs_total 1\n"), "");
     assert_ne!(promtool(&["check", "metrics"], &everything().encode(Format::OpenMetrics)), "");
 }
@@ -107,7 +107,7 @@ async fn metrics_format_follows_accept_in_api_and_controller() {
     }
 }
 
-/// The alerts, as Prometheus takes them, and what the dashboard asks.
+/// The alerts in Prometheus's format, and the queries of the dashboard.
 fn rules_and_questions() -> (Value, Vec<String>) {
     let monitoring = rendered(MONITORING);
     let rules = monitoring.iter().find(|d| kind(d) == "PrometheusRule").unwrap()["spec"].clone();
@@ -119,13 +119,13 @@ fn rules_and_questions() -> (Value, Vec<String>) {
     (rules, questions.collect())
 }
 
-/// A Prometheus that scrapes everything that can be shown, in its own way of asking.
+/// A Prometheus server scrapes all metrics with its own `Accept` header.
 #[tokio::test]
 async fn prometheus_accepts_metrics_alerts_and_dashboard_queries() {
     let (rules, questions) = rules_and_questions();
     let dir = folder("prometheus");
     let file = |name: &str, content: &Value| {
-        // JSON is YAML.
+        // JSON is valid YAML.
         std::fs::write(dir.join(name), content.to_string()).unwrap();
         dir.join(name).to_str().unwrap().to_owned()
     };

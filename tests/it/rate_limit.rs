@@ -1,5 +1,5 @@
-//! One request to Fly an interval, whoever asks: the script on real Redis in lockstep with a model, and
-//! the model over virtual time.
+//! One request to Fly per interval, whoever sends it: the script on real Redis in lockstep with a model, and
+//! the model in virtual time.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use tcoder::queue::{Permit, Queue, RequestClass, RequestRate};
 
 use crate::support::redis::{raw, shared};
 
-/// The rule, told once more: plain values, microseconds.
+/// The rule implemented again with plain values, in microseconds.
 #[derive(Clone, Debug)]
 struct Model {
     interval: u64,
@@ -16,7 +16,7 @@ struct Model {
     next: u64,
     strikes: u32,
     calm: u64,
-    /// Since when and until when each class is in line.
+    /// When each class started to wait, and until when its place is kept.
     line: [Option<(u64, u64)>; 5],
 }
 
@@ -107,7 +107,7 @@ const SCRIPT: &str = concat!(
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
-    /// Redis's own clock runs on during a case, so the answers come from every side of the rule.
+    /// Redis's own clock runs during a case, so the answers cover all branches of the rule.
     #[test]
     fn rate_limit_script_agrees_with_the_model((interval, age, ops) in run()) {
         let config = shared();
@@ -145,8 +145,8 @@ proptest! {
         }
     }
 
-    /// However many others ask all the time, each class comes to its turn: no later than the classes
-    /// before it may age past it, and a turn for each of those.
+    /// However many other requests there are, each class gets its turn: at the latest after the maximum extra
+    /// waits of the classes before it, plus one turn for each of them.
     #[test]
     fn rate_limit_starves_no_class(
         interval in 1000..2_000_000_u64,
@@ -157,7 +157,7 @@ proptest! {
         let mut model = Model::new(interval, age);
         let start = 1_000_000_000;
         let mut wakes = [start; 5];
-        // Everybody comes back a little later than told, as networks have it.
+        // Callers return a little later than they were told, because of network delays.
         let late = late.min(interval / 2);
         let bound = class as u64 * age + 6 * (interval + late);
         loop {
@@ -252,7 +252,7 @@ async fn rate_limit_permits_one_request_per_interval_under_load() {
     let rate = RequestRate { interval, age: interval * 3 };
     let mut tasks = tokio::task::JoinSet::new();
     for priority in [RequestClass::List, RequestClass::Create, RequestClass::Destroy] {
-        // A connection each, as processes have.
+        // Separate connections, like those of processes.
         let queue = Queue::connect(&config).await.unwrap();
         tasks.spawn(async move {
             let mut granted = Vec::new();

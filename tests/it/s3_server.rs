@@ -1,4 +1,4 @@
-//! The S3 server of `tcoder up` does what S3's clients rely on, and keeps what it was given.
+//! The S3 server of `tcoder up` behaves as S3 clients expect, and keeps its data.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,7 +15,7 @@ use crate::support::objects::{ObjectServer, client, keys_below, put_input};
 use crate::support::process::{eventually, spawn};
 use crate::support::system::{PATIENCE, Setup};
 
-/// boto3, the command line of AWS, and the cases of ceph/s3-tests that tests/s3/ceph.txt names.
+/// Runs boto3, the AWS command line, and the cases of ceph/s3-tests that tests/s3/ceph.txt lists.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_server_passes_clients_and_ceph_cases() {
     let mut server = ObjectServer::start().await;
@@ -28,7 +28,7 @@ async fn s3_server_passes_clients_and_ceph_cases() {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // Some 200 tests, and perhaps the installation of what they need.
+    // About 200 tests, and possibly the installation of their packages.
     let ended = tokio::time::timeout(PATIENCE * 4, spawn(command).wait_with_output()).await;
     let output = ended.expect("the tests do not end").unwrap();
     let printed = [output.stdout, output.stderr].concat();
@@ -38,11 +38,11 @@ async fn s3_server_passes_clients_and_ceph_cases() {
     let cases = cases.lines().filter(|line| line.starts_with("test_")).count();
     assert!(cases > 100 && printed.contains(&format!("{cases} passed in")), "{printed}");
     assert!(!printed.contains("skipped") && !printed.contains("xfailed"), "{printed}");
-    // None of their buckets is the input bucket, of whose objects messages tell.
+    // None of their buckets is the input bucket, the only one with events.
     assert!(server.events.try_recv().is_err());
 }
 
-/// In parts, too, and with headers.
+/// Includes multipart uploads and headers.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_server_restart_keeps_objects_and_removes_leftovers() {
     let server = ObjectServer::start().await;
@@ -68,10 +68,10 @@ async fn s3_server_restart_keeps_objects_and_removes_leftovers() {
         (Some("text/b"), &"value".to_owned())
     );
     assert_eq!(&found.body.collect().await.unwrap().into_bytes()[..], b"two");
-    // The upload goes on.
+    // The upload can be continued.
     let parts = s3.list_parts().bucket("output").key("c").upload_id(&id).send().await.unwrap();
     assert_eq!(parts.parts()[0].size(), Some(5));
-    // One file of the object, one of the part.
+    // One file for the object, and one for the part.
     assert_eq!(std::fs::read_dir(data).unwrap().count(), 2);
 }
 
@@ -103,7 +103,7 @@ async fn s3_server_killed_keeps_exactly_the_confirmed_writes() {
     system.stop().await;
 }
 
-/// A folder in which an object was a file under its key, as the server kept them first.
+/// A folder in the first format of the server, in which an object was a file named after its key.
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_server_serves_objects_of_an_earlier_versions_folder() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,11 +1,11 @@
-//! No secret stands in a log, in Redis, or in an answer that has no business with it.
+//! No secret appears in a log, in Redis, or in a response that does not need it.
 
 use serde_json::{Value, json};
 
 use crate::support::clips::clip;
 use crate::support::system::{Setup, TOKEN, WEBHOOK_SECRET};
 
-/// Everything in Redis, as one text.
+/// The whole content of Redis as text.
 fn dump(redis: &mut redis::Connection) -> String {
     let mut all = String::new();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(redis).unwrap();
@@ -55,7 +55,7 @@ async fn secrets_appear_only_in_their_file() {
     assert!(put.status().is_success());
     let id = ticket["jobId"].as_str().unwrap();
     let job = system.completed(id).await;
-    // Wrong tokens, and right ones in the wrong place, are no reason to write them down either.
+    // Invalid tokens, and valid ones in the wrong place, are not logged, either.
     let wrong =
         system.http.get(format!("{}/api/stats?token={TOKEN}", system.url)).bearer_auth("wrong-but-private");
     assert_eq!(wrong.send().await.unwrap().status(), 401);

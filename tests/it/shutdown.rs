@@ -1,4 +1,4 @@
-//! `tcoder up` can be stopped, or killed, at any moment; nothing is left running and nothing is lost.
+//! `tcoder up` can be stopped or killed at any moment: no process keeps running and no job is lost.
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -32,7 +32,7 @@ async fn ctrl_c_during_an_encode_releases_the_job() {
 
     let system = Setup::over(&data).start().await;
     let job = system.completed(&id).await;
-    // The attempt that was handed back does not count.
+    // The attempt that was released does not count.
     assert_eq!(job["attempt"], 1, "{job:#}");
     assert!(job["epoch"].as_u64() > before["epoch"].as_u64(), "{job:#}");
     assert_eq!(system.scratch(), [""; 0]);
@@ -46,7 +46,7 @@ async fn second_ctrl_c_exits_at_once() {
     eventually("a worker runs", has_worker).await;
     let family = descendants(system.pid);
     let worker = family.iter().find(|p| p.command.contains(" worker")).unwrap();
-    // One that does not hear us would be waited for.
+    // A stopped process cannot react to signals; it must not delay the shutdown forever.
     process::send(worker.pid, Signal::SIGSTOP);
     system.signal(Signal::SIGINT);
     system.says("stopping").await;
@@ -84,7 +84,7 @@ async fn roles_run_as_separate_processes() {
     let done = process::run(&arguments, &[], &dir).await;
     assert!(done.status.success(), "{}", process::err(&done));
     assert!(dir.join("out/144p.mp4").exists());
-    // Nothing to sign with, so nothing is promised.
+    // Without a key for signatures, webhooks are rejected.
     let arguments = ["submit", film, "--webhook", "https://example.com/", "--server", &url];
     let refused = process::run(&arguments, &[], &dir).await;
     assert_eq!(refused.status.code(), Some(4));
@@ -109,7 +109,7 @@ async fn up_reports_a_data_folder_or_port_in_use() {
     assert!(said.contains("cannot listen on 127.0.0.1") && said.contains("--listen"), "{said}");
     let left = process::processes().into_iter().filter(|p| p.command.contains(data.to_str().unwrap()));
     assert_eq!(left.count(), 0);
-    // The folder is free for the next try.
+    // The folder can be used again.
     Setup::over(&data).workers(0).start().await.stop().await;
     system.stop().await;
 }
@@ -138,7 +138,7 @@ async fn up_on_all_addresses_uses_its_public_host() {
     for told in [&system.url, &system.storage] {
         assert!(told.starts_with("http://localhost:"), "{told}");
     }
-    // The signature holds for the name; the worker gets at the input all the same.
+    // The signature is for the public name; the worker can read the input nevertheless.
     let id = system.upload(clips::clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
     let job = system.completed(&id).await;
     let output = job["outputs"][0]["url"].as_str().unwrap();

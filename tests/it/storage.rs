@@ -1,5 +1,4 @@
-//! Objects go up, come down, are told of, and stay where they belong: the real client against the real
-//! server, over sockets.
+//! Objects are uploaded, downloaded, reported and kept: the real client with the real server, over sockets.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,13 +53,13 @@ impl ObjectServer {
         self.presigner().sign(ObjectRequest::Get, bucket, &key(name), now(), UPLOAD_WINDOW).unwrap()
     }
 
-    /// The files with the bytes of objects, parts, and what is being written.
+    /// The files with the contents of objects, parts, and running writes.
     fn data(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.dir.path().join("objects/_data")).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect()
     }
 
-    /// Uploads in parts that are neither completed nor aborted.
+    /// Number of multipart uploads that are neither completed nor aborted.
     async fn uploads(&self, bucket: &str) -> usize {
         let listed = client(&self.config).list_multipart_uploads().bucket(bucket).send().await;
         listed.unwrap().uploads().len()
@@ -71,7 +70,7 @@ impl ObjectServer {
         next.expect("no message came").unwrap()
     }
 
-    /// An output object, written the way a worker writes it.
+    /// Writes an output object like a worker.
     async fn output(&self, name: &str, bytes: &[u8]) {
         let from = self.scratch("output-source");
         std::fs::write(&from, bytes).unwrap();
@@ -129,7 +128,7 @@ async fn tampered_and_expired_addresses_are_refused() {
         let answer = http().put(&url).body("x").send().await.unwrap();
         assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{url}");
     }
-    // An address to put is none to get.
+    // A URL for PUT does not permit GET.
     assert_eq!(http().get(good).send().await.unwrap().status(), StatusCode::FORBIDDEN);
     assert_eq!(server.data(), Vec::<PathBuf>::new());
 }
@@ -153,7 +152,7 @@ async fn large_file_survives_multipart_upload_and_download() {
     assert_eq!(sent.load(Ordering::Relaxed), bytes);
     let info = storage.head(Bucket::Output, &name).await.unwrap().unwrap();
     assert_eq!(info.size, bytes);
-    // 16 MiB parts: the tag of an upload in parts ends with their number.
+    // With parts of 16 MiB; the entity tag of a multipart upload ends with the number of parts.
     assert!(info.etag.as_deref().unwrap().ends_with("-5"), "{info:?}");
 
     let got = storage.download(Bucket::Output, &name, &to, bytes, &progress, &never()).await.unwrap();
@@ -207,7 +206,8 @@ async fn folder_upload_sets_content_types_and_delete_prefix_removes_it() {
     assert_eq!(segment.headers()["content-type"], "video/mp2t");
     assert!(segment.headers()["cache-control"].to_str().unwrap().contains("immutable"));
 
-    // The first attempt's folder, not that of the tenth, whose name begins the same.
+    // Deletes only the folder of the first attempt, not that of the tenth, whose name starts with the same
+    // characters.
     assert_eq!(storage.delete_prefix(Bucket::Output, &first).await.unwrap(), 32);
     let left = storage.list(Bucket::Output, &layout::job_prefix(job).unwrap(), 1000).await.unwrap();
     assert_eq!(left.objects.len(), 32);
@@ -324,7 +324,7 @@ async fn keys_cannot_escape_their_bucket() {
             assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("InvalidURI"), "{path}: {answer}");
         }
     }
-    // By the header of a copy and by a list in a body, too.
+    // Through the header of a copy and through a list in a body, too.
     server.output("a", b"x").await;
     for source in ["output/../../../Cargo.toml", "output/%2e%2e/input/x", "elsewhere/a"] {
         let copy = client.copy_object().copy_source(source).bucket("input").key("stolen").send().await;
@@ -336,7 +336,7 @@ async fn keys_cannot_escape_their_bucket() {
     let delete = Delete::builder().objects(evil).build().unwrap();
     assert!(client.delete_objects().bucket("input").delete(delete).send().await.is_err());
     assert!(server.scratch("precious").exists());
-    // What only looks like a path is an object like any other.
+    // Keys that look like paths are not special.
     let strange = ["a//evil", "..\\evil", "/evil", "evil/", "C:evil"];
     for key in strange {
         client.put_object().bucket("input").key(key).body(b"x".to_vec().into()).send().await.unwrap();
@@ -396,7 +396,7 @@ async fn new_inputs_send_messages_in_r2_format() {
     assert_eq!((created.bucket, created.key, created.size), ("input", "inputs/a/d.mp4", 100));
     assert!(created.etag.unwrap().ends_with("-1"), "{created:?}");
 
-    // Deleting, failing and writing outputs tells nothing: the next message is that of the next upload.
+    // Deletions, failures and outputs cause no event: the next event is that of the next upload.
     client.delete_object().bucket("input").key("inputs/a/d.mp4").send().await.unwrap();
     server.output("outputs/a", b"x").await;
     http().put(server.put_url("inputs/a/b.mp4")).header("if-none-match", "*").body("x").send().await.unwrap();
@@ -429,7 +429,7 @@ async fn interrupted_upload_leaves_no_object_and_sends_no_message() {
     tokio::time::timeout(limit, until(true)).await.expect("the server never began to write");
     drop(stream);
     tokio::time::timeout(limit, until(false)).await.expect("the half of an object stays");
-    // What is told next is the next upload.
+    // The next event is that of the next upload.
     http().put(server.put_url("inputs/a/c.mp4")).body("x").send().await.unwrap();
     let event = ObjectEvent::parse(&server.next_event().await).unwrap();
     assert_eq!(event.key, "inputs/a/c.mp4");
@@ -467,7 +467,7 @@ async fn download_resumes_after_an_interruption() {
     let seen = Arc::new(AtomicU64::new(0));
     let progress = Progress::new({
         let seen = Arc::clone(&seen);
-        // Starting over would take the number back.
+        // Starting over would decrease the number.
         move |bytes| assert!(seen.swap(bytes, Ordering::Relaxed) < bytes)
     });
     let bytes = storage.download(Bucket::Output, &name, &to, 8 * MIB, &progress, &never()).await.unwrap();
@@ -514,7 +514,7 @@ async fn downloads_report_too_large_and_missing_objects() {
     assert!(matches!(absent, Err(StorageError::NotFound { .. })));
     let absent = fetcher.fetch(&public("outputs/b"), &to, 9, &none, &never()).await;
     assert!(matches!(absent, Err(StorageError::NotFound { .. })));
-    // A folder is no object.
+    // A folder is not an object.
     let folder = storage.download(Bucket::Output, &key("outputs"), &to, 9, &none, &never()).await;
     assert!(matches!(folder, Err(StorageError::NotFound { .. })));
     assert_eq!(storage.head(Bucket::Output, &missing).await.unwrap(), None);
@@ -551,7 +551,7 @@ async fn check_with_wrong_settings_names_the_variable() {
         let error = storage.check().await.unwrap_err();
         assert_eq!(error.variable, variable, "{error}");
     }
-    // A port nobody listens on: bound, read, and given back.
+    // A port without a listener: bound, read, and closed again.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut config = server.config.clone();
     config.endpoint = format!("http://{free}").parse().unwrap();
@@ -577,20 +577,20 @@ async fn fetch_rejects_private_addresses_in_every_spelling() {
         assert!(matches!(error, StorageError::Address(UrlRefused::Private(_))), "{host}: {error:?}");
         assert!(error.to_string().contains("private network"), "{error}");
     }
-    // The same one is there for who may.
+    // A client with permission can read the same address.
     let url: Url = format!("http://127.1:{port}/output/a").parse().unwrap();
     let fetcher = Fetcher::new(EgressPolicy::AllowPrivate).unwrap();
     assert_eq!(fetcher.fetch(&url, &to, 9, &Progress::none(), &never()).await.unwrap(), 1);
 }
 
-/// The most memory this process ever had, in KiB.
+/// The peak memory of this process in KiB.
 fn peak_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Runs itself in a process of its own, where no other test's memory is counted.
+/// Runs itself in a separate process, so that the memory of other tests does not count.
 #[tokio::test(flavor = "multi_thread")]
 async fn gigabyte_transfer_uses_little_memory() {
     const INSIDE: &str = "TCODER_TEST_MEMORY";
@@ -613,7 +613,7 @@ async fn gigabyte_transfer_uses_little_memory() {
     server.output("small", b"x").await;
     let before = peak_memory();
 
-    // Up as a browser sends it, in one request; down as a worker takes it.
+    // Uploads like a browser, in one request; downloads like a worker.
     let file = tokio::fs::File::open(&from).await.unwrap();
     let body = reqwest::Body::wrap_stream(tokio_util::io::ReaderStream::with_capacity(file, 1 << 18));
     let put = http().put(server.put_url("inputs/a/b.mp4")).header("content-length", size).body(body);

@@ -1,4 +1,4 @@
-//! The original TCoder's client package works unchanged against our API: it is installed as it is published.
+//! The client package of the original TCoder works unchanged with our API: it is installed as published.
 //! <https://www.npmjs.com/package/tcoder-client>
 
 use std::ffi::OsStr;
@@ -8,7 +8,7 @@ use crate::support::process::node;
 use crate::support::system::Api;
 use serde_json::{Value, json};
 
-/// What its calls answered.
+/// The results of its calls.
 pub async fn asked(api: &Api) -> Value {
     let args =
         [OsStr::new(&api.url), clip().as_os_str()].into_iter().chain(api.token.as_deref().map(OsStr::new));
@@ -18,7 +18,7 @@ pub async fn asked(api: &Api) -> Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {complaint}"))
 }
 
-/// Uploads, polls to the end, and reads what its types promise.
+/// Uploads, polls until the end, and reads the fields that its types promise.
 pub async fn original_client_works_unchanged(api: &Api) {
     let answers = asked(api).await;
     let (done, failed) = (&answers["done"], &answers["failed"]);
@@ -36,7 +36,7 @@ pub async fn original_client_works_unchanged(api: &Api) {
     let outputs = status["outputs"].as_array().unwrap();
     let mut qualities: Vec<&str> = outputs.iter().map(|o| o["quality"].as_str().unwrap()).collect();
     qualities.sort_unstable();
-    // The film has 180 lines: nothing is scaled up.
+    // The film has 180 lines: it is not scaled up.
     assert_eq!(qualities, ["144p", "360p"], "{done:#}");
     for output in outputs {
         let answer = api.http.get(output["url"].as_str().unwrap()).send().await.unwrap();

@@ -1,5 +1,5 @@
-//! One trace over the API, the queue and the worker, as a collector gets it: told by OTLP, read by its own types, and
-//! named as OpenTelemetry's semantic conventions have it, whose registry is a crate.
+//! One trace across the API, the queue and the worker, as a collector receives it by OTLP. Names follow
+//! OpenTelemetry's semantic conventions, whose registry is a crate.
 //! <https://opentelemetry.io/docs/specs/semconv/>
 
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use crate::support::clips::clip;
 use crate::support::process::{err, run};
 use crate::support::system::{PATIENCE, Setup, folder};
 
-/// What spans say out of the registry. What is not in it begins with `tcoder.`.
+/// The attributes of the registry that spans have. All others start with `tcoder.`.
 const KNOWN: [&str; 19] = [
     key::ERROR_TYPE,
     key::HTTP_REQUEST_METHOD,
@@ -46,7 +46,7 @@ const KNOWN: [&str; 19] = [
     key::USER_AGENT_ORIGINAL,
 ];
 
-/// A span, in plain words.
+/// A span as plain data.
 #[derive(Clone, Debug)]
 struct Told {
     service: String,
@@ -129,7 +129,7 @@ impl Collector {
         Self { url, inbox, told: Vec::new() }
     }
 
-    /// Everything that was told by now.
+    /// All spans received so far.
     fn all(&mut self) -> &[Told] {
         while let Ok(told) = self.inbox.try_recv() {
             self.told.push(told);
@@ -137,7 +137,7 @@ impl Collector {
         &self.told
     }
 
-    /// The span of this name in this trace, once it was told.
+    /// Waits for the span with this name in this trace.
     async fn span(&mut self, trace: &str, name: &str) -> Told {
         loop {
             if let Some(found) = self.told.iter().find(|s| s.trace == trace && s.name == name) {
@@ -151,7 +151,7 @@ impl Collector {
     }
 }
 
-/// Says these things, among others.
+/// Checks that the span has these attributes.
 fn says(span: &Told, expected: &[(&str, &str)]) {
     for (name, value) in expected {
         assert_eq!(span.attributes.get(*name).map(String::as_str), Some(*value), "{name} of {span:#?}");
@@ -240,7 +240,7 @@ async fn job_is_one_trace_from_caller_to_worker() {
     says(put, &[(key::SERVER_ADDRESS, full.host_str().unwrap())]);
     says(put, &[(key::SERVER_PORT, &full.port().unwrap().to_string())]);
 
-    // One that fails says so, in a trace of its own where the caller has none.
+    // A failed attempt records its failure, in a new trace if the caller has none.
     let input = format!("{}/films/hush.mp4?X-Amz-Signature=hush", collector.url);
     let id = system.submit(&json!({"inputUrl": input})).await;
     let job = system.ended(&id).await;
@@ -263,7 +263,7 @@ async fn job_is_one_trace_from_caller_to_worker() {
     says(&get, &[(key::HTTP_RESPONSE_STATUS_CODE, "404"), (key::ERROR_TYPE, "404")]);
     says(&get, &[(key::URL_FULL, &format!("{}/REDACTED", collector.url))]);
 
-    // What a client did wrong is no error of the server's; what is no method is none in a name.
+    // An error of the client is not one of the server, and an unknown method is not used in a name.
     assert_eq!(system.get("/api/jobs/nothing").await.status, 404);
     let odd = Method::from_bytes(b"BREW").unwrap();
     assert_eq!(system.answer(system.request(odd, "/api/stats")).await.status, 405);
@@ -289,7 +289,7 @@ async fn job_is_one_trace_from_caller_to_worker() {
             assert!(KNOWN.contains(&&**name) || name.starts_with("tcoder."), "{name} of {span:#?}");
         }
     }
-    // Nothing secret is told: no query of an address, where signatures stand.
+    // No secret is exported: URLs have no query, which may contain a signature.
     let all = format!("{all:?}");
     assert!(!all.contains("X-Amz") && !all.contains("Signature") && !all.contains("hush"), "{all}");
 }

@@ -1,5 +1,5 @@
-//! Machines that run as they should and whose workers use another Redis: after FLEET_LAUNCH_FAILURES of them no
-//! more are launched for a while, it is said what to compare, and all is well once a worker is heard.
+//! Machines that run but whose workers use another Redis: after FLEET_LAUNCH_FAILURES of them the fleet
+//! pauses launching and reports what to compare. Once a worker registers, everything continues.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,8 +17,8 @@ use crate::fleet::{Cloud, count, policy, there};
 use crate::support::redis::{PrivateRedis, private_redis};
 use crate::support::system::{Setup, fly_of_workers};
 
-/// A port that leads to a Redis, first to one and then to another: what setting REDIS_URL anew does for the
-/// next worker.
+/// A port that leads to one Redis and later to another, which has the effect of a new REDIS_URL for the next
+/// worker.
 struct Redirect {
     port: u16,
     socket: watch::Sender<PathBuf>,
@@ -47,7 +47,7 @@ fn socket_of(url: &str) -> PathBuf {
     url.strip_prefix("redis+unix://").unwrap().into()
 }
 
-/// An installation whose machines' workers use another Redis, which is there too.
+/// An installation whose workers use another Redis, which exists.
 async fn astray() -> (Cloud, Redirect, PrivateRedis) {
     use secrecy::ExposeSecret as _;
     let system = Setup::default().workers(0).start().await;
@@ -65,7 +65,7 @@ async fn astray() -> (Cloud, Redirect, PrivateRedis) {
     (Cloud::over(system, fly).await, redirect, other)
 }
 
-/// A worker has so long to be heard.
+/// A policy in which a worker has this many seconds to register.
 fn heard_within(boot: u64) -> FleetPolicy {
     let s = Duration::from_secs;
     let deadlines = Deadlines { boot: s(boot), settle: s(2), hold: s(15), ..Deadlines::default() };
@@ -93,14 +93,14 @@ async fn launches_without_registration_stop_until_a_worker_registers() {
         assert!(message.contains(words), "{message}");
     }
     assert_eq!(launches(&cloud), 3);
-    // Whatever happens now, no machine is launched before the hold is over.
+    // From now on no machine is launched before the hold is over.
     cloud.until("the last one is stopped", |all| count(all, &MachineState::Stopped) == there(all)).await;
     ids.extend(cloud.jobs(1).await);
     let status = cloud.says("it saw the second job", |s| is_silent(s) && s.desired.waiting == 2).await;
     assert!(status.plan.iter().all(|step| step.action != "start" && step.action != "create"), "{status:?}");
     assert_eq!(launches(&cloud), 3);
 
-    // Its owner compares, and sets it right.
+    // The operator compares the settings and corrects them.
     wanted.send_replace(heard_within(120));
     redirect.socket.send_replace(socket_of(&cloud.system.redis_url()));
     cloud.all_completed(&ids).await;
@@ -110,7 +110,7 @@ async fn launches_without_registration_stop_until_a_worker_registers() {
     cloud.system.stop().await;
 }
 
-/// Each visit knows what the one before left in Redis, and no more.
+/// Each one-shot reconciler knows what its predecessor stored in Redis, and nothing else.
 #[tokio::test(flavor = "multi_thread")]
 async fn one_shot_reconcilers_count_launches_without_registration() {
     let (cloud, _redirect, _other) = astray().await;

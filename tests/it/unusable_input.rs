@@ -1,4 +1,4 @@
-//! A bad file ends its job with one clear sentence, at once, and leaves nothing behind.
+//! An unusable file ends its job at once with one clear sentence, and leaves nothing behind.
 
 use serde_json::{Value, json};
 

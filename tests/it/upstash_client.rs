@@ -1,6 +1,5 @@
-//! The stand-in of Upstash's REST interface, held against Upstash's own client as it is published: what that client
-//! makes of its answers is what it makes of the service's.
-//! <https://www.npmjs.com/package/@upstash/redis>
+//! Compares the emulation of Upstash's REST interface with Upstash's own published client, which must
+//! interpret the responses like those of the service. <https://www.npmjs.com/package/@upstash/redis>
 
 use serde_json::{Value, json};
 
@@ -9,7 +8,7 @@ use crate::support::redis::private_redis;
 use crate::support::upstash::TOKEN;
 use crate::support::upstash_with_lagging_reads;
 
-/// What its calls answered.
+/// The results of its calls.
 async fn answers(url: &str, prefix: &str) -> Value {
     let output = node("tests/upstash/client.mjs", [url, TOKEN, prefix]).await;
     let complaint = String::from_utf8_lossy(&output.stderr);
@@ -28,7 +27,7 @@ async fn official_upstash_client_reads_the_stand_in_like_redis() {
         assert_eq!(text[0], text[1], "{text}");
         assert_eq!(text[2], text[0].as_str().unwrap().len(), "{text}");
     }
-    // As a TextDecoder reads bytes that are no UTF-8: they got there whole.
+    // A TextDecoder replaces bytes that are not UTF-8; they were stored unchanged.
     assert_eq!(all["bytes"], "\u{fffd}\u{0}a\u{fffd}");
     assert_eq!(all["plain"], json!(["OK", "fünf", "\u{fffd}\u{0}a\u{fffd}"]));
     assert_eq!(all["object"], "OK");
@@ -50,7 +49,8 @@ async fn official_upstash_client_reads_the_stand_in_like_redis() {
     assert_eq!((&results[2]["error"], &results[3]["result"]), (&json!(wrong_type), &json!("2")));
     assert_eq!(results[4]["result"], Value::Null);
 
-    // One that fails inside leaves the others be; one that Redis does not take discards all.
+    // A command that fails during execution does not affect the others; one that Redis rejects discards the
+    // transaction.
     let inside = all["inTransaction"]["message"].as_str().unwrap();
     assert!(inside.contains("Command 4 [ hget ] failed") && inside.contains("WRONGTYPE"), "{all:#}");
     assert_eq!((&all["afterIt"], &all["transaction"]), (&json!("2"), &json!(["OK", 2, "xy"])));
@@ -58,7 +58,7 @@ async fn official_upstash_client_reads_the_stand_in_like_redis() {
     assert!(discarded.starts_with("EXECABORT Transaction discarded"), "{discarded}");
     assert_eq!(all["discarded"][1], Value::Null);
 
-    // The client puts words of its own before those of a single command's refusal.
+    // The client adds a prefix to the error of a single command.
     let words = |refusal: &Value| {
         refusal["message"].as_str().unwrap().trim_start_matches("Command failed: ").to_owned()
     };

@@ -1,4 +1,4 @@
-//! Whoever asked for a job is told how it ended: signed, at least once, under one id.
+//! Webhooks report the end of a job: signed, at least once, with one id.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::support::clips::clip;
 use crate::support::process::{eventually, spawn};
 use crate::support::system::{PATIENCE, Setup, System, WEBHOOK_SECRET, guarded, serve, shared};
 
-/// A receiver that answers as it is told and hands on what it got.
+/// A receiver that responds with a given status and passes on the messages.
 pub struct Receiver {
     pub url: String,
     answer: Arc<AtomicU16>,
@@ -29,7 +29,7 @@ type Shared = (Arc<AtomicU16>, mpsc::UnboundedSender<(HeaderMap, Bytes)>);
 
 async fn receive(State((answer, out)): State<Shared>, headers: HeaderMap, body: Bytes) -> StatusCode {
     out.send((headers, body)).unwrap();
-    // The first is answered as told, all others with thanks.
+    // The first message gets the given status, all others 204.
     StatusCode::from_u16(answer.swap(204, Ordering::SeqCst)).unwrap()
 }
 
@@ -45,7 +45,7 @@ impl Receiver {
         Self { url: format!("{}/hook", serve(router).await), answer, inbox }
     }
 
-    /// The next message, its signature checked.
+    /// The next message, after its signature was verified.
     pub async fn next(&mut self) -> (String, Value) {
         let got = tokio::time::timeout(PATIENCE, self.inbox.recv()).await.expect("no webhook comes");
         checked(&got.unwrap())
@@ -101,7 +101,7 @@ async fn pending_webhook_survives_a_restart() {
     let data = crate::support::system::folder("data");
     let start = || Setup::over(&data).env("ALLOW_PRIVATE_URLS", "true").start();
     let system = start().await;
-    // A port nobody listens on yet.
+    // A port without a listener yet.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let id = system.upload(clip(), &wish(&format!("http://127.0.0.1:{port}/hook"))).await;
     system.completed(&id).await;
@@ -142,7 +142,7 @@ async fn webhook_to_a_private_address_is_not_sent() {
     let system = guarded().await;
     let answer = system.post("/api/upload", &wish("http://127.0.0.1:9/hook")).await;
     assert_eq!((answer.status, &answer.body["field"]), (422, &json!("webhookUrl")), "{answer:?}");
-    // A name is judged when it resolves: nobody is called, and nothing stays owed.
+    // A name is checked when it is resolved: no request is sent, and the delivery is removed.
     let mut receiver = Receiver::start(204).await;
     let url = receiver.url.replace("127.0.0.1", "localhost");
     let ticket = system.post("/api/upload", &wish(&url)).await.body;
@@ -154,7 +154,7 @@ async fn webhook_to_a_private_address_is_not_sent() {
     assert!(receiver.inbox.try_recv().is_err());
 }
 
-/// A job that ends at once, and tells it there.
+/// Submits a job that ends at once, with a webhook to this URL.
 async fn tell(system: &System, url: &str) -> String {
     let ticket = system.post("/api/upload", &wish(url)).await.body;
     let id = ticket["jobId"].as_str().unwrap().to_owned();
@@ -162,7 +162,7 @@ async fn tell(system: &System, url: &str) -> String {
     id
 }
 
-/// A receiver with an official library of Standard Webhooks accepts what tcoder sends, and only that.
+/// An official library of Standard Webhooks accepts tcoder's messages, and rejects all others.
 async fn an_official_library_verifies_each_message(kind: &str) {
     const WRONG: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
     let system = shared().await;
@@ -177,7 +177,7 @@ async fn an_official_library_verifies_each_message(kind: &str) {
     let url = next().await;
     let id = tell(system, &url).await;
     let mut sent = Vec::new();
-    // The first is answered 500 and comes again.
+    // The first message is answered with 500 and is sent again.
     for _ in 0..2 {
         let verdicts: Value = serde_json::from_str(&next().await).unwrap();
         let message = &verdicts["valid"]["accepted"];
@@ -193,7 +193,7 @@ async fn an_official_library_verifies_each_message(kind: &str) {
         assert_eq!(verdicts["tooNew"], json!({"refused": "Message timestamp too new"}));
         sent.push((verdicts["id"].clone(), verdicts["timestamp"].as_i64().unwrap()));
     }
-    // One message, signed anew: a retry of tomorrow is not too old.
+    // The same message with a new signature, so that a retry on the next day is not too old.
     assert_eq!(sent[0].0, sent[1].0);
     assert!(sent[0].1 < sent[1].1, "{sent:?}");
     receiver.kill().await.unwrap();

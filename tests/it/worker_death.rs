@@ -1,4 +1,4 @@
-//! Whatever happens to a worker in the middle of an encode, its job is done, once.
+//! Whatever happens to a worker during an encode, its job is completed exactly once.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ fn wish() -> Value {
     json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"})
 }
 
-/// The job's result is that of one attempt, and nothing of another one lies about.
+/// The job's result is that of one attempt, and storage contains no outputs of others.
 async fn is_of_one_attempt(system: &System, job: &Value) {
     let (id, epoch) = (job["jobId"].as_str().unwrap(), &job["epoch"]);
     assert_eq!(job["outputs"][0]["key"], format!("outputs/{id}/{epoch}/720p.mp4"));
@@ -21,13 +21,13 @@ async fn is_of_one_attempt(system: &System, job: &Value) {
     assert_eq!(system.objects("output", &format!("outputs/{id}")).await, expected);
 }
 
-/// It is another attempt than the one seen `before`, and counts as this one.
+/// The job runs in another attempt than `before`, which has this number.
 fn is_after(before: &Value, job: &Value, attempt: u32) {
     assert_eq!(job["attempt"], attempt, "{job:#}");
     assert!(job["epoch"].as_u64() > before["epoch"].as_u64(), "{job:#} after {before:#}");
 }
 
-/// When Redis heard last that the job was queued, by its own clock.
+/// When the job was last queued, by Redis's clock.
 fn queued_at(redis: &mut redis::Connection, id: &str) -> i64 {
     let stream: String =
         redis::cmd("KEYS").arg("*jobs:events").query::<Vec<String>>(redis).unwrap().remove(0);
@@ -68,9 +68,9 @@ async fn worker_on_sigterm_releases_its_job() {
     first.signal(Signal::SIGTERM);
     let status = first.over().await;
     assert!(status.success(), "{status}");
-    // By Redis's clock, so that neither the worker's way out nor this test's own delays count.
+    // By Redis's clock, so that neither the worker's exit nor the delays of this test count.
     let took = queued_at(&mut redis, &id) - (seconds * 1000 + micros / 1000);
-    // Well under a second on a machine that has time; a loaded one, as in these tests, gets three.
+    // Well under a second on an idle machine; a loaded one gets three.
     assert!((0..3000).contains(&took), "handed back after {took} ms");
     all_gone(&encoders).await;
     assert_eq!(std::fs::read_dir(&first.scratch).unwrap().count(), 0);
@@ -145,7 +145,7 @@ async fn running_job_stops_within_seconds_when_cancelled() {
     all_gone(&encoders).await;
     eventually("the scratch folder is empty", || system.scratch().is_empty()).await;
     assert_eq!(system.objects("output", "").await, [""; 0]);
-    // A second time is no error; what is over cannot be called off, but can be asked for again.
+    // A repeated cancellation is not an error. A finished job cannot be cancelled, but it can be redriven.
     assert_eq!(system.delete(&format!("/api/jobs/{id}")).await.status, 200);
     assert_eq!(system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await.status, 200);
     let job = system.completed(&id).await;
@@ -169,7 +169,7 @@ async fn encode_survives_a_restart_of_redis() {
         now.is_some_and(|now| now.pid != before.pid)
     };
     eventually("redis-server runs again", is_another).await;
-    // Whoever watched goes on watching.
+    // A client that watches the job continues to do so.
     let mut job = Value::Null;
     while let Some(next) = feed.next().await {
         job = next;

@@ -113,8 +113,8 @@ pub fn document() -> Value {
         "info": {
             "title": "tcoder",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Upload a video, get MP4 and HLS back. Errors are RFC 9457 problem documents that say what \
-                to do. Times are milliseconds since 1970.",
+            "description": "Upload a video, get MP4, HLS and DASH back. Errors are RFC 9457 problem documents that \
+                say what to do. Times are milliseconds since 1970.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/", "description": "The installation that serves this document"}],

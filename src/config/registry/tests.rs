@@ -87,7 +87,7 @@ fn registry_names_every_role_that_reads_a_setting() {
     }
 }
 
-/// Words of the sources that look like a variable's name and are none of ours.
+/// Words in the sources that look like a variable's name but are not settings.
 const OTHERS: [&str; 22] = [
     "AV_LOG_FORCE_NOCOLOR",
     "CARGO_MANIFEST_DIR",

@@ -1,4 +1,4 @@
-//! A machine and its worker -> what it is to us.
+//! Determines the role of each machine in the fleet from its phase and its worker.
 
 use strum::IntoStaticStr;
 
@@ -9,85 +9,85 @@ use super::policy::FleetPolicy;
 use super::slot::Slot;
 use super::state::{FleetState, MachineRecord, OperationKind};
 
-/// What a machine is to us.
+/// The role of a machine in the fleet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "lowercase")]
 pub enum MachineRole {
-    /// Its worker holds a lease: it is never touched.
+    /// Its worker holds a lease. The plan never touches it.
     Busy,
     /// Its worker waits for a job.
     Idle,
-    /// Its worker is yet to come.
+    /// It starts; its worker has not registered yet.
     Booting,
-    /// On its way to rest.
+    /// It is stopping.
     Leaving,
-    /// Stopped; a start brings it back, where the provider can start it.
+    /// Stopped. It can be started again if the provider supports that.
     Rest,
-    /// Made, but not started by itself as it should have been.
+    /// It was created, but did not start by itself as it should have.
     Unstarted,
-    /// Between two states for too long.
+    /// It has been in a transitional phase for too long.
     Stuck,
-    /// Started, and without a worker for too long.
+    /// It runs, but no worker has registered for too long.
     Zombie,
-    /// On a host that its provider cannot reach.
+    /// The provider cannot reach its host.
     Unreachable,
-    /// Will not run again.
+    /// It failed and will not run again.
     Failed,
-    /// On its way out of existence.
+    /// It is being destroyed.
     Going,
-    /// At rest by the list, alive by its heartbeat.
+    /// The list shows it as stopped, but its worker's heartbeat is fresh.
     Disputed,
-    /// Not in the list, which is not believed yet.
+    /// The list no longer contains it, but its absence is not confirmed yet.
     #[strum(serialize = "missing")]
     MissingMachine,
-    /// In a state not known here.
+    /// The provider reports a phase that this version does not know.
     Odd,
 }
 
 impl MachineRole {
-    /// Its name, for people and metrics.
+    /// The name that logs, metrics and the published status use.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.into()
     }
 
-    /// It takes, or soon takes, a job.
+    /// Whether it processes jobs, or soon will.
     #[must_use]
     pub const fn is_capacity(self) -> bool {
         matches!(self, Self::Busy | Self::Idle | Self::Booting)
     }
 
-    /// Its CPU and memory may be on the bill.
+    /// Whether the provider may be charging for its CPU and memory.
     #[must_use]
     pub const fn is_billed(self) -> bool {
         !matches!(self, Self::Rest | Self::Unstarted | Self::Failed | Self::Going)
     }
 }
 
-/// A machine of the fleet, listed or about to be.
+/// A machine of the fleet as the plan sees it: listed, or being created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MachineView {
-    /// Its id, where it is known.
+    /// Its id, if known.
     pub id: Option<MachineId>,
-    /// Its place.
+    /// Its slot, if its name has one.
     pub slot: Option<Slot>,
-    /// What it is to us.
+    /// Its role.
     pub role: MachineRole,
-    /// Since when, or as good as.
+    /// When the role began, as far as known.
     pub since: Moment,
-    /// When something is to be done about it if nothing changes.
+    /// When the plan must act on it if nothing changes.
     pub deadline: Option<Moment>,
-    /// It was made from another image, with another disk, or for another place.
+    /// Its launch differs from the desired one: another image, disk, or idle behavior.
     pub drifted: bool,
-    /// A start was refused a moment ago.
+    /// The provider refused to start it a moment ago.
     pub blocked: bool,
-    /// Where it is in its life by the list; nothing where no list shows it.
+    /// Its phase in the list; `None` if it is not listed.
     pub phase: Option<Phase>,
-    /// A worker's heartbeat is fresh.
+    /// Whether a worker on it has a fresh heartbeat.
     pub alive: bool,
 }
 
-/// Every machine of the fleet, by slot.
+/// All machines of the fleet, ordered by slot.
 pub(super) fn units(
     listed: &MachineList,
     workers: &ByMachine<'_>,
@@ -127,7 +127,7 @@ pub(super) fn units(
     units
 }
 
-/// Launches no list has shown yet, and machines whose absence is not believed yet.
+/// Pending creates that no list shows yet, and machines whose absence is not confirmed yet.
 fn unlisted(
     listed: &MachineList,
     workers: &ByMachine<'_>,
@@ -191,7 +191,7 @@ fn unlisted(
 
 type Judged = Option<(MachineRole, Moment, Option<Moment>)>;
 
-/// What a listed machine is, since when, and until when that is fine. Nothing for those that are gone.
+/// The role of a listed machine, when it began, and its deadline. `None` if the machine is gone.
 fn classify(
     machine: &Machine,
     seen: &MachineRecord,
@@ -223,7 +223,8 @@ fn classify(
     }
     let started = seen.sent.filter(|s| s.verb == OperationKind::Start).map(|s| s.at);
     if let Some(at) = started {
-        // Its worker came and went: it is on its way to rest again, whatever an old list says.
+        // Its worker has been here and left: the machine is stopping, even if an old list shows it as
+        // started.
         return if seen.had_worker {
             by(MachineRole::Leaving, seen.no_heartbeat_since, limits.leave)
         } else if now < at + limits.boot {
@@ -263,7 +264,7 @@ fn classify(
     }
 }
 
-/// A machine whose worker's heartbeat is fresh and that holds no lease.
+/// The role of a machine whose worker has a fresh heartbeat and holds no lease.
 fn alive(
     machine: &Machine,
     seen: &MachineRecord,
@@ -276,7 +277,7 @@ fn alive(
         let since = seen.retired_since.unwrap_or(now);
         return Some((MachineRole::Leaving, since, Some(since + limits.leave)));
     }
-    // A stop or worse is under way; its heartbeat is only not stale yet.
+    // The machine is already stopping; its heartbeat has merely not expired yet.
     if machine.phase == Phase::Stopping {
         return Some((MachineRole::Leaving, seen.phase_since, Some(seen.phase_since + limits.stuck)));
     }

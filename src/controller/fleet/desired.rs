@@ -1,30 +1,30 @@
-//! How many machines are wanted, and how many are allowed.
+//! Computes the desired and the permitted number of machines.
 
 use super::classify::{MachineRole, MachineView};
 use super::observation::QueueView;
 use super::policy::FleetPolicy;
 
-/// How many machines there should be, and why.
+/// The desired number of machines, and the counts it is computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// `clamp(busy + ceil(waiting / JOBS_PER_MACHINE), MIN, MAX)`.
     pub machines: u32,
-    /// Machines with a job.
+    /// Machines whose worker holds a lease.
     pub busy: u32,
-    /// Machines without one.
+    /// Machines whose worker is idle.
     pub idle: u32,
-    /// Machines whose worker is yet to come.
+    /// Machines whose worker has not registered yet.
     pub booting: u32,
-    /// Jobs without a worker.
+    /// Jobs that no worker has claimed.
     pub waiting: u64,
-    /// Machines that exist, or may.
+    /// Machines that exist or may exist.
     pub existing: u32,
-    /// Of these, on the bill.
+    /// Existing machines that may be charged for.
     pub billed: u32,
 }
 
 impl Desired {
-    /// Counts.
+    /// Counts the machines and computes the desired number.
     #[must_use]
     pub fn of(units: &[MachineView], queue: &QueueView, policy: &FleetPolicy) -> Self {
         let count = |f: &dyn Fn(MachineRole) -> bool| {
@@ -45,19 +45,19 @@ impl Desired {
         }
     }
 
-    /// How many more machines must come up.
+    /// The number of machines still to be started or created.
     #[must_use]
     pub const fn need(&self) -> u32 {
         self.machines.saturating_sub(self.busy.saturating_add(self.idle).saturating_add(self.booting))
     }
 
-    /// How many more machines may be made.
+    /// The number of machines that may still be created below the maximum.
     #[must_use]
     pub const fn room(&self, policy: &FleetPolicy) -> u32 {
         policy.max.saturating_sub(self.existing)
     }
 
-    /// How many more machines may run for the money.
+    /// The number of machines that may still be started within the cost limit.
     #[must_use]
     pub fn affordable(&self, policy: &FleetPolicy) -> u32 {
         policy.affordable().saturating_sub(self.billed)

@@ -6,28 +6,29 @@ use super::machine::Launch;
 use super::policy::FleetPolicy;
 use super::slot::Slot;
 
-/// The worker's setting of how long it waits for a job, seconds.
+/// The worker's setting for how long it waits for a job, in seconds.
 pub const IDLE_TIMEOUT: &str = "WORKER_IDLE_TIMEOUT";
-/// The worker's setting of the largest input it takes, bytes.
+/// The worker's setting for the largest input it accepts, in bytes.
 pub const MAX_INPUT_BYTES: &str = "WORKER_MAX_INPUT_BYTES";
 
 impl Launch {
-    /// How the machine of `slot` is made now.
+    /// The desired launch of the machine in `slot`.
     #[must_use]
     pub fn of(policy: &FleetPolicy, slot: Slot) -> Self {
-        // The machines of MIN_MACHINES stay: one that left would only be started again.
+        // The machines of MIN_MACHINES stay: if one exited when idle, it would only be started again.
         Self { image: policy.image.clone(), disk: policy.disk, stays: slot.0 <= policy.min }
     }
 
-    /// Whether a machine of `slot` that was made so has to give way to another.
+    /// Whether a machine in `slot` with this launch must be replaced.
     pub(super) fn is_outdated(&self, policy: &FleetPolicy, slot: Option<Slot>) -> bool {
-        // Made when MIN_MACHINES was lower: its workers would leave, and be started again for ever.
+        // Created when MIN_MACHINES was lower: its worker would exit when idle and be started again,
+        // endlessly.
         let leaves = !self.stays && slot.is_some_and(|slot| slot.0 <= policy.min);
         leaves || self.disk != policy.disk || self.image != policy.image
     }
 
-    /// The settings of the machine's worker: `common` is what every worker gets. Secrets such as `REDIS_URL` are
-    /// the provider's to hand out.
+    /// The environment of the machine's worker; `common` is what all workers get. The provider adds secrets
+    /// such as `REDIS_URL` itself.
     pub(super) fn environment(
         &self,
         policy: &FleetPolicy,

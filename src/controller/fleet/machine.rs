@@ -1,4 +1,4 @@
-//! A machine as its provider lists it, in words that hold for every provider.
+//! A machine as its provider lists it, in terms that fit every provider.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use strum::{AsRefStr, Display};
 
 use crate::job::Millis;
 
-/// The id that its provider gives a machine.
+/// The id that the provider assigned to a machine.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MachineId(pub String);
@@ -19,41 +19,41 @@ impl fmt::Display for MachineId {
     }
 }
 
-/// Where a machine is in its life.
+/// The phase of a machine in its provider's list.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, AsRefStr, Display)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum Phase {
-    /// Being made.
+    /// It is being created.
     Creating,
-    /// Made, not started yet.
+    /// It exists, but has not been started yet.
     Created,
-    /// On its way to `Started`.
+    /// It is about to become `Started`.
     Starting,
-    /// Runs, and costs CPU and memory.
+    /// It runs, and is charged for CPU and memory.
     Started,
-    /// Gets another configuration, which may copy an image.
+    /// Its configuration is being replaced, which may copy an image.
     Updating,
-    /// On its way to `Stopped`.
+    /// It is about to become `Stopped`.
     Stopping,
-    /// At rest: its process has ended.
+    /// Its process has ended.
     Stopped,
-    /// Could not be launched; the provider destroys it by itself.
+    /// It could not be launched. The provider destroys it by itself.
     LaunchFailed,
-    /// Could not be kept running.
+    /// It could not be kept running.
     Failed,
-    /// On its way out of existence.
+    /// It is being destroyed.
     Destroying,
-    /// Exists no more.
+    /// It no longer exists.
     #[strum(serialize = "destroyed")]
     Gone,
-    /// A state not known here, in the provider's word.
+    /// A phase that this version does not know, by the provider's name.
     #[strum(transparent)]
     Unknown(String),
 }
 
 impl Phase {
-    /// Its name, for people and for the published status.
+    /// The name that logs and the published status use.
     #[must_use]
     pub fn name(&self) -> &str {
         self.as_ref()
@@ -66,71 +66,71 @@ impl Phase {
     }
 }
 
-/// A machine in a list.
+/// A machine in the provider's list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Machine {
-    /// Its id.
+    /// The provider's id of the machine.
     pub id: MachineId,
     /// Its name, unique in the fleet.
     pub name: String,
-    /// Where it is in its life.
+    /// Its phase.
     pub phase: Phase,
-    /// The region it is in.
+    /// Its region.
     pub region: String,
-    /// The version of it, where the provider counts versions.
+    /// The version of the machine, if the provider counts versions.
     pub instance: Option<String>,
-    /// It carries the fleet's label, whatever its name is.
+    /// Whether it carries the fleet's label, whatever its name is.
     pub labelled: bool,
-    /// How it was made; unknown while its host cannot be reached.
+    /// How it was created; unknown while its host is unreachable.
     pub launch: Option<Launch>,
-    /// Whether its provider can reach the host it is on.
+    /// Whether the provider can reach its host.
     pub host_reachable: bool,
-    /// When it was made, RFC 3339, by the provider's clock; empty where it does not say.
+    /// When it was created, RFC 3339 by the provider's clock; empty if the provider does not report it.
     pub created_at: String,
     /// When it last became `Started`.
     pub last_start: Option<Start>,
     /// How its process last ended.
     pub last_exit: Option<Exit>,
-    /// Seconds it ran in all before its present run, as far as the provider knows.
+    /// Total seconds that it ran before its current run, as far as the provider reports it.
     pub ran_seconds: f64,
-    /// Since when it runs, or when it last began to, by the provider's clock.
+    /// When its current or latest run began, by the provider's clock.
     pub running_since: Option<Millis>,
 }
 
-/// That a machine became `Started`.
+/// The event that a machine became `Started`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Start {
-    /// When, by the provider's clock, which may show anything: to be compared with an [`Exit`]'s only.
+    /// When, by the provider's clock, which may be wrong: compare it only with the time of an [`Exit`].
     pub at: Millis,
-    /// How long that took from when it was asked for: finding a host, pulling the image.
+    /// How long the start took from the request on, including finding a host and pulling the image.
     pub took: Duration,
 }
 
-/// That a machine's process ended.
+/// The event that a machine's process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
     /// When, by the provider's clock.
     pub at: Millis,
-    /// Its exit code; 128 and the signal where one ended it.
+    /// The exit code; 128 plus the signal number if a signal ended it.
     pub code: i32,
-    /// It used more memory than the machine has.
+    /// Whether it exceeded the machine's memory.
     pub out_of_memory: bool,
-    /// Somebody asked for it.
+    /// Whether a stop was requested.
     pub requested: bool,
 }
 
-/// The size of a machine. Which sizes there are its provider knows.
+/// The size of a machine. The provider knows which sizes exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MachineSize {
-    /// Its CPUs are its own at all times; else they are shared with others.
+    /// Whether its CPUs are dedicated; otherwise they are shared with other machines.
     pub dedicated: bool,
-    /// How many CPUs it has.
+    /// The number of CPUs.
     pub cpus: u32,
     /// Its memory in MiB.
     pub memory_mb: u32,
 }
 
-/// Two whole CPUs: a shared one is throttled after a short burst, and an encode is no burst.
+/// Two dedicated CPUs: a shared one is throttled after a short burst, and an encode runs much longer.
 impl Default for MachineSize {
     fn default() -> Self {
         Self { dedicated: true, cpus: 2, memory_mb: 4096 }
@@ -148,11 +148,11 @@ pub struct Launch {
     pub stays: bool,
 }
 
-/// A machine's disk, on which a job's files lie, and the inputs that fit on it.
+/// The disk of a machine, which stores the files of a job, and the inputs that fit on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MachineDisk {
-    /// Gigabytes, as the provider counts them.
+    /// Size in gigabytes, as the provider counts them.
     pub size_gb: u32,
-    /// Bytes of the largest input that a worker on it takes.
+    /// The largest input that its worker accepts, in bytes.
     pub max_input: u64,
 }

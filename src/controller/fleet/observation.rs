@@ -1,4 +1,4 @@
-//! What was seen of the machines and of the queue.
+//! The observed state of the machines and of the queue.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,83 +6,85 @@ use std::time::Duration;
 use super::machine::{Machine, MachineId};
 use crate::job::WorkerId;
 
-/// A point in time, as the time since the reconciler began: monotonic, so that no clock's jump matters.
+/// A point in time as the duration since the reconciler started. It is monotonic, so that clock changes do
+/// not matter.
 pub type Moment = Duration;
 
-/// What was seen. The list may be older than the rest: what was done since stands in the memory.
+/// An observation. The list may be older than the rest; [`super::FleetState`] knows which operations followed
+/// it.
 #[derive(Clone, Debug)]
 pub struct Observation {
-    /// The app's machines.
+    /// The machines of the app, or why they are unknown.
     pub machines: Result<MachineList, ListUnavailable>,
-    /// The queue and the pool; nothing when Redis failed.
+    /// The queue and the workers; `None` if Redis failed.
     pub queue: Option<QueueView>,
 }
 
-/// An answered list.
+/// A list of machines that the provider returned.
 #[derive(Clone, Debug, Default)]
 pub struct MachineList {
-    /// When it was asked for.
+    /// When the list was requested.
     pub at: Moment,
-    /// The answer.
+    /// The listed machines.
     pub machines: Vec<Machine>,
 }
 
-/// There is no list.
+/// The provider returned no list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListUnavailable {
-    /// Why.
+    /// The reason.
     pub why: ListFailure,
-    /// Since when that is known.
+    /// When this became known.
     pub at: Moment,
 }
 
 impl ListUnavailable {
-    /// Nobody asked yet.
+    /// No list has been requested yet.
     pub const NOT_YET: Self = Self { why: ListFailure::NotYet, at: Moment::ZERO };
 }
 
-/// Why there is no list.
+/// Why there is no list of machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListFailure {
-    /// Nobody asked yet.
+    /// No list has been requested yet.
     NotYet,
     /// 401 or 403.
     Unauthorized,
-    /// The provider refuses until the account's payment is in order.
+    /// The provider refuses requests until the account is paid.
     Billing,
-    /// 404: there is no such app.
+    /// 404: the app does not exist.
     NoSuchApp,
-    /// Anything else.
+    /// Any other failure.
     Failed,
 }
 
-/// The queue and the pool.
+/// The queue and the workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueView {
-    /// Jobs ready for a worker.
+    /// Jobs that a worker can claim.
     pub pending: u64,
-    /// Delayed jobs whose time has come, and running ones whose lease ran out: ready as soon as
-    /// anybody looks, and with no worker up nobody does.
+    /// Delayed jobs that are due, and running jobs whose lease has expired. They become pending when a worker
+    /// or the janitor next reads the queue, which does not happen while no worker runs.
     pub due: u64,
-    /// Until the next of those.
+    /// Time until the next delayed job is due or the next lease expires.
     pub next_due: Option<Duration>,
-    /// Every registered worker, and every holder of a lease even if it is registered no more.
+    /// All registered workers, and all holders of a lease, even if they are no longer registered.
     pub workers: Vec<WorkerView>,
-    /// When a worker last registered on a machine, also where that worker has left since.
+    /// When a worker last registered on each machine, even if that worker has left since.
     pub heard: BTreeMap<MachineId, Moment>,
 }
 
-/// A worker in the pool.
+/// A worker, registered or holding a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerView {
-    /// Its name.
+    /// Its id.
     pub worker: WorkerId,
-    /// The machine it says it runs on.
+    /// The machine it reported.
     pub machine: MachineId,
-    /// Its heartbeat is fresh.
+    /// Whether its heartbeat is fresh.
     pub fresh: bool,
-    /// It holds a lease that has not run out.
+    /// Whether it holds a lease that has not expired.
     pub busy: bool,
-    /// It was told to leave: its claims are refused.
+    /// Whether it was retired: its claims are refused.
     pub retired: bool,
 }

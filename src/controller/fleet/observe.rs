@@ -1,4 +1,4 @@
-//! How memory takes in a list of machines and the pool.
+//! Updates the state of the fleet from a list of machines and the worker pool.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,11 +24,11 @@ pub(super) fn by_machine(observation: &Observation) -> ByMachine<'_> {
 }
 
 impl FleetState {
-    /// Takes note of what was seen. To be called before each [`super::plan`]; the same observation
-    /// twice changes nothing more.
+    /// Records an observation. Call it before each [`super::plan`]; recording the same observation twice has
+    /// no further effect.
     pub fn observe(&mut self, observation: &Observation, policy: &FleetPolicy, now: Moment) {
         let workers = by_machine(observation);
-        // Before the list too: a machine that is at rest again is no failure where its worker was heard.
+        // Workers come before the list: a stopped machine whose worker has registered is not a failed launch.
         self.hear(&workers, observation.queue.as_ref());
         if let Ok(listed) = &observation.machines
             && self.listed_at.is_none_or(|at| at < listed.at)
@@ -79,7 +79,8 @@ impl FleetState {
         self.doubt = self.doubt.filter(|at| *at > listed.at);
     }
 
-    /// Machines that were there and are not: believed when expected, when few, or when it lasts.
+    /// Machines that are missing from the list. Their absence is accepted if it was expected, if they are
+    /// few, or if it lasts.
     fn track_missing(
         &mut self,
         ids: &BTreeSet<&MachineId>,
@@ -121,7 +122,7 @@ impl FleetState {
                 (false, true) => policy.deadlines.dispute,
                 (false, false) => {
                     if seen.launch_unconfirmed.is_some() {
-                        // A provider destroys by itself what it cannot launch.
+                        // The provider destroys by itself what it cannot launch.
                         self.launch_failed(LaunchFailure::Failed, policy, now);
                     }
                     continue;
@@ -145,11 +146,11 @@ impl FleetState {
             seen.repairs = 0;
             seen.repaired_at = None;
         }
-        // The instance changes with a machine's version only, not with each start.
+        // The instance changes with a machine's version, not with each start.
         let replaced = seen.instance.is_some() && seen.instance != machine.instance;
         seen.instance.clone_from(&machine.instance);
         if (replaced || started) && seen.sent.is_none() && seen.launch_unconfirmed.is_none() {
-            // A new life that somebody else began.
+            // The machine was started again, but not by this reconciler.
             seen.had_worker = false;
             seen.no_heartbeat_since = listed_at;
             seen.retired_since = None;
@@ -164,7 +165,7 @@ impl FleetState {
         seen.unreachable_since =
             if machine.host_reachable { None } else { Some(seen.unreachable_since.unwrap_or(listed_at)) };
         let runs = machine.phase == Phase::Started;
-        // A start before the exit that is known tells nothing of the present life.
+        // A start before the known exit says nothing about the current run.
         let newest = machine.last_start.filter(|start| seen.last_exit.is_none_or(|exit| exit < start.at));
         let since = || Some((seen.launch_unconfirmed? + newest?.took).min(listed_at));
         seen.started_at = if runs { seen.started_at.or_else(since).or(Some(listed_at)) } else { None };
@@ -176,8 +177,8 @@ impl FleetState {
         }
     }
 
-    /// Whether a list shows that a machine's launch came to nothing, and why. The trial of one that is at
-    /// rest is over either way.
+    /// Whether a list shows that the launch of a machine failed, and why. For a stopped machine the outcome
+    /// of the launch is decided either way.
     fn launch_ended(machine: &Machine, at_rest: bool, seen: &mut MachineRecord) -> Option<LaunchFailure> {
         if matches!(machine.phase, Phase::Failed | Phase::LaunchFailed) {
             return seen.launch_unconfirmed.take().map(|_| LaunchFailure::Failed);
@@ -189,21 +190,22 @@ impl FleetState {
         seen.last_exit = exit.map(|exit| exit.at).or(seen.last_exit);
         seen.launch_unconfirmed.take()?;
         let exit = exit?;
-        // A job that needs too much memory says nothing about the launch, nor does a stop by somebody else.
+        // Neither a job that needs too much memory nor a stop that somebody requested says anything about the
+        // launch.
         if exit.out_of_memory || exit.requested {
             return None;
         }
         Some(if exit.code == 0 { LaunchFailure::Silent } else { LaunchFailure::Failed })
     }
 
-    /// A create whose answer did not tell the machine's id is known by the machine's name.
+    /// A create whose answer did not contain the machine's id is matched to its machine by name.
     fn recognise(&mut self, machine: &Machine, policy: &FleetPolicy) {
         let slot = Slot::parse(&policy.app, &machine.name);
         if let Some(launch) = slot.and_then(|slot| self.launches.get(&slot))
             && launch.created
             && launch.machine.as_ref().is_none_or(|id| *id == machine.id)
         {
-            // Its worker may have come, and gone, before the create was answered.
+            // The worker may have registered, and even left, before the create was answered.
             let (sent_at, at) = (launch.sent_at, launch.at);
             self.machines.entry(machine.id.clone()).or_insert_with(|| {
                 let mut seen = MachineRecord::new(slot, Phase::Creating, at);
@@ -213,7 +215,7 @@ impl FleetState {
         }
     }
 
-    /// Ends the trial of every machine of which a worker was heard since its launch.
+    /// Confirms the launch of every machine whose worker has registered since.
     fn hear(&mut self, workers: &ByMachine<'_>, queue: Option<&QueueView>) {
         let Some(queue) = queue else { return };
         let mut came_up = false;
@@ -235,8 +237,8 @@ impl FleetState {
         }
     }
 
-    /// Counts the launches whose machine has been `started` for long enough, by a list as well, and of which
-    /// no worker was heard.
+    /// Counts silent launches: the machine has been `started` for long enough, also according to a list, and
+    /// no worker has registered.
     fn count_silent(&mut self, policy: &FleetPolicy, now: Moment) {
         let known = self.listed_at.unwrap_or_default().min(now);
         let is_silent = |seen: &MachineRecord| {

@@ -6,58 +6,59 @@ use super::machine::MachineId;
 use super::slot::Slot;
 use crate::job::WorkerId;
 
-/// A step, and why.
+/// An operation with its reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedOperation {
-    /// The step.
+    /// The operation.
     pub act: Operation,
-    /// Why, in plain words.
+    /// The reason, as a sentence.
     pub reason: String,
 }
 
-/// A step.
+/// An operation on a machine.
 ///
-/// Before a stop or a destroy the shell retires whatever workers the machine has, atomically with a
-/// look at their leases, and drops the step ([`Outcome::Refused`]) when one is held.
+/// Before a stop or a destroy, the caller retires the machine's workers in one atomic step that also checks
+/// their leases. If one of them holds a lease, the operation is dropped ([`Outcome::Refused`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Start a machine at rest.
+    /// Start a stopped machine.
     Start {
-        /// Which.
+        /// The machine's id.
         machine: MachineId,
     },
-    /// Make a machine and start it.
+    /// Create a machine and start it.
     Create {
-        /// Its place.
+        /// The slot it fills.
         slot: Slot,
-        /// Its name.
+        /// The name of the slot.
         name: String,
-        /// Where.
+        /// The region, or [`super::ANY_REGION`].
         region: String,
     },
-    /// Tell a machine's workers to leave; costs no request to the provider. Refused while one holds a lease.
+    /// Make the workers of a machine exit. Needs no request to the provider. It is refused while one of them
+    /// holds a lease.
     Retire {
-        /// Which machine.
+        /// The machine's id.
         machine: MachineId,
         /// Its workers.
         workers: Vec<WorkerId>,
     },
     /// Stop a machine.
     Stop {
-        /// Which.
+        /// The machine's id.
         machine: MachineId,
     },
     /// Destroy a machine.
     Destroy {
-        /// Which.
+        /// The machine's id.
         machine: MachineId,
-        /// Even though it is not at rest.
+        /// Destroy it even if it is running.
         force: bool,
     },
 }
 
 impl Operation {
-    /// The machine it is about, where there is one already.
+    /// The machine that the operation is about; `None` for a create.
     #[must_use]
     pub const fn machine(&self) -> Option<&MachineId> {
         match self {
@@ -69,7 +70,7 @@ impl Operation {
         }
     }
 
-    /// What brings machines up comes first. A retire costs no call and holds nothing up.
+    /// Operations that bring machines up come first. A retire costs no request and delays nothing.
     pub(super) const fn rank(&self) -> u8 {
         match self {
             Self::Start { .. } => 0,
@@ -80,7 +81,7 @@ impl Operation {
         }
     }
 
-    /// Its name, for logs and metrics.
+    /// The name that logs and metrics use.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -93,43 +94,43 @@ impl Operation {
     }
 }
 
-/// How a step ended.
+/// The outcome of an operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The provider (or, for a retire, Redis) did it; of a create, with the machine.
+    /// The provider carried it out (for a retire, Redis did). For a create, with the id of the machine.
     Done(Option<MachineId>),
-    /// The answer was lost or made no sense: it may or may not have happened. Server errors on writes
-    /// belong here.
+    /// The answer was lost or unintelligible: it may or may not have been carried out. Server errors on
+    /// writes belong here.
     Unknown,
-    /// The name belongs to a machine already; its id, if the provider said so.
+    /// A machine with this name already exists; with its id if the provider reported it.
     NameTaken(Option<MachineId>),
-    /// The host, or the region, has no room.
+    /// The host or the region has no capacity.
     NoCapacity,
-    /// The account's quota is reached.
+    /// The quota of the account is exhausted.
     Quota,
-    /// The machine is in a state that does not allow this.
+    /// The machine is in a state that does not allow the operation.
     Precondition,
-    /// 429.
+    /// 429: too many requests.
     RateLimited {
-        /// What the provider asked for.
+        /// The delay that the provider asked for.
         retry_after: Option<Duration>,
     },
     /// 401 or 403.
     Unauthorized,
-    /// The provider refuses until the account's payment is in order.
+    /// The provider refuses requests until the account is paid.
     Billing,
-    /// 404.
+    /// 404: the machine, or for a create the app, does not exist.
     NotFound,
-    /// Any other refusal: the provider did not accept what was asked.
+    /// Any other refusal: the provider rejected the request.
     Rejected,
     /// A worker of the machine holds a lease.
     Refused,
-    /// Nothing was sent: this reconciler is no longer the leader.
+    /// Not sent: this reconciler no longer holds the fleet lock.
     Fenced,
 }
 
 impl Outcome {
-    /// It in a word, for logs and metrics.
+    /// The word that logs and metrics use.
     #[must_use]
     pub const fn word(&self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! The next steps, each with its reason.
+//! Plans the next operations, each with its reason.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -31,7 +31,7 @@ pub struct Plan {
     pub next_look: Option<Duration>,
 }
 
-/// What to do now. [`FleetState::observe`] must have taken note of the same observation.
+/// The next operations. The same observation must have been passed to [`FleetState::observe`] before.
 #[must_use]
 pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState, now: Moment) -> Plan {
     let hold = |condition, next_look| Plan {
@@ -42,7 +42,7 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
         next_look,
     };
     let Some(queue) = &observation.queue else {
-        // Without Redis nobody knows which machine is busy. The shell says when it is back.
+        // Without Redis it is unknown which machines are busy. The caller plans again once Redis is back.
         return hold(Condition::QueueUnknown, None);
     };
     let listed = match &observation.machines {
@@ -117,12 +117,12 @@ impl Planner<'_> {
         }
     }
 
-    /// Starts, then creates; and where only a useless machine is in the way, its end.
+    /// Starts machines, then creates some; destroys a useless machine if only that makes room for one.
     fn scale_out(&mut self) -> Vec<PlannedOperation> {
         let need = self.desired.need();
         let failures = self.memory.launch_failures;
         let launches_fail = failures >= self.policy.launch_failures;
-        // Also while one more is tried, so that the condition lasts for as long as the trouble does.
+        // Report it during a single trial launch as well, so that the condition lasts as long as the problem.
         if launches_fail && (need > 0 || self.desired.waiting > 0) {
             self.conditions.push(match self.memory.launch_failure {
                 Some(LaunchFailure::Silent) => Condition::WorkersNotRegistering { failures },
@@ -137,7 +137,7 @@ impl Planner<'_> {
             self.conditions.push(Condition::Budget { affordable: self.policy.affordable() });
         }
         if launches_fail {
-            // After the hold, one at a time, until one brings a worker.
+            // After the hold, one launch at a time until one brings a worker.
             let probe = self.memory.launch_hold_until.is_none_or(|until| until <= self.now);
             let tried = self.desired.booting.max(self.memory.launch_unconfirmed());
             launches = if probe { launches.min(1_u32.saturating_sub(tried)) } else { 0 };
@@ -149,7 +149,7 @@ impl Planner<'_> {
                 self.conditions.push(condition);
             }
         }
-        // Only the first slots' workers never leave: any other would have to be started again and again.
+        // Only the workers of the first slots stay: any other would exit and be started again, repeatedly.
         let keepers = self.desired.waiting == 0;
         let mut actions = self.starts(launches, keepers);
         let mut missing = launches.saturating_sub(len(&actions));
@@ -206,12 +206,12 @@ impl Planner<'_> {
         free.take(most as usize).map(create).collect()
     }
 
-    /// Whether the list is too old to act on.
+    /// Whether the list is too old to base writes on.
     fn list_is_old(&self) -> bool {
         let limits = &self.policy.deadlines;
         let known = self.memory.acted_at.unwrap_or_default().max(self.listed.at);
         let aged = self.now > known + limits.list || self.now > self.listed.at + 10 * limits.list;
-        // Somebody left since: that machine may be the one to start.
+        // A worker has left since the list: its machine may be the one to start.
         let left = self.units.iter().any(|u| u.role == MachineRole::Leaving && u.since > self.listed.at);
         aged || self.memory.doubt.is_some() || (self.desired.need() > 0 && left)
     }
@@ -219,7 +219,7 @@ impl Planner<'_> {
     fn finish(self, mut actions: Vec<PlannedOperation>) -> Plan {
         let next_look = self.next_look(&actions);
         if next_look == Some(Duration::ZERO) {
-            // The list answers first; what is still due then is planned then. A retire asks Redis only.
+            // List the machines first, then plan again. A retire needs Redis only, so it does not wait.
             actions.clear();
         }
         Plan { desired: self.desired, actions, conditions: self.conditions, units: Vec::new(), next_look }
@@ -229,8 +229,8 @@ impl Planner<'_> {
         let limits = &self.policy.deadlines;
         let must = !actions.is_empty() && self.list_is_old();
         let unread = self.units.iter().any(|u| {
-            // What is done about these is done on a look after their deadline only; and a dispute is
-            // one list's word against the heartbeat.
+            // These roles are only acted on with a list from after their deadline, because a dispute is one
+            // list against the heartbeat.
             let overdue = u.deadline.is_some_and(|d| d <= self.now && self.listed.at < d)
                 && u.role != MachineRole::Idle;
             let disputed = u.id.as_ref().and_then(|id| self.memory.machines.get(id)?.disputed_since);
@@ -238,10 +238,10 @@ impl Planner<'_> {
         });
         let need = self.desired.need() > 0;
         let since_list = self.now.saturating_sub(self.listed.at);
-        // Room must come from somewhere: see whether it did.
+        // A machine is about to make room: check whether it has.
         let awaited = self.units.iter().any(|u| matches!(u.role, MachineRole::Leaving | MachineRole::Going));
         let blocked = need && actions.is_empty() && awaited && self.may_act();
-        // With nothing up, a list is only for what an earlier one may have kept back.
+        // If nothing is running, a list is only needed where an earlier one may have been incomplete.
         let billed = self.units.iter().any(|u| u.role.is_billed());
         let tick = self.listed.at + if billed { limits.tick } else { 6 * limits.tick };
         let ticks = tick.min(self.memory.confirm_at.unwrap_or(tick)) <= self.now;

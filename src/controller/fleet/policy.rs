@@ -1,5 +1,5 @@
-//! What the operator wants of the fleet, read from the environment. What is a provider's own of it, such as its
-//! sizes, the provider reads.
+//! The configuration of the fleet, read from the environment. Settings that only one provider has, such as
+//! its machine sizes, are read by the provider.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -13,81 +13,81 @@ use crate::config::registry::{
 };
 use crate::config::{ConfigError, ConfigErrors, Env, Setting};
 
-/// What the operator wants.
+/// The configuration of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FleetPolicy {
-    /// The app, as the provider calls the group of machines; their names begin with it.
+    /// The app: the provider's name for the group of machines. The names of the machines begin with it.
     pub app: String,
-    /// Their image.
+    /// The worker image of the machines.
     pub image: String,
-    /// Their size.
+    /// The size of the machines.
     pub size: MachineSize,
-    /// Their disk, and how large inputs may be so that they fit on it. None: whatever the provider gives, and
-    /// workers look at the free space alone.
+    /// The disk of the machines, and the largest input that fits on it. Without it, machines have the
+    /// provider's default disk, and workers only check the free space.
     pub disk: Option<MachineDisk>,
-    /// Where they are made, most wanted first.
+    /// The regions of the machines, by preference.
     pub regions: Vec<String>,
-    /// Whether a machine may be made anywhere once every region of the list is full.
+    /// Whether machines may be created in any other region once all these are full.
     pub any_region: bool,
-    /// So many machines are always up.
+    /// Minimum number of running machines.
     pub min: u32,
-    /// So many exist at most, at rest or not.
+    /// Maximum number of machines, running or stopped.
     pub max: u32,
-    /// So many waiting jobs are worth one machine.
+    /// Number of waiting jobs per additional machine.
     pub jobs_per_machine: NonZeroU32,
-    /// A worker leaves by itself after this long without a job; zero: never.
+    /// How long a worker waits for a job before it exits; zero means forever.
     pub idle_timeout: Duration,
-    /// At most so many dollars an hour; none: no limit.
+    /// Maximum cost of running machines in dollars an hour; `None` means no limit.
     pub budget: Option<MicroDollars>,
-    /// What an hour of one machine costs.
+    /// The price of one running machine per hour, if known.
     pub price: Option<MicroDollars>,
-    /// Observe and say what would be done, but do nothing.
+    /// Observe and report the planned operations, but carry out none.
     pub paused: bool,
-    /// How long things may take.
+    /// Time limits after which a state counts as wrong.
     pub deadlines: Deadlines,
-    /// After so many launches in a row that brought no worker, no more are made.
+    /// Number of consecutive launches without a worker after which the fleet pauses launching.
     pub launch_failures: u32,
-    /// What can be asked of the provider. The reconciler takes it from the provider itself.
+    /// What the provider supports. The reconciler sets it from the provider.
     pub capabilities: Capabilities,
 }
 
-/// The region of a machine that may be made anywhere.
+/// The region name that lets the provider choose the region.
 pub const ANY_REGION: &str = "any";
 
-/// How long things may take before they count as wrong.
+/// Time limits: how long a state may last before the plan acts on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// A list this old is no ground for a write.
+    /// Maximum age of a list that writes are based on.
     pub list: Duration,
-    /// With machines up, look at least this often. Heartbeats tell more, and cost no call.
+    /// Maximum time between lists while machines run. Heartbeats carry more information and cost no request.
     pub tick: Duration,
-    /// After a look failed.
+    /// Delay after a failed list.
     pub retry: Duration,
-    /// Until the outcome of a create or a start must show in a list.
+    /// Time until the outcome of a create or a start must appear in a list.
     pub settle: Duration,
-    /// From started to the worker's first heartbeat.
+    /// Time from `started` to the worker's first heartbeat.
     pub boot: Duration,
-    /// From the worker's leaving to the machine's rest.
+    /// Time from the worker's exit to the machine being stopped.
     pub leave: Duration,
-    /// An idle worker overdue this long is told to leave.
+    /// How long an idle worker may exceed its idle timeout before it is retired.
     pub idle_grace: Duration,
-    /// A transient state.
+    /// Maximum time in a transitional phase.
     pub stuck: Duration,
-    /// The state `updating`, which may copy an image.
+    /// Maximum time in the phase `updating`, which may copy an image.
     pub updating: Duration,
-    /// Between two tries to set a machine right.
+    /// Initial delay between two attempts to repair a machine.
     pub repair: Duration,
-    /// A host that cannot be reached.
+    /// How long to wait for an unreachable host.
     pub unreachable: Duration,
-    /// Provider and heartbeat contradict each other.
+    /// How long the list and the heartbeat may contradict each other.
     pub dispute: Duration,
-    /// Many machines missing from the list at once.
+    /// How long to distrust a list in which many machines are suddenly missing.
     pub guard: Duration,
-    /// A region that is full.
+    /// How long to avoid a region that is full.
     pub region: Duration,
-    /// After too many launches failed, the quota was reached, or the token was refused.
+    /// Pause after too many failed launches, an exhausted quota, or a refused token.
     pub hold: Duration,
-    /// Between two machines told to leave.
+    /// Minimum time between two retired machines.
     pub scale_in: Duration,
 }
 
@@ -116,7 +116,7 @@ impl Default for Deadlines {
 }
 
 impl FleetPolicy {
-    /// The defaults, for this app and image.
+    /// The defaults for this app and image.
     #[must_use]
     pub fn new(app: &str, image: &str) -> Self {
         Self {
@@ -142,12 +142,13 @@ impl FleetPolicy {
         }
     }
 
-    /// Reads what holds for every provider: `FLEET_STRICT_REGIONS`, `MIN_MACHINES`, `MAX_MACHINES`,
-    /// `JOBS_PER_MACHINE`, `WORKER_IDLE_TIMEOUT`, `FLEET_BUDGET_USD_PER_HOUR`, `FLEET_PRICE_USD_PER_HOUR`,
-    /// `FLEET_LAUNCH_FAILURES`, `FLEET_PAUSED`. The rest is as `own` has it, which the provider has read.
+    /// Reads the settings that apply to every provider: `FLEET_STRICT_REGIONS`, `MIN_MACHINES`,
+    /// `MAX_MACHINES`, `JOBS_PER_MACHINE`, `WORKER_IDLE_TIMEOUT`, `FLEET_BUDGET_USD_PER_HOUR`,
+    /// `FLEET_PRICE_USD_PER_HOUR`, `FLEET_LAUNCH_FAILURES`, `FLEET_PAUSED`. Everything else is taken from
+    /// `own`, which the provider has read.
     ///
     /// # Errors
-    /// The settings that are wrong.
+    /// The invalid settings.
     pub fn read<P: MachineProvider>(env: &Env<'_>, own: Self) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let min = errors.keep(env.require(&MIN_MACHINES));
@@ -182,7 +183,7 @@ impl FleetPolicy {
         errors.finish(read())
     }
 
-    /// How many machines may run for the budget.
+    /// The number of running machines that the budget allows.
     #[must_use]
     pub fn affordable(&self) -> u32 {
         match (self.budget, self.price) {
@@ -194,7 +195,7 @@ impl FleetPolicy {
     }
 }
 
-/// The price of a machine and the budget, where they are known and set; `least` machines must fit into the budget.
+/// Reads the price of a machine and the budget, each if known. The budget must suffice for `least` machines.
 fn read_money<P: MachineProvider>(
     env: &Env<'_>,
     own: &FleetPolicy,

@@ -1,13 +1,13 @@
-//! What a machine costs while it runs.
+//! The price of running machines.
 
 use std::fmt;
 
-/// Millionths of a dollar.
+/// An amount of money in millionths of a dollar.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MicroDollars(pub u64);
 
 impl MicroDollars {
-    /// From dollars; nothing for what is negative, not finite or beyond a billion.
+    /// Converts from dollars; `None` if negative, not finite, or above a billion.
     #[must_use]
     pub fn from_dollars(dollars: f64) -> Option<Self> {
         let fits = dollars.is_finite() && (0.0..=1e9).contains(&dollars);
@@ -15,14 +15,14 @@ impl MicroDollars {
         fits.then(|| Self((dollars * 1e6).round() as u64))
     }
 
-    /// In dollars.
+    /// Converts to dollars.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "for people to read")]
     pub fn dollars(self) -> f64 {
         self.0 as f64 / 1e6
     }
 
-    /// As many of these as given.
+    /// Multiplies the amount by `n`.
     #[must_use]
     pub const fn times(self, n: u64) -> Self {
         Self(self.0.saturating_mul(n))

@@ -1,4 +1,4 @@
-//! The trait of a machine provider, and what its answers mean to the plan.
+//! The trait of a machine provider, and how its errors affect the plan.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,148 +8,149 @@ use super::observation::ListFailure;
 use super::operation::Outcome;
 use super::price::MicroDollars;
 
-/// Who runs machines. Each call is one request, for which its caller has a permit of the shared rate limit.
+/// A service that runs machines. Each call is one request; the caller has obtained a permit of the shared
+/// rate limit for it.
 ///
-/// A name exists once: a create under a taken name makes no machine. Stopping what is stopped, and starting what
-/// runs, is no error.
+/// Names are unique: a create with a name that is taken creates no machine. It is not an error to stop a
+/// stopped machine or to start a running one.
 #[expect(async_fn_in_trait, reason = "futures are Send where a host spawns them, and cannot be on wasm32")]
 pub trait MachineProvider {
-    /// What it tells people.
+    /// The provider's name and messages.
     fn words() -> &'static ProviderWords;
 
-    /// Its list price of an hour of a machine; nothing where it has none for this size.
+    /// The list price of one machine per hour; `None` if this size has none.
     fn price_per_hour(size: MachineSize) -> Option<MicroDollars>;
 
-    /// What it can do.
+    /// What the provider supports.
     fn capabilities(&self) -> Capabilities;
 
-    /// The machines that exist.
+    /// Lists the machines that exist.
     ///
     /// # Errors
     /// Why there is no list.
     async fn list(&self) -> Result<Vec<Machine>, ProviderError>;
 
-    /// Makes a machine and starts it.
+    /// Creates a machine and starts it.
     ///
     /// # Errors
-    /// Why it was not made, or that it is not known whether it was.
+    /// Why it was not created, or that the outcome is unknown.
     async fn create(&self, order: &MachineOrder<'_>) -> Result<Machine, ProviderError>;
 
-    /// Starts a machine at rest.
+    /// Starts a stopped machine.
     ///
     /// # Errors
-    /// Why it was not started, or that it is not known whether it was.
+    /// Why it was not started, or that the outcome is unknown.
     async fn start(&self, machine: &MachineId) -> Result<(), ProviderError>;
 
-    /// Tells a machine's process to end.
+    /// Stops a machine's process.
     ///
     /// # Errors
-    /// Why it was not told, or that it is not known whether it was.
+    /// Why it was not stopped, or that the outcome is unknown.
     async fn stop(&self, machine: &MachineId) -> Result<(), ProviderError>;
 
-    /// Destroys a machine; one that runs only by force.
+    /// Destroys a machine. A running machine is only destroyed with `force`.
     ///
     /// # Errors
-    /// Why it was not destroyed, or that it is not known whether it was.
+    /// Why it was not destroyed, or that the outcome is unknown.
     async fn destroy(&self, machine: &MachineId, force: bool) -> Result<(), ProviderError>;
 }
 
-/// What a provider can do beside creating, listing and destroying machines.
+/// What a provider can do besides creating, listing and destroying machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
-    /// It can stop a machine and start it again. Without this a machine at rest is of no use and is destroyed.
+    /// It can stop a machine and start it again. Without this a stopped machine is useless and is destroyed.
     pub can_stop_and_start: bool,
 }
 
-/// A machine to be made.
+/// The parameters of a create.
 #[derive(Clone, Debug)]
 pub struct MachineOrder<'a> {
-    /// Its name.
+    /// The name, unique in the fleet.
     pub name: &'a str,
-    /// Where: one of the policy's regions, or [`super::ANY_REGION`].
+    /// One of the policy's regions, or [`super::ANY_REGION`].
     pub region: &'a str,
     /// Its size.
     pub size: MachineSize,
-    /// How it is made. Lists show this again.
+    /// How it is created. Lists must return this again.
     pub launch: Launch,
-    /// Settings of its worker.
+    /// The environment of its worker.
     pub environment: BTreeMap<String, String>,
 }
 
-/// What a provider tells people: its name, and sentences that name its settings.
+/// The provider's name, and messages that name its settings.
 #[derive(Clone, Copy, Debug)]
 pub struct ProviderWords {
-    /// Its name.
+    /// The name, unique in the fleet.
     pub name: &'static str,
-    /// It refuses to list machines for want of a token.
+    /// Message when it refuses to list machines because of the token.
     pub list_refused: &'static str,
-    /// It refuses to change machines for want of a token.
+    /// Message when it refuses to change machines because of the token.
     pub writes_refused: &'static str,
-    /// It does not know the app.
+    /// Message when it does not know the app.
     pub no_such_app: &'static str,
-    /// It wants to be paid.
+    /// Message when the account must be paid first.
     pub billing: &'static str,
-    /// Its quota is reached.
+    /// Message when the quota is exhausted.
     pub quota: &'static str,
-    /// What to do where no region has room.
+    /// What to do if no region has capacity.
     pub no_capacity: &'static str,
-    /// What to look at where machines cannot be run.
+    /// What to check if machines fail to launch.
     pub launches_failing: &'static str,
-    /// What to look at where machines run and no worker registers.
+    /// What to check if machines run but no worker registers.
     pub workers_not_registering: &'static str,
 }
 
-/// Why a provider did not do what it was asked.
+/// Why a request to the provider failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ProviderError {
-    /// What kind of failure it is.
+    /// The kind of failure.
     pub failure: ProviderFailure,
-    /// A sentence for people.
+    /// A sentence for logs and people.
     pub message: String,
 }
 
-/// Kinds of failures.
+/// The kinds of failures, as far as they affect the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProviderFailure {
     /// Too many requests; nothing was done.
     RateLimited {
-        /// How long the provider asks us to wait, where it says so.
+        /// The delay that the provider asked for, if any.
         retry_after: Option<Duration>,
     },
-    /// It cannot be reached, or cannot answer; nothing was done.
+    /// It is unreachable or cannot answer; nothing was done.
     Unavailable,
-    /// There is no room for the machine.
+    /// There is no capacity for the machine.
     NoCapacity,
-    /// The account's quota is reached.
+    /// The quota of the account is exhausted.
     Quota,
-    /// A machine has this name already; its id, if the provider said so.
+    /// A machine with this name already exists; with its id if the provider reported it.
     NameTaken(Option<MachineId>),
-    /// The machine is in a state that does not allow it.
+    /// The machine is in a state that does not allow the operation.
     Precondition,
-    /// The token is not accepted.
+    /// The token was rejected.
     Unauthorized,
-    /// The account's payment is not in order.
+    /// The account must be paid first.
     Billing,
-    /// There is no such app.
+    /// The app does not exist.
     NoSuchApp,
-    /// There is no such machine.
+    /// The machine does not exist.
     NotFound,
-    /// A write of which it is not known whether it was done.
+    /// A write with an unknown outcome.
     UnknownOutcome,
     /// Any other refusal.
     Rejected,
 }
 
 impl ProviderError {
-    /// How an operation ended.
+    /// The outcome of the operation that failed with this error.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match &self.failure {
             ProviderFailure::RateLimited { retry_after } => {
                 Outcome::RateLimited { retry_after: *retry_after }
             }
-            // Nothing was done, and asking at once would end the same: wait as after a refusal.
+            // Nothing was done and an immediate retry would fail, too: wait as after a refusal.
             ProviderFailure::Unavailable => Outcome::RateLimited { retry_after: None },
             ProviderFailure::NoCapacity => Outcome::NoCapacity,
             ProviderFailure::Quota => Outcome::Quota,
@@ -163,7 +164,7 @@ impl ProviderError {
         }
     }
 
-    /// Why there is no list.
+    /// The reason for which there is no list.
     #[must_use]
     pub const fn list_failure(&self) -> ListFailure {
         match &self.failure {

@@ -1,4 +1,4 @@
-//! The steps for machines that went astray or are no longer wanted.
+//! Operations for machines that are broken or no longer needed.
 
 use super::classify::{MachineRole, MachineView};
 use super::machine::{MachineId, Phase};
@@ -23,10 +23,10 @@ fn seen<'a>(draft: &'a Planner<'_>, unit: &MachineView) -> Option<&'a MachineRec
     draft.memory.machines.get(unit.id.as_ref()?)
 }
 
-/// One step for a machine that is not what it should be: first a stop, then its end.
+/// The next operation for a machine in the wrong state: first a stop, then a destroy.
 fn remediate(draft: &Planner<'_>, unit: &MachineView) -> Option<PlannedOperation> {
     let machine = unit.id.clone()?;
-    // Not in the list: there is nothing to aim at yet.
+    // The machine is not listed: there is nothing to operate on yet.
     let phase = unit.phase.clone()?;
     let overdue = unit.deadline.is_none_or(|d| d <= draft.now && d <= draft.listed.at);
     let (first_stop, what) = match unit.role {
@@ -57,8 +57,8 @@ fn repair_is_due(draft: &Planner<'_>, unit: &MachineView) -> bool {
     next_try(draft, unit).is_none_or(|at| at <= draft.now)
 }
 
-/// When a machine that was tried before may be tried again. Each try waits longer than the one before,
-/// so that a machine nobody can help costs few calls.
+/// When to repair a machine again that was repaired before. The delay grows with each attempt, so that a
+/// machine beyond repair costs few requests.
 pub(super) fn next_try(draft: &Planner<'_>, unit: &MachineView) -> Option<Moment> {
     let seen = seen(draft, unit)?;
     let wait = draft.policy.deadlines.repair.saturating_mul(1 << seen.repairs.saturating_sub(1).min(5));
@@ -69,7 +69,7 @@ fn destroy(machine: MachineId, reason: &str) -> PlannedOperation {
     PlannedOperation { act: Operation::Destroy { machine, force: false }, reason: reason.to_owned() }
 }
 
-/// At rest with a provider that cannot start it again.
+/// Destroys stopped machines if the provider cannot start them again.
 fn useless_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     if draft.policy.capabilities.can_stop_and_start {
         return Vec::new();
@@ -79,7 +79,7 @@ fn useless_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     rest.filter_map(|u| Some(destroy(u.id.clone()?, reason))).collect()
 }
 
-/// At rest and not to be started: nothing is lost with it.
+/// Destroys stopped machines with an outdated launch; they do no work that could be lost.
 fn outdated_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     let old =
         draft.units.iter().filter(|u| u.role == MachineRole::Rest && u.drifted && repair_is_due(draft, u));
@@ -87,7 +87,7 @@ fn outdated_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     old.filter_map(|u| Some(destroy(u.id.clone()?, reason))).collect()
 }
 
-/// More machines than MAX_MACHINES, which was lowered: those at rest go, the last slots first.
+/// Destroys stopped machines in excess of MAX_MACHINES after it was lowered, the last slots first.
 fn excess_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     let over = draft.desired.existing.saturating_sub(draft.policy.max) as usize;
     let rest = draft.units.iter().rev().filter(|u| u.role == MachineRole::Rest && repair_is_due(draft, u));
@@ -96,7 +96,7 @@ fn excess_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
         .collect()
 }
 
-/// Ends machines at rest that cannot be started, or that would not stay, so that others can be made.
+/// Destroys stopped machines that cannot be started, or whose worker would not stay, to make room for others.
 pub(super) fn make_room(draft: &Planner<'_>, wanted: usize, keepers: bool) -> Vec<PlannedOperation> {
     let passing = |u: &MachineView| keepers && u.slot.is_none_or(|slot| slot.0 > draft.policy.min);
     let useless =
@@ -105,8 +105,8 @@ pub(super) fn make_room(draft: &Planner<'_>, wanted: usize, keepers: bool) -> Ve
     due.filter_map(|u| Some(destroy(u.id.clone()?, "it cannot serve, and its place is needed"))).collect()
 }
 
-/// Idle machines leave by themselves. One that should have and did not, one of an old image, or one
-/// too many is told to; one at a time.
+/// Retires one idle machine, although idle workers exit by themselves: one that failed to exit, one with an
+/// outdated image, or one too many.
 fn retire_one(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Option<PlannedOperation> {
     let limits = &draft.policy.deadlines;
     if draft.desired.waiting > 0

@@ -1,5 +1,5 @@
-//! What must be remembered between two looks: what was sent and may not show yet, and since when things
-//! are as they are. A reconciler that starts afresh with an empty memory is safe: it only waits longer.
+//! The state between two observations: operations that the list may not show yet, and when each state began.
+//! Starting over with an empty state is safe; it only causes longer waits.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,37 +13,37 @@ use super::policy::{Deadlines, FleetPolicy};
 use super::slot::Slot;
 use crate::job::Millis;
 
-/// What a reconciler remembers. As JSON it can be left for one that follows, if both count their moments
-/// from the same beginning.
+/// What a reconciler remembers. It can be stored as JSON for a successor if both count their moments from the
+/// same origin.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct FleetState {
-    /// When the newest list was asked for.
+    /// When the newest list was requested.
     pub(super) listed_at: Option<Moment>,
-    /// When a write last did what it should: what is known since needs no list.
+    /// When a write last succeeded: its effect is known without a list.
     pub(super) acted_at: Option<Moment>,
-    /// Something was learnt that only a list after this moment can settle.
+    /// Something happened that only a list after this moment can clarify.
     pub(super) doubt: Option<Moment>,
     pub(super) machines: BTreeMap<MachineId, MachineRecord>,
-    /// Creates that no list has shown yet. They hold their slots.
+    /// Creates that no list has shown yet. They occupy their slots.
     pub(super) launches: BTreeMap<Slot, PendingCreate>,
-    /// Machines that went missing, and until when that is not believed.
+    /// Missing machines, each with the moment until which its absence is not accepted.
     pub(super) missing: BTreeMap<MachineId, MissingMachine>,
-    /// Many went missing at once: how many of how many, and until when.
+    /// Many machines went missing at once: how many, of how many, and until when the list is distrusted.
     pub(super) guard: Option<(u32, u32, Moment)>,
-    /// Machines went missing without a reason known here: look again then, whatever the queue says.
+    /// Machines went missing for no known reason: list again at this moment, whatever the queue contains.
     pub(super) confirm_at: Option<Moment>,
     pub(super) full_regions: BTreeMap<String, Moment>,
     pub(super) quota_until: Option<Moment>,
-    /// Refused for want of payment: no launch before then.
+    /// The provider requires payment: no launch before this moment.
     pub(super) billing_until: Option<Moment>,
     pub(super) refused_until: Option<Moment>,
     pub(super) backoff_until: Option<Moment>,
-    /// Answers in a row that asked to wait or were none.
+    /// Consecutive answers that were missing or asked to wait.
     pub(super) consecutive_errors: u32,
-    /// Launches in a row that brought no worker.
+    /// Consecutive launches that brought no worker.
     pub(super) launch_failures: u32,
-    /// What became of the last of them.
+    /// How the last of them failed.
     pub(super) launch_failure: Option<LaunchFailure>,
     pub(super) launch_hold_until: Option<Moment>,
     pub(super) scaled_in_at: Option<Moment>,
@@ -52,9 +52,9 @@ pub struct FleetState {
 /// Why a launch brought no worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum LaunchFailure {
-    /// The provider refused the machine or could not run it, or its process ended with an error.
+    /// The provider rejected the machine or could not run it, or its process exited with an error.
     Failed,
-    /// The machine ran as it should, and no worker registered.
+    /// The machine ran, but no worker registered.
     Silent,
 }
 
@@ -63,22 +63,22 @@ pub(super) enum LaunchFailure {
 pub(super) struct PendingCreate {
     /// When the create was sent.
     pub sent_at: Moment,
-    /// When it was answered, or given up.
+    /// When it was answered or given up.
     pub at: Moment,
-    /// Where the provider said which it is.
+    /// The machine's id, if the provider reported it.
     pub machine: Option<MachineId>,
-    /// The create made it, or may have; else a machine of that name was there already.
+    /// Whether this create made the machine, or may have; otherwise a machine with that name existed before.
     pub created: bool,
 }
 
-/// A machine that is not in the list any more.
+/// A machine that the list no longer contains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MissingMachine {
     pub slot: Option<Slot>,
     pub until: Moment,
 }
 
-/// What was sent to a machine and may not show in a list yet.
+/// An operation on a machine whose effect a list may not show yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum OperationKind {
     Start,
@@ -93,7 +93,7 @@ pub(super) struct PendingOperation {
     pub sure: bool,
 }
 
-/// What is known of a machine over time.
+/// What is known about a machine over time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MachineRecord {
     pub slot: Option<Slot>,
@@ -101,26 +101,26 @@ pub(super) struct MachineRecord {
     pub instance: Option<String>,
     pub phase_since: Moment,
     pub sent: Option<PendingOperation>,
-    /// A worker was seen since its last start.
+    /// Whether a worker has registered since its last start.
     pub had_worker: bool,
-    /// When it was launched, until a worker is heard or the launch has failed.
+    /// When it was launched, until its worker registers or the launch has failed.
     pub launch_unconfirmed: Option<Moment>,
-    /// Since when it is `started`.
+    /// Since when its phase is `started`.
     pub started_at: Option<Moment>,
-    /// When its process last exited in an earlier life, by the provider's clock.
+    /// When its process exited before its current run, by the provider's clock.
     pub last_exit: Option<Millis>,
-    /// Without a live worker.
+    /// Since when no worker on it has a fresh heartbeat.
     pub no_heartbeat_since: Moment,
-    /// With a live worker that holds nothing.
+    /// Since when its worker is live and idle.
     pub idle_since: Option<Moment>,
     pub retired_since: Option<Moment>,
-    /// Alive by its heartbeat, at rest by the list.
+    /// Since when the heartbeat is fresh although the list shows it as stopped.
     pub disputed_since: Option<Moment>,
     pub unreachable_since: Option<Moment>,
-    /// Tries to set it right, and when the last was.
+    /// The number of repairs, and when the last one was.
     pub repairs: u32,
     pub repaired_at: Option<Moment>,
-    /// A start was refused.
+    /// A start was refused: no further start before this moment.
     pub blocked_until: Option<Moment>,
 }
 
@@ -147,7 +147,7 @@ impl MachineRecord {
         }
     }
 
-    /// A new life begins: it was asked for at `sent_at`, which was known to be done at `now`.
+    /// A new run begins, which was requested at `sent_at` and confirmed at `now`.
     pub(super) fn launched(&mut self, sent_at: Moment, now: Moment) {
         self.had_worker = false;
         self.launch_unconfirmed = Some(sent_at);
@@ -158,8 +158,8 @@ impl MachineRecord {
         self.disputed_since = None;
     }
 
-    /// Of a machine that is `started` and has shown no worker in this life: when one is overdue. Pulling an
-    /// image comes before `started`, so it may take as long as it likes.
+    /// When the worker of a `started` machine is overdue, if none has registered in this run. The time for
+    /// pulling the image does not count, since it comes before `started`.
     pub(super) fn silent_from(&self, limits: &Deadlines) -> Moment {
         self.no_heartbeat_since.max(self.started_at.unwrap_or_default()) + limits.boot
     }
@@ -169,20 +169,21 @@ const FEW: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 impl FleetState {
-    /// Nothing is remembered yet.
+    /// An empty state.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Nobody could see for a while whether workers live: that they gave no sign until now says nothing.
+    /// Restarts the clocks of missing heartbeats after Redis was unreachable: missing heartbeats during that
+    /// time mean nothing.
     pub fn reset_heartbeat_clocks(&mut self, now: Moment) {
         for seen in self.machines.values_mut() {
             seen.no_heartbeat_since = now;
         }
     }
 
-    /// Takes note of how a step ended. `sent_at` is when it was sent, `now` when that is known.
+    /// Records the outcome of an operation that was sent at `sent_at` and is known at `now`.
     pub fn record(
         &mut self,
         action: &PlannedOperation,
@@ -202,7 +203,7 @@ impl FleetState {
             }
             Outcome::Unknown => {
                 self.consecutive_errors = self.consecutive_errors.saturating_add(1);
-                // One lost answer is no outage.
+                // A single lost answer is no outage.
                 if self.consecutive_errors >= 3 {
                     self.back_off(now, Duration::ZERO);
                 }
@@ -265,7 +266,7 @@ impl FleetState {
             Outcome::Rejected | Outcome::Precondition => {
                 self.launch_failed(LaunchFailure::Failed, policy, now);
             }
-            // The app is gone.
+            // The app does not exist any more.
             Outcome::NotFound => self.refused_until = Some(now + policy.deadlines.hold),
             Outcome::RateLimited { .. } | Outcome::Unauthorized | Outcome::Refused | Outcome::Fenced => {}
         }
@@ -290,7 +291,7 @@ impl FleetState {
                 let again = seen.launch_unconfirmed.is_some();
                 seen.launched(sent_at, now);
                 if again {
-                    // The launch before this one came to nothing.
+                    // The previous launch has failed.
                     self.launch_failed(LaunchFailure::Failed, policy, now);
                 }
             }
@@ -333,13 +334,14 @@ impl FleetState {
                     Some(PendingOperation { verb, at: now, sure: matches!(outcome, Outcome::Done(_)) });
                 seen.repairs = seen.repairs.saturating_add(1);
                 seen.repaired_at = Some(now);
-                // It is given up before a worker was heard. A host out of reach says nothing about the launch.
+                // It is given up before a worker registered. An unreachable host says nothing about the
+                // launch.
                 let launch_unconfirmed = seen.launch_unconfirmed.take().is_some();
                 if launch_unconfirmed && seen.unreachable_since.is_none() {
                     self.launch_failed(LaunchFailure::Failed, policy, now);
                 }
             }
-            // It was never sent.
+            // The request was never sent.
             Outcome::RateLimited { .. } | Outcome::Fenced => {}
             Outcome::Refused => seen.repaired_at = Some(now),
             _ => {
@@ -349,7 +351,7 @@ impl FleetState {
         }
     }
 
-    /// Launches of which it is not known yet whether they bring a worker.
+    /// The number of launches that have neither failed nor brought a worker yet.
     pub(super) fn launch_unconfirmed(&self) -> u32 {
         let open = |seen: &&MachineRecord| {
             seen.launch_unconfirmed.is_some() && !matches!(seen.phase, Phase::Unknown(_))

@@ -1,4 +1,5 @@
-//! The plan, tried: small cases exhaustively, large ones at random, each fault by name, whole lives.
+//! Tests of the plan: small fleets exhaustively, large ones at random, each fault by name, and whole
+//! simulations.
 
 mod faults;
 mod neutral;
@@ -21,7 +22,7 @@ fn policy() -> FleetPolicy {
     FleetPolicy { max: 3, price: Some(MicroDollars(86_112)), ..FleetPolicy::new("app", "image:1") }
 }
 
-/// How a machine was made that fits every slot.
+/// A launch that is right for every slot.
 fn launch(image: &str) -> Launch {
     Launch { image: image.to_owned(), disk: None, stays: true }
 }
@@ -44,7 +45,7 @@ fn machine(slot: u32, phase: Phase) -> Machine {
     }
 }
 
-/// Each sentence is the name of its field.
+/// Each message is the name of its field.
 const WORDS: ProviderWords = ProviderWords {
     name: "the cloud",
     list_refused: "list_refused",
@@ -63,9 +64,9 @@ enum Life {
     None,
     Idle,
     Busy,
-    /// Its heartbeat is stale, its lease is not.
+    /// Its heartbeat is stale, but its lease has not expired.
     Fading,
-    /// Stale, and without a lease.
+    /// Its heartbeat is stale, and it holds no lease.
     Dead,
     Retired,
 }
@@ -80,7 +81,7 @@ fn worker(slot: u32, life: Life) -> Option<WorkerView> {
     })
 }
 
-/// A reconciler and what it sees.
+/// A reconciler's state together with its current observation.
 struct Desk {
     policy: FleetPolicy,
     memory: FleetState,
@@ -100,7 +101,7 @@ impl Desk {
         desk
     }
 
-    /// A new look: a list of now, and the queue.
+    /// A new observation: a current list of machines, and the queue.
     fn see(&mut self, machines: &[(u32, Phase, Life)], pending: u64) {
         let list = machines.iter().map(|(slot, state, _)| machine(*slot, state.clone())).collect();
         self.seen.machines = Ok(MachineList { at: self.now, machines: list });
@@ -121,7 +122,7 @@ impl Desk {
         self.plan().actions.into_iter().map(|a| a.act).collect()
     }
 
-    /// The kinds of the steps and what they are about: `start m1`, `create 02`.
+    /// The planned operations in short, such as `start m1` or `create 02`.
     fn steps(&mut self) -> Vec<String> {
         let about = |act: &Operation| match act {
             Operation::Create { slot, region, .. } => format!("create {slot} {region}"),
@@ -130,7 +131,7 @@ impl Desk {
         self.acts().iter().map(about).collect()
     }
 
-    /// The first step is carried out and ends so.
+    /// Carries out the first operation with this outcome.
     fn first_ends(&mut self, outcome: Outcome) -> PlannedOperation {
         let action = self.plan().actions.remove(0);
         self.memory.record(&action, &outcome, &self.policy, self.now, self.now);

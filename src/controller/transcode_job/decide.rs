@@ -1,5 +1,5 @@
-//! What to do about a TranscodeJob, from what is seen of it. Pure: the shell (`reconcile`) carries one
-//! act out, looks again, and asks again, until there is nothing to do but to write the status.
+//! Decides what to do about a TranscodeJob. Pure: the caller (`reconcile`) carries out one action, observes
+//! again, and asks again, until only the status remains to be written.
 
 use std::time::Duration;
 
@@ -12,70 +12,72 @@ use crate::crd::{Phase, TranscodeJobStatus, condition, reason};
 use crate::job::{Failure, FailureCode, Input, Job, Millis, ObjectKey, SecretRef, State};
 use crate::queue::CancelReason;
 
-/// What Redis says of the job.
+/// The job in Redis.
 #[derive(Clone, Debug)]
 pub enum Look {
-    /// It was not asked.
+    /// Redis has not been read yet.
     NotYet,
-    /// There is none.
+    /// The job does not exist.
     Gone,
-    /// This.
+    /// The job exists.
     Job(Box<Job>),
 }
 
-/// Everything a decision rests on.
+/// Everything that a decision is based on.
 pub struct Seen<'a> {
-    /// The object, and what its status is made from.
+    /// The object, and the inputs of its status.
     pub frame: StatusContext<'a>,
-    /// Whether the job came from elsewhere, and the object only shows it.
+    /// Whether the object mirrors a job that was submitted elsewhere.
     pub mirror: bool,
-    /// What Redis says.
+    /// The job in Redis.
     pub job: Look,
-    /// Whether the Secret that is to sign the webhook can be used, once it was looked at.
+    /// Whether the Secret that signs the webhook is usable; `None` until it has been checked.
     pub secret: Option<Result<(), String>>,
-    /// The input bucket was asked for the video a moment ago.
+    /// Whether the input bucket has just been checked for the upload.
     pub looked_for_upload: bool,
-    /// What jobs may ask for.
+    /// The limits on what jobs may request.
     pub rules: Rules,
 }
 
-/// One thing to do.
+/// An action of the reconciler.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Act {
-    /// Ask Redis for the job.
+    /// Read the job from Redis.
     Look,
-    /// Look whether this Secret can sign.
+    /// Check whether this Secret can sign webhooks.
     LookAtSecret(SecretRef),
-    /// Ask the input bucket for the video, and queue the job if it is there.
+    /// Check the input bucket for the upload, and queue the job if the object exists.
     LookForUpload(ObjectKey),
-    /// Put the job into the queue.
+    /// Submit the job to the queue.
     Submit(Box<Submission>),
-    /// Call the job off.
+    /// Cancel the job.
     Cancel(CancelReason),
-    /// Let the job run again.
+    /// Redrive the job.
     Redrive,
-    /// Delete the object: its time is over.
+    /// Delete the object: its TTL has expired.
     Delete,
 }
 
-/// What comes next.
+/// The next step of a reconciliation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decision {
-    /// This, and then another look.
+    /// Carry out this action, then observe again.
     Act(Act),
-    /// Nothing but to say so.
+    /// Nothing to do but to write the status.
     Settle {
-        /// The status.
+        /// The status to write.
         status: Box<TranscodeJobStatus>,
-        /// Look again after this long, also when nothing happens.
+        /// Reconcile again after this time, even without an event.
         again: Option<Duration>,
     },
 }
 
-/// A job that is under way is looked at this often without an event: the stream may have been trimmed.
+/// Interval in which the job of an active object is read without an event: the event stream may have been
+/// trimmed.
 const SAFETY: Duration = Duration::from_secs(300);
-/// How often the bucket is asked for a video that is awaited for so many milliseconds. Where object-created
-/// events reach the API or the edge, the job is queued before that; a crowd that waits must stay cheap.
+/// Interval in which the bucket is checked for an upload that has been pending for `waits_ms`. Where
+/// object-created events reach the API or the Worker, the job is queued before that; many pending uploads
+/// must remain cheap.
 const fn upload_poll(waits_ms: i64) -> Duration {
     match waits_ms {
         ..120_000 => Duration::from_secs(5),
@@ -84,16 +86,16 @@ const fn upload_poll(waits_ms: i64) -> Duration {
     }
 }
 
-/// A Secret that cannot be used is looked at again.
+/// Interval in which an unusable Secret is checked again.
 const SECRET_AGAIN: Duration = Duration::from_secs(30);
 
-/// What to do.
+/// Decides the next step.
 #[must_use]
 pub fn decide(seen: &Seen<'_>) -> Decision {
     let frame = &seen.frame;
     let ended = frame.before.phase.is_some_and(Phase::is_terminal);
     match &seen.job {
-        // What has ended is not asked for again; an event of its job says when it lives again.
+        // A finished job is not read again; if it is redriven, an event says so.
         Look::NotYet if ended => over(frame, frame.as_before()),
         Look::NotYet => Decision::Act(Act::Look),
         Look::Gone if seen.mirror => Decision::Act(Act::Delete),
@@ -109,7 +111,7 @@ fn settle(status: TranscodeJobStatus, again: Option<Duration>) -> Decision {
     Decision::Settle { status: Box::new(status), again }
 }
 
-/// Into the queue, if it can be a job.
+/// Submits the job if the spec is valid.
 fn submit(seen: &Seen<'_>) -> Decision {
     let frame = &seen.frame;
     let to_submission = match to_submission(frame.object, frame.id, seen.rules) {
@@ -134,7 +136,7 @@ fn follow(seen: &Seen<'_>, job: &Job) -> Decision {
     let frame = &seen.frame;
     let suspend = frame.object.spec.suspend;
     match job.status {
-        // One that waits for its video costs nothing; it is called off when the video comes.
+        // A job that waits for its upload costs nothing; it is cancelled when the upload arrives.
         State::Queued | State::Running if suspend => {
             return Decision::Act(Act::Cancel(CancelReason::Suspended));
         }
@@ -174,20 +176,20 @@ fn follow(seen: &Seen<'_>, job: &Job) -> Decision {
     settle(status, again)
 }
 
-/// When `spec.activeDeadlineSeconds` are over, and how many they are.
+/// When `spec.activeDeadlineSeconds` elapse, with their number.
 fn deadline(frame: &StatusContext<'_>, status: &TranscodeJobStatus) -> Option<(Millis, i64)> {
     let seconds = frame.object.spec.active_deadline_seconds.filter(|s| *s > 0)?;
     let start = status.start_time.as_ref()?;
     Some((millis(start).plus(seconds.saturating_mul(1000)), seconds))
 }
 
-/// The end: the object is deleted `ttlSecondsAfterFinished` later.
+/// The job is finished: the object is deleted after `ttlSecondsAfterFinished`.
 fn over(frame: &StatusContext<'_>, status: TranscodeJobStatus) -> Decision {
     let failed = holds(&status.conditions, condition::FAILED).map(|c| &c.last_transition_time);
     let ended = status.completion_time.as_ref().or(failed).map_or(frame.now, millis);
     let ttl = frame.object.spec.ttl_seconds_after_finished.max(0);
     let due = ended.plus(ttl.saturating_mul(1000));
-    // The end is written before the object goes, so that whoever watches sees it.
+    // The final status is written before the object is deleted, so that watchers see it.
     let said = status == *frame.before;
     if due <= frame.now && said && frame.object.meta().deletion_timestamp.is_none() {
         return Decision::Act(Act::Delete);

@@ -1,21 +1,21 @@
-//! The Events that tell what became of a TranscodeJob: the difference between two statuses. Pure.
+//! The Events for the difference between two statuses of a TranscodeJob. Pure.
 
 use crate::controller::conditions::holds;
 use crate::crd::{TranscodeJobStatus, condition, reason};
 
-/// One Event.
+/// An Event to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EventDraft {
-    /// Somebody should look.
+    /// Whether it is a warning, which may require action.
     pub warning: bool,
-    /// One word for programs.
+    /// The reason in CamelCase, for programs.
     pub reason: String,
     /// A sentence for people.
     pub message: String,
 }
 
-/// What is worth an Event: how it ended, and what somebody did or has to do. That it was queued and runs
-/// stands in the status, and thousands of jobs would tell it thousands of times.
+/// The Events of a status change: the end of a job, what users changed, and what they have to do. That a job
+/// is queued or running is only in the status; thousands of jobs would report it thousands of times.
 #[must_use]
 pub fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStatus) -> Vec<EventDraft> {
     let told = |type_: &str, warning: bool| {
@@ -32,7 +32,7 @@ pub fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStatus) -> 
         reason: reason::RESUMED.to_owned(),
         message: "the job may run again".to_owned(),
     });
-    // A failed job is stalled for kstatus; that is one thing to tell.
+    // A failed job is also Stalled for kstatus, but one Event is enough.
     let stalled = if failed { None } else { told(condition::STALLED, true) };
     [
         told(condition::COMPLETE, false),

@@ -1,4 +1,4 @@
-//! Which object a job belongs to, and which of a job's events are worth a look. No I/O.
+//! Maps jobs to their objects, and filters the job events that require a reconciliation. No I/O.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -10,11 +10,11 @@ use super::Guarded;
 use crate::crd::{JOB_ID_LABEL, TranscodeJobStatus};
 use crate::job::{JobEvent, JobId};
 
-/// Headway is passed on this often for each job.
+/// Minimum time between two progress updates of a job.
 pub const PROGRESS: Duration = Duration::from_secs(10);
 
-/// The job an object stands for: a mirror's is named by its label, every other's is its uid, so that a
-/// second enqueue of the same object is none, and one made anew under its name is another job.
+/// The job of an object. A mirror's label names it. Other objects use their UID as the job id: submitting the
+/// same object twice is a no-op, and recreating an object under the same name makes a new job.
 #[must_use]
 pub fn job_id(object: &Guarded, mirrors: Option<&str>) -> Option<JobId> {
     match mirrored(object, mirrors) {
@@ -23,50 +23,50 @@ pub fn job_id(object: &Guarded, mirrors: Option<&str>) -> Option<JobId> {
     }
 }
 
-/// The job an object mirrors. Only in the namespace that the controller keeps its mirrors in: else who
-/// may make a TranscodeJob anywhere could read of any job.
+/// The job that an object mirrors. Mirrors only count in the controller's own namespace: otherwise anyone who
+/// may create a TranscodeJob anywhere could read any job.
 #[must_use]
 pub fn mirrored(object: &Guarded, mirrors: Option<&str>) -> Option<JobId> {
     let there = mirrors.is_some() && object.namespace().as_deref() == mirrors;
     object.labels().get(JOB_ID_LABEL).filter(|_| there)?.parse().ok()
 }
 
-/// What is known of the objects between two looks.
+/// What is known about the objects between two reconciliations.
 #[derive(Default)]
 pub struct Index {
     objects: HashMap<JobId, ObjectRef<Guarded>>,
-    /// Jobs that something happened to since their object was looked at.
+    /// Jobs with events since their object was last reconciled.
     dirty: HashSet<JobId>,
     headway: HashMap<JobId, Instant>,
-    /// Statuses as written here; the store may lag behind.
+    /// Statuses as written by this process; the store of the watch may lag behind.
     written: HashMap<JobId, TranscodeJobStatus>,
     failures: HashMap<JobId, u32>,
     /// Objects that have our finalizer; the store may not show it yet.
     held: HashSet<JobId>,
-    /// Objects that only show a job from elsewhere, and whether it has ended. A job's id sorts by age.
+    /// Mirrors, and whether their job has finished. Job ids sort by age.
     mirrors: BTreeMap<JobId, bool>,
 }
 
-/// Whether one more mirror may be made.
+/// Whether another mirror may be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// There is one already, or the job has an object of its own.
+    /// The job already has a mirror or an object of its own.
     There,
-    /// It may.
+    /// There is room.
     Free,
-    /// It may once this one is deleted.
+    /// There is room after this mirror is deleted.
     InPlaceOf(String),
-    /// It may not.
+    /// There is no room.
     None,
 }
 
 impl Index {
-    /// An object is there.
+    /// Adds an object.
     pub fn put(&mut self, id: JobId, object: ObjectRef<Guarded>) {
         self.objects.insert(id, object);
     }
 
-    /// An object is gone.
+    /// Removes an object.
     pub fn remove(&mut self, id: JobId) {
         self.objects.remove(&id);
         self.dirty.remove(&id);
@@ -77,13 +77,13 @@ impl Index {
         self.mirrors.remove(&id);
     }
 
-    /// A mirror is there.
+    /// Adds a mirror.
     pub fn put_mirror(&mut self, id: JobId, object: ObjectRef<Guarded>, ended: bool) {
         self.objects.insert(id, object);
         self.mirrors.insert(id, ended);
     }
 
-    /// Counts a mirror in that is about to be made, if there may be `most`.
+    /// Reserves a place for a mirror that is about to be created, of at most `most`.
     pub fn make_room(&mut self, id: JobId, object: ObjectRef<Guarded>, most: usize) -> Room {
         if self.has(id) {
             return Room::There;
@@ -100,7 +100,7 @@ impl Index {
         room
     }
 
-    /// Only these objects are there.
+    /// Removes all objects but these.
     pub fn keep(&mut self, there: &HashSet<JobId>) {
         let gone: Vec<JobId> = self.objects.keys().filter(|id| !there.contains(id)).copied().collect();
         for id in gone {
@@ -108,7 +108,7 @@ impl Index {
         }
     }
 
-    /// The object to look at because of this event, if any.
+    /// The object to reconcile because of this event, if any.
     pub fn heard(&mut self, event: &JobEvent, now: Instant) -> Option<ObjectRef<Guarded>> {
         let object = self.objects.get(&event.job_id)?.clone();
         let id = event.job_id;
@@ -122,38 +122,38 @@ impl Index {
         } else if event.status.is_terminal() {
             self.headway.remove(&id);
         } else {
-            // The first percents come with the start; the next write is due only later.
+            // The start already writes the first progress; the next update is due later.
             self.headway.insert(id, now);
         }
         self.dirty.insert(id);
         Some(object)
     }
 
-    /// Events were missed: everything that is there may have changed.
+    /// Events were lost: every object must be reconciled.
     pub fn missed(&mut self) -> Vec<ObjectRef<Guarded>> {
         self.dirty.extend(self.objects.keys());
         self.objects.values().cloned().collect()
     }
 
-    /// Whether something happened to the job since the last call.
+    /// Whether the job had events since the last call.
     pub fn take_dirty(&mut self, id: JobId) -> bool {
         self.dirty.remove(&id)
     }
 
-    /// Something still has to be seen to.
+    /// Marks the job as having events that were not handled yet.
     pub fn mark_dirty(&mut self, id: JobId) {
         if self.objects.contains_key(&id) {
             self.dirty.insert(id);
         }
     }
 
-    /// Whether any object stands for this job.
+    /// Whether an object exists for this job.
     #[must_use]
     pub fn has(&self, id: JobId) -> bool {
         self.objects.contains_key(&id)
     }
 
-    /// What was written last and the store does not show yet.
+    /// The status that was last written, if the store does not show it yet.
     pub fn written(&mut self, id: JobId, stored: Option<&TranscodeJobStatus>) -> Option<TranscodeJobStatus> {
         if self.written.get(&id) == stored {
             self.written.remove(&id);
@@ -162,32 +162,32 @@ impl Index {
         self.written.get(&id).cloned()
     }
 
-    /// This was written.
+    /// Records a status that was written.
     pub fn wrote(&mut self, id: JobId, status: TranscodeJobStatus) {
         if self.objects.contains_key(&id) {
             self.written.insert(id, status);
         }
     }
 
-    /// The object waits for us when it is deleted.
+    /// Records that the object has our finalizer.
     pub fn hold(&mut self, id: JobId) {
         if self.objects.contains_key(&id) {
             self.held.insert(id);
         }
     }
 
-    /// It does so no longer.
+    /// Records that the object's finalizer was removed.
     pub fn release(&mut self, id: JobId) {
         self.held.remove(&id);
     }
 
-    /// Whether it does.
+    /// Whether the object has our finalizer.
     #[must_use]
     pub fn holds(&self, id: JobId) -> bool {
         self.held.contains(&id)
     }
 
-    /// A look failed; says how often in a row.
+    /// Records a failed reconciliation; returns the number of consecutive failures.
     pub fn failed(&mut self, id: JobId) -> u32 {
         if !self.objects.contains_key(&id) {
             return 1;
@@ -197,7 +197,7 @@ impl Index {
         *failures
     }
 
-    /// A look succeeded.
+    /// Records a successful reconciliation.
     pub fn succeeded(&mut self, id: JobId) {
         self.failures.remove(&id);
     }
@@ -274,7 +274,7 @@ mod tests {
         index.wrote(id, new.clone());
         assert_eq!(index.written(id, Some(&old)), Some(new.clone()));
         assert_eq!(index.written(id, Some(&new)), None);
-        // From here on the store is right, whatever it says.
+        // From here on the store is trusted.
         assert_eq!(index.written(id, Some(&old)), None);
     }
 }

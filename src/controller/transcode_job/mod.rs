@@ -1,14 +1,15 @@
-//! The reconciler of TranscodeJobs: each is one job in the queue, and its status that job's mirror.
+//! The reconciler of TranscodeJobs. Each TranscodeJob is one job in the queue, and its status mirrors that
+//! job.
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `submission` | a spec -> what the queue takes (pure) |
-//! | `decide` | what is seen -> the next act, or the status (pure) |
+//! | `submission` | converts a spec into a submission for the queue (pure) |
+//! | `decide` | observation -> next action, or the status (pure) |
 //! | `status` | a job -> the status (pure) |
-//! | `events` | two statuses -> the Events that tell the difference (pure) |
-//! | `index` | which object a job belongs to, which events are worth a look |
-//! | `reconcile` | carries it out: Redis, the API server, the bucket |
-//! | here | the watch, and what wakes a reconcile |
+//! | `events` | two statuses -> the Events for their difference (pure) |
+//! | `index` | maps jobs to objects, filters job events |
+//! | `reconcile` | carries out the actions: Redis, the API server, the bucket |
+//! | here | the watch, and the triggers of reconciliations |
 
 mod decide;
 mod events;
@@ -44,21 +45,22 @@ use crate::job::{JobEvent, JobId};
 use crate::queue::backoff;
 use reconcile::ReconcileError;
 
-/// A TranscodeJob that may not be readable: one such object must not stop the rest.
+/// A TranscodeJob that may fail to deserialize: one such object must not stop the others.
 pub type Guarded = DeserializeGuard<TranscodeJob>;
 
-/// Objects that are seen to at once.
+/// Maximum number of concurrent reconciliations.
 const AT_ONCE: u16 = 32;
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
-/// What is under way gets so long to end when the process is told to stop.
+/// Time that running reconciliations have to finish after the process is told to stop.
 const LAST: Duration = Duration::from_secs(20);
-/// An object that cannot be seen to is tried again after up to a second, then up to twice that, ...
+/// A failed reconciliation is retried after up to one second; the delay doubles with each failure ...
 const RETRY_BASE: Duration = Duration::from_secs(1);
-/// ... and never later than this.
+/// ... up to this maximum.
 const RETRY_CAP: Duration = Duration::from_secs(300);
 
-/// Sees to every TranscodeJob behind `api` until `stop`, which lets those under way end.
+/// Reconciles all TranscodeJobs behind `api` until `stop`. Running reconciliations are then allowed to
+/// finish.
 pub async fn run(
     context: Arc<Context>,
     api: Api<Guarded>,
@@ -81,9 +83,10 @@ pub async fn run(
         .reconcile_on(woken(Arc::clone(&context), events))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile::reconcile, on_error, context)
-        // Each failure was logged where it happened.
+        // Failures are logged where they happen.
         .for_each(|_| std::future::ready(()));
-    // Before all objects are known none is seen to, and kube's own shutdown waits for that for ever.
+    // Nothing is reconciled before all objects are known, and kube's own shutdown would wait for that
+    // forever.
     let at_last = async {
         over.cancelled().await;
         if known.knows_all() {
@@ -96,13 +99,13 @@ pub async fn run(
     }
 }
 
-/// What nobody here reads is most of an object.
+/// Drops the parts of an object that the controller does not read, to save memory.
 fn slim(object: &mut Guarded) {
     object.managed_fields_mut().clear();
     object.annotations_mut().clear();
 }
 
-/// Objects whose jobs had something happen to them.
+/// The objects whose jobs had events.
 fn woken(
     context: Arc<Context>,
     events: broadcast::Receiver<JobEvent>,
@@ -128,7 +131,8 @@ fn woken(
 }
 
 impl Context {
-    /// Keeps the index in step with the watch. `listed` gathers what a list shows until it is whole.
+    /// Keeps the index in step with the watch. `listed` collects the ids of an initial list until it is
+    /// complete.
     fn note(&self, event: &Event<Guarded>, listed: &mut Option<HashSet<JobId>>) {
         let id_of = |object: &Guarded| job_id(object, self.mirrors());
         match event {
@@ -170,7 +174,7 @@ fn on_error(object: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>)
     let failures = context.index().failed(id);
     let wait = backoff::full_jitter(failures, RETRY_BASE, RETRY_CAP);
     let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
-    // A conflict is an old view of the object; the newer one is on its way.
+    // A conflict means that the object was outdated; the newer version is on its way.
     if failures > 1 || !error.is_conflict() {
         tracing::warn!(job = %id, namespace, name, %error, failures, "reconcile failed");
     }

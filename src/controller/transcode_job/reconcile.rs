@@ -1,4 +1,4 @@
-//! Carries out what `decide` decides: the shell of the TranscodeJob reconciler.
+//! Carries out the decisions of `decide`: the imperative shell of the TranscodeJob reconciler.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -26,39 +26,40 @@ use crate::queue::{CancelReason, Queue, QueueError};
 use crate::storage::urls::{UrlSigner, now_millis};
 use crate::storage::{Bucket, Storage, StorageError};
 
-/// What writes statuses.
+/// The field manager of statuses.
 const STATUS_MANAGER: &str = "tcoder-status";
-/// What Redis, the API server or the bucket may take to answer.
+/// Time limit of a request to Redis, the API server or the bucket.
 const LIMIT: Duration = Duration::from_secs(20);
-/// That a job is queued is said after this long, unless it runs by then.
+/// Delay before `Queued` is written, in case the job starts running by then.
 const MOMENT: Duration = Duration::from_millis(200);
-/// Acts between two statuses; a job that is steered from two sides at once can need a few.
+/// Maximum number of actions in one reconciliation; a job that is changed from two sides at once may need
+/// several.
 const ROUNDS: usize = 8;
-/// An object that is being deleted waits so long for Redis, then it is let go.
+/// How long a deleted object waits for Redis before its finalizer is removed anyway.
 const LET_GO_MS: i64 = 300_000;
 
-/// A TranscodeJob could not be seen to; it is tried again.
+/// Why a TranscodeJob could not be reconciled; it is retried.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
-    /// Redis failed.
+    /// A call to Redis failed.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// The API server refused, or did not answer.
+    /// The API server refused a request or did not answer.
     #[error("the API server: {0}")]
     Kube(#[source] Box<kube::Error>),
-    /// Object storage failed.
+    /// A call to object storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// No answer in time.
+    /// A call took too long. Names the called service.
     #[error("{0} did not answer within 20 s")]
     Slow(&'static str),
-    /// It changed faster than it could be seen to.
+    /// The object changed faster than it could be reconciled.
     #[error("the job changes faster than it can be seen to")]
     Unsettled,
 }
 
 impl ReconcileError {
-    /// Whether it was decided on an old view of the object.
+    /// Whether the decision was based on an outdated object.
     pub fn is_conflict(&self) -> bool {
         match self {
             Self::Kube(error) => {
@@ -68,7 +69,7 @@ impl ReconcileError {
         }
     }
 
-    /// What somebody has to do, where it does not pass by itself.
+    /// What the operator of the installation has to do, unless the failure passes by itself.
     const fn remedy(&self) -> Option<&'static str> {
         match self {
             Self::Queue(error) => error.remedy(),
@@ -87,29 +88,29 @@ impl From<kube::Error> for ReconcileError {
     }
 }
 
-/// What the reconciler of TranscodeJobs works with.
+/// What the reconciler of TranscodeJobs needs.
 pub struct ReconcilerHandles {
-    /// The API server.
+    /// The client of the API server.
     pub client: Client,
     /// The queue.
     pub queue: Queue,
     /// The buckets.
     pub storage: Storage,
-    /// Makes addresses of objects.
+    /// Signs URLs of objects.
     pub links: UrlSigner,
-    /// What jobs may ask for.
+    /// The limits on what jobs may request.
     pub rules: Rules,
-    /// The namespace that mirrors of other jobs are kept in.
+    /// The namespace of the mirrors, if there are any.
     pub mirrors: Option<String>,
-    /// Dollars an hour of one machine.
+    /// The price of one machine in dollars an hour, if known.
     pub price: watch::Receiver<Option<f64>>,
     /// Writes Events.
     pub recorder: Recorder,
-    /// Where figures go.
+    /// Where metrics are recorded.
     pub metrics: Arc<Metrics>,
 }
 
-/// The same, and what is known between two looks.
+/// The handles, and what is known between two reconciliations.
 pub struct Context {
     tools: ReconcilerHandles,
     index: Mutex<Index>,
@@ -117,35 +118,35 @@ pub struct Context {
 }
 
 impl Context {
-    /// A context that knows no object yet.
+    /// A context without any objects.
     #[must_use]
     pub fn new(tools: ReconcilerHandles) -> Self {
         Self { tools, index: Mutex::default(), synced: CancellationToken::new() }
     }
 
-    /// The namespace that mirrors of other jobs are kept in.
+    /// The namespace of the mirrors, if there are any.
     #[must_use]
     pub fn mirrors(&self) -> Option<&str> {
         self.tools.mirrors.as_deref()
     }
 
-    /// What is known of the objects.
+    /// The index of the objects.
     pub fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every object has been seen once.
+    /// Records that the watch has listed all objects.
     pub(super) fn synced(&self) {
         self.synced.cancel();
     }
 
-    /// Whether every object has been seen once.
+    /// Whether the watch has listed all objects.
     #[must_use]
     pub fn knows_all(&self) -> bool {
         self.synced.is_cancelled()
     }
 
-    /// Waits until every object has been seen once.
+    /// Waits until the watch has listed all objects.
     pub async fn until_synced(&self) {
         self.synced.cancelled().await;
     }
@@ -159,7 +160,7 @@ async fn redis<T>(call: impl Future<Output = Result<T, QueueError>>) -> Result<T
     Ok(timeout(LIMIT, call).await.map_err(|_| ReconcileError::Slow("Redis"))??)
 }
 
-/// An answer of the API server; nothing where the object is gone.
+/// The answer of the API server; `None` if the object does not exist.
 async fn answer<T>(call: impl Future<Output = kube::Result<T>>) -> Result<Option<T>, ReconcileError> {
     match timeout(LIMIT, call).await.map_err(|_| ReconcileError::Slow("the API server"))? {
         Ok(answer) => Ok(Some(answer)),
@@ -168,7 +169,7 @@ async fn answer<T>(call: impl Future<Output = kube::Result<T>>) -> Result<Option
     }
 }
 
-/// Sees to one object.
+/// Reconciles one object.
 pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let Some(id) = job_id(&object, context.mirrors()) else { return Ok(Action::await_change()) };
     let dirty = context.index().take_dirty(id);
@@ -235,7 +236,7 @@ impl Context {
         }
     }
 
-    /// Acts until there is nothing to do, then says so.
+    /// Carries out actions until none is left, then writes the status.
     async fn settle<'a>(
         &self,
         object: &Guarded,
@@ -250,7 +251,7 @@ impl Context {
         }
         for _ in 0..ROUNDS {
             match decide(&seen) {
-                // A worker that waits has the job within milliseconds: one write then says both.
+                // An idle worker claims the job within milliseconds, so that one write can report both.
                 Decision::Settle { status, .. } if fresh && status.phase == Some(Phase::Queued) => {
                     return Ok(Action::requeue(MOMENT));
                 }
@@ -261,7 +262,8 @@ impl Context {
                         self.hold(object, id).await?;
                     }
                     self.write(object, id, seen.frame.before, &status).await?;
-                    // Only what is under way keeps its object: an operator that is gone blocks nobody.
+                    // The finalizer stays only while the job is active, so that an operator that was removed
+                    // blocks nothing.
                     if ends {
                         self.release(object, id).await?;
                     }
@@ -295,7 +297,8 @@ impl Context {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         match act {
             Act::Submit(to_submission) => {
-                // First, so that no job is left behind by an object that is deleted a moment later.
+                // Before the submission, so that no job is left behind if the object is deleted a moment
+                // later.
                 self.hold(object, id).await?;
                 let outcome =
                     redis(self.tools.queue.submit(id, &to_submission.spec, to_submission.start)).await?;
@@ -330,7 +333,7 @@ impl Context {
         Ok(found.map_err(|_| ReconcileError::Slow("object storage"))??.is_some())
     }
 
-    /// Writes the status, if it says something new, and the Events that go with it.
+    /// Writes the status if it has changed, and its Events.
     async fn write(
         &self,
         object: &Guarded,
@@ -369,13 +372,13 @@ impl Context {
             secondary: None,
         };
         let told = timeout(LIMIT, self.tools.recorder.publish(&event, &object.object_ref(&()))).await;
-        // An Event is a courtesy; in a namespace that is going none is taken.
+        // Events are best effort: a namespace that is being deleted accepts none.
         if !matches!(told, Ok(Ok(()))) {
             tracing::debug!(reason, name = object.name_any(), ?told, "an Event could not be written");
         }
     }
 
-    /// What does not even parse: somebody went past the schema, or it is another version's.
+    /// Reports an object that fails to deserialize: it bypassed the schema, or belongs to another version.
     async fn refuse(&self, object: &Guarded, id: JobId, error: &str) -> Result<Action, ReconcileError> {
         let written = self.index().written(id, None).unwrap_or_default();
         let said = crate::controller::conditions::ConditionUpdate::yes(
@@ -400,7 +403,7 @@ impl Context {
         Ok(Action::await_change())
     }
 
-    /// The object goes: so does its job, if it is under way.
+    /// The object is being deleted: cancels its job if the job is active.
     async fn cleanup(&self, object: &Guarded, id: JobId) -> Result<Action, ReconcileError> {
         if !object.finalizers().iter().any(|f| f == FINALIZER) {
             return Ok(Action::await_change());
@@ -424,14 +427,13 @@ impl Context {
         Ok(Action::await_change())
     }
 
-    /// Has the object wait for us when it is deleted. By hand, and not by kube's `finalizer()`, which
-    /// takes readable objects only.
+    /// Adds the finalizer. kube's `finalizer()` is not used because it accepts only objects that deserialize.
     async fn hold(&self, object: &Guarded, id: JobId) -> Result<(), ReconcileError> {
         let there = object.finalizers();
         if there.iter().any(|f| f == FINALIZER) || self.index().holds(id) {
             return Ok(());
         }
-        // The test fails when somebody changed the list meanwhile.
+        // The test operation fails if another client changed the list in the meantime.
         let patch = if there.is_empty() {
             json!([
                 {"op": "test", "path": "/metadata/finalizers", "value": null},
@@ -448,9 +450,9 @@ impl Context {
         Ok(())
     }
 
-    /// Has it wait for us no longer.
+    /// Removes the finalizer.
     async fn release(&self, object: &Guarded, id: JobId) -> Result<(), ReconcileError> {
-        // What was added a moment ago the store may not show; the next look will.
+        // The store may not show a finalizer that was just added; the next reconciliation will see it.
         let Some(at) = object.finalizers().iter().position(|f| f == FINALIZER) else { return Ok(()) };
         let path = format!("/metadata/finalizers/{at}");
         let patch = json!([

@@ -1,4 +1,4 @@
-//! A TranscodeJob's status from its job: the mirror. Pure.
+//! Derives the status of a TranscodeJob from its job. Pure.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Resource as _;
@@ -14,20 +14,20 @@ use crate::job::{
 use crate::storage::media::media_end;
 use crate::storage::urls::{UrlSigner, upload_ends};
 
-/// Renditions that are told of at most; there are eight qualities.
+/// Maximum number of reported renditions; there are eight qualities.
 const OUTPUTS: usize = 16;
 
-/// What a status is made from, beside the job.
+/// What a status is derived from besides the job.
 pub struct StatusContext<'a> {
     /// The object.
     pub object: &'a TranscodeJob,
-    /// What its status said last.
+    /// Its last status.
     pub before: &'a TranscodeJobStatus,
     /// The job's id.
     pub id: JobId,
-    /// Where public buckets are read, and uploads sent.
+    /// Signs URLs of uploads and outputs.
     pub links: &'a UrlSigner,
-    /// Dollars an hour of one machine.
+    /// The price of one machine in dollars an hour, if known.
     pub price: Option<f64>,
     /// The wall clock.
     pub now: Millis,
@@ -48,7 +48,7 @@ impl StatusContext<'_> {
         status.conditions = conditions(&self.before.conditions, said, generation, self.now);
     }
 
-    /// It is not in the queue, because somebody has to change something first.
+    /// The status of an object that is not queued until its spec is changed.
     #[must_use]
     pub fn stalled(&self, reason: &str, message: &str) -> TranscodeJobStatus {
         let mut status = self.bare(Phase::Pending);
@@ -56,8 +56,8 @@ impl StatusContext<'_> {
         status
     }
 
-    /// It is not in the queue, because Redis cannot be used. What was known stands. `remedy` is what somebody has
-    /// to do about it, where it does not pass by itself.
+    /// The status while Redis cannot be used; it keeps what was known. `remedy` is what the operator of the
+    /// installation has to do, unless the failure passes by itself.
     #[must_use]
     pub fn without_redis(&self, remedy: Option<&str>) -> TranscodeJobStatus {
         let mut status = self.before.clone();
@@ -77,7 +77,7 @@ impl StatusContext<'_> {
         status
     }
 
-    /// `spec.suspend` keeps it from running.
+    /// The status while `spec.suspend` prevents the job from running.
     #[must_use]
     pub fn suspended(&self) -> TranscodeJobStatus {
         let mut status = self.bare(Phase::Suspended);
@@ -87,7 +87,7 @@ impl StatusContext<'_> {
         status
     }
 
-    /// It ended and nothing new is known of it: only the spec may have changed in what can change.
+    /// The status of a finished job without news: only the mutable fields of the spec may have changed.
     #[must_use]
     pub fn as_before(&self) -> TranscodeJobStatus {
         let mut status =
@@ -96,13 +96,13 @@ impl StatusContext<'_> {
         status
     }
 
-    /// When a new address has to take the place of one in `status`.
+    /// When signed URLs in `status` must be renewed.
     #[must_use]
     pub fn renewal(status: &TranscodeJobStatus) -> Option<Millis> {
         status.urls_expire_at.as_ref().map(|until| millis(until).plus(-REFRESH_MS))
     }
 
-    /// The mirror of `job`. `changed`: the spec asks for something else by now.
+    /// The status that mirrors `job`. `changed` says that the spec no longer matches the job.
     #[must_use]
     pub fn of(&self, job: &Job, changed: bool) -> TranscodeJobStatus {
         let mut status = self.bare(phase(job, self.object.spec.suspend));
@@ -157,8 +157,8 @@ impl StatusContext<'_> {
         status.cost = Some(CostStatus { machine_seconds, usd });
     }
 
-    /// Gives the outputs that `status` names their addresses. They end when those end that were written before, as
-    /// long as these are good: an address is the same for the same end, and nothing is written without need.
+    /// Adds the URLs of the outputs in `status`. Reuses the expiry time of the previous URLs while they
+    /// remain valid: the same expiry gives the same URL, so that the status is not written without need.
     fn addresses(&self, status: &mut TranscodeJobStatus) {
         let written = self.before.urls_expire_at.as_ref().map(millis);
         let is_good = Self::renewal(self.before).is_some_and(|due| due > self.now);
@@ -177,7 +177,7 @@ impl StatusContext<'_> {
         }
     }
 
-    /// The address to send the video to, made anew when the old one has little time left.
+    /// Adds the URL for the upload, renewed if the previous one expires soon.
     fn upload(&self, status: &mut TranscodeJobStatus, job: &Job) {
         let Input::Key(key) = &job.spec.input else { return };
         let still_good = |until: &&Time| millis(until) > self.now.plus(REFRESH_MS);
@@ -194,7 +194,7 @@ impl StatusContext<'_> {
     }
 }
 
-/// An address with less time left than this is made anew: ten minutes.
+/// Signed URLs that expire within this time are renewed: ten minutes.
 pub const REFRESH_MS: i64 = 600_000;
 
 #[expect(clippy::cast_possible_truncation, reason = "clamped before")]
@@ -214,7 +214,7 @@ fn phase(job: &Job, suspend: bool) -> Phase {
     }
 }
 
-/// The conditions that stand whatever Redis says.
+/// The conditions that do not depend on Redis.
 fn keep(before: &[Condition]) -> Vec<ConditionUpdate> {
     [condition::COMPLETE, condition::FAILED, condition::SUSPENDED]
         .into_iter()
@@ -256,7 +256,7 @@ fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> 
             let unknown = || Failure::new(FailureCode::Worker, "the job failed; its reason is not on record");
             let failure = job.error.clone().unwrap_or_else(unknown);
             let (reason, message) = (failed(&failure, job), failure.message);
-            // Stalled as well, for those who read kstatus: Argo CD, Flux.
+            // Also Stalled, for tools that read kstatus, such as Argo CD and Flux.
             let words = "the job has failed and is not tried again; see the condition Failed";
             vec![
                 ConditionUpdate::yes(condition::FAILED, reason.clone(), message),
@@ -278,7 +278,7 @@ fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> 
     said
 }
 
-/// Why a job failed, in a word: batch/v1's own where it has one, else the failure's code.
+/// The reason of a failure: the one of batch/v1 if it has one, else the failure's code.
 fn failed(failure: &Failure, job: &Job) -> String {
     if failure.code == FailureCode::DeadlineExceeded {
         return reason::DEADLINE_EXCEEDED.to_owned();
@@ -286,7 +286,7 @@ fn failed(failure: &Failure, job: &Job) -> String {
     if failure.code.is_retryable() && job.attempt >= job.spec.max_attempts {
         return reason::BACKOFF_LIMIT_EXCEEDED.to_owned();
     }
-    // Reasons are CamelCase, codes camelCase.
+    // Reasons are in CamelCase, codes in camelCase.
     let mut letters = failure.code.name().chars();
     letters.next().into_iter().flat_map(char::to_uppercase).chain(letters).collect()
 }

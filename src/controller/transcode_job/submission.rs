@@ -1,4 +1,4 @@
-//! What a TranscodeJob asks for, as the queue takes it: parsed, not only checked. Pure.
+//! Converts a TranscodeJob into a submission for the queue by parsing it. Pure.
 
 use std::time::Duration;
 
@@ -11,47 +11,47 @@ use crate::net::{self, EgressPolicy};
 use crate::queue::SubmitMode;
 use crate::storage::layout;
 
-/// How long a job waits for its video. The address to send it to is made anew meanwhile.
+/// How long a job waits for its upload. The signed URL for it is renewed meanwhile.
 pub const UPLOAD_WAIT: Duration = Duration::from_secs(24 * 3600);
 
-/// What this installation lets jobs ask for.
+/// The limits that an installation sets on jobs.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules {
     /// Which addresses jobs may name.
     pub guard: EgressPolicy,
 }
 
-/// A job to be put into the queue.
+/// A job to be submitted to the queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Submission {
-    /// What it asks for.
+    /// The job's spec.
     pub spec: JobSpec,
-    /// How it begins.
+    /// How the job starts.
     pub start: SubmitMode,
 }
 
-/// The object cannot be a job as it stands: somebody has to change something.
+/// The object is not a valid job and must be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
-    /// One word for programs.
+    /// The reason in CamelCase, for programs.
     pub reason: &'static str,
     /// What is wrong, and what to change.
     pub message: String,
 }
 
 impl Refusal {
-    /// The field of the spec it is about, and what is wrong with it.
+    /// A refusal that names a field of the spec and what is wrong with it.
     fn field(field: &str, why: impl std::fmt::Display) -> Self {
         let message = format!("spec.{field}: {why}. Delete this TranscodeJob and make another");
         Self { reason: reason::INVALID_SPEC, message }
     }
 }
 
-/// What `object` asks for, under the name `id` in the queue.
+/// Parses `object` into a submission with the job id `id`.
 ///
 /// # Errors
-/// Names the first field that cannot be, and says what to do.
+/// Names the first invalid field and what to change.
 pub fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> Result<Submission, Refusal> {
     let asked = &object.spec;
     let (input, start) = input(asked, id, rules)?;
@@ -79,7 +79,8 @@ pub fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> Result<S
     if let Some(webhook) = &asked.webhook {
         spec.webhook_url = Some(address("webhook.url", &webhook.url, rules.guard)?);
         spec.webhook_key = Some(SecretRef {
-            // Never another namespace's: who may make a TranscodeJob here may not read a Secret there.
+            // Only the object's own namespace: a user who may create TranscodeJobs here may not read Secrets
+            // elsewhere.
             namespace: object.namespace().unwrap_or_default(),
             name: webhook.secret_ref.name.clone(),
             key: webhook.secret_ref.key.clone(),
@@ -120,8 +121,7 @@ fn address(field: &str, text: &str, guard: EgressPolicy) -> Result<Url, Refusal>
     Ok(url)
 }
 
-/// Whether a job in the queue is still what the object asks for. What may be changed in a spec is left
-/// out.
+/// Whether a queued job still matches the object. Mutable fields of the spec are ignored.
 #[must_use]
 pub fn same(queued: &JobSpec, wished: &JobSpec) -> bool {
     let fixed = |spec: &JobSpec| {
@@ -191,7 +191,7 @@ mod tests {
         );
     }
 
-    /// What an API server that knows CEL refuses at admission, and what none can refuse.
+    /// Specs that an API server with CEL rejects at admission, and specs that no API server can reject.
     #[test]
     fn what_cannot_be_names_its_field_and_what_to_do() {
         let key = json!({"key": "a.mp4"});

@@ -1,5 +1,5 @@
-//! Decisions and statuses, from plain values: every state of a job with every wish, and a named test for
-//! each rule.
+//! Tests of decisions and statuses, from plain values: every state of a job with every spec, and a named test
+//! for each rule.
 
 use kube::Resource as _;
 use serde_json::{Value, json};
@@ -57,7 +57,7 @@ fn object(spec: Value) -> TranscodeJob {
     serde_json::from_value(object).unwrap()
 }
 
-/// The job that the object became.
+/// The job that was created from the object.
 fn job(object: &TranscodeJob, state: State) -> Job {
     let spec = super::submission::to_submission(object, id(), RULES).unwrap().spec;
     let job = json!({
@@ -174,7 +174,7 @@ impl Case {
         }
     }
 
-    /// The same a moment later, its status written.
+    /// The same case a moment later, after its status was written.
     fn written(mut self) -> Self {
         self.before = self.status();
         self
@@ -192,7 +192,7 @@ fn a_new_object_is_looked_up_and_then_put_into_the_queue() {
     assert_eq!((to_submission.start, to_submission.spec.max_attempts), (SubmitMode::Now, 3));
 }
 
-/// One reading of each: what is asked of a job in every state, suspended or not.
+/// The action for a job in each state, suspended or not, one line each.
 #[test]
 fn every_state_with_and_without_suspend() {
     let word = |case: &Case| match case.decide() {
@@ -302,7 +302,7 @@ fn outputs_of_a_private_bucket_are_read_below_the_api_and_their_addresses_are_re
     assert!(url.starts_with("https://films.example/media/") && url.ends_with("/7/360p.mp4"), "{url}");
     let end = millis(first.urls_expire_at.as_ref().unwrap());
     assert!(end > NOW.plus(86_400_000));
-    // It is looked at again ten minutes before, though Redis may have forgotten the job by then.
+    // It is renewed ten minutes before it expires, even if Redis may have forgotten the job by then.
     let renewal = end.plus(-600_000);
     assert_eq!(case.again(), u64::try_from((renewal.0 - NOW.0) / 1000).ok());
     for look in [Look::NotYet, Look::Gone, Case::in_state(none(), State::Completed).look] {
@@ -313,11 +313,11 @@ fn outputs_of_a_private_bucket_are_read_below_the_api_and_their_addresses_are_re
         assert_ne!(renewed.outputs[0].url, first.outputs[0].url);
         assert!(millis(renewed.urls_expire_at.as_ref().unwrap()) > renewal.plus(86_400_000));
         assert_eq!(event_drafts(&first, &renewed), []);
-        // The API's address is taken out of the settings.
+        // API_PUBLIC_URL was removed from the settings.
         let gone = Case { readable: Readable::Nowhere, ..case() }.status();
         assert_eq!((&gone.outputs[0].url, &gone.urls_expire_at), (&None, &None));
     }
-    // The object's own end comes first where it does.
+    // The TTL of the object comes first if it is shorter.
     let short = Case::in_state(json!({"ttlSecondsAfterFinished": 60}), State::Completed);
     assert_eq!(Case { readable: Readable::ByTheApi, ..short }.again(), Some(60));
 }
@@ -344,14 +344,14 @@ fn a_failure_has_the_words_of_batch_jobs_where_they_have_one() {
 fn a_deadline_counts_from_the_start_over_all_attempts() {
     let spec = || json!({"activeDeadlineSeconds": 60});
     let mut case = Case::in_state(spec(), State::Running).written();
-    // Queued ten seconds ago.
+    // The job was queued ten seconds ago.
     assert_eq!(case.again(), Some(50));
     case.now = NOW.plus(49_999);
     assert!(matches!(case.decide(), Decision::Settle { .. }));
     case.now = NOW.plus(50_000);
     let Act::Cancel(CancelReason::DeadlineExceeded(failure)) = case.act() else { panic!() };
     assert_eq!(failure.code, FailureCode::DeadlineExceeded);
-    // It counts for a job that waits for its second attempt, too, and not for one that waits for its video.
+    // The deadline includes a job that waits for its second attempt, but not one that waits for its upload.
     let mut waits = Case::in_state(spec(), State::Queued).written();
     waits.now = NOW.plus(50_000);
     assert!(matches!(waits.act(), Act::Cancel(CancelReason::DeadlineExceeded(_))));
@@ -396,7 +396,7 @@ fn an_upload_is_looked_for_and_its_address_made_anew_in_time() {
     };
     assert_eq!(later(49).0.upload_url, first.upload_url);
     assert_ne!(later(51).0.upload_url, first.upload_url);
-    // Somebody who takes hours is asked for less often.
+    // The longer an upload takes, the less often it is looked for.
     assert_eq!((later(1).1, later(30).1, later(90).1), (Some(5), Some(30), Some(120)));
 }
 
@@ -407,7 +407,7 @@ fn the_end_is_written_before_the_object_goes() {
         assert!(case.status().phase.unwrap().is_terminal());
         let mut case = case.written();
         assert_eq!(case.act(), Act::Delete, "{state}");
-        // Without asking Redis, and whatever it has forgotten.
+        // This needs no read from Redis and works even if Redis has forgotten the job.
         for look in [Look::NotYet, Look::Gone] {
             case.look = look;
             assert_eq!(case.act(), Act::Delete, "{state}");
@@ -426,7 +426,7 @@ fn what_has_ended_stays_so_though_redis_has_forgotten_it() {
         case.look = look;
         assert_eq!(case.status(), case.before);
     }
-    // One that had not ended is put in again: Redis lost it.
+    // An unfinished job is submitted again: Redis has lost it.
     let mut lost = Case::in_state(none(), State::Running).written();
     lost.look = Look::Gone;
     assert!(matches!(lost.act(), Act::Submit(_)));
@@ -498,7 +498,7 @@ fn without_redis_what_was_known_stands() {
     let status = frame.without_redis(None);
     assert_eq!((status.phase, status.progress_percent), (Some(Phase::Running), Some(42)));
     assert_eq!(holds(&status.conditions, condition::RECONCILING).unwrap().reason, reason::REDIS_UNAVAILABLE);
-    // Said once, however long it lasts.
+    // It is reported once, no matter how long it lasts.
     let later = StatusContext { before: &status, now: NOW.plus(60_000), ..frame };
     assert_eq!(later.without_redis(None), status);
 }

@@ -1,11 +1,11 @@
-//! The reconciler of WorkerPools: the oldest one's spec is what the fleet's reconciler is told to want,
-//! and what that one says of the machines is each pool's status. Without a pool the environment rules.
+//! The reconciler of WorkerPools. The spec of the oldest pool configures the reconciler of the fleet, whose
+//! published status becomes the status of each pool. Without a pool the environment configures the fleet.
 //!
 //! | part | what it does |
 //! |---|---|
 //! | `policy` | a spec and the environment -> the fleet's policy (pure) |
-//! | `status` | what is said of the fleet -> the status (pure) |
-//! | here | the watch, the choice of the pool that acts, the writes |
+//! | `status` | the fleet's published status -> the status of a pool (pure) |
+//! | here | the watch, the choice of the active pool, the writes |
 
 mod policy;
 mod status;
@@ -34,38 +34,39 @@ use crate::queue::{FleetStatus, Queue};
 use crate::storage::urls::now_millis;
 use status::{PoolRole, status};
 
-/// A WorkerPool that may not be readable.
+/// A WorkerPool that may fail to deserialize.
 pub type Guarded = DeserializeGuard<WorkerPool>;
 
-/// What writes statuses.
+/// The field manager of statuses.
 const STATUS_MANAGER: &str = "tcoder-status";
-/// What the API server or Redis may take to answer.
+/// Time limit of a request to the API server or Redis.
 const LIMIT: Duration = Duration::from_secs(20);
-/// Statuses are written this often at most: while machines come and go the counts change each second.
+/// Minimum time between two writes of statuses: while machines start and stop, the counts change every
+/// second.
 const WRITE_GAP: Duration = Duration::from_secs(2);
-/// What another process says of the fleet is read this often.
+/// Interval in which the fleet status of another process is read.
 const READ_GAP: Duration = Duration::from_secs(60);
 
-/// What the reconciler of WorkerPools works with.
+/// What the reconciler of WorkerPools needs.
 pub struct Pools {
-    /// The API server.
+    /// The client of the API server.
     pub client: Client,
-    /// Which pools are seen.
+    /// The pools that are watched.
     pub api: Api<Guarded>,
-    /// Where what is said of the fleet can be read, whoever said it.
+    /// Where the published fleet status of any process can be read.
     pub queue: Queue,
-    /// What is wanted of the fleet. Nothing: nobody said it yet in a way that can be carried out.
+    /// The desired policy of the fleet; `None` until a valid one is known.
     pub wanted: watch::Sender<Option<FleetPolicy>>,
-    /// What this process says of the fleet.
+    /// The fleet status that this process published last.
     pub told: watch::Receiver<Option<FleetStatus>>,
-    /// Dollars an hour of one machine.
+    /// The price of one machine in dollars an hour, if known.
     pub price: watch::Sender<Option<f64>>,
-    /// Why no fleet can be looked after, if none can.
+    /// Why no fleet can be managed, if so.
     pub no_fleet: Option<String>,
 }
 
 impl Pools {
-    /// Sees to the pools until `stop`.
+    /// Reconciles the pools until `stop`.
     pub async fn run(mut self, stop: CancellationToken) {
         let (store, writer) = reflector::store();
         let mut changes = watcher(self.api.clone(), watcher::Config::default())
@@ -133,7 +134,7 @@ impl Pools {
         let acting = readable.first();
         let wanted = policy(acting.map(|pool| &pool.spec), &Env::process());
         let here = self.told.borrow_and_update().clone();
-        // The later word counts: only who acts says anything.
+        // The later status wins: only the process that holds the fleet lock publishes one.
         let fleet = match (&here, elsewhere) {
             (Some(here), Some(there)) if there.at > here.at => Some(there),
             (Some(here), _) => Some(here),
@@ -172,7 +173,7 @@ impl Pools {
         written: &mut HashMap<String, WorkerPoolStatus>,
     ) {
         let uid = pool.uid().unwrap_or_default();
-        // The store may lag behind what was written here.
+        // The store may lag behind this process's own writes.
         let before = written.get(&uid).cloned().or_else(|| pool.status.clone());
         let pool = WorkerPool { status: before, ..pool.clone() };
         let new = status(&pool, standing, fleet, now_millis());

@@ -1,4 +1,4 @@
-//! What a WorkerPool asks for, as the fleet takes it. Pure.
+//! Converts a WorkerPool's spec into the policy of the fleet. Pure.
 
 use crate::config::registry::{
     FLEET_BUDGET_USD_PER_HOUR, FLEET_PAUSED, FLEET_STRICT_REGIONS, FLY_WORKER_DISK_GB, FLY_WORKER_GUEST,

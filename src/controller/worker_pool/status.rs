@@ -1,4 +1,4 @@
-//! A WorkerPool's status from what the acting reconciler says of the fleet. Pure.
+//! Derives a WorkerPool's status from the published status of the fleet. Pure.
 
 use kube::Resource as _;
 
@@ -7,23 +7,23 @@ use crate::crd::{MachineCounts, WorkerPool, WorkerPoolStatus, condition, reason}
 use crate::job::Millis;
 use crate::queue::{FleetCondition, FleetStatus};
 
-/// What a pool is to the fleet.
+/// The relation of a pool to the fleet.
 #[derive(Clone, Copy, Debug)]
 pub enum PoolRole<'a> {
-    /// It is carried out.
+    /// The fleet follows its spec.
     Acts,
-    /// Another one is, of this name.
+    /// The fleet follows the pool with this name instead.
     Behind(&'a str),
-    /// It cannot be carried out: why, and what to do.
+    /// Its spec cannot be applied: why, and what to do.
     Refused(&'a str),
-    /// No fleet can be looked after: why, and what to do.
+    /// No fleet can be managed: why, and what to do.
     NoFleet(&'a str),
 }
 
-/// Longest `lastError`, characters.
+/// Maximum length of `lastError`, characters.
 const MOST: usize = 1000;
 
-/// What to say of `pool`.
+/// The status of `pool`.
 #[must_use]
 pub fn status(
     pool: &WorkerPool,
@@ -57,7 +57,7 @@ pub fn status(
     }
 }
 
-/// The first thing a person should see to.
+/// The most important problem of the fleet.
 fn trouble(fleet: &FleetStatus) -> Option<&FleetCondition> {
     fleet.conditions.iter().find(|c| !matches!(&*c.reason, "Paused" | "NotListedYet"))
 }

@@ -1,4 +1,4 @@
-//! What can be made to go wrong, and for which of the coming calls.
+//! Faults that can be injected, and the requests that they apply to.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -7,92 +7,92 @@ use serde::{Deserialize, Serialize};
 
 use crate::flyprovider::MachineId;
 
-/// A call on the API.
+/// An action of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Action {
-    /// The machines.
+    /// List the machines.
     List,
-    /// One machine.
+    /// Read a machine.
     Get,
-    /// Make one.
+    /// Create a machine.
     Create,
-    /// Start one.
+    /// Start a machine.
     Start,
-    /// Stop one.
+    /// Stop a machine.
     Stop,
-    /// Destroy one.
+    /// Destroy a machine.
     Destroy,
     /// Wait for a state.
     Wait,
-    /// What happened to one.
+    /// Read the events of a machine.
     Events,
-    /// Give one another configuration.
+    /// Replace the configuration of a machine.
     Update,
-    /// Restart one.
+    /// Restart a machine.
     Restart,
-    /// What one's versions are.
+    /// List the versions of a machine.
     Versions,
-    /// Take, see or give back the lease of one.
+    /// Acquire, read or release the lease of a machine.
     Lease,
-    /// See or change the metadata of one.
+    /// Read or change the metadata of a machine.
     Metadata,
 }
 
-/// Something that goes wrong with a call.
+/// A fault of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "camelCase", rename_all_fields = "camelCase")]
 pub enum Fault {
-    /// 429; nothing is done.
+    /// 429; the request is not carried out.
     RateLimited {
-        /// Seconds in `Retry-After`; Fly does not promise the header.
+        /// Seconds in `Retry-After`; Fly does not guarantee this header.
         retry_after: Option<u64>,
     },
-    /// This status; nothing is done.
+    /// This status; the request is not carried out.
     Status {
-        /// Such as 503.
+        /// The HTTP status, such as 503.
         status: u16,
     },
-    /// It is done, and then this status is answered.
+    /// The request is carried out, and this status is returned.
     DoneThen {
-        /// Such as 502.
+        /// The HTTP status, such as 502.
         status: u16,
     },
-    /// It is done, and then the connection breaks without an answer.
+    /// The request is carried out, and the connection is closed without a response.
     LostReply,
-    /// 409: the host has no room.
+    /// 409: the host has no capacity.
     HostFull,
-    /// 503: the host takes no machines for now.
+    /// 503: the host accepts no machines for now.
     HostClosed,
-    /// 422: the region has no room.
+    /// 422: the region has no capacity.
     RegionFull,
-    /// 403: over the quota.
+    /// 403: the quota is exceeded.
     Quota,
-    /// 403: the organisation has no payment method.
+    /// 403: the organization has no payment method.
     Billing,
-    /// A created machine stays `created` for ever.
+    /// The created machine stays in `created` forever.
     NeverStarts,
-    /// The machine stays in the state between: `creating`, `starting`, `stopping`, `destroying`.
+    /// The machine stays in the transitional state: `creating`, `starting`, `stopping`, `destroying`.
     Stuck,
     /// The image cannot be pulled: the machine becomes `launch_failed`.
     ImagePull,
-    /// A list with this many machines at most, though there are more.
+    /// The list contains at most this many machines, although there are more.
     PartialList {
-        /// How many; 0 for an empty list.
+        /// The number of machines; 0 for an empty list.
         machines: usize,
     },
-    /// The answer takes this much longer.
+    /// The response is delayed.
     Slow {
-        /// How much.
+        /// The delay in milliseconds.
         ms: u64,
     },
 }
 
-/// A script of faults, as `POST /_faults` takes it.
+/// A script of faults, the body of `POST /_faults`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub(super) enum Order {
-    /// The next so many calls of an action.
+    /// A fault for the next `times` requests with an action.
     Calls {
         action: Action,
         #[serde(flatten)]
@@ -100,9 +100,9 @@ pub(super) enum Order {
         #[serde(default = "once")]
         times: u32,
     },
-    /// Something happens to a machine.
+    /// A spontaneous event of a machine.
     Machine { machine: MachineId, happens: Happening },
-    /// A region has no room from now on, or has room again.
+    /// Whether a region is full from now on.
     Region { region: String, full: bool },
 }
 
@@ -110,21 +110,21 @@ const fn once() -> u32 {
     1
 }
 
-/// Something that happens to a machine by itself.
+/// A spontaneous event of a machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Happening {
-    /// Its process dies (SIGKILL).
+    /// Its process is killed (SIGKILL).
     Crashes,
-    /// It is gone without a trace, process and all.
+    /// It disappears together with its process.
     Vanishes,
-    /// Fly cannot reach its host any more; its process runs on.
+    /// Its host becomes unreachable; its process continues.
     HostLost,
-    /// Fly can reach it again.
+    /// Its host becomes reachable again.
     HostFound,
 }
 
-/// The faults to come.
+/// The faults that are still to be used.
 #[derive(Debug, Default)]
 pub(super) struct Faults(BTreeMap<Action, VecDeque<(Fault, u32)>>);
 
@@ -139,7 +139,7 @@ impl Faults {
         self.0.clear();
     }
 
-    /// The fault of this call, used up.
+    /// Takes the fault for this request, if there is one.
     pub fn take(&mut self, action: Action) -> Option<Fault> {
         let queue = self.0.get_mut(&action)?;
         let (fault, times) = queue.front_mut()?;
@@ -152,19 +152,19 @@ impl Faults {
     }
 }
 
-/// A number of requests that may come at once, refilled over time.
+/// A token bucket: the number of requests that are permitted at once, which is refilled over time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Bucket {
     left: f64,
     at: Duration,
 }
 
-/// So many requests a second, and so many at once.
+/// A rate limit of requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SubrequestBudget {
-    /// A second.
+    /// Requests per second.
     pub per_second: f64,
-    /// At once.
+    /// Maximum number of requests at once.
     pub burst: f64,
 }
 
@@ -173,7 +173,7 @@ impl Bucket {
         Self { left: allowance.burst, at: Duration::ZERO }
     }
 
-    /// Takes one at this time, if there is one.
+    /// Takes a token at this time, if there is one.
     pub fn take(&mut self, allowance: SubrequestBudget, now: Duration) -> bool {
         let grown = now.saturating_sub(self.at).as_secs_f64() * allowance.per_second;
         self.left = (self.left + grown).min(allowance.burst);

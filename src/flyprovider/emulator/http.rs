@@ -253,7 +253,7 @@ async fn destroy(common: Common, Path((app, id)): Path<(String, String)>, Query(
     let machine = MachineId(id.clone());
     let nonce = nonce_of(&common.2);
     let work = async |world: &Arc<World>, fault: Option<Fault>| {
-        // Fly's own client says `kill`.
+        // Fly's own client sends `kill`.
         let force = flag(&params, "force") || flag(&params, "kill");
         if let Err(reply) = world.change(|state| state.destroy(&machine, force, nonce.as_deref())) {
             return reply;

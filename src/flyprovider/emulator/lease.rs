@@ -1,21 +1,21 @@
-//! Leases: who holds one alone may change a machine.
+//! Leases: only the holder of a lease may change the machine.
 //!
-//! Facts are those of Fly's documentation ("Create a Machine lease") and of its clients (fly-go, `MachineLease`).
-//! Its OpenAPI document shows the bare lease where Fly answers it as `data`, beside a `status`; the clients are
-//! believed.
+//! The behaviour follows Fly's documentation ("Create a Machine lease") and its clients (fly-go,
+//! `MachineLease`). The OpenAPI document shows the lease itself as the response, while the clients expect it
+//! in `data` next to a `status`; the emulator follows the clients.
 
 use axum::http::HeaderMap;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// The header that holder of a lease shows.
+/// The header with the nonce of a lease.
 const HEADER: &str = "fly-machine-lease-nonce";
-/// For how long a lease is where nothing is said, in seconds.
+/// Default duration of a lease, seconds.
 pub const TTL: u64 = 60;
 const TTL_MAX: u64 = 3600;
 
-/// Who alone may change a machine, and until when.
+/// A lease of a machine.
 #[derive(Clone, Debug)]
 pub struct Lease {
     pub(super) nonce: String,
@@ -24,7 +24,7 @@ pub struct Lease {
     version: String,
 }
 
-/// Whose token this emulator knows.
+/// The owner of the token that this emulator accepts.
 pub const OWNER: &str = "emulator@tokens.fly.io";
 
 impl Lease {
@@ -35,7 +35,7 @@ impl Lease {
         Self { nonce, expires_at, description, version }
     }
 
-    /// Without the nonce, for others.
+    /// The lease without the nonce, for other clients.
     pub fn stripped(&self) -> Value {
         json!({ "owner": OWNER, "description": self.description, "expires_at": self.expires_at.as_second() })
     }
@@ -52,7 +52,7 @@ impl Lease {
     }
 }
 
-/// What the caller's header says.
+/// The nonce in the request's header.
 pub fn nonce_of(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(HEADER)?.to_str().ok()?;
     (!value.is_empty()).then(|| value.to_owned())

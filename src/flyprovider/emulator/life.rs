@@ -1,4 +1,4 @@
-//! How machines pass from state to state by themselves, and the processes they are.
+//! The transitions that machines make by themselves, and their processes.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
@@ -17,19 +17,19 @@ use super::world::{Order, Source, World};
 use crate::child::tie_to_parent;
 use crate::flyprovider::{Guest, Machine, MachineId, MachineState};
 
-/// What a machine becomes once it is made.
+/// What happens to a machine after it is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It starts.
     Launches,
-    /// It settles, stopped.
+    /// It stays stopped.
     Rests,
     /// Its image cannot be pulled.
     Fails,
 }
 
 impl World {
-    /// Waits; `false` when the emulator stops first.
+    /// Waits for this time; returns `false` if the emulator stops first.
     async fn passes(&self, time: Duration) -> bool {
         tokio::select! {
             () = sleep(time) => true,
@@ -59,7 +59,7 @@ impl World {
         });
     }
 
-    /// A start of which the image cannot be pulled.
+    /// The transitions of a start whose image cannot be pulled.
     pub fn after_failed_start(self: &Arc<Self>, id: MachineId) {
         let world = self.clone();
         self.tasks.spawn(async move {
@@ -86,7 +86,8 @@ impl World {
         });
     }
 
-    /// Once the process of a machine has ended, that is `replacing` or `restarting`: the next life, or rest.
+    /// The transitions after the process of a `replacing` or `restarting` machine has exited: the next run,
+    /// or a stop.
     pub fn after_exit(self: &Arc<Self>, id: MachineId, from: MachineState, launches: bool) {
         let world = self.clone();
         self.tasks.spawn(async move {
@@ -109,7 +110,7 @@ impl World {
         });
     }
 
-    /// Runs the process of a machine that is `starting`, to its end.
+    /// Runs the process of a `starting` machine until it exits.
     pub fn launch(self: &Arc<Self>, id: MachineId) {
         let (orders, inbox) = mpsc::channel(8);
         let found = self.change(|state| {
@@ -127,7 +128,7 @@ impl World {
         let id = machine.id.clone();
         tokio::select! {
             passed = self.passes(self.options.transitions.start) => if !passed { return },
-            // It was destroyed, or vanished, or crashed before it ran.
+            // The machine was destroyed, vanished or crashed before the process ran.
             _ = inbox.recv() => return self.exited(&id, 137, false),
         }
         let child = match self.spawn(&machine) {
@@ -156,7 +157,7 @@ impl World {
             return Err(std::io::Error::other("there is no command for machines"));
         };
         let mut command = Command::new(program);
-        // A machine of Fly's inherits nothing either.
+        // A machine of Fly does not inherit an environment, either.
         command.args(arguments).env_clear().stdin(Stdio::null());
         for name in &self.options.inherit {
             if let Some(value) = std::env::var_os(name) {
@@ -179,7 +180,7 @@ impl World {
         tie_to_parent(&mut command).spawn()
     }
 
-    /// How it ended, and whether somebody asked for it.
+    /// Waits for the exit; returns the status, and whether a stop was requested.
     async fn until_exit(
         &self,
         mut child: Child,
@@ -206,13 +207,13 @@ impl World {
                     Order::Kill => break,
                 },
             };
-            // Not reaped yet, so the number is still this child's.
+            // The process is not reaped yet, so the pid is still that of the child.
             if let Some(pid) = pid_of(&child) {
                 let _ = kill(pid, signal);
             }
             deadline = Some(Instant::now() + grace);
         }
-        // What a machine ran ends with it: its children are in its group.
+        // The processes of a machine end with it; they are in the group of the child.
         if let Some(pid) = pid_of(&child) {
             let _ = killpg(pid, Signal::SIGKILL);
         }
@@ -232,7 +233,7 @@ impl World {
             let destroys = entry.machine.config.as_ref().is_some_and(|config| config.auto_destroy);
             match entry.machine.state {
                 MachineState::Destroying | MachineState::Destroyed => {}
-                // What comes next was ordered with it.
+                // The next run was requested together with the stop.
                 MachineState::Replacing | MachineState::Restarting => {
                     entry.note("exit", Source::Flyd, Some(exit));
                 }
@@ -247,7 +248,7 @@ fn pid_of(child: &Child) -> Option<Pid> {
     child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw)
 }
 
-/// A shell's way to say how a process ended.
+/// The exit code as a shell reports it.
 fn code_of(status: Option<ExitStatus>) -> i32 {
     let Some(status) = status else { return 255 };
     status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(255)

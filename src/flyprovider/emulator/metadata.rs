@@ -1,4 +1,4 @@
-//! A machine's metadata: labels that can be changed without a new version of the machine.
+//! The metadata of a machine: labels that can be changed without a new version of the machine.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ impl State {
         Ok(config.map(|config| config.metadata.clone()).unwrap_or_default())
     }
 
-    /// Sets these keys; those without a value are removed.
+    /// Sets these keys, and removes those without a value.
     fn set_metadata(
         &mut self,
         id: &MachineId,

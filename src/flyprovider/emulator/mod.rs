@@ -1,8 +1,9 @@
-//! A server that answers as Fly's Machines API does; its machines are child processes of this one.
+//! An emulator of Fly's Machines API whose machines are child processes of this process.
 //!
-//! What lives here: the paths, JSON, states, refusals, leases and rate limits of the API as its OpenAPI document
-//! and Fly's own clients have them, and faults by script. What does not: images (every machine runs the same
-//! command), volumes, networks, services, suspending, restart policies other than `no`, lists by pages.
+//! It covers the paths, JSON, states, errors, leases and rate limits of the API, according to its OpenAPI
+//! document and Fly's own clients, and it can inject faults. It does not cover images (every machine runs the
+//! same command), volumes, networks, services, suspending, restart policies other than `no`, and paginated
+//! lists.
 
 mod call;
 mod faults;
@@ -43,23 +44,23 @@ use world::World;
 use super::{Machine, MachineId, MachineState};
 use crate::config::FlyConfig;
 
-/// Connections at once.
+/// Maximum number of connections.
 const CONNECTIONS: usize = 256;
-/// From the connection to the end of a request's head.
+/// Time limit from the connection to the end of a request's head.
 const HEAD: Duration = Duration::from_secs(30);
-/// What a request under way gets to end when the server stops.
+/// Time that running requests have to finish when the server stops.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How long a machine takes from one state to the next.
+/// How long the transitions of a machine take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transitions {
-    /// From `created` on.
+    /// Duration of the state `created`.
     pub create: Duration,
-    /// From `starting` to `started`.
+    /// Time from `starting` to `started`.
     pub start: Duration,
-    /// From `destroying` to `destroyed`.
+    /// Time from `destroying` to `destroyed`.
     pub destroy: Duration,
-    /// From `launch_failed` to `destroyed`.
+    /// Time from `launch_failed` to `destroyed`.
     pub launch_failed: Duration,
 }
 
@@ -74,12 +75,12 @@ impl Default for Transitions {
     }
 }
 
-/// Fly's own limits: per action, and per machine or app.
+/// Fly's own rate limits: per action, and per machine or app.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// For a look at one machine.
+    /// The limit for reads of one machine.
     pub get: SubrequestBudget,
-    /// For everything else.
+    /// The limit for all other requests.
     pub other: SubrequestBudget,
 }
 
@@ -92,33 +93,33 @@ impl Default for Limits {
     }
 }
 
-/// What is emulated.
+/// The options of the emulator.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The one app there is.
+    /// The name of the only app.
     pub app: String,
-    /// The token that is let in; a macaroon (`fm2_...`) under `FlyV1`, any other as a bearer.
+    /// The accepted token: a macaroon (`fm2_...`) with the scheme `FlyV1`, any other as a bearer token.
     pub token: SecretString,
-    /// Where machines are that ask for no region.
+    /// The region of machines that request none.
     pub region: String,
-    /// What a machine runs.
+    /// The command that machines run.
     pub command: Vec<OsString>,
-    /// Environment of every machine, under the one of its own.
+    /// Environment variables of every machine, which its own configuration overrides.
     pub environment: BTreeMap<OsString, OsString>,
-    /// Variables of this process that machines get too; nothing else is inherited.
+    /// Variables of this process that machines inherit; they inherit no others.
     pub inherit: Vec<String>,
-    /// How long things take.
+    /// How long transitions take.
     pub transitions: Transitions,
-    /// When 429 is answered; nothing for never.
+    /// The rate limits; `None` disables them.
     pub limits: Option<Limits>,
-    /// How many machines there can be.
+    /// Maximum number of machines.
     pub quota: usize,
-    /// From SIGTERM to SIGKILL for every machine when the emulator stops.
+    /// Time between SIGTERM and SIGKILL for all machines when the emulator stops.
     pub grace: Duration,
 }
 
 impl Options {
-    /// Fly's ways, with this as what machines run.
+    /// Fly's defaults, with this command for machines.
     pub fn new<I: IntoIterator<Item: Into<OsString>>>(command: I) -> Self {
         let inherit = ["PATH", "HOME", "TMPDIR", "LANG", "TZ", "RUST_LOG", "RUST_BACKTRACE", "NO_COLOR"];
         Self {
@@ -136,16 +137,16 @@ impl Options {
     }
 }
 
-/// A request that came in.
+/// A recorded request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// When, from the emulator's start on.
+    /// The time since the start of the emulator.
     pub at: Duration,
-    /// What was asked.
+    /// The action.
     pub action: Action,
-    /// Of which machine.
+    /// The machine that the request is about.
     pub machine: Option<MachineId>,
-    /// What was answered; 0 for an answer that was lost.
+    /// The status of the response; 0 if it was lost.
     pub status: u16,
 }
 
@@ -153,7 +154,7 @@ pub struct Request {
 #[derive(Debug)]
 pub struct Emulator;
 
-/// A running emulator. Dropping it leaves it running; it stops with its token.
+/// A running emulator. Dropping the handle does not stop it; cancelling its token does.
 pub struct EmulatorHandle {
     url: Url,
     world: Arc<World>,
@@ -161,10 +162,10 @@ pub struct EmulatorHandle {
 }
 
 impl Emulator {
-    /// Serves on `listener` until `cancel`. Call it on a runtime that lives as long as the machines.
+    /// Serves requests on `listener` until `cancel`. Call it on a runtime that lives as long as the machines.
     ///
     /// # Errors
-    /// When the socket cannot be used.
+    /// If the socket cannot be used.
     pub fn start(
         options: Options,
         listener: TcpListener,
@@ -173,10 +174,10 @@ impl Emulator {
         Self::start_with(options, listener, cancel, |router| router)
     }
 
-    /// As [`Emulator::start`], with a layer around the API: for who looks at requests and answers.
+    /// Like [`Emulator::start`], with a layer around the API that can inspect requests and responses.
     ///
     /// # Errors
-    /// When the socket cannot be used.
+    /// If the socket cannot be used.
     pub fn start_with(
         options: Options,
         listener: TcpListener,
@@ -192,37 +193,38 @@ impl Emulator {
 }
 
 impl EmulatorHandle {
-    /// Where it listens; `FLY_API_HOSTNAME`.
+    /// The URL that it listens at, for `FLY_API_HOSTNAME`.
     #[must_use]
     pub fn url(&self) -> Url {
         self.url.clone()
     }
 
-    /// The token it lets in.
+    /// The token that it accepts.
     #[must_use]
     pub fn token(&self) -> SecretString {
         self.world.options.token.clone()
     }
 
-    /// The settings with which this installation uses it.
+    /// The settings of a client for it.
     #[must_use]
     pub fn fly_config(&self) -> FlyConfig {
         FlyConfig { token: self.token(), app: self.world.options.app.clone(), base: self.url() }
     }
 
-    /// The machines as they are, whatever the API shows; also those that are gone.
+    /// The actual machines, whatever the API returns, including destroyed ones.
     #[must_use]
     pub fn machines(&self) -> Vec<Machine> {
         self.world.look().machines.values().map(|entry| entry.machine.clone()).collect()
     }
 
-    /// The process of a machine, while it runs.
+    /// The process id of a machine while it runs.
     #[must_use]
     pub fn pid(&self, id: &MachineId) -> Option<u32> {
         self.world.look().machines.get(id)?.pid
     }
 
-    /// Waits until the machines satisfy `what`, which is asked at each change. Bound it.
+    /// Waits until the machines satisfy `what`, which is evaluated at each change. The caller needs a
+    /// timeout.
     pub async fn until(&self, what: impl Fn(&[Machine]) -> bool) {
         let mut changed = self.world.changed.subscribe();
         while !what(&self.machines()) {
@@ -232,12 +234,12 @@ impl EmulatorHandle {
         }
     }
 
-    /// Waits until a machine is in a state. Bound it.
+    /// Waits until a machine is in a state. The caller needs a timeout.
     pub async fn until_state(&self, id: &MachineId, state: &MachineState) {
         self.until(|machines| machines.iter().any(|m| m.id == *id && m.state == *state)).await;
     }
 
-    /// The requests that came, in order of arrival.
+    /// The requests in order of arrival.
     #[must_use]
     pub fn requests(&self) -> Vec<Request> {
         let mut requests: Vec<Request> = self.world.look().requests.iter().cloned().collect();
@@ -245,22 +247,23 @@ impl EmulatorHandle {
         requests
     }
 
-    /// The next so many calls of this action go wrong in this way, after those injected before.
+    /// Makes the next `times` requests with this action fail with `fault`, after those that were injected
+    /// before.
     pub fn inject(&self, action: Action, fault: Fault, times: u32) {
         self.world.look().faults.add(action, fault, times);
     }
 
-    /// No call goes wrong any more.
+    /// Removes all injected faults.
     pub fn clear_faults(&self) {
         self.world.look().faults.clear();
     }
 
-    /// Something happens to a machine by itself. Says whether there is such a machine.
+    /// Makes a spontaneous event happen to a machine. Returns whether the machine exists.
     pub fn happens(&self, id: &MachineId, what: Happening) -> bool {
         self.world.change(|state| state.happens(id, what))
     }
 
-    /// A region has no room from now on, or has room again.
+    /// Marks a region as full or not full.
     pub fn set_region_full(&self, region: &str, full: bool) {
         let mut state = self.world.look();
         if full {
@@ -270,7 +273,7 @@ impl EmulatorHandle {
         }
     }
 
-    /// Waits until it has stopped, with all its machines; it does soon once its token is cancelled.
+    /// Waits until it has stopped with all its machines, which happens soon after its token is cancelled.
     pub async fn stopped(self) {
         if let Err(error) = self.task.await {
             tracing::error!(%error, "the Fly emulator panicked");
@@ -290,7 +293,7 @@ async fn serve(listener: TcpListener, world: Arc<World>, router: Router) {
                     connections.spawn(connection(stream, router.clone(), world.stop.clone()));
                 }
                 Err(error) => {
-                    // Out of file descriptors, as a rule: some connection has to end first.
+                    // Usually there are no file descriptors left: wait until a connection ends.
                     tracing::warn!(%error, "could not accept a connection");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
@@ -300,7 +303,7 @@ async fn serve(listener: TcpListener, world: Arc<World>, router: Router) {
     drop(listener);
     while connections.join_next().await.is_some() {}
     world.tasks.close();
-    // Each machine ends within the grace, by SIGKILL if need be.
+    // Each machine stops within the grace period, if necessary by SIGKILL.
     world.tasks.wait().await;
 }
 

@@ -1,8 +1,7 @@
-//! What is ordered of a machine, and what Fly refuses of it.
+//! The requests to create, update and stop a machine, and the reasons for which Fly rejects them.
 //!
-//! Sizes are those of [`guest`]. Regions, aliases, signals and limits are those of Fly's documentation and of its
-//! OpenAPI document. Where users of Fly have written down its words, the answers here have them; where nobody
-//! has, the words are this emulator's.
+//! Sizes are those of [`guest`]. Regions, aliases, signals and limits are those of Fly's documentation and
+//! OpenAPI document. Error messages are Fly's where users have published them; all others are invented.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,12 +15,12 @@ use super::reply::{Reply, refuse};
 use crate::flyprovider::guest::{self, Guest, GuestError};
 use crate::flyprovider::{MachineConfig, ROOTFS_MAX_GB, StopSignal};
 
-/// Fly gives a process no more time to stop than this.
+/// The maximum time that Fly gives a process to stop.
 const STOP_MAX: Duration = Duration::from_secs(300);
-/// Longest name, characters: that of a DNS label, as Fly's names of apps have it.
+/// Maximum length of a name, characters: that of a DNS label, as for Fly's app names.
 const NAME_MAX: usize = 63;
 
-/// The regions there are, each with the aliases of where it lies (Fly's "Machine Placement").
+/// The regions, each with the aliases of its area (Fly's "Machine Placement").
 pub const REGIONS: [(&str, &[&str]); 18] = [
     ("dfw", &["us", "usa", "na"]),
     ("ams", &["eu"]),
@@ -43,7 +42,7 @@ pub const REGIONS: [(&str, &[&str]); 18] = [
     ("yyz", &["na"]),
 ];
 
-/// A machine to be made, or its new version.
+/// A request to create or update a machine.
 #[derive(Deserialize)]
 #[serde(default)]
 pub struct Order {
@@ -52,7 +51,7 @@ pub struct Order {
     pub config: Value,
     pub skip_launch: bool,
     pub lease_ttl: Option<u64>,
-    /// Of an update: the version it is meant for.
+    /// For an update: the version that it applies to.
     pub current_version: Option<String>,
 }
 
@@ -63,7 +62,7 @@ impl Default for Order {
     }
 }
 
-/// The fields of a configuration that are checked, of some the type only; Fly's names.
+/// The fields of a configuration that are checked, some only for their type. The names are Fly's.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Config {
@@ -102,7 +101,7 @@ struct Rootfs {
     persist: Option<String>,
 }
 
-/// How a process is stopped: of a configuration, or of a stop.
+/// How a process is stopped, from a configuration or a stop request.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub struct Stop {
@@ -111,7 +110,7 @@ pub struct Stop {
 }
 
 impl Stop {
-    /// The signal, and how long until SIGKILL; nothing where nothing is said.
+    /// The signal, and the time until SIGKILL; each `None` if absent.
     pub fn read(&self) -> Result<(Option<Signal>, Option<Duration>), Reply> {
         let said = self.signal.as_deref().filter(|signal| !signal.is_empty());
         let signal = said.map(|said| {
@@ -133,7 +132,7 @@ impl Stop {
 }
 
 impl Order {
-    /// From a request's body, its configuration checked and filled in as Fly does.
+    /// Parses a request's body; checks the configuration and adds Fly's defaults.
     pub fn read(body: &[u8]) -> Result<(Self, MachineConfig), Reply> {
         let wrong = |error: serde_json::Error| refuse(400, "invalid_argument", error);
         let mut order: Self = serde_json::from_slice(body).map_err(wrong)?;
@@ -167,7 +166,7 @@ fn check_name(name: &str) -> Result<(), Reply> {
 }
 
 impl Config {
-    /// The size of the machine, if all of this can be made.
+    /// The size of the machine, if the configuration is valid.
     fn check(&self) -> Result<Guest, Reply> {
         if self.image.as_deref().is_none_or(|image| image.is_empty() || image.contains(char::is_whitespace)) {
             return Err(refuse(400, "invalid_argument", "config.image is required"));
@@ -219,7 +218,7 @@ impl Config {
     }
 }
 
-/// A preset of Fly's, with the memory that Fly gives it.
+/// One of Fly's presets, with its default memory.
 fn least(size: &str) -> Result<Guest, Reply> {
     let guest: Option<Guest> = size.parse().ok();
     let least = guest.and_then(|g: Guest| g.with_memory(g.cpus() * g.kind().rule().least).ok());
@@ -244,13 +243,13 @@ fn in_flys_words(error: GuestError) -> Reply {
     })
 }
 
-/// A refusal of a configuration; these have no code in front.
+/// A rejection of a configuration; these have no code as prefix.
 fn plain(text: String) -> Reply {
     (axum::http::StatusCode::BAD_REQUEST, serde_json::json!({ "error": text }))
 }
 
-/// The regions an order names, most wanted first, with its aliases resolved; `home` is a region too, and where
-/// machines are that ask for none.
+/// The regions of a request by preference, with aliases resolved. `home` is the default region, and valid
+/// even if it is not in the list.
 pub fn regions(order: Option<&str>, home: &str) -> Result<Vec<String>, Reply> {
     let order = order.filter(|order| !order.is_empty()).unwrap_or(home);
     let mut found = Vec::new();
@@ -271,7 +270,7 @@ pub fn regions(order: Option<&str>, home: &str) -> Result<Vec<String>, Reply> {
     Ok(found)
 }
 
-/// As Go reads one: text such as `1m30s`, or a number of nanoseconds.
+/// Parses a duration like Go: a string such as `1m30s`, or a number of nanoseconds.
 fn duration(value: &Value) -> Option<Duration> {
     match value {
         Value::String(text) => go_duration(text),
@@ -280,7 +279,7 @@ fn duration(value: &Value) -> Option<Duration> {
     }
 }
 
-/// Such as `1m30s`, `300s`, `500ms`.
+/// Parses a duration such as `1m30s`, `300s` or `500ms`.
 pub fn go_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut sum = Duration::ZERO;

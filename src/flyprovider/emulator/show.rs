@@ -1,4 +1,4 @@
-//! A machine as Fly shows it, in JSON.
+//! Serializes machines to Fly's JSON.
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -8,7 +8,7 @@ use super::world::Entry;
 use crate::flyprovider::HostStatus;
 use crate::hex::hex;
 
-/// The machine; with who holds its lease, where that is asked for.
+/// The machine as JSON, optionally with the holder of its lease.
 pub fn machine(entry: &Entry, with_lease: bool) -> Value {
     let machine = &entry.machine;
     let image = machine.config.as_ref().map_or("", |config| &config.image);
@@ -29,7 +29,7 @@ pub fn machine(entry: &Entry, with_lease: bool) -> Value {
     });
     if entry.host_lost {
         shown["host_status"] = json!(HostStatus::Unreachable);
-        // What Fly's database knows without the host.
+        // The data that Fly's database has without the host.
         shown["incomplete_config"] = json!({
             "image": image,
             "metadata": entry.config.get("metadata").cloned().unwrap_or_else(|| json!({})),
@@ -44,7 +44,7 @@ pub fn machine(entry: &Entry, with_lease: bool) -> Value {
     shown
 }
 
-/// The same without what a summary leaves out.
+/// The JSON without the fields that a summary omits.
 pub fn summary(mut machine: Value) -> Value {
     if let Some(fields) = machine.as_object_mut() {
         let left_out = ["config", "incomplete_config", "checks", "events", "host_status", "nonce", "lease"];
@@ -53,7 +53,7 @@ pub fn summary(mut machine: Value) -> Value {
     machine
 }
 
-/// The parts of an image's name, as Docker reads it.
+/// The parts of an image's name, as Docker parses it.
 fn image_ref(image: &str) -> Value {
     let (name, digest) = image.split_once('@').unwrap_or((image, ""));
     let (path, tag) = match name.rsplit_once(':') {

@@ -1,4 +1,4 @@
-//! `GET .../wait`: an answer once the machine is in a state.
+//! `GET .../wait`: responds once the machine is in a state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,28 +14,28 @@ use super::reply::{Reply, no_machine, ok, refuse};
 use super::world::{Entry, World};
 use crate::flyprovider::{MachineId, MachineState};
 
-/// Fly waits no longer in one request, in seconds.
+/// Maximum wait of one request, seconds, as at Fly.
 const MOST: u64 = 60;
 
-/// A state that can be waited for.
+/// A state that a request can wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "lowercase", const_into_str)]
 enum WaitState {
-    /// Running.
+    /// The machine runs.
     Started,
-    /// At rest.
+    /// The machine is stopped.
     Stopped,
-    /// At rest, with its memory kept.
+    /// The machine is suspended with its memory preserved.
     Suspended,
-    /// Gone.
+    /// The machine no longer exists.
     Destroyed,
-    /// Could not be kept running.
+    /// The machine could not be kept running.
     Failed,
-    /// Any state that does not pass by itself.
+    /// The machine is in any state that is not transitional.
     Settled,
 }
 
-/// What is waited for.
+/// The parameters of a wait.
 #[derive(Debug, PartialEq, Eq)]
 struct Wish {
     states: Vec<WaitState>,
@@ -73,13 +73,13 @@ impl Wish {
 
     fn accepts(&self, state: &MachineState) -> bool {
         self.states.iter().any(|wanted| match wanted {
-            // On its way to a start, even where nothing moves yet.
+            // A created machine is about to start, even before its state changes.
             WaitState::Settled => !state.is_transient() && *state != MachineState::Created,
             named => named.into_str() == state.name(),
         })
     }
 
-    /// The answer, if the time for it has come.
+    /// The response, if the state has been reached.
     fn reached(&self, entry: &Entry) -> Option<Reply> {
         let machine = &entry.machine;
         let replaced =

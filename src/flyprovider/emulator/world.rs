@@ -1,4 +1,4 @@
-//! The machines of the emulator, and what may be done to one in which state.
+//! The machines of the emulator, and the operations that each state permits.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,25 +20,26 @@ use super::reply::{Reply, no_machine, refuse};
 use super::{Options, Request};
 use crate::flyprovider::{HostStatus, Machine, MachineEvent, MachineId, MachineState};
 
-/// What a machine's process is told.
+/// An order to a machine's process.
 #[derive(Debug)]
 pub enum Order {
-    /// This signal, and SIGKILL after this long.
+    /// Send this signal, and SIGKILL after this time.
     Stop(Signal, Duration),
-    /// SIGKILL.
+    /// Send SIGKILL.
     Kill,
 }
 
-/// What a process is sent to stop it, and the time it gets, where neither the stop nor the machine says so.
+/// The signal that stops a process, and the time it gets, if neither the request nor the machine specifies
+/// them.
 pub const DEFAULT_SIGNAL: Signal = Signal::SIGINT;
 pub const DEFAULT_STOP: Duration = Duration::from_secs(5);
-/// The newest requests that are kept to be looked at.
+/// Maximum number of recorded requests.
 const REQUESTS: usize = 100_000;
-/// The newest machines that are kept though they are gone.
+/// Maximum number of destroyed machines that are kept.
 const GONE: usize = 1000;
-/// The newest events that are kept of a machine; Fly gives no more in one answer.
+/// Maximum number of events that are kept for a machine; Fly returns no more in one response.
 const EVENTS: usize = 50;
-/// The newest versions that are kept of a machine.
+/// Maximum number of versions that are kept for a machine.
 const VERSIONS: usize = 20;
 
 pub struct World {
@@ -46,7 +47,7 @@ pub struct World {
     pub began: Instant,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
-    /// Changes with each machine's state.
+    /// Incremented when the state of any machine changes.
     pub changed: watch::Sender<u64>,
     state: Mutex<State>,
 }
@@ -61,11 +62,11 @@ pub struct State {
 }
 
 pub struct Entry {
-    /// What is looked at here and in tests.
+    /// The typed machine, for the emulator and tests.
     pub machine: Machine,
-    /// Its configuration with all that was ordered, known here or not.
+    /// The configuration with all fields of the request, known or not.
     pub config: Value,
-    /// Its earlier versions with their configurations, newest first.
+    /// Earlier versions with their configurations, newest first.
     pub past: VecDeque<(String, Value)>,
     pub lease: Option<Lease>,
     pub pid: Option<u32>,
@@ -73,7 +74,7 @@ pub struct Entry {
     pub host_lost: bool,
 }
 
-/// Who caused an event.
+/// What caused an event.
 #[derive(Clone, Copy, Debug)]
 pub enum Source {
     User,
@@ -81,13 +82,13 @@ pub enum Source {
 }
 
 impl Entry {
-    /// The machine's state becomes this.
+    /// Changes the machine's state and records an event.
     pub fn enter(&mut self, state: MachineState, kind: &str, source: Source, request: Option<Value>) {
         self.machine.state = state;
         self.note(kind, source, request);
     }
 
-    /// Something happened; the state is as it is.
+    /// Records an event without a change of the state.
     pub fn note(&mut self, kind: &str, source: Source, request: Option<Value>) {
         let now = jiff::Timestamp::now();
         self.machine.updated_at = now.to_string();
@@ -106,20 +107,20 @@ impl Entry {
         self.machine.events.truncate(EVENTS);
     }
 
-    /// Tells the process to end, in the way of its configuration.
+    /// Stops the process as the configuration says.
     fn stop_process(&self) {
         let (signal, timeout) = self.stop_config();
         self.order(Order::Stop(signal.unwrap_or(DEFAULT_SIGNAL), timeout.unwrap_or(DEFAULT_STOP)));
     }
 
-    /// How the configuration says that it is stopped.
+    /// How the configuration stops the process.
     pub fn stop_config(&self) -> (Option<Signal>, Option<Duration>) {
         let stop = self.config.get("stop_config").cloned().unwrap_or(Value::Null);
-        // What cannot be read was refused when it was ordered.
+        // An invalid value was rejected when the machine was created.
         serde_json::from_value::<order::Stop>(stop).ok().and_then(|stop| stop.read().ok()).unwrap_or_default()
     }
 
-    /// A full inbox holds enough to end the process already.
+    /// If the inbox is full, it already contains enough orders to end the process.
     pub fn order(&self, order: Order) {
         if let Some(orders) = &self.orders {
             let _ = orders.try_send(order);
@@ -131,16 +132,16 @@ fn wrong_state(verb: &str, state: &MachineState) -> Reply {
     refuse(412, "failed_precondition", format!("unable to {verb} machine from current state: '{state}'"))
 }
 
-/// A machine that was just made.
+/// A machine that was just created.
 pub struct NewMachine {
     pub id: MachineId,
     pub launches: bool,
-    /// Of the lease that was ordered with it.
+    /// The nonce of the lease that was requested with it.
     pub nonce: Option<String>,
 }
 
 impl State {
-    /// The machine, unless it is gone.
+    /// The machine, unless it is destroyed.
     pub fn there(&mut self, id: &MachineId) -> Result<&mut Entry, Reply> {
         match self.machines.get_mut(id) {
             Some(entry) if entry.host_lost => {
@@ -151,7 +152,7 @@ impl State {
         }
     }
 
-    /// The machine, for who shows this nonce of its lease, or where it has none.
+    /// The machine, if `nonce` is that of its lease or it has no lease.
     fn mine(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<&mut Entry, Reply> {
         let entry = self.there(id)?;
         entry.free_for(nonce)?;
@@ -211,7 +212,8 @@ impl State {
         Ok(NewMachine { id, launches: !order.skip_launch, nonce })
     }
 
-    /// A new version of the machine. Its process is told to end; whether the new one is launched then.
+    /// Creates a new version of the machine and stops its process. Returns whether the new version is
+    /// launched.
     pub fn update(&mut self, id: &MachineId, body: &[u8], nonce: Option<&str>) -> Result<bool, Reply> {
         let entry = self.mine(id, nonce)?;
         let (order, typed) = MachineOrder::read(body)?;
@@ -232,7 +234,7 @@ impl State {
         Ok(!order.skip_launch)
     }
 
-    /// The machine's process is to end and to begin anew.
+    /// Restarts the machine's process.
     pub fn restart(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<(), Reply> {
         let entry = self.mine(id, nonce)?;
         match entry.machine.state {
@@ -245,7 +247,7 @@ impl State {
         }
     }
 
-    /// Those that are gone are kept to be looked at, but not without end.
+    /// Removes the oldest destroyed machines; the latest are kept for inspection.
     fn forget_oldest(&mut self) {
         let gone = || self.machines.values().map(|e| &e.machine).filter(|m| m.state.is_gone());
         if gone().count() < GONE {
@@ -257,7 +259,7 @@ impl State {
         }
     }
 
-    /// Whether the start is to be carried out, and the state before it.
+    /// Whether the start is to be carried out, and the previous state.
     pub fn start(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<(bool, MachineState), Reply> {
         let entry = self.mine(id, nonce)?;
         let before = entry.machine.state.clone();
@@ -299,7 +301,7 @@ impl State {
         Ok(())
     }
 
-    /// Something happens to a machine by itself. Says whether there is such a machine.
+    /// Makes a spontaneous event happen to a machine. Returns whether the machine exists.
     pub fn happens(&mut self, id: &MachineId, what: Happening) -> bool {
         let Some(entry) = self.machines.get_mut(id) else { return false };
         match what {
@@ -334,19 +336,19 @@ impl World {
         }
     }
 
-    /// The machines, to look at.
+    /// The machines, for reading.
     pub fn look(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The machines, to change them; whoever waits is told.
+    /// The machines, for writing; waiting requests are notified.
     pub fn change<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         let done = work(&mut self.look());
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
         done
     }
 
-    /// The machine's state changes if it is still as it was.
+    /// Changes the machine's state, if it is still `from`.
     pub fn turn(&self, id: &MachineId, from: &MachineState, to: MachineState, kind: &str) -> bool {
         self.change(|state| match state.machines.get_mut(id) {
             Some(entry) if entry.machine.state == *from => {
@@ -357,13 +359,13 @@ impl World {
         })
     }
 
-    /// Whether the call comes too soon after others of its kind.
+    /// Whether the request exceeds the rate limit.
     pub fn too_soon(&self, action: Action, machine: Option<&MachineId>) -> bool {
         let Some(limits) = self.options.limits else { return false };
         let allowance = if action == Action::Get { limits.get } else { limits.other };
         let now = self.began.elapsed();
         let mut state = self.look();
-        // Only machines that exist have a bucket of their own, so that made-up ids fill no memory.
+        // Only existing machines have their own bucket, so that invented ids do not use up memory.
         let machine = machine.filter(|id| state.machines.contains_key(id)).cloned();
         let bucket = state.buckets.entry((action, machine)).or_insert_with(|| Bucket::full(allowance));
         !bucket.take(allowance, now)

@@ -9,7 +9,7 @@ use crate::transcoder::probe::Audio;
 /// Length of a segment, seconds.
 pub const SEGMENT_SECONDS: u32 = 4;
 
-/// Nothing of the source but the picture and the sound: no subtitles, data, titles, places, chapters.
+/// Drops everything but video and audio: subtitles, data, titles, locations, chapters.
 pub const COMMON: &str = "-sn -dn -map_metadata -1 -map_chapters -1 -max_muxing_queue_size 1024";
 
 /// The muxer of a plain MP4 file, whose index comes before its data.
@@ -19,12 +19,13 @@ pub fn split_args(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The HLS muxer adds up the packets' durations, and x264 gives all of them that of the nominal rate:
-/// with a variable rate a playlist would claim 1.2 s of 2.9. A packet lasts until the next one.
+/// The HLS muxer adds up the packets' durations, and x264 sets all of them to that of the nominal frame rate:
+/// with a variable frame rate a playlist would claim 1.2 s of 2.9. This filter makes a packet last until the
+/// next one.
 pub const TRUE_DURATIONS: &str =
     "setts=pts=PTS:dts=DTS:duration=if(eq(NEXT_DTS\\,NOPTS)\\,DURATION\\,NEXT_DTS-DTS)";
 
-/// The encoder of the picture. `vfr` keeps each frame at its own time, none doubled.
+/// The video encoder. `vfr` keeps the timestamp of each frame and duplicates none.
 pub fn video_args(codec: VideoCodec) -> Vec<String> {
     let encoder = match codec {
         VideoCodec::H264 => "-c:v libx264 -preset fast -pix_fmt yuv420p",
@@ -32,7 +33,7 @@ pub fn video_args(codec: VideoCodec) -> Vec<String> {
     split_args(&format!("{encoder} -fps_mode vfr"))
 }
 
-/// Keyframes where segments are cut, at the same frames in every rung.
+/// Forces keyframes at the segment boundaries, at the same frames in every rung.
 pub fn segment_keyframe_args() -> Vec<String> {
     let mut all = split_args("-g 48 -sc_threshold 0 -force_key_frames");
     all.push(format!("expr:gte(t,n_forced*{SEGMENT_SECONDS})"));
@@ -40,10 +41,10 @@ pub fn segment_keyframe_args() -> Vec<String> {
     all
 }
 
-/// Bitrate of one picture; `stream` is the specifier, such as `:v:0`.
+/// The bitrate of one video stream; `stream` is the specifier, such as `:v:0`.
 pub fn rate_control_args(rung: Rung, rate_control: RateControl, stream: &str) -> Vec<String> {
     let cap = rung.video_kbps();
-    // Not both: x264 would take the bitrate as its aim and ignore the quality.
+    // Not both: x264 would target the bitrate and ignore the quality.
     let aim = match rate_control {
         RateControl::Bitrate if stream.is_empty() => format!("-b:v {cap}k"),
         RateControl::Bitrate => format!("-b{stream} {cap}k"),
@@ -52,20 +53,21 @@ pub fn rate_control_args(rung: Rung, rate_control: RateControl, stream: &str) ->
     split_args(&format!("{aim} -maxrate{stream} {cap}k -bufsize{stream} {}k", cap * 2))
 }
 
-/// The sound: mono stays mono, anything more becomes stereo.
+/// The audio encoder: mono stays mono, everything else becomes stereo.
 pub fn audio_args(audio: Option<&Audio>, kbps: u32) -> Vec<String> {
     let Some(audio) = audio else { return vec![] };
     let channels = if audio.channels == 1 { 1 } else { 2 };
     let mut all =
         split_args(&format!("-map 0:{} -c:a aac -b:a {kbps}k -ac {channels} -ar 48000", audio.index));
     if audio.channels > 8 {
-        // More than 7.1 has no layout that could be mixed down: its first two channels are taken.
+        // Layouts beyond 7.1 cannot be mixed down: the first two channels are used.
         all.extend(["-filter:a".into(), "pan=stereo|c0=c0|c1=c1".into()]);
     }
     all
 }
 
-/// An output a rung, each with a sound of its own. `muxer` answers the file of a quality and the arguments before it.
+/// One output per rung, each with its own audio. `muxer` returns the file for a quality and the arguments
+/// before it.
 pub fn output_per_rung(
     request: &FormatRequest<'_>,
     container: Container,
@@ -89,7 +91,7 @@ pub fn output_per_rung(
     plan
 }
 
-/// The rendition of a rung.
+/// The planned rendition of a rung.
 pub fn planned(rung: Rung, file: String, container: Container) -> Planned {
     Planned { label: Label::Quality(rung.quality), file, size: rung.size, container }
 }

@@ -1,4 +1,4 @@
-//! The source's own streams in a new file: MP4 where it can carry them, else Matroska.
+//! The source's streams in a new file: MP4 if it can contain them, otherwise Matroska.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ impl OutputFormat for Copy {
             && audio
                 .is_none_or(|a| matches!(a.codec.as_str(), "aac" | "mp3" | "ac3" | "eac3" | "opus" | "alac"));
         if !mp4 && source.video.rotation != 0 {
-            // FFmpeg 5.1 drops the rotation there, and the copy would lie on its side.
+            // FFmpeg 5.1 drops the rotation in Matroska, so the copy would be displayed sideways.
             let message = "the video is turned for display, and a copy of its codecs needs MKV, which cannot \
                            say so; ask for a quality such as 720p";
             return Err(Failure::new(FailureCode::UnsupportedMedia, message));
@@ -37,7 +37,7 @@ impl OutputFormat for Copy {
         }
         options.extend(split_args("-c copy"));
         if mp4 && video == "hevc" {
-            // Apple's players know HEVC by this tag only.
+            // Apple's players accept HEVC only with this tag.
             options.extend(split_args("-tag:v hvc1"));
         }
         options.extend(split_args(COMMON));
@@ -51,14 +51,14 @@ impl OutputFormat for Copy {
                 container,
             }],
             shared_audio: None,
-            // AVI has no presentation times; a copy cannot make them up later.
+            // AVI has no presentation timestamps; they cannot be generated after the copy.
             input_options: split_args("-fflags +genpts"),
             output_options: options,
         })
     }
 
     fn files(&self, _: &Path, file: &str) -> Result<OutputFiles, Failure> {
-        // MP4 counts its frames in its index, Matroska does not.
+        // MP4 contains the number of frames in its index, Matroska does not.
         Ok(OutputFiles { files: vec![file.into()], playlist: None, is_indexed: file == MP4_FILE })
     }
 

@@ -1,4 +1,4 @@
-//! HLS with MPEG-TS segments: a media playlist a rendition, each with a sound of its own.
+//! HLS with MPEG-TS segments: one media playlist per rendition, each with its own audio.
 
 use std::path::Path;
 
@@ -33,7 +33,7 @@ impl OutputFormat for HlsTs {
     }
 }
 
-/// A media playlist that FFmpeg wrote, mended where it has to be, and what it names.
+/// The files of a media playlist that FFmpeg wrote. The playlist is corrected if necessary.
 pub(super) fn playlist_files(folder: &Path, file: &str) -> Result<OutputFiles, Failure> {
     let path = folder.join(file);
     let written = std::fs::read_to_string(&path).map_err(|_| missing_output(file))?;

@@ -1,15 +1,15 @@
-//! Output formats: what FFmpeg is told to make of the rungs, what must then lie on disk, and the documents that
+//! Output formats: FFmpeg's arguments for the rungs, the files that they produce, and the documents that
 //! players open.
 //!
 //! | format | what it makes |
 //! |---|---|
-//! | `copy` | the source's own streams in a new file |
-//! | `mp4` | one MP4 file a rendition |
-//! | `hls_ts` | a playlist and MPEG-TS segments a rendition |
-//! | `cmaf` | segments in fragmented MP4, the sound apart, and entry documents over all renditions |
+//! | `copy` | the source's streams in a new file |
+//! | `mp4` | one MP4 file per rendition |
+//! | `hls_ts` | a playlist and MPEG-TS segments per rendition |
+//! | `cmaf` | segments in fragmented MP4 with separate audio, and entry documents for all renditions |
 //!
-//! `arguments` holds what they share. A format is planned by [`plan`](super::plan) and read back by `verify`, which
-//! know it by [`OutputFormat`] alone.
+//! `arguments` contains what they share. [`plan`](super::plan) and `verify` use a format only through
+//! [`OutputFormat`].
 
 mod arguments;
 mod cmaf;
@@ -31,36 +31,37 @@ use cmaf::presentation::Presentation;
 
 pub(super) use arguments::split_args;
 
-/// One way of packaging renditions.
+/// A way to package renditions.
 pub(super) trait OutputFormat: Send + Sync {
-    /// What FFmpeg is told, and the files that it makes by it (pure).
+    /// Plans FFmpeg's arguments and the files that it produces (pure).
     ///
     /// # Errors
-    /// When the source cannot be packaged this way.
+    /// If the source cannot be packaged in this format.
     fn plan(&self, request: &FormatRequest<'_>) -> Result<FormatPlan, Failure>;
 
-    /// The files that belong to one output, of which `file` is the one that was planned.
+    /// The files of one output, whose planned file is `file`.
     ///
     /// # Errors
-    /// When FFmpeg left them incomplete.
+    /// If files are missing.
     fn files(&self, folder: &Path, file: &str) -> Result<OutputFiles, Failure>;
 
-    /// FFmpeg's demuxers that may read the outputs back, with commas between them.
+    /// FFmpeg's demuxers for reading the outputs back, separated by commas.
     fn demuxers(&self) -> &'static str;
 
-    /// The documents over all renditions, in the order in which a client reads of them.
+    /// The documents for all renditions, in the order in which clients list them.
     fn entry_documents(&self) -> &'static [EntryDocumentFormat] {
         &[]
     }
 
-    /// Writes what describes the renditions to players, the entry documents among it, now that all of them were read
-    /// back. Answers the files that belong to a rendition, in the renditions' order.
+    /// Writes the documents that describe the renditions to players, including the entry documents, after all
+    /// renditions were read back. Returns the written files of each rendition, in the order of the
+    /// renditions.
     fn describe<'a>(&'a self, _: VerifiedSet<'a>) -> BoxFuture<'a, Result<Vec<WrittenFile>, Failure>> {
         async { Ok(vec![]) }.boxed()
     }
 }
 
-/// The format behind its name.
+/// The implementation of a format.
 pub(super) fn of(format: Format) -> &'static dyn OutputFormat {
     match format {
         Format::Copy => &copy::Copy,
@@ -70,25 +71,26 @@ pub(super) fn of(format: Format) -> &'static dyn OutputFormat {
     }
 }
 
-/// What is to be packaged.
+/// The renditions to be packaged.
 pub(super) struct FormatRequest<'a> {
     pub source: &'a Probe,
-    /// Large to small. `[v0]`, `[v1]`, ... of the filter graph are their pictures. None where streams are copied.
+    /// The rungs, largest first, whose pictures are `[v0]`, `[v1]`, ... in the filter graph. Empty if streams
+    /// are copied.
     pub rungs: &'a [Rung],
     pub video_codec: VideoCodec,
     pub rate_control: RateControl,
 }
 
-/// How a format is made.
+/// The plan of a format.
 #[derive(Debug, Default)]
 pub(super) struct FormatPlan {
     /// The renditions, in the order of the rungs.
     pub outputs: Vec<Planned>,
-    /// The playlist of the sound that all rungs share.
+    /// The playlist of the audio that all rungs share, if they do.
     pub shared_audio: Option<String>,
-    /// FFmpeg's options of the input.
+    /// FFmpeg's input options.
     pub input_options: Vec<String>,
-    /// FFmpeg's options of the outputs, with their files.
+    /// FFmpeg's output options, with the files.
     pub output_options: Vec<String>,
 }
 
@@ -99,65 +101,65 @@ pub struct Planned {
     pub label: Label,
     /// Its file or playlist, relative to the output folder.
     pub file: String,
-    /// Pixels as displayed.
+    /// Size in pixels, as displayed.
     pub size: Dimensions,
     /// How it is packaged.
     pub container: Container,
 }
 
-/// One output as it lies on disk.
+/// The files of an output on disk.
 pub(super) struct OutputFiles {
-    /// Relative to the folder; what names the others comes last.
+    /// Relative to the folder. A file that refers to others comes last.
     pub files: Vec<PathBuf>,
-    /// The media playlist, where it has one.
+    /// The media playlist, if the output has one.
     pub playlist: Option<MediaPlaylist>,
-    /// Whether its headers tell how many frames it has. Else it is read through.
+    /// Whether the headers contain the number of frames. If not, the file must be read completely.
     pub is_indexed: bool,
 }
 
 /// A kind of document that players open to play all renditions.
 pub(super) struct EntryDocumentFormat {
     pub kind: EntryKind,
-    /// Its file in the output folder.
+    /// The file in the output folder.
     pub file: &'static str,
-    /// Its text.
+    /// Generates the text of the document.
     pub write: fn(&Presentation) -> String,
-    /// What such a document names.
+    /// Parses the files that such a document refers to.
     pub references: fn(&str) -> Vec<Reference>,
 }
 
-/// What a document of this kind names, each file once. Empty when it is no such document.
+/// All files that a document of this kind refers to, each once. Empty if the text is not such a document.
 #[must_use]
 pub fn references(kind: EntryKind, text: &str) -> Vec<Reference> {
     let mut formats = Format::ALL.iter().copied().flat_map(|format| of(format).entry_documents());
     formats.find(|entry| entry.kind == kind).map_or_else(Vec::new, |entry| (entry.references)(text))
 }
 
-/// The outputs of a plan, read back and checked.
+/// The outputs of a plan after they were read back.
 pub(super) struct VerifiedSet<'a> {
     pub folder: &'a Path,
     pub source: &'a Probe,
-    /// Large to small.
+    /// The renditions, largest first.
     pub renditions: Vec<VerifiedRendition<'a>>,
     pub shared_audio: Option<VerifiedAudio<'a>>,
 }
 
-/// A rendition's planned file and its media playlist.
+/// A rendition's planned file, and its media playlist.
 pub(super) struct VerifiedRendition<'a> {
     pub file: &'a str,
     pub playlist: Option<&'a MediaPlaylist>,
-    /// Pixels as displayed.
+    /// Size in pixels, as displayed.
     pub size: Dimensions,
 }
 
-/// The sound's planned file and its media playlist.
+/// The planned file of the audio, and its media playlist.
 pub(super) struct VerifiedAudio<'a> {
     pub file: &'a str,
     pub playlist: Option<&'a MediaPlaylist>,
     pub channels: u32,
 }
 
-/// A file that was written beside FFmpeg's.
+/// A file that was written in addition to FFmpeg's.
 pub(super) struct WrittenFile {
     /// Relative to the output folder.
     pub file: PathBuf,

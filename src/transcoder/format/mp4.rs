@@ -1,4 +1,4 @@
-//! One MP4 file a rendition, which starts playing while it loads.
+//! One MP4 file per rendition, which can be played while it is downloaded.
 
 use std::path::Path;
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::job::{Container, Label, Quality};
 use crate::transcoder::probe::Audio;
 
-/// As the formats have it: a packet lasts until the next one.
+/// Formats define that a packet lasts until the next one.
 const TRUE_DURATIONS: &str =
     "setts=pts=PTS:dts=DTS:duration=if(eq(NEXT_DTS\\,NOPTS)\\,DURATION\\,NEXT_DTS-DTS)";
 
@@ -28,7 +28,7 @@ fn planned(source: &Probe, preset: Preset, ladder: &str) -> Plan {
     plan(source, preset, &ladder.parse().unwrap(), Stills::default()).unwrap()
 }
 
-/// The arguments after the input, with spaces between them.
+/// FFmpeg's arguments after the input, joined with spaces.
 fn after_input(source: &Probe, preset: Preset, ladder: &str) -> String {
     planned(source, preset, ladder).output_options.join(" ")
 }

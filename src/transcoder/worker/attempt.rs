@@ -1,9 +1,9 @@
-//! One attempt at a job: fetch the input, transcode it, store the outputs under the attempt's own
-//! prefix, commit one manifest, complete.
+//! One attempt at a job: download the input, transcode it, upload the outputs under a prefix of the attempt,
+//! commit a manifest, report completion.
 //!
-//! Redis alone cannot promise that only one attempt's outputs count, since a fail-over may forget the
-//! last second. So the commit is an object that can be created once (`If-None-Match: *`): whoever
-//! creates it has won, and everybody else adopts what it says.
+//! Redis alone cannot guarantee that only one attempt's outputs count, because a failover may lose the last
+//! second of writes. The commit is therefore an object that can be created only once (`If-None-Match: *`):
+//! the attempt that creates it has won, and all others adopt its result.
 
 use std::path::Path;
 use std::pin::pin;
@@ -31,39 +31,39 @@ use crate::transcoder::{
     self, Encoded, EncodedOutput, EncodedStill, EntryFile, Request, TranscodeError, disk,
 };
 
-/// Largest manifest that is read, bytes.
+/// Maximum size of a manifest that is read, bytes.
 const MANIFEST_LIMIT: u64 = 1 << 20;
-/// Older manifests that are put out of the way before an attempt gives up.
+/// Maximum number of older manifests that an attempt replaces before it gives up.
 const REPLACEMENTS: u32 = 3;
-/// How long an attempt past its deadline has to stop its work, so that no half an upload stays behind.
+/// How long an attempt past its deadline may take to stop, so that it leaves no partial upload.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
-/// How long an attempt clears up in storage after it is over. Shorter than the worker waits for it.
+/// How long a finished attempt may clean up storage. It is shorter than the time the worker waits for it.
 const CLEAR_UP: Duration = Duration::from_secs(5);
 
-/// How an attempt ended.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The job is completed.
     Completed,
-    /// The attempt failed.
+    /// The attempt failed with this code.
     Failed(FailureCode),
-    /// It was somebody else's job by then, or nobody's.
+    /// The attempt lost its lease: the job belongs to another worker, or no longer runs.
     Lost,
-    /// It was handed back.
+    /// The job was returned to the queue.
     Released,
 }
 
-/// What commits an attempt.
+/// The manifest that commits an attempt.
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
     epoch: Epoch,
-    /// Of which life of the id: a job that is submitted again after its record expired asks for
-    /// something of its own.
+    /// When the job was submitted: a job that is submitted again under the same id after its record expired
+    /// is a different job.
     born: Millis,
     result: JobResult,
 }
 
-/// Why an attempt stopped short.
+/// Why an attempt ended early.
 enum AttemptError {
     Failed(Failure),
     Cancelled,
@@ -106,14 +106,14 @@ pub struct Attempt<'a> {
     pub storage: &'a Storage,
     pub fetcher: &'a Fetcher,
     pub job: Claimed,
-    /// Ends it early.
+    /// Cancels the attempt.
     pub cancel: CancellationToken,
-    /// Whether its manifest may stand, so that its outputs may count.
+    /// Whether its manifest may exist, so that its outputs may count.
     pub put: AtomicBool,
 }
 
 impl Attempt<'_> {
-    /// Sees the attempt through to its report.
+    /// Runs the attempt and reports its outcome.
     pub async fn run(self) -> Outcome {
         match self.run_or_adopt().await {
             Ok(result) => self.complete(&result).await,
@@ -126,7 +126,7 @@ impl Attempt<'_> {
     }
 
     async fn run_or_adopt(&self) -> Result<JobResult, AttemptError> {
-        // An earlier attempt may have committed and died before it could say so.
+        // An earlier attempt may have committed and died before it reported completion.
         if self.job.earlier
             && let Some(manifest) = self.read_manifest().await?
             && manifest.born == self.job.born
@@ -213,7 +213,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Makes `result` the job's, unless another attempt was first; then that one's counts.
+    /// Commits `result`, or returns the result of the attempt that has already committed.
     async fn commit(&self, result: JobResult) -> Result<JobResult, AttemptError> {
         let key = layout::manifest_key(self.job.attempt.job)?;
         let manifest = Manifest { epoch: self.job.attempt.epoch, born: self.job.born, result };
@@ -226,7 +226,7 @@ impl Attempt<'_> {
                 return Ok(manifest.result);
             }
             match self.read_manifest().await? {
-                // A try of ours whose answer was lost.
+                // Our own earlier request, whose answer was lost.
                 Some(there) if there.epoch == self.job.attempt.epoch => return Ok(there.result),
                 Some(winner) if winner.born == self.job.born => {
                     tracing::info!(job = %self.job.attempt.job, by = %winner.epoch, "another attempt committed its result first");
@@ -234,7 +234,7 @@ impl Attempt<'_> {
                     self.remove_outputs().await;
                     return Ok(winner.result);
                 }
-                // The id has a younger job by now; what this one made is asked for by nobody.
+                // A younger job with the same id exists; the result of this one is no longer needed.
                 Some(younger) if younger.born > self.job.born => {
                     self.put.store(false, Ordering::Relaxed);
                     return Err(AttemptError::Cancelled);
@@ -276,8 +276,8 @@ impl Attempt<'_> {
             }
             Ok(CompleteOutcome::Lost(state)) => {
                 tracing::warn!(job = %id, %epoch, ?state, "attempt finished after its lease was lost; its result is discarded");
-                // Called off just before: its files stay, since an attempt after a retry may have adopted
-                // them already, or will.
+                // Cancelled just before. Its files stay, because an attempt after a redrive may adopt them,
+                // or already has.
                 Outcome::Lost
             }
             Err(error) => {
@@ -293,7 +293,7 @@ impl Attempt<'_> {
         span.record(attribute::ERROR_TYPE, failure.code.name());
         let AttemptId { job: id, epoch } = self.job.attempt;
         let told = self.queue.fail(&self.job, failure).await;
-        // Only now: storage that is away must not hold up the report.
+        // After the report, so that unreachable storage cannot delay it.
         self.remove_outputs().await;
         match told {
             Ok(FailOutcome::Retry(at)) => {
@@ -308,8 +308,8 @@ impl Attempt<'_> {
         Outcome::Failed(failure.code)
     }
 
-    /// What this attempt stored counts for nothing, unless its manifest may stand. Best effort: it is
-    /// listed nowhere either way.
+    /// Deletes what this attempt uploaded, unless its manifest may exist. Best effort: the objects are listed
+    /// nowhere either way.
     async fn remove_outputs(&self) {
         if self.put.load(Ordering::Relaxed) {
             return;

@@ -1,5 +1,5 @@
-//! Renews the lease of the job in work from a thread of its own, so that a machine whose every core
-//! encodes, or a runtime that is busy, still sends its heartbeats in time.
+//! Renews the lease of the current job from a separate thread, so that heartbeats are on time even if all
+//! cores encode or the runtime is busy.
 
 use std::io;
 use std::thread;
@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 use crate::job::{AttemptId, WorkerId};
 use crate::queue::{Queue, ServerClock};
 
-/// A busy worker tells the pool that it lives this often.
+/// Interval of the heartbeats of a worker with a job.
 const ALIVE_EVERY: Duration = Duration::from_secs(60);
-/// After a heartbeat that went wrong the next one comes this soon.
+/// Delay after a failed heartbeat.
 const HURRY: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
@@ -27,14 +27,14 @@ pub struct Heartbeat {
     held: watch::Sender<Option<Held>>,
 }
 
-/// While it lives, the job's lease is renewed.
+/// The job's lease is renewed until this is dropped.
 pub struct Lease<'a> {
     heartbeat: &'a Heartbeat,
     lost: CancellationToken,
 }
 
 impl Lease<'_> {
-    /// Waits until the lease is lost: reaped, or the job was cancelled.
+    /// Waits until the lease is lost because it was reaped or the job was cancelled.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
     }
@@ -51,7 +51,7 @@ impl Drop for Lease<'_> {
 }
 
 impl Heartbeat {
-    /// Starts the thread. It ends with [`Heartbeat::stop`] or when this is dropped.
+    /// Starts the thread. It ends with [`Heartbeat::stop`] or when the value is dropped.
     pub fn start(queue: &Queue, worker: WorkerId, clock: ServerClock) -> io::Result<Self> {
         let (held, watched) = watch::channel(None);
         let queue = queue.clone();
@@ -62,14 +62,14 @@ impl Heartbeat {
         Ok(Self { held })
     }
 
-    /// Renews this attempt's lease from now on.
+    /// Renews the lease of this attempt from now on.
     pub fn hold(&self, attempt: AttemptId) -> Lease<'_> {
         let lost = CancellationToken::new();
         self.held.send_replace(Some(Held { attempt, lost: lost.clone() }));
         Lease { heartbeat: self, lost }
     }
 
-    /// Ends the thread.
+    /// Stops the thread.
     pub fn stop(self) {
         drop(self);
     }
@@ -77,7 +77,7 @@ impl Heartbeat {
 
 async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: watch::Receiver<Option<Held>>) {
     let policy = shared.policy();
-    // A connection that lives on this thread's runtime; made when it is first needed.
+    // A connection on this thread's runtime, opened when it is first needed.
     let mut own: Option<Queue> = None;
     let mut next = Instant::now();
     let mut alive = Instant::now() + ALIVE_EVERY;
@@ -114,7 +114,8 @@ async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: wat
                 }
             },
         };
-        // Ours until Redis says otherwise: while Redis is away nobody else can get the job either.
+        // The lease counts as held until Redis says otherwise: while Redis is unreachable, nobody else can
+        // claim the job.
         match queue.keep(current.attempt, &clock).await {
             Ok(true) => next = Instant::now() + policy.heartbeat,
             Ok(false) => {
@@ -128,7 +129,7 @@ async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: wat
             Err(error) => {
                 tracing::warn!(job = %current.attempt.job, %error, "could not renew the worker's heartbeat; retrying");
                 next = Instant::now() + HURRY;
-                // One that went dead without a word would use up the lease, time-out by time-out.
+                // A connection that died silently would consume the lease with one timeout after another.
                 if error.is_connection() {
                     own = None;
                 }

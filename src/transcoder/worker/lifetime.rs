@@ -1,4 +1,4 @@
-//! When a worker leaves, and how long it waits for the next job. Pure: time is passed in.
+//! Decides when a worker exits, and how long it waits for the next job. Pure: the time is a parameter.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -7,20 +7,20 @@ use super::attempt::Outcome;
 use crate::config::WorkerConfig;
 use crate::job::FailureCode;
 
-/// Why a worker left.
+/// Why a worker exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitReason {
-    /// It was told to (SIGTERM, SIGINT).
+    /// It received SIGTERM or SIGINT.
     Stopped,
-    /// It lived as long as it may (`WORKER_TTL`).
+    /// It reached its maximum age (`WORKER_TTL`).
     Ttl,
-    /// It did as many jobs as it may (`WORKER_MAX_JOBS`).
+    /// It processed its maximum number of jobs (`WORKER_MAX_JOBS`).
     MaxJobs,
-    /// It failed too often in a row, and not because of the files (`WORKER_MAX_FAILURES`).
+    /// Too many consecutive failures were not caused by the files (`WORKER_MAX_FAILURES`).
     TooManyFailures,
-    /// It had nothing to do for too long (`WORKER_IDLE_TIMEOUT`).
+    /// It was idle for too long (`WORKER_IDLE_TIMEOUT`).
     Idle,
-    /// The fleet has no more use for its machine.
+    /// The fleet retired it.
     Retired,
 }
 
@@ -37,16 +37,16 @@ impl fmt::Display for ExitReason {
     }
 }
 
-/// What to do when no job is ready.
+/// What to do if no job is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IdleAction {
-    /// Wait for the bell, at most this long.
+    /// Wait for a wake-up, at most this long.
     For(Duration),
-    /// Leave.
+    /// Exit.
     Leave(ExitReason),
 }
 
-/// What a worker has behind it, and its limits.
+/// The history of a worker, and its limits.
 #[derive(Clone, Debug)]
 pub struct WorkerLifetime {
     ends: Option<Instant>,
@@ -72,7 +72,7 @@ impl WorkerLifetime {
         }
     }
 
-    /// Whether to leave rather than ask for another job.
+    /// The reason to exit instead of claiming another job, if there is one.
     pub fn reason_to_leave(&self, now: Instant) -> Option<ExitReason> {
         if self.max_failures.is_some_and(|most| self.failures_in_a_row >= most) {
             Some(ExitReason::TooManyFailures)
@@ -97,7 +97,7 @@ impl WorkerLifetime {
         }
     }
 
-    /// How long to wait: for the bell, but no longer than until something is due or the worker leaves.
+    /// How long to wait for a wake-up: at most until a job is due or the worker exits.
     pub fn wait(&self, bell: Duration, due: Option<Duration>, now: Instant) -> IdleAction {
         let idle_left = self
             .idle_timeout
@@ -111,7 +111,7 @@ impl WorkerLifetime {
     }
 }
 
-/// Whether a failure speaks against this worker rather than against the file or its sender.
+/// Whether a failure is the fault of this worker rather than of the file or its sender.
 const fn is_ours(code: FailureCode) -> bool {
     matches!(
         code,

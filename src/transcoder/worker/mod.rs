@@ -1,13 +1,13 @@
-//! The worker: claims a job, sees it through, claims the next, and leaves when it should.
+//! The worker: claims and processes one job after the other, until there is a reason to exit.
 //!
 //! | part | what it does |
 //! |---|---|
 //! | here | the loop |
-//! | `lifetime` | when to leave and how long to wait (pure) |
-//! | `heartbeat` | renews the lease from a thread of its own |
-//! | `attempt` | one attempt: fetch, transcode, store, commit, complete |
-//! | `progress` | tells how far the encode is, not too often |
-//! | `scratch` | folders for the files in work, and what dead workers left |
+//! | `lifetime` | when to exit and how long to wait (pure) |
+//! | `heartbeat` | renews the lease from a separate thread |
+//! | `attempt` | one attempt: download, transcode, upload, commit, complete |
+//! | `progress` | reports the progress of the encode at a limited rate |
+//! | `scratch` | folders for temporary files, and removal of those that dead workers left |
 
 mod attempt;
 mod heartbeat;
@@ -36,31 +36,31 @@ use lifetime::{IdleAction, WorkerLifetime};
 
 pub use lifetime::ExitReason;
 
-/// A busy worker sees to expired leases and delayed jobs this often.
+/// Interval at which a busy worker reaps expired leases and promotes delayed jobs.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
-/// A worker that was told to stop ends its attempt within this.
+/// Time within which a worker that was told to stop ends its attempt.
 const LET_GO: Duration = Duration::from_millis(400);
-/// For clearing up after an attempt that lost its lease; nobody waits for it.
+/// Time for the cleanup of an attempt that lost its lease, for which nobody waits.
 const CLEAR_UP: Duration = Duration::from_secs(10);
 
-/// The worker cannot work.
+/// Why a worker could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
-    /// FFmpeg is missing or lacks something.
+    /// FFmpeg is missing or lacks a feature.
     #[error(transparent)]
     Tools(#[from] Failure),
-    /// The buckets cannot be reached.
+    /// The buckets are not accessible.
     #[error(transparent)]
     Storage(#[from] CheckError),
-    /// Redis cannot be reached.
+    /// Redis is not accessible.
     #[error(transparent)]
     Queue(#[from] QueueError),
-    /// Something on this machine.
+    /// A problem of this machine.
     #[error("the worker cannot start: {0}")]
     Machine(String),
 }
 
-/// A worker, set up and checked.
+/// A worker whose requirements have been checked.
 pub struct Worker {
     config: WorkerConfig,
     queue: Queue,
@@ -72,7 +72,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Checks FFmpeg, the buckets and Redis, and enters the pool.
+    /// Checks FFmpeg, the buckets and Redis, and registers the worker.
     ///
     /// # Errors
     /// Names what is missing and what to do.
@@ -89,13 +89,13 @@ impl Worker {
         let heartbeat = Heartbeat::start(&queue, id.clone(), clock.clone())
             .map_err(|e| WorkerError::Machine(format!("no thread for heartbeats: {e}")))?;
         let worker = Self { config, queue, storage, fetcher, id, clock, heartbeat };
-        // One that is not let in hears why at its first claim.
+        // A worker that is refused learns the reason from its first claim.
         worker.register().await?;
         tracing::info!(worker = %worker.id, machine = worker.config.machine, ffmpeg = %tools.ffmpeg, "ready");
         Ok(worker)
     }
 
-    /// Its name in the pool.
+    /// The worker's id.
     #[must_use]
     pub const fn id(&self) -> &WorkerId {
         &self.id
@@ -113,7 +113,7 @@ impl Worker {
         self.queue.register(&record, now).await
     }
 
-    /// Works until there is a reason to leave, then leaves the pool.
+    /// Processes jobs until there is a reason to exit, then deregisters.
     pub async fn run(self, stop: CancellationToken) -> ExitReason {
         let reason = self.work(&stop).await;
         if let Err(error) = self.queue.deregister(&self.id).await {
@@ -158,7 +158,7 @@ impl Worker {
                     let now = self.clock.now();
                     let due =
                         next_due.map(|at| Duration::from_millis(u64::try_from(at.0 - now.0).unwrap_or(0)));
-                    // Without a sweep nothing is known of what is due; look again when one may be made.
+                    // Without a sweep the next due time is unknown; ask again when a sweep is permitted.
                     let due = if sweep { due } else { Some(SWEEP_EVERY) };
                     let wait = life.wait(self.queue.policy().bell_wait, due, Instant::now());
                     if let IdleAction::Leave(reason) = wait {
@@ -183,7 +183,7 @@ impl Worker {
         }
     }
 
-    /// Waits for the bell on a connection of its own, which blocking calls may hold up.
+    /// Waits for a wake-up on a separate connection, because the call blocks.
     async fn idle(&self, bell: &mut Option<Queue>, limit: Duration) {
         let waited = async {
             if bell.is_none() {
@@ -201,7 +201,7 @@ impl Worker {
         }
     }
 
-    /// Redis did not answer: wait a little, longer each time.
+    /// Waits after Redis did not answer, longer each time.
     async fn missed(&self, misses: &mut u32, error: &QueueError, stop: &CancellationToken) {
         *misses += 1;
         tracing::warn!(worker = %self.id, %error, misses, "could not claim a job; retrying");
@@ -212,8 +212,8 @@ impl Worker {
         }
     }
 
-    /// One attempt, under a lease that is renewed meanwhile. Ends early when the lease is lost or the
-    /// worker has to leave.
+    /// Runs one attempt while its lease is renewed. It ends early if the lease is lost or the worker has to
+    /// stop.
     async fn process(&self, job: crate::queue::Claimed, stop: &CancellationToken) -> Outcome {
         let held = job.attempt;
         let AttemptId { job: id, epoch } = held;
@@ -259,7 +259,7 @@ impl Worker {
         if let Some(outcome) = outcome {
             return outcome;
         }
-        // Let it clean up; what is slower than that is dropped, which kills its FFmpeg.
+        // Let it clean up; if that takes too long it is dropped, which kills its FFmpeg.
         cancel.cancel();
         let limit = if lease.is_lost() { CLEAR_UP } else { LET_GO };
         let late = tokio::time::timeout(limit, work).await;

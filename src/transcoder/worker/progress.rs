@@ -1,5 +1,5 @@
-//! Tells Redis how far an encode is: often enough for somebody who watches, seldom enough to cost
-//! next to nothing.
+//! Reports the progress of an encode to Redis: often enough for people who watch, and rarely enough to cost
+//! almost nothing.
 
 use std::time::Duration;
 
@@ -9,21 +9,21 @@ use tokio::time::Instant;
 use crate::job::AttemptId;
 use crate::queue::Queue;
 
-/// Told when this many points are made, but not more often than [`NOT_BEFORE`].
+/// Progress in percent that is worth a report, but no earlier than [`NOT_BEFORE`].
 const STEP: f64 = 5.0;
 const NOT_BEFORE: Duration = Duration::from_secs(2);
-/// Told after this long however few points are made.
+/// Maximum time between two reports, however small the progress.
 const AT_LATEST: Duration = Duration::from_secs(20);
 
-/// Whether `percent` is worth a message, when `told` was told `since` ago. The end tells itself, by
-/// the job's completion.
+/// Whether to report `percent` if `told` was reported `since` ago. The end needs no report, because the job's
+/// completion shows it.
 fn is_due(told: f64, since: Duration, percent: f64) -> bool {
     percent < 100.0
         && percent > told
         && ((percent - told >= STEP && since >= NOT_BEFORE) || since >= AT_LATEST)
 }
 
-/// Follows `percents` for as long as it is polled.
+/// Reports `percents` for as long as it is polled.
 pub async fn publish(queue: &Queue, attempt: AttemptId, mut percents: watch::Receiver<f64>) {
     let (mut told, mut at) = (0.0, Instant::now());
     while percents.changed().await.is_ok() {
@@ -32,7 +32,7 @@ pub async fn publish(queue: &Queue, attempt: AttemptId, mut percents: watch::Rec
             continue;
         }
         match queue.progress(attempt, percent).await {
-            // A lost lease is the heartbeat's business.
+            // The heartbeat handles a lost lease.
             Ok(_) => (told, at) = (percent, Instant::now()),
             Err(error) => tracing::debug!(job = %attempt.job, %error, "progress could not be told"),
         }

@@ -1,8 +1,8 @@
-//! Folders for the files of a job in work. A folder is locked for as long as its worker lives, so
-//! that a later worker on the same machine can tell which were left behind by one that was killed.
+//! Folders for the files of the current job. A folder is locked for the lifetime of its worker, so that a
+//! later worker on the same machine can recognize folders of workers that were killed.
 //!
-//! A lock rather than a process id: ids are given out again, those of the dead stay while nobody
-//! reaps them, and in two containers over one folder the same id means two processes.
+//! A lock is used rather than a process id: ids are reused, ids of dead processes remain until somebody reaps
+//! them, and in two containers that share a folder the same id means two processes.
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
@@ -11,12 +11,12 @@ use std::path::Path;
 use tempfile::TempDir;
 
 const PREFIX: &str = "tcoder-work-";
-/// A sweeper may come between making a folder and locking it, though hardly this often.
+/// A concurrent cleanup may remove the folder between its creation and the lock, but hardly this often.
 const TRIES: usize = 10;
 
-/// A folder that is removed when this is dropped.
+/// A folder that is removed when the value is dropped.
 pub struct Scratch {
-    // Removed before its lock goes.
+    // Removed before the lock is released.
     folder: TempDir,
     _lock: File,
 }
@@ -27,13 +27,13 @@ impl Scratch {
     }
 }
 
-/// A new folder below `base`.
+/// Creates a folder below `base`.
 pub fn folder(base: &Path) -> io::Result<Scratch> {
     std::fs::create_dir_all(base)?;
     for _ in 0..TRIES {
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(base)?;
         match File::open(folder.path()) {
-            // Who holds the lock of a folder that is still there keeps it.
+            // The lock only counts if the folder still exists.
             Ok(lock) if lock.try_lock().is_ok() && folder.path().exists() => {
                 return Ok(Scratch { folder, _lock: lock });
             }
@@ -45,7 +45,7 @@ pub fn folder(base: &Path) -> io::Result<Scratch> {
     Err(io::Error::other("new folders vanish at once; is something deleting them?"))
 }
 
-/// Removes what dead workers left below `base`. Best effort: the next worker tries again.
+/// Removes folders of dead workers below `base`. Best effort: the next worker tries again.
 pub fn sweep(base: &Path) {
     let Ok(entries) = std::fs::read_dir(base) else { return };
     for entry in entries.flatten() {

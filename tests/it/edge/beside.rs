@@ -1,5 +1,5 @@
-//! The edge beside an operator, on one Redis and one Fly: whoever acts, Fly is asked once a second and there is
-//! never one machine too many.
+//! The Worker and an operator with the same Redis and the same Fly: whichever acts, Fly receives at most one
+//! request a second, and there is never a machine too many.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -23,7 +23,8 @@ use crate::support::system::{PATIENCE, folder, http, keeps_to_one_a_second};
 
 const MAX: usize = 2;
 
-/// An operator of this namespace, on the edge's Redis, buckets and Fly, once it is ready.
+/// Starts an operator for this namespace with the Worker's Redis, buckets and Fly, and waits until it is
+/// ready.
 async fn operator(edge: &Edge, cluster: &Cluster, namespace: &str) -> Child {
     let address = format!("127.0.0.1:{}", free_port());
     let log = std::fs::File::create(folder("operator").join("log")).unwrap();
@@ -65,7 +66,7 @@ async fn completed(edge: &Edge, ids: &[String]) {
     }
 }
 
-/// A TranscodeJob of this input is made and becomes complete.
+/// Creates a TranscodeJob for this input and waits until it is complete.
 async fn applied(cluster: &Cluster, namespace: &str, name: &str, key: &str) {
     let jobs: Api<TranscodeJob> = Api::namespaced(cluster.client().await, namespace);
     let job = json!({
@@ -101,18 +102,18 @@ async fn worker_and_controller_share_the_rate_limit_and_the_fleet_lock() {
         watched.fly.until(count).await;
     });
 
-    // The edge alone.
+    // Only the Worker acts.
     let first = uploads(&edge, 2).await;
     completed(&edge, &first).await;
-    // Both, woken by the same events.
+    // Both act, on the same events.
     let mut running = operator(&edge, cluster, &namespace).await;
     let ids = uploads(&edge, 6).await;
     applied(cluster, &namespace, "one", &format!("inputs/{}/a.mp4", first[0])).await;
     completed(&edge, &ids).await;
-    // The operator dies, and gives nothing back: the edge goes on.
+    // The operator dies without releasing its lock: the Worker takes over.
     running.kill().await.unwrap();
     completed(&edge, &uploads(&edge, 3).await).await;
-    // Another comes, and stops in order.
+    // Another operator starts and stops in order.
     let mut running = operator(&edge, cluster, &namespace).await;
     applied(cluster, &namespace, "two", &format!("inputs/{}/a.mp4", first[1])).await;
     completed(&edge, &uploads(&edge, 2).await).await;

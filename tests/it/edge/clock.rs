@@ -1,4 +1,4 @@
-//! Once a minute: whatever has to happen without anybody asking, within what an invocation may do.
+//! The cron trigger: the work that no request triggers, within the limits of an invocation.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,7 +19,7 @@ use crate::support::redis::{raw, shared};
 use crate::support::system::serve;
 use crate::webhooks::Receiver;
 
-/// One on which the clock is the only one to act.
+/// A Worker in which only the cron trigger acts.
 async fn clocked() -> (Edge, RedisConfig) {
     let redis = shared();
     let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
@@ -51,7 +51,7 @@ async fn state(queue: &Queue, id: JobId) -> State {
     queue.get(id).await.unwrap().unwrap().status
 }
 
-/// Makes everything of this set due.
+/// Makes all entries of this set due.
 fn make_due(config: &RedisConfig, set: &str) {
     let key = format!("{}{set}", config.prefix);
     let mut redis = raw(config);
@@ -98,7 +98,7 @@ async fn scheduled_run_fails_late_uploads_and_queues_those_with_lost_events() {
     assert_eq!(status(&edge, &still).await, "uploading", "its time is not up");
     let job = edge.job(&never).await;
     assert_eq!((&job["status"], &job["errorCode"]), (&json!("failed"), &json!("uploadExpired")));
-    // A PUT that began in time may end at any time.
+    // A PUT that started in time may end at any time.
     let event = edge.put(&key(&never), "film").await;
     edge.deliver(&[event]).await;
     assert_eq!(status(&edge, &never).await, "queued");
@@ -114,7 +114,7 @@ async fn scheduled_run_sends_and_retries_webhooks() {
     edge.tick(1).await;
     let (first, message) = receiver.next().await;
     assert_eq!((&message["type"], &message["data"]["jobId"]), (&json!("job.cancelled"), &json!(id)));
-    // Its wait is over.
+    // The delay of the retry is over.
     make_due(&redis, "webhooks:outbox");
     edge.tick(2).await;
     assert_eq!(receiver.next().await, (first, message));
@@ -127,7 +127,7 @@ async fn scheduled_run_sends_webhooks_of_jobs_that_end_within_its_minute() {
     let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
     let edge = setup.set("EDGE_FLEET", "disabled").set("EDGE_CRON_MAX_SECONDS", "20").start().await;
     let mut receiver = Receiver::start(204).await;
-    // Something goes on.
+    // Something is in progress.
     edge.queue.submit(JobId::new(), &spec(), SubmitMode::Now).await.unwrap();
     let ends = async {
         eventually("the minute's errands are done", || edge.log().contains("scheduled run finished")).await;
@@ -187,12 +187,12 @@ async fn scheduled_run_does_infrequent_tasks_every_ten_minutes() {
     assert_eq!(left(), (0, 0));
 }
 
-/// Where nothing happens a minute costs a handful of commands.
+/// A minute without work costs only a handful of commands.
 #[tokio::test]
 async fn scheduled_run_without_work_uses_few_commands() {
     let redis = shared();
     let edge = Setup::over(redis).start().await;
-    // The scripts are known from now on.
+    // The scripts are cached from here on.
     edge.tick(10).await;
     let before = edge.count.so_far();
     let fly = edge.fly.requests().len();
@@ -205,8 +205,8 @@ async fn scheduled_run_without_work_uses_few_commands() {
     assert_eq!(edge.fly.requests().len(), fly, "Fly was asked though nothing happens");
 }
 
-/// However much waits, an invocation asks of others no more than the platform allows, and the next one
-/// goes on where it ended.
+/// However much work there is, an invocation makes no more subrequests than the platform permits, and the
+/// next one continues.
 #[tokio::test]
 async fn scheduled_run_with_much_work_stays_within_the_subrequest_limit() {
     const CROWD: usize = 150;
@@ -222,13 +222,13 @@ async fn scheduled_run_with_much_work_stays_within_the_subrequest_limit() {
     let receiver = format!("{}/hook", serve(Router::new().route("/hook", post(take))).await);
     let queue = &edge.queue;
     for _ in 0..CROWD {
-        // Its upload never came.
+        // Its upload never arrived.
         queue.submit(JobId::new(), &spec(), SubmitMode::OnUpload(Duration::ZERO)).await.unwrap();
         let id = JobId::new();
         queue.submit(id, &hooked(&receiver), SubmitMode::Now).await.unwrap();
         queue.cancel(id).await.unwrap();
     }
-    // Somebody wants machines too; of an input that is not there, so that each is done in a moment.
+    // There are also jobs that need machines. Their input does not exist, so that each ends quickly.
     for _ in 0..4 {
         queue.submit(JobId::new(), &spec(), SubmitMode::Now).await.unwrap();
     }

@@ -1,5 +1,5 @@
-//! Messages of R2: each is acknowledged or comes again by itself, and whatever order and number they come in
-//! a job begins once.
+//! R2's messages: each is acknowledged or redelivered by itself, and whatever their order and number, a job
+//! starts once.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn with(event: &Value, field: &str, value: impl Into<Value>) -> Value {
     event
 }
 
-/// An event of an object that is not there.
+/// An event of an object that does not exist.
 fn of_nothing(id: &str) -> Value {
     json!({
         "account": "3f4b7e3dcab231cbfdaa90a6a28bd548",
@@ -37,7 +37,7 @@ async fn letter(edge: &Edge, like: impl Fn(&Value) -> bool) -> Value {
             if let Some(found) = edge.letters().await.into_iter().find(&like) {
                 return found;
             }
-            // workerd tells nobody outside that a message was delivered.
+            // workerd does not report the delivery of a message.
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
@@ -89,7 +89,7 @@ async fn queue_duplicate_event_starts_a_job_once() {
     assert_eq!(edge.deliver(std::slice::from_ref(&event)).await, [Fate::Acked]);
     assert_eq!(edge.job(&id).await, job);
     assert!(edge.queue.stats().await.unwrap().pending > owed);
-    // Long after: the job has ended, and stays so.
+    // A late message: the job has ended, and remains so.
     assert_eq!(edge.delete(&format!("/api/jobs/{id}")).await.status, 200);
     assert_eq!(edge.deliver(&[event]).await, [Fate::Acked]);
     assert_eq!(status(edge, &id).await, "cancelled");
@@ -100,7 +100,7 @@ async fn queue_events_are_accepted_in_any_order() {
     let edge = quiet().await;
     let (first, first_event) = arrived(edge).await;
     let (second, second_event) = arrived(edge).await;
-    // The deletion of what was there before, after the creation of what is.
+    // The deletion of the previous object, received after the creation of the current one.
     let gone = with(&first_event, "action", "DeleteObject");
     assert_eq!(edge.deliver(&[second_event, first_event, gone]).await, [Fate::Acked; 3]);
     for id in [first, second] {
@@ -129,8 +129,8 @@ async fn queue_event_for_an_unknown_job_creates_it_if_the_input_exists() {
     }
 }
 
-/// Each consumer is an invocation of its own, and each asks for machines: one acts, the others wait for
-/// their turn and find that all is done.
+/// Each consumer is a separate invocation that wants to start machines. One of them acts; the others wait for
+/// the lock and find nothing left to do.
 #[tokio::test]
 async fn queue_events_of_a_batch_start_machines() {
     const JOBS: usize = 3;
@@ -161,7 +161,7 @@ async fn queue_messages_are_redelivered_without_redis_then_dead_lettered() {
     let edge = setup.start().await;
     let (id, event) = arrived(&edge).await;
     redis.kill().await;
-    // What does not need Redis goes its way.
+    // Messages that do not need Redis are processed.
     let nonsense = json!({"nonsense": 1});
     let fates = edge.deliver(&[event.clone(), nonsense, with(&event, "action", "DeleteObject")]).await;
     assert_eq!(fates, [Fate::Retried, Fate::Acked, Fate::Acked]);
@@ -172,7 +172,7 @@ async fn queue_messages_are_redelivered_without_redis_then_dead_lettered() {
 
     edge.send(std::slice::from_ref(&event)).await;
     letter(&edge, |letter| *letter == event).await;
-    // The clock finds nothing to do but to wait.
+    // The cron trigger finds nothing to do but to wait.
     edge.tick(1).await;
     redis.start();
     assert_eq!(status(&edge, &id).await, "uploading");

@@ -1,4 +1,4 @@
-//! A deployment in which something is missing says what, and does no harm.
+//! A deployment with missing settings reports them and does no harm.
 
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
@@ -8,8 +8,8 @@ use crate::support::edge::{Fate, Setup, shared};
 use crate::support::redis::shared as redis;
 use crate::support::system::{OTHER_TOKEN, TOKEN, WEBHOOK_SECRET, http};
 
-/// Requests, events, clock and webhooks with everything set: what is logged holds no secret, nor an address
-/// that is one.
+/// Requests, events, cron triggers and webhooks with all settings: the log contains no secret and no signed
+/// URL.
 #[tokio::test]
 async fn incomplete_settings_log_no_secrets() {
     let edge = shared().await;
@@ -72,12 +72,12 @@ async fn incomplete_settings_are_named_in_readyz_and_the_log() {
     }
     assert!(!detail.contains("OUTPUT is not bound"), "{detail}");
     assert_eq!(http().get(format!("{}/livez", edge.url)).send().await.unwrap().status(), 200);
-    // Everything else is refused: also to those who would be let in by a token.
+    // All other requests are refused, even with a valid token.
     let refused = edge.post("/api/upload", &json!({})).await;
     is_problem(&refused, 503, None);
     assert!(refused.body["detail"].as_str().unwrap().contains("/readyz"), "{refused:?}");
 
-    // Nothing is lost meanwhile.
+    // Nothing is lost in the meantime.
     let event: Value = json!({
         "action": "PutObject", "bucket": "b", "object": {"key": "k", "size": 1, "eTag": "e"},
     });

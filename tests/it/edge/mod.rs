@@ -1,5 +1,5 @@
-//! The control plane as a Cloudflare Worker, in workerd: what `tcoder api` promises it promises too, and it
-//! sees to the rest when an event or the clock calls it.
+//! The control plane as a Cloudflare Worker, in workerd: it makes the same promises as `tcoder api`, and does
+//! the remaining work when an event or the cron trigger invokes it.
 
 mod beside;
 mod clock;
@@ -44,8 +44,7 @@ async fn page_and_openapi_document_equal_those_of_the_api() {
     is_problem(&edge.get("/nothing/here").await, 404, None);
 }
 
-/// One whose machines somebody else looks after, so that nobody takes the jobs, and where nothing happens
-/// by itself.
+/// A Worker that does not manage the fleet, so that no worker claims the jobs and nothing happens by itself.
 async fn quiet() -> &'static Edge {
     static EDGE: OnceCell<Edge> = OnceCell::const_new();
     EDGE.get_or_init(|| Setup::over(redis::shared()).set("EDGE_FLEET", "disabled").start()).await
@@ -55,7 +54,7 @@ fn key(id: &str) -> String {
     format!("inputs/{id}/film.mp4")
 }
 
-/// A job that waits for its upload; answers its id.
+/// Creates a job that waits for its upload, and returns its id.
 async fn awaited(edge: &Edge) -> String {
     let id = Uuid::now_v7().to_string();
     let ticket = edge.post("/api/upload", &json!({"jobId": id, "fileName": "film.mp4"})).await;
@@ -63,7 +62,7 @@ async fn awaited(edge: &Edge) -> String {
     id
 }
 
-/// The job waits for its upload, and the upload is there; answers its id and its event.
+/// Creates a job whose upload exists but was not reported, and returns its id and its event.
 async fn arrived(edge: &Edge) -> (String, Value) {
     let id = awaited(edge).await;
     let event = edge.put(&key(&id), "film").await;

@@ -1,4 +1,4 @@
-//! The Worker before an Upstash whose read region lags behind, and whose plan is used up.
+//! The Worker with an Upstash database whose read region lags behind, or whose plan is used up.
 
 use serde_json::json;
 
@@ -20,7 +20,7 @@ async fn job_is_readable_after_submit_despite_a_lagging_read_region() {
         let read = edge.get(&path).await;
         assert_eq!((read.status, &read.body["status"]), (200, &json!("queued")), "{read:?}");
         assert_eq!(edge.delete(&path).await.status, 200);
-        // Each of these is an invocation of its own.
+        // Each request is a separate invocation.
         assert_eq!(edge.get(&path).await.body["status"], "cancelled");
         let listed = edge.get("/api/jobs?limit=1").await;
         assert_eq!(listed.body["jobs"][0]["jobId"], made.body["jobId"], "{listed:?}");
@@ -46,7 +46,7 @@ async fn used_up_quota_is_reported_in_readyz_problems_and_the_log() {
     is_problem(&refused, 503, None);
     let detail = refused.body["detail"].as_str().unwrap();
     assert!(detail.contains("request quota") && detail.contains("raise the limit of its plan"), "{detail}");
-    // The Worker's log is written beside its answers.
+    // The Worker's log is written concurrently with its responses.
     eventually("the log has it", || edge.log().contains("Limit: 500000, Usage: 500001")).await;
     assert!(front.all_answered());
 }

@@ -1,4 +1,4 @@
-//! Whatever dies, each TranscodeJob is one job with one result.
+//! Whatever process dies, each TranscodeJob is one job with one result.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ use crate::support::process;
 use crate::support::redis::private_redis;
 use crate::support::system::{self, PATIENCE, Setup, System};
 
-/// A namespace whose controllers are the test's own.
+/// A namespace with controllers of its own.
 async fn own(system: &'static System, name: &str) -> Site {
     Site::on(cluster::bare().await, system, name).await
 }
@@ -35,12 +35,12 @@ impl Site {
         lease.spec?.holder_identity.filter(|holder| !holder.is_empty())
     }
 
-    /// So that a test need not wait until a killed controller's lease runs out.
+    /// Releases the lease of a killed controller, so that the test need not wait until it expires.
     async fn free_lease(&self) {
         self.leases().delete("tcoder-controller", &DeleteParams::default()).await.unwrap();
     }
 
-    /// How often the job was put in, by the stream of changes.
+    /// The changes of the job in the event stream, which show how often it was submitted.
     fn changes(&self, id: &str) -> Vec<String> {
         let mut redis = self.system.redis();
         let entries: Vec<(String, BTreeMap<String, String>)> =
@@ -50,7 +50,7 @@ impl Site {
     }
 }
 
-/// The moments of a job's life that its object shows, in their order.
+/// The stages of a job that its object shows, in order.
 const MOMENTS: [&str; 6] = ["made", "held", "queued", "running", "complete", "free"];
 
 fn shows(job: &TranscodeJob, moment: &str) -> bool {
@@ -88,7 +88,7 @@ async fn leadership_passes_to_the_second_controller() {
     let site = own(system::shared().await, "two").await;
     let (first, second) =
         (site.controller(&[("HOSTNAME", "first")]), site.controller(&[("HOSTNAME", "second")]));
-    // The one that waits is ready too.
+    // The candidate that waits is ready, too.
     first.ready().await;
     second.ready().await;
     let key = site.input(clip()).await;
@@ -105,7 +105,7 @@ async fn leadership_passes_to_the_second_controller() {
     site.make("two", spec.clone()).await;
     site.phase("two", "Complete").await;
     assert_ne!(site.holder().await.unwrap(), holder);
-    // One that stops in good order gives its right away at once.
+    // A leader that stops in order releases the Lease at once.
     waiting.stop().await;
     assert_eq!(site.holder().await, None);
 }
@@ -115,7 +115,7 @@ async fn watch_recovers_after_the_api_server_lost_its_history() {
     let mut cluster = Cluster::start().await;
     let system = Setup::default().start().await;
     let early = Controller::start(&system, &cluster.kubeconfig(), &["--all-namespaces"], &[]);
-    // The definitions come later; until then it says what is missing.
+    // The CRDs are created later; until then the controller reports what is missing.
     let jobs_crd = tcoder::crd::all()[0].metadata.name.clone().unwrap();
     let http = system::http();
     let said = async {
@@ -142,7 +142,7 @@ async fn watch_recovers_after_the_api_server_lost_its_history() {
     until(jobs.clone(), "film", "running", |job| has_phase(job, "Running")).await;
 
     cluster.kill_api_server().await;
-    // The work goes on meanwhile.
+    // The job continues in the meantime.
     system.completed(&made.uid().unwrap()).await;
     cluster.start_api_server().await;
     for n in 0..20 {
@@ -162,7 +162,7 @@ async fn watch_recovers_after_the_api_server_lost_its_history() {
 
 #[tokio::test]
 async fn conditions_report_redis_while_it_does_not_answer() {
-    // The folder of the system is where its redis-server keeps its file.
+    // The folder of the system contains the file of its redis-server.
     let system = Box::leak(Box::new(Setup::default().start().await));
     let site = own(system, "redis").await;
     let controller = site.controller(&[]);
@@ -241,7 +241,7 @@ async fn thousand_transcode_jobs_at_once_become_thousand_jobs() {
     let mut redis = site.system.redis();
     let pending: usize = redis::cmd("ZCARD").arg("jobs:pending").query(&mut redis).unwrap();
     assert_eq!(pending, 1000);
-    // All go, and so do their jobs.
+    // All objects are deleted, and their jobs are cancelled.
     jobs.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
     let all_gone = async {
         loop {
@@ -263,7 +263,7 @@ async fn unreadable_transcode_job_does_not_block_the_others() {
     cluster.define().await;
     let system = system::shared().await;
     let site = Site::on(cluster, system, "unreadable").await;
-    // An older or newer schema, under which such an object could be made.
+    // An older or newer schema that permits such an object.
     let crds: Api<CustomResourceDefinition> = Api::all(site.client.clone());
     let anything = json!([{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec",
         "value": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}]);
@@ -280,7 +280,7 @@ async fn unreadable_transcode_job_does_not_block_the_others() {
     });
     let odd: DynamicObject = serde_json::from_value(odd).unwrap();
     let make_odd = async {
-        // The new schema takes a moment to be the one that is asked.
+        // It takes a moment until the API server uses the new schema.
         while any.create(&PostParams::default(), &odd).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }

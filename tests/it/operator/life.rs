@@ -1,4 +1,4 @@
-//! The life of a TranscodeJob, as its user sees it.
+//! The life of a TranscodeJob from the user's perspective.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ async fn kubectl_apply_and_wait_complete_a_job() {
         let key = status[still]["key"].as_str().unwrap();
         assert!(key.ends_with(name) && site.system.has_output(key).await, "{status:#}");
     }
-    // Nothing holds the object once its work is over.
+    // The finalizer is removed once the job has finished.
     let job = site.until("film", "free", |job| job.finalizers().is_empty()).await;
     assert!(condition(&job, "Failed").is_none());
     eventually_event(&site, "film", "Completed").await;
@@ -77,7 +77,7 @@ async fn transcode_job_for_an_invalid_file_fails_with_its_reason() {
     let status = status(&job);
     assert_eq!((&status["phase"], &status["attempts"]), (&json!("Failed"), &json!(1)));
     assert!(status["completionTime"].is_null() && condition(&job, "Complete").is_none());
-    // For Argo CD and Flux.
+    // For tools such as Argo CD and Flux.
     assert_eq!(condition(&job, "Stalled").unwrap().0, "InvalidMedia");
     eventually_event(&site, "film", "InvalidMedia").await;
 }
@@ -104,7 +104,7 @@ async fn deleting_a_running_transcode_job_stops_its_encode() {
     let id = job.uid().unwrap();
     site.phase("film", "Running").await;
     let encoders = site.encoders(&id).await;
-    // The namespace goes, and with it everything in it: neither is stuck.
+    // The namespace is deleted with all its objects, and neither is stuck.
     site.cluster.kubectl_ok(&["delete", "namespace", &site.namespace, "--wait=false"]).await;
     site.jobs().delete("film", &DeleteParams::default()).await.unwrap();
     site.gone("film").await;
@@ -182,7 +182,7 @@ async fn webhook_is_signed_with_the_secret_that_the_job_names() {
         "webhook": {"url": format!("{url}/hook"), "secretRef": {"name": "hook"}},
     });
     let job = site.make("film", spec).await;
-    // Without its Secret it waits, and says what is missing.
+    // Without its Secret the job waits and reports what is missing.
     let (_, reason, message) = site.condition("film", "Stalled").await;
     assert_eq!(reason, "SecretNotUsable");
     assert!(message.contains("kubectl") && message.contains("create secret generic hook"), "{message}");
@@ -195,7 +195,7 @@ async fn webhook_is_signed_with_the_secret_that_the_job_names() {
     Webhook::new(WEBHOOK_SECRET).unwrap().verify(&told.1, &told.0).expect("the signature is wrong");
     let message: serde_json::Value = serde_json::from_slice(&told.1).unwrap();
     assert_eq!((&message["type"], &message["data"]["jobId"]), (&json!("job.completed"), &json!(job.uid())));
-    // The secret itself is nowhere but in its Secret.
+    // The secret itself is only in its Secret.
     let seen = serde_json::to_string(&site.jobs().get("film").await.unwrap()).unwrap();
     let stored = site.job(&job).await.to_string();
     let bare = WEBHOOK_SECRET.trim_start_matches("whsec_");

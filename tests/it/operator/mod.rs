@@ -1,5 +1,5 @@
-//! `kubectl apply` a TranscodeJob and watch it: the operator on a real API server, with real Redis, an S3
-//! server, and workers that encode.
+//! The operator with a real API server, real Redis, an S3 server, and workers that encode, from `kubectl
+//! apply` of a TranscodeJob to its result.
 
 mod faults;
 mod life;
@@ -23,7 +23,7 @@ use crate::support::objects::put_input;
 use crate::support::process::{self, Process};
 use crate::support::system::{self, PATIENCE, System};
 
-/// A running controller. Ends when dropped.
+/// A running controller. It is killed when dropped.
 struct Controller {
     child: Child,
     url: String,
@@ -31,7 +31,7 @@ struct Controller {
 }
 
 impl Controller {
-    /// One on `system`'s Redis and buckets, at the API server of this kubeconfig.
+    /// Starts a controller with `system`'s Redis and buckets, and the API server of this kubeconfig.
     fn start(system: &System, kubeconfig: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let kubeconfig = kubeconfig.to_str().unwrap();
         let address = format!("127.0.0.1:{}", cluster::free_port());
@@ -41,17 +41,17 @@ impl Controller {
         Self { child: system.logging(&args, &env, &log), url: format!("http://{address}"), log }
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// Ends it without a word (SIGKILL).
+    /// Kills it with SIGKILL.
     async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }
 
-    /// Ends it in good order; answers what it logged.
+    /// Stops it in order and returns its log.
     async fn stop(mut self) -> String {
         process::send(self.child.id().unwrap(), nix::sys::signal::Signal::SIGTERM);
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
@@ -59,7 +59,7 @@ impl Controller {
         self.log()
     }
 
-    /// Waits until it is ready; answers what it said before.
+    /// Waits until it is ready; returns the reasons it reported before.
     async fn ready(&self) -> Vec<String> {
         let http = system::http();
         let mut said = Vec::new();
@@ -78,7 +78,7 @@ impl Controller {
     }
 }
 
-/// A namespace, and the objects in it.
+/// A namespace and its objects.
 struct Site {
     cluster: &'static Cluster,
     system: &'static System,
@@ -86,7 +86,7 @@ struct Site {
     client: Client,
 }
 
-/// A fresh namespace under a controller that all tests share: two workers, private addresses allowed, no
+/// A new namespace for a controller that all tests share: two workers, private addresses permitted, no
 /// mirrors.
 async fn site(name: &str) -> Site {
     static CONTROLLER: OnceCell<Controller> = OnceCell::const_new();
@@ -109,7 +109,7 @@ impl Site {
         Self { cluster, system, namespace, client: cluster.client().await }
     }
 
-    /// A controller of this namespace only.
+    /// Starts a controller for this namespace only.
     fn controller(&self, env: &[(&str, &str)]) -> Controller {
         let env = [&[("MIRROR_MAX", "0"), ("ALLOW_PRIVATE_URLS", "true")], env].concat();
         let arguments = ["--namespace", self.namespace.as_str()];
@@ -120,19 +120,19 @@ impl Site {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// An object in the input bucket.
+    /// Puts a file into the input bucket and returns its key.
     async fn input(&self, file: &Path) -> String {
         self.input_bytes(std::fs::read(file).unwrap()).await
     }
 
     async fn input_bytes(&self, bytes: Vec<u8>) -> String {
-        // Below inputs/, it would be a job of its own.
+        // Below inputs/ it would become a job by itself.
         let name = format!("films/{}.mp4", uuid::Uuid::new_v4().simple());
         put_input(&self.system.storage_config(), &name, bytes).await;
         name
     }
 
-    /// Makes a TranscodeJob.
+    /// Creates a TranscodeJob.
     async fn make(&self, name: &str, spec: Value) -> TranscodeJob {
         self.jobs().create(&PostParams::default(), &object(name, spec)).await.unwrap()
     }
@@ -142,24 +142,24 @@ impl Site {
         self.jobs().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
     }
 
-    /// The object as soon as it is so.
+    /// Waits until the condition holds for the object.
     async fn until(&self, name: &str, what: &str, so: impl Fn(&TranscodeJob) -> bool) -> TranscodeJob {
         until(self.jobs(), name, what, so).await
     }
 
-    /// The object once its status has this phase.
+    /// Waits until the object's status has this phase.
     async fn phase(&self, name: &str, phase: &str) -> TranscodeJob {
         self.until(name, phase, |job| has_phase(job, phase)).await
     }
 
-    /// The object once this condition holds; answers its reason and message, too.
+    /// Waits until this condition is true; also returns its reason and message.
     async fn condition(&self, name: &str, type_: &str) -> (TranscodeJob, String, String) {
         let job = self.until(name, type_, |job| condition(job, type_).is_some()).await;
         let (reason, message) = condition(&job, type_).unwrap();
         (job, reason, message)
     }
 
-    /// Waits until the object is gone.
+    /// Waits until the object is deleted.
     async fn gone(&self, name: &str) {
         let gone = async {
             let mut changes = watched(self.jobs(), name);
@@ -180,7 +180,7 @@ impl Site {
         self.cluster.kubectl_ok(&[&["--namespace", &self.namespace], args].concat()).await
     }
 
-    /// Applies these documents.
+    /// Applies these YAML documents.
     async fn apply(&self, yaml: &str) {
         let file = self.file(yaml);
         self.kubectl_ok(&["apply", "-f", file.to_str().unwrap()]).await;
@@ -192,12 +192,12 @@ impl Site {
         path
     }
 
-    /// The job as Redis has it.
+    /// The job in Redis.
     async fn job(&self, object: &TranscodeJob) -> Value {
         self.system.job(&object.uid().unwrap()).await
     }
 
-    /// The FFmpegs that encode this job, in the middle of it.
+    /// Waits until FFmpeg is encoding this job, and returns its processes.
     async fn encoders(&self, id: &str) -> Vec<Process> {
         let job = self.system.encoding(id).await;
         let mut redis = self.system.redis();
@@ -211,7 +211,7 @@ impl Site {
         found
     }
 
-    /// The Events about this object, by reason.
+    /// The reasons of the Events about this object.
     async fn events(&self, name: &str) -> Vec<String> {
         let events: Api<k8s_openapi::api::events::v1::Event> =
             Api::namespaced(self.client.clone(), &self.namespace);
@@ -230,13 +230,13 @@ fn object(name: &str, spec: Value) -> TranscodeJob {
     serde_json::from_value(object).unwrap()
 }
 
-/// The states of an object, nothing where it does not exist.
+/// The states of an object, `None` while it does not exist.
 fn watched(jobs: Api<TranscodeJob>, name: &str) -> futures::stream::BoxStream<'static, Option<TranscodeJob>> {
     let changes = watcher::watch_object(jobs, name).default_backoff();
     changes.filter_map(|change| async { change.ok() }).boxed()
 }
 
-/// The object as soon as it is so.
+/// Waits until the condition holds for the object.
 async fn until(
     jobs: Api<TranscodeJob>,
     name: &str,
@@ -268,7 +268,7 @@ fn status(job: &TranscodeJob) -> Value {
     serde_json::to_value(&job.status).unwrap()
 }
 
-/// The reason and message of a condition that holds.
+/// The reason and message of a condition that is true.
 fn condition(job: &TranscodeJob, type_: &str) -> Option<(String, String)> {
     let conditions = &job.status.as_ref()?.conditions;
     let held = conditions.iter().find(|c| c.type_ == type_ && c.status == "True")?;

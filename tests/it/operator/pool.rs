@@ -1,5 +1,5 @@
-//! A WorkerPool says how many machines there may be, and shows how many there are. Jobs of the API are
-//! shown as TranscodeJobs.
+//! A WorkerPool configures the number of machines and shows the current one. Jobs of the API are mirrored as
+//! TranscodeJobs.
 
 use futures::StreamExt as _;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
@@ -91,19 +91,19 @@ async fn worker_pool_sets_the_number_of_machines() {
         ("FLY_API_HOSTNAME", api.as_str()),
         ("FLY_WORKER_REGIONS", "iad"),
         ("FLEET_PRICE_USD_PER_HOUR", "0.36"),
-        // Machines get it too, and would log among the tests' words.
+        // Machines inherit this, too, and would otherwise log into the output of the tests.
         ("RUST_LOG", "warn"),
     ];
     let controller = site.controller(&env);
     controller.ready().await;
-    // The image is the pool's to say: without one nothing can be done, and it is said.
+    // The image must come from the pool: without it nothing can be done, which the status reports.
     make(&site, "default", json!({"max": 2, "idleTimeoutSeconds": 1})).await;
     let said = pool_until(&site, "default", "refused", |s| condition(s, "Stalled")["status"] == "True").await;
     assert!(said["lastError"].as_str().unwrap().starts_with("spec.image"), "{said:#}");
     let with_image = json!({"spec": {"image": "worker:1"}});
     pools(&site).patch("default", &PatchParams::default(), &Patch::Merge(with_image)).await.unwrap();
 
-    // One that comes later waits behind it.
+    // A pool that is created later is not active.
     make(&site, "second", json!({"image": "worker:2", "max": 50})).await;
     let behind = pool_until(&site, "second", "behind", |s| condition(s, "Stalled")["status"] == "True").await;
     assert_eq!(condition(&behind, "Stalled")["reason"], "PoolNotActive");
@@ -127,14 +127,14 @@ async fn worker_pool_sets_the_number_of_machines() {
     let rest = pool_until(&site, "default", "nothing is wanted", rest).await;
     assert_eq!((&rest["machines"]["total"], &rest["pending"]), (&json!(2), &json!(0)));
 
-    // The scale sub-resource sets max, and a min brings machines up without any job.
+    // The scale subresource sets max, and min starts machines without any job.
     site.kubectl_ok(&["scale", "workerpool/default", "--replicas=1"]).await;
     assert_eq!(pools(&site).get("default").await.unwrap().spec.max, 1);
     let min = json!({"spec": {"min": 1, "idleTimeoutSeconds": 0}});
     pools(&site).patch("default", &PatchParams::default(), &Patch::Merge(min)).await.unwrap();
     pool_until(&site, "default", "one is up", |s| s["machines"]["idle"] == 1).await;
 
-    // A wrong token is said where people look, and is nowhere itself.
+    // An invalid token is reported in the status, but is not contained in it.
     let paused = json!({"spec": {"paused": true}});
     pools(&site).patch("default", &PatchParams::default(), &Patch::Merge(paused)).await.unwrap();
     pool_until(&site, "default", "paused", |s| condition(s, "Paused")["status"] == "True").await;
@@ -165,11 +165,11 @@ async fn machines_are_managed_without_the_api_server() {
     let controller = Controller::start(&system, &cluster.kubeconfig(), &["--all-namespaces"], &env);
     controller.ready().await;
     eventually("it acts", || controller.log().contains("acquired leadership")).await;
-    // It has read that there is no pool. Before, it would not know what is wanted.
+    // From then on it knows that there is no pool. Before, it does not know the configuration.
     eventually("it sees to the fleet", || controller.log().contains("acquired the fleet lock")).await;
     cluster.kill_api_server().await;
     eventually("its Lease is over", || controller.log().contains("lost leadership")).await;
-    // Without a pool the environment rules, and Redis says who acts on Fly.
+    // Without a pool the environment configures the fleet, and Redis decides who may change machines.
     let id = system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
     system.completed(&id).await;
     assert_eq!(fly.machines().len(), 1);
@@ -196,7 +196,7 @@ async fn mirrors_show_jobs_of_the_api_up_to_the_maximum() {
     site.system.completed(&before).await;
     let namespace = site.namespace.clone();
     let controller = site.controller(&[("MIRROR_MAX", "2"), ("POD_NAMESPACE", &namespace)]);
-    // What was under way before it came is shown, what was over is not.
+    // Jobs that were active before the controller started are mirrored, finished ones are not.
     let shown = format!("api-{waits}");
     let mirror = site.phase(&shown, "Uploading").await;
     let labels = mirror.labels();
@@ -207,19 +207,19 @@ async fn mirrors_show_jobs_of_the_api_up_to_the_maximum() {
     let mirror = site.phase(&format!("api-{second}"), "Complete").await;
     assert_eq!(status(&mirror)["outputs"].as_array().unwrap().len(), 1);
     assert!(mirror.finalizers().is_empty());
-    // A third takes the place of the one that is over.
+    // A third mirror replaces that of the finished job.
     let third = site.system.upload(clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
     site.phase(&format!("api-{third}"), "Complete").await;
-    // Whoever scrapes controllers alone sees how many ended: the two of its time.
+    // A scraper of the controllers alone sees how many jobs ended: the two since its start.
     let metrics =
         http().get(format!("{}/metrics", controller.url)).send().await.unwrap().text().await.unwrap();
     assert!(metrics.contains("tcoder_jobs_finished_total{outcome=\"completed\"} 2"), "{metrics}");
     site.gone(&format!("api-{second}")).await;
-    // Deleting a picture is not cancelling a job.
+    // Deleting a mirror does not cancel the job.
     site.jobs().delete(&shown, &DeleteParams::default()).await.unwrap();
     site.gone(&shown).await;
     assert_eq!(site.system.job(&waits).await["status"], "uploading");
-    // Elsewhere such a label shows nobody a job.
+    // In another namespace such a label reveals no job.
     let elsewhere = site.cluster.namespace("nosy").await;
     assert_ne!(elsewhere, site.namespace);
     let nosy = controller.stop().await;

@@ -1,5 +1,5 @@
-//! What cannot be: refused at admission where the schema can, else said in a condition. Nothing is tried
-//! again that cannot succeed.
+//! Invalid objects are rejected at admission if the schema can express it, and otherwise reported in a
+//! condition. Actions that cannot succeed are not retried.
 
 use kube::ResourceExt as _;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -48,7 +48,7 @@ async fn schema_rejects_invalid_transcode_jobs() {
     assert_eq!(site.jobs().list(&Default::default()).await.unwrap().items.len(), 0);
 }
 
-/// What no schema can say, and what an API server that does not evaluate CEL lets through.
+/// Rules that no schema can express, and rules that an API server without CEL does not enforce.
 #[tokio::test]
 async fn transcode_job_beyond_the_schema_is_stalled_with_a_message() {
     let cluster = cluster::bare().await;
@@ -87,7 +87,7 @@ async fn edit_of_an_immutable_field_is_rejected_or_reported() {
     site.make("film", json!({"input": {"key": key}, "qualities": ["144p"], "suspend": false})).await;
     site.phase("film", "Complete").await;
     let other = site.input(clips::long_clip()).await;
-    // Queued, and held there by what is before it: nothing is, so it may run meanwhile.
+    // No other job is ahead of it, so it is running soon.
     site.make("next", json!({"input": {"key": other}, "preset": "hls", "qualities": ["720p"]})).await;
     site.phase("next", "Running").await;
     let change = Patch::Merge(json!({"spec": {"qualities": ["144p"]}}));

@@ -1,5 +1,4 @@
-//! What the controller may do in a cluster is what the manifests say: it needs no more, and it needs all
-//! of it.
+//! The permissions in the manifests are exactly those that the controller needs.
 
 use std::collections::BTreeSet;
 
@@ -13,17 +12,17 @@ use crate::support::clips::clip;
 use crate::support::kube::Cluster;
 use crate::support::system::{PATIENCE, Setup, System, WEBHOOK_SECRET, serve};
 
-/// group/resource and verb.
+/// Pairs of group/resource and verb.
 type Grants = BTreeSet<(String, String)>;
 
 fn manifest(overlay: &str) -> String {
     format!("{}/manifests/overlays/{overlay}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Puts an overlay's accounts, roles and bindings in, and answers what they grant.
+/// Creates an overlay's accounts, roles and bindings, and returns what they grant.
 async fn grant(cluster: &Cluster, overlay: &str, there: &str, here: &str) -> Grants {
     let text = cluster.kubectl_ok(&["kustomize", &manifest(overlay)]).await;
-    // Into a namespace of the test's own.
+    // Use the namespace of the test instead.
     let text = text.replace(&format!("namespace: {there}\n"), &format!("namespace: {here}\n"));
     let mut grants = Grants::new();
     for document in serde_saphyr::from_multiple::<Value>(&text).unwrap() {
@@ -68,7 +67,7 @@ fn each(rule: &Value) -> Vec<(String, String, String)> {
     all
 }
 
-/// What was asked for, and what of it was refused.
+/// The permissions that were used, and the requests that were denied.
 fn asked(cluster: &Cluster, account: &str) -> (Grants, Vec<Value>) {
     let (mut grants, mut refused) = (Grants::new(), Vec::new());
     for event in cluster.audit() {
@@ -89,7 +88,7 @@ fn asked(cluster: &Cluster, account: &str) -> (Grants, Vec<Value>) {
     (grants, refused)
 }
 
-/// Has the controller do all that it ever does, in `site`.
+/// Makes the controller in `site` do everything that it can do.
 async fn everything(site: &Site) {
     let url = serve(axum::Router::new().route("/hook", axum::routing::post(|| async {}))).await;
     let secret = format!("--from-literal=secret={WEBHOOK_SECRET}");
@@ -104,7 +103,7 @@ async fn everything(site: &Site) {
         "webhook": {"url": format!("{url}/hook"), "secretRef": {"name": "hook"}},
     });
     site.make("film", spec).await;
-    // The second Event of a kind is a change of the first.
+    // The second Event of a kind is a patch of the first.
     for suspend in [false, true, false, true, false] {
         site.until("film", "suspended or not", |job| super::has_phase(job, "Suspended") != suspend).await;
         site.patch("film", json!({"suspend": suspend})).await;
@@ -131,7 +130,7 @@ async fn roles_in_the_manifests_are_exactly_those_needed() {
     let system: &'static System = Box::leak(Box::new(Setup::default().start().await));
     let home = Site::on(cluster, system, "films").await;
 
-    // One namespace.
+    // A single namespace.
     let grants = grant(cluster, "namespaced", "films", &home.namespace).await;
     let kubeconfig = cluster.kubeconfig_of(&home.namespace, "tcoder-controller").await;
     let env =
@@ -145,7 +144,7 @@ async fn roles_in_the_manifests_are_exactly_those_needed() {
     assert!(refused.is_empty(), "{refused:#?}");
     assert_eq!(used, grants, "left: used; right: granted");
 
-    // The whole cluster: its objects lie elsewhere than the controller.
+    // The whole cluster: the objects are in other namespaces than the controller.
     let system: &'static System = Box::leak(Box::new(Setup::default().start().await));
     let own = cluster.namespace("system").await;
     let wide = grant(cluster, "cluster-wide", "tcoder-system", &own).await;
@@ -166,7 +165,7 @@ async fn roles_in_the_manifests_are_exactly_those_needed() {
     assert!(refused.is_empty(), "{refused:#?}");
 }
 
-/// A controller that may do nothing says which roles it lacks, and is not ready.
+/// A controller without permissions reports which roles it lacks, and is not ready.
 #[tokio::test]
 async fn controller_without_its_roles_reports_it() {
     let (cluster, system) = (crate::support::kube::bare().await, crate::support::system::shared().await);

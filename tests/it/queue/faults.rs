@@ -1,4 +1,5 @@
-//! What goes wrong around the queue: Redis forgets, restarts, runs out of memory, refuses, is away.
+//! Faults around the queue: Redis loses data, restarts, runs out of memory, refuses commands, or is
+//! unreachable.
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::support::redis::{private_redis, raw};
 
-/// Longer than anything here may take: only so that a hang ends as a failure.
+/// Longer than anything here takes, so that a hang ends as a failure.
 const HANG: Duration = Duration::from_secs(120);
 
 #[tokio::test]
@@ -29,7 +30,7 @@ async fn evicted_scripts_are_sent_again() {
     assert_eq!(queue.get(id).await.unwrap().unwrap().status, State::Completed);
 }
 
-/// Calls until Redis answers again.
+/// Retries until Redis answers again.
 async fn resumed(queue: &Queue) {
     let answers = async {
         while queue.ping().await.is_err() {
@@ -72,7 +73,7 @@ async fn complete_survives_a_short_restart_of_redis() {
     server.kill().await;
     let completes = tokio::spawn(async move {
         loop {
-            // A worker repeats it for as long as its lease may hold.
+            // A worker repeats it for as long as its lease may be valid.
             match queue.complete(&job, &result_of(1)).await {
                 Err(error) if error.is_connection() => {}
                 other => return other,
@@ -104,7 +105,7 @@ async fn worker_clock_that_is_wrong_does_not_affect_leases() {
     }
 }
 
-/// Everything a server holds, as one comparable text, without its bookkeeping of times.
+/// The whole content of a server as comparable text, without its internal timestamps.
 fn dump(redis: &mut redis::Connection, config: &RedisConfig) -> Vec<String> {
     let mut all = Vec::new();
     for set in ["uploading", "pending", "scheduled", "leases", "dead"] {
@@ -144,7 +145,7 @@ async fn redis_out_of_memory_changes_and_loses_nothing() {
     queue.submit(scheduled, &spec(), SubmitMode::After(Duration::from_millis(1))).await.unwrap();
     let uploading = JobId::new();
     queue.submit(uploading, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
-    // Leftovers, as a failover might leave them: they must not switch on what memory forbids.
+    // Leftovers of a failover, which must not bypass the memory limit.
     for (set, leftover) in
         [("leases", format!("{}:9", JobId::new())), ("scheduled", JobId::new().to_string())]
     {
@@ -164,7 +165,7 @@ async fn redis_out_of_memory_changes_and_loses_nothing() {
     is_out_of_memory(queue.progress(late.attempt, 50.0).await);
     is_out_of_memory(queue.expire_upload(uploading, &hopeless()).await);
     assert_eq!(dump(&mut redis, &config), before);
-    // Work that is done is not thrown away.
+    // Finished work is not discarded.
     assert_eq!(queue.complete(&finished, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
 
     set(&mut redis, "maxmemory", "0");
@@ -211,7 +212,7 @@ async fn sweep_reaps_five_thousand_leases_in_batches() {
         let Sweep { ready: some, next_due, now } = queue.sweep(500).await.unwrap();
         assert_eq!(some, 500, "round {round}");
         ready += some as usize;
-        // More is due at once, for as long as a batch was full.
+        // More is due at once, as long as a batch was full.
         assert_eq!(next_due, Some(now));
     }
     assert_eq!(ready, JOBS);
@@ -252,7 +253,7 @@ async fn connect_without_redis_fails_instead_of_waiting() {
         let other = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         other.local_addr().unwrap().port()
     };
-    // One address refuses; behind the other somebody listens and never says a word.
+    // One address refuses connections; at the other one a listener never answers.
     let (refused, silent) = (config(closed), config(port));
     let both = async { tokio::join!(Queue::connect(&refused), Queue::connect(&silent)) };
     let (refused, silent) = timeout(HANG, both).await.expect("it waits for ever");

@@ -1,4 +1,5 @@
-//! What reconcilers share in Redis: who acts, what they see, who is told to leave, and what they say.
+//! What reconcilers share in Redis: the fleet lock, the observation, retired machines, and the published
+//! status.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ async fn hold(queue: &Queue, holder: &str) -> LockOutcome {
     queue.acquire_fleet_lock(holder, HOLD, false, false).await.unwrap()
 }
 
-/// Takes the right to act for `time`, whoever let it lapse.
+/// Acquires the fleet lock for `time`, even if another holder let it expire.
 async fn fence_for(queue: &Queue, holder: &str, time: Duration, fresh: bool) -> FencingToken {
     match queue.acquire_fleet_lock(holder, time, fresh, true).await.unwrap() {
         LockOutcome::Mine(fence) => fence,
@@ -44,7 +45,7 @@ fn record(name: &str, machine: &str) -> WorkerRecord {
     }
 }
 
-/// A worker on a machine; `None` when it was refused.
+/// Registers a worker on a machine; `None` if it was refused.
 async fn worker_on(queue: &Queue, name: &str, machine: &str) -> Option<WorkerId> {
     let record = record(name, machine);
     queue.register(&record, now(queue).await).await.unwrap().then_some(record.worker_id)
@@ -74,7 +75,7 @@ async fn fleet_lock_has_one_holder_and_its_epoch_grows() {
         let other = queue.acquire_fleet_lock("b", HOLD, true, insist).await.unwrap();
         assert!(matches!(other, LockOutcome::Held(left) if left <= HOLD && !left.is_zero()), "{other:?}");
     }
-    // A renewal is no change of hands; another life of the same name is.
+    // A renewal does not change the epoch; a new process of the same name does.
     assert_eq!(hold(&queue, "a").await, mine("a", 1));
     assert_eq!(fence_for(&queue, "a", HOLD, true).await.epoch, 2);
     assert_eq!(hold(&queue, "a").await, mine("a", 2));
@@ -91,7 +92,7 @@ async fn fleet_lock_prefers_its_lapsed_holder_unless_forced() {
         queue.acquire_fleet_lock("b", HOLD, true, false).await.unwrap(),
         LockOutcome::Lapsed(_)
     ));
-    // It comes back: nobody acted meanwhile, so nothing has changed hands.
+    // It comes back, and nobody acted in the meantime, so the epoch is the same.
     assert_eq!(fence_for(&queue, "a", Duration::ZERO, false).await, fence);
     assert_eq!(queue.acquire_fleet_lock("b", HOLD, false, true).await.unwrap(), mine("b", 2));
     assert!(matches!(hold(&queue, "a").await, LockOutcome::Held(_)));
@@ -103,13 +104,13 @@ async fn fleet_lock_released_is_free_at_once() {
     let first = fence(&queue).await;
     queue.release_fleet_lock(&first).await.unwrap();
     assert_eq!(hold(&queue, "b").await, mine("b", 2));
-    // What it says once more, or under an epoch of before, takes nothing from others.
+    // A status that is published again, or with an old epoch, takes nothing from others.
     let stale = FencingToken { holder: "b".into(), epoch: 1 };
     for old in [&first, &stale] {
         queue.release_fleet_lock(old).await.unwrap();
         assert!(matches!(hold(&queue, "c").await, LockOutcome::Held(_)));
     }
-    // Its own successor is another change of hands.
+    // A successor of the same name increases the epoch, too.
     queue.release_fleet_lock(&FencingToken { holder: "b".into(), epoch: 2 }).await.unwrap();
     assert_eq!(hold(&queue, "b").await, mine("b", 3));
 }
@@ -169,7 +170,7 @@ async fn retire_refuses_busy_machines_and_stops_claims_of_idle_ones() {
     submit(&queue, &spec()).await;
     for w in &on_m {
         assert_eq!(ask(&queue, w).await, Claim::Retired);
-        // No sign of life lifts it, nor does a claim that sweeps.
+        // Neither a heartbeat nor a claim with a sweep undoes the retirement.
         queue.report_alive(w, now(&queue).await.plus(86_400_000)).await.unwrap();
         assert_eq!(queue.claim(w, now(&queue).await, true).await.unwrap(), Claim::Retired);
     }
@@ -186,7 +187,7 @@ async fn retire_counts_leases_of_unregistered_workers() {
     queue.deregister(&w).await.unwrap();
     let named = async || queue.retire(&fence, "m", std::slice::from_ref(&w), HOLD).await.unwrap();
     assert_eq!(named().await, RetireOutcome::Busy);
-    // Its lease has run out, and nobody has taken the job from it yet: it may still come back.
+    // Its lease has expired but was not reaped: the worker may still come back.
     all_due(&mut raw(&config), &config);
     assert_eq!(named().await, RetireOutcome::Busy);
     queue.sweep(10).await.unwrap();
@@ -198,7 +199,7 @@ async fn retire_counts_leases_of_unregistered_workers() {
 async fn register_is_refused_on_a_retired_machine_until_it_is_readmitted() {
     let (queue, _) = queue().await;
     let fence = fence(&queue).await;
-    // Nobody is there yet: that is the very moment this is for.
+    // No worker has registered yet, which is the case that this is for.
     assert_eq!(retire(&queue, &fence, "m").await, RetireOutcome::Retired);
     assert_eq!(worker_on(&queue, "w", "m").await, None);
     assert_eq!(queue.workers().await.unwrap(), []);
@@ -218,7 +219,7 @@ async fn retire_refusal_expires() {
     let key = format!("{}machines:retired", config.prefix);
     redis::cmd("ZADD").arg(key).arg(now(&queue).await.0).arg("m").exec(&mut raw(&config)).unwrap();
     assert!(worker_on(&queue, "w", "m").await.is_some());
-    // What is over is swept out with the next.
+    // Expired entries are removed with the next call.
     assert_eq!(retire(&queue, &fence, "n").await, RetireOutcome::Retired);
     let left: Vec<String> =
         zset(&mut raw(&config), &config, "machines:retired").into_iter().map(|(name, _)| name).collect();
@@ -231,7 +232,7 @@ async fn retire_wakes_idle_workers() {
     let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
     let fence = fence(&queue).await;
     worker_on(&queue, "w", "m").await.unwrap();
-    // Which of the idle ones hears it is not ours to choose, so all do.
+    // Which idle worker is woken is arbitrary, so all wait.
     let waiting = waiters(&queue, 3).await;
     blocked(&server, 3).await;
     assert_eq!(retire(&queue, &fence, "m").await, RetireOutcome::Retired);
@@ -297,7 +298,7 @@ async fn fleet_view_shows_the_queue() {
     let due = view.next_due.unwrap();
     assert!((after.plus(3_600_000)..=view.now.plus(3_600_000)).contains(&due), "the sooner one: {view:?}");
 
-    // A lease that ends before is what is due next; then both kinds are.
+    // A lease that ends earlier is what is due next; later both kinds are.
     let w = worker_on(&queue, "w", "m").await.unwrap();
     let job = claim(&queue, &w).await.unwrap();
     let soon = now(&queue).await.plus(60_000);
@@ -328,7 +329,7 @@ async fn fleet_view_shows_workers_jobs_and_retirement() {
     let alive: std::collections::BTreeMap<String, f64> =
         zset(&mut raw(&config), &config, "machines:alive").into_iter().collect();
     retire(&queue, &fence, "m3").await;
-    // What is no record of ours hides nobody else's.
+    // An invalid record does not hide the others.
     let key = format!("{}machines:pool", config.prefix);
     redis::cmd("HSET").arg(key).arg("odd").arg("no record").exec(&mut raw(&config)).unwrap();
 
@@ -410,7 +411,7 @@ async fn pause_and_resume_appear_in_the_event_stream() {
     assert_eq!(queue.fleet().await.unwrap(), (None, None));
     assert_eq!(queue.fleet_view().await.unwrap().paused, None);
     assert!(!queue.fleet_resume().await.unwrap(), "there is nothing to resume");
-    // Who asks for jobs' events alone is not bothered.
+    // Readers of job events do not get this event.
     let id = submit(&queue, &spec()).await;
     let jobs = feed.next(Duration::from_secs(120)).await.unwrap();
     assert!(jobs.iter().all(|event| event.job_id == id), "{jobs:?}");
@@ -433,7 +434,7 @@ async fn second_pause_changes_the_reason_but_not_the_time() {
         assert_eq!(pause(given).await, expected);
         assert_eq!(queue.fleet().await.unwrap().1, Some(expected));
     }
-    // Whoever set the key by hand meant it too.
+    // A key that was set by hand pauses the fleet, too.
     let key = format!("{}fleet:paused", config.prefix);
     redis::cmd("SET").arg(&key).arg("by hand").exec(&mut raw(&config)).unwrap();
     let by_hand = Some(Paused { since: Millis(0), reason: None });

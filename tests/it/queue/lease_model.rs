@@ -1,8 +1,8 @@
-//! Every interleaving of the lease protocol, for a few workers and jobs: the very model that the random
-//! tests hold against Redis, with workers that crash, stall, and lose answers.
+//! Explores every interleaving of the lease protocol for a few workers and jobs, with workers that crash,
+//! stall, and lose answers. The model is the one that the random tests compare with Redis.
 //!
-//! Time stands still here; that a lease runs out or a delay is over is just something that may happen
-//! at any moment. That covers every clock.
+//! Time does not pass here: the expiry of a lease or a delay is an event that may happen at any moment, which
+//! covers every clock.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,9 +15,9 @@ use super::model::{Begin, Claim, Model, Mutant, Terms};
 
 const WORKERS: usize = 2;
 const ATTEMPTS: u32 = 2;
-/// Releases do not count as attempts, so without a bound there would be no end of states.
+/// Releases do not count as attempts, so without a limit the state space would be infinite.
 const MOST_RELEASES: u8 = 1;
-/// Only a mutant that does not count its attempts comes this far.
+/// Only a mutant that does not count its attempts exceeds this number.
 const MOST_EPOCHS: u64 = 4;
 
 struct Protocol {
@@ -25,13 +25,13 @@ struct Protocol {
     mutant: Mutant,
 }
 
-/// A worker's view: it holds what it believes to hold.
+/// A job that a worker believes to hold.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Held {
     claim: Claim,
-    /// The manifest it goes on with, once it has put its own or found another's.
+    /// The manifest that it continues with, after it has written its own or found another one.
     manifest: Option<Epoch>,
-    /// Its complete went through, and it does not know.
+    /// Its completion was accepted, but the answer was lost.
     unheard: bool,
 }
 
@@ -39,12 +39,12 @@ struct Held {
 struct World {
     model: Model,
     workers: [Option<Held>; WORKERS],
-    /// Manifests that were put and not refused, by job.
+    /// Manifests that were written and not refused, by job.
     puts: BTreeMap<JobId, Vec<Epoch>>,
     releases: u8,
-    /// Epochs whose complete was accepted, by job.
+    /// Epochs whose completion was accepted, by job.
     done: BTreeMap<JobId, Vec<Epoch>>,
-    /// The first promise that was broken by an answer.
+    /// The first promise that an answer broke.
     broken: Option<&'static str>,
 }
 
@@ -106,7 +106,7 @@ impl Explored for Protocol {
         let mut world = last.clone();
         world.act(act);
         world.model.events.clear();
-        // Which worker is which makes no difference.
+        // Workers are interchangeable.
         world.workers.sort();
         (world != *last).then_some(world)
     }
@@ -155,7 +155,7 @@ impl Explored for Protocol {
 }
 
 impl World {
-    /// Whether the worker's lease stands.
+    /// Whether the worker's lease is valid.
     fn holds(&self, held: &Held) -> bool {
         self.model.leases.contains_key(&self.model.lease(held.claim.attempt))
     }
@@ -202,7 +202,7 @@ impl World {
         }
     }
 
-    /// A call of a worker that goes on afterwards if it answers so.
+    /// A call of a worker, which continues afterwards if the call returns true.
     fn with(&mut self, n: usize, call: impl FnOnce(&mut Model, &Held) -> bool) {
         let Some(held) = self.workers[n].take() else { return };
         if call(&mut self.model, &held) {
@@ -210,7 +210,8 @@ impl World {
         }
     }
 
-    /// Completes, and holds the answer against what the worker may expect. The worker is done with it.
+    /// Completes the job and compares the answer with what the worker may expect. The worker is then finished
+    /// with it.
     fn complete(&mut self, n: usize) -> Option<Held> {
         let held = self.workers[n].take()?;
         let AttemptId { job: id, epoch } = held.claim.attempt;
@@ -237,12 +238,12 @@ impl World {
     }
 }
 
-/// Explores everything; the names of the properties that do not hold, and how many states there were.
+/// Explores all states. Returns the names of violated properties, and the number of states.
 fn explore(protocol: Protocol) -> (BTreeSet<&'static str>, usize) {
     let checker = protocol.checker().threads(2).spawn_bfs().join();
     let found = checker.discoveries();
     let failing = checker.model().properties().into_iter().filter(|p| {
-        // A counterexample is a failure, and so is an example that was sought in vain.
+        // Both a counterexample and a missing example are failures.
         found.contains_key(p.name) == p.expectation.discovery_is_failure()
     });
     (failing.map(|p| p.name).collect(), checker.unique_state_count())
@@ -272,7 +273,7 @@ fn lease_model_detects_every_mutant() {
     }
 }
 
-/// States from which no sequence of events, however kind, ends every job.
+/// The number of states from which no sequence of events ends every job.
 fn stuck(protocol: &Protocol) -> usize {
     let ended = |world: &World| world.model.jobs.values().all(|job| job.state.is_terminal());
     let mut numbers: BTreeMap<u64, usize> = BTreeMap::new();
@@ -292,7 +293,7 @@ fn stuck(protocol: &Protocol) -> usize {
     while let Some(at) = queue.pop_front() {
         let mut acts = Vec::new();
         protocol.actions(&worlds[at], &mut acts);
-        // Nobody is obliged to cancel, so a job must be able to end without it.
+        // A cancellation is not guaranteed, so a job must be able to end without it.
         for act in acts.into_iter().filter(|act| !matches!(act, Act::Cancel(_))) {
             let Some(next) = protocol.next_state(&worlds[at], act) else { continue };
             let known = worlds.len();
@@ -319,6 +320,6 @@ fn fingerprint(world: &World) -> u64 {
 #[test]
 fn lease_model_lets_every_job_end_from_every_state() {
     assert_eq!(stuck(&Protocol { jobs: 1, mutant: Mutant::Sound }), 0);
-    // A protocol that loses a job is noticed.
+    // A protocol that loses a job is detected.
     assert!(stuck(&Protocol { jobs: 1, mutant: Mutant::Forgets }) > 0);
 }

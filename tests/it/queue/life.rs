@@ -1,4 +1,4 @@
-//! The life of a job, call by call: what repeats, who wins a race, and who is next.
+//! The life of a job, call by call: repeated calls, races, and the order of jobs.
 
 use std::time::Duration;
 
@@ -96,7 +96,7 @@ async fn priority_overtakes_without_starving_old_jobs() {
     let plain = submit(&queue, &spec()).await;
     let low = submit(&queue, &with_priority(-1)).await;
     let high = submit(&queue, &with_priority(10)).await;
-    // Ten points are worth ten minutes: a plain job that came eleven minutes ago goes first.
+    // Ten points are worth ten minutes, so a plain job that arrived eleven minutes ago comes first.
     let old = submit(&queue, &spec()).await;
     let pending = format!("{}jobs:pending", config.prefix);
     redis::cmd("ZINCRBY")
@@ -118,7 +118,7 @@ async fn delayed_job_is_claimed_only_when_due() {
     let before = now(&queue).await;
     queue.submit(id, &spec(), SubmitMode::After(Duration::from_secs(60))).await.unwrap();
     let after = now(&queue).await;
-    // A clock that is an hour ahead makes nothing due.
+    // A clock that is an hour fast makes nothing due.
     for ahead in [0, 3_600_000] {
         let claim = queue.claim(&w, after.plus(ahead), true).await.unwrap();
         let Claim::Empty { next_due: Some(due), now: Some(told) } = claim else { panic!("{claim:?}") };
@@ -126,7 +126,7 @@ async fn delayed_job_is_claimed_only_when_due() {
         assert!((after..=now(&queue).await).contains(&told), "{told:?}");
     }
     all_due(&mut raw(&config), &config);
-    // And one that is an hour behind does not hold up what is due.
+    // A clock that is an hour slow does not delay what is due.
     let claim = queue.claim(&w, after.plus(-3_600_000), true).await.unwrap();
     let Claim::Job(job) = claim else { panic!("it is due: {claim:?}") };
     assert_eq!(job.attempt.job, id);
@@ -140,7 +140,7 @@ async fn claim_returns_when_the_retry_is_due() {
     let job = claim(&queue, &w).await.unwrap();
     let FailOutcome::Retry(at) = queue.fail(&job, &retryable()).await.unwrap() else { panic!("no retry") };
     assert_eq!(queue.fail(&job, &retryable()).await.unwrap(), FailOutcome::Already);
-    // Later, so that it is not due yet whatever wait was drawn.
+    // Later, so that it is not due yet, whatever delay was drawn.
     let later = at.plus(3_600_000);
     let key = format!("{}jobs:scheduled", config.prefix);
     redis::cmd("ZADD")
@@ -167,7 +167,7 @@ async fn job_that_kills_its_workers_fails_after_max_attempts() {
     let queue = Queue::connect_with(&config, INSTANT).await.unwrap();
     let id = submit(&queue, &JobSpec { max_attempts: 4, ..hooked() }).await;
     for number in 1..=4 {
-        // Each time another worker takes it and dies.
+        // Each time another worker claims it and dies.
         let w = worker(&queue, &format!("w{number}")).await;
         assert_eq!(claim(&queue, &w).await.unwrap().number, number);
         queue.sweep(10).await.unwrap();
@@ -178,7 +178,7 @@ async fn job_that_kills_its_workers_fails_after_max_attempts() {
     assert!(error.message.contains("died 4 times"), "{error}");
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.pending, stats.running, stats.failed, stats.pending_webhooks), (0, 0, 1, 1));
-    // Somebody asks for it again: a fresh set of attempts, and the numbers go on.
+    // It is redriven: with all attempts again, while the epochs continue to grow.
     let last = job.epoch;
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
     let job = claim(&queue, &worker(&queue, "w5").await).await.unwrap();
@@ -246,7 +246,7 @@ async fn epochs_of_a_reused_id_are_unique() {
     let first = claim(&queue, &w).await.unwrap();
     assert_eq!((first.attempt.epoch.0, first.earlier), (first.at.0.unsigned_abs(), false));
     queue.complete(&first, &result_of(1)).await.unwrap();
-    // Its record expires, and the id comes again.
+    // Its record expires, and the id is used again.
     let key = format!("{}jobs:status:{id}", config.prefix);
     redis::cmd("DEL").arg(&key).exec(&mut raw(&config)).unwrap();
     while now(&queue).await <= first.at {}
@@ -267,7 +267,7 @@ async fn epoch_of_a_claim_lost_in_a_failover_is_not_reused() {
     let before: std::collections::BTreeMap<String, String> =
         redis::cmd("HGETALL").arg(&status).query(&mut redis).unwrap();
     let forgotten = claim(&queue, &w).await.unwrap();
-    // The replica that takes over has not heard of the claim.
+    // The replica that takes over has not received the claim.
     redis::pipe()
         .del(key("jobs:leases"))
         .del(&status)
@@ -292,7 +292,7 @@ async fn keep_corrects_a_slow_clock() {
     let w = worker(&queue, "w").await;
     let id = submit(&queue, &spec()).await;
     let job = claim(&queue, &w).await.unwrap();
-    // The machine slept for an hour; the lease has the claim's deadline.
+    // The machine slept for an hour; the lease has the deadline of the claim.
     let clock = tcoder::queue::ServerClock::at(job.at.plus(-HOUR));
     while now(&queue).await <= job.at {}
     let before = now(&queue).await;
@@ -323,7 +323,7 @@ async fn uploaded_after_the_window_revives_the_job() {
     let ttl: i64 = redis::cmd("PTTL").arg(key).query(&mut raw(&config)).unwrap();
     assert_eq!((ttl, queue.stats().await.unwrap().failed), (-1, 0));
     let job = claim(&queue, &w).await.unwrap();
-    // What failed for another reason is not revived by a second event.
+    // A job that failed for another reason is not revived by a second event.
     queue.fail(&job, &hopeless()).await.unwrap();
     assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Already(State::Failed));
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
@@ -361,7 +361,7 @@ async fn overdue_job_fails_from_every_state() {
     assert_eq!(queue.cancel_with(queued, &overdue).await.unwrap(), CancelOutcome::Cancelled);
     let job = queue.get(queued).await.unwrap().unwrap();
     assert_eq!((job.status, job.error), (State::Failed, Some(late)));
-    // Nobody ever tried it, but its input is there: it can be tried, and no upload revives it.
+    // It was never claimed, but its input exists: it can be redriven, and no upload revives it.
     assert_eq!(queue.uploaded(queued).await.unwrap(), UploadedOutcome::Already(State::Failed));
     assert_eq!(queue.redrive(queued).await.unwrap(), RedriveOutcome::Queued);
 

@@ -1,4 +1,4 @@
-//! Listings: every job once, newest first, whatever comes in meanwhile.
+//! Listings contain every job once, newest first, even if jobs are added in the meantime.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -119,7 +119,7 @@ async fn prune_index_removes_only_expired_jobs() {
     assert_eq!(zset(&mut redis, &config, "jobs:cancelled").len(), 0);
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.pending, stats.cancelled, stats.completed), (6, 0, 0));
-    // What expired may come again; what lives is not submitted a second time.
+    // An expired job can be submitted again; an existing one cannot be submitted twice.
     assert_eq!(queue.submit(ids[0], &spec(), SubmitMode::Now).await.unwrap(), SubmitOutcome::Created);
     assert_eq!(queue.submit(ids[9], &spec(), SubmitMode::Now).await.unwrap(), SubmitOutcome::Same);
 }

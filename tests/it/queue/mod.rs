@@ -1,5 +1,5 @@
-//! The queue on real Redis: a model in lockstep, every interleaving of the lease protocol, a soak with
-//! crashes, and a named test for each fault it must survive.
+//! The queue on real Redis: random comparison with a model, exploration of the lease protocol, a soak test
+//! with crashes, and a named test for each fault.
 
 mod faults;
 mod fleet;
@@ -37,7 +37,7 @@ fn hooked() -> JobSpec {
     JobSpec { webhook_url: Some("https://example.com/hook".parse().unwrap()), ..spec() }
 }
 
-/// A result that tells which attempt's manifest it is.
+/// A result that identifies the manifest of an attempt.
 fn result_of(epoch: u64) -> JobResult {
     let video = VideoInfo {
         codec: "h264".into(),
@@ -70,7 +70,7 @@ fn hopeless() -> Failure {
     Failure::new(FailureCode::InvalidMedia, "the file is no video")
 }
 
-/// Leases that never run out while a test looks on.
+/// Leases that do not expire during a test.
 const LONG: Policy = Policy {
     lease: Duration::from_secs(3600),
     heartbeat: Duration::from_secs(5),
@@ -79,7 +79,7 @@ const LONG: Policy = Policy {
     retention: Duration::from_secs(3600),
 };
 
-/// Leases that run out as soon as somebody looks.
+/// Leases that expire at once.
 const INSTANT: Policy = Policy { lease: Duration::ZERO, ..LONG };
 
 async fn queue() -> (Queue, RedisConfig) {
@@ -105,7 +105,7 @@ async fn now(queue: &Queue) -> Millis {
     queue.clock().await.unwrap().now()
 }
 
-/// Claims without a sweep. A worker that lost a lease enters the pool again, as workers do.
+/// Claims without a sweep. A worker that lost a lease registers again, as workers do.
 async fn claim(queue: &Queue, name: &WorkerId) -> Option<Claimed> {
     loop {
         match queue.claim(name, now(queue).await, false).await.unwrap() {

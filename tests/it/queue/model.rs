@@ -1,6 +1,5 @@
-//! The queue's protocol as pure functions over plain values: what each call promises, in the fewest
-//! words. Time comes in from outside. The random tests run it beside Redis; the lease model explores
-//! every interleaving of it.
+//! The queue's protocol as pure functions of plain values, as simple as possible. Time is a parameter. The
+//! random tests compare it with Redis; the lease model explores every interleaving of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +8,7 @@ use tcoder::queue::{
     CancelOutcome, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, UploadedOutcome,
 };
 
-/// What of a job's spec the protocol knows.
+/// The parts of a job's spec that the protocol uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Terms {
     pub max: u32,
@@ -40,15 +39,15 @@ pub struct Job {
     pub worker: Option<u8>,
     pub progress: u32,
     pub error: Option<FailureCode>,
-    /// Which attempt's manifest the job was completed with.
+    /// The epoch of the manifest with which the job was completed.
     pub result: Option<Epoch>,
-    /// Cancelled for the time being.
+    /// Whether it is cancelled because it is suspended.
     pub suspended: bool,
-    /// It took too long; the state it was in.
+    /// The state in which it exceeded its deadline.
     pub overdue: Option<State>,
 }
 
-/// Why a job is called off.
+/// Why a job is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Why {
     Cancelled,
@@ -56,18 +55,18 @@ pub enum Why {
     Overdue,
 }
 
-/// A rule of the protocol that a mutant leaves out, to prove that the checks can fail.
+/// A rule of the protocol that a mutant omits, to prove that the tests can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Mutant {
-    /// None: the protocol as it is.
+    /// No rule: the protocol as it is.
     Sound,
-    /// Leases are known by job alone, so that any attempt passes for the newest.
+    /// Leases are identified by job only, so that any attempt counts as the latest.
     Unfenced,
-    /// A reaped job goes back however often it was tried.
+    /// A reaped job is queued again, however often it was tried.
     Uncounted,
-    /// The second manifest overwrites the first.
+    /// A second manifest overwrites the first.
     Overwrites,
-    /// A reaped job is put nowhere.
+    /// A reaped job is not queued again.
     Forgets,
 }
 
@@ -75,7 +74,7 @@ pub enum Mutant {
 pub struct Claim {
     pub attempt: AttemptId,
     pub number: u32,
-    /// Whether an attempt began before.
+    /// Whether an earlier attempt has started.
     pub earlier: bool,
 }
 
@@ -90,9 +89,9 @@ pub struct Model {
     pub dead: BTreeMap<JobId, i64>,
     pub cancelled: BTreeMap<JobId, i64>,
     pub outbox: BTreeSet<(AttemptId, &'static str)>,
-    /// In object storage: the attempt whose manifest stands there.
+    /// Object storage: the epoch of each job's manifest.
     pub manifests: BTreeMap<JobId, Epoch>,
-    /// Events since it was last emptied.
+    /// Events since the list was last emptied.
     pub events: Vec<(JobId, State)>,
 }
 
@@ -113,7 +112,7 @@ impl Model {
         }
     }
 
-    /// What tells a lease from every other.
+    /// The identity of a lease.
     pub fn lease(&self, attempt: AttemptId) -> AttemptId {
         if self.mutant == Mutant::Unfenced { AttemptId { epoch: Epoch(0), ..attempt } } else { attempt }
     }
@@ -126,8 +125,8 @@ impl Model {
         self.jobs.get_mut(&id).expect("the job was looked up before")
     }
 
-    /// The only way a job's state changes. A mutant breaks the rules of the queue, not those of states,
-    /// but does so to jobs that are not where they should be.
+    /// The only way in which a job's state changes. A mutant breaks the rules of the queue, not those of
+    /// states, but may do so for jobs in an unexpected state.
     fn change(&mut self, id: JobId, how: Transition) {
         let sound = self.mutant == Mutant::Sound;
         let job = self.job(id);
@@ -146,7 +145,7 @@ impl Model {
         }
     }
 
-    /// Into the queue as of now.
+    /// Queues the job as of `now`.
     fn enqueue(&mut self, id: JobId, now: i64) {
         let job = self.job(id);
         (job.queued, job.rank) = (Some(now), now - job.terms.boost);
@@ -171,7 +170,7 @@ impl Model {
         self.events.push((id, state));
     }
 
-    /// Whether it is a new job.
+    /// Submits a job; returns whether it is new.
     pub fn submit(&mut self, id: JobId, terms: Terms, begin: Begin, now: i64) -> bool {
         if self.jobs.contains_key(&id) {
             return false;
@@ -211,13 +210,13 @@ impl Model {
         true
     }
 
-    /// Whether the job failed because its upload never came: it expired, or took too long over all.
+    /// Whether the job failed because its upload never arrived: the upload expired, or the deadline passed.
     fn never_uploaded(&self, id: JobId) -> bool {
         let waited = |j: &Job| j.overdue.is_none_or(|from| from == State::Uploading);
         self.jobs.get(&id).is_some_and(|j| j.state == State::Failed && j.epoch == Epoch(0) && waited(j))
     }
 
-    /// Whether an upload that comes after all revives it.
+    /// Whether a late upload revives the job.
     fn may_come_late(&self, id: JobId) -> bool {
         self.never_uploaded(id) && self.jobs.get(&id).is_some_and(|j| j.overdue.is_none())
     }
@@ -245,7 +244,7 @@ impl Model {
         self.change(id, Transition::Claim);
         let job = self.job(id);
         let earlier = job.epoch > Epoch(0);
-        // Where time stands still, as in the lease model, epochs count.
+        // In the lease model time does not pass, so epochs are counted.
         job.epoch = Epoch((job.epoch.0 + 1).max(now.unsigned_abs()));
         job.attempt += 1;
         (job.worker, job.started, job.progress) = (Some(worker), Some(now), 0);
@@ -273,7 +272,7 @@ impl Model {
         held
     }
 
-    /// Puts the attempt's manifest into storage, if none is there; answers whose is.
+    /// Writes the attempt's manifest to storage unless one exists; returns the epoch of the existing one.
     pub fn commit(&mut self, AttemptId { job: id, epoch }: AttemptId) -> Epoch {
         if self.mutant == Mutant::Overwrites {
             self.manifests.insert(id, epoch);
@@ -296,7 +295,7 @@ impl Model {
         CompleteOutcome::Done
     }
 
-    /// `retry_at`: when the next attempt would be due, if there is one.
+    /// Fails an attempt. `retry_at` is when the next attempt would be due, if there is one.
     pub fn fail(
         &mut self,
         attempt: AttemptId,
@@ -349,7 +348,7 @@ impl Model {
     pub fn cancel_with(&mut self, id: JobId, why: Why, now: i64) -> CancelOutcome {
         let Some(job) = self.jobs.get(&id) else { return CancelOutcome::Unknown };
         if job.suspended && why == Why::Cancelled {
-            // For good, and only now it is told.
+            // The end is final now, and only now it is reported.
             let (hook, attempt) = (job.terms.hook, AttemptId { job: id, epoch: job.epoch });
             let job = self.job(id);
             (job.suspended, job.finished) = (false, Some(now));
@@ -420,7 +419,7 @@ impl Model {
         }
     }
 
-    /// A lease ran out. Whether the job became ready.
+    /// Ends an expired lease; returns whether the job became ready.
     pub fn reap(&mut self, lease: AttemptId, now: i64) -> bool {
         self.leases.remove(&lease);
         let id = lease.job;
@@ -441,15 +440,15 @@ impl Model {
         true
     }
 
-    /// A delay is over.
+    /// Queues a job whose delay has passed.
     pub fn promote(&mut self, id: JobId, now: i64) {
         self.scheduled.remove(&id);
         self.job(id).retry = None;
         self.enqueue(id, now);
     }
 
-    /// Reaps and promotes what is due, at most `limit` of each: how many jobs became ready, and when
-    /// the next is due (`now` when the limit left something).
+    /// Reaps and promotes what is due, at most `limit` of each. Returns how many jobs became ready, and when
+    /// the next is due (`now` if the limit was reached).
     pub fn sweep(&mut self, now: i64, limit: usize) -> (u32, Option<i64>) {
         let mut leases: Vec<(i64, String, AttemptId)> =
             self.leases.iter().map(|(name, at)| (*at, name.to_string(), *name)).collect();
@@ -474,7 +473,7 @@ impl Model {
         (ready, dues.into_iter().flatten().min())
     }
 
-    /// What must hold in every state, whatever happened; the first thing that does not.
+    /// Checks the invariants of every state; returns the first one that is violated.
     pub fn violation(&self) -> Option<String> {
         for (id, job) in &self.jobs {
             let held: Vec<AttemptId> = self.leases.keys().filter(|l| l.job == *id).copied().collect();

@@ -1,4 +1,5 @@
-//! Webhooks that are owed: in with the job's end, out when delivered, never with two takers at once.
+//! Pending webhooks: written with the job's end, removed when delivered, never claimed twice at the same
+//! time.
 
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ async fn delivery_is_held_then_due_again_then_removed() {
     let (taken, next) = queue.claim_deliveries(Outbox::Installation, now.plus(1), 10, HOLD).await.unwrap();
     assert_eq!((taken, next), (vec![], Some(now.plus(60_000))));
 
-    // The taker died: after the hold it is due again.
+    // The claimer died: after the hold the delivery is due again.
     let (taken, _) = queue.claim_deliveries(Outbox::Installation, now.plus(60_000), 10, HOLD).await.unwrap();
     assert_eq!(taken.len(), 1);
 
@@ -75,7 +76,7 @@ async fn delivery_is_claimed_by_one_process_only() {
         let id = submit(&queue, &hooked()).await;
         queue.cancel(id).await.unwrap();
     }
-    // The takers reckon the time a little apart, as two processes do.
+    // The claimers' clocks differ slightly, like those of two processes.
     let now = now(&queue).await.plus(1000);
     let takers: Vec<_> = (0..8)
         .map(|n| {

@@ -1,9 +1,9 @@
-//! Random lives of a few jobs, on real Redis and on the model in lockstep: after each call the answer,
-//! everything in Redis and every event must be what the model says.
+//! Random histories of a few jobs, on real Redis and on the model in lockstep: after each call the answer,
+//! the content of Redis and the events must match the model.
 //!
-//! Time is not slept through: sweeps go by Redis's own clock, so before one the test moves deadlines into
-//! the past.
-//! A crash needs no call: a claim nobody acts on is one. A zombie is an act on an old claim.
+//! Tests do not sleep: sweeps use Redis's own clock, so the test moves deadlines into the past before a
+//! sweep. A crash needs no call, because it is a claim without further calls. A zombie is a call for an old
+//! claim.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -27,11 +27,11 @@ const WORKERS: u8 = 2;
 
 #[derive(Clone, Copy, Debug)]
 enum Look {
-    /// The claim sweeps nothing.
+    /// The claim does not sweep.
     Away,
-    /// It sweeps what is due now.
+    /// The claim sweeps what is due now.
     Now,
-    /// It sweeps later: when the deadlines of this many leases and delays each have passed.
+    /// The claim sweeps later, when the deadlines of this many leases and delays each have passed.
     Later(u8),
 }
 
@@ -53,7 +53,7 @@ enum Op {
 
 fn op() -> impl Strategy<Value = Op> {
     let job = 0..JOBS;
-    // Mostly the newest claims; the older ones are zombies.
+    // Mostly the latest claims; older ones are zombies.
     let claim = prop_oneof![4 => Just(0_u8), 2 => Just(1), 1 => 0..6_u8];
     let look = prop_oneof![2 => Just(Look::Away), 1 => Just(Look::Now), 3 => (1..4_u8).prop_map(Look::Later)];
     prop_oneof![
@@ -101,15 +101,15 @@ struct Lockstep<'a> {
     redis: &'a mut redis::Connection,
     model: Model,
     workers: Vec<WorkerId>,
-    /// Every claim ever made, in order.
+    /// All claims so far, in order.
     claims: Vec<Claimed>,
     completions: BTreeMap<JobId, u32>,
     last_event: String,
-    /// The state each job was last told to be in.
+    /// The state of each job in its last event.
     told: BTreeMap<JobId, State>,
 }
 
-/// Whether one thing that can happen to a job leads there; nothing goes before its first state.
+/// Whether one transition of a job leads to this state; `None` is before the first state.
 fn reachable(from: Option<State>, to: State) -> bool {
     match from {
         None => matches!(to, State::Uploading | State::Queued),
@@ -152,7 +152,7 @@ impl<'a> Lockstep<'a> {
         format!("{}{name}", self.config.prefix)
     }
 
-    /// One call on both sides; `twice`: and the very same again, which must change nothing more.
+    /// Makes one call on both sides. With `twice` the same call is repeated, which must change nothing.
     async fn step(&mut self, op: Op, twice: bool) -> Result<(), TestCaseError> {
         let before: BTreeMap<JobId, State> = self.model.jobs.iter().map(|(id, j)| (*id, j.state)).collect();
         self.call(op).await?;
@@ -164,7 +164,8 @@ impl<'a> Lockstep<'a> {
                 || matches!(op, Op::Redrive { .. } | Op::Uploaded { .. });
             prop_assert!(absorbed, "{op:?} took {id} from {state} to {now}");
         }
-        // A second claim is another claim, and a second sweep goes on where its limit stopped the first.
+        // A second claim is a different claim, and a second sweep continues where its limit stopped the
+        // first.
         if twice && !matches!(op, Op::Claim { .. } | Op::Sweep { .. }) {
             let once = self.in_redis();
             self.call(op).await?;
@@ -174,7 +175,7 @@ impl<'a> Lockstep<'a> {
         Ok(())
     }
 
-    /// The time of the call, which is that of the event it wrote; of no matter where it wrote none.
+    /// The time of the call, which is that of its event; irrelevant if there is no event.
     fn time(&mut self) -> i64 {
         let newest: Vec<(String, Vec<String>)> = redis::cmd("XREVRANGE")
             .arg(self.key("jobs:events"))
@@ -278,7 +279,7 @@ impl<'a> Lockstep<'a> {
         };
         let there = self.model.jobs.get(&id).map(|j| j.terms);
         let new = self.model.submit(id, terms, begin, now);
-        // The specs of `spec_of` differ exactly where their terms do.
+        // The specs of `spec_of` differ exactly if their terms differ.
         match real {
             SubmitOutcome::Created => prop_assert!(new),
             SubmitOutcome::Same => prop_assert!(!new && there == Some(terms)),
@@ -295,7 +296,7 @@ impl<'a> Lockstep<'a> {
         let name = &self.workers[worker as usize];
         let mut before = super::now(&self.queue).await;
         let mut real = self.queue.claim(name, before, sweeps).await.unwrap();
-        // It let a lease run out, was taken for dead, and enters again, as workers do.
+        // It let a lease expire, was presumed dead, and registers again, as workers do.
         if real == queue::Claim::Unregistered {
             super::worker(&self.queue, &name.0).await;
             before = super::now(&self.queue).await;
@@ -341,7 +342,7 @@ impl<'a> Lockstep<'a> {
         let real = self.queue.fail(&c, &failure).await.unwrap();
         let now = self.time();
         let retries = again && c.number < c.spec.max_attempts;
-        // The wait is drawn at random: taken over from Redis after a look at its bounds.
+        // The delay is random: it is taken from Redis after a check of its bounds.
         let retry_at = if let FailOutcome::Retry(at) = real {
             let most = backoff::ceiling(c.number, std::time::Duration::from_secs(5), LONG.lease);
             let most = i64::try_from(most.as_millis()).unwrap();
@@ -355,8 +356,8 @@ impl<'a> Lockstep<'a> {
         Ok(())
     }
 
-    /// When a claim's sweep saw to what was due by `after`: reaping and promoting leave their time in the
-    /// job. Where nothing was due it does not matter.
+    /// The time of a claim's sweep of everything due by `after`. Reaping and promoting store their time in
+    /// the job; if nothing was due it does not matter.
     fn swept_at(&mut self, after: i64) -> i64 {
         let leases = self.model.leases.iter().map(|(name, at)| (name.job, *at));
         let delays = self.model.scheduled.iter().map(|(id, at)| (*id, *at));
@@ -374,7 +375,7 @@ impl<'a> Lockstep<'a> {
         latest
     }
 
-    /// The first `past` leases and delays are over.
+    /// Makes the first `past` leases and delays due.
     fn pass(&mut self, past: u8) {
         for (name, at) in self.model.leases.iter_mut().take(past as usize) {
             *at = 1;
@@ -396,7 +397,7 @@ impl<'a> Lockstep<'a> {
         Ok(())
     }
 
-    /// Everything on both sides.
+    /// Compares both sides completely.
     fn compare(&mut self, op: Op) -> Result<(), TestCaseError> {
         prop_assert_eq!(self.in_redis(), self.in_model(), "after {:?}", op);
         let events = self.new_events();
@@ -419,12 +420,12 @@ impl<'a> Lockstep<'a> {
         if let Some((id, _)) = entries.last() {
             self.last_event.clone_from(id);
         }
-        // Workers that come and go are told too.
+        // The stream also contains events of workers.
         let jobs = entries.iter().filter(|(_, e)| !e.contains_key("fleet"));
         jobs.map(|(_, e)| (e["id"].parse().unwrap(), e["state"].parse().unwrap())).collect()
     }
 
-    /// All the queue holds in Redis but the events, as flat text.
+    /// The whole content of Redis except for the events, as flat text.
     fn in_redis(&mut self) -> BTreeMap<String, String> {
         const SETS: [&str; 7] = [
             "jobs:uploading",
@@ -443,7 +444,7 @@ impl<'a> Lockstep<'a> {
         let mut all = BTreeMap::new();
         for (name, set) in SETS.iter().zip(sets) {
             for (member, score) in set {
-                // A listing is by the caller's clock; only that it is there matters.
+                // The score of a listing depends on the caller's clock; only its presence matters.
                 let score = if *name == "jobs:index" { 0 } else { score };
                 all.insert(format!("{name} {member}"), score.to_string());
             }
@@ -534,7 +535,7 @@ impl<'a> Lockstep<'a> {
     }
 }
 
-/// A field of a job's hash in the model's words; empty where the model does not know it.
+/// A field of a job's hash in terms of the model; empty if the model does not have it.
 fn readable(field: &str, value: String) -> String {
     match field {
         "spec" | "keep" => String::new(),

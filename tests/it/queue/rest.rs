@@ -18,7 +18,7 @@ async fn over_rest(config: &RedisConfig, token: &str) -> Queue {
     Queue::over_rest(Rest::new(&url, &token.to_owned().into()).unwrap(), &config.prefix)
 }
 
-/// What the edge does with jobs, beside a worker that is at the same Redis over TCP.
+/// The Worker's operations on jobs, with a worker that uses the same Redis over TCP.
 #[tokio::test]
 async fn job_completes_with_one_side_over_rest() {
     let config = shared();
@@ -36,7 +36,7 @@ async fn job_completes_with_one_side_over_rest() {
     assert_eq!(job.attempt.job, id);
     assert_eq!(tcp.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
 
-    // Both read the same, field by field.
+    // Both return the same job, field by field.
     let job = rest.get(id).await.unwrap();
     assert_eq!((job.as_ref().unwrap().status, &job), (State::Completed, &tcp.get(id).await.unwrap()));
     assert_eq!(rest.stats().await.unwrap(), tcp.stats().await.unwrap());
@@ -78,7 +78,7 @@ async fn errors_agree_over_rest_and_tcp() {
     let said = stranger.ping().await.unwrap_err().to_string();
     assert!(!said.contains("another-token"), "{said}");
 
-    // Nobody listens there.
+    // There is no listener at this address.
     let nowhere = format!("http://127.0.0.1:{}", crate::support::kube::free_port()).parse().unwrap();
     let nobody = Queue::over_rest(Rest::new(&nowhere, &TOKEN.to_owned().into()).unwrap(), "");
     assert!(nobody.ping().await.unwrap_err().is_connection());

@@ -1,5 +1,5 @@
-//! Many workers at once on real Redis, a quarter of which die with their job and some of which act
-//! long after they lost it. Ends when every job has ended.
+//! Many concurrent workers on real Redis. A quarter of them die with their job, and some act long after they
+//! lost it. The test ends when every job has ended.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -15,11 +15,11 @@ use super::*;
 
 const JOBS: usize = 1000;
 const WORKERS: usize = 16;
-/// Short, so that what is lost comes back while the test looks on; nothing depends on how short.
+/// Short, so that lost jobs return during the test; the exact value does not matter.
 const LEASE: Duration = Duration::from_millis(250);
 const HANG: Duration = Duration::from_secs(300);
 
-/// What came to pass, and the one place outside Redis: object storage, where the first manifest stays.
+/// The recorded history, and object storage, in which the first manifest stays.
 #[derive(Default)]
 struct Record {
     manifests: BTreeMap<JobId, Epoch>,
@@ -33,7 +33,7 @@ struct Worker {
     queue: Queue,
     name: WorkerId,
     record: Arc<Mutex<Record>>,
-    /// Lost jobs it will still act on.
+    /// Lost jobs on which it will still act.
     haunted: Vec<Claimed>,
 }
 
@@ -43,13 +43,13 @@ impl Worker {
             let now = now(&self.queue).await;
             match self.queue.claim(&self.name, now, true).await.unwrap() {
                 Claim::Job(job) => self.attempt(*job).await,
-                // Nothing waits, nothing runs, nothing is delayed: all have ended.
+                // No job is pending, running or delayed: all have ended.
                 Claim::Empty { next_due: None, .. } if self.haunted.is_empty() => return,
                 Claim::Empty { .. } => {
                     self.haunt().await;
                     sleep(LEASE / 10).await;
                 }
-                // It let a lease run out, as the crashed and the haunted do.
+                // It let a lease expire, like the crashed workers.
                 Claim::Unregistered => drop(worker(&self.queue, &self.name.0).await),
                 Claim::Retired => panic!("{} was told to leave", self.name),
             }
@@ -69,7 +69,7 @@ impl Worker {
         }
     }
 
-    /// Commits its manifest, or adopts the one that stands there, and completes with it.
+    /// Commits its manifest, or adopts the existing one, and completes the job with it.
     async fn finish(&mut self, job: &Claimed) -> CompleteOutcome {
         let AttemptId { job: id, epoch } = job.attempt;
         let manifest = *self.record.lock().unwrap().manifests.entry(id).or_insert(epoch);
@@ -80,10 +80,10 @@ impl Worker {
         outcome
     }
 
-    /// Acts on what it lost: first it learns that its lease is gone, then it completes all the same.
+    /// Acts on a job that it lost: finds that its lease is gone, and completes the job nevertheless.
     async fn haunt(&mut self) {
         for job in std::mem::take(&mut self.haunted) {
-            // A deadline in the past renews nothing; it only asks.
+            // A deadline in the past does not renew the lease but checks it.
             if self.queue.renew(job.attempt, Millis(1)).await.unwrap() {
                 self.haunted.push(job);
                 continue;
@@ -122,7 +122,7 @@ async fn thousand_jobs_end_once_each_with_faulty_workers() {
         let job = queue.get(*id).await.unwrap().unwrap();
         assert!(job.attempt <= 3, "{id} was tried {} times", job.attempt);
         let epochs = &record.epochs[id];
-        // In the order in which the workers learned of them, which may not be that of the claims.
+        // In the order in which the workers learned of them, which may differ from the order of the claims.
         let mut sorted = epochs.clone();
         sorted.sort();
         sorted.dedup();

@@ -1,4 +1,4 @@
-//! What Upstash does beside Redis: it is away for a moment, a plan is used up, and a read region lags behind.
+//! Differences between Upstash and Redis: short outages, a used-up plan, and a read region that lags behind.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ async fn read_is_retried_after_5xx_and_a_claim_is_not() {
     front.answer(&[(502, JSON)]);
     assert_eq!(rest.stats().await.unwrap().pending, 1);
     assert!(front.all_answered());
-    // It stays away for longer than anybody waits.
+    // It is unavailable for longer than the client retries.
     front.answer(&[(500, JSON); 3]);
     let error = rest.get(id).await.unwrap_err();
     assert!(
@@ -89,12 +89,12 @@ async fn used_up_quota_is_reported_and_not_retried() {
         }
         assert!(front.all_answered());
     }
-    // One command of a pipeline.
+    // An error of one command in a pipeline.
     front.answer(&[(200, &*format!("[{QUOTA}]").leak())]);
     let error = rest.mark_uploaded_all(&[JobId::new()]).await.unwrap_err();
     assert!(matches!(error, QueueError::Quota(_)), "{error:?}");
 
-    // The controller says it where it is asked for its health.
+    // The controller reports it in its health check.
     let ready = watch::channel(Ok(())).1;
     let controller = serve(admin::router(rest, Metrics::new(), ready)).await;
     front.answer(&[(400, QUOTA)]);
@@ -135,11 +135,11 @@ async fn sync_token_gives_read_your_writes_in_a_lagging_region() {
     assert_eq!(writer.cancel(id).await.unwrap(), CancelOutcome::Cancelled);
     assert_eq!(writer.get(id).await.unwrap().map(|job| job.status), Some(State::Cancelled));
 
-    // What was caught up with for the writer has reached the region; what comes now has not.
+    // The region has received what the writer's token required, but not the later writes.
     let next = submit(&writer, &spec()).await;
     assert_eq!(stranger.list(&Filter::default(), 10, None).await.unwrap().jobs.len(), 1, "the region lags");
     assert_eq!(writer.list(&Filter::default(), 10, None).await.unwrap().jobs.len(), 2);
-    // A job that another client has just submitted is found all the same: the primary is asked.
+    // A job that another client has just submitted is found nevertheless, because the primary is asked.
     let last = submit(&writer, &spec()).await;
     assert_eq!(stranger.get(last).await.unwrap().map(|job| job.job_id), Some(last));
     assert_eq!(stranger.get(JobId::new()).await.unwrap(), None);
@@ -158,7 +158,7 @@ async fn shared_sync_token_gives_read_each_others_writes() {
     }
 }
 
-/// A webhook is dropped where the job seems to run still.
+/// A webhook would be dropped if the job seemed to be still running.
 #[tokio::test]
 async fn late_response_does_not_revert_the_sync_token() {
     let redis = private_redis(&[]);
@@ -193,7 +193,7 @@ async fn values_of_every_kind_agree_over_rest_and_tcp() {
         (Some(&failure.message), &over_tcp)
     );
 
-    // Bytes that are no UTF-8, which somebody else has written.
+    // Bytes that are not UTF-8, written by another client.
     let mut raw = crate::support::redis::raw(&config);
     let name = format!("{}:failed", job.attempt);
     let tries = [b"{\"failures\":1,\"lastError\":\"\xffa\xe2\x82b".as_slice(), b"\xf0\x9f\"}"].concat();

@@ -1,4 +1,4 @@
-//! How workers and readers learn of changes: the bell and the events.
+//! How workers and readers learn of changes: wake-ups and events.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::*;
 use crate::support::command_count::CommandCount;
 use crate::support::redis::{PrivateRedis, private_redis, raw};
 
-/// Longer than anything here may take, and shorter than [`NEVER`]: who waits that long was not woken.
+/// Longer than anything here takes, and shorter than [`NEVER`]: a worker that waits this long was not woken.
 const HANG: Duration = Duration::from_secs(120);
 const NEVER: Duration = Duration::from_secs(3600);
 
@@ -61,7 +61,7 @@ async fn several_submits_wake_several_workers() {
     }
     all_woken(waiting).await;
 
-    // The same when the jobs come first, between the workers' last look and their wait.
+    // The same if the jobs arrive between the workers' last claim and their wait.
     for tail in ["a1", "b2", "c3"] {
         let id: JobId = format!("01890a5d-ac96-774b-bcce-b302099a80{tail}").parse().unwrap();
         queue.submit(id, &spec(), SubmitMode::Now).await.unwrap();
@@ -104,7 +104,7 @@ async fn wakeups_are_sent_for_all_ready_jobs_and_stay_bounded() {
         submit(&queue, &spec()).await;
     }
     rang("a hundred jobs");
-    // Many leases that end at once ring for many, and still for no more than sixteen.
+    // Many leases that expire at once wake many workers, but no more than sixteen.
     while let Some(job) = claim(&queue, &w).await {
         assert_eq!(job.number, 1);
     }
@@ -117,7 +117,7 @@ fn told(events: &[JobEvent], id: JobId) -> Vec<(State, Option<f64>)> {
     events.iter().filter(|e| e.job_id == id).map(|e| (e.status, e.progress)).collect()
 }
 
-/// Reads until the feed has told of `count` events.
+/// Reads the feed until it has returned `count` events.
 async fn read(feed: &mut EventFeed, count: usize) -> Vec<JobEvent> {
     let mut events = Vec::new();
     let reads = async {
@@ -168,7 +168,7 @@ async fn event_feed_resumes_after_redis_restarts() {
     let mut feed = EventFeed::open(&queue).await.unwrap();
     let first = submit(&queue, &spec()).await;
     assert_eq!(told(&read(&mut feed, 1).await, first).len(), 1);
-    // Unread when Redis goes.
+    // Not read yet when Redis stops.
     let second = submit(&queue, &spec()).await;
     server.kill().await;
     assert!(feed.next(Duration::from_secs(1)).await.unwrap_err().is_connection());
@@ -186,7 +186,7 @@ async fn event_feed_resumes_after_redis_restarts() {
     assert_eq!(events.iter().map(|e| e.job_id).collect::<Vec<_>>(), [second, third]);
 }
 
-/// What hosted Redis bills, and so part of the promise. The numbers stand in the documentation.
+/// Hosted Redis is billed by commands, so their number is a promise. The documentation contains the numbers.
 #[tokio::test]
 async fn job_and_idle_worker_use_few_commands() {
     let server = private_redis(&[]);
@@ -196,7 +196,7 @@ async fn job_and_idle_worker_use_few_commands() {
     let w = worker(&queue, "w").await;
     let at = now(&queue).await;
 
-    // Once unmeasured, so that the scripts are known and every key exists.
+    // One unmeasured run, so that the scripts are cached and every key exists.
     let mut costs = Vec::new();
     for round in 0..2 {
         for by_upload in [false, true] {
@@ -208,7 +208,7 @@ async fn job_and_idle_worker_use_few_commands() {
             } else {
                 queue.submit(id, &spec(), SubmitMode::Now).await.unwrap();
             }
-            // A worker reckons Redis's time anew with each claim, so it has always moved on.
+            // A worker's estimate of Redis's time advances with each claim.
             let later = at.plus(1 + 2 * round + i64::from(by_upload));
             let Claim::Job(job) = queue.claim(&w, later, false).await.unwrap() else { panic!("no job") };
             assert!(queue.renew(job.attempt, job.at.plus(7_200_000)).await.unwrap());
@@ -222,7 +222,7 @@ async fn job_and_idle_worker_use_few_commands() {
 
     own.wait_for_wakeup(Duration::ZERO).await.unwrap();
     own.wait_for_wakeup(Duration::ZERO).await.unwrap();
-    // Redis's clock has moved on since the last claim, as it has in an idle worker.
+    // Redis's clock has advanced since the last claim, as in an idle worker.
     while now(&queue).await <= at.plus(4) {}
     CommandCount::reset(&mut redis);
     own.wait_for_wakeup(Duration::ZERO).await.unwrap();

@@ -1,4 +1,4 @@
-//! Short clips made by FFmpeg, each once, and what ffprobe says of a file.
+//! Short clips that are made once by FFmpeg, and ffprobe's reports about files.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -10,8 +10,8 @@ use serde_json::Value;
 
 static MADE: LazyLock<Mutex<HashMap<PathBuf, Arc<OnceLock<()>>>>> = LazyLock::new(Mutex::default);
 
-/// The clip that `ffmpeg <arguments> <file>` makes. Kept in Cargo's folder for test files under a name
-/// with the recipe's hash, so that a changed recipe is a new clip.
+/// The clip that `ffmpeg <arguments> <file>` makes. It is cached in Cargo's folder for test files under a
+/// name with the recipe's hash, so that a changed recipe makes a new clip.
 pub fn made(name: &str, arguments: &str) -> PathBuf {
     made_by(name, arguments, |path| {
         let done = Command::new("ffmpeg")
@@ -36,7 +36,7 @@ pub fn made_by(name: &str, recipe: &str, make: impl FnOnce(&Path)) -> PathBuf {
             return;
         }
         std::fs::create_dir_all(&folder).unwrap();
-        // Made under another name first: a killed run must not leave half a clip.
+        // Written under a temporary name first, because a killed run must not leave an incomplete clip.
         let work = tempfile::tempdir_in(&folder).unwrap();
         let draft = work.path().join(name);
         make(&draft);
@@ -45,7 +45,7 @@ pub fn made_by(name: &str, recipe: &str, make: impl FnOnce(&Path)) -> PathBuf {
     path
 }
 
-/// 640x360, 25 frames a second, 3 s, stereo AAC, index in front.
+/// 640x360, 25 frames per second, 3 s, stereo AAC, index at the front.
 pub fn normal() -> PathBuf {
     made(
         "normal.mp4",
@@ -54,7 +54,7 @@ pub fn normal() -> PathBuf {
     )
 }
 
-/// 320x180, 25 frames a second, 9 s: three segments.
+/// 320x180, 25 frames per second, 9 s: three segments.
 pub fn three_segments() -> PathBuf {
     made(
         "three.mp4",
@@ -63,7 +63,7 @@ pub fn three_segments() -> PathBuf {
     )
 }
 
-/// Two minutes of 1280x720: longer to encode than any test waits, yet copied together in no time.
+/// Two minutes of 1280x720: takes longer to encode than any test waits, but is concatenated quickly.
 pub fn long() -> PathBuf {
     let part = made(
         "part.mp4",
@@ -80,7 +80,7 @@ pub fn long() -> PathBuf {
     })
 }
 
-/// Half a second of noise in 1280x720, some 24 MB: more than goes up in one part.
+/// Half a second of noise in 1280x720, about 24 MB: more than one part of an upload.
 pub fn heavy() -> PathBuf {
     made(
         "heavy.mp4",
@@ -89,8 +89,8 @@ pub fn heavy() -> PathBuf {
     )
 }
 
-/// A copy of an MP4 whose picture is to be turned clockwise by 90 degrees: the display matrix in the
-/// first track's header is overwritten, which every FFmpeg reads and none needs an option for.
+/// A copy of an MP4 with a clockwise rotation of 90 degrees. The display matrix in the first track's header
+/// is overwritten, which works with every version of FFmpeg.
 pub fn turned(clip: &Path, name: &str) -> PathBuf {
     made_by(name, &format!("turned {}", clip.display()), |path| {
         let mut bytes = std::fs::read(clip).unwrap();
@@ -105,7 +105,7 @@ pub fn turned(clip: &Path, name: &str) -> PathBuf {
     })
 }
 
-/// What ffprobe says of a file, packets counted.
+/// ffprobe's report about a file, with packets counted.
 pub fn probed(path: &Path) -> Value {
     let answer = Command::new("ffprobe")
         .args(["-v", "error", "-count_packets", "-show_streams", "-show_format", "-of", "json"])
@@ -116,12 +116,12 @@ pub fn probed(path: &Path) -> Value {
     serde_json::from_slice(&answer.stdout).unwrap()
 }
 
-/// The first stream of this kind.
+/// The first stream of this type.
 pub fn stream(probed: &Value, kind: &str) -> Option<Value> {
     probed["streams"].as_array().unwrap().iter().find(|s| s["codec_type"] == kind).cloned()
 }
 
-/// Seconds at which the packets of the picture are shown, in order, with whether each is a keyframe.
+/// Presentation times in seconds of the video packets, in order, and whether each is a keyframe.
 pub fn shown_at(path: &Path) -> Vec<(f64, bool)> {
     let answer = Command::new("ffprobe")
         .args(["-v", "error", "-select_streams", "v:0", "-show_entries", "packet=pts_time,flags"])
@@ -168,7 +168,7 @@ pub fn clip() -> &'static Path {
     &CLIP
 }
 
-/// One whose encode to 720p takes some seconds, for whatever happens in the middle of it.
+/// A clip whose encode to 720p takes some seconds, for faults during an encode.
 pub fn long_clip() -> &'static Path {
     static CLIP: LazyLock<PathBuf> = LazyLock::new(|| {
         let input = "-f lavfi -i testsrc2=size=1280x720:rate=25:duration=16";
@@ -177,7 +177,7 @@ pub fn long_clip() -> &'static Path {
     &CLIP
 }
 
-/// What ffprobe says of a file or an address.
+/// ffprobe's report about a file or a URL.
 pub fn probe(what: &str) -> Value {
     let output = Command::new("ffprobe")
         .args(["-v", "error", "-of", "json", "-show_format", "-show_streams", what])

@@ -1,4 +1,4 @@
-//! The Worker in workerd, over a real Redis behind Upstash's REST interface, the emulator of Fly's API whose
+//! The Worker in workerd, with a real Redis behind Upstash's REST interface, the emulator of Fly's API whose
 //! machines are workers, and R2 as workerd emulates it.
 
 use std::ops::Deref;
@@ -27,19 +27,19 @@ pub const INPUT: &str = "tcoder-input";
 pub const OUTPUT: &str = "tcoder-output";
 const KEY: (&str, &str) = ("edge-key-id", "edge-secret-key");
 
-/// For what has to outlive the test that asked for it.
+/// A runtime for everything that outlives the test that started it.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().unwrap());
 
-/// How to start one.
+/// The options of a Worker.
 pub struct Setup {
     pub redis: RedisConfig,
-    /// Over what it is set to; nothing takes a setting away.
+    /// Settings that override the defaults; `None` removes one.
     pub settings: Vec<(&'static str, Option<Value>)>,
-    /// Messages of new objects come by themselves, as R2 sends them.
+    /// Whether messages about new objects are delivered automatically, as by R2.
     pub notifies: bool,
-    /// Whether its clock ticks by itself, faster than Cloudflare's.
+    /// Whether its cron trigger fires by itself, faster than at Cloudflare.
     pub ticks: bool,
-    /// The REST interface in front of Redis, where it is not one of its own.
+    /// The REST interface in front of Redis, unless it is a new one.
     pub front: Option<(String, Arc<Count>)>,
 }
 
@@ -48,7 +48,7 @@ impl Setup {
         Self { redis, settings: Vec::new(), notifies: false, ticks: false, front: None }
     }
 
-    /// Behind this REST interface of the same Redis, which has to outlive it.
+    /// Uses this REST interface of the same Redis, which must outlive the Worker.
     pub fn behind(self, url: String, count: Arc<Count>) -> Self {
         Self { front: Some((url, count)), ..self }
     }
@@ -63,15 +63,15 @@ impl Setup {
         self
     }
 
-    /// As it is when nobody meddles.
+    /// As in production: events and cron triggers happen by themselves.
     pub fn alive(self) -> Self {
         Self { notifies: true, ticks: true, ..self }
     }
 
-    /// Starts it, with everything around it. All of it ends with the handle.
+    /// Starts it with everything that it needs. All of it ends with the handle.
     pub async fn start(self) -> Edge {
         let (done, started) = oneshot::channel();
-        // Its Redis front and its Fly live on a runtime that outlives tests.
+        // Its REST interface and its Fly are on a runtime that outlives tests.
         RUNTIME.spawn(async move {
             let _ = done.send(self.start_here().await);
         });
@@ -79,7 +79,7 @@ impl Setup {
     }
 
     async fn start_here(self) -> Edge {
-        // workerd and the machines have to know each other's address beforehand.
+        // workerd and the machines must know each other's address beforehand.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("http://127.0.0.1:{port}");
         let (redis_url, count) = match self.front {
@@ -153,7 +153,7 @@ impl Setup {
         if self.ticks {
             let (http, tick) = (http(), format!("{}/scheduled", edge.control));
             RUNTIME.spawn(async move {
-                // A minute for it is three seconds for us. It ends with the host.
+                // One of its minutes takes three seconds here. This ends with the host.
                 for minute in 1_u64.. {
                     let at = json!({"at": minute * 60_000});
                     let request = http.post(&tick).json(&at);
@@ -168,13 +168,14 @@ impl Setup {
     }
 }
 
-/// Starts workerd; answers where it is told what to do.
+/// Starts workerd; returns the pipe for commands and the address.
 async fn host(order: &Value, log: &Path) -> (Child, ChildStdin, String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(root.join("hack/edge-run.sh"));
     command.current_dir(root).stdin(Stdio::piped()).stdout(Stdio::piped());
     command.stderr(std::fs::File::options().create(true).append(true).open(log).unwrap());
-    // Not tied to this process: it ends with its stdin, and takes workerd with it, which a SIGKILL would leave.
+    // Not tied to this process: it ends with its stdin and then stops workerd, which a SIGKILL would leave
+    // running.
     let mut child = command.spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(format!("{order}\n").as_bytes()).await.unwrap();
@@ -203,12 +204,12 @@ async fn host(order: &Value, log: &Path) -> (Child, ChildStdin, String) {
     (child, stdin, control)
 }
 
-/// A running Worker. Ends when dropped.
+/// A running Worker. It ends when dropped.
 pub struct Edge {
     api: Api,
     pub redis: RedisConfig,
     pub queue: Queue,
-    /// What a process needs that works on the same Redis, buckets and Fly.
+    /// The environment of a process that uses the same Redis, buckets and Fly.
     pub role: Vec<(&'static str, String)>,
     pub fly: EmulatorHandle,
     pub count: Arc<Count>,
@@ -226,14 +227,14 @@ impl Deref for Edge {
     }
 }
 
-/// What became of a message.
+/// The outcome of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Acked,
     Retried,
 }
 
-/// One for all tests that break nothing.
+/// A Worker that is shared by all tests that break nothing.
 pub async fn shared() -> &'static Edge {
     static EDGE: OnceCell<Edge> = OnceCell::const_new();
     EDGE.get_or_init(|| Setup::over(super::redis::shared()).alive().start()).await
@@ -248,7 +249,7 @@ impl Edge {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// Hands the consumer a batch; answers what became of each message.
+    /// Delivers a batch to the consumer; returns the outcome of each message.
     pub async fn deliver(&self, bodies: &[Value]) -> Vec<Fate> {
         let said = self.control(reqwest::Method::POST, "/deliver", &bodies.into()).await;
         assert_eq!(said["outcome"], "ok", "{said}\n{}", self.log());
@@ -266,36 +267,36 @@ impl Edge {
             .collect()
     }
 
-    /// Puts messages into the queue, as R2 does.
+    /// Sends messages to the queue, like R2.
     pub async fn send(&self, bodies: &[Value]) {
         self.control(reqwest::Method::POST, "/queue", &bodies.into()).await;
     }
 
-    /// The clock strikes: the minute of this number.
+    /// Runs the cron trigger for the minute of this number.
     pub async fn tick(&self, minute: u64) {
         let said = self.control(reqwest::Method::POST, "/scheduled", &json!({"at": minute * 60_000})).await;
         assert_eq!(said["outcome"], "ok", "{said}\n{}", self.log());
     }
 
-    /// The messages that nobody could take in.
+    /// The messages in the dead-letter queue.
     pub async fn letters(&self) -> Vec<Value> {
         let said = self.control(reqwest::Method::GET, "/letters", &Value::Null).await;
         said.as_array().unwrap().clone()
     }
 
-    /// Puts an object into the input bucket behind everybody's back; answers its event.
+    /// Puts an object into the input bucket without delivering its event, which is returned.
     pub async fn put(&self, key: &str, text: &str) -> Value {
         self.control(reqwest::Method::POST, "/put", &json!({"bucket": "INPUT", "key": key, "text": text}))
             .await
     }
 
-    /// The same, into the output bucket.
+    /// Puts an object into the output bucket.
     pub async fn put_output(&self, key: &str, text: &str) {
         self.control(reqwest::Method::POST, "/put", &json!({"bucket": "OUTPUT", "key": key, "text": text}))
             .await;
     }
 
-    /// Requests to Redis and to Fly so far.
+    /// Number of requests to Redis and Fly so far.
     pub fn subrequests(&self) -> u64 {
         self.count.so_far().0 + self.fly.requests().len() as u64
     }

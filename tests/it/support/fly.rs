@@ -1,10 +1,9 @@
-//! The emulator of Fly held to Fly's own OpenAPI document: every request that a test sends to it and every answer
-//! that it gives is validated. One that is not what the document says is answered by a 500, and the test fails at
-//! its end.
+//! Compares the emulator of Fly with Fly's OpenAPI document: every request of a test and every response is
+//! validated. A violation is answered with 500, and the test fails when it ends.
 //!
-//! The document allows fields and parameters that it does not name. Here it does not: what it does not name is a
-//! mistake of ours. It names the lease itself where Fly answers it as `data` beside a `status`, as its clients and
-//! its prose have it; that is the one place where the document is not followed.
+//! The document permits fields and parameters that it does not name; here they are errors. There is one
+//! exception: the document shows a lease itself where Fly returns it as `data` next to a `status`, as its
+//! clients and its prose say.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -23,10 +22,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const DOCUMENT: &str = include_str!("../../contract/fly-machines-openapi.json");
-/// Longer than any message of these tests.
+/// Larger than any message of these tests.
 const BODY_MAX: usize = 16 << 20;
 
-/// What Fly's document says, ready to validate.
+/// Fly's document, prepared for validation.
 pub struct Contract {
     operations: Vec<Operation>,
     error: Validator,
@@ -36,12 +35,12 @@ struct Operation {
     id: String,
     method: Method,
     path: Vec<String>,
-    /// Where each is, its name and its schema.
+    /// The location, the name and the schema of each parameter.
     parameters: Vec<(String, String, Value)>,
     required_headers: Vec<String>,
-    /// Whether it must be there, and its schema.
+    /// Whether the body is required, and its schema.
     body: Option<(bool, Validator)>,
-    /// A schema where the document has one for the status.
+    /// The schema for each status, if the document has one.
     answers: BTreeMap<u16, Option<Validator>>,
 }
 
@@ -100,7 +99,7 @@ impl Contract {
         })
     }
 
-    /// What of a request is not as the document says.
+    /// The violations in a request.
     pub fn request(&self, method: &Method, uri: &Uri, headers: &HeaderMap, body: &[u8]) -> Vec<String> {
         let Some(operation) = self.operation(method, uri.path()) else {
             return vec![format!("the document has no {method} {}", uri.path())];
@@ -123,7 +122,7 @@ impl Contract {
         wrong
     }
 
-    /// What of an answer is not as the document says.
+    /// The violations in a response.
     pub fn answer(&self, method: &Method, path: &str, status: StatusCode, body: &[u8]) -> Vec<String> {
         let Some(operation) = self.operation(method, path) else { return Vec::new() };
         match operation.answers.get(&status.as_u16()) {
@@ -151,7 +150,7 @@ impl Operation {
             Some("integer") => value.parse::<i64>().is_ok(),
             _ => true,
         };
-        // `state` "supports repeated or comma-separated values", says its description.
+        // The description of `state`: "supports repeated or comma-separated values".
         let named =
             |value: &str| schema["enum"].as_array().is_none_or(|all| all.iter().any(|one| one == value));
         if of_type && value.split(',').all(named) {
@@ -161,7 +160,7 @@ impl Operation {
     }
 }
 
-/// No field that is not named.
+/// Rejects fields that the schema does not name.
 fn close(schema: &mut Value) {
     if schema.get("properties").is_some() && schema.get("additionalProperties").is_none() {
         schema["additionalProperties"] = json!(false);
@@ -177,17 +176,17 @@ fn against(schema: &Validator, body: &[u8]) -> Vec<String> {
     }
 }
 
-/// What did not keep to the document.
+/// The violations so far.
 #[derive(Default)]
 struct Seen {
     exchanges: Mutex<usize>,
     violations: Mutex<Vec<String>>,
-    /// Whose requests are checked; answers always are.
+    /// Whether requests are from a foreign client and are not checked; responses always are.
     foreign: bool,
 }
 
 impl Seen {
-    /// Whether there was something to note.
+    /// Records violations; returns whether there were any.
     fn note(&self, what: &str, wrong: Vec<String>) -> bool {
         let is_wrong = !wrong.is_empty();
         for violation in wrong {
@@ -228,19 +227,19 @@ async fn whole(body: Body) -> Bytes {
     to_bytes(body, BODY_MAX).await.unwrap_or_default()
 }
 
-/// Ends the emulator when dropped, and the test with a failure if something was not as Fly's document says.
+/// Stops the emulator when dropped, and fails the test if there were violations of Fly's document.
 pub struct FlyGuard {
     _stop: DropGuard,
     seen: Arc<Seen>,
 }
 
 impl FlyGuard {
-    /// What was not as the document says. It is forgotten then.
+    /// Takes the violations so far.
     pub fn violations(&self) -> Vec<String> {
         std::mem::take(&mut self.seen.violations.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// How many requests were answered.
+    /// Number of answered requests.
     pub fn exchanges(&self) -> usize {
         *self.seen.exchanges.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -255,12 +254,12 @@ impl Drop for FlyGuard {
     }
 }
 
-/// An emulator of Fly, every exchange with which is validated.
+/// Starts an emulator of Fly whose requests and responses are validated.
 pub async fn start(options: Options) -> (EmulatorHandle, FlyGuard) {
     start_for(options, false).await
 }
 
-/// The same for who is not held to the document: a client of others, or a test of what Fly refuses.
+/// Like [`start`], without validating requests: for third-party clients, and for tests of what Fly refuses.
 pub async fn start_for_strangers(options: Options) -> (EmulatorHandle, FlyGuard) {
     start_for(options, true).await
 }

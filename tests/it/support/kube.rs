@@ -1,5 +1,5 @@
-//! A real kube-apiserver and etcd for tests: one that all share, and private ones for tests that break
-//! theirs. All end with this process, however it ends.
+//! A real kube-apiserver and etcd for tests: a shared one, and private ones for tests that break theirs. All
+//! are stopped when this process ends, however it ends.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use super::system::PATIENCE;
 
 const TOKEN: &str = "token-of-the-tests-administrator";
 
-/// An API server over an etcd of its own. Ends when dropped.
+/// An API server with its own etcd. Both are stopped when it is dropped.
 pub struct Cluster {
     folder: TempDir,
     etcd_port: u16,
@@ -31,7 +31,7 @@ pub struct Cluster {
     _etcd: Child,
 }
 
-/// One for all tests that break nothing; our definitions are in it.
+/// The cluster for all tests that break nothing; it contains our CRDs.
 pub async fn shared() -> &'static Cluster {
     static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
     CLUSTER
@@ -43,8 +43,8 @@ pub async fn shared() -> &'static Cluster {
         .await
 }
 
-/// One for tests that run controllers of their own, each on its own namespace: the shared one has a
-/// controller that sees to all.
+/// The cluster for tests that run their own controllers, each for its own namespace: the shared one has a
+/// controller for all namespaces.
 pub async fn bare() -> &'static Cluster {
     static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
     CLUSTER
@@ -56,7 +56,7 @@ pub async fn bare() -> &'static Cluster {
         .await
 }
 
-/// The folder with kube-apiserver, etcd and kubectl that `make test` has found.
+/// The folder with kube-apiserver, etcd and kubectl that `make test` found.
 fn assets() -> PathBuf {
     let said = std::env::var_os("KUBEBUILDER_ASSETS").map(PathBuf::from);
     let whole = |folder: &PathBuf| {
@@ -68,7 +68,7 @@ fn assets() -> PathBuf {
     )
 }
 
-/// A port that nobody listens on.
+/// A port without a listener.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -81,7 +81,7 @@ fn command(program: &str, log: &Path) -> Command {
 }
 
 impl Cluster {
-    /// Starts both.
+    /// Starts etcd and the API server.
     pub async fn start() -> Self {
         let folder = tempfile::Builder::new().prefix("tcoder-kube-").tempdir().unwrap();
         let (etcd_port, peer_port) = (free_port(), free_port());
@@ -113,7 +113,7 @@ impl Cluster {
         self.folder.path().join(name)
     }
 
-    /// Starts the API server, again over the same etcd and on the same port after [`Self::kill_api_server`].
+    /// Starts the API server; after [`Self::kill_api_server`] with the same etcd and port.
     pub async fn start_api_server(&mut self) {
         let mut server = command("kube-apiserver", &self.path("kube-apiserver.log"));
         let file = |flag: &str, name: &str| format!("--{flag}={}", self.path(name).display());
@@ -146,15 +146,15 @@ impl Cluster {
         }
     }
 
-    /// Ends it without a word (SIGKILL).
+    /// Kills the API server with SIGKILL.
     pub async fn kill_api_server(&mut self) {
         if let Some(mut server) = self.api_server.take() {
             server.kill().await.unwrap();
         }
     }
 
-    /// Makes etcd forget what was before now: a watch from earlier on gets 410 Gone from a server that
-    /// has no memory of its own of it.
+    /// Compacts etcd: a watch from an earlier revision gets 410 Gone, unless the API server has it in its
+    /// cache.
     pub async fn compact(&self) {
         let base = format!("http://127.0.0.1:{}/v3/kv", self.etcd_port);
         let http = super::system::http();
@@ -166,7 +166,7 @@ impl Cluster {
         assert!(done.status().is_success(), "{done:?}");
     }
 
-    /// A kubeconfig of the administrator.
+    /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.path("kubeconfig")
     }
@@ -190,12 +190,12 @@ impl Cluster {
         Client::try_from(config).unwrap()
     }
 
-    /// A client of the administrator.
+    /// A client with the administrator's permissions.
     pub async fn client(&self) -> Client {
         self.client_of(&self.kubeconfig()).await
     }
 
-    /// A service account of this name, and a kubeconfig of it.
+    /// Creates a service account and returns a kubeconfig for it.
     pub async fn kubeconfig_of(&self, namespace: &str, account: &str) -> PathBuf {
         let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await, namespace);
         let metadata = ObjectMeta { name: Some(account.to_owned()), ..ObjectMeta::default() };
@@ -217,7 +217,7 @@ impl Cluster {
         path
     }
 
-    /// A namespace that nobody else has.
+    /// Creates a namespace with a unique name.
     pub async fn namespace(&self, prefix: &str) -> String {
         let name = format!("{prefix}-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
         let metadata = ObjectMeta { name: Some(name.clone()), ..ObjectMeta::default() };
@@ -227,7 +227,7 @@ impl Cluster {
         name
     }
 
-    /// Puts our definitions in. By a plain create: an old server knows no CEL and refuses to apply it.
+    /// Creates our CRDs. This is not an apply, which an old server without CEL would reject.
     pub async fn define(&self) {
         let crds: Api<CustomResourceDefinition> = Api::all(self.client().await);
         for crd in tcoder::crd::all() {
@@ -238,14 +238,14 @@ impl Cluster {
         }
     }
 
-    /// Whether this API server evaluates the CEL rules of our definitions. One of before 1.25 drops them.
+    /// Whether this API server evaluates the CEL rules of our CRDs. Versions before 1.25 ignore them.
     pub async fn evaluates_cel(&self) -> bool {
         let crds: Api<CustomResourceDefinition> = Api::all(self.client().await);
         let crd = crds.get("transcodejobs.tcoder.dev").await.unwrap();
         serde_json::to_string(&crd.spec).unwrap().contains("x-kubernetes-validations")
     }
 
-    /// Runs kubectl as the administrator to its end.
+    /// Runs kubectl as the administrator.
     pub async fn kubectl(&self, args: &[&str]) -> Output {
         let mut kubectl = Command::new(assets().join("kubectl"));
         kubectl
@@ -259,21 +259,21 @@ impl Cluster {
         ended.expect("kubectl does not end").unwrap()
     }
 
-    /// Runs kubectl, which has to succeed; answers what it printed.
+    /// Runs kubectl, which must succeed; returns its output.
     pub async fn kubectl_ok(&self, args: &[&str]) -> String {
         let output = self.kubectl(args).await;
         assert!(output.status.success(), "kubectl {args:?}: {}", super::process::err(&output));
         super::process::out(&output)
     }
 
-    /// What service accounts asked for, one JSON event a request.
+    /// The audited requests of service accounts, one JSON event each.
     pub fn audit(&self) -> Vec<serde_json::Value> {
         let log = std::fs::read_to_string(self.path("audit.log")).unwrap_or_default();
         log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 }
 
-/// Requests of service accounts are written down, each once.
+/// Audits requests of service accounts, each once.
 const AUDIT: &str = r#"{
   "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived", "ResponseStarted"],
   "rules": [

@@ -1,4 +1,4 @@
-//! What the tests share: servers, clips, and small helpers.
+//! Shared parts of the tests: servers, clips, and small helpers.
 
 pub mod clips;
 pub mod command_count;
@@ -19,20 +19,20 @@ use self::redis::{PrivateRedis, private_redis};
 use secrecy::ExposeSecret as _;
 use tcoder::config::RedisConfig;
 
-/// Starts Upstash's interface in front of this Redis; answers its address, and what comes in. Ends with the
+/// Starts Upstash's interface in front of this Redis; returns its URL and its counter. It ends with the
 /// test's runtime.
 pub async fn upstash_of(config: &RedisConfig) -> (String, Arc<upstash::Count>) {
     let (router, count) = upstash::router(config.url.expose_secret()).await.unwrap();
     (system::serve(router).await, count)
 }
 
-/// The same in front of this server, with reads answered by a replica that lags behind it: that knows nothing of what
-/// was written since, unless a request's sync token asks for it. The replica ends when dropped.
+/// Like [`upstash_of`], with a replica that answers reads and lags behind: it does not have later writes
+/// unless a request's sync token requires them. The replica ends when dropped.
 pub async fn upstash_with_lagging_reads(
     primary: &PrivateRedis,
 ) -> (String, Arc<upstash::Count>, PrivateRedis) {
     let stream = upstash::stream(primary.socket()).await;
-    // A replica of a test waits for nobody else to join its first copy.
+    // There are no other replicas to wait for before the initial copy.
     let setting = ["CONFIG", "SET", "repl-diskless-sync-delay", "0"];
     ::redis::cmd(setting[0]).arg(&setting[1..]).exec(&mut primary.raw()).unwrap();
     let replica = private_redis(&["--replicaof", "127.0.0.1", &stream.port.to_string()]);

@@ -1,4 +1,4 @@
-//! An object server of one test's own, a client for any, files to move, and a line that breaks.
+//! An object server for a single test, a client for any S3 server, test files, and an unreliable connection.
 
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-/// A running object server over a folder that goes away with it.
+/// A running object server over a folder that is removed with it.
 pub struct ObjectServer {
     pub dir: TempDir,
     pub config: StorageConfig,
@@ -31,12 +31,12 @@ impl ObjectServer {
         Self::serve(dir, folder).await
     }
 
-    /// One over a folder that is there already.
+    /// A server over an existing folder.
     pub async fn over(folder: &Path) -> Self {
         Self::serve(tempfile::tempdir().unwrap(), folder.to_owned()).await
     }
 
-    /// Stops it and starts another one over the same folder.
+    /// Stops the server and starts another one over the same folder.
     pub async fn restart(mut self) -> Self {
         let dir = std::mem::replace(&mut self.dir, tempfile::tempdir().unwrap());
         self.stop().await;
@@ -64,12 +64,12 @@ impl ObjectServer {
         Storage::new(&self.config)
     }
 
-    /// A file name below the server's folder that is no object.
+    /// A path below the server's folder that does not belong to an object.
     pub fn scratch(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    /// Every file below the server's folder whose name `wanted` takes.
+    /// All files below the server's folder whose name satisfies `wanted`.
     pub fn files(&self, wanted: impl Fn(&str) -> bool) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let mut folders = vec![self.dir.path().to_owned()];
@@ -87,7 +87,7 @@ impl ObjectServer {
     }
 }
 
-/// A client that, unlike ours, takes any key.
+/// A client that accepts any key, unlike ours.
 pub fn client(config: &StorageConfig) -> aws_sdk_s3::Client {
     use secrecy::ExposeSecret as _;
     let http = aws_smithy_http_client::Builder::new().build_http();
@@ -109,7 +109,7 @@ pub fn client(config: &StorageConfig) -> aws_sdk_s3::Client {
     aws_sdk_s3::Client::from_conf(config)
 }
 
-/// The keys below a prefix, relative to it; all of a bucket with none.
+/// The keys below a prefix, relative to it; all keys of the bucket if it is empty.
 pub async fn keys_below(config: &StorageConfig, bucket: &str, prefix: &str) -> Vec<String> {
     let below = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };
     let mut pages = client(config).list_objects_v2().bucket(bucket).prefix(&below).into_paginator().send();
@@ -134,7 +134,7 @@ impl Drop for ObjectServer {
     }
 }
 
-/// A file of `size` bytes, mostly holes, with every MiB marked so that no two are the same.
+/// A file of `size` bytes, mostly holes, with a distinct mark in every MiB.
 pub fn marked_file(path: &Path, size: u64) {
     let mut file = std::fs::File::create(path).unwrap();
     file.set_len(size).unwrap();
@@ -156,8 +156,8 @@ pub fn hash(path: &Path) -> Vec<u8> {
     }
 }
 
-/// A line to `upstream` that breaks: each connection carries as many bytes of answer as its budget in
-/// `budgets` allows, those after the last one all. Says how many connections there were.
+/// A proxy to `upstream` that breaks connections: each transfers as many bytes of the response as its entry
+/// in `budgets`; later ones are unlimited. Reports each connection.
 pub async fn breaking_line(upstream: SocketAddr, budgets: Vec<u64>) -> (SocketAddr, mpsc::Receiver<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -183,7 +183,7 @@ async fn carry(mut client: TcpStream, upstream: SocketAddr, budget: u64) {
     }
 }
 
-/// One HTTP exchange, byte for byte as written here: clients tidy up what must arrive untidied.
+/// One HTTP exchange with exactly these bytes, which clients would normalize.
 pub async fn raw(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();

@@ -1,4 +1,4 @@
-//! The page, driven in Chromium as people use it: tests/page.
+//! Drives the page in Chromium as a user would: tests/page.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use super::clips::{heavy, long_clip};
 use super::process::node;
 
-/// Where the screenshots of the last run are, for somebody to look at.
+/// The folder with the screenshots of the last run, for inspection.
 pub fn shots() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("page-shots")
 }
 
-/// Uses the page at `url` for everything it is for; answers whether all went well, and what was said.
+/// Uses all functions of the page at `url`; returns whether that succeeded, and the output.
 pub async fn drive(url: &str) -> (bool, String) {
     let shots = shots();
     run(

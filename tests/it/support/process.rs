@@ -1,4 +1,4 @@
-//! Processes: how tests start them, what runs, and what is left.
+//! Processes: starts them, lists them, and waits for their end.
 
 use std::ffi::OsStr;
 use std::path::Path;
@@ -13,8 +13,8 @@ use tokio::process::{Child, Command};
 
 use super::system::PATIENCE;
 
-/// Starts a process from a thread that lives as long as this one: the kernel ends a tied child with
-/// the *thread* that spawned it, and a test's thread ends with its test.
+/// Starts a process from a thread that lives as long as this process: the kernel kills a tied child when the
+/// *thread* that spawned it ends, and a test's thread ends with its test.
 pub fn spawn(command: Command) -> Child {
     type Order = (Command, mpsc::Sender<std::io::Result<Child>>);
     static KEEPER: LazyLock<tokio::sync::mpsc::UnboundedSender<Order>> = LazyLock::new(|| {
@@ -34,12 +34,12 @@ pub fn spawn(command: Command) -> Child {
     child.recv().unwrap().unwrap()
 }
 
-/// The binary, with nothing of our own environment but where programs are found.
+/// The binary, without our environment except for PATH.
 pub fn tcoder() -> Command {
     bare(env!("CARGO_BIN_EXE_tcoder"))
 }
 
-/// Any program, the same.
+/// Any program, without our environment except for PATH.
 pub fn bare(program: &str) -> Command {
     let mut command = Command::new(program);
     command.env_clear().stdin(Stdio::null());
@@ -51,7 +51,7 @@ pub fn bare(program: &str) -> Command {
     command
 }
 
-/// Runs the command line to its end.
+/// Runs the command line until it ends.
 pub async fn run(args: &[&str], env: &[(&str, &str)], dir: &Path) -> Output {
     let mut command = tcoder();
     command.args(args).envs(env.iter().copied()).current_dir(dir);
@@ -68,7 +68,7 @@ pub fn err(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// Runs a Node script of tests/ to its end, with the packages of its folder (hack/node.sh).
+/// Runs a Node script of tests/ until it ends, with the packages of its folder (hack/node.sh).
 pub async fn node<A: AsRef<OsStr>>(script: &str, args: impl IntoIterator<Item = A>) -> Output {
     let mut command = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("hack/node.sh"));
     command.arg(script).args(args);
@@ -84,7 +84,7 @@ pub struct Process {
     pub command: String,
 }
 
-/// All of them that still run.
+/// All running processes.
 pub fn processes() -> Vec<Process> {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();
     entries.filter_map(|entry| process(entry.file_name().to_str()?.parse().ok()?)).collect()
@@ -105,7 +105,7 @@ pub fn children(pid: u32) -> Vec<Process> {
     processes().into_iter().filter(|p| p.parent == pid).collect()
 }
 
-/// Children, their children and so on.
+/// The children of a process, recursively.
 pub fn descendants(pid: u32) -> Vec<Process> {
     let all = processes();
     let mut found: Vec<Process> = Vec::new();
@@ -119,7 +119,7 @@ pub fn descendants(pid: u32) -> Vec<Process> {
     found
 }
 
-/// The FFmpegs that work on files below `folder`.
+/// The FFmpeg processes that work on files below `folder`.
 pub fn encoders(folder: &Path) -> Vec<Process> {
     let folder = folder.to_str().unwrap();
     processes()
@@ -128,7 +128,7 @@ pub fn encoders(folder: &Path) -> Vec<Process> {
         .collect()
 }
 
-/// Whether it runs, and is no zombie.
+/// Whether the process runs and is not a zombie.
 pub fn lives(pid: u32) -> bool {
     process(pid).is_some()
 }
@@ -137,7 +137,7 @@ pub fn send(pid: u32, signal: Signal) {
     kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
 }
 
-/// Waits until `is` so; other processes' ends send us no event.
+/// Waits until `is` holds by polling, because the end of other processes causes no event.
 pub async fn eventually(what: &str, is: impl Fn() -> bool) {
     let began = Instant::now();
     while !is() {
@@ -146,10 +146,10 @@ pub async fn eventually(what: &str, is: impl Fn() -> bool) {
     }
 }
 
-/// Waits until none of them runs any more.
+/// Waits until none of these processes runs.
 pub async fn all_gone(processes: &[Process]) {
     for p in processes {
-        // A process id may be given to somebody else meanwhile, who then does other things.
+        // The process id may have been reused by another command.
         eventually(&format!("{p:?} is gone"), || process(p.pid).is_none_or(|now| now.command != p.command))
             .await;
     }

@@ -1,5 +1,5 @@
-//! Redis servers for tests: one that all share, under a prefix of each test's own, and private ones
-//! for tests that restart, starve or reconfigure theirs. All end with this process, however it ends.
+//! Redis servers for tests: a shared one, with a separate prefix for each test, and private ones for tests
+//! that restart or reconfigure theirs. All are stopped when this process ends, however it ends.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
-/// The shared server, under a prefix that nobody else has.
+/// The shared server, with a unique prefix.
 pub fn shared() -> RedisConfig {
     static SERVER: LazyLock<(String, Child)> = LazyLock::new(start_shared);
     RedisConfig { url: SERVER.0.clone().into(), prefix: fresh_prefix() }
@@ -22,13 +22,13 @@ fn fresh_prefix() -> String {
     format!("{{test-{}}}:", Uuid::new_v4().simple())
 }
 
-/// A plain connection, to look at what the queue wrote and to meddle with it.
+/// A plain connection, for inspecting and changing what the queue wrote.
 pub fn raw(config: &RedisConfig) -> redis::Connection {
     use secrecy::ExposeSecret as _;
     redis::Client::open(config.url.expose_secret()).unwrap().get_connection().unwrap()
 }
 
-/// A server of a test's own, on a socket in a folder of its own. Ends when dropped.
+/// A private server on a socket in its own folder. It is stopped when dropped.
 pub struct PrivateRedis {
     folder: TempDir,
     args: Vec<String>,
@@ -36,7 +36,7 @@ pub struct PrivateRedis {
     child: Option<Child>,
 }
 
-/// Starts a server with these further arguments.
+/// Starts a server with these additional arguments.
 pub fn private_redis(args: &[&str]) -> PrivateRedis {
     let folder = tempfile::Builder::new().prefix("tcoder-redis-").tempdir().unwrap();
     let args = args.iter().map(|a| (*a).to_owned()).collect();
@@ -50,13 +50,13 @@ impl PrivateRedis {
         self.folder.path().join("redis.sock")
     }
 
-    /// How to reach it; the prefix stays the same.
+    /// The settings of a connection; the prefix stays the same.
     pub fn config(&self) -> RedisConfig {
         let url = format!("redis+unix://{}", self.socket().display());
         RedisConfig { url: url.into(), prefix: self.prefix.clone() }
     }
 
-    /// Starts it, again over the same files after a [`Self::kill`].
+    /// Starts it; after a [`Self::kill`] with the same files.
     pub fn start(&mut self) {
         let mut args = vec!["--port".to_owned(), "0".into(), "--save".into(), String::new()];
         args.extend(["--unixsocket".into(), self.socket().display().to_string()]);
@@ -68,7 +68,7 @@ impl PrivateRedis {
         self.child = Some(child);
     }
 
-    /// Ends it without a word (SIGKILL).
+    /// Kills it with SIGKILL.
     pub async fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().await.unwrap();
@@ -81,7 +81,7 @@ impl PrivateRedis {
 }
 
 fn start_shared() -> (String, Child) {
-    // Between finding a free port and its use somebody else may take it; then the server ends at once.
+    // Another process may take the port before it is used; the server then exits at once.
     for _ in 0..20 {
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let url = format!("redis://127.0.0.1:{port}/");
@@ -94,7 +94,7 @@ fn start_shared() -> (String, Child) {
     panic!("redis-server does not start on any free port of 127.0.0.1");
 }
 
-/// Waits until this very child answers; `false` when it ended instead.
+/// Waits until this child answers; returns `false` if it exited instead.
 fn answers(client: &redis::Client, child: &mut Child) -> bool {
     let patience = Instant::now() + Duration::from_secs(30);
     while Instant::now() < patience {
@@ -107,15 +107,15 @@ fn answers(client: &redis::Client, child: &mut Child) -> bool {
         let ours = |info: &str| child.id().is_some_and(|pid| info.contains(&format!("process_id:{pid}\r\n")));
         match answer {
             Ok(info) if ours(&info) => return true,
-            // Not listening yet, or still reading its files.
+            // It does not listen yet, or is still loading its files.
             _ => thread::sleep(Duration::from_millis(10)),
         }
     }
     panic!("redis-server does not answer after 30 s");
 }
 
-/// Starts a server from a thread that lives as long as the process: the kernel ends a tied child with
-/// the *thread* that spawned it, and a test's thread ends with its test.
+/// Starts a server from a thread that lives as long as the process: the kernel kills a tied child when the
+/// *thread* that spawned it ends, and a test's thread ends with its test.
 fn spawn(args: Vec<String>) -> Child {
     type Order = (Vec<String>, mpsc::Sender<std::io::Result<Child>>);
     static KEEPER: LazyLock<tokio::sync::mpsc::UnboundedSender<Order>> = LazyLock::new(|| {

@@ -1,5 +1,5 @@
-//! A process whose scratch folder lies on a small disk of its own: a tmpfs in its own mount namespace, as root
-//! or in a user namespace.
+//! Runs a process whose scratch folder is on a small disk: a tmpfs in its own mount namespace, as root or in
+//! a user namespace.
 
 use std::path::Path;
 use std::process::{Command as StdCommand, Stdio};
@@ -9,7 +9,7 @@ use tokio::process::Command;
 
 use super::process::bare;
 
-/// How a process gets a mount namespace here; nothing where this system lets nobody have one.
+/// The command that starts a process in a mount namespace; `None` if this system does not permit it.
 fn unshare() -> Option<&'static [&'static str]> {
     static WAY: OnceLock<Option<&'static [&'static str]>> = OnceLock::new();
     *WAY.get_or_init(|| {
@@ -23,12 +23,13 @@ fn unshare() -> Option<&'static [&'static str]> {
     })
 }
 
-/// Whether there are small disks here.
+/// Whether this system can provide small disks.
 pub fn there_are() -> bool {
     unshare().is_some()
 }
 
-/// `script`, run by sh with a disk of `bytes` bytes mounted on `folder`; `$0` is the binary, `$1` the folder.
+/// Runs `script` with sh and a disk of `bytes` bytes mounted on `folder`; `$0` is the binary, `$1` the
+/// folder.
 pub fn sh(folder: &Path, bytes: u64, script: &str) -> Command {
     let [program, arguments @ ..] = unshare().expect("ask there_are() first") else { unreachable!() };
     let mut command = bare(program);

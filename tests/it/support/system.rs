@@ -1,5 +1,5 @@
-//! The whole system through its own binary: `tcoder up` on a free port over a data folder of its own,
-//! standalone workers, the command line, and the processes they leave or do not leave behind.
+//! The whole system through its binary: `tcoder up` on a free port with a separate data folder, standalone
+//! workers, the command line, and the processes that remain.
 
 use std::collections::BTreeMap;
 use std::ops::Deref;
@@ -23,15 +23,15 @@ use tokio::sync::OnceCell;
 use super::fly::{self, FlyGuard};
 use super::process::{Process, children, err, lives, run, send, spawn, tcoder};
 
-/// Guards against hanging, not a figure: nothing here is expected to take near as long.
+/// A limit against hanging; nothing is expected to take nearly as long.
 pub const PATIENCE: Duration = Duration::from_secs(240);
 
 pub const WEBHOOK_SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 pub const TOKEN: &str = "token-of-the-guarded-system-0123456789";
-/// Another caller's.
+/// The token of another caller.
 pub const OTHER_TOKEN: &str = "token-of-somebody-else-0123456789";
 
-/// A folder of this process, gone with the next run once the process is dead.
+/// A folder of this process. The next run removes it once the process is dead.
 pub fn folder(name: &str) -> PathBuf {
     static BASE: LazyLock<PathBuf> = LazyLock::new(|| {
         let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -49,10 +49,10 @@ pub fn folder(name: &str) -> PathBuf {
     path
 }
 
-/// How to start a system.
+/// The options of a system.
 pub struct Setup {
     pub data: PathBuf,
-    /// So many stay; without a word all of them.
+    /// Minimum number of workers; by default the maximum.
     pub min: Option<u16>,
     pub workers: u16,
     pub listen: String,
@@ -75,7 +75,7 @@ impl Setup {
         self
     }
 
-    /// They come and go with the jobs.
+    /// Workers are started and stopped as jobs require.
     pub fn coming_and_going(mut self) -> Self {
         self.min = Some(0);
         self
@@ -130,7 +130,7 @@ impl Setup {
         }
     }
 
-    /// Runs a start that is to fail, and answers its exit code and what it said.
+    /// Starts a system that must fail; returns its exit code and output.
     pub async fn fails(self) -> (i32, String) {
         let mut command = self.command();
         command.stderr(Stdio::piped());
@@ -140,18 +140,18 @@ impl Setup {
     }
 }
 
-/// A client whose connections are no other test's: each ends with its answer.
+/// A client that shares no connections with other tests: each is closed after its response.
 pub fn http() -> reqwest::Client {
     tcoder::net::install_crypto();
     reqwest::Client::builder().pool_max_idle_per_host(0).no_proxy().build().unwrap()
 }
 
-/// An API to ask, wherever it runs.
+/// An API, wherever it runs.
 pub struct Api {
     pub url: String,
     pub token: Option<String>,
     pub http: reqwest::Client,
-    /// Where those behind it log.
+    /// The log file of the servers.
     pub log: PathBuf,
 }
 
@@ -186,12 +186,12 @@ impl Api {
         self.answer(self.request(Method::DELETE, path)).await
     }
 
-    /// Asks for an upload and PUTs these bytes; answers the job's id.
+    /// Requests an upload and PUTs these bytes; returns the job's id.
     pub async fn upload_bytes(&self, bytes: Vec<u8>, options: &Value) -> String {
         let ticket = self.post("/api/upload", options).await;
         assert_eq!(ticket.status, 201, "{ticket:?}");
         let put = self.http.put(ticket.body["uploadUrl"].as_str().unwrap());
-        // Said also of nothing, as browsers and curl do.
+        // Set even if it is zero, as browsers and curl do.
         let put = put.header("content-length", bytes.len()).body(bytes);
         let stored = put.timeout(PATIENCE).send().await.unwrap();
         assert!(stored.status().is_success(), "{stored:?}");
@@ -202,7 +202,7 @@ impl Api {
         self.upload_bytes(std::fs::read(file).unwrap(), options).await
     }
 
-    /// A job from `POST /api/jobs`; answers its id.
+    /// Creates a job with `POST /api/jobs`; returns its id.
     pub async fn submit(&self, body: &Value) -> String {
         let answer = self.post("/api/jobs", body).await;
         assert_eq!(answer.status, 201, "{answer:?}");
@@ -220,7 +220,7 @@ impl Api {
         Feed { events: open(&again).await, again, over: false }
     }
 
-    /// The job as soon as its feed shows it so.
+    /// Waits until the feed shows the job in this state.
     pub async fn seen(&self, id: &str, like: impl Fn(&Value) -> bool) -> Value {
         let mut feed = self.feed(id).await;
         let mut last = Value::Null;
@@ -233,7 +233,7 @@ impl Api {
         panic!("the job ended otherwise: {last:#}\n{}", self.log());
     }
 
-    /// The job at its end.
+    /// Waits until the job has ended.
     pub async fn ended(&self, id: &str) -> Value {
         let over = |job: &Value| matches!(job["status"].as_str(), Some("completed" | "failed" | "cancelled"));
         self.seen(id, over).await
@@ -245,18 +245,18 @@ impl Api {
         job
     }
 
-    /// The job in the middle of its encode.
+    /// Waits until the job is being encoded.
     pub async fn encoding(&self, id: &str) -> Value {
         self.seen(id, |job| job["status"] == "running" && job["progress"].as_f64().unwrap() > 0.0).await
     }
 
-    /// What everything wrote to stderr.
+    /// The combined stderr of the servers.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
     }
 }
 
-/// A running `tcoder up`. Ends when dropped.
+/// A running `tcoder up`. It is stopped when dropped.
 pub struct System {
     pub api: Api,
     pub storage: String,
@@ -264,11 +264,11 @@ pub struct System {
     pub pid: u32,
     child: Child,
     stdout: Lines<BufReader<ChildStdout>>,
-    /// The Redis it was told to use, where it has none of its own.
+    /// The Redis that it was configured to use, unless it has its own.
     redis: Option<String>,
 }
 
-/// An answer of the API.
+/// A response of the API.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -278,7 +278,7 @@ pub struct Answer {
 
 type Events = Pin<Box<dyn Stream<Item = Value> + Send>>;
 
-/// A job's events. As a browser's `EventSource` does, it opens a stream again that ended early.
+/// The events of a job. Like a browser's `EventSource`, it reopens a stream that ended early.
 pub struct Feed {
     events: Events,
     again: reqwest::RequestBuilder,
@@ -297,7 +297,7 @@ async fn open(request: &reqwest::RequestBuilder) -> Events {
 }
 
 impl Feed {
-    /// The next event; nothing after the job's end.
+    /// The next event; `None` after the end of the job.
     pub async fn next(&mut self) -> Option<Value> {
         let next = async {
             loop {
@@ -314,13 +314,13 @@ impl Feed {
     }
 }
 
-/// One for all tests that break nothing: two workers, private addresses allowed.
+/// The system for all tests that break nothing: two workers, private addresses permitted.
 pub async fn shared() -> &'static System {
     static SYSTEM: OnceCell<System> = OnceCell::const_new();
     SYSTEM.get_or_init(|| Setup::default().workers(2).env("ALLOW_PRIVATE_URLS", "true").start()).await
 }
 
-/// One that asks for a token and calls no private address.
+/// A system that requires a token and calls no private addresses.
 pub async fn guarded() -> &'static System {
     static SYSTEM: OnceCell<System> = OnceCell::const_new();
     SYSTEM.get_or_init(|| Setup::default().env("API_TOKENS", &format!("{TOKEN},{OTHER_TOKEN}")).start()).await
@@ -335,7 +335,7 @@ impl Deref for System {
 }
 
 impl System {
-    /// How its buckets are reached.
+    /// The settings for its buckets.
     pub fn storage_config(&self) -> StorageConfig {
         let env: BTreeMap<_, _> = self.role_environment().into_iter().collect();
         let endpoint: BaseUrl = env["R2_ENDPOINT"].parse().unwrap();
@@ -360,7 +360,7 @@ impl System {
         super::objects::put_input(&self.storage_config(), key, std::fs::read(file).unwrap()).await;
     }
 
-    /// Where everybody reads an output.
+    /// The public URL of an output.
     pub fn output_url(&self, key: &str) -> String {
         format!("{}/output/{key}", self.storage)
     }
@@ -373,7 +373,7 @@ impl System {
         files_below(&self.data.join("scratch"))
     }
 
-    /// Its redis-server.
+    /// The process of its redis-server.
     pub fn redis_server(&self) -> Process {
         let found = children(self.pid).into_iter().find(|p| p.command.starts_with("redis-server"));
         found.expect("there is no redis-server")
@@ -383,7 +383,7 @@ impl System {
         if let Some(url) = &self.redis {
             return url.clone();
         }
-        // redis-server names its socket in its process title.
+        // The process title of redis-server contains its socket.
         let command = self.redis_server().command;
         let socket = command.split_once("unixsocket:").unwrap().1.split(' ').next().unwrap().to_owned();
         format!("redis+unix://{socket}")
@@ -393,7 +393,7 @@ impl System {
         redis::Client::open(self.redis_url()).unwrap().get_connection().unwrap()
     }
 
-    /// What a role that is not the system's own needs to work on the same Redis and the same buckets.
+    /// The environment of another role that uses the same Redis and buckets.
     pub fn role_environment(&self) -> Vec<(&'static str, String)> {
         let secrets: Value =
             serde_json::from_slice(&std::fs::read(self.data.join("secrets.json")).unwrap()).unwrap();
@@ -423,13 +423,13 @@ impl System {
         command
     }
 
-    /// A second API; answers it and its address. Ends when dropped.
+    /// Starts a second API; returns it and its address. It is stopped when dropped.
     pub async fn api(&self) -> (Child, String) {
         let (child, url, _) = self.server(&["api", "--listen", "127.0.0.1:0"], &[]).await;
         (child, url)
     }
 
-    /// A server role; answers it, its address and what it logs from its start on. Ends when dropped.
+    /// Starts a server role; returns it, its address and its log. It is stopped when dropped.
     pub async fn server(&self, args: &[&str], env: &[(&str, &str)]) -> (Child, String, Log) {
         let mut command = self.role(args);
         command.envs(env.iter().copied()).stderr(Stdio::piped());
@@ -453,8 +453,8 @@ impl System {
         }
     }
 
-    /// A server role that logs into this file, and so may outlive the test that started it. Ends when
-    /// dropped.
+    /// Starts a server role that logs into this file, so that it can outlive the test that started it. It is
+    /// stopped when dropped.
     pub fn logging(&self, args: &[&str], env: &[(&str, &str)], log: &Path) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(log).unwrap();
         let mut command = self.role(args);
@@ -462,7 +462,7 @@ impl System {
         spawn(command)
     }
 
-    /// Runs a role that cannot start; answers its exit code and what it said.
+    /// Runs a role that must fail to start; returns its exit code and output.
     pub async fn role_fails(&self, args: &[&str], env: &[(&str, &str)]) -> (Option<i32>, String) {
         let mut command = self.role(args);
         command.envs(env.iter().copied()).stderr(Stdio::piped());
@@ -471,7 +471,7 @@ impl System {
         (output.status.code(), err(&output))
     }
 
-    /// A Fly whose machines are workers of this system. Ends with the guard.
+    /// An emulated Fly whose machines are workers of this system. It ends with the guard.
     pub async fn fly(&self, app: &str) -> (EmulatorHandle, FlyGuard) {
         let mut environment = self.role_environment();
         let scratch = self.data.join("scratch").to_str().unwrap().to_owned();
@@ -479,7 +479,7 @@ impl System {
         fly_of_workers(app, &environment).await
     }
 
-    /// A worker that is not the system's own, in a scratch folder of its own.
+    /// Starts a separate worker with its own scratch folder.
     pub fn worker(&self, name: &str, env: &[(&str, &str)]) -> Worker {
         self.worker_by(name, env, |_| {
             let mut command = tcoder();
@@ -488,7 +488,7 @@ impl System {
         })
     }
 
-    /// The same, by a command that ends as `tcoder worker` with this scratch folder.
+    /// Like [`Self::worker`], with a command that eventually runs `tcoder worker` with this scratch folder.
     pub fn worker_by(
         &self,
         name: &str,
@@ -521,7 +521,7 @@ impl System {
         send(self.pid, signal);
     }
 
-    /// Waits until it says so on stdout.
+    /// Waits until stdout contains these words.
     pub async fn says(&mut self, words: &str) {
         loop {
             let line = tokio::time::timeout(PATIENCE, self.stdout.next_line()).await.expect("it is silent");
@@ -531,7 +531,7 @@ impl System {
         }
     }
 
-    /// Waits for its end; answers how it ended and what else it said.
+    /// Waits until it ends; returns its status and the remaining output.
     pub async fn over(mut self) -> (ExitStatus, String) {
         let mut said = String::new();
         let end = async {
@@ -543,7 +543,7 @@ impl System {
         (status, said)
     }
 
-    /// Ctrl-C.
+    /// Stops it with SIGINT, like Ctrl-C.
     pub async fn stop(self) -> String {
         self.signal(Signal::SIGINT);
         let (status, said) = self.over().await;
@@ -552,7 +552,7 @@ impl System {
     }
 }
 
-/// A Fly whose machines are workers with this environment, held to Fly's document. Ends with the guard.
+/// An emulated Fly whose machines are workers with this environment, with validation. It ends with the guard.
 pub async fn fly_of_workers(app: &str, environment: &[(&str, String)]) -> (EmulatorHandle, FlyGuard) {
     let options = emulator::Options {
         app: app.to_owned(),
@@ -562,7 +562,8 @@ pub async fn fly_of_workers(app: &str, environment: &[(&str, String)]) -> (Emula
     fly::start(options).await
 }
 
-/// By the emulator's clock, with room for what a loaded machine does to single requests.
+/// Checks the rate of one request a second by the emulator's clock, with tolerance for delays on a loaded
+/// machine.
 pub fn keeps_to_one_a_second(fly: &EmulatorHandle) {
     let requests = fly.requests();
     for (i, late) in requests.iter().enumerate() {
@@ -574,10 +575,10 @@ pub fn keeps_to_one_a_second(fly: &EmulatorHandle) {
     assert!(!requests.iter().any(|r| r.status == 429), "{requests:#?}");
 }
 
-/// The lines a role logged, once it has ended.
+/// The lines that a role logged, available once it has ended.
 pub type Log = tokio::task::JoinHandle<Vec<String>>;
 
-/// A standalone worker. Ends when dropped.
+/// A standalone worker. It is stopped when dropped.
 pub struct Worker {
     pub pid: u32,
     pub scratch: PathBuf,

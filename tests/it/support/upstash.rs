@@ -1,5 +1,5 @@
-//! Upstash's REST interface in front of a real Redis: the shapes of its requests and answers, its headers, and a
-//! read region that lags behind; and no more. The official client is held against it in `the_upstash_client`.
+//! An emulation of Upstash's REST interface in front of a real Redis: the format of requests and responses,
+//! the headers, and a read region that lags behind. `upstash_client` compares it with the official client.
 //! <https://upstash.com/docs/redis/features/restapi>
 //!
 //! `cargo run --example upstash` runs it for `wrangler dev`.
@@ -21,11 +21,11 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, watch};
 
-/// The access token that is asked for.
+/// The required access token.
 pub const TOKEN: &str = "token-of-the-rest-front";
-/// Both ways.
+/// The header in requests and responses.
 const SYNC_TOKEN: &str = "upstash-sync-token";
-/// What there is no connection to wait on, subscribe or watch by.
+/// Commands that need a connection for blocking, subscribing or watching.
 const NOT_OVER_REST: [&str; 17] = [
     "AUTH",
     "BLMOVE",
@@ -46,7 +46,7 @@ const NOT_OVER_REST: [&str; 17] = [
     "WATCH",
 ];
 
-/// What came in, and what is to be answered in place of Redis.
+/// Counts requests, and holds prepared responses.
 #[derive(Debug, Default)]
 pub struct Count {
     requests: AtomicU64,
@@ -55,7 +55,7 @@ pub struct Count {
     held: Mutex<Option<LockOutcome>>,
 }
 
-/// An answer that is ready and held back.
+/// A response that is ready but held back.
 #[derive(Debug)]
 struct LockOutcome {
     verb: &'static str,
@@ -63,42 +63,42 @@ struct LockOutcome {
     release: Arc<Semaphore>,
 }
 
-/// Holds back the next answer to a command of one verb.
+/// Holds back the next response to a command with one verb.
 pub struct Held {
     ready: watch::Receiver<bool>,
     release: Arc<Semaphore>,
 }
 
 impl Held {
-    /// Until that answer is ready.
+    /// Waits until that response is ready.
     pub async fn ready(&mut self) {
         self.ready.wait_for(|ready| *ready).await.unwrap();
     }
 
-    /// Lets it go.
+    /// Sends the response.
     pub fn release(self) {
         self.release.add_permits(1);
     }
 }
 
 impl Count {
-    /// Requests, and the commands in them.
+    /// The number of requests, and of commands in them.
     pub fn so_far(&self) -> (u64, u64) {
         (self.requests.load(Ordering::SeqCst), self.commands.load(Ordering::SeqCst))
     }
 
-    /// The next requests are answered like this, one after the other, and reach no Redis.
+    /// Answers the next requests with these responses, one after the other, without forwarding them to Redis.
     pub fn answer(&self, answers: &[(u16, &'static str)]) {
         let answers = answers.iter().map(|(status, body)| (StatusCode::from_u16(*status).unwrap(), *body));
         self.planned.lock().unwrap().extend(answers);
     }
 
-    /// Whether all of those were given.
+    /// Whether all prepared responses were sent.
     pub fn all_answered(&self) -> bool {
         self.planned.lock().unwrap().is_empty()
     }
 
-    /// Holds back the next answer to this verb.
+    /// Holds back the next response to this verb.
     pub fn hold(&self, verb: &'static str) -> Held {
         let (ready, is_ready) = watch::channel(false);
         let release = Arc::new(Semaphore::new(0));
@@ -120,18 +120,18 @@ impl Count {
 struct Front {
     client: redis::Client,
     primary: ConnectionManager,
-    /// The server's own word on which commands a replica may answer.
+    /// The commands that a replica may answer, according to the server.
     reads: HashMap<String, bool>,
     replica: Option<Replica>,
     count: Arc<Count>,
 }
 
-/// One in front of this Redis, and what comes in.
+/// An emulation in front of this Redis, with its counter.
 pub async fn router(redis_url: &str) -> redis::RedisResult<(Router, Arc<Count>)> {
     router_with(redis_url, None).await
 }
 
-/// The same; reads are answered by this replica.
+/// Like [`router`], with a replica that answers reads.
 pub async fn router_with(
     redis_url: &str,
     replica: Option<Replica>,
@@ -169,9 +169,9 @@ async fn connect(client: &redis::Client) -> redis::RedisResult<ConnectionManager
 
 /// Why there is no result.
 enum Failure {
-    /// Of one command: its code and its words.
+    /// Redis refused a command: its code and text.
     Refused(String),
-    /// Redis itself is away.
+    /// Redis is unreachable.
     Away,
 }
 
@@ -180,7 +180,7 @@ impl From<redis::RedisError> for Failure {
         if error.is_io_error() || error.is_connection_dropped() || error.is_timeout() {
             return Self::Away;
         }
-        // As Redis says it: the code, and the words.
+        // In Redis's format: the code and the text.
         let detail = error.detail().unwrap_or_default().to_owned();
         Self::Refused(format!("{} {detail}", error.code().unwrap_or("ERR")))
     }
@@ -190,7 +190,7 @@ fn refused(status: StatusCode, why: &str) -> Response {
     (status, axum::Json(json!({"error": why}))).into_response()
 }
 
-/// As the load balancers answer that stand in front of such a service.
+/// The response of a load balancer in front of such a service.
 fn away() -> Response {
     let page = Html("<html><head><title>503 Service Temporarily Unavailable</title></head></html>");
     (StatusCode::SERVICE_UNAVAILABLE, page).into_response()
@@ -273,7 +273,7 @@ async fn answer(
     response
 }
 
-/// A command's parts: strings, numbers and booleans, in a list.
+/// The parts of a command: a list of strings, numbers and booleans.
 fn command(body: &Value) -> Option<Vec<Vec<u8>>> {
     let part = |part: &Value| match part {
         Value::String(text) => Some(text.clone().into_bytes()),
@@ -295,7 +295,7 @@ fn words(error: &redis::ServerError) -> String {
     format!("{} {}", error.code(), error.details().unwrap_or_default())
 }
 
-/// Strings as base64 where that is asked for, but for a result that is `OK`.
+/// Encodes strings as base64 if requested, except for the result `OK`.
 fn to_json(value: redis::Value, base64: bool, is_result: bool) -> Value {
     use redis::Value as Redis;
     let encoded = |bytes: Vec<u8>| match base64 {
@@ -328,7 +328,7 @@ impl Front {
         Ok(verb)
     }
 
-    /// Runs one command of a request whose commands are all reads, or not.
+    /// Runs one command of a request; `reads` says whether all its commands are reads.
     async fn run(&self, command: &[Vec<u8>], reads: bool, token: &str) -> Result<redis::Value, Failure> {
         self.verb(command)?;
         let mut connection = match &self.replica {
@@ -341,16 +341,16 @@ impl Front {
         }
     }
 
-    /// All of them with nothing in between, or none.
+    /// Runs all commands as a transaction.
     async fn transaction(&self, commands: &[Vec<Vec<u8>>]) -> Result<Vec<redis::Value>, Failure> {
         for command in commands {
             self.verb(command)?;
         }
-        // Of its own: MULTI holds for a connection.
+        // A separate connection, because MULTI affects the whole connection.
         let mut own = self.client.get_multiplexed_async_connection().await?;
         own.send_packed_command(&redis::cmd("MULTI")).await?;
         for command in commands {
-            // One that is refused here discards all, which EXEC says.
+            // A command that is refused here discards the transaction, which EXEC reports.
             let _queued = own.send_packed_command(&to_cmd(command)).await;
         }
         match own.send_packed_command(&redis::cmd("EXEC")).await? {
@@ -360,12 +360,13 @@ impl Front {
         }
     }
 
-    /// Whether none of these commands writes. A read region passes a request with a write on, whole.
+    /// Whether none of these commands writes. A read region forwards a request with a write as a whole.
     fn are_reads(&self, commands: &[Vec<Vec<u8>>]) -> bool {
         commands.iter().all(|command| self.verb(command).is_ok_and(|verb| self.reads[&verb]))
     }
 
-    /// The state that these commands were answered from: the primary's, or the replica's for reads.
+    /// The token of the state that these commands were answered from: the primary's, or the replica's for
+    /// reads.
     async fn sync_token(&self, commands: &[Vec<Vec<u8>>], token: &str) -> Result<String, Failure> {
         let offset = match &self.replica {
             Some(replica) if self.are_reads(commands) => {
@@ -377,28 +378,28 @@ impl Front {
     }
 }
 
-/// How far a server's replication stream is.
+/// The offset of a server's replication stream.
 async fn offset(connection: &mut ConnectionManager, field: &str) -> Result<u64, Failure> {
     let info: String = redis::cmd("INFO").arg("replication").query_async(connection).await?;
     let found = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')?.parse().ok());
     found.ok_or_else(|| Failure::Refused(format!("ERR no {field} in {info}")))
 }
 
-/// A read region: a replica of the primary whose stream stands still, until a sync token asks for more.
+/// A read region: a replica whose replication stream is paused until a sync token requires more.
 pub struct Replica {
     connection: ConnectionManager,
-    /// Lets the stream pass.
+    /// Opens the stream.
     gate: AsyncMutex<watch::Sender<bool>>,
 }
 
-/// The way from the primary to its replica, which can be shut.
+/// The connection from the primary to its replica, which can be paused.
 pub struct Stream {
-    /// The port that the replica is told to follow.
+    /// The port that the replica connects to.
     pub port: u16,
     gate: watch::Sender<bool>,
 }
 
-/// Opens one to the primary that listens on this Unix socket. It ends with the runtime.
+/// Opens a stream to the primary that listens on this Unix socket. It ends with the runtime.
 pub async fn stream(primary: std::path::PathBuf) -> Stream {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -432,8 +433,7 @@ pub async fn stream(primary: std::path::PathBuf) -> Stream {
 }
 
 impl Replica {
-    /// The server at `url`, which follows `stream`; it has caught up with the primary, and stands still from now
-    /// on.
+    /// A replica at `url` that follows `stream`. It has caught up with the primary and is paused from now on.
     pub async fn new(url: &str, stream: Stream) -> redis::RedisResult<Self> {
         let mut connection = connect(&redis::Client::open(url)?).await?;
         loop {
@@ -447,7 +447,7 @@ impl Replica {
         Ok(Self { connection, gate: AsyncMutex::new(stream.gate) })
     }
 
-    /// A connection to it, once it is as far as this token says.
+    /// A connection to it, once it has reached the state of this token.
     async fn at(&self, token: &str) -> Result<ConnectionManager, Failure> {
         let mut connection = self.connection.clone();
         let Some(wanted) = STANDARD

@@ -1,7 +1,7 @@
 use super::*;
 use crate::queue::{FleetCondition, FleetDesired};
 
-/// Some time in 2025.
+/// A time in 2025.
 const NOW: Millis = Millis(1_750_000_000_000);
 const SECOND: i64 = 1000;
 const MINUTE: i64 = 60 * SECOND;
@@ -130,7 +130,7 @@ fn machine_row_shows_all_columns() {
         row(&bare, Some(0.05), NOW),
         ["films-worker-02", "-", "booting", "-", "-", "-", "-", "$0.0000"]
     );
-    // Clocks differ, and Fly's words may change.
+    // Clocks differ, and Fly may change its states.
     let odd = FleetMachine {
         region: Some(String::new()),
         created_at: Some("yesterday".into()),

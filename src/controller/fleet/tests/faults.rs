@@ -1,4 +1,4 @@
-//! Each fault a fleet must survive, as far as it is the plan's.
+//! Every fault of a provider or worker that the plan must handle.
 
 use super::*;
 use crate::controller::fleet::{Exit, ListFailure, MachineDisk, Start};
@@ -36,7 +36,7 @@ fn fault_03_a_create_with_a_lost_answer_holds_its_slot_until_a_list_frees_it() {
     assert_eq!(desk.steps(), ["create 01 any"]);
     desk.first_ends(Outcome::Unknown);
     assert!(desk.acts().is_empty());
-    // Too early to prove anything.
+    // Too early for a failure.
     desk.now += s(5);
     desk.see(&[], 1);
     assert!(desk.acts().is_empty());
@@ -113,7 +113,7 @@ fn fault_07_a_suddenly_empty_list_is_not_believed_at_once() {
     desk.now = s(80);
     desk.see(&[], 1);
     desk.plan();
-    // It lasts: so be it.
+    // The absence lasts, so it is accepted.
     desk.now = s(200);
     desk.see(&[], 1);
     assert_eq!(desk.steps(), ["create 01 any"]);
@@ -151,7 +151,7 @@ fn fault_10_after_three_failed_launches_no_more_are_made_and_it_is_said() {
     desk.now = s(10);
     desk.see(&[], 3);
     assert!(desk.acts().is_empty());
-    // After the hold, one; and all again once a worker came up.
+    // After the hold there is one launch at a time; once a worker registers, all launches are made again.
     desk.now = s(700);
     desk.see(&[], 3);
     assert_eq!(desk.steps(), ["create 01 any"]);
@@ -162,8 +162,8 @@ fn fault_10_after_three_failed_launches_no_more_are_made_and_it_is_said() {
     assert_eq!(desk.steps(), ["create 02 any", "create 03 any"]);
 }
 
-/// The machine's start took so long, milliseconds by a clock of the provider's own, and it has ended if `exit` is
-/// given.
+/// The last start of the machine took this many milliseconds, by the provider's clock; if `exit` is given,
+/// its process has exited since.
 fn life(desk: &mut Desk, start_took: u64, exit: Option<i32>) {
     let at = Millis(i64::try_from(start_took).unwrap());
     let machine = &mut desk.list()[0];
@@ -172,7 +172,7 @@ fn life(desk: &mut Desk, start_took: u64, exit: Option<i32>) {
         exit.map(|code| Exit { at: at.plus(60_000), code, out_of_memory: false, requested: false });
 }
 
-/// A machine was made for a job, by a create that says its id or does not, and was listed so since.
+/// A machine was created for a job and has been listed since. With `id` the create reported its id.
 fn launched(id: Option<&str>) -> Desk {
     let mut desk = Desk::new(&[], 1);
     let action = desk.first_ends(Outcome::Done(id.map(|id| MachineId(id.into()))));
@@ -238,7 +238,7 @@ fn a_slow_pull_of_the_image_is_not_counted_against_the_worker() {
         assert_eq!(failures(&mut desk), failed, "at {at} s");
         assert_eq!(desk.steps().contains(&"stop m1".to_owned()), failed > 0, "at {at} s");
     }
-    // Without events it counts from the list that showed the machine started.
+    // Without start events the time counts from the list that showed the machine as started.
     let mut desk = launched(Some("m1"));
     for (at, failed) in [(125, 0), (244, 0), (245, 1)] {
         desk.now = s(at);
@@ -277,12 +277,12 @@ fn a_machine_that_ended_well_before_anybody_looked_counts_unless_its_worker_regi
 
 #[test]
 fn launches_that_come_to_nothing_in_other_ways_count_too() {
-    // It vanished.
+    // The machine disappeared.
     let mut desk = launched(Some("m1"));
     desk.now = s(121);
     desk.see(&[], 1);
     assert_eq!(failures(&mut desk), 1);
-    // It never got further than to be created, and was started again, and again.
+    // The machine never got further than `created`, and was started again and again.
     let mut desk = launched(Some("m1"));
     desk.now += s(1);
     desk.see(&[(1, Created, Nobody)], 1);
@@ -294,7 +294,7 @@ fn launches_that_come_to_nothing_in_other_ways_count_too() {
         desk.first_ends(Outcome::Done(None));
         assert_eq!(failures(&mut desk), failed);
     }
-    // It hung on its way.
+    // The machine hung while starting.
     let mut desk = launched(Some("m1"));
     desk.now = s(121);
     desk.see(&[(1, Starting, Nobody)], 1);
@@ -304,7 +304,7 @@ fn launches_that_come_to_nothing_in_other_ways_count_too() {
     assert_eq!(desk.steps(), ["stop m1"]);
     desk.first_ends(Outcome::Done(None));
     assert_eq!(failures(&mut desk), 1);
-    // Somebody stopped it.
+    // A stop was requested by a person.
     let mut desk = launched(Some("m1"));
     desk.now = s(50);
     desk.see(&[(1, Stopped, Nobody)], 0);
@@ -444,7 +444,7 @@ fn fault_20_for_want_of_payment_no_machine_is_launched_for_ten_minutes_and_the_t
     desk.now += s(600);
     desk.see(&[], 5);
     assert!(!desk.acts().is_empty() && !desk.says("billing"));
-    // A machine that is there may still be stopped or started, but not again and again.
+    // An existing machine may still be stopped or started, but not repeatedly.
     let mut desk = Desk::new(&[(1, Stopped, Nobody), (2, Failed, Nobody)], 1);
     assert_eq!(desk.steps()[0], "start m1");
     desk.first_ends(Outcome::Billing);
@@ -513,7 +513,7 @@ fn after_redis_was_away_for_long_workers_get_time_to_show_themselves() {
     let mut desk = Desk::new(&[(1, Started, Idle)], 0);
     desk.plan();
     desk.now = s(250);
-    // Its sign of life ran out while nobody could give one.
+    // Its heartbeat expired while Redis was unreachable.
     desk.see(&[(1, Started, Dead)], 0);
     let mut doubting = Desk {
         policy: desk.policy.clone(),
@@ -555,18 +555,18 @@ fn a_provider_that_only_creates_and_destroys_is_asked_for_nothing_else() {
         desk.policy.capabilities.can_stop_and_start = false;
         desk
     };
-    // At rest it is of no use, wanted or not, and its place is free once it is gone.
+    // A stopped machine is useless whether or not it is needed, and its slot is free once it is destroyed.
     assert_eq!(only(&[(1, Stopped, Nobody)], 0).steps(), ["destroy m1"]);
     assert_eq!(only(&[(1, Stopped, Nobody)], 1).steps(), ["create 02 any", "destroy m1"]);
     let mut full = only(&[(1, Stopped, Nobody), (2, Started, Busy), (3, Stopped, Nobody)], 1);
     assert_eq!(full.steps(), ["destroy m1", "destroy m3"]);
-    // One that never started is not started.
+    // A machine that never started is not started again.
     let mut desk = only(&[(1, Created, Nobody)], 1);
     desk.plan();
     desk.now = s(40);
     desk.see(&[(1, Created, Nobody)], 1);
     assert_eq!(desk.steps(), ["create 02 any"]);
-    // One that hangs is not stopped first.
+    // A machine that hangs is not stopped first.
     let mut desk = only(&[(1, Starting, Nobody)], 0);
     desk.plan();
     desk.now = s(302);

@@ -1,8 +1,8 @@
-//! Fleet, reconciler and queue name no provider.
+//! The fleet, the reconciler and the queue must not name a provider.
 
 use std::path::{Path, PathBuf};
 
-/// Built from two parts, so that this file keeps to its own rule.
+/// Built from two parts, so that this file does not break its own rule.
 const PROVIDER: &str = concat!("f", "ly");
 
 fn files(below: &Path) -> Vec<PathBuf> {
@@ -10,7 +10,7 @@ fn files(below: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
-/// The lines that name it, in whatever case and as a part of whatever name.
+/// The lines that contain the provider's name, in any case and as a part of any word.
 fn named(text: &str) -> Vec<&str> {
     let names = |line: &&str| line.to_lowercase().replace(&format!("{PROVIDER}ing"), "").contains(PROVIDER);
     text.lines().filter(names).collect()

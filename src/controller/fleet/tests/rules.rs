@@ -1,4 +1,4 @@
-//! What holds of every plan.
+//! Rules that every plan must follow.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::controller::fleet::Capabilities;
 
-/// The states that differ to the plan.
+/// The phases that the plan distinguishes.
 const STATES: [Phase; 11] = [
     Phase::Created,
     Phase::Creating,
@@ -24,7 +24,7 @@ const STATES: [Phase; 11] = [
 ];
 const LIVES: [Life; 6] = [Life::None, Life::Idle, Life::Busy, Life::Fading, Life::Dead, Life::Retired];
 
-/// Checks one plan against everything it was made from.
+/// Checks one plan against its inputs.
 fn check(desk: &mut Desk) -> Result<(), String> {
     let plan = desk.plan();
     let memory = desk.memory.clone();
@@ -110,7 +110,8 @@ fn check(desk: &mut Desk) -> Result<(), String> {
     Ok(())
 }
 
-/// Every fleet of up to three machines, with each of these numbers of pending jobs; returns the cases and the operations.
+/// Checks every fleet of up to three machines with each of these numbers of pending jobs. Returns the numbers
+/// of cases and operations.
 fn check_every_case(pending: &[u64]) -> (u32, usize) {
     let kinds: Vec<(&Phase, Life)> =
         STATES.iter().flat_map(|state| LIVES.map(|life| (state, life))).collect();
@@ -121,12 +122,12 @@ fn check_every_case(pending: &[u64]) -> (u32, usize) {
             let mut desk = Desk::new(machines, pending);
             check(&mut desk).unwrap_or_else(|e| panic!("{e}: {machines:?}, {pending} pending"));
             if machines.len() < 3 {
-                // With a provider that can only create and destroy.
+                // The provider can only create and destroy.
                 desk.policy.capabilities.can_stop_and_start = false;
                 check(&mut desk).unwrap_or_else(|e| panic!("{e}: {machines:?} once, {pending} pending"));
                 desk.policy.capabilities.can_stop_and_start = true;
             }
-            // And when nothing has changed for so long that every deadline has passed.
+            // Nothing has changed for so long that every deadline has passed.
             desk.now = s(5_000);
             desk.see(machines, pending);
             check(&mut desk).unwrap_or_else(|e| panic!("{e}: {machines:?} for long, {pending} pending"));
@@ -148,7 +149,7 @@ fn check_every_case(pending: &[u64]) -> (u32, usize) {
     (cases, busy_steps)
 }
 
-// Two tests, so that two processors share the work.
+// Two tests, so that they run in parallel.
 
 #[test]
 fn plan_keeps_the_rules_for_up_to_three_machines_and_two_jobs() {
@@ -184,7 +185,7 @@ fn distinct(machines: Vec<(Machine, Life)>) -> Vec<(Machine, Life)> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1500, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Look after look at anything at all, with steps that end in any way between.
+    /// Random observations, with operations of random outcomes in between.
     #[test]
     fn any_history_keeps_the_rules(
         looks in vec((vec(any_machine(), 0..12).prop_map(distinct), 0..15_u64, 0..400_u64, 0..7_usize), 1..6),

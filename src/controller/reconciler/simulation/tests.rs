@@ -1,4 +1,4 @@
-//! Whole lives of fleets, in virtual time.
+//! Simulations of whole fleets in virtual time.
 
 use super::{Scenario, converge_calls_over_minimum, crowd, run};
 use crate::controller::fleet::{Moment, Operation, plan};
@@ -29,7 +29,7 @@ fn workers_at_another_redis_are_launched_three_times_and_then_once_in_ten_minute
     for seed in 0..50 {
         let report = run(&Scenario::another_redis(seed)).unwrap();
         let launches = report.creates + report.starts;
-        // An hour of it, and the launch after it that brings a worker.
+        // One hour of failed launches, then the launch that brings a worker.
         assert!((4..=3 + 6 + 1).contains(&launches), "seed {seed}: {report:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! DASH: a manifest (MPD) over the segments that the HLS playlists name (pure).
+//! DASH: a manifest (MPD) for the segments that the HLS playlists refer to (pure).
 //!
 //! ISO/IEC 23009-1, the profile `isoff-live` with one period: a segment template for each representation, and a
 //! timeline of exact durations. <https://dashif.org/Guidelines-TimingModel/>
@@ -13,7 +13,7 @@ use super::SEGMENT_NAME;
 use super::presentation::{Fragment, Presentation, Track, VideoTrack};
 use crate::transcoder::reference::Reference;
 
-/// Files that are read from a manifest at most; those of a day at ten qualities are fewer.
+/// Maximum number of files that are read from a manifest; a day at ten qualities has fewer.
 const SEGMENTS_LIMIT: usize = 200_000;
 
 /// The manifest.
@@ -67,7 +67,7 @@ fn adaptation_set<'a>(id: &'a str, kind: &'a str, language: Option<&'a str>) -> 
     let mime = if kind == "video" { "video/mp4" } else { "audio/mp4" };
     let mut all = vec![("id", id), ("contentType", kind), ("mimeType", mime)];
     all.extend(language.map(|language| ("lang", language)));
-    // Segments of all representations are cut at the same frames, each of which is decoded by itself.
+    // The segments of all representations are cut at the same frames, and each can be decoded alone.
     all.extend([("segmentAlignment", "true"), ("startWithSAP", "1")]);
     all
 }
@@ -92,7 +92,7 @@ fn representation(xml: &mut Xml, track: &Track, more: &[(&str, &str)]) {
     let mut attributes = vec![("id", folder), ("bandwidth", &*bandwidth), ("codecs", &*track.codec)];
     attributes.extend_from_slice(more);
     xml.open("Representation", &attributes);
-    // A dollar sign begins the name of a variable, two are one.
+    // A dollar sign starts a variable; two are a literal one.
     let init = below(&track.init).replace('$', "$$");
     let media = below("").replace('$', "$$") + &SEGMENT_NAME.replace("%05d", "$Number%05d$");
     xml.open(
@@ -116,22 +116,22 @@ fn representation(xml: &mut Xml, track: &Track, more: &[(&str, &str)]) {
     xml.close("Representation");
 }
 
-/// When the last segment ends, seconds.
+/// The end of the last segment in seconds.
 fn seconds(track: &Track) -> f64 {
     let end = runs(track).last().map_or(0, |run| run.start + run.duration * (run.repeats + 1));
     end as f64 / f64::from(track.timescale)
 }
 
-/// Segments of the same duration, each behind the other, in the units of the track.
+/// Consecutive segments of the same duration, in the track's timescale.
 struct Run {
     start: u64,
     duration: u64,
-    /// How many follow the first.
+    /// The number of segments after the first.
     repeats: u64,
 }
 
-/// A segment lasts from its first frame until that of the next is shown. It is decoded earlier by as much as frames
-/// are out of order, which with a variable frame rate is not the same everywhere.
+/// A segment lasts from its first frame until the first frame of the next one is presented. Frames are
+/// decoded earlier than presented, by an offset that varies if the frame rate is variable.
 fn runs(track: &Track) -> Vec<Run> {
     let firsts: Vec<&Fragment> =
         track.segments.iter().filter_map(|segment| segment.fragments.first()).collect();
@@ -153,7 +153,7 @@ fn runs(track: &Track) -> Vec<Run> {
     runs
 }
 
-/// A frame rate as a fraction of whole numbers.
+/// A frame rate as a fraction of integers.
 fn fraction(rate: f64) -> String {
     let ntsc = (rate * 1.001).round();
     if rate.fract() == 0.0 {
@@ -194,7 +194,7 @@ impl Xml {
     }
 }
 
-/// The initialisation sections and segments that a manifest names by templates with numbers and timelines.
+/// The initialization sections and segments of a manifest whose templates use numbers and timelines.
 pub fn references(text: &str) -> Vec<Reference> {
     let mut reader = Reader::from_str(text);
     let mut references = Vec::new();

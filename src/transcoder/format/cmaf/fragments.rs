@@ -1,5 +1,5 @@
-//! Reads the headers of fragmented MP4: what it is coded in, and where each movie fragment's first sample lies.
-//! The samples themselves are not read.
+//! Reads the headers of fragmented MP4: the codec, and the position of the first sample of each movie
+//! fragment. It does not read the samples.
 //!
 //! Boxes as in ISO/IEC 14496-12, codec strings as in RFC 6381 and ISO/IEC 14496-15, E.
 
@@ -14,27 +14,27 @@ use super::presentation::Fragment;
 /// Why a file could not be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum Mp4Error {
-    /// It cannot be opened, or ends inside a box.
+    /// The file cannot be opened, or ends within a box.
     #[error("it cannot be read: {0}")]
     Read(#[from] std::io::Error),
-    /// A box is not what it should be.
+    /// A box is invalid.
     #[error("it is damaged: {0}")]
     Box(#[from] mp4_atom::Error),
-    /// A box that must be there is not.
+    /// A required box is missing.
     #[error("it has no {0}")]
     Missing(&'static str),
-    /// A codec whose RFC 6381 string is not known here.
+    /// The RFC 6381 string of the codec is not known.
     #[error("it is coded in something other than H.264 or MPEG-4 audio")]
     Codec,
 }
 
-/// An initialisation section.
+/// An initialization section.
 pub struct Init {
-    /// RFC 6381: `avc1.64001f`, `mp4a.40.2`.
+    /// The codec as in RFC 6381, such as `avc1.64001f` or `mp4a.40.2`.
     pub codec: String,
-    /// Units a second in which the fragments count time.
+    /// The timescale: units per second in which fragments count time.
     pub timescale: u32,
-    /// What fragments leave out.
+    /// The defaults for values that fragments omit.
     defaults: Trex,
 }
 
@@ -42,7 +42,7 @@ pub struct Init {
 const NOT_A_SYNC_SAMPLE: u32 = 0x0001_0000;
 
 impl Init {
-    /// Reads an initialisation section.
+    /// Reads an initialization section.
     pub fn read(path: &Path) -> Result<Self, Mp4Error> {
         let mut file = BufReader::new(File::open(path)?);
         while let Some(header) = Option::<Header>::read_from(&mut file)? {
@@ -65,7 +65,7 @@ impl Init {
         })
     }
 
-    /// The size of the segment at `path`, and the movie fragments in it.
+    /// The size of the segment at `path` in bytes, and its movie fragments.
     pub fn fragments(&self, path: &Path) -> Result<(u64, Vec<Fragment>), Mp4Error> {
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
@@ -81,7 +81,7 @@ impl Init {
                 skip(&header, &mut file)?;
             }
         }
-        // Going behind a box that was cut short is no error to a file.
+        // Seeking behind a truncated box is not an error for a file.
         let is_cut = |fragment: &Fragment| fragment.first_sample_end > bytes;
         if file.stream_position()? > bytes || fragments.iter().any(is_cut) {
             return Err(Mp4Error::Read(std::io::ErrorKind::UnexpectedEof.into()));
@@ -92,7 +92,7 @@ impl Init {
         Ok((bytes, fragments))
     }
 
-    /// `None` when it has no samples.
+    /// The fragment; `None` if it has no samples.
     fn fragment(&self, offset: u64, traf: &Traf) -> Option<Fragment> {
         let run = traf.trun.iter().find(|run| !run.samples.is_empty())?;
         let TrunEntry { size, flags, cts, .. } = run.samples.get(0)?;
@@ -117,9 +117,9 @@ impl Init {
     }
 }
 
-/// Goes behind the body of a box.
+/// Seeks to the end of a box.
 fn skip(header: &Header, file: &mut (impl Seek + ?Sized)) -> Result<(), Mp4Error> {
-    // Without a size it reaches to the end of the file.
+    // A box without a size extends to the end of the file.
     let to = match header.size.map(i64::try_from) {
         Some(Ok(size)) => SeekFrom::Current(size),
         Some(Err(_)) | None => SeekFrom::End(0),
@@ -182,7 +182,7 @@ mod tests {
     fn finds_each_fragment_of_a_segment_whatever_stands_between() {
         let mut bytes = b"\0\0\0\x10stypmsdh\0\0\0\0".to_vec();
         moof(&[50, 9, 9], None, 4000).write_to(&mut bytes).unwrap();
-        // Samples begin 200 bytes behind the beginning of their moof box.
+        // Samples start 200 bytes after the start of their moof box.
         let mdat = |bytes: &mut Vec<u8>| {
             bytes.extend(b"\0\0\x01\0mdat");
             bytes.extend([0; 0x100 - 8]);
@@ -225,7 +225,7 @@ mod tests {
         moof.traf[0].trun = vec![Trun { data_offset: Some(100), samples: vec![TrunEntry::default()].into() }];
         let found = INIT.fragment(10, &moof.traf[0]).unwrap();
         assert_eq!((found.first_sample_end, found.starts_with_keyframe), (117, true));
-        // What a fragment says itself goes before that, and what a sample says before both.
+        // A value in a fragment takes precedence over this default, and a value in a sample over both.
         moof.traf[0].tfhd.default_sample_duration = Some(50);
         let own = TrunEntry { duration: Some(30), ..TrunEntry::default() };
         moof.traf[0].trun[0].samples = vec![TrunEntry::default(), own].into();

@@ -3,9 +3,8 @@
 //! RFC 8216, and for `CHANNELS` its successor, draft-pantos-hls-rfc8216bis.
 //! <https://www.rfc-editor.org/rfc/rfc8216>
 //!
-//! quick-m3u8 writes the tags, with two gaps that are filled here: it leaves out the comma that must follow the
-//! seconds of an `EXTINF` (4.3.2.1), and it puts the `NONE` of `CLOSED-CAPTIONS` into quotation marks, which
-//! makes it the name of a group (4.3.4.2).
+//! quick-m3u8 writes the tags. Two gaps are filled here: it omits the comma after the duration of an `EXTINF`
+//! (4.3.2.1), and it quotes the `NONE` of `CLOSED-CAPTIONS`, which makes it the name of a group (4.3.4.2).
 
 use quick_m3u8::tag::hls::{
     Byterange, Endlist, IFrameStreamInf, IFramesOnly, IndependentSegments, Inf, M3u, Map, Media, MediaType,
@@ -15,12 +14,12 @@ use quick_m3u8::tag::{DecimalResolution, HlsPlaylistType, IntoInnerTag};
 
 use super::presentation::{IFrame, Presentation, Track, VideoTrack, iframe_target};
 
-/// The group of all sounds.
+/// The group of all audio tracks.
 const AUDIO_GROUP: &str = "audio";
-/// The version that has byte ranges and, in I-frame playlists, initialisation sections: RFC 8216, 7.
+/// The version with byte ranges and, in I-frame playlists, initialization sections: RFC 8216, 7.
 const IFRAMES_VERSION: u64 = 5;
 
-/// Where the I-frame playlist of a media playlist stands: beside it.
+/// The path of the I-frame playlist, which is next to the media playlist.
 #[must_use]
 pub fn iframe_playlist(media_playlist: &str) -> String {
     let name = "iframes.m3u8";
@@ -30,7 +29,7 @@ pub fn iframe_playlist(media_playlist: &str) -> String {
 /// The master playlist.
 #[must_use]
 pub fn master(presentation: &Presentation) -> String {
-    // No player can do with less than the playlists it leads to need.
+    // A player needs at least the highest version of the playlists that it refers to.
     let version = presentation.tracks().map(|track| track.version).max().unwrap_or(1).max(IFRAMES_VERSION);
     let mut lines = vec![line(M3u), line(Version::new(version))];
     if presentation.tracks().all(Track::is_independent) {
@@ -57,7 +56,7 @@ pub fn master(presentation: &Presentation) -> String {
     text(&lines)
 }
 
-/// The tag of a variant and its address.
+/// The tag of a variant and its URI.
 fn variant(presentation: &Presentation, video: &VideoTrack) -> [String; 2] {
     let bandwidth = presentation.bandwidth(video);
     let mut codecs = vec![video.track.codec.as_str()];
@@ -94,7 +93,7 @@ fn resolution(video: &VideoTrack) -> DecimalResolution {
     DecimalResolution { width: video.size.width.into(), height: video.size.height.into() }
 }
 
-/// The I-frame playlist of a track; its files are named as the media playlist beside it names them.
+/// The I-frame playlist of a track. It names files relative to itself, like the media playlist next to it.
 #[must_use]
 pub fn iframes(track: &Track) -> String {
     let iframes = track.iframes();

@@ -1,24 +1,24 @@
-//! What a player's menu says of a sound: its language and its name (pure).
+//! The labels of an audio track in a player's menu: its language and its name (pure).
 
 use std::collections::HashSet;
 
 use isolang::Language;
 
-/// Longest name, characters.
+/// Maximum length of a name, characters.
 const LONGEST_NAME: usize = 80;
 
-/// What a source says of a sound, and how it came out.
+/// The metadata of an audio track in the source, and its output.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Hints<'a> {
     /// The track's title.
     pub title: Option<&'a str>,
-    /// The track's language, as the file has it.
+    /// The track's language as in the file.
     pub language: Option<&'a str>,
-    /// How many channels.
+    /// Number of channels of the output.
     pub channels: u32,
 }
 
-/// The codes of ISO 639-2 that differ for bibliography (left) and for everything else.
+/// Languages with two codes in ISO 639-2: the bibliographic one (left) and the one for all other purposes.
 /// <https://www.loc.gov/standards/iso639-2/php/code_list.php>
 const BIBLIOGRAPHIC: [(&str, &str); 20] = [
     ("alb", "sqi"),
@@ -43,14 +43,14 @@ const BIBLIOGRAPHIC: [(&str, &str); 20] = [
     ("wel", "cym"),
 ];
 
-/// A language and what else a tag says of it: `pt` and `BR`.
+/// A language tag, split into the language and the rest, such as `pt` and `BR`.
 struct Tag {
     language: Language,
     rest: Vec<String>,
 }
 
 impl Tag {
-    /// Reads an ISO 639 code or a BCP 47 tag, as files have them: `ger`, `deu`, `de`, `pt-BR`. `None` where it
+    /// Parses an ISO 639 code or a BCP 47 tag as found in files: `ger`, `deu`, `de`, `pt-BR`. `None` if it
     /// names no language.
     fn parse(text: &str) -> Option<Self> {
         let mut parts = text.trim().split(['-', '_']);
@@ -64,7 +64,7 @@ impl Tag {
         if language == Language::Und {
             return None;
         }
-        // RFC 5646, 2.1: one to eight letters or digits. 2.1.1: regions in capitals, scripts capitalised.
+        // RFC 5646, 2.1: one to eight letters or digits. 2.1.1: regions in upper case, scripts capitalized.
         let rest = parts.map(|part| match part.len() {
             2 => part.to_ascii_uppercase(),
             4 if part.starts_with(|c: char| c.is_ascii_alphabetic()) => {
@@ -79,12 +79,12 @@ impl Tag {
     }
 
     fn bcp47(&self) -> String {
-        // RFC 5646, 2.2.1: the shortest code there is.
+        // RFC 5646, 2.2.1: the shortest code that exists.
         let code = self.language.to_639_1().unwrap_or(self.language.to_639_3());
         [code].into_iter().chain(self.rest.iter().map(String::as_str)).collect::<Vec<_>>().join("-")
     }
 
-    /// Its name in itself, as RFC 8216, 4.3.4.1 recommends: `Deutsch`, `Português (BR)`.
+    /// The name in the language itself, as RFC 8216, 4.3.4.1 recommends: `Deutsch`, `Português (BR)`.
     fn name(&self) -> String {
         let name = capitalised(self.language.to_autonym().unwrap_or(self.language.to_name()));
         if self.rest.is_empty() { name } else { format!("{name} ({})", self.rest.join("-")) }
@@ -96,13 +96,13 @@ fn capitalised(text: &str) -> String {
     letters.next().map_or(String::new(), |first| first.to_uppercase().chain(letters).collect())
 }
 
-/// The BCP 47 tag of a language as a file has it; `None` where that names none.
+/// The BCP 47 tag of a language as found in a file; `None` if it names no language.
 #[must_use]
 pub fn language(text: &str) -> Option<String> {
     Tag::parse(text).map(|tag| tag.bcp47())
 }
 
-/// A name for each sound, in their order, none twice: its title, else its language, else its channels.
+/// A unique name for each audio track, in order: its title, else its language, else its channels.
 #[must_use]
 pub fn names(sounds: &[Hints<'_>]) -> Vec<String> {
     let mut taken = HashSet::new();
@@ -119,8 +119,9 @@ pub fn names(sounds: &[Hints<'_>]) -> Vec<String> {
     names.collect()
 }
 
-/// Words as an attribute of a playlist can hold them: RFC 8216, 4.1 and 4.2 forbid control characters and double
-/// quotes, and parsers such as hls-parser take an apostrophe for a quotation mark.
+/// The text without characters that an attribute of a playlist cannot contain: RFC 8216, 4.1 and 4.2 forbid
+/// control characters and double quotes, and parsers such as hls-parser mistake an apostrophe for a quotation
+/// mark.
 fn printable(text: &str) -> String {
     let replaced = |c: char| match c {
         '"' => '\u{201d}',

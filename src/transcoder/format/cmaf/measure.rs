@@ -11,7 +11,7 @@ use crate::transcoder::diagnose::{missing_output, wrong_output};
 use crate::transcoder::format::VerifiedSet;
 use crate::transcoder::playlist::MediaPlaylist;
 
-/// Everything of a verified set that can be played together.
+/// Measures everything in a verified set that can be played together.
 pub async fn measure(set: &VerifiedSet<'_>) -> Result<Presentation, Failure> {
     let mut presentation = Presentation { video: vec![], audio: vec![] };
     for rendition in &set.renditions {
@@ -37,7 +37,7 @@ pub async fn measure(set: &VerifiedSet<'_>) -> Result<Presentation, Failure> {
     Ok(presentation)
 }
 
-/// A track whose segments can be decoded each by itself, as FFmpeg's media playlist says of a picture's.
+/// A track whose segments can be decoded independently, as FFmpeg's media playlist says of video tracks.
 fn independent(track: Track) -> Result<Track, Failure> {
     match track.is_independent() {
         true => Ok(track),
@@ -54,7 +54,7 @@ async fn measure_track(
     let playlist = playlist.cloned().ok_or_else(|| missing_output(file))?;
     let file = file.to_owned();
     let folder = folder.join(&file).parent().unwrap_or(folder).to_owned();
-    // A small read of each segment: hundreds of them for a film.
+    // One small read per segment, of which a film has hundreds.
     let work = tokio::task::spawn_blocking(move || {
         let init = playlist.init.ok_or((file.clone(), Mp4Error::Missing("initialisation section")))?;
         let header = Init::read(&folder.join(&init)).map_err(|e| (init.clone(), e))?;

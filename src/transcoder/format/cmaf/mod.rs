@@ -1,12 +1,12 @@
-//! Adaptive streaming of CMAF: all rungs in fragmented MP4, cut at the same frames, and the sound stored once. What
-//! describes the segments to players is written from what they measure, since FFmpeg either cannot write it or writes
-//! what was asked for instead of what came out.
+//! Adaptive streaming of CMAF: all rungs in fragmented MP4, cut at the same frames, and the audio stored
+//! once. The documents for players are written from measurements of the segments, because FFmpeg either
+//! cannot write them or writes requested values instead of actual ones.
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `measure`, `fragments` | reads the headers of the segments |
-//! | `presentation`, `rate` | what was measured, and the figures that follow from it (pure) |
-//! | `labels` | languages and names of sounds (pure) |
+//! | `measure`, `fragments` | read the headers of the segments |
+//! | `presentation`, `rate` | the measurements, and the figures that follow from them (pure) |
+//! | `labels` | languages and names of audio tracks (pure) |
 //! | `hls` | the text of master and I-frame playlists (pure) |
 //! | `dash` | the text of a DASH manifest (pure) |
 
@@ -35,10 +35,10 @@ use super::{
 use crate::transcoder::{disk, playlist};
 use presentation::VideoTrack;
 
-/// Folder of the sound that the rungs share.
+/// Folder of the audio that the rungs share.
 const SHARED_AUDIO: &str = "audio";
 
-/// A segment in the folder of its rung, as FFmpeg takes it; they are numbered from 0.
+/// File name of a segment in the folder of its rung, in FFmpeg's syntax; numbers start at 0.
 const SEGMENT_NAME: &str = "segment_%05d.m4s";
 
 const ENTRIES: &[EntryDocumentFormat] = &[
@@ -59,7 +59,7 @@ const ENTRIES: &[EntryDocumentFormat] = &[
 pub(super) struct Cmaf;
 
 impl OutputFormat for Cmaf {
-    /// All rungs and the sound in one output of FFmpeg's HLS muxer.
+    /// All rungs and the audio in one output of FFmpeg's HLS muxer.
     fn plan(&self, request: &FormatRequest<'_>) -> Result<FormatPlan, Failure> {
         let (rungs, audio) = (request.rungs, request.source.audio.as_ref());
         let mut all: Vec<String> =
@@ -76,7 +76,7 @@ impl OutputFormat for Cmaf {
              -hls_flags independent_segments -hls_fmp4_init_filename init.mp4 \
              -hls_segment_filename %v/{SEGMENT_NAME} -var_stream_map"
         )));
-        // One argument with spaces inside.
+        // One argument that contains spaces.
         let mut streams: Vec<String> =
             rungs.iter().enumerate().map(|(n, rung)| format!("v:{n},name:{}", rung.quality)).collect();
         if audio.is_some() {
@@ -109,7 +109,7 @@ impl OutputFormat for Cmaf {
     }
 }
 
-/// Writes an I-frame playlist for each rung, and the entry documents.
+/// Writes the I-frame playlist of each rung, and the entry documents.
 async fn describe(set: VerifiedSet<'_>) -> Result<Vec<WrittenFile>, Failure> {
     let presentation = measure::measure(&set).await?;
     let mut written = Vec::new();

@@ -1,105 +1,105 @@
-//! What was measured of the segments of one presentation, and what follows from it (pure). Whatever describes
-//! those segments to a player is made from this: HLS playlists, and any other manifest.
+//! The measurements of a presentation's segments, and the figures that follow from them (pure). All documents
+//! that describe the segments to players are made from this.
 
 use super::rate;
 use crate::job::Dimensions;
 
-/// Everything that can be played together.
+/// Tracks that can be played together.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Presentation {
-    /// The same picture at different qualities, large to small.
+    /// The video in several qualities, largest first.
     pub video: Vec<VideoTrack>,
-    /// The sounds that go with each of them, of which one is heard. The first is the default.
+    /// The audio tracks for each of them, of which a player plays one. The first is the default.
     pub audio: Vec<AudioTrack>,
 }
 
-/// One quality of the picture.
+/// One quality of the video.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VideoTrack {
-    /// Its segments.
+    /// The segments.
     pub track: Track,
-    /// Pixels as displayed.
+    /// Size in pixels, as displayed.
     pub size: Dimensions,
 }
 
-/// One sound.
+/// An audio track.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AudioTrack {
-    /// Its segments.
+    /// The segments.
     pub track: Track,
-    /// What a player's menu calls it; no other sound of the presentation has that name.
+    /// The name in a player's menu, unique in the presentation.
     pub name: String,
     /// BCP 47 language tag.
     pub language: Option<String>,
-    /// How many channels.
+    /// Number of channels.
     pub channels: u32,
 }
 
 /// A sequence of segments in fragmented MP4.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Track {
-    /// Its media playlist, relative to the output folder.
+    /// The media playlist, relative to the output folder.
     pub playlist: String,
     /// The playlist's `EXT-X-VERSION`.
     pub version: u64,
     /// The playlist's `EXT-X-TARGETDURATION`, seconds.
     pub target_duration: u64,
-    /// Codec as in RFC 6381: `avc1.64001f`.
+    /// The codec as in RFC 6381, such as `avc1.64001f`.
     pub codec: String,
-    /// The initialisation section, relative to the playlist.
+    /// The initialization section, relative to the playlist.
     pub init: String,
-    /// Units in a second, in which fragments count time exactly.
+    /// The timescale: units per second in which fragments count time.
     pub timescale: u32,
-    /// In the order in which they are played.
+    /// The segments in the order of playback.
     pub segments: Vec<Segment>,
 }
 
-/// One segment.
+/// A segment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Segment {
-    /// Relative to the playlist.
+    /// The file, relative to the playlist.
     pub file: String,
-    /// The whole file.
+    /// Size of the file in bytes.
     pub bytes: u64,
-    /// As the playlist says (`EXTINF`).
+    /// Duration in seconds as in the playlist (`EXTINF`).
     pub seconds: f64,
-    /// Its movie fragments (`moof` and `mdat`), one or more.
+    /// The movie fragments (`moof` and `mdat`), at least one.
     pub fragments: Vec<Fragment>,
 }
 
-/// A movie fragment, as far as its header says.
+/// The header of a movie fragment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Fragment {
-    /// Byte in the segment at which its `moof` begins.
+    /// Offset of its `moof` in the segment, bytes.
     pub offset: u64,
-    /// Byte behind its first sample.
+    /// Offset of the end of its first sample, bytes.
     pub first_sample_end: u64,
     /// Whether its first sample is a sync sample: a keyframe.
     pub starts_with_keyframe: bool,
-    /// When its first sample is shown, seconds.
+    /// Presentation time of its first sample, seconds.
     pub shown_at: f64,
-    /// When its first sample is decoded, in the units of the track.
+    /// Decoding time of its first sample in the track's timescale.
     pub decoded_at: u64,
-    /// How long its samples last, in the units of the track.
+    /// Duration of its samples in the track's timescale.
     pub duration: u64,
-    /// Samples: frames of a picture.
+    /// Number of samples, which are frames in a video track.
     pub samples: u64,
 }
 
-/// A frame that can be decoded alone, with the `moof` that describes it.
+/// A frame that can be decoded alone, together with its `moof`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IFrame<'a> {
-    /// The segment it is in, relative to the playlist.
+    /// The segment that contains it, relative to the playlist.
     pub file: &'a str,
-    /// Where in that file.
+    /// Offset in that file, bytes.
     pub offset: u64,
-    /// From the `moof` to the end of the frame.
+    /// Number of bytes from the `moof` to the end of the frame.
     pub bytes: u64,
-    /// Until the next one is shown.
+    /// Time until the next I-frame is presented, seconds.
     pub seconds: f64,
 }
 
-/// Bits a second, rounded up.
+/// Bit rates in bit/s, rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bandwidth {
     /// The peak segment bit rate of RFC 8216, 4.1.
@@ -109,7 +109,7 @@ pub struct Bandwidth {
 }
 
 impl Presentation {
-    /// What a viewer of this quality needs: the picture and the most that any sound takes beside it.
+    /// The bandwidth for a quality: the video plus the maximum of the audio tracks.
     #[must_use]
     pub fn bandwidth(&self, video: &VideoTrack) -> Bandwidth {
         let video = video.track.bit_rates();
@@ -125,7 +125,7 @@ impl Presentation {
 }
 
 impl VideoTrack {
-    /// The most frames in a second, as far as a segment's mean can tell.
+    /// The maximum frame rate, as far as the averages of segments show it.
     #[must_use]
     pub fn frame_rate(&self) -> f64 {
         let frames = self.track.segments.iter().map(|segment| {
@@ -135,7 +135,7 @@ impl VideoTrack {
         rate::nominal(rate::peak(&frames.collect::<Vec<_>>(), self.track.target()))
     }
 
-    /// What a viewer of the I-frames alone needs.
+    /// The bandwidth for the I-frames only.
     #[must_use]
     pub fn iframe_bandwidth(&self) -> Bandwidth {
         let iframes = self.track.iframes();
@@ -151,7 +151,7 @@ impl Track {
         (rate::peak(&bits, self.target()), rate::average(&bits))
     }
 
-    /// What a viewer of this track alone needs.
+    /// The bandwidth for this track only.
     #[must_use]
     pub fn bandwidth(&self) -> Bandwidth {
         let (peak, average) = self.bit_rates();
@@ -162,14 +162,14 @@ impl Track {
         self.target_duration as f64
     }
 
-    /// Whether each segment can be decoded without the others.
+    /// Whether each segment can be decoded independently.
     #[must_use]
     pub fn is_independent(&self) -> bool {
         self.segments.iter().all(|s| s.fragments.first().is_some_and(|f| f.starts_with_keyframe))
     }
 
-    /// The first frame of each fragment that begins with a keyframe. A later keyframe of the same fragment could
-    /// not be read by itself: the header that describes it lies before frames that are left out.
+    /// The first frame of each fragment that starts with a keyframe. A later keyframe of the same fragment
+    /// cannot be read alone, because its header comes before other frames.
     #[must_use]
     pub fn iframes(&self) -> Vec<IFrame<'_>> {
         let begin = self.segments.iter().flat_map(|s| &s.fragments).map(|f| f.shown_at).next();
@@ -207,7 +207,8 @@ impl Bandwidth {
 pub(super) mod tests {
     use super::*;
 
-    /// A track of segments of so many bytes and seconds, 25 frames a second, in one fragment each.
+    /// A track with segments of these sizes in bytes and durations in seconds, at 25 frames per second, each
+    /// with one fragment.
     pub fn track(playlist: &str, codec: &str, segments: &[(u64, f64)]) -> Track {
         let (mut shown_at, mut decoded_at) = (0.08, 0);
         let segments = segments.iter().enumerate().map(|(n, (bytes, seconds))| {
@@ -261,7 +262,7 @@ pub(super) mod tests {
                 audio("b.m3u8", &[(10_000, 4.0), (60_000, 4.0), (10_000, 1.0)]),
             ],
         };
-        // The last segment is too short to count alone, and dilutes the one before it.
+        // The last segment is too short to count alone; it lowers the rate of the one before it.
         let video = &presentation.video[0];
         assert_eq!(presentation.bandwidth(video).peak, 2_000_000 + 120_000);
         let average = |bytes: f64| bytes * 8.0 / 9.0;

@@ -1,14 +1,14 @@
-//! Rates of what is spread over segments (pure). Amounts are bits or frames; each comes with its seconds.
+//! Rates of amounts in segments (pure). Amounts are bits or frames; each has a duration in seconds.
 //!
 //! RFC 8216, 4.1: "The peak segment bit rate of a Media Playlist is the largest bit rate of any contiguous set of
 //! segments whose total duration is between 0.5 and 1.5 times the target duration."
 //! <https://www.rfc-editor.org/rfc/rfc8216#section-4.1>
 
-/// Sums of decimal fractions are off by less.
+/// Sums of decimal fractions have smaller errors than this.
 const TOLERANCE: f64 = 1e-9;
 
-/// The largest rate of any run of segments that lasts between 0.5 and 1.5 times `target` seconds. Where the whole
-/// is shorter than that, of any single segment.
+/// The maximum rate of any run of segments that lasts between 0.5 and 1.5 times `target` seconds. If the
+/// total is shorter than that, the maximum rate of a single segment.
 pub fn peak(segments: &[(f64, f64)], target: f64) -> f64 {
     let (least, most) = (target * 0.5 - TOLERANCE, target * 1.5 + TOLERANCE);
     let mut peak: Option<f64> = None;
@@ -30,14 +30,15 @@ pub fn peak(segments: &[(f64, f64)], target: f64) -> f64 {
     peak.unwrap_or_else(single)
 }
 
-/// The rate of all segments together.
+/// The average rate of all segments.
 pub fn average(segments: &[(f64, f64)]) -> f64 {
     let seconds: f64 = segments.iter().map(|(_, seconds)| seconds).sum();
     if seconds > 0.0 { segments.iter().map(|(amount, _)| amount).sum::<f64>() / seconds } else { 0.0 }
 }
 
-/// A frame rate, rounded to three places as RFC 8216, 4.3.4.2 has it. Containers whose times are milliseconds give
-/// a measured rate that is off by up to one in 4,000: one that near to n or n * 1000 / 1001 is that one.
+/// A frame rate, rounded to three decimals as in RFC 8216, 4.3.4.2. Containers with timestamps in
+/// milliseconds cause errors of up to one in 4,000, so a measured rate that is this close to n or n * 1000 /
+/// 1001 is replaced by it.
 pub fn nominal(measured: f64) -> f64 {
     let whole = measured.round();
     let ntsc = (measured * 1.001).round() / 1.001;
