@@ -9,6 +9,10 @@
 //! | `service` | [`Janitor`]: runs the tasks when they are due, for the lifetime of a process |
 //! | `one_shot` | runs as many of them as the budget of one invocation allows, on Cloudflare Workers |
 
+#[cfg_attr(
+    target_arch = "wasm32",
+    allow(dead_code, reason = "some of it serves the janitor of a process only")
+)]
 mod agenda;
 mod budget;
 mod one_shot;

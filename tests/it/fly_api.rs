@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tcoder::config::FlyConfig;
 use tcoder::flyprovider::emulator::{
-    Action, Emulator, EmulatorHandle, Fault, Happening, Limits, Options, SubrequestBudget, Transitions,
+    Action, Emulator, EmulatorHandle, Fault, Happening, Limits, Options, RequestAllowance, Transitions,
 };
 use tcoder::flyprovider::{
     CreateMachine, ExitEvent, Fly, FlyError, HostStatus, Machine, MachineConfig, MachineId, MachineState,
@@ -357,7 +357,7 @@ async fn refused_connection_means_that_the_write_was_not_done() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rate_limit_response_is_parsed_with_and_without_retry_after() {
-    let allowance = SubrequestBudget { per_second: 0.0, burst: 3.0 };
+    let allowance = RequestAllowance { per_second: 0.0, burst: 3.0 };
     let limits = Some(Limits { get: allowance, other: allowance });
     let cloud = cloud_of(Options { limits, ..options(SLEEPS) }).await;
     cloud.emulator.inject(Action::Create, Fault::RateLimited { retry_after: Some(7) }, 1);

@@ -161,7 +161,7 @@ pub(super) struct Bucket {
 
 /// A rate limit of requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct SubrequestBudget {
+pub struct RequestAllowance {
     /// Requests per second.
     pub per_second: f64,
     /// Maximum number of requests at once.
@@ -169,12 +169,12 @@ pub struct SubrequestBudget {
 }
 
 impl Bucket {
-    pub const fn full(allowance: SubrequestBudget) -> Self {
+    pub const fn full(allowance: RequestAllowance) -> Self {
         Self { left: allowance.burst, at: Duration::ZERO }
     }
 
     /// Takes a token at this time, if there is one.
-    pub fn take(&mut self, allowance: SubrequestBudget, now: Duration) -> bool {
+    pub fn take(&mut self, allowance: RequestAllowance, now: Duration) -> bool {
         let grown = now.saturating_sub(self.at).as_secs_f64() * allowance.per_second;
         self.left = (self.left + grown).min(allowance.burst);
         self.at = now;
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_bucket_gives_its_burst_and_then_by_the_second() {
-        let allowance = SubrequestBudget { per_second: 1.0, burst: 3.0 };
+        let allowance = RequestAllowance { per_second: 1.0, burst: 3.0 };
         let mut bucket = Bucket::full(allowance);
         let mut at = |ms| bucket.take(allowance, Duration::from_millis(ms));
         assert_eq!([at(0), at(0), at(0), at(0)], [true, true, true, false]);

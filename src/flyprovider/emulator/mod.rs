@@ -38,7 +38,7 @@ use tower::Layer as _;
 use url::Url;
 use uuid::Uuid;
 
-pub use faults::{Action, Fault, Happening, SubrequestBudget};
+pub use faults::{Action, Fault, Happening, RequestAllowance};
 use world::World;
 
 use super::{Machine, MachineId, MachineState};
@@ -79,16 +79,16 @@ impl Default for Transitions {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
     /// The limit for reads of one machine.
-    pub get: SubrequestBudget,
+    pub get: RequestAllowance,
     /// The limit for all other requests.
-    pub other: SubrequestBudget,
+    pub other: RequestAllowance,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            get: SubrequestBudget { per_second: 5.0, burst: 10.0 },
-            other: SubrequestBudget { per_second: 1.0, burst: 3.0 },
+            get: RequestAllowance { per_second: 5.0, burst: 10.0 },
+            other: RequestAllowance { per_second: 1.0, burst: 3.0 },
         }
     }
 }
