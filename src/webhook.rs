@@ -263,7 +263,7 @@ pub async fn take(
 /// Whether the delivery still belongs to the current end of the job. After a retry the job continues, and its next
 /// end has a delivery of its own.
 fn is_current(delivery: &Delivery, job: &Job) -> bool {
-    (delivery.attempt, delivery.state) == (job.newest_attempt(), job.status)
+    (delivery.attempt, delivery.state) == (job.ended_by(), job.status)
 }
 
 /// Attempts one delivery that was claimed at `now`. Returns the pause before a retry, if there is one.

@@ -113,7 +113,7 @@ async fn commands_per_job(start: SubmitMode) -> f64 {
         clock.set(job.at);
         tokio::time::sleep(Duration::from_millis(2)).await;
         assert!(queue.renew(job.attempt, clock.now().plus(30_000)).await.unwrap());
-        assert_eq!(queue.complete(&job, &result).await.unwrap(), CompleteOutcome::Done);
+        assert_eq!(queue.complete(&job, &result, job.attempt.epoch).await.unwrap(), CompleteOutcome::Done);
     }
     let count = CommandCount::read(&mut raw);
     #[allow(clippy::cast_precision_loss)]
@@ -146,7 +146,7 @@ async fn claim_waits() -> Vec<f64> {
                         if let Some(began) = began {
                             waits.lock().await.push((claimed - began).as_secs_f64() * 1000.0);
                         }
-                        queue.complete(&job, &result).await.unwrap();
+                        queue.complete(&job, &result, job.attempt.epoch).await.unwrap();
                         if waits.lock().await.len() == PACED {
                             return;
                         }

@@ -28,6 +28,8 @@ pub enum FailureCode {
     UploadExpired,
     /// FFmpeg failed for a reason other than the file.
     EncodeFailed,
+    /// FFmpeg crashed, most likely on this file.
+    FfmpegCrashed,
     /// FFmpeg made no progress.
     Stalled,
     /// The job took longer than permitted.
@@ -62,6 +64,7 @@ impl FailureCode {
             | Self::DeadlineExceeded => false,
             Self::InputUnreachable
             | Self::EncodeFailed
+            | Self::FfmpegCrashed
             | Self::Stalled
             | Self::WorkerLost
             | Self::Storage
@@ -84,6 +87,13 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// Whether this failure, after `previous` in the attempt before, will be that of every other attempt, too.
+    #[must_use]
+    pub fn recurs(&self, previous: Option<&Self>) -> bool {
+        let crashed = |failure: &Self| failure.code == FailureCode::FfmpegCrashed;
+        crashed(self) && previous.is_some_and(crashed)
+    }
+
     /// A failure of this kind. The message is truncated to 500 characters.
     pub fn new(code: FailureCode, message: impl Into<String>) -> Self {
         let message: String = message.into();
@@ -98,6 +108,15 @@ impl Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failure_recurs_when_ffmpeg_crashed_twice_in_a_row() {
+        let crashed = Failure::new(FailureCode::FfmpegCrashed, "signal 11");
+        let other = Failure::new(FailureCode::Storage, "no answer");
+        assert!(crashed.recurs(Some(&crashed)));
+        assert!(!crashed.recurs(Some(&other)) && !crashed.recurs(None) && !other.recurs(Some(&crashed)));
+        assert!(crashed.code.is_retryable());
+    }
 
     #[test]
     fn failure_codes_agree_in_text_and_json() {

@@ -70,13 +70,16 @@ pub struct Job {
     /// The result of a completed job: `outputs`, `source`, `timings` and more, next to the fields above.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
+    /// The attempt whose result this is; another one may have completed the job with it.
+    #[serde(skip)]
+    pub committed: Option<Epoch>,
 }
 
 impl Job {
-    /// The newest attempt.
+    /// The attempt by which the end of the job is known: that of the result, else the newest.
     #[must_use]
-    pub const fn newest_attempt(&self) -> AttemptId {
-        AttemptId { job: self.job_id, epoch: self.epoch }
+    pub fn ended_by(&self) -> AttemptId {
+        AttemptId { job: self.job_id, epoch: self.committed.unwrap_or(self.epoch) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Values as they stand in Redis, and the replies of scripts.
 
 use super::{QueueError, Reply};
-use crate::job::{JobSpec, Millis, State};
+use crate::job::{Failure, JobSpec, Millis, State};
 
 /// The reply of a script: a list whose first element is a word.
 pub(super) struct ScriptReply<'a> {
@@ -39,6 +39,14 @@ impl<'a> ScriptReply<'a> {
     /// The state that the script found the job in, or `None` if the job does not exist.
     pub(super) fn found(&self) -> Result<Option<State>, QueueError> {
         if self.text(0)?.is_empty() { Ok(None) } else { self.state().map(Some) }
+    }
+
+    /// A failure, or `None` if the text is empty.
+    pub(super) fn failure(&self, at: usize) -> Result<Option<Failure>, QueueError> {
+        match self.text(at)? {
+            "" => Ok(None),
+            json => serde_json::from_str(json).map(Some).map_err(|_| self.unexpected()),
+        }
     }
 
     pub(super) fn unexpected(&self) -> QueueError {

@@ -60,7 +60,7 @@ impl EventFeed {
             .arg("STREAMS")
             .arg(self.queue.key("jobs:events"))
             .arg(&*self.after);
-        let reply = self.queue.transport.run_blocking(command, limit).await?;
+        let reply = self.queue.run_blocking(command, limit).await?;
         let entries = reply.list().and_then(|l| l.first()?.list()?.get(1)?.list()).unwrap_or_default();
         let mut events = Vec::with_capacity(entries.len());
         for entry in entries {

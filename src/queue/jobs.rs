@@ -65,6 +65,20 @@ pub struct Claimed {
     pub queued: Millis,
     /// The trace of the submitter.
     pub trace: Option<TraceParent>,
+    /// Why the attempt before failed.
+    pub previous: Option<Failure>,
+    /// The job's attempts are used up, and this claim only finds out whether one of them has committed its result.
+    /// If none has, the job fails with this failure.
+    pub verify: Option<Failure>,
+}
+
+impl Claimed {
+    /// Whether no further attempt follows one that fails like this.
+    #[must_use]
+    pub fn is_last(&self, failure: &Failure) -> bool {
+        let is_final = !failure.code.is_retryable() || failure.recurs(self.previous.as_ref());
+        is_final || self.number >= self.spec.max_attempts
+    }
 }
 
 /// The outcome of a claim.
@@ -169,6 +183,8 @@ pub struct Sweep {
 
 /// First pause before a retry; it is doubled each time up to [`RETRY_CAP`].
 pub const RETRY_BASE: Duration = Duration::from_secs(5);
+/// How often a claim is repeated whose reply was lost.
+const CLAIM_RETRIES: u32 = 4;
 /// Maximum pause before a retry.
 pub const RETRY_CAP: Duration = Duration::from_secs(300);
 
@@ -291,13 +307,16 @@ impl Queue {
     /// `now` is the worker's estimate of Redis's time ([`super::ServerClock`]). It only determines until when the
     /// worker counts as alive; a sweep uses Redis's own clock and returns it.
     ///
-    /// The call is not repeated if the reply is lost: a job that was claimed without the worker's knowledge returns
-    /// to the queue when its lease expires.
+    /// If the reply may be lost, the call is repeated, and finds the job that it claimed by a token.
     ///
     /// # Errors
-    /// If Redis fails.
+    /// If Redis fails. A job that was claimed without the worker's knowledge returns to the queue when its lease
+    /// expires.
     pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
         const FEW: &str = "8";
+        let token = uuid::Uuid::new_v4().simple().to_string();
+        let mut again = false;
+        let mut tries = 0;
         loop {
             let args = vec![
                 worker.to_string(),
@@ -305,8 +324,24 @@ impl Queue {
                 ms(self.policy.lease),
                 ms(self.policy.alive),
                 if sweep { FEW } else { "0" }.to_owned(),
+                ms(self.policy.grace),
+                ms(self.grace_left()),
+                token.clone(),
+                if again { "1" } else { "0" }.to_owned(),
             ];
-            let reply = self.eval(&scripts::CLAIM, args).await?;
+            let reply = match self.eval(&scripts::CLAIM, args).await {
+                Err(error) if error.is_transient() && tries < CLAIM_RETRIES => {
+                    (again, tries) = (true, tries + 1);
+                    let pause = super::backoff::full_jitter(
+                        tries,
+                        Duration::from_millis(100),
+                        Duration::from_secs(2),
+                    );
+                    crate::time::sleep(pause).await;
+                    continue;
+                }
+                reply => reply?,
+            };
             let answer = ScriptReply::of(&reply)?;
             return Ok(match answer.word {
                 "JOB" => Claim::Job(Box::new(Claimed {
@@ -321,6 +356,8 @@ impl Queue {
                     earlier: answer.int(6)? == 1,
                     queued: Millis(answer.int(7)?),
                     trace: TraceParent::parse(answer.text(8)?),
+                    previous: answer.failure(9)?,
+                    verify: answer.failure(9)?.filter(|_| answer.int(10).is_ok_and(|verifies| verifies == 1)),
                 })),
                 "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
                 "UNREGISTERED" => Claim::Unregistered,
@@ -387,17 +424,24 @@ impl Queue {
         Ok(ScriptReply::of(&reply)?.word == "OK")
     }
 
-    /// Completes the job after the attempt has committed its outputs, if the attempt still holds the lease.
+    /// Completes the job with the result that the attempt `committed` has committed, if the calling attempt still
+    /// holds the lease.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn complete(&self, job: &Claimed, result: &JobResult) -> Result<CompleteOutcome, QueueError> {
+    pub async fn complete(
+        &self,
+        job: &Claimed,
+        result: &JobResult,
+        committed: Epoch,
+    ) -> Result<CompleteOutcome, QueueError> {
         let args = vec![
             job.attempt.job.to_string(),
             job.attempt.epoch.to_string(),
             to_json(result)?,
             Outbox::delivery_kind(&job.spec),
             ms(self.policy.retention),
+            committed.to_string(),
         ];
         let reply = self.eval_idempotent(&scripts::COMPLETE, args).await?;
         let answer = ScriptReply::of(&reply)?;
@@ -415,7 +459,25 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn fail(&self, job: &Claimed, failure: &Failure) -> Result<FailOutcome, QueueError> {
-        let again = failure.code.is_retryable() && job.number < job.spec.max_attempts;
+        self.report_failure(job, failure, !job.is_last(failure), false).await
+    }
+
+    /// Reports that an attempt failed and could not find out whether the job's manifest stands. After a random pause
+    /// the job is claimed once more, only to find that out; if none does, it fails with this failure.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn fail_unverified(&self, job: &Claimed, failure: &Failure) -> Result<FailOutcome, QueueError> {
+        self.report_failure(job, failure, true, true).await
+    }
+
+    async fn report_failure(
+        &self,
+        job: &Claimed,
+        failure: &Failure,
+        again: bool,
+        verify: bool,
+    ) -> Result<FailOutcome, QueueError> {
         let wait = super::backoff::full_jitter(job.number, RETRY_BASE, RETRY_CAP);
         let args = vec![
             job.attempt.job.to_string(),
@@ -424,6 +486,7 @@ impl Queue {
             if again { ms(wait) } else { "-1".to_owned() },
             Outbox::delivery_kind(&job.spec),
             ms(self.policy.retention),
+            if verify { "1" } else { "" }.to_owned(),
         ];
         let reply = self.eval_idempotent(&scripts::FAIL, args).await?;
         let answer = ScriptReply::of(&reply)?;
@@ -511,7 +574,8 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn sweep(&self, limit: u32) -> Result<Sweep, QueueError> {
-        let reply = self.eval_idempotent(&scripts::SWEEP, vec![limit.to_string()]).await?;
+        let args = vec![limit.to_string(), ms(self.policy.grace), ms(self.grace_left())];
+        let reply = self.eval_idempotent(&scripts::SWEEP, args).await?;
         match reply.list().map(|l| l.iter().map(Reply::int).collect::<Vec<_>>()).as_deref() {
             Some([Some(ready), Some(due), Some(now)]) => Ok(Sweep {
                 ready: u32::try_from(*ready).unwrap_or(0),

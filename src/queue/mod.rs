@@ -68,11 +68,12 @@ pub use rate_limit::{Permit, RequestClass, RequestRate};
 pub use transport::{Command, QueueError, Reply, Rest, SyncToken};
 pub use workers::{PoolEntry, WorkerRecord, WorkerState};
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 #[cfg(not(target_arch = "wasm32"))]
 use crate::config::RedisConfig;
+use crate::time::Instant;
 use scripts::Script;
 use transport::Transport;
 
@@ -89,6 +90,8 @@ pub struct Policy {
     pub alive: Duration,
     /// How long a finished job can be read.
     pub retention: Duration,
+    /// For how long expired leases are spared after Redis was out of reach, so that their holders can renew them.
+    pub grace: Duration,
 }
 
 impl Default for Policy {
@@ -99,6 +102,7 @@ impl Default for Policy {
             bell_wait: Duration::from_secs(75),
             alive: Duration::from_secs(180),
             retention: Duration::from_secs(7 * 24 * 3600),
+            grace: Duration::from_secs(30),
         }
     }
 }
@@ -109,6 +113,26 @@ pub struct Queue {
     transport: Transport,
     prefix: Arc<str>,
     policy: Policy,
+    contact: Arc<Contact>,
+}
+
+/// When Redis was last out of reach, as the clones of a handle found it.
+#[derive(Default)]
+struct Contact(Mutex<Option<Instant>>);
+
+impl Contact {
+    /// Takes note of the outcome of a call.
+    fn note<T>(&self, outcome: &Result<T, QueueError>) {
+        if outcome.as_ref().is_err_and(QueueError::is_transient) {
+            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+    }
+
+    /// What is left of `grace` since then.
+    fn grace_left(&self, grace: Duration) -> Duration {
+        let lost = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.map_or(Duration::ZERO, |at| grace.saturating_sub(at.elapsed()))
+    }
 }
 
 impl Queue {
@@ -128,7 +152,8 @@ impl Queue {
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn connect_with(config: &RedisConfig, policy: Policy) -> Result<Self, QueueError> {
         let transport = Transport::Tcp(Box::new(transport::Tcp::connect(&config.url).await?));
-        let queue = Self { transport, prefix: config.prefix.as_str().into(), policy };
+        let queue =
+            Self { transport, prefix: config.prefix.as_str().into(), policy, contact: Arc::default() };
         queue.refuse_evicting_server().await?;
         // To be compared if workers and a controller do not find each other.
         tracing::info!(redis = config.address(), prefix = config.prefix, "connected to Redis");
@@ -138,7 +163,8 @@ impl Queue {
     /// A queue over a REST interface, as the Worker uses it. Makes no request yet.
     #[must_use]
     pub fn over_rest(rest: Rest, prefix: &str) -> Self {
-        Self { transport: Transport::Rest(rest), prefix: prefix.into(), policy: Policy::default() }
+        let transport = Transport::Rest(rest);
+        Self { transport, prefix: prefix.into(), policy: Policy::default(), contact: Arc::default() }
     }
 
     /// Opens another connection to the same Redis, for a thread with its own runtime or for calls that block.
@@ -147,8 +173,9 @@ impl Queue {
     /// If Redis does not answer.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn reconnect(&self) -> Result<Self, QueueError> {
-        let transport = self.transport.again().await?;
-        Ok(Self { transport, prefix: self.prefix.clone(), policy: self.policy })
+        let transport = self.transport.again().await;
+        self.contact.note(&transport);
+        Ok(Self { transport: transport?, ..self.clone() })
     }
 
     /// The timing settings.
@@ -174,7 +201,22 @@ impl Queue {
     }
 
     async fn run(&self, command: Command) -> Result<Reply, QueueError> {
-        self.transport.run(command).await
+        let reply = self.transport.run(command).await;
+        self.contact.note(&reply);
+        reply
+    }
+
+    /// Runs a command that blocks at the server for up to `block`.
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn run_blocking(&self, command: Command, block: Duration) -> Result<Reply, QueueError> {
+        let reply = self.transport.run_blocking(command, block).await;
+        self.contact.note(&reply);
+        reply
+    }
+
+    /// For how long leases are to be spared, because this process could not reach Redis a moment ago.
+    fn grace_left(&self) -> Duration {
+        self.contact.grace_left(self.policy.grace)
     }
 
     /// Runs several commands in one round trip, and returns the replies in their order.
@@ -182,7 +224,9 @@ impl Queue {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
-        self.transport.pipeline(commands).await
+        let replies = self.transport.pipeline(commands).await;
+        self.contact.note(&replies);
+        replies
     }
 
     /// Runs a script by its hash, or by its text if the server does not have it cached.

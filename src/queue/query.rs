@@ -320,5 +320,6 @@ fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
         result: field("result")
             .map(|json| serde_json::from_str(json).map_err(|_| bad("result")))
             .transpose()?,
+        committed: field("committed").and_then(|epoch| epoch.parse().ok()).map(Epoch),
     }))
 }

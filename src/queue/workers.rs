@@ -188,6 +188,6 @@ impl Queue {
         // 0 would mean forever.
         let seconds = limit.as_secs_f64().max(0.01);
         let command = Command::new("BZPOPMIN").arg(self.key("jobs:bell")).arg(format!("{seconds:.3}"));
-        self.transport.run_blocking(command, limit).await.map(drop)
+        self.run_blocking(command, limit).await.map(drop)
     }
 }

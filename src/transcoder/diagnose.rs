@@ -91,9 +91,7 @@ pub(super) fn run_failure(wrong: &FailedRun<'_>) -> Failure {
         return trouble;
     }
     if let Some(signal) = signal_of(wrong.status) {
-        let message =
-            format!("FFmpeg was killed by signal {signal}; most often the machine ran out of memory");
-        return Failure::new(FailureCode::Worker, message);
+        return signal_failure(signal);
     }
     let cut = ["partial file", "File ended prematurely", "Packet corrupt", "end of file"];
     if cut.iter().any(|words| wrong.words.contains(words)) {
@@ -114,6 +112,20 @@ pub(super) fn run_failure(wrong: &FailedRun<'_>) -> Failure {
     }
     let code = wrong.status.code().map_or_else(|| "no exit code".to_owned(), |c| format!("exit code {c}"));
     Failure::new(FailureCode::EncodeFailed, format!("FFmpeg failed with {code}: {first}"))
+}
+
+/// The failure of a run that a signal ended. Linux kills with SIGKILL what takes the last memory; any other signal is
+/// that of a crash, which says something about the file and nothing about the machine.
+fn signal_failure(signal: i32) -> Failure {
+    const SIGKILL: i32 = 9;
+    if signal == SIGKILL {
+        let message =
+            format!("FFmpeg was killed by signal {signal}; most often the machine ran out of memory");
+        return Failure::new(FailureCode::Worker, message);
+    }
+    let message =
+        format!("FFmpeg crashed with signal {signal} on this file; convert it with another program");
+    Failure::new(FailureCode::FfmpegCrashed, message)
 }
 
 /// The failure of a source that ends before the duration in its header.
@@ -241,6 +253,8 @@ mod tests {
         }
         check("[error] Unknown encoder 'libx264'", 256, Worker, "libx264");
         check("", 9, Worker, "signal 9");
+        check("", 11, FfmpegCrashed, "crashed with signal 11");
+        check("", 6, FfmpegCrashed, "crashed with signal 6");
         check("[mov @ 0x1] [error] stream 0, offset 0x9: partial file", 256, InvalidMedia, "1.5 s of 20.0 s");
         let broken = "[error] file:/scratch/in.mp4: Invalid data found when processing input";
         check(broken, 256, InvalidMedia, "after 1.5 s (the file: Invalid data");

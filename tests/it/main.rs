@@ -43,3 +43,4 @@ mod unusable_input;
 mod upstash_client;
 mod webhooks;
 mod worker_death;
+mod worker_outage;

@@ -80,23 +80,24 @@ local function drop_lease(member, worker)
   end
 end
 
--- Requeues a job whose lease expired at its old place, or fails it after the last attempt. Returns
--- the number of jobs that became ready, or nothing if the entry is a leftover.
+-- Requeues a job whose lease expired at its old place. After the last attempt its next claim only
+-- verifies: the attempt that was lost may have committed its outputs, and only one that has looked at
+-- the manifest may fail the job. Returns the number of jobs that became ready, or nothing if the
+-- entry is a leftover.
 local function reap(member, now)
   local id, epoch = string.match(member, '^(.+):(%d+)$')
-  local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'hook', 'keep', 'worker')
+  local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'worker', 'verify')
   if s[1] ~= 'running' or s[2] ~= epoch then return nil end
-  if tonumber(s[3]) >= tonumber(s[4]) then
-    redis.call('HSET', status(id), 'state', 'failed', 'finished', now, 'error',
+  if s[7] == '1' then
+    redis.call('HSET', status(id), 'state', 'queued', 'queued', now)
+  elseif tonumber(s[3]) >= tonumber(s[4]) then
+    redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'verify', '1', 'error',
       '{"errorCode":"workerLost","error":"The worker died ' .. s[3] .. ' times while it held this job; the file may crash it. Look at the worker\'s log, then retry the job."}')
-    drop_lease(member, s[8])
-    event(id, 'failed')
-    finish(id, 'failed', epoch, now, s[6], s[7])
-    return 0
+  else
+    redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'error',
+      '{"errorCode":"workerLost","error":"The worker died or lost its connection while it held this job."}')
   end
-  redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'error',
-    '{"errorCode":"workerLost","error":"The worker died or lost its connection while it held this job."}')
-  drop_lease(member, s[8])
+  drop_lease(member, s[6])
   redis.call('ZADD', pending, s[5], id)
   event(id, 'queued')
   return 1
@@ -113,24 +114,39 @@ local function promote(id, now)
   return 1
 end
 
+-- How long leases are still spared after Redis was away, in ms. Nobody could renew one meanwhile, so that
+-- it has expired says nothing about its holder. `grace` is the full time.
+local function spared(grace)
+  if grace == 0 then return 0 end
+  local info = redis.pcall('INFO', 'server')
+  local uptime = type(info) == 'string' and tonumber(string.match(info, 'uptime_in_seconds:(%d+)'))
+  return uptime and math.max(grace - uptime * 1000, 0) or 0
+end
+
 -- Reaps and promotes due jobs, at most `limit` of each. Returns the number of jobs that became
 -- ready, and when the next one is due (-1: none; now: more jobs are due than the limit allowed).
-local function sweep(now, limit)
+-- `grace` is for how long leases are spared after a restart of Redis, `away` for how long the caller
+-- asks that they are, because it could not reach Redis itself.
+local function sweep(now, limit, grace, away)
   local ready, due, leftovers = 0, -1, {}
-  for _, set in ipairs({ { leases, reap }, { scheduled, promote } }) do
-    local list = redis.call('ZRANGE', set[1], 0, limit - 1, 'WITHSCORES')
+  for _, way in ipairs({ { leases, reap }, { scheduled, promote } }) do
+    local list = redis.call('ZRANGE', way[1], 0, limit - 1, 'WITHSCORES')
+    local late = now
+    if way[1] == leases and list[2] and tonumber(list[2]) <= now then
+      late = now - math.max(away, spared(grace))
+    end
     local next_due = #list == 2 * limit and now or -1
     for i = 1, #list, 2 do
       local at = tonumber(list[i + 1])
-      if at > now then
-        next_due = at
+      if at > late then
+        next_due = at + now - late
         break
       end
-      local became = set[2](list[i], now)
+      local became = way[2](list[i], now)
       if became then
         ready = ready + became
       else
-        leftovers[#leftovers + 1] = { set[1], list[i] }
+        leftovers[#leftovers + 1] = { way[1], list[i] }
       end
     end
     if next_due >= 0 and (due < 0 or next_due < due) then due = next_due end

@@ -10,7 +10,7 @@ if s[1] == 'failed' and s[3] == '0' and (from == '' or from == 'uploading') then
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])
 -- A new epoch gives the next delivery a unique name, even if the job ends again before any claim.
-redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', tonumber(s[3]) + 1, 'error', '', 'finished', '', 'retry', '', 'suspended', '', 'overdue', '',
+redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', tonumber(s[3]) + 1, 'error', '', 'finished', '', 'retry', '', 'suspended', '', 'overdue', '', 'verify', '',
   'queued', ms, 'rank', rank, 'progress', 0)
 redis.call('PERSIST', status(id))
 redis.call('ZREM', s[1] == 'failed' and dead or cancelled, id)

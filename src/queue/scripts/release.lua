@@ -3,10 +3,11 @@
 -- Returns RELEASED or LOST.
 local id, epoch = ARGV[2], ARGV[3]
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then return { 'LOST' } end
-local rank = redis.call('HGET', status(id), 'rank')
+local s = redis.call('HMGET', status(id), 'rank', 'verify')
 local ms = event(id, 'queued')
-redis.call('HINCRBY', status(id), 'attempt', -1)
+-- To verify is no attempt.
+if s[2] ~= '1' then redis.call('HINCRBY', status(id), 'attempt', -1) end
 redis.call('HSET', status(id), 'state', 'queued', 'queued', ms, 'progress', 0)
-redis.call('ZADD', pending, rank, id)
+redis.call('ZADD', pending, s[1], id)
 ring(id)
 return { 'RELEASED' }

@@ -2,8 +2,8 @@
 //! commit a manifest, report completion.
 //!
 //! Redis alone cannot guarantee that only one attempt's outputs count, because a failover may lose the last
-//! second of writes. The commit is therefore an object that can be created only once (`If-None-Match: *`):
-//! the attempt that creates it has won, and all others adopt its result.
+//! second of writes. The commit is therefore the [manifest](super::manifest). For the same reason an attempt that
+//! would fail a job for good looks at it first.
 
 use std::path::Path;
 use std::pin::pin;
@@ -11,30 +11,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry_semantic_conventions::attribute;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, info_span};
 
+use super::manifest::{Committed, ManifestError, ManifestStore, Verdict};
 use super::{progress, scratch};
 use crate::config::WorkerConfig;
 use crate::job::space::{Outputs, Space};
 use crate::job::{
-    AttemptId, EntryDocument, Epoch, Failure, FailureCode, Input, InvalidKey, JobResult, Millis, ObjectKey,
-    Output, Poster, Storyboard, Timings,
+    AttemptId, EntryDocument, Failure, FailureCode, Input, InvalidKey, JobResult, ObjectKey, Output, Poster,
+    Storyboard, Timings,
 };
-use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue};
+use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue, QueueError, backoff};
 use crate::storage::fetch::Fetcher;
-use crate::storage::{Bucket, Limits, Progress, PutOutcome, Storage, StorageError, layout};
+use crate::storage::{Bucket, Limits, Progress, Storage, StorageError, layout};
 use crate::transcoder::{
     self, Encoded, EncodedOutput, EncodedStill, EntryFile, Request, TranscodeError, disk,
 };
 
-/// Maximum size of a manifest that is read, bytes.
-const MANIFEST_LIMIT: u64 = 1 << 20;
-/// Maximum number of older manifests that an attempt replaces before it gives up.
-const REPLACEMENTS: u32 = 3;
 /// How long an attempt past its deadline may take to stop, so that it leaves no partial upload.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
 /// How long a finished attempt may clean up storage. It is shorter than the time the worker waits for it.
@@ -53,16 +49,6 @@ pub enum Outcome {
     Released,
 }
 
-/// The manifest that commits an attempt.
-#[derive(Debug, Serialize, Deserialize)]
-struct Manifest {
-    epoch: Epoch,
-    /// When the job was submitted: a job that is submitted again under the same id after its record expired
-    /// is a different job.
-    born: Millis,
-    result: JobResult,
-}
-
 /// Why an attempt ended early.
 enum AttemptError {
     Failed(Failure),
@@ -72,6 +58,15 @@ enum AttemptError {
 impl From<Failure> for AttemptError {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
+    }
+}
+
+impl From<ManifestError> for AttemptError {
+    fn from(error: ManifestError) -> Self {
+        match error {
+            ManifestError::Storage(error) => error.into(),
+            ManifestError::Unusable(failure) => Self::Failed(failure),
+        }
     }
 }
 
@@ -99,24 +94,53 @@ impl From<InvalidKey> for AttemptError {
     }
 }
 
-/// What an attempt needs.
-pub struct Attempt<'a> {
-    pub config: &'a WorkerConfig,
-    pub queue: &'a Queue,
-    pub storage: &'a Storage,
-    pub fetcher: &'a Fetcher,
-    pub job: Claimed,
-    /// Cancels the attempt.
-    pub cancel: CancellationToken,
-    /// Whether its manifest may exist, so that its outputs may count.
-    pub put: AtomicBool,
+/// What to report for a failure after which no attempt follows.
+enum LastWord {
+    Fail,
+    Complete(Box<Committed>),
+    /// It is not known; somebody has to look at the manifest later.
+    Verify,
+    /// The job is another attempt's.
+    Nothing,
 }
 
-impl Attempt<'_> {
+/// An attempt, and what it needs.
+pub struct Attempt<'a> {
+    config: &'a WorkerConfig,
+    queue: &'a Queue,
+    storage: &'a Storage,
+    fetcher: &'a Fetcher,
+    job: Claimed,
+    /// Ends the attempt: its lease is lost, or the worker has to leave.
+    cancel: CancellationToken,
+    /// Ends its work: for the same reasons, or because its deadline has passed.
+    stop_work: CancellationToken,
+    /// Whether its manifest may stand, so that its outputs may count.
+    may_stand: AtomicBool,
+}
+
+impl<'a> Attempt<'a> {
+    pub fn new(
+        config: &'a WorkerConfig,
+        queue: &'a Queue,
+        storage: &'a Storage,
+        fetcher: &'a Fetcher,
+        job: Claimed,
+        cancel: CancellationToken,
+    ) -> Self {
+        let stop_work = cancel.child_token();
+        Self { config, queue, storage, fetcher, job, cancel, stop_work, may_stand: AtomicBool::new(false) }
+    }
+
     /// Runs the attempt and reports its outcome.
     pub async fn run(self) -> Outcome {
-        match self.run_or_adopt().await {
-            Ok(result) => self.complete(&result).await,
+        let ended = match self.job.verify.clone() {
+            // Its attempts are used up: only the manifest is looked at.
+            Some(failure) => Err(AttemptError::Failed(failure)),
+            None => self.run_or_adopt().await,
+        };
+        match ended {
+            Ok(committed) => self.complete(&committed).await,
             Err(AttemptError::Cancelled) => {
                 self.remove_outputs().await;
                 Outcome::Lost
@@ -125,14 +149,17 @@ impl Attempt<'_> {
         }
     }
 
-    async fn run_or_adopt(&self) -> Result<JobResult, AttemptError> {
+    fn manifest(&self) -> ManifestStore<'_> {
+        ManifestStore { storage: self.storage, attempt: self.job.attempt, born: self.job.born }
+    }
+
+    async fn run_or_adopt(&self) -> Result<Committed, AttemptError> {
         // An earlier attempt may have committed and died before it reported completion.
         if self.job.earlier
-            && let Some(manifest) = self.read_manifest().await?
-            && manifest.born == self.job.born
+            && let Some(committed) = self.manifest().earlier_result().await?
         {
-            tracing::info!(job = %self.job.attempt.job, by = %manifest.epoch, "adopted the result of an earlier attempt");
-            return Ok(manifest.result);
+            tracing::info!(job = %self.job.attempt.job, by = %committed.epoch, "adopted the result of an earlier attempt");
+            return Ok(committed);
         }
         let limit = Duration::from_secs(self.job.spec.deadline_seconds.into());
         let mut work = pin!(self.encode_and_commit());
@@ -142,15 +169,15 @@ impl Attempt<'_> {
         if self.cancel.is_cancelled() {
             return Err(AttemptError::Cancelled);
         }
-        self.cancel.cancel();
+        self.stop_work.cancel();
         match tokio::time::timeout(CANCEL_GRACE, work).await {
             // It committed at the last moment.
-            Ok(Ok(result)) => Ok(result),
+            Ok(Ok(committed)) => Ok(committed),
             Ok(Err(_)) | Err(_) => Err(transcoder::ffmpeg::deadline_exceeded().into()),
         }
     }
 
-    async fn encode_and_commit(&self) -> Result<JobResult, AttemptError> {
+    async fn encode_and_commit(&self) -> Result<Committed, AttemptError> {
         let folder = scratch::folder(&self.config.scratch)
             .map_err(|e| disk::trouble("make a folder for the job's files", &e))?;
         let free = disk::free(folder.path(), self.config.disk_bytes);
@@ -163,7 +190,7 @@ impl Attempt<'_> {
         let transcoded = Instant::now();
         let prefix = layout::attempt_prefix(self.job.attempt)?;
         let quiet = Progress::none();
-        let store = self.storage.upload_all(&prefix, &out_dir, &encoded.files, &quiet, &self.cancel);
+        let store = self.storage.upload_all(&prefix, &out_dir, &encoded.files, &quiet, &self.stop_work);
         store.instrument(info_span!("store")).await?;
         let timings = Timings {
             download_seconds: (fetched - began).as_secs_f64(),
@@ -181,9 +208,9 @@ impl Attempt<'_> {
         let tell = Progress::none();
         match &spec.input {
             Input::Key(key) => {
-                self.storage.download(Bucket::Input, key, to, limits, &tell, &self.cancel).await?
+                self.storage.download(Bucket::Input, key, to, limits, &tell, &self.stop_work).await?
             }
-            Input::Url(url) => self.fetcher.fetch(url, to, limits, &tell, &self.cancel).await?,
+            Input::Url(url) => self.fetcher.fetch(url, to, limits, &tell, &self.stop_work).await?,
         };
         Ok(())
     }
@@ -202,7 +229,7 @@ impl Attempt<'_> {
             disk_bytes: self.config.disk_bytes,
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(self.job.spec.deadline_seconds.into()),
-            cancel: self.cancel.clone(),
+            cancel: self.stop_work.clone(),
             on_progress: &on_progress,
         });
         tokio::select! {
@@ -213,59 +240,30 @@ impl Attempt<'_> {
         }
     }
 
-    /// Commits `result`, or returns the result of the attempt that has already committed.
-    async fn commit(&self, result: JobResult) -> Result<JobResult, AttemptError> {
-        let key = layout::manifest_key(self.job.attempt.job)?;
-        let manifest = Manifest { epoch: self.job.attempt.epoch, born: self.job.born, result };
-        let json = serde_json::to_vec(&manifest)
-            .map_err(|e| Failure::new(FailureCode::Worker, format!("the manifest cannot be written: {e}")))?;
-        for _ in 0..=REPLACEMENTS {
-            self.put.store(true, Ordering::Relaxed);
-            let put = self.storage.put_if_absent(Bucket::Output, &key, json.clone(), "application/json");
-            if put.await? == PutOutcome::Created {
-                return Ok(manifest.result);
-            }
-            match self.read_manifest().await? {
-                // Our own earlier request, whose answer was lost.
-                Some(there) if there.epoch == self.job.attempt.epoch => return Ok(there.result),
-                Some(winner) if winner.born == self.job.born => {
-                    tracing::info!(job = %self.job.attempt.job, by = %winner.epoch, "another attempt committed its result first");
-                    self.put.store(false, Ordering::Relaxed);
+    /// Makes `result` that of the job, unless another attempt was first; then that one's counts.
+    async fn commit(&self, result: JobResult) -> Result<Committed, AttemptError> {
+        self.may_stand.store(true, Ordering::Relaxed);
+        let verdict = self.manifest().commit(result).await?;
+        let ours = matches!(&verdict, Verdict::Result(c) if c.epoch == self.job.attempt.epoch);
+        self.may_stand.store(ours, Ordering::Relaxed);
+        match verdict {
+            Verdict::Result(committed) => {
+                if !ours {
+                    tracing::info!(job = %self.job.attempt.job, by = %committed.epoch, "another attempt committed its result first");
                     self.remove_outputs().await;
-                    return Ok(winner.result);
                 }
-                // A younger job with the same id exists; the result of this one is no longer needed.
-                Some(younger) if younger.born > self.job.born => {
-                    self.put.store(false, Ordering::Relaxed);
-                    return Err(AttemptError::Cancelled);
-                }
-                Some(older) => {
-                    tracing::info!(job = %self.job.attempt.job, by = %older.epoch, "replacing the manifest of an older job with this id");
-                    self.storage.delete(Bucket::Output, &key).await?;
-                }
-                None => {}
+                Ok(*committed)
             }
+            Verdict::Failed | Verdict::Superseded => Err(AttemptError::Cancelled),
         }
-        let message = "the job's manifest comes and goes; is something else writing or deleting it?";
-        Err(Failure::new(FailureCode::Storage, message).into())
     }
 
-    async fn read_manifest(&self) -> Result<Option<Manifest>, AttemptError> {
-        let key = layout::manifest_key(self.job.attempt.job)?;
-        let Some(json) = self.storage.get_small(Bucket::Output, &key, MANIFEST_LIMIT).await? else {
-            return Ok(None);
-        };
-        let manifest = serde_json::from_slice(&json).map_err(|_| {
-            let message = format!("{key} in the output bucket is no manifest of this version; remove it");
-            Failure::new(FailureCode::Storage, message)
-        })?;
-        Ok(Some(manifest))
-    }
-
-    async fn complete(&self, result: &JobResult) -> Outcome {
+    async fn complete(&self, committed: &Committed) -> Outcome {
         let AttemptId { job: id, epoch } = self.job.attempt;
-        match self.queue.complete(&self.job, result).await {
-            Ok(CompleteOutcome::Done | CompleteOutcome::Already) => {
+        let result = &committed.result;
+        let call = || self.queue.complete(&self.job, result, committed.epoch);
+        match self.until_answered("completion", call).await {
+            Some(CompleteOutcome::Done | CompleteOutcome::Already) => {
                 let t = &result.timings;
                 tracing::info!(
                     job = %id, %epoch, outputs = result.outputs.len(), speed = result.speed,
@@ -274,14 +272,14 @@ impl Attempt<'_> {
                 );
                 Outcome::Completed
             }
-            Ok(CompleteOutcome::Lost(state)) => {
+            Some(CompleteOutcome::Lost(state)) => {
                 tracing::warn!(job = %id, %epoch, ?state, "attempt finished after its lease was lost; its result is discarded");
-                // Cancelled just before. Its files stay, because an attempt after a redrive may adopt them,
-                // or already has.
+                // The job was cancelled just before. Its files stay, because an attempt after a retry may have
+                // adopted them already, or may do so.
                 Outcome::Lost
             }
-            Err(error) => {
-                tracing::error!(job = %id, %error, "attempt finished but could not report completion; the next attempt adopts its result");
+            None => {
+                tracing::error!(job = %id, "attempt finished but could not report completion; the next attempt adopts its result");
                 Outcome::Lost
             }
         }
@@ -292,26 +290,94 @@ impl Attempt<'_> {
         span.record("otel.status_code", "ERROR").record("otel.status_description", failure.message.as_str());
         span.record(attribute::ERROR_TYPE, failure.code.name());
         let AttemptId { job: id, epoch } = self.job.attempt;
-        let told = self.queue.fail(&self.job, failure).await;
+        let told = match self.last_word(failure).await {
+            LastWord::Complete(committed) => {
+                tracing::info!(job = %id, by = %committed.epoch, %failure, "an attempt had committed its result; the job is completed");
+                return self.complete(&committed).await;
+            }
+            LastWord::Nothing => {
+                self.remove_outputs().await;
+                return Outcome::Lost;
+            }
+            LastWord::Verify => {
+                self.until_answered("failure", || self.queue.fail_unverified(&self.job, failure)).await
+            }
+            LastWord::Fail => self.until_answered("failure", || self.queue.fail(&self.job, failure)).await,
+        };
         // After the report, so that unreachable storage cannot delay it.
         self.remove_outputs().await;
         match told {
-            Ok(FailOutcome::Retry(at)) => {
+            Some(FailOutcome::Retry(at)) => {
                 tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, retry_at = %at, "attempt failed; the job is retried");
             }
-            Ok(FailOutcome::Failed | FailOutcome::Already) => {
+            Some(FailOutcome::Failed | FailOutcome::Already) => {
                 tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, "failed");
             }
-            Ok(FailOutcome::Lost(_)) => return Outcome::Lost,
-            Err(error) => tracing::error!(job = %id, %error, "failed and could not say so"),
+            Some(FailOutcome::Lost(_)) => return Outcome::Lost,
+            None => {
+                tracing::error!(job = %id, "attempt failed and could not report it; the job is requeued when its lease expires")
+            }
         }
         Outcome::Failed(failure.code)
+    }
+
+    /// What to report for a failure. Before a job fails for good its manifest is looked at: another attempt may have
+    /// committed, or this one without having heard of it.
+    async fn last_word(&self, failure: &Failure) -> LastWord {
+        let may_stand = self.job.earlier || self.may_stand.load(Ordering::Relaxed);
+        if !may_stand || !self.job.is_last(failure) {
+            return LastWord::Fail;
+        }
+        match self.manifest().seal().await {
+            Ok(Verdict::Result(committed)) => LastWord::Complete(committed),
+            Ok(Verdict::Failed) => {
+                self.may_stand.store(false, Ordering::Relaxed);
+                LastWord::Fail
+            }
+            Ok(Verdict::Superseded) => LastWord::Nothing,
+            Err(ManifestError::Unusable(unusable)) => {
+                tracing::error!(job = %self.job.attempt.job, %unusable, "the job's manifest is unusable; the job fails");
+                LastWord::Fail
+            }
+            Err(ManifestError::Storage(error)) => {
+                tracing::warn!(job = %self.job.attempt.job, %error, "could not look for the job's manifest; another look follows");
+                LastWord::Verify
+            }
+        }
+    }
+
+    /// Repeats a report until Redis answers; the lease is renewed meanwhile. Gives up when the attempt is cancelled
+    /// (its lease is lost, or the worker has to leave), or after the worker's time to live.
+    async fn until_answered<T, F>(&self, report: &'static str, call: impl Fn() -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, QueueError>>,
+    {
+        let began = Instant::now();
+        let mut failures = 0;
+        loop {
+            let error = match call().await {
+                Ok(answer) => return Some(answer),
+                Err(error) => error,
+            };
+            failures += 1;
+            if failures == 1 {
+                tracing::warn!(job = %self.job.attempt.job, report, %error, "could not report to Redis; repeating until it answers");
+            }
+            if !self.config.ttl.is_zero() && began.elapsed() >= self.config.ttl {
+                return None;
+            }
+            let pause = backoff::full_jitter(failures, Duration::from_millis(200), Duration::from_secs(5));
+            tokio::select! {
+                () = self.cancel.cancelled() => return None,
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
     }
 
     /// Deletes what this attempt uploaded, unless its manifest may exist. Best effort: the objects are listed
     /// nowhere either way.
     async fn remove_outputs(&self) {
-        if self.put.load(Ordering::Relaxed) {
+        if self.may_stand.load(Ordering::Relaxed) {
             return;
         }
         let Ok(prefix) = layout::attempt_prefix(self.job.attempt) else { return };

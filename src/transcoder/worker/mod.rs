@@ -6,12 +6,14 @@
 //! | `lifetime` | when to exit and how long to wait (pure) |
 //! | `heartbeat` | renews the lease from a separate thread |
 //! | `attempt` | one attempt: download, transcode, upload, commit, complete |
+//! | `manifest` | the object that decides about a job: its result, or that it has failed |
 //! | `progress` | reports the progress of the encode at a limited rate |
 //! | `scratch` | folders for temporary files, and removal of those that dead workers left |
 
 mod attempt;
 mod heartbeat;
 mod lifetime;
+mod manifest;
 mod progress;
 mod scratch;
 
@@ -240,15 +242,8 @@ impl Worker {
         trace::waited(job.trace.as_ref(), id, job.queued, job.at);
         let lease = self.heartbeat.hold(held);
         let cancel = CancellationToken::new();
-        let attempt = Attempt {
-            config: &self.config,
-            queue: &self.queue,
-            storage: &self.storage,
-            fetcher: &self.fetcher,
-            job,
-            cancel: cancel.clone(),
-            put: std::sync::atomic::AtomicBool::new(false),
-        };
+        let attempt =
+            Attempt::new(&self.config, &self.queue, &self.storage, &self.fetcher, job, cancel.clone());
         let mut work = std::pin::pin!(attempt.run().instrument(span));
         let outcome = tokio::select! {
             biased;

@@ -26,7 +26,7 @@ async fn evicted_scripts_are_sent_again() {
     flush();
     let job = claim(&queue, &w).await.unwrap();
     flush();
-    assert_eq!(queue.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
+    assert_eq!(queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap(), CompleteOutcome::Done);
     assert_eq!(queue.get(id).await.unwrap().unwrap().status, State::Completed);
 }
 
@@ -59,7 +59,7 @@ async fn jobs_and_handles_survive_a_restart_of_redis() {
     resumed(&queue).await;
     assert_eq!((queue.get(held).await.unwrap(), queue.get(waits).await.unwrap()), before);
     assert!(queue.renew(job.attempt, job.at.plus(7_200_000)).await.unwrap());
-    assert_eq!(queue.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
+    assert_eq!(queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap(), CompleteOutcome::Done);
     assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, waits);
 }
 
@@ -74,7 +74,7 @@ async fn complete_survives_a_short_restart_of_redis() {
     let completes = tokio::spawn(async move {
         loop {
             // A worker repeats it for as long as its lease may be valid.
-            match queue.complete(&job, &result_of(1)).await {
+            match queue.complete(&job, &result_of(1), job.attempt.epoch).await {
                 Err(error) if error.is_connection() => {}
                 other => return other,
             }
@@ -101,7 +101,7 @@ async fn worker_clock_that_is_wrong_does_not_affect_leases() {
         #[allow(clippy::cast_precision_loss)]
         let deadline = job.at.plus(HOUR).0 as f64;
         assert_eq!(leases, [(format!("{id}:{}", job.attempt.epoch), deadline)]);
-        queue.complete(&job, &result_of(1)).await.unwrap();
+        queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
     }
 }
 
@@ -166,7 +166,10 @@ async fn redis_out_of_memory_changes_and_loses_nothing() {
     is_out_of_memory(queue.expire_upload(uploading, &hopeless()).await);
     assert_eq!(dump(&mut redis, &config), before);
     // Finished work is not discarded.
-    assert_eq!(queue.complete(&finished, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
+    assert_eq!(
+        queue.complete(&finished, &result_of(1), finished.attempt.epoch).await.unwrap(),
+        CompleteOutcome::Done
+    );
 
     set(&mut redis, "maxmemory", "0");
     assert!(queue.renew(late.attempt, late.at.plus(3_600_000)).await.unwrap());

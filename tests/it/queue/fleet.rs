@@ -163,7 +163,7 @@ async fn retire_refuses_busy_machines_and_stops_claims_of_idle_ones() {
     assert_eq!(zset(&mut raw(&config), &config, "machines:alive"), before, "nothing was done");
     assert_eq!(zset(&mut raw(&config), &config, "machines:retired"), []);
 
-    queue.complete(&job, &result_of(1)).await.unwrap();
+    queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
     for _ in 0..2 {
         assert_eq!(retire(&queue, &fence, "m").await, RetireOutcome::Retired);
     }

@@ -33,6 +33,10 @@ struct Held {
     manifest: Option<Epoch>,
     /// Its completion was accepted, but the answer was lost.
     unheard: bool,
+    /// It has written a manifest without hearing of it.
+    put: bool,
+    /// It has found that no result stands, and that none can any more: it is about to fail the job.
+    sealed: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,9 +57,13 @@ enum Act {
     Claim(usize),
     Renew(usize),
     Commit(usize),
+    /// The manifest is written, and the answer lost.
+    CommitUnheard(usize),
     Complete(usize),
     CompleteUnheard(usize),
     Fail(usize, bool),
+    /// Storage does not say whether a manifest stands.
+    FailUnverified(usize),
     Release(usize),
     Crash(usize),
     Expire(AttemptId),
@@ -90,11 +98,21 @@ impl Explored for Protocol {
             acts.push(Act::Crash(n));
             if held.manifest.is_some() {
                 acts.extend([Act::Complete(n), Act::CompleteUnheard(n)]);
-            } else {
-                acts.extend([Act::Commit(n), Act::Renew(n)]);
-                let lost = !world.holds(held);
-                acts.extend((lost || world.releases < MOST_RELEASES).then_some(Act::Release(n)));
-                acts.extend([Act::Fail(n, true), Act::Fail(n, false)]);
+                continue;
+            }
+            if held.sealed {
+                acts.push(Act::Fail(n, false));
+                continue;
+            }
+            let lost = !world.holds(held);
+            acts.extend((lost || world.releases < MOST_RELEASES).then_some(Act::Release(n)));
+            acts.extend([Act::Renew(n), Act::Fail(n, false)]);
+            if held.claim.verify.is_none() {
+                acts.extend([Act::Commit(n), Act::Fail(n, true)]);
+                acts.extend((!held.put).then_some(Act::CommitUnheard(n)));
+            }
+            if held.claim.earlier || held.put {
+                acts.push(Act::FailUnverified(n));
             }
         }
         acts.extend(world.model.leases.keys().map(|name| Act::Expire(*name)));
@@ -127,6 +145,16 @@ impl Explored for Protocol {
                 };
                 w.model.jobs.iter().all(stands)
             }),
+            Property::always("a job whose manifest stands is never failed", |_, w: &World| {
+                let fails = |(id, job): (&JobId, &super::model::Job)| {
+                    job.state == State::Failed && w.model.manifests.contains_key(id)
+                };
+                !w.model.jobs.iter().any(fails)
+            }),
+            Property::sometimes(
+                "a lost last attempt had committed, and its job is completed",
+                |_, w: &World| w.model.jobs.values().any(|j| j.state == State::Completed && j.verify),
+            ),
             Property::always("the newest attempt is the only one that may act", |_, w: &World| {
                 let mut live = w.workers.iter().flatten().filter(|h| w.holds(h));
                 live.all(|h| w.model.jobs[&h.claim.attempt.job].epoch == h.claim.attempt.epoch)
@@ -164,19 +192,26 @@ impl World {
         match act {
             Act::Claim(n) => {
                 let claim = self.model.claim(0, 0, 1);
-                self.workers[n] = claim.map(|claim| Held { claim, manifest: None, unheard: false });
+                self.workers[n] = claim.map(|claim| Held {
+                    claim,
+                    manifest: None,
+                    unheard: false,
+                    put: false,
+                    sealed: false,
+                });
             }
             Act::Crash(n) => self.workers[n] = None,
             Act::Renew(n) => self.with(n, |model, held| model.renew(held.claim.attempt, 1)),
             Act::Commit(n) => {
                 let Some(mut held) = self.workers[n].take() else { return };
-                let id = held.claim.attempt.job;
-                let before = self.model.manifests.get(&id).copied();
-                let stands = self.model.commit(held.claim.attempt);
-                if before != Some(stands) {
-                    self.puts.entry(id).or_default().push(stands);
-                }
-                held.manifest = Some(stands);
+                held.manifest = self.commit(held.claim.attempt);
+                // Without a manifest it came too late: the job has failed meanwhile.
+                self.workers[n] = Some(held).filter(|held| held.manifest.is_some());
+            }
+            Act::CommitUnheard(n) => {
+                let Some(mut held) = self.workers[n].take() else { return };
+                self.commit(held.claim.attempt);
+                held.put = true;
                 self.workers[n] = Some(held);
             }
             Act::Complete(n) => drop(self.complete(n)),
@@ -185,11 +220,23 @@ impl World {
                 held.unheard = true;
                 self.workers[n] = Some(held);
             }
-            Act::Fail(n, again) => self.with(n, |model, held| {
-                let Claim { attempt, number, .. } = held.claim;
-                let retry_at = (again && number < ATTEMPTS).then_some(0);
-                let code = if again { FailureCode::EncodeFailed } else { FailureCode::InvalidMedia };
-                model.fail(attempt, code, retry_at, 0);
+            Act::Fail(n, again) => {
+                let Some(mut held) = self.workers[n].take() else { return };
+                let Claim { attempt, number, earlier, verify } = held.claim;
+                let last = !again || number >= ATTEMPTS;
+                if last && !held.sealed && (earlier || held.put) {
+                    // It looks at the manifest first, and acts on that afterwards.
+                    held.manifest = self.model.seal(attempt);
+                    held.sealed = held.manifest.is_none();
+                    self.workers[n] = Some(held);
+                    return;
+                }
+                let own = if again { FailureCode::EncodeFailed } else { FailureCode::InvalidMedia };
+                self.model.fail(attempt, verify.unwrap_or(own), (!last).then_some(0), false, 0);
+            }
+            Act::FailUnverified(n) => self.with(n, |model, held| {
+                let code = held.claim.verify.unwrap_or(FailureCode::Storage);
+                model.fail(held.claim.attempt, code, Some(0), true, 0);
                 false
             }),
             Act::Release(n) => {
@@ -200,6 +247,16 @@ impl World {
             Act::Due(id) => self.model.promote(id, 0),
             Act::Cancel(id) => drop(self.model.cancel(id, 0)),
         }
+    }
+
+    /// Writes a manifest; returns the epoch of the one that stands.
+    fn commit(&mut self, attempt: AttemptId) -> Option<Epoch> {
+        let before = self.model.manifests.get(&attempt.job).copied();
+        let stands = self.model.commit(attempt);
+        if let Some(stands) = stands.filter(|stands| before != Some(*stands)) {
+            self.puts.entry(attempt.job).or_default().push(stands);
+        }
+        stands
     }
 
     /// A call of a worker, which continues afterwards if the call returns true.
@@ -266,6 +323,7 @@ fn lease_model_detects_every_mutant() {
         (Mutant::Uncounted, "every job stands in one place"),
         (Mutant::Overwrites, "at most one manifest is put"),
         (Mutant::Forgets, "every job stands in one place"),
+        (Mutant::Unverified, "a job whose manifest stands is never failed"),
     ];
     for (mutant, broken) in expected {
         let (failing, _) = explore(Protocol { jobs: 1, mutant });
@@ -294,6 +352,10 @@ fn stuck(protocol: &Protocol) -> usize {
         let mut acts = Vec::new();
         protocol.actions(&worlds[at], &mut acts);
         // A cancellation is not guaranteed, so a job must be able to end without it.
+        // Beyond the boundary it goes on in the same way.
+        if !protocol.within_boundary(&worlds[at]) {
+            continue;
+        }
         for act in acts.into_iter().filter(|act| !matches!(act, Act::Cancel(_))) {
             let Some(next) = protocol.next_state(&worlds[at], act) else { continue };
             let known = worlds.len();
@@ -304,7 +366,8 @@ fn stuck(protocol: &Protocol) -> usize {
             }
         }
     }
-    let mut good: BTreeSet<usize> = (0..worlds.len()).filter(|at| ended(&worlds[*at])).collect();
+    let is_good = |world: &World| ended(world) || !protocol.within_boundary(world);
+    let mut good: BTreeSet<usize> = (0..worlds.len()).filter(|at| is_good(&worlds[*at])).collect();
     let mut spread: Vec<usize> = good.iter().copied().collect();
     while let Some(at) = spread.pop() {
         spread.extend(origins[at].iter().filter(|from| good.insert(**from)));

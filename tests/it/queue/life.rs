@@ -17,9 +17,12 @@ async fn complete_is_idempotent() {
     let w = worker(&queue, "w").await;
     let id = submit(&queue, &spec()).await;
     let job = claim(&queue, &w).await.unwrap();
-    assert_eq!(queue.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
+    assert_eq!(queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap(), CompleteOutcome::Done);
     let first = queue.get(id).await.unwrap();
-    assert_eq!(queue.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Already);
+    assert_eq!(
+        queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap(),
+        CompleteOutcome::Already
+    );
     assert_eq!(queue.get(id).await.unwrap(), first);
     assert_eq!(queue.stats().await.unwrap().completed, 1);
 }
@@ -64,7 +67,7 @@ async fn uploaded_is_idempotent() {
     assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Already(State::Queued));
     let job = claim(&queue, &w).await.unwrap();
     assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Already(State::Running));
-    queue.complete(&job, &result_of(1)).await.unwrap();
+    queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
     assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Already(State::Completed));
     assert_eq!(claim(&queue, &w).await, None);
 }
@@ -156,7 +159,7 @@ async fn claim_returns_when_the_retry_is_due() {
     assert_eq!((again.attempt.job, again.number), (job.attempt.job, 2));
     assert!(again.attempt > job.attempt && again.earlier && !job.earlier, "{again:?} after {job:?}");
     assert_eq!(
-        queue.complete(&job, &result_of(1)).await.unwrap(),
+        queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap(),
         CompleteOutcome::Lost(Some(State::Running))
     );
 }
@@ -172,6 +175,11 @@ async fn job_that_kills_its_workers_fails_after_max_attempts() {
         assert_eq!(claim(&queue, &w).await.unwrap().number, number);
         queue.sweep(10).await.unwrap();
     }
+    // Only one that has looked for a manifest fails it; that is no attempt.
+    assert_eq!(queue.get(id).await.unwrap().unwrap().status, State::Queued);
+    let verifies = claim(&queue, &worker(&queue, "w5").await).await.unwrap();
+    assert_eq!(verifies.number, 4);
+    assert_eq!(queue.fail(&verifies, verifies.verify.as_ref().unwrap()).await.unwrap(), FailOutcome::Failed);
     let job = queue.get(id).await.unwrap().unwrap();
     assert_eq!((job.status, job.attempt), (State::Failed, 4));
     let error = job.error.unwrap();
@@ -181,8 +189,8 @@ async fn job_that_kills_its_workers_fails_after_max_attempts() {
     // It is redriven: with all attempts again, while the epochs continue to grow.
     let last = job.epoch;
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
-    let job = claim(&queue, &worker(&queue, "w5").await).await.unwrap();
-    assert_eq!(job.number, 1);
+    let job = claim(&queue, &worker(&queue, "w6").await).await.unwrap();
+    assert_eq!((job.number, job.verify), (1, None));
     assert!(job.attempt.epoch > last && job.earlier, "{job:?} after {last}");
 }
 
@@ -208,7 +216,10 @@ async fn cancel_and_complete_race_has_one_winner() {
         let id = submit(&queue, &spec()).await;
         let job = claim(&queue, &w).await.unwrap();
         let (completes, cancels) = (queue.clone(), other.clone());
-        let complete = tokio::spawn(async move { completes.complete(&job, &result_of(1)).await.unwrap() });
+        let complete =
+            tokio::spawn(
+                async move { completes.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap() },
+            );
         let cancel = tokio::spawn(async move { cancels.cancel(id).await.unwrap() });
         let (complete, cancel) = (complete.await.unwrap(), cancel.await.unwrap());
         let state = queue.get(id).await.unwrap().unwrap().status;
@@ -245,7 +256,7 @@ async fn epochs_of_a_reused_id_are_unique() {
     let id = submit(&queue, &spec()).await;
     let first = claim(&queue, &w).await.unwrap();
     assert_eq!((first.attempt.epoch.0, first.earlier), (first.at.0.unsigned_abs(), false));
-    queue.complete(&first, &result_of(1)).await.unwrap();
+    queue.complete(&first, &result_of(1), first.attempt.epoch).await.unwrap();
     // Its record expires, and the id is used again.
     let key = format!("{}jobs:status:{id}", config.prefix);
     redis::cmd("DEL").arg(&key).exec(&mut raw(&config)).unwrap();
@@ -280,9 +291,12 @@ async fn epoch_of_a_claim_lost_in_a_failover_is_not_reused() {
     assert_eq!((heir.attempt.job, heir.number, heir.born), (id, 1, forgotten.born));
     assert!(heir.attempt > forgotten.attempt, "{heir:?} after {forgotten:?}");
     assert!(!queue.renew(forgotten.attempt, forgotten.at.plus(7_200_000)).await.unwrap());
-    let outcome = queue.complete(&forgotten, &result_of(1)).await.unwrap();
+    let outcome = queue.complete(&forgotten, &result_of(1), forgotten.attempt.epoch).await.unwrap();
     assert_eq!(outcome, CompleteOutcome::Lost(Some(State::Running)));
-    assert_eq!(queue.complete(&heir, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
+    assert_eq!(
+        queue.complete(&heir, &result_of(1), heir.attempt.epoch).await.unwrap(),
+        CompleteOutcome::Done
+    );
 }
 
 #[tokio::test]

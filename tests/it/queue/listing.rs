@@ -140,7 +140,7 @@ async fn stats_count_jobs_by_state() {
     }
     jobs(&queue, 5).await;
     let job = claim(&queue, &w).await.unwrap();
-    queue.complete(&job, &result_of(1)).await.unwrap();
+    queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
     let job = claim(&queue, &w).await.unwrap();
     queue.fail(&job, &hopeless()).await.unwrap();
     let running = claim(&queue, &w).await.unwrap();

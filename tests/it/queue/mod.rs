@@ -77,6 +77,7 @@ const LONG: Policy = Policy {
     bell_wait: Duration::from_secs(75),
     alive: Duration::from_secs(180),
     retention: Duration::from_secs(3600),
+    grace: Duration::ZERO,
 };
 
 /// Leases that expire at once.

@@ -41,6 +41,8 @@ pub struct Job {
     pub error: Option<FailureCode>,
     /// The epoch of the manifest with which the job was completed.
     pub result: Option<Epoch>,
+    /// Whether its next claim only verifies.
+    pub verify: bool,
     /// Whether it is cancelled because it is suspended.
     pub suspended: bool,
     /// The state in which it exceeded its deadline.
@@ -68,6 +70,8 @@ pub enum Mutant {
     Overwrites,
     /// A reaped job is not queued again.
     Forgets,
+    /// A job whose last attempt was lost fails, without a look at its manifest.
+    Unverified,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +80,8 @@ pub struct Claim {
     pub number: u32,
     /// Whether an earlier attempt has started.
     pub earlier: bool,
+    /// The failure of a job that only has to be verified.
+    pub verify: Option<FailureCode>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -91,6 +97,8 @@ pub struct Model {
     pub outbox: BTreeSet<(AttemptId, &'static str)>,
     /// Object storage: the epoch of each job's manifest.
     pub manifests: BTreeMap<JobId, Epoch>,
+    /// The epoch of the manifest without a result of a job that has failed.
+    pub sealed: BTreeMap<JobId, Epoch>,
     /// Events since the list was last emptied.
     pub events: Vec<(JobId, State)>,
 }
@@ -108,6 +116,7 @@ impl Model {
             cancelled: BTreeMap::new(),
             outbox: BTreeSet::new(),
             manifests: BTreeMap::new(),
+            sealed: BTreeMap::new(),
             events: Vec::new(),
         }
     }
@@ -158,7 +167,9 @@ impl Model {
         let job = self.job(id);
         job.finished = Some(now);
         let (state, hook) = (job.state, job.terms.hook);
-        let attempt = AttemptId { job: id, epoch: job.epoch };
+        // A completion is known by the attempt that committed the result.
+        let committed = job.result.filter(|_| state == State::Completed);
+        let attempt = AttemptId { job: id, epoch: committed.unwrap_or(job.epoch) };
         match state {
             State::Failed => self.dead.insert(id, now),
             State::Cancelled => self.cancelled.insert(id, now),
@@ -197,6 +208,7 @@ impl Model {
             progress: 0,
             error: None,
             result: None,
+            verify: false,
             suspended: false,
             overdue: None,
         };
@@ -246,10 +258,12 @@ impl Model {
         let earlier = job.epoch > Epoch(0);
         // In the lease model time does not pass, so epochs are counted.
         job.epoch = Epoch((job.epoch.0 + 1).max(now.unsigned_abs()));
-        job.attempt += 1;
+        // To verify is no attempt.
+        job.attempt += u32::from(!job.verify);
+        let verify = job.error.filter(|_| job.verify);
         (job.worker, job.started, job.progress) = (Some(worker), Some(now), 0);
         let attempt = AttemptId { job: id, epoch: job.epoch };
-        let claim = Claim { attempt, number: job.attempt, earlier };
+        let claim = Claim { attempt, number: job.attempt, earlier, verify };
         let lease_name = self.lease(attempt);
         self.leases.insert(lease_name, now + lease);
         self.events.push((id, State::Running));
@@ -272,12 +286,26 @@ impl Model {
         held
     }
 
-    /// Writes the attempt's manifest to storage unless one exists; returns the epoch of the existing one.
-    pub fn commit(&mut self, AttemptId { job: id, epoch }: AttemptId) -> Epoch {
+    /// Writes the attempt's manifest to storage unless one exists; returns the epoch of the existing one, or
+    /// nothing if a later attempt has found that the job failed.
+    pub fn commit(&mut self, AttemptId { job: id, epoch }: AttemptId) -> Option<Epoch> {
         if self.mutant == Mutant::Overwrites {
             self.manifests.insert(id, epoch);
         }
-        *self.manifests.entry(id).or_insert(epoch)
+        if self.sealed.get(&id).is_some_and(|by| *by > epoch) {
+            return None;
+        }
+        self.sealed.remove(&id);
+        Some(*self.manifests.entry(id).or_insert(epoch))
+    }
+
+    /// Writes a manifest without a result unless one exists; returns the epoch of an existing result.
+    pub fn seal(&mut self, AttemptId { job: id, epoch }: AttemptId) -> Option<Epoch> {
+        let result = self.manifests.get(&id).copied();
+        if result.is_none() {
+            self.sealed.entry(id).or_insert(epoch);
+        }
+        result
     }
 
     pub fn complete(&mut self, attempt: AttemptId, manifest: Epoch, now: i64) -> CompleteOutcome {
@@ -295,12 +323,14 @@ impl Model {
         CompleteOutcome::Done
     }
 
-    /// Fails an attempt. `retry_at` is when the next attempt would be due, if there is one.
+    /// Fails an attempt. `retry_at` is when the next attempt would be due, if there is one; it may be one that only
+    /// verifies.
     pub fn fail(
         &mut self,
         attempt: AttemptId,
         code: FailureCode,
         retry_at: Option<i64>,
+        verify: bool,
         now: i64,
     ) -> FailOutcome {
         let AttemptId { job: id, epoch } = attempt;
@@ -316,7 +346,7 @@ impl Model {
         let job = self.job(id);
         job.error = Some(code);
         if let Some(at) = retry_at {
-            (job.retry, job.queued) = (Some(at), None);
+            (job.retry, job.queued, job.verify) = (Some(at), None, verify);
             self.change(id, Transition::Retry);
             self.scheduled.insert(id, at);
             self.events.push((id, State::Queued));
@@ -332,7 +362,7 @@ impl Model {
         }
         let id = attempt.job;
         let job = self.job(id);
-        job.attempt -= 1;
+        job.attempt -= u32::from(!job.verify);
         (job.queued, job.progress) = (Some(now), 0);
         let rank = job.rank;
         self.change(id, Transition::Release);
@@ -395,7 +425,7 @@ impl Model {
                 (job.attempt, job.progress) = (0, 0);
                 job.epoch.0 += 1;
                 (job.error, job.finished, job.retry) = (None, None, None);
-                (job.suspended, job.overdue) = (false, None);
+                (job.suspended, job.overdue, job.verify) = (false, None, false);
                 self.dead.remove(&id);
                 self.cancelled.remove(&id);
                 self.enqueue(id, now);
@@ -425,11 +455,15 @@ impl Model {
         let id = lease.job;
         let mutant = self.mutant;
         let job = self.job(id);
-        job.error = Some(FailureCode::WorkerLost);
-        if job.attempt >= job.terms.max && mutant != Mutant::Uncounted {
+        if !job.verify {
+            job.error = Some(FailureCode::WorkerLost);
+            job.verify = job.attempt >= job.terms.max && mutant != Mutant::Uncounted;
+        }
+        if job.verify && mutant == Mutant::Unverified {
             self.end(id, Transition::Fail, now);
             return false;
         }
+        let job = self.job(id);
         job.queued = Some(now);
         let rank = job.rank;
         self.change(id, Transition::Retry);

@@ -16,14 +16,14 @@ async fn end_of_a_job_adds_exactly_one_delivery() {
     let w = worker(&queue, "w").await;
     submit(&queue, &spec()).await;
     let silent = claim(&queue, &w).await.unwrap();
-    queue.complete(&silent, &result_of(1)).await.unwrap();
+    queue.complete(&silent, &result_of(1), silent.attempt.epoch).await.unwrap();
     assert_eq!(queue.deliveries().await.unwrap(), []);
 
     let id = submit(&queue, &hooked()).await;
     let job = claim(&queue, &w).await.unwrap();
     assert_eq!(queue.deliveries().await.unwrap(), []);
     for _ in 0..3 {
-        queue.complete(&job, &result_of(1)).await.unwrap();
+        queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
     }
     let owed = Delivery {
         attempt: AttemptId { job: id, epoch: job.attempt.epoch },

@@ -44,6 +44,7 @@ enum Op {
     Progress { claim: u8, percent: u32 },
     Complete { claim: u8 },
     Fail { claim: u8, retryable: bool },
+    FailUnverified { claim: u8 },
     Release { claim: u8 },
     Cancel { job: u8, why: u8 },
     Redrive { job: u8 },
@@ -64,6 +65,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (claim.clone(), 0..100_u32).prop_map(|(claim, percent)| Op::Progress { claim, percent }),
         3 => claim.clone().prop_map(|claim| Op::Complete { claim }),
         4 => (claim.clone(), any::<bool>()).prop_map(|(claim, retryable)| Op::Fail { claim, retryable }),
+        1 => claim.clone().prop_map(|claim| Op::FailUnverified { claim }),
         2 => claim.prop_map(|claim| Op::Release { claim }),
         3 => (job.clone(), 0..3_u8).prop_map(|(job, why)| Op::Cancel { job, why }),
         2 => job.clone().prop_map(|job| Op::Redrive { job }),
@@ -215,8 +217,8 @@ impl<'a> Lockstep<'a> {
             }
             Op::Complete { claim } => {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
-                let manifest = self.model.commit(c.attempt);
-                let real = self.queue.complete(&c, &result_of(manifest.0)).await.unwrap();
+                let manifest = self.model.commit(c.attempt).expect("nothing is sealed here");
+                let real = self.queue.complete(&c, &result_of(manifest.0), manifest).await.unwrap();
                 let now = self.time();
                 prop_assert_eq!(real, self.model.complete(c.attempt, manifest, now));
                 if real == queue::CompleteOutcome::Done {
@@ -227,6 +229,7 @@ impl<'a> Lockstep<'a> {
                 Ok(())
             }
             Op::Fail { claim, retryable } => self.fail(claim, retryable).await,
+            Op::FailUnverified { claim } => self.fail_unverified(claim).await,
             Op::Release { claim } => {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
                 let real = self.queue.release(c.attempt).await.unwrap();
@@ -321,8 +324,9 @@ impl<'a> Lockstep<'a> {
                 prop_assert!(now.is_none_or(|now| (before..=after).contains(&now)));
             }
             (queue::Claim::Job(job), Some(model)) => {
-                let real = (job.attempt, job.number, job.at, job.earlier);
-                let expected = (model.attempt, model.number, Millis(time), model.earlier);
+                let verify = job.verify.as_ref().map(|failure| failure.code);
+                let real = (job.attempt, job.number, job.at, job.earlier, verify);
+                let expected = (model.attempt, model.number, Millis(time), model.earlier, model.verify);
                 prop_assert_eq!(real, expected);
                 let AttemptId { job: id, epoch } = job.attempt;
                 prop_assert_eq!(job.born.0, self.model.jobs[&id].created);
@@ -351,8 +355,19 @@ impl<'a> Lockstep<'a> {
         } else {
             retries.then_some(0)
         };
-        prop_assert_eq!(real, self.model.fail(c.attempt, failure.code, retry_at, now));
+        prop_assert_eq!(real, self.model.fail(c.attempt, failure.code, retry_at, false, now));
         prop_assert!(retries || !matches!(real, FailOutcome::Retry(_)));
+        Ok(())
+    }
+
+    async fn fail_unverified(&mut self, claim: u8) -> Result<(), TestCaseError> {
+        let Some(c) = self.claim(claim) else { return Ok(()) };
+        let failure = retryable();
+        let real = self.queue.fail_unverified(&c, &failure).await.unwrap();
+        let now = self.time();
+        // The delay is random: it is taken from Redis.
+        let retry_at = if let FailOutcome::Retry(at) = real { at.0 } else { 0 };
+        prop_assert_eq!(real, self.model.fail(c.attempt, failure.code, Some(retry_at), true, now));
         Ok(())
     }
 
@@ -522,6 +537,8 @@ impl<'a> Lockstep<'a> {
                 ("progress", (job.progress > 0).then(|| job.progress.to_string())),
                 ("error", job.error.map(|code| format!("{code:?}"))),
                 ("result", job.result.map(|epoch| epoch.to_string())),
+                ("committed", job.result.map(|epoch| epoch.to_string())),
+                ("verify", job.verify.then(|| "1".to_owned())),
                 ("suspended", job.suspended.then(|| "1".to_owned())),
                 ("overdue", job.overdue.map(|from| from.to_string())),
             ];
@@ -538,7 +555,7 @@ impl<'a> Lockstep<'a> {
 /// A field of a job's hash in terms of the model; empty if the model does not have it.
 fn readable(field: &str, value: String) -> String {
     match field {
-        "spec" | "keep" => String::new(),
+        "spec" | "keep" | "claim" | "before" => String::new(),
         "progress" => {
             let percent: f64 = value.parse().unwrap();
             if percent == 0.0 { String::new() } else { percent.to_string() }

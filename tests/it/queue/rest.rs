@@ -34,7 +34,7 @@ async fn job_completes_with_one_side_over_rest() {
     assert_eq!(rest.uploaded(id).await.unwrap(), UploadedOutcome::Already(State::Queued));
     let job = claim(&tcp, &w).await.unwrap();
     assert_eq!(job.attempt.job, id);
-    assert_eq!(tcp.complete(&job, &result_of(1)).await.unwrap(), CompleteOutcome::Done);
+    assert_eq!(tcp.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap(), CompleteOutcome::Done);
 
     // Both return the same job, field by field.
     let job = rest.get(id).await.unwrap();

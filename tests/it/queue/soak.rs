@@ -25,8 +25,29 @@ struct Record {
     manifests: BTreeMap<JobId, Epoch>,
     done: BTreeMap<JobId, Vec<Epoch>>,
     epochs: BTreeMap<JobId, Vec<Epoch>>,
+    /// Jobs that have failed: no manifest can be put any more.
+    sealed: BTreeMap<JobId, Epoch>,
     crashes: u32,
     stale: u32,
+}
+
+impl Record {
+    /// Puts a manifest; returns the epoch of the one that stands, or nothing if the job has failed.
+    fn commits(&mut self, id: JobId, epoch: Epoch) -> Option<Epoch> {
+        if self.sealed.get(&id).is_some_and(|by| *by > epoch) {
+            return None;
+        }
+        Some(*self.manifests.entry(id).or_insert(epoch))
+    }
+
+    /// Whether no manifest stands, and none can any more.
+    fn seals(&mut self, id: JobId, epoch: Epoch) -> bool {
+        let seals = !self.manifests.contains_key(&id);
+        if seals {
+            self.sealed.insert(id, epoch);
+        }
+        seals
+    }
 }
 
 struct Worker {
@@ -60,20 +81,41 @@ impl Worker {
         let AttemptId { job: id, epoch } = job.attempt;
         self.record.lock().unwrap().epochs.entry(id).or_default().push(epoch);
         let fate = rand::rng().random_range(0..100);
+        if let Some(failure) = job.verify.clone().filter(|_| fate >= 25) {
+            if self.record.lock().unwrap().seals(id, epoch) {
+                self.queue.fail(&job, &failure).await.unwrap();
+            } else {
+                self.finish(&job).await;
+            }
+            return;
+        }
         match fate {
             0..25 => self.record.lock().unwrap().crashes += 1,
             25..40 => self.haunted.push(job),
-            40..45 => drop(self.queue.fail(&job, &retryable()).await.unwrap()),
+            40..45 => self.fail(&job).await,
             45..50 => drop(self.queue.release(job.attempt).await.unwrap()),
             _ => drop(self.finish(&job).await),
+        }
+    }
+
+    /// Fails the attempt, unless it is the last one and a manifest stands.
+    async fn fail(&mut self, job: &Claimed) {
+        let AttemptId { job: id, epoch } = job.attempt;
+        let last = job.earlier && job.is_last(&retryable());
+        if last && !self.record.lock().unwrap().seals(id, epoch) {
+            self.finish(job).await;
+        } else {
+            self.queue.fail(job, &retryable()).await.unwrap();
         }
     }
 
     /// Commits its manifest, or adopts the existing one, and completes the job with it.
     async fn finish(&mut self, job: &Claimed) -> CompleteOutcome {
         let AttemptId { job: id, epoch } = job.attempt;
-        let manifest = *self.record.lock().unwrap().manifests.entry(id).or_insert(epoch);
-        let outcome = self.queue.complete(job, &result_of(manifest.0)).await.unwrap();
+        let Some(manifest) = self.record.lock().unwrap().commits(id, epoch) else {
+            return CompleteOutcome::Lost(Some(State::Failed));
+        };
+        let outcome = self.queue.complete(job, &result_of(manifest.0), manifest).await.unwrap();
         if outcome == CompleteOutcome::Done {
             self.record.lock().unwrap().done.entry(id).or_default().push(epoch);
         }
@@ -136,6 +178,7 @@ async fn thousand_jobs_end_once_each_with_faulty_workers() {
             State::Failed => {
                 failed += 1;
                 assert!(!record.done.contains_key(id), "{id} was completed and failed");
+                assert!(!record.manifests.contains_key(id), "{id} failed though its manifest stands");
             }
             other => panic!("{id} is {other}"),
         }

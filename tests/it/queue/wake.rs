@@ -145,7 +145,7 @@ async fn event_feed_returns_every_change_in_order() {
     queue.release(job.attempt).await.unwrap();
     let job = claim(&queue, &w).await.unwrap();
     queue.progress(job.attempt, 12.5).await.unwrap();
-    queue.complete(&job, &result_of(1)).await.unwrap();
+    queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
     let events = read(&mut feed, 7).await;
     let expected = [
         (State::Uploading, None),
@@ -212,7 +212,7 @@ async fn job_and_idle_worker_use_few_commands() {
             let later = at.plus(1 + 2 * round + i64::from(by_upload));
             let Claim::Job(job) = queue.claim(&w, later, false).await.unwrap() else { panic!("no job") };
             assert!(queue.renew(job.attempt, job.at.plus(7_200_000)).await.unwrap());
-            queue.complete(&job, &result_of(1)).await.unwrap();
+            queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
             costs.push(CommandCount::read(&mut redis));
         }
     }
