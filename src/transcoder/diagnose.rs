@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_files_fault_and_ours_are_told_apart() {
-        use FailureCode::{DiskFull, EncodeFailed, InvalidMedia, UnsupportedMedia, Worker};
+        use FailureCode::{DiskFull, EncodeFailed, FfmpegCrashed, InvalidMedia, UnsupportedMedia, Worker};
         let check = |words: &str, raw: i32, code, says: &str| {
             let failure = ran(words, raw);
             assert_eq!(failure.code, code, "{failure}");
