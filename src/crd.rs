@@ -25,8 +25,6 @@ pub use worker_pool::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 
-/// The API group.
-pub const GROUP: &str = "tcoder.dev";
 /// On a TranscodeJob: an object to be seen to before it goes.
 pub const FINALIZER: &str = "tcoder.dev/job";
 /// On a TranscodeJob that mirrors a job from elsewhere: where that one came from (`api`, `storage`).
@@ -80,8 +78,6 @@ pub mod reason {
     pub const SECRET_NOT_USABLE: &str = "SecretNotUsable";
     /// Redis cannot be used at the moment.
     pub const REDIS_UNAVAILABLE: &str = "RedisUnavailable";
-    /// Queued.
-    pub const QUEUED: &str = "Queued";
     /// As it should be.
     pub const AS_DESIRED: &str = "Reconciled";
     /// The reconciler acts on another pool.

@@ -101,7 +101,7 @@ impl std::fmt::Display for Scope {
 
 /// What a request would change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// Nothing: it can be sent again.
     Read,
     /// Something.
@@ -110,7 +110,7 @@ pub enum Kind {
 
 /// An answer that is no success.
 #[derive(Clone, Debug)]
-pub struct Answer<'a> {
+pub(super) struct Answer<'a> {
     /// The HTTP status.
     pub status: u16,
     /// What `Retry-After` asks for.
@@ -159,7 +159,7 @@ const UNPAID: &[&str] = &[
 
 /// What the answer means to somebody who asked this of `machine` (or of the app).
 #[must_use]
-pub fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) -> FlyError {
+pub(super) fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) -> FlyError {
     let body: Body = serde_json::from_str(answer.body).unwrap_or_default();
     let text = body.error.or(body.message).unwrap_or_else(|| answer.body.trim().to_owned());
     let message = words(&text);
@@ -230,7 +230,7 @@ fn taken_by(text: &str) -> Option<MachineId> {
 
 /// What a `Retry-After` header asks for: a number of seconds, or a date.
 #[must_use]
-pub fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }

@@ -20,11 +20,6 @@ pub enum RequestClass {
     Destroy,
 }
 
-impl RequestClass {
-    /// All of them, in order.
-    pub const ALL: [Self; 5] = [Self::List, Self::Start, Self::Create, Self::Stop, Self::Destroy];
-}
-
 /// How often the provider is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestRate {

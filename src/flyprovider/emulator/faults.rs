@@ -135,10 +135,6 @@ impl Faults {
         }
     }
 
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
     /// The fault of this call, used up.
     pub fn take(&mut self, action: Action) -> Option<Fault> {
         let queue = self.0.get_mut(&action)?;

@@ -246,11 +246,6 @@ impl EmulatorHandle {
         self.world.look().faults.add(action, fault, times);
     }
 
-    /// No call goes wrong any more.
-    pub fn clear_faults(&self) {
-        self.world.look().faults.clear();
-    }
-
     /// Something happens to a machine by itself. Says whether there is such a machine.
     pub fn happens(&self, id: &MachineId, what: Happening) -> bool {
         self.world.change(|state| state.happens(id, what))

@@ -95,12 +95,6 @@ impl Worker {
         Ok(worker)
     }
 
-    /// Its name in the pool.
-    #[must_use]
-    pub const fn id(&self) -> &WorkerId {
-        &self.id
-    }
-
     async fn register(&self) -> Result<bool, QueueError> {
         let now = self.clock.now();
         let record = WorkerRecord {
