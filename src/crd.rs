@@ -25,8 +25,6 @@ pub use worker_pool::{
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 
-/// The API group.
-pub const GROUP: &str = "tcoder.dev";
 /// Finalizer of a TranscodeJob whose job may still be active.
 pub const FINALIZER: &str = "tcoder.dev/job";
 /// Label of a mirror: where its job was submitted (`api`, `storage`).
@@ -80,8 +78,6 @@ pub mod reason {
     pub const SECRET_NOT_USABLE: &str = "SecretNotUsable";
     /// Redis cannot be used at the moment.
     pub const REDIS_UNAVAILABLE: &str = "RedisUnavailable";
-    /// The job was queued.
-    pub const QUEUED: &str = "Queued";
     /// The number of machines is as desired.
     pub const AS_DESIRED: &str = "Reconciled";
     /// The fleet follows another pool.

@@ -7,11 +7,11 @@
 //! |---|---|
 //! | [`job`] | domain types: ids, presets, qualities, the state machine, results. Pure |
 //! | [`config`] | settings: the environment, parsed once into typed values |
-//! | [`time`] | timeouts and pauses, in a process and on Cloudflare Workers |
+//! | `time` | timeouts and pauses, in a process and on Cloudflare Workers |
 //! | `hex` | bytes as hexadecimal digits |
 //! | [`net`] | outgoing HTTP that refuses private addresses |
-//! | [`trace`] | one OpenTelemetry trace across API, queue and worker |
-//! | [`http_server`] | incoming HTTP within limits |
+//! | `trace` | one OpenTelemetry trace across API, queue and worker |
+//! | `http_server` | incoming HTTP within limits |
 //! | [`child`] | child processes that end with their parent |
 //! | [`queue`] | jobs, workers and the fleet's lock in Redis: Lua scripts and typed calls |
 //! | [`metrics`] | metrics in Prometheus's text format and OpenMetrics |
@@ -19,8 +19,8 @@
 //! | [`controller::fleet`] | the desired number of machines and the next operations; the trait of a machine provider. Pure |
 //! | [`flyprovider`] | Fly Machines as a machine provider: client, sizes, prices, emulator |
 //! | [`crd`] | the custom resources TranscodeJob and WorkerPool, and their schemas |
-//! | [`webhook`] | signing and delivery |
-//! | [`event_bus`] | one reader of the event stream for the whole process |
+//! | `webhook` | signing and delivery |
+//! | `event_bus` | one reader of the event stream for the whole process |
 //! | [`janitor`] | maintenance: expired leases, lost uploads, pending webhooks, old records |
 //! | [`controller`] | the reconcilers, which apply the fleet's plan; the operator of TranscodeJobs and WorkerPools |
 //! | [`transcoder`] | probe, plan, run FFmpeg, verify; the worker's claim loop |
@@ -33,8 +33,8 @@
 //! always managed through the provider's HTTP API, and a worker is always the process `tcoder worker`, even
 //! on a laptop.
 //!
-//! The following modules also compile to wasm32 and run on Cloudflare Workers: [`job`], [`config`], [`net`], [`time`],
-//! [`metrics`], [`webhook`], [`janitor`], [`api`], [`edge`]; [`queue`] over REST; signing, events and bindings of
+//! The following modules also compile to wasm32 and run on Cloudflare Workers: [`job`], [`config`], [`net`], `time`,
+//! [`metrics`], `webhook`, [`janitor`], [`api`], [`edge`]; [`queue`] over REST; signing, events and bindings of
 //! [`storage`]; the client of [`flyprovider`]; and, from [`controller`], the fleet's plan and the one-shot reconciler.
 //! Everything else is native only.
 
@@ -49,11 +49,11 @@ pub mod controller;
 pub mod crd;
 pub mod edge;
 #[cfg(not(target_arch = "wasm32"))]
-pub mod event_bus;
+mod event_bus;
 pub mod flyprovider;
 mod hex;
 #[cfg(not(target_arch = "wasm32"))]
-pub mod http_server;
+mod http_server;
 #[cfg(test)]
 mod import_order;
 pub mod janitor;
@@ -64,8 +64,8 @@ pub mod queue;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod standalone;
 pub mod storage;
-pub mod time;
-pub mod trace;
+mod time;
+mod trace;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod transcoder;
-pub mod webhook;
+mod webhook;

@@ -102,7 +102,7 @@ impl std::fmt::Display for Scope {
 
 /// Whether a request changes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     /// The request changes nothing and can be repeated.
     Read,
     /// The request changes something.
@@ -111,7 +111,7 @@ pub enum Kind {
 
 /// An error response.
 #[derive(Clone, Debug)]
-pub struct Answer<'a> {
+pub(super) struct Answer<'a> {
     /// The HTTP status.
     pub status: u16,
     /// The delay in `Retry-After`.
@@ -161,7 +161,7 @@ const UNPAID: &[&str] = &[
 
 /// Classifies the response to a request about `machine`, or about the app if it is `None`.
 #[must_use]
-pub fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) -> FlyError {
+pub(super) fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) -> FlyError {
     let body: Body = serde_json::from_str(answer.body).unwrap_or_default();
     let text = body.error.or(body.message).unwrap_or_else(|| answer.body.trim().to_owned());
     let message = words(&text);
@@ -232,7 +232,7 @@ fn taken_by(text: &str) -> Option<MachineId> {
 
 /// The delay in a `Retry-After` header: a number of seconds, or a date.
 #[must_use]
-pub fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
+pub(super) fn retry_after(text: &str, now: jiff::Timestamp) -> Option<Duration> {
     if let Ok(seconds) = text.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }

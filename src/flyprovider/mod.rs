@@ -27,7 +27,7 @@ mod edge;
 use edge as host;
 
 pub use client::{CreateMachine, Fly, StopSignal};
-pub use error::{Answer, FlyError, Kind, Scope, classify, retry_after};
+pub use error::{FlyError, Scope};
 pub use guest::{CpuKind, Guest, GuestError};
 pub use machine::{
     ExitEvent, HostStatus, Machine, MachineConfig, MachineEvent, MachineState, ROOTFS_MAX_GB, Restart,

@@ -21,11 +21,6 @@ pub enum RequestClass {
     Destroy,
 }
 
-impl RequestClass {
-    /// All classes, most urgent first.
-    pub const ALL: [Self; 5] = [Self::List, Self::Start, Self::Create, Self::Stop, Self::Destroy];
-}
-
 /// The rate of requests to the provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestRate {

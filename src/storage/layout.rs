@@ -32,14 +32,6 @@ pub fn job_of_input_key(key: &ObjectKey) -> Option<JobId> {
     (!name.contains('/') && id.to_string() == job).then_some(id)
 }
 
-/// The folder of all outputs of a job.
-///
-/// # Errors
-/// Never; the type of the key requires it.
-pub fn job_prefix(job: JobId) -> Result<ObjectKey, InvalidKey> {
-    format!("outputs/{job}").parse()
-}
-
 /// The folder of the outputs of one attempt.
 ///
 /// # Errors
@@ -93,7 +85,6 @@ mod tests {
         let id = job();
         let attempt = AttemptId { job: id, epoch: Epoch(12) };
         assert_eq!(input_key(id, "C:\\My film.mp4").unwrap().as_str(), format!("inputs/{id}/My-film.mp4"));
-        assert_eq!(job_prefix(id).unwrap().as_str(), format!("outputs/{id}"));
         assert_eq!(attempt_prefix(attempt).unwrap().as_str(), format!("outputs/{id}/12"));
         assert_eq!(manifest_key(id).unwrap().as_str(), format!("outputs/{id}/manifest.json"));
     }

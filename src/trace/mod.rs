@@ -8,7 +8,7 @@
 mod export;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use export::{Export, NotExported, current, follow, waited};
+pub use export::{Export, current, follow, waited};
 
 /// `messaging.system` of the queue's spans. There is no well-known value for a queue in Redis, so this is Redis's
 /// name.

@@ -119,11 +119,6 @@ impl PlannedStills {
         }
     }
 
-    /// Whether no stills are planned.
-    pub const fn is_empty(&self) -> bool {
-        self.poster.is_none() && self.board.is_none()
-    }
-
     /// Names of the streams in the filter graph that the stills are made from.
     pub fn feeds(&self) -> impl Iterator<Item = &'static str> {
         [self.poster.map(|_| "p"), self.board.map(|_| "s")].into_iter().flatten()
@@ -202,7 +197,7 @@ mod tests {
     #[test]
     fn nothing_is_made_unasked() {
         let none = PlannedStills::of(Stills::default(), Dimensions { width: 640, height: 360 }, Some(10.0));
-        assert!(none.is_empty() && none.outputs().is_empty() && none.filters().is_empty());
+        assert!(none.outputs().is_empty() && none.filters().is_empty());
         assert_eq!((none.feeds().count(), none.files().count(), none.pictures().len()), (0, 0, 0));
     }
 

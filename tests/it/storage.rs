@@ -209,7 +209,7 @@ async fn folder_upload_sets_content_types_and_delete_prefix_removes_it() {
     // Deletes only the folder of the first attempt, not that of the tenth, whose name starts with the same
     // characters.
     assert_eq!(storage.delete_prefix(Bucket::Output, &first).await.unwrap(), 32);
-    let left = storage.list(Bucket::Output, &layout::job_prefix(job).unwrap(), 1000).await.unwrap();
+    let left = storage.list(Bucket::Output, &key(&format!("outputs/{job}")), 1000).await.unwrap();
     assert_eq!(left.objects.len(), 32);
     assert!(left.objects.iter().all(|(key, _)| key.as_str().contains("/10/")));
 }

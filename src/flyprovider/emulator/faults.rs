@@ -135,10 +135,6 @@ impl Faults {
         }
     }
 
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
     /// Takes the fault for this request, if there is one.
     pub fn take(&mut self, action: Action) -> Option<Fault> {
         let queue = self.0.get_mut(&action)?;

@@ -253,11 +253,6 @@ impl EmulatorHandle {
         self.world.look().faults.add(action, fault, times);
     }
 
-    /// Removes all injected faults.
-    pub fn clear_faults(&self) {
-        self.world.look().faults.clear();
-    }
-
     /// Makes a spontaneous event happen to a machine. Returns whether the machine exists.
     pub fn happens(&self, id: &MachineId, what: Happening) -> bool {
         self.world.change(|state| state.happens(id, what))

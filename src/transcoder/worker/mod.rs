@@ -97,12 +97,6 @@ impl Worker {
         Ok(worker)
     }
 
-    /// The worker's id.
-    #[must_use]
-    pub const fn id(&self) -> &WorkerId {
-        &self.id
-    }
-
     async fn register(&self) -> Result<bool, QueueError> {
         let now = self.clock.now();
         let record = WorkerRecord {
