@@ -107,7 +107,7 @@ impl Explored for Protocol {
             let lost = !world.holds(held);
             acts.extend((lost || world.releases < MOST_RELEASES).then_some(Act::Release(n)));
             acts.extend([Act::Renew(n), Act::Fail(n, false)]);
-            if held.claim.verify.is_none() {
+            if !held.claim.verify {
                 acts.extend([Act::Commit(n), Act::Fail(n, true)]);
                 acts.extend((!held.put).then_some(Act::CommitUnheard(n)));
             }
@@ -232,10 +232,11 @@ impl World {
                     return;
                 }
                 let own = if again { FailureCode::EncodeFailed } else { FailureCode::InvalidMedia };
-                self.model.fail(attempt, verify.unwrap_or(own), (!last).then_some(0), false, 0);
+                let code = self.model.jobs[&attempt.job].error.filter(|_| verify).unwrap_or(own);
+                self.model.fail(attempt, code, (!last).then_some(0), false, 0);
             }
             Act::FailUnverified(n) => self.with(n, |model, held| {
-                let code = held.claim.verify.unwrap_or(FailureCode::Storage);
+                let code = FailureCode::Storage;
                 model.fail(held.claim.attempt, code, Some(0), true, 0);
                 false
             }),

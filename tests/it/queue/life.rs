@@ -190,7 +190,7 @@ async fn job_that_kills_its_workers_fails_after_max_attempts() {
     let last = job.epoch;
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
     let job = claim(&queue, &worker(&queue, "w6").await).await.unwrap();
-    assert_eq!((job.number, job.verify), (1, None));
+    assert_eq!((job.number, &job.verify), (1, &None));
     assert!(job.attempt.epoch > last && job.earlier, "{job:?} after {last}");
 }
 

@@ -80,8 +80,8 @@ pub struct Claim {
     pub number: u32,
     /// Whether an earlier attempt has started.
     pub earlier: bool,
-    /// The failure of a job that only has to be verified.
-    pub verify: Option<FailureCode>,
+    /// Whether the job only has to be verified.
+    pub verify: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -260,7 +260,7 @@ impl Model {
         job.epoch = Epoch((job.epoch.0 + 1).max(now.unsigned_abs()));
         // To verify is no attempt.
         job.attempt += u32::from(!job.verify);
-        let verify = job.error.filter(|_| job.verify);
+        let verify = job.verify;
         (job.worker, job.started, job.progress) = (Some(worker), Some(now), 0);
         let attempt = AttemptId { job: id, epoch: job.epoch };
         let claim = Claim { attempt, number: job.attempt, earlier, verify };

@@ -324,11 +324,15 @@ impl<'a> Lockstep<'a> {
                 prop_assert!(now.is_none_or(|now| (before..=after).contains(&now)));
             }
             (queue::Claim::Job(job), Some(model)) => {
-                let verify = job.verify.as_ref().map(|failure| failure.code);
+                let verify = job.verify.is_some();
                 let real = (job.attempt, job.number, job.at, job.earlier, verify);
                 let expected = (model.attempt, model.number, Millis(time), model.earlier, model.verify);
                 prop_assert_eq!(real, expected);
                 let AttemptId { job: id, epoch } = job.attempt;
+                prop_assert_eq!(
+                    job.previous.as_ref().map(|failure| failure.code),
+                    self.model.jobs[&id].error
+                );
                 prop_assert_eq!(job.born.0, self.model.jobs[&id].created);
                 let older = self.claims.iter().filter(|c| c.attempt.job == id);
                 let newest = older.map(|c| c.attempt.epoch).max();
