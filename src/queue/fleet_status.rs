@@ -71,6 +71,20 @@ pub struct FleetDesired {
     pub max: u32,
 }
 
+impl FleetDesired {
+    /// How many more machines must come up.
+    #[must_use]
+    pub const fn need(&self) -> u32 {
+        self.machines.saturating_sub(self.busy.saturating_add(self.idle).saturating_add(self.booting))
+    }
+
+    /// How many more machines may be made.
+    #[must_use]
+    pub const fn room(&self) -> u32 {
+        self.max.saturating_sub(self.existing)
+    }
+}
+
 /// A machine.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
