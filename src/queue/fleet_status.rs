@@ -71,6 +71,20 @@ pub struct FleetDesired {
     pub max: u32,
 }
 
+impl FleetDesired {
+    /// The number of machines still to be started or created.
+    #[must_use]
+    pub const fn need(&self) -> u32 {
+        self.machines.saturating_sub(self.busy.saturating_add(self.idle).saturating_add(self.booting))
+    }
+
+    /// The number of machines that may still be created below the maximum.
+    #[must_use]
+    pub const fn room(&self) -> u32 {
+        self.max.saturating_sub(self.existing)
+    }
+}
+
 /// A machine of the fleet.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -48,7 +48,6 @@ mod tests;
 pub use carry_out::carry_out;
 pub use classify::{MachineRole, MachineView};
 pub use condition::Condition;
-pub use desired::Desired;
 pub use launch::{IDLE_TIMEOUT, MAX_INPUT_BYTES};
 pub use machine::{Exit, Launch, Machine, MachineDisk, MachineId, MachineSize, Phase, Start};
 pub use observation::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::classify::{MachineRole, MachineView, units};
 use super::condition::Condition;
-use super::desired::Desired;
+use super::desired;
 use super::observation::{ListFailure, ListUnavailable, Moment, Observation};
 use super::observe::{ByMachine, by_machine};
 use super::operation::{Operation, PlannedOperation};
@@ -14,12 +14,13 @@ use super::policy::{ANY_REGION, FleetPolicy};
 use super::repair;
 use super::slot::Slot;
 use super::state::{FleetState, LaunchFailure};
+use crate::queue::FleetDesired;
 
 /// What to do now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// How many machines there should be, and why.
-    pub desired: Desired,
+    pub desired: FleetDesired,
     /// The steps, the most urgent first. After each, plan anew: that is how superseded ones are dropped.
     pub actions: Vec<PlannedOperation>,
     /// What a person should know.
@@ -35,7 +36,7 @@ pub struct Plan {
 #[must_use]
 pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState, now: Moment) -> Plan {
     let hold = |condition, next_look| Plan {
-        desired: Desired::default(),
+        desired: desired::unknown(policy),
         actions: Vec::new(),
         conditions: vec![condition],
         units: Vec::new(),
@@ -60,7 +61,7 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
     };
     let workers = by_machine(observation);
     let units = units(listed, &workers, policy, memory, now);
-    let desired = Desired::of(&units, queue, policy);
+    let desired = desired::desired(&units, queue, policy);
     let mut draft =
         Planner { policy, memory, listed, queue, units: &units, desired, now, conditions: Vec::new() };
     let actions = draft.actions(&workers);
@@ -132,7 +133,7 @@ impl Planner<'_> {
         if need == 0 {
             return Vec::new();
         }
-        let mut launches = need.min(self.desired.affordable(self.policy));
+        let mut launches = need.min(self.affordable());
         if launches < need {
             self.conditions.push(Condition::Budget { affordable: self.policy.affordable() });
         }
@@ -160,13 +161,13 @@ impl Planner<'_> {
         let creates = self.creates(missing);
         missing -= missing.min(len(&creates));
         actions.extend(creates);
-        let in_the_way = missing.saturating_sub(self.desired.room(self.policy));
+        let in_the_way = missing.saturating_sub(self.desired.room());
         actions.extend(repair::make_room(self, in_the_way as usize, keepers));
         actions
     }
 
     fn why(&self) -> String {
-        let Desired { machines, busy, idle, booting, waiting, .. } = self.desired;
+        let FleetDesired { machines, busy, idle, booting, waiting, .. } = self.desired;
         let jobs = if waiting == 1 { "1 job waits".to_owned() } else { format!("{waiting} jobs wait") };
         format!("{jobs}: {machines} machines wanted, {busy} busy, {idle} idle, {booting} booting")
     }
@@ -186,7 +187,7 @@ impl Planner<'_> {
     }
 
     fn creates(&mut self, most: u32) -> Vec<PlannedOperation> {
-        let most = most.min(self.desired.room(self.policy));
+        let most = most.min(self.desired.room());
         if most == 0 {
             return Vec::new();
         }
@@ -272,11 +273,16 @@ impl Planner<'_> {
         next.map(|moment| moment.saturating_sub(self.now))
     }
 
+    /// How many more machines may run for the money.
+    fn affordable(&self) -> u32 {
+        self.policy.affordable().saturating_sub(self.desired.billed)
+    }
+
     fn may_act(&self) -> bool {
         let memory = self.memory;
         !self.policy.paused
             && memory.refused_until.is_none()
             && memory.backoff_until.is_none()
-            && self.desired.affordable(self.policy) > 0
+            && self.affordable() > 0
     }
 }

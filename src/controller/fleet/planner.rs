@@ -2,10 +2,10 @@
 
 use super::classify::MachineView;
 use super::condition::Condition;
-use super::desired::Desired;
 use super::observation::{MachineList, Moment, QueueView};
 use super::policy::FleetPolicy;
 use super::state::FleetState;
+use crate::queue::FleetDesired;
 
 /// A plan in the making.
 pub(super) struct Planner<'a> {
@@ -14,7 +14,7 @@ pub(super) struct Planner<'a> {
     pub listed: &'a MachineList,
     pub queue: &'a QueueView,
     pub units: &'a [MachineView],
-    pub desired: Desired,
+    pub desired: FleetDesired,
     pub now: Moment,
     pub conditions: Vec<Condition>,
 }

@@ -6,9 +6,7 @@ use crate::controller::fleet::{
     FleetPolicy, Machine, MachineId, MachineView, Observation, Operation, Phase, Plan, PlannedOperation,
     ProviderWords,
 };
-use crate::queue::{
-    FencingToken, FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, FleetView,
-};
+use crate::queue::{FencingToken, FleetCondition, FleetMachine, FleetStatus, FleetStep, FleetView};
 
 use super::observe::machine_of;
 
@@ -41,24 +39,13 @@ pub fn status(
     let known = seen.made.values().chain(listed);
     let listed: BTreeMap<&MachineId, &Machine> = known.map(|m| (&m.id, m)).collect();
     let name_of = |id: &MachineId| listed.get(id).map_or_else(|| id.to_string(), |m| m.name.clone());
-    let desired = plan.desired;
     FleetStatus {
         at: view.now,
         reconciler: fence.holder.clone(),
         epoch: fence.epoch,
         app: policy.app.clone(),
         paused: policy.paused,
-        desired: FleetDesired {
-            machines: desired.machines,
-            busy: desired.busy,
-            idle: desired.idle,
-            booting: desired.booting,
-            waiting: desired.waiting,
-            existing: desired.existing,
-            billed: desired.billed,
-            min: policy.min,
-            max: policy.max,
-        },
+        desired: plan.desired,
         machines: plan
             .units
             .iter()
