@@ -19,7 +19,7 @@ use crate::support::clips::long_clip;
 use crate::support::objects::{ObjectServer, keys_below, put_input};
 use crate::support::process::{eventually, spawn, tcoder};
 use crate::support::redis::{PrivateRedis, private_redis};
-use crate::support::system::{PATIENCE, folder, serve};
+use crate::support::system::{PATIENCE, folder, http, serve};
 
 /// Redis, storage and one worker.
 struct Bench {
@@ -193,8 +193,8 @@ async fn forward(State(proxy): State<LossyProxy>, request: Request) -> Response 
 async fn job_is_completed_when_the_answer_to_its_manifest_was_lost() {
     let mut bench = Bench::new(&[]).await;
     let fails = Arc::new(AtomicBool::new(true));
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let proxy = LossyProxy { upstream: bench.endpoint.as_str().into(), client, fails: Arc::clone(&fails) };
+    let proxy =
+        LossyProxy { upstream: bench.endpoint.as_str().into(), client: http(), fails: Arc::clone(&fails) };
     bench.endpoint = serve(axum::Router::new().fallback(forward).with_state(proxy)).await;
     let _worker = bench.worker("w1");
     let id = bench.submit().await;
