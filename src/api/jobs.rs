@@ -204,12 +204,13 @@ pub async fn list(
         Some(name) => Some(name.parse().map_err(|e| Problem::field("status", format!("{e}")))?),
     };
     let cursor = query.cursor.as_deref().filter(|c| !c.is_empty());
-    let page = app.queue.list(&Filter { state }, limit, cursor).await.map_err(|e| match e {
+    let mut page = app.queue.list(&Filter { state }, limit, cursor).await.map_err(|e| match e {
         crate::queue::QueueError::Refused(why) if cursor.is_some() => Problem::field("cursor", why),
         other => other.into(),
     })?;
-    let jobs = page.jobs.into_iter().map(|job| app.present(job, &origin)).collect::<Result<_, _>>()?;
-    Ok(Json(Page { jobs, next_cursor: page.next_cursor }))
+    let jobs = std::mem::take(&mut page.jobs).into_iter();
+    let jobs = jobs.map(|job| app.present(job, &origin)).collect::<Result<_, _>>()?;
+    Ok(Json(Page { jobs, ..page }))
 }
 
 /// `DELETE /api/jobs/{id}`

@@ -44,7 +44,7 @@ pub async fn livez() -> &'static str {
 pub async fn readyz(State(app): State<Arc<AppState>>) -> Result<&'static str, Problem> {
     const LIMIT: Duration = Duration::from_secs(5);
     let check = async {
-        app.queue.ping().await.map_err(|e| Problem::unavailable(e.to_string()))?;
+        app.queue.check_primary().await.map_err(|e| Problem::unavailable(e.to_string()))?;
         app.storage.check().await.map_err(|e| Problem::unavailable(e.to_string()))
     };
     match timeout(LIMIT, check).await {

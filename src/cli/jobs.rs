@@ -23,11 +23,13 @@ pub async fn run(args: JobsArgs) -> Result<(), CliError> {
 
 async fn list(client: &Client, status: Option<State>, limit: u32, json: bool) -> Result<(), CliError> {
     let mut jobs: Vec<Job> = Vec::new();
+    let mut unreadable = Vec::new();
     let mut cursor: Option<String> = None;
     loop {
         let left = limit - u32::try_from(jobs.len()).unwrap_or(limit);
         let page = client.list(status, left.min(PAGE), cursor.as_deref()).await?;
         jobs.extend(page.jobs);
+        unreadable.extend(page.unreadable);
         cursor = page.next_cursor;
         if cursor.is_none() || jobs.len() >= limit as usize {
             break;
@@ -37,6 +39,9 @@ async fn list(client: &Client, status: Option<State>, limit: u32, json: bool) ->
         return output::json(&jobs);
     }
     output::jobs(&jobs);
+    for job in unreadable {
+        output::outln!("{}: the server cannot read this job: {}", job.job_id, job.error);
+    }
     Ok(())
 }
 

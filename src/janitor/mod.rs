@@ -114,7 +114,15 @@ impl JanitorTasks {
     /// reached and the check of an overdue upload must be repeated.
     async fn check_upload(&self, id: JobId, overdue: bool) -> Result<bool, QueueError> {
         let queue = &self.queue;
-        let Some(job) = queue.get(id).await? else {
+        let found = match queue.get(id).await {
+            // Another version has written it, and one that can read it looks after it.
+            Err(error @ QueueError::Data(_)) => {
+                tracing::warn!(job = %id, %error, "could not read a job that waits for its upload");
+                return Ok(!overdue);
+            }
+            found => found?,
+        };
+        let Some(job) = found else {
             let gone = Failure::new(FailureCode::UploadExpired, "the job is gone");
             return queue.expire_upload(id, &gone).await.map(|_| true);
         };

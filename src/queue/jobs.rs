@@ -183,10 +183,23 @@ pub struct Sweep {
 
 /// First pause before a retry; it is doubled each time up to [`RETRY_CAP`].
 pub const RETRY_BASE: Duration = Duration::from_secs(5);
+/// Pause before a job is claimed again that this version could not read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 /// How often a claim is repeated whose reply was lost.
 const CLAIM_RETRIES: u32 = 4;
 /// Maximum pause before a retry.
 pub const RETRY_CAP: Duration = Duration::from_secs(300);
+
+/// Names a claim, so that one whose reply was lost is found again.
+fn new_token() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+fn claimed_attempt(answer: &ScriptReply<'_>) -> Result<AttemptId, QueueError> {
+    let job = answer.text(0)?.parse().map_err(|_| answer.unexpected())?;
+    let epoch = Epoch(answer.int(1)?.try_into().map_err(|_| answer.unexpected())?);
+    Ok(AttemptId { job, epoch })
+}
 
 fn ms(duration: Duration) -> String {
     duration.as_millis().to_string()
@@ -314,7 +327,7 @@ impl Queue {
     /// expires.
     pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
         const FEW: &str = "8";
-        let token = uuid::Uuid::new_v4().simple().to_string();
+        let mut token = new_token();
         let mut again = false;
         let mut tries = 0;
         loop {
@@ -343,12 +356,19 @@ impl Queue {
                 reply => reply?,
             };
             let answer = ScriptReply::of(&reply)?;
+            if answer.word == "JOB"
+                && let Err(error) = parse_spec(answer.text(3)?)
+            {
+                // Another version submitted it, and a worker of that version can do it.
+                let attempt = claimed_attempt(&answer)?;
+                tracing::warn!(job = %attempt.job, %error, "handing back a job that this version cannot read");
+                self.release_after(attempt, UNREADABLE_PAUSE).await?;
+                (token, again) = (new_token(), false);
+                continue;
+            }
             return Ok(match answer.word {
                 "JOB" => Claim::Job(Box::new(Claimed {
-                    attempt: AttemptId {
-                        job: answer.text(0)?.parse().map_err(|_| answer.unexpected())?,
-                        epoch: Epoch(answer.int(1)?.try_into().map_err(|_| answer.unexpected())?),
-                    },
+                    attempt: claimed_attempt(&answer)?,
                     number: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
                     spec: parse_spec(answer.text(3)?)?,
                     at: Millis(answer.int(4)?),
@@ -504,7 +524,11 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn release(&self, attempt: AttemptId) -> Result<bool, QueueError> {
-        let args = vec![attempt.job.to_string(), attempt.epoch.to_string()];
+        self.release_after(attempt, Duration::ZERO).await
+    }
+
+    async fn release_after(&self, attempt: AttemptId, delay: Duration) -> Result<bool, QueueError> {
+        let args = vec![attempt.job.to_string(), attempt.epoch.to_string(), ms(delay)];
         let reply = self.eval(&scripts::RELEASE, args).await?;
         Ok(ScriptReply::of(&reply)?.word == "RELEASED")
     }

@@ -63,7 +63,7 @@ pub use jobs::{
     SubmitMode, SubmitOutcome, Sweep, UploadedOutcome,
 };
 pub use outbox::{Delivery, DeliveryState, Outbox};
-pub use query::{Filter, Page, Stats};
+pub use query::{Filter, Page, Stats, UnreadableJob};
 pub use rate_limit::{Permit, RequestClass, RequestRate};
 pub use transport::{Command, QueueError, Reply, Rest, SyncToken};
 pub use workers::{PoolEntry, WorkerRecord, WorkerState};
@@ -190,6 +190,24 @@ impl Queue {
     /// If it does not.
     pub async fn ping(&self) -> Result<(), QueueError> {
         self.run(Command::new("PING")).await.map(drop)
+    }
+
+    /// Checks that Redis answers and takes writes: that it is the primary. Where it does not say which it is, that it
+    /// answers.
+    ///
+    /// # Errors
+    /// If it does not answer, or is a replica.
+    pub async fn check_primary(&self) -> Result<(), QueueError> {
+        match self.run(Command::new("ROLE")).await {
+            Ok(reply) => match reply.list().and_then(|list| list.first()?.text()) {
+                Some(role @ ("slave" | "replica")) => {
+                    Err(QueueError::NotPrimary(format!("its role is {role}")))
+                }
+                _ => Ok(()),
+            },
+            Err(QueueError::Refused(_)) => self.ping().await,
+            Err(error) => Err(error),
+        }
     }
 
     fn key(&self, name: &str) -> String {

@@ -23,9 +23,22 @@ pub struct Filter {
 pub struct Page {
     /// The jobs.
     pub jobs: Vec<Job>,
+    /// Jobs whose record another version of tcoder has written, and this one cannot read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<UnreadableJob>,
     /// Pass as `cursor` for the next page; absent on the last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_cursor: Option<String>,
+}
+
+/// A job whose record cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnreadableJob {
+    /// The job's id.
+    pub job_id: JobId,
+    /// What cannot be read.
+    pub error: String,
 }
 
 /// The number of jobs in each state.
@@ -93,7 +106,7 @@ impl Queue {
                 "the cursor does not belong to this listing; omit it to start with the newest job".into(),
             ))?),
         };
-        let (mut jobs, mut looked) = (Vec::new(), 0);
+        let (mut jobs, mut unreadable, mut looked) = (Vec::new(), Vec::new(), 0);
         loop {
             let (entries, last_batch) = self.index_after(position.as_ref()).await?;
             let reads = entries.iter().map(|p| Command::new("HGETALL").arg(self.status_key(p.id)));
@@ -101,10 +114,14 @@ impl Queue {
             let mut gone = Vec::new();
             for (entry, reply) in entries.iter().zip(&replies) {
                 position = Some(*entry);
-                match parse_job(entry.id, reply)? {
-                    None => gone.push(entry.id.to_string()),
-                    Some(job) if filter.state.is_none_or(|s| s == job.status) => jobs.push(job),
-                    Some(_) => {}
+                match parse_job(entry.id, reply) {
+                    Ok(None) => gone.push(entry.id.to_string()),
+                    Ok(Some(job)) if filter.state.is_none_or(|s| s == job.status) => jobs.push(job),
+                    Ok(Some(_)) => {}
+                    // One record must not hide all others.
+                    Err(error) => {
+                        unreadable.push(UnreadableJob { job_id: entry.id, error: error.to_string() });
+                    }
                 }
                 if jobs.len() == limit {
                     break;
@@ -115,10 +132,10 @@ impl Queue {
             }
             looked += entries.len();
             if last_batch && entries.last().is_none_or(|last| position.is_some_and(|p| p.id == last.id)) {
-                return Ok(Page { jobs, next_cursor: None });
+                return Ok(Page { jobs, unreadable, next_cursor: None });
             }
             if jobs.len() >= limit || looked >= MOST {
-                return Ok(Page { jobs, next_cursor: position.map(|p| p.to_string()) });
+                return Ok(Page { jobs, unreadable, next_cursor: position.map(|p| p.to_string()) });
             }
         }
     }

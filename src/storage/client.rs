@@ -17,9 +17,9 @@ use secrecy::ExposeSecret;
 
 use super::error::{CheckError, StorageError, classify};
 use super::span::Spans;
-use super::{Bucket, ObjectInfo};
+use super::{Bucket, ObjectInfo, layout};
 use crate::config::StorageConfig;
-use crate::job::ObjectKey;
+use crate::job::{InvalidKey, ObjectKey};
 
 /// Few attempts, with growing pauses, because the callers retry, too.
 const ATTEMPTS: u32 = 4;
@@ -138,6 +138,24 @@ impl Storage {
             }
         }
         Ok(())
+    }
+
+    /// Finds out whether the output bucket honours `If-None-Match: *`. Where it does not, two attempts at one job can both
+    /// commit their result.
+    ///
+    /// # Errors
+    /// If storage does not answer, or refuses to write or delete an object.
+    pub async fn honours_conditional_writes(&self) -> Result<bool, StorageError> {
+        let unusable = |error: InvalidKey| StorageError::Unavailable {
+            what: "the probe of the output bucket".to_owned(),
+            why: error.to_string(),
+        };
+        let key = layout::probe_key().map_err(unusable)?;
+        let put = || self.put_if_absent(Bucket::Output, &key, b"probe".to_vec(), "text/plain");
+        put().await?;
+        let second = put().await;
+        self.delete(Bucket::Output, &key).await?;
+        Ok(second? == PutOutcome::AlreadyThere)
     }
 
     /// Returns the size and the entity tag of an object, or `None` if it does not exist.

@@ -66,6 +66,14 @@ pub fn manifest_key(job: JobId) -> Result<ObjectKey, InvalidKey> {
     format!("outputs/{job}/manifest.json").parse()
 }
 
+/// The key of an object by which a worker finds out whether storage honours `If-None-Match`; it exists for a moment.
+///
+/// # Errors
+/// Never; the type of the key requires it.
+pub fn probe_key() -> Result<ObjectKey, InvalidKey> {
+    format!("probes/{}", uuid::Uuid::new_v4()).parse()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -221,3 +221,28 @@ async fn worker_killed_between_manifest_and_completion_is_succeeded_by_one_that_
     let job = bench.is_completed_once(id).await;
     assert!(job.committed < Some(job.epoch) && job.worker.unwrap().0.starts_with("w2-"));
 }
+
+/// Answers each write as if it had been done, like a server that ignores conditions.
+async fn without_conditions(state: State<LossyProxy>, request: Request) -> Response {
+    let mut answer = forward(state, request).await;
+    if answer.status() == StatusCode::PRECONDITION_FAILED {
+        *answer.status_mut() = StatusCode::OK;
+    }
+    answer
+}
+
+#[tokio::test]
+async fn worker_says_what_to_do_where_storage_ignores_conditions() {
+    let words = "the output bucket ignores If-None-Match";
+    let mut bench = Bench::new(&[]).await;
+    let honest = bench.worker("w1");
+    bench.logs("ready").await;
+    assert!(!bench.log().contains(words), "{}", bench.log());
+    drop(honest);
+    let fails = Arc::new(AtomicBool::new(false));
+    let proxy = LossyProxy { upstream: bench.endpoint.as_str().into(), client: http(), fails };
+    bench.endpoint = serve(axum::Router::new().fallback(without_conditions).with_state(proxy)).await;
+    let _worker = bench.worker("w2");
+    bench.logs(words).await;
+    assert_eq!(keys_below(&bench.storage.config, "output", "").await, [""; 0]);
+}

@@ -39,7 +39,7 @@ async fn readyz(State(inside): State<Arc<Inside>>) -> Result<&'static str, (Stat
     if let Err(why) = &*inside.ready.borrow() {
         return Err(not(why));
     }
-    match tokio::time::timeout(LIMIT, inside.queue.ping()).await {
+    match tokio::time::timeout(LIMIT, inside.queue.check_primary()).await {
         Ok(Ok(())) => Ok("ready\n"),
         Ok(Err(error)) => Err(not(&error.to_string())),
         Err(_) => Err(not("Redis (REDIS_URL) does not answer in time")),

@@ -43,7 +43,7 @@ impl Command {
     /// writes.
     #[must_use]
     pub fn is_read(&self) -> bool {
-        const READS: [&str; 17] = [
+        const READS: [&str; 18] = [
             "EXISTS",
             "GET",
             "HGET",
@@ -52,6 +52,7 @@ impl Command {
             "HVALS",
             "MGET",
             "PING",
+            "ROLE",
             "TIME",
             "XLEN",
             "XRANGE",
@@ -138,6 +139,12 @@ pub enum QueueError {
          its provider", where_ = WHERE
     )]
     Unavailable(String),
+    /// The server is a replica, or one whose primary is away: it refuses writes. The command has not run.
+    #[error(
+        "{where_} is a replica at the moment ({0}); a failover passes by itself: if it lasts, check that the \
+         address is that of the primary", where_ = WHERE
+    )]
+    NotPrimary(String),
     /// A hosted Redis has run as many commands as its plan permits, and refuses all others.
     #[error(
         "the request quota of {where_} is used up ({0}); raise the limit of its plan at its provider, or wait \
@@ -172,13 +179,13 @@ impl QueueError {
     /// Whether the connection failed, so that a new one may help.
     #[must_use]
     pub const fn is_connection(&self) -> bool {
-        matches!(self, Self::Connection(_))
+        matches!(self, Self::Connection(_) | Self::NotPrimary(_))
     }
 
     /// Whether the same call may succeed a moment later.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Connection(_) | Self::Unavailable(_))
+        self.is_connection() || matches!(self, Self::Unavailable(_))
     }
 
     /// The kind of failure, in one word.
@@ -187,6 +194,7 @@ impl QueueError {
         match self {
             Self::Connection(_) => "connection",
             Self::Unavailable(_) => "unavailable",
+            Self::NotPrimary(_) => "not_primary",
             Self::Quota(_) => "quota",
             Self::Auth(_) => "auth",
             Self::Refused(_) => "refused",
@@ -224,10 +232,9 @@ fn of_code(code: Option<&str>, text: &str) -> Option<QueueError> {
         Some("NOSCRIPT") => return Some(QueueError::NoScript),
         Some("OOM") => return Some(QueueError::OutOfMemory),
         Some("WRONGPASS" | "NOAUTH") => return Some(QueueError::Auth(String::new())),
-        // Both pass by themselves: Redis is loading its files, or a replica is taking over.
-        Some("LOADING" | "READONLY" | "MASTERDOWN" | "TRYAGAIN" | "CLUSTERDOWN") => {
-            return Some(QueueError::Connection(text.to_owned()));
-        }
+        Some("READONLY" | "MASTERDOWN") => return Some(QueueError::NotPrimary(text.to_owned())),
+        // These pass by themselves: Redis is loading its files, or a cluster is moving slots.
+        Some("LOADING" | "TRYAGAIN" | "CLUSTERDOWN") => return Some(QueueError::Connection(text.to_owned())),
         _ => {}
     }
     // The error of a command inside a script has its code only in the text. An Upstash database that is full refuses

@@ -1,5 +1,6 @@
 //! Redis over TCP, TLS or a Unix socket.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::IntoConnectionInfo as _;
@@ -25,6 +26,7 @@ impl From<redis::RedisError> for QueueError {
         if let Some(special) = of_code(error.code(), error.detail().unwrap_or_default()) {
             return match special {
                 Self::Connection(_) => Self::Connection(error.to_string()),
+                Self::NotPrimary(_) => Self::NotPrimary(error.to_string()),
                 other => other,
             };
         }
@@ -47,7 +49,7 @@ trait KindAndIo {
 impl KindAndIo for redis::RedisError {
     fn kind_and_io(&self) -> String {
         if self.is_timeout() {
-            "time-out".into()
+            TIME_OUT.into()
         } else if self.is_connection_refusal() {
             "connection refused".into()
         } else {
@@ -56,17 +58,28 @@ impl KindAndIo for redis::RedisError {
     }
 }
 
-/// A connection over TCP, TLS or a Unix socket that reconnects by itself.
+/// A connection over TCP, TLS or a Unix socket that reconnects by itself. Clones share it.
 #[derive(Clone)]
 pub struct Tcp {
     client: redis::Client,
+    current: Arc<Mutex<Current>>,
+}
+
+/// The connection in use. The manager opens a lost one again by itself, but keeps one to a primary that was demoted, and
+/// one whose other side no longer answers.
+#[derive(Clone)]
+struct Current {
     manager: ConnectionManager,
+    /// How often it was replaced.
+    generation: u64,
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// After this long without a packet from the other side, a TCP connection is considered dead.
 const GONE: Duration = Duration::from_secs(15);
+/// The message of a call without an answer in time.
+const TIME_OUT: &str = "time-out";
 
 impl Tcp {
     pub async fn connect(url: &SecretString) -> Result<Self, QueueError> {
@@ -80,15 +93,32 @@ impl Tcp {
     }
 
     async fn open(client: redis::Client) -> Result<Self, QueueError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            // `bounded` limits the duration of calls, because a blocking command may take longer.
-            .set_response_timeout(None)
-            .set_number_of_retries(2)
-            .set_max_delay(Duration::from_millis(500));
-        let opening = ConnectionManager::new_with_config(client.clone(), config);
-        let manager = bounded(CONNECT_TIMEOUT * 3, opening).await?;
-        Ok(Self { client, manager })
+        let manager = manager(&client).await?;
+        Ok(Self { client, current: Arc::new(Mutex::new(Current { manager, generation: 0 })) })
+    }
+
+    fn current(&self) -> Current {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// After a call that the connection of this generation can serve no longer, opens another one. One call does it for
+    /// all; whether it succeeds shows at the next call.
+    async fn replace_if_useless<T>(&self, outcome: &Result<T, QueueError>, generation: u64) {
+        let is_useless = match outcome {
+            Err(QueueError::NotPrimary(_)) => true,
+            Err(QueueError::Connection(why)) => why == TIME_OUT,
+            _ => false,
+        };
+        if !is_useless || self.current().generation != generation {
+            return;
+        }
+        let Ok(Ok(manager)) = tokio::time::timeout(CONNECT_TIMEOUT, manager(&self.client)).await else {
+            return;
+        };
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.generation == generation {
+            *current = Current { manager, generation: generation + 1 };
+        }
     }
 
     pub async fn run(&self, command: Command) -> Result<Reply, QueueError> {
@@ -101,9 +131,11 @@ impl Tcp {
     }
 
     async fn run_within(&self, command: Command, limit: Duration) -> Result<Reply, QueueError> {
-        let mut manager = self.manager.clone();
+        let Current { mut manager, generation } = self.current();
         let cmd = redis::Cmd::from(&command);
-        to_reply(bounded(limit, manager.send_packed_command(&cmd)).await?)
+        let reply = bounded(limit, manager.send_packed_command(&cmd)).await.and_then(to_reply);
+        self.replace_if_useless(&reply, generation).await;
+        reply
     }
 
     pub async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Reply>, QueueError> {
@@ -111,10 +143,22 @@ impl Tcp {
         for command in &commands {
             pipe.add_command(command.into());
         }
-        let mut manager = self.manager.clone();
-        let answers = bounded(ANSWER_TIMEOUT, manager.send_packed_commands(&pipe, 0, commands.len())).await?;
-        answers.into_iter().map(to_reply).collect()
+        let Current { mut manager, generation } = self.current();
+        let answers = bounded(ANSWER_TIMEOUT, manager.send_packed_commands(&pipe, 0, commands.len())).await;
+        let replies = answers.and_then(|answers| answers.into_iter().map(to_reply).collect());
+        self.replace_if_useless(&replies, generation).await;
+        replies
     }
+}
+
+async fn manager(client: &redis::Client) -> Result<ConnectionManager, QueueError> {
+    let config = ConnectionManagerConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        // `bounded` limits the duration of calls, because a blocking command may take longer.
+        .set_response_timeout(None)
+        .set_number_of_retries(2)
+        .set_max_delay(Duration::from_millis(500));
+    bounded(CONNECT_TIMEOUT * 3, ConnectionManager::new_with_config(client.clone(), config)).await
 }
 
 /// Detects within seconds that the other side has disappeared, even on a connection that only waits.
@@ -132,7 +176,7 @@ async fn bounded<T>(
 ) -> Result<T, QueueError> {
     match tokio::time::timeout(limit, work).await {
         Ok(done) => Ok(done?),
-        Err(_) => Err(QueueError::Connection("time-out".into())),
+        Err(_) => Err(QueueError::Connection(TIME_OUT.into())),
     }
 }
 

@@ -73,6 +73,19 @@ pub struct Worker {
     heartbeat: Heartbeat,
 }
 
+/// Logs what to do where two attempts at one job could both commit their result.
+async fn check_conditional_writes(storage: &Storage) {
+    match storage.honours_conditional_writes().await {
+        Ok(true) => {}
+        Ok(false) => tracing::error!(
+            "the output bucket ignores If-None-Match, so two attempts at one job can both count; use storage that honours it, such as R2 or Amazon S3"
+        ),
+        Err(error) => {
+            tracing::warn!(%error, "could not find out whether the output bucket honours If-None-Match")
+        }
+    }
+}
+
 impl Worker {
     /// Checks FFmpeg, the buckets and Redis, and registers the worker.
     ///
@@ -81,7 +94,9 @@ impl Worker {
     pub async fn start(config: WorkerConfig, queue: Queue, storage: Storage) -> Result<Self, WorkerError> {
         let (tools, ()) =
             tokio::try_join!(async { check_tools().await.map_err(WorkerError::from) }, async {
-                storage.check().await.map_err(WorkerError::from)
+                storage.check().await?;
+                check_conditional_writes(&storage).await;
+                Ok(())
             },)?;
         scratch::sweep(&config.scratch);
         let fetcher = Fetcher::new(EgressPolicy::allow_private(config.allow_private_urls))

@@ -152,3 +152,34 @@ async fn stats_count_jobs_by_state() {
     let workers = queue.workers().await.unwrap();
     assert_eq!(workers[0].job_id, Some(running.attempt.job));
 }
+
+/// What a version with another preset would write.
+fn make_unreadable(redis: &mut redis::Connection, config: &tcoder::config::RedisConfig, id: JobId) {
+    let key = format!("{}jobs:status:{id}", config.prefix);
+    let spec: String = redis::cmd("HGET").arg(&key).arg("spec").query(redis).unwrap();
+    let newer = spec.replace("\"hls\"", "\"hologram\"");
+    assert_ne!(spec, newer);
+    redis::cmd("HSET").arg(&key).arg(&["spec", &newer]).exec(redis).unwrap();
+}
+
+#[tokio::test]
+async fn record_of_another_version_stops_neither_lists_nor_claims_and_costs_no_attempt() {
+    let (queue, config) = queue().await;
+    let mut redis = raw(&config);
+    let w = worker(&queue, "w").await;
+    let ids = jobs(&queue, 3).await;
+    make_unreadable(&mut redis, &config, ids[0]);
+    let page = queue.list(&Filter::default(), 10, None).await.unwrap();
+    let readable: Vec<JobId> = page.jobs.iter().map(|job| job.job_id).collect();
+    assert_eq!(readable, [ids[2], ids[1]]);
+    assert_eq!(page.unreadable.iter().map(|job| job.job_id).collect::<Vec<_>>(), [ids[0]]);
+    assert!(page.unreadable[0].error.contains("hologram"), "{:?}", page.unreadable);
+    // It is the first in the queue.
+    assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, ids[1]);
+    assert_eq!(zset(&mut redis, &config, "jobs:leases").len(), 1);
+    assert_eq!(zset(&mut redis, &config, "jobs:scheduled").len(), 1);
+    let key = format!("{}jobs:status:{}", config.prefix, ids[0]);
+    let stands: (String, u32) =
+        redis::cmd("HMGET").arg(key).arg(&["state", "attempt"]).query(&mut redis).unwrap();
+    assert_eq!(stands, ("queued".to_owned(), 0));
+}
