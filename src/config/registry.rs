@@ -60,8 +60,14 @@ pub static UPSTASH_REDIS_REST_URL: Setting<Url> = Setting::new(
     "the REST address of the Redis that the workers reach by REDIS_URL",
     setting::url,
 );
-pub static UPSTASH_REDIS_REST_TOKEN: Setting<SecretString> =
-    Setting::new("UPSTASH_REDIS_REST_TOKEN", Required, &[Edge], "its token", setting::secret).secret();
+pub static UPSTASH_REDIS_REST_TOKEN: Setting<SecretString> = Setting::new(
+    "UPSTASH_REDIS_REST_TOKEN",
+    Required,
+    &[Edge],
+    "token of the Upstash REST API",
+    setting::secret,
+)
+.secret();
 
 // Storage
 pub static R2_ACCOUNT_ID: Setting<String> = Setting::new(
@@ -89,11 +95,12 @@ pub static R2_ACCESS_KEY_ID: Setting<String> = Setting::new(
     "R2_ACCESS_KEY_ID",
     Required,
     STORES,
-    "id of a key that may read and write both buckets",
+    "id of an access key that may read and write both buckets",
     setting::text,
 );
 pub static R2_SECRET_ACCESS_KEY: Setting<SecretString> =
-    Setting::new("R2_SECRET_ACCESS_KEY", Required, STORES, "the key", setting::secret).secret();
+    Setting::new("R2_SECRET_ACCESS_KEY", Required, STORES, "secret of the access key", setting::secret)
+        .secret();
 pub static R2_INPUT_BUCKET_NAME: Setting<String> =
     Setting::new("R2_INPUT_BUCKET_NAME", Required, STORES, "the bucket that uploads go to", setting::text);
 pub static R2_OUTPUT_BUCKET_NAME: Setting<String> =

@@ -24,7 +24,7 @@ use crate::job::{Output, Preset, Quality, Still};
     status = "TranscodeJobStatus",
     derive = "PartialEq",
     selectable = ".status.phase",
-    doc = "A video to transcode: where it comes from, what is made of it, and how far that is.",
+    doc = "A video to transcode: its source, its outputs and its progress.",
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(
         name = "Progress",

@@ -51,7 +51,7 @@ const PLAIN: Operation = Operation {
 /// The tags, each with a description of its operations.
 pub(super) const TAGS: &[(&str, &str)] = &[
     ("uploads", "Sending videos from a client into storage"),
-    ("jobs", "Making, reading and steering jobs"),
+    ("jobs", "Creating, reading and controlling jobs"),
     ("fleet", "The machines that workers run on"),
     ("system", "The state of the installation"),
     ("webhooks", "What tcoder sends to the `webhookUrl` of a job"),
@@ -64,15 +64,15 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "createUpload",
         tag: "uploads",
         summary: "Create a job and get an address to upload its video to",
-        description: "PUT the video to the `uploadUrl` of the response; no token goes there. The job starts once the \
-                      video has arrived. For a video of more than 16 MiB whose `fileSize` is given, `multipart` says \
-                      how to send it in parts.",
+        description: "PUT the video to the `uploadUrl` of the response; do not send a token with it. The job starts \
+                      once the video has arrived. For a video of more than 16 MiB whose `fileSize` is given, \
+                      `multipart` describes how to send it in parts.",
         body: Some(body::<CreateUploadRequest>),
         optional: true,
         idempotent: true,
         answers: &[
             (201, "The job waits for its video.", Some(of::<CreateUploadResponse>)),
-            (200, "The same request made this job before.", Some(of::<CreateUploadResponse>)),
+            (200, "An earlier identical request created this job.", Some(of::<CreateUploadResponse>)),
         ],
         problems: &[400, 401, 409, 413, 415, 422, 503],
         ..PLAIN
@@ -81,13 +81,14 @@ pub(super) const OPERATIONS: &[Operation] = &[
         method: "post",
         path: "/api/jobs",
         id: "submitJob",
-        summary: "Create a job for a video that is there already",
-        description: "The video is an object of the input bucket, `inputKey`, or stands at a public address, `inputUrl`.",
+        summary: "Create a job for a video that already exists",
+        description: "The video is an object of the input bucket, `inputKey`, or is available at a public URL, \
+                      `inputUrl`.",
         body: Some(body::<CreateJobRequest>),
         idempotent: true,
         answers: &[
             (201, "The job waits for a worker.", Some(of::<Job>)),
-            (200, "The same request made this job before.", Some(of::<Job>)),
+            (200, "An earlier identical request created this job.", Some(of::<Job>)),
         ],
         problems: &[400, 401, 409, 413, 415, 422, 503],
         ..PLAIN
@@ -117,7 +118,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/api/jobs/{id}",
         id: "cancelJob",
         summary: "Cancel a job that has not ended",
-        description: "An encode that runs is stopped. The record of the job stays until it expires.",
+        description: "A running encode is stopped. The record of the job stays until it expires.",
         answers: &[(200, "The job, cancelled.", Some(of::<Job>))],
         problems: &[401, 404, 409, 503],
         ..PLAIN
@@ -127,7 +128,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/api/jobs/{id}/retry",
         id: "retryJob",
         summary: "Queue a job again that failed or was cancelled",
-        description: "It gets as many attempts again. A job whose video never arrived cannot be retried.",
+        description: "It starts with its full number of attempts. A job whose video never arrived cannot be retried.",
         answers: &[(200, "The job, queued.", Some(of::<Job>))],
         problems: &[401, 404, 409, 503],
         ..PLAIN
@@ -139,7 +140,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         tag: "uploads",
         summary: "Get addresses for the parts of a large video",
         description: "For an S3 multipart upload that was begun at the `startUrl` of the upload's response. The \
-                      addresses that complete and abort the upload come along.",
+                      response also contains the addresses that complete and abort the upload.",
         body: Some(body::<SignPartsRequest>),
         answers: &[(200, "The addresses.", Some(of::<SignedParts>))],
         problems: &[400, 401, 404, 409, 413, 415, 422, 503],
@@ -151,9 +152,9 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "confirmUpload",
         tag: "uploads",
         summary: "Report that the video has been uploaded",
-        description: "Only needed where storage does not report new objects by itself. tcoder looks whether the video \
-                      is in the bucket. Reporting it again does nothing more.",
-        answers: &[(200, "The job, queued or further on.", Some(of::<Job>))],
+        description: "Only needed where storage does not report new objects by itself. tcoder checks whether the \
+                      video is in the bucket. Repeated reports have no effect.",
+        answers: &[(200, "The job, queued or in a later state.", Some(of::<Job>))],
         problems: &[401, 404, 409, 503],
         ..PLAIN
     },
@@ -164,7 +165,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         tag: "uploads",
         summary: "Report that the video has been uploaded, by the original TCoder's name",
         description: "The same as `POST /api/jobs/{id}/uploaded`.",
-        answers: &[(200, "The job, queued or further on.", Some(of::<Job>))],
+        answers: &[(200, "The job, queued or in a later state.", Some(of::<Job>))],
         problems: &[401, 404, 409, 503],
         ..PLAIN
     },
@@ -177,7 +178,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         stream: true,
         answers: &[
             (200, "The job after each of its changes.", None),
-            (204, "The job has ended and `Last-Event-ID` is of its end: nothing more will come.", None),
+            (204, "The job has ended, and the client has received the last event.", None),
         ],
         problems: &[401, 404, 503],
         ..PLAIN
@@ -196,7 +197,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "getStatus",
         tag: "system",
         summary: "Read the version, the counts of jobs and the workers",
-        description: "A worker is listed for as long as it gives signs of life.",
+        description: "A worker is listed while its heartbeat is fresh.",
         answers: &[(200, "The installation.", Some(of::<SystemStatus>))],
         ..PLAIN
     },
@@ -204,8 +205,8 @@ pub(super) const OPERATIONS: &[Operation] = &[
         path: "/api/fleet",
         id: "getFleet",
         tag: "fleet",
-        summary: "Read how many machines are wanted, how many there are, and why",
-        description: "`fleet` is absent until a controller has acted for the first time.",
+        summary: "Read the desired and the actual number of machines, and the reasons",
+        description: "`fleet` is absent until a controller has published a status for the first time.",
         answers: &[(200, "The fleet.", Some(of::<FleetAnswer>))],
         ..PLAIN
     },
@@ -215,7 +216,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "pauseFleet",
         tag: "fleet",
         summary: "Pause the starting and stopping of machines",
-        description: "Jobs that run go on, and machines that exist take further ones.",
+        description: "Running jobs continue, and existing machines take further jobs.",
         body: Some(body::<PauseFleet>),
         optional: true,
         answers: &[(200, "The fleet, paused.", Some(of::<FleetAnswer>))],
@@ -228,7 +229,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         id: "resumeFleet",
         tag: "fleet",
         summary: "Resume the starting and stopping of machines",
-        description: "Does nothing where the fleet is not paused.",
+        description: "Has no effect if the fleet is not paused.",
         answers: &[(200, "The fleet.", Some(of::<FleetAnswer>))],
         ..PLAIN
     },
@@ -253,14 +254,14 @@ impl Operation {
                 "schema": {"type": "integer", "format": "int32", "minimum": 1, "maximum": 100},
             }));
             parameters.push(json!({
-                "name": "cursor", "in": "query", "description": "Where the page begins: `nextCursor` of the one before",
+                "name": "cursor", "in": "query", "description": "The start of the page: `nextCursor` of the previous page",
                 "schema": {"type": "string"},
             }));
         }
         if self.idempotent {
             parameters.push(json!({
                 "name": "Idempotency-Key", "in": "header",
-                "description": "The same request under the same key makes one job, also when it is sent twice",
+                "description": "Identical requests with the same key create one job",
                 "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
             }));
         }
