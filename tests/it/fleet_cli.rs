@@ -86,7 +86,7 @@ fn busy(now: Millis) -> FleetStatus {
         machines: vec![at_work, machine("films-worker-02", "booting")],
         conditions: vec![FleetCondition {
             reason: "NoCapacity".into(),
-            message: "no region has room now; add regions to FLY_WORKER_REGIONS".into(),
+            message: "no region has capacity now; add regions to FLY_WORKER_REGIONS".into(),
         }],
         plan: vec![
             FleetStep {
@@ -172,7 +172,7 @@ async fn fleet_status_and_plan_are_shown_as_text_and_json() {
     );
     assert_eq!(line("films-worker-02"), ["films-worker-02", "-", "booting", "-", "-", "-", "-", "$0.0000"]);
     has(&text, &["cost so far $0.2500", "per hour $0.5000", "2 billed machines", "app films"]);
-    has(&text, &["NoCapacity: no region has room now; add regions to FLY_WORKER_REGIONS.\n"]);
+    has(&text, &["NoCapacity: no region has capacity now; add regions to FLY_WORKER_REGIONS.\n"]);
 
     let text = said(&system, &["plan"]).await;
     let steps: Vec<&str> = text.lines().filter(|l| l.trim_start().starts_with(char::is_numeric)).collect();

@@ -229,7 +229,7 @@ pub fn when(answer: &FleetAnswer) -> String {
 /// The output of `pause`.
 pub fn paused(answer: &FleetAnswer) -> Vec<String> {
     let Some(pause) = &answer.pause else {
-        return vec!["Somebody else resumed the fleet in the meantime.".to_owned()];
+        return vec!["The fleet was resumed by another user in the meantime.".to_owned()];
     };
     let mut said = vec![
         pause_words(pause, answer.now),
@@ -245,7 +245,8 @@ pub fn paused(answer: &FleetAnswer) -> Vec<String> {
 pub fn resumed(answer: &FleetAnswer) -> Vec<String> {
     if answer.pause.is_some() {
         return vec![
-            "Somebody else paused the fleet again in the meantime; see `tcoder fleet status`.".to_owned(),
+            "The fleet was paused again by another user in the meantime; see `tcoder fleet status`."
+                .to_owned(),
         ];
     }
     let mut said = vec!["Not paused. `tcoder fleet plan` shows the next operations.".to_owned()];

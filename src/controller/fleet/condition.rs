@@ -1,38 +1,38 @@
-//! What a person should know of the fleet.
+//! Conditions of the fleet that an operator should know of.
 
 use super::machine::{MachineId, Phase};
 use super::observation::ListFailure;
 use super::provider::ProviderWords;
 
-/// What a person should know.
+/// A condition of the fleet that an operator should know of.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
     /// Redis cannot be read.
     QueueUnknown,
     /// The machines cannot be listed.
     ListUnknown(ListFailure),
-    /// The operator said so.
+    /// The fleet is paused.
     Paused,
     /// The provider refused a write.
     Unauthorized,
     /// Many machines are suddenly missing from the list.
     SuddenDrop {
-        /// So many.
+        /// Number of missing machines.
         missing: u32,
-        /// Of so many.
+        /// Number of known machines.
         of: u32,
     },
-    /// Launch after launch brought no worker: the last machine could not be run, or its process failed.
+    /// Consecutive launches started no worker: the last machine could not run, or its process failed.
     LaunchesFailing {
-        /// In a row.
+        /// Consecutive failed launches.
         failures: u32,
     },
-    /// Launch after launch brought no worker: the last machine ran, and no worker registered in this Redis.
+    /// Consecutive launches started no worker: the last machine ran, but no worker registered in this Redis.
     WorkersNotRegistering {
-        /// In a row.
+        /// Consecutive failed launches.
         failures: u32,
     },
-    /// No region has room.
+    /// No region has capacity.
     NoCapacity,
     /// The account's quota is reached.
     Quota,
@@ -40,14 +40,14 @@ pub enum Condition {
     Billing,
     /// More machines would cost more than allowed.
     Budget {
-        /// So many may run.
+        /// Number of machines that the budget allows.
         affordable: u32,
     },
-    /// The provider asked for slower calls, or fails.
+    /// The provider throttles requests or fails.
     BackingOff,
-    /// Hosts of this many machines cannot be reached.
+    /// The provider cannot reach the hosts of this many machines.
     Unreachable(u32),
-    /// A machine in a state not known here; it is left alone.
+    /// A machine is in an unknown state; it is not changed.
     UnknownMachineState(MachineId, Phase),
     /// Heartbeat and list contradict each other.
     Disputed(MachineId),
@@ -91,35 +91,37 @@ impl Condition {
             Self::ListUnknown(ListFailure::Billing) | Self::Billing => words.billing.to_owned(),
             Self::ListUnknown(ListFailure::NotYet) => "the machines were not listed yet".to_owned(),
             Self::ListUnknown(ListFailure::Failed) => {
-                format!("{name}'s list of machines cannot be had; nothing is changed until it can")
+                format!("{name}'s list of machines cannot be read; nothing is changed until it can")
             }
-            Self::Paused => "paused; `tcoder fleet resume` goes on, where FLEET_PAUSED is not set".to_owned(),
+            Self::Paused => {
+                "paused; `tcoder fleet resume` resumes scaling unless FLEET_PAUSED is set".to_owned()
+            }
             Self::Unauthorized => words.writes_refused.to_owned(),
             Self::SuddenDrop { missing, of } => format!(
                 "{missing} of {of} machines are suddenly missing from {name}'s list; nothing is changed until it is \
                  certain"
             ),
             Self::LaunchesFailing { failures } => {
-                format!("{failures} launches in a row brought no worker; {}", words.launches_failing)
+                format!("{failures} launches in a row started no worker; {}", words.launches_failing)
             }
             Self::WorkersNotRegistering { failures } => format!(
-                "{failures} launches in a row brought a machine that runs and no worker in this Redis; {}",
+                "{failures} launches in a row started a machine, but no worker registered in this Redis; {}",
                 words.workers_not_registering
             ),
-            Self::NoCapacity => format!("no region has room now; {}", words.no_capacity),
+            Self::NoCapacity => format!("no region has capacity now; {}", words.no_capacity),
             Self::Quota => words.quota.to_owned(),
             Self::Budget { affordable } => {
-                format!("FLEET_BUDGET_USD_PER_HOUR pays for {affordable} machines and no more")
+                format!("FLEET_BUDGET_USD_PER_HOUR allows at most {affordable} machines")
             }
             Self::BackingOff => {
-                format!("{name} asked for fewer calls, or fails; waiting before the next")
+                format!("{name} throttles requests or fails; waiting before the next request")
             }
             Self::Unreachable(n) => format!("the hosts of {n} machines cannot be reached by {name}"),
             Self::UnknownMachineState(machine, phase) => {
-                format!("machine {machine} is in the state {phase}, unknown here; it is left alone")
+                format!("machine {machine} is in the unknown state {phase}; it is left alone")
             }
             Self::Disputed(machine) => format!(
-                "machine {machine} is at rest says {name}, alive says its heartbeat; it is left alone"
+                "{name} reports machine {machine} as stopped, but its worker sends heartbeats; it is left alone"
             ),
         }
     }

@@ -30,13 +30,13 @@ fn remediate(draft: &Planner<'_>, unit: &MachineView) -> Option<PlannedOperation
     let phase = unit.phase.clone()?;
     let overdue = unit.deadline.is_none_or(|d| d <= draft.now && d <= draft.listed.at);
     let (first_stop, what) = match unit.role {
-        MachineRole::Zombie => (true, "it runs without a worker's sign"),
-        MachineRole::Leaving => (true, "its worker left and it did not stop"),
-        MachineRole::Stuck => (phase != Phase::Created, "it has been on its way for too long"),
+        MachineRole::Zombie => (true, "it runs without a worker heartbeat"),
+        MachineRole::Leaving => (true, "its worker exited, but it did not stop"),
+        MachineRole::Stuck => (phase != Phase::Created, "it did not start or stop in time"),
         MachineRole::Unstarted => (false, "it never started"),
-        MachineRole::Unreachable if !unit.alive => (false, "its host has been out of reach for too long"),
+        MachineRole::Unreachable if !unit.alive => (false, "its host has been unreachable for too long"),
         MachineRole::Failed => (false, "it failed"),
-        MachineRole::Going => (false, "it should be gone by now"),
+        MachineRole::Going => (false, "it was not destroyed in time"),
         _ => return None,
     };
     if !overdue || !repair_is_due(draft, unit) {
@@ -49,7 +49,7 @@ fn remediate(draft: &Planner<'_>, unit: &MachineView) -> Option<PlannedOperation
     } else {
         Operation::Destroy { machine, force: true }
     };
-    let tried = if repairs > 0 { format!(", and {repairs} tries changed nothing") } else { String::new() };
+    let tried = if repairs > 0 { format!("; {repairs} repairs did not help") } else { String::new() };
     Some(PlannedOperation { act, reason: format!("{what} (it is listed as {phase}){tried}") })
 }
 
@@ -83,7 +83,7 @@ fn useless_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
 fn outdated_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     let old =
         draft.units.iter().filter(|u| u.role == MachineRole::Rest && u.drifted && repair_is_due(draft, u));
-    let reason = "it was made for another image, disk size or MIN_MACHINES";
+    let reason = "it was created with another image, disk size or MIN_MACHINES";
     old.filter_map(|u| Some(destroy(u.id.clone()?, reason))).collect()
 }
 
@@ -102,7 +102,7 @@ pub(super) fn make_room(draft: &Planner<'_>, wanted: usize, keepers: bool) -> Ve
     let useless =
         draft.units.iter().filter(|u| u.role == MachineRole::Rest && (u.drifted || u.blocked || passing(u)));
     let due = useless.filter(|u| repair_is_due(draft, u)).take(wanted);
-    due.filter_map(|u| Some(destroy(u.id.clone()?, "it cannot serve, and its place is needed"))).collect()
+    due.filter_map(|u| Some(destroy(u.id.clone()?, "it takes no jobs, and its slot is needed"))).collect()
 }
 
 /// Retires one idle machine, although idle workers exit by themselves: one that failed to exit, one with an
@@ -122,10 +122,10 @@ fn retire_one(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Option<PlannedOpe
     let surplus = || idle().find(|_| desired.existing > draft.policy.max);
     let old = || idle().find(|u| u.drifted);
     let (unit, reason) = overdue()
-        .map(|u| (u, "its worker should have left by itself when idle and did not"))
+        .map(|u| (u, "its worker did not exit although it is idle"))
         .or_else(|| surplus().map(|u| (u, "there are more machines than MAX_MACHINES")))
         .or_else(|| {
-            let reason = "it is idle and was made for another image, disk size or MIN_MACHINES";
+            let reason = "it is idle and was created with another image, disk size or MIN_MACHINES";
             old().map(|u| (u, reason))
         })?;
     let machine = unit.id.clone()?;

@@ -54,7 +54,7 @@ pub enum ReconcileError {
     #[error("{0} did not answer within 20 s")]
     Slow(&'static str),
     /// The object changed faster than it could be reconciled.
-    #[error("the job changes faster than it can be seen to")]
+    #[error("the job changed during reconciliation")]
     Unsettled,
 }
 
@@ -417,8 +417,8 @@ impl Context {
                 if since.is_none_or(|at| now_millis().0.saturating_sub(at.0) < LET_GO_MS) {
                     return Err(error);
                 }
-                let message = "let go although Redis cannot be used: the job may still run; cancel it with \
-                               `tcoder jobs cancel` when Redis is back";
+                let message = "the finalizer was removed although Redis cannot be used: the job may still run; \
+                               cancel it with `tcoder jobs cancel` when Redis is available";
                 tracing::warn!(job = %id, name = object.name_any(), %error, message);
                 self.tell(object, true, reason::REDIS_UNAVAILABLE, message.to_owned()).await;
             }

@@ -63,11 +63,14 @@ impl StatusContext<'_> {
         let mut status = self.before.clone();
         status.phase.get_or_insert(Phase::Pending);
         let message = match remedy {
-            None => "Redis (REDIS_URL of the controller) cannot be used; this goes on by itself when it can"
-                .into(),
+            None => {
+                "Redis (REDIS_URL of the controller) cannot be used; reconciliation continues when Redis is \
+                 available"
+                    .into()
+            }
             Some(remedy) => {
                 format!(
-                    "Redis (REDIS_URL of the controller) cannot be used: {remedy}; then this goes on by itself"
+                    "Redis (REDIS_URL of the controller) cannot be used: {remedy}; reconciliation continues then"
                 )
             }
         };
@@ -127,8 +130,8 @@ impl StatusContext<'_> {
         }
         let mut said = said(job, self.object.spec.suspend, &self.before.conditions);
         if changed {
-            let message = "the spec was changed in a field that is fixed once the job is made; the job goes on \
-                           as it was queued. To have it otherwise, delete this TranscodeJob and make another";
+            let message = "an immutable field of the spec was changed; the job continues with its original spec. \
+                           To apply the change, delete this TranscodeJob and create another";
             said.push(ConditionUpdate::yes(condition::STALLED, reason::IMMUTABLE_FIELD, message));
         }
         self.say(&mut status, said);
@@ -227,37 +230,42 @@ fn keep(before: &[Condition]) -> Vec<ConditionUpdate> {
 fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> {
     let mut said = match job.status {
         State::Uploading => {
-            let message = "waits for its video: PUT it to status.uploadUrl";
+            let message = "the job waits for its video: PUT it to status.uploadUrl";
             vec![ConditionUpdate::yes(condition::RECONCILING, reason::AWAITING_UPLOAD, message)]
         }
         State::Queued => {
             let message = match (&job.error, job.timestamps.retry_at) {
-                (Some(error), Some(at)) => format!("tried again at {at}; the last attempt failed: {error}"),
-                (Some(error), None) => format!("waits for a worker again; the last attempt failed: {error}"),
-                (None, _) => "waits for a worker".to_owned(),
+                (Some(error), Some(at)) => {
+                    format!("the job is retried at {at}; the last attempt failed: {error}")
+                }
+                (Some(error), None) => {
+                    format!("the job waits for a worker again; the last attempt failed: {error}")
+                }
+                (None, _) => "the job waits for a worker".to_owned(),
             };
             vec![ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, message)]
         }
         State::Running => {
-            vec![ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, "a worker has it")]
+            let message = "a worker is processing the job";
+            vec![ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, message)]
         }
         State::Completed => {
             let renditions = job.result.as_ref().map_or(0, |r| r.outputs.len());
-            let message = format!("{renditions} rendition(s) stand in storage; status.outputs names them");
+            let message = format!("{renditions} rendition(s) are in storage; see status.outputs");
             vec![ConditionUpdate::yes(condition::COMPLETE, reason::COMPLETED, message)]
         }
         State::Cancelled if job.suspended => vec![],
         State::Cancelled => {
-            let message = "the job was called off outside Kubernetes; retry it there, or delete this \
-                           TranscodeJob and make another";
+            let message = "the job was cancelled outside Kubernetes; retry it there, or delete this \
+                           TranscodeJob and create another";
             vec![ConditionUpdate::yes(condition::FAILED, reason::CANCELLED, message)]
         }
         State::Failed => {
-            let unknown = || Failure::new(FailureCode::Worker, "the job failed; its reason is not on record");
+            let unknown = || Failure::new(FailureCode::Worker, "the job failed; the reason was not recorded");
             let failure = job.error.clone().unwrap_or_else(unknown);
             let (reason, message) = (failed(&failure, job), failure.message);
             // Also Stalled, for tools that read kstatus, such as Argo CD and Flux.
-            let words = "the job has failed and is not tried again; see the condition Failed";
+            let words = "the job has failed and is not retried; see the condition Failed";
             vec![
                 ConditionUpdate::yes(condition::FAILED, reason.clone(), message),
                 ConditionUpdate::yes(condition::STALLED, reason, words),
@@ -272,7 +280,7 @@ fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> 
         said.push(ConditionUpdate::no(condition::SUSPENDED, reason::RESUMED, "spec.suspend is false again"));
     }
     if !job.status.is_terminal() && find(before, condition::FAILED).is_some() {
-        let message = "somebody gave the job another round of attempts";
+        let message = "the job was retried";
         said.push(ConditionUpdate::no(condition::FAILED, reason::RETRIED, message));
     }
     said

@@ -43,7 +43,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal that names a field of the spec and what is wrong with it.
     fn field(field: &str, why: impl std::fmt::Display) -> Self {
-        let message = format!("spec.{field}: {why}. Delete this TranscodeJob and make another");
+        let message = format!("spec.{field}: {why}. Delete this TranscodeJob and create another");
         Self { reason: reason::INVALID_SPEC, message }
     }
 }

@@ -232,7 +232,7 @@ fn warnings_show_age_and_reason_of_a_pause() {
     assert_eq!(paused(&with(None)).len(), 2, "a reconciler that heeds it needs no further word");
     let by_hand = Paused { since: Millis(0), reason: None };
     assert_eq!(pause_words(&by_hand, NOW), "Paused.");
-    has(&paused(&answer(None)), &["Somebody else resumed"]);
+    has(&paused(&answer(None)), &["resumed by another user"]);
     has(&resumed(&with(None)), &["paused the fleet again"]);
 }
 

@@ -14,7 +14,7 @@ fn fault_01_a_429_pauses_every_write_and_launches_come_before_stops() {
     desk.see(&[(1, Started, Nobody), (2, Stopped, Nobody)], 2);
     assert_eq!(desk.steps(), ["start m2", "create 03 any", "stop m1"]);
     desk.first_ends(Outcome::RateLimited { retry_after: Some(s(9)) });
-    assert!(desk.acts().is_empty() && desk.says("fewer calls"));
+    assert!(desk.acts().is_empty() && desk.says("throttles requests"));
     assert_eq!(desk.plan().next_look, Some(s(9)));
     desk.now += s(9);
     assert_eq!(desk.steps(), ["start m2", "create 03 any", "stop m1"]);
@@ -321,7 +321,7 @@ fn fault_11_a_full_region_gives_way_to_the_next_and_then_to_any() {
         assert_eq!(desk.steps(), [format!("create 01 {region}")]);
         desk.first_ends(Outcome::NoCapacity);
     }
-    assert!(desk.acts().is_empty() && desk.says("no region has room"));
+    assert!(desk.acts().is_empty() && desk.says("no region has capacity"));
     assert_eq!(desk.plan().next_look, Some(s(120)));
     desk.now += s(120);
     desk.see(&[], 1);
@@ -394,7 +394,7 @@ fn fault_16_the_budget_bounds_new_machines_and_ends_none() {
     let mut desk = Desk::new(&[(1, Started, Busy), (2, Started, Busy)], 5);
     desk.policy.budget = Some(MicroDollars(100_000));
     assert_eq!(desk.policy.affordable(), 1);
-    assert!(desk.acts().is_empty() && desk.says("pays for 1 machines"));
+    assert!(desk.acts().is_empty() && desk.says("allows at most 1 machines"));
     desk.see(&[], 5);
     desk.memory = FleetState::new();
     assert_eq!(desk.steps(), ["create 01 any"]);
