@@ -164,7 +164,7 @@ pub async fn submit(
         && layout::job_of_input_key(key).is_some_and(|owner| owner != id)
     {
         // The upload of another job is allowed: this encodes the same video a second time.
-        tracing::debug!(job = %id, %key, "uses the upload of another job");
+        tracing::debug!(job = %id, %key, "job uses the upload of another job");
     }
     let (code, job) = app.submit_job(id, &spec, SubmitMode::After(delay), &headers, &origin).await?;
     Ok((code, Json(job)))
@@ -221,7 +221,7 @@ pub async fn cancel(
 ) -> Result<Json<Job>, Problem> {
     let id = parse_job_id(id)?;
     match app.queue.cancel(id).await? {
-        CancelOutcome::Cancelled => tracing::info!(job = %id, "cancelled"),
+        CancelOutcome::Cancelled => tracing::info!(job = %id, "job cancelled"),
         CancelOutcome::Ended(JobState::Cancelled) => {}
         CancelOutcome::Ended(state) => {
             return Err(Problem::conflict(format!("the job is {state} already; there is nothing to cancel")));
@@ -239,7 +239,7 @@ pub async fn retry(
 ) -> Result<Json<Job>, Problem> {
     let id = parse_job_id(id)?;
     match app.queue.redrive(id).await? {
-        RedriveOutcome::Queued => tracing::info!(job = %id, "retried"),
+        RedriveOutcome::Queued => tracing::info!(job = %id, "job retried"),
         RedriveOutcome::NeverUploaded => {
             let detail = "its video never arrived; ask for a new upload with POST /api/upload";
             return Err(Problem::conflict(detail));

@@ -58,7 +58,7 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
         address = %listener.local_addr().unwrap_or(args.listen),
         app = policy.app,
         max = policy.max,
-        "the reconciler runs"
+        "reconciler started"
     );
     let parts = ReconcilerDeps {
         provider: Fly::new(&fly).map_err(CliError::start)?,
@@ -123,7 +123,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
         namespace = operator.namespace,
         holder = operator.holder,
         fleet = operator.fleet.is_ok(),
-        "the operator runs"
+        "operator started"
     );
     let (ready, is_ready) = watch::channel(Err("the API server has not been contacted yet".to_owned()));
     let router = admin::router(queue, metrics, is_ready);

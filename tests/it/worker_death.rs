@@ -71,7 +71,7 @@ async fn worker_on_sigterm_releases_its_job() {
     // By Redis's clock, so that neither the worker's exit nor the delays of this test count.
     let took = queued_at(&mut redis, &id) - (seconds * 1000 + micros / 1000);
     // Well under a second on an idle machine; a loaded one gets three.
-    assert!((0..3000).contains(&took), "handed back after {took} ms");
+    assert!((0..3000).contains(&took), "released after {took} ms");
     all_gone(&encoders).await;
     assert_eq!(std::fs::read_dir(&first.scratch).unwrap().count(), 0);
     let job = system.job(&id).await;

@@ -236,7 +236,7 @@ async fn worker_says_what_to_do_where_storage_ignores_conditions() {
     let words = "the output bucket ignores If-None-Match";
     let mut bench = Bench::new(&[]).await;
     let honest = bench.worker("w1");
-    bench.logs("ready").await;
+    bench.logs("worker started").await;
     assert!(!bench.log().contains(words), "{}", bench.log());
     drop(honest);
     let fails = Arc::new(AtomicBool::new(false));

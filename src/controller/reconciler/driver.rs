@@ -485,9 +485,9 @@ fn log_end(operation: &PlannedOperation, outcome: &Outcome) {
         (act, _) => act.machine().map(ToString::to_string).unwrap_or_default(),
     };
     if matches!(outcome, Outcome::Done(_)) {
-        tracing::info!(action, machine, reason, "done");
+        tracing::info!(action, machine, reason, "machine operation done");
     } else {
-        tracing::warn!(action, machine, outcome = outcome.word(), reason, "not done");
+        tracing::warn!(action, machine, outcome = outcome.word(), reason, "machine operation not done");
     }
 }
 

@@ -105,7 +105,7 @@ impl Pools {
         match timeout(LIMIT, self.queue.fleet()).await {
             Ok(Ok((fleet, _))) => fleet,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "what is said of the fleet could not be read");
+                tracing::debug!(%error, "could not read the fleet's status");
                 None
             }
             Err(_) => None,

@@ -268,7 +268,7 @@ impl<'a> Attempt<'a> {
                 tracing::info!(
                     job = %id, %epoch, outputs = result.outputs.len(), speed = result.speed,
                     download = t.download_seconds, transcode = t.transcode_seconds, upload = t.upload_seconds,
-                    "completed"
+                    "job completed"
                 );
                 Outcome::Completed
             }
@@ -311,7 +311,7 @@ impl<'a> Attempt<'a> {
                 tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, retry_at = %at, "attempt failed; the job is retried");
             }
             Some(FailOutcome::Failed | FailOutcome::Already) => {
-                tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, "failed");
+                tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, "job failed");
             }
             Some(FailOutcome::Lost(_)) => return Outcome::Lost,
             None => {

@@ -108,7 +108,7 @@ impl Worker {
         let worker = Self { config, queue, storage, fetcher, id, clock, heartbeat };
         // A worker that is refused learns the reason from its first claim.
         worker.register().await?;
-        tracing::info!(worker = %worker.id, machine = worker.config.machine, ffmpeg = %tools.ffmpeg, "ready");
+        tracing::info!(worker = %worker.id, machine = worker.config.machine, ffmpeg = %tools.ffmpeg, "worker started");
         Ok(worker)
     }
 
@@ -131,7 +131,7 @@ impl Worker {
             tracing::warn!(worker = %self.id, %error, "could not deregister the worker; its registration expires");
         }
         self.heartbeat.stop();
-        tracing::info!(worker = %self.id, %reason, "left");
+        tracing::info!(worker = %self.id, %reason, "worker exited");
         reason
     }
 
@@ -277,7 +277,7 @@ impl Worker {
         drop(lease);
         let released = tokio::time::timeout(LET_GO, self.queue.release(held)).await;
         match released {
-            Ok(Ok(true)) => tracing::info!(job = %id, worker = %self.id, "handed back"),
+            Ok(Ok(true)) => tracing::info!(job = %id, worker = %self.id, "job released"),
             Ok(Ok(false)) => {}
             Ok(Err(_)) | Err(_) => {
                 tracing::warn!(job = %id, "could not release the job; it is requeued when its lease expires");

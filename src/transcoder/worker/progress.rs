@@ -34,7 +34,7 @@ pub async fn publish(queue: &Queue, attempt: AttemptId, mut percents: watch::Rec
         match queue.progress(attempt, percent).await {
             // The heartbeat handles a lost lease.
             Ok(_) => (told, at) = (percent, Instant::now()),
-            Err(error) => tracing::debug!(job = %attempt.job, %error, "progress could not be told"),
+            Err(error) => tracing::debug!(job = %attempt.job, %error, "could not report progress"),
         }
     }
     std::future::pending().await
