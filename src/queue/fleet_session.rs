@@ -1,5 +1,5 @@
-//! Combines several calls into one round trip for a one-shot reconciler, which runs when something has
-//! happened, performs the next operation and ends. Each round trip counts there.
+//! Combines several calls into one round trip for a one-shot reconciler, which an event or a timer starts and which
+//! ends after the next operations. The number of its round trips is limited.
 
 use std::time::Duration;
 
@@ -16,13 +16,14 @@ use crate::job::JobId;
 /// A request for the fleet lock, and with it for a permit to send a request to the provider.
 #[derive(Clone, Copy, Debug)]
 pub struct LockRequest<'a> {
-    /// The visit's name: its group's, a colon, and its own. One at a time acts, also within a group.
+    /// The name of the invocation: its group, a colon, and a unique id. Only one invocation at a time holds the lock,
+    /// also within a group.
     pub holder: &'a str,
     /// How long the lock is held unless it is renewed.
     pub time: Duration,
     /// Whether the holder has just started.
     pub fresh: bool,
-    /// Whether the caller has waited for the last holder to come back.
+    /// Whether to take over the expired lock of another holder.
     pub insist: bool,
     /// The rate of requests to the provider.
     pub rate: RequestRate,
@@ -30,7 +31,7 @@ pub struct LockRequest<'a> {
     pub priority: RequestClass,
     /// How long the caller would wait for a permit.
     pub budget: Duration,
-    /// A machine that will be started: its workers are permitted again.
+    /// A machine that will be started: its workers may claim jobs again.
     pub starts: Option<&'a str>,
 }
 
@@ -75,7 +76,7 @@ impl Queue {
     /// the queue and the workers, and requests the fleet lock with a permit. Idempotent.
     ///
     /// # Errors
-    /// If Redis fails. Parts may have been done.
+    /// If Redis fails. Some of the calls may have taken effect.
     pub async fn look(
         &self,
         uploads: &[JobId],
@@ -108,13 +109,13 @@ impl Queue {
         let (told, rest) = answers.split_at_checked(uploads.len()).unwrap_or_default();
         let uploads = told.iter().map(UploadedOutcome::parse).collect::<Result<_, _>>()?;
         let [view, turn, memory @ ..] = rest.get(usize::from(note.is_some())..).unwrap_or_default() else {
-            return Err(QueueError::data("a look has too few answers"));
+            return Err(QueueError::data("the snapshot of the fleet has too few replies"));
         };
         Ok(Snapshot {
             uploads,
-            view: parse_view(view).ok_or_else(|| QueueError::data("the fleet's view"))?,
+            view: parse_view(view).ok_or_else(|| QueueError::data("the view of the fleet is malformed"))?,
             turn: parse_turn(turn, ask.holder)
-                .ok_or_else(|| QueueError::data(format!("the fleet's turn answered {turn:?}")))?,
+                .ok_or_else(|| QueueError::data(format!("the fleet lock replied {turn:?}")))?,
             memory: memory.first().and_then(Reply::text).map(str::to_owned),
         })
     }

@@ -1,4 +1,4 @@
-//! What a process that runs a reconciler and no API answers: `/livez`, `/readyz`, `/metrics`.
+//! The HTTP routes of a process that runs a reconciler and no API: `/livez`, `/readyz`, `/metrics`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use tokio::sync::watch;
 use crate::metrics::{self, Metrics};
 use crate::queue::Queue;
 
-/// Redis has so long to answer.
+/// Time limit for Redis to answer.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Whether everything but Redis is ready, and if not, why and what to do.
+/// Whether everything but Redis is ready; if not, the reason and the remedy.
 pub type Ready = Result<(), String>;
 
 struct Inside {
@@ -25,7 +25,7 @@ struct Inside {
     ready: watch::Receiver<Ready>,
 }
 
-/// The three routes. A reconciler that waits for its turn to act is ready too.
+/// The three routes. A reconciler that waits for the fleet lock is ready, too.
 pub fn router(queue: Queue, metrics: Arc<Metrics>, ready: watch::Receiver<Ready>) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))

@@ -1,4 +1,4 @@
-//! Carries out the effects that are the same whoever hosts the driver.
+//! Performs the effects that are the same for all hosts of the driver.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::{LEASES, PERMIT_BUDGET, REFUSAL};
 use crate::controller::fleet::{MachineProvider, carry_out};
 use crate::queue::{Queue, QueueError, RequestRate, RetireOutcome};
 
-/// What an effect is carried out on.
+/// What an effect is performed on.
 pub struct Targets<'a, P> {
     pub queue: &'a Queue,
     pub provider: &'a P,
@@ -16,7 +16,7 @@ pub struct Targets<'a, P> {
     pub rate: RequestRate,
 }
 
-/// Carries out an effect of this driver. A view, the lock and the status are their host's own business, as is a pause.
+/// Performs an effect of this driver. The host itself handles views, the lock, the status and pauses.
 pub async fn apply<P: MachineProvider>(
     effect: Effect,
     driver: &Driver,

@@ -1,13 +1,13 @@
-//! The reconciler without I/O: what to do next, as a function of what has been seen and of what came of the
-//! steps before.
+//! The reconciler without I/O: decides the next effect from the observations and from the outcomes of earlier
+//! effects.
 //!
-//! A host calls [`Driver::next`], carries the [`Effect`] out, and reports its [`Answer`] with [`Driver::on`], over
-//! and over. The hosts are the event loop of a process, the one-shot invocation at the edge, and the simulation.
-//! Time is handed in: a [`Moment`] of whichever clock the host keeps to.
+//! A host repeatedly calls [`Driver::next`], performs the [`Effect`], and reports its [`Answer`] with
+//! [`Driver::on`]. The hosts are the event loop of a process, the one-shot invocation at the edge, and the
+//! simulation. The host passes the time as a [`Moment`] of its own clock.
 //!
-//! A round begins with a view of the queue, from which one step is planned. Its effects, in their order: acquire
-//! the lock, publish the status, acquire a permit, retire the machine's workers, check the fence, and one request to
-//! the provider. After it comes the next round.
+//! A round begins with a view of the queue, from which one operation is planned. Its effects, in order: acquire the
+//! lock, publish the status, acquire a permit, retire the machine's workers, check the fence, and send one request
+//! to the provider. Then the next round begins.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -23,20 +23,20 @@ use crate::controller::fleet::{
 use crate::job::WorkerId;
 use crate::queue::{FencingToken, FleetStatus, FleetView, LockOutcome, Permit, RequestClass, RetireOutcome};
 
-/// How often the lock is renewed while there is work, or jobs wait for some.
+/// How often the lock is renewed while operations are planned or jobs wait.
 pub const RENEW_INTERVAL: Duration = Duration::from_secs(10);
-/// Longest time between two rounds; with machines up the plan asks for one every five minutes.
+/// Longest time between two rounds; while machines run the plan requires one every five minutes.
 pub const MAX_SLEEP: Duration = Duration::from_secs(600);
-/// How long a holder whose lock has expired is waited for while jobs wait: the same event wakes it.
+/// How long to wait for a holder whose lock has expired, while jobs wait: the same event wakes that holder.
 pub const TAKEOVER_BUSY: Duration = Duration::from_secs(2);
-/// How long it is waited for with workers up and nothing to do: twice the interval of its renewals, and some.
+/// How long to wait for it while workers run and no job waits: a little more than twice its interval of renewals.
 const TAKEOVER_WITH_WORKERS: Duration = Duration::from_secs(660);
-/// How long it is waited for with no worker up.
+/// How long to wait for it while no worker runs.
 pub const TAKEOVER_IDLE: Duration = Duration::from_secs(1260);
-/// Pause before another look at a machine whose worker turned out to hold a lease.
+/// Pause before the next round after a machine's worker turned out to hold a lease.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a one-shot invocation leaves for the next one. Its moments are Redis's time.
+/// The state that a one-shot invocation saves for the next one. Its moments are by Redis's clock.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DriverState {
@@ -45,24 +45,24 @@ pub struct DriverState {
     suspects: BTreeMap<WorkerId, Moment>,
 }
 
-/// The work that a round is about.
+/// The request that a round is planned for.
 #[derive(Clone)]
 enum Work {
     List,
     Operation(PlannedOperation),
 }
 
-/// A round under way.
+/// The current round.
 struct Round {
     view: FleetView,
     policy: FleetPolicy,
     plan: Plan,
     work: Option<Work>,
-    /// Where this reconciler holds the lock.
+    /// The status, if this reconciler holds the lock.
     status: Option<FleetStatus>,
-    /// What is still to be done, the first one next.
+    /// The remaining effects, in order.
     effects: VecDeque<Effect>,
-    /// When the request, or the retirement, was begun.
+    /// When the request or the retirement was sent.
     sent_at: Moment,
 }
 
@@ -71,7 +71,7 @@ impl Round {
         self.view.pending + self.view.due > 0
     }
 
-    /// How long somebody else's expired lock is left alone.
+    /// How long after its expiry another holder's lock may be taken over.
     fn takeover(&self) -> Duration {
         match (self.waits(), self.policy.min > 0 || !self.view.workers.is_empty()) {
             (true, _) => TAKEOVER_BUSY,
@@ -80,7 +80,7 @@ impl Round {
         }
     }
 
-    /// The pause at the end of the round. While there is work the lock has to be renewed meanwhile.
+    /// The pause at the end of the round. While there is work, it is short enough to renew the lock.
     fn pause(&self, at_most: Option<Duration>) -> Effect {
         let limit = (self.work.is_some() || self.waits()).then_some(RENEW_INTERVAL);
         let at_most = at_most.into_iter().chain(limit).min();
@@ -88,7 +88,7 @@ impl Round {
     }
 }
 
-/// Converges the machines on the queue, by what its host tells it.
+/// Reconciles the machines with the queue, from what its host reports.
 pub struct Driver {
     words: &'static ProviderWords,
     /// How long a heartbeat counts.
@@ -96,22 +96,22 @@ pub struct Driver {
     policy: FleetPolicy,
     state: DriverState,
     seen: Observation,
-    /// Machines made here that no list has shown yet.
+    /// Machines that this reconciler created since the last list.
     made: BTreeMap<MachineId, Machine>,
-    /// The lock, as far as is known here, and when it was acquired or renewed last.
+    /// The lock, as last reported, and when it was last acquired or renewed.
     fence: Option<FencingToken>,
     held_at: Moment,
     fresh: bool,
-    /// What the lock said of another holder.
+    /// The last outcome of a lock request if another reconciler holds or held the lock.
     other: Option<LockOutcome>,
     published: Option<FleetStatus>,
     round: Option<Round>,
-    /// Redis was out of reach: that a worker gave no sign of life meanwhile says nothing.
+    /// Redis was unreachable, so workers could not send heartbeats.
     blind: bool,
 }
 
 impl Driver {
-    /// A driver that goes on from `state`. `alive` is how long a worker's heartbeat counts.
+    /// A driver that continues from `state`. `alive` is how long a worker's heartbeat counts.
     pub fn new(
         words: &'static ProviderWords,
         policy: FleetPolicy,
@@ -135,12 +135,12 @@ impl Driver {
         }
     }
 
-    /// Changes what is wanted, from the next round on.
+    /// Changes the policy, from the next round on.
     pub fn set_policy(&mut self, policy: FleetPolicy) {
         self.policy = policy;
     }
 
-    /// What is wanted in this round, or from the next one on.
+    /// The policy of this round, or of the next one if no round has begun.
     pub fn policy(&self) -> &FleetPolicy {
         self.round.as_ref().map_or(&self.policy, |round| &round.policy)
     }
@@ -150,7 +150,7 @@ impl Driver {
         self.round.as_ref().map(|round| &round.plan)
     }
 
-    /// The machine that this round is going to start.
+    /// The machine that this round starts.
     pub fn starts(&self) -> Option<&MachineId> {
         match &self.round.as_ref()?.work {
             Some(Work::Operation(PlannedOperation { act: Operation::Start { machine }, .. })) => {
@@ -160,12 +160,12 @@ impl Driver {
         }
     }
 
-    /// The lock, as far as is known here.
+    /// The lock, as last reported.
     pub const fn fence(&self) -> Option<&FencingToken> {
         self.fence.as_ref()
     }
 
-    /// What to do now. Asked again before an answer, it says the same.
+    /// The next effect. Until its answer is reported, each call returns the same effect.
     pub fn next(&mut self, now: Moment) -> Effect {
         let Some(round) = &mut self.round else { return Effect::Observe };
         let Some(effect) = round.effects.front().cloned() else { return Effect::Observe };
@@ -178,7 +178,7 @@ impl Driver {
         effect
     }
 
-    /// Takes note of what came of the last effect. Returns the operation that has ended with it.
+    /// Records the outcome of the last effect. Returns the operation that ended with it, if any.
     pub fn on(&mut self, answer: Answer, now: Moment) -> Option<Ended> {
         match answer {
             Answer::Observed(view) => self.observe(view, now),
@@ -209,8 +209,8 @@ impl Driver {
         None
     }
 
-    /// The status of this round and the state to go on from. With `intent`, the state is as if the planned operation
-    /// had been done: should nobody hear how it ended, a list will show.
+    /// The status of this round and the state to continue from. With `intent`, the state is as if the planned
+    /// operation had been done: if its outcome is not reported, the next list shows it.
     pub fn checkpoint(&self, intent: bool, now: Moment) -> Option<(FleetStatus, DriverState)> {
         let round = self.round.as_ref()?;
         let mut state = self.state.clone();
@@ -226,20 +226,20 @@ impl Driver {
         }
     }
 
-    /// The first effect is done.
+    /// Removes the first effect, which is done.
     fn advance(&mut self) {
         if let Some(round) = &mut self.round {
             round.effects.pop_front();
         }
     }
 
-    /// The round ends with a pause.
+    /// Ends the round with a pause.
     fn pause(&mut self, at_most: Duration) {
         let pause = self.round.as_ref().map(|round| round.pause(Some(at_most)));
         self.finish_round(pause);
     }
 
-    /// Only these effects are left of the round, then it is over.
+    /// Replaces the remaining effects of the round with these.
     fn finish_round(&mut self, effects: impl IntoIterator<Item = Effect>) {
         if let Some(round) = &mut self.round {
             round.effects = effects.into_iter().collect();
@@ -267,10 +267,10 @@ impl Driver {
         self.round = Some(round);
     }
 
-    /// What a round consists of.
+    /// The effects of a round.
     fn effects(&self, round: &Round, now: Moment) -> VecDeque<Effect> {
         let news = round.status.clone().filter(|status| !self.was_published(status));
-        // So that nobody takes a reconciler with nothing to do for gone.
+        // An idle reconciler renews the lock, so that others do not take it over.
         let shows = self.fence.is_some() && now.saturating_sub(self.held_at) >= MAX_SLEEP;
         let pause = round.pause(round.plan.next_look);
         if round.work.is_none() && !round.waits() && news.is_none() && !shows {
@@ -322,7 +322,7 @@ impl Driver {
         }
     }
 
-    /// The machine's workers as they were seen, also those that the pool has forgotten.
+    /// The machine's observed workers, including unregistered ones that hold a lease.
     fn workers_of(&self, machine: &MachineId) -> Vec<WorkerId> {
         let workers = self.seen.queue.iter().flat_map(|queue| &queue.workers);
         workers.filter(|w| w.machine == *machine).map(|w| w.worker.clone()).collect()
@@ -342,7 +342,7 @@ impl Driver {
         Some(status::status(fence, &seen, policy, self.words, current, unpaused.as_ref().unwrap_or(current)))
     }
 
-    /// Whether the last published status says the same, but for its time.
+    /// Whether the last published status is the same except for its time.
     fn was_published(&self, status: &FleetStatus) -> bool {
         self.published.as_ref().is_some_and(|last| *status == FleetStatus { at: status.at, ..last.clone() })
     }
@@ -377,14 +377,14 @@ impl Driver {
         }
     }
 
-    /// This reconciler holds the lock.
+    /// Records that this reconciler holds the lock.
     fn hold(&mut self, fence: FencingToken, now: Moment) {
         (self.held_at, self.fresh, self.other) = (now, false, None);
         if self.fence.as_ref() == Some(&fence) {
             return;
         }
         tracing::info!(epoch = fence.epoch, holder = fence.holder, "acquired the fleet lock");
-        // What another holder has done meanwhile is in no list of ours, nor in our memory.
+        // Neither the last list nor the memory contains what another holder has done in the meantime.
         self.seen.machines = Err(ListUnavailable::NOT_YET);
         if self.state.epoch + 1 != fence.epoch {
             self.state.memory.reset_heartbeat_clocks(now);
@@ -453,7 +453,7 @@ impl Driver {
         ended
     }
 
-    /// The round's operation has ended.
+    /// Records that the round's operation has ended.
     fn end_operation(&mut self, outcome: &Outcome, now: Moment) -> Option<Ended> {
         let round = self.round.as_mut()?;
         let Some(Work::Operation(operation)) = &round.work else { return None };
@@ -491,8 +491,8 @@ fn log_end(operation: &PlannedOperation, outcome: &Outcome) {
     }
 }
 
-/// How long a reconciler waits that does not hold the lock. While jobs wait the holder renews it; with nothing to do
-/// it does so now and then only.
+/// How long a reconciler without the lock waits. While jobs wait, the holder renews the lock often; without work it
+/// does so rarely.
 fn standby_pause(other: &LockOutcome, waits: bool, takeover: Duration) -> Duration {
     match other {
         LockOutcome::Held(left) if waits => *left,

@@ -1,4 +1,4 @@
-//! What the [driver](super::driver) asks of its host, and what the host reports. Values only.
+//! The effects that the [driver](super::driver) requests from its host, and their outcomes. Values only.
 
 use std::time::Duration;
 
@@ -6,62 +6,62 @@ use crate::controller::fleet::{Machine, MachineId, Operation, ProviderError};
 use crate::job::WorkerId;
 use crate::queue::{FencingToken, FleetStatus, FleetView, LockOutcome, Permit, RequestClass, RetireOutcome};
 
-/// What the host has to do next.
+/// An effect that the host has to perform.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     /// Read the queue and the workers.
     Observe,
     /// Acquire the fleet lock, or renew it.
     AcquireLock {
-        /// This process has just started: fence off what an earlier one of its name was about to do.
+        /// This process has just started: fence off requests of an earlier process with the same name.
         fresh: bool,
         /// Take over from a holder whose lock has expired.
         insist: bool,
     },
-    /// Make the status known.
+    /// Publish the status.
     Publish(FleetStatus),
     /// Acquire a permit for a request of this class.
     AcquirePermit(RequestClass),
-    /// Tell a machine's workers to leave, unless one holds a lease.
+    /// Retire a machine's workers, unless one holds a lease.
     Retire {
         /// The machine.
         machine: MachineId,
-        /// Its workers as they were seen.
+        /// Its observed workers.
         workers: Vec<WorkerId>,
     },
-    /// Renew the lock, and see whether it is still the same: the last look before a request that writes.
+    /// Renew the lock and check that its epoch is unchanged: the last check before a request that writes.
     CheckLock,
-    /// Let workers that come up on this machine take jobs again: it is about to be started.
+    /// Permit workers on this machine to claim jobs again, before the machine is started.
     Readmit(MachineId),
-    /// Ask the provider for its machines.
+    /// List the provider's machines.
     List,
-    /// Ask the provider to do this.
+    /// Send this operation to the provider.
     Call(Operation),
-    /// Tell all processes that the provider throttles requests, and for how long it asked them to wait.
+    /// Record for all processes that the provider throttles requests, and how long they have to wait.
     ReportThrottled(Option<Duration>),
     /// Reap expired leases: one may be what keeps a machine busy.
     Sweep,
-    /// Wait until something happens in the queue, at most this long. A round has ended.
+    /// Wait for an event of the queue. The round has ended.
     Wait {
-        /// Nothing: until something happens.
+        /// The longest wait; unlimited if absent.
         at_most: Option<Duration>,
-        /// Nothing is left to do that this reconciler may do.
+        /// This reconciler has nothing left to do.
         settled: bool,
     },
 }
 
-/// What came of an [`Effect`].
+/// The outcome of an [`Effect`].
 #[derive(Debug)]
 pub enum Answer {
     /// The queue and the workers.
     Observed(FleetView),
-    /// A view, the lock and a permit in one. Also taken where only a permit was asked for.
+    /// A view, the lock and a permit together. Also a valid answer to a request for a permit.
     Session {
         /// The queue and the workers.
         view: FleetView,
         /// The lock, which this reconciler holds.
         fence: FencingToken,
-        /// Whether a request may be made now.
+        /// Whether a request may be sent now.
         permit: Permit,
         /// The machine whose workers were readmitted.
         readmitted: Option<MachineId>,
@@ -70,17 +70,17 @@ pub enum Answer {
     Lock(LockOutcome),
     /// Whether the status was published: the lock was still held.
     Published(bool),
-    /// Whether a request may be made now.
+    /// Whether a request may be sent now.
     Permit(Permit),
-    /// Whether the workers were told to leave.
+    /// Whether the workers were retired.
     Retired(RetireOutcome),
     /// The provider's machines.
     Listed(Result<Vec<Machine>, ProviderError>),
-    /// What the provider did; of a create, the machine.
+    /// The outcome of an operation; after a create, with the machine.
     Called(Result<Option<Machine>, ProviderError>),
-    /// It is done, and there is nothing to say.
+    /// The effect was performed and has no result.
     Done,
-    /// Redis could not be used, so the effect may or may not have happened.
+    /// Redis was unavailable; the effect may or may not have been performed.
     QueueUnavailable,
 }
 

@@ -1,5 +1,4 @@
-//! The driver's host in a process: it is woken by whatever happens to a job, and sleeps until the plan says that
-//! time changes something.
+//! The driver's host in a process: events of jobs wake it; otherwise it sleeps until the plan requires another round.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,51 +21,51 @@ use crate::queue::{Change, EventFeed, FleetStatus, LockOutcome, Queue, QueueErro
 pub(super) const HOLD: Duration = Duration::from_secs(30);
 /// Longest blocking read of the event stream.
 const READ: Duration = Duration::from_secs(300);
-/// Events within this time of the last look cause one look.
+/// Events within this time of the last observation cause a single further observation.
 const DEBOUNCE: Duration = Duration::from_millis(200);
-/// Redis ends a blocking read that found nothing up to this much late: it looks ten times a second.
+/// Redis ends a blocking read without a result up to this much late: it checks timeouts ten times a second.
 const READ_LATENESS: Duration = Duration::from_millis(100);
-/// Time that a request under way has to end when the process is told to stop.
+/// Time that an unfinished request has to end when the process is stopped.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 /// What a reconciler needs.
 pub struct ReconcilerDeps<P> {
     /// The queue.
     pub queue: Queue,
-    /// Who runs the machines.
+    /// The provider of the machines.
     pub provider: P,
-    /// How often the provider is asked, by all processes together.
+    /// The rate of requests to the provider, shared by all processes.
     pub rate: RequestRate,
-    /// What is wanted. It may change, but for the app; where it does not, the sender may be dropped.
+    /// The policy of the fleet. All of it but the app may change; the sender may be dropped if nothing changes.
     pub policy: watch::Receiver<FleetPolicy>,
     /// Receives each published status.
     pub told: watch::Sender<Option<FleetStatus>>,
-    /// What machines find in their environment beside what the fleet gives them. No secrets.
+    /// Environment variables of the machines besides those that the fleet sets. No secrets.
     pub environment: BTreeMap<String, String>,
     /// The name of this process among its peers.
     pub holder: String,
-    /// Where its figures go.
+    /// The metrics to record in.
     pub metrics: Arc<Metrics>,
 }
 
-/// Converges the machines on the queue for as long as it runs.
+/// Reconciles the machines with the queue for as long as it runs.
 pub struct Reconciler<P> {
     deps: ReconcilerDeps<P>,
     driver: Driver,
     began: Instant,
     conditions: Vec<Condition>,
     looked_at: Instant,
-    /// Failures of Redis in a row.
+    /// Consecutive failures of Redis.
     failures: u32,
     feed: Option<EventFeed>,
-    /// Until when the machines are paid for in the metrics.
+    /// The time until which the metrics include the machines' cost.
     billed_until: Moment,
-    /// The app whose machines are looked after, for the lifetime of the process.
+    /// The app of the machines, fixed for the lifetime of the process.
     app: String,
 }
 
 impl<P: MachineProvider> Reconciler<P> {
-    /// A reconciler that remembers nothing yet.
+    /// A reconciler with an empty state.
     #[must_use]
     pub fn new(deps: ReconcilerDeps<P>) -> Self {
         let policy = deps.policy.borrow().clone();
@@ -85,7 +84,7 @@ impl<P: MachineProvider> Reconciler<P> {
         }
     }
 
-    /// Works until `stop`, then releases the lock.
+    /// Runs until `stop`, then releases the lock.
     pub async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let effect = self.driver.next(self.now());
@@ -125,7 +124,7 @@ impl<P: MachineProvider> Reconciler<P> {
         self.began.elapsed()
     }
 
-    /// Carries an effect out and reports what came of it. Where Redis failed, returns the pause before the next try.
+    /// Performs an effect and reports its outcome to the driver. If Redis failed, returns the pause before the retry.
     async fn step(&mut self, effect: Effect) -> Option<Duration> {
         let observes = effect == Effect::Observe;
         let (answer, pause) = match self.carry_out(effect).await {
@@ -179,7 +178,7 @@ impl<P: MachineProvider> Reconciler<P> {
 
     async fn observe(&mut self) -> Result<Answer, QueueError> {
         if self.feed.is_none() {
-            // Before the look, so that nothing happens unseen between the two.
+            // Opened before the view is read, so that no event between the two is missed.
             self.feed = Some(EventFeed::open(&self.deps.queue).await?);
         }
         self.looked_at = Instant::now();
@@ -194,7 +193,7 @@ impl<P: MachineProvider> Reconciler<P> {
         self.deps.queue.acquire_fleet_lock(&self.deps.holder, HOLD, fresh, insist).await
     }
 
-    /// Renews the lock while a request is under way.
+    /// Renews the lock until a request has ended.
     async fn while_renewing<T>(&self, request: impl Future<Output = T>) -> T {
         let mut request = std::pin::pin!(request);
         loop {
@@ -209,7 +208,7 @@ impl<P: MachineProvider> Reconciler<P> {
         }
     }
 
-    /// Counts what machines have cost since the last look, as many as there are now. Only the leader does.
+    /// Adds the cost of the machines since the last observation to the metrics. Only the holder of the lock does so.
     fn count_cost(&mut self) {
         let now = self.now();
         let hours = now.saturating_sub(self.billed_until).as_secs_f64() / 3600.0;
@@ -238,7 +237,7 @@ impl<P: MachineProvider> Reconciler<P> {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let Some(feed) = &mut self.feed else { return sleep(left).await };
-            // The rest is slept here, to the millisecond: a permit is waited for like this.
+            // The remainder is slept here with millisecond accuracy, which permits need.
             let read = left.saturating_sub(READ_LATENESS);
             if read.is_zero() {
                 return sleep(left).await;
@@ -246,7 +245,7 @@ impl<P: MachineProvider> Reconciler<P> {
             let changes = tokio::select! {
                 changes = feed.changes(read.min(READ)) => changes,
                 Ok(()) = self.deps.policy.changed() => {
-                    // The read goes on at Redis, and would hold the connection up.
+                    // The read continues in Redis and would block the connection.
                     self.feed = None;
                     break;
                 }
@@ -255,7 +254,7 @@ impl<P: MachineProvider> Reconciler<P> {
                 Ok(changes) if changes.iter().any(matters) => break,
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::debug!(%error, "the event stream broke; opening it anew");
+                    tracing::debug!(%error, "the event stream broke; opening it again");
                     self.feed = None;
                     return sleep(left.min(Duration::from_secs(1))).await;
                 }
@@ -265,7 +264,7 @@ impl<P: MachineProvider> Reconciler<P> {
     }
 }
 
-/// Logs each condition once, when it comes and when it goes.
+/// Logs each condition once when it appears and once when it clears.
 fn log_conditions(last: &mut Vec<Condition>, plan: Option<&Plan>, words: &ProviderWords) {
     let Some(Plan { conditions, .. }) = plan else { return };
     let is_quiet =
@@ -280,7 +279,7 @@ fn log_conditions(last: &mut Vec<Condition>, plan: Option<&Plan>, words: &Provid
     }
 }
 
-/// Progress of a job changes nothing.
+/// Whether a change may affect the plan. The progress of a job does not.
 const fn matters(change: &Change) -> bool {
     match change {
         Change::Job(event) => event.progress.is_none(),

@@ -1,23 +1,23 @@
-//! The reconciler of the fleet: observe, plan, take one step, observe again.
+//! The reconciler of the fleet: observe, plan, perform one operation, observe again.
 //!
-//! One [`driver`] without I/O decides what comes next, and has three hosts. [`Reconciler`] runs for the lifetime of
-//! a process: it is woken by whatever happens to a job and sleeps until the plan says that time changes something;
-//! while nothing does, it costs one blocking read, and a look every ten minutes. [`OneShotReconciler`] runs when an
-//! event or the clock invokes it, within a budget. The [`simulation`] runs it in virtual time. Several may run at
+//! One [`driver`] without I/O decides the next effect. It has three hosts. [`Reconciler`] runs for the lifetime of a
+//! process: events of jobs wake it, and otherwise it sleeps until the plan requires another round; while idle it
+//! costs one blocking read, and one observation every ten minutes. [`OneShotReconciler`] runs within a budget when an
+//! event or a timer invokes it. The [`simulation`] runs the driver in virtual time. Several reconcilers may run at
 //! the same time, each in its own process: one acts at a time, under a lock in Redis whose epoch is checked before
 //! each write.
 //!
-//! | part | what it does |
+//! | module | contents |
 //! |---|---|
-//! | `driver` | what to do next, from what was seen and what came of the steps before (pure) |
-//! | `effect` | what the driver asks of its host, and what the host reports |
-//! | `apply` | carries out the effects that are the same in Redis and at the provider for each host |
+//! | `driver` | decides the next effect from the observations and the outcomes of earlier effects (pure) |
+//! | `effect` | the effects that the driver requests from its host, and their outcomes |
+//! | `apply` | performs the effects on Redis and the provider that are the same for all hosts |
 //! | `event_loop` | the host in a process |
-//! | `one_shot` | the host of one invocation at the edge: as many steps as fit, with few round trips |
+//! | `one_shot` | the host in one invocation at the edge: as many operations as its budget allows |
 //! | `simulation` | the host in virtual time, for tests and figures; native only |
-//! | `observe` | Redis's view -> what the plan is made from (pure) |
-//! | `status` | the published status (pure) |
-//! | [`admin`] | `/livez`, `/readyz`, `/metrics` of a process that runs nothing else |
+//! | `observe` | derives the plan's input from Redis's view (pure) |
+//! | `status` | derives the published status (pure) |
+//! | [`admin`] | `/livez`, `/readyz`, `/metrics` of a process without an API |
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod admin;
@@ -43,14 +43,14 @@ use crate::config::Env;
 pub use event_loop::{Reconciler, ReconcilerDeps};
 pub use one_shot::{InvocationBudget, InvocationOutcome, OneShotReconciler};
 
-/// How long a place in the line for requests to the provider is kept.
+/// Maximum time that a caller waits for a permit to send a request to the provider.
 const PERMIT_BUDGET: Duration = Duration::from_secs(20);
-/// How long workers that come up on a machine that is being stopped are refused.
+/// How long workers that register on a machine that is being stopped are refused.
 const REFUSAL: Duration = Duration::from_secs(600);
-/// Leases looked at where a machine is busy that should not be.
+/// Maximum number of leases to check if a machine is unexpectedly busy.
 const LEASES: u32 = 100;
 
-/// Variables that machines get as the reconciler has them.
+/// Environment variables of the reconciler that machines get with the same values.
 const HANDED_ON: [&str; 12] = [
     "WORKER_TTL",
     "WORKER_MAX_JOBS",
@@ -66,8 +66,8 @@ const HANDED_ON: [&str; 12] = [
     "OTEL_BSP_SCHEDULE_DELAY",
 ];
 
-/// What of this process's environment machines get too. Secrets are not among them: the provider
-/// hands them out.
+/// The variables of this process's environment that machines get, too. Secrets are not among them: the provider
+/// supplies them.
 #[must_use]
 pub fn forwarded_env(env: &Env<'_>) -> BTreeMap<String, String> {
     HANDED_ON.iter().filter_map(|name| Some(((*name).to_owned(), env.text(name)?))).collect()

@@ -1,4 +1,4 @@
-//! Redis's view of queue and pool -> what the plan is made from. Pure.
+//! Derives the plan's input from Redis's view of the queue and the workers. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,13 +7,14 @@ use crate::controller::fleet::{MachineId, Moment, QueueView, WorkerView};
 use crate::job::{Millis, WorkerId};
 use crate::queue::{FleetView, PoolWorker};
 
-/// A worker that waits is at a job within milliseconds. One that lets a job lie for so long is none.
+/// An idle worker claims a job within milliseconds. A worker that claims none for this long counts as dead.
 const NO_SHOW: Duration = Duration::from_secs(5);
-/// Between two looks that must agree on that: one that just ended a job is at the queue a moment later.
+/// A worker is suspected for this long before it counts as dead: one that just ended a job claims the next a moment
+/// later.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The queue and the pool; `alive` is how long a sign of life counts. `suspects` is who let a job lie at
-/// the looks before, and since when.
+/// The queue and the workers. `alive` is how long a heartbeat counts. `suspects` contains the workers that ignored
+/// a waiting job in previous views, each with the time since when.
 pub fn queue_view(
     view: &FleetView,
     alive: Duration,
@@ -54,7 +55,7 @@ pub fn queue_view(
     QueueView { pending: view.pending, due: view.due, next_due, workers, heard }
 }
 
-/// Where it runs: what it said, or, when the pool has forgotten it, what its name says.
+/// The machine that a worker runs on: as registered or, if its registration has expired, as its name says.
 pub fn machine_of(worker: &PoolWorker) -> MachineId {
     let named = || worker.worker.0.rsplit_once('-').map_or("", |(machine, _)| machine).to_owned();
     MachineId(worker.machine.clone().unwrap_or_else(named))
@@ -98,39 +99,39 @@ mod tests {
         let first = queue_view(&view, ALIVE, &mut suspects, Moment::ZERO);
         let doubtful = !suspects.is_empty();
         let queue = queue_view(&view, ALIVE, &mut suspects, AGAIN);
-        assert!(!doubtful || (first.workers[0].fresh && first.next_due == Some(AGAIN)), "believed at once");
+        assert!(!doubtful || (first.workers[0].fresh && first.next_due == Some(AGAIN)), "dead at once");
         let (fresh, busy) = (queue.workers[0].fresh, queue.workers[0].busy);
         (queue, fresh, busy)
     }
 
     #[test]
-    fn a_sign_of_life_counts_for_its_time() {
+    fn queue_view_worker_is_fresh_until_its_heartbeat_expires() {
         assert!(seen(None, worker(179_999, None)).1);
         assert!(!seen(None, worker(180_000, None)).1);
     }
 
     #[test]
-    fn a_lease_counts_until_it_runs_out() {
+    fn queue_view_worker_is_busy_until_its_lease_expires() {
         assert!(seen(None, worker(0, Some(1))).2);
         assert!(!seen(None, worker(0, Some(0))).2);
     }
 
     #[test]
-    fn one_that_lets_a_job_lie_is_dead() {
+    fn queue_view_idle_worker_that_claims_no_waiting_job_is_not_fresh() {
         let (queue, fresh, _) = seen(Some(4_000), worker(60_000, None));
         assert!(fresh);
-        assert_eq!(queue.next_due, Some(Duration::from_secs(1)), "it gets another second");
+        assert_eq!(queue.next_due, Some(Duration::from_secs(1)), "the worker has another second");
         let (queue, fresh, _) = seen(Some(5_000), worker(60_000, None));
         assert!(!fresh);
         assert_eq!(queue.next_due, None);
-        // It has been at the queue since, and the job is one that came back or a second one.
+        // Its heartbeat is newer than the job's wait, so the job was requeued or is a second one.
         assert!(seen(Some(5_000), worker(4_000, None)).1);
-        // It has better things to do.
+        // It is busy with another job.
         assert!(seen(Some(5_000), worker(60_000, Some(9_000))).1);
     }
 
     #[test]
-    fn a_registration_is_heard_at_its_own_moment() {
+    fn queue_view_registration_has_the_time_of_the_registration() {
         let view = FleetView {
             now: NOW,
             heard: vec![("m1".into(), NOW.plus(-2_000)), ("m2".into(), NOW.plus(-90_000))],
@@ -139,11 +140,11 @@ mod tests {
         let queue = queue_view(&view, ALIVE, &mut BTreeMap::new(), Moment::from_secs(60));
         let heard = |machine: &str| queue.heard[&MachineId(machine.into())];
         assert_eq!(heard("m1"), Moment::from_secs(58));
-        assert_eq!(heard("m2"), Moment::ZERO, "it was before this reconciler began");
+        assert_eq!(heard("m2"), Moment::ZERO, "the registration precedes the reconciler's start");
     }
 
     #[test]
-    fn a_holder_that_the_pool_forgot_is_known_by_its_name() {
+    fn queue_view_unregistered_lease_holder_has_the_machine_of_its_name() {
         let stranger = PoolWorker { machine: None, alive_until: None, ..worker(0, Some(9_000)) };
         let (queue, fresh, busy) = seen(None, stranger);
         assert_eq!(queue.workers[0].machine, MachineId("m1".into()));

@@ -1,7 +1,7 @@
-//! The driver's host in one invocation: somebody whom an event or the clock calls, who takes the next steps and ends.
+//! The driver's host in one invocation, which an event or a timer starts: it performs the next operations and ends.
 //!
-//! Each round trip counts. So one brings the state that was left, the view, the lock and a permit together, and what
-//! the next invocation has to know is saved with the look before each request, as if that request had been made.
+//! Round trips are limited. Therefore one round trip returns the saved state, the view, the lock and a permit. The
+//! state for the next invocation is saved in the round trip before each request, as if that request had been made.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,57 +20,58 @@ use crate::queue::{
 };
 use crate::time::{Instant, sleep};
 
-/// How long the lock is held after the first look: for a list, and the next request. It is not released, which would
-/// be one more round trip, but expires soon.
+/// How long the lock is held after the first snapshot: long enough for a list and the next request. The lock is not
+/// released, which would cost another round trip, but expires soon.
 const HOLD: Duration = Duration::from_secs(10);
-/// How long it is held after every other look: for one request to the provider.
+/// How long the lock is held after each further snapshot: long enough for one request to the provider.
 const HOLD_ON: Duration = Duration::from_secs(4);
-/// Most looks at a lock that another invocation holds while jobs wait: it ends in a moment, and may not see to them.
+/// Maximum number of attempts to acquire a lock that another invocation holds while jobs wait: that invocation ends
+/// soon and may not have seen these jobs.
 const MAX_LOOKS: u32 = 4;
-/// Added to the rest of another's hold, so that it has expired.
+/// Added to the remaining time of another holder's lock, so that the lock has expired.
 const EXPIRY_SLACK: Duration = Duration::from_millis(20);
-/// Most that is left for the next invocation, bytes. A thousand machines' worth.
+/// Maximum size in bytes of the state saved for the next invocation; enough for a thousand machines.
 const MAX_STATE_BYTES: usize = 1 << 20;
 
 /// Reconciles the fleet when it is invoked.
 pub struct OneShotReconciler<P> {
     /// The queue.
     pub queue: Queue,
-    /// Who runs the machines.
+    /// The provider of the machines.
     pub provider: P,
-    /// What is wanted.
+    /// The policy of the fleet.
     pub policy: FleetPolicy,
-    /// What machines find in their environment beside what the fleet gives them. No secrets.
+    /// Environment variables of the machines besides those that the fleet sets. No secrets.
     pub environment: BTreeMap<String, String>,
     /// The name that all invocations share.
     pub group: String,
-    /// How often the provider is asked, by all processes together.
+    /// The rate of requests to the provider, shared by all processes.
     pub rate: RequestRate,
 }
 
-/// How much an invocation may do.
+/// The limits of an invocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvocationBudget {
     /// Requests to the provider.
     pub requests: u32,
-    /// Round trips in all, to Redis and to the provider.
+    /// Total round trips to Redis and to the provider.
     pub trips: u32,
-    /// How long it may take until its last step begins.
+    /// Maximum time until its last operation begins.
     pub time: Duration,
 }
 
 /// How an invocation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InvocationOutcome {
-    /// Nothing more is to be done for now.
+    /// Nothing is left to do at the moment.
     Settled,
-    /// There is more to do than the budget allowed.
+    /// The budget was used up before all was done.
     OutOfBudget,
-    /// Another reconciler acts on the fleet.
+    /// Another reconciler holds the fleet lock.
     NotLeader,
 }
 
-/// An invocation under way.
+/// A running invocation.
 struct Invocation<'a, P> {
     deps: &'a OneShotReconciler<P>,
     driver: Driver,
@@ -80,13 +81,13 @@ struct Invocation<'a, P> {
     fence: FencingToken,
     view: FleetView,
     looked: Instant,
-    /// When the provider may be asked.
+    /// The permit for the next request to the provider.
     permit: Permit,
     trips: u32,
     requests: u32,
-    /// The round's first step has begun: the budget has room for all of it.
+    /// The operation of this round has begun; the budget suffices for all its effects.
     in_step: bool,
-    /// The next invocation would find in Redis all that it has to know.
+    /// Redis contains all that the next invocation needs.
     saved: bool,
 }
 
@@ -105,8 +106,8 @@ impl<P: MachineProvider> OneShotReconciler<P> {
         }
     }
 
-    /// Marks inputs as uploaded, and takes the next steps. Returns also what became of the inputs, in their order, and
-    /// how many round trips there were.
+    /// Marks inputs as uploaded and performs the next operations. Also returns the outcome for each input, in order,
+    /// and the number of round trips.
     ///
     /// # Errors
     /// When Redis fails. The next invocation continues.
@@ -154,12 +155,12 @@ impl<P: MachineProvider> OneShotReconciler<P> {
     }
 }
 
-/// The state that the last invocation left. One that remembers nothing is safe: it only waits longer.
+/// The state that the last invocation saved. An empty state is safe: it only causes longer waits.
 fn read(json: Option<&str>) -> DriverState {
     json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
 }
 
-/// Whether one that does not hold the lock looks again, after what pause and how.
+/// Whether an invocation without the lock requests it again; if so, the pause before the request, and the request.
 fn again<'a>(look: &Snapshot, ask: &LockRequest<'a>, looks: u32) -> Option<(Duration, LockRequest<'a>)> {
     let waits = look.view.pending + look.view.due > 0;
     let takeover = if waits { TAKEOVER_BUSY } else { TAKEOVER_IDLE };
@@ -167,7 +168,7 @@ fn again<'a>(look: &Snapshot, ask: &LockRequest<'a>, looks: u32) -> Option<(Dura
         LockState::Lapsed(ago) if ago >= takeover && !ask.insist => {
             Some((Duration::ZERO, LockRequest { insist: true, ..*ask }))
         }
-        // A controller holds it for longer, and sees to them.
+        // A controller holds the lock for longer, and handles the jobs itself.
         LockState::Held(left) if waits && left <= HOLD && looks < MAX_LOOKS => {
             Some((left + EXPIRY_SLACK, *ask))
         }
@@ -176,7 +177,7 @@ fn again<'a>(look: &Snapshot, ask: &LockRequest<'a>, looks: u32) -> Option<(Dura
 }
 
 impl<P: MachineProvider> Invocation<'_, P> {
-    /// Redis's time.
+    /// The current time by Redis's clock.
     fn now(&self) -> Moment {
         Duration::from_millis(u64::try_from(self.view.now.0).unwrap_or(0)) + self.looked.elapsed()
     }
@@ -186,7 +187,7 @@ impl<P: MachineProvider> Invocation<'_, P> {
         loop {
             let effect = self.driver.next(self.now());
             let answer = match effect {
-                // What it saw is at most as old as the last request.
+                // The view is at most as old as the last request.
                 Effect::Observe => {
                     self.begin_round(None);
                     continue;
@@ -224,14 +225,14 @@ impl<P: MachineProvider> Invocation<'_, P> {
         self.driver.on(Answer::Session { view, fence, permit, readmitted }, self.now());
     }
 
-    /// Whether the budget has no room for a look and the step after it.
+    /// Whether the budget does not suffice for another snapshot and the operation after it.
     fn is_spent(&self) -> bool {
         let full = self.requests >= self.budget.requests || self.trips + 2 > self.budget.trips;
         full || self.began.elapsed() >= self.budget.time
     }
 
     async fn end(&mut self, settled: bool) -> Result<InvocationOutcome, QueueError> {
-        // What is saved already says as much, but for what was made since.
+        // The saved checkpoint is still correct, unless an outcome was not as foreseen.
         if !self.saved
             && let Some(checkpoint) = self.checkpoint(false)?
         {
@@ -248,8 +249,8 @@ impl<P: MachineProvider> Invocation<'_, P> {
         Ok(Some(Checkpoint { fence: self.fence.clone(), status, memory }))
     }
 
-    /// Waits for the next permit, saves what is about to be done, and looks again. Returns whether the lock is still
-    /// held, or nothing where the budget has no time for the wait.
+    /// Waits for the next permit, saves the state as if the planned operation were done, and takes a new snapshot.
+    /// Returns whether the lock is still held, or `None` if the budget has no time for the wait.
     async fn next_permit(&mut self, class: RequestClass) -> Result<Option<bool>, QueueError> {
         if let Permit::Wait(wait) = self.permit {
             if self.began.elapsed() + wait > self.budget.time {
@@ -278,12 +279,12 @@ impl<P: MachineProvider> Invocation<'_, P> {
         self.trips += 1;
         if let Effect::List | Effect::Call(_) = effect {
             self.requests += 1;
-            // The next request has to wait for its turn.
+            // The next request needs a new permit.
             self.permit = Permit::Wait(rate.interval);
         }
         let targets = Targets { queue, provider, environment, rate: *rate };
         let answer = apply(effect, &self.driver, &targets).await?;
-        // That the planned operation was done is saved already.
+        // The saved checkpoint assumes that the planned operation was done.
         let foreseen =
             matches!(answer, Answer::Called(Ok(_)) | Answer::Done | Answer::Retired(RetireOutcome::Retired));
         self.saved &= foreseen;
@@ -296,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn again_looks_twice_where_the_lock_may_become_free() {
+    fn again_requests_the_lock_once_more_when_it_may_become_free() {
         let second = Duration::from_secs(1);
         let ask = LockRequest {
             holder: "edge:1",
@@ -313,12 +314,12 @@ mod tests {
             let look = Snapshot { uploads: Vec::new(), view, turn, memory: None };
             again(&look, &ask, tries).map(|(pause, ask)| (pause, ask.insist))
         };
-        // Another visit, which ends soon.
+        // Another invocation holds the lock; it ends soon.
         assert_eq!(looked(LockState::Held(2 * second), 1, 1), Some((2 * second + EXPIRY_SLACK, false)));
         assert_eq!(looked(LockState::Held(2 * second), 1, MAX_LOOKS), None);
-        assert_eq!(looked(LockState::Held(2 * second), 0, 1), None, "nobody waits");
-        assert_eq!(looked(LockState::Held(30 * second), 1, 1), None, "a controller acts");
-        // A controller that went away.
+        assert_eq!(looked(LockState::Held(2 * second), 0, 1), None, "no job waits");
+        assert_eq!(looked(LockState::Held(30 * second), 1, 1), None, "a controller holds the lock");
+        // A controller's lock has expired.
         assert_eq!(looked(LockState::Lapsed(TAKEOVER_BUSY), 1, 1), Some((Duration::ZERO, true)));
         assert_eq!(looked(LockState::Lapsed(second), 1, 1), None);
         assert_eq!(looked(LockState::Lapsed(TAKEOVER_BUSY), 0, 1), None);

@@ -1,4 +1,4 @@
-//! What is said of the fleet: an observation and a plan -> the status that everybody can read. Pure.
+//! Derives the published status of the fleet from an observation and a plan. Pure.
 
 use std::collections::BTreeMap;
 
@@ -10,22 +10,22 @@ use crate::queue::{FencingToken, FleetCondition, FleetMachine, FleetStatus, Flee
 
 use super::observe::machine_of;
 
-/// Machines that are told of, at most.
+/// Maximum number of machines in a status.
 const MACHINES: usize = 1000;
-/// Steps that are told of, at most.
+/// Maximum number of planned operations in a status.
 const STEPS: usize = 100;
 
-/// What was seen.
+/// The observations that a status is derived from.
 pub struct Seen<'a> {
-    /// Of the queue and the pool.
+    /// The queue and the workers.
     pub view: &'a FleetView,
-    /// Of the machines.
+    /// The observation of the machines.
     pub fleet: &'a Observation,
-    /// Machines that no list has shown yet.
+    /// Machines created since the last list.
     pub made: &'a BTreeMap<MachineId, Machine>,
 }
 
-/// What to say. `plan` is what is done now, `wish` what would be done were nobody to stop it.
+/// The status to publish. `plan` is the plan in force, `wish` the plan if the fleet were not paused.
 pub fn status(
     fence: &FencingToken,
     seen: &Seen<'_>,
@@ -65,7 +65,7 @@ pub fn status(
 
 fn steps(wish: &Plan, name_of: &impl Fn(&MachineId) -> String) -> Vec<FleetStep> {
     if wish.next_look == Some(std::time::Duration::ZERO) {
-        let reason = "the last list of machines is too old to act on, or leaves something open".to_owned();
+        let reason = "the last list of machines is outdated or inconclusive".to_owned();
         return vec![FleetStep { action: "list".to_owned(), machine: "all".to_owned(), reason }];
     }
     let step = |action: &PlannedOperation| FleetStep {
@@ -88,7 +88,7 @@ fn machine(
     let id = unit.id.as_ref();
     let runs = unit.role.is_capacity()
         || listed.is_some_and(|m| matches!(m.phase, Phase::Started | Phase::Stopping));
-    // Of one that no list has shown yet, its worker tells more than the answer that it was made.
+    // For a machine that is not listed yet, its worker's heartbeat is newer than the response to its creation.
     let shows = if unit.alive { Some(&Phase::Started) } else { listed.map(|m| &m.phase) };
     let phase = unit.phase.as_ref().or(shows);
     let held = view.workers.iter().filter(|w| id.is_some_and(|id| machine_of(w) == *id));

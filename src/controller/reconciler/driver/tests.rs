@@ -6,7 +6,7 @@ use crate::job::Millis;
 const SECOND: Duration = Duration::from_secs(1);
 const START: Moment = Duration::from_secs(1000);
 
-/// A driver, a clock that stands still, and the effects it asked for so far.
+/// A driver with a stopped clock.
 struct Harness {
     driver: Driver,
     now: Moment,
@@ -41,7 +41,7 @@ impl Harness {
         Self { driver, now: START }
     }
 
-    /// A driver that holds the lock with epoch 1, sees one waiting job, and knows of these machines.
+    /// A driver that holds the lock with epoch 1 and has observed one waiting job and these machines.
     fn leading(machines: Vec<Machine>) -> Self {
         let mut harness = Self::new();
         harness.observe(jobs(1));
@@ -73,7 +73,7 @@ impl Harness {
         self.on(Answer::Observed(view));
     }
 
-    /// The lock is renewed, and the status published where it is new.
+    /// Renews the lock, and publishes the status if it is new.
     fn pass_lock(&mut self) {
         assert_eq!(self.next(), Effect::AcquireLock { fresh: false, insist: false });
         self.on(Answer::Lock(LockOutcome::Mine(fence(1))));
@@ -130,7 +130,7 @@ fn driver_sends_nothing_when_the_check_finds_another_holder() {
 }
 
 #[test]
-fn driver_lists_anew_after_another_held_the_lock() {
+fn driver_lists_again_after_another_reconciler_held_the_lock() {
     let mut harness = Harness::leading(Vec::new());
     harness.observe(jobs(1));
     harness.on(Answer::Lock(LockOutcome::Held(3 * SECOND)));
@@ -219,14 +219,14 @@ fn driver_checkpoint_with_intent_counts_the_operation_as_done() {
     let permit = Permit::Go { at: Millis(0) };
     resumed.on(Answer::Session { view: jobs(1), fence: fence(2), permit, readmitted: None }, START);
     resumed.on(Answer::Published(true), START);
-    assert_eq!(resumed.next(START), Effect::List, "whether it was done, a list shows");
+    assert_eq!(resumed.next(START), Effect::List, "a list shows whether the operation was done");
     resumed.on(Answer::Listed(Ok(vec![slot_one(Phase::Stopped)])), START);
     resumed.on(Answer::Observed(jobs(1)), START);
-    assert_eq!(resumed.starts(), None, "it is not started twice");
+    assert_eq!(resumed.starts(), None, "the machine is not started twice");
 }
 
 #[test]
-fn driver_with_nothing_to_do_shows_that_it_lives_after_the_longest_sleep() {
+fn driver_without_work_renews_the_lock_after_the_longest_sleep() {
     let mut harness = Harness::leading(Vec::new());
     harness.observe(jobs(0));
     harness.pass_lock();
@@ -239,7 +239,7 @@ fn driver_with_nothing_to_do_shows_that_it_lives_after_the_longest_sleep() {
 }
 
 #[test]
-fn driver_state_is_read_again() {
+fn driver_state_round_trips_through_json() {
     let mut state = DriverState { epoch: 7, ..DriverState::default() };
     state.suspects.insert(WorkerId("m1-0001".into()), Duration::from_millis(1_764_000_000_123));
     let json = serde_json::to_string(&state).unwrap();

@@ -1,4 +1,4 @@
-//! The simulated provider as the trait's callers reach it.
+//! The simulated provider's implementation of [`MachineProvider`].
 
 use std::cell::RefCell;
 
@@ -18,7 +18,7 @@ pub(super) struct Api<'a> {
     now: u64,
 }
 
-/// What it tells people: nobody.
+/// The messages of the simulated provider: they are empty because no person reads them.
 pub const WORDS: ProviderWords = ProviderWords {
     name: "the simulation",
     list_refused: "",
@@ -31,7 +31,7 @@ pub const WORDS: ProviderWords = ProviderWords {
     workers_not_registering: "",
 };
 
-/// Which of the report's numbers counts a write.
+/// Selects the counter of a write in the report.
 type Counter = fn(&mut Report) -> &mut u32;
 
 impl<'a> Api<'a> {
@@ -39,7 +39,7 @@ impl<'a> Api<'a> {
         Self { world: RefCell::new(world), now }
     }
 
-    /// A write: it is counted, may be refused, and its answer may be lost.
+    /// Performs a write. It is counted, may be refused, and its response may be lost.
     fn write<T>(
         &self,
         counter: Counter,
@@ -61,7 +61,7 @@ impl<'a> Api<'a> {
         if lost { Err(failed(ProviderFailure::UnknownOutcome)) } else { answer.map_err(failed) }
     }
 
-    /// Stop and destroy: no worker that holds a lease may be hit.
+    /// Stops or destroys a machine. It is a violation if a worker on it holds a lease.
     fn ends(
         world: &mut World,
         machine: &MachineId,
@@ -70,7 +70,7 @@ impl<'a> Api<'a> {
     ) -> Result<(), ProviderFailure> {
         if end(&mut world.provider, &mut world.rng)? {
             if world.has_lease(machine) {
-                world.violation = Some(format!("machine {machine} was ended, whose worker holds a lease"));
+                world.violation = Some(format!("machine {machine} was ended while its worker held a lease"));
             }
             world.kill_worker(machine, now);
         }

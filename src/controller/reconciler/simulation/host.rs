@@ -1,5 +1,5 @@
-//! The driver's host in virtual time: one request in flight, a shared limit of one a second, and a lock with a
-//! fencing epoch. An effect on Redis takes no time; a request to the provider does.
+//! The driver's host in virtual time: one request in flight, a shared limit of one request a second, and a lock with
+//! a fencing epoch. Effects on Redis take no time; requests to the provider do.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::controller::reconciler::event_loop::HOLD;
 use crate::job::Millis;
 use crate::queue::{FencingToken, LockOutcome, Permit, RequestClass, RetireOutcome};
 
-/// One request a second, over all reconcilers.
+/// The rate limit of all reconcilers together: one request a second.
 #[derive(Default)]
 pub(super) struct Limiter {
     next: u64,
@@ -32,7 +32,7 @@ impl Limiter {
         Permit::Go { at: Millis(i64::try_from(now).unwrap_or(i64::MAX)) }
     }
 
-    /// A request is sent.
+    /// Records that a request is sent.
     fn send(&mut self, now: u64) -> Result<(), String> {
         if self.last.is_some_and(|last| now < last + 1000) {
             return Err("two requests within a second".to_owned());
@@ -42,7 +42,7 @@ impl Limiter {
     }
 }
 
-/// Who may act, by the rules of `fleet_lock.lua`.
+/// The fleet lock, with the rules of `fleet_lock.lua`.
 #[derive(Default)]
 pub(super) struct Lock {
     holder: Option<u8>,
@@ -77,11 +77,11 @@ impl Lock {
     }
 }
 
-/// What takes time.
+/// An effect that takes time.
 enum InFlight {
     List,
     Call(Result<Option<Machine>, ProviderError>),
-    /// The process is suspended before it carries this out.
+    /// The process is suspended before it performs this effect.
     Suspended(Effect),
 }
 
@@ -112,12 +112,12 @@ impl Host {
         self.in_flight.as_ref().map_or(self.wakes_at, |(_, done)| *done)
     }
 
-    /// It leads, and has nothing to do nor to wait for but time.
+    /// Whether this host holds the lock and has nothing left to do.
     pub fn is_quiet(&self, lock: &Lock) -> bool {
         self.settled && lock.holder == Some(self.name) && self.in_flight.is_none()
     }
 
-    /// Whatever it can do now.
+    /// Performs all effects that are possible now.
     pub fn turn(
         &mut self,
         world: &mut World,
@@ -160,10 +160,10 @@ impl Host {
                 return Ok(());
             }
         }
-        Err("it had 256 effects at one moment".to_owned())
+        Err("the driver requested 256 effects at one moment".to_owned())
     }
 
-    /// The answer, or nothing while a request is in flight.
+    /// Performs an effect. Returns its answer, or `None` while a request is in flight.
     fn carry_out(
         &mut self,
         effect: Effect,
@@ -225,7 +225,7 @@ fn list(world: &mut World, now: u64) -> Result<Result<Vec<Machine>, ProviderErro
     answer.ok_or_else(|| "the provider did not answer at once".to_owned())
 }
 
-/// The request reaches the provider, which answers at once; the answer takes its time.
+/// Sends an operation to the provider, which performs it at once; the response arrives later.
 fn call(
     operation: &Operation,
     world: &mut World,

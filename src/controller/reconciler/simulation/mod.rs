@@ -1,8 +1,8 @@
-//! A world in virtual time: a provider, a queue, workers and one or two reconcilers, all from one seed.
+//! A simulation in virtual time: a provider, a queue, workers and one or two reconcilers, all from one seed.
 //!
-//! What lives here: a host of the [driver](super::driver) that production runs, and models of what it meets: Redis,
-//! the provider (over the same trait as a real one), workers and their faults. It serves tests and figures. The real
-//! Redis and provider are tested where they live.
+//! It contains a host of the [driver](super::driver) that production runs, and models of Redis, of the provider
+//! (with the trait of a real one), and of workers and their faults. Tests and figures use it. The tests of the real
+//! Redis and provider are elsewhere.
 
 mod api;
 mod host;
@@ -28,37 +28,37 @@ use world::World;
 pub(super) use api::WORDS;
 pub(super) use provider::machine;
 
-/// What a run came to.
+/// The result of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Requests to the provider, by kind.
+    /// Number of lists, including failed ones.
     pub lists: u32,
-    /// Creates, also failed ones.
+    /// Number of creates, including failed ones.
     pub creates: u32,
-    /// Starts, also failed ones.
+    /// Number of starts, including failed ones.
     pub starts: u32,
-    /// Stops, also failed ones.
+    /// Number of stops, including failed ones.
     pub stops: u32,
-    /// Destroys, also failed ones.
+    /// Number of destroys, including failed ones.
     pub destroys: u32,
-    /// The most machines that existed at once.
+    /// Maximum number of machines that existed at the same time.
     pub most_machines: usize,
     /// When the last job ended, in milliseconds.
     pub drained_at: u64,
-    /// When all was quiet, in milliseconds.
+    /// When the fleet had settled, in milliseconds.
     pub quiet_at: u64,
-    /// Calls when the last create or start had been sent.
+    /// Number of requests up to the last create or start.
     pub calls_to_converge: u32,
 }
 
 impl Report {
-    /// Every request to the provider.
+    /// Number of requests to the provider.
     #[must_use]
     pub const fn calls(&self) -> u32 {
         self.lists + self.writes()
     }
 
-    /// Those that change something.
+    /// Number of requests that change machines.
     #[must_use]
     pub const fn writes(&self) -> u32 {
         self.creates + self.starts + self.stops + self.destroys
@@ -70,9 +70,9 @@ impl Report {
 pub struct Violation {
     /// The run's seed.
     pub seed: u64,
-    /// When, in virtual milliseconds.
+    /// The time, in virtual milliseconds.
     pub at: u64,
-    /// Which rule.
+    /// The broken rule.
     pub what: String,
 }
 
@@ -82,10 +82,10 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Runs a scenario to its quiet end.
+/// Runs a scenario until the fleet has settled.
 ///
 /// # Errors
-/// When a rule was broken on the way, or the end was not reached.
+/// If a rule was broken, or the fleet did not settle before the horizon.
 pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
     let mut world = World::new(scenario);
     let mut limiter = Limiter::default();
@@ -116,13 +116,13 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
         let next = wakes.chain(world.next_event(now)).filter(|at| *at > now).min();
         match next {
             Some(at) if at <= scenario.horizon_ms => now = at,
-            _ => return Err(violation(format!("no quiet end: {}", world.describe()))),
+            _ => return Err(violation(format!("the fleet did not settle: {}", world.describe()))),
         }
     }
 }
 
-/// A fleet of so many machines, a third each busy, idle and at rest, and twice as many jobs waiting: for
-/// measuring how long [`crate::controller::fleet::plan`] takes. Memory has taken note of it already.
+/// A fleet of this many machines, a third each busy, idle and stopped, with twice as many waiting jobs, to measure
+/// how long [`crate::controller::fleet::plan`] takes. The returned state has already observed it.
 #[must_use]
 pub fn crowd(machines: u32) -> (Observation, FleetPolicy, FleetState) {
     let policy = FleetPolicy { max: machines, ..FleetPolicy::new("sim", "image:1") };
@@ -150,11 +150,11 @@ pub fn crowd(machines: u32) -> (Observation, FleetPolicy, FleetState) {
     (seen, policy, memory)
 }
 
-/// From an empty app to `machines` machines at once, without faults: how many requests to the provider more than
-/// one create each.
+/// The number of requests to the provider, beyond one create for each machine, to get from an empty app to
+/// `machines` machines without faults.
 ///
 /// # Errors
-/// When the run broke a rule.
+/// If the run broke a rule.
 pub fn converge_calls_over_minimum(machines: u32) -> Result<u32, Violation> {
     let report = run(&Scenario::burst(machines))?;
     Ok(report.calls_to_converge.saturating_sub(machines))

@@ -1,5 +1,5 @@
-//! A provider, as far as machines go: phases, how long they take, and what may go wrong. One that cannot stop and
-//! start machines has them rest once their process has ended.
+//! A model of a provider: the phases of its machines, their durations, and faults. Without the capability to stop and
+//! start machines, a machine stays stopped once its process has exited.
 
 use rand::RngExt as _;
 use rand::rngs::StdRng;
@@ -12,7 +12,7 @@ use crate::controller::fleet::{
 };
 use crate::job::Millis;
 
-/// What becomes of a launch.
+/// The outcome of a launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Good,
@@ -20,9 +20,9 @@ enum Fate {
     HangsStarting,
     Fails,
     NoWorker,
-    /// Its worker waits for jobs at another Redis, and leaves when it has waited for long enough.
+    /// Its worker waits for jobs in another Redis and exits after the idle timeout.
     Elsewhere,
-    /// Its worker comes long after its time.
+    /// Its worker registers too late.
     Late,
     Exits,
 }
@@ -31,14 +31,14 @@ enum Fate {
 #[derive(Clone, Debug)]
 pub(super) struct SimMachine {
     pub machine: Machine,
-    /// When it goes on by itself; nothing while it rests or hangs.
+    /// When it changes its phase by itself; `None` while it is stopped or hangs.
     pub next: Option<u64>,
     fate: Fate,
-    /// When its present life was asked for.
+    /// When its current launch was requested.
     asked_at: u64,
-    /// When its process, started, has a worker.
+    /// When the worker of its process registers.
     pub worker_at: Option<u64>,
-    /// Its workers' claims are refused in this life.
+    /// Whether its workers' claims are refused until its next start.
     pub retired: bool,
 }
 
@@ -68,7 +68,7 @@ impl SimProvider {
         now < self.faults.until_ms && chance > 0.0 && rng.random_bool(chance)
     }
 
-    /// What keeps a write from being done at all.
+    /// The failure that prevents a write, if any.
     pub fn refusal(
         &self,
         rng: &mut StdRng,
@@ -153,7 +153,7 @@ impl SimProvider {
         }
     }
 
-    /// Whether the machine's process is killed by it.
+    /// Stops a machine. Returns whether its process is killed.
     pub fn stop(&mut self, rng: &mut StdRng, id: &MachineId, now: u64) -> Result<bool, ProviderFailure> {
         let hangs = self.odds(rng, self.faults.hang, now);
         let next = now + rng.random_range(300..3_000);
@@ -170,7 +170,7 @@ impl SimProvider {
         }
     }
 
-    /// As [`Self::stop`].
+    /// Destroys a machine. Returns whether its process is killed.
     pub fn destroy(
         &mut self,
         rng: &mut StdRng,
@@ -191,7 +191,7 @@ impl SimProvider {
         Ok(true)
     }
 
-    /// The list, as it is given now.
+    /// The list of machines, which may be incomplete.
     pub fn list(&self, rng: &mut StdRng, now: u64) -> Vec<Machine> {
         let all = self.machines.iter().map(|sim| sim.machine.clone());
         if !self.odds(rng, self.faults.list_lies, now) {
@@ -205,7 +205,7 @@ impl SimProvider {
         self.odds(rng, self.faults.list_fails, now)
     }
 
-    /// Whatever goes on by itself.
+    /// Performs the changes of phase that are due.
     pub fn step(&mut self, rng: &mut StdRng, now: u64) {
         for sim in &mut self.machines {
             while let Some(at) = sim.next.filter(|at| *at <= now) {
@@ -217,7 +217,7 @@ impl SimProvider {
 }
 
 impl SimMachine {
-    /// The process exits by itself, or is taken away.
+    /// The process exits by itself or is killed.
     pub fn exits(&mut self, rng: &mut StdRng, code: i32, now: u64) {
         self.machine.phase = Phase::Stopping;
         self.next = Some(now + rng.random_range(100..1_500));
@@ -255,12 +255,12 @@ impl SimMachine {
     }
 }
 
-/// The provider's clock, which is years behind everybody else's.
+/// The provider's clock, which is years behind the other clocks.
 fn clock(now: u64) -> Millis {
     Millis(i64::try_from(now).unwrap_or(i64::MAX))
 }
 
-/// A machine as it is listed.
+/// A machine, as a list shows it.
 pub fn machine(id: MachineId, name: String, region: &str, phase: Phase, launch: Launch) -> Machine {
     Machine {
         id,

@@ -1,4 +1,4 @@
-//! What a run is made of.
+//! The inputs of a run: the scenario and its faults.
 
 use std::time::Duration;
 
@@ -7,62 +7,63 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::controller::fleet::{Capabilities, FleetPolicy};
 
-/// What goes wrong, and how often, until [`Faults::until_ms`].
+/// The faults of a run and their probabilities, until [`Faults::until_ms`].
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Faults {
-    /// Nothing goes wrong after this.
+    /// The time after which no fault occurs, in milliseconds.
     pub until_ms: u64,
     /// Chance of a 429.
     pub rate_limited: f64,
-    /// Chance that a write is lost on its way.
+    /// Chance that a write is lost before it reaches the provider.
     pub lost: f64,
-    /// Chance that a write's answer is lost.
+    /// Chance that the response to a write is lost.
     pub lost_reply: f64,
-    /// Chance that a region has no room.
+    /// Chance that a region has no capacity.
     pub no_capacity: f64,
-    /// Chance that a machine does not come up: stays created, hangs, fails, or starts without a worker.
+    /// Chance that a launch goes wrong: the machine stays created, hangs or fails, or its worker does not start, starts
+    /// late or exits.
     pub bad_launch: f64,
-    /// Chance that a machine starts as it should, and its worker uses another Redis.
+    /// Chance that a machine starts, but its worker uses another Redis.
     pub elsewhere: f64,
     /// Chance that a stop or destroy hangs.
     pub hang: f64,
     /// Chance that a list fails.
     pub list_fails: f64,
-    /// Chance that a list is empty or lacks machines.
+    /// Chance that a list is empty or incomplete.
     pub list_lies: f64,
     /// Chance that the provider refuses the token.
     pub unauthorized: f64,
-    /// Chance that a reconciler sleeps between its plan and its write.
+    /// Chance that a reconciler is suspended between its plan and its write.
     pub stall: f64,
-    /// Mean time between strokes on a machine: vanishes, loses its worker, is stopped, or its host goes.
+    /// Time between faults of a machine: it disappears, its worker dies, it exits, or its host becomes unreachable.
     pub stroke_every_ms: Option<u64>,
-    /// Mean time between outages of Redis.
+    /// Time between outages of Redis.
     pub redis_every_ms: Option<u64>,
 }
 
-/// A run, before it is run.
+/// The input of a run.
 #[derive(Clone, Debug)]
 pub struct Scenario {
-    /// Everything random comes from it.
+    /// The seed of all random numbers.
     pub seed: u64,
     /// The policy in force.
     pub policy: FleetPolicy,
-    /// What the provider can do.
+    /// The capabilities of the provider.
     pub capabilities: Capabilities,
     /// Jobs: when each arrives and how long it takes, in milliseconds.
     pub jobs: Vec<(u64, u64)>,
-    /// Reconcilers that believe they should act.
+    /// Number of reconcilers.
     pub reconcilers: u8,
-    /// What goes wrong.
+    /// The faults.
     pub faults: Faults,
-    /// By then all must be quiet.
+    /// The time by which the fleet must have settled, in milliseconds.
     pub horizon_ms: u64,
 }
 
 const STOPS_AND_STARTS: Capabilities = Capabilities { can_stop_and_start: true };
 
 impl Scenario {
-    /// `machines` jobs at once, for as many machines, and nothing goes wrong.
+    /// `machines` jobs at once for as many machines, without faults.
     #[must_use]
     pub fn burst(machines: u32) -> Self {
         let policy = FleetPolicy { max: machines.max(1), ..FleetPolicy::new("sim", "image:1") };
@@ -117,13 +118,13 @@ impl Scenario {
         }
     }
 
-    /// The same with a provider that can only create and destroy machines.
+    /// The same scenario with a provider that can only create and destroy machines.
     #[must_use]
     pub fn create_and_destroy_only(self) -> Self {
         Self { capabilities: Capabilities { can_stop_and_start: false }, ..self }
     }
 
-    /// Anything.
+    /// Random jobs with random faults.
     #[must_use]
     pub fn random(seed: u64) -> Self {
         let mut scenario = Self::calm(seed);

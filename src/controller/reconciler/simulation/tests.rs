@@ -4,16 +4,16 @@ use super::{Scenario, converge_calls_over_minimum, crowd, run};
 use crate::controller::fleet::{Moment, Operation, plan};
 
 #[test]
-fn a_thousand_fleets_end_quiet_whatever_befalls_them() {
-    end_quiet((0..1000).map(Scenario::random));
+fn simulation_of_random_faults_ends_settled() {
+    assert_settled((0..1000).map(Scenario::random));
 }
 
 #[test]
-fn fleets_of_a_provider_that_only_creates_and_destroys_end_quiet_and_without_a_machine() {
-    end_quiet((0..1000).map(|seed| Scenario::random(seed).create_and_destroy_only()));
+fn simulation_of_random_faults_without_stop_and_start_ends_settled() {
+    assert_settled((0..1000).map(|seed| Scenario::random(seed).create_and_destroy_only()));
 }
 
-fn end_quiet(scenarios: impl Iterator<Item = Scenario>) {
+fn assert_settled(scenarios: impl Iterator<Item = Scenario>) {
     let failed: Vec<String> =
         scenarios.filter_map(|scenario| run(&scenario).err()).map(|v| v.to_string()).collect();
     assert!(
@@ -25,24 +25,24 @@ fn end_quiet(scenarios: impl Iterator<Item = Scenario>) {
 }
 
 #[test]
-fn workers_at_another_redis_are_launched_three_times_and_then_once_in_ten_minutes() {
+fn simulation_of_workers_at_another_redis_launches_three_times_then_every_ten_minutes() {
     for seed in 0..50 {
         let report = run(&Scenario::another_redis(seed)).unwrap();
         let launches = report.creates + report.starts;
-        // One hour of failed launches, then the launch that brings a worker.
+        // One hour of failed launches, then a launch whose worker registers.
         assert!((4..=3 + 6 + 1).contains(&launches), "seed {seed}: {report:?}");
     }
 }
 
 #[test]
-fn a_burst_costs_one_list_more_than_its_creates() {
+fn simulation_of_a_burst_sends_one_list_besides_its_creates() {
     for machines in [1, 2, 5, 10, 20] {
         assert!(converge_calls_over_minimum(machines).unwrap() <= 1, "{machines} machines");
     }
 }
 
 #[test]
-fn without_faults_nothing_is_stopped_or_destroyed_and_no_more_is_made_than_jobs() {
+fn simulation_without_faults_stops_nothing_and_creates_no_more_machines_than_jobs() {
     for seed in 0..500 {
         let scenario = Scenario::calm(seed);
         let report = run(&scenario).unwrap();
@@ -53,7 +53,7 @@ fn without_faults_nothing_is_stopped_or_destroyed_and_no_more_is_made_than_jobs(
 }
 
 #[test]
-fn where_machines_cannot_be_started_again_each_is_destroyed_once_and_no_more_are_made_than_jobs() {
+fn simulation_without_stop_and_start_destroys_each_machine_once() {
     for seed in 0..500 {
         let scenario = Scenario::calm(seed).create_and_destroy_only();
         let report = run(&scenario).unwrap();
@@ -64,7 +64,7 @@ fn where_machines_cannot_be_started_again_each_is_destroyed_once_and_no_more_are
 }
 
 #[test]
-fn of_a_crowd_everything_at_rest_is_started_and_nothing_made() {
+fn plan_starts_all_stopped_machines_before_it_creates() {
     let (seen, policy, memory) = crowd(300);
     let acts: Vec<Operation> =
         plan(&seen, &policy, &memory, Moment::ZERO).actions.into_iter().map(|a| a.act).collect();

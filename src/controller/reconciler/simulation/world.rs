@@ -1,4 +1,4 @@
-//! The queue, the workers, and what befalls them.
+//! The queue, the workers, and their faults.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -19,17 +19,17 @@ fn millis(ms: u64) -> Millis {
     Millis(i64::try_from(ms).unwrap_or(i64::MAX))
 }
 
-/// A worker as the pool has it.
+/// A worker, as Redis records it.
 struct SimWorker {
     id: WorkerId,
     job_id: JobId,
     machine: MachineId,
-    /// Its process runs; else only its record is left.
+    /// Whether its process runs; otherwise only its record is left.
     lives: bool,
-    /// Of a dead one: until when its heartbeat counts as fresh.
+    /// When the heartbeat of a dead worker expires.
     fresh_until: u64,
     retired: bool,
-    /// The job's length, and when it ends or, of a dead one, when the lease does.
+    /// The duration of its job and when the job ends or, if the worker is dead, when the lease expires.
     job: Option<(u64, u64)>,
     idle_since: u64,
     stays: bool,
@@ -38,7 +38,7 @@ struct SimWorker {
 /// Everything but the reconcilers.
 pub(super) struct World {
     pub provider: SimProvider,
-    /// What no reconciler may ask, and one did.
+    /// A forbidden request that a reconciler sent.
     pub violation: Option<String>,
     pub rng: StdRng,
     pub policy: FleetPolicy,
@@ -46,7 +46,7 @@ pub(super) struct World {
     pub stall: f64,
     pub faults_until: u64,
     arrivals: Vec<(u64, u64)>,
-    /// How long each waiting job takes, and since when it waits.
+    /// The duration of each waiting job, and since when it waits.
     pending: VecDeque<(u64, u64)>,
     workers: Vec<SimWorker>,
     /// When a worker last registered, by machine.
@@ -92,7 +92,7 @@ impl World {
     /// How long a heartbeat counts.
     pub const ALIVE: Duration = Duration::from_millis(ALIVE_MS.unsigned_abs());
 
-    /// The queue and the pool as Redis shows them; nothing while Redis is out.
+    /// The queue and the workers, as Redis shows them; `None` while Redis is unavailable.
     pub fn view(&self, now: u64) -> Option<FleetView> {
         if now < self.redis_back {
             return None;
@@ -102,7 +102,7 @@ impl World {
             machine: Some(w.machine.0.clone()),
             alive_until: Some(if w.lives { millis(now).plus(ALIVE_MS) } else { millis(w.fresh_until) }),
             retired: w.retired,
-            // A worker that lives renews its lease.
+            // A live worker renews its lease.
             lease: w.job.map(|(_, ends)| (w.job_id, millis(if w.lives { now + LEASE_MS } else { ends }))),
         });
         let leases = self.workers.iter().filter(|w| !w.lives).filter_map(|w| w.job);
@@ -135,14 +135,14 @@ impl World {
         true
     }
 
-    /// Workers that come up on the machine take jobs again.
+    /// Permits workers on the machine to claim jobs again.
     pub fn readmit(&mut self, id: &MachineId) {
         if let Some(sim) = self.provider.find(id) {
             sim.retired = false;
         }
     }
 
-    /// A machine's process is gone without a word.
+    /// Kills a machine's worker, which does not deregister.
     pub fn kill_worker(&mut self, id: &MachineId, now: u64) {
         let fresh = self.rng.random_range(1_000..180_000);
         for worker in self.workers.iter_mut().filter(|w| w.machine == *id && w.lives) {
@@ -226,7 +226,7 @@ impl World {
         }
     }
 
-    /// Misfortune.
+    /// Applies the faults that are due.
     fn strike(&mut self, now: u64) {
         if self.reach_back.is_some_and(|at| at <= now) {
             self.reach_back = None;
@@ -281,9 +281,9 @@ impl World {
         machines.chain(workers).chain(others).flatten().filter(|at| *at > now).min()
     }
 
-    /// All jobs done, and no machine up but those of the minimum.
+    /// Whether all jobs are done and only the minimum of machines is running.
     pub fn is_settled(&self, now: u64) -> bool {
-        // At rest is quiet only where it can be started again.
+        // A stopped machine that cannot be started again has yet to be destroyed.
         let rests = |phase: &Phase| self.provider.capabilities.can_stop_and_start && *phase == Phase::Stopped;
         let up = self.provider.machines.iter().filter(|m| !rests(&m.machine.phase)).count();
         let stays = self.workers.iter().filter(|w| w.lives && w.stays).count();
