@@ -1,4 +1,4 @@
-//! Which uploads to check, and when something is due next. Pure.
+//! Decides which uploads to check, and when the next check is due. Pure.
 
 use std::collections::HashMap;
 
@@ -14,19 +14,19 @@ const RECHECK_MS: i64 = 60_000;
 /// Pause between two batches of overdue uploads, milliseconds.
 const NEXT_BATCH_MS: i64 = 50;
 
-/// What the janitor knows of awaited uploads between two runs.
+/// The janitor's state of awaited uploads between two runs.
 #[derive(Debug)]
 pub struct Agenda {
     /// Check also uploads whose window is still open: their event may have been lost while no janitor ran.
     all: bool,
-    /// It is for one run only.
+    /// Whether it is for one run only.
     once: bool,
-    /// Counts the runs: those that do not all fit take turns.
+    /// The number of the run. It rotates the uploads that do not all fit into one run.
     turn: u64,
     /// Uploads that could not be checked, and until when they are left alone.
     deferred: HashMap<JobId, Millis>,
     next_due: Option<Millis>,
-    /// There are more uploads than were read.
+    /// Whether there are more uploads than were read.
     more: bool,
 }
 
@@ -37,7 +37,7 @@ impl Agenda {
         Self { all: true, once: false, turn: 0, deferred: HashMap::new(), next_due: None, more: false }
     }
 
-    /// For one run of many, the `turn`th: those that are overdue, then the others in rotation.
+    /// For run number `turn`: the overdue uploads, then the others in rotation.
     #[must_use]
     pub fn of_run(turn: u64) -> Self {
         Self { once: true, turn, ..Self::of_process() }
@@ -73,7 +73,7 @@ impl Agenda {
         chosen
     }
 
-    /// Takes note of the checks that were made, each with whether it decided about the upload.
+    /// Records the checks that were made, each with whether it decided about the upload.
     pub fn checked(&mut self, checks: impl IntoIterator<Item = (JobId, bool)>, now: Millis) {
         let undecided = checks.into_iter().filter(|(_, decided)| !decided);
         self.deferred.extend(undecided.map(|(id, _)| (id, now.plus(RECHECK_MS))));
@@ -114,7 +114,7 @@ mod tests {
             assert_eq!(chosen.len(), 4);
             seen.extend(chosen.iter().map(|(id, _)| id.to_string()));
         }
-        assert_eq!(seen.len(), 10, "some are never looked for");
+        assert_eq!(seen.len(), 10, "some uploads are never checked");
         assert_eq!(choose(3, 100).len(), 10);
         assert!(Agenda::of_run(3).choose(&[], now, 100).is_empty());
         assert!(choose(u64::MAX, 0).is_empty());
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn agenda_is_due_again_at_once_while_a_batch_was_full() {
+    fn agenda_after_a_full_batch_is_due_again_at_once() {
         let awaited = uploads(&[5; BATCH as usize]);
         let mut agenda = Agenda::of_process();
         agenda.checked([], Millis(10));

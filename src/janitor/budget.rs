@@ -1,11 +1,11 @@
-//! The round trips that an invocation may still make.
+//! The remaining round trips of an invocation.
 
-/// The subrequests (round trips) an invocation may still make; the platform counts and limits them.
+/// The remaining subrequests (round trips) of an invocation; the platform counts and limits them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SubrequestBudget(pub u32);
 
 impl SubrequestBudget {
-    /// Of a process, whose round trips nobody counts.
+    /// The budget of a process, whose round trips are not limited.
     pub const UNLIMITED: Self = Self(u32::MAX);
 
     /// Takes `trips` from the budget if it has that many; returns whether it did.
@@ -17,7 +17,8 @@ impl SubrequestBudget {
         enough
     }
 
-    /// Takes the round trips of as many items as fit, at most `most`, each of which needs `each`; returns how many.
+    /// Takes the round trips for as many items as fit, at most `most`, if each item needs `each`; returns the number of
+    /// items.
     pub fn take_some(&mut self, each: u32, most: u32) -> u32 {
         let fit = (self.0 / each.max(1)).min(most);
         self.0 -= fit * each.max(1);

@@ -1,10 +1,10 @@
 //! Maintenance that no request triggers: expired leases, due retries, lost uploads, pending webhook deliveries, old
 //! records.
 //!
-//! | module | what lives there |
+//! | module | contents |
 //! |---|---|
-//! | here | [`JanitorTasks`]: the tasks, each within a budget of round trips |
-//! | `agenda` | which uploads to check, and when something is due next (pure) |
+//! | this one | [`JanitorTasks`]: the tasks, each within a budget of round trips |
+//! | `agenda` | decides which uploads to check, and when the next check is due (pure) |
 //! | `budget` | [`SubrequestBudget`] |
 //! | `service` | [`Janitor`]: runs the tasks when they are due, for the lifetime of a process |
 //! | `one_shot` | runs as many of them as the budget of one invocation allows, on Cloudflare Workers |
@@ -36,8 +36,8 @@ use crate::webhook::WebhookSender;
 
 /// Maximum number of jobs handled by one call.
 const BATCH: u32 = 100;
-/// Round trips for one upload: read its job, record the outcome. At the edge the bucket is reached through its binding,
-/// which does not count.
+/// Round trips for one upload: read its job, record the outcome. The Worker reaches the bucket through a binding, which
+/// does not count.
 const UPLOAD_TRIPS: u32 = 2;
 /// Round trips for dead workers and old records.
 const PRUNE_TRIPS: u32 = 4;
@@ -58,7 +58,7 @@ pub struct JanitorTasks {
 
 impl JanitorTasks {
     /// Reaps expired leases and promotes delayed jobs and retries, until none is due or a sixth of the budget is used.
-    /// Returns the last sweep, whose `ready` counts the jobs of all of them; nothing where the budget is used up.
+    /// Returns the last sweep, whose `ready` is the number of jobs of all sweeps; `None` if the budget is used up.
     async fn sweep(&self, budget: &mut SubrequestBudget) -> Result<Option<Sweep>, QueueError> {
         let mut share = (budget.0 / 6).max(1);
         let mut last: Option<Sweep> = None;
@@ -115,7 +115,7 @@ impl JanitorTasks {
     async fn check_upload(&self, id: JobId, overdue: bool) -> Result<bool, QueueError> {
         let queue = &self.queue;
         let found = match queue.get(id).await {
-            // Another version has written it, and one that can read it looks after it.
+            // Another version has written the record; a process of that version handles it.
             Err(error @ QueueError::Data(_)) => {
                 tracing::warn!(job = %id, %error, "could not read a job that waits for its upload");
                 return Ok(!overdue);
@@ -123,7 +123,7 @@ impl JanitorTasks {
             found => found?,
         };
         let Some(job) = found else {
-            let gone = Failure::new(FailureCode::UploadExpired, "the job is gone");
+            let gone = Failure::new(FailureCode::UploadExpired, "the job no longer exists");
             return queue.expire_upload(id, &gone).await.map(|_| true);
         };
         let Input::Key(key) = &job.spec.input else { return Ok(!overdue) };

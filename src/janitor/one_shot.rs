@@ -1,5 +1,5 @@
 //! One bounded run of the janitor: as many tasks as the subrequest budget allows, the most urgent first. The next run
-//! does what is left over.
+//! performs the remaining ones.
 
 use super::{Agenda, JanitorTasks, SubrequestBudget};
 use crate::job::Millis;

@@ -78,8 +78,8 @@ impl Janitor {
         }
     }
 
-    /// Runs each task once; returns for how long nothing more is due. If there are more uploads than one batch, the next
-    /// run follows shortly.
+    /// Runs each task once; returns the time until the next one is due. If there are more uploads than one batch, the
+    /// next run follows shortly.
     async fn sweep_once(&self, agenda: &mut Agenda) -> Result<Duration, QueueError> {
         let mut unlimited = SubrequestBudget::UNLIMITED;
         let Some(sweep) = self.tasks.sweep(&mut unlimited).await? else { return Ok(Duration::ZERO) };
@@ -132,7 +132,7 @@ impl Janitor {
         }
     }
 
-    /// Claims the deliveries that are due; also returns for how long no others are.
+    /// Claims the deliveries that are due; also returns the time until others are due.
     async fn claim_due(
         &self,
         outbox: Outbox,
