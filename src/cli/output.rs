@@ -75,22 +75,22 @@ fn table(header: &[&str], right: &[usize]) -> Table {
     table
 }
 
-/// What is told of the renditions of a video, wherever they are.
+/// The summary of a video's renditions, of a local run or of a job.
 pub struct Summary<'a> {
-    /// Which rendition, what it is, and where it is.
+    /// The label, the properties and the location of each rendition.
     pub renditions: Vec<(Label, &'a RenditionInfo, String)>,
-    /// What a file beside them is, and where it is.
+    /// The kind and the location of each further file.
     pub files: Vec<(&'static str, String)>,
     pub skipped: &'a [Skipped],
     pub source: &'a SourceInfo,
-    /// Absent where nothing was fetched and stored.
+    /// Absent if nothing was downloaded and uploaded.
     pub timings: Option<&'a Timings>,
     pub speed: f64,
     pub cpu_seconds: f64,
 }
 
 impl<'a> Summary<'a> {
-    /// What a completed job made; `dir` is where it was downloaded to, if it was.
+    /// The summary of a completed job; `dir` is the folder that it was downloaded to, if any.
     fn of(result: &'a JobResult, dir: Option<&Path>) -> Self {
         let downloaded = |key| {
             let path = layout::relative_output_path(key)?;

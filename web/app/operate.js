@@ -1,4 +1,4 @@
-// The second view, for whoever runs it: the queue, the machines, what failed, what it costs.
+// The view for operators: the queue, the machines, failed jobs, and costs.
 
 import * as api from "./api.js";
 import { h, table, wide } from "./dom.js";

@@ -128,7 +128,7 @@ export const put = (file, options, ticket, tell) => {
   const work = ticket.multipart || ticket.goesOn
     ? inParts(file, options, ticket, own.signal, say)
     : send("PUT", ticket.uploadUrl, file, own.signal, say);
-  // Where storage tells nobody, this does; where it does, nothing is new.
+  // If storage reports no events, this request starts the job; otherwise it has no effect.
   const done = work.then(() => api.uploaded(ticket.jobId).catch(() => undefined));
   return { done, stop: () => own.abort() };
 };

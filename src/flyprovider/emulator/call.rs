@@ -44,7 +44,7 @@ impl World {
 }
 
 impl Call {
-    /// Fly's checks and the fault of this call around the work, which is told of a fault that shapes it.
+    /// Performs `work` after Fly's checks and applies the fault of this call. `work` receives a fault that affects it.
     pub async fn carry_out(self, work: impl AsyncFnOnce(&Arc<World>, Option<Fault>) -> Reply) -> Response {
         let at = self.world.began.elapsed();
         let (reply, wait, lost) = self.decide(work).await;

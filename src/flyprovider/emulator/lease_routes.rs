@@ -1,4 +1,4 @@
-//! The requests about leases, and what a lease keeps others from.
+//! The routes of leases, and the check that a lease permits a change.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Entry {
         self.lease.as_mut()
     }
 
-    /// A change by who shows this nonce is refused while somebody else holds the lease.
+    /// Refuses a change with this nonce while a lease with another nonce is held.
     pub fn free_for(&mut self, nonce: Option<&str>) -> Result<(), Reply> {
         let id = self.machine.id.clone();
         match self.current_lease() {
@@ -38,7 +38,7 @@ impl Entry {
         }
     }
 
-    /// Gives a lease, or a longer one to who holds it.
+    /// Acquires the lease, or extends it for its holder.
     pub fn take_lease(
         &mut self,
         nonce: Option<&str>,
