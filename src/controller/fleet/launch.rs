@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_machines_of_the_minimum_never_leave() {
+    fn launch_environment_of_minimum_machines_disables_idle_timeout() {
         let policy = FleetPolicy { min: 1, ..FleetPolicy::new("clips", "image") };
         let env = |n| Launch::of(&policy, Slot(n)).environment(&policy, &BTreeMap::new());
         assert_eq!((env(1)[IDLE_TIMEOUT].as_str(), env(1)["WORKER_TTL"].as_str()), ("0", "0"));
@@ -63,13 +63,13 @@ mod tests {
     }
 
     #[test]
-    fn a_workers_limit_fits_its_machines_disk() {
+    fn launch_environment_limits_input_to_the_disk() {
         let common = BTreeMap::from([(MAX_INPUT_BYTES.to_owned(), "50000000000".to_owned())]);
         let limit = |disk| {
             let policy = FleetPolicy { disk, ..FleetPolicy::new("clips", "image") };
             Launch::of(&policy, Slot(1)).environment(&policy, &common)[MAX_INPUT_BYTES].clone()
         };
         assert_eq!(limit(Some(MachineDisk { size_gb: 25, max_input: 10_000_000_000 })), "10000000000");
-        assert_eq!(limit(None), "50000000000", "where the provider's disk is not ours to choose");
+        assert_eq!(limit(None), "50000000000", "the provider chooses the disk");
     }
 }

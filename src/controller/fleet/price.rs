@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn dollars_are_read_and_shown() {
+    fn micro_dollars_displays_four_decimals_and_rejects_invalid_amounts() {
         assert_eq!(MicroDollars::from_dollars(0.5).unwrap().to_string(), "$0.5000");
         assert_eq!(MicroDollars::from_dollars(12.0456).unwrap().to_string(), "$12.0456");
         for bad in [-1.0, f64::NAN, f64::INFINITY, 1e10] {

@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_slots_agree_and_other_names_are_not_ours() {
+    fn slot_name_round_trips_and_foreign_names_are_rejected() {
         for n in [1, 7, 10, 99, 100, 12_345] {
             assert_eq!(Slot::parse("clips", &Slot(n).name("clips")), Some(Slot(n)));
         }

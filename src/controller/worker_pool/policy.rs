@@ -72,13 +72,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_pool_the_environment_rules() {
+    fn policy_without_a_pool_uses_the_environment() {
         let policy = policy(None, &Env::of(env)).unwrap();
         assert_eq!((policy.max, policy.regions), (3, vec!["iad".to_owned()]));
     }
 
     #[test]
-    fn what_a_pool_says_goes_first_and_what_it_leaves_out_is_the_environments() {
+    fn policy_prefers_the_pool_and_falls_back_to_the_environment() {
         let spec = pool(serde_json::json!({
             "min": 1, "max": 7, "jobsPerMachine": 2, "idleTimeoutSeconds": 60, "budgetUsdPerHour": "2.50",
             "paused": true,
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_by_the_pools_own_field() {
+    fn policy_error_in_the_pool_names_its_field() {
         let of_fly = |fly: serde_json::Value| serde_json::json!({"provider": {"fly": fly}});
         for (field, spec) in [
             ("spec.min", serde_json::json!({"min": 3, "max": 2})),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_the_environment_is_said_by_its_variable_though_there_is_a_pool() {
+    fn policy_error_in_the_environment_names_its_variable() {
         let spec = pool(serde_json::json!({"provider": {"fly": {"guest": {"size": "performance-4x"}}}}));
         for (variable, bad) in [
             ("FLY_WORKER_REGIONS", "i&d"),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_of_a_pool_stands_for_a_setting() {
+    fn policy_fields_cover_all_fields_of_the_crd() {
         let crd = serde_json::to_value(WorkerPool::crd()).unwrap();
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         let mut expected = BTreeSet::new();

@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_shows_the_fleets_counts() {
+    fn status_of_the_active_pool_contains_the_fleets_counts() {
         let status = status(&pool(), PoolRole::Acts, Some(&fleet(&[])), Millis(0));
         let machines = MachineCounts { total: 5, busy: 2, idle: 0, booting: 1, billed: 3 };
         assert_eq!((status.desired, status.machines, status.pending), (Some(3), Some(machines), Some(4)));
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_and_a_pause_is_nothing_wrong() {
+    fn status_of_a_pool_reports_errors_and_not_a_pause() {
         let status = |standing, fleet: Option<&FleetStatus>| status(&pool(), standing, fleet, Millis(0));
         let wrong = status(PoolRole::Acts, Some(&fleet(&["NotListedYet", "Unauthorized"])));
         assert_eq!(wrong.last_error.as_deref(), Some("about Unauthorized"));

@@ -7,7 +7,7 @@ use Life::{Busy, Dead, Idle, None as Nobody, Retired};
 use Phase::{Created, Destroying, Failed, Started, Starting, Stopped, Stopping};
 
 #[test]
-fn fault_01_a_429_pauses_every_write_and_launches_come_before_stops() {
+fn fault_01_error_429_pauses_all_writes_and_plan_launches_before_it_stops() {
     let mut desk = Desk::new(&[(1, Started, Nobody), (2, Stopped, Nobody)], 0);
     desk.plan();
     desk.now = s(400);
@@ -21,7 +21,7 @@ fn fault_01_a_429_pauses_every_write_and_launches_come_before_stops() {
 }
 
 #[test]
-fn fault_02_three_lost_answers_in_a_row_pause_the_writes() {
+fn fault_02_three_consecutive_lost_responses_pause_all_writes() {
     let mut desk = Desk::new(&[], 3);
     for _ in 0..3 {
         assert!(!desk.says("fails"));
@@ -31,7 +31,7 @@ fn fault_02_three_lost_answers_in_a_row_pause_the_writes() {
 }
 
 #[test]
-fn fault_03_a_create_with_a_lost_answer_holds_its_slot_until_a_list_frees_it() {
+fn fault_03_create_with_lost_response_reserves_its_slot_until_the_next_list() {
     let mut desk = Desk::new(&[], 1);
     assert_eq!(desk.steps(), ["create 01 any"]);
     desk.first_ends(Outcome::Unknown);
@@ -46,7 +46,7 @@ fn fault_03_a_create_with_a_lost_answer_holds_its_slot_until_a_list_frees_it() {
 }
 
 #[test]
-fn fault_03_a_lost_create_that_happened_is_adopted() {
+fn fault_03_create_with_lost_response_that_succeeded_is_adopted() {
     let mut desk = Desk::new(&[], 1);
     desk.first_ends(Outcome::NameTaken(Some(MachineId("m1".into()))));
     assert_eq!((desk.acts(), desk.plan().next_look), (vec![], Some(Duration::ZERO)));
@@ -56,7 +56,7 @@ fn fault_03_a_lost_create_that_happened_is_adopted() {
 }
 
 #[test]
-fn fault_04_a_machine_that_never_started_is_started_then_destroyed() {
+fn fault_04_machine_that_never_started_is_started_then_destroyed() {
     let machines = [(1, Created, Nobody)];
     let mut desk = Desk::new(&machines, 1);
     assert!(desk.acts().is_empty(), "it may still start by itself");
@@ -77,7 +77,7 @@ fn unreachable(desk: &mut Desk) {
 }
 
 #[test]
-fn fault_05_a_machine_out_of_reach_is_no_capacity_counts_and_is_replaced_in_the_end() {
+fn fault_05_unreachable_machine_counts_toward_maximum_and_is_replaced() {
     let mut desk = Desk::new(&[(1, Started, Nobody)], 3);
     unreachable(&mut desk);
     assert_eq!(desk.steps(), ["create 02 any", "create 03 any"], "it counts toward MAX");
@@ -91,7 +91,7 @@ fn fault_05_a_machine_out_of_reach_is_no_capacity_counts_and_is_replaced_in_the_
 }
 
 #[test]
-fn fault_06_a_vanished_machine_frees_its_slot() {
+fn fault_06_missing_machine_frees_its_slot() {
     let mut desk = Desk::new(&[(1, Started, Busy), (2, Started, Idle)], 0);
     desk.plan();
     desk.now = s(60);
@@ -100,7 +100,7 @@ fn fault_06_a_vanished_machine_frees_its_slot() {
 }
 
 #[test]
-fn fault_07_a_suddenly_empty_list_is_not_believed_at_once() {
+fn fault_07_suddenly_empty_list_is_accepted_only_after_a_delay() {
     let all = [(1, Started, Busy), (2, Started, Idle), (3, Stopped, Nobody)];
     let mut desk = Desk::new(&all, 0);
     desk.plan();
@@ -120,7 +120,7 @@ fn fault_07_a_suddenly_empty_list_is_not_believed_at_once() {
 }
 
 #[test]
-fn fault_08_two_controllers_name_the_same_machine_and_the_second_adopts() {
+fn fault_08_concurrent_creates_of_one_name_make_the_second_adopt_the_machine() {
     let (mut a, mut b) = (Desk::new(&[], 1), Desk::new(&[], 1));
     assert_eq!(a.acts(), b.acts());
     b.first_ends(Outcome::NameTaken(None));
@@ -128,7 +128,7 @@ fn fault_08_two_controllers_name_the_same_machine_and_the_second_adopts() {
 }
 
 #[test]
-fn fault_09_no_clock_but_the_reconcilers_own_counts() {
+fn fault_09_plan_ignores_the_clocks_of_the_provider() {
     let mut desk = Desk::new(&[(1, Starting, Nobody)], 1);
     for (created, since) in [("1970-01-01T00:00:00Z", Some(Millis(i64::MAX))), ("soon", None)] {
         desk.list()[0].created_at = created.into();
@@ -138,7 +138,7 @@ fn fault_09_no_clock_but_the_reconcilers_own_counts() {
 }
 
 #[test]
-fn fault_10_after_three_failed_launches_no_more_are_made_and_it_is_said() {
+fn fault_10_three_failed_launches_stop_launches_and_report_a_condition() {
     let mut desk = Desk::new(&[], 3);
     for slot in 1..=3 {
         let made = Outcome::Done(Some(MachineId(format!("m{slot}"))));
@@ -186,7 +186,7 @@ fn failures(desk: &mut Desk) -> u32 {
 }
 
 #[test]
-fn fault_10_launches_without_a_heartbeat_end_in_a_hold_that_says_what_to_compare() {
+fn fault_10_launches_without_a_heartbeat_report_workers_not_registering() {
     for id in [Some("m1"), None] {
         let mut desk = launched(id);
         for failed in 1..=3 {
@@ -194,7 +194,7 @@ fn fault_10_launches_without_a_heartbeat_end_in_a_hold_that_says_what_to_compare
             desk.now = launched_at + s(121);
             desk.see(&[(1, Started, Nobody)], 1);
             life(&mut desk, 2_000, None);
-            assert_eq!(failures(&mut desk), failed - 1, "its time is not over yet");
+            assert_eq!(failures(&mut desk), failed - 1, "the deadline has not passed yet");
             desk.now = launched_at + s(123);
             desk.see(&[(1, Started, Nobody)], 1);
             life(&mut desk, 2_000, None);
@@ -202,7 +202,7 @@ fn fault_10_launches_without_a_heartbeat_end_in_a_hold_that_says_what_to_compare
             assert_eq!(desk.says("3 launches in a row"), failed == 3);
             let stop = Operation::Stop { machine: MachineId("m1".into()) };
             assert!(desk.acts().contains(&stop));
-            let action = PlannedOperation { act: stop, reason: "it is silent".into() };
+            let action = PlannedOperation { act: stop, reason: "no heartbeat".into() };
             desk.memory.record(&action, &Outcome::Done(None), &desk.policy, desk.now, desk.now);
             desk.now += s(6);
             desk.see(&[(1, Stopped, Nobody)], 1);
@@ -215,9 +215,9 @@ fn fault_10_launches_without_a_heartbeat_end_in_a_hold_that_says_what_to_compare
         assert!(desk.says("workers_not_registering"));
         desk.now += s(600);
         desk.see(&[(1, Stopped, Nobody)], 1);
-        assert_eq!(desk.steps(), ["start m1"], "one more is tried");
+        assert_eq!(desk.steps(), ["start m1"], "one more launch is made");
         desk.first_ends(Outcome::Done(None));
-        assert!(desk.says("workers_not_registering"), "the condition lasts while one more is tried");
+        assert!(desk.says("workers_not_registering"), "the condition remains during one more launch");
         desk.now += s(3);
         desk.see(&[(1, Started, Idle)], 1);
         assert_eq!(failures(&mut desk), 0);
@@ -226,7 +226,7 @@ fn fault_10_launches_without_a_heartbeat_end_in_a_hold_that_says_what_to_compare
 }
 
 #[test]
-fn a_slow_pull_of_the_image_is_not_counted_against_the_worker() {
+fn launch_deadline_excludes_the_image_pull() {
     let mut desk = launched(Some("m1"));
     desk.now = s(125);
     desk.see(&[(1, Starting, Nobody)], 1);
@@ -248,7 +248,7 @@ fn a_slow_pull_of_the_image_is_not_counted_against_the_worker() {
 }
 
 #[test]
-fn a_worker_that_was_heard_and_fell_silent_is_no_failed_launch() {
+fn launch_with_expired_heartbeat_is_not_a_failure() {
     let mut desk = launched(Some("m1"));
     desk.now = s(5);
     desk.see(&[(1, Started, Idle)], 1);
@@ -263,7 +263,7 @@ fn a_worker_that_was_heard_and_fell_silent_is_no_failed_launch() {
 }
 
 #[test]
-fn a_machine_that_ended_well_before_anybody_looked_counts_unless_its_worker_registered() {
+fn launch_that_exits_before_the_next_list_is_a_failure_unless_registered() {
     for (registered, failed) in [(None, 1), (Some(s(0)), 1), (Some(s(9)), 0)] {
         let mut desk = launched(Some("m1"));
         desk.now = s(90);
@@ -276,7 +276,7 @@ fn a_machine_that_ended_well_before_anybody_looked_counts_unless_its_worker_regi
 }
 
 #[test]
-fn launches_that_come_to_nothing_in_other_ways_count_too() {
+fn launch_that_disappears_or_hangs_is_a_failure() {
     // The machine disappeared.
     let mut desk = launched(Some("m1"));
     desk.now = s(121);
@@ -314,7 +314,7 @@ fn launches_that_come_to_nothing_in_other_ways_count_too() {
 }
 
 #[test]
-fn fault_11_a_full_region_gives_way_to_the_next_and_then_to_any() {
+fn fault_11_create_without_capacity_tries_the_next_region_then_any() {
     let mut desk = Desk::new(&[], 1);
     desk.policy.regions = vec!["iad".into(), "dfw".into()];
     for region in ["iad", "dfw", "any"] {
@@ -329,12 +329,12 @@ fn fault_11_a_full_region_gives_way_to_the_next_and_then_to_any() {
 }
 
 #[test]
-fn fault_12_a_stuck_machine_is_stopped_once_then_destroyed_but_not_with_a_job() {
+fn fault_12_stuck_machine_without_a_job_is_stopped_once_then_destroyed() {
     for state in [Starting, Stopping] {
         let mut desk = Desk::new(&[(1, state.clone(), Nobody)], 0);
         desk.plan();
         desk.now = s(302);
-        assert_eq!((desk.acts(), desk.plan().next_look), (vec![], Some(Duration::ZERO)), "first a look");
+        assert_eq!((desk.acts(), desk.plan().next_look), (vec![], Some(Duration::ZERO)), "list first");
         desk.see(&[(1, state.clone(), Busy)], 0);
         assert!(desk.acts().is_empty());
         desk.see(&[(1, state.clone(), Nobody)], 0);
@@ -348,7 +348,7 @@ fn fault_12_a_stuck_machine_is_stopped_once_then_destroyed_but_not_with_a_job() 
 }
 
 #[test]
-fn fault_13_a_zombie_is_stopped_after_its_lease_and_its_replacement_comes_first() {
+fn fault_13_zombie_is_replaced_first_and_stopped_after_its_lease() {
     let mut desk = Desk::new(&[(1, Started, Life::Fading)], 0);
     assert!(desk.acts().is_empty());
     desk.now = s(30);
@@ -360,20 +360,20 @@ fn fault_13_a_zombie_is_stopped_after_its_lease_and_its_replacement_comes_first(
 }
 
 #[test]
-fn fault_14_alive_by_its_heartbeat_and_at_rest_by_the_list_is_never_started_twice() {
+fn fault_14_machine_listed_as_stopped_with_fresh_heartbeat_is_not_started() {
     let machines = [(1, Stopped, Idle)];
     let mut desk = Desk::new(&machines, 1);
     assert!(desk.acts().is_empty());
     desk.now = s(20);
     desk.see(&machines, 1);
-    assert_eq!(desk.steps(), ["create 02 any"], "another helps meanwhile");
+    assert_eq!(desk.steps(), ["create 02 any"], "another machine is created meanwhile");
     assert!(desk.says("left alone"));
     desk.see(&[(1, Stopped, Nobody)], 1);
     assert_eq!(desk.steps(), ["start m1"]);
 }
 
 #[test]
-fn fault_15_a_worker_is_retired_before_its_machine_is_stopped() {
+fn fault_15_worker_is_retired_before_its_machine_is_stopped() {
     let mut desk = Desk::new(&[(1, Started, Idle)], 0);
     desk.plan();
     desk.now = s(362);
@@ -383,14 +383,14 @@ fn fault_15_a_worker_is_retired_before_its_machine_is_stopped() {
     desk.see(&[(1, Started, Busy)], 0);
     assert!(desk.acts().is_empty());
     desk.see(&[(1, Started, Retired)], 0);
-    assert!(desk.acts().is_empty(), "it leaves by itself");
+    assert!(desk.acts().is_empty(), "its worker exits by itself");
     desk.now = s(500);
     desk.see(&[(1, Started, Retired)], 0);
     assert_eq!(desk.steps(), ["stop m1"]);
 }
 
 #[test]
-fn fault_16_the_budget_bounds_new_machines_and_ends_none() {
+fn fault_16_budget_limits_launches_and_stops_no_machine() {
     let mut desk = Desk::new(&[(1, Started, Busy), (2, Started, Busy)], 5);
     desk.policy.budget = Some(MicroDollars(100_000));
     assert_eq!(desk.policy.affordable(), 1);
@@ -401,7 +401,7 @@ fn fault_16_the_budget_bounds_new_machines_and_ends_none() {
 }
 
 #[test]
-fn fault_17_a_job_that_eats_all_memory_does_not_hold_the_fleet_but_a_broken_image_does() {
+fn fault_17_broken_image_stops_launches_and_out_of_memory_does_not() {
     for (oom, held) in [(true, false), (false, true)] {
         let mut desk = Desk::new(&[(1, Stopped, Nobody)], 1);
         for round in 1..=3 {
@@ -417,7 +417,7 @@ fn fault_17_a_job_that_eats_all_memory_does_not_hold_the_fleet_but_a_broken_imag
 }
 
 #[test]
-fn fault_18_without_redis_or_without_a_list_nothing_is_done() {
+fn fault_18_plan_is_empty_without_redis_or_without_a_list() {
     let mut desk = Desk::new(&[(1, Failed, Nobody)], 5);
     desk.seen.queue = None;
     assert!(desk.acts().is_empty() && desk.says("Redis"));
@@ -428,7 +428,7 @@ fn fault_18_without_redis_or_without_a_list_nothing_is_done() {
 }
 
 #[test]
-fn fault_19_a_refused_token_stops_the_writes_and_says_so() {
+fn fault_19_rejected_token_stops_writes_and_reports_a_condition() {
     let mut desk = Desk::new(&[], 5);
     desk.first_ends(Outcome::Unauthorized);
     assert!(desk.acts().is_empty() && desk.says("writes_refused"));
@@ -437,7 +437,7 @@ fn fault_19_a_refused_token_stops_the_writes_and_says_so() {
 }
 
 #[test]
-fn fault_20_for_want_of_payment_no_machine_is_launched_for_ten_minutes_and_the_token_is_not_blamed() {
+fn fault_20_billing_refusal_stops_launches_for_ten_minutes() {
     let mut desk = Desk::new(&[], 5);
     desk.first_ends(Outcome::Billing);
     assert!(desk.acts().is_empty() && desk.says("billing") && !desk.says("refused"));
@@ -455,14 +455,14 @@ fn fault_20_for_want_of_payment_no_machine_is_launched_for_ten_minutes_and_the_t
 }
 
 #[test]
-fn paused_says_so_and_does_nothing() {
+fn plan_is_empty_and_reports_a_condition_while_paused() {
     let mut desk = Desk::new(&[(1, Failed, Nobody)], 5);
     desk.policy.paused = true;
     assert!(desk.acts().is_empty() && desk.says("tcoder fleet resume"));
 }
 
 #[test]
-fn an_old_image_is_replaced_when_idle_and_never_started() {
+fn machine_with_outdated_image_is_replaced_when_idle_and_not_started() {
     let old = |desk: &mut Desk| desk.list()[0].launch.as_mut().unwrap().image = "image:0".into();
     let mut desk = Desk::new(&[(1, Started, Busy)], 0);
     old(&mut desk);
@@ -476,7 +476,7 @@ fn an_old_image_is_replaced_when_idle_and_never_started() {
 }
 
 #[test]
-fn a_machine_with_another_disk_or_input_limit_is_replaced_as_one_of_another_image_is() {
+fn machine_with_outdated_disk_or_input_limit_is_replaced() {
     let disk = |size_gb, max_input| Some(MachineDisk { size_gb, max_input });
     for wanted in [disk(40, 10_000_000_000), disk(25, 9_990_000_000), None] {
         let mut desk = Desk::new(&[(1, Stopped, Nobody)], 1);
@@ -486,12 +486,12 @@ fn a_machine_with_another_disk_or_input_limit_is_replaced_as_one_of_another_imag
         desk.policy.disk = wanted;
         assert_eq!(desk.steps(), ["create 02 any", "destroy m1"], "{wanted:?}");
         desk.see(&[(1, Started, Busy)], 0);
-        assert!(desk.acts().is_empty(), "its job is not the worse for it");
+        assert!(desk.acts().is_empty(), "its job is not interrupted");
     }
 }
 
 #[test]
-fn a_lowered_maximum_ends_machines_at_rest_and_one_idle_at_a_time() {
+fn lowered_maximum_destroys_stopped_machines_and_retires_one_idle() {
     let mut desk = Desk::new(&[(1, Started, Idle), (2, Started, Idle), (3, Stopped, Nobody)], 0);
     desk.policy.max = 1;
     assert_eq!(desk.steps(), ["retire m2", "destroy m3"]);
@@ -501,7 +501,7 @@ fn a_lowered_maximum_ends_machines_at_rest_and_one_idle_at_a_time() {
 }
 
 #[test]
-fn machines_of_other_names_are_none_of_ours() {
+fn machine_with_foreign_name_is_ignored() {
     let mut desk = Desk::new(&[(1, Failed, Nobody)], 0);
     desk.list()[0].name = "app-api".into();
     let plan = desk.plan();
@@ -509,7 +509,7 @@ fn machines_of_other_names_are_none_of_ours() {
 }
 
 #[test]
-fn after_redis_was_away_for_long_workers_get_time_to_show_themselves() {
+fn heartbeat_deadline_restarts_after_a_redis_outage() {
     let mut desk = Desk::new(&[(1, Started, Idle)], 0);
     desk.plan();
     desk.now = s(250);
@@ -530,7 +530,7 @@ fn after_redis_was_away_for_long_workers_get_time_to_show_themselves() {
 }
 
 #[test]
-fn a_machine_that_somebody_else_started_gets_time_to_boot() {
+fn machine_started_by_another_client_has_time_to_boot() {
     let mut desk = Desk::new(&[(1, Started, Idle)], 0);
     desk.plan();
     for (now, state, life) in [(100, Stopped, Nobody), (4000, Started, Nobody)] {
@@ -541,7 +541,7 @@ fn a_machine_that_somebody_else_started_gets_time_to_boot() {
 }
 
 #[test]
-fn a_raised_minimum_replaces_a_machine_whose_worker_would_leave() {
+fn raised_minimum_replaces_machine_with_idle_timeout() {
     let mut desk = Desk::new(&[(1, Stopped, Nobody)], 0);
     desk.policy.min = 1;
     desk.list()[0].launch.as_mut().unwrap().stays = false;
@@ -549,7 +549,7 @@ fn a_raised_minimum_replaces_a_machine_whose_worker_would_leave() {
 }
 
 #[test]
-fn a_provider_that_only_creates_and_destroys_is_asked_for_nothing_else() {
+fn provider_without_stop_and_start_receives_only_create_and_destroy() {
     let only = |machines: &[(u32, Phase, Life)], pending| {
         let mut desk = Desk::new(machines, pending);
         desk.policy.capabilities.can_stop_and_start = false;

@@ -17,7 +17,7 @@ fn named(text: &str) -> Vec<&str> {
 }
 
 #[test]
-fn no_file_of_fleet_reconciler_or_queue_names_the_provider() {
+fn fleet_reconciler_and_queue_files_do_not_name_the_provider() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut read = 0;
     for folder in ["controller/fleet", "controller/reconciler", "queue"] {
@@ -31,7 +31,7 @@ fn no_file_of_fleet_reconciler_or_queue_names_the_provider() {
 }
 
 #[test]
-fn a_name_is_found_in_code_and_comments() {
+fn named_finds_the_provider_in_code_and_comments() {
     let upper = PROVIDER.to_uppercase();
     for line in [
         format!("use crate::{PROVIDER}provider::Machine;"),

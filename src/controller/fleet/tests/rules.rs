@@ -29,7 +29,7 @@ fn check(desk: &mut Desk) -> Result<(), String> {
     let plan = desk.plan();
     let memory = desk.memory.clone();
     if desk.plan() != plan || desk.memory != memory {
-        return Err("the same look twice gives another plan".into());
+        return Err("planning twice gives different plans".into());
     }
     let machines = desk.list().clone();
     let queue = desk.seen.queue.clone().unwrap();
@@ -43,14 +43,14 @@ fn check(desk: &mut Desk) -> Result<(), String> {
         machines.iter().filter(|m| !m.phase.is_gone()).map(|m| m.name.as_str()).collect();
     for action in &plan.actions {
         if action.reason.is_empty() {
-            return Err("a step without a reason".into());
+            return Err("an operation has no reason".into());
         }
         if let Some(id) = action.act.machine() {
             if has(id, &|w| w.busy) {
-                return Err(format!("{action:?} though its worker holds a lease"));
+                return Err(format!("{action:?} although its worker holds a lease"));
             }
             if !touched.insert(id.clone()) {
-                return Err(format!("two steps for {id}"));
+                return Err(format!("two operations for {id}"));
             }
         }
         match &action.act {
@@ -77,7 +77,7 @@ fn check(desk: &mut Desk) -> Result<(), String> {
     }
     let max = desk.policy.max as usize;
     if creates > 0 && existing + creates > max {
-        return Err(format!("{existing} exist, {creates} more are made"));
+        return Err(format!("{existing} machines exist, {creates} more are created"));
     }
     let launches = u32::try_from(starts + creates).unwrap();
     if launches > plan.desired.need() {
@@ -101,11 +101,11 @@ fn check(desk: &mut Desk) -> Result<(), String> {
                 && !touched.contains(&m.id)
         });
         if let Some(left) = left {
-            return Err(format!("a machine is made though {} is at rest", left.name));
+            return Err(format!("a machine is created although {} is stopped", left.name));
         }
     }
     if !plan.actions.iter().map(|a| a.act.rank()).is_sorted() {
-        return Err("the steps are out of order".into());
+        return Err("the operations are out of order".into());
     }
     Ok(())
 }
@@ -152,13 +152,13 @@ fn check_every_case(pending: &[u64]) -> (u32, usize) {
 // Two tests, so that they run in parallel.
 
 #[test]
-fn plan_keeps_the_rules_for_up_to_three_machines_and_two_jobs() {
+fn plan_follows_the_rules_for_up_to_three_machines_and_two_jobs() {
     let (cases, operations) = check_every_case(&[0, 1, 2]);
     assert!(cases > 150_000 && operations > 40_000, "{cases} cases, {operations} operations");
 }
 
 #[test]
-fn plan_keeps_the_rules_for_up_to_three_machines_and_more_jobs() {
+fn plan_follows_the_rules_for_up_to_three_machines_and_more_jobs() {
     let (cases, operations) = check_every_case(&[3, 4]);
     assert!(cases > 100_000 && operations > 40_000, "{cases} cases, {operations} operations");
 }
@@ -187,7 +187,7 @@ proptest! {
 
     /// Random observations, with operations of random outcomes in between.
     #[test]
-    fn any_history_keeps_the_rules(
+    fn plan_follows_the_rules_after_random_histories(
         looks in vec((vec(any_machine(), 0..12).prop_map(distinct), 0..15_u64, 0..400_u64, 0..7_usize), 1..6),
         (min, max, per, budget, stops) in
             (0..3_u32, 3..12_u32, 1..4_u32, prop::option::of(1..12_u64), prop::bool::weighted(0.7)),
