@@ -320,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_kind_of_token_goes_under_its_scheme() {
+    fn authorization_uses_the_scheme_of_the_token() {
         for (given, sent) in [
             ("fo1_abc", "Bearer fo1_abc"),
             ("Bearer fo1_abc", "Bearer fo1_abc"),
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_id_cannot_lead_elsewhere() {
+    fn url_with_invalid_machine_id_is_not_found() {
         let id = |text: &str| MachineId(text.into());
         let url = |id: &MachineId| fly().url(&Call::new(Method::POST, Some(id), "start"));
         let good = url(&id("3d8d41")).unwrap();
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_shows_itself_nowhere() {
+    fn token_is_redacted_in_debug_output_and_errors() {
         let fly = fly();
         assert!(!format!("{fly:?}").contains("hush-hush"));
         let call = Call::new(Method::GET, None, "");

@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn each_follows_from_the_other_and_both_have_defaults() {
+    fn disk_and_input_limit_are_derived_from_each_other() {
         assert_eq!(sizes(None, None), Ok((25, 10_000_000_000)));
         assert_eq!(sizes(Some("8"), None), Ok((8, 2_936_402_651)));
         assert_eq!(sizes(Some("50"), None), Ok((50, 20_936_402_651)));
@@ -111,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn what_always_fits_does_so_on_the_smallest_disk() {
+    fn smallest_disk_allows_the_minimum_input() {
         let (_, most) = sizes(Some("2"), None).unwrap();
         assert!(most >= space::ALWAYS_FITS, "{most}");
     }
 
     #[test]
-    fn what_does_not_fit_says_what_would() {
+    fn contradictory_disk_and_input_limit_error_names_valid_values() {
         let too_large = sizes(None, Some("50000000000")).unwrap_err();
         assert!(too_large.starts_with(INPUT) && too_large.contains("20936402651"), "{too_large}");
         let contradiction = sizes(Some("8"), Some("10000000000")).unwrap_err();
@@ -134,7 +134,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_read_fits(disk in prop::option::of(0..60_u32), input in prop::option::of(0..60_000_000_000_u64)) {
+        fn accepted_disk_and_input_limit_always_fit(disk in prop::option::of(0..60_u32), input in prop::option::of(0..60_000_000_000_u64)) {
             let (disk, input) = (disk.map(|n| n.to_string()), input.map(|n| n.to_string()));
             if let Ok((size_gb, max_input)) = sizes(disk.as_deref(), input.as_deref()) {
                 prop_assert!(size_gb <= ROOTFS_MAX_GB);

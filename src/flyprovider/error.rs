@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_taken_name_says_by_whom() {
+    fn error_for_a_taken_name_contains_the_machine_id() {
         let body =
             r#"{"error":"already_exists: unique machine name violation, machine ID 3d8d41 already exists"}"#;
         assert_eq!(write(409, body), FlyError::NameTaken { by: Some(MachineId("3d8d41".into())) });
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn a_409_can_be_capacity_or_somebody_else() {
+    fn error_409_is_capacity_or_precondition() {
         let body =
             r#"{"error":"aborted: could not reserve resource for machine: insufficient CPUs available"}"#;
         assert_eq!(scope(write(409, body)), Scope::Host);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_412_can_be_capacity_or_the_state() {
+    fn error_412_is_capacity_or_precondition() {
         let body = r#"{"error":"failed_precondition: machine is stopping"}"#;
         assert!(matches!(write(412, body), FlyError::Precondition { .. }));
         let body = r#"{"error":"insufficient resources available to fulfil request"}"#;
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_and_a_quota_run_out_of_room() {
+    fn error_of_capacity_has_the_scope_region_or_quota() {
         let body =
             r#"{"error":"insufficient_capacity: no capacity in region","status":"insufficient_capacity"}"#;
         assert_eq!(scope(write(422, body)), Scope::Region);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_takes_no_machines_is_a_full_host_whatever_the_status() {
+    fn error_for_a_disabled_host_has_the_scope_host_for_every_status() {
         let closed = r#"{"error":"unavailable: deploys to this host are temporarily disabled, please try again later or check the status page: https://status.flyio.net/"}"#;
         for status in [409, 412, 422, 503] {
             assert_eq!(scope(write(status, closed)), Scope::Host, "{status}");
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_of_fly_to_say_that_there_is_no_room_is_read() {
+    fn error_bodies_of_fly_go_are_classified_as_capacity() {
         // The bodies of fly-go's `TestCapacityScopeOf`.
         for (status, body, expected) in [
             (
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_for_want_of_payment_is_not_a_bad_token() {
+    fn error_for_missing_payment_is_billing_and_not_auth() {
         for (status, text) in [
             (
                 403,
@@ -364,19 +364,19 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_fly_does_not_take_is_no_machine() {
+    fn error_400_for_an_invalid_machine_id_is_not_found() {
         let body = r#"{"error":"invalid machine ID, '12345'"}"#;
         assert_eq!(write(400, body), FlyError::NotFound(MachineId("m1".into())));
     }
 
     #[test]
-    fn a_403_without_quota_is_the_token() {
+    fn error_403_without_quota_is_auth() {
         assert_eq!(write(403, r#"{"error":"unauthorized"}"#), FlyError::Auth { status: 403 });
         assert_eq!(read(Kind::Read, false, 401, "nope"), FlyError::Auth { status: 401 });
     }
 
     #[test]
-    fn a_404_is_the_app_or_the_machine() {
+    fn error_404_is_no_such_app_or_not_found() {
         assert_eq!(read(Kind::Read, false, 404, ""), FlyError::NoSuchApp);
         assert_eq!(read(Kind::Read, true, 404, ""), FlyError::NotFound(MachineId("m1".into())));
         let body = r#"{"error":"Could not find App \"x\""}"#;
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_error_leaves_a_write_in_doubt_and_a_read_undone() {
+    fn error_5xx_is_unknown_outcome_for_writes_and_unavailable_for_reads() {
         for status in [408, 500, 502, 503, 504, 599] {
             assert!(matches!(write(status, "<html>"), FlyError::UnknownOutcome { .. }), "{status}");
             let error = read(Kind::Read, false, status, "<html>");
@@ -393,14 +393,14 @@ mod tests {
     }
 
     #[test]
-    fn too_many_requests_say_how_long() {
+    fn error_429_contains_retry_after() {
         let wait = Some(Duration::from_secs(7));
         let answer = Answer { status: 429, retry_after: wait, body: "" };
         assert_eq!(classify(Kind::Write, None, &answer), FlyError::RateLimited { retry_after: wait });
     }
 
     #[test]
-    fn retry_after_is_seconds_or_a_date() {
+    fn retry_after_parses_seconds_or_a_date() {
         let now: jiff::Timestamp = "2015-10-21T07:28:00Z".parse().unwrap();
         let seconds = |text| retry_after(text, now).map(|d| d.as_secs());
         assert_eq!(seconds(" 12 "), Some(12));
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_fly_stay_on_one_line_of_bounded_length() {
+    fn error_message_is_one_line_of_bounded_length() {
         let FlyError::Other { message, .. } = write(400, &format!("a\nb\u{1b}[31m{}", "x".repeat(5000)))
         else {
             panic!("not other")
@@ -421,7 +421,7 @@ mod tests {
     proptest! {
         /// A 5xx response to a write never counts as not done, and no response causes a panic.
         #[test]
-        fn any_answer_means_something(status in 300u16..700, body in ".{0,80}", app in any::<bool>()) {
+        fn error_for_a_write_is_unknown_outcome_only_for_408_and_5xx(status in 300u16..700, body in ".{0,80}", app in any::<bool>()) {
             let error = read(Kind::Write, !app, status, &body);
             let doubtful = matches!(error, FlyError::UnknownOutcome { .. });
             prop_assert_eq!(doubtful, status == 408 || (500..600).contains(&status));

@@ -65,13 +65,13 @@ mod tests {
     }
 
     #[test]
-    fn the_pull_of_the_image_comes_before_the_start() {
+    fn newest_start_includes_the_image_pull() {
         let slow = machine(&[("start", "started", 260_000, None), ("launch", "created", 60_000, None)]);
         assert_eq!(newest_start(&slow), started(260_000, 200_000));
     }
 
     #[test]
-    fn a_start_is_measured_from_its_own_life() {
+    fn newest_start_is_measured_from_its_own_request() {
         let again = machine(&[
             ("start", "started", 900_500, None),
             ("start", "starting", 900_000, None),
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn events_that_tell_nothing_are_no_ground_for_a_guess() {
+    fn newest_start_and_exit_are_absent_for_incomplete_events() {
         for events in [&[][..], &[("start", "started", 5, None)], &[("launch", "created", 5, None)]] {
             assert_eq!(newest_start(&machine(events)), None, "{events:?}");
             assert_eq!(newest_exit(&machine(events)), None);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn run_times_add_up_whatever_the_order_and_whatever_is_missing() {
+    fn run_times_are_independent_of_order_and_of_missing_events() {
         let life =
             [(0, "created"), (100, "starting"), (400, "started"), (1400, "stopped"), (5000, "started")];
         let mut newest_first = life;

@@ -277,7 +277,7 @@ mod tests {
     const PERFORMANCE: CpuKind = CpuKind::Performance;
 
     #[test]
-    fn sizes_have_the_cpus_and_the_memory_of_their_name() {
+    fn guest_parses_cpus_and_memory_from_the_size_name() {
         let read = |size: &str| size.parse::<Guest>().map(|g| (g.kind(), g.cpus(), g.memory_mb()));
         assert_eq!(read("performance-2x"), Ok((PERFORMANCE, 2, 4096)));
         assert_eq!(read("performance-16x"), Ok((PERFORMANCE, 16, 32_768)));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_that_fly_does_not_sell_are_refused() {
+    fn guest_rejects_sizes_that_fly_does_not_offer() {
         for size in [
             "performance-3x",
             "performance-5x",
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_the_cpus_cannot_have_is_refused_with_what_they_can() {
+    fn guest_with_invalid_memory_error_names_the_valid_range() {
         for (kind, cpus, memory, error) in [
             (PERFORMANCE, 3, 6144, "a performance machine has 1, 2, 4, 6, 8, 10, 12, 14 or 16 CPUs, not 3"),
             (PERFORMANCE, 2, 512, "2 performance CPUs need 4096 MB of memory at least"),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn json_holds_no_size_that_fly_does_not_sell() {
+    fn guest_deserialize_rejects_sizes_that_fly_does_not_offer() {
         let json = r#"{"cpu_kind":"performance","cpus":2,"memory_mb":4096}"#;
         let guest: Guest = serde_json::from_str(json).unwrap();
         assert_eq!((guest, serde_json::to_string(&guest).unwrap().as_str()), (Guest::default(), json));
@@ -355,7 +355,7 @@ mod tests {
     proptest! {
         /// The checks of flyctl (`internal/machine/update.go`), copied verbatim.
         #[test]
-        fn what_passes_passes_flyctl_too(performance in any::<bool>(), cpus in 0u32..20, steps in 0u32..600) {
+        fn guest_new_accepts_the_same_sizes_as_flyctl(performance in any::<bool>(), cpus in 0u32..20, steps in 0u32..600) {
             let memory = steps * 256;
             let known: &[u32] =
                 if performance { &[1, 2, 4, 6, 8, 10, 12, 14, 16] } else { &[1, 2, 4, 6, 8] };

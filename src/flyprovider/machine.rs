@@ -268,7 +268,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_agree_in_text_and_json_and_unknown_ones_pass() {
+    fn machine_state_round_trips_and_keeps_unknown_states() {
         let names = "created starting started stopping stopped suspending suspended restarting updating replacing \
                      creating launch_failed failed destroying destroyed replaced migrated";
         for name in names.split(' ') {
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_of_an_unreachable_host_has_no_config() {
+    fn machine_on_an_unreachable_host_has_no_config() {
         let json = r#"{"id":"x","state":"started","host_status":"unreachable","name":"n","novel":{"a":1}}"#;
         let machine: Machine = serde_json::from_str(json).unwrap();
         assert_eq!((machine.config, machine.host_status), (None, HostStatus::Unreachable));
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_null_or_of_a_new_shape_costs_only_itself() {
+    fn machine_with_null_or_unknown_fields_keeps_the_other_fields() {
         let json = r#"{"id":"x","state":"started","name":null,"region":null,"events":null,"host_status":null,
             "config":{"image":"i","env":null,"metadata":null,"auto_destroy":null,"guest":{"cpu_kind":"a100"},
             "restart":{},"stop_config":{"timeout":300000000000}}}"#;
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exit_is_read_from_its_event() {
+    fn machine_event_exit_is_parsed_from_both_forms() {
         let event = |json: &str| serde_json::from_str::<MachineEvent>(json).unwrap().exit();
         let json =
             r#"{"type":"exit","request":{"exit_event":{"exit_code":137,"oom_killed":true,"guest":1}}}"#;

@@ -70,12 +70,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_set_but_the_app_and_the_image_gives_the_defaults() {
+    fn policy_with_app_and_image_only_has_the_defaults() {
         assert_eq!(policy(&[]).unwrap(), defaults("clips", "registry.fly.io/clips:1"));
     }
 
     #[test]
-    fn everything_can_be_set() {
+    fn policy_reads_all_settings() {
         let policy = policy(&[
             ("FLY_WORKER_REGIONS", "iad, dfw"),
             ("FLEET_STRICT_REGIONS", "true"),
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_names_its_variable() {
+    fn policy_error_names_the_variable() {
         for (name, bad) in [
             ("FLY_WORKER_APP", "Clips!"),
             ("FLY_WORKER_REGIONS", ","),
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fly_says_of_the_controllers_own_machine_is_not_taken_for_the_workers() {
+    fn policy_ignores_flys_own_variables() {
         let own = [("FLY_APP_NAME", "control-plane"), ("FLY_REGION", "lhr")];
         let policy = policy(&own).unwrap();
         assert_eq!((policy.app.as_str(), policy.regions), ("clips", vec!["any".to_owned()]));
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_held_to_what_the_size_can_have() {
+    fn policy_validates_memory_against_the_size() {
         let size = |size: &str, memory: &str| {
             policy(&[("FLY_WORKER_GUEST", size), ("FLY_WORKER_MEMORY_MB", memory)]).map(|policy| policy.size)
         };
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_for_a_size_without_a_list_price_asks_for_the_price() {
+    fn policy_budget_for_a_size_without_list_price_requires_a_price() {
         let odd = [("FLY_WORKER_MEMORY_MB", "8192"), ("FLEET_BUDGET_USD_PER_HOUR", "1")];
         let error = policy(&odd).unwrap_err().to_string();
         assert!(error.starts_with("FLEET_PRICE_USD_PER_HOUR"), "{error}");

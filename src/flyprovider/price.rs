@@ -19,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn larger_machines_cost_in_proportion_and_odd_ones_are_not_guessed() {
+    fn price_scales_with_the_size_and_is_absent_for_other_sizes() {
         let price = |size: &str| list_price_per_hour(size.parse().unwrap());
         assert_eq!(price("performance-1x"), Some(MicroDollars(43_056)));
         assert_eq!(price("performance-4x"), Some(MicroDollars(172_224)));

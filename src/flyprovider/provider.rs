@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_listed_as_it_was_asked_for() {
+    fn launch_round_trips_through_the_machine_config() {
         let disk = MachineDisk { size_gb: 25, max_input: 10_000_000_000 };
         for (disk, stays) in [(Some(disk), false), (Some(disk), true), (None, false), (None, true)] {
             let order = order(disk, stays);
@@ -242,14 +242,14 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_without_a_disk_of_ours_is_no_other_disk() {
+    fn launch_ignores_the_input_limit_without_a_disk() {
         let mut order = order(None, false);
         order.environment.insert(MAX_INPUT_BYTES.to_owned(), "5000000000".to_owned());
         assert_eq!(launch(config(&order, Guest::default(), String::new())), order.launch);
     }
 
     #[test]
-    fn the_default_size_is_one_that_fly_sells() {
+    fn default_machine_size_is_offered_by_fly() {
         assert_eq!(MachineSize::from(Guest::default()), MachineSize::default());
         assert_eq!(Fly::price_per_hour(MachineSize::default()), Some(MicroDollars(86_112)));
         let odd = MachineSize { cpus: 3, ..MachineSize::default() };
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_of_fly_is_read_with_its_life() {
+    fn machine_conversion_keeps_phase_start_and_exit() {
         let machine: super::super::Machine = serde_json::from_value(json!({
             "id": "m1", "name": "other", "state": "suspended", "region": "iad", "host_status": "ok",
             "created_at": "2026-01-01T00:00:00Z", "config": {"image": "i", "metadata": {POOL: "workers"}},
@@ -282,11 +282,11 @@ mod tests {
             (lost.phase, lost.launch, lost.host_reachable),
             (Phase::Unknown("odd".into()), None, false)
         );
-        assert_eq!(lost.running_since, Some(Millis(7_000)), "no event tells more");
+        assert_eq!(lost.running_since, Some(Millis(7_000)), "no event contains a later start");
     }
 
     #[test]
-    fn what_a_person_can_do_about_is_said_with_the_setting() {
+    fn condition_messages_name_the_relevant_setting() {
         for (condition, setting) in [
             (Condition::ListUnknown(ListFailure::Unauthorized), "FLY_API_TOKEN"),
             (Condition::Unauthorized, "FLY_API_TOKEN"),

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_used_up_in_their_order() {
+    fn faults_take_returns_faults_in_order_of_addition() {
         let mut faults = Faults::default();
         faults.add(Action::Create, Fault::LostReply, 2);
         faults.add(Action::Create, Fault::Quota, 1);
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_gives_its_burst_and_then_by_the_second() {
+    fn bucket_take_allows_the_burst_then_one_per_second() {
         let allowance = RequestAllowance { per_second: 1.0, burst: 3.0 };
         let mut bucket = Bucket::full(allowance);
         let mut at = |ms| bucket.take(allowance, Duration::from_millis(ms));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn scripts_are_read() {
+    fn order_parses_calls_and_machine_events() {
         let read = |json: &str| serde_json::from_str::<Order>(json);
         let fault = Fault::RateLimited { retry_after: Some(3) };
         assert_eq!(

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ulids_have_26_places_and_grow() {
+    fn ulid_has_26_characters_and_increases() {
         let ids: Vec<String> = (0..100).map(|_| ulid()).collect();
         assert!(ids.iter().all(|id| id.len() == 26));
         assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");

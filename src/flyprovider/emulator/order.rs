@@ -310,7 +310,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn durations_are_read_as_go_writes_them() {
+    fn go_duration_parses_go_syntax() {
         let ms = |text| go_duration(text).map(|d| d.as_millis());
         assert_eq!(
             [ms("300s"), ms("1m30s"), ms("500ms"), ms("1h")],
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn regions_are_found_by_name_by_area_and_anywhere() {
+    fn regions_accepts_names_areas_and_any() {
         let found = |order: &str| regions(Some(order), "iad").unwrap();
         assert_eq!(found("ams,fra"), ["ams", "fra"]);
         assert_eq!(found("lhr,sa"), ["lhr", "gru"]);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_keeps_what_it_holds_and_gets_flys_smallest_size() {
+    fn order_read_keeps_unknown_fields_and_defaults_to_the_smallest_size() {
         let body = json!({"config": {"image": "i", "init": {"tty": true}, "rootfs": {"size_gb": 20}}});
         let (order, typed) = Order::read(body.to_string().as_bytes()).unwrap();
         let guest = json!({"cpu_kind": "shared", "cpus": 1, "memory_mb": 256});

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_are_named_by_their_parts() {
+    fn image_reference_is_split_into_its_parts() {
         let parts = |image: &str| {
             let shown = image_ref(image);
             let text = |name: &str| shown[name].as_str().unwrap().to_owned();

@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn states_come_in_one_list_or_in_several_parameters() {
+    fn wait_states_accept_one_list_or_several_parameters() {
         let states = |params: &[(&str, &str)]| read(params).map(|wish| wish.states);
         assert_eq!(states(&[]), Ok(vec![WaitState::Started]));
         let both = Ok(vec![WaitState::Stopped, WaitState::Suspended]);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_has_settled_where_nothing_moves_by_itself() {
+    fn wait_for_settled_accepts_only_states_without_pending_transition() {
         let wish = read(&[("state", "settled")]).unwrap();
         for settled in
             [MachineState::Started, MachineState::Stopped, MachineState::Failed, MachineState::Destroyed]
