@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn run_times_are_independent_of_order_and_of_missing_events() {
+    fn run_times_accepts_either_order_and_missing_events() {
         let life =
             [(0, "created"), (100, "starting"), (400, "started"), (1400, "stopped"), (5000, "started")];
         let mut newest_first = life;

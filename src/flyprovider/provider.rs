@@ -282,7 +282,7 @@ mod tests {
             (lost.phase, lost.launch, lost.host_reachable),
             (Phase::Unknown("odd".into()), None, false)
         );
-        assert_eq!(lost.running_since, Some(Millis(7_000)), "no event contains a later start");
+        assert_eq!(lost.running_since, Some(Millis(7_000)), "without events the time of creation counts");
     }
 
     #[test]

@@ -177,7 +177,7 @@ fn conditions_are_sentences_and_omit_the_pause() {
     let condition =
         |reason: &str, message: &str| FleetCondition { reason: reason.into(), message: message.into() };
     some.conditions = vec![
-        condition("Paused", "paused; `tcoder fleet resume` goes on"),
+        condition("Paused", "paused; `tcoder fleet resume` resumes scaling"),
         condition("Unauthorized", "Fly refuses the token; set FLY_API_TOKEN"),
         condition("Quota", "ask Fly for more. "),
     ];
