@@ -258,6 +258,7 @@ fn modules_import_only_what_stands_above_them_in_the_list() {
         }
         let wrong = format!("{} has {path}", from.join("::"));
         assert!(place(&from).is_some(), "{wrong}, and is not in the list of lib.rs");
+        assert!(place(&to).is_some(), "{wrong}, which is not in the list of lib.rs");
         assert!(place(&to) <= place(&from), "{wrong}, which stands below it in the list of lib.rs");
         assert!(!(is_of(&from, "api") && is_of(&to, "controller")), "{wrong}");
     }

@@ -54,6 +54,7 @@ pub enum Effect {
 #[derive(Debug)]
 pub enum Answer {
     /// The queue and the workers.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     Observed(FleetView),
     /// A view, the lock and a permit in one. Also taken where only a permit was asked for.
     Session {
@@ -81,6 +82,7 @@ pub enum Answer {
     /// It is done, and there is nothing to say.
     Done,
     /// Redis could not be used, so the effect may or may not have happened.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     QueueUnavailable,
 }
 

@@ -72,8 +72,9 @@ impl Lock {
         FencingToken { holder: name.to_string(), epoch: self.epoch }
     }
 
-    fn is_held_with(&self, name: u8, fence: Option<&FencingToken>) -> bool {
-        self.holder == Some(name) && fence == Some(&self.token(name))
+    /// Whether the lock is held with this token, and has not expired, as `holds_lock` in `lib.lua` checks it.
+    fn is_held_with(&self, name: u8, fence: Option<&FencingToken>, now: u64) -> bool {
+        self.holder == Some(name) && fence == Some(&self.token(name)) && self.until > now
     }
 }
 
@@ -200,10 +201,10 @@ impl Host {
                 Answer::Lock(lock.acquire(self.name, now, *fresh, *insist))
             }
             Effect::CheckLock => Answer::Lock(lock.acquire(self.name, now, false, false)),
-            Effect::Publish(_) => Answer::Published(lock.is_held_with(self.name, self.driver.fence())),
+            Effect::Publish(_) => Answer::Published(lock.is_held_with(self.name, self.driver.fence(), now)),
             Effect::AcquirePermit(_) => Answer::Permit(limiter.acquire(now)),
             Effect::Retire { machine, .. } => Answer::Retired(match () {
-                () if !lock.is_held_with(self.name, self.driver.fence()) => RetireOutcome::Fenced,
+                () if !lock.is_held_with(self.name, self.driver.fence(), now) => RetireOutcome::Fenced,
                 () if world.retire(machine) => RetireOutcome::Retired,
                 () => RetireOutcome::Busy,
             }),
