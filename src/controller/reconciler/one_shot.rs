@@ -22,9 +22,9 @@ use crate::time::{Instant, sleep};
 
 /// How long the lock is held after the first look: for a list, and the next request. It is not released, which would
 /// be one more round trip, but expires soon.
-const HOLD: Duration = Duration::from_secs(10);
+pub(super) const HOLD: Duration = Duration::from_secs(10);
 /// How long it is held after every other look: for one request to the provider.
-const HOLD_ON: Duration = Duration::from_secs(4);
+pub(super) const HOLD_ON: Duration = Duration::from_secs(4);
 /// Most looks at a lock that another invocation holds while jobs wait: it ends in a moment, and may not see to them.
 const MAX_LOOKS: u32 = 4;
 /// Added to the rest of another's hold, so that it has expired.

@@ -53,6 +53,8 @@ pub struct Scenario {
     pub jobs: Vec<(u64, u64)>,
     /// Reconcilers that believe they should act.
     pub reconcilers: u8,
+    /// The first of them runs in short invocations, like the one at the edge.
+    pub one_shot: bool,
     /// What goes wrong.
     pub faults: Faults,
     /// By then all must be quiet.
@@ -72,6 +74,7 @@ impl Scenario {
             capabilities: STOPS_AND_STARTS,
             jobs: vec![(1_000, 600_000); machines as usize],
             reconcilers: 1,
+            one_shot: false,
             faults: Faults::default(),
             horizon_ms: 4 * 3_600_000,
         }
@@ -90,6 +93,7 @@ impl Scenario {
             capabilities: STOPS_AND_STARTS,
             jobs: vec![(1_000, 60_000)],
             reconcilers: 1,
+            one_shot: false,
             faults,
             horizon_ms: 8 * 3_600_000,
         }
@@ -112,9 +116,16 @@ impl Scenario {
             capabilities: STOPS_AND_STARTS,
             jobs,
             reconcilers: rng.random_range(1..=2),
+            one_shot: false,
             faults: Faults::default(),
             horizon_ms: 8 * 3_600_000,
         }
+    }
+
+    /// The same with a reconciler that runs in short invocations.
+    #[must_use]
+    pub fn in_invocations(self) -> Self {
+        Self { one_shot: true, ..self }
     }
 
     /// The same with a provider that can only create and destroy machines.

@@ -13,6 +13,11 @@ fn fleets_of_a_provider_that_only_creates_and_destroys_end_quiet_and_without_a_m
     end_quiet((0..1000).map(|seed| Scenario::random(seed).create_and_destroy_only()));
 }
 
+#[test]
+fn fleets_whose_reconciler_runs_in_short_invocations_end_quiet() {
+    end_quiet((0..600).map(|seed| Scenario::random(seed).in_invocations()));
+}
+
 fn end_quiet(scenarios: impl Iterator<Item = Scenario>) {
     let failed: Vec<String> =
         scenarios.filter_map(|scenario| run(&scenario).err()).map(|v| v.to_string()).collect();
