@@ -35,7 +35,7 @@ pub async fn scheduled(at: Millis, env: worker::Env) {
         context,
     };
     if let Err(error) = minute.run().await {
-        tracing::warn!(%error, "subrequest limit reached; the next scheduled run continues");
+        tracing::warn!(%error, "the scheduled run failed; the next one continues");
     }
 }
 

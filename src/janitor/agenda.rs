@@ -53,10 +53,17 @@ impl Agenda {
         }
     }
 
-    /// Chooses at most `most` of the `awaited` uploads, each with the end of its window. Returns each with whether it
+    /// Chooses at most `most` of the `awaited` uploads, each with the end of its window; there may be more if they are
+    /// as many as were asked for (`full`). Returns each with whether it
     /// is overdue: first those that are, then the others in rotation, so that each is checked again and again even if
     /// they do not all fit into one run.
-    pub fn choose(&mut self, awaited: &[(JobId, Millis)], now: Millis, most: usize) -> Vec<(JobId, bool)> {
+    pub fn choose(
+        &mut self,
+        awaited: &[(JobId, Millis)],
+        full: bool,
+        now: Millis,
+        most: usize,
+    ) -> Vec<(JobId, bool)> {
         self.deferred.retain(|_, until| *until > now);
         let until = |id: &JobId, due: Millis| self.deferred.get(id).copied().or((due > now).then_some(due));
         self.next_due = awaited.iter().filter_map(|(id, due)| until(id, *due)).min();
@@ -69,7 +76,7 @@ impl Agenda {
             let start = usize::try_from(start).unwrap_or(0);
             chosen.extend(others.iter().cycle().skip(start).take(room).map(|(id, _)| (*id, false)));
         }
-        self.more = awaited.len() >= self.limit() as usize && !chosen.is_empty();
+        self.more = full && !chosen.is_empty();
         chosen
     }
 
@@ -86,6 +93,7 @@ impl Agenda {
 
     /// When the next upload is to be checked.
     #[must_use]
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the janitor of a process only"))]
     pub const fn next_due(&self) -> Option<Millis> {
         self.next_due
     }
@@ -104,7 +112,7 @@ mod tests {
     fn agenda_choose_takes_overdue_uploads_first_and_rotates_the_others() {
         let awaited = uploads(&[0, 10, 20, 30, 40, 50, 60, 70, 80, 90]);
         let now = Millis(10);
-        let choose = |turn: u64, most: usize| Agenda::of_run(turn).choose(&awaited, now, most);
+        let choose = |turn: u64, most: usize| Agenda::of_run(turn).choose(&awaited, false, now, most);
         let overdue = [(awaited[0].0, true), (awaited[1].0, true)];
         assert_eq!(choose(7, 2), overdue);
         let mut seen = BTreeSet::new();
@@ -116,7 +124,7 @@ mod tests {
         }
         assert_eq!(seen.len(), 10, "some uploads are never checked");
         assert_eq!(choose(3, 100).len(), 10);
-        assert!(Agenda::of_run(3).choose(&[], now, 100).is_empty());
+        assert!(Agenda::of_run(3).choose(&[], false, now, 100).is_empty());
         assert!(choose(u64::MAX, 0).is_empty());
     }
 
@@ -124,12 +132,12 @@ mod tests {
     fn agenda_of_process_checks_all_uploads_once_then_overdue_ones() {
         let awaited = uploads(&[10, 20, 100, 300]);
         let mut agenda = Agenda::of_process();
-        let chosen = agenda.choose(&awaited, Millis(20), usize::MAX);
+        let chosen = agenda.choose(&awaited, false, Millis(20), usize::MAX);
         let overdue: Vec<bool> = chosen.iter().map(|(_, overdue)| *overdue).collect();
         assert_eq!(overdue, [true, true, false, false]);
         assert_eq!(agenda.next_due(), Some(Millis(100)));
         agenda.checked(chosen.into_iter().map(|(id, _)| (id, true)), Millis(20));
-        let chosen = agenda.choose(&awaited[2..], Millis(100), usize::MAX);
+        let chosen = agenda.choose(&awaited[2..], false, Millis(100), usize::MAX);
         assert_eq!(chosen, [(awaited[2].0, true)]);
         assert_eq!(agenda.next_due(), Some(Millis(300)));
     }
@@ -138,12 +146,12 @@ mod tests {
     fn agenda_defers_an_upload_that_could_not_be_checked() {
         let awaited = uploads(&[10, 20]);
         let mut agenda = Agenda::of_process();
-        agenda.choose(&awaited, Millis(50), usize::MAX);
+        agenda.choose(&awaited, false, Millis(50), usize::MAX);
         agenda.checked([(awaited[0].0, false), (awaited[1].0, true)], Millis(50));
-        assert!(agenda.choose(&awaited[..1], Millis(51), usize::MAX).is_empty());
+        assert!(agenda.choose(&awaited[..1], false, Millis(51), usize::MAX).is_empty());
         let again = Millis(50 + RECHECK_MS);
         assert_eq!(agenda.next_due(), Some(again));
-        assert_eq!(agenda.choose(&awaited[..1], again, usize::MAX), [(awaited[0].0, true)]);
+        assert_eq!(agenda.choose(&awaited[..1], false, again, usize::MAX), [(awaited[0].0, true)]);
         assert_eq!(agenda.next_due(), None);
     }
 
@@ -152,7 +160,7 @@ mod tests {
         let awaited = uploads(&[5; BATCH as usize]);
         let mut agenda = Agenda::of_process();
         agenda.checked([], Millis(10));
-        let chosen = agenda.choose(&awaited, Millis(10), usize::MAX);
+        let chosen = agenda.choose(&awaited, true, Millis(10), usize::MAX);
         assert_eq!(chosen.len(), BATCH as usize);
         agenda.checked(chosen.into_iter().map(|(id, _)| (id, true)), Millis(10));
         assert_eq!(agenda.next_due(), Some(Millis(10 + NEXT_BATCH_MS)));

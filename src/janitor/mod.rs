@@ -9,10 +9,6 @@
 //! | `service` | [`Janitor`]: runs the tasks when they are due, for the lifetime of a process |
 //! | `one_shot` | runs as many of them as the budget of one invocation allows, on Cloudflare Workers |
 
-#[cfg_attr(
-    target_arch = "wasm32",
-    allow(dead_code, reason = "some of it serves the janitor of a process only")
-)]
 mod agenda;
 mod budget;
 mod one_shot;
@@ -57,10 +53,11 @@ pub struct JanitorTasks {
 }
 
 impl JanitorTasks {
-    /// Reaps expired leases and promotes delayed jobs and retries, until none is due or a sixth of the budget is used.
+    /// Reaps expired leases and promotes delayed jobs and retries, until none is due or a sixth of the budget is used
+    /// (three are always allowed).
     /// Returns the last sweep, whose `ready` is the number of jobs of all sweeps; `None` if the budget is used up.
     async fn sweep(&self, budget: &mut SubrequestBudget) -> Result<Option<Sweep>, QueueError> {
-        let mut share = (budget.0 / 6).max(1);
+        let mut share = (budget.0 / 6).max(3);
         let mut last: Option<Sweep> = None;
         while share > 0 && budget.take(1) {
             share -= 1;
@@ -84,9 +81,11 @@ impl JanitorTasks {
         if !budget.take(1) {
             return Ok(0);
         }
-        let awaited = self.queue.uploading(agenda.limit()).await?;
+        let limit = agenda.limit();
+        let awaited = self.queue.uploading(limit).await?;
         let most = budget.take_some(UPLOAD_TRIPS, u32::try_from(awaited.len()).unwrap_or(u32::MAX));
-        let checks = agenda.choose(&awaited, now, most as usize);
+        let full = awaited.len() >= limit as usize;
+        let checks = agenda.choose(&awaited, full, now, most as usize);
         // Concurrently, so that one slow answer does not delay the others.
         let checks = futures::stream::iter(checks).map(|(id, overdue)| async move {
             self.check_upload(id, overdue).await.map(|decided| (id, decided))

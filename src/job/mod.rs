@@ -3,6 +3,7 @@
 //! This module reads no clock, no socket and no environment, and imports no other module of the crate. JSON
 //! names are camelCase, and the same as those of the original TCoder where it has them.
 
+mod entry;
 mod failure;
 mod id;
 mod key;
@@ -15,6 +16,7 @@ mod spec;
 mod state;
 mod time;
 
+pub use entry::EntryKind;
 pub use failure::{Failure, FailureCode};
 pub use id::{AttemptId, Epoch, InvalidAttemptId, InvalidEpoch, InvalidJobId, JobId, WorkerId};
 pub use key::{InvalidKey, ObjectKey, safe_file_name};
@@ -22,8 +24,8 @@ pub use preset::{Format, Preset, PresetRow, RateControl, UnknownPreset, VideoCod
 pub use quality::{Dimensions, InvalidLadder, Ladder, Quality, UnknownQuality};
 pub use rendition::{Container, Label, RenditionInfo};
 pub use result::{
-    AudioInfo, Entries, EntryDocument, EntryKind, JobResult, Output, Poster, Skipped, SourceInfo, Storyboard,
-    Timings, VideoInfo,
+    AudioInfo, Entries, EntryDocument, JobResult, Output, Poster, Skipped, SourceInfo, Storyboard, Timings,
+    VideoInfo,
 };
 pub use spec::{Input, JobSpec, Origin, Priority, SecretRef, SpecError, Still, Stills};
 pub use state::{State, Transition, WrongTransition};

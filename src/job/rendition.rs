@@ -7,8 +7,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
+use super::entry::EntryKind;
 use super::quality::Quality;
-use super::result::EntryKind;
 
 /// Which rendition an output is: a quality, or the source's own streams copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -1,9 +1,9 @@
 //! The result of a completed job: its outputs, and how they were made.
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
-use strum::{IntoStaticStr, VariantArray};
 
+use super::entry::EntryKind;
 use super::key::ObjectKey;
 use super::quality::Quality;
 use super::rendition::{Label, RenditionInfo};
@@ -40,61 +40,6 @@ pub struct Output {
     pub info: RenditionInfo,
 }
 
-/// A kind of document that players open to play all renditions of a job.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray)]
-#[serde(rename_all = "lowercase")]
-#[strum(serialize_all = "lowercase")]
-pub enum EntryKind {
-    /// The master playlist of HLS.
-    Hls,
-    /// The manifest (MPD) of DASH.
-    Dash,
-}
-
-impl EntryKind {
-    /// All of them.
-    pub const ALL: &'static [Self] = Self::VARIANTS;
-
-    /// The name: `hls`, `dash`.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        self.into()
-    }
-
-    /// The common name of such a document.
-    #[must_use]
-    pub const fn title(self) -> &'static str {
-        match self {
-            Self::Hls => "HLS master playlist",
-            Self::Dash => "DASH manifest",
-        }
-    }
-
-    /// The players that open it.
-    #[must_use]
-    pub const fn players(self) -> &'static str {
-        match self {
-            Self::Hls => "Safari and everything else of Apple's, hls.js, Shaka Player, ExoPlayer, VLC",
-            Self::Dash => "dash.js, Shaka Player, ExoPlayer, VLC, television sets",
-        }
-    }
-}
-
-impl JsonSchema for EntryKind {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "EntryKind".into()
-    }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        let kinds = Self::ALL.iter();
-        let kinds = kinds
-            .map(|kind| json_schema!({"type": "string", "const": kind.name(), "description": format!("{}.", kind.title())}));
-        json_schema!({
-            "description": "A kind of document that players open to play all renditions of a job.",
-            "oneOf": kinds.collect::<Vec<_>>(),
-        })
-    }
-}
-
 /// A document that players open to play all renditions of a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -104,7 +49,7 @@ pub struct EntryDocument {
     pub kind: EntryKind,
     /// The key in the output bucket.
     pub key: ObjectKey,
-    /// The URL of the image, like that of an output.
+    /// The URL of the document, like that of an output.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }

@@ -102,8 +102,8 @@ pub struct Driver {
     fence: Option<FencingToken>,
     held_at: Moment,
     fresh: bool,
-    /// The last outcome of a lock request if another reconciler holds or held the lock.
-    other: Option<LockOutcome>,
+    /// How long ago the lock of another holder had expired when it was asked for last.
+    lapsed: Option<Duration>,
     published: Option<FleetStatus>,
     round: Option<Round>,
     /// Redis was unreachable, so workers could not send heartbeats.
@@ -128,7 +128,7 @@ impl Driver {
             fence: None,
             held_at: Moment::ZERO,
             fresh: true,
-            other: None,
+            lapsed: None,
             published: None,
             round: None,
             blind: false,
@@ -136,6 +136,7 @@ impl Driver {
     }
 
     /// Changes the policy, from the next round on.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     pub fn set_policy(&mut self, policy: FleetPolicy) {
         self.policy = policy;
     }
@@ -145,17 +146,16 @@ impl Driver {
         self.round.as_ref().map_or(&self.policy, |round| &round.policy)
     }
 
-    /// The plan of this round, or of the last one.
+    /// The plan of this round, or of the last one, unless Redis could not be used since then.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     pub fn plan(&self) -> Option<&Plan> {
         self.round.as_ref().map(|round| &round.plan)
     }
 
-    /// The machine that this round starts.
-    pub fn starts(&self) -> Option<&MachineId> {
+    /// The operation that this round is about, where it is one.
+    pub fn operation(&self) -> Option<&Operation> {
         match &self.round.as_ref()?.work {
-            Some(Work::Operation(PlannedOperation { act: Operation::Start { machine }, .. })) => {
-                Some(machine)
-            }
+            Some(Work::Operation(operation)) => Some(&operation.act),
             _ => None,
         }
     }
@@ -165,7 +165,7 @@ impl Driver {
         self.fence.as_ref()
     }
 
-    /// The next effect. Until its answer is reported, each call returns the same effect.
+    /// What to do now. Until its answer has come, only a pause is not said again.
     pub fn next(&mut self, now: Moment) -> Effect {
         let Some(round) = &mut self.round else { return Effect::Observe };
         let Some(effect) = round.effects.front().cloned() else { return Effect::Observe };
@@ -276,10 +276,7 @@ impl Driver {
         if round.work.is_none() && !round.waits() && news.is_none() && !shows {
             return [pause].into();
         }
-        let insist = match self.other {
-            Some(LockOutcome::Lapsed(ago)) => round.work.is_some() && ago >= round.takeover(),
-            _ => false,
-        };
+        let insist = round.work.is_some() && self.lapsed.is_some_and(|ago| ago >= round.takeover());
         let mut effects = VecDeque::from([Effect::AcquireLock { fresh: self.fresh, insist }]);
         effects.extend(news.map(Effect::Publish));
         match &round.work {
@@ -310,14 +307,14 @@ impl Driver {
                 Effect::Readmit(machine.clone()),
                 call,
             ],
-            // A retirement checks the fence itself.
+            // The permit comes first, so that no worker is retired while its machine still has to wait for a request.
             Operation::Stop { machine } => {
                 let retire = retire(machine, self.workers_of(machine));
-                vec![Effect::AcquirePermit(RequestClass::Stop), retire, call]
+                vec![Effect::AcquirePermit(RequestClass::Stop), retire, Effect::CheckLock, call]
             }
             Operation::Destroy { machine, .. } => {
                 let retire = retire(machine, self.workers_of(machine));
-                vec![Effect::AcquirePermit(RequestClass::Destroy), retire, call]
+                vec![Effect::AcquirePermit(RequestClass::Destroy), retire, Effect::CheckLock, call]
             }
         }
     }
@@ -360,6 +357,7 @@ impl Driver {
                 self.end_operation(&Outcome::Fenced, now)
             }
             LockOutcome::Mine(fence) => {
+                tracing::info!(epoch = fence.epoch, holder = fence.holder, "acquired the fleet lock");
                 self.hold(fence, now);
                 self.finish_round([]);
                 None
@@ -371,7 +369,7 @@ impl Driver {
                     let at_most = Some(pause.clamp(Duration::from_millis(50), MAX_SLEEP));
                     round.effects = [Effect::Wait { at_most, settled: false }].into();
                 }
-                self.other = Some(other);
+                self.lapsed = if let LockOutcome::Lapsed(ago) = other { Some(ago) } else { None };
                 None
             }
         }
@@ -379,11 +377,10 @@ impl Driver {
 
     /// Records that this reconciler holds the lock.
     fn hold(&mut self, fence: FencingToken, now: Moment) {
-        (self.held_at, self.fresh, self.other) = (now, false, None);
+        (self.held_at, self.fresh, self.lapsed) = (now, false, None);
         if self.fence.as_ref() == Some(&fence) {
             return;
         }
-        tracing::info!(epoch = fence.epoch, holder = fence.holder, "acquired the fleet lock");
         // Neither the last list nor the memory contains what another holder has done in the meantime.
         self.seen.machines = Err(ListUnavailable::NOT_YET);
         if self.state.epoch + 1 != fence.epoch {
@@ -428,7 +425,7 @@ impl Driver {
                 Ok(MachineList { at, machines })
             }
             Err(error) => {
-                tracing::debug!(%error, "could not list the machines");
+                tracing::warn!(%error, "could not list the machines");
                 Err(ListUnavailable { why: error.list_failure(), at: now })
             }
         };
@@ -444,7 +441,8 @@ impl Driver {
                 Outcome::Done(id)
             }
             Err(error) => {
-                tracing::warn!(%error, "operation on a machine failed");
+                let action = self.operation().map(Operation::kind);
+                tracing::warn!(action, %error, "operation on a machine failed");
                 error.outcome()
             }
         };

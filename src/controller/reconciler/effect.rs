@@ -54,6 +54,7 @@ pub enum Effect {
 #[derive(Debug)]
 pub enum Answer {
     /// The queue and the workers.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     Observed(FleetView),
     /// A view, the lock and a permit together. Also a valid answer to a request for a permit.
     Session {
@@ -81,6 +82,7 @@ pub enum Answer {
     /// The effect was performed and has no result.
     Done,
     /// Redis was unavailable; the effect may or may not have been performed.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     QueueUnavailable,
 }
 

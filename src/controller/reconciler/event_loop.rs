@@ -86,30 +86,14 @@ impl<P: MachineProvider> Reconciler<P> {
 
     /// Runs until `stop`, then releases the lock.
     pub async fn run(mut self, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            let effect = self.driver.next(self.now());
-            if let Effect::Wait { at_most, .. } = effect {
-                self.failures = 0;
-                tokio::select! {
-                    () = self.wait(at_most) => {}
-                    () = stop.cancelled() => {}
-                }
-                continue;
-            }
-            let mut step = std::pin::pin!(self.step(effect));
-            let failed = tokio::select! {
-                failed = &mut step => failed,
+        {
+            let mut rounds = std::pin::pin!(self.rounds(&stop));
+            tokio::select! {
+                () = &mut rounds => {}
                 () = stop.cancelled() => {
-                    if timeout(SHUTDOWN_GRACE, step).await.is_err() {
+                    if timeout(SHUTDOWN_GRACE, rounds).await.is_err() {
                         tracing::warn!("shut down during a request to the provider; the next list shows its outcome");
                     }
-                    break;
-                }
-            };
-            if let Some(pause) = failed {
-                tokio::select! {
-                    () = sleep(pause) => {}
-                    () = stop.cancelled() => {}
                 }
             }
         }
@@ -117,6 +101,33 @@ impl<P: MachineProvider> Reconciler<P> {
             && let Err(error) = self.deps.queue.release_fleet_lock(fence).await
         {
             tracing::warn!(%error, "could not release the fleet lock; it expires");
+        }
+    }
+
+    /// Round after round until `stop`, when the one that has begun is finished.
+    async fn rounds(&mut self, stop: &CancellationToken) {
+        loop {
+            let effect = self.driver.next(self.now());
+            if stop.is_cancelled() && matches!(effect, Effect::Observe | Effect::Wait { .. }) {
+                return;
+            }
+            let pause = match effect {
+                Effect::Wait { at_most, .. } => {
+                    self.failures = 0;
+                    tokio::select! {
+                        () = self.wait(at_most) => {}
+                        () = stop.cancelled() => {}
+                    }
+                    continue;
+                }
+                effect => self.step(effect).await,
+            };
+            if let Some(pause) = pause {
+                tokio::select! {
+                    () = sleep(pause) => {}
+                    () = stop.cancelled() => {}
+                }
+            }
         }
     }
 
@@ -134,7 +145,7 @@ impl<P: MachineProvider> Reconciler<P> {
         if let Some(ended) = self.driver.on(answer, self.now()) {
             self.deps.metrics.fleet_action(ended.operation, ended.outcome);
         }
-        if observes {
+        if observes && pause.is_none() {
             self.count_cost();
         }
         pause

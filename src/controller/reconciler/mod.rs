@@ -22,9 +22,7 @@
 #[cfg(not(target_arch = "wasm32"))]
 pub mod admin;
 mod apply;
-#[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "some of it serves the event loop only"))]
 mod driver;
-#[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "some of it serves the event loop only"))]
 mod effect;
 #[cfg(not(target_arch = "wasm32"))]
 mod event_loop;

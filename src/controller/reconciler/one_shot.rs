@@ -12,7 +12,7 @@ use super::PERMIT_BUDGET;
 use super::apply::{Targets, apply};
 use super::driver::{Driver, DriverState, TAKEOVER_BUSY, TAKEOVER_IDLE};
 use super::effect::{Answer, Effect};
-use crate::controller::fleet::{FleetPolicy, MachineId, MachineProvider, Moment};
+use crate::controller::fleet::{FleetPolicy, MachineId, MachineProvider, Moment, Operation};
 use crate::job::JobId;
 use crate::queue::{
     Checkpoint, FencingToken, FleetView, LockOutcome, LockRequest, LockState, Permit, Queue, QueueError,
@@ -22,9 +22,9 @@ use crate::time::{Instant, sleep};
 
 /// How long the lock is held after the first snapshot: long enough for a list and the next request. The lock is not
 /// released, which would cost another round trip, but expires soon.
-const HOLD: Duration = Duration::from_secs(10);
+pub(super) const HOLD: Duration = Duration::from_secs(10);
 /// How long the lock is held after each further snapshot: long enough for one request to the provider.
-const HOLD_ON: Duration = Duration::from_secs(4);
+pub(super) const HOLD_ON: Duration = Duration::from_secs(4);
 /// Maximum number of attempts to acquire a lock that another invocation holds while jobs wait: that invocation ends
 /// soon and may not have seen these jobs.
 const MAX_LOOKS: u32 = 4;
@@ -87,6 +87,8 @@ struct Invocation<'a, P> {
     requests: u32,
     /// The operation of this round has begun; the budget suffices for all its effects.
     in_step: bool,
+    /// The operation that was saved as done before it was.
+    intent: Option<Operation>,
     /// Redis contains all that the next invocation needs.
     saved: bool,
 }
@@ -148,6 +150,7 @@ impl<P: MachineProvider> OneShotReconciler<P> {
             trips,
             requests: 0,
             in_step: false,
+            intent: None,
             saved: false,
         };
         let end = run.run().await?;
@@ -212,10 +215,11 @@ impl<P: MachineProvider> Invocation<'_, P> {
                     self.step(effect).await?
                 }
             };
-            if let Answer::Retired(RetireOutcome::Fenced) = answer {
+            let fenced = matches!(answer, Answer::Retired(RetireOutcome::Fenced));
+            self.driver.on(answer, self.now());
+            if fenced {
                 return Ok(InvocationOutcome::NotLeader);
             }
-            self.driver.on(answer, self.now());
         }
     }
 
@@ -259,14 +263,19 @@ impl<P: MachineProvider> Invocation<'_, P> {
             sleep(wait).await;
         }
         let checkpoint = self.checkpoint(true)?;
-        let starts = self.driver.starts().cloned();
+        let intent = self.driver.operation().cloned();
+        let starts = match &intent {
+            Some(Operation::Start { machine }) => Some(machine.clone()),
+            _ => None,
+        };
         let name = self.name.clone();
         let ask = self.deps.ask(&name, false, class);
         let ask = LockRequest { starts: starts.as_ref().map(|machine| &*machine.0), time: HOLD_ON, ..ask };
         self.trips += 1;
         let look = self.deps.queue.look(&[], checkpoint.as_ref(), &ask).await?;
         let LockState::Mine(fence, permit) = look.turn else { return Ok(Some(false)) };
-        (self.view, self.looked, self.permit, self.saved) = (look.view, Instant::now(), permit, true);
+        (self.view, self.looked, self.permit) = (look.view, Instant::now(), permit);
+        (self.saved, self.intent) = (true, intent);
         if fence != self.fence {
             return Ok(Some(false));
         }
@@ -282,12 +291,16 @@ impl<P: MachineProvider> Invocation<'_, P> {
             // The next request needs a new permit.
             self.permit = Permit::Wait(rate.interval);
         }
+        // That the operation was done is saved already if it is the one that was intended before the last look, and
+        // so is its retirement.
+        let intended = self.intent.is_some() && self.driver.operation() == self.intent.as_ref();
         let targets = Targets { queue, provider, environment, rate: *rate };
         let answer = apply(effect, &self.driver, &targets).await?;
-        // The saved checkpoint assumes that the planned operation was done.
-        let foreseen =
-            matches!(answer, Answer::Called(Ok(_)) | Answer::Done | Answer::Retired(RetireOutcome::Retired));
-        self.saved &= foreseen;
+        self.saved &= match answer {
+            Answer::Done => true,
+            Answer::Called(Ok(_)) | Answer::Retired(RetireOutcome::Retired) => intended,
+            _ => false,
+        };
         Ok(answer)
     }
 }

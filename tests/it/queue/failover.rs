@@ -46,7 +46,8 @@ impl Address {
         let lossy = Arc::clone(&loses);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let server = TcpStream::connect(("127.0.0.1", *target.borrow())).await.unwrap();
+                let port = *target.borrow();
+                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
                 tokio::spawn(carry(client, server, Arc::clone(&lossy)));
             }
         });

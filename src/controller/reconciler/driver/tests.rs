@@ -107,7 +107,7 @@ fn driver_readmits_workers_before_a_start() {
     let mut harness = Harness::leading(vec![slot_one(Phase::Stopped)]);
     harness.observe(jobs(1));
     harness.pass_lock();
-    assert_eq!(harness.driver.starts(), Some(&MachineId("m1".into())));
+    assert_eq!(harness.driver.operation(), Some(&Operation::Start { machine: MachineId("m1".into()) }));
     assert_eq!(harness.next(), Effect::AcquirePermit(RequestClass::Start));
     harness.permit();
     harness.on(Answer::Lock(LockOutcome::Mine(fence(1))));
@@ -202,7 +202,7 @@ fn driver_session_with_a_permit_leads_to_the_request_at_once() {
     harness.on(Answer::Published(true));
     assert_eq!(harness.next(), Effect::AcquirePermit(RequestClass::Start));
     let permit = Permit::Go { at: Millis(0) };
-    let readmitted = harness.driver.starts().cloned();
+    let readmitted = Some(MachineId("m1".into()));
     harness.on(Answer::Session { view: jobs(1), fence: fence(7), permit, readmitted });
     assert_eq!(harness.next(), Effect::Call(Operation::Start { machine: MachineId("m1".into()) }));
     assert_eq!(status.reconciler, "me");
@@ -222,7 +222,7 @@ fn driver_checkpoint_with_intent_counts_the_operation_as_done() {
     assert_eq!(resumed.next(START), Effect::List, "a list shows whether the operation was done");
     resumed.on(Answer::Listed(Ok(vec![slot_one(Phase::Stopped)])), START);
     resumed.on(Answer::Observed(jobs(1)), START);
-    assert_eq!(resumed.starts(), None, "the machine is not started twice");
+    assert_ne!(resumed.operation().map(Operation::kind), Some("start"), "the machine is not started twice");
 }
 
 #[test]
@@ -245,4 +245,87 @@ fn driver_state_round_trips_through_json() {
     let json = serde_json::to_string(&state).unwrap();
     let read: DriverState = serde_json::from_str(&json).unwrap();
     assert_eq!((read.epoch, read.memory, read.suspects), (7, state.memory, state.suspects));
+}
+
+#[test]
+fn driver_forgets_the_round_and_the_heartbeats_when_redis_was_away() {
+    let mut harness = Harness::leading(Vec::new());
+    harness.observe(jobs(1));
+    harness.pass_lock();
+    assert_eq!(harness.on(Answer::QueueUnavailable), None);
+    assert!(harness.driver.plan().is_none() && harness.driver.seen.queue.is_none());
+    harness.observe(jobs(1));
+    assert!(!harness.driver.blind && harness.driver.seen.queue.is_some());
+}
+
+#[test]
+fn driver_checks_the_lock_after_a_retirement_and_then_destroys() {
+    let mut harness = Harness::leading(vec![slot_one(Phase::Failed)]);
+    harness.observe(jobs(0));
+    harness.pass_lock();
+    harness.permit();
+    harness.on(Answer::Retired(RetireOutcome::Retired));
+    assert_eq!(harness.next(), Effect::CheckLock);
+    harness.on(Answer::Lock(LockOutcome::Mine(fence(1))));
+    let Effect::Call(Operation::Destroy { .. }) = harness.next() else { panic!("no destroy") };
+}
+
+#[test]
+fn driver_drops_an_operation_whose_retirement_was_fenced() {
+    let mut harness = Harness::leading(vec![slot_one(Phase::Failed)]);
+    harness.observe(jobs(0));
+    harness.pass_lock();
+    harness.permit();
+    let ended = harness.on(Answer::Retired(RetireOutcome::Fenced));
+    assert_eq!(ended, Some(Ended { operation: "destroy", outcome: Outcome::Fenced.word() }));
+    assert_eq!(harness.next(), Effect::Observe);
+}
+
+#[test]
+fn driver_waits_for_a_permit_and_observes_anew() {
+    let mut harness = Harness::leading(Vec::new());
+    harness.observe(jobs(1));
+    harness.pass_lock();
+    harness.on(Answer::Permit(Permit::Wait(SECOND)));
+    assert_eq!(harness.next(), Effect::Wait { at_most: Some(SECOND), settled: false });
+    assert_eq!(harness.next(), Effect::Observe);
+}
+
+#[test]
+fn driver_reports_a_throttled_list() {
+    let mut harness = Harness::new();
+    harness.observe(jobs(1));
+    harness.on(Answer::Lock(LockOutcome::Mine(fence(1))));
+    harness.observe(jobs(1));
+    harness.pass_lock();
+    harness.permit();
+    let error = unavailable(ProviderFailure::RateLimited { retry_after: None });
+    assert_eq!(harness.on(Answer::Listed(Err(error))), None);
+    assert!(harness.driver.seen.machines.is_err());
+    assert_eq!(harness.next(), Effect::ReportThrottled(None));
+}
+
+#[test]
+fn driver_leaves_an_expired_lock_alone_for_longer_where_nothing_waits() {
+    for (min, takeover) in [(0, TAKEOVER_IDLE), (1, TAKEOVER_WITH_WORKERS)] {
+        let mut harness = Harness::leading(Vec::new());
+        harness.driver.set_policy(FleetPolicy { min, max: 2, ..policy() });
+        harness.now += MAX_SLEEP;
+        harness.observe(jobs(0));
+        harness.on(Answer::Lock(LockOutcome::Lapsed(takeover - 3 * SECOND)));
+        let at_most = Some(3 * SECOND);
+        assert_eq!(harness.next(), Effect::Wait { at_most, settled: false }, "with a minimum of {min}");
+    }
+}
+
+#[test]
+fn driver_session_readmits_the_machine_that_it_starts_and_no_other() {
+    let mut harness = Harness::leading(vec![slot_one(Phase::Stopped)]);
+    let permit = Permit::Go { at: Millis(0) };
+    let readmitted = Some(MachineId("another".into()));
+    harness.on(Answer::Session { view: jobs(1), fence: fence(1), permit, readmitted });
+    while let Effect::Publish(_) = harness.next() {
+        harness.on(Answer::Published(true));
+    }
+    assert_eq!(harness.next(), Effect::Readmit(MachineId("m1".into())));
 }

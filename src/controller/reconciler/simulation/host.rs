@@ -24,7 +24,7 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    fn acquire(&mut self, now: u64) -> Permit {
+    pub fn acquire(&mut self, now: u64) -> Permit {
         if now < self.next {
             return Permit::Wait(at(self.next - now));
         }
@@ -32,8 +32,13 @@ impl Limiter {
         Permit::Go { at: Millis(i64::try_from(now).unwrap_or(i64::MAX)) }
     }
 
+    /// The provider asked for a pause.
+    pub fn throttle(&mut self, retry_after: Option<Duration>, now: u64) {
+        self.next = self.next.max(now + ms(retry_after.unwrap_or_default()));
+    }
+
     /// Records that a request is sent.
-    fn send(&mut self, now: u64) -> Result<(), String> {
+    pub fn send(&mut self, now: u64) -> Result<(), String> {
         if self.last.is_some_and(|last| now < last + 1000) {
             return Err("two requests within a second".to_owned());
         }
@@ -51,7 +56,7 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    fn acquire(&mut self, name: u8, now: u64, fresh: bool, insist: bool) -> LockOutcome {
+    pub fn acquire(&mut self, name: u8, hold: Duration, now: u64, fresh: bool, insist: bool) -> LockOutcome {
         let mine = self.holder == Some(name);
         if self.holder.is_some() && !mine {
             if self.until > now {
@@ -64,7 +69,7 @@ impl Lock {
         if fresh || !mine {
             self.epoch += 1;
         }
-        (self.holder, self.until) = (Some(name), now + ms(HOLD));
+        (self.holder, self.until) = (Some(name), now + ms(hold));
         LockOutcome::Mine(self.token(name))
     }
 
@@ -72,8 +77,13 @@ impl Lock {
         FencingToken { holder: name.to_string(), epoch: self.epoch }
     }
 
-    fn is_held_with(&self, name: u8, fence: Option<&FencingToken>) -> bool {
-        self.holder == Some(name) && fence == Some(&self.token(name))
+    pub fn is_held_by(&self, name: u8) -> bool {
+        self.holder == Some(name)
+    }
+
+    /// Whether the lock is held with this token, and has not expired, as `holds_lock` in `lib.lua` checks it.
+    pub fn is_held_with(&self, name: u8, fence: Option<&FencingToken>, now: u64) -> bool {
+        self.holder == Some(name) && fence == Some(&self.token(name)) && self.until > now
     }
 }
 
@@ -94,11 +104,11 @@ pub(super) struct Host {
     settled: bool,
 }
 
-const fn at(ms: u64) -> Duration {
+pub(super) const fn at(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-fn ms(duration: Duration) -> u64 {
+pub(super) fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -114,7 +124,7 @@ impl Host {
 
     /// Whether this host holds the lock and has nothing left to do.
     pub fn is_quiet(&self, lock: &Lock) -> bool {
-        self.settled && lock.holder == Some(self.name) && self.in_flight.is_none()
+        self.settled && lock.is_held_by(self.name) && self.in_flight.is_none()
     }
 
     /// Performs all effects that are possible now.
@@ -197,13 +207,13 @@ impl Host {
         match effect {
             Effect::Observe => Answer::Observed(view),
             Effect::AcquireLock { fresh, insist } => {
-                Answer::Lock(lock.acquire(self.name, now, *fresh, *insist))
+                Answer::Lock(lock.acquire(self.name, HOLD, now, *fresh, *insist))
             }
-            Effect::CheckLock => Answer::Lock(lock.acquire(self.name, now, false, false)),
-            Effect::Publish(_) => Answer::Published(lock.is_held_with(self.name, self.driver.fence())),
+            Effect::CheckLock => Answer::Lock(lock.acquire(self.name, HOLD, now, false, false)),
+            Effect::Publish(_) => Answer::Published(lock.is_held_with(self.name, self.driver.fence(), now)),
             Effect::AcquirePermit(_) => Answer::Permit(limiter.acquire(now)),
             Effect::Retire { machine, .. } => Answer::Retired(match () {
-                () if !lock.is_held_with(self.name, self.driver.fence()) => RetireOutcome::Fenced,
+                () if !lock.is_held_with(self.name, self.driver.fence(), now) => RetireOutcome::Fenced,
                 () if world.retire(machine) => RetireOutcome::Retired,
                 () => RetireOutcome::Busy,
             }),
@@ -212,7 +222,7 @@ impl Host {
                 Answer::Done
             }
             Effect::ReportThrottled(retry_after) => {
-                limiter.next = limiter.next.max(now + ms(retry_after.unwrap_or_default()));
+                limiter.throttle(*retry_after, now);
                 Answer::Done
             }
             Effect::Sweep | Effect::List | Effect::Call(_) | Effect::Wait { .. } => Answer::Done,
@@ -220,13 +230,13 @@ impl Host {
     }
 }
 
-fn list(world: &mut World, now: u64) -> Result<Result<Vec<Machine>, ProviderError>, String> {
+pub(super) fn list(world: &mut World, now: u64) -> Result<Result<Vec<Machine>, ProviderError>, String> {
     let answer = Api::new(world, now).list().now_or_never();
     answer.ok_or_else(|| "the provider did not answer at once".to_owned())
 }
 
 /// Sends an operation to the provider, which performs it at once; the response arrives later.
-fn call(
+pub(super) fn call(
     operation: &Operation,
     world: &mut World,
     now: u64,

@@ -6,6 +6,7 @@
 
 mod api;
 mod host;
+mod invocation;
 mod provider;
 mod scenario;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use crate::controller::fleet::{
 };
 use crate::job::WorkerId;
 use host::{Host, Limiter, Lock};
+use invocation::Invocations;
 use world::World;
 
 #[cfg(test)]
@@ -82,6 +84,49 @@ impl fmt::Display for Violation {
     }
 }
 
+/// A host of the driver.
+enum AnyHost {
+    Process(Box<Host>),
+    OneShot(Box<Invocations>),
+}
+
+impl AnyHost {
+    fn new(name: u8, scenario: &Scenario, world: &World) -> Self {
+        if scenario.one_shot && name == 0 {
+            Self::OneShot(Box::new(Invocations::new(name)))
+        } else {
+            Self::Process(Box::new(Host::new(name, world)))
+        }
+    }
+
+    fn turn(
+        &mut self,
+        world: &mut World,
+        limiter: &mut Limiter,
+        lock: &mut Lock,
+        now: u64,
+    ) -> Result<(), String> {
+        match self {
+            Self::Process(host) => host.turn(world, limiter, lock, now),
+            Self::OneShot(host) => host.turn(world, limiter, lock, now),
+        }
+    }
+
+    fn wakes_at(&self) -> u64 {
+        match self {
+            Self::Process(host) => host.wakes_at(),
+            Self::OneShot(host) => host.wakes_at(),
+        }
+    }
+
+    fn is_quiet(&self, lock: &Lock) -> bool {
+        match self {
+            Self::Process(host) => host.is_quiet(lock),
+            Self::OneShot(host) => host.is_quiet(lock),
+        }
+    }
+}
+
 /// Runs a scenario until the fleet has settled.
 ///
 /// # Errors
@@ -90,7 +135,8 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
     let mut world = World::new(scenario);
     let mut limiter = Limiter::default();
     let mut lock = Lock::default();
-    let mut hosts: Vec<Host> = (0..scenario.reconcilers).map(|name| Host::new(name, &world)).collect();
+    let mut hosts: Vec<AnyHost> =
+        (0..scenario.reconcilers).map(|name| AnyHost::new(name, scenario, &world)).collect();
     let mut now = 0;
     loop {
         let violation = |what: String| Violation { seed: scenario.seed, at: now, what };
@@ -112,7 +158,7 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
             world.report.quiet_at = now;
             return Ok(world.report);
         }
-        let wakes = hosts.iter().map(Host::wakes_at);
+        let wakes = hosts.iter().map(AnyHost::wakes_at);
         let next = wakes.chain(world.next_event(now)).filter(|at| *at > now).min();
         match next {
             Some(at) if at <= scenario.horizon_ms => now = at,

@@ -54,6 +54,8 @@ pub struct Scenario {
     pub jobs: Vec<(u64, u64)>,
     /// Number of reconcilers.
     pub reconcilers: u8,
+    /// The first of them runs in short invocations, like the one at the edge.
+    pub one_shot: bool,
     /// The faults.
     pub faults: Faults,
     /// The time by which the fleet must have settled, in milliseconds.
@@ -73,6 +75,7 @@ impl Scenario {
             capabilities: STOPS_AND_STARTS,
             jobs: vec![(1_000, 600_000); machines as usize],
             reconcilers: 1,
+            one_shot: false,
             faults: Faults::default(),
             horizon_ms: 4 * 3_600_000,
         }
@@ -91,6 +94,7 @@ impl Scenario {
             capabilities: STOPS_AND_STARTS,
             jobs: vec![(1_000, 60_000)],
             reconcilers: 1,
+            one_shot: false,
             faults,
             horizon_ms: 8 * 3_600_000,
         }
@@ -113,9 +117,16 @@ impl Scenario {
             capabilities: STOPS_AND_STARTS,
             jobs,
             reconcilers: rng.random_range(1..=2),
+            one_shot: false,
             faults: Faults::default(),
             horizon_ms: 8 * 3_600_000,
         }
+    }
+
+    /// The same with a reconciler that runs in short invocations.
+    #[must_use]
+    pub fn in_invocations(self) -> Self {
+        Self { one_shot: true, ..self }
     }
 
     /// The same scenario with a provider that can only create and destroy machines.

@@ -13,6 +13,11 @@ fn simulation_of_random_faults_without_stop_and_start_ends_settled() {
     assert_settled((0..1000).map(|seed| Scenario::random(seed).create_and_destroy_only()));
 }
 
+#[test]
+fn fleets_whose_reconciler_runs_in_short_invocations_end_quiet() {
+    end_quiet((0..600).map(|seed| Scenario::random(seed).in_invocations()));
+}
+
 fn assert_settled(scenarios: impl Iterator<Item = Scenario>) {
     let failed: Vec<String> =
         scenarios.filter_map(|scenario| run(&scenario).err()).map(|v| v.to_string()).collect();
