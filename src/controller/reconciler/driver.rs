@@ -102,7 +102,7 @@ pub struct Driver {
     fence: Option<FencingToken>,
     held_at: Moment,
     fresh: bool,
-    /// How long ago the lock of another holder had expired when it was asked for last.
+    /// How long another holder's lock had been expired at the last lock request.
     lapsed: Option<Duration>,
     published: Option<FleetStatus>,
     round: Option<Round>,
@@ -146,13 +146,13 @@ impl Driver {
         self.round.as_ref().map_or(&self.policy, |round| &round.policy)
     }
 
-    /// The plan of this round, or of the last one, unless Redis could not be used since then.
+    /// The plan of this round, or of the last one, unless Redis has been unavailable since.
     #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     pub fn plan(&self) -> Option<&Plan> {
         self.round.as_ref().map(|round| &round.plan)
     }
 
-    /// The operation that this round is about, where it is one.
+    /// The operation of this round, if it has one.
     pub fn operation(&self) -> Option<&Operation> {
         match &self.round.as_ref()?.work {
             Some(Work::Operation(operation)) => Some(&operation.act),
@@ -165,7 +165,7 @@ impl Driver {
         self.fence.as_ref()
     }
 
-    /// What to do now. Until its answer has come, only a pause is not said again.
+    /// The next effect. Until its answer is reported, each call returns the same effect, except for a pause.
     pub fn next(&mut self, now: Moment) -> Effect {
         let Some(round) = &mut self.round else { return Effect::Observe };
         let Some(effect) = round.effects.front().cloned() else { return Effect::Observe };

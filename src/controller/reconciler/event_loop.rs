@@ -104,7 +104,7 @@ impl<P: MachineProvider> Reconciler<P> {
         }
     }
 
-    /// Round after round until `stop`, when the one that has begun is finished.
+    /// Runs rounds until `stop`; then finishes the current one.
     async fn rounds(&mut self, stop: &CancellationToken) {
         loop {
             let effect = self.driver.next(self.now());

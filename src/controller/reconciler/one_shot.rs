@@ -87,7 +87,7 @@ struct Invocation<'a, P> {
     requests: u32,
     /// The operation of this round has begun; the budget suffices for all its effects.
     in_step: bool,
-    /// The operation that was saved as done before it was.
+    /// The operation that was saved as done before it was performed.
     intent: Option<Operation>,
     /// Redis contains all that the next invocation needs.
     saved: bool,
@@ -291,8 +291,8 @@ impl<P: MachineProvider> Invocation<'_, P> {
             // The next request needs a new permit.
             self.permit = Permit::Wait(rate.interval);
         }
-        // That the operation was done is saved already if it is the one that was intended before the last look, and
-        // so is its retirement.
+        // The saved checkpoint already counts the operation and its retirement as done if it was the intended one at
+        // the last snapshot.
         let intended = self.intent.is_some() && self.driver.operation() == self.intent.as_ref();
         let targets = Targets { queue, provider, environment, rate: *rate };
         let answer = apply(effect, &self.driver, &targets).await?;

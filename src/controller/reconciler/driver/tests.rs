@@ -248,7 +248,7 @@ fn driver_state_round_trips_through_json() {
 }
 
 #[test]
-fn driver_forgets_the_round_and_the_heartbeats_when_redis_was_away() {
+fn driver_discards_the_round_and_the_heartbeats_when_redis_is_unavailable() {
     let mut harness = Harness::leading(Vec::new());
     harness.observe(jobs(1));
     harness.pass_lock();
@@ -282,7 +282,7 @@ fn driver_drops_an_operation_whose_retirement_was_fenced() {
 }
 
 #[test]
-fn driver_waits_for_a_permit_and_observes_anew() {
+fn driver_waits_for_a_permit_and_observes_again() {
     let mut harness = Harness::leading(Vec::new());
     harness.observe(jobs(1));
     harness.pass_lock();
@@ -306,7 +306,7 @@ fn driver_reports_a_throttled_list() {
 }
 
 #[test]
-fn driver_leaves_an_expired_lock_alone_for_longer_where_nothing_waits() {
+fn driver_takes_over_an_expired_lock_later_when_no_job_waits() {
     for (min, takeover) in [(0, TAKEOVER_IDLE), (1, TAKEOVER_WITH_WORKERS)] {
         let mut harness = Harness::leading(Vec::new());
         harness.driver.set_policy(FleetPolicy { min, max: 2, ..policy() });

@@ -32,7 +32,7 @@ impl Limiter {
         Permit::Go { at: Millis(i64::try_from(now).unwrap_or(i64::MAX)) }
     }
 
-    /// The provider asked for a pause.
+    /// Records that the provider throttles requests.
     pub fn throttle(&mut self, retry_after: Option<Duration>, now: u64) {
         self.next = self.next.max(now + ms(retry_after.unwrap_or_default()));
     }

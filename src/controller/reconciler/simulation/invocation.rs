@@ -1,5 +1,5 @@
-//! The driver's host in one short invocation after the other, in virtual time: each goes on from what the last one has
-//! saved, makes a few requests, and may be cut off.
+//! The driver's host in consecutive short invocations, in virtual time: each continues from the state that the last one
+//! saved, sends a few requests, and may be cut off.
 
 use rand::RngExt as _;
 
@@ -12,33 +12,33 @@ use crate::controller::reconciler::effect::{Answer, Effect};
 use crate::controller::reconciler::one_shot::{HOLD, HOLD_ON};
 use crate::queue::{FencingToken, FleetView, LockOutcome, Permit, RetireOutcome};
 
-/// Most requests to the provider in one invocation.
+/// Maximum number of requests to the provider in one invocation.
 const REQUESTS: u32 = 3;
-/// The clock invokes it this often.
+/// The interval of the timer that starts invocations.
 const CRON_MS: u64 = 60_000;
 
-/// What takes time.
+/// An effect that takes time.
 enum InFlight {
     List,
     Call(Result<Option<Machine>, ProviderError>),
-    /// The next permit is waited for; after it comes another look.
+    /// The wait for the next permit; a new snapshot follows it.
     Permit,
 }
 
-/// An invocation under way.
+/// A running invocation.
 struct Invocation {
     driver: Driver,
     fence: FencingToken,
     view: FleetView,
     permit: Permit,
     requests: u32,
-    /// The operation that was saved as done before it was.
+    /// The operation that was saved as done before it was performed.
     intent: Option<Operation>,
     saved: bool,
     in_flight: Option<(InFlight, u64)>,
 }
 
-/// Invocations one after the other, and what they leave for each other.
+/// Consecutive invocations and the state that each saves for the next.
 pub(super) struct Invocations {
     name: u8,
     state: String,
@@ -68,7 +68,7 @@ impl Invocations {
         self.settled && self.current.is_none() && lock.is_held_by(self.name)
     }
 
-    /// An event, the clock, or the end of what is in flight.
+    /// Handles an event, the timer, or the end of the effect in flight.
     pub fn turn(
         &mut self,
         world: &mut World,
@@ -120,7 +120,7 @@ impl Invocations {
         self.current = Some(run);
     }
 
-    /// What was in flight has ended.
+    /// Handles the end of the effect in flight.
     fn land(
         &mut self,
         in_flight: InFlight,
@@ -143,7 +143,7 @@ impl Invocations {
         };
         run.driver.on(answer, at(now));
         if now < world.faults_until && world.stall > 0.0 && world.rng.random_bool(world.stall) {
-            // The platform cuts it off.
+            // The platform cuts the invocation off.
             self.current = None;
         }
         Ok(())
@@ -179,7 +179,7 @@ impl Invocations {
         Ok(())
     }
 
-    /// Carries out the next effect. Returns whether there is another one at this moment.
+    /// Performs the next effect. Returns whether another one follows at this moment.
     fn step(
         &mut self,
         world: &mut World,

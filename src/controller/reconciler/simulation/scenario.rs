@@ -54,7 +54,7 @@ pub struct Scenario {
     pub jobs: Vec<(u64, u64)>,
     /// Number of reconcilers.
     pub reconcilers: u8,
-    /// The first of them runs in short invocations, like the one at the edge.
+    /// Whether the first reconciler runs in short invocations, like the one at the edge.
     pub one_shot: bool,
     /// The faults.
     pub faults: Faults,
@@ -123,7 +123,7 @@ impl Scenario {
         }
     }
 
-    /// The same with a reconciler that runs in short invocations.
+    /// The same scenario with a reconciler that runs in short invocations.
     #[must_use]
     pub fn in_invocations(self) -> Self {
         Self { one_shot: true, ..self }
