@@ -1,7 +1,7 @@
 //! The reconciler without I/O: what to do next, as a function of what has been seen and of what came of the
 //! steps before.
 //!
-//! A host calls [`Driver::next`], carries the [`Effect`] out, and reports its [`Answer`] with [`Driver::on`], over
+//! A host calls [`Driver::next`], carries the [`Effect`] out, and reports its [`EffectResult`] with [`Driver::on`], over
 //! and over. The hosts are the event loop of a process, the one-shot invocation at the edge, and the simulation.
 //! Time is handed in: a [`Moment`] of whichever clock the host keeps to.
 //!
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::effect::{Answer, Effect, Ended};
+use super::effect::{Effect, EffectResult, Ended};
 use super::{observe, status};
 use crate::controller::fleet::{
     FleetPolicy, FleetState, ListUnavailable, Machine, MachineId, MachineList, Moment, Observation,
@@ -179,10 +179,10 @@ impl Driver {
     }
 
     /// Takes note of what came of the last effect. Returns the operation that has ended with it.
-    pub fn on(&mut self, answer: Answer, now: Moment) -> Option<Ended> {
+    pub fn on(&mut self, answer: EffectResult, now: Moment) -> Option<Ended> {
         match answer {
-            Answer::Observed(view) => self.observe(view, now),
-            Answer::Session { view, fence, permit, readmitted } => {
+            EffectResult::Observed(view) => self.observe(view, now),
+            EffectResult::Session { view, fence, permit, readmitted } => {
                 self.hold(fence, now);
                 self.observe(view, now);
                 let granted = matches!(permit, Permit::Go { .. });
@@ -193,14 +193,14 @@ impl Driver {
                     _ => false,
                 });
             }
-            Answer::Lock(outcome) => return self.on_lock(outcome, now),
-            Answer::Published(held) => self.on_published(held),
-            Answer::Permit(Permit::Wait(pause)) => self.pause(pause),
-            Answer::Permit(Permit::Go { .. }) | Answer::Done => self.advance(),
-            Answer::Retired(outcome) => return self.on_retired(outcome, now),
-            Answer::Listed(answer) => self.on_listed(answer, now),
-            Answer::Called(answer) => return self.on_called(answer, now),
-            Answer::QueueUnavailable => {
+            EffectResult::Lock(outcome) => return self.on_lock(outcome, now),
+            EffectResult::Published(held) => self.on_published(held),
+            EffectResult::Permit(Permit::Wait(pause)) => self.pause(pause),
+            EffectResult::Permit(Permit::Go { .. }) | EffectResult::Done => self.advance(),
+            EffectResult::Retired(outcome) => return self.on_retired(outcome, now),
+            EffectResult::Listed(answer) => self.on_listed(answer, now),
+            EffectResult::Called(answer) => return self.on_called(answer, now),
+            EffectResult::QueueUnavailable => {
                 self.seen.queue = None;
                 self.blind = true;
                 self.round = None;

@@ -52,7 +52,7 @@ pub enum Effect {
 
 /// What came of an [`Effect`].
 #[derive(Debug)]
-pub enum Answer {
+pub enum EffectResult {
     /// The queue and the workers.
     Observed(FleetView),
     /// A view, the lock and a permit in one. Also taken where only a permit was asked for.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::PERMIT_BUDGET;
 use super::apply::{Targets, apply};
 use super::driver::{Driver, DriverState, TAKEOVER_BUSY, TAKEOVER_IDLE};
-use super::effect::{Answer, Effect};
+use super::effect::{Effect, EffectResult};
 use crate::controller::fleet::{FleetPolicy, MachineId, MachineProvider, Moment};
 use crate::job::JobId;
 use crate::queue::{
@@ -192,10 +192,10 @@ impl<P: MachineProvider> Invocation<'_, P> {
                     continue;
                 }
                 Effect::AcquireLock { .. } | Effect::CheckLock => {
-                    Answer::Lock(LockOutcome::Mine(self.fence.clone()))
+                    EffectResult::Lock(LockOutcome::Mine(self.fence.clone()))
                 }
                 // The status is saved with the state.
-                Effect::Publish(_) => Answer::Published(true),
+                Effect::Publish(_) => EffectResult::Published(true),
                 Effect::Wait { settled, .. } => return self.end(settled).await,
                 effect @ (Effect::Sweep | Effect::ReportThrottled(_)) => self.step(effect).await?,
                 _ if !self.in_step && self.is_spent() => return self.end(false).await,
@@ -211,7 +211,7 @@ impl<P: MachineProvider> Invocation<'_, P> {
                     self.step(effect).await?
                 }
             };
-            if let Answer::Retired(RetireOutcome::Fenced) = answer {
+            if let EffectResult::Retired(RetireOutcome::Fenced) = answer {
                 return Ok(InvocationOutcome::NotLeader);
             }
             self.driver.on(answer, self.now());
@@ -221,7 +221,7 @@ impl<P: MachineProvider> Invocation<'_, P> {
     fn begin_round(&mut self, readmitted: Option<MachineId>) {
         self.in_step = false;
         let (view, fence, permit) = (self.view.clone(), self.fence.clone(), self.permit);
-        self.driver.on(Answer::Session { view, fence, permit, readmitted }, self.now());
+        self.driver.on(EffectResult::Session { view, fence, permit, readmitted }, self.now());
     }
 
     /// Whether the budget has no room for a look and the step after it.
@@ -273,7 +273,7 @@ impl<P: MachineProvider> Invocation<'_, P> {
         Ok(Some(true))
     }
 
-    async fn step(&mut self, effect: Effect) -> Result<Answer, QueueError> {
+    async fn step(&mut self, effect: Effect) -> Result<EffectResult, QueueError> {
         let OneShotReconciler { queue, provider, environment, rate, .. } = self.deps;
         self.trips += 1;
         if let Effect::List | Effect::Call(_) = effect {
@@ -284,8 +284,10 @@ impl<P: MachineProvider> Invocation<'_, P> {
         let targets = Targets { queue, provider, environment, rate: *rate };
         let answer = apply(effect, &self.driver, &targets).await?;
         // That the planned operation was done is saved already.
-        let foreseen =
-            matches!(answer, Answer::Called(Ok(_)) | Answer::Done | Answer::Retired(RetireOutcome::Retired));
+        let foreseen = matches!(
+            answer,
+            EffectResult::Called(Ok(_)) | EffectResult::Done | EffectResult::Retired(RetireOutcome::Retired)
+        );
         self.saved &= foreseen;
         Ok(answer)
     }

@@ -9,9 +9,9 @@ use serde_json::json;
 use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use super::call::{Common, Params, call};
-use super::faults::Action;
+use super::faults::EmulatedCall;
 use super::reply::{Reply, no_machine, ok, refuse};
-use super::world::{Entry, World};
+use super::world::{EmulatedMachine, World};
 use crate::flyprovider::{MachineId, MachineState};
 
 /// Maximum wait of one request, seconds, as at Fly.
@@ -80,7 +80,7 @@ impl Wish {
     }
 
     /// The response, if the state has been reached.
-    fn reached(&self, entry: &Entry) -> Option<Reply> {
+    fn reached(&self, entry: &EmulatedMachine) -> Option<Reply> {
         let machine = &entry.machine;
         let replaced =
             self.version.as_ref().is_some_and(|version| machine.instance_id.as_ref() != Some(version));
@@ -139,7 +139,7 @@ pub async fn wait(
         };
         tokio::time::timeout(wish.timeout, reached).await.ok().flatten().unwrap_or_else(late)
     };
-    call(common, app, Some(id), Action::Wait).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Wait).carry_out(work).await
 }
 
 #[cfg(test)]

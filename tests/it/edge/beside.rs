@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 use tcoder::config::RedisConfig;
 use tcoder::crd::{Phase, TranscodeJob};
-use tcoder::flyprovider::{Machine, MachineState};
+use tcoder::flyprovider::{FlyMachine, MachineState};
 use tokio::process::Child;
 
 use crate::support::clips::clip;
@@ -94,7 +94,7 @@ async fn worker_and_controller_share_the_rate_limit_and_the_fleet_lock() {
     let most = Arc::new(AtomicUsize::new(0));
     let (watched, seen) = (Arc::clone(&edge), Arc::clone(&most));
     let watch = tokio::spawn(async move {
-        let count = |machines: &[Machine]| {
+        let count = |machines: &[FlyMachine]| {
             let there = machines.iter().filter(|m| m.state != MachineState::Destroyed).count();
             seen.fetch_max(there, Ordering::SeqCst);
             false
