@@ -101,7 +101,7 @@ impl Cloud {
             provider: Fly::new(&fly.fly_config()).unwrap(),
             rate: RequestRate::default(),
             policy: watch::channel(policy).1,
-            told: watch::Sender::new(None),
+            status: watch::Sender::new(None),
             environment: BTreeMap::new(),
             holder: "bench".into(),
             metrics: Metrics::new(),

@@ -8,7 +8,7 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
-use tcoder::crd::{Phase, TranscodeJob};
+use tcoder::crd::{JobPhase, TranscodeJob};
 use tokio::process::Child;
 
 use crate::Figures;
@@ -129,11 +129,11 @@ impl Life {
             let phase = job.status.as_ref().and_then(|status| status.phase);
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
             let now = i64::try_from(now).unwrap();
-            if phase == Some(Phase::Running) {
+            if phase == Some(JobPhase::Running) {
                 to_running.get_or_insert_with(|| began.elapsed());
                 self.shown.entry((job.uid().unwrap(), "running")).or_insert(now);
             }
-            if phase == Some(Phase::Complete) {
+            if phase == Some(JobPhase::Complete) {
                 to_running.get_or_insert_with(|| began.elapsed());
                 self.shown.entry((job.uid().unwrap(), "completed")).or_insert(now);
                 if job.finalizers().is_empty() {
@@ -211,7 +211,7 @@ async fn suspended(jobs: &Api<TranscodeJob>, many: usize) {
     let mut changes = watcher(jobs.clone(), watcher::Config::default()).boxed();
     while so.len() < many {
         if let Ok(Event::Apply(job) | Event::InitApply(job)) = changes.next().await.unwrap()
-            && job.status.as_ref().and_then(|s| s.phase) == Some(Phase::Suspended)
+            && job.status.as_ref().and_then(|s| s.phase) == Some(JobPhase::Suspended)
         {
             so.insert(job.name_any());
         }

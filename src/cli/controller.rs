@@ -64,7 +64,7 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
         provider: Fly::new(&fly).map_err(CliError::start)?,
         rate: RequestRate::default(),
         policy: watch::channel(policy).1,
-        told: watch::Sender::new(None),
+        status: watch::Sender::new(None),
         environment: reconciler::forwarded_env(&env),
         holder: holder(&env),
         metrics: Arc::clone(&metrics),

@@ -286,7 +286,7 @@ impl Operator {
             provider: fleet.fly.clone(),
             rate: fleet.rate,
             policy: follows,
-            told,
+            status: told,
             environment: fleet.environment.clone(),
             holder: self.holder.clone(),
             metrics: Arc::clone(&self.metrics),

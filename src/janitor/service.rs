@@ -20,7 +20,7 @@ use crate::webhook;
 /// Longest sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(300);
 
-type Claimed = (Delivery, DeliveryState);
+type ClaimedDelivery = (Delivery, DeliveryState);
 
 /// Runs the maintenance tasks of an installation when they are due. Several may run at the same time.
 pub struct Janitor {
@@ -137,7 +137,7 @@ impl Janitor {
         &self,
         outbox: Outbox,
         room: usize,
-    ) -> Result<(Millis, Vec<Claimed>, Duration), QueueError> {
+    ) -> Result<(Millis, Vec<ClaimedDelivery>, Duration), QueueError> {
         let now = self.tasks.queue.clock().await?.now();
         let (taken, next) = webhook::take(&self.tasks.queue, outbox, now, room).await?;
         // More may be due than fit.

@@ -35,7 +35,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::job::JobEvent;
 use crate::queue::{FleetStatus, Queue, Stats};
 use crate::time::timeout;
-use gauges::{Fleet, Gauges};
+use gauges::{FleetGauges, Gauges};
 use jobs::{ATTEMPT_ENDS, Ledger};
 
 /// Maximum number of jobs whose last event is stored; each needs about 120 bytes.
@@ -246,7 +246,7 @@ impl Metrics {
 
     /// Records the state of the fleet; `None` if there is none, or if it is unknown.
     pub fn fleet(&self, status: Option<&FleetStatus>) {
-        lock(&self.gauges).fleet = status.map(Fleet::of);
+        lock(&self.gauges).fleet = status.map(FleetGauges::of);
     }
 
     /// Records that Redis did not answer. The gauges are then no longer exported.

@@ -86,7 +86,7 @@ impl Cloud {
             provider: Fly::new(config).unwrap(),
             rate: RequestRate::default(),
             policy,
-            told: watch::Sender::new(None),
+            status: watch::Sender::new(None),
             environment: BTreeMap::new(),
             holder: name.into(),
             metrics: Arc::clone(&self.metrics),

@@ -19,7 +19,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Whether everything but Redis is ready, and if not, why and what to do.
 pub type Ready = Result<(), String>;
 
-struct Inside {
+struct AdminState {
     queue: Queue,
     metrics: Arc<Metrics>,
     ready: watch::Receiver<Ready>,
@@ -31,10 +31,10 @@ pub fn router(queue: Queue, metrics: Arc<Metrics>, ready: watch::Receiver<Ready>
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show))
-        .with_state(Arc::new(Inside { queue, metrics, ready }))
+        .with_state(Arc::new(AdminState { queue, metrics, ready }))
 }
 
-async fn readyz(State(inside): State<Arc<Inside>>) -> Result<&'static str, (StatusCode, String)> {
+async fn readyz(State(inside): State<Arc<AdminState>>) -> Result<&'static str, (StatusCode, String)> {
     let not = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
     if let Err(why) = &*inside.ready.borrow() {
         return Err(not(why));
@@ -46,6 +46,6 @@ async fn readyz(State(inside): State<Arc<Inside>>) -> Result<&'static str, (Stat
     }
 }
 
-async fn show(State(inside): State<Arc<Inside>>, headers: HeaderMap) -> Response {
+async fn show(State(inside): State<Arc<AdminState>>, headers: HeaderMap) -> Response {
     metrics::scrape(&inside.metrics, &inside.queue, &headers).await
 }

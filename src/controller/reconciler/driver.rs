@@ -1,8 +1,8 @@
 //! The reconciler without I/O: what to do next, as a function of what has been seen and of what came of the
 //! steps before.
 //!
-//! A host calls [`Driver::next`], carries the [`Effect`] out, and reports its [`EffectResult`] with [`Driver::on`], over
-//! and over. The hosts are the event loop of a process, the one-shot invocation at the edge, and the simulation.
+//! A host calls [`Driver::next`], carries the [`Effect`] out, and reports its [`EffectResult`] with [`Driver::on`],
+//! over and over. The hosts are the event loop of a process, the one-shot invocation at the edge, and the simulation.
 //! Time is handed in: a [`Moment`] of whichever clock the host keeps to.
 //!
 //! A round begins with a view of the queue, from which one step is planned. Its effects, in their order: acquire
@@ -338,7 +338,7 @@ impl Driver {
         let fence = self.fence.as_ref()?;
         let resumed = FleetPolicy { paused: false, ..policy.clone() };
         let unpaused = policy.paused.then(|| plan(&self.seen, &resumed, &self.state.memory, now));
-        let seen = status::Seen { view, fleet: &self.seen, made: &self.made };
+        let seen = status::StatusInput { view, fleet: &self.seen, made: &self.made };
         Some(status::status(fence, &seen, policy, self.words, current, unpaused.as_ref().unwrap_or(current)))
     }
 

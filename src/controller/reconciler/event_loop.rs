@@ -40,7 +40,7 @@ pub struct ReconcilerDeps<P> {
     /// What is wanted. It may change, but for the app; where it does not, the sender may be dropped.
     pub policy: watch::Receiver<FleetPolicy>,
     /// Receives each published status.
-    pub told: watch::Sender<Option<FleetStatus>>,
+    pub status: watch::Sender<Option<FleetStatus>>,
     /// What machines find in their environment beside what the fleet gives them. No secrets.
     pub environment: BTreeMap<String, String>,
     /// The name of this process among its peers.
@@ -153,7 +153,7 @@ impl<P: MachineProvider> Reconciler<P> {
                 let Some(fence) = self.driver.fence() else { return Ok(EffectResult::Published(false)) };
                 let held = queue.publish_fleet_status(fence, &status).await?;
                 if held {
-                    self.deps.told.send_replace(Some(status));
+                    self.deps.status.send_replace(Some(status));
                 }
                 Ok(EffectResult::Published(held))
             }

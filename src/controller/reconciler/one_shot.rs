@@ -119,7 +119,7 @@ impl<P: MachineProvider> OneShotReconciler<P> {
         let name = format!("{}:{}", self.group, Uuid::new_v4().simple());
         let mut trips = 1;
         let ask = self.ask(&name, true, RequestClass::List);
-        let mut look = self.queue.look(uploads, None, &ask).await?;
+        let mut look = self.queue.open_session(uploads, None, &ask).await?;
         let outcomes = std::mem::take(&mut look.uploads);
         while let Some((pause, ask)) = again(&look, &ask, trips) {
             if began.elapsed() + pause > budget.time {
@@ -127,9 +127,9 @@ impl<P: MachineProvider> OneShotReconciler<P> {
             }
             sleep(pause).await;
             trips += 1;
-            look = self.queue.look(&[], None, &ask).await?;
+            look = self.queue.open_session(&[], None, &ask).await?;
         }
-        let Snapshot { view, turn: LockState::Mine(fence, permit), memory, .. } = look else {
+        let Snapshot { view, lock: LockState::Mine(fence, permit), memory, .. } = look else {
             return Ok((outcomes, InvocationOutcome::NotLeader, trips));
         };
         let policy = FleetPolicy { capabilities: self.provider.capabilities(), ..self.policy.clone() };
@@ -163,7 +163,7 @@ fn read(json: Option<&str>) -> DriverState {
 fn again<'a>(look: &Snapshot, ask: &LockRequest<'a>, looks: u32) -> Option<(Duration, LockRequest<'a>)> {
     let waits = look.view.pending + look.view.due > 0;
     let takeover = if waits { TAKEOVER_BUSY } else { TAKEOVER_IDLE };
-    match look.turn {
+    match look.lock {
         LockState::Lapsed(ago) if ago >= takeover && !ask.insist => {
             Some((Duration::ZERO, LockRequest { insist: true, ..*ask }))
         }
@@ -263,8 +263,8 @@ impl<P: MachineProvider> Invocation<'_, P> {
         let ask = self.deps.ask(&name, false, class);
         let ask = LockRequest { starts: starts.as_ref().map(|machine| &*machine.0), time: HOLD_ON, ..ask };
         self.trips += 1;
-        let look = self.deps.queue.look(&[], checkpoint.as_ref(), &ask).await?;
-        let LockState::Mine(fence, permit) = look.turn else { return Ok(Some(false)) };
+        let look = self.deps.queue.open_session(&[], checkpoint.as_ref(), &ask).await?;
+        let LockState::Mine(fence, permit) = look.lock else { return Ok(Some(false)) };
         (self.view, self.looked, self.permit, self.saved) = (look.view, Instant::now(), permit, true);
         if fence != self.fence {
             return Ok(Some(false));
@@ -310,9 +310,9 @@ mod tests {
             budget: PERMIT_BUDGET,
             starts: None,
         };
-        let looked = |turn: LockState, pending: u64, tries: u32| {
+        let looked = |lock: LockState, pending: u64, tries: u32| {
             let view = FleetView { pending, ..FleetView::default() };
-            let look = Snapshot { uploads: Vec::new(), view, turn, memory: None };
+            let look = Snapshot { uploads: Vec::new(), view, lock, memory: None };
             again(&look, &ask, tries).map(|(pause, ask)| (pause, ask.insist))
         };
         // Another visit, which ends soon.

@@ -16,7 +16,7 @@ const MACHINES: usize = 1000;
 const STEPS: usize = 100;
 
 /// What was seen.
-pub struct Seen<'a> {
+pub struct StatusInput<'a> {
     /// Of the queue and the pool.
     pub view: &'a FleetView,
     /// Of the machines.
@@ -28,7 +28,7 @@ pub struct Seen<'a> {
 /// What to say. `plan` is what is done now, `wish` what would be done were nobody to stop it.
 pub fn status(
     fence: &FencingToken,
-    seen: &Seen<'_>,
+    seen: &StatusInput<'_>,
     policy: &FleetPolicy,
     words: &ProviderWords,
     plan: &Plan,

@@ -40,7 +40,7 @@ use kube::{Api, ResourceExt as _};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
-use crate::crd::{Phase, TranscodeJob};
+use crate::crd::{JobPhase, TranscodeJob};
 use crate::job::{JobEvent, JobId};
 use crate::queue::backoff;
 use reconcile::ReconcileError;
@@ -166,7 +166,7 @@ impl Context {
 
 fn ended(object: &Guarded) -> bool {
     let status = object.0.as_ref().ok().and_then(|job| job.status.as_ref());
-    status.and_then(|status| status.phase).is_some_and(Phase::is_terminal)
+    status.and_then(|status| status.phase).is_some_and(JobPhase::is_terminal)
 }
 
 fn on_error(object: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {

@@ -13,13 +13,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Guarded;
-use super::decide::{Act, Decision, Look, Seen, decide};
+use super::decide::{Act, Decision, DecisionInput, Look, decide};
 use super::events::event_drafts;
 use super::index::{Index, job_id, mirrored};
 use super::status::StatusContext;
 use super::submission::Rules;
 use crate::controller::secrets;
-use crate::crd::{FINALIZER, Phase, TranscodeJob, TranscodeJobStatus, reason};
+use crate::crd::{FINALIZER, JobPhase, TranscodeJob, TranscodeJobStatus, reason};
 use crate::job::{JobId, Millis, ObjectKey};
 use crate::metrics::Metrics;
 use crate::queue::{CancelReason, Queue, QueueError};
@@ -219,7 +219,7 @@ impl Context {
             price,
             now: now_millis(),
         };
-        let seen = Seen {
+        let seen = DecisionInput {
             frame: frame(),
             mirror,
             job: Look::NotYet,
@@ -228,7 +228,7 @@ impl Context {
             rules: self.tools.rules,
         };
         match self.settle(object, seen, &frame, dirty).await {
-            Err(error) if error.is_redis() && !before.phase.is_some_and(Phase::is_terminal) => {
+            Err(error) if error.is_redis() && !before.phase.is_some_and(JobPhase::is_terminal) => {
                 self.write(object, id, &before, &frame().without_redis(error.remedy())).await?;
                 Err(error)
             }
@@ -240,7 +240,7 @@ impl Context {
     async fn settle<'a>(
         &self,
         object: &Guarded,
-        mut seen: Seen<'a>,
+        mut seen: DecisionInput<'a>,
         frame: &(dyn Fn() -> StatusContext<'a> + Sync),
         dirty: bool,
     ) -> Result<Action, ReconcileError> {
@@ -252,12 +252,12 @@ impl Context {
         for _ in 0..ROUNDS {
             match decide(&seen) {
                 // An idle worker claims the job within milliseconds, so that one write can report both.
-                Decision::Settle { status, .. } if fresh && status.phase == Some(Phase::Queued) => {
+                Decision::Settle { status, .. } if fresh && status.phase == Some(JobPhase::Queued) => {
                     return Ok(Action::requeue(MOMENT));
                 }
                 Decision::Settle { status, again } => {
                     let lives = matches!(&seen.job, Look::Job(job) if !job.status.is_terminal());
-                    let ends = status.phase.is_some_and(Phase::is_terminal);
+                    let ends = status.phase.is_some_and(JobPhase::is_terminal);
                     if lives && !seen.mirror {
                         self.hold(object, id).await?;
                     }
@@ -389,7 +389,7 @@ impl Context {
         let generation = object.meta().generation;
         let now = now_millis();
         let status = TranscodeJobStatus {
-            phase: Some(Phase::Pending),
+            phase: Some(JobPhase::Pending),
             observed_generation: generation,
             conditions: crate::controller::conditions::conditions(
                 &written.conditions,
