@@ -13,7 +13,7 @@ use reqwest::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use url::Url;
 
-use super::client::Client;
+use super::client::ApiClient;
 use super::upload::{PutError, UploadTimeouts, put, root_cause};
 use crate::api::{Multipart, SignPartsRequest};
 use crate::job::JobId;
@@ -30,7 +30,7 @@ const ANSWER: Duration = Duration::from_secs(300);
 
 /// The upload of a file.
 pub struct MultipartUpload<'a> {
-    pub client: &'a Client,
+    pub client: &'a ApiClient,
     pub id: JobId,
     pub file: &'a Path,
     pub size: u64,

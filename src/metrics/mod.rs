@@ -17,7 +17,7 @@ mod format;
 mod gauges;
 mod jobs;
 
-pub use format::Format;
+pub use format::ExpositionFormat;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -77,7 +77,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub async fn scrape(metrics: &Metrics, queue: &Queue, headers: &HeaderMap) -> Response {
     refresh(metrics, queue).await;
     let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
-    let format = Format::negotiate(&accepts.collect::<Vec<_>>().join(","));
+    let format = ExpositionFormat::negotiate(&accepts.collect::<Vec<_>>().join(","));
     let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, header::ACCEPT.as_str())];
     (headers, metrics.encode(format)).into_response()
 }
@@ -208,12 +208,12 @@ impl Metrics {
 
     /// Encodes all metrics as text.
     #[must_use]
-    pub fn encode(&self, format: Format) -> String {
+    pub fn encode(&self, format: ExpositionFormat) -> String {
         let mut out = String::with_capacity(16 * 1024);
         // Writing to a String cannot fail.
         let _ = match format {
-            Format::Prometheus => prometheus_text::encode(&mut out, &self.registry),
-            Format::OpenMetrics => text::encode(&mut out, &self.registry),
+            ExpositionFormat::Prometheus => prometheus_text::encode(&mut out, &self.registry),
+            ExpositionFormat::OpenMetrics => text::encode(&mut out, &self.registry),
         };
         out
     }

@@ -269,7 +269,7 @@ async fn wrong_fly_token_or_app_stops_writes_and_is_reported() {
 
     let running = cloud.reconciler("right", policy(2), &right);
     cloud.all_completed(&ids).await;
-    let text = cloud.metrics.encode(tcoder::metrics::Format::OpenMetrics);
+    let text = cloud.metrics.encode(tcoder::metrics::ExpositionFormat::OpenMetrics);
     assert!(text.contains("unauthorized") && !text.contains("hush"), "{text}");
     running.stop().await;
     cloud.system.stop().await;
