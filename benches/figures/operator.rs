@@ -24,7 +24,7 @@ const MEMORY: [&str; 3] = ["controller_rss_mb_0", "controller_rss_mb_1k", "contr
 /// Number of jobs that are measured one after the other.
 const JOBS: usize = 60;
 /// Number of objects that are created concurrently.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT_CREATES: usize = 32;
 
 pub async fn measure(figures: &mut Figures) {
     let wants = |names: &[&str]| figures.wants(names) || figures.wants(&["operator"]);
@@ -191,7 +191,7 @@ async fn memory(
                 jobs.create(&PostParams::default(), &object(&format!("waits-{n}"), spec)).await.unwrap();
             }
         });
-        make.buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+        make.buffer_unordered(MAX_CONCURRENT_CREATES).collect::<Vec<()>>().await;
         made = many;
         suspended(&jobs, many).await;
         // A controller that reads them all when it starts, as after every update of the operator.

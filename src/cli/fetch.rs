@@ -20,7 +20,7 @@ use crate::storage::layout;
 use crate::transcoder::{Reference, references};
 
 /// Maximum number of concurrent downloads.
-const AT_ONCE: usize = 6;
+const MAX_CONCURRENT_DOWNLOADS: usize = 6;
 /// Maximum size of a playlist or manifest, bytes.
 const DOCUMENT_LIMIT: usize = 8 << 20;
 
@@ -72,7 +72,7 @@ pub async fn outputs(client: &ApiClient, job: &Job, dir: &Path) -> Result<(), Cl
     };
     futures::stream::iter(&files)
         .map(|item| save(client, item, dir, &bar))
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(MAX_CONCURRENT_DOWNLOADS)
         .try_collect::<Vec<()>>()
         .await?;
     // Documents are written last, so that all their files exist.

@@ -20,7 +20,7 @@ use crate::job::JobId;
 use crate::queue::backoff;
 
 /// Maximum number of concurrent parts.
-const AT_ONCE: usize = 4;
+const MAX_CONCURRENT_PARTS: usize = 4;
 /// Number of addresses per request: they are valid for an hour, and a slow connection takes time.
 const BATCH: usize = 16;
 /// Number of attempts to send a part before the upload is abandoned.
@@ -50,7 +50,7 @@ impl MultipartUpload<'_> {
                 let tag = self.part(part.part_number, part.url, multipart.part_size).await?;
                 Ok::<_, PutError>((part.part_number, tag))
             }));
-            tags.extend(sent.buffer_unordered(AT_ONCE).try_collect::<Vec<_>>().await?);
+            tags.extend(sent.buffer_unordered(MAX_CONCURRENT_PARTS).try_collect::<Vec<_>>().await?);
         }
         tags.sort_unstable();
         let complete = self.addresses(&upload_id, &[]).await?.complete_url;

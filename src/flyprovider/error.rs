@@ -222,8 +222,8 @@ fn with_status(answer: &FlyResponse<'_>, message: &str) -> String {
 
 /// Fly's message as one line of a log.
 fn words(text: &str) -> String {
-    const MOST: usize = 300;
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST).collect();
+    const MAX_CHARS: usize = 300;
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_CHARS).collect();
     clean.trim().to_owned()
 }
 

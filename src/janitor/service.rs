@@ -103,8 +103,8 @@ impl Janitor {
                     Ok(None) => {}
                     Err(error) => tracing::warn!(%error, "could not record a webhook delivery; it is retried in a minute"),
                 },
-                () = tokio::time::sleep_until(next), if deliveries.len() < webhook::AT_ONCE => {
-                    match self.claim_due(webhooks.outbox, webhook::AT_ONCE - deliveries.len()).await {
+                () = tokio::time::sleep_until(next), if deliveries.len() < webhook::MAX_CONCURRENT_DELIVERIES => {
+                    match self.claim_due(webhooks.outbox, webhook::MAX_CONCURRENT_DELIVERIES - deliveries.len()).await {
                         Ok((now, taken, pause)) => {
                             failures = 0;
                             next = Instant::now() + pause;

@@ -70,7 +70,7 @@ pub struct Metrics {
 }
 
 /// Maximum time for the queries to Redis. Prometheus aborts a scrape after ten seconds.
-const LIMIT: Duration = Duration::from_secs(5);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers a scrape. It succeeds even if Redis does not answer, because the process's own counters matter most at
 /// that time. `headers` are the request's and select the format.
@@ -85,7 +85,7 @@ pub async fn scrape(metrics: &Metrics, queue: &Queue, headers: &HeaderMap) -> Re
 /// Queries Redis for the current values.
 async fn refresh(metrics: &Metrics, queue: &Queue) {
     let asked = async { futures::join!(queue.stats(), queue.fleet()) };
-    match timeout(LIMIT, asked).await {
+    match timeout(QUERY_TIMEOUT, asked).await {
         Some((Ok(stats), fleet)) => {
             // If the status cannot be parsed, for example because a newer version wrote it, only the fleet is
             // missing.

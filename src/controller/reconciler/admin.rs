@@ -14,7 +14,7 @@ use crate::metrics::{self, Metrics};
 use crate::queue::Queue;
 
 /// Redis has so long to answer.
-const LIMIT: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether everything but Redis is ready, and if not, why and what to do.
 pub type Ready = Result<(), String>;
@@ -39,7 +39,7 @@ async fn readyz(State(inside): State<Arc<AdminState>>) -> Result<&'static str, (
     if let Err(why) = &*inside.ready.borrow() {
         return Err(not(why));
     }
-    match tokio::time::timeout(LIMIT, inside.queue.check_primary()).await {
+    match tokio::time::timeout(CHECK_TIMEOUT, inside.queue.check_primary()).await {
         Ok(Ok(())) => Ok("ready\n"),
         Ok(Err(error)) => Err(not(&error.to_string())),
         Err(_) => Err(not("Redis (REDIS_URL) does not answer in time")),

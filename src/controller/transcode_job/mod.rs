@@ -49,7 +49,7 @@ use reconcile::ReconcileError;
 pub type Guarded = DeserializeGuard<TranscodeJob>;
 
 /// Maximum number of concurrent reconciliations.
-const AT_ONCE: u16 = 32;
+const MAX_CONCURRENT_RECONCILIATIONS: u16 = 32;
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
 /// Time that running reconciliations have to finish after the process is told to stop.
@@ -79,7 +79,7 @@ pub async fn run(
         .applied_objects();
     let (known, over) = (Arc::clone(&context), stop.clone());
     let run = Controller::for_stream(objects, store)
-        .with_config(Config::default().concurrency(AT_ONCE))
+        .with_config(Config::default().concurrency(MAX_CONCURRENT_RECONCILIATIONS))
         .reconcile_on(woken(Arc::clone(&context), events))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile::reconcile, on_error, context)

@@ -29,7 +29,7 @@ use crate::storage::{Bucket, Storage, StorageError};
 /// The field manager of statuses.
 const STATUS_MANAGER: &str = "tcoder-status";
 /// Time limit of a request to Redis, the API server or the bucket.
-const LIMIT: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Delay before `Queued` is written, in case the job starts running by then.
 const MOMENT: Duration = Duration::from_millis(200);
 /// Maximum number of actions in one reconciliation; a job that is changed from two sides at once may need
@@ -157,12 +157,12 @@ impl Context {
 }
 
 async fn redis<T>(call: impl Future<Output = Result<T, QueueError>>) -> Result<T, ReconcileError> {
-    Ok(timeout(LIMIT, call).await.map_err(|_| ReconcileError::Slow("Redis"))??)
+    Ok(timeout(CALL_TIMEOUT, call).await.map_err(|_| ReconcileError::Slow("Redis"))??)
 }
 
 /// The answer of the API server; `None` if the object does not exist.
 async fn answer<T>(call: impl Future<Output = kube::Result<T>>) -> Result<Option<T>, ReconcileError> {
-    match timeout(LIMIT, call).await.map_err(|_| ReconcileError::Slow("the API server"))? {
+    match timeout(CALL_TIMEOUT, call).await.map_err(|_| ReconcileError::Slow("the API server"))? {
         Ok(answer) => Ok(Some(answer)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(error) => Err(error.into()),
@@ -329,7 +329,7 @@ impl Context {
     }
 
     async fn has_input(&self, key: &ObjectKey) -> Result<bool, ReconcileError> {
-        let found = timeout(LIMIT, self.tools.storage.head(Bucket::Input, key)).await;
+        let found = timeout(CALL_TIMEOUT, self.tools.storage.head(Bucket::Input, key)).await;
         Ok(found.map_err(|_| ReconcileError::Slow("object storage"))??.is_some())
     }
 
@@ -371,7 +371,7 @@ impl Context {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        let told = timeout(LIMIT, self.tools.recorder.publish(&event, &object.object_ref(&()))).await;
+        let told = timeout(CALL_TIMEOUT, self.tools.recorder.publish(&event, &object.object_ref(&()))).await;
         // Events are best effort: a namespace that is being deleted accepts none.
         if !matches!(told, Ok(Ok(()))) {
             tracing::debug!(reason, name = object.name_any(), ?told, "an Event could not be written");

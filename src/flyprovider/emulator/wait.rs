@@ -15,7 +15,7 @@ use super::world::{EmulatedMachine, World};
 use crate::flyprovider::{MachineId, MachineState};
 
 /// Maximum wait of one request, seconds, as at Fly.
-const MOST: u64 = 60;
+const MAX_SECONDS: u64 = 60;
 
 /// A state that a request can wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
@@ -62,8 +62,8 @@ impl Wish {
         if states.is_empty() {
             states.push(WaitState::Started);
         }
-        let seconds = of("timeout").next().map_or(Ok(MOST), str::parse);
-        let Ok(seconds @ 1..=MOST) = seconds else {
+        let seconds = of("timeout").next().map_or(Ok(MAX_SECONDS), str::parse);
+        let Ok(seconds @ 1..=MAX_SECONDS) = seconds else {
             return Err(refuse(400, "invalid_argument", "timeout must be 1 to 60 seconds"));
         };
         let version = of("version").chain(of("instance_id")).next().map(str::to_owned);

@@ -22,7 +22,7 @@ use crate::time::{sleep, timeout};
 use answer::{Redaction, RestResponse};
 
 /// Maximum duration of a request, including the whole response.
-const LIMIT: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Number of retries of a failed read.
 const RETRIES: u32 = 2;
 
@@ -128,7 +128,7 @@ impl Rest {
             let bytes = answer.bytes().await.map_err(|error| lost(&error))?;
             Ok::<_, QueueError>((status, bytes))
         };
-        let Some(answered) = timeout(LIMIT, exchange).await else { return Err(late()) };
+        let Some(answered) = timeout(CALL_TIMEOUT, exchange).await else { return Err(late()) };
         let (status, bytes) = answered?;
         if !status.is_success() {
             return Err(answer::refusal(status, &bytes, &inside.redaction));
