@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use roles::{ApiConfig, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
-pub use setting::{Default, Description, Role, Setting};
+pub use setting::{DefaultValue, Description, Role, Setting};
 
 /// A setting is missing or invalid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -191,7 +191,7 @@ impl<'a> Env<'a> {
     pub fn get<T>(&self, setting: &Setting<T>) -> Result<Option<T>, ConfigError> {
         let text = self.text(setting.about.name);
         let text = match (text.as_deref(), setting.about.default) {
-            (Some(text), _) | (None, Default::Value(text)) => text,
+            (Some(text), _) | (None, DefaultValue::Value(text)) => text,
             (None, _) => return Ok(None),
         };
         setting.parse(text).map(Some).map_err(|why| self.invalid(setting, why))

@@ -15,7 +15,7 @@ mod transcode_job;
 mod worker_pool;
 
 pub use transcode_job::{
-    CostStatus, EntryStatus, FileStatus, InputSpec, OutputStatus, Phase, SecretKeyRef, TranscodeJob,
+    CostStatus, EntryStatus, FileStatus, InputSpec, JobPhase, OutputStatus, SecretKeyRef, TranscodeJob,
     TranscodeJobSpec, TranscodeJobStatus, UploadSpec, WebhookSpec,
 };
 pub use worker_pool::{

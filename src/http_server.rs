@@ -17,7 +17,7 @@ use tower::{BoxError, Service};
 
 /// The limits of a server.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ServerLimits {
     /// Maximum number of connections; more wait until one is closed.
     pub connections: usize,
     /// Maximum time from the connection, or from the last response on it, to the end of a request's head.
@@ -26,14 +26,14 @@ pub struct Limits {
     pub grace: Duration,
 }
 
-impl Default for Limits {
+impl Default for ServerLimits {
     fn default() -> Self {
         Self { connections: 512, head: Duration::from_secs(30), grace: Duration::from_secs(5) }
     }
 }
 
 /// Serves `service` on `listener` until `stop` is cancelled, and returns when the last connection is closed.
-pub async fn serve<S, B>(listener: TcpListener, service: S, limits: Limits, stop: CancellationToken)
+pub async fn serve<S, B>(listener: TcpListener, service: S, limits: ServerLimits, stop: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
@@ -65,7 +65,7 @@ where
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection<S, B>(stream: TcpStream, service: S, limits: Limits, stop: CancellationToken)
+async fn connection<S, B>(stream: TcpStream, service: S, limits: ServerLimits, stop: CancellationToken)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
@@ -104,7 +104,7 @@ mod tests {
     use tokio::sync::Notify;
     use tokio::task::JoinHandle;
 
-    async fn start(router: Router, limits: Limits) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
+    async fn start(router: Router, limits: ServerLimits) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         (address, stop.clone(), tokio::spawn(serve(listener, router, limits, stop)))
@@ -125,7 +125,7 @@ mod tests {
 
     #[tokio::test]
     async fn serve_closes_connections_with_an_incomplete_head() {
-        let limits = Limits { head: Duration::from_millis(100), ..Limits::default() };
+        let limits = ServerLimits { head: Duration::from_millis(100), ..ServerLimits::default() };
         let (address, stop, server) = start(hello(), limits).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
@@ -136,7 +136,8 @@ mod tests {
 
     #[tokio::test]
     async fn serve_delays_connections_beyond_the_limit() {
-        let (address, stop, server) = start(hello(), Limits { connections: 1, ..Limits::default() }).await;
+        let (address, stop, server) =
+            start(hello(), ServerLimits { connections: 1, ..ServerLimits::default() }).await;
         let mut first = TcpStream::connect(address).await.unwrap();
         // Half a response shows that the first connection was accepted.
         first.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
@@ -163,7 +164,8 @@ mod tests {
                 "hello"
             };
             let router = Router::new().route("/", get(handler));
-            let (address, stop, server) = start(router, Limits { grace, ..Limits::default() }).await;
+            let (address, stop, server) =
+                start(router, ServerLimits { grace, ..ServerLimits::default() }).await;
             let mut stream = TcpStream::connect(address).await.unwrap();
             stream.write_all(ASK).await.unwrap();
             begun.notified().await;

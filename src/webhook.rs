@@ -33,7 +33,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a claimed delivery belongs to this process.
 const HOLD: Duration = Duration::from_secs(60);
 /// Maximum number of concurrent deliveries.
-pub const AT_ONCE: usize = 32;
+pub const MAX_CONCURRENT_DELIVERIES: usize = 32;
 
 /// Webhooks cannot be sent.
 #[derive(Debug, thiserror::Error)]

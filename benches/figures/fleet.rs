@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tcoder::config::RedisConfig;
 use tcoder::controller::fleet::{Deadlines, FleetPolicy, Moment, plan};
 use tcoder::controller::reconciler::{Reconciler, ReconcilerDeps, simulation};
-use tcoder::flyprovider::emulator::{self, Action, Emulator, EmulatorHandle, Request};
+use tcoder::flyprovider::emulator::{self, EmulatedCall, Emulator, EmulatorHandle, Request};
 use tcoder::flyprovider::{self, Fly, MachineState};
 use tcoder::job::{JobId, JobSpec, Ladder, Preset};
 use tcoder::metrics::Metrics;
@@ -101,14 +101,14 @@ impl Cloud {
             provider: Fly::new(&fly.fly_config()).unwrap(),
             rate: RequestRate::default(),
             policy: watch::channel(policy).1,
-            told: watch::Sender::new(None),
+            status: watch::Sender::new(None),
             environment: BTreeMap::new(),
             holder: "bench".into(),
             metrics: Metrics::new(),
         };
         let reconciler = tokio::spawn(Reconciler::new(parts).run(stop_reconciler.clone()));
         let cloud = Self { queue, fly, began, reconciler, stop_reconciler, stop_fly };
-        cloud.request(0, |request| request.action == Action::List).await;
+        cloud.request(0, |request| request.action == EmulatedCall::List).await;
         cloud
     }
 
@@ -150,8 +150,8 @@ async fn requests_after_submit(redis: RedisConfig) -> (f64, f64) {
     let submitted = cloud.began.elapsed();
     cloud.submit().await;
     let first = cloud.request(before, |_| true).await;
-    let create = cloud.request(before, |request| request.action == Action::Create).await;
-    assert_eq!((before, first.action), (1, Action::List));
+    let create = cloud.request(before, |request| request.action == EmulatedCall::Create).await;
+    assert_eq!((before, first.action), (1, EmulatedCall::List));
     cloud.stop().await;
     let ms = |request: Request| (request.at - submitted).as_secs_f64() * 1000.0;
     (ms(first), ms(create))

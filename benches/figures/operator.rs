@@ -8,7 +8,7 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::{Value, json};
-use tcoder::crd::{Phase, TranscodeJob};
+use tcoder::crd::{JobPhase, TranscodeJob};
 use tokio::process::Child;
 
 use crate::Figures;
@@ -24,7 +24,7 @@ const MEMORY: [&str; 3] = ["controller_rss_mb_0", "controller_rss_mb_1k", "contr
 /// Number of jobs that are measured one after the other.
 const JOBS: usize = 60;
 /// Number of objects that are created concurrently.
-const AT_ONCE: usize = 32;
+const MAX_CONCURRENT_CREATES: usize = 32;
 
 pub async fn measure(figures: &mut Figures) {
     let wants = |names: &[&str]| figures.wants(names) || figures.wants(&["operator"]);
@@ -129,11 +129,11 @@ impl Life {
             let phase = job.status.as_ref().and_then(|status| status.phase);
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
             let now = i64::try_from(now).unwrap();
-            if phase == Some(Phase::Running) {
+            if phase == Some(JobPhase::Running) {
                 to_running.get_or_insert_with(|| began.elapsed());
                 self.shown.entry((job.uid().unwrap(), "running")).or_insert(now);
             }
-            if phase == Some(Phase::Complete) {
+            if phase == Some(JobPhase::Complete) {
                 to_running.get_or_insert_with(|| began.elapsed());
                 self.shown.entry((job.uid().unwrap(), "completed")).or_insert(now);
                 if job.finalizers().is_empty() {
@@ -191,7 +191,7 @@ async fn memory(
                 jobs.create(&PostParams::default(), &object(&format!("waits-{n}"), spec)).await.unwrap();
             }
         });
-        make.buffer_unordered(AT_ONCE).collect::<Vec<()>>().await;
+        make.buffer_unordered(MAX_CONCURRENT_CREATES).collect::<Vec<()>>().await;
         made = many;
         suspended(&jobs, many).await;
         // A controller that reads them all when it starts, as after every update of the operator.
@@ -211,7 +211,7 @@ async fn suspended(jobs: &Api<TranscodeJob>, many: usize) {
     let mut changes = watcher(jobs.clone(), watcher::Config::default()).boxed();
     while so.len() < many {
         if let Ok(Event::Apply(job) | Event::InitApply(job)) = changes.next().await.unwrap()
-            && job.status.as_ref().and_then(|s| s.phase) == Some(Phase::Suspended)
+            && job.status.as_ref().and_then(|s| s.phase) == Some(JobPhase::Suspended)
         {
             so.insert(job.name_any());
         }

@@ -24,7 +24,7 @@ const LEAST_PART: u64 = 16 << 20;
 /// Maximum number of parts of an upload. S3 and R2 accept 10,000.
 const MOST_PARTS: u64 = 10_000;
 /// Maximum number of addresses per request.
-const AT_ONCE: usize = 100;
+const MAX_ADDRESSES: usize = 100;
 /// Maximum length of an upload id, characters. R2's have about 350.
 const LONGEST_ID: usize = 2048;
 
@@ -48,7 +48,7 @@ pub struct SignPartsRequest {
     #[schemars(length(min = 1, max = LONGEST_ID))]
     pub upload_id: String,
     /// The numbers of the parts, counted from 1, at most 100 per request.
-    #[schemars(length(max = AT_ONCE), inner(range(min = 1, max = MOST_PARTS)))]
+    #[schemars(length(max = MAX_ADDRESSES), inner(range(min = 1, max = MOST_PARTS)))]
     pub part_numbers: Vec<u16>,
 }
 
@@ -124,7 +124,7 @@ pub async fn sign(
         let detail = "send the UploadId from the XML that storage returned for the POST to startUrl";
         return Err(Problem::field("uploadId", detail));
     }
-    if wanted.part_numbers.len() > AT_ONCE {
+    if wanted.part_numbers.len() > MAX_ADDRESSES {
         return Err(Problem::field("partNumbers", "at most 100 at a time; request the others separately"));
     }
     if let Some(at) = wanted.part_numbers.iter().position(|n| !(1..=MOST_PARTS).contains(&u64::from(*n))) {

@@ -42,12 +42,12 @@ pub async fn livez() -> &'static str {
 
 /// `GET /readyz`: Redis and both buckets answer.
 pub async fn readyz(State(app): State<Arc<AppState>>) -> Result<&'static str, Problem> {
-    const LIMIT: Duration = Duration::from_secs(5);
+    const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
     let check = async {
         app.queue.check_primary().await.map_err(|e| Problem::unavailable(e.to_string()))?;
         app.storage.check().await.map_err(|e| Problem::unavailable(e.to_string()))
     };
-    match timeout(LIMIT, check).await {
+    match timeout(CHECK_TIMEOUT, check).await {
         Some(done) => done.map(|()| "ready\n"),
         None => Err(Problem::unavailable("Redis or the object storage takes too long to answer")),
     }

@@ -58,7 +58,7 @@ impl ClientError {
 
 /// A client of one server.
 #[derive(Clone)]
-pub struct Client {
+pub struct ApiClient {
     http: reqwest::Client,
     uploads: reqwest::Client,
     base: Url,
@@ -70,7 +70,7 @@ const CALL: Duration = Duration::from_secs(40);
 /// comment.
 const FEED_SILENCE: Duration = Duration::from_secs(45);
 
-impl Client {
+impl ApiClient {
     pub fn new(args: &ServerArgs) -> Result<Self, ClientError> {
         let builder = || {
             reqwest::Client::builder()

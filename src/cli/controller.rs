@@ -14,7 +14,7 @@ use crate::controller::operator::{FleetParts, Operator, Scope};
 use crate::controller::reconciler::{self, Reconciler, ReconcilerDeps, admin};
 use crate::event_bus::EventBus;
 use crate::flyprovider::{self, Fly};
-use crate::http_server::{Limits, serve};
+use crate::http_server::{ServerLimits, serve};
 use crate::job::WorkerId;
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
@@ -64,7 +64,7 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
         provider: Fly::new(&fly).map_err(CliError::start)?,
         rate: RequestRate::default(),
         policy: watch::channel(policy).1,
-        told: watch::Sender::new(None),
+        status: watch::Sender::new(None),
         environment: reconciler::forwarded_env(&env),
         holder: holder(&env),
         metrics: Arc::clone(&metrics),
@@ -73,7 +73,7 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
     let router = admin::router(queue, metrics, watch::channel(Ok(())).1);
     tokio::join!(
         Reconciler::new(parts).run(stop.clone()),
-        serve(listener, router, Limits::default(), stop.clone()),
+        serve(listener, router, ServerLimits::default(), stop.clone()),
     );
     Ok(())
 }
@@ -127,6 +127,9 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     );
     let (ready, is_ready) = watch::channel(Err("the API server has not been contacted yet".to_owned()));
     let router = admin::router(queue, metrics, is_ready);
-    tokio::join!(operator.run(ready, stop.clone()), serve(listener, router, Limits::default(), stop.clone()),);
+    tokio::join!(
+        operator.run(ready, stop.clone()),
+        serve(listener, router, ServerLimits::default(), stop.clone()),
+    );
     Ok(())
 }

@@ -11,7 +11,7 @@ use tempfile::TempPath;
 use tokio::io::AsyncWriteExt as _;
 use url::Url;
 
-use super::client::{Client, ClientError};
+use super::client::{ApiClient, ClientError};
 use super::upload::root_cause;
 use super::{CliError, output};
 use crate::api::ProblemBody;
@@ -20,7 +20,7 @@ use crate::storage::layout;
 use crate::transcoder::{Reference, references};
 
 /// Maximum number of concurrent downloads.
-const AT_ONCE: usize = 6;
+const MAX_CONCURRENT_DOWNLOADS: usize = 6;
 /// Maximum size of a playlist or manifest, bytes.
 const DOCUMENT_LIMIT: usize = 8 << 20;
 
@@ -35,7 +35,7 @@ struct Item {
 
 /// Downloads all outputs of a completed job to `dir`. Each file appears there when it is complete, and then
 /// replaces a file of the same name; an interrupted download leaves the previous file.
-pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliError> {
+pub async fn outputs(client: &ApiClient, job: &Job, dir: &Path) -> Result<(), CliError> {
     let Some(result) = &job.result else { return Ok(()) };
     let (mut documents, mut files) = (VecDeque::new(), Vec::new());
     let entries = result.entries.iter().map(|e| (&e.key, &e.url, Some(e.kind)));
@@ -72,7 +72,7 @@ pub async fn outputs(client: &Client, job: &Job, dir: &Path) -> Result<(), CliEr
     };
     futures::stream::iter(&files)
         .map(|item| save(client, item, dir, &bar))
-        .buffer_unordered(AT_ONCE)
+        .buffer_unordered(MAX_CONCURRENT_DOWNLOADS)
         .try_collect::<Vec<()>>()
         .await?;
     // Documents are written last, so that all their files exist.
@@ -116,7 +116,7 @@ fn not_ours(key: &ObjectKey) -> CliError {
     CliError::Local(format!("{key} is no output of this version of tcoder"))
 }
 
-async fn get(client: &Client, item: &Item) -> Result<reqwest::Response, CliError> {
+async fn get(client: &ApiClient, item: &Item) -> Result<reqwest::Response, CliError> {
     let response = client.downloads().get(item.url.clone()).send().await;
     let response = response.map_err(|e| item.failed(root_cause(e)))?;
     let status = response.status();
@@ -132,7 +132,7 @@ async fn get(client: &Client, item: &Item) -> Result<reqwest::Response, CliError
     })
 }
 
-async fn text(client: &Client, item: &Item) -> Result<String, CliError> {
+async fn text(client: &ApiClient, item: &Item) -> Result<String, CliError> {
     let mut response = get(client, item).await?;
     let mut bytes = Vec::new();
     while let Some(piece) = response.chunk().await.map_err(|e| item.failed(root_cause(e)))? {
@@ -145,7 +145,7 @@ async fn text(client: &Client, item: &Item) -> Result<String, CliError> {
 }
 
 async fn save(
-    client: &Client,
+    client: &ApiClient,
     item: &Item,
     dir: &Path,
     bar: &indicatif::ProgressBar,

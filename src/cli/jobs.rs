@@ -1,7 +1,7 @@
 //! `tcoder jobs`: lists, shows, watches, cancels and retries jobs.
 
 use super::args::{JobsArgs, JobsCommand};
-use super::client::Client;
+use super::client::ApiClient;
 use super::{CliError, output, watch};
 use crate::job::{Job, State};
 
@@ -9,7 +9,7 @@ use crate::job::{Job, State};
 const PAGE: u32 = 100;
 
 pub async fn run(args: JobsArgs) -> Result<(), CliError> {
-    let client = Client::new(&args.server)?;
+    let client = ApiClient::new(&args.server)?;
     match args.command {
         JobsCommand::List { status, limit } => list(&client, status, limit, args.json).await,
         JobsCommand::Get { id } => one(&client.get(id).await?, args.json),
@@ -21,7 +21,7 @@ pub async fn run(args: JobsArgs) -> Result<(), CliError> {
     }
 }
 
-async fn list(client: &Client, status: Option<State>, limit: u32, json: bool) -> Result<(), CliError> {
+async fn list(client: &ApiClient, status: Option<State>, limit: u32, json: bool) -> Result<(), CliError> {
     let mut jobs: Vec<Job> = Vec::new();
     let mut unreadable = Vec::new();
     let mut cursor: Option<String> = None;

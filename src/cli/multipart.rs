@@ -13,14 +13,14 @@ use reqwest::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use url::Url;
 
-use super::client::Client;
+use super::client::ApiClient;
 use super::upload::{PutError, UploadTimeouts, put, root_cause};
 use crate::api::{Multipart, SignPartsRequest};
 use crate::job::JobId;
 use crate::queue::backoff;
 
 /// Maximum number of concurrent parts.
-const AT_ONCE: usize = 4;
+const MAX_CONCURRENT_PARTS: usize = 4;
 /// Number of addresses per request: they are valid for an hour, and a slow connection takes time.
 const BATCH: usize = 16;
 /// Number of attempts to send a part before the upload is abandoned.
@@ -30,7 +30,7 @@ const ANSWER: Duration = Duration::from_secs(300);
 
 /// The upload of a file.
 pub struct MultipartUpload<'a> {
-    pub client: &'a Client,
+    pub client: &'a ApiClient,
     pub id: JobId,
     pub file: &'a Path,
     pub size: u64,
@@ -50,7 +50,7 @@ impl MultipartUpload<'_> {
                 let tag = self.part(part.part_number, part.url, multipart.part_size).await?;
                 Ok::<_, PutError>((part.part_number, tag))
             }));
-            tags.extend(sent.buffer_unordered(AT_ONCE).try_collect::<Vec<_>>().await?);
+            tags.extend(sent.buffer_unordered(MAX_CONCURRENT_PARTS).try_collect::<Vec<_>>().await?);
         }
         tags.sort_unstable();
         let complete = self.addresses(&upload_id, &[]).await?.complete_url;

@@ -13,7 +13,7 @@ use super::output::outln;
 use crate::api::{self, AppState};
 use crate::config::registry::WEBHOOK_SECRET;
 use crate::config::{ApiConfig, Env, RedisConfig, StorageConfig, WorkerConfig};
-use crate::http_server::{Limits, serve};
+use crate::http_server::{ServerLimits, serve};
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
 use crate::queue::Queue;
@@ -117,7 +117,7 @@ pub async fn api(args: ApiArgs) -> Result<(), CliError> {
     tasks.spawn(app.janitor(mail).run(stop.clone()));
     tasks.close();
     tracing::info!(address = %listener.local_addr().unwrap_or(args.listen), "API listening");
-    serve(listener, api::router(app), Limits::default(), stop).await;
+    serve(listener, api::router(app), ServerLimits::default(), stop).await;
     tasks.wait().await;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use url::Url;
 
 use super::args::SubmitArgs;
-use super::client::{Client, ClientError};
+use super::client::{ApiClient, ClientError};
 use super::multipart::MultipartUpload;
 use super::output::outln;
 use super::upload::{UploadTimeouts, put};
@@ -14,7 +14,7 @@ use crate::api::{CreateJobRequest, CreateUploadRequest, JobOptions};
 use crate::job::{Job, JobId};
 
 pub async fn run(args: SubmitArgs) -> Result<(), CliError> {
-    let client = Client::new(&args.server)?;
+    let client = ApiClient::new(&args.server)?;
     let options = JobOptions {
         // The client chooses the id, so that a repeated request cannot create a second job.
         job_id: Some(JobId::new()),
@@ -43,7 +43,7 @@ fn web_address(input: &str) -> Option<Url> {
     looks.then(|| input.parse().ok()).flatten()
 }
 
-async fn report_submitted(client: &Client, id: JobId, json: bool) -> Result<(), CliError> {
+async fn report_submitted(client: &ApiClient, id: JobId, json: bool) -> Result<(), CliError> {
     if json {
         let job: Job = client.get(id).await?;
         return output::json(&job);
@@ -53,7 +53,7 @@ async fn report_submitted(client: &Client, id: JobId, json: bool) -> Result<(), 
     Ok(())
 }
 
-async fn send_file(client: &Client, path: &Path, options: JobOptions) -> Result<JobId, CliError> {
+async fn send_file(client: &ApiClient, path: &Path, options: JobOptions) -> Result<JobId, CliError> {
     let cannot = |e: std::io::Error| CliError::Local(format!("cannot read {}: {e}", path.display()));
     let file = tokio::fs::File::open(path).await.map_err(|error| match path.to_str() {
         Some(text) if text.contains("://") => {
@@ -115,7 +115,7 @@ async fn send_file(client: &Client, path: &Path, options: JobOptions) -> Result<
 
 /// Cancels a job whose video was not uploaded, because it would otherwise wait for it. Returns what the user should
 /// do.
-async fn cancel_with(client: &Client, id: JobId) -> String {
+async fn cancel_with(client: &ApiClient, id: JobId) -> String {
     match client.cancel(id).await {
         Ok(_) => format!("job {id} was cancelled; submit it again"),
         Err(_) => {

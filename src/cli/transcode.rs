@@ -9,7 +9,7 @@ use super::args::TranscodeArgs;
 use super::output::Summary;
 use super::{CliError, output};
 use crate::job::EntryKind;
-use crate::transcoder::{Encoded, Request, TranscodeError, check_tools, transcode};
+use crate::transcoder::{Encoded, TranscodeError, TranscodeRequest, check_tools, transcode};
 
 /// Maximum duration. It is long, because nothing waits in a queue behind this transcode.
 const DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -23,11 +23,11 @@ pub async fn run(args: TranscodeArgs) -> Result<(), CliError> {
     let cancel = CancellationToken::new();
     let bar = output::percent_bar();
     bar.set_message("encoding");
-    let on_progress = |progress: crate::transcoder::Progress| {
+    let on_progress = |progress: crate::transcoder::EncodeProgress| {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         bar.set_position(progress.percent.clamp(0.0, 100.0) as u64);
     };
-    let mut work = std::pin::pin!(transcode(Request {
+    let mut work = std::pin::pin!(transcode(TranscodeRequest {
         input: &args.input,
         out_dir: &args.output,
         preset: args.encode.preset,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use indicatif::ProgressBar;
 
-use super::client::Client;
+use super::client::ApiClient;
 use super::{CliError, fetch, output};
 use crate::job::{Job, JobId, State};
 
@@ -17,7 +17,7 @@ const BREAKS: u32 = 10;
 ///
 /// A failed or cancelled job is an error.
 pub async fn to_the_end(
-    client: &Client,
+    client: &ApiClient,
     id: JobId,
     output: Option<&Path>,
     json: bool,
@@ -48,7 +48,7 @@ pub async fn to_the_end(
     }
 }
 
-async fn follow(client: &Client, id: JobId) -> Result<Job, CliError> {
+async fn follow(client: &ApiClient, id: JobId) -> Result<Job, CliError> {
     let bar = output::percent_bar();
     let mut breaks = 0;
     let mut last: Option<State> = None;

@@ -15,7 +15,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::BaseUrl;
-use super::setting::Default::{Derived, Required, Unset, Value};
+use super::setting::DefaultValue::{Derived, Required, Unset, Value};
 use super::setting::Role::{self, Api, CommandLine, Controller, Edge, Operator, Up, Worker};
 use super::setting::{self, Description, Setting};
 

@@ -29,7 +29,7 @@ pub enum Role {
 
 /// The value of a setting that is not set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Default {
+pub enum DefaultValue {
     /// No value: roles that read the setting do not start without it.
     Required,
     /// No value; the setting is optional.
@@ -46,7 +46,7 @@ pub struct Description {
     /// The name of the variable.
     pub name: &'static str,
     /// The value if it is not set.
-    pub default: Default,
+    pub default: DefaultValue,
     /// The roles that read it.
     pub roles: &'static [Role],
     /// Whether its value is a secret.
@@ -67,7 +67,7 @@ impl<T> Setting<T> {
     /// A setting with this parser, whose errors say what the value must be.
     pub(super) const fn new(
         name: &'static str,
-        default: Default,
+        default: DefaultValue,
         roles: &'static [Role],
         text: &'static str,
         parse: fn(&str) -> Result<T, String>,
@@ -84,8 +84,8 @@ impl<T> Setting<T> {
     #[must_use]
     pub fn default_value(&self) -> Option<T> {
         match self.about.default {
-            Default::Value(text) => self.parse(text).ok(),
-            Default::Required | Default::Unset | Default::Derived(_) => None,
+            DefaultValue::Value(text) => self.parse(text).ok(),
+            DefaultValue::Required | DefaultValue::Unset | DefaultValue::Derived(_) => None,
         }
     }
 

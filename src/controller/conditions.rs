@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use crate::job::Millis;
 
 /// Maximum length of a condition's message, bytes. The API server accepts 32 KB, but nobody reads that much.
-const MOST: usize = 1024;
+const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// Converts a time to Kubernetes' format, which has whole seconds.
 #[must_use]
@@ -77,8 +77,8 @@ fn cut(mut message: String) -> String {
     if message.is_empty() {
         return "-".to_owned();
     }
-    if message.len() > MOST {
-        message.truncate(message.floor_char_boundary(MOST - 4));
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES - 4));
         message.push('…');
     }
     message
@@ -120,6 +120,6 @@ mod tests {
         };
         assert_eq!(said(""), "-");
         let long = said(&"ä".repeat(5000));
-        assert!(long.len() <= MOST && long.ends_with('…'));
+        assert!(long.len() <= MAX_MESSAGE_BYTES && long.ends_with('…'));
     }
 }

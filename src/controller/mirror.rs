@@ -22,7 +22,7 @@ use crate::job::{Input, Job, JobEvent, JobId, Origin};
 use crate::queue::{Filter, Queue, QueueError};
 
 /// Time limit of a request to the API server or Redis.
-const LIMIT: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// TTL of the mirror of a finished job: an hour. The job itself can be read from the API for a week.
 const TTL_SECONDS: i64 = 3600;
 
@@ -67,7 +67,7 @@ impl Mirror {
 
     /// Mirrors unfinished jobs whose events were missed.
     async fn catch_up(&mut self) {
-        match timeout(LIMIT, self.queue.list(&Filter::default(), self.most, None)).await {
+        match timeout(CALL_TIMEOUT, self.queue.list(&Filter::default(), self.most, None)).await {
             Ok(Ok(page)) => {
                 for job in page.jobs.iter().rev().filter(|job| !job.status.is_terminal()) {
                     self.show_job(job).await;
@@ -82,7 +82,7 @@ impl Mirror {
         if self.context.index().has(id) {
             return;
         }
-        match timeout(LIMIT, self.queue.get(id)).await {
+        match timeout(CALL_TIMEOUT, self.queue.get(id)).await {
             Ok(Ok(Some(job))) => self.show_job(&job).await,
             Ok(Ok(None)) => {}
             Ok(Err(error)) => warn(id, &error),
@@ -100,7 +100,7 @@ impl Mirror {
             Room::There => return,
             Room::Free => {}
             Room::InPlaceOf(name) => {
-                let gone = timeout(LIMIT, api.delete(&name, &DeleteParams::background())).await;
+                let gone = timeout(CALL_TIMEOUT, api.delete(&name, &DeleteParams::background())).await;
                 tracing::debug!(name, ok = matches!(gone, Ok(Ok(_))), "a mirror gave way to a newer one");
             }
             Room::None => {
@@ -115,7 +115,7 @@ impl Mirror {
             }
         }
         self.full = false;
-        let made = timeout(LIMIT, api.create(&PostParams::default(), &object)).await;
+        let made = timeout(CALL_TIMEOUT, api.create(&PostParams::default(), &object)).await;
         match made {
             Ok(Ok(_)) => return,
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => return,

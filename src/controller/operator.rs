@@ -36,7 +36,7 @@ use crate::webhook::{WebhookClient, WebhookSender};
 /// The name of the Lease, and of the reporting controller in Events.
 const NAME: &str = "tcoder-controller";
 /// Time limit of a request to the API server.
-const LIMIT: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Interval in which missing CRDs are looked for again.
 const CRD_PERIOD: Duration = Duration::from_secs(5);
 
@@ -190,7 +190,7 @@ impl Operator {
     {
         let api: Api<K> = self.scope.api(self.client.clone());
         let kind = K::kind(&());
-        match timeout(LIMIT, api.list_metadata(&ListParams::default().limit(1))).await {
+        match timeout(CALL_TIMEOUT, api.list_metadata(&ListParams::default().limit(1))).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
                 Err(format!("the API server knows no {kind}; run: tcoder crd | kubectl apply -f -"))
@@ -286,7 +286,7 @@ impl Operator {
             provider: fleet.fly.clone(),
             rate: fleet.rate,
             policy: follows,
-            told,
+            status: told,
             environment: fleet.environment.clone(),
             holder: self.holder.clone(),
             metrics: Arc::clone(&self.metrics),

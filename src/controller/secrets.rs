@@ -14,7 +14,7 @@ use crate::job::{JobSpec, SecretRef};
 use crate::webhook::{Key, KeyUnavailable, SigningKeys};
 
 /// Time limit of a request to the API server.
-const LIMIT: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Signs webhooks with the Secrets that jobs refer to.
 pub struct SecretKeys(pub Client);
@@ -43,7 +43,7 @@ async fn read(client: &Client, wanted: &SecretRef) -> Result<Key, String> {
     let SecretRef { namespace, name, key } = wanted;
     let what = format!("the Secret {name} in namespace {namespace}, which is to sign the webhook,");
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let found = match timeout(LIMIT, api.get_opt(name)).await {
+    let found = match timeout(CALL_TIMEOUT, api.get_opt(name)).await {
         Ok(Ok(found)) => found,
         Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
             return Err(format!("{what} may not be read by the controller; grant it get on that Secret"));

@@ -163,7 +163,7 @@ fn default_secret_key() -> String {
 
 /// The state of a TranscodeJob in one word; a summary of the conditions.
 #[derive(JsonSchema, Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
+pub enum JobPhase {
     /// Not queued yet; the conditions say why.
     Pending,
     /// Waits for the upload of its video.
@@ -180,7 +180,7 @@ pub enum Phase {
     Failed,
 }
 
-impl Phase {
+impl JobPhase {
     /// Whether the phase is final.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
@@ -194,7 +194,7 @@ impl Phase {
 pub struct TranscodeJobStatus {
     /// A summary of the conditions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub phase: Option<Phase>,
+    pub phase: Option<JobPhase>,
     /// The generation of the spec that this status is based on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,

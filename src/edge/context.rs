@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use super::settings::{Fleet, Settings};
+use super::settings::{FleetSettings, Settings};
 use crate::api::{AppState, Feed};
 use crate::config::{ConfigError, Env};
 use crate::controller::reconciler::{OneShotReconciler, forwarded_env};
@@ -129,7 +129,7 @@ impl EdgeContext {
 
     /// The reconciler of the fleet; `None` if a `tcoder controller` manages it.
     pub fn reconciler(&self) -> Option<OneShotReconciler<Fly>> {
-        let Fleet { fly, policy } = self.settings.fleet.as_ref()?;
+        let FleetSettings { fly, policy } = self.settings.fleet.as_ref()?;
         let fly = Fly::new(fly);
         let fly = fly
             .inspect_err(

@@ -40,4 +40,4 @@ pub use log::start;
 pub use queue::queue;
 #[cfg(target_arch = "wasm32")]
 pub use scheduled::scheduled;
-pub use settings::{Fleet, Settings};
+pub use settings::{FleetSettings, Settings};

@@ -30,7 +30,7 @@ pub struct Settings {
     /// The key that signs webhooks; without it, requests with a webhook are rejected.
     pub webhook: Option<SecretString>,
     /// The fleet; `None` if a `tcoder controller` manages it.
-    pub fleet: Option<Fleet>,
+    pub fleet: Option<FleetSettings>,
     /// Maximum number of subrequests per invocation.
     pub subrequests: u32,
     /// How long an invocation by the cron trigger runs while there is something to wait for.
@@ -39,7 +39,7 @@ pub struct Settings {
 
 /// The settings of the fleet.
 #[derive(Clone, Debug)]
-pub struct Fleet {
+pub struct FleetSettings {
     /// The settings of Fly.
     pub fly: FlyConfig,
     /// The desired policy.
@@ -63,7 +63,7 @@ impl Settings {
         let fleet = manages_machines.filter(|is| *is).and_then(|_| {
             let fly = errors.keep(FlyConfig::read(env));
             let policy = errors.keep(flyprovider::policy::read(env));
-            fly.zip(policy).map(|(fly, policy)| Fleet { fly, policy })
+            fly.zip(policy).map(|(fly, policy)| FleetSettings { fly, policy })
         });
         let subrequests = errors.keep(env.require(&EDGE_SUBREQUESTS));
         let stay = errors.keep(env.require(&EDGE_CRON_MAX_SECONDS));

@@ -16,9 +16,9 @@ use serde_json::json;
 use strum::{EnumString, IntoStaticStr, VariantNames};
 use url::Url;
 
-use super::error::{Answer, FlyError, Kind, classify, retry_after};
+use super::error::{FlyError, FlyResponse, RequestKind, classify, retry_after};
 use super::host;
-use super::{Machine, MachineConfig};
+use super::{FlyMachine, MachineConfig};
 use crate::config::FlyConfig;
 use crate::controller::fleet::MachineId;
 use crate::time::timeout;
@@ -113,8 +113,8 @@ impl<'a> Call<'a> {
         self
     }
 
-    fn kind(&self) -> Kind {
-        if self.method == Method::GET { Kind::Read } else { Kind::Write }
+    fn kind(&self) -> RequestKind {
+        if self.method == Method::GET { RequestKind::Read } else { RequestKind::Write }
     }
 }
 
@@ -141,7 +141,7 @@ impl Fly {
     ///
     /// # Errors
     /// Why there is no list.
-    pub async fn list(&self) -> Result<Vec<Machine>, FlyError> {
+    pub async fn list(&self) -> Result<Vec<FlyMachine>, FlyError> {
         self.ask(&Call::new(Method::GET, None, "")).await
     }
 
@@ -149,7 +149,7 @@ impl Fly {
     ///
     /// # Errors
     /// Why it was not created, or that the outcome is unknown.
-    pub async fn create(&self, machine: &CreateMachine) -> Result<Machine, FlyError> {
+    pub async fn create(&self, machine: &CreateMachine) -> Result<FlyMachine, FlyError> {
         let body = serde_json::to_value(machine)
             .map_err(|error| FlyError::Other { status: 0, message: error.to_string() })?;
         self.ask(&Call::new(Method::POST, None, "").body(body)).await
@@ -268,23 +268,23 @@ impl Fly {
         for part in self.token.expose_secret().split(',').filter(|part| !part.is_empty()) {
             body = body.replace(part, "[token]");
         }
-        let answer = Answer { status: status.as_u16(), retry_after: wait, body: &body };
+        let answer = FlyResponse { status: status.as_u16(), retry_after: wait, body: &body };
         let error = classify(call.kind(), call.machine, &answer);
         tracing::debug!(verb = call.verb, %error, "operation on a machine failed");
         error
     }
 }
 
-fn in_doubt(kind: Kind, message: String) -> FlyError {
+fn in_doubt(kind: RequestKind, message: String) -> FlyError {
     match kind {
-        Kind::Read => FlyError::Unavailable { message },
-        Kind::Write => FlyError::UnknownOutcome { message },
+        RequestKind::Read => FlyError::Unavailable { message },
+        RequestKind::Write => FlyError::UnknownOutcome { message },
     }
 }
 
 /// The error if there was no response. Only a connection that was never established proves that a write was
 /// not done.
-fn lost(kind: Kind, error: &reqwest::Error) -> FlyError {
+fn lost(kind: RequestKind, error: &reqwest::Error) -> FlyError {
     if host::never_connected(error) {
         return FlyError::Unavailable { message: "no connection".into() };
     }

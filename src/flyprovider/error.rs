@@ -19,7 +19,7 @@ pub enum FlyError {
     #[error("Fly has no room in this {scope}: {message}")]
     Capacity {
         /// What has no capacity.
-        scope: Scope,
+        scope: CapacityScope,
         /// Fly's error message.
         message: String,
     },
@@ -81,7 +81,7 @@ pub enum FlyError {
 
 /// What has no capacity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Scope {
+pub enum CapacityScope {
     /// The host that Fly chose; a retry may use another one.
     Host,
     /// The region.
@@ -90,7 +90,7 @@ pub enum Scope {
     Quota,
 }
 
-impl std::fmt::Display for Scope {
+impl std::fmt::Display for CapacityScope {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Host => "host",
@@ -102,7 +102,7 @@ impl std::fmt::Display for Scope {
 
 /// Whether a request changes anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum RequestKind {
     /// The request changes nothing and can be repeated.
     Read,
     /// The request changes something.
@@ -111,7 +111,7 @@ pub(super) enum Kind {
 
 /// An error response.
 #[derive(Clone, Debug)]
-pub(super) struct Answer<'a> {
+pub(super) struct FlyResponse<'a> {
     /// The HTTP status.
     pub status: u16,
     /// The delay in `Retry-After`.
@@ -123,7 +123,7 @@ pub(super) struct Answer<'a> {
 /// The fields of Fly's error bodies.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Body {
+struct ErrorBody {
     error: Option<String>,
     message: Option<String>,
     status: Option<serde_json::Value>,
@@ -161,8 +161,8 @@ const UNPAID: &[&str] = &[
 
 /// Classifies the response to a request about `machine`, or about the app if it is `None`.
 #[must_use]
-pub(super) fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<'_>) -> FlyError {
-    let body: Body = serde_json::from_str(answer.body).unwrap_or_default();
+pub(super) fn classify(kind: RequestKind, machine: Option<&MachineId>, answer: &FlyResponse<'_>) -> FlyError {
+    let body: ErrorBody = serde_json::from_str(answer.body).unwrap_or_default();
     let text = body.error.or(body.message).unwrap_or_else(|| answer.body.trim().to_owned());
     let message = words(&text);
     let lower = text.to_lowercase();
@@ -189,7 +189,7 @@ pub(super) fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<
     }
     match (answer.status, kind) {
         (429, _) => FlyError::RateLimited { retry_after: answer.retry_after },
-        (400 | 402 | 403 | 422, _) if over_quota => capacity(Scope::Quota),
+        (400 | 402 | 403 | 422, _) if over_quota => capacity(CapacityScope::Quota),
         (400..=403 | 422, _) if unpaid => FlyError::Billing { message },
         (status @ (401 | 403), _) => FlyError::Auth { status },
         (404, _) => match machine {
@@ -199,27 +199,31 @@ pub(super) fn classify(kind: Kind, machine: Option<&MachineId>, answer: &Answer<
         (409, _) if code == "already_exists" || says(&["unique machine name violation"]) => {
             FlyError::NameTaken { by: taken_by(&text) }
         }
-        (409 | 412 | 422, _) if region_full => capacity(Scope::Region),
-        (409 | 412 | 422, _) if host_full => capacity(Scope::Host),
+        (409 | 412 | 422, _) if region_full => capacity(CapacityScope::Region),
+        (409 | 412 | 422, _) if host_full => capacity(CapacityScope::Host),
         // The text begins with the code `unavailable`, which is a 503 in Fly's API. It says that nothing was
         // done, which no other server error does.
-        (503, Kind::Write) if says(HOST_CLOSED) => capacity(Scope::Host),
+        (503, RequestKind::Write) if says(HOST_CLOSED) => capacity(CapacityScope::Host),
         // The remaining 409s are concurrent updates and leases; both require reading the machine again.
         (409 | 412, _) => FlyError::Precondition { message },
-        (408 | 500..=599, Kind::Read) => FlyError::Unavailable { message: with_status(answer, &message) },
-        (408 | 500..=599, Kind::Write) => FlyError::UnknownOutcome { message: with_status(answer, &message) },
+        (408 | 500..=599, RequestKind::Read) => {
+            FlyError::Unavailable { message: with_status(answer, &message) }
+        }
+        (408 | 500..=599, RequestKind::Write) => {
+            FlyError::UnknownOutcome { message: with_status(answer, &message) }
+        }
         (status, _) => FlyError::Other { status, message },
     }
 }
 
-fn with_status(answer: &Answer<'_>, message: &str) -> String {
+fn with_status(answer: &FlyResponse<'_>, message: &str) -> String {
     if message.is_empty() { answer.status.to_string() } else { format!("{}: {message}", answer.status) }
 }
 
 /// Fly's message as one line of a log.
 fn words(text: &str) -> String {
-    const MOST: usize = 300;
-    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST).collect();
+    const MAX_CHARS: usize = 300;
+    let clean: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_CHARS).collect();
     clean.trim().to_owned()
 }
 
@@ -245,16 +249,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn read(kind: Kind, machine: bool, status: u16, body: &str) -> FlyError {
+    fn read(kind: RequestKind, machine: bool, status: u16, body: &str) -> FlyError {
         let id = MachineId("m1".into());
-        classify(kind, machine.then_some(&id), &Answer { status, retry_after: None, body })
+        classify(kind, machine.then_some(&id), &FlyResponse { status, retry_after: None, body })
     }
 
     fn write(status: u16, body: &str) -> FlyError {
-        read(Kind::Write, true, status, body)
+        read(RequestKind::Write, true, status, body)
     }
 
-    fn scope(error: FlyError) -> Scope {
+    fn scope(error: FlyError) -> CapacityScope {
         match error {
             FlyError::Capacity { scope, .. } => scope,
             other => panic!("{other:?}"),
@@ -274,11 +278,14 @@ mod tests {
     fn error_409_is_capacity_or_precondition() {
         let body =
             r#"{"error":"aborted: could not reserve resource for machine: insufficient CPUs available"}"#;
-        assert_eq!(scope(write(409, body)), Scope::Host);
+        assert_eq!(scope(write(409, body)), CapacityScope::Host);
         for body in [r#"{"error":"aborted: concurrent update"}"#, r#"{"error":"lease currently held"}"#, ""] {
             assert!(matches!(write(409, body), FlyError::Precondition { .. }), "{body}");
         }
-        assert_eq!(scope(write(409, r#"{"error":"x","status":"insufficient_capacity"}"#)), Scope::Region);
+        assert_eq!(
+            scope(write(409, r#"{"error":"x","status":"insufficient_capacity"}"#)),
+            CapacityScope::Region
+        );
     }
 
     #[test]
@@ -286,17 +293,17 @@ mod tests {
         let body = r#"{"error":"failed_precondition: machine is stopping"}"#;
         assert!(matches!(write(412, body), FlyError::Precondition { .. }));
         let body = r#"{"error":"insufficient resources available to fulfil request"}"#;
-        assert_eq!(scope(write(412, body)), Scope::Host);
+        assert_eq!(scope(write(412, body)), CapacityScope::Host);
     }
 
     #[test]
     fn error_of_capacity_has_the_scope_region_or_quota() {
         let body =
             r#"{"error":"insufficient_capacity: no capacity in region","status":"insufficient_capacity"}"#;
-        assert_eq!(scope(write(422, body)), Scope::Region);
+        assert_eq!(scope(write(422, body)), CapacityScope::Region);
         let body = r#"{"error":"organization is over the allowed quota"}"#;
-        assert_eq!(scope(write(403, body)), Scope::Quota);
-        assert_eq!(scope(write(422, body)), Scope::Quota);
+        assert_eq!(scope(write(403, body)), CapacityScope::Quota);
+        assert_eq!(scope(write(422, body)), CapacityScope::Quota);
         assert!(matches!(write(422, r#"{"error":"invalid config"}"#), FlyError::Other { status: 422, .. }));
     }
 
@@ -304,13 +311,13 @@ mod tests {
     fn error_for_a_disabled_host_has_the_scope_host_for_every_status() {
         let closed = r#"{"error":"unavailable: deploys to this host are temporarily disabled, please try again later or check the status page: https://status.flyio.net/"}"#;
         for status in [409, 412, 422, 503] {
-            assert_eq!(scope(write(status, closed)), Scope::Host, "{status}");
+            assert_eq!(scope(write(status, closed)), CapacityScope::Host, "{status}");
         }
         // After any other server error the outcome is unknown.
         for (status, body) in [(500, closed), (503, r#"{"error":"unavailable: try again later"}"#)] {
             assert!(matches!(write(status, body), FlyError::UnknownOutcome { .. }), "{status} {body}");
         }
-        assert!(matches!(read(Kind::Read, true, 503, closed), FlyError::Unavailable { .. }));
+        assert!(matches!(read(RequestKind::Read, true, 503, closed), FlyError::Unavailable { .. }));
     }
 
     #[test]
@@ -320,21 +327,25 @@ mod tests {
             (
                 422,
                 r#"{"error":"could not find a candidate host","status":"insufficient_capacity"}"#,
-                Scope::Region,
+                CapacityScope::Region,
             ),
-            (409, r#"{"error":"aborted: no capacity"}"#, Scope::Region),
+            (409, r#"{"error":"aborted: no capacity"}"#, CapacityScope::Region),
             (
                 412,
                 r#"{"error":"insufficient resources to create new machine with existing volume id '123'","status":"volume_placement_capacity"}"#,
-                Scope::Host,
+                CapacityScope::Host,
             ),
             (
                 409,
                 r#"{"error":"aborted: could not reserve resource for machine: insufficient memory available to fulfill request on the current host"}"#,
-                Scope::Host,
+                CapacityScope::Host,
             ),
-            (409, r#"{"error":"aborted: insufficient IPs available to fulfill request"}"#, Scope::Host),
-            (409, "insufficient CPUs available to fulfill request", Scope::Host),
+            (
+                409,
+                r#"{"error":"aborted: insufficient IPs available to fulfill request"}"#,
+                CapacityScope::Host,
+            ),
+            (409, "insufficient CPUs available to fulfill request", CapacityScope::Host),
         ] {
             assert_eq!(scope(write(status, body)), expected, "{body}");
         }
@@ -354,13 +365,16 @@ mod tests {
             (402, "no"),
         ] {
             let body = serde_json::json!({ "error": text }).to_string();
-            let error = read(Kind::Write, false, status, &body);
+            let error = read(RequestKind::Write, false, status, &body);
             assert_eq!(error, FlyError::Billing { message: text.to_owned() });
             assert!(!error.to_string().contains("token"), "{error}");
-            assert!(matches!(read(Kind::Read, false, status, &body), FlyError::Billing { .. }), "{text}");
+            assert!(
+                matches!(read(RequestKind::Read, false, status, &body), FlyError::Billing { .. }),
+                "{text}"
+            );
         }
         let named = r#"{"error":"not authorized for app payments-and-billing-unpaid"}"#;
-        assert_eq!(read(Kind::Write, false, 403, named), FlyError::Auth { status: 403 });
+        assert_eq!(read(RequestKind::Write, false, 403, named), FlyError::Auth { status: 403 });
     }
 
     #[test]
@@ -372,22 +386,22 @@ mod tests {
     #[test]
     fn error_403_without_quota_is_auth() {
         assert_eq!(write(403, r#"{"error":"unauthorized"}"#), FlyError::Auth { status: 403 });
-        assert_eq!(read(Kind::Read, false, 401, "nope"), FlyError::Auth { status: 401 });
+        assert_eq!(read(RequestKind::Read, false, 401, "nope"), FlyError::Auth { status: 401 });
     }
 
     #[test]
     fn error_404_is_no_such_app_or_not_found() {
-        assert_eq!(read(Kind::Read, false, 404, ""), FlyError::NoSuchApp);
-        assert_eq!(read(Kind::Read, true, 404, ""), FlyError::NotFound(MachineId("m1".into())));
+        assert_eq!(read(RequestKind::Read, false, 404, ""), FlyError::NoSuchApp);
+        assert_eq!(read(RequestKind::Read, true, 404, ""), FlyError::NotFound(MachineId("m1".into())));
         let body = r#"{"error":"Could not find App \"x\""}"#;
-        assert_eq!(read(Kind::Write, true, 404, body), FlyError::NoSuchApp);
+        assert_eq!(read(RequestKind::Write, true, 404, body), FlyError::NoSuchApp);
     }
 
     #[test]
     fn error_5xx_is_unknown_outcome_for_writes_and_unavailable_for_reads() {
         for status in [408, 500, 502, 503, 504, 599] {
             assert!(matches!(write(status, "<html>"), FlyError::UnknownOutcome { .. }), "{status}");
-            let error = read(Kind::Read, false, status, "<html>");
+            let error = read(RequestKind::Read, false, status, "<html>");
             assert!(matches!(error, FlyError::Unavailable { .. }), "{status}");
         }
     }
@@ -395,8 +409,8 @@ mod tests {
     #[test]
     fn error_429_contains_retry_after() {
         let wait = Some(Duration::from_secs(7));
-        let answer = Answer { status: 429, retry_after: wait, body: "" };
-        assert_eq!(classify(Kind::Write, None, &answer), FlyError::RateLimited { retry_after: wait });
+        let answer = FlyResponse { status: 429, retry_after: wait, body: "" };
+        assert_eq!(classify(RequestKind::Write, None, &answer), FlyError::RateLimited { retry_after: wait });
     }
 
     #[test]
@@ -422,7 +436,7 @@ mod tests {
         /// A 5xx response to a write never counts as not done, and no response causes a panic.
         #[test]
         fn error_for_a_write_is_unknown_outcome_only_for_408_and_5xx(status in 300u16..700, body in ".{0,80}", app in any::<bool>()) {
-            let error = read(Kind::Write, !app, status, &body);
+            let error = read(RequestKind::Write, !app, status, &body);
             let doubtful = matches!(error, FlyError::UnknownOutcome { .. });
             prop_assert_eq!(doubtful, status == 408 || (500..600).contains(&status));
             prop_assert!(!error.to_string().is_empty());

@@ -122,7 +122,7 @@ pub enum HostStatus {
 
 /// A machine in the list of the API.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Machine {
+pub struct FlyMachine {
     /// The id that Fly assigned.
     pub id: MachineId,
     /// Its name, unique in the app.
@@ -286,10 +286,10 @@ mod tests {
     #[test]
     fn machine_on_an_unreachable_host_has_no_config() {
         let json = r#"{"id":"x","state":"started","host_status":"unreachable","name":"n","novel":{"a":1}}"#;
-        let machine: Machine = serde_json::from_str(json).unwrap();
+        let machine: FlyMachine = serde_json::from_str(json).unwrap();
         assert_eq!((machine.config, machine.host_status), (None, HostStatus::Unreachable));
         let json = r#"{"id":"x","state":"started","host_status":"wobbly"}"#;
-        assert_eq!(serde_json::from_str::<Machine>(json).unwrap().host_status, HostStatus::Unknown);
+        assert_eq!(serde_json::from_str::<FlyMachine>(json).unwrap().host_status, HostStatus::Unknown);
     }
 
     #[test]
@@ -297,11 +297,11 @@ mod tests {
         let json = r#"{"id":"x","state":"started","name":null,"region":null,"events":null,"host_status":null,
             "config":{"image":"i","env":null,"metadata":null,"auto_destroy":null,"guest":{"cpu_kind":"a100"},
             "restart":{},"stop_config":{"timeout":300000000000}}}"#;
-        let machine: Machine = serde_json::from_str(json).unwrap();
+        let machine: FlyMachine = serde_json::from_str(json).unwrap();
         let config = machine.config.unwrap();
         assert_eq!((config.image.as_str(), config.guest, config.restart), ("i", None, None));
         assert_eq!(config.stop_config, Some(StopConfig { signal: String::new(), timeout: String::new() }));
-        assert!(serde_json::from_str::<Machine>(r#"{"state":"started"}"#).is_err(), "a machine has an id");
+        assert!(serde_json::from_str::<FlyMachine>(r#"{"state":"started"}"#).is_err(), "a machine has an id");
     }
 
     #[test]

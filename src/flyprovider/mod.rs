@@ -27,10 +27,10 @@ mod edge;
 use edge as host;
 
 pub use client::{CreateMachine, Fly, StopSignal};
-pub use error::{FlyError, Scope};
+pub use error::{CapacityScope, FlyError};
 pub use guest::{CpuKind, Guest, GuestError};
 pub use machine::{
-    ExitEvent, HostStatus, Machine, MachineConfig, MachineEvent, MachineState, ROOTFS_MAX_GB, Restart,
+    ExitEvent, FlyMachine, HostStatus, MachineConfig, MachineEvent, MachineState, ROOTFS_MAX_GB, Restart,
     Rootfs, StopConfig,
 };
 

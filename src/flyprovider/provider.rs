@@ -10,8 +10,8 @@ use super::events::{newest_exit, newest_start, run_times};
 use super::guest::CpuKind;
 use super::price::list_price_per_hour;
 use super::{
-    CreateMachine, Fly, FlyError, Guest, GuestError, HostStatus, MachineConfig, MachineState, Restart,
-    Rootfs, Scope, StopConfig, StopSignal,
+    CapacityScope, CreateMachine, Fly, FlyError, Guest, GuestError, HostStatus, MachineConfig, MachineState,
+    Restart, Rootfs, StopConfig, StopSignal,
 };
 use crate::controller::fleet::{
     Capabilities, Exit, IDLE_TIMEOUT, Launch, MAX_INPUT_BYTES, Machine, MachineDisk, MachineId, MachineOrder,
@@ -115,8 +115,8 @@ fn launch(config: MachineConfig) -> Launch {
     Launch { disk, stays: idle_timeout.is_none_or(|seconds| seconds == "0"), image: config.image }
 }
 
-impl From<super::Machine> for Machine {
-    fn from(machine: super::Machine) -> Self {
+impl From<super::FlyMachine> for Machine {
+    fn from(machine: super::FlyMachine) -> Self {
         let (ran_seconds, since) = run_times(&machine.events);
         // A machine that was just created may have no events yet.
         let made: Option<Timestamp> = machine.created_at.parse().ok();
@@ -187,8 +187,10 @@ impl From<FlyError> for ProviderError {
                 ProviderFailure::RateLimited { retry_after: *retry_after }
             }
             FlyError::Unavailable { .. } => ProviderFailure::Unavailable,
-            FlyError::Capacity { scope: Scope::Quota, .. } => ProviderFailure::Quota,
-            FlyError::Capacity { scope: Scope::Host | Scope::Region, .. } => ProviderFailure::NoCapacity,
+            FlyError::Capacity { scope: CapacityScope::Quota, .. } => ProviderFailure::Quota,
+            FlyError::Capacity { scope: CapacityScope::Host | CapacityScope::Region, .. } => {
+                ProviderFailure::NoCapacity
+            }
             FlyError::NameTaken { by } => ProviderFailure::NameTaken(by.clone()),
             FlyError::Precondition { .. } => ProviderFailure::Precondition,
             FlyError::Auth { .. } => ProviderFailure::Unauthorized,
@@ -258,7 +260,7 @@ mod tests {
 
     #[test]
     fn machine_conversion_keeps_phase_start_and_exit() {
-        let machine: super::super::Machine = serde_json::from_value(json!({
+        let machine: super::super::FlyMachine = serde_json::from_value(json!({
             "id": "m1", "name": "other", "state": "suspended", "region": "iad", "host_status": "ok",
             "created_at": "2026-01-01T00:00:00Z", "config": {"image": "i", "metadata": {POOL: "workers"}},
             "events": [
@@ -277,7 +279,7 @@ mod tests {
         assert_eq!((machine.last_exit, machine.ran_seconds, machine.running_since), (Some(exit), 30.0, None));
         let lost = json!({"id": "m1", "state": "odd", "host_status": "unreachable",
             "created_at": "1970-01-01T00:00:07Z"});
-        let lost = Machine::from(serde_json::from_value::<super::super::Machine>(lost).unwrap());
+        let lost = Machine::from(serde_json::from_value::<super::super::FlyMachine>(lost).unwrap());
         assert_eq!(
             (lost.phase, lost.launch, lost.host_reachable),
             (Phase::Unknown("odd".into()), None, false)

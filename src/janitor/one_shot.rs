@@ -61,7 +61,7 @@ impl JanitorTasks {
             return Ok(());
         }
         let now = report.now;
-        let most = u32::try_from(webhook::AT_ONCE).unwrap_or(u32::MAX);
+        let most = u32::try_from(webhook::MAX_CONCURRENT_DELIVERIES).unwrap_or(u32::MAX);
         // At most a third of the budget, so that a backlog of webhooks does not starve everything else.
         let mut share = SubrequestBudget(budget.0 / 3);
         let room = share.take_some(WEBHOOK_TRIPS, most);

@@ -20,7 +20,7 @@ use crate::webhook;
 /// Longest sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(300);
 
-type Claimed = (Delivery, DeliveryState);
+type ClaimedDelivery = (Delivery, DeliveryState);
 
 /// Runs the maintenance tasks of an installation when they are due. Several may run at the same time.
 pub struct Janitor {
@@ -103,8 +103,8 @@ impl Janitor {
                     Ok(None) => {}
                     Err(error) => tracing::warn!(%error, "could not record a webhook delivery; it is retried in a minute"),
                 },
-                () = tokio::time::sleep_until(next), if deliveries.len() < webhook::AT_ONCE => {
-                    match self.claim_due(webhooks.outbox, webhook::AT_ONCE - deliveries.len()).await {
+                () = tokio::time::sleep_until(next), if deliveries.len() < webhook::MAX_CONCURRENT_DELIVERIES => {
+                    match self.claim_due(webhooks.outbox, webhook::MAX_CONCURRENT_DELIVERIES - deliveries.len()).await {
                         Ok((now, taken, pause)) => {
                             failures = 0;
                             next = Instant::now() + pause;
@@ -137,7 +137,7 @@ impl Janitor {
         &self,
         outbox: Outbox,
         room: usize,
-    ) -> Result<(Millis, Vec<Claimed>, Duration), QueueError> {
+    ) -> Result<(Millis, Vec<ClaimedDelivery>, Duration), QueueError> {
         let now = self.tasks.queue.clock().await?.now();
         let (taken, next) = webhook::take(&self.tasks.queue, outbox, now, room).await?;
         // More may be due than fit.

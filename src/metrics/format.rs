@@ -5,7 +5,7 @@ use prometheus_client::encoding::prometheus_text;
 
 /// A text format for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ExpositionFormat {
     /// Prometheus's text format 0.0.4, which all scrapers can read.
     Prometheus,
     /// OpenMetrics 1.0.
@@ -54,7 +54,7 @@ fn weight(ranges: &[Range<'_>], kind: &str, versions: &[&str]) -> Option<(u8, u1
     ranges.iter().filter_map(|range| Some((range.matches(kind, versions)?, range.weight))).max()
 }
 
-impl Format {
+impl ExpositionFormat {
     /// Selects the format for this `Accept` header: OpenMetrics only if the header names it; the text format if the
     /// header prefers neither, or accepts nothing that is served.
     #[must_use]
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn negotiate_selects_openmetrics_only_if_preferred() {
-        use Format::{OpenMetrics, Prometheus};
+        use ExpositionFormat::{OpenMetrics, Prometheus};
         for (accept, format) in [
             // Prometheus 2.
             (
@@ -117,7 +117,7 @@ mod tests {
             ("text/*;q=0.9, application/openmetrics-text;q=0.8", Prometheus),
             (";;=,,q=;version", Prometheus),
         ] {
-            assert_eq!(Format::negotiate(accept), format, "{accept}");
+            assert_eq!(ExpositionFormat::negotiate(accept), format, "{accept}");
         }
     }
 }

@@ -26,12 +26,12 @@ pub(super) struct Gauges {
     /// Whether Redis answered the last query.
     pub redis_up: Option<bool>,
     pub queue: Option<Stats>,
-    pub fleet: Option<Fleet>,
+    pub fleet: Option<FleetGauges>,
 }
 
 /// The exported part of a fleet's status.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Fleet {
+pub(super) struct FleetGauges {
     states: BTreeMap<String, u64>,
     roles: BTreeMap<String, u64>,
     conditions: BTreeMap<String, u64>,
@@ -46,7 +46,7 @@ pub(super) struct Fleet {
     dollars_per_hour: Option<f64>,
 }
 
-impl Fleet {
+impl FleetGauges {
     pub(super) fn of(status: &FleetStatus) -> Self {
         let state = |machine: &FleetMachine| machine.state.clone().unwrap_or_else(|| "unknown".into());
         let desired = &status.desired;
@@ -139,7 +139,7 @@ impl Out<'_> {
         self.one("webhook_deliveries_pending", "Pending webhook deliveries", None, stats.pending_webhooks)
     }
 
-    fn fleet(&mut self, fleet: &Fleet) -> fmt::Result {
+    fn fleet(&mut self, fleet: &FleetGauges) -> fmt::Result {
         let words = |counts: &BTreeMap<String, u64>| counts.clone().into_iter();
         self.many(
             "fleet_machines",

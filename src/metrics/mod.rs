@@ -17,7 +17,7 @@ mod format;
 mod gauges;
 mod jobs;
 
-pub use format::Format;
+pub use format::ExpositionFormat;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -35,7 +35,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::job::JobEvent;
 use crate::queue::{FleetStatus, Queue, Stats};
 use crate::time::timeout;
-use gauges::{Fleet, Gauges};
+use gauges::{FleetGauges, Gauges};
 use jobs::{ATTEMPT_ENDS, Ledger};
 
 /// Maximum number of jobs whose last event is stored; each needs about 120 bytes.
@@ -70,14 +70,14 @@ pub struct Metrics {
 }
 
 /// Maximum time for the queries to Redis. Prometheus aborts a scrape after ten seconds.
-const LIMIT: Duration = Duration::from_secs(5);
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers a scrape. It succeeds even if Redis does not answer, because the process's own counters matter most at
 /// that time. `headers` are the request's and select the format.
 pub async fn scrape(metrics: &Metrics, queue: &Queue, headers: &HeaderMap) -> Response {
     refresh(metrics, queue).await;
     let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|accept| accept.to_str().ok());
-    let format = Format::negotiate(&accepts.collect::<Vec<_>>().join(","));
+    let format = ExpositionFormat::negotiate(&accepts.collect::<Vec<_>>().join(","));
     let headers = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, header::ACCEPT.as_str())];
     (headers, metrics.encode(format)).into_response()
 }
@@ -85,7 +85,7 @@ pub async fn scrape(metrics: &Metrics, queue: &Queue, headers: &HeaderMap) -> Re
 /// Queries Redis for the current values.
 async fn refresh(metrics: &Metrics, queue: &Queue) {
     let asked = async { futures::join!(queue.stats(), queue.fleet()) };
-    match timeout(LIMIT, asked).await {
+    match timeout(QUERY_TIMEOUT, asked).await {
         Some((Ok(stats), fleet)) => {
             // If the status cannot be parsed, for example because a newer version wrote it, only the fleet is
             // missing.
@@ -208,12 +208,12 @@ impl Metrics {
 
     /// Encodes all metrics as text.
     #[must_use]
-    pub fn encode(&self, format: Format) -> String {
+    pub fn encode(&self, format: ExpositionFormat) -> String {
         let mut out = String::with_capacity(16 * 1024);
         // Writing to a String cannot fail.
         let _ = match format {
-            Format::Prometheus => prometheus_text::encode(&mut out, &self.registry),
-            Format::OpenMetrics => text::encode(&mut out, &self.registry),
+            ExpositionFormat::Prometheus => prometheus_text::encode(&mut out, &self.registry),
+            ExpositionFormat::OpenMetrics => text::encode(&mut out, &self.registry),
         };
         out
     }
@@ -246,7 +246,7 @@ impl Metrics {
 
     /// Records the state of the fleet; `None` if there is none, or if it is unknown.
     pub fn fleet(&self, status: Option<&FleetStatus>) {
-        lock(&self.gauges).fleet = status.map(Fleet::of);
+        lock(&self.gauges).fleet = status.map(FleetGauges::of);
     }
 
     /// Records that Redis did not answer. The gauges are then no longer exported.

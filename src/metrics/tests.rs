@@ -21,7 +21,7 @@ fn event(job: u128, ms: u64, n: u64, status: State) -> JobEvent {
 /// Every series with its value, as a parser of the whole grammar reads it. A histogram is represented by its count
 /// and its sum.
 fn scrape(metrics: &Metrics) -> BTreeMap<String, f64> {
-    let text = metrics.encode(Format::OpenMetrics);
+    let text = metrics.encode(ExpositionFormat::OpenMetrics);
     // This parser wrongly rejects the unit of a histogram.
     let text: String = text.lines().filter(|l| !l.starts_with("# UNIT")).map(|l| format!("{l}\n")).collect();
     let read = parse_openmetrics(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
@@ -85,7 +85,10 @@ fn metrics_count_a_job_with_the_times_of_its_events() {
     ] {
         assert_eq!(seen.get(name), Some(&value), "{name} in {seen:#?}");
     }
-    assert!(!metrics.encode(Format::OpenMetrics).contains(&id(0).to_string()), "a job's id is no label");
+    assert!(
+        !metrics.encode(ExpositionFormat::OpenMetrics).contains(&id(0).to_string()),
+        "a job's id is no label"
+    );
 }
 
 /// The expected information if the changes of a job arrive in order, by the state before.
@@ -358,7 +361,7 @@ fn gauges_are_absent_when_unknown() {
     ] {
         assert_eq!(seen.get(name), Some(&value), "{name} in {seen:#?}");
     }
-    let text = metrics.encode(Format::OpenMetrics);
+    let text = metrics.encode(ExpositionFormat::OpenMetrics);
     assert!(!text.contains("worker-07") && !text.contains("148e123c4567"), "machines are no labels: {text}");
 
     metrics.fleet(Some(&FleetStatus { paused: true, conditions: Vec::new(), ..status() }));
@@ -418,8 +421,8 @@ fn metrics_count_requests_and_operations_on_fly() {
         assert_eq!(seen.get(name), Some(&value), "{name} in {seen:#?}");
     }
     assert!(
-        metrics.encode(Format::OpenMetrics).contains("\ntcoder_fleet_spent_dollars_total 0.75\n"),
+        metrics.encode(ExpositionFormat::OpenMetrics).contains("\ntcoder_fleet_spent_dollars_total 0.75\n"),
         "{}",
-        metrics.encode(Format::OpenMetrics)
+        metrics.encode(ExpositionFormat::OpenMetrics)
     );
 }

@@ -66,7 +66,7 @@ pub struct Snapshot {
     /// The queue and the workers after that.
     pub view: FleetView,
     /// Whether the caller holds the fleet lock.
-    pub turn: LockState,
+    pub lock: LockState,
     /// The state that the last reconciler stored.
     pub memory: Option<String>,
 }
@@ -77,45 +77,46 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails. Some of the calls may have taken effect.
-    pub async fn look(
+    pub async fn open_session(
         &self,
         uploads: &[JobId],
-        note: Option<&Checkpoint>,
-        ask: &LockRequest<'_>,
+        checkpoint: Option<&Checkpoint>,
+        request: &LockRequest<'_>,
     ) -> Result<Snapshot, QueueError> {
         let flag = |set: bool| if set { "1" } else { "0" }.to_owned();
         let mut calls: Vec<(&Script, Vec<String>)> = Vec::new();
         calls.extend(uploads.iter().map(|id| (&scripts::UPLOADED, vec![id.to_string()])));
-        if let Some(Checkpoint { fence, status, memory }) = note {
+        if let Some(Checkpoint { fence, status, memory }) = checkpoint {
             let args = vec![fence.holder.clone(), fence.epoch.to_string(), to_json(status)?, memory.clone()];
             calls.push((&scripts::FLEET_PUBLISH, args));
         }
         calls.push((&scripts::FLEET_VIEW, Vec::new()));
-        let mut turn = vec![
-            ask.holder.to_owned(),
-            ask.time.as_millis().to_string(),
-            flag(ask.fresh),
-            flag(ask.insist),
-            micros(ask.rate.interval),
-            micros(ask.rate.age),
-            (ask.priority as u8).to_string(),
-            micros(ask.budget),
+        let mut args = vec![
+            request.holder.to_owned(),
+            request.time.as_millis().to_string(),
+            flag(request.fresh),
+            flag(request.insist),
+            micros(request.rate.interval),
+            micros(request.rate.age),
+            (request.priority as u8).to_string(),
+            micros(request.budget),
         ];
-        turn.extend(ask.starts.map(str::to_owned));
-        calls.push((&scripts::FLEET_SESSION, turn));
+        args.extend(request.starts.map(str::to_owned));
+        calls.push((&scripts::FLEET_SESSION, args));
         let memory = Command::new("GET").arg(self.key("fleet:memory"));
-        let answers = self.eval_all(&calls, ask.fresh.then_some(memory)).await?;
+        let answers = self.eval_all(&calls, request.fresh.then_some(memory)).await?;
 
         let (told, rest) = answers.split_at_checked(uploads.len()).unwrap_or_default();
         let uploads = told.iter().map(UploadedOutcome::parse).collect::<Result<_, _>>()?;
-        let [view, turn, memory @ ..] = rest.get(usize::from(note.is_some())..).unwrap_or_default() else {
+        let [view, lock, memory @ ..] = rest.get(usize::from(checkpoint.is_some())..).unwrap_or_default()
+        else {
             return Err(QueueError::data("the snapshot of the fleet has too few replies"));
         };
         Ok(Snapshot {
             uploads,
             view: parse_view(view).ok_or_else(|| QueueError::data("the view of the fleet is malformed"))?,
-            turn: parse_turn(turn, ask.holder)
-                .ok_or_else(|| QueueError::data(format!("the fleet lock replied {turn:?}")))?,
+            lock: parse_lock_state(lock, request.holder)
+                .ok_or_else(|| QueueError::data(format!("the fleet lock replied {lock:?}")))?,
             memory: memory.first().and_then(Reply::text).map(str::to_owned),
         })
     }
@@ -124,12 +125,12 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn save_checkpoint(&self, note: &Checkpoint) -> Result<bool, QueueError> {
+    pub async fn save_checkpoint(&self, checkpoint: &Checkpoint) -> Result<bool, QueueError> {
         let args = vec![
-            note.fence.holder.clone(),
-            note.fence.epoch.to_string(),
-            to_json(&note.status)?,
-            note.memory.clone(),
+            checkpoint.fence.holder.clone(),
+            checkpoint.fence.epoch.to_string(),
+            to_json(&checkpoint.status)?,
+            checkpoint.memory.clone(),
         ];
         Ok(self.eval(&scripts::FLEET_PUBLISH, args).await?.int() == Some(1))
     }
@@ -170,7 +171,7 @@ impl Queue {
     }
 }
 
-fn parse_turn(reply: &Reply, holder: &str) -> Option<LockState> {
+fn parse_lock_state(reply: &Reply, holder: &str) -> Option<LockState> {
     let parts = reply.list()?;
     Some(match parse_lock(parts.first()?, holder)? {
         LockOutcome::Mine(fence) => LockState::Mine(fence, parse_permit(parts.get(1)?)?),

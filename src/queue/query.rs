@@ -71,7 +71,7 @@ pub struct Stats {
 /// Number of index entries read at a time while a filter omits some.
 const BATCH: usize = 100;
 /// Maximum number of index entries read for a page, so that a listing stays cheap with any filter.
-const MOST: usize = 2_000;
+const MAX_ENTRIES: usize = 2_000;
 
 impl Queue {
     /// Reads a job. A replica may not know a job that another client has just submitted, because it uses another sync
@@ -134,7 +134,7 @@ impl Queue {
             if last_batch && entries.last().is_none_or(|last| position.is_some_and(|p| p.id == last.id)) {
                 return Ok(Page { jobs, unreadable, next_cursor: None });
             }
-            if jobs.len() >= limit || looked >= MOST {
+            if jobs.len() >= limit || looked >= MAX_ENTRIES {
                 return Ok(Page { jobs, unreadable, next_cursor: position.map(|p| p.to_string()) });
             }
         }

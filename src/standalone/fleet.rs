@@ -82,7 +82,7 @@ impl LocalFleet {
             rate: RequestRate::default(),
             queue,
             policy: watch::channel(policy.clone()).1,
-            told: watch::Sender::new(None),
+            status: watch::Sender::new(None),
             environment: forwarded_env,
             holder,
             metrics,

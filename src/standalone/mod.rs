@@ -30,7 +30,7 @@ use url::Host;
 use crate::api::{self, AppState};
 use crate::config::registry::WEBHOOK_SECRET;
 use crate::config::{ApiConfig, ConfigError, ConfigErrors, Env, RedisConfig, StorageConfig, WorkerConfig};
-use crate::http_server::{Limits, serve};
+use crate::http_server::{ServerLimits, serve};
 use crate::job::{Failure, WorkerId};
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
@@ -199,7 +199,7 @@ impl Up {
         let secret = env.get(&WEBHOOK_SECRET)?.unwrap_or_else(|| data.secrets().webhook());
         let mail = WebhookSender::of_installation(&secret, guard)?;
         tasks.spawn(app.janitor(Some(mail)).run(stop_api.clone()));
-        tasks.spawn(serve(listener, api::router(app), Limits::default(), stop_api.clone()));
+        tasks.spawn(serve(listener, api::router(app), ServerLimits::default(), stop_api.clone()));
         let environment = worker_environment(&redis_config, &storage_config, &data.folder("scratch")?);
         let fleet = match options.max_machines {
             0 => None,

@@ -21,20 +21,20 @@ use crate::job::space::Space;
 
 /// The maximum size of a file.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct DownloadLimits {
     /// Maximum number of bytes.
     pub max_bytes: u64,
     /// The disk of the file, if its free space is known.
     pub space: Option<Space>,
 }
 
-impl From<u64> for Limits {
+impl From<u64> for DownloadLimits {
     fn from(max_bytes: u64) -> Self {
         Self { max_bytes, space: None }
     }
 }
 
-impl Limits {
+impl DownloadLimits {
     /// Checks whether this number of bytes is permitted.
     fn check(&self, bytes: u64) -> Result<(), StorageError> {
         if bytes > self.max_bytes {
@@ -155,7 +155,7 @@ impl Patience {
 pub(super) async fn save(
     source: &impl Source,
     to: &Path,
-    limits: Limits,
+    limits: DownloadLimits,
     on_bytes: &Progress,
     cancel: &CancellationToken,
 ) -> Result<u64, StorageError> {
@@ -187,7 +187,7 @@ fn changed(resume: Option<&Resume>, opened: &OpenedSource) -> bool {
 struct Sink<'a> {
     file: BufWriter<File>,
     to: &'a Path,
-    limits: Limits,
+    limits: DownloadLimits,
     /// Number of bytes in the file.
     have: u64,
     /// Number of bytes of the current response.
@@ -357,7 +357,10 @@ mod tests {
         Answer { from, etag, bytes, breaks }
     }
 
-    async fn run(script: &Script, limits: impl Into<Limits>) -> (Result<u64, StorageError>, Option<Vec<u8>>) {
+    async fn run(
+        script: &Script,
+        limits: impl Into<DownloadLimits>,
+    ) -> (Result<u64, StorageError>, Option<Vec<u8>>) {
         let dir = tempfile::tempdir().unwrap();
         let to = dir.path().join("file");
         let done = save(script, &to, limits.into(), &Progress::none(), &CancellationToken::new()).await;
@@ -432,7 +435,8 @@ mod tests {
     #[tokio::test]
     async fn save_rejects_what_does_not_fit_before_writing() {
         let free = 40 << 20;
-        let limits = Limits { max_bytes: 1 << 30, space: Some(Space { free, outputs: Outputs::Copy }) };
+        let limits =
+            DownloadLimits { max_bytes: 1 << 30, space: Some(Space { free, outputs: Outputs::Copy }) };
         // The size is announced.
         let script = Script::new(Some(10 << 20), vec![answer(0, None, b"abc", false)]);
         let (done, file) = run(&script, limits).await;
@@ -441,10 +445,10 @@ mod tests {
         // The size is not announced: the download continues until the space is used up.
         let space = Space { free: needed(2, 2), outputs: Outputs::Copy };
         let script = Script::new(None, vec![answer(0, None, b"abc", false)]);
-        let done = run(&script, Limits { space: Some(space), ..limits }).await.0;
+        let done = run(&script, DownloadLimits { space: Some(space), ..limits }).await.0;
         assert!(matches!(done, Err(StorageError::DiskFull(_))), "{done:?}");
         let space = Space { free: needed(3, 3), ..space };
-        assert_eq!(run(&script, Limits { space: Some(space), ..limits }).await.0.unwrap(), 3);
+        assert_eq!(run(&script, DownloadLimits { space: Some(space), ..limits }).await.0.unwrap(), 3);
     }
 
     /// `/dev/full` is a disk without free space.
@@ -455,7 +459,7 @@ mod tests {
         let space = Some(Space { free: 1 << 40, outputs: Outputs::Copy });
         let script = Script::new(Some(3), vec![answer(0, None, b"abc", false)]);
         let save = async |to: &Path| {
-            let limits = Limits { max_bytes: 100, space };
+            let limits = DownloadLimits { max_bytes: 100, space };
             save(&script, to, limits, &Progress::none(), &CancellationToken::new()).await
         };
         std::os::unix::fs::symlink("/dev/full", &to).unwrap();

@@ -11,7 +11,7 @@ use crate::job::ObjectKey;
 use crate::time::timeout;
 
 /// Time limit for one operation.
-const LIMIT: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Nobody writes this object. That it does not exist shows that the bucket answers.
 const NOTHING: &str = ".tcoder-is-here";
 
@@ -91,7 +91,7 @@ impl Storage {
                 None => Ok(None),
             }
         };
-        timeout(LIMIT, read).await.unwrap_or_else(|| Err(unavailable("it took too long".into())))
+        timeout(CALL_TIMEOUT, read).await.unwrap_or_else(|| Err(unavailable("it took too long".into())))
     }
 }
 
@@ -101,6 +101,6 @@ impl Bound {
             let found = self.bucket.head(key).await.map_err(|error| error.to_string())?;
             Ok::<_, String>(found.map(|object| ObjectInfo { size: object.size(), etag: Some(object.etag()) }))
         };
-        timeout(LIMIT, head).await.unwrap_or_else(|| Err("it took too long".into()))
+        timeout(CALL_TIMEOUT, head).await.unwrap_or_else(|| Err("it took too long".into()))
     }
 }

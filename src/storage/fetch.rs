@@ -9,7 +9,7 @@ use reqwest::{Method, StatusCode};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::download::{Limits, OpenedSource, Progress, Resume, Source, save};
+use super::download::{DownloadLimits, OpenedSource, Progress, Resume, Source, save};
 use super::error::{StorageError, root};
 use crate::net::{self, Client, EgressPolicy, Redirects, Timeouts, UrlRefused};
 
@@ -39,7 +39,7 @@ impl Fetcher {
         &self,
         url: &Url,
         to: &Path,
-        limits: impl Into<Limits>,
+        limits: impl Into<DownloadLimits>,
         on_bytes: &Progress,
         cancel: &CancellationToken,
     ) -> Result<u64, StorageError> {

@@ -29,7 +29,7 @@ pub mod urls;
 pub use client::{Listing, PutOutcome, Storage};
 pub use content_type::{content_type, refers_to_others};
 #[cfg(not(target_arch = "wasm32"))]
-pub use download::{Limits, Progress};
+pub use download::{DownloadLimits, Progress};
 #[cfg(target_arch = "wasm32")]
 pub use edge::Storage;
 pub use error::{CheckError, StorageError};

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::Bucket;
 use super::client::{Storage, size};
 use super::content_type::content_type;
-use super::download::{Limits, OpenedSource, Progress, Resume, Source, save};
+use super::download::{DownloadLimits, OpenedSource, Progress, Resume, Source, save};
 use super::error::{StorageError, classify, root};
 use crate::job::ObjectKey;
 
@@ -42,7 +42,7 @@ impl Storage {
         bucket: Bucket,
         key: &ObjectKey,
         to: &Path,
-        limits: impl Into<Limits>,
+        limits: impl Into<DownloadLimits>,
         on_bytes: &Progress,
         cancel: &CancellationToken,
     ) -> Result<u64, StorageError> {

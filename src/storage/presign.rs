@@ -7,7 +7,7 @@ use rusty_s3::actions::{
     AbortMultipartUpload, CompleteMultipartUpload, CreateMultipartUpload, GetObject, HeadObject, PutObject,
     S3Action, UploadPart,
 };
-use rusty_s3::{Bucket as Host, Credentials, UrlStyle};
+use rusty_s3::{Bucket as S3Bucket, Credentials, UrlStyle};
 use rusty_s3_jiff::Timestamp;
 use secrecy::ExposeSecret;
 use url::Url;
@@ -63,8 +63,8 @@ pub enum ObjectRequest<'a> {
 /// Makes presigned path-style addresses, which every S3 server accepts.
 #[derive(Clone, Debug)]
 pub struct Presigner {
-    input: Host,
-    output: Host,
+    input: S3Bucket,
+    output: S3Bucket,
     credentials: Credentials,
 }
 
@@ -76,7 +76,7 @@ impl Presigner {
     pub fn new(config: &StorageConfig) -> Result<Self, PresignError> {
         let host = |bucket: &String| {
             let endpoint = config.endpoint.as_url().clone();
-            Host::new(endpoint, UrlStyle::Path, bucket.clone(), config.region.clone())
+            S3Bucket::new(endpoint, UrlStyle::Path, bucket.clone(), config.region.clone())
                 .map_err(|_| PresignError::Endpoint)
         };
         Ok(Self {
@@ -121,7 +121,7 @@ impl Presigner {
         })
     }
 
-    const fn host(&self, bucket: Bucket) -> &Host {
+    const fn host(&self, bucket: Bucket) -> &S3Bucket {
         match bucket {
             Bucket::Input => &self.input,
             Bucket::Output => &self.output,

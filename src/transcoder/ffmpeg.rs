@@ -17,7 +17,7 @@ use crate::job::{Failure, FailureCode};
 use super::diagnose::{self, FailedRun};
 use super::lines::each_line;
 use super::probe::Probe;
-use super::{Progress, TranscodeError, disk, ffprobe};
+use super::{EncodeProgress, TranscodeError, disk, ffprobe};
 
 /// Number of warnings and errors kept from the beginning of the log, which show the cause, and from its end,
 /// which show the effect.
@@ -40,7 +40,7 @@ pub(super) struct FfmpegRun<'a> {
     pub stall_timeout: Duration,
     pub deadline: Instant,
     pub cancel: &'a CancellationToken,
-    pub on_progress: &'a (dyn Fn(Progress) + Send + Sync),
+    pub on_progress: &'a (dyn Fn(EncodeProgress) + Send + Sync),
 }
 
 /// The statistics of a successful run.
@@ -74,7 +74,7 @@ impl FfmpegRun<'_> {
         let mut child = command.spawn().map_err(|e| diagnose::start_failure("ffmpeg", &e))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
 
-        let (tell, hear) = watch::channel(Progress::default());
+        let (tell, hear) = watch::channel(EncodeProgress::default());
         let expected = self.source.expected_duration();
         let mut gauge = ProgressParser::new(expected, self.source.video.frames);
         let mut log = StderrTail::default();
@@ -118,7 +118,11 @@ impl FfmpegRun<'_> {
     }
 
     /// Waits until the child ends, and kills it if it must end early.
-    async fn watch(&self, child: &mut Child, mut hear: watch::Receiver<Progress>) -> Result<End, Failure> {
+    async fn watch(
+        &self,
+        child: &mut Child,
+        mut hear: watch::Receiver<EncodeProgress>,
+    ) -> Result<End, Failure> {
         let mut stall_at = Instant::now() + self.stall_timeout;
         let mut heard_all = false;
         let mut looks = tokio::time::interval(LOOK_AT_DISK);
@@ -166,21 +170,21 @@ fn newest_write(folder: &Path) -> Option<SystemTime> {
     times.max()
 }
 
-/// Parses the lines of `-progress` into [`Progress`].
+/// Parses the lines of `-progress` into [`EncodeProgress`].
 struct ProgressParser {
     duration: Option<f64>,
     frames: Option<u64>,
-    now: Progress,
-    told: Progress,
+    now: EncodeProgress,
+    told: EncodeProgress,
 }
 
 impl ProgressParser {
     fn new(duration: Option<f64>, frames: Option<u64>) -> Self {
-        Self { duration, frames, now: Progress::default(), told: Progress::default() }
+        Self { duration, frames, now: EncodeProgress::default(), told: EncodeProgress::default() }
     }
 
     /// Parses one line; returns the progress when a block is complete and shows any.
-    fn line(&mut self, line: &str) -> Option<Progress> {
+    fn line(&mut self, line: &str) -> Option<EncodeProgress> {
         let (name, value) = line.split_once('=')?;
         let value = value.trim();
         match name {
@@ -264,7 +268,7 @@ fn cpu_seconds(line: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
-    fn feed(gauge: &mut ProgressParser, text: &str) -> Vec<Progress> {
+    fn feed(gauge: &mut ProgressParser, text: &str) -> Vec<EncodeProgress> {
         text.lines().filter_map(|l| gauge.line(l)).collect()
     }
 

@@ -47,7 +47,7 @@ pub use preflight::{ToolVersions, check_tools};
 pub use reference::Reference;
 
 /// The parameters of a transcode.
-pub struct Request<'a> {
+pub struct TranscodeRequest<'a> {
     /// The video, a regular file.
     pub input: &'a Path,
     /// The folder for the outputs. It is created if it does not exist; existing files in it are not touched.
@@ -68,12 +68,12 @@ pub struct Request<'a> {
     /// Cancels the transcode, which leaves no files behind.
     pub cancel: CancellationToken,
     /// Called about twice a second with the progress.
-    pub on_progress: &'a (dyn Fn(Progress) + Send + Sync),
+    pub on_progress: &'a (dyn Fn(EncodeProgress) + Send + Sync),
 }
 
 /// The progress of an encode.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Progress {
+pub struct EncodeProgress {
     /// 0 to 100, never decreasing. Stays 0 while the duration of the source is unknown.
     pub percent: f64,
     /// Seconds of video encoded per second.
@@ -179,7 +179,7 @@ pub enum TranscodeError {
 ///
 /// # Errors
 /// [`TranscodeError::Cancelled`] if the token was cancelled, otherwise the [`Failure`].
-pub async fn transcode(request: Request<'_>) -> Result<Encoded, TranscodeError> {
+pub async fn transcode(request: TranscodeRequest<'_>) -> Result<Encoded, TranscodeError> {
     let far = Duration::from_secs(30 * 24 * 3600);
     let deadline = Instant::now() + request.deadline.min(far);
     let made = !request.out_dir.exists();
@@ -192,7 +192,7 @@ pub async fn transcode(request: Request<'_>) -> Result<Encoded, TranscodeError> 
     result
 }
 
-async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, TranscodeError> {
+async fn attempt(request: &TranscodeRequest<'_>, deadline: Instant) -> Result<Encoded, TranscodeError> {
     let input = std::path::absolute(request.input).map_err(|e| disk::trouble("find the input", &e))?;
     let source = bounded(request, deadline, probe::probe(&input)).await??;
     let plan = plan::plan(&source, request.preset, request.ladder, request.stills)?;
@@ -243,7 +243,7 @@ async fn attempt(request: &Request<'_>, deadline: Instant) -> Result<Encoded, Tr
 
 /// Runs `work` until the token is cancelled or the deadline is reached.
 async fn bounded<T>(
-    request: &Request<'_>,
+    request: &TranscodeRequest<'_>,
     deadline: Instant,
     work: impl Future<Output = T>,
 ) -> Result<T, TranscodeError> {
@@ -256,7 +256,7 @@ async fn bounded<T>(
 }
 
 /// Maximum size of the outputs in bytes, if limited: the limit minus the input.
-fn outputs_limit(request: &Request<'_>, source: &probe::Probe) -> Option<u64> {
+fn outputs_limit(request: &TranscodeRequest<'_>, source: &probe::Probe) -> Option<u64> {
     request.disk_bytes.map(|limit| limit.saturating_sub(source.size))
 }
 
@@ -264,7 +264,11 @@ fn outputs_limit(request: &Request<'_>, source: &probe::Probe) -> Option<u64> {
 ///
 /// # Errors
 /// If the outputs do not fit.
-fn space_for(request: &Request<'_>, plan: &plan::Plan, source: &probe::Probe) -> Result<DiskFull, Failure> {
+fn space_for(
+    request: &TranscodeRequest<'_>,
+    plan: &plan::Plan,
+    source: &probe::Probe,
+) -> Result<DiskFull, Failure> {
     let needed = space::needed(0, estimate::output_bytes(plan, source, request.preset));
     let limit = outputs_limit(request, source);
     let space = DiskFull { needed, free: disk::free(request.out_dir, limit) };

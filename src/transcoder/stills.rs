@@ -21,7 +21,7 @@ const POSTER_SIDE: u32 = 1280;
 const STILL_SIDE: u32 = 160;
 /// Stills per row, and maximum number of rows. Ten rows of ten make an image of at most 1600 pixels a side.
 const COLUMNS: u32 = 10;
-const MOST: u32 = 100;
+const MAX_STILLS: u32 = 100;
 /// Minimum number of seconds between stills, also used if the duration is unknown.
 const LEAST_INTERVAL: u32 = 2;
 const BLIND_INTERVAL: u32 = 10;
@@ -103,11 +103,13 @@ impl PlannedStills {
         let board = || {
             let interval = match seconds {
                 // One still more than there are intervals: the first is at 0.
-                Some(seconds) => LEAST_INTERVAL.max((seconds.max(0.0) / f64::from(MOST - 1)).ceil() as u32),
+                Some(seconds) => {
+                    LEAST_INTERVAL.max((seconds.max(0.0) / f64::from(MAX_STILLS - 1)).ceil() as u32)
+                }
                 None => BLIND_INTERVAL,
             };
             let size = within(picture, STILL_SIDE);
-            let mut board = Board { size, interval, rows: MOST / COLUMNS };
+            let mut board = Board { size, interval, rows: MAX_STILLS / COLUMNS };
             if let Some(seconds) = seconds {
                 board.rows = board.count(seconds).div_ceil(COLUMNS);
             }
@@ -237,7 +239,7 @@ mod tests {
         fn every_length_has_its_stills(seconds in 0.0..500_000.0f64, width in 2..8000u32, height in 2..8000u32) {
             let board = of(width, height, Some(seconds)).board.unwrap();
             let count = board.count(seconds);
-            prop_assert!((1..=MOST).contains(&count));
+            prop_assert!((1..=MAX_STILLS).contains(&count));
             prop_assert!(board.rows == count.div_ceil(COLUMNS));
             prop_assert!(board.picture().width <= 1600 && board.picture().height <= 1600);
             // The stills reach the end of the video.

@@ -12,8 +12,8 @@ use tcoder::controller::fleet::FleetPolicy;
 use tcoder::controller::reconciler::{
     InvocationBudget, InvocationOutcome, OneShotReconciler, Reconciler, ReconcilerDeps,
 };
-use tcoder::flyprovider::emulator::{Action, EmulatorHandle, Fault, Request};
-use tcoder::flyprovider::{self, Fly, Machine, MachineState};
+use tcoder::flyprovider::emulator::{EmulatedCall, EmulatorHandle, Fault, Request};
+use tcoder::flyprovider::{self, Fly, FlyMachine, MachineState};
 use tcoder::metrics::Metrics;
 use tcoder::queue::{FleetStatus, Queue, RequestRate};
 use tokio::sync::watch;
@@ -86,7 +86,7 @@ impl Cloud {
             provider: Fly::new(config).unwrap(),
             rate: RequestRate::default(),
             policy,
-            told: watch::Sender::new(None),
+            status: watch::Sender::new(None),
             environment: BTreeMap::new(),
             holder: name.into(),
             metrics: Arc::clone(&self.metrics),
@@ -115,7 +115,7 @@ impl Cloud {
         jobs
     }
 
-    pub async fn until(&self, what: &str, is: impl Fn(&[Machine]) -> bool) {
+    pub async fn until(&self, what: &str, is: impl Fn(&[FlyMachine]) -> bool) {
         soon(what, self.fly.until(is)).await;
     }
 
@@ -144,7 +144,7 @@ impl Cloud {
     }
 
     pub fn writes(&self) -> Vec<Request> {
-        self.fly.requests().into_iter().filter(|r| r.action != Action::List).collect()
+        self.fly.requests().into_iter().filter(|r| r.action != EmulatedCall::List).collect()
     }
 
     fn keeps_to_one_a_second(&self) {
@@ -152,11 +152,11 @@ impl Cloud {
     }
 }
 
-pub fn count(machines: &[Machine], state: &MachineState) -> usize {
+pub fn count(machines: &[FlyMachine], state: &MachineState) -> usize {
     machines.iter().filter(|m| m.state == *state).count()
 }
 
-pub fn there(machines: &[Machine]) -> usize {
+pub fn there(machines: &[FlyMachine]) -> usize {
     machines.iter().filter(|m| !m.state.is_gone()).count()
 }
 
@@ -174,7 +174,7 @@ async fn fleet_runs_sixty_jobs_on_five_machines_and_stops_them() {
     }
     let jobs = cloud.all_completed(&ids).await;
     assert!(jobs.iter().all(|job| job["attempt"].as_u64() <= Some(2)), "{jobs:#?}");
-    let all_rest = |all: &[Machine]| {
+    let all_rest = |all: &[FlyMachine]| {
         let rest = [MachineState::Stopped, MachineState::Destroyed];
         all.iter().all(|m| rest.contains(&m.state))
     };
@@ -182,13 +182,13 @@ async fn fleet_runs_sixty_jobs_on_five_machines_and_stops_them() {
     assert!(there(&cloud.fly.machines()) <= 5);
     cloud.keeps_to_one_a_second();
     // They exited by themselves: none was stopped.
-    assert!(cloud.writes().iter().all(|r| matches!(r.action, Action::Create | Action::Start)));
+    assert!(cloud.writes().iter().all(|r| matches!(r.action, EmulatedCall::Create | EmulatedCall::Start)));
 
     // The next job starts a stopped machine; none is created.
-    let made = cloud.writes().iter().filter(|r| r.action == Action::Create).count();
+    let made = cloud.writes().iter().filter(|r| r.action == EmulatedCall::Create).count();
     let next = cloud.jobs(1).await;
     cloud.all_completed(&next).await;
-    let creates = cloud.writes().iter().filter(|r| r.action == Action::Create).count();
+    let creates = cloud.writes().iter().filter(|r| r.action == EmulatedCall::Create).count();
     assert_eq!((made, creates), (5, 5));
     running.stop().await;
     cloud.system.stop().await;
@@ -269,7 +269,7 @@ async fn wrong_fly_token_or_app_stops_writes_and_is_reported() {
 
     let running = cloud.reconciler("right", policy(2), &right);
     cloud.all_completed(&ids).await;
-    let text = cloud.metrics.encode(tcoder::metrics::Format::OpenMetrics);
+    let text = cloud.metrics.encode(tcoder::metrics::ExpositionFormat::OpenMetrics);
     assert!(text.contains("unauthorized") && !text.contains("hush"), "{text}");
     running.stop().await;
     cloud.system.stop().await;
@@ -279,11 +279,11 @@ async fn wrong_fly_token_or_app_stops_writes_and_is_reported() {
 async fn fleet_completes_jobs_despite_faults_of_fly() {
     let cloud = Cloud::new().await;
     let say = |action, fault| cloud.fly.inject(action, fault, 1);
-    say(Action::List, Fault::Status { status: 503 });
-    say(Action::Create, Fault::RateLimited { retry_after: Some(2) });
-    say(Action::Create, Fault::LostReply);
-    say(Action::Create, Fault::HostFull);
-    say(Action::Start, Fault::LostReply);
+    say(EmulatedCall::List, Fault::Status { status: 503 });
+    say(EmulatedCall::Create, Fault::RateLimited { retry_after: Some(2) });
+    say(EmulatedCall::Create, Fault::LostReply);
+    say(EmulatedCall::Create, Fault::HostFull);
+    say(EmulatedCall::Start, Fault::LostReply);
     let running = cloud.with("one", 3);
     let ids = cloud.jobs(6).await;
     cloud.all_completed(&ids).await;
@@ -408,12 +408,12 @@ async fn one_shot_reconciler_creates_a_machine_and_later_restarts_it() {
     // The first run finds that the installation's own reconciler, which has no machines, acted last.
     let room = InvocationBudget { requests: 2, trips: 6, time: Duration::from_secs(20) };
     // The second run waits until the lock of the first has expired.
-    for (verb, most) in [(Action::Create, 5), (Action::Start, 5)] {
+    for (verb, most) in [(EmulatedCall::Create, 5), (EmulatedCall::Start, 5)] {
         let ids = cloud.jobs(1).await;
         cloud.queue_has(1).await;
         let before = cloud.writes().len();
         let (_, end, trips) = visitor.run(&[], room).await.unwrap();
-        let asked: Vec<Action> = cloud.writes()[before..].iter().map(|r| r.action).collect();
+        let asked: Vec<EmulatedCall> = cloud.writes()[before..].iter().map(|r| r.action).collect();
         assert_eq!(asked, [verb], "{end:?} after {trips} round trips");
         assert_ne!(end, InvocationOutcome::NotLeader);
         assert!(trips <= most, "{trips} round trips");

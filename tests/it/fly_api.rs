@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tcoder::config::FlyConfig;
 use tcoder::flyprovider::emulator::{
-    Action, Emulator, EmulatorHandle, Fault, Happening, Limits, Options, RequestAllowance, Transitions,
+    EmulatedCall, Emulator, EmulatorHandle, Fault, Happening, Limits, Options, RequestAllowance, Transitions,
 };
 use tcoder::flyprovider::{
-    CreateMachine, ExitEvent, Fly, FlyError, HostStatus, Machine, MachineConfig, MachineId, MachineState,
-    Scope, StopSignal,
+    CapacityScope, CreateMachine, ExitEvent, Fly, FlyError, FlyMachine, HostStatus, MachineConfig, MachineId,
+    MachineState, StopSignal,
 };
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
@@ -79,11 +79,11 @@ impl Cloud {
         self.get(id).await.unwrap().events.iter().find_map(|event| event.exit()).unwrap()
     }
 
-    async fn list(&self) -> Vec<Machine> {
+    async fn list(&self) -> Vec<FlyMachine> {
         self.fly.list().await.unwrap()
     }
 
-    async fn get(&self, id: &MachineId) -> Option<Machine> {
+    async fn get(&self, id: &MachineId) -> Option<FlyMachine> {
         self.list().await.into_iter().find(|machine| machine.id == *id)
     }
 
@@ -91,7 +91,7 @@ impl Cloud {
         self.get(id).await.unwrap().state
     }
 
-    fn calls(&self, action: Action) -> usize {
+    fn calls(&self, action: EmulatedCall) -> usize {
         self.emulator.requests().iter().filter(|request| request.action == action).count()
     }
 }
@@ -278,31 +278,34 @@ async fn lack_of_capacity_is_reported_by_region_and_host() {
         other => panic!("{other:?}"),
     };
     for (fault, expected) in [
-        (Fault::HostFull, Scope::Host),
-        (Fault::HostClosed, Scope::Host),
-        (Fault::RegionFull, Scope::Region),
-        (Fault::Quota, Scope::Quota),
+        (Fault::HostFull, CapacityScope::Host),
+        (Fault::HostClosed, CapacityScope::Host),
+        (Fault::RegionFull, CapacityScope::Region),
+        (Fault::Quota, CapacityScope::Quota),
     ] {
-        cloud.emulator.inject(Action::Create, fault, 1);
+        cloud.emulator.inject(EmulatedCall::Create, fault, 1);
         assert_eq!(scope(&order("one")).await, expected);
     }
-    cloud.emulator.inject(Action::Create, Fault::Billing, 1);
+    cloud.emulator.inject(EmulatedCall::Create, Fault::Billing, 1);
     let unpaid = cloud.fly.create(&order("one")).await;
     assert!(matches!(unpaid, Err(FlyError::Billing { .. })), "{unpaid:?}");
     cloud.emulator.set_region_full("iad", true);
-    assert_eq!(scope(&CreateMachine { region: Some("iad".into()), ..order("one") }).await, Scope::Region);
+    assert_eq!(
+        scope(&CreateMachine { region: Some("iad".into()), ..order("one") }).await,
+        CapacityScope::Region
+    );
     for (name, region, placed) in [("one", "iad,fra", "fra"), ("two", "any", "dfw")] {
         let made = cloud.fly.create(&CreateMachine { region: Some(region.into()), ..order(name) }).await;
         assert_eq!(made.unwrap().region, placed);
     }
-    assert_eq!(scope(&order("three")).await, Scope::Quota);
+    assert_eq!(scope(&order("three")).await, CapacityScope::Quota);
     assert_eq!(cloud.list().await.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_response_to_a_create_is_resolved_by_the_name() {
     let cloud = cloud(SLEEPS).await;
-    cloud.emulator.inject(Action::Create, Fault::LostReply, 1);
+    cloud.emulator.inject(EmulatedCall::Create, Fault::LostReply, 1);
     let lost = cloud.fly.create(&order("one")).await;
     assert!(matches!(lost, Err(FlyError::UnknownOutcome { .. })), "{lost:?}");
     let made = cloud.list().await;
@@ -310,21 +313,21 @@ async fn lost_response_to_a_create_is_resolved_by_the_name() {
     let again = cloud.fly.create(&order("one")).await;
     assert_eq!(again, Err(FlyError::NameTaken { by: Some(made[0].id.clone()) }));
     // Each is sent once: the client never repeats a write.
-    assert_eq!(cloud.calls(Action::Create), 2);
+    assert_eq!(cloud.calls(EmulatedCall::Create), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn server_error_on_a_write_leaves_the_outcome_unknown() {
     let cloud = cloud(SLEEPS).await;
-    cloud.emulator.inject(Action::Create, Fault::Status { status: 503 }, 1);
-    cloud.emulator.inject(Action::Create, Fault::DoneThen { status: 502 }, 1);
+    cloud.emulator.inject(EmulatedCall::Create, Fault::Status { status: 503 }, 1);
+    cloud.emulator.inject(EmulatedCall::Create, Fault::DoneThen { status: 502 }, 1);
     for name in ["undone", "done"] {
         let doubtful = cloud.fly.create(&order(name)).await;
         assert!(matches!(doubtful, Err(FlyError::UnknownOutcome { .. })), "{doubtful:?}");
     }
     let names: Vec<_> = cloud.list().await.into_iter().map(|machine| machine.name).collect();
     assert_eq!(names, ["done"]);
-    cloud.emulator.inject(Action::Create, Fault::Status { status: 400 }, 1);
+    cloud.emulator.inject(EmulatedCall::Create, Fault::Status { status: 400 }, 1);
     let refused = cloud.fly.create(&order("bad")).await;
     assert!(matches!(refused, Err(FlyError::Other { status: 400, .. })), "{refused:?}");
 }
@@ -333,13 +336,13 @@ async fn server_error_on_a_write_leaves_the_outcome_unknown() {
 async fn failed_list_is_one_request_for_its_one_permit() {
     let cloud = cloud(SLEEPS).await;
     for (asked, fault) in [Fault::Status { status: 503 }, Fault::LostReply].into_iter().enumerate() {
-        cloud.emulator.inject(Action::List, fault, 1);
+        cloud.emulator.inject(EmulatedCall::List, fault, 1);
         let error = cloud.fly.list().await;
         assert!(matches!(error, Err(FlyError::Unavailable { .. })), "{error:?}");
-        assert_eq!(cloud.calls(Action::List), asked + 1);
+        assert_eq!(cloud.calls(EmulatedCall::List), asked + 1);
     }
     assert_eq!(cloud.fly.list().await, Ok(vec![]));
-    assert_eq!(cloud.calls(Action::List), 3);
+    assert_eq!(cloud.calls(EmulatedCall::List), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -360,7 +363,7 @@ async fn rate_limit_response_is_parsed_with_and_without_retry_after() {
     let allowance = RequestAllowance { per_second: 0.0, burst: 3.0 };
     let limits = Some(Limits { get: allowance, other: allowance });
     let cloud = cloud_of(Options { limits, ..options(SLEEPS) }).await;
-    cloud.emulator.inject(Action::Create, Fault::RateLimited { retry_after: Some(7) }, 1);
+    cloud.emulator.inject(EmulatedCall::Create, Fault::RateLimited { retry_after: Some(7) }, 1);
     let limited = cloud.fly.create(&order("one")).await;
     assert_eq!(limited, Err(FlyError::RateLimited { retry_after: Some(Duration::from_secs(7)) }));
     let mut ids = Vec::new();
@@ -385,15 +388,15 @@ async fn rate_limit_response_is_parsed_with_and_without_retry_after() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stuck_machines_stay_stuck_and_can_be_destroyed() {
     let cloud = cloud(SLEEPS).await;
-    cloud.emulator.inject(Action::Create, Fault::NeverStarts, 1);
-    cloud.emulator.inject(Action::Create, Fault::Stuck, 1);
+    cloud.emulator.inject(EmulatedCall::Create, Fault::NeverStarts, 1);
+    cloud.emulator.inject(EmulatedCall::Create, Fault::Stuck, 1);
     let never = cloud.fly.create(&order("never")).await.unwrap().id;
     let stuck = cloud.fly.create(&order("stuck")).await.unwrap().id;
     let starting = cloud.stopped("starting").await;
-    cloud.emulator.inject(Action::Start, Fault::Stuck, 1);
+    cloud.emulator.inject(EmulatedCall::Start, Fault::Stuck, 1);
     cloud.fly.start(&starting).await.unwrap();
     let stopping = cloud.started("stopping").await;
-    cloud.emulator.inject(Action::Stop, Fault::Stuck, 1);
+    cloud.emulator.inject(EmulatedCall::Stop, Fault::Stuck, 1);
     cloud.fly.stop(&stopping, StopSignal::Terminate, Duration::from_secs(1)).await.unwrap();
     assert!(runs(cloud.emulator.pid(&stopping).unwrap()), "nobody stopped it");
     // A later machine that runs shows that the others had enough time.
@@ -413,11 +416,11 @@ async fn stuck_machines_stay_stuck_and_can_be_destroyed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn image_that_cannot_be_pulled_fails_the_launch() {
     let cloud = cloud(SLEEPS).await;
-    cloud.emulator.inject(Action::Create, Fault::ImagePull, 1);
+    cloud.emulator.inject(EmulatedCall::Create, Fault::ImagePull, 1);
     let made = cloud.fly.create(&order("one")).await.unwrap().id;
     cloud.reaches(&made, MachineState::LaunchFailed).await;
     let other = cloud.stopped("two").await;
-    cloud.emulator.inject(Action::Start, Fault::ImagePull, 1);
+    cloud.emulator.inject(EmulatedCall::Start, Fault::ImagePull, 1);
     cloud.fly.start(&other).await.unwrap();
     cloud.reaches(&other, MachineState::LaunchFailed).await;
     assert!(cloud.list().await.iter().all(|machine| machine.state == MachineState::LaunchFailed));
@@ -436,9 +439,9 @@ async fn emulator_faults_lose_hosts_and_machines_and_shorten_lists() {
     cloud.emulator.happens(&lost, Happening::HostFound);
     assert!(cloud.get(&lost).await.unwrap().config.is_some());
 
-    cloud.emulator.inject(Action::List, Fault::PartialList { machines: 1 }, 1);
-    cloud.emulator.inject(Action::List, Fault::PartialList { machines: 0 }, 1);
-    cloud.emulator.inject(Action::List, Fault::Slow { ms: 5 }, 1);
+    cloud.emulator.inject(EmulatedCall::List, Fault::PartialList { machines: 1 }, 1);
+    cloud.emulator.inject(EmulatedCall::List, Fault::PartialList { machines: 0 }, 1);
+    cloud.emulator.inject(EmulatedCall::List, Fault::Slow { ms: 5 }, 1);
     assert_eq!([cloud.list().await.len(), cloud.list().await.len(), cloud.list().await.len()], [1, 0, 2]);
 
     assert!(cloud.emulator.happens(&gone, Happening::Vanishes));
@@ -461,7 +464,7 @@ async fn emulator_faults_over_http_require_the_token() {
     let taken = http.post(url).bearer_auth(token.expose_secret()).json(&fault).send().await.unwrap();
     assert_eq!(taken.status().as_u16(), 204);
     let full = cloud.fly.create(&order("one")).await;
-    assert!(matches!(full, Err(FlyError::Capacity { scope: Scope::Quota, .. })), "{full:?}");
+    assert!(matches!(full, Err(FlyError::Capacity { scope: CapacityScope::Quota, .. })), "{full:?}");
     cloud.fly.create(&order("one")).await.unwrap();
 }
 

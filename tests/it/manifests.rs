@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tcoder::crd::{TranscodeJob, WorkerPool};
-use tcoder::metrics::{Format, Metrics};
+use tcoder::metrics::{ExpositionFormat, Metrics};
 use tcoder::queue::{FleetCondition, FleetStatus, Stats};
 
 /// Folders for `kubectl apply -k`, below `manifests`.
@@ -471,7 +471,7 @@ fn shown() -> String {
     };
     metrics.fleet(Some(&fleet));
     metrics.provider_call("list", "done", std::time::Duration::ZERO);
-    metrics.encode(Format::OpenMetrics)
+    metrics.encode(ExpositionFormat::OpenMetrics)
 }
 
 /// Checks that the metrics in this expression can be exported.

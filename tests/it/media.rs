@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tcoder::job::{Container, Label, Ladder, Preset, Quality, Stills};
-use tcoder::transcoder::{Encoded, Progress, Request, TranscodeError, check_tools, transcode};
+use tcoder::transcoder::{EncodeProgress, Encoded, TranscodeError, TranscodeRequest, check_tools, transcode};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -33,8 +33,8 @@ pub async fn with_stills(
     stills: Stills,
 ) -> Result<Encoded, TranscodeError> {
     let ladder: Ladder = qualities.parse().unwrap();
-    let on_progress = |_: Progress| {};
-    transcode(Request {
+    let on_progress = |_: EncodeProgress| {};
+    transcode(TranscodeRequest {
         input,
         out_dir: out,
         preset,
@@ -448,8 +448,8 @@ async fn file_name_is_never_interpreted_by_ffmpeg() {
 async fn progress_increases_to_one_hundred_percent() {
     let told = std::sync::Mutex::new(Vec::new());
     let out = TempDir::new().unwrap();
-    let note = |progress: Progress| told.lock().unwrap().push(progress);
-    transcode(Request {
+    let note = |progress: EncodeProgress| told.lock().unwrap().push(progress);
+    transcode(TranscodeRequest {
         input: &normal(),
         out_dir: out.path(),
         preset: Preset::WebOptimized,

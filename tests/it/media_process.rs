@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use tcoder::job::{FailureCode, Ladder, Preset, Stills};
-use tcoder::transcoder::{Encoded, Progress, Request, TranscodeError, transcode};
+use tcoder::transcoder::{EncodeProgress, Encoded, TranscodeError, TranscodeRequest, transcode};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -27,10 +27,10 @@ async fn run(
     input: &Path,
     out: &Path,
     limits: Limits,
-    on_progress: &(dyn Fn(Progress) + Send + Sync),
+    on_progress: &(dyn Fn(EncodeProgress) + Send + Sync),
 ) -> Result<Encoded, TranscodeError> {
     let ladder: Ladder = "720p,144p".parse().unwrap();
-    transcode(Request {
+    transcode(TranscodeRequest {
         input,
         out_dir: out,
         preset: Preset::HlsAdaptive,
@@ -69,7 +69,7 @@ async fn cancelled_encode_leaves_no_process_and_no_files() {
     let out = folder.path().join("out");
     let cancel = CancellationToken::new();
     let running = std::sync::atomic::AtomicUsize::new(0);
-    let at_first_headway = |_: Progress| {
+    let at_first_headway = |_: EncodeProgress| {
         running.fetch_max(processes_on(&input).len(), std::sync::atomic::Ordering::Relaxed);
         cancel.cancel();
     };
@@ -100,7 +100,7 @@ async fn dropped_encode_leaves_no_process_and_no_files() {
     std::fs::create_dir(&out).unwrap();
     let (tell, hear) = tokio::sync::oneshot::channel();
     let tell = std::sync::Mutex::new(Some(tell));
-    let at_first_headway = |_: Progress| {
+    let at_first_headway = |_: EncodeProgress| {
         if let Some(tell) = tell.lock().unwrap().take() {
             tell.send(()).unwrap();
         }
@@ -130,7 +130,7 @@ async fn ffmpeg_without_progress_is_killed() {
     let folder = TempDir::new().unwrap();
     let input = own_copy(&folder);
     let out = folder.path().join("out");
-    let freeze_at_first_headway = |_: Progress| {
+    let freeze_at_first_headway = |_: EncodeProgress| {
         for id in processes_on(&input) {
             let id = nix::unistd::Pid::from_raw(id);
             nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGSTOP).unwrap();
@@ -150,7 +150,7 @@ async fn ffmpeg_killed_by_others_is_not_blamed_on_the_file() {
     let folder = TempDir::new().unwrap();
     let input = own_copy(&folder);
     let out = folder.path().join("out");
-    let kill_at_first_headway = |_: Progress| {
+    let kill_at_first_headway = |_: EncodeProgress| {
         for id in processes_on(&input) {
             // It may already be dead.
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGKILL);

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::{Value, json};
 use tcoder::controller::reconciler::admin;
 use tcoder::job::{JobEvent, JobId, State};
-use tcoder::metrics::{Format, Metrics};
+use tcoder::metrics::{ExpositionFormat, Metrics};
 use tcoder::queue::{FleetCondition, FleetMachine, FleetStatus, Queue, Stats};
 use tokio::sync::watch;
 
@@ -63,7 +63,7 @@ fn everything() -> std::sync::Arc<Metrics> {
 
 #[test]
 fn metrics_pass_promtool() {
-    let text = everything().encode(Format::Prometheus);
+    let text = everything().encode(ExpositionFormat::Prometheus);
     for name in ["tcoder_jobs_finished_total", "tcoder_job_running_seconds_bucket", "tcoder_fleet_condition"]
     {
         assert!(text.contains(name), "{text}");
@@ -71,7 +71,7 @@ fn metrics_pass_promtool() {
     assert_eq!(promtool(&["check", "metrics"], &text), "", "{text}");
     // The linter can fail.
     assert_ne!(promtool(&["check", "metrics"], "tcoder_jobs_total 1\n"), "");
-    assert_ne!(promtool(&["check", "metrics"], &everything().encode(Format::OpenMetrics)), "");
+    assert_ne!(promtool(&["check", "metrics"], &everything().encode(ExpositionFormat::OpenMetrics)), "");
 }
 
 #[tokio::test]

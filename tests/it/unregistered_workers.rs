@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tcoder::controller::fleet::{Deadlines, FleetPolicy};
 use tcoder::controller::reconciler::{InvocationBudget, OneShotReconciler};
-use tcoder::flyprovider::emulator::Action;
+use tcoder::flyprovider::emulator::EmulatedCall;
 use tcoder::flyprovider::{Fly, MachineState};
 use tcoder::queue::{FleetStatus, RequestRate};
 use tokio::net::{TcpListener, UnixStream};
@@ -77,7 +77,7 @@ fn is_silent(status: &FleetStatus) -> bool {
 }
 
 fn launches(cloud: &Cloud) -> usize {
-    cloud.writes().iter().filter(|r| matches!(r.action, Action::Create | Action::Start)).count()
+    cloud.writes().iter().filter(|r| matches!(r.action, EmulatedCall::Create | EmulatedCall::Start)).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]

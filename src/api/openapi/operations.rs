@@ -13,7 +13,7 @@ use crate::job::{Job, JobId, State};
 use crate::queue::{Page, Stats};
 
 /// A method of a path.
-pub(super) struct Operation {
+pub(super) struct Endpoint {
     pub method: &'static str,
     pub path: &'static str,
     id: &'static str,
@@ -32,7 +32,7 @@ pub(super) struct Operation {
     pub problems: &'static [u16],
 }
 
-const PLAIN: Operation = Operation {
+const PLAIN: Endpoint = Endpoint {
     method: "get",
     path: "",
     id: "",
@@ -57,8 +57,8 @@ pub(super) const TAGS: &[(&str, &str)] = &[
     ("webhooks", "What tcoder sends to the `webhookUrl` of a job"),
 ];
 
-pub(super) const OPERATIONS: &[Operation] = &[
-    Operation {
+pub(super) const OPERATIONS: &[Endpoint] = &[
+    Endpoint {
         method: "post",
         path: "/api/upload",
         id: "createUpload",
@@ -77,7 +77,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         problems: &[400, 401, 409, 413, 415, 422, 503],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         method: "post",
         path: "/api/jobs",
         id: "submitJob",
@@ -93,7 +93,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         problems: &[400, 401, 409, 413, 415, 422, 503],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         path: "/api/jobs",
         id: "listJobs",
         summary: "List jobs, newest first, page by page",
@@ -104,7 +104,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         problems: &[400, 401, 422, 503],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         path: "/api/jobs/{id}",
         id: "getJob",
         summary: "Read a job",
@@ -113,7 +113,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         problems: &[401, 404, 503],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         method: "delete",
         path: "/api/jobs/{id}",
         id: "cancelJob",
@@ -123,7 +123,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         problems: &[401, 404, 409, 503],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         method: "post",
         path: "/api/jobs/{id}/retry",
         id: "retryJob",
@@ -133,7 +133,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         problems: &[401, 404, 409, 503],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         method: "post",
         path: "/api/jobs/{id}/parts",
         id: "signParts",
@@ -146,7 +146,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         problems: &[400, 401, 404, 409, 413, 415, 422, 503],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         method: "post",
         path: "/api/jobs/{id}/uploaded",
         id: "confirmUpload",
@@ -158,7 +158,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         problems: &[401, 404, 409, 503],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         method: "post",
         path: "/api/jobs/{id}/trigger-r2-event",
         id: "triggerR2Event",
@@ -169,7 +169,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         problems: &[401, 404, 409, 503],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         path: "/api/jobs/{id}/events",
         id: "watchJob",
         summary: "Follow a job as server-sent events until it has ended",
@@ -183,7 +183,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         problems: &[401, 404, 503],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         path: "/api/stats",
         id: "getStats",
         tag: "system",
@@ -192,7 +192,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         answers: &[(200, "The counts.", Some(of::<Stats>))],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         path: "/api/status",
         id: "getStatus",
         tag: "system",
@@ -201,7 +201,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         answers: &[(200, "The installation.", Some(of::<SystemStatus>))],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         path: "/api/fleet",
         id: "getFleet",
         tag: "fleet",
@@ -210,7 +210,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         answers: &[(200, "The fleet.", Some(of::<FleetAnswer>))],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         method: "post",
         path: "/api/fleet/pause",
         id: "pauseFleet",
@@ -223,7 +223,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
         problems: &[400, 401, 413, 415, 422, 503],
         ..PLAIN
     },
-    Operation {
+    Endpoint {
         method: "post",
         path: "/api/fleet/resume",
         id: "resumeFleet",
@@ -235,7 +235,7 @@ pub(super) const OPERATIONS: &[Operation] = &[
     },
 ];
 
-impl Operation {
+impl Endpoint {
     fn parameters(&self, generators: &mut Generators) -> Vec<Value> {
         let mut parameters = Vec::new();
         if self.path.contains("{id}") {

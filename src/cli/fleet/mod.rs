@@ -4,12 +4,12 @@ mod format;
 
 use super::CliError;
 use super::args::{FleetArgs, FleetCommand};
-use super::client::Client;
+use super::client::ApiClient;
 use super::output::{self, outln};
 use crate::api::{FleetAnswer, PauseFleet};
 
 pub async fn run(args: FleetArgs) -> Result<(), CliError> {
-    let client = Client::new(&args.server)?;
+    let client = ApiClient::new(&args.server)?;
     let (answer, show): (FleetAnswer, fn(&FleetAnswer)) = match args.command {
         FleetCommand::Status => (client.fleet().await?, status),
         FleetCommand::Plan => (client.fleet().await?, plan),

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 #[cfg(not(target_arch = "wasm32"))]
 use super::super::Description;
-use super::super::setting::Default::{Derived, Required, Unset, Value};
+use super::super::setting::DefaultValue::{Derived, Required, Unset, Value};
 use super::super::setting::Role::{self, Api, CommandLine, Controller, Edge, Operator, Up, Worker};
 use super::GROUPS;
 

@@ -14,12 +14,12 @@ use crate::metrics::{self, Metrics};
 use crate::queue::Queue;
 
 /// Time limit for Redis to answer.
-const LIMIT: Duration = Duration::from_secs(5);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether everything but Redis is ready; if not, the reason and the remedy.
 pub type Ready = Result<(), String>;
 
-struct Inside {
+struct AdminState {
     queue: Queue,
     metrics: Arc<Metrics>,
     ready: watch::Receiver<Ready>,
@@ -31,21 +31,21 @@ pub fn router(queue: Queue, metrics: Arc<Metrics>, ready: watch::Receiver<Ready>
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(show))
-        .with_state(Arc::new(Inside { queue, metrics, ready }))
+        .with_state(Arc::new(AdminState { queue, metrics, ready }))
 }
 
-async fn readyz(State(inside): State<Arc<Inside>>) -> Result<&'static str, (StatusCode, String)> {
+async fn readyz(State(inside): State<Arc<AdminState>>) -> Result<&'static str, (StatusCode, String)> {
     let not = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
     if let Err(why) = &*inside.ready.borrow() {
         return Err(not(why));
     }
-    match tokio::time::timeout(LIMIT, inside.queue.check_primary()).await {
+    match tokio::time::timeout(CHECK_TIMEOUT, inside.queue.check_primary()).await {
         Ok(Ok(())) => Ok("ready\n"),
         Ok(Err(error)) => Err(not(&error.to_string())),
         Err(_) => Err(not("Redis (REDIS_URL) does not answer in time")),
     }
 }
 
-async fn show(State(inside): State<Arc<Inside>>, headers: HeaderMap) -> Response {
+async fn show(State(inside): State<Arc<AdminState>>, headers: HeaderMap) -> Response {
     metrics::scrape(&inside.metrics, &inside.queue, &headers).await
 }

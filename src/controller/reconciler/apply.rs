@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::driver::Driver;
-use super::effect::{Answer, Effect};
+use super::effect::{Effect, EffectResult};
 use super::{LEASES, PERMIT_BUDGET, REFUSAL};
 use crate::controller::fleet::{MachineProvider, carry_out};
 use crate::queue::{Queue, QueueError, RequestRate, RetireOutcome};
@@ -21,38 +21,38 @@ pub async fn apply<P: MachineProvider>(
     effect: Effect,
     driver: &Driver,
     targets: &Targets<'_, P>,
-) -> Result<Answer, QueueError> {
+) -> Result<EffectResult, QueueError> {
     let Targets { queue, provider, environment, rate } = targets;
     Ok(match effect {
         Effect::AcquirePermit(class) => {
-            Answer::Permit(queue.acquire_permit(*rate, class, PERMIT_BUDGET).await?)
+            EffectResult::Permit(queue.acquire_permit(*rate, class, PERMIT_BUDGET).await?)
         }
-        Effect::Retire { machine, workers } => Answer::Retired(match driver.fence() {
+        Effect::Retire { machine, workers } => EffectResult::Retired(match driver.fence() {
             Some(fence) => queue.retire(fence, &machine.0, &workers, REFUSAL).await?,
             None => RetireOutcome::Fenced,
         }),
         Effect::Readmit(machine) => {
             queue.readmit_machine(&machine.0).await?;
-            Answer::Done
+            EffectResult::Done
         }
-        Effect::List => Answer::Listed(provider.list().await),
+        Effect::List => EffectResult::Listed(provider.list().await),
         Effect::Call(operation) => {
-            Answer::Called(carry_out(*provider, &operation, driver.policy(), environment).await)
+            EffectResult::Called(carry_out(*provider, &operation, driver.policy(), environment).await)
         }
         Effect::ReportThrottled(retry_after) => {
             if let Err(error) = queue.report_throttled(*rate, retry_after).await {
                 tracing::warn!(%error, "could not record that the provider throttled a request; other processes are not slowed down");
             }
-            Answer::Done
+            EffectResult::Done
         }
         Effect::Sweep => {
             queue.sweep(LEASES).await?;
-            Answer::Done
+            EffectResult::Done
         }
         Effect::Observe
         | Effect::AcquireLock { .. }
         | Effect::CheckLock
         | Effect::Publish(_)
-        | Effect::Wait { .. } => Answer::Done,
+        | Effect::Wait { .. } => EffectResult::Done,
     })
 }

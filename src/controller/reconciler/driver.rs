@@ -1,7 +1,7 @@
 //! The reconciler without I/O: decides the next effect from the observations and from the outcomes of earlier
 //! effects.
 //!
-//! A host repeatedly calls [`Driver::next`], performs the [`Effect`], and reports its [`Answer`] with
+//! A host repeatedly calls [`Driver::next`], performs the [`Effect`], and reports its [`EffectResult`] with
 //! [`Driver::on`]. The hosts are the event loop of a process, the one-shot invocation at the edge, and the
 //! simulation. The host passes the time as a [`Moment`] of its own clock.
 //!
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::effect::{Answer, Effect, Ended};
+use super::effect::{Effect, EffectResult, Ended};
 use super::{observe, status};
 use crate::controller::fleet::{
     FleetPolicy, FleetState, ListUnavailable, Machine, MachineId, MachineList, Moment, Observation,
@@ -179,10 +179,10 @@ impl Driver {
     }
 
     /// Records the outcome of the last effect. Returns the operation that ended with it, if any.
-    pub fn on(&mut self, answer: Answer, now: Moment) -> Option<Ended> {
+    pub fn on(&mut self, answer: EffectResult, now: Moment) -> Option<Ended> {
         match answer {
-            Answer::Observed(view) => self.observe(view, now),
-            Answer::Session { view, fence, permit, readmitted } => {
+            EffectResult::Observed(view) => self.observe(view, now),
+            EffectResult::Session { view, fence, permit, readmitted } => {
                 self.hold(fence, now);
                 self.observe(view, now);
                 let granted = matches!(permit, Permit::Go { .. });
@@ -193,14 +193,14 @@ impl Driver {
                     _ => false,
                 });
             }
-            Answer::Lock(outcome) => return self.on_lock(outcome, now),
-            Answer::Published(held) => self.on_published(held),
-            Answer::Permit(Permit::Wait(pause)) => self.pause(pause),
-            Answer::Permit(Permit::Go { .. }) | Answer::Done => self.advance(),
-            Answer::Retired(outcome) => return self.on_retired(outcome, now),
-            Answer::Listed(answer) => self.on_listed(answer, now),
-            Answer::Called(answer) => return self.on_called(answer, now),
-            Answer::QueueUnavailable => {
+            EffectResult::Lock(outcome) => return self.on_lock(outcome, now),
+            EffectResult::Published(held) => self.on_published(held),
+            EffectResult::Permit(Permit::Wait(pause)) => self.pause(pause),
+            EffectResult::Permit(Permit::Go { .. }) | EffectResult::Done => self.advance(),
+            EffectResult::Retired(outcome) => return self.on_retired(outcome, now),
+            EffectResult::Listed(answer) => self.on_listed(answer, now),
+            EffectResult::Called(answer) => return self.on_called(answer, now),
+            EffectResult::QueueUnavailable => {
                 self.seen.queue = None;
                 self.blind = true;
                 self.round = None;
@@ -335,7 +335,7 @@ impl Driver {
         let fence = self.fence.as_ref()?;
         let resumed = FleetPolicy { paused: false, ..policy.clone() };
         let unpaused = policy.paused.then(|| plan(&self.seen, &resumed, &self.state.memory, now));
-        let seen = status::Seen { view, fleet: &self.seen, made: &self.made };
+        let seen = status::StatusInput { view, fleet: &self.seen, made: &self.made };
         Some(status::status(fence, &seen, policy, self.words, current, unpaused.as_ref().unwrap_or(current)))
     }
 

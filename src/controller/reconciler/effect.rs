@@ -52,7 +52,7 @@ pub enum Effect {
 
 /// The outcome of an [`Effect`].
 #[derive(Debug)]
-pub enum Answer {
+pub enum EffectResult {
     /// The queue and the workers.
     #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     Observed(FleetView),

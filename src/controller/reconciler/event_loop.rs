@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::apply::{Targets, apply};
 use super::driver::{Driver, DriverState, MAX_SLEEP, RENEW_INTERVAL};
-use super::effect::{Answer, Effect};
+use super::effect::{Effect, EffectResult};
 use crate::controller::fleet::{
     Condition, FleetPolicy, ListFailure, MachineProvider, Moment, Outcome, Plan, ProviderWords,
 };
@@ -39,7 +39,7 @@ pub struct ReconcilerDeps<P> {
     /// The policy of the fleet. All of it but the app may change; the sender may be dropped if nothing changes.
     pub policy: watch::Receiver<FleetPolicy>,
     /// Receives each published status.
-    pub told: watch::Sender<Option<FleetStatus>>,
+    pub status: watch::Sender<Option<FleetStatus>>,
     /// Environment variables of the machines besides those that the fleet sets. No secrets.
     pub environment: BTreeMap<String, String>,
     /// The name of this process among its peers.
@@ -140,7 +140,7 @@ impl<P: MachineProvider> Reconciler<P> {
         let observes = effect == Effect::Observe;
         let (answer, pause) = match self.carry_out(effect).await {
             Ok(answer) => (answer, None),
-            Err(error) => (Answer::QueueUnavailable, Some(self.without_redis(&error))),
+            Err(error) => (EffectResult::QueueUnavailable, Some(self.without_redis(&error))),
         };
         if let Some(ended) = self.driver.on(answer, self.now()) {
             self.deps.metrics.fleet_action(ended.operation, ended.outcome);
@@ -151,28 +151,28 @@ impl<P: MachineProvider> Reconciler<P> {
         pause
     }
 
-    async fn carry_out(&mut self, effect: Effect) -> Result<Answer, QueueError> {
+    async fn carry_out(&mut self, effect: Effect) -> Result<EffectResult, QueueError> {
         let ReconcilerDeps { queue, provider, environment, rate, metrics, .. } = &self.deps;
         let targets = Targets { queue, provider, environment, rate: *rate };
         match effect {
             Effect::Observe => self.observe().await,
-            Effect::AcquireLock { fresh, insist } => self.lock(fresh, insist).await.map(Answer::Lock),
-            Effect::CheckLock => self.lock(false, false).await.map(Answer::Lock),
+            Effect::AcquireLock { fresh, insist } => self.lock(fresh, insist).await.map(EffectResult::Lock),
+            Effect::CheckLock => self.lock(false, false).await.map(EffectResult::Lock),
             Effect::Publish(status) => {
                 log_conditions(&mut self.conditions, self.driver.plan(), P::words());
-                let Some(fence) = self.driver.fence() else { return Ok(Answer::Published(false)) };
+                let Some(fence) = self.driver.fence() else { return Ok(EffectResult::Published(false)) };
                 let held = queue.publish_fleet_status(fence, &status).await?;
                 if held {
-                    self.deps.told.send_replace(Some(status));
+                    self.deps.status.send_replace(Some(status));
                 }
-                Ok(Answer::Published(held))
+                Ok(EffectResult::Published(held))
             }
             effect @ (Effect::List | Effect::Call(_)) => {
                 let action = if let Effect::Call(operation) = &effect { operation.kind() } else { "list" };
                 let began = Instant::now();
                 let answer = self.while_renewing(apply(effect, &self.driver, &targets)).await?;
                 let outcome = match &answer {
-                    Answer::Listed(Err(error)) | Answer::Called(Err(error)) => error.outcome(),
+                    EffectResult::Listed(Err(error)) | EffectResult::Called(Err(error)) => error.outcome(),
                     _ => Outcome::Done(None),
                 };
                 metrics.provider_call(action, outcome.word(), began.elapsed());
@@ -187,7 +187,7 @@ impl<P: MachineProvider> Reconciler<P> {
         }
     }
 
-    async fn observe(&mut self) -> Result<Answer, QueueError> {
+    async fn observe(&mut self) -> Result<EffectResult, QueueError> {
         if self.feed.is_none() {
             // Opened before the view is read, so that no event between the two is missed.
             self.feed = Some(EventFeed::open(&self.deps.queue).await?);
@@ -197,7 +197,7 @@ impl<P: MachineProvider> Reconciler<P> {
         let capabilities = self.deps.provider.capabilities();
         let wanted = self.deps.policy.borrow().clone();
         self.driver.set_policy(FleetPolicy { app: self.app.clone(), capabilities, ..wanted });
-        Ok(Answer::Observed(view))
+        Ok(EffectResult::Observed(view))
     }
 
     async fn lock(&self, fresh: bool, insist: bool) -> Result<LockOutcome, QueueError> {

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::PERMIT_BUDGET;
 use super::apply::{Targets, apply};
 use super::driver::{Driver, DriverState, TAKEOVER_BUSY, TAKEOVER_IDLE};
-use super::effect::{Answer, Effect};
+use super::effect::{Effect, EffectResult};
 use crate::controller::fleet::{FleetPolicy, MachineId, MachineProvider, Moment, Operation};
 use crate::job::JobId;
 use crate::queue::{
@@ -122,7 +122,7 @@ impl<P: MachineProvider> OneShotReconciler<P> {
         let name = format!("{}:{}", self.group, Uuid::new_v4().simple());
         let mut trips = 1;
         let ask = self.ask(&name, true, RequestClass::List);
-        let mut look = self.queue.look(uploads, None, &ask).await?;
+        let mut look = self.queue.open_session(uploads, None, &ask).await?;
         let outcomes = std::mem::take(&mut look.uploads);
         while let Some((pause, ask)) = again(&look, &ask, trips) {
             if began.elapsed() + pause > budget.time {
@@ -130,9 +130,9 @@ impl<P: MachineProvider> OneShotReconciler<P> {
             }
             sleep(pause).await;
             trips += 1;
-            look = self.queue.look(&[], None, &ask).await?;
+            look = self.queue.open_session(&[], None, &ask).await?;
         }
-        let Snapshot { view, turn: LockState::Mine(fence, permit), memory, .. } = look else {
+        let Snapshot { view, lock: LockState::Mine(fence, permit), memory, .. } = look else {
             return Ok((outcomes, InvocationOutcome::NotLeader, trips));
         };
         let policy = FleetPolicy { capabilities: self.provider.capabilities(), ..self.policy.clone() };
@@ -167,7 +167,7 @@ fn read(json: Option<&str>) -> DriverState {
 fn again<'a>(look: &Snapshot, ask: &LockRequest<'a>, looks: u32) -> Option<(Duration, LockRequest<'a>)> {
     let waits = look.view.pending + look.view.due > 0;
     let takeover = if waits { TAKEOVER_BUSY } else { TAKEOVER_IDLE };
-    match look.turn {
+    match look.lock {
         LockState::Lapsed(ago) if ago >= takeover && !ask.insist => {
             Some((Duration::ZERO, LockRequest { insist: true, ..*ask }))
         }
@@ -196,10 +196,10 @@ impl<P: MachineProvider> Invocation<'_, P> {
                     continue;
                 }
                 Effect::AcquireLock { .. } | Effect::CheckLock => {
-                    Answer::Lock(LockOutcome::Mine(self.fence.clone()))
+                    EffectResult::Lock(LockOutcome::Mine(self.fence.clone()))
                 }
                 // The status is saved with the state.
-                Effect::Publish(_) => Answer::Published(true),
+                Effect::Publish(_) => EffectResult::Published(true),
                 Effect::Wait { settled, .. } => return self.end(settled).await,
                 effect @ (Effect::Sweep | Effect::ReportThrottled(_)) => self.step(effect).await?,
                 _ if !self.in_step && self.is_spent() => return self.end(false).await,
@@ -215,7 +215,7 @@ impl<P: MachineProvider> Invocation<'_, P> {
                     self.step(effect).await?
                 }
             };
-            let fenced = matches!(answer, Answer::Retired(RetireOutcome::Fenced));
+            let fenced = matches!(answer, EffectResult::Retired(RetireOutcome::Fenced));
             self.driver.on(answer, self.now());
             if fenced {
                 return Ok(InvocationOutcome::NotLeader);
@@ -226,7 +226,7 @@ impl<P: MachineProvider> Invocation<'_, P> {
     fn begin_round(&mut self, readmitted: Option<MachineId>) {
         self.in_step = false;
         let (view, fence, permit) = (self.view.clone(), self.fence.clone(), self.permit);
-        self.driver.on(Answer::Session { view, fence, permit, readmitted }, self.now());
+        self.driver.on(EffectResult::Session { view, fence, permit, readmitted }, self.now());
     }
 
     /// Whether the budget does not suffice for another snapshot and the operation after it.
@@ -272,8 +272,8 @@ impl<P: MachineProvider> Invocation<'_, P> {
         let ask = self.deps.ask(&name, false, class);
         let ask = LockRequest { starts: starts.as_ref().map(|machine| &*machine.0), time: HOLD_ON, ..ask };
         self.trips += 1;
-        let look = self.deps.queue.look(&[], checkpoint.as_ref(), &ask).await?;
-        let LockState::Mine(fence, permit) = look.turn else { return Ok(Some(false)) };
+        let look = self.deps.queue.open_session(&[], checkpoint.as_ref(), &ask).await?;
+        let LockState::Mine(fence, permit) = look.lock else { return Ok(Some(false)) };
         (self.view, self.looked, self.permit) = (look.view, Instant::now(), permit);
         (self.saved, self.intent) = (true, intent);
         if fence != self.fence {
@@ -283,7 +283,7 @@ impl<P: MachineProvider> Invocation<'_, P> {
         Ok(Some(true))
     }
 
-    async fn step(&mut self, effect: Effect) -> Result<Answer, QueueError> {
+    async fn step(&mut self, effect: Effect) -> Result<EffectResult, QueueError> {
         let OneShotReconciler { queue, provider, environment, rate, .. } = self.deps;
         self.trips += 1;
         if let Effect::List | Effect::Call(_) = effect {
@@ -297,8 +297,8 @@ impl<P: MachineProvider> Invocation<'_, P> {
         let targets = Targets { queue, provider, environment, rate: *rate };
         let answer = apply(effect, &self.driver, &targets).await?;
         self.saved &= match answer {
-            Answer::Done => true,
-            Answer::Called(Ok(_)) | Answer::Retired(RetireOutcome::Retired) => intended,
+            EffectResult::Done => true,
+            EffectResult::Called(Ok(_)) | EffectResult::Retired(RetireOutcome::Retired) => intended,
             _ => false,
         };
         Ok(answer)
@@ -322,9 +322,9 @@ mod tests {
             budget: PERMIT_BUDGET,
             starts: None,
         };
-        let looked = |turn: LockState, pending: u64, tries: u32| {
+        let looked = |lock: LockState, pending: u64, tries: u32| {
             let view = FleetView { pending, ..FleetView::default() };
-            let look = Snapshot { uploads: Vec::new(), view, turn, memory: None };
+            let look = Snapshot { uploads: Vec::new(), view, lock, memory: None };
             again(&look, &ask, tries).map(|(pause, ask)| (pause, ask.insist))
         };
         // Another invocation holds the lock; it ends soon.

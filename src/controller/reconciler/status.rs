@@ -16,7 +16,7 @@ const MACHINES: usize = 1000;
 const STEPS: usize = 100;
 
 /// The observations that a status is derived from.
-pub struct Seen<'a> {
+pub struct StatusInput<'a> {
     /// The queue and the workers.
     pub view: &'a FleetView,
     /// The observation of the machines.
@@ -28,7 +28,7 @@ pub struct Seen<'a> {
 /// The status to publish. `plan` is the plan in force, `wish` the plan if the fleet were not paused.
 pub fn status(
     fence: &FencingToken,
-    seen: &Seen<'_>,
+    seen: &StatusInput<'_>,
     policy: &FleetPolicy,
     words: &ProviderWords,
     plan: &Plan,

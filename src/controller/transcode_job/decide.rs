@@ -8,7 +8,7 @@ use kube::Resource as _;
 use super::status::StatusContext;
 use super::submission::{Refusal, Rules, Submission, same, to_submission};
 use crate::controller::conditions::{holds, millis};
-use crate::crd::{Phase, TranscodeJobStatus, condition, reason};
+use crate::crd::{JobPhase, TranscodeJobStatus, condition, reason};
 use crate::job::{Failure, FailureCode, Input, Job, Millis, ObjectKey, SecretRef, State};
 use crate::queue::CancelReason;
 
@@ -24,7 +24,7 @@ pub enum Look {
 }
 
 /// Everything that a decision is based on.
-pub struct Seen<'a> {
+pub struct DecisionInput<'a> {
     /// The object, and the inputs of its status.
     pub frame: StatusContext<'a>,
     /// Whether the object mirrors a job that was submitted elsewhere.
@@ -91,9 +91,9 @@ const SECRET_AGAIN: Duration = Duration::from_secs(30);
 
 /// Decides the next step.
 #[must_use]
-pub fn decide(seen: &Seen<'_>) -> Decision {
+pub fn decide(seen: &DecisionInput<'_>) -> Decision {
     let frame = &seen.frame;
-    let ended = frame.before.phase.is_some_and(Phase::is_terminal);
+    let ended = frame.before.phase.is_some_and(JobPhase::is_terminal);
     match &seen.job {
         // A finished job is not read again; if it is redriven, an event says so.
         Look::NotYet if ended => over(frame, frame.as_before()),
@@ -112,7 +112,7 @@ fn settle(status: TranscodeJobStatus, again: Option<Duration>) -> Decision {
 }
 
 /// Submits the job if the spec is valid.
-fn submit(seen: &Seen<'_>) -> Decision {
+fn submit(seen: &DecisionInput<'_>) -> Decision {
     let frame = &seen.frame;
     let to_submission = match to_submission(frame.object, frame.id, seen.rules) {
         Ok(to_submission) => to_submission,
@@ -127,12 +127,12 @@ fn submit(seen: &Seen<'_>) -> Decision {
     }
 }
 
-fn mirror(seen: &Seen<'_>, job: &Job) -> Decision {
+fn mirror(seen: &DecisionInput<'_>, job: &Job) -> Decision {
     let status = seen.frame.of(job, false);
     if job.status.is_terminal() { over(&seen.frame, status) } else { settle(status, Some(SAFETY)) }
 }
 
-fn follow(seen: &Seen<'_>, job: &Job) -> Decision {
+fn follow(seen: &DecisionInput<'_>, job: &Job) -> Decision {
     let frame = &seen.frame;
     let suspend = frame.object.spec.suspend;
     match job.status {
@@ -146,7 +146,7 @@ fn follow(seen: &Seen<'_>, job: &Job) -> Decision {
     let changed = !to_submission(frame.object, frame.id, seen.rules)
         .is_ok_and(|to_submission| same(&job.spec, &to_submission.spec));
     let status = frame.of(job, changed);
-    if status.phase.is_some_and(Phase::is_terminal) {
+    if status.phase.is_some_and(JobPhase::is_terminal) {
         return over(frame, status);
     }
     let deadline = deadline(frame, &status);

@@ -40,7 +40,7 @@ use kube::{Api, ResourceExt as _};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
-use crate::crd::{Phase, TranscodeJob};
+use crate::crd::{JobPhase, TranscodeJob};
 use crate::job::{JobEvent, JobId};
 use crate::queue::backoff;
 use reconcile::ReconcileError;
@@ -49,7 +49,7 @@ use reconcile::ReconcileError;
 pub type Guarded = DeserializeGuard<TranscodeJob>;
 
 /// Maximum number of concurrent reconciliations.
-const AT_ONCE: u16 = 32;
+const MAX_CONCURRENT_RECONCILIATIONS: u16 = 32;
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
 /// Time that running reconciliations have to finish after the process is told to stop.
@@ -79,7 +79,7 @@ pub async fn run(
         .applied_objects();
     let (known, over) = (Arc::clone(&context), stop.clone());
     let run = Controller::for_stream(objects, store)
-        .with_config(Config::default().concurrency(AT_ONCE))
+        .with_config(Config::default().concurrency(MAX_CONCURRENT_RECONCILIATIONS))
         .reconcile_on(woken(Arc::clone(&context), events))
         .graceful_shutdown_on(stop.cancelled_owned())
         .run(reconcile::reconcile, on_error, context)
@@ -166,7 +166,7 @@ impl Context {
 
 fn ended(object: &Guarded) -> bool {
     let status = object.0.as_ref().ok().and_then(|job| job.status.as_ref());
-    status.and_then(|status| status.phase).is_some_and(Phase::is_terminal)
+    status.and_then(|status| status.phase).is_some_and(JobPhase::is_terminal)
 }
 
 fn on_error(object: Arc<Guarded>, error: &ReconcileError, context: Arc<Context>) -> Action {

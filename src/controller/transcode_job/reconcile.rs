@@ -13,13 +13,13 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::Guarded;
-use super::decide::{Act, Decision, Look, Seen, decide};
+use super::decide::{Act, Decision, DecisionInput, Look, decide};
 use super::events::event_drafts;
 use super::index::{Index, job_id, mirrored};
 use super::status::StatusContext;
 use super::submission::Rules;
 use crate::controller::secrets;
-use crate::crd::{FINALIZER, Phase, TranscodeJob, TranscodeJobStatus, reason};
+use crate::crd::{FINALIZER, JobPhase, TranscodeJob, TranscodeJobStatus, reason};
 use crate::job::{JobId, Millis, ObjectKey};
 use crate::metrics::Metrics;
 use crate::queue::{CancelReason, Queue, QueueError};
@@ -29,7 +29,7 @@ use crate::storage::{Bucket, Storage, StorageError};
 /// The field manager of statuses.
 const STATUS_MANAGER: &str = "tcoder-status";
 /// Time limit of a request to Redis, the API server or the bucket.
-const LIMIT: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Delay before `Queued` is written, in case the job starts running by then.
 const MOMENT: Duration = Duration::from_millis(200);
 /// Maximum number of actions in one reconciliation; a job that is changed from two sides at once may need
@@ -157,12 +157,12 @@ impl Context {
 }
 
 async fn redis<T>(call: impl Future<Output = Result<T, QueueError>>) -> Result<T, ReconcileError> {
-    Ok(timeout(LIMIT, call).await.map_err(|_| ReconcileError::Slow("Redis"))??)
+    Ok(timeout(CALL_TIMEOUT, call).await.map_err(|_| ReconcileError::Slow("Redis"))??)
 }
 
 /// The answer of the API server; `None` if the object does not exist.
 async fn answer<T>(call: impl Future<Output = kube::Result<T>>) -> Result<Option<T>, ReconcileError> {
-    match timeout(LIMIT, call).await.map_err(|_| ReconcileError::Slow("the API server"))? {
+    match timeout(CALL_TIMEOUT, call).await.map_err(|_| ReconcileError::Slow("the API server"))? {
         Ok(answer) => Ok(Some(answer)),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(None),
         Err(error) => Err(error.into()),
@@ -219,7 +219,7 @@ impl Context {
             price,
             now: now_millis(),
         };
-        let seen = Seen {
+        let seen = DecisionInput {
             frame: frame(),
             mirror,
             job: Look::NotYet,
@@ -228,7 +228,7 @@ impl Context {
             rules: self.tools.rules,
         };
         match self.settle(object, seen, &frame, dirty).await {
-            Err(error) if error.is_redis() && !before.phase.is_some_and(Phase::is_terminal) => {
+            Err(error) if error.is_redis() && !before.phase.is_some_and(JobPhase::is_terminal) => {
                 self.write(object, id, &before, &frame().without_redis(error.remedy())).await?;
                 Err(error)
             }
@@ -240,7 +240,7 @@ impl Context {
     async fn settle<'a>(
         &self,
         object: &Guarded,
-        mut seen: Seen<'a>,
+        mut seen: DecisionInput<'a>,
         frame: &(dyn Fn() -> StatusContext<'a> + Sync),
         dirty: bool,
     ) -> Result<Action, ReconcileError> {
@@ -252,12 +252,12 @@ impl Context {
         for _ in 0..ROUNDS {
             match decide(&seen) {
                 // An idle worker claims the job within milliseconds, so that one write can report both.
-                Decision::Settle { status, .. } if fresh && status.phase == Some(Phase::Queued) => {
+                Decision::Settle { status, .. } if fresh && status.phase == Some(JobPhase::Queued) => {
                     return Ok(Action::requeue(MOMENT));
                 }
                 Decision::Settle { status, again } => {
                     let lives = matches!(&seen.job, Look::Job(job) if !job.status.is_terminal());
-                    let ends = status.phase.is_some_and(Phase::is_terminal);
+                    let ends = status.phase.is_some_and(JobPhase::is_terminal);
                     if lives && !seen.mirror {
                         self.hold(object, id).await?;
                     }
@@ -329,7 +329,7 @@ impl Context {
     }
 
     async fn has_input(&self, key: &ObjectKey) -> Result<bool, ReconcileError> {
-        let found = timeout(LIMIT, self.tools.storage.head(Bucket::Input, key)).await;
+        let found = timeout(CALL_TIMEOUT, self.tools.storage.head(Bucket::Input, key)).await;
         Ok(found.map_err(|_| ReconcileError::Slow("object storage"))??.is_some())
     }
 
@@ -371,7 +371,7 @@ impl Context {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        let told = timeout(LIMIT, self.tools.recorder.publish(&event, &object.object_ref(&()))).await;
+        let told = timeout(CALL_TIMEOUT, self.tools.recorder.publish(&event, &object.object_ref(&()))).await;
         // Events are best effort: a namespace that is being deleted accepts none.
         if !matches!(told, Ok(Ok(()))) {
             tracing::debug!(reason, name = object.name_any(), ?told, "an Event could not be written");
@@ -389,7 +389,7 @@ impl Context {
         let generation = object.meta().generation;
         let now = now_millis();
         let status = TranscodeJobStatus {
-            phase: Some(Phase::Pending),
+            phase: Some(JobPhase::Pending),
             observed_generation: generation,
             conditions: crate::controller::conditions::conditions(
                 &written.conditions,

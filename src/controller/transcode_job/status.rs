@@ -5,7 +5,7 @@ use kube::Resource as _;
 
 use crate::controller::conditions::{ConditionUpdate, conditions, find, holds, millis, time};
 use crate::crd::{
-    CostStatus, EntryStatus, FileStatus, OutputStatus, Phase, TranscodeJob, TranscodeJobStatus, condition,
+    CostStatus, EntryStatus, FileStatus, JobPhase, OutputStatus, TranscodeJob, TranscodeJobStatus, condition,
     reason,
 };
 use crate::job::{
@@ -34,7 +34,7 @@ pub struct StatusContext<'a> {
 }
 
 impl StatusContext<'_> {
-    fn bare(&self, phase: Phase) -> TranscodeJobStatus {
+    fn bare(&self, phase: JobPhase) -> TranscodeJobStatus {
         TranscodeJobStatus {
             phase: Some(phase),
             observed_generation: self.object.meta().generation,
@@ -51,7 +51,7 @@ impl StatusContext<'_> {
     /// The status of an object that is not queued until its spec is changed.
     #[must_use]
     pub fn stalled(&self, reason: &str, message: &str) -> TranscodeJobStatus {
-        let mut status = self.bare(Phase::Pending);
+        let mut status = self.bare(JobPhase::Pending);
         self.say(&mut status, vec![ConditionUpdate::yes(condition::STALLED, reason, message)]);
         status
     }
@@ -61,7 +61,7 @@ impl StatusContext<'_> {
     #[must_use]
     pub fn without_redis(&self, remedy: Option<&str>) -> TranscodeJobStatus {
         let mut status = self.before.clone();
-        status.phase.get_or_insert(Phase::Pending);
+        status.phase.get_or_insert(JobPhase::Pending);
         let message = match remedy {
             None => {
                 "Redis (REDIS_URL of the controller) cannot be used; reconciliation continues when Redis is \
@@ -83,7 +83,7 @@ impl StatusContext<'_> {
     /// The status while `spec.suspend` prevents the job from running.
     #[must_use]
     pub fn suspended(&self) -> TranscodeJobStatus {
-        let mut status = self.bare(Phase::Suspended);
+        let mut status = self.bare(JobPhase::Suspended);
         status.attempts = self.before.attempts;
         let message = "spec.suspend is true; set it to false to let the job run";
         self.say(&mut status, vec![ConditionUpdate::yes(condition::SUSPENDED, reason::SUSPENDED, message)]);
@@ -205,15 +205,15 @@ fn percent(progress: f64) -> i32 {
     progress.clamp(0.0, 100.0) as i32
 }
 
-fn phase(job: &Job, suspend: bool) -> Phase {
+fn phase(job: &Job, suspend: bool) -> JobPhase {
     match job.status {
-        State::Uploading if suspend => Phase::Suspended,
-        State::Uploading => Phase::Uploading,
-        State::Queued => Phase::Queued,
-        State::Running => Phase::Running,
-        State::Completed => Phase::Complete,
-        State::Cancelled if job.suspended => Phase::Suspended,
-        State::Failed | State::Cancelled => Phase::Failed,
+        State::Uploading if suspend => JobPhase::Suspended,
+        State::Uploading => JobPhase::Uploading,
+        State::Queued => JobPhase::Queued,
+        State::Running => JobPhase::Running,
+        State::Completed => JobPhase::Complete,
+        State::Cancelled if job.suspended => JobPhase::Suspended,
+        State::Failed | State::Cancelled => JobPhase::Failed,
     }
 }
 

@@ -4,13 +4,13 @@
 use kube::Resource as _;
 use serde_json::{Value, json};
 
-use super::decide::{Act, Decision, Look, Seen, decide};
+use super::decide::{Act, Decision, DecisionInput, Look, decide};
 use super::events::event_drafts;
 use super::status::StatusContext;
 use super::submission::Rules;
 use crate::config::{Env, StorageConfig};
 use crate::controller::conditions::{find, holds, millis, time};
-use crate::crd::{Phase, TranscodeJob, TranscodeJobStatus, condition, reason};
+use crate::crd::{JobPhase, TranscodeJob, TranscodeJobStatus, condition, reason};
 use crate::job::{Failure, FailureCode, Job, JobId, Millis, State};
 use crate::net::EgressPolicy;
 use crate::queue::{CancelReason, QueueError, SubmitMode};
@@ -143,7 +143,7 @@ impl Case {
             price: Some(3600.0),
             now: self.now,
         };
-        decide(&Seen {
+        decide(&DecisionInput {
             frame,
             mirror: self.mirror,
             job: self.look.clone(),
@@ -244,8 +244,8 @@ fn complete_and_failed_exclude_each_other_and_every_status_is_whole() {
             let Decision::Settle { status, .. } = case.decide() else { continue };
             let held = |type_| holds(&status.conditions, type_).is_some();
             assert!(!(held(condition::COMPLETE) && held(condition::FAILED)), "{state}");
-            assert_eq!(held(condition::COMPLETE), status.phase == Some(Phase::Complete), "{state}");
-            assert_eq!(held(condition::FAILED), status.phase == Some(Phase::Failed), "{state}");
+            assert_eq!(held(condition::COMPLETE), status.phase == Some(JobPhase::Complete), "{state}");
+            assert_eq!(held(condition::FAILED), status.phase == Some(JobPhase::Failed), "{state}");
             assert_eq!(status.completion_time.is_some(), state == State::Completed);
             assert_eq!(status.job_id.as_deref(), Some(&*id().to_string()));
             assert_eq!(status.observed_generation, Some(1));
@@ -389,7 +389,7 @@ fn an_upload_is_looked_for_and_its_address_made_anew_in_time() {
     let looked = || Case { looked_for_upload: true, ..case() };
     let first = looked().status();
     assert_eq!(first.upload_expires_at, Some(time(NOW.plus(3_600_000))));
-    assert_eq!((looked().again(), first.phase), (Some(5), Some(Phase::Uploading)));
+    assert_eq!((looked().again(), first.phase), (Some(5), Some(JobPhase::Uploading)));
     let later = |minutes: i64| {
         let case = Case { before: first.clone(), now: NOW.plus(minutes * 60_000), ..looked() };
         (case.status(), case.again())
@@ -459,7 +459,7 @@ fn a_secret_is_looked_at_before_the_job_is_queued() {
 #[test]
 fn what_cannot_be_a_job_is_not_tried_again() {
     let case = Case::of(json!({"input": {"key": "../a"}}), Look::Gone);
-    assert_eq!((case.status().phase, case.again()), (Some(Phase::Pending), None));
+    assert_eq!((case.status().phase, case.again()), (Some(JobPhase::Pending), None));
 }
 
 #[test]
@@ -468,7 +468,7 @@ fn a_changed_spec_is_said_and_the_job_goes_on() {
     case.object.spec.qualities = Some(vec![crate::job::Quality::P144]);
     let status = case.status();
     assert_eq!(holds(&status.conditions, condition::STALLED).unwrap().reason, reason::IMMUTABLE_FIELD);
-    assert_eq!(status.phase, Some(Phase::Running));
+    assert_eq!(status.phase, Some(JobPhase::Running));
 }
 
 #[test]
@@ -496,7 +496,7 @@ fn without_redis_what_was_known_stands() {
         now: NOW,
     };
     let status = frame.without_redis(None);
-    assert_eq!((status.phase, status.progress_percent), (Some(Phase::Running), Some(42)));
+    assert_eq!((status.phase, status.progress_percent), (Some(JobPhase::Running), Some(42)));
     assert_eq!(holds(&status.conditions, condition::RECONCILING).unwrap().reason, reason::REDIS_UNAVAILABLE);
     // It is reported once, no matter how long it lasts.
     let later = StatusContext { before: &status, now: NOW.plus(60_000), ..frame };

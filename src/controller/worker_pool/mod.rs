@@ -40,7 +40,7 @@ pub type Guarded = DeserializeGuard<WorkerPool>;
 /// The field manager of statuses.
 const STATUS_MANAGER: &str = "tcoder-status";
 /// Time limit of a request to the API server or Redis.
-const LIMIT: Duration = Duration::from_secs(20);
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Minimum time between two writes of statuses: while machines start and stop, the counts change every
 /// second.
 const WRITE_GAP: Duration = Duration::from_secs(2);
@@ -102,7 +102,7 @@ impl Pools {
     }
 
     async fn read(&self) -> Option<FleetStatus> {
-        match timeout(LIMIT, self.queue.fleet()).await {
+        match timeout(CALL_TIMEOUT, self.queue.fleet()).await {
             Ok(Ok((fleet, _))) => fleet,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "could not read the fleet's status");
@@ -189,7 +189,7 @@ impl Pools {
         });
         let api: Api<WorkerPool> = Api::namespaced(self.client.clone(), &namespace);
         let params = PatchParams::apply(STATUS_MANAGER).force();
-        match timeout(LIMIT, api.patch_status(&name, &params, &Patch::Apply(patch))).await {
+        match timeout(CALL_TIMEOUT, api.patch_status(&name, &params, &Patch::Apply(patch))).await {
             Ok(Ok(_)) => drop(written.insert(uid, new)),
             Ok(Err(kube::Error::Api(status))) if status.code == 404 => {}
             Ok(Err(error)) => {

@@ -21,7 +21,7 @@ pub enum PoolRole<'a> {
 }
 
 /// Maximum length of `lastError`, characters.
-const MOST: usize = 1000;
+const MAX_ERROR_CHARS: usize = 1000;
 
 /// The status of `pool`.
 #[must_use]
@@ -52,7 +52,7 @@ pub fn status(
             billed: number(f.desired.billed),
         }),
         pending: fleet.map(|f| i64::try_from(f.desired.waiting).unwrap_or(i64::MAX)),
-        last_error: error.map(|text| text.chars().take(MOST).collect()),
+        last_error: error.map(|text| text.chars().take(MAX_ERROR_CHARS).collect()),
         conditions: conditions(&before.conditions, said, generation, now),
     }
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::Request;
-use super::faults::{Action, Fault};
+use super::faults::{EmulatedCall, Fault};
 use super::reply::{Reply, refuse};
 use super::world::World;
 use crate::flyprovider::MachineId;
@@ -30,7 +30,7 @@ pub struct Call {
     hangup: Hangup,
     headers: HeaderMap,
     app: String,
-    action: Action,
+    action: EmulatedCall,
     machine: Option<MachineId>,
 }
 
@@ -127,7 +127,7 @@ impl Call {
 
 pub type Common = (Shared<Arc<World>>, Extension<Hangup>, HeaderMap);
 
-pub fn call(common: Common, app: String, machine: Option<String>, action: Action) -> Call {
+pub fn call(common: Common, app: String, machine: Option<String>, action: EmulatedCall) -> Call {
     let (Shared(world), Extension(hangup), headers) = common;
     Call { world, hangup, headers, app, action, machine: machine.map(MachineId) }
 }

@@ -10,7 +10,7 @@ use crate::flyprovider::MachineId;
 /// An action of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Action {
+pub enum EmulatedCall {
     /// List the machines.
     List,
     /// Read a machine.
@@ -91,10 +91,10 @@ pub enum Fault {
 /// A script of faults, the body of `POST /_faults`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub(super) enum Order {
+pub(super) enum FaultOrder {
     /// A fault for the next `times` requests with an action.
     Calls {
-        action: Action,
+        action: EmulatedCall,
         #[serde(flatten)]
         fault: Fault,
         #[serde(default = "once")]
@@ -126,17 +126,17 @@ pub enum Happening {
 
 /// The faults that are still to be used.
 #[derive(Debug, Default)]
-pub(super) struct Faults(BTreeMap<Action, VecDeque<(Fault, u32)>>);
+pub(super) struct Faults(BTreeMap<EmulatedCall, VecDeque<(Fault, u32)>>);
 
 impl Faults {
-    pub fn add(&mut self, action: Action, fault: Fault, times: u32) {
+    pub fn add(&mut self, action: EmulatedCall, fault: Fault, times: u32) {
         if times > 0 {
             self.0.entry(action).or_default().push_back((fault, times));
         }
     }
 
     /// Takes the fault for this request, if there is one.
-    pub fn take(&mut self, action: Action) -> Option<Fault> {
+    pub fn take(&mut self, action: EmulatedCall) -> Option<Fault> {
         let queue = self.0.get_mut(&action)?;
         let (fault, times) = queue.front_mut()?;
         let fault = fault.clone();
@@ -150,7 +150,7 @@ impl Faults {
 
 /// A token bucket: the number of requests that are permitted at once, which is refilled over time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Bucket {
+pub(super) struct TokenBucket {
     left: f64,
     at: Duration,
 }
@@ -164,7 +164,7 @@ pub struct RequestAllowance {
     pub burst: f64,
 }
 
-impl Bucket {
+impl TokenBucket {
     pub const fn full(allowance: RequestAllowance) -> Self {
         Self { left: allowance.burst, at: Duration::ZERO }
     }
@@ -189,19 +189,19 @@ mod tests {
     #[test]
     fn faults_take_returns_faults_in_order_of_addition() {
         let mut faults = Faults::default();
-        faults.add(Action::Create, Fault::LostReply, 2);
-        faults.add(Action::Create, Fault::Quota, 1);
-        faults.add(Action::Stop, Fault::Stuck, 0);
-        let next: Vec<_> = (0..4).map(|_| faults.take(Action::Create)).collect();
+        faults.add(EmulatedCall::Create, Fault::LostReply, 2);
+        faults.add(EmulatedCall::Create, Fault::Quota, 1);
+        faults.add(EmulatedCall::Stop, Fault::Stuck, 0);
+        let next: Vec<_> = (0..4).map(|_| faults.take(EmulatedCall::Create)).collect();
         let lost = Some(Fault::LostReply);
         assert_eq!(next, [lost.clone(), lost, Some(Fault::Quota), None]);
-        assert_eq!((faults.take(Action::List), faults.take(Action::Stop)), (None, None));
+        assert_eq!((faults.take(EmulatedCall::List), faults.take(EmulatedCall::Stop)), (None, None));
     }
 
     #[test]
     fn bucket_take_allows_the_burst_then_one_per_second() {
         let allowance = RequestAllowance { per_second: 1.0, burst: 3.0 };
-        let mut bucket = Bucket::full(allowance);
+        let mut bucket = TokenBucket::full(allowance);
         let mut at = |ms| bucket.take(allowance, Duration::from_millis(ms));
         assert_eq!([at(0), at(0), at(0), at(0)], [true, true, true, false]);
         assert_eq!([at(900), at(1000), at(1999), at(2000)], [false, true, false, true]);
@@ -210,15 +210,15 @@ mod tests {
 
     #[test]
     fn order_parses_calls_and_machine_events() {
-        let read = |json: &str| serde_json::from_str::<Order>(json);
+        let read = |json: &str| serde_json::from_str::<FaultOrder>(json);
         let fault = Fault::RateLimited { retry_after: Some(3) };
         assert_eq!(
             read(r#"{"action":"create","fault":"rateLimited","retryAfter":3,"times":4}"#).unwrap(),
-            Order::Calls { action: Action::Create, fault, times: 4 }
+            FaultOrder::Calls { action: EmulatedCall::Create, fault, times: 4 }
         );
         assert_eq!(
             read(r#"{"machine":"m","happens":"hostLost"}"#).unwrap(),
-            Order::Machine { machine: MachineId("m".into()), happens: Happening::HostLost }
+            FaultOrder::Machine { machine: MachineId("m".into()), happens: Happening::HostLost }
         );
         assert!(read(r#"{"action":"create","fault":"rain"}"#).is_err());
     }

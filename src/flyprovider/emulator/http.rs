@@ -11,11 +11,11 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::call::{Common, Params, call};
-use super::faults::{Action, Fault, Order as FaultOrder};
+use super::faults::{EmulatedCall, Fault, FaultOrder};
 use super::lease::nonce_of;
 use super::life::Fate;
 use super::reply::{no_machine, ok, refuse};
-use super::world::{DEFAULT_SIGNAL, DEFAULT_STOP, Order, Source, World};
+use super::world::{DEFAULT_SIGNAL, DEFAULT_STOP, EventSource, ProcessSignal, World};
 use super::{lease_routes, metadata, order, show, wait};
 use crate::flyprovider::{MachineId, MachineState};
 
@@ -83,7 +83,7 @@ async fn list(common: Common, Path(app): Path<String>, Query(params): Params) ->
         });
         ok(Value::Array(machines.collect()))
     };
-    call(common, app, None, Action::List).carry_out(work).await
+    call(common, app, None, EmulatedCall::List).carry_out(work).await
 }
 
 async fn create(common: Common, Path(app): Path<String>, body: Bytes) -> Response {
@@ -96,7 +96,7 @@ async fn create(common: Common, Path(app): Path<String>, body: Bytes) -> Respons
                     answer["nonce"] = json!(nonce);
                 }
                 if fault == Some(Fault::Stuck) {
-                    entry.enter(MachineState::Creating, "launch", Source::Flyd, None);
+                    entry.enter(MachineState::Creating, "launch", EventSource::Flyd, None);
                 }
                 answer
             });
@@ -114,7 +114,7 @@ async fn create(common: Common, Path(app): Path<String>, body: Bytes) -> Respons
         }
         ok(answer)
     };
-    call(common, app, None, Action::Create).carry_out(work).await
+    call(common, app, None, EmulatedCall::Create).carry_out(work).await
 }
 
 async fn get_one(common: Common, Path((app, id)): Path<(String, String)>, Query(params): Params) -> Response {
@@ -135,7 +135,7 @@ async fn get_one(common: Common, Path((app, id)): Path<(String, String)>, Query(
         }
         ok(shown)
     };
-    call(common, app, Some(id), Action::Get).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Get).carry_out(work).await
 }
 
 async fn update(common: Common, Path((app, id)): Path<(String, String)>, body: Bytes) -> Response {
@@ -154,7 +154,7 @@ async fn update(common: Common, Path((app, id)): Path<(String, String)>, body: B
             }
         }
     };
-    call(common, app, Some(id), Action::Update).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Update).carry_out(work).await
 }
 
 async fn events(common: Common, Path((app, id)): Path<(String, String)>, Query(params): Params) -> Response {
@@ -169,7 +169,7 @@ async fn events(common: Common, Path((app, id)): Path<(String, String)>, Query(p
             None => no_machine(),
         }
     };
-    call(common, app, Some(id), Action::Events).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Events).carry_out(work).await
 }
 
 async fn versions(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
@@ -184,7 +184,7 @@ async fn versions(common: Common, Path((app, id)): Path<(String, String)>) -> Re
         }
         None => no_machine(),
     };
-    call(common, app, Some(id), Action::Versions).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Versions).carry_out(work).await
 }
 
 async fn start(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
@@ -203,7 +203,7 @@ async fn start(common: Common, Path((app, id)): Path<(String, String)>) -> Respo
         }
         ok(json!({ "previous_state": before, "migrated": false, "new_host": "" }))
     };
-    call(common, app, Some(id), Action::Start).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Start).carry_out(work).await
 }
 
 async fn stop(common: Common, Path((app, id)): Path<(String, String)>, body: Bytes) -> Response {
@@ -225,7 +225,7 @@ async fn stop(common: Common, Path((app, id)): Path<(String, String)>, body: Byt
                     if let Some(entry) = state.machines.get(&machine) {
                         let (own_signal, own_limit) = entry.stop_config();
                         let signal = signal.or(own_signal).unwrap_or(DEFAULT_SIGNAL);
-                        entry.order(Order::Stop(signal, limit.or(own_limit).unwrap_or(DEFAULT_STOP)));
+                        entry.order(ProcessSignal::Stop(signal, limit.or(own_limit).unwrap_or(DEFAULT_STOP)));
                     }
                 }
                 Ok(_) => {}
@@ -233,7 +233,7 @@ async fn stop(common: Common, Path((app, id)): Path<(String, String)>, body: Byt
             ok(json!({ "ok": true }))
         })
     };
-    call(common, app, Some(id), Action::Stop).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Stop).carry_out(work).await
 }
 
 async fn restart(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
@@ -246,7 +246,7 @@ async fn restart(common: Common, Path((app, id)): Path<(String, String)>) -> Res
         world.after_exit(machine, MachineState::Restarting, true);
         ok(json!({ "ok": true }))
     };
-    call(common, app, Some(id), Action::Restart).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Restart).carry_out(work).await
 }
 
 async fn destroy(common: Common, Path((app, id)): Path<(String, String)>, Query(params): Params) -> Response {
@@ -263,7 +263,7 @@ async fn destroy(common: Common, Path((app, id)): Path<(String, String)>, Query(
         }
         ok(json!({ "ok": true }))
     };
-    call(common, app, Some(id), Action::Destroy).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Destroy).carry_out(work).await
 }
 
 async fn faults(

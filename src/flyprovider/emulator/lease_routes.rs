@@ -11,13 +11,13 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::call::{Common, Params, call};
-use super::faults::Action;
+use super::faults::EmulatedCall;
 use super::lease::{Lease, OWNER, TTL, nonce_of};
 use super::reply::{Reply, ok, refuse};
-use super::world::{Entry, State, World};
+use super::world::{EmulatedMachine, World, WorldState};
 use crate::flyprovider::MachineId;
 
-impl Entry {
+impl EmulatedMachine {
     fn current_lease(&mut self) -> Option<&mut Lease> {
         if self.lease.as_ref().is_some_and(|lease| lease.expires_at <= Timestamp::now()) {
             self.lease = None;
@@ -55,7 +55,7 @@ impl Entry {
     }
 }
 
-impl State {
+impl WorldState {
     fn take_lease(&mut self, id: &MachineId, nonce: Option<&str>, request: Request) -> Result<Reply, Reply> {
         let entry = self.there(id)?;
         let lease = entry.take_lease(nonce, request.ttl, request.description)?;
@@ -113,7 +113,7 @@ pub async fn take(
         let taken = world.change(|state| state.take_lease(&machine, nonce.as_deref(), request));
         taken.unwrap_or_else(|reply| reply)
     };
-    call(common, app, Some(id), Action::Lease).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Lease).carry_out(work).await
 }
 
 /// `GET .../lease`
@@ -122,7 +122,7 @@ pub async fn show(common: Common, Path((app, id)): Path<(String, String)>) -> Re
     let work = async |world: &Arc<World>, _| {
         world.change(|state| state.show_lease(&machine)).unwrap_or_else(|reply| reply)
     };
-    call(common, app, Some(id), Action::Lease).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Lease).carry_out(work).await
 }
 
 /// `DELETE .../lease`
@@ -133,5 +133,5 @@ pub async fn release(common: Common, Path((app, id)): Path<(String, String)>) ->
         let released = world.change(|state| state.release_lease(&machine, nonce.as_deref()));
         released.unwrap_or_else(|reply| reply)
     };
-    call(common, app, Some(id), Action::Lease).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Lease).carry_out(work).await
 }

@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::ids::private_ip;
-use super::world::{Order, Source, World};
+use super::world::{EventSource, ProcessSignal, World};
 use crate::child::tie_to_parent;
-use crate::flyprovider::{Guest, Machine, MachineId, MachineState};
+use crate::flyprovider::{FlyMachine, Guest, MachineId, MachineState};
 
 /// What happens to a machine after it is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ impl World {
         }
     }
 
-    async fn live(&self, machine: Machine, mut inbox: mpsc::Receiver<Order>) {
+    async fn live(&self, machine: FlyMachine, mut inbox: mpsc::Receiver<ProcessSignal>) {
         let id = machine.id.clone();
         tokio::select! {
             passed = self.passes(self.options.transitions.start) => if !passed { return },
@@ -141,7 +141,7 @@ impl World {
         let runs = self.change(|state| match state.machines.get_mut(&id) {
             Some(entry) if entry.machine.state == MachineState::Starting => {
                 entry.pid = child.id();
-                entry.enter(MachineState::Started, "start", Source::Flyd, None);
+                entry.enter(MachineState::Started, "start", EventSource::Flyd, None);
                 true
             }
             _ => false,
@@ -152,7 +152,7 @@ impl World {
         }
     }
 
-    fn spawn(&self, machine: &Machine) -> std::io::Result<Child> {
+    fn spawn(&self, machine: &FlyMachine) -> std::io::Result<Child> {
         let [program, arguments @ ..] = self.options.command.as_slice() else {
             return Err(std::io::Error::other("there is no command for machines"));
         };
@@ -184,7 +184,7 @@ impl World {
     async fn until_exit(
         &self,
         mut child: Child,
-        inbox: &mut mpsc::Receiver<Order>,
+        inbox: &mut mpsc::Receiver<ProcessSignal>,
     ) -> (Option<ExitStatus>, bool) {
         let mut deadline: Option<Instant> = None;
         let mut ending = false;
@@ -203,8 +203,8 @@ impl World {
                     (Signal::SIGTERM, self.options.grace)
                 }
                 Some(order) = inbox.recv() => match order {
-                    Order::Stop(signal, grace) => (signal, grace),
-                    Order::Kill => break,
+                    ProcessSignal::Stop(signal, grace) => (signal, grace),
+                    ProcessSignal::Kill => break,
                 },
             };
             // The process is not reaped yet, so the pid is still that of the child.
@@ -235,10 +235,10 @@ impl World {
                 MachineState::Destroying | MachineState::Destroyed => {}
                 // The next run was requested together with the stop.
                 MachineState::Replacing | MachineState::Restarting => {
-                    entry.note("exit", Source::Flyd, Some(exit));
+                    entry.note("exit", EventSource::Flyd, Some(exit));
                 }
-                _ if destroys => entry.enter(MachineState::Destroyed, "exit", Source::Flyd, Some(exit)),
-                _ => entry.enter(MachineState::Stopped, "exit", Source::Flyd, Some(exit)),
+                _ if destroys => entry.enter(MachineState::Destroyed, "exit", EventSource::Flyd, Some(exit)),
+                _ => entry.enter(MachineState::Stopped, "exit", EventSource::Flyd, Some(exit)),
             }
         });
     }

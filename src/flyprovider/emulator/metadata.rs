@@ -11,16 +11,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::call::{Common, call};
-use super::faults::Action;
+use super::faults::EmulatedCall;
 use super::reply::{Reply, ok, refuse};
-use super::world::{State, World};
+use super::world::{World, WorldState};
 use crate::flyprovider::MachineId;
 
 fn done() -> Reply {
     (StatusCode::NO_CONTENT, Value::Null)
 }
 
-impl State {
+impl WorldState {
     fn metadata(&mut self, id: &MachineId) -> Result<BTreeMap<String, String>, Reply> {
         let config = self.there(id)?.machine.config.as_ref();
         Ok(config.map(|config| config.metadata.clone()).unwrap_or_default())
@@ -57,7 +57,7 @@ pub async fn show(common: Common, Path((app, id)): Path<(String, String)>) -> Re
         Ok(metadata) => ok(json!(metadata)),
         Err(reply) => reply,
     };
-    call(common, app, Some(id), Action::Metadata).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Metadata).carry_out(work).await
 }
 
 #[derive(Deserialize)]
@@ -86,7 +86,7 @@ pub async fn update(common: Common, Path((app, id)): Path<(String, String)>, bod
             state.set_metadata(&machine, update.metadata).map_or_else(|reply| reply, |()| done())
         })
     };
-    call(common, app, Some(id), Action::Metadata).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Metadata).carry_out(work).await
 }
 
 /// `GET .../metadata/{key}`
@@ -99,7 +99,7 @@ pub async fn show_key(common: Common, Path((app, id, key)): Path<(String, String
         },
         Err(reply) => reply,
     };
-    call(common, app, Some(id), Action::Metadata).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Metadata).carry_out(work).await
 }
 
 #[derive(Deserialize)]
@@ -123,7 +123,7 @@ pub async fn set_key(
         let set = world.change(|state| state.set_metadata(&machine, values));
         set.map_or_else(|reply| reply, |()| done())
     };
-    call(common, app, Some(id), Action::Metadata).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Metadata).carry_out(work).await
 }
 
 /// `DELETE .../metadata/{key}`
@@ -134,5 +134,5 @@ pub async fn delete_key(common: Common, Path((app, id, key)): Path<(String, Stri
         let set = world.change(|state| state.set_metadata(&machine, values));
         set.map_or_else(|reply| reply, |()| done())
     };
-    call(common, app, Some(id), Action::Metadata).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Metadata).carry_out(work).await
 }

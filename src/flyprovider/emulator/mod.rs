@@ -38,10 +38,10 @@ use tower::Layer as _;
 use url::Url;
 use uuid::Uuid;
 
-pub use faults::{Action, Fault, Happening, RequestAllowance};
+pub use faults::{EmulatedCall, Fault, Happening, RequestAllowance};
 use world::World;
 
-use super::{Machine, MachineId, MachineState};
+use super::{FlyMachine, MachineId, MachineState};
 use crate::config::FlyConfig;
 
 /// Maximum number of connections.
@@ -143,7 +143,7 @@ pub struct Request {
     /// The time since the start of the emulator.
     pub at: Duration,
     /// The action.
-    pub action: Action,
+    pub action: EmulatedCall,
     /// The machine that the request is about.
     pub machine: Option<MachineId>,
     /// The status of the response; 0 if it was lost.
@@ -213,7 +213,7 @@ impl EmulatorHandle {
 
     /// The actual machines, whatever the API returns, including destroyed ones.
     #[must_use]
-    pub fn machines(&self) -> Vec<Machine> {
+    pub fn machines(&self) -> Vec<FlyMachine> {
         self.world.look().machines.values().map(|entry| entry.machine.clone()).collect()
     }
 
@@ -225,7 +225,7 @@ impl EmulatorHandle {
 
     /// Waits until the machines satisfy `what`, which is evaluated at each change. The caller needs a
     /// timeout.
-    pub async fn until(&self, what: impl Fn(&[Machine]) -> bool) {
+    pub async fn until(&self, what: impl Fn(&[FlyMachine]) -> bool) {
         let mut changed = self.world.changed.subscribe();
         while !what(&self.machines()) {
             if changed.changed().await.is_err() {
@@ -249,7 +249,7 @@ impl EmulatorHandle {
 
     /// Makes the next `times` requests with this action fail with `fault`, after those that were injected
     /// before.
-    pub fn inject(&self, action: Action, fault: Fault, times: u32) {
+    pub fn inject(&self, action: EmulatedCall, fault: Fault, times: u32) {
         self.world.look().faults.add(action, fault, times);
     }
 

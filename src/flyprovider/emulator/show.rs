@@ -4,12 +4,12 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::ids::private_ip;
-use super::world::Entry;
+use super::world::EmulatedMachine;
 use crate::flyprovider::HostStatus;
 use crate::hex::hex;
 
 /// The machine as JSON, optionally with the holder of its lease.
-pub fn machine(entry: &Entry, with_lease: bool) -> Value {
+pub fn machine(entry: &EmulatedMachine, with_lease: bool) -> Value {
     let machine = &entry.machine;
     let image = machine.config.as_ref().map_or("", |config| &config.image);
     let mut shown = json!({

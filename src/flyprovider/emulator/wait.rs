@@ -9,13 +9,13 @@ use serde_json::json;
 use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use super::call::{Common, Params, call};
-use super::faults::Action;
+use super::faults::EmulatedCall;
 use super::reply::{Reply, no_machine, ok, refuse};
-use super::world::{Entry, World};
+use super::world::{EmulatedMachine, World};
 use crate::flyprovider::{MachineId, MachineState};
 
 /// Maximum wait of one request, seconds, as at Fly.
-const MOST: u64 = 60;
+const MAX_SECONDS: u64 = 60;
 
 /// A state that a request can wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
@@ -62,8 +62,8 @@ impl Wish {
         if states.is_empty() {
             states.push(WaitState::Started);
         }
-        let seconds = of("timeout").next().map_or(Ok(MOST), str::parse);
-        let Ok(seconds @ 1..=MOST) = seconds else {
+        let seconds = of("timeout").next().map_or(Ok(MAX_SECONDS), str::parse);
+        let Ok(seconds @ 1..=MAX_SECONDS) = seconds else {
             return Err(refuse(400, "invalid_argument", "timeout must be 1 to 60 seconds"));
         };
         let version = of("version").chain(of("instance_id")).next().map(str::to_owned);
@@ -80,7 +80,7 @@ impl Wish {
     }
 
     /// The response, if the state has been reached.
-    fn reached(&self, entry: &Entry) -> Option<Reply> {
+    fn reached(&self, entry: &EmulatedMachine) -> Option<Reply> {
         let machine = &entry.machine;
         let replaced =
             self.version.as_ref().is_some_and(|version| machine.instance_id.as_ref() != Some(version));
@@ -139,7 +139,7 @@ pub async fn wait(
         };
         tokio::time::timeout(wish.timeout, reached).await.ok().flatten().unwrap_or_else(late)
     };
-    call(common, app, Some(id), Action::Wait).carry_out(work).await
+    call(common, app, Some(id), EmulatedCall::Wait).carry_out(work).await
 }
 
 #[cfg(test)]

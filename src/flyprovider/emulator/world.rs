@@ -12,17 +12,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use super::faults::{Action, Bucket, Fault, Faults, Happening};
+use super::faults::{EmulatedCall, Fault, Faults, Happening, TokenBucket};
 use super::ids::ulid;
 use super::lease::Lease;
-use super::order::{self, Order as MachineOrder};
+use super::order::{self, Order};
 use super::reply::{Reply, no_machine, refuse};
 use super::{Options, Request};
-use crate::flyprovider::{HostStatus, Machine, MachineEvent, MachineId, MachineState};
+use crate::flyprovider::{FlyMachine, HostStatus, MachineEvent, MachineId, MachineState};
 
 /// An order to a machine's process.
 #[derive(Debug)]
-pub enum Order {
+pub enum ProcessSignal {
     /// Send this signal, and SIGKILL after this time.
     Stop(Signal, Duration),
     /// Send SIGKILL.
@@ -49,47 +49,47 @@ pub struct World {
     pub stop: CancellationToken,
     /// Incremented when the state of any machine changes.
     pub changed: watch::Sender<u64>,
-    state: Mutex<State>,
+    state: Mutex<WorldState>,
 }
 
 #[derive(Default)]
-pub struct State {
-    pub machines: BTreeMap<MachineId, Entry>,
+pub struct WorldState {
+    pub machines: BTreeMap<MachineId, EmulatedMachine>,
     pub faults: Faults,
-    pub buckets: HashMap<(Action, Option<MachineId>), Bucket>,
+    pub buckets: HashMap<(EmulatedCall, Option<MachineId>), TokenBucket>,
     pub requests: VecDeque<Request>,
     pub full_regions: BTreeSet<String>,
 }
 
-pub struct Entry {
+pub struct EmulatedMachine {
     /// The typed machine, for the emulator and tests.
-    pub machine: Machine,
+    pub machine: FlyMachine,
     /// The configuration with all fields of the request, known or not.
     pub config: Value,
     /// Earlier versions with their configurations, newest first.
     pub past: VecDeque<(String, Value)>,
     pub lease: Option<Lease>,
     pub pid: Option<u32>,
-    pub orders: Option<mpsc::Sender<Order>>,
+    pub orders: Option<mpsc::Sender<ProcessSignal>>,
     pub host_lost: bool,
 }
 
 /// What caused an event.
 #[derive(Clone, Copy, Debug)]
-pub enum Source {
+pub enum EventSource {
     User,
     Flyd,
 }
 
-impl Entry {
+impl EmulatedMachine {
     /// Changes the machine's state and records an event.
-    pub fn enter(&mut self, state: MachineState, kind: &str, source: Source, request: Option<Value>) {
+    pub fn enter(&mut self, state: MachineState, kind: &str, source: EventSource, request: Option<Value>) {
         self.machine.state = state;
         self.note(kind, source, request);
     }
 
     /// Records an event without a change of the state.
-    pub fn note(&mut self, kind: &str, source: Source, request: Option<Value>) {
+    pub fn note(&mut self, kind: &str, source: EventSource, request: Option<Value>) {
         let now = jiff::Timestamp::now();
         self.machine.updated_at = now.to_string();
         let event = MachineEvent {
@@ -97,8 +97,8 @@ impl Entry {
             kind: kind.to_owned(),
             status: self.machine.state.name().to_owned(),
             source: match source {
-                Source::User => "user".to_owned(),
-                Source::Flyd => "flyd".to_owned(),
+                EventSource::User => "user".to_owned(),
+                EventSource::Flyd => "flyd".to_owned(),
             },
             timestamp: now.as_millisecond(),
             request,
@@ -110,7 +110,7 @@ impl Entry {
     /// Stops the process as the configuration says.
     fn stop_process(&self) {
         let (signal, timeout) = self.stop_config();
-        self.order(Order::Stop(signal.unwrap_or(DEFAULT_SIGNAL), timeout.unwrap_or(DEFAULT_STOP)));
+        self.order(ProcessSignal::Stop(signal.unwrap_or(DEFAULT_SIGNAL), timeout.unwrap_or(DEFAULT_STOP)));
     }
 
     /// How the configuration stops the process.
@@ -121,7 +121,7 @@ impl Entry {
     }
 
     /// If the inbox is full, it already contains enough orders to end the process.
-    pub fn order(&self, order: Order) {
+    pub fn order(&self, order: ProcessSignal) {
         if let Some(orders) = &self.orders {
             let _ = orders.try_send(order);
         }
@@ -140,9 +140,9 @@ pub struct NewMachine {
     pub nonce: Option<String>,
 }
 
-impl State {
+impl WorldState {
     /// The machine, unless it is destroyed.
-    pub fn there(&mut self, id: &MachineId) -> Result<&mut Entry, Reply> {
+    pub fn there(&mut self, id: &MachineId) -> Result<&mut EmulatedMachine, Reply> {
         match self.machines.get_mut(id) {
             Some(entry) if entry.host_lost => {
                 Err(refuse(503, "unavailable", "the machine's host cannot be reached"))
@@ -153,14 +153,14 @@ impl State {
     }
 
     /// The machine, if `nonce` is that of its lease or it has no lease.
-    fn mine(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<&mut Entry, Reply> {
+    fn mine(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<&mut EmulatedMachine, Reply> {
         let entry = self.there(id)?;
         entry.free_for(nonce)?;
         Ok(entry)
     }
 
     pub fn create(&mut self, options: &Options, body: &[u8]) -> Result<NewMachine, Reply> {
-        let (order, typed) = MachineOrder::read(body)?;
+        let (order, typed) = Order::read(body)?;
         let regions = order::regions(order.region.as_deref(), &options.region)?;
         let there = || self.machines.values().map(|e| &e.machine).filter(|m| !m.state.is_gone());
         let given = order.name.filter(|name| !name.is_empty());
@@ -182,8 +182,8 @@ impl State {
             return Err(refuse(422, "insufficient_capacity", "no capacity available in the region"));
         };
         let id = MachineId(Uuid::new_v4().simple().to_string()[..14].to_owned());
-        let mut entry = Entry {
-            machine: Machine {
+        let mut entry = EmulatedMachine {
+            machine: FlyMachine {
                 id: id.clone(),
                 name,
                 state: MachineState::Created,
@@ -202,7 +202,7 @@ impl State {
             orders: None,
             host_lost: false,
         };
-        entry.note("launch", Source::User, None);
+        entry.note("launch", EventSource::User, None);
         let nonce = match order.lease_ttl {
             Some(ttl @ 1..) => Some(entry.take_lease(None, Some(ttl), String::new())?.nonce().to_owned()),
             _ => None,
@@ -216,7 +216,7 @@ impl State {
     /// launched.
     pub fn update(&mut self, id: &MachineId, body: &[u8], nonce: Option<&str>) -> Result<bool, Reply> {
         let entry = self.mine(id, nonce)?;
-        let (order, typed) = MachineOrder::read(body)?;
+        let (order, typed) = Order::read(body)?;
         let current = entry.machine.instance_id.clone().unwrap_or_default();
         if order.current_version.is_some_and(|version| version != current) {
             return Err(refuse(409, "aborted", "machine version does not match current_version"));
@@ -230,7 +230,7 @@ impl State {
         entry.past.truncate(VERSIONS);
         entry.machine.config = Some(typed);
         entry.machine.instance_id = Some(ulid());
-        entry.enter(MachineState::Replacing, "update", Source::User, None);
+        entry.enter(MachineState::Replacing, "update", EventSource::User, None);
         Ok(!order.skip_launch)
     }
 
@@ -240,7 +240,7 @@ impl State {
         match entry.machine.state {
             MachineState::Started | MachineState::Stopped => {
                 entry.stop_process();
-                entry.enter(MachineState::Restarting, "restart", Source::User, None);
+                entry.enter(MachineState::Restarting, "restart", EventSource::User, None);
                 Ok(())
             }
             _ => Err(wrong_state("restart", &entry.machine.state)),
@@ -265,7 +265,7 @@ impl State {
         let before = entry.machine.state.clone();
         match before {
             MachineState::Stopped | MachineState::Suspended | MachineState::Failed => {
-                entry.enter(MachineState::Starting, "start", Source::User, None);
+                entry.enter(MachineState::Starting, "start", EventSource::User, None);
                 Ok((true, before))
             }
             MachineState::Started | MachineState::Starting => Ok((false, before)),
@@ -278,7 +278,7 @@ impl State {
         let entry = self.mine(id, nonce)?;
         match &entry.machine.state {
             MachineState::Started => {
-                entry.enter(MachineState::Stopping, "stop", Source::User, None);
+                entry.enter(MachineState::Stopping, "stop", EventSource::User, None);
                 Ok(true)
             }
             MachineState::Stopped | MachineState::Stopping => Ok(false),
@@ -296,8 +296,8 @@ impl State {
             let text = "unable to destroy machine, not currently stopped, suspended, failed or created";
             return Err(refuse(412, "failed_precondition", text));
         }
-        entry.enter(MachineState::Destroying, "destroy", Source::User, None);
-        entry.order(Order::Kill);
+        entry.enter(MachineState::Destroying, "destroy", EventSource::User, None);
+        entry.order(ProcessSignal::Kill);
         Ok(())
     }
 
@@ -305,11 +305,11 @@ impl State {
     pub fn happens(&mut self, id: &MachineId, what: Happening) -> bool {
         let Some(entry) = self.machines.get_mut(id) else { return false };
         match what {
-            Happening::Crashes => entry.order(Order::Kill),
+            Happening::Crashes => entry.order(ProcessSignal::Kill),
             Happening::HostLost => entry.host_lost = true,
             Happening::HostFound => entry.host_lost = false,
             Happening::Vanishes => {
-                entry.order(Order::Kill);
+                entry.order(ProcessSignal::Kill);
                 self.machines.remove(id);
             }
         }
@@ -337,12 +337,12 @@ impl World {
     }
 
     /// The machines, for reading.
-    pub fn look(&self) -> MutexGuard<'_, State> {
+    pub fn look(&self) -> MutexGuard<'_, WorldState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The machines, for writing; waiting requests are notified.
-    pub fn change<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
+    pub fn change<T>(&self, work: impl FnOnce(&mut WorldState) -> T) -> T {
         let done = work(&mut self.look());
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
         done
@@ -352,7 +352,7 @@ impl World {
     pub fn turn(&self, id: &MachineId, from: &MachineState, to: MachineState, kind: &str) -> bool {
         self.change(|state| match state.machines.get_mut(id) {
             Some(entry) if entry.machine.state == *from => {
-                entry.enter(to, kind, Source::Flyd, None);
+                entry.enter(to, kind, EventSource::Flyd, None);
                 true
             }
             _ => false,
@@ -360,18 +360,18 @@ impl World {
     }
 
     /// Whether the request exceeds the rate limit.
-    pub fn too_soon(&self, action: Action, machine: Option<&MachineId>) -> bool {
+    pub fn too_soon(&self, action: EmulatedCall, machine: Option<&MachineId>) -> bool {
         let Some(limits) = self.options.limits else { return false };
-        let allowance = if action == Action::Get { limits.get } else { limits.other };
+        let allowance = if action == EmulatedCall::Get { limits.get } else { limits.other };
         let now = self.began.elapsed();
         let mut state = self.look();
         // Only existing machines have their own bucket, so that invented ids do not use up memory.
         let machine = machine.filter(|id| state.machines.contains_key(id)).cloned();
-        let bucket = state.buckets.entry((action, machine)).or_insert_with(|| Bucket::full(allowance));
+        let bucket = state.buckets.entry((action, machine)).or_insert_with(|| TokenBucket::full(allowance));
         !bucket.take(allowance, now)
     }
 
-    pub fn fault(&self, action: Action) -> Option<Fault> {
+    pub fn fault(&self, action: EmulatedCall) -> Option<Fault> {
         self.look().faults.take(action)
     }
 }

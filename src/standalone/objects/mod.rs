@@ -62,7 +62,7 @@ use uuid::Uuid;
 
 use self::refusal::CloseAfterRefusal;
 use crate::config::{BaseUrl, StorageConfig};
-use crate::http_server::{Limits, serve};
+use crate::http_server::{ServerLimits, serve};
 
 /// The access key for signatures.
 #[derive(Clone, Debug)]
@@ -247,7 +247,7 @@ async fn run(
     tasks: TaskTracker,
     cancel: CancellationToken,
 ) {
-    let limits = Limits::default();
+    let limits = ServerLimits::default();
     serve(listener, service, limits, cancel).await;
     tasks.close();
     if timeout(limits.grace, tasks.wait()).await.is_err() {

@@ -26,9 +26,9 @@ use crate::job::{
 };
 use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue, QueueError, backoff};
 use crate::storage::fetch::Fetcher;
-use crate::storage::{Bucket, Limits, Progress, Storage, StorageError, layout};
+use crate::storage::{Bucket, DownloadLimits, Progress, Storage, StorageError, layout};
 use crate::transcoder::{
-    self, Encoded, EncodedOutput, EncodedStill, EntryFile, Request, TranscodeError, disk,
+    self, Encoded, EncodedOutput, EncodedStill, EntryFile, TranscodeError, TranscodeRequest, disk,
 };
 
 /// How long an attempt past its deadline may take to stop, so that it leaves no partial upload.
@@ -38,7 +38,7 @@ const CLEAR_UP: Duration = Duration::from_secs(5);
 
 /// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptOutcome {
     /// The job is completed.
     Completed,
     /// The attempt failed with this code.
@@ -133,7 +133,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Runs the attempt and reports its outcome.
-    pub async fn run(self) -> Outcome {
+    pub async fn run(self) -> AttemptOutcome {
         let ended = match self.job.verify.clone() {
             // Its attempts are used up: only the manifest is looked at.
             Some(failure) => Err(AttemptError::Failed(failure)),
@@ -143,7 +143,7 @@ impl<'a> Attempt<'a> {
             Ok(committed) => self.complete(&committed).await,
             Err(AttemptError::Cancelled) => {
                 self.remove_outputs().await;
-                Outcome::Lost
+                AttemptOutcome::Lost
             }
             Err(AttemptError::Failed(failure)) => self.fail(&failure).await,
         }
@@ -204,7 +204,7 @@ impl<'a> Attempt<'a> {
         let spec = &self.job.spec;
         let outputs = Outputs::of(spec.preset, &spec.output_qualities);
         let space = free.map(|free| Space { free, outputs });
-        let limits = Limits { max_bytes: self.config.max_input_bytes, space };
+        let limits = DownloadLimits { max_bytes: self.config.max_input_bytes, space };
         let tell = Progress::none();
         match &spec.input {
             Input::Key(key) => {
@@ -217,10 +217,10 @@ impl<'a> Attempt<'a> {
 
     async fn transcode(&self, input: &Path, out_dir: &Path) -> Result<Encoded, AttemptError> {
         let (percent, percents) = watch::channel(0.0);
-        let on_progress = move |progress: transcoder::Progress| {
+        let on_progress = move |progress: transcoder::EncodeProgress| {
             percent.send_replace(progress.percent);
         };
-        let transcode = transcoder::transcode(Request {
+        let transcode = transcoder::transcode(TranscodeRequest {
             input,
             out_dir,
             preset: self.job.spec.preset,
@@ -258,7 +258,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    async fn complete(&self, committed: &Committed) -> Outcome {
+    async fn complete(&self, committed: &Committed) -> AttemptOutcome {
         let AttemptId { job: id, epoch } = self.job.attempt;
         let result = &committed.result;
         let call = || self.queue.complete(&self.job, result, committed.epoch);
@@ -270,22 +270,22 @@ impl<'a> Attempt<'a> {
                     download = t.download_seconds, transcode = t.transcode_seconds, upload = t.upload_seconds,
                     "job completed"
                 );
-                Outcome::Completed
+                AttemptOutcome::Completed
             }
             Some(CompleteOutcome::Lost(state)) => {
                 tracing::warn!(job = %id, %epoch, ?state, "attempt finished after its lease was lost; its result is discarded");
                 // The job was cancelled just before. Its files stay, because an attempt after a retry may have
                 // adopted them already, or may do so.
-                Outcome::Lost
+                AttemptOutcome::Lost
             }
             None => {
                 tracing::error!(job = %id, "attempt finished but could not report completion; the next attempt adopts its result");
-                Outcome::Lost
+                AttemptOutcome::Lost
             }
         }
     }
 
-    async fn fail(&self, failure: &Failure) -> Outcome {
+    async fn fail(&self, failure: &Failure) -> AttemptOutcome {
         let span = Span::current();
         span.record("otel.status_code", "ERROR").record("otel.status_description", failure.message.as_str());
         span.record(attribute::ERROR_TYPE, failure.code.name());
@@ -297,7 +297,7 @@ impl<'a> Attempt<'a> {
             }
             LastWord::Nothing => {
                 self.remove_outputs().await;
-                return Outcome::Lost;
+                return AttemptOutcome::Lost;
             }
             LastWord::Verify => {
                 self.until_answered("failure", || self.queue.fail_unverified(&self.job, failure)).await
@@ -313,12 +313,12 @@ impl<'a> Attempt<'a> {
             Some(FailOutcome::Failed | FailOutcome::Already) => {
                 tracing::warn!(job = %id, %epoch, code = ?failure.code, %failure, "job failed");
             }
-            Some(FailOutcome::Lost(_)) => return Outcome::Lost,
+            Some(FailOutcome::Lost(_)) => return AttemptOutcome::Lost,
             None => {
                 tracing::error!(job = %id, "attempt failed and could not report it; the job is requeued when its lease expires")
             }
         }
-        Outcome::Failed(failure.code)
+        AttemptOutcome::Failed(failure.code)
     }
 
     /// What to report for a failure. Before a job fails for good its manifest is looked at: another attempt may have

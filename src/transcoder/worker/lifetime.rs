@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use super::attempt::Outcome;
+use super::attempt::AttemptOutcome;
 use crate::config::WorkerConfig;
 use crate::job::FailureCode;
 
@@ -85,15 +85,15 @@ impl WorkerLifetime {
         }
     }
 
-    pub fn did_a_job(&mut self, outcome: &Outcome, now: Instant) {
+    pub fn did_a_job(&mut self, outcome: &AttemptOutcome, now: Instant) {
         self.jobs += 1;
         self.idle_since = now;
         match outcome {
             // A job that is too large for this disk says nothing about the next one.
-            Outcome::Failed(FailureCode::DiskFull) => {}
-            Outcome::Failed(code) if is_ours(*code) => self.failures_in_a_row += 1,
-            Outcome::Completed | Outcome::Failed(_) => self.failures_in_a_row = 0,
-            Outcome::Lost | Outcome::Released => {}
+            AttemptOutcome::Failed(FailureCode::DiskFull) => {}
+            AttemptOutcome::Failed(code) if is_ours(*code) => self.failures_in_a_row += 1,
+            AttemptOutcome::Completed | AttemptOutcome::Failed(_) => self.failures_in_a_row = 0,
+            AttemptOutcome::Lost | AttemptOutcome::Released => {}
         }
     }
 
@@ -149,7 +149,7 @@ mod tests {
         let now = Instant::now();
         let mut life = life(&[("WORKER_TTL", "0"), ("WORKER_IDLE_TIMEOUT", "60")], now);
         assert_eq!(life.wait(BELL, None, now + 20 * SECOND), IdleAction::For(40 * SECOND));
-        life.did_a_job(&Outcome::Completed, now + 50 * SECOND);
+        life.did_a_job(&AttemptOutcome::Completed, now + 50 * SECOND);
         assert_eq!(life.wait(BELL, None, now + 109 * SECOND), IdleAction::For(SECOND));
         assert_eq!(life.wait(BELL, None, now + 110 * SECOND), IdleAction::Leave(ExitReason::Idle));
     }
@@ -167,9 +167,9 @@ mod tests {
     fn leaves_after_its_jobs() {
         let now = Instant::now();
         let mut life = life(&[("WORKER_MAX_JOBS", "2")], now);
-        life.did_a_job(&Outcome::Completed, now);
+        life.did_a_job(&AttemptOutcome::Completed, now);
         assert_eq!(life.reason_to_leave(now), None);
-        life.did_a_job(&Outcome::Failed(FailureCode::InvalidMedia), now);
+        life.did_a_job(&AttemptOutcome::Failed(FailureCode::InvalidMedia), now);
         assert_eq!(life.reason_to_leave(now), Some(ExitReason::MaxJobs));
     }
 
@@ -178,16 +178,16 @@ mod tests {
         let now = Instant::now();
         let mut life = life(&[("WORKER_MAX_FAILURES", "2")], now);
         for outcome in [
-            Outcome::Failed(FailureCode::Storage),
-            Outcome::Failed(FailureCode::InvalidMedia),
-            Outcome::Failed(FailureCode::Worker),
-            Outcome::Lost,
-            Outcome::Failed(FailureCode::DiskFull),
+            AttemptOutcome::Failed(FailureCode::Storage),
+            AttemptOutcome::Failed(FailureCode::InvalidMedia),
+            AttemptOutcome::Failed(FailureCode::Worker),
+            AttemptOutcome::Lost,
+            AttemptOutcome::Failed(FailureCode::DiskFull),
         ] {
             life.did_a_job(&outcome, now);
             assert_eq!(life.reason_to_leave(now), None);
         }
-        life.did_a_job(&Outcome::Failed(FailureCode::Stalled), now);
+        life.did_a_job(&AttemptOutcome::Failed(FailureCode::Stalled), now);
         assert_eq!(life.reason_to_leave(now), Some(ExitReason::TooManyFailures));
     }
 }

@@ -32,7 +32,7 @@ use crate::storage::fetch::Fetcher;
 use crate::storage::{CheckError, Storage};
 use crate::trace;
 use crate::transcoder::check_tools;
-use attempt::{Attempt, Outcome};
+use attempt::{Attempt, AttemptOutcome};
 use heartbeat::Heartbeat;
 use lifetime::{IdleAction, WorkerLifetime};
 
@@ -157,7 +157,7 @@ impl Worker {
                     misses = 0;
                     self.clock.set(job.at);
                     match self.process(*job, stop).await {
-                        Outcome::Released => return ExitReason::Stopped,
+                        AttemptOutcome::Released => return ExitReason::Stopped,
                         outcome => life.did_a_job(&outcome, Instant::now()),
                     }
                 }
@@ -225,7 +225,7 @@ impl Worker {
 
     /// Runs one attempt while its lease is renewed. It ends early if the lease is lost or the worker has to
     /// stop.
-    async fn process(&self, job: crate::queue::Claimed, stop: &CancellationToken) -> Outcome {
+    async fn process(&self, job: crate::queue::Claimed, stop: &CancellationToken) -> AttemptOutcome {
         let held = job.attempt;
         let AttemptId { job: id, epoch } = held;
         tracing::info!(job = %id, %epoch, attempt = job.number, worker = %self.id, "job claimed");
@@ -267,12 +267,12 @@ impl Worker {
         cancel.cancel();
         let limit = if lease.is_lost() { CLEAR_UP } else { LET_GO };
         let late = tokio::time::timeout(limit, work).await;
-        if let Ok(outcome @ (Outcome::Completed | Outcome::Failed(_))) = late {
+        if let Ok(outcome @ (AttemptOutcome::Completed | AttemptOutcome::Failed(_))) = late {
             return outcome;
         }
         if lease.is_lost() {
             tracing::warn!(job = %id, %epoch, worker = %self.id, "the attempt lost its lease and was stopped");
-            return Outcome::Lost;
+            return AttemptOutcome::Lost;
         }
         drop(lease);
         let released = tokio::time::timeout(LET_GO, self.queue.release(held)).await;
@@ -283,6 +283,6 @@ impl Worker {
                 tracing::warn!(job = %id, "could not release the job; it is requeued when its lease expires");
             }
         }
-        Outcome::Released
+        AttemptOutcome::Released
     }
 }

@@ -10,8 +10,8 @@ use kube::runtime::wait::await_condition;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use tcoder::config::RedisConfig;
-use tcoder::crd::{Phase, TranscodeJob};
-use tcoder::flyprovider::{Machine, MachineState};
+use tcoder::crd::{JobPhase, TranscodeJob};
+use tcoder::flyprovider::{FlyMachine, MachineState};
 use tokio::process::Child;
 
 use crate::support::clips::clip;
@@ -78,7 +78,7 @@ async fn applied(cluster: &Cluster, namespace: &str, name: &str, key: &str) {
     jobs.create(&PostParams::default(), &serde_json::from_value(job).unwrap()).await.unwrap();
     let is_complete = |job: Option<&TranscodeJob>| {
         let status = job.and_then(|job| job.status.as_ref());
-        status.is_some_and(|status| status.phase == Some(Phase::Complete))
+        status.is_some_and(|status| status.phase == Some(JobPhase::Complete))
     };
     let waited = tokio::time::timeout(PATIENCE, await_condition(jobs, name, is_complete)).await;
     waited.expect("it does not become complete").unwrap();
@@ -94,7 +94,7 @@ async fn worker_and_controller_share_the_rate_limit_and_the_fleet_lock() {
     let most = Arc::new(AtomicUsize::new(0));
     let (watched, seen) = (Arc::clone(&edge), Arc::clone(&most));
     let watch = tokio::spawn(async move {
-        let count = |machines: &[Machine]| {
+        let count = |machines: &[FlyMachine]| {
             let there = machines.iter().filter(|m| m.state != MachineState::Destroyed).count();
             seen.fetch_max(there, Ordering::SeqCst);
             false

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tcoder::flyprovider::emulator::Action;
+use tcoder::flyprovider::emulator::EmulatedCall;
 use uuid::Uuid;
 
 use super::{arrived, awaited, key, quiet, status};
@@ -145,7 +145,7 @@ async fn queue_events_of_a_batch_start_machines() {
     let batches: Vec<[Value; 1]> = ids.iter().map(|id| [event(id)]).collect();
     let fates = futures::future::join_all(batches.iter().map(|batch| edge.deliver(batch))).await;
     assert_eq!(fates, [[Fate::Acked]; JOBS]);
-    let creates = edge.fly.requests().iter().filter(|r| r.action == Action::Create).count();
+    let creates = edge.fly.requests().iter().filter(|r| r.action == EmulatedCall::Create).count();
     assert_eq!(creates, JOBS, "{:?}\n{}", edge.fly.requests(), edge.log());
     for id in &ids {
         edge.completed(id).await;

@@ -46,13 +46,13 @@ impl Harness {
         let mut harness = Self::new();
         harness.observe(jobs(1));
         assert_eq!(harness.next(), Effect::AcquireLock { fresh: true, insist: false });
-        harness.on(Answer::Lock(LockOutcome::Mine(fence(1))));
+        harness.on(EffectResult::Lock(LockOutcome::Mine(fence(1))));
         harness.observe(jobs(1));
         harness.pass_lock();
         assert_eq!(harness.next(), Effect::AcquirePermit(RequestClass::List));
         harness.permit();
         assert_eq!(harness.next(), Effect::List);
-        harness.on(Answer::Listed(Ok(machines)));
+        harness.on(EffectResult::Listed(Ok(machines)));
         harness
     }
 
@@ -60,25 +60,25 @@ impl Harness {
         self.driver.next(self.now)
     }
 
-    fn on(&mut self, answer: Answer) -> Option<Ended> {
+    fn on(&mut self, answer: EffectResult) -> Option<Ended> {
         self.driver.on(answer, self.now)
     }
 
     fn permit(&mut self) {
-        self.on(Answer::Permit(Permit::Go { at: Millis(0) }));
+        self.on(EffectResult::Permit(Permit::Go { at: Millis(0) }));
     }
 
     fn observe(&mut self, view: FleetView) {
         assert_eq!(self.next(), Effect::Observe);
-        self.on(Answer::Observed(view));
+        self.on(EffectResult::Observed(view));
     }
 
     /// Renews the lock, and publishes the status if it is new.
     fn pass_lock(&mut self) {
         assert_eq!(self.next(), Effect::AcquireLock { fresh: false, insist: false });
-        self.on(Answer::Lock(LockOutcome::Mine(fence(1))));
+        self.on(EffectResult::Lock(LockOutcome::Mine(fence(1))));
         if let Effect::Publish(_) = self.next() {
-            self.on(Answer::Published(true));
+            self.on(EffectResult::Published(true));
         }
     }
 }
@@ -91,9 +91,9 @@ fn driver_creates_a_machine_after_permit_and_check_of_the_lock() {
     assert_eq!(harness.next(), Effect::AcquirePermit(RequestClass::Create));
     harness.permit();
     assert_eq!(harness.next(), Effect::CheckLock);
-    harness.on(Answer::Lock(LockOutcome::Mine(fence(1))));
+    harness.on(EffectResult::Lock(LockOutcome::Mine(fence(1))));
     let Effect::Call(Operation::Create { .. }) = harness.next() else { panic!("no create") };
-    let ended = harness.on(Answer::Called(Ok(Some(slot_one(Phase::Created)))));
+    let ended = harness.on(EffectResult::Called(Ok(Some(slot_one(Phase::Created)))));
     assert_eq!(ended, Some(Ended { operation: "create", outcome: "done" }));
     harness.observe(jobs(1));
     harness.pass_lock();
@@ -110,9 +110,9 @@ fn driver_readmits_workers_before_a_start() {
     assert_eq!(harness.driver.operation(), Some(&Operation::Start { machine: MachineId("m1".into()) }));
     assert_eq!(harness.next(), Effect::AcquirePermit(RequestClass::Start));
     harness.permit();
-    harness.on(Answer::Lock(LockOutcome::Mine(fence(1))));
+    harness.on(EffectResult::Lock(LockOutcome::Mine(fence(1))));
     assert_eq!(harness.next(), Effect::Readmit(MachineId("m1".into())));
-    harness.on(Answer::Done);
+    harness.on(EffectResult::Done);
     assert_eq!(harness.next(), Effect::Call(Operation::Start { machine: MachineId("m1".into()) }));
 }
 
@@ -123,7 +123,7 @@ fn driver_sends_nothing_when_the_check_finds_another_holder() {
     harness.pass_lock();
     harness.permit();
     assert_eq!(harness.next(), Effect::CheckLock);
-    let ended = harness.on(Answer::Lock(LockOutcome::Held(SECOND)));
+    let ended = harness.on(EffectResult::Lock(LockOutcome::Held(SECOND)));
     assert_eq!(ended, Some(Ended { operation: "create", outcome: Outcome::Fenced.word() }));
     assert_eq!(harness.driver.fence(), None);
     assert_eq!(harness.next(), Effect::Observe);
@@ -133,14 +133,14 @@ fn driver_sends_nothing_when_the_check_finds_another_holder() {
 fn driver_lists_again_after_another_reconciler_held_the_lock() {
     let mut harness = Harness::leading(Vec::new());
     harness.observe(jobs(1));
-    harness.on(Answer::Lock(LockOutcome::Held(3 * SECOND)));
+    harness.on(EffectResult::Lock(LockOutcome::Held(3 * SECOND)));
     assert_eq!(harness.next(), Effect::Wait { at_most: Some(3 * SECOND), settled: false });
     harness.observe(jobs(1));
-    harness.on(Answer::Lock(LockOutcome::Lapsed(TAKEOVER_BUSY)));
+    harness.on(EffectResult::Lock(LockOutcome::Lapsed(TAKEOVER_BUSY)));
     assert_eq!(harness.next(), Effect::Wait { at_most: Some(Duration::from_millis(50)), settled: false });
     harness.observe(jobs(1));
     assert_eq!(harness.next(), Effect::AcquireLock { fresh: false, insist: true });
-    harness.on(Answer::Lock(LockOutcome::Mine(fence(3))));
+    harness.on(EffectResult::Lock(LockOutcome::Mine(fence(3))));
     assert!(matches!(&harness.driver.seen.machines, Err(none) if none.why == ListFailure::NotYet));
 }
 
@@ -148,10 +148,10 @@ fn driver_lists_again_after_another_reconciler_held_the_lock() {
 fn driver_acquires_the_lock_again_when_a_status_was_not_published() {
     let mut harness = Harness::leading(Vec::new());
     harness.observe(jobs(1));
-    harness.on(Answer::Lock(LockOutcome::Mine(fence(1))));
+    harness.on(EffectResult::Lock(LockOutcome::Mine(fence(1))));
     let Effect::Publish(status) = harness.next() else { panic!("no status") };
     assert_eq!(status.epoch, 1);
-    harness.on(Answer::Published(false));
+    harness.on(EffectResult::Published(false));
     harness.observe(jobs(1));
     assert_eq!(harness.next(), Effect::AcquireLock { fresh: false, insist: false });
 }
@@ -162,12 +162,12 @@ fn driver_reports_throttling_before_the_next_round() {
     harness.observe(jobs(1));
     harness.pass_lock();
     harness.permit();
-    harness.on(Answer::Lock(LockOutcome::Mine(fence(1))));
+    harness.on(EffectResult::Lock(LockOutcome::Mine(fence(1))));
     let error = unavailable(ProviderFailure::RateLimited { retry_after: Some(SECOND) });
-    let ended = harness.on(Answer::Called(Err(error)));
+    let ended = harness.on(EffectResult::Called(Err(error)));
     assert_eq!(ended.map(|ended| ended.operation), Some("create"));
     assert_eq!(harness.next(), Effect::ReportThrottled(Some(SECOND)));
-    harness.on(Answer::Done);
+    harness.on(EffectResult::Done);
     assert_eq!(harness.next(), Effect::Observe);
 }
 
@@ -181,10 +181,10 @@ fn driver_sweeps_leases_when_a_machine_to_be_destroyed_is_busy() {
     harness.permit();
     let Effect::Retire { machine, .. } = harness.next() else { panic!("no retirement") };
     assert_eq!(machine, MachineId("m1".into()));
-    let ended = harness.on(Answer::Retired(RetireOutcome::Busy));
+    let ended = harness.on(EffectResult::Retired(RetireOutcome::Busy));
     assert_eq!(ended, Some(Ended { operation: "destroy", outcome: Outcome::Refused.word() }));
     assert_eq!(harness.next(), Effect::Sweep);
-    harness.on(Answer::Done);
+    harness.on(EffectResult::Done);
     assert_eq!(harness.next(), Effect::Wait { at_most: Some(REFUSED_PAUSE), settled: false });
 }
 
@@ -192,18 +192,18 @@ fn driver_sweeps_leases_when_a_machine_to_be_destroyed_is_busy() {
 fn driver_session_with_a_permit_leads_to_the_request_at_once() {
     let mut harness = Harness::new();
     let permit = Permit::Go { at: Millis(0) };
-    harness.on(Answer::Session { view: jobs(1), fence: fence(7), permit, readmitted: None });
+    harness.on(EffectResult::Session { view: jobs(1), fence: fence(7), permit, readmitted: None });
     let Effect::Publish(status) = harness.next() else { panic!("no status") };
-    harness.on(Answer::Published(true));
+    harness.on(EffectResult::Published(true));
     assert_eq!(harness.next(), Effect::List);
-    harness.on(Answer::Listed(Ok(vec![slot_one(Phase::Stopped)])));
+    harness.on(EffectResult::Listed(Ok(vec![slot_one(Phase::Stopped)])));
     let permit = Permit::Wait(SECOND);
-    harness.on(Answer::Session { view: jobs(1), fence: fence(7), permit, readmitted: None });
-    harness.on(Answer::Published(true));
+    harness.on(EffectResult::Session { view: jobs(1), fence: fence(7), permit, readmitted: None });
+    harness.on(EffectResult::Published(true));
     assert_eq!(harness.next(), Effect::AcquirePermit(RequestClass::Start));
     let permit = Permit::Go { at: Millis(0) };
     let readmitted = Some(MachineId("m1".into()));
-    harness.on(Answer::Session { view: jobs(1), fence: fence(7), permit, readmitted });
+    harness.on(EffectResult::Session { view: jobs(1), fence: fence(7), permit, readmitted });
     assert_eq!(harness.next(), Effect::Call(Operation::Start { machine: MachineId("m1".into()) }));
     assert_eq!(status.reconciler, "me");
 }
@@ -217,11 +217,11 @@ fn driver_checkpoint_with_intent_counts_the_operation_as_done() {
     assert_ne!(state.memory, without.memory);
     let mut resumed = Driver::new(&WORDS, policy(), Duration::from_secs(180), state);
     let permit = Permit::Go { at: Millis(0) };
-    resumed.on(Answer::Session { view: jobs(1), fence: fence(2), permit, readmitted: None }, START);
-    resumed.on(Answer::Published(true), START);
+    resumed.on(EffectResult::Session { view: jobs(1), fence: fence(2), permit, readmitted: None }, START);
+    resumed.on(EffectResult::Published(true), START);
     assert_eq!(resumed.next(START), Effect::List, "a list shows whether the operation was done");
-    resumed.on(Answer::Listed(Ok(vec![slot_one(Phase::Stopped)])), START);
-    resumed.on(Answer::Observed(jobs(1)), START);
+    resumed.on(EffectResult::Listed(Ok(vec![slot_one(Phase::Stopped)])), START);
+    resumed.on(EffectResult::Observed(jobs(1)), START);
     assert_ne!(resumed.operation().map(Operation::kind), Some("start"), "the machine is not started twice");
 }
 
@@ -252,7 +252,7 @@ fn driver_discards_the_round_and_the_heartbeats_when_redis_is_unavailable() {
     let mut harness = Harness::leading(Vec::new());
     harness.observe(jobs(1));
     harness.pass_lock();
-    assert_eq!(harness.on(Answer::QueueUnavailable), None);
+    assert_eq!(harness.on(EffectResult::QueueUnavailable), None);
     assert!(harness.driver.plan().is_none() && harness.driver.seen.queue.is_none());
     harness.observe(jobs(1));
     assert!(!harness.driver.blind && harness.driver.seen.queue.is_some());
@@ -264,9 +264,9 @@ fn driver_checks_the_lock_after_a_retirement_and_then_destroys() {
     harness.observe(jobs(0));
     harness.pass_lock();
     harness.permit();
-    harness.on(Answer::Retired(RetireOutcome::Retired));
+    harness.on(EffectResult::Retired(RetireOutcome::Retired));
     assert_eq!(harness.next(), Effect::CheckLock);
-    harness.on(Answer::Lock(LockOutcome::Mine(fence(1))));
+    harness.on(EffectResult::Lock(LockOutcome::Mine(fence(1))));
     let Effect::Call(Operation::Destroy { .. }) = harness.next() else { panic!("no destroy") };
 }
 
@@ -276,7 +276,7 @@ fn driver_drops_an_operation_whose_retirement_was_fenced() {
     harness.observe(jobs(0));
     harness.pass_lock();
     harness.permit();
-    let ended = harness.on(Answer::Retired(RetireOutcome::Fenced));
+    let ended = harness.on(EffectResult::Retired(RetireOutcome::Fenced));
     assert_eq!(ended, Some(Ended { operation: "destroy", outcome: Outcome::Fenced.word() }));
     assert_eq!(harness.next(), Effect::Observe);
 }
@@ -286,7 +286,7 @@ fn driver_waits_for_a_permit_and_observes_again() {
     let mut harness = Harness::leading(Vec::new());
     harness.observe(jobs(1));
     harness.pass_lock();
-    harness.on(Answer::Permit(Permit::Wait(SECOND)));
+    harness.on(EffectResult::Permit(Permit::Wait(SECOND)));
     assert_eq!(harness.next(), Effect::Wait { at_most: Some(SECOND), settled: false });
     assert_eq!(harness.next(), Effect::Observe);
 }
@@ -295,12 +295,12 @@ fn driver_waits_for_a_permit_and_observes_again() {
 fn driver_reports_a_throttled_list() {
     let mut harness = Harness::new();
     harness.observe(jobs(1));
-    harness.on(Answer::Lock(LockOutcome::Mine(fence(1))));
+    harness.on(EffectResult::Lock(LockOutcome::Mine(fence(1))));
     harness.observe(jobs(1));
     harness.pass_lock();
     harness.permit();
     let error = unavailable(ProviderFailure::RateLimited { retry_after: None });
-    assert_eq!(harness.on(Answer::Listed(Err(error))), None);
+    assert_eq!(harness.on(EffectResult::Listed(Err(error))), None);
     assert!(harness.driver.seen.machines.is_err());
     assert_eq!(harness.next(), Effect::ReportThrottled(None));
 }
@@ -312,7 +312,7 @@ fn driver_takes_over_an_expired_lock_later_when_no_job_waits() {
         harness.driver.set_policy(FleetPolicy { min, max: 2, ..policy() });
         harness.now += MAX_SLEEP;
         harness.observe(jobs(0));
-        harness.on(Answer::Lock(LockOutcome::Lapsed(takeover - 3 * SECOND)));
+        harness.on(EffectResult::Lock(LockOutcome::Lapsed(takeover - 3 * SECOND)));
         let at_most = Some(3 * SECOND);
         assert_eq!(harness.next(), Effect::Wait { at_most, settled: false }, "with a minimum of {min}");
     }
@@ -323,9 +323,9 @@ fn driver_session_readmits_the_machine_that_it_starts_and_no_other() {
     let mut harness = Harness::leading(vec![slot_one(Phase::Stopped)]);
     let permit = Permit::Go { at: Millis(0) };
     let readmitted = Some(MachineId("another".into()));
-    harness.on(Answer::Session { view: jobs(1), fence: fence(1), permit, readmitted });
+    harness.on(EffectResult::Session { view: jobs(1), fence: fence(1), permit, readmitted });
     while let Effect::Publish(_) = harness.next() {
-        harness.on(Answer::Published(true));
+        harness.on(EffectResult::Published(true));
     }
     assert_eq!(harness.next(), Effect::Readmit(MachineId("m1".into())));
 }

@@ -11,7 +11,7 @@ use super::api::{Api, WORDS};
 use super::world::World;
 use crate::controller::fleet::{Machine, MachineProvider as _, Operation, ProviderError, carry_out};
 use crate::controller::reconciler::driver::{Driver, DriverState, MAX_SLEEP};
-use crate::controller::reconciler::effect::{Answer, Effect};
+use crate::controller::reconciler::effect::{Effect, EffectResult};
 use crate::controller::reconciler::event_loop::HOLD;
 use crate::job::Millis;
 use crate::queue::{FencingToken, LockOutcome, Permit, RequestClass, RetireOutcome};
@@ -141,8 +141,8 @@ impl Host {
                 return Ok(());
             }
             let answer = match in_flight {
-                InFlight::List => Some(Answer::Listed(list(world, now)?)),
-                InFlight::Call(answer) => Some(Answer::Called(answer)),
+                InFlight::List => Some(EffectResult::Listed(list(world, now)?)),
+                InFlight::Call(answer) => Some(EffectResult::Called(answer)),
                 InFlight::Suspended(effect) => self.carry_out(effect, world, limiter, lock, now)?,
             };
             let Some(answer) = answer else { return Ok(()) };
@@ -162,7 +162,7 @@ impl Host {
                 return Ok(());
             }
             let Some(answer) = self.carry_out(effect, world, limiter, lock, now)? else { return Ok(()) };
-            let unavailable = matches!(answer, Answer::QueueUnavailable);
+            let unavailable = matches!(answer, EffectResult::QueueUnavailable);
             self.driver.on(answer, at(now));
             if unavailable {
                 self.settled = false;
@@ -181,7 +181,7 @@ impl Host {
         limiter: &mut Limiter,
         lock: &mut Lock,
         now: u64,
-    ) -> Result<Option<Answer>, String> {
+    ) -> Result<Option<EffectResult>, String> {
         let (in_flight, time) = match effect {
             Effect::List => {
                 world.report.lists += 1;
@@ -202,30 +202,32 @@ impl Host {
         limiter: &mut Limiter,
         lock: &mut Lock,
         now: u64,
-    ) -> Answer {
-        let Some(view) = world.view(now) else { return Answer::QueueUnavailable };
+    ) -> EffectResult {
+        let Some(view) = world.view(now) else { return EffectResult::QueueUnavailable };
         match effect {
-            Effect::Observe => Answer::Observed(view),
+            Effect::Observe => EffectResult::Observed(view),
             Effect::AcquireLock { fresh, insist } => {
-                Answer::Lock(lock.acquire(self.name, HOLD, now, *fresh, *insist))
+                EffectResult::Lock(lock.acquire(self.name, HOLD, now, *fresh, *insist))
             }
-            Effect::CheckLock => Answer::Lock(lock.acquire(self.name, HOLD, now, false, false)),
-            Effect::Publish(_) => Answer::Published(lock.is_held_with(self.name, self.driver.fence(), now)),
-            Effect::AcquirePermit(_) => Answer::Permit(limiter.acquire(now)),
-            Effect::Retire { machine, .. } => Answer::Retired(match () {
+            Effect::CheckLock => EffectResult::Lock(lock.acquire(self.name, HOLD, now, false, false)),
+            Effect::Publish(_) => {
+                EffectResult::Published(lock.is_held_with(self.name, self.driver.fence(), now))
+            }
+            Effect::AcquirePermit(_) => EffectResult::Permit(limiter.acquire(now)),
+            Effect::Retire { machine, .. } => EffectResult::Retired(match () {
                 () if !lock.is_held_with(self.name, self.driver.fence(), now) => RetireOutcome::Fenced,
                 () if world.retire(machine) => RetireOutcome::Retired,
                 () => RetireOutcome::Busy,
             }),
             Effect::Readmit(machine) => {
                 world.readmit(machine);
-                Answer::Done
+                EffectResult::Done
             }
             Effect::ReportThrottled(retry_after) => {
                 limiter.throttle(*retry_after, now);
-                Answer::Done
+                EffectResult::Done
             }
-            Effect::Sweep | Effect::List | Effect::Call(_) | Effect::Wait { .. } => Answer::Done,
+            Effect::Sweep | Effect::List | Effect::Call(_) | Effect::Wait { .. } => EffectResult::Done,
         }
     }
 }

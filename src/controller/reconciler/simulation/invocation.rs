@@ -8,7 +8,7 @@ use super::host::{Limiter, Lock, at, call, list, ms};
 use super::world::World;
 use crate::controller::fleet::{Machine, MachineId, Operation, ProviderError};
 use crate::controller::reconciler::driver::{Driver, DriverState, TAKEOVER_BUSY, TAKEOVER_IDLE};
-use crate::controller::reconciler::effect::{Answer, Effect};
+use crate::controller::reconciler::effect::{Effect, EffectResult};
 use crate::controller::reconciler::one_shot::{HOLD, HOLD_ON};
 use crate::queue::{FencingToken, FleetView, LockOutcome, Permit, RetireOutcome};
 
@@ -20,7 +20,7 @@ const CRON_MS: u64 = 60_000;
 /// An effect that takes time.
 enum InFlight {
     List,
-    Call(Result<Option<Machine>, ProviderError>),
+    Call(Box<Result<Option<Machine>, ProviderError>>),
     /// The wait for the next permit; a new snapshot follows it.
     Permit,
 }
@@ -50,7 +50,7 @@ pub(super) struct Invocations {
 impl Invocation {
     fn session(&mut self, readmitted: Option<MachineId>, now: u64) {
         let (view, fence, permit) = (self.view.clone(), self.fence.clone(), self.permit);
-        self.driver.on(Answer::Session { view, fence, permit, readmitted }, at(now));
+        self.driver.on(EffectResult::Session { view, fence, permit, readmitted }, at(now));
     }
 }
 
@@ -134,11 +134,11 @@ impl Invocations {
             InFlight::Permit => return self.look_again(world, limiter, lock, now),
             InFlight::List => {
                 run.saved = false;
-                Answer::Listed(list(world, now)?)
+                EffectResult::Listed(list(world, now)?)
             }
             InFlight::Call(answer) => {
                 run.saved &= answer.is_ok() && run.driver.operation() == run.intent.as_ref();
-                Answer::Called(answer)
+                EffectResult::Called(*answer)
             }
         };
         run.driver.on(answer, at(now));
@@ -197,9 +197,9 @@ impl Invocations {
                 return Ok(true);
             }
             Effect::AcquireLock { .. } | Effect::CheckLock => {
-                Answer::Lock(LockOutcome::Mine(run.fence.clone()))
+                EffectResult::Lock(LockOutcome::Mine(run.fence.clone()))
             }
-            Effect::Publish(_) => Answer::Published(true),
+            Effect::Publish(_) => EffectResult::Published(true),
             Effect::Wait { settled, .. } => return self.end(settled, world, lock, now),
             Effect::AcquirePermit(_) => {
                 let wait = if let Permit::Wait(wait) = run.permit { ms(wait) } else { 0 };
@@ -214,7 +214,7 @@ impl Invocations {
                 let held = lock.is_held_with(self.name, Some(&run.fence), now);
                 let retired = held && world.retire(&machine);
                 run.saved &= retired && run.intent.as_ref() == run.driver.operation();
-                Answer::Retired(match (held, retired) {
+                EffectResult::Retired(match (held, retired) {
                     (false, _) => RetireOutcome::Fenced,
                     (true, true) => RetireOutcome::Retired,
                     (true, false) => RetireOutcome::Busy,
@@ -222,13 +222,13 @@ impl Invocations {
             }
             Effect::Readmit(machine) => {
                 world.readmit(&machine);
-                Answer::Done
+                EffectResult::Done
             }
             Effect::ReportThrottled(retry_after) => {
                 limiter.throttle(retry_after, now);
-                Answer::Done
+                EffectResult::Done
             }
-            Effect::Sweep => Answer::Done,
+            Effect::Sweep => EffectResult::Done,
             Effect::List => {
                 world.report.lists += 1;
                 run.request(InFlight::List, world, limiter, now)?;
@@ -236,11 +236,11 @@ impl Invocations {
             }
             Effect::Call(operation) => {
                 let answer = call(&operation, world, now)?;
-                run.request(InFlight::Call(answer), world, limiter, now)?;
+                run.request(InFlight::Call(Box::new(answer)), world, limiter, now)?;
                 return Ok(false);
             }
         };
-        let fenced = matches!(answer, Answer::Retired(RetireOutcome::Fenced));
+        let fenced = matches!(answer, EffectResult::Retired(RetireOutcome::Fenced));
         run.driver.on(answer, at(now));
         if fenced {
             self.current = None;

@@ -15,13 +15,13 @@ const WORDS: usize = 300;
 
 /// The reply to one command.
 #[derive(Deserialize)]
-pub(super) struct Answer {
+pub(super) struct RestResponse {
     #[serde(default)]
     result: Value,
     error: Option<String>,
 }
 
-impl Answer {
+impl RestResponse {
     pub(super) fn reply(self, redaction: &Redaction) -> Result<Reply, QueueError> {
         match self.error {
             None => reply(self.result),
@@ -85,7 +85,9 @@ pub(super) fn refusal(status: StatusCode, body: &[u8], redaction: &Redaction) ->
         (402, text) => QueueError::Quota(said(text)),
         (400..=599, Some(text)) if is_quota(text) => QueueError::Quota(redaction.quote(text)),
         (408 | 425 | 429 | 500..=599, text) => QueueError::Unavailable(said(text)),
-        (400..=499, Some(text)) if serde_json::from_slice::<Answer>(body).is_ok() => refused(text, redaction),
+        (400..=499, Some(text)) if serde_json::from_slice::<RestResponse>(body).is_ok() => {
+            refused(text, redaction)
+        }
         _ => QueueError::Connection(format!("HTTP {code}, which is no answer of Upstash's REST interface")),
     }
 }
@@ -182,7 +184,7 @@ mod tests {
         }
         assert!(matches!(of(402, ""), QueueError::Quota(_)));
         // One command of a pipeline.
-        let answer: Answer = serde_json::from_str(&error(QUOTA)).unwrap();
+        let answer: RestResponse = serde_json::from_str(&error(QUOTA)).unwrap();
         assert!(matches!(answer.reply(&redaction()), Err(QueueError::Quota(_))));
         // This error passes within a second.
         let rate = of(429, &error("ERR max commands per second limit exceeded"));

@@ -19,18 +19,18 @@ use super::sync::{self, SyncToken};
 use super::{Command, QueueError, Reply};
 use crate::queue::backoff;
 use crate::time::{sleep, timeout};
-use answer::{Answer, Redaction};
+use answer::{Redaction, RestResponse};
 
 /// Maximum duration of a request, including the whole response.
-const LIMIT: Duration = Duration::from_secs(10);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Number of retries of a failed read.
 const RETRIES: u32 = 2;
 
 /// Redis behind a REST interface. Clones are cheap and share the sync token.
 #[derive(Clone)]
-pub struct Rest(Arc<Inside>);
+pub struct Rest(Arc<RestInner>);
 
-struct Inside {
+struct RestInner {
     http: reqwest::Client,
     one: Url,
     many: Url,
@@ -69,13 +69,13 @@ impl Rest {
         let many =
             base.join("pipeline").map_err(|_| QueueError::Refused("the address is not valid".into()))?;
         let redaction = Redaction::new(url, token);
-        Ok(Self(Arc::new(Inside { http, one: base, many, authorization, redaction, sync })))
+        Ok(Self(Arc::new(RestInner { http, one: base, many, authorization, redaction, sync })))
     }
 
     /// Runs a command.
     pub async fn run(&self, command: Command) -> Result<Reply, QueueError> {
         let is_read = command.is_read();
-        let answer: Answer = self.ask(&self.0.one, &command.0, is_read).await?;
+        let answer: RestResponse = self.ask(&self.0.one, &command.0, is_read).await?;
         answer.reply(&self.0.redaction)
     }
 
@@ -83,7 +83,7 @@ impl Rest {
     pub async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Reply>, QueueError> {
         let is_read = commands.iter().all(Command::is_read);
         let bodies: Vec<&Vec<String>> = commands.iter().map(|command| &command.0).collect();
-        let answers: Vec<Answer> = self.ask(&self.0.many, &bodies, is_read).await?;
+        let answers: Vec<RestResponse> = self.ask(&self.0.many, &bodies, is_read).await?;
         if answers.len() != commands.len() {
             return Err(QueueError::data("a pipeline has another number of answers than of commands"));
         }
@@ -128,7 +128,7 @@ impl Rest {
             let bytes = answer.bytes().await.map_err(|error| lost(&error))?;
             Ok::<_, QueueError>((status, bytes))
         };
-        let Some(answered) = timeout(LIMIT, exchange).await else { return Err(late()) };
+        let Some(answered) = timeout(CALL_TIMEOUT, exchange).await else { return Err(late()) };
         let (status, bytes) = answered?;
         if !status.is_success() {
             return Err(answer::refusal(status, &bytes, &inside.redaction));
