@@ -1,5 +1,7 @@
 //! Values as they stand in Redis, and the replies of scripts.
 
+use std::time::Duration;
+
 use super::{QueueError, Reply};
 use crate::job::{Failure, JobSpec, Millis, State};
 
@@ -52,6 +54,11 @@ impl<'a> ScriptReply<'a> {
     pub(super) fn unexpected(&self) -> QueueError {
         QueueError::data(format!("a script answered {} {:?}", self.word, self.rest))
     }
+}
+
+/// A duration as an argument of a script, in milliseconds.
+pub(super) fn ms(duration: Duration) -> String {
+    duration.as_millis().to_string()
 }
 
 pub(super) fn parse_spec(json: &str) -> Result<JobSpec, QueueError> {

@@ -6,216 +6,21 @@ use opentelemetry_semantic_conventions::attribute;
 use tracing::Instrument as _;
 use tracing::field::Empty;
 
-use super::codec::{ScriptReply, parse_spec, to_json};
+use super::claim::Claimed;
+use super::codec::{ScriptReply, ms, parse_spec, to_json};
 use super::outbox::Outbox;
+use super::outcomes::{
+    CancelOutcome, CancelReason, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, SubmitMode,
+    SubmitOutcome, Sweep, UploadedOutcome,
+};
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{AttemptId, Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority, State, WorkerId};
+use crate::job::{AttemptId, Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority};
 use crate::trace::{self, TraceParent};
-
-/// How a job starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SubmitMode {
-    /// The job is ready for a worker at once.
-    Now,
-    /// The job is ready after this delay.
-    After(Duration),
-    /// The job is ready when its input is in storage. It fails if that takes longer than this.
-    OnUpload(Duration),
-}
-
-/// The outcome of a submit.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SubmitOutcome {
-    /// The job is new.
-    Created,
-    /// A job with this id and the same spec exists already.
-    Same,
-    /// A job with this id but another spec exists already.
-    Different(Box<JobSpec>),
-}
-
-/// The outcome of reporting an upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UploadedOutcome {
-    /// The job is now ready for a worker.
-    Queued,
-    /// The job no longer waits for an upload: the report is a duplicate, or the job ended in the meantime.
-    Already(State),
-    /// The job does not exist.
-    Unknown,
-}
-
-/// A job that a worker holds for as long as it renews the lease.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Claimed {
-    /// The attempt that the worker makes.
-    pub attempt: AttemptId,
-    /// Which attempt of the job it is, from 1.
-    pub number: u32,
-    /// What to encode, and how.
-    pub spec: JobSpec,
-    /// Redis's time at the claim.
-    pub at: Millis,
-    /// When the job was submitted. It distinguishes the job from an older one with the same id, whose record has
-    /// expired.
-    pub born: Millis,
-    /// Whether an earlier attempt of this job has started.
-    pub earlier: bool,
-    /// When the job became ready.
-    pub queued: Millis,
-    /// The trace of the submitter.
-    pub trace: Option<TraceParent>,
-    /// Why the attempt before failed.
-    pub previous: Option<Failure>,
-    /// The job's attempts are used up, and this claim only finds out whether one of them has committed its result.
-    /// If none has, the job fails with this failure.
-    pub verify: Option<Failure>,
-}
-
-impl Claimed {
-    /// Whether no further attempt follows one that fails like this.
-    #[must_use]
-    pub fn is_last(&self, failure: &Failure) -> bool {
-        let is_final = !failure.code.is_retryable() || failure.recurs(self.previous.as_ref());
-        is_final || self.number >= self.spec.max_attempts
-    }
-}
-
-/// The outcome of a claim.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Claim {
-    /// The worker now holds this job.
-    Job(Box<Claimed>),
-    /// No job is ready.
-    Empty {
-        /// When the next one is due, if the claim swept.
-        next_due: Option<Millis>,
-        /// Redis's time, if the claim swept.
-        now: Option<Millis>,
-    },
-    /// The worker is not registered, or no longer.
-    Unregistered,
-    /// The worker was retired; it gets no further job.
-    Retired,
-}
-
-/// The outcome of a completion.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CompleteOutcome {
-    /// The job is completed by this attempt.
-    Done,
-    /// This attempt completed the job before; the call was repeated.
-    Already,
-    /// The attempt had lost its lease. Contains the job's state, if the job still exists.
-    Lost(Option<State>),
-}
-
-/// The outcome of a failed attempt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailOutcome {
-    /// The job is retried at this time.
-    Retry(Millis),
-    /// The job has failed; there is no further attempt.
-    Failed,
-    /// This attempt reported the failure before; the call was repeated.
-    Already,
-    /// The attempt had lost its lease.
-    Lost(Option<State>),
-}
-
-/// Why a job is cancelled.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CancelReason {
-    /// A user cancelled it.
-    Cancelled,
-    /// A user suspended it: no webhook is sent, and a redrive resumes it.
-    Suspended,
-    /// All attempts together took longer than permitted: the job fails with this failure.
-    DeadlineExceeded(Failure),
-}
-
-/// The outcome of a cancellation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CancelOutcome {
-    /// The job is cancelled.
-    Cancelled,
-    /// The job had already ended in this state.
-    Ended(State),
-    /// The job does not exist.
-    Unknown,
-}
-
-/// The outcome of a redrive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RedriveOutcome {
-    /// The job is ready for a worker again.
-    Queued,
-    /// Its upload never arrived, so there is nothing to retry. If the input arrives later, the job is queued
-    /// nevertheless.
-    NeverUploaded,
-    /// Only failed and cancelled jobs can be retried. Contains the job's state.
-    Wrong(State),
-    /// The job does not exist.
-    Unknown,
-}
-
-/// The outcome of expiring an upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExpireOutcome {
-    /// The job failed.
-    Failed,
-    /// The job no longer waits for an upload.
-    Already(State),
-    /// The job does not exist.
-    Unknown,
-}
-
-/// The outcome of a sweep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Sweep {
-    /// The number of jobs that became ready.
-    pub ready: u32,
-    /// When the next lease or delay expires.
-    pub next_due: Option<Millis>,
-    /// Redis's time.
-    pub now: Millis,
-}
 
 /// First pause before a retry; it is doubled each time up to [`RETRY_CAP`].
 pub const RETRY_BASE: Duration = Duration::from_secs(5);
-/// Pause before a job is claimed again that this version could not read.
-const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
-/// How often a claim is repeated whose reply was lost.
-const CLAIM_RETRIES: u32 = 4;
 /// Maximum pause before a retry.
 pub const RETRY_CAP: Duration = Duration::from_secs(300);
-
-/// Names a claim, so that one whose reply was lost is found again.
-fn new_token() -> String {
-    uuid::Uuid::new_v4().simple().to_string()
-}
-
-fn claimed_attempt(answer: &ScriptReply<'_>) -> Result<AttemptId, QueueError> {
-    let job = answer.text(0)?.parse().map_err(|_| answer.unexpected())?;
-    let epoch = Epoch(answer.int(1)?.try_into().map_err(|_| answer.unexpected())?);
-    Ok(AttemptId { job, epoch })
-}
-
-fn ms(duration: Duration) -> String {
-    duration.as_millis().to_string()
-}
-
-impl UploadedOutcome {
-    pub(super) fn parse(reply: &Reply) -> Result<Self, QueueError> {
-        let answer = ScriptReply::of(reply)?;
-        match answer.word {
-            "QUEUED" => Ok(Self::Queued),
-            "ALREADY" => Ok(Self::Already(answer.state()?)),
-            "UNKNOWN" => Ok(Self::Unknown),
-            _ => Err(answer.unexpected()),
-        }
-    }
-}
 
 impl Queue {
     /// Submits a job. Submitting the same job again changes nothing.
@@ -313,83 +118,6 @@ impl Queue {
     /// If Redis fails.
     pub async fn uploaded(&self, id: JobId) -> Result<UploadedOutcome, QueueError> {
         UploadedOutcome::parse(&self.eval_idempotent(&scripts::UPLOADED, vec![id.to_string()]).await?)
-    }
-
-    /// Claims a job. With `sweep`, first reaps some expired leases and promotes some delayed jobs.
-    ///
-    /// `now` is the worker's estimate of Redis's time ([`super::ServerClock`]). It only determines until when the
-    /// worker counts as alive; a sweep uses Redis's own clock and returns it.
-    ///
-    /// If the reply may be lost, the call is repeated, and finds the job that it claimed by a token.
-    ///
-    /// # Errors
-    /// If Redis fails. A job that was claimed without the worker's knowledge returns to the queue when its lease
-    /// expires.
-    pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
-        const FEW: &str = "8";
-        let mut token = new_token();
-        let mut again = false;
-        let mut tries = 0;
-        loop {
-            let args = vec![
-                worker.to_string(),
-                now.0.to_string(),
-                ms(self.policy.lease),
-                ms(self.policy.alive),
-                if sweep { FEW } else { "0" }.to_owned(),
-                ms(self.policy.grace),
-                ms(self.grace_left()),
-                token.clone(),
-                if again { "1" } else { "0" }.to_owned(),
-            ];
-            let reply = match self.eval(&scripts::CLAIM, args).await {
-                Err(error) if error.is_transient() && tries < CLAIM_RETRIES => {
-                    (again, tries) = (true, tries + 1);
-                    let pause = super::backoff::full_jitter(
-                        tries,
-                        Duration::from_millis(100),
-                        Duration::from_secs(2),
-                    );
-                    crate::time::sleep(pause).await;
-                    continue;
-                }
-                reply => reply?,
-            };
-            let answer = ScriptReply::of(&reply)?;
-            if answer.word == "JOB"
-                && let Err(error) = parse_spec(answer.text(3)?)
-            {
-                // Another version submitted it, and a worker of that version can do it.
-                let attempt = claimed_attempt(&answer)?;
-                tracing::warn!(job = %attempt.job, %error, "handing back a job that this version cannot read");
-                self.release_after(attempt, UNREADABLE_PAUSE).await?;
-                (token, again) = (new_token(), false);
-                continue;
-            }
-            return Ok(match answer.word {
-                "JOB" => Claim::Job(Box::new(Claimed {
-                    attempt: claimed_attempt(&answer)?,
-                    number: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
-                    spec: parse_spec(answer.text(3)?)?,
-                    at: Millis(answer.int(4)?),
-                    born: Millis(answer.int(5)?),
-                    earlier: answer.int(6)? == 1,
-                    queued: Millis(answer.int(7)?),
-                    trace: TraceParent::parse(answer.text(8)?),
-                    previous: answer.failure(9)?,
-                    verify: answer.failure(9)?.filter(|_| answer.int(10).is_ok_and(|verifies| verifies == 1)),
-                })),
-                "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
-                "UNREGISTERED" => Claim::Unregistered,
-                "RETIRED" => Claim::Retired,
-                // A leftover of a job that no longer waits. The script removed it from the queue.
-                "STRAY" => {
-                    tracing::warn!(job = answer.text(0)?, "dropped an unreadable entry of jobs:pending");
-                    continue;
-                }
-                _ => return Err(answer.unexpected()),
-            });
-        }
     }
 
     /// Renews a lease until `deadline`, with one plain command while the worker holds it. Returns `false` if the
@@ -527,7 +255,11 @@ impl Queue {
         self.release_after(attempt, Duration::ZERO).await
     }
 
-    async fn release_after(&self, attempt: AttemptId, delay: Duration) -> Result<bool, QueueError> {
+    pub(super) async fn release_after(
+        &self,
+        attempt: AttemptId,
+        delay: Duration,
+    ) -> Result<bool, QueueError> {
         let args = vec![attempt.job.to_string(), attempt.epoch.to_string(), ms(delay)];
         let reply = self.eval(&scripts::RELEASE, args).await?;
         Ok(ScriptReply::of(&reply)?.word == "RELEASED")

@@ -37,6 +37,7 @@
 //! deadline is already as late; a `ZSCORE` tells these cases apart.
 
 pub mod backoff;
+mod claim;
 mod clock;
 mod codec;
 #[cfg(not(target_arch = "wasm32"))]
@@ -46,23 +47,25 @@ mod fleet_session;
 mod fleet_status;
 mod jobs;
 mod outbox;
+mod outcomes;
 mod query;
 mod rate_limit;
 mod scripts;
 mod transport;
 mod workers;
 
+pub use claim::{Claim, Claimed};
 pub use clock::ServerClock;
 #[cfg(not(target_arch = "wasm32"))]
 pub use events::{Change, EventFeed};
 pub use fleet::{FencingToken, FleetView, LockOutcome, PoolWorker, RetireOutcome};
 pub use fleet_session::{Checkpoint, LockRequest, LockState, Snapshot};
 pub use fleet_status::{FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, Paused};
-pub use jobs::{
-    CancelOutcome, CancelReason, Claim, Claimed, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome,
-    SubmitMode, SubmitOutcome, Sweep, UploadedOutcome,
-};
 pub use outbox::{Delivery, DeliveryState, Outbox};
+pub use outcomes::{
+    CancelOutcome, CancelReason, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, SubmitMode,
+    SubmitOutcome, Sweep, UploadedOutcome,
+};
 pub use query::{Filter, Page, Stats, UnreadableJob};
 pub use rate_limit::{Permit, RequestClass, RequestRate};
 pub use transport::{Command, QueueError, Reply, Rest, SyncToken};

@@ -1,0 +1,157 @@
+//! The claim of a job by a worker.
+
+use std::time::Duration;
+
+use super::codec::{ScriptReply, ms, parse_spec};
+use super::{Queue, QueueError, scripts};
+use crate::job::{AttemptId, Epoch, Failure, JobSpec, Millis, WorkerId};
+use crate::trace::TraceParent;
+
+/// Pause before a job is claimed again that this version could not read.
+const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
+/// How often a claim is repeated whose reply was lost.
+const CLAIM_RETRIES: u32 = 4;
+
+/// A job that a worker holds for as long as it renews the lease.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Claimed {
+    /// The attempt that the worker makes.
+    pub attempt: AttemptId,
+    /// Which attempt of the job it is, from 1.
+    pub number: u32,
+    /// What to encode, and how.
+    pub spec: JobSpec,
+    /// Redis's time at the claim.
+    pub at: Millis,
+    /// When the job was submitted. It distinguishes the job from an older one with the same id, whose record has
+    /// expired.
+    pub born: Millis,
+    /// Whether an earlier attempt of this job has started.
+    pub earlier: bool,
+    /// When the job became ready.
+    pub queued: Millis,
+    /// The trace of the submitter.
+    pub trace: Option<TraceParent>,
+    /// Why the attempt before failed.
+    pub previous: Option<Failure>,
+    /// The job's attempts are used up, and this claim only finds out whether one of them has committed its result.
+    /// If none has, the job fails with this failure.
+    pub verify: Option<Failure>,
+}
+
+impl Claimed {
+    /// Whether no further attempt follows one that fails like this.
+    #[must_use]
+    pub fn is_last(&self, failure: &Failure) -> bool {
+        let is_final = !failure.code.is_retryable() || failure.recurs(self.previous.as_ref());
+        is_final || self.number >= self.spec.max_attempts
+    }
+}
+
+/// The outcome of a claim.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Claim {
+    /// The worker now holds this job.
+    Job(Box<Claimed>),
+    /// No job is ready.
+    Empty {
+        /// When the next one is due, if the claim swept.
+        next_due: Option<Millis>,
+        /// Redis's time, if the claim swept.
+        now: Option<Millis>,
+    },
+    /// The worker is not registered, or no longer.
+    Unregistered,
+    /// The worker was retired; it gets no further job.
+    Retired,
+}
+
+/// Names a claim, so that one whose reply was lost is found again.
+fn new_token() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+fn claimed_attempt(answer: &ScriptReply<'_>) -> Result<AttemptId, QueueError> {
+    let job = answer.text(0)?.parse().map_err(|_| answer.unexpected())?;
+    let epoch = Epoch(answer.int(1)?.try_into().map_err(|_| answer.unexpected())?);
+    Ok(AttemptId { job, epoch })
+}
+
+impl Queue {
+    /// Claims a job. With `sweep`, first reaps some expired leases and promotes some delayed jobs.
+    ///
+    /// `now` is the worker's estimate of Redis's time ([`super::ServerClock`]). It only determines until when the
+    /// worker counts as alive; a sweep uses Redis's own clock and returns it.
+    ///
+    /// If the reply may be lost, the call is repeated, and finds the job that it claimed by a token.
+    ///
+    /// # Errors
+    /// If Redis fails. A job that was claimed without the worker's knowledge returns to the queue when its lease
+    /// expires.
+    pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
+        const FEW: &str = "8";
+        let mut token = new_token();
+        let mut again = false;
+        let mut tries = 0;
+        loop {
+            let args = vec![
+                worker.to_string(),
+                now.0.to_string(),
+                ms(self.policy.lease),
+                ms(self.policy.alive),
+                if sweep { FEW } else { "0" }.to_owned(),
+                ms(self.policy.grace),
+                ms(self.grace_left()),
+                token.clone(),
+                if again { "1" } else { "0" }.to_owned(),
+            ];
+            let reply = match self.eval(&scripts::CLAIM, args).await {
+                Err(error) if error.is_transient() && tries < CLAIM_RETRIES => {
+                    (again, tries) = (true, tries + 1);
+                    let pause = super::backoff::full_jitter(
+                        tries,
+                        Duration::from_millis(100),
+                        Duration::from_secs(2),
+                    );
+                    crate::time::sleep(pause).await;
+                    continue;
+                }
+                reply => reply?,
+            };
+            let answer = ScriptReply::of(&reply)?;
+            if answer.word == "JOB"
+                && let Err(error) = parse_spec(answer.text(3)?)
+            {
+                // Another version submitted it, and a worker of that version can do it.
+                let attempt = claimed_attempt(&answer)?;
+                tracing::warn!(job = %attempt.job, %error, "handing back a job that this version cannot read");
+                self.release_after(attempt, UNREADABLE_PAUSE).await?;
+                (token, again) = (new_token(), false);
+                continue;
+            }
+            return Ok(match answer.word {
+                "JOB" => Claim::Job(Box::new(Claimed {
+                    attempt: claimed_attempt(&answer)?,
+                    number: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
+                    spec: parse_spec(answer.text(3)?)?,
+                    at: Millis(answer.int(4)?),
+                    born: Millis(answer.int(5)?),
+                    earlier: answer.int(6)? == 1,
+                    queued: Millis(answer.int(7)?),
+                    trace: TraceParent::parse(answer.text(8)?),
+                    previous: answer.failure(9)?,
+                    verify: answer.failure(9)?.filter(|_| answer.int(10).is_ok_and(|verifies| verifies == 1)),
+                })),
+                "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
+                "UNREGISTERED" => Claim::Unregistered,
+                "RETIRED" => Claim::Retired,
+                // A leftover of a job that no longer waits. The script removed it from the queue.
+                "STRAY" => {
+                    tracing::warn!(job = answer.text(0)?, "dropped an unreadable entry of jobs:pending");
+                    continue;
+                }
+                _ => return Err(answer.unexpected()),
+            });
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What the transitions of a job are told and answer. Values only.
+
+use std::time::Duration;
+
+use super::codec::ScriptReply;
+use super::{QueueError, Reply};
+use crate::job::{Failure, JobSpec, Millis, State};
+
+/// How a job starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubmitMode {
+    /// The job is ready for a worker at once.
+    Now,
+    /// The job is ready after this delay.
+    After(Duration),
+    /// The job is ready when its input is in storage. It fails if that takes longer than this.
+    OnUpload(Duration),
+}
+
+/// The outcome of a submit.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SubmitOutcome {
+    /// The job is new.
+    Created,
+    /// A job with this id and the same spec exists already.
+    Same,
+    /// A job with this id but another spec exists already.
+    Different(Box<JobSpec>),
+}
+
+/// The outcome of reporting an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UploadedOutcome {
+    /// The job is now ready for a worker.
+    Queued,
+    /// The job no longer waits for an upload: the report is a duplicate, or the job ended in the meantime.
+    Already(State),
+    /// The job does not exist.
+    Unknown,
+}
+
+/// The outcome of a completion.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompleteOutcome {
+    /// The job is completed by this attempt.
+    Done,
+    /// This attempt completed the job before; the call was repeated.
+    Already,
+    /// The attempt had lost its lease. Contains the job's state, if the job still exists.
+    Lost(Option<State>),
+}
+
+/// The outcome of a failed attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailOutcome {
+    /// The job is retried at this time.
+    Retry(Millis),
+    /// The job has failed; there is no further attempt.
+    Failed,
+    /// This attempt reported the failure before; the call was repeated.
+    Already,
+    /// The attempt had lost its lease.
+    Lost(Option<State>),
+}
+
+/// Why a job is cancelled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CancelReason {
+    /// A user cancelled it.
+    Cancelled,
+    /// A user suspended it: no webhook is sent, and a redrive resumes it.
+    Suspended,
+    /// All attempts together took longer than permitted: the job fails with this failure.
+    DeadlineExceeded(Failure),
+}
+
+/// The outcome of a cancellation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CancelOutcome {
+    /// The job is cancelled.
+    Cancelled,
+    /// The job had already ended in this state.
+    Ended(State),
+    /// The job does not exist.
+    Unknown,
+}
+
+/// The outcome of a redrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedriveOutcome {
+    /// The job is ready for a worker again.
+    Queued,
+    /// Its upload never arrived, so there is nothing to retry. If the input arrives later, the job is queued
+    /// nevertheless.
+    NeverUploaded,
+    /// Only failed and cancelled jobs can be retried. Contains the job's state.
+    Wrong(State),
+    /// The job does not exist.
+    Unknown,
+}
+
+/// The outcome of expiring an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpireOutcome {
+    /// The job failed.
+    Failed,
+    /// The job no longer waits for an upload.
+    Already(State),
+    /// The job does not exist.
+    Unknown,
+}
+
+/// The outcome of a sweep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sweep {
+    /// The number of jobs that became ready.
+    pub ready: u32,
+    /// When the next lease or delay expires.
+    pub next_due: Option<Millis>,
+    /// Redis's time.
+    pub now: Millis,
+}
+
+impl UploadedOutcome {
+    pub(super) fn parse(reply: &Reply) -> Result<Self, QueueError> {
+        let answer = ScriptReply::of(reply)?;
+        match answer.word {
+            "QUEUED" => Ok(Self::Queued),
+            "ALREADY" => Ok(Self::Already(answer.state()?)),
+            "UNKNOWN" => Ok(Self::Unknown),
+            _ => Err(answer.unexpected()),
+        }
+    }
+}
