@@ -233,7 +233,7 @@ fn warnings_show_age_and_reason_of_a_pause() {
     let by_hand = Paused { since: Millis(0), reason: None };
     assert_eq!(pause_words(&by_hand, NOW), "Paused.");
     has(&paused(&answer(None)), &["resumed by another user"]);
-    has(&resumed(&with(None)), &["paused the fleet again"]);
+    has(&resumed(&with(None)), &["paused again by another user"]);
 }
 
 #[test]
