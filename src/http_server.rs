@@ -17,7 +17,7 @@ use tower::{BoxError, Service};
 
 /// The limits of a server.
 #[derive(Clone, Copy, Debug)]
-pub struct ServerLimits {
+pub(crate) struct ServerLimits {
     /// Maximum number of connections; more wait until one is closed.
     pub connections: usize,
     /// Maximum time from the connection, or from the last response on it, to the end of a request's head.
@@ -33,8 +33,12 @@ impl Default for ServerLimits {
 }
 
 /// Serves `service` on `listener` until `stop` is cancelled, and returns when the last connection is closed.
-pub async fn serve<S, B>(listener: TcpListener, service: S, limits: ServerLimits, stop: CancellationToken)
-where
+pub(crate) async fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    limits: ServerLimits,
+    stop: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<BoxError>,

@@ -4,17 +4,17 @@
 use std::time::Duration;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use std::time::Instant;
+pub(crate) use std::time::Instant;
 
 /// The output of `call`, or `None` if it is not ready within `limit`; then it is dropped.
 #[cfg(not(target_arch = "wasm32"))]
-pub async fn timeout<T>(limit: Duration, call: impl Future<Output = T>) -> Option<T> {
+pub(crate) async fn timeout<T>(limit: Duration, call: impl Future<Output = T>) -> Option<T> {
     tokio::time::timeout(limit, call).await.ok()
 }
 
 /// Waits for `time`.
 #[cfg(not(target_arch = "wasm32"))]
-pub async fn sleep(time: Duration) {
+pub(crate) async fn sleep(time: Duration) {
     tokio::time::sleep(time).await;
 }
 

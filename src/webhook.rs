@@ -33,7 +33,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a claimed delivery belongs to this process.
 const HOLD: Duration = Duration::from_secs(60);
 /// Maximum number of concurrent deliveries.
-pub const MAX_CONCURRENT_DELIVERIES: usize = 32;
+pub(crate) const MAX_CONCURRENT_DELIVERIES: usize = 32;
 
 /// Webhooks cannot be sent.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,7 @@ pub enum WebhookError {
 /// The message about a job's end.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(rename = "JobEnded")]
-pub struct Message<'a> {
+pub(crate) struct Message<'a> {
     /// How the job ended.
     #[serde(rename = "type")]
     pub kind: MessageType,
@@ -70,7 +70,7 @@ pub struct Message<'a> {
 /// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(rename = "JobEndedType")]
-pub enum MessageType {
+pub(crate) enum MessageType {
     /// The outputs of the job are in storage.
     #[serde(rename = "job.completed")]
     Completed,
@@ -141,14 +141,14 @@ pub trait SigningKeys: Send + Sync {
 }
 
 /// The one key of an installation, for all jobs.
-pub struct StaticKey(Arc<Key>);
+pub(crate) struct StaticKey(Arc<Key>);
 
 impl StaticKey {
     /// A key from this secret.
     ///
     /// # Errors
     /// If the secret is not valid.
-    pub fn new(secret: &SecretString) -> Result<Self, WebhookError> {
+    pub(crate) fn new(secret: &SecretString) -> Result<Self, WebhookError> {
         Key::new(secret).map(|key| Self(Arc::new(key)))
     }
 }
@@ -251,7 +251,7 @@ fn next_wait(state: &DeliveryState, now: Millis) -> Option<(Duration, Duration)>
 ///
 /// # Errors
 /// If Redis fails.
-pub async fn take(
+pub(crate) async fn take(
     queue: &Queue,
     outbox: Outbox,
     now: Millis,
@@ -270,7 +270,7 @@ fn is_current(delivery: &Delivery, job: &Job) -> bool {
 ///
 /// # Errors
 /// If Redis fails; the delivery is then due again a minute after it was claimed.
-pub async fn deliver(
+pub(crate) async fn deliver(
     queue: &Queue,
     mail: &WebhookSender,
     links: &UrlSigner,

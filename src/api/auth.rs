@@ -13,7 +13,11 @@ use subtle::ConstantTimeEq as _;
 use super::{AppState, Problem};
 
 /// Passes a request on if it has a valid token, or if no tokens are configured.
-pub async fn require_token(State(app): State<Arc<AppState>>, request: Request, next: Next) -> Response {
+pub(crate) async fn require_token(
+    State(app): State<Arc<AppState>>,
+    request: Request,
+    next: Next,
+) -> Response {
     if allowed(&app.config.tokens, request.headers()) {
         next.run(request).await
     } else {
@@ -26,7 +30,7 @@ fn allowed(tokens: &[SecretString], headers: &HeaderMap) -> bool {
 }
 
 /// Returns the hash of the configured token that the request carries, which identifies the caller.
-pub fn caller(tokens: &[SecretString], headers: &HeaderMap) -> Option<[u8; 32]> {
+pub(crate) fn caller(tokens: &[SecretString], headers: &HeaderMap) -> Option<[u8; 32]> {
     let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let (scheme, given) = given.and_then(|value| value.split_once(' '))?;
     if !scheme.eq_ignore_ascii_case("bearer") {

@@ -10,12 +10,12 @@ use super::Problem;
 use crate::job::{JobId, Ladder, ObjectKey, Preset, Priority, Stills};
 
 /// Parses the id in the path. Anything that is not an id names no job.
-pub fn parse_job_id(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
+pub(crate) fn parse_job_id(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
     path.ok().and_then(|Path(text)| text.parse().ok()).ok_or_else(Problem::no_such_job)
 }
 
 /// The names of a request's fields. Unknown names are rejected, so that a misspelt field is not silently ignored.
-pub trait Fields {
+pub(crate) trait Fields {
     /// The fields of this request.
     const OWN: &'static [&'static str];
     /// Fields in addition to these: those of [`JobOptions`](super::JobOptions), if the request creates a job.
@@ -34,7 +34,7 @@ const OPTION_NAMES: &[&str] = &[
 ];
 
 /// A JSON body. Errors name the invalid field.
-pub struct Body<T>(pub T);
+pub(crate) struct Body<T>(pub T);
 
 impl<T: DeserializeOwned + Fields, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;

@@ -11,7 +11,9 @@ use futures::Stream;
 use crate::job::JobId;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use process::{Changes, Feed};
+pub(crate) use process::Changes;
+#[cfg(not(target_arch = "wasm32"))]
+pub use process::Feed;
 
 #[cfg(target_arch = "wasm32")]
 pub use edge::{Changes, Feed};
@@ -35,7 +37,7 @@ mod process {
     }
 
     /// The changes of one job.
-    pub struct Changes {
+    pub(crate) struct Changes {
         listener: Receiver<JobEvent>,
         id: JobId,
     }
@@ -66,7 +68,7 @@ mod process {
 
     impl Changes {
         /// Waits for the next change. Returns false when there will be none.
-        pub async fn next(&mut self) -> bool {
+        pub(crate) async fn next(&mut self) -> bool {
             loop {
                 match self.listener.recv().await {
                     Ok(event) if event.job_id != self.id => {}
@@ -111,7 +113,7 @@ mod edge {
 
     impl Changes {
         /// Waits until the next poll is due. Returns false when there will be none.
-        pub async fn next(&mut self) -> bool {
+        pub(crate) async fn next(&mut self) -> bool {
             let goes_on = self.0 > 0;
             if goes_on {
                 self.0 -= 1;

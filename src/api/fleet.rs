@@ -107,12 +107,12 @@ impl AppState {
 }
 
 /// `GET /api/fleet`
-pub async fn get(State(app): State<Arc<AppState>>) -> Result<Json<FleetAnswer>, Problem> {
+pub(crate) async fn get(State(app): State<Arc<AppState>>) -> Result<Json<FleetAnswer>, Problem> {
     app.fleet().await
 }
 
 /// `POST /api/fleet/pause`
-pub async fn pause(
+pub(crate) async fn pause(
     State(app): State<Arc<AppState>>,
     Body(body): Body<PauseFleet>,
 ) -> Result<Json<FleetAnswer>, Problem> {
@@ -122,7 +122,7 @@ pub async fn pause(
 }
 
 /// `POST /api/fleet/resume`
-pub async fn resume(State(app): State<Arc<AppState>>) -> Result<Json<FleetAnswer>, Problem> {
+pub(crate) async fn resume(State(app): State<Arc<AppState>>) -> Result<Json<FleetAnswer>, Problem> {
     if app.queue.fleet_resume().await? {
         tracing::info!("fleet resumed");
     }

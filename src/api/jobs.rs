@@ -116,7 +116,7 @@ impl AppState {
 }
 
 /// `POST /api/upload`
-pub async fn upload(
+pub(crate) async fn upload(
     State(app): State<Arc<AppState>>,
     headers: HeaderMap,
     origin: RequestOrigin,
@@ -151,7 +151,7 @@ pub async fn upload(
 }
 
 /// `POST /api/jobs`
-pub async fn submit(
+pub(crate) async fn submit(
     State(app): State<Arc<AppState>>,
     headers: HeaderMap,
     origin: RequestOrigin,
@@ -171,7 +171,7 @@ pub async fn submit(
 }
 
 /// `GET /api/jobs/{id}`
-pub async fn get_one(
+pub(crate) async fn get_one(
     State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
@@ -181,14 +181,14 @@ pub async fn get_one(
 
 /// The query parameters of `GET /api/jobs`.
 #[derive(Debug, Deserialize)]
-pub struct Listing {
+pub(crate) struct Listing {
     status: Option<String>,
     limit: Option<String>,
     cursor: Option<String>,
 }
 
 /// `GET /api/jobs`
-pub async fn list(
+pub(crate) async fn list(
     State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     query: Result<Query<Listing>, QueryRejection>,
@@ -214,7 +214,7 @@ pub async fn list(
 }
 
 /// `DELETE /api/jobs/{id}`
-pub async fn cancel(
+pub(crate) async fn cancel(
     State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
@@ -232,7 +232,7 @@ pub async fn cancel(
 }
 
 /// `POST /api/jobs/{id}/retry`
-pub async fn retry(
+pub(crate) async fn retry(
     State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,

@@ -28,7 +28,7 @@ use crate::storage::urls::now_millis;
 use crate::storage::{Bucket, StorageError, content_type, layout, refers_to_others};
 
 /// The route. Logs and traces show it instead of the path, which contains a signature.
-pub const ROUTE: &str = "/media/{token}/{jobId}/{epoch}/{*path}";
+pub(crate) const ROUTE: &str = "/media/{token}/{jobId}/{epoch}/{*path}";
 
 /// Maximum size of a playlist that the API serves, bytes. A playlist of 24 hours with segments of one second has 4
 /// MB.
@@ -38,7 +38,7 @@ const MARGIN: i64 = 60;
 
 /// The route. Web pages of any origin may read the responses: an address may be used anywhere, and no cookies are
 /// involved.
-pub fn routes() -> Router<Arc<AppState>> {
+pub(crate) fn routes() -> Router<Arc<AppState>> {
     let cors = CorsLayer::new()
         .allow_origin(Any)
         .allow_methods([Method::GET, Method::HEAD])

@@ -10,6 +10,6 @@ use super::AppState;
 use crate::metrics::scrape;
 
 /// `GET /metrics`
-pub async fn metrics(State(app): State<Arc<AppState>>, headers: HeaderMap) -> Response {
+pub(crate) async fn metrics(State(app): State<Arc<AppState>>, headers: HeaderMap) -> Response {
     scrape(&app.metrics, &app.queue, &headers).await
 }

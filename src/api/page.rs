@@ -65,7 +65,7 @@ static TAGS: LazyLock<Vec<HeaderValue>> = LazyLock::new(|| {
 });
 
 /// The routes of the web page, and the response to all unknown paths.
-pub fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+pub(crate) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     Router::new().fallback(page).layer(CompressionLayer::new())
 }
 

@@ -114,7 +114,7 @@ impl AppState {
 }
 
 /// `POST /api/jobs/{id}/parts`
-pub async fn sign(
+pub(crate) async fn sign(
     State(app): State<Arc<AppState>>,
     id: Result<Path<String>, PathRejection>,
     Body(wanted): Body<SignPartsRequest>,
@@ -146,7 +146,7 @@ pub async fn sign(
 }
 
 /// `POST /api/jobs/{id}/uploaded`: the client reports its upload, if storage does not.
-pub async fn uploaded(
+pub(crate) async fn uploaded(
     State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,

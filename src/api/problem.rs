@@ -32,7 +32,7 @@ pub struct ProblemBody {
 type Kind = (&'static str, &'static str);
 
 /// All kinds of problems, by HTTP status.
-pub const CATALOGUE: &[(u16, &[Kind])] = &[
+pub(crate) const CATALOGUE: &[(u16, &[Kind])] = &[
     (400, &[("malformed", "The request cannot be read")]),
     (401, &[("unauthorized", "A valid token is needed")]),
     (
@@ -207,7 +207,7 @@ impl From<QueueError> for Problem {
 }
 
 /// `GET /problems/{kind}`: the page that the `type` of a problem points to.
-pub async fn explain(uri: Uri) -> Result<String, Problem> {
+pub(crate) async fn explain(uri: Uri) -> Result<String, Problem> {
     match described(uri.path().rsplit('/').next().unwrap_or_default()) {
         Some(text) => Ok(text),
         None => Err(no_such_route(uri).await),
@@ -224,13 +224,13 @@ fn described(asked: &str) -> Option<String> {
 }
 
 /// The response for unknown paths.
-pub async fn no_such_route(uri: Uri) -> Problem {
+pub(crate) async fn no_such_route(uri: Uri) -> Problem {
     let detail = format!("there is nothing at {}; the API's routes begin with /api/", uri.path());
     Problem::new(StatusCode::NOT_FOUND, "no-such-route", "No such route", detail)
 }
 
 /// The response if the path exists but does not support the method.
-pub async fn method_not_allowed() -> Problem {
+pub(crate) async fn method_not_allowed() -> Problem {
     let detail = "this path takes other methods; see the Allow header";
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
 }

@@ -115,7 +115,7 @@ impl Fields for CreateJobRequest {
 
 /// What the installation permits jobs to use.
 #[derive(Clone, Copy, Debug)]
-pub struct SubmissionLimits {
+pub(crate) struct SubmissionLimits {
     /// The addresses that jobs may name.
     pub guard: EgressPolicy,
     /// Whether webhooks can be signed.

@@ -19,7 +19,7 @@ use super::{caller_trace, media};
 use crate::trace;
 
 /// Wraps the routes so that each request has a span.
-pub fn with_tracing(router: Router) -> Router {
+pub(crate) fn with_tracing(router: Router) -> Router {
     router.layer(TraceLayer::new_for_http().make_span_with(begin).on_response(end))
 }
 

@@ -26,7 +26,7 @@ use crate::time::sleep;
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// `GET /api/jobs/{id}/events`
-pub async fn job_events(
+pub(crate) async fn job_events(
     State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,

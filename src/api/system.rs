@@ -25,23 +25,23 @@ pub struct SystemStatus {
 }
 
 /// `GET /api/stats`
-pub async fn stats(State(app): State<Arc<AppState>>) -> Result<Json<Stats>, Problem> {
+pub(crate) async fn stats(State(app): State<Arc<AppState>>) -> Result<Json<Stats>, Problem> {
     Ok(Json(app.queue.stats().await?))
 }
 
 /// `GET /api/status`
-pub async fn status(State(app): State<Arc<AppState>>) -> Result<Json<SystemStatus>, Problem> {
+pub(crate) async fn status(State(app): State<Arc<AppState>>) -> Result<Json<SystemStatus>, Problem> {
     let (jobs, workers) = futures::try_join!(app.queue.stats(), app.queue.workers())?;
     Ok(Json(SystemStatus { version: env!("CARGO_PKG_VERSION").to_owned(), jobs, workers }))
 }
 
 /// `GET /livez`: the process is alive.
-pub async fn livez() -> &'static str {
+pub(crate) async fn livez() -> &'static str {
     "ok\n"
 }
 
 /// `GET /readyz`: Redis and both buckets answer.
-pub async fn readyz(State(app): State<Arc<AppState>>) -> Result<&'static str, Problem> {
+pub(crate) async fn readyz(State(app): State<Arc<AppState>>) -> Result<&'static str, Problem> {
     const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
     let check = async {
         app.queue.check_primary().await.map_err(|e| Problem::unavailable(e.to_string()))?;

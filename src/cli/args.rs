@@ -227,7 +227,7 @@ pub(super) struct EncodeArgs {
 
 impl EncodeArgs {
     /// The stills to make.
-    pub const fn stills(&self) -> Stills {
+    pub(crate) const fn stills(&self) -> Stills {
         Stills { poster: self.poster, storyboard: self.storyboard }
     }
 }

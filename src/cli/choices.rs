@@ -21,7 +21,7 @@ pub(super) enum ChoicesList {
 
 impl ChoicesList {
     /// The text of the list.
-    pub fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         match self {
             Self::Page => page(),
             Self::Presets => presets_table(),

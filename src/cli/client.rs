@@ -58,7 +58,7 @@ impl ClientError {
 
 /// A client of one server.
 #[derive(Clone)]
-pub struct ApiClient {
+pub(crate) struct ApiClient {
     http: reqwest::Client,
     uploads: reqwest::Client,
     base: Url,
@@ -71,7 +71,7 @@ const CALL: Duration = Duration::from_secs(40);
 const FEED_SILENCE: Duration = Duration::from_secs(45);
 
 impl ApiClient {
-    pub fn new(args: &ServerArgs) -> Result<Self, ClientError> {
+    pub(crate) fn new(args: &ServerArgs) -> Result<Self, ClientError> {
         let builder = || {
             reqwest::Client::builder()
                 .connect_timeout(Duration::from_secs(10))
@@ -84,13 +84,13 @@ impl ApiClient {
     }
 
     /// The client for downloads from storage.
-    pub const fn downloads(&self) -> &reqwest::Client {
+    pub(crate) const fn downloads(&self) -> &reqwest::Client {
         &self.http
     }
 
     /// The client for uploads to storage. It has no read timeout, because that counts from the start of the request
     /// instead of its last byte, and would abort every upload that takes longer.
-    pub const fn uploads(&self) -> &reqwest::Client {
+    pub(crate) const fn uploads(&self) -> &reqwest::Client {
         &self.uploads
     }
 
@@ -157,29 +157,32 @@ impl ApiClient {
         self.json(self.request(Method::POST, url).json(body)).await
     }
 
-    pub async fn upload(&self, body: &CreateUploadRequest) -> Result<CreateUploadResponse, ClientError> {
+    pub(crate) async fn upload(
+        &self,
+        body: &CreateUploadRequest,
+    ) -> Result<CreateUploadResponse, ClientError> {
         self.post(self.url(&["api", "upload"]), body).await
     }
 
-    pub async fn parts(&self, id: JobId, body: &SignPartsRequest) -> Result<SignedParts, ClientError> {
+    pub(crate) async fn parts(&self, id: JobId, body: &SignPartsRequest) -> Result<SignedParts, ClientError> {
         self.post(self.url(&["api", "jobs", &id.to_string(), "parts"]), body).await
     }
 
     /// Reports an upload, in case storage does not.
-    pub async fn uploaded(&self, id: JobId) -> Result<Job, ClientError> {
+    pub(crate) async fn uploaded(&self, id: JobId) -> Result<Job, ClientError> {
         let url = self.url(&["api", "jobs", &id.to_string(), "uploaded"]);
         self.json(self.request(Method::POST, url)).await
     }
 
-    pub async fn submit(&self, body: &CreateJobRequest) -> Result<Job, ClientError> {
+    pub(crate) async fn submit(&self, body: &CreateJobRequest) -> Result<Job, ClientError> {
         self.post(self.url(&["api", "jobs"]), body).await
     }
 
-    pub async fn get(&self, id: JobId) -> Result<Job, ClientError> {
+    pub(crate) async fn get(&self, id: JobId) -> Result<Job, ClientError> {
         self.json(self.request(Method::GET, self.url(&["api", "jobs", &id.to_string()]))).await
     }
 
-    pub async fn list(
+    pub(crate) async fn list(
         &self,
         status: Option<State>,
         limit: u32,
@@ -196,34 +199,34 @@ impl ApiClient {
         self.json(self.request(Method::GET, url)).await
     }
 
-    pub async fn cancel(&self, id: JobId) -> Result<Job, ClientError> {
+    pub(crate) async fn cancel(&self, id: JobId) -> Result<Job, ClientError> {
         self.json(self.request(Method::DELETE, self.url(&["api", "jobs", &id.to_string()]))).await
     }
 
-    pub async fn retry(&self, id: JobId) -> Result<Job, ClientError> {
+    pub(crate) async fn retry(&self, id: JobId) -> Result<Job, ClientError> {
         let url = self.url(&["api", "jobs", &id.to_string(), "retry"]);
         self.json(self.request(Method::POST, url)).await
     }
 
-    pub async fn fleet(&self) -> Result<FleetAnswer, ClientError> {
+    pub(crate) async fn fleet(&self) -> Result<FleetAnswer, ClientError> {
         self.json(self.request(Method::GET, self.url(&["api", "fleet"]))).await
     }
 
-    pub async fn fleet_pause(&self, body: &PauseFleet) -> Result<FleetAnswer, ClientError> {
+    pub(crate) async fn fleet_pause(&self, body: &PauseFleet) -> Result<FleetAnswer, ClientError> {
         self.post(self.url(&["api", "fleet", "pause"]), body).await
     }
 
-    pub async fn fleet_resume(&self) -> Result<FleetAnswer, ClientError> {
+    pub(crate) async fn fleet_resume(&self) -> Result<FleetAnswer, ClientError> {
         self.json(self.request(Method::POST, self.url(&["api", "fleet", "resume"]))).await
     }
 
     /// The error for a stream that ended before the job did.
-    pub fn gone(&self) -> ClientError {
+    pub(crate) fn gone(&self) -> ClientError {
         ClientError::Unreachable { url: self.base.clone(), why: "it stopped".into() }
     }
 
     /// The event stream of a job, starting with its current state.
-    pub async fn events(
+    pub(crate) async fn events(
         &self,
         id: JobId,
     ) -> Result<impl Stream<Item = Result<Job, ClientError>> + use<>, ClientError> {

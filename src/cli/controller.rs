@@ -24,7 +24,7 @@ use crate::storage::urls::UrlSigner;
 use crate::webhook::WebhookClient;
 
 /// `tcoder controller`
-pub async fn run(args: ControllerArgs) -> Result<(), CliError> {
+pub(crate) async fn run(args: ControllerArgs) -> Result<(), CliError> {
     // An empty WATCH_NAMESPACE counts as unset.
     let scope = match args.namespace.as_ref().filter(|namespace| !namespace.is_empty()) {
         Some(namespace) => Some(Scope::Namespace(namespace.clone())),

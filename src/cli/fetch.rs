@@ -35,7 +35,7 @@ struct Item {
 
 /// Downloads all outputs of a completed job to `dir`. Each file appears there when it is complete, and then
 /// replaces a file of the same name; an interrupted download leaves the previous file.
-pub async fn outputs(client: &ApiClient, job: &Job, dir: &Path) -> Result<(), CliError> {
+pub(crate) async fn outputs(client: &ApiClient, job: &Job, dir: &Path) -> Result<(), CliError> {
     let Some(result) = &job.result else { return Ok(()) };
     let (mut documents, mut files) = (VecDeque::new(), Vec::new());
     let entries = result.entries.iter().map(|e| (&e.key, &e.url, Some(e.kind)));

@@ -8,7 +8,7 @@ use crate::job::{Job, State};
 /// Maximum number of jobs per page of the API.
 const PAGE: u32 = 100;
 
-pub async fn run(args: JobsArgs) -> Result<(), CliError> {
+pub(crate) async fn run(args: JobsArgs) -> Result<(), CliError> {
     let client = ApiClient::new(&args.server)?;
     match args.command {
         JobsCommand::List { status, limit } => list(&client, status, limit, args.json).await,

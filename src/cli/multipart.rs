@@ -29,7 +29,7 @@ const TRIES: u32 = 6;
 const ANSWER: Duration = Duration::from_secs(300);
 
 /// The upload of a file.
-pub struct MultipartUpload<'a> {
+pub(crate) struct MultipartUpload<'a> {
     pub client: &'a ApiClient,
     pub id: JobId,
     pub file: &'a Path,
@@ -39,7 +39,7 @@ pub struct MultipartUpload<'a> {
 
 impl MultipartUpload<'_> {
     /// Uploads the file in parts.
-    pub async fn send(&self, multipart: &Multipart) -> Result<(), PutError> {
+    pub(crate) async fn send(&self, multipart: &Multipart) -> Result<(), PutError> {
         let upload_id = self.begin(multipart.start_url.clone()).await?;
         let count = self.size.div_ceil(multipart.part_size.max(1));
         let numbers: Vec<u16> = (1..=count).map_while(|n| u16::try_from(n).ok()).collect();

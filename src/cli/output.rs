@@ -20,12 +20,12 @@ macro_rules! outln {
 pub(super) use outln;
 
 /// Prints a line on stdout, and ignores errors, such as a closed pipe.
-pub fn line(words: std::fmt::Arguments<'_>) {
+pub(crate) fn line(words: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stdout().lock(), "{words}");
 }
 
 /// Prints a value as JSON on stdout. Scripts rely on all of it, so a full disk is an error.
-pub fn json(value: &impl Serialize) -> Result<(), CliError> {
+pub(crate) fn json(value: &impl Serialize) -> Result<(), CliError> {
     let text = serde_json::to_string_pretty(value).map_err(CliError::local)?;
     match writeln!(std::io::stdout().lock(), "{text}") {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -36,7 +36,7 @@ pub fn json(value: &impl Serialize) -> Result<(), CliError> {
 }
 
 /// A progress bar in bytes, which is hidden if stderr is not a terminal.
-pub fn bytes_bar(what: &'static str, size: u64) -> ProgressBar {
+pub(crate) fn bytes_bar(what: &'static str, size: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
     if let Ok(style) =
         ProgressStyle::with_template("{prefix:>9} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
@@ -47,7 +47,7 @@ pub fn bytes_bar(what: &'static str, size: u64) -> ProgressBar {
 }
 
 /// A counter of bytes for an unknown total.
-pub fn bytes_count(what: &'static str) -> ProgressBar {
+pub(crate) fn bytes_count(what: &'static str) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{prefix:>9} {bytes} {bytes_per_sec} {elapsed}") {
         bar.set_style(style);
@@ -56,7 +56,7 @@ pub fn bytes_count(what: &'static str) -> ProgressBar {
 }
 
 /// A progress bar in percent.
-pub fn percent_bar() -> ProgressBar {
+pub(crate) fn percent_bar() -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(100), ProgressDrawTarget::stderr());
     if let Ok(style) = ProgressStyle::with_template("{msg:>9} {wide_bar} {percent}% {elapsed}") {
         bar.set_style(style);
@@ -76,7 +76,7 @@ fn table(header: &[&str], right: &[usize]) -> Table {
 }
 
 /// The summary of a video's renditions, of a local run or of a job.
-pub struct Summary<'a> {
+pub(crate) struct Summary<'a> {
     /// The label, the properties and the location of each rendition.
     pub renditions: Vec<(Label, &'a RenditionInfo, String)>,
     /// The kind and the location of each further file.
@@ -120,7 +120,7 @@ impl<'a> Summary<'a> {
     }
 
     /// Prints it.
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         let columns = ["quality", "picture", "video", "audio", "bitrate", "length", "size", "file"];
         let mut t = table(&columns, &[4, 5, 6]);
         for (quality, info, place) in &self.renditions {
@@ -152,14 +152,14 @@ impl<'a> Summary<'a> {
 }
 
 /// Prints the outputs of a completed job. `dir` is the folder that they were downloaded to, if they were.
-pub fn outputs(job: &Job, dir: Option<&Path>) {
+pub(crate) fn outputs(job: &Job, dir: Option<&Path>) {
     if let Some(result) = &job.result {
         Summary::of(result, dir).print();
     }
 }
 
 /// Prints a job.
-pub fn job(job: &Job) {
+pub(crate) fn job(job: &Job) {
     outln!("job      {}", job.job_id);
     outln!("status   {}", status(job));
     outln!("input    {}", input(job));
@@ -178,7 +178,7 @@ pub fn job(job: &Job) {
 }
 
 /// Prints a list of jobs.
-pub fn jobs(jobs: &[Job]) {
+pub(crate) fn jobs(jobs: &[Job]) {
     if jobs.is_empty() {
         eprintln!("no jobs; send one with `tcoder submit FILE`");
         return;
@@ -199,14 +199,14 @@ pub fn jobs(jobs: &[Job]) {
 }
 
 /// Prints a table of the fleet's machines.
-pub fn machines(rows: impl Iterator<Item = [String; 8]>) {
+pub(crate) fn machines(rows: impl Iterator<Item = [String; 8]>) {
     let mut t = table(&["machine", "state", "role", "region", "job", "age", "up", "cost so far"], &[5, 6, 7]);
     t.add_rows(rows);
     outln!("{t}");
 }
 
 /// Prints numbered steps, each with its reason.
-pub fn steps(rows: impl Iterator<Item = [String; 2]>) {
+pub(crate) fn steps(rows: impl Iterator<Item = [String; 2]>) {
     let mut t = table(&["step", "why"], &[]);
     t.add_rows(rows);
     outln!("{t}");

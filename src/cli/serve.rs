@@ -48,7 +48,7 @@ fn stop_signals() -> Result<(CancellationToken, CancellationToken), CliError> {
 }
 
 /// `tcoder up`
-pub async fn up(args: UpArgs) -> Result<(), CliError> {
+pub(crate) async fn up(args: UpArgs) -> Result<(), CliError> {
     let (stop, again) = stop_signals()?;
     let options = Options {
         data: args.data,
@@ -84,7 +84,7 @@ pub async fn up(args: UpArgs) -> Result<(), CliError> {
 }
 
 /// `tcoder api`
-pub async fn api(args: ApiArgs) -> Result<(), CliError> {
+pub(crate) async fn api(args: ApiArgs) -> Result<(), CliError> {
     let env = Env::process();
     let api_config = ApiConfig::read(&env).map_err(CliError::start)?;
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
@@ -128,7 +128,7 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError>
 }
 
 /// `tcoder worker`
-pub async fn worker() -> Result<(), CliError> {
+pub(crate) async fn worker() -> Result<(), CliError> {
     let env = Env::process();
     let config = WorkerConfig::read(&env).map_err(CliError::start)?;
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;

@@ -13,7 +13,7 @@ use super::{CliError, output, watch};
 use crate::api::{CreateJobRequest, CreateUploadRequest, JobOptions};
 use crate::job::{Job, JobId};
 
-pub async fn run(args: SubmitArgs) -> Result<(), CliError> {
+pub(crate) async fn run(args: SubmitArgs) -> Result<(), CliError> {
     let client = ApiClient::new(&args.server)?;
     let options = JobOptions {
         // The client chooses the id, so that a repeated request cannot create a second job.

@@ -15,7 +15,7 @@ use crate::transcoder::{Encoded, TranscodeError, TranscodeRequest, check_tools, 
 const DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
 const STALL: Duration = Duration::from_secs(120);
 
-pub async fn run(args: TranscodeArgs) -> Result<(), CliError> {
+pub(crate) async fn run(args: TranscodeArgs) -> Result<(), CliError> {
     check_tools().await.map_err(CliError::start)?;
     if !args.input.is_file() {
         return Err(CliError::Local(format!("{} is not a file that can be read", args.input.display())));

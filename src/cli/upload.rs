@@ -15,7 +15,7 @@ use url::Url;
 
 /// Time limits of an upload.
 #[derive(Clone, Copy, Debug)]
-pub struct UploadTimeouts {
+pub(crate) struct UploadTimeouts {
     /// Maximum time without progress.
     pub stall: Duration,
     /// Maximum time from the last byte to the response, in which the system also sends its buffers.
@@ -30,7 +30,7 @@ impl Default for UploadTimeouts {
 
 /// The file was not uploaded. No variant contains the address, because it gives access to the bucket.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum PutError {
+pub(crate) enum PutError {
     /// The upload makes no progress.
     #[error("no progress for {} s, after {taken} of {size} bytes", after.as_secs())]
     Stalled {
@@ -53,7 +53,7 @@ pub enum PutError {
 }
 
 /// PUTs the `size` bytes of `file`. Calls `on_bytes` for every piece that is sent, and returns the entity tag.
-pub async fn put(
+pub(crate) async fn put(
     http: &reqwest::Client,
     url: Url,
     file: impl AsyncRead + Send + 'static,
@@ -107,7 +107,7 @@ async fn answer(
 }
 
 /// The innermost cause of an error, such as `connection reset by peer`.
-pub fn root_cause(error: reqwest::Error) -> String {
+pub(crate) fn root_cause(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut cause: &dyn StdError = &error;
     while let Some(below) = cause.source() {

@@ -16,7 +16,7 @@ const BREAKS: u32 = 10;
 /// Shows the progress until the job has ended, then its outputs, and downloads them to `output`.
 ///
 /// A failed or cancelled job is an error.
-pub async fn to_the_end(
+pub(crate) async fn to_the_end(
     client: &ApiClient,
     id: JobId,
     output: Option<&Path>,

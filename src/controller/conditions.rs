@@ -12,19 +12,19 @@ const MAX_MESSAGE_BYTES: usize = 1024;
 
 /// Converts a time to Kubernetes' format, which has whole seconds.
 #[must_use]
-pub fn time(at: Millis) -> Time {
+pub(crate) fn time(at: Millis) -> Time {
     Time(Timestamp::from_second(at.0.div_euclid(1000)).unwrap_or_default())
 }
 
 /// Converts a time from Kubernetes' format.
 #[must_use]
-pub fn millis(time: &Time) -> Millis {
+pub(crate) fn millis(time: &Time) -> Millis {
     Millis(time.0.as_millisecond())
 }
 
 /// The new value of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConditionUpdate {
+pub(crate) struct ConditionUpdate {
     /// The condition's type.
     pub type_: &'static str,
     /// Whether the status is `True`.
@@ -38,12 +38,12 @@ pub struct ConditionUpdate {
 
 impl ConditionUpdate {
     /// A condition with the status `True`.
-    pub fn yes(type_: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn yes(type_: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self { type_, holds: true, reason: reason.into(), message: message.into() }
     }
 
     /// A condition with the status `False`.
-    pub fn no(type_: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Self {
+    pub(crate) fn no(type_: &'static str, reason: impl Into<String>, message: impl Into<String>) -> Self {
         Self { type_, holds: false, reason: reason.into(), message: message.into() }
     }
 }
@@ -51,7 +51,7 @@ impl ConditionUpdate {
 /// The conditions in `said`, one of each type, with the transition times of `before` where the status did not
 /// change. Conditions in `before` of other types are dropped.
 #[must_use]
-pub fn conditions(
+pub(crate) fn conditions(
     before: &[Condition],
     said: Vec<ConditionUpdate>,
     generation: Option<i64>,
@@ -86,13 +86,13 @@ fn cut(mut message: String) -> String {
 
 /// The condition of this type.
 #[must_use]
-pub fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+pub(crate) fn find<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     conditions.iter().find(|c| c.type_ == type_)
 }
 
 /// The condition of this type, if its status is `True`.
 #[must_use]
-pub fn holds<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
+pub(crate) fn holds<'a>(conditions: &'a [Condition], type_: &str) -> Option<&'a Condition> {
     find(conditions, type_).filter(|c| c.status == "True")
 }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The timing of the election.
 #[derive(Clone, Copy, Debug)]
-pub struct LeaseParams {
+pub(crate) struct LeaseParams {
     /// A record that has not changed for this long may be taken over.
     pub lease: Duration,
     /// A holder that could not renew for this long stops acting.
@@ -39,7 +39,7 @@ impl Default for LeaseParams {
 }
 
 /// A candidate for the Lease.
-pub struct Election {
+pub(crate) struct Election {
     api: Api<Lease>,
     name: String,
     holder: String,
@@ -50,7 +50,7 @@ pub struct Election {
 
 /// Who the leader is, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Leadership {
+pub(crate) enum Leadership {
     /// This candidate is the leader.
     Mine,
     /// Another candidate is the leader.
@@ -62,7 +62,7 @@ pub enum Leadership {
 impl Election {
     /// A candidate for the Lease `name`. No other process may use the same `holder`.
     #[must_use]
-    pub fn new(api: Api<Lease>, name: &str, holder: &str, times: LeaseParams) -> Self {
+    pub(crate) fn new(api: Api<Lease>, name: &str, holder: &str, times: LeaseParams) -> Self {
         Self { api, name: name.to_owned(), holder: holder.to_owned(), times, seen: None }
     }
 
@@ -70,7 +70,7 @@ impl Election {
     /// is cancelled when the Lease is lost or `stop` is; `lead` must then end soon. `turn` receives each
     /// change of the leadership: a Lease that expired because the API server is unreachable is not yet
     /// `Theirs`.
-    pub async fn run<F: Future<Output = ()>>(
+    pub(crate) async fn run<F: Future<Output = ()>>(
         mut self,
         turn: watch::Sender<Leadership>,
         stop: CancellationToken,

@@ -27,7 +27,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 const TTL_SECONDS: i64 = 3600;
 
 /// Creates mirrors.
-pub struct Mirror {
+pub(crate) struct Mirror {
     client: Client,
     queue: Queue,
     context: Arc<Context>,
@@ -39,12 +39,18 @@ pub struct Mirror {
 impl Mirror {
     /// Creates at most `most` mirrors, in `namespace`.
     #[must_use]
-    pub fn new(client: Client, queue: Queue, context: Arc<Context>, namespace: String, most: usize) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        queue: Queue,
+        context: Arc<Context>,
+        namespace: String,
+        most: usize,
+    ) -> Self {
         Self { client, queue, context, namespace, most, full: false }
     }
 
     /// Mirrors the jobs of all events until `stop`.
-    pub async fn run(mut self, mut events: broadcast::Receiver<JobEvent>, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, mut events: broadcast::Receiver<JobEvent>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.follow(&mut events) => {}

@@ -17,7 +17,7 @@ use crate::webhook::{Key, KeyUnavailable, SigningKeys};
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Signs webhooks with the Secrets that jobs refer to.
-pub struct SecretKeys(pub Client);
+pub(crate) struct SecretKeys(pub Client);
 
 impl SigningKeys for SecretKeys {
     fn key<'a>(&'a self, job: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, KeyUnavailable>> {
@@ -35,7 +35,7 @@ impl SigningKeys for SecretKeys {
 ///
 /// # Errors
 /// What is wrong with it, and what to do.
-pub async fn usable(client: &Client, secret: &SecretRef) -> Result<(), String> {
+pub(crate) async fn usable(client: &Client, secret: &SecretRef) -> Result<(), String> {
     read(client, secret).await.map(drop)
 }
 

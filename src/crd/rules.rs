@@ -9,15 +9,15 @@ use crate::flyprovider::guest;
 use crate::job::{Preset, Quality, Still};
 
 /// An http(s) URL without user name and password.
-pub const PLAIN_URL: &str = r"^https?://[^\s/?#@]+([/?#]\S*)?$";
+pub(crate) const PLAIN_URL: &str = r"^https?://[^\s/?#@]+([/?#]\S*)?$";
 
 /// A rule that makes a required field immutable.
-pub fn unchanged(field: &str) -> Rule {
+pub(crate) fn unchanged(field: &str) -> Rule {
     Rule::new(format!("self.{field} == oldSelf.{field}")).message(&*fixed(field))
 }
 
 /// A rule that makes an optional field immutable, including its presence.
-pub fn unchanged_option(field: &str) -> Rule {
+pub(crate) fn unchanged_option(field: &str) -> Rule {
     let rule = format!(
         "has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
     );
@@ -29,31 +29,31 @@ fn fixed(field: &str) -> String {
 }
 
 /// A rule that requires exactly one of these optional fields.
-pub fn one_of(fields: &[&str]) -> Rule {
+pub(crate) fn one_of(fields: &[&str]) -> Rule {
     let ones: Vec<String> = fields.iter().map(|f| format!("(has(self.{f}) ? 1 : 0)")).collect();
     Rule::new(format!("{} == 1", ones.join(" + ")))
         .message(&*format!("name the video by exactly one of {}", fields.join(", ")))
 }
 
 /// A rule that `min` does not exceed `max`.
-pub fn min_below_max() -> Rule {
+pub(crate) fn min_below_max() -> Rule {
     Rule::new("self.min <= self.max").message("min must not be more than max")
 }
 
 /// The names of the presets.
-pub fn preset(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn preset(_: &mut SchemaGenerator) -> Schema {
     let names: Vec<&str> = Preset::ALL.iter().map(|preset| preset.name()).collect();
     json_schema!({"type": "string", "enum": names, "default": Preset::default().name()})
 }
 
 /// The description of presets in `kubectl explain`.
-pub fn preset_description() -> String {
+pub(crate) fn preset_description() -> String {
     format!("What kind of output.\n\n{}", Preset::list())
 }
 
 /// A list of distinct qualities. `uniqueItems` is forbidden in a CRD; a list of the type `set` replaces it:
 /// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy>.
-pub fn qualities(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn qualities(_: &mut SchemaGenerator) -> Schema {
     let names: Vec<&str> = Quality::ALL.iter().map(|quality| quality.name()).collect();
     json_schema!({
         "type": "array",
@@ -65,7 +65,7 @@ pub fn qualities(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// A list of distinct stills.
-pub fn stills(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn stills(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "minItems": 1,
@@ -76,7 +76,7 @@ pub fn stills(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// A list of distinct regions of Fly.
-pub fn regions(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn regions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "minItems": 1,
@@ -87,14 +87,14 @@ pub fn regions(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// The names of Fly's machine sizes. The maximum length bounds the estimated cost of CEL rules on the field.
-pub fn guest_size(_: &mut SchemaGenerator) -> Schema {
+pub(crate) fn guest_size(_: &mut SchemaGenerator) -> Schema {
     let sizes: Vec<String> = guest::RULES.into_iter().flat_map(guest::Rule::sizes).collect();
     json_schema!({"type": "string", "enum": sizes, "maxLength": 32})
 }
 
 /// A rule that the CPUs of `size` can have `memoryMb`. It lists each size separately: the API server
 /// estimates that a loop over a list, or a concatenated string, exceeds the cost limit of a rule.
-pub fn memory_fits_size() -> Rule {
+pub(crate) fn memory_fits_size() -> Rule {
     let fits = guest::RULES.into_iter().flat_map(|rule @ guest::Rule { cpus, least, most, step, .. }| {
         rule.sizes().zip(cpus).map(move |(size, cpus)| {
             let (least, most) = (least * cpus, most * cpus);
@@ -113,7 +113,7 @@ pub fn memory_fits_size() -> Rule {
 }
 
 /// A list of conditions, one of each type.
-pub fn conditions(generator: &mut SchemaGenerator) -> Schema {
+pub(crate) fn conditions(generator: &mut SchemaGenerator) -> Schema {
     let condition = Condition::json_schema(generator);
     json_schema!({
         "type": "array",

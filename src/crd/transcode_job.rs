@@ -1,5 +1,10 @@
 //! `TranscodeJob`: the transcoding of one video, as a Kubernetes object.
 
+#![allow(
+    unreachable_pub,
+    reason = "kube's derive of validation rules makes private types at the place of the specs"
+)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

@@ -1,5 +1,10 @@
 //! `WorkerPool`: the configuration of the fleet, as a Kubernetes object.
 
+#![allow(
+    unreachable_pub,
+    reason = "kube's derive of validation rules makes private types at the place of the specs"
+)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;

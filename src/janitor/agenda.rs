@@ -16,7 +16,7 @@ const NEXT_BATCH_MS: i64 = 50;
 
 /// The janitor's state of awaited uploads between two runs.
 #[derive(Debug)]
-pub struct Agenda {
+pub(crate) struct Agenda {
     /// Check also uploads whose window is still open: their event may have been lost while no janitor ran.
     all: bool,
     /// Whether it is for one run only.
@@ -33,19 +33,19 @@ pub struct Agenda {
 impl Agenda {
     /// For the lifetime of a process: all uploads once, then those that are overdue.
     #[must_use]
-    pub fn of_process() -> Self {
+    pub(crate) fn of_process() -> Self {
         Self { all: true, once: false, turn: 0, deferred: HashMap::new(), next_due: None, more: false }
     }
 
     /// For run number `turn`: the overdue uploads, then the others in rotation.
     #[must_use]
-    pub fn of_run(turn: u64) -> Self {
+    pub(crate) fn of_run(turn: u64) -> Self {
         Self { once: true, turn, ..Self::of_process() }
     }
 
     /// How many awaited uploads to read.
     #[must_use]
-    pub fn limit(&self) -> u32 {
+    pub(crate) fn limit(&self) -> u32 {
         match (self.once, self.all) {
             (true, _) => AWAITED,
             (false, true) => STARTUP_UPLOADS,
@@ -57,7 +57,7 @@ impl Agenda {
     /// as many as were asked for (`full`). Returns each with whether it
     /// is overdue: first those that are, then the others in rotation, so that each is checked again and again even if
     /// they do not all fit into one run.
-    pub fn choose(
+    pub(crate) fn choose(
         &mut self,
         awaited: &[(JobId, Millis)],
         full: bool,
@@ -81,7 +81,7 @@ impl Agenda {
     }
 
     /// Records the checks that were made, each with whether it decided about the upload.
-    pub fn checked(&mut self, checks: impl IntoIterator<Item = (JobId, bool)>, now: Millis) {
+    pub(crate) fn checked(&mut self, checks: impl IntoIterator<Item = (JobId, bool)>, now: Millis) {
         let undecided = checks.into_iter().filter(|(_, decided)| !decided);
         self.deferred.extend(undecided.map(|(id, _)| (id, now.plus(RECHECK_MS))));
         if self.more {
@@ -94,7 +94,7 @@ impl Agenda {
     /// When the next upload is to be checked.
     #[must_use]
     #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the janitor of a process only"))]
-    pub const fn next_due(&self) -> Option<Millis> {
+    pub(crate) const fn next_due(&self) -> Option<Millis> {
         self.next_due
     }
 }

@@ -18,9 +18,9 @@ use crate::job::{AttemptId, Epoch, Failure, JobId, JobResult, JobSpec, Millis, P
 use crate::trace::{self, TraceParent};
 
 /// First pause before a retry; it is doubled each time up to [`RETRY_CAP`].
-pub const RETRY_BASE: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_BASE: Duration = Duration::from_secs(5);
 /// Maximum pause before a retry.
-pub const RETRY_CAP: Duration = Duration::from_secs(300);
+pub(crate) const RETRY_CAP: Duration = Duration::from_secs(300);
 
 impl Queue {
     /// Submits a job. Submitting the same job again changes nothing.

@@ -7,7 +7,7 @@ use sha1::{Digest, Sha1};
 use crate::hex::hex;
 
 /// A script and the hash by which Redis caches it.
-pub struct Script {
+pub(crate) struct Script {
     text: &'static str,
     sha1: LazyLock<String>,
 }
@@ -17,18 +17,18 @@ impl Script {
         Self { text, sha1: LazyLock::new(sha1) }
     }
 
-    pub fn text(&self) -> &'static str {
+    pub(crate) fn text(&self) -> &'static str {
         self.text
     }
 
-    pub fn sha1(&self) -> &str {
+    pub(crate) fn sha1(&self) -> &str {
         &self.sha1
     }
 }
 
 macro_rules! scripts {
     ($($name:ident $file:literal)*) => {$(
-        pub static $name: Script = {
+        pub(crate) static $name: Script = {
             const TEXT: &str = concat!(include_str!("scripts/lib.lua"), include_str!(concat!("scripts/", $file)));
             Script::new(TEXT, || hex(&Sha1::digest(TEXT)))
         };
@@ -36,7 +36,7 @@ macro_rules! scripts {
 }
 
 /// The scripts of the lock and the rate limit, each as a function that `fleet_session.lua` calls with its own ARGV.
-pub static FLEET_SESSION: Script = {
+pub(crate) static FLEET_SESSION: Script = {
     const TEXT: &str = concat!(
         include_str!("scripts/lib.lua"),
         "local function fleet_lock(ARGV)\n",

@@ -30,7 +30,7 @@ pub enum DataError {
 }
 
 /// An open data folder. Its lock is released when it is dropped, and also when the process dies.
-pub struct DataDir {
+pub(crate) struct DataDir {
     path: PathBuf,
     secrets: Secrets,
     _lock: File,
@@ -38,7 +38,7 @@ pub struct DataDir {
 
 impl DataDir {
     /// Opens the folder, and creates it if it does not exist.
-    pub fn open(path: &Path) -> Result<Self, DataError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, DataError> {
         let wrong = |source| DataError::Folder { path: path.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(path).map_err(wrong)?;
         let path = path.canonicalize().map_err(wrong)?;
@@ -57,16 +57,16 @@ impl DataDir {
         Ok(Self { path, secrets, _lock: lock })
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    pub const fn secrets(&self) -> &Secrets {
+    pub(crate) const fn secrets(&self) -> &Secrets {
         &self.secrets
     }
 
     /// A folder inside the data folder, created if it does not exist.
-    pub fn folder(&self, name: &str) -> Result<PathBuf, DataError> {
+    pub(crate) fn folder(&self, name: &str) -> Result<PathBuf, DataError> {
         let path = self.path.join(name);
         fs::create_dir_all(&path).map_err(|source| DataError::Folder { path: path.clone(), source })?;
         Ok(path)
@@ -84,7 +84,7 @@ fn make_private(path: &Path) -> io::Result<()> {
 /// Keys that a system on one machine generates for itself, once. Only their owner can read them.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Secrets {
+pub(crate) struct Secrets {
     access_key_id: String,
     secret_access_key: String,
     webhook_secret: String,
@@ -124,14 +124,14 @@ impl Secrets {
         fs::rename(aside, path)
     }
 
-    pub fn keys(&self) -> Keys {
+    pub(crate) fn keys(&self) -> Keys {
         Keys {
             access_key_id: self.access_key_id.clone(),
             secret_access_key: self.secret_access_key.clone().into(),
         }
     }
 
-    pub fn webhook(&self) -> SecretString {
+    pub(crate) fn webhook(&self) -> SecretString {
         self.webhook_secret.clone().into()
     }
 }

@@ -29,7 +29,7 @@ const REGION: &str = "here";
 const GRACE: Duration = Duration::from_secs(5);
 
 /// A running fleet.
-pub struct LocalFleet {
+pub(crate) struct LocalFleet {
     emulator: EmulatorHandle,
     reconciler: JoinHandle<()>,
     stop_reconciler: CancellationToken,
@@ -40,7 +40,7 @@ pub struct LocalFleet {
 impl LocalFleet {
     /// Starts the emulator and the reconciler. `environment` is the environment of the machines; `holder` is the
     /// reconciler's name.
-    pub async fn start(
+    pub(crate) async fn start(
         options: &Options,
         env: &Env<'_>,
         environment: Vec<(&'static str, String)>,
@@ -93,7 +93,7 @@ impl LocalFleet {
     }
 
     /// The number of workers, as text.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         match (self.policy.min, self.policy.max) {
             (min, max) if min == max => format!("{max}"),
             (min, max) => format!("{min} to {max}, as jobs come"),
@@ -101,7 +101,7 @@ impl LocalFleet {
     }
 
     /// Stops the reconciler first, because it would replace stopped machines, and then the machines.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop_reconciler.cancel();
         if let Err(error) = self.reconciler.await {
             tracing::error!(%error, "the reconciler panicked");

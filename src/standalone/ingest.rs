@@ -11,7 +11,7 @@ use crate::storage::Storage;
 
 /// Processes events until `stop` is cancelled. A failed event is retried; if the process stops before it succeeds,
 /// the janitor finds the upload at the next start.
-pub async fn run(
+pub(crate) async fn run(
     queue: Queue,
     storage: Storage,
     bucket: String,

@@ -43,7 +43,7 @@ pub enum RedisServerError {
 }
 
 /// A redis-server process that is restarted if it dies.
-pub struct RedisServer {
+pub(crate) struct RedisServer {
     socket: PathBuf,
     pid: Option<u32>,
     stop: CancellationToken,
@@ -54,7 +54,7 @@ pub struct RedisServer {
 
 impl RedisServer {
     /// Starts a redis-server that stores its data in `dir`, and waits until it answers.
-    pub async fn start(dir: &Path) -> Result<Self, RedisServerError> {
+    pub(crate) async fn start(dir: &Path) -> Result<Self, RedisServerError> {
         let folder = tempfile::Builder::new().prefix("tcoder-").tempdir().map_err(RedisServerError::Start)?;
         let socket = folder.path().join("redis.sock");
         let log = dir.join("redis.log");
@@ -77,17 +77,17 @@ impl RedisServer {
     }
 
     /// The settings of a connection to it.
-    pub fn config(&self) -> RedisConfig {
+    pub(crate) fn config(&self) -> RedisConfig {
         config(&self.socket)
     }
 
     /// The process id at the start.
-    pub const fn pid(&self) -> Option<u32> {
+    pub(crate) const fn pid(&self) -> Option<u32> {
         self.pid
     }
 
     /// Makes it write all data to the disk and exit.
-    pub async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         if let Err(error) = self.keeper.await {
             tracing::error!(%error, "the redis-server supervisor panicked");

@@ -30,10 +30,10 @@ const ANSWER: Duration = Duration::from_secs(10);
 #[error(
     "OTEL_EXPORTER_OTLP_ENDPOINT cannot be used ({0}); give the address of an OTLP/HTTP collector, such as http://127.0.0.1:4318"
 )]
-pub struct NotExported(String);
+pub(crate) struct NotExported(String);
 
 /// Exports the spans of this process.
-pub struct Export {
+pub(crate) struct Export {
     provider: SdkTracerProvider,
 }
 
@@ -47,7 +47,7 @@ impl Export {
     ///
     /// # Errors
     /// If the address is not valid.
-    pub fn of(env: &Env<'_>, role: &str) -> Result<Option<Self>, NotExported> {
+    pub(crate) fn of(env: &Env<'_>, role: &str) -> Result<Option<Self>, NotExported> {
         let base = env.text("OTEL_EXPORTER_OTLP_ENDPOINT");
         let traces = env.text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT");
         let Some(address) = traces.or_else(|| Some(format!("{}/v1/traces", base?.trim_end_matches('/'))))
@@ -79,12 +79,12 @@ impl Export {
 
     /// Creates spans from those of `tracing`.
     #[must_use]
-    pub fn tracer(&self) -> SdkTracer {
+    pub(crate) fn tracer(&self) -> SdkTracer {
         self.provider.tracer_with_scope(scope())
     }
 
     /// Exports the remaining spans and stops.
-    pub async fn finish(self) {
+    pub(crate) async fn finish(self) {
         // The call waits for a thread that waits for this runtime.
         let ended =
             tokio::task::spawn_blocking(move || self.provider.shutdown_with_timeout(LAST_WORDS)).await;
@@ -149,7 +149,7 @@ impl HttpClient for Collector {
 
 /// The context of the current span, or `None` if no spans are exported.
 #[must_use]
-pub fn current() -> Option<TraceParent> {
+pub(crate) fn current() -> Option<TraceParent> {
     let context = Span::current().context();
     let span = context.span();
     let here = span.span_context();
@@ -167,7 +167,7 @@ fn context_of(parent: &TraceParent) -> Option<Context> {
 }
 
 /// Makes `span` a child of `parent`.
-pub fn follow(span: &Span, parent: Option<&TraceParent>) {
+pub(crate) fn follow(span: &Span, parent: Option<&TraceParent>) {
     if let Some(context) = parent.and_then(context_of) {
         // This fails if no spans are exported.
         let _ = span.set_parent(context);
@@ -175,7 +175,7 @@ pub fn follow(span: &Span, parent: Option<&TraceParent>) {
 }
 
 /// Records a span for the time that a job waited for a worker.
-pub fn waited(parent: Option<&TraceParent>, job: JobId, from: Millis, to: Millis) {
+pub(crate) fn waited(parent: Option<&TraceParent>, job: JobId, from: Millis, to: Millis) {
     let Some(context) = parent.and_then(context_of) else { return };
     let time =
         |at: Millis| -> SystemTime { UNIX_EPOCH + Duration::from_millis(u64::try_from(at.0).unwrap_or(0)) };

@@ -8,13 +8,13 @@
 mod export;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use export::{Export, current, follow, waited};
+pub(crate) use export::{Export, current, follow, waited};
 
 /// `messaging.system` of the queue's spans. There is no well-known value for a queue in Redis, so this is Redis's
 /// name.
-pub const QUEUE_SYSTEM: &str = "redis";
+pub(crate) const QUEUE_SYSTEM: &str = "redis";
 /// `messaging.destination.name` of the queue's spans.
-pub const QUEUE_NAME: &str = "jobs";
+pub(crate) const QUEUE_NAME: &str = "jobs";
 
 /// A caller's position in its trace: <https://www.w3.org/TR/trace-context/#traceparent-header>.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -67,7 +67,7 @@ pub(super) fn deadline_exceeded() -> Failure {
 
 impl FfmpegRun<'_> {
     /// Runs FFmpeg until it ends, or kills it. The process is dead and reaped when this returns.
-    pub async fn finish(self) -> Result<RunStats, TranscodeError> {
+    pub(crate) async fn finish(self) -> Result<RunStats, TranscodeError> {
         let begun = Instant::now();
         let mut command = ffprobe::command("ffmpeg");
         command.args(&self.arguments).current_dir(self.folder);

@@ -108,16 +108,16 @@ pub(super) struct Stream {
 }
 
 impl Report {
-    pub fn video(&self) -> impl Iterator<Item = &Stream> {
+    pub(crate) fn video(&self) -> impl Iterator<Item = &Stream> {
         self.streams.iter().filter(|s| s.kind == "video" && !s.is_still)
     }
 
-    pub fn audio(&self) -> impl Iterator<Item = &Stream> {
+    pub(crate) fn audio(&self) -> impl Iterator<Item = &Stream> {
         self.streams.iter().filter(|s| s.kind == "audio")
     }
 
     /// Parses ffprobe's JSON, without assuming that any value is present.
-    pub fn parse(json: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(json: &[u8]) -> Option<Self> {
         let json: Value = serde_json::from_slice(json).ok()?;
         let format = json.get("format")?;
         let streams = json.get("streams").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);

@@ -12,7 +12,7 @@ pub(super) struct Rung {
 impl Rung {
     /// Maximum video bitrate, kbit/s. A rung in the size of the source needs no more than the smallest
     /// quality that contains this size: 360 lines requested as 2160p are still 360 lines.
-    pub fn video_kbps(self) -> u32 {
+    pub(crate) fn video_kbps(self) -> u32 {
         let holds = |q: &Quality| {
             let room = turned(q.fit(), self.size);
             room.width >= self.size.width && room.height >= self.size.height

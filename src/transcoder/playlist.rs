@@ -27,7 +27,7 @@ pub(super) struct MediaPlaylist {
 
 impl MediaPlaylist {
     /// Parses a playlist; `None` if the text is not one.
-    pub fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut playlist = Self { version: 1, ..Self::default() };
         let mut seconds = None;
         for line in lines(text)? {
@@ -48,12 +48,12 @@ impl MediaPlaylist {
     }
 
     /// Total duration of the segments in seconds.
-    pub fn duration(&self) -> f64 {
+    pub(crate) fn duration(&self) -> f64 {
         self.segments.iter().map(|(_, seconds)| seconds).sum()
     }
 
     /// All files that the playlist refers to.
-    pub fn files(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = &str> {
         self.init.iter().map(String::as_str).chain(self.segments.iter().map(|(name, _)| name.as_str()))
     }
 }

@@ -181,7 +181,7 @@ impl PlannedStills {
 }
 
 /// Number of stills in a row of a storyboard.
-pub const fn columns() -> u32 {
+pub(crate) const fn columns() -> u32 {
     COLUMNS
 }
 

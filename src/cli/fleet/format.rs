@@ -45,7 +45,7 @@ fn cost(machine: &FleetMachine, usd_per_hour: f64, now: Millis) -> f64 {
 }
 
 /// The table row of a machine: name, Fly's state, role, region, job, age, up, cost so far.
-pub fn row(machine: &FleetMachine, usd_per_hour: Option<f64>, now: Millis) -> [String; 8] {
+pub(crate) fn row(machine: &FleetMachine, usd_per_hour: Option<f64>, now: Millis) -> [String; 8] {
     let or_none = |text: Option<String>| text.filter(|t| !t.is_empty()).unwrap_or_else(|| "-".to_owned());
     let made = machine.created_at.as_deref().and_then(|at| at.parse::<jiff::Timestamp>().ok());
     let age = made.map(|at| span(since(Millis(at.as_millisecond()), now)));
@@ -62,7 +62,7 @@ pub fn row(machine: &FleetMachine, usd_per_hour: Option<f64>, now: Millis) -> [S
 }
 
 /// The desired number of machines, why, and how many exist.
-pub fn headline(fleet: &FleetStatus) -> String {
+pub(crate) fn headline(fleet: &FleetStatus) -> String {
     let d = &fleet.desired;
     let wanted = if d.machines == 0 {
         "no machine wanted".to_owned()
@@ -107,7 +107,7 @@ fn there(fleet: &FleetStatus) -> String {
 }
 
 /// The cost so far and per hour.
-pub fn bill(fleet: &FleetStatus, now: Millis) -> String {
+pub(crate) fn bill(fleet: &FleetStatus, now: Millis) -> String {
     let Some(price) = fleet.machine_usd_per_hour else {
         return "cost so far -, per hour -: the price is unknown; set FLEET_PRICE_USD_PER_HOUR for `tcoder controller`"
             .to_owned();
@@ -124,13 +124,13 @@ pub fn bill(fleet: &FleetStatus, now: Millis) -> String {
 }
 
 /// Who published the status, and when it last changed.
-pub fn source(fleet: &FleetStatus, now: Millis) -> String {
+pub(crate) fn source(fleet: &FleetStatus, now: Millis) -> String {
     let age = span(since(fleet.at, now));
     format!("app {}; unchanged for {age}, reported by the reconciler {}", fleet.app, fleet.reconciler)
 }
 
 /// The conditions, one sentence each. The warnings contain the pause.
-pub fn conditions(fleet: &FleetStatus) -> Vec<String> {
+pub(crate) fn conditions(fleet: &FleetStatus) -> Vec<String> {
     let told = fleet.conditions.iter().filter(|c| c.reason != "Paused");
     told.map(|c| format!("{}: {}", c.reason, sentence(&c.message))).collect()
 }
@@ -142,7 +142,7 @@ fn sentence(text: &str) -> String {
 }
 
 /// What the user must know first: no reconciler reports, or the fleet is paused.
-pub fn warnings(answer: &FleetAnswer) -> Vec<String> {
+pub(crate) fn warnings(answer: &FleetAnswer) -> Vec<String> {
     let mut said = Vec::new();
     if let Some(pause) = &answer.pause {
         said.push(format!(
@@ -188,7 +188,7 @@ fn pause_words(pause: &Paused, now: Millis) -> String {
 }
 
 /// The table rows of an operation: its number and name, and its reason.
-pub fn step(number: usize, step: &FleetStep) -> [String; 2] {
+pub(crate) fn step(number: usize, step: &FleetStep) -> [String; 2] {
     let what = match &*step.machine {
         "" => step.action.clone(),
         // Listing concerns all machines at once.
@@ -199,7 +199,7 @@ pub fn step(number: usize, step: &FleetStep) -> [String; 2] {
 }
 
 /// Why there is no operation to carry out.
-pub fn nothing_to_do(fleet: &FleetStatus) -> String {
+pub(crate) fn nothing_to_do(fleet: &FleetStatus) -> String {
     let d = &fleet.desired;
     let there = d.busy.saturating_add(d.idle).saturating_add(d.booting);
     let why = match there.cmp(&d.machines) {
@@ -213,7 +213,7 @@ pub fn nothing_to_do(fleet: &FleetStatus) -> String {
 }
 
 /// When the operations are carried out.
-pub fn when(answer: &FleetAnswer) -> String {
+pub(crate) fn when(answer: &FleetAnswer) -> String {
     let looks_on = answer.fleet.as_ref().is_some_and(|fleet| fleet.paused);
     match (&answer.pause, looks_on) {
         (Some(_), _) => "nothing is carried out until `tcoder fleet resume`",
@@ -227,7 +227,7 @@ pub fn when(answer: &FleetAnswer) -> String {
 }
 
 /// The output of `pause`.
-pub fn paused(answer: &FleetAnswer) -> Vec<String> {
+pub(crate) fn paused(answer: &FleetAnswer) -> Vec<String> {
     let Some(pause) = &answer.pause else {
         return vec!["The fleet was resumed by another user in the meantime.".to_owned()];
     };
@@ -242,7 +242,7 @@ pub fn paused(answer: &FleetAnswer) -> Vec<String> {
 }
 
 /// The output of `resume`.
-pub fn resumed(answer: &FleetAnswer) -> Vec<String> {
+pub(crate) fn resumed(answer: &FleetAnswer) -> Vec<String> {
     if answer.pause.is_some() {
         return vec![
             "The fleet was paused again by another user in the meantime; see `tcoder fleet status`."

@@ -8,7 +8,7 @@ use super::client::ApiClient;
 use super::output::{self, outln};
 use crate::api::{FleetAnswer, PauseFleet};
 
-pub async fn run(args: FleetArgs) -> Result<(), CliError> {
+pub(crate) async fn run(args: FleetArgs) -> Result<(), CliError> {
     let client = ApiClient::new(&args.server)?;
     let (answer, show): (FleetAnswer, fn(&FleetAnswer)) = match args.command {
         FleetCommand::Status => (client.fleet().await?, status),

@@ -9,7 +9,7 @@ use crate::controller::fleet::{MachineProvider, carry_out};
 use crate::queue::{Queue, QueueError, RequestRate, RetireOutcome};
 
 /// What an effect is performed on.
-pub struct Targets<'a, P> {
+pub(crate) struct Targets<'a, P> {
     pub queue: &'a Queue,
     pub provider: &'a P,
     pub environment: &'a BTreeMap<String, String>,
@@ -17,7 +17,7 @@ pub struct Targets<'a, P> {
 }
 
 /// Performs an effect of this driver. The host itself handles views, the lock, the status and pauses.
-pub async fn apply<P: MachineProvider>(
+pub(crate) async fn apply<P: MachineProvider>(
     effect: Effect,
     driver: &Driver,
     targets: &Targets<'_, P>,

@@ -24,22 +24,22 @@ use crate::job::WorkerId;
 use crate::queue::{FencingToken, FleetStatus, FleetView, LockOutcome, Permit, RequestClass, RetireOutcome};
 
 /// How often the lock is renewed while operations are planned or jobs wait.
-pub const RENEW_INTERVAL: Duration = Duration::from_secs(10);
+pub(crate) const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 /// Longest time between two rounds; while machines run the plan requires one every five minutes.
-pub const MAX_SLEEP: Duration = Duration::from_secs(600);
+pub(crate) const MAX_SLEEP: Duration = Duration::from_secs(600);
 /// How long to wait for a holder whose lock has expired, while jobs wait: the same event wakes that holder.
-pub const TAKEOVER_BUSY: Duration = Duration::from_secs(2);
+pub(crate) const TAKEOVER_BUSY: Duration = Duration::from_secs(2);
 /// How long to wait for it while workers run and no job waits: a little more than twice its interval of renewals.
 const TAKEOVER_WITH_WORKERS: Duration = Duration::from_secs(660);
 /// How long to wait for it while no worker runs.
-pub const TAKEOVER_IDLE: Duration = Duration::from_secs(1260);
+pub(crate) const TAKEOVER_IDLE: Duration = Duration::from_secs(1260);
 /// Pause before the next round after a machine's worker turned out to hold a lease.
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 /// The state that a one-shot invocation saves for the next one. Its moments are by Redis's clock.
 #[derive(Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct DriverState {
+pub(crate) struct DriverState {
     epoch: u64,
     memory: FleetState,
     suspects: BTreeMap<WorkerId, Moment>,
@@ -89,7 +89,7 @@ impl Round {
 }
 
 /// Reconciles the machines with the queue, from what its host reports.
-pub struct Driver {
+pub(crate) struct Driver {
     words: &'static ProviderWords,
     /// How long a heartbeat counts.
     alive: Duration,
@@ -112,7 +112,7 @@ pub struct Driver {
 
 impl Driver {
     /// A driver that continues from `state`. `alive` is how long a worker's heartbeat counts.
-    pub fn new(
+    pub(crate) fn new(
         words: &'static ProviderWords,
         policy: FleetPolicy,
         alive: Duration,
@@ -137,23 +137,23 @@ impl Driver {
 
     /// Changes the policy, from the next round on.
     #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
-    pub fn set_policy(&mut self, policy: FleetPolicy) {
+    pub(crate) fn set_policy(&mut self, policy: FleetPolicy) {
         self.policy = policy;
     }
 
     /// The policy of this round, or of the next one if no round has begun.
-    pub fn policy(&self) -> &FleetPolicy {
+    pub(crate) fn policy(&self) -> &FleetPolicy {
         self.round.as_ref().map_or(&self.policy, |round| &round.policy)
     }
 
     /// The plan of this round, or of the last one, unless Redis has been unavailable since.
     #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
-    pub fn plan(&self) -> Option<&Plan> {
+    pub(crate) fn plan(&self) -> Option<&Plan> {
         self.round.as_ref().map(|round| &round.plan)
     }
 
     /// The operation of this round, if it has one.
-    pub fn operation(&self) -> Option<&Operation> {
+    pub(crate) fn operation(&self) -> Option<&Operation> {
         match &self.round.as_ref()?.work {
             Some(Work::Operation(operation)) => Some(&operation.act),
             _ => None,
@@ -161,12 +161,12 @@ impl Driver {
     }
 
     /// The lock, as last reported.
-    pub const fn fence(&self) -> Option<&FencingToken> {
+    pub(crate) const fn fence(&self) -> Option<&FencingToken> {
         self.fence.as_ref()
     }
 
     /// The next effect. Until its answer is reported, each call returns the same effect, except for a pause.
-    pub fn next(&mut self, now: Moment) -> Effect {
+    pub(crate) fn next(&mut self, now: Moment) -> Effect {
         let Some(round) = &mut self.round else { return Effect::Observe };
         let Some(effect) = round.effects.front().cloned() else { return Effect::Observe };
         if matches!(effect, Effect::Retire { .. } | Effect::List | Effect::Call(_)) {
@@ -179,7 +179,7 @@ impl Driver {
     }
 
     /// Records the outcome of the last effect. Returns the operation that ended with it, if any.
-    pub fn on(&mut self, answer: EffectResult, now: Moment) -> Option<Ended> {
+    pub(crate) fn on(&mut self, answer: EffectResult, now: Moment) -> Option<Ended> {
         match answer {
             EffectResult::Observed(view) => self.observe(view, now),
             EffectResult::Session { view, fence, permit, readmitted } => {
@@ -211,7 +211,7 @@ impl Driver {
 
     /// The status of this round and the state to continue from. With `intent`, the state is as if the planned
     /// operation had been done: if its outcome is not reported, the next list shows it.
-    pub fn checkpoint(&self, intent: bool, now: Moment) -> Option<(FleetStatus, DriverState)> {
+    pub(crate) fn checkpoint(&self, intent: bool, now: Moment) -> Option<(FleetStatus, DriverState)> {
         let round = self.round.as_ref()?;
         let mut state = self.state.clone();
         if let (Some(Work::Operation(operation)), true) = (&round.work, intent) {

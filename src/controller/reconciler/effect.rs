@@ -8,7 +8,7 @@ use crate::queue::{FencingToken, FleetStatus, FleetView, LockOutcome, Permit, Re
 
 /// An effect that the host has to perform.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// Read the queue and the workers.
     Observe,
     /// Acquire the fleet lock, or renew it.
@@ -52,7 +52,7 @@ pub enum Effect {
 
 /// The outcome of an [`Effect`].
 #[derive(Debug)]
-pub enum EffectResult {
+pub(crate) enum EffectResult {
     /// The queue and the workers.
     #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     Observed(FleetView),
@@ -88,7 +88,7 @@ pub enum EffectResult {
 
 /// An operation that has ended, for metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// Its kind.
     pub operation: &'static str,
     /// How it ended.

@@ -15,7 +15,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// The queue and the workers. `alive` is how long a heartbeat counts. `suspects` contains the workers that ignored
 /// a waiting job in previous views, each with the time since when.
-pub fn queue_view(
+pub(crate) fn queue_view(
     view: &FleetView,
     alive: Duration,
     suspects: &mut BTreeMap<WorkerId, Moment>,
@@ -56,7 +56,7 @@ pub fn queue_view(
 }
 
 /// The machine that a worker runs on: as registered or, if its registration has expired, as its name says.
-pub fn machine_of(worker: &PoolWorker) -> MachineId {
+pub(crate) fn machine_of(worker: &PoolWorker) -> MachineId {
     let named = || worker.worker.0.rsplit_once('-').map_or("", |(machine, _)| machine).to_owned();
     MachineId(worker.machine.clone().unwrap_or_else(named))
 }

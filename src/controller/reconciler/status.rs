@@ -16,7 +16,7 @@ const MACHINES: usize = 1000;
 const STEPS: usize = 100;
 
 /// The observations that a status is derived from.
-pub struct StatusInput<'a> {
+pub(crate) struct StatusInput<'a> {
     /// The queue and the workers.
     pub view: &'a FleetView,
     /// The observation of the machines.
@@ -26,7 +26,7 @@ pub struct StatusInput<'a> {
 }
 
 /// The status to publish. `plan` is the plan in force, `wish` the plan if the fleet were not paused.
-pub fn status(
+pub(crate) fn status(
     fence: &FencingToken,
     seen: &StatusInput<'_>,
     policy: &FleetPolicy,

@@ -14,7 +14,7 @@ use crate::queue::CancelReason;
 
 /// The job in Redis.
 #[derive(Clone, Debug)]
-pub enum Look {
+pub(crate) enum Look {
     /// Redis has not been read yet.
     NotYet,
     /// The job does not exist.
@@ -24,7 +24,7 @@ pub enum Look {
 }
 
 /// Everything that a decision is based on.
-pub struct DecisionInput<'a> {
+pub(crate) struct DecisionInput<'a> {
     /// The object, and the inputs of its status.
     pub frame: StatusContext<'a>,
     /// Whether the object mirrors a job that was submitted elsewhere.
@@ -41,7 +41,7 @@ pub struct DecisionInput<'a> {
 
 /// An action of the reconciler.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Act {
+pub(crate) enum Act {
     /// Read the job from Redis.
     Look,
     /// Check whether this Secret can sign webhooks.
@@ -60,7 +60,7 @@ pub enum Act {
 
 /// The next step of a reconciliation.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Decision {
+pub(crate) enum Decision {
     /// Carry out this action, then observe again.
     Act(Act),
     /// Nothing to do but to write the status.
@@ -91,7 +91,7 @@ const SECRET_AGAIN: Duration = Duration::from_secs(30);
 
 /// Decides the next step.
 #[must_use]
-pub fn decide(seen: &DecisionInput<'_>) -> Decision {
+pub(crate) fn decide(seen: &DecisionInput<'_>) -> Decision {
     let frame = &seen.frame;
     let ended = frame.before.phase.is_some_and(JobPhase::is_terminal);
     match &seen.job {

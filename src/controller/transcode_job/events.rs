@@ -5,7 +5,7 @@ use crate::crd::{TranscodeJobStatus, condition, reason};
 
 /// An Event to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EventDraft {
+pub(crate) struct EventDraft {
     /// Whether it is a warning, which may require action.
     pub warning: bool,
     /// The reason in CamelCase, for programs.
@@ -17,7 +17,7 @@ pub struct EventDraft {
 /// The Events of a status change: the end of a job, what users changed, and what they have to do. That a job
 /// is queued or running is only in the status; thousands of jobs would report it thousands of times.
 #[must_use]
-pub fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStatus) -> Vec<EventDraft> {
+pub(crate) fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStatus) -> Vec<EventDraft> {
     let told = |type_: &str, warning: bool| {
         let now = holds(&after.conditions, type_)?;
         let same = holds(&before.conditions, type_).is_some_and(|c| c.reason == now.reason);

@@ -11,12 +11,12 @@ use crate::crd::{JOB_ID_LABEL, TranscodeJobStatus};
 use crate::job::{JobEvent, JobId};
 
 /// Minimum time between two progress updates of a job.
-pub const PROGRESS: Duration = Duration::from_secs(10);
+pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
 
 /// The job of an object. A mirror's label names it. Other objects use their UID as the job id: submitting the
 /// same object twice is a no-op, and recreating an object under the same name makes a new job.
 #[must_use]
-pub fn job_id(object: &Guarded, mirrors: Option<&str>) -> Option<JobId> {
+pub(crate) fn job_id(object: &Guarded, mirrors: Option<&str>) -> Option<JobId> {
     match mirrored(object, mirrors) {
         Some(id) => Some(id),
         None => object.uid()?.parse().ok(),
@@ -26,14 +26,14 @@ pub fn job_id(object: &Guarded, mirrors: Option<&str>) -> Option<JobId> {
 /// The job that an object mirrors. Mirrors only count in the controller's own namespace: otherwise anyone who
 /// may create a TranscodeJob anywhere could read any job.
 #[must_use]
-pub fn mirrored(object: &Guarded, mirrors: Option<&str>) -> Option<JobId> {
+pub(crate) fn mirrored(object: &Guarded, mirrors: Option<&str>) -> Option<JobId> {
     let there = mirrors.is_some() && object.namespace().as_deref() == mirrors;
     object.labels().get(JOB_ID_LABEL).filter(|_| there)?.parse().ok()
 }
 
 /// What is known about the objects between two reconciliations.
 #[derive(Default)]
-pub struct Index {
+pub(crate) struct Index {
     objects: HashMap<JobId, ObjectRef<Guarded>>,
     /// Jobs with events since their object was last reconciled.
     dirty: HashSet<JobId>,
@@ -49,7 +49,7 @@ pub struct Index {
 
 /// Whether another mirror may be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Room {
+pub(crate) enum Room {
     /// The job already has a mirror or an object of its own.
     There,
     /// There is room.
@@ -62,12 +62,12 @@ pub enum Room {
 
 impl Index {
     /// Adds an object.
-    pub fn put(&mut self, id: JobId, object: ObjectRef<Guarded>) {
+    pub(crate) fn put(&mut self, id: JobId, object: ObjectRef<Guarded>) {
         self.objects.insert(id, object);
     }
 
     /// Removes an object.
-    pub fn remove(&mut self, id: JobId) {
+    pub(crate) fn remove(&mut self, id: JobId) {
         self.objects.remove(&id);
         self.dirty.remove(&id);
         self.headway.remove(&id);
@@ -78,13 +78,13 @@ impl Index {
     }
 
     /// Adds a mirror.
-    pub fn put_mirror(&mut self, id: JobId, object: ObjectRef<Guarded>, ended: bool) {
+    pub(crate) fn put_mirror(&mut self, id: JobId, object: ObjectRef<Guarded>, ended: bool) {
         self.objects.insert(id, object);
         self.mirrors.insert(id, ended);
     }
 
     /// Reserves a place for a mirror that is about to be created, of at most `most`.
-    pub fn make_room(&mut self, id: JobId, object: ObjectRef<Guarded>, most: usize) -> Room {
+    pub(crate) fn make_room(&mut self, id: JobId, object: ObjectRef<Guarded>, most: usize) -> Room {
         if self.has(id) {
             return Room::There;
         }
@@ -101,7 +101,7 @@ impl Index {
     }
 
     /// Removes all objects but these.
-    pub fn keep(&mut self, there: &HashSet<JobId>) {
+    pub(crate) fn keep(&mut self, there: &HashSet<JobId>) {
         let gone: Vec<JobId> = self.objects.keys().filter(|id| !there.contains(id)).copied().collect();
         for id in gone {
             self.remove(id);
@@ -109,7 +109,7 @@ impl Index {
     }
 
     /// The object to reconcile because of this event, if any.
-    pub fn heard(&mut self, event: &JobEvent, now: Instant) -> Option<ObjectRef<Guarded>> {
+    pub(crate) fn heard(&mut self, event: &JobEvent, now: Instant) -> Option<ObjectRef<Guarded>> {
         let object = self.objects.get(&event.job_id)?.clone();
         let id = event.job_id;
         if event.progress.is_some() {
@@ -130,18 +130,18 @@ impl Index {
     }
 
     /// Events were lost: every object must be reconciled.
-    pub fn missed(&mut self) -> Vec<ObjectRef<Guarded>> {
+    pub(crate) fn missed(&mut self) -> Vec<ObjectRef<Guarded>> {
         self.dirty.extend(self.objects.keys());
         self.objects.values().cloned().collect()
     }
 
     /// Whether the job had events since the last call.
-    pub fn take_dirty(&mut self, id: JobId) -> bool {
+    pub(crate) fn take_dirty(&mut self, id: JobId) -> bool {
         self.dirty.remove(&id)
     }
 
     /// Marks the job as having events that were not handled yet.
-    pub fn mark_dirty(&mut self, id: JobId) {
+    pub(crate) fn mark_dirty(&mut self, id: JobId) {
         if self.objects.contains_key(&id) {
             self.dirty.insert(id);
         }
@@ -149,12 +149,16 @@ impl Index {
 
     /// Whether an object exists for this job.
     #[must_use]
-    pub fn has(&self, id: JobId) -> bool {
+    pub(crate) fn has(&self, id: JobId) -> bool {
         self.objects.contains_key(&id)
     }
 
     /// The status that was last written, if the store does not show it yet.
-    pub fn written(&mut self, id: JobId, stored: Option<&TranscodeJobStatus>) -> Option<TranscodeJobStatus> {
+    pub(crate) fn written(
+        &mut self,
+        id: JobId,
+        stored: Option<&TranscodeJobStatus>,
+    ) -> Option<TranscodeJobStatus> {
         if self.written.get(&id) == stored {
             self.written.remove(&id);
             return None;
@@ -163,32 +167,32 @@ impl Index {
     }
 
     /// Records a status that was written.
-    pub fn wrote(&mut self, id: JobId, status: TranscodeJobStatus) {
+    pub(crate) fn wrote(&mut self, id: JobId, status: TranscodeJobStatus) {
         if self.objects.contains_key(&id) {
             self.written.insert(id, status);
         }
     }
 
     /// Records that the object has our finalizer.
-    pub fn hold(&mut self, id: JobId) {
+    pub(crate) fn hold(&mut self, id: JobId) {
         if self.objects.contains_key(&id) {
             self.held.insert(id);
         }
     }
 
     /// Records that the object's finalizer was removed.
-    pub fn release(&mut self, id: JobId) {
+    pub(crate) fn release(&mut self, id: JobId) {
         self.held.remove(&id);
     }
 
     /// Whether the object has our finalizer.
     #[must_use]
-    pub fn holds(&self, id: JobId) -> bool {
+    pub(crate) fn holds(&self, id: JobId) -> bool {
         self.held.contains(&id)
     }
 
     /// Records a failed reconciliation; returns the number of consecutive failures.
-    pub fn failed(&mut self, id: JobId) -> u32 {
+    pub(crate) fn failed(&mut self, id: JobId) -> u32 {
         if !self.objects.contains_key(&id) {
             return 1;
         }
@@ -198,7 +202,7 @@ impl Index {
     }
 
     /// Records a successful reconciliation.
-    pub fn succeeded(&mut self, id: JobId) {
+    pub(crate) fn succeeded(&mut self, id: JobId) {
         self.failures.remove(&id);
     }
 }

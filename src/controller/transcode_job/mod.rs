@@ -21,10 +21,10 @@ mod submission;
 #[cfg(test)]
 mod tests;
 
-pub use index::Room;
+pub(crate) use index::Room;
 use index::{job_id, mirrored};
-pub use reconcile::{Context, ReconcilerHandles};
-pub use submission::Rules;
+pub(crate) use reconcile::{Context, ReconcilerHandles};
+pub(crate) use submission::Rules;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ use crate::queue::backoff;
 use reconcile::ReconcileError;
 
 /// A TranscodeJob that may fail to deserialize: one such object must not stop the others.
-pub type Guarded = DeserializeGuard<TranscodeJob>;
+pub(crate) type Guarded = DeserializeGuard<TranscodeJob>;
 
 /// Maximum number of concurrent reconciliations.
 const MAX_CONCURRENT_RECONCILIATIONS: u16 = 32;
@@ -61,7 +61,7 @@ const RETRY_CAP: Duration = Duration::from_secs(300);
 
 /// Reconciles all TranscodeJobs behind `api` until `stop`. Running reconciliations are then allowed to
 /// finish.
-pub async fn run(
+pub(crate) async fn run(
     context: Arc<Context>,
     api: Api<Guarded>,
     events: broadcast::Receiver<JobEvent>,

@@ -40,7 +40,7 @@ const LET_GO_MS: i64 = 300_000;
 
 /// Why a TranscodeJob could not be reconciled; it is retried.
 #[derive(Debug, thiserror::Error)]
-pub enum ReconcileError {
+pub(crate) enum ReconcileError {
     /// A call to Redis failed.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -60,7 +60,7 @@ pub enum ReconcileError {
 
 impl ReconcileError {
     /// Whether the decision was based on an outdated object.
-    pub fn is_conflict(&self) -> bool {
+    pub(crate) fn is_conflict(&self) -> bool {
         match self {
             Self::Kube(error) => {
                 matches!(&**error, kube::Error::Api(status) if [409, 422].contains(&status.code))
@@ -89,7 +89,7 @@ impl From<kube::Error> for ReconcileError {
 }
 
 /// What the reconciler of TranscodeJobs needs.
-pub struct ReconcilerHandles {
+pub(crate) struct ReconcilerHandles {
     /// The client of the API server.
     pub client: Client,
     /// The queue.
@@ -111,7 +111,7 @@ pub struct ReconcilerHandles {
 }
 
 /// The handles, and what is known between two reconciliations.
-pub struct Context {
+pub(crate) struct Context {
     tools: ReconcilerHandles,
     index: Mutex<Index>,
     synced: CancellationToken,
@@ -120,18 +120,18 @@ pub struct Context {
 impl Context {
     /// A context without any objects.
     #[must_use]
-    pub fn new(tools: ReconcilerHandles) -> Self {
+    pub(crate) fn new(tools: ReconcilerHandles) -> Self {
         Self { tools, index: Mutex::default(), synced: CancellationToken::new() }
     }
 
     /// The namespace of the mirrors, if there are any.
     #[must_use]
-    pub fn mirrors(&self) -> Option<&str> {
+    pub(crate) fn mirrors(&self) -> Option<&str> {
         self.tools.mirrors.as_deref()
     }
 
     /// The index of the objects.
-    pub fn index(&self) -> MutexGuard<'_, Index> {
+    pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -142,12 +142,12 @@ impl Context {
 
     /// Whether the watch has listed all objects.
     #[must_use]
-    pub fn knows_all(&self) -> bool {
+    pub(crate) fn knows_all(&self) -> bool {
         self.synced.is_cancelled()
     }
 
     /// Waits until the watch has listed all objects.
-    pub async fn until_synced(&self) {
+    pub(crate) async fn until_synced(&self) {
         self.synced.cancelled().await;
     }
 
@@ -170,7 +170,7 @@ async fn answer<T>(call: impl Future<Output = kube::Result<T>>) -> Result<Option
 }
 
 /// Reconciles one object.
-pub async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+pub(crate) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let Some(id) = job_id(&object, context.mirrors()) else { return Ok(Action::await_change()) };
     let dirty = context.index().take_dirty(id);
     let done = context.reconcile_object(&object, id, dirty).await;

@@ -18,7 +18,7 @@ use crate::storage::urls::{UrlSigner, upload_ends};
 const OUTPUTS: usize = 16;
 
 /// What a status is derived from besides the job.
-pub struct StatusContext<'a> {
+pub(crate) struct StatusContext<'a> {
     /// The object.
     pub object: &'a TranscodeJob,
     /// Its last status.
@@ -50,7 +50,7 @@ impl StatusContext<'_> {
 
     /// The status of an object that is not queued until its spec is changed.
     #[must_use]
-    pub fn stalled(&self, reason: &str, message: &str) -> TranscodeJobStatus {
+    pub(crate) fn stalled(&self, reason: &str, message: &str) -> TranscodeJobStatus {
         let mut status = self.bare(JobPhase::Pending);
         self.say(&mut status, vec![ConditionUpdate::yes(condition::STALLED, reason, message)]);
         status
@@ -59,7 +59,7 @@ impl StatusContext<'_> {
     /// The status while Redis cannot be used; it keeps what was known. `remedy` is what the operator of the
     /// installation has to do, unless the failure passes by itself.
     #[must_use]
-    pub fn without_redis(&self, remedy: Option<&str>) -> TranscodeJobStatus {
+    pub(crate) fn without_redis(&self, remedy: Option<&str>) -> TranscodeJobStatus {
         let mut status = self.before.clone();
         status.phase.get_or_insert(JobPhase::Pending);
         let message = match remedy {
@@ -82,7 +82,7 @@ impl StatusContext<'_> {
 
     /// The status while `spec.suspend` prevents the job from running.
     #[must_use]
-    pub fn suspended(&self) -> TranscodeJobStatus {
+    pub(crate) fn suspended(&self) -> TranscodeJobStatus {
         let mut status = self.bare(JobPhase::Suspended);
         status.attempts = self.before.attempts;
         let message = "spec.suspend is true; set it to false to let the job run";
@@ -92,7 +92,7 @@ impl StatusContext<'_> {
 
     /// The status of a finished job without news: only the mutable fields of the spec may have changed.
     #[must_use]
-    pub fn as_before(&self) -> TranscodeJobStatus {
+    pub(crate) fn as_before(&self) -> TranscodeJobStatus {
         let mut status =
             TranscodeJobStatus { observed_generation: self.object.meta().generation, ..self.before.clone() };
         self.addresses(&mut status);
@@ -101,13 +101,13 @@ impl StatusContext<'_> {
 
     /// When signed URLs in `status` must be renewed.
     #[must_use]
-    pub fn renewal(status: &TranscodeJobStatus) -> Option<Millis> {
+    pub(crate) fn renewal(status: &TranscodeJobStatus) -> Option<Millis> {
         status.urls_expire_at.as_ref().map(|until| millis(until).plus(-REFRESH_MS))
     }
 
     /// The status that mirrors `job`. `changed` says that the spec no longer matches the job.
     #[must_use]
-    pub fn of(&self, job: &Job, changed: bool) -> TranscodeJobStatus {
+    pub(crate) fn of(&self, job: &Job, changed: bool) -> TranscodeJobStatus {
         let mut status = self.bare(phase(job, self.object.spec.suspend));
         status.attempts = i32::try_from(job.attempt).ok();
         status.machine = job.worker.as_ref().map(|w| w.machine().to_owned());
@@ -198,7 +198,7 @@ impl StatusContext<'_> {
 }
 
 /// Signed URLs that expire within this time are renewed: ten minutes.
-pub const REFRESH_MS: i64 = 600_000;
+pub(crate) const REFRESH_MS: i64 = 600_000;
 
 #[expect(clippy::cast_possible_truncation, reason = "clamped before")]
 fn percent(progress: f64) -> i32 {

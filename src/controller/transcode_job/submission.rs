@@ -12,18 +12,18 @@ use crate::queue::SubmitMode;
 use crate::storage::layout;
 
 /// How long a job waits for its upload. The signed URL for it is renewed meanwhile.
-pub const UPLOAD_WAIT: Duration = Duration::from_secs(24 * 3600);
+pub(crate) const UPLOAD_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// The limits that an installation sets on jobs.
 #[derive(Clone, Copy, Debug)]
-pub struct Rules {
+pub(crate) struct Rules {
     /// Which addresses jobs may name.
     pub guard: EgressPolicy,
 }
 
 /// A job to be submitted to the queue.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Submission {
+pub(crate) struct Submission {
     /// The job's spec.
     pub spec: JobSpec,
     /// How the job starts.
@@ -33,7 +33,7 @@ pub struct Submission {
 /// The object is not a valid job and must be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
-pub struct Refusal {
+pub(crate) struct Refusal {
     /// The reason in CamelCase, for programs.
     pub reason: &'static str,
     /// What is wrong, and what to change.
@@ -52,7 +52,7 @@ impl Refusal {
 ///
 /// # Errors
 /// Names the first invalid field and what to change.
-pub fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> Result<Submission, Refusal> {
+pub(crate) fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> Result<Submission, Refusal> {
     let asked = &object.spec;
     let (input, start) = input(asked, id, rules)?;
     let qualities = match asked.qualities.as_deref() {
@@ -123,7 +123,7 @@ fn address(field: &str, text: &str, guard: EgressPolicy) -> Result<Url, Refusal>
 
 /// Whether a queued job still matches the object. Mutable fields of the spec are ignored.
 #[must_use]
-pub fn same(queued: &JobSpec, wished: &JobSpec) -> bool {
+pub(crate) fn same(queued: &JobSpec, wished: &JobSpec) -> bool {
     let fixed = |spec: &JobSpec| {
         (
             spec.input.clone(),

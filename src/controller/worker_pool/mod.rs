@@ -10,7 +10,7 @@
 mod policy;
 mod status;
 
-pub use policy::policy;
+pub(crate) use policy::policy;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -35,7 +35,7 @@ use crate::storage::urls::now_millis;
 use status::{PoolRole, status};
 
 /// A WorkerPool that may fail to deserialize.
-pub type Guarded = DeserializeGuard<WorkerPool>;
+pub(crate) type Guarded = DeserializeGuard<WorkerPool>;
 
 /// The field manager of statuses.
 const STATUS_MANAGER: &str = "tcoder-status";
@@ -48,7 +48,7 @@ const WRITE_GAP: Duration = Duration::from_secs(2);
 const READ_GAP: Duration = Duration::from_secs(60);
 
 /// What the reconciler of WorkerPools needs.
-pub struct Pools {
+pub(crate) struct Pools {
     /// The client of the API server.
     pub client: Client,
     /// The pools that are watched.
@@ -67,7 +67,7 @@ pub struct Pools {
 
 impl Pools {
     /// Reconciles the pools until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let (store, writer) = reflector::store();
         let mut changes = watcher(self.api.clone(), watcher::Config::default())
             .inspect_err(|error| tracing::warn!(%error, "the watch of WorkerPools broke; it is tried again"))

@@ -42,7 +42,7 @@ fn fields(pool: &WorkerPoolSpec) -> Vec<Field> {
 ///
 /// # Errors
 /// What is wrong, under the name of the pool's field, or of the variable where the value is the environment's.
-pub fn policy(pool: Option<&WorkerPoolSpec>, env: &Env<'_>) -> Result<FleetPolicy, String> {
+pub(crate) fn policy(pool: Option<&WorkerPoolSpec>, env: &Env<'_>) -> Result<FleetPolicy, String> {
     let settings = Env::of(|name| env.text(name)).with_fields(pool.map(fields).unwrap_or_default());
     flyprovider::policy::read(&settings).map_err(|errors| errors.to_string())
 }

@@ -9,7 +9,7 @@ use crate::queue::{FleetCondition, FleetStatus};
 
 /// The relation of a pool to the fleet.
 #[derive(Clone, Copy, Debug)]
-pub enum PoolRole<'a> {
+pub(crate) enum PoolRole<'a> {
     /// The fleet follows its spec.
     Acts,
     /// The fleet follows the pool with this name instead.
@@ -25,7 +25,7 @@ const MAX_ERROR_CHARS: usize = 1000;
 
 /// The status of `pool`.
 #[must_use]
-pub fn status(
+pub(crate) fn status(
     pool: &WorkerPool,
     standing: PoolRole<'_>,
     fleet: Option<&FleetStatus>,

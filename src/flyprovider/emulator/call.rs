@@ -19,13 +19,13 @@ use crate::flyprovider::MachineId;
 
 /// Breaks the connection a request came over.
 #[derive(Clone, Default)]
-pub struct Hangup(pub CancellationToken);
+pub(crate) struct Hangup(pub CancellationToken);
 
 /// A query, in which a name may come more than once.
-pub type Params = Query<Vec<(String, String)>>;
+pub(crate) type Params = Query<Vec<(String, String)>>;
 
 /// What every request brings along.
-pub struct Call {
+pub(crate) struct Call {
     world: Arc<World>,
     hangup: Hangup,
     headers: HeaderMap,
@@ -35,7 +35,7 @@ pub struct Call {
 }
 
 impl World {
-    pub fn lets_in(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn lets_in(&self, headers: &HeaderMap) -> bool {
         let token = self.options.token.expose_secret();
         let scheme = if token.starts_with("fm") { "FlyV1" } else { "Bearer" };
         let given = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
@@ -45,7 +45,10 @@ impl World {
 
 impl Call {
     /// Performs `work` after Fly's checks and applies the fault of this call. `work` receives a fault that affects it.
-    pub async fn carry_out(self, work: impl AsyncFnOnce(&Arc<World>, Option<Fault>) -> Reply) -> Response {
+    pub(crate) async fn carry_out(
+        self,
+        work: impl AsyncFnOnce(&Arc<World>, Option<Fault>) -> Reply,
+    ) -> Response {
         let at = self.world.began.elapsed();
         let (reply, wait, lost) = self.decide(work).await;
         let status = if lost { 0 } else { reply.0.as_u16() };
@@ -125,9 +128,9 @@ impl Call {
     }
 }
 
-pub type Common = (Shared<Arc<World>>, Extension<Hangup>, HeaderMap);
+pub(crate) type Common = (Shared<Arc<World>>, Extension<Hangup>, HeaderMap);
 
-pub fn call(common: Common, app: String, machine: Option<String>, action: EmulatedCall) -> Call {
+pub(crate) fn call(common: Common, app: String, machine: Option<String>, action: EmulatedCall) -> Call {
     let (Shared(world), Extension(hangup), headers) = common;
     Call { world, hangup, headers, app, action, machine: machine.map(MachineId) }
 }

@@ -129,14 +129,14 @@ pub enum Happening {
 pub(super) struct Faults(BTreeMap<EmulatedCall, VecDeque<(Fault, u32)>>);
 
 impl Faults {
-    pub fn add(&mut self, action: EmulatedCall, fault: Fault, times: u32) {
+    pub(crate) fn add(&mut self, action: EmulatedCall, fault: Fault, times: u32) {
         if times > 0 {
             self.0.entry(action).or_default().push_back((fault, times));
         }
     }
 
     /// Takes the fault for this request, if there is one.
-    pub fn take(&mut self, action: EmulatedCall) -> Option<Fault> {
+    pub(crate) fn take(&mut self, action: EmulatedCall) -> Option<Fault> {
         let queue = self.0.get_mut(&action)?;
         let (fault, times) = queue.front_mut()?;
         let fault = fault.clone();
@@ -165,12 +165,12 @@ pub struct RequestAllowance {
 }
 
 impl TokenBucket {
-    pub const fn full(allowance: RequestAllowance) -> Self {
+    pub(crate) const fn full(allowance: RequestAllowance) -> Self {
         Self { left: allowance.burst, at: Duration::ZERO }
     }
 
     /// Takes a token at this time, if there is one.
-    pub fn take(&mut self, allowance: RequestAllowance, now: Duration) -> bool {
+    pub(crate) fn take(&mut self, allowance: RequestAllowance, now: Duration) -> bool {
         let grown = now.saturating_sub(self.at).as_secs_f64() * allowance.per_second;
         self.left = (self.left + grown).min(allowance.burst);
         self.at = now;

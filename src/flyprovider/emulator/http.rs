@@ -28,7 +28,7 @@ fn flag(params: &[(String, String)], name: &str) -> bool {
     value(params, name) == Some("true")
 }
 
-pub fn router(world: Arc<World>) -> Router {
+pub(crate) fn router(world: Arc<World>) -> Router {
     Router::new()
         .route("/v1/apps/{app}/machines", get(list).post(create))
         .route("/v1/apps/{app}/machines/{id}", get(get_one).post(update).delete(destroy))

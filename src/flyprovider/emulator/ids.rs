@@ -4,14 +4,14 @@ use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
 /// The address of a machine in its organisation's private network; made up from its id.
-pub fn private_ip(id: &str) -> String {
+pub(crate) fn private_ip(id: &str) -> String {
     let hash = Sha256::digest(id.as_bytes());
     let part = |i: usize| u16::from_be_bytes([hash[i], hash[i + 1]]);
     format!("fdaa:0:{:x}:a7b:{:x}:{:x}:{:x}:2", part(0), part(2), part(4), part(6))
 }
 
 /// A ULID: what Fly names versions and events by. A later one is greater.
-pub fn ulid() -> String {
+pub(crate) fn ulid() -> String {
     const ALPHABET: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     // The bits of a UUID of version 7 begin with the time, too.
     let bits = Uuid::now_v7().as_u128();

@@ -12,12 +12,12 @@ use uuid::Uuid;
 /// The header with the nonce of a lease.
 const HEADER: &str = "fly-machine-lease-nonce";
 /// Default duration of a lease, seconds.
-pub const TTL: u64 = 60;
+pub(crate) const TTL: u64 = 60;
 const TTL_MAX: u64 = 3600;
 
 /// A lease of a machine.
 #[derive(Clone, Debug)]
-pub struct Lease {
+pub(crate) struct Lease {
     pub(super) nonce: String,
     pub(super) expires_at: Timestamp,
     description: String,
@@ -25,10 +25,10 @@ pub struct Lease {
 }
 
 /// The owner of the token that this emulator accepts.
-pub const OWNER: &str = "emulator@tokens.fly.io";
+pub(crate) const OWNER: &str = "emulator@tokens.fly.io";
 
 impl Lease {
-    pub fn for_seconds(ttl: u64, description: String, version: String) -> Self {
+    pub(crate) fn for_seconds(ttl: u64, description: String, version: String) -> Self {
         let ttl = SignedDuration::from_secs(i64::try_from(ttl.clamp(1, TTL_MAX)).unwrap_or(1));
         let expires_at = Timestamp::now().saturating_add(ttl).unwrap_or(Timestamp::MAX);
         let nonce = Uuid::new_v4().simple().to_string()[..12].to_owned();
@@ -36,15 +36,15 @@ impl Lease {
     }
 
     /// The lease without the nonce, for other clients.
-    pub fn stripped(&self) -> Value {
+    pub(crate) fn stripped(&self) -> Value {
         json!({ "owner": OWNER, "description": self.description, "expires_at": self.expires_at.as_second() })
     }
 
-    pub fn nonce(&self) -> &str {
+    pub(crate) fn nonce(&self) -> &str {
         &self.nonce
     }
 
-    pub fn answer(&self) -> Value {
+    pub(crate) fn answer(&self) -> Value {
         let mut data = self.stripped();
         data["nonce"] = json!(self.nonce);
         data["version"] = json!(self.version);
@@ -53,7 +53,7 @@ impl Lease {
 }
 
 /// The nonce in the request's header.
-pub fn nonce_of(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn nonce_of(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(HEADER)?.to_str().ok()?;
     (!value.is_empty()).then(|| value.to_owned())
 }

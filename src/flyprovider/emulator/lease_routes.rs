@@ -26,7 +26,7 @@ impl EmulatedMachine {
     }
 
     /// Refuses a change with this nonce while a lease with another nonce is held.
-    pub fn free_for(&mut self, nonce: Option<&str>) -> Result<(), Reply> {
+    pub(crate) fn free_for(&mut self, nonce: Option<&str>) -> Result<(), Reply> {
         let id = self.machine.id.clone();
         match self.current_lease() {
             Some(lease) if nonce != Some(lease.nonce.as_str()) => {
@@ -39,7 +39,7 @@ impl EmulatedMachine {
     }
 
     /// Acquires the lease, or extends it for its holder.
-    pub fn take_lease(
+    pub(crate) fn take_lease(
         &mut self,
         nonce: Option<&str>,
         ttl: Option<u64>,
@@ -90,7 +90,7 @@ struct Request {
 }
 
 /// `POST .../lease`: the time in the body (as documented) or in the query (as fly-go sends it).
-pub async fn take(
+pub(crate) async fn take(
     common: Common,
     Path((app, id)): Path<(String, String)>,
     Query(params): Params,
@@ -117,7 +117,7 @@ pub async fn take(
 }
 
 /// `GET .../lease`
-pub async fn show(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
+pub(crate) async fn show(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
     let machine = MachineId(id.clone());
     let work = async |world: &Arc<World>, _| {
         world.change(|state| state.show_lease(&machine)).unwrap_or_else(|reply| reply)
@@ -126,7 +126,7 @@ pub async fn show(common: Common, Path((app, id)): Path<(String, String)>) -> Re
 }
 
 /// `DELETE .../lease`
-pub async fn release(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
+pub(crate) async fn release(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
     let machine = MachineId(id.clone());
     let nonce = nonce_of(&common.2);
     let work = async |world: &Arc<World>, _| {

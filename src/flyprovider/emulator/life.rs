@@ -19,7 +19,7 @@ use crate::flyprovider::{FlyMachine, Guest, MachineId, MachineState};
 
 /// What happens to a machine after it is created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
+pub(crate) enum Fate {
     /// It starts.
     Launches,
     /// It stays stopped.
@@ -37,7 +37,7 @@ impl World {
         }
     }
 
-    pub fn after_create(self: &Arc<Self>, id: MachineId, fate: Fate) {
+    pub(crate) fn after_create(self: &Arc<Self>, id: MachineId, fate: Fate) {
         let world = self.clone();
         self.tasks.spawn(async move {
             if !world.passes(world.options.transitions.create).await {
@@ -60,7 +60,7 @@ impl World {
     }
 
     /// The transitions of a start whose image cannot be pulled.
-    pub fn after_failed_start(self: &Arc<Self>, id: MachineId) {
+    pub(crate) fn after_failed_start(self: &Arc<Self>, id: MachineId) {
         let world = self.clone();
         self.tasks.spawn(async move {
             if world.passes(world.options.transitions.start).await
@@ -77,7 +77,7 @@ impl World {
         }
     }
 
-    pub fn after_destroy(self: &Arc<Self>, id: MachineId) {
+    pub(crate) fn after_destroy(self: &Arc<Self>, id: MachineId) {
         let world = self.clone();
         self.tasks.spawn(async move {
             if world.passes(world.options.transitions.destroy).await {
@@ -88,7 +88,7 @@ impl World {
 
     /// The transitions after the process of a `replacing` or `restarting` machine has exited: the next run,
     /// or a stop.
-    pub fn after_exit(self: &Arc<Self>, id: MachineId, from: MachineState, launches: bool) {
+    pub(crate) fn after_exit(self: &Arc<Self>, id: MachineId, from: MachineState, launches: bool) {
         let world = self.clone();
         self.tasks.spawn(async move {
             let mut changed = world.changed.subscribe();
@@ -111,7 +111,7 @@ impl World {
     }
 
     /// Runs the process of a `starting` machine until it exits.
-    pub fn launch(self: &Arc<Self>, id: MachineId) {
+    pub(crate) fn launch(self: &Arc<Self>, id: MachineId) {
         let (orders, inbox) = mpsc::channel(8);
         let found = self.change(|state| {
             let entry = state.machines.get_mut(&id)?;

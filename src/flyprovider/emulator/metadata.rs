@@ -51,7 +51,7 @@ impl WorldState {
 }
 
 /// `GET .../metadata`
-pub async fn show(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
+pub(crate) async fn show(common: Common, Path((app, id)): Path<(String, String)>) -> Response {
     let machine = MachineId(id.clone());
     let work = async |world: &Arc<World>, _| match world.look().metadata(&machine) {
         Ok(metadata) => ok(json!(metadata)),
@@ -68,7 +68,7 @@ struct Update {
 }
 
 /// `PATCH .../metadata`
-pub async fn update(common: Common, Path((app, id)): Path<(String, String)>, body: Bytes) -> Response {
+pub(crate) async fn update(common: Common, Path((app, id)): Path<(String, String)>, body: Bytes) -> Response {
     let machine = MachineId(id.clone());
     let work = async |world: &Arc<World>, _| {
         let update: Update = match serde_json::from_slice(&body) {
@@ -90,7 +90,10 @@ pub async fn update(common: Common, Path((app, id)): Path<(String, String)>, bod
 }
 
 /// `GET .../metadata/{key}`
-pub async fn show_key(common: Common, Path((app, id, key)): Path<(String, String, String)>) -> Response {
+pub(crate) async fn show_key(
+    common: Common,
+    Path((app, id, key)): Path<(String, String, String)>,
+) -> Response {
     let machine = MachineId(id.clone());
     let work = async |world: &Arc<World>, _| match world.look().metadata(&machine) {
         Ok(metadata) => match metadata.get(&key) {
@@ -108,7 +111,7 @@ struct Upsert {
 }
 
 /// `POST .../metadata/{key}`
-pub async fn set_key(
+pub(crate) async fn set_key(
     common: Common,
     Path((app, id, key)): Path<(String, String, String)>,
     body: Bytes,
@@ -127,7 +130,10 @@ pub async fn set_key(
 }
 
 /// `DELETE .../metadata/{key}`
-pub async fn delete_key(common: Common, Path((app, id, key)): Path<(String, String, String)>) -> Response {
+pub(crate) async fn delete_key(
+    common: Common,
+    Path((app, id, key)): Path<(String, String, String)>,
+) -> Response {
     let machine = MachineId(id.clone());
     let work = async |world: &Arc<World>, _| {
         let values = BTreeMap::from([(key.clone(), None)]);

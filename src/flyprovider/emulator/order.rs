@@ -21,7 +21,7 @@ const STOP_MAX: Duration = Duration::from_secs(300);
 const NAME_MAX: usize = 63;
 
 /// The regions, each with the aliases of its area (Fly's "Machine Placement").
-pub const REGIONS: [(&str, &[&str]); 18] = [
+pub(crate) const REGIONS: [(&str, &[&str]); 18] = [
     ("dfw", &["us", "usa", "na"]),
     ("ams", &["eu"]),
     ("arn", &["eu"]),
@@ -45,7 +45,7 @@ pub const REGIONS: [(&str, &[&str]); 18] = [
 /// A request to create or update a machine.
 #[derive(Deserialize)]
 #[serde(default)]
-pub struct Order {
+pub(crate) struct Order {
     pub name: Option<String>,
     pub region: Option<String>,
     pub config: Value,
@@ -104,14 +104,14 @@ struct Rootfs {
 /// How a process is stopped, from a configuration or a stop request.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-pub struct Stop {
+pub(crate) struct Stop {
     signal: Option<String>,
     timeout: Option<Value>,
 }
 
 impl Stop {
     /// The signal, and the time until SIGKILL; each `None` if absent.
-    pub fn read(&self) -> Result<(Option<Signal>, Option<Duration>), Reply> {
+    pub(crate) fn read(&self) -> Result<(Option<Signal>, Option<Duration>), Reply> {
         let said = self.signal.as_deref().filter(|signal| !signal.is_empty());
         let signal = said.map(|said| {
             let known = said.parse::<StopSignal>().ok();
@@ -133,7 +133,7 @@ impl Stop {
 
 impl Order {
     /// Parses a request's body; checks the configuration and adds Fly's defaults.
-    pub fn read(body: &[u8]) -> Result<(Self, MachineConfig), Reply> {
+    pub(crate) fn read(body: &[u8]) -> Result<(Self, MachineConfig), Reply> {
         let wrong = |error: serde_json::Error| refuse(400, "invalid_argument", error);
         let mut order: Self = serde_json::from_slice(body).map_err(wrong)?;
         if let Some(name) = order.name.as_deref().filter(|name| !name.is_empty()) {
@@ -250,7 +250,7 @@ fn plain(text: String) -> Reply {
 
 /// The regions of a request by preference, with aliases resolved. `home` is the default region, and valid
 /// even if it is not in the list.
-pub fn regions(order: Option<&str>, home: &str) -> Result<Vec<String>, Reply> {
+pub(crate) fn regions(order: Option<&str>, home: &str) -> Result<Vec<String>, Reply> {
     let order = order.filter(|order| !order.is_empty()).unwrap_or(home);
     let mut found = Vec::new();
     for name in order.split(',').map(str::trim) {
@@ -280,7 +280,7 @@ fn duration(value: &Value) -> Option<Duration> {
 }
 
 /// Parses a duration such as `1m30s`, `300s` or `500ms`.
-pub fn go_duration(text: &str) -> Option<Duration> {
+pub(crate) fn go_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut sum = Duration::ZERO;
     if rest.is_empty() {

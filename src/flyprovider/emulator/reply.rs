@@ -4,14 +4,14 @@ use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 /// What is answered.
-pub type Reply = (StatusCode, Value);
+pub(crate) type Reply = (StatusCode, Value);
 
 /// The codes that Fly answers in a field of their own (`main.statusCode` of its OpenAPI document). All others
 /// stand in front of the text only.
 const CODES: [&str; 4] = ["unknown", "insufficient_capacity", "volume_placement_capacity", "name_taken"];
 
 /// A refusal in Fly's words.
-pub fn refuse(status: u16, code: &str, text: impl std::fmt::Display) -> Reply {
+pub(crate) fn refuse(status: u16, code: &str, text: impl std::fmt::Display) -> Reply {
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut body = json!({ "error": format!("{code}: {text}") });
     if CODES.contains(&code) {
@@ -20,10 +20,10 @@ pub fn refuse(status: u16, code: &str, text: impl std::fmt::Display) -> Reply {
     (status, body)
 }
 
-pub fn ok(value: Value) -> Reply {
+pub(crate) fn ok(value: Value) -> Reply {
     (StatusCode::OK, value)
 }
 
-pub fn no_machine() -> Reply {
+pub(crate) fn no_machine() -> Reply {
     refuse(404, "not_found", "machine not found")
 }

@@ -9,7 +9,7 @@ use crate::flyprovider::HostStatus;
 use crate::hex::hex;
 
 /// The machine as JSON, optionally with the holder of its lease.
-pub fn machine(entry: &EmulatedMachine, with_lease: bool) -> Value {
+pub(crate) fn machine(entry: &EmulatedMachine, with_lease: bool) -> Value {
     let machine = &entry.machine;
     let image = machine.config.as_ref().map_or("", |config| &config.image);
     let mut shown = json!({
@@ -45,7 +45,7 @@ pub fn machine(entry: &EmulatedMachine, with_lease: bool) -> Value {
 }
 
 /// The JSON without the fields that a summary omits.
-pub fn summary(mut machine: Value) -> Value {
+pub(crate) fn summary(mut machine: Value) -> Value {
     if let Some(fields) = machine.as_object_mut() {
         let left_out = ["config", "incomplete_config", "checks", "events", "host_status", "nonce", "lease"];
         fields.retain(|name, _| !left_out.contains(&name.as_str()));

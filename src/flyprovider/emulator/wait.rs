@@ -102,7 +102,7 @@ impl Wish {
     }
 }
 
-pub async fn wait(
+pub(crate) async fn wait(
     common: Common,
     Path((app, id)): Path<(String, String)>,
     Query(params): Params,

@@ -22,7 +22,7 @@ use crate::flyprovider::{FlyMachine, HostStatus, MachineEvent, MachineId, Machin
 
 /// An order to a machine's process.
 #[derive(Debug)]
-pub enum ProcessSignal {
+pub(crate) enum ProcessSignal {
     /// Send this signal, and SIGKILL after this time.
     Stop(Signal, Duration),
     /// Send SIGKILL.
@@ -31,8 +31,8 @@ pub enum ProcessSignal {
 
 /// The signal that stops a process, and the time it gets, if neither the request nor the machine specifies
 /// them.
-pub const DEFAULT_SIGNAL: Signal = Signal::SIGINT;
-pub const DEFAULT_STOP: Duration = Duration::from_secs(5);
+pub(crate) const DEFAULT_SIGNAL: Signal = Signal::SIGINT;
+pub(crate) const DEFAULT_STOP: Duration = Duration::from_secs(5);
 /// Maximum number of recorded requests.
 const REQUESTS: usize = 100_000;
 /// Maximum number of destroyed machines that are kept.
@@ -42,7 +42,7 @@ const EVENTS: usize = 50;
 /// Maximum number of versions that are kept for a machine.
 const VERSIONS: usize = 20;
 
-pub struct World {
+pub(crate) struct World {
     pub options: Options,
     pub began: Instant,
     pub tasks: TaskTracker,
@@ -53,7 +53,7 @@ pub struct World {
 }
 
 #[derive(Default)]
-pub struct WorldState {
+pub(crate) struct WorldState {
     pub machines: BTreeMap<MachineId, EmulatedMachine>,
     pub faults: Faults,
     pub buckets: HashMap<(EmulatedCall, Option<MachineId>), TokenBucket>,
@@ -61,7 +61,7 @@ pub struct WorldState {
     pub full_regions: BTreeSet<String>,
 }
 
-pub struct EmulatedMachine {
+pub(crate) struct EmulatedMachine {
     /// The typed machine, for the emulator and tests.
     pub machine: FlyMachine,
     /// The configuration with all fields of the request, known or not.
@@ -76,20 +76,26 @@ pub struct EmulatedMachine {
 
 /// What caused an event.
 #[derive(Clone, Copy, Debug)]
-pub enum EventSource {
+pub(crate) enum EventSource {
     User,
     Flyd,
 }
 
 impl EmulatedMachine {
     /// Changes the machine's state and records an event.
-    pub fn enter(&mut self, state: MachineState, kind: &str, source: EventSource, request: Option<Value>) {
+    pub(crate) fn enter(
+        &mut self,
+        state: MachineState,
+        kind: &str,
+        source: EventSource,
+        request: Option<Value>,
+    ) {
         self.machine.state = state;
         self.note(kind, source, request);
     }
 
     /// Records an event without a change of the state.
-    pub fn note(&mut self, kind: &str, source: EventSource, request: Option<Value>) {
+    pub(crate) fn note(&mut self, kind: &str, source: EventSource, request: Option<Value>) {
         let now = jiff::Timestamp::now();
         self.machine.updated_at = now.to_string();
         let event = MachineEvent {
@@ -114,14 +120,14 @@ impl EmulatedMachine {
     }
 
     /// How the configuration stops the process.
-    pub fn stop_config(&self) -> (Option<Signal>, Option<Duration>) {
+    pub(crate) fn stop_config(&self) -> (Option<Signal>, Option<Duration>) {
         let stop = self.config.get("stop_config").cloned().unwrap_or(Value::Null);
         // An invalid value was rejected when the machine was created.
         serde_json::from_value::<order::Stop>(stop).ok().and_then(|stop| stop.read().ok()).unwrap_or_default()
     }
 
     /// If the inbox is full, it already contains enough orders to end the process.
-    pub fn order(&self, order: ProcessSignal) {
+    pub(crate) fn order(&self, order: ProcessSignal) {
         if let Some(orders) = &self.orders {
             let _ = orders.try_send(order);
         }
@@ -133,7 +139,7 @@ fn wrong_state(verb: &str, state: &MachineState) -> Reply {
 }
 
 /// A machine that was just created.
-pub struct NewMachine {
+pub(crate) struct NewMachine {
     pub id: MachineId,
     pub launches: bool,
     /// The nonce of the lease that was requested with it.
@@ -142,7 +148,7 @@ pub struct NewMachine {
 
 impl WorldState {
     /// The machine, unless it is destroyed.
-    pub fn there(&mut self, id: &MachineId) -> Result<&mut EmulatedMachine, Reply> {
+    pub(crate) fn there(&mut self, id: &MachineId) -> Result<&mut EmulatedMachine, Reply> {
         match self.machines.get_mut(id) {
             Some(entry) if entry.host_lost => {
                 Err(refuse(503, "unavailable", "the machine's host cannot be reached"))
@@ -159,7 +165,7 @@ impl WorldState {
         Ok(entry)
     }
 
-    pub fn create(&mut self, options: &Options, body: &[u8]) -> Result<NewMachine, Reply> {
+    pub(crate) fn create(&mut self, options: &Options, body: &[u8]) -> Result<NewMachine, Reply> {
         let (order, typed) = Order::read(body)?;
         let regions = order::regions(order.region.as_deref(), &options.region)?;
         let there = || self.machines.values().map(|e| &e.machine).filter(|m| !m.state.is_gone());
@@ -214,7 +220,7 @@ impl WorldState {
 
     /// Creates a new version of the machine and stops its process. Returns whether the new version is
     /// launched.
-    pub fn update(&mut self, id: &MachineId, body: &[u8], nonce: Option<&str>) -> Result<bool, Reply> {
+    pub(crate) fn update(&mut self, id: &MachineId, body: &[u8], nonce: Option<&str>) -> Result<bool, Reply> {
         let entry = self.mine(id, nonce)?;
         let (order, typed) = Order::read(body)?;
         let current = entry.machine.instance_id.clone().unwrap_or_default();
@@ -235,7 +241,7 @@ impl WorldState {
     }
 
     /// Restarts the machine's process.
-    pub fn restart(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<(), Reply> {
+    pub(crate) fn restart(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<(), Reply> {
         let entry = self.mine(id, nonce)?;
         match entry.machine.state {
             MachineState::Started | MachineState::Stopped => {
@@ -260,7 +266,11 @@ impl WorldState {
     }
 
     /// Whether the start is to be carried out, and the previous state.
-    pub fn start(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<(bool, MachineState), Reply> {
+    pub(crate) fn start(
+        &mut self,
+        id: &MachineId,
+        nonce: Option<&str>,
+    ) -> Result<(bool, MachineState), Reply> {
         let entry = self.mine(id, nonce)?;
         let before = entry.machine.state.clone();
         match before {
@@ -274,7 +284,7 @@ impl WorldState {
     }
 
     /// Whether the stop is to be carried out.
-    pub fn stop(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<bool, Reply> {
+    pub(crate) fn stop(&mut self, id: &MachineId, nonce: Option<&str>) -> Result<bool, Reply> {
         let entry = self.mine(id, nonce)?;
         match &entry.machine.state {
             MachineState::Started => {
@@ -286,7 +296,7 @@ impl WorldState {
         }
     }
 
-    pub fn destroy(&mut self, id: &MachineId, force: bool, nonce: Option<&str>) -> Result<(), Reply> {
+    pub(crate) fn destroy(&mut self, id: &MachineId, force: bool, nonce: Option<&str>) -> Result<(), Reply> {
         let entry = self.mine(id, nonce)?;
         let at_rest = matches!(
             entry.machine.state,
@@ -302,7 +312,7 @@ impl WorldState {
     }
 
     /// Makes a spontaneous event happen to a machine. Returns whether the machine exists.
-    pub fn happens(&mut self, id: &MachineId, what: Happening) -> bool {
+    pub(crate) fn happens(&mut self, id: &MachineId, what: Happening) -> bool {
         let Some(entry) = self.machines.get_mut(id) else { return false };
         match what {
             Happening::Crashes => entry.order(ProcessSignal::Kill),
@@ -316,7 +326,7 @@ impl WorldState {
         true
     }
 
-    pub fn note(&mut self, request: Request) {
+    pub(crate) fn note(&mut self, request: Request) {
         if self.requests.len() == REQUESTS {
             self.requests.pop_front();
         }
@@ -325,7 +335,7 @@ impl WorldState {
 }
 
 impl World {
-    pub fn new(options: Options, stop: CancellationToken) -> Self {
+    pub(crate) fn new(options: Options, stop: CancellationToken) -> Self {
         Self {
             options,
             began: Instant::now(),
@@ -337,19 +347,19 @@ impl World {
     }
 
     /// The machines, for reading.
-    pub fn look(&self) -> MutexGuard<'_, WorldState> {
+    pub(crate) fn look(&self) -> MutexGuard<'_, WorldState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The machines, for writing; waiting requests are notified.
-    pub fn change<T>(&self, work: impl FnOnce(&mut WorldState) -> T) -> T {
+    pub(crate) fn change<T>(&self, work: impl FnOnce(&mut WorldState) -> T) -> T {
         let done = work(&mut self.look());
         self.changed.send_modify(|n| *n = n.wrapping_add(1));
         done
     }
 
     /// Changes the machine's state, if it is still `from`.
-    pub fn turn(&self, id: &MachineId, from: &MachineState, to: MachineState, kind: &str) -> bool {
+    pub(crate) fn turn(&self, id: &MachineId, from: &MachineState, to: MachineState, kind: &str) -> bool {
         self.change(|state| match state.machines.get_mut(id) {
             Some(entry) if entry.machine.state == *from => {
                 entry.enter(to, kind, EventSource::Flyd, None);
@@ -360,7 +370,7 @@ impl World {
     }
 
     /// Whether the request exceeds the rate limit.
-    pub fn too_soon(&self, action: EmulatedCall, machine: Option<&MachineId>) -> bool {
+    pub(crate) fn too_soon(&self, action: EmulatedCall, machine: Option<&MachineId>) -> bool {
         let Some(limits) = self.options.limits else { return false };
         let allowance = if action == EmulatedCall::Get { limits.get } else { limits.other };
         let now = self.began.elapsed();
@@ -371,7 +381,7 @@ impl World {
         !bucket.take(allowance, now)
     }
 
-    pub fn fault(&self, action: EmulatedCall) -> Option<Fault> {
+    pub(crate) fn fault(&self, action: EmulatedCall) -> Option<Fault> {
         self.look().faults.take(action)
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 pub use rest::Rest;
 pub use sync::SyncToken;
 #[cfg(not(target_arch = "wasm32"))]
-pub use tcp::Tcp;
+pub(crate) use tcp::Tcp;
 
 /// A Redis command.
 #[derive(Clone, Debug)]
@@ -253,7 +253,7 @@ fn is_quota(text: &str) -> bool {
 
 /// The transport to a Redis.
 #[derive(Clone)]
-pub enum Transport {
+pub(crate) enum Transport {
     /// A persistent connection.
     #[cfg(not(target_arch = "wasm32"))]
     Tcp(Box<Tcp>),
@@ -263,7 +263,7 @@ pub enum Transport {
 
 impl Transport {
     /// Runs a command.
-    pub async fn run(&self, command: Command) -> Result<Reply, QueueError> {
+    pub(crate) async fn run(&self, command: Command) -> Result<Reply, QueueError> {
         match self {
             #[cfg(not(target_arch = "wasm32"))]
             Self::Tcp(tcp) => tcp.run(command).await,
@@ -272,7 +272,7 @@ impl Transport {
     }
 
     /// Runs several commands in one round trip.
-    pub async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Reply>, QueueError> {
+    pub(crate) async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Reply>, QueueError> {
         match self {
             #[cfg(not(target_arch = "wasm32"))]
             Self::Tcp(tcp) => tcp.pipeline(commands).await,
@@ -281,13 +281,13 @@ impl Transport {
     }
 
     /// Whether a replica that lacks the latest writes of other clients may answer reads.
-    pub const fn may_lag(&self) -> bool {
+    pub(crate) const fn may_lag(&self) -> bool {
         matches!(self, Self::Rest(_))
     }
 
     /// Runs a command that blocks at the server for up to `block`.
     #[cfg(not(target_arch = "wasm32"))]
-    pub async fn run_blocking(&self, command: Command, block: Duration) -> Result<Reply, QueueError> {
+    pub(crate) async fn run_blocking(&self, command: Command, block: Duration) -> Result<Reply, QueueError> {
         match self {
             Self::Tcp(tcp) => tcp.run_blocking(command, block).await,
             Self::Rest(_) => {
@@ -298,7 +298,7 @@ impl Transport {
 
     /// Opens another connection to the same server.
     #[cfg(not(target_arch = "wasm32"))]
-    pub async fn again(&self) -> Result<Self, QueueError> {
+    pub(crate) async fn again(&self) -> Result<Self, QueueError> {
         Ok(match self {
             Self::Tcp(tcp) => Self::Tcp(Box::new(tcp.again().await?)),
             Self::Rest(rest) => Self::Rest(rest.clone()),

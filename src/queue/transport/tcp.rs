@@ -60,7 +60,7 @@ impl KindAndIo for redis::RedisError {
 
 /// A connection over TCP, TLS or a Unix socket that reconnects by itself. Clones share it.
 #[derive(Clone)]
-pub struct Tcp {
+pub(crate) struct Tcp {
     client: redis::Client,
     current: Arc<Mutex<Current>>,
 }
@@ -82,13 +82,13 @@ const GONE: Duration = Duration::from_secs(15);
 const TIME_OUT: &str = "time-out";
 
 impl Tcp {
-    pub async fn connect(url: &SecretString) -> Result<Self, QueueError> {
+    pub(crate) async fn connect(url: &SecretString) -> Result<Self, QueueError> {
         let info = url.expose_secret().into_connection_info()?.set_tcp_settings(tcp_settings());
         Self::open(redis::Client::open(info)?).await
     }
 
     /// Opens another connection to the same server.
-    pub async fn again(&self) -> Result<Self, QueueError> {
+    pub(crate) async fn again(&self) -> Result<Self, QueueError> {
         Self::open(self.client.clone()).await
     }
 
@@ -121,12 +121,12 @@ impl Tcp {
         }
     }
 
-    pub async fn run(&self, command: Command) -> Result<Reply, QueueError> {
+    pub(crate) async fn run(&self, command: Command) -> Result<Reply, QueueError> {
         self.run_within(command, ANSWER_TIMEOUT).await
     }
 
     /// Like `run`, for commands that block at the server for up to `block`.
-    pub async fn run_blocking(&self, command: Command, block: Duration) -> Result<Reply, QueueError> {
+    pub(crate) async fn run_blocking(&self, command: Command, block: Duration) -> Result<Reply, QueueError> {
         self.run_within(command, block + ANSWER_TIMEOUT).await
     }
 
@@ -138,7 +138,7 @@ impl Tcp {
         reply
     }
 
-    pub async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Reply>, QueueError> {
+    pub(crate) async fn pipeline(&self, commands: Vec<Command>) -> Result<Vec<Reply>, QueueError> {
         let mut pipe = redis::Pipeline::with_capacity(commands.len());
         for command in &commands {
             pipe.add_command(command.into());

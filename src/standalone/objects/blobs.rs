@@ -32,29 +32,29 @@ struct Reads {
 
 impl Blobs {
     /// Opens the folder `dir`, and creates it if it does not exist.
-    pub fn open(dir: PathBuf) -> io::Result<Self> {
+    pub(crate) fn open(dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(&dir)?;
         Ok(Self { dir: dir.into(), reads: Arc::default() })
     }
 
-    pub fn path(&self, id: BlobId) -> PathBuf {
+    pub(crate) fn path(&self, id: BlobId) -> PathBuf {
         self.dir.join(id.0.simple().to_string())
     }
 
     /// Creates a file. It is removed again unless it is [kept](Draft::keep).
-    pub fn create(&self) -> io::Result<Draft> {
+    pub(crate) fn create(&self) -> io::Result<Draft> {
         let id = BlobId(Uuid::now_v7());
         let file = File::options().write(true).create_new(true).open(self.path(id))?;
         Ok(Draft { blobs: self.clone(), id, file: Some(file), kept: false })
     }
 
     /// Creates a file with the bytes of another one: a hard link if the file system supports it.
-    pub fn duplicate(&self, of: BlobId) -> io::Result<Draft> {
+    pub(crate) fn duplicate(&self, of: BlobId) -> io::Result<Draft> {
         self.import(&self.path(of))
     }
 
     /// Creates a file with the bytes of the file at `path`, which is not changed.
-    pub fn import(&self, path: &Path) -> io::Result<Draft> {
+    pub(crate) fn import(&self, path: &Path) -> io::Result<Draft> {
         let id = BlobId(Uuid::now_v7());
         let mut draft = Draft { blobs: self.clone(), id, file: None, kept: false };
         if fs::hard_link(path, self.path(id)).is_err() {
@@ -66,7 +66,7 @@ impl Blobs {
     }
 
     /// Runs a lookup and protects the files that it names from removal until the guard is dropped.
-    pub fn hold<T, E>(
+    pub(crate) fn hold<T, E>(
         &self,
         look_up: impl FnOnce() -> Result<T, E>,
         files: impl FnOnce(&T) -> Vec<BlobId>,
@@ -83,7 +83,7 @@ impl Blobs {
     }
 
     /// Removes files that the index no longer names, each as soon as nobody reads it.
-    pub fn remove(&self, ids: &[BlobId]) {
+    pub(crate) fn remove(&self, ids: &[BlobId]) {
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
         for id in ids {
             match reads.get_mut(id) {
@@ -103,7 +103,7 @@ impl Blobs {
     }
 
     /// Removes every file that is not in `named`, and returns their number.
-    pub fn remove_leftovers(&self, named: &HashSet<BlobId>) -> io::Result<u64> {
+    pub(crate) fn remove_leftovers(&self, named: &HashSet<BlobId>) -> io::Result<u64> {
         let mut removed = 0;
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
@@ -131,18 +131,18 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub const fn id(&self) -> BlobId {
+    pub(crate) const fn id(&self) -> BlobId {
         self.id
     }
 
-    pub fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.file
             .as_mut()
             .map_or_else(|| Err(io::ErrorKind::ReadOnlyFilesystem.into()), |file| file.write_all(bytes))
     }
 
     /// Writes the file and its name to the disk.
-    pub fn sync(&self) -> io::Result<()> {
+    pub(crate) fn sync(&self) -> io::Result<()> {
         if let Some(file) = &self.file {
             file.sync_all()?;
         }
@@ -150,7 +150,7 @@ impl Draft {
     }
 
     /// Keeps the file, because the index now names it.
-    pub fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         self.kept = true;
     }
 }

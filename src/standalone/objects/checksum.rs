@@ -25,11 +25,11 @@ pub(super) enum Algorithm {
 }
 
 impl Algorithm {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         self.into()
     }
 
-    pub fn parse(name: &ChecksumAlgorithm) -> S3Result<Self> {
+    pub(crate) fn parse(name: &ChecksumAlgorithm) -> S3Result<Self> {
         let unknown = |_| s3_error!(InvalidRequest, "Checksum algorithm provided is unsupported.");
         name.as_str().parse().map_err(unknown)
     }
@@ -95,7 +95,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub fn dto(self) -> ChecksumType {
+    pub(crate) fn dto(self) -> ChecksumType {
         ChecksumType::from_static(match self {
             Self::FullObject => ChecksumType::FULL_OBJECT,
             Self::Composite => ChecksumType::COMPOSITE,
@@ -103,7 +103,7 @@ impl Kind {
     }
 
     /// Parses the kind for an upload. If the client leaves it open, the algorithm determines it.
-    pub fn parse(given: Option<&ChecksumType>, algorithm: Algorithm) -> S3Result<Self> {
+    pub(crate) fn parse(given: Option<&ChecksumType>, algorithm: Algorithm) -> S3Result<Self> {
         let kind = match given.map(ChecksumType::as_str) {
             None if algorithm == Algorithm::Crc64nvme => Self::FullObject,
             None => Self::Composite,
@@ -184,18 +184,18 @@ pub(super) struct Hasher {
 }
 
 impl Hasher {
-    pub fn new(algorithm: Option<Algorithm>) -> Self {
+    pub(crate) fn new(algorithm: Option<Algorithm>) -> Self {
         Self { md5: Md5::new(), other: algorithm.map(|algorithm| (algorithm, algorithm.hasher())) }
     }
 
-    pub fn update(&mut self, bytes: &[u8]) {
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
         self.md5.update(bytes);
         if let Some((_, hasher)) = &mut self.other {
             hasher.update(bytes);
         }
     }
 
-    pub fn finish(self) -> Digests {
+    pub(crate) fn finish(self) -> Digests {
         let checksum = self.other.map(|(algorithm, hasher)| Checksum {
             algorithm,
             value: algorithm.finish(hasher),
@@ -214,7 +214,7 @@ pub(super) struct Digests {
 
 impl Digests {
     /// The entity tag of an object with these bytes.
-    pub fn etag(&self) -> String {
+    pub(crate) fn etag(&self) -> String {
         hex(&self.md5)
     }
 }
@@ -230,7 +230,7 @@ pub(super) struct Announced {
 
 impl Announced {
     /// Parses the headers Content-MD5, `x-amz-checksum-*`, and the one that names an algorithm.
-    pub fn new(
+    pub(crate) fn new(
         md5: Option<&str>,
         given: Option<(Algorithm, String)>,
         algorithm: Option<&ChecksumAlgorithm>,
@@ -251,7 +251,7 @@ impl Announced {
     }
 
     /// Compares it with the received body. Trailers are available after the body was read.
-    pub fn verify(&self, digests: &Digests, trailers: Option<&TrailingHeaders>) -> S3Result<()> {
+    pub(crate) fn verify(&self, digests: &Digests, trailers: Option<&TrailingHeaders>) -> S3Result<()> {
         if self.md5.as_ref().is_some_and(|md5| *md5 != digests.md5) {
             return Err(s3_error!(
                 BadDigest,

@@ -25,7 +25,7 @@ pub(super) enum Unmet {
 
 impl ReadConditions {
     /// Whether an object with this entity tag and this date, in milliseconds since 1970, meets the conditions.
-    pub fn check(&self, etag: &str, modified: u64) -> Result<(), Unmet> {
+    pub(crate) fn check(&self, etag: &str, modified: u64) -> Result<(), Unmet> {
         match (&self.if_match, &self.if_unmodified_since) {
             (Some(wanted), _) if !matches(wanted, etag) => return Err(Unmet::PreconditionFailed),
             (None, Some(date)) if date_of(modified) > *date => return Err(Unmet::PreconditionFailed),
@@ -48,7 +48,7 @@ pub(super) struct WriteConditions {
 
 impl WriteConditions {
     /// Whether the write may replace the existing object, which has this entity tag, or create a new one.
-    pub fn check(&self, current: Option<&str>) -> S3Result<()> {
+    pub(crate) fn check(&self, current: Option<&str>) -> S3Result<()> {
         if let Some(wanted) = &self.if_match {
             match current {
                 None => return Err(s3_error!(NoSuchKey, "there is no object that If-Match could match")),

@@ -24,7 +24,7 @@ pub(super) struct Events {
 impl Events {
     /// Reserves a place in the queue before the object is written: an object without its message would be a job that
     /// waits forever. Other buckets need no place.
-    pub async fn reserve(&self, bucket: &str) -> S3Result<Option<Place>> {
+    pub(crate) async fn reserve(&self, bucket: &str) -> S3Result<Option<Place>> {
         if bucket != self.bucket {
             return Ok(None);
         }
@@ -50,7 +50,7 @@ pub(super) struct Change<'a> {
 
 impl Place {
     /// Sends the message about an object that now exists.
-    pub fn send(self, change: &Change<'_>, object: &Object) {
+    pub(crate) fn send(self, change: &Change<'_>, object: &Object) {
         let message = Message {
             account: "local",
             action: change.action,

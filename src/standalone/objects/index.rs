@@ -68,7 +68,7 @@ pub(super) struct Listed<V> {
 
 impl Index {
     /// Opens the database, and creates it with these buckets if it does not exist.
-    pub fn open(path: &Path, buckets: [&str; 2], now: u64) -> Result<Self, redb::Error> {
+    pub(crate) fn open(path: &Path, buckets: [&str; 2], now: u64) -> Result<Self, redb::Error> {
         let database = Database::builder().set_cache_size(CACHE).create(path)?;
         let transaction = database.begin_write()?;
         {
@@ -86,19 +86,19 @@ impl Index {
         Ok(Self(Arc::new(database)))
     }
 
-    pub fn has_bucket(&self, bucket: &str) -> S3Result<bool> {
+    pub(crate) fn has_bucket(&self, bucket: &str) -> S3Result<bool> {
         Ok(self.read(BUCKETS)?.get(bucket).map_err(broken)?.is_some())
     }
 
     /// The names of the buckets and their creation times.
-    pub fn buckets(&self) -> S3Result<Vec<(String, u64)>> {
+    pub(crate) fn buckets(&self) -> S3Result<Vec<(String, u64)>> {
         let table = self.read(BUCKETS)?;
         let rows = table.iter().map_err(broken)?;
         rows.map(|row| row.map(|(name, made)| (name.value().to_owned(), made.value())).map_err(broken))
             .collect()
     }
 
-    pub fn create_bucket(&self, bucket: &str, now: u64) -> S3Result<()> {
+    pub(crate) fn create_bucket(&self, bucket: &str, now: u64) -> S3Result<()> {
         self.write(|transaction| {
             let mut table = transaction.open_table(BUCKETS).map_err(broken)?;
             if table.get(bucket).map_err(broken)?.is_some() {
@@ -110,7 +110,7 @@ impl Index {
     }
 
     /// Deletes an empty bucket, and aborts its uploads.
-    pub fn delete_bucket(&self, bucket: &str) -> S3Result<Freed> {
+    pub(crate) fn delete_bucket(&self, bucket: &str) -> S3Result<Freed> {
         self.write(|transaction| {
             let removed =
                 transaction.open_table(BUCKETS).map_err(broken)?.remove(bucket).map_err(broken)?.is_some();
@@ -136,14 +136,14 @@ impl Index {
         })
     }
 
-    pub fn object(&self, bucket: &str, key: &str) -> S3Result<Option<Object>> {
+    pub(crate) fn object(&self, bucket: &str, key: &str) -> S3Result<Option<Object>> {
         let table = self.read(OBJECTS)?;
         let found = table.get((bucket, key.as_bytes())).map_err(broken)?;
         found.map(|row| decode(row.value())).transpose()
     }
 
     /// The files of an object, in order, with their sizes in bytes.
-    pub fn files(&self, object: &Object) -> S3Result<Vec<(BlobId, u64)>> {
+    pub(crate) fn files(&self, object: &Object) -> S3Result<Vec<(BlobId, u64)>> {
         match &object.data {
             Data::Blob(blob) => Ok(vec![(*blob, object.size)]),
             Data::Parts { upload, .. } => {
@@ -153,7 +153,7 @@ impl Index {
     }
 
     /// Stores an object if its conditions are met.
-    pub fn put(
+    pub(crate) fn put(
         &self,
         bucket: &str,
         key: &str,
@@ -164,7 +164,7 @@ impl Index {
     }
 
     /// Stores an object that consists of parts.
-    pub fn put_with_parts(
+    pub(crate) fn put_with_parts(
         &self,
         bucket: &str,
         key: &str,
@@ -183,7 +183,7 @@ impl Index {
     }
 
     /// Deletes objects, each if its conditions are met. A missing object counts as deleted.
-    pub fn delete<'a>(
+    pub(crate) fn delete<'a>(
         &self,
         bucket: &str,
         keys: impl Iterator<Item = (&'a str, WriteConditions)>,
@@ -206,12 +206,12 @@ impl Index {
     }
 
     /// One page of a bucket's objects.
-    pub fn list_objects(&self, bucket: &str, query: Query<'_>) -> S3Result<Page<Listed<Object>>> {
+    pub(crate) fn list_objects(&self, bucket: &str, query: Query<'_>) -> S3Result<Page<Listed<Object>>> {
         self.list(OBJECTS, bucket, query)
     }
 
     /// One page of a bucket's uploads.
-    pub fn list_uploads(&self, bucket: &str, query: Query<'_>) -> S3Result<Page<Listed<Upload>>> {
+    pub(crate) fn list_uploads(&self, bucket: &str, query: Query<'_>) -> S3Result<Page<Listed<Upload>>> {
         self.list(UPLOADS, bucket, query)
     }
 
@@ -237,7 +237,7 @@ impl Index {
         listing::page(query, rows, read)
     }
 
-    pub fn create_upload(&self, bucket: &str, key: &str, id: &str, upload: &Upload) -> S3Result<()> {
+    pub(crate) fn create_upload(&self, bucket: &str, key: &str, id: &str, upload: &Upload) -> S3Result<()> {
         self.write(|transaction| {
             require_bucket(transaction, bucket)?;
             let mut table = transaction.open_table(UPLOADS).map_err(broken)?;
@@ -246,19 +246,26 @@ impl Index {
         })
     }
 
-    pub fn upload(&self, bucket: &str, key: &str, id: &str) -> S3Result<Upload> {
+    pub(crate) fn upload(&self, bucket: &str, key: &str, id: &str) -> S3Result<Upload> {
         let table = self.read(UPLOADS)?;
         let found = table.get((bucket, &*upload_key(key, id))).map_err(broken)?;
         found.map(|row| decode(row.value())).transpose()?.ok_or_else(no_such_upload)
     }
 
     /// The parts of an upload with higher numbers than this.
-    pub fn parts(&self, id: &str, after: u16) -> S3Result<Vec<(u16, Part)>> {
+    pub(crate) fn parts(&self, id: &str, after: u16) -> S3Result<Vec<(u16, Part)>> {
         let table = self.read(PARTS)?;
         parts(&table, id, after)
     }
 
-    pub fn put_part(&self, bucket: &str, key: &str, id: &str, number: u16, part: &Part) -> S3Result<Freed> {
+    pub(crate) fn put_part(
+        &self,
+        bucket: &str,
+        key: &str,
+        id: &str,
+        number: u16,
+        part: &Part,
+    ) -> S3Result<Freed> {
         self.write(|transaction| {
             let uploads = transaction.open_table(UPLOADS).map_err(broken)?;
             get::<Upload>(&uploads, (bucket, &upload_key(key, id)))?.ok_or_else(no_such_upload)?;
@@ -269,7 +276,7 @@ impl Index {
         })
     }
 
-    pub fn abort_upload(&self, bucket: &str, key: &str, id: &str) -> S3Result<Freed> {
+    pub(crate) fn abort_upload(&self, bucket: &str, key: &str, id: &str) -> S3Result<Freed> {
         self.write(|transaction| {
             let mut uploads = transaction.open_table(UPLOADS).map_err(broken)?;
             let removed = uploads.remove((bucket, &*upload_key(key, id))).map_err(broken)?.is_some();
@@ -281,7 +288,7 @@ impl Index {
     }
 
     /// Turns an upload into the object that `assemble` returns, if the conditions are met.
-    pub fn complete(
+    pub(crate) fn complete(
         &self,
         bucket: &str,
         key: &str,
@@ -317,7 +324,7 @@ impl Index {
     }
 
     /// Uploads that were started before this time, in milliseconds since 1970: bucket, key and id.
-    pub fn uploads_before(&self, time: u64) -> S3Result<Vec<(String, String, String)>> {
+    pub(crate) fn uploads_before(&self, time: u64) -> S3Result<Vec<(String, String, String)>> {
         let table = self.read(UPLOADS)?;
         let mut found = Vec::new();
         for row in table.iter().map_err(broken)? {
@@ -332,7 +339,7 @@ impl Index {
     }
 
     /// All files that belong to an object or a part.
-    pub fn named_files(&self) -> S3Result<HashSet<BlobId>> {
+    pub(crate) fn named_files(&self) -> S3Result<HashSet<BlobId>> {
         let mut named = HashSet::new();
         for row in self.read(OBJECTS)?.iter().map_err(broken)? {
             if let Data::Blob(blob) = decode::<Object>(row.map_err(broken)?.1.value())?.data {

@@ -86,7 +86,7 @@ pub(super) fn stored_encoding(given: Option<&str>) -> Option<String> {
 
 impl Headers {
     /// The metadata in the format of s3s.
-    pub fn metadata(&self) -> Option<Metadata> {
+    pub(crate) fn metadata(&self) -> Option<Metadata> {
         (!self.metadata.is_empty())
             .then(|| self.metadata.iter().map(|(name, value)| (name.clone(), value.clone())).collect())
     }

@@ -38,7 +38,7 @@ pub(super) struct Found {
 
 impl Store {
     /// Opens the folder, and removes what a crash or an abandoned upload left there.
-    pub fn open(
+    pub(crate) fn open(
         dir: &Path,
         buckets: &Buckets,
         events: Events,
@@ -71,7 +71,7 @@ impl Store {
     }
 
     /// Finds an object.
-    pub async fn find(&self, bucket: &str, key: &str) -> S3Result<Found> {
+    pub(crate) async fn find(&self, bucket: &str, key: &str) -> S3Result<Found> {
         let (bucket, key) = (bucket.to_owned(), key.to_owned());
         self.blocking(move |store| {
             let look_up = || {
@@ -91,7 +91,7 @@ impl Store {
 
     /// Applies a change to the index. The files written for it are kept, and those that it no longer names are
     /// removed.
-    pub async fn commit<T: Send + 'static>(
+    pub(crate) async fn commit<T: Send + 'static>(
         &self,
         drafts: Vec<Draft>,
         change: impl FnOnce(&Index) -> S3Result<(T, Freed)> + Send + 'static,
@@ -114,7 +114,7 @@ impl Store {
     }
 
     /// Runs a blocking disk operation on a thread where it delays nothing else.
-    pub async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> S3Result<T> + Send + 'static,
     ) -> S3Result<T> {
@@ -127,7 +127,7 @@ impl Store {
 
     /// Runs to completion even if the client disconnects: nothing may interrupt the steps from storing the object to
     /// sending its message.
-    pub async fn to_the_end<T: Send + 'static>(
+    pub(crate) async fn to_the_end<T: Send + 'static>(
         &self,
         work: impl Future<Output = S3Result<T>> + Send + 'static,
     ) -> S3Result<T> {

@@ -7,26 +7,26 @@ use crate::transcoder::ladder::Rung;
 use crate::transcoder::probe::Audio;
 
 /// Length of a segment, seconds.
-pub const SEGMENT_SECONDS: u32 = 4;
+pub(crate) const SEGMENT_SECONDS: u32 = 4;
 
 /// Drops everything but video and audio: subtitles, data, titles, locations, chapters.
-pub const COMMON: &str = "-sn -dn -map_metadata -1 -map_chapters -1 -max_muxing_queue_size 1024";
+pub(crate) const COMMON: &str = "-sn -dn -map_metadata -1 -map_chapters -1 -max_muxing_queue_size 1024";
 
 /// The muxer of a plain MP4 file, whose index comes before its data.
-pub const MP4_MUXER: &str = "-movflags +faststart -f mp4";
+pub(crate) const MP4_MUXER: &str = "-movflags +faststart -f mp4";
 
-pub fn split_args(text: &str) -> Vec<String> {
+pub(crate) fn split_args(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
 /// The HLS muxer adds up the packets' durations, and x264 sets all of them to that of the nominal frame rate:
 /// with a variable frame rate a playlist would claim 1.2 s of 2.9. This filter makes a packet last until the
 /// next one.
-pub const TRUE_DURATIONS: &str =
+pub(crate) const TRUE_DURATIONS: &str =
     "setts=pts=PTS:dts=DTS:duration=if(eq(NEXT_DTS\\,NOPTS)\\,DURATION\\,NEXT_DTS-DTS)";
 
 /// The video encoder. `vfr` keeps the timestamp of each frame and duplicates none.
-pub fn video_args(codec: VideoCodec) -> Vec<String> {
+pub(crate) fn video_args(codec: VideoCodec) -> Vec<String> {
     let encoder = match codec {
         VideoCodec::H264 => "-c:v libx264 -preset fast -pix_fmt yuv420p",
     };
@@ -34,7 +34,7 @@ pub fn video_args(codec: VideoCodec) -> Vec<String> {
 }
 
 /// Forces keyframes at the segment boundaries, at the same frames in every rung.
-pub fn segment_keyframe_args() -> Vec<String> {
+pub(crate) fn segment_keyframe_args() -> Vec<String> {
     let mut all = split_args("-g 48 -sc_threshold 0 -force_key_frames");
     all.push(format!("expr:gte(t,n_forced*{SEGMENT_SECONDS})"));
     all.extend(["-bsf:v".into(), TRUE_DURATIONS.into()]);
@@ -42,7 +42,7 @@ pub fn segment_keyframe_args() -> Vec<String> {
 }
 
 /// The bitrate of one video stream; `stream` is the specifier, such as `:v:0`.
-pub fn rate_control_args(rung: Rung, rate_control: RateControl, stream: &str) -> Vec<String> {
+pub(crate) fn rate_control_args(rung: Rung, rate_control: RateControl, stream: &str) -> Vec<String> {
     let cap = rung.video_kbps();
     // Not both: x264 would target the bitrate and ignore the quality.
     let aim = match rate_control {
@@ -54,7 +54,7 @@ pub fn rate_control_args(rung: Rung, rate_control: RateControl, stream: &str) ->
 }
 
 /// The audio encoder: mono stays mono, everything else becomes stereo.
-pub fn audio_args(audio: Option<&Audio>, kbps: u32) -> Vec<String> {
+pub(crate) fn audio_args(audio: Option<&Audio>, kbps: u32) -> Vec<String> {
     let Some(audio) = audio else { return vec![] };
     let channels = if audio.channels == 1 { 1 } else { 2 };
     let mut all =
@@ -68,7 +68,7 @@ pub fn audio_args(audio: Option<&Audio>, kbps: u32) -> Vec<String> {
 
 /// One output per rung, each with its own audio. `muxer` returns the file for a quality and the arguments
 /// before it.
-pub fn output_per_rung(
+pub(crate) fn output_per_rung(
     request: &FormatRequest<'_>,
     container: Container,
     encoder: &[String],
@@ -92,7 +92,7 @@ pub fn output_per_rung(
 }
 
 /// The planned rendition of a rung.
-pub fn planned(rung: Rung, file: String, container: Container) -> Planned {
+pub(crate) fn planned(rung: Rung, file: String, container: Container) -> Planned {
     Planned { label: Label::Quality(rung.quality), file, size: rung.size, container }
 }
 

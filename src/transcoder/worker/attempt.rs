@@ -38,7 +38,7 @@ const CLEAR_UP: Duration = Duration::from_secs(5);
 
 /// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AttemptOutcome {
+pub(crate) enum AttemptOutcome {
     /// The job is completed.
     Completed,
     /// The attempt failed with this code.
@@ -105,7 +105,7 @@ enum LastWord {
 }
 
 /// An attempt, and what it needs.
-pub struct Attempt<'a> {
+pub(crate) struct Attempt<'a> {
     config: &'a WorkerConfig,
     queue: &'a Queue,
     storage: &'a Storage,
@@ -120,7 +120,7 @@ pub struct Attempt<'a> {
 }
 
 impl<'a> Attempt<'a> {
-    pub fn new(
+    pub(crate) fn new(
         config: &'a WorkerConfig,
         queue: &'a Queue,
         storage: &'a Storage,
@@ -133,7 +133,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Runs the attempt and reports its outcome.
-    pub async fn run(self) -> AttemptOutcome {
+    pub(crate) async fn run(self) -> AttemptOutcome {
         let ended = match self.job.verify.clone() {
             // Its attempts are used up: only the manifest is looked at.
             Some(failure) => Err(AttemptError::Failed(failure)),

@@ -23,23 +23,23 @@ struct Held {
 }
 
 /// The heartbeats of one worker.
-pub struct Heartbeat {
+pub(crate) struct Heartbeat {
     held: watch::Sender<Option<Held>>,
 }
 
 /// The job's lease is renewed until this is dropped.
-pub struct Lease<'a> {
+pub(crate) struct Lease<'a> {
     heartbeat: &'a Heartbeat,
     lost: CancellationToken,
 }
 
 impl Lease<'_> {
     /// Waits until the lease is lost because it was reaped or the job was cancelled.
-    pub async fn lost(&self) {
+    pub(crate) async fn lost(&self) {
         self.lost.cancelled().await;
     }
 
-    pub fn is_lost(&self) -> bool {
+    pub(crate) fn is_lost(&self) -> bool {
         self.lost.is_cancelled()
     }
 }
@@ -52,7 +52,7 @@ impl Drop for Lease<'_> {
 
 impl Heartbeat {
     /// Starts the thread. It ends with [`Heartbeat::stop`] or when the value is dropped.
-    pub fn start(queue: &Queue, worker: WorkerId, clock: ServerClock) -> io::Result<Self> {
+    pub(crate) fn start(queue: &Queue, worker: WorkerId, clock: ServerClock) -> io::Result<Self> {
         let (held, watched) = watch::channel(None);
         let queue = queue.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -63,14 +63,14 @@ impl Heartbeat {
     }
 
     /// Renews the lease of this attempt from now on.
-    pub fn hold(&self, attempt: AttemptId) -> Lease<'_> {
+    pub(crate) fn hold(&self, attempt: AttemptId) -> Lease<'_> {
         let lost = CancellationToken::new();
         self.held.send_replace(Some(Held { attempt, lost: lost.clone() }));
         Lease { heartbeat: self, lost }
     }
 
     /// Stops the thread.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         drop(self);
     }
 }

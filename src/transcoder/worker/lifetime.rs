@@ -39,7 +39,7 @@ impl fmt::Display for ExitReason {
 
 /// What to do if no job is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IdleAction {
+pub(crate) enum IdleAction {
     /// Wait for a wake-up, at most this long.
     For(Duration),
     /// Exit.
@@ -48,7 +48,7 @@ pub enum IdleAction {
 
 /// The history of a worker, and its limits.
 #[derive(Clone, Debug)]
-pub struct WorkerLifetime {
+pub(crate) struct WorkerLifetime {
     ends: Option<Instant>,
     idle_timeout: Option<Duration>,
     max_jobs: Option<u32>,
@@ -59,7 +59,7 @@ pub struct WorkerLifetime {
 }
 
 impl WorkerLifetime {
-    pub fn new(config: &WorkerConfig, now: Instant) -> Self {
+    pub(crate) fn new(config: &WorkerConfig, now: Instant) -> Self {
         let some = |d: Duration| (!d.is_zero()).then_some(d);
         Self {
             ends: some(config.ttl).map(|ttl| now + ttl),
@@ -73,7 +73,7 @@ impl WorkerLifetime {
     }
 
     /// The reason to exit instead of claiming another job, if there is one.
-    pub fn reason_to_leave(&self, now: Instant) -> Option<ExitReason> {
+    pub(crate) fn reason_to_leave(&self, now: Instant) -> Option<ExitReason> {
         if self.max_failures.is_some_and(|most| self.failures_in_a_row >= most) {
             Some(ExitReason::TooManyFailures)
         } else if self.max_jobs.is_some_and(|most| self.jobs >= most) {
@@ -85,7 +85,7 @@ impl WorkerLifetime {
         }
     }
 
-    pub fn did_a_job(&mut self, outcome: &AttemptOutcome, now: Instant) {
+    pub(crate) fn did_a_job(&mut self, outcome: &AttemptOutcome, now: Instant) {
         self.jobs += 1;
         self.idle_since = now;
         match outcome {
@@ -98,7 +98,7 @@ impl WorkerLifetime {
     }
 
     /// How long to wait for a wake-up: at most until a job is due or the worker exits.
-    pub fn wait(&self, bell: Duration, due: Option<Duration>, now: Instant) -> IdleAction {
+    pub(crate) fn wait(&self, bell: Duration, due: Option<Duration>, now: Instant) -> IdleAction {
         let idle_left = self
             .idle_timeout
             .map(|limit| limit.saturating_sub(now.saturating_duration_since(self.idle_since)));

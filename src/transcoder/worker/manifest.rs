@@ -14,14 +14,14 @@ const REPLACEMENTS: u32 = 3;
 
 /// A result, and the attempt that committed it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Committed {
+pub(crate) struct Committed {
     pub epoch: Epoch,
     pub result: JobResult,
 }
 
 /// What the manifest says about the job.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// This result counts.
     Result(Box<Committed>),
     /// The job has failed.
@@ -32,7 +32,7 @@ pub enum Verdict {
 
 /// Why there is no verdict.
 #[derive(Debug)]
-pub enum ManifestError {
+pub(crate) enum ManifestError {
     /// Storage did not answer, so that nothing is known.
     Storage(StorageError),
     /// The manifest is not usable.
@@ -63,7 +63,7 @@ struct Manifest {
 }
 
 /// The manifest of a job, as one attempt sees it.
-pub struct ManifestStore<'a> {
+pub(crate) struct ManifestStore<'a> {
     pub storage: &'a Storage,
     pub attempt: AttemptId,
     pub born: Millis,
@@ -71,18 +71,18 @@ pub struct ManifestStore<'a> {
 
 impl ManifestStore<'_> {
     /// The result that an earlier attempt at this job has committed.
-    pub async fn earlier_result(&self) -> Result<Option<Committed>, ManifestError> {
+    pub(crate) async fn earlier_result(&self) -> Result<Option<Committed>, ManifestError> {
         let manifest = self.read().await?.filter(|there| there.born == self.born);
         Ok(manifest.and_then(|there| Some(Committed { epoch: there.epoch, result: there.result? })))
     }
 
     /// Makes `result` that of the job, unless a manifest stands already.
-    pub async fn commit(&self, result: JobResult) -> Result<Verdict, ManifestError> {
+    pub(crate) async fn commit(&self, result: JobResult) -> Result<Verdict, ManifestError> {
         self.decide(Some(result)).await
     }
 
     /// Makes the job a failed one, unless a manifest stands already.
-    pub async fn seal(&self) -> Result<Verdict, ManifestError> {
+    pub(crate) async fn seal(&self) -> Result<Verdict, ManifestError> {
         self.decide(None).await
     }
 

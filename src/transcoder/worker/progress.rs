@@ -24,7 +24,7 @@ fn is_due(told: f64, since: Duration, percent: f64) -> bool {
 }
 
 /// Reports `percents` for as long as it is polled.
-pub async fn publish(queue: &Queue, attempt: AttemptId, mut percents: watch::Receiver<f64>) {
+pub(crate) async fn publish(queue: &Queue, attempt: AttemptId, mut percents: watch::Receiver<f64>) {
     let (mut told, mut at) = (0.0, Instant::now());
     while percents.changed().await.is_ok() {
         let percent = *percents.borrow_and_update();

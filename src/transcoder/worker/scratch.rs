@@ -15,20 +15,20 @@ const PREFIX: &str = "tcoder-work-";
 const TRIES: usize = 10;
 
 /// A folder that is removed when the value is dropped.
-pub struct Scratch {
+pub(crate) struct Scratch {
     // Removed before the lock is released.
     folder: TempDir,
     _lock: File,
 }
 
 impl Scratch {
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
 }
 
 /// Creates a folder below `base`.
-pub fn folder(base: &Path) -> io::Result<Scratch> {
+pub(crate) fn folder(base: &Path) -> io::Result<Scratch> {
     std::fs::create_dir_all(base)?;
     for _ in 0..TRIES {
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(base)?;
@@ -46,7 +46,7 @@ pub fn folder(base: &Path) -> io::Result<Scratch> {
 }
 
 /// Removes folders of dead workers below `base`. Best effort: the next worker tries again.
-pub fn sweep(base: &Path) {
+pub(crate) fn sweep(base: &Path) {
     let Ok(entries) = std::fs::read_dir(base) else { return };
     for entry in entries.flatten() {
         if !entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {

@@ -19,7 +19,7 @@ pub(super) struct Api<'a> {
 }
 
 /// The messages of the simulated provider: they are empty because no person reads them.
-pub const WORDS: ProviderWords = ProviderWords {
+pub(crate) const WORDS: ProviderWords = ProviderWords {
     name: "the simulation",
     list_refused: "",
     writes_refused: "",
@@ -35,7 +35,7 @@ pub const WORDS: ProviderWords = ProviderWords {
 type Counter = fn(&mut Report) -> &mut u32;
 
 impl<'a> Api<'a> {
-    pub const fn new(world: &'a mut World, now: u64) -> Self {
+    pub(crate) const fn new(world: &'a mut World, now: u64) -> Self {
         Self { world: RefCell::new(world), now }
     }
 

@@ -24,7 +24,7 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    pub fn acquire(&mut self, now: u64) -> Permit {
+    pub(crate) fn acquire(&mut self, now: u64) -> Permit {
         if now < self.next {
             return Permit::Wait(at(self.next - now));
         }
@@ -33,12 +33,12 @@ impl Limiter {
     }
 
     /// Records that the provider throttles requests.
-    pub fn throttle(&mut self, retry_after: Option<Duration>, now: u64) {
+    pub(crate) fn throttle(&mut self, retry_after: Option<Duration>, now: u64) {
         self.next = self.next.max(now + ms(retry_after.unwrap_or_default()));
     }
 
     /// Records that a request is sent.
-    pub fn send(&mut self, now: u64) -> Result<(), String> {
+    pub(crate) fn send(&mut self, now: u64) -> Result<(), String> {
         if self.last.is_some_and(|last| now < last + 1000) {
             return Err("two requests within a second".to_owned());
         }
@@ -56,7 +56,14 @@ pub(super) struct Lock {
 }
 
 impl Lock {
-    pub fn acquire(&mut self, name: u8, hold: Duration, now: u64, fresh: bool, insist: bool) -> LockOutcome {
+    pub(crate) fn acquire(
+        &mut self,
+        name: u8,
+        hold: Duration,
+        now: u64,
+        fresh: bool,
+        insist: bool,
+    ) -> LockOutcome {
         let mine = self.holder == Some(name);
         if self.holder.is_some() && !mine {
             if self.until > now {
@@ -77,12 +84,12 @@ impl Lock {
         FencingToken { holder: name.to_string(), epoch: self.epoch }
     }
 
-    pub fn is_held_by(&self, name: u8) -> bool {
+    pub(crate) fn is_held_by(&self, name: u8) -> bool {
         self.holder == Some(name)
     }
 
     /// Whether the lock is held with this token, and has not expired, as `holds_lock` in `lib.lua` checks it.
-    pub fn is_held_with(&self, name: u8, fence: Option<&FencingToken>, now: u64) -> bool {
+    pub(crate) fn is_held_with(&self, name: u8, fence: Option<&FencingToken>, now: u64) -> bool {
         self.holder == Some(name) && fence == Some(&self.token(name)) && self.until > now
     }
 }
@@ -113,22 +120,22 @@ pub(super) fn ms(duration: Duration) -> u64 {
 }
 
 impl Host {
-    pub fn new(name: u8, world: &World) -> Self {
+    pub(crate) fn new(name: u8, world: &World) -> Self {
         let driver = Driver::new(&WORDS, world.policy.clone(), World::ALIVE, DriverState::default());
         Self { name, driver, in_flight: None, wakes_at: 0, settled: false }
     }
 
-    pub fn wakes_at(&self) -> u64 {
+    pub(crate) fn wakes_at(&self) -> u64 {
         self.in_flight.as_ref().map_or(self.wakes_at, |(_, done)| *done)
     }
 
     /// Whether this host holds the lock and has nothing left to do.
-    pub fn is_quiet(&self, lock: &Lock) -> bool {
+    pub(crate) fn is_quiet(&self, lock: &Lock) -> bool {
         self.settled && lock.is_held_by(self.name) && self.in_flight.is_none()
     }
 
     /// Performs all effects that are possible now.
-    pub fn turn(
+    pub(crate) fn turn(
         &mut self,
         world: &mut World,
         limiter: &mut Limiter,

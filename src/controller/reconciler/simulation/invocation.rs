@@ -55,21 +55,21 @@ impl Invocation {
 }
 
 impl Invocations {
-    pub const fn new(name: u8) -> Self {
+    pub(crate) const fn new(name: u8) -> Self {
         Self { name, state: String::new(), current: None, wakes_at: 0, settled: false }
     }
 
-    pub fn wakes_at(&self) -> u64 {
+    pub(crate) fn wakes_at(&self) -> u64 {
         let in_flight = self.current.as_ref().and_then(|run| run.in_flight.as_ref());
         in_flight.map_or(self.wakes_at, |(_, done)| *done)
     }
 
-    pub fn is_quiet(&self, lock: &Lock) -> bool {
+    pub(crate) fn is_quiet(&self, lock: &Lock) -> bool {
         self.settled && self.current.is_none() && lock.is_held_by(self.name)
     }
 
     /// Handles an event, the timer, or the end of the effect in flight.
-    pub fn turn(
+    pub(crate) fn turn(
         &mut self,
         world: &mut World,
         limiter: &mut Limiter,

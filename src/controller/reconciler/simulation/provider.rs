@@ -52,15 +52,15 @@ pub(super) struct SimProvider {
 }
 
 impl SimProvider {
-    pub fn new(capabilities: Capabilities, faults: &Faults, idle_ms: u64) -> Self {
+    pub(crate) fn new(capabilities: Capabilities, faults: &Faults, idle_ms: u64) -> Self {
         Self { capabilities, machines: Vec::new(), made: 0, faults: faults.clone(), idle_ms }
     }
 
-    pub fn existing(&self) -> usize {
+    pub(crate) fn existing(&self) -> usize {
         self.machines.len()
     }
 
-    pub fn find(&mut self, id: &MachineId) -> Option<&mut SimMachine> {
+    pub(crate) fn find(&mut self, id: &MachineId) -> Option<&mut SimMachine> {
         self.machines.iter_mut().find(|m| m.machine.id == *id)
     }
 
@@ -69,7 +69,7 @@ impl SimProvider {
     }
 
     /// The failure that prevents a write, if any.
-    pub fn refusal(
+    pub(crate) fn refusal(
         &self,
         rng: &mut StdRng,
         launches: bool,
@@ -90,7 +90,7 @@ impl SimProvider {
             .then_some(ProviderFailure::NoCapacity)
     }
 
-    pub fn loses_reply(&self, rng: &mut StdRng, now: u64) -> bool {
+    pub(crate) fn loses_reply(&self, rng: &mut StdRng, now: u64) -> bool {
         self.odds(rng, self.faults.lost_reply, now)
     }
 
@@ -106,7 +106,7 @@ impl SimProvider {
         fates[rng.random_range(0..fates.len())]
     }
 
-    pub fn create(
+    pub(crate) fn create(
         &mut self,
         rng: &mut StdRng,
         order: &MachineOrder<'_>,
@@ -134,7 +134,12 @@ impl SimProvider {
         Ok(made)
     }
 
-    pub fn start(&mut self, rng: &mut StdRng, id: &MachineId, now: u64) -> Result<(), ProviderFailure> {
+    pub(crate) fn start(
+        &mut self,
+        rng: &mut StdRng,
+        id: &MachineId,
+        now: u64,
+    ) -> Result<(), ProviderFailure> {
         let fate = match self.fate(rng, now) {
             Fate::StaysCreated | Fate::Fails => Fate::Exits,
             fate => fate,
@@ -154,7 +159,12 @@ impl SimProvider {
     }
 
     /// Stops a machine. Returns whether its process is killed.
-    pub fn stop(&mut self, rng: &mut StdRng, id: &MachineId, now: u64) -> Result<bool, ProviderFailure> {
+    pub(crate) fn stop(
+        &mut self,
+        rng: &mut StdRng,
+        id: &MachineId,
+        now: u64,
+    ) -> Result<bool, ProviderFailure> {
         let hangs = self.odds(rng, self.faults.hang, now);
         let next = now + rng.random_range(300..3_000);
         let sim = self.find(id).ok_or(ProviderFailure::NotFound)?;
@@ -171,7 +181,7 @@ impl SimProvider {
     }
 
     /// Destroys a machine. Returns whether its process is killed.
-    pub fn destroy(
+    pub(crate) fn destroy(
         &mut self,
         rng: &mut StdRng,
         id: &MachineId,
@@ -192,7 +202,7 @@ impl SimProvider {
     }
 
     /// The list of machines, which may be incomplete.
-    pub fn list(&self, rng: &mut StdRng, now: u64) -> Vec<Machine> {
+    pub(crate) fn list(&self, rng: &mut StdRng, now: u64) -> Vec<Machine> {
         let all = self.machines.iter().map(|sim| sim.machine.clone());
         if !self.odds(rng, self.faults.list_lies, now) {
             return all.collect();
@@ -201,12 +211,12 @@ impl SimProvider {
         all.filter(|_| rng.random_bool(kept)).collect()
     }
 
-    pub fn list_fails(&self, rng: &mut StdRng, now: u64) -> bool {
+    pub(crate) fn list_fails(&self, rng: &mut StdRng, now: u64) -> bool {
         self.odds(rng, self.faults.list_fails, now)
     }
 
     /// Performs the changes of phase that are due.
-    pub fn step(&mut self, rng: &mut StdRng, now: u64) {
+    pub(crate) fn step(&mut self, rng: &mut StdRng, now: u64) {
         for sim in &mut self.machines {
             while let Some(at) = sim.next.filter(|at| *at <= now) {
                 sim.go_on(rng, at, self.idle_ms);
@@ -218,7 +228,7 @@ impl SimProvider {
 
 impl SimMachine {
     /// The process exits by itself or is killed.
-    pub fn exits(&mut self, rng: &mut StdRng, code: i32, now: u64) {
+    pub(crate) fn exits(&mut self, rng: &mut StdRng, code: i32, now: u64) {
         self.machine.phase = Phase::Stopping;
         self.next = Some(now + rng.random_range(100..1_500));
         self.worker_at = None;
@@ -261,7 +271,7 @@ fn clock(now: u64) -> Millis {
 }
 
 /// A machine, as a list shows it.
-pub fn machine(id: MachineId, name: String, region: &str, phase: Phase, launch: Launch) -> Machine {
+pub(crate) fn machine(id: MachineId, name: String, region: &str, phase: Phase, launch: Launch) -> Machine {
     Machine {
         id,
         name,

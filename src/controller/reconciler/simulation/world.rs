@@ -60,7 +60,7 @@ pub(super) struct World {
 }
 
 impl World {
-    pub fn new(scenario: &Scenario) -> Self {
+    pub(crate) fn new(scenario: &Scenario) -> Self {
         let faults = &scenario.faults;
         let mut arrivals = scenario.jobs.clone();
         arrivals.sort_unstable_by(|a, b| b.cmp(a));
@@ -90,10 +90,10 @@ impl World {
     }
 
     /// How long a heartbeat counts.
-    pub const ALIVE: Duration = Duration::from_millis(ALIVE_MS.unsigned_abs());
+    pub(crate) const ALIVE: Duration = Duration::from_millis(ALIVE_MS.unsigned_abs());
 
     /// The queue and the workers, as Redis shows them; `None` while Redis is unavailable.
-    pub fn view(&self, now: u64) -> Option<FleetView> {
+    pub(crate) fn view(&self, now: u64) -> Option<FleetView> {
         if now < self.redis_back {
             return None;
         }
@@ -119,12 +119,12 @@ impl World {
     }
 
     /// Whether a machine's worker holds a lease.
-    pub fn has_lease(&self, id: &MachineId) -> bool {
+    pub(crate) fn has_lease(&self, id: &MachineId) -> bool {
         self.workers.iter().any(|w| w.machine == *id && w.job.is_some())
     }
 
     /// Retires a machine's workers, unless one holds a lease.
-    pub fn retire(&mut self, id: &MachineId) -> bool {
+    pub(crate) fn retire(&mut self, id: &MachineId) -> bool {
         if self.has_lease(id) {
             return false;
         }
@@ -136,14 +136,14 @@ impl World {
     }
 
     /// Permits workers on the machine to claim jobs again.
-    pub fn readmit(&mut self, id: &MachineId) {
+    pub(crate) fn readmit(&mut self, id: &MachineId) {
         if let Some(sim) = self.provider.find(id) {
             sim.retired = false;
         }
     }
 
     /// Kills a machine's worker, which does not deregister.
-    pub fn kill_worker(&mut self, id: &MachineId, now: u64) {
+    pub(crate) fn kill_worker(&mut self, id: &MachineId, now: u64) {
         let fresh = self.rng.random_range(1_000..180_000);
         for worker in self.workers.iter_mut().filter(|w| w.machine == *id && w.lives) {
             worker.lives = false;
@@ -152,7 +152,7 @@ impl World {
         }
     }
 
-    pub fn step(&mut self, now: u64) {
+    pub(crate) fn step(&mut self, now: u64) {
         while let Some((_, length)) = self.arrivals.pop_if(|(at, _)| *at <= now) {
             self.pending.push_back((length, now));
         }
@@ -263,7 +263,7 @@ impl World {
         }
     }
 
-    pub fn next_event(&self, now: u64) -> Option<u64> {
+    pub(crate) fn next_event(&self, now: u64) -> Option<u64> {
         let idle = u64::try_from(self.policy.idle_timeout.as_millis()).unwrap_or(u64::MAX);
         let machines = self.provider.machines.iter().flat_map(|m| [m.next, m.worker_at]);
         let workers = self.workers.iter().flat_map(|w| {
@@ -282,7 +282,7 @@ impl World {
     }
 
     /// Whether all jobs are done and only the minimum of machines is running.
-    pub fn is_settled(&self, now: u64) -> bool {
+    pub(crate) fn is_settled(&self, now: u64) -> bool {
         // A stopped machine that cannot be started again has yet to be destroyed.
         let rests = |phase: &Phase| self.provider.capabilities.can_stop_and_start && *phase == Phase::Stopped;
         let up = self.provider.machines.iter().filter(|m| !rests(&m.machine.phase)).count();
@@ -291,7 +291,7 @@ impl World {
         self.jobs_left == 0 && faultless && up == stays && stays == self.policy.min as usize
     }
 
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let machines: Vec<String> = self
             .provider
             .machines

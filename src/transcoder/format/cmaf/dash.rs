@@ -18,7 +18,7 @@ const SEGMENTS_LIMIT: usize = 200_000;
 
 /// The manifest.
 #[must_use]
-pub fn manifest(presentation: &Presentation) -> String {
+pub(crate) fn manifest(presentation: &Presentation) -> String {
     let seconds = presentation.tracks().map(seconds).fold(0.0, f64::max);
     let target = presentation.tracks().map(|track| track.target_duration).max().unwrap_or(1);
     let mut xml = Xml(String::from("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n"));
@@ -195,7 +195,7 @@ impl Xml {
 }
 
 /// The initialization sections and segments of a manifest whose templates use numbers and timelines.
-pub fn references(text: &str) -> Vec<Reference> {
+pub(crate) fn references(text: &str) -> Vec<Reference> {
     let mut reader = Reader::from_str(text);
     let mut references = Vec::new();
     let (mut media, mut number) = (String::new(), 0);

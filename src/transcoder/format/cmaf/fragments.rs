@@ -13,7 +13,7 @@ use super::presentation::Fragment;
 
 /// Why a file could not be measured.
 #[derive(Debug, thiserror::Error)]
-pub enum Mp4Error {
+pub(crate) enum Mp4Error {
     /// The file cannot be opened, or ends within a box.
     #[error("it cannot be read: {0}")]
     Read(#[from] std::io::Error),
@@ -29,7 +29,7 @@ pub enum Mp4Error {
 }
 
 /// An initialization section.
-pub struct Init {
+pub(crate) struct Init {
     /// The codec as in RFC 6381, such as `avc1.64001f` or `mp4a.40.2`.
     pub codec: String,
     /// The timescale: units per second in which fragments count time.
@@ -43,7 +43,7 @@ const NOT_A_SYNC_SAMPLE: u32 = 0x0001_0000;
 
 impl Init {
     /// Reads an initialization section.
-    pub fn read(path: &Path) -> Result<Self, Mp4Error> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Mp4Error> {
         let mut file = BufReader::new(File::open(path)?);
         while let Some(header) = Option::<Header>::read_from(&mut file)? {
             if header.kind == Moov::KIND {
@@ -66,7 +66,7 @@ impl Init {
     }
 
     /// The size of the segment at `path` in bytes, and its movie fragments.
-    pub fn fragments(&self, path: &Path) -> Result<(u64, Vec<Fragment>), Mp4Error> {
+    pub(crate) fn fragments(&self, path: &Path) -> Result<(u64, Vec<Fragment>), Mp4Error> {
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
         let mut file = BufReader::new(file);

@@ -21,14 +21,14 @@ const IFRAMES_VERSION: u64 = 5;
 
 /// The path of the I-frame playlist, which is next to the media playlist.
 #[must_use]
-pub fn iframe_playlist(media_playlist: &str) -> String {
+pub(crate) fn iframe_playlist(media_playlist: &str) -> String {
     let name = "iframes.m3u8";
     media_playlist.rsplit_once('/').map_or(name.to_owned(), |(folder, _)| format!("{folder}/{name}"))
 }
 
 /// The master playlist.
 #[must_use]
-pub fn master(presentation: &Presentation) -> String {
+pub(crate) fn master(presentation: &Presentation) -> String {
     // A player needs at least the highest version of the playlists that it refers to.
     let version = presentation.tracks().map(|track| track.version).max().unwrap_or(1).max(IFRAMES_VERSION);
     let mut lines = vec![line(M3u), line(Version::new(version))];
@@ -95,7 +95,7 @@ fn resolution(video: &VideoTrack) -> DecimalResolution {
 
 /// The I-frame playlist of a track. It names files relative to itself, like the media playlist next to it.
 #[must_use]
-pub fn iframes(track: &Track) -> String {
+pub(crate) fn iframes(track: &Track) -> String {
     let iframes = track.iframes();
     let mut lines = vec![
         line(M3u),

@@ -9,7 +9,7 @@ const LONGEST_NAME: usize = 80;
 
 /// The metadata of an audio track in the source, and its output.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Hints<'a> {
+pub(crate) struct Hints<'a> {
     /// The track's title.
     pub title: Option<&'a str>,
     /// The track's language as in the file.
@@ -98,13 +98,13 @@ fn capitalised(text: &str) -> String {
 
 /// The BCP 47 tag of a language as found in a file; `None` if it names no language.
 #[must_use]
-pub fn language(text: &str) -> Option<String> {
+pub(crate) fn language(text: &str) -> Option<String> {
     Tag::parse(text).map(|tag| tag.bcp47())
 }
 
 /// A unique name for each audio track, in order: its title, else its language, else its channels.
 #[must_use]
-pub fn names(sounds: &[Hints<'_>]) -> Vec<String> {
+pub(crate) fn names(sounds: &[Hints<'_>]) -> Vec<String> {
     let mut taken = HashSet::new();
     let names = sounds.iter().map(|sound| {
         let title = sound.title.map(printable).filter(|title| !title.is_empty());

@@ -12,7 +12,7 @@ use crate::transcoder::format::VerifiedSet;
 use crate::transcoder::playlist::MediaPlaylist;
 
 /// Measures everything in a verified set that can be played together.
-pub async fn measure(set: &VerifiedSet<'_>) -> Result<Presentation, Failure> {
+pub(crate) async fn measure(set: &VerifiedSet<'_>) -> Result<Presentation, Failure> {
     let mut presentation = Presentation { video: vec![], audio: vec![] };
     for rendition in &set.renditions {
         let track = measure_track(set.folder, rendition.file, rendition.playlist).await?;

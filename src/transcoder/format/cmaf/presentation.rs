@@ -6,7 +6,7 @@ use crate::job::Dimensions;
 
 /// Tracks that can be played together.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Presentation {
+pub(crate) struct Presentation {
     /// The video in several qualities, largest first.
     pub video: Vec<VideoTrack>,
     /// The audio tracks for each of them, of which a player plays one. The first is the default.
@@ -15,7 +15,7 @@ pub struct Presentation {
 
 /// One quality of the video.
 #[derive(Clone, Debug, PartialEq)]
-pub struct VideoTrack {
+pub(crate) struct VideoTrack {
     /// The segments.
     pub track: Track,
     /// Size in pixels, as displayed.
@@ -24,7 +24,7 @@ pub struct VideoTrack {
 
 /// An audio track.
 #[derive(Clone, Debug, PartialEq)]
-pub struct AudioTrack {
+pub(crate) struct AudioTrack {
     /// The segments.
     pub track: Track,
     /// The name in a player's menu, unique in the presentation.
@@ -37,7 +37,7 @@ pub struct AudioTrack {
 
 /// A sequence of segments in fragmented MP4.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Track {
+pub(crate) struct Track {
     /// The media playlist, relative to the output folder.
     pub playlist: String,
     /// The playlist's `EXT-X-VERSION`.
@@ -56,7 +56,7 @@ pub struct Track {
 
 /// A segment.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Segment {
+pub(crate) struct Segment {
     /// The file, relative to the playlist.
     pub file: String,
     /// Size of the file in bytes.
@@ -69,7 +69,7 @@ pub struct Segment {
 
 /// The header of a movie fragment.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Fragment {
+pub(crate) struct Fragment {
     /// Offset of its `moof` in the segment, bytes.
     pub offset: u64,
     /// Offset of the end of its first sample, bytes.
@@ -88,7 +88,7 @@ pub struct Fragment {
 
 /// A frame that can be decoded alone, together with its `moof`.
 #[derive(Clone, Debug, PartialEq)]
-pub struct IFrame<'a> {
+pub(crate) struct IFrame<'a> {
     /// The segment that contains it, relative to the playlist.
     pub file: &'a str,
     /// Offset in that file, bytes.
@@ -101,7 +101,7 @@ pub struct IFrame<'a> {
 
 /// Bit rates in bit/s, rounded up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bandwidth {
+pub(crate) struct Bandwidth {
     /// The peak segment bit rate of RFC 8216, 4.1.
     pub peak: u64,
     /// The average segment bit rate of RFC 8216, 4.1.
@@ -111,7 +111,7 @@ pub struct Bandwidth {
 impl Presentation {
     /// The bandwidth for a quality: the video plus the maximum of the audio tracks.
     #[must_use]
-    pub fn bandwidth(&self, video: &VideoTrack) -> Bandwidth {
+    pub(crate) fn bandwidth(&self, video: &VideoTrack) -> Bandwidth {
         let video = video.track.bit_rates();
         let audio: Vec<(f64, f64)> = self.audio.iter().map(|audio| audio.track.bit_rates()).collect();
         let most = |rate: fn(&(f64, f64)) -> f64| audio.iter().map(rate).fold(0.0, f64::max);
@@ -119,7 +119,7 @@ impl Presentation {
     }
 
     /// All tracks.
-    pub fn tracks(&self) -> impl Iterator<Item = &Track> {
+    pub(crate) fn tracks(&self) -> impl Iterator<Item = &Track> {
         self.video.iter().map(|video| &video.track).chain(self.audio.iter().map(|audio| &audio.track))
     }
 }
@@ -127,7 +127,7 @@ impl Presentation {
 impl VideoTrack {
     /// The maximum frame rate, as far as the averages of segments show it.
     #[must_use]
-    pub fn frame_rate(&self) -> f64 {
+    pub(crate) fn frame_rate(&self) -> f64 {
         let frames = self.track.segments.iter().map(|segment| {
             let samples: u64 = segment.fragments.iter().map(|fragment| fragment.samples).sum();
             (samples as f64, segment.seconds)
@@ -137,7 +137,7 @@ impl VideoTrack {
 
     /// The bandwidth for the I-frames only.
     #[must_use]
-    pub fn iframe_bandwidth(&self) -> Bandwidth {
+    pub(crate) fn iframe_bandwidth(&self) -> Bandwidth {
         let iframes = self.track.iframes();
         let bits: Vec<(f64, f64)> = iframes.iter().map(|i| (i.bytes as f64 * 8.0, i.seconds)).collect();
         Bandwidth::of(rate::peak(&bits, iframe_target(&iframes) as f64), rate::average(&bits))
@@ -153,7 +153,7 @@ impl Track {
 
     /// The bandwidth for this track only.
     #[must_use]
-    pub fn bandwidth(&self) -> Bandwidth {
+    pub(crate) fn bandwidth(&self) -> Bandwidth {
         let (peak, average) = self.bit_rates();
         Bandwidth::of(peak, average)
     }
@@ -164,14 +164,14 @@ impl Track {
 
     /// Whether each segment can be decoded independently.
     #[must_use]
-    pub fn is_independent(&self) -> bool {
+    pub(crate) fn is_independent(&self) -> bool {
         self.segments.iter().all(|s| s.fragments.first().is_some_and(|f| f.starts_with_keyframe))
     }
 
     /// The first frame of each fragment that starts with a keyframe. A later keyframe of the same fragment
     /// cannot be read alone, because its header comes before other frames.
     #[must_use]
-    pub fn iframes(&self) -> Vec<IFrame<'_>> {
+    pub(crate) fn iframes(&self) -> Vec<IFrame<'_>> {
         let begin = self.segments.iter().flat_map(|s| &s.fragments).map(|f| f.shown_at).next();
         let end = begin.unwrap_or_default() + self.segments.iter().map(|s| s.seconds).sum::<f64>();
         let keyframes = self.segments.iter().flat_map(|segment| {
@@ -193,7 +193,7 @@ impl Track {
 
 /// `EXT-X-TARGETDURATION` of an I-frame playlist.
 #[must_use]
-pub fn iframe_target(iframes: &[IFrame<'_>]) -> u64 {
+pub(crate) fn iframe_target(iframes: &[IFrame<'_>]) -> u64 {
     (iframes.iter().map(|i| i.seconds).fold(0.0, f64::max).round() as u64).max(1)
 }
 

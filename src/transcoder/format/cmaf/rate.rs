@@ -9,7 +9,7 @@ const TOLERANCE: f64 = 1e-9;
 
 /// The maximum rate of any run of segments that lasts between 0.5 and 1.5 times `target` seconds. If the
 /// total is shorter than that, the maximum rate of a single segment.
-pub fn peak(segments: &[(f64, f64)], target: f64) -> f64 {
+pub(crate) fn peak(segments: &[(f64, f64)], target: f64) -> f64 {
     let (least, most) = (target * 0.5 - TOLERANCE, target * 1.5 + TOLERANCE);
     let mut peak: Option<f64> = None;
     for start in 0..segments.len() {
@@ -31,7 +31,7 @@ pub fn peak(segments: &[(f64, f64)], target: f64) -> f64 {
 }
 
 /// The average rate of all segments.
-pub fn average(segments: &[(f64, f64)]) -> f64 {
+pub(crate) fn average(segments: &[(f64, f64)]) -> f64 {
     let seconds: f64 = segments.iter().map(|(_, seconds)| seconds).sum();
     if seconds > 0.0 { segments.iter().map(|(amount, _)| amount).sum::<f64>() / seconds } else { 0.0 }
 }
@@ -39,7 +39,7 @@ pub fn average(segments: &[(f64, f64)]) -> f64 {
 /// A frame rate, rounded to three decimals as in RFC 8216, 4.3.4.2. Containers with timestamps in
 /// milliseconds cause errors of up to one in 4,000, so a measured rate that is this close to n or n * 1000 /
 /// 1001 is replaced by it.
-pub fn nominal(measured: f64) -> f64 {
+pub(crate) fn nominal(measured: f64) -> f64 {
     let whole = measured.round();
     let ntsc = (measured * 1.001).round() / 1.001;
     let near = |rate: f64| (measured - rate).abs() <= rate * 0.0003;
