@@ -38,6 +38,9 @@
 //! [`storage`]; the client of [`flyprovider`]; and, from [`controller`], the fleet's plan and the one-shot reconciler.
 //! Everything else is native only.
 
+// Of the library only: in a program or a test every public item is unreachable.
+#![warn(unreachable_pub)]
+
 pub mod api;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod child;

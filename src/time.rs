@@ -23,7 +23,10 @@ pub(crate) async fn sleep(time: Duration) {
 ///
 /// Every request of an isolate goes through here, and JavaScript's values are not [`Send`] by themselves.
 #[cfg(target_arch = "wasm32")]
-pub fn timeout<T>(limit: Duration, call: impl Future<Output = T>) -> impl Future<Output = Option<T>> + Send {
+pub(crate) fn timeout<T>(
+    limit: Duration,
+    call: impl Future<Output = T>,
+) -> impl Future<Output = Option<T>> + Send {
     use futures::future::{Either, select};
     // An isolate has one thread.
     worker::send::SendFuture::new(async move {
@@ -36,7 +39,7 @@ pub fn timeout<T>(limit: Duration, call: impl Future<Output = T>) -> impl Future
 
 /// Waits for `time`.
 #[cfg(target_arch = "wasm32")]
-pub fn sleep(time: Duration) -> impl Future<Output = ()> + Send {
+pub(crate) fn sleep(time: Duration) -> impl Future<Output = ()> + Send {
     worker::send::SendFuture::new(worker::Delay::from(time))
 }
 
@@ -44,19 +47,19 @@ pub fn sleep(time: Duration) -> impl Future<Output = ()> + Send {
 /// for that to matter.
 #[cfg(target_arch = "wasm32")]
 #[derive(Clone, Copy, Debug)]
-pub struct Instant(jiff::Timestamp);
+pub(crate) struct Instant(jiff::Timestamp);
 
 #[cfg(target_arch = "wasm32")]
 impl Instant {
     /// The present instant.
     #[must_use]
-    pub fn now() -> Self {
+    pub(crate) fn now() -> Self {
         Self(jiff::Timestamp::now())
     }
 
     /// The time since this instant.
     #[must_use]
-    pub fn elapsed(self) -> Duration {
+    pub(crate) fn elapsed(self) -> Duration {
         Duration::try_from(jiff::Timestamp::now().duration_since(self.0)).unwrap_or_default()
     }
 }

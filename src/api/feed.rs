@@ -16,7 +16,9 @@ pub(crate) use process::Changes;
 pub use process::Feed;
 
 #[cfg(target_arch = "wasm32")]
-pub use edge::{Changes, Feed};
+pub(crate) use edge::Changes;
+#[cfg(target_arch = "wasm32")]
+pub use edge::Feed;
 
 #[cfg(not(target_arch = "wasm32"))]
 mod process {
@@ -95,7 +97,7 @@ mod edge {
     pub struct Feed;
 
     /// The number of polls that are left.
-    pub struct Changes(u32);
+    pub(crate) struct Changes(u32);
 
     impl Feed {
         pub(in crate::api) const fn changes(&self, _: JobId) -> Changes {

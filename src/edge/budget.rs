@@ -13,7 +13,7 @@ const SLACK: u32 = 3;
 
 /// How the subrequests of the `scheduled` handler are divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BudgetSplit {
+pub(crate) struct BudgetSplit {
     /// For the janitor.
     pub tasks: SubrequestBudget,
     /// For the reconciler, and for webhooks that become due later in the same minute.
@@ -23,7 +23,7 @@ pub struct BudgetSplit {
 impl BudgetSplit {
     /// Reserves 40 % of `subrequests` for the janitor: until expired leases are reaped, nothing else can make progress.
     #[must_use]
-    pub const fn of(subrequests: u32) -> Self {
+    pub(crate) const fn of(subrequests: u32) -> Self {
         let tasks = subrequests * 2 / 5;
         Self { tasks: SubrequestBudget(tasks), rest: SubrequestBudget(subrequests - tasks) }
     }
@@ -31,7 +31,7 @@ impl BudgetSplit {
 
 /// The reconciler's budget in the `queue` handler: list the machines and start those that are wanted, one a second,
 /// at two round trips each. The next message or the next scheduled run does the rest.
-pub fn event_budget(left: SubrequestBudget) -> InvocationBudget {
+pub(crate) fn event_budget(left: SubrequestBudget) -> InvocationBudget {
     InvocationBudget {
         requests: 8,
         trips: left.0.saturating_sub(SLACK).min(16),
@@ -40,12 +40,12 @@ pub fn event_budget(left: SubrequestBudget) -> InvocationBudget {
 }
 
 /// The reconciler's budget in one round of the `scheduled` handler.
-pub fn cron_budget(left: SubrequestBudget, time: Duration) -> InvocationBudget {
+pub(crate) fn cron_budget(left: SubrequestBudget, time: Duration) -> InvocationBudget {
     InvocationBudget { requests: CRON_REQUESTS, trips: left.0.saturating_sub(SLACK), time }
 }
 
 /// Whether the run number `turn` is one of those, every tenth, that also remove dead workers and old records.
-pub const fn is_full_sweep(turn: u64) -> bool {
+pub(crate) const fn is_full_sweep(turn: u64) -> bool {
     turn.is_multiple_of(10)
 }
 

@@ -16,11 +16,11 @@ use crate::storage::urls::UrlSigner;
 use crate::webhook::WebhookSender;
 
 /// The binding of the bucket for uploads.
-pub const INPUT: &str = "INPUT";
+pub(crate) const INPUT: &str = "INPUT";
 /// The binding of the bucket for outputs.
-pub const OUTPUT: &str = "OUTPUT";
+pub(crate) const OUTPUT: &str = "OUTPUT";
 /// The binding of the dead-letter queue, for messages that cannot be parsed.
-pub const DEAD_LETTERS: &str = "DEAD_LETTERS";
+pub(crate) const DEAD_LETTERS: &str = "DEAD_LETTERS";
 /// The group of all invocations of the Worker; one of a group may take over the fleet lock from another at
 /// once.
 const GROUP: &str = "edge";
@@ -30,7 +30,7 @@ const GROUP: &str = "edge";
 static SYNC: LazyLock<SyncToken> = LazyLock::new(SyncToken::default);
 
 /// What an invocation needs.
-pub struct EdgeContext {
+pub(crate) struct EdgeContext {
     /// The Worker's settings.
     pub settings: Settings,
     /// The queue.
@@ -46,7 +46,7 @@ pub struct EdgeContext {
 /// The installation cannot be used. Contains what is missing or wrong, by name.
 #[derive(Debug, thiserror::Error)]
 #[error("this installation is not complete: {}", .0.join("; "))]
-pub struct IncompleteSettings(Vec<String>);
+pub(crate) struct IncompleteSettings(Vec<String>);
 
 fn lookup(env: &worker::Env) -> Env<'_> {
     // Secrets and variables are read in the same way.
@@ -58,7 +58,7 @@ impl EdgeContext {
     ///
     /// # Errors
     /// Names every variable, secret and binding that is missing or wrong.
-    pub fn new(env: &worker::Env) -> Result<Self, IncompleteSettings> {
+    pub(crate) fn new(env: &worker::Env) -> Result<Self, IncompleteSettings> {
         let settings = Settings::read(&lookup(env));
         let mut wrong: Vec<String> = match &settings {
             Ok(_) => Vec::new(),
@@ -95,7 +95,7 @@ impl EdgeContext {
     }
 
     /// The state of the API's handlers.
-    pub fn app(&self) -> Arc<AppState> {
+    pub(crate) fn app(&self) -> Arc<AppState> {
         Arc::new(AppState {
             queue: self.queue.clone(),
             storage: self.storage.clone(),
@@ -108,7 +108,7 @@ impl EdgeContext {
     }
 
     /// The janitor's tasks.
-    pub fn janitor(&self) -> JanitorTasks {
+    pub(crate) fn janitor(&self) -> JanitorTasks {
         let guard = EgressPolicy::allow_private(self.settings.api.allow_private_urls);
         let webhooks =
             self.settings.webhook.as_ref().map(|secret| WebhookSender::of_installation(secret, guard));
@@ -128,7 +128,7 @@ impl EdgeContext {
     }
 
     /// The reconciler of the fleet; `None` if a `tcoder controller` manages it.
-    pub fn reconciler(&self) -> Option<OneShotReconciler<Fly>> {
+    pub(crate) fn reconciler(&self) -> Option<OneShotReconciler<Fly>> {
         let FleetSettings { fly, policy } = self.settings.fleet.as_ref()?;
         let fly = Fly::new(fly);
         let fly = fly

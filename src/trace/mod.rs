@@ -47,7 +47,7 @@ impl TraceParent {
 /// This target has no spans.
 #[cfg(target_arch = "wasm32")]
 #[must_use]
-pub const fn current() -> Option<TraceParent> {
+pub(crate) const fn current() -> Option<TraceParent> {
     None
 }
 

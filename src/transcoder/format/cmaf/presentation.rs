@@ -209,7 +209,7 @@ pub(super) mod tests {
 
     /// A track with segments of these sizes in bytes and durations in seconds, at 25 frames per second, each
     /// with one fragment.
-    pub fn track(playlist: &str, codec: &str, segments: &[(u64, f64)]) -> Track {
+    pub(crate) fn track(playlist: &str, codec: &str, segments: &[(u64, f64)]) -> Track {
         let (mut shown_at, mut decoded_at) = (0.08, 0);
         let segments = segments.iter().enumerate().map(|(n, (bytes, seconds))| {
             let fragment = Fragment {
@@ -237,14 +237,14 @@ pub(super) mod tests {
         }
     }
 
-    pub fn video(playlist: &str, segments: &[(u64, f64)]) -> VideoTrack {
+    pub(crate) fn video(playlist: &str, segments: &[(u64, f64)]) -> VideoTrack {
         VideoTrack {
             track: track(playlist, "avc1.64001f", segments),
             size: Dimensions { width: 640, height: 360 },
         }
     }
 
-    pub fn audio(playlist: &str, segments: &[(u64, f64)]) -> AudioTrack {
+    pub(crate) fn audio(playlist: &str, segments: &[(u64, f64)]) -> AudioTrack {
         AudioTrack {
             track: track(playlist, "mp4a.40.2", segments),
             name: "Deutsch".into(),
