@@ -167,18 +167,19 @@ async fn record_of_another_version_stops_neither_lists_nor_claims_and_costs_no_a
     let (queue, config) = queue().await;
     let mut redis = raw(&config);
     let w = worker(&queue, "w").await;
+    // Newest first.
     let ids = jobs(&queue, 3).await;
-    make_unreadable(&mut redis, &config, ids[0]);
+    make_unreadable(&mut redis, &config, ids[2]);
     let page = queue.list(&Filter::default(), 10, None).await.unwrap();
     let readable: BTreeSet<JobId> = page.jobs.iter().map(|job| job.job_id).collect();
-    assert_eq!(readable, BTreeSet::from([ids[1], ids[2]]));
-    assert_eq!(page.unreadable.iter().map(|job| job.job_id).collect::<Vec<_>>(), [ids[0]]);
+    assert_eq!(readable, BTreeSet::from([ids[0], ids[1]]));
+    assert_eq!(page.unreadable.iter().map(|job| job.job_id).collect::<Vec<_>>(), [ids[2]]);
     assert!(page.unreadable[0].error.contains("hologram"), "{:?}", page.unreadable);
     // It is the first in the queue.
     assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, ids[1]);
     assert_eq!(zset(&mut redis, &config, "jobs:leases").len(), 1);
     assert_eq!(zset(&mut redis, &config, "jobs:scheduled").len(), 1);
-    let key = format!("{}jobs:status:{}", config.prefix, ids[0]);
+    let key = format!("{}jobs:status:{}", config.prefix, ids[2]);
     let stands: (String, u32) =
         redis::cmd("HMGET").arg(key).arg(&["state", "attempt"]).query(&mut redis).unwrap();
     assert_eq!(stands, ("queued".to_owned(), 0));
