@@ -119,29 +119,34 @@ impl Queue {
                 reply => reply?,
             };
             let answer = ScriptReply::of(&reply)?;
-            if answer.word == "JOB"
-                && let Err(error) = parse_spec(answer.text(3)?)
-            {
-                // Another version submitted it, and a worker of that version can do it.
-                let attempt = claimed_attempt(&answer)?;
-                tracing::warn!(job = %attempt.job, %error, "handing back a job that this version cannot read");
-                self.release_after(attempt, UNREADABLE_PAUSE).await?;
-                (token, again) = (new_token(), false);
-                continue;
-            }
             return Ok(match answer.word {
-                "JOB" => Claim::Job(Box::new(Claimed {
-                    attempt: claimed_attempt(&answer)?,
-                    number: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
-                    spec: parse_spec(answer.text(3)?)?,
-                    at: Millis(answer.int(4)?),
-                    born: Millis(answer.int(5)?),
-                    earlier: answer.int(6)? == 1,
-                    queued: Millis(answer.int(7)?),
-                    trace: TraceParent::parse(answer.text(8)?),
-                    previous: answer.failure(9)?,
-                    verify: answer.failure(9)?.filter(|_| answer.int(10).is_ok_and(|verifies| verifies == 1)),
-                })),
+                "JOB" => {
+                    let attempt = claimed_attempt(&answer)?;
+                    let spec = match parse_spec(answer.text(3)?) {
+                        Ok(spec) => spec,
+                        // Another version submitted it, and a worker of that version can do it.
+                        Err(error) => {
+                            tracing::warn!(job = %attempt.job, %error, "handing back a job that this version cannot read");
+                            self.release_after(attempt, UNREADABLE_PAUSE).await?;
+                            (token, again) = (new_token(), false);
+                            continue;
+                        }
+                    };
+                    let previous = answer.failure(9)?;
+                    let verifies = answer.int(10)? == 1;
+                    Claim::Job(Box::new(Claimed {
+                        attempt,
+                        number: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
+                        spec,
+                        at: Millis(answer.int(4)?),
+                        born: Millis(answer.int(5)?),
+                        earlier: answer.int(6)? == 1,
+                        queued: Millis(answer.int(7)?),
+                        trace: TraceParent::parse(answer.text(8)?),
+                        verify: previous.clone().filter(|_| verifies),
+                        previous,
+                    }))
+                }
                 "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
                 "UNREGISTERED" => Claim::Unregistered,
                 "RETIRED" => Claim::Retired,

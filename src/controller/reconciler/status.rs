@@ -25,14 +25,14 @@ pub(crate) struct StatusInput<'a> {
     pub made: &'a BTreeMap<MachineId, Machine>,
 }
 
-/// The status to publish. `plan` is the plan in force, `wish` the plan if the fleet were not paused.
+/// The status to publish. `plan` is the plan in force, `unpaused` the plan if the fleet were not paused.
 pub(crate) fn status(
     fence: &FencingToken,
     seen: &StatusInput<'_>,
     policy: &FleetPolicy,
     words: &ProviderWords,
     plan: &Plan,
-    wish: &Plan,
+    unpaused: &Plan,
 ) -> FleetStatus {
     let view = seen.view;
     let listed = seen.fleet.machines.iter().flat_map(|listed| &listed.machines);
@@ -57,14 +57,14 @@ pub(crate) fn status(
             .iter()
             .map(|c| FleetCondition { reason: c.reason().to_owned(), message: c.message(words) })
             .collect(),
-        plan: steps(wish, &name_of),
+        plan: steps(unpaused, &name_of),
         machine_usd_per_hour: policy.price.map(|price| price.dollars()),
         max_input_bytes: policy.disk.map(|disk| disk.max_input),
     }
 }
 
-fn steps(wish: &Plan, name_of: &impl Fn(&MachineId) -> String) -> Vec<FleetStep> {
-    if wish.next_look == Some(std::time::Duration::ZERO) {
+fn steps(plan: &Plan, name_of: &impl Fn(&MachineId) -> String) -> Vec<FleetStep> {
+    if plan.next_look == Some(std::time::Duration::ZERO) {
         let reason = "the last list of machines is outdated or inconclusive".to_owned();
         return vec![FleetStep { action: "list".to_owned(), machine: "all".to_owned(), reason }];
     }
@@ -76,7 +76,7 @@ fn steps(wish: &Plan, name_of: &impl Fn(&MachineId) -> String) -> Vec<FleetStep>
         },
         reason: action.reason.clone(),
     };
-    wish.actions.iter().take(STEPS).map(step).collect()
+    plan.actions.iter().take(STEPS).map(step).collect()
 }
 
 fn machine(

@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn manifest_of_the_same_job_decides_unless_a_user_retried_it() {
         for (there, own, expected) in [
-            // A result of this job counts, whoever committed it.
+            // A result of this job counts, by any of its attempts.
             (manifest(5, 1, true), manifest(5, 2, true), Standing::Decides),
             (manifest(5, 2, true), manifest(5, 1, true), Standing::Decides),
             (manifest(5, 1, true), manifest(5, 2, false), Standing::Decides),
