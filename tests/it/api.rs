@@ -90,3 +90,25 @@ async fn status_and_stats_describe_the_system() {
     let stats = system.get("/api/stats").await.body;
     assert!(stats["completed"].as_u64().unwrap() >= 1 && stats["workers"] == 2, "{stats}");
 }
+
+/// What a newer version does to a job that is being watched.
+#[tokio::test]
+async fn watch_of_a_job_ends_when_a_newer_version_takes_the_job_over() {
+    let system = shared().await;
+    let ticket = system.post("/api/upload", &json!({"fileName": "a.mp4"})).await;
+    let id = ticket.body["jobId"].as_str().unwrap();
+    let watch = system.request(Method::GET, &format!("/api/jobs/{id}/events")).send().await.unwrap();
+    let mut redis = system.redis();
+    redis::cmd("HSET").arg(format!("jobs:status:{id}")).arg(&["v", "99"]).exec(&mut redis).unwrap();
+    let event = ["*", "v", "1", "id", id, "state", "queued"];
+    redis::cmd("XADD").arg("jobs:events").arg(&event).exec(&mut redis).unwrap();
+    let text = tokio::time::timeout(PATIENCE, watch.text()).await.expect("the watch does not end").unwrap();
+    assert_eq!(text.matches("event: job").count(), 1, "{text}");
+    let answer = system.get(&format!("/api/jobs/{id}")).await;
+    is_problem(&answer, 503, None);
+    assert!(answer.body["detail"].as_str().unwrap().contains("another version of tcoder"), "{answer:?}");
+    let page = system.get("/api/jobs?limit=100").await.body;
+    assert!(page["unreadable"].as_array().unwrap().iter().any(|job| job["jobId"] == id), "{page:#}");
+    // The record must not trouble the other tests.
+    redis::cmd("HSET").arg(format!("jobs:status:{id}")).arg(&["v", "1"]).exec(&mut redis).unwrap();
+}

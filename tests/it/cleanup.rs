@@ -104,7 +104,7 @@ impl Installation {
     }
 }
 
-fn result() -> JobResult {
+pub fn result() -> JobResult {
     serde_json::from_value(serde_json::json!({
         "outputs": [],
         "source": {"format": "mp4", "size": 1, "duration": 1.0, "video": {

@@ -10,10 +10,13 @@ use axum::routing::post;
 use serde_json::json;
 use tcoder::config::RedisConfig;
 use tcoder::job::{Input, JobId, JobSpec, Ladder, Preset, State, WorkerId};
-use tcoder::queue::{Claim, Outbox, Queue, SubmitMode, WorkerRecord};
+use tcoder::manifest::{ManifestStore, Verdict};
+use tcoder::queue::{Claim, Claimed, Outbox, Queue, SubmitMode, WorkerRecord};
+use tcoder::storage::Storage;
 
 use super::{arrived, awaited, key, status};
 use crate::support::edge::{Edge, Setup};
+use crate::support::objects::keys_below;
 use crate::support::process::eventually;
 use crate::support::redis::{raw, shared};
 use crate::support::system::serve;
@@ -203,6 +206,42 @@ async fn scheduled_run_without_work_uses_few_commands() {
     let (requests, commands) = (after.0 - before.0, after.1 - before.1);
     assert!(commands <= 9 * 4 && requests <= 9 * 4, "{requests} requests, {commands} commands in 9 minutes");
     assert_eq!(edge.fly.requests().len(), fly, "Fly was asked though nothing happens");
+}
+
+#[tokio::test]
+async fn scheduled_run_deletes_the_outputs_of_a_lost_attempt_after_shutting_it_out() {
+    let (edge, redis) = clocked().await;
+    let (queue, id) = (&edge.queue, JobId::new());
+    let config = edge.storage_config();
+    queue.submit(id, &spec(), SubmitMode::Now).await.unwrap();
+    let worker = registered(queue, "m1-0001").await;
+    let now = queue.clock().await.unwrap().now();
+    let claim = async || match queue.claim(&worker, now, false).await.unwrap() {
+        Claim::Job(job) => *job,
+        other => panic!("no job: {other:?}"),
+    };
+    let lost = claim().await;
+    edge.put_output(&format!("outputs/{id}/{}/360p.mp4", lost.attempt.epoch), "film").await;
+    assert!(queue.release(lost.attempt).await.unwrap());
+    make_due(&redis, "jobs:cleanup");
+    edge.tick(1).await;
+    let keys = async || keys_below(&config, "tcoder-output", &format!("outputs/{id}")).await;
+    assert_eq!(keys().await, ["manifest.json"], "{}", edge.log());
+    // Over R2's S3 interface, as workers have it: the lost attempt comes too late, the next one does not.
+    let storage = Storage::new(&config);
+    let commit = async |job: &Claimed| {
+        let manifest = ManifestStore { storage: &storage, attempt: job.attempt, born: job.born };
+        manifest.commit(crate::cleanup::result()).await.unwrap()
+    };
+    assert_eq!(commit(&lost).await, Verdict::Superseded);
+    let next = claim().await;
+    edge.put_output(&format!("outputs/{id}/{}/360p.mp4", next.attempt.epoch), "film").await;
+    assert!(matches!(commit(&next).await, Verdict::Result(there) if there.epoch == next.attempt.epoch));
+    assert!(queue.release(next.attempt).await.unwrap());
+    make_due(&redis, "jobs:cleanup");
+    edge.tick(2).await;
+    let kept = [format!("{}/360p.mp4", next.attempt.epoch), "manifest.json".to_owned()];
+    assert_eq!(keys().await, kept, "{}", edge.log());
 }
 
 /// However much work there is, an invocation makes no more subrequests than the platform permits, and the

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
-use tcoder::config::RedisConfig;
+use tcoder::config::{Env, RedisConfig, StorageConfig};
 use tcoder::flyprovider::emulator::EmulatorHandle;
 use tcoder::queue::Queue;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
@@ -294,6 +294,12 @@ impl Edge {
     pub async fn put_output(&self, key: &str, text: &str) {
         self.control(reqwest::Method::POST, "/put", &json!({"bucket": "OUTPUT", "key": key, "text": text}))
             .await;
+    }
+
+    /// The buckets over R2's S3 interface, as workers have it.
+    pub fn storage_config(&self) -> StorageConfig {
+        let value = |name: &str| self.role.iter().find(|(known, _)| *known == name).map(|(_, v)| v.clone());
+        StorageConfig::read(&Env::of(value)).unwrap()
     }
 
     /// Number of requests to Redis and Fly so far.
