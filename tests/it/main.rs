@@ -44,4 +44,5 @@ mod unusable_input;
 mod upstash_client;
 mod webhooks;
 mod worker_death;
+mod worker_lease;
 mod worker_outage;
