@@ -22,7 +22,7 @@
 //! | 17 a job takes longer than a lease | `worker_lease.rs` |
 //! | 18 SIGTERM | `worker_death.rs` |
 //! | 19 a cancellation races a completion | `queue/life.rs` |
-//! | 20 very many jobs | `queue/faults/crowd.rs`; a million in `benches/figures/queue.rs` |
+//! | 20 very many jobs | `queue/faults/crowd.rs`; for a million, `benches/figures/memory.rs` |
 
 mod crowd;
 mod forgotten;
