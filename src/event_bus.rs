@@ -8,16 +8,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::job::JobEvent;
 use crate::metrics::Metrics;
-use crate::queue::{EventFeed, Queue, QueueError, backoff};
+use crate::queue::{Change, EventFeed, Queue, QueueError, backoff};
 
 /// How many events a slow subscriber may lag behind before it has to read its job again.
 const BACKLOG: usize = 1024;
-/// How long one blocking read of the stream waits.
-const READ_WAIT: Duration = Duration::from_secs(60);
+/// How long one blocking read of the stream waits. Each costs a command, even if nothing happens.
+const READ_WAIT: Duration = Duration::from_secs(300);
 
-/// Broadcasts the events of all jobs to its subscribers.
+/// Broadcasts the events of all jobs, and the changes of the fleet, to its subscribers.
 #[derive(Clone)]
-pub struct EventBus(broadcast::Sender<JobEvent>);
+pub struct EventBus {
+    jobs: broadcast::Sender<JobEvent>,
+    changes: broadcast::Sender<Change>,
+}
 
 impl EventBus {
     /// Reads the stream until `stop`. `metrics` receive each event before the subscribers and never lag, so a
@@ -30,37 +33,46 @@ impl EventBus {
         metrics: Option<Arc<Metrics>>,
         stop: CancellationToken,
     ) -> Result<Self, QueueError> {
-        let (sender, _) = broadcast::channel(BACKLOG);
         let feed = EventFeed::open(queue).await?;
-        let event_bus = Self(sender.clone());
+        let event_bus = Self { jobs: broadcast::channel(BACKLOG).0, changes: broadcast::channel(BACKLOG).0 };
+        let senders = event_bus.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = stop.cancelled() => {}
-                () = forward_events(feed, metrics.as_deref(), sender) => {}
+                () = forward_events(feed, metrics.as_deref(), &senders) => {}
             }
         });
         Ok(event_bus)
     }
 
-    /// Receives every event from now on.
+    /// Receives every event of a job from now on.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<JobEvent> {
-        self.0.subscribe()
+        self.jobs.subscribe()
+    }
+
+    /// Receives every event of a job and every change of the fleet from now on.
+    #[must_use]
+    pub fn subscribe_to_all(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
     }
 }
 
-async fn forward_events(mut feed: EventFeed, metrics: Option<&Metrics>, sender: broadcast::Sender<JobEvent>) {
+async fn forward_events(mut feed: EventFeed, metrics: Option<&Metrics>, senders: &EventBus) {
     let mut failures = 0;
     loop {
-        match feed.next(READ_WAIT).await {
-            Ok(events) => {
+        match feed.changes(READ_WAIT).await {
+            Ok(changes) => {
                 failures = 0;
-                for event in events {
-                    if let Some(metrics) = metrics {
-                        metrics.job_event(&event);
+                for change in changes {
+                    // An error of a sender means that it has no subscriber, which is fine.
+                    if let Change::Job(event) = &change {
+                        if let Some(metrics) = metrics {
+                            metrics.job_event(event);
+                        }
+                        let _ = senders.jobs.send(event.clone());
                     }
-                    // An error means that there is no subscriber, which is fine.
-                    let _ = sender.send(event);
+                    let _ = senders.changes.send(change);
                 }
             }
             Err(error) => {

@@ -9,9 +9,11 @@
 mod edge;
 mod encode;
 mod fleet;
+mod memory;
 mod operator;
 mod page;
 mod queue;
+mod redelivery;
 mod worker;
 
 #[path = "../../tests/it/support/mod.rs"]
@@ -27,11 +29,16 @@ use std::path::{Path, PathBuf};
 pub const TCODER: &str = env!("CARGO_BIN_EXE_tcoder");
 
 /// The maximum of each figure. The run fails at its end if a figure exceeds it.
-const LIMITS: [(&str, f64); 17] = [
+const LIMITS: [(&str, f64); 21] = [
     ("ladder_cpu_vs_recipe", 0.78),
     ("pipeline_wall_vs_ffmpeg", 1.05),
     ("queue_commands_per_job", 21.0),
     ("queue_commands_per_upload", 28.0),
+    ("commands_per_watched_job", 120.0),
+    // A lease, and a second to notice its end.
+    ("redelivery_p99_s", 31.0),
+    ("redis_bytes_per_job", 5_000.0),
+    ("redis_mb_million_jobs", 5_000.0),
     ("idle_commands_per_worker_minute", 6.0),
     ("idle_commands_per_reconciler_minute", 2.0),
     ("converge_calls_over_minimum", 1.0),
@@ -105,6 +112,8 @@ async fn main() -> std::process::ExitCode {
     let scratch = tempfile::tempdir().unwrap();
     let idle_reconciler = fleet::Idle::begin(&figures);
     queue::measure(&mut figures).await;
+    memory::measure(&mut figures).await;
+    redelivery::measure(&mut figures).await;
     worker::measure(&mut figures, scratch.path()).await;
     operator::measure(&mut figures).await;
     page::measure(&mut figures).await;

@@ -33,7 +33,7 @@ pub async fn measure(figures: &mut Figures) {
     }
 }
 
-fn spec() -> JobSpec {
+pub fn spec() -> JobSpec {
     JobSpec::new(Input::Key("inputs/video.mp4".parse().unwrap()), Preset::Hls, Ladder::default())
 }
 
@@ -65,7 +65,8 @@ fn result() -> JobResult {
     }
 }
 
-async fn enter(queue: &Queue) -> (WorkerId, tcoder::queue::ServerClock) {
+/// Registers a worker.
+pub async fn enter(queue: &Queue) -> (WorkerId, tcoder::queue::ServerClock) {
     let clock = queue.clock().await.unwrap();
     let id = WorkerId::on("bench");
     let record = WorkerRecord {

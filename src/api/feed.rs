@@ -8,7 +8,17 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse, Response, Sse};
 use futures::Stream;
 
-use crate::job::JobId;
+use crate::job::{Epoch, JobId};
+
+/// A change of a job, as far as the source knows it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum JobChange {
+    /// Anything may have changed.
+    Any,
+    /// Nothing but the progress of this attempt, in percent.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "a poll does not know what has changed"))]
+    Progress(Epoch, f64),
+}
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use process::Changes;
@@ -27,7 +37,7 @@ mod process {
     use tokio::sync::broadcast::error::RecvError;
     use tokio_util::sync::CancellationToken;
 
-    use super::{Duration, Event, Infallible, IntoResponse, JobId, Response, Sse, Stream};
+    use super::{Duration, Event, Infallible, IntoResponse, JobChange, JobId, Response, Sse, Stream};
     use crate::event_bus::EventBus;
     use crate::job::JobEvent;
 
@@ -69,13 +79,16 @@ mod process {
     }
 
     impl Changes {
-        /// Waits for the next change. Returns false when there will be none.
-        pub(crate) async fn next(&mut self) -> bool {
+        /// Waits for the next change. Returns nothing when there will be none.
+        pub(crate) async fn next(&mut self) -> Option<JobChange> {
             loop {
                 match self.listener.recv().await {
                     Ok(event) if event.job_id != self.id => {}
-                    Ok(_) | Err(RecvError::Lagged(_)) => return true,
-                    Err(RecvError::Closed) => return false,
+                    Ok(JobEvent { progress: Some(percent), epoch: Some(epoch), .. }) => {
+                        return Some(JobChange::Progress(epoch, percent));
+                    }
+                    Ok(_) | Err(RecvError::Lagged(_)) => return Some(JobChange::Any),
+                    Err(RecvError::Closed) => return None,
                 }
             }
         }
@@ -84,7 +97,7 @@ mod process {
 
 #[cfg(target_arch = "wasm32")]
 mod edge {
-    use super::{Duration, Event, Infallible, IntoResponse, JobId, Response, Sse, Stream};
+    use super::{Duration, Event, Infallible, IntoResponse, JobChange, JobId, Response, Sse, Stream};
     use crate::time::sleep;
 
     /// Pause between two polls.
@@ -114,14 +127,11 @@ mod edge {
     }
 
     impl Changes {
-        /// Waits until the next poll is due. Returns false when there will be none.
-        pub(crate) async fn next(&mut self) -> bool {
-            let goes_on = self.0 > 0;
-            if goes_on {
-                self.0 -= 1;
-                sleep(PAUSE).await;
-            }
-            goes_on
+        /// Waits until the next poll is due. Returns nothing when there will be none.
+        pub(crate) async fn next(&mut self) -> Option<JobChange> {
+            self.0 = self.0.checked_sub(1)?;
+            sleep(PAUSE).await;
+            Some(JobChange::Any)
         }
     }
 }

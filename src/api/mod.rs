@@ -198,6 +198,11 @@ mod process {
             Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, feed }))
         }
 
+        /// The event bus of this process.
+        pub(crate) const fn event_bus(&self) -> &EventBus {
+            self.feed.event_bus()
+        }
+
         /// A janitor for the same queue and storage.
         #[must_use]
         pub fn janitor(&self, webhooks: Option<WebhookSender>) -> Janitor {
@@ -207,7 +212,7 @@ mod process {
                 links: self.links.clone(),
                 webhooks,
             };
-            Janitor { tasks, event_bus: self.feed.event_bus().clone() }
+            Janitor { tasks, event_bus: self.event_bus().clone() }
         }
     }
 }

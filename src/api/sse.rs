@@ -17,9 +17,9 @@ use axum::response::sse::Event;
 use axum::response::{IntoResponse as _, Response};
 
 use super::extract::parse_job_id;
-use super::feed::Changes;
+use super::feed::{Changes, JobChange};
 use super::{AppState, Problem, RequestOrigin};
-use crate::job::{Job, JobId};
+use crate::job::{Epoch, Job, JobId, State as JobState};
 use crate::queue::QueueError;
 use crate::time::sleep;
 
@@ -77,9 +77,17 @@ impl Watch {
 
     /// The job after its next visible change.
     async fn change(&mut self) -> Option<Job> {
-        while self.changes.next().await {
-            let job = self.look().await?;
-            if self.told.as_ref() != Some(&job) {
+        while let Some(change) = self.changes.next().await {
+            let job = match change {
+                JobChange::Any => {
+                    let job = self.look().await?;
+                    Some(not_behind(self.told.as_ref(), job))
+                }
+                JobChange::Progress(epoch, percent) => with_progress(self.told.as_ref(), epoch, percent),
+            };
+            if let Some(job) = job
+                && self.told.as_ref() != Some(&job)
+            {
                 return Some(job);
             }
         }
@@ -103,5 +111,61 @@ impl Watch {
             }
             sleep(LOOK_AGAIN).await;
         }
+    }
+}
+
+/// The job as it was last sent, with the progress that one of its attempts made since. Nothing if that attempt is not
+/// the one that was last sent as running: its progress no longer matters, or the job's start is still to be sent.
+fn with_progress(told: Option<&Job>, epoch: Epoch, progress: f64) -> Option<Job> {
+    let told = told.filter(|told| told.status == JobState::Running && told.epoch == epoch)?;
+    Some(Job { progress, ..told.clone() })
+}
+
+/// A job as it was read. Its record has not every progress that was told.
+fn not_behind(told: Option<&Job>, job: Job) -> Job {
+    match told {
+        Some(told) if job.status == JobState::Running && told.epoch == job.epoch => {
+            Job { progress: job.progress.max(told.progress), ..job }
+        }
+        _ => job,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(epoch: u64, progress: f64) -> Job {
+        let job = serde_json::json!({
+            "jobId": JobId::new(), "status": "running", "attempt": 1, "epoch": epoch, "progress": progress,
+            "timestamps": {}, "inputKey": "inputs/a.mp4",
+        });
+        serde_json::from_value(job).unwrap()
+    }
+
+    #[test]
+    fn progress_is_that_of_the_attempt_which_runs() {
+        let told = running(5, 10.0);
+        let next = with_progress(Some(&told), Epoch(5), 15.0).unwrap();
+        assert_eq!(next, Job { progress: 15.0, ..told.clone() });
+        // An attempt that lost its lease, and one whose start has not been sent yet.
+        for other in [4, 6] {
+            assert_eq!(with_progress(Some(&told), Epoch(other), 15.0), None);
+        }
+        let queued = Job { status: JobState::Queued, ..told };
+        assert_eq!(with_progress(Some(&queued), Epoch(5), 15.0), None);
+        assert_eq!(with_progress(None, Epoch(5), 15.0), None);
+    }
+
+    #[test]
+    fn progress_of_an_attempt_does_not_go_back_when_the_job_is_read() {
+        let told = running(5, 40.0);
+        let read = Job { progress: 20.0, ..told.clone() };
+        assert_eq!(not_behind(Some(&told), read.clone()).progress, 40.0);
+        let next_attempt = Job { epoch: Epoch(6), ..read.clone() };
+        assert_eq!(not_behind(Some(&told), next_attempt).progress, 20.0);
+        let queued = Job { status: JobState::Queued, progress: 0.0, ..read.clone() };
+        assert_eq!(not_behind(Some(&told), queued).progress, 0.0);
+        assert_eq!(not_behind(None, read).progress, 20.0);
     }
 }

@@ -301,7 +301,7 @@ impl Operator {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = Reconciler::new(parts).run(term.clone()) => {}
+            () = Reconciler::new(parts).listening_to(&self.event_bus).run(term.clone()) => {}
             () = follow => {}
         }
     }

@@ -3,6 +3,7 @@
 //! It sleeps until the next task is due and learns of new ones from the event bus, so an idle installation costs a
 //! handful of Redis commands every five minutes.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Agenda, JanitorTasks, SubrequestBudget};
 use crate::event_bus::EventBus;
-use crate::job::{JobEvent, Millis, State};
+use crate::job::{JobEvent, JobId, Millis, State};
 use crate::queue::{Delivery, DeliveryState, Outbox, QueueError, backoff};
 use crate::webhook;
 
@@ -21,6 +22,10 @@ use crate::webhook;
 const CLEANUP_AFTER: Duration = Duration::from_secs(125);
 /// Longest sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(300);
+/// How long a queued job may stay unclaimed before a sweep finds out whether it has to wait for its time.
+const CLAIM_TIME: Duration = Duration::from_secs(5);
+/// Pause between two searches for dead workers and old records.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 type ClaimedDelivery = (Delivery, DeliveryState);
 
@@ -46,9 +51,15 @@ impl Janitor {
         let mut events = self.event_bus.subscribe();
         let lease = self.tasks.queue.policy().lease;
         let mut agenda = Agenda::of_process();
+        let mut pruned: Option<Instant> = None;
         let mut failures = 0;
         loop {
-            let pause = match self.sweep_once(&mut agenda).await {
+            let prunes = pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY);
+            let swept = self.sweep_once(&mut agenda, prunes).await;
+            if prunes && swept.is_ok() {
+                pruned = Some(Instant::now());
+            }
+            let pause = match swept {
                 Ok(pause) => {
                     failures = 0;
                     pause.min(MAX_SLEEP)
@@ -60,21 +71,27 @@ impl Janitor {
                 }
             };
             let mut until = Instant::now() + pause;
+            let mut unclaimed = Unclaimed::default();
             loop {
+                let next = unclaimed.sweep_at.map_or(until, |at| at.min(until));
                 tokio::select! {
-                    () = tokio::time::sleep_until(until) => break,
+                    () = tokio::time::sleep_until(next) => break,
                     event = events.recv() => match event {
-                        // A lease that begins now ends no sooner than this.
-                        Ok(JobEvent { status: State::Running, progress: None, .. }) => {
-                            until = until.min(Instant::now() + lease);
+                        Ok(JobEvent { progress: Some(_), .. }) => {}
+                        Ok(JobEvent { status: State::Queued, job_id, .. }) => {
+                            unclaimed.queued(job_id, Instant::now());
                         }
-                        Ok(JobEvent { status: State::Queued, .. }) => {
-                            until = until.min(Instant::now() + Duration::from_secs(5));
+                        Ok(JobEvent { status, job_id, .. }) => {
+                            unclaimed.left(job_id);
+                            match status {
+                                // A lease that begins now ends no sooner than this.
+                                State::Running => until = until.min(Instant::now() + lease),
+                                State::Failed | State::Cancelled => {
+                                    until = until.min(Instant::now() + CLEANUP_AFTER);
+                                }
+                                _ => {}
+                            }
                         }
-                        Ok(JobEvent { status: State::Failed | State::Cancelled, .. }) => {
-                            until = until.min(Instant::now() + CLEANUP_AFTER);
-                        }
-                        Ok(_) => {}
                         Err(RecvError::Lagged(_)) => break,
                         Err(RecvError::Closed) => return,
                     },
@@ -83,13 +100,15 @@ impl Janitor {
         }
     }
 
-    /// Runs each task once; returns the time until the next one is due. If there are more uploads than one batch, the
-    /// next run follows shortly.
-    async fn sweep_once(&self, agenda: &mut Agenda) -> Result<Duration, QueueError> {
+    /// Runs each task once; dead workers and old records are only removed if `prunes`. Returns the time until the next
+    /// task is due. If there are more uploads than one batch, the next run follows shortly.
+    async fn sweep_once(&self, agenda: &mut Agenda, prunes: bool) -> Result<Duration, QueueError> {
         let mut unlimited = SubrequestBudget::UNLIMITED;
         let Some(sweep) = self.tasks.sweep(&mut unlimited).await? else { return Ok(Duration::ZERO) };
         self.tasks.check_uploads(agenda, sweep.now, &mut unlimited).await?;
-        self.tasks.prune(sweep.now, &mut unlimited).await?;
+        if prunes {
+            self.tasks.prune(sweep.now, &mut unlimited).await?;
+        }
         self.tasks.clean_up(sweep.cleanups, sweep.now, &mut unlimited).await?;
         let next = [sweep.next_due, sweep.next_cleanup, agenda.next_due()].into_iter().flatten().min();
         Ok(next.map_or(MAX_SLEEP, |due| until(due, sweep.now)))
@@ -155,4 +174,67 @@ impl Janitor {
 
 fn until(due: Millis, now: Millis) -> Duration {
     Duration::from_millis(u64::try_from(due.0 - now.0).unwrap_or(0))
+}
+
+/// Jobs that were queued since the last sweep and have not been claimed. Most are claimed within milliseconds, and need
+/// no sweep; the time of a retry or of a delayed job is only known to Redis.
+#[derive(Default)]
+struct Unclaimed {
+    jobs: HashSet<JobId>,
+    /// When to sweep because of them.
+    sweep_at: Option<Instant>,
+    /// Whether there were more jobs than are stored, so that the sweep takes place in any case.
+    overflowed: bool,
+}
+
+impl Unclaimed {
+    const MAX: usize = 1000;
+
+    fn queued(&mut self, id: JobId, now: Instant) {
+        self.sweep_at.get_or_insert(now + CLAIM_TIME);
+        if self.jobs.len() < Self::MAX {
+            self.jobs.insert(id);
+        } else {
+            self.overflowed = true;
+        }
+    }
+
+    /// The job was claimed, or has ended.
+    fn left(&mut self, id: JobId) {
+        self.jobs.remove(&id);
+        if self.jobs.is_empty() && !self.overflowed {
+            self.sweep_at = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unclaimed_job_causes_a_sweep_until_it_is_claimed() {
+        let (first, second, now) = (JobId::new(), JobId::new(), Instant::now());
+        let mut unclaimed = Unclaimed::default();
+        unclaimed.queued(first, now);
+        unclaimed.queued(second, now + Duration::from_secs(1));
+        assert_eq!(unclaimed.sweep_at, Some(now + CLAIM_TIME));
+        unclaimed.left(first);
+        assert!(unclaimed.sweep_at.is_some());
+        unclaimed.left(second);
+        assert_eq!(unclaimed.sweep_at, None);
+    }
+
+    #[test]
+    fn unclaimed_jobs_beyond_the_maximum_cause_a_sweep_in_any_case() {
+        let jobs: Vec<JobId> = (0..=Unclaimed::MAX).map(|_| JobId::new()).collect();
+        let mut unclaimed = Unclaimed::default();
+        for id in &jobs {
+            unclaimed.queued(*id, Instant::now());
+        }
+        for id in &jobs {
+            unclaimed.left(*id);
+        }
+        assert!(unclaimed.jobs.is_empty() && unclaimed.sweep_at.is_some());
+    }
 }

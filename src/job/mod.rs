@@ -127,4 +127,7 @@ pub struct JobEvent {
     /// Progress in percent, in progress events only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<f64>,
+    /// The attempt that made this progress, in progress events only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Epoch>,
 }

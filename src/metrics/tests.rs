@@ -15,7 +15,7 @@ fn id(n: u128) -> JobId {
 }
 
 fn event(job: u128, ms: u64, n: u64, status: State) -> JobEvent {
-    JobEvent { event_id: format!("{ms}-{n}"), job_id: id(job), status, progress: None }
+    JobEvent { event_id: format!("{ms}-{n}"), job_id: id(job), status, progress: None, epoch: None }
 }
 
 /// Every series with its value, as a parser of the whole grammar reads it. A histogram is represented by its count

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Command, Queue, QueueError, Reply};
-use crate::job::{FORMAT_VERSION, JobEvent};
+use crate::job::{Epoch, FORMAT_VERSION, JobEvent};
 
 /// An entry of the event stream.
 #[derive(Clone, Debug, PartialEq)]
@@ -94,6 +94,7 @@ fn parse_entry(entry: &Reply) -> Option<(&str, Option<Change>)> {
             job_id: field("id")?.parse().ok()?,
             status: field("state")?.parse().ok()?,
             progress: field("progress").and_then(|p| p.parse().ok()),
+            epoch: field("epoch").and_then(|epoch| epoch.parse().ok()).map(Epoch),
         }))
     };
     Some((event_id, event()))

@@ -103,12 +103,30 @@ impl Queue {
         fresh: bool,
         insist: bool,
     ) -> Result<LockOutcome, QueueError> {
-        let flag = |set: bool| if set { "1" } else { "0" }.to_owned();
-        let args =
-            vec!["hold".into(), holder.to_owned(), time.as_millis().to_string(), flag(fresh), flag(insist)];
-        let reply = self.eval(&scripts::FLEET_LOCK, args).await?;
+        let reply = self.eval(&scripts::FLEET_LOCK, lock_request(holder, time, fresh, insist)).await?;
         parse_lock(&reply, holder)
             .ok_or_else(|| QueueError::data(format!("the fleet's lock answered {reply:?}")))
+    }
+
+    /// Like [`Queue::acquire_fleet_lock`] for the holder of `fence`; publishes the status of the fleet as well if the
+    /// lock is still held with this token. Also returns whether it did.
+    ///
+    /// # Errors
+    /// If Redis fails. Then nobody may act.
+    pub async fn renew_fleet_lock_and_publish(
+        &self,
+        fence: &FencingToken,
+        time: Duration,
+        (fresh, insist): (bool, bool),
+        status: &FleetStatus,
+    ) -> Result<(LockOutcome, bool), QueueError> {
+        let mut args = lock_request(&fence.holder, time, fresh, insist);
+        args.extend([fence.epoch.to_string(), to_versioned_json(status)?]);
+        let reply = self.eval(&scripts::FLEET_LOCK, args).await?;
+        let outcome = parse_lock(&reply, &fence.holder)
+            .ok_or_else(|| QueueError::data(format!("the fleet's lock answered {reply:?}")))?;
+        let is_published = reply.list().and_then(|parts| parts.get(2)?.int()) == Some(1);
+        Ok((outcome, is_published))
     }
 
     /// Releases the fleet lock, so that nobody has to wait until it expires.
@@ -193,8 +211,7 @@ impl Queue {
 
     /// The command that wakes the reconcilers.
     pub(super) fn fleet_event(&self) -> Command {
-        let stream = Command::new("XADD").arg(self.key("jobs:events"));
-        stream.args(["MAXLEN", "~", "10000", "*", "fleet", "changed"])
+        self.append_event().args(["fleet", "changed"])
     }
 
     /// Publishes the status of the fleet. Returns whether the caller still holds the fleet lock.
@@ -232,6 +249,12 @@ impl Queue {
         let until = Command::new("HGET").arg(self.key("fleet:lock")).arg("until");
         Ok(self.run(until).await?.int().map(Millis))
     }
+}
+
+/// The arguments of the script that acquires the fleet lock.
+fn lock_request(holder: &str, time: Duration, fresh: bool, insist: bool) -> Vec<String> {
+    let flag = |set: bool| if set { "1" } else { "0" }.to_owned();
+    vec!["hold".into(), holder.to_owned(), time.as_millis().to_string(), flag(fresh), flag(insist)]
 }
 
 /// The key pauses the fleet whatever its content is.

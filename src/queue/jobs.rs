@@ -14,7 +14,9 @@ use super::outcomes::{
     SubmitOutcome, Sweep, UploadedOutcome,
 };
 use super::{Command, Queue, QueueError, Reply, cleanup, scripts};
-use crate::job::{AttemptId, Epoch, FORMAT_VERSION, Failure, JobId, JobResult, JobSpec, Millis, Priority};
+use crate::job::{
+    AttemptId, Epoch, FORMAT_VERSION, Failure, JobId, JobResult, JobSpec, Millis, Priority, State,
+};
 use crate::trace::{self, TraceParent};
 
 /// First pause before a retry; it is doubled each time up to [`RETRY_CAP`].
@@ -166,7 +168,23 @@ impl Queue {
         Ok(self.run(command).await? != Reply::Nil)
     }
 
-    /// Reports the progress of an encode. Returns `false` if the lease is lost.
+    /// Tells those who watch about the progress of an encode, with one plain command. Unlike [`Queue::progress`], it
+    /// neither stores the progress in the job's record nor checks the lease: a reader of the event compares the
+    /// attempt with the one that it knows.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn announce_progress(&self, attempt: AttemptId, percent: f64) -> Result<(), QueueError> {
+        let command = self
+            .append_event()
+            .args(["v", &FORMAT_VERSION.to_string()])
+            .args(["id", &attempt.job.to_string(), "state", State::Running.name()])
+            .args(["progress", &format!("{percent:.1}"), "epoch", &attempt.epoch.to_string()]);
+        self.run(command).await.map(drop)
+    }
+
+    /// Reports the progress of an encode: stores it in the job's record, and tells it to those who watch. Returns
+    /// `false` if the lease is lost.
     ///
     /// # Errors
     /// If Redis fails.

@@ -230,6 +230,11 @@ impl Queue {
         format!("{}{name}", self.prefix)
     }
 
+    /// The command that appends an event, without its fields; the same as `event` in `lib.lua`.
+    fn append_event(&self) -> Command {
+        Command::new("XADD").arg(self.key("jobs:events")).args(["MAXLEN", "~", "10000", "*"])
+    }
+
     fn status_key(&self, id: crate::job::JobId) -> String {
         format!("{}jobs:status:{id}", self.prefix)
     }

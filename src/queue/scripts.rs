@@ -26,10 +26,31 @@ impl Script {
     }
 }
 
+/// Calls a script as the function `script`. If it fails, undoes what it wrote, and fails with the same error: Redis puts
+/// positions in front of the error's code.
+macro_rules! call_script {
+    () => {
+        "
+end
+local done, answer = pcall(script)
+if done then return answer end
+for i = #undo, 1, -1 do undo[i]() end
+local text = type(answer) == 'table' and answer.err or tostring(answer)
+text = string.gsub(text, '^.*user_script:%s*%d+:%s*', '')
+return { err = string.match(text, '^%u+ ') and text or 'ERR ' .. text }
+"
+    };
+}
+
 macro_rules! scripts {
     ($($name:ident $file:literal)*) => {$(
         pub(crate) static $name: Script = {
-            const TEXT: &str = concat!(include_str!("scripts/lib.lua"), include_str!(concat!("scripts/", $file)));
+            const TEXT: &str = concat!(
+                include_str!("scripts/lib.lua"),
+                "local function script()\n",
+                include_str!(concat!("scripts/", $file)),
+                call_script!()
+            );
             Script::new(TEXT, || hex(&Sha1::digest(TEXT)))
         };
     )*};

@@ -16,6 +16,7 @@ use crate::config::Env;
 use crate::config::registry::WORKER_IDLE_TIMEOUT;
 use crate::controller::fleet::{FleetPolicy, MicroDollars};
 use crate::controller::reconciler::{Reconciler, ReconcilerDeps, forwarded_env};
+use crate::event_bus::EventBus;
 use crate::flyprovider::Fly;
 use crate::flyprovider::emulator::{self, Emulator, EmulatorHandle};
 use crate::metrics::Metrics;
@@ -39,7 +40,7 @@ pub(crate) struct LocalFleet {
 
 impl LocalFleet {
     /// Starts the emulator and the reconciler. `environment` is the environment of the machines; `holder` is the
-    /// reconciler's name.
+    /// reconciler's name; it learns of changes from `event_bus`.
     pub(crate) async fn start(
         options: &Options,
         env: &Env<'_>,
@@ -47,6 +48,7 @@ impl LocalFleet {
         queue: Queue,
         holder: String,
         metrics: Arc<Metrics>,
+        event_bus: &EventBus,
     ) -> Result<Self, UpError> {
         let failed = |error: &dyn std::fmt::Display| UpError::Fleet(error.to_string());
         let policy = FleetPolicy {
@@ -87,7 +89,8 @@ impl LocalFleet {
             holder,
             metrics,
         };
-        let reconciler = tokio::spawn(Reconciler::new(parts).run(stop_reconciler.clone()));
+        let reconciler = Reconciler::new(parts).listening_to(event_bus);
+        let reconciler = tokio::spawn(reconciler.run(stop_reconciler.clone()));
         guard.disarm();
         Ok(Self { emulator, reconciler, stop_reconciler, stop_emulator, policy })
     }

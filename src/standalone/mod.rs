@@ -201,6 +201,7 @@ impl Up {
         .await?;
         let secret = env.get(&WEBHOOK_SECRET)?.unwrap_or_else(|| data.secrets().webhook());
         let mail = WebhookSender::of_installation(&secret, guard)?;
+        let event_bus = app.event_bus().clone();
         tasks.spawn(app.janitor(Some(mail)).run(stop_api.clone()));
         tasks.spawn(serve(listener, api::router(app), ServerLimits::default(), stop_api.clone()));
         let environment = worker_environment(&redis_config, &storage_config, &data.folder("scratch")?);
@@ -209,7 +210,8 @@ impl Up {
             _ => {
                 // Nobody else uses our own Redis, so this process may continue with a lock that its predecessor held.
                 let holder = if redis.is_some() { "up".to_owned() } else { WorkerId::on("up").0 };
-                let start = LocalFleet::start(options, env, environment, fleet_queue, holder, metrics);
+                let start =
+                    LocalFleet::start(options, env, environment, fleet_queue, holder, metrics, &event_bus);
                 Some(start.await?)
             }
         };

@@ -43,5 +43,7 @@ mod unregistered_workers;
 mod unusable_input;
 mod upstash_client;
 mod webhooks;
+mod worker_crash;
 mod worker_death;
+mod worker_lease;
 mod worker_outage;

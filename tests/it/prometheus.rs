@@ -56,7 +56,8 @@ fn everything() -> std::sync::Arc<Metrics> {
     metrics.reconciled(true);
     let id = JobId::new();
     for (ms, status) in [(1000, State::Queued), (2000, State::Running), (4000, State::Completed)] {
-        metrics.job_event(&JobEvent { event_id: format!("{ms}-0"), job_id: id, status, progress: None });
+        let event_id = format!("{ms}-0");
+        metrics.job_event(&JobEvent { event_id, job_id: id, status, progress: None, epoch: None });
     }
     metrics
 }

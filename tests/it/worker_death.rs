@@ -39,7 +39,7 @@ fn queued_at(redis: &mut redis::Connection, id: &str) -> i64 {
 }
 
 #[tokio::test]
-async fn worker_killed_during_an_encode_costs_one_attempt() {
+async fn fault_01_worker_killed_during_an_encode_costs_one_attempt() {
     let system = Setup::default().start().await;
     let id = system.upload(long_clip(), &wish()).await;
     let first = system.encoding(&id).await;
@@ -56,7 +56,7 @@ async fn worker_killed_during_an_encode_costs_one_attempt() {
 }
 
 #[tokio::test]
-async fn worker_on_sigterm_releases_its_job() {
+async fn fault_18_worker_on_sigterm_releases_its_job_and_its_attempt() {
     let system = Setup::default().workers(0).start().await;
     let id = system.upload(long_clip(), &wish()).await;
     let mut first = system.worker("first", &[]);
@@ -88,7 +88,7 @@ async fn worker_on_sigterm_releases_its_job() {
 }
 
 #[tokio::test]
-async fn worker_that_slept_through_its_lease_changes_nothing() {
+async fn fault_03_worker_that_slept_through_its_lease_changes_nothing() {
     let system = Setup::default().workers(0).start().await;
     let id = system.upload(long_clip(), &wish()).await;
     let mut zombie = system.worker("zombie", &[("WORKER_MAX_JOBS", "1")]);

@@ -160,6 +160,16 @@ impl Driver {
         }
     }
 
+    /// The status that is published after the lock has been acquired, if that is the next effect.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
+    pub(crate) fn status_after_lock(&self) -> Option<&FleetStatus> {
+        let effects = &self.round.as_ref()?.effects;
+        match (effects.front(), effects.get(1)) {
+            (Some(Effect::AcquireLock { .. }), Some(Effect::Publish(status))) => Some(status),
+            _ => None,
+        }
+    }
+
     /// The lock, as last reported.
     pub(crate) const fn fence(&self) -> Option<&FencingToken> {
         self.fence.as_ref()

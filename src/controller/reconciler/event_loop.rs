@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::apply::{Targets, apply};
 use super::driver::{Driver, DriverState, MAX_SLEEP, RENEW_INTERVAL};
@@ -14,17 +16,16 @@ use super::effect::{Effect, EffectResult};
 use crate::controller::fleet::{
     Condition, FleetPolicy, ListFailure, MachineProvider, Moment, Outcome, Plan, ProviderWords,
 };
+use crate::event_bus::EventBus;
+use crate::job::State;
 use crate::metrics::Metrics;
-use crate::queue::{Change, EventFeed, FleetStatus, LockOutcome, Queue, QueueError, RequestRate, backoff};
+use crate::queue::{Change, FleetStatus, LockOutcome, Queue, QueueError, RequestRate, backoff};
 
 /// How long the lock is held without a renewal.
 pub(super) const HOLD: Duration = Duration::from_secs(30);
-/// Longest blocking read of the event stream.
-const READ: Duration = Duration::from_secs(300);
-/// Events within this time of the last observation cause a single further observation.
+/// Events within this time of the last observation cause a single further observation, and so do those within this
+/// time of an event that is not urgent.
 const DEBOUNCE: Duration = Duration::from_millis(200);
-/// Redis ends a blocking read without a result up to this much late: it checks timeouts ten times a second.
-const READ_LATENESS: Duration = Duration::from_millis(100);
 /// Time that an unfinished request has to end when the process is stopped.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
@@ -57,7 +58,11 @@ pub struct Reconciler<P> {
     looked_at: Instant,
     /// Consecutive failures of Redis.
     failures: u32,
-    feed: Option<EventFeed>,
+    /// What has changed since the last observation. If it is not that of the process's event bus, the guard ends the
+    /// bus that it comes from.
+    changes: Option<(Receiver<Change>, Option<DropGuard>)>,
+    /// A status that was published when the lock was renewed, before the driver asked for it.
+    published: Option<FleetStatus>,
     /// The time until which the metrics include the machines' cost.
     billed_until: Moment,
     /// The app of the machines, fixed for the lifetime of the process.
@@ -79,9 +84,17 @@ impl<P: MachineProvider> Reconciler<P> {
             conditions: Vec::new(),
             looked_at: Instant::now(),
             failures: 0,
-            feed: None,
+            changes: None,
+            published: None,
             billed_until: Moment::ZERO,
         }
+    }
+
+    /// Learns of changes from the event bus of its process, instead of reading the event stream itself.
+    #[must_use]
+    pub(crate) fn listening_to(mut self, event_bus: &EventBus) -> Self {
+        self.changes = Some((event_bus.subscribe_to_all(), None));
+        self
     }
 
     /// Runs until `stop`, then releases the lock.
@@ -156,12 +169,24 @@ impl<P: MachineProvider> Reconciler<P> {
         let targets = Targets { queue, provider, environment, rate: *rate };
         match effect {
             Effect::Observe => self.observe().await,
-            Effect::AcquireLock { fresh, insist } => self.lock(fresh, insist).await.map(EffectResult::Lock),
+            Effect::AcquireLock { fresh, insist } => {
+                let (Some(status), Some(fence)) = (self.driver.status_after_lock(), self.driver.fence())
+                else {
+                    return self.lock(fresh, insist).await.map(EffectResult::Lock);
+                };
+                // One script instead of two, which read the same lock.
+                let renewal =
+                    queue.renew_fleet_lock_and_publish(fence, HOLD, (fresh, insist), status).await?;
+                let (outcome, is_published) = renewal;
+                self.published = is_published.then(|| status.clone());
+                Ok(EffectResult::Lock(outcome))
+            }
             Effect::CheckLock => self.lock(false, false).await.map(EffectResult::Lock),
             Effect::Publish(status) => {
                 log_conditions(&mut self.conditions, self.driver.plan(), P::words());
                 let Some(fence) = self.driver.fence() else { return Ok(EffectResult::Published(false)) };
-                let held = queue.publish_fleet_status(fence, &status).await?;
+                let is_published = self.published.take().as_ref() == Some(&status);
+                let held = is_published || queue.publish_fleet_status(fence, &status).await?;
                 if held {
                     self.deps.status.send_replace(Some(status));
                 }
@@ -188,9 +213,15 @@ impl<P: MachineProvider> Reconciler<P> {
     }
 
     async fn observe(&mut self) -> Result<EffectResult, QueueError> {
-        if self.feed.is_none() {
+        if self.changes.is_none() {
             // Opened before the view is read, so that no event between the two is missed.
-            self.feed = Some(EventFeed::open(&self.deps.queue).await?);
+            let stop = CancellationToken::new();
+            let event_bus = EventBus::start(&self.deps.queue, None, stop.clone()).await?;
+            self.changes = Some((event_bus.subscribe_to_all(), Some(stop.drop_guard())));
+        }
+        if let Some((changes, _)) = &mut self.changes {
+            // The view shows all that has happened before it is read.
+            while !matches!(changes.try_recv(), Err(TryRecvError::Empty | TryRecvError::Closed)) {}
         }
         self.looked_at = Instant::now();
         let view = self.deps.queue.fleet_view().await?;
@@ -236,42 +267,33 @@ impl<P: MachineProvider> Reconciler<P> {
         if self.failures == 1 {
             tracing::warn!(%error, "cannot use Redis; the fleet is left unchanged until it is back");
         }
-        if error.is_connection() {
-            self.feed = None;
-        }
         backoff::full_jitter(self.failures, Duration::from_millis(200), Duration::from_secs(5))
     }
 
     /// Waits until something happens that may change the plan, at most `limit`.
     async fn wait(&mut self, limit: Option<Duration>) {
-        let until = Instant::now() + limit.unwrap_or(MAX_SLEEP).min(MAX_SLEEP);
+        let mut until = Instant::now() + limit.unwrap_or(MAX_SLEEP).min(MAX_SLEEP);
+        let Some((changes, _)) = &mut self.changes else { return sleep_until(until).await };
+        let idle = self.driver.plan().map_or(0, |plan| plan.desired.idle);
+        let quiet_until = self.looked_at + DEBOUNCE;
         loop {
-            let left = until.saturating_duration_since(Instant::now());
-            let Some(feed) = &mut self.feed else { return sleep(left).await };
-            // The remainder is slept here with millisecond accuracy, which permits need.
-            let read = left.saturating_sub(READ_LATENESS);
-            if read.is_zero() {
-                return sleep(left).await;
-            }
-            let changes = tokio::select! {
-                changes = feed.changes(read.min(READ)) => changes,
-                Ok(()) = self.deps.policy.changed() => {
-                    // The read continues in Redis and would block the connection.
-                    self.feed = None;
-                    break;
-                }
+            let settles = tokio::select! {
+                () = sleep_until(until) => return,
+                change = changes.recv() => match change {
+                    Ok(change) => time_to_settle(&change, idle),
+                    Err(RecvError::Lagged(_)) => Some(Duration::ZERO),
+                    Err(RecvError::Closed) => {
+                        // The next observation opens another one.
+                        self.changes = None;
+                        return sleep_until(until).await;
+                    }
+                },
+                Ok(()) = self.deps.policy.changed() => Some(Duration::ZERO),
             };
-            match changes {
-                Ok(changes) if changes.iter().any(matters) => break,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "the event stream broke; opening it again");
-                    self.feed = None;
-                    return sleep(left.min(Duration::from_secs(1))).await;
-                }
+            if let Some(settles) = settles {
+                until = until.min(quiet_until.max(Instant::now() + settles));
             }
         }
-        sleep(DEBOUNCE.saturating_sub(self.looked_at.elapsed())).await;
     }
 }
 
@@ -290,10 +312,43 @@ fn log_conditions(last: &mut Vec<Condition>, plan: Option<&Plan>, words: &Provid
     }
 }
 
-/// Whether a change may affect the plan. The progress of a job does not.
-const fn matters(change: &Change) -> bool {
-    match change {
-        Change::Job(event) => event.progress.is_none(),
-        Change::Fleet => true,
+/// How long to wait for further changes after this one before the next observation, if `idle` machines have an idle
+/// worker. Nothing for a change that does not affect the plan.
+fn time_to_settle(change: &Change, idle: u32) -> Option<Duration> {
+    let Change::Job(event) = change else { return Some(Duration::ZERO) };
+    if event.progress.is_some() || event.status == State::Uploading {
+        return None;
+    }
+    // A machine may be needed at once, unless an idle worker claims the job in a moment.
+    let is_urgent = event.status == State::Queued && idle == 0;
+    Some(if is_urgent { Duration::ZERO } else { DEBOUNCE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{Epoch, JobEvent, JobId};
+
+    fn job(status: State) -> JobEvent {
+        JobEvent { event_id: "1-1".into(), job_id: JobId::new(), status, progress: None, epoch: None }
+    }
+
+    #[test]
+    fn job_that_no_idle_worker_can_claim_is_urgent() {
+        let settles = |event: JobEvent, idle| time_to_settle(&Change::Job(event), idle);
+        assert_eq!(settles(job(State::Queued), 0), Some(Duration::ZERO));
+        assert_eq!(settles(job(State::Queued), 1), Some(DEBOUNCE));
+        for status in [State::Running, State::Completed, State::Failed, State::Cancelled] {
+            assert_eq!(settles(job(status), 0), Some(DEBOUNCE), "{status}");
+        }
+        assert_eq!(time_to_settle(&Change::Fleet, 1), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn upload_and_progress_do_not_affect_the_plan() {
+        let progress = JobEvent { progress: Some(5.0), epoch: Some(Epoch(1)), ..job(State::Running) };
+        for event in [progress, job(State::Uploading)] {
+            assert_eq!(time_to_settle(&Change::Job(event), 0), None);
+        }
     }
 }

@@ -213,7 +213,7 @@ mod tests {
     use crate::job::State;
 
     fn event(id: JobId, status: State, progress: Option<f64>) -> JobEvent {
-        JobEvent { event_id: "1-1".into(), job_id: id, status, progress }
+        JobEvent { event_id: "1-1".into(), job_id: id, status, progress, epoch: None }
     }
 
     #[test]

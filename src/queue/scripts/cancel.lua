@@ -12,6 +12,13 @@ if (state == 'completed' or state == 'failed' or state == 'cancelled') and not f
   return { 'ENDED', state }
 end
 local to = how == 'overdue' and 'failed' or 'cancelled'
+on_error(function()
+  redis.pcall('HSET', status(id), 'state', state, 'finished', '', 'suspended', s[5] or '', 'overdue', '')
+  if for_good then
+    redis.pcall('PEXPIRE', status(id), s[4])
+    redis.pcall('ZADD', cancelled, clock(), id)
+  end
+end)
 local ms = event(id, to)
 redis.call('HSET', status(id), 'state', to, 'finished', ms, 'retry', '', 'suspended', how == 'suspended' and '1' or '')
 -- The previous state is stored, because a job whose input never arrived cannot be retried.
@@ -20,13 +27,14 @@ if how == 'overdue' then
 elseif state == 'uploading' then
   redis.call('HSET', status(id), 'overdue', state)
 end
+finish(id, to, s[2], ms, how == 'suspended' and '0' or s[3], s[4], s[6], s[7])
+-- This comes last: what is removed here cannot be put back at its old place.
 if state == 'uploading' then
   redis.call('ZREM', uploading, id)
 elseif state == 'queued' then
   if redis.call('ZREM', pending, id) == 0 then redis.call('ZREM', scheduled, id) end
 elseif state == 'running' then
-  redis.call('ZREM', leases, id .. ':' .. s[2])
   clean_up_attempt(id, s[2], ms)
+  redis.call('ZREM', leases, id .. ':' .. s[2])
 end
-finish(id, to, s[2], ms, how == 'suspended' and '0' or s[3], s[4], s[6], s[7])
 return { 'CANCELLED' }

@@ -45,6 +45,10 @@ local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'spec', '
   'verify', 'error', 'keep', 'keep_input', 'keep_outputs', 'v')
 local previous, attempt, born = tonumber(s[2]), tonumber(s[3]), tonumber(s[5])
 if s[1] ~= 'queued' or not (previous and attempt and born and s[4]) then return { 'STRAY', id } end
+on_error(function()
+  redis.pcall('HSET', status(id), 'state', 'queued', 'attempt', s[3])
+  redis.pcall('ZADD', pending, popped[2], id)
+end)
 local version = tonumber(s[13]) or 1
 if version > understood then
   -- A worker of a newer version can do it. Until one comes, it is looked at less and less often.

@@ -9,6 +9,7 @@ if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then
   if s[1] == 'completed' and s[2] == epoch then return { 'ALREADY' } end
   return { 'LOST', s[1] or '' }
 end
+give_back_on_error(id, epoch)
 local ms = event(id, 'completed')
 redis.call('HSET', status(id), 'state', 'completed', 'result', result, 'progress', 100,
   'finished', ms, 'error', '', 'committed', committed)

@@ -8,7 +8,8 @@ if s[1] ~= 'uploading' then
   return { 'ALREADY', s[1] }
 end
 local ms = event(id, 'failed')
+on_error(function() redis.pcall('HSET', status(id), 'state', 'uploading', 'error', '', 'finished', '') end)
 redis.call('HSET', status(id), 'state', 'failed', 'error', failure, 'finished', ms)
-redis.call('ZREM', uploading, id)
 finish(id, 'failed', '0', ms, s[2], s[3], s[4], s[5])
+redis.call('ZREM', uploading, id)
 return { 'FAILED' }

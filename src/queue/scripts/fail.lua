@@ -9,6 +9,7 @@ if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then
   if repeated then return { 'ALREADY' } end
   return { 'LOST', s[1] or '' }
 end
+give_back_on_error(id, epoch)
 if delay >= 0 then
   local now = by_clock(event(id, 'queued'))
   redis.call('HSET', status(id), 'state', 'queued', 'error', failure, 'retry', now + delay, 'queued', '',

@@ -1,6 +1,8 @@
 -- The lock of the reconciler that may change machines, with an epoch that grows with each change of the holder.
 -- ARGV: hold, holder, ms, fresh (1: a new life of a holder with this name), insist (1: take it from a holder whose
---       time is over). Returns MINE and the epoch, HELD and the ms left, or LAPSED and the ms since its end.
+--       time is over), and optionally an epoch and a status, which is published if the lock is MINE with this
+--       epoch. Returns MINE, the epoch and whether the status was published; HELD and the ms left; or LAPSED and the
+--       ms since its end.
 --       release, holder, epoch. Returns OK.
 local verb, holder = ARGV[2], ARGV[3]
 local l = redis.call('HMGET', lock, 'holder', 'epoch', 'until')
@@ -18,4 +20,6 @@ if taken and left > 0 then return { 'HELD', left } end
 if taken and not insist then return { 'LAPSED', -left } end
 if fresh or not mine then epoch = epoch + 1 end
 redis.call('HSET', lock, 'holder', holder, 'epoch', epoch, 'until', now + ms)
-return { 'MINE', epoch }
+local publishes = ARGV[7] and tonumber(ARGV[7]) == epoch
+if publishes then redis.call('SET', P .. 'fleet:status', ARGV[8]) end
+return { 'MINE', epoch, publishes and 1 or 0 }

@@ -7,26 +7,28 @@ local now = clock()
 local first = redis.call('ZRANGE', pending, 0, 0)[1]
 local since = first and redis.call('HGET', status(first), 'queued') or ''
 local due, next_due = 0, -1
-local function count(list)
+local function count(list, slack)
   for i = 2, #list, 2 do
     local at = tonumber(list[i])
     if at <= now then
       due = due + 1
-    elseif next_due < 0 or at < next_due then
-      next_due = at
+    elseif next_due < 0 or at + slack < next_due then
+      next_due = at + slack
     end
   end
 end
 local list = redis.call('ZRANGE', leases, 0, -1, 'WITHSCORES')
-count(list)
+-- A worker that lives renews its lease long before the deadline, and the janitor reaps the lease of one that does
+-- not. The fleet only has to look by itself if nobody does.
+count(list, 30000)
 -- More than a thousand due jobs do not raise the desired number of machines any further.
-count(redis.call('ZRANGE', scheduled, 0, 1000, 'WITHSCORES'))
+count(redis.call('ZRANGE', scheduled, 0, 1000, 'WITHSCORES'), 0)
 local held = {}
 for i = 1, #list, 2 do
   held[#held + 1] = list[i]
   held[#held + 1] = list[i + 1]
   held[#held + 1] = redis.call('HGET', status(string.match(list[i], '^(.+):%d+$')), 'worker') or ''
 end
-return { now, redis.call('ZCARD', pending), since, due, next_due, redis.call('GET', P .. 'fleet:paused') or '',
+return { now, first and redis.call('ZCARD', pending) or 0, since, due, next_due, redis.call('GET', P .. 'fleet:paused') or '',
   redis.call('HVALS', pool), redis.call('ZRANGE', alive, 0, -1, 'WITHSCORES'), held,
   redis.call('ZRANGEBYSCORE', heard, now - 86400000, '+inf', 'WITHSCORES') }

@@ -4,7 +4,10 @@
 --
 -- Redis isolates scripts but does not roll them back. Every script therefore reads and decides
 -- before its first write, and that write is one which Redis refuses when memory is out (except for
--- ending a lease, which must always succeed).
+-- ending a lease, which must always succeed). A later command can still fail, for example because
+-- another program has used a name for another type. Writes are therefore in such an order that a job
+-- never stands in no set, or they say with on_error how they are undone. scripts.rs runs each script
+-- as a function and, if it fails, calls what on_error was given, the last first.
 local P = ARGV[1]
 local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled', P .. 'jobs:uploading'
 local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
@@ -16,6 +19,11 @@ local RETIRED_OFFSET = 4503599627370496
 local tries, lock = P .. 'webhooks:tries', P .. 'fleet:lock'
 -- The outbox for a job's hook, which depends on the key that signs the webhook. '0' has no webhook.
 local outboxes = { ['1'] = P .. 'webhooks:outbox', ['2'] = P .. 'webhooks:outbox:kubernetes' }
+
+local undo = {}
+local function on_error(what)
+  undo[#undo + 1] = what
+end
 
 local function status(id)
   return P .. 'jobs:status:' .. id
@@ -63,21 +71,35 @@ end
 -- Has the janitor delete the outputs of an attempt that ended without completing its job, when it has had
 -- two minutes to notice that.
 local function clean_up_attempt(id, epoch, ms)
-  redis.call('ZADD', cleanup, ms + 120000, 'attempt:' .. id .. ':' .. epoch)
+  local attempt = 'attempt:' .. id .. ':' .. epoch
+  on_error(function() redis.pcall('ZREM', cleanup, attempt) end)
+  redis.call('ZADD', cleanup, ms + 120000, attempt)
+end
+
+-- After an error, gives an attempt the lease back that the script has ended, for the usual time.
+local function give_back_on_error(id, epoch)
+  on_error(function()
+    redis.pcall('HSET', status(id), 'state', 'running', 'finished', '')
+    redis.pcall('ZREM', pending, id)
+    redis.pcall('ZREM', scheduled, id)
+    redis.pcall('ZADD', leases, clock() + 30000, id .. ':' .. epoch)
+  end)
 end
 
 -- The common part of all transitions that end a job; the caller writes the job's fields first. `keep` is for
 -- how many ms its record is kept, `keep_input` and `keep_outputs` the same of the objects ('': for ever).
 local function finish(id, state, epoch, ms, hook, keep, keep_input, keep_outputs)
+  local list = state == 'failed' and dead or state == 'cancelled' and cancelled
+  local outbox, delivery = outboxes[hook], id .. ':' .. epoch .. ':' .. state
+  on_error(function()
+    redis.pcall('PERSIST', status(id))
+    if list then redis.pcall('ZREM', list, id) end
+    if outbox then redis.pcall('ZREM', outbox, delivery) end
+    redis.pcall('ZREM', cleanup, 'input:' .. id, 'outputs:' .. id)
+  end)
   redis.call('PEXPIRE', status(id), keep)
-  if state == 'failed' then
-    redis.call('ZADD', dead, ms, id)
-  elseif state == 'cancelled' then
-    redis.call('ZADD', cancelled, ms, id)
-  end
-  if outboxes[hook] then
-    redis.call('ZADD', outboxes[hook], by_clock(ms), id .. ':' .. epoch .. ':' .. state)
-  end
+  if list then redis.call('ZADD', list, ms, id) end
+  if outbox then redis.call('ZADD', outbox, by_clock(ms), delivery) end
   if tonumber(keep_input) then
     redis.call('ZADD', cleanup, ms + keep_input, 'input:' .. id)
   end
@@ -107,6 +129,7 @@ local function reap(member, now)
   local id, epoch = string.match(member, '^(.+):(%d+)$')
   local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'worker', 'verify')
   if s[1] ~= 'running' or s[2] ~= epoch then return nil end
+  undo = { function() redis.pcall('HSET', status(id), 'state', 'running') end }
   if s[7] == '1' then
     redis.call('HSET', status(id), 'state', 'queued', 'queued', now)
   elseif tonumber(s[3]) >= tonumber(s[4]) then
@@ -116,10 +139,12 @@ local function reap(member, now)
     redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'error',
       '{"errorCode":"workerLost","error":"The worker died or lost its connection while it held this job."}')
   end
-  drop_lease(member, s[6])
-  redis.call('ZADD', pending, s[5], id)
-  event(id, 'queued')
   clean_up_attempt(id, epoch, now)
+  redis.call('ZADD', pending, s[5], id)
+  -- From here on the job is in the queue, whatever happens.
+  undo = {}
+  drop_lease(member, s[6])
+  event(id, 'queued')
   return 1
 end
 
@@ -129,8 +154,8 @@ local function promote(id, now)
   if s[1] ~= 'queued' then return nil end
   local rank = now - tonumber(s[2])
   redis.call('HSET', status(id), 'queued', now, 'rank', rank, 'retry', '')
-  redis.call('ZREM', scheduled, id)
   redis.call('ZADD', pending, rank, id)
+  redis.call('ZREM', scheduled, id)
   return 1
 end
 

@@ -9,11 +9,13 @@ local from = s[4] or ''
 if s[3] == '0' and (from == 'uploading' or s[1] == 'failed' and from == '') then return { 'NEVER_UPLOADED' } end
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])
+redis.call('ZADD', pending, rank, id)
+on_error(function() redis.pcall('ZREM', pending, id) end)
+redis.call('ZREM', s[1] == 'failed' and dead or cancelled, id)
+undo = {}
 -- A new epoch gives the next delivery a unique name, even if the job ends again before any claim.
 redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', tonumber(s[3]) + 1, 'error', '', 'finished', '', 'retry', '', 'suspended', '', 'overdue', '', 'verify', '',
   'queued', ms, 'rank', rank, 'progress', 0)
 redis.call('PERSIST', status(id))
-redis.call('ZREM', s[1] == 'failed' and dead or cancelled, id)
-redis.call('ZADD', pending, rank, id)
 ring(id)
 return { 'QUEUED' }

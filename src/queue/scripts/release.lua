@@ -3,10 +3,14 @@
 -- Returns RELEASED or LOST.
 local id, epoch, delay = ARGV[2], ARGV[3], tonumber(ARGV[4])
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then return { 'LOST' } end
+give_back_on_error(id, epoch)
 local s = redis.call('HMGET', status(id), 'rank', 'verify')
 local now = by_clock(event(id, 'queued'))
 -- To verify is no attempt.
-if s[2] ~= '1' then redis.call('HINCRBY', status(id), 'attempt', -1) end
+if s[2] ~= '1' then
+  redis.call('HINCRBY', status(id), 'attempt', -1)
+  on_error(function() redis.pcall('HINCRBY', status(id), 'attempt', 1) end)
+end
 redis.call('HSET', status(id), 'state', 'queued', 'queued', delay == 0 and now or '', 'progress', 0)
 if delay == 0 then
   redis.call('ZADD', pending, s[1], id)

@@ -12,6 +12,10 @@ if redis.call('ZADD', index, 'NX', at, id) == 0 then
   if existing then return { 'EXISTS', existing } end
   redis.call('ZADD', index, at, id)
 end
+on_error(function()
+  redis.pcall('DEL', status(id))
+  for _, set in ipairs({ index, uploading, scheduled, pending }) do redis.pcall('ZREM', set, id) end
+end)
 local state = how == 'uploading' and 'uploading' or 'queued'
 local ms = event(id, state)
 local rank = ms - boost

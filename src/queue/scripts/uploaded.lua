@@ -10,14 +10,16 @@ local late = s[1] == 'failed' and s[3] == '0' and (s[4] or '') == ''
 if s[1] ~= 'uploading' and not late then return { 'ALREADY', s[1] } end
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])
+redis.call('ZADD', pending, rank, id)
+on_error(function() redis.pcall('ZREM', pending, id) end)
+redis.call('ZREM', uploading, id)
+if late then redis.call('ZREM', dead, id) end
+undo = {}
 redis.call('HSET', status(id), 'state', 'queued', 'uploaded', ms, 'queued', ms, 'rank', rank)
 if late then
   -- A new epoch gives the next delivery a unique name.
   redis.call('HSET', status(id), 'error', '', 'finished', '', 'epoch', 1)
   redis.call('PERSIST', status(id))
-  redis.call('ZREM', dead, id)
 end
-redis.call('ZREM', uploading, id)
-redis.call('ZADD', pending, rank, id)
 ring(id)
 return { 'QUEUED' }

@@ -9,31 +9,49 @@ use tokio::time::Instant;
 use crate::job::AttemptId;
 use crate::queue::Queue;
 
-/// Progress in percent that is worth a report, but no earlier than [`NOT_BEFORE`].
+/// Progress in percent that is worth a report, but no earlier than [`FIRST_AFTER`] or [`NOT_BEFORE`].
 const STEP: f64 = 5.0;
-const NOT_BEFORE: Duration = Duration::from_secs(2);
+/// The first report comes early: it shows that the encode has begun.
+const FIRST_AFTER: Duration = Duration::from_secs(2);
+const NOT_BEFORE: Duration = Duration::from_secs(4);
 /// Maximum time between two reports, however small the progress.
 const AT_LATEST: Duration = Duration::from_secs(20);
+/// The first report is stored in the job's record, and then one after each such time. Storing costs three commands
+/// more than telling. Only clients that ask for the job instead of following its events depend on it.
+const STORE_EVERY: Duration = Duration::from_secs(15);
 
 /// Whether to report `percent` if `told` was reported `since` ago. The end needs no report, because the job's
 /// completion shows it.
 fn is_due(told: f64, since: Duration, percent: f64) -> bool {
+    let not_before = if told > 0.0 { NOT_BEFORE } else { FIRST_AFTER };
     percent < 100.0
         && percent > told
-        && ((percent - told >= STEP && since >= NOT_BEFORE) || since >= AT_LATEST)
+        && ((percent - told >= STEP && since >= not_before) || since >= AT_LATEST)
 }
 
 /// Reports `percents` for as long as it is polled.
 pub(crate) async fn publish(queue: &Queue, attempt: AttemptId, mut percents: watch::Receiver<f64>) {
     let (mut told, mut at) = (0.0, Instant::now());
+    let mut stored: Option<Instant> = None;
     while percents.changed().await.is_ok() {
         let percent = *percents.borrow_and_update();
         if !is_due(told, at.elapsed(), percent) {
             continue;
         }
-        match queue.progress(attempt, percent).await {
+        let stores = stored.is_none_or(|at| at.elapsed() >= STORE_EVERY);
+        let report = if stores {
             // The heartbeat handles a lost lease.
-            Ok(_) => (told, at) = (percent, Instant::now()),
+            queue.progress(attempt, percent).await.map(drop)
+        } else {
+            queue.announce_progress(attempt, percent).await
+        };
+        match report {
+            Ok(()) => {
+                (told, at) = (percent, Instant::now());
+                if stores {
+                    stored = Some(at);
+                }
+            }
             Err(error) => tracing::debug!(job = %attempt.job, %error, "could not report progress"),
         }
     }
@@ -49,6 +67,8 @@ mod tests {
         let s = Duration::from_secs;
         assert!(is_due(0.0, s(2), 5.0));
         assert!(!is_due(0.0, Duration::from_millis(1900), 50.0));
+        assert!(is_due(5.0, s(4), 10.0));
+        assert!(!is_due(5.0, Duration::from_millis(3900), 50.0));
         assert!(!is_due(0.0, s(19), 4.9));
         assert!(is_due(0.0, s(20), 0.1));
         assert!(!is_due(5.0, s(60), 5.0));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tcoder::config::RedisConfig;
-use tcoder::queue::{Policy, Queue, QueueError};
+use tcoder::queue::{CompleteOutcome, Policy, Queue, QueueError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -129,6 +129,27 @@ async fn claim_whose_answer_was_lost_costs_no_attempt_and_takes_no_second_job() 
     assert_eq!(zset(&mut server.raw(), &config, "jobs:leases").len(), 2);
     let outcome = queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
     assert_eq!(outcome, tcoder::queue::CompleteOutcome::Done);
+}
+
+#[tokio::test]
+async fn fault_06_completion_whose_answer_was_lost_is_done_once() {
+    let (_server, port) = on_a_port();
+    let address = Address::of(port).await;
+    let queue = Queue::connect_with(&address.config("{lost-completion}:"), LONG).await.unwrap();
+    let w = worker(&queue, "w").await;
+    // The script is known to the server after the first, so that the answer that is lost is that of the second.
+    for loses in [false, true] {
+        submit(&queue, &hooked()).await;
+        let job = claim(&queue, &w).await.unwrap();
+        address.loses.store(loses, Ordering::SeqCst);
+        let completes = queue.complete(&job, &result_of(1), job.attempt.epoch);
+        let outcome = timeout(HANG, completes).await.unwrap().unwrap();
+        let expected = if loses { CompleteOutcome::Already } else { CompleteOutcome::Done };
+        assert_eq!(outcome, expected);
+        assert!(!address.loses.load(Ordering::SeqCst), "no answer was lost");
+    }
+    let stats = queue.stats().await.unwrap();
+    assert_eq!((stats.completed, stats.running, stats.pending_webhooks), (2, 0, 2));
 }
 
 #[tokio::test]

@@ -1,12 +1,39 @@
-//! Faults around the queue: Redis loses data, restarts, runs out of memory, refuses commands, or is
-//! unreachable.
+//! The faults that a queue which is trusted survives, each with its number in the name of its test:
+//! `grep -rn "fn fault_" tests/it` lists them.
+//!
+//! | fault | tests |
+//! |---|---|
+//! | 1 SIGKILL after the claim | `worker_death.rs` |
+//! | 2 SIGKILL between manifest and completion | `worker_outage.rs` |
+//! | 3 a worker that was stopped for longer than its lease | `worker_death.rs` |
+//! | 4 all cores are busy with FFmpeg | `worker_lease.rs` |
+//! | 5 a job that kills its workers | `queue/life.rs`, `worker_crash.rs` |
+//! | 6 the reply to a completion is lost | `queue/life.rs`, `queue/failover.rs` |
+//! | 7 a submit or an event of storage is repeated | `queue/life.rs` |
+//! | 8 Redis restarts | here, `worker_outage.rs` |
+//! | 9 the cache of scripts is flushed | here |
+//! | 10 a failover loses the last second | `queue/life.rs`, `queue/faults/forgotten.rs` |
+//! | 11 a client's clock is an hour off | here |
+//! | 12 Redis is out of memory | here |
+//! | 13 Redis evicts keys | here |
+//! | 14 very many leases expire at once | `queue/faults/crowd.rs` |
+//! | 15 a script fails midway | `queue/faults/partial.rs` |
+//! | 16 two workers have the same name | `queue/faults/crowd.rs` |
+//! | 17 a job takes longer than a lease | `worker_lease.rs` |
+//! | 18 SIGTERM | `worker_death.rs` |
+//! | 19 a cancellation races a completion | `queue/life.rs` |
+//! | 20 very many jobs | `queue/faults/crowd.rs`; for a million, `benches/figures/memory.rs` |
+
+mod crowd;
+mod forgotten;
+mod partial;
 
 use std::net::TcpListener;
 use std::time::Duration;
 
 use tcoder::config::{RedisConfig, Retention};
 use tcoder::job::{JobId, State};
-use tcoder::queue::{CompleteOutcome, Policy, Queue, QueueError, SubmitMode, Sweep};
+use tcoder::queue::{CompleteOutcome, Policy, Queue, QueueError, SubmitMode};
 use tokio::time::{sleep, timeout};
 
 use super::*;
@@ -16,7 +43,7 @@ use crate::support::redis::{private_redis, raw};
 const HANG: Duration = Duration::from_secs(120);
 
 #[tokio::test]
-async fn evicted_scripts_are_sent_again() {
+async fn fault_09_flushed_scripts_are_sent_again() {
     let server = private_redis(&[]);
     let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
     let flush = || redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.raw()).unwrap();
@@ -41,7 +68,7 @@ async fn resumed(queue: &Queue) {
 }
 
 #[tokio::test]
-async fn jobs_and_handles_survive_a_restart_of_redis() {
+async fn fault_08_jobs_and_handles_survive_a_restart_of_redis() {
     let mut server = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
     let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
     let w = worker(&queue, "w").await;
@@ -64,29 +91,7 @@ async fn jobs_and_handles_survive_a_restart_of_redis() {
 }
 
 #[tokio::test]
-async fn complete_survives_a_short_restart_of_redis() {
-    let mut server = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
-    let w = worker(&queue, "w").await;
-    submit(&queue, &spec()).await;
-    let job = claim(&queue, &w).await.unwrap();
-    server.kill().await;
-    let completes = tokio::spawn(async move {
-        loop {
-            // A worker repeats it for as long as its lease may be valid.
-            match queue.complete(&job, &result_of(1), job.attempt.epoch).await {
-                Err(error) if error.is_connection() => {}
-                other => return other,
-            }
-        }
-    });
-    server.start();
-    let outcome = timeout(HANG, completes).await.unwrap().unwrap().unwrap();
-    assert!(matches!(outcome, CompleteOutcome::Done | CompleteOutcome::Already), "{outcome:?}");
-}
-
-#[tokio::test]
-async fn worker_clock_that_is_wrong_does_not_affect_leases() {
+async fn fault_11_worker_clock_that_is_an_hour_off_does_not_affect_leases() {
     const HOUR: i64 = 3_600_000;
     let (queue, config) = queue().await;
     for wrong in [-HOUR, HOUR] {
@@ -130,7 +135,7 @@ fn is_out_of_memory<T: std::fmt::Debug>(outcome: Result<T, QueueError>) {
 }
 
 #[tokio::test]
-async fn redis_out_of_memory_changes_and_loses_nothing() {
+async fn fault_12_redis_out_of_memory_changes_and_loses_nothing() {
     let server = private_redis(&["--maxmemory-policy", "noeviction"]);
     let config = server.config();
     let mut redis = server.raw();
@@ -181,7 +186,7 @@ async fn redis_out_of_memory_changes_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn connect_rejects_a_redis_that_evicts() {
+async fn fault_13_connect_rejects_a_redis_that_evicts() {
     for policy in ["allkeys-lru", "volatile-ttl"] {
         let server = private_redis(&["--maxmemory-policy", policy]);
         let error = Queue::connect(&server.config()).await.err().expect("it was taken");
@@ -195,34 +200,6 @@ async fn connect_rejects_a_redis_that_evicts() {
 async fn connect_trusts_a_redis_that_forbids_config() {
     let server = private_redis(&["--rename-command", "CONFIG", ""]);
     Queue::connect(&server.config()).await.unwrap();
-}
-
-#[tokio::test]
-async fn sweep_reaps_five_thousand_leases_in_batches() {
-    const JOBS: usize = 5000;
-    let config = shared();
-    let mut redis = raw(&config);
-    let queue = Queue::connect_with(&config, INSTANT).await.unwrap();
-    let w = worker(&queue, "w").await;
-    for _ in 0..JOBS {
-        submit(&queue, &spec()).await;
-    }
-    for _ in 0..JOBS {
-        claim(&queue, &w).await.unwrap();
-    }
-    let mut ready = 0;
-    for round in 0..10 {
-        let Sweep { ready: some, next_due, now, .. } = queue.sweep(500, 0).await.unwrap();
-        assert_eq!(some, 500, "round {round}");
-        ready += some as usize;
-        // More is due at once, as long as a batch was full.
-        assert_eq!(next_due, Some(now));
-    }
-    assert_eq!(ready, JOBS);
-    let rest = queue.sweep(500, 0).await.unwrap();
-    assert_eq!((rest.ready, rest.next_due), (0, None));
-    assert_eq!(zset(&mut redis, &config, "jobs:pending").len(), JOBS);
-    assert_eq!(zset(&mut redis, &config, "jobs:leases"), []);
 }
 
 #[tokio::test]

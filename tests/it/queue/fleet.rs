@@ -141,6 +141,13 @@ async fn fleet_lock_fences_off_its_former_holder() {
     let lapsed = fence_for(&queue, "a", Duration::ZERO, false).await;
     assert_eq!(lapsed, new, "the same right, its time over");
     powerless(&lapsed).await;
+    // An old token publishes nothing with a renewal of the lock either.
+    for (fence, publishes) in [(&old, false), (&new, true)] {
+        let renewed =
+            queue.renew_fleet_lock_and_publish(fence, HOLD, (false, false), &status(3)).await.unwrap();
+        assert_eq!(renewed, (mine("a", new.epoch), publishes), "{fence:?}");
+        assert_eq!(queue.fleet().await.unwrap().0.is_some(), publishes);
+    }
     assert_eq!(hold(&queue, "a").await, mine("a", new.epoch));
     assert!(queue.publish_fleet_status(&new, &status(2)).await.unwrap());
     queue.release_fleet_lock(&new).await.unwrap();
@@ -298,7 +305,7 @@ async fn fleet_view_shows_the_queue() {
     let due = view.next_due.unwrap();
     assert!((after.plus(3_600_000)..=view.now.plus(3_600_000)).contains(&due), "the sooner one: {view:?}");
 
-    // A lease that ends earlier is what is due next; later both kinds are.
+    // A lease that ends earlier is what is due next, half a minute after its end; later both kinds are.
     let w = worker_on(&queue, "w", "m").await.unwrap();
     let job = claim(&queue, &w).await.unwrap();
     let soon = now(&queue).await.plus(60_000);
@@ -306,7 +313,7 @@ async fn fleet_view_shows_the_queue() {
     let member = job.attempt.to_string();
     redis::cmd("ZADD").arg(key).arg(soon.0).arg(member).exec(&mut raw(&config)).unwrap();
     let view = queue.fleet_view().await.unwrap();
-    assert_eq!((view.pending, view.due, view.next_due), (1, 0, Some(soon)));
+    assert_eq!((view.pending, view.due, view.next_due), (1, 0, Some(soon.plus(30_000))));
     all_due(&mut raw(&config), &config);
     let view = queue.fleet_view().await.unwrap();
     assert_eq!((view.pending, view.due, view.next_due), (1, 3, None));

@@ -12,7 +12,7 @@ use super::*;
 use crate::support::redis::raw;
 
 #[tokio::test]
-async fn complete_is_idempotent() {
+async fn fault_06_repeated_complete_changes_nothing() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     let id = submit(&queue, &spec()).await;
@@ -44,7 +44,7 @@ async fn renew_is_idempotent() {
 }
 
 #[tokio::test]
-async fn submit_is_idempotent() {
+async fn fault_07_repeated_submit_makes_one_job() {
     let (queue, _) = queue().await;
     let id = submit(&queue, &spec()).await;
     assert_eq!(queue.submit(id, &spec(), SubmitMode::Now).await.unwrap(), SubmitOutcome::Same);
@@ -55,7 +55,7 @@ async fn submit_is_idempotent() {
 }
 
 #[tokio::test]
-async fn uploaded_is_idempotent() {
+async fn fault_07_repeated_event_of_an_upload_queues_the_job_once() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
     let id = JobId::new();
@@ -165,7 +165,7 @@ async fn claim_returns_when_the_retry_is_due() {
 }
 
 #[tokio::test]
-async fn job_that_kills_its_workers_fails_after_max_attempts() {
+async fn fault_05_job_that_kills_its_workers_fails_after_max_attempts() {
     let config = shared();
     let queue = Queue::connect_with(&config, INSTANT).await.unwrap();
     let id = submit(&queue, &JobSpec { max_attempts: 4, ..hooked() }).await;
@@ -207,7 +207,7 @@ async fn deliveries_of_one_job_have_unique_names() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn cancel_and_complete_race_has_one_winner() {
+async fn fault_19_cancel_and_complete_race_has_one_winner() {
     let (queue, _) = queue().await;
     let other = queue.reconnect().await.unwrap();
     let w = worker(&queue, "w").await;
@@ -268,7 +268,7 @@ async fn epochs_of_a_reused_id_are_unique() {
 }
 
 #[tokio::test]
-async fn epoch_of_a_claim_lost_in_a_failover_is_not_reused() {
+async fn fault_10_epoch_of_a_claim_lost_in_a_failover_is_not_reused() {
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;
     let id = submit(&queue, &spec()).await;

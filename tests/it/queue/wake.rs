@@ -162,6 +162,30 @@ async fn event_feed_returns_every_change_in_order() {
 }
 
 #[tokio::test]
+async fn announced_progress_is_one_command_and_changes_no_record() {
+    let server = private_redis(&[]);
+    let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
+    let w = worker(&queue, "w").await;
+    let id = submit(&queue, &spec()).await;
+    let job = claim(&queue, &w).await.unwrap();
+    let before = queue.get(id).await.unwrap();
+    let mut feed = EventFeed::open(&queue).await.unwrap();
+    let mut redis = server.raw();
+    CommandCount::reset(&mut redis);
+    queue.announce_progress(job.attempt, 12.5).await.unwrap();
+    let count = CommandCount::read(&mut redis);
+    assert_eq!(count.total(), 1, "{count:?}");
+    assert_eq!(queue.get(id).await.unwrap(), before);
+
+    // Both ways of telling look the same to a reader, who learns which attempt it is.
+    assert!(queue.progress(job.attempt, 20.0).await.unwrap());
+    for (event, percent) in read(&mut feed, 2).await.iter().zip([12.5, 20.0]) {
+        assert_eq!((event.job_id, event.status), (id, State::Running));
+        assert_eq!((event.progress, event.epoch), (Some(percent), Some(job.attempt.epoch)));
+    }
+}
+
+#[tokio::test]
 async fn event_feed_resumes_after_redis_restarts() {
     let mut server = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
     let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();

@@ -4,6 +4,7 @@ pub mod clips;
 pub mod command_count;
 pub mod edge;
 pub mod fly;
+pub mod installation;
 pub mod kube;
 pub mod objects;
 pub mod page;
