@@ -101,7 +101,7 @@ async fn queue_finds_the_new_primary_after_a_failover_that_kills_no_connection()
     // The open connection still leads to the demoted one.
     let outcome =
         timeout(HANG, queue.complete(&job, &result_of(1), job.attempt.epoch)).await.unwrap().unwrap();
-    assert_eq!(outcome, tcoder::queue::CompleteOutcome::Done);
+    assert_eq!(outcome, CompleteOutcome::Done);
     queue.check_primary().await.unwrap();
     assert_eq!(queue.get(id).await.unwrap().unwrap().status, tcoder::job::State::Completed);
     submit(&queue, &spec()).await;
@@ -128,7 +128,7 @@ async fn claim_whose_answer_was_lost_costs_no_attempt_and_takes_no_second_job() 
     let config = RedisConfig { prefix: "{lost-answer}:".to_owned(), ..server.config() };
     assert_eq!(zset(&mut server.raw(), &config, "jobs:leases").len(), 2);
     let outcome = queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
-    assert_eq!(outcome, tcoder::queue::CompleteOutcome::Done);
+    assert_eq!(outcome, CompleteOutcome::Done);
 }
 
 #[tokio::test]
@@ -142,7 +142,8 @@ async fn fault_06_completion_whose_answer_was_lost_is_done_once() {
         submit(&queue, &hooked()).await;
         let job = claim(&queue, &w).await.unwrap();
         address.loses.store(loses, Ordering::SeqCst);
-        let completes = queue.complete(&job, &result_of(1), job.attempt.epoch);
+        let result = result_of(1);
+        let completes = queue.complete(&job, &result, job.attempt.epoch);
         let outcome = timeout(HANG, completes).await.unwrap().unwrap();
         let expected = if loses { CompleteOutcome::Already } else { CompleteOutcome::Done };
         assert_eq!(outcome, expected);
