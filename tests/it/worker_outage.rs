@@ -8,7 +8,8 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use tcoder::job::State as JobState;
+use tcoder::job::{FailureCode, JobId, State as JobState};
+use tcoder::storage::{Bucket, PutCondition, layout};
 
 use crate::support::installation::Installation;
 use crate::support::objects::keys_below;
@@ -127,4 +128,38 @@ async fn worker_says_what_to_do_where_storage_ignores_conditions() {
     let _worker = bench.worker("w2");
     bench.logs(words).await;
     assert_eq!(keys_below(&bench.storage.config, "output", "").await, [""; 0]);
+}
+
+/// Puts this manifest of the job into the output bucket.
+async fn put_manifest(here: &Installation, id: JobId, manifest: &serde_json::Value) {
+    let key = layout::manifest_key(id).unwrap();
+    let bytes = manifest.to_string().into_bytes();
+    let put = here.storage.storage();
+    put.put_if(PutCondition::Absent, Bucket::Output, &key, bytes, "application/json").await.unwrap();
+}
+
+#[tokio::test]
+async fn job_fails_when_the_manifest_of_a_younger_job_stands_under_its_id() {
+    let here = Installation::new(&[]).await;
+    let id = here.submit().await;
+    // Redis was restored from a backup, in which the job is an older one that had the id.
+    let younger =
+        serde_json::json!({"version": 1, "epoch": 9_999_999_999_999_u64, "born": 9_999_999_999_990_u64});
+    put_manifest(&here, id, &younger).await;
+    let _worker = here.worker("w1");
+    let job = here.job(id, |job| job.status.is_terminal()).await;
+    let failure = job.error.unwrap();
+    assert_eq!((failure.code, job.attempt), (FailureCode::IdTaken, 1), "{failure}");
+}
+
+#[tokio::test]
+async fn job_with_a_manifest_of_a_newer_version_is_handed_back_at_no_cost() {
+    let here = Installation::new(&[]).await;
+    let id = here.submit().await;
+    put_manifest(&here, id, &serde_json::json!({"version": 99, "verdict": "in another form"})).await;
+    let _worker = here.worker("w1");
+    here.logs("the job's manifest is of a newer version of tcoder; upgrade this worker").await;
+    let job = here.job(id, |job| job.status == JobState::Queued).await;
+    assert_eq!((job.attempt, job.error), (0, None));
+    assert!(job.timestamps.retry_at.is_some());
 }

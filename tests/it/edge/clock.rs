@@ -244,6 +244,40 @@ async fn scheduled_run_deletes_the_outputs_of_a_lost_attempt_after_shutting_it_o
     assert_eq!(keys().await, kept, "{}", edge.log());
 }
 
+/// Records of a newer version stop nothing: neither the leases of others, nor uploads, nor webhooks.
+#[tokio::test]
+async fn scheduled_run_handles_what_it_can_read_beside_records_of_a_newer_version() {
+    let (edge, redis) = clocked().await;
+    let queue = &edge.queue;
+    let newer = |id: &str| {
+        let key = format!("{}jobs:status:{id}", redis.prefix);
+        redis::cmd("HSET").arg(key).arg(&["v", "99"]).exec(&mut raw(&redis)).unwrap();
+    };
+    let strange = awaited(&edge).await;
+    let (lost, _) = arrived(&edge).await;
+    newer(&strange);
+    let mut receiver = Receiver::start(204).await;
+    let (silent, told) = (JobId::new(), JobId::new());
+    for id in [silent, told] {
+        queue.submit(id, &hooked(&receiver.url), SubmitMode::Now).await.unwrap();
+        queue.cancel(id).await.unwrap();
+    }
+    newer(&silent.to_string());
+    let running = JobId::new();
+    queue.submit(running, &spec(), SubmitMode::Now).await.unwrap();
+    let worker = registered(queue, "m1-0001").await;
+    let now = queue.clock().await.unwrap().now();
+    assert!(matches!(queue.claim(&worker, now, false).await.unwrap(), Claim::Job(_)));
+    make_due(&redis, "jobs:leases");
+    make_due(&redis, "jobs:uploading");
+    edge.tick(1).await;
+    assert_eq!(state(queue, running).await, State::Queued, "{}", edge.log());
+    assert_eq!(status(&edge, &lost).await, "queued");
+    assert_eq!(receiver.next().await.1["data"]["jobId"], told.to_string());
+    let page = edge.get("/api/jobs?limit=100").await.body;
+    assert_eq!(page["unreadable"].as_array().unwrap().len(), 2, "{page:#}");
+}
+
 /// However much work there is, an invocation makes no more subrequests than the platform permits, and the
 /// next one continues.
 #[tokio::test]

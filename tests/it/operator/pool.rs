@@ -194,6 +194,10 @@ async fn mirrors_show_jobs_of_the_api_up_to_the_maximum() {
     let waits = site.system.post("/api/upload", &json!({"outputQualities": ["144p"]})).await.body;
     let waits = waits["jobId"].as_str().unwrap().to_owned();
     site.system.completed(&before).await;
+    // What a newer version has written hides no other job.
+    let newer = site.system.post("/api/upload", &json!({"outputQualities": ["144p"]})).await.body;
+    let newer = format!("jobs:status:{}", newer["jobId"].as_str().unwrap());
+    redis::cmd("HSET").arg(newer).arg(&["v", "99"]).exec(&mut site.system.redis()).unwrap();
     let namespace = site.namespace.clone();
     let controller = site.controller(&[("MIRROR_MAX", "2"), ("POD_NAMESPACE", &namespace)]);
     // Jobs that were active before the controller started are mirrored, finished ones are not.

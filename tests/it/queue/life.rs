@@ -410,3 +410,38 @@ async fn webhook_signed_with_a_secret_has_its_own_outbox() {
     }
     assert_eq!(queue.deliveries().await.unwrap(), []);
 }
+
+#[tokio::test]
+async fn job_cancelled_before_its_upload_is_not_retried_without_it() {
+    let (queue, _) = queue().await;
+    let id = JobId::new();
+    queue.submit(id, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
+    queue.cancel(id).await.unwrap();
+    assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::NeverUploaded);
+    assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Already(State::Cancelled));
+}
+
+#[tokio::test]
+async fn job_that_ends_again_after_a_late_upload_has_another_delivery() {
+    let (queue, _) = queue().await;
+    let id = JobId::new();
+    queue.submit(id, &hooked(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
+    queue.expire_upload(id, &Failure::new(FailureCode::UploadExpired, "it never came")).await.unwrap();
+    assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Queued);
+    let overdue = Failure::new(FailureCode::DeadlineExceeded, "it took too long");
+    queue.cancel_with(id, &CancelReason::DeadlineExceeded(overdue)).await.unwrap();
+    let deliveries = queue.deliveries().await.unwrap();
+    let names: Vec<String> = deliveries.iter().map(ToString::to_string).collect();
+    assert_eq!(names, [format!("{id}:0:failed"), format!("{id}:1:failed")]);
+}
+
+#[tokio::test]
+async fn record_without_a_number_of_attempts_is_dropped_by_a_claim() {
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let (broken, whole) = (submit(&queue, &spec()).await, submit(&queue, &spec()).await);
+    let key = format!("{}jobs:status:{broken}", config.prefix);
+    redis::cmd("HDEL").arg(key).arg("attempt").exec(&mut raw(&config)).unwrap();
+    assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, whole);
+    assert_eq!(claim(&queue, &w).await, None);
+}

@@ -102,3 +102,22 @@ async fn delivery_is_claimed_by_one_process_only() {
     taken.dedup();
     assert_eq!((taken.len(), all), (200, 200));
 }
+
+#[tokio::test]
+async fn retry_of_a_delivery_that_was_removed_meanwhile_leaves_nothing() {
+    let (queue, config) = queue().await;
+    let id = submit(&queue, &hooked()).await;
+    queue.cancel(id).await.unwrap();
+    let [delivery] = queue.deliveries().await.unwrap()[..] else { panic!("there is not one delivery") };
+    let failed = DeliveryState { failures: 1, ..DeliveryState::default() };
+    let tries = || -> u32 {
+        let key = format!("{}webhooks:tries", config.prefix);
+        redis::cmd("HLEN").arg(key).query(&mut crate::support::redis::raw(&config)).unwrap()
+    };
+    queue.retry_delivery(&delivery, &failed, Millis(1)).await.unwrap();
+    assert_eq!(tries(), 1);
+    // Another process has delivered it.
+    queue.remove_delivery(&delivery).await.unwrap();
+    queue.retry_delivery(&delivery, &failed, Millis(2)).await.unwrap();
+    assert_eq!((tries(), queue.deliveries().await.unwrap()), (0, vec![]));
+}
