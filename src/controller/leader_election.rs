@@ -127,7 +127,7 @@ impl Election {
 
     async fn renew(&mut self) -> Leadership {
         self.turn().await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "the lease could not be renewed; it is tried again");
+            tracing::debug!(%error, "the lease could not be renewed; retrying");
             Leadership::Unknown
         })
     }

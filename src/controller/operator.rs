@@ -199,8 +199,8 @@ impl Operator {
                 "the controller may not list {kind}s here; apply the roles in manifests/base/rbac.yaml, and give \
                  --namespace where it is to see one namespace only"
             )),
-            Ok(Err(error)) => Err(format!("the API server cannot be used ({error}); it is tried again")),
-            Err(_) => Err("the API server does not answer; it is tried again".to_owned()),
+            Ok(Err(error)) => Err(format!("the API server cannot be used ({error}); retrying")),
+            Err(_) => Err("the API server does not answer; retrying".to_owned()),
         }
     }
 

@@ -49,7 +49,7 @@ async fn read(client: &Client, wanted: &SecretRef) -> Result<Key, String> {
             return Err(format!("{what} may not be read by the controller; grant it get on that Secret"));
         }
         // Do not include the error, which may quote the Secret.
-        Ok(Err(_)) | Err(_) => return Err(format!("{what} cannot be read at the moment; it is tried again")),
+        Ok(Err(_)) | Err(_) => return Err(format!("{what} cannot be read at the moment; retrying")),
     };
     let Some(secret) = found else {
         return Err(format!(

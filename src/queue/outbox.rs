@@ -147,8 +147,8 @@ impl Queue {
     pub async fn deliveries(&self) -> Result<Vec<Delivery>, QueueError> {
         let first = |outbox: Outbox| Command::new("ZRANGE").arg(self.key(outbox.key())).args(["0", "99"]);
         let replies = self.pipeline(Outbox::ALL.map(first).into()).await?;
-        let owed = Outbox::ALL.iter().zip(&replies);
-        Ok(owed
+        let outboxes = Outbox::ALL.iter().zip(&replies);
+        Ok(outboxes
             .flat_map(|(outbox, reply)| text_items(reply).filter_map(|m| Delivery::parse(m, *outbox)))
             .collect())
     }

@@ -155,8 +155,8 @@ async fn job_that_does_not_fit_after_the_probe_is_not_encoded() {
     assert!(made.success());
     let system = Setup::default().workers(0).start().await;
     let small = small_worker(&system, &[]);
-    let wish = json!({"fileName": "black.mp4", "outputQualities": ["720p"], "maxAttempts": 1});
-    let job = system.ended(&system.upload(Path::new(&black), &wish).await).await;
+    let job_request = json!({"fileName": "black.mp4", "outputQualities": ["720p"], "maxAttempts": 1});
+    let job = system.ended(&system.upload(Path::new(&black), &job_request).await).await;
     assert_eq!((&job["status"], &job["errorCode"]), (&json!("failed"), &json!("diskFull")), "{job:#}");
     assert_eq!(job["progress"], 0.0, "{job:#}");
     assert!(job["error"].as_str().unwrap().contains("are free"), "{job:#}");

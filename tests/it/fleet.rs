@@ -99,10 +99,11 @@ impl Cloud {
     }
 
     pub async fn jobs(&self, count: usize) -> Vec<String> {
-        let wish = json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
+        let job_request =
+            json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
         let mut ids = Vec::new();
         for _ in 0..count {
-            ids.push(self.system.upload(clip(), &wish).await);
+            ids.push(self.system.upload(clip(), &job_request).await);
         }
         ids
     }
@@ -377,8 +378,8 @@ async fn up_starts_and_stops_machines_with_the_jobs() {
     let workers =
         |pid| descendants(pid).into_iter().filter(|p| p.command.contains(" worker")).collect::<Vec<_>>();
     assert!(workers(system.pid).is_empty());
-    let wish = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"});
-    let id = system.upload(long_clip(), &wish).await;
+    let job_request = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"});
+    let id = system.upload(long_clip(), &job_request).await;
     system.encoding(&id).await;
     let up = workers(system.pid);
     assert_eq!(up.len(), 1, "{up:?}");

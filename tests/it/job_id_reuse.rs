@@ -8,8 +8,8 @@ use crate::support::system::Setup;
 #[tokio::test]
 async fn reused_job_id_gets_its_own_outputs() {
     let system = Setup::default().start().await;
-    let wish = |quality: &str| json!({"preset": "web-optimized", "outputQualities": [quality]});
-    let id = system.upload(clip(), &wish("144p")).await;
+    let job_request = |quality: &str| json!({"preset": "web-optimized", "outputQualities": [quality]});
+    let id = system.upload(clip(), &job_request("144p")).await;
     let first = system.completed(&id).await;
     assert_eq!(first["outputs"][0]["quality"], "144p", "{first:#}");
 
@@ -17,7 +17,7 @@ async fn reused_job_id_gets_its_own_outputs() {
     let mut redis = system.redis();
     let key: Vec<String> = redis::cmd("KEYS").arg(format!("*jobs:status:{id}")).query(&mut redis).unwrap();
     redis::cmd("DEL").arg(&key).exec(&mut redis).unwrap();
-    let mut again = wish("240p");
+    let mut again = job_request("240p");
     again["jobId"] = json!(id);
     assert_eq!(system.upload(clip(), &again).await, id);
     let second = system.completed(&id).await;

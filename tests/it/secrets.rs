@@ -46,8 +46,8 @@ async fn secrets_appear_only_in_their_file() {
         .start()
         .await;
     let hook = crate::support::system::serve(axum::Router::new()).await;
-    let wish = json!({"webhookUrl": hook, "preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
-    let ticket = system.post("/api/upload", &wish).await.body;
+    let job_request = json!({"webhookUrl": hook, "preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
+    let ticket = system.post("/api/upload", &job_request).await.body;
     let signed = ticket["uploadUrl"].as_str().unwrap();
     let signature = signed.split("X-Amz-Signature=").nth(1).unwrap().split('&').next().unwrap();
     assert!(signature.len() == 64, "{signed}");

@@ -9,8 +9,9 @@ use crate::support::system::{self, Setup, System, TOKEN};
 
 async fn in_the_middle_of_an_encode() -> (System, String, Value) {
     let system = Setup::default().start().await;
-    let wish: Value = json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"});
-    let id = system.upload(long_clip(), &wish).await;
+    let job_request: Value =
+        json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"});
+    let id = system.upload(long_clip(), &job_request).await;
     let job = system.encoding(&id).await;
     (system, id, job)
 }

@@ -59,18 +59,18 @@ fn checked((headers, body): &(HeaderMap, Bytes)) -> (String, Value) {
     (id, serde_json::from_slice(body).unwrap())
 }
 
-fn wish(url: &str) -> Value {
+fn job_request(url: &str) -> Value {
     json!({"webhookUrl": url, "preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"})
 }
 
-async fn owed(system: &System) -> u64 {
+async fn pending_webhooks(system: &System) -> u64 {
     system.get("/api/stats").await.body["pendingWebhooks"].as_u64().unwrap()
 }
 
 #[tokio::test]
 async fn rejected_webhook_is_retried_with_the_same_id() {
     let (system, mut receiver) = (shared().await, Receiver::start(500).await);
-    let id = system.upload(clip(), &wish(&receiver.url)).await;
+    let id = system.upload(clip(), &job_request(&receiver.url)).await;
     let (first, message) = receiver.next().await;
     let (second, again) = receiver.next().await;
     assert_eq!((&first, &message), (&second, &again));
@@ -84,12 +84,12 @@ async fn rejected_webhook_is_retried_with_the_same_id() {
 #[tokio::test]
 async fn webhooks_are_sent_for_failed_and_cancelled_jobs() {
     let (system, mut receiver) = (shared().await, Receiver::start(204).await);
-    system.upload_bytes(b"no film".to_vec(), &wish(&receiver.url)).await;
+    system.upload_bytes(b"no film".to_vec(), &job_request(&receiver.url)).await;
     let (_, message) = receiver.next().await;
     assert_eq!((&message["type"], &message["data"]["status"]), (&json!("job.failed"), &json!("failed")));
     assert_eq!(message["data"]["errorCode"], "invalidMedia");
 
-    let ticket = system.post("/api/upload", &wish(&receiver.url)).await.body;
+    let ticket = system.post("/api/upload", &job_request(&receiver.url)).await.body;
     let path = format!("/api/jobs/{}", ticket["jobId"].as_str().unwrap());
     assert_eq!(system.delete(&path).await.status, 200);
     let (_, message) = receiver.next().await;
@@ -103,7 +103,7 @@ async fn pending_webhook_survives_a_restart() {
     let system = start().await;
     // A port without a listener yet.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let id = system.upload(clip(), &wish(&format!("http://127.0.0.1:{port}/hook"))).await;
+    let id = system.upload(clip(), &job_request(&format!("http://127.0.0.1:{port}/hook"))).await;
     system.completed(&id).await;
     let tried = || system.log().contains("webhook delivery failed; retrying later");
     eventually("a delivery was tried", tried).await;
@@ -125,12 +125,12 @@ async fn pending_webhook_survives_a_restart() {
 async fn webhook_answered_410_is_not_retried() {
     let system = Setup::default().workers(0).env("ALLOW_PRIVATE_URLS", "true").start().await;
     let mut receiver = Receiver::start(410).await;
-    let ticket = system.post("/api/upload", &wish(&receiver.url)).await.body;
+    let ticket = system.post("/api/upload", &job_request(&receiver.url)).await.body;
     system.delete(&format!("/api/jobs/{}", ticket["jobId"].as_str().unwrap())).await;
     receiver.next().await;
     eventually("it is given up", || system.log().contains("webhook delivery abandoned")).await;
     eventually("the receiver was asked once", || receiver.answer.load(Ordering::SeqCst) == 204).await;
-    while owed(&system).await > 0 {
+    while pending_webhooks(&system).await > 0 {
         tokio::task::yield_now().await;
     }
     assert!(receiver.inbox.try_recv().is_err());
@@ -140,12 +140,12 @@ async fn webhook_answered_410_is_not_retried() {
 #[tokio::test]
 async fn webhook_to_a_private_address_is_not_sent() {
     let system = guarded().await;
-    let answer = system.post("/api/upload", &wish("http://127.0.0.1:9/hook")).await;
+    let answer = system.post("/api/upload", &job_request("http://127.0.0.1:9/hook")).await;
     assert_eq!((answer.status, &answer.body["field"]), (422, &json!("webhookUrl")), "{answer:?}");
     // A name is checked when it is resolved: no request is sent, and the delivery is removed.
     let mut receiver = Receiver::start(204).await;
     let url = receiver.url.replace("127.0.0.1", "localhost");
-    let ticket = system.post("/api/upload", &wish(&url)).await.body;
+    let ticket = system.post("/api/upload", &job_request(&url)).await.body;
     let id = ticket["jobId"].as_str().unwrap();
     system.delete(&format!("/api/jobs/{id}")).await;
     let given_up =
@@ -156,7 +156,7 @@ async fn webhook_to_a_private_address_is_not_sent() {
 
 /// Submits a job that ends at once, with a webhook to this URL.
 async fn tell(system: &System, url: &str) -> String {
-    let ticket = system.post("/api/upload", &wish(url)).await.body;
+    let ticket = system.post("/api/upload", &job_request(url)).await.body;
     let id = ticket["jobId"].as_str().unwrap().to_owned();
     system.delete(&format!("/api/jobs/{id}")).await;
     id

@@ -9,7 +9,7 @@ use crate::support::clips::{clip, long_clip};
 use crate::support::process::{all_gone, children, encoders, eventually, send};
 use crate::support::system::{Setup, System};
 
-fn wish() -> Value {
+fn job_request() -> Value {
     json!({"preset": "web-optimized", "outputQualities": ["720p"], "fileName": "long.mp4"})
 }
 
@@ -41,7 +41,7 @@ fn queued_at(redis: &mut redis::Connection, id: &str) -> i64 {
 #[tokio::test]
 async fn fault_01_worker_killed_during_an_encode_costs_one_attempt() {
     let system = Setup::default().start().await;
-    let id = system.upload(long_clip(), &wish()).await;
+    let id = system.upload(long_clip(), &job_request()).await;
     let first = system.encoding(&id).await;
     let worker = children(system.pid).into_iter().find(|p| p.command.contains(" worker")).unwrap();
     let encoders = encoders(&system.data);
@@ -58,7 +58,7 @@ async fn fault_01_worker_killed_during_an_encode_costs_one_attempt() {
 #[tokio::test]
 async fn fault_18_worker_on_sigterm_releases_its_job_and_its_attempt() {
     let system = Setup::default().workers(0).start().await;
-    let id = system.upload(long_clip(), &wish()).await;
+    let id = system.upload(long_clip(), &job_request()).await;
     let mut first = system.worker("first", &[]);
     let released = system.encoding(&id).await;
     let encoders = encoders(&first.scratch);
@@ -90,7 +90,7 @@ async fn fault_18_worker_on_sigterm_releases_its_job_and_its_attempt() {
 #[tokio::test]
 async fn fault_03_worker_that_slept_through_its_lease_changes_nothing() {
     let system = Setup::default().workers(0).start().await;
-    let id = system.upload(long_clip(), &wish()).await;
+    let id = system.upload(long_clip(), &job_request()).await;
     let mut zombie = system.worker("zombie", &[("WORKER_MAX_JOBS", "1")]);
     let first = system.encoding(&id).await;
     zombie.signal(Signal::SIGSTOP);
@@ -117,8 +117,9 @@ async fn workers_exit_at_their_limits() {
         assert_eq!(system.get("/api/status").await.body["workers"], json!([]), "{name}");
     }
     let mut worker = system.worker("one-job", &[("WORKER_MAX_JOBS", "1")]);
-    let wish = json!({"preset": "web-optimized", "outputQualities": ["144p"]});
-    let (first, second) = (system.upload(clip(), &wish).await, system.upload(clip(), &wish).await);
+    let job_request = json!({"preset": "web-optimized", "outputQualities": ["144p"]});
+    let (first, second) =
+        (system.upload(clip(), &job_request).await, system.upload(clip(), &job_request).await);
     assert!(worker.over().await.success());
     assert_eq!(system.job(&first).await["status"], "completed");
     assert_eq!(system.job(&second).await["status"], "queued");
@@ -128,7 +129,7 @@ async fn workers_exit_at_their_limits() {
 #[tokio::test]
 async fn running_job_stops_within_seconds_when_cancelled() {
     let system = Setup::default().start().await;
-    let id = system.upload(long_clip(), &wish()).await;
+    let id = system.upload(long_clip(), &job_request()).await;
     system.encoding(&id).await;
     let encoders = encoders(&system.data);
     assert_eq!(encoders.len(), 1, "{encoders:?}");
@@ -159,7 +160,7 @@ async fn running_job_stops_within_seconds_when_cancelled() {
 #[tokio::test]
 async fn encode_survives_a_restart_of_redis() {
     let system = Setup::default().start().await;
-    let id = system.upload(long_clip(), &wish()).await;
+    let id = system.upload(long_clip(), &job_request()).await;
     system.encoding(&id).await;
     let mut feed = system.feed(&id).await;
     let before = system.redis_server();

@@ -71,7 +71,7 @@ pub(crate) async fn run(
     let watched = Arc::clone(&context);
     let mut listed: Option<HashSet<JobId>> = None;
     let objects = watcher(api, watcher::Config::default().page_size(PAGE))
-        .inspect_err(|error| tracing::warn!(%error, "the watch of TranscodeJobs broke; it is tried again"))
+        .inspect_err(|error| tracing::warn!(%error, "the watch of TranscodeJobs broke; retrying"))
         .default_backoff()
         .modify(slim)
         .inspect_ok(move |event| watched.note(event, &mut listed))

@@ -123,7 +123,7 @@ fn address(field: &str, text: &str, guard: EgressPolicy) -> Result<Url, Refusal>
 
 /// Whether a queued job still matches the object. Mutable fields of the spec are ignored.
 #[must_use]
-pub(crate) fn same(queued: &JobSpec, wished: &JobSpec) -> bool {
+pub(crate) fn same(queued: &JobSpec, requested: &JobSpec) -> bool {
     let fixed = |spec: &JobSpec| {
         (
             spec.input.clone(),
@@ -136,7 +136,7 @@ pub(crate) fn same(queued: &JobSpec, wished: &JobSpec) -> bool {
             spec.webhook_key.clone(),
         )
     };
-    fixed(queued) == fixed(wished)
+    fixed(queued) == fixed(requested)
 }
 
 #[cfg(test)]

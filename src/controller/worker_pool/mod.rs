@@ -70,7 +70,7 @@ impl Pools {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let (store, writer) = reflector::store();
         let mut changes = watcher(self.api.clone(), watcher::Config::default())
-            .inspect_err(|error| tracing::warn!(%error, "the watch of WorkerPools broke; it is tried again"))
+            .inspect_err(|error| tracing::warn!(%error, "the watch of WorkerPools broke; retrying"))
             .default_backoff()
             .modify(|pool: &mut Guarded| pool.managed_fields_mut().clear())
             .reflect(writer)

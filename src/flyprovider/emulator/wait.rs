@@ -37,14 +37,14 @@ enum WaitState {
 
 /// The parameters of a wait.
 #[derive(Debug, PartialEq, Eq)]
-struct Wish {
+struct WaitRequest {
     states: Vec<WaitState>,
     timeout: Duration,
     version: Option<String>,
     from_event: Option<String>,
 }
 
-impl Wish {
+impl WaitRequest {
     fn read(params: &[(String, String)]) -> Result<Self, Reply> {
         let of = |name: &'static str| {
             params
@@ -109,8 +109,8 @@ pub(crate) async fn wait(
 ) -> Response {
     let machine = MachineId(id.clone());
     let work = async |world: &Arc<World>, _| {
-        let wish = match Wish::read(&params) {
-            Ok(wish) => wish,
+        let request = match WaitRequest::read(&params) {
+            Ok(request) => request,
             Err(reply) => return reply,
         };
         let mut changed = world.changed.subscribe();
@@ -119,7 +119,7 @@ pub(crate) async fn wait(
                 match world.look().machines.get(&machine) {
                     None => return Some(no_machine()),
                     Some(entry) => {
-                        if let Some(reply) = wish.reached(entry) {
+                        if let Some(reply) = request.reached(entry) {
                             return Some(reply);
                         }
                     }
@@ -132,12 +132,12 @@ pub(crate) async fn wait(
         let late = || {
             let now = world.look().machines.get(&machine).map(|entry| entry.machine.state.clone());
             let now = now.map_or_else(|| "destroyed".to_owned(), |state| state.name().to_owned());
-            let wanted: Vec<&str> = wish.states.iter().map(|state| state.into_str()).collect();
+            let wanted: Vec<&str> = request.states.iter().map(|state| state.into_str()).collect();
             let text =
                 format!("machine failed to reach desired state, {}, currently {now}", wanted.join(" or "));
             refuse(408, "deadline_exceeded", text)
         };
-        tokio::time::timeout(wish.timeout, reached).await.ok().flatten().unwrap_or_else(late)
+        tokio::time::timeout(request.timeout, reached).await.ok().flatten().unwrap_or_else(late)
     };
     call(common, app, Some(id), EmulatedCall::Wait).carry_out(work).await
 }
@@ -146,14 +146,14 @@ pub(crate) async fn wait(
 mod tests {
     use super::*;
 
-    fn read(params: &[(&str, &str)]) -> Result<Wish, u16> {
+    fn read(params: &[(&str, &str)]) -> Result<WaitRequest, u16> {
         let params: Vec<_> = params.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        Wish::read(&params).map_err(|reply| reply.0.as_u16())
+        WaitRequest::read(&params).map_err(|reply| reply.0.as_u16())
     }
 
     #[test]
     fn wait_states_accept_one_list_or_several_parameters() {
-        let states = |params: &[(&str, &str)]| read(params).map(|wish| wish.states);
+        let states = |params: &[(&str, &str)]| read(params).map(|request| request.states);
         assert_eq!(states(&[]), Ok(vec![WaitState::Started]));
         let both = Ok(vec![WaitState::Stopped, WaitState::Suspended]);
         assert_eq!(states(&[("state", "stopped,suspended")]), both);
@@ -166,14 +166,14 @@ mod tests {
 
     #[test]
     fn wait_for_settled_accepts_only_states_without_pending_transition() {
-        let wish = read(&[("state", "settled")]).unwrap();
+        let request = read(&[("state", "settled")]).unwrap();
         for settled in
             [MachineState::Started, MachineState::Stopped, MachineState::Failed, MachineState::Destroyed]
         {
-            assert!(wish.accepts(&settled), "{settled}");
+            assert!(request.accepts(&settled), "{settled}");
         }
         for moving in [MachineState::Created, MachineState::Starting, MachineState::Replacing] {
-            assert!(!wish.accepts(&moving), "{moving}");
+            assert!(!request.accepts(&moving), "{moving}");
         }
     }
 }

@@ -52,10 +52,10 @@ async fn operator(edge: &Edge, cluster: &Cluster, namespace: &str) -> Child {
 }
 
 async fn uploads(edge: &Edge, count: usize) -> Vec<String> {
-    let wish = json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
+    let job_request = json!({"preset": "web-optimized", "outputQualities": ["144p"], "fileName": "a.mp4"});
     let mut ids = Vec::new();
     for _ in 0..count {
-        ids.push(edge.upload(clip(), &wish).await);
+        ids.push(edge.upload(clip(), &job_request).await);
     }
     ids
 }

@@ -83,12 +83,12 @@ async fn queue_messages_of_a_batch_are_handled_independently() {
 async fn queue_duplicate_event_starts_a_job_once() {
     let edge = quiet().await;
     let (id, event) = arrived(edge).await;
-    let owed = edge.queue.stats().await.unwrap().pending;
+    let before = edge.queue.stats().await.unwrap().pending;
     assert_eq!(edge.deliver(&[event.clone(), event.clone(), event.clone()]).await, [Fate::Acked; 3]);
     let job = edge.job(&id).await;
     assert_eq!(edge.deliver(std::slice::from_ref(&event)).await, [Fate::Acked]);
     assert_eq!(edge.job(&id).await, job);
-    assert!(edge.queue.stats().await.unwrap().pending > owed);
+    assert!(edge.queue.stats().await.unwrap().pending > before);
     // A late message: the job has ended, and remains so.
     assert_eq!(edge.delete(&format!("/api/jobs/{id}")).await.status, 200);
     assert_eq!(edge.deliver(&[event]).await, [Fate::Acked]);

@@ -109,9 +109,9 @@ async fn everything(site: &Site) {
         site.patch("film", json!({"suspend": suspend})).await;
     }
     site.gone("film").await;
-    let wish = json!({"outputQualities": ["144p"], "fileName": "a.mp4"});
+    let job_request = json!({"outputQualities": ["144p"], "fileName": "a.mp4"});
     for _ in 0..2 {
-        let id = site.system.upload(clip(), &wish).await;
+        let id = site.system.upload(clip(), &job_request).await;
         site.system.completed(&id).await;
     }
     let pools: Api<tcoder::crd::WorkerPool> = Api::namespaced(site.client.clone(), &site.namespace);

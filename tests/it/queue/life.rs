@@ -201,9 +201,9 @@ async fn deliveries_of_one_job_have_unique_names() {
     assert_eq!(queue.cancel(id).await.unwrap(), CancelOutcome::Cancelled);
     assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
     assert_eq!(queue.cancel(id).await.unwrap(), CancelOutcome::Cancelled);
-    let owed = queue.deliveries().await.unwrap();
-    assert_eq!(owed.len(), 2);
-    assert_ne!(owed[0].to_string(), owed[1].to_string());
+    let pending = queue.deliveries().await.unwrap();
+    assert_eq!(pending.len(), 2);
+    assert_ne!(pending[0].to_string(), pending[1].to_string());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -25,12 +25,12 @@ async fn end_of_a_job_adds_exactly_one_delivery() {
     for _ in 0..3 {
         queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
     }
-    let owed = Delivery {
+    let pending = Delivery {
         attempt: AttemptId { job: id, epoch: job.attempt.epoch },
         state: State::Completed,
         outbox: Outbox::Installation,
     };
-    assert_eq!(queue.deliveries().await.unwrap(), [owed]);
+    assert_eq!(queue.deliveries().await.unwrap(), [pending]);
 }
 
 #[tokio::test]
@@ -38,7 +38,7 @@ async fn delivery_is_held_then_due_again_then_removed() {
     let (queue, _) = queue().await;
     let id = submit(&queue, &hooked()).await;
     queue.cancel(id).await.unwrap();
-    let owed = Delivery {
+    let pending = Delivery {
         attempt: AttemptId { job: id, epoch: Epoch(0) },
         state: State::Cancelled,
         outbox: Outbox::Installation,
@@ -46,7 +46,7 @@ async fn delivery_is_held_then_due_again_then_removed() {
     let now = now(&queue).await.plus(1000);
 
     let (taken, next) = queue.claim_deliveries(Outbox::Installation, now, 10, HOLD).await.unwrap();
-    assert_eq!((taken, next), (vec![(owed, DeliveryState::default())], None));
+    assert_eq!((taken, next), (vec![(pending, DeliveryState::default())], None));
     let (taken, next) = queue.claim_deliveries(Outbox::Installation, now.plus(1), 10, HOLD).await.unwrap();
     assert_eq!((taken, next), (vec![], Some(now.plus(60_000))));
 
@@ -56,14 +56,14 @@ async fn delivery_is_held_then_due_again_then_removed() {
 
     let tried =
         DeliveryState { failures: 1, first_try: Some(now), last_error: Some("the answer was 500".into()) };
-    queue.retry_delivery(&owed, &tried, now.plus(300_000)).await.unwrap();
+    queue.retry_delivery(&pending, &tried, now.plus(300_000)).await.unwrap();
     let (taken, next) =
         queue.claim_deliveries(Outbox::Installation, now.plus(299_999), 10, HOLD).await.unwrap();
     assert_eq!((taken, next), (vec![], Some(now.plus(300_000))));
     let (taken, _) = queue.claim_deliveries(Outbox::Installation, now.plus(300_000), 10, HOLD).await.unwrap();
-    assert_eq!(taken, [(owed, tried)]);
+    assert_eq!(taken, [(pending, tried)]);
 
-    queue.remove_delivery(&owed).await.unwrap();
+    queue.remove_delivery(&pending).await.unwrap();
     assert_eq!(queue.deliveries().await.unwrap(), []);
     let late = now.plus(9_999_999);
     assert_eq!(queue.claim_deliveries(Outbox::Installation, late, 10, HOLD).await.unwrap(), (vec![], None));

@@ -44,10 +44,10 @@ async fn job_completes_with_one_side_over_rest() {
     let page = rest.list(&Filter::default(), 10, None).await.unwrap();
     assert_eq!(page, tcp.list(&Filter::default(), 10, None).await.unwrap());
     let now = rest.clock().await.unwrap().now().plus(1000);
-    let (owed, _) =
+    let (pending, _) =
         rest.claim_deliveries(Outbox::Installation, now, 10, Duration::from_secs(60)).await.unwrap();
-    assert_eq!(owed.len(), 1);
-    rest.remove_delivery(&owed[0].0).await.unwrap();
+    assert_eq!(pending.len(), 1);
+    rest.remove_delivery(&pending[0].0).await.unwrap();
     assert_eq!(tcp.deliveries().await.unwrap(), []);
 }
 
