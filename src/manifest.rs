@@ -1,6 +1,6 @@
 //! The manifest that decides about a job. It can be created only once (`If-None-Match: *`): the attempt that creates
 //! it has won, and all others go by what it says. It holds a result, or nothing: then no attempt up to the one that
-//! wrote it can complete the job any more, because the job has failed, or because the outputs of these attempts are
+//! wrote it can complete the job any more, because the job has `failed`, or because the outputs of these attempts are
 //! deleted.
 //!
 //! A worker commits its result here, and looks here before a job fails for good. The janitor looks here before it
@@ -32,8 +32,8 @@ pub struct Committed {
 pub enum Verdict {
     /// This result counts.
     Result(Box<Committed>),
-    /// The job has failed.
-    Failed,
+    /// There is no result, and no attempt up to this one can commit one any more.
+    NoResult,
     /// A later attempt has written it: this one has no say any more.
     Superseded,
     /// It is about a job that was submitted later under the same id.
@@ -41,20 +41,19 @@ pub enum Verdict {
 }
 
 /// Why there is no verdict.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum ManifestError {
     /// Storage did not answer, so that nothing is known.
-    Storage(StorageError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
     /// The manifest is not usable.
+    #[error(transparent)]
     Unusable(Failure),
     /// A newer version of tcoder has written it, and this one does not understand it.
+    #[error(
+        "the job's manifest has version {0} of the format, and this tcoder knows {FORMAT_VERSION}; upgrade it"
+    )]
     Newer(u32),
-}
-
-impl From<StorageError> for ManifestError {
-    fn from(error: StorageError) -> Self {
-        Self::Storage(error)
-    }
 }
 
 impl From<InvalidKey> for ManifestError {
@@ -73,6 +72,9 @@ struct Manifest {
     /// When the job was submitted: a job that is submitted again under the same id after its record expired is a
     /// different job.
     born: Millis,
+    /// Whether the job has failed. For people who look for the state of a job that Redis has lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    failed: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     result: Option<JobResult>,
 }
@@ -114,7 +116,7 @@ impl ManifestStore<'_> {
     /// # Errors
     /// If it is unknown whose result counts.
     pub async fn commit(&self, result: JobResult) -> Result<Verdict, ManifestError> {
-        self.decide(Some(result)).await
+        self.decide(Some(result), false).await
     }
 
     /// Sees to it that no attempt up to this one can commit a result any more, unless one stands already.
@@ -122,12 +124,21 @@ impl ManifestStore<'_> {
     /// # Errors
     /// If it is unknown whether one stands.
     pub async fn seal(&self) -> Result<Verdict, ManifestError> {
-        self.decide(None).await
+        self.decide(None, false).await
     }
 
-    async fn decide(&self, result: Option<JobResult>) -> Result<Verdict, ManifestError> {
+    /// Like [`Self::seal`], for a job that is about to fail.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn seal_failed(&self) -> Result<Verdict, ManifestError> {
+        self.decide(None, true).await
+    }
+
+    async fn decide(&self, result: Option<JobResult>, failed: bool) -> Result<Verdict, ManifestError> {
         let key = layout::manifest_key(self.attempt.job)?;
-        let own = Manifest { version: FORMAT_VERSION, epoch: self.attempt.epoch, born: self.born, result };
+        let AttemptId { epoch, .. } = self.attempt;
+        let own = Manifest { version: FORMAT_VERSION, epoch, born: self.born, failed, result };
         let json = serde_json::to_vec(&own).map_err(|error| {
             let message = format!("the manifest cannot be written: {error}");
             ManifestError::Unusable(Failure::new(FailureCode::Worker, message))
@@ -201,14 +212,14 @@ enum Standing {
     Supersedes,
     /// It is about a job that was submitted later.
     OfYoungerJob,
-    /// It is about a job that was submitted, or retried by a user, since then.
+    /// It speaks for earlier attempts only, or about a job that had the id before.
     Outdated,
 }
 
 impl Manifest {
     fn verdict(self) -> Verdict {
         let epoch = self.epoch;
-        self.result.map_or(Verdict::Failed, |result| Verdict::Result(Box::new(Committed { epoch, result })))
+        self.result.map_or(Verdict::NoResult, |result| Verdict::Result(Box::new(Committed { epoch, result })))
     }
 
     fn standing(&self, own: &Self) -> Standing {
@@ -240,11 +251,11 @@ mod tests {
             }))
             .unwrap()
         });
-        Manifest { version: FORMAT_VERSION, epoch: Epoch(epoch), born: Millis(born), result }
+        Manifest { version: FORMAT_VERSION, epoch: Epoch(epoch), born: Millis(born), failed: false, result }
     }
 
     #[test]
-    fn manifest_of_the_same_job_decides_unless_a_user_retried_it() {
+    fn manifest_of_the_same_job_decides_unless_it_speaks_for_earlier_attempts_only() {
         for (there, own, expected) in [
             // A result of this job counts, by any of its attempts.
             (manifest(5, 1, true), manifest(5, 2, true), Standing::Decides),
@@ -270,7 +281,7 @@ mod tests {
         let sealed = serde_json::to_value(manifest(5, 1, false)).unwrap();
         assert_eq!(sealed, json!({"version": 1, "epoch": 1, "born": 5}));
         let read: Manifest = serde_json::from_value(sealed).unwrap();
-        assert_eq!(read.verdict(), Verdict::Failed);
+        assert_eq!(read.verdict(), Verdict::NoResult);
     }
 
     #[test]

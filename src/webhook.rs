@@ -17,7 +17,7 @@ use serde::Serialize;
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook};
 use url::Url;
 
-use crate::job::{AttemptId, Job, JobSpec, Millis, State};
+use crate::job::{Job, JobSpec, Millis, State};
 use crate::net::{EgressPolicy, PostError, WebhookHttp};
 use crate::queue::{Delivery, DeliveryState, Outbox, Queue, QueueError, backoff};
 use crate::storage::urls::{UrlSigner, now_millis};
@@ -280,7 +280,7 @@ pub(crate) async fn deliver(
 ) -> Result<Option<Duration>, QueueError> {
     let began = Instant::now();
     let done = async || queue.remove_delivery(&delivery).await.map(|()| None);
-    let AttemptId { job: job_id, epoch } = delivery.attempt;
+    let job_id = delivery.attempt.job;
     let job = queue.get(job_id).await?;
     let Some((job, url)) = job.and_then(|job| Some((job.clone(), job.spec.webhook_url?))) else {
         return done().await;
@@ -289,7 +289,7 @@ pub(crate) async fn deliver(
         tracing::info!(job = %job_id, state = %delivery.state, "webhook delivery dropped: the job was retried");
         return done().await;
     }
-    let id = format!("msg_{job_id}_{epoch}_{}", delivery.state);
+    let id = format!("msg_{job_id}_{}_{}", job.webhook_epoch(), delivery.state);
     let outcome = match mail.keys.key(&job.spec).await {
         Ok(key) => match body(&delivery, job, links) {
             Ok(body) => mail.caller.send(&key, &url, &id, now_millis(), body).await,

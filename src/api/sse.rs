@@ -118,7 +118,8 @@ impl Watch {
 /// the one that was last sent as running: its progress no longer matters, or the job's start is still to be sent.
 fn with_progress(told: Option<&Job>, epoch: Epoch, progress: f64) -> Option<Job> {
     let told = told.filter(|told| told.status == JobState::Running && told.epoch == epoch)?;
-    Some(Job { progress, ..told.clone() })
+    // An event that was on its way while the job was read says less than the record.
+    Some(Job { progress: progress.max(told.progress), ..told.clone() })
 }
 
 /// A job as it was read. Its record has not every progress that was told.

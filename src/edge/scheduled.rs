@@ -54,6 +54,8 @@ impl Minute {
         rest.0 += tasks.0;
         let seen = Instant::now();
         let mut is_quiet = self.reconcile(&mut rest, is_full_sweep(self.turn)).await?;
+        // After the fleet, because nothing waits for it.
+        self.tasks.clean_up(std::mem::take(&mut report.cleanups), report.now, &mut rest).await?;
         tracing::info!(
             ready = report.ready,
             uploads = report.uploads,

@@ -13,7 +13,7 @@ use crate::queue::{Cleanup, QueueError};
 use crate::storage::{Bucket, StorageError, layout};
 
 /// Maximum number of cleanups in one run of a process.
-const MAX_CLEANUPS: u32 = 20;
+pub(super) const MAX_CLEANUPS: u32 = 20;
 /// Maximum number of concurrent cleanups.
 const CONCURRENT: usize = 4;
 /// Round trips for one cleanup: read its job, record the outcome. The Worker reaches the bucket through a binding, which
@@ -37,18 +37,15 @@ enum CleanupError {
     Storage(#[from] StorageError),
     #[error(transparent)]
     Key(#[from] InvalidKey),
-    #[error("{0}")]
-    Manifest(String),
+    #[error(transparent)]
+    Manifest(ManifestError),
 }
 
 impl From<ManifestError> for CleanupError {
     fn from(error: ManifestError) -> Self {
         match error {
             ManifestError::Storage(error) => Self::Storage(error),
-            ManifestError::Unusable(failure) => Self::Manifest(failure.message),
-            ManifestError::Newer(version) => {
-                Self::Manifest(format!("the job's manifest has version {version}; upgrade tcoder"))
-            }
+            unreadable => Self::Manifest(unreadable),
         }
     }
 }
@@ -64,6 +61,29 @@ enum Next {
     Again(i64),
 }
 
+/// What the objects of a job are of use for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    /// Nothing.
+    None,
+    /// The job runs again. Its next end enters another cleanup.
+    Runs,
+    /// The job may be resumed.
+    Suspended,
+    /// They belong to a later job with the same id.
+    OtherJob,
+}
+
+impl Use {
+    /// What follows a cleanup of objects of this use.
+    const fn next(self) -> Next {
+        match self {
+            Self::Suspended => Next::Again(AGAIN_MS),
+            Self::None | Self::Runs | Self::OtherJob => Next::Done,
+        }
+    }
+}
+
 /// The number of cleanups that a run with this budget performs.
 pub(super) fn share_of(budget: SubrequestBudget) -> u32 {
     (budget.0 / (6 * CLEANUP_TRIPS)).min(MAX_CLEANUPS)
@@ -74,7 +94,7 @@ impl JanitorTasks {
     ///
     /// # Errors
     /// If Redis fails. A claimed cleanup is then due again after a while.
-    pub(super) async fn clean_up(
+    pub async fn clean_up(
         &self,
         cleanups: Vec<Cleanup>,
         now: Millis,
@@ -86,6 +106,11 @@ impl JanitorTasks {
                 Ok(next) => next,
                 Err(CleanupError::Queue(error)) if !matches!(error, QueueError::Data(_)) => {
                     return Err(error);
+                }
+                // It will be the same in ten minutes.
+                Err(error @ CleanupError::Manifest(_)) => {
+                    tracing::warn!(%cleanup, %error, "could not read the manifest of a job whose outputs may be of no use; retrying tomorrow");
+                    Next::Again(AGAIN_MS)
                 }
                 Err(error) => {
                     tracing::warn!(%cleanup, %error, "could not delete objects; retrying in ten minutes");
@@ -112,8 +137,18 @@ impl JanitorTasks {
                 self.delete_attempt(attempt, again).await
             }
             Cleanup::AttemptAgain(attempt) => self.delete_attempt(attempt, Next::Done).await,
-            Cleanup::Input(id) => self.delete_of_job(id, Bucket::Input, &layout::input_prefix(id)?).await,
-            Cleanup::Outputs(id) => self.delete_of_job(id, Bucket::Output, &layout::job_prefix(id)?).await,
+            Cleanup::Input(id, born) => match self.use_of(id, born).await? {
+                Use::None => self.delete(Bucket::Input, &layout::input_prefix(id)?, Next::Done).await,
+                other => Ok(other.next()),
+            },
+            Cleanup::Outputs(id, born) => match self.use_of(id, born).await? {
+                Use::None => {
+                    // First, so that no attempt adopts a result whose files are deleted already.
+                    self.storage.delete(Bucket::Output, &layout::manifest_key(id)?).await?;
+                    self.delete(Bucket::Output, &layout::job_prefix(id)?, Next::Done).await
+                }
+                other => Ok(other.next()),
+            },
         }
     }
 
@@ -135,22 +170,17 @@ impl JanitorTasks {
         self.delete(Bucket::Output, &layout::attempt_prefix(attempt)?, then).await
     }
 
-    /// Deletes objects of a job that has ended, unless it runs again.
-    async fn delete_of_job(
-        &self,
-        id: JobId,
-        bucket: Bucket,
-        prefix: &ObjectKey,
-    ) -> Result<Next, CleanupError> {
-        match self.queue.get(id).await? {
-            // Its next end enters another cleanup.
-            Some(Job { status, .. }) if !status.is_terminal() => Ok(Next::Done),
-            Some(Job { suspended: true, .. }) => Ok(Next::Again(AGAIN_MS)),
+    /// What the objects of the job that was submitted at `born` are of use for.
+    async fn use_of(&self, id: JobId, born: Millis) -> Result<Use, QueueError> {
+        Ok(match self.queue.get(id).await? {
+            Some(job) if job.timestamps.created_at != Some(born) => Use::OtherJob,
+            Some(job) if !job.status.is_terminal() => Use::Runs,
+            Some(Job { suspended: true, .. }) => Use::Suspended,
             Some(_) | None => {
-                tracing::info!(job = %id, %prefix, "deleting objects that are kept no longer");
-                self.delete(bucket, prefix, Next::Done).await
+                tracing::info!(job = %id, "deleting objects that are kept no longer");
+                Use::None
             }
-        }
+        })
     }
 
     async fn delete(&self, bucket: Bucket, prefix: &ObjectKey, then: Next) -> Result<Next, CleanupError> {

@@ -56,15 +56,15 @@ pub struct JanitorTasks {
 
 impl JanitorTasks {
     /// Reaps expired leases and promotes delayed jobs and retries, until none is due or a sixth of the budget is used
-    /// (three are always allowed), and claims some cleanups.
+    /// (three are always allowed), and claims at most so many cleanups.
     /// Returns the last sweep, whose `ready` is the number of jobs of all sweeps; `None` if the budget is used up.
-    async fn sweep(&self, budget: &mut SubrequestBudget) -> Result<Option<Sweep>, QueueError> {
+    async fn sweep(&self, cleanups: u32, budget: &mut SubrequestBudget) -> Result<Option<Sweep>, QueueError> {
         let mut share = (budget.0 / 6).max(3);
         let mut last: Option<Sweep> = None;
         while share > 0 && budget.take(1) {
             share -= 1;
-            // The first one claims as many cleanups as this run performs.
-            let cleanups = if last.is_none() { cleanup::share_of(*budget) } else { 0 };
+            // The first one claims the cleanups.
+            let cleanups = if last.is_none() { cleanups } else { 0 };
             let mut sweep = self.queue.sweep(BATCH, cleanups).await?;
             let done = sweep.next_due.is_none_or(|due| due > sweep.now);
             if let Some(last) = last {

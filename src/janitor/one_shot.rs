@@ -1,16 +1,17 @@
 //! One bounded run of the janitor: as many tasks as the subrequest budget allows, the most urgent first. The next run
 //! performs the remaining ones.
 
+use super::cleanup::share_of;
 use super::{Agenda, JanitorTasks, SubrequestBudget};
 use crate::job::Millis;
-use crate::queue::QueueError;
+use crate::queue::{Cleanup, QueueError};
 use crate::webhook;
 
 /// Round trips for one webhook delivery: read its job, send the request, record the outcome.
 const WEBHOOK_TRIPS: u32 = 3;
 
 /// What one run of the janitor did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepReport {
     /// Time of the sweep, by Redis's clock.
     pub now: Millis,
@@ -22,6 +23,8 @@ pub struct SweepReport {
     pub webhooks: u32,
     /// When the next webhook delivery is due.
     pub next_webhook: Option<Millis>,
+    /// The claimed cleanups, for [`JanitorTasks::clean_up`] after everything that is urgent.
+    pub cleanups: Vec<Cleanup>,
 }
 
 impl JanitorTasks {
@@ -36,10 +39,16 @@ impl JanitorTasks {
         full: bool,
         budget: &mut SubrequestBudget,
     ) -> Result<SweepReport, QueueError> {
-        let Some(sweep) = self.sweep(budget).await? else { return Ok(SweepReport::default()) };
-        let mut report = SweepReport { now: sweep.now, ready: sweep.ready, ..SweepReport::default() };
+        let Some(sweep) = self.sweep(share_of(*budget), budget).await? else {
+            return Ok(SweepReport::default());
+        };
+        let mut report = SweepReport {
+            now: sweep.now,
+            ready: sweep.ready,
+            cleanups: sweep.cleanups,
+            ..SweepReport::default()
+        };
         self.deliver_webhooks(&mut report, budget).await?;
-        self.clean_up(sweep.cleanups, report.now, budget).await?;
         let checked = self.check_uploads(&mut Agenda::of_run(turn), report.now, budget).await?;
         report.uploads = u32::try_from(checked).unwrap_or(u32::MAX);
         if full {

@@ -9,13 +9,15 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::cleanup::MAX_CLEANUPS;
 use super::{Agenda, JanitorTasks, SubrequestBudget};
 use crate::event_bus::EventBus;
 use crate::job::{JobEvent, JobId, Millis, State};
-use crate::queue::{Delivery, DeliveryState, Outbox, QueueError, backoff};
+use crate::queue::{Cleanup, Delivery, DeliveryState, Outbox, QueueError, backoff};
 use crate::webhook;
 
 /// After this long, the outputs of an attempt that ended are deleted; a little more than in `lib.lua`.
@@ -28,6 +30,8 @@ const CLAIM_TIME: Duration = Duration::from_secs(5);
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 type ClaimedDelivery = (Delivery, DeliveryState);
+/// Cleanups, and Redis's time when they were claimed.
+type ClaimedCleanups = (Vec<Cleanup>, Millis);
 
 /// Runs the maintenance tasks of an installation when they are due. Several may run at the same time.
 pub struct Janitor {
@@ -42,12 +46,25 @@ impl Janitor {
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            ((), ()) = async { tokio::join!(self.sweep_loop(), self.deliver_webhooks()) } => {}
+            ((), (), ()) = async {
+                let (claimed, cleanups) = mpsc::channel(1);
+                tokio::join!(self.sweep_loop(&claimed), self.clean_up(cleanups), self.deliver_webhooks())
+            } => {}
+        }
+    }
+
+    /// Performs the cleanups that sweeps have claimed. Slow storage must not delay sweeps.
+    async fn clean_up(&self, mut claimed: mpsc::Receiver<ClaimedCleanups>) {
+        while let Some((cleanups, now)) = claimed.recv().await {
+            let mut unlimited = SubrequestBudget::UNLIMITED;
+            if let Err(error) = self.tasks.clean_up(cleanups, now, &mut unlimited).await {
+                tracing::warn!(%error, "could not record a cleanup; it is repeated in ten minutes");
+            }
         }
     }
 
     /// Sweeps whenever a lease, a retry, an upload or a record may be due.
-    async fn sweep_loop(&self) {
+    async fn sweep_loop(&self, claimed: &mpsc::Sender<ClaimedCleanups>) {
         let mut events = self.event_bus.subscribe();
         let lease = self.tasks.queue.policy().lease;
         let mut agenda = Agenda::of_process();
@@ -55,7 +72,7 @@ impl Janitor {
         let mut failures = 0;
         loop {
             let prunes = pruned.is_none_or(|at| at.elapsed() >= PRUNE_EVERY);
-            let swept = self.sweep_once(&mut agenda, prunes).await;
+            let swept = self.sweep_once(&mut agenda, prunes, claimed).await;
             if prunes && swept.is_ok() {
                 pruned = Some(Instant::now());
             }
@@ -102,14 +119,26 @@ impl Janitor {
 
     /// Runs each task once; dead workers and old records are only removed if `prunes`. Returns the time until the next
     /// task is due. If there are more uploads than one batch, the next run follows shortly.
-    async fn sweep_once(&self, agenda: &mut Agenda, prunes: bool) -> Result<Duration, QueueError> {
+    async fn sweep_once(
+        &self,
+        agenda: &mut Agenda,
+        prunes: bool,
+        claimed: &mpsc::Sender<ClaimedCleanups>,
+    ) -> Result<Duration, QueueError> {
         let mut unlimited = SubrequestBudget::UNLIMITED;
-        let Some(sweep) = self.tasks.sweep(&mut unlimited).await? else { return Ok(Duration::ZERO) };
+        // No further ones while those of the last sweep wait for their turn.
+        let room = claimed.try_reserve().ok();
+        let cleanups = if room.is_some() { MAX_CLEANUPS } else { 0 };
+        let Some(sweep) = self.tasks.sweep(cleanups, &mut unlimited).await? else {
+            return Ok(Duration::ZERO);
+        };
+        if let Some(room) = room.filter(|_| !sweep.cleanups.is_empty()) {
+            room.send((sweep.cleanups, sweep.now));
+        }
         self.tasks.check_uploads(agenda, sweep.now, &mut unlimited).await?;
         if prunes {
             self.tasks.prune(sweep.now, &mut unlimited).await?;
         }
-        self.tasks.clean_up(sweep.cleanups, sweep.now, &mut unlimited).await?;
         let next = [sweep.next_due, sweep.next_cleanup, agenda.next_due()].into_iter().flatten().min();
         Ok(next.map_or(MAX_SLEEP, |due| until(due, sweep.now)))
     }

@@ -1,13 +1,13 @@
 //! Why an attempt failed, as a sentence for the user who sent the video.
 
+use std::borrow::Cow;
+
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 
 /// The kind of failure. The names are stable, for programs.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, IntoStaticStr, VariantArray,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema, IntoStaticStr, VariantArray)]
 #[serde(rename_all = "camelCase")]
 #[strum(serialize_all = "camelCase")]
 #[schemars(rename = "ErrorCode")]
@@ -44,6 +44,16 @@ pub enum FailureCode {
     DiskFull,
     /// Another problem of the worker, such as a missing program or a folder that is not writable.
     Worker,
+    /// A kind that only a newer version of tcoder knows.
+    Other,
+}
+
+impl<'de> Deserialize<'de> for FailureCode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = Cow::<str>::deserialize(deserializer)?;
+        let known = Self::VARIANTS.iter().find(|code| code.name() == name);
+        Ok(known.copied().unwrap_or(Self::Other))
+    }
 }
 
 impl FailureCode {
@@ -72,7 +82,8 @@ impl FailureCode {
             | Self::WorkerLost
             | Self::Storage
             | Self::DiskFull
-            | Self::Worker => true,
+            | Self::Worker
+            | Self::Other => true,
         }
     }
 }
@@ -125,6 +136,8 @@ mod tests {
     fn failure_codes_agree_in_text_and_json() {
         for code in FailureCode::VARIANTS {
             assert_eq!(serde_json::to_value(code).unwrap(), code.name());
+            assert_eq!(serde_json::from_value::<FailureCode>(code.name().into()).unwrap(), *code);
         }
+        assert_eq!(serde_json::from_value::<FailureCode>("outOfFilm".into()).unwrap(), FailureCode::Other);
     }
 }

@@ -80,6 +80,9 @@ pub struct Job {
     /// The attempt whose result this is; another one may have completed the job with it.
     #[serde(skip)]
     pub committed: Option<Epoch>,
+    /// The epoch at which the job was submitted or last retried by a user, in the webhooks about its failure.
+    #[serde(skip)]
+    pub life: Option<Epoch>,
 }
 
 impl Job {
@@ -87,6 +90,13 @@ impl Job {
     #[must_use]
     pub fn ended_by(&self) -> AttemptId {
         AttemptId { job: self.job_id, epoch: self.committed.unwrap_or(self.epoch) }
+    }
+
+    /// The epoch in the id of the webhook about the job's end. It is the same again if a failover of Redis forgot that
+    /// end, and the job ends another time.
+    #[must_use]
+    pub fn webhook_epoch(&self) -> Epoch {
+        self.committed.or(self.life).unwrap_or(self.epoch)
     }
 }
 

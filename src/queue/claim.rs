@@ -1,5 +1,7 @@
 //! The claim of a job by a worker.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::codec::{ScriptReply, ms, parse_spec};
@@ -86,6 +88,20 @@ pub enum Claim {
     Retired,
 }
 
+/// The tokens of claims whose reply was lost, by worker. Its next claim repeats the lost one.
+#[derive(Default)]
+pub(super) struct Unanswered(Mutex<BTreeMap<WorkerId, String>>);
+
+impl Unanswered {
+    fn take(&self, worker: &WorkerId) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(worker)
+    }
+
+    fn put(&self, worker: &WorkerId, token: String) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(worker.clone(), token);
+    }
+}
+
 /// Names a claim, so that one whose reply was lost is found again.
 fn new_token() -> String {
     uuid::Uuid::new_v4().simple().to_string()
@@ -122,15 +138,17 @@ impl Queue {
     /// `now` is the worker's estimate of Redis's time ([`super::ServerClock`]). It only determines until when the
     /// worker counts as alive; a sweep uses Redis's own clock and returns it.
     ///
-    /// If the reply may be lost, the call is repeated, and finds the job that it claimed by a token.
+    /// If the reply may be lost, the call is repeated, and finds the job that it claimed by a token. So does the worker's
+    /// next call, if this one fails.
     ///
     /// # Errors
-    /// If Redis fails. A job that was claimed without the worker's knowledge returns to the queue when its lease
-    /// expires.
+    /// If Redis fails.
     pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
         const FEW: &str = "8";
-        let mut token = new_token();
-        let mut again = false;
+        let (mut token, mut again) = match self.unanswered.take(worker) {
+            Some(token) => (token, true),
+            None => (new_token(), false),
+        };
         let (mut tries, mut newer) = (0, 0);
         loop {
             let args = vec![
@@ -143,7 +161,6 @@ impl Queue {
                 ms(self.grace_left()),
                 token.clone(),
                 if again { "1" } else { "0" }.to_owned(),
-                FORMAT_VERSION.to_string(),
             ];
             let reply = match self.eval(&scripts::CLAIM, args).await {
                 Err(error) if error.is_transient() && tries < CLAIM_RETRIES => {
@@ -156,7 +173,13 @@ impl Queue {
                     crate::time::sleep(pause).await;
                     continue;
                 }
-                reply => reply?,
+                Err(error) => {
+                    if error.is_transient() {
+                        self.unanswered.put(worker, token);
+                    }
+                    return Err(error);
+                }
+                Ok(reply) => reply,
             };
             let answer = ScriptReply::of(&reply)?;
             return Ok(match answer.word {
@@ -167,7 +190,10 @@ impl Queue {
                         // Another version has written it, and a worker of that version can do it.
                         Err(error) => {
                             tracing::warn!(job = %attempt.job, %error, "handing back a job that this version cannot read");
-                            self.release_after(attempt, UNREADABLE_PAUSE).await?;
+                            if let Err(error) = self.release_after(attempt, UNREADABLE_PAUSE).await {
+                                self.unanswered.put(worker, token);
+                                return Err(error);
+                            }
                             (token, again) = (new_token(), false);
                             continue;
                         }
@@ -186,7 +212,8 @@ impl Queue {
                         (token, again) = (new_token(), false);
                         continue;
                     }
-                    Claim::Empty { next_due: None, now: None }
+                    // Others may be ready behind them.
+                    Claim::Empty { next_due: Some(now), now: None }
                 }
                 "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
                 "UNREGISTERED" => Claim::Unregistered,

@@ -18,10 +18,10 @@ pub enum Cleanup {
     Attempt(AttemptId),
     /// The same once more, for what the attempt has written since then: its worker may have been suspended.
     AttemptAgain(AttemptId),
-    /// The uploaded input of a job.
-    Input(JobId),
-    /// The outputs of a job.
-    Outputs(JobId),
+    /// The uploaded input of the job that was submitted at this time.
+    Input(JobId, Millis),
+    /// The outputs of the job that was submitted at this time.
+    Outputs(JobId, Millis),
 }
 
 impl fmt::Display for Cleanup {
@@ -29,8 +29,8 @@ impl fmt::Display for Cleanup {
         match self {
             Self::Attempt(attempt) => write!(f, "attempt:{attempt}"),
             Self::AttemptAgain(attempt) => write!(f, "attempt-again:{attempt}"),
-            Self::Input(job) => write!(f, "input:{job}"),
-            Self::Outputs(job) => write!(f, "outputs:{job}"),
+            Self::Input(job, born) => write!(f, "input:{job}:{}", born.0),
+            Self::Outputs(job, born) => write!(f, "outputs:{job}:{}", born.0),
         }
     }
 }
@@ -46,12 +46,16 @@ impl FromStr for Cleanup {
     fn from_str(text: &str) -> Result<Self, InvalidCleanup> {
         let (kind, of) = text.split_once(':').ok_or(InvalidCleanup)?;
         let attempt = || of.parse().map_err(|_| InvalidCleanup);
-        let job = || of.parse().map_err(|_| InvalidCleanup);
+        let job = || {
+            let (job, born) = of.split_once(':').ok_or(InvalidCleanup)?;
+            let born = born.parse().map_err(|_| InvalidCleanup)?;
+            Ok((job.parse().map_err(|_| InvalidCleanup)?, Millis(born)))
+        };
         match kind {
             "attempt" => attempt().map(Self::Attempt),
             "attempt-again" => attempt().map(Self::AttemptAgain),
-            "input" => job().map(Self::Input),
-            "outputs" => job().map(Self::Outputs),
+            "input" => job().map(|(job, born)| Self::Input(job, born)),
+            "outputs" => job().map(|(job, born)| Self::Outputs(job, born)),
             _ => Err(InvalidCleanup),
         }
     }
@@ -95,13 +99,14 @@ mod tests {
         for cleanup in [
             Cleanup::Attempt(attempt),
             Cleanup::AttemptAgain(attempt),
-            Cleanup::Input(job),
-            Cleanup::Outputs(job),
+            Cleanup::Input(job, Millis(5)),
+            Cleanup::Outputs(job, Millis(5)),
         ] {
             assert_eq!(cleanup.to_string().parse(), Ok(cleanup));
         }
         let other = format!("thumbnails:{job}");
-        for text in ["", "attempt", "attempt:1", "input:x", &other] {
+        let dateless = format!("input:{job}");
+        for text in ["", "attempt", "attempt:1", "input:x", &dateless, &other] {
             assert_eq!(text.parse::<Cleanup>(), Err(InvalidCleanup), "{text}");
         }
     }

@@ -98,7 +98,6 @@ impl Queue {
             ms(retention.jobs),
             jiff::Timestamp::now().as_millisecond().to_string(),
             trace.map_or_else(String::new, |trace| trace.as_str().to_owned()),
-            FORMAT_VERSION.to_string(),
             retention.inputs.map(ms).unwrap_or_default(),
             retention.outputs.map(ms).unwrap_or_default(),
         ];
@@ -357,6 +356,7 @@ impl Queue {
             ms(self.policy.grace),
             ms(self.grace_left()),
             ms(self.policy.lease),
+            ms(self.policy.alive),
             cleanups.to_string(),
             ms(cleanup::HOLD),
         ];

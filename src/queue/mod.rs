@@ -57,6 +57,7 @@ mod scripts;
 mod transport;
 mod workers;
 
+use claim::Unanswered;
 pub use claim::{Claim, Claimed};
 pub use cleanup::Cleanup;
 pub use clock::ServerClock;
@@ -123,6 +124,7 @@ pub struct Queue {
     prefix: Arc<str>,
     policy: Policy,
     contact: Arc<Contact>,
+    unanswered: Arc<Unanswered>,
 }
 
 /// When Redis was last out of reach, as the clones of a handle found it.
@@ -130,9 +132,10 @@ pub struct Queue {
 struct Contact(Mutex<Option<Instant>>);
 
 impl Contact {
-    /// Takes note of the outcome of a call.
+    /// Takes note of the outcome of a call. A Redis without memory refuses heartbeats, too.
     fn note<T>(&self, outcome: &Result<T, QueueError>) {
-        if outcome.as_ref().is_err_and(QueueError::is_transient) {
+        let is_away = |error: &QueueError| error.is_transient() || matches!(error, QueueError::OutOfMemory);
+        if outcome.as_ref().is_err_and(is_away) {
             *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
     }
@@ -161,8 +164,13 @@ impl Queue {
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn connect_with(config: &RedisConfig, policy: Policy) -> Result<Self, QueueError> {
         let transport = Transport::Tcp(Box::new(transport::Tcp::connect(&config.url).await?));
-        let queue =
-            Self { transport, prefix: config.prefix.as_str().into(), policy, contact: Arc::default() };
+        let queue = Self {
+            transport,
+            prefix: config.prefix.as_str().into(),
+            policy,
+            contact: Arc::default(),
+            unanswered: Arc::default(),
+        };
         queue.refuse_evicting_server().await?;
         // To be compared if workers and a controller do not find each other.
         tracing::info!(redis = config.address(), prefix = config.prefix, "connected to Redis");
@@ -173,7 +181,13 @@ impl Queue {
     #[must_use]
     pub fn over_rest(rest: Rest, prefix: &str) -> Self {
         let transport = Transport::Rest(rest);
-        Self { transport, prefix: prefix.into(), policy: Policy::default(), contact: Arc::default() }
+        Self {
+            transport,
+            prefix: prefix.into(),
+            policy: Policy::default(),
+            contact: Arc::default(),
+            unanswered: Arc::default(),
+        }
     }
 
     /// Opens another connection to the same Redis, for a thread with its own runtime or for calls that block.

@@ -338,6 +338,7 @@ fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
         result: field("result")
             .map(|json| serde_json::from_str(json).map_err(|_| bad("result")))
             .transpose()?,
+        life: field("life").and_then(|epoch| epoch.parse().ok()).map(Epoch),
         committed: field("committed").and_then(|epoch| epoch.parse().ok()).map(Epoch),
     }))
 }

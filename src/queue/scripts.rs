@@ -93,3 +93,14 @@ scripts! {
     FLEET_LOCK "fleet_lock.lua"
     FLEET_PUBLISH "fleet_publish.lua"
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_in_scripts_is_that_of_the_format() {
+        let version = format!("local VERSION = {}\n", crate::job::FORMAT_VERSION);
+        assert!(SUBMIT.text().contains(&version));
+    }
+}

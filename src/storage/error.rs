@@ -228,6 +228,8 @@ fn by_answer(what: &str, status: u16, code: &str) -> StorageError {
         (404, _) | (_, "NoSuchKey") => StorageError::NotFound { what },
         (401 | 403, "") => StorageError::Denied { what, code: said },
         (401 | 403, _) => StorageError::Denied { what, code: code.to_owned() },
+        // It does not know the request, and never will.
+        (501, _) => StorageError::Refused { what, why: said },
         (408 | 425 | 429 | 500.., _) | (_, "SlowDown" | "RequestTimeout") => {
             StorageError::Unavailable { what, why: said }
         }

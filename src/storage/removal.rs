@@ -69,7 +69,7 @@ impl Storage {
         Ok(())
     }
 
-    /// Aborts uploads in parts into the folder that nobody will complete any more.
+    /// Aborts uploads in parts into the folder that no worker will complete any more, as many as storage lists at once.
     async fn abort_uploads(&self, bucket: Bucket, prefix: &ObjectKey) -> Result<(), StorageError> {
         let request = self.small().list_multipart_uploads().bucket(self.name(bucket));
         let open = match request.prefix(format!("{prefix}/")).send().await {

@@ -99,7 +99,9 @@ impl Installation {
         for member in self.cleanups() {
             redis::cmd("ZADD").arg(&key).arg(&["1", &member]).exec(&mut raw(&self.redis)).unwrap();
         }
-        self.tasks.run_once(0, false, &mut SubrequestBudget(1000)).await.unwrap();
+        let mut budget = SubrequestBudget(1000);
+        let report = self.tasks.run_once(0, false, &mut budget).await.unwrap();
+        self.tasks.clean_up(report.cleanups, report.now, &mut budget).await.unwrap();
         self.cleanups()
     }
 }
@@ -194,7 +196,8 @@ async fn uploaded_inputs_and_outputs_are_deleted_when_they_are_kept_no_longer() 
     here.outputs(job.attempt, 2).await;
     here.commit(&job).await;
     here.queue.complete(&job, &result(), job.attempt.epoch).await.unwrap();
-    assert_eq!(here.cleanups(), [format!("input:{id}"), format!("outputs:{id}")]);
+    let born = job.born;
+    assert_eq!(here.cleanups(), [format!("input:{id}:{}", born.0), format!("outputs:{id}:{}", born.0)]);
     assert_eq!(here.clean_up().await, Vec::<String>::new());
     assert_eq!(here.output_keys(id).await, Vec::<String>::new());
     assert_eq!(keys_below(&here.storage.config, "input", "").await, [own]);

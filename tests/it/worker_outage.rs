@@ -8,9 +8,11 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
-use tcoder::job::{FailureCode, JobId, State as JobState};
+use tcoder::job::{FailureCode, JobId, Quality, State as JobState, WorkerId};
+use tcoder::queue::{Claim, WorkerRecord};
 use tcoder::storage::{Bucket, PutCondition, layout};
 
+use crate::support::clips::long_clip;
 use crate::support::installation::Installation;
 use crate::support::objects::keys_below;
 use crate::support::system::{http, serve};
@@ -162,4 +164,38 @@ async fn job_with_a_manifest_of_a_newer_version_is_handed_back_at_no_cost() {
     let job = here.job(id, |job| job.status == JobState::Queued).await;
     assert_eq!((job.attempt, job.error), (0, None));
     assert!(job.timestamps.retry_at.is_some());
+}
+
+#[tokio::test]
+async fn result_that_the_version_before_committed_is_adopted() {
+    let here = Installation::new(&[]).await;
+    let id = here.submit_clip(&long_clip(), Quality::P360, 2).await;
+    let now = here.queue.clock().await.unwrap().now();
+    let record = WorkerRecord {
+        worker_id: WorkerId("old".into()),
+        machine_id: "old".into(),
+        version: "0.0.0".into(),
+        pid: 1,
+        started_at: now,
+    };
+    assert!(here.queue.register(&record, now).await.unwrap());
+    let Claim::Job(old) = here.queue.claim(&record.worker_id, now, false).await.unwrap() else {
+        panic!("no job is ready")
+    };
+    // As commit b5e2cdd wrote it.
+    let result = serde_json::json!({
+        "outputs": [{"quality": "360p", "key": format!("outputs/{id}/{}/360p.mp4", old.attempt.epoch),
+            "container": "mp4", "size": 5, "width": 640, "height": 360, "codec": "h264", "bitrate": 40,
+            "duration": 1.0}],
+        "source": {"format": "mov,mp4,m4a,3gp,3g2,mj2", "size": 5, "duration": 1.0, "video": {
+            "codec": "h264", "width": 640, "height": 360, "frameRate": 25.0, "rotation": 0, "hdr": false}},
+        "timings": {"downloadSeconds": 0.1, "transcodeSeconds": 0.2, "uploadSeconds": 0.3},
+        "speed": 5.0, "cpuSeconds": 0.5,
+    });
+    let manifest = serde_json::json!({"epoch": old.attempt.epoch, "born": old.born, "result": result});
+    put_manifest(&here, id, &manifest).await;
+    assert!(here.queue.release(old.attempt).await.unwrap());
+    let _worker = here.worker("w1");
+    let job = here.job(id, |job| job.status.is_terminal()).await;
+    assert_eq!((job.status, job.committed), (JobState::Completed, Some(old.attempt.epoch)), "{job:#?}");
 }

@@ -20,7 +20,8 @@ use super::status::StatusContext;
 use super::submission::Rules;
 use crate::controller::secrets;
 use crate::crd::{FINALIZER, JobPhase, TranscodeJob, TranscodeJobStatus, reason};
-use crate::job::{JobId, Millis, ObjectKey};
+use crate::job::{AttemptId, JobId, Millis, ObjectKey};
+use crate::manifest::{ManifestError, ManifestStore, Verdict};
 use crate::metrics::Metrics;
 use crate::queue::{CancelReason, Queue, QueueError};
 use crate::storage::urls::{UrlSigner, now_millis};
@@ -50,12 +51,18 @@ pub(crate) enum ReconcileError {
     /// A call to object storage failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The job's manifest could not be read or written.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     /// A call took too long. Names the called service.
     #[error("{0} did not answer within 20 s")]
     Slow(&'static str),
     /// The object changed faster than it could be reconciled.
     #[error("the job changed during reconciliation")]
     Unsettled,
+    /// The deadline of the job passed after one of its attempts had committed its result.
+    #[error("the deadline passed, but the job's result stands; waiting for its completion")]
+    Completes,
 }
 
 impl ReconcileError {
@@ -305,6 +312,9 @@ impl Context {
                 tracing::info!(job = %id, namespace, name, ?outcome, "TranscodeJob queued");
             }
             Act::Cancel(how) => {
+                if matches!(how, CancelReason::DeadlineExceeded(_)) && self.has_result(id).await? {
+                    return Err(ReconcileError::Completes);
+                }
                 let outcome = redis(self.tools.queue.cancel_with(id, &how)).await?;
                 tracing::info!(job = %id, namespace, name, ?how, ?outcome, "TranscodeJob cancelled");
             }
@@ -326,6 +336,18 @@ impl Context {
     async fn look(&self, id: JobId) -> Result<Look, ReconcileError> {
         let job = redis(self.tools.queue.get(id)).await?;
         Ok(job.map_or(Look::Gone, |job| Look::Job(Box::new(job))))
+    }
+
+    /// Whether an attempt at the job has committed its result. If none has, none can any more: a job whose result stands
+    /// must not fail.
+    async fn has_result(&self, id: JobId) -> Result<bool, ReconcileError> {
+        let Some(job) = redis(self.tools.queue.get(id)).await? else { return Ok(false) };
+        let (Some(born), true) = (job.timestamps.created_at, job.attempt > 0) else { return Ok(false) };
+        let attempt = AttemptId { job: id, epoch: job.epoch };
+        let manifest = ManifestStore { storage: &self.tools.storage, attempt, born };
+        let sealed = timeout(CALL_TIMEOUT, manifest.seal_failed()).await;
+        let verdict = sealed.map_err(|_| ReconcileError::Slow("object storage"))?;
+        Ok(matches!(verdict?, Verdict::Result(_)))
     }
 
     async fn has_input(&self, key: &ObjectKey) -> Result<bool, ReconcileError> {

@@ -20,21 +20,27 @@ on_error(function()
   end
 end)
 local ms = event(id, to)
-redis.call('HSET', status(id), 'state', to, 'finished', ms, 'retry', '', 'suspended', how == 'suspended' and '1' or '')
+redis.call('HSET', status(id), 'state', to, 'finished', ms, 'retry', '',
+  'suspended', how == 'suspended' and '1' or '')
 -- The previous state is stored, because a job whose input never arrived cannot be retried.
 if how == 'overdue' then
   redis.call('HSET', status(id), 'error', failure, 'overdue', state)
 elseif state == 'uploading' then
   redis.call('HSET', status(id), 'overdue', state)
 end
-finish(id, to, s[2], ms, how == 'suspended' and '0' or s[3], s[4], s[6], s[7])
+if how == 'suspended' then
+  -- It may be resumed at any time: everything is kept, and no webhook is sent.
+  finish(id, to, s[2], ms, '0')
+else
+  finish(id, to, s[2], ms, s[3], s[4], s[6], s[7])
+end
 -- This comes last: what is removed here cannot be put back at its old place.
 if state == 'uploading' then
   redis.call('ZREM', uploading, id)
 elseif state == 'queued' then
   if redis.call('ZREM', pending, id) == 0 then redis.call('ZREM', scheduled, id) end
 elseif state == 'running' then
-  clean_up_attempt(id, s[2], ms)
+  clean_up_attempt(id, s[2], by_clock(ms))
   redis.call('ZREM', leases, id .. ':' .. s[2])
 end
 return { 'CANCELLED' }

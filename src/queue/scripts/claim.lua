@@ -1,13 +1,11 @@
 -- Claims a job for a worker. ARGV: worker, now (the worker's estimate of the server's time), lease
 -- ms, for how many ms the worker counts as alive, the number of due jobs to sweep first (0: none),
 -- for how many ms leases are spared after Redis was away, for how many ms more because the caller
--- could not reach it, a token of the claim, whether it is repeated because its reply was lost, and the
--- newest version of records that the worker understands.
+-- could not reach it, a token of the claim, and whether it is repeated because its reply was lost.
 -- Returns JOB id epoch attempt spec ms born earlier queued trace error verifies keep keep_input keep_outputs |
 -- EMPTY next-due now | UNREGISTERED | RETIRED | STRAY id | NEWER id version. `error` is why the attempt before
 -- failed; a job that is only to be verified (1) fails for that reason.
 local grace, away, token, again = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10] == '1'
-local understood = tonumber(ARGV[11])
 local worker, now, lease, alive_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 -- A sweep uses the server's clock, because it affects the leases of other workers. All claims of an
 -- idle worker sweep, so the reply corrects its clock.
@@ -50,7 +48,7 @@ on_error(function()
   redis.pcall('ZADD', pending, popped[2], id)
 end)
 local version = tonumber(s[13]) or 1
-if version > understood then
+if version > VERSION then
   -- A worker of a newer version can do it. Until one comes, it is looked at less and less often.
   local time = clock()
   local pause = math.floor(math.min(math.max((time - born) / 4, 1000), 60000))

@@ -22,6 +22,6 @@ if delay >= 0 then
 end
 local ms = event(id, 'failed')
 redis.call('HSET', status(id), 'state', 'failed', 'error', failure, 'finished', ms)
-clean_up_attempt(id, epoch, ms)
+clean_up_attempt(id, epoch, by_clock(ms))
 finish(id, 'failed', epoch, ms, hook, ARGV[8], ARGV[9], ARGV[10])
 return { 'FAILED' }

@@ -14,6 +14,10 @@ local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:ind
 local events, wakeups, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
 local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
 local heard, cleanup = P .. 'machines:heard', P .. 'jobs:cleanup'
+-- When a sweep last looked at the clock (now), and the newest event when it last followed a step (event).
+local clock_seen = P .. 'jobs:clock'
+-- The version of the format of records and events; FORMAT_VERSION in src/job/mod.rs.
+local VERSION = 1
 -- Scores of `alive` from this number on belong to retired workers: this number plus their time.
 local RETIRED_OFFSET = 4503599627370496
 local tries, lock = P .. 'webhooks:tries', P .. 'fleet:lock'
@@ -30,10 +34,9 @@ local function status(id)
 end
 
 -- Appends an event and returns its time: the id in the stream is the server's clock, which saves a
--- TIME. Unlike the clock, it never goes back: while it is ahead of the clock, it stands still. `v` is the
--- version of the format of records and events.
+-- TIME. Unlike the clock, it never goes back: while it is ahead of the clock, it stands still.
 local function event(id, state, ...)
-  local at = redis.call('XADD', events, 'MAXLEN', '~', 10000, '*', 'v', 1, 'id', id, 'state', state, ...)
+  local at = redis.call('XADD', events, 'MAXLEN', '~', 10000, '*', 'v', VERSION, 'id', id, 'state', state, ...)
   return tonumber(string.match(at, '^%d+'))
 end
 
@@ -43,9 +46,13 @@ local function clock()
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
--- The time of an event as other times are compared with it: the clock's, if that was set back meanwhile.
+-- The time of an event as other times are compared with it: the clock's, if that was set back meanwhile. Until a
+-- sweep follows the step, that is the former clock's: the sweep moves all of its times together.
 local function by_clock(ms)
-  return math.min(ms, clock())
+  local now = clock()
+  if ms - now < 5000 then return math.min(ms, now) end
+  if redis.call('HGET', clock_seen, 'event') == string.format('%.0f', ms) then return now end
+  return ms
 end
 
 -- Whether this reconciler holds the fleet lock.
@@ -68,8 +75,8 @@ local function ring_all(n)
   end
 end
 
--- Has the janitor delete the outputs of an attempt that ended without completing its job, when it has had
--- two minutes to notice that.
+-- Has the janitor delete the outputs of an attempt that ended without completing its job, two minutes later: by
+-- then the attempt has noticed.
 local function clean_up_attempt(id, epoch, ms)
   local attempt = 'attempt:' .. id .. ':' .. epoch
   on_error(function() redis.pcall('ZREM', cleanup, attempt) end)
@@ -91,21 +98,23 @@ end
 local function finish(id, state, epoch, ms, hook, keep, keep_input, keep_outputs)
   local list = state == 'failed' and dead or state == 'cancelled' and cancelled
   local outbox, delivery = outboxes[hook], id .. ':' .. epoch .. ':' .. state
+  local kept = {}
+  if tonumber(keep_input) or tonumber(keep_outputs) then
+    -- Tells this job from a later one with the same id.
+    local job = id .. ':' .. redis.call('HGET', status(id), 'created')
+    if tonumber(keep_input) then kept['input:' .. job] = keep_input end
+    if tonumber(keep_outputs) then kept['outputs:' .. job] = keep_outputs end
+  end
   on_error(function()
     redis.pcall('PERSIST', status(id))
     if list then redis.pcall('ZREM', list, id) end
     if outbox then redis.pcall('ZREM', outbox, delivery) end
-    redis.pcall('ZREM', cleanup, 'input:' .. id, 'outputs:' .. id)
+    for what in pairs(kept) do redis.pcall('ZREM', cleanup, what) end
   end)
-  redis.call('PEXPIRE', status(id), keep)
+  if tonumber(keep) then redis.call('PEXPIRE', status(id), keep) end
   if list then redis.call('ZADD', list, ms, id) end
   if outbox then redis.call('ZADD', outbox, by_clock(ms), delivery) end
-  if tonumber(keep_input) then
-    redis.call('ZADD', cleanup, ms + keep_input, 'input:' .. id)
-  end
-  if tonumber(keep_outputs) then
-    redis.call('ZADD', cleanup, ms + keep_outputs, 'outputs:' .. id)
-  end
+  for what, time in pairs(kept) do redis.call('ZADD', cleanup, by_clock(ms) + time, what) end
 end
 
 -- The calling worker, in claim.lua.
@@ -124,11 +133,16 @@ end
 -- Requeues a job whose lease expired at its old place. After the last attempt its next claim only
 -- verifies: the attempt that was lost may have committed its outputs, and only one that has looked at
 -- the manifest may fail the job. Returns the number of jobs that became ready, or nothing if the
--- entry is a leftover.
+-- entry is a leftover. One that this version cannot handle is put off, so that it stops no other.
 local function reap(member, now)
   local id, epoch = string.match(member, '^(.+):(%d+)$')
-  local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'worker', 'verify')
+  local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'worker', 'verify', 'v')
   if s[1] ~= 'running' or s[2] ~= epoch then return nil end
+  local is_usable = tonumber(s[3]) and tonumber(s[4]) and tonumber(s[5])
+  if not is_usable or (tonumber(s[8]) or 1) > VERSION then
+    redis.call('ZADD', leases, 'XX', now + 600000, member)
+    return 0
+  end
   undo = { function() redis.pcall('HSET', status(id), 'state', 'running') end }
   if s[7] == '1' then
     redis.call('HSET', status(id), 'state', 'queued', 'queued', now)
@@ -152,6 +166,10 @@ end
 local function promote(id, now)
   local s = redis.call('HMGET', status(id), 'state', 'boost')
   if s[1] ~= 'queued' then return nil end
+  if not tonumber(s[2]) then
+    redis.call('ZADD', scheduled, 'XX', now + 600000, id)
+    return 0
+  end
   local rank = now - tonumber(s[2])
   redis.call('HSET', status(id), 'queued', now, 'rank', rank, 'retry', '')
   redis.call('ZADD', pending, rank, id)
@@ -159,8 +177,8 @@ local function promote(id, now)
   return 1
 end
 
--- How long leases are still spared after Redis was away, in ms. Nobody could renew one meanwhile, so that
--- it has expired says nothing about its holder. `grace` is the full time.
+-- How long leases are still spared after Redis was away, in ms. None could be renewed meanwhile, so that one
+-- has expired says nothing about its holder. `grace` is the full time.
 local function spared(grace)
   if grace == 0 then return 0 end
   local info = redis.pcall('INFO', 'server')
@@ -176,15 +194,16 @@ local function sweep(now, limit, grace, away)
   local ready, due, leftovers = 0, -1, {}
   for _, way in ipairs({ { leases, reap }, { scheduled, promote } }) do
     local list = redis.call('ZRANGE', way[1], 0, limit - 1, 'WITHSCORES')
-    local late = now
-    if way[1] == leases and list[2] and tonumber(list[2]) <= now then
-      late = now - math.max(away, spared(grace))
-    end
     local next_due = #list == 2 * limit and now or -1
+    local rest = 0
+    if way[1] == leases and list[2] and tonumber(list[2]) <= now then
+      rest = math.max(away, spared(grace))
+    end
     for i = 1, #list, 2 do
       local at = tonumber(list[i + 1])
-      if at > late then
-        next_due = at + now - late
+      -- During the grace no lease is reaped, however long ago it has expired.
+      if at > now or rest > 0 then
+        next_due = math.max(at, now + rest)
         break
       end
       local became = way[2](list[i], now)

@@ -13,9 +13,11 @@ redis.call('ZADD', pending, rank, id)
 on_error(function() redis.pcall('ZREM', pending, id) end)
 redis.call('ZREM', s[1] == 'failed' and dead or cancelled, id)
 undo = {}
--- A new epoch gives the next delivery a unique name, even if the job ends again before any claim.
-redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', tonumber(s[3]) + 1, 'error', '', 'finished', '', 'retry', '', 'suspended', '', 'overdue', '', 'verify', '',
-  'queued', ms, 'rank', rank, 'progress', 0)
+-- A new epoch gives the next delivery a unique name, even if the job ends again before any claim. It is also that of
+-- the webhooks about a failure from now on (life): a failover that forgets one does not give the next another id.
+local epoch = tonumber(s[3]) + 1
+redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', epoch, 'life', epoch, 'error', '',
+  'finished', '', 'retry', '', 'suspended', '', 'overdue', '', 'verify', '', 'queued', ms, 'rank', rank, 'progress', 0)
 redis.call('PERSIST', status(id))
 ring(id)
 return { 'QUEUED' }

@@ -18,7 +18,7 @@ undo = {}
 redis.call('HSET', status(id), 'state', 'queued', 'uploaded', ms, 'queued', ms, 'rank', rank)
 if late then
   -- A new epoch gives the next delivery a unique name.
-  redis.call('HSET', status(id), 'error', '', 'finished', '', 'epoch', 1)
+  redis.call('HSET', status(id), 'error', '', 'finished', '', 'epoch', 1, 'life', 1)
   redis.call('PERSIST', status(id))
 end
 ring(id)

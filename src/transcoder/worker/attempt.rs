@@ -273,7 +273,7 @@ impl<'a> Attempt<'a> {
                 }
                 Ok(*committed)
             }
-            Verdict::Failed | Verdict::Superseded => Err(AttemptError::Cancelled),
+            Verdict::NoResult | Verdict::Superseded => Err(AttemptError::Cancelled),
             Verdict::OfYoungerJob => Err(younger_job().into()),
         }
     }
@@ -342,15 +342,14 @@ impl<'a> Attempt<'a> {
     }
 
     /// What to report for a failure. Before a job fails for good its manifest is looked at: another attempt may have
-    /// committed, or this one without having heard of it.
+    /// committed, even one that a failover of Redis has forgotten, or this one without having heard of it.
     async fn last_word(&self, failure: &Failure) -> LastWord {
-        let may_stand = self.job.earlier || self.may_stand.load(Ordering::Relaxed);
-        if !may_stand || !self.job.is_last(failure) {
+        if !self.job.is_last(failure) {
             return LastWord::Fail;
         }
-        match self.manifest().seal().await {
+        match self.manifest().seal_failed().await {
             Ok(Verdict::Result(committed)) => LastWord::Complete(committed),
-            Ok(Verdict::Failed) => {
+            Ok(Verdict::NoResult) => {
                 self.may_stand.store(false, Ordering::Relaxed);
                 LastWord::Fail
             }

@@ -139,3 +139,49 @@ async fn times_ahead_are_moved_once_for_each_step_of_the_clock() {
     redis.queue.sweep(10, 0).await.unwrap();
     assert!((due(&mut raw) - moved).abs() < 1.0, "it was moved a second time");
 }
+
+#[tokio::test]
+async fn step_of_the_clock_is_noticed_long_after_the_last_event() {
+    let redis = Stepping::new(SHORT).await;
+    let w = worker(&redis.queue, "w").await;
+    submit(&redis.queue, &hooked()).await;
+    let job = claim(&redis.queue, &w).await.unwrap();
+    // Two quiet hours, in which only heartbeats and sweeps take place.
+    redis.server.set_clock(3 * HOUR);
+    let clock = redis.queue.clock().await.unwrap();
+    assert!(redis.queue.keep(job.attempt, &clock).await.unwrap());
+    redis.queue.sweep(10, 0).await.unwrap();
+    // The clock goes back by one of them, and the worker dies.
+    redis.server.set_clock(2 * HOUR);
+    redis.until_ready().await;
+}
+
+#[tokio::test]
+async fn time_that_was_set_by_the_new_clock_is_kept() {
+    let redis = Stepping::new(LONG).await;
+    submit(&redis.queue, &spec()).await;
+    redis.step_back().await;
+    let delayed = JobId::new();
+    let half_an_hour = Duration::from_secs(1800);
+    redis.queue.submit(delayed, &spec(), SubmitMode::After(half_an_hour)).await.unwrap();
+    redis.queue.sweep(10, 0).await.unwrap();
+    let due = zset(&mut redis.server.raw(), &redis.server.config(), "jobs:scheduled")[0].1;
+    let in_time = now(&redis.queue).await.0 as f64 + 1_800_000.0;
+    assert!((due - in_time).abs() < 60_000.0, "due at {due}, not at {in_time}");
+}
+
+#[tokio::test]
+async fn second_step_of_the_clock_is_followed_as_the_first() {
+    let redis = Stepping::new(LONG).await;
+    redis.server.set_clock(2 * HOUR);
+    let delayed = JobId::new();
+    redis.queue.submit(delayed, &spec(), SubmitMode::After(Duration::from_secs(600))).await.unwrap();
+    for clock in [HOUR, 0] {
+        redis.queue.sweep(10, 0).await.unwrap();
+        redis.server.set_clock(clock);
+        redis.queue.sweep(10, 0).await.unwrap();
+        let due = zset(&mut redis.server.raw(), &redis.server.config(), "jobs:scheduled")[0].1;
+        let in_time = now(&redis.queue).await.0 as f64 + 600_000.0;
+        assert!((due - in_time).abs() < 60_000.0, "due at {due}, not at {in_time}");
+    }
+}

@@ -1,7 +1,7 @@
 //! A primary that is demoted while clients keep their connections to it, answers that are lost, and Redis that was away.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tcoder::config::RedisConfig;
@@ -33,8 +33,8 @@ fn tell(server: &PrivateRedis, command: &[&str]) {
 struct Address {
     port: u16,
     leads_to: watch::Sender<u16>,
-    /// The next answer to a call is lost, and its connection with it.
-    loses: Arc<AtomicBool>,
+    /// How many of the next answers are lost, each with its connection.
+    loses: Arc<AtomicU32>,
 }
 
 impl Address {
@@ -42,7 +42,7 @@ impl Address {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let (leads_to, target) = watch::channel(server);
-        let loses = Arc::new(AtomicBool::new(false));
+        let loses = Arc::new(AtomicU32::new(0));
         let lossy = Arc::clone(&loses);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -59,14 +59,16 @@ impl Address {
     }
 }
 
-async fn carry(mut client: TcpStream, mut server: TcpStream, loses: Arc<AtomicBool>) {
+async fn carry(mut client: TcpStream, mut server: TcpStream, loses: Arc<AtomicU32>) {
     let (mut from_client, mut to_client) = client.split();
     let (mut from_server, mut to_server) = server.split();
     let answers = async {
         let mut buffer = vec![0; 1 << 16];
         loop {
             let read = from_server.read(&mut buffer).await.unwrap_or(0);
-            if read == 0 || loses.swap(false, Ordering::SeqCst) {
+            let take = |left: u32| left.checked_sub(1);
+            let is_lost = loses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok();
+            if read == 0 || is_lost {
                 return;
             }
             if to_client.write_all(&buffer[..read]).await.is_err() {
@@ -119,14 +121,40 @@ async fn claim_whose_answer_was_lost_costs_no_attempt_and_takes_no_second_job() 
     let now = now(&queue).await;
     // The script is known to the server by then, so that the answer that is lost is that of the claim.
     assert!(matches!(queue.claim(&w, now, false).await.unwrap(), Claim::Job(_)));
-    address.loses.store(true, Ordering::SeqCst);
+    address.loses.store(1, Ordering::SeqCst);
     let Claim::Job(job) = timeout(HANG, queue.claim(&w, now, false)).await.unwrap().unwrap() else {
         panic!("the job is held by a lease that nobody knows of")
     };
-    assert!(!address.loses.load(Ordering::SeqCst), "no answer was lost");
+    assert_eq!(address.loses.load(Ordering::SeqCst), 0, "no answer was lost");
     assert_eq!(job.number, 1);
     let config = RedisConfig { prefix: "{lost-answer}:".to_owned(), ..server.config() };
     assert_eq!(zset(&mut server.raw(), &config, "jobs:leases").len(), 2);
+    let outcome = queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
+    assert_eq!(outcome, CompleteOutcome::Done);
+}
+
+#[tokio::test]
+async fn claim_whose_answer_was_lost_in_an_outage_is_found_by_the_workers_next_claim() {
+    let (server, port) = on_a_port();
+    let address = Address::of(port).await;
+    let queue = Queue::connect_with(&address.config("{outage}:"), LONG).await.unwrap();
+    let w = worker(&queue, "w").await;
+    for _ in 0..3 {
+        submit(&queue, &JobSpec { max_attempts: 1, ..spec() }).await;
+    }
+    let now = now(&queue).await;
+    assert!(matches!(queue.claim(&w, now, false).await.unwrap(), Claim::Job(_)));
+    // No answer comes through for longer than one call tries.
+    address.loses.store(u32::MAX, Ordering::SeqCst);
+    let error = timeout(HANG, queue.claim(&w, now, false)).await.unwrap().unwrap_err();
+    assert!(error.is_transient(), "{error}");
+    address.loses.store(0, Ordering::SeqCst);
+    let Claim::Job(job) = timeout(HANG, queue.claim(&w, now, true)).await.unwrap().unwrap() else {
+        panic!("the job is held by a lease that nobody knows of")
+    };
+    assert_eq!(job.number, 1);
+    let config = RedisConfig { prefix: "{outage}:".to_owned(), ..server.config() };
+    assert_eq!(zset(&mut server.raw(), &config, "jobs:leases").len(), 2, "it took a second job");
     let outcome = queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
     assert_eq!(outcome, CompleteOutcome::Done);
 }
@@ -141,13 +169,13 @@ async fn fault_06_completion_whose_answer_was_lost_is_done_once() {
     for loses in [false, true] {
         submit(&queue, &hooked()).await;
         let job = claim(&queue, &w).await.unwrap();
-        address.loses.store(loses, Ordering::SeqCst);
+        address.loses.store(u32::from(loses), Ordering::SeqCst);
         let result = result_of(1);
         let completes = queue.complete(&job, &result, job.attempt.epoch);
         let outcome = timeout(HANG, completes).await.unwrap().unwrap();
         let expected = if loses { CompleteOutcome::Already } else { CompleteOutcome::Done };
         assert_eq!(outcome, expected);
-        assert!(!address.loses.load(Ordering::SeqCst), "no answer was lost");
+        assert_eq!(address.loses.load(Ordering::SeqCst), 0, "no answer was lost");
     }
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.completed, stats.running, stats.pending_webhooks), (2, 0, 2));
@@ -161,6 +189,10 @@ async fn leases_that_expired_while_redis_was_away_are_spared_for_a_while() {
     let w = worker(&queue, "w").await;
     submit(&queue, &spec()).await;
     let job = claim(&queue, &w).await.unwrap();
+    // It was away for much longer than the grace.
+    let leases = format!("{}jobs:leases", server.config().prefix);
+    let expired = ["1".to_owned(), job.attempt.to_string()];
+    redis::cmd("ZADD").arg(leases).arg(&expired).exec(&mut server.raw()).unwrap();
     server.kill().await;
     server.start();
     let sweep = async {

@@ -445,3 +445,47 @@ async fn record_without_a_number_of_attempts_is_dropped_by_a_claim() {
     assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, whole);
     assert_eq!(claim(&queue, &w).await, None);
 }
+
+#[tokio::test]
+async fn broken_record_of_a_running_job_stops_no_sweep() {
+    let (queue, config) = queue().await;
+    let mut redis = raw(&config);
+    let w = worker(&queue, "w").await;
+    let (broken, whole) = (submit(&queue, &spec()).await, submit(&queue, &spec()).await);
+    let delayed = JobId::new();
+    queue.submit(delayed, &spec(), SubmitMode::After(Duration::from_secs(60))).await.unwrap();
+    claim(&queue, &w).await.unwrap();
+    claim(&queue, &w).await.unwrap();
+    let key = |id: JobId| format!("{}jobs:status:{id}", config.prefix);
+    redis::cmd("HDEL").arg(key(broken)).arg("max").exec(&mut redis).unwrap();
+    redis::cmd("HDEL").arg(key(delayed)).arg("boost").exec(&mut redis).unwrap();
+    all_due(&mut redis, &config);
+    assert_eq!(queue.sweep(10, 0).await.unwrap().ready, 1);
+    assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, whole);
+    // Both are put off, not lost.
+    let later = now(&queue).await.0 as f64;
+    for set in ["jobs:leases", "jobs:scheduled"] {
+        let id = if set == "jobs:leases" { broken } else { delayed };
+        let entries = zset(&mut redis, &config, set);
+        let entry = entries.iter().find(|(member, _)| member.starts_with(&id.to_string())).unwrap();
+        assert!(entry.1 > later, "{set}: {entries:?}");
+    }
+}
+
+#[tokio::test]
+async fn suspended_job_is_kept_until_it_is_cancelled_for_good() {
+    let config = shared();
+    let day = Some(Duration::from_secs(24 * 3600));
+    let retention = Retention { inputs: day, outputs: day, ..LONG.retention };
+    let queue = Queue::connect_with(&config, Policy { retention, ..LONG }).await.unwrap();
+    let mut redis = raw(&config);
+    let id = submit(&queue, &spec()).await;
+    let key = format!("{}jobs:status:{id}", config.prefix);
+    let mut ttl = || -> i64 { redis::cmd("PTTL").arg(&key).query(&mut redis).unwrap() };
+    queue.cancel_with(id, &CancelReason::Suspended).await.unwrap();
+    assert_eq!(ttl(), -1);
+    assert!(zset(&mut raw(&config), &config, "jobs:cleanup").is_empty());
+    queue.cancel(id).await.unwrap();
+    assert!(ttl() > 0);
+    assert_eq!(zset(&mut raw(&config), &config, "jobs:cleanup").len(), 2);
+}

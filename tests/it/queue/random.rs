@@ -545,7 +545,7 @@ impl<'a> Lockstep<'a> {
         for n in 0..JOBS {
             let Some(job) = model.jobs.get(&job_id(n)) else { continue };
             put(format!("jobs:index {}", job_id(n)), "0".into());
-            put(format!("{n} expires"), job.state.is_terminal().to_string());
+            put(format!("{n} expires"), (job.state.is_terminal() && !job.suspended).to_string());
             let fields = [
                 ("state", Some(job.state.to_string())),
                 ("max", Some(job.terms.max.to_string())),
@@ -582,7 +582,7 @@ impl<'a> Lockstep<'a> {
 /// A field of a job's hash in terms of the model; empty if the model does not have it.
 fn readable(field: &str, value: String) -> String {
     match field {
-        "spec" | "keep" | "claim" | "before" | "v" => String::new(),
+        "spec" | "keep" | "claim" | "before" | "v" | "life" => String::new(),
         "progress" => {
             let percent: f64 = value.parse().unwrap();
             if percent == 0.0 { String::new() } else { percent.to_string() }

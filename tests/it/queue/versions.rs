@@ -200,7 +200,7 @@ async fn job_of_a_newer_version_is_left_to_its_workers_at_no_cost() {
 }
 
 #[tokio::test]
-async fn backlog_of_a_newer_version_ends_a_claim_and_lets_later_jobs_pass() {
+async fn claim_in_a_backlog_of_a_newer_version_says_that_more_is_due() {
     let (queue, config) = queue().await;
     let mut redis = raw(&config);
     let w = worker(&queue, "w").await;
@@ -212,8 +212,12 @@ async fn backlog_of_a_newer_version_ends_a_claim_and_lets_later_jobs_pass() {
     let mut claims = 0;
     let job = loop {
         claims += 1;
-        if let Some(job) = claim(&queue, &w).await {
-            break job;
+        let now = now(&queue).await;
+        match queue.claim(&w, now, true).await.unwrap() {
+            Claim::Job(job) => break job,
+            // The worker does not wait.
+            Claim::Empty { next_due, .. } => assert!(next_due.is_some_and(|due| due <= now), "{next_due:?}"),
+            other => panic!("{other:?}"),
         }
     };
     assert_eq!((job.attempt.job, claims), (known, 3));

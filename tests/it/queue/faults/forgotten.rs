@@ -74,6 +74,7 @@ async fn fault_10_forgotten_failure_leaves_a_job_that_ends() {
     let first = claim(&queue, &w).await.unwrap();
     save(&server);
     assert_eq!(queue.fail(&first, &hopeless()).await.unwrap(), FailOutcome::Failed);
+    let told = queue.get(id).await.unwrap().unwrap().webhook_epoch();
 
     forget(&mut server, &queue).await;
     assert_eq!(state(&queue, id).await, Some(State::Running));
@@ -86,6 +87,11 @@ async fn fault_10_forgotten_failure_leaves_a_job_that_ends() {
     assert_eq!(queue.fail(&heir, &hopeless()).await.unwrap(), FailOutcome::Failed);
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.failed, stats.running, stats.pending_webhooks), (1, 0, 1));
+    // Its webhook has the id that the first one had, which a user's retry would change.
+    let named = queue.get(id).await.unwrap().unwrap().webhook_epoch();
+    assert_eq!(named, told);
+    queue.redrive(id).await.unwrap();
+    assert_ne!(queue.get(id).await.unwrap().unwrap().webhook_epoch(), told);
 }
 
 #[tokio::test]
