@@ -19,7 +19,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
-pub use roles::{ApiConfig, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
+pub use roles::{ApiConfig, Certificates, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
 pub use setting::{DefaultValue, Description, Role, Setting};
 
 /// A setting is missing or invalid.
