@@ -1,17 +1,22 @@
 //! The queue on real Redis: random comparison with a model, exploration of the lease protocol, a soak test
 //! with crashes, and a named test for each fault.
 
+mod cluster;
+mod durability;
 mod failover;
 mod faults;
 mod fleet;
+mod half_open;
 mod lease_model;
 mod life;
 mod listing;
+mod loading;
 mod model;
 mod outbox;
 mod random;
 mod rest;
 mod soak;
+mod tls;
 mod upstash;
 mod wake;
 
