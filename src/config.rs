@@ -11,6 +11,7 @@
 //! do; a secret is held in a [`SecretString`](secrecy::SecretString) and appears in no log, error or debug output.
 
 mod base_url;
+mod certificates;
 pub mod registry;
 mod roles;
 mod setting;
@@ -19,7 +20,8 @@ use std::fmt;
 use std::net::SocketAddr;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
-pub use roles::{ApiConfig, Certificates, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
+pub use certificates::Certificates;
+pub use roles::{ApiConfig, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
 pub use setting::{DefaultValue, Description, Role, Setting};
 
 /// A setting is missing or invalid.

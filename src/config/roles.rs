@@ -14,7 +14,7 @@ use super::registry::{
     REDIS_CA_CERT, REDIS_KEY_PREFIX, REDIS_URL, WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT, WORKER_MAX_FAILURES,
     WORKER_MAX_INPUT_BYTES, WORKER_MAX_JOBS, WORKER_SCRATCH_DIR, WORKER_STALL_TIMEOUT, WORKER_TTL,
 };
-use super::{BaseUrl, ConfigError, ConfigErrors, Env};
+use super::{BaseUrl, Certificates, ConfigError, ConfigErrors, Env};
 use crate::job::space;
 
 /// The settings of Redis.
@@ -27,15 +27,6 @@ pub struct RedisConfig {
     pub prefix: String,
     /// What the certificate of a `rediss://` server must be signed by; `None` means an authority that the system knows.
     pub ca_cert: Option<Certificates>,
-}
-
-/// Certificates in PEM format.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Certificates {
-    /// The certificates themselves.
-    Pem(String),
-    /// A file that contains them.
-    File(PathBuf),
 }
 
 impl RedisConfig {
