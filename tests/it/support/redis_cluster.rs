@@ -37,7 +37,8 @@ impl RedisCluster {
                 ["--bind", "127.0.0.1"],
                 ["--cluster-enabled", "yes"],
                 ["--cluster-port", &bus.to_string()],
-                ["--cluster-node-timeout", "1000"],
+                // On a busy machine, nodes that must answer within a second never come together.
+                ["--cluster-node-timeout", "5000"],
                 ["--appendonly", "yes"],
                 ["--repl-diskless-sync-delay", "0"],
             ];
