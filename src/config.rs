@@ -12,6 +12,7 @@
 //! do; a secret is held in a [`SecretString`](secrecy::SecretString) and appears in no log, error or debug output.
 
 mod base_url;
+mod certificates;
 pub mod registry;
 mod retention;
 mod roles;
@@ -21,6 +22,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
+pub use certificates::Certificates;
 pub use retention::Retention;
 pub use roles::{ApiConfig, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
 pub use setting::{DefaultValue, Description, Role, Setting};

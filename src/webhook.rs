@@ -342,7 +342,7 @@ fn body(delivery: &Delivery, job: Job, links: &UrlSigner) -> Result<String, Webh
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Epoch;
+    use crate::job::{AttemptId, Epoch};
 
     #[test]
     fn webhook_secret_must_be_whsec_and_base64_of_valid_length() {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::CliError;
 use super::args::ControllerArgs;
-use super::serve::{listen, stop_signal};
+use super::serve::{connect, listen, stop_signal};
 use crate::config::registry::{ALLOW_PRIVATE_URLS, API_PUBLIC_URL, MIRROR_MAX};
 use crate::config::{Env, FlyConfig, RedisConfig, Retention, StorageConfig};
 use crate::controller::operator::{FleetParts, Operator, Scope};
@@ -18,7 +18,7 @@ use crate::http_server::{ServerLimits, serve};
 use crate::job::WorkerId;
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
-use crate::queue::{Queue, RequestRate};
+use crate::queue::RequestRate;
 use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
 use crate::webhook::WebhookClient;
@@ -52,7 +52,7 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
     let policy = flyprovider::policy::read(&env).map_err(CliError::start)?;
     let stop = stop_signal()?;
     let listener = listen(args.listen).await?;
-    let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
+    let Some(queue) = connect(&redis, &stop).await? else { return Ok(()) };
     let metrics = Metrics::new();
     tracing::info!(
         address = %listener.local_addr().unwrap_or(args.listen),
@@ -98,7 +98,8 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let client = Client::try_from(config).map_err(CliError::start)?;
     let stop = stop_signal()?;
     let listener = listen(args.listen).await?;
-    let queue = Queue::connect(&redis).await.map_err(CliError::start)?.with_retention(retention);
+    let Some(queue) = connect(&redis, &stop).await? else { return Ok(()) };
+    let queue = queue.with_retention(retention);
     let metrics = Metrics::new();
     let event_bus =
         EventBus::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await.map_err(CliError::start)?;

@@ -1,6 +1,7 @@
 //! The servers `up`, `api` and `worker`. Each parses its environment, starts, and runs until it receives a signal.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -99,7 +100,8 @@ pub(crate) async fn api(args: ApiArgs) -> Result<(), CliError> {
         .transpose()
         .map_err(CliError::start)?;
     let stop = stop_signal()?;
-    let queue = Queue::connect(&redis).await.map_err(CliError::start)?.with_retention(retention);
+    let Some(queue) = connect(&redis, &stop).await? else { return Ok(()) };
+    let queue = queue.with_retention(retention);
     let listener = listen(args.listen).await?;
     let links = UrlSigner::new(&storage, api_config.public_url.clone()).map_err(CliError::start)?;
     let metrics = Metrics::new();
@@ -123,6 +125,31 @@ pub(crate) async fn api(args: ApiArgs) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Connects to Redis, and waits while it says that it is not ready, as it does while it loads its data. Returns `None`
+/// if `stop` came first.
+pub(super) async fn connect(
+    redis: &RedisConfig,
+    stop: &CancellationToken,
+) -> Result<Option<Queue>, CliError> {
+    const PAUSE: Duration = Duration::from_secs(1);
+    let mut is_known = false;
+    let connected = async {
+        loop {
+            match Queue::connect(redis).await {
+                Err(error) if error.is_not_ready() => {
+                    if !is_known {
+                        tracing::warn!(%error, "Redis is not ready; waiting until it is");
+                        is_known = true;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                outcome => return outcome.map(Some).map_err(CliError::start),
+            }
+        }
+    };
+    stop.run_until_cancelled(connected).await.unwrap_or(Ok(None))
+}
+
 pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError> {
     let failed = |e| CliError::Start(format!("cannot listen on {address}: {e}; choose another --listen"));
     TcpListener::bind(address).await.map_err(failed)
@@ -136,13 +163,10 @@ pub(crate) async fn worker() -> Result<(), CliError> {
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
     let stop = stop_signal()?;
     let start = async {
-        let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
-        Worker::start(config, queue, Storage::new(&storage)).await.map_err(CliError::start)
+        let Some(queue) = connect(&redis, &stop).await? else { return Ok(None) };
+        Worker::start(config, queue, Storage::new(&storage)).await.map(Some).map_err(CliError::start)
     };
-    let worker = tokio::select! {
-        worker = start => worker?,
-        () = stop.cancelled() => return Ok(()),
-    };
+    let Some(worker) = stop.run_until_cancelled(start).await.unwrap_or(Ok(None))? else { return Ok(()) };
     match worker.run(stop).await {
         ExitReason::TooManyFailures => Err(CliError::Failed(ExitReason::TooManyFailures.to_string())),
         _ => Ok(()),

@@ -14,10 +14,10 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::Url;
 
-use super::BaseUrl;
 use super::setting::DefaultValue::{Derived, Required, Unset, Value};
 use super::setting::Role::{self, Api, CommandLine, Controller, Edge, Operator, Up, Worker};
 use super::setting::{self, Description, Setting};
+use super::{BaseUrl, Certificates};
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use document::help;
@@ -47,11 +47,18 @@ pub static REDIS_URL: Setting<SecretString> = Setting::new(
     parse::redis_url,
 )
 .secret();
+pub static REDIS_CA_CERT: Setting<Certificates> = Setting::new(
+    "REDIS_CA_CERT",
+    Derived("the system's"),
+    SERVERS,
+    "certificate of the authority that signed Redis's certificate, in PEM format, or the path of a file with it; for rediss:// only",
+    parse::certificates,
+);
 pub static REDIS_KEY_PREFIX: Setting<String> = Setting::new(
     "REDIS_KEY_PREFIX",
     Unset,
     &[Api, Worker, Controller, Edge],
-    "prefix of all keys, if several installations share a Redis",
+    "prefix of all keys, if several installations share a Redis; for a Redis Cluster it contains a text in braces, such as {tcoder}:",
     setting::text,
 );
 pub static UPSTASH_REDIS_REST_URL: Setting<Url> = Setting::new(
@@ -496,6 +503,7 @@ pub static GROUPS: &[Group] = &[
         text: "Its `maxmemory-policy` must be `noeviction`.",
         settings: &[
             &REDIS_URL.about,
+            &REDIS_CA_CERT.about,
             &REDIS_KEY_PREFIX.about,
             &UPSTASH_REDIS_REST_URL.about,
             &UPSTASH_REDIS_REST_TOKEN.about,

@@ -11,10 +11,10 @@ use super::registry::{
     ALLOW_PRIVATE_URLS, API_CORS_ORIGINS, API_PUBLIC_URL, API_TOKENS, FLY_API_HOSTNAME, FLY_API_TOKEN,
     FLY_MACHINE_ID, FLY_WORKER_APP, HOSTNAME, R2_ACCESS_KEY_ID, R2_ACCOUNT_ID, R2_ENDPOINT,
     R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL, R2_REGION, R2_SECRET_ACCESS_KEY,
-    REDIS_KEY_PREFIX, REDIS_URL, WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT, WORKER_MAX_FAILURES,
+    REDIS_CA_CERT, REDIS_KEY_PREFIX, REDIS_URL, WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT, WORKER_MAX_FAILURES,
     WORKER_MAX_INPUT_BYTES, WORKER_MAX_JOBS, WORKER_SCRATCH_DIR, WORKER_STALL_TIMEOUT, WORKER_TTL,
 };
-use super::{BaseUrl, ConfigError, ConfigErrors, Env};
+use super::{BaseUrl, Certificates, ConfigError, ConfigErrors, Env};
 use crate::job::space;
 
 /// The settings of Redis.
@@ -25,10 +25,18 @@ pub struct RedisConfig {
     /// Precedes every key, so that several installations can share a Redis. With braces, as in `{tcoder}:`, all keys
     /// are in one slot of a Redis Cluster.
     pub prefix: String,
+    /// What the certificate of a `rediss://` server must be signed by; `None` means an authority that the system knows.
+    pub ca_cert: Option<Certificates>,
 }
 
 impl RedisConfig {
-    /// Reads `REDIS_URL` and `REDIS_KEY_PREFIX`.
+    /// A server whose certificate, if it has one, is signed by an authority that the system knows.
+    #[must_use]
+    pub fn new(url: impl Into<SecretString>, prefix: impl Into<String>) -> Self {
+        Self { url: url.into(), prefix: prefix.into(), ca_cert: None }
+    }
+
+    /// Reads `REDIS_URL`, `REDIS_CA_CERT` and `REDIS_KEY_PREFIX`.
     ///
     /// # Errors
     /// The missing or invalid settings.
@@ -36,7 +44,13 @@ impl RedisConfig {
         let mut errors = ConfigErrors::default();
         let url = errors.keep(env.require(&REDIS_URL));
         let prefix = errors.keep(env.get(&REDIS_KEY_PREFIX)).flatten().unwrap_or_default();
-        errors.finish(url.map(|url| Self { url, prefix }))
+        let ca_cert = errors.keep(env.get(&REDIS_CA_CERT)).flatten();
+        let is_plain = url.as_ref().is_some_and(|url| !url.expose_secret().starts_with("rediss://"));
+        if ca_cert.is_some() && is_plain {
+            let why = "it has no effect, because REDIS_URL does not start with rediss://".into();
+            errors.push(ConfigError::Invalid { name: REDIS_CA_CERT.about.name, why });
+        }
+        errors.finish(url.map(|url| Self { url, prefix, ca_cert }))
     }
 
     /// The address for logs, without user, password and parameters.
@@ -338,7 +352,7 @@ mod tests {
 
     #[test]
     fn the_address_of_redis_can_be_logged() {
-        let shown = |url: &str| RedisConfig { url: url.into(), prefix: String::new() }.address();
+        let shown = |url: &str| RedisConfig::new(url, "").address();
         assert_eq!(
             shown("rediss://hush:hush-hush@db.upstash.io:6379/2?password=hush"),
             "rediss://db.upstash.io:6379/2"
@@ -346,6 +360,23 @@ mod tests {
         assert_eq!(shown("redis://:hush@[::1]"), "redis://[::1]");
         assert_eq!(shown("redis+unix:///run/redis.sock?pass=hush"), "redis+unix:///run/redis.sock");
         assert_eq!(shown("redis://hush hush"), "unreadable");
+    }
+
+    #[test]
+    fn authority_of_redis_is_a_text_or_a_file_and_needs_tls() {
+        let read = |url: &'static str, ca: &'static str| {
+            let env = Env::of(move |name| match name {
+                "REDIS_URL" => Some(url.to_owned()),
+                "REDIS_CA_CERT" => Some(ca.to_owned()),
+                _ => None,
+            });
+            RedisConfig::read(&env).map(|config| config.ca_cert).map_err(|error| error.to_string())
+        };
+        let pem = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----";
+        assert_eq!(read("rediss://redis", pem), Ok(Some(Certificates::Pem(pem.into()))));
+        assert_eq!(read("rediss://redis", "/run/ca.pem"), Ok(Some(Certificates::File("/run/ca.pem".into()))));
+        let error = read("redis://redis", "/run/ca.pem").unwrap_err();
+        assert!(error.starts_with("REDIS_CA_CERT") && error.contains("rediss://"), "{error}");
     }
 
     #[test]

@@ -54,6 +54,8 @@ mod outcomes;
 mod query;
 mod rate_limit;
 mod scripts;
+#[cfg(not(target_arch = "wasm32"))]
+mod server;
 mod transport;
 mod workers;
 
@@ -148,10 +150,11 @@ impl Contact {
 }
 
 impl Queue {
-    /// Connects to Redis, and checks that it does not evict keys.
+    /// Connects to Redis, and checks that it can hold a queue.
     ///
     /// # Errors
-    /// If Redis does not answer, rejects the login, or is configured to evict keys.
+    /// If Redis does not answer, rejects the login, is configured to evict keys, or is a cluster that would spread the
+    /// keys over its nodes.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
         Self::connect_with(config, Policy::default()).await
@@ -163,7 +166,7 @@ impl Queue {
     /// The same as those of [`Queue::connect`].
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn connect_with(config: &RedisConfig, policy: Policy) -> Result<Self, QueueError> {
-        let transport = Transport::Tcp(Box::new(transport::Tcp::connect(&config.url).await?));
+        let transport = Transport::Tcp(Box::new(transport::Tcp::connect(config).await?));
         let queue = Self {
             transport,
             prefix: config.prefix.as_str().into(),
@@ -171,7 +174,7 @@ impl Queue {
             contact: Arc::default(),
             unanswered: Arc::default(),
         };
-        queue.refuse_evicting_server().await?;
+        queue.check_server().await?;
         // To be compared if workers and a controller do not find each other.
         tracing::info!(redis = config.address(), prefix = config.prefix, "connected to Redis");
         Ok(queue)
@@ -222,20 +225,22 @@ impl Queue {
         self.run(Command::new("PING")).await.map(drop)
     }
 
-    /// Checks that Redis answers and takes writes: that it is the primary. Where it does not say which it is, that it
-    /// answers.
+    /// Checks that Redis serves the keys and takes writes: that it is the primary, and has loaded its data. Where it does
+    /// not say which it is, that it serves the keys.
     ///
     /// # Errors
-    /// If it does not answer, or is a replica.
+    /// If it does not answer, loads its data, or is a replica.
     pub async fn check_primary(&self) -> Result<(), QueueError> {
-        match self.run(Command::new("ROLE")).await {
-            Ok(reply) => match reply.list().and_then(|list| list.first()?.text()) {
+        // A cluster redirects this to the node that has the keys, and a server that loads its data refuses it.
+        let exists = Command::new("EXISTS").arg(self.key("jobs"));
+        match self.pipeline(vec![exists.clone(), Command::new("ROLE")]).await {
+            Ok(replies) => match replies.get(1).and_then(|role| role.list()?.first()?.text()) {
                 Some(role @ ("slave" | "replica")) => {
                     Err(QueueError::NotPrimary(format!("its role is {role}")))
                 }
                 _ => Ok(()),
             },
-            Err(QueueError::Refused(_)) => self.ping().await,
+            Err(QueueError::Refused(_)) => self.run(exists).await.map(drop),
             Err(error) => Err(error),
         }
     }
@@ -308,21 +313,6 @@ impl Queue {
                 }
                 other => return other,
             }
-        }
-    }
-
-    /// A Redis that evicts keys under memory pressure loses jobs. If the setting cannot be read (many hosted services
-    /// forbid CONFIG), the operator is trusted.
-    #[cfg(not(target_arch = "wasm32"))]
-    async fn refuse_evicting_server(&self) -> Result<(), QueueError> {
-        let reply = match self.run(Command::new("CONFIG").arg("GET").arg("maxmemory-policy")).await {
-            Ok(reply) => reply,
-            Err(QueueError::Refused(_)) => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        match reply.list().and_then(|l| l.get(1)?.text()) {
-            Some(policy) if policy != "noeviction" => Err(QueueError::Evicts(policy.to_owned())),
-            _ => Ok(()),
         }
     }
 }

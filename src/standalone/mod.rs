@@ -30,7 +30,8 @@ use url::Host;
 use crate::api::{self, AppState};
 use crate::config::registry::WEBHOOK_SECRET;
 use crate::config::{
-    ApiConfig, ConfigError, ConfigErrors, Env, RedisConfig, Retention, StorageConfig, WorkerConfig,
+    ApiConfig, Certificates, ConfigError, ConfigErrors, Env, RedisConfig, Retention, StorageConfig,
+    WorkerConfig,
 };
 use crate::http_server::{ServerLimits, serve};
 use crate::job::{Failure, WorkerId};
@@ -287,7 +288,11 @@ fn worker_environment(
     scratch: &std::path::Path,
 ) -> Vec<(&'static str, String)> {
     use secrecy::ExposeSecret as _;
-    vec![
+    let ca_cert = redis.ca_cert.as_ref().map(|certificates| match certificates {
+        Certificates::Pem(text) => text.clone(),
+        Certificates::File(path) => path.display().to_string(),
+    });
+    let mut environment = vec![
         ("REDIS_URL", redis.url.expose_secret().to_owned()),
         ("REDIS_KEY_PREFIX", redis.prefix.clone()),
         ("R2_ENDPOINT", storage.endpoint.to_string()),
@@ -297,5 +302,7 @@ fn worker_environment(
         ("R2_INPUT_BUCKET_NAME", storage.input_bucket.clone()),
         ("R2_OUTPUT_BUCKET_NAME", storage.output_bucket.clone()),
         ("WORKER_SCRATCH_DIR", scratch.display().to_string()),
-    ]
+    ];
+    environment.extend(ca_cert.map(|value| ("REDIS_CA_CERT", value)));
+    environment
 }

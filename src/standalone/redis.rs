@@ -96,7 +96,7 @@ impl RedisServer {
 }
 
 fn config(socket: &Path) -> RedisConfig {
-    RedisConfig { url: format!("redis+unix://{}", socket.display()).into(), prefix: String::new() }
+    RedisConfig::new(format!("redis+unix://{}", socket.display()), "")
 }
 
 fn spawn(dir: &Path, socket: &Path, log: &Path) -> io::Result<Child> {

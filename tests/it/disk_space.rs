@@ -165,7 +165,7 @@ async fn job_that_does_not_fit_after_the_probe_is_not_encoded() {
 }
 
 async fn queue(system: &System) -> Queue {
-    Queue::connect(&RedisConfig { url: system.redis_url().into(), prefix: String::new() }).await.unwrap()
+    Queue::connect(&RedisConfig::new(system.redis_url(), "")).await.unwrap()
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ impl Cloud {
 
     /// Combines an installation with an emulated Fly whose machines work for it.
     pub async fn over(system: System, (fly, stop): (EmulatorHandle, FlyGuard)) -> Self {
-        let redis = RedisConfig { url: system.redis_url().into(), prefix: String::new() };
+        let redis = RedisConfig::new(system.redis_url(), "");
         let queue = Queue::connect(&redis).await.unwrap();
         Self { system, fly, queue, metrics: Metrics::new(), _stop: stop }
     }

@@ -22,7 +22,7 @@ async fn without_fleet() -> System {
 }
 
 async fn queue(system: &System) -> Queue {
-    let config = RedisConfig { url: system.redis_url().into(), prefix: String::new() };
+    let config = RedisConfig::new(system.redis_url(), "");
     Queue::connect(&config).await.unwrap()
 }
 

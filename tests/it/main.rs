@@ -17,6 +17,7 @@ mod fly_api;
 mod fly_contract;
 mod foreign_storage;
 mod hls_playlists;
+mod hosted_redis;
 mod job_id_reuse;
 mod manifests;
 mod media;

@@ -169,7 +169,7 @@ async fn job_with_a_manifest_of_a_newer_version_is_handed_back_at_no_cost() {
 #[tokio::test]
 async fn result_that_the_version_before_committed_is_adopted() {
     let here = Installation::new(&[]).await;
-    let id = here.submit_clip(&long_clip(), Quality::P360, 2).await;
+    let id = here.submit_clip(long_clip(), Quality::P360, 2).await;
     let now = here.queue.clock().await.unwrap().now();
     let record = WorkerRecord {
         worker_id: WorkerId("old".into()),

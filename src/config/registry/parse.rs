@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::super::setting;
+use super::super::{Certificates, setting};
 
 pub(super) fn redis_url(text: &str) -> Result<SecretString, String> {
     let known = ["redis://", "rediss://", "redis+unix://", "unix://"];
@@ -13,6 +13,15 @@ pub(super) fn redis_url(text: &str) -> Result<SecretString, String> {
     } else {
         Err("it must start with redis://, rediss:// or redis+unix://".into())
     }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "a parser")]
+pub(super) fn certificates(text: &str) -> Result<Certificates, String> {
+    Ok(if text.contains("-----BEGIN ") {
+        Certificates::Pem(text.to_owned())
+    } else {
+        Certificates::File(text.into())
+    })
 }
 
 pub(super) fn api_tokens(text: &str) -> Result<Vec<SecretString>, String> {

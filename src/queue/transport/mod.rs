@@ -129,11 +129,26 @@ const LOGIN: &str = "UPSTASH_REDIS_REST_TOKEN";
 /// An error of a call to the queue.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// There is no connection, or no reply in time. The command may or may not have run.
+    /// There is no connection. The command may or may not have run.
     #[error("{where_} does not answer ({0}); check that it runs and that the address is right", where_ = WHERE)]
     Connection(String),
-    /// The reply says that Redis cannot serve requests at the moment: HTTP 5xx or 429. The command may or may not
-    /// have run.
+    /// There was no reply in time. The command may or may not have run.
+    #[error("{where_} does not answer (time-out); check that it runs and that the address is right", where_ = WHERE)]
+    TimedOut,
+    /// The certificate of the server, or that of its authority, cannot be used.
+    #[error("there is no TLS connection to {where_}: {0}", where_ = WHERE)]
+    Certificate(String),
+    /// A cluster says that another node has the keys, with its address. The command has not run.
+    #[error("{where_} moves keys to another node ({0}); this passes by itself", where_ = WHERE)]
+    Moved(String),
+    /// In a cluster, the keys would be on several nodes. Contains their prefix.
+    #[error(
+        "{where_} is a cluster, where keys with the prefix {0:?} would be on several nodes; set REDIS_KEY_PREFIX to a text \
+         in braces, such as {{tcoder}}:, for all processes", where_ = WHERE
+    )]
+    NoHashTag(String),
+    /// The reply says that Redis cannot serve requests at the moment: HTTP 5xx or 429, or it loads its data. The command
+    /// may or may not have run.
     #[error(
         "{where_} cannot serve requests now ({0}); this passes by itself: if it lasts, see the status page of \
          its provider", where_ = WHERE
@@ -179,7 +194,13 @@ impl QueueError {
     /// Whether the connection failed, so that a new one may help.
     #[must_use]
     pub const fn is_connection(&self) -> bool {
-        matches!(self, Self::Connection(_) | Self::NotPrimary(_))
+        matches!(self, Self::Connection(_) | Self::TimedOut | Self::Moved(_) | Self::NotPrimary(_))
+    }
+
+    /// Whether Redis itself answers, that it cannot serve yet and that this passes.
+    #[must_use]
+    pub const fn is_not_ready(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::NotPrimary(_) | Self::Moved(_))
     }
 
     /// Whether the same call may succeed a moment later.
@@ -193,6 +214,10 @@ impl QueueError {
     pub const fn kind(&self) -> &'static str {
         match self {
             Self::Connection(_) => "connection",
+            Self::TimedOut => "timeout",
+            Self::Certificate(_) => "certificate",
+            Self::Moved(_) => "moved",
+            Self::NoHashTag(_) => "no_hash_tag",
             Self::Unavailable(_) => "unavailable",
             Self::NotPrimary(_) => "not_primary",
             Self::Quota(_) => "quota",
@@ -217,6 +242,9 @@ impl QueueError {
             Self::Auth(_) => Some("it refuses the login; check the user name and password"),
             Self::OutOfMemory => Some("it is out of memory; give it more"),
             Self::Evicts(_) => Some("its maxmemory-policy deletes jobs; set it to noeviction"),
+            Self::Certificate(_) => {
+                Some("its certificate is not accepted; check REDIS_CA_CERT and the host in REDIS_URL")
+            }
             _ => None,
         }
     }
@@ -232,9 +260,18 @@ fn of_code(code: Option<&str>, text: &str) -> Option<QueueError> {
         Some("NOSCRIPT") => return Some(QueueError::NoScript),
         Some("OOM") => return Some(QueueError::OutOfMemory),
         Some("WRONGPASS" | "NOAUTH") => return Some(QueueError::Auth(String::new())),
-        Some("READONLY" | "MASTERDOWN") => return Some(QueueError::NotPrimary(text.to_owned())),
-        // These pass by themselves: Redis is loading its files, or a cluster is moving slots.
-        Some("LOADING" | "TRYAGAIN" | "CLUSTERDOWN") => return Some(QueueError::Connection(text.to_owned())),
+        // A command that blocked at a primary gets UNBLOCKED when that is demoted.
+        Some("READONLY" | "MASTERDOWN" | "UNBLOCKED") => {
+            return Some(QueueError::NotPrimary(text.to_owned()));
+        }
+        Some("MOVED") => return Some(QueueError::Moved(text.to_owned())),
+        Some("CLUSTERDOWN") => return Some(QueueError::Connection(text.to_owned())),
+        // These pass by themselves: Redis loads its files, waits for its disk or for replicas, or runs a long script. A
+        // cluster moves the slot: ASK names the node that gets it, and is not followed, because a script there would
+        // find only the keys that have arrived. So no script runs while the slot is moved.
+        Some("LOADING" | "MISCONF" | "NOREPLICAS" | "BUSY" | "TRYAGAIN" | "ASK") => {
+            return Some(QueueError::Unavailable(text.to_owned()));
+        }
         _ => {}
     }
     // The error of a command inside a script has its code only in the text. An Upstash database that is full refuses
@@ -303,5 +340,13 @@ impl Transport {
             Self::Tcp(tcp) => Self::Tcp(Box::new(tcp.again().await?)),
             Self::Rest(rest) => Self::Rest(rest.clone()),
         })
+    }
+
+    /// Asks a cluster for its nodes, to find the keys through another one when one is gone.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) async fn learn_nodes(&self) {
+        if let Self::Tcp(tcp) = self {
+            tcp.learn_nodes().await;
+        }
     }
 }

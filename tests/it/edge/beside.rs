@@ -9,7 +9,6 @@ use kube::api::{Api, PostParams};
 use kube::runtime::wait::await_condition;
 use nix::sys::signal::Signal;
 use serde_json::json;
-use tcoder::config::RedisConfig;
 use tcoder::crd::{JobPhase, TranscodeJob};
 use tcoder::flyprovider::{FlyMachine, MachineState};
 use tokio::process::Child;
@@ -87,7 +86,7 @@ async fn applied(cluster: &Cluster, namespace: &str, name: &str, key: &str) {
 #[tokio::test]
 async fn worker_and_controller_share_the_rate_limit_and_the_fleet_lock() {
     let redis = shared();
-    let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
+    let setup = Setup::over(redis.clone());
     let edge = Arc::new(setup.set("MAX_MACHINES", MAX.to_string()).alive().start().await);
     let cluster = cluster().await;
     let namespace = cluster.namespace("beside-the-edge").await;

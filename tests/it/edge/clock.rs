@@ -25,7 +25,7 @@ use crate::webhooks::Receiver;
 /// A Worker in which only the cron trigger acts.
 async fn clocked() -> (Edge, RedisConfig) {
     let redis = shared();
-    let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
+    let setup = Setup::over(redis.clone());
     (setup.set("EDGE_FLEET", "disabled").set("EDGE_CRON_MAX_SECONDS", "0").start().await, redis)
 }
 
@@ -127,7 +127,7 @@ async fn scheduled_run_sends_and_retries_webhooks() {
 #[tokio::test]
 async fn scheduled_run_sends_webhooks_of_jobs_that_end_within_its_minute() {
     let redis = shared();
-    let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
+    let setup = Setup::over(redis.clone());
     let edge = setup.set("EDGE_FLEET", "disabled").set("EDGE_CRON_MAX_SECONDS", "20").start().await;
     let mut receiver = Receiver::start(204).await;
     // Something is in progress.
@@ -284,7 +284,7 @@ async fn scheduled_run_handles_what_it_can_read_beside_records_of_a_newer_versio
 async fn scheduled_run_with_much_work_stays_within_the_subrequest_limit() {
     const CROWD: usize = 150;
     let redis = shared();
-    let setup = Setup::over(RedisConfig { url: redis.url.clone(), prefix: redis.prefix.clone() });
+    let setup = Setup::over(redis.clone());
     let edge = setup.set("MAX_MACHINES", "20").set("EDGE_CRON_MAX_SECONDS", "15").start().await;
     let hits = Arc::new(AtomicU64::new(0));
     let count = Arc::clone(&hits);

@@ -1,19 +1,15 @@
 //! A primary that is demoted while clients keep their connections to it, answers that are lost, and Redis that was away.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tcoder::config::RedisConfig;
 use tcoder::queue::{CompleteOutcome, Policy, Queue, QueueError};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::*;
 use crate::support::kube::free_port;
 use crate::support::redis::{PrivateRedis, private_redis};
+use crate::support::tcp_proxy::TcpProxy;
 
 /// Longer than anything here takes, so that a hang ends as a failure.
 const HANG: Duration = Duration::from_secs(120);
@@ -28,66 +24,16 @@ fn tell(server: &PrivateRedis, command: &[&str]) {
     redis::cmd(command[0]).arg(&command[1..]).exec(&mut server.raw()).unwrap();
 }
 
-/// An address that leads to one server and later to another. Connections that are open stay where they are, as behind a
-/// name that is resolved anew, or a proxy that balances connections.
-struct Address {
-    port: u16,
-    leads_to: watch::Sender<u16>,
-    /// How many of the next answers are lost, each with its connection.
-    loses: Arc<AtomicU32>,
-}
-
-impl Address {
-    async fn of(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (leads_to, target) = watch::channel(server);
-        let loses = Arc::new(AtomicU32::new(0));
-        let lossy = Arc::clone(&loses);
-        tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let port = *target.borrow();
-                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                tokio::spawn(carry(client, server, Arc::clone(&lossy)));
-            }
-        });
-        Self { port, leads_to, loses }
-    }
-
-    fn config(&self, prefix: &str) -> RedisConfig {
-        RedisConfig { url: format!("redis://127.0.0.1:{}", self.port).into(), prefix: prefix.to_owned() }
-    }
-}
-
-async fn carry(mut client: TcpStream, mut server: TcpStream, loses: Arc<AtomicU32>) {
-    let (mut from_client, mut to_client) = client.split();
-    let (mut from_server, mut to_server) = server.split();
-    let answers = async {
-        let mut buffer = vec![0; 1 << 16];
-        loop {
-            let read = from_server.read(&mut buffer).await.unwrap_or(0);
-            let take = |left: u32| left.checked_sub(1);
-            let is_lost = loses.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok();
-            if read == 0 || is_lost {
-                return;
-            }
-            if to_client.write_all(&buffer[..read]).await.is_err() {
-                return;
-            }
-        }
-    };
-    tokio::select! {
-        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
-        () = answers => {}
-    }
+fn through(proxy: &TcpProxy, prefix: &str) -> RedisConfig {
+    RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port), prefix)
 }
 
 #[tokio::test]
 async fn queue_finds_the_new_primary_after_a_failover_that_kills_no_connection() {
     let ((first, first_port), (second, second_port)) = (on_a_port(), on_a_port());
     tell(&second, &["REPLICAOF", "127.0.0.1", &first_port.to_string()]);
-    let address = Address::of(first_port).await;
-    let queue = Queue::connect_with(&address.config("{failover}:"), LONG).await.unwrap();
+    let proxy = TcpProxy::to(first_port).await;
+    let queue = Queue::connect_with(&through(&proxy, "{failover}:"), LONG).await.unwrap();
     queue.check_primary().await.unwrap();
     let w = worker(&queue, "w").await;
     let id = submit(&queue, &spec()).await;
@@ -99,7 +45,7 @@ async fn queue_finds_the_new_primary_after_a_failover_that_kills_no_connection()
     let demoted = queue.check_primary().await.unwrap_err();
     assert!(matches!(&demoted, QueueError::NotPrimary(_)), "{demoted:?}");
     assert!(demoted.to_string().contains("REDIS_URL"), "{demoted}");
-    address.leads_to.send_replace(second_port);
+    proxy.lead_to(second_port);
     // The open connection still leads to the demoted one.
     let outcome =
         timeout(HANG, queue.complete(&job, &result_of(1), job.attempt.epoch)).await.unwrap().unwrap();
@@ -112,8 +58,8 @@ async fn queue_finds_the_new_primary_after_a_failover_that_kills_no_connection()
 #[tokio::test]
 async fn claim_whose_answer_was_lost_costs_no_attempt_and_takes_no_second_job() {
     let (server, port) = on_a_port();
-    let address = Address::of(port).await;
-    let queue = Queue::connect_with(&address.config("{lost-answer}:"), LONG).await.unwrap();
+    let proxy = TcpProxy::to(port).await;
+    let queue = Queue::connect_with(&through(&proxy, "{lost-answer}:"), LONG).await.unwrap();
     let w = worker(&queue, "w").await;
     for _ in 0..2 {
         submit(&queue, &JobSpec { max_attempts: 1, ..spec() }).await;
@@ -121,11 +67,11 @@ async fn claim_whose_answer_was_lost_costs_no_attempt_and_takes_no_second_job() 
     let now = now(&queue).await;
     // The script is known to the server by then, so that the answer that is lost is that of the claim.
     assert!(matches!(queue.claim(&w, now, false).await.unwrap(), Claim::Job(_)));
-    address.loses.store(1, Ordering::SeqCst);
+    proxy.lose_answers(1);
     let Claim::Job(job) = timeout(HANG, queue.claim(&w, now, false)).await.unwrap().unwrap() else {
         panic!("the job is held by a lease that nobody knows of")
     };
-    assert_eq!(address.loses.load(Ordering::SeqCst), 0, "no answer was lost");
+    assert_eq!(proxy.will_lose(), 0, "no answer was lost");
     assert_eq!(job.number, 1);
     let config = RedisConfig { prefix: "{lost-answer}:".to_owned(), ..server.config() };
     assert_eq!(zset(&mut server.raw(), &config, "jobs:leases").len(), 2);
@@ -136,8 +82,8 @@ async fn claim_whose_answer_was_lost_costs_no_attempt_and_takes_no_second_job() 
 #[tokio::test]
 async fn claim_whose_answer_was_lost_in_an_outage_is_found_by_the_workers_next_claim() {
     let (server, port) = on_a_port();
-    let address = Address::of(port).await;
-    let queue = Queue::connect_with(&address.config("{outage}:"), LONG).await.unwrap();
+    let proxy = TcpProxy::to(port).await;
+    let queue = Queue::connect_with(&through(&proxy, "{outage}:"), LONG).await.unwrap();
     let w = worker(&queue, "w").await;
     for _ in 0..3 {
         submit(&queue, &JobSpec { max_attempts: 1, ..spec() }).await;
@@ -145,10 +91,10 @@ async fn claim_whose_answer_was_lost_in_an_outage_is_found_by_the_workers_next_c
     let now = now(&queue).await;
     assert!(matches!(queue.claim(&w, now, false).await.unwrap(), Claim::Job(_)));
     // No answer comes through for longer than one call tries.
-    address.loses.store(u32::MAX, Ordering::SeqCst);
+    proxy.lose_answers(u32::MAX);
     let error = timeout(HANG, queue.claim(&w, now, false)).await.unwrap().unwrap_err();
     assert!(error.is_transient(), "{error}");
-    address.loses.store(0, Ordering::SeqCst);
+    proxy.lose_answers(0);
     let Claim::Job(job) = timeout(HANG, queue.claim(&w, now, true)).await.unwrap().unwrap() else {
         panic!("the job is held by a lease that nobody knows of")
     };
@@ -162,20 +108,20 @@ async fn claim_whose_answer_was_lost_in_an_outage_is_found_by_the_workers_next_c
 #[tokio::test]
 async fn fault_06_completion_whose_answer_was_lost_is_done_once() {
     let (_server, port) = on_a_port();
-    let address = Address::of(port).await;
-    let queue = Queue::connect_with(&address.config("{lost-completion}:"), LONG).await.unwrap();
+    let proxy = TcpProxy::to(port).await;
+    let queue = Queue::connect_with(&through(&proxy, "{lost-completion}:"), LONG).await.unwrap();
     let w = worker(&queue, "w").await;
     // The script is known to the server after the first, so that the answer that is lost is that of the second.
     for loses in [false, true] {
         submit(&queue, &hooked()).await;
         let job = claim(&queue, &w).await.unwrap();
-        address.loses.store(u32::from(loses), Ordering::SeqCst);
+        proxy.lose_answers(u32::from(loses));
         let result = result_of(1);
         let completes = queue.complete(&job, &result, job.attempt.epoch);
         let outcome = timeout(HANG, completes).await.unwrap().unwrap();
         let expected = if loses { CompleteOutcome::Already } else { CompleteOutcome::Done };
         assert_eq!(outcome, expected);
-        assert_eq!(address.loses.load(Ordering::SeqCst), 0, "no answer was lost");
+        assert_eq!(proxy.will_lose(), 0, "no answer was lost");
     }
     let stats = queue.stats().await.unwrap();
     assert_eq!((stats.completed, stats.running, stats.pending_webhooks), (2, 0, 2));

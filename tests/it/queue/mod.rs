@@ -2,17 +2,22 @@
 //! with crashes, and a named test for each fault.
 
 mod clock;
+mod cluster;
+mod durability;
 mod failover;
 mod faults;
 mod fleet;
+mod half_open;
 mod lease_model;
 mod life;
 mod listing;
+mod loading;
 mod model;
 mod outbox;
 mod random;
 mod rest;
 mod soak;
+mod tls;
 mod upstash;
 mod versions;
 mod wake;

@@ -10,8 +10,12 @@ pub mod objects;
 pub mod page;
 pub mod process;
 pub mod redis;
+pub mod redis_cluster;
+pub mod redis_loading;
+pub mod redis_tls;
 pub mod small_disk;
 pub mod system;
+pub mod tcp_proxy;
 pub mod upstash;
 
 use std::sync::Arc;

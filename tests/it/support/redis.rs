@@ -1,4 +1,4 @@
-//! Redis servers for tests: a shared one, with a separate prefix for each test, and private ones for tests
+//! Redis servers for tests, or others that the variable `REDIS_SERVER` names, such as Valkey: a shared one, with a separate prefix for each test, and private ones for tests
 //! that restart or reconfigure theirs. All are stopped when this process ends, however it ends.
 
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 /// The shared server, with a unique prefix.
 pub fn shared() -> RedisConfig {
     static SERVER: LazyLock<(String, Child)> = LazyLock::new(start_shared);
-    RedisConfig { url: SERVER.0.clone().into(), prefix: fresh_prefix() }
+    RedisConfig::new(SERVER.0.clone(), fresh_prefix())
 }
 
 fn fresh_prefix() -> String {
@@ -98,7 +98,7 @@ impl PrivateRedis {
     /// The settings of a connection; the prefix stays the same.
     pub fn config(&self) -> RedisConfig {
         let url = format!("redis+unix://{}", self.socket().display());
-        RedisConfig { url: url.into(), prefix: self.prefix.clone() }
+        RedisConfig::new(url, self.prefix.clone())
     }
 
     /// Starts it; after a [`Self::kill`] with the same files.
@@ -117,6 +117,17 @@ impl PrivateRedis {
     /// Sets its clock ahead of the machine's by so many seconds.
     pub fn set_clock(&self, seconds: i64) {
         self.clock.as_ref().expect("its clock cannot be set").set(seconds);
+    }
+
+    /// Starts it with other arguments, after a [`Self::kill`], with the same files.
+    pub fn start_with(&mut self, args: &[&str]) {
+        self.args = args.iter().map(|a| (*a).to_owned()).collect();
+        self.start();
+    }
+
+    /// Runs a command that answers nothing of interest.
+    pub fn tell(&self, command: &[&str]) {
+        redis::cmd(command[0]).arg(&command[1..]).exec(&mut self.raw()).unwrap();
     }
 
     /// Kills it with SIGKILL.
@@ -165,6 +176,11 @@ fn answers(client: &redis::Client, child: &mut Child) -> bool {
     panic!("redis-server does not answer after 30 s");
 }
 
+/// The server: `redis-server`, or the path in `REDIS_SERVER`.
+fn program() -> std::ffi::OsString {
+    std::env::var_os("REDIS_SERVER").unwrap_or_else(|| "redis-server".into())
+}
+
 /// Starts a server from a thread that lives as long as the process: the kernel kills a tied child when the
 /// *thread* that spawned it ends, and a test's thread ends with its test.
 fn spawn(args: Vec<String>) -> Child {
@@ -182,7 +198,7 @@ fn spawn_with(args: Vec<String>, env: Variables) -> Child {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 while let Some((args, env, answer)) = inbox.recv().await {
-                    let mut command = Command::new("redis-server");
+                    let mut command = Command::new(program());
                     command
                         .args(args)
                         .envs(env)

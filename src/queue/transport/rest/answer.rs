@@ -197,7 +197,7 @@ mod tests {
         assert!(matches!(of(400, &error("WRONGPASS invalid password")), QueueError::Auth(_)));
         assert!(matches!(of(400, &error("OOM command not allowed")), QueueError::OutOfMemory));
         assert!(matches!(of(400, &error("ERR DB capacity quota exceeded")), QueueError::OutOfMemory));
-        assert!(of(400, &error("LOADING Redis is loading the dataset in memory")).is_connection());
+        assert!(of(400, &error("LOADING Redis is loading the dataset in memory")).is_not_ready());
         let syntax = of(400, &error("ERR wrong number of arguments for 'get' command"));
         assert!(matches!(&syntax, QueueError::Refused(text) if text.contains("wrong number")), "{syntax:?}");
         let long = of(413, &error("ERR max request size exceeded"));
