@@ -136,7 +136,7 @@ fn millis(rng: &mut StdRng, from: u64, to: u64) -> Duration {
     Duration::from_millis(rng.random_range(from..=to))
 }
 
-/// Every fault once, in random order.
+/// Faults of every kind, in random order.
 fn round(rng: &mut StdRng, extent: Extent) -> Vec<Step> {
     let mut faults = match extent {
         Extent::Short => short_faults(rng),
@@ -176,12 +176,7 @@ fn long_faults(rng: &mut StdRng) -> Vec<Fault> {
         Fault::KillWorker { pick: rng.random_range(0..100) },
         Fault::FreezeWorker { pick: rng.random_range(0..100), time: millis(rng, 1000, 8000) },
         Fault::FreezeWorker { pick: rng.random_range(0..100), time: millis(rng, 31_000, 45_000) },
-        Fault::KillRedis { time: millis(rng, 0, 8000) },
-        Fault::FreezeRedis { time: millis(rng, 1000, 14_000) },
-        Fault::FailOver,
-        Fault::FailOverForgetting { time: millis(rng, 100, 1000) },
         Fault::FlushScripts,
-        fly_fault(rng, Extent::Long),
         fly_fault(rng, Extent::Long),
         Fault::Machine { pick: rng.random_range(0..100), happens: Happening::Crashes },
         Fault::Machine { pick: rng.random_range(0..100), happens: Happening::Vanishes },
@@ -193,13 +188,22 @@ fn long_faults(rng: &mut StdRng) -> Vec<Fault> {
         faults.push(Fault::Kill { role });
         faults.push(Fault::Freeze { role, time: millis(rng, 1000, 20_000) });
     }
-    for fault in [
+    // One outage of Redis, so that leases are not spared all the time.
+    faults.push(match rng.random_range(0..4) {
+        0 => Fault::KillRedis { time: millis(rng, 0, 8000) },
+        1 => Fault::FreezeRedis { time: millis(rng, 1000, 14_000) },
+        2 => Fault::FailOver,
+        _ => Fault::FailOverForgetting { time: millis(rng, 100, 1000) },
+    });
+    let mut of_storage = [
         StorageFault::Status(500),
         StorageFault::Status(503),
         StorageFault::Slow(millis(rng, 200, 3000)),
         StorageFault::HalfBody,
         StorageFault::LostAnswer,
-    ] {
+    ];
+    of_storage.shuffle(rng);
+    for fault in of_storage.into_iter().take(3) {
         let every = rng.random_range(1..=3);
         faults.push(Fault::Storage { fault, every, time: millis(rng, 2000, 12_000) });
     }

@@ -22,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// How long a client waits for an answer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// Jobs that are in the system at the same time.
-const IN_FLIGHT: usize = 30;
+const IN_FLIGHT: usize = 100;
 
 /// How the video of a job gets into the system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

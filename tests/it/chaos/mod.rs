@@ -43,6 +43,8 @@ use self::world::{MACHINES, World};
 /// How long after the end of the faults everything must be in order. A retry waits for at most 80 s, a lease that is
 /// spared expires within 60 s, and a webhook that was refused comes again within minutes.
 const SETTLED: Duration = Duration::from_secs(480);
+/// How long after that nothing may be left in the bucket of outputs: the janitor removes what failed attempts left.
+const CLEARED: Duration = Duration::from_secs(180);
 /// Pause between two looks at everything.
 const LOOK: Duration = Duration::from_secs(1);
 /// The number of jobs whose outputs are decoded.
@@ -104,13 +106,18 @@ impl World {
         report
     }
 
-    /// Waits until everything is in order; returns how long that took.
+    /// Waits until everything is in order; returns how long that took, except for the objects that are left.
     async fn settle(&self) -> Duration {
         let began = Instant::now();
-        while began.elapsed() < SETTLED && !self.check(0).await.is_clean() {
+        let is_open = |report: &Report| report.found.keys().any(|found| *found != Violation::LeftoverObject);
+        while began.elapsed() < SETTLED && is_open(&self.check(0).await) {
             sleep(LOOK).await;
         }
-        began.elapsed()
+        let settled = Instant::now();
+        while settled.elapsed() < CLEARED && !self.check(0).await.is_clean() {
+            sleep(LOOK).await;
+        }
+        settled - began
     }
 
     /// What can be said when all is over, for the figures.

@@ -26,7 +26,10 @@ struct Server {
 pub struct RedisPair {
     servers: [Server; 2],
     primary: usize,
+    /// Connections to it stay where they are after a failover.
     address: Address,
+    /// Connections to it are closed by a failover, as those of Upstash's REST interface to its Redis.
+    closing_address: Address,
 }
 
 impl Server {
@@ -78,15 +81,21 @@ fn has(info: &BTreeMap<String, String>, name: &str, value: &str) -> bool {
 impl RedisPair {
     pub async fn start() -> Self {
         let servers = [Server::start(), Server::start()];
-        let address = Address::of(servers[0].port).await;
-        let mut pair = Self { servers, primary: 0, address };
+        let address = Address::of(servers[0].port, false).await;
+        let closing_address = Address::of(servers[0].port, true).await;
+        let mut pair = Self { servers, primary: 0, address, closing_address };
         pair.replicate().await;
         pair
     }
 
     /// How clients reach the primary.
     pub fn config(&self) -> RedisConfig {
-        RedisConfig { url: format!("redis://127.0.0.1:{}", self.address.port).into(), prefix: PREFIX.into() }
+        self.address.config()
+    }
+
+    /// How a REST interface reaches it.
+    pub fn rest_config(&self) -> RedisConfig {
+        self.closing_address.config()
     }
 
     fn primary(&mut self) -> &mut Server {
@@ -132,6 +141,7 @@ impl RedisPair {
         self.primary = 1 - self.primary;
         let port = self.primary().port;
         self.address.leads_to.send_replace(port);
+        self.closing_address.leads_to.send_replace(port);
     }
 
     /// Fails over without a loss. Clients keep their connections to the old primary, which is a replica then.
@@ -164,30 +174,41 @@ pub fn now() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// An address that leads to the primary. Connections that are open stay where they are.
+/// An address that leads to the primary.
 struct Address {
     port: u16,
     leads_to: watch::Sender<u16>,
 }
 
 impl Address {
-    async fn of(server: u16) -> Self {
+    async fn of(server: u16, closes: bool) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (leads_to, target) = watch::channel(server);
+        let (leads_to, mut target) = watch::channel(server);
         tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let port = *target.borrow();
+            while let Ok((client, _)) = listener.accept().await {
+                let port = *target.borrow_and_update();
+                let mut target = target.clone();
                 tokio::spawn(async move {
-                    // Without a server the connection ends at once.
-                    if let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)).await {
-                        let _ = server.set_nodelay(true);
-                        let _ = client.set_nodelay(true);
-                        let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+                    tokio::select! {
+                        () = carry(client, port) => {}
+                        _ = target.changed(), if closes => {}
                     }
                 });
             }
         });
         Self { port, leads_to }
     }
+
+    fn config(&self) -> RedisConfig {
+        RedisConfig { url: format!("redis://127.0.0.1:{}", self.port).into(), prefix: PREFIX.into() }
+    }
+}
+
+/// Carries a connection to its end, which is now if there is no server.
+async fn carry(mut client: TcpStream, port: u16) {
+    let Ok(mut server) = TcpStream::connect(("127.0.0.1", port)).await else { return };
+    let _ = server.set_nodelay(true);
+    let _ = client.set_nodelay(true);
+    let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
 }

@@ -32,7 +32,7 @@ use crate::support::small_disk;
 use crate::support::system::{WEBHOOK_SECRET, folder, http};
 
 /// Machines of the fleet.
-pub const MACHINES: usize = 2;
+pub const MACHINES: usize = 3;
 const APP: &str = "chaos";
 /// The worker that the fleet knows nothing of, on a small disk.
 const SMALL: &str = "small";
@@ -184,7 +184,7 @@ impl World {
 
         let queue = Queue::connect(&redis_config).await.unwrap();
         let history = History::follow(&queue).await;
-        let edge = edge::Setup::over(redis_config.clone())
+        let edge = edge::Setup::over(redis.rest_config())
             .set("EDGE_FLEET", "disabled")
             .set("maxRetries", 100)
             .set("retryDelay", 1)
