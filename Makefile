@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test chaos test-unit check wasm edge crds openapi docs build bench clean
+.PHONY: help demo test chaos test-unit test-upgrade check wasm edge crds openapi docs build bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ chaos: ## 2,000 jobs while everything fails at random, and a check of what must 
 
 test-unit: ## The unit tests of the library alone, which need no server and no other program
 	$(CARGO) test --locked --lib
+
+test-upgrade: ## A rolling upgrade from the version before (hack/previous.sh), in both orders and back
+	@hack/setup.sh test
+	@binary=$$(hack/previous.sh) && TCODER_PREVIOUS="$$binary" $(CARGO) test --locked --test upgrade
 
 check: ## Only format and lints
 	$(CARGO) fmt --check

@@ -5,6 +5,7 @@
 //! | here | [`Env`], from which settings are read, [`Field`]s that stand for variables, and the errors |
 //! | `setting` | what a setting is, and parsers |
 //! | [`registry`] | every setting: name, default, roles, documentation, parser |
+//! | `retention` | for how long what belongs to a job is kept |
 //! | `roles` | the settings of Redis, storage, Fly, a worker and the API as typed values |
 //!
 //! The names are the same in every role. An error names the variable, or the field that stands for it, and says what to
@@ -12,6 +13,7 @@
 
 mod base_url;
 pub mod registry;
+mod retention;
 mod roles;
 mod setting;
 
@@ -19,6 +21,7 @@ use std::fmt;
 use std::net::SocketAddr;
 
 pub use base_url::{BaseUrl, InvalidBaseUrl};
+pub use retention::Retention;
 pub use roles::{ApiConfig, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
 pub use setting::{DefaultValue, Description, Role, Setting};
 

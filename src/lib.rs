@@ -16,6 +16,7 @@
 //! | [`queue`] | jobs, workers and the fleet's lock in Redis: Lua scripts and typed calls |
 //! | [`metrics`] | metrics in Prometheus's text format and OpenMetrics |
 //! | [`storage`] | objects in R2 and S3: layout, presigning, transfer, object-created events |
+//! | [`manifest`] | the object that decides about a job's result |
 //! | [`controller::fleet`] | the desired number of machines and the next operations; the trait of a machine provider. Pure |
 //! | [`flyprovider`] | Fly Machines as a machine provider: client, sizes, prices, emulator |
 //! | [`crd`] | the custom resources TranscodeJob and WorkerPool, and their schemas |
@@ -61,6 +62,7 @@ mod http_server;
 mod import_order;
 pub mod janitor;
 pub mod job;
+pub mod manifest;
 pub mod metrics;
 pub mod net;
 pub mod queue;

@@ -115,7 +115,7 @@ impl AppState {
                 ),
             }
         })?;
-        let bytes = Bytes::from(found.ok_or_else(Problem::no_such_file)?);
+        let bytes = Bytes::from(found.ok_or_else(Problem::no_such_file)?.bytes);
         let mut response = part(bytes, headers);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(key.as_str())));

@@ -201,6 +201,10 @@ impl From<QueueError> for Problem {
                      to raise the limit of its plan at the Redis provider, or to wait until the quota is renewed",
                 )
             },
+            QueueError::Data(_) => Self::unavailable(
+                "what the job queue holds about this cannot be read here: it is of another version of tcoder; run the \
+                 same one everywhere",
+            ),
             _ => Self::unavailable("the job queue does not answer; try again in a few seconds"),
         }
     }

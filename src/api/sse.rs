@@ -20,6 +20,7 @@ use super::extract::parse_job_id;
 use super::feed::Changes;
 use super::{AppState, Problem, RequestOrigin};
 use crate::job::{Job, JobId};
+use crate::queue::QueueError;
 use crate::time::sleep;
 
 /// Pause before a job that could not be read is read again.
@@ -91,6 +92,11 @@ impl Watch {
         loop {
             match self.app.queue.get(self.id).await {
                 Ok(job) => return job.and_then(|job| self.app.present(job, &self.origin).ok()),
+                // Another version has written it since; the stream ends.
+                Err(error @ QueueError::Data(_)) => {
+                    tracing::warn!(job = %self.id, %error, "could not read a job that is watched");
+                    return None;
+                }
                 Err(error) => {
                     tracing::warn!(job = %self.id, %error, "could not read a job after a change; retrying")
                 }

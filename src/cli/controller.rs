@@ -9,7 +9,7 @@ use super::CliError;
 use super::args::ControllerArgs;
 use super::serve::{listen, stop_signal};
 use crate::config::registry::{ALLOW_PRIVATE_URLS, API_PUBLIC_URL, MIRROR_MAX};
-use crate::config::{Env, FlyConfig, RedisConfig, StorageConfig};
+use crate::config::{Env, FlyConfig, RedisConfig, Retention, StorageConfig};
 use crate::controller::operator::{FleetParts, Operator, Scope};
 use crate::controller::reconciler::{self, Reconciler, ReconcilerDeps, admin};
 use crate::event_bus::EventBus;
@@ -82,6 +82,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let env = Env::process();
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
+    let retention = Retention::read(&env).map_err(CliError::start)?;
     let api_public_url = env.get(&API_PUBLIC_URL).map_err(CliError::start)?;
     let guard = EgressPolicy::allow_private(env.require(&ALLOW_PRIVATE_URLS).map_err(CliError::start)?);
     let mirrors = env.require(&MIRROR_MAX).map_err(CliError::start)?;
@@ -97,7 +98,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let client = Client::try_from(config).map_err(CliError::start)?;
     let stop = stop_signal()?;
     let listener = listen(args.listen).await?;
-    let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
+    let queue = Queue::connect(&redis).await.map_err(CliError::start)?.with_retention(retention);
     let metrics = Metrics::new();
     let event_bus =
         EventBus::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await.map_err(CliError::start)?;

@@ -12,7 +12,7 @@ use super::args::{ApiArgs, UpArgs};
 use super::output::outln;
 use crate::api::{self, AppState};
 use crate::config::registry::WEBHOOK_SECRET;
-use crate::config::{ApiConfig, Env, RedisConfig, StorageConfig, WorkerConfig};
+use crate::config::{ApiConfig, Env, RedisConfig, Retention, StorageConfig, WorkerConfig};
 use crate::http_server::{ServerLimits, serve};
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
@@ -89,6 +89,7 @@ pub(crate) async fn api(args: ApiArgs) -> Result<(), CliError> {
     let api_config = ApiConfig::read(&env).map_err(CliError::start)?;
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
+    let retention = Retention::read(&env).map_err(CliError::start)?;
     api_config.allows(args.listen).map_err(CliError::start)?;
     let guard = EgressPolicy::allow_private(api_config.allow_private_urls);
     let mail = env
@@ -98,7 +99,7 @@ pub(crate) async fn api(args: ApiArgs) -> Result<(), CliError> {
         .transpose()
         .map_err(CliError::start)?;
     let stop = stop_signal()?;
-    let queue = Queue::connect(&redis).await.map_err(CliError::start)?;
+    let queue = Queue::connect(&redis).await.map_err(CliError::start)?.with_retention(retention);
     let listener = listen(args.listen).await?;
     let links = UrlSigner::new(&storage, api_config.public_url.clone()).map_err(CliError::start)?;
     let metrics = Metrics::new();

@@ -36,6 +36,7 @@ pub struct Group {
 const SERVERS: &[Role] = &[Api, Worker, Controller];
 const STORES: &[Role] = &[Api, Worker, Operator, Edge];
 const FLEETS: &[Role] = &[Controller, Edge];
+const KEEPERS: &[Role] = &[Up, Api, Operator, Edge];
 
 // Redis
 pub static REDIS_URL: Setting<SecretString> = Setting::new(
@@ -111,6 +112,29 @@ pub static R2_PUBLIC_URL: Setting<Url> = Setting::new(
     STORES,
     "public address of the output bucket; without it outputs get signed addresses that expire after a day, and HLS is served through the API below /media",
     setting::url,
+);
+
+// What is kept
+pub static JOB_RETENTION: Setting<Duration> = Setting::new(
+    "JOB_RETENTION",
+    Value("604800"),
+    KEEPERS,
+    "seconds after its end for which a job can be read and retried",
+    parse::job_retention,
+);
+pub static INPUT_RETENTION: Setting<Duration> = Setting::new(
+    "INPUT_RETENTION",
+    Value("0"),
+    KEEPERS,
+    "seconds after the end of a job after which the input uploaded for it is deleted; 0: never",
+    setting::seconds,
+);
+pub static OUTPUT_RETENTION: Setting<Duration> = Setting::new(
+    "OUTPUT_RETENTION",
+    Value("0"),
+    KEEPERS,
+    "seconds after the end of a job after which its outputs are deleted; 0: never",
+    setting::seconds,
 );
 
 // The API
@@ -490,6 +514,11 @@ pub static GROUPS: &[Group] = &[
             &R2_OUTPUT_BUCKET_NAME.about,
             &R2_PUBLIC_URL.about,
         ],
+    },
+    Group {
+        title: "What is kept",
+        text: "A job keeps the values of the role that it was submitted to.",
+        settings: &[&JOB_RETENTION.about, &INPUT_RETENTION.about, &OUTPUT_RETENTION.about],
     },
     Group {
         title: "The API",

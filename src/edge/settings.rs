@@ -9,7 +9,7 @@ use crate::config::registry::{
     API_TOKENS, EDGE_CRON_MAX_SECONDS, EDGE_FLEET, EDGE_SUBREQUESTS, REDIS_KEY_PREFIX,
     UPSTASH_REDIS_REST_TOKEN, UPSTASH_REDIS_REST_URL, WEBHOOK_SECRET,
 };
-use crate::config::{ApiConfig, ConfigError, ConfigErrors, Env, FlyConfig, StorageConfig};
+use crate::config::{ApiConfig, ConfigError, ConfigErrors, Env, FlyConfig, Retention, StorageConfig};
 use crate::controller::fleet::FleetPolicy;
 use crate::flyprovider;
 use crate::webhook::Key;
@@ -25,6 +25,8 @@ pub struct Settings {
     pub prefix: String,
     /// The buckets, with the addresses that clients and workers use.
     pub storage: StorageConfig,
+    /// For how long what belongs to a job is kept.
+    pub retention: Retention,
     /// The settings of the API, such as its tokens.
     pub api: ApiConfig,
     /// The key that signs webhooks; without it, requests with a webhook are rejected.
@@ -57,6 +59,7 @@ impl Settings {
         let redis_token = errors.keep(env.require(&UPSTASH_REDIS_REST_TOKEN));
         let prefix = errors.keep(env.get(&REDIS_KEY_PREFIX)).flatten().unwrap_or_default();
         let storage = errors.keep(StorageConfig::read(env));
+        let retention = errors.keep(Retention::read(env));
         let api = errors.keep(api(env));
         let webhook = errors.keep(webhook(env));
         let manages_machines = errors.keep(env.require(&EDGE_FLEET));
@@ -76,6 +79,7 @@ impl Settings {
                 redis_token: redis_token?,
                 prefix,
                 storage: storage?,
+                retention: retention?,
                 api,
                 webhook: webhook?,
                 fleet,

@@ -5,12 +5,14 @@
 //! |---|---|
 //! | this one | [`JanitorTasks`]: the tasks, each within a budget of round trips |
 //! | `agenda` | decides which uploads to check, and when the next check is due (pure) |
+//! | `cleanup` | deletes outputs of lost attempts, and what is kept no longer |
 //! | `budget` | [`SubrequestBudget`] |
 //! | `service` | [`Janitor`]: runs the tasks when they are due, for the lifetime of a process |
 //! | `one_shot` | runs as many of them as the budget of one invocation allows, on Cloudflare Workers |
 
 mod agenda;
 mod budget;
+mod cleanup;
 mod one_shot;
 #[cfg(not(target_arch = "wasm32"))]
 mod service;
@@ -54,17 +56,23 @@ pub struct JanitorTasks {
 
 impl JanitorTasks {
     /// Reaps expired leases and promotes delayed jobs and retries, until none is due or a sixth of the budget is used
-    /// (three are always allowed).
+    /// (three are always allowed), and claims some cleanups.
     /// Returns the last sweep, whose `ready` is the number of jobs of all sweeps; `None` if the budget is used up.
     async fn sweep(&self, budget: &mut SubrequestBudget) -> Result<Option<Sweep>, QueueError> {
         let mut share = (budget.0 / 6).max(3);
         let mut last: Option<Sweep> = None;
         while share > 0 && budget.take(1) {
             share -= 1;
-            let mut sweep = self.queue.sweep(BATCH).await?;
-            sweep.ready += last.map_or(0, |last| last.ready);
+            // The first one claims as many cleanups as this run performs.
+            let cleanups = if last.is_none() { cleanup::share_of(*budget) } else { 0 };
+            let mut sweep = self.queue.sweep(BATCH, cleanups).await?;
+            let done = sweep.next_due.is_none_or(|due| due > sweep.now);
+            if let Some(last) = last {
+                sweep.ready += last.ready;
+                (sweep.cleanups, sweep.next_cleanup) = (last.cleanups, last.next_cleanup);
+            }
             last = Some(sweep);
-            if sweep.next_due.is_none_or(|due| due > sweep.now) {
+            if done {
                 break;
             }
         }

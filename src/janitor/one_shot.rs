@@ -39,6 +39,7 @@ impl JanitorTasks {
         let Some(sweep) = self.sweep(budget).await? else { return Ok(SweepReport::default()) };
         let mut report = SweepReport { now: sweep.now, ready: sweep.ready, ..SweepReport::default() };
         self.deliver_webhooks(&mut report, budget).await?;
+        self.clean_up(sweep.cleanups, report.now, budget).await?;
         let checked = self.check_uploads(&mut Agenda::of_run(turn), report.now, budget).await?;
         report.uploads = u32::try_from(checked).unwrap_or(u32::MAX);
         if full {

@@ -17,6 +17,8 @@ use crate::job::{JobEvent, Millis, State};
 use crate::queue::{Delivery, DeliveryState, Outbox, QueueError, backoff};
 use crate::webhook;
 
+/// After this long, the outputs of an attempt that ended are deleted; a little more than in `lib.lua`.
+const CLEANUP_AFTER: Duration = Duration::from_secs(125);
 /// Longest sleep.
 const MAX_SLEEP: Duration = Duration::from_secs(300);
 
@@ -69,6 +71,9 @@ impl Janitor {
                         Ok(JobEvent { status: State::Queued, .. }) => {
                             until = until.min(Instant::now() + Duration::from_secs(5));
                         }
+                        Ok(JobEvent { status: State::Failed | State::Cancelled, .. }) => {
+                            until = until.min(Instant::now() + CLEANUP_AFTER);
+                        }
                         Ok(_) => {}
                         Err(RecvError::Lagged(_)) => break,
                         Err(RecvError::Closed) => return,
@@ -85,7 +90,8 @@ impl Janitor {
         let Some(sweep) = self.tasks.sweep(&mut unlimited).await? else { return Ok(Duration::ZERO) };
         self.tasks.check_uploads(agenda, sweep.now, &mut unlimited).await?;
         self.tasks.prune(sweep.now, &mut unlimited).await?;
-        let next = [sweep.next_due, agenda.next_due()].into_iter().flatten().min();
+        self.tasks.clean_up(sweep.cleanups, sweep.now, &mut unlimited).await?;
+        let next = [sweep.next_due, sweep.next_cleanup, agenda.next_due()].into_iter().flatten().min();
         Ok(next.map_or(MAX_SLEEP, |due| until(due, sweep.now)))
     }
 

@@ -36,6 +36,8 @@ pub enum FailureCode {
     DeadlineExceeded,
     /// The worker died or lost its connection to Redis while it held the job.
     WorkerLost,
+    /// Storage contains the result of a job that was submitted later under the same id.
+    IdTaken,
     /// Object storage refused a request or did not answer.
     Storage,
     /// The worker's disk has no space for the job's files; that of another worker may have.
@@ -61,7 +63,8 @@ impl FailureCode {
             | Self::InputTooLarge
             | Self::InputRefused
             | Self::UploadExpired
-            | Self::DeadlineExceeded => false,
+            | Self::DeadlineExceeded
+            | Self::IdTaken => false,
             Self::InputUnreachable
             | Self::EncodeFailed
             | Self::FfmpegCrashed

@@ -34,6 +34,11 @@ pub use time::Millis;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// The version of the format of what is stored about jobs: records and events in Redis, manifests in storage, the state
+/// of the fleet, the records of workers. It grows when an older version of tcoder would misunderstand what a newer
+/// one writes; something that an older one may ignore is no reason. What has a higher number is left alone.
+pub const FORMAT_VERSION: u32 = 1;
+
 /// A job as clients see it: a snapshot of its record in Redis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

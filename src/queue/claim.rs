@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use super::codec::{ScriptReply, ms, parse_spec};
 use super::{Queue, QueueError, scripts};
-use crate::job::{AttemptId, Epoch, Failure, JobSpec, Millis, WorkerId};
+use crate::job::{AttemptId, Epoch, FORMAT_VERSION, Failure, JobSpec, Millis, WorkerId};
 use crate::trace::TraceParent;
 
 /// Pause before a job is claimed again that this version could not read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
 /// How often a claim is repeated whose reply was lost.
 const CLAIM_RETRIES: u32 = 4;
+/// Number of jobs of a newer version after which a claim gives up.
+const MAX_NEWER: u32 = 8;
 
 /// A job that a worker holds for as long as it renews the lease.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +39,24 @@ pub struct Claimed {
     /// The job's attempts are used up, and this claim only finds out whether one of them has committed its result.
     /// If none has, the job fails with this failure.
     pub verify: Option<Failure>,
+    /// For how long what belongs to the job is kept after its end.
+    pub(super) keep: Keep,
+}
+
+/// For how many milliseconds a job's record, its input and its outputs are kept after its end, as the submitter wrote it
+/// into the record. Empty: for ever.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Keep {
+    pub record: String,
+    pub input: String,
+    pub outputs: String,
+}
+
+impl Keep {
+    /// The arguments of scripts that end a job.
+    pub(super) fn args(&self) -> Vec<String> {
+        vec![self.record.clone(), self.input.clone(), self.outputs.clone()]
+    }
 }
 
 impl Claimed {
@@ -77,6 +97,25 @@ fn claimed_attempt(answer: &ScriptReply<'_>) -> Result<AttemptId, QueueError> {
     Ok(AttemptId { job, epoch })
 }
 
+fn claimed(attempt: AttemptId, answer: &ScriptReply<'_>) -> Result<Claimed, QueueError> {
+    let previous = answer.failure(9)?;
+    let verifies = answer.int(10)? == 1;
+    let keep = |at: usize| answer.text(at).map(str::to_owned);
+    Ok(Claimed {
+        attempt,
+        number: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
+        spec: parse_spec(answer.text(3)?)?,
+        at: Millis(answer.int(4)?),
+        born: Millis(answer.int(5)?),
+        earlier: answer.int(6)? == 1,
+        queued: Millis(answer.int(7)?),
+        trace: TraceParent::parse(answer.text(8)?),
+        verify: previous.clone().filter(|_| verifies),
+        previous,
+        keep: Keep { record: keep(11)?, input: keep(12)?, outputs: keep(13)? },
+    })
+}
+
 impl Queue {
     /// Claims a job. With `sweep`, first reaps some expired leases and promotes some delayed jobs.
     ///
@@ -92,7 +131,7 @@ impl Queue {
         const FEW: &str = "8";
         let mut token = new_token();
         let mut again = false;
-        let mut tries = 0;
+        let (mut tries, mut newer) = (0, 0);
         loop {
             let args = vec![
                 worker.to_string(),
@@ -104,6 +143,7 @@ impl Queue {
                 ms(self.grace_left()),
                 token.clone(),
                 if again { "1" } else { "0" }.to_owned(),
+                FORMAT_VERSION.to_string(),
             ];
             let reply = match self.eval(&scripts::CLAIM, args).await {
                 Err(error) if error.is_transient() && tries < CLAIM_RETRIES => {
@@ -122,30 +162,31 @@ impl Queue {
             return Ok(match answer.word {
                 "JOB" => {
                     let attempt = claimed_attempt(&answer)?;
-                    let spec = match parse_spec(answer.text(3)?) {
-                        Ok(spec) => spec,
-                        // Another version submitted it, and a worker of that version can do it.
+                    match claimed(attempt, &answer) {
+                        Ok(claimed) => Claim::Job(Box::new(claimed)),
+                        // Another version has written it, and a worker of that version can do it.
                         Err(error) => {
                             tracing::warn!(job = %attempt.job, %error, "handing back a job that this version cannot read");
                             self.release_after(attempt, UNREADABLE_PAUSE).await?;
                             (token, again) = (new_token(), false);
                             continue;
                         }
-                    };
-                    let previous = answer.failure(9)?;
-                    let verifies = answer.int(10)? == 1;
-                    Claim::Job(Box::new(Claimed {
-                        attempt,
-                        number: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
-                        spec,
-                        at: Millis(answer.int(4)?),
-                        born: Millis(answer.int(5)?),
-                        earlier: answer.int(6)? == 1,
-                        queued: Millis(answer.int(7)?),
-                        trace: TraceParent::parse(answer.text(8)?),
-                        verify: previous.clone().filter(|_| verifies),
-                        previous,
-                    }))
+                    }
+                }
+                // The script has put it back; it costs the job no attempt.
+                "NEWER" => {
+                    tracing::warn!(
+                        job = answer.text(0)?,
+                        version = answer.int(1)?,
+                        understood = FORMAT_VERSION,
+                        "left a job to workers of a newer version; upgrade this one"
+                    );
+                    newer += 1;
+                    if newer < MAX_NEWER {
+                        (token, again) = (new_token(), false);
+                        continue;
+                    }
+                    Claim::Empty { next_due: None, now: None }
                 }
                 "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
                 "UNREGISTERED" => Claim::Unregistered,

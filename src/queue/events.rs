@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Command, Queue, QueueError, Reply};
-use crate::job::JobEvent;
+use crate::job::{FORMAT_VERSION, JobEvent};
 
 /// An entry of the event stream.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,6 +82,10 @@ fn parse_entry(entry: &Reply) -> Option<(&str, Option<Change>)> {
         fields.chunks_exact(2).find(|pair| pair[0].text() == Some(name)).and_then(|pair| pair[1].text())
     };
     let event = || {
+        // What a newer version tells, a worker or a poll of that version acts on.
+        if field("v").is_some_and(|v| v.parse::<u32>().map_or(true, |v| v > FORMAT_VERSION)) {
+            return None;
+        }
         if field("fleet").is_some() {
             return Some(Change::Fleet);
         }

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::codec::to_json;
+use super::codec::{from_versioned_json, to_json, to_versioned_json};
 use super::fleet_status::{FleetStatus, Paused};
 use super::scripts;
 use super::workers::{RETIRED, WorkerRecord};
@@ -206,7 +206,7 @@ impl Queue {
         fence: &FencingToken,
         status: &FleetStatus,
     ) -> Result<bool, QueueError> {
-        let args = vec![fence.holder.clone(), fence.epoch.to_string(), to_json(status)?];
+        let args = vec![fence.holder.clone(), fence.epoch.to_string(), to_versioned_json(status)?];
         let reply = self.eval(&scripts::FLEET_PUBLISH, args).await?;
         Ok(reply.int() == Some(1))
     }
@@ -219,8 +219,7 @@ impl Queue {
         let keys = [self.key("fleet:status"), self.key("fleet:paused")];
         let reply = self.run(Command::new("MGET").args(keys)).await?;
         let text = |at: usize| reply.list().and_then(|l| l.get(at)?.text());
-        let status = text(0).map(serde_json::from_str).transpose();
-        let status = status.map_err(|error| QueueError::data(format!("fleet:status: {error}")))?;
+        let status = text(0).map(|json| from_versioned_json("fleet:status", json)).transpose()?;
         Ok((status, text(1).and_then(parse_paused)))
     }
 

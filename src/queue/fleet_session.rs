@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::codec::to_json;
+use super::codec::to_versioned_json;
 use super::fleet::{parse_lock, parse_view};
 use super::rate_limit::{micros, parse_permit};
 use super::scripts::{self, Script};
@@ -87,7 +87,12 @@ impl Queue {
         let mut calls: Vec<(&Script, Vec<String>)> = Vec::new();
         calls.extend(uploads.iter().map(|id| (&scripts::UPLOADED, vec![id.to_string()])));
         if let Some(Checkpoint { fence, status, memory }) = checkpoint {
-            let args = vec![fence.holder.clone(), fence.epoch.to_string(), to_json(status)?, memory.clone()];
+            let args = vec![
+                fence.holder.clone(),
+                fence.epoch.to_string(),
+                to_versioned_json(status)?,
+                memory.clone(),
+            ];
             calls.push((&scripts::FLEET_PUBLISH, args));
         }
         calls.push((&scripts::FLEET_VIEW, Vec::new()));
@@ -129,7 +134,7 @@ impl Queue {
         let args = vec![
             checkpoint.fence.holder.clone(),
             checkpoint.fence.epoch.to_string(),
-            to_json(&checkpoint.status)?,
+            to_versioned_json(&checkpoint.status)?,
             checkpoint.memory.clone(),
         ];
         Ok(self.eval(&scripts::FLEET_PUBLISH, args).await?.int() == Some(1))

@@ -13,8 +13,8 @@ use super::outcomes::{
     CancelOutcome, CancelReason, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, SubmitMode,
     SubmitOutcome, Sweep, UploadedOutcome,
 };
-use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{AttemptId, Epoch, Failure, JobId, JobResult, JobSpec, Millis, Priority};
+use super::{Command, Queue, QueueError, Reply, cleanup, scripts};
+use crate::job::{AttemptId, Epoch, FORMAT_VERSION, Failure, JobId, JobResult, JobSpec, Millis, Priority};
 use crate::trace::{self, TraceParent};
 
 /// First pause before a retry; it is doubled each time up to [`RETRY_CAP`].
@@ -84,6 +84,7 @@ impl Queue {
             SubmitMode::After(delay) => ("delayed", delay),
             SubmitMode::OnUpload(window) => ("uploading", window),
         };
+        let retention = self.policy.retention;
         let args = vec![
             id.to_string(),
             how.to_owned(),
@@ -92,9 +93,12 @@ impl Queue {
             spec.max_attempts.to_string(),
             (spec.priority.get() * Priority::BOOST_MS).to_string(),
             Outbox::delivery_kind(spec),
-            ms(self.policy.retention),
+            ms(retention.jobs),
             jiff::Timestamp::now().as_millisecond().to_string(),
             trace.map_or_else(String::new, |trace| trace.as_str().to_owned()),
+            FORMAT_VERSION.to_string(),
+            retention.inputs.map(ms).unwrap_or_default(),
+            retention.outputs.map(ms).unwrap_or_default(),
         ];
         let reply = self.eval_idempotent(&scripts::SUBMIT, args).await?;
         let answer = ScriptReply::of(&reply)?;
@@ -188,9 +192,9 @@ impl Queue {
             job.attempt.epoch.to_string(),
             to_json(result)?,
             Outbox::delivery_kind(&job.spec),
-            ms(self.policy.retention),
             committed.to_string(),
         ];
+        let args = [args, job.keep.args()].concat();
         let reply = self.eval_idempotent(&scripts::COMPLETE, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {
@@ -233,9 +237,9 @@ impl Queue {
             to_json(failure)?,
             if again { ms(wait) } else { "-1".to_owned() },
             Outbox::delivery_kind(&job.spec),
-            ms(self.policy.retention),
             if verify { "1" } else { "" }.to_owned(),
         ];
+        let args = [args, job.keep.args()].concat();
         let reply = self.eval_idempotent(&scripts::FAIL, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {
@@ -255,11 +259,11 @@ impl Queue {
         self.release_after(attempt, Duration::ZERO).await
     }
 
-    pub(super) async fn release_after(
-        &self,
-        attempt: AttemptId,
-        delay: Duration,
-    ) -> Result<bool, QueueError> {
+    /// Like [`Queue::release`]; the job is ready again after `delay`.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn release_after(&self, attempt: AttemptId, delay: Duration) -> Result<bool, QueueError> {
         let args = vec![attempt.job.to_string(), attempt.epoch.to_string(), ms(delay)];
         let reply = self.eval(&scripts::RELEASE, args).await?;
         Ok(ScriptReply::of(&reply)?.word == "RELEASED")
@@ -325,20 +329,19 @@ impl Queue {
         }
     }
 
-    /// Reaps expired leases and promotes delayed jobs, at most `limit` of each.
+    /// Reaps expired leases and promotes delayed jobs, at most `limit` of each, and claims as many due cleanups.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn sweep(&self, limit: u32) -> Result<Sweep, QueueError> {
-        let args = vec![limit.to_string(), ms(self.policy.grace), ms(self.grace_left())];
-        let reply = self.eval_idempotent(&scripts::SWEEP, args).await?;
-        match reply.list().map(|l| l.iter().map(Reply::int).collect::<Vec<_>>()).as_deref() {
-            Some([Some(ready), Some(due), Some(now)]) => Ok(Sweep {
-                ready: u32::try_from(*ready).unwrap_or(0),
-                next_due: Some(*due).filter(|due| *due >= 0).map(Millis),
-                now: Millis(*now),
-            }),
-            _ => Err(QueueError::data(format!("sweep answered {reply:?}"))),
-        }
+    pub async fn sweep(&self, limit: u32, cleanups: u32) -> Result<Sweep, QueueError> {
+        let args = vec![
+            limit.to_string(),
+            ms(self.policy.grace),
+            ms(self.grace_left()),
+            ms(self.policy.lease),
+            cleanups.to_string(),
+            ms(cleanup::HOLD),
+        ];
+        Sweep::parse(&self.eval_idempotent(&scripts::SWEEP, args).await?)
     }
 }

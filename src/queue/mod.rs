@@ -15,6 +15,8 @@
 //! | `jobs:cancelled` | zset | cancelled jobs, by time of cancellation |
 //! | `jobs:events` | stream | all changes; about the newest 10,000 are kept |
 //! | `jobs:bell` | zset | wake-ups for idle workers; a hint only |
+//! | `jobs:cleanup` | zset | objects that are to be deleted, by due time |
+//! | `jobs:clock` | string | the time of the newest event when Redis's clock was last found to be set back |
 //! | `machines:pool` | hash | registered workers |
 //! | `machines:alive` | zset | the same, by the time until which they count as alive; 2^52 is added for a retired worker |
 //! | `machines:retired` | zset | machines whose new workers are refused as well, by the time until which they are |
@@ -38,6 +40,7 @@
 
 pub mod backoff;
 mod claim;
+mod cleanup;
 mod clock;
 mod codec;
 #[cfg(not(target_arch = "wasm32"))]
@@ -55,7 +58,9 @@ mod transport;
 mod workers;
 
 pub use claim::{Claim, Claimed};
+pub use cleanup::Cleanup;
 pub use clock::ServerClock;
+pub use codec::{from_versioned_json, to_versioned_json};
 #[cfg(not(target_arch = "wasm32"))]
 pub use events::{Change, EventFeed};
 pub use fleet::{FencingToken, FleetView, LockOutcome, PoolWorker, RetireOutcome};
@@ -76,6 +81,7 @@ use std::time::Duration;
 
 #[cfg(not(target_arch = "wasm32"))]
 use crate::config::RedisConfig;
+use crate::config::Retention;
 use crate::time::Instant;
 use scripts::Script;
 use transport::Transport;
@@ -91,8 +97,8 @@ pub struct Policy {
     pub bell_wait: Duration,
     /// Time after which a registered worker without a heartbeat counts as dead.
     pub alive: Duration,
-    /// How long a finished job can be read.
-    pub retention: Duration,
+    /// For how long what belongs to a job is kept after its end.
+    pub retention: Retention,
     /// For how long expired leases are spared after Redis was out of reach, so that their holders can renew them.
     pub grace: Duration,
 }
@@ -104,7 +110,7 @@ impl Default for Policy {
             heartbeat: Duration::from_secs(5),
             bell_wait: Duration::from_secs(75),
             alive: Duration::from_secs(180),
-            retention: Duration::from_secs(7 * 24 * 3600),
+            retention: Retention::default(),
             grace: Duration::from_secs(30),
         }
     }
@@ -179,6 +185,13 @@ impl Queue {
         let transport = self.transport.again().await;
         self.contact.note(&transport);
         Ok(Self { transport: transport?, ..self.clone() })
+    }
+
+    /// The same queue, whose jobs are kept for another time after their end.
+    #[must_use]
+    pub fn with_retention(mut self, retention: Retention) -> Self {
+        self.policy.retention = retention;
+        self
     }
 
     /// The timing settings.

@@ -121,17 +121,9 @@ impl Queue {
         state: &DeliveryState,
         at: Millis,
     ) -> Result<(), QueueError> {
-        let name = delivery.to_string();
-        self.pipeline(vec![
-            Command::new("HSET").arg(self.key("webhooks:tries")).arg(&*name).arg(to_json(state)?),
-            Command::new("ZADD")
-                .arg(self.key(delivery.outbox.key()))
-                .arg("XX")
-                .arg(at.0.to_string())
-                .arg(&*name),
-        ])
-        .await
-        .map(drop)
+        let args =
+            vec![delivery.outbox.key().to_owned(), delivery.to_string(), to_json(state)?, at.0.to_string()];
+        self.eval_idempotent(&scripts::RETRY_DELIVERY, args).await.map(drop)
     }
 
     /// Removes a delivery that was delivered or abandoned.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::codec::ScriptReply;
-use super::{QueueError, Reply};
+use super::{Cleanup, QueueError, Reply};
 use crate::job::{Failure, JobSpec, Millis, State};
 
 /// How a job starts.
@@ -111,7 +111,7 @@ pub enum ExpireOutcome {
 }
 
 /// The outcome of a sweep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sweep {
     /// The number of jobs that became ready.
     pub ready: u32,
@@ -119,6 +119,27 @@ pub struct Sweep {
     pub next_due: Option<Millis>,
     /// Redis's time.
     pub now: Millis,
+    /// The claimed cleanups.
+    pub cleanups: Vec<Cleanup>,
+    /// When the next cleanup is due.
+    pub next_cleanup: Option<Millis>,
+}
+
+impl Sweep {
+    pub(super) fn parse(reply: &Reply) -> Result<Self, QueueError> {
+        let unexpected = || QueueError::data(format!("sweep answered {reply:?}"));
+        let list = reply.list().unwrap_or_default();
+        let int = |at: usize| list.get(at).and_then(Reply::int).ok_or_else(unexpected);
+        let due = |at: usize| Ok::<_, QueueError>(Some(int(at)?).filter(|ms| *ms >= 0).map(Millis));
+        Ok(Self {
+            ready: u32::try_from(int(0)?).unwrap_or(0),
+            next_due: due(1)?,
+            now: Millis(int(2)?),
+            next_cleanup: due(3)?,
+            // One of another version stays for a process of that version.
+            cleanups: list.iter().skip(4).filter_map(|name| name.text()?.parse().ok()).collect(),
+        })
+    }
 }
 
 impl UploadedOutcome {

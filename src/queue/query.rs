@@ -3,8 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::codec::parse_spec;
-use super::codec::text_items;
+use super::codec::{check_version, parse_spec, text_items};
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, Job, JobId, Millis, State, Timestamps, WorkerId};
@@ -233,7 +232,7 @@ impl Queue {
     /// If Redis fails.
     pub async fn prune_index(&self, now: Millis) -> Result<(), QueueError> {
         const LOOK_AT: usize = 500;
-        let retention = i64::try_from(self.policy.retention.as_millis()).unwrap_or(i64::MAX);
+        let retention = i64::try_from(self.policy.retention.jobs.as_millis()).unwrap_or(i64::MAX);
         let before = format!("({}", now.0.saturating_sub(retention));
         let mut kept = 0;
         // The oldest entries may belong to jobs that live long; the loop skips those.
@@ -306,6 +305,8 @@ fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
         pair.and_then(|pair| pair[1].text()).filter(|text| !text.is_empty())
     };
     let (Some(state), Some(spec)) = (field("state"), field("spec")) else { return Ok(None) };
+    let version = field("v").and_then(|v| v.parse().ok()).unwrap_or(0);
+    check_version(&format!("the record of job {id}"), version)?;
     let bad = |what: &str| QueueError::data(format!("the {what} of job {id}"));
     let time = |name: &str| field(name).and_then(|t| t.parse().ok()).map(Millis);
     let json = |name: &'static str| {

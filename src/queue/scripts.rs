@@ -64,6 +64,7 @@ scripts! {
     PRUNE_INDEX "prune_index.lua"
     READ "read.lua"
     CLAIM_DELIVERIES "claim_deliveries.lua"
+    RETRY_DELIVERY "retry_delivery.lua"
     RATE_LIMIT "rate_limit.lua"
     REGISTER "register.lua"
     RETIRE "retire.lua"

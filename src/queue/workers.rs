@@ -6,7 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::codec::{text_items, to_json};
+use super::codec::{text_items, to_versioned_json};
 use super::{Command, Queue, QueueError, Reply, ServerClock, scripts};
 use crate::job::{AttemptId, JobId, Millis, WorkerId};
 
@@ -83,7 +83,7 @@ impl Queue {
         let args = vec![
             record.worker_id.to_string(),
             record.machine_id.clone(),
-            to_json(record)?,
+            to_versioned_json(record)?,
             self.alive_until(now),
         ];
         Ok(self.eval_idempotent(&scripts::REGISTER, args).await?.int() == Some(1))

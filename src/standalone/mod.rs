@@ -29,7 +29,9 @@ use url::Host;
 
 use crate::api::{self, AppState};
 use crate::config::registry::WEBHOOK_SECRET;
-use crate::config::{ApiConfig, ConfigError, ConfigErrors, Env, RedisConfig, StorageConfig, WorkerConfig};
+use crate::config::{
+    ApiConfig, ConfigError, ConfigErrors, Env, RedisConfig, Retention, StorageConfig, WorkerConfig,
+};
 use crate::http_server::{ServerLimits, serve};
 use crate::job::{Failure, WorkerId};
 use crate::metrics::Metrics;
@@ -138,6 +140,7 @@ impl Up {
     /// Says what could not be started and what to do. Nothing is left running.
     pub async fn start(options: &Options, env: &Env<'_>) -> Result<Self, UpError> {
         let mut api_config = ApiConfig::read(env)?;
+        let retention = Retention::read(env)?;
         if options.max_machines > 0 {
             api_config.max_input_bytes = Some(WorkerConfig::read(env)?.max_input_bytes);
         }
@@ -158,7 +161,7 @@ impl Up {
                 (Some(server), config)
             }
         };
-        let queue = Queue::connect(&redis_config).await?;
+        let queue = Queue::connect(&redis_config).await?.with_retention(retention);
 
         let (events, arriving) = mpsc::channel(EVENTS);
         let (stop_api, stop_objects) = (CancellationToken::new(), CancellationToken::new());

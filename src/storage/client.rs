@@ -12,12 +12,11 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::primitives::ByteStream;
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
 use secrecy::ExposeSecret;
 
 use super::error::{CheckError, StorageError, classify};
 use super::span::Spans;
-use super::{Bucket, ObjectInfo, layout};
+use super::{Bucket, ObjectInfo, PutCondition, PutOutcome, SmallObject, layout};
 use crate::config::StorageConfig;
 use crate::job::{InvalidKey, ObjectKey};
 
@@ -30,8 +29,6 @@ const SMALL: Duration = Duration::from_secs(20);
 const LARGE: Duration = Duration::from_secs(300);
 /// Time without any byte after which an attempt is aborted.
 const STILL: Duration = Duration::from_secs(30);
-/// Maximum number of concurrent deletions.
-const DELETIONS: usize = 8;
 /// Number of attempts to write an object that somebody else is writing at the same time.
 const CONFLICTS: u32 = 5;
 
@@ -56,16 +53,6 @@ pub struct Listing {
     pub objects: Vec<(ObjectKey, u64)>,
     /// Whether the listing is complete.
     pub complete: bool,
-}
-
-/// The outcome of a conditional write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PutOutcome {
-    /// The object was written.
-    Created,
-    /// An object existed before and was not changed. It may be our own, written by an attempt whose response was
-    /// lost: compare its contents.
-    AlreadyThere,
 }
 
 impl Storage {
@@ -111,6 +98,11 @@ impl Storage {
         Self { small: with(SMALL), large: with(LARGE), names: Arc::new(names) }
     }
 
+    /// The client for small requests.
+    pub(super) const fn small(&self) -> &Client {
+        &self.small
+    }
+
     /// The client for requests that transfer a whole object.
     pub(super) const fn large(&self) -> &Client {
         &self.large
@@ -151,11 +143,11 @@ impl Storage {
             why: error.to_string(),
         };
         let key = layout::probe_key().map_err(unusable)?;
-        let put = || self.put_if_absent(Bucket::Output, &key, b"probe".to_vec(), "text/plain");
+        let put = || self.put_if(PutCondition::Absent, Bucket::Output, &key, b"probe".to_vec(), "text/plain");
         put().await?;
         let second = put().await;
         self.delete(Bucket::Output, &key).await?;
-        Ok(second? == PutOutcome::AlreadyThere)
+        Ok(second? == PutOutcome::ConditionFailed)
     }
 
     /// Returns the size and the entity tag of an object, or `None` if it does not exist.
@@ -165,15 +157,14 @@ impl Storage {
     pub async fn head(&self, bucket: Bucket, key: &ObjectKey) -> Result<Option<ObjectInfo>, StorageError> {
         let request = self.small.head_object().bucket(self.name(bucket)).key(key.as_str());
         match request.send().await {
-            Ok(found) => Ok(Some(ObjectInfo {
-                size: size(found.content_length()),
-                etag: found.e_tag().map(|tag| tag.trim_matches('"').to_owned()),
-            })),
+            Ok(found) => {
+                Ok(Some(ObjectInfo { size: size(found.content_length()), etag: found.e_tag().map(unquoted) }))
+            }
             Err(error) => absent(classify(key.as_str(), &error)),
         }
     }
 
-    /// Returns the bytes of a small object, or `None` if it does not exist.
+    /// Returns a small object, or `None` if it does not exist.
     ///
     /// # Errors
     /// [`StorageError::TooLarge`] if it has more than `limit` bytes, and every other failure.
@@ -182,12 +173,13 @@ impl Storage {
         bucket: Bucket,
         key: &ObjectKey,
         limit: u64,
-    ) -> Result<Option<Vec<u8>>, StorageError> {
+    ) -> Result<Option<SmallObject>, StorageError> {
         let request = self.small.get_object().bucket(self.name(bucket)).key(key.as_str());
         let mut found = match request.send().await {
             Ok(found) => found,
             Err(error) => return absent(classify(key.as_str(), &error)),
         };
+        let etag = found.e_tag().map(unquoted);
         let mut bytes = Vec::new();
         let mut read = async || {
             while let Some(chunk) = found.body.try_next().await.map_err(|e| unavailable(key, &e))? {
@@ -199,17 +191,18 @@ impl Storage {
             Ok(())
         };
         match tokio::time::timeout(SMALL, read()).await {
-            Ok(done) => done.map(|()| Some(bytes)),
+            Ok(done) => done.map(|()| Some(SmallObject { bytes, etag })),
             Err(late) => Err(unavailable(key, &late)),
         }
     }
 
-    /// Writes an object unless it exists. Exactly one of several concurrent calls creates it.
+    /// Writes an object if the condition holds.
     ///
     /// # Errors
-    /// If it is unknown whether the object exists afterwards.
-    pub async fn put_if_absent(
+    /// If it is unknown whether the object was written.
+    pub async fn put_if(
         &self,
+        condition: PutCondition<'_>,
         bucket: Bucket,
         key: &ObjectKey,
         bytes: Vec<u8>,
@@ -224,11 +217,15 @@ impl Storage {
                 .bucket(self.name(bucket))
                 .key(key.as_str())
                 .content_type(content_type)
-                .if_none_match("*")
                 .body(ByteStream::from(bytes.clone()));
-            let Err(error) = request.send().await else { return Ok(PutOutcome::Created) };
+            let request = match condition {
+                PutCondition::Absent => request.if_none_match("*"),
+                PutCondition::Unchanged(etag) => request.if_match(format!("\"{etag}\"")),
+            };
+            let Err(error) = request.send().await else { return Ok(PutOutcome::Written) };
             match error.raw_response().map(|raw| raw.status().as_u16()) {
-                Some(412) => return Ok(PutOutcome::AlreadyThere),
+                // S3 answers 404 if the object that must be unchanged is gone.
+                Some(412 | 404) => return Ok(PutOutcome::ConditionFailed),
                 // Another writer is writing the object right now; its outcome is not known yet.
                 Some(409) if conflicts < CONFLICTS => {
                     conflicts += 1;
@@ -297,27 +294,11 @@ impl Storage {
             Err(error) => absent::<()>(classify(key.as_str(), &error)).map(|_| ()),
         }
     }
+}
 
-    /// Deletes all objects in the folder `prefix` and returns their number.
-    ///
-    /// # Errors
-    /// If storage does not answer or refuses; some objects may be deleted by then.
-    pub async fn delete_prefix(&self, bucket: Bucket, prefix: &ObjectKey) -> Result<u64, StorageError> {
-        let mut deleted = 0;
-        loop {
-            let page = self.list(bucket, prefix, 1000).await?;
-            deleted += page.objects.len() as u64;
-            // Deletes them one by one: DeleteObjects needs a checksum that not every server accepts.
-            stream::iter(&page.objects)
-                .map(|(key, _)| self.delete(bucket, key))
-                .buffer_unordered(DELETIONS)
-                .try_collect::<()>()
-                .await?;
-            if page.complete || page.objects.is_empty() {
-                return Ok(deleted);
-            }
-        }
-    }
+/// An entity tag as it is compared, without quotes.
+fn unquoted(etag: &str) -> String {
+    etag.trim_matches('"').to_owned()
 }
 
 /// Converts `Content-Length` and similar values, which S3 defines as signed.

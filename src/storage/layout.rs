@@ -23,6 +23,14 @@ pub fn input_key(job: JobId, file_name: &str) -> Result<ObjectKey, InvalidKey> {
     format!("inputs/{job}/{short}").parse()
 }
 
+/// The folder of a job's uploaded input.
+///
+/// # Errors
+/// Never; the type of the key requires it.
+pub fn input_prefix(job: JobId) -> Result<ObjectKey, InvalidKey> {
+    format!("inputs/{job}").parse()
+}
+
 /// The job whose input has the key `key`; `None` if the key has another form.
 #[must_use]
 pub fn job_of_input_key(key: &ObjectKey) -> Option<JobId> {
@@ -30,6 +38,14 @@ pub fn job_of_input_key(key: &ObjectKey) -> Option<JobId> {
     let id: JobId = job.parse().ok()?;
     // The folder of a job has only one spelling, so that two keys never belong to the same job's input.
     (!name.contains('/') && id.to_string() == job).then_some(id)
+}
+
+/// The folder of all outputs of a job and its manifest.
+///
+/// # Errors
+/// Never; the type of the key requires it.
+pub fn job_prefix(job: JobId) -> Result<ObjectKey, InvalidKey> {
+    format!("outputs/{job}").parse()
 }
 
 /// The folder of the outputs of one attempt.

@@ -22,11 +22,13 @@ pub mod media;
 mod objects;
 pub mod presign;
 #[cfg(not(target_arch = "wasm32"))]
+mod removal;
+#[cfg(not(target_arch = "wasm32"))]
 mod span;
 pub mod urls;
 
 #[cfg(not(target_arch = "wasm32"))]
-pub use client::{Listing, PutOutcome, Storage};
+pub use client::{Listing, Storage};
 pub use content_type::{content_type, refers_to_others};
 #[cfg(not(target_arch = "wasm32"))]
 pub use download::{DownloadLimits, Progress};
@@ -41,6 +43,34 @@ pub struct ObjectInfo {
     pub size: u64,
     /// The entity tag, without quotes.
     pub etag: Option<String>,
+}
+
+/// A small object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SmallObject {
+    /// What it contains.
+    pub bytes: Vec<u8>,
+    /// The entity tag, without quotes.
+    pub etag: Option<String>,
+}
+
+/// When an object is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutCondition<'a> {
+    /// Only if no object has the key.
+    Absent,
+    /// Only if the object has this entity tag still.
+    Unchanged(&'a str),
+}
+
+/// The outcome of a conditional write. Exactly one of several concurrent ones with the same condition writes the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// The object was written.
+    Written,
+    /// The condition did not hold, and nothing was changed. The object that stands may be our own, written by an attempt
+    /// whose response was lost: compare its contents.
+    ConditionFailed,
 }
 
 /// Maximum size of an object that S3 accepts in parts, bytes.

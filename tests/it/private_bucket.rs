@@ -13,7 +13,7 @@ use tcoder::job::{EntryKind, ObjectKey};
 use tcoder::storage::media::MediaSigner;
 use tcoder::storage::presign::{ObjectRequest, Presigner};
 use tcoder::storage::urls::now_millis;
-use tcoder::storage::{Bucket, PutOutcome, Storage};
+use tcoder::storage::{Bucket, PutCondition, PutOutcome, Storage};
 use tcoder::transcoder::references;
 use tokio::process::Child;
 use tokio::sync::OnceCell;
@@ -402,8 +402,9 @@ async fn r2_endpoint_with_a_path_needs_no_final_slash() {
         let key: ObjectKey = format!("outputs/slash/{name}").parse().unwrap();
         let storage = Storage::new(&config);
         storage.check().await.unwrap();
-        let put = storage.put_if_absent(Bucket::Output, &key, b"film".to_vec(), "text/plain").await;
-        assert_eq!(put.unwrap(), PutOutcome::Created, "{endpoint}");
+        let condition = PutCondition::Absent;
+        let put = storage.put_if(condition, Bucket::Output, &key, b"film".to_vec(), "text/plain").await;
+        assert_eq!(put.unwrap(), PutOutcome::Written, "{endpoint}");
         let presigner = Presigner::new(&config).unwrap();
         let url = presigner
             .sign(ObjectRequest::Get, Bucket::Output, &key, now_millis(), Duration::from_secs(60))

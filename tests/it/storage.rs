@@ -13,7 +13,9 @@ use tcoder::storage::event::{Action, ObjectEvent};
 use tcoder::storage::fetch::Fetcher;
 use tcoder::storage::presign::{ObjectRequest, Presigner};
 use tcoder::storage::urls::UPLOAD_WINDOW;
-use tcoder::storage::{Bucket, Progress, PutOutcome, Storage, StorageError, layout};
+use tcoder::storage::{
+    Bucket, Progress, PutCondition, PutOutcome, SmallObject, Storage, StorageError, layout,
+};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
@@ -208,7 +210,9 @@ async fn folder_upload_sets_content_types_and_delete_prefix_removes_it() {
 
     // Deletes only the folder of the first attempt, not that of the tenth, whose name starts with the same
     // characters.
-    assert_eq!(storage.delete_prefix(Bucket::Output, &first).await.unwrap(), 32);
+    assert!(!storage.delete_prefix(Bucket::Output, &first, 20).await.unwrap());
+    assert_eq!(storage.list(Bucket::Output, &first, 1000).await.unwrap().objects.len(), 12);
+    assert!(storage.delete_prefix(Bucket::Output, &first, 20).await.unwrap());
     let left = storage.list(Bucket::Output, &key(&format!("outputs/{job}")), 1000).await.unwrap();
     assert_eq!(left.objects.len(), 32);
     assert!(left.objects.iter().all(|(key, _)| key.as_str().contains("/10/")));
@@ -216,6 +220,7 @@ async fn folder_upload_sets_content_types_and_delete_prefix_removes_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrent_commits_have_one_winner() {
+    const ABSENT: PutCondition<'_> = PutCondition::Absent;
     let server = ObjectServer::start().await;
     let storage = server.storage();
     let manifest = layout::manifest_key(JobId::new()).unwrap();
@@ -223,21 +228,33 @@ async fn concurrent_commits_have_one_winner() {
         let (storage, manifest) = (storage.clone(), manifest.clone());
         async move {
             let bytes = format!("{{\"epoch\":{n}}}").into_bytes();
-            (n, storage.put_if_absent(Bucket::Output, &manifest, bytes, "application/json").await.unwrap())
+            let put = storage.put_if(ABSENT, Bucket::Output, &manifest, bytes, "application/json").await;
+            (n, put.unwrap())
         }
     });
     let results = futures::future::join_all(tries).await;
     let winners: Vec<_> =
-        results.iter().filter(|(_, put)| *put == PutOutcome::Created).map(|(n, _)| *n).collect();
+        results.iter().filter(|(_, put)| *put == PutOutcome::Written).map(|(n, _)| *n).collect();
     assert_eq!(winners.len(), 1, "{results:?}");
-    let stands = storage.get_small(Bucket::Output, &manifest, 100).await.unwrap().unwrap();
-    assert_eq!(String::from_utf8(stands).unwrap(), format!("{{\"epoch\":{}}}", winners[0]));
+    let SmallObject { bytes, etag } =
+        storage.get_small(Bucket::Output, &manifest, 100).await.unwrap().unwrap();
+    assert_eq!(String::from_utf8(bytes).unwrap(), format!("{{\"epoch\":{}}}", winners[0]));
 
-    let again = storage.put_if_absent(Bucket::Output, &manifest, vec![], "application/json").await.unwrap();
-    assert_eq!(again, PutOutcome::AlreadyThere);
-    let small = storage.get_small(Bucket::Output, &manifest, 3).await;
-    assert!(matches!(small, Err(StorageError::TooLarge { limit: 3 })));
+    let put = |condition, text: &str| {
+        storage.put_if(condition, Bucket::Output, &manifest, text.as_bytes().to_vec(), "application/json")
+    };
+    assert_eq!(put(ABSENT, "").await.unwrap(), PutOutcome::ConditionFailed);
+    // Who has read it may replace it, until somebody else has.
+    let etag = etag.unwrap();
+    let unchanged = PutCondition::Unchanged(&etag);
+    assert_eq!(put(unchanged, "{}").await.unwrap(), PutOutcome::Written);
+    assert_eq!(put(unchanged, "{ }").await.unwrap(), PutOutcome::ConditionFailed);
+    let stands = storage.get_small(Bucket::Output, &manifest, 100).await.unwrap().unwrap();
+    assert_eq!(stands.bytes, b"{}");
+    let small = storage.get_small(Bucket::Output, &manifest, 1).await;
+    assert!(matches!(small, Err(StorageError::TooLarge { limit: 1 })));
     storage.delete(Bucket::Output, &manifest).await.unwrap();
+    assert_eq!(put(unchanged, "{}").await.unwrap(), PutOutcome::ConditionFailed);
     storage.delete(Bucket::Output, &manifest).await.unwrap();
     assert_eq!(storage.get_small(Bucket::Output, &manifest, 100).await.unwrap(), None);
 }
@@ -557,7 +574,8 @@ async fn check_with_wrong_settings_names_the_variable() {
     config.endpoint = format!("http://{free}").parse().unwrap();
     assert_eq!(Storage::new(&config).check().await.unwrap_err().variable, "R2_ENDPOINT");
 
-    let denied = secret.put_if_absent(Bucket::Output, &key("a"), vec![], "text/plain").await.unwrap_err();
+    let denied = secret.put_if(PutCondition::Absent, Bucket::Output, &key("a"), vec![], "text/plain").await;
+    let denied = denied.unwrap_err();
     assert!(matches!(denied, StorageError::Denied { .. }), "{denied:?}");
     let text = denied.to_string();
     assert!(text.contains("R2_SECRET_ACCESS_KEY") && !text.contains("not-the-secret"), "{text}");

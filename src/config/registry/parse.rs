@@ -32,6 +32,13 @@ pub(super) fn stall_timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
+pub(super) fn job_retention(text: &str) -> Result<Duration, String> {
+    match setting::seconds(text)? {
+        Duration::ZERO => Err("it must be 1 second or more: nobody could read how a job ended".into()),
+        kept => Ok(kept),
+    }
+}
+
 pub(super) fn fly_token(text: &str) -> Result<SecretString, String> {
     if text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         Ok(text.into())

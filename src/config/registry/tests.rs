@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::config::{ApiConfig, Env, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
+use crate::config::{ApiConfig, Env, FlyConfig, RedisConfig, Retention, StorageConfig, WorkerConfig};
 use crate::controller::fleet::FleetPolicy;
 use crate::crd::WorkerPoolSpec;
 use crate::edge::settings::Settings;
@@ -63,6 +63,7 @@ fn registry_names_every_role_that_reads_a_setting() {
         redis(env);
         storage(env);
         ApiConfig::read(env).unwrap();
+        Retention::read(env).unwrap();
         env.get(&WEBHOOK_SECRET).unwrap();
     };
     let worker = |env: &Env<'_>| {

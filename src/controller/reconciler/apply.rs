@@ -46,7 +46,7 @@ pub(crate) async fn apply<P: MachineProvider>(
             EffectResult::Done
         }
         Effect::Sweep => {
-            queue.sweep(LEASES).await?;
+            queue.sweep(LEASES, 0).await?;
             EffectResult::Done
         }
         Effect::Observe

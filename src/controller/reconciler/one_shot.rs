@@ -16,7 +16,8 @@ use crate::controller::fleet::{FleetPolicy, MachineId, MachineProvider, Moment, 
 use crate::job::JobId;
 use crate::queue::{
     Checkpoint, FencingToken, FleetView, LockOutcome, LockRequest, LockState, Permit, Queue, QueueError,
-    RequestClass, RequestRate, RetireOutcome, Snapshot, UploadedOutcome,
+    RequestClass, RequestRate, RetireOutcome, Snapshot, UploadedOutcome, from_versioned_json,
+    to_versioned_json,
 };
 use crate::time::{Instant, sleep};
 
@@ -160,7 +161,7 @@ impl<P: MachineProvider> OneShotReconciler<P> {
 
 /// The state that the last invocation saved. An empty state is safe: it only causes longer waits.
 fn read(json: Option<&str>) -> DriverState {
-    json.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default()
+    json.and_then(|json| from_versioned_json("fleet:memory", json).ok()).unwrap_or_default()
 }
 
 /// Whether an invocation without the lock requests it again; if so, the pause before the request, and the request.
@@ -248,7 +249,7 @@ impl<P: MachineProvider> Invocation<'_, P> {
 
     fn checkpoint(&self, intent: bool) -> Result<Option<Checkpoint>, QueueError> {
         let Some((status, state)) = self.driver.checkpoint(intent, self.now()) else { return Ok(None) };
-        let memory = serde_json::to_string(&state).map_err(|error| QueueError::Data(error.to_string()))?;
+        let memory = to_versioned_json(&state)?;
         let memory = if memory.len() <= MAX_STATE_BYTES { memory } else { "{}".to_owned() };
         Ok(Some(Checkpoint { fence: self.fence.clone(), status, memory }))
     }
@@ -344,7 +345,7 @@ mod tests {
     #[test]
     fn read_of_an_unreadable_state_is_an_empty_state() {
         let empty = serde_json::to_string(&DriverState::default()).unwrap();
-        for bad in [None, Some(""), Some("[]"), Some("{\"epoch\":\"x\"}")] {
+        for bad in [None, Some(""), Some("[]"), Some("{\"epoch\":\"x\"}"), Some("{\"v\":99,\"epoch\":7}")] {
             assert_eq!(serde_json::to_string(&read(bad)).unwrap(), empty, "{bad:?}");
         }
     }

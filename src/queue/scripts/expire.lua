@@ -1,7 +1,7 @@
 -- Fails a job whose upload never arrived. ARGV: id, failure.
 -- Returns FAILED, ALREADY with the job's state, or UNKNOWN.
 local id, failure = ARGV[2], ARGV[3]
-local s = redis.call('HMGET', status(id), 'state', 'hook', 'keep')
+local s = redis.call('HMGET', status(id), 'state', 'hook', 'keep', 'keep_input', 'keep_outputs')
 if s[1] ~= 'uploading' then
   redis.call('ZREM', uploading, id)
   if not s[1] then return { 'UNKNOWN' } end
@@ -10,5 +10,5 @@ end
 local ms = event(id, 'failed')
 redis.call('HSET', status(id), 'state', 'failed', 'error', failure, 'finished', ms)
 redis.call('ZREM', uploading, id)
-finish(id, 'failed', '0', ms, s[2], s[3])
+finish(id, 'failed', '0', ms, s[2], s[3], s[4], s[5])
 return { 'FAILED' }

@@ -10,7 +10,7 @@ local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled'
 local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
 local events, wakeups, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
 local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
-local heard = P .. 'machines:heard'
+local heard, cleanup = P .. 'machines:heard', P .. 'jobs:cleanup'
 -- Scores of `alive` from this number on belong to retired workers: this number plus their time.
 local RETIRED_OFFSET = 4503599627370496
 local tries, lock = P .. 'webhooks:tries', P .. 'fleet:lock'
@@ -22,9 +22,10 @@ local function status(id)
 end
 
 -- Appends an event and returns its time: the id in the stream is the server's clock, which saves a
--- TIME.
+-- TIME. Unlike the clock, it never goes back: while it is ahead of the clock, it stands still. `v` is the
+-- version of the format of records and events.
 local function event(id, state, ...)
-  local at = redis.call('XADD', events, 'MAXLEN', '~', 10000, '*', 'id', id, 'state', state, ...)
+  local at = redis.call('XADD', events, 'MAXLEN', '~', 10000, '*', 'v', 1, 'id', id, 'state', state, ...)
   return tonumber(string.match(at, '^%d+'))
 end
 
@@ -32,6 +33,11 @@ end
 local function clock()
   local t = redis.call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- The time of an event as other times are compared with it: the clock's, if that was set back meanwhile.
+local function by_clock(ms)
+  return math.min(ms, clock())
 end
 
 -- Whether this reconciler holds the fleet lock.
@@ -54,16 +60,29 @@ local function ring_all(n)
   end
 end
 
--- The common part of all transitions that end a job; the caller writes the job's fields first.
-local function finish(id, state, epoch, ms, hook, retention)
-  redis.call('PEXPIRE', status(id), retention)
+-- Has the janitor delete the outputs of an attempt that ended without completing its job, when it has had
+-- two minutes to notice that.
+local function clean_up_attempt(id, epoch, ms)
+  redis.call('ZADD', cleanup, ms + 120000, 'attempt:' .. id .. ':' .. epoch)
+end
+
+-- The common part of all transitions that end a job; the caller writes the job's fields first. `keep` is for
+-- how many ms its record is kept, `keep_input` and `keep_outputs` the same of the objects ('': for ever).
+local function finish(id, state, epoch, ms, hook, keep, keep_input, keep_outputs)
+  redis.call('PEXPIRE', status(id), keep)
   if state == 'failed' then
     redis.call('ZADD', dead, ms, id)
   elseif state == 'cancelled' then
     redis.call('ZADD', cancelled, ms, id)
   end
   if outboxes[hook] then
-    redis.call('ZADD', outboxes[hook], ms, id .. ':' .. epoch .. ':' .. state)
+    redis.call('ZADD', outboxes[hook], by_clock(ms), id .. ':' .. epoch .. ':' .. state)
+  end
+  if tonumber(keep_input) then
+    redis.call('ZADD', cleanup, ms + keep_input, 'input:' .. id)
+  end
+  if tonumber(keep_outputs) then
+    redis.call('ZADD', cleanup, ms + keep_outputs, 'outputs:' .. id)
   end
 end
 
@@ -100,6 +119,7 @@ local function reap(member, now)
   drop_lease(member, s[6])
   redis.call('ZADD', pending, s[5], id)
   event(id, 'queued')
+  clean_up_attempt(id, epoch, now)
   return 1
 end
 

@@ -6,7 +6,7 @@ if not s[1] then return { 'UNKNOWN' } end
 if s[1] ~= 'failed' and s[1] ~= 'cancelled' then return { 'WRONG', s[1] } end
 -- Its upload never arrived (expire.lua; cancel.lua), so there is nothing to retry.
 local from = s[4] or ''
-if s[1] == 'failed' and s[3] == '0' and (from == '' or from == 'uploading') then return { 'NEVER_UPLOADED' } end
+if s[3] == '0' and (from == 'uploading' or s[1] == 'failed' and from == '') then return { 'NEVER_UPLOADED' } end
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])
 -- A new epoch gives the next delivery a unique name, even if the job ends again before any claim.

@@ -4,15 +4,16 @@
 local id, epoch, delay = ARGV[2], ARGV[3], tonumber(ARGV[4])
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then return { 'LOST' } end
 local s = redis.call('HMGET', status(id), 'rank', 'verify')
-local ms = event(id, 'queued')
+local now = by_clock(event(id, 'queued'))
 -- To verify is no attempt.
 if s[2] ~= '1' then redis.call('HINCRBY', status(id), 'attempt', -1) end
-redis.call('HSET', status(id), 'state', 'queued', 'queued', delay == 0 and ms or '', 'progress', 0)
+redis.call('HSET', status(id), 'state', 'queued', 'queued', delay == 0 and now or '', 'progress', 0)
 if delay == 0 then
   redis.call('ZADD', pending, s[1], id)
 else
-  redis.call('HSET', status(id), 'retry', ms + delay)
-  redis.call('ZADD', scheduled, ms + delay, id)
+  redis.call('HSET', status(id), 'retry', now + delay)
+  redis.call('ZADD', scheduled, now + delay, id)
 end
+clean_up_attempt(id, epoch, now)
 ring(id)
 return { 'RELEASED' }

@@ -1,6 +1,7 @@
 -- Submits a job. ARGV: id, how (queued|uploading|delayed), ms until due (upload window or delay),
--- spec, max attempts, boost ms, hook flag, retention ms, submitted at (the caller's clock, for the
--- listing), the trace that it belongs to, or nothing.
+-- spec, max attempts, boost ms, hook flag, for how many ms its record is kept after its end, submitted at
+-- (the caller's clock, for the listing), the trace that it belongs to, or nothing, the version of the
+-- record, and for how many ms its input and its outputs are kept ('': for ever).
 -- Returns CREATED, or EXISTS with the spec of the existing job.
 local id, how, wait, spec = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local max, boost, hook, keep, at = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
@@ -16,11 +17,11 @@ local ms = event(id, state)
 local rank = ms - boost
 redis.call('HSET', status(id), 'spec', spec, 'state', state, 'max', max, 'boost', boost, 'hook', hook,
   'keep', keep, 'created', ms, 'rank', rank, 'attempt', 0, 'epoch', 0,
-  'trace', ARGV[11], 'queued', how == 'queued' and ms or '', 'retry', how == 'delayed' and ms + wait or '')
+  'trace', ARGV[11], 'v', ARGV[12], 'keep_input', ARGV[13], 'keep_outputs', ARGV[14], 'queued', how == 'queued' and ms or '', 'retry', how == 'delayed' and ms + wait or '')
 if how == 'uploading' then
   redis.call('ZADD', uploading, ms + wait, id)
 elseif how == 'delayed' then
-  redis.call('ZADD', scheduled, ms + wait, id)
+  redis.call('ZADD', scheduled, by_clock(ms) + wait, id)
   ring(id)
 else
   redis.call('ZADD', pending, rank, id)

@@ -12,7 +12,8 @@ local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])
 redis.call('HSET', status(id), 'state', 'queued', 'uploaded', ms, 'queued', ms, 'rank', rank)
 if late then
-  redis.call('HSET', status(id), 'error', '', 'finished', '')
+  -- A new epoch gives the next delivery a unique name.
+  redis.call('HSET', status(id), 'error', '', 'finished', '', 'epoch', 1)
   redis.call('PERSIST', status(id))
   redis.call('ZREM', dead, id)
 end

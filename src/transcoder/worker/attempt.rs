@@ -1,8 +1,8 @@
 //! One attempt at a job: download the input, transcode it, upload the outputs under a prefix of the attempt,
-//! commit a manifest, report completion.
+//! commit a [manifest](crate::manifest), report completion.
 //!
 //! Redis alone cannot guarantee that only one attempt's outputs count, because a failover may lose the last
-//! second of writes. The commit is therefore the [manifest](super::manifest). For the same reason an attempt that
+//! second of writes. The commit is therefore the manifest. For the same reason an attempt that
 //! would fail a job for good looks at it first.
 
 use std::path::Path;
@@ -16,7 +16,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, info_span};
 
-use super::manifest::{Committed, ManifestError, ManifestStore, Verdict};
 use super::{progress, scratch};
 use crate::config::WorkerConfig;
 use crate::job::space::{Outputs, Space};
@@ -24,6 +23,7 @@ use crate::job::{
     AttemptId, EntryDocument, Failure, FailureCode, Input, InvalidKey, JobResult, ObjectKey, Output, Poster,
     Storyboard, Timings,
 };
+use crate::manifest::{Committed, ManifestError, ManifestStore, Verdict};
 use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue, QueueError, backoff};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{Bucket, DownloadLimits, Progress, Storage, StorageError, layout};
@@ -31,10 +31,15 @@ use crate::transcoder::{
     self, Encoded, EncodedOutput, EncodedStill, EntryFile, TranscodeError, TranscodeRequest, disk,
 };
 
+/// Pause before a job is claimed again whose manifest this version does not understand.
+const NEWER_PAUSE: Duration = Duration::from_secs(60);
 /// How long an attempt past its deadline may take to stop, so that it leaves no partial upload.
 const CANCEL_GRACE: Duration = Duration::from_secs(10);
-/// How long a finished attempt may clean up storage. It is shorter than the time the worker waits for it.
+/// How long a finished attempt may clean up storage. It is shorter than the time the worker waits for it. The janitor
+/// deletes what is left.
 const CLEAR_UP: Duration = Duration::from_secs(5);
+/// Maximum number of objects that a finished attempt deletes itself.
+const FEW_OBJECTS: usize = 1000;
 
 /// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +58,8 @@ pub(crate) enum AttemptOutcome {
 enum AttemptError {
     Failed(Failure),
     Cancelled,
+    /// A newer version of tcoder has written the job's manifest.
+    Newer(u32),
 }
 
 impl From<Failure> for AttemptError {
@@ -66,6 +73,7 @@ impl From<ManifestError> for AttemptError {
         match error {
             ManifestError::Storage(error) => error.into(),
             ManifestError::Unusable(failure) => Self::Failed(failure),
+            ManifestError::Newer(version) => Self::Newer(version),
         }
     }
 }
@@ -146,7 +154,18 @@ impl<'a> Attempt<'a> {
                 AttemptOutcome::Lost
             }
             Err(AttemptError::Failed(failure)) => self.fail(&failure).await,
+            Err(AttemptError::Newer(version)) => self.hand_back(version).await,
         }
+    }
+
+    /// Leaves the job to workers of a newer version.
+    async fn hand_back(&self, version: u32) -> AttemptOutcome {
+        let id = self.job.attempt.job;
+        tracing::warn!(job = %id, version, "the job's manifest is of a newer version of tcoder; upgrade this worker");
+        self.remove_outputs().await;
+        let call = || self.queue.release_after(self.job.attempt, NEWER_PAUSE);
+        self.until_answered("release", call).await;
+        AttemptOutcome::Lost
     }
 
     fn manifest(&self) -> ManifestStore<'_> {
@@ -255,6 +274,7 @@ impl<'a> Attempt<'a> {
                 Ok(*committed)
             }
             Verdict::Failed | Verdict::Superseded => Err(AttemptError::Cancelled),
+            Verdict::OfYoungerJob => Err(younger_job().into()),
         }
     }
 
@@ -335,6 +355,12 @@ impl<'a> Attempt<'a> {
                 LastWord::Fail
             }
             Ok(Verdict::Superseded) => LastWord::Nothing,
+            // If this job has its lease still, Redis was restored from a backup.
+            Ok(Verdict::OfYoungerJob) => LastWord::Fail,
+            Err(ManifestError::Newer(version)) => {
+                tracing::warn!(job = %self.job.attempt.job, version, "the job's manifest is of a newer version of tcoder; another look follows");
+                LastWord::Verify
+            }
             Err(ManifestError::Unusable(unusable)) => {
                 tracing::error!(job = %self.job.attempt.job, %unusable, "the job's manifest is unusable; the job fails");
                 LastWord::Fail
@@ -374,14 +400,14 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Deletes what this attempt uploaded, unless its manifest may exist. Best effort: the objects are listed
-    /// nowhere either way.
+    /// Deletes what this attempt uploaded, unless its manifest may exist. Best effort: the janitor comes later, and looks
+    /// at the manifest.
     async fn remove_outputs(&self) {
         if self.may_stand.load(Ordering::Relaxed) {
             return;
         }
         let Ok(prefix) = layout::attempt_prefix(self.job.attempt) else { return };
-        let removal = self.storage.delete_prefix(Bucket::Output, &prefix);
+        let removal = self.storage.delete_prefix(Bucket::Output, &prefix, FEW_OBJECTS);
         match tokio::time::timeout(CLEAR_UP, removal).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => {
@@ -392,6 +418,12 @@ impl<'a> Attempt<'a> {
             }
         }
     }
+}
+
+fn younger_job() -> Failure {
+    let message = "the output bucket holds the manifest of a job that was submitted later under this id; submit this one \
+                   again under another id";
+    Failure::new(FailureCode::IdTaken, message)
 }
 
 fn result_of(encoded: Encoded, prefix: &ObjectKey, timings: Timings) -> Result<JobResult, InvalidKey> {

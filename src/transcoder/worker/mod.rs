@@ -6,14 +6,12 @@
 //! | `lifetime` | when to exit and how long to wait (pure) |
 //! | `heartbeat` | renews the lease from a separate thread |
 //! | `attempt` | one attempt: download, transcode, upload, commit, complete |
-//! | `manifest` | the object that decides about a job: its result, or that it has failed |
 //! | `progress` | reports the progress of the encode at a limited rate |
 //! | `scratch` | folders for temporary files, and removal of those that dead workers left |
 
 mod attempt;
 mod heartbeat;
 mod lifetime;
-mod manifest;
 mod progress;
 mod scratch;
 

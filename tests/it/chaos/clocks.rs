@@ -1,44 +1,32 @@
-//! Wall clocks that are wrong: a library that is loaded into the processes, and a file for each clock.
+//! Wall clocks that are wrong.
 
 use std::collections::BTreeMap;
-use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use super::faults::Clock;
+use crate::support::redis::SettableClock;
 
 /// The clocks of a run.
-pub struct Clocks {
-    library: PathBuf,
-    files: BTreeMap<Clock, PathBuf>,
-}
+pub struct Clocks(BTreeMap<Clock, SettableClock>);
 
 impl Clocks {
     pub fn make(folder: &Path) -> Self {
-        let library = folder.join("clock_shim.so");
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/chaos/clock_shim.c");
-        let made =
-            Command::new("cc").args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
-        assert!(made.unwrap().success(), "cc cannot compile clock_shim.c");
-        let files = [Clock::Api, Clock::Controller, Clock::Workers].map(|clock| {
-            let file = folder.join(format!("clock-{clock:?}"));
-            std::fs::write(&file, 0_i64.to_ne_bytes()).unwrap();
-            (clock, file)
+        let clocks = [Clock::Api, Clock::Controller, Clock::Workers].map(|clock| {
+            let folder = folder.join(format!("clock-{clock:?}"));
+            std::fs::create_dir(&folder).unwrap();
+            (clock, SettableClock::new(&folder))
         });
-        Self { library, files: files.into() }
+        Self(clocks.into())
     }
 
     /// The environment of a process with this clock.
     pub fn environment(&self, clock: Clock) -> Vec<(&'static str, String)> {
-        vec![
-            ("LD_PRELOAD", self.library.to_str().unwrap().to_owned()),
-            ("CLOCK_OFFSET_FILE", self.files[&clock].to_str().unwrap().to_owned()),
-        ]
+        let variables = self.0[&clock].env().into_iter();
+        variables.map(|(name, path)| (name, path.to_str().unwrap().to_owned())).collect()
     }
 
     /// Sets a clock forward, or back, by this many hours.
     pub fn set(&self, clock: Clock, hours: i64) {
-        let file = std::fs::File::options().write(true).open(&self.files[&clock]).unwrap();
-        file.write_all_at(&(hours * 3600).to_ne_bytes(), 0).unwrap();
+        self.0[&clock].set(hours * 3600);
     }
 }

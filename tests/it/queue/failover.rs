@@ -143,7 +143,7 @@ async fn leases_that_expired_while_redis_was_away_are_spared_for_a_while() {
     server.start();
     let sweep = async {
         loop {
-            if let Ok(sweep) = queue.sweep(10).await {
+            if let Ok(sweep) = queue.sweep(10, 0).await {
                 return sweep;
             }
         }
@@ -153,6 +153,6 @@ async fn leases_that_expired_while_redis_was_away_are_spared_for_a_while() {
     assert!(sweep.next_due > Some(sweep.now), "{sweep:?}");
     assert!(queue.renew(job.attempt, job.at.plus(1)).await.unwrap());
     // Nobody renews it any more.
-    let reaped = async { while queue.sweep(10).await.unwrap().ready == 0 {} };
+    let reaped = async { while queue.sweep(10, 0).await.unwrap().ready == 0 {} };
     timeout(HANG, reaped).await.expect("the lease is spared for ever");
 }

@@ -4,7 +4,7 @@
 use std::net::TcpListener;
 use std::time::Duration;
 
-use tcoder::config::RedisConfig;
+use tcoder::config::{RedisConfig, Retention};
 use tcoder::job::{JobId, State};
 use tcoder::queue::{CompleteOutcome, Policy, Queue, QueueError, SubmitMode, Sweep};
 use tokio::time::{sleep, timeout};
@@ -156,7 +156,7 @@ async fn redis_out_of_memory_changes_and_loses_nothing() {
     let before = dump(&mut redis, &config);
     set(&mut redis, "maxmemory", "1");
     is_out_of_memory(queue.renew(late.attempt, late.at.plus(3_600_000)).await);
-    is_out_of_memory(queue.sweep(10).await);
+    is_out_of_memory(queue.sweep(10, 0).await);
     is_out_of_memory(queue.claim(&w, late.at.plus(60_000), true).await);
     is_out_of_memory(queue.claim(&w, late.at.plus(60_000), false).await);
     is_out_of_memory(queue.submit(JobId::new(), &spec(), SubmitMode::Now).await);
@@ -173,7 +173,7 @@ async fn redis_out_of_memory_changes_and_loses_nothing() {
 
     set(&mut redis, "maxmemory", "0");
     assert!(queue.renew(late.attempt, late.at.plus(3_600_000)).await.unwrap());
-    let swept = queue.sweep(10).await.unwrap();
+    let swept = queue.sweep(10, 0).await.unwrap();
     assert_eq!(swept.ready, 1, "the delayed job, and not the lease that was renewed");
     assert_eq!(zset(&mut redis, &config, "jobs:leases").len(), 1);
     assert_eq!(zset(&mut redis, &config, "jobs:scheduled").len(), 0);
@@ -212,14 +212,14 @@ async fn sweep_reaps_five_thousand_leases_in_batches() {
     }
     let mut ready = 0;
     for round in 0..10 {
-        let Sweep { ready: some, next_due, now } = queue.sweep(500).await.unwrap();
+        let Sweep { ready: some, next_due, now, .. } = queue.sweep(500, 0).await.unwrap();
         assert_eq!(some, 500, "round {round}");
         ready += some as usize;
         // More is due at once, as long as a batch was full.
         assert_eq!(next_due, Some(now));
     }
     assert_eq!(ready, JOBS);
-    let rest = queue.sweep(500).await.unwrap();
+    let rest = queue.sweep(500, 0).await.unwrap();
     assert_eq!((rest.ready, rest.next_due), (0, None));
     assert_eq!(zset(&mut redis, &config, "jobs:pending").len(), JOBS);
     assert_eq!(zset(&mut redis, &config, "jobs:leases"), []);
@@ -280,7 +280,8 @@ async fn connect_error_for_an_invalid_address_hides_it() {
 #[tokio::test]
 async fn only_finished_jobs_expire() {
     let config = shared();
-    let policy = Policy { retention: Duration::from_secs(600), ..LONG };
+    let retention = Retention { jobs: Duration::from_secs(600), ..LONG.retention };
+    let policy = Policy { retention, ..LONG };
     let queue = Queue::connect_with(&config, policy).await.unwrap();
     let w = worker(&queue, "w").await;
     let mut redis = raw(&config);

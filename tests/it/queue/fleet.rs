@@ -190,7 +190,7 @@ async fn retire_counts_leases_of_unregistered_workers() {
     // Its lease has expired but was not reaped: the worker may still come back.
     all_due(&mut raw(&config), &config);
     assert_eq!(named().await, RetireOutcome::Busy);
-    queue.sweep(10).await.unwrap();
+    queue.sweep(10, 0).await.unwrap();
     assert_eq!(named().await, RetireOutcome::Retired);
     assert_eq!(worker_on(&queue, "w", "m").await, None, "it heard of it when it came back");
 }
@@ -366,7 +366,7 @@ async fn worker_that_lost_a_lease_counts_as_dead_until_it_registers() {
     let id = submit(&queue, &spec()).await;
     claim(&queue, &w).await.unwrap();
     all_due(&mut raw(&config), &config);
-    queue.sweep(10).await.unwrap();
+    queue.sweep(10, 0).await.unwrap();
     let view = queue.fleet_view().await.unwrap();
     assert_eq!(view.workers.iter().map(|w| &w.worker).collect::<Vec<_>>(), [&other]);
     assert_eq!(view.pending, 1);

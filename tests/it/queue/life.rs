@@ -173,7 +173,7 @@ async fn job_that_kills_its_workers_fails_after_max_attempts() {
         // Each time another worker claims it and dies.
         let w = worker(&queue, &format!("w{number}")).await;
         assert_eq!(claim(&queue, &w).await.unwrap().number, number);
-        queue.sweep(10).await.unwrap();
+        queue.sweep(10, 0).await.unwrap();
     }
     // Only one that has looked for a manifest fails it; that is no attempt.
     assert_eq!(queue.get(id).await.unwrap().unwrap().status, State::Queued);

@@ -1,6 +1,7 @@
 //! The queue on real Redis: random comparison with a model, exploration of the lease protocol, a soak test
 //! with crashes, and a named test for each fault.
 
+mod clock;
 mod failover;
 mod faults;
 mod fleet;
@@ -13,11 +14,12 @@ mod random;
 mod rest;
 mod soak;
 mod upstash;
+mod versions;
 mod wake;
 
 use std::time::Duration;
 
-use tcoder::config::RedisConfig;
+use tcoder::config::{RedisConfig, Retention};
 use tcoder::job::{
     Entries, Failure, FailureCode, Input, JobId, JobResult, JobSpec, Ladder, Millis, Preset, Priority,
     SourceInfo, Timings, VideoInfo, WorkerId,
@@ -77,7 +79,7 @@ const LONG: Policy = Policy {
     heartbeat: Duration::from_secs(5),
     bell_wait: Duration::from_secs(75),
     alive: Duration::from_secs(180),
-    retention: Duration::from_secs(3600),
+    retention: Retention { jobs: Duration::from_secs(3600), inputs: None, outputs: None },
     grace: Duration::ZERO,
 };
 

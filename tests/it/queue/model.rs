@@ -222,10 +222,16 @@ impl Model {
         true
     }
 
-    /// Whether the job failed because its upload never arrived: the upload expired, or the deadline passed.
+    /// Whether the job ended because its upload never arrived: the upload expired, the deadline passed, or the job was
+    /// cancelled before.
     fn never_uploaded(&self, id: JobId) -> bool {
-        let waited = |j: &Job| j.overdue.is_none_or(|from| from == State::Uploading);
-        self.jobs.get(&id).is_some_and(|j| j.state == State::Failed && j.epoch == Epoch(0) && waited(j))
+        let waited = |j: &Job| {
+            matches!(
+                (j.state, j.overdue),
+                (State::Failed, None) | (State::Failed | State::Cancelled, Some(State::Uploading))
+            )
+        };
+        self.jobs.get(&id).is_some_and(|j| j.epoch == Epoch(0) && waited(j))
     }
 
     /// Whether a late upload revives the job.
@@ -243,6 +249,9 @@ impl Model {
                 self.dead.remove(&id);
                 let job = self.job(id);
                 (job.uploaded, job.error, job.finished) = (Some(now), None, None);
+                if late {
+                    job.epoch = Epoch(1);
+                }
                 self.enqueue(id, now);
                 self.events.push((id, State::Queued));
                 UploadedOutcome::Queued
@@ -400,6 +409,9 @@ impl Model {
         self.leases.remove(&lease);
         let job = self.job(id);
         job.retry = None;
+        if from == State::Uploading {
+            job.overdue = Some(from);
+        }
         match why {
             Why::Cancelled => self.end(id, Transition::Cancel, now),
             Why::Suspended => {
@@ -418,7 +430,7 @@ impl Model {
     pub fn redrive(&mut self, id: JobId, now: i64) -> RedriveOutcome {
         match self.state(id) {
             None => RedriveOutcome::Unknown,
-            Some(State::Failed) if self.never_uploaded(id) => RedriveOutcome::NeverUploaded,
+            Some(_) if self.never_uploaded(id) => RedriveOutcome::NeverUploaded,
             Some(State::Failed | State::Cancelled) => {
                 self.change(id, Transition::Redrive);
                 let job = self.job(id);

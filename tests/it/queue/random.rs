@@ -410,15 +410,38 @@ impl<'a> Lockstep<'a> {
 
     async fn sweep(&mut self, limit: u8, past: u8) -> Result<(), TestCaseError> {
         self.pass(past);
-        let real = self.queue.sweep(u32::from(limit)).await.unwrap();
+        let real = self.queue.sweep(u32::from(limit), 0).await.unwrap();
         let (ready, due) = self.model.sweep(real.now.0, usize::from(limit));
         prop_assert_eq!((real.ready, real.next_due.map(|m| m.0)), (ready, due));
+        Ok(())
+    }
+
+    /// Every attempt is running, has completed its job, or is left to the janitor.
+    fn no_attempt_is_forgotten(&mut self) -> Result<(), TestCaseError> {
+        let (leases, cleanups): (Vec<String>, Vec<String>) = redis::pipe()
+            .cmd("ZRANGE")
+            .arg(self.key("jobs:leases"))
+            .arg(&["0", "-1"])
+            .cmd("ZRANGE")
+            .arg(self.key("jobs:cleanup"))
+            .arg(&["0", "-1"])
+            .query(self.redis)
+            .unwrap();
+        for attempt in self.claims.iter().map(|claim| claim.attempt) {
+            let job = &self.model.jobs[&attempt.job];
+            let completed = job.state == State::Completed && job.epoch == attempt.epoch;
+            let is_known = completed
+                || leases.contains(&attempt.to_string())
+                || cleanups.contains(&format!("attempt:{attempt}"));
+            prop_assert!(is_known, "nobody deletes the outputs of {attempt}");
+        }
         Ok(())
     }
 
     /// Compares both sides completely.
     fn compare(&mut self, op: Op) -> Result<(), TestCaseError> {
         prop_assert_eq!(self.in_redis(), self.in_model(), "after {:?}", op);
+        self.no_attempt_is_forgotten()?;
         let events = self.new_events();
         for (id, state) in &events {
             let from = self.told.insert(*id, *state);
@@ -559,7 +582,7 @@ impl<'a> Lockstep<'a> {
 /// A field of a job's hash in terms of the model; empty if the model does not have it.
 fn readable(field: &str, value: String) -> String {
     match field {
-        "spec" | "keep" | "claim" | "before" => String::new(),
+        "spec" | "keep" | "claim" | "before" | "v" => String::new(),
         "progress" => {
             let percent: f64 = value.parse().unwrap();
             if percent == 0.0 { String::new() } else { percent.to_string() }

@@ -67,7 +67,7 @@ async fn claims_and_ends_agree_over_rest_and_tcp() {
     assert_eq!(rest.cancel(id).await.unwrap(), CancelOutcome::Ended(State::Cancelled));
     let now = rest.clock().await.unwrap().now();
     assert!(matches!(rest.claim(&w, now, true).await.unwrap(), Claim::Empty { next_due: None, .. }));
-    assert_eq!(rest.sweep(10).await.unwrap().ready, 0);
+    assert_eq!(rest.sweep(10, 0).await.unwrap().ready, 0);
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //! that restart or reconfigure theirs. All are stopped when this process ends, however it ends.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,15 +34,62 @@ pub struct PrivateRedis {
     args: Vec<String>,
     prefix: String,
     child: Option<Child>,
+    clock: Option<SettableClock>,
 }
 
 /// Starts a server with these additional arguments.
 pub fn private_redis(args: &[&str]) -> PrivateRedis {
     let folder = tempfile::Builder::new().prefix("tcoder-redis-").tempdir().unwrap();
     let args = args.iter().map(|a| (*a).to_owned()).collect();
-    let mut server = PrivateRedis { folder, args, prefix: fresh_prefix(), child: None };
+    let mut server = PrivateRedis { folder, args, prefix: fresh_prefix(), child: None, clock: None };
     server.start();
     server
+}
+
+/// Starts a server whose clock can be set.
+pub fn private_redis_with_settable_clock() -> PrivateRedis {
+    let folder = tempfile::Builder::new().prefix("tcoder-redis-").tempdir().unwrap();
+    let clock = Some(SettableClock::new(folder.path()));
+    let mut server = PrivateRedis { folder, args: Vec::new(), prefix: fresh_prefix(), child: None, clock };
+    server.start();
+    server
+}
+
+/// A library that a program loads first, whose clock is ahead of the machine's by the seconds in a file.
+pub struct SettableClock {
+    library: PathBuf,
+    offset: PathBuf,
+}
+
+impl SettableClock {
+    const SOURCE: &str = include_str!("settable_clock.c");
+
+    /// Builds it in this folder.
+    pub fn new(folder: &Path) -> Self {
+        let (library, offset) = (folder.join("clock.so"), folder.join("clock-offset"));
+        let source = folder.join("clock.c");
+        std::fs::write(&source, Self::SOURCE).unwrap();
+        let built = std::process::Command::new("cc")
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .args([&library, &source])
+            .output()
+            .expect("this test needs a C compiler, as Rust does");
+        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        let clock = Self { library, offset };
+        clock.set(0);
+        clock
+    }
+
+    pub fn set(&self, seconds: i64) {
+        use std::os::unix::fs::FileExt as _;
+        let file = std::fs::File::options().create(true).truncate(false).write(true).open(&self.offset);
+        file.unwrap().write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+    }
+
+    /// The environment of a program that has this clock.
+    pub fn env(&self) -> [(&'static str, PathBuf); 2] {
+        [("LD_PRELOAD", self.library.clone()), ("CLOCK_OFFSET_FILE", self.offset.clone())]
+    }
 }
 
 impl PrivateRedis {
@@ -62,10 +109,16 @@ impl PrivateRedis {
         args.extend(["--unixsocket".into(), self.socket().display().to_string()]);
         args.extend(["--dir".into(), self.folder.path().display().to_string()]);
         args.extend(self.args.iter().cloned());
-        let mut child = spawn(args);
+        let env = self.clock.as_ref().map(SettableClock::env);
+        let mut child = spawn_with(args, env.into_iter().flatten().collect());
         let client = redis::Client::open(format!("redis+unix://{}", self.socket().display())).unwrap();
         assert!(answers(&client, &mut child), "redis-server ended at once; run it by hand to see why");
         self.child = Some(child);
+    }
+
+    /// Sets its clock ahead of the machine's by so many seconds.
+    pub fn set_clock(&self, seconds: i64) {
+        self.clock.as_ref().expect("its clock cannot be set").set(seconds);
     }
 
     /// Kills it with SIGKILL.
@@ -117,15 +170,26 @@ fn answers(client: &redis::Client, child: &mut Child) -> bool {
 /// Starts a server from a thread that lives as long as the process: the kernel kills a tied child when the
 /// *thread* that spawned it ends, and a test's thread ends with its test.
 fn spawn(args: Vec<String>) -> Child {
-    type Order = (Vec<String>, mpsc::Sender<std::io::Result<Child>>);
+    spawn_with(args, Vec::new())
+}
+
+/// Variables of the environment.
+type Variables = Vec<(&'static str, PathBuf)>;
+
+fn spawn_with(args: Vec<String>, env: Variables) -> Child {
+    type Order = (Vec<String>, Variables, mpsc::Sender<std::io::Result<Child>>);
     static KEEPER: LazyLock<tokio::sync::mpsc::UnboundedSender<Order>> = LazyLock::new(|| {
         let (orders, mut inbox) = tokio::sync::mpsc::unbounded_channel::<Order>();
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                while let Some((args, answer)) = inbox.recv().await {
+                while let Some((args, env, answer)) = inbox.recv().await {
                     let mut command = Command::new("redis-server");
-                    command.args(args).stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+                    command
+                        .args(args)
+                        .envs(env)
+                        .stdin(std::process::Stdio::null())
+                        .stdout(std::process::Stdio::null());
                     let _ = answer.send(tcoder::child::tie_to_parent(&mut command).spawn());
                 }
             });
@@ -133,7 +197,7 @@ fn spawn(args: Vec<String>) -> Child {
         orders
     });
     let (answer, child) = mpsc::channel();
-    KEEPER.send((args, answer)).unwrap();
+    KEEPER.send((args, env, answer)).unwrap();
     child.recv().unwrap().unwrap_or_else(|error| {
         panic!("redis-server cannot be started ({error}); these tests need it: install the package redis-server (Debian, Ubuntu) or redis (Fedora, Homebrew)")
     })

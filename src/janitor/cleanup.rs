@@ -1,0 +1,160 @@
+//! Deletes objects that are of no use any more: outputs of attempts that did not complete their job, and inputs and
+//! outputs that are kept no longer.
+//!
+//! An attempt whose lease is lost may be on its way still, and commit its result. Its outputs are deleted only after
+//! the job's manifest says that it cannot any more.
+
+use futures::StreamExt as _;
+
+use super::{JanitorTasks, SubrequestBudget};
+use crate::job::{AttemptId, InvalidKey, Job, JobId, Millis, ObjectKey};
+use crate::manifest::{self, ManifestError, ManifestStore, Verdict};
+use crate::queue::{Cleanup, QueueError};
+use crate::storage::{Bucket, StorageError, layout};
+
+/// Maximum number of cleanups in one run of a process.
+const MAX_CLEANUPS: u32 = 20;
+/// Maximum number of concurrent cleanups.
+const CONCURRENT: usize = 4;
+/// Round trips for one cleanup: read its job, record the outcome. The Worker reaches the bucket through a binding, which
+/// does not count.
+const CLEANUP_TRIPS: u32 = 2;
+/// Maximum number of objects that one cleanup deletes before others have their turn.
+const OBJECTS: usize = 10_000;
+/// Pause before a folder with more objects is continued, milliseconds.
+const NEXT_BATCH_MS: i64 = 1000;
+/// Pause before a cleanup that failed is repeated, milliseconds.
+const RETRY_MS: i64 = 600_000;
+/// When the outputs of an attempt are looked for again, milliseconds.
+const AGAIN_MS: i64 = 24 * 3600 * 1000;
+
+/// Why a cleanup was not done.
+#[derive(Debug, thiserror::Error)]
+enum CleanupError {
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Key(#[from] InvalidKey),
+    #[error("{0}")]
+    Manifest(String),
+}
+
+impl From<ManifestError> for CleanupError {
+    fn from(error: ManifestError) -> Self {
+        match error {
+            ManifestError::Storage(error) => Self::Storage(error),
+            ManifestError::Unusable(failure) => Self::Manifest(failure.message),
+            ManifestError::Newer(version) => {
+                Self::Manifest(format!("the job's manifest has version {version}; upgrade tcoder"))
+            }
+        }
+    }
+}
+
+/// What follows a cleanup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Nothing.
+    Done,
+    /// Another cleanup, after so many milliseconds.
+    Then(Cleanup, i64),
+    /// The same, after so many milliseconds.
+    Again(i64),
+}
+
+/// The number of cleanups that a run with this budget performs.
+pub(super) fn share_of(budget: SubrequestBudget) -> u32 {
+    (budget.0 / (6 * CLEANUP_TRIPS)).min(MAX_CLEANUPS)
+}
+
+impl JanitorTasks {
+    /// Performs the claimed cleanups. What fails is repeated later.
+    ///
+    /// # Errors
+    /// If Redis fails. A claimed cleanup is then due again after a while.
+    pub(super) async fn clean_up(
+        &self,
+        cleanups: Vec<Cleanup>,
+        now: Millis,
+        budget: &mut SubrequestBudget,
+    ) -> Result<(), QueueError> {
+        let count = budget.take_some(CLEANUP_TRIPS, u32::try_from(cleanups.len()).unwrap_or(u32::MAX));
+        let tasks = cleanups.into_iter().take(count as usize).map(|cleanup| async move {
+            let next = match self.clean_up_one(cleanup).await {
+                Ok(next) => next,
+                Err(CleanupError::Queue(error)) if !matches!(error, QueueError::Data(_)) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(%cleanup, %error, "could not delete objects; retrying in ten minutes");
+                    Next::Again(RETRY_MS)
+                }
+            };
+            match next {
+                Next::Done => self.queue.finish_cleanup(cleanup, None).await,
+                Next::Then(next, ms) => self.queue.finish_cleanup(cleanup, Some((next, now.plus(ms)))).await,
+                Next::Again(ms) => self.queue.postpone_cleanup(cleanup, now.plus(ms)).await,
+            }
+        });
+        let mut done = futures::stream::iter(tasks).buffer_unordered(CONCURRENT);
+        while let Some(outcome) = done.next().await {
+            outcome?;
+        }
+        Ok(())
+    }
+
+    async fn clean_up_one(&self, cleanup: Cleanup) -> Result<Next, CleanupError> {
+        match cleanup {
+            Cleanup::Attempt(attempt) => {
+                let again = Next::Then(Cleanup::AttemptAgain(attempt), AGAIN_MS);
+                self.delete_attempt(attempt, again).await
+            }
+            Cleanup::AttemptAgain(attempt) => self.delete_attempt(attempt, Next::Done).await,
+            Cleanup::Input(id) => self.delete_of_job(id, Bucket::Input, &layout::input_prefix(id)?).await,
+            Cleanup::Outputs(id) => self.delete_of_job(id, Bucket::Output, &layout::job_prefix(id)?).await,
+        }
+    }
+
+    /// Deletes the outputs of an attempt, unless its result is that of its job. `then` follows when none is left.
+    async fn delete_attempt(&self, attempt: AttemptId, then: Next) -> Result<Next, CleanupError> {
+        let born = self.queue.get(attempt.job).await?.and_then(|job| job.timestamps.created_at);
+        let is_committed = match born {
+            // Attempts begin after their job was submitted.
+            Some(born) if u64::try_from(born.0).is_ok_and(|born| born <= attempt.epoch.0) => {
+                let manifest = ManifestStore { storage: &self.storage, attempt, born };
+                matches!(manifest.seal().await?, Verdict::Result(there) if there.epoch == attempt.epoch)
+            }
+            // The job is over, and its attempts with it.
+            _ => manifest::standing_epoch(&self.storage, attempt.job).await? == Some(attempt.epoch),
+        };
+        if is_committed {
+            return Ok(Next::Done);
+        }
+        self.delete(Bucket::Output, &layout::attempt_prefix(attempt)?, then).await
+    }
+
+    /// Deletes objects of a job that has ended, unless it runs again.
+    async fn delete_of_job(
+        &self,
+        id: JobId,
+        bucket: Bucket,
+        prefix: &ObjectKey,
+    ) -> Result<Next, CleanupError> {
+        match self.queue.get(id).await? {
+            // Its next end enters another cleanup.
+            Some(Job { status, .. }) if !status.is_terminal() => Ok(Next::Done),
+            Some(Job { suspended: true, .. }) => Ok(Next::Again(AGAIN_MS)),
+            Some(_) | None => {
+                tracing::info!(job = %id, %prefix, "deleting objects that are kept no longer");
+                self.delete(bucket, prefix, Next::Done).await
+            }
+        }
+    }
+
+    async fn delete(&self, bucket: Bucket, prefix: &ObjectKey, then: Next) -> Result<Next, CleanupError> {
+        let all = self.storage.delete_prefix(bucket, prefix, OBJECTS).await?;
+        Ok(if all { then } else { Next::Again(NEXT_BATCH_MS) })
+    }
+}

@@ -1,0 +1,15 @@
+-- Completes a job whose outputs the attempt has committed. ARGV: id, epoch, result, hook flag,
+-- retention ms, the epoch of the attempt that committed them. The webhook is named by that epoch: should
+-- a failover forget this, the job is completed once more, and its receiver knows the message by its name.
+-- Returns DONE, ALREADY (this epoch completed it before), or LOST with the job's state.
+local id, epoch, result, hook, keep, committed = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6], ARGV[7]
+if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then
+  local s = redis.call('HMGET', status(id), 'state', 'epoch')
+  if s[1] == 'completed' and s[2] == epoch then return { 'ALREADY' } end
+  return { 'LOST', s[1] or '' }
+end
+local ms = event(id, 'completed')
+redis.call('HSET', status(id), 'state', 'completed', 'result', result, 'progress', 100,
+  'finished', ms, 'error', '', 'committed', committed)
+finish(id, 'completed', committed, ms, hook, keep)
+return { 'DONE' }
