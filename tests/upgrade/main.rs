@@ -39,8 +39,9 @@ use Version::{Before, This};
 impl Version {
     fn binary(self) -> String {
         match self {
-            Before => std::env::var("TCODER_PREVIOUS")
-                .expect("TCODER_PREVIOUS must name the binary of the version before; run `make test-upgrade`"),
+            Before => std::env::var("TCODER_PREVIOUS").expect(
+                "TCODER_PREVIOUS must name the binary of the version before; run `make test-upgrade`",
+            ),
             This => env!("CARGO_BIN_EXE_tcoder").to_owned(),
         }
     }
@@ -69,7 +70,8 @@ impl Role {
     /// Stops it as a rolling update does.
     async fn stop(mut self) {
         send(self.child.id().unwrap(), Signal::SIGTERM);
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it does not stop").unwrap();
+        let status =
+            tokio::time::timeout(PATIENCE, self.child.wait()).await.expect("it does not stop").unwrap();
         assert!(status.success(), "{status}");
     }
 }
@@ -156,7 +158,15 @@ impl Site {
 
     /// All jobs in the listing of this API.
     async fn list(&self, api: &Role) -> Vec<Value> {
-        let page: Value = self.http.get(format!("{}/api/jobs?limit=100", api.url)).send().await.unwrap().json().await.unwrap();
+        let page: Value = self
+            .http
+            .get(format!("{}/api/jobs?limit=100", api.url))
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap();
         assert!(page.get("unreadable").is_none(), "{page:#}");
         page["jobs"].as_array().unwrap().clone()
     }
@@ -165,7 +175,8 @@ impl Site {
     async fn all_completed_once(&self, apis: &[&Role]) {
         let all = async {
             loop {
-                let ended = |job: &Value| ["completed", "failed", "cancelled"].iter().any(|s| job["status"] == *s);
+                let ended =
+                    |job: &Value| ["completed", "failed", "cancelled"].iter().any(|s| job["status"] == *s);
                 let jobs = self.list(apis[0]).await;
                 let told = self.messages.lock().unwrap().len();
                 if jobs.len() == self.jobs.len() && jobs.iter().all(ended) && told == jobs.len() {
@@ -175,7 +186,9 @@ impl Site {
             }
         };
         let log = || self.log();
-        tokio::time::timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("some jobs do not end:\n{}", log()));
+        tokio::time::timeout(PATIENCE, all)
+            .await
+            .unwrap_or_else(|_| panic!("some jobs do not end:\n{}", log()));
         for api in apis {
             for job in self.list(api).await {
                 let seen = (&job["status"], &job["attempt"]);

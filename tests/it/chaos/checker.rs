@@ -9,6 +9,7 @@ use strum::{IntoStaticStr, VariantArray};
 use tcoder::config::StorageConfig;
 use tcoder::job::{Container, EntryKind, Job, JobId, JobResult, State};
 use tcoder::queue::Queue;
+use tcoder::storage::layout;
 use tokio::process::Command;
 
 use super::load::Plan;
@@ -59,6 +60,8 @@ pub struct Report {
     pub completed: usize,
     /// The number of jobs whose outputs were decoded.
     pub decoded: usize,
+    /// The number of objects that the janitor is going to delete.
+    pub doomed: usize,
     pub found: BTreeMap<Violation, Vec<String>>,
 }
 
@@ -81,6 +84,7 @@ impl Report {
             format!("chaos_jobs {} jobs", self.jobs),
             format!("chaos_completed {} jobs", self.completed),
             format!("chaos_decoded {} jobs", self.decoded),
+            format!("chaos_scheduled_deletions {} objects", self.doomed),
         ];
         lines.extend(Violation::VARIANTS.iter().map(|violation| {
             let name: &str = violation.into();
@@ -98,6 +102,8 @@ pub struct Evidence<'a> {
     pub accepted: &'a [Plan],
     /// How often each job was completed, by Redis's stream of events.
     pub completions: &'a BTreeMap<JobId, usize>,
+    /// The attempts whose outputs the janitor is going to delete, if these count as deleted: `<job>:<epoch>`.
+    pub doomed: &'a BTreeSet<String>,
     /// Whether a failover made Redis forget writes, after which a job may be completed again, with the same result.
     pub forgot: bool,
 }
@@ -182,15 +188,24 @@ impl Evidence<'_> {
             }
         }
         let (objects, uploads) = outputs(self.storage).await;
-        let mut listed = BTreeSet::new();
+        let mut listed = BTreeSet::from([layout::probe_key().unwrap().to_string()]);
         for one in &found {
             self.check_job(one, &mut report);
             self.check_outputs(one, &objects, &mut listed, &mut report);
         }
-        let leftovers = objects.into_keys().filter(|key| !listed.contains(key)).chain(uploads).collect();
-        report.add_all(Violation::LeftoverObject, leftovers);
+        let leftovers = objects.into_keys().filter(|key| !listed.contains(key));
+        let (doomed, left): (Vec<_>, Vec<_>) = leftovers.partition(|key| self.is_doomed(key));
+        report.doomed = doomed.len();
+        report.add_all(Violation::LeftoverObject, left);
+        report.add_all(Violation::LeftoverObject, uploads);
         self.play(&found, decode, &mut report).await;
         report
+    }
+
+    fn is_doomed(&self, key: &str) -> bool {
+        let attempt =
+            key.parse().ok().and_then(|key| Some(layout::attempt_of_output_key(&key)?.0.to_string()));
+        attempt.is_some_and(|attempt| self.doomed.contains(&attempt))
     }
 
     async fn record(&self, id: JobId) -> Option<Job> {

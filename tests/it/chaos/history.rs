@@ -45,11 +45,23 @@ impl Drop for Reader {
     }
 }
 
+fn connect(url: &str) -> redis::RedisResult<redis::Connection> {
+    const LIMIT: Duration = Duration::from_secs(2);
+    let connection = redis::Client::open(url)?.get_connection_with_timeout(LIMIT)?;
+    connection.set_read_timeout(Some(LIMIT))?;
+    Ok(connection)
+}
+
+/// The attempts whose outputs the janitor is going to delete.
+pub fn attempts_to_clean_up(url: &str) -> redis::RedisResult<BTreeSet<String>> {
+    let key = format!("{PREFIX}jobs:cleanup");
+    let all: Vec<String> = redis::cmd("ZRANGE").arg(key).arg(&["0", "-1"]).query(&mut connect(url)?)?;
+    Ok(all.iter().filter_map(|cleanup| cleanup.strip_prefix("attempt:").map(str::to_owned)).collect())
+}
+
 /// The leases that a worker on this machine holds.
 pub fn leases_of(url: &str, machine: &str) -> redis::RedisResult<Vec<JobId>> {
-    const LIMIT: Duration = Duration::from_secs(2);
-    let mut connection = redis::Client::open(url)?.get_connection_with_timeout(LIMIT)?;
-    connection.set_read_timeout(Some(LIMIT))?;
+    let mut connection = connect(url)?;
     let leases: Vec<String> =
         redis::cmd("ZRANGE").arg(format!("{PREFIX}jobs:leases")).arg(&["0", "-1"]).query(&mut connection)?;
     let mut held = Vec::new();

@@ -27,6 +27,7 @@ mod roles;
 mod storage;
 mod world;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -38,13 +39,15 @@ use tokio::time::sleep;
 
 use self::checker::{Evidence, Report, Violation};
 use self::faults::{Extent, Step, schedule};
+use self::history::attempts_to_clean_up;
 use self::world::{MACHINES, World};
 
 /// How long after the end of the faults everything must be in order. A retry waits for at most 80 s, a lease that is
 /// spared expires within 60 s, and a webhook that was refused comes again within minutes.
 const SETTLED: Duration = Duration::from_secs(480);
-/// How long after that nothing may be left in the bucket of outputs: the janitor removes what failed attempts left.
-const CLEARED: Duration = Duration::from_secs(180);
+/// How long after that nothing may be left in the bucket of outputs. The janitor deletes what failed attempts left after
+/// two minutes, and after ten more if storage was away by then.
+const CLEARED: Duration = Duration::from_secs(780);
 /// Pause between two looks at everything.
 const LOOK: Duration = Duration::from_secs(1);
 /// The number of jobs whose outputs are decoded.
@@ -90,7 +93,7 @@ impl World {
         played
     }
 
-    async fn check(&self, decode: usize) -> Report {
+    async fn check(&self, extent: Extent, decode: usize) -> Report {
         let (received, _) = self.receiver.lock().await.log();
         let evidence = Evidence {
             queue: &self.queue,
@@ -98,6 +101,7 @@ impl World {
             received: &received,
             accepted: &self.clients.accepted(),
             completions: &self.history.completions(),
+            doomed: &self.doomed(extent),
             forgot: self.forgot.load(Ordering::SeqCst),
         };
         let mut report = evidence.check(decode).await;
@@ -106,15 +110,23 @@ impl World {
         report
     }
 
+    /// A short run does not wait until the janitor has deleted what it is going to.
+    fn doomed(&self, extent: Extent) -> BTreeSet<String> {
+        match extent {
+            Extent::Short => attempts_to_clean_up(&self.redis_url).unwrap_or_default(),
+            Extent::Long => BTreeSet::new(),
+        }
+    }
+
     /// Waits until everything is in order; returns how long that took, except for the objects that are left.
-    async fn settle(&self) -> Duration {
+    async fn settle(&self, extent: Extent) -> Duration {
         let began = Instant::now();
         let is_open = |report: &Report| report.found.keys().any(|found| *found != Violation::LeftoverObject);
-        while began.elapsed() < SETTLED && is_open(&self.check(0).await) {
+        while began.elapsed() < SETTLED && is_open(&self.check(extent, 0).await) {
             sleep(LOOK).await;
         }
         let settled = Instant::now();
-        while settled.elapsed() < CLEARED && !self.check(0).await.is_clean() {
+        while settled.elapsed() < CLEARED && !self.check(extent, 0).await.is_clean() {
             sleep(LOOK).await;
         }
         settled - began
@@ -149,8 +161,8 @@ async fn jobs_end_once_and_leave_nothing_behind_whatever_fails() {
     println!("the log is {}", world.folder.join("log").display());
     let played = world.suffer(seed, jobs, extent).await;
     println!("the faults are over after {:.0} s", began.elapsed().as_secs_f64());
-    let settled = world.settle().await;
-    let mut report = world.check(DECODED).await;
+    let settled = world.settle(extent).await;
+    let mut report = world.check(extent, DECODED).await;
     assert_eq!(report.jobs, jobs, "the clients did not submit everything");
     let letters = world.edge.letters().await;
     report.add_all(Violation::DeadLetter, letters.iter().map(ToString::to_string).collect());

@@ -1,6 +1,6 @@
 //! The checker finds each violation that is planted into a run that was in order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ struct Past {
     received: Vec<Received>,
     accepted: Vec<Plan>,
     completions: BTreeMap<JobId, usize>,
+    doomed: BTreeSet<String>,
     worker: WorkerId,
 }
 
@@ -61,8 +62,8 @@ impl Past {
         };
         assert!(queue.register(&record, now).await.unwrap());
         let storage = ObjectServer::start().await;
-        let (received, accepted, completions) = Default::default();
-        let mut past = Self { config, queue, storage, received, accepted, completions, worker };
+        let (received, accepted, completions, doomed) = Default::default();
+        let mut past = Self { config, queue, storage, received, accepted, completions, doomed, worker };
         past.completes().await;
         past.completes().await;
         past.fails().await;
@@ -142,6 +143,7 @@ impl Past {
             received: &self.received,
             accepted: &self.accepted,
             completions: &self.completions,
+            doomed: &self.doomed,
             forgot: false,
         };
         evidence.check(10).await
@@ -216,7 +218,7 @@ async fn checker_finds_damaged_outputs() {
 
 #[tokio::test]
 async fn checker_finds_objects_that_no_result_names() {
-    let past = Past::new().await;
+    let mut past = Past::new().await;
     let id = past.accepted[0].id;
     let leftovers = [
         // Of an attempt that was superseded, beside the output that counts, of a worker's start, and of no job.
@@ -230,6 +232,11 @@ async fn checker_finds_objects_that_no_result_names() {
         past.shows(&[Violation::LeftoverObject]).await;
         past.delete(&key).await;
     }
+    past.put(&format!("outputs/{id}/7/original.mp4"), vec![1]).await;
+    past.doomed.insert(format!("{id}:7"));
+    past.shows(&[]).await;
+    past.doomed.clear();
+    past.delete(&format!("outputs/{id}/7/original.mp4")).await;
     let s3 = client(&past.storage.config);
     s3.create_multipart_upload().bucket("output").key("outputs/a").send().await.unwrap();
     past.shows(&[Violation::LeftoverObject]).await;

@@ -56,7 +56,7 @@ pub struct World {
     /// Whether a failover has forgotten writes.
     pub forgot: AtomicBool,
     redis: Mutex<RedisPair>,
-    redis_url: String,
+    pub redis_url: String,
     clocks: Clocks,
     api: Supervised,
     controller: Supervised,
