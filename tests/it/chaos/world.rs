@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use secrecy::ExposeSecret as _;
 use tcoder::flyprovider::emulator::{self, EmulatorHandle};
 use tcoder::flyprovider::{MachineId, MachineState};
+use tcoder::job::JobId;
 use tcoder::queue::Queue;
 use tokio::process::Command;
 use tokio::sync::Mutex;
@@ -248,26 +249,34 @@ impl World {
         workers
     }
 
-    fn worker(&self, pick: usize) -> Option<(String, u32)> {
-        let workers = self.workers();
-        (!workers.is_empty()).then(|| workers[pick % workers.len()].clone())
+    /// A worker with a job, if there is one: the machine that it is on, its process, and its jobs.
+    async fn worker(&self, pick: usize) -> Option<(String, u32, Vec<JobId>)> {
+        let mut workers = self.workers();
+        let first = pick.checked_rem(workers.len())?;
+        workers.rotate_left(first);
+        for (machine, pid) in &workers {
+            let held = self.held_by(machine).await.unwrap_or_default();
+            if !held.is_empty() {
+                return Some((machine.clone(), *pid, held));
+            }
+        }
+        let (machine, pid) = workers.swap_remove(0);
+        Some((machine, pid, Vec::new()))
     }
 
     async fn kill_worker(&self, pick: usize) {
-        let Some((machine, pid)) = self.worker(pick) else { return };
-        let held = self.held_by(&machine).await;
+        let Some((machine, pid, held)) = self.worker(pick).await else { return };
         let at = now();
         if !signal(pid, Signal::SIGKILL) {
             return;
         }
         // Not those that it has completed in the meantime.
-        let still = self.held_by(&machine).await;
-        let lost = held.iter().flatten().filter(|job| still.iter().flatten().any(|held| held == *job));
-        self.history.lost_worker(lost.copied().collect(), at);
+        let still = self.held_by(&machine).await.unwrap_or_default();
+        self.history.lost_worker(held.into_iter().filter(|job| still.contains(job)).collect(), at);
     }
 
     /// The jobs that the worker of a machine holds, unless Redis is away.
-    async fn held_by(&self, machine: &str) -> Option<Vec<tcoder::job::JobId>> {
+    async fn held_by(&self, machine: &str) -> Option<Vec<JobId>> {
         let (url, machine) = (self.redis_url.clone(), machine.to_owned());
         tokio::task::spawn_blocking(move || leases_of(&url, &machine).ok()).await.unwrap()
     }
@@ -290,7 +299,7 @@ impl World {
         match fault {
             Fault::KillWorker { pick } => self.kill_worker(pick).await,
             Fault::FreezeWorker { pick, time } => {
-                if let Some((_, pid)) = self.worker(pick)
+                if let Some((_, pid, _)) = self.worker(pick).await
                     && signal(pid, Signal::SIGSTOP)
                 {
                     sleep(time).await;
