@@ -28,7 +28,7 @@ pub enum Violation {
     /// A failed job whose manifest carries a result.
     #[strum(serialize = "chaos_failed_with_manifest")]
     FailedWithManifest,
-    /// A job that failed as if its video, which is good, were the reason; or the reverse.
+    /// A job that failed as if its video, which is good, were the reason; or one that completed without a video.
     #[strum(serialize = "chaos_wrong_verdicts")]
     WrongVerdict,
     /// A completed job without its manifest, or with outputs that are absent, not whole, or do not play.
@@ -227,9 +227,10 @@ impl Evidence<'_> {
             report.add(Violation::FailedWithManifest, format!("{id} failed: {:?}", job.error));
         }
         if let Some(failure) = job.error.as_ref().filter(|_| job.status == State::Failed)
-            && plan.good != failure.code.is_retryable()
+            && plan.good
+            && !failure.code.is_retryable()
         {
-            report.add(Violation::WrongVerdict, format!("{id}, good: {}, failed: {failure:?}", plan.good));
+            report.add(Violation::WrongVerdict, format!("{id} is a video, and failed: {failure:?}"));
         }
         if job.status == State::Completed && !plan.good {
             report.add(Violation::WrongVerdict, format!("{id} is no video, and completed"));
