@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test test-unit test-upgrade check wasm edge crds openapi docs build bench clean
+.PHONY: help demo test chaos test-unit test-upgrade check wasm edge crds openapi docs build bench clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,12 @@ test: ## Format check, lints, and all tests on the real parts
 	@hack/edge-build.sh
 	@hack/packages.sh
 	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked
+
+chaos: ## 2,000 jobs while everything fails at random, and a check of what must hold (CHAOS_JOBS, CHAOS_SEED)
+	@hack/setup.sh test
+	@hack/edge-build.sh
+	CHAOS_JOBS=$${CHAOS_JOBS:-2000} $(CARGO) test --locked --test it -- --exact --nocapture \
+	  chaos::jobs_end_once_and_leave_nothing_behind_whatever_fails
 
 test-unit: ## The unit tests of the library alone, which need no server and no other program
 	$(CARGO) test --locked --lib

@@ -136,18 +136,23 @@ impl Storage {
     /// commit their result.
     ///
     /// # Errors
-    /// If storage does not answer, or refuses to write or delete an object.
+    /// If storage does not answer, or refuses to write an object.
     pub async fn honours_conditional_writes(&self) -> Result<bool, StorageError> {
         let unusable = |error: InvalidKey| StorageError::Unavailable {
             what: "the probe of the output bucket".to_owned(),
             why: error.to_string(),
         };
         let key = layout::probe_key().map_err(unusable)?;
-        let put = || self.put_if(PutCondition::Absent, Bucket::Output, &key, b"probe".to_vec(), "text/plain");
-        put().await?;
-        let second = put().await;
-        self.delete(Bucket::Output, &key).await?;
-        Ok(second? == PutOutcome::ConditionFailed)
+        // The object stays: one that came and went would be left where a worker dies in between, and its deletion
+        // would mislead another worker.
+        for _ in 0..2 {
+            let probe = b"probe".to_vec();
+            let put = self.put_if(PutCondition::Absent, Bucket::Output, &key, probe, "text/plain").await?;
+            if put == PutOutcome::ConditionFailed {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Returns the size and the entity tag of an object, or `None` if it does not exist.

@@ -17,7 +17,7 @@ use tcoder::config::RedisConfig;
 use tcoder::queue::{FleetStatus, LockOutcome, Queue};
 
 use crate::support::clips::{clip, long_clip};
-use crate::support::process::{err, out, spawn, tcoder};
+use crate::support::process::{err, eventually, out, spawn, tcoder};
 use crate::support::small_disk;
 use crate::support::system::{PATIENCE, Setup, System, Worker, folder, serve};
 
@@ -94,6 +94,31 @@ async fn job_too_large_for_a_disk_fails_early_and_a_larger_worker_completes_it()
     let done = system.completed(&film).await;
     assert!(done["worker"].as_str().unwrap().starts_with("large-"), "{done:#}");
     drop(large);
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn worker_with_a_full_disk_leaves_jobs_to_others() {
+    if !small_disk::there_are() {
+        return;
+    }
+    let system = Setup::default().workers(0).start().await;
+    let fill = r#"cat /dev/zero > "$1/ballast" 2>/dev/null || true; exec "$0" worker"#;
+    let full = system.worker_by("full", &[], |scratch| small_disk::sh(scratch, DISK, fill));
+    let no_room = || system.log().contains("the worker's disk has no room for any job");
+    eventually("the worker finds that its disk is full", no_room).await;
+    let id = system.upload(clip(), &json!({"fileName": "clip.mp4", "maxAttempts": 1})).await;
+    let large = system.worker("large", &[]);
+    let job = system.completed(&id).await;
+    assert!(job["worker"].as_str().unwrap().starts_with("large-"), "{job:#}");
+    drop(large);
+    // It works again when there is room.
+    let ballast = full.scratch.strip_prefix("/").unwrap().join("ballast");
+    std::fs::remove_file(Path::new(&format!("/proc/{}/root", full.pid)).join(ballast)).unwrap();
+    let id = system.upload(clip(), &json!({"fileName": "clip.mp4", "maxAttempts": 1})).await;
+    let job = system.completed(&id).await;
+    assert!(job["worker"].as_str().unwrap().starts_with("full-"), "{job:#}");
+    drop(full);
     system.stop().await;
 }
 

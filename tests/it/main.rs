@@ -6,6 +6,7 @@
 mod acceptance;
 mod api;
 mod api_clients;
+mod chaos;
 mod cleanup;
 mod cli;
 mod disk_space;

@@ -44,7 +44,7 @@ async fn bad_files_fail_once_and_leave_no_outputs() {
     assert_eq!((&job["errorCode"], &job["attempt"]), (&json!("inputNotFound"), &json!(1)), "{job:#}");
     assert!(job["error"].as_str().unwrap().contains("missing.mp4"), "{job:#}");
 
-    assert_eq!(system.objects("output", "").await, [""; 0]);
+    assert_eq!(system.objects("output", "outputs").await, [""; 0]);
     system.stop().await;
 }
 

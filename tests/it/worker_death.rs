@@ -145,7 +145,7 @@ async fn running_job_stops_within_seconds_when_cancelled() {
     assert_eq!(last["status"], "cancelled");
     all_gone(&encoders).await;
     eventually("the scratch folder is empty", || system.scratch().is_empty()).await;
-    assert_eq!(system.objects("output", "").await, [""; 0]);
+    assert_eq!(system.objects("output", "outputs").await, [""; 0]);
     // A repeated cancellation is not an error. A finished job cannot be cancelled, but it can be redriven.
     assert_eq!(system.delete(&format!("/api/jobs/{id}")).await.status, 200);
     assert_eq!(system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await.status, 200);

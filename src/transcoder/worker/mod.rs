@@ -23,13 +23,13 @@ use tracing::Instrument as _;
 use tracing::field::Empty;
 
 use crate::config::WorkerConfig;
-use crate::job::{AttemptId, Failure, WorkerId};
+use crate::job::{AttemptId, Failure, WorkerId, space};
 use crate::net::EgressPolicy;
 use crate::queue::{Claim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{CheckError, Storage};
 use crate::trace;
-use crate::transcoder::check_tools;
+use crate::transcoder::{check_tools, disk};
 use attempt::{Attempt, AttemptOutcome};
 use heartbeat::Heartbeat;
 use lifetime::{IdleAction, WorkerLifetime};
@@ -138,12 +138,26 @@ impl Worker {
         let mut swept: Option<Instant> = None;
         let mut bell: Option<Queue> = None;
         let mut misses = 0;
+        let mut full = false;
         loop {
             if stop.is_cancelled() {
                 return ExitReason::Stopped;
             }
             if let Some(reason) = life.reason_to_leave(Instant::now()) {
                 return reason;
+            }
+            let was_full = std::mem::replace(&mut full, self.is_full());
+            if full {
+                if !was_full {
+                    tracing::warn!(worker = %self.id, "the worker's disk has no room for any job; it claims none until there is some");
+                }
+                match life.wait(SWEEP_EVERY, None, Instant::now()) {
+                    IdleAction::Leave(reason) => return reason,
+                    IdleAction::For(limit) => tokio::select! {
+                        () = stop.cancelled() => return ExitReason::Stopped,
+                        () = tokio::time::sleep(limit) => continue,
+                    },
+                }
             }
             let sweep = swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
             let claim = self.queue.claim(&self.id, self.clock.now(), sweep).await;
@@ -190,6 +204,13 @@ impl Worker {
                 Err(error) => self.missed(&mut misses, &error, stop).await,
             }
         }
+    }
+
+    /// Whether the disk is too full even for the smallest job. A worker that claimed nevertheless would fail one job
+    /// after the other, faster than other workers could take them.
+    fn is_full(&self) -> bool {
+        let free = disk::free(&self.config.scratch, self.config.disk_bytes);
+        free.is_some_and(|free| free < space::disk_for(1))
     }
 
     /// Waits for a wake-up on a separate connection, because the call blocks.

@@ -56,7 +56,7 @@ pub fn private_redis_with_settable_clock() -> PrivateRedis {
 }
 
 /// A library that a program loads first, whose clock is ahead of the machine's by the seconds in a file.
-struct SettableClock {
+pub struct SettableClock {
     library: PathBuf,
     offset: PathBuf,
 }
@@ -64,7 +64,8 @@ struct SettableClock {
 impl SettableClock {
     const SOURCE: &str = include_str!("settable_clock.c");
 
-    fn new(folder: &Path) -> Self {
+    /// Builds it in this folder.
+    pub fn new(folder: &Path) -> Self {
         let (library, offset) = (folder.join("clock.so"), folder.join("clock-offset"));
         let source = folder.join("clock.c");
         std::fs::write(&source, Self::SOURCE).unwrap();
@@ -79,13 +80,14 @@ impl SettableClock {
         clock
     }
 
-    fn set(&self, seconds: i64) {
+    pub fn set(&self, seconds: i64) {
         use std::os::unix::fs::FileExt as _;
         let file = std::fs::File::options().create(true).truncate(false).write(true).open(&self.offset);
         file.unwrap().write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
     }
 
-    fn env(&self) -> [(&'static str, PathBuf); 2] {
+    /// The environment of a program that has this clock.
+    pub fn env(&self) -> [(&'static str, PathBuf); 2] {
         [("LD_PRELOAD", self.library.clone()), ("CLOCK_OFFSET_FILE", self.offset.clone())]
     }
 }
