@@ -132,27 +132,31 @@ impl Storage {
         Ok(())
     }
 
-    /// Finds out whether the output bucket honours `If-None-Match: *`. Where it does not, two attempts at one job can both
-    /// commit their result.
+    /// Finds out whether the output bucket honours the conditions by which attempts commit their results; returns the
+    /// header that it ignores. On such storage two attempts at one job can both commit.
     ///
     /// # Errors
     /// If storage does not answer, or refuses to write an object.
-    pub async fn honours_conditional_writes(&self) -> Result<bool, StorageError> {
+    pub async fn ignored_condition(&self) -> Result<Option<&'static str>, StorageError> {
         let unusable = |error: InvalidKey| StorageError::Unavailable {
             what: "the probe of the output bucket".to_owned(),
             why: error.to_string(),
         };
         let key = layout::probe_key().map_err(unusable)?;
+        let put = |condition| self.put_if(condition, Bucket::Output, &key, b"probe".to_vec(), "text/plain");
         // The object stays: one that came and went would be left where a worker dies in between, and its deletion
         // would mislead another worker.
-        for _ in 0..2 {
-            let probe = b"probe".to_vec();
-            let put = self.put_if(PutCondition::Absent, Bucket::Output, &key, probe, "text/plain").await?;
-            if put == PutOutcome::ConditionFailed {
-                return Ok(true);
-            }
+        if put(PutCondition::Absent).await? == PutOutcome::Written
+            && put(PutCondition::Absent).await? == PutOutcome::Written
+        {
+            return Ok(Some("If-None-Match"));
         }
-        Ok(false)
+        match put(PutCondition::Unchanged("of-no-object")).await {
+            Ok(PutOutcome::Written) => Ok(Some("If-Match")),
+            // Attempts do without it on such a server.
+            Ok(PutOutcome::ConditionFailed) | Err(StorageError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Returns the size and the entity tag of an object, or `None` if it does not exist.

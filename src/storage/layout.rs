@@ -82,12 +82,12 @@ pub fn manifest_key(job: JobId) -> Result<ObjectKey, InvalidKey> {
     format!("outputs/{job}/manifest.json").parse()
 }
 
-/// The key of the object by which workers find out whether storage honours `If-None-Match`.
+/// The key of the object by which workers find out whether storage honours conditions for writes.
 ///
 /// # Errors
 /// Never; the type of the key requires it.
 pub fn probe_key() -> Result<ObjectKey, InvalidKey> {
-    "probes/if-none-match".parse()
+    "probes/conditions".parse()
 }
 
 #[cfg(test)]

@@ -73,13 +73,13 @@ pub struct Worker {
 
 /// Logs what to do where two attempts at one job could both commit their result.
 async fn check_conditional_writes(storage: &Storage) {
-    match storage.honours_conditional_writes().await {
-        Ok(true) => {}
-        Ok(false) => tracing::error!(
-            "the output bucket ignores If-None-Match, so two attempts at one job can both count; use storage that honours it, such as R2 or Amazon S3"
+    match storage.ignored_condition().await {
+        Ok(None) => {}
+        Ok(Some(header)) => tracing::error!(
+            "the output bucket ignores {header}, so two attempts at one job can both count; use storage that honours it, such as R2 or Amazon S3"
         ),
         Err(error) => {
-            tracing::warn!(%error, "could not find out whether the output bucket honours If-None-Match")
+            tracing::warn!(%error, "could not find out whether the output bucket honours conditions for writes")
         }
     }
 }

@@ -201,7 +201,7 @@ impl Address {
     }
 
     fn config(&self) -> RedisConfig {
-        RedisConfig { url: format!("redis://127.0.0.1:{}", self.port).into(), prefix: PREFIX.into() }
+        RedisConfig::new(format!("redis://127.0.0.1:{}", self.port), PREFIX)
     }
 }
 
