@@ -23,7 +23,9 @@ test: ## Format check, lints, and all tests on the real parts
 	@hack/wasm.sh
 	@hack/edge-build.sh
 	@hack/packages.sh
-	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" $(CARGO) test --locked
+	@# Most tests wait for processes most of the time.
+	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" RUST_TEST_THREADS=$$(($$(nproc) + 2)) \
+	  $(CARGO) test --locked
 
 chaos: ## 2,000 jobs while everything fails at random, and a check of what must hold (CHAOS_JOBS, CHAOS_SEED)
 	@hack/setup.sh test

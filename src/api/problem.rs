@@ -108,7 +108,7 @@ impl Problem {
 
     /// No job has this id.
     pub fn no_such_job() -> Self {
-        let detail = "no job has this id; ended jobs are kept for a week";
+        let detail = "no job has this id; ended jobs are deleted after a while, by default a week";
         Self::new(StatusCode::NOT_FOUND, "no-such-job", "No such job", detail)
     }
 

@@ -25,7 +25,7 @@ const UP_EXAMPLES: &str = "\
 Examples:
   tcoder up
   tcoder up --data /srv/tcoder --listen 127.0.0.1:9000 --max-machines 3
-  API_TOKENS=$(openssl rand -hex 32) tcoder up --listen 0.0.0.0:8080 --public-host films.example";
+  API_TOKENS=SECRET tcoder up --listen 0.0.0.0:8080 --public-host films.example";
 
 const SUBMIT_EXAMPLES: &str = "\
 Examples:
@@ -86,9 +86,10 @@ pub(super) enum Command {
     ///
     /// All data is kept in the data folder, so the next start continues where this one stopped.
     ///
-    /// With REDIS_URL set, that Redis is used instead. Requests from this machine need no token; to
-    /// listen on other addresses set API_TOKENS. Everybody who can reach the storage port and knows the
-    /// address of an output can read it without a token.
+    /// With REDIS_URL set, that Redis is used instead. Without API_TOKENS it listens on this machine only and
+    /// needs no token. To listen on other addresses, set API_TOKENS; every request then needs one, also from
+    /// this machine. Everybody who can reach the storage port and knows the address of an output can read it
+    /// without a token.
     #[command(after_help = UP_EXAMPLES)]
     Up(UpArgs),
     /// Send a video (a file or a web address) to a running tcoder

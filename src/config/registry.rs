@@ -126,21 +126,21 @@ pub static JOB_RETENTION: Setting<Duration> = Setting::new(
     "JOB_RETENTION",
     Value("604800"),
     KEEPERS,
-    "seconds after its end for which a job can be read and retried",
+    "seconds for which an ended job can be read and retried; at least 1",
     parse::job_retention,
 );
 pub static INPUT_RETENTION: Setting<Duration> = Setting::new(
     "INPUT_RETENTION",
     Value("0"),
     KEEPERS,
-    "seconds after the end of a job after which the input uploaded for it is deleted; 0: never",
+    "the input uploaded for a job is deleted this many seconds after its end, and the job cannot be retried any more; 0: never",
     setting::seconds,
 );
 pub static OUTPUT_RETENTION: Setting<Duration> = Setting::new(
     "OUTPUT_RETENTION",
     Value("0"),
     KEEPERS,
-    "seconds after the end of a job after which its outputs are deleted; 0: never",
+    "the outputs of a job are deleted this many seconds after its end; 0: never",
     setting::seconds,
 );
 
@@ -525,7 +525,7 @@ pub static GROUPS: &[Group] = &[
     },
     Group {
         title: "What is kept",
-        text: "A job keeps the values of the role that it was submitted to.",
+        text: "A job keeps the values of the role that it was submitted to. Objects are deleted within five minutes after their time.",
         settings: &[&JOB_RETENTION.about, &INPUT_RETENTION.about, &OUTPUT_RETENTION.about],
     },
     Group {

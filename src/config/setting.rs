@@ -135,13 +135,22 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| "it must be a whole number of bytes".into())
 }
 
+/// Ten years, in seconds. A larger value could overflow when it is added to a point in time.
+const MAX_SECONDS: u64 = 315_360_000;
+
 /// A number of seconds; 0 means never.
 pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    // Ten years. A larger value could overflow when it is added to a point in time.
-    const MAX: u64 = 315_360_000;
     match text.parse() {
-        Ok(seconds) if seconds <= MAX => Ok(Duration::from_secs(seconds)),
-        _ => Err(format!("it must be a whole number of seconds up to {MAX}; 0 means never")),
+        Ok(seconds) if seconds <= MAX_SECONDS => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("it must be a whole number of seconds up to {MAX_SECONDS}; 0 means never")),
+    }
+}
+
+/// A number of seconds that is not 0, because of `why`.
+pub(super) fn seconds_from_one(text: &str, why: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..=MAX_SECONDS) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("it must be a whole number of seconds from 1 to {MAX_SECONDS}: {why}")),
     }
 }
 

@@ -123,7 +123,7 @@ impl Out<'_> {
         ];
         self.many(
             "jobs",
-            "Stored jobs by state: pending jobs are ready for a worker, scheduled jobs wait for the time of their next attempt, finished jobs are kept for a week",
+            "Stored jobs by state: pending jobs are ready for a worker, scheduled jobs wait for the time of their next attempt, finished jobs are kept for JOB_RETENTION",
             "state",
             states,
         )?;

@@ -44,7 +44,9 @@ async fn bad_files_fail_once_and_leave_no_outputs() {
     assert_eq!((&job["errorCode"], &job["attempt"]), (&json!("inputNotFound"), &json!(1)), "{job:#}");
     assert!(job["error"].as_str().unwrap().contains("missing.mp4"), "{job:#}");
 
-    assert_eq!(system.objects("output", "outputs").await, [""; 0]);
+    // Only what shuts out attempts that may be on their way.
+    let left = system.objects("output", "outputs").await;
+    assert!(left.iter().all(|key| key.ends_with("/manifest.json")), "{left:?}");
     system.stop().await;
 }
 

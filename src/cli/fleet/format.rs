@@ -112,7 +112,8 @@ pub(crate) fn bill(fleet: &FleetStatus, now: Millis) -> String {
         return "cost so far -, per hour -: the price is unknown; set FLEET_PRICE_USD_PER_HOUR for `tcoder controller`"
             .to_owned();
     };
-    let so_far: f64 = fleet.machines.iter().map(|m| cost(m, price, now)).sum();
+    // The sum of no numbers is -0.0.
+    let so_far = fleet.machines.iter().map(|m| cost(m, price, now)).fold(0.0, |sum, cost| sum + cost);
     let billed = fleet.desired.billed;
     format!(
         "cost so far {}, of the existing machines; per hour {}, for {} at {}",

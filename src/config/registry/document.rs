@@ -46,8 +46,8 @@ pub fn help(roles: &[Role]) -> String {
 pub fn markdown() -> String {
     let mut text = String::from(
         "# Configuration\n\nThis document is made from `src/config/registry.rs` by `make docs`. All of tcoder is configured by \
-         the environment (the Worker by its variables), with the same names everywhere. A role reports all missing and \
-         invalid settings at its start. **required** means that the roles that read a setting do not start without it; a \
+         the environment (the Worker by its variables), with the same names everywhere. A role does not \
+         start with a setting that is missing or invalid, and names it. **required** means that the roles that read a setting do not start without it; a \
          *secret* belongs in a secret store and is never shown.\n",
     );
     for group in GROUPS {

@@ -33,19 +33,11 @@ pub(super) fn api_tokens(text: &str) -> Result<Vec<SecretString>, String> {
 }
 
 pub(super) fn stall_timeout(text: &str) -> Result<Duration, String> {
-    match setting::seconds(text)? {
-        Duration::ZERO => {
-            Err("it must be 1 second or more: a stalled FFmpeg would hold its worker for ever".into())
-        }
-        limit => Ok(limit),
-    }
+    setting::seconds_from_one(text, "a stalled FFmpeg would hold its worker for ever")
 }
 
 pub(super) fn job_retention(text: &str) -> Result<Duration, String> {
-    match setting::seconds(text)? {
-        Duration::ZERO => Err("it must be 1 second or more: nobody could read how a job ended".into()),
-        kept => Ok(kept),
-    }
+    setting::seconds_from_one(text, "with 0 nobody could read how a job ended")
 }
 
 pub(super) fn fly_token(text: &str) -> Result<SecretString, String> {
