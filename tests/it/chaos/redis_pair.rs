@@ -62,15 +62,21 @@ impl Server {
         pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     }
 
-    /// Waits until `INFO replication` is like this.
-    async fn replication(&self, what: &str, is: impl Fn(&BTreeMap<String, String>) -> bool) {
+    /// Waits until this section of `INFO` is like this.
+    async fn until(&self, what: &str, section: &str, is: impl Fn(&BTreeMap<String, String>) -> bool) {
         let look = async {
-            while !is(&self.info("replication")) {
+            while !is(&self.info(section)) {
                 sleep(Duration::from_millis(20)).await;
             }
         };
         let told = tokio::time::timeout(PATIENCE, look).await;
-        told.unwrap_or_else(|_| panic!("{what}: {:#?}", self.info("replication")));
+        told.unwrap_or_else(|_| panic!("{what}: {:#?}", self.info(section)));
+    }
+
+    /// Starts it after a kill, and waits until it has loaded its data: until then it refuses everything but `INFO`.
+    async fn start_and_load(&mut self) {
+        self.start_again();
+        self.until("the server has loaded its data", "persistence", |info| has(info, "loading", "0")).await;
     }
 }
 
@@ -115,7 +121,7 @@ impl RedisPair {
 
     async fn in_step(&mut self) {
         let linked = |info: &BTreeMap<_, _>| has(info, "master_link_status", "up");
-        self.replica().replication("the replica is linked", linked).await;
+        self.replica().until("the replica is linked", "replication", linked).await;
         redis::cmd("WAIT").arg(&["1", "60000"]).exec(&mut self.primary().redis.raw()).unwrap();
     }
 
@@ -123,7 +129,7 @@ impl RedisPair {
     pub async fn kill(&mut self, time: Duration) {
         self.primary().kill().await;
         sleep(time).await;
-        self.primary().start_again();
+        self.primary().start_and_load().await;
     }
 
     pub async fn freeze(&mut self, time: Duration) {
@@ -149,7 +155,8 @@ impl RedisPair {
         self.in_step().await;
         let port = self.replica().port.to_string();
         self.primary().tell(&["FAILOVER", "TO", "127.0.0.1", &port]).unwrap();
-        self.replica().replication("the replica is promoted", |info| has(info, "role", "master")).await;
+        let promoted = |info: &BTreeMap<_, _>| has(info, "role", "master");
+        self.replica().until("the replica is promoted", "replication", promoted).await;
         self.swap();
         self.in_step().await;
     }
@@ -163,7 +170,7 @@ impl RedisPair {
         sleep(time).await;
         self.primary().kill().await;
         self.swap();
-        self.replica().start_again();
+        self.replica().start_and_load().await;
         self.replicate().await;
         cut
     }
