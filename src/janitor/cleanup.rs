@@ -55,9 +55,9 @@ impl From<ManifestError> for CleanupError {
 enum Next {
     /// Nothing.
     Done,
-    /// Another cleanup, after so many milliseconds.
+    /// Another cleanup, after this number of milliseconds.
     Then(Cleanup, i64),
-    /// The same, after so many milliseconds.
+    /// The same, after this number of milliseconds.
     Again(i64),
 }
 

@@ -56,7 +56,7 @@ pub struct JanitorTasks {
 
 impl JanitorTasks {
     /// Reaps expired leases and promotes delayed jobs and retries, until none is due or a sixth of the budget is used
-    /// (three are always allowed), and claims at most so many cleanups.
+    /// (three are always allowed), and claims at most `cleanups` cleanups.
     /// Returns the last sweep, whose `ready` is the number of jobs of all sweeps; `None` if the budget is used up.
     async fn sweep(&self, cleanups: u32, budget: &mut SubrequestBudget) -> Result<Option<Sweep>, QueueError> {
         let mut share = (budget.0 / 6).max(3);

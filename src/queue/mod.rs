@@ -16,7 +16,7 @@
 //! | `jobs:events` | stream | all changes; about the newest 10,000 are kept |
 //! | `jobs:bell` | zset | wake-ups for idle workers; a hint only |
 //! | `jobs:cleanup` | zset | objects that are to be deleted, by due time |
-//! | `jobs:clock` | string | the time of the newest event when Redis's clock was last found to be set back |
+//! | `jobs:clock` | hash | the time of the last sweep, and the newest event whose step of Redis's clock was followed |
 //! | `machines:pool` | hash | registered workers |
 //! | `machines:alive` | zset | the same, by the time until which they count as alive; 2^52 is added for a retired worker |
 //! | `machines:retired` | zset | machines whose new workers are refused as well, by the time until which they are |

@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 
 use crate::support::clips::{clip, probe};
 use crate::support::kube::free_port;
-use crate::support::objects::{client, keys_below};
+use crate::support::objects::{self, client, keys_below};
 use crate::support::process::{err, out, run, spawn, tcoder};
 use crate::support::redis;
 use crate::support::system::{self, PATIENCE, folder, http};
@@ -52,17 +52,6 @@ impl Server {
         tokio::time::timeout(PATIENCE, ready).await.unwrap_or_else(|_| panic!("{name}: {}", log()));
         Self { config, _child: child }
     }
-
-    fn environment(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("R2_ENDPOINT", self.config.endpoint.to_string()),
-            ("R2_REGION", self.config.region.clone()),
-            ("R2_ACCESS_KEY_ID", self.config.access_key_id.clone()),
-            ("R2_SECRET_ACCESS_KEY", self.config.secret_access_key.expose_secret().to_owned()),
-            ("R2_INPUT_BUCKET_NAME", self.config.input_bucket.clone()),
-            ("R2_OUTPUT_BUCKET_NAME", self.config.output_bucket.clone()),
-        ]
-    }
 }
 
 /// Starts a role of the binary with this server and this Redis, which logs into `dir`. It ends when dropped.
@@ -76,7 +65,7 @@ fn role(args: &[&str], environment: &[(&str, String)], dir: &Path) -> Child {
 
 async fn a_job_goes_up_and_comes_down(server: Server) {
     let (redis, dir) = (redis::shared(), folder("foreign"));
-    let mut environment = server.environment();
+    let mut environment = objects::environment(&server.config);
     environment.extend([
         ("REDIS_URL", redis.url.expose_secret().to_owned()),
         ("REDIS_KEY_PREFIX", redis.prefix.clone()),

@@ -6,7 +6,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use secrecy::ExposeSecret as _;
 use tcoder::config::{Certificates, RedisConfig};
 use tcoder::job::{Input, Job, JobId, JobSpec, Ladder, Preset, Quality, State};
 use tcoder::queue::{Queue, SubmitMode};
@@ -15,9 +14,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::support::clips::{long_clip, normal};
 use crate::support::kube::free_port;
-use crate::support::objects::{ObjectServer, put_input};
+use crate::support::objects::{self, ObjectServer, put_input};
 use crate::support::process::{encoders, eventually, send, spawn, tcoder};
-use crate::support::redis::{private_redis, raw};
+use crate::support::redis::{self as redis_server, private_redis, raw};
 use crate::support::redis_cluster::RedisCluster;
 use crate::support::redis_loading::{SlowToLoad, is_loading};
 use crate::support::redis_tls::TlsRedis;
@@ -37,20 +36,13 @@ impl Roles {
 
     /// Starts a role on this Redis, which logs into a file with this name. It ends when dropped.
     fn start(&self, args: &[&str], redis: &RedisConfig, name: &str) -> Child {
-        let storage = &self.storage.config;
         let scratch = self.dir.join(format!("scratch-{name}"));
         std::fs::create_dir_all(&scratch).unwrap();
         let mut command = tcoder();
         command
             .args(args)
-            .env("REDIS_URL", redis.url.expose_secret())
-            .env("REDIS_KEY_PREFIX", &redis.prefix)
-            .env("R2_ENDPOINT", storage.endpoint.to_string())
-            .env("R2_REGION", &storage.region)
-            .env("R2_ACCESS_KEY_ID", &storage.access_key_id)
-            .env("R2_SECRET_ACCESS_KEY", storage.secret_access_key.expose_secret())
-            .env("R2_INPUT_BUCKET_NAME", &storage.input_bucket)
-            .env("R2_OUTPUT_BUCKET_NAME", &storage.output_bucket)
+            .envs(redis_server::environment(redis))
+            .envs(objects::environment(&self.storage.config))
             .env("WORKER_SCRATCH_DIR", &scratch)
             .env("WORKER_IDLE_TIMEOUT", "0")
             .env("WORKER_TTL", "0")

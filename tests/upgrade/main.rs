@@ -18,12 +18,11 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use nix::sys::signal::Signal;
-use secrecy::ExposeSecret as _;
 use serde_json::{Value, json};
 use standardwebhooks::Webhook;
-use support::objects::{ObjectServer, keys_below, put_input};
+use support::objects::{self, ObjectServer, keys_below, put_input};
 use support::process::{bare, send, spawn};
-use support::redis::{PrivateRedis, private_redis};
+use support::redis::{self, PrivateRedis, private_redis};
 use support::system::{PATIENCE, WEBHOOK_SECRET, folder, http, serve};
 use tokio::process::Child;
 
@@ -99,19 +98,12 @@ impl Site {
     }
 
     fn role(&self, version: Version, args: &[&str]) -> Child {
-        let (redis, storage) = (self.redis.config(), &self.storage.config);
         let log = std::fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let mut command = bare(&version.binary());
         command
             .args(args)
-            .env("REDIS_URL", redis.url.expose_secret())
-            .env("REDIS_KEY_PREFIX", &redis.prefix)
-            .env("R2_ENDPOINT", storage.endpoint.to_string())
-            .env("R2_REGION", &storage.region)
-            .env("R2_ACCESS_KEY_ID", &storage.access_key_id)
-            .env("R2_SECRET_ACCESS_KEY", storage.secret_access_key.expose_secret())
-            .env("R2_INPUT_BUCKET_NAME", &storage.input_bucket)
-            .env("R2_OUTPUT_BUCKET_NAME", &storage.output_bucket)
+            .envs(redis::environment(&self.redis.config()))
+            .envs(objects::environment(&self.storage.config))
             .env("WEBHOOK_SECRET", WEBHOOK_SECRET)
             .env("ALLOW_PRIVATE_URLS", "true")
             .env("WORKER_SCRATCH_DIR", &self.dir)

@@ -1,4 +1,4 @@
-//! The processes of a run. Whoever ends is started again, as a supervisor would do.
+//! The processes of a run. One that ends is started again, as by a supervisor.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -27,8 +27,9 @@ use super::storage::Storage;
 use crate::support::edge::{self, Edge};
 use crate::support::fly::{self, FlyGuard};
 use crate::support::kube::free_port;
-use crate::support::objects::put_input;
+use crate::support::objects::{self, put_input};
 use crate::support::process::tcoder;
+use crate::support::redis;
 use crate::support::small_disk;
 use crate::support::system::{WEBHOOK_SECRET, folder, http};
 
@@ -101,20 +102,13 @@ impl World {
         put_input(&storage.direct, SHARED_INPUT, tiny_clip()).await;
         let receiver = Receiver::start().await;
         let clocks = Clocks::make(&folder);
-        let bucket = &storage.through_proxy;
-        let environment: Environment = vec![
-            ("REDIS_URL", redis_config.url.expose_secret().to_owned()),
-            ("REDIS_KEY_PREFIX", redis_config.prefix.clone()),
-            ("R2_ENDPOINT", bucket.endpoint.to_string()),
-            ("R2_REGION", bucket.region.clone()),
-            ("R2_ACCESS_KEY_ID", bucket.access_key_id.clone()),
-            ("R2_SECRET_ACCESS_KEY", bucket.secret_access_key.expose_secret().to_owned()),
-            ("R2_INPUT_BUCKET_NAME", bucket.input_bucket.clone()),
-            ("R2_OUTPUT_BUCKET_NAME", bucket.output_bucket.clone()),
+        let mut environment: Environment = objects::environment(&storage.through_proxy);
+        environment.extend(redis::environment(&redis_config));
+        environment.extend([
             ("ALLOW_PRIVATE_URLS", "true".to_owned()),
             ("WEBHOOK_SECRET", WEBHOOK_SECRET.to_owned()),
             ("RUST_LOG", "info".to_owned()),
-        ];
+        ]);
 
         let on_machines = [("WORKER_SCRATCH_DIR", scratch.to_str().unwrap())];
         let machine = with(&environment, &on_machines, clocks.environment(Clock::Workers));

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use secrecy::ExposeSecret as _;
 use tcoder::job::{Input, Job, JobId, JobSpec, Ladder, Preset, Quality, State};
 use tcoder::queue::{Queue, SubmitMode};
 use tokio::process::Child;
@@ -13,6 +12,7 @@ use super::objects::{ObjectServer, keys_below, put_input};
 use super::process::{Process, encoders, eventually, spawn, tcoder};
 use super::redis::{PrivateRedis, private_redis};
 use super::system::{PATIENCE, folder};
+use super::{objects, redis};
 
 /// Redis, storage, and the workers that a test starts.
 pub struct Installation {
@@ -34,21 +34,15 @@ impl Installation {
 
     /// A worker, which ends when dropped.
     pub fn worker(&self, name: &str) -> Child {
-        let (redis, storage) = (self.redis.config(), &self.storage.config);
         let log = std::fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let scratch = self.dir.join(name);
         std::fs::create_dir_all(&scratch).unwrap();
         let mut command = tcoder();
         command
             .arg("worker")
-            .env("REDIS_URL", redis.url.expose_secret())
-            .env("REDIS_KEY_PREFIX", &redis.prefix)
+            .envs(redis::environment(&self.redis.config()))
+            .envs(objects::environment(&self.storage.config))
             .env("R2_ENDPOINT", &self.endpoint)
-            .env("R2_REGION", &storage.region)
-            .env("R2_ACCESS_KEY_ID", &storage.access_key_id)
-            .env("R2_SECRET_ACCESS_KEY", storage.secret_access_key.expose_secret())
-            .env("R2_INPUT_BUCKET_NAME", &storage.input_bucket)
-            .env("R2_OUTPUT_BUCKET_NAME", &storage.output_bucket)
             .env("WORKER_SCRATCH_DIR", &scratch)
             .env("WORKER_IDLE_TIMEOUT", "0")
             .env("WORKER_TTL", "0")

@@ -4,6 +4,7 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use tcoder::config::StorageConfig;
 use tcoder::standalone::objects::{Buckets, Keys, Objects, ObjectsHandle};
@@ -120,6 +121,18 @@ pub async fn keys_below(config: &StorageConfig, bucket: &str, prefix: &str) -> V
         }
     }
     keys
+}
+
+/// The variables of a role that uses these buckets.
+pub fn environment(config: &StorageConfig) -> Vec<(&'static str, String)> {
+    vec![
+        ("R2_ENDPOINT", config.endpoint.to_string()),
+        ("R2_REGION", config.region.clone()),
+        ("R2_ACCESS_KEY_ID", config.access_key_id.clone()),
+        ("R2_SECRET_ACCESS_KEY", config.secret_access_key.expose_secret().to_owned()),
+        ("R2_INPUT_BUCKET_NAME", config.input_bucket.clone()),
+        ("R2_OUTPUT_BUCKET_NAME", config.output_bucket.clone()),
+    ]
 }
 
 /// Puts an object into the input bucket.

@@ -22,6 +22,12 @@ fn fresh_prefix() -> String {
     format!("{{test-{}}}:", Uuid::new_v4().simple())
 }
 
+/// The variables of a role that uses this Redis.
+pub fn environment(config: &RedisConfig) -> [(&'static str, String); 2] {
+    use secrecy::ExposeSecret as _;
+    [("REDIS_URL", config.url.expose_secret().to_owned()), ("REDIS_KEY_PREFIX", config.prefix.clone())]
+}
+
 /// A plain connection, for inspecting and changing what the queue wrote.
 pub fn raw(config: &RedisConfig) -> redis::Connection {
     use secrecy::ExposeSecret as _;
@@ -116,7 +122,7 @@ impl PrivateRedis {
         self.child = Some(child);
     }
 
-    /// Sets its clock ahead of the machine's by so many seconds.
+    /// Sets its clock ahead of the machine's by `seconds`.
     pub fn set_clock(&self, seconds: i64) {
         self.clock.as_ref().expect("its clock cannot be set").set(seconds);
     }
