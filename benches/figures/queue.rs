@@ -62,6 +62,7 @@ fn result() -> JobResult {
         timings: Timings::default(),
         speed: 1.0,
         cpu_seconds: 1.0,
+        split: None,
     }
 }
 

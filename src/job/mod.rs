@@ -14,6 +14,7 @@ mod result;
 pub mod space;
 mod spec;
 mod state;
+mod task;
 mod time;
 
 pub use entry::EntryKind;
@@ -29,6 +30,7 @@ pub use result::{
 };
 pub use spec::{Input, JobSpec, Origin, Priority, SecretRef, SpecError, Still, Stills};
 pub use state::{State, Transition, WrongTransition};
+pub use task::{InvalidParallelism, InvalidPart, LeaseId, Parallelism, Part, SplitInfo};
 pub use time::Millis;
 
 use schemars::JsonSchema;

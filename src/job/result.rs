@@ -7,6 +7,7 @@ use super::entry::EntryKind;
 use super::key::ObjectKey;
 use super::quality::Quality;
 use super::rendition::{Label, RenditionInfo};
+use super::task::SplitInfo;
 
 /// Makes the URLs of objects required: only the stored job lacks them, readers always get them.
 fn with_addresses(schema: &mut Schema) {
@@ -273,6 +274,9 @@ pub struct JobResult {
     pub speed: f64,
     /// CPU seconds that FFmpeg used.
     pub cpu_seconds: f64,
+    /// In how many chunks the video was encoded; absent in results of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<SplitInfo>,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use url::Url;
 use super::key::ObjectKey;
 use super::preset::Preset;
 use super::quality::Ladder;
+use super::task::Parallelism;
 
 /// The source of the video. In JSON this is one of `inputKey` and `inputUrl`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -188,6 +189,9 @@ pub struct JobSpec {
     /// Maximum duration of one attempt in seconds.
     #[serde(default = "JobSpec::default_deadline")]
     pub deadline_seconds: u32,
+    /// On how many workers the video is encoded at once.
+    #[serde(default, skip_serializing_if = "Parallelism::is_auto")]
+    pub parallelism: Parallelism,
     /// How it was submitted.
     #[serde(default)]
     pub origin: Origin,
@@ -237,6 +241,7 @@ impl JobSpec {
             priority: Priority::default(),
             max_attempts: Self::default_attempts(),
             deadline_seconds: Self::default_deadline(),
+            parallelism: Parallelism::default(),
             origin: Origin::default(),
         }
     }

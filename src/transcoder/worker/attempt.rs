@@ -465,5 +465,6 @@ fn result_of(encoded: Encoded, prefix: &ObjectKey, timings: Timings) -> Result<J
         timings,
         speed: encoded.speed,
         cpu_seconds: encoded.cpu_seconds,
+        split: None,
     })
 }

@@ -67,6 +67,7 @@ fn result_of(epoch: u64) -> JobResult {
         timings: Timings::default(),
         speed: 1.0,
         cpu_seconds: 0.5,
+        split: None,
     }
 }
 
