@@ -1,27 +1,33 @@
-//! The claim of a job by a worker.
+//! The claim of a task by a worker.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::codec::{ScriptReply, ms, parse_spec};
-use super::{Queue, QueueError, scripts};
-use crate::job::{AttemptId, Epoch, FORMAT_VERSION, Failure, JobSpec, Millis, WorkerId};
+use super::split::PartTerms;
+use super::{Queue, QueueError, Reply, scripts};
+use crate::job::{AttemptId, Epoch, Failure, JobId, JobSpec, LeaseId, Millis, Part, SPLIT_VERSION, WorkerId};
 use crate::trace::TraceParent;
 
 /// Pause before a job is claimed again that this version could not read.
 const UNREADABLE_PAUSE: Duration = Duration::from_secs(60);
-/// How often a claim is repeated whose reply was lost.
+/// How often a call is repeated whose reply was lost.
 const CLAIM_RETRIES: u32 = 4;
 /// Number of jobs of a newer version after which a claim gives up.
 const MAX_NEWER: u32 = 8;
 
-/// A job that a worker holds for as long as it renews the lease.
+/// A job, or a part of one, that a worker holds for as long as it renews the lease.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claimed {
     /// The attempt that the worker makes.
     pub attempt: AttemptId,
-    /// Which attempt of the job it is, from 1.
+    /// The part that it encodes; `None` if it holds the job itself.
+    pub part: Option<Part>,
+    /// The attempt that split the job, below whose prefix the parts store their outputs. It is there for a part, and
+    /// for a job whose parts are all encoded, so that it is to be finished.
+    pub split: Option<AttemptId>,
+    /// Which attempt it is, from 1.
     pub number: u32,
     /// What to encode, and how.
     pub spec: JobSpec,
@@ -43,6 +49,8 @@ pub struct Claimed {
     pub verify: Option<Failure>,
     /// For how long what belongs to the job is kept after its end.
     pub(super) keep: Keep,
+    /// The plan of a split job, as the attempt wrote it that split the job.
+    pub plan: Option<Arc<str>>,
 }
 
 /// For how many milliseconds a job's record, its input and its outputs are kept after its end, as the submitter wrote it
@@ -62,6 +70,17 @@ impl Keep {
 }
 
 impl Claimed {
+    /// The name of the lease.
+    #[must_use]
+    pub const fn lease(&self) -> LeaseId {
+        LeaseId { job: self.attempt.job, part: self.part, epoch: self.attempt.epoch }
+    }
+
+    /// The argument of scripts that end an attempt.
+    pub(super) fn split_epoch(&self) -> String {
+        self.split.map_or_else(String::new, |split| split.epoch.to_string())
+    }
+
     /// Whether no further attempt follows one that fails like this.
     #[must_use]
     pub fn is_last(&self, failure: &Failure) -> bool {
@@ -107,33 +126,86 @@ fn new_token() -> String {
     uuid::Uuid::new_v4().simple().to_string()
 }
 
-fn claimed_attempt(answer: &ScriptReply<'_>) -> Result<AttemptId, QueueError> {
-    let job = answer.text(0)?.parse().map_err(|_| answer.unexpected())?;
+fn claimed_lease(answer: &ScriptReply<'_>) -> Result<LeaseId, QueueError> {
+    let (job, part) = LeaseId::parse_task(answer.text(0)?).map_err(|_| answer.unexpected())?;
     let epoch = Epoch(answer.int(1)?.try_into().map_err(|_| answer.unexpected())?);
-    Ok(AttemptId { job, epoch })
+    Ok(LeaseId { job, part, epoch })
 }
 
-fn claimed(attempt: AttemptId, answer: &ScriptReply<'_>) -> Result<Claimed, QueueError> {
+/// The attempt that split the job of a claimed task.
+fn claimed_split(job: JobId, answer: &ScriptReply<'_>) -> Result<Option<AttemptId>, QueueError> {
+    match answer.text(14)? {
+        "" => Ok(None),
+        epoch => Ok(Some(AttemptId { job, epoch: epoch.parse().map_err(|_| answer.unexpected())? })),
+    }
+}
+
+/// The claimed task. What the record of a part lacks is in that of its job: `of_job`.
+fn claimed(
+    lease: LeaseId,
+    split: Option<AttemptId>,
+    answer: &ScriptReply<'_>,
+    of_job: Option<PartTerms>,
+) -> Result<Claimed, QueueError> {
+    let LeaseId { job, part, epoch } = lease;
     let previous = answer.failure(9)?;
     let verifies = answer.int(10)? == 1;
     let keep = |at: usize| answer.text(at).map(str::to_owned);
+    let terms = match of_job {
+        Some(terms) => terms,
+        None => PartTerms {
+            spec: parse_spec(answer.text(3)?)?,
+            born: Millis(answer.int(5)?),
+            trace: TraceParent::parse(answer.text(8)?),
+            keep: Keep { record: keep(11)?, input: keep(12)?, outputs: keep(13)? },
+            plan: None,
+        },
+    };
     Ok(Claimed {
-        attempt,
+        attempt: AttemptId { job, epoch },
+        part,
+        split,
         number: answer.int(2)?.try_into().map_err(|_| answer.unexpected())?,
-        spec: parse_spec(answer.text(3)?)?,
+        spec: terms.spec,
         at: Millis(answer.int(4)?),
-        born: Millis(answer.int(5)?),
+        born: terms.born,
         earlier: answer.int(6)? == 1,
         queued: Millis(answer.int(7)?),
-        trace: TraceParent::parse(answer.text(8)?),
+        trace: terms.trace,
         verify: previous.clone().filter(|_| verifies),
         previous,
-        keep: Keep { record: keep(11)?, input: keep(12)?, outputs: keep(13)? },
+        keep: terms.keep,
+        plan: terms.plan,
     })
 }
 
+/// What the reply of a claim comes to.
+pub(super) enum ClaimReply {
+    Claim(Claim),
+    /// There was nothing for this worker at the front of the queue; another claim may find something.
+    Again,
+    /// There was a job of a newer version at the front of the queue.
+    Newer,
+}
+
+/// A claim that may be repeated.
+pub(super) struct ClaimCall<'a> {
+    pub worker: &'a WorkerId,
+    pub now: Millis,
+    pub sweep: bool,
+    token: String,
+    again: bool,
+}
+
+impl ClaimCall<'_> {
+    /// The reply may be lost; from now on the call looks for what it has claimed.
+    pub(super) const fn repeat(&mut self) {
+        self.again = true;
+    }
+}
+
 impl Queue {
-    /// Claims a job. With `sweep`, first reaps some expired leases and promotes some delayed jobs.
+    /// Claims a job, or a part of one. With `sweep`, first reaps some expired leases and promotes some delayed tasks.
     ///
     /// `now` is the worker's estimate of Redis's time ([`super::ServerClock`]). It only determines until when the
     /// worker counts as alive; a sweep uses Redis's own clock and returns it.
@@ -144,87 +216,148 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
-        const FEW: &str = "8";
-        let (mut token, mut again) = match self.unanswered.take(worker) {
+        let mut newer = 0;
+        loop {
+            let mut call = self.claim_call(worker, now, sweep);
+            let reply =
+                self.answered(&scripts::CLAIM, &mut call, |queue, call| queue.claim_args(call)).await?;
+            match self.claim_reply(call, &reply).await? {
+                ClaimReply::Claim(claim) => return Ok(claim),
+                ClaimReply::Again => {}
+                ClaimReply::Newer => {
+                    newer += 1;
+                    if newer >= MAX_NEWER {
+                        // Others may be ready behind them.
+                        return Ok(Claim::Empty { next_due: Some(now), now: None });
+                    }
+                }
+            }
+        }
+    }
+
+    /// A claim; it repeats the worker's last one if the reply of that was lost.
+    pub(super) fn claim_call<'a>(&self, worker: &'a WorkerId, now: Millis, sweep: bool) -> ClaimCall<'a> {
+        let (token, again) = match self.unanswered.take(worker) {
             Some(token) => (token, true),
             None => (new_token(), false),
         };
-        let (mut tries, mut newer) = (0, 0);
+        ClaimCall { worker, now, sweep, token, again }
+    }
+
+    /// The arguments of `claim.lua`.
+    pub(super) fn claim_args(&self, call: &ClaimCall<'_>) -> Vec<String> {
+        const FEW: &str = "8";
+        vec![
+            call.worker.to_string(),
+            call.now.0.to_string(),
+            ms(self.policy.lease),
+            ms(self.policy.alive),
+            if call.sweep { FEW } else { "0" }.to_owned(),
+            ms(self.policy.grace),
+            ms(self.grace_left()),
+            call.token.clone(),
+            if call.again { "1" } else { "0" }.to_owned(),
+        ]
+    }
+
+    /// Calls a script that claims, and repeats it if the reply may be lost.
+    pub(super) async fn answered<'a>(
+        &self,
+        script: &scripts::Script,
+        call: &mut ClaimCall<'a>,
+        args: impl Fn(&Self, &ClaimCall<'a>) -> Vec<String>,
+    ) -> Result<Reply, QueueError> {
+        let mut tries = 0;
         loop {
-            let args = vec![
-                worker.to_string(),
-                now.0.to_string(),
-                ms(self.policy.lease),
-                ms(self.policy.alive),
-                if sweep { FEW } else { "0" }.to_owned(),
-                ms(self.policy.grace),
-                ms(self.grace_left()),
-                token.clone(),
-                if again { "1" } else { "0" }.to_owned(),
-            ];
-            let reply = match self.eval(&scripts::CLAIM, args).await {
+            match self.eval(script, args(self, call)).await {
                 Err(error) if error.is_transient() && tries < CLAIM_RETRIES => {
-                    (again, tries) = (true, tries + 1);
+                    call.repeat();
+                    tries += 1;
                     let pause = super::backoff::full_jitter(
                         tries,
                         Duration::from_millis(100),
                         Duration::from_secs(2),
                     );
                     crate::time::sleep(pause).await;
-                    continue;
                 }
                 Err(error) => {
                     if error.is_transient() {
-                        self.unanswered.put(worker, token);
+                        self.unanswered.put(call.worker, call.token.clone());
                     }
                     return Err(error);
                 }
-                Ok(reply) => reply,
-            };
-            let answer = ScriptReply::of(&reply)?;
-            return Ok(match answer.word {
-                "JOB" => {
-                    let attempt = claimed_attempt(&answer)?;
-                    match claimed(attempt, &answer) {
-                        Ok(claimed) => Claim::Job(Box::new(claimed)),
-                        // Another version has written it, and a worker of that version can do it.
-                        Err(error) => {
-                            tracing::warn!(job = %attempt.job, %error, "handing back a job that this version cannot read");
-                            if let Err(error) = self.release_after(attempt, UNREADABLE_PAUSE).await {
-                                self.unanswered.put(worker, token);
-                                return Err(error);
-                            }
-                            (token, again) = (new_token(), false);
-                            continue;
+                Ok(reply) => return Ok(reply),
+            }
+        }
+    }
+
+    /// Interprets the reply of `claim.lua`.
+    pub(super) async fn claim_reply(
+        &self,
+        call: ClaimCall<'_>,
+        reply: &Reply,
+    ) -> Result<ClaimReply, QueueError> {
+        let answer = ScriptReply::of(reply)?;
+        Ok(ClaimReply::Claim(match answer.word {
+            "JOB" => {
+                let lease = claimed_lease(&answer)?;
+                match self.claimed_task(lease, &answer).await {
+                    Ok(Some(claimed)) => Claim::Job(Box::new(claimed)),
+                    Ok(None) => return Ok(ClaimReply::Again),
+                    Err(error) if error.is_transient() => {
+                        self.unanswered.put(call.worker, call.token);
+                        return Err(error);
+                    }
+                    // Another version has written it, and a worker of that version can do it.
+                    Err(error) => {
+                        tracing::warn!(job = %lease.job, %error, "handing back a job that this version cannot read");
+                        if let Err(error) = self.release_after(lease, UNREADABLE_PAUSE).await {
+                            self.unanswered.put(call.worker, call.token);
+                            return Err(error);
                         }
+                        return Ok(ClaimReply::Again);
                     }
                 }
-                // The script has put it back; it costs the job no attempt.
-                "NEWER" => {
-                    tracing::warn!(
-                        job = answer.text(0)?,
-                        version = answer.int(1)?,
-                        understood = FORMAT_VERSION,
-                        "left a job to workers of a newer version; upgrade this one"
-                    );
-                    newer += 1;
-                    if newer < MAX_NEWER {
-                        (token, again) = (new_token(), false);
-                        continue;
-                    }
-                    // Others may be ready behind them.
-                    Claim::Empty { next_due: Some(now), now: None }
-                }
-                "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
-                "UNREGISTERED" => Claim::Unregistered,
-                "RETIRED" => Claim::Retired,
-                // A leftover of a job that no longer waits. The script removed it from the queue.
-                "STRAY" => {
-                    tracing::warn!(job = answer.text(0)?, "dropped an unreadable entry of jobs:pending");
-                    continue;
-                }
-                _ => return Err(answer.unexpected()),
-            });
+            }
+            // The script has put it back; it costs the job no attempt.
+            "NEWER" => {
+                tracing::warn!(
+                    job = answer.text(0)?,
+                    version = answer.int(1)?,
+                    understood = SPLIT_VERSION,
+                    "left a job to workers of a newer version; upgrade this one"
+                );
+                return Ok(ClaimReply::Newer);
+            }
+            "EMPTY" => Claim::Empty { next_due: answer.time(0)?, now: answer.time(1)? },
+            "UNREGISTERED" => Claim::Unregistered,
+            "RETIRED" => Claim::Retired,
+            // A leftover of a job that no longer waits. The script removed it from the queue.
+            "STRAY" => {
+                tracing::warn!(job = answer.text(0)?, "dropped an unreadable entry of jobs:pending");
+                return Ok(ClaimReply::Again);
+            }
+            _ => return Err(answer.unexpected()),
+        }))
+    }
+
+    /// The task of a claim; `None` if it is a leftover of a job that has ended.
+    async fn claimed_task(
+        &self,
+        lease: LeaseId,
+        answer: &ScriptReply<'_>,
+    ) -> Result<Option<Claimed>, QueueError> {
+        let split = claimed_split(lease.job, answer)?;
+        let Some(by) = split else { return claimed(lease, None, answer, None).map(Some) };
+        match self.part_terms(by).await? {
+            Some(terms) => claimed(lease, split, answer, Some(terms)).map(Some),
+            // The parts of this job are lost: it is planned anew.
+            None if lease.part.is_none() => claimed(lease, None, answer, None).map(Some),
+            None => {
+                tracing::warn!(job = %lease.job, "dropped a part of a job that has ended");
+                self.drop_part(lease).await?;
+                Ok(None)
+            }
         }
     }
 }

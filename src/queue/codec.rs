@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::{QueueError, Reply};
-use crate::job::{FORMAT_VERSION, Failure, JobSpec, Millis, State};
+use crate::job::{FORMAT_VERSION, Failure, JobSpec, Millis, SPLIT_VERSION, State};
 
 /// The reply of a script: a list whose first element is a word.
 pub(super) struct ScriptReply<'a> {
@@ -85,6 +85,11 @@ struct Versioned<'a, T> {
 struct Version {
     #[serde(default)]
     v: u32,
+}
+
+/// Refuses the record of a job that a newer version of tcoder has written.
+pub(super) fn check_record_version(what: &str, version: u32) -> Result<(), QueueError> {
+    if version <= SPLIT_VERSION { Ok(()) } else { check_version(what, version) }
 }
 
 /// Refuses a value that a newer version of tcoder has written, and this one does not understand.

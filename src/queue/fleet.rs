@@ -8,7 +8,7 @@ use super::fleet_status::{FleetStatus, Paused};
 use super::scripts;
 use super::workers::{RETIRED, WorkerRecord};
 use super::{Command, Queue, QueueError, Reply};
-use crate::job::{AttemptId, JobId, Millis, WorkerId};
+use crate::job::{JobId, LeaseId, Millis, WorkerId};
 
 /// The queue and the workers at one moment, by Redis's clock.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -297,7 +297,7 @@ pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
     let mut strangers = Vec::new();
     for lease in leases.list()?.chunks_exact(3) {
         let [Reply::Text(member), until, Reply::Text(name)] = lease else { continue };
-        let (Ok(attempt), Some(until)) = (member.parse::<AttemptId>(), until.int()) else { continue };
+        let (Ok(attempt), Some(until)) = (member.parse::<LeaseId>(), until.int()) else { continue };
         let lease = Some((attempt.job, Millis(until)));
         match at(&workers, name) {
             Ok(found) => workers[found].lease = lease,

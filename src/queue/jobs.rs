@@ -15,7 +15,7 @@ use super::outcomes::{
 };
 use super::{Command, Queue, QueueError, Reply, cleanup, scripts};
 use crate::job::{
-    AttemptId, Epoch, FORMAT_VERSION, Failure, JobId, JobResult, JobSpec, Millis, Priority, State,
+    AttemptId, Epoch, FORMAT_VERSION, Failure, JobId, JobResult, JobSpec, LeaseId, Millis, Priority, State,
 };
 use crate::trace::{self, TraceParent};
 
@@ -130,9 +130,10 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn renew(&self, attempt: AttemptId, deadline: Millis) -> Result<bool, QueueError> {
+    pub async fn renew(&self, lease: impl Into<LeaseId>, deadline: Millis) -> Result<bool, QueueError> {
         // The lease is lost, or its deadline is later than requested, for example because this renewal was repeated.
-        Ok(self.extend(attempt, deadline).await? || self.holds(attempt).await?)
+        let lease = lease.into();
+        Ok(self.extend(lease, deadline).await? || self.holds(lease).await?)
     }
 
     /// Renews a lease for the duration in the policy, counted from `clock`. A lease with a later deadline shows that
@@ -141,29 +142,34 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn keep(&self, attempt: AttemptId, clock: &super::ServerClock) -> Result<bool, QueueError> {
-        let lease = i64::try_from(self.policy.lease.as_millis()).unwrap_or(i64::MAX);
-        if self.extend(attempt, clock.now().plus(lease)).await? {
+    pub async fn keep(
+        &self,
+        lease: impl Into<LeaseId>,
+        clock: &super::ServerClock,
+    ) -> Result<bool, QueueError> {
+        let lease = lease.into();
+        let duration = i64::try_from(self.policy.lease.as_millis()).unwrap_or(i64::MAX);
+        if self.extend(lease, clock.now().plus(duration)).await? {
             return Ok(true);
         }
-        if !self.holds(attempt).await? {
+        if !self.holds(lease).await? {
             return Ok(false);
         }
         clock.set(self.clock().await?.now());
-        self.renew(attempt, clock.now().plus(lease)).await
+        self.renew(lease, clock.now().plus(duration)).await
     }
 
-    async fn extend(&self, attempt: AttemptId, deadline: Millis) -> Result<bool, QueueError> {
+    async fn extend(&self, lease: LeaseId, deadline: Millis) -> Result<bool, QueueError> {
         let command = Command::new("ZADD")
             .arg(self.key("jobs:leases"))
             .args(["XX", "GT", "CH"])
             .arg(deadline.0.to_string())
-            .arg(attempt.to_string());
+            .arg(lease.to_string());
         Ok(self.run(command).await?.int() == Some(1))
     }
 
-    async fn holds(&self, attempt: AttemptId) -> Result<bool, QueueError> {
-        let command = Command::new("ZSCORE").arg(self.key("jobs:leases")).arg(attempt.to_string());
+    async fn holds(&self, lease: LeaseId) -> Result<bool, QueueError> {
+        let command = Command::new("ZSCORE").arg(self.key("jobs:leases")).arg(lease.to_string());
         Ok(self.run(command).await? != Reply::Nil)
     }
 
@@ -211,7 +217,7 @@ impl Queue {
             Outbox::delivery_kind(&job.spec),
             committed.to_string(),
         ];
-        let args = [args, job.keep.args()].concat();
+        let args = [args, job.keep.args(), vec![job.split_epoch()]].concat();
         let reply = self.eval_idempotent(&scripts::COMPLETE, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {
@@ -222,7 +228,7 @@ impl Queue {
         }
     }
 
-    /// Reports that an attempt failed. If the failure can be retried and attempts are left, another attempt follows
+    /// Reports that an attempt at a job or a part of one failed. If the failure can be retried and attempts are left, another attempt follows
     /// after a random pause.
     ///
     /// # Errors
@@ -248,15 +254,16 @@ impl Queue {
         verify: bool,
     ) -> Result<FailOutcome, QueueError> {
         let wait = super::backoff::full_jitter(job.number, RETRY_BASE, RETRY_CAP);
+        let lease = job.lease();
         let args = vec![
-            job.attempt.job.to_string(),
-            job.attempt.epoch.to_string(),
+            lease.task(),
+            lease.epoch.to_string(),
             to_json(failure)?,
             if again { ms(wait) } else { "-1".to_owned() },
             Outbox::delivery_kind(&job.spec),
             if verify { "1" } else { "" }.to_owned(),
         ];
-        let args = [args, job.keep.args()].concat();
+        let args = [args, job.keep.args(), vec![job.split_epoch()]].concat();
         let reply = self.eval_idempotent(&scripts::FAIL, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {
@@ -268,20 +275,25 @@ impl Queue {
         }
     }
 
-    /// Returns a job to the queue without counting the attempt. Returns `false` if the lease was already lost.
+    /// Returns a task to the queue without counting the attempt. Returns `false` if the lease was already lost.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn release(&self, attempt: AttemptId) -> Result<bool, QueueError> {
-        self.release_after(attempt, Duration::ZERO).await
+    pub async fn release(&self, lease: impl Into<LeaseId>) -> Result<bool, QueueError> {
+        self.release_after(lease, Duration::ZERO).await
     }
 
-    /// Like [`Queue::release`]; the job is ready again after `delay`.
+    /// Like [`Queue::release`]; the task is ready again after `delay`.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn release_after(&self, attempt: AttemptId, delay: Duration) -> Result<bool, QueueError> {
-        let args = vec![attempt.job.to_string(), attempt.epoch.to_string(), ms(delay)];
+    pub async fn release_after(
+        &self,
+        lease: impl Into<LeaseId>,
+        delay: Duration,
+    ) -> Result<bool, QueueError> {
+        let lease = lease.into();
+        let args = vec![lease.task(), lease.epoch.to_string(), ms(delay)];
         let reply = self.eval(&scripts::RELEASE, args).await?;
         Ok(ScriptReply::of(&reply)?.word == "RELEASED")
     }

@@ -7,9 +7,12 @@
 //! |---|---|---|
 //! | `jobs:status:<id>` | hash | the job; expires only after the job has ended |
 //! | `jobs:uploading` | zset | jobs that wait for their input, by the end of the upload window |
-//! | `jobs:pending` | zset | jobs that are ready for a worker, by time of arrival minus a minute per point of priority |
-//! | `jobs:scheduled` | zset | delayed jobs and retries, by due time |
-//! | `jobs:leases` | zset | `<id>:<epoch>` of running attempts, by deadline |
+//! | `jobs:status:<id>/<part>` | hash | a part of a split job: `chunk-<number>` or `audio` |
+//! | `jobs:parts:<id>` | set | the parts of a split job that are not completed yet |
+//! | `jobs:reports:<id>` | hash | the plan of a split job, and the report of each completed part |
+//! | `jobs:pending` | zset | jobs and parts that are ready for a worker, by time of arrival minus a minute per point of priority |
+//! | `jobs:scheduled` | zset | delayed jobs, and retries of jobs and parts, by due time |
+//! | `jobs:leases` | zset | `<id>:<epoch>` or `<id>/<part>:<epoch>` of running attempts, by deadline |
 //! | `jobs:dead` | zset | failed jobs, by time of failure |
 //! | `jobs:index` | zset | every job, by time of submission, for listings |
 //! | `jobs:cancelled` | zset | cancelled jobs, by time of cancellation |
@@ -34,6 +37,12 @@
 //! claim, or one more than the previous epoch if that is higher. No number occurs twice, even if an id is used again
 //! or a failover loses a claim.
 //!
+//! A job that one worker does alone has no parts. The attempt that splits a job (`split.lua`) ends with that, and nobody
+//! waits for the parts: the job stays `running` without a lease, and the completion of its last part queues it again,
+//! to be finished. Whether it was the last one shows a set, not a counter, and the state of the job guards against a
+//! second time. A part that fails for good fails the job and removes the others, as do a cancellation and a deadline.
+//! All keys of the parts are gone when the job has ended.
+//!
 //! Because the lease's name contains the epoch, a heartbeat is a single `ZADD XX GT CH`. It returns 1 if the lease
 //! was extended. It returns 0 if the lease was reaped, cancelled or given to another worker, or if the stored
 //! deadline is already as late; a `ZSCORE` tells these cases apart.
@@ -56,6 +65,7 @@ mod rate_limit;
 mod scripts;
 #[cfg(not(target_arch = "wasm32"))]
 mod server;
+mod split;
 mod transport;
 mod workers;
 
@@ -76,6 +86,7 @@ pub use outcomes::{
 };
 pub use query::{Filter, Page, Stats, UnreadableJob};
 pub use rate_limit::{Permit, RequestClass, RequestRate};
+pub use split::{NextClaim, PartOutcome, PartReports, SplitOutcome};
 pub use transport::{Command, QueueError, Reply, Rest, SyncToken};
 pub use workers::{PoolEntry, WorkerRecord, WorkerState};
 
@@ -87,6 +98,7 @@ use crate::config::RedisConfig;
 use crate::config::Retention;
 use crate::time::Instant;
 use scripts::Script;
+use split::LastSplit;
 use transport::Transport;
 
 /// Timing settings of the queue. They are the same for all processes of an installation.
@@ -127,6 +139,7 @@ pub struct Queue {
     policy: Policy,
     contact: Arc<Contact>,
     unanswered: Arc<Unanswered>,
+    last_split: Arc<LastSplit>,
 }
 
 /// When Redis was last out of reach, as the clones of a handle found it.
@@ -173,6 +186,7 @@ impl Queue {
             policy,
             contact: Arc::default(),
             unanswered: Arc::default(),
+            last_split: Arc::default(),
         };
         queue.check_server().await?;
         // To be compared if workers and a controller do not find each other.
@@ -190,6 +204,7 @@ impl Queue {
             policy: Policy::default(),
             contact: Arc::default(),
             unanswered: Arc::default(),
+            last_split: Arc::default(),
         }
     }
 

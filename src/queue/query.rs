@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::codec::{check_version, parse_spec, text_items};
+use super::codec::{check_record_version, parse_spec, text_items};
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{Epoch, Job, JobId, Millis, State, Timestamps, WorkerId};
@@ -46,11 +46,11 @@ pub struct UnreadableJob {
 pub struct Stats {
     /// Jobs that wait for their input.
     pub uploading: u64,
-    /// Jobs that are ready for a worker.
+    /// Tasks that are ready for a worker: jobs, and parts of jobs that are encoded on several workers.
     pub pending: u64,
-    /// Jobs that wait for their next attempt.
+    /// Tasks that wait for their next attempt.
     pub scheduled: u64,
-    /// Jobs that a worker holds.
+    /// Tasks that a worker holds.
     pub running: u64,
     /// Completed jobs that can still be read (for a week by default).
     pub completed: u64,
@@ -306,7 +306,7 @@ fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
     };
     let (Some(state), Some(spec)) = (field("state"), field("spec")) else { return Ok(None) };
     let version = field("v").and_then(|v| v.parse().ok()).unwrap_or(0);
-    check_version(&format!("the record of job {id}"), version)?;
+    check_record_version(&format!("the record of job {id}"), version)?;
     let bad = |what: &str| QueueError::data(format!("the {what} of job {id}"));
     let time = |name: &str| field(name).and_then(|t| t.parse().ok()).map(Millis);
     let json = |name: &'static str| {

@@ -56,6 +56,19 @@ macro_rules! scripts {
     )*};
 }
 
+/// Completes a part of a job and claims the worker's next task, in one call.
+pub(crate) static COMPLETE_PART: Script = {
+    const TEXT: &str = concat!(
+        include_str!("scripts/lib.lua"),
+        "local function claim(ARGV)\n",
+        include_str!("scripts/claim.lua"),
+        "end\nlocal function script()\n",
+        include_str!("scripts/complete_part.lua"),
+        call_script!()
+    );
+    Script::new(TEXT, || hex(&Sha1::digest(TEXT)))
+};
+
 /// The scripts of the lock and the rate limit, each as a function that `fleet_session.lua` calls with its own ARGV.
 pub(crate) static FLEET_SESSION: Script = {
     const TEXT: &str = concat!(
@@ -76,6 +89,7 @@ scripts! {
     CLAIM "claim.lua"
     PROGRESS "progress.lua"
     COMPLETE "complete.lua"
+    SPLIT "split.lua"
     FAIL "fail.lua"
     RELEASE "release.lua"
     CANCEL "cancel.lua"
@@ -101,6 +115,7 @@ mod tests {
     #[test]
     fn version_in_scripts_is_that_of_the_format() {
         let version = format!("local VERSION = {}\n", crate::job::FORMAT_VERSION);
-        assert!(SUBMIT.text().contains(&version));
+        let split = format!("local SPLIT_VERSION = {}\n", crate::job::SPLIT_VERSION);
+        assert!(SUBMIT.text().contains(&version) && SUBMIT.text().contains(&split));
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{text_items, to_versioned_json};
 use super::{Command, Queue, QueueError, Reply, ServerClock, scripts};
-use crate::job::{AttemptId, JobId, Millis, WorkerId};
+use crate::job::{JobId, LeaseId, Millis, WorkerId};
 
 /// Added to the score of a retired worker in `machines:alive`; the same value as in `lib.lua`.
 pub(super) const RETIRED: i64 = 1 << 52;
@@ -151,14 +151,14 @@ impl Queue {
         let [records, alive, leases] = answers.as_slice() else {
             return Err(QueueError::data("the pool"));
         };
-        let held: Vec<JobId> =
-            text_items(leases).filter_map(|m| Some(m.parse::<AttemptId>().ok()?.job)).collect();
+        let held: Vec<LeaseId> = text_items(leases).filter_map(|member| member.parse().ok()).collect();
+        let record = |lease: &LeaseId| self.key(&format!("jobs:status:{}", lease.task()));
         let holders =
-            held.iter().map(|id| Command::new("HGET").arg(self.status_key(*id)).arg("worker")).collect();
+            held.iter().map(|lease| Command::new("HGET").arg(record(lease)).arg("worker")).collect();
         let holders = self.pipeline(holders).await?;
         let job_of = |worker: &WorkerId| {
             let at = holders.iter().position(|h| h.text() == Some(&worker.0))?;
-            held.get(at).copied()
+            held.get(at).map(|lease| lease.job)
         };
         let alive = alive.list().unwrap_or_default();
         let until = |worker: &WorkerId| {

@@ -3,7 +3,7 @@
 -- A running worker learns this with its next heartbeat, because its lease is gone.
 local id, how, failure = ARGV[2], ARGV[3], ARGV[4]
 local s = redis.call('HMGET', status(id), 'state', 'epoch', 'hook', 'keep', 'suspended', 'keep_input',
-  'keep_outputs')
+  'keep_outputs', 'split')
 local state = s[1]
 if not state then return { 'UNKNOWN' } end
 -- A suspended job can still be cancelled, and only then a webhook is sent.
@@ -42,5 +42,10 @@ elseif state == 'queued' then
 elseif state == 'running' then
   clean_up_attempt(id, s[2], by_clock(ms))
   redis.call('ZREM', leases, id .. ':' .. s[2])
+end
+if s[8] and s[8] ~= '' then
+  if state ~= 'running' or s[8] ~= s[2] then clean_up_attempt(id, s[8], by_clock(ms)) end
+  redis.call('HSET', status(id), 'split', '')
+  drop_parts(id)
 end
 return { 'CANCELLED' }

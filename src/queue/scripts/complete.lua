@@ -1,5 +1,6 @@
 -- Completes a job whose outputs the attempt has committed. ARGV: id, epoch, result, hook flag,
--- the epoch of the attempt that committed them, and the three arguments of finish about what is kept. The
+-- the epoch of the attempt that committed them, the three arguments of finish about what is kept, and, if the
+-- job is split, the epoch of the attempt that split it (else ''). The
 -- webhook is named by the former epoch: should a failover forget this, the job is completed once more, and
 -- its receiver knows the message by its name.
 -- Returns DONE, ALREADY (this epoch completed it before), or LOST with the job's state.
@@ -13,5 +14,9 @@ give_back_on_error(id, epoch)
 local ms = event(id, 'completed')
 redis.call('HSET', status(id), 'state', 'completed', 'result', result, 'progress', 100,
   'finished', ms, 'error', '', 'committed', committed)
+-- What the parts have stored are the outputs themselves, or was made into them.
+local split = ARGV[10] or ''
+if split ~= '' and split ~= committed then clean_up_attempt(id, split, by_clock(ms)) end
 finish(id, 'completed', committed, ms, hook, ARGV[7], ARGV[8], ARGV[9])
+if split ~= '' then drop_parts(id) end
 return { 'DONE' }

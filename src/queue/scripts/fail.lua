@@ -1,27 +1,46 @@
--- Records a failed attempt. ARGV: id, epoch, failure, ms until the next attempt (-1: there is
--- none), hook flag, whether the next claim only verifies (1), because this attempt cannot tell whether
--- the job's manifest stands, and the three arguments of finish about what is kept.
+-- Records a failed attempt at a task. If no further one follows, the job has failed. ARGV: task, epoch,
+-- failure, ms until the next attempt (-1: there is none), hook flag, whether the next claim only verifies (1),
+-- because this attempt cannot tell whether the job's manifest stands, the three arguments of finish about what
+-- is kept, and the epoch of the attempt that split the job (of a part, or of one that finishes a split job), or ''.
 -- Returns RETRY with its time, FAILED, ALREADY, or LOST with the job's state.
 local id, epoch, failure, delay, hook, verify = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
+local split = ARGV[11] or ''
+local job, part = job_and_part(id)
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then
   local s = redis.call('HMGET', status(id), 'state', 'epoch', 'error')
+  -- With the job, the records of its parts are gone.
+  if part and not s[1] then
+    local of_job = redis.call('HMGET', status(job), 'state', 'error')
+    s = { of_job[1], epoch, of_job[2] }
+  end
   local repeated = s[2] == epoch and s[3] == failure and (s[1] == 'failed' or s[1] == 'queued')
   if repeated then return { 'ALREADY' } end
   return { 'LOST', s[1] or '' }
 end
 give_back_on_error(id, epoch)
 if delay >= 0 then
-  local now = by_clock(event(id, 'queued'))
+  local now = part and clock() or by_clock(event(id, 'queued'))
   redis.call('HSET', status(id), 'state', 'queued', 'error', failure, 'retry', now + delay, 'queued', '',
     'verify', verify)
   redis.call('ZADD', scheduled, now + delay, id)
-  clean_up_attempt(id, epoch, now)
+  if not part then clean_up_attempt(id, epoch, now) end
   -- Wakes an idle worker, so that it learns when the retry is due and does not wait longer.
   ring(id)
   return { 'RETRY', now + delay }
 end
-local ms = event(id, 'failed')
-redis.call('HSET', status(id), 'state', 'failed', 'error', failure, 'finished', ms)
-clean_up_attempt(id, epoch, by_clock(ms))
-finish(id, 'failed', epoch, ms, hook, ARGV[8], ARGV[9], ARGV[10])
+if part then
+  -- The other parts are of no use without this one.
+  local s = redis.call('HMGET', status(job), 'state', 'split')
+  if s[1] ~= 'running' or s[2] ~= split then
+    undo = {}
+    return { 'LOST', s[1] or '' }
+  end
+  on_error(function() redis.pcall('HSET', status(job), 'state', 'running', 'finished', '', 'error', '') end)
+end
+local ms = event(job, 'failed')
+redis.call('HSET', status(job), 'state', 'failed', 'error', failure, 'finished', ms, 'split', '')
+if not part then clean_up_attempt(job, epoch, by_clock(ms)) end
+if split ~= '' then clean_up_attempt(job, split, by_clock(ms)) end
+finish(job, 'failed', part and split or epoch, ms, hook, ARGV[8], ARGV[9], ARGV[10])
+if split ~= '' then drop_parts(job) end
 return { 'FAILED' }

@@ -18,6 +18,9 @@ local heard, cleanup = P .. 'machines:heard', P .. 'jobs:cleanup'
 local clock_seen = P .. 'jobs:clock'
 -- The version of the format of records and events; FORMAT_VERSION in src/job/mod.rs.
 local VERSION = 1
+-- The version of the records of split jobs and their parts, which is the newest that can be read; SPLIT_VERSION in
+-- src/job/mod.rs. One that knows only whole jobs leaves them alone.
+local SPLIT_VERSION = 2
 -- Scores of `alive` from this number on belong to retired workers: this number plus their time.
 local RETIRED_OFFSET = 4503599627370496
 local tries, lock = P .. 'webhooks:tries', P .. 'fleet:lock'
@@ -29,8 +32,25 @@ local function on_error(what)
   undo[#undo + 1] = what
 end
 
-local function status(id)
-  return P .. 'jobs:status:' .. id
+-- The key of the record of a job, or of a part of one (<job>/<part>).
+local function status(task)
+  return P .. 'jobs:status:' .. task
+end
+
+-- The parts of a split job that are not encoded yet.
+local function parts(id)
+  return P .. 'jobs:parts:' .. id
+end
+
+-- The plan of a split job (plan), and the report of each part that is encoded.
+local function reports(id)
+  return P .. 'jobs:reports:' .. id
+end
+
+-- The job and the part that a task's name stands for; no part if it is a job.
+local function job_and_part(task)
+  local id, part = string.match(task, '^([^/]+)/(.+)$')
+  return id or task, part
 end
 
 -- Appends an event and returns its time: the id in the stream is the server's clock, which saves a
@@ -93,6 +113,22 @@ local function give_back_on_error(id, epoch)
   end)
 end
 
+-- Removes all that is left of the parts of a split job. Their workers lose their leases.
+local function drop_parts(id)
+  local open = redis.call('SMEMBERS', parts(id))
+  for _, part in ipairs(open) do
+    local task = id .. '/' .. part
+    redis.call('ZREM', leases, task .. ':' .. (redis.call('HGET', status(task), 'epoch') or ''))
+    if redis.call('ZREM', pending, task) == 0 then redis.call('ZREM', scheduled, task) end
+  end
+  local keys = { parts(id), reports(id) }
+  for _, part in ipairs(open) do keys[#keys + 1] = status(id .. '/' .. part) end
+  for _, part in ipairs(redis.call('HKEYS', reports(id))) do
+    if part ~= 'plan' then keys[#keys + 1] = status(id .. '/' .. part) end
+  end
+  redis.call('UNLINK', unpack(keys))
+end
+
 -- The common part of all transitions that end a job; the caller writes the job's fields first. `keep` is for
 -- how many ms its record is kept, `keep_input` and `keep_outputs` the same of the objects ('': for ever).
 local function finish(id, state, epoch, ms, hook, keep, keep_input, keep_outputs)
@@ -119,6 +155,9 @@ end
 
 -- The calling worker, in claim.lua.
 local claimant
+-- In complete_part.lua: the time of the event that the script has appended, which saves claim.lua a TIME, and
+-- whether the calling worker held a lease until then, so that nobody can have retired it.
+local appended_at, held_a_lease
 
 -- Ends an expired lease. Its holder missed so many heartbeats that it counts as dead; if it is
 -- alive after all, it registers again at its next claim.
@@ -130,7 +169,7 @@ local function drop_lease(member, worker)
   end
 end
 
--- Requeues a job whose lease expired at its old place. After the last attempt its next claim only
+-- Requeues a task whose lease expired at its old place. After the last attempt its next claim only
 -- verifies: the attempt that was lost may have committed its outputs, and only one that has looked at
 -- the manifest may fail the job. Returns the number of jobs that became ready, or nothing if the
 -- entry is a leftover. One that this version cannot handle is put off, so that it stops no other.
@@ -139,7 +178,7 @@ local function reap(member, now)
   local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'worker', 'verify', 'v')
   if s[1] ~= 'running' or s[2] ~= epoch then return nil end
   local is_usable = tonumber(s[3]) and tonumber(s[4]) and tonumber(s[5])
-  if not is_usable or (tonumber(s[8]) or 1) > VERSION then
+  if not is_usable or (tonumber(s[8]) or 1) > SPLIT_VERSION then
     redis.call('ZADD', leases, 'XX', now + 600000, member)
     return 0
   end
@@ -153,12 +192,14 @@ local function reap(member, now)
     redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'error',
       '{"errorCode":"workerLost","error":"The worker died or lost its connection while it held this job."}')
   end
-  clean_up_attempt(id, epoch, now)
+  -- A part stores its outputs with those of its job.
+  local _, part = job_and_part(id)
+  if not part then clean_up_attempt(id, epoch, now) end
   redis.call('ZADD', pending, s[5], id)
-  -- From here on the job is in the queue, whatever happens.
+  -- From here on the task is in the queue, whatever happens.
   undo = {}
   drop_lease(member, s[6])
-  event(id, 'queued')
+  if not part then event(id, 'queued') end
   return 1
 end
 

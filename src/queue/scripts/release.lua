@@ -1,11 +1,12 @@
--- Returns the job of a worker that shuts down to its old place in the queue, without counting the
--- attempt. ARGV: id, epoch, ms until it is ready (0: at its old place in the queue at once).
+-- Returns the task of a worker that shuts down to its old place in the queue, without counting the
+-- attempt. ARGV: task, epoch, ms until it is ready (0: at its old place in the queue at once).
 -- Returns RELEASED or LOST.
 local id, epoch, delay = ARGV[2], ARGV[3], tonumber(ARGV[4])
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then return { 'LOST' } end
 give_back_on_error(id, epoch)
 local s = redis.call('HMGET', status(id), 'rank', 'verify')
-local now = by_clock(event(id, 'queued'))
+local _, part = job_and_part(id)
+local now = part and clock() or by_clock(event(id, 'queued'))
 -- To verify is no attempt.
 if s[2] ~= '1' then
   redis.call('HINCRBY', status(id), 'attempt', -1)
@@ -18,6 +19,6 @@ else
   redis.call('HSET', status(id), 'retry', now + delay)
   redis.call('ZADD', scheduled, now + delay, id)
 end
-clean_up_attempt(id, epoch, now)
+if not part then clean_up_attempt(id, epoch, now) end
 ring(id)
 return { 'RELEASED' }
