@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::codec::{ScriptReply, ms, parse_spec};
-use super::split::PartTerms;
+use super::terms::{Keep, PartTerms};
 use super::{Queue, QueueError, Reply, scripts};
 use crate::job::{AttemptId, Epoch, Failure, JobId, JobSpec, LeaseId, Millis, Part, SPLIT_VERSION, WorkerId};
 use crate::trace::TraceParent;
@@ -53,22 +53,6 @@ pub struct Claimed {
     pub plan: Option<Arc<str>>,
 }
 
-/// For how many milliseconds a job's record, its input and its outputs are kept after its end, as the submitter wrote it
-/// into the record. Empty: for ever.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Keep {
-    pub record: String,
-    pub input: String,
-    pub outputs: String,
-}
-
-impl Keep {
-    /// The arguments of scripts that end a job.
-    pub(super) fn args(&self) -> Vec<String> {
-        vec![self.record.clone(), self.input.clone(), self.outputs.clone()]
-    }
-}
-
 impl Claimed {
     /// The name of the lease.
     #[must_use]
@@ -107,17 +91,24 @@ pub enum Claim {
     Retired,
 }
 
-/// The tokens of claims whose reply was lost, by worker. Its next claim repeats the lost one.
+/// The tokens of claims whose reply was lost, by worker. Its next claims repeat the lost ones.
 #[derive(Default)]
-pub(super) struct Unanswered(Mutex<BTreeMap<WorkerId, String>>);
+pub(super) struct Unanswered(Mutex<BTreeMap<WorkerId, Vec<String>>>);
 
 impl Unanswered {
     fn take(&self, worker: &WorkerId) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(worker)
+        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_worker = tokens.get_mut(worker)?;
+        let token = of_worker.pop();
+        if of_worker.is_empty() {
+            tokens.remove(worker);
+        }
+        token
     }
 
     fn put(&self, worker: &WorkerId, token: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(worker.clone(), token);
+        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.entry(worker.clone()).or_default().push(token);
     }
 }
 
@@ -193,6 +184,8 @@ pub(super) struct ClaimCall<'a> {
     pub worker: &'a WorkerId,
     pub now: Millis,
     pub sweep: bool,
+    /// Whether only a part may be claimed.
+    pub only_part: bool,
     token: String,
     again: bool,
 }
@@ -216,9 +209,27 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
+        self.claim_next(worker, now, sweep, false).await
+    }
+
+    /// Like [`Queue::claim`], but only claims a part of a job, and only if that is next in the queue.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn claim_part(&self, worker: &WorkerId, now: Millis) -> Result<Claim, QueueError> {
+        self.claim_next(worker, now, false, true).await
+    }
+
+    async fn claim_next(
+        &self,
+        worker: &WorkerId,
+        now: Millis,
+        sweep: bool,
+        only_part: bool,
+    ) -> Result<Claim, QueueError> {
         let mut newer = 0;
         loop {
-            let mut call = self.claim_call(worker, now, sweep);
+            let mut call = self.claim_call(worker, now, sweep, only_part);
             let reply =
                 self.answered(&scripts::CLAIM, &mut call, |queue, call| queue.claim_args(call)).await?;
             match self.claim_reply(call, &reply).await? {
@@ -236,12 +247,18 @@ impl Queue {
     }
 
     /// A claim; it repeats the worker's last one if the reply of that was lost.
-    pub(super) fn claim_call<'a>(&self, worker: &'a WorkerId, now: Millis, sweep: bool) -> ClaimCall<'a> {
+    pub(super) fn claim_call<'a>(
+        &self,
+        worker: &'a WorkerId,
+        now: Millis,
+        sweep: bool,
+        only_part: bool,
+    ) -> ClaimCall<'a> {
         let (token, again) = match self.unanswered.take(worker) {
             Some(token) => (token, true),
             None => (new_token(), false),
         };
-        ClaimCall { worker, now, sweep, token, again }
+        ClaimCall { worker, now, sweep, only_part, token, again }
     }
 
     /// The arguments of `claim.lua`.
@@ -257,6 +274,7 @@ impl Queue {
             ms(self.grace_left()),
             call.token.clone(),
             if call.again { "1" } else { "0" }.to_owned(),
+            if call.only_part { "1" } else { "0" }.to_owned(),
         ]
     }
 

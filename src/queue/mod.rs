@@ -66,6 +66,7 @@ mod scripts;
 #[cfg(not(target_arch = "wasm32"))]
 mod server;
 mod split;
+mod terms;
 mod transport;
 mod workers;
 
@@ -98,7 +99,7 @@ use crate::config::RedisConfig;
 use crate::config::Retention;
 use crate::time::Instant;
 use scripts::Script;
-use split::LastSplit;
+use terms::LastSplit;
 use transport::Transport;
 
 /// Timing settings of the queue. They are the same for all processes of an installation.

@@ -1,37 +1,11 @@
 //! Jobs that are encoded in parts on several workers: the split, the completion of a part, and what the parts report.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use super::claim::{Claim, ClaimReply, Claimed, Keep};
-use super::codec::{ScriptReply, parse_spec, text_items};
+use super::claim::{Claim, ClaimReply, Claimed};
+use super::codec::{ScriptReply, text_items};
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{AttemptId, JobSpec, LeaseId, Millis, Part, State, WorkerId};
-use crate::trace::TraceParent;
-
-/// What a part has in common with its job.
-#[derive(Clone)]
-pub(super) struct PartTerms {
-    pub spec: JobSpec,
-    pub born: Millis,
-    pub trace: Option<TraceParent>,
-    pub keep: Keep,
-    pub plan: Option<Arc<str>>,
-}
-
-/// The terms of the job whose parts this process claimed last: it mostly claims several of one job.
-#[derive(Default)]
-pub(super) struct LastSplit(Mutex<Option<(AttemptId, PartTerms)>>);
-
-impl LastSplit {
-    fn get(&self, by: AttemptId) -> Option<PartTerms> {
-        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().filter(|(of, _)| *of == by).map(|(_, terms)| terms.clone())
-    }
-
-    fn put(&self, by: AttemptId, terms: PartTerms) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((by, terms));
-    }
-}
+use crate::job::{AttemptId, JobId, Millis, Part, State, WorkerId};
 
 /// The outcome of a split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +77,7 @@ impl Queue {
     }
 
     /// Completes a part of a job that has `parts` parts, if the attempt still holds the lease, and claims the worker's
-    /// next task with the same call. `None` means that the worker has to claim by another call.
+    /// next part with the same call, if one is next in the queue. `None` means that the worker has to claim by another call.
     ///
     /// # Errors
     /// If Redis fails.
@@ -126,7 +100,7 @@ impl Queue {
             let reply = self.eval_idempotent(&scripts::COMPLETE_PART, args).await?;
             return Ok((part_outcome(&reply)?, None));
         };
-        let mut call = self.claim_call(next.worker, next.now, next.sweep);
+        let mut call = self.claim_call(next.worker, next.now, next.sweep, true);
         let known = if next.is_known_alive { "1" } else { "0" };
         let reply = self
             .answered(&scripts::COMPLETE_PART, &mut call, |queue, call| {
@@ -153,7 +127,7 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn part_reports(&self, by: AttemptId) -> Result<Option<PartReports>, QueueError> {
-        let reply = self.run(Command::new("HGETALL").arg(self.reports_key(by))).await?;
+        let reply = self.run(Command::new("HGETALL").arg(self.reports_key(by.job))).await?;
         let mut plan = None;
         let mut reports = Vec::new();
         for pair in reply.list().unwrap_or_default().chunks_exact(2) {
@@ -172,49 +146,9 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn open_parts(&self, job: crate::job::JobId) -> Result<Vec<Part>, QueueError> {
+    pub async fn open_parts(&self, job: JobId) -> Result<Vec<Part>, QueueError> {
         let reply = self.run(Command::new("SMEMBERS").arg(self.key(&format!("jobs:parts:{job}")))).await?;
         Ok(text_items(&reply).filter_map(|part| part.parse().ok()).collect())
-    }
-
-    fn reports_key(&self, by: AttemptId) -> String {
-        self.key(&format!("jobs:reports:{}", by.job))
-    }
-
-    /// The terms of the parts into which this attempt split the job; `None` if the job has ended, or was split anew.
-    pub(super) async fn part_terms(&self, by: AttemptId) -> Result<Option<PartTerms>, QueueError> {
-        if let Some(terms) = self.last_split.get(by) {
-            return Ok(Some(terms));
-        }
-        const FIELDS: [&str; 8] =
-            ["spec", "created", "trace", "keep", "keep_input", "keep_outputs", "state", "split"];
-        let record = Command::new("HMGET").arg(self.status_key(by.job)).args(FIELDS);
-        let plan = Command::new("HGET").arg(self.reports_key(by)).arg("plan");
-        let replies = self.pipeline(vec![record, plan]).await?;
-        let fields = replies.first().and_then(Reply::list).unwrap_or_default();
-        let text = |at: usize| fields.get(at).and_then(Reply::text).unwrap_or_default();
-        let plan = replies.get(1).and_then(Reply::text);
-        let is_current = matches!(text(6), "running" | "queued") && text(7) == by.epoch.to_string();
-        let Some(plan) = plan.filter(|_| is_current) else { return Ok(None) };
-        let terms = PartTerms {
-            spec: parse_spec(text(0))?,
-            born: Millis(text(1).parse().map_err(|_| QueueError::data("a job's time of submission"))?),
-            trace: TraceParent::parse(text(2)),
-            keep: Keep { record: text(3).to_owned(), input: text(4).to_owned(), outputs: text(5).to_owned() },
-            plan: Some(plan.into()),
-        };
-        self.last_split.put(by, terms.clone());
-        Ok(Some(terms))
-    }
-
-    /// Removes a part that is left of a job which has ended.
-    pub(super) async fn drop_part(&self, lease: LeaseId) -> Result<(), QueueError> {
-        let record = self.key(&format!("jobs:status:{}", lease.task()));
-        let commands = vec![
-            Command::new("UNLINK").arg(record),
-            Command::new("ZREM").arg(self.key("jobs:leases")).arg(lease.to_string()),
-        ];
-        self.pipeline(commands).await.map(drop)
     }
 }
 

@@ -1,8 +1,9 @@
 -- Claims a task for a worker. ARGV: worker, now (the worker's estimate of the server's time), lease
 -- ms, for how many ms the worker counts as alive, the number of due jobs to sweep first (0: none),
 -- for how many ms leases are spared after Redis was away, for how many ms more because the caller
--- could not reach it, a token of the claim, whether it is repeated because its reply was lost, and whether the
--- worker said a moment ago that it is alive (1: of one that held a lease until now, that is not stored again).
+-- could not reach it, a token of the claim, whether it is repeated because its reply was lost, whether only
+-- a part may be claimed, and whether the worker said a moment ago that it is alive (1: of one that held a lease
+-- until now, that is not stored again).
 -- Returns JOB task epoch attempt spec ms born earlier queued trace error verifies keep keep_input keep_outputs
 -- split-epoch | EMPTY next-due now | UNREGISTERED | RETIRED | STRAY task | NEWER task version. `error` is why the
 -- attempt before failed; a job that is only to be verified (1) fails for that reason. `split-epoch` is that of the
@@ -12,7 +13,7 @@ local worker, now, lease, alive_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber
 -- A sweep uses the server's clock, because it affects the leases of other workers. All claims of an
 -- idle worker sweep, so the reply corrects its clock.
 if limit > 0 then now = clock() end
-local is_known = held_a_lease and ARGV[11] == '1'
+local is_known = held_a_lease and ARGV[12] == '1'
 if not is_known and redis.call('ZADD', alive, 'XX', 'GT', 'CH', now + alive_ms, worker) == 0 then
   local alive_until = redis.call('ZSCORE', alive, worker)
   if not alive_until then return { 'UNREGISTERED' } end
@@ -42,6 +43,11 @@ end
 local popped = redis.call('ZPOPMIN', pending)
 local id = popped[1]
 if not id then return { 'EMPTY', due, limit > 0 and now or -1 } end
+local _, part = job_and_part(id)
+if ARGV[11] == '1' and not part then
+  redis.call('ZADD', pending, popped[2], id)
+  return { 'EMPTY', due, limit > 0 and now or -1 }
+end
 local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'spec', 'created', 'queued', 'trace',
   'verify', 'error', 'keep', 'keep_input', 'keep_outputs', 'v', 'split')
 local previous, attempt, born = tonumber(s[2]), tonumber(s[3]), tonumber(s[5])
@@ -62,7 +68,6 @@ end
 -- To verify is no attempt.
 local verifies = s[8] == '1'
 if not verifies then attempt = attempt + 1 end
-local _, part = job_and_part(id)
 local ms = part and (appended_at or clock()) or event(id, 'running')
 -- A plain counter would use a number twice: when the id is used again after its record has expired,
 -- and when a failover has lost a claim. The time of events never repeats a number.
