@@ -40,6 +40,8 @@ pub mod condition {
     pub const FAILED: &str = "Failed";
     /// `spec.suspend` prevents the job from running.
     pub const SUSPENDED: &str = "Suspended";
+    /// Players can play the video from its beginning; later parts may still be encoded.
+    pub const PLAYABLE: &str = "Playable";
     /// The controller is working towards the spec (kstatus).
     pub const RECONCILING: &str = "Reconciling";
     /// There is no progress until the spec or the cluster is changed (kstatus).
@@ -54,6 +56,8 @@ pub mod condition {
 pub mod reason {
     /// The outputs are in storage.
     pub const COMPLETED: &str = "Completed";
+    /// The beginning of the video is in storage.
+    pub const PLAYABLE: &str = "BeginningStored";
     /// All attempts failed.
     pub const BACKOFF_LIMIT_EXCEEDED: &str = "BackoffLimitExceeded";
     /// `activeDeadlineSeconds` have elapsed.

@@ -71,6 +71,9 @@ pub(crate) struct Message<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[schemars(rename = "JobEndedType")]
 pub(crate) enum MessageType {
+    /// The beginning of the video is in storage, and players can play it; the job is not finished.
+    #[serde(rename = "job.playable")]
+    Playable,
     /// The outputs of the job are in storage.
     #[serde(rename = "job.completed")]
     Completed,
@@ -89,6 +92,7 @@ impl MessageType {
             State::Completed => Some(Self::Completed),
             State::Failed => Some(Self::Failed),
             State::Cancelled => Some(Self::Cancelled),
+            State::Playable => Some(Self::Playable),
             State::Uploading | State::Queued | State::Running => None,
         }
     }
@@ -260,10 +264,14 @@ pub(crate) async fn take(
     queue.claim_deliveries(outbox, now, u32::try_from(room).unwrap_or(u32::MAX), HOLD).await
 }
 
-/// Whether the delivery still belongs to the current end of the job. After a retry the job continues, and its next
+/// Whether the delivery still belongs to the current state of the job: its end, or that it can be played. After a retry the job continues, and its next
 /// end has a delivery of its own.
 fn is_current(delivery: &Delivery, job: &Job) -> bool {
-    (delivery.attempt, delivery.state) == (job.ended_by(), job.status)
+    let by = match delivery.state {
+        State::Playable => job.split_by(),
+        _ => Some(job.ended_by()),
+    };
+    (Some(delivery.attempt), delivery.state) == (by, job.status)
 }
 
 /// Attempts one delivery that was claimed at `now`. Returns the pause before a retry, if there is one.
@@ -286,10 +294,14 @@ pub(crate) async fn deliver(
         return done().await;
     };
     if !is_current(&delivery, &job) {
-        tracing::info!(job = %job_id, state = %delivery.state, "webhook delivery dropped: the job was retried");
+        tracing::info!(job = %job_id, state = %delivery.state, now = %job.status, "webhook delivery dropped: the job has gone on");
         return done().await;
     }
-    let id = format!("msg_{job_id}_{}_{}", job.webhook_epoch(), delivery.state);
+    let epoch = match delivery.state {
+        State::Playable => delivery.attempt.epoch,
+        _ => job.webhook_epoch(),
+    };
+    let id = format!("msg_{job_id}_{epoch}_{}", delivery.state);
     let outcome = match mail.keys.key(&job.spec).await {
         Ok(key) => match body(&delivery, job, links) {
             Ok(body) => mail.caller.send(&key, &url, &id, now_millis(), body).await,
@@ -330,12 +342,13 @@ pub(crate) async fn deliver(
 fn body(delivery: &Delivery, job: Job, links: &UrlSigner) -> Result<String, WebhookError> {
     let words = |e: &dyn std::fmt::Display| WebhookError::Message(e.to_string());
     let job = links.with_urls(job, now_millis(), None).map_err(|e| words(&e))?;
-    let kind = MessageType::of(delivery.state).ok_or_else(|| words(&"the job has not ended"))?;
-    let message = Message {
-        kind,
-        timestamp: job.timestamps.completed_at.unwrap_or_else(now_millis).to_string(),
-        data: &job,
+    let kind =
+        MessageType::of(delivery.state).ok_or_else(|| words(&"there is no message about this state"))?;
+    let reached = match delivery.state {
+        State::Playable => job.timestamps.playable_at,
+        _ => job.timestamps.completed_at,
     };
+    let message = Message { kind, timestamp: reached.unwrap_or_else(now_millis).to_string(), data: &job };
     serde_json::to_string(&message).map_err(|e| words(&e))
 }
 

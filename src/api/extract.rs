@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::Problem;
-use crate::job::{JobId, Ladder, ObjectKey, Preset, Priority, Stills};
+use crate::job::{JobId, Ladder, ObjectKey, Parallelism, Preset, Priority, Stills};
 
 /// Parses the id in the path. Anything that is not an id names no job.
 pub(crate) fn parse_job_id(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
@@ -31,6 +31,7 @@ const OPTION_NAMES: &[&str] = &[
     "priority",
     "maxAttempts",
     "deadlineSeconds",
+    "parallelism",
 ];
 
 /// A JSON body. Errors name the invalid field.
@@ -97,6 +98,7 @@ fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
         "inputKey" => check::<Option<ObjectKey>>(name, value),
         "priority" => check::<Priority>(name, value),
         "stills" => check::<Stills>(name, value),
+        "parallelism" => check::<Parallelism>(name, value),
         "fileSize" => check::<Option<u64>>(name, value),
         "uploadId" => check::<String>(name, value),
         "partNumbers" => check::<Vec<u16>>(name, value),

@@ -4,7 +4,8 @@
 //! This lets any player read a private bucket: it needs no header, and addresses that are relative to a playlist
 //! contain the signature, too ([`storage::media`](crate::storage::media)). The API itself serves files that refer to
 //! others, because players resolve their names against the address that answered. It redirects all other requests to
-//! storage, so no video passes through it. It does not query Redis.
+//! storage, so no video passes through it. It does not query Redis, except for a segment of a video that is still encoded
+//! (`hold`).
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -58,6 +59,7 @@ async fn media(
     method: Method,
     headers: HeaderMap,
     path: Result<Path<(String, JobId, Epoch, String)>, PathRejection>,
+    RawQuery(query): RawQuery,
 ) -> Result<Response, Problem> {
     let Path((token, job, epoch, path)) = path.map_err(|_| Problem::no_such_file())?;
     let attempt = AttemptId { job, epoch };
@@ -69,6 +71,10 @@ async fn media(
     if refers_to_others(&key) {
         app.document(&key, &headers, seconds(now, until)).await
     } else {
+        // The playlists of a video that is still encoded ask to wait.
+        if query.as_deref() == Some(layout::AWAITED) {
+            app.hold(attempt, &path).await?;
+        }
         let to = app.links.redirect(&key, method == Method::HEAD, now, until);
         redirect(to.map_err(|e| Problem::unavailable(e.to_string()))?.as_str(), seconds(now, until))
     }
@@ -116,11 +122,14 @@ impl AppState {
             }
         })?;
         let bytes = Bytes::from(found.ok_or_else(Problem::no_such_file)?.bytes);
+        let is_early =
+            bytes.windows(layout::EARLY_MARK.len()).take(256).any(|w| w == layout::EARLY_MARK.as_bytes());
         let mut response = part(bytes, headers);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(key.as_str())));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        if let Ok(keep) = HeaderValue::try_from(format!("public, max-age={seconds}")) {
+        let keep = if is_early { "no-cache".to_owned() } else { format!("public, max-age={seconds}") };
+        if let Ok(keep) = HeaderValue::try_from(keep) {
             headers.insert(header::CACHE_CONTROL, keep);
         }
         Ok(response)

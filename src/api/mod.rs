@@ -7,6 +7,7 @@ mod auth;
 mod extract;
 mod feed;
 mod fleet;
+mod hold;
 mod ingest;
 mod jobs;
 mod media;
@@ -26,6 +27,7 @@ mod system;
 
 pub use feed::Feed;
 pub use fleet::{FleetAnswer, PauseFleet};
+pub use hold::HeldRequests;
 pub use ingest::{IngestError, Ingested, UploadedObject, ingest_object_event};
 pub use parts::{Multipart, PartAddress, SignPartsRequest, SignedParts};
 pub use problem::{Problem, ProblemBody};
@@ -76,6 +78,8 @@ pub struct AppState {
     pub metrics: Arc<Metrics>,
     /// The source of the live feed.
     pub feed: Feed,
+    /// The requests for segments that are not encoded yet.
+    pub held: HeldRequests,
 }
 
 /// Builds the whole API for `app`.
@@ -169,7 +173,7 @@ mod process {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::{AppState, Feed};
+    use super::{AppState, Feed, HeldRequests};
     use crate::config::ApiConfig;
     use crate::event_bus::EventBus;
     use crate::janitor::{Janitor, JanitorTasks};
@@ -195,7 +199,8 @@ mod process {
         ) -> Result<Arc<Self>, QueueError> {
             let event_bus = EventBus::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await?;
             let feed = Feed::new(event_bus, stop);
-            Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, feed }))
+            let held = HeldRequests::default();
+            Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, feed, held }))
         }
 
         /// The event bus of this process.

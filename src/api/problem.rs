@@ -56,7 +56,8 @@ pub(crate) const CATALOGUE: &[(u16, &[Kind])] = &[
     (415, &[("not-json", "The request is not JSON")]),
     (422, &[("invalid-field", "A field of the request cannot be used")]),
     (500, &[("file-too-large", "The file is too large to be answered")]),
-    (503, &[("unavailable", "tcoder cannot answer now")]),
+    (429, &[("too-many-waiting", "Too many requests wait for this video")]),
+    (503, &[("unavailable", "tcoder cannot answer now"), ("not-ready", "The segment is not encoded yet")]),
 ];
 
 /// An error response.
@@ -67,7 +68,7 @@ pub struct Problem {
     title: &'static str,
     detail: String,
     field: Option<String>,
-    /// Seconds after which the client may retry; only with status 503.
+    /// Seconds after which the client may retry; only with status 429 and 503.
     retry_after: u32,
 }
 
@@ -132,6 +133,26 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "no-such-file", "No such file", detail)
     }
 
+    /// The segment is still encoded; players repeat the request.
+    pub fn segment_not_ready() -> Self {
+        let detail = "this part of the video is being encoded; ask for it again";
+        let mut problem =
+            Self::new(StatusCode::SERVICE_UNAVAILABLE, "not-ready", "The segment is not encoded yet", detail);
+        problem.retry_after = 1;
+        problem
+    }
+
+    /// Too many requests wait for segments already.
+    pub fn too_many_waiting() -> Self {
+        let detail = "too many requests wait for parts of this video that are not encoded yet; ask again in a few seconds";
+        Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-many-waiting",
+            "Too many requests wait for this video",
+            detail,
+        )
+    }
+
     /// The API does not serve this playlist, because it has more than `limit` bytes.
     pub fn file_too_large(limit: u64) -> Self {
         let detail = format!("this playlist has more than {limit} bytes; fetch it from the bucket itself");
@@ -182,7 +203,7 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
         }
         response

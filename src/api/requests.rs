@@ -8,7 +8,9 @@ use url::Url;
 
 use super::extract::Fields;
 use super::{Multipart, Problem};
-use crate::job::{Input, JobId, JobSpec, Ladder, Millis, ObjectKey, Preset, Priority, State, Stills};
+use crate::job::{
+    Input, JobId, JobSpec, Ladder, Millis, ObjectKey, Parallelism, Preset, Priority, State, Stills,
+};
 use crate::net::{self, EgressPolicy};
 use crate::storage::MAX_OBJECT_BYTES;
 
@@ -40,6 +42,10 @@ pub struct JobOptions {
     #[schemars(range(min = 1, max = 604_800), extend("default" = JobSpec::default_deadline()))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u32>,
+    /// On how many workers the video is encoded at once: `auto`, by its length, or a number; 1 means that it is not
+    /// split.
+    #[serde(skip_serializing_if = "Parallelism::is_auto")]
+    pub parallelism: Parallelism,
 }
 
 /// `POST /api/upload`: a job whose video the client will upload.
@@ -130,6 +136,7 @@ impl JobOptions {
         spec.priority = self.priority;
         spec.max_attempts = self.max_attempts.unwrap_or(spec.max_attempts);
         spec.deadline_seconds = self.deadline_seconds.unwrap_or(spec.deadline_seconds);
+        spec.parallelism = self.parallelism;
         let spec = spec.checked().map_err(|e| Problem::field(e.field(), e.to_string()))?;
         if let Some(url) = &spec.webhook_url {
             net::check_url(rules.guard, url).map_err(|e| Problem::field("webhookUrl", e.to_string()))?;

@@ -19,7 +19,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::extract::parse_job_id;
 use super::feed::{Changes, JobChange};
 use super::{AppState, Problem, RequestOrigin};
-use crate::job::{Epoch, Job, JobId, State as JobState};
+use crate::job::{Epoch, Job, JobId};
 use crate::queue::QueueError;
 use crate::time::sleep;
 
@@ -117,7 +117,7 @@ impl Watch {
 /// The job as it was last sent, with the progress that one of its attempts made since. Nothing if that attempt is not
 /// the one that was last sent as running: its progress no longer matters, or the job's start is still to be sent.
 fn with_progress(told: Option<&Job>, epoch: Epoch, progress: f64) -> Option<Job> {
-    let told = told.filter(|told| told.status == JobState::Running && told.epoch == epoch)?;
+    let told = told.filter(|told| told.status.is_active() && told.epoch == epoch)?;
     // An event that was on its way while the job was read says less than the record.
     Some(Job { progress: progress.max(told.progress), ..told.clone() })
 }
@@ -125,7 +125,7 @@ fn with_progress(told: Option<&Job>, epoch: Epoch, progress: f64) -> Option<Job>
 /// A job as it was read. Its record has not every progress that was told.
 fn not_behind(told: Option<&Job>, job: Job) -> Job {
     match told {
-        Some(told) if job.status == JobState::Running && told.epoch == job.epoch => {
+        Some(told) if job.status.is_active() && told.epoch == job.epoch => {
             Job { progress: job.progress.max(told.progress), ..job }
         }
         _ => job,

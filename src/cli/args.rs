@@ -9,7 +9,7 @@ use url::{Host, Url};
 use super::choices::{self, ChoicesList};
 use crate::config::Role;
 use crate::config::registry::help;
-use crate::job::{JobId, Ladder, Preset, Priority, State, Stills};
+use crate::job::{JobId, Ladder, Parallelism, Preset, Priority, State, Stills};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -243,6 +243,9 @@ pub(super) struct SubmitArgs {
     /// Urgency from -100 to 100; one point is worth a minute of waiting
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = priority)]
     pub priority: Priority,
+    /// On how many workers the video is encoded at once: auto, by its length, or 1 to 256; 1 does not split it
+    #[arg(long, value_name = "N", default_value = "auto")]
+    pub parallelism: Parallelism,
     /// URL to which the server POSTs the result, signed, when the job ends
     #[arg(long, value_name = "URL")]
     pub webhook: Option<Url>,

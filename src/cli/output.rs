@@ -214,7 +214,7 @@ pub(crate) fn steps(rows: impl Iterator<Item = [String; 2]>) {
 
 fn status(job: &Job) -> String {
     match job.status {
-        State::Running => format!("running {:.0}%", job.progress),
+        State::Running | State::Playable => format!("{} {:.0}%", job.status, job.progress),
         other => other.to_string(),
     }
 }

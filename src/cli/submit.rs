@@ -23,6 +23,7 @@ pub(crate) async fn run(args: SubmitArgs) -> Result<(), CliError> {
         stills: args.encode.stills(),
         webhook_url: args.webhook.clone(),
         priority: args.priority,
+        parallelism: args.parallelism,
         ..JobOptions::default()
     };
     let id = match web_address(&args.input) {

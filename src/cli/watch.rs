@@ -90,6 +90,7 @@ fn tell(bar: &ProgressBar, job: &Job, last: &mut Option<State>) {
         State::Queued if job.error.is_some() => "waiting for another attempt",
         State::Queued => "waiting for a worker",
         State::Running => "encoding",
+        State::Playable => "encoding, and playable already",
         State::Completed | State::Failed | State::Cancelled => "",
     };
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]

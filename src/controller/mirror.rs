@@ -160,6 +160,7 @@ fn mirror_of(job: &Job, namespace: &str) -> Option<TranscodeJob> {
         suspend: false,
         backoff_limit: i32::try_from(job.spec.max_attempts.saturating_sub(1)).unwrap_or(0),
         active_deadline_seconds: None,
+        parallelism: (!job.spec.parallelism.is_auto()).then_some(job.spec.parallelism),
         ttl_seconds_after_finished: TTL_SECONDS,
     };
     let mut object = TranscodeJob::new(&format!("{origin}-{}", job.job_id), spec);

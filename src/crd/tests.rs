@@ -87,6 +87,27 @@ fn what_a_job_does_is_fixed_and_when_it_does_it_is_not() {
 }
 
 #[test]
+fn parallelism_is_auto_or_a_number_of_workers() {
+    let with = |value: Value| {
+        job(json!({"input": {"key": "a.mp4"}})).validate_cel().unwrap();
+        let spec = json!({"input": {"key": "a.mp4"}, "parallelism": value});
+        (spec.clone(), serde_json::from_value::<TranscodeJobSpec>(spec).is_ok())
+    };
+    for value in [json!("auto"), json!(1), json!(256)] {
+        let (spec, is_read) = with(value);
+        assert!(is_read);
+        job(spec).validate_cel().unwrap();
+    }
+    for value in [json!(0), json!(257), json!("many")] {
+        assert!(!with(value.clone()).1, "{value}");
+    }
+    let old = job(json!({"input": {"key": "a.mp4"}, "parallelism": 2}));
+    let new = job(json!({"input": {"key": "a.mp4"}, "parallelism": 3}));
+    let error = new.validate_cel_update(&old).unwrap_err().to_string();
+    assert!(error.contains("parallelism cannot be changed"), "{error}");
+}
+
+#[test]
 fn a_pool_has_no_more_at_least_than_at_most() {
     pool(json!({"min": 2, "max": 2})).validate_cel().unwrap();
     let error = pool(json!({"min": 3, "max": 2})).validate_cel().unwrap_err().to_string();

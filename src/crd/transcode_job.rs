@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
-use crate::job::{Output, Preset, Quality, Still};
+use crate::job::{Output, Parallelism, Preset, Quality, Still};
 
 /// The transcoding of one video.
 ///
@@ -58,6 +58,7 @@ use crate::job::{Output, Preset, Quality, Still};
 #[x_kube(validation = rules::unchanged_option("qualities"))]
 #[x_kube(validation = rules::unchanged_option("stills"))]
 #[x_kube(validation = rules::unchanged_option("webhook"))]
+#[x_kube(validation = rules::unchanged_option("parallelism"))]
 pub struct TranscodeJobSpec {
     /// The source of the video: exactly one of `key`, `url` and `upload`.
     pub input: InputSpec,
@@ -93,6 +94,11 @@ pub struct TranscodeJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub active_deadline_seconds: Option<i64>,
+    /// On how many workers the video is encoded at once: `auto` (the default; by its length), or a number from 1,
+    /// which does not split it, to 256.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rules::parallelism")]
+    pub parallelism: Option<Parallelism>,
     /// Seconds after the end of the job at which the object is deleted; its outputs are kept. A week by
     /// default.
     #[serde(default = "default_ttl")]

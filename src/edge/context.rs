@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use super::settings::{FleetSettings, Settings};
-use crate::api::{AppState, Feed};
+use crate::api::{AppState, Feed, HeldRequests};
 use crate::config::{ConfigError, Env};
 use crate::controller::reconciler::{OneShotReconciler, forwarded_env};
 use crate::flyprovider::Fly;
@@ -104,6 +104,7 @@ impl EdgeContext {
             webhooks: self.settings.webhook.is_some(),
             metrics: Metrics::new(),
             feed: Feed,
+            held: HeldRequests::default(),
         })
     }
 

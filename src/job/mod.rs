@@ -83,6 +83,14 @@ pub struct Job {
     /// The result of a completed job: `outputs`, `source`, `timings` and more, next to the fields above.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
+    /// The master playlist of a video that is encoded on several workers, before the job has ended. It is complete from
+    /// the first second; the server holds requests for segments that are not encoded yet, and has them encoded next.
+    /// It is created for each reader, so a stored job has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub play_url: Option<String>,
+    /// The attempt that split the job into parts, below whose folder they store their outputs.
+    #[serde(skip)]
+    pub split: Option<Epoch>,
     /// The attempt whose result this is; another one may have completed the job with it.
     #[serde(skip)]
     pub committed: Option<Epoch>,
@@ -96,6 +104,12 @@ impl Job {
     #[must_use]
     pub fn ended_by(&self) -> AttemptId {
         AttemptId { job: self.job_id, epoch: self.committed.unwrap_or(self.epoch) }
+    }
+
+    /// The attempt that split the job.
+    #[must_use]
+    pub fn split_by(&self) -> Option<AttemptId> {
+        self.split.map(|epoch| AttemptId { job: self.job_id, epoch })
     }
 
     /// The epoch in the id of the webhook about the job's end. It is the same again if a failover of Redis forgot that
@@ -122,6 +136,9 @@ pub struct Timestamps {
     /// When the latest attempt started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Millis>,
+    /// When players could play it, before it was completed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub playable_at: Option<Millis>,
     /// When the scheduled retry is due.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<Millis>,

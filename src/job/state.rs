@@ -29,8 +29,10 @@ pub enum State {
     Uploading,
     /// It waits for a worker, or for the time of its next attempt.
     Queued,
-    /// A worker holds its lease.
+    /// A worker holds its lease, or workers encode its parts.
     Running,
+    /// The same, and players can play it from the beginning already.
+    Playable,
     /// Its outputs are in storage.
     Completed,
     /// It is not retried, unless a client requests it.
@@ -49,6 +51,8 @@ pub enum Transition {
     UploadedLate,
     /// A worker claims it.
     Claim,
+    /// Its beginning is in storage.
+    Play,
     /// The attempt succeeded.
     Complete,
     /// The attempt failed, or its worker was lost, and another one is due.
@@ -90,6 +94,12 @@ impl State {
         self.into()
     }
 
+    /// Whether workers are at work on the job.
+    #[must_use]
+    pub const fn is_active(self) -> bool {
+        matches!(self, Self::Running | Self::Playable)
+    }
+
     /// Whether the job has ended.
     #[must_use]
     pub const fn is_terminal(self) -> bool {
@@ -101,16 +111,20 @@ impl State {
     /// # Errors
     /// If the transition is not possible in this state.
     pub const fn apply(self, how: Transition) -> Result<Self, WrongTransition> {
-        use State::{Cancelled, Completed, Failed, Queued, Running, Uploading};
+        use State::{Cancelled, Completed, Failed, Playable, Queued, Running, Uploading};
         use Transition as T;
         Ok(match (self, how) {
             (Uploading, T::Uploaded) => Queued,
             (Failed, T::UploadedLate) => Queued,
             (Queued, T::Claim) => Running,
-            (Running, T::Complete) => Completed,
+            (Running, T::Play) => Playable,
+            (Running | Playable, T::Complete) => Completed,
             (Running, T::Retry | T::Release) => Queued,
-            (Uploading | Running, T::Fail) | (Uploading | Queued | Running, T::DeadlineExceeded) => Failed,
-            (Uploading | Queued | Running, T::Cancel) => Cancelled,
+            // Its parts and its end are tried again without a change that clients see.
+            (Playable, T::Claim | T::Retry | T::Release) => Playable,
+            (Uploading | Running | Playable, T::Fail)
+            | (Uploading | Queued | Running | Playable, T::DeadlineExceeded) => Failed,
+            (Uploading | Queued | Running | Playable, T::Cancel) => Cancelled,
             (Failed | Cancelled, T::Redrive) => Queued,
             _ => return Err(WrongTransition { from: self, how }),
         })
@@ -146,7 +160,7 @@ mod tests {
         assert_eq!(format!("{:<8}|", State::Failed), "failed  |");
         assert_eq!(
             "x".parse::<State>().unwrap_err().to_string(),
-            "unknown state \"x\"; the states are uploading, queued, running, completed, failed, cancelled"
+            "unknown state \"x\"; the states are uploading, queued, running, playable, completed, failed, cancelled"
         );
     }
 
@@ -170,12 +184,20 @@ mod tests {
                 "queued Claim running",
                 "queued Cancel cancelled",
                 "queued DeadlineExceeded failed",
+                "running Play playable",
                 "running Complete completed",
                 "running Retry queued",
                 "running Release queued",
                 "running Fail failed",
                 "running Cancel cancelled",
                 "running DeadlineExceeded failed",
+                "playable Claim playable",
+                "playable Complete completed",
+                "playable Retry playable",
+                "playable Release playable",
+                "playable Fail failed",
+                "playable Cancel cancelled",
+                "playable DeadlineExceeded failed",
                 "failed UploadedLate queued",
                 "failed Redrive queued",
                 "cancelled Redrive queued",

@@ -110,6 +110,10 @@ impl Ledger {
         if at <= last.map_or(self.forgotten, |last| last.at) {
             return Heard::default();
         }
+        // It changes nothing about the attempts.
+        if event.status == State::Playable {
+            return Heard::default();
+        }
         self.note(event.job_id, last, Last { at, state: event.status });
         tell(last, at, event.status)
     }
@@ -142,12 +146,12 @@ fn tell(last: Option<Last>, at: At, state: State) -> Heard {
         State::Failed => Some(AttemptEnd::Failed),
         State::Cancelled => Some(AttemptEnd::Cancelled),
         State::Queued | State::Running => Some(AttemptEnd::Requeued),
-        State::Uploading => None,
+        State::Uploading | State::Playable => None,
     };
     // Only a running job can complete, so there was an attempt even if its start was not seen. A job that runs twice
     // in a row was queued in between; the duration of neither attempt is known.
     let attempt = match (state, ran) {
-        (State::Uploading, _) => None,
+        (State::Uploading | State::Playable, _) => None,
         (State::Running, Some(_)) => end.map(|end| (end, None)),
         (State::Completed, None) => end.map(|end| (end, None)),
         (_, None) => None,

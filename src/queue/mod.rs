@@ -87,7 +87,7 @@ pub use outcomes::{
 };
 pub use query::{Filter, Page, Stats, UnreadableJob};
 pub use rate_limit::{Permit, RequestClass, RequestRate};
-pub use split::{NextClaim, PartOutcome, PartReports, SplitOutcome};
+pub use split::{NewPart, NextClaim, PartOutcome, PartReports, PartsInfo, SegmentState, SplitOutcome};
 pub use transport::{Command, QueueError, Reply, Rest, SyncToken};
 pub use workers::{PoolEntry, WorkerRecord, WorkerState};
 

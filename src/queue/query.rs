@@ -314,10 +314,13 @@ fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
     };
     let number = |name: &str| field(name).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
     let spec = parse_spec(spec)?;
+    let stored: State = state.parse().map_err(|_| bad("state"))?;
+    // The end of a split job waits for a worker while players play the job.
+    let plays = field("playable").is_some() && matches!(stored, State::Queued | State::Running);
     let worker = field("worker").map(|w| WorkerId(w.to_owned()));
     Ok(Some(Job {
         job_id: id,
-        status: state.parse().map_err(|_| bad("state"))?,
+        status: if plays { State::Playable } else { stored },
         machine_id: worker.as_ref().map(|w| w.machine().to_owned()),
         filename: spec.input.file_name(),
         spec,
@@ -330,6 +333,7 @@ fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
             uploaded_at: time("uploaded"),
             queued_at: time("queued"),
             started_at: time("started"),
+            playable_at: time("playable"),
             retry_at: time("retry"),
             completed_at: time("finished"),
         },
@@ -338,6 +342,8 @@ fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
         result: field("result")
             .map(|json| serde_json::from_str(json).map_err(|_| bad("result")))
             .transpose()?,
+        play_url: None,
+        split: field("split").and_then(|epoch| epoch.parse().ok()).map(Epoch),
         life: field("life").and_then(|epoch| epoch.parse().ok()).map(Epoch),
         committed: field("committed").and_then(|epoch| epoch.parse().ok()).map(Epoch),
     }))

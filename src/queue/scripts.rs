@@ -90,6 +90,7 @@ scripts! {
     PROGRESS "progress.lua"
     COMPLETE "complete.lua"
     SPLIT "split.lua"
+    AWAIT_SEGMENT "await_segment.lua"
     FAIL "fail.lua"
     RELEASE "release.lua"
     CANCEL "cancel.lua"

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::claim::{Claim, ClaimReply, Claimed};
 use super::codec::{ScriptReply, text_items};
+use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
 use crate::job::{AttemptId, JobId, Millis, Part, State, WorkerId};
 
@@ -29,6 +30,39 @@ pub enum PartOutcome {
     Lost,
 }
 
+/// A part of a job that is to be split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewPart {
+    /// Which part.
+    pub part: Part,
+    /// By how many milliseconds its place in the queue is behind that of the job.
+    pub behind_ms: i64,
+    /// The number of segments of a chunk.
+    pub segments: Option<u32>,
+}
+
+/// Whether a segment of a split job is in storage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentState {
+    /// It is.
+    Ready,
+    /// It is encoded next.
+    Waiting,
+    /// The job has ended in this state.
+    Ended(State),
+    /// There is no such segment, or no such job.
+    Unknown,
+}
+
+/// What is to be known about all parts of a job when one is completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartsInfo {
+    /// Their number.
+    pub count: usize,
+    /// Whether players can play the job once its sound and its first chunk are there.
+    pub can_play: bool,
+}
+
 /// The claim that goes with the completion of a part.
 #[derive(Clone, Copy, Debug)]
 pub struct NextClaim<'a> {
@@ -52,9 +86,8 @@ pub struct PartReports {
 }
 
 impl Queue {
-    /// Splits a job into parts, each of which is ready for a worker this many milliseconds behind the job's own place
-    /// in the queue. The attempt ends with that: when the last part is completed, the job is queued again, to be
-    /// finished.
+    /// Splits a job into parts, the chunks in their order. The attempt ends with that: when the last part is completed,
+    /// the job is queued again, to be finished.
     ///
     /// # Errors
     /// If Redis fails.
@@ -62,10 +95,13 @@ impl Queue {
         &self,
         attempt: AttemptId,
         plan: &str,
-        parts: &[(Part, i64)],
+        parts: &[NewPart],
     ) -> Result<SplitOutcome, QueueError> {
-        let mut args = vec![attempt.job.to_string(), attempt.epoch.to_string(), plan.to_owned()];
-        args.extend(parts.iter().flat_map(|(part, behind)| [part.to_string(), behind.to_string()]));
+        let segments: Vec<String> =
+            parts.iter().filter_map(|part| part.segments).map(|count| count.to_string()).collect();
+        let mut args =
+            vec![attempt.job.to_string(), attempt.epoch.to_string(), plan.to_owned(), segments.join(",")];
+        args.extend(parts.iter().flat_map(|new| [new.part.to_string(), new.behind_ms.to_string()]));
         let reply = self.eval_idempotent(&scripts::SPLIT, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {
@@ -76,7 +112,7 @@ impl Queue {
         }
     }
 
-    /// Completes a part of a job that has `parts` parts, if the attempt still holds the lease, and claims the worker's
+    /// Completes a part of a job, if the attempt still holds the lease, and claims the worker's
     /// next part with the same call, if one is next in the queue. `None` means that the worker has to claim by another call.
     ///
     /// # Errors
@@ -85,7 +121,7 @@ impl Queue {
         &self,
         job: &Claimed,
         report: &str,
-        parts: usize,
+        parts: PartsInfo,
         next: Option<NextClaim<'_>>,
     ) -> Result<(PartOutcome, Option<Claim>), QueueError> {
         let lease = job.lease();
@@ -94,7 +130,9 @@ impl Queue {
             lease.epoch.to_string(),
             report.to_owned(),
             job.split_epoch(),
-            parts.to_string(),
+            parts.count.to_string(),
+            if parts.can_play { "1" } else { "0" }.to_owned(),
+            Outbox::delivery_kind(&job.spec),
         ];
         let Some(next) = next else {
             let reply = self.eval_idempotent(&scripts::COMPLETE_PART, args).await?;
@@ -135,11 +173,35 @@ impl Queue {
             match name.parse::<Part>() {
                 Ok(part) => reports.push((part, text.to_owned())),
                 Err(_) if name == "plan" => plan = Some(text.into()),
+                Err(_) if name == "segments" => {}
                 Err(_) => return Err(QueueError::data(format!("a report of the part {name:?}"))),
             }
         }
         reports.sort_by_key(|(part, _)| *part);
         Ok(plan.map(|plan| PartReports { plan, reports }))
+    }
+
+    /// Whether a segment of the job that this attempt split is in storage: the one with this number in each rendition,
+    /// or all of the sound (`None`). If it is not, the part that it belongs to is encoded next.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn await_segment(
+        &self,
+        by: AttemptId,
+        segment: Option<u32>,
+    ) -> Result<SegmentState, QueueError> {
+        let segment = segment.map_or_else(String::new, |number| number.to_string());
+        let args = vec![by.job.to_string(), by.epoch.to_string(), segment];
+        let reply = self.eval_idempotent(&scripts::AWAIT_SEGMENT, args).await?;
+        let answer = ScriptReply::of(&reply)?;
+        match answer.word {
+            "READY" => Ok(SegmentState::Ready),
+            "WAIT" => Ok(SegmentState::Waiting),
+            "ENDED" => Ok(SegmentState::Ended(answer.state()?)),
+            "UNKNOWN" => Ok(SegmentState::Unknown),
+            _ => Err(answer.unexpected()),
+        }
     }
 
     /// The parts of a job that are not completed yet.

@@ -9,6 +9,29 @@ use crate::job::{AttemptId, InvalidKey, JobId, ObjectKey, safe_file_name};
 /// of one file, which a longer name would overflow.
 const FILE_NAME: usize = 64;
 
+/// The master playlist in the folder of an attempt.
+pub const MASTER_PLAYLIST: &str = "master.m3u8";
+
+/// The query of segments in playlists that are written before the segments: the API waits for such a segment. Object
+/// storage ignores it.
+pub const AWAITED: &str = "awaited";
+
+/// A line in such playlists. Readers keep no copy of one, because it is replaced when the job is completed.
+pub const EARLY_MARK: &str = "# The video is still encoded; this playlist will be replaced.";
+
+/// The folder of the sound that all renditions share.
+pub const SHARED_AUDIO: &str = "audio";
+
+/// The number of the segment at `path` below the folder of an attempt: `720p/segment_00042.m4s`. `None` if it is no
+/// segment of a rendition.
+#[must_use]
+pub fn segment_number(path: &str) -> Option<u32> {
+    let (folder, file) = path.split_once('/')?;
+    let digits = file.strip_prefix("segment_")?.strip_suffix(".m4s")?;
+    (folder != SHARED_AUDIO && digits.bytes().all(|digit| digit.is_ascii_digit()))
+        .then(|| digits.parse().ok())?
+}
+
 /// The key of a job's input: the job's id and the sanitised name that its sender gave it.
 ///
 /// # Errors
@@ -98,6 +121,22 @@ mod tests {
 
     fn job() -> JobId {
         "01890a5d-ac96-774b-bcce-b302099a8057".parse().unwrap()
+    }
+
+    #[test]
+    fn segment_number_is_that_of_a_rendition() {
+        assert_eq!(segment_number("720p/segment_00042.m4s"), Some(42));
+        assert_eq!(segment_number("144p/segment_123456.m4s"), Some(123_456));
+        for path in [
+            "",
+            "segment_00001.m4s",
+            "720p/init.mp4",
+            "audio/segment_00001.m4s",
+            "720p/segment_+1.m4s",
+            "720p/segment_99999999999.m4s",
+        ] {
+            assert_eq!(segment_number(path), None, "{path}");
+        }
     }
 
     fn job_of(key: &str) -> Option<JobId> {

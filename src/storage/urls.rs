@@ -12,9 +12,9 @@ use url::Url;
 
 use super::media::{MediaRefused, MediaSigner, media_end};
 use super::presign::{ObjectRequest, PresignError, Presigner};
-use super::{Bucket, refers_to_others};
+use super::{Bucket, layout, refers_to_others};
 use crate::config::{BaseUrl, StorageConfig};
-use crate::job::{AttemptId, Job, Millis, ObjectKey};
+use crate::job::{AttemptId, Format, Job, Millis, ObjectKey};
 
 /// Validity of a presigned upload address.
 pub const UPLOAD_WINDOW: Duration = Duration::from_secs(3600);
@@ -177,6 +177,21 @@ impl UrlSigner {
         Some(url)
     }
 
+    /// The address of the master playlist of a job that is encoded in parts, before it has ended. It is below the API
+    /// if that is known, even if the bucket is public: only the API waits for segments that are not encoded yet.
+    fn early_entry(&self, job: &Job, now: Millis, origin: Option<&BaseUrl>) -> Option<Url> {
+        let attempt = job.split_by().filter(|_| !job.status.is_terminal())?;
+        if job.spec.preset.format(&job.spec.output_qualities) != Format::Cmaf {
+            return None;
+        }
+        let key =
+            layout::attempt_prefix(attempt).and_then(|folder| folder.join(layout::MASTER_PLAYLIST)).ok()?;
+        match self.api.as_ref().or(origin) {
+            Some(api) => self.media.sign(api, &key, media_end(now)),
+            None => self.public(&key),
+        }
+    }
+
     /// Fills in the addresses of a job's outputs; for `origin` see [`output`](Self::output).
     ///
     /// # Errors
@@ -187,6 +202,7 @@ impl UrlSigner {
         now: Millis,
         origin: Option<&BaseUrl>,
     ) -> Result<Job, PresignError> {
+        job.play_url = self.early_entry(&job, now, origin).map(String::from);
         let url = |key: &ObjectKey| self.output(key, now, origin).map(|url| url.map(String::from));
         if let Some(result) = &mut job.result {
             for output in &mut result.outputs {

@@ -137,7 +137,7 @@ fn follow(seen: &DecisionInput<'_>, job: &Job) -> Decision {
     let suspend = frame.object.spec.suspend;
     match job.status {
         // A job that waits for its upload costs nothing; it is cancelled when the upload arrives.
-        State::Queued | State::Running if suspend => {
+        State::Queued | State::Running | State::Playable if suspend => {
             return Decision::Act(Act::Cancel(CancelReason::Suspended));
         }
         State::Cancelled if job.suspended && !suspend => return Decision::Act(Act::Redrive),

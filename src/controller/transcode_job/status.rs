@@ -119,7 +119,7 @@ impl StatusContext<'_> {
                 Some(time(times.queued_at.or(times.started_at).unwrap_or(self.now)))
             }),
         };
-        if matches!(job.status, State::Running | State::Completed) {
+        if job.status.is_active() || job.status == State::Completed {
             status.progress_percent = Some(percent(job.progress));
         }
         if let (State::Completed, Some(result)) = (job.status, &job.result) {
@@ -210,7 +210,7 @@ fn phase(job: &Job, suspend: bool) -> JobPhase {
         State::Uploading if suspend => JobPhase::Suspended,
         State::Uploading => JobPhase::Uploading,
         State::Queued => JobPhase::Queued,
-        State::Running => JobPhase::Running,
+        State::Running | State::Playable => JobPhase::Running,
         State::Completed => JobPhase::Complete,
         State::Cancelled if job.suspended => JobPhase::Suspended,
         State::Failed | State::Cancelled => JobPhase::Failed,
@@ -249,10 +249,23 @@ fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> 
             let message = "a worker is processing the job";
             vec![ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, message)]
         }
+        State::Playable => {
+            let message = "the video can be played already; its later parts are still encoded";
+            vec![
+                ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, message),
+                ConditionUpdate::yes(condition::PLAYABLE, reason::PLAYABLE, message),
+            ]
+        }
         State::Completed => {
             let renditions = job.result.as_ref().map_or(0, |r| r.outputs.len());
             let message = format!("{renditions} rendition(s) are in storage; see status.outputs");
-            vec![ConditionUpdate::yes(condition::COMPLETE, reason::COMPLETED, message)]
+            let mut said = vec![ConditionUpdate::yes(condition::COMPLETE, reason::COMPLETED, message)];
+            if job.timestamps.playable_at.is_some() {
+                // It may have been playable for a moment only, which somebody may wait for.
+                let message = "the video could be played before the job was completed";
+                said.push(ConditionUpdate::yes(condition::PLAYABLE, reason::PLAYABLE, message));
+            }
+            said
         }
         State::Cancelled if job.suspended => vec![],
         State::Cancelled => {

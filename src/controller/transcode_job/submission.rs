@@ -62,6 +62,7 @@ pub(crate) fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> R
     };
     let mut spec = JobSpec::new(input, asked.preset, qualities);
     spec.stills = Stills::from(asked.stills.clone().unwrap_or_default());
+    spec.parallelism = asked.parallelism.unwrap_or_default();
     spec.origin = Origin::Kubernetes;
     spec.priority =
         Priority::try_from(i64::from(asked.priority)).map_err(|e| Refusal::field("priority", e))?;
@@ -132,6 +133,7 @@ pub(crate) fn same(queued: &JobSpec, requested: &JobSpec) -> bool {
             spec.stills,
             spec.priority,
             spec.max_attempts,
+            spec.parallelism,
             spec.webhook_url.clone(),
             spec.webhook_key.clone(),
         )

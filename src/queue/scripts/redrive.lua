@@ -17,7 +17,7 @@ undo = {}
 -- the webhooks about a failure from now on (life): a failover that forgets one does not give the next another id.
 local epoch = tonumber(s[3]) + 1
 redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', epoch, 'life', epoch, 'error', '',
-  'finished', '', 'retry', '', 'suspended', '', 'overdue', '', 'verify', '', 'queued', ms, 'rank', rank, 'progress', 0)
+  'finished', '', 'retry', '', 'suspended', '', 'overdue', '', 'verify', '', 'playable', '', 'queued', ms, 'rank', rank, 'progress', 0)
 redis.call('PERSIST', status(id))
 ring(id)
 return { 'QUEUED' }

@@ -1,8 +1,9 @@
 -- Splits a job into parts, and gives back its lease: nobody waits for them while holding a worker. When the last
--- part is encoded, complete_part.lua queues the job again, to be finished. ARGV: id, epoch, plan, then for each
+-- part is encoded, complete_part.lua queues the job again, to be finished. ARGV: id, epoch, plan,
+-- the number of segments of each chunk, separated by commas, then for each
 -- part its name and by how many ms its place in the queue is behind that of the job.
 -- Returns SPLIT, ALREADY, or LOST with the job's state.
-local id, epoch, plan = ARGV[2], ARGV[3], ARGV[4]
+local id, epoch, plan, segments = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local s = redis.call('HMGET', status(id), 'state', 'epoch', 'rank', 'max', 'boost', 'split')
 if not redis.call('ZSCORE', leases, id .. ':' .. epoch) then
   if s[2] == epoch and s[6] == epoch then return { 'ALREADY' } end
@@ -12,10 +13,10 @@ on_error(function()
   redis.pcall('HSET', status(id), 'split', '')
   pcall(drop_parts, id)
 end)
-redis.call('HSET', reports(id), 'plan', plan)
+redis.call('HSET', reports(id), 'plan', plan, 'segments', segments)
 local now = clock()
 local names, places = {}, {}
-for i = 5, #ARGV, 2 do
+for i = 6, #ARGV, 2 do
   local task = id .. '/' .. ARGV[i]
   names[#names + 1] = ARGV[i]
   places[#places + 1] = string.format('%.0f', s[3] + ARGV[i + 1])
@@ -26,7 +27,7 @@ for i = 5, #ARGV, 2 do
 end
 redis.call('SADD', parts(id), unpack(names))
 -- The attempts at finishing the job are counted anew.
-redis.call('HSET', status(id), 'split', epoch, 'attempt', 0, 'error', '', 'v', SPLIT_VERSION)
+redis.call('HSET', status(id), 'split', epoch, 'attempt', 0, 'error', '', 'playable', '', 'v', SPLIT_VERSION)
 redis.call('ZADD', pending, unpack(places))
 redis.call('ZREM', leases, id .. ':' .. epoch)
 ring_all(#names)

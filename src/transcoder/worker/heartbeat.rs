@@ -1,6 +1,7 @@
-//! Renews the lease of the current job from a separate thread, so that heartbeats are on time even if all
-//! cores encode or the runtime is busy.
+//! Renews the leases of a worker's tasks from a separate thread, so that heartbeats are on time even if all cores
+//! encode or the runtime is busy.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::thread;
 
@@ -8,28 +9,26 @@ use tokio::sync::watch;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::job::{AttemptId, WorkerId};
+use crate::job::{LeaseId, WorkerId};
 use crate::queue::{Queue, ServerClock};
 
-/// Interval of the heartbeats of a worker with a job.
+/// Interval of the heartbeats of a worker with a task.
 const ALIVE_EVERY: Duration = Duration::from_secs(60);
 /// Delay after a failed heartbeat.
 const HURRY: Duration = Duration::from_secs(1);
 
-#[derive(Clone)]
-struct Held {
-    attempt: AttemptId,
-    lost: CancellationToken,
-}
+/// The leases that a worker holds, with the tokens that tell that one is lost.
+type Held = BTreeMap<LeaseId, CancellationToken>;
 
 /// The heartbeats of one worker.
 pub(crate) struct Heartbeat {
-    held: watch::Sender<Option<Held>>,
+    held: watch::Sender<Held>,
 }
 
-/// The job's lease is renewed until this is dropped.
+/// The task's lease is renewed until this is dropped.
 pub(crate) struct Lease<'a> {
     heartbeat: &'a Heartbeat,
+    id: LeaseId,
     lost: CancellationToken,
 }
 
@@ -46,14 +45,14 @@ impl Lease<'_> {
 
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        self.heartbeat.held.send_replace(None);
+        self.heartbeat.held.send_modify(|held| drop(held.remove(&self.id)));
     }
 }
 
 impl Heartbeat {
     /// Starts the thread. It ends with [`Heartbeat::stop`] or when the value is dropped.
     pub(crate) fn start(queue: &Queue, worker: WorkerId, clock: ServerClock) -> io::Result<Self> {
-        let (held, watched) = watch::channel(None);
+        let (held, watched) = watch::channel(Held::new());
         let queue = queue.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         thread::Builder::new().name("heartbeat".into()).spawn(move || {
@@ -62,11 +61,11 @@ impl Heartbeat {
         Ok(Self { held })
     }
 
-    /// Renews the lease of this attempt from now on.
-    pub(crate) fn hold(&self, attempt: AttemptId) -> Lease<'_> {
+    /// Renews this lease from now on.
+    pub(crate) fn hold(&self, id: LeaseId) -> Lease<'_> {
         let lost = CancellationToken::new();
-        self.held.send_replace(Some(Held { attempt, lost: lost.clone() }));
-        Lease { heartbeat: self, lost }
+        self.held.send_modify(|held| drop(held.insert(id, lost.clone())));
+        Lease { heartbeat: self, id, lost }
     }
 
     /// Stops the thread.
@@ -75,60 +74,64 @@ impl Heartbeat {
     }
 }
 
-async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: watch::Receiver<Option<Held>>) {
+async fn beat(shared: Queue, worker: WorkerId, clock: ServerClock, mut held: watch::Receiver<Held>) {
     let policy = shared.policy();
     // A connection on this thread's runtime, opened when it is first needed.
     let mut own: Option<Queue> = None;
-    let mut next = Instant::now();
+    // When each lease is to be renewed; one that is lost is not renewed any more.
+    let mut due: BTreeMap<LeaseId, Option<Instant>> = BTreeMap::new();
     let mut alive = Instant::now() + ALIVE_EVERY;
     loop {
         let current = held.borrow_and_update().clone();
-        let Some(current) = current else {
+        if due.is_empty() && !current.is_empty() {
+            alive = Instant::now() + ALIVE_EVERY;
+        }
+        due.retain(|lease, _| current.contains_key(lease));
+        for lease in current.keys() {
+            due.entry(*lease).or_insert_with(|| Some(Instant::now() + policy.heartbeat));
+        }
+        let Some((lease, at)) =
+            due.iter().filter_map(|(lease, at)| Some((*lease, (*at)?))).min_by_key(|d| d.1)
+        else {
             match held.changed().await {
-                Ok(()) => {
-                    next = Instant::now() + policy.heartbeat;
-                    alive = Instant::now() + ALIVE_EVERY;
-                    continue;
-                }
+                Ok(()) => continue,
                 Err(_) => return,
             }
         };
         tokio::select! {
             changed = held.changed() => match changed {
-                Ok(()) => {
-                    next = Instant::now() + policy.heartbeat;
-                    continue;
-                }
+                Ok(()) => continue,
                 Err(_) => return,
             },
-            () = tokio::time::sleep_until(next) => {}
+            () = tokio::time::sleep_until(at) => {}
         }
         let queue = match &own {
             Some(queue) => queue.clone(),
             None => match shared.reconnect().await {
                 Ok(queue) => own.insert(queue).clone(),
                 Err(error) => {
-                    tracing::warn!(job = %current.attempt.job, %error, "could not renew the worker's heartbeat; retrying");
-                    next = Instant::now() + HURRY;
+                    tracing::warn!(job = %lease.job, %error, "could not renew the worker's heartbeat; retrying");
+                    due.insert(lease, Some(Instant::now() + HURRY));
                     continue;
                 }
             },
         };
         // The lease counts as held until Redis says otherwise: while Redis is unreachable, nobody else can
-        // claim the job.
-        match queue.keep(current.attempt, &clock).await {
-            Ok(true) => next = Instant::now() + policy.heartbeat,
+        // claim the task.
+        match queue.keep(lease, &clock).await {
+            Ok(true) => {
+                due.insert(lease, Some(Instant::now() + policy.heartbeat));
+            }
             Ok(false) => {
-                current.lost.cancel();
-                if held.changed().await.is_err() {
-                    return;
+                if let Some(lost) = current.get(&lease) {
+                    lost.cancel();
                 }
-                next = Instant::now() + policy.heartbeat;
+                due.insert(lease, None);
                 continue;
             }
             Err(error) => {
-                tracing::warn!(job = %current.attempt.job, %error, "could not renew the worker's heartbeat; retrying");
-                next = Instant::now() + HURRY;
+                tracing::warn!(job = %lease.job, %error, "could not renew the worker's heartbeat; retrying");
+                due.insert(lease, Some(Instant::now() + HURRY));
                 // A connection that died silently would consume the lease with one timeout after another.
                 if error.is_connection() {
                     own = None;

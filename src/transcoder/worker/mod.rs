@@ -268,7 +268,7 @@ impl Worker {
         );
         trace::follow(&span, job.trace.as_ref());
         trace::waited(job.trace.as_ref(), id, job.queued, job.at);
-        let lease = self.heartbeat.hold(held);
+        let lease = self.heartbeat.hold(held.into());
         let cancel = CancellationToken::new();
         let attempt =
             Attempt::new(&self.config, &self.queue, &self.storage, &self.fetcher, job, cancel.clone());
