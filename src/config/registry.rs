@@ -191,6 +191,13 @@ pub static WORKER_MAX_JOBS: Setting<u32> = Setting::new(
     "number of jobs after which a worker exits; 0: no limit",
     setting::count,
 );
+pub static WORKER_CHUNKS: Setting<u32> = Setting::new(
+    "WORKER_CHUNKS",
+    Derived("the number of CPU cores"),
+    &[Up, Worker, Controller, Edge],
+    "number of chunks of split videos that a worker encodes at once, each with about one core",
+    setting::chunks,
+);
 pub static WORKER_MAX_FAILURES: Setting<u32> = Setting::new(
     "WORKER_MAX_FAILURES",
     Value("3"),
@@ -547,6 +554,7 @@ pub static GROUPS: &[Group] = &[
             &WORKER_TTL.about,
             &WORKER_MAX_JOBS.about,
             &WORKER_MAX_FAILURES.about,
+            &WORKER_CHUNKS.about,
             &WORKER_SCRATCH_DIR.about,
             &WORKER_DISK_BYTES.about,
             &WORKER_MAX_INPUT_BYTES.about,

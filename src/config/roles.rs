@@ -11,7 +11,7 @@ use super::registry::{
     ALLOW_PRIVATE_URLS, API_CORS_ORIGINS, API_PUBLIC_URL, API_TOKENS, FLY_API_HOSTNAME, FLY_API_TOKEN,
     FLY_MACHINE_ID, FLY_WORKER_APP, HOSTNAME, R2_ACCESS_KEY_ID, R2_ACCOUNT_ID, R2_ENDPOINT,
     R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL, R2_REGION, R2_SECRET_ACCESS_KEY,
-    REDIS_CA_CERT, REDIS_KEY_PREFIX, REDIS_URL, WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT, WORKER_MAX_FAILURES,
+    REDIS_CA_CERT, REDIS_KEY_PREFIX, REDIS_URL, WORKER_CHUNKS, WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT, WORKER_MAX_FAILURES,
     WORKER_MAX_INPUT_BYTES, WORKER_MAX_JOBS, WORKER_SCRATCH_DIR, WORKER_STALL_TIMEOUT, WORKER_TTL,
 };
 use super::{BaseUrl, Certificates, ConfigError, ConfigErrors, Env};
@@ -167,6 +167,8 @@ pub struct WorkerConfig {
     pub max_jobs: u32,
     /// It exits after this many consecutive failed attempts that the file did not cause; zero means no limit.
     pub max_failures: u32,
+    /// Number of chunks of split videos that it encodes at once.
+    pub chunks: usize,
     /// Folder for the files of the current job.
     pub scratch: PathBuf,
     /// Maximum size of an input, bytes.
@@ -201,6 +203,11 @@ fn read_space(env: &Env<'_>) -> Result<(Option<u64>, u64), ConfigError> {
     Err(ConfigError::Invalid { name: WORKER_DISK_BYTES.about.name, why })
 }
 
+/// The number of cores that this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
 impl WorkerConfig {
     /// Reads the `WORKER_*` settings and, on Fly, the variables of the machine.
     ///
@@ -215,6 +222,7 @@ impl WorkerConfig {
         let ttl = errors.keep(env.require(&WORKER_TTL));
         let max_jobs = errors.keep(env.require(&WORKER_MAX_JOBS));
         let max_failures = errors.keep(env.require(&WORKER_MAX_FAILURES));
+        let chunks = errors.keep(env.get(&WORKER_CHUNKS)).flatten();
         let scratch = errors.keep(env.get(&WORKER_SCRATCH_DIR)).flatten();
         let stall_timeout = errors.keep(env.require(&WORKER_STALL_TIMEOUT));
         let allow_private_urls = errors.keep(env.require(&ALLOW_PRIVATE_URLS));
@@ -226,6 +234,7 @@ impl WorkerConfig {
                 ttl: ttl?,
                 max_jobs: max_jobs?,
                 max_failures: max_failures?,
+                chunks: chunks.map_or_else(cores, |chunks| usize::try_from(chunks).unwrap_or(usize::MAX)),
                 scratch: scratch.map_or_else(std::env::temp_dir, Into::into),
                 max_input_bytes,
                 disk_bytes,

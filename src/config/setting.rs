@@ -125,6 +125,14 @@ pub(super) fn flag(text: &str) -> Result<bool, String> {
     }
 }
 
+/// A number of chunks, 1 to 256.
+pub(super) fn chunks(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(number @ 1..=256) => Ok(number),
+        _ => Err("it must be a number from 1 to 256".into()),
+    }
+}
+
 /// A number; 0 means that there is no limit.
 pub(super) fn count(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "it must be a whole number; 0 means no limit".into())

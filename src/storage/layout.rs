@@ -22,14 +22,19 @@ pub const EARLY_MARK: &str = "# The video is still encoded; this playlist will b
 /// The folder of the sound that all renditions share.
 pub const SHARED_AUDIO: &str = "audio";
 
-/// The number of the segment at `path` below the folder of an attempt: `720p/segment_00042.m4s`. `None` if it is no
-/// segment of a rendition.
+/// The number of the segment at `path` below the folder of an attempt: `720p/segment_00042.m4s`. The header of a
+/// rendition is stored with its first segment. `None` if the file is not part of a rendition.
 #[must_use]
 pub fn segment_number(path: &str) -> Option<u32> {
     let (folder, file) = path.split_once('/')?;
+    if folder == SHARED_AUDIO {
+        return None;
+    }
+    if file == "init.mp4" {
+        return Some(0);
+    }
     let digits = file.strip_prefix("segment_")?.strip_suffix(".m4s")?;
-    (folder != SHARED_AUDIO && digits.bytes().all(|digit| digit.is_ascii_digit()))
-        .then(|| digits.parse().ok())?
+    digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
 }
 
 /// The key of a job's input: the job's id and the sanitised name that its sender gave it.
@@ -127,6 +132,7 @@ mod tests {
     fn segment_number_is_that_of_a_rendition() {
         assert_eq!(segment_number("720p/segment_00042.m4s"), Some(42));
         assert_eq!(segment_number("144p/segment_123456.m4s"), Some(123_456));
+        assert_eq!(segment_number("144p/init.mp4"), Some(0));
         for path in [
             "",
             "segment_00001.m4s",

@@ -1,35 +1,29 @@
-//! One attempt at a job: download the input, transcode it, upload the outputs under a prefix of the attempt,
-//! commit a [manifest](crate::manifest), report completion.
+//! One attempt at a job or a part of one: its end, and how it is reported. What it makes is stored under a prefix of
+//! the attempt, and made the job's result by a [manifest](crate::manifest).
 //!
 //! Redis alone cannot guarantee that only one attempt's outputs count, because a failover may lose the last
 //! second of writes. The commit is therefore the manifest. For the same reason an attempt that
 //! would fail a job for good looks at it first.
 
-use std::path::Path;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use opentelemetry_semantic_conventions::attribute;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, info_span};
 
-use super::{progress, scratch};
+use super::Worker;
+use super::input::OpenInputs;
+use super::split::Planned;
 use crate::config::WorkerConfig;
-use crate::job::space::{Outputs, Space};
-use crate::job::{
-    AttemptId, EntryDocument, Failure, FailureCode, Input, InvalidKey, JobResult, ObjectKey, Output, Poster,
-    Storyboard, Timings,
-};
+use crate::job::{AttemptId, Failure, FailureCode, InvalidKey, JobResult};
 use crate::manifest::{Committed, ManifestError, ManifestStore, Verdict};
-use crate::queue::{Claimed, CompleteOutcome, FailOutcome, Queue, QueueError, backoff};
+use crate::queue::{Claim, Claimed, CompleteOutcome, FailOutcome, NextClaim, Queue, QueueError, backoff};
 use crate::storage::fetch::Fetcher;
-use crate::storage::{Bucket, DownloadLimits, Progress, Storage, StorageError, layout};
-use crate::transcoder::{
-    self, Encoded, EncodedOutput, EncodedStill, EntryFile, TranscodeError, TranscodeRequest, disk,
-};
+use crate::storage::{Bucket, Storage, StorageError, layout};
+use crate::transcoder::{self, TranscodeError};
 
 /// Pause before a job is claimed again whose manifest this version does not understand.
 const NEWER_PAUSE: Duration = Duration::from_secs(60);
@@ -44,7 +38,7 @@ const FEW_OBJECTS: usize = 1000;
 /// The outcome of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AttemptOutcome {
-    /// The job is completed.
+    /// The job or the part is completed.
     Completed,
     /// The attempt failed with this code.
     Failed(FailureCode),
@@ -52,10 +46,20 @@ pub(crate) enum AttemptOutcome {
     Lost,
     /// The job was returned to the queue.
     Released,
+    /// The job was split; its parts are in the queue.
+    Split,
+}
+
+/// How the work of an attempt at a job ended.
+pub(super) enum Ended {
+    /// There is a result.
+    Committed(Committed),
+    /// The job was split, and the attempt has given it back.
+    Split,
 }
 
 /// Why an attempt ended early.
-enum AttemptError {
+pub(super) enum AttemptError {
     Failed(Failure),
     Cancelled,
     /// A newer version of tcoder has written the job's manifest.
@@ -114,41 +118,45 @@ enum LastWord {
 
 /// An attempt, and what it needs.
 pub(crate) struct Attempt<'a> {
-    config: &'a WorkerConfig,
-    queue: &'a Queue,
-    storage: &'a Storage,
-    fetcher: &'a Fetcher,
-    job: Claimed,
+    pub(super) config: &'a WorkerConfig,
+    pub(super) queue: &'a Queue,
+    pub(super) storage: &'a Storage,
+    pub(super) fetcher: &'a Fetcher,
+    pub(super) inputs: &'a OpenInputs,
+    pub(super) job: Claimed,
     /// Ends the attempt: its lease is lost, or the worker has to leave.
     cancel: CancellationToken,
     /// Ends its work: for the same reasons, or because its deadline has passed.
-    stop_work: CancellationToken,
+    pub(super) stop_work: CancellationToken,
     /// Whether its manifest may stand, so that its outputs may count.
     may_stand: AtomicBool,
 }
 
 impl<'a> Attempt<'a> {
-    pub(crate) fn new(
-        config: &'a WorkerConfig,
-        queue: &'a Queue,
-        storage: &'a Storage,
-        fetcher: &'a Fetcher,
-        job: Claimed,
-        cancel: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(worker: &'a Worker, job: Claimed, cancel: CancellationToken) -> Self {
+        let Worker { config, queue, storage, fetcher, inputs, .. } = worker;
         let stop_work = cancel.child_token();
-        Self { config, queue, storage, fetcher, job, cancel, stop_work, may_stand: AtomicBool::new(false) }
+        let may_stand = AtomicBool::new(false);
+        Self { config, queue, storage, fetcher, inputs, job, cancel, stop_work, may_stand }
     }
 
-    /// Runs the attempt and reports its outcome.
-    pub(crate) async fn run(self) -> AttemptOutcome {
+    /// Runs the attempt and reports its outcome. A part of a job is reported together with the claim of the next one.
+    pub(crate) async fn run(self, next: Option<NextClaim<'_>>) -> (AttemptOutcome, Option<Claim>) {
+        match self.job.part {
+            Some(part) => self.run_part(part, next).await,
+            None => (self.run_job().await, None),
+        }
+    }
+
+    async fn run_job(self) -> AttemptOutcome {
         let ended = match self.job.verify.clone() {
             // Its attempts are used up: only the manifest is looked at.
             Some(failure) => Err(AttemptError::Failed(failure)),
             None => self.run_or_adopt().await,
         };
         match ended {
-            Ok(committed) => self.complete(&committed).await,
+            Ok(Ended::Committed(committed)) => self.complete(&committed).await,
+            Ok(Ended::Split) => AttemptOutcome::Split,
             Err(AttemptError::Cancelled) => {
                 self.remove_outputs().await;
                 AttemptOutcome::Lost
@@ -159,11 +167,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// Leaves the job to workers of a newer version.
-    async fn hand_back(&self, version: u32) -> AttemptOutcome {
+    pub(super) async fn hand_back(&self, version: u32) -> AttemptOutcome {
         let id = self.job.attempt.job;
         tracing::warn!(job = %id, version, "the job's manifest is of a newer version of tcoder; upgrade this worker");
         self.remove_outputs().await;
-        let call = || self.queue.release_after(self.job.attempt, NEWER_PAUSE);
+        let call = || self.queue.release_after(self.job.lease(), NEWER_PAUSE);
         self.until_answered("release", call).await;
         AttemptOutcome::Lost
     }
@@ -172,16 +180,34 @@ impl<'a> Attempt<'a> {
         ManifestStore { storage: self.storage, attempt: self.job.attempt, born: self.job.born }
     }
 
-    async fn run_or_adopt(&self) -> Result<Committed, AttemptError> {
+    async fn run_or_adopt(&self) -> Result<Ended, AttemptError> {
         // An earlier attempt may have committed and died before it reported completion.
         if self.job.earlier
             && let Some(committed) = self.manifest().earlier_result().await?
         {
             tracing::info!(job = %self.job.attempt.job, by = %committed.epoch, "adopted the result of an earlier attempt");
-            return Ok(committed);
+            return Ok(Ended::Committed(committed));
         }
+        self.within_deadline(self.work()).await
+    }
+
+    async fn work(&self) -> Result<Ended, AttemptError> {
+        if let Some(split) = self.job.split {
+            return self.finish(split).instrument(info_span!("finish")).await;
+        }
+        match self.plan().instrument(info_span!("plan")).await? {
+            Planned::Split => Ok(Ended::Split),
+            Planned::Whole(info) => self.encode_whole(info).await.map(Ended::Committed),
+        }
+    }
+
+    /// Ends `work` at the job's deadline.
+    pub(super) async fn within_deadline<T>(
+        &self,
+        work: impl Future<Output = Result<T, AttemptError>>,
+    ) -> Result<T, AttemptError> {
         let limit = Duration::from_secs(self.job.spec.deadline_seconds.into());
-        let mut work = pin!(self.encode_and_commit());
+        let mut work = pin!(work);
         if let Ok(made) = tokio::time::timeout(limit, &mut work).await {
             return made;
         }
@@ -190,80 +216,18 @@ impl<'a> Attempt<'a> {
         }
         self.stop_work.cancel();
         match tokio::time::timeout(CANCEL_GRACE, work).await {
-            // It committed at the last moment.
-            Ok(Ok(committed)) => Ok(committed),
+            // It ended well at the last moment.
+            Ok(Ok(made)) => Ok(made),
             Ok(Err(_)) | Err(_) => Err(transcoder::ffmpeg::deadline_exceeded().into()),
         }
     }
 
-    async fn encode_and_commit(&self) -> Result<Committed, AttemptError> {
-        let folder = scratch::folder(&self.config.scratch)
-            .map_err(|e| disk::trouble("make a folder for the job's files", &e))?;
-        let free = disk::free(folder.path(), self.config.disk_bytes);
-        let (input, out_dir) = (folder.path().join("input"), folder.path().join("out"));
-
-        let began = Instant::now();
-        self.fetch(&input, free).instrument(info_span!("fetch")).await?;
-        let fetched = Instant::now();
-        let encoded = self.transcode(&input, &out_dir).instrument(info_span!("encode")).await?;
-        let transcoded = Instant::now();
-        let prefix = layout::attempt_prefix(self.job.attempt)?;
-        let quiet = Progress::none();
-        let store = self.storage.upload_all(&prefix, &out_dir, &encoded.files, &quiet, &self.stop_work);
-        store.instrument(info_span!("store")).await?;
-        let timings = Timings {
-            download_seconds: (fetched - began).as_secs_f64(),
-            transcode_seconds: (transcoded - fetched).as_secs_f64(),
-            upload_seconds: transcoded.elapsed().as_secs_f64(),
-        };
-        self.commit(result_of(encoded, &prefix, timings)?).instrument(info_span!("commit")).await
-    }
-
-    async fn fetch(&self, to: &Path, free: Option<u64>) -> Result<(), AttemptError> {
-        let spec = &self.job.spec;
-        let outputs = Outputs::of(spec.preset, &spec.output_qualities);
-        let space = free.map(|free| Space { free, outputs });
-        let limits = DownloadLimits { max_bytes: self.config.max_input_bytes, space };
-        let tell = Progress::none();
-        match &spec.input {
-            Input::Key(key) => {
-                self.storage.download(Bucket::Input, key, to, limits, &tell, &self.stop_work).await?
-            }
-            Input::Url(url) => self.fetcher.fetch(url, to, limits, &tell, &self.stop_work).await?,
-        };
-        Ok(())
-    }
-
-    async fn transcode(&self, input: &Path, out_dir: &Path) -> Result<Encoded, AttemptError> {
-        let (percent, percents) = watch::channel(0.0);
-        let on_progress = move |progress: transcoder::EncodeProgress| {
-            percent.send_replace(progress.percent);
-        };
-        let transcode = transcoder::transcode(TranscodeRequest {
-            input,
-            out_dir,
-            preset: self.job.spec.preset,
-            ladder: &self.job.spec.output_qualities,
-            stills: self.job.spec.stills,
-            disk_bytes: self.config.disk_bytes,
-            stall_timeout: self.config.stall_timeout,
-            deadline: Duration::from_secs(self.job.spec.deadline_seconds.into()),
-            cancel: self.stop_work.clone(),
-            on_progress: &on_progress,
-        });
-        tokio::select! {
-            done = transcode => Ok(done?),
-            () = progress::publish(self.queue, self.job.attempt, percents) => {
-                Err(Failure::new(FailureCode::Worker, "the encode's progress broke off").into())
-            }
-        }
-    }
-
     /// Makes `result` that of the job, unless another attempt was first; then that one's counts.
-    async fn commit(&self, result: JobResult) -> Result<Committed, AttemptError> {
+    pub(super) async fn commit(&self, result: JobResult) -> Result<Committed, AttemptError> {
         self.may_stand.store(true, Ordering::Relaxed);
-        let verdict = self.manifest().commit(result).await?;
-        let ours = matches!(&verdict, Verdict::Result(c) if c.epoch == self.job.attempt.epoch);
+        let manifest = ManifestStore { attempt: self.committing(), ..self.manifest() };
+        let verdict = manifest.commit(result).await?;
+        let ours = matches!(&verdict, Verdict::Result(c) if c.epoch == manifest.attempt.epoch);
         self.may_stand.store(ours, Ordering::Relaxed);
         match verdict {
             Verdict::Result(committed) => {
@@ -305,7 +269,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    async fn fail(&self, failure: &Failure) -> AttemptOutcome {
+    pub(super) async fn fail(&self, failure: &Failure) -> AttemptOutcome {
         let span = Span::current();
         span.record("otel.status_code", "ERROR").record("otel.status_description", failure.message.as_str());
         span.record(attribute::ERROR_TYPE, failure.code.name());
@@ -373,7 +337,7 @@ impl<'a> Attempt<'a> {
 
     /// Repeats a report until Redis answers; the lease is renewed meanwhile. Gives up when the attempt is cancelled
     /// (its lease is lost, or the worker has to leave), or after the worker's time to live.
-    async fn until_answered<T, F>(&self, report: &'static str, call: impl Fn() -> F) -> Option<T>
+    pub(super) async fn until_answered<T, F>(&self, report: &'static str, call: impl Fn() -> F) -> Option<T>
     where
         F: Future<Output = Result<T, QueueError>>,
     {
@@ -402,7 +366,8 @@ impl<'a> Attempt<'a> {
     /// Deletes what this attempt uploaded, unless its manifest may exist. Best effort: the janitor comes later, and looks
     /// at the manifest.
     async fn remove_outputs(&self) {
-        if self.may_stand.load(Ordering::Relaxed) {
+        // A part stores nothing under its own name.
+        if self.may_stand.load(Ordering::Relaxed) || self.job.part.is_some() {
             return;
         }
         let Ok(prefix) = layout::attempt_prefix(self.job.attempt) else { return };
@@ -423,48 +388,4 @@ fn younger_job() -> Failure {
     let message = "the output bucket holds the manifest of a job that was submitted later under this id; submit this one \
                    again under another id";
     Failure::new(FailureCode::IdTaken, message)
-}
-
-fn result_of(encoded: Encoded, prefix: &ObjectKey, timings: Timings) -> Result<JobResult, InvalidKey> {
-    let outputs = encoded.outputs.into_iter();
-    let outputs = outputs.map(|EncodedOutput { quality, file, info }| {
-        Ok(Output { quality, key: prefix.join(&file)?, url: None, info })
-    });
-    let entries = encoded.entries.into_iter();
-    let entries = entries
-        .map(|EntryFile { kind, file }| Ok(EntryDocument { kind, key: prefix.join(&file)?, url: None }));
-    Ok(JobResult {
-        outputs: outputs.collect::<Result<_, _>>()?,
-        entries: entries.collect::<Result<_, _>>()?,
-        poster: encoded
-            .poster
-            .map(|still| {
-                let EncodedStill { file, size, width, height } = still;
-                Ok(Poster { key: prefix.join(&file)?, url: None, size, width, height })
-            })
-            .transpose()?,
-        storyboard: encoded
-            .storyboard
-            .map(|board| {
-                Ok(Storyboard {
-                    key: prefix.join(&board.cues)?,
-                    url: None,
-                    image_key: prefix.join(&board.picture.file)?,
-                    image_url: None,
-                    size: board.picture.size,
-                    width: board.width,
-                    height: board.height,
-                    columns: board.columns,
-                    count: board.count,
-                    interval: board.interval.into(),
-                })
-            })
-            .transpose()?,
-        skipped: encoded.skipped,
-        source: encoded.source,
-        timings,
-        speed: encoded.speed,
-        cpu_seconds: encoded.cpu_seconds,
-        split: None,
-    })
 }

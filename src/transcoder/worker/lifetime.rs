@@ -85,15 +85,21 @@ impl WorkerLifetime {
         }
     }
 
-    pub(crate) fn did_a_job(&mut self, outcome: &AttemptOutcome, now: Instant) {
-        self.jobs += 1;
+    /// Takes note of a job, or of several parts of jobs, which count as one.
+    pub(crate) fn did_a_job(&mut self, outcomes: &[AttemptOutcome], now: Instant) {
         self.idle_since = now;
-        match outcome {
-            // A job that is too large for this disk says nothing about the next one.
-            AttemptOutcome::Failed(FailureCode::DiskFull) => {}
-            AttemptOutcome::Failed(code) if is_ours(*code) => self.failures_in_a_row += 1,
-            AttemptOutcome::Completed | AttemptOutcome::Failed(_) => self.failures_in_a_row = 0,
-            AttemptOutcome::Lost | AttemptOutcome::Released => {}
+        // To split a job is only the beginning of one.
+        if outcomes != [AttemptOutcome::Split] {
+            self.jobs += 1;
+        }
+        for outcome in outcomes {
+            match outcome {
+                // A job that is too large for this disk says nothing about the next one.
+                AttemptOutcome::Failed(FailureCode::DiskFull) => {}
+                AttemptOutcome::Failed(code) if is_ours(*code) => self.failures_in_a_row += 1,
+                AttemptOutcome::Completed | AttemptOutcome::Failed(_) => self.failures_in_a_row = 0,
+                AttemptOutcome::Lost | AttemptOutcome::Released | AttemptOutcome::Split => {}
+            }
         }
     }
 
@@ -149,7 +155,7 @@ mod tests {
         let now = Instant::now();
         let mut life = life(&[("WORKER_TTL", "0"), ("WORKER_IDLE_TIMEOUT", "60")], now);
         assert_eq!(life.wait(BELL, None, now + 20 * SECOND), IdleAction::For(40 * SECOND));
-        life.did_a_job(&AttemptOutcome::Completed, now + 50 * SECOND);
+        life.did_a_job(&[AttemptOutcome::Completed], now + 50 * SECOND);
         assert_eq!(life.wait(BELL, None, now + 109 * SECOND), IdleAction::For(SECOND));
         assert_eq!(life.wait(BELL, None, now + 110 * SECOND), IdleAction::Leave(ExitReason::Idle));
     }
@@ -167,9 +173,9 @@ mod tests {
     fn leaves_after_its_jobs() {
         let now = Instant::now();
         let mut life = life(&[("WORKER_MAX_JOBS", "2")], now);
-        life.did_a_job(&AttemptOutcome::Completed, now);
+        life.did_a_job(&[AttemptOutcome::Completed], now);
         assert_eq!(life.reason_to_leave(now), None);
-        life.did_a_job(&AttemptOutcome::Failed(FailureCode::InvalidMedia), now);
+        life.did_a_job(&[AttemptOutcome::Failed(FailureCode::InvalidMedia)], now);
         assert_eq!(life.reason_to_leave(now), Some(ExitReason::MaxJobs));
     }
 
@@ -184,10 +190,10 @@ mod tests {
             AttemptOutcome::Lost,
             AttemptOutcome::Failed(FailureCode::DiskFull),
         ] {
-            life.did_a_job(&outcome, now);
+            life.did_a_job(&[outcome], now);
             assert_eq!(life.reason_to_leave(now), None);
         }
-        life.did_a_job(&AttemptOutcome::Failed(FailureCode::Stalled), now);
+        life.did_a_job(&[AttemptOutcome::Failed(FailureCode::Stalled)], now);
         assert_eq!(life.reason_to_leave(now), Some(ExitReason::TooManyFailures));
     }
 }

@@ -4,17 +4,26 @@
 //! |---|---|
 //! | here | the loop |
 //! | `lifetime` | when to exit and how long to wait (pure) |
-//! | `heartbeat` | renews the lease from a separate thread |
-//! | `attempt` | one attempt: download, transcode, upload, commit, complete |
+//! | `heartbeat` | renews the leases from a separate thread |
+//! | `attempt` | one attempt at a job or a part of one: how it ends, and how that is reported |
+//! | `whole` | a job that one worker does alone: download, transcode, upload, commit |
+//! | `split` | the attempts that split a job into parts, and that finish it |
+//! | `parts` | the parts of split jobs, several at once |
+//! | `input` | the input of a split job, read by ranges |
 //! | `progress` | reports the progress of the encode at a limited rate |
 //! | `scratch` | folders for temporary files, and removal of those that dead workers left |
 
 mod attempt;
 mod heartbeat;
+mod input;
 mod lifetime;
+mod parts;
 mod progress;
 mod scratch;
+mod split;
+mod whole;
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use opentelemetry_semantic_conventions::attribute;
@@ -25,19 +34,22 @@ use tracing::field::Empty;
 use crate::config::WorkerConfig;
 use crate::job::{AttemptId, Failure, WorkerId, space};
 use crate::net::EgressPolicy;
-use crate::queue::{Claim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
+use crate::queue::{Claim, NextClaim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{CheckError, Storage};
 use crate::trace;
 use crate::transcoder::{check_tools, disk};
 use attempt::{Attempt, AttemptOutcome};
 use heartbeat::Heartbeat;
+use input::OpenInputs;
 use lifetime::{IdleAction, WorkerLifetime};
 
 pub use lifetime::ExitReason;
 
 /// Interval at which a busy worker reaps expired leases and promotes delayed jobs.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// A worker that said so within this time is known to be alive.
+const KNOWN_ALIVE: Duration = Duration::from_secs(60);
 /// Time within which a worker that was told to stop ends its attempt.
 const LET_GO: Duration = Duration::from_millis(400);
 /// Time for the cleanup of an attempt that lost its lease, for which nobody waits.
@@ -69,6 +81,9 @@ pub struct Worker {
     id: WorkerId,
     clock: ServerClock,
     heartbeat: Heartbeat,
+    inputs: OpenInputs,
+    swept: Mutex<Option<Instant>>,
+    told_alive: Mutex<Instant>,
 }
 
 /// Logs what to do where two attempts at one job could both commit their result.
@@ -103,7 +118,18 @@ impl Worker {
         let id = WorkerId::on(&config.machine);
         let heartbeat = Heartbeat::start(&queue, id.clone(), clock.clone())
             .map_err(|e| WorkerError::Machine(format!("no thread for heartbeats: {e}")))?;
-        let worker = Self { config, queue, storage, fetcher, id, clock, heartbeat };
+        let worker = Self {
+            config,
+            queue,
+            storage,
+            fetcher,
+            id,
+            clock,
+            heartbeat,
+            inputs: OpenInputs::default(),
+            swept: Mutex::new(None),
+            told_alive: Mutex::new(Instant::now()),
+        };
         // A worker that is refused learns the reason from its first claim.
         worker.register().await?;
         tracing::info!(worker = %worker.id, machine = worker.config.machine, ffmpeg = %tools.ffmpeg, "worker started");
@@ -135,7 +161,6 @@ impl Worker {
 
     async fn work(&self, stop: &CancellationToken) -> ExitReason {
         let mut life = WorkerLifetime::new(&self.config, Instant::now());
-        let mut swept: Option<Instant> = None;
         let mut bell: Option<Queue> = None;
         let mut misses = 0;
         let mut full = false;
@@ -159,19 +184,24 @@ impl Worker {
                     },
                 }
             }
-            let sweep = swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
+            let sweep = self.sweep_is_due();
             let claim = self.queue.claim(&self.id, self.clock.now(), sweep).await;
-            if sweep && claim.is_ok() {
-                swept = Some(Instant::now());
+            if claim.is_err() {
+                self.sweep_failed();
             }
+            *self.told_alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
             match claim {
                 Ok(Claim::Job(job)) => {
                     misses = 0;
                     self.clock.set(job.at);
-                    match self.process(*job, stop).await {
-                        AttemptOutcome::Released => return ExitReason::Stopped,
-                        outcome => life.did_a_job(&outcome, Instant::now()),
+                    let outcomes = match job.part {
+                        Some(_) => self.work_on_parts(*job, &life, stop).await,
+                        None => vec![self.process(*job, stop, None).await.0],
+                    };
+                    if outcomes.contains(&AttemptOutcome::Released) {
+                        return ExitReason::Stopped;
                     }
+                    life.did_a_job(&outcomes, Instant::now());
                 }
                 Ok(Claim::Empty { next_due, now }) => {
                     misses = 0;
@@ -204,6 +234,31 @@ impl Worker {
                 Err(error) => self.missed(&mut misses, &error, stop).await,
             }
         }
+    }
+
+    /// Whether this call is to reap expired leases and promote delayed tasks; if so, it counts as done.
+    fn sweep_is_due(&self) -> bool {
+        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
+        if is_due {
+            *swept = Some(Instant::now());
+        }
+        is_due
+    }
+
+    /// Has the next call sweep, because the last one did not.
+    fn sweep_failed(&self) {
+        *self.swept.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether Redis was told a moment ago that the worker is alive. If not, the call that asks tells it.
+    fn is_known_alive(&self) -> bool {
+        let mut told = self.told_alive.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = told.elapsed() < KNOWN_ALIVE;
+        if !is_known {
+            *told = Instant::now();
+        }
+        is_known
     }
 
     /// Whether the disk is too full even for the smallest job. A worker that claimed nevertheless would fail one job
@@ -243,11 +298,23 @@ impl Worker {
     }
 
     /// Runs one attempt while its lease is renewed. It ends early if the lease is lost or the worker has to
-    /// stop.
-    async fn process(&self, job: crate::queue::Claimed, stop: &CancellationToken) -> AttemptOutcome {
-        let held = job.attempt;
-        let AttemptId { job: id, epoch } = held;
-        tracing::info!(job = %id, %epoch, attempt = job.number, worker = %self.id, "job claimed");
+    /// stop. A part is completed together with the `next` claim, whose outcome is returned.
+    async fn process(
+        &self,
+        job: crate::queue::Claimed,
+        stop: &CancellationToken,
+        next: Option<NextClaim<'_>>,
+    ) -> (AttemptOutcome, Option<Claim>) {
+        let held = job.lease();
+        let AttemptId { job: id, epoch } = job.attempt;
+        match job.part {
+            Some(part) => {
+                tracing::info!(job = %id, %part, %epoch, attempt = job.number, worker = %self.id, "part claimed");
+            }
+            None => {
+                tracing::info!(job = %id, %epoch, attempt = job.number, worker = %self.id, "job claimed");
+            }
+        }
         let span = tracing::info_span!(
             "attempt",
             otel.name = "process jobs",
@@ -264,15 +331,18 @@ impl Worker {
             tcoder.job.epoch = epoch.0,
             tcoder.job.attempt = job.number,
             tcoder.job.preset = job.spec.preset.name(),
+            tcoder.job.part = Empty,
             tcoder.machine.id = self.id.machine(),
         );
+        if let Some(part) = job.part {
+            span.record("tcoder.job.part", part.to_string());
+        }
         trace::follow(&span, job.trace.as_ref());
         trace::waited(job.trace.as_ref(), id, job.queued, job.at);
-        let lease = self.heartbeat.hold(held.into());
+        let lease = self.heartbeat.hold(held);
         let cancel = CancellationToken::new();
-        let attempt =
-            Attempt::new(&self.config, &self.queue, &self.storage, &self.fetcher, job, cancel.clone());
-        let mut work = std::pin::pin!(attempt.run().instrument(span));
+        let attempt = Attempt::new(self, job, cancel.clone());
+        let mut work = std::pin::pin!(attempt.run(next).instrument(span));
         let outcome = tokio::select! {
             biased;
             outcome = &mut work => Some(outcome),
@@ -286,12 +356,16 @@ impl Worker {
         cancel.cancel();
         let limit = if lease.is_lost() { CLEAR_UP } else { LET_GO };
         let late = tokio::time::timeout(limit, work).await;
-        if let Ok(outcome @ (AttemptOutcome::Completed | AttemptOutcome::Failed(_))) = late {
-            return outcome;
+        if let Ok((
+            outcome @ (AttemptOutcome::Completed | AttemptOutcome::Failed(_) | AttemptOutcome::Split),
+            claim,
+        )) = late
+        {
+            return (outcome, claim);
         }
         if lease.is_lost() {
             tracing::warn!(job = %id, %epoch, worker = %self.id, "the attempt lost its lease and was stopped");
-            return AttemptOutcome::Lost;
+            return (AttemptOutcome::Lost, None);
         }
         drop(lease);
         let released = tokio::time::timeout(LET_GO, self.queue.release(held)).await;
@@ -302,6 +376,6 @@ impl Worker {
                 tracing::warn!(job = %id, "could not release the job; it is requeued when its lease expires");
             }
         }
-        AttemptOutcome::Released
+        (AttemptOutcome::Released, None)
     }
 }

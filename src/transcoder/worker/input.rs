@@ -1,0 +1,104 @@
+//! The input of a split job, which FFmpeg reads by ranges. It is opened once for all parts of a job that a worker
+//! encodes, so that they share the container's index.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use crate::job::{Failure, FailureCode, Input, JobId};
+use crate::storage::fetch::Fetcher;
+use crate::storage::range::{RangeServer, RangeSupport};
+use crate::storage::{Bucket, Storage, StorageError};
+use crate::transcoder::MediaInput;
+
+/// An input that FFmpeg can read.
+pub(crate) struct OpenInput {
+    server: RangeServer,
+    size: u64,
+    etag: String,
+}
+
+/// The outcome of opening an input.
+pub(crate) enum Opened {
+    Input(Arc<OpenInput>),
+    /// It cannot be read by ranges, for this reason.
+    Whole(&'static str),
+}
+
+/// The input that was opened last.
+#[derive(Default)]
+pub(crate) struct OpenInputs(Mutex<Option<(JobId, Arc<OpenInput>)>>);
+
+impl OpenInputs {
+    /// Opens the input of a job, unless it is open.
+    pub(crate) async fn open(
+        &self,
+        storage: &Storage,
+        fetcher: &Fetcher,
+        job: JobId,
+        input: &Input,
+    ) -> Result<Opened, StorageError> {
+        // Parts that begin at the same time wait here for the one that opens it.
+        let mut last = self.0.lock().await;
+        if let Some((of, open)) = last.as_ref()
+            && *of == job
+        {
+            return Ok(Opened::Input(Arc::clone(open)));
+        }
+        let source = match input {
+            Input::Key(key) => storage.open_ranges(Bucket::Input, key).await?,
+            Input::Url(url) => fetcher.open_ranges(url).await?,
+        };
+        let source = match source {
+            RangeSupport::Supported(source) => source,
+            RangeSupport::Unsupported(why) => return Ok(Opened::Whole(why)),
+        };
+        let (size, etag) = (source.size(), source.etag().to_owned());
+        let server = RangeServer::start(source).map_err(|source| StorageError::Loopback { source })?;
+        let open = Arc::new(OpenInput { server, size, etag });
+        *last = Some((job, Arc::clone(&open)));
+        Ok(Opened::Input(open))
+    }
+
+    /// Closes the input of a job that no part is encoded of any more, so that an idle worker holds no connection.
+    pub(crate) async fn close(&self) {
+        if let Some((job, open)) = self.0.lock().await.take() {
+            let counts = open.server.counts();
+            tracing::debug!(
+                %job, size = open.size, read = counts.bytes_read, requests = counts.requests, served = counts.bytes_served,
+                "closed the input"
+            );
+        }
+    }
+}
+
+impl OpenInput {
+    /// The input for FFmpeg.
+    pub(crate) const fn media(&self) -> MediaInput<'_> {
+        MediaInput::Loopback(self.server.url())
+    }
+
+    /// The size in bytes.
+    pub(crate) const fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// The entity tag, which is that of one version of the input.
+    pub(crate) fn etag(&self) -> &str {
+        &self.etag
+    }
+
+    /// Why FFmpeg could not read on, if that was not its own fault.
+    pub(crate) fn take_failure(&self) -> Option<StorageError> {
+        self.server.take_failure()
+    }
+
+    /// Checks that this is the version of the input that the job was planned for.
+    pub(crate) fn check_version(&self, etag: &str) -> Result<(), Failure> {
+        if self.etag == etag {
+            return Ok(());
+        }
+        let message = "the input was replaced after the job had begun; submit a job for the new file";
+        Err(Failure::new(FailureCode::InputNotFound, message))
+    }
+}

@@ -1,0 +1,205 @@
+//! Encodes the parts of split jobs, several at once: a part uses about one core.
+
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::{Attempt, AttemptError, AttemptOutcome};
+use super::input::Opened;
+use super::lifetime::WorkerLifetime;
+use super::split::StoredPlan;
+use super::{Worker, scratch};
+use crate::job::{Failure, FailureCode, Format, Part};
+use crate::queue::{Claim, Claimed, NextClaim, PartOutcome, PartsInfo};
+use crate::storage::{Progress, layout};
+use crate::transcoder::split::{self, PartRequest, SplitPlan};
+use crate::transcoder::{self, disk};
+
+impl Worker {
+    /// Encodes a part and then others, as long as one is next in the queue; at most `WORKER_CHUNKS` at once. Returns
+    /// the outcomes by which the worker counts its failures.
+    pub(super) async fn work_on_parts(
+        &self,
+        first: Claimed,
+        life: &WorkerLifetime,
+        stop: &CancellationToken,
+    ) -> Vec<AttemptOutcome> {
+        let others = (1..self.config.chunks).map(|_| None);
+        let slots = std::iter::once(Some(first)).chain(others).map(|first| self.slot(first, life, stop));
+        let outcomes = slots.collect::<FuturesUnordered<_>>().collect::<Vec<_>>().await;
+        self.inputs.close().await;
+        outcomes.into_iter().flatten().collect()
+    }
+
+    /// Encodes one part after the other. Ends with the first one that is not completed, or when none is next.
+    async fn slot(
+        &self,
+        first: Option<Claimed>,
+        life: &WorkerLifetime,
+        stop: &CancellationToken,
+    ) -> Option<AttemptOutcome> {
+        let mut job = match first {
+            Some(job) => job,
+            None => self.claim_part().await?,
+        };
+        loop {
+            let goes_on = !stop.is_cancelled() && life.reason_to_leave(std::time::Instant::now()).is_none();
+            let next = goes_on.then(|| self.next_claim());
+            let (outcome, next) = self.process(job, stop, next).await;
+            if outcome != AttemptOutcome::Completed || !goes_on || stop.is_cancelled() {
+                // A part that was claimed with the completion is the next one's, whatever ends this slot.
+                if let Some(Claim::Job(next)) = next {
+                    let lease = next.lease();
+                    let released = tokio::time::timeout(super::LET_GO, self.queue.release(lease)).await;
+                    if !matches!(released, Ok(Ok(_))) {
+                        tracing::warn!(job = %lease.job, "could not release a part; it is requeued when its lease expires");
+                    }
+                }
+                return Some(outcome);
+            }
+            job = match next {
+                Some(Claim::Job(next)) => {
+                    self.clock.set(next.at);
+                    *next
+                }
+                Some(_) => return Some(outcome),
+                None => match self.claim_part().await {
+                    Some(next) => next,
+                    None => return Some(outcome),
+                },
+            };
+        }
+    }
+
+    async fn claim_part(&self) -> Option<Claimed> {
+        match self.queue.claim_part(&self.id, self.clock.now()).await {
+            Ok(Claim::Job(job)) => {
+                self.clock.set(job.at);
+                Some(*job)
+            }
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(worker = %self.id, %error, "could not claim a part");
+                None
+            }
+        }
+    }
+
+    fn next_claim(&self) -> NextClaim<'_> {
+        NextClaim {
+            worker: &self.id,
+            now: self.clock.now(),
+            sweep: self.sweep_is_due(),
+            is_known_alive: self.is_known_alive(),
+        }
+    }
+}
+
+impl Attempt<'_> {
+    /// Encodes and stores the part, reports it, and claims the next one with the report.
+    pub(super) async fn run_part(
+        self,
+        part: Part,
+        next: Option<NextClaim<'_>>,
+    ) -> (AttemptOutcome, Option<Claim>) {
+        let made = match self.job.verify.clone() {
+            // Its attempts are used up.
+            Some(failure) => Err(AttemptError::Failed(failure)),
+            None => self.within_deadline(self.encode_part(part)).await,
+        };
+        match made {
+            Ok((report, parts)) => self.complete_part(part, &report, parts, next).await,
+            Err(AttemptError::Cancelled) => (AttemptOutcome::Lost, None),
+            Err(AttemptError::Failed(failure)) => (self.fail(&failure).await, None),
+            Err(AttemptError::Newer(version)) => (self.hand_back(version).await, None),
+        }
+    }
+
+    /// The report of the part, after its files are stored.
+    async fn encode_part(&self, part: Part) -> Result<(String, PartsInfo), AttemptError> {
+        let StoredPlan { etag, plan } = StoredPlan::read(self.job.plan.as_deref())?;
+        let split = self.job.split.ok_or(AttemptError::Cancelled)?;
+        let spec = &self.job.spec;
+        let id = self.job.attempt.job;
+        let input = match self.inputs.open(self.storage, self.fetcher, id, &spec.input).await? {
+            Opened::Input(input) => input,
+            Opened::Whole(why) => {
+                let message = format!("the input can no longer be read in parts: {why}");
+                return Err(Failure::new(FailureCode::Storage, message).into());
+            }
+        };
+        input.check_version(&etag)?;
+        let folder = scratch::folder(&self.config.scratch)
+            .map_err(|e| disk::trouble("make a folder for the part's files", &e))?;
+        let out_dir = folder.path().join("out");
+        let request = PartRequest {
+            plan: &plan,
+            input: input.media(),
+            out_dir: &out_dir,
+            disk_bytes: self.config.disk_bytes,
+            stall_timeout: self.config.stall_timeout,
+            deadline: Duration::from_secs(spec.deadline_seconds.into()),
+            cancel: &self.stop_work,
+            on_progress: &|_| {},
+        };
+        let made = match part {
+            Part::Chunk(number) => {
+                let made = split::encode_chunk(number, &request).await;
+                made.map(|report| (report.files(), serde_json::to_string(&report)))
+            }
+            Part::Audio => {
+                let made = split::encode_audio(&request).await;
+                made.map(|report| (report.files(), serde_json::to_string(&report)))
+            }
+        };
+        let (files, report) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                // FFmpeg only says that it could not read on.
+                return Err(match input.take_failure() {
+                    Some(failure) if error != transcoder::TranscodeError::Cancelled => failure.into(),
+                    _ => error.into(),
+                });
+            }
+        };
+        let report = report.map_err(|error| {
+            Failure::new(FailureCode::Worker, format!("the report of {part} cannot be written: {error}"))
+        })?;
+        let prefix = layout::attempt_prefix(split)?;
+        self.storage.upload_all(&prefix, &out_dir, &files, &Progress::none(), &self.stop_work).await?;
+        Ok((report, parts_info(&plan)))
+    }
+
+    async fn complete_part(
+        &self,
+        part: Part,
+        report: &str,
+        parts: PartsInfo,
+        next: Option<NextClaim<'_>>,
+    ) -> (AttemptOutcome, Option<Claim>) {
+        let (id, began) = (self.job.attempt.job, Instant::now());
+        let call = || self.queue.complete_part(&self.job, report, parts, next);
+        match self.until_answered("completion of a part", call).await {
+            Some((PartOutcome::Done | PartOutcome::Already, claim)) => {
+                tracing::info!(job = %id, %part, "part completed");
+                (AttemptOutcome::Completed, claim)
+            }
+            Some((PartOutcome::Lost, claim)) => {
+                tracing::warn!(job = %id, %part, "the part was encoded after its lease was lost");
+                (AttemptOutcome::Lost, claim)
+            }
+            None => {
+                tracing::error!(job = %id, %part, waited = began.elapsed().as_secs_f64(), "could not report the completion of a part; it is encoded again");
+                (AttemptOutcome::Lost, None)
+            }
+        }
+    }
+}
+
+fn parts_info(plan: &SplitPlan) -> PartsInfo {
+    let count = plan.chunks.count() as usize + usize::from(plan.has_audio());
+    PartsInfo { count, can_play: plan.format() == Format::Cmaf }
+}

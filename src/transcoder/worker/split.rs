@@ -1,0 +1,250 @@
+//! The attempts at a job that is encoded in parts: the one that splits it, and the one that finishes it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt as _};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::attempt::{Attempt, AttemptError, Ended};
+use super::input::{OpenInput, Opened};
+use super::scratch;
+use super::whole::result_of;
+use crate::job::{
+    AttemptId, Failure, FailureCode, Format, Millis, ObjectKey, Parallelism, Part, SplitInfo, Timings,
+};
+use crate::manifest::Committed;
+use crate::queue::{NewPart, PartReports, SplitOutcome};
+use crate::storage::{Bucket, DownloadLimits, Progress, PutCondition, Storage, StorageError, layout};
+use crate::transcoder::split::{
+    self, AudioReport, ChunkReport, FinishRequest, PartFiles, SplitDecision, SplitPlan,
+};
+use crate::transcoder::{TranscodeError, disk, probe};
+
+/// A smaller input is not split unless a number of workers is asked for, bytes: it is downloaded and encoded by one
+/// worker in less time than it takes to plan it.
+const WORTH_IT: u64 = 8 << 20;
+/// By how many milliseconds the place of each chunk in the queue is behind that of the one before, so that small jobs
+/// pass large ones.
+const BEHIND_MS: i64 = 2_000;
+/// The maximum of that.
+const MAX_BEHIND_MS: i64 = 600_000;
+
+/// The plan of a job, as it is stored for the workers that encode its parts.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct StoredPlan {
+    /// The version of the input that was planned.
+    pub etag: String,
+    /// The plan.
+    pub plan: SplitPlan,
+}
+
+impl StoredPlan {
+    /// Reads the plan of a claimed task.
+    pub(crate) fn read(json: Option<&str>) -> Result<Self, Failure> {
+        let unusable = |why: String| {
+            let message = format!("the plan of the job cannot be read: {why}; retry the job");
+            Failure::new(FailureCode::Worker, message)
+        };
+        let json = json.ok_or_else(|| unusable("there is none".into()))?;
+        serde_json::from_str(json).map_err(|error| unusable(error.to_string()))
+    }
+
+    fn write(&self) -> Result<String, Failure> {
+        serde_json::to_string(self).map_err(unwritable)
+    }
+}
+
+fn unwritable(error: serde_json::Error) -> Failure {
+    Failure::new(FailureCode::Worker, format!("the plan of the job cannot be written: {error}"))
+}
+
+/// What becomes of a job.
+pub(crate) enum Planned {
+    /// It was split, and the attempt has ended.
+    Split,
+    /// This attempt encodes it as a whole.
+    Whole(SplitInfo),
+}
+
+impl Planned {
+    const fn whole(because: Option<String>) -> Self {
+        Self::Whole(SplitInfo { chunks: 1, whole_because: because })
+    }
+}
+
+impl Attempt<'_> {
+    /// Splits the job, if its video is worth it and can be split.
+    pub(super) async fn plan(&self) -> Result<Planned, AttemptError> {
+        let spec = &self.job.spec;
+        let is_copied = spec.preset.format(&spec.output_qualities) == Format::Copy;
+        if spec.parallelism == Parallelism::Workers(1) || (is_copied && spec.parallelism.is_auto()) {
+            return Ok(Planned::whole(None));
+        }
+        let id = self.job.attempt.job;
+        let input = match self.inputs.open(self.storage, self.fetcher, id, &spec.input).await? {
+            Opened::Input(input) => input,
+            Opened::Whole(why) => return Ok(Planned::whole(Some(why.to_owned()))),
+        };
+        if spec.parallelism.is_auto() && input.size() < WORTH_IT {
+            self.inputs.close().await;
+            return Ok(Planned::whole(None));
+        }
+        let decision = self.decide(&input).await;
+        if let Some(error) = input.take_failure() {
+            return Err(error.into());
+        }
+        match decision? {
+            SplitDecision::Split(plan) => self.split(&input, *plan).await,
+            SplitDecision::Whole { because } => {
+                self.inputs.close().await;
+                Ok(Planned::whole(because))
+            }
+        }
+    }
+
+    async fn decide(&self, input: &OpenInput) -> Result<SplitDecision, AttemptError> {
+        let spec = &self.job.spec;
+        let source = tokio::select! {
+            biased;
+            () = self.stop_work.cancelled() => return Err(AttemptError::Cancelled),
+            source = probe::probe(input.media(), Some(input.size())) => source?,
+        };
+        Ok(split::decide(&source, spec.preset, &spec.output_qualities, spec.stills, spec.parallelism)?)
+    }
+
+    async fn split(&self, input: &OpenInput, plan: SplitPlan) -> Result<Planned, AttemptError> {
+        let attempt = self.job.attempt;
+        let parts = new_parts(&plan);
+        let prefix = layout::attempt_prefix(attempt)?;
+        for (file, text) in split::playing_documents(&plan)? {
+            let key = prefix.join(&file)?;
+            let kind = crate::storage::content_type(key.as_str());
+            // They are written once more when the job is finished.
+            self.storage.put_if(PutCondition::Absent, Bucket::Output, &key, text.into_bytes(), kind).await?;
+        }
+        let json = StoredPlan { etag: input.etag().to_owned(), plan }.write()?;
+        let call = || self.queue.split(attempt, &json, &parts);
+        match self.until_answered("split", call).await {
+            Some(SplitOutcome::Split | SplitOutcome::Already) => {
+                tracing::info!(job = %attempt.job, epoch = %attempt.epoch, parts = parts.len(), "job split");
+                Ok(Planned::Split)
+            }
+            Some(SplitOutcome::Lost(_)) | None => Err(AttemptError::Cancelled),
+        }
+    }
+
+    /// Makes the result out of what the parts have stored, and commits it.
+    pub(super) async fn finish(&self, split: AttemptId) -> Result<Ended, AttemptError> {
+        let call = || self.queue.part_reports(split);
+        // Without reports the job has ended.
+        let reports = self.until_answered("reports", call).await.flatten().ok_or(AttemptError::Cancelled)?;
+        let StoredPlan { plan, .. } = StoredPlan::read(Some(&reports.plan))?;
+        let (chunks, audio) = read_reports(&reports)?;
+        let folder = scratch::folder(&self.config.scratch)
+            .map_err(|e| disk::trouble("make a folder for the job's files", &e))?;
+        let out_dir = folder.path().join("out");
+        let parts_prefix = layout::attempt_prefix(split)?;
+        let elapsed = elapsed(split, self.job.at);
+        let began = tokio::time::Instant::now();
+        let encoded = split::finish(FinishRequest {
+            plan: &plan,
+            chunks: &chunks,
+            audio: audio.as_ref(),
+            files: &StoredParts {
+                storage: self.storage,
+                prefix: &parts_prefix,
+                max_bytes: self.config.max_input_bytes,
+                cancel: &self.stop_work,
+            },
+            out_dir: &out_dir,
+            elapsed,
+            disk_bytes: self.config.disk_bytes,
+            stall_timeout: self.config.stall_timeout,
+            deadline: Duration::from_secs(self.job.spec.deadline_seconds.into()),
+            cancel: &self.stop_work,
+            on_progress: &|_| {},
+        })
+        .await?;
+        let finished = tokio::time::Instant::now();
+        let prefix = layout::attempt_prefix(self.committing())?;
+        let quiet = Progress::none();
+        self.storage.upload_all(&prefix, &out_dir, &encoded.files, &quiet, &self.stop_work).await?;
+        let timings = Timings {
+            download_seconds: 0.0,
+            transcode_seconds: (elapsed + (finished - began)).as_secs_f64(),
+            upload_seconds: finished.elapsed().as_secs_f64(),
+        };
+        let info = SplitInfo { chunks: plan.chunks.count(), whole_because: None };
+        let committed: Committed = self.commit(result_of(encoded, &prefix, timings, info)?).await?;
+        Ok(Ended::Committed(committed))
+    }
+
+    /// The attempt whose outputs are committed. The segments of adaptive streaming stay where the parts have stored
+    /// them; of other formats the parts' files are only intermediate.
+    pub(super) fn committing(&self) -> AttemptId {
+        let spec = &self.job.spec;
+        let is_streamed = spec.preset.format(&spec.output_qualities) == Format::Cmaf;
+        self.job.split.filter(|_| is_streamed && self.job.part.is_none()).unwrap_or(self.job.attempt)
+    }
+}
+
+/// The time between the split and now, both by Redis's clock. An epoch is the time of the claim.
+fn elapsed(split: AttemptId, now: Millis) -> Duration {
+    let began = i64::try_from(split.epoch.0).unwrap_or(i64::MAX);
+    Duration::from_millis(u64::try_from(now.0.saturating_sub(began)).unwrap_or(0))
+}
+
+/// The parts of a video. The sound and the first chunk come first, with which players can begin.
+fn new_parts(plan: &SplitPlan) -> Vec<NewPart> {
+    let chunks = (0..plan.chunks.count()).map(|number| NewPart {
+        part: Part::Chunk(number),
+        behind_ms: (i64::from(number) * BEHIND_MS).min(MAX_BEHIND_MS),
+        segments: Some(u32::try_from(plan.chunks.segments_of(number).len()).unwrap_or(u32::MAX)),
+    });
+    let audio = plan.has_audio().then_some(NewPart { part: Part::Audio, behind_ms: 0, segments: None });
+    audio.into_iter().chain(chunks).collect()
+}
+
+fn read_reports(reports: &PartReports) -> Result<(Vec<ChunkReport>, Option<AudioReport>), Failure> {
+    let unusable = |part: Part, error: serde_json::Error| {
+        let message = format!("the report of {part} cannot be read: {error}; retry the job");
+        Failure::new(FailureCode::Worker, message)
+    };
+    let (mut chunks, mut audio) = (Vec::new(), None);
+    for (part, json) in &reports.reports {
+        match part {
+            Part::Chunk(_) => chunks.push(serde_json::from_str(json).map_err(|e| unusable(*part, e))?),
+            Part::Audio => audio = Some(serde_json::from_str(json).map_err(|e| unusable(*part, e))?),
+        }
+    }
+    Ok((chunks, audio))
+}
+
+/// The files that the parts have stored.
+struct StoredParts<'a> {
+    storage: &'a Storage,
+    prefix: &'a ObjectKey,
+    max_bytes: u64,
+    cancel: &'a CancellationToken,
+}
+
+impl PartFiles for StoredParts<'_> {
+    fn fetch<'a>(&'a self, file: &'a str, to: &'a Path) -> BoxFuture<'a, Result<(), TranscodeError>> {
+        async move {
+            let failed = |error: StorageError| match error {
+                StorageError::Cancelled => TranscodeError::Cancelled,
+                error => TranscodeError::Failed(error.into()),
+            };
+            let key = self.prefix.join(file).map_err(|error| {
+                TranscodeError::Failed(Failure::new(FailureCode::Worker, error.to_string()))
+            })?;
+            let (limits, quiet) = (DownloadLimits::from(self.max_bytes), Progress::none());
+            let done = self.storage.download(Bucket::Output, &key, to, limits, &quiet, self.cancel).await;
+            done.map(drop).map_err(failed)
+        }
+        .boxed()
+    }
+}
