@@ -44,8 +44,15 @@ mod tests {
     fn bytes(size: u64, duration: Option<f64>, preset: Preset, ladder: &str) -> u64 {
         let video = Video { duration, ..Video::sample() };
         let audio = Audio { duration, ..Audio::sample() };
-        let source =
-            Probe { format: "mov".into(), size, duration, video, audio: Some(audio), has_more: false };
+        let source = Probe {
+            format: "mov".into(),
+            size,
+            duration,
+            start: 0.0,
+            video,
+            audio: Some(audio),
+            has_more: false,
+        };
         let ladder: Ladder = ladder.parse().unwrap();
         output_bytes(&plan(&source, preset, &ladder, Stills::default()).unwrap(), &source, preset)
     }

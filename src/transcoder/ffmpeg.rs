@@ -31,8 +31,10 @@ pub(super) struct FfmpegRun<'a> {
     pub arguments: Vec<OsString>,
     /// The folder that FFmpeg runs in and writes to.
     pub folder: &'a Path,
-    pub input: &'a Path,
-    pub source: &'a Probe,
+    /// The name of the input in FFmpeg's messages.
+    pub input: String,
+    /// What is expected to come out.
+    pub expected: Expected,
     /// The space that the outputs need, and the space that was free before the run.
     pub space: DiskFull,
     /// Maximum size of all files in its folder, bytes, if limited.
@@ -41,6 +43,24 @@ pub(super) struct FfmpegRun<'a> {
     pub deadline: Instant,
     pub cancel: &'a CancellationToken,
     pub on_progress: &'a (dyn Fn(EncodeProgress) + Send + Sync),
+}
+
+/// What a run is expected to write, as far as the source says.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Expected {
+    /// Time at which the output begins, seconds.
+    pub start: f64,
+    /// Its duration in seconds.
+    pub duration: Option<f64>,
+    /// Its number of frames.
+    pub frames: Option<u64>,
+}
+
+impl Expected {
+    /// The whole of a source.
+    pub(crate) fn all_of(source: &Probe) -> Self {
+        Self { start: 0.0, duration: source.expected_duration(), frames: source.video.frames }
+    }
 }
 
 /// The statistics of a successful run.
@@ -75,8 +95,8 @@ impl FfmpegRun<'_> {
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
 
         let (tell, hear) = watch::channel(EncodeProgress::default());
-        let expected = self.source.expected_duration();
-        let mut gauge = ProgressParser::new(expected, self.source.video.frames);
+        let expected = self.expected.duration;
+        let mut gauge = ProgressParser::new(self.expected);
         let mut log = StderrTail::default();
         let progress = async {
             let Some(pipe) = stdout else { return };
@@ -108,10 +128,9 @@ impl FfmpegRun<'_> {
             }
         };
         if !status.success() {
-            let (words, input) = (log.text(), self.input.to_string_lossy());
+            let (words, input) = (log.text(), &*self.input);
             tracing::debug!(%status, ffmpeg = %words, "ffmpeg failed");
-            let wrong =
-                FailedRun { status, words: &words, input: &input, reached, expected, space: self.space };
+            let wrong = FailedRun { status, words: &words, input, reached, expected, space: self.space };
             return Err(diagnose::run_failure(&wrong).into());
         }
         Ok(RunStats { wall: begun.elapsed(), cpu_seconds: log.cpu_seconds })
@@ -172,15 +191,14 @@ fn newest_write(folder: &Path) -> Option<SystemTime> {
 
 /// Parses the lines of `-progress` into [`EncodeProgress`].
 struct ProgressParser {
-    duration: Option<f64>,
-    frames: Option<u64>,
+    expected: Expected,
     now: EncodeProgress,
     told: EncodeProgress,
 }
 
 impl ProgressParser {
-    fn new(duration: Option<f64>, frames: Option<u64>) -> Self {
-        Self { duration, frames, now: EncodeProgress::default(), told: EncodeProgress::default() }
+    fn new(expected: Expected) -> Self {
+        Self { expected, now: EncodeProgress::default(), told: EncodeProgress::default() }
     }
 
     /// Parses one line; returns the progress when a block is complete and shows any.
@@ -192,7 +210,8 @@ impl ProgressParser {
             // `out_time_ms` contains microseconds as well, so only this key is read. It is negative at first,
             // or N/A.
             "out_time_us" => {
-                let us = value.parse::<i64>().ok().and_then(|us| u64::try_from(us).ok()).unwrap_or(0);
+                let us = value.parse::<i64>().unwrap_or(0).saturating_sub((self.expected.start * 1e6) as i64);
+                let us = u64::try_from(us).unwrap_or(0);
                 self.now.out_time = Duration::from_micros(us).max(self.told.out_time);
             }
             "speed" => {
@@ -211,7 +230,7 @@ impl ProgressParser {
     }
 
     fn percent(&self) -> f64 {
-        let share = match (self.duration, self.frames) {
+        let share = match (self.expected.duration, self.expected.frames) {
             (Some(all), _) if all > 0.0 => self.now.out_time.as_secs_f64() / all,
             (_, Some(all)) if all > 0 => self.now.frame as f64 / all as f64,
             _ => 0.0,
@@ -268,13 +287,17 @@ fn cpu_seconds(line: &str) -> Option<f64> {
 mod tests {
     use super::*;
 
+    fn gauge(duration: Option<f64>, frames: Option<u64>) -> ProgressParser {
+        ProgressParser::new(Expected { start: 0.0, duration, frames })
+    }
+
     fn feed(gauge: &mut ProgressParser, text: &str) -> Vec<EncodeProgress> {
         text.lines().filter_map(|l| gauge.line(l)).collect()
     }
 
     #[test]
     fn progress_counts_microseconds_and_never_goes_back() {
-        let mut gauge = ProgressParser::new(Some(10.0), None);
+        let mut gauge = gauge(Some(10.0), None);
         let told = feed(
             &mut gauge,
             "frame=0\nout_time_us=N/A\nspeed=N/A\nprogress=continue\n\
@@ -294,13 +317,23 @@ mod tests {
     #[test]
     fn frames_stand_in_for_an_unknown_length() {
         let block = "frame=50\nout_time_us=1000000\nprogress=continue";
-        assert_eq!(feed(&mut ProgressParser::new(None, Some(200)), block)[0].percent, 25.0);
-        assert_eq!(feed(&mut ProgressParser::new(None, None), block)[0].percent, 0.0);
+        assert_eq!(feed(&mut gauge(None, Some(200)), block)[0].percent, 25.0);
+        assert_eq!(feed(&mut gauge(None, None), block)[0].percent, 0.0);
+    }
+
+    #[test]
+    fn a_stretch_begins_at_its_own_time() {
+        let mut gauge = ProgressParser::new(Expected { start: 20.0, duration: Some(10.0), frames: None });
+        let told = feed(
+            &mut gauge,
+            "frame=1\nout_time_us=19000000\nprogress=continue\nframe=9\nout_time_us=25000000\nprogress=continue",
+        );
+        assert_eq!(told.iter().map(|p| p.percent).collect::<Vec<_>>(), [0.0, 50.0]);
     }
 
     #[test]
     fn garbage_is_no_progress() {
-        let mut gauge = ProgressParser::new(Some(10.0), None);
+        let mut gauge = gauge(Some(10.0), None);
         assert!(feed(&mut gauge, "\nfoo\nframe=x\nout_time_us=9e99\nprogress=continue").is_empty());
     }
 

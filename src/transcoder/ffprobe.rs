@@ -1,6 +1,5 @@
 //! Runs ffprobe on a file: hardened against hostile input, with limits on time and output.
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -8,6 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
+
+use super::input::MediaInput;
 
 /// Demuxers that inputs may need, for ffprobe and FFmpeg alike. Without this list, a playlist or an ffconcat
 /// list named `.mp4` makes FFmpeg read other local files, even under `-protocol_whitelist file`. It therefore
@@ -20,27 +21,19 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 const LONGEST_ANSWER: u64 = 4 << 20;
 const LONGEST_COMPLAINT: u64 = 16 << 10;
 
-const ENTRIES: &str = "format=format_name,duration:\
+const ENTRIES: &str = "format=format_name,duration,start_time:\
     stream=index,codec_type,codec_name,codec_tag_string,width,height,sample_aspect_ratio,field_order,\
     color_space,color_transfer,color_primaries,avg_frame_rate,r_frame_rate,nb_frames,nb_read_packets,\
-    duration,channels,sample_rate:\
+    duration,start_time,channels,sample_rate:\
     stream_disposition=default,attached_pic,still_image,timed_thumbnails:\
     stream_side_data=side_data_type,rotation:stream_tags=DURATION,language,title";
 
 /// Options that must be the same for ffprobe and FFmpeg, or the stream indices may differ.
-pub(super) fn input_options(formats: &str) -> Vec<String> {
-    ["-protocol_whitelist", "file", "-format_whitelist", formats]
-        .into_iter()
-        .chain(["-probesize", "20000000", "-analyzeduration", "10000000"])
-        .map(str::to_owned)
-        .collect()
-}
-
-/// A local path in FFmpeg's syntax. With the prefix `file:`, no name is taken for an option or a protocol.
-pub(super) fn file_url(path: &Path) -> OsString {
-    let mut url = OsString::from("file:");
-    url.push(path);
-    url
+pub(super) fn input_options(input: MediaInput<'_>, formats: &str) -> Vec<String> {
+    let mut all = vec!["-protocol_whitelist", input.protocols(), "-format_whitelist", formats];
+    all.extend(["-probesize", "20000000", "-analyzeduration", "10000000"]);
+    all.extend(input.options());
+    all.into_iter().map(str::to_owned).collect()
 }
 
 /// FFmpeg's programs run without our environment: it contains the keys of the storage, and they process files
@@ -74,6 +67,8 @@ pub(super) enum ProbeError {
 pub(super) struct Report {
     pub format: String,
     pub duration: Option<f64>,
+    /// Time at which the first of its streams starts, seconds.
+    pub start: f64,
     pub streams: Vec<Stream>,
 }
 
@@ -95,6 +90,8 @@ pub(super) struct Stream {
     pub real_rate: Option<f64>,
     pub frames: Option<u64>,
     pub duration: Option<f64>,
+    /// Time at which it starts, seconds.
+    pub start: f64,
     pub channels: u32,
     pub sample_rate: u32,
     /// The language in the file: an ISO 639 code, in some files a BCP 47 tag.
@@ -124,6 +121,7 @@ impl Report {
         Some(Self {
             format: text(format, "format_name"),
             duration: seconds(format, "duration"),
+            start: number(format, "start_time").unwrap_or_default(),
             streams: streams.iter().map(Stream::parse).collect(),
         })
     }
@@ -154,6 +152,7 @@ impl Stream {
             real_rate: rate(json, "r_frame_rate"),
             frames: whole("nb_read_packets").or_else(|| whole("nb_frames")).filter(|n| *n > 0),
             duration: seconds(json, "duration").or_else(|| clock(&text(tags, "DURATION"))),
+            start: number(json, "start_time").unwrap_or_default(),
             channels: small("channels"),
             sample_rate: small("sample_rate"),
             language: Some(text(tags, "language")).filter(|t| !t.is_empty()),
@@ -201,23 +200,23 @@ fn clock(text: &str) -> Option<f64> {
 }
 
 /// Probes a user's file.
-pub(super) async fn read_input(path: &Path) -> Result<Report, ProbeError> {
-    read(path, INPUT_FORMATS, false).await
+pub(super) async fn read_input(input: MediaInput<'_>) -> Result<Report, ProbeError> {
+    read(input, INPUT_FORMATS, false).await
 }
 
 /// Probes an output of tcoder with the demuxers that it needs, which are never used on a user's file. With
 /// `count`, ffprobe counts the packets if the file does not contain their number.
 pub(super) async fn read_output(path: &Path, demuxers: &str, count: bool) -> Result<Report, ProbeError> {
-    read(path, demuxers, count).await
+    read(MediaInput::File(path), demuxers, count).await
 }
 
-async fn read(path: &Path, formats: &str, count: bool) -> Result<Report, ProbeError> {
+async fn read(input: MediaInput<'_>, formats: &str, count: bool) -> Result<Report, ProbeError> {
     let mut command = command("ffprobe");
-    command.args(["-hide_banner", "-v", "error"]).args(input_options(formats));
+    command.args(["-hide_banner", "-v", "error"]).args(input_options(input, formats));
     if count {
         command.arg("-count_packets");
     }
-    command.args(["-print_format", "json", "-show_entries", ENTRIES]).arg(file_url(path));
+    command.args(["-print_format", "json", "-show_entries", ENTRIES]).arg(input.argument());
     let mut child = command.spawn().map_err(ProbeError::Start)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let work = async {
@@ -298,11 +297,5 @@ mod tests {
         for dangerous in ["hls", "concat", "dash", "imf", "lavfi", "image2", "sdp", "rtsp", "avs", "tty"] {
             assert!(!formats.contains(&dangerous), "{dangerous}");
         }
-    }
-
-    #[test]
-    fn a_path_is_never_an_option_or_a_protocol() {
-        assert_eq!(file_url(Path::new("-i")), "file:-i");
-        assert_eq!(file_url(Path::new("http://x")), "file:http://x");
     }
 }

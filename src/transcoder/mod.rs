@@ -2,6 +2,7 @@
 //!
 //! | part | what it does |
 //! |---|---|
+//! | [`input`] | where FFmpeg and ffprobe read a video from |
 //! | `ffprobe` | runs ffprobe on a file, hardened and bounded |
 //! | [`probe`] | selects the video and audio stream, rejects files without video (pure) |
 //! | `ladder`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and FFmpeg's arguments (pure) |
@@ -10,7 +11,7 @@
 //! | `verify`, `playlist` | reads every output back before it counts |
 //! | `estimate`, `disk` | the size of the outputs (pure), and the free space of a folder's disk |
 //! | `preflight` | checks the installed FFmpeg |
-//!
+//! | [`split`] | encodes one video in parts on several workers |
 //! | [`worker`] | the worker's loop, the only part that uses the queue and storage |
 
 mod diagnose;
@@ -19,6 +20,7 @@ mod estimate;
 mod ffmpeg;
 mod ffprobe;
 mod format;
+pub mod input;
 mod ladder;
 mod lines;
 pub mod plan;
@@ -26,6 +28,7 @@ mod playlist;
 mod preflight;
 pub mod probe;
 mod reference;
+pub mod split;
 mod stills;
 mod verify;
 pub mod worker;
@@ -180,8 +183,7 @@ pub enum TranscodeError {
 /// # Errors
 /// [`TranscodeError::Cancelled`] if the token was cancelled, otherwise the [`Failure`].
 pub async fn transcode(request: TranscodeRequest<'_>) -> Result<Encoded, TranscodeError> {
-    let far = Duration::from_secs(30 * 24 * 3600);
-    let deadline = Instant::now() + request.deadline.min(far);
+    let deadline = deadline_in(request.deadline);
     let made = !request.out_dir.exists();
     std::fs::create_dir_all(request.out_dir).map_err(|e| disk::trouble("make the output folder", &e))?;
     let result = attempt(&request, deadline).await;
@@ -194,15 +196,12 @@ pub async fn transcode(request: TranscodeRequest<'_>) -> Result<Encoded, Transco
 
 async fn attempt(request: &TranscodeRequest<'_>, deadline: Instant) -> Result<Encoded, TranscodeError> {
     let input = std::path::absolute(request.input).map_err(|e| disk::trouble("find the input", &e))?;
-    let source = bounded(request, deadline, probe::probe(&input)).await??;
+    let source = bounded(&request.cancel, deadline, probe::probe(&input)).await??;
     let plan = plan::plan(&source, request.preset, request.ladder, request.stills)?;
     refuse_overwriting(request.out_dir, &plan)?;
     let space = space_for(request, &plan, &source)?;
 
-    let work = tempfile::Builder::new()
-        .prefix(".tcoder-")
-        .tempdir_in(request.out_dir)
-        .map_err(|e| disk::trouble("write to the output folder", &e))?;
+    let work = work_folder(request.out_dir)?;
     for folder in plan.folders() {
         std::fs::create_dir_all(work.path().join(folder)).map_err(|e| disk::trouble("make a folder", &e))?;
     }
@@ -210,8 +209,8 @@ async fn attempt(request: &TranscodeRequest<'_>, deadline: Instant) -> Result<En
     let run = ffmpeg::FfmpegRun {
         arguments: plan.arguments(&input),
         folder: work.path(),
-        input: &input,
-        source: &source,
+        input: input.to_string_lossy().into_owned(),
+        expected: ffmpeg::Expected::all_of(&source),
         space,
         disk_bytes: outputs_limit(request, &source),
         stall_timeout: request.stall_timeout,
@@ -220,7 +219,7 @@ async fn attempt(request: &TranscodeRequest<'_>, deadline: Instant) -> Result<En
         on_progress: request.on_progress,
     };
     let finished = run.finish().await?;
-    let verified = bounded(request, deadline, verify::verify(work.path(), &source, &plan)).await?;
+    let verified = bounded(&request.cancel, deadline, verify::verify(work.path(), &source, &plan)).await?;
     // FFmpeg's HLS muxer succeeds on a full disk although files are missing.
     let verified = verified.map_err(|e| {
         if disk::is_full(work.path(), outputs_limit(request, &source)) { space.into() } else { e }
@@ -241,15 +240,27 @@ async fn attempt(request: &TranscodeRequest<'_>, deadline: Instant) -> Result<En
     })
 }
 
+/// A folder in `out_dir` for files that are not complete yet.
+fn work_folder(out_dir: &Path) -> Result<tempfile::TempDir, Failure> {
+    let made = tempfile::Builder::new().prefix(".tcoder-").tempdir_in(out_dir);
+    made.map_err(|e| disk::trouble("write to the output folder", &e))
+}
+
+/// The instant at which work must have ended that may take this long.
+fn deadline_in(time: Duration) -> Instant {
+    let far = Duration::from_secs(30 * 24 * 3600);
+    Instant::now() + time.min(far)
+}
+
 /// Runs `work` until the token is cancelled or the deadline is reached.
 async fn bounded<T>(
-    request: &TranscodeRequest<'_>,
+    cancel: &CancellationToken,
     deadline: Instant,
     work: impl Future<Output = T>,
 ) -> Result<T, TranscodeError> {
     tokio::select! {
         biased;
-        () = request.cancel.cancelled() => Err(TranscodeError::Cancelled),
+        () = cancel.cancelled() => Err(TranscodeError::Cancelled),
         () = tokio::time::sleep_until(deadline) => Err(ffmpeg::deadline_exceeded().into()),
         done = work => Ok(done),
     }

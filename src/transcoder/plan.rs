@@ -15,6 +15,7 @@ use crate::job::{Dimensions, Failure, FailureCode, Format, Ladder, Preset, Skipp
 use super::EntryFile;
 use super::ffprobe::{self, INPUT_FORMATS};
 use super::format::{self, FormatRequest, OutputFormat, Planned, split_args};
+use super::input::MediaInput;
 use super::ladder::{self, Rung};
 use super::probe::{MAX_PIXELS, Matrix, Probe, Transfer, Video};
 use super::stills::PlannedStills;
@@ -46,7 +47,7 @@ impl Plan {
     #[must_use]
     pub fn arguments(&self, input: &Path) -> Vec<OsString> {
         let mut all: Vec<OsString> = self.input_options.iter().map(Into::into).collect();
-        all.extend(["-i".into(), ffprobe::file_url(input)]);
+        all.extend(["-i".into(), MediaInput::File(input).argument()]);
         all.extend(self.output_options.iter().map(OsString::from));
         all
     }
@@ -72,6 +73,22 @@ impl Plan {
     }
 }
 
+/// The rungs of `preset` that this source can fill, largest first, and the requested ones that are skipped.
+///
+/// # Errors
+/// If the source fills none of them.
+pub(super) fn rungs(
+    source: &Probe,
+    preset: Preset,
+    ladder: &Ladder,
+) -> Result<(Vec<Rung>, Vec<Skipped>), Failure> {
+    let (rungs, skipped) = ladder::select_rungs(source.display(), preset.rungs(ladder));
+    if rungs.is_empty() && !skipped.is_empty() {
+        return Err(Failure::new(FailureCode::UnsupportedMedia, "no quality fits this video; ask for 144p"));
+    }
+    Ok((rungs, skipped))
+}
+
 /// Plans the renditions of `preset` for this source, and the stills.
 ///
 /// # Errors
@@ -79,10 +96,7 @@ impl Plan {
 pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder, stills: Stills) -> Result<Plan, Failure> {
     let format = preset.format(ladder);
     let output_format = format::of(format);
-    let (rungs, skipped) = ladder::select_rungs(source.display(), preset.rungs(ladder));
-    if rungs.is_empty() && !skipped.is_empty() {
-        return Err(Failure::new(FailureCode::UnsupportedMedia, "no quality fits this video; ask for 144p"));
-    }
+    let (rungs, skipped) = rungs(source, preset, ladder)?;
     let row = preset.row();
     let made = output_format.plan(&FormatRequest {
         source,
@@ -92,8 +106,9 @@ pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder, stills: Stills) -> 
     })?;
     let picture = rungs.first().map_or_else(|| source.display(), |rung| rung.size);
     let stills = PlannedStills::of(stills, picture, source.expected_duration());
-    let graph = filter_graph(&source.video, &rungs, &stills);
-    let mut input_options = input_args(graph.is_some());
+    let graph = filter_graph(&source.video, &rungs, &stills, "");
+    // The arguments before `-i` are the same for every file.
+    let mut input_options = input_args(MediaInput::File(Path::new("")), graph.is_some(), true);
     input_options.extend(made.input_options);
     let mut output_options: Vec<String> = vec![];
     output_options.extend(graph.into_iter().flat_map(|graph| ["-filter_complex".to_owned(), graph]));
@@ -113,12 +128,14 @@ pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder, stills: Stills) -> 
     })
 }
 
-fn input_args(decodes: bool) -> Vec<String> {
-    let mut all = split_args(
-        "-hide_banner -nostdin -loglevel level+info -benchmark -xerror -y -progress pipe:1 -nostats \
-         -stats_period 0.5",
-    );
-    all.extend(ffprobe::input_options(INPUT_FORMATS));
+/// The arguments of FFmpeg before those of a stretch and `-i`. If it is `strict`, FFmpeg ends with the first error.
+pub(super) fn input_args(input: MediaInput<'_>, decodes: bool, strict: bool) -> Vec<String> {
+    let strict = if strict { "-xerror " } else { "" };
+    let mut all = split_args(&format!(
+        "-hide_banner -nostdin -loglevel level+info -benchmark {strict}-y -progress pipe:1 -nostats \
+         -stats_period 0.5"
+    ));
+    all.extend(ffprobe::input_options(input, INPUT_FORMATS));
     if decodes {
         // The header was checked; this also applies when the size changes within the stream.
         all.extend(split_args(&format!("-max_pixels {MAX_PIXELS}")));
@@ -128,11 +145,16 @@ fn input_args(decodes: bool) -> Vec<String> {
 
 /// The filter graph from `[0:i]` to `[v0]`, `[v1]`, ..., largest first. Each still is made from the smallest
 /// rung that is no smaller than itself; if there are no rungs because streams are copied, from the source.
-/// `None` if no picture has to be decoded.
-fn filter_graph(video: &Video, rungs: &[Rung], stills: &PlannedStills) -> Option<String> {
+/// `None` if no picture has to be decoded. `cut` is a chain of filters that selects frames, with a comma at its end.
+pub(super) fn filter_graph(
+    video: &Video,
+    rungs: &[Rung],
+    stills: &PlannedStills,
+    cut: &str,
+) -> Option<String> {
     if rungs.is_empty() {
         let size = stills.poster.or(stills.board.map(|board| board.size))?;
-        let scaled = first_scale(video, size.width, size.height);
+        let scaled = first_scale(video, size, cut);
         let feeds: Vec<&str> = stills.feeds().collect();
         return Some(format!("[0:{}]{scaled}{}{}", video.index, split(&feeds), stills.filters()));
     }
@@ -147,7 +169,7 @@ fn filter_graph(video: &Video, rungs: &[Rung], stills: &PlannedStills) -> Option
         let Dimensions { width, height } = rung.size;
         if n == 0 {
             graph += &format!("[0:{}]", video.index);
-            graph += &first_scale(video, width, height);
+            graph += &first_scale(video, rung.size, cut);
         } else {
             graph += &format!(";[c{n}]scale={width}:{height},setsar=1");
         }
@@ -168,9 +190,10 @@ fn split<S: AsRef<str>>(names: &[S]) -> String {
 
 /// Filters from the source's frames to the largest rung: progressive, square pixels, SDR, 8 bit. Colours are
 /// tagged explicitly, because players guess them by size, and a small copy of an HD film is not BT.601.
-fn first_scale(video: &Video, width: u32, height: u32) -> String {
+fn first_scale(video: &Video, Dimensions { width, height }: Dimensions, cut: &str) -> String {
     let deinterlace = if video.interlaced { "bwdif=mode=send_frame:deint=interlaced," } else { "" };
-    let scale = format!("{deinterlace}scale={width}:{height}");
+    // A deinterlacer looks at the frames around each, so that it comes before the cut.
+    let scale = format!("{deinterlace}{cut}scale={width}:{height}");
     if video.transfer != Transfer::Sdr {
         // Scale first: tone mapping uses floats, and its cost depends on the number of pixels.
         return format!("{scale},{},setsar=1,{}", tone_map(video), tags("bt709", "bt709", "bt709"));

@@ -3,10 +3,14 @@
 use std::io::Read;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+use url::Url;
+
 use crate::job::{AudioInfo, Dimensions, Failure, FailureCode, SourceInfo, VideoInfo};
 
 use super::diagnose;
 use super::ffprobe::{self, Report, Stream};
+use super::input::MediaInput;
 
 /// Maximum number of pixels of a picture, as stored and as displayed: 8192x8192.
 pub const MAX_PIXELS: u64 = 8192 * 8192;
@@ -18,7 +22,7 @@ pub const MAX_DURATION: f64 = 86_400.0;
 const MIN_SIDE: u32 = 16;
 
 /// A source, as far as the plan needs to know it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Probe {
     /// FFmpeg's name of the container.
     pub format: String,
@@ -26,6 +30,8 @@ pub struct Probe {
     pub size: u64,
     /// Duration of the container in seconds, if it has one.
     pub duration: Option<f64>,
+    /// Time at which the first stream of the container starts, seconds.
+    pub start: f64,
     /// The selected video stream.
     pub video: Video,
     /// The selected audio stream.
@@ -35,7 +41,7 @@ pub struct Probe {
 }
 
 /// The video stream of a source.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Video {
     /// Index among all streams of the file.
     pub index: u32,
@@ -59,6 +65,10 @@ pub struct Video {
     pub interlaced: bool,
     /// Average frame rate; 0 if unknown.
     pub frame_rate: f64,
+    /// The lowest frame rate whose grid has the times of all frames, as FFmpeg guesses it; 0 if unknown.
+    pub base_rate: f64,
+    /// Time at which this stream starts, seconds.
+    pub start: f64,
     /// Number of frames, if the container contains it and it agrees with the other values.
     pub frames: Option<u64>,
     /// Duration of this stream in seconds.
@@ -66,7 +76,7 @@ pub struct Video {
 }
 
 /// The audio stream of a source.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Audio {
     /// Index among all streams of the file.
     pub index: u32,
@@ -85,7 +95,8 @@ pub struct Audio {
 }
 
 /// Transfer characteristics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Transfer {
     /// Standard dynamic range.
     Sdr,
@@ -96,7 +107,8 @@ pub enum Transfer {
 }
 
 /// Matrix coefficients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Matrix {
     /// BT.709, high definition.
     Bt709,
@@ -193,6 +205,7 @@ impl Probe {
             format: report.format.clone(),
             size,
             duration: report.duration,
+            start: report.start,
             video,
             audio: audio.map(Audio::of),
             has_more,
@@ -256,6 +269,8 @@ impl Video {
             has_primaries: !matches!(stream.color_primaries.as_str(), "" | "unknown" | "reserved"),
             interlaced: matches!(stream.field_order.as_str(), "tt" | "bb" | "tb" | "bt"),
             frame_rate,
+            base_rate: stream.real_rate.unwrap_or_default(),
+            start: stream.start,
             frames: stream.frames.filter(|n| agrees(*n, stream.average_rate, stream.duration)),
             duration: stream.duration,
         }
@@ -317,9 +332,22 @@ pub async fn probe(path: &Path) -> Result<Probe, Failure> {
     if metadata.len() == 0 {
         return Err(Failure::new(FailureCode::InvalidMedia, "the file is empty (0 bytes); upload it again"));
     }
-    match ffprobe::read_input(path).await {
-        Ok(report) => Probe::choose(&report, metadata.len()).and_then(Probe::checked),
-        Err(error) => Err(diagnose::probe_failure(&error, &head(path))),
+    read(MediaInput::File(path), metadata.len(), || head(path)).await
+}
+
+/// Probes a user's file of `size` bytes behind a server on the loopback interface. `head` holds its first bytes, as
+/// far as they are known: they tell a damaged video from another kind of file.
+///
+/// # Errors
+/// One sentence about the file, or about this machine if ffprobe cannot run.
+pub async fn probe_loopback(url: &Url, size: u64, head: &[u8]) -> Result<Probe, Failure> {
+    read(MediaInput::Loopback(url), size, || head.to_vec()).await
+}
+
+async fn read(input: MediaInput<'_>, size: u64, head: impl FnOnce() -> Vec<u8>) -> Result<Probe, Failure> {
+    match ffprobe::read_input(input).await {
+        Ok(report) => Probe::choose(&report, size).and_then(Probe::checked),
+        Err(error) => Err(diagnose::probe_failure(&error, &head())),
     }
 }
 
@@ -351,6 +379,8 @@ mod sample {
                 has_primaries: true,
                 interlaced: false,
                 frame_rate: 25.0,
+                base_rate: 25.0,
+                start: 0.0,
                 frames: None,
                 duration: Some(10.0),
             }
@@ -400,7 +430,7 @@ mod tests {
     }
 
     fn chosen(streams: Vec<Stream>) -> Result<Probe, Failure> {
-        let report = Report { format: "mov".into(), duration: Some(2.0), streams };
+        let report = Report { format: "mov".into(), duration: Some(2.0), start: 0.0, streams };
         Probe::choose(&report, 1000).and_then(Probe::checked)
     }
 

@@ -25,9 +25,9 @@ pub(super) struct Verified {
 }
 
 /// An output on disk.
-struct Found {
+pub(super) struct Found {
     /// The files, relative to the folder, with the playlist last.
-    files: Vec<PathBuf>,
+    pub files: Vec<PathBuf>,
     /// Total size of the files in bytes.
     size: u64,
     /// Duration in seconds.
@@ -45,7 +45,7 @@ fn duration_tolerance(expected: f64) -> f64 {
 
 /// Number of frames that may be missing: two plus one percent, because frames with the same timestamp are
 /// merged.
-fn frame_tolerance(frames: u64) -> u64 {
+pub(super) fn frame_tolerance(frames: u64) -> u64 {
     2 + frames / 100
 }
 
@@ -99,7 +99,7 @@ fn verified<'a>(output: &'a EncodedOutput, found: &'a Found) -> VerifiedRenditio
 }
 
 /// Verifies the stills, and writes the WebVTT file now that the duration is known.
-async fn pictures(
+pub(super) async fn pictures(
     folder: &Path,
     plan: &Plan,
     length: f64,
@@ -149,7 +149,7 @@ fn check_picture(file: &str, bytes: &[u8], wanted: Dimensions) -> Result<(), Fai
     Ok(())
 }
 
-async fn find(folder: &Path, file: &str, format: &dyn OutputFormat) -> Result<Found, Failure> {
+pub(super) async fn find(folder: &Path, file: &str, format: &dyn OutputFormat) -> Result<Found, Failure> {
     let OutputFiles { files, playlist, is_indexed } = format.files(folder, file)?;
     let mut size = 0;
     for file in &files {
@@ -173,7 +173,7 @@ async fn find(folder: &Path, file: &str, format: &dyn OutputFormat) -> Result<Fo
     Ok(Found { files, size, duration, playlist, report })
 }
 
-fn check(
+pub(super) fn check(
     source: &Probe,
     plan: &Plan,
     planned: &Planned,
@@ -239,7 +239,7 @@ fn check_sound(source: &Probe, found: &Found) -> Result<(), Failure> {
     check_length(found.duration, source.audio.as_ref().and_then(|a| a.duration))
 }
 
-fn check_length(reached: f64, expected: Option<f64>) -> Result<(), Failure> {
+pub(super) fn check_length(reached: f64, expected: Option<f64>) -> Result<(), Failure> {
     match expected {
         Some(expected) if reached + duration_tolerance(expected) < expected => {
             Err(diagnose::ends_early(reached, Some(expected)))

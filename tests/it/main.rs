@@ -37,6 +37,8 @@ mod rate_limit;
 mod s3_server;
 mod secrets;
 mod shutdown;
+mod split_exact;
+mod split_files;
 mod storage;
 mod support;
 mod the_original_client;

@@ -27,10 +27,16 @@ pub(crate) const TRUE_DURATIONS: &str =
 
 /// The video encoder. `vfr` keeps the timestamp of each frame and duplicates none.
 pub(crate) fn video_args(codec: VideoCodec) -> Vec<String> {
-    let encoder = match codec {
-        VideoCodec::H264 => "-c:v libx264 -preset fast -pix_fmt yuv420p",
-    };
-    split_args(&format!("{encoder} -fps_mode vfr"))
+    let mut all = encoder_args(codec);
+    all.extend(split_args("-fps_mode vfr"));
+    all
+}
+
+/// The video encoder without its treatment of timestamps.
+pub(crate) fn encoder_args(codec: VideoCodec) -> Vec<String> {
+    match codec {
+        VideoCodec::H264 => split_args("-c:v libx264 -preset fast -pix_fmt yuv420p"),
+    }
 }
 
 /// Forces keyframes at the segment boundaries, at the same frames in every rung.

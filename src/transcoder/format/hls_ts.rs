@@ -16,11 +16,7 @@ impl OutputFormat for HlsTs {
     fn plan(&self, request: &FormatRequest<'_>) -> Result<FormatPlan, Failure> {
         let encoder = [video_args(request.video_codec), segment_keyframe_args()].concat();
         Ok(output_per_rung(request, Container::Hls, &encoder, |quality| {
-            let muxer = format!(
-                "-f hls -hls_time {SEGMENT_SECONDS} -hls_playlist_type vod -hls_segment_type mpegts \
-                 -hls_flags independent_segments -hls_segment_filename {quality}/segment_%05d.ts"
-            );
-            (format!("{quality}/index.m3u8"), split_args(&muxer))
+            (format!("{quality}/index.m3u8"), muxer(quality))
         }))
     }
 
@@ -31,6 +27,14 @@ impl OutputFormat for HlsTs {
     fn demuxers(&self) -> &'static str {
         "hls,mpegts"
     }
+}
+
+/// The muxer of a rendition.
+pub(crate) fn muxer(quality: &str) -> Vec<String> {
+    split_args(&format!(
+        "-f hls -hls_time {SEGMENT_SECONDS} -hls_playlist_type vod -hls_segment_type mpegts \
+         -hls_flags independent_segments -hls_segment_filename {quality}/segment_%05d.ts"
+    ))
 }
 
 /// The files of a media playlist that FFmpeg wrote. The playlist is corrected if necessary.

@@ -11,10 +11,10 @@
 //! `arguments` contains what they share. [`plan`](super::plan) and `verify` use a format only through
 //! [`OutputFormat`].
 
-mod arguments;
-mod cmaf;
+pub(super) mod arguments;
+pub(super) mod cmaf;
 mod copy;
-mod hls_ts;
+pub(super) mod hls_ts;
 mod mp4;
 
 use std::path::{Path, PathBuf};

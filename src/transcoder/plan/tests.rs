@@ -13,6 +13,7 @@ fn source(width: u32, height: u32) -> Probe {
         format: "mov,mp4,m4a,3gp,3g2,mj2".into(),
         size: 1000,
         duration: Some(10.0),
+        start: 0.0,
         video: Video { width, height, frames: Some(250), ..Video::sample() },
         audio: Some(Audio { sample_rate: 44_100, ..Audio::sample() }),
         has_more: false,

@@ -92,6 +92,29 @@ impl Init {
         Ok((bytes, fragments))
     }
 
+    /// The presentation times of all samples of a segment in decoding order, in the timescale.
+    pub(crate) fn presentation_times(&self, path: &Path) -> Result<Vec<i64>, Mp4Error> {
+        let mut file = BufReader::new(File::open(path)?);
+        let mut times = Vec::new();
+        while let Some(header) = Option::<Header>::read_from(&mut file)? {
+            if header.kind != Moof::KIND {
+                skip(&header, &mut file)?;
+                continue;
+            }
+            let moof = Moof::read_atom(&header, &mut file)?;
+            if let Some(traf) = moof.traf.first() {
+                let usual =
+                    traf.tfhd.default_sample_duration.unwrap_or(self.defaults.default_sample_duration);
+                let mut decoded = traf.tfdt.as_ref().map_or(0, |time| time.base_media_decode_time) as i64;
+                for sample in traf.trun.iter().flat_map(|run| run.samples.iter()) {
+                    times.push(decoded.saturating_add(sample.cts.unwrap_or_default()));
+                    decoded = decoded.saturating_add(sample.duration.unwrap_or(usual).into());
+                }
+            }
+        }
+        Ok(times)
+    }
+
     /// The fragment; `None` if it has no samples.
     fn fragment(&self, offset: u64, traf: &Traf) -> Option<Fragment> {
         let run = traf.trun.iter().find(|run| !run.samples.is_empty())?;

@@ -7,17 +7,20 @@
 //! (4.3.2.1), and it quotes the `NONE` of `CLOSED-CAPTIONS`, which makes it the name of a group (4.3.4.2).
 
 use quick_m3u8::tag::hls::{
-    Byterange, Endlist, IFrameStreamInf, IFramesOnly, IndependentSegments, Inf, M3u, Map, Media, MediaType,
-    PlaylistType, StreamInf, Targetduration, Version,
+    Byterange, Endlist, IFrameStreamInf, IFramesOnly, IndependentSegments, Inf, M3u, Map, Media,
+    MediaSequence, MediaType, PlaylistType, StreamInf, Targetduration, Version,
 };
 use quick_m3u8::tag::{DecimalResolution, HlsPlaylistType, IntoInnerTag};
 
 use super::presentation::{IFrame, Presentation, Track, VideoTrack, iframe_target};
+use crate::job::Dimensions;
 
 /// The group of all audio tracks.
 const AUDIO_GROUP: &str = "audio";
 /// The version with byte ranges and, in I-frame playlists, initialization sections: RFC 8216, 7.
 const IFRAMES_VERSION: u64 = 5;
+/// The version with initialization sections in media playlists, as FFmpeg writes it.
+pub(crate) const MEDIA_VERSION: u64 = 7;
 
 /// The path of the I-frame playlist, which is next to the media playlist.
 #[must_use]
@@ -111,6 +114,70 @@ pub(crate) fn iframes(track: &Track) -> String {
         lines.push(file.to_owned());
     }
     lines.push(line(Endlist));
+    text(&lines)
+}
+
+/// A media playlist with these segments: their files, and their durations in seconds.
+#[must_use]
+pub(crate) fn media<'a>(init: &str, segments: impl Iterator<Item = (&'a str, f64)> + Clone) -> String {
+    let longest = segments.clone().map(|(_, seconds)| seconds).fold(0.0, f64::max);
+    let mut lines = vec![
+        line(M3u),
+        line(Version::new(MEDIA_VERSION)),
+        line(Targetduration::new((longest.round() as u64).max(1))),
+        line(MediaSequence::new(0)),
+        line(PlaylistType::new(HlsPlaylistType::Vod)),
+        line(IndependentSegments),
+        line(Map::builder().with_uri(init).finish()),
+    ];
+    for (file, seconds) in segments {
+        lines.push(format!("#EXTINF:{seconds:.6},"));
+        lines.push(file.to_owned());
+    }
+    lines.push(line(Endlist));
+    text(&lines)
+}
+
+/// A rung of which nothing is measured yet.
+pub(crate) struct NominalVariant {
+    /// The media playlist, relative to the master playlist.
+    pub playlist: String,
+    /// Maximum bit rate with audio, bit/s.
+    pub bandwidth: u64,
+    /// Size in pixels, as displayed.
+    pub size: Dimensions,
+}
+
+/// The master playlist of renditions of which nothing is measured yet; without codecs, because the level of H.264 is
+/// not known. `audio` is the media playlist of the shared audio. A `frame_rate` of 0 is unknown.
+#[must_use]
+pub(crate) fn nominal_master(
+    variants: &[NominalVariant],
+    audio: Option<(&str, u32)>,
+    frame_rate: f64,
+) -> String {
+    let mut lines = vec![line(M3u), line(Version::new(MEDIA_VERSION)), line(IndependentSegments)];
+    if let Some((playlist, channels)) = audio {
+        let media = Media::builder()
+            .with_media_type(MediaType::Audio)
+            .with_name("audio")
+            .with_group_id(AUDIO_GROUP)
+            .with_uri(playlist)
+            .with_channels(channels.to_string())
+            .with_autoselect()
+            .with_default();
+        lines.push(line(media.finish()));
+    }
+    for NominalVariant { playlist, bandwidth, size } in variants {
+        let size = DecimalResolution { width: size.width.into(), height: size.height.into() };
+        let mut stream = StreamInf::builder().with_bandwidth(*bandwidth).with_resolution(size);
+        if audio.is_some() {
+            stream = stream.with_audio(AUDIO_GROUP);
+        }
+        let rate = if frame_rate > 0.0 { format!(",FRAME-RATE={frame_rate:.3}") } else { String::new() };
+        lines.push(format!("{}{rate},CLOSED-CAPTIONS=NONE", line(stream.finish())));
+        lines.push(playlist.clone());
+    }
     text(&lines)
 }
 

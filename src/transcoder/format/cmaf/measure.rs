@@ -10,6 +10,7 @@ use super::presentation::{AudioTrack, Presentation, Segment, Track, VideoTrack};
 use crate::transcoder::diagnose::{missing_output, wrong_output};
 use crate::transcoder::format::VerifiedSet;
 use crate::transcoder::playlist::MediaPlaylist;
+use crate::transcoder::probe::Audio;
 
 /// Measures everything in a verified set that can be played together.
 pub(crate) async fn measure(set: &VerifiedSet<'_>) -> Result<Presentation, Failure> {
@@ -18,27 +19,23 @@ pub(crate) async fn measure(set: &VerifiedSet<'_>) -> Result<Presentation, Failu
         let track = measure_track(set.folder, rendition.file, rendition.playlist).await?;
         presentation.video.push(VideoTrack { track: independent(track)?, size: rendition.size });
     }
-    let audio = set.source.audio.as_ref();
-    let hints = set.shared_audio.iter().map(|sound| Hints {
-        title: audio.and_then(|a| a.title.as_deref()),
-        language: audio.and_then(|a| a.language.as_deref()),
-        channels: sound.channels,
-    });
-    let hints: Vec<Hints<'_>> = hints.collect();
-    let names = labels::names(&hints);
-    for ((sound, hints), name) in set.shared_audio.iter().zip(hints).zip(names) {
-        presentation.audio.push(AudioTrack {
-            track: measure_track(set.folder, sound.file, sound.playlist).await?,
-            name,
-            language: hints.language.and_then(labels::language),
-            channels: hints.channels,
-        });
+    if let Some(sound) = &set.shared_audio {
+        let track = measure_track(set.folder, sound.file, sound.playlist).await?;
+        presentation.audio.push(audio_track(track, set.source.audio.as_ref(), sound.channels));
     }
     Ok(presentation)
 }
 
+/// The track of the source's only audio stream, with its labels.
+pub(crate) fn audio_track(track: Track, source: Option<&Audio>, channels: u32) -> AudioTrack {
+    let title = source.and_then(|audio| audio.title.as_deref());
+    let language = source.and_then(|audio| audio.language.as_deref());
+    let name = labels::names(&[Hints { title, language, channels }]).into_iter().next().unwrap_or_default();
+    AudioTrack { track, name, language: language.and_then(labels::language), channels }
+}
+
 /// A track whose segments can be decoded independently, as FFmpeg's media playlist says of video tracks.
-fn independent(track: Track) -> Result<Track, Failure> {
+pub(crate) fn independent(track: Track) -> Result<Track, Failure> {
     match track.is_independent() {
         true => Ok(track),
         false => Err(wrong_output(format!("a segment of {} does not start with a keyframe", track.playlist))),
@@ -46,7 +43,7 @@ fn independent(track: Track) -> Result<Track, Failure> {
 }
 
 /// Measures the segments of a media playlist.
-async fn measure_track(
+pub(crate) async fn measure_track(
     folder: &Path,
     file: &str,
     playlist: Option<&MediaPlaylist>,

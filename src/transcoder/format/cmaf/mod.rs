@@ -11,12 +11,12 @@
 //! | `dash` | the text of a DASH manifest (pure) |
 
 mod dash;
-mod fragments;
-mod hls;
+pub(crate) mod fragments;
+pub(crate) mod hls;
 mod labels;
-mod measure;
-pub(super) mod presentation;
-mod rate;
+pub(crate) mod measure;
+pub(crate) mod presentation;
+pub(crate) mod rate;
 
 use std::path::Path;
 
@@ -33,13 +33,13 @@ use super::{
     EntryDocumentFormat, FormatPlan, FormatRequest, OutputFiles, OutputFormat, VerifiedSet, WrittenFile,
 };
 use crate::transcoder::{disk, playlist};
-use presentation::VideoTrack;
+use presentation::{Presentation, VideoTrack};
 
 /// Folder of the audio that the rungs share.
-const SHARED_AUDIO: &str = "audio";
+pub(crate) const SHARED_AUDIO: &str = "audio";
 
 /// File name of a segment in the folder of its rung, in FFmpeg's syntax; numbers start at 0.
-const SEGMENT_NAME: &str = "segment_%05d.m4s";
+pub(crate) const SEGMENT_NAME: &str = "segment_%05d.m4s";
 
 const ENTRIES: &[EntryDocumentFormat] = &[
     EntryDocumentFormat {
@@ -111,15 +111,22 @@ impl OutputFormat for Cmaf {
 
 /// Writes the I-frame playlist of each rung, and the entry documents.
 async fn describe(set: VerifiedSet<'_>) -> Result<Vec<WrittenFile>, Failure> {
-    let presentation = measure::measure(&set).await?;
+    write_documents(set.folder, &measure::measure(&set).await?).await
+}
+
+/// Writes the I-frame playlist of each rung, which it returns, and the entry documents.
+pub(crate) async fn write_documents(
+    folder: &Path,
+    presentation: &Presentation,
+) -> Result<Vec<WrittenFile>, Failure> {
     let mut written = Vec::new();
     for VideoTrack { track, .. } in &presentation.video {
         let (file, text) = (hls::iframe_playlist(&track.playlist), hls::iframes(track));
-        write(set.folder, &file, &text).await?;
+        write(folder, &file, &text).await?;
         written.push(WrittenFile { file: file.into(), bytes: text.len() as u64 });
     }
     for entry in ENTRIES {
-        write(set.folder, entry.file, &(entry.write)(&presentation)).await?;
+        write(folder, entry.file, &(entry.write)(presentation)).await?;
     }
     Ok(written)
 }

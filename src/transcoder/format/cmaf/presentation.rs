@@ -1,6 +1,8 @@
 //! The measurements of a presentation's segments, and the figures that follow from them (pure). All documents
 //! that describe the segments to players are made from this.
 
+use serde::{Deserialize, Serialize};
+
 use super::rate;
 use crate::job::Dimensions;
 
@@ -54,8 +56,9 @@ pub(crate) struct Track {
     pub segments: Vec<Segment>,
 }
 
-/// A segment.
-#[derive(Clone, Debug, PartialEq)]
+/// A segment. Its JSON is a list, because the reports of a long video hold thousands of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(String, u64, f64, Vec<Fragment>)", into = "(String, u64, f64, Vec<Fragment>)")]
 pub(crate) struct Segment {
     /// The file, relative to the playlist.
     pub file: String,
@@ -67,8 +70,9 @@ pub(crate) struct Segment {
     pub fragments: Vec<Fragment>,
 }
 
-/// The header of a movie fragment.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// The header of a movie fragment. Its JSON is a list, in the order of the fields.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "FragmentJson", into = "FragmentJson")]
 pub(crate) struct Fragment {
     /// Offset of its `moof` in the segment, bytes.
     pub offset: u64,
@@ -84,6 +88,34 @@ pub(crate) struct Fragment {
     pub duration: u64,
     /// Number of samples, which are frames in a video track.
     pub samples: u64,
+}
+
+type FragmentJson = (u64, u64, bool, f64, u64, u64, u64);
+
+impl From<FragmentJson> for Fragment {
+    fn from(json: FragmentJson) -> Self {
+        let (offset, first_sample_end, starts_with_keyframe, shown_at, decoded_at, duration, samples) = json;
+        Self { offset, first_sample_end, starts_with_keyframe, shown_at, decoded_at, duration, samples }
+    }
+}
+
+impl From<Fragment> for FragmentJson {
+    fn from(f: Fragment) -> Self {
+        let (start, end) = (f.offset, f.first_sample_end);
+        (start, end, f.starts_with_keyframe, f.shown_at, f.decoded_at, f.duration, f.samples)
+    }
+}
+
+impl From<(String, u64, f64, Vec<Fragment>)> for Segment {
+    fn from((file, bytes, seconds, fragments): (String, u64, f64, Vec<Fragment>)) -> Self {
+        Self { file, bytes, seconds, fragments }
+    }
+}
+
+impl From<Segment> for (String, u64, f64, Vec<Fragment>) {
+    fn from(Segment { file, bytes, seconds, fragments }: Segment) -> Self {
+        (file, bytes, seconds, fragments)
+    }
 }
 
 /// A frame that can be decoded alone, together with its `moof`.

@@ -1,0 +1,153 @@
+//! FFmpeg's arguments for the parts of a split video (pure).
+
+use std::ffi::OsString;
+
+use super::chunks::SEGMENT;
+use super::plan::SplitPlan;
+use crate::job::{Failure, Format};
+use crate::transcoder::format::arguments::{COMMON, audio_args, encoder_args, rate_control_args, split_args};
+use crate::transcoder::format::cmaf::{SEGMENT_NAME, SHARED_AUDIO};
+use crate::transcoder::input::MediaInput;
+use crate::transcoder::plan::{filter_graph, input_args};
+use crate::transcoder::stills::PlannedStills;
+
+/// The initialization section in the folder of a rung.
+pub(super) const INIT: &str = "init.mp4";
+/// The playlist that FFmpeg writes there. It is read to measure the segments, and not kept.
+pub(super) const INDEX: &str = "index.m3u8";
+
+/// Seconds between a chunk's start and the time to seek to. Containers seek by the times of decoding, which come before
+/// those of presentation.
+const SEEK_MARGIN: f64 = 0.5;
+
+/// Absolute times in every fragment, and no edit list, so that all chunks have the same initialization section.
+const FRAGMENTS: &str = "movflags=+frag_discont:use_editlist=0:avoid_negative_ts=disabled";
+
+/// The arguments for one chunk. FFmpeg must run in the output folder, in which there is a folder for each rung.
+pub(super) fn chunk(plan: &SplitPlan, number: u32, input: MediaInput<'_>) -> Result<Vec<OsString>, Failure> {
+    let segments = plan.chunks.segments_of(number);
+    let (is_first, is_last) = (segments.start == 0, segments.end >= plan.chunks.segments());
+    let begin = plan.boundary(segments.start);
+
+    // From the middle of a stream, the decoder reports frames that it cannot decode, which the filter drops. Whether
+    // frames are missing is seen by their number.
+    let mut all = input_args(input, true, is_first);
+    all.extend(split_args("-copyts -start_at_zero"));
+    let seek = begin - SEEK_MARGIN;
+    if !is_first && seek > 0.0 {
+        all.extend(split_args(&format!("-seek_timestamp 1 -ss {seek:.6} -noaccurate_seek")));
+    }
+    // One thread is the cheapest, and makes the same bytes on every machine. Several chunks use several cores.
+    all.extend(split_args("-threads 1"));
+    let mut arguments: Vec<OsString> = all.into_iter().map(OsString::from).collect();
+    arguments.extend(["-i".into(), input.argument()]);
+
+    let mut limits = Vec::new();
+    limits.extend((!is_first).then(|| format!("start={:.6}", begin - plan.zero())));
+    limits.extend((!is_last).then(|| format!("end={:.6}", plan.boundary(segments.end) - plan.zero())));
+    // An encode of the whole merges frames with the same time, too. x264 refuses them.
+    let cut =
+        format!("trim={},select=isnan(prev_selected_pts)+gt(pts\\,prev_selected_pts),", limits.join(":"));
+    let rungs = plan.rungs()?;
+    let graph = filter_graph(&plan.source.video, &rungs, &PlannedStills::default(), &cut).unwrap_or_default();
+    let mut all = split_args("-filter_complex_threads 1 -filter_complex");
+    all.push(graph);
+    let row = plan.preset.row();
+    let keyframes: Vec<String> = (segments.start + 1..segments.end)
+        .map(|segment| format!("{:.6}", plan.boundary(segment) - plan.zero()))
+        .collect();
+    for (n, rung) in rungs.iter().enumerate() {
+        let folder = rung.quality.name();
+        all.extend(split_args(&format!("-map [v{n}]")));
+        all.extend(encoder_args(row.video_codec));
+        all.extend(split_args("-fps_mode passthrough -enc_time_base -1 -threads 1"));
+        // Segments are cut at every keyframe, so that there must be no others.
+        all.extend(split_args("-g 1000000 -sc_threshold 0"));
+        if !keyframes.is_empty() {
+            all.extend(["-force_key_frames".to_owned(), keyframes.join(",")]);
+        }
+        all.extend(["-bsf:v".to_owned(), times(plan.frame_distance())]);
+        all.extend(rate_control_args(*rung, row.rate_control, ""));
+        all.extend(split_args(COMMON));
+        all.extend(shifted(plan));
+        all.extend(split_args(&format!(
+            "-f hls -hls_time 0.001 -hls_playlist_type vod -hls_segment_type fmp4 -hls_segment_options {FRAGMENTS} \
+             -start_number {} -hls_fmp4_init_filename {INIT} -hls_segment_filename {folder}/{SEGMENT_NAME} \
+             {folder}/{INDEX}",
+            segments.start
+        )));
+    }
+    arguments.extend(all.into_iter().map(OsString::from));
+    Ok(arguments)
+}
+
+/// The filter of packets that makes a packet last until the next one, and lets the first two be decoded at times that
+/// do not depend on the frames after them: x264 takes the distance of the first frames, which varies where the frame
+/// rate does.
+fn times(distance: f64) -> String {
+    format!(
+        "setts=pts=PTS:dts=if(lt(N\\,2)\\,STARTPTS-(2-N)*max(1\\,round({distance:.9}/TB))\\,DTS)\
+         :duration=if(eq(NEXT_DTS\\,NOPTS)\\,DURATION\\,NEXT_DTS-DTS)"
+    )
+}
+
+fn shifted(plan: &SplitPlan) -> Vec<String> {
+    split_args(&format!("-avoid_negative_ts disabled -output_ts_offset {:.6}", plan.shift()))
+}
+
+/// One encode of the sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Sound {
+    /// Bit rate, kbit/s.
+    pub kbps: u32,
+    /// The file or the playlist, relative to the output folder.
+    pub file: String,
+}
+
+/// The encodes of the sound: one that all renditions share, or one for each bit rate.
+pub(super) fn sounds(plan: &SplitPlan) -> Result<Vec<Sound>, Failure> {
+    if !plan.has_audio() {
+        return Ok(vec![]);
+    }
+    let rungs = plan.rungs()?;
+    if plan.format() == Format::Cmaf {
+        let kbps = rungs.first().map_or(0, |rung| rung.quality.audio_kbps());
+        return Ok(vec![Sound { kbps, file: format!("{SHARED_AUDIO}/{INDEX}") }]);
+    }
+    let mut kbps: Vec<u32> = rungs.iter().map(|rung| rung.quality.audio_kbps()).collect();
+    kbps.dedup();
+    Ok(kbps.into_iter().map(|kbps| Sound { kbps, file: sound_file(kbps) }).collect())
+}
+
+/// The intermediate file of the sound at a bit rate.
+pub(super) fn sound_file(kbps: u32) -> String {
+    format!("audio-{kbps}k.mp4")
+}
+
+/// The arguments for the sound. FFmpeg must run in the output folder.
+pub(super) fn audio(plan: &SplitPlan, input: MediaInput<'_>) -> Result<Vec<OsString>, Failure> {
+    let all = input_args(input, false, true);
+    let mut arguments: Vec<OsString> = all.into_iter().map(OsString::from).collect();
+    arguments.extend(["-i".into(), input.argument()]);
+    let mut all = Vec::new();
+    for Sound { kbps, file } in sounds(plan)? {
+        all.extend(audio_args(plan.source.audio.as_ref(), kbps));
+        all.push("-vn".into());
+        all.extend(split_args(COMMON));
+        all.extend(shifted(plan));
+        if plan.format() == Format::Cmaf {
+            all.extend(split_args(&format!(
+                "-f hls -hls_time {SEGMENT} -hls_playlist_type vod -hls_segment_type fmp4 \
+                 -hls_segment_options {FRAGMENTS} -hls_fmp4_init_filename {INIT} \
+                 -hls_segment_filename {SHARED_AUDIO}/{SEGMENT_NAME}"
+            )));
+        } else {
+            all.extend(split_args(
+                "-movflags +frag_discont+delay_moov+default_base_moof -use_editlist 0 -frag_duration 10000000 -f mp4",
+            ));
+        }
+        all.push(file);
+    }
+    arguments.extend(all.into_iter().map(OsString::from));
+    Ok(arguments)
+}

@@ -1,0 +1,64 @@
+//! What the parts of a split video are made from, and within which limits.
+
+use std::path::Path;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::SplitPlan;
+use super::report::{AudioReport, ChunkReport};
+use crate::transcoder::input::MediaInput;
+use crate::transcoder::{EncodeProgress, TranscodeError};
+
+/// How to encode a part.
+pub struct PartRequest<'a> {
+    /// The plan of the video.
+    pub plan: &'a SplitPlan,
+    /// The video.
+    pub input: MediaInput<'a>,
+    /// The folder for the outputs, which no other part uses. It is created if it does not exist.
+    pub out_dir: &'a Path,
+    /// Maximum size of the outputs in bytes; `None` means all the free space of the disk.
+    pub disk_bytes: Option<u64>,
+    /// FFmpeg is killed after this long without progress.
+    pub stall_timeout: Duration,
+    /// Maximum duration of the encode.
+    pub deadline: Duration,
+    /// Cancels the encode, which leaves no files behind.
+    pub cancel: &'a CancellationToken,
+    /// Called about twice a second with the progress of this part.
+    pub on_progress: &'a (dyn Fn(EncodeProgress) + Send + Sync),
+}
+
+/// The files that the parts stored.
+pub trait PartFiles: Sync {
+    /// Copies the file with this name, relative to the output folder of its part, to a local path.
+    fn fetch<'a>(&'a self, file: &'a str, to: &'a Path) -> BoxFuture<'a, Result<(), TranscodeError>>;
+}
+
+/// The parts of a video, and where to make its renditions.
+pub struct FinishRequest<'a> {
+    /// The plan of the video.
+    pub plan: &'a SplitPlan,
+    /// The report of each chunk, in any order.
+    pub chunks: &'a [ChunkReport],
+    /// The report of the sound, if there is any.
+    pub audio: Option<&'a AudioReport>,
+    /// The files of the parts.
+    pub files: &'a dyn PartFiles,
+    /// The folder for the outputs. It is created if it does not exist; existing files in it are not touched.
+    pub out_dir: &'a Path,
+    /// The time since the video was planned.
+    pub elapsed: Duration,
+    /// Maximum size of the outputs and intermediate files in bytes; `None` means all the free space of the disk.
+    pub disk_bytes: Option<u64>,
+    /// FFmpeg is killed after this long without progress.
+    pub stall_timeout: Duration,
+    /// Maximum duration of all of it.
+    pub deadline: Duration,
+    /// Cancels it, which leaves no files behind.
+    pub cancel: &'a CancellationToken,
+    /// Called after each rendition.
+    pub on_progress: &'a (dyn Fn(EncodeProgress) + Send + Sync),
+}

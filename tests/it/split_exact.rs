@@ -1,0 +1,322 @@
+//! Videos that are encoded in parts: the parts together have the frames, the times and the sound of an encode of the
+//! whole.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tcoder::job::{Failure, FailureCode, Ladder, Parallelism, Preset, Stills};
+use tcoder::transcoder::input::MediaInput;
+use tcoder::transcoder::split::{
+    AudioReport, ChunkReport, FinishRequest, PartFiles, PartRequest, SplitDecision, SplitPlan, decide,
+    encode_audio, encode_chunk, finish, playing_documents,
+};
+use tcoder::transcoder::{EncodeProgress, Encoded, TranscodeError, probe};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use crate::media::with_stills;
+use crate::support::clips::{files_in, made, made_by, probed, stream, turned};
+
+const MINUTE: Duration = Duration::from_secs(60);
+const STILLS: Stills = Stills { poster: true, storyboard: true };
+
+/// What `decide` says about a file.
+async fn decided(input: &Path, preset: Preset, qualities: &str) -> SplitDecision {
+    let source = probe::probe(input).await.unwrap();
+    let ladder: Ladder = qualities.parse().unwrap();
+    decide(&source, preset, &ladder, STILLS, Parallelism::Workers(2)).unwrap()
+}
+
+async fn planned(input: &Path, preset: Preset, qualities: &str) -> SplitPlan {
+    match decided(input, preset, qualities).await {
+        // As another worker reads it.
+        SplitDecision::Split(plan) => serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap(),
+        SplitDecision::Whole { because } => panic!("{}: {because:?}", input.display()),
+    }
+}
+
+fn part<'a>(
+    plan: &'a SplitPlan,
+    input: MediaInput<'a>,
+    out_dir: &'a Path,
+    cancel: &'a CancellationToken,
+) -> PartRequest<'a> {
+    PartRequest {
+        plan,
+        input,
+        out_dir,
+        disk_bytes: None,
+        stall_timeout: MINUTE,
+        deadline: MINUTE,
+        cancel,
+        on_progress: &|_: EncodeProgress| {},
+    }
+}
+
+/// The parts of a video and the folder in which they are stored together.
+struct Parts {
+    plan: SplitPlan,
+    chunks: Vec<ChunkReport>,
+    audio: Option<AudioReport>,
+    stored: TempDir,
+}
+
+impl PartFiles for Parts {
+    fn fetch<'a>(&'a self, file: &'a str, to: &'a Path) -> BoxFuture<'a, Result<(), TranscodeError>> {
+        async move {
+            std::fs::copy(self.stored.path().join(file), to).unwrap();
+            Ok(())
+        }
+        .boxed()
+    }
+}
+
+impl Parts {
+    /// Encodes every part in a folder of its own, the last chunk first, and stores their files.
+    async fn encode(plan: SplitPlan, input: MediaInput<'_>) -> Result<Self, TranscodeError> {
+        let (stored, cancel) = (TempDir::new().unwrap(), CancellationToken::new());
+        let mut chunks = Vec::new();
+        for number in (0..plan.chunks.count()).rev() {
+            let out = TempDir::new().unwrap();
+            let report = encode_chunk(number, &part(&plan, input, out.path(), &cancel)).await?;
+            let json = serde_json::to_string(&report).unwrap();
+            let report: ChunkReport = serde_json::from_str(&json).unwrap();
+            store(&report.files(), out.path(), stored.path());
+            chunks.push(report);
+        }
+        let out = TempDir::new().unwrap();
+        let audio = encode_audio(&part(&plan, input, out.path(), &cancel)).await?;
+        store(&audio.files(), out.path(), stored.path());
+        let audio = plan.has_audio().then_some(audio);
+        Ok(Self { plan, chunks, audio, stored })
+    }
+
+    async fn finish_into(&self, out_dir: &Path) -> Result<Encoded, TranscodeError> {
+        finish(FinishRequest {
+            plan: &self.plan,
+            chunks: &self.chunks,
+            audio: self.audio.as_ref(),
+            files: self,
+            out_dir,
+            elapsed: Duration::ZERO,
+            disk_bytes: None,
+            stall_timeout: MINUTE,
+            deadline: MINUTE,
+            cancel: &CancellationToken::new(),
+            on_progress: &|_: EncodeProgress| {},
+        })
+        .await
+    }
+}
+
+fn store(files: &[PathBuf], from: &Path, to: &Path) {
+    for file in files {
+        std::fs::create_dir_all(to.join(file).parent().unwrap()).unwrap();
+        std::fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+}
+
+fn output(program: &str, arguments: &[&str], input: &Path, rest: &[&str]) -> (String, String) {
+    let done = Command::new(program).args(arguments).arg(input).args(rest).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (out, err) = (text(done.stdout), text(done.stderr));
+    assert!(done.status.success(), "{}: {err}", input.display());
+    (out, err)
+}
+
+/// The times at which the frames of a source are shown, seconds.
+fn frame_times(input: &Path) -> Vec<f64> {
+    let arguments =
+        ["-v", "fatal", "-select_streams", "v:0", "-show_entries", "frame=best_effort_timestamp_time"];
+    numbers(&output("ffprobe", &[&arguments[..], &["-of", "csv=p=0"]].concat(), input, &[]).0)
+}
+
+/// The times of the packets of a file in order, seconds.
+fn packet_times(input: &Path, kind: &str) -> Vec<f64> {
+    let arguments =
+        ["-v", "fatal", "-select_streams", kind, "-show_entries", "packet=pts_time", "-of", "csv=p=0"];
+    numbers(&output("ffprobe", &arguments, input, &[]).0)
+}
+
+fn numbers(text: &str) -> Vec<f64> {
+    let values = text.lines().filter_map(|line| line.split(',').next().unwrap().parse().ok());
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}
+
+/// The hash of the sound's packets, without their times.
+fn sound_hash(input: &Path) -> String {
+    output(
+        "ffmpeg",
+        &["-nostdin", "-v", "error", "-i"],
+        input,
+        &["-map", "0:a", "-c", "copy", "-f", "streamhash", "-"],
+    )
+    .0
+}
+
+/// The structural similarity of each frame of two renditions.
+fn similarities(one: &Path, other: &Path) -> Vec<f64> {
+    let graph = "[0:v]setpts=N/25/TB[a];[1:v]setpts=N/25/TB[b];[a][b]ssim=stats_file=-";
+    let rest = ["-i", other.to_str().unwrap(), "-lavfi", graph, "-f", "null", "-"];
+    let (text, _) = output("ffmpeg", &["-nostdin", "-v", "error", "-i"], one, &rest);
+    text.lines().filter_map(|line| line.split_once("All:")?.1.split(' ').next()?.parse().ok()).collect()
+}
+
+fn assert_same_times(found: &[f64], expected: &[f64], name: &str) {
+    assert_eq!(found.len(), expected.len(), "{name}: frames");
+    let offset = found[0] - expected[0];
+    let far = |(a, b): (&f64, &f64)| (a - b - offset).abs();
+    let worst = found.iter().zip(expected).map(far).fold(0.0, f64::max);
+    assert!(worst < 0.001, "{name}: a frame is {worst} s off");
+}
+
+/// Encodes a file in parts and as a whole, and compares them.
+async fn compare(name: &str, input: &Path) {
+    let parts =
+        Parts::encode(planned(input, Preset::HlsAdaptive, "360p,144p").await, MediaInput::File(input));
+    let parts = parts.await.unwrap_or_else(|e| panic!("{name}: {e}"));
+    let joined = parts.stored.path();
+    let split = parts.finish_into(joined).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+    let out = TempDir::new().unwrap();
+    let whole = with_stills(input, out.path(), Preset::HlsAdaptive, "360p,144p", STILLS).await.unwrap();
+
+    let of = |encoded: &Encoded| -> Vec<_> {
+        let outputs = encoded.outputs.iter();
+        outputs
+            .map(|o| (o.quality, o.file.clone(), o.info.width, o.info.height, o.info.codec.clone()))
+            .collect()
+    };
+    assert_eq!(of(&split), of(&whole), "{name}");
+    assert_eq!(
+        (&split.entries, &split.skipped, &split.source),
+        (&whole.entries, &whole.skipped, &whole.source)
+    );
+    let times = frame_times(input);
+    for output in &split.outputs {
+        let (playlist, unsplit) = (joined.join(&output.file), out.path().join(&output.file));
+        assert_same_times(&packet_times(&playlist, "v:0"), &times, name);
+        let (_, complaints) =
+            self::output("ffmpeg", &["-nostdin", "-v", "warning", "-i"], &playlist, &["-f", "null", "-"]);
+        assert_eq!(complaints, "", "{name}");
+        let found = packet_times(&unsplit, "v:0");
+        if found.len() == times.len() {
+            let similar = similarities(&playlist, &unsplit);
+            assert_eq!(similar.len(), times.len(), "{name}");
+            let borders: Vec<f64> = (1..parts.plan.chunks.count())
+                .map(|chunk| times[0] + f64::from(parts.plan.chunks.segments_of(chunk).start) * 4.0)
+                .collect();
+            let least = |near: bool| {
+                let is_near = |time: f64| borders.iter().any(|border| (border - time).abs() < 0.2) == near;
+                let values = times.iter().zip(&similar).filter(|(time, _)| is_near(**time));
+                values.map(|(_, value)| *value).fold(1.0, f64::min)
+            };
+            assert!(least(true) > least(false) - 0.02, "{name}: {} {}", least(true), least(false));
+        }
+        let difference = (output.info.duration - whole.outputs[0].info.duration).abs();
+        assert!(difference < 0.1, "{name}: {} {}", output.info.duration, whole.outputs[0].info.duration);
+    }
+    if parts.plan.has_audio() {
+        let (sound, unsplit) = (joined.join("audio/index.m3u8"), out.path().join("audio/index.m3u8"));
+        assert_eq!(sound_hash(&sound), sound_hash(&unsplit), "{name}");
+        let lead = |folder: &Path, file: &str, audio: &Path| {
+            packet_times(&folder.join(file), "v:0")[0] - packet_times(audio, "a:0")[0]
+        };
+        let file = &split.outputs[0].file;
+        let (ours, theirs) = (lead(joined, file, &sound), lead(out.path(), file, &unsplit));
+        assert!(
+            (ours - theirs).abs() < 0.022,
+            "{name}: picture {ours} s after the sound, unsplit {theirs} s"
+        );
+    }
+    let board = |encoded: &Encoded| encoded.storyboard.as_ref().map(|board| (board.count, board.interval));
+    assert_eq!((board(&split), split.poster.is_some()), (board(&whole), whole.poster.is_some()), "{name}");
+    let listed = files_in(joined);
+    for file in split.files.iter().map(|file| file.to_str().unwrap().to_owned()) {
+        assert!(listed.contains(&file), "{name}: {file}");
+    }
+    let differ = similarities(&joined.join("storyboard.jpg"), &out.path().join("storyboard.jpg"));
+    assert!(differ[0] > 0.95, "{name}: the storyboards differ, {differ:?}");
+}
+
+const SOUND: &str = "-f lavfi -i anoisesrc=d=18:a=0.1:seed=1";
+const X264: &str = "-c:v libx264 -preset veryfast -pix_fmt yuv420p";
+
+fn clip(name: &str, rate: &str, options: &str) -> PathBuf {
+    made(name, &format!("-f lavfi -i testsrc2=s=320x180:r={rate}:d=18 {SOUND} {options}"))
+}
+
+/// A copy of a clip whose streams are put together differently.
+fn remade(name: &str, clip: &Path, before: &str, after: &str) -> PathBuf {
+    let path = clip.to_str().unwrap();
+    made(name, &format!("{before} -i {path} {after}"))
+}
+
+fn open_gop() -> PathBuf {
+    let options = "-x264-params open-gop=1:bframes=3:b-pyramid=normal:keyint=120 -c:a aac";
+    clip("split-open.mp4", "24000/1001", &format!("{X264} {options}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn constant_rates_are_exact() {
+    for rate in ["24000/1001", "30000/1001", "60000/1001"] {
+        let name = format!("split-{}.mp4", rate.replace('/', "-"));
+        compare(&name, &clip(&name, rate, &format!("{X264} -c:a aac"))).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_and_long_groups_of_pictures_are_exact() {
+    compare("open GOP", &open_gop()).await;
+    let long = clip("split-long.mp4", "25", &format!("{X264} -g 1000 -sc_threshold 0 -c:a aac"));
+    compare("long GOP", &long).await;
+    compare("MKV", &remade("split-open.mkv", &open_gop(), "", "-c copy")).await;
+    compare("MOV", &remade("split-open.mov", &open_gop(), "", "-c:v copy -c:a pcm_s16le")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn variable_rates_are_exact() {
+    let varied = "-vf select='if(lt(mod(t,3),1),1,not(mod(n,4+mod(floor(t),5))))' -fps_mode passthrough \
+                  -enc_time_base 1:90000";
+    let vfr = clip("split-vfr.mp4", "60", &format!("{varied} {X264} -c:a aac"));
+    compare("VFR", &vfr).await;
+    compare("VFR in MKV", &remade("split-vfr.mkv", &vfr, "", "-c copy")).await;
+    let jitter = "-vf setpts='PTS+0.004*sin(N)/TB' -fps_mode passthrough -enc_time_base 1:90000";
+    compare("jitter", &clip("split-jitter.mp4", "25", &format!("{jitter} {X264} -an"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_of_picture_and_sound_are_those_of_the_whole() {
+    let late = "-map 0:v -map 1:a -c copy";
+    let open = open_gop();
+    let twice = |offset: &str| format!("-itsoffset {offset} -i {} ", open.display());
+    compare("late picture", &remade("split-late.mp4", &open, &twice("1.5"), late)).await;
+    compare("late picture in MKV", &remade("split-late.mkv", &open, &twice("1.5"), late)).await;
+    let sound_late = "-map 1:v -map 0:a -c copy";
+    compare("late sound", &remade("split-sound-late.mp4", &open, &twice("0.7"), sound_late)).await;
+    compare("edit list", &remade("split-edit.mp4", &open, "-ss 1.3", "-c copy")).await;
+    let both = "-c copy -output_ts_offset 5";
+    compare("both late", &remade("split-both.mkv", &open, "", both)).await;
+    compare("no sound", &remade("split-mute.mp4", &open, "", "-c copy -an")).await;
+    let longer = "-map 0:v -map 1:a -c:v copy -af apad=whole_dur=21 -c:a aac";
+    compare("longer sound", &remade("split-longer.mp4", &open, &twice("0"), longer)).await;
+    let shorter = "-map 0:v -map 1:a -c:v copy -af atrim=end=11 -c:a aac";
+    compare("shorter sound", &remade("split-shorter.mp4", &open, &twice("0"), shorter)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pictures_that_are_converted_are_exact() {
+    compare("turned", &turned(&open_gop(), "split-turned.mp4")).await;
+    let interlaced = "-vf tinterlace=interleave_top,setfield=tff -flags +ilme+ildct -x264-params tff=1";
+    let interlaced = clip("split-interlaced.mp4", "50", &format!("{interlaced} {X264} -c:a aac"));
+    compare("interlaced", &interlaced).await;
+    let hdr = "-c:v libx265 -preset ultrafast -pix_fmt yuv420p10le -x265-params \
+               log-level=none:colorprim=bt2020:transfer=smpte2084:colormatrix=bt2020nc -tag:v hvc1 -c:a aac";
+    compare("HDR", &clip("split-hdr.mp4", "25", hdr)).await;
+    let vp9 = "-c:v libvpx-vp9 -deadline realtime -cpu-used 8 -b:v 500k -g 100 -c:a libopus";
+    compare("WebM", &clip("split-vp9.webm", "25", vp9)).await;
+}
