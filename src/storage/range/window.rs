@@ -1,0 +1,75 @@
+//! Which part of an input to request next. Pure.
+
+use std::ops::Range;
+
+/// The unit of requests and of the cache, bytes. Every window starts and ends at a multiple, or at the end of the input.
+pub(super) const BLOCK: u64 = 64 << 10;
+/// The first window after a seek, bytes.
+const FIRST: u64 = 256 << 10;
+/// The largest window, bytes.
+const LARGEST: u64 = 4 << 20;
+/// A window is at most this fraction of what the connection has read, because the rest of it is wasted when FFmpeg
+/// stops reading.
+const SHARE: u64 = 8;
+
+/// The first byte of the block that contains `at`.
+pub(super) const fn block_of(at: u64) -> u64 {
+    at - at % BLOCK
+}
+
+/// The window that begins with the block of `at`, for a connection that has read `read` bytes in sequence and wants
+/// those before `end`, which is not beyond the `size` of the input. It ends before the first block that `is_known`.
+pub(super) fn window(at: u64, read: u64, end: u64, size: u64, is_known: impl Fn(u64) -> bool) -> Range<u64> {
+    let start = block_of(at);
+    let longest = block_of((read / SHARE).clamp(FIRST, LARGEST));
+    let limit = start.saturating_add(longest).min(end.next_multiple_of(BLOCK)).min(size);
+    let mut stop = start.saturating_add(BLOCK).min(limit);
+    while stop < limit && !is_known(stop) {
+        stop = stop.saturating_add(BLOCK).min(limit);
+    }
+    start..stop
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn window_starts_small_and_grows_with_sequential_reading() {
+        let length = |read| {
+            let window = window(0, read, 1 << 40, 1 << 40, |_| false);
+            window.end - window.start
+        };
+        assert_eq!(length(0), FIRST);
+        assert_eq!(length(2 * MIB), FIRST);
+        assert_eq!(length(8 * MIB), MIB);
+        assert_eq!(length(1 << 39), LARGEST);
+    }
+
+    #[test]
+    fn window_ends_at_known_blocks_at_the_wanted_end_and_at_the_end_of_the_input() {
+        let known = |block| block == 2 * BLOCK;
+        assert_eq!(window(5, 0, MIB, MIB, known), 0..2 * BLOCK);
+        assert_eq!(window(3 * BLOCK + 1, 0, 3 * BLOCK + 2, MIB, known), 3 * BLOCK..4 * BLOCK);
+        assert_eq!(window(3 * BLOCK, 0, 3 * BLOCK + 9, 3 * BLOCK + 9, known), 3 * BLOCK..3 * BLOCK + 9);
+    }
+
+    proptest! {
+        #[test]
+        fn window_contains_its_position_and_whole_blocks_only(
+            size in 1..20 * MIB, at in any::<prop::sample::Index>(), length in 1..20 * MIB, read in 0..99 * MIB,
+        ) {
+            let at = at.index(usize::try_from(size).unwrap()) as u64;
+            let end = (at + length).min(size);
+            let window = window(at, read, end, size, |block| block % (5 * BLOCK) == 0);
+            prop_assert!(window.contains(&at));
+            prop_assert_eq!(window.start % BLOCK, 0);
+            prop_assert!(window.end % BLOCK == 0 || window.end == size);
+            prop_assert!(window.end <= size && window.end < end + BLOCK);
+            prop_assert!(window.end - window.start <= LARGEST);
+        }
+    }
+}
