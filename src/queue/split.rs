@@ -173,7 +173,6 @@ impl Queue {
             match name.parse::<Part>() {
                 Ok(part) => reports.push((part, text.to_owned())),
                 Err(_) if name == "plan" => plan = Some(text.into()),
-                Err(_) if name == "segments" => {}
                 Err(_) => return Err(QueueError::data(format!("a report of the part {name:?}"))),
             }
         }

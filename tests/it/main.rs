@@ -41,6 +41,7 @@ mod secrets;
 mod shutdown;
 mod split_exact;
 mod split_files;
+mod split_jobs;
 mod storage;
 mod support;
 mod the_original_client;

@@ -102,12 +102,18 @@ async fn every_kind_of_range_gives_exactly_its_bytes() {
         assert!(got == bytes[first as usize..=last as usize], "{range}");
     }
     let whole = http().get(server.url().clone()).send().await.unwrap();
-    assert_eq!((whole.status(), &whole.headers()["accept-ranges"]), (StatusCode::OK, &"bytes".parse().unwrap()));
+    assert_eq!(
+        (whole.status(), &whole.headers()["accept-ranges"]),
+        (StatusCode::OK, &"bytes".parse().unwrap())
+    );
     let etag = whole.headers()["etag"].to_str().unwrap().to_owned();
     assert!(etag.starts_with('"') && etag.len() > 10, "{etag}");
     assert!(whole.bytes().await.unwrap() == bytes);
     let head = http().head(server.url().clone()).send().await.unwrap();
-    assert_eq!((head.status(), head.headers()["content-length"].to_str().unwrap()), (StatusCode::OK, "3158073"));
+    assert_eq!(
+        (head.status(), head.headers()["content-length"].to_str().unwrap()),
+        (StatusCode::OK, "3158073")
+    );
     let behind = asked(server.url(), &format!("bytes={size}-")).await;
     assert_eq!(behind.status(), StatusCode::RANGE_NOT_SATISFIABLE);
     assert_eq!(behind.headers()["content-range"], format!("bytes */{size}"));
@@ -207,7 +213,8 @@ async fn web_servers_without_ranges_or_a_version_are_refused_with_a_reason() {
         Router::new().route(
             "/film.mp4",
             get(move || async move {
-                let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+                let headers =
+                    headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
                 (StatusCode::PARTIAL_CONTENT, headers.collect::<HeaderMap>(), "0123456789")
             }),
         )
@@ -225,7 +232,8 @@ async fn web_servers_without_ranges_or_a_version_are_refused_with_a_reason() {
         }
     }
     let dated = [("content-range", "bytes 0-9/10"), ("last-modified", "Sat, 01 Nov 2025 10:00:00 GMT")];
-    let source = supported(fetcher.open_ranges(&web(partial(Box::leak(Box::new(dated)))).await).await.unwrap());
+    let source =
+        supported(fetcher.open_ranges(&web(partial(Box::leak(Box::new(dated)))).await).await.unwrap());
     assert_eq!((source.size(), source.head()), (10, "0123456789".into()));
     assert!(!format!("{source:?}").contains("secret"));
     let url = web(Router::new()).await;
@@ -264,7 +272,10 @@ async fn stopped_or_dropped_server_closes_its_connections() {
         } else {
             tokio::time::timeout(Duration::from_secs(10), server.stop()).await.expect("it does not stop");
         }
-        let rest = async { while response.chunk().await?.is_some() {} Ok::<_, reqwest::Error>(()) };
+        let rest = async {
+            while response.chunk().await?.is_some() {}
+            Ok::<_, reqwest::Error>(())
+        };
         assert!(rest.await.is_err(), "the response went on to its end");
         assert!(http().get(url).send().await.unwrap_err().is_connect());
     }
@@ -305,11 +316,9 @@ async fn read_alike(server: &RangeServer, file: &Path, program: &str, before: &s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ffmpeg_reads_a_stretch_as_from_the_file_and_little_else() {
-    for (name, muxer) in [
-        ("ranges-end.mp4", ""),
-        ("ranges-front.mp4", "-movflags +faststart"),
-        ("ranges.mkv", "-f matroska"),
-    ] {
+    for (name, muxer) in
+        [("ranges-end.mp4", ""), ("ranges-front.mp4", "-movflags +faststart"), ("ranges.mkv", "-f matroska")]
+    {
         let file = clip(name, muxer);
         let bytes = std::fs::read(&file).unwrap();
         assert!(bytes.len() as u64 > 10 * MIB, "{name} has {} bytes", bytes.len());

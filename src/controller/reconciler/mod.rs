@@ -49,7 +49,7 @@ const REFUSAL: Duration = Duration::from_secs(600);
 const LEASES: u32 = 100;
 
 /// Environment variables of the reconciler that machines get with the same values.
-const HANDED_ON: [&str; 12] = [
+const HANDED_ON: [&str; 13] = [
     "WORKER_TTL",
     "WORKER_MAX_JOBS",
     "WORKER_MAX_FAILURES",

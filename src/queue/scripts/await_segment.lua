@@ -3,7 +3,7 @@
 -- for one of the sound.
 -- Returns READY, WAIT, ENDED with the state of a job that has ended, or UNKNOWN.
 local id, split, segment = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local s = redis.call('HMGET', status(id), 'state', 'split', 'rank')
+local s = redis.call('HMGET', status(id), 'state', 'split', 'rank', 'segments')
 if not s[1] then return { 'UNKNOWN' } end
 if s[1] ~= 'running' and s[1] ~= 'queued' then return { 'ENDED', s[1] } end
 if s[2] ~= split then return { 'UNKNOWN' } end
@@ -11,7 +11,7 @@ local part = 'audio'
 if segment then
   part = nil
   local chunk, first = 0, 0
-  for count in string.gmatch(redis.call('HGET', reports(id), 'segments') or '', '%d+') do
+  for count in string.gmatch(s[4] or '', '%d+') do
     if segment < first + count then
       part = 'chunk-' .. chunk
       break
@@ -20,6 +20,6 @@ if segment then
   end
 end
 if not part then return { 'UNKNOWN' } end
-if redis.call('SISMEMBER', parts(id), part) == 0 then return { 'READY' } end
+if redis.call('HEXISTS', reports(id), part) == 1 then return { 'READY' } end
 redis.call('ZADD', pending, 'XX', 'LT', string.format('%.0f', s[3] - 3600000), id .. '/' .. part)
 return { 'WAIT' }

@@ -42,8 +42,7 @@ local function parts(id)
   return P .. 'jobs:parts:' .. id
 end
 
--- The plan of a split job (plan), the number of segments of each chunk (segments), and the report of each part that
--- is encoded.
+-- The plan of a split job (plan), and the report of each part that is encoded.
 local function reports(id)
   return P .. 'jobs:reports:' .. id
 end
@@ -125,7 +124,7 @@ local function drop_parts(id)
   local keys = { parts(id), reports(id) }
   for _, part in ipairs(open) do keys[#keys + 1] = status(id .. '/' .. part) end
   for _, part in ipairs(redis.call('HKEYS', reports(id))) do
-    if part ~= 'plan' and part ~= 'segments' then keys[#keys + 1] = status(id .. '/' .. part) end
+    if part ~= 'plan' then keys[#keys + 1] = status(id .. '/' .. part) end
   end
   redis.call('UNLINK', unpack(keys))
 end

@@ -13,7 +13,7 @@ on_error(function()
   redis.pcall('HSET', status(id), 'split', '')
   pcall(drop_parts, id)
 end)
-redis.call('HSET', reports(id), 'plan', plan, 'segments', segments)
+redis.call('HSET', reports(id), 'plan', plan)
 local now = clock()
 local names, places = {}, {}
 for i = 6, #ARGV, 2 do
@@ -27,7 +27,8 @@ for i = 6, #ARGV, 2 do
 end
 redis.call('SADD', parts(id), unpack(names))
 -- The attempts at finishing the job are counted anew.
-redis.call('HSET', status(id), 'split', epoch, 'attempt', 0, 'error', '', 'playable', '', 'v', SPLIT_VERSION)
+redis.call('HSET', status(id), 'split', epoch, 'attempt', 0, 'error', '', 'playable', '',
+  'segments', segments, 'v', SPLIT_VERSION)
 redis.call('ZADD', pending, unpack(places))
 redis.call('ZREM', leases, id .. ':' .. epoch)
 ring_all(#names)

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::arguments::{self, INDEX, INIT, Sound};
-use super::plan::SplitPlan;
+
 use super::report::{AudioReport, AudioTrackReport, ChunkReport, RungReport};
 use super::request::PartRequest;
 use crate::hex::hex;

@@ -53,7 +53,7 @@ pub(crate) enum AttemptOutcome {
 /// How the work of an attempt at a job ended.
 pub(super) enum Ended {
     /// There is a result.
-    Committed(Committed),
+    Committed(Box<Committed>),
     /// The job was split, and the attempt has given it back.
     Split,
 }
@@ -186,7 +186,7 @@ impl<'a> Attempt<'a> {
             && let Some(committed) = self.manifest().earlier_result().await?
         {
             tracing::info!(job = %self.job.attempt.job, by = %committed.epoch, "adopted the result of an earlier attempt");
-            return Ok(Ended::Committed(committed));
+            return Ok(Ended::Committed(Box::new(committed)));
         }
         self.within_deadline(self.work()).await
     }
@@ -197,7 +197,9 @@ impl<'a> Attempt<'a> {
         }
         match self.plan().instrument(info_span!("plan")).await? {
             Planned::Split => Ok(Ended::Split),
-            Planned::Whole(info) => self.encode_whole(info).await.map(Ended::Committed),
+            Planned::Whole(info) => {
+                self.encode_whole(info).await.map(|made| Ended::Committed(Box::new(made)))
+            }
         }
     }
 

@@ -3,19 +3,22 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::Mutex;
 
 use crate::job::{Failure, FailureCode, Input, JobId};
 use crate::storage::fetch::Fetcher;
 use crate::storage::range::{RangeServer, RangeSupport};
 use crate::storage::{Bucket, Storage, StorageError};
-use crate::transcoder::MediaInput;
+use crate::transcoder::input::MediaInput;
+use crate::transcoder::probe::{self, Probe};
 
 /// An input that FFmpeg can read.
 pub(crate) struct OpenInput {
     server: RangeServer,
     size: u64,
     etag: String,
+    head: Bytes,
 }
 
 /// The outcome of opening an input.
@@ -37,7 +40,7 @@ impl OpenInputs {
         fetcher: &Fetcher,
         job: JobId,
         input: &Input,
-    ) -> Result<Opened, StorageError> {
+    ) -> Result<Opened, Failure> {
         // Parts that begin at the same time wait here for the one that opens it.
         let mut last = self.0.lock().await;
         if let Some((of, open)) = last.as_ref()
@@ -53,9 +56,11 @@ impl OpenInputs {
             RangeSupport::Supported(source) => source,
             RangeSupport::Unsupported(why) => return Ok(Opened::Whole(why)),
         };
-        let (size, etag) = (source.size(), source.etag().to_owned());
-        let server = RangeServer::start(source).map_err(|source| StorageError::Loopback { source })?;
-        let open = Arc::new(OpenInput { server, size, etag });
+        let (size, etag, head) = (source.size(), source.etag().to_owned(), source.head());
+        let server = RangeServer::start(source).map_err(|e| {
+            Failure::new(FailureCode::Worker, format!("cannot listen on the loopback interface: {e}"))
+        })?;
+        let open = Arc::new(OpenInput { server, size, etag, head });
         *last = Some((job, Arc::clone(&open)));
         Ok(Opened::Input(open))
     }
@@ -76,6 +81,11 @@ impl OpenInput {
     /// The input for FFmpeg.
     pub(crate) const fn media(&self) -> MediaInput<'_> {
         MediaInput::Loopback(self.server.url())
+    }
+
+    /// The properties of the video.
+    pub(crate) async fn probe(&self) -> Result<Probe, Failure> {
+        probe::probe_loopback(self.server.url(), self.size, &self.head).await
     }
 
     /// The size in bytes.

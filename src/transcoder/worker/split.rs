@@ -14,13 +14,12 @@ use super::whole::result_of;
 use crate::job::{
     AttemptId, Failure, FailureCode, Format, Millis, ObjectKey, Parallelism, Part, SplitInfo, Timings,
 };
-use crate::manifest::Committed;
 use crate::queue::{NewPart, PartReports, SplitOutcome};
 use crate::storage::{Bucket, DownloadLimits, Progress, PutCondition, Storage, StorageError, layout};
 use crate::transcoder::split::{
     self, AudioReport, ChunkReport, FinishRequest, PartFiles, SplitDecision, SplitPlan,
 };
-use crate::transcoder::{TranscodeError, disk, probe};
+use crate::transcoder::{TranscodeError, disk};
 
 /// A smaller input is not split unless a number of workers is asked for, bytes: it is downloaded and encoded by one
 /// worker in less time than it takes to plan it.
@@ -110,7 +109,7 @@ impl Attempt<'_> {
         let source = tokio::select! {
             biased;
             () = self.stop_work.cancelled() => return Err(AttemptError::Cancelled),
-            source = probe::probe(input.media(), Some(input.size())) => source?,
+            source = input.probe() => source?,
         };
         Ok(split::decide(&source, spec.preset, &spec.output_qualities, spec.stills, spec.parallelism)?)
     }
@@ -178,8 +177,8 @@ impl Attempt<'_> {
             upload_seconds: finished.elapsed().as_secs_f64(),
         };
         let info = SplitInfo { chunks: plan.chunks.count(), whole_because: None };
-        let committed: Committed = self.commit(result_of(encoded, &prefix, timings, info)?).await?;
-        Ok(Ended::Committed(committed))
+        let committed = self.commit(result_of(encoded, &prefix, timings, info)?).await?;
+        Ok(Ended::Committed(Box::new(committed)))
     }
 
     /// The attempt whose outputs are committed. The segments of adaptive streaming stay where the parts have stored

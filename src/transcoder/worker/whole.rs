@@ -16,9 +16,7 @@ use crate::job::{
 };
 use crate::manifest::Committed;
 use crate::storage::{Bucket, DownloadLimits, Progress, layout};
-use crate::transcoder::{
-    self, Encoded, EncodedOutput, EncodedStill, EntryFile, TranscodeRequest, disk,
-};
+use crate::transcoder::{self, Encoded, EncodedOutput, EncodedStill, EntryFile, TranscodeRequest, disk};
 
 impl Attempt<'_> {
     /// Downloads and encodes the video, stores the outputs, and commits them.

@@ -532,7 +532,7 @@ impl Model {
             let expected = match job.state {
                 State::Uploading => [true, false, false, false],
                 State::Queued => [false, places[1], !places[1], false],
-                State::Running => [false, false, false, true],
+                State::Running | State::Playable => [false, false, false, true],
                 State::Completed | State::Failed | State::Cancelled => [false; 4],
             };
             if places != expected {

@@ -1,0 +1,167 @@
+//! Videos that are encoded in parts by several workers, through the whole system.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use url::Url;
+
+use crate::support::clips::{made, probed, stream};
+use crate::support::system::{Api, PATIENCE, Setup, System, shared};
+
+/// 320x180, 25 frames per second, 26 s with a tone: seven segments.
+fn film() -> PathBuf {
+    made(
+        "seven.mp4",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=26 -f lavfi -i sine=d=26 -c:v libx264 -preset ultrafast \
+         -pix_fmt yuv420p -c:a aac -movflags +faststart",
+    )
+}
+
+/// The number of frames of the video at an address.
+fn frames(url: &str) -> u64 {
+    let report = probed(Path::new(url));
+    stream(&report, "video").unwrap()["nb_read_packets"].as_str().unwrap().parse().unwrap()
+}
+
+/// A hash of the encoded sound at an address.
+fn sound(url: &str) -> String {
+    let output = Command::new("ffmpeg")
+        .args(["-v", "error", "-i", url, "-map", "0:a:0", "-c", "copy", "-f", "streamhash", "-"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{url}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The keys in Redis that belong to a job.
+fn keys_of(system: &System, id: &str) -> Vec<String> {
+    redis::cmd("KEYS").arg(format!("*{id}*")).query(&mut system.redis()).unwrap()
+}
+
+/// The parts of a job that have reported.
+fn completed_parts(system: &System, id: &str) -> Vec<String> {
+    let key = keys_of(system, id).into_iter().find(|key| key.contains("jobs:reports:")).unwrap();
+    let fields: Vec<String> = redis::cmd("HKEYS").arg(key).query(&mut system.redis()).unwrap();
+    fields.into_iter().filter(|field| field != "plan").collect()
+}
+
+async fn encoded(system: &System, file: &Path, options: Value) -> Value {
+    let id = system.upload(file, &options).await;
+    system.completed(&id).await
+}
+
+#[tokio::test]
+async fn adaptive_streaming_in_parts_has_the_frames_and_the_sound_of_one_encode() {
+    let system = shared().await;
+    let options = |parallelism: u16| {
+        json!({
+            "preset": "hls-adaptive", "outputQualities": ["360p", "144p"], "stills": ["poster", "storyboard"],
+            "parallelism": parallelism,
+        })
+    };
+    let parts = encoded(system, &film(), options(2)).await;
+    let whole = encoded(system, &film(), options(1)).await;
+    assert!(parts["split"]["chunks"].as_u64().unwrap() > 2, "{parts:#}");
+    assert_eq!(whole["split"], json!({"chunks": 1}), "{whole:#}");
+    assert!(parts["poster"]["url"].is_string() && parts["storyboard"]["url"].is_string(), "{parts:#}");
+    let url = |job: &Value, n: usize| job["outputs"][n]["url"].as_str().unwrap().to_owned();
+    for n in 0..2 {
+        assert_eq!(parts["outputs"][n]["quality"], whole["outputs"][n]["quality"]);
+        assert_eq!((frames(&url(&parts, n)), frames(&url(&whole, n))), (650, 650));
+    }
+    let master = |job: &Value| job["master"]["url"].as_str().unwrap().to_owned();
+    assert_eq!(sound(&master(&parts)), sound(&master(&whole)));
+    let id = parts["jobId"].as_str().unwrap();
+    let log = system.log();
+    assert!(log.contains("job split") && log.contains("part completed"), "{log}");
+    // Nothing of the parts is left in Redis.
+    let keys = keys_of(system, id);
+    assert_eq!(keys.len(), 1, "{keys:?}");
+}
+
+#[tokio::test]
+async fn mp4_files_are_joined_from_parts() {
+    let system = shared().await;
+    let options = json!({"preset": "web-optimized", "outputQualities": ["144p"], "parallelism": 3});
+    let job = encoded(system, &film(), options).await;
+    assert!(job["split"]["chunks"].as_u64().unwrap() > 2, "{job:#}");
+    let url = job["outputs"][0]["url"].as_str().unwrap();
+    let report = probed(Path::new(url));
+    assert_eq!(frames(url), 650);
+    assert!(stream(&report, "audio").is_some(), "{report:#}");
+}
+
+#[tokio::test]
+async fn video_that_cannot_be_cut_is_encoded_as_a_whole_and_says_why() {
+    let system = shared().await;
+    let film = made(
+        "five.ts",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=9 -c:v libx264 -preset ultrafast -pix_fmt yuv420p -f mpegts",
+    );
+    let options = json!({"preset": "hls", "outputQualities": ["144p"], "parallelism": 4});
+    let job = encoded(system, &film, options).await;
+    assert_eq!(job["split"]["chunks"], 1, "{job:#}");
+    assert!(job["split"]["wholeBecause"].as_str().unwrap().contains("transport stream"), "{job:#}");
+}
+
+/// The text at an address, or the status of a refusal.
+async fn get(api: &Api, url: &Url) -> Result<String, StatusCode> {
+    let answer = api.http.get(url.clone()).timeout(PATIENCE).send().await.unwrap();
+    if answer.status() == StatusCode::SERVICE_UNAVAILABLE {
+        assert!(answer.headers().contains_key("retry-after"), "{answer:?}");
+    }
+    if !answer.status().is_success() {
+        return Err(answer.status());
+    }
+    Ok(String::from_utf8_lossy(&answer.bytes().await.unwrap()).into_owned())
+}
+
+/// The lines of a playlist that name files.
+fn names(playlist: &str) -> Vec<&str> {
+    playlist.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
+}
+
+#[tokio::test]
+async fn video_is_played_while_it_is_encoded_and_a_part_further_on_is_encoded_next() {
+    let system = Setup::default().start().await;
+    let film = made(
+        "minutes.mp4",
+        "-f lavfi -i testsrc2=s=1280x720:r=25:d=150 -f lavfi -i sine=d=150 -c:v libx264 -preset ultrafast \
+         -pix_fmt yuv420p -c:a aac",
+    );
+    let options = json!({"preset": "hls-adaptive", "outputQualities": ["720p", "144p"], "parallelism": 8});
+    let id = system.upload(&film, &options).await;
+    let playable = system.seen(&id, |job| job["status"] == "playable").await;
+    assert!(playable["timestamps"]["playableAt"].is_i64(), "{playable:#}");
+    let master: Url = playable["playUrl"].as_str().unwrap().parse().unwrap();
+    let text = get(&system, &master).await.unwrap();
+    let media: BTreeSet<&str> = names(&text).into_iter().collect();
+    assert_eq!(media.len(), 2, "{text}");
+    let small = master.join(media.iter().find(|name| name.contains("144p")).unwrap()).unwrap();
+    let text = get(&system, &small).await.unwrap();
+    assert!(text.contains("#EXT-X-ENDLIST"), "the playlist is complete: {text}");
+    let segments = names(&text);
+    assert_eq!(segments.len(), 38);
+    // What is there is answered at once.
+    assert!(get(&system, &small.join(segments[0]).unwrap()).await.unwrap().contains("moof"));
+    // A segment near the end is encoded before what lies between.
+    let ahead = small.join(segments[35]).unwrap();
+    let segment = loop {
+        match get(&system, &ahead).await {
+            Ok(segment) => break segment,
+            Err(status) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+        }
+    };
+    assert!(segment.contains("moof"));
+    let between = completed_parts(&system, &id);
+    assert!(between.len() < 12, "most parts are still to be encoded: {between:?}");
+    // There is no segment behind the end, and nothing without a signature.
+    let beyond = small.join("segment_00099.m4s?awaited").unwrap();
+    assert_eq!(get(&system, &beyond).await, Err(StatusCode::NOT_FOUND));
+    let answer = system.delete(&format!("/api/jobs/{id}")).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(system.ended(&id).await["status"], "cancelled");
+}
