@@ -83,6 +83,11 @@ impl Watch {
                     let job = self.look().await?;
                     Some(not_behind(self.told.as_ref(), job))
                 }
+                // Of a job that is encoded in parts, more can be played now.
+                JobChange::Progress(..) if self.told.as_ref().is_some_and(Job::plays_early) => {
+                    let job = self.look().await?;
+                    Some(not_behind(self.told.as_ref(), job))
+                }
                 JobChange::Progress(epoch, percent) => with_progress(self.told.as_ref(), epoch, percent),
             };
             if let Some(job) = job

@@ -30,7 +30,9 @@ pub use result::{
 };
 pub use spec::{Input, JobSpec, Origin, Priority, SecretRef, SpecError, Still, Stills};
 pub use state::{State, Transition, WrongTransition};
-pub use task::{InvalidParallelism, InvalidPart, LeaseId, Parallelism, Part, SplitInfo};
+pub use task::{
+    InvalidParallelism, InvalidPart, LeaseId, Parallelism, Part, ReadyRange, SEGMENT_SECONDS, SplitInfo,
+};
 pub use time::Millis;
 
 use schemars::JsonSchema;
@@ -88,6 +90,9 @@ pub struct Job {
     /// It is created for each reader, so a stored job has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub play_url: Option<String>,
+    /// What of such a video is encoded already, in the order of the video. Lists of jobs do not contain it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ready: Vec<ReadyRange>,
     /// The attempt that split the job into parts, below whose folder they store their outputs.
     #[serde(skip)]
     pub split: Option<Epoch>,
@@ -110,6 +115,13 @@ impl Job {
     #[must_use]
     pub fn split_by(&self) -> Option<AttemptId> {
         self.split.map(|epoch| AttemptId { job: self.job_id, epoch })
+    }
+
+    /// Whether its video can be played, or will be, before the job has ended.
+    #[must_use]
+    pub fn plays_early(&self) -> bool {
+        let is_streamed = self.spec.preset.format(&self.spec.output_qualities) == Format::Cmaf;
+        self.split.is_some() && is_streamed && !self.status.is_terminal()
     }
 
     /// The epoch in the id of the webhook about the job's end. It is the same again if a failover of Redis forgot that

@@ -194,6 +194,37 @@ impl JsonSchema for Parallelism {
     }
 }
 
+/// Length of a segment of HLS and DASH, seconds. Chunks are made of whole segments.
+pub const SEGMENT_SECONDS: u32 = 4;
+
+/// A stretch of a video that players can play already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReadyRange {
+    /// Its start in the video, seconds.
+    pub start: u32,
+    /// Its end, seconds; the last one may be behind the end of the video.
+    pub end: u32,
+}
+
+impl ReadyRange {
+    /// The stretches that these chunks make up, of a video whose chunks have these numbers of segments.
+    #[must_use]
+    pub fn of(segments: &[u32], done: impl Fn(u32) -> bool) -> Vec<Self> {
+        let mut ranges: Vec<Self> = Vec::new();
+        let mut start = 0_u32;
+        for (chunk, count) in (0..).zip(segments) {
+            let end = start.saturating_add(count.saturating_mul(SEGMENT_SECONDS));
+            match ranges.last_mut() {
+                _ if !done(chunk) => {}
+                Some(last) if last.end == start => last.end = end,
+                _ => ranges.push(Self { start, end }),
+            }
+            start = end;
+        }
+        ranges
+    }
+}
+
 /// How many parts the video of a job was encoded in.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -239,6 +270,18 @@ mod tests {
             assert_eq!(part.parse::<Part>(), Err(InvalidPart), "{part}");
             assert!(format!("{JOB}/{part}:7").parse::<LeaseId>().is_err(), "{part}");
         }
+    }
+
+    #[test]
+    fn ready_ranges_join_neighbours() {
+        let of = |done: &[u32]| {
+            let ranges = ReadyRange::of(&[1, 2, 4, 4], |chunk| done.contains(&chunk));
+            ranges.iter().map(|range| (range.start, range.end)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), []);
+        assert_eq!(of(&[0]), [(0, 4)]);
+        assert_eq!(of(&[3, 0, 1]), [(0, 12), (28, 44)]);
+        assert_eq!(of(&[0, 1, 2, 3, 9]), [(0, 44)]);
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Reads jobs: a single one, a page of them, and their counts.
 
+use std::collections::BTreeSet;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::codec::{check_record_version, parse_spec, text_items};
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{Epoch, Job, JobId, Millis, State, Timestamps, WorkerId};
+use crate::job::{Epoch, Job, JobId, Millis, Part, ReadyRange, State, Timestamps, WorkerId};
 
 /// Selects the jobs of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,12 +83,23 @@ impl Queue {
     /// If Redis fails.
     pub async fn get(&self, id: JobId) -> Result<Option<Job>, QueueError> {
         let reply = self.run(Command::new("HGETALL").arg(self.status_key(id))).await?;
-        match parse_job(id, &reply)? {
+        let (reply, job) = match parse_job(id, &reply)? {
             None if self.transport.may_lag() => {
-                parse_job(id, &self.eval(&scripts::READ, vec![id.to_string()]).await?)
+                let reply = self.eval(&scripts::READ, vec![id.to_string()]).await?;
+                let job = parse_job(id, &reply)?;
+                (reply, job)
             }
-            found => Ok(found),
+            found => (reply, found),
+        };
+        let Some(mut job) = job else { return Ok(None) };
+        if job.plays_early() {
+            let reports = self.run(Command::new("HKEYS").arg(self.reports_key(id))).await?;
+            let segments = record_field(&reply, "segments").unwrap_or_default();
+            let segments: Vec<u32> = segments.split(',').filter_map(|count| count.parse().ok()).collect();
+            let parts: BTreeSet<Part> = text_items(&reports).filter_map(|name| name.parse().ok()).collect();
+            job.ready = ReadyRange::of(&segments, |chunk| parts.contains(&Part::Chunk(chunk)));
         }
+        Ok(Some(job))
     }
 
     /// Returns a page of at most `limit` jobs, newest first, starting at `cursor`.
@@ -297,13 +310,15 @@ impl std::fmt::Display for Position {
     }
 }
 
+/// A field of a hash that is not empty.
+fn record_field<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
+    let pair = reply.list().unwrap_or_default().chunks_exact(2).find(|pair| pair[0].text() == Some(name))?;
+    pair[1].text().filter(|text| !text.is_empty())
+}
+
 /// Parses a job from its hash. Returns `None` if there is no job.
 fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
-    let fields = reply.list().unwrap_or_default();
-    let field = |name: &str| {
-        let pair = fields.chunks_exact(2).find(|pair| pair[0].text() == Some(name));
-        pair.and_then(|pair| pair[1].text()).filter(|text| !text.is_empty())
-    };
+    let field = |name: &str| record_field(reply, name);
     let (Some(state), Some(spec)) = (field("state"), field("spec")) else { return Ok(None) };
     let version = field("v").and_then(|v| v.parse().ok()).unwrap_or(0);
     check_record_version(&format!("the record of job {id}"), version)?;
@@ -343,6 +358,7 @@ fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
             .map(|json| serde_json::from_str(json).map_err(|_| bad("result")))
             .transpose()?,
         play_url: None,
+        ready: Vec::new(),
         split: field("split").and_then(|epoch| epoch.parse().ok()).map(Epoch),
         life: field("life").and_then(|epoch| epoch.parse().ok()).map(Epoch),
         committed: field("committed").and_then(|epoch| epoch.parse().ok()).map(Epoch),

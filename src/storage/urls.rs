@@ -14,7 +14,7 @@ use super::media::{MediaRefused, MediaSigner, media_end};
 use super::presign::{ObjectRequest, PresignError, Presigner};
 use super::{Bucket, layout, refers_to_others};
 use crate::config::{BaseUrl, StorageConfig};
-use crate::job::{AttemptId, Format, Job, Millis, ObjectKey};
+use crate::job::{AttemptId, Job, Millis, ObjectKey};
 
 /// Validity of a presigned upload address.
 pub const UPLOAD_WINDOW: Duration = Duration::from_secs(3600);
@@ -180,10 +180,7 @@ impl UrlSigner {
     /// The address of the master playlist of a job that is encoded in parts, before it has ended. It is below the API
     /// if that is known, even if the bucket is public: only the API waits for segments that are not encoded yet.
     fn early_entry(&self, job: &Job, now: Millis, origin: Option<&BaseUrl>) -> Option<Url> {
-        let attempt = job.split_by().filter(|_| !job.status.is_terminal())?;
-        if job.spec.preset.format(&job.spec.output_qualities) != Format::Cmaf {
-            return None;
-        }
+        let attempt = job.split_by().filter(|_| job.plays_early())?;
         let key =
             layout::attempt_prefix(attempt).and_then(|folder| folder.join(layout::MASTER_PLAYLIST)).ok()?;
         match self.api.as_ref().or(origin) {

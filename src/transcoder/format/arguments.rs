@@ -1,13 +1,10 @@
 //! Arguments of FFmpeg that several formats share (pure).
 
-use crate::job::{Container, Label, RateControl, VideoCodec};
+use crate::job::{Container, Label, RateControl, SEGMENT_SECONDS, VideoCodec};
 
 use super::{FormatPlan, FormatRequest, Planned};
 use crate::transcoder::ladder::Rung;
 use crate::transcoder::probe::Audio;
-
-/// Length of a segment, seconds.
-pub(crate) const SEGMENT_SECONDS: u32 = 4;
 
 /// Drops everything but video and audio: subtitles, data, titles, locations, chapters.
 pub(crate) const COMMON: &str = "-sn -dn -map_metadata -1 -map_chapters -1 -max_muxing_queue_size 1024";

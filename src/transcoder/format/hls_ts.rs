@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use crate::job::{Container, Failure};
+use crate::job::{Container, Failure, SEGMENT_SECONDS};
 
-use super::arguments::{SEGMENT_SECONDS, output_per_rung, segment_keyframe_args, split_args, video_args};
+use super::arguments::{output_per_rung, segment_keyframe_args, split_args, video_args};
 use super::{FormatPlan, FormatRequest, OutputFiles, OutputFormat};
 use crate::transcoder::diagnose::{missing_output, wrong_output};
 use crate::transcoder::disk;

@@ -7,8 +7,7 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
-use crate::job::Parallelism;
-use crate::transcoder::format::arguments::SEGMENT_SECONDS;
+use crate::job::{Parallelism, SEGMENT_SECONDS};
 
 /// Maximum length of a chunk in segments, if the number of workers is not given: 24 s, which take a core less than a
 /// minute for the default ladder.

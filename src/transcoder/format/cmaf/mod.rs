@@ -22,11 +22,10 @@ use std::path::Path;
 
 use futures::future::{BoxFuture, FutureExt as _};
 
-use crate::job::{Container, EntryKind, Failure};
+use crate::job::{Container, EntryKind, Failure, SEGMENT_SECONDS};
 
 use super::arguments::{
-    COMMON, SEGMENT_SECONDS, audio_args, planned, rate_control_args, segment_keyframe_args, split_args,
-    video_args,
+    COMMON, audio_args, planned, rate_control_args, segment_keyframe_args, split_args, video_args,
 };
 use super::hls_ts::playlist_files;
 use super::{
