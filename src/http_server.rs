@@ -24,11 +24,13 @@ pub(crate) struct ServerLimits {
     pub head: Duration,
     /// Maximum time for running requests to finish when the server stops.
     pub grace: Duration,
+    /// Maximum number of bytes of a response that a connection keeps before they are sent; `None` leaves it to hyper.
+    pub buffer: Option<usize>,
 }
 
 impl Default for ServerLimits {
     fn default() -> Self {
-        Self { connections: 512, head: Duration::from_secs(30), grace: Duration::from_secs(5) }
+        Self { connections: 512, head: Duration::from_secs(30), grace: Duration::from_secs(5), buffer: None }
     }
 }
 
@@ -83,6 +85,9 @@ where
     }
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
+    if let Some(bytes) = limits.buffer {
+        builder.http1().max_buf_size(bytes);
+    }
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(connection);
     let ended = tokio::select! {

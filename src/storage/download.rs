@@ -122,22 +122,23 @@ const MAX_RESTARTS: u32 = 3;
 /// Number of bytes that count as progress.
 const HEADWAY: u64 = 1 << 20;
 /// Time without any byte after which the connection counts as broken.
-const STALL: Duration = Duration::from_secs(60);
+pub(super) const STALL: Duration = Duration::from_secs(60);
 /// Minimum rate of a source over [`SLOW_WINDOW`], bytes per second.
 const SLOWEST: u64 = 10_000;
-const SLOW_WINDOW: Duration = Duration::from_secs(120);
+/// Time over which the rate of a source is measured.
+pub(super) const SLOW_WINDOW: Duration = Duration::from_secs(120);
 const BUFFER: usize = 1 << 20;
 
 /// Decides how to continue after an interruption. Pure, and every transfer ends.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Patience {
+pub(super) struct Patience {
     breaks: u32,
     restarts: u32,
 }
 
 impl Patience {
     /// How long to wait before the next attempt, or `None` to give up.
-    fn after_break(&mut self, headway: u64, resumable: bool) -> Option<Duration> {
+    pub(super) fn after_break(&mut self, headway: u64, resumable: bool) -> Option<Duration> {
         if resumable && headway >= HEADWAY {
             self.breaks = 0;
         }
@@ -286,7 +287,7 @@ impl Sink<'_> {
 
 /// Why to give up on a source that sent `bytes` in this time. Without a minimum rate, a source that sends a byte now
 /// and then would occupy a worker until the deadline of the job.
-fn too_slow(elapsed: Duration, bytes: u64) -> Option<String> {
+pub(super) fn too_slow(elapsed: Duration, bytes: u64) -> Option<String> {
     let least = SLOWEST * SLOW_WINDOW.as_secs();
     (elapsed >= SLOW_WINDOW && bytes < least)
         .then(|| format!("the transfer was slower than {} kB a second", SLOWEST / 1000))

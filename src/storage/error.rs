@@ -31,6 +31,12 @@ pub enum StorageError {
         /// The object or address.
         what: String,
     },
+    /// The object, or the file at an address, is no longer the one whose reading began.
+    #[error("{what} was replaced while it was read; the next attempt reads the new one")]
+    Replaced {
+        /// The object or address.
+        what: String,
+    },
     /// The access key was rejected.
     #[error(
         "object storage denied access to {what} ({code}); \
@@ -129,7 +135,7 @@ impl From<StorageError> for Failure {
             StorageError::Address(_) | StorageError::Unreachable { passing: false, .. } => {
                 FailureCode::InputRefused
             }
-            StorageError::Unreachable { .. } => FailureCode::InputUnreachable,
+            StorageError::Unreachable { .. } | StorageError::Replaced { .. } => FailureCode::InputUnreachable,
             StorageError::Cancelled | StorageError::Disk { .. } | StorageError::Key { .. } => {
                 FailureCode::Worker
             }
@@ -287,6 +293,7 @@ mod tests {
         vec![
             (StorageError::NotFound { what: what() }, FailureCode::InputNotFound, false),
             (StorageError::NoBucket { what: what() }, FailureCode::Storage, false),
+            (StorageError::Replaced { what: what() }, FailureCode::InputUnreachable, false),
             (StorageError::Denied { what: what(), code: "X".into() }, FailureCode::Storage, false),
             (StorageError::TooLarge { limit: 5 }, FailureCode::InputTooLarge, false),
             (StorageError::Cancelled, FailureCode::Worker, false),

@@ -1,5 +1,6 @@
 //! Objects in R2 and S3: their keys ([`layout`]), presigned addresses ([`presign`]), transfers ([`Storage`]),
-//! downloads of inputs from elsewhere ([`fetch`]), and object-created events ([`event`]).
+//! downloads of inputs from elsewhere ([`fetch`]), reading of inputs by byte ranges ([`range`]), and object-created
+//! events ([`event`]).
 //!
 //! This module does not know what a job does with objects, and does not contain the S3 server of `tcoder up`.
 //! `layout`, `presign`, [`urls`], [`media`] and `event` are pure. The Worker reads the buckets through their bindings
@@ -21,6 +22,8 @@ pub mod media;
 #[cfg(not(target_arch = "wasm32"))]
 mod objects;
 pub mod presign;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod range;
 #[cfg(not(target_arch = "wasm32"))]
 mod removal;
 #[cfg(not(target_arch = "wasm32"))]

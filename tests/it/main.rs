@@ -33,6 +33,7 @@ mod pipeline;
 mod private_bucket;
 mod prometheus;
 mod queue;
+mod range_reading;
 mod rate_limit;
 mod s3_server;
 mod secrets;
