@@ -15,7 +15,7 @@
 //! | [`child`] | child processes that end with their parent |
 //! | [`queue`] | jobs, workers and the fleet's lock in Redis: Lua scripts and typed calls |
 //! | [`metrics`] | metrics in Prometheus's text format and OpenMetrics |
-//! | [`storage`] | objects in R2 and S3: layout, presigning, transfer, object-created events |
+//! | [`storage`] | objects in R2 and S3: layout, presigning, transfer, reading by ranges, object-created events |
 //! | [`manifest`] | the object that decides about a job's result |
 //! | [`controller::fleet`] | the desired number of machines and the next operations; the trait of a machine provider. Pure |
 //! | [`flyprovider`] | Fly Machines as a machine provider: client, sizes, prices, emulator |

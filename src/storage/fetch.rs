@@ -74,9 +74,8 @@ impl Web<'_> {
 
 impl Source for Web<'_> {
     async fn open(&self, resume: Option<&Resume>) -> Result<OpenedSource, StorageError> {
-        let condition =
-            resume.map(|Resume { offset, etag }| (format!("bytes={offset}-"), Some(etag.as_str())));
-        let answer = self.send(condition.as_ref().map(|(range, etag)| (range.as_str(), *etag))).await?;
+        let range = resume.map(|resume| format!("bytes={}-", resume.offset));
+        let answer = self.send(range.as_deref(), resume.map(|resume| resume.etag.as_str())).await?;
         let span = match (answer.status(), resume) {
             (StatusCode::OK, _) => Span { starts_at: 0, total: answer.content_length() },
             (StatusCode::PARTIAL_CONTENT, Some(_)) => span(answer.headers())
@@ -97,14 +96,17 @@ impl Source for Web<'_> {
 }
 
 impl Web<'_> {
-    /// Requests the file, or `range` of it if the file is the one that the validator names.
-    pub(super) async fn send(&self, range: Option<(&str, Option<&str>)>) -> Result<Response, StorageError> {
+    /// Requests the file, or this range of it, on the condition that the file is still the one with this validator.
+    pub(super) async fn send(
+        &self,
+        range: Option<&str>,
+        if_range: Option<&str>,
+    ) -> Result<Response, StorageError> {
         // With a compressed transfer, lengths and ranges would not be those of the file.
         let mut request = self.client.request(Method::GET, self.url)?.header(ACCEPT_ENCODING, "identity");
-        if let Some((range, validator)) = range {
-            request = request.header(RANGE, range);
-            if let Some(validator) = validator {
-                request = request.header(IF_RANGE, validator);
+        for (name, value) in [(RANGE, range), (IF_RANGE, if_range)] {
+            if let Some(value) = value {
+                request = request.header(name, value);
             }
         }
         self.client.send(request).await.map_err(|error| match UrlRefused::find(&error) {

@@ -33,7 +33,6 @@ mod pipeline;
 mod private_bucket;
 mod prometheus;
 mod queue;
-mod range_measure;
 mod range_reading;
 mod rate_limit;
 mod s3_server;

@@ -328,8 +328,24 @@ async fn ffmpeg_reads_a_stretch_as_from_the_file_and_little_else() {
         let copy = "-map 0:v -c copy -f framemd5 -";
         let copied = read_alike(&server, &file, "ffmpeg", "-ss 60 -t 2 -i", copy).await;
         let decoded = read_alike(&server, &file, "ffmpeg", "-ss 30 -t 2 -i", "-an -f framemd5 -").await;
-        eprintln!("{name}: {probe:.3} {copied:.3} {decoded:.3}");
         assert!(probe < 0.2 && copied < 0.2 && decoded < 0.2, "{name}: {probe:.3} {copied:.3} {decoded:.3}");
         assert!(server.take_failure().is_none());
     }
+}
+
+/// FFmpeg takes the end of the response for the end of the file, so that only the server knows what happened.
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_input_is_the_failure_whatever_ffmpeg_says() {
+    let bytes = std::fs::read(clip("ranges-front.mp4", "-movflags +faststart")).unwrap();
+    let (objects, server) = serving(bytes).await;
+    put_input(&objects.config, NAME, noise(12 * MIB)).await;
+    let run = Command::new("ffmpeg")
+        .args(["-nostdin", "-v", "error", "-protocol_whitelist", "http,tcp", "-i", server.url().as_str()])
+        .args(["-map", "0:v", "-c", "copy", "-f", "null", "-"])
+        .kill_on_drop(true)
+        .output();
+    let done = tokio::time::timeout(Duration::from_secs(120), run).await.expect("it hangs").unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(!said.is_empty(), "{}", done.status);
+    assert!(matches!(server.take_failure(), Some(StorageError::Replaced { .. })), "{said}");
 }

@@ -14,9 +14,12 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::blocks::{Assembly, Blocks};
 use super::source::RangeSource;
-use super::window::{BLOCK, block_of, window};
+use super::window::{BLOCK, block_of, is_next_due, window};
 use crate::storage::download::{Patience, SLOW_WINDOW, STALL, too_slow};
 use crate::storage::error::StorageError;
+
+/// Number of bytes that a connection is given at once: what it holds besides is what FFmpeg may never read.
+const PIECE: usize = 16 << 10;
 
 /// What was read and served so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,6 +83,7 @@ impl Reader {
             from: range.start,
             at: range.start,
             end: range.end,
+            block: Bytes::new(),
             current: None,
             next: None,
         };
@@ -192,56 +196,184 @@ struct Reading {
     /// The position of the next byte.
     at: u64,
     end: u64,
+    /// The rest of the block that contains the next byte.
+    block: Bytes,
     current: Option<Window>,
     /// The window after the current one.
     next: Option<Window>,
 }
 
 impl Reading {
-    /// The next bytes, at most a block, or `None` at the end of the range.
+    /// The next bytes, or `None` at the end of the range.
     async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
-        while self.at < self.end {
-            let Some(current) = &mut self.current else {
-                let kept = lock(&self.reader.blocks).get(block_of(self.at));
-                match kept {
-                    // A window that was requested ahead has its blocks in order, and ends where they do.
-                    Some(block) if self.next.is_none() => return Ok(Some(self.cut(&block))),
-                    _ => {
-                        let next = self.next.take();
-                        self.current = next.or_else(|| self.request(self.at));
-                    }
-                }
-                continue;
-            };
-            if self.at >= current.range.end {
-                self.current = None;
-                continue;
-            }
-            let after = current.range.end;
-            let is_half_taken =
-                (self.at - current.range.start).saturating_mul(2) >= after - current.range.start;
-            if self.next.is_none() && is_half_taken && after < self.end {
-                self.next = self.reader.request(after, self.at - self.from, self.end);
-            }
-            match current.blocks.recv().await {
-                Some(block) => return Ok(Some(self.cut(&block?))),
-                None => return Err(self.reader.source.broken("reading it was aborted".to_owned())),
-            }
+        if self.at >= self.end {
+            return Ok(None);
         }
-        Ok(None)
+        self.request_ahead();
+        while self.block.is_empty() {
+            if self.current.as_ref().is_none_or(|current| self.at >= current.range.end) {
+                self.current = self.next.take();
+            }
+            let block = if let Some(current) = &mut self.current {
+                let aborted = || Err(self.reader.source.broken("reading it was aborted".to_owned()));
+                current.blocks.recv().await.unwrap_or_else(aborted)?
+            } else {
+                let kept = lock(&self.reader.blocks).get(block_of(self.at));
+                let Some(block) = kept else {
+                    self.current = self.reader.request(self.at, self.at - self.from, self.end);
+                    continue;
+                };
+                block
+            };
+            self.block = self.wanted_of(&block);
+        }
+        let piece = self.block.split_to(self.block.len().min(PIECE));
+        self.at += piece.len() as u64;
+        self.reader.bytes_served.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        Ok(Some(piece))
     }
 
-    fn request(&self, at: u64) -> Option<Window> {
-        self.reader.request(at, self.at - self.from, self.end)
+    /// Requests the next window if it is due, so that the connection need not wait for it.
+    fn request_ahead(&mut self) {
+        let Some(current) = &self.current else { return };
+        let (after, read) = (current.range.end, self.at - self.from);
+        if self.next.is_none() && after < self.end && is_next_due(&current.range, self.at, read) {
+            self.next = self.reader.request(after, read, self.end);
+        }
     }
 
     /// The wanted part of the block that contains the next byte.
-    fn cut(&mut self, block: &Bytes) -> Bytes {
+    fn wanted_of(&self, block: &Bytes) -> Bytes {
         let start = block_of(self.at);
         let index = |at: u64| usize::try_from(at - start).unwrap_or(usize::MAX).min(block.len());
-        let part = block.slice(index(self.at)..index(self.end));
-        self.at += part.len() as u64;
-        self.reader.bytes_served.fetch_add(part.len() as u64, Ordering::Relaxed);
-        part
+        block.slice(index(self.at)..index(self.end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::range::source::{HEAD_BYTES, RangeBody};
+    use tokio::sync::Notify;
+
+    const SIZE: u64 = 8 << 20;
+
+    /// Zeroes, and a record of the requests for them.
+    #[derive(Debug, Default)]
+    struct Zeroes {
+        requests: Mutex<Vec<Range<u64>>>,
+        /// Each response breaks after so many bytes, if set.
+        breaks_after: Option<u64>,
+        /// Responses never end, and this is notified when one is dropped.
+        dropped: Option<Arc<Notify>>,
+        is_gone: bool,
+    }
+
+    struct NotifyOnDrop(Arc<Notify>);
+
+    impl Drop for NotifyOnDrop {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl RangeSource for Zeroes {
+        fn size(&self) -> u64 {
+            SIZE
+        }
+
+        fn etag(&self) -> &str {
+            "\"zeroes\""
+        }
+
+        fn head(&self) -> Bytes {
+            Bytes::from(vec![0; usize::try_from(HEAD_BYTES).unwrap()])
+        }
+
+        async fn read(&self, range: Range<u64>) -> Result<RangeBody, StorageError> {
+            self.requests.lock().unwrap().push(range.clone());
+            if self.is_gone {
+                return Err(StorageError::NotFound { what: "x".into() });
+            }
+            if let Some(dropped) = &self.dropped {
+                let guard = NotifyOnDrop(Arc::clone(dropped));
+                let silence = async move {
+                    let _guard = guard;
+                    std::future::pending().await
+                };
+                return Ok(stream::once(silence).boxed());
+            }
+            let length = (range.end - range.start).min(self.breaks_after.unwrap_or(u64::MAX));
+            let bytes = Bytes::from(vec![0; usize::try_from(length).unwrap()]);
+            Ok(stream::iter([Ok(bytes), Err("reset".to_owned())]).boxed())
+        }
+
+        fn broken(&self, why: String) -> StorageError {
+            StorageError::Unavailable { what: "x".into(), why }
+        }
+    }
+
+    fn reader(source: Zeroes) -> (Arc<Zeroes>, Arc<Reader>) {
+        let source = Arc::new(source);
+        let shared: Arc<dyn RangeSource> = source.clone();
+        (source, Arc::new(Reader::new(shared)))
+    }
+
+    #[tokio::test]
+    async fn stream_is_at_most_two_windows_ahead_and_reads_nothing_twice() {
+        let (source, reader) = reader(Zeroes::default());
+        let start = HEAD_BYTES + 5;
+        let mut stream = Box::pin(Arc::clone(&reader).stream(start..SIZE));
+        let mut at = start;
+        while let Some(piece) = stream.next().await {
+            at += piece.unwrap().len() as u64;
+            // The last request may be that of a task which has not begun yet.
+            let requested = source.requests.lock().unwrap().last().unwrap().end;
+            let allowed = if at - start < 60_000 { BLOCK } else { 1 << 20 };
+            assert!(requested <= at + allowed, "{requested} is requested at {at}");
+        }
+        assert_eq!(at, SIZE);
+        let asked = source.requests.lock().unwrap().clone();
+        assert!(asked.is_sorted_by(|a, b| a.end == b.start), "{asked:?}");
+        let again = Arc::clone(&reader).stream(0..SIZE).map(|piece| piece.unwrap().len() as u64);
+        assert_eq!(again.fold(0, async |sum, length| sum + length).await, SIZE);
+        assert_eq!(source.requests.lock().unwrap().len(), asked.len());
+        let counts = reader.counts();
+        assert_eq!((counts.bytes_read, counts.bytes_served), (SIZE, 2 * SIZE - start));
+        assert_eq!(counts.requests, 1 + asked.len() as u64);
+    }
+
+    #[tokio::test]
+    async fn dropped_stream_ends_its_request() {
+        let dropped = Arc::new(Notify::new());
+        let (source, reader) = reader(Zeroes { dropped: Some(Arc::clone(&dropped)), ..Zeroes::default() });
+        let mut stream = Box::pin(reader.stream(SIZE / 2..SIZE));
+        while source.requests.lock().unwrap().is_empty() {
+            assert!(timeout(std::time::Duration::from_millis(1), stream.next()).await.is_err());
+        }
+        drop(stream);
+        timeout(STALL, dropped.notified()).await.expect("the request goes on");
+    }
+
+    #[tokio::test]
+    async fn interrupted_window_is_resumed_at_the_next_byte() {
+        let (source, reader) = reader(Zeroes { breaks_after: Some(40_000), ..Zeroes::default() });
+        let end = HEAD_BYTES + BLOCK;
+        let pieces = Arc::clone(&reader).stream(HEAD_BYTES..end).map(|piece| piece.unwrap().len() as u64);
+        assert_eq!(pieces.fold(0, async |sum, length| sum + length).await, BLOCK);
+        assert_eq!(*source.requests.lock().unwrap(), [HEAD_BYTES..end, HEAD_BYTES + 40_000..end]);
+        assert!(reader.take_failure().is_none());
+    }
+
+    #[tokio::test]
+    async fn failed_stream_ends_with_an_error_and_leaves_the_reason() {
+        let (source, reader) = reader(Zeroes { is_gone: true, ..Zeroes::default() });
+        let mut stream = Box::pin(Arc::clone(&reader).stream(HEAD_BYTES - 9..SIZE));
+        assert_eq!(stream.next().await.unwrap().unwrap().len(), 9);
+        assert!(stream.next().await.unwrap().is_err());
+        assert_eq!(source.requests.lock().unwrap().len(), 1);
+        assert!(matches!(reader.take_failure(), Some(StorageError::NotFound { .. })));
+        assert!(reader.take_failure().is_none());
     }
 }

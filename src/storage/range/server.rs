@@ -24,9 +24,9 @@ use crate::storage::error::StorageError;
 
 /// Maximum number of connections. Each holds at most two windows.
 const CONNECTIONS: u16 = 16;
-/// Number of bytes that a connection keeps beside the kernel's buffer: what FFmpeg does not read any more was fetched
-/// in vain.
-const BUFFER: usize = 64 << 10;
+/// Number of bytes that the kernel, and the server beside it, keep for a connection: what FFmpeg does not read any more
+/// was fetched in vain.
+const BUFFER: u32 = 16 << 10;
 /// Time that running responses get at a shutdown. Their reader is gone then.
 const GRACE: Duration = Duration::from_millis(50);
 
@@ -54,7 +54,7 @@ impl RangeServer {
     pub fn start(source: Arc<dyn RangeSource>) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         // Accepted connections inherit it. By default the kernel would take several MB that FFmpeg may never read.
-        socket.set_send_buffer_size(BUFFER as u32)?;
+        socket.set_send_buffer_size(BUFFER)?;
         socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
         let listener = socket.listen(u32::from(CONNECTIONS))?;
         let address = listener.local_addr()?;
@@ -72,7 +72,7 @@ impl RangeServer {
         let limits = ServerLimits {
             connections: usize::from(CONNECTIONS),
             grace: GRACE,
-            buffer: Some(BUFFER),
+            buffer: Some(BUFFER as usize),
             ..ServerLimits::default()
         };
         let stop = CancellationToken::new();

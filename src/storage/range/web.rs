@@ -29,7 +29,7 @@ impl Fetcher {
 
     async fn try_open_ranges(&self, url: &Url) -> Result<RangeSupport, StorageError> {
         let web = Web { client: self.client(), url };
-        let answer = web.send(Some((&header(&(0..HEAD_BYTES)), None))).await?;
+        let answer = web.send(Some(&header(&(0..HEAD_BYTES))), None).await?;
         match answer.status() {
             StatusCode::PARTIAL_CONTENT => {}
             StatusCode::OK => {
@@ -109,7 +109,7 @@ impl RangeSource for File {
 
     async fn read(&self, range: Range<u64>) -> Result<RangeBody, StorageError> {
         let web = Web { client: &self.client, url: &self.url };
-        let answer = web.send(Some((&header(&range), Some(&self.version.validator)))).await?;
+        let answer = web.send(Some(&header(&range)), Some(&self.version.validator)).await?;
         match answer.status() {
             StatusCode::PARTIAL_CONTENT | StatusCode::OK
                 if Version::of(answer.headers()).as_ref() != Some(&self.version) =>

@@ -1,7 +1,7 @@
 //! The input of a split job, which FFmpeg reads by ranges. It is opened once for all parts of a job that a worker
 //! encodes, so that they share the container's index.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use tokio::sync::Mutex;
@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use crate::job::{Failure, FailureCode, Input, JobId};
 use crate::storage::fetch::Fetcher;
 use crate::storage::range::{RangeServer, RangeSupport};
-use crate::storage::{Bucket, Storage, StorageError};
+use crate::storage::{Bucket, Storage};
 use crate::transcoder::input::MediaInput;
 use crate::transcoder::probe::{self, Probe};
 
@@ -19,6 +19,7 @@ pub(crate) struct OpenInput {
     size: u64,
     etag: String,
     head: Bytes,
+    failure: OnceLock<Failure>,
 }
 
 /// The outcome of opening an input.
@@ -45,6 +46,7 @@ impl OpenInputs {
         let mut last = self.0.lock().await;
         if let Some((of, open)) = last.as_ref()
             && *of == job
+            && open.check_complete().is_ok()
         {
             return Ok(Opened::Input(Arc::clone(open)));
         }
@@ -60,7 +62,7 @@ impl OpenInputs {
         let server = RangeServer::start(source).map_err(|e| {
             Failure::new(FailureCode::Worker, format!("cannot listen on the loopback interface: {e}"))
         })?;
-        let open = Arc::new(OpenInput { server, size, etag, head });
+        let open = Arc::new(OpenInput { server, size, etag, head, failure: OnceLock::new() });
         *last = Some((job, Arc::clone(&open)));
         Ok(Opened::Input(open))
     }
@@ -98,9 +100,14 @@ impl OpenInput {
         &self.etag
     }
 
-    /// Why FFmpeg could not read on, if that was not its own fault.
-    pub(crate) fn take_failure(&self) -> Option<StorageError> {
-        self.server.take_failure()
+    /// Checks that everything could be read so far. FFmpeg takes an input that breaks off for its end, and succeeds; what
+    /// several parts read at the same time all counts as broken.
+    pub(crate) fn check_complete(&self) -> Result<(), Failure> {
+        if let Some(error) = self.server.take_failure() {
+            // The first failure stays.
+            let _ = self.failure.set(error.into());
+        }
+        self.failure.get().cloned().map_or(Ok(()), Err)
     }
 
     /// Checks that this is the version of the input that the job was planned for.

@@ -16,7 +16,7 @@ use crate::job::{Failure, FailureCode, Format, Part};
 use crate::queue::{Claim, Claimed, NextClaim, PartOutcome, PartsInfo};
 use crate::storage::{Progress, layout};
 use crate::transcoder::split::{self, PartRequest, SplitPlan};
-use crate::transcoder::{self, disk};
+use crate::transcoder::{TranscodeError, disk};
 
 impl Worker {
     /// Encodes a part and then others, as long as one is next in the queue; at most `WORKER_CHUNKS` at once. Returns
@@ -155,16 +155,10 @@ impl Attempt<'_> {
                 made.map(|report| (report.files(), serde_json::to_string(&report)))
             }
         };
-        let (files, report) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                // FFmpeg only says that it could not read on.
-                return Err(match input.take_failure() {
-                    Some(failure) if error != transcoder::TranscodeError::Cancelled => failure.into(),
-                    _ => error.into(),
-                });
-            }
-        };
+        if !matches!(made, Err(TranscodeError::Cancelled)) {
+            input.check_complete()?;
+        }
+        let (files, report) = made?;
         let report = report.map_err(|error| {
             Failure::new(FailureCode::Worker, format!("the report of {part} cannot be written: {error}"))
         })?;

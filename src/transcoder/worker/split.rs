@@ -87,14 +87,15 @@ impl Attempt<'_> {
             Opened::Input(input) => input,
             Opened::Whole(why) => return Ok(Planned::whole(Some(why.to_owned()))),
         };
+        if input.size() > self.config.max_input_bytes {
+            return Err(StorageError::TooLarge { limit: self.config.max_input_bytes }.into());
+        }
         if spec.parallelism.is_auto() && input.size() < WORTH_IT {
             self.inputs.close().await;
             return Ok(Planned::whole(None));
         }
         let decision = self.decide(&input).await;
-        if let Some(error) = input.take_failure() {
-            return Err(error.into());
-        }
+        input.check_complete()?;
         match decision? {
             SplitDecision::Split(plan) => self.split(&input, *plan).await,
             SplitDecision::Whole { because } => {
