@@ -7,30 +7,30 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tcoder::job::{Failure, FailureCode, Ladder, Parallelism, Preset, Stills};
+use tcoder::job::{Ladder, Parallelism, Preset, Stills};
 use tcoder::transcoder::input::MediaInput;
 use tcoder::transcoder::split::{
     AudioReport, ChunkReport, FinishRequest, PartFiles, PartRequest, SplitDecision, SplitPlan, decide,
-    encode_audio, encode_chunk, finish, playing_documents,
+    encode_audio, encode_chunk, finish,
 };
 use tcoder::transcoder::{EncodeProgress, Encoded, TranscodeError, probe};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::media::with_stills;
-use crate::support::clips::{files_in, made, made_by, probed, stream, turned};
+use crate::support::clips::{files_in, made, turned};
 
 const MINUTE: Duration = Duration::from_secs(60);
-const STILLS: Stills = Stills { poster: true, storyboard: true };
+pub const STILLS: Stills = Stills { poster: true, storyboard: true };
 
 /// What `decide` says about a file.
-async fn decided(input: &Path, preset: Preset, qualities: &str) -> SplitDecision {
+pub async fn decided(input: &Path, preset: Preset, qualities: &str) -> SplitDecision {
     let source = probe::probe(input).await.unwrap();
     let ladder: Ladder = qualities.parse().unwrap();
     decide(&source, preset, &ladder, STILLS, Parallelism::Workers(2)).unwrap()
 }
 
-async fn planned(input: &Path, preset: Preset, qualities: &str) -> SplitPlan {
+pub async fn planned(input: &Path, preset: Preset, qualities: &str) -> SplitPlan {
     match decided(input, preset, qualities).await {
         // As another worker reads it.
         SplitDecision::Split(plan) => serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap(),
@@ -38,7 +38,7 @@ async fn planned(input: &Path, preset: Preset, qualities: &str) -> SplitPlan {
     }
 }
 
-fn part<'a>(
+pub fn part<'a>(
     plan: &'a SplitPlan,
     input: MediaInput<'a>,
     out_dir: &'a Path,
@@ -57,11 +57,11 @@ fn part<'a>(
 }
 
 /// The parts of a video and the folder in which they are stored together.
-struct Parts {
-    plan: SplitPlan,
-    chunks: Vec<ChunkReport>,
-    audio: Option<AudioReport>,
-    stored: TempDir,
+pub struct Parts {
+    pub plan: SplitPlan,
+    pub chunks: Vec<ChunkReport>,
+    pub audio: Option<AudioReport>,
+    pub stored: TempDir,
 }
 
 impl PartFiles for Parts {
@@ -76,7 +76,7 @@ impl PartFiles for Parts {
 
 impl Parts {
     /// Encodes every part in a folder of its own, the last chunk first, and stores their files.
-    async fn encode(plan: SplitPlan, input: MediaInput<'_>) -> Result<Self, TranscodeError> {
+    pub async fn encode(plan: SplitPlan, input: MediaInput<'_>) -> Result<Self, TranscodeError> {
         let (stored, cancel) = (TempDir::new().unwrap(), CancellationToken::new());
         let mut chunks = Vec::new();
         for number in (0..plan.chunks.count()).rev() {
@@ -94,7 +94,7 @@ impl Parts {
         Ok(Self { plan, chunks, audio, stored })
     }
 
-    async fn finish_into(&self, out_dir: &Path) -> Result<Encoded, TranscodeError> {
+    pub async fn finish_into(&self, out_dir: &Path) -> Result<Encoded, TranscodeError> {
         finish(FinishRequest {
             plan: &self.plan,
             chunks: &self.chunks,
@@ -119,7 +119,7 @@ fn store(files: &[PathBuf], from: &Path, to: &Path) {
     }
 }
 
-fn output(program: &str, arguments: &[&str], input: &Path, rest: &[&str]) -> (String, String) {
+pub fn output(program: &str, arguments: &[&str], input: &Path, rest: &[&str]) -> (String, String) {
     let done = Command::new(program).args(arguments).arg(input).args(rest).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let (out, err) = (text(done.stdout), text(done.stderr));
@@ -128,14 +128,14 @@ fn output(program: &str, arguments: &[&str], input: &Path, rest: &[&str]) -> (St
 }
 
 /// The times at which the frames of a source are shown, seconds.
-fn frame_times(input: &Path) -> Vec<f64> {
+pub fn frame_times(input: &Path) -> Vec<f64> {
     let arguments =
         ["-v", "fatal", "-select_streams", "v:0", "-show_entries", "frame=best_effort_timestamp_time"];
     numbers(&output("ffprobe", &[&arguments[..], &["-of", "csv=p=0"]].concat(), input, &[]).0)
 }
 
 /// The times of the packets of a file in order, seconds.
-fn packet_times(input: &Path, kind: &str) -> Vec<f64> {
+pub fn packet_times(input: &Path, kind: &str) -> Vec<f64> {
     let arguments =
         ["-v", "fatal", "-select_streams", kind, "-show_entries", "packet=pts_time", "-of", "csv=p=0"];
     numbers(&output("ffprobe", &arguments, input, &[]).0)
@@ -149,7 +149,7 @@ fn numbers(text: &str) -> Vec<f64> {
 }
 
 /// The hash of the sound's packets, without their times.
-fn sound_hash(input: &Path) -> String {
+pub fn sound_hash(input: &Path) -> String {
     output(
         "ffmpeg",
         &["-nostdin", "-v", "error", "-i"],
@@ -167,7 +167,7 @@ fn similarities(one: &Path, other: &Path) -> Vec<f64> {
     text.lines().filter_map(|line| line.split_once("All:")?.1.split(' ').next()?.parse().ok()).collect()
 }
 
-fn assert_same_times(found: &[f64], expected: &[f64], name: &str) {
+pub fn assert_same_times(found: &[f64], expected: &[f64], name: &str) {
     assert_eq!(found.len(), expected.len(), "{name}: frames");
     let offset = found[0] - expected[0];
     let far = |(a, b): (&f64, &f64)| (a - b - offset).abs();
@@ -181,7 +181,10 @@ async fn compare(name: &str, input: &Path) {
         Parts::encode(planned(input, Preset::HlsAdaptive, "360p,144p").await, MediaInput::File(input));
     let parts = parts.await.unwrap_or_else(|e| panic!("{name}: {e}"));
     let joined = parts.stored.path();
-    let split = parts.finish_into(joined).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+    let finished = TempDir::new().unwrap();
+    let split = parts.finish_into(finished.path()).await.unwrap_or_else(|e| panic!("{name}: {e}"));
+    assert_eq!(files_in(finished.path()).len(), split.files.len(), "{name}");
+    store(&split.files, finished.path(), joined);
     let out = TempDir::new().unwrap();
     let whole = with_stills(input, out.path(), Preset::HlsAdaptive, "360p,144p", STILLS).await.unwrap();
 
@@ -235,10 +238,6 @@ async fn compare(name: &str, input: &Path) {
     }
     let board = |encoded: &Encoded| encoded.storyboard.as_ref().map(|board| (board.count, board.interval));
     assert_eq!((board(&split), split.poster.is_some()), (board(&whole), whole.poster.is_some()), "{name}");
-    let listed = files_in(joined);
-    for file in split.files.iter().map(|file| file.to_str().unwrap().to_owned()) {
-        assert!(listed.contains(&file), "{name}: {file}");
-    }
     let differ = similarities(&joined.join("storyboard.jpg"), &out.path().join("storyboard.jpg"));
     assert!(differ[0] > 0.95, "{name}: the storyboards differ, {differ:?}");
 }
@@ -256,7 +255,7 @@ fn remade(name: &str, clip: &Path, before: &str, after: &str) -> PathBuf {
     made(name, &format!("{before} -i {path} {after}"))
 }
 
-fn open_gop() -> PathBuf {
+pub fn open_gop() -> PathBuf {
     let options = "-x264-params open-gop=1:bframes=3:b-pyramid=normal:keyint=120 -c:a aac";
     clip("split-open.mp4", "24000/1001", &format!("{X264} {options}"))
 }
@@ -295,12 +294,11 @@ async fn times_of_picture_and_sound_are_those_of_the_whole() {
     let open = open_gop();
     let twice = |offset: &str| format!("-itsoffset {offset} -i {} ", open.display());
     compare("late picture", &remade("split-late.mp4", &open, &twice("1.5"), late)).await;
-    compare("late picture in MKV", &remade("split-late.mkv", &open, &twice("1.5"), late)).await;
     let sound_late = "-map 1:v -map 0:a -c copy";
     compare("late sound", &remade("split-sound-late.mp4", &open, &twice("0.7"), sound_late)).await;
     compare("edit list", &remade("split-edit.mp4", &open, "-ss 1.3", "-c copy")).await;
     let both = "-c copy -output_ts_offset 5";
-    compare("both late", &remade("split-both.mkv", &open, "", both)).await;
+    compare("both late", &remade("split-both.mp4", &open, "", both)).await;
     compare("no sound", &remade("split-mute.mp4", &open, "", "-c copy -an")).await;
     let longer = "-map 0:v -map 1:a -c:v copy -af apad=whole_dur=21 -c:a aac";
     compare("longer sound", &remade("split-longer.mp4", &open, &twice("0"), longer)).await;

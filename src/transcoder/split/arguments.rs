@@ -13,17 +13,21 @@ use crate::transcoder::stills::PlannedStills;
 
 /// The initialization section in the folder of a rung.
 pub(super) const INIT: &str = "init.mp4";
-/// The playlist that FFmpeg writes there. It is read to measure the segments, and not kept.
+/// The media playlist there.
 pub(super) const INDEX: &str = "index.m3u8";
 
 /// Seconds between a chunk's start and the time to seek to. Containers seek by the times of decoding, which come before
 /// those of presentation.
 const SEEK_MARGIN: f64 = 0.5;
 
-/// Absolute times in every fragment, and no edit list, so that all chunks have the same initialization section.
+/// The options of segments of sound: absolute times in every fragment, and no edit list.
 const FRAGMENTS: &str = "movflags=+frag_discont:use_editlist=0:avoid_negative_ts=disabled";
 
-/// The arguments for one chunk. FFmpeg must run in the output folder, in which there is a folder for each rung.
+/// A fragment for each segment, with absolute times.
+const FRAGMENT_PER_KEYFRAME: &str =
+    "-movflags +frag_keyframe+frag_discont+delay_moov+default_base_moof+skip_trailer";
+
+/// The arguments for one chunk, which makes a file such as `720p.mp4` for each rung, with a fragment for each segment.
 pub(super) fn chunk(plan: &SplitPlan, number: u32, input: MediaInput<'_>) -> Result<Vec<OsString>, Failure> {
     let segments = plan.chunks.segments_of(number);
     let (is_first, is_last) = (segments.start == 0, segments.end >= plan.chunks.segments());
@@ -61,7 +65,7 @@ pub(super) fn chunk(plan: &SplitPlan, number: u32, input: MediaInput<'_>) -> Res
         all.extend(split_args(&format!("-map [v{n}]")));
         all.extend(encoder_args(row.video_codec));
         all.extend(split_args("-fps_mode passthrough -enc_time_base -1 -threads 1"));
-        // Segments are cut at every keyframe, so that there must be no others.
+        // A fragment begins at every keyframe, so that there must be no others.
         all.extend(split_args("-g 1000000 -sc_threshold 0"));
         if !keyframes.is_empty() {
             all.extend(["-force_key_frames".to_owned(), keyframes.join(",")]);
@@ -70,12 +74,9 @@ pub(super) fn chunk(plan: &SplitPlan, number: u32, input: MediaInput<'_>) -> Res
         all.extend(rate_control_args(*rung, row.rate_control, ""));
         all.extend(split_args(COMMON));
         all.extend(shifted(plan));
-        all.extend(split_args(&format!(
-            "-f hls -hls_time 0.001 -hls_playlist_type vod -hls_segment_type fmp4 -hls_segment_options {FRAGMENTS} \
-             -start_number {} -hls_fmp4_init_filename {INIT} -hls_segment_filename {folder}/{SEGMENT_NAME} \
-             {folder}/{INDEX}",
-            segments.start
-        )));
+        // Not the HLS muxer: it lets a segment begin when the one before ends by the durations of its packets, which
+        // is not when its first frame is shown where the frame rate varies.
+        all.extend(split_args(&format!("{FRAGMENT_PER_KEYFRAME} -use_editlist 0 -f mp4 {folder}.mp4")));
     }
     arguments.extend(all.into_iter().map(OsString::from));
     Ok(arguments)

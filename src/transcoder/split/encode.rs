@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::arguments::{self, INDEX, INIT, Sound};
-
+use super::fragments;
 use super::report::{AudioReport, AudioTrackReport, ChunkReport, RungReport};
 use super::request::PartRequest;
 use crate::hex::hex;
@@ -16,7 +16,7 @@ use crate::job::{Failure, FailureCode, Format, Quality};
 use crate::transcoder::diagnose::{ends_early, missing_output, wrong_output};
 use crate::transcoder::ffmpeg::{Expected, FfmpegRun, RunStats};
 use crate::transcoder::format::cmaf::fragments::{Init, Mp4Error};
-use crate::transcoder::format::cmaf::measure::{independent, measure_track};
+use crate::transcoder::format::cmaf::measure::measure_track;
 use crate::transcoder::format::cmaf::presentation::Track;
 use crate::transcoder::format::cmaf::{SHARED_AUDIO, presentation::Segment};
 use crate::transcoder::playlist::MediaPlaylist;
@@ -50,7 +50,7 @@ pub async fn encode_chunk(number: u32, request: &PartRequest<'_>) -> Result<Chun
         let mut reports = Vec::new();
         for rung in &rungs {
             let reached = plan.boundary(segments.start) - plan.source.video.start;
-            let rung = measure_rung(work.path(), rung.quality).await?;
+            let rung = measure_rung(work.path(), rung.quality, segments.start).await?;
             reports.push(rung.ok_or_else(|| ends_early(reached.max(0.0), Some(plan.chunks.seconds())))?);
         }
         Ok::<_, Failure>(reports)
@@ -137,13 +137,18 @@ async fn run(
     if disk::is_full(folder, request.disk_bytes) { Err(Failure::from(space).into()) } else { Ok(stats) }
 }
 
-/// Measures one rendition of a chunk; `None` if it has no frames.
-async fn measure_rung(folder: &Path, quality: Quality) -> Result<Option<RungReport>, Failure> {
-    let Some(track) = segments(folder, quality.name()).await? else { return Ok(None) };
-    let track = independent(track)?;
-    let folder = folder.join(quality.name());
-    let work = tokio::task::spawn_blocking(move || rung_report(&folder, quality, track));
-    work.await.map_err(broke_off)?.map(Some)
+/// Cuts and measures one rendition of a chunk, whose first segment has this number; `None` if it has no frames.
+async fn measure_rung(folder: &Path, quality: Quality, first: u32) -> Result<Option<RungReport>, Failure> {
+    let folder = folder.to_owned();
+    let work = tokio::task::spawn_blocking(move || {
+        let file = folder.join(format!("{quality}.mp4"));
+        let folder = folder.join(quality.name());
+        let trouble = |e: std::io::Error| disk::trouble("cut a chunk into segments", &e);
+        let names = fragments::cut(&file, &folder, first).map_err(trouble)?;
+        std::fs::remove_file(&file).map_err(trouble)?;
+        if names.is_empty() { Ok(None) } else { rung_report(&folder, quality, names).map(Some) }
+    });
+    work.await.map_err(broke_off)?
 }
 
 /// The segments in a folder, which FFmpeg's playlist names; `None` if there are none.
@@ -161,14 +166,21 @@ async fn segments(folder: &Path, name: &str) -> Result<Option<Track>, Failure> {
     Ok(Some(track))
 }
 
-fn rung_report(folder: &Path, quality: Quality, track: Track) -> Result<RungReport, Failure> {
+fn rung_report(folder: &Path, quality: Quality, names: Vec<String>) -> Result<RungReport, Failure> {
     let init_path = folder.join(INIT);
     let bytes = std::fs::read(&init_path).map_err(|_| missing_output(INIT))?;
     let init = Init::read(&init_path).map_err(|e| unmeasured(INIT, &e))?;
-    let mut times = Vec::new();
-    for segment in &track.segments {
-        let found = init.presentation_times(&folder.join(&segment.file));
-        times.extend(found.map_err(|e| unmeasured(&segment.file, &e))?);
+    let (mut times, mut segments) = (Vec::new(), Vec::new());
+    for file in names {
+        let path = folder.join(&file);
+        let found = init.presentation_times(&path).and_then(|times| Ok((times, init.fragments(&path)?)));
+        let (shown, (bytes, fragments)) = found.map_err(|e| unmeasured(&file, &e))?;
+        if !fragments.first().is_some_and(|fragment| fragment.starts_with_keyframe) {
+            return Err(wrong_output(format!("{file} of {quality} does not start with a keyframe")));
+        }
+        let units: u64 = fragments.iter().map(|fragment| fragment.duration).sum();
+        times.extend(shown);
+        segments.push(Segment { file, bytes, seconds: units as f64 / f64::from(init.timescale), fragments });
     }
     times.sort_unstable();
     if times.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -179,12 +191,12 @@ fn rung_report(folder: &Path, quality: Quality, track: Track) -> Result<RungRepo
         quality,
         init_sha256: hex(&Sha256::digest(&bytes)),
         init_bytes: bytes.len() as u64,
-        codec: track.codec,
-        timescale: track.timescale,
+        codec: init.codec.clone(),
+        timescale: init.timescale,
         frames: times.len() as u64,
         first: seconds(times.first()),
         last: seconds(times.last()),
-        segments: track.segments,
+        segments,
     })
 }
 

@@ -113,10 +113,12 @@ pub(super) async fn make_stills(
     Ok(cpu_seconds)
 }
 
-/// The smallest rung that is no smaller than the picture, else the largest.
+/// The smallest rung with at least twice the sides of the picture, because the rungs are compressed, unlike the pictures
+/// from which an encode of the whole makes stills; else the largest.
 fn fitting<'a>(whole: &'a Whole<'_>, size: Dimensions) -> Option<&'a WholeRung> {
-    let holds =
-        |rung: &&WholeRung| rung.rung.size.width >= size.width && rung.rung.size.height >= size.height;
+    let holds = |rung: &&WholeRung| {
+        rung.rung.size.width >= 2 * size.width && rung.rung.size.height >= 2 * size.height
+    };
     whole.rungs.iter().rev().find(holds).or(whole.rungs.first())
 }
 

@@ -10,6 +10,7 @@
 //! | `report` | what was encoded, and whether the parts make a whole (pure) |
 //! | `request` | what the parts are made from, and within which limits |
 //! | `encode` | encodes one chunk, or the sound |
+//! | `fragments` | cuts a file into segments |
 //! | `join` | joins the segments of a rendition to a file |
 //! | `finish` | makes the renditions out of the parts |
 //!
@@ -26,6 +27,7 @@ mod arguments;
 mod chunks;
 mod encode;
 mod finish;
+mod fragments;
 mod join;
 mod plan;
 mod playing;
