@@ -257,7 +257,7 @@ pub struct TranscodeJobStatus {
     /// The cost of the job's machine time, once the job has finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cost: Option<CostStatus>,
-    /// Conditions of the types Complete, Failed, Suspended, Reconciling and Stalled.
+    /// Conditions of the types Complete, Failed, Suspended, Playable, Reconciling and Stalled.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "rules::conditions")]
     pub conditions: Vec<Condition>,

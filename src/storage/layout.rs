@@ -3,7 +3,7 @@
 //! Inputs are stored at `inputs/<job>/<file name>`. The outputs of an attempt are stored at
 //! `outputs/<job>/<epoch>/...`; creating `outputs/<job>/manifest.json` makes one attempt the result of the job.
 
-use crate::job::{AttemptId, InvalidKey, JobId, ObjectKey, safe_file_name};
+use crate::job::{AttemptId, InvalidKey, Job, JobId, ObjectKey, safe_file_name};
 
 /// Maximum length of a file name in a key, characters. An earlier local S3 server turned the whole key into the name
 /// of one file, which a longer name would overflow.
@@ -100,6 +100,13 @@ pub fn attempt_of_output_key(key: &ObjectKey) -> Option<(AttemptId, &str)> {
 #[must_use]
 pub fn relative_output_path(key: &ObjectKey) -> Option<&str> {
     attempt_of_output_key(key).map(|(_, path)| path)
+}
+
+/// The key of the master playlist of a job whose video can be played before it has ended.
+#[must_use]
+pub fn early_entry(job: &Job) -> Option<ObjectKey> {
+    let attempt = job.split_by().filter(|_| job.plays_early())?;
+    attempt_prefix(attempt).and_then(|folder| folder.join(MASTER_PLAYLIST)).ok()
 }
 
 /// The object that commits an attempt as the result of the job.

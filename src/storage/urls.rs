@@ -180,9 +180,7 @@ impl UrlSigner {
     /// The address of the master playlist of a job that is encoded in parts, before it has ended. It is below the API
     /// if that is known, even if the bucket is public: only the API waits for segments that are not encoded yet.
     fn early_entry(&self, job: &Job, now: Millis, origin: Option<&BaseUrl>) -> Option<Url> {
-        let attempt = job.split_by().filter(|_| job.plays_early())?;
-        let key =
-            layout::attempt_prefix(attempt).and_then(|folder| folder.join(layout::MASTER_PLAYLIST)).ok()?;
+        let key = layout::early_entry(job)?;
         match self.api.as_ref().or(origin) {
             Some(api) => self.media.sign(api, &key, media_end(now)),
             None => self.public(&key),

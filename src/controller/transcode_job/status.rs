@@ -9,8 +9,9 @@ use crate::crd::{
     reason,
 };
 use crate::job::{
-    EntryDocument, Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State,
+    EntryDocument, EntryKind, Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State,
 };
+use crate::storage::layout;
 use crate::storage::media::media_end;
 use crate::storage::urls::{UrlSigner, upload_ends};
 
@@ -128,6 +129,11 @@ impl StatusContext<'_> {
         if job.status == State::Uploading {
             self.upload(&mut status, job);
         }
+        if let (State::Playable, Some(key)) = (job.status, layout::early_entry(job)) {
+            let kind = EntryKind::Hls.name().to_owned();
+            status.entries = vec![EntryStatus { kind, key: key.to_string(), url: None }];
+            self.addresses(&mut status);
+        }
         let mut said = said(job, self.object.spec.suspend, &self.before.conditions);
         if changed {
             let message = "an immutable field of the spec was changed; the job continues with its original spec. \
@@ -153,7 +159,11 @@ impl StatusContext<'_> {
         status.storyboard = result.storyboard.as_ref().map(|b| file(&b.key));
         self.addresses(status);
         let timings = &result.timings;
-        let seconds = timings.download_seconds + timings.transcode_seconds + timings.upload_seconds;
+        // Of several machines only their CPU time is known, which is no more than the time of machines with one core.
+        let seconds = match &result.split {
+            Some(split) if split.chunks > 1 => result.cpu_seconds,
+            _ => timings.download_seconds + timings.transcode_seconds + timings.upload_seconds,
+        };
         #[expect(clippy::cast_possible_truncation, reason = "seconds of a job, rounded up")]
         let machine_seconds = seconds.ceil() as i64;
         let usd = self.price.map(|price| format!("{:.6}", seconds / 3600.0 * price));
