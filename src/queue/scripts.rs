@@ -90,6 +90,7 @@ scripts! {
     PROGRESS "progress.lua"
     COMPLETE "complete.lua"
     SPLIT "split.lua"
+    DROP_PART "drop_part.lua"
     FAIL "fail.lua"
     RELEASE "release.lua"
     CANCEL "cancel.lua"

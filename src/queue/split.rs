@@ -1,11 +1,12 @@
 //! Jobs that are encoded in parts on several workers: the split, the completion of a part, and what the parts report.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::claim::{Claim, ClaimReply, Claimed, Keep};
 use super::codec::{ScriptReply, parse_spec, text_items};
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{AttemptId, JobSpec, LeaseId, Millis, Part, State, WorkerId};
+use crate::job::{AttemptId, JobId, JobSpec, LeaseId, Millis, Part, State, WorkerId};
 use crate::trace::TraceParent;
 
 /// What a part has in common with its job.
@@ -102,7 +103,7 @@ impl Queue {
         }
     }
 
-    /// Completes a part of a job that has `parts` parts, if the attempt still holds the lease, and claims the worker's
+    /// Completes a part of a job that was split into `parts` parts, if the attempt still holds the lease, and claims the worker's
     /// next task with the same call. `None` means that the worker has to claim by another call.
     ///
     /// # Errors
@@ -148,12 +149,22 @@ impl Queue {
         }
     }
 
-    /// What the parts of a split job have reported; `None` if the job has ended.
+    /// What the parts have reported into which this attempt split its job; `None` if the job has ended, or was split
+    /// anew.
     ///
     /// # Errors
     /// If Redis fails.
     pub async fn part_reports(&self, by: AttemptId) -> Result<Option<PartReports>, QueueError> {
-        let reply = self.run(Command::new("HGETALL").arg(self.reports_key(by))).await?;
+        let reports = Command::new("HGETALL").arg(self.reports_key(by.job));
+        // Read afterwards: the reports are those of this split if it is still the newest one then.
+        let newest = Command::new("HGET").arg(self.status_key(by.job)).arg("split");
+        let replies = self.pipeline(vec![reports, newest]).await?;
+        let [reply, newest] = replies.as_slice() else {
+            return Err(QueueError::data("the reports of a job"));
+        };
+        if newest.text() != Some(&*by.epoch.to_string()) {
+            return Ok(None);
+        }
         let mut plan = None;
         let mut reports = Vec::new();
         for pair in reply.list().unwrap_or_default().chunks_exact(2) {
@@ -172,29 +183,42 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn open_parts(&self, job: crate::job::JobId) -> Result<Vec<Part>, QueueError> {
-        let reply = self.run(Command::new("SMEMBERS").arg(self.key(&format!("jobs:parts:{job}")))).await?;
-        Ok(text_items(&reply).filter_map(|part| part.parse().ok()).collect())
+    pub async fn open_parts(&self, job: JobId) -> Result<Vec<Part>, QueueError> {
+        let all = Command::new("SMEMBERS").arg(self.key(&format!("jobs:parts:{job}")));
+        let done = Command::new("HKEYS").arg(self.reports_key(job));
+        let replies = self.pipeline(vec![all, done]).await?;
+        let names = |at: usize| replies.get(at).map(|reply| text_items(reply).collect::<BTreeSet<_>>());
+        let (all, done) = (names(0).unwrap_or_default(), names(1).unwrap_or_default());
+        let mut open: Vec<Part> = all.difference(&done).filter_map(|part| part.parse().ok()).collect();
+        open.sort();
+        Ok(open)
     }
 
-    fn reports_key(&self, by: AttemptId) -> String {
-        self.key(&format!("jobs:reports:{}", by.job))
+    fn reports_key(&self, job: JobId) -> String {
+        self.key(&format!("jobs:reports:{job}"))
     }
 
-    /// The terms of the parts into which this attempt split the job; `None` if the job has ended, or was split anew.
-    pub(super) async fn part_terms(&self, by: AttemptId) -> Result<Option<PartTerms>, QueueError> {
+    /// The terms of the tasks that follow from the split by this attempt; `None` if the job has ended, or was split
+    /// anew.
+    pub(super) async fn split_terms(
+        &self,
+        by: AttemptId,
+        part: Option<Part>,
+    ) -> Result<Option<PartTerms>, QueueError> {
         if let Some(terms) = self.last_split.get(by) {
             return Ok(Some(terms));
         }
-        const FIELDS: [&str; 8] =
-            ["spec", "created", "trace", "keep", "keep_input", "keep_outputs", "state", "split"];
+        const FIELDS: [&str; 9] =
+            ["spec", "created", "trace", "keep", "keep_input", "keep_outputs", "state", "split", "epoch"];
         let record = Command::new("HMGET").arg(self.status_key(by.job)).args(FIELDS);
-        let plan = Command::new("HGET").arg(self.reports_key(by)).arg("plan");
+        let plan = Command::new("HGET").arg(self.reports_key(by.job)).arg("plan");
         let replies = self.pipeline(vec![record, plan]).await?;
         let fields = replies.first().and_then(Reply::list).unwrap_or_default();
         let text = |at: usize| fields.get(at).and_then(Reply::text).unwrap_or_default();
         let plan = replies.get(1).and_then(Reply::text);
-        let is_current = matches!(text(6), "running" | "queued") && text(7) == by.epoch.to_string();
+        let epoch = by.epoch.to_string();
+        // While a job waits for its parts, its last attempt is the one that split it.
+        let is_current = text(6) == "running" && text(7) == epoch && (part.is_none() || text(8) == epoch);
         let Some(plan) = plan.filter(|_| is_current) else { return Ok(None) };
         let terms = PartTerms {
             spec: parse_spec(text(0))?,
@@ -207,14 +231,10 @@ impl Queue {
         Ok(Some(terms))
     }
 
-    /// Removes a part that is left of a job which has ended.
-    pub(super) async fn drop_part(&self, lease: LeaseId) -> Result<(), QueueError> {
-        let record = self.key(&format!("jobs:status:{}", lease.task()));
-        let commands = vec![
-            Command::new("UNLINK").arg(record),
-            Command::new("ZREM").arg(self.key("jobs:leases")).arg(lease.to_string()),
-        ];
-        self.pipeline(commands).await.map(drop)
+    /// Removes a part that is left of a job which has ended, or was split anew.
+    pub(super) async fn drop_part(&self, lease: LeaseId, by: AttemptId) -> Result<(), QueueError> {
+        let args = vec![lease.task(), lease.epoch.to_string(), by.epoch.to_string()];
+        self.eval_idempotent(&scripts::DROP_PART, args).await.map(drop)
     }
 }
 

@@ -4,35 +4,44 @@
 -- Returns DONE, ALREADY (this part is completed), or LOST, and the reply of claim.lua.
 local task, epoch, report, split, total = ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6])
 local id, part = job_and_part(task)
+local lease = task .. ':' .. epoch
 local answer = 'DONE'
-if redis.call('ZREM', leases, task .. ':' .. epoch) == 0 then
+local for_claim = { P }
+for i = 7, #ARGV do for_claim[#for_claim + 1] = ARGV[i] end
+-- Finished work is not discarded if memory is out. But no lease may be reaped then, because heartbeats are refused, and
+-- after the first write of a script nothing is. This command changes nothing, and is refused as they are.
+local sweeps = for_claim[6] and for_claim[6] ~= '0'
+if sweeps and type(redis.pcall('ZADD', leases, 'XX', 'GT', 0, lease)) == 'table' then for_claim[6] = '0' end
+if redis.call('ZREM', leases, lease) == 0 then
   answer = redis.call('HEXISTS', reports(id), part) == 1 and 'ALREADY' or 'LOST'
 else
-  on_error(function()
-    redis.pcall('SADD', parts(id), part)
-    redis.pcall('HDEL', reports(id), part)
-    redis.pcall('HSET', status(id), 'state', 'running', 'progress', 0)
-    redis.pcall('ZREM', pending, id)
-    redis.pcall('ZADD', leases, clock() + 30000, task .. ':' .. epoch)
-  end)
-  redis.call('HSET', reports(id), part, report)
-  redis.call('SREM', parts(id), part)
-  local left = redis.call('SCARD', parts(id))
-  if left > 0 then
-    appended_at = event(id, 'running', 'progress', string.format('%.1f', 100 * (total - left) / total), 'epoch', split)
+  on_error(function() redis.pcall('ZADD', leases, clock() + 30000, lease) end)
+  local is_awaited, _, rank = waits_for_parts(id, split)
+  if not is_awaited then
+    answer = 'LOST'
+    drop_stale_part(task, split)
   else
-    -- The guard is the state: a set that a failover has emptied twice must not queue the job twice.
-    local s = redis.call('HMGET', status(id), 'state', 'split', 'rank', 'epoch')
-    if s[1] == 'running' and s[2] == split and s[4] == split then
-      redis.call('HSET', status(id), 'state', 'queued', 'queued', clock(), 'progress', 99)
-      redis.call('ZADD', pending, s[3], id)
+    on_error(function()
+      redis.pcall('HDEL', reports(id), part)
+      redis.pcall('HSET', status(id), 'state', 'running', 'progress', 0)
+      redis.pcall('ZREM', pending, id)
+      redis.pcall('SADD', split_jobs, id)
+    end)
+    redis.call('HSET', reports(id), part, report)
+    -- The reports are counted, apart from the plan: a report that is written twice counts once.
+    local done = redis.call('HLEN', reports(id)) - 1
+    if done < total then
+      appended_at = event(id, 'running', 'progress', string.format('%.1f', 100 * done / total), 'epoch', split)
+    else
+      appended_at = event(id, 'queued')
+      redis.call('HSET', status(id), 'state', 'queued', 'queued', appended_at, 'progress', 99)
+      redis.call('SREM', split_jobs, id)
+      redis.call('ZADD', pending, rank, id)
       ring(id)
     end
   end
   undo = {}
   held_a_lease = true
 end
-if not ARGV[7] then return { answer } end
-local args = { P }
-for i = 7, #ARGV do args[#args + 1] = ARGV[i] end
-return { answer, claim(args) }
+if not for_claim[2] then return { answer } end
+return { answer, claim(for_claim) }
