@@ -71,7 +71,7 @@ if not part and split ~= '' and redis.call('HLEN', reports(id)) ~= redis.call('S
   drop_parts(id)
   split = ''
 end
-local ms = part and (appended_at or clock()) or event(id, 'running')
+local ms = part and (appended_at or limit > 0 and now or clock()) or event(id, 'running')
 -- A plain counter would use a number twice: when the id is used again after its record has expired,
 -- and when a failover has lost a claim. The time of events never repeats a number.
 local epoch = math.max(previous + 1, ms)
