@@ -3,7 +3,8 @@
 -- part its name and by how many ms its place in the queue is behind that of the job.
 -- Returns SPLIT, ALREADY, or LOST with the job's state.
 local id, epoch, plan = ARGV[2], ARGV[3], ARGV[4]
-local s = redis.call('HMGET', status(id), 'state', 'epoch', 'rank', 'max', 'boost', 'split', 'attempt', 'error')
+local s = redis.call('HMGET', status(id), 'state', 'epoch', 'rank', 'max', 'boost', 'split', 'attempt', 'error',
+  'verify')
 if not redis.call('ZSCORE', leases, id .. ':' .. epoch) then
   if s[6] == epoch then return { 'ALREADY' } end
   return { 'LOST', s[1] or '' }
@@ -12,7 +13,7 @@ end
 local is_anew = s[6] and s[6] ~= ''
 if is_anew then clean_up_attempt(id, s[6], clock()) end
 on_error(function()
-  redis.pcall('HSET', status(id), 'split', '', 'attempt', s[7], 'error', s[8] or '')
+  redis.pcall('HSET', status(id), 'split', '', 'attempt', s[7], 'error', s[8] or '', 'verify', s[9] or '')
   pcall(drop_parts, id)
 end)
 if is_anew then drop_parts(id) end
@@ -32,7 +33,7 @@ end
 redis.call('SADD', parts(id), unpack(names))
 redis.call('SADD', split_jobs, id)
 -- The attempts at finishing the job are counted anew.
-redis.call('HSET', status(id), 'split', epoch, 'attempt', 0, 'error', '', 'v', SPLIT_VERSION)
+redis.call('HSET', status(id), 'split', epoch, 'attempt', 0, 'error', '', 'verify', '', 'v', SPLIT_VERSION)
 redis.call('ZADD', pending, unpack(places))
 redis.call('ZREM', leases, id .. ':' .. epoch)
 -- The parts are in the queue, and wait for workers, whatever happens.

@@ -27,7 +27,8 @@ impl Model {
         self.leases.remove(&self.lease(by));
         self.drop_parts(id);
         let job = self.job(id);
-        (job.split, job.attempt, job.error) = (Some(epoch), 0, None);
+        // The attempts at finishing it are counted anew.
+        (job.split, job.attempt, job.error, job.verify) = (Some(epoch), 0, None, false);
         let mut ready = Vec::new();
         for (part, behind) in parts {
             let record = Job {
