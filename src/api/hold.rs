@@ -67,7 +67,7 @@ impl Drop for HeldRequest {
 impl AppState {
     /// Waits until the file at `path` below the folder of this attempt is in storage, at most [`LIMIT`].
     pub(super) async fn hold(&self, attempt: AttemptId, path: &str) -> Result<(), Problem> {
-        let segment = layout::segment_number(path);
+        let segment = layout::stream_segment(path).ok_or_else(Problem::no_such_file)?;
         let Some(_held) = self.held.hold(attempt.job) else { return Err(Problem::too_many_waiting()) };
         let mut changes = self.feed.changes(attempt.job);
         let wait = async {

@@ -197,6 +197,15 @@ impl JsonSchema for Parallelism {
 /// Length of a segment of HLS and DASH, seconds. Chunks are made of whole segments.
 pub const SEGMENT_SECONDS: u32 = 4;
 
+/// A segment of a video that is encoded in parts; numbers start at 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamSegment {
+    /// The one with this number in each rendition.
+    Video(u32),
+    /// The one with this number of the sound.
+    Audio(u32),
+}
+
 /// A stretch of a video that players can play already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReadyRange {

@@ -367,13 +367,13 @@ impl Queue {
     ) -> Result<Option<Claimed>, QueueError> {
         let split = claimed_split(lease.job, answer)?;
         let Some(by) = split else { return claimed(lease, None, answer, None).map(Some) };
-        match self.part_terms(by).await? {
+        match self.split_terms(by, lease.part).await? {
             Some(terms) => claimed(lease, split, answer, Some(terms)).map(Some),
             // The parts of this job are lost: it is planned anew.
             None if lease.part.is_none() => claimed(lease, None, answer, None).map(Some),
             None => {
                 tracing::warn!(job = %lease.job, "dropped a part of a job that has ended");
-                self.drop_part(lease).await?;
+                self.drop_part(lease, by).await?;
                 Ok(None)
             }
         }

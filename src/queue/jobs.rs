@@ -228,8 +228,8 @@ impl Queue {
         }
     }
 
-    /// Reports that an attempt at a job or a part of one failed. If the failure can be retried and attempts are left, another attempt follows
-    /// after a random pause.
+    /// Reports that an attempt at a job or a part of one failed. If the failure can be retried and attempts are left,
+    /// another attempt follows after a random pause.
     ///
     /// # Errors
     /// If Redis fails.

@@ -8,7 +8,8 @@
 //! | `jobs:status:<id>` | hash | the job; expires only after the job has ended |
 //! | `jobs:uploading` | zset | jobs that wait for their input, by the end of the upload window |
 //! | `jobs:status:<id>/<part>` | hash | a part of a split job: `chunk-<number>` or `audio` |
-//! | `jobs:parts:<id>` | set | the parts of a split job that are not completed yet |
+//! | `jobs:split` | set | split jobs that wait for their parts |
+//! | `jobs:parts:<id>` | set | the names of all parts of a split job |
 //! | `jobs:reports:<id>` | hash | the plan of a split job, and the report of each completed part |
 //! | `jobs:pending` | zset | jobs and parts that are ready for a worker, by time of arrival minus a minute per point of priority |
 //! | `jobs:scheduled` | zset | delayed jobs, and retries of jobs and parts, by due time |
@@ -39,9 +40,10 @@
 //!
 //! A job that one worker does alone has no parts. The attempt that splits a job (`split.lua`) ends with that, and nobody
 //! waits for the parts: the job stays `running` without a lease, and the completion of its last part queues it again,
-//! to be finished. Whether it was the last one shows a set, not a counter, and the state of the job guards against a
-//! second time. A part that fails for good fails the job and removes the others, as do a cancellation and a deadline.
-//! All keys of the parts are gone when the job has ended.
+//! to be finished. Whether it was the last one shows the number of reports, of which each part has one however often
+//! it is completed, and the state of the job guards against a second time. A part that fails for good fails the job and removes the others, as do a cancellation and a deadline.
+//! All keys of the parts are gone when the job has ended. A version that knows no parts leaves them when it ends a job;
+//! this one removes them when it comes across one of the parts, or retries the job.
 //!
 //! Because the lease's name contains the epoch, a heartbeat is a single `ZADD XX GT CH`. It returns 1 if the lease
 //! was extended. It returns 0 if the lease was reaped, cancelled or given to another worker, or if the stored

@@ -195,11 +195,16 @@ impl Queue {
                 Command::new("ZRANGE").arg(self.key("jobs:pending")).args(["0", "0"]),
                 Command::new("TIME"),
                 zcard(Outbox::Kubernetes.key()),
+                Command::new("SMEMBERS").arg(self.key("jobs:split")),
             ])
             .await?;
         let count = |at: usize| replies.get(at).and_then(Reply::int).unwrap_or(0).unsigned_abs();
         // The counts are read one after the other, so a job in transition may be missed or counted twice.
         let not_completed: u64 = [0, 1, 2, 3, 4, 7].map(count).iter().sum();
+        // The parts of these jobs are among the tasks, while the jobs themselves stand in none of the sets.
+        let split: Vec<&str> = replies.get(12).map(|reply| text_items(reply).collect()).unwrap_or_default();
+        let open_parts = self.count_open_parts(&split).await?;
+        let not_completed = (not_completed + split.len() as u64).saturating_sub(open_parts);
         let now = replies.get(10).and_then(|r| r.list()?.first()?.int()).unwrap_or(0) * 1000;
         let first = replies.get(9).and_then(|r| text_items(r).next().map(str::to_owned));
         let oldest_pending_ms = match first {
@@ -222,6 +227,18 @@ impl Queue {
             completed: count(8).saturating_sub(not_completed),
             oldest_pending_ms,
         })
+    }
+
+    /// The number of parts that are not completed yet of these jobs.
+    async fn count_open_parts(&self, jobs: &[&str]) -> Result<u64, QueueError> {
+        let counts = |id: &&str| {
+            let all = Command::new("SCARD").arg(self.key(&format!("jobs:parts:{id}")));
+            // One more than reports: the plan.
+            [all, Command::new("HLEN").arg(self.key(&format!("jobs:reports:{id}")))]
+        };
+        let replies = self.pipeline(jobs.iter().flat_map(counts).collect()).await?;
+        let numbers: Vec<u64> = replies.iter().map(|reply| reply.int().unwrap_or(0).unsigned_abs()).collect();
+        Ok(numbers.chunks_exact(2).map(|pair| (pair[0] + 1).saturating_sub(pair[1].max(1))).sum())
     }
 
     /// Jobs that wait for their input, with the end of their upload window, soonest first.

@@ -91,6 +91,8 @@ scripts! {
     COMPLETE "complete.lua"
     SPLIT "split.lua"
     AWAIT_SEGMENT "await_segment.lua"
+    SOUND "sound.lua"
+    DROP_PART "drop_part.lua"
     FAIL "fail.lua"
     RELEASE "release.lua"
     CANCEL "cancel.lua"

@@ -1,12 +1,13 @@
 //! Jobs that are encoded in parts on several workers: the split, the completion of a part, and what the parts report.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::claim::{Claim, ClaimReply, Claimed};
 use super::codec::{ScriptReply, text_items};
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{AttemptId, JobId, Millis, Part, State, WorkerId};
+use crate::job::{AttemptId, JobId, Millis, Part, State, StreamSegment, WorkerId};
 
 /// The outcome of a split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,12 +161,22 @@ impl Queue {
         }
     }
 
-    /// What the parts of a split job have reported; `None` if the job has ended.
+    /// What the parts have reported into which this attempt split its job; `None` if the job has ended, or was split
+    /// anew.
     ///
     /// # Errors
     /// If Redis fails.
     pub async fn part_reports(&self, by: AttemptId) -> Result<Option<PartReports>, QueueError> {
-        let reply = self.run(Command::new("HGETALL").arg(self.reports_key(by.job))).await?;
+        let reports = Command::new("HGETALL").arg(self.reports_key(by.job));
+        // Read afterwards: the reports are those of this split if it is still the newest one then.
+        let newest = Command::new("HGET").arg(self.status_key(by.job)).arg("split");
+        let replies = self.pipeline(vec![reports, newest]).await?;
+        let [reply, newest] = replies.as_slice() else {
+            return Err(QueueError::data("the reports of a job"));
+        };
+        if newest.text() != Some(&*by.epoch.to_string()) {
+            return Ok(None);
+        }
         let mut plan = None;
         let mut reports = Vec::new();
         for pair in reply.list().unwrap_or_default().chunks_exact(2) {
@@ -180,18 +191,38 @@ impl Queue {
         Ok(plan.map(|plan| PartReports { plan, reports }))
     }
 
-    /// Whether a segment of the job that this attempt split is in storage: the one with this number in each rendition,
-    /// or all of the sound (`None`). If it is not, the part that it belongs to is encoded next.
+    /// Reports how many segments of the sound are in storage, while it is encoded. Returns `false` if the lease is lost.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn report_sound(&self, job: &Claimed, segments: u32) -> Result<bool, QueueError> {
+        let lease = job.lease();
+        let args = vec![
+            lease.task(),
+            lease.epoch.to_string(),
+            job.split_epoch(),
+            segments.to_string(),
+            Outbox::delivery_kind(&job.spec),
+        ];
+        let reply = self.eval_idempotent(&scripts::SOUND, args).await?;
+        Ok(ScriptReply::of(&reply)?.word == "OK")
+    }
+
+    /// Whether a segment of the job that this attempt split is in storage. If it is not, the part that it belongs to is
+    /// encoded next.
     ///
     /// # Errors
     /// If Redis fails.
     pub async fn await_segment(
         &self,
         by: AttemptId,
-        segment: Option<u32>,
+        segment: StreamSegment,
     ) -> Result<SegmentState, QueueError> {
-        let segment = segment.map_or_else(String::new, |number| number.to_string());
-        let args = vec![by.job.to_string(), by.epoch.to_string(), segment];
+        let (stream, number) = match segment {
+            StreamSegment::Video(number) => ("video", number),
+            StreamSegment::Audio(number) => ("audio", number),
+        };
+        let args = vec![by.job.to_string(), by.epoch.to_string(), stream.to_owned(), number.to_string()];
         let reply = self.eval_idempotent(&scripts::AWAIT_SEGMENT, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {
@@ -208,8 +239,14 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn open_parts(&self, job: JobId) -> Result<Vec<Part>, QueueError> {
-        let reply = self.run(Command::new("SMEMBERS").arg(self.key(&format!("jobs:parts:{job}")))).await?;
-        Ok(text_items(&reply).filter_map(|part| part.parse().ok()).collect())
+        let all = Command::new("SMEMBERS").arg(self.key(&format!("jobs:parts:{job}")));
+        let done = Command::new("HKEYS").arg(self.reports_key(job));
+        let replies = self.pipeline(vec![all, done]).await?;
+        let names = |at: usize| replies.get(at).map(|reply| text_items(reply).collect::<BTreeSet<_>>());
+        let (all, done) = (names(0).unwrap_or_default(), names(1).unwrap_or_default());
+        let mut open: Vec<Part> = all.difference(&done).filter_map(|part| part.parse().ok()).collect();
+        open.sort();
+        Ok(open)
     }
 }
 

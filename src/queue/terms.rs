@@ -4,8 +4,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::codec::parse_spec;
-use super::{Command, Queue, QueueError, Reply};
-use crate::job::{AttemptId, JobId, JobSpec, LeaseId, Millis};
+use super::{Command, Queue, QueueError, Reply, scripts};
+use crate::job::{AttemptId, JobId, JobSpec, LeaseId, Millis, Part};
 use crate::trace::TraceParent;
 
 /// For how many milliseconds a job's record, its input and its outputs are kept after its end, as the submitter wrote it
@@ -55,20 +55,27 @@ impl Queue {
         self.key(&format!("jobs:reports:{job}"))
     }
 
-    /// The terms of the parts into which this attempt split the job; `None` if the job has ended, or was split anew.
-    pub(super) async fn part_terms(&self, by: AttemptId) -> Result<Option<PartTerms>, QueueError> {
+    /// The terms of the tasks that follow from the split by this attempt; `None` if the job has ended, or was split
+    /// anew.
+    pub(super) async fn split_terms(
+        &self,
+        by: AttemptId,
+        part: Option<Part>,
+    ) -> Result<Option<PartTerms>, QueueError> {
         if let Some(terms) = self.last_split.get(by) {
             return Ok(Some(terms));
         }
-        const FIELDS: [&str; 8] =
-            ["spec", "created", "trace", "keep", "keep_input", "keep_outputs", "state", "split"];
+        const FIELDS: [&str; 9] =
+            ["spec", "created", "trace", "keep", "keep_input", "keep_outputs", "state", "split", "epoch"];
         let record = Command::new("HMGET").arg(self.status_key(by.job)).args(FIELDS);
         let plan = Command::new("HGET").arg(self.reports_key(by.job)).arg("plan");
         let replies = self.pipeline(vec![record, plan]).await?;
         let fields = replies.first().and_then(Reply::list).unwrap_or_default();
         let text = |at: usize| fields.get(at).and_then(Reply::text).unwrap_or_default();
         let plan = replies.get(1).and_then(Reply::text);
-        let is_current = matches!(text(6), "running" | "queued") && text(7) == by.epoch.to_string();
+        let epoch = by.epoch.to_string();
+        // While a job waits for its parts, its last attempt is the one that split it.
+        let is_current = text(6) == "running" && text(7) == epoch && (part.is_none() || text(8) == epoch);
         let Some(plan) = plan.filter(|_| is_current) else { return Ok(None) };
         let terms = PartTerms {
             spec: parse_spec(text(0))?,
@@ -81,13 +88,9 @@ impl Queue {
         Ok(Some(terms))
     }
 
-    /// Removes a part that is left of a job which has ended.
-    pub(super) async fn drop_part(&self, lease: LeaseId) -> Result<(), QueueError> {
-        let record = self.key(&format!("jobs:status:{}", lease.task()));
-        let commands = vec![
-            Command::new("UNLINK").arg(record),
-            Command::new("ZREM").arg(self.key("jobs:leases")).arg(lease.to_string()),
-        ];
-        self.pipeline(commands).await.map(drop)
+    /// Removes a part that is left of a job which has ended, or was split anew.
+    pub(super) async fn drop_part(&self, lease: LeaseId, by: AttemptId) -> Result<(), QueueError> {
+        let args = vec![lease.task(), lease.epoch.to_string(), by.epoch.to_string()];
+        self.eval_idempotent(&scripts::DROP_PART, args).await.map(drop)
     }
 }

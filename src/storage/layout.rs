@@ -3,7 +3,7 @@
 //! Inputs are stored at `inputs/<job>/<file name>`. The outputs of an attempt are stored at
 //! `outputs/<job>/<epoch>/...`; creating `outputs/<job>/manifest.json` makes one attempt the result of the job.
 
-use crate::job::{AttemptId, InvalidKey, Job, JobId, ObjectKey, safe_file_name};
+use crate::job::{AttemptId, InvalidKey, Job, JobId, ObjectKey, StreamSegment, safe_file_name};
 
 /// Maximum length of a file name in a key, characters. An earlier local S3 server turned the whole key into the name
 /// of one file, which a longer name would overflow.
@@ -22,19 +22,18 @@ pub const EARLY_MARK: &str = "# The video is still encoded; this playlist will b
 /// The folder of the sound that all renditions share.
 pub const SHARED_AUDIO: &str = "audio";
 
-/// The number of the segment at `path` below the folder of an attempt: `720p/segment_00042.m4s`. The header of a
-/// rendition is stored with its first segment. `None` if the file is not part of a rendition.
+/// The segment at `path` below the folder of an attempt: `720p/segment_00042.m4s`. A header is stored with the first
+/// segment. `None` if the file is not part of a stream.
 #[must_use]
-pub fn segment_number(path: &str) -> Option<u32> {
+pub fn stream_segment(path: &str) -> Option<StreamSegment> {
     let (folder, file) = path.split_once('/')?;
-    if folder == SHARED_AUDIO {
-        return None;
-    }
-    if file == "init.mp4" {
-        return Some(0);
-    }
-    let digits = file.strip_prefix("segment_")?.strip_suffix(".m4s")?;
-    digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())?
+    let number = if file == "init.mp4" {
+        0
+    } else {
+        let digits = file.strip_prefix("segment_")?.strip_suffix(".m4s")?;
+        digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().ok())??
+    };
+    Some(if folder == SHARED_AUDIO { StreamSegment::Audio(number) } else { StreamSegment::Video(number) })
 }
 
 /// The key of a job's input: the job's id and the sanitised name that its sender gave it.
@@ -136,19 +135,21 @@ mod tests {
     }
 
     #[test]
-    fn segment_number_is_that_of_a_rendition() {
-        assert_eq!(segment_number("720p/segment_00042.m4s"), Some(42));
-        assert_eq!(segment_number("144p/segment_123456.m4s"), Some(123_456));
-        assert_eq!(segment_number("144p/init.mp4"), Some(0));
-        for path in [
-            "",
-            "segment_00001.m4s",
-            "720p/init.mp4",
-            "audio/segment_00001.m4s",
-            "720p/segment_+1.m4s",
-            "720p/segment_99999999999.m4s",
+    fn stream_segment_is_that_of_a_rendition_or_of_the_sound() {
+        use StreamSegment::{Audio, Video};
+        for (path, segment) in [
+            ("720p/segment_00042.m4s", Some(Video(42))),
+            ("144p/segment_123456.m4s", Some(Video(123_456))),
+            ("144p/init.mp4", Some(Video(0))),
+            ("audio/init.mp4", Some(Audio(0))),
+            ("audio/segment_00007.m4s", Some(Audio(7))),
+            ("", None),
+            ("segment_00001.m4s", None),
+            ("720p/index.m3u8", None),
+            ("720p/segment_+1.m4s", None),
+            ("720p/segment_99999999999.m4s", None),
         ] {
-            assert_eq!(segment_number(path), None, "{path}");
+            assert_eq!(stream_segment(path), segment, "{path}");
         }
     }
 

@@ -1,14 +1,17 @@
 -- Finds out whether a segment of a split job is in storage. If not, the part that it belongs to is put in front of
--- the queue: somebody waits for it. ARGV: id, epoch of the attempt that split the job, number of the segment, or ''
--- for one of the sound.
+-- the queue: somebody waits for it. ARGV: id, epoch of the attempt that split the job, the stream (video or
+-- audio), and the number of the segment.
 -- Returns READY, WAIT, ENDED with the state of a job that has ended, or UNKNOWN.
-local id, split, segment = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local s = redis.call('HMGET', status(id), 'state', 'split', 'rank', 'segments')
+local id, split, stream, segment = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local s = redis.call('HMGET', status(id), 'state', 'split', 'rank', 'segments', 'sound')
 if not s[1] then return { 'UNKNOWN' } end
 if s[1] ~= 'running' and s[1] ~= 'queued' then return { 'ENDED', s[1] } end
 if s[2] ~= split then return { 'UNKNOWN' } end
 local part = 'audio'
-if segment then
+if stream == 'audio' then
+  -- Its segments are stored one after the other.
+  if segment < (tonumber(s[5]) or 0) then return { 'READY' } end
+else
   part = nil
   local chunk, first = 0, 0
   for count in string.gmatch(s[4] or '', '%d+') do

@@ -34,18 +34,19 @@ if how == 'suspended' then
 else
   finish(id, to, s[2], ms, s[3], s[4], s[6], s[7])
 end
+local split = s[8] or ''
+if split ~= '' then
+  clean_up_attempt(id, split, by_clock(ms))
+  drop_parts(id)
+  redis.call('HSET', status(id), 'split', '')
+end
 -- This comes last: what is removed here cannot be put back at its old place.
 if state == 'uploading' then
   redis.call('ZREM', uploading, id)
 elseif state == 'queued' then
   if redis.call('ZREM', pending, id) == 0 then redis.call('ZREM', scheduled, id) end
-elseif state == 'running' then
+elseif state == 'running' and s[2] ~= split then
   clean_up_attempt(id, s[2], by_clock(ms))
   redis.call('ZREM', leases, id .. ':' .. s[2])
-end
-if s[8] and s[8] ~= '' then
-  if state ~= 'running' or s[8] ~= s[2] then clean_up_attempt(id, s[8], by_clock(ms)) end
-  redis.call('HSET', status(id), 'split', '')
-  drop_parts(id)
 end
 return { 'CANCELLED' }

@@ -68,15 +68,24 @@ end
 -- To verify is no attempt.
 local verifies = s[8] == '1'
 if not verifies then attempt = attempt + 1 end
-local ms = part and (appended_at or clock()) or event(id, 'running')
+local split = s[14] or ''
+-- A version that knows no parts has ended the job and queued it again: it is planned anew.
+if not part and split ~= '' and redis.call('HLEN', reports(id)) ~= redis.call('SCARD', parts(id)) + 1 then
+  clean_up_attempt(id, split, clock())
+  redis.call('HSET', status(id), 'split', '')
+  drop_parts(id)
+  split = ''
+end
+local ms = part and (appended_at or limit > 0 and now or clock()) or event(id, 'running')
 -- A plain counter would use a number twice: when the id is used again after its record has expired,
 -- and when a failover has lost a claim. The time of events never repeats a number.
 local epoch = math.max(previous + 1, ms)
 -- It is ahead of the clock, by which leases expire, if that was set back.
 if limit > 0 and ms - now > 1000 then ms = now end
-local before = previous > 0 and 1 or 0
+-- The epochs of a part begin with that of the split (split.lua).
+local before = previous > (part and tonumber(split) or 0) and 1 or 0
 redis.call('HSET', status(id), 'state', 'running', 'epoch', epoch, 'attempt', attempt,
   'worker', worker, 'started', ms, 'progress', 0, 'claim', token, 'before', before)
 redis.call('ZADD', leases, ms + lease, id .. ':' .. epoch)
 return { 'JOB', id, epoch, attempt, s[4], ms, born, before, tonumber(s[6]) or ms, s[7] or '',
-  s[9] or '', verifies and 1 or 0, s[10] or '', s[11] or '', s[12] or '', s[14] or '' }
+  s[9] or '', verifies and 1 or 0, s[10] or '', s[11] or '', s[12] or '', split }

@@ -30,13 +30,14 @@ if delay >= 0 then
 end
 if part then
   -- The other parts are of no use without this one.
-  local s = redis.call('HMGET', status(job), 'state', 'split')
-  if s[1] ~= 'running' or s[2] ~= split then
-    undo = {}
-    return { 'LOST', s[1] or '' }
+  local is_awaited, state = waits_for_parts(job, split)
+  if not is_awaited then
+    drop_stale_part(id, split)
+    return { 'LOST', state or '' }
   end
   on_error(function() redis.pcall('HSET', status(job), 'state', 'running', 'finished', '', 'error', '') end)
 end
+on_error(function() redis.pcall('HSET', status(job), 'split', split) end)
 local ms = event(job, 'failed')
 redis.call('HSET', status(job), 'state', 'failed', 'error', failure, 'finished', ms, 'split', '')
 if not part then clean_up_attempt(job, epoch, by_clock(ms)) end

@@ -14,6 +14,8 @@ local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:ind
 local events, wakeups, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
 local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
 local heard, cleanup = P .. 'machines:heard', P .. 'jobs:cleanup'
+-- The split jobs that wait for their parts.
+local split_jobs = P .. 'jobs:split'
 -- When a sweep last looked at the clock (now), and the newest event when it last followed a step (event).
 local clock_seen = P .. 'jobs:clock'
 -- The version of the format of records and events; FORMAT_VERSION in src/job/mod.rs.
@@ -37,7 +39,7 @@ local function status(task)
   return P .. 'jobs:status:' .. task
 end
 
--- The parts of a split job that are not encoded yet.
+-- The names of the parts of a split job.
 local function parts(id)
   return P .. 'jobs:parts:' .. id
 end
@@ -90,9 +92,11 @@ end
 
 -- Wakes up to n idle workers.
 local function ring_all(n)
+  local hints = {}
   for i = 1, math.min(n, 16) do
-    redis.call('ZADD', wakeups, 0, string.format('%x', i - 1))
+    hints[2 * i - 1], hints[2 * i] = 0, string.format('%x', i - 1)
   end
+  if n > 0 then redis.call('ZADD', wakeups, unpack(hints)) end
 end
 
 -- Has the janitor delete the outputs of an attempt that ended without completing its job, two minutes later: by
@@ -113,20 +117,58 @@ local function give_back_on_error(id, epoch)
   end)
 end
 
--- Removes all that is left of the parts of a split job. Their workers lose their leases.
+-- Whether a job waits for the parts into which this attempt split it; also returns its state and its place in the queue.
+local function waits_for_parts(id, split)
+  local s = redis.call('HMGET', status(id), 'state', 'split', 'epoch', 'rank')
+  return s[1] == 'running' and s[2] == split and s[3] == split, s[1], s[4]
+end
+
+-- Tells that players can play a split job, as soon as its first chunk and the beginning of its sound are in storage.
+local function play_if_ready(id, split, hook)
+  local s = redis.call('HMGET', status(id), 'playable', 'sound')
+  local has_sound = (tonumber(s[2]) or 0) > 0 or redis.call('SISMEMBER', parts(id), 'audio') == 0
+    or redis.call('HEXISTS', reports(id), 'audio') == 1
+  if (s[1] or '') ~= '' or not has_sound or redis.call('HEXISTS', reports(id), 'chunk-0') == 0 then return end
+  local ms = event(id, 'playable')
+  redis.call('HSET', status(id), 'playable', ms)
+  if outboxes[hook] then redis.call('ZADD', outboxes[hook], by_clock(ms), id .. ':' .. split .. ':playable') end
+end
+
+-- Removes all that is left of the parts of a split job. Their workers lose their leases. It reads before it removes,
+-- and what it then fails to remove, claims and sweeps do, so that the caller never has to put a part back.
 local function drop_parts(id)
-  local open = redis.call('SMEMBERS', parts(id))
-  for _, part in ipairs(open) do
+  local keys, is_done = { parts(id), reports(id) }, {}
+  for _, part in ipairs(redis.call('HKEYS', reports(id))) do is_done[part] = true end
+  local open, held = {}, {}
+  for _, part in ipairs(redis.call('SMEMBERS', parts(id))) do
     local task = id .. '/' .. part
-    redis.call('ZREM', leases, task .. ':' .. (redis.call('HGET', status(task), 'epoch') or ''))
-    if redis.call('ZREM', pending, task) == 0 then redis.call('ZREM', scheduled, task) end
+    keys[#keys + 1] = status(task)
+    if not is_done[part] then
+      open[#open + 1] = task
+      held[#held + 1] = task .. ':' .. (redis.call('HGET', status(task), 'epoch') or '')
+    end
   end
-  local keys = { parts(id), reports(id) }
-  for _, part in ipairs(open) do keys[#keys + 1] = status(id .. '/' .. part) end
-  for _, part in ipairs(redis.call('HKEYS', reports(id))) do
-    if part ~= 'plan' then keys[#keys + 1] = status(id .. '/' .. part) end
+  if open[1] then
+    redis.pcall('ZREM', leases, unpack(held))
+    redis.pcall('ZREM', pending, unpack(open))
+    redis.pcall('ZREM', scheduled, unpack(open))
+    redis.pcall('SREM', split_jobs, id)
   end
   redis.call('UNLINK', unpack(keys))
+end
+
+-- Removes a part for which its job no longer waits, and the others, unless the job was split anew. This version
+-- removes the parts when it ends a job; one that knows no parts does not.
+local function drop_stale_part(task, split)
+  local id = job_and_part(task)
+  local s = redis.call('HMGET', status(id), 'state', 'split')
+  local is_live = s[1] == 'queued' or s[1] == 'running'
+  if is_live and s[2] and s[2] ~= '' and s[2] ~= split then
+    if redis.call('HGET', status(task), 'split') == split then redis.call('UNLINK', status(task)) end
+  else
+    redis.call('UNLINK', status(task))
+    drop_parts(id)
+  end
 end
 
 -- The common part of all transitions that end a job; the caller writes the job's fields first. `keep` is for

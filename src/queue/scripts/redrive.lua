@@ -1,7 +1,7 @@
 -- Queues a failed or cancelled job again, with its attempts counted from zero. ARGV: id.
 -- Returns QUEUED, WRONG with the job's state, NEVER_UPLOADED, or UNKNOWN.
 local id = ARGV[2]
-local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue')
+local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue', 'split')
 if not s[1] then return { 'UNKNOWN' } end
 if s[1] ~= 'failed' and s[1] ~= 'cancelled' then return { 'WRONG', s[1] } end
 -- Its upload never arrived (expire.lua; cancel.lua), so there is nothing to retry.
@@ -19,5 +19,11 @@ local epoch = tonumber(s[3]) + 1
 redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', epoch, 'life', epoch, 'error', '',
   'finished', '', 'retry', '', 'suspended', '', 'overdue', '', 'verify', '', 'playable', '', 'queued', ms, 'rank', rank, 'progress', 0)
 redis.call('PERSIST', status(id))
+-- It was ended by a version that knows no parts.
+if s[5] and s[5] ~= '' then
+  clean_up_attempt(id, s[5], by_clock(ms))
+  redis.call('HSET', status(id), 'split', '')
+  drop_parts(id)
+end
 ring(id)
 return { 'QUEUED' }

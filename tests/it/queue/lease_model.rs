@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use stateright::{Checker, Model as Explored, Property};
-use tcoder::job::{AttemptId, Epoch, FailureCode, JobId, State};
+use tcoder::job::{AttemptId, Epoch, FailureCode, JobId, LeaseId, State};
 use tcoder::queue::CompleteOutcome;
 use uuid::Uuid;
 
-use super::model::{Begin, Claim, Model, Mutant, Terms};
+use super::model::{Begin, Claim, Model, Mutant, Task, Terms};
 
 const WORKERS: usize = 2;
 const ATTEMPTS: u32 = 2;
@@ -66,8 +66,8 @@ enum Act {
     FailUnverified(usize),
     Release(usize),
     Crash(usize),
-    Expire(AttemptId),
-    Due(JobId),
+    Expire(LeaseId),
+    Due(Task),
     Cancel(JobId),
 }
 
@@ -222,7 +222,7 @@ impl World {
             }
             Act::Fail(n, again) => {
                 let Some(mut held) = self.workers[n].take() else { return };
-                let Claim { attempt, number, earlier, verify } = held.claim;
+                let Claim { attempt, number, earlier, verify, .. } = held.claim;
                 let last = !again || number >= ATTEMPTS;
                 if last && !held.sealed && (earlier || held.put) {
                     // It looks at the manifest first, and acts on that afterwards.

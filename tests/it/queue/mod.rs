@@ -14,6 +14,7 @@ mod listing;
 mod loading;
 mod model;
 mod outbox;
+mod parts;
 mod random;
 mod rest;
 mod soak;

@@ -1,9 +1,11 @@
 //! The queue's protocol as pure functions of plain values, as simple as possible. Time is a parameter. The
 //! random tests compare it with Redis; the lease model explores every interleaving of it.
 
+mod split;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use tcoder::job::{AttemptId, Epoch, FailureCode, JobId, Millis, State, Transition};
+use tcoder::job::{AttemptId, Epoch, FailureCode, JobId, LeaseId, Millis, Part, State, Transition};
 use tcoder::queue::{
     CancelOutcome, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, UploadedOutcome,
 };
@@ -23,6 +25,32 @@ pub enum Begin {
     OnUpload(i64),
 }
 
+/// A job, or a part of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Task {
+    pub job: JobId,
+    pub part: Option<Part>,
+}
+
+impl From<JobId> for Task {
+    fn from(job: JobId) -> Self {
+        Self { job, part: None }
+    }
+}
+
+impl From<LeaseId> for Task {
+    fn from(LeaseId { job, part, .. }: LeaseId) -> Self {
+        Self { job, part }
+    }
+}
+
+impl std::fmt::Display for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        LeaseId { job: self.job, part: self.part, epoch: Epoch(0) }.task().fmt(f)
+    }
+}
+
+/// A job, or a part of one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Job {
     pub terms: Terms,
@@ -47,6 +75,12 @@ pub struct Job {
     pub suspended: bool,
     /// The state in which it exceeded its deadline.
     pub overdue: Option<State>,
+    /// The attempt that split it.
+    pub split: Option<Epoch>,
+    /// The parts of a split job that has not ended.
+    pub parts: BTreeMap<Part, Job>,
+    /// Those of them that are completed.
+    pub reports: BTreeSet<Part>,
 }
 
 /// Why a job is cancelled.
@@ -77,6 +111,7 @@ pub enum Mutant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Claim {
     pub attempt: AttemptId,
+    pub part: Option<Part>,
     pub number: u32,
     /// Whether an earlier attempt has started.
     pub earlier: bool,
@@ -89,9 +124,9 @@ pub struct Model {
     pub mutant: Mutant,
     pub jobs: BTreeMap<JobId, Job>,
     pub uploading: BTreeMap<JobId, i64>,
-    pub pending: BTreeSet<(i64, JobId)>,
-    pub scheduled: BTreeMap<JobId, i64>,
-    pub leases: BTreeMap<AttemptId, i64>,
+    pub pending: BTreeSet<(i64, Task)>,
+    pub scheduled: BTreeMap<Task, i64>,
+    pub leases: BTreeMap<LeaseId, i64>,
     pub dead: BTreeMap<JobId, i64>,
     pub cancelled: BTreeMap<JobId, i64>,
     pub outbox: BTreeSet<(AttemptId, &'static str)>,
@@ -122,8 +157,9 @@ impl Model {
     }
 
     /// The identity of a lease.
-    pub fn lease(&self, attempt: AttemptId) -> AttemptId {
-        if self.mutant == Mutant::Unfenced { AttemptId { epoch: Epoch(0), ..attempt } } else { attempt }
+    pub fn lease(&self, lease: impl Into<LeaseId>) -> LeaseId {
+        let lease = lease.into();
+        if self.mutant == Mutant::Unfenced { LeaseId { epoch: Epoch(0), ..lease } } else { lease }
     }
 
     pub fn state(&self, id: JobId) -> Option<State> {
@@ -134,14 +170,30 @@ impl Model {
         self.jobs.get_mut(&id).expect("the job was looked up before")
     }
 
-    /// The only way in which a job's state changes. A mutant breaks the rules of the queue, not those of
+    fn task(&mut self, task: Task) -> &mut Job {
+        let job = self.job(task.job);
+        match task.part {
+            Some(part) => job.parts.get_mut(&part).expect("the part was looked up before"),
+            None => job,
+        }
+    }
+
+    /// Tells of a change of a job. Those of parts are not told.
+    fn tell(&mut self, task: Task, state: State) {
+        if task.part.is_none() {
+            self.events.push((task.job, state));
+        }
+    }
+
+    /// The only way in which a task's state changes. A mutant breaks the rules of the queue, not those of
     /// states, but may do so for jobs in an unexpected state.
-    fn change(&mut self, id: JobId, how: Transition) {
+    fn change(&mut self, task: impl Into<Task>, how: Transition) {
+        let task = task.into();
         let sound = self.mutant == Mutant::Sound;
-        let job = self.job(id);
+        let job = self.task(task);
         match job.state.apply(how) {
             Ok(state) => job.state = state,
-            Err(wrong) if sound => panic!("{id}: {wrong}"),
+            Err(wrong) if sound => panic!("{task}: {wrong}"),
             Err(_) => {
                 job.state = match how {
                     Transition::Complete => State::Completed,
@@ -154,18 +206,23 @@ impl Model {
         }
     }
 
-    /// Queues the job as of `now`.
-    fn enqueue(&mut self, id: JobId, now: i64) {
-        let job = self.job(id);
+    /// Queues the task as of `now`.
+    fn enqueue(&mut self, task: impl Into<Task>, now: i64) {
+        let task = task.into();
+        let job = self.task(task);
         (job.queued, job.rank) = (Some(now), now - job.terms.boost);
         let rank = job.rank;
-        self.pending.insert((rank, id));
+        self.pending.insert((rank, task));
     }
 
     fn end(&mut self, id: JobId, how: Transition, now: i64) {
         self.change(id, how);
+        self.drop_parts(id);
         let job = self.job(id);
         job.finished = Some(now);
+        if job.state != State::Completed {
+            job.split = None;
+        }
         let (state, hook) = (job.state, job.terms.hook);
         // A completion is known by the attempt that committed the result.
         let committed = job.result.filter(|_| state == State::Completed);
@@ -211,11 +268,14 @@ impl Model {
             verify: false,
             suspended: false,
             overdue: None,
+            split: None,
+            parts: BTreeMap::new(),
+            reports: BTreeSet::new(),
         };
         self.jobs.insert(id, job);
         match begin {
-            Begin::Now => drop(self.pending.insert((rank, id))),
-            Begin::After(delay) => drop(self.scheduled.insert(id, now + delay)),
+            Begin::Now => drop(self.pending.insert((rank, id.into()))),
+            Begin::After(delay) => drop(self.scheduled.insert(id.into(), now + delay)),
             Begin::OnUpload(window) => drop(self.uploading.insert(id, now + window)),
         }
         self.events.push((id, state));
@@ -261,26 +321,27 @@ impl Model {
     }
 
     pub fn claim(&mut self, worker: u8, now: i64, lease: i64) -> Option<Claim> {
-        let (_, id) = self.pending.pop_first()?;
-        self.change(id, Transition::Claim);
-        let job = self.job(id);
-        let earlier = job.epoch > Epoch(0);
+        let (_, task) = self.pending.pop_first()?;
+        self.change(task, Transition::Claim);
+        let job = self.task(task);
+        // The epochs of a part begin with that of the split.
+        let earlier = job.epoch > job.split.filter(|_| task.part.is_some()).unwrap_or_default();
         // In the lease model time does not pass, so epochs are counted.
         job.epoch = Epoch((job.epoch.0 + 1).max(now.unsigned_abs()));
         // To verify is no attempt.
         job.attempt += u32::from(!job.verify);
         let verify = job.verify;
         (job.worker, job.started, job.progress) = (Some(worker), Some(now), 0);
-        let attempt = AttemptId { job: id, epoch: job.epoch };
-        let claim = Claim { attempt, number: job.attempt, earlier, verify };
-        let lease_name = self.lease(attempt);
+        let attempt = AttemptId { job: task.job, epoch: job.epoch };
+        let claim = Claim { attempt, part: task.part, number: job.attempt, earlier, verify };
+        let lease_name = self.lease(LeaseId { job: task.job, part: task.part, epoch: attempt.epoch });
         self.leases.insert(lease_name, now + lease);
-        self.events.push((id, State::Running));
+        self.tell(task, State::Running);
         Some(claim)
     }
 
-    pub fn renew(&mut self, attempt: AttemptId, deadline: i64) -> bool {
-        let name = self.lease(attempt);
+    pub fn renew(&mut self, lease: impl Into<LeaseId>, deadline: i64) -> bool {
+        let name = self.lease(lease);
         let Some(there) = self.leases.get_mut(&name) else { return false };
         *there = deadline.max(*there);
         true
@@ -336,47 +397,54 @@ impl Model {
     /// verifies.
     pub fn fail(
         &mut self,
-        attempt: AttemptId,
+        lease: impl Into<LeaseId>,
         code: FailureCode,
         retry_at: Option<i64>,
         verify: bool,
         now: i64,
     ) -> FailOutcome {
-        let AttemptId { job: id, epoch } = attempt;
-        if self.leases.remove(&self.lease(attempt)).is_none() {
+        let lease = lease.into();
+        let (id, epoch, task) = (lease.job, lease.epoch, Task::from(lease));
+        if self.leases.remove(&self.lease(lease)).is_none() {
             let stands = |s: State| matches!(s, State::Failed | State::Queued);
-            return match self.jobs.get(&id) {
-                Some(j) if stands(j.state) && j.epoch == epoch && j.error == Some(code) => {
+            let job = self.jobs.get(&id);
+            let part = lease.part.and_then(|part| job?.parts.get(&part));
+            // With the job, the records of its parts are gone.
+            let is_gone = lease.part.is_some() && part.is_none();
+            return match part.or(job) {
+                Some(j) if stands(j.state) && (is_gone || j.epoch == epoch) && j.error == Some(code) => {
                     FailOutcome::Already
                 }
                 job => FailOutcome::Lost(job.map(|j| j.state)),
             };
         }
-        let job = self.job(id);
-        job.error = Some(code);
         if let Some(at) = retry_at {
+            let job = self.task(task);
+            job.error = Some(code);
             (job.retry, job.queued, job.verify) = (Some(at), None, verify);
-            self.change(id, Transition::Retry);
-            self.scheduled.insert(id, at);
-            self.events.push((id, State::Queued));
+            self.change(task, Transition::Retry);
+            self.scheduled.insert(task, at);
+            self.tell(task, State::Queued);
             return FailOutcome::Retry(Millis(at));
         }
+        self.job(id).error = Some(code);
         self.end(id, Transition::Fail, now);
         FailOutcome::Failed
     }
 
-    pub fn release(&mut self, attempt: AttemptId, now: i64) -> bool {
-        if self.leases.remove(&self.lease(attempt)).is_none() {
+    pub fn release(&mut self, lease: impl Into<LeaseId>, now: i64) -> bool {
+        let lease = lease.into();
+        if self.leases.remove(&self.lease(lease)).is_none() {
             return false;
         }
-        let id = attempt.job;
-        let job = self.job(id);
+        let task = Task::from(lease);
+        let job = self.task(task);
         job.attempt -= u32::from(!job.verify);
         (job.queued, job.progress) = (Some(now), 0);
         let rank = job.rank;
-        self.change(id, Transition::Release);
-        self.pending.insert((rank, id));
-        self.events.push((id, State::Queued));
+        self.change(task, Transition::Release);
+        self.pending.insert((rank, task));
+        self.tell(task, State::Queued);
         true
     }
 
@@ -403,8 +471,8 @@ impl Model {
         }
         let (from, hook) = (job.state, job.terms.hook);
         let (rank, lease) = (job.rank, self.lease(AttemptId { job: id, epoch: job.epoch }));
-        self.pending.remove(&(rank, id));
-        self.scheduled.remove(&id);
+        self.pending.remove(&(rank, id.into()));
+        self.scheduled.remove(&id.into());
         self.uploading.remove(&id);
         self.leases.remove(&lease);
         let job = self.job(id);
@@ -461,46 +529,46 @@ impl Model {
         }
     }
 
-    /// Ends an expired lease; returns whether the job became ready.
-    pub fn reap(&mut self, lease: AttemptId, now: i64) -> bool {
+    /// Ends an expired lease; returns whether the task became ready.
+    pub fn reap(&mut self, lease: LeaseId, now: i64) -> bool {
         self.leases.remove(&lease);
-        let id = lease.job;
+        let task = Task::from(lease);
         let mutant = self.mutant;
-        let job = self.job(id);
+        let job = self.task(task);
         if !job.verify {
             job.error = Some(FailureCode::WorkerLost);
             job.verify = job.attempt >= job.terms.max && mutant != Mutant::Uncounted;
         }
         if job.verify && mutant == Mutant::Unverified {
-            self.end(id, Transition::Fail, now);
+            self.end(task.job, Transition::Fail, now);
             return false;
         }
-        let job = self.job(id);
+        let job = self.task(task);
         job.queued = Some(now);
         let rank = job.rank;
-        self.change(id, Transition::Retry);
+        self.change(task, Transition::Retry);
         if mutant != Mutant::Forgets {
-            self.pending.insert((rank, id));
+            self.pending.insert((rank, task));
         }
-        self.events.push((id, State::Queued));
+        self.tell(task, State::Queued);
         true
     }
 
-    /// Queues a job whose delay has passed.
-    pub fn promote(&mut self, id: JobId, now: i64) {
-        self.scheduled.remove(&id);
-        self.job(id).retry = None;
-        self.enqueue(id, now);
+    /// Queues a task whose delay has passed.
+    pub fn promote(&mut self, task: Task, now: i64) {
+        self.scheduled.remove(&task);
+        self.task(task).retry = None;
+        self.enqueue(task, now);
     }
 
     /// Reaps and promotes what is due, at most `limit` of each. Returns how many jobs became ready, and when
     /// the next is due (`now` if the limit was reached).
     pub fn sweep(&mut self, now: i64, limit: usize) -> (u32, Option<i64>) {
-        let mut leases: Vec<(i64, String, AttemptId)> =
+        let mut leases: Vec<(i64, String, LeaseId)> =
             self.leases.iter().map(|(name, at)| (*at, name.to_string(), *name)).collect();
         leases.sort();
         leases.truncate(limit);
-        let mut delays: Vec<(i64, JobId)> = self.scheduled.iter().map(|(id, at)| (*at, *id)).collect();
+        let mut delays: Vec<(i64, Task)> = self.scheduled.iter().map(|(task, at)| (*at, *task)).collect();
         delays.sort();
         delays.truncate(limit);
         let next = |dues: Vec<i64>| {
@@ -512,8 +580,8 @@ impl Model {
         for (_, _, name) in leases.iter().filter(|l| l.0 <= now) {
             ready += u32::from(self.reap(*name, now));
         }
-        for (_, id) in delays.iter().filter(|d| d.0 <= now) {
-            self.promote(*id, now);
+        for (_, task) in delays.iter().filter(|d| d.0 <= now) {
+            self.promote(*task, now);
             ready += 1;
         }
         (ready, dues.into_iter().flatten().min())
@@ -522,23 +590,19 @@ impl Model {
     /// Checks the invariants of every state; returns the first one that is violated.
     pub fn violation(&self) -> Option<String> {
         for (id, job) in &self.jobs {
-            let held: Vec<AttemptId> = self.leases.keys().filter(|l| l.job == *id).copied().collect();
-            let places = [
-                self.uploading.contains_key(id),
-                self.pending.iter().any(|p| p.1 == *id),
-                self.scheduled.contains_key(id),
-                !held.is_empty(),
-            ];
+            let held = self.leases_of((*id).into());
+            let places = self.places((*id).into());
             let expected = match job.state {
                 State::Uploading => [true, false, false, false],
                 State::Queued => [false, places[1], !places[1], false],
-                State::Running | State::Playable => [false, false, false, true],
+                State::Running | State::Playable => [false, false, false, !job.waits()],
                 State::Completed | State::Failed | State::Cancelled => [false; 4],
             };
             if places != expected {
                 return Some(format!("{id} is {} and stands in {places:?}", job.state));
             }
-            if job.state == State::Running && held != [self.lease(AttemptId { job: *id, epoch: job.epoch })] {
+            let leased_as = self.lease(AttemptId { job: *id, epoch: job.epoch });
+            if job.state == State::Running && !job.waits() && held != [leased_as] {
                 return Some(format!("{id} runs as {} and is leased as {held:?}", job.epoch));
             }
             if job.attempt > job.terms.max {
@@ -549,6 +613,9 @@ impl Model {
             }
             if self.dead.contains_key(id) != (job.state == State::Failed) {
                 return Some(format!("{id} is {} and its place among the dead is wrong", job.state));
+            }
+            if let Some(violation) = self.violation_of_parts(*id, job) {
+                return Some(violation);
             }
         }
         None

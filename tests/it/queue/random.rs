@@ -5,7 +5,7 @@
 //! sweep. A crash needs no call, because it is a claim without further calls. A zombie is a call for an old
 //! claim.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use proptest::collection::vec;
@@ -13,17 +13,22 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tcoder::config::RedisConfig;
 use tcoder::job::{
-    AttemptId, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, Transition, WorkerId,
+    AttemptId, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Part, Priority, State, Transition,
+    WorkerId,
 };
-use tcoder::queue::{self, CancelReason, Claimed, FailOutcome, Queue, SubmitMode, SubmitOutcome, backoff};
+use tcoder::queue::{
+    self, CancelReason, Claimed, FailOutcome, NextClaim, PartOutcome, Queue, SubmitMode, SubmitOutcome,
+    backoff,
+};
 use uuid::Uuid;
 
-use super::model::{Begin, Model, Mutant, Terms, Why};
+use super::model::{Begin, Job, Model, Mutant, Task, Terms, Why};
 use super::{LONG, hooked, hopeless, result_of, retryable, spec, worker};
 use crate::support::redis::{raw, shared};
 
 const JOBS: u8 = 4;
 const WORKERS: u8 = 2;
+const PLAN: &str = "the plan";
 
 #[derive(Clone, Copy, Debug)]
 enum Look {
@@ -37,19 +42,63 @@ enum Look {
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
-    Submit { job: u8, begin: u8, terms: u8 },
-    Uploaded { job: u8 },
-    Claim { worker: u8, look: Look },
-    Renew { claim: u8, ms: i64 },
-    Progress { claim: u8, percent: u32 },
-    Complete { claim: u8 },
-    Fail { claim: u8, retryable: bool },
-    FailUnverified { claim: u8 },
-    Release { claim: u8 },
-    Cancel { job: u8, why: u8 },
-    Redrive { job: u8 },
-    ExpireUpload { job: u8 },
-    Sweep { limit: u8, past: u8 },
+    Submit {
+        job: u8,
+        begin: u8,
+        terms: u8,
+    },
+    Uploaded {
+        job: u8,
+    },
+    Claim {
+        worker: u8,
+        look: Look,
+    },
+    Renew {
+        claim: u8,
+        ms: i64,
+    },
+    Progress {
+        claim: u8,
+        percent: u32,
+    },
+    /// Of a part as well.
+    Complete {
+        claim: u8,
+    },
+    /// The claim of another task goes with the completion of a part.
+    CompleteAndClaim {
+        claim: u8,
+        worker: u8,
+    },
+    Split {
+        claim: u8,
+        chunks: u32,
+    },
+    Fail {
+        claim: u8,
+        retryable: bool,
+    },
+    FailUnverified {
+        claim: u8,
+    },
+    Release {
+        claim: u8,
+    },
+    Cancel {
+        job: u8,
+        why: u8,
+    },
+    Redrive {
+        job: u8,
+    },
+    ExpireUpload {
+        job: u8,
+    },
+    Sweep {
+        limit: u8,
+        past: u8,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -63,7 +112,9 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (0..WORKERS, look).prop_map(|(worker, look)| Op::Claim { worker, look }),
         2 => (claim.clone(), -2000..2000_i64).prop_map(|(claim, ms)| Op::Renew { claim, ms }),
         1 => (claim.clone(), 0..100_u32).prop_map(|(claim, percent)| Op::Progress { claim, percent }),
-        3 => claim.clone().prop_map(|claim| Op::Complete { claim }),
+        4 => claim.clone().prop_map(|claim| Op::Complete { claim }),
+        4 => (claim.clone(), 0..WORKERS).prop_map(|(claim, worker)| Op::CompleteAndClaim { claim, worker }),
+        3 => (claim.clone(), 0..3_u32).prop_map(|(claim, chunks)| Op::Split { claim, chunks }),
         4 => (claim.clone(), any::<bool>()).prop_map(|(claim, retryable)| Op::Fail { claim, retryable }),
         1 => claim.clone().prop_map(|claim| Op::FailUnverified { claim }),
         2 => claim.prop_map(|claim| Op::Release { claim }),
@@ -79,6 +130,7 @@ fn random_operations_agree_between_redis_and_the_model() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let redis = RefCell::new(raw(&shared()));
     let config = Config { cases: 160, failure_persistence: None, ..Config::default() };
+    let finished = Cell::new(0);
     let lives = vec((op(), prop::bool::weighted(0.3)), 1..60);
     TestRunner::new(config)
         .run(&lives, |life| {
@@ -90,10 +142,12 @@ fn random_operations_agree_between_redis_and_the_model() {
                 for (op, twice) in life {
                     lockstep.step(op, twice).await?;
                 }
-                Ok(())
+                finished.set(finished.get() + lockstep.finished);
+                lockstep.compare_keys()
             })
         })
         .unwrap();
+    assert!(finished.get() > 10, "only {} split jobs were completed", finished.get());
 }
 
 /// Redis and the model, side by side.
@@ -106,6 +160,8 @@ struct Lockstep<'a> {
     /// All claims so far, in order.
     claims: Vec<Claimed>,
     completions: BTreeMap<JobId, u32>,
+    /// The number of split jobs that were completed.
+    finished: u32,
     last_event: String,
     /// The state of each job in its last event.
     told: BTreeMap<JobId, State>,
@@ -145,6 +201,7 @@ impl<'a> Lockstep<'a> {
             workers,
             claims,
             completions,
+            finished: 0,
             last_event: "0-0".into(),
             told: BTreeMap::new(),
         }
@@ -168,7 +225,7 @@ impl<'a> Lockstep<'a> {
         }
         // A second claim is a different claim, and a second sweep continues where its limit stopped the
         // first.
-        if twice && !matches!(op, Op::Claim { .. } | Op::Sweep { .. }) {
+        if twice && !matches!(op, Op::Claim { .. } | Op::CompleteAndClaim { .. } | Op::Sweep { .. }) {
             let once = self.in_redis();
             self.call(op).await?;
             self.compare(op)?;
@@ -205,23 +262,33 @@ impl<'a> Lockstep<'a> {
             Op::Renew { claim, ms } => {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
                 let deadline = c.at.plus(3_600_000 + ms);
-                let real = self.queue.renew(c.attempt, deadline).await.unwrap();
-                prop_assert_eq!(real, self.model.renew(c.attempt, deadline.0));
+                let real = self.queue.renew(c.lease(), deadline).await.unwrap();
+                prop_assert_eq!(real, self.model.renew(c.lease(), deadline.0));
                 Ok(())
             }
             Op::Progress { claim, percent } => {
-                let Some(c) = self.claim(claim) else { return Ok(()) };
+                let Some(c) = self.claim(claim).filter(|c| c.part.is_none()) else { return Ok(()) };
                 let real = self.queue.progress(c.attempt, f64::from(percent)).await.unwrap();
                 prop_assert_eq!(real, self.model.progress(c.attempt, percent));
                 Ok(())
             }
+            Op::CompleteAndClaim { claim, worker } => self.complete_and_claim(claim, worker).await,
+            Op::Split { claim, chunks } => self.split(claim, chunks).await,
             Op::Complete { claim } => {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
+                if c.part.is_some() {
+                    let total = self.parts_of(&c);
+                    let (real, _) = self.queue.complete_part(&c, "report", total, None).await.unwrap();
+                    let now = self.time();
+                    prop_assert_eq!(real, self.model.complete_part(c.lease(), now));
+                    return Ok(());
+                }
                 let manifest = self.model.commit(c.attempt).expect("nothing is sealed here");
                 let real = self.queue.complete(&c, &result_of(manifest.0), manifest).await.unwrap();
                 let now = self.time();
                 prop_assert_eq!(real, self.model.complete(c.attempt, manifest, now));
                 if real == queue::CompleteOutcome::Done {
+                    self.finished += u32::from(c.split.is_some());
                     let count = self.completions.entry(c.attempt.job).or_default();
                     *count += 1;
                     prop_assert_eq!(*count, 1, "{} was completed twice", c.attempt.job);
@@ -232,9 +299,9 @@ impl<'a> Lockstep<'a> {
             Op::FailUnverified { claim } => self.fail_unverified(claim).await,
             Op::Release { claim } => {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
-                let real = self.queue.release(c.attempt).await.unwrap();
-                let now = self.time();
-                prop_assert_eq!(real, self.model.release(c.attempt, now));
+                let real = self.queue.release(c.lease()).await.unwrap();
+                let now = if c.part.is_some() { self.queued(c.lease().into()) } else { self.time() };
+                prop_assert_eq!(real, self.model.release(c.lease(), now));
                 Ok(())
             }
             Op::Cancel { job, why } => {
@@ -315,26 +382,38 @@ impl<'a> Lockstep<'a> {
         } else {
             None
         };
-        let time = self.time();
+        if let queue::Claim::Empty { next_due, now } = &real {
+            prop_assert_eq!(next_due.map(|m| m.0), due);
+            prop_assert_eq!(now.is_some(), sweeps);
+            prop_assert!(now.is_none_or(|now| (before..=after).contains(&now)));
+        }
+        self.compare_claim(worker, real)
+    }
+
+    /// Claims on the model, and compares what Redis has answered.
+    fn compare_claim(&mut self, worker: u8, real: queue::Claim) -> Result<(), TestCaseError> {
+        // The claim of a part has no event.
+        let time = match &real {
+            queue::Claim::Job(job) if job.part.is_some() => job.at.0,
+            _ => self.time(),
+        };
         let model = self.model.claim(worker, time, 3_600_000);
         match (real, model) {
-            (queue::Claim::Empty { next_due, now }, None) => {
-                prop_assert_eq!(next_due.map(|m| m.0), due);
-                prop_assert_eq!(now.is_some(), sweeps);
-                prop_assert!(now.is_none_or(|now| (before..=after).contains(&now)));
-            }
+            (queue::Claim::Empty { .. }, None) => {}
             (queue::Claim::Job(job), Some(model)) => {
                 let verify = job.verify.is_some();
-                let real = (job.attempt, job.number, job.at, job.earlier, verify);
-                let expected = (model.attempt, model.number, Millis(time), model.earlier, model.verify);
+                let real = (job.attempt, job.part, job.number, job.at, job.earlier, verify);
+                let expected =
+                    (model.attempt, model.part, model.number, Millis(time), model.earlier, model.verify);
                 prop_assert_eq!(real, expected);
                 let AttemptId { job: id, epoch } = job.attempt;
-                prop_assert_eq!(
-                    job.previous.as_ref().map(|failure| failure.code),
-                    self.model.jobs[&id].error
-                );
-                prop_assert_eq!(job.born.0, self.model.jobs[&id].created);
-                let older = self.claims.iter().filter(|c| c.attempt.job == id);
+                let of_job = &self.model.jobs[&id];
+                let record = job.part.map_or(of_job, |part| &of_job.parts[&part]);
+                prop_assert_eq!(job.previous.as_ref().map(|failure| failure.code), record.error);
+                prop_assert_eq!(job.born.0, of_job.created);
+                prop_assert_eq!(job.split.map(|by| by.epoch), of_job.split);
+                prop_assert_eq!(job.plan.as_deref(), of_job.split.map(|_| PLAN));
+                let older = self.claims.iter().filter(|c| c.attempt.job == id && c.part == job.part);
                 let newest = older.map(|c| c.attempt.epoch).max();
                 prop_assert!(newest < Some(epoch), "epoch {} after {:?}", epoch, newest);
                 self.claims.push(*job);
@@ -344,22 +423,81 @@ impl<'a> Lockstep<'a> {
         Ok(())
     }
 
+    /// The number of parts of the job to which this part belongs; any number will do once it has ended.
+    fn parts_of(&self, c: &Claimed) -> usize {
+        self.model.jobs[&c.attempt.job].parts.len()
+    }
+
+    /// When a task was queued, by its record.
+    fn queued(&mut self, task: Task) -> i64 {
+        let key = self.key(&format!("jobs:status:{task}"));
+        let queued: Option<String> = redis::cmd("HGET").arg(key).arg("queued").query(self.redis).unwrap();
+        queued.and_then(|queued| queued.parse().ok()).unwrap_or(0)
+    }
+
+    async fn split(&mut self, claim: u8, chunks: u32) -> Result<(), TestCaseError> {
+        let Some(c) = self.claim(claim).filter(|c| c.part.is_none()) else { return Ok(()) };
+        let chunks = (0..chunks).map(|n| (Part::Chunk(n), i64::from(n) * 5000));
+        let parts: Vec<(Part, i64)> = [(Part::Audio, 0)].into_iter().chain(chunks).collect();
+        let real = self.queue.split(c.attempt, PLAN, &parts).await.unwrap();
+        let now = self.queued(Task { job: c.attempt.job, part: Some(Part::Audio) });
+        prop_assert_eq!(real, self.model.split(c.attempt, &parts, now));
+        Ok(())
+    }
+
+    async fn complete_and_claim(&mut self, claim: u8, worker: u8) -> Result<(), TestCaseError> {
+        let Some(c) = self.claim(claim).filter(|c| c.part.is_some()) else { return Ok(()) };
+        let (total, name) = (self.parts_of(&c), self.workers[worker as usize].clone());
+        let now = super::now(&self.queue).await;
+        let next = NextClaim { worker: &name, now, sweep: false, is_known_alive: true };
+        let (real, next) = self.queue.complete_part(&c, "report", total, Some(next)).await.unwrap();
+        let outcome = self.model.complete_part(c.lease(), 0);
+        prop_assert_eq!(real, outcome);
+        if real == PartOutcome::Done {
+            self.queued_by_event(c.attempt.job, next.as_ref());
+        }
+        match next {
+            // The worker let a lease expire, and this call completed nothing.
+            Some(queue::Claim::Unregistered) => {
+                prop_assert!(real != PartOutcome::Done);
+                super::worker(&self.queue, &name.0).await;
+                Ok(())
+            }
+            Some(next) => self.compare_claim(worker, next),
+            None => Err(TestCaseError::fail("nothing can be left to another claim")),
+        }
+    }
+
+    /// A job whose last part is completed was queued at the time of an event, and may be claimed since.
+    fn queued_by_event(&mut self, id: JobId, next: Option<&queue::Claim>) {
+        let is_queued = self.model.jobs[&id].state == State::Queued;
+        let at = match next {
+            Some(queue::Claim::Job(job)) if job.attempt.job == id && job.part.is_none() => job.queued.0,
+            _ => self.queued(id.into()),
+        };
+        if let Some(job) = self.model.jobs.get_mut(&id).filter(|_| is_queued) {
+            job.queued = Some(at);
+        }
+    }
+
     async fn fail(&mut self, claim: u8, again: bool) -> Result<(), TestCaseError> {
         let Some(c) = self.claim(claim) else { return Ok(()) };
         let failure = if again { retryable() } else { hopeless() };
         let real = self.queue.fail(&c, &failure).await.unwrap();
         let now = self.time();
+        // A part's retry has no event, and is due later than the newest one.
+        let slack = if c.part.is_some() { 600_000 } else { 0 };
         let retries = again && c.number < c.spec.max_attempts;
         // The delay is random: it is taken from Redis after a check of its bounds.
         let retry_at = if let FailOutcome::Retry(at) = real {
             let most = backoff::ceiling(c.number, std::time::Duration::from_secs(5), LONG.lease);
             let most = i64::try_from(most.as_millis()).unwrap();
-            prop_assert!((now..=now + most).contains(&at.0), "a retry at {at:?}, called at {now}");
+            prop_assert!((now..=now + most + slack).contains(&at.0), "a retry at {at:?}, called at {now}");
             Some(at.0)
         } else {
             retries.then_some(0)
         };
-        prop_assert_eq!(real, self.model.fail(c.attempt, failure.code, retry_at, false, now));
+        prop_assert_eq!(real, self.model.fail(c.lease(), failure.code, retry_at, false, now));
         prop_assert!(retries || !matches!(real, FailOutcome::Retry(_)));
         Ok(())
     }
@@ -371,16 +509,16 @@ impl<'a> Lockstep<'a> {
         let now = self.time();
         // The delay is random: it is taken from Redis.
         let retry_at = if let FailOutcome::Retry(at) = real { at.0 } else { 0 };
-        prop_assert_eq!(real, self.model.fail(c.attempt, failure.code, Some(retry_at), true, now));
+        prop_assert_eq!(real, self.model.fail(c.lease(), failure.code, Some(retry_at), true, now));
         Ok(())
     }
 
     /// The time of a claim's sweep of everything due by `after`. Reaping and promoting store their time in
     /// the job; if nothing was due it does not matter.
     fn swept_at(&mut self, after: i64) -> i64 {
-        let leases = self.model.leases.iter().map(|(name, at)| (name.job, *at));
-        let delays = self.model.scheduled.iter().map(|(id, at)| (*id, *at));
-        let due: Vec<JobId> = leases.chain(delays).filter(|(_, at)| *at <= after).map(|(id, _)| id).collect();
+        let leases = self.model.leases.iter().map(|(name, at)| (Task::from(*name), *at));
+        let delays = self.model.scheduled.iter().map(|(task, at)| (*task, *at));
+        let due: Vec<Task> = leases.chain(delays).filter(|(_, at)| *at <= after).map(|(id, _)| id).collect();
         let mut latest = 0;
         for id in due {
             let times: Vec<Option<String>> = redis::cmd("HMGET")
@@ -427,10 +565,15 @@ impl<'a> Lockstep<'a> {
             .arg(&["0", "-1"])
             .query(self.redis)
             .unwrap();
-        for attempt in self.claims.iter().map(|claim| claim.attempt) {
+        // Parts store their outputs with those of the attempt that split their job.
+        for attempt in self.claims.iter().filter(|claim| claim.part.is_none()).map(|claim| claim.attempt) {
             let job = &self.model.jobs[&attempt.job];
-            let completed = job.state == State::Completed && job.epoch == attempt.epoch;
+            // Its outputs may also be the result with which a later attempt has completed the job.
+            let is_result = job.epoch == attempt.epoch || job.result == Some(attempt.epoch);
+            let completed = job.state == State::Completed && is_result;
+            let has_parts = !job.state.is_terminal() && job.split == Some(attempt.epoch);
             let is_known = completed
+                || has_parts
                 || leases.contains(&attempt.to_string())
                 || cleanups.contains(&format!("attempt:{attempt}"));
             prop_assert!(is_known, "nobody deletes the outputs of {attempt}");
@@ -501,20 +644,58 @@ impl<'a> Lockstep<'a> {
         all.extend(outbox.into_iter().map(|member| (format!("outbox {member}"), String::new())));
         assert!(bells <= 16, "{bells} entries in the bell");
         for n in 0..JOBS {
-            let key = self.key(&format!("jobs:status:{}", job_id(n)));
-            let (hash, ttl): (BTreeMap<String, String>, i64) =
-                redis::pipe().hgetall(&key).pttl(&key).query(self.redis).unwrap();
-            for (field, value) in hash {
-                let value = readable(&field, value);
-                if !value.is_empty() {
-                    all.insert(format!("{n} {field}"), value);
-                }
-            }
+            let id = job_id(n);
+            let key = self.key(&format!("jobs:status:{id}"));
+            let (hash, ttl, waits, parts, reports): (
+                BTreeMap<String, String>,
+                i64,
+                bool,
+                Vec<String>,
+                Vec<String>,
+            ) = redis::pipe()
+                .hgetall(&key)
+                .pttl(&key)
+                .sismember(self.key("jobs:split"), id.to_string())
+                .smembers(self.key(&format!("jobs:parts:{id}")))
+                .hkeys(self.key(&format!("jobs:reports:{id}")))
+                .query(self.redis)
+                .unwrap();
+            put_record(&mut all, &n.to_string(), hash);
             if ttl != -2 {
                 all.insert(format!("{n} expires"), (ttl > 0).to_string());
             }
+            all.extend(waits.then(|| (format!("{n} waits"), String::new())));
+            all.extend(reports.into_iter().map(|part| (format!("{n} reports {part}"), String::new())));
+            let mut pipe = redis::pipe();
+            for part in &parts {
+                pipe.hgetall(self.key(&format!("jobs:status:{id}/{part}")));
+            }
+            let records: Vec<BTreeMap<String, String>> =
+                if parts.is_empty() { Vec::new() } else { pipe.query(self.redis).unwrap() };
+            for (part, hash) in parts.iter().zip(records) {
+                all.insert(format!("{n} part {part}"), String::new());
+                put_record(&mut all, &format!("{n}/{part}"), hash);
+            }
         }
         all
+    }
+
+    /// No record of a job or a part is there that the model does not have, and no other key of a part.
+    fn compare_keys(&mut self) -> Result<(), TestCaseError> {
+        let mut real: Vec<String> = redis::cmd("KEYS").arg(self.key("jobs:*-*")).query(self.redis).unwrap();
+        real.sort();
+        let mut expected = Vec::new();
+        for (id, job) in &self.model.jobs {
+            expected.push(self.key(&format!("jobs:status:{id}")));
+            if !job.parts.is_empty() {
+                expected.push(self.key(&format!("jobs:parts:{id}")));
+                expected.push(self.key(&format!("jobs:reports:{id}")));
+            }
+            expected.extend(job.parts.keys().map(|part| self.key(&format!("jobs:status:{id}/{part}"))));
+        }
+        expected.sort();
+        prop_assert_eq!(real, expected);
+        Ok(())
     }
 
     fn in_model(&self) -> BTreeMap<String, String> {
@@ -527,8 +708,8 @@ impl<'a> Lockstep<'a> {
         for (rank, id) in &model.pending {
             put(format!("jobs:pending {id}"), rank.to_string());
         }
-        for (id, at) in &model.scheduled {
-            put(format!("jobs:scheduled {id}"), at.to_string());
+        for (task, at) in &model.scheduled {
+            put(format!("jobs:scheduled {task}"), at.to_string());
         }
         for (attempt, at) in &model.leases {
             put(format!("jobs:leases {attempt}"), at.to_string());
@@ -545,37 +726,69 @@ impl<'a> Lockstep<'a> {
         for n in 0..JOBS {
             let Some(job) = model.jobs.get(&job_id(n)) else { continue };
             put(format!("jobs:index {}", job_id(n)), "0".into());
+            put(format!("{n} hook"), u8::from(job.terms.hook).to_string());
             put(format!("{n} expires"), (job.state.is_terminal() && !job.suspended).to_string());
-            let fields = [
-                ("state", Some(job.state.to_string())),
-                ("max", Some(job.terms.max.to_string())),
-                ("boost", Some(job.terms.boost.to_string())),
-                ("hook", Some(u8::from(job.terms.hook).to_string())),
-                ("attempt", Some(job.attempt.to_string())),
-                ("epoch", Some(job.epoch.to_string())),
-                ("rank", Some(job.rank.to_string())),
-                ("created", Some(job.created.to_string())),
-                ("uploaded", job.uploaded.map(|t| t.to_string())),
-                ("queued", job.queued.map(|t| t.to_string())),
-                ("retry", job.retry.map(|t| t.to_string())),
-                ("started", job.started.map(|t| t.to_string())),
-                ("finished", job.finished.map(|t| t.to_string())),
-                ("worker", job.worker.map(|w| format!("w{w}"))),
-                ("progress", (job.progress > 0).then(|| job.progress.to_string())),
-                ("error", job.error.map(|code| format!("{code:?}"))),
-                ("result", job.result.map(|epoch| epoch.to_string())),
-                ("committed", job.result.map(|epoch| epoch.to_string())),
-                ("verify", job.verify.then(|| "1".to_owned())),
-                ("suspended", job.suspended.then(|| "1".to_owned())),
-                ("overdue", job.overdue.map(|from| from.to_string())),
-            ];
-            for (field, value) in fields {
-                if let Some(value) = value {
-                    put(format!("{n} {field}"), value);
-                }
-            }
+            put_fields(&mut put, &n.to_string(), job);
+            put_fields_of_parts(&mut put, n, job);
         }
         all
+    }
+}
+
+/// The fields of a job, or of a part of one.
+fn put_fields(put: &mut impl FnMut(String, String), name: &str, job: &Job) {
+    let fields = [
+        ("state", Some(job.state.to_string())),
+        ("max", Some(job.terms.max.to_string())),
+        ("boost", Some(job.terms.boost.to_string())),
+        ("attempt", Some(job.attempt.to_string())),
+        ("epoch", Some(job.epoch.to_string())),
+        ("rank", Some(job.rank.to_string())),
+        ("created", Some(job.created.to_string())),
+        ("uploaded", job.uploaded.map(|t| t.to_string())),
+        ("queued", job.queued.map(|t| t.to_string())),
+        ("retry", job.retry.map(|t| t.to_string())),
+        ("started", job.started.map(|t| t.to_string())),
+        ("finished", job.finished.map(|t| t.to_string())),
+        ("worker", job.worker.map(|w| format!("w{w}"))),
+        ("progress", (job.progress > 0).then(|| job.progress.to_string())),
+        ("error", job.error.map(|code| format!("{code:?}"))),
+        ("result", job.result.map(|epoch| epoch.to_string())),
+        ("committed", job.result.map(|epoch| epoch.to_string())),
+        ("verify", job.verify.then(|| "1".to_owned())),
+        ("suspended", job.suspended.then(|| "1".to_owned())),
+        ("overdue", job.overdue.map(|from| from.to_string())),
+        ("split", job.split.map(|epoch| epoch.to_string())),
+    ];
+    for (field, value) in fields {
+        if let Some(value) = value {
+            put(format!("{name} {field}"), value);
+        }
+    }
+}
+
+fn put_fields_of_parts(put: &mut impl FnMut(String, String), n: u8, job: &Job) {
+    if job.waits() {
+        put(format!("{n} waits"), String::new());
+    }
+    if !job.parts.is_empty() {
+        put(format!("{n} reports plan"), String::new());
+    }
+    for part in &job.reports {
+        put(format!("{n} reports {part}"), String::new());
+    }
+    for (part, record) in &job.parts {
+        put(format!("{n} part {part}"), String::new());
+        put_fields(put, &format!("{n}/{part}"), record);
+    }
+}
+
+fn put_record(all: &mut BTreeMap<String, String>, name: &str, hash: BTreeMap<String, String>) {
+    for (field, value) in hash {
+        let value = readable(&field, value);
+        if !value.is_empty() {
+            all.insert(format!("{name} {field}"), value);
+        }
     }
 }
 

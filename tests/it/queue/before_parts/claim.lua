@@ -1,0 +1,73 @@
+-- Claims a job for a worker. ARGV: worker, now (the worker's estimate of the server's time), lease
+-- ms, for how many ms the worker counts as alive, the number of due jobs to sweep first (0: none),
+-- for how many ms leases are spared after Redis was away, for how many ms more because the caller
+-- could not reach it, a token of the claim, and whether it is repeated because its reply was lost.
+-- Returns JOB id epoch attempt spec ms born earlier queued trace error verifies keep keep_input keep_outputs |
+-- EMPTY next-due now | UNREGISTERED | RETIRED | STRAY id | NEWER id version. `error` is why the attempt before
+-- failed; a job that is only to be verified (1) fails for that reason.
+local grace, away, token, again = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10] == '1'
+local worker, now, lease, alive_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+-- A sweep uses the server's clock, because it affects the leases of other workers. All claims of an
+-- idle worker sweep, so the reply corrects its clock.
+if limit > 0 then now = clock() end
+if redis.call('ZADD', alive, 'XX', 'GT', 'CH', now + alive_ms, worker) == 0 then
+  local alive_until = redis.call('ZSCORE', alive, worker)
+  if not alive_until then return { 'UNREGISTERED' } end
+  -- Heartbeats do not change the scores of retired workers (retire.lua).
+  if tonumber(alive_until) >= RETIRED_OFFSET then return { 'RETIRED' } end
+end
+-- A claim whose reply was lost holds its job already, and must not take a second one.
+if again then
+  for _, member in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
+    local id, epoch = string.match(member, '^(.+):(%d+)$')
+    local s = redis.call('HMGET', status(id), 'worker', 'claim', 'attempt', 'spec', 'created', 'before', 'queued',
+      'trace', 'verify', 'error', 'epoch', 'keep', 'keep_input', 'keep_outputs')
+    if s[1] == worker and s[2] == token and s[11] == epoch then
+      local ms = clock()
+      redis.call('ZADD', leases, 'XX', 'GT', ms + lease, member)
+      return { 'JOB', id, tonumber(epoch), tonumber(s[3]), s[4], ms, tonumber(s[5]), s[6] == '1' and 1 or 0,
+        tonumber(s[7]) or ms, s[8] or '', s[10] or '', s[9] == '1' and 1 or 0, s[12] or '', s[13] or '', s[14] or '' }
+    end
+  end
+end
+local due = -1
+if limit > 0 then
+  claimant = worker
+  local _, next_due = sweep(now, limit, grace, away)
+  due = next_due
+end
+local popped = redis.call('ZPOPMIN', pending)
+local id = popped[1]
+if not id then return { 'EMPTY', due, limit > 0 and now or -1 } end
+local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'spec', 'created', 'queued', 'trace',
+  'verify', 'error', 'keep', 'keep_input', 'keep_outputs', 'v')
+local previous, attempt, born = tonumber(s[2]), tonumber(s[3]), tonumber(s[5])
+if s[1] ~= 'queued' or not (previous and attempt and born and s[4]) then return { 'STRAY', id } end
+on_error(function()
+  redis.pcall('HSET', status(id), 'state', 'queued', 'attempt', s[3])
+  redis.pcall('ZADD', pending, popped[2], id)
+end)
+local version = tonumber(s[13]) or 1
+if version > VERSION then
+  -- A worker of a newer version can do it. Until one comes, it is looked at less and less often.
+  local time = clock()
+  local pause = math.floor(math.min(math.max((time - born) / 4, 1000), 60000))
+  redis.call('HSET', status(id), 'retry', time + pause)
+  redis.call('ZADD', scheduled, time + pause, id)
+  return { 'NEWER', id, version }
+end
+-- To verify is no attempt.
+local verifies = s[8] == '1'
+if not verifies then attempt = attempt + 1 end
+local ms = event(id, 'running')
+-- A plain counter would use a number twice: when the id is used again after its record has expired,
+-- and when a failover has lost a claim. The time of events never repeats a number.
+local epoch = math.max(previous + 1, ms)
+-- It is ahead of the clock, by which leases expire, if that was set back.
+if limit > 0 and ms - now > 1000 then ms = now end
+local before = previous > 0 and 1 or 0
+redis.call('HSET', status(id), 'state', 'running', 'epoch', epoch, 'attempt', attempt,
+  'worker', worker, 'started', ms, 'progress', 0, 'claim', token, 'before', before)
+redis.call('ZADD', leases, ms + lease, id .. ':' .. epoch)
+return { 'JOB', id, epoch, attempt, s[4], ms, born, before, tonumber(s[6]) or ms, s[7] or '',
+  s[9] or '', verifies and 1 or 0, s[10] or '', s[11] or '', s[12] or '' }

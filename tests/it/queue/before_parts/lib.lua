@@ -1,0 +1,225 @@
+-- The shared part, in front of every script. ARGV[1] is the key prefix; the other arguments belong
+-- to the script. KEYS[1] only routes the call in a cluster: a script often finds out only by itself
+-- which job it changes, so it builds the names of its keys, all with the same prefix.
+--
+-- Redis isolates scripts but does not roll them back. Every script therefore reads and decides
+-- before its first write, and that write is one which Redis refuses when memory is out (except for
+-- ending a lease, which must always succeed). A later command can still fail, for example because
+-- another program has used a name for another type. Writes are therefore in such an order that a job
+-- never stands in no set, or they say with on_error how they are undone. scripts.rs runs each script
+-- as a function and, if it fails, calls what on_error was given, the last first.
+local P = ARGV[1]
+local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled', P .. 'jobs:uploading'
+local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
+local events, wakeups, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
+local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
+local heard, cleanup = P .. 'machines:heard', P .. 'jobs:cleanup'
+-- When a sweep last looked at the clock (now), and the newest event when it last followed a step (event).
+local clock_seen = P .. 'jobs:clock'
+-- The version of the format of records and events; FORMAT_VERSION in src/job/mod.rs.
+local VERSION = 1
+-- Scores of `alive` from this number on belong to retired workers: this number plus their time.
+local RETIRED_OFFSET = 4503599627370496
+local tries, lock = P .. 'webhooks:tries', P .. 'fleet:lock'
+-- The outbox for a job's hook, which depends on the key that signs the webhook. '0' has no webhook.
+local outboxes = { ['1'] = P .. 'webhooks:outbox', ['2'] = P .. 'webhooks:outbox:kubernetes' }
+
+local undo = {}
+local function on_error(what)
+  undo[#undo + 1] = what
+end
+
+local function status(id)
+  return P .. 'jobs:status:' .. id
+end
+
+-- Appends an event and returns its time: the id in the stream is the server's clock, which saves a
+-- TIME. Unlike the clock, it never goes back: while it is ahead of the clock, it stands still.
+local function event(id, state, ...)
+  local at = redis.call('XADD', events, 'MAXLEN', '~', 10000, '*', 'v', VERSION, 'id', id, 'state', state, ...)
+  return tonumber(string.match(at, '^%d+'))
+end
+
+-- The server's clock, for scripts that append no event.
+local function clock()
+  local t = redis.call('TIME')
+  return t[1] * 1000 + math.floor(t[2] / 1000)
+end
+
+-- The time of an event as other times are compared with it: the clock's, if that was set back meanwhile. Until a
+-- sweep follows the step, that is the former clock's: the sweep moves all of its times together.
+local function by_clock(ms)
+  local now = clock()
+  if ms - now < 5000 then return math.min(ms, now) end
+  if redis.call('HGET', clock_seen, 'event') == string.format('%.0f', ms) then return now end
+  return ms
+end
+
+-- Whether this reconciler holds the fleet lock.
+local function holds_lock(holder, epoch, now)
+  local l = redis.call('HMGET', lock, 'holder', 'epoch', 'until')
+  return l[1] == holder and l[2] == epoch and tonumber(l[3]) > now
+end
+
+-- Wakes an idle worker. This is only a hint: a worker that misses it polls. At most 16 hints are
+-- stored. The job selects which, so that two jobs wake two workers even if none is waiting at the
+-- moment.
+local function ring(id)
+  redis.call('ZADD', wakeups, 0, string.sub(id, -1))
+end
+
+-- Wakes up to n idle workers.
+local function ring_all(n)
+  for i = 1, math.min(n, 16) do
+    redis.call('ZADD', wakeups, 0, string.format('%x', i - 1))
+  end
+end
+
+-- Has the janitor delete the outputs of an attempt that ended without completing its job, two minutes later: by
+-- then the attempt has noticed.
+local function clean_up_attempt(id, epoch, ms)
+  local attempt = 'attempt:' .. id .. ':' .. epoch
+  on_error(function() redis.pcall('ZREM', cleanup, attempt) end)
+  redis.call('ZADD', cleanup, ms + 120000, attempt)
+end
+
+-- After an error, gives an attempt the lease back that the script has ended, for the usual time.
+local function give_back_on_error(id, epoch)
+  on_error(function()
+    redis.pcall('HSET', status(id), 'state', 'running', 'finished', '')
+    redis.pcall('ZREM', pending, id)
+    redis.pcall('ZREM', scheduled, id)
+    redis.pcall('ZADD', leases, clock() + 30000, id .. ':' .. epoch)
+  end)
+end
+
+-- The common part of all transitions that end a job; the caller writes the job's fields first. `keep` is for
+-- how many ms its record is kept, `keep_input` and `keep_outputs` the same of the objects ('': for ever).
+local function finish(id, state, epoch, ms, hook, keep, keep_input, keep_outputs)
+  local list = state == 'failed' and dead or state == 'cancelled' and cancelled
+  local outbox, delivery = outboxes[hook], id .. ':' .. epoch .. ':' .. state
+  local kept = {}
+  if tonumber(keep_input) or tonumber(keep_outputs) then
+    -- Tells this job from a later one with the same id.
+    local job = id .. ':' .. redis.call('HGET', status(id), 'created')
+    if tonumber(keep_input) then kept['input:' .. job] = keep_input end
+    if tonumber(keep_outputs) then kept['outputs:' .. job] = keep_outputs end
+  end
+  on_error(function()
+    redis.pcall('PERSIST', status(id))
+    if list then redis.pcall('ZREM', list, id) end
+    if outbox then redis.pcall('ZREM', outbox, delivery) end
+    for what in pairs(kept) do redis.pcall('ZREM', cleanup, what) end
+  end)
+  if tonumber(keep) then redis.call('PEXPIRE', status(id), keep) end
+  if list then redis.call('ZADD', list, ms, id) end
+  if outbox then redis.call('ZADD', outbox, by_clock(ms), delivery) end
+  for what, time in pairs(kept) do redis.call('ZADD', cleanup, by_clock(ms) + time, what) end
+end
+
+-- The calling worker, in claim.lua.
+local claimant
+
+-- Ends an expired lease. Its holder missed so many heartbeats that it counts as dead; if it is
+-- alive after all, it registers again at its next claim.
+local function drop_lease(member, worker)
+  redis.call('ZREM', leases, member)
+  if worker and worker ~= claimant then
+    redis.call('ZREM', alive, worker)
+    redis.call('HDEL', pool, worker)
+  end
+end
+
+-- Requeues a job whose lease expired at its old place. After the last attempt its next claim only
+-- verifies: the attempt that was lost may have committed its outputs, and only one that has looked at
+-- the manifest may fail the job. Returns the number of jobs that became ready, or nothing if the
+-- entry is a leftover. One that this version cannot handle is put off, so that it stops no other.
+local function reap(member, now)
+  local id, epoch = string.match(member, '^(.+):(%d+)$')
+  local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'max', 'rank', 'worker', 'verify', 'v')
+  if s[1] ~= 'running' or s[2] ~= epoch then return nil end
+  local is_usable = tonumber(s[3]) and tonumber(s[4]) and tonumber(s[5])
+  if not is_usable or (tonumber(s[8]) or 1) > VERSION then
+    redis.call('ZADD', leases, 'XX', now + 600000, member)
+    return 0
+  end
+  undo = { function() redis.pcall('HSET', status(id), 'state', 'running') end }
+  if s[7] == '1' then
+    redis.call('HSET', status(id), 'state', 'queued', 'queued', now)
+  elseif tonumber(s[3]) >= tonumber(s[4]) then
+    redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'verify', '1', 'error',
+      '{"errorCode":"workerLost","error":"The worker died ' .. s[3] .. ' times while it held this job; the file may crash it. Look at the worker\'s log, then retry the job."}')
+  else
+    redis.call('HSET', status(id), 'state', 'queued', 'queued', now, 'error',
+      '{"errorCode":"workerLost","error":"The worker died or lost its connection while it held this job."}')
+  end
+  clean_up_attempt(id, epoch, now)
+  redis.call('ZADD', pending, s[5], id)
+  -- From here on the job is in the queue, whatever happens.
+  undo = {}
+  drop_lease(member, s[6])
+  event(id, 'queued')
+  return 1
+end
+
+-- Queues a delayed job whose time has come. Returns the same as reap.
+local function promote(id, now)
+  local s = redis.call('HMGET', status(id), 'state', 'boost')
+  if s[1] ~= 'queued' then return nil end
+  if not tonumber(s[2]) then
+    redis.call('ZADD', scheduled, 'XX', now + 600000, id)
+    return 0
+  end
+  local rank = now - tonumber(s[2])
+  redis.call('HSET', status(id), 'queued', now, 'rank', rank, 'retry', '')
+  redis.call('ZADD', pending, rank, id)
+  redis.call('ZREM', scheduled, id)
+  return 1
+end
+
+-- How long leases are still spared after Redis was away, in ms. None could be renewed meanwhile, so that one
+-- has expired says nothing about its holder. `grace` is the full time.
+local function spared(grace)
+  if grace == 0 then return 0 end
+  local info = redis.pcall('INFO', 'server')
+  local uptime = type(info) == 'string' and tonumber(string.match(info, 'uptime_in_seconds:(%d+)'))
+  return uptime and math.max(grace - uptime * 1000, 0) or 0
+end
+
+-- Reaps and promotes due jobs, at most `limit` of each. Returns the number of jobs that became
+-- ready, and when the next one is due (-1: none; now: more jobs are due than the limit allowed).
+-- `grace` is for how long leases are spared after a restart of Redis, `away` for how long the caller
+-- asks that they are, because it could not reach Redis itself.
+local function sweep(now, limit, grace, away)
+  local ready, due, leftovers = 0, -1, {}
+  for _, way in ipairs({ { leases, reap }, { scheduled, promote } }) do
+    local list = redis.call('ZRANGE', way[1], 0, limit - 1, 'WITHSCORES')
+    local next_due = #list == 2 * limit and now or -1
+    local rest = 0
+    if way[1] == leases and list[2] and tonumber(list[2]) <= now then
+      rest = math.max(away, spared(grace))
+    end
+    for i = 1, #list, 2 do
+      local at = tonumber(list[i + 1])
+      -- During the grace no lease is reaped, however long ago it has expired.
+      if at > now or rest > 0 then
+        next_due = math.max(at, now + rest)
+        break
+      end
+      local became = way[2](list[i], now)
+      if became then
+        ready = ready + became
+      else
+        leftovers[#leftovers + 1] = { way[1], list[i] }
+      end
+    end
+    if next_due >= 0 and (due < 0 or next_due < due) then due = next_due end
+  end
+  -- This comes last: after the first write of a script, Redis no longer refuses its writes for lack
+  -- of memory, and a ZREM before would let leases be reaped while their heartbeats are refused.
+  for _, leftover in ipairs(leftovers) do
+    redis.call('ZREM', leftover[1], leftover[2])
+  end
+  ring_all(ready)
+  return ready, due
+end

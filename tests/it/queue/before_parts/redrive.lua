@@ -1,0 +1,23 @@
+-- Queues a failed or cancelled job again, with its attempts counted from zero. ARGV: id.
+-- Returns QUEUED, WRONG with the job's state, NEVER_UPLOADED, or UNKNOWN.
+local id = ARGV[2]
+local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue')
+if not s[1] then return { 'UNKNOWN' } end
+if s[1] ~= 'failed' and s[1] ~= 'cancelled' then return { 'WRONG', s[1] } end
+-- Its upload never arrived (expire.lua; cancel.lua), so there is nothing to retry.
+local from = s[4] or ''
+if s[3] == '0' and (from == 'uploading' or s[1] == 'failed' and from == '') then return { 'NEVER_UPLOADED' } end
+local ms = event(id, 'queued')
+local rank = ms - tonumber(s[2])
+redis.call('ZADD', pending, rank, id)
+on_error(function() redis.pcall('ZREM', pending, id) end)
+redis.call('ZREM', s[1] == 'failed' and dead or cancelled, id)
+undo = {}
+-- A new epoch gives the next delivery a unique name, even if the job ends again before any claim. It is also that of
+-- the webhooks about a failure from now on (life): a failover that forgets one does not give the next another id.
+local epoch = tonumber(s[3]) + 1
+redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', epoch, 'life', epoch, 'error', '',
+  'finished', '', 'retry', '', 'suspended', '', 'overdue', '', 'verify', '', 'queued', ms, 'rank', rank, 'progress', 0)
+redis.call('PERSIST', status(id))
+ring(id)
+return { 'QUEUED' }
