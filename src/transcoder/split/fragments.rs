@@ -56,8 +56,11 @@ fn finish(segment: Option<BufWriter<File>>) -> io::Result<()> {
     segment.map_or(Ok(()), |mut output| output.flush())
 }
 
-/// The type of the next box, the bytes of its header, and the size of the rest; `None` at the end.
-fn next_box(input: &mut impl Read) -> io::Result<Option<([u8; 4], Vec<u8>, u64)>> {
+/// The type of a box, the bytes of its header, and the size of the rest.
+type BoxHeader = ([u8; 4], Vec<u8>, u64);
+
+/// The header of the next box; `None` at the end.
+fn next_box(input: &mut impl Read) -> io::Result<Option<BoxHeader>> {
     let mut header = [0; 8];
     let mut read = 0;
     while read < header.len() {

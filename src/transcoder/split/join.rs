@@ -156,7 +156,8 @@ async fn still(
     arguments.extend(strings(still_times(request.plan)));
     arguments.extend(["-i".into(), input.argument()]);
     let feeds: String = stills.feeds().map(|feed| format!("[{feed}]")).collect();
-    let graph = format!("[0:v]null{feeds}{}", stills.filters());
+    // A fragment does not say how long its last frame is shown, which may be the time of the last still.
+    let graph = format!("[0:v]tpad=stop_mode=clone:stop_duration=0.2{feeds}{}", stills.filters());
     arguments.extend(["-filter_complex".into(), graph.into()]);
     arguments.extend(strings(stills.outputs()));
     let stats = run.ffmpeg(request, arguments).await?;

@@ -172,7 +172,9 @@ fn whole_rung(plan: &SplitPlan, chunks: &[&ChunkReport], n: usize, rung: Rung) -
         check_segments(plan, number as u32, part, shown - plan.shift())?;
         segments.extend(part.segments.iter().cloned());
     }
-    let segments = continuous(name, segments, shown)?;
+    let rate = plan.source.video.frame_rate;
+    let end = shown + if rate > 0.0 { 1.0 / rate } else { 0.0 };
+    let segments = continuous(name, segments, end)?;
     let frames = parts.iter().map(|part| part.frames).sum::<u64>();
     let seconds = segments.iter().map(|segment| segment.seconds).sum();
     verify::check_length(seconds, Some(plan.chunks.seconds()))?;
@@ -211,8 +213,9 @@ fn check_segments(plan: &SplitPlan, chunk: u32, part: &RungReport, reached: f64)
     Ok(())
 }
 
-/// The segments, each lasting until the next one begins. A chunk does not know when the next one does.
-fn continuous(name: &str, mut segments: Vec<Segment>, last: f64) -> Result<Vec<Segment>, Failure> {
+/// The segments, each lasting until the next one begins, and the last one until `end`. A chunk does not know when the
+/// next one begins.
+fn continuous(name: &str, mut segments: Vec<Segment>, end: f64) -> Result<Vec<Segment>, Failure> {
     let starts: Vec<(f64, u64)> = segments
         .iter()
         .map(|segment| segment.fragments.first().map(|f| (f.shown_at, f.decoded_at)))
@@ -221,7 +224,7 @@ fn continuous(name: &str, mut segments: Vec<Segment>, last: f64) -> Result<Vec<S
     for (n, segment) in segments.iter_mut().enumerate() {
         let (shown_at, _) = starts[n];
         let Some((next_shown, next_decoded)) = starts.get(n + 1).copied() else {
-            segment.seconds = segment.seconds.max(last - shown_at);
+            segment.seconds = ((end - shown_at).max(0.0) * 1e6).round() / 1e6;
             continue;
         };
         // Microseconds, as FFmpeg's playlists have them.
