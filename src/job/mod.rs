@@ -31,7 +31,8 @@ pub use result::{
 pub use spec::{Input, JobSpec, Origin, Priority, SecretRef, SpecError, Still, Stills};
 pub use state::{State, Transition, WrongTransition};
 pub use task::{
-    InvalidParallelism, InvalidPart, LeaseId, Parallelism, Part, ReadyRange, SEGMENT_SECONDS, SplitInfo, StreamSegment,
+    InvalidParallelism, InvalidPart, LeaseId, Parallelism, Part, ReadyRange, SEGMENT_SECONDS, SplitInfo,
+    StreamSegment,
 };
 pub use time::Millis;
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::arguments::{self, INDEX, INIT, Sound};
 use super::fragments;
+use super::hand_over::while_encoding;
 use super::report::{AudioReport, AudioTrackReport, ChunkReport, RungReport};
 use super::request::PartRequest;
 use crate::hex::hex;
@@ -84,7 +85,9 @@ pub async fn encode_audio(request: &PartRequest<'_>) -> Result<AudioReport, Tran
     let kbps: u32 = sounds.iter().map(|sound| sound.kbps).sum();
     let bytes = (f64::from(kbps) * 125.0 * duration.unwrap_or_default()) as u64;
     let arguments = arguments::audio(plan, request.input)?;
-    let stats = run(request, work.path(), arguments, expected, bytes, deadline).await?;
+    let sink = request.sink.filter(|_| plan.format() == Format::Cmaf);
+    let encode = run(request, work.path(), arguments, expected, bytes, deadline);
+    let stats = while_encoding(work.path(), sink, encode).await?;
     let measure = async {
         let mut tracks = Vec::new();
         for sound in sounds {

@@ -11,6 +11,7 @@
 //! | `request` | what the parts are made from, and within which limits |
 //! | `encode` | encodes one chunk, or the sound |
 //! | `fragments` | cuts a file into segments |
+//! | `hand_over` | hands over the sound while it is encoded |
 //! | `join` | joins the segments of a rendition to a file |
 //! | `finish` | makes the renditions out of the parts |
 //!
@@ -28,6 +29,7 @@ mod chunks;
 mod encode;
 mod finish;
 mod fragments;
+mod hand_over;
 mod join;
 mod plan;
 mod playing;
@@ -40,4 +42,4 @@ pub use finish::finish;
 pub use plan::{SplitDecision, SplitPlan, decide};
 pub use playing::playing_documents;
 pub use report::{AudioReport, AudioTrackReport, ChunkReport, RungReport};
-pub use request::{FinishRequest, PartFiles, PartRequest};
+pub use request::{FinishRequest, PartFiles, PartRequest, SegmentSink};

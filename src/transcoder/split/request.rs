@@ -1,6 +1,6 @@
 //! What the parts of a split video are made from, and within which limits.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
@@ -29,6 +29,15 @@ pub struct PartRequest<'a> {
     pub cancel: &'a CancellationToken,
     /// Called about twice a second with the progress of this part.
     pub on_progress: &'a (dyn Fn(EncodeProgress) + Send + Sync),
+    /// Takes the segments of the sound while it is encoded.
+    pub sink: Option<&'a dyn SegmentSink>,
+}
+
+/// Takes segments while later ones are encoded.
+pub trait SegmentSink: Sync {
+    /// Takes these files, relative to `folder`: the header with the first segment, then each segment once, in their
+    /// order. The encode goes on if it fails, and what it has not taken is part of the report like everything else.
+    fn take<'a>(&'a self, folder: &'a Path, files: Vec<PathBuf>) -> BoxFuture<'a, ()>;
 }
 
 /// The files that the parts stored.

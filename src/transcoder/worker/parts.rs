@@ -1,8 +1,12 @@
 //! Encodes the parts of split jobs, several at once: a part uses about one core.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
+use futures::future::{BoxFuture, FutureExt as _};
 use futures::stream::FuturesUnordered;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -12,11 +16,14 @@ use super::input::Opened;
 use super::lifetime::WorkerLifetime;
 use super::split::StoredPlan;
 use super::{Worker, scratch};
-use crate::job::{Failure, FailureCode, Format, Part};
+use crate::job::{Failure, FailureCode, Format, ObjectKey, Part};
 use crate::queue::{Claim, Claimed, NextClaim, PartOutcome, PartsInfo};
-use crate::storage::{Progress, layout};
-use crate::transcoder::split::{self, PartRequest, SplitPlan};
+use crate::storage::{Progress, StorageError, content_type, layout};
+use crate::transcoder::split::{self, PartRequest, SegmentSink, SplitPlan};
 use crate::transcoder::{TranscodeError, disk};
+
+/// Minimum time between two reports about the sound, after the first.
+const TELL_EVERY: Duration = Duration::from_secs(3);
 
 impl Worker {
     /// Encodes a part and then others, as long as one is next in the queue; at most `WORKER_CHUNKS` at once. Returns
@@ -135,6 +142,8 @@ impl Attempt<'_> {
         let folder = scratch::folder(&self.config.scratch)
             .map_err(|e| disk::trouble("make a folder for the part's files", &e))?;
         let out_dir = folder.path().join("out");
+        let prefix = layout::attempt_prefix(split)?;
+        let sound = StoredSound { attempt: self, prefix: &prefix, stored: Mutex::default() };
         let request = PartRequest {
             plan: &plan,
             input: input.media(),
@@ -144,6 +153,7 @@ impl Attempt<'_> {
             deadline: Duration::from_secs(spec.deadline_seconds.into()),
             cancel: &self.stop_work,
             on_progress: &|_| {},
+            sink: Some(&sound),
         };
         let made = match part {
             Part::Chunk(number) => {
@@ -162,7 +172,8 @@ impl Attempt<'_> {
         let report = report.map_err(|error| {
             Failure::new(FailureCode::Worker, format!("the report of {part} cannot be written: {error}"))
         })?;
-        let prefix = layout::attempt_prefix(split)?;
+        let stored = sound.stored.into_inner().unwrap_or_else(PoisonError::into_inner).files;
+        let files: Vec<PathBuf> = files.into_iter().filter(|file| !stored.contains(file)).collect();
         self.storage.upload_all(&prefix, &out_dir, &files, &Progress::none(), &self.stop_work).await?;
         Ok((report, parts_info(&plan)))
     }
@@ -190,6 +201,59 @@ impl Attempt<'_> {
                 (AttemptOutcome::Lost, None)
             }
         }
+    }
+}
+
+/// Stores the sound while it is encoded.
+struct StoredSound<'a, 'w> {
+    attempt: &'a Attempt<'w>,
+    prefix: &'a ObjectKey,
+    stored: Mutex<Stored>,
+}
+
+impl StoredSound<'_, '_> {
+    async fn store(&self, folder: &Path, file: &Path) -> Result<(), StorageError> {
+        let name = file.to_string_lossy();
+        let key =
+            self.prefix.join(&name).map_err(|source| StorageError::Key { name: name.into(), source })?;
+        let Attempt { storage, stop_work, .. } = self.attempt;
+        let (kind, quiet) = (content_type(key.as_str()), Progress::none());
+        storage.upload(&key, &folder.join(file), kind, &quiet, stop_work).await.map(drop)
+    }
+}
+
+#[derive(Default)]
+struct Stored {
+    files: BTreeSet<PathBuf>,
+    /// When Redis was last told.
+    told: Option<Instant>,
+}
+
+impl SegmentSink for StoredSound<'_, '_> {
+    fn take<'a>(&'a self, folder: &'a Path, files: Vec<PathBuf>) -> BoxFuture<'a, ()> {
+        async move {
+            let Attempt { queue, job, .. } = self.attempt;
+            for file in &files {
+                if let Err(error) = self.store(folder, file).await {
+                    tracing::warn!(job = %job.attempt.job, %error, "could not store a segment of the sound yet");
+                    return;
+                }
+            }
+            let (segments, is_due) = {
+                let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+                stored.files.extend(files);
+                let is_due = stored.told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+                if is_due {
+                    stored.told = Some(Instant::now());
+                }
+                // One of the files is the header.
+                (u32::try_from(stored.files.len() - 1).unwrap_or(u32::MAX), is_due)
+            };
+            if is_due && let Err(error) = queue.report_sound(job, segments).await {
+                tracing::debug!(job = %job.attempt.job, %error, "could not report segments of the sound");
+            }
+        }
+        .boxed()
     }
 }
 
