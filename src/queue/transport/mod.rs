@@ -43,16 +43,20 @@ impl Command {
     /// writes.
     #[must_use]
     pub fn is_read(&self) -> bool {
-        const READS: [&str; 18] = [
+        const READS: [&str; 22] = [
             "EXISTS",
             "GET",
             "HGET",
             "HGETALL",
+            "HKEYS",
+            "HLEN",
             "HMGET",
             "HVALS",
             "MGET",
             "PING",
             "ROLE",
+            "SCARD",
+            "SMEMBERS",
             "TIME",
             "XLEN",
             "XRANGE",
