@@ -159,9 +159,8 @@ pub fn sound_hash(input: &Path) -> String {
     .0
 }
 
-/// The structural similarity of each frame of two renditions.
-fn similarities(one: &Path, other: &Path) -> Vec<f64> {
-    let graph = "[0:v]setpts=N/25/TB[a];[1:v]setpts=N/25/TB[b];[a][b]ssim=stats_file=-";
+/// The structural similarity of each frame of two pictures or videos, which the graph compares.
+fn similarities(one: &Path, other: &Path, graph: &str) -> Vec<f64> {
     let rest = ["-i", other.to_str().unwrap(), "-lavfi", graph, "-f", "null", "-"];
     let (text, _) = output("ffmpeg", &["-nostdin", "-v", "error", "-i"], one, &rest);
     text.lines().filter_map(|line| line.split_once("All:")?.1.split(' ').next()?.parse().ok()).collect()
@@ -208,7 +207,8 @@ async fn compare(name: &str, input: &Path) {
         assert_eq!(complaints, "", "{name}");
         let found = packet_times(&unsplit, "v:0");
         if found.len() == times.len() {
-            let similar = similarities(&playlist, &unsplit);
+            let graph = "[0:v]setpts=N/25/TB[a];[1:v]setpts=N/25/TB[b];[a][b]ssim=stats_file=-";
+            let similar = similarities(&playlist, &unsplit, graph);
             assert_eq!(similar.len(), times.len(), "{name}");
             let borders: Vec<f64> = (1..parts.plan.chunks.count())
                 .map(|chunk| times[0] + f64::from(parts.plan.chunks.segments_of(chunk).start) * 4.0)
@@ -239,7 +239,10 @@ async fn compare(name: &str, input: &Path) {
     }
     let board = |encoded: &Encoded| encoded.storyboard.as_ref().map(|board| (board.count, board.interval));
     assert_eq!((board(&split), split.poster.is_some()), (board(&whole), whole.poster.is_some()), "{name}");
-    let differ = similarities(&joined.join("storyboard.jpg"), &out.path().join("storyboard.jpg"));
+    // Not the last stills: an encode of the whole leaves out one that is due when the video ends.
+    let graph = "[0:v]crop=iw*0.8:ih[a];[1:v]crop=iw*0.8:ih[b];[a][b]ssim=stats_file=-";
+    let boards = [joined, out.path()].map(|folder| folder.join("storyboard.jpg"));
+    let differ = similarities(&boards[0], &boards[1], graph);
     assert!(differ[0] > 0.95, "{name}: the storyboards differ, {differ:?}");
 }
 
