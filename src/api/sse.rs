@@ -140,6 +140,7 @@ fn not_behind(told: Option<&Job>, job: Job) -> Job {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::State;
 
     fn running(epoch: u64, progress: f64) -> Job {
         let job = serde_json::json!({
@@ -158,7 +159,7 @@ mod tests {
         for other in [4, 6] {
             assert_eq!(with_progress(Some(&told), Epoch(other), 15.0), None);
         }
-        let queued = Job { status: JobState::Queued, ..told };
+        let queued = Job { status: State::Queued, ..told };
         assert_eq!(with_progress(Some(&queued), Epoch(5), 15.0), None);
         assert_eq!(with_progress(None, Epoch(5), 15.0), None);
     }
@@ -170,7 +171,7 @@ mod tests {
         assert_eq!(not_behind(Some(&told), read.clone()).progress, 40.0);
         let next_attempt = Job { epoch: Epoch(6), ..read.clone() };
         assert_eq!(not_behind(Some(&told), next_attempt).progress, 20.0);
-        let queued = Job { status: JobState::Queued, progress: 0.0, ..read.clone() };
+        let queued = Job { status: State::Queued, progress: 0.0, ..read.clone() };
         assert_eq!(not_behind(Some(&told), queued).progress, 0.0);
         assert_eq!(not_behind(None, read).progress, 20.0);
     }

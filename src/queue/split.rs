@@ -73,6 +73,8 @@ pub struct NextClaim<'a> {
     pub now: Millis,
     /// Whether to reap some expired leases and promote some delayed tasks first.
     pub sweep: bool,
+    /// Whether only a part may be claimed.
+    pub only_part: bool,
     /// Whether the worker said within the last minute that it is alive, so that it need not be stored again.
     pub is_known_alive: bool,
 }
@@ -114,7 +116,7 @@ impl Queue {
     }
 
     /// Completes a part of a job, if the attempt still holds the lease, and claims the worker's
-    /// next part with the same call, if one is next in the queue. `None` means that the worker has to claim by another call.
+    /// next task with the same call. `None` means that the worker has to claim by another call.
     ///
     /// # Errors
     /// If Redis fails.
@@ -139,7 +141,7 @@ impl Queue {
             let reply = self.eval_idempotent(&scripts::COMPLETE_PART, args).await?;
             return Ok((part_outcome(&reply)?, None));
         };
-        let mut call = self.claim_call(next.worker, next.now, next.sweep, true);
+        let mut call = self.claim_call(next.worker, next.now, next.sweep, next.only_part);
         let known = if next.is_known_alive { "1" } else { "0" };
         let reply = self
             .answered(&scripts::COMPLETE_PART, &mut call, |queue, call| {

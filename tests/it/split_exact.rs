@@ -53,6 +53,7 @@ pub fn part<'a>(
         deadline: MINUTE,
         cancel,
         on_progress: &|_: EncodeProgress| {},
+        sink: None,
     }
 }
 

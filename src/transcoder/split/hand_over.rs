@@ -51,25 +51,29 @@ mod tests {
     use std::sync::Mutex;
 
     use futures::future::{BoxFuture, FutureExt as _};
+    use tokio::sync::Notify;
 
     use super::*;
 
     #[derive(Default)]
-    struct Taken(Mutex<Vec<String>>);
+    struct Taken {
+        files: Mutex<Vec<String>>,
+        more: Notify,
+    }
 
     impl SegmentSink for Taken {
         fn take<'a>(&'a self, folder: &'a Path, files: Vec<PathBuf>) -> BoxFuture<'a, ()> {
             async move {
-                for file in files {
-                    assert!(folder.join(&file).exists());
-                    self.0.lock().unwrap().push(file.to_string_lossy().into_owned());
-                }
+                assert!(files.iter().all(|file| folder.join(file).exists()));
+                let names = files.iter().map(|file| file.to_string_lossy().into_owned());
+                self.files.lock().unwrap().extend(names);
+                self.more.notify_one();
             }
             .boxed()
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn segments_are_handed_over_once_the_next_one_has_begun() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str| std::fs::write(folder.path().join(sound_file(name)), "x").unwrap();
@@ -77,16 +81,15 @@ mod tests {
         let taken = Taken::default();
         let encode = async {
             write(INIT);
-            write(&segment_file(0));
-            tokio::time::sleep(4 * LOOK_EVERY).await;
-            assert!(taken.0.lock().unwrap().is_empty());
-            (1..4).for_each(|n| write(&segment_file(n)));
-            tokio::time::sleep(4 * LOOK_EVERY).await;
+            (0..2).for_each(|n| write(&segment_file(n)));
+            taken.more.notified().await;
+            (2..4).for_each(|n| write(&segment_file(n)));
+            taken.more.notified().await;
             "done"
         };
         assert_eq!(while_encoding(folder.path(), Some(&taken), encode).await, "done");
         let segment = |n| format!("{SHARED_AUDIO}/{}", segment_file(n));
         let expected = [format!("{SHARED_AUDIO}/{INIT}"), segment(0), segment(1), segment(2)];
-        assert_eq!(*taken.0.lock().unwrap(), expected);
+        assert_eq!(*taken.files.lock().unwrap(), expected);
     }
 }

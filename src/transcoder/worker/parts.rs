@@ -100,6 +100,7 @@ impl Worker {
             worker: &self.id,
             now: self.clock.now(),
             sweep: self.sweep_is_due(),
+            only_part: true,
             is_known_alive: self.is_known_alive(),
         }
     }

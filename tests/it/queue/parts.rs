@@ -8,7 +8,9 @@ mod upgrade;
 use std::collections::BTreeSet;
 
 use tcoder::job::{AttemptId, Epoch, LeaseId, Part, State};
-use tcoder::queue::{CompleteOutcome, FailOutcome, NextClaim, PartOutcome, Queue, SplitOutcome};
+use tcoder::queue::{
+    CompleteOutcome, FailOutcome, NewPart, NextClaim, PartOutcome, PartsInfo, Queue, SplitOutcome,
+};
 
 use super::*;
 use crate::support::redis::raw;
@@ -16,9 +18,10 @@ use crate::support::redis::raw;
 const PLAN: &str = r#"{"chunks":"of a minute"}"#;
 
 /// The sound, and this many chunks. Each is a second behind the one before.
-fn parts(chunks: u32) -> Vec<(Part, i64)> {
-    let chunks = (0..chunks).map(|n| (Part::Chunk(n), i64::from(n) * 1000));
-    [(Part::Audio, 0)].into_iter().chain(chunks).collect()
+fn parts(chunks: u32) -> Vec<NewPart> {
+    let new = |part, behind_ms, segments| NewPart { part, behind_ms, segments };
+    let chunks = (0..chunks).map(|n| new(Part::Chunk(n), i64::from(n) * 1000, Some(2)));
+    [new(Part::Audio, 0, None)].into_iter().chain(chunks).collect()
 }
 
 /// Claims what is ready, which must be the job itself, and splits it.
@@ -56,7 +59,10 @@ fn report(job: &Claimed) -> String {
 
 /// Completes a part of a job that was split into `total` parts.
 async fn complete_part(queue: &Queue, job: &Claimed, total: usize) -> PartOutcome {
-    let (outcome, claim) = queue.complete_part(job, &report(job), total, None).await.unwrap();
+    let (outcome, claim) = queue
+        .complete_part(job, &report(job), PartsInfo { count: total, can_play: false }, None)
+        .await
+        .unwrap();
     assert_eq!(claim, None);
     outcome
 }
@@ -68,8 +74,11 @@ async fn complete_and_claim(
     total: usize,
     w: &WorkerId,
 ) -> (PartOutcome, Option<Claimed>) {
-    let next = NextClaim { worker: w, now: job.at, sweep: false, is_known_alive: true };
-    let (outcome, claim) = queue.complete_part(job, &report(job), total, Some(next)).await.unwrap();
+    let next = NextClaim { worker: w, now: job.at, sweep: false, only_part: false, is_known_alive: true };
+    let (outcome, claim) = queue
+        .complete_part(job, &report(job), PartsInfo { count: total, can_play: false }, Some(next))
+        .await
+        .unwrap();
     match claim {
         Some(Claim::Job(job)) => (outcome, Some(*job)),
         Some(Claim::Empty { .. }) => (outcome, None),
@@ -121,7 +130,7 @@ async fn split_job_is_planned_encoded_in_parts_and_finished_without_remains() {
     let by = split_job(&queue, &w, &spec, 3).await;
     let before = queue.get(by.job).await.unwrap().unwrap();
     assert_eq!((before.status, before.epoch, before.attempt), (State::Running, by.epoch, 0));
-    let all: Vec<Part> = parts(3).into_iter().map(|(part, _)| part).collect();
+    let all: Vec<Part> = parts(3).into_iter().map(|new| new.part).collect();
     assert_eq!(queue.open_parts(by.job).await.unwrap(), all);
 
     let mut held = claim_parts(&queue, 4).await;
@@ -193,7 +202,7 @@ async fn finish_is_queued_once_however_completions_interleave_and_are_repeated()
             }
         }
         let outcomes = calls.join_all().await;
-        for (part, _) in parts(3) {
+        for NewPart { part, .. } in parts(3) {
             let of_part: Vec<_> = outcomes.iter().filter(|(of, _)| *of == Some(part)).map(|o| o.1).collect();
             assert!(
                 of_part.contains(&PartOutcome::Done) && of_part.contains(&PartOutcome::Already),

@@ -17,8 +17,8 @@ use tcoder::job::{
     WorkerId,
 };
 use tcoder::queue::{
-    self, CancelReason, Claimed, FailOutcome, NextClaim, PartOutcome, Queue, SubmitMode, SubmitOutcome,
-    backoff,
+    self, CancelReason, Claimed, FailOutcome, NewPart, NextClaim, PartOutcome, PartsInfo, Queue, SubmitMode,
+    SubmitOutcome, backoff,
 };
 use uuid::Uuid;
 
@@ -272,7 +272,11 @@ impl<'a> Lockstep<'a> {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
                 if c.part.is_some() {
                     let total = self.parts_of(&c);
-                    let (real, _) = self.queue.complete_part(&c, "report", total, None).await.unwrap();
+                    let (real, _) = self
+                        .queue
+                        .complete_part(&c, "report", PartsInfo { count: total, can_play: false }, None)
+                        .await
+                        .unwrap();
                     let now = self.time();
                     prop_assert_eq!(real, self.model.complete_part(c.lease(), now));
                     return Ok(());
@@ -432,7 +436,11 @@ impl<'a> Lockstep<'a> {
         let Some(c) = self.claim(claim).filter(|c| c.part.is_none()) else { return Ok(()) };
         let chunks = (0..chunks).map(|n| (Part::Chunk(n), i64::from(n) * 5000));
         let parts: Vec<(Part, i64)> = [(Part::Audio, 0)].into_iter().chain(chunks).collect();
-        let real = self.queue.split(c.attempt, PLAN, &parts).await.unwrap();
+        let new: Vec<NewPart> = parts
+            .iter()
+            .map(|(part, behind_ms)| NewPart { part: *part, behind_ms: *behind_ms, segments: None })
+            .collect();
+        let real = self.queue.split(c.attempt, PLAN, &new).await.unwrap();
         let now = self.queued(Task { job: c.attempt.job, part: Some(Part::Audio) });
         prop_assert_eq!(real, self.model.split(c.attempt, &parts, now));
         Ok(())
@@ -442,8 +450,12 @@ impl<'a> Lockstep<'a> {
         let Some(c) = self.claim(claim).filter(|c| c.part.is_some()) else { return Ok(()) };
         let (total, name) = (self.parts_of(&c), self.workers[worker as usize].clone());
         let now = super::now(&self.queue).await;
-        let next = NextClaim { worker: &name, now, sweep: false, is_known_alive: true };
-        let (real, next) = self.queue.complete_part(&c, "report", total, Some(next)).await.unwrap();
+        let next = NextClaim { worker: &name, now, sweep: false, only_part: false, is_known_alive: true };
+        let (real, next) = self
+            .queue
+            .complete_part(&c, "report", PartsInfo { count: total, can_play: false }, Some(next))
+            .await
+            .unwrap();
         let outcome = self.model.complete_part(c.lease(), 0);
         prop_assert_eq!(real, outcome);
         if real == PartOutcome::Done {

@@ -107,8 +107,13 @@ async fn completion_whose_answer_was_lost_is_done_once_and_claims_one_task() {
 
     // No answer comes through for longer than one call tries: the worker's next call finds what the lost one took.
     proxy.lose_answers(u32::MAX);
-    let next = NextClaim { worker: &w, now: third.at, sweep: false, is_known_alive: true };
-    let lost = timeout(HANG, queue.complete_part(&third, &report(&third), 5, Some(next))).await.unwrap();
+    let next = NextClaim { worker: &w, now: third.at, sweep: false, only_part: false, is_known_alive: true };
+    let lost = timeout(
+        HANG,
+        queue.complete_part(&third, &report(&third), PartsInfo { count: 5, can_play: false }, Some(next)),
+    )
+    .await
+    .unwrap();
     assert!(lost.unwrap_err().is_transient());
     proxy.lose_answers(0);
     let (outcome, fourth) = timeout(HANG, complete_and_claim(&queue, &third, 5, &w)).await.unwrap();
@@ -142,8 +147,11 @@ async fn worker_that_holds_a_part_is_busy_and_a_retired_one_gets_none() {
     assert_eq!(complete_part(&queue, &second, 3).await, PartOutcome::Done);
     assert_eq!(retire().await, RetireOutcome::Retired);
     // The same call, repeated by a worker that was retired since.
-    let next = NextClaim { worker: &w, now: second.at, sweep: false, is_known_alive: true };
-    let (outcome, claim) = queue.complete_part(&second, &report(&second), 3, Some(next)).await.unwrap();
+    let next = NextClaim { worker: &w, now: second.at, sweep: false, only_part: false, is_known_alive: true };
+    let (outcome, claim) = queue
+        .complete_part(&second, &report(&second), PartsInfo { count: 3, can_play: false }, Some(next))
+        .await
+        .unwrap();
     assert_eq!((outcome, claim), (PartOutcome::Already, Some(Claim::Retired)));
     assert_eq!(queue.open_parts(by.job).await.unwrap(), [Part::Chunk(1)]);
 }

@@ -40,8 +40,11 @@ async fn fault_12_part_is_completed_without_memory_and_no_lease_is_reaped() {
         Err(_) => Queue::connect_with(&server.config(), LONG).await.unwrap(),
     };
     server.tell(&["CONFIG", "SET", "maxmemory", "1"]);
-    let next = NextClaim { worker: &w, now: held[0].at, sweep: true, is_known_alive: true };
-    let (outcome, _) = other.complete_part(&held[0], &report(&held[0]), 4, Some(next)).await.unwrap();
+    let next = NextClaim { worker: &w, now: held[0].at, sweep: true, only_part: false, is_known_alive: true };
+    let (outcome, _) = other
+        .complete_part(&held[0], &report(&held[0]), PartsInfo { count: 4, can_play: false }, Some(next))
+        .await
+        .unwrap();
     assert_eq!(outcome, PartOutcome::Done);
     let found: BTreeSet<String> = leases().collect();
     assert!(
@@ -250,12 +253,22 @@ impl Scene {
         let job = || &self.held[0];
         match call {
             Call::Split => queue.split(job().attempt, PLAN, &parts(2)).await.map(drop),
-            Call::CompletePart | Call::CompleteLast => {
-                queue.complete_part(job(), "report", 3, None).await.map(drop)
-            }
+            Call::CompletePart | Call::CompleteLast => queue
+                .complete_part(job(), "report", PartsInfo { count: 3, can_play: false }, None)
+                .await
+                .map(drop),
             Call::CompletePartAndClaim => {
-                let next = NextClaim { worker: &self.w, now: job().at, sweep: false, is_known_alive: false };
-                queue.complete_part(job(), "report", 3, Some(next)).await.map(drop)
+                let next = NextClaim {
+                    worker: &self.w,
+                    now: job().at,
+                    sweep: false,
+                    only_part: false,
+                    is_known_alive: false,
+                };
+                queue
+                    .complete_part(job(), "report", PartsInfo { count: 3, can_play: false }, Some(next))
+                    .await
+                    .map(drop)
             }
             Call::RetryPart => queue.fail(job(), &retryable()).await.map(drop),
             Call::FailPart | Call::FailFinish => queue.fail(job(), &hopeless()).await.map(drop),
