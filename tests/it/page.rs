@@ -1,7 +1,11 @@
 //! The page in a real browser, in desktop and phone width and without findings of axe-core: it uploads and
-//! plays a film, cancels a job, explains a failure, resumes an interrupted upload, and pauses the fleet.
+//! plays a film, cancels a job, explains a failure, resumes an interrupted upload, and pauses the fleet. It plays
+//! videos that are still encoded.
 
-use crate::support::page::{drive, shots};
+use serde_json::json;
+
+use crate::support::clips::minutes;
+use crate::support::page::{drive, play_early, play_until_completed, shots};
 use crate::support::system::Setup;
 
 #[tokio::test]
@@ -11,5 +15,28 @@ async fn page_works_in_a_browser() {
     assert!(well, "{said}\n{}", system.log());
     assert!(said.contains("page_axe_violations 0"), "{said}");
     assert_eq!(std::fs::read_dir(shots()).unwrap().count(), 10, "{said}");
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn page_plays_a_video_while_it_is_encoded() {
+    let system = Setup::default().start().await;
+    let options = json!({
+        "fileName": "minutes.mp4", "preset": "hls-adaptive", "outputQualities": ["720p", "360p", "144p"],
+        "parallelism": 8,
+    });
+    let id = system.upload(&minutes(), &options).await;
+    system.seen(&id, |job| job["status"] == "playable").await;
+    let (well, said) = play_early(&system.url, &id, "minutes.mp4").await;
+    assert!(well, "{said}\n{}", system.log());
+    assert_eq!(system.ended(&id).await["status"], "cancelled");
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn page_keeps_playing_when_the_encode_of_the_video_completes() {
+    let system = Setup::default().start().await;
+    let (well, said) = play_until_completed(&system.url, &minutes()).await;
+    assert!(well, "{said}\n{}", system.log());
     system.stop().await;
 }

@@ -8,7 +8,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use url::Url;
 
-use crate::support::clips::{made, probed, stream};
+use crate::support::clips::{made, minutes, probed, stream};
 use crate::support::system::{Api, PATIENCE, Setup, System, shared};
 
 /// 320x180, 25 frames per second, 26 s with a tone: seven segments.
@@ -127,13 +127,8 @@ fn names(playlist: &str) -> Vec<&str> {
 #[tokio::test]
 async fn video_is_played_while_it_is_encoded_and_a_part_further_on_is_encoded_next() {
     let system = Setup::default().start().await;
-    let film = made(
-        "minutes.mp4",
-        "-f lavfi -i testsrc2=s=1280x720:r=25:d=150 -f lavfi -i sine=d=150 -c:v libx264 -preset ultrafast \
-         -pix_fmt yuv420p -c:a aac",
-    );
     let options = json!({"preset": "hls-adaptive", "outputQualities": ["720p", "144p"], "parallelism": 8});
-    let id = system.upload(&film, &options).await;
+    let id = system.upload(&minutes(), &options).await;
     let playable = system.seen(&id, |job| job["status"] == "playable").await;
     assert!(playable["timestamps"]["playableAt"].is_i64(), "{playable:#}");
     let master: Url = playable["playUrl"].as_str().unwrap().parse().unwrap();

@@ -4,9 +4,7 @@ import { mkdirSync, mkdtempSync, readFileSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import assert from "node:assert/strict";
-import { PATIENCE, launch, plays, require } from "./browser.mjs";
-
-const axe = readFileSync(require.resolve("axe-core/axe.min.js"), "utf8");
+import { findings, launch, open as openPage, plays } from "./browser.mjs";
 
 const [url, film, heavy, shots] = process.argv.slice(2);
 mkdirSync(shots, { recursive: true });
@@ -17,23 +15,11 @@ writeFileSync(noFilm, "Dear all, this is a letter and no film.\n".repeat(100));
 const browser = await launch();
 
 const violations = [];
-/** What axe-core finds. Its script may not run under the page's own policy, so it is handed in from outside. */
 const check = async (page, where) => {
-  await page.evaluate(axe);
-  const { violations: found } = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
-  for (const one of found) violations.push(`${where}: ${one.id}: ${one.help}: ${one.nodes.map((node) => node.html).join(" ")}`);
+  for (const one of await findings(page)) violations.push(`${where}: ${one}`);
 };
 
-const open = async (options) => {
-  const context = await browser.newContext({ bypassCSP: false, reducedMotion: "reduce", ...options });
-  const page = await context.newPage();
-  page.setDefaultTimeout(PATIENCE);
-  const wrong = [];
-  page.on("console", (message) => { if (message.type() === "error") wrong.push(message.text()); });
-  page.on("pageerror", (error) => wrong.push(String(error)));
-  return { context, page, wrong };
-};
-
+const open = (options) => openPage(browser, options);
 const shot = (page, name) => page.screenshot({ path: join(shots, `${name}.png`), fullPage: true });
 const card = (page, name) => page.locator("article.card", { hasText: name }).first();
 

@@ -35,6 +35,12 @@ export const clock = (seconds) => {
   return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
 };
 
+/** Ranges of seconds -> "0:00 to 0:40, 2:20 to 2:28" */
+export const ranges = (list) => list.map(({ start, end }) => `${clock(start)} to ${clock(end)}`).join(", ");
+
+/** The state of a job in words. */
+export const stateName = (state) => (state === "playable" ? "encoding, playable" : state);
+
 /** What a job's file is called; in a web address it may be spelt with escapes. */
 export const fileName = (job) => {
   try {

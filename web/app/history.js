@@ -2,13 +2,13 @@
 
 import * as api from "./api.js";
 import { h, table } from "./dom.js";
-import { ago, fileName } from "./format.js";
+import { ago, fileName, stateName } from "./format.js";
 
-const STATES = ["", "uploading", "queued", "running", "completed", "failed", "cancelled"];
+const STATES = ["", "uploading", "queued", "running", "playable", "completed", "failed", "cancelled"];
 
 /** A list of jobs; `open(id)` shows one. */
 export const history = (signal, open) => {
-  const filter = h("select", { id: "filter" }, STATES.map((state) => h("option", { value: state }, state || "all")));
+  const filter = h("select", { id: "filter" }, STATES.map((state) => h("option", { value: state }, stateName(state) || "all")));
   const list = h("div");
   const more = h("button", { type: "button", hidden: true }, "Older ones");
   const box = h("section", {},
@@ -21,7 +21,7 @@ export const history = (signal, open) => {
   const row = (job) => [
     h("button", { type: "button", onclick: () => open(job.jobId) }, "Open"),
     fileName(job) ?? "",
-    h("span", { class: `state ${job.status}` }, job.status),
+    h("span", { class: `state ${job.status}` }, stateName(job.status)),
     job.preset,
     ago(job.timestamps.createdAt),
   ];

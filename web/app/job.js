@@ -11,7 +11,7 @@ const STAGES = [["uploading", "Uploading"], ["queued", "Waiting for a worker"], 
 const ENDS = { failed: "Failed", cancelled: "Cancelled" };
 
 const stages = (job) => {
-  const at = STAGES.findIndex(([state]) => state === job.status);
+  const at = STAGES.findIndex(([state]) => state === (job.status === "playable" ? "running" : job.status));
   const list = STAGES.filter(([state]) => state !== "uploading" || job.inputKey).map(([state, words]) => {
     const n = STAGES.findIndex(([s]) => s === state);
     const done = at > n || job.status === "completed";
@@ -27,13 +27,15 @@ const entryTitle = (kind) => entries.find(({ value }) => value === kind)?.name ?
 const nameOf = (job, fallback) => fallback || fileName(job) || job.jobId;
 
 const progress = (job, pace) => {
-  if (job.status !== "running") return undefined;
+  if (!["running", "playable"].includes(job.status)) return undefined;
   const percent = job.progress ?? 0;
   const speed = pace.at(percent);
   const left = speed > 0.05 ? `, ${speed.toFixed(1)} % a second, ${duration((100 - percent) / speed)} left` : "";
   return h("div", {},
     h("progress", { max: 100, value: percent, "aria-label": "Encode" }),
-    h("span", { class: "small" }, `${percent.toFixed(0)} %${left}`));
+    h("span", { class: "small" }, job.status === "playable"
+      ? `Playable already; the rest is still being encoded (${percent.toFixed(0)} %${left})`
+      : `${percent.toFixed(0)} %${left}`));
 };
 
 const outcome = (job) => {
@@ -65,6 +67,15 @@ const outputs = (job) => job.outputs && h("div", {}, h("h3", {}, "Outputs"),
     job.poster?.url && h("a", { href: job.poster.url }, "Poster"),
     job.storyboard?.url && h("a", { href: job.storyboard.url }, "Storyboard (WebVTT)")));
 
+/** How long a completed job took. Its last attempt only joined the parts, if there are several. */
+const effort = ({ timestamps, timings, split }) =>
+  (split?.chunks > 1
+    ? `${duration(timings.transcodeSeconds)}, in ${split.chunks} parts`
+    : duration((new Date(timestamps.completedAt) - new Date(timestamps.startedAt)) / 1000));
+
+/** Whether there is something to play. */
+const canPlay = (job) => job.status === "completed" || (job.status === "playable" && job.playUrl !== undefined);
+
 /** A card that follows the job until `signal`. `sending` is the upload that this page makes for it. */
 export const jobCard = (id, signal, sending, changed) => {
   const [title, state, upload, bar, why, result] = [h("h2"), h("div"), h("div"), h("div"), h("div", { role: "status" }), h("div")];
@@ -81,8 +92,26 @@ export const jobCard = (id, signal, sending, changed) => {
   signal.addEventListener("abort", () => own.abort());
   const pace = new Pace();
   let playing;
+  // When the job became playable that is played: another attempt makes another video.
+  let playableAt;
   let last;
 
+  const stop = () => {
+    playing?.stop();
+    playing = undefined;
+    screen.replaceChildren();
+  };
+  const play = (job) => {
+    if (!canPlay(job) || job.timestamps.playableAt !== playableAt) stop();
+    if (!canPlay(job)) return;
+    if (playing) {
+      playing.update(job);
+      return;
+    }
+    playableAt = job.timestamps.playableAt;
+    playing = player(job);
+    if (playing) screen.replaceChildren(playing.box);
+  };
   const tell = (job) => {
     const moved = last?.status !== job.status;
     last = job;
@@ -94,13 +123,11 @@ export const jobCard = (id, signal, sending, changed) => {
     if (job.status !== "uploading") upload.replaceChildren();
     cancel.hidden = api.hasEnded(job);
     retry.hidden = !["failed", "cancelled"].includes(job.status);
-    if (job.status === "completed" && !playing) {
-      playing = player(job);
-      if (playing) screen.replaceChildren(playing.box);
+    play(job);
+    if (job.status === "completed" && moved) {
       const picture = ladder(job.source, job.outputs ?? []);
       result.replaceChildren(...[outputs(job), picture && h("div", {}, h("h3", {}, "The ladder"), wide("The ladder", picture)), source(job)].filter(Boolean));
-      const took = new Date(job.timestamps.completedAt) - new Date(job.timestamps.startedAt);
-      result.append(h("p", { class: "small quiet" }, `Encoded in ${duration(took / 1000)}, ${ago(job.timestamps.completedAt)}.`));
+      result.append(h("p", { class: "small quiet" }, `Encoded in ${effort(job)}, ${ago(job.timestamps.completedAt)}.`));
     }
     if (moved) changed();
   };
@@ -120,10 +147,9 @@ export const jobCard = (id, signal, sending, changed) => {
   });
   close.addEventListener("click", () => {
     own.abort();
-    playing?.stop();
     card.remove();
   });
-  own.signal.addEventListener("abort", () => playing?.stop());
+  own.signal.addEventListener("abort", stop);
   follow();
   return card;
 };

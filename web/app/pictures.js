@@ -31,6 +31,13 @@ export const ladder = (source, outputs) => {
     }));
 };
 
+/** Ranges of a video of this many seconds, and a mark at one place. It is as wide as the element that contains it. */
+export const rangesBar = (ranges, seconds, place) =>
+  s("svg", { viewBox: `0 0 ${seconds} 10`, preserveAspectRatio: "none" },
+    s("rect", { class: "rest", width: seconds, height: 10 }),
+    ranges.map(({ start, end }) => s("rect", { class: "bar", x: start, width: Math.max(0, end - start), height: 10 })),
+    s("line", { class: "place", x1: place, x2: place, y1: 0, y2: 10 }));
+
 const line = (points) => points.map(([x, y], n) => `${n === 0 ? "M" : "L"}${x.toFixed(1)} ${y.toFixed(1)}`).join("");
 
 /** Wanted and actual machines, and the queue, over the time the page has been open. */

@@ -63,6 +63,15 @@ pub fn three_segments() -> PathBuf {
     )
 }
 
+/// 1280x720, 25 frames per second, 150 s with a tone: 38 segments, which take a worker a while.
+pub fn minutes() -> PathBuf {
+    made(
+        "minutes.mp4",
+        "-f lavfi -i testsrc2=s=1280x720:r=25:d=150 -f lavfi -i sine=d=150 -c:v libx264 -preset ultrafast \
+         -pix_fmt yuv420p -c:a aac",
+    )
+}
+
 /// Two minutes of 1280x720: takes longer to encode than any test waits, but is concatenated quickly.
 pub fn long() -> PathBuf {
     let part = made(

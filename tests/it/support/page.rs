@@ -11,6 +11,11 @@ pub fn shots() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("page-shots")
 }
 
+/// The folder with the screenshots of videos that are played while they are encoded.
+fn early_shots() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("page-early-shots")
+}
+
 /// Uses all functions of the page at `url`; returns whether that succeeded, and the output.
 pub async fn drive(url: &str) -> (bool, String) {
     let shots = shots();
@@ -26,6 +31,19 @@ pub async fn play(url: &str, token: &str, job: &str, heights: &[u32]) -> (bool, 
     let heights = heights.iter().map(u32::to_string);
     let args = [url, token, job].map(str::to_owned).into_iter().chain(heights);
     run("tests/page/private.mjs", args).await
+}
+
+/// Plays a playable job on the page at `url` while it is encoded, there and at 140 s, and cancels it. `file` is the name
+/// of its video.
+pub async fn play_early(url: &str, job: &str, file: &str) -> (bool, String) {
+    let shots = early_shots();
+    run("tests/page/early.mjs", [url.as_ref(), job.as_ref(), file.as_ref(), shots.as_os_str()]).await
+}
+
+/// Sends a video with the page at `url`, and plays it until after its job has ended.
+pub async fn play_until_completed(url: &str, film: &Path) -> (bool, String) {
+    let shots = early_shots();
+    run("tests/page/completing.mjs", [url.as_ref(), film.as_os_str(), shots.as_os_str()]).await
 }
 
 async fn run<A: AsRef<OsStr>>(script: &str, args: impl IntoIterator<Item = A>) -> (bool, String) {
