@@ -8,9 +8,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::http::uri::Authority;
-use axum::http::{HeaderName, Method, Version, header};
+use axum::http::{HeaderName, Method, StatusCode, Version, header};
 use axum::response::Response;
 use opentelemetry_semantic_conventions::attribute;
+use tower_http::classify::ServerErrorsFailureClass;
 use tower_http::trace::TraceLayer;
 use tracing::Span;
 use tracing::field::Empty;
@@ -20,7 +21,7 @@ use crate::trace;
 
 /// Wraps the routes so that each request has a span.
 pub(crate) fn with_tracing(router: Router) -> Router {
-    router.layer(TraceLayer::new_for_http().make_span_with(begin).on_response(end))
+    router.layer(TraceLayer::new_for_http().make_span_with(begin).on_response(end).on_failure(failed))
 }
 
 fn begin(request: &Request) -> Span {
@@ -62,6 +63,18 @@ fn end(response: &Response, _: Duration, span: &Span) {
     // An error of the client is not an error of the server.
     if status.is_server_error() {
         span.record(attribute::ERROR_TYPE, status.as_str()).record("otel.status_code", "ERROR");
+    }
+}
+
+/// Logs a failed request. An answer that asks the client to come back is expected, and where it has a cause to be mended,
+/// that is logged where it is known.
+fn failed(class: ServerErrorsFailureClass, latency: Duration, _: &Span) {
+    let ms = latency.as_millis();
+    match class {
+        ServerErrorsFailureClass::StatusCode(StatusCode::SERVICE_UNAVAILABLE) => {
+            tracing::debug!(%class, ms, "the client was asked to come back");
+        }
+        class => tracing::error!(%class, ms, "response failed"),
     }
 }
 

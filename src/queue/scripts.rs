@@ -92,6 +92,7 @@ scripts! {
     SPLIT "split.lua"
     AWAIT_SEGMENT "await_segment.lua"
     SOUND "sound.lua"
+    ABANDON_SPLIT "abandon_split.lua"
     DROP_PART "drop_part.lua"
     FAIL "fail.lua"
     RELEASE "release.lua"

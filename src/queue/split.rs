@@ -193,6 +193,16 @@ impl Queue {
         Ok(plan.map(|plan| PartReports { plan, reports }))
     }
 
+    /// Has the outputs of a split deleted, if the job knows nothing of it any more. A worker calls this that has lost the
+    /// lease of a part: if a failover has forgotten the split, nobody else knows of its outputs.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn abandon_split(&self, by: AttemptId) -> Result<(), QueueError> {
+        let args = vec![by.job.to_string(), by.epoch.to_string()];
+        self.eval_idempotent(&scripts::ABANDON_SPLIT, args).await.map(drop)
+    }
+
     /// Reports how many segments of the sound are in storage, while it is encoded. Returns `false` if the lease is lost.
     ///
     /// # Errors

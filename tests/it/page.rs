@@ -20,9 +20,10 @@ async fn page_works_in_a_browser() {
 
 #[tokio::test]
 async fn page_plays_a_video_while_it_is_encoded() {
-    let system = Setup::default().start().await;
+    // With one chunk at a time the encode takes long enough to be watched.
+    let system = Setup::default().env("WORKER_CHUNKS", "1").start().await;
     let options = json!({
-        "fileName": "minutes.mp4", "preset": "hls-adaptive", "outputQualities": ["720p", "360p", "144p"],
+        "fileName": "minutes.mp4", "preset": "hls-adaptive", "outputQualities": ["360p", "144p"],
         "parallelism": 8,
     });
     let id = system.upload(&minutes(), &options).await;

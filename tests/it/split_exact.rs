@@ -203,12 +203,15 @@ async fn compare(name: &str, input: &Path) {
     for output in &split.outputs {
         let (playlist, unsplit) = (joined.join(&output.file), out.path().join(&output.file));
         assert_same_times(&packet_times(&playlist, "v:0"), &times, name);
-        let (_, complaints) =
-            self::output("ffmpeg", &["-nostdin", "-v", "warning", "-i"], &playlist, &["-f", "null", "-"]);
+        // Without the option, frames whose distance varies would be rounded to the average frame rate.
+        let rest = ["-enc_time_base", "-1", "-f", "null", "-"];
+        let (_, complaints) = self::output("ffmpeg", &["-nostdin", "-v", "warning", "-i"], &playlist, &rest);
         assert_eq!(complaints, "", "{name}");
         let found = packet_times(&unsplit, "v:0");
         if found.len() == times.len() {
-            let graph = "[0:v]setpts=N/25/TB[a];[1:v]setpts=N/25/TB[b];[a][b]ssim=stats_file=-";
+            // The same times in the same units, so that the filter compares each frame with its counterpart.
+            let graph =
+                "[0:v]settb=1/1000,setpts=N*40[a];[1:v]settb=1/1000,setpts=N*40[b];[a][b]ssim=stats_file=-";
             let similar = similarities(&playlist, &unsplit, graph);
             assert_eq!(similar.len(), times.len(), "{name}");
             let borders: Vec<f64> = (1..parts.plan.chunks.count())

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::Signal;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use url::Url;
@@ -107,6 +108,59 @@ async fn video_that_cannot_be_cut_is_encoded_as_a_whole_and_says_why() {
     assert!(job["split"]["wholeBecause"].as_str().unwrap().contains("transport stream"), "{job:#}");
 }
 
+#[tokio::test]
+async fn video_with_a_long_gap_between_two_frames_is_encoded_as_a_whole() {
+    let system = shared().await;
+    let film = made(
+        "gap.mp4",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=40 -vf select=lt(t\\,6)+gt(t\\,34) -fps_mode vfr -c:v libx264 \
+         -preset ultrafast -pix_fmt yuv420p",
+    );
+    let options = json!({"preset": "hls-adaptive", "outputQualities": ["144p"], "parallelism": 4});
+    let job = encoded(system, &film, options).await;
+    assert_eq!(job["split"]["chunks"], 1, "{job:#}");
+    assert!(job["split"]["wholeBecause"].as_str().unwrap().contains("did not fit together"), "{job:#}");
+    assert_eq!(frames(job["outputs"][0]["url"].as_str().unwrap()), frames(film.to_str().unwrap()));
+}
+
+#[tokio::test]
+async fn killed_worker_costs_the_parts_that_it_encoded() {
+    let system = Setup::default().workers(0).start().await;
+    let options = json!({"preset": "hls-adaptive", "outputQualities": ["360p", "144p"], "parallelism": 8});
+    let id = system.upload(&film(), &options).await;
+    let first = system.worker("first", &[("WORKER_CHUNKS", "1")]);
+    system.seen(&id, |job| job["status"] == "playable").await;
+    first.signal(Signal::SIGKILL);
+    let before = completed_parts(&system, &id);
+    assert!(!before.is_empty() && before.len() < 9, "{before:?}");
+    let mut redis = system.redis();
+    let reports = keys_of(&system, &id).into_iter().find(|key| key.contains("jobs:reports:")).unwrap();
+    let report = |redis: &mut redis::Connection, part: &str| -> String {
+        redis::cmd("HGET").arg(&reports).arg(part).query(redis).unwrap()
+    };
+    let kept: Vec<String> = before.iter().map(|part| report(&mut redis, part)).collect();
+    let _second = system.worker("second", &[]);
+    // The reports are there until the job ends.
+    let (mut last, mut feed) = (kept.clone(), system.feed(&id).await);
+    let mut job = Value::Null;
+    while let Some(next) = feed.next().await {
+        let now: Vec<Option<String>> = before
+            .iter()
+            .map(|part| redis::cmd("HGET").arg(&reports).arg(part).query(&mut redis).unwrap())
+            .collect();
+        if let Some(now) = now.into_iter().collect::<Option<Vec<String>>>() {
+            last = now;
+        }
+        job = next;
+    }
+    assert_eq!(job["status"], "completed", "{job:#}");
+    assert_eq!(last, kept, "a part that was completed was encoded again");
+    for output in job["outputs"].as_array().unwrap() {
+        assert_eq!(frames(output["url"].as_str().unwrap()), 650);
+    }
+    system.stop().await;
+}
+
 /// The text at an address, or the status of a refusal.
 async fn get(api: &Api, url: &Url) -> Result<String, StatusCode> {
     let answer = api.http.get(url.clone()).timeout(PATIENCE).send().await.unwrap();
@@ -126,8 +180,8 @@ fn names(playlist: &str) -> Vec<&str> {
 
 #[tokio::test]
 async fn video_is_played_while_it_is_encoded_and_a_part_further_on_is_encoded_next() {
-    let system = Setup::default().start().await;
-    let options = json!({"preset": "hls-adaptive", "outputQualities": ["720p", "144p"], "parallelism": 8});
+    let system = Setup::default().env("WORKER_CHUNKS", "1").start().await;
+    let options = json!({"preset": "hls-adaptive", "outputQualities": ["360p", "144p"], "parallelism": 8});
     let id = system.upload(&minutes(), &options).await;
     let playable = system.seen(&id, |job| job["status"] == "playable").await;
     assert!(playable["timestamps"]["playableAt"].is_i64(), "{playable:#}");

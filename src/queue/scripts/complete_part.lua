@@ -35,9 +35,9 @@ else
     if plays and (part == 'audio' or part == 'chunk-0') then play_if_ready(id, split, hook) end
     if done < total then
       -- Those who watch hear of each part; the record is for those who ask, and is written a few times only.
-      local eighths = math.floor(8 * done / total)
-      if eighths > math.floor(8 * (done - 1) / total) then
-        redis.call('HSET', status(id), 'progress', eighths * 12.5)
+      local quarters = math.floor(4 * done / total)
+      if quarters > math.floor(4 * (done - 1) / total) then
+        redis.call('HSET', status(id), 'progress', quarters * 25)
       end
       appended_at = event(id, 'running', 'progress', string.format('%.1f', 100 * done / total), 'epoch', split)
     else

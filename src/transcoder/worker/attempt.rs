@@ -224,10 +224,10 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Makes `result` that of the job, unless another attempt was first; then that one's counts.
-    pub(super) async fn commit(&self, result: JobResult) -> Result<Committed, AttemptError> {
+    /// Makes `result` that of the job, in the name of the attempt that stored its outputs, unless another attempt was first; then that one's counts.
+    pub(super) async fn commit(&self, by: AttemptId, result: JobResult) -> Result<Committed, AttemptError> {
         self.may_stand.store(true, Ordering::Relaxed);
-        let manifest = ManifestStore { attempt: self.committing(), ..self.manifest() };
+        let manifest = ManifestStore { attempt: by, ..self.manifest() };
         let verdict = manifest.commit(result).await?;
         let ours = matches!(&verdict, Verdict::Result(c) if c.epoch == manifest.attempt.epoch);
         self.may_stand.store(ours, Ordering::Relaxed);

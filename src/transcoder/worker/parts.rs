@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{Attempt, AttemptError, AttemptOutcome};
 use super::input::Opened;
 use super::lifetime::WorkerLifetime;
-use super::split::StoredPlan;
+use super::split::{PartReport, StoredPlan, is_of_parts};
 use super::{Worker, scratch};
 use crate::job::{Failure, FailureCode, Format, ObjectKey, Part};
 use crate::queue::{Claim, Claimed, NextClaim, PartOutcome, PartsInfo};
@@ -120,9 +120,38 @@ impl Attempt<'_> {
         };
         match made {
             Ok((report, parts)) => self.complete_part(part, &report, parts, next).await,
-            Err(AttemptError::Cancelled) => (AttemptOutcome::Lost, None),
+            Err(AttemptError::Failed(failure)) if is_of_parts(&failure) && self.job.is_last(&failure) => {
+                self.give_up_part(part, failure, next).await
+            }
+            Err(AttemptError::Cancelled) => {
+                self.abandon_split().await;
+                (AttemptOutcome::Lost, None)
+            }
             Err(AttemptError::Failed(failure)) => (self.fail(&failure).await, None),
             Err(AttemptError::Newer(version)) => (self.hand_back(version).await, None),
+        }
+    }
+
+    /// Sees to it that what this part has stored is deleted if the job knows nothing of the split any more.
+    async fn abandon_split(&self) {
+        let Some(split) = self.job.split else { return };
+        if let Err(error) = self.queue.abandon_split(split).await {
+            tracing::warn!(job = %self.job.attempt.job, %error, "could not have the outputs of a lost part deleted");
+        }
+    }
+
+    /// Reports that the part cannot be encoded by itself, so that the whole is encoded.
+    async fn give_up_part(
+        &self,
+        part: Part,
+        failure: Failure,
+        next: Option<NextClaim<'_>>,
+    ) -> (AttemptOutcome, Option<Claim>) {
+        tracing::warn!(job = %self.job.attempt.job, %part, %failure, "the part cannot be encoded by itself");
+        let plan = StoredPlan::read(self.job.plan.as_deref());
+        match plan.and_then(|stored| Ok((write(part, &PartReport::Failed(failure.clone()))?, stored.plan))) {
+            Ok((report, plan)) => self.complete_part(part, &report, parts_info(&plan), next).await,
+            Err(_) => (self.fail(&failure).await, None),
         }
     }
 
@@ -159,24 +188,21 @@ impl Attempt<'_> {
         let made = match part {
             Part::Chunk(number) => {
                 let made = split::encode_chunk(number, &request).await;
-                made.map(|report| (report.files(), serde_json::to_string(&report)))
+                made.map(|report| (report.files(), PartReport::Chunk(Box::new(report))))
             }
             Part::Audio => {
                 let made = split::encode_audio(&request).await;
-                made.map(|report| (report.files(), serde_json::to_string(&report)))
+                made.map(|report| (report.files(), PartReport::Audio(report)))
             }
         };
         if !matches!(made, Err(TranscodeError::Cancelled)) {
             input.check_complete()?;
         }
         let (files, report) = made?;
-        let report = report.map_err(|error| {
-            Failure::new(FailureCode::Worker, format!("the report of {part} cannot be written: {error}"))
-        })?;
         let stored = sound.stored.into_inner().unwrap_or_else(PoisonError::into_inner).files;
         let files: Vec<PathBuf> = files.into_iter().filter(|file| !stored.contains(file)).collect();
         self.storage.upload_all(&prefix, &out_dir, &files, &Progress::none(), &self.stop_work).await?;
-        Ok((report, parts_info(&plan)))
+        Ok((write(part, &report)?, parts_info(&plan)))
     }
 
     async fn complete_part(
@@ -195,6 +221,7 @@ impl Attempt<'_> {
             }
             Some((PartOutcome::Lost, claim)) => {
                 tracing::warn!(job = %id, %part, "the part was encoded after its lease was lost");
+                self.abandon_split().await;
                 (AttemptOutcome::Lost, claim)
             }
             None => {
@@ -256,6 +283,12 @@ impl SegmentSink for StoredSound<'_, '_> {
         }
         .boxed()
     }
+}
+
+fn write(part: Part, report: &PartReport) -> Result<String, Failure> {
+    serde_json::to_string(report).map_err(|error| {
+        Failure::new(FailureCode::Worker, format!("the report of {part} cannot be written: {error}"))
+    })
 }
 
 fn parts_info(plan: &SplitPlan) -> PartsInfo {

@@ -56,6 +56,16 @@ impl StoredPlan {
     }
 }
 
+/// What a part reports.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum PartReport {
+    Chunk(Box<ChunkReport>),
+    Audio(AudioReport),
+    /// It cannot be encoded by itself. The worker that finishes the job then encodes the whole.
+    Failed(Failure),
+}
+
 fn unwritable(error: serde_json::Error) -> Failure {
     Failure::new(FailureCode::Worker, format!("the plan of the job cannot be written: {error}"))
 }
@@ -142,7 +152,10 @@ impl Attempt<'_> {
         // Without reports the job has ended.
         let reports = self.until_answered("reports", call).await.flatten().ok_or(AttemptError::Cancelled)?;
         let StoredPlan { plan, .. } = StoredPlan::read(Some(&reports.plan))?;
-        let (chunks, audio) = read_reports(&reports)?;
+        let (chunks, audio) = match read_reports(&reports)? {
+            Ok(reports) => reports,
+            Err(failure) => return self.encode_whole_after(&failure).await,
+        };
         let folder = scratch::folder(&self.config.scratch)
             .map_err(|e| disk::trouble("make a folder for the job's files", &e))?;
         let out_dir = folder.path().join("out");
@@ -167,7 +180,13 @@ impl Attempt<'_> {
             cancel: &self.stop_work,
             on_progress: &|_| {},
         })
-        .await?;
+        .await;
+        let encoded = match encoded {
+            Err(TranscodeError::Failed(failure)) if is_of_parts(&failure) => {
+                return self.encode_whole_after(&failure).await;
+            }
+            encoded => encoded?,
+        };
         let finished = tokio::time::Instant::now();
         let prefix = layout::attempt_prefix(self.committing())?;
         let quiet = Progress::none();
@@ -178,8 +197,16 @@ impl Attempt<'_> {
             upload_seconds: finished.elapsed().as_secs_f64(),
         };
         let info = SplitInfo { chunks: plan.chunks.count(), whole_because: None };
-        let committed = self.commit(result_of(encoded, &prefix, timings, info)?).await?;
+        let committed = self.commit(self.committing(), result_of(encoded, &prefix, timings, info)?).await?;
         Ok(Ended::Committed(Box::new(committed)))
+    }
+
+    /// Encodes the video as a whole, because its parts do not make one. If it is damaged, this says how.
+    async fn encode_whole_after(&self, failure: &Failure) -> Result<Ended, AttemptError> {
+        tracing::warn!(job = %self.job.attempt.job, %failure, "the parts of the video do not fit together; encoding it as a whole");
+        let because = format!("its parts did not fit together: {}", failure.message);
+        let info = SplitInfo { chunks: 1, whole_because: Some(because) };
+        self.encode_whole(info).await.map(|made| Ended::Committed(Box::new(made)))
     }
 
     /// The attempt whose outputs are committed. The segments of adaptive streaming stay where the parts have stored
@@ -208,19 +235,33 @@ fn new_parts(plan: &SplitPlan) -> Vec<NewPart> {
     audio.into_iter().chain(chunks).collect()
 }
 
-fn read_reports(reports: &PartReports) -> Result<(Vec<ChunkReport>, Option<AudioReport>), Failure> {
+/// Whether a failure may be one of encoding a video in parts: an encode of the whole may succeed. A gap between two
+/// frames that is longer than a chunk looks like the end of the file to the chunk.
+pub(super) fn is_of_parts(failure: &Failure) -> bool {
+    matches!(
+        failure.code,
+        FailureCode::InvalidMedia | FailureCode::UnsupportedMedia | FailureCode::EncodeFailed
+    )
+}
+
+/// The reports of all parts, or why one of them could not be encoded.
+#[expect(clippy::type_complexity, reason = "the reports are taken apart at once")]
+fn read_reports(
+    reports: &PartReports,
+) -> Result<Result<(Vec<ChunkReport>, Option<AudioReport>), Failure>, Failure> {
     let unusable = |part: Part, error: serde_json::Error| {
         let message = format!("the report of {part} cannot be read: {error}; retry the job");
         Failure::new(FailureCode::Worker, message)
     };
     let (mut chunks, mut audio) = (Vec::new(), None);
     for (part, json) in &reports.reports {
-        match part {
-            Part::Chunk(_) => chunks.push(serde_json::from_str(json).map_err(|e| unusable(*part, e))?),
-            Part::Audio => audio = Some(serde_json::from_str(json).map_err(|e| unusable(*part, e))?),
+        match serde_json::from_str(json).map_err(|e| unusable(*part, e))? {
+            PartReport::Chunk(report) => chunks.push(*report),
+            PartReport::Audio(report) => audio = Some(report),
+            PartReport::Failed(failure) => return Ok(Err(failure)),
         }
     }
-    Ok((chunks, audio))
+    Ok(Ok((chunks, audio)))
 }
 
 /// The files that the parts have stored.

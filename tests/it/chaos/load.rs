@@ -17,6 +17,8 @@ use crate::support::system::http;
 
 /// The key of a video that some jobs share.
 pub const SHARED_INPUT: &str = "videos/clip.mp4";
+/// The key of a video that is long enough to be encoded in parts.
+pub const LONG_INPUT: &str = "videos/long.mp4";
 /// The pause before a client tries again.
 const PAUSE: Duration = Duration::from_millis(300);
 /// How long a client waits for an answer.
@@ -29,6 +31,8 @@ const IN_FLIGHT: usize = 100;
 pub enum Way {
     /// It is there before.
     Shared,
+    /// It is there before, and is encoded in parts.
+    Parts,
     /// The client uploads it and tells the API.
     Reported,
     /// The client uploads it, and storage tells the Worker.
@@ -68,6 +72,11 @@ fn plan(rng: &mut StdRng) -> Plan {
         17..19 => ("web-optimized", &["144p"], &["poster"]),
         _ => ("hls-adaptive", &["144p"], &[]),
     };
+    // The sound and the chunks of a video in parts have attempts of their own.
+    let (way, preset, qualities) = match rng.random_range(0..10) {
+        0 if good => (Way::Parts, ["hls-adaptive", "web-optimized"][rng.random_range(0..2)], &["144p"][..]),
+        _ => (way, preset, qualities),
+    };
     let max_attempts = [1, 3, 3, 5][rng.random_range(0..4)];
     Plan { id: id.to_string().parse().unwrap(), way, good, preset, qualities, stills, max_attempts }
 }
@@ -84,6 +93,11 @@ impl Plan {
             "maxAttempts": self.max_attempts,
         });
         match self.way {
+            Way::Parts => {
+                body["inputKey"] = LONG_INPUT.into();
+                body["parallelism"] = 3.into();
+                ("/api/jobs", body)
+            }
             Way::Shared => {
                 body["inputKey"] = SHARED_INPUT.into();
                 ("/api/jobs", body)
@@ -101,6 +115,13 @@ pub fn tiny_clip() -> Vec<u8> {
     let recipe = "-f lavfi -i testsrc2=s=64x36:r=10:d=0.5 -f lavfi -i sine=d=0.5 -c:v libx264 -preset ultrafast \
                   -pix_fmt yuv420p -c:a aac -shortest";
     std::fs::read(made("tiny.mp4", recipe)).unwrap()
+}
+
+/// Thirteen seconds of the same: four segments.
+pub fn long_tiny_clip() -> Vec<u8> {
+    let recipe = "-f lavfi -i testsrc2=s=64x36:r=10:d=13 -f lavfi -i sine=d=13 -c:v libx264 -preset ultrafast \
+                  -pix_fmt yuv420p -c:a aac -shortest";
+    std::fs::read(made("long-tiny.mp4", recipe)).unwrap()
 }
 
 /// What a client knows of its job.
@@ -195,7 +216,7 @@ impl Clients {
             400..500 => panic!("{path} refuses {body:#}: {status} {job:#}"),
             _ => return false,
         }
-        if plan.way == Way::Shared || job["status"] != "uploading" {
+        if matches!(plan.way, Way::Shared | Way::Parts) || job["status"] != "uploading" {
             return true;
         }
         let content = if plan.good { self.clip.to_vec() } else { b"this is no video".to_vec() };

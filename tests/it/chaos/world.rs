@@ -19,7 +19,7 @@ use tokio::time::sleep;
 use super::clocks::Clocks;
 use super::faults::{Clock, Fault, ReceiverFault, Role};
 use super::history::{History, leases_of};
-use super::load::{Clients, SHARED_INPUT, tiny_clip};
+use super::load::{Clients, LONG_INPUT, SHARED_INPUT, long_tiny_clip, tiny_clip};
 use super::receivers::Receiver;
 use super::redis_pair::{RedisPair, now};
 use super::roles::{Supervised, signal};
@@ -100,6 +100,7 @@ impl World {
         let redis_config = redis.config();
         let mut storage = Storage::start(folder.join("objects")).await;
         put_input(&storage.direct, SHARED_INPUT, tiny_clip()).await;
+        put_input(&storage.direct, LONG_INPUT, long_tiny_clip()).await;
         let receiver = Receiver::start().await;
         let clocks = Clocks::make(&folder);
         let mut environment: Environment = objects::environment(&storage.through_proxy);

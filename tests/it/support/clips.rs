@@ -67,7 +67,7 @@ pub fn three_segments() -> PathBuf {
 pub fn minutes() -> PathBuf {
     made(
         "minutes.mp4",
-        "-f lavfi -i testsrc2=s=1280x720:r=25:d=150 -f lavfi -i sine=d=150 -c:v libx264 -preset ultrafast \
+        "-f lavfi -i testsrc2=s=640x360:r=25:d=150 -f lavfi -i sine=d=150 -c:v libx264 -preset ultrafast \
          -pix_fmt yuv420p -c:a aac",
     )
 }
