@@ -48,7 +48,8 @@ const runChild = async () => {
     await ready(all);
     begin = () => {
       for (const worker of all) worker.run();
-      setInterval(() => process.send({ done: times.length }), 20);
+      // The parent may be gone already.
+      setInterval(() => process.send({ done: times.length }, () => {}), 20);
     };
   }
   process.on("message", (message) => (message === "begin" ? begin() : process.send({ times })));

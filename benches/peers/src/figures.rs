@@ -24,7 +24,11 @@ impl Figure {
     }
 
     fn median(&self) -> f64 {
-        self.values[self.values.len() / 2]
+        let middle = self.values.len() / 2;
+        match self.values.len() % 2 {
+            0 => f64::midpoint(self.values[middle - 1], self.values[middle]),
+            _ => self.values[middle],
+        }
     }
 
     fn least(&self) -> f64 {

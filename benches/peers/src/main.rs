@@ -33,6 +33,9 @@ struct Cli {
     docs: Option<PathBuf>,
 }
 
+/// A worker of tcoder waits this long for a wake-up, which is longer than any interval of the others.
+const IDLE: Duration = Duration::from_secs(75);
+
 /// How much is measured.
 pub struct Scale {
     /// Jobs of a phase at full speed.
@@ -57,9 +60,9 @@ impl Scale {
         let mut scale = if quick {
             Self {
                 jobs: 2_000,
-                runs: 3,
+                runs: 2,
                 paced: 200,
-                idle: Duration::from_secs(45),
+                idle: IDLE,
                 clip_seconds: 6,
                 piece_seconds: 2,
                 rounds: 1,
@@ -69,7 +72,7 @@ impl Scale {
                 jobs: 20_000,
                 runs: 5,
                 paced: 500,
-                idle: Duration::from_secs(180),
+                idle: IDLE * 3,
                 clip_seconds: 40,
                 piece_seconds: 4,
                 rounds: 3,

@@ -5,9 +5,7 @@
 
 use std::time::Duration;
 
-use apalis::prelude::{
-    BackendFactory as _, BoxDynError, TaskSink as _, WorkerBuilder, WorkerBuilderExt as _,
-};
+use apalis::prelude::{BackendExt as _, TaskSink as _, WorkerBuilder, WorkerBuilderExt as _};
 use apalis_redis::{Config, RedisStorage};
 use tokio::task::JoinSet;
 
@@ -41,7 +39,7 @@ where
         let on_claim = on_claim.clone();
         let process = move |payload: Payload| {
             on_claim(&payload);
-            async { Ok::<(), BoxDynError>(()) }
+            async {}
         };
         let backend = storage(redis).await?.poll_with_interval(POLL);
         ready.push(
