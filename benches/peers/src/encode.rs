@@ -106,21 +106,17 @@ fn fresh(scratch: &Path, way: Way) -> Result<PathBuf, Failure> {
     Ok(folder)
 }
 
-/// A clip in 1080p with motion, fine detail, some grain and a tone, at 12 Mbit/s.
+/// A clip in 1080p with motion, some grain and a tone, at 12 Mbit/s.
 fn clip(scratch: &Path, name: &str, scale: &Scale, open_gop: u8) -> Result<PathBuf, Failure> {
     let path = scratch.join(name);
     let seconds = scale.clip_seconds;
     let picture = format!("testsrc2=size=1920x1080:rate=25:duration={seconds}");
-    let detail = format!("mandelbrot=size=960x540:rate=25:end_pts={},trim=duration={seconds}", seconds * 25);
     let tone = format!("sine=frequency=330:beep_factor=4:duration={seconds}");
     let x264 = format!("open-gop={open_gop}:keyint=50:min-keyint=50:scenecut=0");
     let mut ffmpeg = ffmpeg();
-    ffmpeg.args(["-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &detail, "-f", "lavfi", "-i", &tone]);
-    ffmpeg.args([
-        "-filter_complex",
-        "[1:v]scale=1920:1080[m];[0:v][m]blend=all_mode=average,noise=alls=3:allf=t,format=yuv420p[v]",
-    ]);
-    ffmpeg.args(["-map", "[v]", "-map", "2:a", "-t", &seconds.to_string()]);
+    ffmpeg.args(["-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &tone]);
+    ffmpeg.args(["-filter_complex", "[0:v]noise=alls=3:allf=t,format=yuv420p[v]"]);
+    ffmpeg.args(["-map", "[v]", "-map", "1:a", "-t", &seconds.to_string()]);
     ffmpeg.args(["-c:v", "libx264", "-preset", "veryfast", "-b:v", "12M", "-x264-params", &x264]);
     succeed(ffmpeg.args(["-c:a", "aac"]).arg(&path))?;
     Ok(path)

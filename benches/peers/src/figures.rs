@@ -132,7 +132,7 @@ impl Figures {
             100 ms, and can have {} jobs at once.\n\n{queues}\n\
             Ways to encode a ladder of 720p, 360p and 144p: three runs of FFmpeg, one run, a split of the file without \
             encoding whose pieces are encoded one after another and joined, and `tcoder transcode`, which also \
-            verifies its outputs. Lost frames and added sound are those of the worst rendition; `open_gop` is a source \
+            verifies its outputs. Lost frames and added sound are those of the worst rendition, and negative where it is the other way round; `open_gop` is a source \
             whose groups of pictures refer to each other.\n\n{ways}",
             self.machine,
             versions.join(", "),
