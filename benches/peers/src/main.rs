@@ -28,8 +28,8 @@ struct Cli {
     /// What to measure; everything if nothing is named.
     #[arg(value_parser = ["queue", "encode"])]
     parts: Vec<String>,
-    /// The document whose section is to be written.
-    #[arg(long)]
+    /// The document whose section is to be written; only with everything.
+    #[arg(long, conflicts_with = "parts")]
     docs: Option<PathBuf>,
 }
 
