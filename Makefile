@@ -5,10 +5,10 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test chaos test-unit test-upgrade check wasm edge crds openapi docs build bench clean
+.PHONY: help demo test chaos test-unit test-upgrade check wasm edge crds openapi docs build bench bench-peers clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Transcode a video through the whole system on this machine (FILE=path for your own)
 	@hack/setup.sh demo
@@ -70,6 +70,10 @@ bench: ## Measure: one figure a line, and target/bench.json
 	@hack/setup.sh test
 	@hack/edge-build.sh
 	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" $(CARGO) bench --locked --bench figures
+
+bench-peers: ## Measure other queues and ways to encode beside tcoder (PEERS_QUICK=1: a quick check; DOCS=1: write docs/figures.md)
+	@hack/setup.sh peers
+	@CARGO="$(CARGO)" hack/bench-peers.sh
 
 clean: ## Remove what was built
 	$(CARGO) clean

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Sees to the programs that tcoder's make targets need: `setup.sh demo`, `test`, `wasm` or `edge`.
+# Sees to the programs that tcoder's make targets need: `setup.sh demo`, `test`, `peers`, `wasm` or `edge`.
 # With apt it installs what is missing; without, it says what to install and fails.
 set -eu
 
-what=${1:?usage: setup.sh demo|test|wasm|edge}
+what=${1:?usage: setup.sh demo|test|peers|wasm|edge}
 PATH="$HOME/.cargo/bin:$PATH"
 # shellcheck source=hack/wasm-toolchain.sh
 . "$(dirname "$0")/wasm-toolchain.sh"
@@ -25,7 +25,7 @@ if [ "$what" != wasm ] && [ "$what" != edge ]; then
   has redis-server || missing="$missing redis-server"
 fi
 has cc || missing="$missing gcc libc6-dev"
-if [ "$what" = test ] || [ "$what" = edge ]; then
+if [ "$what" = test ] || [ "$what" = peers ] || [ "$what" = edge ]; then
   has npm || missing="$missing npm"
 fi
 if ! rust_is_new_enough; then
@@ -36,7 +36,7 @@ if [ "$what" = test ]; then
   cargo fmt --version >/dev/null 2>&1 || missing="$missing rustfmt-web"
   cargo clippy --version >/dev/null 2>&1 || missing="$missing rust-web-clippy"
 fi
-[ "$what" = demo ] || missing="$missing$(wasm_missing)"
+[ "$what" = demo ] || [ "$what" = peers ] || missing="$missing$(wasm_missing)"
 if [ "$what" = test ]; then
   # For the page.
   has node || missing="$missing nodejs"
