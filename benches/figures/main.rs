@@ -14,6 +14,7 @@ mod operator;
 mod page;
 mod queue;
 mod redelivery;
+mod split;
 mod worker;
 
 #[path = "../../tests/it/support/mod.rs"]
@@ -120,6 +121,7 @@ async fn main() -> std::process::ExitCode {
     edge::measure(&mut figures).await;
     fleet::measure(&mut figures).await;
     encode::measure(&mut figures, scratch.path()).await;
+    split::measure(&mut figures, scratch.path()).await;
     if let Some(idle) = idle_reconciler {
         idle.end(&mut figures).await;
     }

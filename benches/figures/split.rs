@@ -135,7 +135,8 @@ impl Installation {
     /// Stores the video as an input.
     async fn store(&self, clip: &Path) -> String {
         // The same server has both buckets; a client whose output bucket is the input bucket uploads to it.
-        let config = StorageConfig { output_bucket: self.storage.input_bucket.clone(), ..self.storage.clone() };
+        let config =
+            StorageConfig { output_bucket: self.storage.input_bucket.clone(), ..self.storage.clone() };
         let storage = Storage::new(&config).unwrap();
         let key = "inputs/film.mp4";
         let (quiet, never) = (Progress::none(), CancellationToken::new());
@@ -162,7 +163,8 @@ impl Installation {
         let mut feed = EventFeed::open(&self.queue).await.unwrap();
         let id = JobId::new();
         let input = Input::Key(key.parse().unwrap());
-        let spec = JobSpec { parallelism, ..JobSpec::new(input, Preset::HlsAdaptive, LADDER.parse().unwrap()) };
+        let spec =
+            JobSpec { parallelism, ..JobSpec::new(input, Preset::HlsAdaptive, LADDER.parse().unwrap()) };
         let began = Instant::now();
         self.queue.submit(id, &spec, SubmitMode::Now).await.unwrap();
         let mut completed = 0;
@@ -242,7 +244,10 @@ impl Shares {
         let this = if first.is_dir() {
             Self { base: first.join(name), limit: ("cpu.cfs_quota_us", quota.to_string()) }
         } else {
-            Self { base: Path::new("/sys/fs/cgroup").join(name), limit: ("cpu.max", format!("{quota} {PERIOD}")) }
+            Self {
+                base: Path::new("/sys/fs/cgroup").join(name),
+                limit: ("cpu.max", format!("{quota} {PERIOD}")),
+            }
         };
         std::fs::create_dir_all(&this.base).ok()?;
         if this.limit.0 == "cpu.max" {
