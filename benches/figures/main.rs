@@ -12,6 +12,7 @@ mod fleet;
 mod memory;
 mod operator;
 mod page;
+mod playing;
 mod queue;
 mod redelivery;
 mod split;
@@ -121,6 +122,7 @@ async fn main() -> std::process::ExitCode {
     edge::measure(&mut figures).await;
     fleet::measure(&mut figures).await;
     encode::measure(&mut figures, scratch.path()).await;
+    playing::measure(&mut figures, scratch.path()).await;
     split::measure(&mut figures, scratch.path()).await;
     if let Some(idle) = idle_reconciler {
         idle.end(&mut figures).await;
