@@ -79,7 +79,6 @@ pub(crate) fn stills(_: &mut SchemaGenerator) -> Schema {
 pub(crate) fn parallelism(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "x-kubernetes-int-or-string": true,
-        "anyOf": [{"type": "integer"}, {"type": "string"}],
         "x-kubernetes-validations": [{
             "rule": "type(self) == string ? self == 'auto' : self >= 1 && self <= 256",
             "message": "parallelism is auto or a number from 1 to 256",

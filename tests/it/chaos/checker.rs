@@ -181,7 +181,8 @@ impl Evidence<'_> {
                 Some(job) => {
                     let created = job.timestamps.created_at.unwrap().0;
                     let mut messages = messages.remove(plan.id.to_string().as_str()).unwrap_or_default();
-                    messages.retain(|message| message.created == created);
+                    // That a job can be played says nothing about its end.
+                    messages.retain(|message| message.created == created && message.status != "playable");
                     let manifest = manifest(self.storage, plan.id).await;
                     found.push(Found { plan, job, manifest, messages });
                 }
