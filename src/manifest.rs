@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{
     AttemptId, Epoch, FORMAT_VERSION, Failure, FailureCode, InvalidKey, JobId, JobResult, Millis, ObjectKey,
+    SPLIT_VERSION,
 };
 use crate::storage::{Bucket, PutCondition, PutOutcome, SmallObject, Storage, StorageError, layout};
 
@@ -23,6 +24,8 @@ const REPLACEMENTS: u32 = 3;
 pub struct Committed {
     /// The attempt's epoch.
     pub epoch: Epoch,
+    /// The attempt below whose folder the outputs are stored, if it is another one: the one that split the job.
+    pub folder: Option<Epoch>,
     /// The result.
     pub result: JobResult,
 }
@@ -51,7 +54,7 @@ pub enum ManifestError {
     Unusable(Failure),
     /// A newer version of tcoder has written it, and this one does not understand it.
     #[error(
-        "the job's manifest has version {0} of the format, and this tcoder knows {FORMAT_VERSION}; upgrade it"
+        "the job's manifest has version {0} of the format, and this tcoder knows {SPLIT_VERSION}; upgrade it"
     )]
     Newer(u32),
 }
@@ -69,6 +72,9 @@ struct Manifest {
     #[serde(default = "first_version")]
     version: u32,
     epoch: Epoch,
+    /// The attempt whose folder holds the outputs, if it is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    folder: Option<Epoch>,
     /// When the job was submitted: a job that is submitted again under the same id after its record expired is a
     /// different job.
     born: Millis,
@@ -108,7 +114,9 @@ impl ManifestStore<'_> {
     pub async fn earlier_result(&self) -> Result<Option<Committed>, ManifestError> {
         let manifest = read(self.storage, self.attempt.job).await?.map(|(there, _)| there);
         let manifest = manifest.filter(|there| there.born == self.born);
-        Ok(manifest.and_then(|there| Some(Committed { epoch: there.epoch, result: there.result? })))
+        Ok(manifest.and_then(|there| {
+            Some(Committed { epoch: there.epoch, folder: there.folder, result: there.result? })
+        }))
     }
 
     /// Makes `result` that of the job, unless a manifest stands already.
@@ -116,7 +124,15 @@ impl ManifestStore<'_> {
     /// # Errors
     /// If it is unknown whose result counts.
     pub async fn commit(&self, result: JobResult) -> Result<Verdict, ManifestError> {
-        self.decide(Some(result), false).await
+        self.decide(Some(result), None, false).await
+    }
+
+    /// Like [`Self::commit`], with outputs in the folder of the attempt that split the job.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn commit_in(&self, folder: Epoch, result: JobResult) -> Result<Verdict, ManifestError> {
+        self.decide(Some(result), Some(folder), false).await
     }
 
     /// Sees to it that no attempt up to this one can commit a result any more, unless one stands already.
@@ -124,7 +140,7 @@ impl ManifestStore<'_> {
     /// # Errors
     /// If it is unknown whether one stands.
     pub async fn seal(&self) -> Result<Verdict, ManifestError> {
-        self.decide(None, false).await
+        self.decide(None, None, false).await
     }
 
     /// Like [`Self::seal`], for a job that is about to fail.
@@ -132,13 +148,20 @@ impl ManifestStore<'_> {
     /// # Errors
     /// The same.
     pub async fn seal_failed(&self) -> Result<Verdict, ManifestError> {
-        self.decide(None, true).await
+        self.decide(None, None, true).await
     }
 
-    async fn decide(&self, result: Option<JobResult>, failed: bool) -> Result<Verdict, ManifestError> {
+    async fn decide(
+        &self,
+        result: Option<JobResult>,
+        folder: Option<Epoch>,
+        failed: bool,
+    ) -> Result<Verdict, ManifestError> {
         let key = layout::manifest_key(self.attempt.job)?;
         let AttemptId { epoch, .. } = self.attempt;
-        let own = Manifest { version: FORMAT_VERSION, epoch, born: self.born, failed, result };
+        // Versions that know no folder of another attempt would delete it.
+        let version = if folder.is_some() { SPLIT_VERSION } else { FORMAT_VERSION };
+        let own = Manifest { version, epoch, folder, born: self.born, failed, result };
         let json = serde_json::to_vec(&own).map_err(|error| {
             let message = format!("the manifest cannot be written: {error}");
             ManifestError::Unusable(Failure::new(FailureCode::Worker, message))
@@ -174,12 +197,12 @@ impl ManifestStore<'_> {
     }
 }
 
-/// The attempt whose manifest stands, if one does.
+/// The attempt in whose folder the outputs are for which a manifest stands, if one does.
 ///
 /// # Errors
 /// If storage does not answer, or the manifest cannot be read.
-pub async fn standing_epoch(storage: &Storage, job: JobId) -> Result<Option<Epoch>, ManifestError> {
-    Ok(read(storage, job).await?.map(|(there, _)| there.epoch))
+pub async fn standing_folder(storage: &Storage, job: JobId) -> Result<Option<Epoch>, ManifestError> {
+    Ok(read(storage, job).await?.map(|(there, _)| there.folder.unwrap_or(there.epoch)))
 }
 
 /// A job's manifest and its entity tag.
@@ -197,7 +220,7 @@ fn parse(json: &[u8], key: &ObjectKey) -> Result<Manifest, ManifestError> {
         ManifestError::Unusable(Failure::new(FailureCode::Storage, message))
     };
     let Version { version } = serde_json::from_slice(json).map_err(unusable)?;
-    if version > FORMAT_VERSION {
+    if version > SPLIT_VERSION {
         return Err(ManifestError::Newer(version));
     }
     serde_json::from_slice(json).map_err(unusable)
@@ -218,8 +241,9 @@ enum Standing {
 
 impl Manifest {
     fn verdict(self) -> Verdict {
-        let epoch = self.epoch;
-        self.result.map_or(Verdict::NoResult, |result| Verdict::Result(Box::new(Committed { epoch, result })))
+        let (epoch, folder) = (self.epoch, self.folder);
+        let committed = |result| Verdict::Result(Box::new(Committed { epoch, folder, result }));
+        self.result.map_or(Verdict::NoResult, committed)
     }
 
     fn standing(&self, own: &Self) -> Standing {
@@ -251,7 +275,14 @@ mod tests {
             }))
             .unwrap()
         });
-        Manifest { version: FORMAT_VERSION, epoch: Epoch(epoch), born: Millis(born), failed: false, result }
+        Manifest {
+            version: FORMAT_VERSION,
+            epoch: Epoch(epoch),
+            folder: None,
+            born: Millis(born),
+            failed: false,
+            result,
+        }
     }
 
     #[test]
@@ -289,8 +320,8 @@ mod tests {
         let key = "outputs/a/manifest.json".parse().unwrap();
         let of = |json: serde_json::Value| parse(json.to_string().as_bytes(), &key);
         assert_eq!(of(json!({"epoch": 1, "born": 5})).unwrap().version, 1);
-        let newer = of(json!({"version": FORMAT_VERSION + 1, "verdict": "another form"}));
-        assert!(matches!(newer, Err(ManifestError::Newer(version)) if version == FORMAT_VERSION + 1));
+        let newer = of(json!({"version": SPLIT_VERSION + 1, "verdict": "another form"}));
+        assert!(matches!(newer, Err(ManifestError::Newer(version)) if version == SPLIT_VERSION + 1));
         assert!(matches!(of(json!({"version": 1})), Err(ManifestError::Unusable(_))));
         assert!(matches!(parse(b"<html>", &key), Err(ManifestError::Unusable(_))));
     }

@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use tcoder::config::{RedisConfig, StorageConfig};
 use tcoder::job::{Input, Job, JobId, JobSpec, Parallelism, Preset, State};
 use tcoder::queue::{EventFeed, Queue, SubmitMode};
-use tcoder::standalone::objects::{Buckets, Keys, Objects};
+use tcoder::standalone::objects::{Buckets, Keys, Objects, ObjectsHandle};
 use tcoder::storage::{Progress, Storage};
 use tokio::process::Child;
 use tokio_util::sync::CancellationToken;
@@ -51,7 +51,9 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
     figures.put("split_bits_overhead", eight.bytes() / one.bytes(), "ratio");
     #[allow(clippy::cast_precision_loss)]
     let size = std::fs::metadata(&clip).unwrap().len() as f64;
-    figures.put("bytes_read_over_input", eight.bytes_read / size, "ratio");
+    let read = eight.bytes_read / size;
+    assert!(read > 0.9, "the workers say that they read {read} of the input");
+    figures.put("bytes_read_over_input", read, "ratio");
     let killed = installation.run(&shares, &key, 8, Parallelism::Workers(8), Some(3)).await;
     figures.put("worker_killed_costs_seconds", killed.seconds - eight.seconds, "s");
 }
@@ -100,7 +102,7 @@ struct Installation {
     storage: StorageConfig,
     scratch: PathBuf,
     stop: CancellationToken,
-    _objects: Objects,
+    _objects: ObjectsHandle,
 }
 
 impl Drop for Installation {
@@ -137,7 +139,7 @@ impl Installation {
         // The same server has both buckets; a client whose output bucket is the input bucket uploads to it.
         let config =
             StorageConfig { output_bucket: self.storage.input_bucket.clone(), ..self.storage.clone() };
-        let storage = Storage::new(&config).unwrap();
+        let storage = Storage::new(&config);
         let key = "inputs/film.mp4";
         let (quiet, never) = (Progress::none(), CancellationToken::new());
         storage.upload(&key.parse().unwrap(), clip, "video/mp4", &quiet, &never).await.unwrap();
@@ -180,6 +182,7 @@ impl Installation {
             }
         }
         let seconds = began.elapsed().as_secs_f64();
+        assert_eq!(running.len(), workers - usize::from(kill_after.is_some()), "a worker was to be killed");
         let job = self.queue.get(id).await.unwrap().unwrap();
         assert_eq!(job.status, State::Completed, "{job:?}");
         for worker in &mut running {

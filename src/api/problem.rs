@@ -56,8 +56,14 @@ pub(crate) const CATALOGUE: &[(u16, &[Kind])] = &[
     (415, &[("not-json", "The request is not JSON")]),
     (422, &[("invalid-field", "A field of the request cannot be used")]),
     (500, &[("file-too-large", "The file is too large to be answered")]),
-    (429, &[("too-many-waiting", "Too many requests wait for this video")]),
-    (503, &[("unavailable", "tcoder cannot answer now"), ("not-ready", "The segment is not encoded yet")]),
+    (
+        503,
+        &[
+            ("unavailable", "tcoder cannot answer now"),
+            ("not-ready", "The segment is not encoded yet"),
+            ("too-many-waiting", "Too many requests wait for this video"),
+        ],
+    ),
 ];
 
 /// An error response.
@@ -68,7 +74,7 @@ pub struct Problem {
     title: &'static str,
     detail: String,
     field: Option<String>,
-    /// Seconds after which the client may retry; only with status 429 and 503.
+    /// Seconds after which the client may retry; only with status 503.
     retry_after: u32,
 }
 
@@ -142,11 +148,11 @@ impl Problem {
         problem
     }
 
-    /// Too many requests wait for segments already.
+    /// Too many requests wait for segments already. Players repeat a request after this status, and not after 429.
     pub fn too_many_waiting() -> Self {
         let detail = "too many requests wait for parts of this video that are not encoded yet; ask again in a few seconds";
         Self::new(
-            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::SERVICE_UNAVAILABLE,
             "too-many-waiting",
             "Too many requests wait for this video",
             detail,
@@ -203,7 +209,7 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+        if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
         }
         response

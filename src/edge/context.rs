@@ -29,6 +29,9 @@ const GROUP: &str = "edge";
 /// settings of an isolate do not change, so there is only one Redis.
 static SYNC: LazyLock<SyncToken> = LazyLock::new(SyncToken::default);
 
+/// The requests that an isolate holds for segments that are not encoded yet.
+static HELD: LazyLock<HeldRequests> = LazyLock::new(HeldRequests::default);
+
 /// What an invocation needs.
 pub(crate) struct EdgeContext {
     /// The Worker's settings.
@@ -104,7 +107,7 @@ impl EdgeContext {
             webhooks: self.settings.webhook.is_some(),
             metrics: Metrics::new(),
             feed: Feed,
-            held: HeldRequests::default(),
+            held: HELD.clone(),
         })
     }
 

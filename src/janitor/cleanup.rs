@@ -7,7 +7,7 @@
 use futures::StreamExt as _;
 
 use super::{JanitorTasks, SubrequestBudget};
-use crate::job::{AttemptId, InvalidKey, Job, JobId, Millis, ObjectKey};
+use crate::job::{AttemptId, Epoch, InvalidKey, Job, JobId, Millis, ObjectKey};
 use crate::manifest::{self, ManifestError, ManifestStore, Verdict};
 use crate::queue::{Cleanup, QueueError};
 use crate::storage::{Bucket, StorageError, layout};
@@ -84,6 +84,13 @@ impl Use {
     }
 }
 
+/// The newest attempt that must not commit any more before the outputs of one are deleted. What an attempt has stored
+/// that split the job, later ones commit; they are all older than the one that the job has now, unless it has ended.
+fn fence(job: &Job, of: Epoch) -> Epoch {
+    let newest = if job.status.is_terminal() { job.epoch } else { Epoch(job.epoch.0.saturating_sub(1)) };
+    newest.max(of)
+}
+
 /// The number of cleanups that a run with this budget performs.
 pub(super) fn share_of(budget: SubrequestBudget) -> u32 {
     (budget.0 / (6 * CLEANUP_TRIPS)).min(MAX_CLEANUPS)
@@ -154,15 +161,18 @@ impl JanitorTasks {
 
     /// Deletes the outputs of an attempt, unless its result is that of its job. `then` follows when none is left.
     async fn delete_attempt(&self, attempt: AttemptId, then: Next) -> Result<Next, CleanupError> {
-        let born = self.queue.get(attempt.job).await?.and_then(|job| job.timestamps.created_at);
-        let is_committed = match born {
+        let folder = attempt.epoch;
+        let job = self.queue.get(attempt.job).await?;
+        let born = job.as_ref().and_then(|job| job.timestamps.created_at);
+        let is_committed = match (&job, born) {
             // Attempts begin after their job was submitted.
-            Some(born) if u64::try_from(born.0).is_ok_and(|born| born <= attempt.epoch.0) => {
+            (Some(job), Some(born)) if u64::try_from(born.0).is_ok_and(|born| born <= attempt.epoch.0) => {
+                let attempt = AttemptId { epoch: fence(job, attempt.epoch), ..attempt };
                 let manifest = ManifestStore { storage: &self.storage, attempt, born };
-                matches!(manifest.seal().await?, Verdict::Result(there) if there.epoch == attempt.epoch)
+                matches!(manifest.seal().await?, Verdict::Result(there) if there.folder.unwrap_or(there.epoch) == folder)
             }
             // The job is over, and its attempts with it.
-            _ => manifest::standing_epoch(&self.storage, attempt.job).await? == Some(attempt.epoch),
+            _ => manifest::standing_folder(&self.storage, attempt.job).await? == Some(folder),
         };
         if is_committed {
             return Ok(Next::Done);

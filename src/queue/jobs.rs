@@ -210,6 +210,20 @@ impl Queue {
         result: &JobResult,
         committed: Epoch,
     ) -> Result<CompleteOutcome, QueueError> {
+        self.complete_in(job, result, committed, committed).await
+    }
+
+    /// Like [`Queue::complete`], with outputs in the folder of the attempt `folder`.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn complete_in(
+        &self,
+        job: &Claimed,
+        result: &JobResult,
+        committed: Epoch,
+        folder: Epoch,
+    ) -> Result<CompleteOutcome, QueueError> {
         let args = vec![
             job.attempt.job.to_string(),
             job.attempt.epoch.to_string(),
@@ -217,7 +231,7 @@ impl Queue {
             Outbox::delivery_kind(&job.spec),
             committed.to_string(),
         ];
-        let args = [args, job.keep.args(), vec![job.split_epoch()]].concat();
+        let args = [args, job.keep.args(), vec![job.split_epoch(), folder.to_string()]].concat();
         let reply = self.eval_idempotent(&scripts::COMPLETE, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {

@@ -41,7 +41,8 @@
 //! A job that one worker does alone has no parts. The attempt that splits a job (`split.lua`) ends with that, and nobody
 //! waits for the parts: the job stays `running` without a lease, and the completion of its last part queues it again,
 //! to be finished. Whether it was the last one shows the number of reports, of which each part has one however often
-//! it is completed, and the state of the job guards against a second time. A part that fails for good fails the job and removes the others, as do a cancellation and a deadline.
+//! it is completed, and the state of the job guards against a second time. A part that cannot be encoded by itself queues the job at once, to be encoded as a whole; one whose workers are lost
+//! fails the job. Both remove the others, as do a cancellation and a deadline.
 //! All keys of the parts are gone when the job has ended. A version that knows no parts leaves them when it ends a job;
 //! this one removes them when it comes across one of the parts, or retries the job.
 //!

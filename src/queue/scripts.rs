@@ -94,6 +94,7 @@ scripts! {
     SOUND "sound.lua"
     ABANDON_SPLIT "abandon_split.lua"
     DROP_PART "drop_part.lua"
+    GIVE_UP_PART "give_up_part.lua"
     FAIL "fail.lua"
     RELEASE "release.lua"
     CANCEL "cancel.lua"

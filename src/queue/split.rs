@@ -163,6 +163,18 @@ impl Queue {
         }
     }
 
+    /// Reports that a part cannot be encoded by itself. The job is queued at once, to be encoded as a whole, and the other
+    /// parts are dropped. Returns `false` if the attempt had lost its lease.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn give_up_part(&self, job: &Claimed, report: &str) -> Result<bool, QueueError> {
+        let lease = job.lease();
+        let args = vec![lease.task(), lease.epoch.to_string(), report.to_owned(), job.split_epoch()];
+        let reply = self.eval_idempotent(&scripts::GIVE_UP_PART, args).await?;
+        Ok(ScriptReply::of(&reply)?.word == "DONE")
+    }
+
     /// What the parts have reported into which this attempt split its job; `None` if the job has ended, or was split
     /// anew.
     ///

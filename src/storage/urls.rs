@@ -167,6 +167,14 @@ impl UrlSigner {
         Some(Published { url, expires_at: Some(end) })
     }
 
+    /// The address of the master playlist of a job that is still encoded, valid until `end`. It is below the API's public
+    /// address, if that is configured, because only the API waits for segments.
+    #[must_use]
+    pub fn published_early(&self, key: &ObjectKey, end: Millis) -> Option<Published> {
+        let url = self.media.sign(self.api.as_ref()?, key, end)?;
+        Some(Published { url, expires_at: Some(end) })
+    }
+
     /// The permanent public address of an output, or `None` if the bucket has no public address.
     #[must_use]
     fn public(&self, key: &ObjectKey) -> Option<Url> {

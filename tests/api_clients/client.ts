@@ -21,6 +21,7 @@ const hasEnded = (status: Job["status"]): boolean => {
     case "uploading":
     case "queued":
     case "running":
+    case "playable":
       return false;
     case "completed":
     case "failed":

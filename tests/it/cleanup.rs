@@ -7,10 +7,12 @@ use futures::StreamExt as _;
 use tcoder::config::{RedisConfig, Retention};
 use tcoder::janitor::{JanitorTasks, SubrequestBudget};
 use tcoder::job::{
-    AttemptId, Failure, FailureCode, Input, JobId, JobResult, JobSpec, Ladder, Preset, WorkerId,
+    AttemptId, Failure, FailureCode, Input, JobId, JobResult, JobSpec, Ladder, Part, Preset, WorkerId,
 };
 use tcoder::manifest::{ManifestStore, Verdict};
-use tcoder::queue::{Claim, Claimed, Queue, SubmitMode, WorkerRecord};
+use tcoder::queue::{
+    Claim, Claimed, NewPart, PartOutcome, PartsInfo, Queue, SplitOutcome, SubmitMode, WorkerRecord,
+};
 use tcoder::storage::urls::UrlSigner;
 use tcoder::storage::{Bucket, PutCondition, layout};
 
@@ -242,4 +244,65 @@ async fn objects_are_kept_for_ever_by_default() {
     here.queue.complete(&job, &result(), job.attempt.epoch).await.unwrap();
     assert_eq!(here.queue.get(id).await.unwrap().unwrap().committed, Some(job.attempt.epoch));
     assert_eq!(here.cleanups(), Vec::<String>::new());
+}
+
+/// Splits the claimed job into one chunk, stores outputs for it, and completes it.
+async fn encoded_in_parts(here: &Installation) -> AttemptId {
+    let planned = here.claim().await;
+    let parts = [NewPart { part: Part::Chunk(0), behind_ms: 0, segments: Some(1) }];
+    assert_eq!(here.queue.split(planned.attempt, "{}", &parts).await.unwrap(), SplitOutcome::Split);
+    let chunk = here.claim().await;
+    here.outputs(planned.attempt, 2).await;
+    let all = PartsInfo { count: 1, can_play: true };
+    let (outcome, _) = here.queue.complete_part(&chunk, "{}", all, None).await.unwrap();
+    assert_eq!(outcome, PartOutcome::Done);
+    planned.attempt
+}
+
+#[tokio::test]
+async fn outputs_of_parts_stay_while_the_job_is_finished_by_another_attempt() {
+    let here = Installation::new(Retention::default()).await;
+    let id = here.submit("inputs/a.mp4").await;
+    let split = encoded_in_parts(&here).await;
+    let first = here.claim().await;
+    assert_eq!((first.part, first.split), (None, Some(split)));
+    assert!(here.queue.release(first.attempt).await.unwrap());
+    // The janitor shuts out the first attempt at finishing the job, while the second one is at it.
+    let second = here.claim().await;
+    assert_eq!(here.clean_up().await, [format!("attempt-again:{}", first.attempt)]);
+    let storage = here.storage.storage();
+    let manifest = |job: &Claimed| ManifestStore { storage: &storage, attempt: job.attempt, born: job.born };
+    let shut_out = manifest(&first).commit_in(split.epoch, result()).await.unwrap();
+    assert_eq!(shut_out, Verdict::Superseded);
+    let Verdict::Result(committed) = manifest(&second).commit_in(split.epoch, result()).await.unwrap() else {
+        panic!("the second attempt could not commit")
+    };
+    assert_eq!((committed.epoch, committed.folder), (second.attempt.epoch, Some(split.epoch)));
+    here.queue.complete_in(&second, &result(), committed.epoch, split.epoch).await.unwrap();
+    here.clean_up().await;
+    assert_eq!(here.output_keys(id).await.len(), 3, "two segments and the manifest");
+}
+
+#[tokio::test]
+async fn outputs_of_parts_are_deleted_when_they_were_only_intermediate_or_their_job_has_failed() {
+    let here = Installation::new(Retention::default()).await;
+    let joined = here.submit("inputs/a.mp4").await;
+    let split = encoded_in_parts(&here).await;
+    let finish = here.claim().await;
+    here.outputs(finish.attempt, 1).await;
+    assert!(matches!(here.commit(&finish).await, Verdict::Result(_)));
+    here.queue.complete(&finish, &result(), finish.attempt.epoch).await.unwrap();
+    assert_eq!(here.clean_up().await, [format!("attempt-again:{split}")]);
+    assert_eq!(here.output_keys(joined).await.len(), 2, "one output and the manifest");
+
+    let failed = here.submit("inputs/b.mp4").await;
+    let split = encoded_in_parts(&here).await;
+    let finish = here.claim().await;
+    here.queue.fail(&finish, &hopeless()).await.unwrap();
+    here.clean_up().await;
+    assert!(here.output_keys(failed).await.iter().all(|key| key.ends_with("manifest.json")));
+    // An attempt that was lost comes too late, now that the segments are gone.
+    let storage = here.storage.storage();
+    let late = ManifestStore { storage: &storage, attempt: finish.attempt, born: finish.born };
+    assert_eq!(late.commit_in(split.epoch, result()).await.unwrap(), Verdict::Superseded);
 }

@@ -51,7 +51,7 @@ async fn open(storage: &Storage) -> Arc<dyn RangeSource> {
 async fn serving(bytes: Vec<u8>) -> (ObjectServer, RangeServer) {
     let objects = ObjectServer::start().await;
     put_input(&objects.config, NAME, bytes).await;
-    let ranges = RangeServer::start(open(&objects.storage()).await).unwrap();
+    let ranges = RangeServer::start(open(&objects.storage()).await, 16).unwrap();
     (objects, ranges)
 }
 
@@ -146,7 +146,7 @@ async fn interrupted_connections_to_storage_are_resumed() {
     put_input(&objects.config, NAME, bytes.clone()).await;
     // The first connection breaks while the input is opened.
     let storage = through(&objects, vec![100_000, 400_000, 700_000, 100, 300_000]).await;
-    let server = RangeServer::start(open(&storage).await).unwrap();
+    let server = RangeServer::start(open(&storage).await, 16).unwrap();
     let got = asked(server.url(), "bytes=0-").await.bytes().await.unwrap();
     assert!(got == bytes);
     assert_eq!(server.counts().bytes_served, 9 * MIB);
@@ -178,7 +178,7 @@ async fn replaced_input_ends_the_response_and_is_the_failure() {
     assert_eq!(sources[0].etag(), sources[1].etag());
     put_input(&objects.config, NAME, noise(5 * MIB)).await;
     for source in sources {
-        let server = RangeServer::start(source).unwrap();
+        let server = RangeServer::start(source, 16).unwrap();
         // What was read before remains readable.
         assert_eq!(asked(server.url(), "bytes=0-999").await.bytes().await.unwrap(), noise(1000));
         let broken = asked(server.url(), &format!("bytes={}-", 2 * MIB)).await.bytes().await;

@@ -182,7 +182,10 @@ impl StatusContext<'_> {
         let files = files.into_iter().flatten().map(|file| (&file.key, &mut file.url));
         for (key, url) in status.outputs.iter_mut().map(|o| (&o.key, &mut o.url)).chain(entries).chain(files)
         {
-            let published = key.parse().ok().and_then(|key| self.links.published(&key, end));
+            let published = key.parse().ok().and_then(|key| match status.phase {
+                Some(JobPhase::Complete) => self.links.published(&key, end),
+                _ => self.links.published_early(&key, end),
+            });
             if let Some(end) = published.as_ref().and_then(|p| p.expires_at) {
                 status.urls_expire_at = Some(time(end));
             }

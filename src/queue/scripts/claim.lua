@@ -72,7 +72,7 @@ local split = s[14] or ''
 -- A version that knows no parts has ended the job and queued it again: it is planned anew.
 if not part and split ~= '' and redis.call('HLEN', reports(id)) ~= redis.call('SCARD', parts(id)) + 1 then
   clean_up_attempt(id, split, clock())
-  redis.call('HSET', status(id), 'split', '')
+  redis.call('HSET', status(id), 'split', '', 'playable', '', 'sound', '', 'segments', '')
   drop_parts(id)
   split = ''
 end

@@ -1,8 +1,8 @@
 -- Completes a job whose outputs the attempt has committed. ARGV: id, epoch, result, hook flag,
--- the epoch of the attempt that committed them, the three arguments of finish about what is kept, and, if the
--- job is split, the epoch of the attempt that split it (else ''). The
--- webhook is named by the former epoch: should a failover forget this, the job is completed once more, and
--- its receiver knows the message by its name.
+-- the epoch of the attempt that committed them, the three arguments of finish about what is kept, the epoch of
+-- the attempt that split the job (else ''), and that of the attempt in whose folder the outputs are. The webhook
+-- is named by the attempt that committed: should a failover forget this, the job is completed once more, and its
+-- receiver knows the message by its name.
 -- Returns DONE, ALREADY (this epoch completed it before), or LOST with the job's state.
 local id, epoch, result, hook, committed = ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then
@@ -16,7 +16,11 @@ redis.call('HSET', status(id), 'state', 'completed', 'result', result, 'progress
   'finished', ms, 'error', '', 'committed', committed)
 -- What the parts have stored are the outputs themselves, or was made into them.
 local split = ARGV[10] or ''
-if split ~= '' and split ~= committed then clean_up_attempt(id, split, by_clock(ms)) end
+if split ~= '' and split ~= ARGV[11] then clean_up_attempt(id, split, by_clock(ms)) end
 finish(id, 'completed', committed, ms, hook, ARGV[7], ARGV[8], ARGV[9])
-if split ~= '' then drop_parts(id) end
+if split ~= '' then
+  -- Every version can read a job that has ended.
+  redis.call('HSET', status(id), 'v', VERSION)
+  drop_parts(id)
+end
 return { 'DONE' }

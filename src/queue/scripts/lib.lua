@@ -134,6 +134,21 @@ local function play_if_ready(id, split, hook)
   if outboxes[hook] then redis.call('ZADD', outboxes[hook], by_clock(ms), id .. ':' .. split .. ':playable') end
 end
 
+-- Removes the parts of a split job that have not reported. Their workers lose their leases.
+local function drop_open_parts(id)
+  for _, part in ipairs(redis.call('SMEMBERS', parts(id))) do
+    if redis.call('HEXISTS', reports(id), part) == 0 then
+      local task = id .. '/' .. part
+      local epoch = redis.call('HGET', status(task), 'epoch') or ''
+      redis.pcall('ZREM', leases, task .. ':' .. epoch)
+      redis.pcall('ZREM', pending, task)
+      redis.pcall('ZREM', scheduled, task)
+      redis.pcall('UNLINK', status(task))
+      redis.pcall('SREM', parts(id), part)
+    end
+  end
+end
+
 -- Removes all that is left of the parts of a split job. Their workers lose their leases. It reads before it removes,
 -- and what it then fails to remove, claims and sweeps do, so that the caller never has to put a part back.
 local function drop_parts(id)

@@ -22,8 +22,6 @@ use crate::hex::hex;
 use crate::http_server::{ServerLimits, serve};
 use crate::storage::error::StorageError;
 
-/// Maximum number of connections. Each holds at most two windows.
-const CONNECTIONS: u16 = 16;
 /// Number of bytes that the kernel, and the server beside it, keep for a connection: what FFmpeg does not read any more
 /// was fetched in vain.
 const BUFFER: u32 = 16 << 10;
@@ -47,16 +45,17 @@ impl fmt::Debug for RangeServer {
 }
 
 impl RangeServer {
-    /// Starts a server for `source` on a free port of the loopback interface. Must be called within a tokio runtime.
+    /// Starts a server for `source` on a free port of the loopback interface, with at most `connections` at a time. Each of
+    /// them holds at most two windows. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// If the port cannot be opened.
-    pub fn start(source: Arc<dyn RangeSource>) -> io::Result<Self> {
+    pub fn start(source: Arc<dyn RangeSource>, connections: usize) -> io::Result<Self> {
         let socket = TcpSocket::new_v4()?;
         // Accepted connections inherit it. By default the kernel would take several MB that FFmpeg may never read.
         socket.set_send_buffer_size(BUFFER)?;
         socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-        let listener = socket.listen(u32::from(CONNECTIONS))?;
+        let listener = socket.listen(u32::try_from(connections).unwrap_or(u32::MAX))?;
         let address = listener.local_addr()?;
         let token: [u8; 16] = rand::random();
         let url = format!("http://{address}/{}/input", hex(&token));
@@ -70,7 +69,7 @@ impl RangeServer {
             }
         });
         let limits = ServerLimits {
-            connections: usize::from(CONNECTIONS),
+            connections,
             grace: GRACE,
             buffer: Some(BUFFER as usize),
             ..ServerLimits::default()

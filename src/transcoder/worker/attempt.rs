@@ -18,9 +18,9 @@ use super::Worker;
 use super::input::OpenInputs;
 use super::split::Planned;
 use crate::config::WorkerConfig;
-use crate::job::{AttemptId, Failure, FailureCode, InvalidKey, JobResult};
+use crate::job::{AttemptId, Epoch, Failure, FailureCode, InvalidKey, JobResult};
 use crate::manifest::{Committed, ManifestError, ManifestStore, Verdict};
-use crate::queue::{Claim, Claimed, CompleteOutcome, FailOutcome, NextClaim, Queue, QueueError, backoff};
+use crate::queue::{Claim, Claimed, CompleteOutcome, FailOutcome, Queue, QueueError, backoff};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{Bucket, Storage, StorageError, layout};
 use crate::transcoder::{self, TranscodeError};
@@ -129,7 +129,7 @@ pub(crate) struct Attempt<'a> {
     /// Ends its work: for the same reasons, or because its deadline has passed.
     pub(super) stop_work: CancellationToken,
     /// Whether its manifest may stand, so that its outputs may count.
-    may_stand: AtomicBool,
+    pub(super) may_stand: AtomicBool,
 }
 
 impl<'a> Attempt<'a> {
@@ -141,7 +141,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Runs the attempt and reports its outcome. A part of a job is reported together with the claim of the next one.
-    pub(crate) async fn run(self, next: Option<NextClaim<'_>>) -> (AttemptOutcome, Option<Claim>) {
+    pub(crate) async fn run(self, next: Option<&Worker>) -> (AttemptOutcome, Option<Claim>) {
         match self.job.part {
             Some(part) => self.run_part(part, next).await,
             None => (self.run_job().await, None),
@@ -224,12 +224,18 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Makes `result` that of the job, in the name of the attempt that stored its outputs, unless another attempt was first; then that one's counts.
-    pub(super) async fn commit(&self, by: AttemptId, result: JobResult) -> Result<Committed, AttemptError> {
+    /// Makes `result` that of the job, whose outputs are in the folder of this or of another attempt, unless another attempt was first; then that one's counts.
+    pub(super) async fn commit(
+        &self,
+        folder: Option<Epoch>,
+        result: JobResult,
+    ) -> Result<Committed, AttemptError> {
         self.may_stand.store(true, Ordering::Relaxed);
-        let manifest = ManifestStore { attempt: by, ..self.manifest() };
-        let verdict = manifest.commit(result).await?;
-        let ours = matches!(&verdict, Verdict::Result(c) if c.epoch == manifest.attempt.epoch);
+        let verdict = match folder {
+            Some(folder) => self.manifest().commit_in(folder, result).await?,
+            None => self.manifest().commit(result).await?,
+        };
+        let ours = matches!(&verdict, Verdict::Result(c) if c.epoch == self.job.attempt.epoch);
         self.may_stand.store(ours, Ordering::Relaxed);
         match verdict {
             Verdict::Result(committed) => {
@@ -247,7 +253,8 @@ impl<'a> Attempt<'a> {
     async fn complete(&self, committed: &Committed) -> AttemptOutcome {
         let AttemptId { job: id, epoch } = self.job.attempt;
         let result = &committed.result;
-        let call = || self.queue.complete(&self.job, result, committed.epoch);
+        let folder = committed.folder.unwrap_or(committed.epoch);
+        let call = || self.queue.complete_in(&self.job, result, committed.epoch, folder);
         match self.until_answered("completion", call).await {
             Some(CompleteOutcome::Done | CompleteOutcome::Already) => {
                 let t = &result.timings;
@@ -277,6 +284,10 @@ impl<'a> Attempt<'a> {
         span.record(attribute::ERROR_TYPE, failure.code.name());
         let AttemptId { job: id, epoch } = self.job.attempt;
         let told = match self.last_word(failure).await {
+            LastWord::Complete(_) if self.job.part.is_some() => {
+                // The attempt that finishes the job adopts the result.
+                return self.give_up(failure).await;
+            }
             LastWord::Complete(committed) => {
                 tracing::info!(job = %id, by = %committed.epoch, %failure, "an attempt had committed its result; the job is completed");
                 return self.complete(&committed).await;

@@ -34,13 +34,14 @@ pub(crate) enum Opened {
 pub(crate) struct OpenInputs(Mutex<Option<(JobId, Arc<OpenInput>)>>);
 
 impl OpenInputs {
-    /// Opens the input of a job, unless it is open.
+    /// Opens the input of a job, unless it is open. It serves at most this number of connections at a time.
     pub(crate) async fn open(
         &self,
         storage: &Storage,
         fetcher: &Fetcher,
         job: JobId,
         input: &Input,
+        connections: usize,
     ) -> Result<Opened, Failure> {
         // Parts that begin at the same time wait here for the one that opens it.
         let mut last = self.0.lock().await;
@@ -59,7 +60,7 @@ impl OpenInputs {
             RangeSupport::Unsupported(why) => return Ok(Opened::Whole(why)),
         };
         let (size, etag, head) = (source.size(), source.etag().to_owned(), source.head());
-        let server = RangeServer::start(source).map_err(|e| {
+        let server = RangeServer::start(source, connections).map_err(|e| {
             Failure::new(FailureCode::Worker, format!("cannot listen on the loopback interface: {e}"))
         })?;
         let open = Arc::new(OpenInput { server, size, etag, head, failure: OnceLock::new() });

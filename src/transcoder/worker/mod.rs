@@ -34,7 +34,7 @@ use tracing::field::Empty;
 use crate::config::WorkerConfig;
 use crate::job::{AttemptId, Failure, WorkerId, space};
 use crate::net::EgressPolicy;
-use crate::queue::{Claim, NextClaim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
+use crate::queue::{Claim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{CheckError, Storage};
 use crate::trace;
@@ -218,6 +218,7 @@ impl Worker {
                         return reason;
                     }
                     let IdleAction::For(limit) = wait else { continue };
+                    self.inputs.close().await;
                     tokio::select! {
                         () = stop.cancelled() => return ExitReason::Stopped,
                         () = self.idle(&mut bell, limit) => {}
@@ -298,12 +299,12 @@ impl Worker {
     }
 
     /// Runs one attempt while its lease is renewed. It ends early if the lease is lost or the worker has to
-    /// stop. A part is completed together with the `next` claim, whose outcome is returned.
+    /// stop. A part is completed together with the claim of the next one, if there is to be one.
     async fn process(
         &self,
         job: crate::queue::Claimed,
         stop: &CancellationToken,
-        next: Option<NextClaim<'_>>,
+        next: Option<&Self>,
     ) -> (AttemptOutcome, Option<Claim>) {
         let held = job.lease();
         let AttemptId { job: id, epoch } = job.attempt;
@@ -356,12 +357,15 @@ impl Worker {
         cancel.cancel();
         let limit = if lease.is_lost() { CLEAR_UP } else { LET_GO };
         let late = tokio::time::timeout(limit, work).await;
-        if let Ok((
-            outcome @ (AttemptOutcome::Completed | AttemptOutcome::Failed(_) | AttemptOutcome::Split),
-            claim,
-        )) = late
-        {
-            return (outcome, claim);
+        if let Ok((outcome, claim)) = late {
+            let has_ended = matches!(
+                outcome,
+                AttemptOutcome::Completed | AttemptOutcome::Failed(_) | AttemptOutcome::Split
+            );
+            // A part that was claimed meanwhile must not be forgotten.
+            if has_ended || claim.is_some() {
+                return (outcome, claim);
+            }
         }
         if lease.is_lost() {
             tracing::warn!(job = %id, %epoch, worker = %self.id, "the attempt lost its lease and was stopped");

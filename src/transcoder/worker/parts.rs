@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 use super::attempt::{Attempt, AttemptError, AttemptOutcome};
 use super::input::Opened;
 use super::lifetime::WorkerLifetime;
-use super::split::{PartReport, StoredPlan, is_of_parts};
+use super::split::{PartReport, StoredPlan};
 use super::{Worker, scratch};
-use crate::job::{Failure, FailureCode, Format, ObjectKey, Part};
+use crate::job::{AttemptId, Failure, FailureCode, Format, ObjectKey, Part};
 use crate::queue::{Claim, Claimed, NextClaim, PartOutcome, PartsInfo};
 use crate::storage::{Progress, StorageError, content_type, layout};
 use crate::transcoder::split::{self, PartRequest, SegmentSink, SplitPlan};
@@ -54,8 +54,7 @@ impl Worker {
         };
         loop {
             let goes_on = !stop.is_cancelled() && life.reason_to_leave(std::time::Instant::now()).is_none();
-            let next = goes_on.then(|| self.next_claim());
-            let (outcome, next) = self.process(job, stop, next).await;
+            let (outcome, next) = self.process(job, stop, goes_on.then_some(self)).await;
             if outcome != AttemptOutcome::Completed || !goes_on || stop.is_cancelled() {
                 // A part that was claimed with the completion is the next one's, whatever ends this slot.
                 if let Some(Claim::Job(next)) = next {
@@ -95,6 +94,7 @@ impl Worker {
         }
     }
 
+    /// The claim that goes with the completion of a part.
     fn next_claim(&self) -> NextClaim<'_> {
         NextClaim {
             worker: &self.id,
@@ -108,11 +108,7 @@ impl Worker {
 
 impl Attempt<'_> {
     /// Encodes and stores the part, reports it, and claims the next one with the report.
-    pub(super) async fn run_part(
-        self,
-        part: Part,
-        next: Option<NextClaim<'_>>,
-    ) -> (AttemptOutcome, Option<Claim>) {
+    pub(super) async fn run_part(self, part: Part, next: Option<&Worker>) -> (AttemptOutcome, Option<Claim>) {
         let made = match self.job.verify.clone() {
             // Its attempts are used up.
             Some(failure) => Err(AttemptError::Failed(failure)),
@@ -120,11 +116,15 @@ impl Attempt<'_> {
         };
         match made {
             Ok((report, parts)) => self.complete_part(part, &report, parts, next).await,
-            Err(AttemptError::Failed(failure)) if is_of_parts(&failure) && self.job.is_last(&failure) => {
-                self.give_up_part(part, failure, next).await
+            Err(AttemptError::Failed(failure))
+                if may_pass_as_whole(&failure) && self.job.is_last(&failure) =>
+            {
+                (self.give_up(&failure).await, None)
             }
             Err(AttemptError::Cancelled) => {
-                self.abandon_split().await;
+                if let Some(split) = self.job.split {
+                    self.abandon_split(split).await;
+                }
                 (AttemptOutcome::Lost, None)
             }
             Err(AttemptError::Failed(failure)) => (self.fail(&failure).await, None),
@@ -132,26 +132,30 @@ impl Attempt<'_> {
         }
     }
 
+    /// The maximum number of connections of FFmpeg and ffprobe to an open input: two for each part, for a seek.
+    pub(super) const fn connections(&self) -> usize {
+        2 * self.config.chunks + 2
+    }
+
     /// Sees to it that what this part has stored is deleted if the job knows nothing of the split any more.
-    async fn abandon_split(&self) {
-        let Some(split) = self.job.split else { return };
+    pub(super) async fn abandon_split(&self, split: AttemptId) {
         if let Err(error) = self.queue.abandon_split(split).await {
             tracing::warn!(job = %self.job.attempt.job, %error, "could not have the outputs of a lost part deleted");
         }
     }
 
     /// Reports that the part cannot be encoded by itself, so that the whole is encoded.
-    async fn give_up_part(
-        &self,
-        part: Part,
-        failure: Failure,
-        next: Option<NextClaim<'_>>,
-    ) -> (AttemptOutcome, Option<Claim>) {
-        tracing::warn!(job = %self.job.attempt.job, %part, %failure, "the part cannot be encoded by itself");
-        let plan = StoredPlan::read(self.job.plan.as_deref());
-        match plan.and_then(|stored| Ok((write(part, &PartReport::Failed(failure.clone()))?, stored.plan))) {
-            Ok((report, plan)) => self.complete_part(part, &report, parts_info(&plan), next).await,
-            Err(_) => (self.fail(&failure).await, None),
+    pub(super) async fn give_up(&self, failure: &Failure) -> AttemptOutcome {
+        let id = self.job.attempt.job;
+        tracing::warn!(job = %id, part = ?self.job.part, %failure, "the part cannot be encoded by itself; the video is encoded as a whole");
+        let report = match write(&PartReport::Failed(failure.clone())) {
+            Ok(report) => report,
+            Err(failure) => return AttemptOutcome::Failed(failure.code),
+        };
+        let told = self.until_answered("failure of a part", || self.queue.give_up_part(&self.job, &report));
+        match told.await {
+            Some(true) => AttemptOutcome::Failed(failure.code),
+            Some(false) | None => AttemptOutcome::Lost,
         }
     }
 
@@ -161,13 +165,14 @@ impl Attempt<'_> {
         let split = self.job.split.ok_or(AttemptError::Cancelled)?;
         let spec = &self.job.spec;
         let id = self.job.attempt.job;
-        let input = match self.inputs.open(self.storage, self.fetcher, id, &spec.input).await? {
-            Opened::Input(input) => input,
-            Opened::Whole(why) => {
-                let message = format!("the input can no longer be read in parts: {why}");
-                return Err(Failure::new(FailureCode::Storage, message).into());
-            }
-        };
+        let input =
+            match self.inputs.open(self.storage, self.fetcher, id, &spec.input, self.connections()).await? {
+                Opened::Input(input) => input,
+                Opened::Whole(why) => {
+                    let message = format!("the input can no longer be read in parts: {why}");
+                    return Err(Failure::new(FailureCode::Storage, message).into());
+                }
+            };
         input.check_version(&etag)?;
         let folder = scratch::folder(&self.config.scratch)
             .map_err(|e| disk::trouble("make a folder for the part's files", &e))?;
@@ -178,7 +183,8 @@ impl Attempt<'_> {
             plan: &plan,
             input: input.media(),
             out_dir: &out_dir,
-            disk_bytes: self.config.disk_bytes,
+            // The parts that are encoded at the same time share the disk.
+            disk_bytes: self.config.disk_bytes.map(|bytes| bytes / self.config.chunks.max(1) as u64),
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(spec.deadline_seconds.into()),
             cancel: &self.stop_work,
@@ -202,7 +208,7 @@ impl Attempt<'_> {
         let stored = sound.stored.into_inner().unwrap_or_else(PoisonError::into_inner).files;
         let files: Vec<PathBuf> = files.into_iter().filter(|file| !stored.contains(file)).collect();
         self.storage.upload_all(&prefix, &out_dir, &files, &Progress::none(), &self.stop_work).await?;
-        Ok((write(part, &report)?, parts_info(&plan)))
+        Ok((write(&report)?, parts_info(&plan)))
     }
 
     async fn complete_part(
@@ -210,10 +216,10 @@ impl Attempt<'_> {
         part: Part,
         report: &str,
         parts: PartsInfo,
-        next: Option<NextClaim<'_>>,
+        next: Option<&Worker>,
     ) -> (AttemptOutcome, Option<Claim>) {
         let (id, began) = (self.job.attempt.job, Instant::now());
-        let call = || self.queue.complete_part(&self.job, report, parts, next);
+        let call = || self.queue.complete_part(&self.job, report, parts, next.map(Worker::next_claim));
         match self.until_answered("completion of a part", call).await {
             Some((PartOutcome::Done | PartOutcome::Already, claim)) => {
                 tracing::info!(job = %id, %part, "part completed");
@@ -221,7 +227,9 @@ impl Attempt<'_> {
             }
             Some((PartOutcome::Lost, claim)) => {
                 tracing::warn!(job = %id, %part, "the part was encoded after its lease was lost");
-                self.abandon_split().await;
+                if let Some(split) = self.job.split {
+                    self.abandon_split(split).await;
+                }
                 (AttemptOutcome::Lost, claim)
             }
             None => {
@@ -253,6 +261,8 @@ impl StoredSound<'_, '_> {
 #[derive(Default)]
 struct Stored {
     files: BTreeSet<PathBuf>,
+    /// Whether an earlier file is missing.
+    has_gap: bool,
     /// When Redis was last told.
     told: Option<Instant>,
 }
@@ -264,13 +274,15 @@ impl SegmentSink for StoredSound<'_, '_> {
             for file in &files {
                 if let Err(error) = self.store(folder, file).await {
                     tracing::warn!(job = %job.attempt.job, %error, "could not store a segment of the sound yet");
+                    self.stored.lock().unwrap_or_else(PoisonError::into_inner).has_gap = true;
                     return;
                 }
             }
             let (segments, is_due) = {
                 let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
                 stored.files.extend(files);
-                let is_due = stored.told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+                // Only what is there from the beginning on is told.
+                let is_due = !stored.has_gap && stored.told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
                 if is_due {
                     stored.told = Some(Instant::now());
                 }
@@ -285,10 +297,18 @@ impl SegmentSink for StoredSound<'_, '_> {
     }
 }
 
-fn write(part: Part, report: &PartReport) -> Result<String, Failure> {
+fn write(report: &PartReport) -> Result<String, Failure> {
     serde_json::to_string(report).map_err(|error| {
-        Failure::new(FailureCode::Worker, format!("the report of {part} cannot be written: {error}"))
+        Failure::new(FailureCode::Worker, format!("the report of a part cannot be written: {error}"))
     })
+}
+
+/// Whether an encode of the whole may succeed, or say what is wrong with the file: a server that refuses many connections
+/// may serve one, and a gap between two frames looks like the end of the file to a chunk.
+fn may_pass_as_whole(failure: &Failure) -> bool {
+    let is_of_the_worker =
+        matches!(failure.code, FailureCode::WorkerLost | FailureCode::FfmpegCrashed | FailureCode::DiskFull);
+    !is_of_the_worker && failure.code != FailureCode::DeadlineExceeded
 }
 
 fn parts_info(plan: &SplitPlan) -> PartsInfo {

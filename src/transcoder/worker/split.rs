@@ -1,6 +1,7 @@
 //! The attempts at a job that is encoded in parts: the one that splits it, and the one that finishes it.
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _};
@@ -93,10 +94,18 @@ impl Attempt<'_> {
             return Ok(Planned::whole(None));
         }
         let id = self.job.attempt.job;
-        let input = match self.inputs.open(self.storage, self.fetcher, id, &spec.input).await? {
-            Opened::Input(input) => input,
-            Opened::Whole(why) => return Ok(Planned::whole(Some(why.to_owned()))),
+        // One that was opened for an earlier attempt may have been replaced since then.
+        self.inputs.close().await;
+        // The download finds out whether the input can be read at all, and says why not.
+        let unreadable = |why: &dyn std::fmt::Display| {
+            Ok(Planned::whole(Some(format!("the input could not be read by ranges: {why}"))))
         };
+        let input =
+            match self.inputs.open(self.storage, self.fetcher, id, &spec.input, self.connections()).await {
+                Ok(Opened::Input(input)) => input,
+                Ok(Opened::Whole(why)) => return Ok(Planned::whole(Some(why.to_owned()))),
+                Err(failure) => return unreadable(&failure),
+            };
         if input.size() > self.config.max_input_bytes {
             return Err(StorageError::TooLarge { limit: self.config.max_input_bytes }.into());
         }
@@ -105,7 +114,9 @@ impl Attempt<'_> {
             return Ok(Planned::whole(None));
         }
         let decision = self.decide(&input).await;
-        input.check_complete()?;
+        if let Err(failure) = input.check_complete() {
+            return unreadable(&failure);
+        }
         match decision? {
             SplitDecision::Split(plan) => self.split(&input, *plan).await,
             SplitDecision::Whole { because } => {
@@ -129,21 +140,32 @@ impl Attempt<'_> {
         let attempt = self.job.attempt;
         let parts = new_parts(&plan);
         let prefix = layout::attempt_prefix(attempt)?;
-        for (file, text) in split::playing_documents(&plan)? {
-            let key = prefix.join(&file)?;
-            let kind = crate::storage::content_type(key.as_str());
-            // They are written once more when the job is finished.
-            self.storage.put_if(PutCondition::Absent, Bucket::Output, &key, text.into_bytes(), kind).await?;
-        }
+        let documents = split::playing_documents(&plan)?.into_iter();
+        futures::future::try_join_all(documents.map(|(file, text)| self.store_early(&prefix, file, text)))
+            .await?;
         let json = StoredPlan { etag: input.etag().to_owned(), plan }.write()?;
         let call = || self.queue.split(attempt, &json, &parts);
+        // From now on parts may store their outputs in this attempt's folder.
+        self.may_stand.store(true, Ordering::Relaxed);
         match self.until_answered("split", call).await {
             Some(SplitOutcome::Split | SplitOutcome::Already) => {
                 tracing::info!(job = %attempt.job, epoch = %attempt.epoch, parts = parts.len(), "job split");
                 Ok(Planned::Split)
             }
-            Some(SplitOutcome::Lost(_)) | None => Err(AttemptError::Cancelled),
+            // Without an answer it is not known whether there are parts.
+            Some(SplitOutcome::Lost(_)) | None => {
+                self.abandon_split(attempt).await;
+                Err(AttemptError::Cancelled)
+            }
         }
+    }
+
+    /// Stores a playlist that is written once more when the job is finished.
+    async fn store_early(&self, prefix: &ObjectKey, file: String, text: String) -> Result<(), AttemptError> {
+        let key = prefix.join(&file)?;
+        let kind = crate::storage::content_type(key.as_str());
+        self.storage.put_if(PutCondition::Absent, Bucket::Output, &key, text.into_bytes(), kind).await?;
+        Ok(())
     }
 
     /// Makes the result out of what the parts have stored, and commits it.
@@ -188,7 +210,11 @@ impl Attempt<'_> {
             encoded => encoded?,
         };
         let finished = tokio::time::Instant::now();
-        let prefix = layout::attempt_prefix(self.committing())?;
+        // The segments of adaptive streaming stay where the parts have stored them; of other formats the parts' files are
+        // only intermediate.
+        let folder = (plan.format() == Format::Cmaf).then_some(split.epoch);
+        let by = AttemptId { epoch: folder.unwrap_or(self.job.attempt.epoch), ..split };
+        let prefix = layout::attempt_prefix(by)?;
         let quiet = Progress::none();
         self.storage.upload_all(&prefix, &out_dir, &encoded.files, &quiet, &self.stop_work).await?;
         let timings = Timings {
@@ -197,7 +223,7 @@ impl Attempt<'_> {
             upload_seconds: finished.elapsed().as_secs_f64(),
         };
         let info = SplitInfo { chunks: plan.chunks.count(), whole_because: None };
-        let committed = self.commit(self.committing(), result_of(encoded, &prefix, timings, info)?).await?;
+        let committed = self.commit(folder, result_of(encoded, &prefix, timings, info)?).await?;
         Ok(Ended::Committed(Box::new(committed)))
     }
 
@@ -207,14 +233,6 @@ impl Attempt<'_> {
         let because = format!("its parts did not fit together: {}", failure.message);
         let info = SplitInfo { chunks: 1, whole_because: Some(because) };
         self.encode_whole(info).await.map(|made| Ended::Committed(Box::new(made)))
-    }
-
-    /// The attempt whose outputs are committed. The segments of adaptive streaming stay where the parts have stored
-    /// them; of other formats the parts' files are only intermediate.
-    pub(super) fn committing(&self) -> AttemptId {
-        let spec = &self.job.spec;
-        let is_streamed = spec.preset.format(&spec.output_qualities) == Format::Cmaf;
-        self.job.split.filter(|_| is_streamed && self.job.part.is_none()).unwrap_or(self.job.attempt)
     }
 }
 
@@ -237,7 +255,7 @@ fn new_parts(plan: &SplitPlan) -> Vec<NewPart> {
 
 /// Whether a failure may be one of encoding a video in parts: an encode of the whole may succeed. A gap between two
 /// frames that is longer than a chunk looks like the end of the file to the chunk.
-pub(super) fn is_of_parts(failure: &Failure) -> bool {
+fn is_of_parts(failure: &Failure) -> bool {
     matches!(
         failure.code,
         FailureCode::InvalidMedia | FailureCode::UnsupportedMedia | FailureCode::EncodeFailed

@@ -40,9 +40,7 @@ impl Attempt<'_> {
             transcode_seconds: (transcoded - fetched).as_secs_f64(),
             upload_seconds: transcoded.elapsed().as_secs_f64(),
         };
-        self.commit(self.job.attempt, result_of(encoded, &prefix, timings, info)?)
-            .instrument(info_span!("commit"))
-            .await
+        self.commit(None, result_of(encoded, &prefix, timings, info)?).instrument(info_span!("commit")).await
     }
 
     async fn fetch(&self, to: &Path, free: Option<u64>) -> Result<(), AttemptError> {

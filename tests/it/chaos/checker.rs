@@ -278,7 +278,10 @@ impl Evidence<'_> {
             report.add(Violation::DamagedOutput, format!("{id} has no manifest of attempt {epoch}"));
         }
         listed.insert(manifest);
-        let prefix = format!("outputs/{id}/{epoch}/");
+        // The outputs of a job in parts are in the folder of the attempt that split it.
+        let folder =
+            found.manifest.as_ref().and_then(|manifest| manifest["folder"].as_u64()).unwrap_or(epoch.0);
+        let prefix = format!("outputs/{id}/{folder}/");
         for (key, size) in keys_of(result) {
             let there = objects.get(&key);
             if there.is_none() || size.is_some_and(|size| there != Some(&size)) || !key.starts_with(&prefix) {

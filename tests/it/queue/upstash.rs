@@ -117,7 +117,7 @@ async fn retried_commands_only_read() {
             assert!(!flags.iter().any(|flag| flag == "write"), "{name}: {flags:?}");
         }
     }
-    assert_eq!(reads, 18);
+    assert_eq!(reads, 22);
     assert!(!Command::new("EVALSHA").is_read() && !Command::new("SET").is_read());
 }
 

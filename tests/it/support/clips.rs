@@ -63,7 +63,7 @@ pub fn three_segments() -> PathBuf {
     )
 }
 
-/// 1280x720, 25 frames per second, 150 s with a tone: 38 segments, which take a worker a while.
+/// 640x360, 25 frames per second, 150 s with a tone: 38 segments, which take a worker a while.
 pub fn minutes() -> PathBuf {
     made(
         "minutes.mp4",

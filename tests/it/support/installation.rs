@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use tcoder::job::{Input, Job, JobId, JobSpec, Ladder, Preset, Quality, State};
+use tcoder::job::{Input, Job, JobId, JobSpec, Ladder, Parallelism, Preset, Quality, State};
 use tcoder::queue::{Queue, SubmitMode};
 use tokio::process::Child;
 
@@ -75,6 +75,8 @@ impl Installation {
         let spec = JobSpec {
             max_attempts,
             webhook_url: Some("https://example.com/hook".parse().unwrap()),
+            // One attempt encodes all of it.
+            parallelism: Parallelism::Workers(1),
             ..JobSpec::new(Input::Key(key.parse().unwrap()), Preset::WebOptimized, ladder)
         };
         self.queue.submit(id, &spec, SubmitMode::Now).await.unwrap();

@@ -1,7 +1,7 @@
 //! The ends of a split job other than its completion: nothing of its parts is left, and nobody can go on with them.
 
-use tcoder::job::{Failure, FailureCode};
-use tcoder::queue::{CancelOutcome, CancelReason, RedriveOutcome};
+use tcoder::job::{Failure, FailureCode, StreamSegment};
+use tcoder::queue::{CancelOutcome, CancelReason, RedriveOutcome, SegmentState};
 
 use super::*;
 
@@ -239,4 +239,64 @@ async fn finish_that_splits_the_job_anew_starts_over_with_other_parts() {
     assert_eq!(queue.part_reports(again.attempt).await.unwrap().unwrap().reports.len(), 2);
     assert_eq!(finish(&queue, &last).await, CompleteOutcome::Done);
     assert_eq!(remains(&config, by.job), [""; 0]);
+}
+
+#[tokio::test]
+async fn part_that_gives_up_queues_the_job_at_once_and_drops_the_others() {
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let by = split_job(&queue, &w, &hooked(), 3).await;
+    let held = claim_parts(&queue, 3).await;
+    assert_eq!(complete_part(&queue, &held[0], 4).await, PartOutcome::Done);
+    assert!(queue.give_up_part(&held[1], "it has no frames").await.unwrap());
+    assert!(!queue.give_up_part(&held[1], "it has no frames").await.unwrap(), "it was told before");
+    assert!(!queue.renew(held[2].lease(), now(&queue).await.plus(9000)).await.unwrap());
+    assert_eq!(complete_part(&queue, &held[2], 4).await, PartOutcome::Lost);
+    let job = queue.get(by.job).await.unwrap().unwrap();
+    assert_eq!((job.status, job.ready.len()), (State::Queued, 0), "{job:?}");
+    let reports = queue.part_reports(by).await.unwrap().unwrap().reports;
+    assert_eq!(reports.iter().map(|(part, _)| *part).collect::<Vec<_>>(), [Part::Audio, Part::Chunk(0)]);
+    let segment = StreamSegment::Video(0);
+    assert_eq!(queue.await_segment(by, segment).await.unwrap(), SegmentState::Unknown);
+    let finish = claim(&queue, &w).await.unwrap();
+    assert_eq!((finish.part, finish.split), (None, Some(by)));
+    assert_eq!(
+        queue.complete(&finish, &result_of(1), finish.attempt.epoch).await.unwrap(),
+        CompleteOutcome::Done
+    );
+    let keys: Vec<String> =
+        redis::cmd("KEYS").arg(format!("{}*{}*", config.prefix, by.job)).query(&mut raw(&config)).unwrap();
+    assert_eq!(keys.len(), 1, "{keys:?}");
+}
+
+#[tokio::test]
+async fn job_is_playable_once_its_first_chunk_and_the_beginning_of_its_sound_are_stored() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    let by = split_job(&queue, &w, &hooked(), 2).await;
+    let held = claim_parts(&queue, 3).await;
+    let status = async || queue.get(by.job).await.unwrap().unwrap().status;
+    let all = PartsInfo { count: 3, can_play: true };
+    let waits = async |segment| queue.await_segment(by, segment).await.unwrap();
+    assert_eq!(waits(StreamSegment::Audio(0)).await, SegmentState::Waiting);
+    queue.complete_part(&held[1], "{}", all, None).await.unwrap();
+    assert_eq!(status().await, State::Running);
+    assert!(queue.report_sound(&held[0], 2).await.unwrap());
+    assert_eq!(status().await, State::Playable);
+    assert_eq!(waits(StreamSegment::Audio(1)).await, SegmentState::Ready);
+    assert_eq!(waits(StreamSegment::Audio(2)).await, SegmentState::Waiting);
+    assert_eq!(waits(StreamSegment::Video(1)).await, SegmentState::Ready);
+    assert_eq!(waits(StreamSegment::Video(2)).await, SegmentState::Waiting);
+    assert_eq!(waits(StreamSegment::Video(4)).await, SegmentState::Unknown);
+    let messages: Vec<String> = queue.deliveries().await.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(messages, [format!("{by}:playable")]);
+    // An attempt after a lost one begins anew, and takes nothing back.
+    assert!(queue.report_sound(&held[0], 1).await.unwrap());
+    assert_eq!(waits(StreamSegment::Audio(1)).await, SegmentState::Ready);
+    queue.complete_part(&held[0], "{}", all, None).await.unwrap();
+    queue.complete_part(&held[2], "{}", all, None).await.unwrap();
+    assert_eq!(status().await, State::Playable, "clients see nothing of the finish");
+    let finish = claim(&queue, &w).await.unwrap();
+    queue.complete(&finish, &result_of(1), by.epoch).await.unwrap();
+    assert_eq!(waits(StreamSegment::Video(2)).await, SegmentState::Ended(State::Completed));
 }
