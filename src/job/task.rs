@@ -182,15 +182,28 @@ impl JsonSchema for Parallelism {
     fn schema_name() -> Cow<'static, str> {
         "Parallelism".into()
     }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let automatic = generator.subschema_for::<Automatic>();
         json_schema!({
             "description": "On how many workers the video is encoded at once: `auto` (by its length), or a number \
                             from 1 (not split) to 256.",
             "oneOf": [
-                {"type": "string", "enum": ["auto"]},
+                automatic,
                 {"type": "integer", "format": "int32", "minimum": 1, "maximum": 256},
             ],
         })
+    }
+}
+
+/// The word `auto`, which generators of clients want as a type with a name.
+struct Automatic;
+
+impl JsonSchema for Automatic {
+    fn schema_name() -> Cow<'static, str> {
+        "Automatic".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"description": "By the length of the video.", "type": "string", "enum": ["auto"]})
     }
 }
 

@@ -223,6 +223,8 @@ fn every_state_with_and_without_suspend() {
             "queued suspend: Cancel",
             "running: Running",
             "running suspend: Cancel",
+            "playable: Running",
+            "playable suspend: Cancel",
             "completed: Complete",
             "completed suspend: Complete",
             "failed: Failed",

@@ -16,9 +16,8 @@ use tracing::{Instrument as _, Span, info_span};
 
 use super::Worker;
 use super::input::OpenInputs;
-use super::split::Planned;
 use crate::config::WorkerConfig;
-use crate::job::{AttemptId, Epoch, Failure, FailureCode, InvalidKey, JobResult};
+use crate::job::{AttemptId, Epoch, Failure, FailureCode, InvalidKey, JobResult, SplitInfo};
 use crate::manifest::{Committed, ManifestError, ManifestStore, Verdict};
 use crate::queue::{Claim, Claimed, CompleteOutcome, FailOutcome, Queue, QueueError, backoff};
 use crate::storage::fetch::Fetcher;
@@ -48,6 +47,20 @@ pub(crate) enum AttemptOutcome {
     Released,
     /// The job was split; its parts are in the queue.
     Split,
+}
+
+/// What becomes of a job.
+pub(super) enum Planned {
+    /// It was split, and the attempt has ended.
+    Split,
+    /// This attempt encodes it as a whole.
+    Whole(SplitInfo),
+}
+
+impl Planned {
+    pub(super) const fn whole(because: Option<String>) -> Self {
+        Self::Whole(SplitInfo { chunks: 1, whole_because: because })
+    }
 }
 
 /// How the work of an attempt at a job ended.

@@ -8,7 +8,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::attempt::{Attempt, AttemptError, Ended};
+use super::attempt::{Attempt, AttemptError, Ended, Planned};
 use super::input::{OpenInput, Opened};
 use super::scratch;
 use super::whole::result_of;
@@ -69,20 +69,6 @@ pub(super) enum PartReport {
 
 fn unwritable(error: serde_json::Error) -> Failure {
     Failure::new(FailureCode::Worker, format!("the plan of the job cannot be written: {error}"))
-}
-
-/// What becomes of a job.
-pub(crate) enum Planned {
-    /// It was split, and the attempt has ended.
-    Split,
-    /// This attempt encodes it as a whole.
-    Whole(SplitInfo),
-}
-
-impl Planned {
-    const fn whole(because: Option<String>) -> Self {
-        Self::Whole(SplitInfo { chunks: 1, whole_because: because })
-    }
 }
 
 impl Attempt<'_> {

@@ -32,6 +32,8 @@ async fn schema_rejects_invalid_transcode_jobs() {
         ("exactly one of", json!({"input": {}})),
         ("exactly one of", json!({"input": {"key": "a.mp4", "url": "https://a.example"}})),
         ("exactly one of", json!({"input": {"key": "a.mp4", "upload": {}}})),
+        ("parallelism is auto or a number", json!({"input": key, "parallelism": 0})),
+        ("parallelism is auto or a number", json!({"input": key, "parallelism": "many"})),
     ];
     let evaluates_cel = site.cluster.evaluates_cel().await;
     let by_rules = by_rules.into_iter().filter(|_| evaluates_cel);
