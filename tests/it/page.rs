@@ -4,7 +4,7 @@
 
 use serde_json::json;
 
-use crate::support::clips::minutes;
+use crate::support::clips::{large_minutes, minutes};
 use crate::support::page::{drive, play_early, play_until_completed, shots};
 use crate::support::system::Setup;
 
@@ -23,10 +23,10 @@ async fn page_plays_a_video_while_it_is_encoded() {
     // With one chunk at a time the encode takes long enough to be watched.
     let system = Setup::default().env("WORKER_CHUNKS", "1").start().await;
     let options = json!({
-        "fileName": "minutes.mp4", "preset": "hls-adaptive", "outputQualities": ["360p", "144p"],
+        "fileName": "minutes.mp4", "preset": "hls-adaptive", "outputQualities": ["720p", "360p", "144p"],
         "parallelism": 8,
     });
-    let id = system.upload(&minutes(), &options).await;
+    let id = system.upload(&large_minutes(), &options).await;
     system.seen(&id, |job| job["status"] == "playable").await;
     let (well, said) = play_early(&system.url, &id, "minutes.mp4").await;
     assert!(well, "{said}\n{}", system.log());

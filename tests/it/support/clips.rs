@@ -72,6 +72,15 @@ pub fn minutes() -> PathBuf {
     )
 }
 
+/// The same in 1280x720, whose encode to several qualities takes longer than a page needs to play and seek.
+pub fn large_minutes() -> PathBuf {
+    made(
+        "large-minutes.mp4",
+        "-f lavfi -i testsrc2=s=1280x720:r=25:d=150 -f lavfi -i sine=d=150 -c:v libx264 -preset ultrafast \
+         -pix_fmt yuv420p -c:a aac",
+    )
+}
+
 /// Two minutes of 1280x720: takes longer to encode than any test waits, but is concatenated quickly.
 pub fn long() -> PathBuf {
     let part = made(
