@@ -55,7 +55,7 @@ async fn serving(bytes: Vec<u8>) -> (ObjectServer, RangeServer) {
     (objects, ranges)
 }
 
-/// A client of the objects through connections that break after so many bytes each.
+/// The storage of `objects`, reached through `breaking_line` with these budgets.
 async fn through(objects: &ObjectServer, budgets: Vec<u64>) -> Storage {
     let (line, _) = breaking_line(objects.address, budgets).await;
     let endpoint = format!("http://{line}").parse().unwrap();

@@ -262,7 +262,7 @@ mod tests {
     #[derive(Debug, Default)]
     struct Zeroes {
         requests: Mutex<Vec<Range<u64>>>,
-        /// Each response breaks after so many bytes, if set.
+        /// The number of bytes after which each response breaks off, if it does.
         breaks_after: Option<u64>,
         /// Responses never end, and this is notified when one is dropped.
         dropped: Option<Arc<Notify>>,

@@ -79,7 +79,7 @@ impl RangeServer {
         Ok(Self { url, reader, stop, task: AbortOnDropHandle::new(task) })
     }
 
-    /// The address for FFmpeg. Whoever knows it can read the input.
+    /// The address for FFmpeg. Its path is a secret: a process that knows it can read the input.
     #[must_use]
     pub const fn url(&self) -> &Url {
         &self.url

@@ -103,8 +103,8 @@ async fn parts_of_a_job_that_an_older_version_cancelled_are_dropped() {
     assert_eq!(complete_part(&queue, &held[0], 4).await, PartOutcome::Done);
     old.cancel(id);
     assert_ne!(remains(&config, id), [""; 0]);
-    // Whoever comes across one of them removes them all: a worker that completes one, one that fails one, one that
-    // claims one. Another handle does not know the job.
+    // The first current worker that completes, fails or claims a part of such a job removes all that remains of its
+    // split. The second queue below has no earlier knowledge of the job.
     assert_eq!(complete_part(&queue, &held[1], 4).await, PartOutcome::Lost);
     assert_eq!(remains(&config, id), [""; 0]);
     assert_eq!(state(&queue, id).await, State::Cancelled);
