@@ -51,7 +51,8 @@ pub struct FleetStatus {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetDesired {
-    /// `clamp(busy + ceil(waiting / JOBS_PER_MACHINE), MIN_MACHINES, MAX_MACHINES)`.
+    /// `clamp(busy + ceil(jobs / JOBS_PER_MACHINE) + ceil(parts / WORKER_CHUNKS), MIN_MACHINES, MAX_MACHINES)`: the
+    /// jobs and the parts of split jobs that wait.
     pub machines: u32,
     /// Machines whose worker has a job.
     pub busy: u32,
@@ -59,8 +60,11 @@ pub struct FleetDesired {
     pub idle: u32,
     /// Machines whose worker has not registered yet.
     pub booting: u32,
-    /// Jobs that no worker has claimed.
+    /// Jobs, and parts of split jobs, that no worker has claimed.
     pub waiting: u64,
+    /// How many of them are parts.
+    #[serde(default)]
+    pub waiting_parts: u64,
     /// Machines that exist, running or stopped.
     pub existing: u32,
     /// Existing machines that are charged for CPU and memory.

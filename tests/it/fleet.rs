@@ -15,7 +15,7 @@ use tcoder::controller::reconciler::{
 use tcoder::flyprovider::emulator::{EmulatedCall, EmulatorHandle, Fault, Request};
 use tcoder::flyprovider::{self, Fly, FlyMachine, MachineState};
 use tcoder::metrics::Metrics;
-use tcoder::queue::{FleetStatus, Queue, RequestRate};
+use tcoder::queue::{FleetMachine, FleetStatus, Queue, RequestRate};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -228,7 +228,9 @@ async fn fleet_lock_passes_to_another_reconciler_without_extra_machines() {
 async fn fleet_paused_plans_only_and_continues_when_resumed() {
     let cloud = Cloud::new().await;
     cloud.queue.fleet_pause(Some("moving house".into())).await.unwrap();
-    let running = cloud.with("one", 3);
+    // Its machines stay, so that a status cannot miss them.
+    let stays = FleetPolicy { idle_timeout: Duration::ZERO, ..policy(3) };
+    let running = cloud.reconciler("one", stays, &cloud.fly.fly_config());
     let ids = cloud.jobs(2).await;
     let would = cloud.says("what it would do", |s| s.paused && s.plan.len() == 2).await;
     let steps: Vec<_> = would.plan.iter().map(|s| (s.action.as_str(), s.machine.as_str())).collect();
@@ -238,8 +240,9 @@ async fn fleet_paused_plans_only_and_continues_when_resumed() {
     assert_eq!(cloud.writes(), []);
     assert!(cloud.queue.fleet_resume().await.unwrap());
     cloud.all_completed(&ids).await;
-    let after = cloud.says("it goes on", |s| !s.paused && s.plan.is_empty()).await;
-    assert!(after.machines.iter().all(|m| m.running_since.is_some() && m.created_at.is_some()), "{after:?}");
+    let is_listed = |m: &FleetMachine| m.running_since.is_some() && m.created_at.is_some();
+    let goes_on = |s: &FleetStatus| !s.paused && s.plan.is_empty() && !s.machines.is_empty();
+    cloud.says("it goes on", |s| goes_on(s) && s.machines.iter().all(is_listed)).await;
     running.stop().await;
     cloud.system.stop().await;
 }

@@ -61,8 +61,10 @@ pub enum ListFailure {
 /// The queue and the workers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueView {
-    /// Jobs that a worker can claim.
+    /// Jobs, and parts of split jobs, that a worker can claim.
     pub pending: u64,
+    /// How many of them are parts.
+    pub pending_parts: u64,
     /// Delayed jobs that are due, and running jobs whose lease has expired. They become pending when a worker
     /// or the janitor next reads the queue, which does not happen while no worker runs.
     pub due: u64,

@@ -167,9 +167,14 @@ impl Planner<'_> {
     }
 
     fn why(&self) -> String {
-        let FleetDesired { machines, busy, idle, booting, waiting, .. } = self.desired;
-        let jobs = if waiting == 1 { "1 job waits".to_owned() } else { format!("{waiting} jobs wait") };
-        format!("{jobs}: {machines} machines wanted, {busy} busy, {idle} idle, {booting} booting")
+        let FleetDesired { machines, busy, idle, booting, waiting, waiting_parts: parts, .. } = self.desired;
+        let waits = match (waiting - parts, parts) {
+            (1, 0) => "1 job waits".to_owned(),
+            (jobs, 0) => format!("{jobs} jobs wait"),
+            (0, parts) => format!("{parts} parts of split jobs wait"),
+            (jobs, parts) => format!("jobs: {jobs}, and {parts} parts of split jobs, wait"),
+        };
+        format!("{waits}: {machines} machines wanted, {busy} busy, {idle} idle, {booting} booting")
     }
 
     fn starts(&self, most: u32, keepers: bool) -> Vec<PlannedOperation> {

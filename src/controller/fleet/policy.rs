@@ -9,7 +9,7 @@ use super::price::MicroDollars;
 use super::provider::{Capabilities, MachineProvider};
 use crate::config::registry::{
     FLEET_BUDGET_USD_PER_HOUR, FLEET_LAUNCH_FAILURES, FLEET_PAUSED, FLEET_PRICE_USD_PER_HOUR,
-    FLEET_STRICT_REGIONS, JOBS_PER_MACHINE, MAX_MACHINES, MIN_MACHINES, WORKER_IDLE_TIMEOUT,
+    FLEET_STRICT_REGIONS, JOBS_PER_MACHINE, MAX_MACHINES, MIN_MACHINES, WORKER_CHUNKS, WORKER_IDLE_TIMEOUT,
 };
 use crate::config::{ConfigError, ConfigErrors, Env, Setting};
 
@@ -35,6 +35,8 @@ pub struct FleetPolicy {
     pub max: u32,
     /// Number of waiting jobs per additional machine.
     pub jobs_per_machine: NonZeroU32,
+    /// Number of chunks of split videos that a machine's worker encodes at once; `None` means one for each CPU.
+    pub chunks: Option<NonZeroU32>,
     /// How long a worker waits for a job before it exits; zero means forever.
     pub idle_timeout: Duration,
     /// Maximum cost of running machines in dollars an hour; `None` means no limit.
@@ -133,6 +135,7 @@ impl FleetPolicy {
                 .default_value()
                 .and_then(NonZeroU32::new)
                 .unwrap_or(NonZeroU32::MIN),
+            chunks: None,
             idle_timeout: WORKER_IDLE_TIMEOUT.default_value().unwrap_or_default(),
             budget: None,
             paused: false,
@@ -143,7 +146,7 @@ impl FleetPolicy {
     }
 
     /// Reads the settings that apply to every provider: `FLEET_STRICT_REGIONS`, `MIN_MACHINES`,
-    /// `MAX_MACHINES`, `JOBS_PER_MACHINE`, `WORKER_IDLE_TIMEOUT`, `FLEET_BUDGET_USD_PER_HOUR`,
+    /// `MAX_MACHINES`, `JOBS_PER_MACHINE`, `WORKER_CHUNKS`, `WORKER_IDLE_TIMEOUT`, `FLEET_BUDGET_USD_PER_HOUR`,
     /// `FLEET_PRICE_USD_PER_HOUR`, `FLEET_LAUNCH_FAILURES`, `FLEET_PAUSED`. Everything else is taken from
     /// `own`, which the provider has read.
     ///
@@ -162,6 +165,7 @@ impl FleetPolicy {
         let money = errors.keep(read_money::<P>(env, &own, min.unwrap_or_default().max(1)));
         let strict_regions = errors.keep(env.require(&FLEET_STRICT_REGIONS));
         let jobs_per_machine = errors.keep(env.require(&JOBS_PER_MACHINE));
+        let chunks = errors.keep(env.get(&WORKER_CHUNKS)).flatten();
         let idle_timeout = errors.keep(env.require(&WORKER_IDLE_TIMEOUT));
         let paused = errors.keep(env.require(&FLEET_PAUSED));
         let launch_failures = errors.keep(env.require(&FLEET_LAUNCH_FAILURES));
@@ -172,6 +176,7 @@ impl FleetPolicy {
                 min: min?,
                 max: max?,
                 jobs_per_machine: NonZeroU32::new(jobs_per_machine?)?,
+                chunks: chunks.and_then(NonZeroU32::new),
                 idle_timeout: idle_timeout?,
                 budget,
                 price,
@@ -181,6 +186,12 @@ impl FleetPolicy {
             })
         };
         errors.finish(read())
+    }
+
+    /// The number of chunks of split videos that a machine's worker encodes at once.
+    #[must_use]
+    pub fn chunks_per_machine(&self) -> u32 {
+        self.chunks.map_or(self.size.cpus, NonZeroU32::get).max(1)
     }
 
     /// The number of running machines that the budget allows.

@@ -130,8 +130,8 @@ mod tests {
                 waiting: 4,
                 existing: 5,
                 billed: 3,
-                min: 0,
                 max: 10,
+                ..FleetDesired::default()
             },
             conditions: conditions.iter().map(condition).collect(),
             ..FleetStatus::default()

@@ -1,5 +1,5 @@
--- Reads the queue and the workers at one moment, for the fleet. Returns the time, the number of ready jobs,
--- since when the next of them is ready, the number of due entries, when the next one is due (-1: none), the
+-- Reads the queue and the workers at one moment, for the fleet. Returns the time, the number of ready jobs and parts,
+-- how many of them are parts of split jobs, since when the next of them is ready, the number of due entries, when the next one is due (-1: none), the
 -- pause of the fleet, the records of the workers, the workers that are alive with their scores, the name, end
 -- and holder of each lease, and the machines on which a worker registered within a day, each with the time of
 -- the last registration.
@@ -22,13 +22,26 @@ local list = redis.call('ZRANGE', leases, 0, -1, 'WITHSCORES')
 -- not. The fleet only has to look by itself if nobody does.
 count(list, 30000)
 -- More than a thousand due jobs do not raise the desired number of machines any further.
-count(redis.call('ZRANGE', scheduled, 0, 1000, 'WITHSCORES'), 0)
-local held = {}
+local delayed = redis.call('ZRANGE', scheduled, 0, 1000, 'WITHSCORES')
+count(delayed, 0)
+-- The parts that are ready are those that are neither encoded nor held nor delayed. More than a hundred split jobs
+-- do not change the desired number of machines any further.
+local open, held = 0, {}
+for n, id in ipairs(redis.call('SMEMBERS', split_jobs)) do
+  if n > 100 then break end
+  -- The plan is among the reports.
+  open = open + redis.call('SCARD', parts(id)) + 1 - redis.call('HLEN', reports(id))
+end
+for i = 1, #delayed, 2 do
+  if string.find(delayed[i], '/', 1, true) then open = open - 1 end
+end
 for i = 1, #list, 2 do
+  if string.find(list[i], '/', 1, true) then open = open - 1 end
   held[#held + 1] = list[i]
   held[#held + 1] = list[i + 1]
   held[#held + 1] = redis.call('HGET', status(string.match(list[i], '^(.+):%d+$')), 'worker') or ''
 end
-return { now, first and redis.call('ZCARD', pending) or 0, since, due, next_due, redis.call('GET', P .. 'fleet:paused') or '',
+local ready = first and redis.call('ZCARD', pending) or 0
+return { now, ready, math.max(0, math.min(ready, open)), since, due, next_due, redis.call('GET', P .. 'fleet:paused') or '',
   redis.call('HVALS', pool), redis.call('ZRANGE', alive, 0, -1, 'WITHSCORES'), held,
   redis.call('ZRANGEBYSCORE', heard, now - 86400000, '+inf', 'WITHSCORES') }

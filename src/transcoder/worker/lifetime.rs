@@ -7,6 +7,11 @@ use super::attempt::AttemptOutcome;
 use crate::config::WorkerConfig;
 use crate::job::FailureCode;
 
+/// How long a worker waits at most after its last part of a split job. The job that finishes the video keeps one worker
+/// warm; the others would each be idle, and billed, for `WORKER_IDLE_TIMEOUT`, which costs more than the encode if
+/// there are many. A stopped machine is back in a second.
+const IDLE_AFTER_PARTS: Duration = Duration::from_secs(2);
+
 /// Why a worker exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExitReason {
@@ -56,6 +61,8 @@ pub(crate) struct WorkerLifetime {
     jobs: u32,
     failures_in_a_row: u32,
     idle_since: Instant,
+    /// Whether its last work were parts.
+    did_parts: bool,
 }
 
 impl WorkerLifetime {
@@ -69,6 +76,7 @@ impl WorkerLifetime {
             jobs: 0,
             failures_in_a_row: 0,
             idle_since: now,
+            did_parts: false,
         }
     }
 
@@ -85,8 +93,19 @@ impl WorkerLifetime {
         }
     }
 
-    /// Takes note of a job, or of several parts of jobs, which count as one.
-    pub(crate) fn did_a_job(&mut self, outcomes: &[AttemptOutcome], now: Instant) {
+    /// Takes note of a job.
+    pub(crate) fn did_a_job(&mut self, outcome: AttemptOutcome, now: Instant) {
+        self.did(&[outcome], now);
+        self.did_parts = false;
+    }
+
+    /// Takes note of several parts of jobs, which count as one job.
+    pub(crate) fn did_parts(&mut self, outcomes: &[AttemptOutcome], now: Instant) {
+        self.did(outcomes, now);
+        self.did_parts = true;
+    }
+
+    fn did(&mut self, outcomes: &[AttemptOutcome], now: Instant) {
         self.idle_since = now;
         // To split a job is only the beginning of one.
         if outcomes != [AttemptOutcome::Split] {
@@ -105,9 +124,10 @@ impl WorkerLifetime {
 
     /// How long to wait for a wake-up: at most until a job is due or the worker exits.
     pub(crate) fn wait(&self, bell: Duration, due: Option<Duration>, now: Instant) -> IdleAction {
+        let longest = if self.did_parts { IDLE_AFTER_PARTS } else { Duration::MAX };
         let idle_left = self
             .idle_timeout
-            .map(|limit| limit.saturating_sub(now.saturating_duration_since(self.idle_since)));
+            .map(|limit| limit.min(longest).saturating_sub(now.saturating_duration_since(self.idle_since)));
         if idle_left.is_some_and(|left| left.is_zero()) {
             return IdleAction::Leave(ExitReason::Idle);
         }
@@ -155,9 +175,24 @@ mod tests {
         let now = Instant::now();
         let mut life = life(&[("WORKER_TTL", "0"), ("WORKER_IDLE_TIMEOUT", "60")], now);
         assert_eq!(life.wait(BELL, None, now + 20 * SECOND), IdleAction::For(40 * SECOND));
-        life.did_a_job(&[AttemptOutcome::Completed], now + 50 * SECOND);
+        life.did_a_job(AttemptOutcome::Completed, now + 50 * SECOND);
         assert_eq!(life.wait(BELL, None, now + 109 * SECOND), IdleAction::For(SECOND));
         assert_eq!(life.wait(BELL, None, now + 110 * SECOND), IdleAction::Leave(ExitReason::Idle));
+    }
+
+    #[test]
+    fn leaves_soon_after_parts_unless_it_has_done_a_job_since_or_never_leaves() {
+        let now = Instant::now();
+        let parts = [AttemptOutcome::Completed, AttemptOutcome::Completed];
+        let mut some = life(&[("WORKER_TTL", "0"), ("WORKER_IDLE_TIMEOUT", "60")], now);
+        some.did_parts(&parts, now);
+        assert_eq!(some.wait(BELL, None, now + SECOND), IdleAction::For(SECOND));
+        assert_eq!(some.wait(BELL, None, now + 2 * SECOND), IdleAction::Leave(ExitReason::Idle));
+        some.did_a_job(AttemptOutcome::Completed, now);
+        assert_eq!(some.wait(BELL, None, now + 2 * SECOND), IdleAction::For(58 * SECOND));
+        let mut keeper = life(&[("WORKER_TTL", "0"), ("WORKER_IDLE_TIMEOUT", "0")], now);
+        keeper.did_parts(&parts, now);
+        assert_eq!(keeper.wait(BELL, None, now + 100 * SECOND), IdleAction::For(BELL));
     }
 
     #[test]
@@ -173,9 +208,9 @@ mod tests {
     fn leaves_after_its_jobs() {
         let now = Instant::now();
         let mut life = life(&[("WORKER_MAX_JOBS", "2")], now);
-        life.did_a_job(&[AttemptOutcome::Completed], now);
+        life.did_a_job(AttemptOutcome::Completed, now);
         assert_eq!(life.reason_to_leave(now), None);
-        life.did_a_job(&[AttemptOutcome::Failed(FailureCode::InvalidMedia)], now);
+        life.did_a_job(AttemptOutcome::Failed(FailureCode::InvalidMedia), now);
         assert_eq!(life.reason_to_leave(now), Some(ExitReason::MaxJobs));
     }
 
@@ -190,10 +225,10 @@ mod tests {
             AttemptOutcome::Lost,
             AttemptOutcome::Failed(FailureCode::DiskFull),
         ] {
-            life.did_a_job(&[outcome], now);
+            life.did_a_job(outcome, now);
             assert_eq!(life.reason_to_leave(now), None);
         }
-        life.did_a_job(&[AttemptOutcome::Failed(FailureCode::Stalled)], now);
+        life.did_a_job(AttemptOutcome::Failed(FailureCode::Stalled), now);
         assert_eq!(life.reason_to_leave(now), Some(ExitReason::TooManyFailures));
     }
 }

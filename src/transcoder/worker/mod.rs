@@ -194,14 +194,18 @@ impl Worker {
                 Ok(Claim::Job(job)) => {
                     misses = 0;
                     self.clock.set(job.at);
-                    let outcomes = match job.part {
-                        Some(_) => self.work_on_parts(*job, &life, stop).await,
-                        None => vec![self.process(*job, stop, None).await.0],
+                    let is_released = if job.part.is_some() {
+                        let outcomes = self.work_on_parts(*job, &life, stop).await;
+                        life.did_parts(&outcomes, Instant::now());
+                        outcomes.contains(&AttemptOutcome::Released)
+                    } else {
+                        let outcome = self.process(*job, stop, None).await.0;
+                        life.did_a_job(outcome, Instant::now());
+                        outcome == AttemptOutcome::Released
                     };
-                    if outcomes.contains(&AttemptOutcome::Released) {
+                    if is_released {
                         return ExitReason::Stopped;
                     }
-                    life.did_a_job(&outcomes, Instant::now());
                 }
                 Ok(Claim::Empty { next_due, now }) => {
                     misses = 0;

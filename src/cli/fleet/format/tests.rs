@@ -23,7 +23,17 @@ fn machine(name: &str, role: &str) -> FleetMachine {
 
 fn desired(machines: u32, busy: u32, idle: u32, booting: u32, waiting: u64) -> FleetDesired {
     let existing = busy + idle + booting;
-    FleetDesired { machines, busy, idle, booting, waiting, existing, billed: existing, min: 0, max: 10 }
+    FleetDesired {
+        machines,
+        busy,
+        idle,
+        booting,
+        waiting,
+        existing,
+        billed: existing,
+        max: 10,
+        ..FleetDesired::default()
+    }
 }
 
 fn fleet(desired: FleetDesired) -> FleetStatus {

@@ -15,7 +15,7 @@ mod world;
 
 use std::fmt;
 
-pub use scenario::{Faults, Scenario};
+pub use scenario::{Faults, Parts, Scenario};
 
 use crate::controller::fleet::{
     ANY_REGION, FleetPolicy, FleetState, Launch, Machine, MachineId, MachineList, Moment, Observation, Phase,
@@ -45,6 +45,8 @@ pub struct Report {
     pub destroys: u32,
     /// Maximum number of machines that existed at the same time.
     pub most_machines: usize,
+    /// For how long machines were charged for CPU and memory, in milliseconds, added up.
+    pub billed: u64,
     /// When the last job ended, in milliseconds.
     pub drained_at: u64,
     /// When the fleet had settled, in milliseconds.
@@ -161,7 +163,10 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
         let wakes = hosts.iter().map(AnyHost::wakes_at);
         let next = wakes.chain(world.next_event(now)).filter(|at| *at > now).min();
         match next {
-            Some(at) if at <= scenario.horizon_ms => now = at,
+            Some(at) if at <= scenario.horizon_ms => {
+                world.report.billed += (at - now) * world.provider.billed();
+                now = at;
+            }
             _ => return Err(violation(format!("the fleet did not settle: {}", world.describe()))),
         }
     }

@@ -60,6 +60,12 @@ impl SimProvider {
         self.machines.len()
     }
 
+    /// The number of machines that are charged for CPU and memory.
+    pub(crate) fn billed(&self) -> u64 {
+        let is_billed = |sim: &&SimMachine| matches!(sim.machine.phase, Phase::Started | Phase::Stopping);
+        self.machines.iter().filter(is_billed).count() as u64
+    }
+
     pub(crate) fn find(&mut self, id: &MachineId) -> Option<&mut SimMachine> {
         self.machines.iter_mut().find(|m| m.machine.id == *id)
     }

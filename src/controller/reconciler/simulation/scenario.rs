@@ -41,6 +41,15 @@ pub struct Faults {
     pub redis_every_ms: Option<u64>,
 }
 
+/// The parts of a split job. They become ready when the job, which plans them, ends; after them, the job is finished.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// How long each takes in milliseconds, in the order of the queue.
+    pub lengths: Vec<u64>,
+    /// How long it takes to finish the job, in milliseconds.
+    pub finish: u64,
+}
+
 /// The input of a run.
 #[derive(Clone, Debug)]
 pub struct Scenario {
@@ -52,6 +61,8 @@ pub struct Scenario {
     pub capabilities: Capabilities,
     /// Jobs: when each arrives and how long it takes, in milliseconds.
     pub jobs: Vec<(u64, u64)>,
+    /// The parts into which the only job is split, if it is.
+    pub parts: Option<Parts>,
     /// Number of reconcilers.
     pub reconcilers: u8,
     /// Whether the first reconciler runs in short invocations, like the one at the edge.
@@ -65,6 +76,9 @@ pub struct Scenario {
 const STOPS_AND_STARTS: Capabilities = Capabilities { can_stop_and_start: true };
 
 impl Scenario {
+    /// When the jobs of scenarios without random numbers arrive, in milliseconds.
+    pub const ARRIVAL: u64 = 1_000;
+
     /// `machines` jobs at once for as many machines, without faults.
     #[must_use]
     pub fn burst(machines: u32) -> Self {
@@ -73,12 +87,26 @@ impl Scenario {
             seed: 0,
             policy,
             capabilities: STOPS_AND_STARTS,
-            jobs: vec![(1_000, 600_000); machines as usize],
+            jobs: vec![(Self::ARRIVAL, 600_000); machines as usize],
+            parts: None,
             reconcilers: 1,
             one_shot: false,
             faults: Faults::default(),
             horizon_ms: 4 * 3_600_000,
         }
+    }
+
+    /// A job that takes `planning` milliseconds to be split into these parts, without faults.
+    #[must_use]
+    pub fn split(policy: FleetPolicy, planning: u64, parts: Parts) -> Self {
+        let jobs = vec![(Self::ARRIVAL, planning)];
+        Self { policy, jobs, parts: Some(parts), ..Self::burst(1) }
+    }
+
+    /// A job that takes this many milliseconds on one machine, without faults.
+    #[must_use]
+    pub fn whole(policy: FleetPolicy, length: u64) -> Self {
+        Self { policy, jobs: vec![(Self::ARRIVAL, length)], ..Self::burst(1) }
     }
 
     /// A job whose workers use another Redis for an hour.
@@ -92,7 +120,8 @@ impl Scenario {
             seed,
             policy,
             capabilities: STOPS_AND_STARTS,
-            jobs: vec![(1_000, 60_000)],
+            jobs: vec![(Self::ARRIVAL, 60_000)],
+            parts: None,
             reconcilers: 1,
             one_shot: false,
             faults,
@@ -116,6 +145,7 @@ impl Scenario {
             policy,
             capabilities: STOPS_AND_STARTS,
             jobs,
+            parts: None,
             reconcilers: rng.random_range(1..=2),
             one_shot: false,
             faults: Faults::default(),

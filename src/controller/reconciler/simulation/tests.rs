@@ -1,7 +1,7 @@
 //! Simulations of whole fleets in virtual time.
 
-use super::{Scenario, converge_calls_over_minimum, crowd, run};
-use crate::controller::fleet::{Moment, Operation, plan};
+use super::{Parts, Scenario, converge_calls_over_minimum, crowd, run};
+use crate::controller::fleet::{FleetPolicy, MachineSize, Moment, Operation, plan};
 
 #[test]
 fn simulation_of_random_faults_ends_settled() {
@@ -75,4 +75,17 @@ fn plan_starts_all_stopped_machines_before_it_creates() {
         plan(&seen, &policy, &memory, Moment::ZERO).actions.into_iter().map(|a| a.act).collect();
     assert_eq!(acts.len(), 100);
     assert!(acts.iter().all(|act| matches!(act, Operation::Start { .. })));
+}
+
+#[test]
+fn simulation_of_a_split_job_starts_a_machine_for_as_many_parts_as_it_encodes_at_once() {
+    let size = MachineSize { cpus: 8, ..MachineSize::default() };
+    let policy = FleetPolicy { max: 20, size, ..FleetPolicy::new("sim", "image:1") };
+    let parts = Parts { lengths: vec![120_000; 48], finish: 1_000 };
+    let report = run(&Scenario::split(policy.clone(), 1_000, parts)).unwrap();
+    assert_eq!((report.creates, report.most_machines), (6, 6), "{report:?}");
+    // The five others leave soon after their parts; the one that finishes the job waits for another.
+    let idle = u64::try_from(policy.idle_timeout.as_millis()).unwrap();
+    let busy = 6 * 120_000;
+    assert!((busy + idle..busy + idle + 60_000).contains(&report.billed), "{report:?}");
 }

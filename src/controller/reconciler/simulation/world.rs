@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::provider::SimProvider;
-use super::{Report, Scenario};
+use super::{Parts, Report, Scenario};
 use crate::controller::fleet::{FleetPolicy, MachineId, Phase, Slot};
 use crate::job::{JobId, Millis, WorkerId};
 use crate::queue::{FleetView, PoolWorker};
@@ -17,6 +17,19 @@ const ALIVE_MS: i64 = 180_000;
 
 fn millis(ms: u64) -> Millis {
     Millis(i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+/// How long a worker waits at most after its last part (`IDLE_AFTER_PARTS` of the worker).
+const IDLE_AFTER_PARTS: u64 = 2_000;
+
+/// A job, or a part of the split one.
+#[derive(Clone, Copy)]
+struct Task {
+    /// How long it takes, in milliseconds.
+    length: u64,
+    /// Since when it waits or, once a worker has it, when it ends or, if the worker is dead, when the lease expires.
+    at: u64,
+    is_part: bool,
 }
 
 /// A worker, as Redis records it.
@@ -29,10 +42,19 @@ struct SimWorker {
     /// When the heartbeat of a dead worker expires.
     fresh_until: u64,
     retired: bool,
-    /// The duration of its job and when the job ends or, if the worker is dead, when the lease expires.
-    job: Option<(u64, u64)>,
+    /// A job, or several parts.
+    tasks: Vec<Task>,
+    /// Whether its last work were parts.
+    did_parts: bool,
     idle_since: u64,
     stays: bool,
+}
+
+impl SimWorker {
+    /// How long it waits for work, if the idle timeout is `idle`.
+    fn patience(&self, idle: u64) -> u64 {
+        if self.did_parts { idle.min(IDLE_AFTER_PARTS) } else { idle }
+    }
 }
 
 /// Everything but the reconcilers.
@@ -46,8 +68,10 @@ pub(super) struct World {
     pub stall: f64,
     pub faults_until: u64,
     arrivals: Vec<(u64, u64)>,
-    /// The duration of each waiting job, and since when it waits.
-    pending: VecDeque<(u64, u64)>,
+    pending: VecDeque<Task>,
+    /// The parts of the job that is not split yet, and of the one that is, the time to finish it.
+    parts: Option<Parts>,
+    finish: Option<u64>,
     workers: Vec<SimWorker>,
     /// When a worker last registered, by machine.
     heard: BTreeMap<MachineId, u64>,
@@ -79,6 +103,8 @@ impl World {
             jobs_left: arrivals.len(),
             arrivals,
             pending: VecDeque::new(),
+            parts: scenario.parts.clone(),
+            finish: None,
             workers: Vec::new(),
             heard: BTreeMap::new(),
             born: 0,
@@ -103,15 +129,16 @@ impl World {
             alive_until: Some(if w.lives { millis(now).plus(ALIVE_MS) } else { millis(w.fresh_until) }),
             retired: w.retired,
             // A live worker renews its lease.
-            lease: w.job.map(|(_, ends)| (w.job_id, millis(if w.lives { now + LEASE_MS } else { ends }))),
+            lease: w.tasks.last().map(|t| (w.job_id, millis(if w.lives { now + LEASE_MS } else { t.at }))),
         });
-        let leases = self.workers.iter().filter(|w| !w.lives).filter_map(|w| w.job);
+        let leases = self.workers.iter().filter(|w| !w.lives).flat_map(|w| &w.tasks);
         Some(FleetView {
             now: millis(now),
             pending: self.pending.len() as u64,
-            next_ready_since: self.pending.front().map(|(_, since)| millis(*since)),
+            pending_parts: self.pending.iter().filter(|task| task.is_part).count() as u64,
+            next_ready_since: self.pending.front().map(|task| millis(task.at)),
             due: 0,
-            next_due: leases.map(|(_, ends)| millis(ends)).min(),
+            next_due: leases.map(|task| millis(task.at)).min(),
             workers: workers.collect(),
             heard: self.heard.iter().map(|(machine, at)| (machine.0.clone(), millis(*at))).collect(),
             paused: None,
@@ -120,7 +147,7 @@ impl World {
 
     /// Whether a machine's worker holds a lease.
     pub(crate) fn has_lease(&self, id: &MachineId) -> bool {
-        self.workers.iter().any(|w| w.machine == *id && w.job.is_some())
+        self.workers.iter().any(|w| w.machine == *id && !w.tasks.is_empty())
     }
 
     /// Retires a machine's workers, unless one holds a lease.
@@ -148,24 +175,53 @@ impl World {
         for worker in self.workers.iter_mut().filter(|w| w.machine == *id && w.lives) {
             worker.lives = false;
             worker.fresh_until = now + fresh;
-            worker.job = worker.job.map(|(length, _)| (length, now + LEASE_MS));
+            worker.tasks.iter_mut().for_each(|task| task.at = now + LEASE_MS);
         }
     }
 
     pub(crate) fn step(&mut self, now: u64) {
         while let Some((_, length)) = self.arrivals.pop_if(|(at, _)| *at <= now) {
-            self.pending.push_back((length, now));
+            self.pending.push_back(Task { length, at: now, is_part: false });
         }
         self.provider.step(&mut self.rng, now);
         self.strike(now);
         self.births(now);
         self.ends_of_jobs(now);
-        for worker in self.workers.iter_mut().filter(|w| w.lives && !w.retired && w.job.is_none()) {
-            if let Some((length, _)) = self.pending.pop_front() {
-                worker.job = Some((length, now + length));
+        self.claims(now);
+        self.leaves(now);
+    }
+
+    /// A worker has one job or, of parts, as many as it encodes at once.
+    fn claims(&mut self, now: u64) {
+        let chunks = self.policy.chunks_per_machine() as usize;
+        for worker in self.workers.iter_mut().filter(|w| w.lives && !w.retired) {
+            while let Some(next) = self.pending.front() {
+                let has_room =
+                    next.is_part && worker.tasks.len() < chunks && worker.tasks.iter().all(|t| t.is_part);
+                if !worker.tasks.is_empty() && !has_room {
+                    break;
+                }
+                if let Some(task) = self.pending.pop_front() {
+                    worker.tasks.push(Task { at: now + task.length, ..task });
+                }
             }
         }
-        self.leaves(now);
+    }
+
+    /// The split job becomes its parts when it is planned; when all of them are done, it is finished.
+    fn goes_on(&mut self, now: u64) {
+        if self.jobs_left > 0 {
+            return;
+        }
+        let tasks: Vec<Task> = if let Some(parts) = self.parts.take() {
+            self.finish = Some(parts.finish);
+            parts.lengths.into_iter().map(|length| Task { length, at: now, is_part: true }).collect()
+        } else {
+            let finish = self.finish.take().into_iter();
+            finish.map(|length| Task { length, at: now, is_part: false }).collect()
+        };
+        self.jobs_left += tasks.len();
+        self.pending.extend(tasks);
     }
 
     fn births(&mut self, now: u64) {
@@ -182,7 +238,8 @@ impl World {
                     lives: true,
                     fresh_until: 0,
                     retired: sim.retired,
-                    job: None,
+                    tasks: Vec::new(),
+                    did_parts: false,
                     idle_since: now,
                     stays: Slot::parse(app, &sim.machine.name).is_some_and(|s| s.0 <= self.policy.min),
                 });
@@ -192,28 +249,27 @@ impl World {
 
     fn ends_of_jobs(&mut self, now: u64) {
         for worker in &mut self.workers {
-            if let Some((length, at)) = worker.job
-                && at <= now
-            {
-                worker.job = None;
+            for task in worker.tasks.extract_if(.., |task| task.at <= now) {
                 worker.idle_since = now;
+                worker.did_parts = task.is_part;
                 if worker.lives {
                     self.jobs_left -= 1;
                     self.report.drained_at = now;
                 } else {
-                    self.pending.push_back((length, now));
+                    self.pending.push_back(Task { at: now, ..task });
                 }
             }
         }
-        self.workers.retain(|w| w.lives || w.job.is_some() || w.fresh_until > now);
+        self.workers.retain(|w| w.lives || !w.tasks.is_empty() || w.fresh_until > now);
+        self.goes_on(now);
     }
 
     fn leaves(&mut self, now: u64) {
         let idle = u64::try_from(self.policy.idle_timeout.as_millis()).unwrap_or(u64::MAX);
         let mut left = Vec::new();
         self.workers.retain(|w| {
-            let bored = !w.stays && now >= w.idle_since + idle;
-            let leaves = w.lives && w.job.is_none() && (w.retired || bored);
+            let bored = !w.stays && now >= w.idle_since + w.patience(idle);
+            let leaves = w.lives && w.tasks.is_empty() && (w.retired || bored);
             if leaves {
                 left.push(w.machine.clone());
             }
@@ -267,9 +323,9 @@ impl World {
         let idle = u64::try_from(self.policy.idle_timeout.as_millis()).unwrap_or(u64::MAX);
         let machines = self.provider.machines.iter().flat_map(|m| [m.next, m.worker_at]);
         let workers = self.workers.iter().flat_map(|w| {
-            let leaves = (w.lives && !w.stays && w.job.is_none()).then(|| w.idle_since + idle);
+            let leaves = (w.lives && !w.stays && w.tasks.is_empty()).then(|| w.idle_since + w.patience(idle));
             let stale = (!w.lives).then_some(w.fresh_until);
-            [w.job.map(|(_, at)| at), leaves, stale]
+            [w.tasks.iter().map(|task| task.at).min(), leaves, stale]
         });
         let others = [
             self.arrivals.last().map(|(at, _)| *at),
@@ -288,7 +344,12 @@ impl World {
         let up = self.provider.machines.iter().filter(|m| !rests(&m.machine.phase)).count();
         let stays = self.workers.iter().filter(|w| w.lives && w.stays).count();
         let faultless = now >= self.faults_until && self.reach_back.is_none() && now >= self.redis_back;
-        self.jobs_left == 0 && faultless && up == stays && stays == self.policy.min as usize
+        self.jobs_left == 0
+            && self.parts.is_none()
+            && self.finish.is_none()
+            && faultless
+            && up == stays
+            && stays == self.policy.min as usize
     }
 
     pub(crate) fn describe(&self) -> String {
