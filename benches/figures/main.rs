@@ -116,7 +116,7 @@ async fn main() -> std::process::ExitCode {
     queue::measure(&mut figures).await;
     memory::measure(&mut figures).await;
     redelivery::measure(&mut figures).await;
-    worker::measure(&mut figures, scratch.path()).await;
+    worker::measure(&mut figures).await;
     operator::measure(&mut figures).await;
     page::measure(&mut figures).await;
     edge::measure(&mut figures).await;
