@@ -33,10 +33,14 @@ use std::path::{Path, PathBuf};
 pub const TCODER: &str = env!("CARGO_BIN_EXE_tcoder");
 
 /// The maximum of each figure. The run fails at its end if a figure exceeds it.
-const LIMITS: [(&str, f64); 22] = [
+const LIMITS: [(&str, f64); 26] = [
     ("ladder_cpu_vs_recipe", 0.62),
     ("pipeline_wall_vs_ffmpeg", 1.05),
     ("upload_to_completed_overhead", 1.03),
+    ("first_play_ms_1_min", 5_000.0),
+    ("first_play_ms_10_min", 5_000.0),
+    ("first_play_ms_120_min", 5_000.0),
+    ("first_play_120_over_1_min", 1.2),
     ("queue_commands_per_job", 21.0),
     ("queue_commands_per_upload", 28.0),
     ("commands_per_watched_job", 120.0),
