@@ -1,6 +1,7 @@
 //! Control groups that hold processes to a share of the CPU, and count what they use of it.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The period of the quota, microseconds.
 const PERIOD: u32 = 20_000;
@@ -74,13 +75,13 @@ impl Shares {
 
 impl Drop for Shares {
     fn drop(&mut self) {
-        for n in 0..self.count {
-            for folder in self.folders(n) {
-                let _ = std::fs::remove_dir(folder);
+        let groups: Vec<PathBuf> = (0..self.count).flat_map(|n| self.folders(n)).collect();
+        for folder in groups.iter().chain(&self.bases) {
+            // A group cannot be removed before the processes that were killed in it have ended.
+            let mut tries = 0..50;
+            while folder.is_dir() && std::fs::remove_dir(folder).is_err() && tries.next().is_some() {
+                std::thread::sleep(Duration::from_millis(100));
             }
-        }
-        for base in &self.bases {
-            let _ = std::fs::remove_dir(base);
         }
     }
 }

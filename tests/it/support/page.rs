@@ -46,12 +46,6 @@ pub async fn play_until_completed(url: &str, film: &Path) -> (bool, String) {
     run("tests/page/completing.mjs", [url.as_ref(), film.as_os_str(), shots.as_os_str()]).await
 }
 
-/// Sends a video with the page at `url`, and says when its first frame is shown, and, if `seeks`, one near its end.
-pub async fn first_frame(url: &str, film: &Path, seeks: bool) -> (bool, String) {
-    let seeks = seeks.then_some("seek".as_ref());
-    run("tests/page/first_frame.mjs", [url.as_ref(), film.as_os_str()].into_iter().chain(seeks)).await
-}
-
 async fn run<A: AsRef<OsStr>>(script: &str, args: impl IntoIterator<Item = A>) -> (bool, String) {
     let output = node(script, args).await;
     let said = [output.stdout, output.stderr].concat();
