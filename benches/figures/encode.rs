@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::{Instant, SystemTime};
 
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
@@ -13,7 +13,11 @@ use tcoder::job::{Ladder, Preset, Quality, Stills};
 use tcoder::transcoder::{plan, probe};
 
 use crate::command_count::CommandCount;
+use crate::ffmpeg::ffmpeg;
+use crate::page::below;
 use crate::redis_server::private_redis;
+use crate::support::clips::made;
+use crate::up::Up;
 use crate::{Figures, TCODER, fleet, median};
 
 const LADDER: &str = "720p,360p,144p";
@@ -32,13 +36,13 @@ const MEDIACONVERT: f64 = 2.0 * 0.015 + 0.03;
 
 pub async fn measure(figures: &mut Figures, scratch: &Path) {
     let ladder = ["ladder_cpu_vs_recipe", "ladder_psnr_minus_recipe_db", "ladder_ssim_minus_recipe"];
-    let pipeline = ["pipeline_wall_vs_ffmpeg", "commands_per_watched_job"];
+    let pipeline = ["pipeline_wall_vs_ffmpeg", "upload_to_completed_overhead", "commands_per_watched_job"];
     let cost = fleet::wants(figures, &COST);
     let stills = figures.wants(&["stills_cpu_vs_ladder"]);
     if !figures.wants(&ladder) && !figures.wants(&pipeline) && !cost && !stills {
         return;
     }
-    let clip = clip(scratch);
+    let clip = clip();
     let mut cpu = None;
     if figures.wants(&ladder) {
         cpu = Some(compare_with_recipe(figures, scratch, &clip));
@@ -64,49 +68,17 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
 
 /// A clip of 30 s in 1080p with motion, fine detail and some grain at 12 Mbit/s: less than a phone records
 /// (about 16), more than downloads have (about 5). The higher the bitrate, the more a single decode saves.
-fn clip(scratch: &Path) -> PathBuf {
-    let path = scratch.join("source.mp4");
-    ffmpeg(&[
-        "-f",
-        "lavfi",
-        "-i",
-        &format!("testsrc2=size=1920x1080:rate=25:duration={SECONDS}"),
-        "-f",
-        "lavfi",
-        "-i",
-        &format!("mandelbrot=size=960x540:rate=25:end_pts=750,trim=duration={SECONDS}"),
-        "-f",
-        "lavfi",
-        "-i",
-        &format!("sine=frequency=330:beep_factor=4:duration={SECONDS}"),
-        "-filter_complex",
-        "[1:v]scale=1920:1080[m];[0:v][m]blend=all_mode=average,noise=alls=3:allf=t,format=yuv420p[v]",
-        "-map",
-        "[v]",
-        "-map",
-        "2:a",
-        "-t",
-        SECONDS,
-        "-c:v",
-        "libx264",
-        "-preset",
-        "medium",
-        "-b:v",
-        "12M",
-        "-c:a",
-        "aac",
-        &path.display().to_string(),
-    ]);
-    path
-}
-
-fn ffmpeg(args: &[&str]) {
-    let done = Command::new("ffmpeg")
-        .args(["-nostdin", "-hide_banner", "-loglevel", "error", "-y"])
-        .args(args)
-        .status()
-        .unwrap();
-    assert!(done.success(), "ffmpeg {args:?}");
+fn clip() -> PathBuf {
+    made(
+        "source.mp4",
+        &format!(
+            "-f lavfi -i testsrc2=size=1920x1080:rate=25:duration={SECONDS} \
+             -f lavfi -i mandelbrot=size=960x540:rate=25:end_pts=750,trim=duration={SECONDS} \
+             -f lavfi -i sine=frequency=330:beep_factor=4:duration={SECONDS} -filter_complex \
+             [1:v]scale=1920:1080[m];[0:v][m]blend=all_mode=average,noise=alls=3:allf=t,format=yuv420p[v] \
+             -map [v] -map 2:a -t {SECONDS} -c:v libx264 -preset medium -b:v 12M -c:a aac"
+        ),
+    )
 }
 
 /// CPU seconds of all children that have exited, including their children.
@@ -127,7 +99,7 @@ fn cpu_of(work: impl FnOnce()) -> f64 {
 fn recipe(clip: &Path, out: &Path) {
     for quality in LADDER.parse::<Ladder>().unwrap().rungs() {
         let (fit, cap) = (quality.fit(), quality.video_kbps());
-        ffmpeg(&[
+        ffmpeg([
             "-i",
             &clip.display().to_string(),
             "-vf",
@@ -239,7 +211,8 @@ fn score(filter: &str, label: &str, clip: &Path, rendition: &Path, quality: Qual
     after.split_whitespace().next().unwrap().parse().unwrap_or_else(|_| panic!("no {filter} in {text}"))
 }
 
-/// The time from submit to completion through `tcoder up`, relative to the same FFmpeg run by hand.
+/// Two times through `tcoder up`, relative to the same FFmpeg run by hand: from the start of `tcoder submit` until it
+/// knows that the job is completed, and from the end of its upload until then. The job is encoded as a whole, as by hand.
 async fn compare_pipeline(figures: &mut Figures, scratch: &Path, clip: &Path) {
     let source = probe::probe(clip).await.unwrap();
     let plan =
@@ -262,29 +235,9 @@ async fn compare_pipeline(figures: &mut Figures, scratch: &Path, clip: &Path) {
     };
     let server_redis = private_redis(&[]);
     let redis_url = server_redis.config().url;
-    let mut up = Command::new(TCODER)
-        .env("REDIS_URL", redis_url.expose_secret())
-        .args(["up", "--listen", "127.0.0.1:0", "--data", &scratch.join("up").display().to_string()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let server = {
-        use std::io::BufRead as _;
-        let lines = std::io::BufReader::new(up.stdout.take().unwrap()).lines();
-        let api = lines.map_while(Result::ok).find_map(|l| l.trim().strip_prefix("API").map(str::to_owned));
-        api.expect("tcoder up says where its API is").trim().to_owned()
-    };
-    // The worker has started once the status lists it.
-    loop {
-        let status: serde_json::Value =
-            reqwest::get(format!("{server}/api/status")).await.unwrap().json().await.unwrap();
-        if status["workers"].as_array().is_some_and(|w| !w.is_empty()) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    let (mut ratios, mut commands) = (Vec::new(), Vec::new());
+    let data = scratch.join("up");
+    let up = Up::start(&data, &[], &[("REDIS_URL", redis_url.expose_secret())]).await;
+    let (mut ratios, mut overheads, mut commands) = (Vec::new(), Vec::new(), Vec::new());
     let mut raw = server_redis.raw();
     for _ in 0..ROUNDS {
         let alone = by_hand();
@@ -292,21 +245,33 @@ async fn compare_pipeline(figures: &mut Figures, scratch: &Path, clip: &Path) {
         let began = Instant::now();
         let done = Command::new(TCODER)
             .args(["submit", &clip.display().to_string(), "--preset", "web-optimized"])
-            .args(["--quality", LADDER, "--wait", "--server", &server])
+            .args(["--quality", LADDER, "--parallelism", "1", "--wait", "--server", &up.api])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status()
             .unwrap();
         assert!(done.success());
-        ratios.push(began.elapsed().as_secs_f64() / alone);
+        let (took, completed) = (began.elapsed().as_secs_f64(), SystemTime::now());
+        let since_upload = completed.duration_since(uploaded(&data, clip)).unwrap().as_secs_f64();
+        ratios.push(took / alone);
+        overheads.push(since_upload / alone);
         #[allow(clippy::cast_precision_loss)]
         commands.push(CommandCount::read(&mut raw).total() as f64);
     }
     figures.put("pipeline_wall_vs_ffmpeg", median(ratios), "ratio");
+    figures.put("upload_to_completed_overhead", median(overheads), "ratio");
     // All commands: the API, its feed and janitor, a watching client, heartbeats and progress of a 30 s
     // encode.
     figures.put("commands_per_watched_job", median(commands), "commands");
-    let pid = nix::unistd::Pid::from_raw(i32::try_from(up.id()).unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
-    up.wait().unwrap();
+}
+
+/// When the last byte of the newest copy of the clip was written to the storage below this folder, which is shortly
+/// before the client had the answer to its upload.
+fn uploaded(data: &Path, clip: &Path) -> SystemTime {
+    let size = std::fs::metadata(clip).unwrap().len();
+    let mut files = Vec::new();
+    below(&data.join("objects"), &mut files);
+    let about = files.iter().filter_map(|file| std::fs::metadata(file).ok());
+    let copies = about.filter(|about| about.len() == size).map(|about| about.modified().unwrap());
+    copies.max().expect("the storage keeps the clip as one file")
 }

@@ -8,6 +8,7 @@
 
 mod edge;
 mod encode;
+mod ffmpeg;
 mod fleet;
 mod memory;
 mod operator;
@@ -15,7 +16,9 @@ mod page;
 mod playing;
 mod queue;
 mod redelivery;
+mod shares;
 mod split;
+mod up;
 mod worker;
 
 #[path = "../../tests/it/support/mod.rs"]
@@ -31,9 +34,17 @@ use std::path::{Path, PathBuf};
 pub const TCODER: &str = env!("CARGO_BIN_EXE_tcoder");
 
 /// The maximum of each figure. The run fails at its end if a figure exceeds it.
-const LIMITS: [(&str, f64); 21] = [
-    ("ladder_cpu_vs_recipe", 0.78),
+const LIMITS: [(&str, f64); 29] = [
+    ("ladder_cpu_vs_recipe", 0.62),
     ("pipeline_wall_vs_ffmpeg", 1.05),
+    ("upload_to_completed_overhead", 1.03),
+    ("split_cpu_overhead", 1.04),
+    ("split_bits_overhead", 1.005),
+    ("bytes_read_over_input", 1.10),
+    ("first_play_ms_1_min", 5_000.0),
+    ("first_play_ms_10_min", 5_000.0),
+    ("first_play_ms_120_min", 5_000.0),
+    ("first_play_120_over_1_min", 1.2),
     ("queue_commands_per_job", 21.0),
     ("queue_commands_per_upload", 28.0),
     ("commands_per_watched_job", 120.0),
@@ -56,6 +67,9 @@ const LIMITS: [(&str, f64); 21] = [
     ("edge_subrequests_per_upload_event", 4.0),
 ];
 
+/// The minimum of each of these figures. The run fails at its end if a figure is less.
+const MINIMA: [(&str, f64); 2] = [("split_speedup_8_workers", 7.2), ("split_speedup_16_workers", 13.5)];
+
 /// Collects the figures.
 pub struct Figures {
     wanted: Vec<String>,
@@ -76,13 +90,17 @@ impl Figures {
         self.taken.insert(name.to_owned(), (value, unit));
     }
 
-    /// The figures that exceed their limit.
+    /// The figures that exceed their maximum, or are less than their minimum.
     fn missed(&self) -> Vec<String> {
         let over = |(name, most): &(&str, f64)| {
             let (value, unit) = self.taken.get(*name)?;
             (value > most).then(|| format!("{name} is {value:.4} {unit}, at most {most} is the goal"))
         };
-        LIMITS.iter().filter_map(over).collect()
+        let under = |(name, least): &(&str, f64)| {
+            let (value, unit) = self.taken.get(*name)?;
+            (value < least).then(|| format!("{name} is {value:.4} {unit}, at least {least} is the goal"))
+        };
+        LIMITS.iter().filter_map(over).chain(MINIMA.iter().filter_map(under)).collect()
     }
 
     fn write(&self, path: &Path) {
@@ -116,14 +134,14 @@ async fn main() -> std::process::ExitCode {
     queue::measure(&mut figures).await;
     memory::measure(&mut figures).await;
     redelivery::measure(&mut figures).await;
-    worker::measure(&mut figures, scratch.path()).await;
+    worker::measure(&mut figures).await;
     operator::measure(&mut figures).await;
     page::measure(&mut figures).await;
     edge::measure(&mut figures).await;
     fleet::measure(&mut figures).await;
     encode::measure(&mut figures, scratch.path()).await;
     playing::measure(&mut figures, scratch.path()).await;
-    split::measure(&mut figures, scratch.path()).await;
+    split::measure(&mut figures).await;
     if let Some(idle) = idle_reconciler {
         idle.end(&mut figures).await;
     }

@@ -35,7 +35,8 @@ pub async fn measure(figures: &mut Figures) {
     }
 }
 
-fn below(folder: &Path, found: &mut Vec<PathBuf>) {
+/// Adds all files below a folder.
+pub fn below(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
         if entry.path().is_dir() {
             below(&entry.path(), found);

@@ -1,23 +1,20 @@
 //! Measures the cost of a worker process: its start, its idle time, and its size on disk.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use tcoder::config::StorageConfig;
 use tcoder::job::{Input, JobId, JobSpec, Ladder, Preset, State};
-use tcoder::queue::{EventFeed, Queue, SubmitMode};
-use tcoder::standalone::objects::{Buckets, Keys, Objects};
-use tokio::process::{Child, Command};
-use tokio_util::sync::CancellationToken;
+use tcoder::queue::{EventFeed, SubmitMode};
+use tokio::process::Child;
 
 use crate::command_count::CommandCount;
-use crate::redis_server::private_redis;
+use crate::support::installation::Installation;
+use crate::support::process::spawn;
 use crate::{Figures, TCODER, median};
 
 /// Two waits for a wake-up.
 const IDLE: Duration = Duration::from_secs(150);
 
-pub async fn measure(figures: &mut Figures, scratch: &Path) {
+pub async fn measure(figures: &mut Figures) {
     if figures.wants(&["binary_mb"]) {
         #[allow(clippy::cast_precision_loss)]
         let size = std::fs::metadata(TCODER).unwrap().len() as f64;
@@ -27,25 +24,12 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
     {
         return;
     }
-    let server = private_redis(&[]);
-    let config = server.config();
-    let queue = Queue::connect(&config).await.unwrap();
-    let stop = CancellationToken::new();
-    let (events, _kept) = tokio::sync::mpsc::channel(16);
-    let objects = Objects::start(
-        scratch.join("objects"),
-        tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap(),
-        Keys::generate(),
-        Buckets { input: "input".into(), output: "output".into() },
-        events,
-        stop.clone(),
-    )
-    .unwrap();
-    let storage = objects.storage_config();
+    let installation = Installation::new(&[]).await;
+    let queue = &installation.queue;
 
     let mut starts = Vec::new();
     for _ in 0..5 {
-        let mut feed = EventFeed::open(&queue).await.unwrap();
+        let mut feed = EventFeed::open(queue).await.unwrap();
         let spec = JobSpec::new(
             Input::Key("inputs/nothing.mp4".parse().unwrap()),
             Preset::Default,
@@ -53,16 +37,16 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
         );
         queue.submit(JobId::new(), &spec, SubmitMode::Now).await.unwrap();
         let began = Instant::now();
-        let mut worker = spawn(&config, &storage, scratch);
+        let mut worker = start(&installation);
         until_claimed(&mut feed).await;
         starts.push(began.elapsed().as_secs_f64() * 1000.0);
         worker.kill().await.unwrap();
     }
     figures.put("worker_start_to_claim_ms", median(starts), "ms");
 
-    let mut raw = server.raw();
+    let mut raw = installation.redis.raw();
     redis::cmd("FLUSHALL").exec(&mut raw).unwrap();
-    let mut worker = spawn(&config, &storage, scratch);
+    let mut worker = start(&installation);
     while queue.workers().await.unwrap().is_empty() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -77,28 +61,13 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
         figures.put("idle_commands_per_worker_minute", commands / (IDLE.as_secs_f64() / 60.0), "commands");
     }
     worker.kill().await.unwrap();
-    stop.cancel();
-    objects.stopped().await;
+    installation.storage.stop().await;
 }
 
-fn spawn(redis: &tcoder::config::RedisConfig, storage: &StorageConfig, scratch: &Path) -> Child {
-    use secrecy::ExposeSecret as _;
-    Command::new(TCODER)
-        .arg("worker")
-        .env("REDIS_URL", redis.url.expose_secret())
-        .env("REDIS_KEY_PREFIX", &redis.prefix)
-        .env("R2_ENDPOINT", storage.endpoint.as_str())
-        .env("R2_ACCESS_KEY_ID", &storage.access_key_id)
-        .env("R2_SECRET_ACCESS_KEY", storage.secret_access_key.expose_secret())
-        .env("R2_INPUT_BUCKET_NAME", &storage.input_bucket)
-        .env("R2_OUTPUT_BUCKET_NAME", &storage.output_bucket)
-        .env("WORKER_SCRATCH_DIR", scratch.join("scratch"))
-        .env("WORKER_TTL", "0")
-        .env("WORKER_IDLE_TIMEOUT", "0")
-        .env("RUST_LOG", "error")
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
+fn start(installation: &Installation) -> Child {
+    let mut command = installation.worker_command("worker");
+    command.env("RUST_LOG", "error");
+    spawn(command)
 }
 
 async fn until_claimed(feed: &mut EventFeed) {

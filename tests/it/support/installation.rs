@@ -5,7 +5,7 @@ use std::process::Stdio;
 
 use tcoder::job::{Input, Job, JobId, JobSpec, Ladder, Parallelism, Preset, Quality, State};
 use tcoder::queue::{Queue, SubmitMode};
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 
 use super::clips::long_clip;
 use super::objects::{ObjectServer, keys_below, put_input};
@@ -34,6 +34,11 @@ impl Installation {
 
     /// A worker, which ends when dropped.
     pub fn worker(&self, name: &str) -> Child {
+        spawn(self.worker_command(name))
+    }
+
+    /// The command that starts a worker.
+    pub fn worker_command(&self, name: &str) -> Command {
         let log = std::fs::File::options().create(true).append(true).open(self.dir.join("log")).unwrap();
         let scratch = self.dir.join(name);
         std::fs::create_dir_all(&scratch).unwrap();
@@ -50,7 +55,7 @@ impl Installation {
             .env("RUST_LOG", "info")
             .stdout(Stdio::null())
             .stderr(log);
-        spawn(command)
+        command
     }
 
     pub fn log(&self) -> String {
