@@ -20,7 +20,7 @@ use crate::support::clips::made;
 use crate::up::Up;
 use crate::{Figures, TCODER, fleet, median};
 
-const LADDER: &str = "720p,360p,144p";
+pub const LADDER: &str = "720p,360p,144p";
 const SECONDS: &str = "30";
 const CLIPS_PER_MINUTE: f64 = 2.0;
 /// Number of rounds, in each of which both sides of a pair are measured.
@@ -35,7 +35,12 @@ pub const COCONUT: f64 = 3.0 * 0.015;
 const MEDIACONVERT: f64 = 2.0 * 0.015 + 0.03;
 
 pub async fn measure(figures: &mut Figures, scratch: &Path) {
-    let ladder = ["ladder_cpu_vs_recipe", "ladder_psnr_minus_recipe_db", "ladder_ssim_minus_recipe"];
+    let ladder = [
+        "ladder_cpu_vs_recipe",
+        "ladder_bytes_vs_recipe",
+        "ladder_psnr_minus_recipe_db",
+        "ladder_ssim_minus_recipe",
+    ];
     let pipeline = ["pipeline_wall_vs_ffmpeg", "upload_to_completed_overhead", "commands_per_watched_job"];
     let cost = fleet::wants(figures, &COST);
     let stills = figures.wants(&["stills_cpu_vs_ladder"]);
@@ -68,7 +73,7 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
 
 /// A clip of 30 s in 1080p with motion, fine detail and some grain at 12 Mbit/s: less than a phone records
 /// (about 16), more than downloads have (about 5). The higher the bitrate, the more a single decode saves.
-fn clip() -> PathBuf {
+pub fn clip() -> PathBuf {
     made(
         "source.mp4",
         &format!(
@@ -89,7 +94,7 @@ fn children_cpu() -> f64 {
     micros / 1e6
 }
 
-fn cpu_of(work: impl FnOnce()) -> f64 {
+pub fn cpu_of(work: impl FnOnce()) -> f64 {
     let before = children_cpu();
     work();
     children_cpu() - before
@@ -153,6 +158,13 @@ fn compare_stills(figures: &mut Figures, scratch: &Path, clip: &Path) {
     figures.put("stills_cpu_vs_ladder", median((0..ROUNDS).map(round).collect()), "ratio");
 }
 
+/// The size of the renditions in a folder.
+fn bytes_below(folder: &Path) -> u64 {
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+    let renditions = files.filter(|file| file.path().extension().is_some_and(|e| e == "mp4"));
+    renditions.map(|file| file.metadata().unwrap().len()).sum()
+}
+
 /// Returns the CPU seconds of tcoder.
 fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) -> f64 {
     let (mut ratios, mut ours_took) = (Vec::new(), Vec::new());
@@ -168,6 +180,9 @@ fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) -> f6
         ours_took.push(ours_cpu);
     }
     figures.put("ladder_cpu_vs_recipe", median(ratios), "ratio");
+    #[allow(clippy::cast_precision_loss)]
+    let bytes = |folder: &Path| bytes_below(folder) as f64;
+    figures.put("ladder_bytes_vs_recipe", bytes(&ours_dir) / bytes(&theirs_dir), "ratio");
     let (mut psnr, mut ssim) = (f64::INFINITY, f64::INFINITY);
     for quality in LADDER.parse::<Ladder>().unwrap().rungs() {
         let name = format!("{quality}.mp4");

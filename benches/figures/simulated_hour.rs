@@ -2,6 +2,7 @@
 //! costs is measured in the same run.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tcoder::controller::fleet::{FleetPolicy, MachineSize};
@@ -15,11 +16,12 @@ use tcoder::transcoder::split::{
 use tcoder::transcoder::{EncodeProgress, probe};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Figures, encode};
+use crate::{Figures, TCODER, encode};
 
 const FIGURES: [&str; 2] = ["simulated_hour_s_8_core_guests", "simulated_hour_cost_over_one_machine"];
 const HOUR: f64 = 3600.0;
-/// The frame rate of the clip.
+/// The length of the clip, and its frame rate.
+const CLIP_SECONDS: f64 = 30.0;
 const RATE: f64 = 25.0;
 const CPUS: u32 = 8;
 /// As many machines as Fly starts in a minute.
@@ -32,23 +34,39 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
     if !figures.wants(&FIGURES) {
         return;
     }
-    let clip = encode::clip(scratch);
-    let whole = encode::cpu_of_ladder(&clip, &scratch.join("hour-whole"), "hls-adaptive");
+    let clip = encode::clip();
+    let whole = cpu_of_whole(&clip, &scratch.join("hour-whole"));
     let costs = Costs::measure(&clip, scratch).await;
     let size = MachineSize { cpus: CPUS, memory_mb: 16_384, ..MachineSize::default() };
     let policy = FleetPolicy { max: MACHINES, size, ..flyprovider::policy::defaults("bench", "worker:1") };
     let chunks = ChunkPlan::new(HOUR, RATE, Parallelism::Auto);
     let lengths = (0..chunks.count()).map(|chunk| costs.of_chunk(chunks.segments_of(chunk).len()));
-    let sound = costs.sound * HOUR / encode::SECONDS_OF_CLIP;
+    let sound = costs.sound * HOUR / CLIP_SECONDS;
     let lengths = std::iter::once(sound).chain(lengths).map(millis).collect();
     let split =
         run(&Scenario::split(policy.clone(), PLANNING_MS, Parts { lengths, finish: FINISH_MS })).unwrap();
     // One machine whose cores are all busy all the time, which FFmpeg alone does not achieve.
-    let alone = millis(whole * HOUR / encode::SECONDS_OF_CLIP / f64::from(CPUS));
+    let alone = millis(whole * HOUR / CLIP_SECONDS / f64::from(CPUS));
     let one = run(&Scenario::whole(FleetPolicy { max: 1, ..policy }, alone)).unwrap();
-    eprintln!("a chunk of n segments costs {:.2} + {:.2} n CPU seconds; {split:?}; alone {one:?}", costs.start, costs.segment);
+    eprintln!(
+        "a chunk of n segments costs {:.2} + {:.2} n CPU seconds; {split:?}; alone {one:?}",
+        costs.start, costs.segment
+    );
     figures.put(FIGURES[0], seconds(&split), "s");
     figures.put(FIGURES[1], split.billed as f64 / one.billed as f64, "ratio");
+}
+
+/// The CPU seconds of an encode of the clip that is not split.
+fn cpu_of_whole(clip: &Path, out: &Path) -> f64 {
+    encode::cpu_of(|| {
+        let done = Command::new(TCODER)
+            .args(["transcode", "--preset", "hls-adaptive", "--quality", encode::LADDER, "--output"])
+            .args([out, clip])
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(done.success());
+    })
 }
 
 /// From the arrival of the job to its end.

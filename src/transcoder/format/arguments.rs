@@ -1,6 +1,6 @@
 //! Arguments of FFmpeg that several formats share (pure).
 
-use crate::job::{Container, Label, RateControl, SEGMENT_SECONDS, VideoCodec};
+use crate::job::{Container, Label, Quality, RateControl, SEGMENT_SECONDS, VideoCodec};
 
 use super::{FormatPlan, FormatRequest, Planned};
 use crate::transcoder::ladder::Rung;
@@ -29,11 +29,31 @@ pub(crate) fn video_args(codec: VideoCodec) -> Vec<String> {
     all
 }
 
-/// The video encoder without its treatment of timestamps.
+/// The video encoder without its treatment of timestamps. How hard it tries depends on the rung ([`rung_args`]).
 pub(crate) fn encoder_args(codec: VideoCodec) -> Vec<String> {
     match codec {
-        VideoCodec::H264 => split_args("-c:v libx264 -preset fast -pix_fmt yuv420p"),
+        VideoCodec::H264 => split_args("-c:v libx264 -pix_fmt yuv420p"),
     }
+}
+
+/// The arguments of one video stream that depend on its rung; `stream` is the specifier, such as `:v:0`.
+pub(crate) fn rung_args(
+    rung: Rung,
+    codec: VideoCodec,
+    rate_control: RateControl,
+    stream: &str,
+) -> Vec<String> {
+    let VideoCodec::H264 = codec;
+    let mut all = split_args(&format!("-preset{stream} {}", x264_preset(rung)));
+    all.extend(rate_control_args(rung, rate_control, stream));
+    all
+}
+
+/// The preset of x264 for a rung. Measured on FFmpeg 5.1 with a 30 s clip of 1080p to 720p, 360p and 144p: with
+/// `faster`, 720p has the same size and the same SSIM (.97038 for .97036 of `fast`) for a fifth less CPU time; 360p would
+/// lose .0012 of SSIM, and the small rungs cost little. With `veryfast`, 720p loses .0012.
+fn x264_preset(rung: Rung) -> &'static str {
+    if rung.video_kbps() >= Quality::P720.video_kbps() { "faster" } else { "fast" }
 }
 
 /// Forces keyframes at the segment boundaries, at the same frames in every rung.
@@ -44,8 +64,8 @@ pub(crate) fn segment_keyframe_args() -> Vec<String> {
     all
 }
 
-/// The bitrate of one video stream; `stream` is the specifier, such as `:v:0`.
-pub(crate) fn rate_control_args(rung: Rung, rate_control: RateControl, stream: &str) -> Vec<String> {
+/// The bitrate of one video stream.
+fn rate_control_args(rung: Rung, rate_control: RateControl, stream: &str) -> Vec<String> {
     let cap = rung.video_kbps();
     // Not both: x264 would target the bitrate and ignore the quality.
     let aim = match rate_control {
@@ -85,7 +105,7 @@ pub(crate) fn output_per_rung(
         options.extend(split_args(&format!("-map [v{n}]")));
         options.extend(audio_args(audio, rung.quality.audio_kbps()));
         options.extend_from_slice(encoder);
-        options.extend(rate_control_args(*rung, request.rate_control, ""));
+        options.extend(rung_args(*rung, request.video_codec, request.rate_control, ""));
         options.extend(split_args(COMMON));
         options.extend(muxer);
         options.push(file.clone());
@@ -102,11 +122,26 @@ pub(crate) fn planned(rung: Rung, file: String, container: Container) -> Planned
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Dimensions, Quality};
+    use crate::job::Dimensions;
+
+    const P360: Rung = Rung { quality: Quality::P360, size: Dimensions { width: 640, height: 360 } };
+
+    #[test]
+    fn large_rungs_have_a_faster_preset() {
+        let of = |width, height, quality| {
+            let rung = Rung { quality, size: Dimensions { width, height } };
+            rung_args(rung, VideoCodec::H264, RateControl::ConstantQuality(20), ":v:1")[..2].join(" ")
+        };
+        assert_eq!(of(1280, 720, Quality::P720), "-preset:v:1 faster");
+        assert_eq!(of(720, 1280, Quality::P1080), "-preset:v:1 faster");
+        assert_eq!(of(640, 360, Quality::P360), "-preset:v:1 fast");
+        // What counts is the picture, not the name of its quality.
+        assert_eq!(of(640, 360, Quality::P1080), "-preset:v:1 fast");
+    }
 
     #[test]
     fn a_bit_rate_is_that_of_its_stream() {
-        let rung = Rung { quality: Quality::P360, size: Dimensions { width: 640, height: 360 } };
+        let rung = P360;
         let of = |rate_control, stream| rate_control_args(rung, rate_control, stream).join(" ");
         assert_eq!(of(RateControl::Bitrate, ""), "-b:v 400k -maxrate 400k -bufsize 800k");
         assert_eq!(of(RateControl::Bitrate, ":v:1"), "-b:v:1 400k -maxrate:v:1 400k -bufsize:v:1 800k");

@@ -84,10 +84,10 @@ fn nothing_that_some_ffmpeg_lacks_is_used() {
 #[test]
 fn web_optimized_is_one_process_with_a_cascade() {
     let found = after_input(&source(1920, 1080), Preset::WebOptimized, "720p,360p,144p");
-    let output = |n: u32, name: &str, video: u32, audio: u32| {
+    let output = |n: u32, name: &str, preset: &str, video: u32, audio: u32| {
         format!(
-            "-map [v{n}] -map 0:1 -c:a aac -b:a {audio}k -ac 2 -ar 48000 -c:v libx264 -preset fast \
-             -pix_fmt yuv420p -fps_mode vfr -crf 23 -maxrate {video}k -bufsize {}k {COPY_NOTHING_ELSE} \
+            "-map [v{n}] -map 0:1 -c:a aac -b:a {audio}k -ac 2 -ar 48000 -c:v libx264 \
+             -pix_fmt yuv420p -fps_mode vfr -preset {preset} -crf 23 -maxrate {video}k -bufsize {}k {COPY_NOTHING_ELSE} \
              -movflags +faststart -f mp4 {name}.mp4",
             video * 2
         )
@@ -95,9 +95,9 @@ fn web_optimized_is_one_process_with_a_cascade() {
     let expected = format!(
         "-filter_complex [0:0]scale=1280:720:{SDR},split=2[v0][c1];\
          [c1]scale=640:360,setsar=1,split=2[v1][c2];[c2]scale=256:144,setsar=1[v2] {} {} {}",
-        output(0, "720p", 1500, 128),
-        output(1, "360p", 400, 96),
-        output(2, "144p", 100, 64)
+        output(0, "720p", "faster", 1500, 128),
+        output(1, "360p", "fast", 400, 96),
+        output(2, "144p", "fast", 100, 64)
     );
     assert_eq!(found, expected);
 }
@@ -106,8 +106,8 @@ fn web_optimized_is_one_process_with_a_cascade() {
 fn default_with_a_quality_aims_at_the_bitrate() {
     let found = after_input(&mute(source(1920, 1080)), Preset::Default, "360p");
     let expected = format!(
-        "-filter_complex [0:0]scale=640:360:{SDR}[v0] -map [v0] -c:v libx264 -preset fast -pix_fmt yuv420p \
-         -fps_mode vfr -b:v 400k -maxrate 400k -bufsize 800k {COPY_NOTHING_ELSE} -movflags +faststart \
+        "-filter_complex [0:0]scale=640:360:{SDR}[v0] -map [v0] -c:v libx264 -pix_fmt yuv420p \
+         -fps_mode vfr -preset fast -b:v 400k -maxrate 400k -bufsize 800k {COPY_NOTHING_ELSE} -movflags +faststart \
          -f mp4 360p.mp4"
     );
     assert_eq!(found, expected);
@@ -118,8 +118,8 @@ fn hls_cuts_at_forced_keyframes() {
     let found = after_input(&source(1920, 1080), Preset::Hls, "360p");
     let expected = format!(
         "-filter_complex [0:0]scale=640:360:{SDR}[v0] -map [v0] -map 0:1 -c:a aac -b:a 96k -ac 2 -ar 48000 \
-         -c:v libx264 -preset fast -pix_fmt yuv420p -fps_mode vfr -g 48 -sc_threshold 0 \
-         -force_key_frames expr:gte(t,n_forced*4) -bsf:v {TRUE_DURATIONS} -crf 23 -maxrate 400k -bufsize 800k {COPY_NOTHING_ELSE} \
+         -c:v libx264 -pix_fmt yuv420p -fps_mode vfr -g 48 -sc_threshold 0 \
+         -force_key_frames expr:gte(t,n_forced*4) -bsf:v {TRUE_DURATIONS} -preset fast -crf 23 -maxrate 400k -bufsize 800k {COPY_NOTHING_ELSE} \
          -f hls -hls_time 4 -hls_playlist_type vod -hls_segment_type mpegts \
          -hls_flags independent_segments -hls_segment_filename 360p/segment_%05d.ts 360p/index.m3u8"
     );
@@ -149,8 +149,8 @@ fn stills_are_made_of_the_smallest_rung_that_holds_them() {
     let options = plan.output_options.join(" ");
     let still = "-c:v mjpeg -q:v";
     let end = format!(
-        "720p.mp4 -map [v2] -map 0:1 -c:a aac -b:a 64k -ac 2 -ar 48000 -c:v libx264 -preset fast -pix_fmt yuv420p \
-         -fps_mode vfr -crf 23 -maxrate 100k -bufsize 200k {COPY_NOTHING_ELSE} -movflags +faststart -f mp4 144p.mp4 \
+        "720p.mp4 -map [v2] -map 0:1 -c:a aac -b:a 64k -ac 2 -ar 48000 -c:v libx264 -pix_fmt yuv420p \
+         -fps_mode vfr -preset fast -crf 23 -maxrate 100k -bufsize 200k {COPY_NOTHING_ELSE} -movflags +faststart -f mp4 144p.mp4 \
          -map [poster] -frames:v 1 {still} 3 -map_metadata -1 -update 1 -f image2 poster.jpg \
          -map [board] -frames:v 1 {still} 5 -map_metadata -1 -update 1 -f image2 storyboard.jpg"
     );
@@ -177,9 +177,9 @@ fn hls_adaptive_shares_the_sound_and_has_a_master() {
     let adaptive = |map: &str, audio: &str, streams: &str| {
         format!(
             "-filter_complex [0:0]scale=640:360:{SDR},split=2[v0][c1];[c1]scale=256:144,setsar=1[v1] \
-             -map [v0] -map [v1]{map}{audio} -c:v libx264 -preset fast -pix_fmt yuv420p -fps_mode vfr -g 48 \
+             -map [v0] -map [v1]{map}{audio} -c:v libx264 -pix_fmt yuv420p -fps_mode vfr -g 48 \
              -sc_threshold 0 -force_key_frames expr:gte(t,n_forced*4) -bsf:v {TRUE_DURATIONS} \
-             -crf:v:0 23 -maxrate:v:0 400k -bufsize:v:0 800k -crf:v:1 23 -maxrate:v:1 100k -bufsize:v:1 200k \
+             -preset:v:0 fast -crf:v:0 23 -maxrate:v:0 400k -bufsize:v:0 800k -preset:v:1 fast -crf:v:1 23 -maxrate:v:1 100k -bufsize:v:1 200k \
              {COPY_NOTHING_ELSE} -f hls -hls_time 4 -hls_playlist_type vod -hls_segment_type fmp4 \
              -hls_flags independent_segments -hls_fmp4_init_filename init.mp4 \
              -hls_segment_filename %v/segment_%05d.m4s \

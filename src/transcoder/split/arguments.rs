@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use super::chunks::SEGMENT;
 use super::plan::SplitPlan;
 use crate::job::{Failure, Format};
-use crate::transcoder::format::arguments::{COMMON, audio_args, encoder_args, rate_control_args, split_args};
+use crate::transcoder::format::arguments::{COMMON, audio_args, encoder_args, rung_args, split_args};
 use crate::transcoder::format::cmaf::{SEGMENT_NAME, SHARED_AUDIO};
 use crate::transcoder::input::MediaInput;
 use crate::transcoder::plan::{filter_graph, input_args};
@@ -71,7 +71,7 @@ pub(super) fn chunk(plan: &SplitPlan, number: u32, input: MediaInput<'_>) -> Res
             all.extend(["-force_key_frames".to_owned(), keyframes.join(",")]);
         }
         all.extend(["-bsf:v".to_owned(), times(plan.frame_distance())]);
-        all.extend(rate_control_args(*rung, row.rate_control, ""));
+        all.extend(rung_args(*rung, row.video_codec, row.rate_control, ""));
         all.extend(split_args(COMMON));
         all.extend(shifted(plan));
         // Not the HLS muxer: it lets a segment begin when the one before ends by the durations of its packets, which

@@ -25,7 +25,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 use crate::job::{Container, EntryKind, Failure, SEGMENT_SECONDS};
 
 use super::arguments::{
-    COMMON, audio_args, planned, rate_control_args, segment_keyframe_args, split_args, video_args,
+    COMMON, audio_args, planned, rung_args, segment_keyframe_args, split_args, video_args,
 };
 use super::hls_ts::playlist_files;
 use super::{
@@ -67,7 +67,8 @@ impl OutputFormat for Cmaf {
         all.extend(video_args(request.video_codec));
         all.extend(segment_keyframe_args());
         for (n, rung) in rungs.iter().enumerate() {
-            all.extend(rate_control_args(*rung, request.rate_control, &format!(":v:{n}")));
+            let stream = format!(":v:{n}");
+            all.extend(rung_args(*rung, request.video_codec, request.rate_control, &stream));
         }
         all.extend(split_args(COMMON));
         all.extend(split_args(&format!(
