@@ -13,7 +13,7 @@ use tcoder::transcoder::split::{
     AudioReport, ChunkReport, FinishRequest, PartFiles, PartRequest, SplitDecision, SplitPlan, decide,
     encode_audio, encode_chunk, finish,
 };
-use tcoder::transcoder::{EncodeProgress, Encoded, TranscodeError, probe};
+use tcoder::transcoder::{Encoded, TranscodeError, probe};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,6 @@ pub fn part<'a>(
         stall_timeout: MINUTE,
         deadline: MINUTE,
         cancel,
-        on_progress: &|_: EncodeProgress| {},
         sink: None,
     }
 }
@@ -107,7 +106,6 @@ impl Parts {
             stall_timeout: MINUTE,
             deadline: MINUTE,
             cancel: &CancellationToken::new(),
-            on_progress: &|_: EncodeProgress| {},
         })
         .await
     }

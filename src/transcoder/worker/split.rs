@@ -186,7 +186,6 @@ impl Attempt<'_> {
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(self.job.spec.deadline_seconds.into()),
             cancel: &self.stop_work,
-            on_progress: &|_| {},
         })
         .await;
         let encoded = match encoded {

@@ -228,7 +228,7 @@ async fn finish_that_splits_the_job_anew_starts_over_with_other_parts() {
     let again = claim(&queue, &w).await.unwrap();
     assert_eq!(queue.split(again.attempt, "other", &parts(1)).await.unwrap(), SplitOutcome::Split);
     assert!(cleanups(&config).contains(&format!("attempt:{by}")));
-    assert_eq!(queue.open_parts(by.job).await.unwrap(), [Part::Audio, Part::Chunk(0)]);
+    assert_eq!(open_parts(&config, by.job), [Part::Audio, Part::Chunk(0)]);
     assert_eq!(queue.part_reports(by).await.unwrap(), None);
     for job in claim_parts(&queue, 2).await {
         assert_eq!((job.split, job.plan.as_deref()), (Some(again.attempt), Some("other")));
