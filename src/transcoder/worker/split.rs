@@ -292,3 +292,27 @@ impl PartFiles for StoredParts<'_> {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transcoder::split::RungReport;
+
+    #[test]
+    fn report_of_a_chunk_has_its_segments_where_await_segment_lua_looks_for_them() {
+        let rung = RungReport {
+            quality: "360p".parse().unwrap(),
+            init_sha256: String::new(),
+            init_bytes: 1,
+            codec: String::new(),
+            timescale: 1,
+            frames: 1,
+            first: 0.0,
+            last: 0.0,
+            segments: vec![],
+        };
+        let report = ChunkReport { chunk: 3, rungs: vec![rung], cpu_seconds: 0.0 };
+        let json = serde_json::to_value(PartReport::Chunk(Box::new(report))).unwrap();
+        assert!(json["chunk"]["rungs"][0]["segments"].is_array(), "{json}");
+    }
+}

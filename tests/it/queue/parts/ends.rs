@@ -270,6 +270,24 @@ async fn part_that_gives_up_queues_the_job_at_once_and_drops_the_others() {
 }
 
 #[tokio::test]
+async fn planned_segment_that_the_last_chunk_does_not_have_is_unknown() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    let by = split_job(&queue, &w, &hooked(), 2).await;
+    let held = claim_parts(&queue, 3).await;
+    let all = PartsInfo { count: 3, can_play: true };
+    let waits = async |number| queue.await_segment(by, StreamSegment::Video(number)).await.unwrap();
+    assert_eq!(waits(3).await, SegmentState::Waiting);
+    // Each was to have two segments, and only of the last chunk the plan may be wrong.
+    let report = r#"{"chunk":{"rungs":[{"segments":[{"file":"segment_00002.m4s"}]}]}}"#;
+    queue.complete_part(&held[1], report, all, None).await.unwrap();
+    queue.complete_part(&held[2], report, all, None).await.unwrap();
+    let states = [waits(0).await, waits(1).await, waits(2).await, waits(3).await];
+    use SegmentState::{Ready, Unknown};
+    assert_eq!(states, [Ready, Ready, Ready, Unknown]);
+}
+
+#[tokio::test]
 async fn job_is_playable_once_its_first_chunk_and_the_beginning_of_its_sound_are_stored() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
