@@ -26,7 +26,7 @@ use crate::hex::hex;
 use crate::job::{AttemptId, Epoch, JobId, Millis, ObjectKey};
 use crate::storage::media::MediaRefused;
 use crate::storage::urls::now_millis;
-use crate::storage::{Bucket, StorageError, content_type, layout, refers_to_others};
+use crate::storage::{Bucket, CHANGING, StorageError, content_type, layout, refers_to_others};
 
 /// The route. Logs and traces show it instead of the path, which contains a signature.
 pub(crate) const ROUTE: &str = "/media/{token}/{jobId}/{epoch}/{*path}";
@@ -121,14 +121,14 @@ impl AppState {
                 ),
             }
         })?;
-        let bytes = Bytes::from(found.ok_or_else(Problem::no_such_file)?.bytes);
-        let is_early =
-            bytes.windows(layout::EARLY_MARK.len()).take(256).any(|w| w == layout::EARLY_MARK.as_bytes());
-        let mut response = part(bytes, headers);
+        let found = found.ok_or_else(Problem::no_such_file)?;
+        // The playlists of a video that is still encoded are replaced in the end.
+        let changes = found.cache_control.as_deref() == Some(CHANGING);
+        let mut response = part(Bytes::from(found.bytes), headers);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(key.as_str())));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        let keep = if is_early { "no-cache".to_owned() } else { format!("public, max-age={seconds}") };
+        let keep = if changes { CHANGING.to_owned() } else { format!("public, max-age={seconds}") };
         if let Ok(keep) = HeaderValue::try_from(keep) {
             headers.insert(header::CACHE_CONTROL, keep);
         }

@@ -16,7 +16,10 @@ use crate::job::{
     AttemptId, Failure, FailureCode, Format, Millis, ObjectKey, Parallelism, Part, SplitInfo, Timings,
 };
 use crate::queue::{NewPart, PartReports, SplitOutcome};
-use crate::storage::{Bucket, DownloadLimits, Progress, PutCondition, Storage, StorageError, layout};
+use crate::storage::{
+    Bucket, CHANGING, ContentHeaders, DownloadLimits, Progress, PutCondition, Storage, StorageError,
+    content_type, layout,
+};
 use crate::transcoder::split::{
     self, AudioReport, ChunkReport, FinishRequest, PartFiles, SplitDecision, SplitPlan,
 };
@@ -149,8 +152,9 @@ impl Attempt<'_> {
     /// Stores a playlist that is written once more when the job is finished.
     async fn store_early(&self, prefix: &ObjectKey, file: String, text: String) -> Result<(), AttemptError> {
         let key = prefix.join(&file)?;
-        let kind = crate::storage::content_type(key.as_str());
-        self.storage.put_if(PutCondition::Absent, Bucket::Output, &key, text.into_bytes(), kind).await?;
+        let headers =
+            ContentHeaders { content_type: content_type(key.as_str()), cache_control: Some(CHANGING) };
+        self.storage.put_if(PutCondition::Absent, Bucket::Output, &key, text.into_bytes(), headers).await?;
         Ok(())
     }
 
