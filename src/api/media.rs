@@ -21,6 +21,7 @@ use axum::routing::get;
 use sha2::{Digest as _, Sha256};
 use tower_http::cors::{Any, CorsLayer};
 
+use super::client_address::ClientAddress;
 use super::{AppState, Problem, problem, request_timeout};
 use crate::hex::hex;
 use crate::job::{AttemptId, Epoch, JobId, Millis, ObjectKey};
@@ -60,6 +61,7 @@ async fn media(
     headers: HeaderMap,
     path: Result<Path<(String, JobId, Epoch, String)>, PathRejection>,
     RawQuery(query): RawQuery,
+    client: ClientAddress,
 ) -> Result<Response, Problem> {
     let Path((token, job, epoch, path)) = path.map_err(|_| Problem::no_such_file())?;
     let attempt = AttemptId { job, epoch };
@@ -73,7 +75,7 @@ async fn media(
     } else {
         // The playlists of a video that is still encoded ask to wait.
         if query.as_deref() == Some(layout::AWAITED) {
-            app.hold(attempt, &path).await?;
+            app.hold(attempt, &path, client).await?;
         }
         let to = app.links.redirect(&key, method == Method::HEAD, now, until);
         redirect(to.map_err(|e| Problem::unavailable(e.to_string()))?.as_str(), seconds(now, until))
