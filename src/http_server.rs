@@ -1,6 +1,7 @@
 //! An HTTP/1 server with limits: the number of connections, the time for a request's head, and the time that running
 //! requests get at a shutdown.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use axum::body::HttpBody;
@@ -13,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tower::{BoxError, Service};
+use tower::{BoxError, Service, ServiceExt as _};
 
 /// The limits of a server.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +34,10 @@ impl Default for ServerLimits {
         Self { connections: 512, head: Duration::from_secs(30), grace: Duration::from_secs(5), buffer: None }
     }
 }
+
+/// The address at the other end of a connection, among the extensions of each request on it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PeerAddress(pub IpAddr);
 
 /// Serves `service` on `listener` until `stop` is cancelled, and returns when the last connection is closed.
 pub(crate) async fn serve<S, B>(
@@ -55,8 +60,13 @@ pub(crate) async fn serve<S, B>(
             () = stop.cancelled() => break,
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, service.clone(), limits, stop.clone()));
+                Ok((stream, peer)) => {
+                    let peer = PeerAddress(peer.ip());
+                    let service = service.clone().map_request(move |mut request: Request<Incoming>| {
+                        request.extensions_mut().insert(peer);
+                        request
+                    });
+                    connections.spawn(connection(stream, service, limits, stop.clone()));
                 }
                 Err(error) => {
                     // The process has usually run out of file descriptors: a connection must be closed first.
@@ -105,8 +115,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use axum::Router;
     use axum::routing::get;
+    use axum::{Extension, Router};
     use std::net::SocketAddr;
     use std::sync::Arc;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -139,6 +149,19 @@ mod tests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost:").await.unwrap();
         assert!(!said(&mut stream).await.contains("hello"));
+        stop.cancel();
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn serve_tells_handlers_the_address_of_the_peer() {
+        let peer = |Extension(PeerAddress(peer)): Extension<PeerAddress>| async move { peer.to_string() };
+        let router = Router::new().route("/", get(peer));
+        let (address, stop, server) = start(router, ServerLimits::default()).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(ASK).await.unwrap();
+        let answer = said(&mut stream).await;
+        assert!(answer.ends_with("\r\n127.0.0.1"), "{answer}");
         stop.cancel();
         server.await.unwrap();
     }

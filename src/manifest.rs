@@ -208,7 +208,8 @@ pub async fn standing_folder(storage: &Storage, job: JobId) -> Result<Option<Epo
 /// A job's manifest and its entity tag.
 async fn read(storage: &Storage, job: JobId) -> Result<Option<(Manifest, Option<String>)>, ManifestError> {
     let key = layout::manifest_key(job)?;
-    let Some(SmallObject { bytes, etag }) = storage.get_small(Bucket::Output, &key, MAX_BYTES).await? else {
+    let Some(SmallObject { bytes, etag, .. }) = storage.get_small(Bucket::Output, &key, MAX_BYTES).await?
+    else {
         return Ok(None);
     };
     parse(&bytes, &key).map(|manifest| Some((manifest, etag)))

@@ -3,14 +3,25 @@
 //! The playlists of such a video are complete from the first second, so a player asks for segments that do not exist
 //! yet. Their names carry a query ([`layout::AWAITED`]) in these early playlists only: a request for a file of a
 //! completed job costs no look at Redis. The part that a request waits for is encoded next.
+//!
+//! The number of held requests is limited by job, by client and over all. There is no limit by API token, because no
+//! player has one: who may read an address has only its signature, which all viewers of a job share, so that the limit
+//! by job is the one by signature, too. The limit by client keeps one viewer from taking all places of a job.
+//!
+//! The limits and the number apply to one process; in the Cloudflare Worker to one isolate, whose counter of outcomes
+//! starts at zero with each request.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::client_address::ClientAddress;
 use super::{AppState, Problem};
 use crate::job::{AttemptId, JobId};
-use crate::queue::SegmentState;
+use crate::metrics::{Metrics, SegmentRequest};
+use crate::queue::{QueueError, SegmentState};
 use crate::storage::layout;
 use crate::time::{sleep, timeout};
 
@@ -19,63 +30,128 @@ use crate::time::{sleep, timeout};
 const LIMIT: Duration = Duration::from_secs(8);
 /// Maximum time between two looks, in case the event about a part is missed.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
-/// Maximum number of requests that are held for one job, and for all.
+/// Maximum number of requests that are held for one job.
 const MAX_OF_JOB: usize = 32;
-const MAX_OF_ALL: usize = 1024;
+/// The same for one client. A player loads two or three segments at a time, and several viewers may share an address.
+const MAX_OF_CLIENT: usize = 16;
+/// The same over all: half the connections of a server, so that other requests are still answered.
+const MAX_OF_ALL: usize = 256;
 
-/// The requests that are held at the moment, by job.
+/// The requests that are held at the moment.
 #[derive(Clone, Default)]
-pub struct HeldRequests(Arc<Mutex<HashMap<JobId, usize>>>);
+pub struct HeldRequests(Arc<Mutex<Held>>);
+
+/// Their numbers.
+#[derive(Default)]
+struct Held {
+    of_all: usize,
+    of_job: HashMap<JobId, usize>,
+    of_client: HashMap<IpAddr, usize>,
+}
 
 /// One of them. It ends when this is dropped.
 struct HeldRequest {
     all: HeldRequests,
     job: JobId,
+    client: Option<IpAddr>,
 }
 
 impl HeldRequests {
     /// The number of held requests.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).values().sum()
+        self.lock().of_all
     }
 
-    /// Adds a request; `None` if there are too many.
-    fn hold(&self, job: JobId) -> Option<HeldRequest> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_job = held.get(&job).copied().unwrap_or_default();
-        if of_job >= MAX_OF_JOB || held.values().sum::<usize>() >= MAX_OF_ALL {
+    /// The numbers are consistent whenever the lock is free, so a panic elsewhere does not corrupt them.
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a request; `None` if there are too many. A client whose address is unknown has no limit of its own.
+    fn hold(&self, job: JobId, client: Option<IpAddr>) -> Option<HeldRequest> {
+        let mut held = self.lock();
+        let of_job = held.of_job.get(&job).copied().unwrap_or_default();
+        let of_client = client.and_then(|client| held.of_client.get(&client)).copied().unwrap_or_default();
+        if of_job >= MAX_OF_JOB || of_client >= MAX_OF_CLIENT || held.of_all >= MAX_OF_ALL {
             return None;
         }
-        held.insert(job, of_job + 1);
-        Some(HeldRequest { all: self.clone(), job })
+        held.of_all += 1;
+        held.of_job.insert(job, of_job + 1);
+        if let Some(client) = client {
+            held.of_client.insert(client, of_client + 1);
+        }
+        Some(HeldRequest { all: self.clone(), job, client })
     }
 }
 
 impl Drop for HeldRequest {
     fn drop(&mut self) {
-        let mut held = self.all.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.job) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.job);
-            }
+        let mut held = self.all.lock();
+        held.of_all = held.of_all.saturating_sub(1);
+        count_down(&mut held.of_job, self.job);
+        if let Some(client) = self.client {
+            count_down(&mut held.of_client, client);
         }
+    }
+}
+
+/// Takes one off a number, which is removed with the last one.
+fn count_down<K: Eq + Hash>(numbers: &mut HashMap<K, usize>, of: K) {
+    if let Some(number) = numbers.get_mut(&of) {
+        *number -= 1;
+        if *number == 0 {
+            numbers.remove(&of);
+        }
+    }
+}
+
+/// Counts the outcome of a request when it is dropped, as the request is with its connection.
+struct Counted<'a> {
+    metrics: &'a Metrics,
+    outcome: SegmentRequest,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.metrics.segment_request(self.outcome);
     }
 }
 
 impl AppState {
     /// Waits until the file at `path` below the folder of this attempt is in storage, at most [`LIMIT`].
-    pub(super) async fn hold(&self, attempt: AttemptId, path: &str) -> Result<(), Problem> {
-        let segment = layout::stream_segment(path).ok_or_else(Problem::no_such_file)?;
-        let Some(_held) = self.held.hold(attempt.job) else { return Err(Problem::too_many_waiting()) };
+    pub(super) async fn hold(
+        &self,
+        attempt: AttemptId,
+        path: &str,
+        ClientAddress(client): ClientAddress,
+    ) -> Result<(), Problem> {
+        let mut counted = Counted { metrics: &self.metrics, outcome: SegmentRequest::Abandoned };
+        let outcome = self.await_file(attempt, path, client).await;
+        counted.outcome = *outcome.as_ref().unwrap_or(&SegmentRequest::Failed);
+        match outcome? {
+            SegmentRequest::Ready => Ok(()),
+            SegmentRequest::Refused => Err(Problem::too_many_waiting()),
+            SegmentRequest::NotFound => Err(Problem::no_such_file()),
+            _ => Err(Problem::segment_not_ready()),
+        }
+    }
+
+    async fn await_file(
+        &self,
+        attempt: AttemptId,
+        path: &str,
+        client: Option<IpAddr>,
+    ) -> Result<SegmentRequest, QueueError> {
+        let Some(segment) = layout::stream_segment(path) else { return Ok(SegmentRequest::NotFound) };
+        let Some(_held) = self.held.hold(attempt.job, client) else { return Ok(SegmentRequest::Refused) };
         let mut changes = self.feed.changes(attempt.job);
         let wait = async {
             loop {
                 match self.queue.await_segment(attempt, segment).await? {
                     // What a job has stored before it ended may be there.
-                    SegmentState::Ready | SegmentState::Ended(_) => return Ok(()),
-                    SegmentState::Unknown => return Err(Problem::no_such_file()),
+                    SegmentState::Ready | SegmentState::Ended(_) => return Ok(SegmentRequest::Ready),
+                    SegmentState::Unknown => return Ok(SegmentRequest::NotFound),
                     SegmentState::Waiting => {}
                 }
                 // A timer that runs out, and a feed that has ended, lead to the next look as well.
@@ -84,7 +160,7 @@ impl AppState {
                 }
             }
         };
-        timeout(LIMIT, wait).await.unwrap_or_else(|| Err(Problem::segment_not_ready()))
+        timeout(LIMIT, wait).await.unwrap_or(Ok(SegmentRequest::TimedOut))
     }
 }
 
@@ -96,22 +172,42 @@ mod tests {
     fn held_requests_are_limited_by_job_and_counted_until_they_end() {
         let all = HeldRequests::default();
         let (job, other) = (JobId::new(), JobId::new());
-        let mut held: Vec<HeldRequest> = (0..MAX_OF_JOB).filter_map(|_| all.hold(job)).collect();
+        let mut held: Vec<HeldRequest> = (0..MAX_OF_JOB).filter_map(|_| all.hold(job, None)).collect();
         assert_eq!((held.len(), all.count()), (MAX_OF_JOB, MAX_OF_JOB));
-        assert!(all.hold(job).is_none());
-        let one = all.hold(other).unwrap();
+        assert!(all.hold(job, None).is_none());
+        let one = all.hold(other, None).unwrap();
         assert_eq!(all.count(), MAX_OF_JOB + 1);
         held.pop();
-        assert!(all.hold(job).is_some());
+        assert!(all.hold(job, None).is_some());
         drop((held, one));
         assert_eq!(all.count(), 0);
-        assert!(all.0.lock().unwrap().is_empty());
+        assert!(all.lock().of_job.is_empty());
+    }
+
+    #[test]
+    fn held_requests_are_limited_by_client_over_all_jobs() {
+        let all = HeldRequests::default();
+        let (client, other) = (Some([8, 8, 4, 4].into()), Some([1, 1, 1, 1].into()));
+        let mut held: Vec<HeldRequest> =
+            (0..2 * MAX_OF_CLIENT).filter_map(|_| all.hold(JobId::new(), client)).collect();
+        assert_eq!((held.len(), all.count()), (MAX_OF_CLIENT, MAX_OF_CLIENT));
+        let job = JobId::new();
+        // A request that is refused takes no place of its job.
+        assert!(all.hold(job, client).is_none());
+        assert!(!all.lock().of_job.contains_key(&job));
+        let others = [all.hold(job, other).unwrap(), all.hold(job, None).unwrap()];
+        held.pop();
+        assert!(all.hold(job, client).is_some());
+        drop((held, others));
+        assert_eq!(all.count(), 0);
+        assert!(all.lock().of_client.is_empty());
     }
 
     #[test]
     fn held_requests_are_limited_over_all_jobs() {
         let all = HeldRequests::default();
-        let held: Vec<HeldRequest> = (0..2 * MAX_OF_ALL).filter_map(|_| all.hold(JobId::new())).collect();
+        let held: Vec<HeldRequest> =
+            (0..2 * MAX_OF_ALL).filter_map(|_| all.hold(JobId::new(), None)).collect();
         assert_eq!(held.len(), MAX_OF_ALL);
     }
 }

@@ -21,12 +21,13 @@ use axum::routing::get;
 use sha2::{Digest as _, Sha256};
 use tower_http::cors::{Any, CorsLayer};
 
+use super::client_address::ClientAddress;
 use super::{AppState, Problem, problem, request_timeout};
 use crate::hex::hex;
 use crate::job::{AttemptId, Epoch, JobId, Millis, ObjectKey};
 use crate::storage::media::MediaRefused;
 use crate::storage::urls::now_millis;
-use crate::storage::{Bucket, StorageError, content_type, layout, refers_to_others};
+use crate::storage::{Bucket, CHANGING, StorageError, content_type, layout, refers_to_others};
 
 /// The route. Logs and traces show it instead of the path, which contains a signature.
 pub(crate) const ROUTE: &str = "/media/{token}/{jobId}/{epoch}/{*path}";
@@ -60,6 +61,7 @@ async fn media(
     headers: HeaderMap,
     path: Result<Path<(String, JobId, Epoch, String)>, PathRejection>,
     RawQuery(query): RawQuery,
+    client: ClientAddress,
 ) -> Result<Response, Problem> {
     let Path((token, job, epoch, path)) = path.map_err(|_| Problem::no_such_file())?;
     let attempt = AttemptId { job, epoch };
@@ -73,7 +75,7 @@ async fn media(
     } else {
         // The playlists of a video that is still encoded ask to wait.
         if query.as_deref() == Some(layout::AWAITED) {
-            app.hold(attempt, &path).await?;
+            app.hold(attempt, &path, client).await?;
         }
         let to = app.links.redirect(&key, method == Method::HEAD, now, until);
         redirect(to.map_err(|e| Problem::unavailable(e.to_string()))?.as_str(), seconds(now, until))
@@ -121,14 +123,14 @@ impl AppState {
                 ),
             }
         })?;
-        let bytes = Bytes::from(found.ok_or_else(Problem::no_such_file)?.bytes);
-        let is_early =
-            bytes.windows(layout::EARLY_MARK.len()).take(256).any(|w| w == layout::EARLY_MARK.as_bytes());
-        let mut response = part(bytes, headers);
+        let found = found.ok_or_else(Problem::no_such_file)?;
+        // The playlists of a video that is still encoded are replaced in the end.
+        let changes = found.cache_control.as_deref() == Some(CHANGING);
+        let mut response = part(Bytes::from(found.bytes), headers);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type(key.as_str())));
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        let keep = if is_early { "no-cache".to_owned() } else { format!("public, max-age={seconds}") };
+        let keep = if changes { CHANGING.to_owned() } else { format!("public, max-age={seconds}") };
         if let Ok(keep) = HeaderValue::try_from(keep) {
             headers.insert(header::CACHE_CONTROL, keep);
         }

@@ -11,5 +11,6 @@ use crate::metrics::scrape;
 
 /// `GET /metrics`
 pub(crate) async fn metrics(State(app): State<Arc<AppState>>, headers: HeaderMap) -> Response {
+    app.metrics.segment_requests_held(app.held.count());
     scrape(&app.metrics, &app.queue, &headers).await
 }

@@ -4,6 +4,7 @@
 //! object-created events. `job` defines what a job is, and `queue` stores it.
 
 mod auth;
+mod client_address;
 mod extract;
 mod feed;
 mod fleet;

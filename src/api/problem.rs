@@ -150,7 +150,8 @@ impl Problem {
 
     /// Too many requests wait for segments already. Players repeat a request after this status, and not after 429.
     pub fn too_many_waiting() -> Self {
-        let detail = "too many requests wait for parts of this video that are not encoded yet; ask again in a few seconds";
+        let detail = "too many requests wait for parts of videos that are not encoded yet: for this video, from this client, or \
+                      altogether; ask again in a few seconds";
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "too-many-waiting",

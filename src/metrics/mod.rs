@@ -67,6 +67,41 @@ pub struct Metrics {
     spent: Counter<f64, std::sync::atomic::AtomicU64>,
     operator_leader: Gauge,
     reconciles: Family<Labels<1>, Counter>,
+    segments_held: Gauge,
+    segments: Family<Labels<1>, Counter>,
+}
+
+/// How a request for a segment of a video that is still encoded ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentRequest {
+    /// The segment is in storage.
+    Ready,
+    /// It was not encoded in time.
+    TimedOut,
+    /// Too many requests were held already.
+    Refused,
+    /// There is no such segment.
+    NotFound,
+    /// Redis did not answer.
+    Failed,
+    /// The client went away, as players do when their viewer seeks.
+    Abandoned,
+}
+
+impl SegmentRequest {
+    const ALL: [Self; 6] =
+        [Self::Ready, Self::TimedOut, Self::Refused, Self::NotFound, Self::Failed, Self::Abandoned];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::TimedOut => "timed_out",
+            Self::Refused => "refused",
+            Self::NotFound => "not_found",
+            Self::Failed => "failed",
+            Self::Abandoned => "abandoned",
+        }
+    }
 }
 
 /// Maximum time for the queries to Redis. Prometheus aborts a scrape after ten seconds.
@@ -126,7 +161,12 @@ impl Metrics {
             spent: Counter::default(),
             operator_leader: Gauge::default(),
             reconciles: Family::default(),
+            segments_held: Gauge::default(),
+            segments: Family::default(),
         };
+        for outcome in SegmentRequest::ALL {
+            drop(metrics.segments.get_or_create(&[("outcome", outcome.name())]));
+        }
         for outcome in ["ok", "error"] {
             drop(metrics.reconciles.get_or_create(&[("outcome", outcome)]));
         }
@@ -203,6 +243,16 @@ impl Metrics {
             "Reconciliations of TranscodeJobs by this process, by outcome",
             self.reconciles.clone(),
         );
+        r.register(
+            "segment_requests_held",
+            "Requests for segments that are not encoded yet which this process holds at the moment",
+            self.segments_held.clone(),
+        );
+        r.register(
+            "segment_requests",
+            "Requests to this process for segments of videos that are still encoded, by outcome",
+            self.segments.clone(),
+        );
         r.register_collector(Box::new(gauges::Shown(Arc::clone(&self.gauges))));
     }
 
@@ -278,6 +328,16 @@ impl Metrics {
     /// Records a reconciliation of a TranscodeJob.
     pub fn reconciled(&self, ok: bool) {
         self.reconciles.get_or_create(&[("outcome", if ok { "ok" } else { "error" })]).inc();
+    }
+
+    /// Records the number of requests for segments that are held at the moment.
+    pub fn segment_requests_held(&self, count: usize) {
+        self.segments_held.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Records the end of a request for a segment of a video that is still encoded.
+    pub fn segment_request(&self, outcome: SegmentRequest) {
+        self.segments.get_or_create(&[("outcome", outcome.name())]).inc();
     }
 
     /// Adds estimated costs of machines. Invalid amounts are ignored, because a counter never decreases.

@@ -415,6 +415,27 @@ fn gauge_labels_from_redis_are_limited_and_sanitised() {
 }
 
 #[test]
+fn metrics_count_requests_for_segments_by_outcome() {
+    let metrics = Metrics::new();
+    metrics.segment_requests_held(3);
+    for outcome in [SegmentRequest::Ready, SegmentRequest::Ready, SegmentRequest::TimedOut] {
+        metrics.segment_request(outcome);
+    }
+    let seen = scrape(&metrics);
+    for (name, value) in [
+        ("tcoder_segment_requests_held", 3.0),
+        ("tcoder_segment_requests{outcome=ready}_total", 2.0),
+        ("tcoder_segment_requests{outcome=timed_out}_total", 1.0),
+        ("tcoder_segment_requests{outcome=refused}_total", 0.0),
+        ("tcoder_segment_requests{outcome=not_found}_total", 0.0),
+        ("tcoder_segment_requests{outcome=failed}_total", 0.0),
+        ("tcoder_segment_requests{outcome=abandoned}_total", 0.0),
+    ] {
+        assert_eq!(seen.get(name), Some(&value), "{name} in {seen:#?}");
+    }
+}
+
+#[test]
 fn metrics_count_requests_and_operations_on_fly() {
     let metrics = Metrics::new();
     metrics.provider_call("list", "ok", Duration::from_millis(200));

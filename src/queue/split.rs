@@ -1,13 +1,12 @@
 //! Jobs that are encoded in parts on several workers: the split, the completion of a part, and what the parts report.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::claim::{Claim, ClaimReply, Claimed};
-use super::codec::{ScriptReply, text_items};
+use super::codec::ScriptReply;
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{AttemptId, JobId, Millis, Part, State, StreamSegment, WorkerId};
+use crate::job::{AttemptId, Millis, Part, State, StreamSegment, WorkerId};
 
 /// The outcome of a split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,21 +255,6 @@ impl Queue {
             "UNKNOWN" => Ok(SegmentState::Unknown),
             _ => Err(answer.unexpected()),
         }
-    }
-
-    /// The parts of a job that are not completed yet.
-    ///
-    /// # Errors
-    /// If Redis fails.
-    pub async fn open_parts(&self, job: JobId) -> Result<Vec<Part>, QueueError> {
-        let all = Command::new("SMEMBERS").arg(self.key(&format!("jobs:parts:{job}")));
-        let done = Command::new("HKEYS").arg(self.reports_key(job));
-        let replies = self.pipeline(vec![all, done]).await?;
-        let names = |at: usize| replies.get(at).map(|reply| text_items(reply).collect::<BTreeSet<_>>());
-        let (all, done) = (names(0).unwrap_or_default(), names(1).unwrap_or_default());
-        let mut open: Vec<Part> = all.difference(&done).filter_map(|part| part.parse().ok()).collect();
-        open.sort();
-        Ok(open)
     }
 }
 

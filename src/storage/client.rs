@@ -16,7 +16,7 @@ use secrecy::ExposeSecret;
 
 use super::error::{CheckError, StorageError, classify};
 use super::span::Spans;
-use super::{Bucket, ObjectInfo, PutCondition, PutOutcome, SmallObject, layout};
+use super::{Bucket, ContentHeaders, ObjectInfo, PutCondition, PutOutcome, SmallObject, layout};
 use crate::config::StorageConfig;
 use crate::job::{InvalidKey, ObjectKey};
 
@@ -189,6 +189,7 @@ impl Storage {
             Err(error) => return absent(classify(key.as_str(), &error)),
         };
         let etag = found.e_tag().map(unquoted);
+        let cache_control = found.cache_control().map(str::to_owned);
         let mut bytes = Vec::new();
         let mut read = async || {
             while let Some(chunk) = found.body.try_next().await.map_err(|e| unavailable(key, &e))? {
@@ -200,7 +201,7 @@ impl Storage {
             Ok(())
         };
         match tokio::time::timeout(SMALL, read()).await {
-            Ok(done) => done.map(|()| Some(SmallObject { bytes, etag })),
+            Ok(done) => done.map(|()| Some(SmallObject { bytes, etag, cache_control })),
             Err(late) => Err(unavailable(key, &late)),
         }
     }
@@ -215,8 +216,9 @@ impl Storage {
         bucket: Bucket,
         key: &ObjectKey,
         bytes: Vec<u8>,
-        content_type: &str,
+        headers: impl Into<ContentHeaders<'_>>,
     ) -> Result<PutOutcome, StorageError> {
+        let headers = headers.into();
         let bytes = bytes::Bytes::from(bytes);
         let mut conflicts = 0;
         loop {
@@ -225,7 +227,8 @@ impl Storage {
                 .put_object()
                 .bucket(self.name(bucket))
                 .key(key.as_str())
-                .content_type(content_type)
+                .content_type(headers.content_type)
+                .set_cache_control(headers.cache_control.map(str::to_owned))
                 .body(ByteStream::from(bytes.clone()));
             let request = match condition {
                 PutCondition::Absent => request.if_none_match("*"),

@@ -7,7 +7,7 @@ use worker::send::SendWrapper;
 use worker::{Conditional, HttpMetadata};
 
 use super::error::{CheckError, StorageError};
-use super::{Bucket, ObjectInfo, PutCondition, PutOutcome, SmallObject};
+use super::{Bucket, ContentHeaders, ObjectInfo, PutCondition, PutOutcome, SmallObject};
 use crate::job::ObjectKey;
 use crate::time::timeout;
 
@@ -91,7 +91,8 @@ impl Storage {
             }
             let Some(body) = object.body() else { return Ok(None) };
             let bytes = body.bytes().await.map_err(failed)?;
-            Ok(Some(SmallObject { bytes, etag: Some(object.etag()) }))
+            let cache_control = object.http_metadata().cache_control;
+            Ok(Some(SmallObject { bytes, etag: Some(object.etag()), cache_control }))
         };
         timeout(CALL_TIMEOUT, read).await.unwrap_or_else(|| Err(unavailable("it took too long".into())))
     }
@@ -106,7 +107,7 @@ impl Storage {
         bucket: Bucket,
         key: &ObjectKey,
         bytes: Vec<u8>,
-        content_type: &str,
+        headers: impl Into<ContentHeaders<'_>>,
     ) -> Result<PutOutcome, StorageError> {
         let only_if = match condition {
             PutCondition::Absent => {
@@ -116,8 +117,12 @@ impl Storage {
                 Conditional { etag_matches: Some(etag.to_owned()), ..Conditional::default() }
             }
         };
-        let metadata =
-            HttpMetadata { content_type: Some(content_type.to_owned()), ..HttpMetadata::default() };
+        let headers = headers.into();
+        let metadata = HttpMetadata {
+            content_type: Some(headers.content_type.to_owned()),
+            cache_control: headers.cache_control.map(str::to_owned),
+            ..HttpMetadata::default()
+        };
         let put = self.bound(bucket).bucket.put(key.as_str(), bytes).only_if(only_if);
         match within(key.as_str(), put.http_metadata(metadata).execute()).await? {
             Some(_) => Ok(PutOutcome::Written),

@@ -16,9 +16,6 @@ pub const MASTER_PLAYLIST: &str = "master.m3u8";
 /// storage ignores it.
 pub const AWAITED: &str = "awaited";
 
-/// A line in such playlists. Readers keep no copy of one, because it is replaced when the job is completed.
-pub const EARLY_MARK: &str = "# The video is still encoded; this playlist will be replaced.";
-
 /// The folder of the sound that all renditions share.
 pub const SHARED_AUDIO: &str = "audio";
 

@@ -55,6 +55,26 @@ pub struct SmallObject {
     pub bytes: Vec<u8>,
     /// The entity tag, without quotes.
     pub etag: Option<String>,
+    /// How long it may be cached, as it was written.
+    pub cache_control: Option<String>,
+}
+
+/// `Cache-Control` of an object that is replaced later. Caches ask whether it was.
+pub const CHANGING: &str = "no-cache";
+
+/// The headers with which an object is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentHeaders<'a> {
+    /// `Content-Type`.
+    pub content_type: &'a str,
+    /// `Cache-Control`.
+    pub cache_control: Option<&'a str>,
+}
+
+impl<'a> From<&'a str> for ContentHeaders<'a> {
+    fn from(content_type: &'a str) -> Self {
+        Self { content_type, cache_control: None }
+    }
 }
 
 /// When an object is written.

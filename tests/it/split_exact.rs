@@ -13,7 +13,7 @@ use tcoder::transcoder::split::{
     AudioReport, ChunkReport, FinishRequest, PartFiles, PartRequest, SplitDecision, SplitPlan, decide,
     encode_audio, encode_chunk, finish,
 };
-use tcoder::transcoder::{EncodeProgress, Encoded, TranscodeError, probe};
+use tcoder::transcoder::{Encoded, TranscodeError, probe};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,6 @@ pub fn part<'a>(
         stall_timeout: MINUTE,
         deadline: MINUTE,
         cancel,
-        on_progress: &|_: EncodeProgress| {},
         sink: None,
     }
 }
@@ -107,7 +106,6 @@ impl Parts {
             stall_timeout: MINUTE,
             deadline: MINUTE,
             cancel: &CancellationToken::new(),
-            on_progress: &|_: EncodeProgress| {},
         })
         .await
     }
@@ -266,6 +264,33 @@ fn remade(name: &str, clip: &Path, before: &str, after: &str) -> PathBuf {
 pub fn open_gop() -> PathBuf {
     let options = "-x264-params open-gop=1:bframes=3:b-pyramid=normal:keyint=120 -c:a aac";
     clip("split-open.mp4", "24000/1001", &format!("{X264} {options}"))
+}
+
+/// A clip of three segments.
+fn short(name: &str, rate: &str, options: &str) -> PathBuf {
+    let source = format!("-f lavfi -i testsrc2=s=320x180:r={rate}:d=9");
+    made(name, &format!("{source} -f lavfi -i anoisesrc=d=9:a=0.1:seed=1 {options}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn high_rates_are_exact() {
+    compare("120 fps", &short("split-120.mp4", "120", &format!("{X264} -c:a aac"))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_before_zero_are_those_of_the_whole() {
+    let coded = format!("{X264} -c:a aac");
+    // An edit list hides what is before zero.
+    let early = short("split-early.mp4", "25", &format!("{coded} -output_ts_offset -1.3"));
+    compare("picture and sound before zero in MP4", &early).await;
+    // The sound begins before zero, and with it the file.
+    let base = short("split-short.mp4", "25", &coded);
+    let twice = format!("-itsoffset -0.5 -i {}", base.display());
+    let sound = "-map 1:v -map 0:a -c copy -avoid_negative_ts disabled";
+    compare("sound before zero in MKV", &remade("split-early-sound.mkv", &base, &twice, sound)).await;
+    // Opus has priming samples, whose times are before zero.
+    let primed = short("split-primed.mkv", "25", &format!("{X264} -c:a libopus"));
+    compare("priming before zero in MKV", &primed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -214,3 +214,42 @@ async fn video_is_played_while_it_is_encoded_and_a_part_further_on_is_encoded_ne
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(system.ended(&id).await["status"], "cancelled");
 }
+
+/// The kind of the problem with which a client's request for an address is refused for now.
+async fn refusal(api: &Api, url: &Url, client: &str) -> String {
+    let request = api.http.get(url.clone()).header("x-forwarded-for", client).timeout(PATIENCE);
+    let answer = request.send().await.unwrap();
+    assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+    answer.json::<Value>().await.unwrap()["type"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn one_client_cannot_take_all_places_for_segments_that_are_not_encoded() {
+    let system = Setup::default().workers(0).start().await;
+    let options = json!({"preset": "hls-adaptive", "outputQualities": ["144p"], "parallelism": 8});
+    let id = system.upload(&minutes(), &options).await;
+    let worker = system.worker("only", &[("WORKER_CHUNKS", "1")]);
+    let playable = system.seen(&id, |job| job["status"] == "playable").await;
+    // Nobody encodes what is asked for.
+    worker.signal(Signal::SIGKILL);
+    let master: Url = playable["playUrl"].as_str().unwrap().parse().unwrap();
+    let answer = system.http.get(master.clone()).send().await.unwrap();
+    assert_eq!(answer.headers()["cache-control"], "no-cache", "it is replaced when the job is completed");
+
+    let ahead = master.join("144p/segment_00036.m4s?awaited").unwrap();
+    let one = futures::future::join_all((0..18).map(|_| refusal(&system, &ahead, "8.8.4.4")));
+    let (one, other) = tokio::join!(one, refusal(&system, &ahead, "1.1.1.1"));
+    let count = |kind: &str| one.iter().filter(|found| *found == kind).count();
+    assert_eq!((count("/problems/not-ready"), count("/problems/too-many-waiting")), (16, 2), "{one:?}");
+    assert_eq!(other, "/problems/not-ready");
+    let metrics = get(&system, &format!("{}/metrics", system.url).parse().unwrap()).await.unwrap();
+    for line in [
+        "tcoder_segment_requests_held 0",
+        "tcoder_segment_requests_total{outcome=\"timed_out\"} 17",
+        "tcoder_segment_requests_total{outcome=\"refused\"} 2",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not among:\n{metrics}");
+    }
+    assert_eq!(system.delete(&format!("/api/jobs/{id}")).await.status, 200);
+    assert_eq!(system.ended(&id).await["status"], "cancelled");
+}

@@ -14,7 +14,8 @@ use tcoder::storage::fetch::Fetcher;
 use tcoder::storage::presign::{ObjectRequest, Presigner};
 use tcoder::storage::urls::UPLOAD_WINDOW;
 use tcoder::storage::{
-    Bucket, Progress, PutCondition, PutOutcome, SmallObject, Storage, StorageError, layout,
+    Bucket, CHANGING, ContentHeaders, Progress, PutCondition, PutOutcome, SmallObject, Storage, StorageError,
+    layout,
 };
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -236,7 +237,7 @@ async fn concurrent_commits_have_one_winner() {
     let winners: Vec<_> =
         results.iter().filter(|(_, put)| *put == PutOutcome::Written).map(|(n, _)| *n).collect();
     assert_eq!(winners.len(), 1, "{results:?}");
-    let SmallObject { bytes, etag } =
+    let SmallObject { bytes, etag, .. } =
         storage.get_small(Bucket::Output, &manifest, 100).await.unwrap().unwrap();
     assert_eq!(String::from_utf8(bytes).unwrap(), format!("{{\"epoch\":{}}}", winners[0]));
 
@@ -257,6 +258,20 @@ async fn concurrent_commits_have_one_winner() {
     assert_eq!(put(unchanged, "{}").await.unwrap(), PutOutcome::ConditionFailed);
     storage.delete(Bucket::Output, &manifest).await.unwrap();
     assert_eq!(storage.get_small(Bucket::Output, &manifest, 100).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn object_keeps_the_headers_it_was_written_with() {
+    let server = ObjectServer::start().await;
+    let storage = server.storage();
+    for (name, cache_control) in [("a.m3u8", Some(CHANGING)), ("b.m3u8", None)] {
+        let (name, text) = (key(name), b"#EXTM3U".to_vec());
+        let headers = ContentHeaders { content_type: "application/vnd.apple.mpegurl", cache_control };
+        let put = storage.put_if(PutCondition::Absent, Bucket::Output, &name, text, headers).await;
+        assert_eq!(put.unwrap(), PutOutcome::Written);
+        let found = storage.get_small(Bucket::Output, &name, 100).await.unwrap().unwrap();
+        assert_eq!(found.cache_control.as_deref(), cache_control);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,22 +7,31 @@ local s = redis.call('HMGET', status(id), 'state', 'split', 'rank', 'segments', 
 if not s[1] then return { 'UNKNOWN' } end
 if s[1] ~= 'running' and s[1] ~= 'queued' then return { 'ENDED', s[1] } end
 if s[2] ~= split then return { 'UNKNOWN' } end
-local part = 'audio'
+local part, is_last, first = 'audio', false, 0
 if stream == 'audio' then
   -- Its segments are stored one after the other.
   if segment < (tonumber(s[5]) or 0) then return { 'READY' } end
 else
   part = nil
-  local chunk, first = 0, 0
-  for count in string.gmatch(s[4] or '', '%d+') do
+  local chunk = 0
+  for count, rest in string.gmatch(s[4] or '', '(%d+)(,?)') do
     if segment < first + count then
-      part = 'chunk-' .. chunk
+      part, is_last = 'chunk-' .. chunk, rest == ''
       break
     end
     chunk, first = chunk + 1, first + count
   end
 end
 if not part then return { 'UNKNOWN' } end
-if redis.call('HEXISTS', reports(id), part) == 1 then return { 'READY' } end
+if redis.call('HEXISTS', reports(id), part) == 1 then
+  -- The last chunk may have fewer segments than planned, because the duration in a file's header may be an estimate.
+  -- Its report lists them.
+  if is_last then
+    local report = redis.call('HGET', reports(id), part)
+    local is_known, count = pcall(function() return #cjson.decode(report).chunk.rungs[1].segments end)
+    if is_known and segment >= first + count then return { 'UNKNOWN' } end
+  end
+  return { 'READY' }
+end
 redis.call('ZADD', pending, 'XX', 'LT', string.format('%.0f', s[3] - 3600000), id .. '/' .. part)
 return { 'WAIT' }

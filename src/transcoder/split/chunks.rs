@@ -83,13 +83,6 @@ impl ChunkPlan {
         at(chunk as usize)..at(chunk as usize + 1)
     }
 
-    /// The chunk that contains a segment; `None` if there is no such segment.
-    #[must_use]
-    pub fn chunk_of_segment(&self, segment: u32) -> Option<u32> {
-        let before = self.starts().partition_point(|start| *start <= segment) as u32;
-        (segment < self.segments).then(|| before.saturating_sub(1))
-    }
-
     /// Duration of a segment in seconds, as planned.
     #[must_use]
     pub fn seconds_of(&self, segment: u32) -> f64 {
@@ -162,13 +155,8 @@ mod tests {
             let all: Vec<u32> = (0..plan.count()).flat_map(|n| plan.segments_of(n)).collect();
             prop_assert_eq!(&all, &(0..plan.segments()).collect::<Vec<_>>());
             for chunk in 0..plan.count() {
-                let segments = plan.segments_of(chunk);
-                prop_assert!(!segments.is_empty());
-                for segment in [segments.start, segments.end - 1] {
-                    prop_assert_eq!(plan.chunk_of_segment(segment), Some(chunk));
-                }
+                prop_assert!(!plan.segments_of(chunk).is_empty());
             }
-            prop_assert_eq!(plan.chunk_of_segment(plan.segments()), None);
             prop_assert!(plan.segments_of(plan.count()).is_empty());
             let total: f64 = (0..plan.segments()).map(|n| plan.seconds_of(n)).sum();
             prop_assert!((total - seconds).abs() < 0.01 || seconds < 0.1);

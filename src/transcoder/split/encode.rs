@@ -133,7 +133,7 @@ async fn run(
         stall_timeout: request.stall_timeout,
         deadline,
         cancel: request.cancel,
-        on_progress: request.on_progress,
+        on_progress: &|_| {},
     };
     let stats = run.finish().await?;
     // FFmpeg's HLS muxer succeeds on a full disk although files are missing.

@@ -15,8 +15,8 @@ use crate::transcoder::format::cmaf::{
 };
 use crate::transcoder::plan::Plan;
 use crate::transcoder::{
-    EncodeProgress, Encoded, EncodedOutput, TranscodeError, bounded, deadline_in, disk, estimate, publish,
-    verify, work_folder,
+    Encoded, EncodedOutput, TranscodeError, bounded, deadline_in, disk, estimate, publish, verify,
+    work_folder,
 };
 
 /// Makes the renditions out of the parts. Of adaptive streaming, [`Encoded::files`] are only the documents and stills:
@@ -156,7 +156,7 @@ async fn join_all(
     for folder in planned.folders() {
         std::fs::create_dir_all(run.folder.join(folder)).map_err(|e| disk::trouble("make a folder", &e))?;
     }
-    for (n, (rung, output)) in whole.rungs.iter().zip(&planned.outputs).enumerate() {
+    for (rung, output) in whole.rungs.iter().zip(&planned.outputs) {
         let picture = run.scratch.join("picture.mp4");
         join::fetch_joined(request.files, rung, rung.track.segments.iter(), &picture).await?;
         let sound = fetch_sound(request, run, rung).await?;
@@ -168,8 +168,6 @@ async fn join_all(
         let found = verify::find(run.folder, &output.file, planned.output_format()).await?;
         made.outputs.push(verify::check(&request.plan.source, planned, output, &found, None)?);
         made.files.extend(found.files);
-        let percent = (n + 1) as f64 * 100.0 / whole.rungs.len() as f64;
-        (request.on_progress)(EncodeProgress { percent, ..EncodeProgress::default() });
     }
     Ok(made)
 }

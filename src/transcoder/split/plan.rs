@@ -109,12 +109,6 @@ fn video_seconds(source: &Probe) -> Option<f64> {
 }
 
 impl SplitPlan {
-    /// The chunk that contains a segment; `None` if there is no such segment.
-    #[must_use]
-    pub fn chunk_of_segment(&self, segment: u32) -> Option<u32> {
-        self.chunks.chunk_of_segment(segment)
-    }
-
     /// The format of the renditions.
     #[must_use]
     pub fn format(&self) -> Format {

@@ -50,7 +50,7 @@ pub fn playing_documents(plan: &SplitPlan) -> Result<Vec<(String, String)>, Fail
         .collect();
     let audio = audio.as_ref().map(|(file, channels)| (file.as_str(), *channels));
     let frame_rate = rate::nominal(plan.source.video.frame_rate);
-    let master = early(&hls::nominal_master(&variants, audio, frame_rate));
+    let master = hls::nominal_master(&variants, audio, frame_rate);
     documents.push((layout::MASTER_PLAYLIST.to_owned(), master));
     Ok(documents)
 }
@@ -71,11 +71,5 @@ fn media(lengths: &[f64]) -> String {
     // The query asks the API to wait for the file.
     let awaited = |file: &str| format!("{file}?{}", layout::AWAITED);
     let files: Vec<String> = (0..).map(|n| awaited(&segment_file(n))).take(lengths.len()).collect();
-    early(&hls::media(&awaited(INIT), files.iter().map(String::as_str).zip(lengths.iter().copied())))
-}
-
-/// Marks a playlist that will be replaced, behind its first line.
-fn early(text: &str) -> String {
-    let (first, rest) = text.split_once('\n').unwrap_or((text, ""));
-    format!("{first}\n{}\n{rest}", layout::EARLY_MARK)
+    hls::media(&awaited(INIT), files.iter().map(String::as_str).zip(lengths.iter().copied()))
 }

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::SplitPlan;
 use super::report::{AudioReport, ChunkReport};
+use crate::transcoder::TranscodeError;
 use crate::transcoder::input::MediaInput;
-use crate::transcoder::{EncodeProgress, TranscodeError};
 
 /// How to encode a part.
 pub struct PartRequest<'a> {
@@ -27,8 +27,6 @@ pub struct PartRequest<'a> {
     pub deadline: Duration,
     /// Cancels the encode, which leaves no files behind.
     pub cancel: &'a CancellationToken,
-    /// Called about twice a second with the progress of this part.
-    pub on_progress: &'a (dyn Fn(EncodeProgress) + Send + Sync),
     /// Takes the segments of the sound while it is encoded.
     pub sink: Option<&'a dyn SegmentSink>,
 }
@@ -68,6 +66,4 @@ pub struct FinishRequest<'a> {
     pub deadline: Duration,
     /// Cancels it, which leaves no files behind.
     pub cancel: &'a CancellationToken,
-    /// Called after each rendition.
-    pub on_progress: &'a (dyn Fn(EncodeProgress) + Send + Sync),
 }

@@ -188,7 +188,6 @@ impl Attempt<'_> {
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(spec.deadline_seconds.into()),
             cancel: &self.stop_work,
-            on_progress: &|_| {},
             sink: Some(&sound),
         };
         let made = match part {

@@ -16,7 +16,10 @@ use crate::job::{
     AttemptId, Failure, FailureCode, Format, Millis, ObjectKey, Parallelism, Part, SplitInfo, Timings,
 };
 use crate::queue::{NewPart, PartReports, SplitOutcome};
-use crate::storage::{Bucket, DownloadLimits, Progress, PutCondition, Storage, StorageError, layout};
+use crate::storage::{
+    Bucket, CHANGING, ContentHeaders, DownloadLimits, Progress, PutCondition, Storage, StorageError,
+    content_type, layout,
+};
 use crate::transcoder::split::{
     self, AudioReport, ChunkReport, FinishRequest, PartFiles, SplitDecision, SplitPlan,
 };
@@ -149,8 +152,9 @@ impl Attempt<'_> {
     /// Stores a playlist that is written once more when the job is finished.
     async fn store_early(&self, prefix: &ObjectKey, file: String, text: String) -> Result<(), AttemptError> {
         let key = prefix.join(&file)?;
-        let kind = crate::storage::content_type(key.as_str());
-        self.storage.put_if(PutCondition::Absent, Bucket::Output, &key, text.into_bytes(), kind).await?;
+        let headers =
+            ContentHeaders { content_type: content_type(key.as_str()), cache_control: Some(CHANGING) };
+        self.storage.put_if(PutCondition::Absent, Bucket::Output, &key, text.into_bytes(), headers).await?;
         Ok(())
     }
 
@@ -186,7 +190,6 @@ impl Attempt<'_> {
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(self.job.spec.deadline_seconds.into()),
             cancel: &self.stop_work,
-            on_progress: &|_| {},
         })
         .await;
         let encoded = match encoded {
@@ -291,5 +294,29 @@ impl PartFiles for StoredParts<'_> {
             done.map(drop).map_err(failed)
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transcoder::split::RungReport;
+
+    #[test]
+    fn report_of_a_chunk_has_its_segments_where_await_segment_lua_looks_for_them() {
+        let rung = RungReport {
+            quality: "360p".parse().unwrap(),
+            init_sha256: String::new(),
+            init_bytes: 1,
+            codec: String::new(),
+            timescale: 1,
+            frames: 1,
+            first: 0.0,
+            last: 0.0,
+            segments: vec![],
+        };
+        let report = ChunkReport { chunk: 3, rungs: vec![rung], cpu_seconds: 0.0 };
+        let json = serde_json::to_value(PartReport::Chunk(Box::new(report))).unwrap();
+        assert!(json["chunk"]["rungs"][0]["segments"].is_array(), "{json}");
     }
 }

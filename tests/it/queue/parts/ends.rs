@@ -228,7 +228,7 @@ async fn finish_that_splits_the_job_anew_starts_over_with_other_parts() {
     let again = claim(&queue, &w).await.unwrap();
     assert_eq!(queue.split(again.attempt, "other", &parts(1)).await.unwrap(), SplitOutcome::Split);
     assert!(cleanups(&config).contains(&format!("attempt:{by}")));
-    assert_eq!(queue.open_parts(by.job).await.unwrap(), [Part::Audio, Part::Chunk(0)]);
+    assert_eq!(open_parts(&config, by.job), [Part::Audio, Part::Chunk(0)]);
     assert_eq!(queue.part_reports(by).await.unwrap(), None);
     for job in claim_parts(&queue, 2).await {
         assert_eq!((job.split, job.plan.as_deref()), (Some(again.attempt), Some("other")));
@@ -267,6 +267,24 @@ async fn part_that_gives_up_queues_the_job_at_once_and_drops_the_others() {
     let keys: Vec<String> =
         redis::cmd("KEYS").arg(format!("{}*{}*", config.prefix, by.job)).query(&mut raw(&config)).unwrap();
     assert_eq!(keys.len(), 1, "{keys:?}");
+}
+
+#[tokio::test]
+async fn planned_segment_that_the_last_chunk_does_not_have_is_unknown() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    let by = split_job(&queue, &w, &hooked(), 2).await;
+    let held = claim_parts(&queue, 3).await;
+    let all = PartsInfo { count: 3, can_play: true };
+    let waits = async |number| queue.await_segment(by, StreamSegment::Video(number)).await.unwrap();
+    assert_eq!(waits(3).await, SegmentState::Waiting);
+    // Each was to have two segments, and only of the last chunk the plan may be wrong.
+    let report = r#"{"chunk":{"rungs":[{"segments":[{"file":"segment_00002.m4s"}]}]}}"#;
+    queue.complete_part(&held[1], report, all, None).await.unwrap();
+    queue.complete_part(&held[2], report, all, None).await.unwrap();
+    let states = [waits(0).await, waits(1).await, waits(2).await, waits(3).await];
+    use SegmentState::{Ready, Unknown};
+    assert_eq!(states, [Ready, Ready, Ready, Unknown]);
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ async fn fault_12_part_is_completed_without_memory_and_no_lease_is_reaped() {
     assert!(!is_lost(&queue, &held[1]).await);
     assert_eq!(queue.split(planned.attempt, PLAN, &parts(0)).await.unwrap(), SplitOutcome::Split);
     assert_eq!(complete_part(&queue, &held[1], 4).await, PartOutcome::Done);
-    assert_eq!(queue.open_parts(by.job).await.unwrap().len(), 2);
+    assert_eq!(open_parts(&server.config(), by.job).len(), 2);
 }
 
 async fn forgetful() -> (PrivateRedis, Queue, WorkerId) {
