@@ -37,7 +37,7 @@ const MEDIACONVERT: f64 = 2.0 * 0.015 + 0.03;
 pub async fn measure(figures: &mut Figures, scratch: &Path) {
     let ladder = [
         "ladder_cpu_vs_recipe",
-        "ladder_bytes_vs_recipe",
+        "ladder_bits_vs_recipe",
         "ladder_psnr_minus_recipe_db",
         "ladder_ssim_minus_recipe",
     ];
@@ -158,11 +158,19 @@ fn compare_stills(figures: &mut Figures, scratch: &Path, clip: &Path) {
     figures.put("stills_cpu_vs_ladder", median((0..ROUNDS).map(round).collect()), "ratio");
 }
 
-/// The size of the renditions in a folder.
-fn bytes_below(folder: &Path) -> u64 {
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
-    let renditions = files.filter(|file| file.path().extension().is_some_and(|e| e == "mp4"));
-    renditions.map(|file| file.metadata().unwrap().len()).sum()
+/// The bit rates of the video streams of a ladder, added up. The sound is left out: its sample rates differ.
+fn video_bit_rate(folder: &Path) -> f64 {
+    let of = |quality: &Quality| -> f64 {
+        let entries = ["-v", "error", "-select_streams", "v:0", "-show_entries", "stream=bit_rate"];
+        let output = Command::new("ffprobe")
+            .args(entries)
+            .args(["-of", "csv=p=0"])
+            .arg(folder.join(format!("{quality}.mp4")))
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).trim().parse().unwrap()
+    };
+    LADDER.parse::<Ladder>().unwrap().rungs().iter().map(of).sum()
 }
 
 /// Returns the CPU seconds of tcoder.
@@ -180,9 +188,8 @@ fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) -> f6
         ours_took.push(ours_cpu);
     }
     figures.put("ladder_cpu_vs_recipe", median(ratios), "ratio");
-    #[allow(clippy::cast_precision_loss)]
-    let bytes = |folder: &Path| bytes_below(folder) as f64;
-    figures.put("ladder_bytes_vs_recipe", bytes(&ours_dir) / bytes(&theirs_dir), "ratio");
+    let bits = video_bit_rate(&ours_dir) / video_bit_rate(&theirs_dir);
+    figures.put("ladder_bits_vs_recipe", bits, "ratio");
     let (mut psnr, mut ssim) = (f64::INFINITY, f64::INFINITY);
     for quality in LADDER.parse::<Ladder>().unwrap().rungs() {
         let name = format!("{quality}.mp4");

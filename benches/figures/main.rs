@@ -37,7 +37,7 @@ pub const TCODER: &str = env!("CARGO_BIN_EXE_tcoder");
 /// The maximum of each figure. The run fails at its end if a figure exceeds it.
 const LIMITS: [(&str, f64); 32] = [
     ("ladder_cpu_vs_recipe", 0.62),
-    ("ladder_bytes_vs_recipe", 1.0),
+    ("ladder_bits_vs_recipe", 1.0),
     ("simulated_hour_s_8_core_guests", 60.0),
     ("simulated_hour_cost_over_one_machine", 1.15),
     ("pipeline_wall_vs_ffmpeg", 1.05),

@@ -5,15 +5,16 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use tcoder::controller::fleet::{FleetPolicy, MachineSize};
 use tcoder::controller::reconciler::simulation::{Parts, Report, Scenario, run};
 use tcoder::flyprovider;
 use tcoder::job::{Parallelism, Preset, Stills};
 use tcoder::transcoder::input::MediaInput;
+use tcoder::transcoder::probe;
 use tcoder::transcoder::split::{
     ChunkPlan, PartRequest, SplitDecision, SplitPlan, decide, encode_audio, encode_chunk,
 };
-use tcoder::transcoder::{EncodeProgress, probe};
 use tokio_util::sync::CancellationToken;
 
 use crate::{Figures, TCODER, encode};
@@ -40,17 +41,19 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
     let size = MachineSize { cpus: CPUS, memory_mb: 16_384, ..MachineSize::default() };
     let policy = FleetPolicy { max: MACHINES, size, ..flyprovider::policy::defaults("bench", "worker:1") };
     let chunks = ChunkPlan::new(HOUR, RATE, Parallelism::Auto);
-    let lengths = (0..chunks.count()).map(|chunk| costs.of_chunk(chunks.segments_of(chunk).len()));
-    let sound = costs.sound * HOUR / CLIP_SECONDS;
-    let lengths = std::iter::once(sound).chain(lengths).map(millis).collect();
+    let seconds_of = |chunk| chunks.segments_of(chunk).map(|segment| chunks.seconds_of(segment)).sum::<f64>();
+    let lengths = (0..chunks.count()).map(|chunk| costs.chunks * seconds_of(chunk));
+    let lengths = std::iter::once(costs.sound * HOUR).chain(lengths).map(millis).collect();
     let split =
         run(&Scenario::split(policy.clone(), PLANNING_MS, Parts { lengths, finish: FINISH_MS })).unwrap();
     // One machine whose cores are all busy all the time, which FFmpeg alone does not achieve.
     let alone = millis(whole * HOUR / CLIP_SECONDS / f64::from(CPUS));
     let one = run(&Scenario::whole(FleetPolicy { max: 1, ..policy }, alone)).unwrap();
     eprintln!(
-        "a chunk of n segments costs {:.2} + {:.2} n CPU seconds; {split:?}; alone {one:?}",
-        costs.start, costs.segment
+        "an hour costs {:.0} CPU seconds as a whole and {:.0} in parts; its sound takes {:.0} s; {split:?}, one machine: {one:?}",
+        whole * HOUR / CLIP_SECONDS,
+        costs.chunks * HOUR,
+        costs.sound * HOUR
     );
     figures.put(FIGURES[0], seconds(&split), "s");
     figures.put(FIGURES[1], split.billed as f64 / one.billed as f64, "ratio");
@@ -78,54 +81,36 @@ fn millis(seconds: f64) -> u64 {
     u64::try_from(Duration::from_secs_f64(seconds).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What parts cost, CPU seconds. A chunk has one thread, so that it takes about as long on a core of its own.
+/// What parts cost. A chunk has one thread, so that it takes about as long on a core of its own.
 struct Costs {
-    /// What a chunk costs whatever its length is.
-    start: f64,
-    /// What each of its segments costs.
-    segment: f64,
-    /// The sound of the clip.
+    /// CPU seconds of the chunks for a second of video. Those of the clip are shorter than most of the hour's, so that
+    /// they cost more.
+    chunks: f64,
+    /// CPU seconds of the sound for a second of video.
     sound: f64,
 }
 
 impl Costs {
-    /// Encodes every part of the clip.
+    /// Encodes every part of the clip, as many chunks at once as there are cores: two threads that share a core take
+    /// longer than one that has it alone.
     async fn measure(clip: &Path, scratch: &Path) -> Self {
         let source = probe::probe(clip).await.unwrap();
         let ladder = encode::LADDER.parse().unwrap();
         let decision =
             decide(&source, Preset::HlsAdaptive, &ladder, Stills::default(), Parallelism::Auto).unwrap();
         let SplitDecision::Split(plan) = decision else { panic!("the clip is not split: {decision:?}") };
-        let mut points = Vec::new();
-        for chunk in 0..plan.chunks.count() {
+        let chunk = async |chunk: u32| {
             let cancel = CancellationToken::new();
             let out = scratch.join(format!("hour-{chunk}"));
-            let report = encode_chunk(chunk, &part(&plan, clip, &out, &cancel)).await.unwrap();
-            points.push((plan.chunks.segments_of(chunk).len() as f64, report.cpu_seconds));
-        }
+            encode_chunk(chunk, &part(&plan, clip, &out, &cancel)).await.unwrap().cpu_seconds
+        };
+        let cores = std::thread::available_parallelism().unwrap().get();
+        let chunks = futures::stream::iter(0..plan.chunks.count()).map(chunk).buffer_unordered(cores);
+        let chunks: f64 = chunks.collect::<Vec<f64>>().await.iter().sum();
         let cancel = CancellationToken::new();
         let sound = encode_audio(&part(&plan, clip, &scratch.join("hour-sound"), &cancel)).await.unwrap();
-        let (start, segment) = line(&points);
-        Self { start, segment, sound: sound.cpu_seconds }
+        Self { chunks: chunks / CLIP_SECONDS, sound: sound.cpu_seconds / CLIP_SECONDS }
     }
-
-    fn of_chunk(&self, segments: usize) -> f64 {
-        self.start + self.segment * segments as f64
-    }
-}
-
-/// The line `a + b x` with the least squares of the distances.
-fn line(points: &[(f64, f64)]) -> (f64, f64) {
-    let n = points.len() as f64;
-    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / n;
-    let (x, y) = (mean(|p| p.0), mean(|p| p.1));
-    let (mut xy, mut xx) = (0.0, 0.0);
-    for point in points {
-        xy += (point.0 - x) * (point.1 - y);
-        xx += (point.0 - x).powi(2);
-    }
-    let slope = xy / xx;
-    ((y - slope * x).max(0.0), slope)
 }
 
 fn part<'a>(
@@ -143,7 +128,6 @@ fn part<'a>(
         stall_timeout: hour,
         deadline: hour,
         cancel,
-        on_progress: &|_: EncodeProgress| {},
         sink: None,
     }
 }

@@ -195,7 +195,8 @@ pub static WORKER_CHUNKS: Setting<u32> = Setting::new(
     "WORKER_CHUNKS",
     Derived("the number of CPU cores"),
     &[Up, Worker, Controller, Edge],
-    "number of chunks of split videos that a worker encodes at once, each with about one core",
+    "number of chunks of split videos that a worker encodes at once, each with about one core; one machine is started for \
+     as many that wait",
     setting::chunks,
 );
 pub static WORKER_MAX_FAILURES: Setting<u32> = Setting::new(

@@ -2,6 +2,9 @@
 //!
 //! The first chunk is one segment, so that a viewer can start; the next ones grow up to a maximum. A short chunk costs
 //! more: measured with libx264, chunks of 4 s take 8 to 10 percent more CPU time than the whole, and of 8 s 5 percent.
+//! Towards the end they become shorter again, so that workers that started one after the other end together. In the
+//! simulation of an hour on machines of eight cores, of which one starts each second, chunks of 24 s take 72 s, and
+//! chunks from 24 down to 12 s take 58 s, at 1.04 of the price.
 
 use std::ops::Range;
 
@@ -19,7 +22,7 @@ const CHUNKS_PER_WORKER: u32 = 3;
 /// Number of chunks that a short video has at least, if the number of workers is not given.
 const AUTO_CHUNKS: u32 = 8;
 /// Maximum number of chunks; longer videos have longer chunks.
-pub const MAX_CHUNKS: u32 = 900;
+const MAX_CHUNKS: u32 = 900;
 
 /// Frames whose times differ by less than this are the same frame, seconds.
 pub(super) const TOLERANCE: f64 = 0.0005;
@@ -34,8 +37,10 @@ pub struct ChunkPlan {
     seconds: f64,
     /// Number of segments.
     segments: u32,
-    /// Maximum length of a chunk in segments; only the last chunk may have half as much again.
+    /// Maximum length of a chunk in segments at the beginning; only the last chunk may have half as much again.
     longest: u32,
+    /// The same at the end.
+    shortest: u32,
 }
 
 impl ChunkPlan {
@@ -54,7 +59,9 @@ impl ChunkPlan {
                 (segments / (CHUNKS_PER_WORKER * workers)).clamp(least, LONGEST)
             }
         };
-        Self { seconds, segments, longest: longest.max(segments.div_ceil(MAX_CHUNKS)) }
+        // As they become half as long towards the end, there are 1.4 times as many as if all had the maximum length.
+        let longest = longest.max(segments.div_ceil(MAX_CHUNKS * 2 / 3));
+        Self { seconds, segments, longest, shortest: longest.div_ceil(2).max(2).min(longest) }
     }
 
     /// Number of chunks.
@@ -90,18 +97,25 @@ impl ChunkPlan {
         (end - f64::from(segment) * SEGMENT).max(0.0)
     }
 
+    /// Maximum length of a chunk that begins with this segment.
+    fn longest_at(&self, segment: u32) -> u32 {
+        let less = f64::from(self.longest - self.shortest.min(self.longest));
+        let place = f64::from(segment) / f64::from(self.segments.max(1));
+        self.longest - (less * place).round() as u32
+    }
+
     /// The first segment of each chunk.
     fn starts(&self) -> Vec<u32> {
         let (mut starts, mut next, mut length) = (vec![], 0, 1);
         while next < self.segments {
             starts.push(next);
-            next += length.min(self.longest);
+            next += length.min(self.longest_at(next));
             length = length.saturating_mul(2);
         }
         // A chunk of a few frames costs a start of FFmpeg, and x264 may write other headers for it.
         if let [.., _, last] = starts[..] {
             let rest = self.seconds - f64::from(last) * SEGMENT;
-            if rest < f64::from(self.longest) * SEGMENT / 2.0 {
+            if rest < f64::from(self.shortest) * SEGMENT / 2.0 {
                 starts.pop();
             }
         }
@@ -121,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn first_chunk_is_a_segment_and_the_others_grow() {
-        assert_eq!(lengths(100.0, Parallelism::Auto), [1, 2, 3, 3, 3, 3, 3, 3, 4]);
+    fn first_chunk_is_a_segment_and_the_others_grow_and_shrink() {
+        assert_eq!(lengths(100.0, Parallelism::Auto), [1, 2, 3, 3, 3, 3, 2, 2, 2, 2, 2]);
         assert_eq!(lengths(20.0, Parallelism::Workers(2)), [1, 2, 2]);
         assert_eq!(lengths(20.0, Parallelism::Workers(8)), [1, 1, 1, 1, 1]);
         assert_eq!(lengths(9.0, Parallelism::Workers(8)), [1, 2]);
@@ -131,10 +145,12 @@ mod tests {
     #[test]
     fn hour_has_enough_chunks_for_many_workers_and_a_day_not_too_many() {
         let hour = lengths(3600.0, Parallelism::Auto);
-        assert!(hour.len() > 140 && hour.iter().all(|n| *n <= 9), "{hour:?}");
+        assert!((200..230).contains(&hour.len()), "{hour:?}");
+        assert!(hour[3..].is_sorted_by(|a, b| a >= b) && hour[3] == 6 && hour.ends_with(&[3, 2]), "{hour:?}");
         let four = lengths(3600.0, Parallelism::Workers(4));
-        assert!((50..70).contains(&four.len()), "{four:?}");
-        assert!(lengths(86_400.0, Parallelism::Auto).len() < 1000);
+        assert!((70..90).contains(&four.len()), "{four:?}");
+        let day = lengths(86_400.0, Parallelism::Auto).len();
+        assert!((700..=MAX_CHUNKS as usize).contains(&day), "{day}");
     }
 
     #[test]
@@ -151,7 +167,7 @@ mod tests {
         ) {
             let parallelism = if workers == 0 { Parallelism::Auto } else { Parallelism::Workers(workers) };
             let plan = ChunkPlan::new(seconds, rate, parallelism);
-            prop_assert!((1..1000).contains(&plan.count()));
+            prop_assert!((1..=MAX_CHUNKS).contains(&plan.count()));
             let all: Vec<u32> = (0..plan.count()).flat_map(|n| plan.segments_of(n)).collect();
             prop_assert_eq!(&all, &(0..plan.segments()).collect::<Vec<_>>());
             for chunk in 0..plan.count() {

@@ -36,7 +36,7 @@ mod playing;
 mod report;
 mod request;
 
-pub use chunks::{ChunkPlan, MAX_CHUNKS};
+pub use chunks::ChunkPlan;
 pub use encode::{encode_audio, encode_chunk};
 pub use finish::finish;
 pub use plan::{SplitDecision, SplitPlan, decide};

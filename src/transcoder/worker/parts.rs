@@ -122,9 +122,7 @@ impl Attempt<'_> {
                 (self.give_up(&failure).await, None)
             }
             Err(AttemptError::Cancelled) => {
-                if let Some(split) = self.job.split {
-                    self.abandon_split(split).await;
-                }
+                self.abandon_split(self.job.split).await;
                 (AttemptOutcome::Lost, None)
             }
             Err(AttemptError::Failed(failure)) => (self.fail(&failure).await, None),
@@ -137,8 +135,9 @@ impl Attempt<'_> {
         2 * self.config.chunks + 2
     }
 
-    /// Sees to it that what this part has stored is deleted if the job knows nothing of the split any more.
-    pub(super) async fn abandon_split(&self, split: AttemptId) {
+    /// Has the janitor delete what was stored for a split of which the job knows nothing any more.
+    pub(super) async fn abandon_split(&self, split: Option<AttemptId>) {
+        let Some(split) = split else { return };
         if let Err(error) = self.queue.abandon_split(split).await {
             tracing::warn!(job = %self.job.attempt.job, %error, "could not have the outputs of a lost part deleted");
         }
@@ -226,9 +225,7 @@ impl Attempt<'_> {
             }
             Some((PartOutcome::Lost, claim)) => {
                 tracing::warn!(job = %id, %part, "the part was encoded after its lease was lost");
-                if let Some(split) = self.job.split {
-                    self.abandon_split(split).await;
-                }
+                self.abandon_split(self.job.split).await;
                 (AttemptOutcome::Lost, claim)
             }
             None => {

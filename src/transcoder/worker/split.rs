@@ -143,7 +143,7 @@ impl Attempt<'_> {
             }
             // Without an answer it is not known whether there are parts.
             Some(SplitOutcome::Lost(_)) | None => {
-                self.abandon_split(attempt).await;
+                self.abandon_split(Some(attempt)).await;
                 Err(AttemptError::Cancelled)
             }
         }
