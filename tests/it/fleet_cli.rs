@@ -80,8 +80,8 @@ fn busy(now: Millis) -> FleetStatus {
             waiting: 2,
             existing: 2,
             billed: 2,
-            min: 0,
             max: 10,
+            ..FleetDesired::default()
         },
         machines: vec![at_work, machine("films-worker-02", "booting")],
         conditions: vec![FleetCondition {
