@@ -174,7 +174,7 @@ pub static WORKER_IDLE_TIMEOUT: Setting<Duration> = Setting::new(
     "WORKER_IDLE_TIMEOUT",
     Value("300"),
     &[Up, Worker, Controller, Edge],
-    "seconds without a job after which a worker exits; 0: never",
+    "seconds without a job after which a worker exits, 2 at most after parts of a split video; 0: never",
     setting::seconds,
 );
 pub static WORKER_TTL: Setting<Duration> = Setting::new(

@@ -41,9 +41,9 @@ pub(super) fn chunk(plan: &SplitPlan, number: u32, input: MediaInput<'_>) -> Res
     if !is_first && seek > 0.0 {
         all.extend(split_args(&format!("-seek_timestamp 1 -ss {seek:.6} -noaccurate_seek")));
     }
-    // One thread is the cheapest, and several chunks use several cores. But viewers wait for the first chunk.
-    let threads = if is_first { "-threads 0" } else { "-threads 1" };
-    all.extend(split_args(threads));
+    // One thread is the cheapest, and several chunks use several cores. Viewers wait for the first chunk, so that its
+    // decoder has more.
+    all.extend(split_args(if is_first { "-threads 0" } else { "-threads 1" }));
     let mut arguments: Vec<OsString> = all.into_iter().map(OsString::from).collect();
     arguments.extend(["-i".into(), input.argument()]);
 
@@ -65,8 +65,8 @@ pub(super) fn chunk(plan: &SplitPlan, number: u32, input: MediaInput<'_>) -> Res
         let folder = rung.quality.name();
         all.extend(split_args(&format!("-map [v{n}]")));
         all.extend(encoder_args(row.video_codec));
-        all.extend(split_args("-fps_mode passthrough -enc_time_base -1"));
-        all.extend(split_args(threads));
+        // With several threads, x264 makes other bytes each time where the bit rate is limited.
+        all.extend(split_args("-fps_mode passthrough -enc_time_base -1 -threads 1"));
         // A fragment begins at every keyframe, so that there must be no others.
         all.extend(split_args("-g 1000000 -sc_threshold 0"));
         if !keyframes.is_empty() {
