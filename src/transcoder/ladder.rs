@@ -20,6 +20,11 @@ impl Rung {
         let enough = Quality::ALL.iter().copied().find(holds).unwrap_or(self.quality);
         enough.min(self.quality).video_kbps()
     }
+
+    /// The size of the buffer by which the bit rate is limited, kbit: two seconds at the maximum.
+    pub(crate) fn buffer_kbit(self) -> u32 {
+        2 * self.video_kbps()
+    }
 }
 
 /// The box in the orientation of the picture: swapped for portrait.

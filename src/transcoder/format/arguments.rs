@@ -73,7 +73,7 @@ fn rate_control_args(rung: Rung, rate_control: RateControl, stream: &str) -> Vec
         RateControl::Bitrate => format!("-b{stream} {cap}k"),
         RateControl::ConstantQuality(factor) => format!("-crf{stream} {factor}"),
     };
-    split_args(&format!("{aim} -maxrate{stream} {cap}k -bufsize{stream} {}k", cap * 2))
+    split_args(&format!("{aim} -maxrate{stream} {cap}k -bufsize{stream} {}k", rung.buffer_kbit()))
 }
 
 /// Bit rates above this are encoded with FFmpeg's `fast` coder of AAC, kbit/s. FFmpeg's documentation has it worse below

@@ -74,6 +74,12 @@ pub(super) fn chunk(plan: &SplitPlan, number: u32, input: MediaInput<'_>) -> Res
         }
         all.extend(["-bsf:v".to_owned(), times(plan.frame_distance())]);
         all.extend(rung_args(*rung, row.video_codec, row.rate_control, ""));
+        if !is_first {
+            // x264 lets a stream begin with a buffer that is 90 percent full. If every chunk did, they would have 7
+            // percent more bits than the whole where the bit rate is limited (48 s at 240p in chunks of 8 s, FFmpeg 5.1).
+            // Half full, they have 0.2 percent fewer, at the same SSIM around the joins and elsewhere.
+            all.extend(split_args(&format!("-rc_init_occupancy {}k", rung.buffer_kbit() / 2)));
+        }
         all.extend(split_args(COMMON));
         all.extend(shifted(plan));
         // Not the HLS muxer: it lets a segment begin when the one before ends by the durations of its packets, which
