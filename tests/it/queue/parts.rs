@@ -5,7 +5,7 @@ mod ends;
 mod faults;
 mod upgrade;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tcoder::job::{AttemptId, Epoch, LeaseId, Part, State};
 use tcoder::queue::{
@@ -242,11 +242,12 @@ async fn repeated_split_and_completion_change_nothing_more() {
     let look = || {
         let mut redis = raw(&config);
         let sets = ["jobs:pending", "jobs:leases"].map(|set| zset(&mut redis, &config, set));
-        let of_job: Vec<(String, String)> = remains(&config, id)
+        // Redis lists keys in any order.
+        let of_job: BTreeMap<String, String> = remains(&config, id)
             .into_iter()
             .filter(|key| key.contains("jobs:status:"))
             .map(|key| {
-                let hash: std::collections::BTreeMap<String, String> =
+                let hash: BTreeMap<String, String> =
                     redis::cmd("HGETALL").arg(&key).query(&mut redis).unwrap();
                 (key, format!("{hash:?}"))
             })
