@@ -100,7 +100,8 @@ pub fn cpu_of(work: impl FnOnce()) -> f64 {
     children_cpu() - before
 }
 
-/// The recipe: three runs of FFmpeg, one per quality, with exactly the settings of the ladder.
+/// The recipe: three runs of FFmpeg, one per quality, at the qualities and bit rates of the ladder, with x264's `fast` and
+/// FFmpeg's usual coder of AAC.
 fn recipe(clip: &Path, out: &Path) {
     for quality in LADDER.parse::<Ladder>().unwrap().rungs() {
         let (fit, cap) = (quality.fit(), quality.video_kbps());

@@ -41,7 +41,14 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
     let whole = cpu_of_whole(&clip, &scratch.join("hour-whole"));
     let costs = Costs::measure(&clip, scratch).await;
     let size = MachineSize { cpus: CPUS, memory_mb: 16_384, ..MachineSize::default() };
-    let policy = FleetPolicy { max: MACHINES, size, ..flyprovider::policy::defaults("bench", "worker:1") };
+    // The time that the last worker waits for another job is no cost of this one.
+    let idle_timeout = Duration::from_secs(2);
+    let policy = FleetPolicy {
+        max: MACHINES,
+        size,
+        idle_timeout,
+        ..flyprovider::policy::defaults("bench", "worker:1")
+    };
     let chunks = ChunkPlan::new(HOUR, RATE, Parallelism::Auto);
     let seconds_of = |chunk| chunks.segments_of(chunk).map(|segment| chunks.seconds_of(segment)).sum::<f64>();
     let lengths = (0..chunks.count()).map(|chunk| costs.chunks * seconds_of(chunk));

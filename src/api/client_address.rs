@@ -20,9 +20,9 @@ impl<S: Sync> FromRequestParts<S> for ClientAddress {
     }
 }
 
-/// The peer of the connection, if it is public. Otherwise it may be a proxy of this installation: each proxy appends
-/// the address of its own peer to `X-Forwarded-For`, so the last public one is not the client's own invention. Clients
-/// in a private network can invent one, and gain no more than to be counted apart.
+/// The peer of the connection, if it is public. Otherwise it is a proxy, and the first public address in
+/// `X-Forwarded-For` is what the first proxy says of its client. Later ones may be those of proxies, which many clients
+/// share: Fly appends the app's own. Clients can invent an address, and gain no more than to be counted apart.
 #[cfg(not(target_arch = "wasm32"))]
 fn public_address(parts: &Parts) -> Option<IpAddr> {
     use crate::http_server::PeerAddress;
@@ -34,7 +34,7 @@ fn public_address(parts: &Parts) -> Option<IpAddr> {
     }
     let forwarded = parts.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
     let mut addresses = forwarded.flat_map(|value| value.split(',')).filter_map(address);
-    addresses.rfind(|address| is_public(*address))
+    addresses.find(|address| is_public(*address))
 }
 
 /// Cloudflare sets this header, and clients cannot.
@@ -81,10 +81,10 @@ mod tests {
             ("2a00:1450:4001:82a:1:2:3:4", &[], Some("2a00:1450:4001:82a::")),
             // A client that is no proxy.
             ("8.8.4.4", &["1.1.1.1"], Some("8.8.4.4")),
-            // Behind one proxy, and behind two.
+            // Behind one proxy, behind two, and behind one that adds its own address, as Fly's does.
             ("10.0.0.7", &["8.8.4.4"], Some("8.8.4.4")),
-            ("10.0.0.7", &["1.1.1.1, 8.8.4.4"], Some("8.8.4.4")),
-            ("10.0.0.7", &["1.1.1.1", "8.8.4.4:4711, 10.0.0.8"], Some("8.8.4.4")),
+            ("10.0.0.7", &["10.1.2.3", "8.8.4.4:4711, 10.0.0.8"], Some("8.8.4.4")),
+            ("10.0.0.7", &["8.8.4.4, 66.241.124.1"], Some("8.8.4.4")),
             ("fd00::7", &["[2a00:1450:4001:82a::200e]:443"], Some("2a00:1450:4001:82a::")),
             // Gateways that many may share.
             ("10.0.0.7", &[], None),

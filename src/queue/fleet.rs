@@ -17,8 +17,8 @@ pub struct FleetView {
     pub now: Millis,
     /// Jobs, and parts of split jobs, that a worker can claim.
     pub pending: u64,
-    /// How many of them are parts.
-    pub pending_parts: u64,
+    /// How many of these and of those that are due are parts.
+    pub parts: u64,
     /// When the first of them became ready.
     pub next_ready_since: Option<Millis>,
     /// Delayed jobs that are due, and running jobs whose lease has expired.
@@ -277,8 +277,7 @@ pub(super) fn parse_lock(reply: &Reply, holder: &str) -> Option<LockOutcome> {
 }
 
 pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
-    let [now, pending, pending_parts, since, due, next_due, paused, pool, alive, leases, heard] =
-        reply.list()?
+    let [now, pending, parts, since, due, next_due, paused, pool, alive, leases, heard] = reply.list()?
     else {
         return None;
     };
@@ -321,7 +320,7 @@ pub(super) fn parse_view(reply: &Reply) -> Option<FleetView> {
     Some(FleetView {
         now: Millis(now.int()?),
         pending: u64::try_from(pending.int()?).ok()?,
-        pending_parts: u64::try_from(pending_parts.int()?).ok()?,
+        parts: u64::try_from(parts.int()?).ok()?,
         next_ready_since: time(since),
         due: u64::try_from(due.int()?).ok()?,
         next_due: time(next_due),

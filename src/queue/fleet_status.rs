@@ -76,6 +76,20 @@ pub struct FleetDesired {
 }
 
 impl FleetDesired {
+    /// What waits, such as `2 jobs wait` or `1 job and 8 parts of split videos wait`.
+    #[must_use]
+    pub fn waits(&self) -> String {
+        let parts = self.waiting_parts.min(self.waiting);
+        let named = |n: u64, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
+        let jobs = named(self.waiting - parts, "job");
+        let what = match (self.waiting - parts, parts) {
+            (_, 0) => jobs,
+            (0, parts) => format!("{} of split videos", named(parts, "part")),
+            (_, parts) => format!("{jobs} and {} of split videos", named(parts, "part")),
+        };
+        format!("{what} {}", if self.waiting == 1 { "waits" } else { "wait" })
+    }
+
     /// The number of machines still to be started or created.
     #[must_use]
     pub const fn need(&self) -> u32 {

@@ -71,7 +71,7 @@ pub(crate) fn headline(fleet: &FleetStatus) -> String {
     };
     let why = match (d.busy, d.waiting) {
         (busy, 0) => format!("{busy} busy, no job waits"),
-        (busy, waiting) => format!("{busy} busy + {}", jobs_wait(waiting)),
+        (busy, _) => format!("{busy} busy + {}", d.waits()),
     };
     let least = if d.min > 0 { format!("at least {}, ", d.min) } else { String::new() };
     format!("{wanted}: {why}; {}; {least}at most {}", there(fleet), d.max)

@@ -14,7 +14,7 @@ pub(super) fn desired(units: &[MachineView], queue: &QueueView, policy: &FleetPo
     };
     let busy = count(&|r| r == MachineRole::Busy);
     let waiting = queue.pending.saturating_add(queue.due);
-    let parts = queue.pending_parts.min(waiting);
+    let parts = queue.parts.min(waiting);
     let for_jobs = (waiting - parts).div_ceil(u64::from(policy.jobs_per_machine.get()));
     let for_parts = parts.div_ceil(u64::from(policy.chunks_per_machine()));
     let wanted = for_jobs.saturating_add(for_parts).saturating_add(u64::from(busy));

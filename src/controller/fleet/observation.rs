@@ -63,8 +63,8 @@ pub enum ListFailure {
 pub struct QueueView {
     /// Jobs, and parts of split jobs, that a worker can claim.
     pub pending: u64,
-    /// How many of them are parts.
-    pub pending_parts: u64,
+    /// How many of these and of those that are due are parts.
+    pub parts: u64,
     /// Delayed jobs that are due, and running jobs whose lease has expired. They become pending when a worker
     /// or the janitor next reads the queue, which does not happen while no worker runs.
     pub due: u64,

@@ -167,13 +167,8 @@ impl Planner<'_> {
     }
 
     fn why(&self) -> String {
-        let FleetDesired { machines, busy, idle, booting, waiting, waiting_parts: parts, .. } = self.desired;
-        let waits = match (waiting - parts, parts) {
-            (1, 0) => "1 job waits".to_owned(),
-            (jobs, 0) => format!("{jobs} jobs wait"),
-            (0, parts) => format!("{parts} parts of split jobs wait"),
-            (jobs, parts) => format!("jobs: {jobs}, and {parts} parts of split jobs, wait"),
-        };
+        let FleetDesired { machines, busy, idle, booting, .. } = self.desired;
+        let waits = self.desired.waits();
         format!("{waits}: {machines} machines wanted, {busy} busy, {idle} idle, {booting} booting")
     }
 

@@ -52,14 +52,7 @@ pub(crate) fn queue_view(
     let next_due = next.map(|at| since_then(view.now, at)).into_iter().chain(again).min();
     let when = |at: Millis| now.saturating_sub(since_then(at, view.now));
     let heard = view.heard.iter().map(|(machine, at)| (MachineId(machine.clone()), when(*at))).collect();
-    QueueView {
-        pending: view.pending,
-        pending_parts: view.pending_parts,
-        due: view.due,
-        next_due,
-        workers,
-        heard,
-    }
+    QueueView { pending: view.pending, parts: view.parts, due: view.due, next_due, workers, heard }
 }
 
 /// The machine that a worker runs on: as registered or, if its registration has expired, as its name says.

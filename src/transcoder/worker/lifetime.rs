@@ -36,7 +36,7 @@ impl fmt::Display for ExitReason {
             Self::Ttl => "lived as long as WORKER_TTL lets it",
             Self::MaxJobs => "did as many jobs as WORKER_MAX_JOBS lets it",
             Self::TooManyFailures => "failed WORKER_MAX_FAILURES times in a row, not because of the files",
-            Self::Idle => "had nothing to do for WORKER_IDLE_TIMEOUT",
+            Self::Idle => "had nothing to do for WORKER_IDLE_TIMEOUT, or 2 s after parts of a split video",
             Self::Retired => "told by the fleet to leave",
         })
     }

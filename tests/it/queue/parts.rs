@@ -281,6 +281,31 @@ async fn repeated_split_and_completion_change_nothing_more() {
 }
 
 #[tokio::test]
+async fn fleet_view_counts_parts_apart_from_jobs() {
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let counts = async || {
+        let view = queue.fleet_view().await.unwrap();
+        (view.pending, view.due, view.parts)
+    };
+    assert_eq!(counts().await, (0, 0, 0));
+    let by = split_job(&queue, &w, &spec(), 2).await;
+    submit(&queue, &spec()).await;
+    assert_eq!(counts().await, (4, 0, 3));
+    let held = claim_parts(&queue, 2).await;
+    assert_eq!(counts().await, (2, 0, 1));
+    // One is encoded, and the lease of the other expires.
+    assert_eq!(complete_part(&queue, &held[0], 3).await, PartOutcome::Done);
+    let leases = format!("{}jobs:leases", config.prefix);
+    redis::cmd("ZADD").arg(leases).arg(1).arg(held[1].lease().to_string()).exec(&mut raw(&config)).unwrap();
+    assert_eq!(counts().await, (2, 1, 2));
+    assert_eq!(queue.sweep(10, 0).await.unwrap().ready, 1);
+    assert_eq!(counts().await, (3, 0, 2));
+    queue.cancel(by.job).await.unwrap();
+    assert_eq!(counts().await, (1, 0, 0));
+}
+
+#[tokio::test]
 async fn lost_part_alone_is_encoded_again() {
     let (queue, config) = queue().await;
     let w = worker(&queue, "w").await;

@@ -177,6 +177,19 @@ fn any_machine() -> impl Strategy<Value = (Machine, Life)> {
     )
 }
 
+#[test]
+fn desired_number_has_a_machine_for_as_many_parts_as_one_encodes_at_once() {
+    let mut desk = Desk::new(&[], 11);
+    desk.policy.max = 20;
+    desk.seen.queue.as_mut().unwrap().parts = 9;
+    // A machine has two CPUs.
+    let desired = desk.plan().desired;
+    assert_eq!((desired.machines, desired.waiting, desired.waiting_parts), (7, 11, 9));
+    assert_eq!(desired.waits(), "2 jobs and 9 parts of split videos wait");
+    desk.policy.chunks = std::num::NonZeroU32::new(4);
+    assert_eq!(desk.plan().desired.machines, 5);
+}
+
 fn distinct(machines: Vec<(Machine, Life)>) -> Vec<(Machine, Life)> {
     let mut names = BTreeSet::new();
     machines.into_iter().filter(|(m, _)| names.insert(m.name.clone())).collect()

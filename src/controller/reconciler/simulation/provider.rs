@@ -62,7 +62,9 @@ impl SimProvider {
 
     /// The number of machines that are charged for CPU and memory.
     pub(crate) fn billed(&self) -> u64 {
-        let is_billed = |sim: &&SimMachine| matches!(sim.machine.phase, Phase::Started | Phase::Stopping);
+        let is_billed = |sim: &&SimMachine| {
+            matches!(sim.machine.phase, Phase::Starting | Phase::Started | Phase::Stopping)
+        };
         self.machines.iter().filter(is_billed).count() as u64
     }
 

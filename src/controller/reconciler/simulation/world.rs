@@ -135,7 +135,7 @@ impl World {
         Some(FleetView {
             now: millis(now),
             pending: self.pending.len() as u64,
-            pending_parts: self.pending.iter().filter(|task| task.is_part).count() as u64,
+            parts: self.pending.iter().filter(|task| task.is_part).count() as u64,
             next_ready_since: self.pending.front().map(|task| millis(task.at)),
             due: 0,
             next_due: leases.map(|task| millis(task.at)).min(),
