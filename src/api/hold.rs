@@ -19,17 +19,17 @@ use std::time::Duration;
 
 use super::client_address::ClientAddress;
 use super::{AppState, Problem};
-use crate::job::{AttemptId, JobId};
+use crate::job::{AttemptId, JobId, ObjectKey};
 use crate::metrics::{Metrics, SegmentRequest};
 use crate::queue::{QueueError, SegmentState};
-use crate::storage::layout;
+use crate::storage::{Bucket, layout};
 use crate::time::{sleep, timeout};
 
 /// How long a request is held. Players give up on a segment that does not begin after about ten seconds, and repeat
 /// requests that were answered with 503.
 const LIMIT: Duration = Duration::from_secs(8);
-/// Maximum time between two looks, in case the event about a part is missed.
-const LOOK_AFTER: Duration = Duration::from_secs(2);
+/// Maximum time between two looks: nothing tells of a segment that is stored before its chunk is complete.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// Maximum number of requests that are held for one job.
 const MAX_OF_JOB: usize = 32;
 /// The same for one client. A player loads two or three segments at a time, and several viewers may share an address.
@@ -119,15 +119,17 @@ impl Drop for Counted<'_> {
 }
 
 impl AppState {
-    /// Waits until the file at `path` below the folder of this attempt is in storage, at most [`LIMIT`].
+    /// Waits until the file at `path` below the folder of this attempt, which has this key, is in storage, at most
+    /// [`LIMIT`].
     pub(super) async fn hold(
         &self,
         attempt: AttemptId,
         path: &str,
+        key: &ObjectKey,
         ClientAddress(client): ClientAddress,
     ) -> Result<(), Problem> {
         let mut counted = Counted { metrics: &self.metrics, outcome: SegmentRequest::Abandoned };
-        let outcome = self.await_file(attempt, path, client).await;
+        let outcome = self.await_file(attempt, path, key, client).await;
         counted.outcome = *outcome.as_ref().unwrap_or(&SegmentRequest::Failed);
         match outcome? {
             SegmentRequest::Ready => Ok(()),
@@ -141,6 +143,7 @@ impl AppState {
         &self,
         attempt: AttemptId,
         path: &str,
+        key: &ObjectKey,
         client: Option<IpAddr>,
     ) -> Result<SegmentRequest, QueueError> {
         let Some(segment) = layout::stream_segment(path) else { return Ok(SegmentRequest::NotFound) };
@@ -153,6 +156,12 @@ impl AppState {
                     SegmentState::Ready | SegmentState::Ended(_) => return Ok(SegmentRequest::Ready),
                     SegmentState::Unknown => return Ok(SegmentRequest::NotFound),
                     SegmentState::Waiting => {}
+                }
+                // The first segments of a chunk are stored while later ones are encoded.
+                match self.storage.head(Bucket::Output, key).await {
+                    Ok(Some(_)) => return Ok(SegmentRequest::Ready),
+                    Ok(None) => {}
+                    Err(error) => tracing::debug!(%key, %error, "could not look for a segment"),
                 }
                 // A timer that runs out, and a feed that has ended, lead to the next look as well.
                 if let Some(None) = timeout(LOOK_AFTER, changes.next()).await {

@@ -51,6 +51,30 @@ pub struct Claimed {
     pub(super) keep: Keep,
     /// The plan of a split job, as the attempt wrote it that split the job.
     pub plan: Option<Arc<str>>,
+    /// Whether a viewer waits for the part.
+    pub is_awaited: bool,
+}
+
+/// What a claim may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claimable {
+    /// Any task.
+    Any,
+    /// A part of a split job.
+    Part,
+    /// A part that a viewer waits for.
+    AwaitedPart,
+}
+
+impl Claimable {
+    /// The argument of `claim.lua`.
+    const fn arg(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Part => "part",
+            Self::AwaitedPart => "awaited",
+        }
+    }
 }
 
 impl Claimed {
@@ -167,6 +191,7 @@ fn claimed(
         previous,
         keep: terms.keep,
         plan: terms.plan,
+        is_awaited: answer.int(15)? == 1,
     })
 }
 
@@ -184,8 +209,7 @@ pub(super) struct ClaimCall<'a> {
     pub worker: &'a WorkerId,
     pub now: Millis,
     pub sweep: bool,
-    /// Whether only a part may be claimed.
-    pub only_part: bool,
+    pub claimable: Claimable,
     token: String,
     again: bool,
 }
@@ -209,15 +233,20 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn claim(&self, worker: &WorkerId, now: Millis, sweep: bool) -> Result<Claim, QueueError> {
-        self.claim_next(worker, now, sweep, false).await
+        self.claim_next(worker, now, sweep, Claimable::Any).await
     }
 
-    /// Like [`Queue::claim`], but only claims a part of a job, and only if that is next in the queue.
+    /// Like [`Queue::claim`] without a sweep, but only claims the next task in the queue if it is one of these.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn claim_part(&self, worker: &WorkerId, now: Millis) -> Result<Claim, QueueError> {
-        self.claim_next(worker, now, false, true).await
+    pub async fn claim_only(
+        &self,
+        worker: &WorkerId,
+        now: Millis,
+        claimable: Claimable,
+    ) -> Result<Claim, QueueError> {
+        self.claim_next(worker, now, false, claimable).await
     }
 
     async fn claim_next(
@@ -225,11 +254,11 @@ impl Queue {
         worker: &WorkerId,
         now: Millis,
         sweep: bool,
-        only_part: bool,
+        claimable: Claimable,
     ) -> Result<Claim, QueueError> {
         let mut newer = 0;
         loop {
-            let mut call = self.claim_call(worker, now, sweep, only_part);
+            let mut call = self.claim_call(worker, now, sweep, claimable);
             let reply =
                 self.answered(&scripts::CLAIM, &mut call, |queue, call| queue.claim_args(call)).await?;
             match self.claim_reply(call, &reply).await? {
@@ -252,13 +281,13 @@ impl Queue {
         worker: &'a WorkerId,
         now: Millis,
         sweep: bool,
-        only_part: bool,
+        claimable: Claimable,
     ) -> ClaimCall<'a> {
         let (token, again) = match self.unanswered.take(worker) {
             Some(token) => (token, true),
             None => (new_token(), false),
         };
-        ClaimCall { worker, now, sweep, only_part, token, again }
+        ClaimCall { worker, now, sweep, claimable, token, again }
     }
 
     /// The arguments of `claim.lua`.
@@ -274,7 +303,7 @@ impl Queue {
             ms(self.grace_left()),
             call.token.clone(),
             if call.again { "1" } else { "0" }.to_owned(),
-            if call.only_part { "1" } else { "0" }.to_owned(),
+            call.claimable.arg().to_owned(),
         ]
     }
 

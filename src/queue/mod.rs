@@ -19,6 +19,7 @@
 //! | `jobs:cancelled` | zset | cancelled jobs, by time of cancellation |
 //! | `jobs:events` | stream | all changes; about the newest 10,000 are kept |
 //! | `jobs:bell` | zset | wake-ups for idle workers; a hint only |
+//! | `jobs:bell:awaited` | zset | wake-ups for busy workers, when a viewer waits for a part; a hint only |
 //! | `jobs:cleanup` | zset | objects that are to be deleted, by due time |
 //! | `jobs:clock` | hash | the time of the last sweep, and the newest event whose step of Redis's clock was followed |
 //! | `machines:pool` | hash | registered workers |
@@ -74,7 +75,7 @@ mod transport;
 mod workers;
 
 use claim::Unanswered;
-pub use claim::{Claim, Claimed};
+pub use claim::{Claim, Claimable, Claimed};
 pub use cleanup::Cleanup;
 pub use clock::ServerClock;
 pub use codec::{from_versioned_json, to_versioned_json};

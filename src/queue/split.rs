@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::claim::{Claim, ClaimReply, Claimed};
+use super::claim::{Claim, ClaimReply, Claimable, Claimed};
 use super::codec::ScriptReply;
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
@@ -72,8 +72,8 @@ pub struct NextClaim<'a> {
     pub now: Millis,
     /// Whether to reap some expired leases and promote some delayed tasks first.
     pub sweep: bool,
-    /// Whether only a part may be claimed.
-    pub only_part: bool,
+    /// What may be claimed.
+    pub claimable: Claimable,
     /// Whether the worker said within the last minute that it is alive, so that it need not be stored again.
     pub is_known_alive: bool,
 }
@@ -140,7 +140,7 @@ impl Queue {
             let reply = self.eval_idempotent(&scripts::COMPLETE_PART, args).await?;
             return Ok((part_outcome(&reply)?, None));
         };
-        let mut call = self.claim_call(next.worker, next.now, next.sweep, next.only_part);
+        let mut call = self.claim_call(next.worker, next.now, next.sweep, next.claimable);
         let known = if next.is_known_alive { "1" } else { "0" };
         let reply = self
             .answered(&scripts::COMPLETE_PART, &mut call, |queue, call| {

@@ -185,9 +185,23 @@ impl Queue {
     /// If Redis fails.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait_for_wakeup(&self, limit: Duration) -> Result<(), QueueError> {
+        self.wait_for_bell("jobs:bell", limit).await
+    }
+
+    /// Waits, at most `limit`, until a viewer waits for a part that no worker has claimed. Otherwise it is the same.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn wait_for_awaited_part(&self, limit: Duration) -> Result<(), QueueError> {
+        self.wait_for_bell("jobs:bell:awaited", limit).await
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    async fn wait_for_bell(&self, bell: &str, limit: Duration) -> Result<(), QueueError> {
         // 0 would mean forever.
         let seconds = limit.as_secs_f64().max(0.01);
-        let command = Command::new("BZPOPMIN").arg(self.key("jobs:bell")).arg(format!("{seconds:.3}"));
+        let command = Command::new("BZPOPMIN").arg(self.key(bell)).arg(format!("{seconds:.3}"));
         self.run_blocking(command, limit).await.map(drop)
     }
 }

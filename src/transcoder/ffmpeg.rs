@@ -23,6 +23,8 @@ use super::{EncodeProgress, TranscodeError, disk, ffprobe};
 /// which show the effect.
 const KEEP_FIRST: usize = 20;
 const KEEP_LAST: usize = 20;
+/// The niceness of a run that others go before: it gets a tenth of what another gets that wants the same core.
+const NICENESS: &str = "10";
 /// Interval between two checks of the free space.
 const LOOK_AT_DISK: Duration = Duration::from_secs(1);
 
@@ -33,6 +35,8 @@ pub(super) struct FfmpegRun<'a> {
     pub folder: &'a Path,
     /// The name of the input in FFmpeg's messages.
     pub input: String,
+    /// Whether other processes of the machine go first.
+    pub is_nice: bool,
     /// What is expected to come out.
     pub expected: Expected,
     /// The space that the outputs need, and the space that was free before the run.
@@ -89,9 +93,13 @@ impl FfmpegRun<'_> {
     /// Runs FFmpeg until it ends, or kills it. The process is dead and reaped when this returns.
     pub(crate) async fn finish(self) -> Result<RunStats, TranscodeError> {
         let begun = Instant::now();
-        let mut command = ffprobe::command("ffmpeg");
+        let program = if self.is_nice { "nice" } else { "ffmpeg" };
+        let mut command = ffprobe::command(program);
+        if self.is_nice {
+            command.args(["-n", NICENESS, "ffmpeg"]);
+        }
         command.args(&self.arguments).current_dir(self.folder);
-        let mut child = command.spawn().map_err(|e| diagnose::start_failure("ffmpeg", &e))?;
+        let mut child = command.spawn().map_err(|e| diagnose::start_failure(program, &e))?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
 
         let (tell, hear) = watch::channel(EncodeProgress::default());

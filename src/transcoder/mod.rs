@@ -210,6 +210,7 @@ async fn attempt(request: &TranscodeRequest<'_>, deadline: Instant) -> Result<En
         arguments: plan.arguments(&input),
         folder: work.path(),
         input: input.to_string_lossy().into_owned(),
+        is_nice: false,
         expected: ffmpeg::Expected::all_of(&source),
         space,
         disk_bytes: outputs_limit(request, &source),

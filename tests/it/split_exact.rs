@@ -51,6 +51,7 @@ pub fn part<'a>(
         disk_bytes: None,
         stall_timeout: MINUTE,
         deadline: MINUTE,
+        is_urgent: false,
         cancel,
         sink: None,
     }
@@ -276,6 +277,32 @@ pub fn open_gop() -> PathBuf {
 fn short(name: &str, rate: &str, options: &str) -> PathBuf {
     let source = format!("-f lavfi -i testsrc2=s=320x180:r={rate}:d=9");
     made(name, &format!("{source} -f lavfi -i anoisesrc=d=9:a=0.1:seed=1 {options}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn urgent_chunk_has_the_same_bytes() {
+    let (input, cancel) = (open_gop(), CancellationToken::new());
+    let plan = planned(&input, Preset::HlsAdaptive, LADDER).await;
+    for number in 0..2 {
+        let encode = async |is_urgent: bool| {
+            let out = TempDir::new().unwrap();
+            let request = part(&plan, MediaInput::File(&input), out.path(), &cancel);
+            let report = encode_chunk(number, &PartRequest { is_urgent, ..request }).await.unwrap();
+            let files = files_in(out.path()).into_iter();
+            let bytes: Vec<_> =
+                files.map(|f| (f.clone(), std::fs::read(out.path().join(f)).unwrap())).collect();
+            (report.rungs, bytes)
+        };
+        let (usual, urgent) = (encode(false).await, encode(true).await);
+        assert_eq!(usual.0.len(), 2);
+        assert!(usual == urgent, "chunk {number} has other bytes if it is urgent");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn recordings_whose_sound_overlaps_where_they_were_joined_are_exact() {
+    let one = short("split-recording.mp4", "25", &format!("{X264} -c:a aac -ar 44100"));
+    compare("joined recordings", &remade("split-recordings.mp4", &one, "-stream_loop 1", "-c copy")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,6 +49,15 @@ fn completed_parts(system: &System, id: &str) -> Vec<String> {
     fields.into_iter().filter(|field| field != "plan").collect()
 }
 
+/// The parts of a job that workers hold.
+fn held_parts(system: &System, id: &str) -> Vec<String> {
+    let leases: Vec<String> = redis::cmd("KEYS").arg("*jobs:leases").query(&mut system.redis()).unwrap();
+    let held: Vec<String> =
+        redis::cmd("ZRANGE").arg(&leases[0]).arg(0).arg(-1).query(&mut system.redis()).unwrap();
+    let part = |lease: &String| Some(lease.strip_prefix(&format!("{id}/"))?.split(':').next()?.to_owned());
+    held.iter().filter_map(part).collect()
+}
+
 async fn encoded(system: &System, file: &Path, options: Value) -> Value {
     let id = system.upload(file, &options).await;
     system.completed(&id).await
@@ -173,6 +182,16 @@ async fn get(api: &Api, url: &Url) -> Result<String, StatusCode> {
     Ok(String::from_utf8_lossy(&answer.bytes().await.unwrap()).into_owned())
 }
 
+/// A segment, which is asked for until it is there, as players do.
+async fn segment_of(api: &Api, url: &Url) -> String {
+    loop {
+        match get(api, url).await {
+            Ok(segment) => return segment,
+            Err(status) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+        }
+    }
+}
+
 /// The lines of a playlist that name files.
 fn names(playlist: &str) -> Vec<&str> {
     playlist.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect()
@@ -198,13 +217,7 @@ async fn video_is_played_while_it_is_encoded_and_a_part_further_on_is_encoded_ne
     assert!(get(&system, &small.join(segments[0]).unwrap()).await.unwrap().contains("moof"));
     // A segment near the end is encoded before what lies between.
     let ahead = small.join(segments[35]).unwrap();
-    let segment = loop {
-        match get(&system, &ahead).await {
-            Ok(segment) => break segment,
-            Err(status) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
-        }
-    };
-    assert!(segment.contains("moof"));
+    assert!(segment_of(&system, &ahead).await.contains("moof"));
     let between = completed_parts(&system, &id);
     assert!(between.len() < 12, "most parts are still to be encoded: {between:?}");
     // There is no segment behind the end, and nothing without a signature.
@@ -212,6 +225,24 @@ async fn video_is_played_while_it_is_encoded_and_a_part_further_on_is_encoded_ne
     assert_eq!(get(&system, &beyond).await, Err(StatusCode::NOT_FOUND));
     let answer = system.delete(&format!("/api/jobs/{id}")).await;
     assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(system.ended(&id).await["status"], "cancelled");
+}
+
+#[tokio::test]
+async fn busy_worker_encodes_what_a_viewer_waits_for_at_once_and_hands_over_the_beginning_of_it() {
+    let system = Setup::default().env("WORKER_CHUNKS", "1").start().await;
+    // Chunks of 1, 2, 4 and then 6 segments.
+    let options = json!({"preset": "hls-adaptive", "outputQualities": ["360p", "144p"], "parallelism": 2});
+    let id = system.upload(&minutes(), &options).await;
+    let playable = system.seen(&id, |job| job["status"] == "playable").await;
+    let master: Url = playable["playUrl"].as_str().unwrap().parse().unwrap();
+    // The first segment of a chunk further on. The only slot is busy with an earlier one, and nothing interrupts that.
+    let segment = master.join("144p/segment_00019.m4s?awaited").unwrap();
+    assert!(segment_of(&system, &segment).await.contains("moof"));
+    let (done, held) = (completed_parts(&system, &id), held_parts(&system, &id));
+    assert!(!done.contains(&"chunk-5".to_owned()), "its chunk goes on: {done:?}");
+    assert!(held.contains(&"chunk-5".to_owned()) && held.len() == 2, "{held:?}");
+    system.delete(&format!("/api/jobs/{id}")).await;
     assert_eq!(system.ended(&id).await["status"], "cancelled");
 }
 

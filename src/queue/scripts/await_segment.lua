@@ -33,5 +33,11 @@ if redis.call('HEXISTS', reports(id), part) == 1 then
   end
   return { 'READY' }
 end
-redis.call('ZADD', pending, 'XX', 'LT', string.format('%.0f', s[3] - 3600000), id .. '/' .. part)
+local task, front = id .. '/' .. part, s[3] - 3600000
+local place = redis.call('ZSCORE', pending, task)
+if place and tonumber(place) > front then
+  ring(id)
+  redis.call('ZADD', awaited_wakeups, 0, string.sub(id, -1))
+  redis.call('ZADD', pending, string.format('%.0f', front), task)
+end
 return { 'WAIT' }

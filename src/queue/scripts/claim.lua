@@ -1,13 +1,14 @@
 -- Claims a task for a worker. ARGV: worker, now (the worker's estimate of the server's time), lease
 -- ms, for how many ms the worker counts as alive, the number of due jobs to sweep first (0: none),
 -- for how many ms leases are spared after Redis was away, for how many ms more because the caller
--- could not reach it, a token of the claim, whether it is repeated because its reply was lost, whether only
--- a part may be claimed, and whether the worker said a moment ago that it is alive (1: of one that held a lease
--- until now, that is not stored again).
+-- could not reach it, a token of the claim, whether it is repeated because its reply was lost, what may be
+-- claimed (any: any task, part: a part, awaited: a part that somebody waits for), and whether the worker said a moment
+-- ago that it is alive (1: of one that held a lease until now, that is not stored again).
 -- Returns JOB task epoch attempt spec ms born earlier queued trace error verifies keep keep_input keep_outputs
--- split-epoch | EMPTY next-due now | UNREGISTERED | RETIRED | STRAY task | NEWER task version. `error` is why the
+-- split-epoch awaited | EMPTY next-due now | UNREGISTERED | RETIRED | STRAY task | NEWER task version. `error` is why the
 -- attempt before failed; a job that is only to be verified (1) fails for that reason. `split-epoch` is that of the
--- attempt which split the job: of a part always, and of a job that is to be finished; else it is empty.
+-- attempt which split the job: of a part always, and of a job that is to be finished; else it is empty. `awaited` (1) is
+-- a part that somebody waits for (await_segment.lua).
 local grace, away, token, again = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9], ARGV[10] == '1'
 local worker, now, lease, alive_ms, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 -- A sweep uses the server's clock, because it affects the leases of other workers. All claims of an
@@ -30,7 +31,7 @@ if again then
       local ms = clock()
       redis.call('ZADD', leases, 'XX', 'GT', ms + lease, member)
       return { 'JOB', id, tonumber(epoch), tonumber(s[3]), s[4], ms, tonumber(s[5]), s[6] == '1' and 1 or 0,
-        tonumber(s[7]) or ms, s[8] or '', s[10] or '', s[9] == '1' and 1 or 0, s[12] or '', s[13] or '', s[14] or '', s[15] or '' }
+        tonumber(s[7]) or ms, s[8] or '', s[10] or '', s[9] == '1' and 1 or 0, s[12] or '', s[13] or '', s[14] or '', s[15] or '', 0 }
     end
   end
 end
@@ -44,12 +45,14 @@ local popped = redis.call('ZPOPMIN', pending)
 local id = popped[1]
 if not id then return { 'EMPTY', due, limit > 0 and now or -1 } end
 local _, part = job_and_part(id)
-if ARGV[11] == '1' and not part then
+local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'spec', 'created', 'queued', 'trace',
+  'verify', 'error', 'keep', 'keep_input', 'keep_outputs', 'v', 'split', 'rank')
+-- Its place in the queue is then in front of its own.
+local is_awaited = part and tonumber(popped[2]) < (tonumber(s[15]) or 0)
+if (ARGV[11] == 'part' and not part) or (ARGV[11] == 'awaited' and not is_awaited) then
   redis.call('ZADD', pending, popped[2], id)
   return { 'EMPTY', due, limit > 0 and now or -1 }
 end
-local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'spec', 'created', 'queued', 'trace',
-  'verify', 'error', 'keep', 'keep_input', 'keep_outputs', 'v', 'split')
 local previous, attempt, born = tonumber(s[2]), tonumber(s[3]), tonumber(s[5])
 if s[1] ~= 'queued' or not (previous and attempt and born and s[4]) then return { 'STRAY', id } end
 on_error(function()
@@ -88,4 +91,4 @@ redis.call('HSET', status(id), 'state', 'running', 'epoch', epoch, 'attempt', at
   'worker', worker, 'started', ms, 'progress', 0, 'claim', token, 'before', before)
 redis.call('ZADD', leases, ms + lease, id .. ':' .. epoch)
 return { 'JOB', id, epoch, attempt, s[4], ms, born, before, tonumber(s[6]) or ms, s[7] or '',
-  s[9] or '', verifies and 1 or 0, s[10] or '', s[11] or '', s[12] or '', split }
+  s[9] or '', verifies and 1 or 0, s[10] or '', s[11] or '', s[12] or '', split, is_awaited and 1 or 0 }

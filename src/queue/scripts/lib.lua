@@ -12,6 +12,8 @@ local P = ARGV[1]
 local pending, scheduled, uploading = P .. 'jobs:pending', P .. 'jobs:scheduled', P .. 'jobs:uploading'
 local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:index'
 local events, wakeups, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
+-- Like the bell, for workers that are busy with parts of split jobs: somebody waits for a part.
+local awaited_wakeups = P .. 'jobs:bell:awaited'
 local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
 local heard, cleanup = P .. 'machines:heard', P .. 'jobs:cleanup'
 -- The split jobs that wait for their parts.

@@ -82,6 +82,11 @@ fn rate_control_args(rung: Rung, rate_control: RateControl, stream: &str) -> Vec
 /// bounds how soon a split video is whole.
 const SLOW_CODER_UP_TO: u32 = 64;
 
+/// The filter that keeps the sound at the times of the source, without which FFmpeg stops where they go back, as by a
+/// sample where recordings were joined: it stretches and squeezes by at most two percent where they are off by more
+/// than a millisecond, and fills in silence or leaves out sound where by a tenth of a second.
+const FOLLOW_TIMES: &str = "aresample=async=1000";
+
 /// The audio encoder: mono stays mono, everything else becomes stereo.
 pub(crate) fn audio_args(audio: Option<&Audio>, kbps: u32) -> Vec<String> {
     let Some(audio) = audio else { return vec![] };
@@ -89,10 +94,9 @@ pub(crate) fn audio_args(audio: Option<&Audio>, kbps: u32) -> Vec<String> {
     let coder = if kbps > SLOW_CODER_UP_TO { "-aac_coder fast " } else { "" };
     let mut all =
         split_args(&format!("-map 0:{} -c:a aac {coder}-b:a {kbps}k -ac {channels} -ar 48000", audio.index));
-    if audio.channels > 8 {
-        // Layouts beyond 7.1 cannot be mixed down: the first two channels are used.
-        all.extend(["-filter:a".into(), "pan=stereo|c0=c0|c1=c1".into()]);
-    }
+    // Layouts beyond 7.1 cannot be mixed down: the first two channels are used.
+    let mix = if audio.channels > 8 { "pan=stereo|c0=c0|c1=c1," } else { "" };
+    all.extend(["-filter:a".into(), format!("{mix}{FOLLOW_TIMES}")]);
     all
 }
 

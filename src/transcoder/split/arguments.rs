@@ -1,6 +1,7 @@
 //! FFmpeg's arguments for the parts of a split video (pure).
 
 use std::ffi::OsString;
+use std::ops::Range;
 
 use super::chunks::SEGMENT;
 use super::plan::SplitPlan;
@@ -23,12 +24,25 @@ const SEEK_MARGIN: f64 = 0.5;
 /// The options of segments of sound: absolute times in every fragment, and no edit list.
 const FRAGMENTS: &str = "movflags=+frag_discont:use_editlist=0:avoid_negative_ts=disabled";
 
-/// A fragment for each segment, with absolute times.
+/// A fragment for each segment, with absolute times, which is written to the file at once when it is complete.
 const FRAGMENT_PER_KEYFRAME: &str =
-    "-movflags +frag_keyframe+frag_discont+delay_moov+default_base_moof+skip_trailer";
+    "-flush_packets 1 -movflags +frag_keyframe+frag_discont+delay_moov+default_base_moof+skip_trailer";
 
-/// The arguments for one chunk, which makes a file such as `720p.mp4` for each rung, with a fragment for each segment.
-pub(super) fn chunk(plan: &SplitPlan, number: u32, input: MediaInput<'_>) -> Result<Vec<OsString>, Failure> {
+/// The runs of FFmpeg that encode a chunk, by the places of their rungs in the ladder. A run uses about one core, so that
+/// an urgent chunk has two: one for the largest rung, which costs more than the others together.
+pub(super) fn runs(rungs: usize, is_urgent: bool) -> Vec<Range<usize>> {
+    if is_urgent && rungs > 1 { vec![0..1, 1..rungs] } else { std::iter::once(0..rungs).collect() }
+}
+
+/// The arguments for these rungs of one chunk, each of which becomes a file such as `720p.mp4` with a fragment for each
+/// segment. The files do not depend on which rungs are encoded together.
+pub(super) fn chunk(
+    plan: &SplitPlan,
+    number: u32,
+    of: Range<usize>,
+    is_urgent: bool,
+    input: MediaInput<'_>,
+) -> Result<Vec<OsString>, Failure> {
     let segments = plan.chunks.segments_of(number);
     let (is_first, is_last) = (segments.start == 0, segments.end >= plan.chunks.segments());
     let begin = plan.boundary(segments.start);
@@ -41,9 +55,8 @@ pub(super) fn chunk(plan: &SplitPlan, number: u32, input: MediaInput<'_>) -> Res
     if !is_first && seek > 0.0 {
         all.extend(split_args(&format!("-seek_timestamp 1 -ss {seek:.6} -noaccurate_seek")));
     }
-    // One thread is the cheapest, and several chunks use several cores. Viewers wait for the first chunk, so that its
-    // decoder has more.
-    all.extend(split_args(if is_first { "-threads 0" } else { "-threads 1" }));
+    // One thread is the cheapest, and several chunks use several cores. If viewers wait for it, its decoder has more.
+    all.extend(split_args(if is_urgent { "-threads 0" } else { "-threads 1" }));
     let mut arguments: Vec<OsString> = all.into_iter().map(OsString::from).collect();
     arguments.extend(["-i".into(), input.argument()]);
 
@@ -54,14 +67,18 @@ pub(super) fn chunk(plan: &SplitPlan, number: u32, input: MediaInput<'_>) -> Res
     let cut =
         format!("trim={},select=isnan(prev_selected_pts)+gt(pts\\,prev_selected_pts),", limits.join(":"));
     let rungs = plan.rungs()?;
-    let graph = filter_graph(&plan.source.video, &rungs, &PlannedStills::default(), &cut).unwrap_or_default();
+    let (below, rungs) = (of.start, rungs.get(..of.end).unwrap_or(&rungs));
+    // Each rung is scaled from the one above it.
+    let mut graph =
+        filter_graph(&plan.source.video, rungs, &PlannedStills::default(), &cut).unwrap_or_default();
+    (0..below).for_each(|n| graph += &format!(";[v{n}]nullsink"));
     let mut all = split_args("-filter_complex_threads 1 -filter_complex");
     all.push(graph);
     let row = plan.preset.row();
     let keyframes: Vec<String> = (segments.start + 1..segments.end)
         .map(|segment| format!("{:.6}", plan.boundary(segment) - plan.zero()))
         .collect();
-    for (n, rung) in rungs.iter().enumerate() {
+    for (n, rung) in rungs.iter().enumerate().skip(below) {
         let folder = rung.quality.name();
         all.extend(split_args(&format!("-map [v{n}]")));
         all.extend(encoder_args(row.video_codec));

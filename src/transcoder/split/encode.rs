@@ -3,12 +3,13 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use futures::future::try_join_all;
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
 use super::arguments::{self, INDEX, INIT, Sound};
-use super::fragments;
-use super::hand_over::while_encoding;
+use super::fragments::Cutter;
+use super::hand_over::{GrowingChunk, GrowingSound, while_encoding};
 use super::report::{AudioReport, AudioTrackReport, ChunkReport, RungReport};
 use super::request::PartRequest;
 use crate::hex::hex;
@@ -43,26 +44,38 @@ pub async fn encode_chunk(number: u32, request: &PartRequest<'_>) -> Result<Chun
     let start = plan.boundary(segments.start) - plan.zero() + plan.shift();
     let expected = Expected { start, duration: Some(seconds), frames: None };
     let bytes = estimate::output_bytes(&plan.whole()?, &plan.source, plan.preset) as f64;
-    let bytes = (bytes * seconds / plan.chunks.seconds().max(seconds)) as u64;
-    let arguments = arguments::chunk(plan, number, request.input)?;
-    let stats = run(request, work.path(), arguments, expected, bytes, deadline).await?;
+    // The segments stand beside the files that they are cut from.
+    let bytes = (2.0 * bytes * seconds / plan.chunks.seconds().max(seconds)) as u64;
+    let runs = arguments::runs(rungs.len(), request.is_urgent).into_iter().map(|of| {
+        let arguments = arguments::chunk(plan, number, of, request.is_urgent, request.input)?;
+        Ok(run(request, work.path(), arguments, expected, bytes, deadline))
+    });
+    let encode = try_join_all(runs.collect::<Result<Vec<_>, Failure>>()?);
+    let qualities = rungs.iter().map(|rung| rung.quality);
+    let mut growing = GrowingChunk::new(work.path(), qualities, segments.start);
+    let stats = while_encoding(work.path(), &mut growing, request.sink, encode).await?;
+    let cpu_seconds = stats.iter().map(|run| run.cpu_seconds).sum();
 
     let measure = async {
         let mut reports = Vec::new();
-        for rung in &rungs {
+        for (quality, rest) in growing.into_rungs() {
             let reached = plan.boundary(segments.start) - plan.source.video.start;
-            let rung = measure_rung(work.path(), rung.quality, segments.start).await?;
+            let rung = measure_rung(work.path(), quality, rest).await?;
             reports.push(rung.ok_or_else(|| ends_early(reached.max(0.0), Some(plan.chunks.seconds())))?);
         }
         Ok::<_, Failure>(reports)
     };
-    let rungs = bounded(request.cancel, deadline, measure).await??;
+    let reports = bounded(request.cancel, deadline, measure).await??;
+    if reports.len() != rungs.len() {
+        return Err(broke_off("a rendition is missing").into());
+    }
+    let rungs = reports;
     let first = rungs.first().map(|rung| (rung.frames, rung.segments.len()));
     if rungs.iter().any(|rung| Some((rung.frames, rung.segments.len())) != first) {
         return Err(wrong_output(format!("the renditions of chunk {number} have different frames")).into());
     }
     publish(work.path(), request.out_dir)?;
-    Ok(ChunkReport { chunk: number, rungs, cpu_seconds: stats.cpu_seconds })
+    Ok(ChunkReport { chunk: number, rungs, cpu_seconds })
 }
 
 /// Encodes the sound of the whole video: `audio/init.mp4` and `audio/segment_00000.m4s` if all renditions share it,
@@ -87,7 +100,8 @@ pub async fn encode_audio(request: &PartRequest<'_>) -> Result<AudioReport, Tran
     let arguments = arguments::audio(plan, request.input)?;
     let sink = request.sink.filter(|_| plan.format() == Format::Cmaf);
     let encode = run(request, work.path(), arguments, expected, bytes, deadline);
-    let stats = while_encoding(work.path(), sink, encode).await?;
+    let mut growing = GrowingSound::new(work.path());
+    let stats = while_encoding(work.path(), &mut growing, sink, encode).await?;
     let measure = async {
         let mut tracks = Vec::new();
         for sound in sounds {
@@ -127,6 +141,7 @@ async fn run(
         arguments,
         folder,
         input: request.input.name(),
+        is_nice: !request.is_urgent,
         expected,
         space,
         disk_bytes: request.disk_bytes,
@@ -140,15 +155,12 @@ async fn run(
     if disk::is_full(folder, request.disk_bytes) { Err(Failure::from(space).into()) } else { Ok(stats) }
 }
 
-/// Cuts and measures one rendition of a chunk, whose first segment has this number; `None` if it has no frames.
-async fn measure_rung(folder: &Path, quality: Quality, first: u32) -> Result<Option<RungReport>, Failure> {
-    let folder = folder.to_owned();
+/// Cuts the rest of one rendition of a chunk, and measures it; `None` if it has no frames.
+async fn measure_rung(folder: &Path, quality: Quality, rest: Cutter) -> Result<Option<RungReport>, Failure> {
+    let folder = folder.join(quality.name());
     let work = tokio::task::spawn_blocking(move || {
-        let file = folder.join(format!("{quality}.mp4"));
-        let folder = folder.join(quality.name());
         let trouble = |e: std::io::Error| disk::trouble("cut a chunk into segments", &e);
-        let names = fragments::cut(&file, &folder, first).map_err(trouble)?;
-        std::fs::remove_file(&file).map_err(trouble)?;
+        let names = rest.finish().map_err(trouble)?;
         if names.is_empty() { Ok(None) } else { rung_report(&folder, quality, names).map(Some) }
     });
     work.await.map_err(broke_off)?
@@ -233,6 +245,6 @@ fn unmeasured(file: &str, error: &Mp4Error) -> Failure {
     wrong_output(format!("{file} cannot be measured: {error}"))
 }
 
-fn broke_off(error: tokio::task::JoinError) -> Failure {
+fn broke_off(error: impl std::fmt::Display) -> Failure {
     Failure::new(FailureCode::Worker, format!("measuring the segments broke off: {error}"))
 }

@@ -194,6 +194,7 @@ impl Run<'_> {
             arguments,
             folder: self.folder,
             input: self.scratch.to_string_lossy().into_owned(),
+            is_nice: false,
             expected: Expected::default(),
             space: self.space,
             disk_bytes: request.disk_bytes,

@@ -25,9 +25,11 @@ pub struct PartRequest<'a> {
     pub stall_timeout: Duration,
     /// Maximum duration of the encode.
     pub deadline: Duration,
+    /// Whether other parts leave it the processor, because viewers wait for it.
+    pub is_urgent: bool,
     /// Cancels the encode, which leaves no files behind.
     pub cancel: &'a CancellationToken,
-    /// Takes the segments of the sound while it is encoded.
+    /// Takes the segments while later ones are encoded.
     pub sink: Option<&'a dyn SegmentSink>,
 }
 

@@ -16,6 +16,7 @@ use tracing::{Instrument as _, Span, info_span};
 
 use super::Worker;
 use super::input::OpenInputs;
+use super::parts::ClaimNext;
 use crate::config::WorkerConfig;
 use crate::job::{AttemptId, Epoch, Failure, FailureCode, InvalidKey, JobResult, SplitInfo};
 use crate::manifest::{Committed, ManifestError, ManifestStore, Verdict};
@@ -154,7 +155,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Runs the attempt and reports its outcome. A part of a job is reported together with the claim of the next one.
-    pub(crate) async fn run(self, next: Option<&Worker>) -> (AttemptOutcome, Option<Claim>) {
+    pub(crate) async fn run(self, next: Option<ClaimNext<'_>>) -> (AttemptOutcome, Option<Claim>) {
         match self.job.part {
             Some(part) => self.run_part(part, next).await,
             None => (self.run_job().await, None),

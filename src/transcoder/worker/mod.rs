@@ -43,6 +43,7 @@ use attempt::{Attempt, AttemptOutcome};
 use heartbeat::Heartbeat;
 use input::OpenInputs;
 use lifetime::{IdleAction, WorkerLifetime};
+use parts::ClaimNext;
 
 pub use lifetime::ExitReason;
 
@@ -70,6 +71,15 @@ pub enum WorkerError {
     /// A problem of this machine.
     #[error("the worker cannot start: {0}")]
     Machine(String),
+}
+
+/// What a worker waits for.
+#[derive(Clone, Copy)]
+enum WakeUp {
+    /// Any task.
+    Task,
+    /// A part that a viewer waits for.
+    AwaitedPart,
 }
 
 /// A worker whose requirements have been checked.
@@ -195,7 +205,7 @@ impl Worker {
                     misses = 0;
                     self.clock.set(job.at);
                     let is_released = if job.part.is_some() {
-                        let outcomes = self.work_on_parts(*job, &life, stop).await;
+                        let outcomes = Box::pin(self.work_on_parts(*job, &life, stop)).await;
                         life.did_parts(&outcomes, Instant::now());
                         outcomes.contains(&AttemptOutcome::Released)
                     } else {
@@ -225,7 +235,7 @@ impl Worker {
                     self.inputs.close().await;
                     tokio::select! {
                         () = stop.cancelled() => return ExitReason::Stopped,
-                        () = self.idle(&mut bell, limit) => {}
+                        () = self.wait_for(WakeUp::Task, &mut bell, limit) => {}
                     }
                 }
                 Ok(Claim::Unregistered) => match self.register().await {
@@ -273,15 +283,16 @@ impl Worker {
         free.is_some_and(|free| free < space::disk_for(1))
     }
 
-    /// Waits for a wake-up on a separate connection, because the call blocks.
-    async fn idle(&self, bell: &mut Option<Queue>, limit: Duration) {
+    /// Waits for a wake-up on a separate connection, `bell`, because the call blocks.
+    async fn wait_for(&self, what: WakeUp, bell: &mut Option<Queue>, limit: Duration) {
         let waited = async {
             if bell.is_none() {
                 *bell = Some(self.queue.reconnect().await?);
             }
-            match bell {
-                Some(queue) => queue.wait_for_wakeup(limit).await,
-                None => Ok(()),
+            match (bell.as_ref(), what) {
+                (Some(queue), WakeUp::Task) => queue.wait_for_wakeup(limit).await,
+                (Some(queue), WakeUp::AwaitedPart) => queue.wait_for_awaited_part(limit).await,
+                (None, _) => Ok(()),
             }
         };
         if let Err(error) = waited.await {
@@ -308,7 +319,7 @@ impl Worker {
         &self,
         job: crate::queue::Claimed,
         stop: &CancellationToken,
-        next: Option<&Self>,
+        next: Option<ClaimNext<'_>>,
     ) -> (AttemptOutcome, Option<Claim>) {
         let held = job.lease();
         let AttemptId { job: id, epoch } = job.attempt;

@@ -1,8 +1,11 @@
 //! Encodes the parts of split jobs, several at once: a part uses about one core.
+//!
+//! A worker has `WORKER_CHUNKS` slots, and one more for a part that a viewer waits for, because all others may be in the
+//! middle of long chunks. FFmpeg leaves such a part the processor.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -15,9 +18,9 @@ use super::attempt::{Attempt, AttemptError, AttemptOutcome};
 use super::input::Opened;
 use super::lifetime::WorkerLifetime;
 use super::split::{PartReport, StoredPlan};
-use super::{Worker, scratch};
+use super::{WakeUp, Worker, scratch};
 use crate::job::{AttemptId, Failure, FailureCode, Format, ObjectKey, Part};
-use crate::queue::{Claim, Claimed, NextClaim, PartOutcome, PartsInfo};
+use crate::queue::{Claim, Claimable, Claimed, NextClaim, PartOutcome, PartsInfo};
 use crate::storage::{Progress, StorageError, content_type, layout};
 use crate::transcoder::split::{self, PartRequest, SegmentSink, SplitPlan};
 use crate::transcoder::{TranscodeError, disk};
@@ -26,8 +29,8 @@ use crate::transcoder::{TranscodeError, disk};
 const TELL_EVERY: Duration = Duration::from_secs(3);
 
 impl Worker {
-    /// Encodes a part and then others, as long as one is next in the queue; at most `WORKER_CHUNKS` at once. Returns
-    /// the outcomes by which the worker counts its failures.
+    /// Encodes a part and then others, as long as one is next in the queue; at most `WORKER_CHUNKS` at once, and one that
+    /// a viewer waits for. Returns the outcomes by which the worker counts its failures.
     pub(super) async fn work_on_parts(
         &self,
         first: Claimed,
@@ -35,26 +38,54 @@ impl Worker {
         stop: &CancellationToken,
     ) -> Vec<AttemptOutcome> {
         let others = (1..self.config.chunks).map(|_| None);
-        let slots = std::iter::once(Some(first)).chain(others).map(|first| self.slot(first, life, stop));
-        let outcomes = slots.collect::<FuturesUnordered<_>>().collect::<Vec<_>>().await;
+        let slots = std::iter::once(Some(first)).chain(others);
+        let slots = slots.map(|first| self.slot(first, Claimable::Part, life, stop));
+        let slots = slots.collect::<FuturesUnordered<_>>().collect::<Vec<_>>();
+        let have_ended = CancellationToken::new();
+        let (outcomes, of_viewers) = tokio::join!(
+            slots.inspect(|_| have_ended.cancel()),
+            self.slot_for_viewers(life, stop, &have_ended)
+        );
         self.inputs.close().await;
-        outcomes.into_iter().flatten().collect()
+        outcomes.into_iter().flatten().chain(of_viewers).collect()
+    }
+
+    /// Encodes parts that viewers wait for, until the other slots have ended.
+    async fn slot_for_viewers(
+        &self,
+        life: &WorkerLifetime,
+        stop: &CancellationToken,
+        others_have_ended: &CancellationToken,
+    ) -> Vec<AttemptOutcome> {
+        let (mut bell, mut outcomes) = (None, Vec::new());
+        while !stop.is_cancelled() {
+            tokio::select! {
+                biased;
+                () = others_have_ended.cancelled() => break,
+                () = stop.cancelled() => break,
+                () = self.wait_for(WakeUp::AwaitedPart, &mut bell, self.queue.policy().bell_wait) => {}
+            }
+            outcomes.extend(self.slot(None, Claimable::AwaitedPart, life, stop).await);
+        }
+        outcomes
     }
 
     /// Encodes one part after the other. Ends with the first one that is not completed, or when none is next.
     async fn slot(
         &self,
         first: Option<Claimed>,
+        claimable: Claimable,
         life: &WorkerLifetime,
         stop: &CancellationToken,
     ) -> Option<AttemptOutcome> {
         let mut job = match first {
             Some(job) => job,
-            None => self.claim_part().await?,
+            None => self.claim_part(claimable).await?,
         };
         loop {
             let goes_on = !stop.is_cancelled() && life.reason_to_leave(std::time::Instant::now()).is_none();
-            let (outcome, next) = self.process(job, stop, goes_on.then_some(self)).await;
+            let next = goes_on.then_some(ClaimNext { worker: self, claimable });
+            let (outcome, next) = self.process(job, stop, next).await;
             if outcome != AttemptOutcome::Completed || !goes_on || stop.is_cancelled() {
                 // A part that was claimed with the completion is the next one's, whatever ends this slot.
                 if let Some(Claim::Job(next)) = next {
@@ -72,7 +103,7 @@ impl Worker {
                     *next
                 }
                 Some(_) => return Some(outcome),
-                None => match self.claim_part().await {
+                None => match self.claim_part(claimable).await {
                     Some(next) => next,
                     None => return Some(outcome),
                 },
@@ -80,8 +111,8 @@ impl Worker {
         }
     }
 
-    async fn claim_part(&self) -> Option<Claimed> {
-        match self.queue.claim_part(&self.id, self.clock.now()).await {
+    async fn claim_part(&self, claimable: Claimable) -> Option<Claimed> {
+        match self.queue.claim_only(&self.id, self.clock.now(), claimable).await {
             Ok(Claim::Job(job)) => {
                 self.clock.set(job.at);
                 Some(*job)
@@ -93,22 +124,36 @@ impl Worker {
             }
         }
     }
+}
 
-    /// The claim that goes with the completion of a part.
-    fn next_claim(&self) -> NextClaim<'_> {
+/// The claim that goes with the completion of a part.
+#[derive(Clone, Copy)]
+pub(super) struct ClaimNext<'a> {
+    worker: &'a Worker,
+    claimable: Claimable,
+}
+
+impl<'a> ClaimNext<'a> {
+    /// As of now.
+    fn at_once(self) -> NextClaim<'a> {
+        let Self { worker, claimable } = self;
         NextClaim {
-            worker: &self.id,
-            now: self.clock.now(),
-            sweep: self.sweep_is_due(),
-            only_part: true,
-            is_known_alive: self.is_known_alive(),
+            worker: &worker.id,
+            now: worker.clock.now(),
+            sweep: worker.sweep_is_due(),
+            claimable,
+            is_known_alive: worker.is_known_alive(),
         }
     }
 }
 
 impl Attempt<'_> {
     /// Encodes and stores the part, reports it, and claims the next one with the report.
-    pub(super) async fn run_part(self, part: Part, next: Option<&Worker>) -> (AttemptOutcome, Option<Claim>) {
+    pub(super) async fn run_part(
+        self,
+        part: Part,
+        next: Option<ClaimNext<'_>>,
+    ) -> (AttemptOutcome, Option<Claim>) {
         let made = match self.job.verify.clone() {
             // Its attempts are used up.
             Some(failure) => Err(AttemptError::Failed(failure)),
@@ -177,7 +222,12 @@ impl Attempt<'_> {
             .map_err(|e| disk::trouble("make a folder for the part's files", &e))?;
         let out_dir = folder.path().join("out");
         let prefix = layout::attempt_prefix(split)?;
-        let sound = StoredSound { attempt: self, prefix: &prefix, stored: Mutex::default() };
+        let early = StoredSegments {
+            attempt: self,
+            prefix: &prefix,
+            is_sound: part == Part::Audio,
+            stored: Mutex::default(),
+        };
         let request = PartRequest {
             plan: &plan,
             input: input.media(),
@@ -186,8 +236,10 @@ impl Attempt<'_> {
             disk_bytes: self.config.disk_bytes.map(|bytes| bytes / self.config.chunks.max(1) as u64),
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(spec.deadline_seconds.into()),
+            // Players begin with the first chunk and the sound.
+            is_urgent: self.job.is_awaited || matches!(part, Part::Audio | Part::Chunk(0)),
             cancel: &self.stop_work,
-            sink: Some(&sound),
+            sink: Some(&early),
         };
         let made = match part {
             Part::Chunk(number) => {
@@ -203,7 +255,7 @@ impl Attempt<'_> {
             input.check_complete()?;
         }
         let (files, report) = made?;
-        let stored = sound.stored.into_inner().unwrap_or_else(PoisonError::into_inner).files;
+        let stored = early.stored.into_inner().unwrap_or_else(PoisonError::into_inner).files;
         let files: Vec<PathBuf> = files.into_iter().filter(|file| !stored.contains(file)).collect();
         self.storage.upload_all(&prefix, &out_dir, &files, &Progress::none(), &self.stop_work).await?;
         Ok((write(&report)?, parts_info(&plan)))
@@ -214,10 +266,10 @@ impl Attempt<'_> {
         part: Part,
         report: &str,
         parts: PartsInfo,
-        next: Option<&Worker>,
+        next: Option<ClaimNext<'_>>,
     ) -> (AttemptOutcome, Option<Claim>) {
         let (id, began) = (self.job.attempt.job, Instant::now());
-        let call = || self.queue.complete_part(&self.job, report, parts, next.map(Worker::next_claim));
+        let call = || self.queue.complete_part(&self.job, report, parts, next.map(ClaimNext::at_once));
         match self.until_answered("completion of a part", call).await {
             Some((PartOutcome::Done | PartOutcome::Already, claim)) => {
                 tracing::info!(job = %id, %part, "part completed");
@@ -236,22 +288,13 @@ impl Attempt<'_> {
     }
 }
 
-/// Stores the sound while it is encoded.
-struct StoredSound<'a, 'w> {
+/// Stores the segments of a part while later ones are encoded.
+struct StoredSegments<'a, 'w> {
     attempt: &'a Attempt<'w>,
     prefix: &'a ObjectKey,
+    /// Whether Redis is told how many there are. Whether one of a chunk is there is looked up in storage.
+    is_sound: bool,
     stored: Mutex<Stored>,
-}
-
-impl StoredSound<'_, '_> {
-    async fn store(&self, folder: &Path, file: &Path) -> Result<(), StorageError> {
-        let name = file.to_string_lossy();
-        let key =
-            self.prefix.join(&name).map_err(|source| StorageError::Key { name: name.into(), source })?;
-        let Attempt { storage, stop_work, .. } = self.attempt;
-        let (kind, quiet) = (content_type(key.as_str()), Progress::none());
-        storage.upload(&key, &folder.join(file), kind, &quiet, stop_work).await.map(drop)
-    }
 }
 
 #[derive(Default)]
@@ -263,30 +306,50 @@ struct Stored {
     told: Option<Instant>,
 }
 
-impl SegmentSink for StoredSound<'_, '_> {
+impl StoredSegments<'_, '_> {
+    async fn store(&self, folder: &Path, file: &Path) -> Result<(), StorageError> {
+        let name = file.to_string_lossy();
+        let key =
+            self.prefix.join(&name).map_err(|source| StorageError::Key { name: name.into(), source })?;
+        let Attempt { storage, stop_work, .. } = self.attempt;
+        let (kind, quiet) = (content_type(key.as_str()), Progress::none());
+        storage.upload(&key, &folder.join(file), kind, &quiet, stop_work).await.map(drop)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Stored> {
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of segments of the sound that Redis is to be told now.
+    fn to_tell(&self) -> Option<u32> {
+        let mut stored = self.lock();
+        // Only what is there from the beginning on is told.
+        let is_due =
+            self.is_sound && !stored.has_gap && stored.told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        if is_due {
+            stored.told = Some(Instant::now());
+        }
+        // One of the files is the header.
+        is_due.then(|| u32::try_from(stored.files.len() - 1).unwrap_or(u32::MAX))
+    }
+}
+
+impl SegmentSink for StoredSegments<'_, '_> {
     fn take<'a>(&'a self, folder: &'a Path, files: Vec<PathBuf>) -> BoxFuture<'a, ()> {
         async move {
             let Attempt { queue, job, .. } = self.attempt;
-            for file in &files {
-                if let Err(error) = self.store(folder, file).await {
-                    tracing::warn!(job = %job.attempt.job, %error, "could not store a segment of the sound yet");
-                    self.stored.lock().unwrap_or_else(PoisonError::into_inner).has_gap = true;
+            let id = job.attempt.job;
+            for file in files {
+                if let Err(error) = self.store(folder, &file).await {
+                    tracing::warn!(job = %id, %error, "could not store a segment yet");
+                    self.lock().has_gap = true;
                     return;
                 }
+                self.lock().files.insert(file);
             }
-            let (segments, is_due) = {
-                let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
-                stored.files.extend(files);
-                // Only what is there from the beginning on is told.
-                let is_due = !stored.has_gap && stored.told.is_none_or(|at| at.elapsed() >= TELL_EVERY);
-                if is_due {
-                    stored.told = Some(Instant::now());
-                }
-                // One of the files is the header.
-                (u32::try_from(stored.files.len() - 1).unwrap_or(u32::MAX), is_due)
-            };
-            if is_due && let Err(error) = queue.report_sound(job, segments).await {
-                tracing::debug!(job = %job.attempt.job, %error, "could not report segments of the sound");
+            let Some(segments) = self.to_tell() else { return };
+            if let Err(error) = queue.report_sound(job, segments).await {
+                tracing::debug!(job = %id, %error, "could not report segments of the sound");
             }
         }
         .boxed()

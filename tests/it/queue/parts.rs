@@ -3,13 +3,14 @@
 mod costs;
 mod ends;
 mod faults;
+mod playing;
 mod upgrade;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tcoder::job::{AttemptId, Epoch, LeaseId, Part, State};
 use tcoder::queue::{
-    CompleteOutcome, FailOutcome, NewPart, NextClaim, PartOutcome, PartsInfo, Queue, SplitOutcome,
+    Claimable, CompleteOutcome, FailOutcome, NewPart, NextClaim, PartOutcome, PartsInfo, Queue, SplitOutcome,
 };
 
 use super::*;
@@ -74,7 +75,8 @@ async fn complete_and_claim(
     total: usize,
     w: &WorkerId,
 ) -> (PartOutcome, Option<Claimed>) {
-    let next = NextClaim { worker: w, now: job.at, sweep: false, only_part: false, is_known_alive: true };
+    let next =
+        NextClaim { worker: w, now: job.at, sweep: false, claimable: Claimable::Any, is_known_alive: true };
     let (outcome, claim) = queue
         .complete_part(job, &report(job), PartsInfo { count: total, can_play: false }, Some(next))
         .await

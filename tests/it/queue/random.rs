@@ -17,8 +17,8 @@ use tcoder::job::{
     WorkerId,
 };
 use tcoder::queue::{
-    self, CancelReason, Claimed, FailOutcome, NewPart, NextClaim, PartOutcome, PartsInfo, Queue, SubmitMode,
-    SubmitOutcome, backoff,
+    self, CancelReason, Claimable, Claimed, FailOutcome, NewPart, NextClaim, PartOutcome, PartsInfo, Queue,
+    SubmitMode, SubmitOutcome, backoff,
 };
 use uuid::Uuid;
 
@@ -450,7 +450,8 @@ impl<'a> Lockstep<'a> {
         let Some(c) = self.claim(claim).filter(|c| c.part.is_some()) else { return Ok(()) };
         let (total, name) = (self.parts_of(&c), self.workers[worker as usize].clone());
         let now = super::now(&self.queue).await;
-        let next = NextClaim { worker: &name, now, sweep: false, only_part: false, is_known_alive: true };
+        let next =
+            NextClaim { worker: &name, now, sweep: false, claimable: Claimable::Any, is_known_alive: true };
         let (real, next) = self
             .queue
             .complete_part(&c, "report", PartsInfo { count: total, can_play: false }, Some(next))

@@ -13,7 +13,7 @@ use crate::support::redis::{PrivateRedis, private_redis, raw};
 
 /// Longer than anything here takes, and shorter than [`NEVER`]: a worker that waits this long was not woken.
 const HANG: Duration = Duration::from_secs(120);
-const NEVER: Duration = Duration::from_secs(3600);
+pub(super) const NEVER: Duration = Duration::from_secs(3600);
 
 /// Waits until this many clients block at the server.
 pub(super) async fn blocked(server: &PrivateRedis, count: usize) {

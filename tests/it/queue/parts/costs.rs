@@ -107,7 +107,13 @@ async fn completion_whose_answer_was_lost_is_done_once_and_claims_one_task() {
 
     // No answer comes through for longer than one call tries: the worker's next call finds what the lost one took.
     proxy.lose_answers(u32::MAX);
-    let next = NextClaim { worker: &w, now: third.at, sweep: false, only_part: false, is_known_alive: true };
+    let next = NextClaim {
+        worker: &w,
+        now: third.at,
+        sweep: false,
+        claimable: Claimable::Any,
+        is_known_alive: true,
+    };
     let lost = timeout(
         HANG,
         queue.complete_part(&third, &report(&third), PartsInfo { count: 5, can_play: false }, Some(next)),
@@ -147,7 +153,13 @@ async fn worker_that_holds_a_part_is_busy_and_a_retired_one_gets_none() {
     assert_eq!(complete_part(&queue, &second, 3).await, PartOutcome::Done);
     assert_eq!(retire().await, RetireOutcome::Retired);
     // The same call, repeated by a worker that was retired since.
-    let next = NextClaim { worker: &w, now: second.at, sweep: false, only_part: false, is_known_alive: true };
+    let next = NextClaim {
+        worker: &w,
+        now: second.at,
+        sweep: false,
+        claimable: Claimable::Any,
+        is_known_alive: true,
+    };
     let (outcome, claim) = queue
         .complete_part(&second, &report(&second), PartsInfo { count: 3, can_play: false }, Some(next))
         .await

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use tcoder::job::StreamSegment;
 use tcoder::queue::{QueueError, RedriveOutcome};
 use tokio::time::{sleep, timeout};
 
@@ -40,7 +41,13 @@ async fn fault_12_part_is_completed_without_memory_and_no_lease_is_reaped() {
         Err(_) => Queue::connect_with(&server.config(), LONG).await.unwrap(),
     };
     server.tell(&["CONFIG", "SET", "maxmemory", "1"]);
-    let next = NextClaim { worker: &w, now: held[0].at, sweep: true, only_part: false, is_known_alive: true };
+    let next = NextClaim {
+        worker: &w,
+        now: held[0].at,
+        sweep: true,
+        claimable: Claimable::Any,
+        is_known_alive: true,
+    };
     let (outcome, _) = other
         .complete_part(&held[0], &report(&held[0]), PartsInfo { count: 4, can_play: false }, Some(next))
         .await
@@ -168,9 +175,10 @@ enum Call {
     FailFinish,
     Complete,
     ClaimFinish,
+    AwaitSegment,
 }
 
-const CALLS: [Call; 13] = [
+const CALLS: [Call; 14] = [
     Call::Split,
     Call::CompletePart,
     Call::CompletePartAndClaim,
@@ -184,10 +192,11 @@ const CALLS: [Call; 13] = [
     Call::FailFinish,
     Call::Complete,
     Call::ClaimFinish,
+    Call::AwaitSegment,
 ];
 
 /// All keys that these calls write, except for records; `<id>` is that of the job.
-const KEYS: [&str; 13] = [
+const KEYS: [&str; 14] = [
     "jobs:pending",
     "jobs:scheduled",
     "jobs:leases",
@@ -196,6 +205,7 @@ const KEYS: [&str; 13] = [
     "jobs:cleanup",
     "jobs:events",
     "jobs:bell",
+    "jobs:bell:awaited",
     "jobs:split",
     "jobs:parts:<id>",
     "jobs:reports:<id>",
@@ -262,7 +272,7 @@ impl Scene {
                     worker: &self.w,
                     now: job().at,
                     sweep: false,
-                    only_part: false,
+                    claimable: Claimable::Any,
                     is_known_alive: false,
                 };
                 queue
@@ -276,6 +286,10 @@ impl Scene {
             Call::ReapPart => queue.sweep(10, 0).await.map(drop),
             Call::Cancel | Call::CancelFinish => queue.cancel(self.id).await.map(drop),
             Call::Complete => queue.complete(job(), &result_of(1), job().attempt.epoch).await.map(drop),
+            Call::AwaitSegment => {
+                let by = job().split.unwrap();
+                queue.await_segment(by, StreamSegment::Video(2)).await.map(drop)
+            }
             Call::ClaimFinish => queue.claim(&self.w, now(queue).await, false).await.map(drop),
         }
     }

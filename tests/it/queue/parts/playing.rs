@@ -1,0 +1,101 @@
+//! A split job that is played while it is encoded.
+
+use tcoder::job::StreamSegment;
+use tcoder::queue::SegmentState;
+
+use super::*;
+use crate::queue::wake::{NEVER, blocked};
+use crate::support::redis::private_redis;
+
+#[tokio::test]
+async fn part_that_a_viewer_waits_for_is_claimed_by_a_worker_that_claims_nothing_else() {
+    let server = private_redis(&[]);
+    let queue = Queue::connect_with(&server.config(), LONG).await.unwrap();
+    let w = worker(&queue, "w").await;
+    let by = split_job(&queue, &w, &hooked(), 3).await;
+    let at = claim_parts(&queue, 2).await.remove(0).at;
+    let awaited = async || queue.claim_only(&w, at, Claimable::AwaitedPart).await.unwrap();
+    assert!(matches!(awaited().await, Claim::Empty { .. }));
+    let own = queue.reconnect().await.unwrap();
+    let bell = tokio::spawn(async move { own.wait_for_awaited_part(NEVER).await });
+    blocked(&server, 1).await;
+    let segment = StreamSegment::Video(4);
+    assert_eq!(queue.await_segment(by, segment).await.unwrap(), SegmentState::Waiting);
+    bell.await.unwrap().unwrap();
+    let Claim::Job(job) = awaited().await else { panic!("no part is awaited") };
+    assert_eq!((job.part, job.is_awaited), (Some(Part::Chunk(2)), true));
+    // Nobody is woken for a part that is encoded already.
+    assert_eq!(queue.await_segment(by, segment).await.unwrap(), SegmentState::Waiting);
+    assert!(matches!(awaited().await, Claim::Empty { .. }));
+    let Claim::Job(next) = queue.claim_only(&w, at, Claimable::Part).await.unwrap() else {
+        panic!("no part")
+    };
+    assert_eq!((next.part, next.is_awaited), (Some(Part::Chunk(1)), false));
+    // One that is returned to the queue is awaited once its viewer asks again.
+    queue.release(job.lease()).await.unwrap();
+    assert!(matches!(awaited().await, Claim::Empty { .. }));
+    queue.await_segment(by, segment).await.unwrap();
+    assert!(matches!(awaited().await, Claim::Job(_)));
+}
+
+#[tokio::test]
+async fn job_at_the_front_of_the_queue_stays_there_for_those_who_claim_jobs() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    let at = now(&queue).await;
+    let id = submit(&queue, &spec()).await;
+    for claimable in [Claimable::Part, Claimable::AwaitedPart] {
+        assert!(matches!(queue.claim_only(&w, at, claimable).await.unwrap(), Claim::Empty { .. }));
+    }
+    assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, id);
+}
+
+#[tokio::test]
+async fn planned_segment_that_the_last_chunk_does_not_have_is_unknown() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    let by = split_job(&queue, &w, &hooked(), 2).await;
+    let held = claim_parts(&queue, 3).await;
+    let all = PartsInfo { count: 3, can_play: true };
+    let waits = async |number| queue.await_segment(by, StreamSegment::Video(number)).await.unwrap();
+    assert_eq!(waits(3).await, SegmentState::Waiting);
+    // Each was to have two segments, and only of the last chunk the plan may be wrong.
+    let report = r#"{"chunk":{"rungs":[{"segments":[{"file":"segment_00002.m4s"}]}]}}"#;
+    queue.complete_part(&held[1], report, all, None).await.unwrap();
+    queue.complete_part(&held[2], report, all, None).await.unwrap();
+    let states = [waits(0).await, waits(1).await, waits(2).await, waits(3).await];
+    use SegmentState::{Ready, Unknown};
+    assert_eq!(states, [Ready, Ready, Ready, Unknown]);
+}
+
+#[tokio::test]
+async fn job_is_playable_once_its_first_chunk_and_the_beginning_of_its_sound_are_stored() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    let by = split_job(&queue, &w, &hooked(), 2).await;
+    let held = claim_parts(&queue, 3).await;
+    let status = async || queue.get(by.job).await.unwrap().unwrap().status;
+    let all = PartsInfo { count: 3, can_play: true };
+    let waits = async |segment| queue.await_segment(by, segment).await.unwrap();
+    assert_eq!(waits(StreamSegment::Audio(0)).await, SegmentState::Waiting);
+    queue.complete_part(&held[1], "{}", all, None).await.unwrap();
+    assert_eq!(status().await, State::Running);
+    assert!(queue.report_sound(&held[0], 2).await.unwrap());
+    assert_eq!(status().await, State::Playable);
+    assert_eq!(waits(StreamSegment::Audio(1)).await, SegmentState::Ready);
+    assert_eq!(waits(StreamSegment::Audio(2)).await, SegmentState::Waiting);
+    assert_eq!(waits(StreamSegment::Video(1)).await, SegmentState::Ready);
+    assert_eq!(waits(StreamSegment::Video(2)).await, SegmentState::Waiting);
+    assert_eq!(waits(StreamSegment::Video(4)).await, SegmentState::Unknown);
+    let messages: Vec<String> = queue.deliveries().await.unwrap().iter().map(ToString::to_string).collect();
+    assert_eq!(messages, [format!("{by}:playable")]);
+    // An attempt after a lost one begins anew, and takes nothing back.
+    assert!(queue.report_sound(&held[0], 1).await.unwrap());
+    assert_eq!(waits(StreamSegment::Audio(1)).await, SegmentState::Ready);
+    queue.complete_part(&held[0], "{}", all, None).await.unwrap();
+    queue.complete_part(&held[2], "{}", all, None).await.unwrap();
+    assert_eq!(status().await, State::Playable, "clients see nothing of the finish");
+    let finish = claim(&queue, &w).await.unwrap();
+    queue.complete(&finish, &result_of(1), by.epoch).await.unwrap();
+    assert_eq!(waits(StreamSegment::Video(2)).await, SegmentState::Ended(State::Completed));
+}
