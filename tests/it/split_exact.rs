@@ -11,7 +11,7 @@ use tcoder::job::{Ladder, Parallelism, Preset, Stills};
 use tcoder::transcoder::input::MediaInput;
 use tcoder::transcoder::split::{
     AudioReport, ChunkReport, FinishRequest, PartFiles, PartRequest, SplitDecision, SplitPlan, decide,
-    encode_audio, encode_chunk, finish,
+    encode_audio, encode_chunk, encode_sound_around, finish,
 };
 use tcoder::transcoder::{Encoded, TranscodeError, probe};
 use tempfile::TempDir;
@@ -297,6 +297,51 @@ async fn urgent_chunk_has_the_same_bytes() {
         assert_eq!(usual.0.len(), 2);
         assert!(usual == urgent, "chunk {number} has other bytes if it is urgent");
     }
+}
+
+/// The ratio of signal to distortion of one sound beside another, decibels.
+fn sound_ratio(one: &Path, other: &Path) -> f64 {
+    let graph = "[0:a]aformat=fltp[a];[1:a]aformat=fltp[b];[a][b]asdr";
+    let rest = ["-i", other.to_str().unwrap(), "-lavfi", graph, "-f", "null", "-"];
+    let (_, text) = output("ffmpeg", &["-nostdin", "-v", "info", "-i"], one, &rest);
+    text.lines()
+        .find_map(|line| line.split_once("SDR ch0:")?.1.trim().split(' ').next()?.parse().ok())
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sound_around_a_chunk_stands_in_for_that_of_the_whole() {
+    let pulses = "-f lavfi -i anoisesrc=d=18:a=0.5:c=pink:seed=1,tremolo=f=3:d=0.9";
+    let picture = "-f lavfi -i testsrc2=s=320x180:r=25:d=18";
+    let input = made("split-pulses.mp4", &format!("{picture} {pulses} {X264} -c:a aac"));
+    let cancel = CancellationToken::new();
+    let plan = planned(&input, Preset::HlsAdaptive, "144p").await;
+    assert_eq!(plan.chunks.segments_of(2), 3..5);
+    let whole = TempDir::new().unwrap();
+    let audio = encode_audio(&part(&plan, MediaInput::File(&input), whole.path(), &cancel)).await.unwrap();
+    let files: Vec<PathBuf> = audio.files();
+    let joined = |segments: &dyn Fn(&Path) -> PathBuf| {
+        // Fragmented MP4: the header and the segments one after the other.
+        let path = TempDir::new().unwrap();
+        let bytes: Vec<u8> = files.iter().flat_map(|file| std::fs::read(segments(file)).unwrap()).collect();
+        std::fs::write(path.path().join("sound.mp4"), bytes).unwrap();
+        path
+    };
+    let around = TempDir::new().unwrap();
+    let request = part(&plan, MediaInput::File(&input), around.path(), &cancel);
+    let early = encode_sound_around(2, &request).await.unwrap();
+    let names: Vec<_> = early.iter().map(|file| file.to_str().unwrap().to_owned()).collect();
+    let expected: Vec<_> = (1..5).map(|n| format!("audio/segment_0000{n}.m4s")).collect();
+    assert_eq!(names, expected);
+    let usual = joined(&|file| whole.path().join(file));
+    let mixed =
+        joined(&|file| if early.iter().any(|f| f == file) { &around } else { &whole }.path().join(file));
+    let sound = |folder: &TempDir| folder.path().join("sound.mp4");
+    assert_eq!(packet_times(&sound(&mixed), "a:0"), packet_times(&sound(&usual), "a:0"));
+    let ratio = sound_ratio(&sound(&usual), &sound(&mixed));
+    assert!(ratio > 15.0, "{ratio}");
+    // At the beginning, nobody waits for the sound as a whole.
+    assert!(encode_sound_around(0, &request).await.unwrap().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -98,7 +98,7 @@ pub(super) fn chunk(
             all.extend(split_args(&format!("-rc_init_occupancy {}k", rung.buffer_kbit() / 2)));
         }
         all.extend(split_args(COMMON));
-        all.extend(shifted(plan));
+        all.extend(at_times(plan.shift()));
         // Not the HLS muxer: it lets a segment begin when the one before ends by the durations of its packets, which
         // is not when its first frame is shown where the frame rate varies.
         all.extend(split_args(&format!("{FRAGMENT_PER_KEYFRAME} -use_editlist 0 -f mp4 {folder}.mp4")));
@@ -117,8 +117,9 @@ fn times(distance: f64) -> String {
     )
 }
 
-fn shifted(plan: &SplitPlan) -> Vec<String> {
-    split_args(&format!("-avoid_negative_ts disabled -output_ts_offset {:.6}", plan.shift()))
+/// The options that add this to all times, seconds.
+fn at_times(offset: f64) -> Vec<String> {
+    split_args(&format!("-avoid_negative_ts disabled -output_ts_offset {offset:.6}"))
 }
 
 /// One encode of the sound.
@@ -145,6 +146,70 @@ pub(super) fn sounds(plan: &SplitPlan) -> Result<Vec<Sound>, Failure> {
     Ok(kbps.into_iter().map(|kbps| Sound { kbps, file: sound_file(kbps) }).collect())
 }
 
+/// Segments of the sound that are encoded by themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SoundSpan {
+    /// The segment with which the encode begins, so that the encoder has heard something when it comes to the first one
+    /// that is used.
+    from: u32,
+    /// The segments that are used.
+    pub segments: Range<u32>,
+}
+
+impl SoundSpan {
+    /// Those that are played with these segments of the picture; `None` at the beginning, where the sound begins as a
+    /// whole. A segment after them is played in part.
+    pub(super) fn around(video: &Range<u32>) -> Option<Self> {
+        // Two segments are 375 frames of AAC at 48 kHz, so that those of an even segment lie on the same grid as those of
+        // the whole.
+        let from = video.start.checked_sub(2)? / 2 * 2;
+        Some(Self { from, segments: from + 1..video.end + 1 })
+    }
+
+    /// Where the encode begins, seconds.
+    pub(super) fn start(&self) -> f64 {
+        f64::from(self.from) * SEGMENT
+    }
+
+    /// Its duration in seconds. The muxer ends a segment only when it has heard the frame after it.
+    pub(super) fn seconds(&self) -> f64 {
+        f64::from(self.segments.end - self.from) * SEGMENT + 0.1
+    }
+}
+
+/// The arguments for a part of the sound that the renditions share. FFmpeg must run in the output folder.
+pub(super) fn sound_around(
+    plan: &SplitPlan,
+    span: &SoundSpan,
+    input: MediaInput<'_>,
+) -> Result<Vec<OsString>, Failure> {
+    // A decoder that begins in the middle of a stream may report errors.
+    let mut all = input_args(input, false, false);
+    all.extend(split_args(&format!("-ss {:.6}", span.start())));
+    let mut arguments: Vec<OsString> = all.into_iter().map(OsString::from).collect();
+    arguments.extend(["-i".into(), input.argument()]);
+    let mut all = Vec::new();
+    for Sound { kbps, file } in sounds(plan)? {
+        all.extend(audio_args(plan.source.audio.as_ref(), kbps));
+        all.extend(split_args(&format!("-vn -t {:.6}", span.seconds())));
+        all.extend(split_args(COMMON));
+        all.extend(at_times(plan.shift() + span.start()));
+        all.extend(segmented_sound(span.from));
+        all.push(file);
+    }
+    arguments.extend(all.into_iter().map(OsString::from));
+    Ok(arguments)
+}
+
+/// The muxer that makes segments of the sound, the first of which has this number.
+fn segmented_sound(first: u32) -> Vec<String> {
+    split_args(&format!(
+        "-f hls -hls_time {SEGMENT} -hls_playlist_type vod -hls_segment_type fmp4 \
+         -hls_segment_options {FRAGMENTS} -hls_fmp4_init_filename {INIT} -start_number {first} \
+         -hls_segment_filename {SHARED_AUDIO}/{SEGMENT_NAME}"
+    ))
+}
+
 /// The intermediate file of the sound at a bit rate.
 pub(super) fn sound_file(kbps: u32) -> String {
     format!("audio-{kbps}k.mp4")
@@ -160,13 +225,9 @@ pub(super) fn audio(plan: &SplitPlan, input: MediaInput<'_>) -> Result<Vec<OsStr
         all.extend(audio_args(plan.source.audio.as_ref(), kbps));
         all.push("-vn".into());
         all.extend(split_args(COMMON));
-        all.extend(shifted(plan));
+        all.extend(at_times(plan.shift()));
         if plan.format() == Format::Cmaf {
-            all.extend(split_args(&format!(
-                "-f hls -hls_time {SEGMENT} -hls_playlist_type vod -hls_segment_type fmp4 \
-                 -hls_segment_options {FRAGMENTS} -hls_fmp4_init_filename {INIT} \
-                 -hls_segment_filename {SHARED_AUDIO}/{SEGMENT_NAME}"
-            )));
+            all.extend(segmented_sound(0));
         } else {
             all.extend(split_args(
                 "-movflags +frag_discont+delay_moov+default_base_moof -use_editlist 0 -frag_duration 10000000 -f mp4",

@@ -114,17 +114,17 @@ pub async fn encode_audio(request: &PartRequest<'_>) -> Result<AudioReport, Tran
     Ok(AudioReport { tracks, cpu_seconds: stats.cpu_seconds })
 }
 
-fn prepare(out_dir: &Path) -> Result<tempfile::TempDir, Failure> {
+pub(super) fn prepare(out_dir: &Path) -> Result<tempfile::TempDir, Failure> {
     std::fs::create_dir_all(out_dir).map_err(|e| disk::trouble("make the output folder", &e))?;
     work_folder(out_dir)
 }
 
-fn make_folder(folder: &Path) -> Result<(), Failure> {
+pub(super) fn make_folder(folder: &Path) -> Result<(), Failure> {
     std::fs::create_dir_all(folder).map_err(|e| disk::trouble("make a folder", &e))
 }
 
 /// Runs FFmpeg, whose outputs have about this many bytes.
-async fn run(
+pub(super) async fn run(
     request: &PartRequest<'_>,
     folder: &Path,
     arguments: Vec<OsString>,

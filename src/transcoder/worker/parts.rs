@@ -21,7 +21,7 @@ use super::split::{PartReport, StoredPlan};
 use super::{WakeUp, Worker, scratch};
 use crate::job::{AttemptId, Failure, FailureCode, Format, ObjectKey, Part};
 use crate::queue::{Claim, Claimable, Claimed, NextClaim, PartOutcome, PartsInfo};
-use crate::storage::{Progress, StorageError, content_type, layout};
+use crate::storage::{Bucket, Progress, PutCondition, StorageError, content_type, layout};
 use crate::transcoder::split::{self, PartRequest, SegmentSink, SplitPlan};
 use crate::transcoder::{TranscodeError, disk};
 
@@ -175,9 +175,10 @@ impl Attempt<'_> {
         }
     }
 
-    /// The maximum number of connections of FFmpeg and ffprobe to an open input: two for each part, for a seek.
+    /// The maximum number of connections of FFmpeg and ffprobe to an open input: two for each run, for a seek, and up to
+    /// three runs for each part.
     pub(super) const fn connections(&self) -> usize {
-        2 * self.config.chunks + 2
+        6 * (self.config.chunks + 1) + 2
     }
 
     /// Has the janitor delete what was stored for a split of which the job knows nothing any more.
@@ -243,7 +244,14 @@ impl Attempt<'_> {
         };
         let made = match part {
             Part::Chunk(number) => {
-                let made = split::encode_chunk(number, &request).await;
+                let encode = split::encode_chunk(number, &request);
+                let made = if self.job.is_awaited {
+                    let dir = folder.path().join("sound");
+                    let preview = self.store_sound_around(number, &prefix, &dir, &request);
+                    select_first(encode, preview).await
+                } else {
+                    encode.await
+                };
                 made.map(|report| (report.files(), PartReport::Chunk(Box::new(report))))
             }
             Part::Audio => {
@@ -259,6 +267,37 @@ impl Attempt<'_> {
         let files: Vec<PathBuf> = files.into_iter().filter(|file| !stored.contains(file)).collect();
         self.storage.upload_all(&prefix, &out_dir, &files, &Progress::none(), &self.stop_work).await?;
         Ok((write(&report)?, parts_info(&plan)))
+    }
+
+    /// Encodes and stores the sound that is played with a chunk, as far as it is not there. The chunk does not depend on it.
+    async fn store_sound_around(
+        &self,
+        chunk: u32,
+        prefix: &ObjectKey,
+        out_dir: &Path,
+        request: &PartRequest<'_>,
+    ) {
+        let id = self.job.attempt.job;
+        let request = PartRequest { out_dir, sink: None, ..*request };
+        let stored = async {
+            for file in split::encode_sound_around(chunk, &request).await? {
+                let bytes = tokio::fs::read(out_dir.join(&file))
+                    .await
+                    .map_err(|e| disk::trouble("read a segment of the sound", &e))?;
+                let key = key_of(prefix, &file)?;
+                // The sound as a whole is better, and must not be replaced.
+                let (bucket, kind) = (Bucket::Output, content_type(key.as_str()));
+                self.storage.put_if(PutCondition::Absent, bucket, &key, bytes, kind).await?;
+            }
+            Ok::<_, AttemptError>(())
+        };
+        match stored.await {
+            Ok(()) => tracing::debug!(job = %id, chunk, "stored the sound around a chunk"),
+            Err(AttemptError::Failed(failure)) => {
+                tracing::info!(job = %id, chunk, %failure, "could not encode the sound around a chunk; viewers wait for the sound as a whole");
+            }
+            Err(_) => {}
+        }
     }
 
     async fn complete_part(
@@ -288,6 +327,22 @@ impl Attempt<'_> {
     }
 }
 
+/// The key of a file below a prefix.
+fn key_of(prefix: &ObjectKey, file: &Path) -> Result<ObjectKey, StorageError> {
+    let name = file.to_string_lossy();
+    prefix.join(&name).map_err(|source| StorageError::Key { name: name.into(), source })
+}
+
+/// The output of `main`; `side` runs beside it, and is dropped when `main` ends.
+async fn select_first<T>(main: impl Future<Output = T>, side: impl Future<Output = ()>) -> T {
+    let mut main = std::pin::pin!(main);
+    tokio::select! {
+        biased;
+        done = &mut main => done,
+        () = side => main.await,
+    }
+}
+
 /// Stores the segments of a part while later ones are encoded.
 struct StoredSegments<'a, 'w> {
     attempt: &'a Attempt<'w>,
@@ -308,9 +363,7 @@ struct Stored {
 
 impl StoredSegments<'_, '_> {
     async fn store(&self, folder: &Path, file: &Path) -> Result<(), StorageError> {
-        let name = file.to_string_lossy();
-        let key =
-            self.prefix.join(&name).map_err(|source| StorageError::Key { name: name.into(), source })?;
+        let key = key_of(self.prefix, file)?;
         let Attempt { storage, stop_work, .. } = self.attempt;
         let (kind, quiet) = (content_type(key.as_str()), Progress::none());
         storage.upload(&key, &folder.join(file), kind, &quiet, stop_work).await.map(drop)

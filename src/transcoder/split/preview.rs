@@ -1,0 +1,42 @@
+//! The sound around a chunk that a viewer waits for, while the sound as a whole has not come that far.
+//!
+//! The sound is encoded as a whole, one second after the other, so that it has no seams: of two hours, the end is there
+//! after minutes. What is encoded here stands in for it until then. It lies on the same grid of frames, and no more than
+//! a seam at its ends tells the two apart.
+
+use std::path::{Path, PathBuf};
+
+use super::arguments::{self, SoundSpan};
+use super::encode::{make_folder, prepare, run};
+use super::report::segment_file;
+use super::request::PartRequest;
+use crate::job::Format;
+use crate::transcoder::ffmpeg::Expected;
+use crate::transcoder::format::cmaf::SHARED_AUDIO;
+use crate::transcoder::{TranscodeError, deadline_in, publish};
+
+/// Encodes the segments of the sound that are played with this chunk. Returns their files, relative to the output folder;
+/// there are none if nobody has to wait for the sound there, or its segments are not shared by the renditions.
+///
+/// # Errors
+/// [`TranscodeError::Cancelled`] if the token was cancelled, otherwise the failure.
+pub async fn encode_sound_around(
+    chunk: u32,
+    request: &PartRequest<'_>,
+) -> Result<Vec<PathBuf>, TranscodeError> {
+    let plan = request.plan;
+    let span = SoundSpan::around(&plan.chunks.segments_of(chunk));
+    let Some(span) = span.filter(|_| plan.has_audio() && plan.format() == Format::Cmaf) else {
+        return Ok(vec![]);
+    };
+    let work = prepare(request.out_dir)?;
+    make_folder(&work.path().join(SHARED_AUDIO))?;
+    let arguments = arguments::sound_around(plan, &span, request.input)?;
+    let expected = Expected { start: span.start(), duration: Some(span.seconds()), frames: None };
+    // 128 kbit/s are 16 KB a second.
+    let bytes = (span.seconds() * 16_000.0) as u64;
+    run(request, work.path(), arguments, expected, bytes, deadline_in(request.deadline)).await?;
+    publish(work.path(), request.out_dir)?;
+    let file = |number| Path::new(SHARED_AUDIO).join(segment_file(number));
+    Ok(span.segments.map(file).filter(|file| request.out_dir.join(file).exists()).collect())
+}
