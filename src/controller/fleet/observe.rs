@@ -172,9 +172,21 @@ impl FleetState {
         if at_rest {
             seen.retired_since = None;
         }
+        if at_rest && seen.sent.is_none() && Self::gave_up(machine, seen) {
+            seen.blocked_until = Some(now + policy.deadlines.hold);
+        }
         if let Some(why) = Self::launch_ended(machine, at_rest, seen) {
             self.launch_failed(why, policy, now);
         }
+    }
+
+    /// Whether a list shows that the worker of a machine ended with a failure after it had worked, as it does when one job
+    /// after the other fails there that others can do. The machine is put aside for a while: started again at once, it
+    /// would take the next jobs and fail them.
+    fn gave_up(machine: &Machine, seen: &MachineRecord) -> bool {
+        let exit = machine.last_exit.filter(|exit| seen.last_exit.is_none_or(|before| before < exit.at));
+        let failed = exit.is_some_and(|exit| exit.code != 0 && !exit.out_of_memory && !exit.requested);
+        failed && seen.launch_unconfirmed.is_none()
     }
 
     /// Whether a list shows that the launch of a machine failed, and why. For a stopped machine the outcome

@@ -87,7 +87,7 @@ fn web_optimized_is_one_process_with_a_cascade() {
     let output = |n: u32, name: &str, preset: &str, video: u32, audio: u32| {
         let coder = if audio > 64 { "-aac_coder fast " } else { "" };
         format!(
-            "-map [v{n}] -map 0:1 -c:a aac {coder}-b:a {audio}k -ac 2 -ar 48000 -c:v libx264 \
+            "-map [v{n}] -map 0:1 -c:a aac {coder}-b:a {audio}k -ac 2 -ar 48000 -filter:a aresample=async=1000 -c:v libx264 \
              -pix_fmt yuv420p -fps_mode vfr -preset {preset} -crf 23 -maxrate {video}k -bufsize {}k {COPY_NOTHING_ELSE} \
              -movflags +faststart -f mp4 {name}.mp4",
             video * 2
@@ -118,7 +118,7 @@ fn default_with_a_quality_aims_at_the_bitrate() {
 fn hls_cuts_at_forced_keyframes() {
     let found = after_input(&source(1920, 1080), Preset::Hls, "360p");
     let expected = format!(
-        "-filter_complex [0:0]scale=640:360:{SDR}[v0] -map [v0] -map 0:1 -c:a aac -aac_coder fast -b:a 96k -ac 2 -ar 48000 \
+        "-filter_complex [0:0]scale=640:360:{SDR}[v0] -map [v0] -map 0:1 -c:a aac -aac_coder fast -b:a 96k -ac 2 -ar 48000 -filter:a aresample=async=1000 \
          -c:v libx264 -pix_fmt yuv420p -fps_mode vfr -g 48 -sc_threshold 0 \
          -force_key_frames expr:gte(t,n_forced*4) -bsf:v {TRUE_DURATIONS} -preset fast -crf 23 -maxrate 400k -bufsize 800k {COPY_NOTHING_ELSE} \
          -f hls -hls_time 4 -hls_playlist_type vod -hls_segment_type mpegts \
@@ -150,7 +150,7 @@ fn stills_are_made_of_the_smallest_rung_that_holds_them() {
     let options = plan.output_options.join(" ");
     let still = "-c:v mjpeg -q:v";
     let end = format!(
-        "720p.mp4 -map [v2] -map 0:1 -c:a aac -b:a 64k -ac 2 -ar 48000 -c:v libx264 -pix_fmt yuv420p \
+        "720p.mp4 -map [v2] -map 0:1 -c:a aac -b:a 64k -ac 2 -ar 48000 -filter:a aresample=async=1000 -c:v libx264 -pix_fmt yuv420p \
          -fps_mode vfr -preset fast -crf 23 -maxrate 100k -bufsize 200k {COPY_NOTHING_ELSE} -movflags +faststart -f mp4 144p.mp4 \
          -map [poster] -frames:v 1 {still} 3 -map_metadata -1 -update 1 -f image2 poster.jpg \
          -map [board] -frames:v 1 {still} 5 -map_metadata -1 -update 1 -f image2 storyboard.jpg"
@@ -191,7 +191,7 @@ fn hls_adaptive_shares_the_sound_and_has_a_master() {
         after_input(&source(1920, 1080), Preset::HlsAdaptive, "360p,144p"),
         adaptive(
             " -map 0:1",
-            " -c:a aac -aac_coder fast -b:a 96k -ac 2 -ar 48000",
+            " -c:a aac -aac_coder fast -b:a 96k -ac 2 -ar 48000 -filter:a aresample=async=1000",
             "v:0,name:360p v:1,name:144p a:0,name:audio"
         )
     );
@@ -331,9 +331,9 @@ fn mono_stays_mono_and_more_becomes_stereo() {
     };
     assert!(of(1).contains("-ac 1 -ar 48000"));
     for channels in [2, 3, 6, 8] {
-        assert!(of(channels).contains("-ac 2 -ar 48000 -c:v"), "{channels}");
+        assert!(of(channels).contains("-ac 2 -ar 48000 -filter:a aresample=async=1000 -c:v"), "{channels}");
     }
-    assert!(of(16).contains("-ac 2 -ar 48000 -filter:a pan=stereo|c0=c0|c1=c1 -c:v"));
+    assert!(of(16).contains("-ac 2 -ar 48000 -filter:a pan=stereo|c0=c0|c1=c1,aresample=async=1000 -c:v"));
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Decides when a worker exits, and how long it waits for the next job. Pure: the time is a parameter.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::attempt::AttemptOutcome;
 use crate::config::WorkerConfig;
-use crate::job::FailureCode;
+use crate::job::{FailureCode, JobId};
 
 /// How long a worker waits at most after its last part of a split job. The job that finishes the video keeps one worker
 /// warm; the others would each be idle, and billed, for `WORKER_IDLE_TIMEOUT`, which costs more than the encode if
@@ -59,7 +60,8 @@ pub(crate) struct WorkerLifetime {
     max_jobs: Option<u32>,
     max_failures: Option<u32>,
     jobs: u32,
-    failures_in_a_row: u32,
+    /// The jobs that have failed here since the last one that did not.
+    failed: BTreeSet<JobId>,
     idle_since: Instant,
     /// Whether its last work were parts.
     did_parts: bool,
@@ -74,7 +76,7 @@ impl WorkerLifetime {
             max_jobs: Some(config.max_jobs).filter(|n| *n > 0),
             max_failures: Some(config.max_failures).filter(|n| *n > 0),
             jobs: 0,
-            failures_in_a_row: 0,
+            failed: BTreeSet::new(),
             idle_since: now,
             did_parts: false,
         }
@@ -82,7 +84,7 @@ impl WorkerLifetime {
 
     /// The reason to exit instead of claiming another job, if there is one.
     pub(crate) fn reason_to_leave(&self, now: Instant) -> Option<ExitReason> {
-        if self.max_failures.is_some_and(|most| self.failures_in_a_row >= most) {
+        if self.max_failures.is_some_and(|most| self.failed.len() >= most as usize) {
             Some(ExitReason::TooManyFailures)
         } else if self.max_jobs.is_some_and(|most| self.jobs >= most) {
             Some(ExitReason::MaxJobs)
@@ -94,29 +96,31 @@ impl WorkerLifetime {
     }
 
     /// Takes note of a job.
-    pub(crate) fn did_a_job(&mut self, outcome: AttemptOutcome, now: Instant) {
-        self.did(&[outcome], now);
+    pub(crate) fn did_a_job(&mut self, job: JobId, outcome: AttemptOutcome, now: Instant) {
+        self.did(&[(job, outcome)], now);
         self.did_parts = false;
     }
 
     /// Takes note of several parts of jobs, which count as one job.
-    pub(crate) fn did_parts(&mut self, outcomes: &[AttemptOutcome], now: Instant) {
+    pub(crate) fn did_parts(&mut self, outcomes: &[(JobId, AttemptOutcome)], now: Instant) {
         self.did(outcomes, now);
         self.did_parts = true;
     }
 
-    fn did(&mut self, outcomes: &[AttemptOutcome], now: Instant) {
+    fn did(&mut self, outcomes: &[(JobId, AttemptOutcome)], now: Instant) {
         self.idle_since = now;
         // To split a job is only the beginning of one.
-        if outcomes != [AttemptOutcome::Split] {
+        if !matches!(outcomes, [(_, AttemptOutcome::Split)]) {
             self.jobs += 1;
         }
-        for outcome in outcomes {
+        for (job, outcome) in outcomes {
             match outcome {
                 // A job that is too large for this disk says nothing about the next one.
                 AttemptOutcome::Failed(FailureCode::DiskFull) => {}
-                AttemptOutcome::Failed(code) if is_ours(*code) => self.failures_in_a_row += 1,
-                AttemptOutcome::Completed | AttemptOutcome::Failed(_) => self.failures_in_a_row = 0,
+                AttemptOutcome::Failed(code) if is_ours(*code) => {
+                    self.failed.insert(*job);
+                }
+                AttemptOutcome::Completed | AttemptOutcome::Failed(_) => self.failed.clear(),
                 AttemptOutcome::Lost | AttemptOutcome::Released | AttemptOutcome::Split => {}
             }
         }
@@ -175,7 +179,7 @@ mod tests {
         let now = Instant::now();
         let mut life = life(&[("WORKER_TTL", "0"), ("WORKER_IDLE_TIMEOUT", "60")], now);
         assert_eq!(life.wait(BELL, None, now + 20 * SECOND), IdleAction::For(40 * SECOND));
-        life.did_a_job(AttemptOutcome::Completed, now + 50 * SECOND);
+        life.did_a_job(JobId::new(), AttemptOutcome::Completed, now + 50 * SECOND);
         assert_eq!(life.wait(BELL, None, now + 109 * SECOND), IdleAction::For(SECOND));
         assert_eq!(life.wait(BELL, None, now + 110 * SECOND), IdleAction::Leave(ExitReason::Idle));
     }
@@ -183,12 +187,12 @@ mod tests {
     #[test]
     fn leaves_soon_after_parts_unless_it_has_done_a_job_since_or_never_leaves() {
         let now = Instant::now();
-        let parts = [AttemptOutcome::Completed, AttemptOutcome::Completed];
+        let parts = [(JobId::new(), AttemptOutcome::Completed); 2];
         let mut some = life(&[("WORKER_TTL", "0"), ("WORKER_IDLE_TIMEOUT", "60")], now);
         some.did_parts(&parts, now);
         assert_eq!(some.wait(BELL, None, now + SECOND), IdleAction::For(SECOND));
         assert_eq!(some.wait(BELL, None, now + 2 * SECOND), IdleAction::Leave(ExitReason::Idle));
-        some.did_a_job(AttemptOutcome::Completed, now);
+        some.did_a_job(JobId::new(), AttemptOutcome::Completed, now);
         assert_eq!(some.wait(BELL, None, now + 2 * SECOND), IdleAction::For(58 * SECOND));
         let mut keeper = life(&[("WORKER_TTL", "0"), ("WORKER_IDLE_TIMEOUT", "0")], now);
         keeper.did_parts(&parts, now);
@@ -208,9 +212,9 @@ mod tests {
     fn leaves_after_its_jobs() {
         let now = Instant::now();
         let mut life = life(&[("WORKER_MAX_JOBS", "2")], now);
-        life.did_a_job(AttemptOutcome::Completed, now);
+        life.did_a_job(JobId::new(), AttemptOutcome::Completed, now);
         assert_eq!(life.reason_to_leave(now), None);
-        life.did_a_job(AttemptOutcome::Failed(FailureCode::InvalidMedia), now);
+        life.did_a_job(JobId::new(), AttemptOutcome::Failed(FailureCode::InvalidMedia), now);
         assert_eq!(life.reason_to_leave(now), Some(ExitReason::MaxJobs));
     }
 
@@ -225,10 +229,22 @@ mod tests {
             AttemptOutcome::Lost,
             AttemptOutcome::Failed(FailureCode::DiskFull),
         ] {
-            life.did_a_job(outcome, now);
+            life.did_a_job(JobId::new(), outcome, now);
             assert_eq!(life.reason_to_leave(now), None);
         }
-        life.did_a_job(AttemptOutcome::Failed(FailureCode::Stalled), now);
+        life.did_a_job(JobId::new(), AttemptOutcome::Failed(FailureCode::Stalled), now);
+        assert_eq!(life.reason_to_leave(now), Some(ExitReason::TooManyFailures));
+    }
+
+    #[test]
+    fn several_failures_of_one_job_count_once() {
+        let now = Instant::now();
+        let mut life = life(&[("WORKER_MAX_FAILURES", "2")], now);
+        let failed = AttemptOutcome::Failed(FailureCode::EncodeFailed);
+        let (one, other) = (JobId::new(), JobId::new());
+        life.did_parts(&[(one, failed), (one, failed), (one, failed)], now);
+        assert_eq!(life.reason_to_leave(now), None);
+        life.did_parts(&[(other, failed)], now);
         assert_eq!(life.reason_to_leave(now), Some(ExitReason::TooManyFailures));
     }
 }

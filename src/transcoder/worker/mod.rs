@@ -204,13 +204,14 @@ impl Worker {
                 Ok(Claim::Job(job)) => {
                     misses = 0;
                     self.clock.set(job.at);
+                    let id = job.attempt.job;
                     let is_released = if job.part.is_some() {
                         let outcomes = Box::pin(self.work_on_parts(*job, &life, stop)).await;
                         life.did_parts(&outcomes, Instant::now());
-                        outcomes.contains(&AttemptOutcome::Released)
+                        outcomes.iter().any(|(_, outcome)| *outcome == AttemptOutcome::Released)
                     } else {
                         let outcome = self.process(*job, stop, None).await.0;
-                        life.did_a_job(outcome, Instant::now());
+                        life.did_a_job(id, outcome, Instant::now());
                         outcome == AttemptOutcome::Released
                     };
                     if is_released {

@@ -19,7 +19,7 @@ use super::input::Opened;
 use super::lifetime::WorkerLifetime;
 use super::split::{PartReport, StoredPlan};
 use super::{WakeUp, Worker, scratch};
-use crate::job::{AttemptId, Failure, FailureCode, Format, ObjectKey, Part};
+use crate::job::{AttemptId, Failure, FailureCode, Format, JobId, ObjectKey, Part};
 use crate::queue::{Claim, Claimable, Claimed, NextClaim, PartOutcome, PartsInfo};
 use crate::storage::{Bucket, Progress, PutCondition, StorageError, content_type, layout};
 use crate::transcoder::split::{self, PartRequest, SegmentSink, SplitPlan};
@@ -36,7 +36,7 @@ impl Worker {
         first: Claimed,
         life: &WorkerLifetime,
         stop: &CancellationToken,
-    ) -> Vec<AttemptOutcome> {
+    ) -> Vec<(JobId, AttemptOutcome)> {
         let others = (1..self.config.chunks).map(|_| None);
         let slots = std::iter::once(Some(first)).chain(others);
         let slots = slots.map(|first| self.slot(first, Claimable::Part, life, stop));
@@ -56,7 +56,7 @@ impl Worker {
         life: &WorkerLifetime,
         stop: &CancellationToken,
         others_have_ended: &CancellationToken,
-    ) -> Vec<AttemptOutcome> {
+    ) -> Vec<(JobId, AttemptOutcome)> {
         let (mut bell, mut outcomes) = (None, Vec::new());
         while !stop.is_cancelled() {
             tokio::select! {
@@ -77,7 +77,7 @@ impl Worker {
         claimable: Claimable,
         life: &WorkerLifetime,
         stop: &CancellationToken,
-    ) -> Option<AttemptOutcome> {
+    ) -> Option<(JobId, AttemptOutcome)> {
         let mut job = match first {
             Some(job) => job,
             None => self.claim_part(claimable).await?,
@@ -85,6 +85,7 @@ impl Worker {
         loop {
             let goes_on = !stop.is_cancelled() && life.reason_to_leave(std::time::Instant::now()).is_none();
             let next = goes_on.then_some(ClaimNext { worker: self, claimable });
+            let id = job.attempt.job;
             let (outcome, next) = self.process(job, stop, next).await;
             if outcome != AttemptOutcome::Completed || !goes_on || stop.is_cancelled() {
                 // A part that was claimed with the completion is the next one's, whatever ends this slot.
@@ -95,17 +96,17 @@ impl Worker {
                         tracing::warn!(job = %lease.job, "could not release a part; it is requeued when its lease expires");
                     }
                 }
-                return Some(outcome);
+                return Some((id, outcome));
             }
             job = match next {
                 Some(Claim::Job(next)) => {
                     self.clock.set(next.at);
                     *next
                 }
-                Some(_) => return Some(outcome),
+                Some(_) => return Some((id, outcome)),
                 None => match self.claim_part(claimable).await {
                     Some(next) => next,
-                    None => return Some(outcome),
+                    None => return Some((id, outcome)),
                 },
             };
         }
@@ -237,8 +238,8 @@ impl Attempt<'_> {
             disk_bytes: self.config.disk_bytes.map(|bytes| bytes / self.config.chunks.max(1) as u64),
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(spec.deadline_seconds.into()),
-            // Players begin with the first chunk and the sound.
-            is_urgent: self.job.is_awaited || matches!(part, Part::Audio | Part::Chunk(0)),
+            // Players begin with the first chunk. The sound is far ahead even beside it.
+            is_urgent: self.job.is_awaited || part == Part::Chunk(0),
             cancel: &self.stop_work,
             sink: Some(&early),
         };

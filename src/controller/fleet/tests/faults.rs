@@ -573,3 +573,21 @@ fn provider_without_stop_and_start_receives_only_create_and_destroy() {
     desk.see(&[(1, Starting, Nobody)], 0);
     assert_eq!(desk.steps(), ["destroy m1"]);
 }
+
+#[test]
+fn machine_whose_worker_ended_with_a_failure_is_put_aside_for_a_while() {
+    for (code, steps) in [(0, ["start m1"]), (1, ["create 02 any"])] {
+        let mut desk = launched(Some("m1"));
+        desk.now = s(20);
+        desk.see(&[(1, Started, Busy)], 0);
+        desk.plan();
+        desk.now = s(60);
+        desk.see(&[(1, Stopped, Nobody)], 1);
+        life(&mut desk, 2_000, Some(code));
+        assert_eq!(desk.steps(), steps, "it exited with {code}");
+        desk.now = s(700);
+        desk.see(&[(1, Stopped, Nobody)], 1);
+        life(&mut desk, 2_000, Some(code));
+        assert_eq!(desk.steps(), ["start m1"], "it exited with {code} ten minutes ago");
+    }
+}
