@@ -149,7 +149,7 @@ impl<'a> Team<'a> {
         let mut feed = EventFeed::open(queue).await.unwrap();
         let id = JobId::new();
         // One worker encodes the video as a whole.
-        let parallelism = Parallelism::Workers(u16::try_from(workers).unwrap());
+        let parallelism = Parallelism::Chunks(u16::try_from(workers).unwrap());
         let input = Input::Key(KEY.parse().unwrap());
         let spec =
             JobSpec { parallelism, ..JobSpec::new(input, Preset::HlsAdaptive, LADDER.parse().unwrap()) };

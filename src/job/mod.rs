@@ -46,7 +46,7 @@ pub const FORMAT_VERSION: u32 = 1;
 
 /// The version of the records of split jobs and their parts. Versions of tcoder that know only whole jobs leave them
 /// alone, and do everything else.
-pub const SPLIT_VERSION: u32 = 2;
+pub const SPLIT_VERSION: u32 = 3;
 
 /// A job as clients see it: a snapshot of its record in Redis.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -104,15 +104,16 @@ impl FromStr for LeaseId {
     }
 }
 
-/// On how many workers a video is encoded at once. In JSON it is `"auto"` or a number from 1 to 256.
+/// How many chunks of a video are encoded at once, each of which uses about one core. In JSON it is `"auto"` or a number
+/// from 1 to 256.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "ParallelismJson", into = "ParallelismJson")]
 pub enum Parallelism {
-    /// As many as the length of the video is worth: short videos are encoded by one.
+    /// As many as there is room for; short videos are not split.
     #[default]
     Auto,
-    /// This many. One means that the video is not split.
-    Workers(u16),
+    /// At most this many, and one more that a viewer waits for. One means that the video is not split.
+    Chunks(u16),
 }
 
 impl Parallelism {
@@ -135,7 +136,7 @@ impl fmt::Display for Parallelism {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
-            Self::Workers(number) => number.fmt(f),
+            Self::Chunks(number) => number.fmt(f),
         }
     }
 }
@@ -147,7 +148,7 @@ impl FromStr for Parallelism {
             return Ok(Self::Auto);
         }
         let number = text.parse().ok().filter(|number| (1..=Self::MAX).contains(number));
-        number.map(Self::Workers).ok_or_else(|| InvalidParallelism(text.to_owned()))
+        number.map(Self::Chunks).ok_or_else(|| InvalidParallelism(text.to_owned()))
     }
 }
 
@@ -173,7 +174,7 @@ impl From<Parallelism> for ParallelismJson {
     fn from(parallelism: Parallelism) -> Self {
         match parallelism {
             Parallelism::Auto => Self::Text("auto".into()),
-            Parallelism::Workers(number) => Self::Number(number.into()),
+            Parallelism::Chunks(number) => Self::Number(number.into()),
         }
     }
 }
@@ -310,8 +311,8 @@ mod tests {
     fn parallelism_is_auto_or_a_number_in_text_and_json() {
         for (json, value) in [
             ("\"auto\"", Parallelism::Auto),
-            ("1", Parallelism::Workers(1)),
-            ("256", Parallelism::Workers(256)),
+            ("1", Parallelism::Chunks(1)),
+            ("256", Parallelism::Chunks(256)),
         ] {
             assert_eq!(serde_json::from_str::<Parallelism>(json).unwrap(), value);
             assert_eq!(serde_json::to_string(&value).unwrap(), json);

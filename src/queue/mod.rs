@@ -10,6 +10,7 @@
 //! | `jobs:status:<id>/<part>` | hash | a part of a split job: `chunk-<number>` or `audio` |
 //! | `jobs:split` | set | split jobs that wait for their parts |
 //! | `jobs:parts:<id>` | set | the names of all parts of a split job |
+//! | `jobs:heldback:<id>` | zset | the parts of a split job that are not in `jobs:pending` yet, by their places there |
 //! | `jobs:reports:<id>` | hash | the plan of a split job, and the report of each completed part |
 //! | `jobs:pending` | zset | jobs and parts that are ready for a worker, by time of arrival minus a minute per point of priority |
 //! | `jobs:scheduled` | zset | delayed jobs, and retries of jobs and parts, by due time |

@@ -39,6 +39,8 @@ pub struct NewPart {
     pub behind_ms: i64,
     /// The number of segments of a chunk.
     pub segments: Option<u32>,
+    /// Whether it enters the queue only when a chunk before it is completed, or a viewer waits for it.
+    pub is_held_back: bool,
 }
 
 /// Whether a segment of a split job is in storage.
@@ -103,7 +105,10 @@ impl Queue {
             parts.iter().filter_map(|part| part.segments).map(|count| count.to_string()).collect();
         let mut args =
             vec![attempt.job.to_string(), attempt.epoch.to_string(), plan.to_owned(), segments.join(",")];
-        args.extend(parts.iter().flat_map(|new| [new.part.to_string(), new.behind_ms.to_string()]));
+        let flag = |new: &NewPart| if new.is_held_back { "1" } else { "0" }.to_owned();
+        args.extend(
+            parts.iter().flat_map(|new| [new.part.to_string(), new.behind_ms.to_string(), flag(new)]),
+        );
         let reply = self.eval_idempotent(&scripts::SPLIT, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {

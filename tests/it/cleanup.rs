@@ -249,7 +249,7 @@ async fn objects_are_kept_for_ever_by_default() {
 /// Splits the claimed job into one chunk, stores outputs for it, and completes it.
 async fn encoded_in_parts(here: &Installation) -> AttemptId {
     let planned = here.claim().await;
-    let parts = [NewPart { part: Part::Chunk(0), behind_ms: 0, segments: Some(1) }];
+    let parts = [NewPart { part: Part::Chunk(0), behind_ms: 0, segments: Some(1), is_held_back: false }];
     assert_eq!(here.queue.split(planned.attempt, "{}", &parts).await.unwrap(), SplitOutcome::Split);
     let chunk = here.claim().await;
     here.outputs(planned.attempt, 2).await;

@@ -27,7 +27,7 @@ pub const STILLS: Stills = Stills { poster: true, storyboard: true };
 pub async fn decided(input: &Path, preset: Preset, qualities: &str) -> SplitDecision {
     let source = probe::probe(input).await.unwrap();
     let ladder: Ladder = qualities.parse().unwrap();
-    decide(&source, preset, &ladder, STILLS, Parallelism::Workers(2)).unwrap()
+    decide(&source, preset, &ladder, STILLS, Parallelism::Chunks(2)).unwrap()
 }
 
 pub async fn planned(input: &Path, preset: Preset, qualities: &str) -> SplitPlan {

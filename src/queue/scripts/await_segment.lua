@@ -35,9 +35,11 @@ if redis.call('HEXISTS', reports(id), part) == 1 then
 end
 local task, front = id .. '/' .. part, s[3] - 3600000
 local place = redis.call('ZSCORE', pending, task)
-if place and tonumber(place) > front then
+local is_held_back = not place and redis.call('ZSCORE', held_back(id), part)
+if is_held_back or (place and tonumber(place) > front) then
   ring(id)
   redis.call('ZADD', awaited_wakeups, 0, string.sub(id, -1))
   redis.call('ZADD', pending, string.format('%.0f', front), task)
+  if is_held_back then redis.call('ZREM', held_back(id), part) end
 end
 return { 'WAIT' }

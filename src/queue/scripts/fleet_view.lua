@@ -28,7 +28,7 @@ count(list, 30000)
 -- More than a thousand due jobs do not raise the desired number of machines any further.
 local delayed = redis.call('ZRANGE', scheduled, 0, 1000, 'WITHSCORES')
 count(delayed, 0)
--- The parts that are ready are those that are neither encoded nor held nor delayed. With more than a hundred split
+-- The parts that are ready are those that are neither encoded nor held nor delayed nor held back. With more than a hundred split
 -- jobs, all that is ready counts as parts: there are more of them than machines.
 local open, held = 0, {}
 for n, id in ipairs(redis.call('SMEMBERS', split_jobs)) do
@@ -37,7 +37,7 @@ for n, id in ipairs(redis.call('SMEMBERS', split_jobs)) do
     break
   end
   -- The plan is among the reports.
-  open = open + redis.call('SCARD', parts(id)) + 1 - redis.call('HLEN', reports(id))
+  open = open + redis.call('SCARD', parts(id)) + 1 - redis.call('HLEN', reports(id)) - redis.call('ZCARD', held_back(id))
 end
 for i = 1, #delayed, 2 do
   if is_part(delayed[i]) then open = open - 1 end

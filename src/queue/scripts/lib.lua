@@ -24,7 +24,7 @@ local clock_seen = P .. 'jobs:clock'
 local VERSION = 1
 -- The version of the records of split jobs and their parts, which is the newest that can be read; SPLIT_VERSION in
 -- src/job/mod.rs. One that knows only whole jobs leaves them alone.
-local SPLIT_VERSION = 2
+local SPLIT_VERSION = 3
 -- Scores of `alive` from this number on belong to retired workers: this number plus their time.
 local RETIRED_OFFSET = 4503599627370496
 local tries, lock = P .. 'webhooks:tries', P .. 'fleet:lock'
@@ -49,6 +49,12 @@ end
 -- The plan of a split job (plan), and the report of each part that is encoded.
 local function reports(id)
   return P .. 'jobs:reports:' .. id
+end
+
+-- The parts of a split job that are not in the queue yet, by their places there: each enters it when another is completed,
+-- so that no more are encoded at once than the job allows.
+local function held_back(id)
+  return P .. 'jobs:heldback:' .. id
 end
 
 -- The job and the part that a task's name stands for; no part if it is a job.
@@ -119,10 +125,11 @@ local function give_back_on_error(id, epoch)
   end)
 end
 
--- Whether a job waits for the parts into which this attempt split it; also returns its state and its place in the queue.
+-- Whether a job waits for the parts into which this attempt split it; also returns its state, its place in the queue, and
+-- whether some of its parts were held back.
 local function waits_for_parts(id, split)
-  local s = redis.call('HMGET', status(id), 'state', 'split', 'epoch', 'rank')
-  return s[1] == 'running' and s[2] == split and s[3] == split, s[1], s[4]
+  local s = redis.call('HMGET', status(id), 'state', 'split', 'epoch', 'rank', 'limited')
+  return s[1] == 'running' and s[2] == split and s[3] == split, s[1], s[4], s[5] == '1'
 end
 
 -- Tells that players can play a split job, as soon as its first chunk and the beginning of its sound are in storage.
@@ -149,12 +156,13 @@ local function drop_open_parts(id)
       redis.pcall('SREM', parts(id), part)
     end
   end
+  redis.pcall('UNLINK', held_back(id))
 end
 
 -- Removes all that is left of the parts of a split job. Their workers lose their leases. It reads before it removes,
 -- and what it then fails to remove, claims and sweeps do, so that the caller never has to put a part back.
 local function drop_parts(id)
-  local keys, is_done = { parts(id), reports(id) }, {}
+  local keys, is_done = { parts(id), reports(id), held_back(id) }, {}
   for _, part in ipairs(redis.call('HKEYS', reports(id))) do is_done[part] = true end
   local open, held = {}, {}
   for _, part in ipairs(redis.call('SMEMBERS', parts(id))) do

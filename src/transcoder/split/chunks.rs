@@ -53,7 +53,7 @@ impl ChunkPlan {
         let segments = (last as u32).saturating_add(1);
         let longest = match parallelism {
             Parallelism::Auto => (segments / AUTO_CHUNKS).clamp(2, AUTO_LONGEST),
-            Parallelism::Workers(workers) => {
+            Parallelism::Chunks(workers) => {
                 let workers = u32::from(workers.max(1));
                 let least = if segments >= 2 * workers { 2 } else { 1 };
                 (segments / (CHUNKS_PER_WORKER * workers)).clamp(least, LONGEST)
@@ -137,9 +137,9 @@ mod tests {
     #[test]
     fn first_chunk_is_a_segment_and_the_others_grow_and_shrink() {
         assert_eq!(lengths(100.0, Parallelism::Auto), [1, 2, 3, 3, 3, 3, 2, 2, 2, 2, 2]);
-        assert_eq!(lengths(20.0, Parallelism::Workers(2)), [1, 2, 2]);
-        assert_eq!(lengths(20.0, Parallelism::Workers(8)), [1, 1, 1, 1, 1]);
-        assert_eq!(lengths(9.0, Parallelism::Workers(8)), [1, 2]);
+        assert_eq!(lengths(20.0, Parallelism::Chunks(2)), [1, 2, 2]);
+        assert_eq!(lengths(20.0, Parallelism::Chunks(8)), [1, 1, 1, 1, 1]);
+        assert_eq!(lengths(9.0, Parallelism::Chunks(8)), [1, 2]);
     }
 
     #[test]
@@ -147,7 +147,7 @@ mod tests {
         let hour = lengths(3600.0, Parallelism::Auto);
         assert!((200..230).contains(&hour.len()), "{hour:?}");
         assert!(hour[3..].is_sorted_by(|a, b| a >= b) && hour[3] == 6 && hour.ends_with(&[3, 2]), "{hour:?}");
-        let four = lengths(3600.0, Parallelism::Workers(4));
+        let four = lengths(3600.0, Parallelism::Chunks(4));
         assert!((70..90).contains(&four.len()), "{four:?}");
         let day = lengths(86_400.0, Parallelism::Auto).len();
         assert!((700..=MAX_CHUNKS as usize).contains(&day), "{day}");
@@ -165,7 +165,7 @@ mod tests {
         fn chunks_hold_every_segment_once_and_in_order(
             seconds in 0.01..90_000.0f64, rate in 0.0..120.0f64, workers in 0..=256u16,
         ) {
-            let parallelism = if workers == 0 { Parallelism::Auto } else { Parallelism::Workers(workers) };
+            let parallelism = if workers == 0 { Parallelism::Auto } else { Parallelism::Chunks(workers) };
             let plan = ChunkPlan::new(seconds, rate, parallelism);
             prop_assert!((1..=MAX_CHUNKS).contains(&plan.count()));
             let all: Vec<u32> = (0..plan.count()).flat_map(|n| plan.segments_of(n)).collect();

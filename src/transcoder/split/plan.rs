@@ -61,7 +61,7 @@ pub fn decide(
     let whole = |because: Option<String>| Ok(SplitDecision::Whole { because });
     let seconds = video_seconds(source);
     match (parallelism, seconds) {
-        (Parallelism::Workers(0 | 1), _) => return whole(None),
+        (Parallelism::Chunks(0 | 1), _) => return whole(None),
         (Parallelism::Auto, Some(seconds)) if seconds < WORTH_IT => return whole(None),
         _ => {}
     }
@@ -184,7 +184,7 @@ mod tests {
     }
 
     const MP4: &str = "mov,mp4,m4a,3gp,3g2,mj2";
-    const EIGHT: Parallelism = Parallelism::Workers(8);
+    const EIGHT: Parallelism = Parallelism::Chunks(8);
 
     #[test]
     fn short_video_is_split_only_on_request() {
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(of(20.0, Parallelism::Auto), None);
         assert_eq!(of(20.0, EIGHT).unwrap(), "5 chunks");
         assert_eq!(of(60.0, Parallelism::Auto).unwrap(), "8 chunks");
-        assert_eq!(of(600.0, Parallelism::Workers(1)), None);
+        assert_eq!(of(600.0, Parallelism::Chunks(1)), None);
         assert!(of(3.0, EIGHT).unwrap().contains("too short"));
     }
 

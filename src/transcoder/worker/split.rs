@@ -79,7 +79,7 @@ impl Attempt<'_> {
     pub(super) async fn plan(&self) -> Result<Planned, AttemptError> {
         let spec = &self.job.spec;
         let is_copied = spec.preset.format(&spec.output_qualities) == Format::Copy;
-        if spec.parallelism == Parallelism::Workers(1) || (is_copied && spec.parallelism.is_auto()) {
+        if spec.parallelism == Parallelism::Chunks(1) || (is_copied && spec.parallelism.is_auto()) {
             return Ok(Planned::whole(None));
         }
         let id = self.job.attempt.job;
@@ -127,7 +127,7 @@ impl Attempt<'_> {
 
     async fn split(&self, input: &OpenInput, plan: SplitPlan) -> Result<Planned, AttemptError> {
         let attempt = self.job.attempt;
-        let parts = new_parts(&plan);
+        let parts = new_parts(&plan, self.job.spec.parallelism);
         let prefix = layout::attempt_prefix(attempt)?;
         let documents = split::playing_documents(&plan)?.into_iter();
         futures::future::try_join_all(documents.map(|(file, text)| self.store_early(&prefix, file, text)))
@@ -232,13 +232,19 @@ fn elapsed(split: AttemptId, now: Millis) -> Duration {
 }
 
 /// The parts of a video. The sound and the first chunk come first, with which players can begin.
-fn new_parts(plan: &SplitPlan) -> Vec<NewPart> {
+fn new_parts(plan: &SplitPlan, parallelism: Parallelism) -> Vec<NewPart> {
+    let at_once = match parallelism {
+        Parallelism::Auto => u32::MAX,
+        Parallelism::Chunks(number) => number.into(),
+    };
     let chunks = (0..plan.chunks.count()).map(|number| NewPart {
         part: Part::Chunk(number),
         behind_ms: (i64::from(number) * BEHIND_MS).min(MAX_BEHIND_MS),
         segments: Some(u32::try_from(plan.chunks.segments_of(number).len()).unwrap_or(u32::MAX)),
+        is_held_back: number >= at_once,
     });
-    let audio = plan.has_audio().then_some(NewPart { part: Part::Audio, behind_ms: 0, segments: None });
+    let audio = NewPart { part: Part::Audio, behind_ms: 0, segments: None, is_held_back: false };
+    let audio = plan.has_audio().then_some(audio);
     audio.into_iter().chain(chunks).collect()
 }
 

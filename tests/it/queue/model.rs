@@ -81,6 +81,8 @@ pub struct Job {
     pub parts: BTreeMap<Part, Job>,
     /// Those of them that are completed.
     pub reports: BTreeSet<Part>,
+    /// Those of them that are not in the queue yet, by their places there.
+    pub held_back: BTreeSet<(i64, Part)>,
 }
 
 /// Why a job is cancelled.
@@ -271,6 +273,7 @@ impl Model {
             split: None,
             parts: BTreeMap::new(),
             reports: BTreeSet::new(),
+            held_back: BTreeSet::new(),
         };
         self.jobs.insert(id, job);
         match begin {

@@ -20,9 +20,15 @@ const PLAN: &str = r#"{"chunks":"of a minute"}"#;
 
 /// The sound, and this many chunks. Each is a second behind the one before.
 fn parts(chunks: u32) -> Vec<NewPart> {
-    let new = |part, behind_ms, segments| NewPart { part, behind_ms, segments };
+    let new = |part, behind_ms, segments| NewPart { part, behind_ms, segments, is_held_back: false };
     let chunks = (0..chunks).map(|n| new(Part::Chunk(n), i64::from(n) * 1000, Some(2)));
     [new(Part::Audio, 0, None)].into_iter().chain(chunks).collect()
+}
+
+/// The same, of which so many chunks may be encoded at once.
+fn limited_parts(chunks: u32, at_once: u32) -> Vec<NewPart> {
+    let held_back = |part| matches!(part, Part::Chunk(number) if number >= at_once);
+    parts(chunks).into_iter().map(|new| NewPart { is_held_back: held_back(new.part), ..new }).collect()
 }
 
 /// Claims what is ready, which must be the job itself, and splits it.

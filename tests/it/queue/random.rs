@@ -74,6 +74,7 @@ enum Op {
     Split {
         claim: u8,
         chunks: u32,
+        at_once: u32,
     },
     Fail {
         claim: u8,
@@ -114,7 +115,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (claim.clone(), 0..100_u32).prop_map(|(claim, percent)| Op::Progress { claim, percent }),
         4 => claim.clone().prop_map(|claim| Op::Complete { claim }),
         4 => (claim.clone(), 0..WORKERS).prop_map(|(claim, worker)| Op::CompleteAndClaim { claim, worker }),
-        3 => (claim.clone(), 0..3_u32).prop_map(|(claim, chunks)| Op::Split { claim, chunks }),
+        3 => (claim.clone(), 0..4_u32, 1..4_u32)
+            .prop_map(|(claim, chunks, at_once)| Op::Split { claim, chunks, at_once }),
         4 => (claim.clone(), any::<bool>()).prop_map(|(claim, retryable)| Op::Fail { claim, retryable }),
         1 => claim.clone().prop_map(|claim| Op::FailUnverified { claim }),
         2 => claim.prop_map(|claim| Op::Release { claim }),
@@ -267,7 +269,7 @@ impl<'a> Lockstep<'a> {
                 Ok(())
             }
             Op::CompleteAndClaim { claim, worker } => self.complete_and_claim(claim, worker).await,
-            Op::Split { claim, chunks } => self.split(claim, chunks).await,
+            Op::Split { claim, chunks, at_once } => self.split(claim, chunks, at_once).await,
             Op::Complete { claim } => {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
                 if c.part.is_some() {
@@ -432,13 +434,13 @@ impl<'a> Lockstep<'a> {
         queued.and_then(|queued| queued.parse().ok()).unwrap_or(0)
     }
 
-    async fn split(&mut self, claim: u8, chunks: u32) -> Result<(), TestCaseError> {
+    async fn split(&mut self, claim: u8, chunks: u32, at_once: u32) -> Result<(), TestCaseError> {
         let Some(c) = self.claim(claim).filter(|c| c.part.is_none()) else { return Ok(()) };
-        let chunks = (0..chunks).map(|n| (Part::Chunk(n), i64::from(n) * 5000));
-        let parts: Vec<(Part, i64)> = [(Part::Audio, 0)].into_iter().chain(chunks).collect();
+        let chunks = (0..chunks).map(|n| (Part::Chunk(n), i64::from(n) * 5000, n >= at_once));
+        let parts: Vec<(Part, i64, bool)> = [(Part::Audio, 0, false)].into_iter().chain(chunks).collect();
         let new: Vec<NewPart> = parts
             .iter()
-            .map(|(part, behind_ms)| NewPart { part: *part, behind_ms: *behind_ms, segments: None })
+            .map(|&(part, behind_ms, is_held_back)| NewPart { part, behind_ms, segments: None, is_held_back })
             .collect();
         let real = self.queue.split(c.attempt, PLAN, &new).await.unwrap();
         let now = self.queued(Task { job: c.attempt.job, part: Some(Part::Audio) });
@@ -652,18 +654,14 @@ impl<'a> Lockstep<'a> {
         for n in 0..JOBS {
             let id = job_id(n);
             let key = self.key(&format!("jobs:status:{id}"));
-            let (hash, ttl, waits, parts, reports): (
-                BTreeMap<String, String>,
-                i64,
-                bool,
-                Vec<String>,
-                Vec<String>,
-            ) = redis::pipe()
+            type Found = (BTreeMap<String, String>, i64, bool, Vec<String>, Vec<String>, Vec<(String, i64)>);
+            let (hash, ttl, waits, parts, reports, held_back): Found = redis::pipe()
                 .hgetall(&key)
                 .pttl(&key)
                 .sismember(self.key("jobs:split"), id.to_string())
                 .smembers(self.key(&format!("jobs:parts:{id}")))
                 .hkeys(self.key(&format!("jobs:reports:{id}")))
+                .zrange_withscores(self.key(&format!("jobs:heldback:{id}")), 0, -1)
                 .query(self.redis)
                 .unwrap();
             put_record(&mut all, &n.to_string(), hash);
@@ -672,6 +670,8 @@ impl<'a> Lockstep<'a> {
             }
             all.extend(waits.then(|| (format!("{n} waits"), String::new())));
             all.extend(reports.into_iter().map(|part| (format!("{n} reports {part}"), String::new())));
+            let held_back = held_back.into_iter();
+            all.extend(held_back.map(|(part, rank)| (format!("{n} holds back {part}"), rank.to_string())));
             let mut pipe = redis::pipe();
             for part in &parts {
                 pipe.hgetall(self.key(&format!("jobs:status:{id}/{part}")));
@@ -696,6 +696,9 @@ impl<'a> Lockstep<'a> {
             if !job.parts.is_empty() {
                 expected.push(self.key(&format!("jobs:parts:{id}")));
                 expected.push(self.key(&format!("jobs:reports:{id}")));
+            }
+            if !job.held_back.is_empty() {
+                expected.push(self.key(&format!("jobs:heldback:{id}")));
             }
             expected.extend(job.parts.keys().map(|part| self.key(&format!("jobs:status:{id}/{part}"))));
         }
@@ -782,6 +785,9 @@ fn put_fields_of_parts(put: &mut impl FnMut(String, String), n: u8, job: &Job) {
     }
     for part in &job.reports {
         put(format!("{n} reports {part}"), String::new());
+    }
+    for (rank, part) in &job.held_back {
+        put(format!("{n} holds back {part}"), rank.to_string());
     }
     for (part, record) in &job.parts {
         put(format!("{n} part {part}"), String::new());

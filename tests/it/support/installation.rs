@@ -81,7 +81,7 @@ impl Installation {
             max_attempts,
             webhook_url: Some("https://example.com/hook".parse().unwrap()),
             // One attempt encodes all of it.
-            parallelism: Parallelism::Workers(1),
+            parallelism: Parallelism::Chunks(1),
             ..JobSpec::new(Input::Key(key.parse().unwrap()), Preset::WebOptimized, ladder)
         };
         self.queue.submit(id, &spec, SubmitMode::Now).await.unwrap();

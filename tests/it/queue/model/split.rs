@@ -16,7 +16,7 @@ impl Job {
 
 impl Model {
     /// Splits a job into parts, each this many milliseconds behind its place in the queue.
-    pub fn split(&mut self, by: AttemptId, parts: &[(Part, i64)], now: i64) -> SplitOutcome {
+    pub fn split(&mut self, by: AttemptId, parts: &[(Part, i64, bool)], now: i64) -> SplitOutcome {
         let AttemptId { job: id, epoch } = by;
         if !self.leases.contains_key(&self.lease(by)) {
             return match self.jobs.get(&id) {
@@ -30,7 +30,7 @@ impl Model {
         // The attempts at finishing it are counted anew.
         (job.split, job.attempt, job.error, job.verify) = (Some(epoch), 0, None, false);
         let mut ready = Vec::new();
-        for (part, behind) in parts {
+        for (part, behind, is_held_back) in parts {
             let record = Job {
                 terms: job.terms,
                 state: State::Queued,
@@ -53,8 +53,13 @@ impl Model {
                 split: Some(epoch),
                 parts: BTreeMap::new(),
                 reports: BTreeSet::new(),
+                held_back: BTreeSet::new(),
             };
-            ready.push((record.rank, Task { job: id, part: Some(*part) }));
+            if *is_held_back {
+                job.held_back.insert((record.rank, *part));
+            } else {
+                ready.push((record.rank, Task { job: id, part: Some(*part) }));
+            }
             job.parts.insert(*part, record);
         }
         self.pending.extend(ready);
@@ -77,6 +82,8 @@ impl Model {
             if 4 * done / all > 4 * (done - 1) / all {
                 job.progress = u32::try_from(4 * done / all * 25).unwrap();
             }
+            let next = if part == Part::Audio { None } else { job.held_back.pop_first() };
+            self.pending.extend(next.map(|(rank, part)| (rank, Task { job: id, part: Some(part) })));
             self.events.push((id, State::Running));
         } else {
             (job.queued, job.progress) = (Some(now), 99);
@@ -100,6 +107,7 @@ impl Model {
         let job = self.job(id);
         job.parts.clear();
         job.reports.clear();
+        job.held_back.clear();
     }
 
     pub(super) fn leases_of(&self, task: Task) -> Vec<LeaseId> {
@@ -122,10 +130,15 @@ impl Model {
         if job.waits() == (open == 0) || job.state.is_terminal() && !job.parts.is_empty() {
             return Some(format!("{id} is {} and has {open} open parts", job.state));
         }
+        let chunks = job.parts.keys().filter(|part| **part != Part::Audio && !job.reports.contains(*part));
+        if !job.held_back.is_empty() && job.held_back.len() >= chunks.count() {
+            return Some(format!("{id} has nobody who lets the next chunk into the queue"));
+        }
         for (part, record) in &job.parts {
             let places = self.places(Task { job: id, part: Some(*part) });
             let expected = match record.state {
                 _ if job.reports.contains(part) => [false; 4],
+                State::Queued if job.held_back.iter().any(|(_, there)| there == part) => [false; 4],
                 State::Queued => [false, places[1], !places[1], false],
                 State::Running => [false, false, false, true],
                 other => return Some(format!("{id}/{part} is {other}")),

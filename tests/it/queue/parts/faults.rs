@@ -176,9 +176,11 @@ enum Call {
     Complete,
     ClaimFinish,
     AwaitSegment,
+    LetNextIn,
+    AwaitHeldBack,
 }
 
-const CALLS: [Call; 14] = [
+const CALLS: [Call; 16] = [
     Call::Split,
     Call::CompletePart,
     Call::CompletePartAndClaim,
@@ -193,10 +195,12 @@ const CALLS: [Call; 14] = [
     Call::Complete,
     Call::ClaimFinish,
     Call::AwaitSegment,
+    Call::LetNextIn,
+    Call::AwaitHeldBack,
 ];
 
 /// All keys that these calls write, except for records; `<id>` is that of the job.
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 15] = [
     "jobs:pending",
     "jobs:scheduled",
     "jobs:leases",
@@ -209,6 +213,7 @@ const KEYS: [&str; 14] = [
     "jobs:split",
     "jobs:parts:<id>",
     "jobs:reports:<id>",
+    "jobs:heldback:<id>",
     "machines:alive",
     "webhooks:outbox",
 ];
@@ -233,6 +238,13 @@ impl Scene {
         let queue = &scene.queue;
         if call == Call::Split {
             scene.held.push(claim(queue, &scene.w).await.unwrap());
+            return scene;
+        }
+        if matches!(call, Call::LetNextIn | Call::AwaitHeldBack) {
+            let job = claim(queue, &scene.w).await.unwrap();
+            queue.split(job.attempt, PLAN, &limited_parts(3, 1)).await.unwrap();
+            scene.held = claim_parts(queue, 2).await;
+            scene.held.remove(0);
             return scene;
         }
         split(queue, &scene.w, 2).await;
@@ -263,7 +275,7 @@ impl Scene {
         let job = || &self.held[0];
         match call {
             Call::Split => queue.split(job().attempt, PLAN, &parts(2)).await.map(drop),
-            Call::CompletePart | Call::CompleteLast => queue
+            Call::CompletePart | Call::CompleteLast | Call::LetNextIn => queue
                 .complete_part(job(), "report", PartsInfo { count: 3, can_play: false }, None)
                 .await
                 .map(drop),
@@ -286,7 +298,7 @@ impl Scene {
             Call::ReapPart => queue.sweep(10, 0).await.map(drop),
             Call::Cancel | Call::CancelFinish => queue.cancel(self.id).await.map(drop),
             Call::Complete => queue.complete(job(), &result_of(1), job().attempt.epoch).await.map(drop),
-            Call::AwaitSegment => {
+            Call::AwaitSegment | Call::AwaitHeldBack => {
                 let by = job().split.unwrap();
                 queue.await_segment(by, StreamSegment::Video(2)).await.map(drop)
             }
@@ -348,6 +360,12 @@ impl Scene {
             redis::cmd("HKEYS").arg(self.key("jobs:reports:<id>")).query(&mut self.redis).unwrap();
         open.sort();
         found.insert("reports".to_owned(), open);
+        let held_back: Vec<String> = redis::cmd("ZRANGE")
+            .arg(self.key("jobs:heldback:<id>"))
+            .arg(&["0", "-1"])
+            .query(&mut self.redis)
+            .unwrap();
+        found.insert("held back".to_owned(), held_back);
         let split: Vec<String> =
             redis::cmd("SMEMBERS").arg(self.key("jobs:split")).query(&mut self.redis).unwrap();
         found.insert("split".to_owned(), vec![split.contains(&id).to_string()]);

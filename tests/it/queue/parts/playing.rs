@@ -39,6 +39,58 @@ async fn part_that_a_viewer_waits_for_is_claimed_by_a_worker_that_claims_nothing
 }
 
 #[tokio::test]
+async fn parts_that_are_held_back_enter_the_queue_one_by_one_or_when_a_viewer_waits() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    submit(&queue, &spec()).await;
+    let by = claim(&queue, &w).await.unwrap().attempt;
+    queue.split(by, PLAN, &limited_parts(5, 2)).await.unwrap();
+    let part = async || Some(claim(&queue, &w).await?.part.unwrap());
+    // The sound, and two chunks at once.
+    let held = claim_parts(&queue, 3).await;
+    assert_eq!(held.iter().map(|job| job.part.unwrap()).max(), Some(Part::Chunk(1)));
+    let waiting = async || {
+        let view = queue.fleet_view().await.unwrap();
+        (view.pending, view.parts)
+    };
+    assert_eq!((part().await, waiting().await), (None, (0, 0)));
+    let complete = async |job: &Claimed| assert_eq!(complete_part(&queue, job, 6).await, PartOutcome::Done);
+    complete(held.iter().find(|job| job.part == Some(Part::Audio)).unwrap()).await;
+    assert_eq!(part().await, None, "the sound is beside the chunks");
+    let chunks: Vec<&Claimed> = held.iter().filter(|job| job.part != Some(Part::Audio)).collect();
+    complete(chunks[0]).await;
+    assert_eq!(waiting().await, (1, 1));
+    let third = claim(&queue, &w).await.unwrap();
+    assert_eq!(third.part, Some(Part::Chunk(2)));
+    // A viewer does not wait for others.
+    queue.await_segment(by, StreamSegment::Video(8)).await.unwrap();
+    let last = claim(&queue, &w).await.unwrap();
+    assert_eq!((last.part, last.is_awaited), (Some(Part::Chunk(4)), true));
+    for job in [chunks[1], &third, &last] {
+        complete(job).await;
+    }
+    complete(&claim(&queue, &w).await.unwrap()).await;
+    let finish = claim(&queue, &w).await.unwrap();
+    assert_eq!((finish.part, finish.split), (None, Some(by)));
+}
+
+#[tokio::test]
+async fn cancelled_job_leaves_nothing_of_what_was_held_back() {
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    submit(&queue, &spec()).await;
+    let by = claim(&queue, &w).await.unwrap().attempt;
+    queue.split(by, PLAN, &limited_parts(5, 2)).await.unwrap();
+    let keys = || -> Vec<String> {
+        let pattern = format!("{}jobs:heldback:{}", config.prefix, by.job);
+        redis::cmd("KEYS").arg(pattern).query(&mut raw(&config)).unwrap()
+    };
+    assert_eq!(keys().len(), 1);
+    queue.cancel(by.job).await.unwrap();
+    assert_eq!(keys(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn job_at_the_front_of_the_queue_stays_there_for_those_who_claim_jobs() {
     let (queue, _) = queue().await;
     let w = worker(&queue, "w").await;
