@@ -40,7 +40,7 @@ pub enum Condition {
     Billing,
     /// More machines would cost more than allowed.
     Budget {
-        /// Number of machines that the budget allows.
+        /// Number of machines of the size for jobs that the budget allows.
         affordable: u32,
     },
     /// The provider throttles requests or fails.
