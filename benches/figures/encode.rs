@@ -213,7 +213,7 @@ fn compare_with_recipe(figures: &mut Figures, scratch: &Path, clip: &Path) -> f6
 /// are not included.
 fn put_cost(figures: &mut Figures, cpu_of_a_clip: f64) {
     let policy = flyprovider::policy::defaults("bench", "worker:1");
-    let core_second = policy.price.unwrap().dollars() / 3600.0 / f64::from(policy.size.cpus);
+    let core_second = policy.price.unwrap().dollars() / 3600.0 / f64::from(policy.sizes.base().cpus);
     figures.put(COST[0], cpu_of_a_clip * CLIPS_PER_MINUTE * core_second, "USD");
     figures.put(COST[1], COCONUT, "USD");
     figures.put(COST[2], MEDIACONVERT, "USD");

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use tcoder::controller::fleet::{FleetPolicy, MachineSize};
+use tcoder::controller::fleet::{FleetPolicy, MachineSize, Sizes};
 use tcoder::controller::reconciler::simulation::{Parts, Report, Scenario, run};
 use tcoder::flyprovider;
 use tcoder::job::{Parallelism, Preset, Stills};
@@ -45,7 +45,7 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
     let idle_timeout = Duration::from_secs(2);
     let policy = FleetPolicy {
         max: MACHINES,
-        size,
+        sizes: Sizes::one(size),
         idle_timeout,
         ..flyprovider::policy::defaults("bench", "worker:1")
     };

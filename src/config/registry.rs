@@ -281,11 +281,20 @@ pub static FLY_WORKER_GUEST: Setting<String> = Setting::new(
     "size of a machine: performance-1x to -16x or shared-cpu-1x to -8x; shared CPUs are throttled after a short burst",
     setting::text,
 );
+pub static FLY_WORKER_GUESTS: Setting<Vec<String>> = Setting::new(
+    "FLY_WORKER_GUESTS",
+    Unset,
+    FLEETS,
+    "larger sizes, separated by commas, such as performance-8x,performance-16x: a machine for parts of a split video is \
+                 as large as the waiting parts fill; all others have the size FLY_WORKER_GUEST",
+    parse::sizes,
+);
 pub static FLY_WORKER_MEMORY_MB: Setting<u32> = Setting::new(
     "FLY_WORKER_MEMORY_MB",
     Derived("2048 a CPU, shared 512"),
     FLEETS,
-    "its memory: 2048 to 8192 a CPU in steps of 1024, shared 256 to 2048 in steps of 256",
+    "memory of FLY_WORKER_GUEST, of which the sizes of FLY_WORKER_GUESTS have as much for each CPU: 2048 to 8192 a CPU in \
+                 steps of 1024, shared 256 to 2048 in steps of 256",
     parse::megabytes,
 );
 pub static FLY_WORKER_REGIONS: Setting<Vec<String>> = Setting::new(
@@ -341,7 +350,8 @@ pub static FLEET_PRICE_USD_PER_HOUR: Setting<f64> = Setting::new(
     "FLEET_PRICE_USD_PER_HOUR",
     Derived("Fly's list price"),
     FLEETS,
-    "price of a machine; needed with a budget if the size is in no price list",
+    "price of a machine of FLY_WORKER_GUEST; needed with a budget if the size is in no price list. Larger machines cost \
+                 more in proportion to their CPUs",
     parse::dollars,
 );
 pub static FLEET_LAUNCH_FAILURES: Setting<u32> = Setting::new(
@@ -572,6 +582,7 @@ pub static GROUPS: &[Group] = &[
             &FLY_WORKER_APP.about,
             &FLY_WORKER_IMAGE.about,
             &FLY_WORKER_GUEST.about,
+            &FLY_WORKER_GUESTS.about,
             &FLY_WORKER_MEMORY_MB.about,
             &FLY_WORKER_REGIONS.about,
             &FLY_WORKER_DISK_GB.about,

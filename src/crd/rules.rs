@@ -103,6 +103,19 @@ pub(crate) fn guest_size(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": sizes, "maxLength": 32})
 }
 
+/// A list of distinct sizes of Fly's machines. Whether they are larger than the guest is not checked here, because the
+/// guest may be the environment's; the controller reports it in the status.
+pub(crate) fn guest_sizes(generator: &mut SchemaGenerator) -> Schema {
+    let size = guest_size(generator);
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": 8,
+        "x-kubernetes-list-type": "set",
+        "items": size,
+    })
+}
+
 /// A rule that the CPUs of `size` can have `memoryMb`. It lists each size separately: the API server
 /// estimates that a loop over a list, or a concatenated string, exceeds the cost limit of a rule.
 pub(crate) fn memory_fits_size() -> Rule {

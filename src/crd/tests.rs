@@ -138,6 +138,9 @@ fn a_pools_guest_is_a_size_that_fly_sells() {
     let sizes: Vec<&str> = sizes.as_array().unwrap().iter().map(|size| size.as_str().unwrap()).collect();
     assert!(sizes.contains(&"performance-2x") && sizes.contains(&"shared-cpu-8x"), "{sizes:?}");
     assert!(!sizes.contains(&"performance-3x") && sizes.len() == 14, "{sizes:?}");
+    let guests = &fly["guests"];
+    assert_eq!(guests["items"]["enum"], fly["guest"]["properties"]["size"]["enum"]);
+    assert_eq!(guests["x-kubernetes-list-type"], "set", "no size twice");
 }
 
 #[test]

@@ -121,6 +121,12 @@ pub struct FlySpec {
     /// The size of a machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guest: Option<GuestSpec>,
+    /// Larger sizes for the parts of split videos, such as [performance-8x, performance-16x]. A machine has the
+    /// largest of them that the waiting parts fill. They have as much memory for each CPU as the guest, and must have
+    /// more CPUs of the same kind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rules::guest_sizes")]
+    pub guests: Option<Vec<String>>,
     /// Size of a machine's disk in gigabytes; by default as much as the largest input needs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 2, max = ROOTFS_MAX_GB))]

@@ -184,6 +184,16 @@ impl Guest {
         Self::new(self.kind, self.cpus, memory_mb)
     }
 
+    /// The same CPUs with as much memory for each of them as `other`, which has the same kind of CPUs, or a little more
+    /// where Fly does not offer that.
+    ///
+    /// # Errors
+    /// Why these CPUs cannot have it.
+    pub fn with_memory_per_cpu_of(self, other: Self) -> Result<Self, GuestError> {
+        let memory_mb = (other.memory_mb * self.cpus).div_ceil(other.cpus);
+        self.with_memory(memory_mb.next_multiple_of(self.kind.rule().step))
+    }
+
     /// The kind of its CPUs.
     #[must_use]
     pub const fn kind(self) -> CpuKind {

@@ -4,10 +4,11 @@ use super::guest::{Guest, GuestError, NoSuchSize};
 use super::price::list_price_per_hour;
 use super::{Fly, disk};
 use crate::config::registry::{
-    FLY_WORKER_APP, FLY_WORKER_GUEST, FLY_WORKER_IMAGE, FLY_WORKER_MEMORY_MB, FLY_WORKER_REGIONS,
+    FLY_WORKER_APP, FLY_WORKER_GUEST, FLY_WORKER_GUESTS, FLY_WORKER_IMAGE, FLY_WORKER_MEMORY_MB,
+    FLY_WORKER_REGIONS,
 };
 use crate::config::{ConfigError, ConfigErrors, Env};
-use crate::controller::fleet::FleetPolicy;
+use crate::controller::fleet::{FleetPolicy, Sizes, SizesError};
 
 /// The defaults, for this app and image.
 #[must_use]
@@ -15,14 +16,14 @@ pub fn defaults(app: &str, image: &str) -> FleetPolicy {
     let guest = Guest::default();
     FleetPolicy {
         price: list_price_per_hour(guest),
-        size: guest.into(),
+        sizes: Sizes::one(guest.into()),
         disk: Some(disk::default_disk()),
         ..FleetPolicy::new(app, image)
     }
 }
 
-/// Reads `FLY_WORKER_APP`, `FLY_WORKER_IMAGE`, `FLY_WORKER_GUEST` (`performance-2x`), `FLY_WORKER_MEMORY_MB`,
-/// `FLY_WORKER_DISK_GB`, `WORKER_MAX_INPUT_BYTES`, `FLY_WORKER_REGIONS` (comma-separated), and the settings
+/// Reads `FLY_WORKER_APP`, `FLY_WORKER_IMAGE`, `FLY_WORKER_GUEST` (`performance-2x`), `FLY_WORKER_GUESTS`
+/// (comma-separated), `FLY_WORKER_MEMORY_MB`, `FLY_WORKER_DISK_GB`, `WORKER_MAX_INPUT_BYTES`, `FLY_WORKER_REGIONS` (comma-separated), and the settings
 /// that [`FleetPolicy::read`] reads.
 ///
 /// # Errors
@@ -31,20 +32,36 @@ pub fn read(env: &Env<'_>) -> Result<FleetPolicy, ConfigErrors> {
     let mut errors = ConfigErrors::default();
     let app = errors.keep(env.require(&FLY_WORKER_APP));
     let image = errors.keep(env.require(&FLY_WORKER_IMAGE));
-    let guest = errors.keep(read_guest(env));
+    let sizes = errors.keep(read_sizes(env));
     let disk = errors.keep(disk::read(env));
     let regions = errors.keep(env.get(&FLY_WORKER_REGIONS));
     // If one of these is missing the policy is not used, but it is read nevertheless, so that all errors are
     // reported.
     let defaults = FleetPolicy::new(&app.unwrap_or_default(), &image.unwrap_or_default());
     let own = FleetPolicy {
-        size: guest.unwrap_or_default().into(),
+        sizes: sizes.unwrap_or_default(),
         disk,
         regions: regions.flatten().unwrap_or(defaults.regions),
         ..defaults
     };
     let policy = errors.keep(FleetPolicy::read::<Fly>(env, own));
     errors.finish(policy)
+}
+
+/// Reads the size for jobs, and the larger ones for the parts of split videos. All of them have as much memory for each
+/// CPU, because a part needs about one.
+fn read_sizes(env: &Env<'_>) -> Result<Sizes, ConfigError> {
+    let base = read_guest(env)?;
+    let refused = |why: String| env.invalid(&FLY_WORKER_GUESTS, why);
+    let mut larger = Vec::new();
+    for size in env.get(&FLY_WORKER_GUESTS)?.unwrap_or_default() {
+        let guest: Guest =
+            size.parse().map_err(|_: NoSuchSize| refused(format!("of {size:?}: {NoSuchSize}")))?;
+        let same_kind = guest.kind() == base.kind();
+        let guest = if same_kind { guest.with_memory_per_cpu_of(base) } else { Ok(guest) };
+        larger.push(guest.map_err(|error: GuestError| refused(error.to_string()))?.into());
+    }
+    Sizes::new(base.into(), larger).map_err(|error: SizesError| refused(error.to_string()))
 }
 
 fn read_guest(env: &Env<'_>) -> Result<Guest, ConfigError> {
@@ -62,6 +79,7 @@ fn read_guest(env: &Env<'_>) -> Result<Guest, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::fleet::{MachineSize, MicroDollars};
 
     fn policy(pairs: &[(&str, &str)]) -> Result<FleetPolicy, ConfigErrors> {
         let base = [("FLY_WORKER_APP", "clips"), ("FLY_WORKER_IMAGE", "registry.fly.io/clips:1")];
@@ -90,7 +108,7 @@ mod tests {
         .unwrap();
         assert_eq!(policy.regions, ["iad", "dfw"]);
         assert_eq!((policy.min, policy.max, policy.jobs_per_machine.get()), (2, 20, 3));
-        assert_eq!((policy.size.cpus, policy.size.memory_mb), (4, 8192));
+        assert_eq!((policy.sizes.base().cpus, policy.sizes.base().memory_mb), (4, 8192));
         assert_eq!(policy.disk.unwrap().size_gb, 40);
         assert!(policy.paused && !policy.any_region);
         // performance-4x: $0.172224 an hour.
@@ -107,6 +125,12 @@ mod tests {
             ("FLY_WORKER_GUEST", "performance-0x"),
             ("FLY_WORKER_GUEST", "performance-3x"),
             ("FLY_WORKER_GUEST", "huge-2x"),
+            ("FLY_WORKER_GUESTS", ","),
+            ("FLY_WORKER_GUESTS", "performance-8x,huge-2x"),
+            ("FLY_WORKER_GUESTS", "performance-8x,performance-16x,performance-8x"),
+            ("FLY_WORKER_GUESTS", "performance-2x"),
+            ("FLY_WORKER_GUESTS", "performance-8x,performance-1x"),
+            ("FLY_WORKER_GUESTS", "shared-cpu-8x"),
             ("FLY_WORKER_MEMORY_MB", "512"),
             ("FLY_WORKER_MEMORY_MB", "4352"),
             ("FLY_WORKER_MEMORY_MB", "65536"),
@@ -147,13 +171,43 @@ mod tests {
     #[test]
     fn policy_validates_memory_against_the_size() {
         let size = |size: &str, memory: &str| {
-            policy(&[("FLY_WORKER_GUEST", size), ("FLY_WORKER_MEMORY_MB", memory)]).map(|policy| policy.size)
+            policy(&[("FLY_WORKER_GUEST", size), ("FLY_WORKER_MEMORY_MB", memory)])
+                .map(|policy| policy.sizes.base())
         };
         let guest = size("performance-4x", "16384").unwrap();
         assert_eq!((guest.cpus, guest.memory_mb), (4, 16_384));
         assert_eq!(size("shared-cpu-2x", "512").unwrap().memory_mb, 512);
         let error = size("performance-2x", "512").unwrap_err().to_string();
         assert!(error.contains("2 performance CPUs need 4096 MB of memory at least"), "{error}");
+    }
+
+    #[test]
+    fn larger_sizes_have_the_memory_and_the_price_of_each_cpu_of_the_size_for_jobs() {
+        let larger = ("FLY_WORKER_GUESTS", "performance-16x, performance-6x");
+        let size = |cpus, memory_mb| MachineSize { cpus, memory_mb, ..MachineSize::default() };
+        let usual = policy(&[larger]).unwrap();
+        assert_eq!(usual.sizes, Sizes::new(size(2, 4096), vec![size(6, 12_288), size(16, 32_768)]).unwrap());
+        assert_eq!(usual.price_of(size(16, 32_768)), Some(MicroDollars(8 * 86_112)));
+        let listed = list_price_per_hour("performance-6x".parse().unwrap());
+        assert_eq!(usual.price_of(size(6, 12_288)), listed);
+        // 9 GB for 4 CPUs are 13.5 GB for 6, which Fly does not offer.
+        let base = [("FLY_WORKER_GUEST", "performance-4x"), ("FLY_WORKER_MEMORY_MB", "9216")];
+        let odd = policy(&[larger, base[0], base[1], ("FLEET_PRICE_USD_PER_HOUR", "0.20")]).unwrap();
+        assert_eq!(odd.sizes, Sizes::new(size(4, 9216), vec![size(6, 14_336), size(16, 36_864)]).unwrap());
+        assert_eq!(odd.price_of(size(6, 14_336)), Some(MicroDollars(300_000)));
+    }
+
+    #[test]
+    fn error_of_a_larger_size_says_what_to_do() {
+        for (sizes, words) in [
+            ("performance-8x,performance-3x", r#"of "performance-3x": it must be one of Fly's sizes: "#),
+            ("performance-2x", "2 CPUs are no more than the 2 of the size for jobs; leave that size out"),
+            ("performance-8x,performance-8x", "two of the sizes have 8 CPUs; leave one of them out"),
+            ("shared-cpu-4x", "choose sizes with the same kind of CPUs as the size for jobs"),
+        ] {
+            let error = policy(&[("FLY_WORKER_GUESTS", sizes)]).unwrap_err().to_string();
+            assert!(error.contains(words), "{sizes}: {error}");
+        }
     }
 
     #[test]

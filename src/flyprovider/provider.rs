@@ -134,6 +134,7 @@ impl From<super::FlyMachine> for Machine {
             region: machine.region,
             instance: machine.instance_id,
             labelled: machine.config.as_ref().is_some_and(|c| c.metadata.contains_key(POOL)),
+            size: machine.config.as_ref().and_then(|config| config.guest).map(MachineSize::from),
             launch: machine.config.map(launch),
             host_reachable: machine.host_status != HostStatus::Unreachable,
             created_at: machine.created_at,
@@ -239,7 +240,10 @@ mod tests {
             );
             assert_eq!(json["guest"], json!({"cpu_kind": "performance", "cpus": 2, "memory_mb": 4096}));
             assert_eq!(json["env"]["A"], "b");
-            assert_eq!(launch(serde_json::from_value(json).unwrap()), order.launch);
+            assert_eq!(launch(serde_json::from_value(json.clone()).unwrap()), order.launch);
+            let listed = json!({"id": "m1", "state": "stopped", "config": json});
+            let listed = Machine::from(serde_json::from_value::<super::super::FlyMachine>(listed).unwrap());
+            assert_eq!((listed.launch, listed.size), (Some(order.launch), Some(order.size)));
         }
     }
 

@@ -50,7 +50,6 @@ impl FleetGauges {
     pub(super) fn of(status: &FleetStatus) -> Self {
         let state = |machine: &FleetMachine| machine.state.clone().unwrap_or_else(|| "unknown".into());
         let desired = &status.desired;
-        let price = status.machine_usd_per_hour.filter(|price| price.is_finite());
         Self {
             states: count(&STATES, status.machines.iter().map(state)),
             roles: count(&ROLES, status.machines.iter().map(|machine| machine.role.clone())),
@@ -63,7 +62,7 @@ impl FleetGauges {
             paused: status.paused,
             #[expect(clippy::cast_precision_loss, reason = "milliseconds stay exact for 285,000 years")]
             at: status.at.0 as f64 / 1000.0,
-            dollars_per_hour: price.map(|price| price * f64::from(desired.billed)),
+            dollars_per_hour: status.billed_price().filter(|price| price.is_finite()),
         }
     }
 }

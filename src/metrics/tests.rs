@@ -307,6 +307,7 @@ fn status() -> FleetStatus {
         created_at: None,
         ran_seconds: 0.0,
         running_since: None,
+        usd_per_hour: None,
     };
     let condition = |reason: &str| FleetCondition { reason: reason.into(), message: "see to it".into() };
     FleetStatus {

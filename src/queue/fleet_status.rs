@@ -39,20 +39,40 @@ pub struct FleetStatus {
     pub conditions: Vec<FleetCondition>,
     /// The next operations, most urgent first. They are not carried out while the fleet is paused.
     pub plan: Vec<FleetStep>,
-    /// The price of one machine in dollars an hour, if known.
+    /// The price of one machine of the size for jobs in dollars an hour, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_usd_per_hour: Option<f64>,
+    /// What the billed machines cost together in dollars an hour, if known. Older versions do not publish it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub billed_usd_per_hour: Option<f64>,
     /// The largest input in bytes that the workers accept, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_input_bytes: Option<u64>,
+}
+
+impl FleetStatus {
+    /// The price of one of its machines in dollars an hour, if known. Before machines had several sizes, it was the
+    /// same for all.
+    #[must_use]
+    pub fn price_of(&self, machine: &FleetMachine) -> Option<f64> {
+        machine.usd_per_hour.or(self.machine_usd_per_hour)
+    }
+
+    /// What the billed machines cost together in dollars an hour, if known.
+    #[must_use]
+    pub fn billed_price(&self) -> Option<f64> {
+        let same = || Some(self.machine_usd_per_hour? * f64::from(self.desired.billed));
+        self.billed_usd_per_hour.or_else(same)
+    }
 }
 
 /// The desired number of machines, and the counts that it is computed from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FleetDesired {
-    /// `clamp(busy + ceil(jobs / JOBS_PER_MACHINE) + ceil(parts / WORKER_CHUNKS), MIN_MACHINES, MAX_MACHINES)`: the
-    /// jobs and the parts of split jobs that wait.
+    /// `clamp(busy + ceil(jobs / JOBS_PER_MACHINE) + as many as encode the parts at once, MIN_MACHINES, MAX_MACHINES)`:
+    /// the jobs and the parts of split jobs that wait. A machine encodes `WORKER_CHUNKS` parts at once, or one for each
+    /// CPU.
     pub machines: u32,
     /// Machines whose worker has a job.
     pub busy: u32,
@@ -131,6 +151,9 @@ pub struct FleetMachine {
     /// When its current run began, by the provider's clock; absent while it is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub running_since: Option<Millis>,
+    /// Its price in dollars an hour while it runs, if known. Older versions do not publish it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usd_per_hour: Option<f64>,
 }
 
 /// A condition of the fleet that requires attention.

@@ -49,6 +49,7 @@ fn machine(name: &str, role: &str) -> FleetMachine {
         created_at: None,
         ran_seconds: 0.0,
         running_since: None,
+        usd_per_hour: None,
     }
 }
 
@@ -97,6 +98,7 @@ fn busy(now: Millis) -> FleetStatus {
             FleetStep { action: "list".into(), machine: "all".into(), reason: "to see it come up".into() },
         ],
         machine_usd_per_hour: Some(0.25),
+        billed_usd_per_hour: Some(0.5),
         max_input_bytes: Some(10_000_000_000),
     }
 }

@@ -58,7 +58,7 @@ export const operate = (main, signal) => {
     chart.replaceChildren(wide("Machines over time", fleetChart(samples, span)));
     const names = [...new Set(samples.flatMap((sample) => Object.keys(sample.machines)))].sort().slice(0, 50);
     const price = fleet.machineUsdPerHour;
-    const billed = fleet.desired.billed;
+    const cost = fleet.billedUsdPerHour ?? price * fleet.desired.billed;
     const detail = fleet.machines.map((m) => [
       m.name, m.role, m.state ?? "", m.region ?? "",
       m.runningSince ? `for ${duration((new Date(answer.now) - new Date(m.runningSince)) / 1000)}` : "",
@@ -69,7 +69,7 @@ export const operate = (main, signal) => {
       figures([
         ["desired", fleet.desired.machines], ["busy", fleet.desired.busy], ["idle", fleet.desired.idle],
         ["maximum", fleet.desired.max],
-        ["cost now", price === undefined ? "price unknown" : price === 0 ? "free: this machine" : `${dollars(price * billed)} an hour`],
+        ["cost now", price === undefined ? "price unknown" : price === 0 ? "free: this machine" : `${dollars(cost)} an hour`],
       ]),
       detail.length > 0 ? table("Machines", ["Machine", "Role", "State", "Region", "Runs", "Job"], detail) : "");
   };

@@ -36,7 +36,7 @@ fn dollars(amount: Option<f64>) -> String {
     amount.filter(|a| a.is_finite()).map_or_else(|| "-".to_owned(), |a| format!("${a:.4}"))
 }
 
-/// The cost of a machine in dollars: all its runs in Fly's events, at one price.
+/// The cost of a machine in dollars: all its runs in Fly's events, at its price.
 fn cost(machine: &FleetMachine, usd_per_hour: f64, now: Millis) -> f64 {
     let runs = machine.running_since.map_or(0, |then| since(then, now).max(0));
     #[expect(clippy::cast_precision_loss, reason = "milliseconds of a life fit")]
@@ -108,19 +108,18 @@ fn there(fleet: &FleetStatus) -> String {
 
 /// The cost so far and per hour.
 pub(crate) fn bill(fleet: &FleetStatus, now: Millis) -> String {
-    let Some(price) = fleet.machine_usd_per_hour else {
+    let Some(billed_price) = fleet.billed_price() else {
         return "cost so far -, per hour -: the price is unknown; set FLEET_PRICE_USD_PER_HOUR for `tcoder controller`"
             .to_owned();
     };
     // The sum of no numbers is -0.0.
-    let so_far = fleet.machines.iter().map(|m| cost(m, price, now)).fold(0.0, |sum, cost| sum + cost);
-    let billed = fleet.desired.billed;
+    let costs = fleet.machines.iter().map(|m| cost(m, fleet.price_of(m).unwrap_or_default(), now));
+    let so_far = costs.fold(0.0, |sum, cost| sum + cost);
     format!(
-        "cost so far {}, of the existing machines; per hour {}, for {} at {}",
+        "cost so far {}, of the existing machines; per hour {}, for {}",
         dollars(Some(so_far)),
-        dollars(Some(f64::from(billed) * price)),
-        count(billed.into(), "billed machine", "billed machines"),
-        dollars(Some(price)),
+        dollars(Some(billed_price)),
+        count(fleet.desired.billed.into(), "billed machine", "billed machines"),
     )
 }
 

@@ -35,9 +35,7 @@ fn status(answer: &FleetAnswer) {
     outln!("{}", format::headline(fleet));
     if !fleet.machines.is_empty() {
         outln!("");
-        output::machines(
-            fleet.machines.iter().map(|m| format::row(m, fleet.machine_usd_per_hour, answer.now)),
-        );
+        output::machines(fleet.machines.iter().map(|m| format::row(m, fleet.price_of(m), answer.now)));
         outln!("");
     }
     outln!("{}", format::bill(fleet, answer.now));

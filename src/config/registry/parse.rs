@@ -68,6 +68,17 @@ pub(super) fn regions(text: &str) -> Result<Vec<String>, String> {
     Ok(regions)
 }
 
+pub(super) fn sizes(text: &str) -> Result<Vec<String>, String> {
+    let sizes = setting::list(text)?;
+    if sizes.is_empty() {
+        return Err(
+            "it must be one size, or several separated by commas, such as performance-8x,performance-16x"
+                .into(),
+        );
+    }
+    Ok(sizes)
+}
+
 pub(super) fn gigabytes(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| "it must be a whole number of gigabytes from 2 to 50".into())
 }

@@ -19,10 +19,10 @@ pub async fn carry_out<P: MachineProvider>(
     environment: &BTreeMap<String, String>,
 ) -> Result<Option<Machine>, ProviderError> {
     match act {
-        Operation::Create { slot, name, region } => {
+        Operation::Create { slot, name, region, size } => {
             let launch = Launch::of(policy, *slot);
-            let environment = launch.environment(policy, environment);
-            let order = MachineOrder { name, region, size: policy.size, launch, environment };
+            let environment = launch.environment(*size, policy, environment);
+            let order = MachineOrder { name, region, size: *size, launch, environment };
             provider.create(&order).await.map(Some)
         }
         Operation::Start { machine } => provider.start(machine).await.map(|()| None),

@@ -6,6 +6,7 @@ use super::machine::{Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, WorkerView};
 use super::observe::{ByMachine, is_ours};
 use super::policy::FleetPolicy;
+use super::size::MachineSize;
 use super::slot::Slot;
 use super::state::{FleetState, MachineRecord, OperationKind};
 
@@ -71,13 +72,16 @@ pub struct MachineView {
     pub id: Option<MachineId>,
     /// Its slot, if its name has one.
     pub slot: Option<Slot>,
+    /// Its size; that for jobs, if it is unknown.
+    pub size: MachineSize,
     /// Its role.
     pub role: MachineRole,
     /// When the role began, as far as known.
     pub since: Moment,
     /// When the plan must act on it if nothing changes.
     pub deadline: Option<Moment>,
-    /// Its launch differs from the desired one: another image, disk, or idle behavior.
+    /// Its launch differs from the desired one: another image, disk, or idle behavior, or a size that machines no
+    /// longer have.
     pub drifted: bool,
     /// The provider refused to start it a moment ago.
     pub blocked: bool,
@@ -109,13 +113,16 @@ pub(super) fn units(
             };
             let here = workers.get(&machine.id).map(Vec::as_slice).unwrap_or_default();
             let (role, since, deadline) = classify(machine, seen, here, policy, now)?;
+            let size = machine.size.or(seen.size);
+            let outdated = machine.launch.as_ref().is_some_and(|launch| launch.is_outdated(policy, slot));
             Some(MachineView {
                 id: Some(machine.id.clone()),
                 slot,
+                size: size.unwrap_or(policy.sizes.base()),
                 role,
                 since,
                 deadline,
-                drifted: machine.launch.as_ref().is_some_and(|launch| launch.is_outdated(policy, slot)),
+                drifted: outdated || size.is_some_and(|size| !policy.sizes.contains(size)),
                 blocked: seen.blocked_until.is_some_and(|until| until > now),
                 phase: Some(machine.phase.clone()),
                 alive: here.iter().any(|w| w.fresh),
@@ -135,9 +142,10 @@ fn unlisted(
     memory: &FleetState,
     now: Moment,
 ) -> Vec<MachineView> {
-    let unit = |id: Option<&MachineId>, slot, role, since, deadline, alive| MachineView {
+    let unit = |id: Option<&MachineId>, (slot, size): Place, role, since, deadline, alive| MachineView {
         id: id.cloned(),
         slot,
+        size: size.unwrap_or(policy.sizes.base()),
         role,
         since,
         deadline,
@@ -175,7 +183,7 @@ fn unlisted(
             _ if now < settled => (MachineRole::Booting, launch.at, Some(settled)),
             _ => (MachineRole::Stuck, launch.at, Some(settled)),
         };
-        unit(id, Some(*slot), role, since, deadline, life(id).1)
+        unit(id, (Some(*slot), launch.size), role, since, deadline, life(id).1)
     });
     let missing = memory.missing.iter().map(|(id, missing)| {
         let (busy, alive, retired) = life(Some(id));
@@ -184,10 +192,13 @@ fn unlisted(
             (false, true) => MachineRole::Idle,
             (false, false) => MachineRole::MissingMachine,
         };
-        unit(Some(id), missing.slot, role, now, Some(missing.until), alive)
+        unit(Some(id), (missing.slot, missing.size), role, now, Some(missing.until), alive)
     });
     launches.chain(missing).collect()
 }
+
+/// The slot and the size of a machine, as far as they are known.
+type Place = (Option<Slot>, Option<MachineSize>);
 
 type Judged = Option<(MachineRole, Moment, Option<Moment>)>;
 
@@ -291,6 +302,7 @@ fn alive(
     }
     let since = seen.idle_since.unwrap_or(now);
     let stays = seen.slot.is_some_and(|slot| slot.0 <= policy.min) || policy.idle_timeout.is_zero();
-    let overdue = since + policy.idle_timeout + limits.idle_grace;
+    let size = machine.size.or(seen.size).unwrap_or(policy.sizes.base());
+    let overdue = since + policy.idle_timeout_on(size) + limits.idle_grace;
     Some((MachineRole::Idle, since, (!stays).then_some(overdue)))
 }

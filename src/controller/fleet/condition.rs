@@ -40,7 +40,7 @@ pub enum Condition {
     Billing,
     /// More machines would cost more than allowed.
     Budget {
-        /// Number of machines that the budget allows.
+        /// Number of machines of the size for jobs that the budget allows.
         affordable: u32,
     },
     /// The provider throttles requests or fails.
@@ -111,7 +111,7 @@ impl Condition {
             Self::NoCapacity => format!("no region has capacity now; {}", words.no_capacity),
             Self::Quota => words.quota.to_owned(),
             Self::Budget { affordable } => {
-                format!("FLEET_BUDGET_USD_PER_HOUR allows at most {affordable} machines")
+                format!("FLEET_BUDGET_USD_PER_HOUR allows at most {affordable} machines of the smallest size")
             }
             Self::BackingOff => {
                 format!("{name} throttles requests or fails; waiting before the next request")

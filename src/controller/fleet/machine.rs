@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use strum::{AsRefStr, Display};
 
+use super::size::MachineSize;
 use crate::job::Millis;
 
 /// The id that the provider assigned to a machine.
@@ -83,6 +84,8 @@ pub struct Machine {
     pub labelled: bool,
     /// How it was created; unknown while its host is unreachable.
     pub launch: Option<Launch>,
+    /// Its size, where the list shows one that this version knows.
+    pub size: Option<MachineSize>,
     /// Whether the provider can reach its host.
     pub host_reachable: bool,
     /// When it was created, RFC 3339 by the provider's clock; empty if the provider does not report it.
@@ -117,24 +120,6 @@ pub struct Exit {
     pub out_of_memory: bool,
     /// Whether a stop was requested.
     pub requested: bool,
-}
-
-/// The size of a machine. The provider knows which sizes exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct MachineSize {
-    /// Whether its CPUs are dedicated; otherwise they are shared with other machines.
-    pub dedicated: bool,
-    /// The number of CPUs.
-    pub cpus: u32,
-    /// Its memory in MiB.
-    pub memory_mb: u32,
-}
-
-/// Two dedicated CPUs: a shared one is throttled after a short burst, and an encode runs much longer.
-impl Default for MachineSize {
-    fn default() -> Self {
-        Self { dedicated: true, cpus: 2, memory_mb: 4096 }
-    }
 }
 
 /// How a machine is made, as far as another one is wanted where it differs.

@@ -10,6 +10,7 @@
 //! | `machine` | a machine as its provider lists it |
 //! | `provider` | the trait of a machine provider, and what its answers mean to the plan |
 //! | `price` | money |
+//! | `size` | the sizes that machines may have |
 //! | `slot` | the names machines get |
 //! | `launch` | how the machine of a slot is made |
 //! | `operation` | a step, and how it ended |
@@ -18,7 +19,7 @@
 //! | `state` | what must be remembered between two looks |
 //! | `observe` | how memory takes in a list of machines and the pool |
 //! | `classify` | a machine and its worker -> what it is to us |
-//! | `desired` | how many machines are wanted, and how many are allowed |
+//! | `desired` | how many machines are wanted, of which sizes, and how many are allowed |
 //! | `plan` | the next steps, each with its reason |
 //! | `planner` | a plan in the making |
 //! | `repair` | the steps for machines that went astray or are no longer wanted |
@@ -39,6 +40,7 @@ mod policy;
 mod price;
 mod provider;
 mod repair;
+mod size;
 mod slot;
 mod state;
 
@@ -49,7 +51,7 @@ pub use carry_out::carry_out;
 pub use classify::{MachineRole, MachineView};
 pub use condition::Condition;
 pub use launch::{IDLE_TIMEOUT, MAX_INPUT_BYTES};
-pub use machine::{Exit, Launch, Machine, MachineDisk, MachineId, MachineSize, Phase, Start};
+pub use machine::{Exit, Launch, Machine, MachineDisk, MachineId, Phase, Start};
 pub use observation::{
     ListFailure, ListUnavailable, MachineList, Moment, Observation, QueueView, WorkerView,
 };
@@ -60,5 +62,6 @@ pub use price::MicroDollars;
 pub use provider::{
     Capabilities, MachineOrder, MachineProvider, ProviderError, ProviderFailure, ProviderWords,
 };
+pub use size::{MachineSize, Sizes, SizesError};
 pub use slot::Slot;
 pub use state::FleetState;

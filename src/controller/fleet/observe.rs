@@ -128,7 +128,7 @@ impl FleetState {
                     continue;
                 }
             };
-            self.missing.insert(id, MissingMachine { slot: seen.slot, until: now + wait });
+            self.missing.insert(id, MissingMachine { slot: seen.slot, size: seen.size, until: now + wait });
         }
     }
 
@@ -137,6 +137,7 @@ impl FleetState {
         let new = MachineRecord::new(slot, machine.phase.clone(), listed_at);
         let seen = self.machines.entry(machine.id.clone()).or_insert(new);
         seen.slot = slot;
+        seen.size = machine.size.or(seen.size);
         let changed = seen.phase != machine.phase;
         let at_rest = machine.phase == Phase::Stopped;
         let started = seen.phase == Phase::Stopped && !at_rest;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::machine::MachineId;
+use super::size::MachineSize;
 use super::slot::Slot;
 use crate::job::WorkerId;
 
@@ -34,6 +35,8 @@ pub enum Operation {
         name: String,
         /// The region, or [`super::ANY_REGION`].
         region: String,
+        /// Its size.
+        size: MachineSize,
     },
     /// Make the workers of a machine exit. Needs no request to the provider. It is refused while one of them
     /// holds a lease.

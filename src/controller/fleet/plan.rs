@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use super::classify::{MachineRole, MachineView, units};
 use super::condition::Condition;
-use super::desired;
+use super::desired::{self, Demand};
 use super::observation::{ListFailure, ListUnavailable, Moment, Observation};
 use super::observe::{ByMachine, by_machine};
 use super::operation::{Operation, PlannedOperation};
 use super::planner::Planner;
 use super::policy::{ANY_REGION, FleetPolicy};
+use super::price::MicroDollars;
 use super::repair;
+use super::size::Offer;
 use super::slot::Slot;
 use super::state::{FleetState, LaunchFailure};
 use crate::queue::FleetDesired;
@@ -25,6 +27,8 @@ pub struct Plan {
     pub actions: Vec<PlannedOperation>,
     /// What a person should know.
     pub conditions: Vec<Condition>,
+    /// What the machines that are charged cost an hour, if their prices are known.
+    pub cost: Option<MicroDollars>,
     /// The machines as they were judged, in the order of their slots; none while that is unknown.
     pub units: Vec<MachineView>,
     /// Zero: list the machines now. Else plan again after this long even if the queue is silent.
@@ -39,6 +43,7 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
         desired: desired::unknown(policy),
         actions: Vec::new(),
         conditions: vec![condition],
+        cost: None,
         units: Vec::new(),
         next_look,
     };
@@ -61,19 +66,24 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
     };
     let workers = by_machine(observation);
     let units = units(listed, &workers, policy, memory, now);
-    let desired = desired::desired(&units, queue, policy);
-    let mut draft =
-        Planner { policy, memory, listed, queue, units: &units, desired, now, conditions: Vec::new() };
+    let Demand { desired, launches } = desired::demand(&units, queue, policy);
+    let mut draft = Planner {
+        policy,
+        memory,
+        listed,
+        queue,
+        units: &units,
+        desired,
+        launches: &launches,
+        now,
+        conditions: Vec::new(),
+    };
     let actions = draft.actions(&workers);
     let plan = draft.finish(actions);
-    Plan { units, ..plan }
+    Plan { cost: desired::cost(&units, policy), units, ..plan }
 }
 
-fn len(actions: &[PlannedOperation]) -> u32 {
-    u32::try_from(actions.len()).unwrap_or(u32::MAX)
-}
-
-impl Planner<'_> {
+impl<'a> Planner<'a> {
     fn actions(&mut self, workers: &ByMachine<'_>) -> Vec<PlannedOperation> {
         self.note_machines();
         let bars = [
@@ -118,7 +128,8 @@ impl Planner<'_> {
         }
     }
 
-    /// Starts machines, then creates some; destroys a useless machine if only that makes room for one.
+    /// Starts machines of the wanted sizes, then creates some; destroys others at rest if only that makes room for
+    /// them. Where none can be created, machines at rest of other sizes are started instead.
     fn scale_out(&mut self) -> Vec<PlannedOperation> {
         let need = self.desired.need();
         let failures = self.memory.launch_failures;
@@ -133,15 +144,17 @@ impl Planner<'_> {
         if need == 0 {
             return Vec::new();
         }
-        let mut launches = need.min(self.affordable());
-        if launches < need {
+        let mut purse = desired::purse(self.units, self.policy);
+        let mut wanted: Vec<Offer> =
+            self.launches.iter().copied().take_while(|offer| purse.buy(offer)).collect();
+        if wanted.len() < self.launches.len() {
             self.conditions.push(Condition::Budget { affordable: self.policy.affordable() });
         }
         if launches_fail {
             // After the hold, one launch at a time until one brings a worker.
             let probe = self.memory.launch_hold_until.is_none_or(|until| until <= self.now);
             let tried = self.desired.booting.max(self.memory.launch_unconfirmed());
-            launches = if probe { launches.min(1_u32.saturating_sub(tried)) } else { 0 };
+            wanted.truncate(usize::from(probe && tried == 0));
         }
         for (until, condition) in
             [(self.memory.quota_until, Condition::Quota), (self.memory.billing_until, Condition::Billing)]
@@ -152,17 +165,34 @@ impl Planner<'_> {
         }
         // Only the workers of the first slots stay: any other would exit and be started again, repeatedly.
         let keepers = self.desired.waiting == 0;
-        let mut actions = self.starts(launches, keepers);
-        let mut missing = launches.saturating_sub(len(&actions));
-        let may_create = self.memory.quota_until.or(self.memory.billing_until).is_none();
-        if missing == 0 || !may_create {
+        let mut at_rest = self.startable(keepers);
+        let mut actions = Vec::new();
+        wanted.retain(|offer| {
+            let same = at_rest.iter().position(|unit| unit.size == offer.size);
+            actions.extend(same.and_then(|same| self.start(at_rest.remove(same))));
+            same.is_none()
+        });
+        if wanted.is_empty() {
             return actions;
         }
-        let creates = self.creates(missing);
-        missing -= missing.min(len(&creates));
+        let Some(region) = self.open_region() else {
+            for offer in wanted {
+                let difference = |unit: &MachineView| unit.size.cpus.abs_diff(offer.size.cpus);
+                let nearest = (0..at_rest.len()).min_by_key(|n| difference(at_rest[*n]));
+                if let Some(nearest) = nearest
+                    && purse.exchange(&offer, &self.policy.offer(at_rest[nearest].size))
+                {
+                    actions.extend(self.start(at_rest.remove(nearest)));
+                }
+            }
+            return actions;
+        };
+        let creates = self.creates(&wanted, &region);
+        let missing = wanted.len() - creates.len();
         actions.extend(creates);
-        let in_the_way = missing.saturating_sub(self.desired.room());
-        actions.extend(repair::make_room(self, in_the_way as usize, keepers));
+        let in_the_way = missing.saturating_sub(self.desired.room() as usize);
+        let room = repair::make_room(self, &at_rest, in_the_way, keepers);
+        actions.extend(room);
         actions
     }
 
@@ -172,7 +202,8 @@ impl Planner<'_> {
         format!("{waits}: {machines} machines wanted, {busy} busy, {idle} idle, {booting} booting")
     }
 
-    fn starts(&self, most: u32, keepers: bool) -> Vec<PlannedOperation> {
+    /// The machines at rest that can be started, in the order of their slots.
+    fn startable(&self, keepers: bool) -> Vec<&'a MachineView> {
         if !self.policy.capabilities.can_stop_and_start {
             return Vec::new();
         }
@@ -181,30 +212,45 @@ impl Planner<'_> {
             let stays = u.slot.is_some_and(|slot| slot.0 <= self.policy.min);
             rests && !u.drifted && !u.blocked && (stays || !keepers)
         });
-        let ids = startable.filter_map(|u| u.id.clone()).take(most as usize);
-        ids.map(|machine| PlannedOperation { reason: self.why(), act: Operation::Start { machine } })
-            .collect()
+        startable.filter(|u| u.id.is_some()).collect()
     }
 
-    fn creates(&mut self, most: u32) -> Vec<PlannedOperation> {
-        let most = most.min(self.desired.room());
-        if most == 0 {
-            return Vec::new();
+    fn start(&self, unit: &MachineView) -> Option<PlannedOperation> {
+        let machine = unit.id.clone()?;
+        Some(PlannedOperation { reason: self.why(), act: Operation::Start { machine } })
+    }
+
+    /// The region in which machines can be created now, if there is one.
+    fn open_region(&mut self) -> Option<String> {
+        if self.memory.quota_until.or(self.memory.billing_until).is_some() {
+            return None;
         }
         let any = ANY_REGION.to_owned();
         let mut wanted = self.policy.regions.iter().chain(self.policy.any_region.then_some(&any));
-        let open = wanted.find(|region| !self.memory.full_regions.contains_key(*region));
-        let Some(region) = open.cloned() else {
+        let open = wanted.find(|region| !self.memory.full_regions.contains_key(*region)).cloned();
+        if open.is_none() {
             self.conditions.push(Condition::NoCapacity);
-            return Vec::new();
-        };
+        }
+        open
+    }
+
+    fn creates(&self, wanted: &[Offer], region: &str) -> Vec<PlannedOperation> {
         let taken: BTreeSet<Slot> = self.units.iter().filter_map(|u| u.slot).collect();
         let free = (1..=self.policy.max).map(Slot).filter(|slot| !taken.contains(slot));
-        let create = |slot: Slot| PlannedOperation {
-            reason: format!("{}, none at rest", self.why()),
-            act: Operation::Create { slot, name: slot.name(&self.policy.app), region: region.clone() },
+        let create = |(slot, offer): (Slot, &Offer)| {
+            // The machines of MIN_MACHINES stay, whatever they were created for.
+            let size = if slot.0 <= self.policy.min { self.policy.sizes.base() } else { offer.size };
+            PlannedOperation {
+                reason: format!("{}, none with {} CPUs at rest", self.why(), size.cpus),
+                act: Operation::Create {
+                    slot,
+                    name: slot.name(&self.policy.app),
+                    region: region.to_owned(),
+                    size,
+                },
+            }
         };
-        free.take(most as usize).map(create).collect()
+        free.take(self.desired.room() as usize).zip(wanted).map(create).collect()
     }
 
     /// Whether the list is too old to base writes on.
@@ -223,7 +269,8 @@ impl Planner<'_> {
             // List the machines first, then plan again. A retire needs Redis only, so it does not wait.
             actions.clear();
         }
-        Plan { desired: self.desired, actions, conditions: self.conditions, units: Vec::new(), next_look }
+        let (desired, conditions) = (self.desired, self.conditions);
+        Plan { desired, actions, conditions, cost: None, units: Vec::new(), next_look }
     }
 
     fn next_look(&self, actions: &[PlannedOperation]) -> Option<Duration> {
@@ -273,16 +320,12 @@ impl Planner<'_> {
         next.map(|moment| moment.saturating_sub(self.now))
     }
 
-    /// How many more machines may run for the money.
-    fn affordable(&self) -> u32 {
-        self.policy.affordable().saturating_sub(self.desired.billed)
-    }
-
     fn may_act(&self) -> bool {
         let memory = self.memory;
+        let base = self.policy.offer(self.policy.sizes.base());
         !self.policy.paused
             && memory.refused_until.is_none()
             && memory.backoff_until.is_none()
-            && self.affordable() > 0
+            && desired::purse(self.units, self.policy).affords(&base) > 0
     }
 }

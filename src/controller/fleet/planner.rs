@@ -4,6 +4,7 @@ use super::classify::MachineView;
 use super::condition::Condition;
 use super::observation::{MachineList, Moment, QueueView};
 use super::policy::FleetPolicy;
+use super::size::Offer;
 use super::state::FleetState;
 use crate::queue::FleetDesired;
 
@@ -15,6 +16,8 @@ pub(super) struct Planner<'a> {
     pub queue: &'a QueueView,
     pub units: &'a [MachineView],
     pub desired: FleetDesired,
+    /// The sizes of the machines still to be started or created.
+    pub launches: &'a [Offer],
     pub now: Moment,
     pub conditions: Vec<Condition>,
 }

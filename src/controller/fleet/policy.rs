@@ -4,9 +4,10 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use super::machine::{MachineDisk, MachineSize};
+use super::machine::MachineDisk;
 use super::price::MicroDollars;
 use super::provider::{Capabilities, MachineProvider};
+use super::size::{MachineSize, Offer, Purse, Sizes};
 use crate::config::registry::{
     FLEET_BUDGET_USD_PER_HOUR, FLEET_LAUNCH_FAILURES, FLEET_PAUSED, FLEET_PRICE_USD_PER_HOUR,
     FLEET_STRICT_REGIONS, JOBS_PER_MACHINE, MAX_MACHINES, MIN_MACHINES, WORKER_CHUNKS, WORKER_IDLE_TIMEOUT,
@@ -20,8 +21,8 @@ pub struct FleetPolicy {
     pub app: String,
     /// The worker image of the machines.
     pub image: String,
-    /// The size of the machines.
-    pub size: MachineSize,
+    /// The sizes of the machines.
+    pub sizes: Sizes,
     /// The disk of the machines, and the largest input that fits on it. Without it, machines have the
     /// provider's default disk, and workers only check the free space.
     pub disk: Option<MachineDisk>,
@@ -41,7 +42,8 @@ pub struct FleetPolicy {
     pub idle_timeout: Duration,
     /// Maximum cost of running machines in dollars an hour; `None` means no limit.
     pub budget: Option<MicroDollars>,
-    /// The price of one running machine per hour, if known.
+    /// The price of one running machine of the size for jobs per hour, if known. That of others is in proportion to
+    /// their CPUs.
     pub price: Option<MicroDollars>,
     /// Observe and report the planned operations, but carry out none.
     pub paused: bool,
@@ -52,6 +54,9 @@ pub struct FleetPolicy {
     /// What the provider supports. The reconciler sets it from the provider.
     pub capabilities: Capabilities,
 }
+
+/// How long the worker of a larger machine waits at most.
+const LARGER_IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The region name that lets the provider choose the region.
 pub const ANY_REGION: &str = "any";
@@ -125,7 +130,7 @@ impl FleetPolicy {
             app: app.to_owned(),
             image: image.to_owned(),
             price: None,
-            size: MachineSize::default(),
+            sizes: Sizes::default(),
             disk: None,
             regions: vec![ANY_REGION.to_owned()],
             any_region: true,
@@ -188,21 +193,38 @@ impl FleetPolicy {
         errors.finish(read())
     }
 
-    /// The number of chunks of split videos that a machine's worker encodes at once.
+    /// The number of chunks of split videos that the worker of a machine of this size encodes at once.
     #[must_use]
-    pub fn chunks_per_machine(&self) -> u32 {
-        self.chunks.map_or(self.size.cpus, NonZeroU32::get).max(1)
+    pub fn chunks_on(&self, size: MachineSize) -> u32 {
+        self.chunks.map_or(size.cpus, NonZeroU32::get).max(1)
     }
 
-    /// The number of running machines that the budget allows.
+    /// How long the worker of a machine of this size waits for a job before it exits; zero means forever. Larger
+    /// machines are made for parts that wait already: one that comes too late for them, or that finished the video,
+    /// would cost more while it waits than while it worked.
+    #[must_use]
+    pub fn idle_timeout_on(&self, size: MachineSize) -> Duration {
+        let larger = size != self.sizes.base();
+        if larger { self.idle_timeout.min(LARGER_IDLE_TIMEOUT) } else { self.idle_timeout }
+    }
+
+    /// The price of one running machine of this size per hour, if known.
+    #[must_use]
+    pub fn price_of(&self, size: MachineSize) -> Option<MicroDollars> {
+        let base = self.sizes.base().cpus.max(1);
+        self.price.map(|price| MicroDollars(price.times(size.cpus.into()).0 / u64::from(base)))
+    }
+
+    /// What a size, which need not be one of the policy's, means to the plan.
+    pub(super) fn offer(&self, size: MachineSize) -> Offer {
+        Offer { size, chunks: self.chunks_on(size), price: self.price_of(size) }
+    }
+
+    /// The number of running machines of the size for jobs that the budget allows.
     #[must_use]
     pub fn affordable(&self) -> u32 {
-        match (self.budget, self.price) {
-            (Some(budget), Some(price)) if price.0 > 0 => {
-                u32::try_from(budget.0 / price.0).unwrap_or(u32::MAX)
-            }
-            _ => u32::MAX,
-        }
+        let most = Purse(self.budget).affords(&self.offer(self.sizes.base()));
+        u32::try_from(most).unwrap_or(u32::MAX)
     }
 }
 
@@ -213,7 +235,7 @@ fn read_money<P: MachineProvider>(
     least: u32,
 ) -> Result<(Option<MicroDollars>, Option<MicroDollars>), ConfigError> {
     let budget = dollars(env, &FLEET_BUDGET_USD_PER_HOUR)?;
-    let price = dollars(env, &FLEET_PRICE_USD_PER_HOUR)?.or_else(|| P::price_per_hour(own.size));
+    let price = dollars(env, &FLEET_PRICE_USD_PER_HOUR)?.or_else(|| P::price_per_hour(own.sizes.base()));
     let Some(limit) = budget else { return Ok((price, None)) };
     match price {
         Some(price) if price.0 > 0 => {

@@ -22,6 +22,12 @@ impl MicroDollars {
         self.0 as f64 / 1e6
     }
 
+    /// Adds another amount.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
     /// Multiplies the amount by `n`.
     #[must_use]
     pub const fn times(self, n: u64) -> Self {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::machine::{Launch, Machine, MachineId, MachineSize};
+use super::machine::{Launch, Machine, MachineId};
 use super::observation::ListFailure;
 use super::operation::Outcome;
 use super::price::MicroDollars;
+use super::size::MachineSize;
 
 /// A service that runs machines. Each call is one request; the caller has obtained a permit of the shared
 /// rate limit for it.
@@ -69,7 +70,7 @@ pub struct MachineOrder<'a> {
     pub name: &'a str,
     /// One of the policy's regions, or [`super::ANY_REGION`].
     pub region: &'a str,
-    /// Its size.
+    /// Its size. Lists must return this again.
     pub size: MachineSize,
     /// How it is created. Lists must return this again.
     pub launch: Launch,

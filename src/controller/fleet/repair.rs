@@ -83,7 +83,7 @@ fn useless_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
 fn outdated_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     let old =
         draft.units.iter().filter(|u| u.role == MachineRole::Rest && u.drifted && repair_is_due(draft, u));
-    let reason = "it was created with another image, disk size or MIN_MACHINES";
+    let reason = "it was created with another image, size, disk or MIN_MACHINES";
     old.filter_map(|u| Some(destroy(u.id.clone()?, reason))).collect()
 }
 
@@ -96,13 +96,26 @@ fn excess_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
         .collect()
 }
 
-/// Destroys stopped machines that cannot be started, or whose worker would not stay, to make room for others.
-pub(super) fn make_room(draft: &Planner<'_>, wanted: usize, keepers: bool) -> Vec<PlannedOperation> {
+/// Destroys stopped machines to make room for others: first those that cannot be started, or whose worker would not
+/// stay, then those of `at_rest`, which could be started and have a size that is not wanted. Of the latter no more than
+/// are wanted in addition to those that are being destroyed.
+pub(super) fn make_room(
+    draft: &Planner<'_>,
+    at_rest: &[&MachineView],
+    wanted: usize,
+    keepers: bool,
+) -> Vec<PlannedOperation> {
     let passing = |u: &MachineView| keepers && u.slot.is_none_or(|slot| slot.0 > draft.policy.min);
-    let useless =
-        draft.units.iter().filter(|u| u.role == MachineRole::Rest && (u.drifted || u.blocked || passing(u)));
-    let due = useless.filter(|u| repair_is_due(draft, u)).take(wanted);
-    due.filter_map(|u| Some(destroy(u.id.clone()?, "it takes no jobs, and its slot is needed"))).collect()
+    let useless = draft.units.iter().filter(|u| u.drifted || u.blocked || passing(u));
+    let useless = useless.map(|u| (u, "it takes no jobs, and its slot is needed"));
+    let goes = |u: &&MachineView| {
+        u.role == MachineRole::Going && draft.now < u.since + draft.policy.deadlines.settle
+    };
+    let going = draft.units.iter().filter(goes).count();
+    let others = at_rest.iter().take(wanted.saturating_sub(going));
+    let others = others.map(|u| (*u, "its slot is needed for a machine of another size"));
+    let rest = useless.chain(others).filter(|(u, _)| u.role == MachineRole::Rest && repair_is_due(draft, u));
+    rest.filter_map(|(u, reason)| Some(destroy(u.id.clone()?, reason))).take(wanted).collect()
 }
 
 /// Retires one idle machine, although idle workers exit by themselves: one that failed to exit, one with an
@@ -125,7 +138,7 @@ fn retire_one(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Option<PlannedOpe
         .map(|u| (u, "its worker did not exit although it is idle"))
         .or_else(|| surplus().map(|u| (u, "there are more machines than MAX_MACHINES")))
         .or_else(|| {
-            let reason = "it is idle and was created with another image, disk size or MIN_MACHINES";
+            let reason = "it is idle and was created with another image, size, disk or MIN_MACHINES";
             old().map(|u| (u, reason))
         })?;
     let machine = unit.id.clone()?;

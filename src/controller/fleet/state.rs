@@ -10,6 +10,7 @@ use super::machine::{MachineId, Phase};
 use super::observation::Moment;
 use super::operation::{Operation, Outcome, PlannedOperation};
 use super::policy::{Deadlines, FleetPolicy};
+use super::size::MachineSize;
 use super::slot::Slot;
 use crate::job::Millis;
 
@@ -67,6 +68,8 @@ pub(super) struct PendingCreate {
     pub at: Moment,
     /// The machine's id, if the provider reported it.
     pub machine: Option<MachineId>,
+    /// The size that was asked for; unknown if an older version sent it.
+    pub size: Option<MachineSize>,
     /// Whether this create made the machine, or may have; otherwise a machine with that name existed before.
     pub created: bool,
 }
@@ -75,6 +78,7 @@ pub(super) struct PendingCreate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MissingMachine {
     pub slot: Option<Slot>,
+    pub size: Option<MachineSize>,
     pub until: Moment,
 }
 
@@ -97,6 +101,8 @@ pub(super) struct PendingOperation {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct MachineRecord {
     pub slot: Option<Slot>,
+    /// Its size, as a list last showed it.
+    pub size: Option<MachineSize>,
     pub phase: Phase,
     pub instance: Option<String>,
     pub phase_since: Moment,
@@ -128,6 +134,7 @@ impl MachineRecord {
     pub(super) fn new(slot: Option<Slot>, phase: Phase, now: Moment) -> Self {
         Self {
             slot,
+            size: None,
             phase,
             instance: None,
             phase_since: now,
@@ -213,8 +220,10 @@ impl FleetState {
             _ => {}
         }
         match &action.act {
-            Operation::Create { slot, region, .. } => {
-                self.record_create(*slot, region, outcome, policy, sent_at, now);
+            Operation::Create { slot, region, size, .. } => {
+                let sent =
+                    PendingCreate { sent_at, at: now, machine: None, size: Some(*size), created: true };
+                self.record_create(*slot, region, sent, outcome, policy);
             }
             Operation::Retire { machine, .. } => self.record_retire(machine, outcome, now),
             Operation::Start { machine } => self.record_start(machine, outcome, policy, sent_at, now),
@@ -236,28 +245,26 @@ impl FleetState {
         &mut self,
         slot: Slot,
         region: &str,
+        sent: PendingCreate,
         outcome: &Outcome,
         policy: &FleetPolicy,
-        sent_at: Moment,
-        now: Moment,
     ) {
+        let now = sent.at;
         match outcome {
             Outcome::Done(machine) | Outcome::NameTaken(machine) => {
                 let created = matches!(outcome, Outcome::Done(_));
                 if let Some(id) = machine {
                     let seen = self.machines.entry(id.clone());
                     let seen =
-                        seen.or_insert_with(|| MachineRecord::new(Some(slot), Phase::Creating, sent_at));
+                        seen.or_insert_with(|| MachineRecord::new(Some(slot), Phase::Creating, sent.sent_at));
                     if created {
-                        seen.launched(sent_at, sent_at);
+                        seen.launched(sent.sent_at, sent.sent_at);
+                        seen.size = sent.size;
                     }
                 }
-                self.launches
-                    .insert(slot, PendingCreate { sent_at, at: now, machine: machine.clone(), created });
+                self.launches.insert(slot, PendingCreate { machine: machine.clone(), created, ..sent });
             }
-            Outcome::Unknown => {
-                self.launches.insert(slot, PendingCreate { sent_at, at: now, machine: None, created: true });
-            }
+            Outcome::Unknown => drop(self.launches.insert(slot, sent)),
             Outcome::NoCapacity => {
                 self.full_regions.insert(region.to_owned(), now + policy.deadlines.region);
             }

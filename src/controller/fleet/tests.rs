@@ -4,13 +4,14 @@
 mod faults;
 mod neutral;
 mod rules;
+mod sizes;
 
 use std::time::Duration;
 
 use super::{
-    FleetPolicy, FleetState, Launch, ListUnavailable, Machine, MachineId, MachineList, MicroDollars, Moment,
-    Observation, Operation, Outcome, Phase, Plan, PlannedOperation, ProviderWords, QueueView, Slot,
-    WorkerView, plan,
+    FleetPolicy, FleetState, Launch, ListUnavailable, Machine, MachineId, MachineList, MachineSize,
+    MicroDollars, Moment, Observation, Operation, Outcome, Phase, Plan, PlannedOperation, ProviderWords,
+    QueueView, Slot, WorkerView, plan,
 };
 use crate::job::WorkerId;
 
@@ -36,6 +37,7 @@ fn machine(slot: u32, phase: Phase) -> Machine {
         instance: None,
         labelled: false,
         launch: Some(launch("image:1")),
+        size: Some(MachineSize::default()),
         host_reachable: true,
         created_at: String::new(),
         last_start: None,

@@ -255,10 +255,10 @@ impl<P: MachineProvider> Reconciler<P> {
         let now = self.now();
         let hours = now.saturating_sub(self.billed_until).as_secs_f64() / 3600.0;
         self.billed_until = now;
-        if let (Some(price), Some(_), Some(plan)) =
-            (self.driver.policy().price, self.driver.fence(), self.driver.plan())
+        if let (Some(_), Some(plan)) = (self.driver.fence(), self.driver.plan())
+            && let Some(cost) = plan.cost
         {
-            self.deps.metrics.fleet_spent(hours * f64::from(plan.desired.billed) * price.dollars());
+            self.deps.metrics.fleet_spent(hours * cost.dollars());
         }
     }
 

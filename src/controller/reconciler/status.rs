@@ -59,6 +59,7 @@ pub(crate) fn status(
             .collect(),
         plan: steps(unpaused, &name_of),
         machine_usd_per_hour: policy.price.map(|price| price.dollars()),
+        billed_usd_per_hour: plan.cost.map(|cost| cost.dollars()),
         max_input_bytes: policy.disk.map(|disk| disk.max_input),
     }
 }
@@ -106,5 +107,6 @@ fn machine(
         created_at: listed.map(|m| m.created_at.clone()).filter(|at| !at.is_empty()),
         ran_seconds: listed.map(|m| m.ran_seconds).unwrap_or_default(),
         running_since: listed.and_then(|m| m.running_since).filter(|_| runs),
+        usd_per_hour: policy.price_of(unit.size).map(|price| price.dollars()),
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::config::registry::{
     FLEET_BUDGET_USD_PER_HOUR, FLEET_PAUSED, FLEET_STRICT_REGIONS, FLY_WORKER_DISK_GB, FLY_WORKER_GUEST,
-    FLY_WORKER_IMAGE, FLY_WORKER_MEMORY_MB, FLY_WORKER_REGIONS, JOBS_PER_MACHINE, MAX_MACHINES, MIN_MACHINES,
-    WORKER_IDLE_TIMEOUT,
+    FLY_WORKER_GUESTS, FLY_WORKER_IMAGE, FLY_WORKER_MEMORY_MB, FLY_WORKER_REGIONS, JOBS_PER_MACHINE,
+    MAX_MACHINES, MIN_MACHINES, WORKER_IDLE_TIMEOUT,
 };
 use crate::config::{Env, Field};
 use crate::controller::fleet::FleetPolicy;
@@ -14,6 +14,7 @@ use crate::flyprovider;
 fn fields(pool: &WorkerPoolSpec) -> Vec<Field> {
     let fly = pool.provider.as_ref().and_then(|provider| provider.fly.as_ref());
     let guest = fly.and_then(|fly| fly.guest.as_ref());
+    let guests = fly.and_then(|fly| fly.guests.as_ref());
     let regions = fly.and_then(|fly| fly.regions.as_ref());
     // A pool can set these and not unset them: an environment that pauses the fleet is not undone by a pool.
     let strict_regions = fly.is_some_and(|fly| fly.strict_regions).then_some(true);
@@ -29,6 +30,7 @@ fn fields(pool: &WorkerPoolSpec) -> Vec<Field> {
         Field::new("spec.provider.fly.regions", &FLY_WORKER_REGIONS, regions.map(|names| names.join(","))),
         Field::new("spec.provider.fly.strictRegions", &FLEET_STRICT_REGIONS, strict_regions),
         Field::new("spec.provider.fly.guest.size", &FLY_WORKER_GUEST, guest.map(|guest| &guest.size)),
+        Field::new("spec.provider.fly.guests", &FLY_WORKER_GUESTS, guests.map(|sizes| sizes.join(","))),
         Field::new(
             "spec.provider.fly.guest.memoryMb",
             &FLY_WORKER_MEMORY_MB,
@@ -54,6 +56,7 @@ mod tests {
     use kube::CustomResourceExt as _;
 
     use super::*;
+    use crate::controller::fleet::{MachineSize, Sizes};
     use crate::crd::WorkerPool;
 
     fn env(name: &str) -> Option<String> {
@@ -88,14 +91,17 @@ mod tests {
         assert_eq!((policy.min, policy.max, policy.jobs_per_machine.get()), (1, 7, 2));
         assert_eq!(policy.idle_timeout.as_secs(), 60);
         assert_eq!((policy.regions.as_slice(), policy.any_region), (["iad".to_owned()].as_slice(), false));
-        assert_eq!((policy.size.cpus, policy.image.as_str()), (4, "registry.fly.io/clips:1"));
+        assert_eq!((policy.sizes.base().cpus, policy.image.as_str()), (4, "registry.fly.io/clips:1"));
         assert!(policy.paused && policy.budget.is_some());
         assert_eq!(policy.disk.unwrap().size_gb, 40);
         let other = pool(serde_json::json!({
-            "provider": {"fly": {"regions": ["fra", "ams"]}}, "image": "registry.fly.io/clips:2",
+            "provider": {"fly": {"regions": ["fra", "ams"], "guests": ["performance-8x", "performance-16x"]}},
+            "image": "registry.fly.io/clips:2",
         }));
         let policy = super::policy(Some(&other), &Env::of(env)).unwrap();
         assert_eq!(policy.regions, ["fra", "ams"]);
+        let size = |cpus| MachineSize { cpus, memory_mb: 2048 * cpus, ..MachineSize::default() };
+        assert_eq!(policy.sizes, Sizes::new(size(2), vec![size(8), size(16)]).unwrap());
         assert_eq!((policy.max, policy.image.as_str()), (10, "registry.fly.io/clips:2"));
     }
 
@@ -115,6 +121,12 @@ mod tests {
             (
                 "spec.provider.fly.guest.memoryMb",
                 of_fly(serde_json::json!({"guest": {"size": "performance-2x", "memoryMb": 512}})),
+            ),
+            (
+                "spec.provider.fly.guests",
+                of_fly(
+                    serde_json::json!({"guest": {"size": "performance-8x"}, "guests": ["performance-4x"]}),
+                ),
             ),
             ("spec.budgetUsdPerHour", serde_json::json!({"budgetUsdPerHour": "0.01"})),
             ("spec.provider.fly.diskGb", of_fly(serde_json::json!({"diskGb": 51}))),

@@ -18,6 +18,7 @@ fn machine(name: &str, role: &str) -> FleetMachine {
         created_at: None,
         ran_seconds: 0.0,
         running_since: None,
+        usd_per_hour: None,
     }
 }
 
@@ -170,12 +171,20 @@ fn bill_adds_running_and_stopped_machines() {
     some.machine_usd_per_hour = Some(0.5);
     assert_eq!(
         bill(&some, NOW),
-        "cost so far $2.0000, of the existing machines; per hour $1.0000, for 2 billed machines at $0.5000"
+        "cost so far $2.0000, of the existing machines; per hour $1.0000, for 2 billed machines"
     );
     let summed: f64 = some.machines.iter().map(|m| cost(m, 0.5, NOW)).sum();
     assert!((summed - 2.0).abs() < 1e-9, "{summed}");
     some.desired.billed = 1;
-    assert!(bill(&some, NOW).contains("$0.5000, for 1 billed machine at $0.5000"));
+    assert!(bill(&some, NOW).contains("$0.5000, for 1 billed machine"));
+    // One of them is four times as large.
+    some.machines[0].usd_per_hour = Some(2.0);
+    some.billed_usd_per_hour = Some(2.5);
+    assert_eq!(
+        bill(&some, NOW),
+        "cost so far $3.5000, of the existing machines; per hour $2.5000, for 1 billed machine"
+    );
+    some.billed_usd_per_hour = None;
     some.machine_usd_per_hour = Some(f64::INFINITY);
     assert!(bill(&some, NOW).starts_with("cost so far -"));
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::sizes::size;
 use super::*;
-use crate::controller::fleet::Capabilities;
+use crate::controller::fleet::{Capabilities, Sizes};
 
 /// The phases that the plan distinguishes.
 const STATES: [Phase; 11] = [
@@ -38,6 +39,8 @@ fn check(desk: &mut Desk) -> Result<(), String> {
     };
     let existing = machines.iter().filter(|m| !m.phase.is_gone()).count();
     let (mut creates, mut starts) = (0, 0);
+    let mut cost = plan.cost.unwrap_or_default();
+    let mut created_sizes = Vec::new();
     let mut touched = BTreeSet::new();
     let names: BTreeSet<&str> =
         machines.iter().filter(|m| !m.phase.is_gone()).map(|m| m.name.as_str()).collect();
@@ -62,9 +65,22 @@ fn check(desk: &mut Desk) -> Result<(), String> {
             Operation::Start { machine } if has(machine, &|w| w.fresh) => {
                 return Err(format!("{machine} is started twice"));
             }
-            Operation::Start { .. } => starts += 1,
-            Operation::Create { slot, name, .. } => {
+            Operation::Start { machine } => {
+                starts += 1;
+                let unit = plan.units.iter().find(|u| u.id.as_ref() == Some(machine)).unwrap();
+                cost = cost.plus(desk.policy.price_of(unit.size).unwrap());
+            }
+            Operation::Create { slot, name, size, .. } => {
                 creates += 1;
+                cost = cost.plus(desk.policy.price_of(*size).unwrap());
+                if slot.0 > desk.policy.min {
+                    created_sizes.push(Some(*size));
+                } else if *size != desk.policy.sizes.base() {
+                    return Err(format!("a machine of MIN_MACHINES has {} CPUs", size.cpus));
+                }
+                if !desk.policy.sizes.contains(*size) {
+                    return Err(format!("no machine has {} CPUs", size.cpus));
+                }
                 if names.contains(name.as_str()) || slot.0 == 0 || slot.0 > desk.policy.max {
                     return Err(format!("{slot} is not free"));
                 }
@@ -83,8 +99,13 @@ fn check(desk: &mut Desk) -> Result<(), String> {
     if launches > plan.desired.need() {
         return Err(format!("{launches} launches, {:?}", plan.desired));
     }
-    if launches > 0 && plan.desired.billed + launches > desk.policy.affordable() {
+    if launches > 0 && desk.policy.budget.is_some_and(|budget| budget < cost) {
         return Err(format!("{launches} launches are beyond the budget"));
+    }
+    let larger = created_sizes.iter().flatten().filter(|size| **size != desk.policy.sizes.base());
+    let chunks: u32 = larger.map(|size| desk.policy.chunks_on(*size)).sum();
+    if u64::from(chunks) > queue.parts {
+        return Err(format!("larger machines for {chunks} parts are created, {} wait", queue.parts));
     }
     if creates > 0 && queue.pending > 0 && desk.policy.capabilities.can_stop_and_start {
         let left = machines.iter().find(|m| {
@@ -93,8 +114,10 @@ fn check(desk: &mut Desk) -> Result<(), String> {
             let untouched = memory.machines.get(&m.id).is_none_or(|seen| {
                 seen.sent.is_none() && seen.blocked_until.is_none_or(|until| until <= desk.now)
             });
+            let same = created_sizes.contains(&m.size);
             rests
                 && usable
+                && same
                 && untouched
                 && m.host_reachable
                 && !has(&m.id, &|w| w.fresh || w.busy)
@@ -167,10 +190,13 @@ fn any_machine() -> impl Strategy<Value = (Machine, Life)> {
     let state =
         prop_oneof![9 => prop::sample::select(STATES.to_vec()), 1 => Just(Phase::Unknown("odd".into()))];
     let host = prop::bool::weighted(0.8);
-    (1..14_u32, state, host, prop::sample::select(LIVES.to_vec()), prop::bool::weighted(0.2)).prop_map(
-        |(slot, state, host, life, old)| {
+    let cpus = prop::sample::select(vec![2, 2, 4, 8]);
+    let old = prop::bool::weighted(0.2);
+    (1..14_u32, state, host, prop::sample::select(LIVES.to_vec()), old, cpus).prop_map(
+        |(slot, state, host, life, old, cpus)| {
             let mut machine = machine(slot, state);
             machine.host_reachable = host;
+            machine.size = host.then(|| size(cpus));
             machine.launch = host.then(|| launch(if old { "image:0" } else { "image:1" }));
             (machine, life)
         },
@@ -201,9 +227,13 @@ proptest! {
     /// Random observations, with operations of random outcomes in between.
     #[test]
     fn plan_follows_the_rules_after_random_histories(
-        looks in vec((vec(any_machine(), 0..12).prop_map(distinct), 0..15_u64, 0..400_u64, 0..7_usize), 1..6),
+        looks in vec(
+            (vec(any_machine(), 0..12).prop_map(distinct), 0..15_u64, 0..30_u64, 0..400_u64, 0..7_usize),
+            1..6,
+        ),
         (min, max, per, budget, stops) in
             (0..3_u32, 3..12_u32, 1..4_u32, prop::option::of(1..12_u64), prop::bool::weighted(0.7)),
+        larger in prop::sample::subsequence(vec![4_u32, 8], 0..=2),
     ) {
         let mut desk = Desk::new(&[], 0);
         desk.policy = FleetPolicy {
@@ -211,12 +241,14 @@ proptest! {
             max,
             jobs_per_machine: per.try_into().unwrap(),
             budget: budget.map(|n| MicroDollars(n * 86_112)),
+            sizes: Sizes::new(size(2), larger.into_iter().map(size).collect()).unwrap(),
             capabilities: Capabilities { can_stop_and_start: stops },
             ..policy()
         };
-        for (machines, pending, later, end) in looks {
+        for (machines, jobs, parts, later, end) in looks {
             desk.now += s(later);
-            desk.see(&[], pending);
+            desk.see(&[], jobs + parts);
+            desk.seen.queue.as_mut().unwrap().parts = parts;
             for (machine, life) in machines {
                 let slot = Slot::parse("app", &machine.name).unwrap();
                 desk.seen.queue.as_mut().unwrap().workers.extend(worker(slot.0, life));

@@ -28,7 +28,14 @@ fn jobs(pending: u64) -> FleetView {
 fn slot_one(phase: Phase) -> Machine {
     let policy = policy();
     let name = Slot(1).name(&policy.app);
-    machine(MachineId("m1".into()), name, ANY_REGION, phase, Launch::of(&policy, Slot(1)))
+    machine(
+        MachineId("m1".into()),
+        name,
+        ANY_REGION,
+        phase,
+        Launch::of(&policy, Slot(1)),
+        policy.sizes.base(),
+    )
 }
 
 fn unavailable(failure: ProviderFailure) -> ProviderError {

@@ -113,7 +113,11 @@ impl MachineProvider for Api<'_> {
         self.write(
             |report| &mut report.creates,
             Some(order.region),
-            |world, now| world.provider.create(&mut world.rng, order, now),
+            |world, now| {
+                let made = world.provider.create(&mut world.rng, order, now)?;
+                world.report.created_cpus.push(order.size.cpus);
+                Ok(made)
+            },
         )
     }
 

@@ -47,6 +47,10 @@ pub struct Report {
     pub most_machines: usize,
     /// For how long machines were charged for CPU and memory, in milliseconds, added up.
     pub billed: u64,
+    /// The same times the CPUs of each machine, to which its price is proportional.
+    pub billed_cpus: u64,
+    /// The CPUs of each machine that was created, in this order.
+    pub created_cpus: Vec<u32>,
     /// When the last job ended, in milliseconds.
     pub drained_at: u64,
     /// When the fleet had settled, in milliseconds.
@@ -164,7 +168,9 @@ pub fn run(scenario: &Scenario) -> Result<Report, Violation> {
         let next = wakes.chain(world.next_event(now)).filter(|at| *at > now).min();
         match next {
             Some(at) if at <= scenario.horizon_ms => {
-                world.report.billed += (at - now) * world.provider.billed();
+                let (machines, cpus) = world.provider.billed();
+                world.report.billed += (at - now) * machines;
+                world.report.billed_cpus += (at - now) * cpus;
                 now = at;
             }
             _ => return Err(violation(format!("the fleet did not settle: {}", world.describe()))),
@@ -189,7 +195,8 @@ pub fn crowd(machines: u32) -> (Observation, FleetPolicy, FleetState) {
             });
             let phase = if worker.is_some() { Phase::Started } else { Phase::Stopped };
             let launch = Launch::of(&policy, Slot(n));
-            (machine(id, Slot(n).name(&policy.app), ANY_REGION, phase, launch), worker)
+            let name = Slot(n).name(&policy.app);
+            (machine(id, name, ANY_REGION, phase, launch, policy.sizes.base()), worker)
         })
         .unzip();
     let workers = workers.into_iter().flatten().collect();

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use super::Faults;
 use crate::controller::fleet::{
-    Capabilities, Exit, Launch, Machine, MachineId, MachineOrder, Phase, ProviderFailure, Start,
+    Capabilities, Exit, IDLE_TIMEOUT, Launch, Machine, MachineId, MachineOrder, MachineSize, Phase,
+    ProviderFailure, Start,
 };
 use crate::job::Millis;
 
@@ -38,6 +39,8 @@ pub(super) struct SimMachine {
     asked_at: u64,
     /// When the worker of its process registers.
     pub worker_at: Option<u64>,
+    /// How long its worker waits for a job.
+    pub idle_ms: u64,
     /// Whether its workers' claims are refused until its next start.
     pub retired: bool,
 }
@@ -60,12 +63,13 @@ impl SimProvider {
         self.machines.len()
     }
 
-    /// The number of machines that are charged for CPU and memory.
-    pub(crate) fn billed(&self) -> u64 {
+    /// The machines that are charged for CPU and memory, and their CPUs.
+    pub(crate) fn billed(&self) -> (u64, u64) {
         let is_billed = |sim: &&SimMachine| {
             matches!(sim.machine.phase, Phase::Starting | Phase::Started | Phase::Stopping)
         };
-        self.machines.iter().filter(is_billed).count() as u64
+        let cpus = self.machines.iter().filter(is_billed).map(|sim| sim.cpus());
+        cpus.fold((0, 0), |(machines, sum), cpus| (machines + 1, sum + u64::from(cpus)))
     }
 
     pub(crate) fn find(&mut self, id: &MachineId) -> Option<&mut SimMachine> {
@@ -126,13 +130,16 @@ impl SimProvider {
         self.made += 1;
         let id = MachineId(format!("m{}", self.made));
         let (name, launch) = (order.name.to_owned(), order.launch.clone());
-        let mut machine = machine(id, name, order.region, Phase::Creating, launch);
+        let mut machine = machine(id, name, order.region, Phase::Creating, launch, order.size);
         machine.instance = Some(format!("{}-0", self.made));
         let fate = self.fate(rng, now);
         let next = Some(now + rng.random_range(100..600));
         let made = machine.clone();
+        let idle_timeout =
+            order.environment.get(IDLE_TIMEOUT).and_then(|seconds| seconds.parse::<u64>().ok());
         self.machines.push(SimMachine {
             machine,
+            idle_ms: idle_timeout.map_or(self.idle_ms, |seconds| 1000 * seconds),
             next,
             fate,
             asked_at: now,
@@ -235,6 +242,10 @@ impl SimProvider {
 }
 
 impl SimMachine {
+    fn cpus(&self) -> u32 {
+        self.machine.size.unwrap_or_default().cpus
+    }
+
     /// The process exits by itself or is killed.
     pub(crate) fn exits(&mut self, rng: &mut StdRng, code: i32, now: u64) {
         self.machine.phase = Phase::Stopping;
@@ -279,7 +290,14 @@ fn clock(now: u64) -> Millis {
 }
 
 /// A machine, as a list shows it.
-pub(crate) fn machine(id: MachineId, name: String, region: &str, phase: Phase, launch: Launch) -> Machine {
+pub(crate) fn machine(
+    id: MachineId,
+    name: String,
+    region: &str,
+    phase: Phase,
+    launch: Launch,
+    size: MachineSize,
+) -> Machine {
     Machine {
         id,
         name,
@@ -288,6 +306,7 @@ pub(crate) fn machine(id: MachineId, name: String, region: &str, phase: Phase, l
         instance: None,
         labelled: true,
         launch: Some(launch),
+        size: Some(size),
         host_reachable: true,
         created_at: String::new(),
         last_start: None,

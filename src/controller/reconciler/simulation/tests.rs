@@ -1,7 +1,11 @@
 //! Simulations of whole fleets in virtual time.
 
+use std::time::Duration;
+
 use super::{Parts, Scenario, converge_calls_over_minimum, crowd, run};
-use crate::controller::fleet::{FleetPolicy, MachineSize, Moment, Operation, plan};
+use crate::controller::fleet::{FleetPolicy, MachineSize, Moment, Operation, Sizes, plan};
+use crate::job::Parallelism;
+use crate::transcoder::split::ChunkPlan;
 
 #[test]
 fn simulation_of_random_faults_ends_settled() {
@@ -80,7 +84,7 @@ fn plan_starts_all_stopped_machines_before_it_creates() {
 #[test]
 fn simulation_of_a_split_job_starts_a_machine_for_as_many_parts_as_it_encodes_at_once() {
     let size = MachineSize { cpus: 8, ..MachineSize::default() };
-    let policy = FleetPolicy { max: 20, size, ..FleetPolicy::new("sim", "image:1") };
+    let policy = FleetPolicy { max: 20, sizes: Sizes::one(size), ..FleetPolicy::new("sim", "image:1") };
     let parts = Parts { lengths: vec![120_000; 48], finish: 1_000 };
     let report = run(&Scenario::split(policy.clone(), 1_000, parts)).unwrap();
     assert_eq!((report.creates, report.most_machines), (6, 6), "{report:?}");
@@ -88,4 +92,59 @@ fn simulation_of_a_split_job_starts_a_machine_for_as_many_parts_as_it_encodes_at
     let idle = u64::try_from(policy.idle_timeout.as_millis()).unwrap();
     let busy = 6 * 120_000;
     assert!((busy + idle..busy + idle + 60_000).contains(&report.billed), "{report:?}");
+}
+
+fn size(cpus: u32) -> MachineSize {
+    MachineSize { cpus, memory_mb: 2048 * cpus, ..MachineSize::default() }
+}
+
+/// A fleet with machines of two CPUs, and of more for parts.
+fn with_larger(cpus: &[u32]) -> FleetPolicy {
+    let sizes = Sizes::new(size(2), cpus.iter().copied().map(size).collect()).unwrap();
+    FleetPolicy { max: 60, sizes, ..FleetPolicy::new("sim", "image:1") }
+}
+
+#[test]
+fn simulation_of_a_film_is_whole_sooner_on_larger_machines_at_about_the_same_cost() {
+    // An hour of 1080p, of which a second takes a core about two.
+    let chunks = ChunkPlan::new(3600.0, 25.0, Parallelism::Auto);
+    let seconds_of = |chunk| chunks.segments_of(chunk).map(|segment| chunks.seconds_of(segment)).sum::<f64>();
+    let film = |policy| {
+        let lengths = (0..chunks.count()).map(|chunk| Duration::from_secs_f64(2.0 * seconds_of(chunk)));
+        let lengths = lengths.map(|length| u64::try_from(length.as_millis()).unwrap()).collect();
+        run(&Scenario::split(policy, 1_000, Parts { lengths, finish: 1_000 })).unwrap()
+    };
+    let (small, larger) = (film(with_larger(&[])), film(with_larger(&[8, 16])));
+    assert!(small.created_cpus.iter().all(|cpus| *cpus == 2), "{small:?}");
+    assert!(larger.created_cpus.contains(&16), "{larger:?}");
+    // A machine is started every second: with 16 CPUs, a few have all chunks while most of the others are still to come.
+    assert!(3 * larger.drained_at < 2 * small.drained_at, "{larger:?} {small:?}");
+    let difference = larger.billed_cpus.abs_diff(small.billed_cpus);
+    assert!(10 * difference < small.billed_cpus, "{larger:?} {small:?}");
+}
+
+#[test]
+fn simulation_of_single_jobs_on_a_fleet_with_larger_machines_uses_none_of_them() {
+    for seed in 0..50 {
+        let calm = Scenario::calm(seed);
+        let sizes = with_larger(&[8, 16]).sizes;
+        let report = run(&Scenario { policy: FleetPolicy { sizes, ..calm.policy }, ..calm }).unwrap();
+        assert!(report.created_cpus.iter().all(|cpus| *cpus == 2), "seed {seed}: {report:?}");
+    }
+    let one = run(&Scenario::whole(with_larger(&[8, 16]), 60_000)).unwrap();
+    assert_eq!(one.created_cpus, [2]);
+}
+
+#[test]
+fn simulation_of_a_film_with_faults_ends_settled_with_machines_of_several_sizes() {
+    let film = |seed| {
+        let Scenario { policy, faults, reconcilers, .. } = Scenario::random(seed);
+        let parts = Parts { lengths: vec![60_000; 100], finish: 5_000 };
+        let sizes = with_larger(&[8, 16]).sizes;
+        let scenario = Scenario::split(FleetPolicy { sizes, ..policy }, 5_000, parts);
+        Scenario { seed, faults, reconcilers, horizon_ms: 8 * 3_600_000, ..scenario }
+    };
+    assert_settled((0..300).map(film));
+    assert_settled((0..100).map(|seed| film(seed).create_and_destroy_only()));
+    assert_settled((0..100).map(|seed| film(seed).in_invocations()));
 }

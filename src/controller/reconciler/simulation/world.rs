@@ -46,14 +46,17 @@ struct SimWorker {
     tasks: Vec<Task>,
     /// Whether its last work were parts.
     did_parts: bool,
+    /// How many parts it encodes at once.
+    chunks: u32,
+    idle_ms: u64,
     idle_since: u64,
     stays: bool,
 }
 
 impl SimWorker {
-    /// How long it waits for work, if the idle timeout is `idle`.
-    fn patience(&self, idle: u64) -> u64 {
-        if self.did_parts { idle.min(IDLE_AFTER_PARTS) } else { idle }
+    /// How long it waits for work.
+    fn patience(&self) -> u64 {
+        if self.did_parts { self.idle_ms.min(IDLE_AFTER_PARTS) } else { self.idle_ms }
     }
 }
 
@@ -193,9 +196,9 @@ impl World {
 
     /// A worker has one job or, of parts, as many as it encodes at once.
     fn claims(&mut self, now: u64) {
-        let chunks = self.policy.chunks_per_machine() as usize;
         for worker in self.workers.iter_mut().filter(|w| w.lives && !w.retired) {
             while let Some(next) = self.pending.front() {
+                let chunks = worker.chunks as usize;
                 let has_room =
                     next.is_part && worker.tasks.len() < chunks && worker.tasks.iter().all(|t| t.is_part);
                 if !worker.tasks.is_empty() && !has_room {
@@ -240,6 +243,8 @@ impl World {
                     retired: sim.retired,
                     tasks: Vec::new(),
                     did_parts: false,
+                    chunks: self.policy.chunks_on(sim.machine.size.unwrap_or_default()),
+                    idle_ms: sim.idle_ms,
                     idle_since: now,
                     stays: Slot::parse(app, &sim.machine.name).is_some_and(|s| s.0 <= self.policy.min),
                 });
@@ -265,10 +270,9 @@ impl World {
     }
 
     fn leaves(&mut self, now: u64) {
-        let idle = u64::try_from(self.policy.idle_timeout.as_millis()).unwrap_or(u64::MAX);
         let mut left = Vec::new();
         self.workers.retain(|w| {
-            let bored = !w.stays && now >= w.idle_since + w.patience(idle);
+            let bored = !w.stays && now >= w.idle_since + w.patience();
             let leaves = w.lives && w.tasks.is_empty() && (w.retired || bored);
             if leaves {
                 left.push(w.machine.clone());
@@ -320,10 +324,9 @@ impl World {
     }
 
     pub(crate) fn next_event(&self, now: u64) -> Option<u64> {
-        let idle = u64::try_from(self.policy.idle_timeout.as_millis()).unwrap_or(u64::MAX);
         let machines = self.provider.machines.iter().flat_map(|m| [m.next, m.worker_at]);
         let workers = self.workers.iter().flat_map(|w| {
-            let leaves = (w.lives && !w.stays && w.tasks.is_empty()).then(|| w.idle_since + w.patience(idle));
+            let leaves = (w.lives && !w.stays && w.tasks.is_empty()).then(|| w.idle_since + w.patience());
             let stale = (!w.lives).then_some(w.fresh_until);
             [w.tasks.iter().map(|task| task.at).min(), leaves, stale]
         });
