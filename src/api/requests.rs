@@ -42,8 +42,8 @@ pub struct JobOptions {
     #[schemars(range(min = 1, max = 604_800), extend("default" = JobSpec::default_deadline()))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub deadline_seconds: Option<u32>,
-    /// On how many workers the video is encoded at once: `auto`, by its length, or a number; 1 means that it is not
-    /// split.
+    /// How many chunks of a long video are encoded at once, each with about one core: `auto`, as many as there is room
+    /// for, or at most this number; 1 means that it is not split.
     #[serde(skip_serializing_if = "Parallelism::is_auto")]
     pub parallelism: Parallelism,
 }

@@ -243,7 +243,7 @@ pub(super) struct SubmitArgs {
     /// Urgency from -100 to 100; one point is worth a minute of waiting
     #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true, value_parser = priority)]
     pub priority: Priority,
-    /// On how many workers the video is encoded at once: auto, by its length, or 1 to 256; 1 does not split it
+    /// How many chunks of a long video are encoded at once: auto, or at most 1 to 256; 1 does not split it
     #[arg(long, value_name = "N", default_value = "auto")]
     pub parallelism: Parallelism,
     /// URL to which the server POSTs the result, signed, when the job ends

@@ -203,7 +203,8 @@ pub static WORKER_MAX_FAILURES: Setting<u32> = Setting::new(
     "WORKER_MAX_FAILURES",
     Value("3"),
     &[Up, Worker, Controller, Edge],
-    "number of failures in a row, not caused by the files, after which a worker exits; 0: no limit",
+    "number of jobs in a row that fail, not because of the files, after which a worker exits, and its machine is put \
+     aside for ten minutes; 0: no limit",
     setting::count,
 );
 pub static WORKER_SCRATCH_DIR: Setting<String> = Setting::new(

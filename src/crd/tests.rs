@@ -87,7 +87,7 @@ fn what_a_job_does_is_fixed_and_when_it_does_it_is_not() {
 }
 
 #[test]
-fn parallelism_is_auto_or_a_number_of_workers() {
+fn parallelism_is_auto_or_a_number_of_chunks() {
     // The rule asks for a value's type, which only a real API server evaluates (`operator::refused`).
     let is_read = |value: Value| {
         let spec = json!({"input": {"key": "a.mp4"}, "parallelism": value});

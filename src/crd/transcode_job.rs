@@ -94,8 +94,8 @@ pub struct TranscodeJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
     pub active_deadline_seconds: Option<i64>,
-    /// On how many workers the video is encoded at once: `auto` (the default; by its length), or a number from 1,
-    /// which does not split it, to 256.
+    /// How many chunks of a long video are encoded at once, each with about one core: `auto` (the default), as many as
+    /// there is room for, or at most a number from 1, which does not split it, to 256.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "rules::parallelism")]
     pub parallelism: Option<Parallelism>,

@@ -189,7 +189,7 @@ pub struct JobSpec {
     /// Maximum duration of one attempt in seconds.
     #[serde(default = "JobSpec::default_deadline")]
     pub deadline_seconds: u32,
-    /// On how many workers the video is encoded at once.
+    /// How many chunks of the video are encoded at once.
     #[serde(default, skip_serializing_if = "Parallelism::is_auto")]
     pub parallelism: Parallelism,
     /// How it was submitted.

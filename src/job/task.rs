@@ -186,8 +186,8 @@ impl JsonSchema for Parallelism {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let automatic = generator.subschema_for::<Automatic>();
         json_schema!({
-            "description": "On how many workers the video is encoded at once: `auto` (by its length), or a number \
-                            from 1 (not split) to 256.",
+            "description": "How many chunks of a long video are encoded at once: `auto` (as many as there is room \
+                            for), or at most a number from 1 (not split) to 256.",
             "oneOf": [
                 automatic,
                 {"type": "integer", "format": "int32", "minimum": 1, "maximum": 256},

@@ -183,10 +183,11 @@ impl FleetState {
 
     /// Whether a list shows that the worker of a machine ended with a failure after it had worked, as it does when one job
     /// after the other fails there that others can do. The machine is put aside for a while: started again at once, it
-    /// would take the next jobs and fail them.
+    /// would take the next jobs and fail them. A worker that was killed (128 and the number of the signal) did not give up.
     fn gave_up(machine: &Machine, seen: &MachineRecord) -> bool {
         let exit = machine.last_exit.filter(|exit| seen.last_exit.is_none_or(|before| before < exit.at));
-        let failed = exit.is_some_and(|exit| exit.code != 0 && !exit.out_of_memory && !exit.requested);
+        let failed =
+            exit.is_some_and(|exit| (1..128).contains(&exit.code) && !exit.out_of_memory && !exit.requested);
         failed && seen.launch_unconfirmed.is_none()
     }
 

@@ -14,9 +14,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument as _, Span, info_span};
 
-use super::Worker;
 use super::input::OpenInputs;
-use super::parts::ClaimNext;
+use super::{ClaimNext, Worker};
 use crate::config::WorkerConfig;
 use crate::job::{AttemptId, Epoch, Failure, FailureCode, InvalidKey, JobResult, SplitInfo};
 use crate::manifest::{Committed, ManifestError, ManifestStore, Verdict};

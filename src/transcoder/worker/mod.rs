@@ -34,7 +34,7 @@ use tracing::field::Empty;
 use crate::config::WorkerConfig;
 use crate::job::{AttemptId, Failure, WorkerId, space};
 use crate::net::EgressPolicy;
-use crate::queue::{Claim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
+use crate::queue::{Claim, Claimable, NextClaim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{CheckError, Storage};
 use crate::trace;
@@ -43,7 +43,6 @@ use attempt::{Attempt, AttemptOutcome};
 use heartbeat::Heartbeat;
 use input::OpenInputs;
 use lifetime::{IdleAction, WorkerLifetime};
-use parts::ClaimNext;
 
 pub use lifetime::ExitReason;
 
@@ -80,6 +79,26 @@ enum WakeUp {
     Task,
     /// A part that a viewer waits for.
     AwaitedPart,
+}
+
+/// The claim that goes with the completion of a part.
+#[derive(Clone, Copy)]
+pub(super) struct ClaimNext<'a> {
+    worker: &'a Worker,
+    claimable: Claimable,
+}
+
+impl<'a> ClaimNext<'a> {
+    fn as_of_now(self) -> NextClaim<'a> {
+        let Self { worker, claimable } = self;
+        NextClaim {
+            worker: &worker.id,
+            now: worker.clock.now(),
+            sweep: worker.sweep_is_due(),
+            claimable,
+            is_known_alive: worker.is_known_alive(),
+        }
+    }
 }
 
 /// A worker whose requirements have been checked.

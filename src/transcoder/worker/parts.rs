@@ -18,9 +18,9 @@ use super::attempt::{Attempt, AttemptError, AttemptOutcome};
 use super::input::Opened;
 use super::lifetime::WorkerLifetime;
 use super::split::{PartReport, StoredPlan};
-use super::{WakeUp, Worker, scratch};
+use super::{ClaimNext, WakeUp, Worker, scratch};
 use crate::job::{AttemptId, Failure, FailureCode, Format, JobId, ObjectKey, Part};
-use crate::queue::{Claim, Claimable, Claimed, NextClaim, PartOutcome, PartsInfo};
+use crate::queue::{Claim, Claimable, Claimed, PartOutcome, PartsInfo};
 use crate::storage::{Bucket, Progress, PutCondition, StorageError, content_type, layout};
 use crate::transcoder::split::{self, PartRequest, SegmentSink, SplitPlan};
 use crate::transcoder::{TranscodeError, disk};
@@ -123,27 +123,6 @@ impl Worker {
                 tracing::warn!(worker = %self.id, %error, "could not claim a part");
                 None
             }
-        }
-    }
-}
-
-/// The claim that goes with the completion of a part.
-#[derive(Clone, Copy)]
-pub(super) struct ClaimNext<'a> {
-    worker: &'a Worker,
-    claimable: Claimable,
-}
-
-impl<'a> ClaimNext<'a> {
-    /// As of now.
-    fn at_once(self) -> NextClaim<'a> {
-        let Self { worker, claimable } = self;
-        NextClaim {
-            worker: &worker.id,
-            now: worker.clock.now(),
-            sweep: worker.sweep_is_due(),
-            claimable,
-            is_known_alive: worker.is_known_alive(),
         }
     }
 }
@@ -309,7 +288,7 @@ impl Attempt<'_> {
         next: Option<ClaimNext<'_>>,
     ) -> (AttemptOutcome, Option<Claim>) {
         let (id, began) = (self.job.attempt.job, Instant::now());
-        let call = || self.queue.complete_part(&self.job, report, parts, next.map(ClaimNext::at_once));
+        let call = || self.queue.complete_part(&self.job, report, parts, next.map(ClaimNext::as_of_now));
         match self.until_answered("completion of a part", call).await {
             Some((PartOutcome::Done | PartOutcome::Already, claim)) => {
                 tracing::info!(job = %id, %part, "part completed");

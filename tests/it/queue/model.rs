@@ -83,6 +83,8 @@ pub struct Job {
     pub reports: BTreeSet<Part>,
     /// Those of them that are not in the queue yet, by their places there.
     pub held_back: BTreeSet<(i64, Part)>,
+    /// Whether some were, when the job was split.
+    pub limited: bool,
 }
 
 /// Why a job is cancelled.
@@ -274,6 +276,7 @@ impl Model {
             parts: BTreeMap::new(),
             reports: BTreeSet::new(),
             held_back: BTreeSet::new(),
+            limited: false,
         };
         self.jobs.insert(id, job);
         match begin {

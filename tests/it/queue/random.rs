@@ -768,6 +768,7 @@ fn put_fields(put: &mut impl FnMut(String, String), name: &str, job: &Job) {
         ("suspended", job.suspended.then(|| "1".to_owned())),
         ("overdue", job.overdue.map(|from| from.to_string())),
         ("split", job.split.map(|epoch| epoch.to_string())),
+        ("limited", job.limited.then(|| "1".to_owned())),
     ];
     for (field, value) in fields {
         if let Some(value) = value {

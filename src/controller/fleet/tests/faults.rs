@@ -576,7 +576,7 @@ fn provider_without_stop_and_start_receives_only_create_and_destroy() {
 
 #[test]
 fn machine_whose_worker_ended_with_a_failure_is_put_aside_for_a_while() {
-    for (code, steps) in [(0, ["start m1"]), (1, ["create 02 any"])] {
+    for (code, steps) in [(0, ["start m1"]), (1, ["create 02 any"]), (137, ["start m1"])] {
         let mut desk = launched(Some("m1"));
         desk.now = s(20);
         desk.see(&[(1, Started, Busy)], 0);

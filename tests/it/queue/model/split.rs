@@ -29,6 +29,7 @@ impl Model {
         let job = self.job(id);
         // The attempts at finishing it are counted anew.
         (job.split, job.attempt, job.error, job.verify) = (Some(epoch), 0, None, false);
+        job.limited = parts.iter().any(|(.., is_held_back)| *is_held_back);
         let mut ready = Vec::new();
         for (part, behind, is_held_back) in parts {
             let record = Job {
@@ -54,6 +55,7 @@ impl Model {
                 parts: BTreeMap::new(),
                 reports: BTreeSet::new(),
                 held_back: BTreeSet::new(),
+                limited: false,
             };
             if *is_held_back {
                 job.held_back.insert((record.rank, *part));
