@@ -157,7 +157,7 @@ fn part<'a>(
         disk_bytes: None,
         stall_timeout: hour,
         deadline: hour,
-        is_urgent: true,
+        is_urgent: false,
         cancel,
         sink: None,
     }

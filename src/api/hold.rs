@@ -30,6 +30,8 @@ use crate::time::{sleep, timeout};
 const LIMIT: Duration = Duration::from_secs(8);
 /// Maximum time between two looks: nothing tells of a segment that is stored before its chunk is complete.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// Minimum time between two looks.
+const REST: Duration = Duration::from_millis(200);
 /// Maximum number of requests that are held for one job.
 const MAX_OF_JOB: usize = 32;
 /// The same for one client. A player loads two or three segments at a time, and several viewers may share an address.
@@ -167,6 +169,8 @@ impl AppState {
                 if let Some(None) = timeout(LOOK_AFTER, changes.next()).await {
                     sleep(LOOK_AFTER).await;
                 }
+                // Many chunks may be completed in a second.
+                sleep(REST).await;
             }
         };
         timeout(LIMIT, wait).await.unwrap_or(Ok(SegmentRequest::TimedOut))

@@ -204,7 +204,7 @@ pub static WORKER_MAX_FAILURES: Setting<u32> = Setting::new(
     Value("3"),
     &[Up, Worker, Controller, Edge],
     "number of jobs in a row that fail, not because of the files, after which a worker exits, and its machine is put \
-     aside for ten minutes; 0: no limit",
+     aside for ten minutes, or replaced; 0: no limit",
     setting::count,
 );
 pub static WORKER_SCRATCH_DIR: Setting<String> = Setting::new(

@@ -87,7 +87,7 @@ pub struct Job {
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub result: Option<JobResult>,
     /// The master playlist of a video that is encoded on several workers, before the job has ended. It is complete from
-    /// the first second; the server holds requests for segments that are not encoded yet, and has them encoded next.
+    /// the first second; the server holds requests for segments that are not encoded yet, and has them encoded at once.
     /// It is created for each reader, so a stored job has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub play_url: Option<String>,

@@ -38,6 +38,8 @@ pub use download::{DownloadLimits, Progress};
 #[cfg(target_arch = "wasm32")]
 pub use edge::Storage;
 pub use error::{CheckError, StorageError};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use objects::key_below;
 
 /// The metadata of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]

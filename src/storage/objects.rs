@@ -114,7 +114,8 @@ impl Storage {
     }
 }
 
-fn key_below(prefix: &ObjectKey, file: &Path) -> Result<ObjectKey, StorageError> {
+/// The key of a file below a prefix.
+pub(crate) fn key_below(prefix: &ObjectKey, file: &Path) -> Result<ObjectKey, StorageError> {
     let name = file.to_string_lossy();
     prefix.join(&name).map_err(|source| StorageError::Key { name: name.into_owned(), source })
 }

@@ -22,8 +22,13 @@ pub(super) struct Demand {
 ///
 /// Of the machines that wait for work, the smallest are for the jobs and the largest for the parts. What is missing
 /// for the jobs has the base size, and what is missing for the parts the largest size that they fill and the budget
-/// allows.
-pub(super) fn demand(units: &[MachineView], queue: &QueueView, policy: &FleetPolicy) -> Demand {
+/// allows; a size of `too_large` CPUs or more, of which the provider had none, is left out.
+pub(super) fn demand(
+    units: &[MachineView],
+    queue: &QueueView,
+    policy: &FleetPolicy,
+    too_large: Option<u32>,
+) -> Demand {
     let count = |f: &dyn Fn(MachineRole) -> bool| {
         u32::try_from(units.iter().filter(|u| f(u.role)).count()).unwrap_or(u32::MAX)
     };
@@ -43,7 +48,13 @@ pub(super) fn demand(units: &[MachineView], queue: &QueueView, policy: &FleetPol
         }
     }
     let mut missing = vec![(policy.offer(policy.sizes.base()), for_jobs.saturating_sub(spare))];
-    missing.extend(for_missing_parts(left, missing[0].1, units, policy));
+    let larger: Vec<Offer> = policy
+        .sizes
+        .larger()
+        .filter(|size| too_large.is_none_or(|cpus| size.cpus < cpus))
+        .map(|size| policy.offer(size))
+        .collect();
+    missing.extend(for_missing_parts(left, missing[0].1, &larger, units, policy));
     for_parts = missing[1..].iter().fold(for_parts, |sum, (_, n)| sum.saturating_add(*n));
     let wanted = for_jobs.saturating_add(for_parts).saturating_add(u64::from(busy));
     let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
@@ -79,6 +90,7 @@ fn free(units: &[MachineView], policy: &FleetPolicy) -> Vec<u32> {
 fn for_missing_parts(
     mut left: u64,
     for_jobs: u64,
+    larger: &[Offer],
     units: &[MachineView],
     policy: &FleetPolicy,
 ) -> Vec<(Offer, u64)> {
@@ -86,7 +98,7 @@ fn for_missing_parts(
     let mut purse = purse(units, policy);
     purse.pay(&base, for_jobs.min(policy.max.into()));
     let mut chosen = Vec::new();
-    for offer in policy.sizes.larger().map(|size| policy.offer(size)) {
+    for offer in larger.iter().copied() {
         let n = (left / u64::from(offer.chunks)).min(purse.affords(&offer));
         purse.pay(&offer, n);
         left -= n * u64::from(offer.chunks);

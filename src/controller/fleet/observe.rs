@@ -38,6 +38,7 @@ impl FleetState {
         self.missing.retain(|_, missing| missing.until > now);
         self.guard = self.guard.filter(|(_, _, until)| *until > now);
         self.full_regions.retain(|_, until| *until > now);
+        self.too_large = self.too_large.filter(|(_, until)| *until > now);
         let times = [
             &mut self.quota_until,
             &mut self.billing_until,
@@ -188,7 +189,7 @@ impl FleetState {
         let exit = machine.last_exit.filter(|exit| seen.last_exit.is_none_or(|before| before < exit.at));
         let failed =
             exit.is_some_and(|exit| (1..128).contains(&exit.code) && !exit.out_of_memory && !exit.requested);
-        failed && seen.launch_unconfirmed.is_none()
+        failed && seen.had_worker && seen.launch_unconfirmed.is_none()
     }
 
     /// Whether a list shows that the launch of a machine failed, and why. For a stopped machine the outcome

@@ -66,7 +66,8 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
     };
     let workers = by_machine(observation);
     let units = units(listed, &workers, policy, memory, now);
-    let Demand { desired, launches } = desired::demand(&units, queue, policy);
+    let Demand { desired, launches } =
+        desired::demand(&units, queue, policy, memory.too_large.map(|(cpus, _)| cpus));
     let mut draft = Planner {
         policy,
         memory,
@@ -311,6 +312,7 @@ impl<'a> Planner<'a> {
         moments.extend(waits.into_iter().flatten());
         moments.extend(memory.guard.map(|(_, _, until)| until));
         moments.extend(memory.full_regions.values().filter(|_| need));
+        moments.extend(memory.too_large.map(|(_, until)| until).filter(|_| need));
         moments.extend(memory.machines.values().filter_map(|m| m.blocked_until).filter(|_| need));
         moments.extend(self.units.iter().filter_map(|unit| repair::next_try(self, unit)));
         moments.extend(memory.scaled_in_at.map(|at| at + limits.scale_in));

@@ -36,6 +36,9 @@ pub struct FleetState {
     pub(super) confirm_at: Option<Moment>,
     pub(super) full_regions: BTreeMap<String, Moment>,
     pub(super) quota_until: Option<Moment>,
+    /// The provider had no room or no quota for a machine of this many CPUs, which is larger than the base size: until
+    /// this moment, smaller ones are asked for.
+    pub(super) too_large: Option<(u32, Moment)>,
     /// The provider requires payment: no launch before this moment.
     pub(super) billing_until: Option<Moment>,
     pub(super) refused_until: Option<Moment>,
@@ -265,6 +268,12 @@ impl FleetState {
                 self.launches.insert(slot, PendingCreate { machine: machine.clone(), created, ..sent });
             }
             Outcome::Unknown => drop(self.launches.insert(slot, sent)),
+            Outcome::NoCapacity | Outcome::Quota
+                if sent.size.is_some_and(|size| size.cpus > policy.sizes.base().cpus) =>
+            {
+                let cpus = sent.size.map_or(u32::MAX, |size| size.cpus);
+                self.too_large = Some((cpus, now + policy.deadlines.region));
+            }
             Outcome::NoCapacity => {
                 self.full_regions.insert(region.to_owned(), now + policy.deadlines.region);
             }

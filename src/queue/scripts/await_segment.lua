@@ -40,6 +40,9 @@ if is_held_back or (place and tonumber(place) > front) then
   ring(id)
   redis.call('ZADD', awaited_wakeups, 0, string.sub(id, -1))
   redis.call('ZADD', pending, string.format('%.0f', front), task)
-  if is_held_back then redis.call('ZREM', held_back(id), part) end
+  if is_held_back then
+    redis.call('HSET', status(task), 'extra', '1')
+    redis.call('ZREM', held_back(id), part)
+  end
 end
 return { 'WAIT' }

@@ -47,7 +47,7 @@ if not id then return { 'EMPTY', due, limit > 0 and now or -1 } end
 local _, part = job_and_part(id)
 local s = redis.call('HMGET', status(id), 'state', 'epoch', 'attempt', 'spec', 'created', 'queued', 'trace',
   'verify', 'error', 'keep', 'keep_input', 'keep_outputs', 'v', 'split', 'rank')
--- Its place in the queue is then in front of its own.
+-- A part that somebody waits for stands in front of its usual place.
 local is_awaited = part and tonumber(popped[2]) < (tonumber(s[15]) or 0)
 if (ARGV[11] == 'part' and not part) or (ARGV[11] == 'awaited' and not is_awaited) then
   redis.call('ZADD', pending, popped[2], id)

@@ -18,8 +18,8 @@ if redis.call('ZREM', leases, lease) == 0 then
   answer = redis.call('HEXISTS', reports(id), part) == 1 and 'ALREADY' or 'LOST'
 else
   on_error(function() redis.pcall('ZADD', leases, clock() + 30000, lease) end)
-  local is_awaited, _, rank, is_limited = waits_for_parts(id, split)
-  if not is_awaited then
+  local waits, _, rank, is_limited = waits_for_parts(id, split)
+  if not waits then
     answer = 'LOST'
     drop_stale_part(task, split)
   else
@@ -40,8 +40,8 @@ else
         redis.call('HSET', status(id), 'progress', quarters * 25)
       end
       appended_at = event(id, 'running', 'progress', string.format('%.1f', 100 * done / total), 'epoch', split)
-      -- The sound is beside the chunks that the job allows at once.
-      local lets_in = is_limited and part ~= 'audio'
+      -- The sound, and a chunk that a viewer waited for, are beside the chunks that the job allows at once.
+      local lets_in = is_limited and part ~= 'audio' and redis.call('HGET', status(task), 'extra') ~= '1'
       local next = lets_in and redis.call('ZRANGE', held_back(id), 0, 0, 'WITHSCORES') or {}
       if next[1] then
         on_error(function() redis.pcall('ZREM', pending, id .. '/' .. next[1]) end)

@@ -30,8 +30,8 @@ if delay >= 0 then
 end
 if part then
   -- The other parts are of no use without this one.
-  local is_awaited, state = waits_for_parts(job, split)
-  if not is_awaited then
+  local waits, state = waits_for_parts(job, split)
+  if not waits then
     drop_stale_part(id, split)
     return { 'LOST', state or '' }
   end

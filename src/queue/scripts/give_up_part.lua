@@ -5,8 +5,8 @@ local task, epoch, report, split = ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local id, part = job_and_part(task)
 if redis.call('ZREM', leases, task .. ':' .. epoch) == 0 then return { 'LOST' } end
 on_error(function() redis.pcall('ZADD', leases, clock() + 30000, task .. ':' .. epoch) end)
-local is_awaited, _, rank = waits_for_parts(id, split)
-if not is_awaited then
+local waits, _, rank = waits_for_parts(id, split)
+if not waits then
   undo = {}
   drop_stale_part(task, split)
   return { 'LOST' }

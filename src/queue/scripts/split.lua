@@ -34,6 +34,8 @@ for i = 6, #ARGV, 3 do
 end
 redis.call('SADD', parts(id), unpack(names))
 redis.call('SADD', split_jobs, id)
+-- A version that holds nothing back has left what was held back of an earlier split.
+redis.call('UNLINK', held_back(id))
 if held[1] then redis.call('ZADD', held_back(id), unpack(held)) end
 -- The attempts at finishing the job are counted anew.
 redis.call('HSET', status(id), 'split', epoch, 'attempt', 0, 'error', '', 'verify', '', 'playable', '',

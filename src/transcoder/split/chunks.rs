@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::job::{Parallelism, SEGMENT_SECONDS};
 
-/// Maximum length of a chunk in segments, if the number of workers is not given: 24 s, which take a core less than a
+/// Maximum length of a chunk in segments, if the number of chunks at once is not given: 24 s, which take a core less than a
 /// minute for the default ladder.
 const AUTO_LONGEST: u32 = 6;
 /// Maximum length of a chunk in segments, if it is: 64 s. A chunk that is lost is encoded again.
 const LONGEST: u32 = 16;
-/// Number of chunks of the maximum length for each worker, so that none waits long for the last one.
-const CHUNKS_PER_WORKER: u32 = 3;
-/// Number of chunks that a short video has at least, if the number of workers is not given.
+/// Number of chunks of the maximum length for each that is encoded at once, so that nobody waits long for the last one.
+const CHUNKS_PER_SLOT: u32 = 3;
+/// Number of chunks that a short video has at least, if the number of chunks at once is not given.
 const AUTO_CHUNKS: u32 = 8;
 /// Maximum number of chunks; longer videos have longer chunks.
 const MAX_CHUNKS: u32 = 900;
@@ -53,10 +53,10 @@ impl ChunkPlan {
         let segments = (last as u32).saturating_add(1);
         let longest = match parallelism {
             Parallelism::Auto => (segments / AUTO_CHUNKS).clamp(2, AUTO_LONGEST),
-            Parallelism::Chunks(workers) => {
-                let workers = u32::from(workers.max(1));
-                let least = if segments >= 2 * workers { 2 } else { 1 };
-                (segments / (CHUNKS_PER_WORKER * workers)).clamp(least, LONGEST)
+            Parallelism::Chunks(at_once) => {
+                let at_once = u32::from(at_once.max(1));
+                let least = if segments >= 2 * at_once { 2 } else { 1 };
+                (segments / (CHUNKS_PER_SLOT * at_once)).clamp(least, LONGEST)
             }
         };
         // As they become half as long towards the end, there are 1.4 times as many as if all had the maximum length.
@@ -163,9 +163,9 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
         fn chunks_hold_every_segment_once_and_in_order(
-            seconds in 0.01..90_000.0f64, rate in 0.0..120.0f64, workers in 0..=256u16,
+            seconds in 0.01..90_000.0f64, rate in 0.0..120.0f64, at_once in 0..=256u16,
         ) {
-            let parallelism = if workers == 0 { Parallelism::Auto } else { Parallelism::Chunks(workers) };
+            let parallelism = if at_once == 0 { Parallelism::Auto } else { Parallelism::Chunks(at_once) };
             let plan = ChunkPlan::new(seconds, rate, parallelism);
             prop_assert!((1..=MAX_CHUNKS).contains(&plan.count()));
             let all: Vec<u32> = (0..plan.count()).flat_map(|n| plan.segments_of(n)).collect();

@@ -24,7 +24,7 @@ pub(super) struct Cutter {
     first: u32,
     /// How much of the file is cut, bytes.
     done: u64,
-    /// The initialization section, until it is written.
+    /// The initialization section.
     init: Vec<u8>,
     names: Vec<String>,
 }
@@ -68,8 +68,8 @@ impl Cutter {
         Ok(&self.names[known..])
     }
 
-    /// Cuts the rest of the file, which is complete, deletes it, and returns the names of all segments; there are none if the file has
-    /// no fragments.
+    /// Cuts the rest of the file, which is complete, and deletes it. Returns the names of all segments; there are none if
+    /// the file has no fragments.
     pub(super) fn finish(mut self) -> io::Result<Vec<String>> {
         self.cut()?;
         let size = std::fs::metadata(&self.file)?.len();
@@ -91,10 +91,11 @@ impl Cutter {
     /// Writes the next `size` bytes as a segment.
     fn write_segment(&mut self, input: &mut BufReader<File>, size: u64) -> io::Result<()> {
         if self.names.is_empty() {
-            std::fs::write(self.folder.join(INIT), std::mem::take(&mut self.init))?;
+            std::fs::write(self.folder.join(INIT), &self.init)?;
         }
         let name = segment_file(self.first.saturating_add(self.names.len() as u32));
-        let mut output = File::create_new(self.folder.join(&name))?;
+        // One that could not be written, as on a full disk, is written once more at the end.
+        let mut output = File::create(self.folder.join(&name))?;
         input.seek(SeekFrom::Start(self.done))?;
         copy(&mut SEGMENT_TYPE.chain(input), &mut output, SEGMENT_TYPE.len() as u64 + size)?;
         self.done += size;

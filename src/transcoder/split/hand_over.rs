@@ -83,7 +83,7 @@ impl GrowingPart for GrowingSound<'_> {
 
 /// A chunk: one file for each rendition, of which the segments are cut off.
 pub(super) struct GrowingChunk {
-    /// One for each rendition; empty while they are at work elsewhere.
+    /// One for each rendition; empty while a thread cuts them.
     rungs: Vec<(Quality, Cutter)>,
     /// Whether the initialization sections are among the files.
     has_init: bool,

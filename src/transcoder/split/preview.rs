@@ -8,12 +8,22 @@ use std::path::{Path, PathBuf};
 
 use super::arguments::{self, SoundSpan};
 use super::encode::{make_folder, prepare, run};
+use super::plan::SplitPlan;
 use super::report::segment_file;
 use super::request::PartRequest;
 use crate::job::Format;
 use crate::transcoder::ffmpeg::Expected;
 use crate::transcoder::format::cmaf::SHARED_AUDIO;
 use crate::transcoder::{TranscodeError, deadline_in, publish};
+
+/// The last segment of the sound that is played with this chunk, if it has sound of its own; relative to the output folder.
+#[must_use]
+pub fn last_sound_around(chunk: u32, plan: &SplitPlan) -> Option<PathBuf> {
+    let video = plan.chunks.segments_of(chunk);
+    // The sound may end before the picture does, and with it a segment earlier.
+    let last = SoundSpan::around(&video)?.segments.end.checked_sub(2)?;
+    Some(Path::new(SHARED_AUDIO).join(segment_file(last)))
+}
 
 /// Encodes the segments of the sound that are played with this chunk. Returns their files, relative to the output folder;
 /// there are none if nobody has to wait for the sound there, or its segments are not shared by the renditions.

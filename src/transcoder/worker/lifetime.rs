@@ -22,7 +22,7 @@ pub enum ExitReason {
     Ttl,
     /// It processed its maximum number of jobs (`WORKER_MAX_JOBS`).
     MaxJobs,
-    /// Too many consecutive failures were not caused by the files (`WORKER_MAX_FAILURES`).
+    /// Too many jobs in a row failed, not because of the files (`WORKER_MAX_FAILURES`).
     TooManyFailures,
     /// It was idle for too long (`WORKER_IDLE_TIMEOUT`).
     Idle,
@@ -36,7 +36,7 @@ impl fmt::Display for ExitReason {
             Self::Stopped => "told to stop",
             Self::Ttl => "lived as long as WORKER_TTL lets it",
             Self::MaxJobs => "did as many jobs as WORKER_MAX_JOBS lets it",
-            Self::TooManyFailures => "failed WORKER_MAX_FAILURES times in a row, not because of the files",
+            Self::TooManyFailures => "failed at WORKER_MAX_FAILURES jobs in a row, not because of the files",
             Self::Idle => "had nothing to do for WORKER_IDLE_TIMEOUT, or 2 s after parts of a split video",
             Self::Retired => "told by the fleet to leave",
         })

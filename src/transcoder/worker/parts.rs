@@ -1,7 +1,9 @@
 //! Encodes the parts of split jobs, several at once: a part uses about one core.
 //!
 //! A worker has `WORKER_CHUNKS` slots, and one more for a part that a viewer waits for, because all others may be in the
-//! middle of long chunks. FFmpeg leaves such a part the processor.
+//! middle of long chunks. The runs of FFmpeg for other chunks leave the processor to this one.
+//!
+//! Segments are stored while later ones are encoded, those of the sound around a viewer's chunk as well.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -21,7 +23,7 @@ use super::split::{PartReport, StoredPlan};
 use super::{ClaimNext, WakeUp, Worker, scratch};
 use crate::job::{AttemptId, Failure, FailureCode, Format, JobId, ObjectKey, Part};
 use crate::queue::{Claim, Claimable, Claimed, PartOutcome, PartsInfo};
-use crate::storage::{Bucket, Progress, PutCondition, StorageError, content_type, layout};
+use crate::storage::{Bucket, Progress, PutCondition, StorageError, content_type, key_below, layout};
 use crate::transcoder::split::{self, PartRequest, SegmentSink, SplitPlan};
 use crate::transcoder::{TranscodeError, disk};
 
@@ -58,7 +60,7 @@ impl Worker {
         others_have_ended: &CancellationToken,
     ) -> Vec<(JobId, AttemptOutcome)> {
         let (mut bell, mut outcomes) = (None, Vec::new());
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && life.reason_to_leave(std::time::Instant::now()).is_none() {
             tokio::select! {
                 biased;
                 () = others_have_ended.cancelled() => break,
@@ -214,7 +216,7 @@ impl Attempt<'_> {
             input: input.media(),
             out_dir: &out_dir,
             // The parts that are encoded at the same time share the disk.
-            disk_bytes: self.config.disk_bytes.map(|bytes| bytes / self.config.chunks.max(1) as u64),
+            disk_bytes: self.config.disk_bytes.map(|bytes| bytes / (self.config.chunks as u64 + 1)),
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(spec.deadline_seconds.into()),
             // Players begin with the first chunk. The sound is far ahead even beside it.
@@ -249,7 +251,7 @@ impl Attempt<'_> {
         Ok((write(&report)?, parts_info(&plan)))
     }
 
-    /// Encodes and stores the sound that is played with a chunk, as far as it is not there. The chunk does not depend on it.
+    /// Encodes and stores the sound that is played with a chunk, if it is not there. The chunk does not wait for it.
     async fn store_sound_around(
         &self,
         chunk: u32,
@@ -260,11 +262,18 @@ impl Attempt<'_> {
         let id = self.job.attempt.job;
         let request = PartRequest { out_dir, sink: None, ..*request };
         let stored = async {
+            let last = split::last_sound_around(chunk, request.plan);
+            let last = last.map(|file| key_below(prefix, &file)).transpose()?;
+            if let Some(last) = last
+                && self.storage.head(Bucket::Output, &last).await?.is_some()
+            {
+                return Ok(());
+            }
             for file in split::encode_sound_around(chunk, &request).await? {
                 let bytes = tokio::fs::read(out_dir.join(&file))
                     .await
                     .map_err(|e| disk::trouble("read a segment of the sound", &e))?;
-                let key = key_of(prefix, &file)?;
+                let key = key_below(prefix, &file)?;
                 // The sound as a whole is better, and must not be replaced.
                 let (bucket, kind) = (Bucket::Output, content_type(key.as_str()));
                 self.storage.put_if(PutCondition::Absent, bucket, &key, bytes, kind).await?;
@@ -307,12 +316,6 @@ impl Attempt<'_> {
     }
 }
 
-/// The key of a file below a prefix.
-fn key_of(prefix: &ObjectKey, file: &Path) -> Result<ObjectKey, StorageError> {
-    let name = file.to_string_lossy();
-    prefix.join(&name).map_err(|source| StorageError::Key { name: name.into(), source })
-}
-
 /// The output of `main`; `side` runs beside it, and is dropped when `main` ends.
 async fn select_first<T>(main: impl Future<Output = T>, side: impl Future<Output = ()>) -> T {
     let mut main = std::pin::pin!(main);
@@ -343,7 +346,7 @@ struct Stored {
 
 impl StoredSegments<'_, '_> {
     async fn store(&self, folder: &Path, file: &Path) -> Result<(), StorageError> {
-        let key = key_of(self.prefix, file)?;
+        let key = key_below(self.prefix, file)?;
         let Attempt { storage, stop_work, .. } = self.attempt;
         let (kind, quiet) = (content_type(key.as_str()), Progress::none());
         storage.upload(&key, &folder.join(file), kind, &quiet, stop_work).await.map(drop)

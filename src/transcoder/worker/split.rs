@@ -25,7 +25,7 @@ use crate::transcoder::split::{
 };
 use crate::transcoder::{TranscodeError, disk};
 
-/// A smaller input is not split unless a number of workers is asked for, bytes: it is downloaded and encoded by one
+/// A smaller input is not split unless a number of chunks is asked for, bytes: it is downloaded and encoded by one
 /// worker in less time than it takes to plan it.
 const WORTH_IT: u64 = 8 << 20;
 /// By how many milliseconds the place of each chunk in the queue is behind that of the one before, so that small jobs

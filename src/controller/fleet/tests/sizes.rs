@@ -69,6 +69,21 @@ fn new_machines_for_parts_have_the_largest_size_that_the_parts_fill() {
 }
 
 #[test]
+fn size_that_the_provider_does_not_have_is_replaced_by_smaller_ones_for_a_while() {
+    for refused in [Outcome::NoCapacity, Outcome::Quota] {
+        let mut desk = desk(&[], 0, 16);
+        assert_eq!(desk.created_cpus(), [16]);
+        desk.first_ends(refused.clone());
+        assert_eq!(desk.created_cpus(), [8, 8], "{refused:?}");
+        desk.first_ends(refused.clone());
+        assert_eq!(desk.created_cpus(), [2; 8], "{refused:?}");
+        desk.now += desk.policy.deadlines.region;
+        desk.see_sizes(&[], 0, 16);
+        assert_eq!(desk.created_cpus(), [16], "{refused:?}");
+    }
+}
+
+#[test]
 fn new_machines_for_jobs_have_the_base_size_and_are_created_first() {
     assert_eq!(desk(&[], 1, 0).created_cpus(), [2]);
     assert_eq!(desk(&[], 40, 0).created_cpus(), [2; 20]);
