@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use certificates::Certificates;
 pub use retention::Retention;
-pub use roles::{ApiConfig, FlyConfig, RedisConfig, StorageConfig, WorkerConfig};
+pub use roles::{ApiConfig, FlyConfig, IDLE_AFTER_PARTS, RedisConfig, StorageConfig, WorkerConfig};
 pub use setting::{DefaultValue, Description, Role, Setting};
 
 /// A setting is missing or invalid.

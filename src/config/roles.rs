@@ -155,6 +155,11 @@ impl FlyConfig {
     }
 }
 
+/// How long a worker waits at most after its last part of a split job. The job that finishes the video keeps one worker
+/// warm; the others would each be idle, and billed, for `WORKER_IDLE_TIMEOUT`, which costs more than the encode if
+/// there are many. A stopped machine is back in a second.
+pub const IDLE_AFTER_PARTS: Duration = Duration::from_secs(2);
+
 /// The settings of a worker.
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {

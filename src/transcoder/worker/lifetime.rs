@@ -5,13 +5,8 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::attempt::AttemptOutcome;
-use crate::config::WorkerConfig;
+use crate::config::{IDLE_AFTER_PARTS, WorkerConfig};
 use crate::job::{FailureCode, JobId};
-
-/// How long a worker waits at most after its last part of a split job. The job that finishes the video keeps one worker
-/// warm; the others would each be idle, and billed, for `WORKER_IDLE_TIMEOUT`, which costs more than the encode if
-/// there are many. A stopped machine is back in a second.
-const IDLE_AFTER_PARTS: Duration = Duration::from_secs(2);
 
 /// Why a worker exited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

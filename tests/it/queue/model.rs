@@ -85,6 +85,8 @@ pub struct Job {
     pub held_back: BTreeSet<(i64, Part)>,
     /// Whether some were, when the job was split.
     pub limited: bool,
+    /// Whether it is a part that left them for a viewer.
+    pub extra: bool,
 }
 
 /// Why a job is cancelled.
@@ -277,6 +279,7 @@ impl Model {
             reports: BTreeSet::new(),
             held_back: BTreeSet::new(),
             limited: false,
+            extra: false,
         };
         self.jobs.insert(id, job);
         match begin {

@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tcoder::config::RedisConfig;
 use tcoder::job::{
-    AttemptId, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Part, Priority, State, Transition,
-    WorkerId,
+    AttemptId, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Part, Priority, State, StreamSegment,
+    Transition, WorkerId,
 };
 use tcoder::queue::{
     self, CancelReason, Claimable, Claimed, FailOutcome, NewPart, NextClaim, PartOutcome, PartsInfo, Queue,
@@ -76,6 +76,11 @@ enum Op {
         chunks: u32,
         at_once: u32,
     },
+    /// A viewer waits for a segment of a split job.
+    Await {
+        job: u8,
+        segment: u32,
+    },
     Fail {
         claim: u8,
         retryable: bool,
@@ -117,6 +122,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (claim.clone(), 0..WORKERS).prop_map(|(claim, worker)| Op::CompleteAndClaim { claim, worker }),
         3 => (claim.clone(), 0..4_u32, 1..4_u32)
             .prop_map(|(claim, chunks, at_once)| Op::Split { claim, chunks, at_once }),
+        2 => (job.clone(), 0..5_u32).prop_map(|(job, segment)| Op::Await { job, segment }),
         4 => (claim.clone(), any::<bool>()).prop_map(|(claim, retryable)| Op::Fail { claim, retryable }),
         1 => claim.clone().prop_map(|claim| Op::FailUnverified { claim }),
         2 => claim.prop_map(|claim| Op::Release { claim }),
@@ -270,6 +276,15 @@ impl<'a> Lockstep<'a> {
             }
             Op::CompleteAndClaim { claim, worker } => self.complete_and_claim(claim, worker).await,
             Op::Split { claim, chunks, at_once } => self.split(claim, chunks, at_once).await,
+            Op::Await { job, segment } => {
+                let id = job_id(job);
+                let split = self.model.jobs.get(&id).filter(|job| job.waits()).and_then(|job| job.split);
+                let Some(epoch) = split else { return Ok(()) };
+                let by = AttemptId { job: id, epoch };
+                let real = self.queue.await_segment(by, StreamSegment::Video(segment)).await.unwrap();
+                prop_assert_eq!(real, self.model.await_segment(id, segment));
+                Ok(())
+            }
             Op::Complete { claim } => {
                 let Some(c) = self.claim(claim) else { return Ok(()) };
                 if c.part.is_some() {
@@ -440,7 +455,12 @@ impl<'a> Lockstep<'a> {
         let parts: Vec<(Part, i64, bool)> = [(Part::Audio, 0, false)].into_iter().chain(chunks).collect();
         let new: Vec<NewPart> = parts
             .iter()
-            .map(|&(part, behind_ms, is_held_back)| NewPart { part, behind_ms, segments: None, is_held_back })
+            .map(|&(part, behind_ms, is_held_back)| NewPart {
+                part,
+                behind_ms,
+                segments: (part != Part::Audio).then_some(1),
+                is_held_back,
+            })
             .collect();
         let real = self.queue.split(c.attempt, PLAN, &new).await.unwrap();
         let now = self.queued(Task { job: c.attempt.job, part: Some(Part::Audio) });
@@ -769,6 +789,7 @@ fn put_fields(put: &mut impl FnMut(String, String), name: &str, job: &Job) {
         ("overdue", job.overdue.map(|from| from.to_string())),
         ("split", job.split.map(|epoch| epoch.to_string())),
         ("limited", job.limited.then(|| "1".to_owned())),
+        ("extra", job.extra.then(|| "1".to_owned())),
     ];
     for (field, value) in fields {
         if let Some(value) = value {
@@ -808,7 +829,7 @@ fn put_record(all: &mut BTreeMap<String, String>, name: &str, hash: BTreeMap<Str
 /// A field of a job's hash in terms of the model; empty if the model does not have it.
 fn readable(field: &str, value: String) -> String {
     match field {
-        "spec" | "keep" | "claim" | "before" | "v" | "life" => String::new(),
+        "spec" | "keep" | "claim" | "before" | "v" | "life" | "segments" => String::new(),
         "progress" => {
             let percent: f64 = value.parse().unwrap();
             if percent == 0.0 { String::new() } else { percent.to_string() }

@@ -8,6 +8,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::provider::SimProvider;
 use super::{Parts, Report, Scenario};
+use crate::config::IDLE_AFTER_PARTS;
 use crate::controller::fleet::{FleetPolicy, MachineId, Phase, Slot};
 use crate::job::{JobId, Millis, WorkerId};
 use crate::queue::{FleetView, PoolWorker};
@@ -18,9 +19,6 @@ const ALIVE_MS: i64 = 180_000;
 fn millis(ms: u64) -> Millis {
     Millis(i64::try_from(ms).unwrap_or(i64::MAX))
 }
-
-/// How long a worker waits at most after its last part (`IDLE_AFTER_PARTS` of the worker).
-const IDLE_AFTER_PARTS: u64 = 2_000;
 
 /// A job, or a part of the split one.
 #[derive(Clone, Copy)]
@@ -56,7 +54,7 @@ struct SimWorker {
 impl SimWorker {
     /// How long it waits for work.
     fn patience(&self) -> u64 {
-        if self.did_parts { self.idle_ms.min(IDLE_AFTER_PARTS) } else { self.idle_ms }
+        if self.did_parts { self.idle_ms.min(IDLE_AFTER_PARTS.as_millis() as u64) } else { self.idle_ms }
     }
 }
 

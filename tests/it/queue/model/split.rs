@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use tcoder::job::{AttemptId, JobId, LeaseId, Part, State, Transition};
-use tcoder::queue::{PartOutcome, SplitOutcome};
+use tcoder::queue::{PartOutcome, SegmentState, SplitOutcome};
 
 use super::{Job, Model, Task};
 
@@ -56,6 +56,7 @@ impl Model {
                 reports: BTreeSet::new(),
                 held_back: BTreeSet::new(),
                 limited: false,
+                extra: false,
             };
             if *is_held_back {
                 job.held_back.insert((record.rank, *part));
@@ -84,7 +85,8 @@ impl Model {
             if 4 * done / all > 4 * (done - 1) / all {
                 job.progress = u32::try_from(4 * done / all * 25).unwrap();
             }
-            let next = if part == Part::Audio { None } else { job.held_back.pop_first() };
+            let lets_in = part != Part::Audio && !job.parts[&part].extra;
+            let next = if lets_in { job.held_back.pop_first() } else { None };
             self.pending.extend(next.map(|(rank, part)| (rank, Task { job: id, part: Some(part) })));
             self.events.push((id, State::Running));
         } else {
@@ -95,6 +97,31 @@ impl Model {
             self.events.push((id, State::Queued));
         }
         PartOutcome::Done
+    }
+
+    /// A viewer waits for a segment of a job that waits for its parts; each chunk has one.
+    pub fn await_segment(&mut self, id: JobId, segment: u32) -> SegmentState {
+        let part = Part::Chunk(segment);
+        let job = self.job(id);
+        if !job.parts.contains_key(&part) {
+            return SegmentState::Unknown;
+        }
+        if job.reports.contains(&part) {
+            return SegmentState::Ready;
+        }
+        let (front, task) = (job.rank - 3_600_000, Task { job: id, part: Some(part) });
+        let held_back = job.held_back.iter().find(|(_, there)| *there == part).copied();
+        if let Some(held_back) = held_back {
+            job.held_back.remove(&held_back);
+            self.task(task).extra = true;
+            self.pending.insert((front, task));
+        }
+        let place = self.pending.iter().find(|(_, there)| *there == task).copied();
+        if let Some(place) = place {
+            self.pending.remove(&place);
+            self.pending.insert((front.min(place.0), task));
+        }
+        SegmentState::Waiting
     }
 
     /// Removes what is left of a job's parts.
@@ -132,8 +159,11 @@ impl Model {
         if job.waits() == (open == 0) || job.state.is_terminal() && !job.parts.is_empty() {
             return Some(format!("{id} is {} and has {open} open parts", job.state));
         }
-        let chunks = job.parts.keys().filter(|part| **part != Part::Audio && !job.reports.contains(*part));
-        if !job.held_back.is_empty() && job.held_back.len() >= chunks.count() {
+        let is_held_back = |part: &Part| job.held_back.iter().any(|(_, there)| there == part);
+        let lets_in = |(part, record): (&Part, &Job)| {
+            *part != Part::Audio && !record.extra && !job.reports.contains(part) && !is_held_back(part)
+        };
+        if !job.held_back.is_empty() && !job.parts.iter().any(lets_in) {
             return Some(format!("{id} has nobody who lets the next chunk into the queue"));
         }
         for (part, record) in &job.parts {
