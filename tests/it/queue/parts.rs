@@ -25,7 +25,7 @@ fn parts(chunks: u32) -> Vec<NewPart> {
     [new(Part::Audio, 0, None)].into_iter().chain(chunks).collect()
 }
 
-/// The same, of which so many chunks may be encoded at once.
+/// The same parts, with all chunks held back but the first `at_once`.
 fn limited_parts(chunks: u32, at_once: u32) -> Vec<NewPart> {
     let held_back = |part| matches!(part, Part::Chunk(number) if number >= at_once);
     parts(chunks).into_iter().map(|new| NewPart { is_held_back: held_back(new.part), ..new }).collect()
