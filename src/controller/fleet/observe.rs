@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::machine::{Machine, MachineId, Phase};
+use super::machine::{Exit, Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, Observation, QueueView, WorkerView};
 use super::policy::FleetPolicy;
 use super::slot::Slot;
@@ -182,11 +182,16 @@ impl FleetState {
         }
     }
 
+    /// The last exit of the machine's process, if it was not known.
+    fn new_exit(machine: &Machine, seen: &MachineRecord) -> Option<Exit> {
+        machine.last_exit.filter(|exit| seen.last_exit.is_none_or(|before| before < exit.at))
+    }
+
     /// Whether a list shows that the worker of a machine ended with a failure after it had worked, as it does when one job
     /// after the other fails there that others can do. The machine is put aside for a while: started again at once, it
     /// would take the next jobs and fail them. A worker that was killed (128 and the number of the signal) did not give up.
     fn gave_up(machine: &Machine, seen: &MachineRecord) -> bool {
-        let exit = machine.last_exit.filter(|exit| seen.last_exit.is_none_or(|before| before < exit.at));
+        let exit = Self::new_exit(machine, seen);
         let failed =
             exit.is_some_and(|exit| (1..128).contains(&exit.code) && !exit.out_of_memory && !exit.requested);
         failed && seen.had_worker && seen.launch_unconfirmed.is_none()
@@ -201,7 +206,7 @@ impl FleetState {
         if !at_rest || seen.sent.is_some() {
             return None;
         }
-        let exit = machine.last_exit.filter(|exit| seen.last_exit.is_none_or(|before| before < exit.at));
+        let exit = Self::new_exit(machine, seen);
         seen.last_exit = exit.map(|exit| exit.at).or(seen.last_exit);
         seen.launch_unconfirmed.take()?;
         let exit = exit?;

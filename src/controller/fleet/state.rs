@@ -253,6 +253,7 @@ impl FleetState {
         policy: &FleetPolicy,
     ) {
         let now = sent.at;
+        let cpus = sent.size.map_or(0, |size| size.cpus);
         match outcome {
             Outcome::Done(machine) | Outcome::NameTaken(machine) => {
                 let created = matches!(outcome, Outcome::Done(_));
@@ -268,10 +269,7 @@ impl FleetState {
                 self.launches.insert(slot, PendingCreate { machine: machine.clone(), created, ..sent });
             }
             Outcome::Unknown => drop(self.launches.insert(slot, sent)),
-            Outcome::NoCapacity | Outcome::Quota
-                if sent.size.is_some_and(|size| size.cpus > policy.sizes.base().cpus) =>
-            {
-                let cpus = sent.size.map_or(u32::MAX, |size| size.cpus);
+            Outcome::NoCapacity | Outcome::Quota if cpus > policy.sizes.base().cpus => {
                 self.too_large = Some((cpus, now + policy.deadlines.region));
             }
             Outcome::NoCapacity => {

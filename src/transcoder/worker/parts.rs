@@ -60,7 +60,7 @@ impl Worker {
         others_have_ended: &CancellationToken,
     ) -> Vec<(JobId, AttemptOutcome)> {
         let (mut bell, mut outcomes) = (None, Vec::new());
-        while !stop.is_cancelled() && life.reason_to_leave(std::time::Instant::now()).is_none() {
+        while goes_on(life, stop) {
             tokio::select! {
                 biased;
                 () = others_have_ended.cancelled() => break,
@@ -85,7 +85,7 @@ impl Worker {
             None => self.claim_part(claimable).await?,
         };
         loop {
-            let goes_on = !stop.is_cancelled() && life.reason_to_leave(std::time::Instant::now()).is_none();
+            let goes_on = goes_on(life, stop);
             let next = goes_on.then_some(ClaimNext { worker: self, claimable });
             let id = job.attempt.job;
             let (outcome, next) = self.process(job, stop, next).await;
@@ -127,6 +127,11 @@ impl Worker {
             }
         }
     }
+}
+
+/// Whether a worker claims another part.
+fn goes_on(life: &WorkerLifetime, stop: &CancellationToken) -> bool {
+    !stop.is_cancelled() && life.reason_to_leave(std::time::Instant::now()).is_none()
 }
 
 impl Attempt<'_> {
