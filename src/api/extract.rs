@@ -43,7 +43,6 @@ impl<T: DeserializeOwned + Fields, S: Send + Sync> FromRequest<S> for Body<T> {
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let mime = request.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok());
         let named = mime.map(|m| m.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
-        // A request without a body may omit the content type, because all fields have defaults.
         if named.as_deref().is_some_and(|m| m != "application/json" && !m.ends_with("+json")) {
             return Err(Problem::not_json());
         }
@@ -54,6 +53,11 @@ impl<T: DeserializeOwned + Fields, S: Send + Sync> FromRequest<S> for Body<T> {
                 Problem::malformed("the body could not be read; send it again")
             }
         })?;
+        // A request without a body may omit the content type, because all fields have defaults. With a body it may not:
+        // a browser sends one without it for any page and does not ask the server first.
+        if named.is_none() && !bytes.is_empty() {
+            return Err(Problem::not_json());
+        }
         parse(&bytes).map(Self)
     }
 }

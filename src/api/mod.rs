@@ -25,6 +25,7 @@ mod requests;
 mod span;
 mod sse;
 mod system;
+mod web_origin;
 
 pub use feed::Feed;
 pub use fleet::{FleetAnswer, PauseFleet};
@@ -114,6 +115,7 @@ pub fn router(app: Arc<AppState>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(cors)
         .merge(media::routes())
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), web_origin::refuse_foreign))
         .with_state(app);
     with_tracing(router)
 }

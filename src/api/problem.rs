@@ -40,6 +40,8 @@ pub(crate) const CATALOGUE: &[(u16, &[Kind])] = &[
         &[
             ("address-expired", "The address has expired"),
             ("address-not-signed", "The address is not signed"),
+            ("foreign-origin", "The request comes from a page of another site"),
+            ("foreign-host", "The request names another host"),
         ],
     ),
     (
@@ -131,6 +133,22 @@ impl Problem {
                       changed since, read the job again; all parts of an installation that give addresses must \
                       have the same R2_SECRET_ACCESS_KEY";
         Self::new(StatusCode::FORBIDDEN, "address-not-signed", "The address is not signed", detail)
+    }
+
+    /// A page of another site sent a request that may change something.
+    pub fn foreign_origin() -> Self {
+        let detail = "a page of another site sent this request; if the page is yours, add its origin to API_CORS_ORIGINS, or, \
+                      behind a proxy that changes the header Host, set API_PUBLIC_URL";
+        let title = "The request comes from a page of another site";
+        Self::new(StatusCode::FORBIDDEN, "foreign-origin", title, detail)
+    }
+
+    /// The API needs no token, and the request names it by a host that others may control.
+    pub fn foreign_host() -> Self {
+        let detail = "without API_TOKENS this API answers only at localhost, 127.0.0.1, [::1] and the host of \
+                      API_PUBLIC_URL: otherwise a web page could read it by a name of its own; set one of both, or use one \
+                      of these names";
+        Self::new(StatusCode::FORBIDDEN, "foreign-host", "The request names another host", detail)
     }
 
     /// The attempt has no such file.
@@ -281,6 +299,8 @@ mod tests {
             Problem::no_such_job(),
             Problem::address_expired(Millis(0)),
             Problem::address_not_signed(),
+            Problem::foreign_origin(),
+            Problem::foreign_host(),
             Problem::no_such_file(),
             Problem::file_too_large(1),
             Problem::conflict("a"),

@@ -26,6 +26,7 @@ macro_rules! acceptance {
             parts_are_signed_only_for_jobs_that_wait_for_an_upload
             upload_is_queued_when_the_client_reports_it
             requests_without_a_configured_token_are_rejected
+            writes_need_a_content_type_and_no_foreign_origin
         }
     };
     ($api:expr; $($name:ident)*) => {$(
@@ -430,4 +431,21 @@ pub async fn requests_without_a_configured_token_are_rejected(api: &Api) {
     }
     let refused = http.get(format!("{url}/api/jobs")).send().await.unwrap();
     assert_eq!(refused.headers()["www-authenticate"], "Bearer");
+}
+
+pub async fn writes_need_a_content_type_and_no_foreign_origin(api: &Api) {
+    let untyped = api.request(Method::POST, "/api/jobs").body(waiting().to_string());
+    is_problem(&api.answer(untyped).await, 415, None);
+    for (name, value) in
+        [("origin", "http://evil.example"), ("origin", "null"), ("sec-fetch-site", "cross-site")]
+    {
+        for path in ["/api/jobs", "/api/upload"] {
+            let foreign = api.request(Method::POST, path).header(name, value).json(&waiting());
+            let answer = api.answer(foreign).await;
+            is_problem(&answer, 403, None);
+            assert_eq!(answer.body["type"], "/problems/foreign-origin");
+        }
+    }
+    let own = api.request(Method::POST, "/api/jobs").header("origin", &api.url).json(&waiting());
+    assert_eq!(api.answer(own).await.status, 201);
 }

@@ -1,12 +1,12 @@
 //! The page in a real browser, in desktop and phone width and without findings of axe-core: it uploads and
 //! plays a film, cancels a job, explains a failure, resumes an interrupted upload, and pauses the fleet. It plays
-//! videos that are still encoded.
+//! videos that are still encoded. Pages of other sites cannot use the API through it.
 
 use serde_json::json;
 
 use crate::support::clips::{large_minutes, minutes};
-use crate::support::page::{drive, play_early, play_until_completed, shots};
-use crate::support::system::Setup;
+use crate::support::page::{attack, drive, play_early, play_until_completed, shots};
+use crate::support::system::{Setup, serve, shared};
 
 #[tokio::test]
 async fn page_works_in_a_browser() {
@@ -40,4 +40,15 @@ async fn page_keeps_playing_when_the_encode_of_the_video_completes() {
     let (well, said) = play_until_completed(&system.url, &minutes()).await;
     assert!(well, "{said}\n{}", system.log());
     system.stop().await;
+}
+
+#[tokio::test]
+async fn page_of_another_site_neither_creates_nor_reads_jobs() {
+    let system = shared().await;
+    let other =
+        serve(axum::Router::new().fallback(|| async { axum::response::Html("<title>Cats</title>") })).await;
+    let (well, said) = attack(&system.url, &other).await;
+    assert!(well, "{said}\n{}", system.log());
+    let jobs = system.get("/api/jobs?limit=100").await.body.to_string();
+    assert!(!jobs.contains("drive-by"), "{jobs}");
 }

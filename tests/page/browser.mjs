@@ -9,9 +9,9 @@ const { chromium } = (await import(pathToFileURL(require.resolve("playwright-cor
 
 export const PATIENCE = 120_000;
 
-export const launch = () => chromium.launch({
+export const launch = (...options) => chromium.launch({
   executablePath: process.env.CHROMIUM,
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+  args: [...options, "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--autoplay-policy=no-user-gesture-required"],
 });
 

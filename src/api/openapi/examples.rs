@@ -133,6 +133,7 @@ pub(super) fn problem(status: u16) -> Option<ProblemBody> {
     let problem = match status {
         400 => Problem::malformed("the body is not valid JSON: expected value at line 1 column 1"),
         401 => Problem::unauthorized(),
+        403 => Problem::foreign_origin(),
         404 => Problem::no_such_job(),
         409 => Problem::conflict("the job is completed already; there is nothing to cancel"),
         413 => Problem::too_large(),

@@ -45,7 +45,7 @@ const PLAIN: Endpoint = Endpoint {
     idempotent: false,
     stream: false,
     answers: &[],
-    problems: &[401, 503],
+    problems: &[401, 403, 503],
 };
 
 /// The tags, each with a description of its operations.
@@ -74,7 +74,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
             (201, "The job waits for its video.", Some(of::<CreateUploadResponse>)),
             (200, "An earlier identical request created this job.", Some(of::<CreateUploadResponse>)),
         ],
-        problems: &[400, 401, 409, 413, 415, 422, 503],
+        problems: &[400, 401, 403, 409, 413, 415, 422, 503],
         ..PLAIN
     },
     Endpoint {
@@ -90,7 +90,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
             (201, "The job waits for a worker.", Some(of::<Job>)),
             (200, "An earlier identical request created this job.", Some(of::<Job>)),
         ],
-        problems: &[400, 401, 409, 413, 415, 422, 503],
+        problems: &[400, 401, 403, 409, 413, 415, 422, 503],
         ..PLAIN
     },
     Endpoint {
@@ -101,7 +101,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
                       that have ended are kept for a week by default.",
         query: true,
         answers: &[(200, "A page of jobs.", Some(of::<Page>))],
-        problems: &[400, 401, 422, 503],
+        problems: &[400, 401, 403, 422, 503],
         ..PLAIN
     },
     Endpoint {
@@ -110,7 +110,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         summary: "Read a job",
         description: "The addresses in its outputs are made for this response and expire.",
         answers: &[(200, "The job.", Some(of::<Job>))],
-        problems: &[401, 404, 503],
+        problems: &[401, 403, 404, 503],
         ..PLAIN
     },
     Endpoint {
@@ -120,7 +120,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         summary: "Cancel a job that has not ended",
         description: "A running encode is stopped. The record of the job stays until it expires.",
         answers: &[(200, "The job, cancelled.", Some(of::<Job>))],
-        problems: &[401, 404, 409, 503],
+        problems: &[401, 403, 404, 409, 503],
         ..PLAIN
     },
     Endpoint {
@@ -130,7 +130,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         summary: "Queue a job again that failed or was cancelled",
         description: "It starts with its full number of attempts. A job whose video never arrived cannot be retried.",
         answers: &[(200, "The job, queued.", Some(of::<Job>))],
-        problems: &[401, 404, 409, 503],
+        problems: &[401, 403, 404, 409, 503],
         ..PLAIN
     },
     Endpoint {
@@ -143,7 +143,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
                       response also contains the addresses that complete and abort the upload.",
         body: Some(body::<SignPartsRequest>),
         answers: &[(200, "The addresses.", Some(of::<SignedParts>))],
-        problems: &[400, 401, 404, 409, 413, 415, 422, 503],
+        problems: &[400, 401, 403, 404, 409, 413, 415, 422, 503],
         ..PLAIN
     },
     Endpoint {
@@ -155,7 +155,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         description: "Only needed where storage does not report new objects by itself. tcoder checks whether the \
                       video is in the bucket. Repeated reports have no effect.",
         answers: &[(200, "The job, queued or in a later state.", Some(of::<Job>))],
-        problems: &[401, 404, 409, 503],
+        problems: &[401, 403, 404, 409, 503],
         ..PLAIN
     },
     Endpoint {
@@ -166,7 +166,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         summary: "Report that the video has been uploaded, by the original TCoder's name",
         description: "The same as `POST /api/jobs/{id}/uploaded`.",
         answers: &[(200, "The job, queued or in a later state.", Some(of::<Job>))],
-        problems: &[401, 404, 409, 503],
+        problems: &[401, 403, 404, 409, 503],
         ..PLAIN
     },
     Endpoint {
@@ -180,7 +180,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
             (200, "The job after each of its changes.", None),
             (204, "The job has ended, and the client has received the last event.", None),
         ],
-        problems: &[401, 404, 503],
+        problems: &[401, 403, 404, 503],
         ..PLAIN
     },
     Endpoint {
@@ -220,7 +220,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         body: Some(body::<PauseFleet>),
         optional: true,
         answers: &[(200, "The fleet, paused.", Some(of::<FleetAnswer>))],
-        problems: &[400, 401, 413, 415, 422, 503],
+        problems: &[400, 401, 403, 413, 415, 422, 503],
         ..PLAIN
     },
     Endpoint {

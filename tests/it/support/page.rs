@@ -46,6 +46,11 @@ pub async fn play_until_completed(url: &str, film: &Path) -> (bool, String) {
     run("tests/page/completing.mjs", [url.as_ref(), film.as_os_str(), shots.as_os_str()]).await
 }
 
+/// Tries to use the API at `url`, which needs no token, from a page of another site at `other`.
+pub async fn attack(url: &str, other: &str) -> (bool, String) {
+    run("tests/page/foreign.mjs", [url, other]).await
+}
+
 async fn run<A: AsRef<OsStr>>(script: &str, args: impl IntoIterator<Item = A>) -> (bool, String) {
     let output = node(script, args).await;
     let said = [output.stdout, output.stderr].concat();
