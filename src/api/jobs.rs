@@ -142,7 +142,7 @@ pub(crate) async fn upload(
     };
     if job.status == JobState::Uploading {
         let now = now_millis();
-        let url = app.links.upload(&ticket.input_key, now);
+        let url = app.links.upload(&ticket.input_key, size, now);
         ticket.multipart = app.multipart(&ticket.input_key, size, now)?;
         ticket.upload_url = Some(url.map_err(|e| Problem::unavailable(e.to_string()))?);
         ticket.expires_at = Some(upload_ends(now));

@@ -56,7 +56,8 @@ pub struct CreateUploadRequest {
     /// The name of the file, only for reference.
     #[serde(alias = "filename", skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,
-    /// The size of the file in bytes. A large file also gets URLs for uploading it in parts.
+    /// The size of the file in bytes. Storage then accepts no other at the upload URL. A large file also gets URLs for
+    /// uploading it in parts.
     #[schemars(range(max = MAX_OBJECT_BYTES))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_size: Option<u64>,

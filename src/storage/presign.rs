@@ -34,7 +34,10 @@ pub enum PresignError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ObjectRequest<'a> {
     /// A PUT that writes the object.
-    Put,
+    Put {
+        /// The only size that storage accepts, bytes; `None` means any. It is a signed header, `Content-Length`.
+        size: Option<u64>,
+    },
     /// A GET of the object.
     Get,
     /// A HEAD of the object.
@@ -104,7 +107,13 @@ impl Presigner {
         let (host, credentials, key) = (self.host(bucket), Some(&self.credentials), key.as_str());
         let until = Validity { now: timestamp(now)?, expires: bounded(expires) };
         Ok(match request {
-            ObjectRequest::Put => until.sign(&PutObject::new(host, credentials, key)),
+            ObjectRequest::Put { size } => {
+                let mut put = PutObject::new(host, credentials, key);
+                if let Some(size) = size {
+                    put.headers_mut().insert("content-length", size.to_string());
+                }
+                until.sign(&put)
+            }
             ObjectRequest::Get => until.sign(&GetObject::new(host, credentials, key)),
             ObjectRequest::Head => until.sign(&HeadObject::new(host, credentials, key)),
             ObjectRequest::CreateMultipart => until.sign(&CreateMultipartUpload::new(host, credentials, key)),
@@ -151,10 +160,10 @@ fn timestamp(now: Millis) -> Result<Timestamp, PresignError> {
 
 #[cfg(test)]
 mod tests {
-    use super::ObjectRequest::Put;
     use super::*;
     use std::collections::HashMap;
 
+    const PUT: ObjectRequest<'_> = ObjectRequest::Put { size: None };
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn config() -> StorageConfig {
@@ -182,7 +191,7 @@ mod tests {
     #[test]
     fn presigned_addresses_are_path_style_and_contain_no_secret() {
         let key: ObjectKey = "inputs/a b/ü%2e.mp4".parse().unwrap();
-        let url = presigner().sign(Put, Bucket::Input, &key, NOW, HOUR).unwrap();
+        let url = presigner().sign(PUT, Bucket::Input, &key, NOW, HOUR).unwrap();
         assert_eq!(url.host_str(), Some("abc.r2.cloudflarestorage.com"));
         assert_eq!(url.path(), "/in-bucket/inputs/a%20b/%C3%BC%252e.mp4");
         let query = query(&url);
@@ -199,7 +208,7 @@ mod tests {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         for endpoint in ["http://127.0.0.1:9000/r2/s3", "http://127.0.0.1:9000/r2/s3/"] {
             let config = StorageConfig { endpoint: endpoint.parse().unwrap(), ..config() };
-            let url = Presigner::new(&config).unwrap().sign(Put, Bucket::Input, &key, NOW, HOUR).unwrap();
+            let url = Presigner::new(&config).unwrap().sign(PUT, Bucket::Input, &key, NOW, HOUR).unwrap();
             assert_eq!(url.path(), "/r2/s3/in-bucket/a.mp4", "{endpoint}");
         }
     }
@@ -207,11 +216,11 @@ mod tests {
     #[test]
     fn presigned_address_depends_only_on_the_time() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
-        let at = |ms: i64| presigner().sign(Put, Bucket::Input, &key, NOW.plus(ms), HOUR).unwrap();
+        let at = |ms: i64| presigner().sign(PUT, Bucket::Input, &key, NOW.plus(ms), HOUR).unwrap();
         assert_eq!(at(0), at(0));
         assert_ne!(at(0), at(1000));
         assert_eq!(
-            presigner().sign(Put, Bucket::Input, &key, Millis(i64::MAX), HOUR),
+            presigner().sign(PUT, Bucket::Input, &key, Millis(i64::MAX), HOUR),
             Err(PresignError::Time(i64::MAX))
         );
     }
@@ -220,8 +229,16 @@ mod tests {
     fn presigned_expiry_is_limited_to_what_s3_accepts() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
         for (asked, got) in [(0, "1"), (60, "60"), (604_801, "604800"), (u64::MAX, "604800")] {
-            let url = presigner().sign(Put, Bucket::Input, &key, NOW, Duration::from_secs(asked)).unwrap();
+            let url = presigner().sign(PUT, Bucket::Input, &key, NOW, Duration::from_secs(asked)).unwrap();
             assert_eq!(query(&url)["X-Amz-Expires"], got);
         }
+    }
+
+    #[test]
+    fn presigned_put_of_a_size_has_it_as_a_signed_header() {
+        let key: ObjectKey = "a.mp4".parse().unwrap();
+        let put = ObjectRequest::Put { size: Some(7) };
+        let url = presigner().sign(put, Bucket::Input, &key, NOW, HOUR).unwrap();
+        assert_eq!(query(&url)["X-Amz-SignedHeaders"], "content-length;host");
     }
 }

@@ -58,12 +58,12 @@ impl UrlSigner {
         Ok(Self { presigner, public_url: config.public_url.clone(), media, api })
     }
 
-    /// The address for the PUT of a video, valid for [`UPLOAD_WINDOW`].
+    /// The address for the PUT of a video, valid for [`UPLOAD_WINDOW`]. If the `size` is known, storage accepts no other.
     ///
     /// # Errors
     /// If the clock shows an impossible date.
-    pub fn upload(&self, key: &ObjectKey, now: Millis) -> Result<Url, PresignError> {
-        self.sign_upload(ObjectRequest::Put, key, now)
+    pub fn upload(&self, key: &ObjectKey, size: Option<u64>, now: Millis) -> Result<Url, PresignError> {
+        self.sign_upload(ObjectRequest::Put { size }, key, now)
     }
 
     /// The address for the POST that starts a multipart upload.
@@ -279,7 +279,7 @@ mod tests {
         let url = links(None, None).output(&key("720p.mp4"), NOW, None).unwrap().unwrap();
         assert_eq!(url.path(), format!("/output/{FOLDER}/720p.mp4"));
         assert!(url.query().unwrap().contains("X-Amz-Signature="));
-        let url = links(None, None).upload(&key("720p.mp4"), NOW).unwrap();
+        let url = links(None, None).upload(&key("720p.mp4"), None, NOW).unwrap();
         assert!(url.path().starts_with("/input/") && url.query().unwrap().contains("X-Amz-Expires=3600"));
     }
 

@@ -49,7 +49,12 @@ impl ObjectServer {
     }
 
     fn put_url(&self, name: &str) -> Url {
-        self.presigner().sign(ObjectRequest::Put, Bucket::Input, &key(name), now(), UPLOAD_WINDOW).unwrap()
+        self.put_url_for(name, None)
+    }
+
+    fn put_url_for(&self, name: &str, size: Option<u64>) -> Url {
+        let put = ObjectRequest::Put { size };
+        self.presigner().sign(put, Bucket::Input, &key(name), now(), UPLOAD_WINDOW).unwrap()
     }
 
     fn get_url(&self, bucket: Bucket, name: &str) -> Url {
@@ -112,6 +117,18 @@ async fn presigned_addresses_put_and_get() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn presigned_address_for_a_size_takes_no_other() {
+    let server = ObjectServer::start().await;
+    let url = server.put_url_for("inputs/a/film.mp4", Some(10));
+    for (body, expected) in
+        [("01234567890", StatusCode::FORBIDDEN), ("", StatusCode::FORBIDDEN), ("0123456789", StatusCode::OK)]
+    {
+        let put = http().put(url.clone()).header("content-length", body.len()).body(body);
+        assert_eq!(put.send().await.unwrap().status(), expected, "{body:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tampered_and_expired_addresses_are_refused() {
     let server = ObjectServer::start().await;
     let good = server.put_url("inputs/a/b.mp4");
@@ -120,7 +137,7 @@ async fn tampered_and_expired_addresses_are_refused() {
     let expired = server
         .presigner()
         .sign(
-            ObjectRequest::Put,
+            ObjectRequest::Put { size: None },
             Bucket::Input,
             &key("inputs/a/b.mp4"),
             now().plus(-7_200_000),
