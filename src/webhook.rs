@@ -341,7 +341,10 @@ pub(crate) async fn deliver(
 
 fn body(delivery: &Delivery, job: Job, links: &UrlSigner) -> Result<String, WebhookError> {
     let words = |e: &dyn std::fmt::Display| WebhookError::Message(e.to_string());
-    let job = links.with_urls(job, now_millis(), None).map_err(|e| words(&e))?;
+    let mut job = links.with_urls(job, now_millis(), None).map_err(|e| words(&e))?;
+    // The receiver need not know these: secrets of the addresses, and how the installation is built.
+    job.spec = JobSpec { webhook_key: None, ..job.spec.redacted() };
+    (job.worker, job.machine_id) = (None, None);
     let kind =
         MessageType::of(delivery.state).ok_or_else(|| words(&"there is no message about this state"))?;
     let reached = match delivery.state {

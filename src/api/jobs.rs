@@ -83,8 +83,10 @@ impl AppState {
         self.present(job, origin)
     }
 
-    /// The job as clients see it, with the addresses of its outputs.
-    pub(super) fn present(&self, job: Job, RequestOrigin(api): &RequestOrigin) -> Result<Job, Problem> {
+    /// The job as clients see it, with the addresses of its outputs. The queries of other addresses are left out: they
+    /// may contain signatures, and another client sent them.
+    pub(super) fn present(&self, mut job: Job, RequestOrigin(api): &RequestOrigin) -> Result<Job, Problem> {
+        job.spec = job.spec.redacted();
         let filled = self.links.with_urls(job, now_millis(), api.as_ref());
         filled.map_err(|e| Problem::unavailable(e.to_string()))
     }

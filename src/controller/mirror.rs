@@ -144,7 +144,8 @@ fn mirror_of(job: &Job, namespace: &str) -> Option<TranscodeJob> {
         Origin::Api => "api",
         Origin::Storage => "storage",
     };
-    let input = match &job.spec.input {
+    // Everybody who may read TranscodeJobs sees it.
+    let input = match &job.spec.clone().redacted().input {
         Input::Key(key) => InputSpec { key: Some(key.to_string()), ..InputSpec::default() },
         Input::Url(url) => InputSpec { url: Some(url.to_string()), ..InputSpec::default() },
     };

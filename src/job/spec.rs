@@ -256,6 +256,16 @@ impl JobSpec {
         6 * 3600
     }
 
+    /// This spec without the queries of its addresses, which often contain a signature or a token.
+    #[must_use]
+    pub fn redacted(mut self) -> Self {
+        if let Input::Url(url) = &mut self.input {
+            redact(url);
+        }
+        self.webhook_url.as_mut().map(redact);
+        self
+    }
+
     /// Returns this spec if its numbers and URLs are valid.
     ///
     /// # Errors
@@ -275,6 +285,13 @@ impl JobSpec {
         }
         Ok(self)
     }
+}
+
+fn redact(url: &mut Url) {
+    if url.query().is_some() {
+        url.set_query(Some("redacted"));
+    }
+    url.set_fragment(None);
 }
 
 fn check_address(url: &Url, field: &'static str) -> Result<(), SpecError> {
@@ -310,6 +327,22 @@ mod tests {
         assert_eq!(one, Stills { poster: false, storyboard: true });
         assert!(serde_json::from_str::<Stills>(r#"["cartoon"]"#).is_err());
         assert!(serde_json::to_value(spec("https://example.com/a.mp4")).unwrap().get("stills").is_none());
+    }
+
+    #[test]
+    fn redacted_addresses_have_no_query() {
+        let shown = |url: &str| match spec(url).redacted().input {
+            Input::Url(url) => url.to_string(),
+            Input::Key(key) => key.to_string(),
+        };
+        assert_eq!(
+            shown("https://h.example/a.mp4?X-Amz-Signature=hush#hush"),
+            "https://h.example/a.mp4?redacted"
+        );
+        assert_eq!(shown("https://h.example/a.mp4"), "https://h.example/a.mp4");
+        let webhook = Some("https://h.example/hook?token=hush".parse().unwrap());
+        let redacted = JobSpec { webhook_url: webhook, ..spec("https://h.example/") }.redacted();
+        assert_eq!(redacted.webhook_url.unwrap().as_str(), "https://h.example/hook?redacted");
     }
 
     #[test]

@@ -82,6 +82,30 @@ async fn rejected_webhook_is_retried_with_the_same_id() {
 }
 
 #[tokio::test]
+async fn queries_of_addresses_are_used_but_not_shown() {
+    let (system, mut receiver) = (shared().await, Receiver::start(204).await);
+    let films = serve(Router::new().route("/film.mp4", axum::routing::get(|| async { "no film" }))).await;
+    let secret = "signature=hush-hush";
+    let id = system
+        .submit(&json!({
+            "inputUrl": format!("{films}/film.mp4?{secret}"),
+            "webhookUrl": format!("{}?{secret}", receiver.url),
+        }))
+        .await;
+    let (_, message) = receiver.next().await;
+    let (read, list) = (system.job(&id).await, system.get("/api/jobs?limit=100").await.body);
+    assert_eq!(message["data"]["inputUrl"], format!("{films}/film.mp4?redacted"));
+    assert_eq!(read["webhookUrl"], format!("{}?redacted", receiver.url));
+    for shown in [&message, &read, &list] {
+        assert!(shown.to_string().contains(&id) && !shown.to_string().contains("hush-hush"), "{shown:#}");
+    }
+    for internal in ["worker", "machineId", "webhookKey"] {
+        assert!(message["data"].get(internal).is_none(), "{message:#}");
+    }
+    assert!(read["worker"].is_string(), "{read:#}");
+}
+
+#[tokio::test]
 async fn webhooks_are_sent_for_failed_and_cancelled_jobs() {
     let (system, mut receiver) = (shared().await, Receiver::start(204).await);
     system.upload_bytes(b"no film".to_vec(), &job_request(&receiver.url)).await;

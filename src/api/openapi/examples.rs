@@ -124,7 +124,10 @@ pub(super) fn event() -> String {
 
 /// The body of a webhook.
 pub(super) fn message() -> Value {
-    let job = typed::<Job>(job()).1.unwrap_or_default();
+    let mut job = typed::<Job>(job()).1.unwrap_or_default();
+    for left_out in ["worker", "machineId"] {
+        job.as_object_mut().map(|job| job.remove(left_out));
+    }
     json!({"type": "job.completed", "timestamp": "2026-11-28T00:20:30.000Z", "data": job})
 }
 
