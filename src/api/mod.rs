@@ -35,7 +35,7 @@ pub use parts::{Multipart, PartAddress, SignPartsRequest, SignedParts};
 pub use problem::{Problem, ProblemBody};
 pub use request_origin::RequestOrigin;
 pub use requests::{CreateJobRequest, CreateUploadRequest, CreateUploadResponse, JobOptions};
-pub use system::SystemStatus;
+pub use system::{Readiness, SystemStatus};
 
 #[cfg(not(target_arch = "wasm32"))]
 use span::with_tracing;
@@ -82,6 +82,8 @@ pub struct AppState {
     pub feed: Feed,
     /// The requests for segments that are not encoded yet.
     pub held: HeldRequests,
+    /// Whether Redis and the buckets answered last.
+    pub readiness: Readiness,
 }
 
 /// Builds the whole API for `app`.
@@ -176,7 +178,7 @@ mod process {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::{AppState, Feed, HeldRequests};
+    use super::{AppState, Feed, HeldRequests, Readiness};
     use crate::config::ApiConfig;
     use crate::event_bus::EventBus;
     use crate::janitor::{Janitor, JanitorTasks};
@@ -202,8 +204,8 @@ mod process {
         ) -> Result<Arc<Self>, QueueError> {
             let event_bus = EventBus::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await?;
             let feed = Feed::new(event_bus, stop);
-            let held = HeldRequests::default();
-            Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, feed, held }))
+            let (held, readiness) = (HeldRequests::default(), Readiness::default());
+            Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, feed, held, readiness }))
         }
 
         /// The event bus of this process.

@@ -5,11 +5,15 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
+use futures::lock::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AppState, Problem};
-use crate::queue::{PoolEntry, Stats};
+use crate::job::Millis;
+use crate::queue::{PoolEntry, Queue, Stats};
+use crate::storage::Storage;
+use crate::storage::urls::now_millis;
 use crate::time::timeout;
 
 /// The response to `GET /api/status`.
@@ -42,13 +46,35 @@ pub(crate) async fn livez() -> &'static str {
 
 /// `GET /readyz`: Redis and both buckets answer.
 pub(crate) async fn readyz(State(app): State<Arc<AppState>>) -> Result<&'static str, Problem> {
-    const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-    let check = async {
-        app.queue.check_primary().await.map_err(|e| Problem::unavailable(e.to_string()))?;
-        app.storage.check().await.map_err(|e| Problem::unavailable(e.to_string()))
-    };
-    match timeout(CHECK_TIMEOUT, check).await {
-        Some(done) => done.map(|()| "ready\n"),
-        None => Err(Problem::unavailable("Redis or the object storage takes too long to answer")),
+    app.readiness.check(&app.queue, &app.storage).await.map(|()| "ready\n").map_err(Problem::unavailable)
+}
+
+/// For how long the outcome of a check holds, milliseconds.
+const CHECK_HOLDS_MS: i64 = 1_000;
+/// Maximum duration of a check.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Whether Redis and both buckets answer. Everybody may ask without a token, and each check costs requests to storage
+/// that are billed, so that all who ask within a second share one.
+#[derive(Clone, Default)]
+pub struct Readiness(Arc<Mutex<Option<(Millis, Result<(), String>)>>>);
+
+impl Readiness {
+    async fn check(&self, queue: &Queue, storage: &Storage) -> Result<(), String> {
+        // Those who ask meanwhile wait here, and then find the outcome.
+        let mut last = self.0.lock().await;
+        if let Some((at, outcome)) = &*last
+            && (0..CHECK_HOLDS_MS).contains(&now_millis().0.saturating_sub(at.0))
+        {
+            return outcome.clone();
+        }
+        let check = async {
+            queue.check_primary().await.map_err(|e| e.to_string())?;
+            storage.check().await.map_err(|e| e.to_string())
+        };
+        let late = || Err("Redis or the object storage takes too long to answer".to_owned());
+        let outcome = timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(late);
+        *last = Some((now_millis(), outcome.clone()));
+        outcome
     }
 }

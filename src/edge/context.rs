@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use super::settings::{FleetSettings, Settings};
-use crate::api::{AppState, Feed, HeldRequests};
+use crate::api::{AppState, Feed, HeldRequests, Readiness};
 use crate::config::{ConfigError, Env};
 use crate::controller::reconciler::{OneShotReconciler, forwarded_env};
 use crate::flyprovider::Fly;
@@ -108,6 +108,8 @@ impl EdgeContext {
             metrics: Metrics::new(),
             feed: Feed,
             held: HELD.clone(),
+            // An invocation must not wait for the requests of another.
+            readiness: Readiness::default(),
         })
     }
 
