@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test chaos test-unit test-upgrade check wasm edge crds openapi docs build bench bench-peers clean
+.PHONY: help demo test chaos hostile test-unit test-upgrade check wasm edge crds openapi docs build bench bench-peers clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,11 @@ chaos: ## 2,000 jobs while everything fails at random, and a check of what must 
 	@hack/edge-build.sh
 	CHAOS_JOBS=$${CHAOS_JOBS:-2000} $(CARGO) test --locked --test it -- --exact --nocapture \
 	  chaos::jobs_end_once_and_leave_nothing_behind_whatever_fails
+
+hostile: ## 1,000 damaged files, each of which must end in a failure or in verified outputs (HOSTILE_FILES, HOSTILE_SEED)
+	@hack/setup.sh test
+	HOSTILE_FILES=$${HOSTILE_FILES:-1000} $(CARGO) test --locked --test it -- --exact --nocapture \
+	  mutations::damaged_files_end_in_a_failure_or_in_verified_outputs
 
 test-unit: ## The unit tests of the library alone, which need no server and no other program
 	$(CARGO) test --locked --lib

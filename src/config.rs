@@ -16,6 +16,7 @@ mod certificates;
 pub mod registry;
 mod retention;
 mod roles;
+mod sandbox_mode;
 mod setting;
 
 use std::fmt;
@@ -25,6 +26,7 @@ pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use certificates::Certificates;
 pub use retention::Retention;
 pub use roles::{ApiConfig, FlyConfig, IDLE_AFTER_PARTS, RedisConfig, StorageConfig, WorkerConfig};
+pub use sandbox_mode::SandboxMode;
 pub use setting::{DefaultValue, Description, Role, Setting};
 
 /// A setting is missing or invalid.

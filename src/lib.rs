@@ -13,6 +13,7 @@
 //! | `trace` | one OpenTelemetry trace across API, queue and worker |
 //! | `http_server` | incoming HTTP within limits |
 //! | [`child`] | child processes that end with their parent |
+//! | [`sandbox`] | a sandbox for programs that open files of strangers |
 //! | [`queue`] | jobs, workers and the fleet's lock in Redis: Lua scripts and typed calls |
 //! | [`metrics`] | metrics in Prometheus's text format and OpenMetrics |
 //! | [`storage`] | objects in R2 and S3: layout, presigning, transfer, reading by ranges, object-created events |
@@ -66,6 +67,8 @@ pub mod manifest;
 pub mod metrics;
 pub mod net;
 pub mod queue;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod sandbox;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod standalone;
 pub mod storage;

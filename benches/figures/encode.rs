@@ -9,7 +9,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike as _;
 use secrecy::ExposeSecret as _;
 use tcoder::flyprovider;
-use tcoder::job::{Ladder, Preset, Quality, Stills};
+use tcoder::job::{InputLimits, Ladder, Preset, Quality, Stills};
 use tcoder::transcoder::{plan, probe};
 
 use crate::command_count::CommandCount;
@@ -87,7 +87,7 @@ pub fn clip() -> PathBuf {
 }
 
 /// CPU seconds of all children that have exited, including their children.
-fn children_cpu() -> f64 {
+pub fn children_cpu() -> f64 {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
     #[allow(clippy::cast_precision_loss)]
     let micros = (usage.user_time().num_microseconds() + usage.system_time().num_microseconds()) as f64;
@@ -237,7 +237,7 @@ fn score(filter: &str, label: &str, clip: &Path, rendition: &Path, quality: Qual
 /// Two times through `tcoder up`, relative to the same FFmpeg run by hand: from the start of `tcoder submit` until it
 /// knows that the job is completed, and from the end of its upload until then. The job is encoded as a whole, as by hand.
 async fn compare_pipeline(figures: &mut Figures, scratch: &Path, clip: &Path) {
-    let source = probe::probe(clip).await.unwrap();
+    let source = probe::probe(clip, &InputLimits::default()).await.unwrap();
     let plan =
         plan::plan(&source, Preset::WebOptimized, &LADDER.parse().unwrap(), Stills::default()).unwrap();
     let by_hand = || {

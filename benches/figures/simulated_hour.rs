@@ -9,7 +9,7 @@ use futures::StreamExt as _;
 use tcoder::controller::fleet::{FleetPolicy, MachineSize, Sizes};
 use tcoder::controller::reconciler::simulation::{Parts, Report, Scenario, run};
 use tcoder::flyprovider;
-use tcoder::job::{Parallelism, Preset, Stills};
+use tcoder::job::{InputLimits, Parallelism, Preset, Stills};
 use tcoder::transcoder::input::MediaInput;
 use tcoder::transcoder::probe;
 use tcoder::transcoder::split::{
@@ -135,7 +135,7 @@ fn sound() -> PathBuf {
 }
 
 async fn planned(clip: &Path) -> SplitPlan {
-    let source = probe::probe(clip).await.unwrap();
+    let source = probe::probe(clip, &InputLimits::default()).await.unwrap();
     let ladder = encode::LADDER.parse().unwrap();
     let decision =
         decide(&source, Preset::HlsAdaptive, &ladder, Stills::default(), Parallelism::Auto).unwrap();

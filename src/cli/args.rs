@@ -129,7 +129,7 @@ pub(super) enum Command {
     /// minutes, and exits after 5 minutes without a job, with exit code 0. WORKER_IDLE_TIMEOUT=0 and
     /// WORKER_TTL=0 keep it running.
     #[command(after_help = format!("{}\n\n{SIGNALS}", help(&[Role::Worker])))]
-    Worker,
+    Worker(WorkerArgs),
     /// Print the custom resource definitions, for `tcoder crd | kubectl apply -f -`
     Crd,
     /// Print docs/configuration.md
@@ -231,6 +231,13 @@ impl EncodeArgs {
     pub(crate) const fn stills(&self) -> Stills {
         Stills { poster: self.poster, storyboard: self.storyboard }
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct WorkerArgs {
+    /// Print the versions of FFmpeg and what its sandbox lacks on this machine, and exit
+    #[arg(long)]
+    pub check: bool,
 }
 
 #[derive(Debug, Args)]

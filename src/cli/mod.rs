@@ -98,7 +98,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Up(_) => Some("up"),
         Command::Api(_) => Some("api"),
         Command::Controller(_) => Some("controller"),
-        Command::Worker => Some("worker"),
+        Command::Worker(_) => Some("worker"),
         _ => None,
     };
     let export = match role.map(|role| Export::of(&Env::process(), role)).transpose() {
@@ -110,11 +110,14 @@ pub async fn run(cli: Cli) -> ExitCode {
     };
     init_logs(role.is_some(), export.as_ref());
     crate::net::install_crypto();
+    if role.is_some() {
+        crate::sandbox::protect_own_memory();
+    }
     let done = match cli.command {
         Command::Up(args) => serve::up(args).await,
         Command::Api(args) => serve::api(args).await,
         Command::Controller(args) => controller::run(args).await,
-        Command::Worker => serve::worker().await,
+        Command::Worker(args) => serve::worker(args).await,
         Command::Crd => crd(),
         Command::Configuration => configuration(),
         Command::Choices { list } => {

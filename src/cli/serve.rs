@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::CliError;
-use super::args::{ApiArgs, UpArgs};
+use super::args::{ApiArgs, UpArgs, WorkerArgs};
 use super::output::outln;
 use crate::api::{self, AppState};
 use crate::config::registry::WEBHOOK_SECRET;
@@ -21,6 +21,7 @@ use crate::queue::Queue;
 use crate::standalone::{Options, Up};
 use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
+use crate::transcoder::check_tools;
 use crate::transcoder::worker::{ExitReason, Worker};
 use crate::webhook::WebhookSender;
 
@@ -156,9 +157,12 @@ pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener, CliError>
 }
 
 /// `tcoder worker`
-pub(crate) async fn worker() -> Result<(), CliError> {
+pub(crate) async fn worker(args: WorkerArgs) -> Result<(), CliError> {
     let env = Env::process();
     let config = WorkerConfig::read(&env).map_err(CliError::start)?;
+    if args.check {
+        return check(&config).await;
+    }
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
     let storage = StorageConfig::read(&env).map_err(CliError::start)?;
     let stop = stop_signal()?;
@@ -171,4 +175,19 @@ pub(crate) async fn worker() -> Result<(), CliError> {
         ExitReason::TooManyFailures => Err(CliError::Failed(ExitReason::TooManyFailures.to_string())),
         _ => Ok(()),
     }
+}
+
+/// `tcoder worker --check`
+async fn check(config: &WorkerConfig) -> Result<(), CliError> {
+    let tools = check_tools(config.sandbox).await.map_err(CliError::start)?;
+    outln!("FFmpeg {}, ffprobe {}", tools.ffmpeg, tools.ffprobe);
+    if tools.sandbox_gaps.is_empty() {
+        outln!("The sandbox is complete.");
+    } else {
+        outln!("The sandbox is incomplete:");
+    }
+    for gap in tools.sandbox_gaps {
+        outln!("- {gap}");
+    }
+    Ok(())
 }

@@ -8,7 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::args::TranscodeArgs;
 use super::output::Summary;
 use super::{CliError, output};
-use crate::job::EntryKind;
+use crate::config::Env;
+use crate::config::registry::WORKER_SANDBOX;
+use crate::job::{EntryKind, InputLimits};
 use crate::transcoder::{Encoded, TranscodeError, TranscodeRequest, check_tools, transcode};
 
 /// Maximum duration. It is long, because nothing waits in a queue behind this transcode.
@@ -16,7 +18,8 @@ const DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
 const STALL: Duration = Duration::from_secs(120);
 
 pub(crate) async fn run(args: TranscodeArgs) -> Result<(), CliError> {
-    check_tools().await.map_err(CliError::start)?;
+    let sandbox = Env::process().require(&WORKER_SANDBOX).map_err(CliError::start)?;
+    check_tools(sandbox).await.map_err(CliError::start)?;
     if !args.input.is_file() {
         return Err(CliError::Local(format!("{} is not a file that can be read", args.input.display())));
     }
@@ -33,6 +36,7 @@ pub(crate) async fn run(args: TranscodeArgs) -> Result<(), CliError> {
         preset: args.encode.preset,
         ladder: &args.encode.quality,
         stills: args.encode.stills(),
+        input_limits: InputLimits::default(),
         disk_bytes: None,
         stall_timeout: STALL,
         deadline: DEADLINE,

@@ -17,7 +17,7 @@ use url::Url;
 use super::setting::DefaultValue::{Derived, Required, Unset, Value};
 use super::setting::Role::{self, Api, CommandLine, Controller, Edge, Operator, Up, Worker};
 use super::setting::{self, Description, Setting};
-use super::{BaseUrl, Certificates};
+use super::{BaseUrl, Certificates, SandboxMode};
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use document::help;
@@ -230,12 +230,41 @@ pub static WORKER_MAX_INPUT_BYTES: Setting<u64> = Setting::new(
                  has this setting or a fleet reports it, and the client sends fileSize",
     setting::bytes,
 );
+pub static WORKER_MAX_INPUT_SECONDS: Setting<Duration> = Setting::new(
+    "WORKER_MAX_INPUT_SECONDS",
+    Value("86400"),
+    &[Up, Worker, Controller, Edge],
+    "maximum duration of an input",
+    parse::input_seconds,
+);
+pub static WORKER_MAX_INPUT_PIXELS: Setting<u64> = Setting::new(
+    "WORKER_MAX_INPUT_PIXELS",
+    Value("67108864"),
+    &[Up, Worker, Controller, Edge],
+    "maximum number of pixels of a picture: 8192x8192, which is also the highest value",
+    parse::input_pixels,
+);
+pub static WORKER_MAX_INPUT_STREAMS: Setting<u32> = Setting::new(
+    "WORKER_MAX_INPUT_STREAMS",
+    Value("64"),
+    &[Up, Worker, Controller, Edge],
+    "maximum number of streams of an input",
+    parse::from_one,
+);
 pub static WORKER_STALL_TIMEOUT: Setting<Duration> = Setting::new(
     "WORKER_STALL_TIMEOUT",
     Value("120"),
     &[Up, Worker, Controller, Edge],
     "seconds without progress after which FFmpeg is killed",
     parse::stall_timeout,
+);
+pub static WORKER_SANDBOX: Setting<SandboxMode> = Setting::new(
+    "WORKER_SANDBOX",
+    Value("preferred"),
+    &[Up, Worker, Controller, Edge],
+    "preferred: FFmpeg runs in a sandbox, with all that the kernel offers; required: the worker does not start if the kernel \
+     lacks a part of it; off: for an FFmpeg that does not start in it",
+    parse::sandbox_mode,
 );
 pub static FLY_MACHINE_ID: Setting<String> = Setting::new(
     "FLY_MACHINE_ID",
@@ -570,7 +599,11 @@ pub static GROUPS: &[Group] = &[
             &WORKER_SCRATCH_DIR.about,
             &WORKER_DISK_BYTES.about,
             &WORKER_MAX_INPUT_BYTES.about,
+            &WORKER_MAX_INPUT_SECONDS.about,
+            &WORKER_MAX_INPUT_PIXELS.about,
+            &WORKER_MAX_INPUT_STREAMS.about,
             &WORKER_STALL_TIMEOUT.about,
+            &WORKER_SANDBOX.about,
             &FLY_MACHINE_ID.about,
             &HOSTNAME.about,
         ],

@@ -12,11 +12,12 @@ use super::registry::{
     FLY_MACHINE_ID, FLY_WORKER_APP, HOSTNAME, R2_ACCESS_KEY_ID, R2_ACCOUNT_ID, R2_ENDPOINT,
     R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL, R2_REGION, R2_SECRET_ACCESS_KEY,
     REDIS_CA_CERT, REDIS_KEY_PREFIX, REDIS_URL, WORKER_CHUNKS, WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT,
-    WORKER_MAX_FAILURES, WORKER_MAX_INPUT_BYTES, WORKER_MAX_JOBS, WORKER_SCRATCH_DIR, WORKER_STALL_TIMEOUT,
+    WORKER_MAX_FAILURES, WORKER_MAX_INPUT_BYTES, WORKER_MAX_INPUT_PIXELS, WORKER_MAX_INPUT_SECONDS,
+    WORKER_MAX_INPUT_STREAMS, WORKER_MAX_JOBS, WORKER_SANDBOX, WORKER_SCRATCH_DIR, WORKER_STALL_TIMEOUT,
     WORKER_TTL,
 };
-use super::{BaseUrl, Certificates, ConfigError, ConfigErrors, Env};
-use crate::job::space;
+use super::{BaseUrl, Certificates, ConfigError, ConfigErrors, Env, SandboxMode};
+use crate::job::{InputLimits, space};
 
 /// The settings of Redis.
 #[derive(Clone, Debug)]
@@ -179,10 +180,14 @@ pub struct WorkerConfig {
     pub scratch: PathBuf,
     /// Maximum size of an input, bytes.
     pub max_input_bytes: u64,
+    /// What an input may have at most, besides its size.
+    pub input_limits: InputLimits,
     /// Maximum size of a job's files, bytes; `None` means the free space of the disk.
     pub disk_bytes: Option<u64>,
     /// FFmpeg is killed after this long without progress.
     pub stall_timeout: Duration,
+    /// Whether FFmpeg runs in a sandbox.
+    pub sandbox: SandboxMode,
     /// Whether inputs may be downloaded from private addresses.
     pub allow_private_urls: bool,
 }
@@ -209,6 +214,22 @@ fn read_space(env: &Env<'_>) -> Result<(Option<u64>, u64), ConfigError> {
     Err(ConfigError::Invalid { name: WORKER_DISK_BYTES.about.name, why })
 }
 
+/// Reads `WORKER_MAX_INPUT_SECONDS`, `WORKER_MAX_INPUT_PIXELS` and `WORKER_MAX_INPUT_STREAMS`.
+fn read_input_limits(env: &Env<'_>) -> Result<InputLimits, ConfigErrors> {
+    let mut errors = ConfigErrors::default();
+    let seconds = errors.keep(env.require(&WORKER_MAX_INPUT_SECONDS));
+    let pixels = errors.keep(env.require(&WORKER_MAX_INPUT_PIXELS));
+    let streams = errors.keep(env.require(&WORKER_MAX_INPUT_STREAMS));
+    let read = || {
+        Some(InputLimits {
+            seconds: seconds?.as_secs_f64(),
+            pixels: pixels?,
+            streams: usize::try_from(streams?).unwrap_or(usize::MAX),
+        })
+    };
+    errors.finish(read())
+}
+
 /// The number of cores that this process may use.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
@@ -230,7 +251,9 @@ impl WorkerConfig {
         let max_failures = errors.keep(env.require(&WORKER_MAX_FAILURES));
         let chunks = errors.keep(env.get(&WORKER_CHUNKS)).flatten();
         let scratch = errors.keep(env.get(&WORKER_SCRATCH_DIR)).flatten();
+        let input_limits = errors.keep(read_input_limits(env));
         let stall_timeout = errors.keep(env.require(&WORKER_STALL_TIMEOUT));
+        let sandbox = errors.keep(env.require(&WORKER_SANDBOX));
         let allow_private_urls = errors.keep(env.require(&ALLOW_PRIVATE_URLS));
         let read = || {
             let (disk_bytes, max_input_bytes) = space?;
@@ -243,8 +266,10 @@ impl WorkerConfig {
                 chunks: chunks.map_or_else(cores, |chunks| usize::try_from(chunks).unwrap_or(usize::MAX)),
                 scratch: scratch.map_or_else(std::env::temp_dir, Into::into),
                 max_input_bytes,
+                input_limits: input_limits?,
                 disk_bytes,
                 stall_timeout: stall_timeout?,
+                sandbox: sandbox?,
                 allow_private_urls: allow_private_urls?,
             })
         };

@@ -6,6 +6,7 @@
 mod entry;
 mod failure;
 mod id;
+mod input_limits;
 mod key;
 mod preset;
 mod quality;
@@ -20,6 +21,7 @@ mod time;
 pub use entry::EntryKind;
 pub use failure::{Failure, FailureCode};
 pub use id::{AttemptId, Epoch, InvalidAttemptId, InvalidEpoch, InvalidJobId, JobId, WorkerId};
+pub use input_limits::InputLimits;
 pub use key::{InvalidKey, ObjectKey, safe_file_name};
 pub use preset::{Format, Preset, PresetRow, RateControl, UnknownPreset, VideoCodec};
 pub use quality::{Dimensions, InvalidLadder, Ladder, Quality, UnknownQuality};

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use url::Host;
 
 use crate::api::{self, AppState};
-use crate::config::registry::WEBHOOK_SECRET;
+use crate::config::registry::{WEBHOOK_SECRET, WORKER_SANDBOX};
 use crate::config::{
     ApiConfig, Certificates, ConfigError, ConfigErrors, Env, RedisConfig, Retention, StorageConfig,
     WorkerConfig,
@@ -41,7 +41,7 @@ use crate::queue::{Queue, QueueError};
 use crate::storage::Storage;
 use crate::storage::presign::PresignError;
 use crate::storage::urls::UrlSigner;
-use crate::transcoder::{ToolVersions, check_tools};
+use crate::transcoder::{Tools, check_tools};
 use crate::webhook::{WebhookError, WebhookSender};
 use data::DataDir;
 use fleet::LocalFleet;
@@ -124,7 +124,7 @@ pub struct Up {
     storage: String,
     objects: ObjectsHandle,
     redis: Option<RedisServer>,
-    tools: ToolVersions,
+    tools: Tools,
     data: DataDir,
     fleet: Option<LocalFleet>,
     tasks: TaskTracker,
@@ -149,7 +149,7 @@ impl Up {
         if options.listen.ip().is_unspecified() && options.public_host.is_none() {
             return Err(UpError::Nameless(options.listen));
         }
-        let tools = check_tools().await?;
+        let tools = check_tools(env.require(&WORKER_SANDBOX)?).await?;
         let data = DataDir::open(&options.data)?;
         let listener = listen(options.listen).await?;
         let api_address = listener.local_addr().unwrap_or(options.listen);

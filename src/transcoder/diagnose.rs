@@ -30,7 +30,7 @@ pub(super) fn probe_failure(error: &ProbeError, head: &[u8]) -> Failure {
         }
         ProbeError::Refused(words) => words,
     };
-    if let Some(refused) = words.lines().find(|l| l.contains("not on whitelist")) {
+    if let Some(refused) = words.lines().find(|l| l.contains("Format not on whitelist")) {
         return refused_format(refused);
     }
     if let Some(trouble) = environment_failure(words) {

@@ -15,16 +15,16 @@ use crate::job::space::DiskFull;
 use crate::job::{Failure, FailureCode};
 
 use super::diagnose::{self, FailedRun};
+use super::input::MediaInput;
 use super::lines::each_line;
 use super::probe::Probe;
-use super::{EncodeProgress, TranscodeError, disk, ffprobe};
+use super::program::Program;
+use super::{EncodeProgress, TranscodeError, disk};
 
 /// Number of warnings and errors kept from the beginning of the log, which show the cause, and from its end,
 /// which show the effect.
 const KEEP_FIRST: usize = 20;
 const KEEP_LAST: usize = 20;
-/// The niceness of a run that others go before: it gets a tenth of what another gets that wants the same core.
-const NICENESS: &str = "10";
 /// Interval between two checks of the free space.
 const LOOK_AT_DISK: Duration = Duration::from_secs(1);
 
@@ -33,8 +33,8 @@ pub(super) struct FfmpegRun<'a> {
     pub arguments: Vec<OsString>,
     /// The folder that FFmpeg runs in and writes to.
     pub folder: &'a Path,
-    /// The name of the input in FFmpeg's messages.
-    pub input: String,
+    /// What it reads: a video, or a folder of files.
+    pub input: MediaInput<'a>,
     /// Whether other processes of the machine go first.
     pub is_nice: bool,
     /// What is expected to come out.
@@ -93,13 +93,9 @@ impl FfmpegRun<'_> {
     /// Runs FFmpeg until it ends, or kills it. The process is dead and reaped when this returns.
     pub(crate) async fn finish(self) -> Result<RunStats, TranscodeError> {
         let begun = Instant::now();
-        let program = if self.is_nice { "nice" } else { "ffmpeg" };
-        let mut command = ffprobe::command(program);
-        if self.is_nice {
-            command.args(["-n", NICENESS, "ffmpeg"]);
-        }
-        command.args(&self.arguments).current_dir(self.folder);
-        let mut child = command.spawn().map_err(|e| diagnose::start_failure(program, &e))?;
+        let start_failure = |error| diagnose::start_failure("ffmpeg", &error);
+        let mut command = self.program(begun).command().map_err(start_failure)?;
+        let mut child = command.args(&self.arguments).spawn().map_err(start_failure)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
 
         let (tell, hear) = watch::channel(EncodeProgress::default());
@@ -136,12 +132,23 @@ impl FfmpegRun<'_> {
             }
         };
         if !status.success() {
-            let (words, input) = (log.text(), &*self.input);
+            let (words, input) = (log.text(), &*self.input.name());
             tracing::debug!(%status, ffmpeg = %words, "ffmpeg failed");
             let wrong = FailedRun { status, words: &words, input, reached, expected, space: self.space };
             return Err(diagnose::run_failure(&wrong).into());
         }
         Ok(RunStats { wall: begun.elapsed(), cpu_seconds: log.cpu_seconds })
+    }
+
+    fn program(&self, begun: Instant) -> Program<'_> {
+        Program {
+            name: "ffmpeg",
+            input: Some(self.input),
+            folder: Some(self.folder),
+            file_bytes: self.disk_bytes.or(self.space.free).unwrap_or(u64::MAX),
+            timeout: self.deadline.saturating_duration_since(begun),
+            is_nice: self.is_nice,
+        }
     }
 
     /// Waits until the child ends, and kills it if it must end early.

@@ -1,14 +1,14 @@
 //! Runs ffprobe on a file: hardened against hostile input, with limits on time and output.
 
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
-use tokio::process::Command;
 
+use super::codecs;
 use super::input::MediaInput;
+use super::program::Program;
 
 /// Demuxers that inputs may need, for ffprobe and FFmpeg alike. Without this list, a playlist or an ffconcat
 /// list named `.mp4` makes FFmpeg read other local files, even under `-protocol_whitelist file`. It therefore
@@ -31,24 +31,11 @@ const ENTRIES: &str = "format=format_name,duration,start_time:\
 /// Options that must be the same for ffprobe and FFmpeg, or the stream indices may differ.
 pub(super) fn input_options(input: MediaInput<'_>, formats: &str) -> Vec<String> {
     let mut all = vec!["-protocol_whitelist", input.protocols(), "-format_whitelist", formats];
+    let decoders = codecs::decoders();
+    all.extend(["-codec_whitelist", &decoders]);
     all.extend(["-probesize", "20000000", "-analyzeduration", "10000000"]);
     all.extend(input.options());
     all.into_iter().map(str::to_owned).collect()
-}
-
-/// FFmpeg's programs run without our environment: it contains the keys of the storage, and they process files
-/// of strangers.
-pub(super) fn command(program: &str) -> Command {
-    let mut command = Command::new(program);
-    command.env_clear().env("LC_ALL", "C").env("AV_LOG_FORCE_NOCOLOR", "1");
-    for name in ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR"] {
-        if let Some(value) = std::env::var_os(name) {
-            command.env(name, value);
-        }
-    }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    crate::child::tie_to_parent(&mut command);
-    command
 }
 
 /// Why ffprobe returned no report.
@@ -201,17 +188,27 @@ fn clock(text: &str) -> Option<f64> {
 
 /// Probes a user's file.
 pub(super) async fn read_input(input: MediaInput<'_>) -> Result<Report, ProbeError> {
-    read(input, INPUT_FORMATS, false).await
+    read(input, input, INPUT_FORMATS, false).await
 }
 
 /// Probes an output of tcoder with the demuxers that it needs, which are never used on a user's file. With
 /// `count`, ffprobe counts the packets if the file does not contain their number.
 pub(super) async fn read_output(path: &Path, demuxers: &str, count: bool) -> Result<Report, ProbeError> {
-    read(MediaInput::File(path), demuxers, count).await
+    // A playlist refers to files in its folder.
+    let folder = path.parent().unwrap_or(path);
+    read(MediaInput::File(path), MediaInput::File(folder), demuxers, count).await
 }
 
-async fn read(input: MediaInput<'_>, formats: &str, count: bool) -> Result<Report, ProbeError> {
-    let mut command = command("ffprobe");
+/// Probes a video, for which ffprobe may read `permitted`.
+async fn read(
+    input: MediaInput<'_>,
+    permitted: MediaInput<'_>,
+    formats: &str,
+    count: bool,
+) -> Result<Report, ProbeError> {
+    let timeout = if count { TIMEOUT * 10 } else { TIMEOUT };
+    let program = Program::reading("ffprobe", Some(permitted), timeout);
+    let mut command = program.command().map_err(ProbeError::Start)?;
     command.args(["-hide_banner", "-v", "error"]).args(input_options(input, formats));
     if count {
         command.arg("-count_packets");
@@ -237,9 +234,8 @@ async fn read(input: MediaInput<'_>, formats: &str, count: bool) -> Result<Repor
         (answer, String::from_utf8_lossy(&complaint).into_owned(), status)
     };
     // On a timeout the child is dropped, which kills it: it writes nothing that could be left behind.
-    let (answer, complaint, status) = tokio::time::timeout(if count { TIMEOUT * 10 } else { TIMEOUT }, work)
-        .await
-        .map_err(|_| ProbeError::Timeout)?;
+    let (answer, complaint, status) =
+        tokio::time::timeout(timeout, work).await.map_err(|_| ProbeError::Timeout)?;
     match Report::parse(&answer) {
         Some(report) if status.is_ok_and(|s| s.success()) => Ok(report),
         _ => Err(ProbeError::Refused(complaint)),

@@ -8,7 +8,7 @@ use url::Url;
 /// A video that FFmpeg and ffprobe read.
 #[derive(Clone, Copy, Debug)]
 pub enum MediaInput<'a> {
-    /// A local file.
+    /// A local file, or a folder of files.
     File(&'a Path),
     /// An HTTP server of this process on the loopback interface, which answers requests for ranges.
     Loopback(&'a Url),

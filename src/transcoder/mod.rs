@@ -3,7 +3,9 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`input`] | where FFmpeg and ffprobe read a video from |
+//! | `program` | FFmpeg's programs as child processes, each in a sandbox |
 //! | `ffprobe` | runs ffprobe on a file, hardened and bounded |
+//! | `codecs` | the codecs that are decoded |
 //! | [`probe`] | selects the video and audio stream, rejects files without video (pure) |
 //! | `ladder`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and FFmpeg's arguments (pure) |
 //! | `ffmpeg`, `diagnose` | runs FFmpeg: progress, cancellation, stalls; translates its errors |
@@ -14,6 +16,7 @@
 //! | [`split`] | encodes one video in parts on several workers |
 //! | [`worker`] | the worker's loop, the only part that uses the queue and storage |
 
+mod codecs;
 mod diagnose;
 mod disk;
 mod estimate;
@@ -27,6 +30,7 @@ pub mod plan;
 mod playlist;
 mod preflight;
 pub mod probe;
+mod program;
 mod reference;
 pub mod split;
 mod stills;
@@ -42,11 +46,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::job::space::{self, DiskFull};
 use crate::job::{
-    EntryKind, Failure, FailureCode, Label, Ladder, Preset, RenditionInfo, Skipped, SourceInfo, Stills,
+    EntryKind, Failure, FailureCode, InputLimits, Label, Ladder, Preset, RenditionInfo, Skipped, SourceInfo,
+    Stills,
 };
 
+use input::MediaInput;
+
 pub use format::references;
-pub use preflight::{ToolVersions, check_tools};
+pub use preflight::{Tools, check_tools};
 pub use reference::Reference;
 
 /// The parameters of a transcode.
@@ -61,6 +68,8 @@ pub struct TranscodeRequest<'a> {
     pub ladder: &'a Ladder,
     /// The stills to create besides the renditions.
     pub stills: Stills,
+    /// What the input may have at most, besides its size.
+    pub input_limits: InputLimits,
     /// Maximum size of the input and the outputs together, bytes; `None` means all the free space of the
     /// disk.
     pub disk_bytes: Option<u64>,
@@ -196,7 +205,7 @@ pub async fn transcode(request: TranscodeRequest<'_>) -> Result<Encoded, Transco
 
 async fn attempt(request: &TranscodeRequest<'_>, deadline: Instant) -> Result<Encoded, TranscodeError> {
     let input = std::path::absolute(request.input).map_err(|e| disk::trouble("find the input", &e))?;
-    let source = bounded(&request.cancel, deadline, probe::probe(&input)).await??;
+    let source = bounded(&request.cancel, deadline, probe::probe(&input, &request.input_limits)).await??;
     let plan = plan::plan(&source, request.preset, request.ladder, request.stills)?;
     refuse_overwriting(request.out_dir, &plan)?;
     let space = space_for(request, &plan, &source)?;
@@ -209,7 +218,7 @@ async fn attempt(request: &TranscodeRequest<'_>, deadline: Instant) -> Result<En
     let run = ffmpeg::FfmpegRun {
         arguments: plan.arguments(&input),
         folder: work.path(),
-        input: input.to_string_lossy().into_owned(),
+        input: MediaInput::File(&input),
         is_nice: false,
         expected: ffmpeg::Expected::all_of(&source),
         space,

@@ -10,14 +10,14 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use crate::job::{Dimensions, Failure, FailureCode, Format, Ladder, Preset, Skipped, Stills};
+use crate::job::{Dimensions, Failure, FailureCode, Format, InputLimits, Ladder, Preset, Skipped, Stills};
 
 use super::EntryFile;
 use super::ffprobe::{self, INPUT_FORMATS};
 use super::format::{self, FormatRequest, OutputFormat, Planned, split_args};
 use super::input::MediaInput;
 use super::ladder::{self, Rung};
-use super::probe::{MAX_PIXELS, Matrix, Probe, Transfer, Video};
+use super::probe::{Matrix, Probe, Transfer, Video};
 use super::stills::PlannedStills;
 
 /// The work for FFmpeg, and the outputs that it must produce.
@@ -138,7 +138,7 @@ pub(super) fn input_args(input: MediaInput<'_>, decodes: bool, strict: bool) -> 
     all.extend(ffprobe::input_options(input, INPUT_FORMATS));
     if decodes {
         // The header was checked; this also applies when the size changes within the stream.
-        all.extend(split_args(&format!("-max_pixels {MAX_PIXELS}")));
+        all.extend(split_args(&format!("-max_pixels {}", InputLimits::default().pixels)));
     }
     all
 }

@@ -6,17 +6,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::job::{AudioInfo, Dimensions, Failure, FailureCode, SourceInfo, VideoInfo};
+use crate::job::{AudioInfo, Dimensions, Failure, FailureCode, InputLimits, SourceInfo, VideoInfo};
 
+use super::codecs::{is_known_audio, is_known_video};
 use super::diagnose;
 use super::ffprobe::{self, Report, Stream};
 use super::input::MediaInput;
-
-/// Maximum number of pixels of a picture, as stored and as displayed: 8192x8192.
-pub const MAX_PIXELS: u64 = 8192 * 8192;
-
-/// Maximum duration of a source, seconds: a day. A longer one is a broken header.
-pub const MAX_DURATION: f64 = 86_400.0;
 
 /// Minimum side of a picture, pixels: in a smaller one, macroblocks and even sizes leave nothing to see.
 const MIN_SIDE: u32 = 16;
@@ -194,11 +189,18 @@ impl Probe {
                 "the video is in a codec that FFmpeg does not know; convert it to H.264".into(),
             );
         };
+        if !is_known_video(&codec) {
+            return unsupported(format!("videos in the codec {codec} are not taken; convert it to H.264"));
+        }
         let picture = video.index;
         let video = Video::of(video, codec);
         // A stream without a codec or channels cannot be decoded; another one may be.
         let usable = |s: &&Stream| s.codec.is_some() && s.channels > 0 && s.sample_rate > 0;
-        let audio = report.audio().filter(usable).min_by_key(|s| (!s.is_default, s.index));
+        let is_known = |s: &Stream| s.codec.as_deref().is_some_and(is_known_audio);
+        let audio = report.audio().filter(usable).min_by_key(|s| (!is_known(s), !s.is_default, s.index));
+        if let Some(codec) = audio.filter(|s| !is_known(s)).and_then(|s| s.codec.as_ref()) {
+            return unsupported(format!("sound in the codec {codec} is not taken; convert it to AAC"));
+        }
         let used = [Some(picture), audio.map(|s| s.index)];
         let has_more = report.streams.iter().any(|s| !s.is_still && !used.contains(&Some(s.index)));
         Ok(Self {
@@ -213,7 +215,7 @@ impl Probe {
     }
 
     /// Returns this source if its values are within limits.
-    fn checked(self) -> Result<Self, Failure> {
+    fn checked(self, limits: &InputLimits) -> Result<Self, Failure> {
         let unsupported = |message: String| Err(Failure::new(FailureCode::UnsupportedMedia, message));
         let stored = Dimensions { width: self.video.width, height: self.video.height };
         for Dimensions { width, height } in [stored, self.display()] {
@@ -221,9 +223,11 @@ impl Probe {
                 let message = "the file is damaged: its video stream has no picture size";
                 return Err(Failure::new(FailureCode::InvalidMedia, message));
             }
-            if u64::from(width) * u64::from(height) > MAX_PIXELS {
-                let message = format!("the picture is {width}x{height}; at most 8192x8192 pixels are taken");
-                return unsupported(message);
+            if u64::from(width) * u64::from(height) > limits.pixels {
+                return unsupported(format!(
+                    "the picture is {width}x{height}; at most {} pixels are taken",
+                    limits.pixels
+                ));
             }
             if width < MIN_SIDE || height < MIN_SIDE {
                 return unsupported(format!(
@@ -232,9 +236,12 @@ impl Probe {
             }
         }
         let longest = self.duration.into_iter().chain(self.expected_duration()).fold(0.0, f64::max);
-        if longest > MAX_DURATION {
-            let message =
-                format!("the file says it lasts {:.0} hours; at most 24 are taken", longest / 3600.0);
+        if longest > limits.seconds {
+            let message = format!(
+                "the file says that it lasts {:.1} hours; at most {:.1} are taken",
+                longest / 3600.0,
+                limits.seconds / 3600.0
+            );
             return Err(Failure::new(FailureCode::InputTooLarge, message));
         }
         Ok(self)
@@ -321,7 +328,7 @@ impl Audio {
 ///
 /// # Errors
 /// One sentence about the file, or about this machine if ffprobe cannot run.
-pub async fn probe(path: &Path) -> Result<Probe, Failure> {
+pub async fn probe(path: &Path, limits: &InputLimits) -> Result<Probe, Failure> {
     let metadata = std::fs::metadata(path).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => Failure::new(FailureCode::InputNotFound, "there is no such file"),
         _ => Failure::new(FailureCode::Worker, format!("the file cannot be opened: {e}")),
@@ -332,7 +339,7 @@ pub async fn probe(path: &Path) -> Result<Probe, Failure> {
     if metadata.len() == 0 {
         return Err(Failure::new(FailureCode::InvalidMedia, "the file is empty (0 bytes); upload it again"));
     }
-    read(MediaInput::File(path), metadata.len(), || head(path)).await
+    read(MediaInput::File(path), metadata.len(), limits, || head(path)).await
 }
 
 /// Probes a user's file of `size` bytes behind a server on the loopback interface. `head` holds its first bytes, as
@@ -340,13 +347,31 @@ pub async fn probe(path: &Path) -> Result<Probe, Failure> {
 ///
 /// # Errors
 /// One sentence about the file, or about this machine if ffprobe cannot run.
-pub async fn probe_loopback(url: &Url, size: u64, head: &[u8]) -> Result<Probe, Failure> {
-    read(MediaInput::Loopback(url), size, || head.to_vec()).await
+pub async fn probe_loopback(
+    url: &Url,
+    size: u64,
+    head: &[u8],
+    limits: &InputLimits,
+) -> Result<Probe, Failure> {
+    read(MediaInput::Loopback(url), size, limits, || head.to_vec()).await
 }
 
-async fn read(input: MediaInput<'_>, size: u64, head: impl FnOnce() -> Vec<u8>) -> Result<Probe, Failure> {
+async fn read(
+    input: MediaInput<'_>,
+    size: u64,
+    limits: &InputLimits,
+    head: impl FnOnce() -> Vec<u8>,
+) -> Result<Probe, Failure> {
     match ffprobe::read_input(input).await {
-        Ok(report) => Probe::choose(&report, size).and_then(Probe::checked),
+        Ok(report) if report.streams.len() > limits.streams => {
+            let message = format!(
+                "the file has {} streams; at most {} are taken",
+                report.streams.len(),
+                limits.streams
+            );
+            Err(Failure::new(FailureCode::UnsupportedMedia, message))
+        }
+        Ok(report) => Probe::choose(&report, size).and_then(|probe| probe.checked(limits)),
         Err(error) => Err(diagnose::probe_failure(&error, &head())),
     }
 }
@@ -431,7 +456,7 @@ mod tests {
 
     fn chosen(streams: Vec<Stream>) -> Result<Probe, Failure> {
         let report = Report { format: "mov".into(), duration: Some(2.0), start: 0.0, streams };
-        Probe::choose(&report, 1000).and_then(Probe::checked)
+        Probe::choose(&report, 1000).and_then(|probe| probe.checked(&InputLimits::default()))
     }
 
     fn refused(streams: Vec<Stream>) -> (FailureCode, String) {
@@ -485,7 +510,11 @@ mod tests {
             "32000",
         );
         check(vec![Stream { width: 15, ..video() }], UnsupportedMedia, "15x1080");
-        check(vec![Stream { duration: Some(90_000.0), ..video() }], InputTooLarge, "25 hours");
+        check(
+            vec![Stream { duration: Some(90_000.0), ..video() }],
+            InputTooLarge,
+            "25.0 hours; at most 24.0",
+        );
         assert!(chosen(vec![Stream { width: 8192, height: 8192, ..video() }]).is_ok());
     }
 
@@ -542,5 +571,22 @@ mod tests {
         let timed = Stream { duration: Some(1.0), ..video() };
         let probe = chosen(vec![timed, Stream { index: 4, ..Stream::default() }]).unwrap();
         assert_eq!(probe.promised_duration(), Some(1.0));
+    }
+
+    #[test]
+    fn only_known_codecs_are_taken() {
+        let of = |video: Stream, audio: Vec<Stream>| {
+            let streams = std::iter::once(video).chain(audio).collect();
+            Probe::choose(&Report { streams, ..Report::default() }, 1000)
+        };
+        let sound = |codec: &str| Stream { codec: Some(codec.into()), ..audio(1, true) };
+        let failure = of(Stream { codec: Some("bethsoftvid".into()), ..video() }, vec![]).unwrap_err();
+        assert_eq!(failure.code, FailureCode::UnsupportedMedia);
+        assert!(failure.message.contains("bethsoftvid") && failure.message.contains("H.264"), "{failure}");
+        let failure = of(video(), vec![sound("roq_dpcm")]).unwrap_err();
+        assert!(failure.message.contains("roq_dpcm") && failure.message.contains("AAC"), "{failure}");
+        // Another track that is known is taken, though it is not the default.
+        let other = Stream { codec: Some("aac".into()), ..audio(2, false) };
+        assert_eq!(of(video(), vec![sound("roq_dpcm"), other]).unwrap().audio.unwrap().index, 2);
     }
 }

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
-use tcoder::job::{Container, Label, Ladder, Preset, Quality, Stills};
+use tcoder::config::SandboxMode;
+use tcoder::job::{Container, InputLimits, Label, Ladder, Preset, Quality, Stills};
 use tcoder::transcoder::{EncodeProgress, Encoded, TranscodeError, TranscodeRequest, check_tools, transcode};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,7 @@ pub async fn with_stills(
         preset,
         ladder: &ladder,
         stills,
+        input_limits: InputLimits::default(),
         disk_bytes: None,
         stall_timeout: Duration::from_secs(120),
         deadline: Duration::from_secs(600),
@@ -80,7 +82,7 @@ fn seconds(probed: &Value) -> f64 {
 
 #[tokio::test]
 async fn installed_ffmpeg_supports_all_presets() {
-    let found = check_tools().await.unwrap();
+    let found = check_tools(SandboxMode::Preferred).await.unwrap();
     assert!(found.ffmpeg.starts_with(|c: char| c.is_ascii_alphanumeric()), "{found:?}");
 }
 
@@ -455,6 +457,7 @@ async fn progress_increases_to_one_hundred_percent() {
         preset: Preset::WebOptimized,
         ladder: &"144p".parse().unwrap(),
         stills: Stills::default(),
+        input_limits: InputLimits::default(),
         disk_bytes: None,
         stall_timeout: Duration::from_secs(120),
         deadline: Duration::from_secs(600),

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tcoder::job::{FailureCode, Ladder, Preset, Stills};
+use tcoder::job::{FailureCode, InputLimits, Ladder, Preset, Stills};
 use tcoder::transcoder::{EncodeProgress, Encoded, TranscodeError, TranscodeRequest, transcode};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,7 @@ async fn run(
         preset: Preset::HlsAdaptive,
         ladder: &ladder,
         stills: Stills::default(),
+        input_limits: InputLimits::default(),
         disk_bytes: None,
         stall_timeout: limits.stall,
         deadline: limits.deadline,

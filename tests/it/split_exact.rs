@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use tcoder::job::{Ladder, Parallelism, Preset, Stills};
+use tcoder::job::{InputLimits, Ladder, Parallelism, Preset, Stills};
 use tcoder::transcoder::input::MediaInput;
 use tcoder::transcoder::split::{
     AudioReport, ChunkReport, FinishRequest, PartFiles, PartRequest, SplitDecision, SplitPlan, decide,
@@ -25,7 +25,7 @@ pub const STILLS: Stills = Stills { poster: true, storyboard: true };
 
 /// What `decide` says about a file.
 pub async fn decided(input: &Path, preset: Preset, qualities: &str) -> SplitDecision {
-    let source = probe::probe(input).await.unwrap();
+    let source = probe::probe(input, &InputLimits::default()).await.unwrap();
     let ladder: Ladder = qualities.parse().unwrap();
     decide(&source, preset, &ladder, STILLS, Parallelism::Chunks(2)).unwrap()
 }

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use tcoder::job::{FailureCode, Preset};
+use tcoder::job::{FailureCode, InputLimits, Preset};
 use tcoder::transcoder::input::MediaInput;
 use tcoder::transcoder::split::{SplitDecision, encode_chunk, playing_documents};
 use tcoder::transcoder::{TranscodeError, probe};
@@ -223,7 +223,10 @@ async fn parts_read_from_a_server_are_those_read_from_a_file() {
         let url = served(&input).await;
         let size = std::fs::metadata(&input).unwrap().len();
         let plan = planned(&input, Preset::HlsAdaptive, "144p").await;
-        assert_eq!(probe::probe_loopback(&url, size, &[]).await.unwrap(), plan.source);
+        assert_eq!(
+            probe::probe_loopback(&url, size, &[], &InputLimits::default()).await.unwrap(),
+            plan.source
+        );
         let remote = Parts::encode(plan.clone(), MediaInput::Loopback(&url)).await.unwrap();
         let local = Parts::encode(plan, MediaInput::File(&input)).await.unwrap();
         for file in files_in(local.stored.path()) {

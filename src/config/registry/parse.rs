@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use super::super::{Certificates, setting};
+use crate::job::InputLimits;
+
+use super::super::{Certificates, SandboxMode, setting};
 
 pub(super) fn redis_url(text: &str) -> Result<SecretString, String> {
     let known = ["redis://", "rediss://", "redis+unix://", "unix://"];
@@ -32,8 +34,22 @@ pub(super) fn api_tokens(text: &str) -> Result<Vec<SecretString>, String> {
     Ok(tokens.into_iter().map(SecretString::from).collect())
 }
 
+pub(super) fn input_seconds(text: &str) -> Result<Duration, String> {
+    setting::seconds_from_one(text, "with 0 every video would be too long")
+}
+
+pub(super) fn input_pixels(text: &str) -> Result<u64, String> {
+    let most = InputLimits::default().pixels;
+    let pixels = text.parse().ok().filter(|pixels| (1..=most).contains(pixels));
+    pixels.ok_or_else(|| format!("it must be a number from 1 to {most}"))
+}
+
 pub(super) fn stall_timeout(text: &str) -> Result<Duration, String> {
     setting::seconds_from_one(text, "a stalled FFmpeg would hold its worker for ever")
+}
+
+pub(super) fn sandbox_mode(text: &str) -> Result<SandboxMode, String> {
+    text.parse().map_err(|_| "it is preferred, required or off".into())
 }
 
 pub(super) fn job_retention(text: &str) -> Result<Duration, String> {

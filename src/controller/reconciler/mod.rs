@@ -49,13 +49,17 @@ const REFUSAL: Duration = Duration::from_secs(600);
 const LEASES: u32 = 100;
 
 /// Environment variables of the reconciler that machines get with the same values.
-const HANDED_ON: [&str; 13] = [
+const HANDED_ON: [&str; 17] = [
     "WORKER_TTL",
     "WORKER_MAX_JOBS",
     "WORKER_MAX_FAILURES",
     "WORKER_CHUNKS",
     "WORKER_MAX_INPUT_BYTES",
+    "WORKER_MAX_INPUT_SECONDS",
+    "WORKER_MAX_INPUT_PIXELS",
+    "WORKER_MAX_INPUT_STREAMS",
     "WORKER_STALL_TIMEOUT",
+    "WORKER_SANDBOX",
     "RUST_LOG",
     "LOG_FORMAT",
     "OTEL_EXPORTER_OTLP_ENDPOINT",

@@ -140,7 +140,7 @@ pub(super) async fn run(
     let run = FfmpegRun {
         arguments,
         folder,
-        input: request.input.name(),
+        input: request.input,
         is_nice: !request.is_urgent,
         expected,
         space,

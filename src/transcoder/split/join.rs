@@ -193,7 +193,7 @@ impl Run<'_> {
         let run = FfmpegRun {
             arguments,
             folder: self.folder,
-            input: self.scratch.to_string_lossy().into_owned(),
+            input: MediaInput::File(self.scratch),
             is_nice: false,
             expected: Expected::default(),
             space: self.space,

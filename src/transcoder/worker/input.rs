@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
-use crate::job::{Failure, FailureCode, Input, JobId};
+use crate::job::{Failure, FailureCode, Input, InputLimits, JobId};
 use crate::storage::fetch::Fetcher;
 use crate::storage::range::{RangeServer, RangeSupport};
 use crate::storage::{Bucket, Storage};
@@ -87,8 +87,8 @@ impl OpenInput {
     }
 
     /// The properties of the video.
-    pub(crate) async fn probe(&self) -> Result<Probe, Failure> {
-        probe::probe_loopback(self.server.url(), self.size, &self.head).await
+    pub(crate) async fn probe(&self, limits: &InputLimits) -> Result<Probe, Failure> {
+        probe::probe_loopback(self.server.url(), self.size, &self.head, limits).await
     }
 
     /// The size in bytes.

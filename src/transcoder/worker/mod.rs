@@ -134,12 +134,17 @@ impl Worker {
     /// # Errors
     /// Names what is missing and what to do.
     pub async fn start(config: WorkerConfig, queue: Queue, storage: Storage) -> Result<Self, WorkerError> {
-        let (tools, ()) =
-            tokio::try_join!(async { check_tools().await.map_err(WorkerError::from) }, async {
+        let (tools, ()) = tokio::try_join!(
+            async { check_tools(config.sandbox).await.map_err(WorkerError::from) },
+            async {
                 storage.check().await?;
                 check_conditional_writes(&storage).await;
                 Ok(())
-            },)?;
+            },
+        )?;
+        for gap in &tools.sandbox_gaps {
+            tracing::warn!("{gap}");
+        }
         scratch::sweep(&config.scratch);
         let fetcher = Fetcher::new(EgressPolicy::allow_private(config.allow_private_urls))
             .map_err(|e| WorkerError::Machine(e.to_string()))?;

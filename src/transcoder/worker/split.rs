@@ -120,7 +120,7 @@ impl Attempt<'_> {
         let source = tokio::select! {
             biased;
             () = self.stop_work.cancelled() => return Err(AttemptError::Cancelled),
-            source = input.probe() => source?,
+            source = input.probe(&self.config.input_limits) => source?,
         };
         Ok(split::decide(&source, spec.preset, &spec.output_qualities, spec.stills, spec.parallelism)?)
     }

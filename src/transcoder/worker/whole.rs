@@ -69,6 +69,7 @@ impl Attempt<'_> {
             preset: self.job.spec.preset,
             ladder: &self.job.spec.output_qualities,
             stills: self.job.spec.stills,
+            input_limits: self.config.input_limits,
             disk_bytes: self.config.disk_bytes,
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(self.job.spec.deadline_seconds.into()),

@@ -1,0 +1,148 @@
+/* Stands in for FFmpeg, as if a video had taken it over, and tries what it must not be able to do. Each attempt is a line of
+ * its log: what was tried, and whether it succeeded. Questions about its version are answered by the real one.
+ *
+ * The environment and the files are those of FFmpeg, so what to try is compiled in: attempts.h has pairs of a kind and an
+ * argument. */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "attempts.h"
+
+static const char *kind, *argument;
+
+static void told(int succeeded) {
+  int error = errno;
+  fprintf(stderr, "[error] attempt: %s %s: %s\n", kind, argument,
+          succeeded ? "SUCCEEDED" : strerror(error));
+}
+
+static int opens(const char *path, int flags) {
+  int file = open(path, flags, 0600);
+  if (file < 0) return 0;
+  char byte;
+  int well = (flags & O_ACCMODE) == O_RDONLY ? read(file, &byte, 1) >= 0 : write(file, "x", 1) == 1;
+  close(file);
+  return well;
+}
+
+/* /proc of every process that can be guessed, because the folder itself cannot be listed. */
+static int reads_environment(void) {
+  char path[64];
+  for (int pid = 1; pid < 100000; pid++) {
+    if (pid == getpid()) continue;
+    snprintf(path, sizeof path, "/proc/%d/environ", pid);
+    if (opens(path, O_RDONLY)) return 1;
+  }
+  return 0;
+}
+
+static int connects(const char *host, int port, int type) {
+  struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
+  inet_pton(AF_INET, host, &to.sin_addr);
+  int s = socket(AF_INET, type, 0);
+  if (s < 0) return 0;
+  if (type == SOCK_DGRAM) return sendto(s, "x", 1, 0, (struct sockaddr *)&to, sizeof to) == 1;
+  return connect(s, (struct sockaddr *)&to, sizeof to) == 0;
+}
+
+static int connects_locally(const char *path) {
+  struct sockaddr_un to = {.sun_family = AF_UNIX};
+  strncpy(to.sun_path, path, sizeof to.sun_path - 1);
+  int s = socket(AF_UNIX, SOCK_STREAM, 0);
+  return s >= 0 && connect(s, (struct sockaddr *)&to, sizeof to) == 0;
+}
+
+static int forks(void) {
+  int made = 0;
+  for (int n = 0; n < 1000; n++) {
+    pid_t child = fork();
+    if (child == 0) _exit(0);
+    if (child > 0) made++;
+  }
+  return made;
+}
+
+static int fills_memory(void) {
+  size_t piece = (size_t)1 << 30;
+  for (int n = 0; n < 4096; n++) {
+    if (mmap(NULL, piece, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0) == MAP_FAILED)
+      return 0;
+  }
+  return 1;
+}
+
+/* A file with a hole, so that the disk of the test stays free. */
+static int fills_disk(off_t size) {
+  signal(SIGXFSZ, SIG_IGN);
+  int file = open("fill", O_RDWR | O_CREAT, 0600);
+  int well = file >= 0 && ftruncate(file, size) == 0;
+  int error = errno;
+  unlink("fill");
+  errno = error;
+  return well;
+}
+
+static void attempt(int parent) {
+  int port = atoi(argument);
+#define TRY(name, expression) if (!strcmp(kind, name)) { errno = 0; told(expression); }
+  TRY("read", opens(argument, O_RDONLY))
+  TRY("write", opens(argument, O_WRONLY | O_CREAT))
+  TRY("list", opendir(argument) != NULL)
+  TRY("environment", reads_environment())
+  TRY("tcp", connects("127.0.0.1", port, SOCK_STREAM))
+  TRY("udp", connects("127.0.0.1", port, SOCK_DGRAM))
+  TRY("unix", connects_locally(argument))
+  TRY("fork", forks() > 0)
+  TRY("memory", fills_memory())
+  TRY("disk", fills_disk(strtoll(argument, NULL, 10)))
+  TRY("ptrace", ptrace(PTRACE_SEIZE, parent, 0, 0) == 0)
+  TRY("peek", syscall(SYS_process_vm_readv, parent, NULL, 0UL, NULL, 0UL, 0UL) >= 0)
+  TRY("signal", kill(parent, 0) == 0)
+  TRY("survive", prctl(PR_SET_PDEATHSIG, 0) == 0)
+  TRY("limits", setrlimit(RLIMIT_CORE, &(struct rlimit){RLIM_INFINITY, RLIM_INFINITY}) == 0)
+  TRY("ring", syscall(SYS_io_uring_setup, 1, NULL) >= 0 || errno == EFAULT)
+  TRY("memfd", syscall(SYS_memfd_create, "x", 0) >= 0)
+  TRY("namespace", syscall(SYS_unshare, 0x10000000) == 0)
+}
+
+/* The port of the input, if it is read from a server. */
+static void input_port(int count, char **arguments, char *port) {
+  for (int n = 1; n < count; n++) sscanf(arguments[n], "http://127.0.0.1:%15[0-9]/", port);
+}
+
+int main(int count, char **arguments) {
+  const char *question = arguments[count - 1];
+  if (!strcmp(question, "-version") || !strcmp(question, "-encoders") || !strcmp(question, "-filters")) {
+    execv("/usr/bin/ffmpeg", arguments);
+    return 1;
+  }
+  for (size_t n = 0; n < sizeof ATTEMPTS / sizeof *ATTEMPTS; n++) {
+    kind = ATTEMPTS[n][0];
+    argument = ATTEMPTS[n][1];
+    char port[16] = "";
+    if (!strcmp(argument, "INPUT")) {
+      input_port(count, arguments, port);
+      argument = port;
+    }
+    attempt(getppid());
+    if (!strcmp(kind, "wait"))
+      for (;;) pause();
+  }
+  return 1;
+}
