@@ -44,6 +44,9 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
     let pipeline = ["pipeline_wall_vs_ffmpeg", "upload_to_completed_overhead", "commands_per_watched_job"];
     let cost = fleet::wants(figures, &COST);
     let stills = figures.wants(&["stills_cpu_vs_ladder"]);
+    if figures.wants(&["copied_rung_cpu_vs_encoded"]) {
+        compare_copy(figures, scratch);
+    }
     if !figures.wants(&ladder) && !figures.wants(&pipeline) && !cost && !stills {
         return;
     }
@@ -143,6 +146,26 @@ fn ours(clip: &Path, out: &Path, more: &[&str]) {
         .status()
         .unwrap();
     assert!(done.success());
+}
+
+/// Measures the CPU seconds of the ladder of a source that its largest rung already is, relative to the same streams in
+/// Matroska, which are always encoded.
+fn compare_copy(figures: &mut Figures, scratch: &Path) {
+    let source = made(
+        "copied.mp4",
+        &format!(
+            "-i {} -vf scale=1280:720 -c:v libx264 -preset medium -b:v 1300k -maxrate 1500k -bufsize 3000k -c:a aac -b:a 128k",
+            clip().display()
+        ),
+    );
+    let encoded = made("copied.mkv", &format!("-i {} -c copy", source.display()));
+    let dir = scratch.join("copied");
+    let once = |clip: &Path| {
+        let _ = std::fs::remove_dir_all(&dir);
+        cpu_of(|| ours(clip, &dir, &[]))
+    };
+    let round = |_| once(&source) / once(&encoded);
+    figures.put("copied_rung_cpu_vs_encoded", median((0..ROUNDS).map(round).collect()), "ratio");
 }
 
 /// Measures the CPU seconds of the ladder with poster and storyboard, relative to the ladder without.

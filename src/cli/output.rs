@@ -127,7 +127,7 @@ impl<'a> Summary<'a> {
             t.add_row([
                 quality.name(),
                 &format!("{}x{}", info.width, info.height),
-                &info.codec,
+                &if info.is_copied { format!("{}, copied", info.codec) } else { info.codec.clone() },
                 info.audio_codec.as_deref().unwrap_or("-"),
                 &format!("{} kbit/s", info.bitrate / 1000),
                 &format!("{:.2} s", info.duration),

@@ -127,6 +127,9 @@ pub struct RenditionInfo {
     pub bitrate: u64,
     /// Seconds.
     pub duration: f64,
+    /// Whether the picture is the source's own, which was copied and not encoded again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not", rename = "copied")]
+    pub is_copied: bool,
 }
 
 #[cfg(test)]

@@ -22,9 +22,9 @@ const LONGEST_ANSWER: u64 = 4 << 20;
 const LONGEST_COMPLAINT: u64 = 16 << 10;
 
 const ENTRIES: &str = "format=format_name,duration,start_time:\
-    stream=index,codec_type,codec_name,codec_tag_string,width,height,sample_aspect_ratio,field_order,\
-    color_space,color_transfer,color_primaries,avg_frame_rate,r_frame_rate,nb_frames,nb_read_packets,\
-    duration,start_time,channels,sample_rate:\
+    stream=index,codec_type,codec_name,codec_tag_string,profile,level,pix_fmt,width,height,sample_aspect_ratio,field_order,\
+    color_range,color_space,color_transfer,color_primaries,avg_frame_rate,r_frame_rate,nb_frames,nb_read_packets,\
+    bit_rate,duration,start_time,channels,sample_rate:\
     stream_disposition=default,attached_pic,still_image,timed_thumbnails:\
     stream_side_data=side_data_type,rotation:stream_tags=DURATION,language,title";
 
@@ -66,16 +66,24 @@ pub(super) struct Stream {
     pub kind: String,
     pub codec: Option<String>,
     pub tag: String,
+    /// FFmpeg's name of the profile: `High`, `LC`.
+    pub profile: String,
+    /// Of H.264, the level times ten.
+    pub level: u32,
+    pub pixel_format: String,
     pub width: u32,
     pub height: u32,
     pub sar: Option<(u32, u32)>,
     pub field_order: String,
+    pub color_range: String,
     pub color_space: String,
     pub color_transfer: String,
     pub color_primaries: String,
     pub average_rate: Option<f64>,
     pub real_rate: Option<f64>,
     pub frames: Option<u64>,
+    /// Mean bits a second.
+    pub bit_rate: Option<u64>,
     pub duration: Option<f64>,
     /// Time at which it starts, seconds.
     pub start: f64,
@@ -128,16 +136,21 @@ impl Stream {
             kind: text(json, "codec_type"),
             codec: Some(text(json, "codec_name")).filter(|c| !matches!(c.as_str(), "" | "none" | "unknown")),
             tag: text(json, "codec_tag_string"),
+            profile: text(json, "profile"),
+            level: small("level"),
+            pixel_format: text(json, "pix_fmt"),
             width: small("width"),
             height: small("height"),
             sar: ratio(json, "sample_aspect_ratio", ':'),
             field_order: text(json, "field_order"),
+            color_range: text(json, "color_range"),
             color_space: text(json, "color_space"),
             color_transfer: text(json, "color_transfer"),
             color_primaries: text(json, "color_primaries"),
             average_rate: rate(json, "avg_frame_rate"),
             real_rate: rate(json, "r_frame_rate"),
             frames: whole("nb_read_packets").or_else(|| whole("nb_frames")).filter(|n| *n > 0),
+            bit_rate: whole("bit_rate").filter(|n| *n > 0),
             duration: seconds(json, "duration").or_else(|| clock(&text(tags, "DURATION"))),
             start: number(json, "start_time").unwrap_or_default(),
             channels: small("channels"),
@@ -199,6 +212,39 @@ pub(super) async fn read_output(path: &Path, demuxers: &str, count: bool) -> Res
     read(MediaInput::File(path), MediaInput::File(folder), demuxers, count).await
 }
 
+/// The longest time from a keyframe of a stream to the next one or to the last packet read, within its first `seconds`;
+/// `None` if it does not begin with a keyframe, or if packets have no times or are not shown.
+pub(super) async fn keyframe_distance(
+    input: MediaInput<'_>,
+    stream: u32,
+    seconds: u32,
+) -> Result<Option<f64>, ProbeError> {
+    let (stream, interval) = (stream.to_string(), format!("%+{seconds}"));
+    let query =
+        ["-select_streams", &stream, "-read_intervals", &interval, "-show_entries", "packet=pts_time,flags"];
+    let (answer, complaint) = ask(input, input, INPUT_FORMATS, &query, TIMEOUT).await?;
+    let json: Value = serde_json::from_slice(&answer).map_err(|_| ProbeError::Refused(complaint))?;
+    let packets = json.get("packets").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    Ok(longest_distance(packets))
+}
+
+fn longest_distance(packets: &[Value]) -> Option<f64> {
+    let (mut last_keyframe, mut end, mut longest) = (None, f64::NEG_INFINITY, 0.0_f64);
+    for packet in packets {
+        let (time, flags) = (number(packet, "pts_time")?, text(packet, "flags"));
+        if flags.contains('D') {
+            return None;
+        }
+        if flags.starts_with('K') {
+            longest = longest.max(last_keyframe.map_or(0.0, |last| time - last));
+            last_keyframe = Some(time);
+        }
+        last_keyframe?;
+        end = end.max(time);
+    }
+    last_keyframe.map(|last| longest.max(end - last))
+}
+
 /// Probes a video, for which ffprobe may read `permitted`.
 async fn read(
     input: MediaInput<'_>,
@@ -206,14 +252,25 @@ async fn read(
     formats: &str,
     count: bool,
 ) -> Result<Report, ProbeError> {
+    let mut query = vec!["-show_entries", ENTRIES];
+    query.extend(count.then_some("-count_packets"));
     let timeout = if count { TIMEOUT * 10 } else { TIMEOUT };
+    let (answer, complaint) = ask(input, permitted, formats, &query, timeout).await?;
+    Report::parse(&answer).ok_or(ProbeError::Refused(complaint))
+}
+
+/// The JSON with which ffprobe answers a query, and what it complained about.
+async fn ask(
+    input: MediaInput<'_>,
+    permitted: MediaInput<'_>,
+    formats: &str,
+    query: &[&str],
+    timeout: Duration,
+) -> Result<(Vec<u8>, String), ProbeError> {
     let program = Program::reading("ffprobe", Some(permitted), timeout);
     let mut command = program.command().map_err(ProbeError::Start)?;
     command.args(["-hide_banner", "-v", "error"]).args(input_options(input, formats));
-    if count {
-        command.arg("-count_packets");
-    }
-    command.args(["-print_format", "json", "-show_entries", ENTRIES]).arg(input.argument());
+    command.args(query).args(["-print_format", "json"]).arg(input.argument());
     let mut child = command.spawn().map_err(ProbeError::Start)?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let work = async {
@@ -236,8 +293,8 @@ async fn read(
     // On a timeout the child is dropped, which kills it: it writes nothing that could be left behind.
     let (answer, complaint, status) =
         tokio::time::timeout(timeout, work).await.map_err(|_| ProbeError::Timeout)?;
-    match Report::parse(&answer) {
-        Some(report) if status.is_ok_and(|s| s.success()) => Ok(report),
+    match status {
+        Ok(status) if status.success() => Ok((answer, complaint)),
         _ => Err(ProbeError::Refused(complaint)),
     }
 }
@@ -264,6 +321,24 @@ mod tests {
         let audio = report.audio().next().unwrap();
         assert_eq!((audio.channels, audio.sample_rate, audio.duration), (6, 48000, Some(62.5)));
         assert_eq!((audio.language.as_deref(), audio.title.as_deref()), (Some("ger"), Some("Comments")));
+    }
+
+    #[test]
+    fn the_distance_of_keyframes_is_the_longest_one() {
+        let distance = |packets: &[(f64, &str)]| {
+            let packet = |(time, flags): &(f64, &str)| serde_json::json!({"pts_time": time.to_string(), "flags": flags});
+            longest_distance(&packets.iter().map(packet).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            distance(&[(0.0, "K__"), (2.0, "___"), (1.0, "___"), (3.0, "K__"), (3.5, "___")]),
+            Some(3.0)
+        );
+        // The last one may be longer than what was read of it.
+        assert_eq!(distance(&[(0.0, "K__"), (1.0, "K_"), (6.0, "___")]), Some(5.0));
+        assert_eq!(distance(&[(0.0, "___"), (1.0, "K__")]), None);
+        assert_eq!(distance(&[(0.0, "KD_"), (1.0, "K__")]), None);
+        assert_eq!(distance(&[]), None);
+        assert_eq!(longest_distance(&[serde_json::json!({"flags": "K__"})]), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! | `ffprobe` | runs ffprobe on a file, hardened and bounded |
 //! | `codecs` | the codecs that are decoded |
 //! | [`probe`] | selects the video and audio stream, rejects files without video (pure) |
+//! | [`copied`] | decides whether a rendition takes the source's picture as it is |
 //! | `ladder`, `stills`, [`plan`] | sizes, rungs, poster and storyboard, and FFmpeg's arguments (pure) |
 //! | `ffmpeg`, `diagnose` | runs FFmpeg: progress, cancellation, stalls; translates its errors |
 //! | `format` | one file for each output format: its part of the plan, its files, its entry documents |
@@ -17,6 +18,7 @@
 //! | [`worker`] | the worker's loop, the only part that uses the queue and storage |
 
 mod codecs;
+pub mod copied;
 mod diagnose;
 mod disk;
 mod estimate;
@@ -205,7 +207,12 @@ pub async fn transcode(request: TranscodeRequest<'_>) -> Result<Encoded, Transco
 
 async fn attempt(request: &TranscodeRequest<'_>, deadline: Instant) -> Result<Encoded, TranscodeError> {
     let input = std::path::absolute(request.input).map_err(|e| disk::trouble("find the input", &e))?;
-    let source = bounded(&request.cancel, deadline, probe::probe(&input, &request.input_limits)).await??;
+    let source = async {
+        let source = probe::probe(&input, &request.input_limits).await?;
+        let input = MediaInput::File(&input);
+        Ok::<_, Failure>(copied::with_keyframes(source, input, request.preset, request.ladder).await)
+    };
+    let source = bounded(&request.cancel, deadline, source).await??;
     let plan = plan::plan(&source, request.preset, request.ladder, request.stills)?;
     refuse_overwriting(request.out_dir, &plan)?;
     let space = space_for(request, &plan, &source)?;

@@ -13,6 +13,7 @@ use std::path::Path;
 use crate::job::{Dimensions, Failure, FailureCode, Format, InputLimits, Ladder, Preset, Skipped, Stills};
 
 use super::EntryFile;
+use super::copied;
 use super::ffprobe::{self, INPUT_FORMATS};
 use super::format::{self, FormatRequest, OutputFormat, Planned, split_args};
 use super::input::MediaInput;
@@ -98,21 +99,33 @@ pub fn plan(source: &Probe, preset: Preset, ladder: &Ladder, stills: Stills) -> 
     let output_format = format::of(format);
     let (rungs, skipped) = rungs(source, preset, ladder)?;
     let row = preset.row();
+    let copied = copied::copied_rung(source, preset, &rungs);
     let made = output_format.plan(&FormatRequest {
         source,
         rungs: &rungs,
+        copied,
         video_codec: row.video_codec,
         rate_control: row.rate_control,
     })?;
     let picture = rungs.first().map_or_else(|| source.display(), |rung| rung.size);
     let stills = PlannedStills::of(stills, picture, source.expected_duration());
-    let graph = filter_graph(&source.video, &rungs, &stills, "");
+    let graph = match (copied, rungs.len()) {
+        (Some(_), 1) => filter_graph(&source.video, &[], &stills, ""),
+        (Some(_), _) => filter_graph(&source.video, &rungs, &stills, "").map(|graph| graph + ";[v0]nullsink"),
+        (None, _) => filter_graph(&source.video, &rungs, &stills, ""),
+    };
     // The arguments before `-i` are the same for every file.
-    let mut input_options = input_args(MediaInput::File(Path::new("")), graph.is_some(), true);
+    let decodes = graph.is_some() || copied.is_some();
+    let mut input_options = input_args(MediaInput::File(Path::new("")), decodes, true);
     input_options.extend(made.input_options);
     let mut output_options: Vec<String> = vec![];
     output_options.extend(graph.into_iter().flat_map(|graph| ["-filter_complex".to_owned(), graph]));
     output_options.extend(made.output_options);
+    if copied.is_some() && rungs.len() == 1 {
+        // Nothing else decodes the whole picture, and a damaged one must not pass.
+        output_options
+            .extend(split_args(&format!("-map 0:{} -fps_mode passthrough -f null -", source.video.index)));
+    }
     output_options.extend(stills.outputs());
     let entries = output_format.entry_documents().iter();
     Ok(Plan {

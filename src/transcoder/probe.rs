@@ -68,6 +68,21 @@ pub struct Video {
     pub frames: Option<u64>,
     /// Duration of this stream in seconds.
     pub duration: Option<f64>,
+    /// What a copy of it depends on; `None` if not all players play it as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain: Option<PlainVideo>,
+}
+
+/// H.264 as all players play it: 4:2:0 with 8 bits, progressive, of limited range, and at most the profile High.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlainVideo {
+    /// The level times ten, such as 41.
+    pub level: u32,
+    /// Mean bits a second.
+    pub bit_rate: u64,
+    /// The longest time from a keyframe to the next one, seconds; `None` if it was not read.
+    pub keyframe_distance: Option<f64>,
 }
 
 /// The audio stream of a source.
@@ -87,6 +102,9 @@ pub struct Audio {
     pub language: Option<String>,
     /// Its title.
     pub title: Option<String>,
+    /// Mean bits a second of AAC as all players play it: LC with one or two channels; `None` of other sound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain_bit_rate: Option<u64>,
 }
 
 /// Transfer characteristics.
@@ -280,6 +298,7 @@ impl Video {
             start: stream.start,
             frames: stream.frames.filter(|n| agrees(*n, stream.average_rate, stream.duration)),
             duration: stream.duration,
+            plain: PlainVideo::of(stream),
         }
     }
 
@@ -293,6 +312,20 @@ impl Video {
         } else {
             Dimensions { width, height }
         }
+    }
+}
+
+impl PlainVideo {
+    fn of(stream: &Stream) -> Option<Self> {
+        // `Baseline` may use tools that decoders lack. With the tag `avc1` the headers are in the index.
+        let is_plain = stream.codec.as_deref() == Some("h264")
+            && stream.tag == "avc1"
+            && matches!(stream.profile.as_str(), "Constrained Baseline" | "Main" | "High")
+            && stream.pixel_format == "yuv420p"
+            && stream.color_range != "pc"
+            && stream.field_order == "progressive";
+        let level = Some(stream.level).filter(|level| is_plain && *level > 0)?;
+        Some(Self { level, bit_rate: stream.bit_rate?, keyframe_distance: None })
     }
 }
 
@@ -320,8 +353,15 @@ impl Audio {
             duration: stream.duration,
             language: stream.language.clone(),
             title: stream.title.clone(),
+            plain_bit_rate: stream.bit_rate.filter(|_| is_plain(stream)),
         }
     }
+}
+
+/// Whether all players play this sound.
+fn is_plain(stream: &Stream) -> bool {
+    let is_aac = stream.codec.as_deref() == Some("aac") && stream.tag == "mp4a" && stream.profile == "LC";
+    is_aac && matches!(stream.channels, 1 | 2) && matches!(stream.sample_rate, 44_100 | 48_000)
 }
 
 /// Probes a user's file.
@@ -408,6 +448,7 @@ mod sample {
                 start: 0.0,
                 frames: None,
                 duration: Some(10.0),
+                plain: None,
             }
         }
     }
@@ -422,6 +463,7 @@ mod sample {
                 duration: Some(10.0),
                 language: None,
                 title: None,
+                plain_bit_rate: None,
             }
         }
     }

@@ -223,6 +223,7 @@ pub(super) fn check(
         audio_codec: audio.and_then(|a| a.codec.clone()),
         bitrate: (bytes as f64 * 8.0 / found.duration.max(0.001)) as u64,
         duration: found.duration,
+        is_copied: planned.is_copied,
     };
     Ok(EncodedOutput { quality: planned.label, file: file.clone(), info })
 }

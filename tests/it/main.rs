@@ -9,6 +9,7 @@ mod api_clients;
 mod chaos;
 mod cleanup;
 mod cli;
+mod copied;
 mod disk_space;
 mod documents;
 mod edge;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tcoder::job::{InputLimits, Ladder, Parallelism, Preset, Stills};
+use tcoder::transcoder::copied::with_keyframes;
 use tcoder::transcoder::input::MediaInput;
 use tcoder::transcoder::split::{
     AudioReport, ChunkReport, FinishRequest, PartFiles, PartRequest, SplitDecision, SplitPlan, decide,
@@ -25,8 +26,9 @@ pub const STILLS: Stills = Stills { poster: true, storyboard: true };
 
 /// What `decide` says about a file.
 pub async fn decided(input: &Path, preset: Preset, qualities: &str) -> SplitDecision {
-    let source = probe::probe(input, &InputLimits::default()).await.unwrap();
     let ladder: Ladder = qualities.parse().unwrap();
+    let source = probe::probe(input, &InputLimits::default()).await.unwrap();
+    let source = with_keyframes(source, MediaInput::File(input), preset, &ladder).await;
     decide(&source, preset, &ladder, STILLS, Parallelism::Chunks(2)).unwrap()
 }
 
@@ -91,7 +93,7 @@ impl Parts {
         let out = TempDir::new().unwrap();
         let audio = encode_audio(&part(&plan, input, out.path(), &cancel)).await?;
         store(&audio.files(), out.path(), stored.path());
-        let audio = plan.has_audio().then_some(audio);
+        let audio = plan.has_streams().then_some(audio);
         Ok(Self { plan, chunks, audio, stored })
     }
 

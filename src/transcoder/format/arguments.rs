@@ -3,8 +3,9 @@
 use crate::job::{Container, Label, Quality, RateControl, SEGMENT_SECONDS, VideoCodec};
 
 use super::{FormatPlan, FormatRequest, Planned};
+use crate::transcoder::copied::CopiedRung;
 use crate::transcoder::ladder::Rung;
-use crate::transcoder::probe::Audio;
+use crate::transcoder::probe::{Audio, Probe};
 
 /// Drops everything but video and audio: subtitles, data, titles, locations, chapters.
 pub(crate) const COMMON: &str = "-sn -dn -map_metadata -1 -map_chapters -1 -max_muxing_queue_size 1024";
@@ -100,6 +101,21 @@ pub(crate) fn audio_args(audio: Option<&Audio>, kbps: u32) -> Vec<String> {
     all
 }
 
+/// One MP4 that takes the source's picture as it is, with its sound.
+pub(crate) fn copied_output(source: &Probe, copied: CopiedRung, file: &str) -> Vec<String> {
+    let mut all = split_args(&format!("-map 0:{} -c:v copy", source.video.index));
+    match &source.audio {
+        Some(audio) if copied.copies_audio => {
+            all.extend(split_args(&format!("-map 0:{} -c:a copy", audio.index)));
+        }
+        audio => all.extend(audio_args(audio.as_ref(), copied.rung.quality.audio_kbps())),
+    }
+    all.extend(split_args(COMMON));
+    all.extend(split_args(MP4_MUXER));
+    all.push(file.to_owned());
+    all
+}
+
 /// One output per rung, each with its own audio. `muxer` returns the file for a quality and the arguments
 /// before it.
 pub(crate) fn output_per_rung(
@@ -112,6 +128,11 @@ pub(crate) fn output_per_rung(
     let mut plan = FormatPlan::default();
     for (n, rung) in request.rungs.iter().enumerate() {
         let (file, muxer) = muxer(rung.quality.name());
+        if let Some(copied) = request.copied.filter(|copied| copied.rung == *rung) {
+            plan.output_options.extend(copied_output(request.source, copied, &file));
+            plan.outputs.push(Planned { is_copied: true, ..planned(*rung, file, container) });
+            continue;
+        }
         let options = &mut plan.output_options;
         options.extend(split_args(&format!("-map [v{n}]")));
         options.extend(audio_args(audio, rung.quality.audio_kbps()));
@@ -127,7 +148,7 @@ pub(crate) fn output_per_rung(
 
 /// The planned rendition of a rung.
 pub(crate) fn planned(rung: Rung, file: String, container: Container) -> Planned {
-    Planned { label: Label::Quality(rung.quality), file, size: rung.size, container }
+    Planned { label: Label::Quality(rung.quality), file, size: rung.size, container, is_copied: false }
 }
 
 #[cfg(test)]

@@ -49,6 +49,7 @@ impl OutputFormat for Copy {
                 file: file.to_owned(),
                 size: source.display(),
                 container,
+                is_copied: true,
             }],
             shared_audio: None,
             // AVI has no presentation timestamps; they cannot be generated after the copy.

@@ -23,6 +23,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 
 use crate::job::{Container, Dimensions, EntryKind, Failure, Format, Label, RateControl, VideoCodec};
 
+use super::copied::CopiedRung;
 use super::ladder::Rung;
 use super::playlist::MediaPlaylist;
 use super::probe::Probe;
@@ -77,6 +78,8 @@ pub(super) struct FormatRequest<'a> {
     /// The rungs, largest first, whose pictures are `[v0]`, `[v1]`, ... in the filter graph. Empty if streams
     /// are copied.
     pub rungs: &'a [Rung],
+    /// The first of them, if it is not encoded but takes the source's picture as it is. Only MP4 has it.
+    pub copied: Option<CopiedRung>,
     pub video_codec: VideoCodec,
     pub rate_control: RateControl,
 }
@@ -105,6 +108,8 @@ pub struct Planned {
     pub size: Dimensions,
     /// How it is packaged.
     pub container: Container,
+    /// Whether its picture is the source's own.
+    pub is_copied: bool,
 }
 
 /// The files of an output on disk.

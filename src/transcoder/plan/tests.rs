@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::job::{Container, Label, Quality};
-use crate::transcoder::probe::Audio;
+use crate::transcoder::probe::{Audio, PlainVideo};
 
 /// Formats define that a packet lasts until the next one.
 const TRUE_DURATIONS: &str =
@@ -383,4 +383,30 @@ proptest! {
             prop_assert_eq!(plan.output_options.iter().filter(|o| **o == label).count(), 1);
         }
     }
+}
+
+#[test]
+fn copied_rendition_is_neither_scaled_nor_encoded() {
+    let plain = PlainVideo { level: 31, bit_rate: 1_000_000, keyframe_distance: Some(2.0) };
+    let mut source = source(1280, 720);
+    source.video.plain = Some(plain);
+    let sound = "-map 0:1 -c:a aac -aac_coder fast -b:a 128k -ac 2 -ar 48000 -filter:a aresample=async=1000";
+    let copy = |sound: &str| {
+        format!("-map 0:0 -c:v copy {sound} {COPY_NOTHING_ELSE} -movflags +faststart -f mp4 720p.mp4")
+    };
+    // The copy alone would not tell whether the picture can be decoded.
+    let alone = after_input(&source, Preset::WebOptimized, "720p");
+    assert_eq!(alone, format!("{} -map 0:0 -fps_mode passthrough -f null -", copy(sound)));
+    source.audio.as_mut().unwrap().plain_bit_rate = Some(128_000);
+    let found = after_input(&source, Preset::WebOptimized, "720p,144p");
+    let graph =
+        format!("[0:0]scale=1280:720:{SDR},split=2[v0][c1];[c1]scale=256:144,setsar=1[v1];[v0]nullsink");
+    assert!(
+        found.starts_with(&format!("-filter_complex {graph} {} -map [v1] ", copy("-map 0:1 -c:a copy"))),
+        "{found}"
+    );
+    let copies =
+        |preset, ladder| planned(&source, preset, ladder).outputs.iter().filter(|o| o.is_copied).count();
+    assert_eq!((copies(Preset::WebOptimized, "720p,144p"), copies(Preset::Hls, "720p,144p")), (1, 0));
+    assert_eq!(copies(Preset::Default, ""), 1);
 }

@@ -6,7 +6,10 @@ use std::ops::Range;
 use super::chunks::SEGMENT;
 use super::plan::SplitPlan;
 use crate::job::{Failure, Format};
-use crate::transcoder::format::arguments::{COMMON, audio_args, encoder_args, rung_args, split_args};
+use crate::transcoder::copied::CopiedRung;
+use crate::transcoder::format::arguments::{
+    COMMON, audio_args, copied_output, encoder_args, rung_args, split_args,
+};
 use crate::transcoder::format::cmaf::{SEGMENT_NAME, SHARED_AUDIO};
 use crate::transcoder::input::MediaInput;
 use crate::transcoder::plan::{filter_graph, input_args};
@@ -28,10 +31,11 @@ const FRAGMENTS: &str = "movflags=+frag_discont:use_editlist=0:avoid_negative_ts
 const FRAGMENT_PER_KEYFRAME: &str =
     "-flush_packets 1 -movflags +frag_keyframe+frag_discont+delay_moov+default_base_moof+skip_trailer";
 
-/// The runs of FFmpeg that encode a chunk, by the places of their rungs in the ladder. A run uses about one core, so that
-/// an urgent chunk has two: one for the largest rung, which costs more than the others together.
-pub(super) fn runs(rungs: usize, is_urgent: bool) -> Vec<Range<usize>> {
-    if is_urgent && rungs > 1 { vec![0..1, 1..rungs] } else { std::iter::once(0..rungs).collect() }
+/// The runs of FFmpeg that encode a chunk with these rungs, by their places in the ladder. A run uses about one core, so
+/// that an urgent chunk has two: one for the largest rung, which costs more than the others together.
+pub(super) fn runs(rungs: Range<usize>, is_urgent: bool) -> Vec<Range<usize>> {
+    let Range { start, end } = rungs;
+    if is_urgent && rungs.len() > 1 { vec![start..start + 1, start + 1..end] } else { vec![rungs] }
 }
 
 /// The arguments for these rungs of one chunk, each of which becomes a file such as `720p.mp4` with a fragment for each
@@ -136,7 +140,7 @@ pub(super) fn sounds(plan: &SplitPlan) -> Result<Vec<Sound>, Failure> {
     if !plan.has_audio() {
         return Ok(vec![]);
     }
-    let rungs = plan.rungs()?;
+    let rungs = plan.encoded()?;
     if plan.format() == Format::Cmaf {
         let kbps = rungs.first().map_or(0, |rung| rung.quality.audio_kbps());
         return Ok(vec![Sound { kbps, file: format!("{SHARED_AUDIO}/{INDEX}") }]);
@@ -210,12 +214,17 @@ fn segmented_sound(first: u32) -> Vec<String> {
     ))
 }
 
+/// The file of the rendition that takes the picture as it is, as an encode of the whole makes it.
+pub(super) fn copied_file(copied: CopiedRung) -> String {
+    format!("{}.mp4", copied.rung.quality)
+}
+
 /// The intermediate file of the sound at a bit rate.
 pub(super) fn sound_file(kbps: u32) -> String {
     format!("audio-{kbps}k.mp4")
 }
 
-/// The arguments for the sound. FFmpeg must run in the output folder.
+/// The arguments for the sound, and for the rendition that takes the picture as it is. FFmpeg must run in the output folder.
 pub(super) fn audio(plan: &SplitPlan, input: MediaInput<'_>) -> Result<Vec<OsString>, Failure> {
     let all = input_args(input, false, true);
     let mut arguments: Vec<OsString> = all.into_iter().map(OsString::from).collect();
@@ -234,6 +243,9 @@ pub(super) fn audio(plan: &SplitPlan, input: MediaInput<'_>) -> Result<Vec<OsStr
             ));
         }
         all.push(file);
+    }
+    if let Some(copied) = plan.copied()? {
+        all.extend(copied_output(&plan.source, copied, &copied_file(copied)));
     }
     arguments.extend(all.into_iter().map(OsString::from));
     Ok(arguments)

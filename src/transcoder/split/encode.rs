@@ -36,7 +36,7 @@ pub async fn encode_chunk(number: u32, request: &PartRequest<'_>) -> Result<Chun
         return Err(Failure::new(FailureCode::Worker, message).into());
     }
     let work = prepare(request.out_dir)?;
-    let rungs = plan.rungs()?;
+    let rungs = plan.encoded()?;
     for rung in &rungs {
         make_folder(&work.path().join(rung.quality.name()))?;
     }
@@ -46,7 +46,8 @@ pub async fn encode_chunk(number: u32, request: &PartRequest<'_>) -> Result<Chun
     let bytes = estimate::output_bytes(&plan.whole()?, &plan.source, plan.preset) as f64;
     // The segments stand beside the files that they are cut from.
     let bytes = (2.0 * bytes * seconds / plan.chunks.seconds().max(seconds)) as u64;
-    let runs = arguments::runs(rungs.len(), request.is_urgent).into_iter().map(|of| {
+    let all = plan.rungs()?.len();
+    let runs = arguments::runs(all - rungs.len()..all, request.is_urgent).into_iter().map(|of| {
         let arguments = arguments::chunk(plan, number, of, request.is_urgent, request.input)?;
         Ok(run(request, work.path(), arguments, expected, bytes, deadline))
     });
@@ -79,24 +80,26 @@ pub async fn encode_chunk(number: u32, request: &PartRequest<'_>) -> Result<Chun
 }
 
 /// Encodes the sound of the whole video: `audio/init.mp4` and `audio/segment_00000.m4s` if all renditions share it,
-/// otherwise `audio-128k.mp4` for each bit rate. Without sound there is nothing to do.
+/// otherwise `audio-128k.mp4` for each bit rate; and makes the rendition that takes the picture as it is. Without either
+/// there is nothing to do.
 ///
 /// # Errors
 /// [`TranscodeError::Cancelled`] if the token was cancelled, otherwise the [`Failure`].
 pub async fn encode_audio(request: &PartRequest<'_>) -> Result<AudioReport, TranscodeError> {
     let (plan, deadline) = (request.plan, deadline_in(request.deadline));
-    let sounds = arguments::sounds(plan)?;
-    if sounds.is_empty() {
-        return Ok(AudioReport { tracks: vec![], cpu_seconds: 0.0 });
+    let (sounds, copied) = (arguments::sounds(plan)?, plan.copied()?.map(arguments::copied_file));
+    if !plan.has_streams() {
+        return Ok(AudioReport { tracks: vec![], copied: None, cpu_seconds: 0.0 });
     }
     let work = prepare(request.out_dir)?;
     if plan.format() == Format::Cmaf {
         make_folder(&work.path().join(SHARED_AUDIO))?;
     }
     let duration = plan.source.audio.as_ref().and_then(|audio| audio.duration).or(plan.source.duration);
+    let copied_bytes = if copied.is_some() { plan.source.size } else { 0 };
     let expected = Expected { start: 0.0, duration, frames: None };
     let kbps: u32 = sounds.iter().map(|sound| sound.kbps).sum();
-    let bytes = (f64::from(kbps) * 125.0 * duration.unwrap_or_default()) as u64;
+    let bytes = (f64::from(kbps) * 125.0 * duration.unwrap_or_default()) as u64 + copied_bytes;
     let arguments = arguments::audio(plan, request.input)?;
     let sink = request.sink.filter(|_| plan.format() == Format::Cmaf);
     let encode = run(request, work.path(), arguments, expected, bytes, deadline);
@@ -111,7 +114,7 @@ pub async fn encode_audio(request: &PartRequest<'_>) -> Result<AudioReport, Tran
     };
     let tracks = bounded(request.cancel, deadline, measure).await??;
     publish(work.path(), request.out_dir)?;
-    Ok(AudioReport { tracks, cpu_seconds: stats.cpu_seconds })
+    Ok(AudioReport { tracks, copied, cpu_seconds: stats.cpu_seconds })
 }
 
 pub(super) fn prepare(out_dir: &Path) -> Result<tempfile::TempDir, Failure> {

@@ -10,6 +10,7 @@ use super::request::FinishRequest;
 use crate::job::space::{self, DiskFull};
 use crate::job::{Failure, Format, RenditionInfo};
 use crate::transcoder::diagnose::wrong_output;
+use crate::transcoder::format::Planned;
 use crate::transcoder::format::cmaf::{
     self, hls, measure, presentation::Presentation, presentation::VideoTrack,
 };
@@ -50,7 +51,8 @@ async fn attempt(request: &FinishRequest<'_>, deadline: Instant) -> Result<Encod
         Format::Cmaf => describe(request, &whole, &planned, work.path()).await?,
         Format::Copy | Format::Mp4 | Format::HlsTs => join_all(request, &run, &whole, &planned).await?,
     };
-    made.cpu_seconds += join::make_stills(request, &run, &whole, planned.stills).await?;
+    let copied = planned.outputs.iter().find(|output| output.is_copied);
+    made.cpu_seconds += join::make_stills(request, &run, &whole, copied, planned.stills).await?;
     let length = made.outputs.first().map_or(0.0, |output| output.info.duration);
     let (poster, storyboard) = verify::pictures(work.path(), &planned, length).await?;
     made.files.extend(planned.stills.files().map(PathBuf::from));
@@ -79,6 +81,22 @@ struct Made {
     /// Files that refer to all others.
     last: Vec<PathBuf>,
     cpu_seconds: f64,
+}
+
+impl Made {
+    /// Verifies a rendition in the output folder, and adds it.
+    async fn add(
+        &mut self,
+        request: &FinishRequest<'_>,
+        run: &Run<'_>,
+        planned: &Plan,
+        output: &Planned,
+    ) -> Result<(), Failure> {
+        let found = verify::find(run.folder, &output.file, planned.output_format()).await?;
+        self.outputs.push(verify::check(&request.plan.source, planned, output, &found, None)?);
+        self.files.extend(found.files);
+        Ok(())
+    }
 }
 
 /// Writes all documents of adaptive streaming, without reading any segment.
@@ -111,6 +129,7 @@ async fn describe(
             audio_codec: (audio_bytes > 0).then(|| "aac".to_owned()),
             bitrate: ((size + audio_bytes) as f64 * 8.0 / rung.seconds.max(0.001)) as u64,
             duration: rung.seconds,
+            is_copied: false,
         };
         made.outputs.push(EncodedOutput { quality: output.label, file: output.file.clone(), info });
         presentation.video.push(VideoTrack { track, size: output.size });
@@ -145,7 +164,7 @@ async fn write_media(
     Ok(text.len() as u64)
 }
 
-/// Joins one rendition after the other, so that the segments of only one are on the disk.
+/// Fetches the copied rendition, and joins one other after the other, so that the segments of only one are on the disk.
 async fn join_all(
     request: &FinishRequest<'_>,
     run: &Run<'_>,
@@ -156,7 +175,12 @@ async fn join_all(
     for folder in planned.folders() {
         std::fs::create_dir_all(run.folder.join(folder)).map_err(|e| disk::trouble("make a folder", &e))?;
     }
-    for (rung, output) in whole.rungs.iter().zip(&planned.outputs) {
+    let (copied, encoded): (Vec<_>, Vec<_>) = planned.outputs.iter().partition(|output| output.is_copied);
+    for output in copied {
+        request.files.fetch(&output.file, &run.folder.join(&output.file)).await?;
+        made.add(request, run, planned, output).await?;
+    }
+    for (rung, output) in whole.rungs.iter().zip(encoded) {
         let picture = run.scratch.join("picture.mp4");
         join::fetch_joined(request.files, rung, rung.track.segments.iter(), &picture).await?;
         let sound = fetch_sound(request, run, rung).await?;
@@ -165,9 +189,7 @@ async fn join_all(
         for file in [Some(picture), sound].into_iter().flatten() {
             tokio::fs::remove_file(file).await.map_err(|e| disk::trouble("delete a file", &e))?;
         }
-        let found = verify::find(run.folder, &output.file, planned.output_format()).await?;
-        made.outputs.push(verify::check(&request.plan.source, planned, output, &found, None)?);
-        made.files.extend(found.files);
+        made.add(request, run, planned, output).await?;
     }
     Ok(made)
 }

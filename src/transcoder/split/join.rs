@@ -13,11 +13,13 @@ use crate::job::space::DiskFull;
 use crate::job::{Dimensions, Format};
 use crate::transcoder::ffmpeg::{Expected, FfmpegRun, RunStats};
 use crate::transcoder::ffprobe::{INPUT_FORMATS, input_options};
+use crate::transcoder::format::Planned;
 use crate::transcoder::format::arguments::{COMMON, MP4_MUXER, split_args};
 use crate::transcoder::format::cmaf::presentation::Segment;
 use crate::transcoder::format::hls_ts;
 use crate::transcoder::input::MediaInput;
-use crate::transcoder::plan::input_args;
+use crate::transcoder::plan::{filter_graph, input_args};
+use crate::transcoder::probe::Video;
 use crate::transcoder::stills::PlannedStills;
 use crate::transcoder::{TranscodeError, disk};
 
@@ -83,14 +85,23 @@ pub(super) async fn mux(
     run.ffmpeg(request, arguments).await
 }
 
-/// Makes the stills from the rungs that fit. Only segments with frames that can be in a still are fetched.
+/// Makes the stills from the renditions that fit. Only segments with frames that can be in a still are fetched; a copied
+/// rendition is in the output folder.
 pub(super) async fn make_stills(
     request: &FinishRequest<'_>,
     run: &Run<'_>,
     whole: &Whole<'_>,
+    copied: Option<&Planned>,
     stills: PlannedStills,
 ) -> Result<f64, TranscodeError> {
     let mut cpu_seconds = 0.0;
+    let (mut stills, mut of_copy) = (stills, PlannedStills::default());
+    if let Some(copied) = copied {
+        let is_of_copy = |size: &Dimensions| !whole.rungs.iter().any(|rung| holds(rung, *size));
+        of_copy.poster = stills.poster.take_if(|size| is_of_copy(size));
+        of_copy.board = stills.board.take_if(|board| is_of_copy(&board.size));
+        cpu_seconds += stills_of_copy(request, run, copied, &of_copy).await?;
+    }
     if let Some(size) = stills.poster
         && let Some(rung) = fitting(whole, size)
     {
@@ -116,10 +127,28 @@ pub(super) async fn make_stills(
 /// The smallest rung with at least twice the sides of the picture, because the rungs are compressed, unlike the pictures
 /// from which an encode of the whole makes stills; else the largest.
 fn fitting<'a>(whole: &'a Whole<'_>, size: Dimensions) -> Option<&'a WholeRung> {
-    let holds = |rung: &&WholeRung| {
-        rung.rung.size.width >= 2 * size.width && rung.rung.size.height >= 2 * size.height
-    };
-    whole.rungs.iter().rev().find(holds).or(whole.rungs.first())
+    whole.rungs.iter().rev().find(|rung| holds(rung, size)).or(whole.rungs.first())
+}
+
+fn holds(rung: &WholeRung, size: Dimensions) -> bool {
+    rung.rung.size.width >= 2 * size.width && rung.rung.size.height >= 2 * size.height
+}
+
+/// Makes these stills from the rendition with the source's own picture.
+async fn stills_of_copy(
+    request: &FinishRequest<'_>,
+    run: &Run<'_>,
+    copied: &Planned,
+    stills: &PlannedStills,
+) -> Result<f64, TranscodeError> {
+    // The picture is the only stream of its kind in the rendition, and the first.
+    let video = Video { index: 0, ..request.plan.source.video.clone() };
+    let Some(graph) = filter_graph(&video, &[], stills, "") else { return Ok(0.0) };
+    let input = MediaInput::File(Path::new(&copied.file));
+    let mut arguments = strings(input_args(input, true, true));
+    arguments.extend(["-i".into(), input.argument(), "-filter_complex".into(), graph.into()]);
+    arguments.extend(strings(stills.outputs()));
+    Ok(run.ffmpeg(request, arguments).await?.cpu_seconds)
 }
 
 fn shown_at(segment: &Segment) -> Option<f64> {

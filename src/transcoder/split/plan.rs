@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::chunks::{ChunkPlan, SEGMENT, TOLERANCE};
 use crate::job::{Failure, Format, Ladder, Parallelism, Preset, Stills};
+use crate::transcoder::copied::{self, CopiedRung};
 use crate::transcoder::ladder::Rung;
 use crate::transcoder::plan::{self, Plan};
 use crate::transcoder::probe::Probe;
@@ -57,7 +58,7 @@ pub fn decide(
     stills: Stills,
     parallelism: Parallelism,
 ) -> Result<SplitDecision, Failure> {
-    plan::rungs(source, preset, ladder)?;
+    let (rungs, _) = plan::rungs(source, preset, ladder)?;
     let whole = |because: Option<String>| Ok(SplitDecision::Whole { because });
     let seconds = video_seconds(source);
     match (parallelism, seconds) {
@@ -65,7 +66,8 @@ pub fn decide(
         (Parallelism::Auto, Some(seconds)) if seconds < WORTH_IT => return whole(None),
         _ => {}
     }
-    if let Some(because) = refusal(source, preset.format(ladder)) {
+    let is_copied = rungs.len() == usize::from(copied::copied_rung(source, preset, &rungs).is_some());
+    if let Some(because) = refusal(source, is_copied) {
         return whole(Some(because.to_owned()));
     }
     let Some(seconds) = seconds else {
@@ -80,8 +82,8 @@ pub fn decide(
 }
 
 /// Why a source cannot be split.
-fn refusal(source: &Probe, format: Format) -> Option<&'static str> {
-    if format == Format::Copy {
+fn refusal(source: &Probe, is_copied: bool) -> Option<&'static str> {
+    if is_copied {
         return Some("the streams are copied, which one worker does fast");
     }
     let names: Vec<&str> = source.format.split(',').collect();
@@ -121,9 +123,26 @@ impl SplitPlan {
         self.source.audio.is_some()
     }
 
+    /// Whether there is a part besides the chunks: the sound, and the rendition that takes the picture as it is.
+    #[must_use]
+    pub fn has_streams(&self) -> bool {
+        self.has_audio() || self.copied().is_ok_and(|copied| copied.is_some())
+    }
+
     /// The rungs, largest first.
     pub(super) fn rungs(&self) -> Result<Vec<Rung>, Failure> {
         Ok(plan::rungs(&self.source, self.preset, &self.ladder)?.0)
+    }
+
+    /// The rung that takes the source's picture as it is, which is the largest.
+    pub(super) fn copied(&self) -> Result<Option<CopiedRung>, Failure> {
+        Ok(copied::copied_rung(&self.source, self.preset, &self.rungs()?))
+    }
+
+    /// The rungs that are encoded, largest first.
+    pub(super) fn encoded(&self) -> Result<Vec<Rung>, Failure> {
+        let copied = self.copied()?.map(|copied| copied.rung);
+        Ok(self.rungs()?.into_iter().filter(|rung| Some(*rung) != copied).collect())
     }
 
     /// The plan of the same renditions as a whole.

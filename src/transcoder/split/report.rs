@@ -50,12 +50,15 @@ pub struct RungReport {
     pub(crate) segments: Vec<Segment>,
 }
 
-/// The encoded sound of the whole video.
+/// The encoded sound of the whole video, and the rendition that takes the picture as it is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AudioReport {
     /// The encodes: one that all renditions share, or one for each bit rate.
     pub tracks: Vec<AudioTrackReport>,
+    /// The file of the rendition that takes the picture as it is, relative to the output folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<String>,
     /// CPU seconds that FFmpeg used.
     pub cpu_seconds: f64,
 }
@@ -106,12 +109,13 @@ impl AudioReport {
                 track.segments.iter().map(|s| file.with_file_name(&s.file)).collect();
             [file].into_iter().chain(segments)
         };
-        self.tracks.iter().flat_map(of).collect()
+        self.tracks.iter().flat_map(of).chain(self.copied.iter().map(PathBuf::from)).collect()
     }
 }
 
 /// The whole video as its parts have it.
 pub(super) struct Whole<'a> {
+    /// Those that were encoded, largest first.
     pub rungs: Vec<WholeRung>,
     pub audio: Option<&'a AudioReport>,
 }
@@ -142,7 +146,7 @@ pub(super) fn assemble<'a>(
     if chunks.len() != plan.chunks.count() as usize {
         return Err(wrong_parts("there are more reports than chunks".to_owned()));
     }
-    let rungs = plan.rungs()?.into_iter().enumerate();
+    let rungs = plan.encoded()?.into_iter().enumerate();
     let rungs = rungs.map(|(n, rung)| whole_rung(plan, &chunks, n, rung)).collect::<Result<Vec<_>, _>>()?;
     check_audio(plan, audio)?;
     Ok(Whole { rungs, audio })
@@ -239,6 +243,10 @@ fn continuous(name: &str, mut segments: Vec<Segment>, end: f64) -> Result<Vec<Se
 }
 
 fn check_audio(plan: &SplitPlan, audio: Option<&AudioReport>) -> Result<(), Failure> {
+    let copied = audio.and_then(|report| report.copied.as_ref());
+    if copied.is_some() != plan.copied()?.is_some() {
+        return Err(wrong_parts("the report of the copied picture is missing".to_owned()));
+    }
     let Some(source) = &plan.source.audio else { return Ok(()) };
     let tracks = audio.map_or(&[][..], |report| &report.tracks);
     let sounds = super::arguments::sounds(plan)?;

@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
-use crate::job::{Failure, FailureCode, Input, InputLimits, JobId};
+use crate::job::{Failure, FailureCode, Input, InputLimits, JobId, Ladder, Preset};
 use crate::storage::fetch::Fetcher;
 use crate::storage::range::{RangeServer, RangeSupport};
 use crate::storage::{Bucket, Storage};
+use crate::transcoder::copied;
 use crate::transcoder::input::MediaInput;
 use crate::transcoder::probe::{self, Probe};
 
@@ -86,9 +87,15 @@ impl OpenInput {
         MediaInput::Loopback(self.server.url())
     }
 
-    /// The properties of the video.
-    pub(crate) async fn probe(&self, limits: &InputLimits) -> Result<Probe, Failure> {
-        probe::probe_loopback(self.server.url(), self.size, &self.head, limits).await
+    /// The properties of the video, as far as these renditions depend on them.
+    pub(crate) async fn probe(
+        &self,
+        limits: &InputLimits,
+        preset: Preset,
+        ladder: &Ladder,
+    ) -> Result<Probe, Failure> {
+        let source = probe::probe_loopback(self.server.url(), self.size, &self.head, limits).await?;
+        Ok(copied::with_keyframes(source, self.media(), preset, ladder).await)
     }
 
     /// The size in bytes.

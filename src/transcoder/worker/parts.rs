@@ -412,6 +412,6 @@ fn may_pass_as_whole(failure: &Failure) -> bool {
 }
 
 fn parts_info(plan: &SplitPlan) -> PartsInfo {
-    let count = plan.chunks.count() as usize + usize::from(plan.has_audio());
+    let count = plan.chunks.count() as usize + usize::from(plan.has_streams());
     PartsInfo { count, can_play: plan.format() == Format::Cmaf }
 }

@@ -120,7 +120,7 @@ impl Attempt<'_> {
         let source = tokio::select! {
             biased;
             () = self.stop_work.cancelled() => return Err(AttemptError::Cancelled),
-            source = input.probe(&self.config.input_limits) => source?,
+            source = input.probe(&self.config.input_limits, spec.preset, &spec.output_qualities) => source?,
         };
         Ok(split::decide(&source, spec.preset, &spec.output_qualities, spec.stills, spec.parallelism)?)
     }
@@ -244,7 +244,7 @@ fn new_parts(plan: &SplitPlan, parallelism: Parallelism) -> Vec<NewPart> {
         is_held_back: number >= at_once,
     });
     let audio = NewPart { part: Part::Audio, behind_ms: 0, segments: None, is_held_back: false };
-    let audio = plan.has_audio().then_some(audio);
+    let audio = plan.has_streams().then_some(audio);
     audio.into_iter().chain(chunks).collect()
 }
 
