@@ -21,6 +21,8 @@
 //! | `jobs:events` | stream | all changes; about the newest 10,000 are kept |
 //! | `jobs:bell` | zset | wake-ups for idle workers; a hint only |
 //! | `jobs:bell:awaited` | zset | wake-ups for busy workers, when a viewer waits for a part; a hint only |
+//! | `jobs:bell:sound` | zset | `<id>:<epoch>:<chunk>`: chunks whose sound a viewer waits for, by the time at which it was asked for; a hint to busy workers |
+//! | `jobs:asked:<id>:<epoch>:<chunk>` | string | exists for 5 s after a worker was asked for the sound of a chunk |
 //! | `jobs:cleanup` | zset | objects that are to be deleted, by due time |
 //! | `jobs:clock` | hash | the time of the last sweep, and the newest event whose step of Redis's clock was followed |
 //! | `machines:pool` | hash | registered workers |
@@ -52,6 +54,7 @@
 //! was extended. It returns 0 if the lease was reaped, cancelled or given to another worker, or if the stored
 //! deadline is already as late; a `ZSCORE` tells these cases apart.
 
+mod awaited;
 pub mod backoff;
 mod claim;
 mod cleanup;
@@ -75,6 +78,9 @@ mod terms;
 mod transport;
 mod workers;
 
+#[cfg(not(target_arch = "wasm32"))]
+pub use awaited::AwaitedSound;
+pub use awaited::SegmentState;
 use claim::Unanswered;
 pub use claim::{Claim, Claimable, Claimed};
 pub use cleanup::Cleanup;
@@ -92,7 +98,7 @@ pub use outcomes::{
 };
 pub use query::{Filter, Page, Stats, UnreadableJob};
 pub use rate_limit::{Permit, RequestClass, RequestRate};
-pub use split::{NewPart, NextClaim, PartOutcome, PartReports, PartsInfo, SegmentState, SplitOutcome};
+pub use split::{NewPart, NextClaim, PartOutcome, PartReports, PartsInfo, SplitOutcome};
 pub use transport::{Command, QueueError, Reply, Rest, SyncToken};
 pub use workers::{PoolEntry, WorkerRecord, WorkerState};
 

@@ -6,7 +6,7 @@ use super::claim::{Claim, ClaimReply, Claimable, Claimed};
 use super::codec::ScriptReply;
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{AttemptId, Millis, Part, State, StreamSegment, WorkerId};
+use crate::job::{AttemptId, Millis, Part, State, WorkerId};
 
 /// The outcome of a split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +41,6 @@ pub struct NewPart {
     pub segments: Option<u32>,
     /// Whether it enters the queue only when a chunk before it is completed, or a viewer waits for it.
     pub is_held_back: bool,
-}
-
-/// Whether a segment of a split job is in storage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SegmentState {
-    /// It is.
-    Ready,
-    /// It is encoded next.
-    Waiting,
-    /// The job has ended in this state.
-    Ended(State),
-    /// There is no such segment, or no such job.
-    Unknown,
 }
 
 /// What is to be known about all parts of a job when one is completed.
@@ -234,32 +221,6 @@ impl Queue {
         ];
         let reply = self.eval_idempotent(&scripts::SOUND, args).await?;
         Ok(ScriptReply::of(&reply)?.word == "OK")
-    }
-
-    /// Whether a segment of the job that this attempt split is in storage. If it is not, the part that it belongs to is
-    /// encoded next.
-    ///
-    /// # Errors
-    /// If Redis fails.
-    pub async fn await_segment(
-        &self,
-        by: AttemptId,
-        segment: StreamSegment,
-    ) -> Result<SegmentState, QueueError> {
-        let (stream, number) = match segment {
-            StreamSegment::Video(number) => ("video", number),
-            StreamSegment::Audio(number) => ("audio", number),
-        };
-        let args = vec![by.job.to_string(), by.epoch.to_string(), stream.to_owned(), number.to_string()];
-        let reply = self.eval_idempotent(&scripts::AWAIT_SEGMENT, args).await?;
-        let answer = ScriptReply::of(&reply)?;
-        match answer.word {
-            "READY" => Ok(SegmentState::Ready),
-            "WAIT" => Ok(SegmentState::Waiting),
-            "ENDED" => Ok(SegmentState::Ended(answer.state()?)),
-            "UNKNOWN" => Ok(SegmentState::Unknown),
-            _ => Err(answer.unexpected()),
-        }
     }
 }
 

@@ -65,6 +65,19 @@ impl Queue {
         if let Some(terms) = self.last_split.get(by) {
             return Ok(Some(terms));
         }
+        let terms = self.newest_terms(by, part).await?;
+        if let Some(terms) = &terms {
+            self.last_split.put(by, terms.clone());
+        }
+        Ok(terms)
+    }
+
+    /// The same, as Redis has them at the moment.
+    pub(super) async fn newest_terms(
+        &self,
+        by: AttemptId,
+        part: Option<Part>,
+    ) -> Result<Option<PartTerms>, QueueError> {
         const FIELDS: [&str; 9] =
             ["spec", "created", "trace", "keep", "keep_input", "keep_outputs", "state", "split", "epoch"];
         let record = Command::new("HMGET").arg(self.status_key(by.job)).args(FIELDS);
@@ -77,15 +90,13 @@ impl Queue {
         // While a job waits for its parts, its last attempt is the one that split it.
         let is_current = text(6) == "running" && text(7) == epoch && (part.is_none() || text(8) == epoch);
         let Some(plan) = plan.filter(|_| is_current) else { return Ok(None) };
-        let terms = PartTerms {
+        Ok(Some(PartTerms {
             spec: parse_spec(text(0))?,
             born: Millis(text(1).parse().map_err(|_| QueueError::data("a job's time of submission"))?),
             trace: TraceParent::parse(text(2)),
             keep: Keep { record: text(3).to_owned(), input: text(4).to_owned(), outputs: text(5).to_owned() },
             plan: Some(plan.into()),
-        };
-        self.last_split.put(by, terms.clone());
-        Ok(Some(terms))
+        }))
     }
 
     /// Removes a part that is left of a job which has ended, or was split anew.

@@ -185,7 +185,7 @@ impl Queue {
     /// If Redis fails.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait_for_wakeup(&self, limit: Duration) -> Result<(), QueueError> {
-        self.wait_for_bell("jobs:bell", limit).await
+        self.wait_for_bell("jobs:bell", limit).await.map(drop)
     }
 
     /// Waits, at most `limit`, until a viewer waits for a part that no worker has claimed. Otherwise it is the same.
@@ -194,14 +194,21 @@ impl Queue {
     /// If Redis fails.
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn wait_for_awaited_part(&self, limit: Duration) -> Result<(), QueueError> {
-        self.wait_for_bell("jobs:bell:awaited", limit).await
+        self.wait_for_bell("jobs:bell:awaited", limit).await.map(drop)
     }
 
+    /// Waits until there is an entry of a bell, at most `limit`, and takes it.
     #[cfg(not(target_arch = "wasm32"))]
-    async fn wait_for_bell(&self, bell: &str, limit: Duration) -> Result<(), QueueError> {
+    pub(super) async fn wait_for_bell(
+        &self,
+        bell: &str,
+        limit: Duration,
+    ) -> Result<Option<String>, QueueError> {
         // 0 would mean forever.
         let seconds = limit.as_secs_f64().max(0.01);
         let command = Command::new("BZPOPMIN").arg(self.key(bell)).arg(format!("{seconds:.3}"));
-        self.run_blocking(command, limit).await.map(drop)
+        let reply = self.run_blocking(command, limit).await?;
+        // The key, the entry and its score.
+        Ok(reply.list().and_then(|list| list.get(1)?.text()).map(str::to_owned))
     }
 }

@@ -1,5 +1,7 @@
 //! Videos that are encoded in parts by several workers, through the whole system.
 
+mod preview;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -14,6 +14,8 @@ local leases, dead, index = P .. 'jobs:leases', P .. 'jobs:dead', P .. 'jobs:ind
 local events, wakeups, cancelled = P .. 'jobs:events', P .. 'jobs:bell', P .. 'jobs:cancelled'
 -- Like the bell, for workers that are busy with parts of split jobs: somebody waits for a part.
 local awaited_wakeups = P .. 'jobs:bell:awaited'
+-- Wake-ups with a content: chunks whose sound a viewer waits for.
+local awaited_sounds = P .. 'jobs:bell:sound'
 local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
 local heard, cleanup = P .. 'machines:heard', P .. 'jobs:cleanup'
 -- The split jobs that wait for their parts.
@@ -105,6 +107,19 @@ local function ring_all(n)
     hints[2 * i - 1], hints[2 * i] = 0, string.format('%x', i - 1)
   end
   if n > 0 then redis.call('ZADD', wakeups, unpack(hints)) end
+end
+
+-- Asks one of the workers that are busy with parts for the sound around a chunk, unless one was asked a moment ago. It
+-- is only a hint: a viewer who still waits asks again. Nobody waits for longer than a request is held, and few places are
+-- kept, the newest.
+local function ask_for_sound(id, split, chunk)
+  local place = id .. ':' .. split .. ':' .. chunk
+  local asked = P .. 'jobs:asked:' .. place
+  if not redis.call('SET', asked, '', 'NX', 'PX', 5000) then return end
+  on_error(function() redis.pcall('UNLINK', asked) end)
+  redis.call('ZADD', awaited_sounds, clock(), place)
+  redis.call('ZREMRANGEBYRANK', awaited_sounds, 0, -65)
+  redis.call('PEXPIRE', awaited_sounds, 10000)
 end
 
 -- Has the janitor delete the outputs of an attempt that ended without completing its job, two minutes later: by

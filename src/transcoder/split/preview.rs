@@ -1,4 +1,4 @@
-//! The sound around a chunk that a viewer waits for, while the sound as a whole has not come that far.
+//! The sound around a chunk that a viewer has come to, while the sound as a whole has not come that far.
 //!
 //! The sound is encoded as a whole, one second after the other, so that it has no seams: of two hours, the end is there
 //! after minutes. What is encoded here stands in for it until then. It lies on the same grid of frames, and no more than

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use tokio::sync::Mutex;
 
+use crate::config::WorkerConfig;
 use crate::job::{Failure, FailureCode, Input, InputLimits, JobId, Ladder, Preset};
 use crate::storage::fetch::Fetcher;
 use crate::storage::range::{RangeServer, RangeSupport};
@@ -13,6 +14,12 @@ use crate::storage::{Bucket, Storage};
 use crate::transcoder::copied;
 use crate::transcoder::input::MediaInput;
 use crate::transcoder::probe::{self, Probe};
+
+/// The maximum number of connections of FFmpeg and ffprobe to an open input: two for each run, for a seek. There are up to
+/// two runs for each part, and one for a preview of the sound.
+pub(super) const fn connections(config: &WorkerConfig) -> usize {
+    4 * (config.chunks + 1) + 4
+}
 
 /// An input that FFmpeg can read.
 pub(crate) struct OpenInput {

@@ -9,6 +9,7 @@
 //! | `whole` | a job that one worker does alone: download, transcode, upload, commit |
 //! | `split` | the attempts that split a job into parts, and that finish it |
 //! | `parts` | the parts of split jobs, several at once |
+//! | `preview` | the sound around a viewer's chunk, until the sound as a whole has come that far |
 //! | `input` | the input of a split job, read by ranges |
 //! | `progress` | reports the progress of the encode at a limited rate |
 //! | `scratch` | folders for temporary files, and removal of those that dead workers left |
@@ -18,6 +19,7 @@ mod heartbeat;
 mod input;
 mod lifetime;
 mod parts;
+mod preview;
 mod progress;
 mod scratch;
 mod split;
@@ -70,15 +72,6 @@ pub enum WorkerError {
     /// A problem of this machine.
     #[error("the worker cannot start: {0}")]
     Machine(String),
-}
-
-/// What a worker waits for.
-#[derive(Clone, Copy)]
-enum WakeUp {
-    /// Any task.
-    Task,
-    /// A part that a viewer waits for.
-    AwaitedPart,
 }
 
 /// The claim that goes with the completion of a part.
@@ -260,7 +253,7 @@ impl Worker {
                     self.inputs.close().await;
                     tokio::select! {
                         () = stop.cancelled() => return ExitReason::Stopped,
-                        () = self.wait_for(WakeUp::Task, &mut bell, limit) => {}
+                        _ = self.wait_for(&mut bell, limit, async |queue| queue.wait_for_wakeup(limit).await) => {}
                     }
                 }
                 Ok(Claim::Unregistered) => match self.register().await {
@@ -308,22 +301,29 @@ impl Worker {
         free.is_some_and(|free| free < space::disk_for(1))
     }
 
-    /// Waits for a wake-up on a separate connection, `bell`, because the call blocks.
-    async fn wait_for(&self, what: WakeUp, bell: &mut Option<Queue>, limit: Duration) {
+    /// Waits for a wake-up on a separate connection, `bell`, because the call blocks. `None` if Redis does not answer.
+    async fn wait_for<T>(
+        &self,
+        bell: &mut Option<Queue>,
+        limit: Duration,
+        wait: impl AsyncFnOnce(&Queue) -> Result<T, QueueError>,
+    ) -> Option<T> {
         let waited = async {
-            if bell.is_none() {
-                *bell = Some(self.queue.reconnect().await?);
-            }
-            match (bell.as_ref(), what) {
-                (Some(queue), WakeUp::Task) => queue.wait_for_wakeup(limit).await,
-                (Some(queue), WakeUp::AwaitedPart) => queue.wait_for_awaited_part(limit).await,
-                (None, _) => Ok(()),
-            }
+            let queue = match bell.take() {
+                Some(queue) => queue,
+                None => self.queue.reconnect().await?,
+            };
+            let woken = wait(&queue).await?;
+            *bell = Some(queue);
+            Ok::<_, QueueError>(woken)
         };
-        if let Err(error) = waited.await {
-            tracing::warn!(worker = %self.id, %error, "could not wait for a wake-up; polling instead");
-            *bell = None;
-            tokio::time::sleep(limit.min(Duration::from_secs(1))).await;
+        match waited.await {
+            Ok(woken) => Some(woken),
+            Err(error) => {
+                tracing::warn!(worker = %self.id, %error, "could not wait for a wake-up; polling instead");
+                tokio::time::sleep(limit.min(Duration::from_secs(1))).await;
+                None
+            }
         }
     }
 

@@ -3,7 +3,8 @@
 //! A worker has `WORKER_CHUNKS` slots, and one more for a part that a viewer waits for, because all others may be in the
 //! middle of long chunks. The runs of FFmpeg for other chunks leave the processor to this one.
 //!
-//! Segments are stored while later ones are encoded, those of the sound around a viewer's chunk as well.
+//! Segments are stored while later ones are encoded. Beside the parts, the sound around a viewer's chunk is encoded
+//! (`preview`).
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,13 +18,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, AttemptError, AttemptOutcome};
-use super::input::Opened;
+use super::input::{self, Opened};
 use super::lifetime::WorkerLifetime;
 use super::split::{PartReport, StoredPlan};
-use super::{ClaimNext, WakeUp, Worker, scratch};
+use super::{ClaimNext, Worker, scratch};
 use crate::job::{AttemptId, Failure, FailureCode, Format, JobId, ObjectKey, Part};
 use crate::queue::{Claim, Claimable, Claimed, PartOutcome, PartsInfo};
-use crate::storage::{Bucket, Progress, PutCondition, StorageError, content_type, key_below, layout};
+use crate::storage::{Progress, StorageError, content_type, key_below, layout};
 use crate::transcoder::split::{self, PartRequest, SegmentSink, SplitPlan};
 use crate::transcoder::{TranscodeError, disk};
 
@@ -43,11 +44,14 @@ impl Worker {
         let slots = std::iter::once(Some(first)).chain(others);
         let slots = slots.map(|first| self.slot(first, Claimable::Part, life, stop));
         let slots = slots.collect::<FuturesUnordered<_>>().collect::<Vec<_>>();
-        let have_ended = CancellationToken::new();
-        let (outcomes, of_viewers) = tokio::join!(
-            slots.inspect(|_| have_ended.cancel()),
-            self.slot_for_viewers(life, stop, &have_ended)
-        );
+        let (have_ended, all_have_ended) = (CancellationToken::new(), CancellationToken::new());
+        let parts = async {
+            let slots = slots.inspect(|_| have_ended.cancel());
+            let outcomes = tokio::join!(slots, self.slot_for_viewers(life, stop, &have_ended));
+            all_have_ended.cancel();
+            outcomes
+        };
+        let ((outcomes, of_viewers), ()) = tokio::join!(parts, self.make_previews(stop, &all_have_ended));
         self.inputs.close().await;
         outcomes.into_iter().flatten().chain(of_viewers).collect()
     }
@@ -60,12 +64,13 @@ impl Worker {
         others_have_ended: &CancellationToken,
     ) -> Vec<(JobId, AttemptOutcome)> {
         let (mut bell, mut outcomes) = (None, Vec::new());
+        let limit = self.queue.policy().bell_wait;
         while goes_on(life, stop) {
             tokio::select! {
                 biased;
                 () = others_have_ended.cancelled() => break,
                 () = stop.cancelled() => break,
-                () = self.wait_for(WakeUp::AwaitedPart, &mut bell, self.queue.policy().bell_wait) => {}
+                _ = self.wait_for(&mut bell, limit, async |queue| queue.wait_for_awaited_part(limit).await) => {}
             }
             outcomes.extend(self.slot(None, Claimable::AwaitedPart, life, stop).await);
         }
@@ -162,12 +167,6 @@ impl Attempt<'_> {
         }
     }
 
-    /// The maximum number of connections of FFmpeg and ffprobe to an open input: two for each run, for a seek, and up to
-    /// three runs for each part.
-    pub(super) const fn connections(&self) -> usize {
-        6 * (self.config.chunks + 1) + 2
-    }
-
     /// Has the janitor delete what was stored for a split of which the job knows nothing any more.
     pub(super) async fn abandon_split(&self, split: Option<AttemptId>) {
         let Some(split) = split else { return };
@@ -197,14 +196,14 @@ impl Attempt<'_> {
         let split = self.job.split.ok_or(AttemptError::Cancelled)?;
         let spec = &self.job.spec;
         let id = self.job.attempt.job;
-        let input =
-            match self.inputs.open(self.storage, self.fetcher, id, &spec.input, self.connections()).await? {
-                Opened::Input(input) => input,
-                Opened::Whole(why) => {
-                    let message = format!("the input can no longer be read in parts: {why}");
-                    return Err(Failure::new(FailureCode::Storage, message).into());
-                }
-            };
+        let connections = input::connections(self.config);
+        let input = match self.inputs.open(self.storage, self.fetcher, id, &spec.input, connections).await? {
+            Opened::Input(input) => input,
+            Opened::Whole(why) => {
+                let message = format!("the input can no longer be read in parts: {why}");
+                return Err(Failure::new(FailureCode::Storage, message).into());
+            }
+        };
         input.check_version(&etag)?;
         let folder = scratch::folder(&self.config.scratch)
             .map_err(|e| disk::trouble("make a folder for the part's files", &e))?;
@@ -220,8 +219,7 @@ impl Attempt<'_> {
             plan: &plan,
             input: input.media(),
             out_dir: &out_dir,
-            // The parts that are encoded at the same time share the disk.
-            disk_bytes: self.config.disk_bytes.map(|bytes| bytes / (self.config.chunks as u64 + 1)),
+            disk_bytes: scratch::share_of_a_part(self.config),
             stall_timeout: self.config.stall_timeout,
             deadline: Duration::from_secs(spec.deadline_seconds.into()),
             // Players begin with the first chunk. The sound is far ahead even beside it.
@@ -231,14 +229,7 @@ impl Attempt<'_> {
         };
         let made = match part {
             Part::Chunk(number) => {
-                let encode = split::encode_chunk(number, &request);
-                let made = if self.job.is_awaited {
-                    let dir = folder.path().join("sound");
-                    let preview = self.store_sound_around(number, &prefix, &dir, &request);
-                    select_first(encode, preview).await
-                } else {
-                    encode.await
-                };
+                let made = split::encode_chunk(number, &request).await;
                 made.map(|report| (report.files(), PartReport::Chunk(Box::new(report))))
             }
             Part::Audio => {
@@ -254,44 +245,6 @@ impl Attempt<'_> {
         let files: Vec<PathBuf> = files.into_iter().filter(|file| !stored.contains(file)).collect();
         self.storage.upload_all(&prefix, &out_dir, &files, &Progress::none(), &self.stop_work).await?;
         Ok((write(&report)?, parts_info(&plan)))
-    }
-
-    /// Encodes and stores the sound that is played with a chunk, if it is not there. The chunk does not wait for it.
-    async fn store_sound_around(
-        &self,
-        chunk: u32,
-        prefix: &ObjectKey,
-        out_dir: &Path,
-        request: &PartRequest<'_>,
-    ) {
-        let id = self.job.attempt.job;
-        let request = PartRequest { out_dir, sink: None, ..*request };
-        let stored = async {
-            let last = split::last_sound_around(chunk, request.plan);
-            let last = last.map(|file| key_below(prefix, &file)).transpose()?;
-            if let Some(last) = last
-                && self.storage.head(Bucket::Output, &last).await?.is_some()
-            {
-                return Ok(());
-            }
-            for file in split::encode_sound_around(chunk, &request).await? {
-                let bytes = tokio::fs::read(out_dir.join(&file))
-                    .await
-                    .map_err(|e| disk::trouble("read a segment of the sound", &e))?;
-                let key = key_below(prefix, &file)?;
-                // The sound as a whole is better, and must not be replaced.
-                let (bucket, kind) = (Bucket::Output, content_type(key.as_str()));
-                self.storage.put_if(PutCondition::Absent, bucket, &key, bytes, kind).await?;
-            }
-            Ok::<_, AttemptError>(())
-        };
-        match stored.await {
-            Ok(()) => tracing::debug!(job = %id, chunk, "stored the sound around a chunk"),
-            Err(AttemptError::Failed(failure)) => {
-                tracing::info!(job = %id, chunk, %failure, "could not encode the sound around a chunk; viewers wait for the sound as a whole");
-            }
-            Err(_) => {}
-        }
     }
 
     async fn complete_part(
@@ -318,16 +271,6 @@ impl Attempt<'_> {
                 (AttemptOutcome::Lost, None)
             }
         }
-    }
-}
-
-/// The output of `main`; `side` runs beside it, and is dropped when `main` ends.
-async fn select_first<T>(main: impl Future<Output = T>, side: impl Future<Output = ()>) -> T {
-    let mut main = std::pin::pin!(main);
-    tokio::select! {
-        biased;
-        done = &mut main => done,
-        () = side => main.await,
     }
 }
 

@@ -10,6 +10,8 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
+use crate::config::WorkerConfig;
+
 const PREFIX: &str = "tcoder-work-";
 /// A concurrent cleanup may remove the folder between its creation and the lock, but hardly this often.
 const TRIES: usize = 10;
@@ -25,6 +27,11 @@ impl Scratch {
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
+}
+
+/// Maximum size of the files of a part of a split job, bytes: the parts that are encoded at the same time share the disk.
+pub(super) fn share_of_a_part(config: &WorkerConfig) -> Option<u64> {
+    config.disk_bytes.map(|bytes| bytes / (config.chunks as u64 + 1))
 }
 
 /// Creates a folder below `base`.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::attempt::{Attempt, AttemptError, Ended, Planned};
-use super::input::{OpenInput, Opened};
+use super::input::{self, OpenInput, Opened};
 use super::scratch;
 use super::whole::result_of;
 use crate::job::{
@@ -89,12 +89,15 @@ impl Attempt<'_> {
         let unreadable = |why: &dyn std::fmt::Display| {
             Ok(Planned::whole(Some(format!("the input could not be read by ranges: {why}"))))
         };
-        let input =
-            match self.inputs.open(self.storage, self.fetcher, id, &spec.input, self.connections()).await {
-                Ok(Opened::Input(input)) => input,
-                Ok(Opened::Whole(why)) => return Ok(Planned::whole(Some(why.to_owned()))),
-                Err(failure) => return unreadable(&failure),
-            };
+        let input = match self
+            .inputs
+            .open(self.storage, self.fetcher, id, &spec.input, input::connections(self.config))
+            .await
+        {
+            Ok(Opened::Input(input)) => input,
+            Ok(Opened::Whole(why)) => return Ok(Planned::whole(Some(why.to_owned()))),
+            Err(failure) => return unreadable(&failure),
+        };
         if input.size() > self.config.max_input_bytes {
             return Err(StorageError::TooLarge { limit: self.config.max_input_bytes }.into());
         }

@@ -76,10 +76,10 @@ enum Op {
         chunks: u32,
         at_once: u32,
     },
-    /// A viewer waits for a segment of a split job.
+    /// A viewer waits for a segment of a split job: of a chunk, or of the sound.
     Await {
         job: u8,
-        segment: u32,
+        segment: StreamSegment,
     },
     Fail {
         claim: u8,
@@ -112,6 +112,10 @@ fn op() -> impl Strategy<Value = Op> {
     // Mostly the latest claims; older ones are zombies.
     let claim = prop_oneof![4 => Just(0_u8), 2 => Just(1), 1 => 0..6_u8];
     let look = prop_oneof![2 => Just(Look::Away), 1 => Just(Look::Now), 3 => (1..4_u8).prop_map(Look::Later)];
+    let segment = prop_oneof![
+        2 => (0..5_u32).prop_map(StreamSegment::Video),
+        1 => (0..5_u32).prop_map(StreamSegment::Audio)
+    ];
     prop_oneof![
         6 => (job.clone(), 0..3_u8, 0..6_u8).prop_map(|(job, begin, terms)| Op::Submit { job, begin, terms }),
         3 => job.clone().prop_map(|job| Op::Uploaded { job }),
@@ -122,7 +126,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (claim.clone(), 0..WORKERS).prop_map(|(claim, worker)| Op::CompleteAndClaim { claim, worker }),
         3 => (claim.clone(), 0..4_u32, 1..4_u32)
             .prop_map(|(claim, chunks, at_once)| Op::Split { claim, chunks, at_once }),
-        2 => (job.clone(), 0..5_u32).prop_map(|(job, segment)| Op::Await { job, segment }),
+        3 => (job.clone(), segment).prop_map(|(job, segment)| Op::Await { job, segment }),
         4 => (claim.clone(), any::<bool>()).prop_map(|(claim, retryable)| Op::Fail { claim, retryable }),
         1 => claim.clone().prop_map(|claim| Op::FailUnverified { claim }),
         2 => claim.prop_map(|claim| Op::Release { claim }),
@@ -281,7 +285,7 @@ impl<'a> Lockstep<'a> {
                 let split = self.model.jobs.get(&id).filter(|job| job.waits()).and_then(|job| job.split);
                 let Some(epoch) = split else { return Ok(()) };
                 let by = AttemptId { job: id, epoch };
-                let real = self.queue.await_segment(by, StreamSegment::Video(segment)).await.unwrap();
+                let real = self.queue.await_segment(by, segment).await.unwrap();
                 prop_assert_eq!(real, self.model.await_segment(id, segment));
                 Ok(())
             }
@@ -709,6 +713,8 @@ impl<'a> Lockstep<'a> {
     /// No record of a job or a part is there that the model does not have, and no other key of a part.
     fn compare_keys(&mut self) -> Result<(), TestCaseError> {
         let mut real: Vec<String> = redis::cmd("KEYS").arg(self.key("jobs:*-*")).query(self.redis).unwrap();
+        // Nobody who waited for a sound is known for long.
+        real.retain(|key| !key.contains("jobs:asked:"));
         real.sort();
         let mut expected = Vec::new();
         for (id, job) in &self.model.jobs {

@@ -596,8 +596,8 @@ impl Worker {
     }
 }
 
-/// A process on this machine.
-fn files_below(folder: &Path) -> Vec<String> {
+/// All files below a folder, relative to it, sorted. Others may remove some of them meanwhile.
+pub fn files_below(folder: &Path) -> Vec<String> {
     fn walk(base: &Path, folder: &Path, found: &mut Vec<String>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tcoder::job::{AttemptId, JobId, LeaseId, Part, State, Transition};
+use tcoder::job::{AttemptId, JobId, LeaseId, Part, State, StreamSegment, Transition};
 use tcoder::queue::{PartOutcome, SegmentState, SplitOutcome};
 
 use super::{Job, Model, Task};
@@ -99,9 +99,13 @@ impl Model {
         PartOutcome::Done
     }
 
-    /// A viewer waits for a segment of a job that waits for its parts; each chunk has one.
-    pub fn await_segment(&mut self, id: JobId, segment: u32) -> SegmentState {
-        let part = Part::Chunk(segment);
+    /// A viewer waits for a segment of a job that waits for its parts; each chunk has one, and nothing is known of those of
+    /// the sound before it is completed.
+    pub fn await_segment(&mut self, id: JobId, segment: StreamSegment) -> SegmentState {
+        let part = match segment {
+            StreamSegment::Video(number) => Part::Chunk(number),
+            StreamSegment::Audio(_) => Part::Audio,
+        };
         let job = self.job(id);
         if !job.parts.contains_key(&part) {
             return SegmentState::Unknown;

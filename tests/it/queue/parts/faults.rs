@@ -200,7 +200,7 @@ const CALLS: [Call; 16] = [
 ];
 
 /// All keys that these calls write, except for records; `<id>` is that of the job.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "jobs:pending",
     "jobs:scheduled",
     "jobs:leases",
@@ -210,6 +210,7 @@ const KEYS: [&str; 15] = [
     "jobs:events",
     "jobs:bell",
     "jobs:bell:awaited",
+    "jobs:bell:sound",
     "jobs:split",
     "jobs:parts:<id>",
     "jobs:reports:<id>",

@@ -38,6 +38,87 @@ async fn part_that_a_viewer_waits_for_is_claimed_by_a_worker_that_claims_nothing
     assert!(matches!(awaited().await, Claim::Job(_)));
 }
 
+/// The places among the awaited sounds that no worker has taken.
+fn awaited_sounds(config: &RedisConfig) -> Vec<String> {
+    zset(&mut raw(config), config, "jobs:bell:sound").into_iter().map(|(place, _)| place).collect()
+}
+
+#[tokio::test]
+async fn sound_around_a_chunk_is_asked_for_once_while_viewers_wait_and_the_sound_is_behind() {
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let by = split_job(&queue, &w, &spec(), 4).await;
+    let held = claim_parts(&queue, 5).await;
+    let all = PartsInfo { count: 5, can_play: true };
+    let waits = async |segment| queue.await_segment(by, segment).await.unwrap();
+    let asked = async || queue.wait_for_awaited_sound(Duration::from_millis(10)).await.unwrap();
+    use SegmentState::{Ready, Waiting};
+    // The beginning is encoded at once anyway.
+    for segment in [StreamSegment::Audio(1), StreamSegment::Video(1)] {
+        assert_eq!(waits(segment).await, Waiting);
+    }
+    assert_eq!(asked().await, None);
+    // Each chunk has two segments. The third is encoded already.
+    queue.complete_part(&held[3], "{}", all, None).await.unwrap();
+    assert_eq!(waits(StreamSegment::Video(4)).await, Ready);
+    assert_eq!(awaited_sounds(&config), [""; 0], "the player asks for the sound, too");
+    for _ in 0..3 {
+        assert_eq!(waits(StreamSegment::Audio(5)).await, Waiting);
+    }
+    let sound = asked().await.unwrap();
+    assert_eq!((sound.split, sound.chunk, &*sound.plan, &sound.spec), (by, 2, PLAN, &spec()));
+    assert_eq!(waits(StreamSegment::Audio(4)).await, Waiting);
+    assert_eq!(asked().await, None, "a worker was asked for it a moment ago");
+    // The sound may be longer than the picture.
+    assert_eq!(waits(StreamSegment::Audio(8)).await, Waiting);
+    assert_eq!(asked().await.unwrap().chunk, 3);
+    // A chunk that is not encoded yet is awaited with its sound.
+    assert_eq!(waits(StreamSegment::Video(2)).await, Waiting);
+    assert_eq!(asked().await.unwrap().chunk, 1);
+    // A minute later, the sound has come further.
+    let forget = || {
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg(format!("{}jobs:asked:*", config.prefix))
+            .query(&mut raw(&config))
+            .unwrap();
+        assert_eq!(keys.len(), 3);
+        redis::cmd("DEL").arg(keys).exec(&mut raw(&config)).unwrap();
+    };
+    forget();
+    queue.report_sound(&held[0], 5).await.unwrap();
+    assert_eq!(
+        (waits(StreamSegment::Audio(4)).await, waits(StreamSegment::Audio(5)).await),
+        (Ready, Waiting)
+    );
+    assert_eq!(asked().await.unwrap().chunk, 2);
+    queue.complete_part(&held[0], "{}", all, None).await.unwrap();
+    assert_eq!(
+        (waits(StreamSegment::Audio(8)).await, waits(StreamSegment::Video(6)).await),
+        (Ready, Waiting)
+    );
+    assert_eq!(asked().await, None);
+}
+
+#[tokio::test]
+async fn sound_of_a_job_that_has_ended_is_not_asked_for_and_few_places_are_kept() {
+    let (queue, config) = queue().await;
+    let w = worker(&queue, "w").await;
+    let by = split_job(&queue, &w, &spec(), 80).await;
+    for chunk in 1..80 {
+        queue.await_segment(by, StreamSegment::Audio(2 * chunk)).await.unwrap();
+    }
+    let kept = awaited_sounds(&config);
+    assert_eq!(kept.len(), 64);
+    let bell = format!("{}jobs:bell:sound", config.prefix);
+    let rest: i64 = redis::cmd("PTTL").arg(bell).query(&mut raw(&config)).unwrap();
+    assert!((1..=10_000).contains(&rest), "{rest}");
+    let asked = async || queue.wait_for_awaited_sound(Duration::from_millis(10)).await.unwrap();
+    assert!(asked().await.is_some());
+    queue.cancel(by.job).await.unwrap();
+    assert_eq!(asked().await, None);
+    assert_eq!(awaited_sounds(&config).len(), 62, "it was taken");
+}
+
 #[tokio::test]
 async fn parts_that_are_held_back_enter_the_queue_one_by_one_or_when_a_viewer_waits() {
     let (queue, _) = queue().await;
