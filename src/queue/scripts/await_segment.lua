@@ -31,7 +31,9 @@ if redis.call('HEXISTS', reports(id), part) == 1 then
   end
   return { 'READY' }
 end
-local task, front = id .. '/' .. part, s[3] - 3600000
+-- In front of all that nobody waits for, whatever its priority: this takes a worker from the others for one part. Among
+-- each other, awaited parts stand by the arrival and the priority of their jobs.
+local task, front = id .. '/' .. part, s[3] - 1000000000000
 local place = redis.call('ZSCORE', pending, task)
 local is_held_back = not place and redis.call('ZSCORE', held_back(id), part)
 -- The first two chunks are played with the beginning of the sound.

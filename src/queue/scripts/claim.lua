@@ -26,12 +26,13 @@ if again then
   for _, member in ipairs(redis.call('ZRANGE', leases, 0, -1)) do
     local id, epoch = string.match(member, '^(.+):(%d+)$')
     local s = redis.call('HMGET', status(id), 'worker', 'claim', 'attempt', 'spec', 'created', 'before', 'queued',
-      'trace', 'verify', 'error', 'epoch', 'keep', 'keep_input', 'keep_outputs', 'split')
+      'trace', 'verify', 'error', 'epoch', 'keep', 'keep_input', 'keep_outputs', 'split', 'awaited')
     if s[1] == worker and s[2] == token and s[11] == epoch then
       local ms = clock()
       redis.call('ZADD', leases, 'XX', 'GT', ms + lease, member)
       return { 'JOB', id, tonumber(epoch), tonumber(s[3]), s[4], ms, tonumber(s[5]), s[6] == '1' and 1 or 0,
-        tonumber(s[7]) or ms, s[8] or '', s[10] or '', s[9] == '1' and 1 or 0, s[12] or '', s[13] or '', s[14] or '', s[15] or '', 0 }
+        tonumber(s[7]) or ms, s[8] or '', s[10] or '', s[9] == '1' and 1 or 0, s[12] or '', s[13] or '', s[14] or '', s[15] or '',
+        s[16] == '1' and 1 or 0 }
     end
   end
 end
@@ -88,7 +89,8 @@ if limit > 0 and ms - now > 1000 then ms = now end
 -- The epochs of a part begin with that of the split (split.lua).
 local before = previous > (part and tonumber(split) or 0) and 1 or 0
 redis.call('HSET', status(id), 'state', 'running', 'epoch', epoch, 'attempt', attempt,
-  'worker', worker, 'started', ms, 'progress', 0, 'claim', token, 'before', before)
+  'worker', worker, 'started', ms, 'progress', 0, 'claim', token, 'before', before,
+  'awaited', is_awaited and '1' or '')
 redis.call('ZADD', leases, ms + lease, id .. ':' .. epoch)
 return { 'JOB', id, epoch, attempt, s[4], ms, born, before, tonumber(s[6]) or ms, s[7] or '',
   s[9] or '', verifies and 1 or 0, s[10] or '', s[11] or '', s[12] or '', split, is_awaited and 1 or 0 }

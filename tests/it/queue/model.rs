@@ -87,6 +87,8 @@ pub struct Job {
     pub limited: bool,
     /// Whether it is a part that left them for a viewer.
     pub extra: bool,
+    /// Whether a viewer waited for it when it was last claimed.
+    pub awaited: bool,
 }
 
 /// Why a job is cancelled.
@@ -280,6 +282,7 @@ impl Model {
             held_back: BTreeSet::new(),
             limited: false,
             extra: false,
+            awaited: false,
         };
         self.jobs.insert(id, job);
         match begin {
@@ -330,7 +333,7 @@ impl Model {
     }
 
     pub fn claim(&mut self, worker: u8, now: i64, lease: i64) -> Option<Claim> {
-        let (_, task) = self.pending.pop_first()?;
+        let (place, task) = self.pending.pop_first()?;
         self.change(task, Transition::Claim);
         let job = self.task(task);
         // The epochs of a part begin with that of the split.
@@ -341,6 +344,7 @@ impl Model {
         job.attempt += u32::from(!job.verify);
         let verify = job.verify;
         (job.worker, job.started, job.progress) = (Some(worker), Some(now), 0);
+        job.awaited = place < job.rank;
         let attempt = AttemptId { job: task.job, epoch: job.epoch };
         let claim = Claim { attempt, part: task.part, number: job.attempt, earlier, verify };
         let lease_name = self.lease(LeaseId { job: task.job, part: task.part, epoch: attempt.epoch });

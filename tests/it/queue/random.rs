@@ -796,6 +796,7 @@ fn put_fields(put: &mut impl FnMut(String, String), name: &str, job: &Job) {
         ("split", job.split.map(|epoch| epoch.to_string())),
         ("limited", job.limited.then(|| "1".to_owned())),
         ("extra", job.extra.then(|| "1".to_owned())),
+        ("awaited", job.awaited.then(|| "1".to_owned())),
     ];
     for (field, value) in fields {
         if let Some(value) = value {

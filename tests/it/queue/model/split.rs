@@ -57,6 +57,7 @@ impl Model {
                 held_back: BTreeSet::new(),
                 limited: false,
                 extra: false,
+                awaited: false,
             };
             if *is_held_back {
                 job.held_back.insert((record.rank, *part));
@@ -113,7 +114,7 @@ impl Model {
         if job.reports.contains(&part) {
             return SegmentState::Ready;
         }
-        let (front, task) = (job.rank - 3_600_000, Task { job: id, part: Some(part) });
+        let (front, task) = (job.rank - 1_000_000_000_000, Task { job: id, part: Some(part) });
         let held_back = job.held_back.iter().find(|(_, there)| *there == part).copied();
         if let Some(held_back) = held_back {
             job.held_back.remove(&held_back);

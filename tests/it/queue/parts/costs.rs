@@ -11,7 +11,7 @@ use crate::support::redis::private_redis;
 use crate::support::tcp_proxy::TcpProxy;
 
 /// Longer than anything here takes, so that a hang ends as a failure.
-const HANG: Duration = Duration::from_secs(120);
+pub const HANG: Duration = Duration::from_secs(120);
 
 /// The commands of a split into this many chunks, of the claims and completions of the parts, and of the finish.
 async fn commands_of_split(

@@ -1,11 +1,16 @@
 //! A split job that is played while it is encoded.
 
-use tcoder::job::StreamSegment;
+use tcoder::config::RedisConfig;
+use tcoder::job::{Priority, StreamSegment};
 use tcoder::queue::SegmentState;
+use tokio::time::timeout;
 
+use super::costs::HANG;
 use super::*;
 use crate::queue::wake::{NEVER, blocked};
+use crate::support::kube::free_port;
 use crate::support::redis::private_redis;
+use crate::support::tcp_proxy::TcpProxy;
 
 #[tokio::test]
 async fn part_that_a_viewer_waits_for_is_claimed_by_a_worker_that_claims_nothing_else() {
@@ -117,6 +122,68 @@ async fn sound_of_a_job_that_has_ended_is_not_asked_for_and_few_places_are_kept(
     queue.cancel(by.job).await.unwrap();
     assert_eq!(asked().await, None);
     assert_eq!(awaited_sounds(&config).len(), 62, "it was taken");
+}
+
+#[tokio::test]
+async fn part_that_a_viewer_waits_for_stands_in_front_of_jobs_of_any_priority() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    let with_priority = |priority| JobSpec { priority: Priority::try_from(priority).unwrap(), ..spec() };
+    let low = split_job(&queue, &w, &with_priority(-100), 2).await;
+    let held = claim_parts(&queue, 2).await;
+    let high = submit(&queue, &with_priority(100)).await;
+    queue.await_segment(low, StreamSegment::Video(2)).await.unwrap();
+    let claimed = queue.claim_only(&w, held[0].at, Claimable::AwaitedPart).await.unwrap();
+    let Claim::Job(job) = claimed else { panic!("{claimed:?}") };
+    assert_eq!((job.attempt.job, job.part, job.is_awaited), (low.job, Some(Part::Chunk(1)), true));
+    // Once its worker is lost, it is one of many again.
+    queue.release(job.lease()).await.unwrap();
+    assert_eq!(claim(&queue, &w).await.unwrap().attempt.job, high);
+    let again = claim(&queue, &w).await.unwrap();
+    assert_eq!((again.part, again.is_awaited), (Some(Part::Chunk(1)), false));
+}
+
+#[tokio::test]
+async fn awaited_parts_of_two_jobs_stand_by_the_priority_of_their_jobs() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    let mut jobs = Vec::new();
+    for priority in [0, 5] {
+        let spec = JobSpec { priority: Priority::try_from(priority).unwrap(), ..spec() };
+        jobs.push(split_job(&queue, &w, &spec, 3).await);
+        claim_parts(&queue, 3).await;
+    }
+    for by in &jobs {
+        queue.await_segment(*by, StreamSegment::Video(4)).await.unwrap();
+    }
+    for by in jobs.iter().rev() {
+        let job = claim(&queue, &w).await.unwrap();
+        assert_eq!((job.attempt.job, job.part), (by.job, Some(Part::Chunk(2))));
+    }
+}
+
+#[tokio::test]
+async fn repeated_claim_of_a_part_knows_that_a_viewer_waits_for_it() {
+    let port = free_port();
+    let server = private_redis(&["--port", &port.to_string()]);
+    let proxy = TcpProxy::to(port).await;
+    let config = RedisConfig::new(format!("redis://127.0.0.1:{}", proxy.port), server.config().prefix);
+    let queue = Queue::connect_with(&config, LONG).await.unwrap();
+    let w = worker(&queue, "w").await;
+    let by = split_job(&queue, &w, &spec(), 3).await;
+    let at = claim_parts(&queue, 2).await.remove(0).at;
+    let claim_after_a_lost_answer = async || {
+        proxy.lose_answers(1);
+        let claim = timeout(HANG, queue.claim_only(&w, at, Claimable::Any)).await.unwrap().unwrap();
+        assert_eq!(proxy.will_lose(), 0, "no answer was lost");
+        let Claim::Job(job) = claim else { panic!("{claim:?}") };
+        job
+    };
+    queue.await_segment(by, StreamSegment::Video(4)).await.unwrap();
+    let job = claim_after_a_lost_answer().await;
+    assert_eq!((job.part, job.is_awaited, job.number), (Some(Part::Chunk(2)), true, 1));
+    let job = claim_after_a_lost_answer().await;
+    assert_eq!((job.part, job.is_awaited, job.number), (Some(Part::Chunk(1)), false, 1));
 }
 
 #[tokio::test]
