@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::fleet::FleetPolicy;
+use super::fleet::{FleetPolicy, MachinePrice};
 use super::leader_election::{Election, Leadership, LeaseParams};
 use super::mirror::Mirror;
 use super::reconciler::admin::Ready;
@@ -128,7 +128,7 @@ impl Operator {
     async fn machines(
         &self,
         mut whose: watch::Receiver<Leadership>,
-        price: watch::Sender<Option<f64>>,
+        price: watch::Sender<Option<MachinePrice>>,
         stop: &CancellationToken,
     ) {
         loop {
@@ -146,7 +146,7 @@ impl Operator {
         }
     }
 
-    async fn pools(&self, price: &watch::Sender<Option<f64>>, term: &CancellationToken) {
+    async fn pools(&self, price: &watch::Sender<Option<MachinePrice>>, term: &CancellationToken) {
         let (wanted, wants) = watch::channel(None);
         let (told, tells) = watch::channel(None);
         let pools = Pools {
@@ -207,7 +207,7 @@ impl Operator {
     async fn lead(
         &self,
         ready: &watch::Sender<Ready>,
-        prices: watch::Receiver<Option<f64>>,
+        prices: watch::Receiver<Option<MachinePrice>>,
         term: CancellationToken,
     ) {
         let (client, queue) = (self.client.clone(), self.queue.clone());

@@ -341,9 +341,10 @@ pub struct FileStatus {
 #[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CostStatus {
-    /// Seconds for which the successful attempt occupied its machine.
+    /// Seconds for which the successful attempt occupied its machine; of a split video, the CPU time of its parts.
     pub machine_seconds: i64,
-    /// Dollars at the list price of the pool's machines, as a decimal number; absent if the price is unknown.
+    /// Dollars at the list price of the pool's machines, as a decimal number; absent if the price is unknown. A second of a
+    /// split video costs the price of one CPU, which is the same on machines of all sizes. Idle CPUs are not counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub usd: Option<String>,

@@ -58,7 +58,7 @@ pub use observation::{
 pub use operation::{Operation, Outcome, PlannedOperation};
 pub use plan::{Plan, plan};
 pub use policy::{ANY_REGION, Deadlines, FleetPolicy};
-pub use price::MicroDollars;
+pub use price::{MachinePrice, MicroDollars};
 pub use provider::{
     Capabilities, MachineOrder, MachineProvider, ProviderError, ProviderFailure, ProviderWords,
 };

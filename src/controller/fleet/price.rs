@@ -41,6 +41,30 @@ impl fmt::Display for MicroDollars {
     }
 }
 
+/// The price of one running machine of the size for jobs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MachinePrice {
+    /// Dollars an hour.
+    pub usd_per_hour: f64,
+    /// The number of its CPUs, at least 1.
+    pub cpus: u32,
+}
+
+impl MachinePrice {
+    /// The price of this many seconds of a machine, dollars.
+    #[must_use]
+    pub fn of_machine(self, seconds: f64) -> f64 {
+        seconds / 3600.0 * self.usd_per_hour
+    }
+
+    /// The price of this many seconds of a CPU, dollars. It is the same on machines of all sizes of a fleet, which are paid
+    /// in proportion to their CPUs.
+    #[must_use]
+    pub fn of_cpu(self, seconds: f64) -> f64 {
+        self.of_machine(seconds) / f64::from(self.cpus.max(1))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

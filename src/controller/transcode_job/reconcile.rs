@@ -18,6 +18,7 @@ use super::events::event_drafts;
 use super::index::{Index, job_id, mirrored};
 use super::status::StatusContext;
 use super::submission::Rules;
+use crate::controller::fleet::MachinePrice;
 use crate::controller::secrets;
 use crate::crd::{FINALIZER, JobPhase, TranscodeJob, TranscodeJobStatus, reason};
 use crate::job::{AttemptId, JobId, Millis, ObjectKey};
@@ -109,8 +110,8 @@ pub(crate) struct ReconcilerHandles {
     pub rules: Rules,
     /// The namespace of the mirrors, if there are any.
     pub mirrors: Option<String>,
-    /// The price of one machine in dollars an hour, if known.
-    pub price: watch::Receiver<Option<f64>>,
+    /// The price of one machine, if known.
+    pub price: watch::Receiver<Option<MachinePrice>>,
     /// Writes Events.
     pub recorder: Recorder,
     /// Where metrics are recorded.

@@ -4,6 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Resource as _;
 
 use crate::controller::conditions::{ConditionUpdate, conditions, find, holds, millis, time};
+use crate::controller::fleet::MachinePrice;
 use crate::crd::{
     CostStatus, EntryStatus, FileStatus, JobPhase, OutputStatus, TranscodeJob, TranscodeJobStatus, condition,
     reason,
@@ -28,8 +29,8 @@ pub(crate) struct StatusContext<'a> {
     pub id: JobId,
     /// Signs URLs of uploads and outputs.
     pub links: &'a UrlSigner,
-    /// The price of one machine in dollars an hour, if known.
-    pub price: Option<f64>,
+    /// The price of one machine, if known.
+    pub price: Option<MachinePrice>,
     /// The wall clock.
     pub now: Millis,
 }
@@ -159,14 +160,17 @@ impl StatusContext<'_> {
         status.storyboard = result.storyboard.as_ref().map(|b| file(&b.key));
         self.addresses(status);
         let timings = &result.timings;
-        // Of several machines only their CPU time is known, which is no more than the time of machines with one core.
-        let seconds = match &result.split {
-            Some(split) if split.chunks > 1 => result.cpu_seconds,
-            _ => timings.download_seconds + timings.transcode_seconds + timings.upload_seconds,
+        // Of a job that several machines have encoded, only the CPU time is known, not on which of them it was spent.
+        let is_split = result.split.as_ref().is_some_and(|split| split.chunks > 1);
+        let (seconds, usd) = if is_split {
+            (result.cpu_seconds, self.price.map(|price| price.of_cpu(result.cpu_seconds)))
+        } else {
+            let seconds = timings.download_seconds + timings.transcode_seconds + timings.upload_seconds;
+            (seconds, self.price.map(|price| price.of_machine(seconds)))
         };
         #[expect(clippy::cast_possible_truncation, reason = "seconds of a job, rounded up")]
         let machine_seconds = seconds.ceil() as i64;
-        let usd = self.price.map(|price| format!("{:.6}", seconds / 3600.0 * price));
+        let usd = usd.map(|usd| format!("{usd:.6}"));
         status.cost = Some(CostStatus { machine_seconds, usd });
     }
 

@@ -10,8 +10,9 @@ use super::status::StatusContext;
 use super::submission::Rules;
 use crate::config::{Env, StorageConfig};
 use crate::controller::conditions::{find, holds, millis, time};
+use crate::controller::fleet::MachinePrice;
 use crate::crd::{JobPhase, TranscodeJob, TranscodeJobStatus, condition, reason};
-use crate::job::{Failure, FailureCode, Job, JobId, Millis, State};
+use crate::job::{Failure, FailureCode, Job, JobId, Millis, SplitInfo, State};
 use crate::net::EgressPolicy;
 use crate::queue::{CancelReason, QueueError, SubmitMode};
 use crate::storage::urls::UrlSigner;
@@ -140,7 +141,7 @@ impl Case {
             before: &self.before,
             id: id(),
             links: &links,
-            price: Some(3600.0),
+            price: Some(MachinePrice { usd_per_hour: 3600.0, cpus: 2 }),
             now: self.now,
         };
         decide(&DecisionInput {
@@ -290,6 +291,21 @@ fn a_completed_job_shows_its_outputs_and_what_it_cost() {
     assert_eq!((cost.machine_seconds, cost.usd.as_deref()), (10, Some("9.250000")));
     assert_eq!(status.machine.as_deref(), Some("d5e207bced7541"));
     assert_eq!(status.start_time, Some(time(Millis(1_699_999_990_000))));
+}
+
+#[test]
+fn job_that_several_machines_have_encoded_costs_its_cpu_time_at_the_price_of_one_cpu() {
+    let mut case = Case::in_state(none(), State::Completed);
+    let Look::Job(job) = &mut case.look else { panic!("there is a job") };
+    let result = job.result.as_mut().unwrap();
+    result.cpu_seconds = 100.5;
+    result.split = Some(SplitInfo { chunks: 8, whole_because: None });
+    let cost = case.status().cost.unwrap();
+    // A machine with two CPUs costs a dollar a second.
+    assert_eq!((cost.machine_seconds, cost.usd.as_deref()), (101, Some("50.250000")));
+    let Look::Job(job) = &mut case.look else { panic!("there is a job") };
+    job.result.as_mut().unwrap().split = Some(SplitInfo { chunks: 1, whole_because: None });
+    assert_eq!(case.status().cost.unwrap().usd.as_deref(), Some("9.250000"));
 }
 
 #[test]

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::fleet::FleetPolicy;
+use super::fleet::{FleetPolicy, MachinePrice};
 use crate::config::Env;
 use crate::crd::{WorkerPool, WorkerPoolStatus};
 use crate::queue::{FleetStatus, Queue};
@@ -59,8 +59,8 @@ pub(crate) struct Pools {
     pub wanted: watch::Sender<Option<FleetPolicy>>,
     /// The fleet status that this process published last.
     pub told: watch::Receiver<Option<FleetStatus>>,
-    /// The price of one machine in dollars an hour, if known.
-    pub price: watch::Sender<Option<f64>>,
+    /// The price of one machine, if known.
+    pub price: watch::Sender<Option<MachinePrice>>,
     /// Why no fleet can be managed, if so.
     pub no_fleet: Option<String>,
 }
@@ -140,10 +140,12 @@ impl Pools {
             (Some(here), _) => Some(here),
             (None, there) => there,
         };
-        let own = wanted.as_ref().ok().and_then(|policy| policy.price).map(|price| price.dollars());
-        let price = fleet.and_then(|fleet| fleet.machine_usd_per_hour).or(own);
-        self.price.send_if_modified(|old| std::mem::replace(old, price) != price);
         if let Ok(wanted) = &wanted {
+            let own = || wanted.price.map(|price| price.dollars());
+            let usd_per_hour = fleet.and_then(|fleet| fleet.machine_usd_per_hour).or_else(own);
+            let cpus = wanted.sizes.base().cpus;
+            let price = usd_per_hour.map(|usd_per_hour| MachinePrice { usd_per_hour, cpus });
+            self.price.send_if_modified(|old| std::mem::replace(old, price) != price);
             self.wanted.send_if_modified(|old| {
                 let new = old.as_ref() != Some(wanted);
                 if new {
