@@ -8,6 +8,8 @@
 //! player has one: who may read an address has only its signature, which all viewers of a job share, so that the limit
 //! by job is the one by signature, too. The limit by client keeps one viewer from taking all places of a job.
 //!
+//! However many requests wait for the same segment, a process looks for it once in an interval, on behalf of all of them.
+//!
 //! The limits and the number apply to one process; in the Cloudflare Worker to one isolate, whose counter of outcomes
 //! starts at zero with each request.
 
@@ -17,9 +19,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+#[cfg(not(target_arch = "wasm32"))]
+use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
+
 use super::client_address::ClientAddress;
 use super::{AppState, Problem};
-use crate::job::{AttemptId, JobId, ObjectKey};
+use crate::job::{AttemptId, JobId, ObjectKey, StreamSegment};
 use crate::metrics::{Metrics, SegmentRequest};
 use crate::queue::{QueueError, SegmentState};
 use crate::storage::{Bucket, layout};
@@ -43,12 +48,14 @@ const MAX_OF_ALL: usize = 256;
 #[derive(Clone, Default)]
 pub struct HeldRequests(Arc<Mutex<Held>>);
 
-/// Their numbers.
+/// Their numbers, and what they wait for.
 #[derive(Default)]
 struct Held {
     of_all: usize,
     of_job: HashMap<JobId, usize>,
     of_client: HashMap<IpAddr, usize>,
+    #[cfg(not(target_arch = "wasm32"))]
+    watches: HashMap<ObjectKey, WeakShared<Watch>>,
 }
 
 /// One of them. It ends when this is dropped.
@@ -120,20 +127,42 @@ impl Drop for Counted<'_> {
     }
 }
 
+/// The outcome of a watch. All requests that share it share its error.
+type Watched = Result<SegmentRequest, Arc<QueueError>>;
+
+/// Waits for one segment, on behalf of all requests for it.
+#[cfg(not(target_arch = "wasm32"))]
+type Watch = BoxFuture<'static, Watched>;
+
+#[cfg(not(target_arch = "wasm32"))]
+impl HeldRequests {
+    /// The watch for this file. Requests that are held at the same time share one, which ends with the last of them.
+    fn watch(&self, key: &ObjectKey, begin: impl FnOnce() -> Watch) -> Shared<Watch> {
+        let mut held = self.lock();
+        if let Some(watch) = held.watches.get(key).and_then(WeakShared::upgrade) {
+            return watch;
+        }
+        // There are no more of them than held requests, apart from those that have ended since the last one began.
+        held.watches.retain(|_, watch| watch.upgrade().is_some());
+        let watch = begin().shared();
+        if let Some(weak) = watch.downgrade() {
+            held.watches.insert(key.clone(), weak);
+        }
+        watch
+    }
+}
+
 impl AppState {
-    /// Waits until the file at `path` below the folder of this attempt, which has this key, is in storage, at most
-    /// [`LIMIT`].
+    /// Waits until the output at this key is in storage, at most [`LIMIT`].
     pub(super) async fn hold(
         &self,
-        attempt: AttemptId,
-        path: &str,
         key: &ObjectKey,
         ClientAddress(client): ClientAddress,
     ) -> Result<(), Problem> {
         let mut counted = Counted { metrics: &self.metrics, outcome: SegmentRequest::Abandoned };
-        let outcome = self.await_file(attempt, path, key, client).await;
+        let outcome = self.await_file(key, client).await;
         counted.outcome = *outcome.as_ref().unwrap_or(&SegmentRequest::Failed);
-        match outcome? {
+        match outcome.map_err(|error| Problem::from(&*error))? {
             SegmentRequest::Ready => Ok(()),
             SegmentRequest::Refused => Err(Problem::too_many_waiting()),
             SegmentRequest::NotFound => Err(Problem::no_such_file()),
@@ -141,26 +170,50 @@ impl AppState {
         }
     }
 
-    async fn await_file(
+    async fn await_file(&self, key: &ObjectKey, client: Option<IpAddr>) -> Watched {
+        let segment = layout::attempt_of_output_key(key)
+            .and_then(|(attempt, path)| Some((attempt, layout::stream_segment(path)?)));
+        let Some((attempt, segment)) = segment else { return Ok(SegmentRequest::NotFound) };
+        let Some(_held) = self.held.hold(attempt.job, client) else { return Ok(SegmentRequest::Refused) };
+        timeout(LIMIT, self.watch(attempt, segment, key)).await.unwrap_or(Ok(SegmentRequest::TimedOut))
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn watch(&self, attempt: AttemptId, segment: StreamSegment, key: &ObjectKey) -> Shared<Watch> {
+        let begin = || self.look_until_ready(attempt, segment, key.clone()).boxed();
+        self.held.watch(key, begin)
+    }
+
+    /// Requests of an isolate cannot wait for each other's calls.
+    #[cfg(target_arch = "wasm32")]
+    fn watch(
         &self,
         attempt: AttemptId,
-        path: &str,
+        segment: StreamSegment,
         key: &ObjectKey,
-        client: Option<IpAddr>,
-    ) -> Result<SegmentRequest, QueueError> {
-        let Some(segment) = layout::stream_segment(path) else { return Ok(SegmentRequest::NotFound) };
-        let Some(_held) = self.held.hold(attempt.job, client) else { return Ok(SegmentRequest::Refused) };
+    ) -> impl Future<Output = Watched> + Send + 'static {
+        self.look_until_ready(attempt, segment, key.clone())
+    }
+
+    /// Looks for a segment until it is in storage, or will never be.
+    fn look_until_ready(
+        &self,
+        attempt: AttemptId,
+        segment: StreamSegment,
+        key: ObjectKey,
+    ) -> impl Future<Output = Watched> + Send + 'static {
+        let (queue, storage) = (self.queue.clone(), self.storage.clone());
         let mut changes = self.feed.changes(attempt.job);
-        let wait = async {
+        async move {
             loop {
-                match self.queue.await_segment(attempt, segment).await? {
+                match queue.await_segment(attempt, segment).await? {
                     // What a job has stored before it ended may be there.
                     SegmentState::Ready | SegmentState::Ended(_) => return Ok(SegmentRequest::Ready),
                     SegmentState::Unknown => return Ok(SegmentRequest::NotFound),
                     SegmentState::Waiting => {}
                 }
                 // The first segments of a chunk are stored while later ones are encoded.
-                match self.storage.head(Bucket::Output, key).await {
+                match storage.head(Bucket::Output, &key).await {
                     Ok(Some(_)) => return Ok(SegmentRequest::Ready),
                     Ok(None) => {}
                     Err(error) => tracing::debug!(%key, %error, "could not look for a segment"),
@@ -172,8 +225,7 @@ impl AppState {
                 // Many chunks may be completed in a second.
                 sleep(REST).await;
             }
-        };
-        timeout(LIMIT, wait).await.unwrap_or(Ok(SegmentRequest::TimedOut))
+        }
     }
 }
 
@@ -222,5 +274,39 @@ mod tests {
         let held: Vec<HeldRequest> =
             (0..2 * MAX_OF_ALL).filter_map(|_| all.hold(JobId::new(), None)).collect();
         assert_eq!(held.len(), MAX_OF_ALL);
+    }
+
+    #[tokio::test]
+    async fn requests_for_the_same_segment_share_a_watch_until_the_last_of_them_ends() {
+        let all = HeldRequests::default();
+        let key = |name: &str| name.parse::<ObjectKey>().unwrap();
+        let (one, other) =
+            (key("outputs/job/1/360p/segment_00001.m4s"), key("outputs/job/1/360p/segment_00002.m4s"));
+        let begun = Mutex::new(Vec::new());
+        let (ready, _) = tokio::sync::broadcast::channel::<()>(1);
+        let watch = |key: &ObjectKey| {
+            all.watch(key, || {
+                begun.lock().unwrap().push(key.clone());
+                let mut wait = ready.subscribe();
+                async move {
+                    wait.recv().await.unwrap();
+                    Ok(SegmentRequest::Ready)
+                }
+                .boxed()
+            })
+        };
+        let (first, second, third) = (watch(&one), watch(&one), watch(&other));
+        assert_eq!(*begun.lock().unwrap(), [one.clone(), other.clone()]);
+        // The one that began it may go away.
+        drop(first);
+        let fourth = watch(&one);
+        assert_eq!((begun.lock().unwrap().len(), all.lock().watches.len()), (2, 2));
+        ready.send(()).unwrap();
+        for waiting in [second, third, fourth] {
+            assert_eq!(waiting.await.unwrap(), SegmentRequest::Ready);
+        }
+        let again = watch(&one);
+        assert_eq!((begun.lock().unwrap().len(), all.lock().watches.len()), (3, 1));
+        drop(again);
     }
 }

@@ -75,7 +75,7 @@ async fn media(
     } else {
         // The playlists of a video that is still encoded ask to wait.
         if query.as_deref() == Some(layout::AWAITED) {
-            app.hold(attempt, &path, &key, client).await?;
+            app.hold(&key, client).await?;
         }
         let to = app.links.redirect(&key, method == Method::HEAD, now, until);
         redirect(to.map_err(|e| Problem::unavailable(e.to_string()))?.as_str(), seconds(now, until))

@@ -237,6 +237,12 @@ impl IntoResponse for Problem {
 
 impl From<QueueError> for Problem {
     fn from(error: QueueError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&QueueError> for Problem {
+    fn from(error: &QueueError) -> Self {
         // The logged error may name parts of the installation; the caller needs only the essence.
         tracing::error!(%error, "the queue failed");
         match error {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::support::clips::{made, minutes, probed, stream};
+use crate::support::command_count::CommandCount;
 use crate::support::system::{Api, PATIENCE, Setup, System, shared};
 
 /// 320x180, 25 frames per second, 26 s with a tone: seven segments.
@@ -270,8 +271,14 @@ async fn one_client_cannot_take_all_places_for_segments_that_are_not_encoded() {
     assert_eq!(answer.headers()["cache-control"], "no-cache", "it is replaced when the job is completed");
 
     let ahead = master.join("144p/segment_00036.m4s?awaited").unwrap();
+    let mut redis = system.redis();
+    CommandCount::reset(&mut redis);
     let one = futures::future::join_all((0..18).map(|_| refusal(&system, &ahead, "8.8.4.4")));
     let (one, other) = tokio::join!(one, refusal(&system, &ahead, "1.1.1.1"));
+    // Only looks for a segment ask for the reports of its chunk and of the sound. There are at most five in a second, on behalf
+    // of all 17 viewers; each of them looks about seven times if it looks by itself.
+    let asked = CommandCount::read(&mut redis).0["hexists"];
+    assert!((1..100).contains(&asked), "{asked} commands for one segment");
     let count = |kind: &str| one.iter().filter(|found| *found == kind).count();
     assert_eq!((count("/problems/not-ready"), count("/problems/too-many-waiting")), (16, 2), "{one:?}");
     assert_eq!(other, "/problems/not-ready");
