@@ -95,17 +95,22 @@ pub struct FleetDesired {
     pub max: u32,
 }
 
+/// A number of things: `1 machine`, `2 machines`.
+pub(crate) fn count(n: u64, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
+}
+
 impl FleetDesired {
     /// What waits, such as `2 jobs wait` or `1 job and 8 parts of split videos wait`.
     #[must_use]
     pub fn waits(&self) -> String {
         let parts = self.waiting_parts.min(self.waiting);
-        let named = |n: u64, one: &str| format!("{n} {one}{}", if n == 1 { "" } else { "s" });
-        let jobs = named(self.waiting - parts, "job");
+        let jobs = count(self.waiting - parts, "job", "jobs");
+        let of_videos = format!("{} of split videos", count(parts, "part", "parts"));
         let what = match (self.waiting - parts, parts) {
             (_, 0) => jobs,
-            (0, parts) => format!("{} of split videos", named(parts, "part")),
-            (_, parts) => format!("{jobs} and {} of split videos", named(parts, "part")),
+            (0, _) => of_videos,
+            _ => format!("{jobs} and {of_videos}"),
         };
         format!("{what} {}", if self.waiting == 1 { "waits" } else { "wait" })
     }

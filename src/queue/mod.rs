@@ -90,6 +90,8 @@ pub use codec::{from_versioned_json, to_versioned_json};
 pub use events::{Change, EventFeed};
 pub use fleet::{FencingToken, FleetView, LockOutcome, PoolWorker, RetireOutcome};
 pub use fleet_session::{Checkpoint, LockRequest, LockState, Snapshot};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use fleet_status::count;
 pub use fleet_status::{FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, Paused};
 pub use outbox::{Delivery, DeliveryState, Outbox};
 pub use outcomes::{

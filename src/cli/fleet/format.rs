@@ -4,12 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::FleetAnswer;
 use crate::job::Millis;
-use crate::queue::{FleetMachine, FleetStatus, FleetStep, Paused};
-
-/// `1 machine`, `2 machines`.
-fn count(n: u64, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
-}
+use crate::queue::{FleetMachine, FleetStatus, FleetStep, Paused, count};
 
 /// `job waits` or `jobs wait`, with the number.
 fn jobs_wait(n: u64) -> String {

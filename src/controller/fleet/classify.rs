@@ -112,17 +112,18 @@ pub(super) fn units(
                 }
             };
             let here = workers.get(&machine.id).map(Vec::as_slice).unwrap_or_default();
-            let (role, since, deadline) = classify(machine, seen, here, policy, now)?;
-            let size = machine.size.or(seen.size);
+            let known_size = machine.size.or(seen.size);
+            let size = known_size.unwrap_or(policy.sizes.base());
+            let (role, since, deadline) = classify(machine, seen, here, size, policy, now)?;
             let outdated = machine.launch.as_ref().is_some_and(|launch| launch.is_outdated(policy, slot));
             Some(MachineView {
                 id: Some(machine.id.clone()),
                 slot,
-                size: size.unwrap_or(policy.sizes.base()),
+                size,
                 role,
                 since,
                 deadline,
-                drifted: outdated || size.is_some_and(|size| !policy.sizes.contains(size)),
+                drifted: outdated || known_size.is_some_and(|size| !policy.sizes.contains(size)),
                 blocked: seen.blocked_until.is_some_and(|until| until > now),
                 phase: Some(machine.phase.clone()),
                 alive: here.iter().any(|w| w.fresh),
@@ -202,11 +203,12 @@ type Place = (Option<Slot>, Option<MachineSize>);
 
 type Judged = Option<(MachineRole, Moment, Option<Moment>)>;
 
-/// The role of a listed machine, when it began, and its deadline. `None` if the machine is gone.
+/// The role of a listed machine of this size, when it began, and its deadline. `None` if the machine is gone.
 fn classify(
     machine: &Machine,
     seen: &MachineRecord,
     here: &[&WorkerView],
+    size: MachineSize,
     policy: &FleetPolicy,
     now: Moment,
 ) -> Judged {
@@ -230,7 +232,7 @@ fn classify(
         return by(MachineRole::Unreachable, seen.unreachable_since.unwrap_or(now), limits.unreachable);
     }
     if fresh {
-        return alive(machine, seen, here, policy, now);
+        return alive(machine, seen, here, size, policy, now);
     }
     let started = seen.sent.filter(|s| s.verb == OperationKind::Start).map(|s| s.at);
     if let Some(at) = started {
@@ -280,6 +282,7 @@ fn alive(
     machine: &Machine,
     seen: &MachineRecord,
     here: &[&WorkerView],
+    size: MachineSize,
     policy: &FleetPolicy,
     now: Moment,
 ) -> Judged {
@@ -302,7 +305,6 @@ fn alive(
     }
     let since = seen.idle_since.unwrap_or(now);
     let stays = seen.slot.is_some_and(|slot| slot.0 <= policy.min) || policy.idle_timeout.is_zero();
-    let size = machine.size.or(seen.size).unwrap_or(policy.sizes.base());
     let overdue = since + policy.idle_timeout_on(size) + limits.idle_grace;
     Some((MachineRole::Idle, since, (!stays).then_some(overdue)))
 }

@@ -181,30 +181,6 @@ impl SoundSpan {
     }
 }
 
-/// The arguments for a part of the sound that the renditions share. FFmpeg must run in the output folder.
-pub(super) fn sound_around(
-    plan: &SplitPlan,
-    span: &SoundSpan,
-    input: MediaInput<'_>,
-) -> Result<Vec<OsString>, Failure> {
-    // A decoder that begins in the middle of a stream may report errors.
-    let mut all = input_args(input, false, false);
-    all.extend(split_args(&format!("-ss {:.6}", span.start())));
-    let mut arguments: Vec<OsString> = all.into_iter().map(OsString::from).collect();
-    arguments.extend(["-i".into(), input.argument()]);
-    let mut all = Vec::new();
-    for Sound { kbps, file } in sounds(plan)? {
-        all.extend(audio_args(plan.source.audio.as_ref(), kbps));
-        all.extend(split_args(&format!("-vn -t {:.6}", span.seconds())));
-        all.extend(split_args(COMMON));
-        all.extend(at_times(plan.shift() + span.start()));
-        all.extend(segmented_sound(span.from));
-        all.push(file);
-    }
-    arguments.extend(all.into_iter().map(OsString::from));
-    Ok(arguments)
-}
-
 /// The muxer that makes segments of the sound, the first of which has this number.
 fn segmented_sound(first: u32) -> Vec<String> {
     split_args(&format!(
@@ -226,17 +202,43 @@ pub(super) fn sound_file(kbps: u32) -> String {
 
 /// The arguments for the sound, and for the rendition that takes the picture as it is. FFmpeg must run in the output folder.
 pub(super) fn audio(plan: &SplitPlan, input: MediaInput<'_>) -> Result<Vec<OsString>, Failure> {
-    let all = input_args(input, false, true);
+    sound(plan, None, input)
+}
+
+/// The arguments for a part of the sound that the renditions share. FFmpeg must run in the output folder.
+pub(super) fn sound_around(
+    plan: &SplitPlan,
+    span: &SoundSpan,
+    input: MediaInput<'_>,
+) -> Result<Vec<OsString>, Failure> {
+    sound(plan, Some(span), input)
+}
+
+/// The arguments for this part of the sound; for all of it, if there is no span.
+fn sound(
+    plan: &SplitPlan,
+    span: Option<&SoundSpan>,
+    input: MediaInput<'_>,
+) -> Result<Vec<OsString>, Failure> {
+    // A decoder that begins in the middle of a stream may report errors.
+    let mut all = input_args(input, false, span.is_none());
+    let start = span.map_or(0.0, SoundSpan::start);
+    if span.is_some() {
+        all.extend(split_args(&format!("-ss {start:.6}")));
+    }
     let mut arguments: Vec<OsString> = all.into_iter().map(OsString::from).collect();
     arguments.extend(["-i".into(), input.argument()]);
     let mut all = Vec::new();
     for Sound { kbps, file } in sounds(plan)? {
         all.extend(audio_args(plan.source.audio.as_ref(), kbps));
         all.push("-vn".into());
+        if let Some(span) = span {
+            all.extend(split_args(&format!("-t {:.6}", span.seconds())));
+        }
         all.extend(split_args(COMMON));
-        all.extend(at_times(plan.shift()));
+        all.extend(at_times(plan.shift() + start));
         if plan.format() == Format::Cmaf {
-            all.extend(segmented_sound(0));
+            all.extend(segmented_sound(span.map_or(0, |span| span.from)));
         } else {
             all.extend(split_args(
                 "-movflags +frag_discont+delay_moov+default_base_moof -use_editlist 0 -frag_duration 10000000 -f mp4",

@@ -25,7 +25,7 @@ mod scratch;
 mod split;
 mod whole;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use opentelemetry_semantic_conventions::attribute;
@@ -104,8 +104,15 @@ pub struct Worker {
     clock: ServerClock,
     heartbeat: Heartbeat,
     inputs: OpenInputs,
-    swept: Mutex<Option<Instant>>,
-    told_alive: Mutex<Instant>,
+    calls: Mutex<Calls>,
+}
+
+/// When a worker last made calls that are made only now and then.
+struct Calls {
+    /// When it last reaped leases and promoted tasks.
+    swept: Option<Instant>,
+    /// When it last said that it is alive.
+    told_alive: Instant,
 }
 
 /// Logs what to do where two attempts at one job could both commit their result.
@@ -154,8 +161,7 @@ impl Worker {
             clock,
             heartbeat,
             inputs: OpenInputs::default(),
-            swept: Mutex::new(None),
-            told_alive: Mutex::new(Instant::now()),
+            calls: Mutex::new(Calls { swept: None, told_alive: Instant::now() }),
         };
         // A worker that is refused learns the reason from its first claim.
         worker.register().await?;
@@ -216,7 +222,7 @@ impl Worker {
             if claim.is_err() {
                 self.sweep_failed();
             }
-            *self.told_alive.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            self.calls().told_alive = Instant::now();
             match claim {
                 Ok(Claim::Job(job)) => {
                     misses = 0;
@@ -269,27 +275,32 @@ impl Worker {
         }
     }
 
+    /// The times are consistent whenever the lock is free.
+    fn calls(&self) -> MutexGuard<'_, Calls> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether this call is to reap expired leases and promote delayed tasks; if so, it counts as done.
     fn sweep_is_due(&self) -> bool {
-        let mut swept = self.swept.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_due = swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
+        let mut calls = self.calls();
+        let is_due = calls.swept.is_none_or(|at| at.elapsed() >= SWEEP_EVERY);
         if is_due {
-            *swept = Some(Instant::now());
+            calls.swept = Some(Instant::now());
         }
         is_due
     }
 
     /// Has the next call sweep, because the last one did not.
     fn sweep_failed(&self) {
-        *self.swept.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.calls().swept = None;
     }
 
     /// Whether Redis was told a moment ago that the worker is alive. If not, the call that asks tells it.
     fn is_known_alive(&self) -> bool {
-        let mut told = self.told_alive.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_known = told.elapsed() < KNOWN_ALIVE;
+        let mut calls = self.calls();
+        let is_known = calls.told_alive.elapsed() < KNOWN_ALIVE;
         if !is_known {
-            *told = Instant::now();
+            calls.told_alive = Instant::now();
         }
         is_known
     }

@@ -1,7 +1,10 @@
 //! The queue's protocol as pure functions of plain values, as simple as possible. Time is a parameter. The
 //! random tests compare it with Redis; the lease model explores every interleaving of it.
 
+mod invariants;
+mod record;
 mod split;
+mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,86 +13,7 @@ use tcoder::queue::{
     CancelOutcome, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, UploadedOutcome,
 };
 
-/// The parts of a job's spec that the protocol uses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Terms {
-    pub max: u32,
-    pub boost: i64,
-    pub hook: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Begin {
-    Now,
-    After(i64),
-    OnUpload(i64),
-}
-
-/// A job, or a part of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Task {
-    pub job: JobId,
-    pub part: Option<Part>,
-}
-
-impl From<JobId> for Task {
-    fn from(job: JobId) -> Self {
-        Self { job, part: None }
-    }
-}
-
-impl From<LeaseId> for Task {
-    fn from(LeaseId { job, part, .. }: LeaseId) -> Self {
-        Self { job, part }
-    }
-}
-
-impl std::fmt::Display for Task {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        LeaseId { job: self.job, part: self.part, epoch: Epoch(0) }.task().fmt(f)
-    }
-}
-
-/// A job, or a part of one.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Job {
-    pub terms: Terms,
-    pub state: State,
-    pub attempt: u32,
-    pub epoch: Epoch,
-    pub rank: i64,
-    pub created: i64,
-    pub uploaded: Option<i64>,
-    pub queued: Option<i64>,
-    pub retry: Option<i64>,
-    pub started: Option<i64>,
-    pub finished: Option<i64>,
-    pub worker: Option<u8>,
-    pub progress: u32,
-    pub error: Option<FailureCode>,
-    /// The epoch of the manifest with which the job was completed.
-    pub result: Option<Epoch>,
-    /// Whether its next claim only verifies.
-    pub verify: bool,
-    /// Whether it is cancelled because it is suspended.
-    pub suspended: bool,
-    /// The state in which it exceeded its deadline.
-    pub overdue: Option<State>,
-    /// The attempt that split it.
-    pub split: Option<Epoch>,
-    /// The parts of a split job that has not ended.
-    pub parts: BTreeMap<Part, Job>,
-    /// Those of them that are completed.
-    pub reports: BTreeSet<Part>,
-    /// Those of them that are not in the queue yet, by their places there.
-    pub held_back: BTreeSet<(i64, Part)>,
-    /// Whether some were, when the job was split.
-    pub limited: bool,
-    /// Whether it is a part that left them for a viewer.
-    pub extra: bool,
-    /// Whether a viewer waited for it when it was last claimed.
-    pub awaited: bool,
-}
+pub use record::{Begin, Job, Task, Terms};
 
 /// Why a job is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -540,97 +464,5 @@ impl Model {
             }
             Some(state) => ExpireOutcome::Already(state),
         }
-    }
-
-    /// Ends an expired lease; returns whether the task became ready.
-    pub fn reap(&mut self, lease: LeaseId, now: i64) -> bool {
-        self.leases.remove(&lease);
-        let task = Task::from(lease);
-        let mutant = self.mutant;
-        let job = self.task(task);
-        if !job.verify {
-            job.error = Some(FailureCode::WorkerLost);
-            job.verify = job.attempt >= job.terms.max && mutant != Mutant::Uncounted;
-        }
-        if job.verify && mutant == Mutant::Unverified {
-            self.end(task.job, Transition::Fail, now);
-            return false;
-        }
-        let job = self.task(task);
-        job.queued = Some(now);
-        let rank = job.rank;
-        self.change(task, Transition::Retry);
-        if mutant != Mutant::Forgets {
-            self.pending.insert((rank, task));
-        }
-        self.tell(task, State::Queued);
-        true
-    }
-
-    /// Queues a task whose delay has passed.
-    pub fn promote(&mut self, task: Task, now: i64) {
-        self.scheduled.remove(&task);
-        self.task(task).retry = None;
-        self.enqueue(task, now);
-    }
-
-    /// Reaps and promotes what is due, at most `limit` of each. Returns how many jobs became ready, and when
-    /// the next is due (`now` if the limit was reached).
-    pub fn sweep(&mut self, now: i64, limit: usize) -> (u32, Option<i64>) {
-        let mut leases: Vec<(i64, String, LeaseId)> =
-            self.leases.iter().map(|(name, at)| (*at, name.to_string(), *name)).collect();
-        leases.sort();
-        leases.truncate(limit);
-        let mut delays: Vec<(i64, Task)> = self.scheduled.iter().map(|(task, at)| (*at, *task)).collect();
-        delays.sort();
-        delays.truncate(limit);
-        let next = |dues: Vec<i64>| {
-            let left = (dues.len() == limit).then_some(now);
-            dues.into_iter().find(|at| *at > now).or(left)
-        };
-        let dues = [next(leases.iter().map(|l| l.0).collect()), next(delays.iter().map(|d| d.0).collect())];
-        let mut ready = 0;
-        for (_, _, name) in leases.iter().filter(|l| l.0 <= now) {
-            ready += u32::from(self.reap(*name, now));
-        }
-        for (_, task) in delays.iter().filter(|d| d.0 <= now) {
-            self.promote(*task, now);
-            ready += 1;
-        }
-        (ready, dues.into_iter().flatten().min())
-    }
-
-    /// Checks the invariants of every state; returns the first one that is violated.
-    pub fn violation(&self) -> Option<String> {
-        for (id, job) in &self.jobs {
-            let held = self.leases_of((*id).into());
-            let places = self.places((*id).into());
-            let expected = match job.state {
-                State::Uploading => [true, false, false, false],
-                State::Queued => [false, places[1], !places[1], false],
-                State::Running | State::Playable => [false, false, false, !job.waits()],
-                State::Completed | State::Failed | State::Cancelled => [false; 4],
-            };
-            if places != expected {
-                return Some(format!("{id} is {} and stands in {places:?}", job.state));
-            }
-            let leased_as = self.lease(AttemptId { job: *id, epoch: job.epoch });
-            if job.state == State::Running && !job.waits() && held != [leased_as] {
-                return Some(format!("{id} runs as {} and is leased as {held:?}", job.epoch));
-            }
-            if job.attempt > job.terms.max {
-                return Some(format!("{id} was tried {} times of {}", job.attempt, job.terms.max));
-            }
-            if job.state.is_terminal() != job.finished.is_some() {
-                return Some(format!("{id} is {} and finished at {:?}", job.state, job.finished));
-            }
-            if self.dead.contains_key(id) != (job.state == State::Failed) {
-                return Some(format!("{id} is {} and its place among the dead is wrong", job.state));
-            }
-            if let Some(violation) = self.violation_of_parts(*id, job) {
-                return Some(violation);
-            }
-        }
-        None
     }
 }

@@ -5,6 +5,10 @@
 //! sweep. A crash needs no call, because it is a claim without further calls. A zombie is a call for an old
 //! claim.
 
+mod content;
+mod operation;
+mod parts;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
@@ -13,129 +17,22 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use tcoder::config::RedisConfig;
 use tcoder::job::{
-    AttemptId, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Part, Priority, State, StreamSegment,
-    Transition, WorkerId,
+    AttemptId, Failure, FailureCode, JobId, JobSpec, Millis, Origin, Priority, State, Transition, WorkerId,
 };
 use tcoder::queue::{
-    self, CancelReason, Claimable, Claimed, FailOutcome, NewPart, NextClaim, PartOutcome, PartsInfo, Queue,
-    SubmitMode, SubmitOutcome, backoff,
+    self, CancelReason, Claimed, FailOutcome, PartsInfo, Queue, SubmitMode, SubmitOutcome, backoff,
 };
 use uuid::Uuid;
 
-use super::model::{Begin, Job, Model, Mutant, Task, Terms, Why};
+use operation::{Look, Op, op};
+
+use super::model::{Begin, Model, Mutant, Task, Terms, Why};
 use super::{LONG, hooked, hopeless, result_of, retryable, spec, worker};
 use crate::support::redis::{raw, shared};
 
 const JOBS: u8 = 4;
 const WORKERS: u8 = 2;
 const PLAN: &str = "the plan";
-
-#[derive(Clone, Copy, Debug)]
-enum Look {
-    /// The claim does not sweep.
-    Away,
-    /// The claim sweeps what is due now.
-    Now,
-    /// The claim sweeps later, when the deadlines of this many leases and delays each have passed.
-    Later(u8),
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Op {
-    Submit {
-        job: u8,
-        begin: u8,
-        terms: u8,
-    },
-    Uploaded {
-        job: u8,
-    },
-    Claim {
-        worker: u8,
-        look: Look,
-    },
-    Renew {
-        claim: u8,
-        ms: i64,
-    },
-    Progress {
-        claim: u8,
-        percent: u32,
-    },
-    /// Of a part as well.
-    Complete {
-        claim: u8,
-    },
-    /// The claim of another task goes with the completion of a part.
-    CompleteAndClaim {
-        claim: u8,
-        worker: u8,
-    },
-    Split {
-        claim: u8,
-        chunks: u32,
-        at_once: u32,
-    },
-    /// A viewer waits for a segment of a split job: of a chunk, or of the sound.
-    Await {
-        job: u8,
-        segment: StreamSegment,
-    },
-    Fail {
-        claim: u8,
-        retryable: bool,
-    },
-    FailUnverified {
-        claim: u8,
-    },
-    Release {
-        claim: u8,
-    },
-    Cancel {
-        job: u8,
-        why: u8,
-    },
-    Redrive {
-        job: u8,
-    },
-    ExpireUpload {
-        job: u8,
-    },
-    Sweep {
-        limit: u8,
-        past: u8,
-    },
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let job = 0..JOBS;
-    // Mostly the latest claims; older ones are zombies.
-    let claim = prop_oneof![4 => Just(0_u8), 2 => Just(1), 1 => 0..6_u8];
-    let look = prop_oneof![2 => Just(Look::Away), 1 => Just(Look::Now), 3 => (1..4_u8).prop_map(Look::Later)];
-    let segment = prop_oneof![
-        2 => (0..5_u32).prop_map(StreamSegment::Video),
-        1 => (0..5_u32).prop_map(StreamSegment::Audio)
-    ];
-    prop_oneof![
-        6 => (job.clone(), 0..3_u8, 0..6_u8).prop_map(|(job, begin, terms)| Op::Submit { job, begin, terms }),
-        3 => job.clone().prop_map(|job| Op::Uploaded { job }),
-        8 => (0..WORKERS, look).prop_map(|(worker, look)| Op::Claim { worker, look }),
-        2 => (claim.clone(), -2000..2000_i64).prop_map(|(claim, ms)| Op::Renew { claim, ms }),
-        1 => (claim.clone(), 0..100_u32).prop_map(|(claim, percent)| Op::Progress { claim, percent }),
-        4 => claim.clone().prop_map(|claim| Op::Complete { claim }),
-        4 => (claim.clone(), 0..WORKERS).prop_map(|(claim, worker)| Op::CompleteAndClaim { claim, worker }),
-        3 => (claim.clone(), 0..4_u32, 1..4_u32)
-            .prop_map(|(claim, chunks, at_once)| Op::Split { claim, chunks, at_once }),
-        3 => (job.clone(), segment).prop_map(|(job, segment)| Op::Await { job, segment }),
-        4 => (claim.clone(), any::<bool>()).prop_map(|(claim, retryable)| Op::Fail { claim, retryable }),
-        1 => claim.clone().prop_map(|claim| Op::FailUnverified { claim }),
-        2 => claim.prop_map(|claim| Op::Release { claim }),
-        3 => (job.clone(), 0..3_u8).prop_map(|(job, why)| Op::Cancel { job, why }),
-        2 => job.clone().prop_map(|job| Op::Redrive { job }),
-        1 => job.prop_map(|job| Op::ExpireUpload { job }),
-        2 => (1..4_u8, 0..3_u8).prop_map(|(limit, past)| Op::Sweep { limit, past }),
-    ]
-}
 
 #[test]
 fn random_operations_agree_between_redis_and_the_model() {
@@ -441,77 +338,6 @@ impl<'a> Lockstep<'a> {
         Ok(())
     }
 
-    /// The number of parts of the job to which this part belongs; any number will do once it has ended.
-    fn parts_of(&self, c: &Claimed) -> usize {
-        self.model.jobs[&c.attempt.job].parts.len()
-    }
-
-    /// When a task was queued, by its record.
-    fn queued(&mut self, task: Task) -> i64 {
-        let key = self.key(&format!("jobs:status:{task}"));
-        let queued: Option<String> = redis::cmd("HGET").arg(key).arg("queued").query(self.redis).unwrap();
-        queued.and_then(|queued| queued.parse().ok()).unwrap_or(0)
-    }
-
-    async fn split(&mut self, claim: u8, chunks: u32, at_once: u32) -> Result<(), TestCaseError> {
-        let Some(c) = self.claim(claim).filter(|c| c.part.is_none()) else { return Ok(()) };
-        let chunks = (0..chunks).map(|n| (Part::Chunk(n), i64::from(n) * 5000, n >= at_once));
-        let parts: Vec<(Part, i64, bool)> = [(Part::Audio, 0, false)].into_iter().chain(chunks).collect();
-        let new: Vec<NewPart> = parts
-            .iter()
-            .map(|&(part, behind_ms, is_held_back)| NewPart {
-                part,
-                behind_ms,
-                segments: (part != Part::Audio).then_some(1),
-                is_held_back,
-            })
-            .collect();
-        let real = self.queue.split(c.attempt, PLAN, &new).await.unwrap();
-        let now = self.queued(Task { job: c.attempt.job, part: Some(Part::Audio) });
-        prop_assert_eq!(real, self.model.split(c.attempt, &parts, now));
-        Ok(())
-    }
-
-    async fn complete_and_claim(&mut self, claim: u8, worker: u8) -> Result<(), TestCaseError> {
-        let Some(c) = self.claim(claim).filter(|c| c.part.is_some()) else { return Ok(()) };
-        let (total, name) = (self.parts_of(&c), self.workers[worker as usize].clone());
-        let now = super::now(&self.queue).await;
-        let next =
-            NextClaim { worker: &name, now, sweep: false, claimable: Claimable::Any, is_known_alive: true };
-        let (real, next) = self
-            .queue
-            .complete_part(&c, "report", PartsInfo { count: total, can_play: false }, Some(next))
-            .await
-            .unwrap();
-        let outcome = self.model.complete_part(c.lease(), 0);
-        prop_assert_eq!(real, outcome);
-        if real == PartOutcome::Done {
-            self.queued_by_event(c.attempt.job, next.as_ref());
-        }
-        match next {
-            // The worker let a lease expire, and this call completed nothing.
-            Some(queue::Claim::Unregistered) => {
-                prop_assert!(real != PartOutcome::Done);
-                super::worker(&self.queue, &name.0).await;
-                Ok(())
-            }
-            Some(next) => self.compare_claim(worker, next),
-            None => Err(TestCaseError::fail("nothing can be left to another claim")),
-        }
-    }
-
-    /// A job whose last part is completed was queued at the time of an event, and may be claimed since.
-    fn queued_by_event(&mut self, id: JobId, next: Option<&queue::Claim>) {
-        let is_queued = self.model.jobs[&id].state == State::Queued;
-        let at = match next {
-            Some(queue::Claim::Job(job)) if job.attempt.job == id && job.part.is_none() => job.queued.0,
-            _ => self.queued(id.into()),
-        };
-        if let Some(job) = self.model.jobs.get_mut(&id).filter(|_| is_queued) {
-            job.queued = Some(at);
-        }
-    }
-
     async fn fail(&mut self, claim: u8, again: bool) -> Result<(), TestCaseError> {
         let Some(c) = self.claim(claim) else { return Ok(()) };
         let failure = if again { retryable() } else { hopeless() };
@@ -640,215 +466,5 @@ impl<'a> Lockstep<'a> {
         // The stream also contains events of workers.
         let jobs = entries.iter().filter(|(_, e)| !e.contains_key("fleet"));
         jobs.map(|(_, e)| (e["id"].parse().unwrap(), e["state"].parse().unwrap())).collect()
-    }
-
-    /// The whole content of Redis except for the events, as flat text.
-    fn in_redis(&mut self) -> BTreeMap<String, String> {
-        const SETS: [&str; 7] = [
-            "jobs:uploading",
-            "jobs:pending",
-            "jobs:scheduled",
-            "jobs:leases",
-            "jobs:dead",
-            "jobs:cancelled",
-            "jobs:index",
-        ];
-        let mut pipe = redis::pipe();
-        for name in SETS {
-            pipe.cmd("ZRANGE").arg(self.key(name)).arg(0).arg(-1).arg("WITHSCORES");
-        }
-        let sets: Vec<Vec<(String, i64)>> = pipe.query(self.redis).unwrap();
-        let mut all = BTreeMap::new();
-        for (name, set) in SETS.iter().zip(sets) {
-            for (member, score) in set {
-                // The score of a listing depends on the caller's clock; only its presence matters.
-                let score = if *name == "jobs:index" { 0 } else { score };
-                all.insert(format!("{name} {member}"), score.to_string());
-            }
-        }
-        let (outbox, bells): (Vec<String>, u32) = redis::pipe()
-            .cmd("ZRANGE")
-            .arg(self.key("webhooks:outbox"))
-            .arg(&["0", "-1"])
-            .zcard(self.key("jobs:bell"))
-            .query(self.redis)
-            .unwrap();
-        all.extend(outbox.into_iter().map(|member| (format!("outbox {member}"), String::new())));
-        assert!(bells <= 16, "{bells} entries in the bell");
-        for n in 0..JOBS {
-            let id = job_id(n);
-            let key = self.key(&format!("jobs:status:{id}"));
-            type Found = (BTreeMap<String, String>, i64, bool, Vec<String>, Vec<String>, Vec<(String, i64)>);
-            let (hash, ttl, waits, parts, reports, held_back): Found = redis::pipe()
-                .hgetall(&key)
-                .pttl(&key)
-                .sismember(self.key("jobs:split"), id.to_string())
-                .smembers(self.key(&format!("jobs:parts:{id}")))
-                .hkeys(self.key(&format!("jobs:reports:{id}")))
-                .zrange_withscores(self.key(&format!("jobs:heldback:{id}")), 0, -1)
-                .query(self.redis)
-                .unwrap();
-            put_record(&mut all, &n.to_string(), hash);
-            if ttl != -2 {
-                all.insert(format!("{n} expires"), (ttl > 0).to_string());
-            }
-            all.extend(waits.then(|| (format!("{n} waits"), String::new())));
-            all.extend(reports.into_iter().map(|part| (format!("{n} reports {part}"), String::new())));
-            let held_back = held_back.into_iter();
-            all.extend(held_back.map(|(part, rank)| (format!("{n} holds back {part}"), rank.to_string())));
-            let mut pipe = redis::pipe();
-            for part in &parts {
-                pipe.hgetall(self.key(&format!("jobs:status:{id}/{part}")));
-            }
-            let records: Vec<BTreeMap<String, String>> =
-                if parts.is_empty() { Vec::new() } else { pipe.query(self.redis).unwrap() };
-            for (part, hash) in parts.iter().zip(records) {
-                all.insert(format!("{n} part {part}"), String::new());
-                put_record(&mut all, &format!("{n}/{part}"), hash);
-            }
-        }
-        all
-    }
-
-    /// No record of a job or a part is there that the model does not have, and no other key of a part.
-    fn compare_keys(&mut self) -> Result<(), TestCaseError> {
-        let mut real: Vec<String> = redis::cmd("KEYS").arg(self.key("jobs:*-*")).query(self.redis).unwrap();
-        // Nobody who waited for a sound is known for long.
-        real.retain(|key| !key.contains("jobs:asked:"));
-        real.sort();
-        let mut expected = Vec::new();
-        for (id, job) in &self.model.jobs {
-            expected.push(self.key(&format!("jobs:status:{id}")));
-            if !job.parts.is_empty() {
-                expected.push(self.key(&format!("jobs:parts:{id}")));
-                expected.push(self.key(&format!("jobs:reports:{id}")));
-            }
-            if !job.held_back.is_empty() {
-                expected.push(self.key(&format!("jobs:heldback:{id}")));
-            }
-            expected.extend(job.parts.keys().map(|part| self.key(&format!("jobs:status:{id}/{part}"))));
-        }
-        expected.sort();
-        prop_assert_eq!(real, expected);
-        Ok(())
-    }
-
-    fn in_model(&self) -> BTreeMap<String, String> {
-        let model = &self.model;
-        let mut all = BTreeMap::new();
-        let mut put = |name: String, value: String| drop(all.insert(name, value));
-        for (id, at) in &model.uploading {
-            put(format!("jobs:uploading {id}"), at.to_string());
-        }
-        for (rank, id) in &model.pending {
-            put(format!("jobs:pending {id}"), rank.to_string());
-        }
-        for (task, at) in &model.scheduled {
-            put(format!("jobs:scheduled {task}"), at.to_string());
-        }
-        for (attempt, at) in &model.leases {
-            put(format!("jobs:leases {attempt}"), at.to_string());
-        }
-        for (id, at) in &model.dead {
-            put(format!("jobs:dead {id}"), at.to_string());
-        }
-        for (attempt, state) in &model.outbox {
-            put(format!("outbox {attempt}:{state}"), String::new());
-        }
-        for (id, at) in &model.cancelled {
-            put(format!("jobs:cancelled {id}"), at.to_string());
-        }
-        for n in 0..JOBS {
-            let Some(job) = model.jobs.get(&job_id(n)) else { continue };
-            put(format!("jobs:index {}", job_id(n)), "0".into());
-            put(format!("{n} hook"), u8::from(job.terms.hook).to_string());
-            put(format!("{n} expires"), (job.state.is_terminal() && !job.suspended).to_string());
-            put_fields(&mut put, &n.to_string(), job);
-            put_fields_of_parts(&mut put, n, job);
-        }
-        all
-    }
-}
-
-/// The fields of a job, or of a part of one.
-fn put_fields(put: &mut impl FnMut(String, String), name: &str, job: &Job) {
-    let fields = [
-        ("state", Some(job.state.to_string())),
-        ("max", Some(job.terms.max.to_string())),
-        ("boost", Some(job.terms.boost.to_string())),
-        ("attempt", Some(job.attempt.to_string())),
-        ("epoch", Some(job.epoch.to_string())),
-        ("rank", Some(job.rank.to_string())),
-        ("created", Some(job.created.to_string())),
-        ("uploaded", job.uploaded.map(|t| t.to_string())),
-        ("queued", job.queued.map(|t| t.to_string())),
-        ("retry", job.retry.map(|t| t.to_string())),
-        ("started", job.started.map(|t| t.to_string())),
-        ("finished", job.finished.map(|t| t.to_string())),
-        ("worker", job.worker.map(|w| format!("w{w}"))),
-        ("progress", (job.progress > 0).then(|| job.progress.to_string())),
-        ("error", job.error.map(|code| format!("{code:?}"))),
-        ("result", job.result.map(|epoch| epoch.to_string())),
-        ("committed", job.result.map(|epoch| epoch.to_string())),
-        ("verify", job.verify.then(|| "1".to_owned())),
-        ("suspended", job.suspended.then(|| "1".to_owned())),
-        ("overdue", job.overdue.map(|from| from.to_string())),
-        ("split", job.split.map(|epoch| epoch.to_string())),
-        ("limited", job.limited.then(|| "1".to_owned())),
-        ("extra", job.extra.then(|| "1".to_owned())),
-        ("awaited", job.awaited.then(|| "1".to_owned())),
-    ];
-    for (field, value) in fields {
-        if let Some(value) = value {
-            put(format!("{name} {field}"), value);
-        }
-    }
-}
-
-fn put_fields_of_parts(put: &mut impl FnMut(String, String), n: u8, job: &Job) {
-    if job.waits() {
-        put(format!("{n} waits"), String::new());
-    }
-    if !job.parts.is_empty() {
-        put(format!("{n} reports plan"), String::new());
-    }
-    for part in &job.reports {
-        put(format!("{n} reports {part}"), String::new());
-    }
-    for (rank, part) in &job.held_back {
-        put(format!("{n} holds back {part}"), rank.to_string());
-    }
-    for (part, record) in &job.parts {
-        put(format!("{n} part {part}"), String::new());
-        put_fields(put, &format!("{n}/{part}"), record);
-    }
-}
-
-fn put_record(all: &mut BTreeMap<String, String>, name: &str, hash: BTreeMap<String, String>) {
-    for (field, value) in hash {
-        let value = readable(&field, value);
-        if !value.is_empty() {
-            all.insert(format!("{name} {field}"), value);
-        }
-    }
-}
-
-/// A field of a job's hash in terms of the model; empty if the model does not have it.
-fn readable(field: &str, value: String) -> String {
-    match field {
-        "spec" | "keep" | "claim" | "before" | "v" | "life" | "segments" => String::new(),
-        "progress" => {
-            let percent: f64 = value.parse().unwrap();
-            if percent == 0.0 { String::new() } else { percent.to_string() }
-        }
-        "error" if !value.is_empty() => {
-            let failure: Failure = serde_json::from_str(&value).unwrap();
-            format!("{:?}", failure.code)
-        }
-        "result" if !value.is_empty() => {
-            let result: tcoder::job::JobResult = serde_json::from_str(&value).unwrap();
-            result.source.size.to_string()
-        }
-        _ => value,
     }
 }

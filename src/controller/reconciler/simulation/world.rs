@@ -58,6 +58,20 @@ impl SimWorker {
     }
 }
 
+/// What is still to come of the job that is split.
+#[derive(PartialEq)]
+enum SplitJob {
+    /// It is being planned, or waits for that. Contains its parts.
+    Planned(Parts),
+    /// Its parts are encoded, or wait for that.
+    Split {
+        /// How long it takes to finish the job, in milliseconds.
+        finish: u64,
+    },
+    /// It is being finished, or there is none.
+    Over,
+}
+
 /// Everything but the reconcilers.
 pub(super) struct World {
     pub provider: SimProvider,
@@ -70,9 +84,7 @@ pub(super) struct World {
     pub faults_until: u64,
     arrivals: Vec<(u64, u64)>,
     pending: VecDeque<Task>,
-    /// The parts of the job that is not split yet, and of the one that is, the time to finish it.
-    parts: Option<Parts>,
-    finish: Option<u64>,
+    split: SplitJob,
     workers: Vec<SimWorker>,
     /// When a worker last registered, by machine.
     heard: BTreeMap<MachineId, u64>,
@@ -104,8 +116,7 @@ impl World {
             jobs_left: arrivals.len(),
             arrivals,
             pending: VecDeque::new(),
-            parts: scenario.parts.clone(),
-            finish: None,
+            split: scenario.parts.clone().map_or(SplitJob::Over, SplitJob::Planned),
             workers: Vec::new(),
             heard: BTreeMap::new(),
             born: 0,
@@ -214,13 +225,15 @@ impl World {
         if self.jobs_left > 0 {
             return;
         }
-        let tasks: Vec<Task> = if let Some(parts) = self.parts.take() {
-            self.finish = Some(parts.finish);
-            parts.lengths.into_iter().map(|length| Task { length, at: now, is_part: true }).collect()
-        } else {
-            let finish = self.finish.take().into_iter();
-            finish.map(|length| Task { length, at: now, is_part: false }).collect()
+        let task = |length, is_part| Task { length, at: now, is_part };
+        let (next, tasks): (_, Vec<Task>) = match std::mem::replace(&mut self.split, SplitJob::Over) {
+            SplitJob::Planned(Parts { lengths, finish }) => {
+                (SplitJob::Split { finish }, lengths.into_iter().map(|length| task(length, true)).collect())
+            }
+            SplitJob::Split { finish } => (SplitJob::Over, vec![task(finish, false)]),
+            SplitJob::Over => (SplitJob::Over, vec![]),
         };
+        self.split = next;
         self.jobs_left += tasks.len();
         self.pending.extend(tasks);
     }
@@ -346,8 +359,7 @@ impl World {
         let stays = self.workers.iter().filter(|w| w.lives && w.stays).count();
         let faultless = now >= self.faults_until && self.reach_back.is_none() && now >= self.redis_back;
         self.jobs_left == 0
-            && self.parts.is_none()
-            && self.finish.is_none()
+            && self.split == SplitJob::Over
             && faultless
             && up == stays
             && stays == self.policy.min as usize
