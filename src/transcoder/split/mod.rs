@@ -42,6 +42,6 @@ pub use encode::{encode_audio, encode_chunk};
 pub use finish::finish;
 pub use plan::{SplitDecision, SplitPlan, decide};
 pub use playing::playing_documents;
-pub use preview::{encode_sound_around, last_sound_around};
+pub use preview::{encode_sound_around, sound_played_with};
 pub use report::{AudioReport, AudioTrackReport, ChunkReport, RungReport};
 pub use request::{FinishRequest, PartFiles, PartRequest, SegmentSink};

@@ -16,13 +16,23 @@ use crate::transcoder::ffmpeg::Expected;
 use crate::transcoder::format::cmaf::SHARED_AUDIO;
 use crate::transcoder::{TranscodeError, deadline_in, publish};
 
-/// The last segment of the sound that is played with this chunk, if it has sound of its own; relative to the output folder.
+/// The segments of the sound by which one sees whether the sound is there that is played with this chunk; relative to the
+/// output folder. There are none at the beginning, where the sound begins as a whole.
+///
+/// The first and the last of them are also encoded with the chunks before and after this one.
 #[must_use]
-pub fn last_sound_around(chunk: u32, plan: &SplitPlan) -> Option<PathBuf> {
+pub fn sound_played_with(chunk: u32, plan: &SplitPlan) -> Vec<PathBuf> {
     let video = plan.chunks.segments_of(chunk);
+    if SoundSpan::around(&video).is_none() {
+        return vec![];
+    }
     // The sound may end before the picture does, and with it a segment earlier.
-    let last = SoundSpan::around(&video)?.segments.end.checked_sub(2)?;
-    Some(Path::new(SHARED_AUDIO).join(segment_file(last)))
+    let is_last = video.end >= plan.chunks.segments() && video.len() > 1;
+    (video.start..video.end - u32::from(is_last)).map(sound_file).collect()
+}
+
+fn sound_file(segment: u32) -> PathBuf {
+    Path::new(SHARED_AUDIO).join(segment_file(segment))
 }
 
 /// Encodes the segments of the sound that are played with this chunk. Returns their files, relative to the output folder;
@@ -47,6 +57,5 @@ pub async fn encode_sound_around(
     let bytes = (span.seconds() * 16_000.0) as u64;
     run(request, work.path(), arguments, expected, bytes, deadline_in(request.deadline)).await?;
     publish(work.path(), request.out_dir)?;
-    let file = |number| Path::new(SHARED_AUDIO).join(segment_file(number));
-    Ok(span.segments.map(file).filter(|file| request.out_dir.join(file).exists()).collect())
+    Ok(span.segments.map(sound_file).filter(|file| request.out_dir.join(file).exists()).collect())
 }

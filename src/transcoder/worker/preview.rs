@@ -67,8 +67,7 @@ impl Worker {
         let AwaitedSound { split, chunk, ref spec, ref plan } = *sound;
         let StoredPlan { etag, plan } = StoredPlan::read(Some(plan))?;
         let prefix = layout::attempt_prefix(split)?;
-        let Some(last) = split::last_sound_around(chunk, &plan) else { return Ok(0) };
-        if self.storage.head(Bucket::Output, &key_below(&prefix, &last)?).await?.is_some() {
+        if self.are_stored(&prefix, &split::sound_played_with(chunk, &plan)).await? {
             return Ok(0);
         }
         let connections = input::connections(&self.config);
@@ -99,6 +98,15 @@ impl Worker {
         let store = |file: PathBuf| self.store_preview(&prefix, &out_dir, file);
         stream::iter(files).map(store).buffer_unordered(UPLOADS).try_collect::<()>().await?;
         Ok(count)
+    }
+
+    async fn are_stored(&self, prefix: &ObjectKey, files: &[PathBuf]) -> Result<bool, AttemptError> {
+        for file in files {
+            if self.storage.head(Bucket::Output, &key_below(prefix, file)?).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Stores a segment of a preview, unless that of the sound as a whole is there.

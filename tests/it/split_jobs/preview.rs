@@ -84,6 +84,12 @@ async fn sound_around_a_finished_chunk_is_played_before_the_sound_has_come_there
         answer.bytes().await.unwrap().to_vec()
     };
     assert!(stored(real).await == real_bytes, "a preview has replaced the sound");
+    // The end of the chunk before is there now, with which this one's sound begins. That is not all of it.
+    let before = segments_of(&system, &id, 4);
+    let has_last = system.has_output(&key(before.end - 1)).await;
+    assert!(has_last && !system.has_output(&key(before.start)).await, "{before:?}");
+    let preview = timeout(PATIENCE, segment_of(&system, &segment(before.start))).await;
+    assert!(preview.expect("nobody makes a preview").contains("moof"));
     assert!(!completed_parts(&system, &id).contains(&"audio".to_owned()), "the sound was not stopped");
 
     send(encoder.pid, Signal::SIGCONT);
