@@ -56,17 +56,23 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Whether Redis and both buckets answer. Everybody may ask without a token, and each check costs requests to storage
 /// that are billed, so that all who ask within a second share one.
-#[derive(Clone, Default)]
-pub struct Readiness(Arc<Mutex<Option<(Millis, Result<(), String>)>>>);
+#[derive(Default)]
+pub struct Readiness(Mutex<Option<LastCheck>>);
+
+struct LastCheck {
+    at: Millis,
+    /// Why it is not ready, if it is not.
+    outcome: Result<(), String>,
+}
 
 impl Readiness {
     async fn check(&self, queue: &Queue, storage: &Storage) -> Result<(), String> {
         // Those who ask meanwhile wait here, and then find the outcome.
         let mut last = self.0.lock().await;
-        if let Some((at, outcome)) = &*last
-            && (0..CHECK_HOLDS_MS).contains(&now_millis().0.saturating_sub(at.0))
+        if let Some(last) = &*last
+            && (0..CHECK_HOLDS_MS).contains(&now_millis().0.saturating_sub(last.at.0))
         {
-            return outcome.clone();
+            return last.outcome.clone();
         }
         let check = async {
             queue.check_primary().await.map_err(|e| e.to_string())?;
@@ -74,7 +80,7 @@ impl Readiness {
         };
         let late = || Err("Redis or the object storage takes too long to answer".to_owned());
         let outcome = timeout(CHECK_TIMEOUT, check).await.unwrap_or_else(late);
-        *last = Some((now_millis(), outcome.clone()));
+        *last = Some(LastCheck { at: now_millis(), outcome: outcome.clone() });
         outcome
     }
 }

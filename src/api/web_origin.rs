@@ -64,9 +64,14 @@ fn is_own_name(config: &ApiConfig, RequestOrigin(named): &RequestOrigin) -> bool
 /// Whether a request comes from a page of this server or of a configured origin, or from no page at all.
 fn is_own_page(config: &ApiConfig, uri: &Uri, headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    // The browser compares the origins itself, whatever a proxy does to the names.
+    let site = text(SEC_FETCH_SITE);
+    if site == Some("same-origin") {
+        return true;
+    }
     let Some(origin) = text(header::ORIGIN) else {
         // Browsers send `Origin` with every request that may change something. This is for those that do not.
-        return !matches!(text(SEC_FETCH_SITE), Some("cross-site" | "same-site"));
+        return !matches!(site, Some("cross-site" | "same-site"));
     };
     let configured = |allowed: &String| allowed == "*" || allowed.eq_ignore_ascii_case(origin);
     if config.cors_origins.iter().any(configured) {
@@ -152,6 +157,8 @@ mod tests {
             (&[own, ("origin", "https://public.example"), ("sec-fetch-site", "same-origin")], "passes"),
             (&[own, ("origin", "https://app.example"), ("sec-fetch-site", "cross-site")], "passes"),
             (&[own, ("sec-fetch-site", "none")], "passes"),
+            // Behind a proxy that changes `Host`.
+            (&[own, ("origin", "https://other.example"), ("sec-fetch-site", "same-origin")], "passes"),
             (&[own, ("origin", "http://evil.example")], "foreign origin"),
             (&[own, ("origin", "http://films.example")], "foreign origin"),
             (

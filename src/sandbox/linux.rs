@@ -15,24 +15,42 @@ use rustix::process::{Resource, Rlimit};
 use seccompiler::BpfProgram;
 use tokio::process::Command;
 
-use super::{Gap, Permissions, ResourceLimits, system_calls};
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+use super::system_calls;
+use super::{Gap, Permissions, ResourceLimits};
 
 /// Where a system has programs and libraries. What does not exist is left out.
-const SYSTEM_FOLDERS: &[&str] = &["/usr", "/bin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store"];
+const SYSTEM_FOLDERS: &[&str] =
+    &["/usr", "/bin", "/lib", "/lib32", "/lib64", "/nix/store", "/gnu/store", "/home/linuxbrew/.linuxbrew"];
 /// Files that the dynamic linker and the C library read.
-const SYSTEM_FILES: &[&str] =
-    &["/etc/ld.so.cache", "/etc/ld.so.preload", "/dev/urandom", "/dev/random", "/dev/zero"];
+const SYSTEM_FILES: &[&str] = &[
+    "/etc/ld.so.cache",
+    "/etc/ld.so.preload",
+    "/etc/ld-musl-x86_64.path",
+    "/etc/ld-musl-aarch64.path",
+    "/dev/urandom",
+    "/dev/random",
+    "/dev/zero",
+];
 /// By how much a nice process lets others go first: it gets a tenth of what another gets that wants the same core.
 const NICENESS: i32 = 10;
 /// The newest version of Landlock whose rights are used here. Rights that the kernel does not know are left out.
 const NEWEST: ABI = ABI::V6;
+
+/// No list of system calls was made for this processor.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+mod system_calls {
+    pub(super) const fn filter(_: bool) -> Option<&'static seccompiler::BpfProgram> {
+        None
+    }
+}
 
 /// What the kernel lacks.
 pub(super) fn gaps() -> Vec<Gap> {
     static GAPS: OnceLock<Vec<Gap>> = OnceLock::new();
     let find = || {
         let mut gaps = Vec::new();
-        if !has_landlock(|ruleset| ruleset.handle_access(AccessFs::from_all(ABI::V1))) {
+        if !has_landlock(|ruleset| ruleset.handle_access(AccessFs::from_all(ABI::V3))) {
             gaps.push(Gap::Files);
         }
         if !has_landlock(|ruleset| ruleset.handle_access(AccessNet::ConnectTcp)) {
@@ -58,7 +76,7 @@ fn has_seccomp() -> bool {
 /// A sandbox, ready to be entered between fork and exec.
 struct Prepared {
     limits: ResourceLimits,
-    /// Entering it takes it.
+    /// With the rights that the kernel knows. Entering it takes it.
     landlock: Option<RulesetCreated>,
     system_calls: Option<BpfProgram>,
 }
@@ -80,8 +98,8 @@ pub(super) fn confine(
         prepared.as_mut().map_or(Ok(()), Prepared::enter)
     };
     // SAFETY: between fork and exec only async-signal-safe calls are allowed. The hook makes system calls only
-    // (setpriority, prlimit, capset, prctl, landlock_restrict_self, close, seccomp), allocates nothing, takes no lock, and
-    // its errors are numbers.
+    // (getpriority, setpriority, getrlimit, setrlimit, close_range, capset, prctl, landlock_restrict_self, close, seccomp),
+    // allocates nothing, takes no lock, and its errors are numbers.
     #[allow(unsafe_code)]
     unsafe {
         command.pre_exec(hook);
@@ -91,10 +109,9 @@ pub(super) fn confine(
 
 impl Prepared {
     fn new(program: &Path, permissions: &Permissions, limits: ResourceLimits) -> io::Result<Self> {
-        let gaps = gaps();
-        let landlock = (!gaps.contains(&Gap::Files)).then(|| ruleset(program, permissions)).transpose()?;
+        let landlock = Some(ruleset(program, permissions)?);
         let system_calls = system_calls::filter(permissions.connect.is_some());
-        let system_calls = system_calls.filter(|_| !gaps.contains(&Gap::SystemCalls)).cloned();
+        let system_calls = system_calls.filter(|_| !gaps().contains(&Gap::SystemCalls)).cloned();
         Ok(Self { limits, landlock, system_calls })
     }
 
@@ -109,14 +126,17 @@ impl Prepared {
         ] {
             lower_limit(resource, most)?;
         }
+        close_inherited();
         drop_capabilities()?;
         rustix::thread::set_no_new_privs(true)?;
         if let Some(ruleset) = self.landlock.take() {
             ruleset.restrict_self().map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))?;
         }
         if let Some(filter) = &self.system_calls {
-            seccompiler::apply_filter(filter)
-                .map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))?;
+            seccompiler::apply_filter(filter).map_err(|error| match error {
+                seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
+                _ => io::Error::from(io::ErrorKind::PermissionDenied),
+            })?;
         }
         Ok(())
     }
@@ -125,8 +145,20 @@ impl Prepared {
 /// Lowers a limit of the calling process for good. A lower one stays.
 fn lower_limit(resource: Resource, most: u64) -> io::Result<()> {
     let now = rustix::process::getrlimit(resource);
-    let most = now.maximum.map_or(most, |maximum| maximum.min(most));
-    Ok(rustix::process::setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?)
+    // At the first limit of its CPU time a process gets a signal of its own (SIGXCPU), at the second SIGKILL.
+    let last = if resource == Resource::Cpu { most.saturating_add(5) } else { most };
+    let within = |wanted: u64| Some(now.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
+    Ok(rustix::process::setrlimit(resource, Rlimit { current: within(most), maximum: within(last) })?)
+}
+
+/// Has the kernel close all descriptors but stdin, stdout and stderr when the program is executed. Landlock does not guard
+/// what is open already. Kernels before Linux 5.11 cannot do so.
+fn close_inherited() {
+    // SAFETY: the call takes three numbers and touches no memory.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
+    }
 }
 
 /// With the rule of `no_new_privs`, the program that is executed has none either, even if root executes it.
@@ -184,10 +216,11 @@ fn ruleset(program: &Path, permissions: &Permissions) -> io::Result<RulesetCreat
     Ok(rules)
 }
 
-/// The executable, and the folders of libraries that belong to it alone: those that `LD_LIBRARY_PATH` names, and the `lib`
-/// beside its folder, as in Conda's environments.
+/// The executable, and the folders of its libraries: those that `LD_LIBRARY_PATH` names, and the `lib` and `lib64` beside
+/// its folder, as in Conda's environments.
 fn own_folders(program: &Path) -> Vec<PathBuf> {
-    let beside = program.parent().and_then(Path::parent).map(|folder| folder.join("lib"));
+    let prefix = program.parent().and_then(Path::parent);
+    let beside = prefix.into_iter().flat_map(|prefix| ["lib", "lib64"].map(|name| prefix.join(name)));
     let named = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let named: Vec<PathBuf> = std::env::split_paths(&named).filter(|path| path.is_absolute()).collect();
     std::iter::once(program.to_owned()).chain(beside).chain(named).collect()

@@ -16,7 +16,10 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
-#[cfg(target_os = "linux")]
+#[cfg(all(
+    target_os = "linux",
+    any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")
+))]
 mod system_calls;
 
 use std::io;
@@ -58,9 +61,9 @@ pub enum Gap {
     /// The sandbox is switched off.
     #[strum(to_string = "WORKER_SANDBOX is off: FFmpeg runs without a sandbox")]
     Off,
-    /// Landlock is missing.
+    /// Landlock is missing, or does not guard the length of files.
     #[strum(
-        to_string = "the kernel has no Landlock (Linux 5.13, and `landlock` in the boot parameter lsm): FFmpeg can open every file that the worker can"
+        to_string = "the kernel has no Landlock that guards reading, writing and the length of files (Linux 6.2, and `landlock` in the boot parameter lsm): FFmpeg can open, or at least empty, every file that the worker can"
     )]
     Files,
     /// Landlock knows no TCP ports.

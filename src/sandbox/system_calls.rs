@@ -2,14 +2,14 @@
 //! that the C library falls back to older ones where it can.
 //!
 //! Left out on purpose: those that start, trace or signal processes, read or change other processes, change namespaces,
-//! mount, load code into the kernel, or bypass this filter (`io_uring`); `memfd_create` and `execveat`, with which a file
-//! that has no path could be executed.
+//! mount, load code into the kernel, or bypass this filter (`io_uring`); and those that reach by a path what Landlock does
+//! not guard: modes, owners and times of files, and their length on older kernels (`truncate`).
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use libc::c_long;
-use seccompiler::SeccompCmpArgLen::Dword;
+use seccompiler::SeccompCmpArgLen::{self, Dword};
 use seccompiler::SeccompCmpOp::{Eq, MaskedEq};
 use seccompiler::{BackendError, BpfProgram, SeccompAction, SeccompCondition, SeccompFilter, SeccompRule};
 
@@ -51,20 +51,15 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_fallocate,
     libc::SYS_fsync,
     libc::SYS_fdatasync,
-    libc::SYS_sync_file_range,
     libc::SYS_fadvise64,
     libc::SYS_readahead,
     libc::SYS_copy_file_range,
     libc::SYS_sendfile,
     libc::SYS_splice,
     libc::SYS_flock,
-    libc::SYS_utimensat,
-    libc::SYS_fchmod,
     libc::SYS_umask,
     libc::SYS_dup,
     libc::SYS_dup3,
-    libc::SYS_fcntl,
-    libc::SYS_ioctl,
     libc::SYS_pipe2,
     // Memory.
     libc::SYS_brk,
@@ -156,7 +151,6 @@ const OLD: &[c_long] = &[
     libc::SYS_unlink,
     libc::SYS_mkdir,
     libc::SYS_rmdir,
-    libc::SYS_truncate,
     libc::SYS_dup2,
     libc::SYS_pipe,
     libc::SYS_poll,
@@ -172,15 +166,16 @@ const OLD: &[c_long] = &[
     libc::SYS_getdents,
     libc::SYS_renameat,
 ];
-#[cfg(not(target_arch = "x86_64"))]
+/// `renameat`, which glibc calls there, and for which the crate `libc` has no constant.
+#[cfg(target_arch = "aarch64")]
+const OLD: &[c_long] = &[38];
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 const OLD: &[c_long] = &[];
 
 /// Allowed to a program that reads its input from a server.
 #[rustfmt::skip]
 const NETWORK: &[c_long] = &[
     libc::SYS_connect,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_getsockopt,
@@ -200,6 +195,24 @@ const PRCTL: &[i32] = &[
     libc::PR_GET_NO_NEW_PRIVS,
     libc::PR_GET_SECCOMP,
 ];
+
+/// The kinds of `fcntl`: duplicates, flags and locks. Not those that have the kernel send a signal to another process.
+const FCNTL: &[i32] = &[
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_GETLK,
+    libc::F_SETLK,
+    libc::F_SETLKW,
+];
+
+/// The kinds of `ioctl`: what a descriptor is, how much can be read, and whether it blocks. Not those that type into a
+/// terminal, or have the kernel send a signal.
+const IOCTL: &[libc::Ioctl] =
+    &[libc::TCGETS, libc::TCGETS2, libc::TIOCGWINSZ, libc::FIONREAD, libc::FIONBIO, libc::FIOCLEX];
 
 /// The filter for a program with or without network; `None` if this processor is not supported.
 pub(super) fn filter(has_network: bool) -> Option<&'static BpfProgram> {
@@ -229,13 +242,23 @@ fn conditional(has_network: bool) -> Result<Vec<(c_long, Vec<SeccompRule>)>, Bac
     // Limits of its own, not of other processes.
     let own_limits = rule(vec![SeccompCondition::new(0, Dword, Eq, 0)?])?;
     let prctl = PRCTL.iter().map(|kind| rule(vec![SeccompCondition::new(0, Dword, Eq, *kind as u64)?]));
+    let fcntl = FCNTL.iter().map(|kind| rule(vec![SeccompCondition::new(1, Dword, Eq, *kind as u64)?]));
+    let ioctl =
+        IOCTL.iter().map(|kind| rule(vec![SeccompCondition::new(1, Dword, Eq, u64::from(*kind as u32))?]));
     let mut rules = vec![
+        (libc::SYS_fcntl, fcntl.collect::<Result<_, _>>()?),
+        (libc::SYS_ioctl, ioctl.collect::<Result<_, _>>()?),
         (libc::SYS_clone, vec![clone]),
         (libc::SYS_prlimit64, vec![own_limits]),
         (libc::SYS_prctl, prctl.collect::<Result<_, _>>()?),
     ];
     if has_network {
         rules.push((libc::SYS_socket, sockets()?));
+        // On a connection that there is. With an address, a first `sendto` would connect (TCP Fast Open), which Landlock
+        // does not see.
+        let connected = SeccompCondition::new(4, SeccompCmpArgLen::Qword, Eq, 0)?;
+        let no_fast_open = SeccompCondition::new(3, Dword, MaskedEq(libc::MSG_FASTOPEN as u64), 0)?;
+        rules.push((libc::SYS_sendto, vec![rule(vec![connected, no_fast_open])?]));
     }
     Ok(rules)
 }

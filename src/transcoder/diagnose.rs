@@ -15,6 +15,9 @@ pub(super) const INSTALL: &str =
 pub(super) fn start_failure(program: &str, error: &std::io::Error) -> Failure {
     let message = match error.kind() {
         std::io::ErrorKind::NotFound => format!("{program} is not on this machine's PATH; {INSTALL}"),
+        std::io::ErrorKind::PermissionDenied => format!(
+            "{program} could not be started: {error}; if it starts outside of a sandbox, set WORKER_SANDBOX to off"
+        ),
         _ => format!("{program} could not be started: {error}"),
     };
     Failure::new(FailureCode::Worker, message)
@@ -91,7 +94,13 @@ pub(super) fn run_failure(wrong: &FailedRun<'_>) -> Failure {
         return trouble;
     }
     if let Some(signal) = signal_of(wrong.status) {
-        return signal_failure(signal);
+        return signal_failure(signal, wrong.space);
+    }
+    // A machine without memory kills; a failed allocation is that of a size which a damaged file asks for.
+    if wrong.words.contains("Cannot allocate memory") {
+        let message =
+            "FFmpeg needs more memory for this file than it may have; convert it with another program";
+        return Failure::new(FailureCode::FfmpegCrashed, message);
     }
     let cut = ["partial file", "File ended prematurely", "Packet corrupt", "end of file"];
     if cut.iter().any(|words| wrong.words.contains(words)) {
@@ -116,8 +125,17 @@ pub(super) fn run_failure(wrong: &FailedRun<'_>) -> Failure {
 
 /// The failure of a run that a signal ended. Linux kills with SIGKILL what takes the last memory; any other signal is
 /// that of a crash, which says something about the file and nothing about the machine.
-fn signal_failure(signal: i32) -> Failure {
+fn signal_failure(signal: i32, space: DiskFull) -> Failure {
     const SIGKILL: i32 = 9;
+    const SIGXCPU: i32 = 24;
+    const SIGXFSZ: i32 = 25;
+    if signal == SIGXFSZ {
+        return space.into();
+    }
+    if signal == SIGXCPU {
+        let message = "FFmpeg used more CPU time than the job's deadline permits; raise deadlineSeconds";
+        return Failure::new(FailureCode::DeadlineExceeded, message);
+    }
     if signal == SIGKILL {
         let message =
             format!("FFmpeg was killed by signal {signal}; most often the machine ran out of memory");
@@ -142,7 +160,6 @@ fn environment_failure(words: &str) -> Option<Failure> {
     let known = [
         ("Read-only file system", "the scratch folder cannot be written to".to_owned()),
         ("Permission denied", "FFmpeg may not read the input or write to the scratch folder".to_owned()),
-        ("Cannot allocate memory", "FFmpeg ran out of memory; give the worker more".to_owned()),
         ("Unknown encoder", format!("this FFmpeg lacks an encoder; {INSTALL}")),
         ("No such filter", format!("this FFmpeg lacks a filter; {INSTALL}")),
         ("error while loading shared libraries", format!("FFmpeg is installed incompletely; {INSTALL}")),

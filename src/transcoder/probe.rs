@@ -208,7 +208,9 @@ impl Probe {
             );
         };
         if !is_known_video(&codec) {
-            return unsupported(format!("videos in the codec {codec} are not taken; convert it to H.264"));
+            return unsupported(format!(
+                "videos in the codec {codec} are not supported; convert it to H.264"
+            ));
         }
         let picture = video.index;
         let video = Video::of(video, codec);
@@ -217,7 +219,7 @@ impl Probe {
         let is_known = |s: &Stream| s.codec.as_deref().is_some_and(is_known_audio);
         let audio = report.audio().filter(usable).min_by_key(|s| (!is_known(s), !s.is_default, s.index));
         if let Some(codec) = audio.filter(|s| !is_known(s)).and_then(|s| s.codec.as_ref()) {
-            return unsupported(format!("sound in the codec {codec} is not taken; convert it to AAC"));
+            return unsupported(format!("sound in the codec {codec} is not supported; convert it to AAC"));
         }
         let used = [Some(picture), audio.map(|s| s.index)];
         let has_more = report.streams.iter().any(|s| !s.is_still && !used.contains(&Some(s.index)));

@@ -10,6 +10,8 @@ use tokio::process::Command;
 use super::input::MediaInput;
 use crate::sandbox::{self, Permissions, ResourceLimits};
 
+/// The niceness of a program that others go before, where the sandbox does not set it.
+const NICENESS: &str = "10";
 /// The least address space of a program, bytes. The threads of an encode of 2160p reserve more than they use.
 const LEAST_MEMORY: u64 = 8 << 30;
 
@@ -42,8 +44,8 @@ impl<'a> Program<'a> {
     /// If there is no such program, or what it is given does not exist.
     pub(super) fn command(&self) -> io::Result<Command> {
         let path = find(self.name)?;
-        let mut command = Command::new(&path);
-        command.arg0(self.name).env_clear().env("LC_ALL", "C").env("AV_LOG_FORCE_NOCOLOR", "1");
+        let mut command = self.unconfined(&path);
+        command.env_clear().env("LC_ALL", "C").env("AV_LOG_FORCE_NOCOLOR", "1");
         for name in ["PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR"] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
@@ -56,6 +58,17 @@ impl<'a> Program<'a> {
         crate::child::tie_to_parent(&mut command);
         sandbox::confine(&mut command, &path, &self.permissions(), self.limits(), self.is_nice)?;
         Ok(command)
+    }
+
+    fn unconfined(&self, path: &Path) -> Command {
+        if self.is_nice && !cfg!(target_os = "linux") {
+            let mut command = Command::new("nice");
+            command.args(["-n", NICENESS]).arg(path);
+            return command;
+        }
+        let mut command = Command::new(path);
+        command.arg0(self.name);
+        command
     }
 
     fn permissions(&self) -> Permissions {
@@ -80,13 +93,16 @@ impl<'a> Program<'a> {
     }
 }
 
-/// Twice the memory of the machine: threads reserve address space that they do not use.
+/// Twice the memory of the machine or the container: threads reserve address space that they do not use.
 fn memory() -> u64 {
     #[cfg(target_os = "linux")]
-    let total = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
+    let machine = nix::sys::sysinfo::sysinfo().map_or(0, |info| info.ram_total());
     #[cfg(not(target_os = "linux"))]
-    let total = 0;
-    total.saturating_mul(2).max(LEAST_MEMORY)
+    let machine = 0;
+    // The control group of a container; `max` if it has no limit.
+    let container = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let container = container.and_then(|text| text.trim().parse().ok()).unwrap_or(u64::MAX);
+    machine.min(container).saturating_mul(2).max(LEAST_MEMORY)
 }
 
 /// The executable on the PATH, behind all links.

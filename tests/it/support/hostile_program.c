@@ -16,9 +16,10 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -59,6 +60,27 @@ static int connects(const char *host, int port, int type) {
   if (s < 0) return 0;
   if (type == SOCK_DGRAM) return sendto(s, "x", 1, 0, (struct sockaddr *)&to, sizeof to) == 1;
   return connect(s, (struct sockaddr *)&to, sizeof to) == 0;
+}
+
+/* TCP Fast Open: the first piece of data connects. */
+static int connects_with_data(const char *host, int port) {
+  struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(port)};
+  inet_pton(AF_INET, host, &to.sin_addr);
+  int s = socket(AF_INET, SOCK_STREAM, 0);
+  return s >= 0 && sendto(s, "x", 1, MSG_FASTOPEN, (struct sockaddr *)&to, sizeof to) == 1;
+}
+
+/* The kernel sends the owner of a descriptor a signal of one's choice. */
+static int own_signals(int parent) {
+  int ends[2];
+  return pipe(ends) == 0 && fcntl(ends[0], F_SETOWN, parent) == 0 && fcntl(ends[0], F_SETSIG, SIGKILL) == 0;
+}
+
+/* An address that is not mapped shows that the process may be read. */
+static int peeks(int parent) {
+  char byte;
+  struct iovec here = {&byte, 1}, there = {(void *)1, 1};
+  return process_vm_readv(parent, &here, 1, &there, 1, 0) >= 0 || errno == EFAULT;
 }
 
 static int connects_locally(const char *path) {
@@ -112,10 +134,13 @@ static void attempt(int parent) {
   TRY("memory", fills_memory())
   TRY("disk", fills_disk(strtoll(argument, NULL, 10)))
   TRY("ptrace", ptrace(PTRACE_SEIZE, parent, 0, 0) == 0)
-  TRY("peek", syscall(SYS_process_vm_readv, parent, NULL, 0UL, NULL, 0UL, 0UL) >= 0)
+  TRY("peek", peeks(parent))
   TRY("signal", kill(parent, 0) == 0)
   TRY("survive", prctl(PR_SET_PDEATHSIG, 0) == 0)
-  TRY("limits", setrlimit(RLIMIT_CORE, &(struct rlimit){RLIM_INFINITY, RLIM_INFINITY}) == 0)
+  TRY("owner", own_signals(parent))
+  TRY("truncate", truncate(argument, 1) == 0)
+  TRY("times", utimensat(AT_FDCWD, argument, NULL, 0) == 0)
+  TRY("fastopen", connects_with_data("127.0.0.1", port))
   TRY("ring", syscall(SYS_io_uring_setup, 1, NULL) >= 0 || errno == EFAULT)
   TRY("memfd", syscall(SYS_memfd_create, "x", 0) >= 0)
   TRY("namespace", syscall(SYS_unshare, 0x10000000) == 0)
