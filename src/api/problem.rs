@@ -146,7 +146,7 @@ impl Problem {
     /// The API needs no token, and the request names it by a host that others may control.
     pub fn foreign_host() -> Self {
         let detail = "without API_TOKENS this API answers only at localhost, 127.0.0.1, [::1] and the host of \
-                      API_PUBLIC_URL: otherwise a web page could read it by a name of its own; set one of both, or use one \
+                      API_PUBLIC_URL: otherwise a web page could read it by a name of its own; set one of the two, or use one \
                       of these names";
         Self::new(StatusCode::FORBIDDEN, "foreign-host", "The request names another host", detail)
     }

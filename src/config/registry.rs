@@ -156,7 +156,7 @@ pub static API_CORS_ORIGINS: Setting<Vec<String>> = Setting::new(
 pub static API_PUBLIC_URL: Setting<BaseUrl> = Setting::new(
     "API_PUBLIC_URL",
     Derived("as each request names it"),
-    &[Api, Operator, Edge],
+    &[Up, Api, Operator, Edge],
     "public address of the API, such as https://films.example; needed for addresses of HLS in a private bucket in webhooks and TranscodeJobs",
     setting::base_url,
 );

@@ -153,6 +153,10 @@ impl Up {
         let data = DataDir::open(&options.data)?;
         let listener = listen(options.listen).await?;
         let api_address = listener.local_addr().unwrap_or(options.listen);
+        if api_config.public_url.is_none() && options.public_host.is_some() {
+            // Clients that use this name are not refused.
+            api_config.public_url = address_of(api_address, options.public_host.as_ref()).parse().ok();
+        }
 
         let (redis, redis_config) = match env.text("REDIS_URL") {
             Some(_) => (None, RedisConfig::read(env)?),

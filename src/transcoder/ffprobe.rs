@@ -6,7 +6,6 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
-use super::codecs;
 use super::input::MediaInput;
 use super::program::Program;
 
@@ -31,8 +30,6 @@ const ENTRIES: &str = "format=format_name,duration,start_time:\
 /// Options that must be the same for ffprobe and FFmpeg, or the stream indices may differ.
 pub(super) fn input_options(input: MediaInput<'_>, formats: &str) -> Vec<String> {
     let mut all = vec!["-protocol_whitelist", input.protocols(), "-format_whitelist", formats];
-    let decoders = codecs::decoders();
-    all.extend(["-codec_whitelist", &decoders]);
     all.extend(["-probesize", "20000000", "-analyzeduration", "10000000"]);
     all.extend(input.options());
     all.into_iter().map(str::to_owned).collect()

@@ -13,6 +13,7 @@ use std::path::Path;
 use crate::job::{Dimensions, Failure, FailureCode, Format, InputLimits, Ladder, Preset, Skipped, Stills};
 
 use super::EntryFile;
+use super::codecs;
 use super::copied;
 use super::ffprobe::{self, INPUT_FORMATS};
 use super::format::{self, FormatRequest, OutputFormat, Planned, split_args};
@@ -149,6 +150,8 @@ pub(super) fn input_args(input: MediaInput<'_>, decodes: bool, strict: bool) -> 
          -stats_period 0.5"
     ));
     all.extend(ffprobe::input_options(input, INPUT_FORMATS));
+    // Not for ffprobe, which opens a decoder for every stream and fails for a file with subtitles if one is refused.
+    all.extend(["-codec_whitelist".to_owned(), codecs::decoders()]);
     if decodes {
         // The header was checked; this also applies when the size changes within the stream.
         all.extend(split_args(&format!("-max_pixels {}", InputLimits::default().pixels)));

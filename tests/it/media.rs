@@ -446,6 +446,38 @@ async fn file_name_is_never_interpreted_by_ffmpeg() {
     }
 }
 
+/// The clip with subtitles in this codec.
+fn with_subtitles(name: &str, codec: &str) -> PathBuf {
+    made_by(name, codec, |path| {
+        let subtitles = path.with_extension("srt");
+        std::fs::write(&subtitles, "1\n00:00:00,000 --> 00:00:01,000\nHello\n").unwrap();
+        let mut command = std::process::Command::new("ffmpeg");
+        command.args(["-nostdin", "-loglevel", "error", "-i"]).arg(normal()).arg("-i").arg(&subtitles);
+        let done =
+            command.args(["-map", "0", "-map", "1", "-c", "copy", "-c:s", codec]).arg(path).output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        std::fs::remove_file(subtitles).unwrap();
+    })
+}
+
+#[tokio::test]
+async fn streams_that_are_left_out_may_be_in_any_codec() {
+    let cinepak = made(
+        "second-cinepak.mkv",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=1 -map 0 -map 0 -pix_fmt:v:0 yuv420p -c:v:0 libx264 \
+         -c:v:1 cinepak -disposition:v:0 default -disposition:v:1 0",
+    );
+    for input in [
+        with_subtitles("srt.mkv", "srt"),
+        with_subtitles("ass.mkv", "ass"),
+        with_subtitles("text.mp4", "mov_text"),
+        cinepak,
+    ] {
+        let (done, _) = encoded(&input, Preset::HlsAdaptive, "144p").await;
+        assert_eq!(done.outputs.len(), 1, "{}", input.display());
+    }
+}
+
 #[tokio::test]
 async fn progress_increases_to_one_hundred_percent() {
     let told = std::sync::Mutex::new(Vec::new());

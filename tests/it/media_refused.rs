@@ -49,6 +49,20 @@ async fn file_that_is_not_a_video_is_rejected_as_such() {
 }
 
 #[tokio::test]
+async fn codecs_that_nobody_uploads_are_rejected_by_their_names() {
+    use FailureCode::UnsupportedMedia;
+    for (name, codec) in [("cinepak.avi", "cinepak"), ("cinepak.mkv", "cinepak"), ("snow.avi", "snow")] {
+        let codecs = format!("-f lavfi -i testsrc2=s=320x180:r=25:d=1 -strict -2 -c:v {codec}");
+        check(&made(name, &codecs), UnsupportedMedia, codec).await;
+    }
+    let sound = made(
+        "wavpack.mkv",
+        "-f lavfi -i testsrc2=s=320x180:r=25:d=1 -f lavfi -i sine=d=1 -c:v libx264 -pix_fmt yuv420p -c:a wavpack",
+    );
+    check(&sound, UnsupportedMedia, "wavpack").await;
+}
+
+#[tokio::test]
 async fn audio_only_file_is_rejected_as_such() {
     let song = made("song.m4a", "-f lavfi -i sine=d=1 -c:a aac");
     check(&song, FailureCode::InvalidMedia, "only sound").await;
