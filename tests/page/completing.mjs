@@ -3,7 +3,7 @@
 import { mkdirSync } from "node:fs";
 import { basename, join } from "node:path";
 import assert from "node:assert/strict";
-import { launch, open, plays } from "./browser.mjs";
+import { PATIENCE, launch, open, plays } from "./browser.mjs";
 
 const [url, film, shots] = process.argv.slice(2);
 mkdirSync(shots, { recursive: true });
@@ -29,7 +29,8 @@ try {
   });
   const before = await player.evaluate((node) => node.currentTime);
 
-  await card.getByRole("region", { name: "Outputs" }).waitFor();
+  // Chunks that nobody waits for leave the processor to others, so that their encode takes long on a busy machine.
+  await card.getByRole("region", { name: "Outputs" }).waitFor({ timeout: 2 * PATIENCE });
   assert.equal(await card.getByText(/^Playable already/).count(), 0);
   assert.equal(await card.getByRole("img", { name: /^Encoded so far/ }).count(), 0);
   await plays(video);
