@@ -16,11 +16,18 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt as _};
 
+use crate::keyed_semaphore::KeyedSemaphore;
+use crate::net::client_network;
+
 /// The limits of a server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerLimits {
     /// Maximum number of connections; more wait until one is closed.
     pub connections: usize,
+    /// Maximum number of them from one client with a public address; further ones are closed at once.
+    pub connections_of_client: usize,
+    /// The same from one address of a private network, which may be that of a proxy with many clients behind it.
+    pub connections_of_proxy: usize,
     /// Maximum time from the connection, or from the last response on it, to the end of a request's head.
     pub head: Duration,
     /// Maximum time for running requests to finish when the server stops.
@@ -31,7 +38,14 @@ pub(crate) struct ServerLimits {
 
 impl Default for ServerLimits {
     fn default() -> Self {
-        Self { connections: 512, head: Duration::from_secs(30), grace: Duration::from_secs(5), buffer: None }
+        Self {
+            connections: 512,
+            connections_of_client: 128,
+            connections_of_proxy: 384,
+            head: Duration::from_secs(30),
+            grace: Duration::from_secs(5),
+            buffer: None,
+        }
     }
 }
 
@@ -54,6 +68,8 @@ pub(crate) async fn serve<S, B>(
     B::Error: Into<BoxError>,
 {
     let mut connections = JoinSet::new();
+    let of_client = KeyedSemaphore::new(limits.connections_of_client);
+    let of_proxy = KeyedSemaphore::new(limits.connections_of_proxy);
     loop {
         tokio::select! {
             biased;
@@ -61,12 +77,24 @@ pub(crate) async fn serve<S, B>(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
                 Ok((stream, peer)) => {
+                    let permit = match client_network(peer.ip()) {
+                        Some(client) => of_client.try_acquire(client),
+                        None => of_proxy.try_acquire(peer.ip()),
+                    };
+                    let Some(permit) = permit else {
+                        tracing::debug!(%peer, "a connection was closed, because its client has too many");
+                        continue;
+                    };
                     let peer = PeerAddress(peer.ip());
                     let service = service.clone().map_request(move |mut request: Request<Incoming>| {
                         request.extensions_mut().insert(peer);
                         request
                     });
-                    connections.spawn(connection(stream, service, limits, stop.clone()));
+                    let connection = connection(stream, service, limits, stop.clone());
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(permit);
+                    });
                 }
                 Err(error) => {
                     // The process has usually run out of file descriptors: a connection must be closed first.
@@ -181,6 +209,35 @@ mod tests {
         assert!(early.is_err(), "the second was answered while the first was open");
         drop(first);
         assert!(said(&mut second).await.contains("hello"));
+        stop.cancel();
+        server.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn serve_closes_connections_of_a_client_that_has_too_many() {
+        let limits = ServerLimits { connections_of_proxy: 2, ..ServerLimits::default() };
+        let (address, stop, server) = start(hello(), limits).await;
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            // An answer shows that it was accepted.
+            stream.read_exact(&mut [0; 8]).await.unwrap();
+            open.push(stream);
+        }
+        let refused = async || {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let _ = stream.write_all(ASK).await;
+            let mut text = String::new();
+            let all = timeout(Duration::from_secs(60), stream.read_to_string(&mut text)).await;
+            // It may be reset while the request is under way.
+            all.expect("the connection stays open").map_or(true, |_| text.is_empty())
+        };
+        assert!(refused().await);
+        drop(open.pop());
+        // The end of the other one is noticed a moment later.
+        let answered = async { while refused().await {} };
+        timeout(Duration::from_secs(60), answered).await.expect("its place is not given back");
         stop.cancel();
         server.await.unwrap();
     }

@@ -9,6 +9,7 @@
 //! | [`config`] | settings: the environment, parsed once into typed values |
 //! | `time` | timeouts and pauses, in a process and on Cloudflare Workers |
 //! | `hex` | bytes as hexadecimal digits |
+//! | `keyed_semaphore` | limits for each client, receiver or job |
 //! | [`net`] | outgoing HTTP that refuses private addresses |
 //! | `trace` | one OpenTelemetry trace across API, queue and worker |
 //! | `http_server` | incoming HTTP within limits |
@@ -36,6 +37,7 @@
 //! on a laptop.
 //!
 //! The following modules also compile to wasm32 and run on Cloudflare Workers: [`job`], [`config`], [`net`], `time`,
+//! `keyed_semaphore`,
 //! [`metrics`], `webhook`, [`janitor`], [`api`], [`edge`]; [`queue`] over REST; signing, events and bindings of
 //! [`storage`]; the client of [`flyprovider`]; and, from [`controller`], the fleet's plan and the one-shot reconciler.
 //! Everything else is native only.
@@ -63,6 +65,7 @@ mod http_server;
 mod import_order;
 pub mod janitor;
 pub mod job;
+mod keyed_semaphore;
 pub mod manifest;
 pub mod metrics;
 pub mod net;

@@ -4,6 +4,8 @@
 //! by Standard Webhooks <https://www.standardwebhooks.com>, sends them, and retries with growing pauses for a day. A
 //! message has the same id in all attempts, so that a receiver can recognise duplicates.
 
+mod receivers;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +24,7 @@ use crate::net::{EgressPolicy, PostError, WebhookHttp};
 use crate::queue::{Delivery, DeliveryState, Outbox, Queue, QueueError, backoff};
 use crate::storage::urls::{UrlSigner, now_millis};
 use crate::time::Instant;
+use receivers::Receivers;
 
 /// Pause after the first failed attempt; it is doubled each time up to [`RETRY_CAP`].
 const RETRY_BASE: Duration = Duration::from_secs(5);
@@ -171,16 +174,23 @@ pub struct WebhookSender {
     pub caller: WebhookClient,
     /// The signing keys.
     pub keys: Arc<dyn SigningKeys>,
+    receivers: Receivers,
 }
 
 impl WebhookSender {
+    /// A sender of the deliveries of this outbox.
+    #[must_use]
+    pub fn new(outbox: Outbox, caller: WebhookClient, keys: Arc<dyn SigningKeys>) -> Self {
+        Self { outbox, caller, keys, receivers: Receivers::default() }
+    }
+
     /// A sender with the installation's own key.
     ///
     /// # Errors
     /// If the secret is not valid.
     pub fn of_installation(secret: &SecretString, guard: EgressPolicy) -> Result<Self, WebhookError> {
         let keys = Arc::new(StaticKey::new(secret)?);
-        Ok(Self { outbox: Outbox::Installation, caller: WebhookClient::new(guard)?, keys })
+        Ok(Self::new(Outbox::Installation, WebhookClient::new(guard)?, keys))
     }
 }
 
@@ -297,6 +307,17 @@ pub(crate) async fn deliver(
         tracing::info!(job = %job_id, state = %delivery.state, now = %job.status, "webhook delivery dropped: the job has gone on");
         return done().await;
     }
+    let receiver =
+        format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+    let _in_flight = match mail.receivers.begin(receiver) {
+        Ok(in_flight) => in_flight,
+        Err(pause) => {
+            // This is no attempt.
+            let from_now = i64::try_from((began.elapsed() + pause).as_millis()).unwrap_or(i64::MAX);
+            queue.retry_delivery(&delivery, &state, now.plus(from_now)).await?;
+            return Ok(Some(pause));
+        }
+    };
     let epoch = match delivery.state {
         State::Playable => delivery.attempt.epoch,
         _ => job.webhook_epoch(),

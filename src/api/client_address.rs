@@ -1,10 +1,12 @@
 //! The address of a client, as far as a limit may rely on it.
 
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+
+use crate::net::client_network;
 
 /// The public address that a request comes from: an IPv4 address, or the first 64 bits of an IPv6 address, because a
 /// client may choose the others. `None` if only an address of a private network is known, which may be that of a
@@ -16,7 +18,7 @@ impl<S: Sync> FromRequestParts<S> for ClientAddress {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(public_address(parts).map(network)))
+        Ok(Self(public_address(parts).and_then(client_network)))
     }
 }
 
@@ -47,13 +49,6 @@ fn public_address(parts: &Parts) -> Option<IpAddr> {
 fn address(text: &str) -> Option<IpAddr> {
     let text = text.trim();
     text.parse().ok().or_else(|| text.parse().ok().map(|with_port: std::net::SocketAddr| with_port.ip()))
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-        address => address,
-    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::Problem;
-use crate::job::{JobId, Ladder, ObjectKey, Parallelism, Preset, Priority, Stills};
+use crate::job::{
+    JobId, KeyPrefix, Ladder, ObjectKey, Parallelism, Preset, Priority, Scope, Stills, TokenName,
+};
 
 /// Parses the id in the path. Anything that is not an id names no job.
 pub(crate) fn parse_job_id(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
@@ -107,6 +109,12 @@ fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
         "uploadId" => check::<String>(name, value),
         "partNumbers" => check::<Vec<u16>>(name, value),
         "maxAttempts" | "deadlineSeconds" | "delaySeconds" => check::<Option<u32>>(name, value),
+        "requestsPerMinute" | "jobsPerHour" | "openJobs" | "sourceMinutesPerDay" => {
+            check::<Option<u32>>(name, value)
+        }
+        "name" => check::<TokenName>(name, value),
+        "scopes" => check::<Vec<Scope>>(name, value),
+        "keyPrefix" => check::<Option<KeyPrefix>>(name, value),
         _ => check::<Option<String>>(name, value),
     }
 }

@@ -13,10 +13,12 @@
 //! The limits and the number apply to one process; in the Cloudflare Worker to one isolate, whose counter of outcomes
 //! starts at zero with each request.
 
+#[cfg(not(target_arch = "wasm32"))]
 use std::collections::HashMap;
-use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+#[cfg(not(target_arch = "wasm32"))]
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -25,6 +27,7 @@ use futures::future::{BoxFuture, FutureExt as _, Shared, WeakShared};
 use super::client_address::ClientAddress;
 use super::{AppState, Problem};
 use crate::job::{AttemptId, JobId, ObjectKey, StreamSegment};
+use crate::keyed_semaphore::{KeyedPermit, KeyedSemaphore};
 use crate::metrics::{Metrics, SegmentRequest};
 use crate::queue::{QueueError, SegmentState};
 use crate::storage::{Bucket, layout};
@@ -45,73 +48,52 @@ const MAX_OF_CLIENT: usize = 16;
 const MAX_OF_ALL: usize = 256;
 
 /// The requests that are held at the moment.
-#[derive(Clone, Default)]
-pub struct HeldRequests(Arc<Mutex<Held>>);
-
-/// Their numbers, and what they wait for.
-#[derive(Default)]
-struct Held {
-    of_all: usize,
-    of_job: HashMap<JobId, usize>,
-    of_client: HashMap<IpAddr, usize>,
+#[derive(Clone)]
+pub struct HeldRequests {
+    of_all: KeyedSemaphore<()>,
+    of_job: KeyedSemaphore<JobId>,
+    of_client: KeyedSemaphore<IpAddr>,
     #[cfg(not(target_arch = "wasm32"))]
-    watches: HashMap<ObjectKey, WeakShared<Watch>>,
+    watches: Arc<Mutex<HashMap<ObjectKey, WeakShared<Watch>>>>,
+}
+
+impl Default for HeldRequests {
+    fn default() -> Self {
+        Self {
+            of_all: KeyedSemaphore::new(MAX_OF_ALL),
+            of_job: KeyedSemaphore::new(MAX_OF_JOB),
+            of_client: KeyedSemaphore::new(MAX_OF_CLIENT),
+            #[cfg(not(target_arch = "wasm32"))]
+            watches: Arc::default(),
+        }
+    }
 }
 
 /// One of them. It ends when this is dropped.
 struct HeldRequest {
-    all: HeldRequests,
-    job: JobId,
-    client: Option<IpAddr>,
+    _of_all: KeyedPermit<()>,
+    _of_job: KeyedPermit<JobId>,
+    _of_client: Option<KeyedPermit<IpAddr>>,
 }
 
 impl HeldRequests {
     /// The number of held requests.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.lock().of_all
-    }
-
-    /// The numbers are consistent whenever the lock is free, so a panic elsewhere does not corrupt them.
-    fn lock(&self) -> MutexGuard<'_, Held> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.of_all.taken()
     }
 
     /// Adds a request; `None` if there are too many. A client whose address is unknown has no limit of its own.
     fn hold(&self, job: JobId, client: Option<IpAddr>) -> Option<HeldRequest> {
-        let mut held = self.lock();
-        let of_job = held.of_job.get(&job).copied().unwrap_or_default();
-        let of_client = client.and_then(|client| held.of_client.get(&client)).copied().unwrap_or_default();
-        if of_job >= MAX_OF_JOB || of_client >= MAX_OF_CLIENT || held.of_all >= MAX_OF_ALL {
-            return None;
-        }
-        held.of_all += 1;
-        held.of_job.insert(job, of_job + 1);
-        if let Some(client) = client {
-            held.of_client.insert(client, of_client + 1);
-        }
-        Some(HeldRequest { all: self.clone(), job, client })
-    }
-}
-
-impl Drop for HeldRequest {
-    fn drop(&mut self) {
-        let mut held = self.all.lock();
-        held.of_all = held.of_all.saturating_sub(1);
-        count_down(&mut held.of_job, self.job);
-        if let Some(client) = self.client {
-            count_down(&mut held.of_client, client);
-        }
-    }
-}
-
-/// Takes one off a number, which is removed with the last one.
-fn count_down<K: Eq + Hash>(numbers: &mut HashMap<K, usize>, of: K) {
-    if let Some(number) = numbers.get_mut(&of) {
-        *number -= 1;
-        if *number == 0 {
-            numbers.remove(&of);
-        }
+        let of_client = match client {
+            Some(client) => Some(self.of_client.try_acquire(client)?),
+            None => None,
+        };
+        Some(HeldRequest {
+            _of_client: of_client,
+            _of_job: self.of_job.try_acquire(job)?,
+            _of_all: self.of_all.try_acquire(())?,
+        })
     }
 }
 
@@ -138,15 +120,16 @@ type Watch = BoxFuture<'static, Watched>;
 impl HeldRequests {
     /// The watch for this file. Requests that are held at the same time share one, which ends with the last of them.
     fn watch(&self, key: &ObjectKey, begin: impl FnOnce() -> Watch) -> Shared<Watch> {
-        let mut held = self.lock();
-        if let Some(watch) = held.watches.get(key).and_then(WeakShared::upgrade) {
+        // A panic elsewhere leaves it consistent.
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(watch) = watches.get(key).and_then(WeakShared::upgrade) {
             return watch;
         }
         // There are no more of them than held requests, apart from those that have ended since the last one began.
-        held.watches.retain(|_, watch| watch.upgrade().is_some());
+        watches.retain(|_, watch| watch.upgrade().is_some());
         let watch = begin().shared();
         if let Some(weak) = watch.downgrade() {
-            held.watches.insert(key.clone(), weak);
+            watches.insert(key.clone(), weak);
         }
         watch
     }
@@ -245,8 +228,7 @@ mod tests {
         held.pop();
         assert!(all.hold(job, None).is_some());
         drop((held, one));
-        assert_eq!(all.count(), 0);
-        assert!(all.lock().of_job.is_empty());
+        assert_eq!((all.count(), all.of_job.taken()), (0, 0));
     }
 
     #[test]
@@ -259,13 +241,12 @@ mod tests {
         let job = JobId::new();
         // A request that is refused takes no place of its job.
         assert!(all.hold(job, client).is_none());
-        assert!(!all.lock().of_job.contains_key(&job));
+        assert_eq!(all.of_job.taken(), MAX_OF_CLIENT);
         let others = [all.hold(job, other).unwrap(), all.hold(job, None).unwrap()];
         held.pop();
         assert!(all.hold(job, client).is_some());
         drop((held, others));
-        assert_eq!(all.count(), 0);
-        assert!(all.lock().of_client.is_empty());
+        assert_eq!((all.count(), all.of_client.taken()), (0, 0));
     }
 
     #[test]
@@ -300,13 +281,13 @@ mod tests {
         // The one that began it may go away.
         drop(first);
         let fourth = watch(&one);
-        assert_eq!((begun.lock().unwrap().len(), all.lock().watches.len()), (2, 2));
+        assert_eq!((begun.lock().unwrap().len(), all.watches.lock().unwrap().len()), (2, 2));
         ready.send(()).unwrap();
         for waiting in [second, third, fourth] {
             assert_eq!(waiting.await.unwrap(), SegmentRequest::Ready);
         }
         let again = watch(&one);
-        assert_eq!((begun.lock().unwrap().len(), all.lock().watches.len()), (3, 1));
+        assert_eq!((begun.lock().unwrap().len(), all.watches.lock().unwrap().len()), (3, 1));
         drop(again);
     }
 }

@@ -10,9 +10,10 @@ use axum::http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
+use super::auth::Caller;
 use super::extract::{Body, parse_job_id};
 use super::requests::{CreateJobRequest, CreateUploadRequest, CreateUploadResponse, SubmissionLimits};
-use super::{AppState, Problem, RequestOrigin, auth, caller_trace};
+use super::{AppState, Problem, RequestOrigin, caller_trace};
 use crate::hex::hex;
 use crate::job::{Input, Job, JobId, JobSpec, State as JobState, space};
 use crate::net::EgressPolicy;
@@ -33,7 +34,12 @@ impl AppState {
     }
 
     /// The id of a new job: the client's, that of the job which its idempotency key made before, or a new one.
-    async fn id_for(&self, asked: Option<JobId>, headers: &HeaderMap) -> Result<JobId, Problem> {
+    async fn id_for(
+        &self,
+        caller: &Caller,
+        asked: Option<JobId>,
+        headers: &HeaderMap,
+    ) -> Result<JobId, Problem> {
         let id = asked.unwrap_or_default();
         let Some(key) = headers.get("idempotency-key") else { return Ok(id) };
         let is_plain = key.as_bytes().iter().all(u8::is_ascii_graphic);
@@ -43,8 +49,7 @@ impl AppState {
             return Err(Problem::field("Idempotency-Key", detail));
         }
         // The same key from two callers means two jobs.
-        let caller = auth::caller(&self.config.tokens, headers).unwrap_or_default();
-        let hash = Sha256::new().chain_update(caller).chain_update(key).finalize();
+        let hash = Sha256::new().chain_update(caller.identity()).chain_update(key).finalize();
         let remembered = self.queue.bind_idempotency_key(&hex(&hash), id).await?;
         if asked.is_some_and(|asked| asked != remembered) {
             return Err(Problem::conflict("this Idempotency-Key was used for a job with another jobId"));
@@ -52,9 +57,10 @@ impl AppState {
         Ok(remembered)
     }
 
-    /// Submits a job. An existing job with this id must have the same spec.
+    /// Submits a job. An existing job with this id must have the same spec, and belong to the same token.
     async fn submit_job(
         &self,
+        caller: &Caller,
         id: JobId,
         spec: &JobSpec,
         start: SubmitMode,
@@ -62,10 +68,13 @@ impl AppState {
         origin: &RequestOrigin,
     ) -> Result<(StatusCode, Job), Problem> {
         let trace = caller_trace(headers);
-        let outcome = self.queue.submit_with_trace(trace.as_ref(), id, spec, start).await?;
+        let outcome = self.queue.submit_for(caller.owner(), trace.as_ref(), id, spec, start).await?;
         let status = match outcome {
             SubmitOutcome::Created => StatusCode::CREATED,
             SubmitOutcome::Same => StatusCode::OK,
+            SubmitOutcome::LimitReached { limit, retry_after } => {
+                return Err(Problem::limit_reached(limit, retry_after));
+            }
             SubmitOutcome::Different(_) => {
                 let detail = "a job with this jobId or Idempotency-Key exists and has other options; \
                               use a new one for a new job";
@@ -73,14 +82,31 @@ impl AppState {
             }
         };
         if outcome == SubmitOutcome::Created {
-            tracing::info!(job = %id, preset = %spec.preset, "job submitted");
+            let token = caller.owner().map(|owner| owner.name.as_str());
+            tracing::info!(job = %id, preset = %spec.preset, token, "job submitted");
         }
-        Ok((status, self.read(id, origin).await?))
+        Ok((status, self.read(caller, id, origin).await?))
     }
 
-    pub(super) async fn read(&self, id: JobId, origin: &RequestOrigin) -> Result<Job, Problem> {
+    /// The job as this caller may read it.
+    pub(super) async fn read(
+        &self,
+        caller: &Caller,
+        id: JobId,
+        origin: &RequestOrigin,
+    ) -> Result<Job, Problem> {
         let job = self.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
+        caller.may_read(&job)?;
         self.present(job, origin)
+    }
+
+    /// Checks that the caller may change this job. Who may change all of them costs no request to Redis.
+    async fn may_change(&self, caller: &Caller, id: JobId) -> Result<(), Problem> {
+        if caller.may_change_all() {
+            return Ok(());
+        }
+        let job = self.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
+        caller.may_change(&job)
     }
 
     /// The job as clients see it, with the addresses of its outputs. The queries of other addresses are left out: they
@@ -120,6 +146,7 @@ impl AppState {
 /// `POST /api/upload`
 pub(crate) async fn upload(
     State(app): State<Arc<AppState>>,
+    caller: Caller,
     headers: HeaderMap,
     origin: RequestOrigin,
     Body(body): Body<CreateUploadRequest>,
@@ -128,12 +155,12 @@ pub(crate) async fn upload(
     if let Some(size) = size {
         app.refuse_too_large(size).await?;
     }
-    let id = app.id_for(body.options.job_id, &headers).await?;
+    let id = app.id_for(&caller, body.options.job_id, &headers).await?;
     let name = body.file_name.as_deref().unwrap_or("video");
     let key = layout::input_key(id, name).map_err(|e| Problem::field("fileName", e.to_string()))?;
     let spec = body.spec(key.clone(), app.rules())?;
     let start = SubmitMode::OnUpload(UPLOAD_WINDOW + UPLOAD_GRACE);
-    let (code, job) = app.submit_job(id, &spec, start, &headers, &origin).await?;
+    let (code, job) = app.submit_job(&caller, id, &spec, start, &headers, &origin).await?;
     let mut ticket = CreateUploadResponse {
         job_id: id,
         status: job.status,
@@ -155,30 +182,35 @@ pub(crate) async fn upload(
 /// `POST /api/jobs`
 pub(crate) async fn submit(
     State(app): State<Arc<AppState>>,
+    caller: Caller,
     headers: HeaderMap,
     origin: RequestOrigin,
     Body(body): Body<CreateJobRequest>,
 ) -> Result<(StatusCode, Json<Job>), Problem> {
     let asked = body.options.job_id;
     let (spec, delay) = body.spec(app.rules())?;
-    let id = app.id_for(asked, &headers).await?;
+    if let Input::Key(key) = &spec.input {
+        caller.may_name(key)?;
+    }
+    let id = app.id_for(&caller, asked, &headers).await?;
     if let Input::Key(key) = &spec.input
         && layout::job_of_input_key(key).is_some_and(|owner| owner != id)
     {
         // The upload of another job is allowed: this encodes the same video a second time.
         tracing::debug!(job = %id, %key, "job uses the upload of another job");
     }
-    let (code, job) = app.submit_job(id, &spec, SubmitMode::After(delay), &headers, &origin).await?;
+    let (code, job) = app.submit_job(&caller, id, &spec, SubmitMode::After(delay), &headers, &origin).await?;
     Ok((code, Json(job)))
 }
 
 /// `GET /api/jobs/{id}`
 pub(crate) async fn get_one(
     State(app): State<Arc<AppState>>,
+    caller: Caller,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
-    Ok(Json(app.read(parse_job_id(id)?, &origin).await?))
+    Ok(Json(app.read(&caller, parse_job_id(id)?, &origin).await?))
 }
 
 /// The query parameters of `GET /api/jobs`.
@@ -192,6 +224,7 @@ pub(crate) struct Listing {
 /// `GET /api/jobs`
 pub(crate) async fn list(
     State(app): State<Arc<AppState>>,
+    caller: Caller,
     origin: RequestOrigin,
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Page>, Problem> {
@@ -206,7 +239,8 @@ pub(crate) async fn list(
         Some(name) => Some(name.parse().map_err(|e| Problem::field("status", format!("{e}")))?),
     };
     let cursor = query.cursor.as_deref().filter(|c| !c.is_empty());
-    let mut page = app.queue.list(&Filter { state }, limit, cursor).await.map_err(|e| match e {
+    let filter = Filter { state, owner: caller.sees_only() };
+    let mut page = app.queue.list(&filter, limit, cursor).await.map_err(|e| match e {
         crate::queue::QueueError::Refused(why) if cursor.is_some() => Problem::field("cursor", why),
         other => other.into(),
     })?;
@@ -218,10 +252,12 @@ pub(crate) async fn list(
 /// `DELETE /api/jobs/{id}`
 pub(crate) async fn cancel(
     State(app): State<Arc<AppState>>,
+    caller: Caller,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
     let id = parse_job_id(id)?;
+    app.may_change(&caller, id).await?;
     match app.queue.cancel(id).await? {
         CancelOutcome::Cancelled => tracing::info!(job = %id, "job cancelled"),
         CancelOutcome::Ended(JobState::Cancelled) => {}
@@ -230,17 +266,19 @@ pub(crate) async fn cancel(
         }
         CancelOutcome::Unknown => return Err(Problem::no_such_job()),
     }
-    Ok(Json(app.read(id, &origin).await?))
+    Ok(Json(app.read(&caller, id, &origin).await?))
 }
 
 /// `POST /api/jobs/{id}/retry`
 pub(crate) async fn retry(
     State(app): State<Arc<AppState>>,
+    caller: Caller,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
     let id = parse_job_id(id)?;
-    match app.queue.redrive(id).await? {
+    app.may_change(&caller, id).await?;
+    match app.queue.redrive_for(caller.owner(), id).await? {
         RedriveOutcome::Queued => tracing::info!(job = %id, "job retried"),
         RedriveOutcome::NeverUploaded => {
             let detail = "its video never arrived; ask for a new upload with POST /api/upload";
@@ -250,7 +288,10 @@ pub(crate) async fn retry(
             let detail = format!("the job is {state}; only failed and cancelled jobs can be retried");
             return Err(Problem::conflict(detail));
         }
+        RedriveOutcome::LimitReached { limit, retry_after } => {
+            return Err(Problem::limit_reached(limit, retry_after));
+        }
         RedriveOutcome::Unknown => return Err(Problem::no_such_job()),
     }
-    Ok(Json(app.read(id, &origin).await?))
+    Ok(Json(app.read(&caller, id, &origin).await?))
 }

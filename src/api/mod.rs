@@ -25,6 +25,7 @@ mod requests;
 mod span;
 mod sse;
 mod system;
+mod tokens;
 mod web_origin;
 
 pub use feed::Feed;
@@ -35,7 +36,9 @@ pub use parts::{Multipart, PartAddress, SignPartsRequest, SignedParts};
 pub use problem::{Problem, ProblemBody};
 pub use request_origin::RequestOrigin;
 pub use requests::{CreateJobRequest, CreateUploadRequest, CreateUploadResponse, JobOptions};
+pub use sse::EventStreams;
 pub use system::{Readiness, SystemStatus};
+pub use tokens::{CreateTokenRequest, IssuedToken, TokenList, TokenPermissions};
 
 #[cfg(not(target_arch = "wasm32"))]
 use span::with_tracing;
@@ -46,12 +49,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use axum::middleware::Next;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::config::ApiConfig;
+use crate::job::Scope;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 use crate::storage::Storage;
@@ -82,6 +86,8 @@ pub struct AppState {
     pub feed: Feed,
     /// The requests for segments that are not encoded yet.
     pub held: HeldRequests,
+    /// The open event streams.
+    pub streams: EventStreams,
     /// Whether Redis and the buckets answered last.
     pub readiness: Readiness,
 }
@@ -89,24 +95,41 @@ pub struct AppState {
 /// Builds the whole API for `app`.
 pub fn router(app: Arc<AppState>) -> Router {
     let cors = cors(&app.config.cors_origins);
-    let guarded = Router::new()
+    let administrators = Router::new()
+        .route("/api/tokens", get(tokens::list).post(tokens::create))
+        .route("/api/tokens/{name}", put(tokens::change).delete(tokens::delete))
+        .route("/api/tokens/{name}/rotate", post(tokens::rotate))
+        .route_layer(from_fn(auth::require_administrator));
+    let operators = Router::new()
+        .route("/api/fleet/pause", post(fleet::pause))
+        .route("/api/fleet/resume", post(fleet::resume))
+        .route_layer(from_fn_with_state(Scope::Operate, auth::require_scope));
+    let readers = Router::new()
+        .route("/api/stats", get(system::stats))
+        .route("/api/status", get(system::status))
+        .route("/api/fleet", get(fleet::get))
+        .route("/metrics", get(metrics::metrics))
+        .route_layer(from_fn_with_state(Scope::Read, auth::require_scope));
+    let submitters = Router::new()
         .route("/api/upload", post(jobs::upload))
-        .route("/api/jobs", post(jobs::submit).get(jobs::list))
+        .route("/api/jobs", post(jobs::submit))
+        .route_layer(from_fn_with_state(Scope::Submit, auth::require_scope));
+    // Their handlers look at whose job it is.
+    let guarded = Router::new()
+        .route("/api/jobs", get(jobs::list))
         .route("/api/jobs/{id}", get(jobs::get_one).delete(jobs::cancel))
         .route("/api/jobs/{id}/retry", post(jobs::retry))
         .route("/api/jobs/{id}/parts", post(parts::sign))
         .route("/api/jobs/{id}/uploaded", post(parts::uploaded))
         // The name of this route in the original TCoder.
         .route("/api/jobs/{id}/trigger-r2-event", post(parts::uploaded))
-        .route("/api/stats", get(system::stats))
-        .route("/api/status", get(system::status))
-        .route("/api/fleet", get(fleet::get))
-        .route("/api/fleet/pause", post(fleet::pause))
-        .route("/api/fleet/resume", post(fleet::resume))
-        .route("/metrics", get(metrics::metrics))
-        .layer(axum::middleware::from_fn(request_timeout))
+        .merge(submitters)
+        .merge(readers)
+        .merge(operators)
+        .merge(administrators)
+        .layer(from_fn(request_timeout))
         .route("/api/jobs/{id}/events", get(sse::job_events))
-        .route_layer(axum::middleware::from_fn_with_state(app.clone(), auth::require_token));
+        .route_layer(from_fn_with_state(app.clone(), auth::authenticate));
     let router = Router::new()
         .merge(guarded)
         .route("/problems/{kind}", get(problem::explain))
@@ -117,7 +140,7 @@ pub fn router(app: Arc<AppState>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(cors)
         .merge(media::routes())
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&app), web_origin::refuse_foreign))
+        .layer(from_fn_with_state(Arc::clone(&app), web_origin::refuse_foreign))
         .with_state(app);
     with_tracing(router)
 }
@@ -159,7 +182,7 @@ fn cors(origins: &[String]) -> CorsLayer {
     };
     CorsLayer::new()
         .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
         .allow_headers([
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
@@ -178,7 +201,7 @@ mod process {
 
     use tokio_util::sync::CancellationToken;
 
-    use super::{AppState, Feed, HeldRequests, Readiness};
+    use super::{AppState, EventStreams, Feed, HeldRequests, Readiness};
     use crate::config::ApiConfig;
     use crate::event_bus::EventBus;
     use crate::janitor::{Janitor, JanitorTasks};
@@ -204,8 +227,18 @@ mod process {
         ) -> Result<Arc<Self>, QueueError> {
             let event_bus = EventBus::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await?;
             let feed = Feed::new(event_bus, stop);
-            let (held, readiness) = (HeldRequests::default(), Readiness::default());
-            Ok(Arc::new(Self { queue, storage, links, config, webhooks, metrics, feed, held, readiness }))
+            Ok(Arc::new(Self {
+                queue,
+                storage,
+                links,
+                config,
+                webhooks,
+                metrics,
+                feed,
+                held: HeldRequests::default(),
+                streams: EventStreams::default(),
+                readiness: Readiness::default(),
+            }))
         }
 
         /// The event bus of this process.

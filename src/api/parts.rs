@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::auth::Caller;
 use super::extract::{Body, Fields, parse_job_id};
 use super::{AppState, Problem, RequestOrigin};
 use crate::job::{Input, Job, JobId, Millis, ObjectKey, State as JobState};
@@ -103,9 +104,10 @@ impl AppState {
         Ok(Some(Multipart { start_url, part_size }))
     }
 
-    /// The key of the job's upload, if the job is waiting for one.
-    async fn awaited_upload(&self, id: JobId) -> Result<(ObjectKey, JobState), Problem> {
+    /// The key of the job's upload, if the job is waiting for one and the caller may upload it.
+    async fn awaited_upload(&self, caller: &Caller, id: JobId) -> Result<(ObjectKey, JobState), Problem> {
         let job = self.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
+        caller.may_change(&job)?;
         match job.spec.input {
             Input::Key(key) if layout::job_of_input_key(&key) == Some(id) => Ok((key, job.status)),
             _ => Err(Problem::conflict("this job was created for an existing video; it needs no upload")),
@@ -116,6 +118,7 @@ impl AppState {
 /// `POST /api/jobs/{id}/parts`
 pub(crate) async fn sign(
     State(app): State<Arc<AppState>>,
+    caller: Caller,
     id: Result<Path<String>, PathRejection>,
     Body(wanted): Body<SignPartsRequest>,
 ) -> Result<Json<SignedParts>, Problem> {
@@ -130,7 +133,7 @@ pub(crate) async fn sign(
     if let Some(at) = wanted.part_numbers.iter().position(|n| !(1..=MOST_PARTS).contains(&u64::from(*n))) {
         return Err(Problem::field(format!("partNumbers[{at}]"), "part numbers range from 1 to 10000"));
     }
-    let (key, state) = app.awaited_upload(id).await?;
+    let (key, state) = app.awaited_upload(&caller, id).await?;
     if state != JobState::Uploading {
         return Err(Problem::conflict(format!("the job is {state} and does not wait for an upload")));
     }
@@ -148,11 +151,12 @@ pub(crate) async fn sign(
 /// `POST /api/jobs/{id}/uploaded`: the client reports its upload, if storage does not.
 pub(crate) async fn uploaded(
     State(app): State<Arc<AppState>>,
+    caller: Caller,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
     let id = parse_job_id(id)?;
-    let (key, state) = app.awaited_upload(id).await?;
+    let (key, state) = app.awaited_upload(&caller, id).await?;
     if state == JobState::Uploading || state == JobState::Failed {
         let found = app.storage.head(Bucket::Input, &key).await;
         match found.map_err(|e| Problem::unavailable(e.to_string()))? {
@@ -165,7 +169,7 @@ pub(crate) async fn uploaded(
             }
         }
     }
-    Ok(Json(app.read(id, &origin).await?))
+    Ok(Json(app.read(&caller, id, &origin).await?))
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! Errors as RFC 9457 problem documents that say what to do.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::job::Millis;
+use crate::job::{KeyPrefix, Millis, ReachedLimit, Scope};
 use crate::queue::QueueError;
 
 /// The body of an error (`application/problem+json`).
@@ -42,12 +44,15 @@ pub(crate) const CATALOGUE: &[(u16, &[Kind])] = &[
             ("address-not-signed", "The address is not signed"),
             ("foreign-origin", "The request comes from a page of another site"),
             ("foreign-host", "The request names another host"),
+            ("missing-scope", "The token does not permit this"),
+            ("foreign-key", "The token does not permit this object"),
         ],
     ),
     (
         404,
         &[
             ("no-such-job", "No such job"),
+            ("no-such-token", "No such token"),
             ("no-such-route", "No such route"),
             ("no-such-file", "No such file"),
         ],
@@ -57,6 +62,13 @@ pub(crate) const CATALOGUE: &[(u16, &[Kind])] = &[
     (413, &[("too-large", "The request is too large")]),
     (415, &[("not-json", "The request is not JSON")]),
     (422, &[("invalid-field", "A field of the request cannot be used")]),
+    (
+        429,
+        &[
+            ("too-many-requests", "The token has sent too many requests"),
+            ("limit-reached", "A limit of the token is reached"),
+        ],
+    ),
     (500, &[("file-too-large", "The file is too large to be answered")]),
     (
         503,
@@ -64,6 +76,7 @@ pub(crate) const CATALOGUE: &[(u16, &[Kind])] = &[
             ("unavailable", "tcoder cannot answer now"),
             ("not-ready", "The segment is not encoded yet"),
             ("too-many-waiting", "Too many requests wait for this video"),
+            ("too-many-streams", "Too many event streams are open"),
         ],
     ),
 ];
@@ -76,7 +89,7 @@ pub struct Problem {
     title: &'static str,
     detail: String,
     field: Option<String>,
-    /// Seconds after which the client may retry; only with status 503.
+    /// Seconds after which the client may retry; only with the statuses 429 and 503.
     retry_after: u32,
 }
 
@@ -178,6 +191,18 @@ impl Problem {
         )
     }
 
+    /// Too many event streams are open, of this client or altogether.
+    pub fn too_many_streams() -> Self {
+        let detail = "too many event streams are open, of this client or altogether; close some, or read the job with \
+                      GET /api/jobs/{id} instead";
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too-many-streams",
+            "Too many event streams are open",
+            detail,
+        )
+    }
+
     /// The API does not serve this playlist, because it has more than `limit` bytes.
     pub fn file_too_large(limit: u64) -> Self {
         let detail = format!("this playlist has more than {limit} bytes; fetch it from the bucket itself");
@@ -196,8 +221,64 @@ impl Problem {
 
     /// The token is missing or wrong.
     pub fn unauthorized() -> Self {
-        let detail = "send one of the API_TOKENS in the header `Authorization: Bearer <token>`";
+        let detail = "send a valid token in the header `Authorization: Bearer <token>`: one of API_TOKENS, or one that \
+                      `tcoder tokens create` made";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed", detail)
+    }
+
+    /// The token does not have the scope that the request needs.
+    pub fn missing_scope(scope: Scope) -> Self {
+        let detail =
+            format!("the token does not have the scope `{scope}`, which this needs; use one that has it");
+        Self::new(StatusCode::FORBIDDEN, "missing-scope", "The token does not permit this", detail)
+    }
+
+    /// The request needs one of `API_TOKENS`.
+    pub fn administrators_only() -> Self {
+        let detail = "only one of API_TOKENS permits this, whatever the scopes of another token";
+        Self::new(StatusCode::FORBIDDEN, "missing-scope", "The token does not permit this", detail)
+    }
+
+    /// The token may not name this object.
+    pub fn foreign_key(prefix: Option<&KeyPrefix>) -> Self {
+        let detail = match prefix {
+            Some(prefix) => format!("the token may name objects below {prefix} only; upload the video instead"),
+            None => "the token may name no objects of the bucket, because it has no key prefix; upload the video instead"
+                .into(),
+        };
+        Self::new(StatusCode::FORBIDDEN, "foreign-key", "The token does not permit this object", detail)
+    }
+
+    /// No token has this name.
+    pub fn no_such_token() -> Self {
+        let detail = "no token has this name; `tcoder tokens list` shows those that there are";
+        Self::new(StatusCode::NOT_FOUND, "no-such-token", "No such token", detail)
+    }
+
+    /// The token may send no request for the moment.
+    pub fn too_many_requests(pause: Duration) -> Self {
+        let detail = "the token has sent all the requests that it may send in a minute; wait as long as Retry-After says";
+        let title = "The token has sent too many requests";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", title, detail).after(pause)
+    }
+
+    /// The token may submit and retry no job for the moment.
+    pub fn limit_reached(limit: ReachedLimit, pause: Duration) -> Self {
+        let detail = match limit {
+            ReachedLimit::JobsPerHour => "all the jobs that the token may submit in an hour are submitted",
+            ReachedLimit::OpenJobs => "as many jobs of the token have not ended as it may have at once",
+            ReachedLimit::SourceMinutesPerDay => "the token has used its minutes of video of this day",
+        };
+        let detail = format!("{detail}; wait as long as Retry-After says");
+        let title = "A limit of the token is reached";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "limit-reached", title, detail).after(pause)
+    }
+
+    /// The same, to be repeated after this pause.
+    fn after(mut self, pause: Duration) -> Self {
+        let seconds = u32::try_from(pause.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+        self.retry_after = seconds.max(1);
+        self
     }
 
     /// tcoder cannot serve the request at the moment.
@@ -228,7 +309,7 @@ impl IntoResponse for Problem {
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(retry_after));
         }
         response
@@ -311,7 +392,16 @@ mod tests {
             Problem::file_too_large(1),
             Problem::conflict("a"),
             Problem::unauthorized(),
+            Problem::missing_scope(Scope::Read),
+            Problem::administrators_only(),
+            Problem::foreign_key(None),
+            Problem::no_such_token(),
+            Problem::too_many_requests(Duration::ZERO),
+            Problem::limit_reached(ReachedLimit::OpenJobs, Duration::ZERO),
             Problem::unavailable("a"),
+            Problem::too_many_streams(),
+            Problem::too_many_waiting(),
+            Problem::segment_not_ready(),
         ];
         for problem in all {
             let kinds = CATALOGUE.iter().find(|(status, _)| *status == problem.status.as_u16()).unwrap().1;

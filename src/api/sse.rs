@@ -7,6 +7,7 @@
 //! shows what it has received, so the id of an event consists of the attempt and the state of the job.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,32 +17,81 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::Event;
 use axum::response::{IntoResponse as _, Response};
 
+use super::auth::Caller;
+use super::client_address::ClientAddress;
 use super::extract::parse_job_id;
 use super::feed::{Changes, JobChange};
 use super::{AppState, Problem, RequestOrigin};
-use crate::job::{Epoch, Job, JobId};
+use crate::job::{Epoch, Job, JobId, TokenName};
+use crate::keyed_semaphore::{KeyedPermit, KeyedSemaphore};
 use crate::queue::QueueError;
 use crate::time::sleep;
 
 /// Pause before a job that could not be read is read again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Maximum number of streams: half the connections of a server, so that other requests are still answered.
+const MAX_STREAMS: usize = 256;
+/// The same for one client. A service may follow many jobs at once.
+const MAX_OF_CLIENT: usize = 64;
+
+/// The open streams. Their number is limited over all, and for each client: a token with a name, else a public address.
+#[derive(Clone)]
+pub struct EventStreams {
+    of_all: KeyedSemaphore<()>,
+    of_client: KeyedSemaphore<Client>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Client {
+    Token(TokenName),
+    Address(IpAddr),
+}
+
+/// A stream that counts. It ends when this is dropped.
+struct OpenStream {
+    _of_all: KeyedPermit<()>,
+    _of_client: Option<KeyedPermit<Client>>,
+}
+
+impl Default for EventStreams {
+    fn default() -> Self {
+        Self { of_all: KeyedSemaphore::new(MAX_STREAMS), of_client: KeyedSemaphore::new(MAX_OF_CLIENT) }
+    }
+}
+
+impl EventStreams {
+    fn open(&self, caller: &Caller, ClientAddress(address): ClientAddress) -> Result<OpenStream, Problem> {
+        let token = caller.owner().map(|owner| Client::Token(owner.name.clone()));
+        let of_client = match token.or(address.map(Client::Address)) {
+            Some(client) => Some(self.of_client.try_acquire(client).ok_or_else(Problem::too_many_streams)?),
+            None => None,
+        };
+        let of_all = self.of_all.try_acquire(()).ok_or_else(Problem::too_many_streams)?;
+        Ok(OpenStream { _of_all: of_all, _of_client: of_client })
+    }
+}
 
 /// `GET /api/jobs/{id}/events`
 pub(crate) async fn job_events(
     State(app): State<Arc<AppState>>,
+    caller: Caller,
+    address: ClientAddress,
     origin: RequestOrigin,
     id: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = parse_job_id(id)?;
+    let stream = app.streams.open(&caller, address)?;
     // Subscribe first and read afterwards: a change in between is then sent twice rather than lost.
     let changes = app.feed.changes(id);
     let job = app.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
+    caller.may_read(&job)?;
     if job.status.is_terminal() && headers.get("last-event-id").is_some_and(|id| *id == *event_id(&job)) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let job = app.present(job, &origin)?;
-    let watch = Watch { app: Arc::clone(&app), origin, id, changes, first: Some(job), told: None };
+    let watch =
+        Watch { app: Arc::clone(&app), origin, id, changes, first: Some(job), told: None, _stream: stream };
     let changes = futures::stream::unfold(watch, |watch| async { watch.step().await });
     Ok(app.feed.answer(changes))
 }
@@ -59,6 +109,7 @@ struct Watch {
     first: Option<Job>,
     /// The job as it was last sent.
     told: Option<Job>,
+    _stream: OpenStream,
 }
 
 impl Watch {
@@ -148,6 +199,28 @@ mod tests {
             "timestamps": {}, "inputKey": "inputs/a.mp4",
         });
         serde_json::from_value(job).unwrap()
+    }
+
+    #[test]
+    fn streams_are_limited_by_client_and_over_all() {
+        let streams = EventStreams::default();
+        let administrator = Caller::Administrator([0; 32]);
+        let open = |host: u8| {
+            let address = (host > 0).then(|| IpAddr::from([8, 8, 4, host]));
+            streams.open(&administrator, ClientAddress(address))
+        };
+        let mut of_one: Vec<_> = (0..MAX_OF_CLIENT).map(|_| open(1).unwrap()).collect();
+        let refused = open(1).err().map(|problem| format!("{problem:?}")).unwrap();
+        assert!(refused.contains("too-many-streams"), "{refused}");
+        let other = open(2).unwrap();
+        of_one.pop();
+        of_one.push(open(1).unwrap());
+        // Those whose address is not known share what is left.
+        let others: Vec<_> = (0..MAX_STREAMS).filter_map(|_| open(0).ok()).collect();
+        assert_eq!(others.len(), MAX_STREAMS - MAX_OF_CLIENT - 1);
+        assert!(open(3).is_err());
+        drop((of_one, other, others));
+        assert_eq!((streams.of_all.taken(), streams.of_client.taken()), (0, 0));
     }
 
     #[test]

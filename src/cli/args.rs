@@ -9,7 +9,7 @@ use url::{Host, Url};
 use super::choices::{self, ChoicesList};
 use crate::config::Role;
 use crate::config::registry::help;
-use crate::job::{JobId, Ladder, Parallelism, Preset, Priority, State, Stills};
+use crate::job::{JobId, KeyPrefix, Ladder, Parallelism, Preset, Priority, Scope, State, Stills, TokenName};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -46,6 +46,13 @@ Examples:
   tcoder fleet pause --reason 'a new image is on its way'
   tcoder fleet resume
   tcoder fleet status --json | jq -r '.fleet.machines[] | .name + \" \" + .role'";
+
+const TOKENS_EXAMPLES: &str = "\
+Examples:
+  tcoder tokens create films --scope submit --key-prefix films/ --jobs-per-hour 100 --open-jobs 20
+  tcoder tokens create prometheus --scope read
+  tcoder tokens list
+  tcoder tokens rotate films";
 
 const TRANSCODE_EXAMPLES: &str = "\
 Examples:
@@ -105,6 +112,12 @@ pub(super) enum Command {
     /// dry run.
     #[command(after_help = FLEET_EXAMPLES)]
     Fleet(FleetArgs),
+    /// Create, list, change and delete tokens with a name, scopes and limits
+    ///
+    /// Each product, tenant or monitor can have a token of its own. The server keeps only its hash. Changes apply from the
+    /// next request on, without a restart. All of these commands need one of the server's API_TOKENS.
+    #[command(after_help = TOKENS_EXAMPLES)]
+    Tokens(TokensArgs),
     /// Transcode a file on this machine, without queue or storage, to try out presets
     #[command(after_help = TRANSCODE_EXAMPLES)]
     Transcode(TranscodeArgs),
@@ -206,7 +219,7 @@ pub(super) struct ServerArgs {
         hide_env_values = true
     )]
     pub server: Url,
-    /// One of the server's API_TOKENS, if it has any
+    /// A token of the server: one of its API_TOKENS, or one that `tcoder tokens create` printed
     #[arg(long, global = true, value_name = "TOKEN", env = "TCODER_TOKEN", hide_env_values = true)]
     pub token: Option<String>,
 }
@@ -354,6 +367,71 @@ pub(super) enum FleetCommand {
     },
     /// Resume scaling after `tcoder fleet pause`
     Resume,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TokensArgs {
+    #[command(subcommand)]
+    pub command: TokensCommand,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum TokensCommand {
+    /// List the tokens that have a name, with their scopes and limits
+    List,
+    /// Create a token, and print it; it is not shown again
+    Create {
+        /// Its name: lower-case letters, digits and hyphens
+        name: TokenName,
+        #[command(flatten)]
+        permissions: PermissionArgs,
+    },
+    /// Replace the scopes and limits of a token; what is left out, it no longer has
+    Change {
+        /// The token's name
+        name: TokenName,
+        #[command(flatten)]
+        permissions: PermissionArgs,
+    },
+    /// Replace a token by a new one with the same name, and print it
+    Rotate {
+        /// The token's name
+        name: TokenName,
+    },
+    /// Delete a token; its jobs stay
+    Delete {
+        /// The token's name
+        name: TokenName,
+    },
+}
+
+/// What a token permits.
+#[derive(Debug, Args)]
+pub(super) struct PermissionArgs {
+    /// Scopes: submit (submit jobs, and see and change its own), read (see everything), operate (see and change
+    /// everything)
+    #[arg(long, value_name = "LIST", required = true, value_delimiter = ',')]
+    pub scope: Vec<Scope>,
+    /// Folder of the input bucket whose objects it may name as input, such as films/
+    #[arg(long, value_name = "FOLDER/")]
+    pub key_prefix: Option<KeyPrefix>,
+    /// Maximum number of requests a minute
+    #[arg(long, value_name = "N")]
+    pub requests_per_minute: Option<u32>,
+    /// Maximum number of jobs submitted or retried an hour
+    #[arg(long, value_name = "N")]
+    pub jobs_per_hour: Option<u32>,
+    /// Maximum number of jobs that have not ended
+    #[arg(long, value_name = "N")]
+    pub open_jobs: Option<u32>,
+    /// Maximum number of minutes of video a day
+    #[arg(long, value_name = "N")]
+    pub source_minutes_per_day: Option<u32>,
 }
 
 #[derive(Debug, Args)]

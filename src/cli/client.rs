@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use eventsource_stream::Eventsource as _;
 use futures::{Stream, StreamExt as _};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::{Method, Response, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::args::ServerArgs;
 use crate::api::{
-    CreateJobRequest, CreateUploadRequest, CreateUploadResponse, FleetAnswer, PauseFleet, ProblemBody,
-    SignPartsRequest, SignedParts,
+    CreateJobRequest, CreateTokenRequest, CreateUploadRequest, CreateUploadResponse, FleetAnswer,
+    IssuedToken, PauseFleet, ProblemBody, SignPartsRequest, SignedParts, TokenList, TokenPermissions,
 };
-use crate::job::{Job, JobId, State};
+use crate::job::{Job, JobId, State, Token, TokenName};
 use crate::queue::Page;
 
 /// A call of the API failed.
@@ -129,12 +129,18 @@ impl ApiClient {
         let status = response.status();
         if status == StatusCode::UNAUTHORIZED {
             let why = if self.token.is_some() { "does not know this token" } else { "asks for a token" };
-            let detail = format!("the server {why}; set one of its API_TOKENS with --token or TCODER_TOKEN");
+            let detail = format!("the server {why}; give it one with --token or TCODER_TOKEN");
             return Err(ClientError::Refused(detail));
         }
+        let pause = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let pause = pause.map(str::to_owned);
         let body = response.bytes().await.map_err(|e| self.unreachable(&e))?;
         Err(match serde_json::from_slice::<ProblemBody>(&body) {
             Ok(problem) if status == StatusCode::SERVICE_UNAVAILABLE => ClientError::Busy(problem.detail),
+            Ok(problem) if status == StatusCode::TOO_MANY_REQUESTS => ClientError::Busy(match pause {
+                Some(seconds) => format!("{} ({seconds} s)", problem.detail),
+                None => problem.detail,
+            }),
             Ok(problem) => ClientError::Refused(match problem.field {
                 Some(field) => format!("{field}: {}", problem.detail),
                 None => problem.detail,
@@ -218,6 +224,33 @@ impl ApiClient {
 
     pub(crate) async fn fleet_resume(&self) -> Result<FleetAnswer, ClientError> {
         self.json(self.request(Method::POST, self.url(&["api", "fleet", "resume"]))).await
+    }
+
+    pub(crate) async fn tokens(&self) -> Result<TokenList, ClientError> {
+        self.json(self.request(Method::GET, self.url(&["api", "tokens"]))).await
+    }
+
+    pub(crate) async fn create_token(&self, body: &CreateTokenRequest) -> Result<IssuedToken, ClientError> {
+        self.post(self.url(&["api", "tokens"]), body).await
+    }
+
+    pub(crate) async fn change_token(
+        &self,
+        name: &TokenName,
+        body: &TokenPermissions,
+    ) -> Result<Token, ClientError> {
+        let url = self.url(&["api", "tokens", name.as_str()]);
+        self.json(self.request(Method::PUT, url).json(body)).await
+    }
+
+    pub(crate) async fn rotate_token(&self, name: &TokenName) -> Result<IssuedToken, ClientError> {
+        let url = self.url(&["api", "tokens", name.as_str(), "rotate"]);
+        self.json(self.request(Method::POST, url)).await
+    }
+
+    pub(crate) async fn delete_token(&self, name: &TokenName) -> Result<(), ClientError> {
+        let url = self.url(&["api", "tokens", name.as_str()]);
+        self.answer(self.request(Method::DELETE, url).timeout(CALL)).await.map(drop)
     }
 
     /// The error for a stream that ended before the job did.

@@ -9,6 +9,7 @@
 //! | `watch`, `fetch` | show the progress, and download the renditions |
 //! | `jobs` | lists, shows, cancels and retries jobs |
 //! | `fleet` | shows the machines and the next operations; pauses and resumes scaling |
+//! | `tokens` | creates, lists, changes and deletes tokens with a name |
 //! | `transcode` | encodes a file without queue and storage |
 //! | `serve`, `controller` | the servers: `up`, `api`, `worker`; `controller` |
 //! | `output` | tables and progress bars |
@@ -24,6 +25,7 @@ mod multipart;
 mod output;
 mod serve;
 mod submit;
+mod tokens;
 mod transcode;
 mod upload;
 mod watch;
@@ -128,6 +130,7 @@ pub async fn run(cli: Cli) -> ExitCode {
         Command::Submit(args) => submit::run(args).await,
         Command::Jobs(args) => jobs::run(args).await,
         Command::Fleet(args) => fleet::run(args).await,
+        Command::Tokens(args) => tokens::run(args).await,
         Command::Transcode(args) => transcode::run(args).await,
     };
     if let Some(export) = export {

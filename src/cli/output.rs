@@ -75,6 +75,13 @@ fn table(header: &[&str], right: &[usize]) -> Table {
     table
 }
 
+/// Prints tokens, each with its name, scopes, folder, limits and time of creation.
+pub(crate) fn tokens(rows: impl IntoIterator<Item = [String; 5]>) {
+    let mut table = table(&["name", "scopes", "key prefix", "limits", "created"], &[]);
+    table.add_rows(rows);
+    outln!("{table}");
+}
+
 /// The summary of a video's renditions, of a local run or of a job.
 pub(crate) struct Summary<'a> {
     /// The label, the properties and the location of each rendition.

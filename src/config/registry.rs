@@ -527,8 +527,14 @@ pub static OTEL_BSP_SCHEDULE_DELAY: Setting<String> = Setting::new(
 // The command line
 pub static TCODER_URL: Setting<String> =
     Setting::new("TCODER_URL", Derived("http://127.0.0.1:8080"), &[CommandLine], "the server", setting::text);
-pub static TCODER_TOKEN: Setting<String> =
-    Setting::new("TCODER_TOKEN", Unset, &[CommandLine], "one of its API_TOKENS", setting::text).secret();
+pub static TCODER_TOKEN: Setting<String> = Setting::new(
+    "TCODER_TOKEN",
+    Unset,
+    &[CommandLine],
+    "a token of it: one of its API_TOKENS, or one that `tcoder tokens create` printed",
+    setting::text,
+)
+.secret();
 pub static TCODER_DATA: Setting<String> = Setting::new(
     "TCODER_DATA",
     Derived("tcoder-data"),

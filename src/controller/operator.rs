@@ -223,11 +223,8 @@ impl Operator {
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Arc::clone(&self.metrics),
         }));
-        let webhooks = WebhookSender {
-            outbox: Outbox::Kubernetes,
-            caller: self.caller.clone(),
-            keys: Arc::new(SecretKeys(client.clone())),
-        };
+        let keys = Arc::new(SecretKeys(client.clone()));
+        let webhooks = WebhookSender::new(Outbox::Kubernetes, self.caller.clone(), keys);
         let janitor = Janitor {
             tasks: JanitorTasks {
                 queue: queue.clone(),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use super::settings::{FleetSettings, Settings};
-use crate::api::{AppState, Feed, HeldRequests, Readiness};
+use crate::api::{AppState, EventStreams, Feed, HeldRequests, Readiness};
 use crate::config::{ConfigError, Env};
 use crate::controller::reconciler::{OneShotReconciler, forwarded_env};
 use crate::flyprovider::Fly;
@@ -31,6 +31,9 @@ static SYNC: LazyLock<SyncToken> = LazyLock::new(SyncToken::default);
 
 /// The requests that an isolate holds for segments that are not encoded yet.
 static HELD: LazyLock<HeldRequests> = LazyLock::new(HeldRequests::default);
+
+/// The event streams that an isolate sends.
+static STREAMS: LazyLock<EventStreams> = LazyLock::new(EventStreams::default);
 
 /// What an invocation needs.
 pub(crate) struct EdgeContext {
@@ -108,6 +111,7 @@ impl EdgeContext {
             metrics: Metrics::new(),
             feed: Feed,
             held: HELD.clone(),
+            streams: STREAMS.clone(),
             // An invocation must not wait for the requests of another.
             readiness: Readiness::default(),
         })

@@ -17,6 +17,7 @@ mod spec;
 mod state;
 mod task;
 mod time;
+mod token;
 
 pub use entry::EntryKind;
 pub use failure::{Failure, FailureCode};
@@ -37,6 +38,10 @@ pub use task::{
     StreamSegment,
 };
 pub use time::Millis;
+pub use token::{
+    InvalidKeyPrefix, InvalidScope, InvalidTokenName, KeyPrefix, ReachedLimit, Scope, Token, TokenLimits,
+    TokenName,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -61,6 +66,9 @@ pub struct Job {
     /// The parameters of the job.
     #[serde(flatten)]
     pub spec: JobSpec,
+    /// The token by which the job was submitted, if it has a name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<TokenName>,
     /// Number of attempts that have started.
     pub attempt: u32,
     /// The epoch of the latest attempt; 0 before the first.

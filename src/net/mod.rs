@@ -147,6 +147,16 @@ pub fn is_public(ip: IpAddr) -> bool {
     }
 }
 
+/// What tells clients apart by a public address: an IPv4 address, or the first 64 bits of an IPv6 address, because a client
+/// may choose the others. `None` if the address is not public.
+#[must_use]
+pub(crate) fn client_network(address: IpAddr) -> Option<IpAddr> {
+    is_public(address).then(|| match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        address => address,
+    })
+}
+
 fn is_public_v4(ip: Ipv4Addr) -> bool {
     !NOT_PUBLIC_V4.iter().any(|net| net.contains(&ip))
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 use super::codec::{ScriptReply, ms, parse_spec};
 use super::terms::{Keep, PartTerms};
 use super::{Queue, QueueError, Reply, scripts};
-use crate::job::{AttemptId, Epoch, Failure, JobId, JobSpec, LeaseId, Millis, Part, SPLIT_VERSION, WorkerId};
+use crate::job::{
+    AttemptId, Epoch, Failure, JobId, JobSpec, LeaseId, Millis, Part, SPLIT_VERSION, TokenName, WorkerId,
+};
 use crate::trace::TraceParent;
 
 /// Pause before a job is claimed again that this version could not read.
@@ -49,6 +51,8 @@ pub struct Claimed {
     pub verify: Option<Failure>,
     /// For how long what belongs to the job is kept after its end.
     pub(super) keep: Keep,
+    /// The token by which the job was submitted; only of a job, not of a part.
+    pub(super) owner: Option<TokenName>,
     /// The plan of a split job, as the attempt wrote it that split the job.
     pub plan: Option<Arc<str>>,
     /// Whether a viewer waits for the part.
@@ -192,6 +196,7 @@ fn claimed(
         keep: terms.keep,
         plan: terms.plan,
         is_awaited: answer.int(15)? == 1,
+        owner: Some(answer.text(16)?).filter(|owner| !owner.is_empty()).and_then(|owner| owner.parse().ok()),
     })
 }
 

@@ -13,6 +13,7 @@ use super::outcomes::{
     CancelOutcome, CancelReason, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, SubmitMode,
     SubmitOutcome, Sweep, UploadedOutcome,
 };
+use super::tokens::{Owner, reached};
 use super::{Command, Queue, QueueError, Reply, cleanup, scripts};
 use crate::job::{
     AttemptId, Epoch, FORMAT_VERSION, Failure, JobId, JobResult, JobSpec, LeaseId, Millis, Priority, State,
@@ -35,16 +36,17 @@ impl Queue {
         spec: &JobSpec,
         start: SubmitMode,
     ) -> Result<SubmitOutcome, QueueError> {
-        self.submit_with_trace(None, id, spec, start).await
+        self.submit_for(None, None, id, spec, start).await
     }
 
-    /// Like [`Queue::submit`], with a span that becomes the parent of the job's attempts. If no spans are exported,
-    /// `caller` becomes their parent.
+    /// Like [`Queue::submit`], with the token to which the job belongs, and with a span that becomes the parent of the job's
+    /// attempts. If no spans are exported, `caller` becomes their parent.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn submit_with_trace(
+    pub async fn submit_for(
         &self,
+        owner: Option<Owner<'_>>,
         caller: Option<&TraceParent>,
         id: JobId,
         spec: &JobSpec,
@@ -64,7 +66,7 @@ impl Queue {
         );
         let submitted = async {
             let here = trace::current();
-            self.submit_as(here.as_ref().or(caller), id, spec, start).await
+            self.call_submit(owner, here.as_ref().or(caller), id, spec, start).await
         };
         let outcome = submitted.instrument(span.clone()).await;
         if let Err(error) = &outcome {
@@ -73,8 +75,9 @@ impl Queue {
         outcome
     }
 
-    async fn submit_as(
+    async fn call_submit(
         &self,
+        owner: Option<Owner<'_>>,
         trace: Option<&TraceParent>,
         id: JobId,
         spec: &JobSpec,
@@ -101,13 +104,18 @@ impl Queue {
             retention.inputs.map(ms).unwrap_or_default(),
             retention.outputs.map(ms).unwrap_or_default(),
         ];
-        let reply = self.eval_idempotent(&scripts::SUBMIT, args).await?;
+        let reply = self.eval_idempotent(&scripts::SUBMIT, [args, Owner::args(owner)].concat()).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {
             "CREATED" => Ok(SubmitOutcome::Created),
+            "LIMIT" => {
+                let (limit, retry_after) = reached(&answer)?;
+                Ok(SubmitOutcome::LimitReached { limit, retry_after })
+            }
             "EXISTS" => {
                 let there = parse_spec(answer.text(0)?)?;
-                Ok(if there == *spec {
+                let is_owners = answer.text(1)? == owner.map(|owner| owner.name.as_str()).unwrap_or_default();
+                Ok(if there == *spec && is_owners {
                     SubmitOutcome::Same
                 } else {
                     SubmitOutcome::Different(Box::new(there))
@@ -231,7 +239,9 @@ impl Queue {
             Outbox::delivery_kind(&job.spec),
             committed.to_string(),
         ];
-        let args = [args, job.keep.args(), vec![job.split_epoch(), folder.to_string()]].concat();
+        let owner = job.owner.as_ref().map_or_else(String::new, ToString::to_string);
+        let of_owner = vec![owner, format!("{:.3}", result.source.duration)];
+        let args = [args, job.keep.args(), vec![job.split_epoch(), folder.to_string()], of_owner].concat();
         let reply = self.eval_idempotent(&scripts::COMPLETE, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {
@@ -346,10 +356,27 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn redrive(&self, id: JobId) -> Result<RedriveOutcome, QueueError> {
-        let reply = self.eval(&scripts::REDRIVE, vec![id.to_string()]).await?;
+        self.redrive_for(None, id).await
+    }
+
+    /// Like [`Queue::redrive`], at the request of a token, whose limits apply.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn redrive_for(
+        &self,
+        owner: Option<Owner<'_>>,
+        id: JobId,
+    ) -> Result<RedriveOutcome, QueueError> {
+        let args = [vec![id.to_string()], Owner::args(owner)].concat();
+        let reply = self.eval(&scripts::REDRIVE, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {
             "QUEUED" => Ok(RedriveOutcome::Queued),
+            "LIMIT" => {
+                let (limit, retry_after) = reached(&answer)?;
+                Ok(RedriveOutcome::LimitReached { limit, retry_after })
+            }
             "NEVER_UPLOADED" => Ok(RedriveOutcome::NeverUploaded),
             "WRONG" => Ok(RedriveOutcome::Wrong(answer.state()?)),
             "UNKNOWN" => Ok(RedriveOutcome::Unknown),

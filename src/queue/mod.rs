@@ -31,6 +31,13 @@
 //! | `machines:heard` | zset | machines on which a worker has registered within a day, by the time of the last registration |
 //! | `webhooks:outbox`, `:kubernetes` | zset | pending deliveries, by due time; one set for each signing key's owner |
 //! | `webhooks:tries` | hash | previous attempts of these deliveries |
+//! | `tokens` | hash | the hash of each token's secret, by the token's name |
+//! | `tokens:secret:<hash>` | hash | a token: its name, its record as JSON, and its requests a minute |
+//! | `tokens:rate:<name>` | string | the time at which the requests of a token will have been spread evenly |
+//! | `tokens:jobs:<name>:<hour>` | string | the number of jobs that were submitted or retried with a token in an hour |
+//! | `tokens:seconds:<name>:<day>` | string | the duration of the inputs of a token's jobs that were completed in a day |
+//! | `tokens:open:<name>` | set | the jobs of a token that have not ended, and some that have |
+//! | `tokens:index:<name>` | zset | the jobs that were submitted with a token, by time of submission, for listings |
 //! | `provider:limit` | hash | when the next request to the provider is permitted, and which callers wait; expires after an idle hour |
 //! | `fleet:lock` | hash | the reconciler that may change machines, until when, and the epoch that fences off the others |
 //! | `fleet:status` | string | the fleet's status as the reconciler last published it, JSON |
@@ -75,6 +82,7 @@ mod scripts;
 mod server;
 mod split;
 mod terms;
+mod tokens;
 mod transport;
 mod workers;
 
@@ -101,6 +109,7 @@ pub use outcomes::{
 pub use query::{Filter, Page, Stats, UnreadableJob};
 pub use rate_limit::{Permit, RequestClass, RequestRate};
 pub use split::{NewPart, NextClaim, PartOutcome, PartReports, PartsInfo, SplitOutcome};
+pub use tokens::{Authentication, Owner, TokenHash};
 pub use transport::{Command, QueueError, Reply, Rest, SyncToken};
 pub use workers::{PoolEntry, WorkerRecord, WorkerState};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::codec::ScriptReply;
 use super::{Cleanup, QueueError, Reply};
-use crate::job::{Failure, JobSpec, Millis, State};
+use crate::job::{Failure, JobSpec, Millis, ReachedLimit, State};
 
 /// How a job starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,15 @@ pub enum SubmitOutcome {
     Created,
     /// A job with this id and the same spec exists already.
     Same,
-    /// A job with this id but another spec exists already.
+    /// A job with this id but another spec exists already, or one of another token.
     Different(Box<JobSpec>),
+    /// The token has reached one of its limits.
+    LimitReached {
+        /// The limit.
+        limit: ReachedLimit,
+        /// After how long another job may be submitted.
+        retry_after: Duration,
+    },
 }
 
 /// The outcome of reporting an upload.
@@ -97,6 +104,13 @@ pub enum RedriveOutcome {
     Wrong(State),
     /// The job does not exist.
     Unknown,
+    /// The token that asks for it has reached one of its limits.
+    LimitReached {
+        /// The limit.
+        limit: ReachedLimit,
+        /// After how long another job may be retried.
+        retry_after: Duration,
+    },
 }
 
 /// The outcome of expiring an upload.

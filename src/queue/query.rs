@@ -8,13 +8,23 @@ use serde::{Deserialize, Serialize};
 use super::codec::{check_record_version, parse_spec, text_items};
 use super::outbox::Outbox;
 use super::{Command, Queue, QueueError, Reply, scripts};
-use crate::job::{Epoch, Job, JobId, Millis, Part, ReadyRange, State, Timestamps, WorkerId};
+use crate::job::{Epoch, Job, JobId, Millis, Part, ReadyRange, State, Timestamps, TokenName, WorkerId};
 
 /// Selects the jobs of a listing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
     /// Only jobs in this state.
     pub state: Option<State>,
+    /// Only jobs that were submitted by this token.
+    pub owner: Option<TokenName>,
+}
+
+impl Filter {
+    fn selects(&self, job: &Job) -> bool {
+        // After an id was used again, the index of its former owner still has it.
+        let is_owned = self.owner.is_none() || self.owner == job.owner;
+        is_owned && self.state.is_none_or(|state| state == job.status)
+    }
 }
 
 /// One page of a listing, newest first.
@@ -118,9 +128,13 @@ impl Queue {
                 "the cursor does not belong to this listing; omit it to start with the newest job".into(),
             ))?),
         };
+        let index = match &filter.owner {
+            Some(owner) => self.owner_index_key(owner),
+            None => self.key("jobs:index"),
+        };
         let (mut jobs, mut unreadable, mut looked) = (Vec::new(), Vec::new(), 0);
         loop {
-            let (entries, last_batch) = self.index_after(position.as_ref()).await?;
+            let (entries, last_batch) = self.index_after(&index, position.as_ref()).await?;
             let reads = entries.iter().map(|p| Command::new("HGETALL").arg(self.status_key(p.id)));
             let replies = self.pipeline(reads.collect()).await?;
             let mut gone = Vec::new();
@@ -128,7 +142,7 @@ impl Queue {
                 position = Some(*entry);
                 match parse_job(entry.id, reply) {
                     Ok(None) => gone.push(entry.id.to_string()),
-                    Ok(Some(job)) if filter.state.is_none_or(|s| s == job.status) => jobs.push(job),
+                    Ok(Some(job)) if filter.selects(&job) => jobs.push(job),
                     Ok(Some(_)) => {}
                     // One record must not hide all others.
                     Err(error) => {
@@ -140,7 +154,7 @@ impl Queue {
                 }
             }
             if !gone.is_empty() {
-                self.forget(gone).await?;
+                self.forget(gone, filter.owner.as_ref()).await?;
             }
             looked += entries.len();
             if last_batch && entries.last().is_none_or(|last| position.is_some_and(|p| p.id == last.id)) {
@@ -152,12 +166,16 @@ impl Queue {
         }
     }
 
-    /// Index entries behind `position`, newest first, up to [`BATCH`], and whether they are the last ones.
-    async fn index_after(&self, position: Option<&Position>) -> Result<(Vec<Position>, bool), QueueError> {
+    /// The entries of this index behind `position`, newest first, up to [`BATCH`], and whether they are the last ones.
+    async fn index_after(
+        &self,
+        index: &str,
+        position: Option<&Position>,
+    ) -> Result<(Vec<Position>, bool), QueueError> {
         let mut skip_same_time = 0;
         loop {
             let command = Command::new("ZRANGE")
-                .arg(self.key("jobs:index"))
+                .arg(index)
                 .arg(position.map_or_else(|| "+inf".into(), |p| p.at.to_string()))
                 .args(["-inf", "BYSCORE", "REV", "LIMIT", &skip_same_time.to_string()])
                 .args([&BATCH.to_string(), "WITHSCORES"]);
@@ -279,16 +297,18 @@ impl Queue {
             if looked_at == 0 {
                 return Ok(());
             }
-            kept += looked_at - self.forget(ids).await?;
+            kept += looked_at - self.forget(ids, None).await?;
             if looked_at < LOOK_AT {
                 return Ok(());
             }
         }
     }
 
-    /// Removes those of `ids` whose job has expired from the listings, and returns their number.
-    async fn forget(&self, ids: Vec<String>) -> Result<usize, QueueError> {
-        let gone = self.eval_idempotent(&scripts::PRUNE_INDEX, ids).await?;
+    /// Removes those of `ids` whose job has expired from the listings, that of their owner included if it is given, and
+    /// returns their number.
+    async fn forget(&self, ids: Vec<String>, owner: Option<&TokenName>) -> Result<usize, QueueError> {
+        let owner = owner.map_or_else(String::new, ToString::to_string);
+        let gone = self.eval_idempotent(&scripts::PRUNE_INDEX, [vec![owner], ids].concat()).await?;
         Ok(gone.int().and_then(|n| usize::try_from(n).ok()).unwrap_or(0))
     }
 
@@ -350,8 +370,10 @@ fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
     // The end of a split job waits for a worker while players play the job.
     let plays = field("playable").is_some() && matches!(stored, State::Queued | State::Running);
     let worker = field("worker").map(|w| WorkerId(w.to_owned()));
+    let owner = field("owner").map(str::parse).transpose().map_err(|_| bad("owner"))?;
     Ok(Some(Job {
         job_id: id,
+        owner,
         status: if plays { State::Playable } else { stored },
         machine_id: worker.as_ref().map(|w| w.machine().to_owned()),
         filename: spec.input.file_name(),

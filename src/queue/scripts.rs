@@ -111,6 +111,9 @@ scripts! {
     FLEET_VIEW "fleet_view.lua"
     FLEET_LOCK "fleet_lock.lua"
     FLEET_PUBLISH "fleet_publish.lua"
+    AUTHENTICATE "authenticate.lua"
+    PUT_TOKEN "put_token.lua"
+    DELETE_TOKEN "delete_token.lua"
 }
 
 #[cfg(test)]

@@ -1,6 +1,10 @@
 //! The promises of the API, which `tcoder api` and the Worker must keep alike. The tests need an API that
 //! requires [`TOKEN`], also accepts [`OTHER_TOKEN`], and has workers.
 
+mod tokens;
+
+pub use tokens::*;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -27,6 +31,11 @@ macro_rules! acceptance {
             upload_is_queued_when_the_client_reports_it
             requests_without_a_configured_token_are_rejected
             writes_need_a_content_type_and_no_foreign_origin
+            tokens_are_created_changed_replaced_and_deleted_at_once
+            token_sees_and_changes_only_its_own_jobs_without_further_scopes
+            token_names_only_objects_of_its_folder
+            operations_need_the_scopes_that_they_name
+            limits_of_a_token_are_answered_429_with_the_time_to_wait
         }
     };
     ($api:expr; $($name:ident)*) => {$(

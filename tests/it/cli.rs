@@ -252,3 +252,38 @@ async fn closed_stdout_is_not_an_error() {
         tokio::process::Command::new("sh").args(["-c", &script]).current_dir(&dir).output().await.unwrap();
     assert_eq!(err(&done), "");
 }
+
+#[tokio::test]
+async fn tokens_are_managed_on_the_command_line() {
+    let (system, dir) = (guarded().await, folder("cli"));
+    let name = format!("cli-{}", &Uuid::new_v4().simple().to_string()[..8]);
+    let arguments = ["tokens", "create", &name, "--scope", "submit", "--jobs-per-hour", "1"];
+    let created = system.cli(&arguments, &dir).await;
+    assert!(created.status.success(), "{}", err(&created));
+    // The secret alone, so that a script can read it; the rest is for people.
+    let secret = out(&created).trim().to_owned();
+    assert!(secret.starts_with("tcoder_") && !secret.contains(char::is_whitespace), "{secret}");
+    assert!(err(&created).contains("not shown again"), "{}", err(&created));
+
+    let list = out(&system.cli(&["tokens", "list"], &dir).await);
+    let line = list.lines().find(|line| line.contains(&name)).unwrap();
+    assert!(line.contains("submit") && line.contains("1 jobs an hour") && !list.contains(&secret), "{list}");
+
+    let environment = [("TCODER_URL", system.url.as_str()), ("TCODER_TOKEN", &secret)];
+    let film = clip().to_str().unwrap();
+    let submit = ["submit", film, "--quality", "144p", "--json"];
+    let first = run(&submit, &environment, &dir).await;
+    assert!(first.status.success(), "{}", err(&first));
+    assert_eq!(parsed(&out(&first))["owner"], *name);
+    let second = run(&submit, &environment, &dir).await;
+    assert_eq!(second.status.code(), Some(4), "{}", err(&second));
+    assert!(err(&second).contains("in an hour"), "{}", err(&second));
+    let refused = run(&["fleet", "status"], &environment, &dir).await;
+    assert_eq!(refused.status.code(), Some(4));
+    assert!(err(&refused).contains("scope `read`"), "{}", err(&refused));
+
+    let deleted = system.cli(&["tokens", "delete", &name], &dir).await;
+    assert!(deleted.status.success(), "{}", err(&deleted));
+    let gone = run(&["jobs", "list"], &environment, &dir).await;
+    assert!(err(&gone).contains("does not know this token"), "{}", err(&gone));
+}

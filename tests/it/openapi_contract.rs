@@ -22,7 +22,7 @@ async fn generated_requests_get_responses_that_match_the_contract() {
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(output.status.success(), "{said}\n{}", system.log());
-    assert!(said.contains("14 selected / 15 total"), "{said}");
+    assert!(said.contains("19 selected / 20 total"), "{said}");
     system.stop().await;
 }
 

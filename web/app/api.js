@@ -22,7 +22,7 @@ const askForToken = (wrong) => {
       h("h2", { id: "token-title" }, "A token is needed"),
       h("form", { method: "dialog" },
         h("p", {}, wrong ? "That token was not accepted. " : "",
-          "This installation requires one of its API_TOKENS. The page keeps it until you close this tab."),
+          "This installation requires a token: one of its API_TOKENS, or one that `tcoder tokens create` made. The page keeps it until you close this tab."),
         h("label", { class: "field", for: "token" }, "Token"), input,
         h("p", {}),
         h("button", { class: "main" }, "Go on")));

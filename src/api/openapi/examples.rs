@@ -1,6 +1,8 @@
 //! An example of each body. Each is parsed into its type and serialised again, so that an example cannot contradict
 //! the API.
 
+use std::time::Duration;
+
 use schemars::{JsonSchema, Schema};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -8,10 +10,10 @@ use serde_json::{Value, json};
 
 use super::super::problem::{Problem, ProblemBody};
 use super::super::{
-    CreateJobRequest, CreateUploadRequest, CreateUploadResponse, FleetAnswer, PauseFleet, SignPartsRequest,
-    SignedParts, SystemStatus,
+    CreateJobRequest, CreateTokenRequest, CreateUploadRequest, CreateUploadResponse, FleetAnswer,
+    IssuedToken, PauseFleet, SignPartsRequest, SignedParts, SystemStatus, TokenList, TokenPermissions,
 };
-use crate::job::Job;
+use crate::job::{Job, ReachedLimit, Token};
 use crate::queue::{Page, Stats};
 
 const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
@@ -65,6 +67,13 @@ pub(super) fn example(reference: &Schema) -> Option<Value> {
             "pause": {"since": 1_795_834_700_000_i64, "reason": "a new image"},
         })),
         typed::<PauseFleet>(json!({"reason": "a new image"})),
+        typed::<CreateTokenRequest>(json!({
+            "name": "films", "scopes": ["submit"], "keyPrefix": "films/", "requestsPerMinute": 600, "openJobs": 50,
+        })),
+        typed::<TokenPermissions>(json!({"scopes": ["submit", "read"], "jobsPerHour": 100})),
+        typed::<Token>(token()),
+        typed::<TokenList>(json!({"tokens": [token()]})),
+        typed::<IssuedToken>(issued_token()),
     ];
     examples.into_iter().find(|(of, _)| of == name)?.1
 }
@@ -77,6 +86,19 @@ fn typed<T: JsonSchema + DeserializeOwned + Serialize>(example: Value) -> (Strin
 
 fn address(query: &str) -> String {
     format!("https://storage.example/input/inputs/{ID}/holiday.mov?uploadId=2~Zq0dGeT{query}")
+}
+
+fn token() -> Value {
+    json!({
+        "name": "films", "scopes": ["submit"], "keyPrefix": "films/", "requestsPerMinute": 600, "openJobs": 50,
+        "createdAt": 1_795_834_800_000_i64,
+    })
+}
+
+fn issued_token() -> Value {
+    let mut token = token();
+    token["token"] = "tcoder_0f3c".into();
+    token
 }
 
 fn stats() -> Value {
@@ -145,6 +167,7 @@ pub(super) fn problem(status: u16) -> Option<ProblemBody> {
             "outputQualities[1]",
             "unknown variant `721p`, expected one of `144p`, `240p`, `360p`",
         ),
+        429 => Problem::limit_reached(ReachedLimit::JobsPerHour, Duration::from_secs(1800)),
         503 => Problem::unavailable("the job queue does not answer; try again in a few seconds"),
         _ => return None,
     };

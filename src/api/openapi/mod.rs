@@ -44,7 +44,7 @@ fn problem_responses(generators: &mut Generators) -> Map<String, Value> {
             "description": kinds.join("; "),
             "content": {"application/problem+json": {"schema": schema, "example": examples::problem(*status)}},
         });
-        if *status == 503 {
+        if matches!(*status, 429 | 503) {
             response["headers"] = json!({
                 "Retry-After": {"description": "Seconds to wait", "schema": {"type": "integer", "format": "int32"}},
             });
@@ -128,7 +128,7 @@ pub fn document() -> Value {
             "securitySchemes": {
                 "token": {
                     "type": "http", "scheme": "bearer",
-                    "description": "One of API_TOKENS; needed where the installation has any",
+                    "description": "One of API_TOKENS, or a token that was created with a name; needed where the installation has API_TOKENS",
                 },
             },
         },
@@ -138,7 +138,10 @@ pub fn document() -> Value {
 #[cfg(test)]
 mod tests {
     use super::super::extract::Fields as _;
-    use super::super::{CreateJobRequest, CreateUploadRequest, PauseFleet, SignPartsRequest};
+    use super::super::{
+        CreateJobRequest, CreateTokenRequest, CreateUploadRequest, PauseFleet, SignPartsRequest,
+        TokenPermissions,
+    };
     use super::*;
 
     /// Calls `seen` for every schema below this value, with its path.
@@ -170,7 +173,7 @@ mod tests {
             .filter_map(|line| line.trim().strip_prefix(".route(\"")?.split_once("\", "))
             .filter(|(path, _)| path.starts_with("/api/"))
             .flat_map(|(path, methods)| {
-                ["get", "post", "delete"]
+                ["get", "post", "put", "delete"]
                     .into_iter()
                     .filter(|method| methods.contains(&format!("{method}(")))
                     .map(|method| (path.to_owned(), method.to_owned()))
@@ -190,11 +193,13 @@ mod tests {
     #[test]
     fn openapi_request_schemas_have_exactly_the_parsed_fields() {
         let document = document();
-        let bodies: [(&str, &[&str], &[&str]); 4] = [
+        let bodies: [(&str, &[&str], &[&str]); 6] = [
             ("UploadRequest", CreateUploadRequest::OWN, CreateUploadRequest::COMMON),
             ("JobRequest", CreateJobRequest::OWN, CreateJobRequest::COMMON),
             ("PauseFleetRequest", PauseFleet::OWN, PauseFleet::COMMON),
             ("PartsRequest", SignPartsRequest::OWN, SignPartsRequest::COMMON),
+            ("CreateTokenRequest", CreateTokenRequest::OWN, CreateTokenRequest::COMMON),
+            ("TokenPermissions", TokenPermissions::OWN, TokenPermissions::COMMON),
         ];
         for (name, own, common) in bodies {
             let schema = &document["components"]["schemas"][name];
@@ -249,7 +254,14 @@ mod tests {
         });
         assert!(seen > 200, "{seen}");
         // Only a request may contain null.
-        let requests = ["UploadRequest", "JobRequest", "PauseFleetRequest", "PartsRequest"];
+        let requests = [
+            "UploadRequest",
+            "JobRequest",
+            "PauseFleetRequest",
+            "PartsRequest",
+            "CreateTokenRequest",
+            "TokenPermissions",
+        ];
         for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
             if !requests.contains(&name.as_str()) {
                 assert!(!schema.to_string().contains("\"null\""), "{name} may be null somewhere");

@@ -3,13 +3,13 @@
 use serde_json::{Map, Value, json};
 
 use super::super::{
-    CreateJobRequest, CreateUploadRequest, CreateUploadResponse, FleetAnswer, PauseFleet, SignPartsRequest,
-    SignedParts, SystemStatus,
+    CreateJobRequest, CreateTokenRequest, CreateUploadRequest, CreateUploadResponse, FleetAnswer,
+    IssuedToken, PauseFleet, SignPartsRequest, SignedParts, SystemStatus, TokenList, TokenPermissions,
 };
 use super::examples;
 use super::schemas::{SchemaOf, body, of};
 use super::{Generators, response_name};
-use crate::job::{Job, JobId, State};
+use crate::job::{Job, JobId, State, Token, TokenName};
 use crate::queue::{Page, Stats};
 
 /// A method of a path.
@@ -45,7 +45,7 @@ const PLAIN: Endpoint = Endpoint {
     idempotent: false,
     stream: false,
     answers: &[],
-    problems: &[401, 403, 503],
+    problems: &[401, 403, 429, 503],
 };
 
 /// The tags, each with a description of its operations.
@@ -53,6 +53,7 @@ pub(super) const TAGS: &[(&str, &str)] = &[
     ("uploads", "Sending videos from a client into storage"),
     ("jobs", "Creating, reading and controlling jobs"),
     ("fleet", "The machines that workers run on"),
+    ("tokens", "The tokens with a name, which only holders of one of API_TOKENS may manage"),
     ("system", "The state of the installation"),
     ("webhooks", "What tcoder sends to the `webhookUrl` of a job"),
 ];
@@ -74,7 +75,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
             (201, "The job waits for its video.", Some(of::<CreateUploadResponse>)),
             (200, "An earlier identical request created this job.", Some(of::<CreateUploadResponse>)),
         ],
-        problems: &[400, 401, 403, 409, 413, 415, 422, 503],
+        problems: &[400, 401, 403, 409, 413, 415, 422, 429, 503],
         ..PLAIN
     },
     Endpoint {
@@ -90,7 +91,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
             (201, "The job waits for a worker.", Some(of::<Job>)),
             (200, "An earlier identical request created this job.", Some(of::<Job>)),
         ],
-        problems: &[400, 401, 403, 409, 413, 415, 422, 503],
+        problems: &[400, 401, 403, 409, 413, 415, 422, 429, 503],
         ..PLAIN
     },
     Endpoint {
@@ -101,7 +102,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
                       that have ended are kept for a week by default.",
         query: true,
         answers: &[(200, "A page of jobs.", Some(of::<Page>))],
-        problems: &[400, 401, 403, 422, 503],
+        problems: &[400, 401, 403, 422, 429, 503],
         ..PLAIN
     },
     Endpoint {
@@ -110,7 +111,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         summary: "Read a job",
         description: "The addresses in its outputs are made for this response and expire.",
         answers: &[(200, "The job.", Some(of::<Job>))],
-        problems: &[401, 403, 404, 503],
+        problems: &[401, 403, 404, 429, 503],
         ..PLAIN
     },
     Endpoint {
@@ -120,7 +121,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         summary: "Cancel a job that has not ended",
         description: "A running encode is stopped. The record of the job stays until it expires.",
         answers: &[(200, "The job, cancelled.", Some(of::<Job>))],
-        problems: &[401, 403, 404, 409, 503],
+        problems: &[401, 403, 404, 409, 429, 503],
         ..PLAIN
     },
     Endpoint {
@@ -130,7 +131,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         summary: "Queue a job again that failed or was cancelled",
         description: "It starts with its full number of attempts. A job whose video never arrived cannot be retried.",
         answers: &[(200, "The job, queued.", Some(of::<Job>))],
-        problems: &[401, 403, 404, 409, 503],
+        problems: &[401, 403, 404, 409, 429, 503],
         ..PLAIN
     },
     Endpoint {
@@ -143,7 +144,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
                       response also contains the addresses that complete and abort the upload.",
         body: Some(body::<SignPartsRequest>),
         answers: &[(200, "The addresses.", Some(of::<SignedParts>))],
-        problems: &[400, 401, 403, 404, 409, 413, 415, 422, 503],
+        problems: &[400, 401, 403, 404, 409, 413, 415, 422, 429, 503],
         ..PLAIN
     },
     Endpoint {
@@ -155,7 +156,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         description: "Only needed where storage does not report new objects by itself. tcoder checks whether the \
                       video is in the bucket. Repeated reports have no effect.",
         answers: &[(200, "The job, queued or in a later state.", Some(of::<Job>))],
-        problems: &[401, 403, 404, 409, 503],
+        problems: &[401, 403, 404, 409, 429, 503],
         ..PLAIN
     },
     Endpoint {
@@ -166,7 +167,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         summary: "Report that the video has been uploaded, by the original TCoder's name",
         description: "The same as `POST /api/jobs/{id}/uploaded`.",
         answers: &[(200, "The job, queued or in a later state.", Some(of::<Job>))],
-        problems: &[401, 403, 404, 409, 503],
+        problems: &[401, 403, 404, 409, 429, 503],
         ..PLAIN
     },
     Endpoint {
@@ -180,7 +181,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
             (200, "The job after each of its changes.", None),
             (204, "The job has ended, and the client has received the last event.", None),
         ],
-        problems: &[401, 403, 404, 503],
+        problems: &[401, 403, 404, 429, 503],
         ..PLAIN
     },
     Endpoint {
@@ -220,7 +221,7 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         body: Some(body::<PauseFleet>),
         optional: true,
         answers: &[(200, "The fleet, paused.", Some(of::<FleetAnswer>))],
-        problems: &[400, 401, 403, 413, 415, 422, 503],
+        problems: &[400, 401, 403, 413, 415, 422, 429, 503],
         ..PLAIN
     },
     Endpoint {
@@ -233,6 +234,61 @@ pub(super) const OPERATIONS: &[Endpoint] = &[
         answers: &[(200, "The fleet.", Some(of::<FleetAnswer>))],
         ..PLAIN
     },
+    Endpoint {
+        path: "/api/tokens",
+        id: "listTokens",
+        tag: "tokens",
+        summary: "List the tokens that have a name",
+        description: "Their secrets are not known: the installation keeps only the hash of each.",
+        answers: &[(200, "The tokens, by name.", Some(of::<TokenList>))],
+        ..PLAIN
+    },
+    Endpoint {
+        method: "post",
+        path: "/api/tokens",
+        id: "createToken",
+        tag: "tokens",
+        summary: "Create a token with a name, scopes and limits",
+        description: "The response contains the secret, which cannot be read again. The token is valid at once.",
+        body: Some(body::<CreateTokenRequest>),
+        answers: &[(201, "The token and its secret.", Some(of::<IssuedToken>))],
+        problems: &[400, 401, 403, 409, 413, 415, 422, 429, 503],
+        ..PLAIN
+    },
+    Endpoint {
+        method: "put",
+        path: "/api/tokens/{name}",
+        id: "changeToken",
+        tag: "tokens",
+        summary: "Replace the scopes and limits of a token",
+        description: "They apply from the next request on. What the body leaves out, the token no longer has.",
+        body: Some(body::<TokenPermissions>),
+        answers: &[(200, "The token.", Some(of::<Token>))],
+        problems: &[400, 401, 403, 404, 413, 415, 422, 429, 503],
+        ..PLAIN
+    },
+    Endpoint {
+        method: "delete",
+        path: "/api/tokens/{name}",
+        id: "deleteToken",
+        tag: "tokens",
+        summary: "Delete a token",
+        description: "It is refused from the next request on. Its jobs stay.",
+        answers: &[(204, "The token is deleted.", None)],
+        problems: &[401, 403, 404, 429, 503],
+        ..PLAIN
+    },
+    Endpoint {
+        method: "post",
+        path: "/api/tokens/{name}/rotate",
+        id: "rotateToken",
+        tag: "tokens",
+        summary: "Replace the secret of a token",
+        description: "The secret before is refused from the next request on. The response contains the new one.",
+        answers: &[(200, "The token and its new secret.", Some(of::<IssuedToken>))],
+        problems: &[401, 403, 404, 429, 503],
+        ..PLAIN
+    },
 ];
 
 impl Endpoint {
@@ -242,6 +298,12 @@ impl Endpoint {
             parameters.push(json!({
                 "name": "id", "in": "path", "required": true, "description": "The job's id",
                 "schema": of::<JobId>(&mut generators.requests),
+            }));
+        }
+        if self.path.contains("{name}") {
+            parameters.push(json!({
+                "name": "name", "in": "path", "required": true, "description": "The token's name",
+                "schema": of::<TokenName>(&mut generators.requests),
             }));
         }
         if self.query {

@@ -1,6 +1,7 @@
 -- Completes a job whose outputs the attempt has committed. ARGV: id, epoch, result, hook flag,
 -- the epoch of the attempt that committed them, the three arguments of finish about what is kept, the epoch of
--- the attempt that split the job (else ''), and that of the attempt in whose folder the outputs are. The webhook
+-- the attempt that split the job (else ''), that of the attempt in whose folder the outputs are, and the token by which
+-- the job was submitted (else '') with the duration of its input in seconds. The webhook
 -- is named by the attempt that committed: should a failover forget this, the job is completed once more, and its
 -- receiver knows the message by its name.
 -- Returns DONE, ALREADY (this epoch completed it before), or LOST with the job's state.
@@ -23,4 +24,5 @@ if split ~= '' then
   redis.call('HSET', status(id), 'v', VERSION)
   drop_parts(id)
 end
+if (ARGV[12] or '') ~= '' then count_source(ARGV[12], ARGV[13], by_clock(ms)) end
 return { 'DONE' }

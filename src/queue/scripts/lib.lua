@@ -18,6 +18,8 @@ local awaited_wakeups = P .. 'jobs:bell:awaited'
 local awaited_sounds = P .. 'jobs:bell:sound'
 local pool, alive, retired = P .. 'machines:pool', P .. 'machines:alive', P .. 'machines:retired'
 local heard, cleanup = P .. 'machines:heard', P .. 'jobs:cleanup'
+-- The tokens with a name, each with the hash of its secret.
+local tokens = P .. 'tokens'
 -- The split jobs that wait for their parts.
 local split_jobs = P .. 'jobs:split'
 -- When a sweep last looked at the clock (now), and the newest event when it last followed a step (event).
@@ -85,6 +87,72 @@ local function by_clock(ms)
   if ms - now < 5000 then return math.min(ms, now) end
   if redis.call('HGET', clock_seen, 'event') == string.format('%.0f', ms) then return now end
   return ms
+end
+
+-- The key of what is known of a token with this name. Windows of time have a key of their own each.
+local function of_token(what, name, window)
+  local key = P .. 'tokens:' .. what .. ':' .. name
+  return window and key .. ':' .. string.format('%.0f', window) or key
+end
+
+local HOUR, DAY = 3600000, 86400000
+
+-- Which limit of a token is reached, and the ms until another job may be submitted with it; nothing if one may be submitted
+-- now. The limits are the jobs of an hour, the jobs that have not ended, and the minutes of video of a day ('': none).
+local function over_limit(name, per_hour, open_jobs, minutes, now)
+  local most = tonumber(per_hour)
+  if most and tonumber(redis.call('GET', of_token('jobs', name, math.floor(now / HOUR))) or 0) >= most then
+    return 'jobsPerHour', HOUR - now % HOUR
+  end
+  most = tonumber(minutes)
+  if most and tonumber(redis.call('GET', of_token('seconds', name, math.floor(now / DAY))) or 0) >= most * 60 then
+    return 'sourceMinutesPerDay', DAY - now % DAY
+  end
+  most = tonumber(open_jobs)
+  if not most then return nil end
+  -- Jobs leave this set only here: to end a job costs nothing for it.
+  local open = of_token('open', name)
+  if redis.call('SCARD', open) < most then return nil end
+  local count = 0
+  for _, id in ipairs(redis.call('SMEMBERS', open)) do
+    local state = redis.call('HGET', status(id), 'state')
+    if not state or state == 'completed' or state == 'failed' or state == 'cancelled' then
+      redis.call('SREM', open, id)
+    else
+      count = count + 1
+    end
+  end
+  if count >= most then return 'openJobs', 30000 end
+end
+
+-- Counts a job that is submitted or retried with a token.
+local function count_job(name, id, now)
+  local hour, open = of_token('jobs', name, math.floor(now / HOUR)), of_token('open', name)
+  on_error(function()
+    redis.pcall('DECR', hour)
+    redis.pcall('SREM', open, id)
+  end)
+  redis.call('INCR', hour)
+  redis.call('PEXPIRE', hour, HOUR)
+  redis.call('SADD', open, id)
+end
+
+-- Adds a job to the listing of the token with which it is submitted.
+local function list_job(name, id, at)
+  local mine = of_token('index', name)
+  on_error(function() redis.pcall('ZREM', mine, id) end)
+  redis.call('ZADD', mine, at, id)
+  -- Two old entries are looked at for each new one, so that the listing does not keep all that have expired.
+  for _, old in ipairs(redis.call('ZRANGE', mine, 0, 1)) do
+    if old ~= id and redis.call('EXISTS', status(old)) == 0 then redis.call('ZREM', mine, old) end
+  end
+end
+
+-- Counts the duration of the input of a completed job. The job is completed already, so that nothing may fail.
+local function count_source(name, seconds, now)
+  local day = of_token('seconds', name, math.floor(now / DAY))
+  redis.pcall('INCRBYFLOAT', day, seconds)
+  redis.pcall('PEXPIRE', day, DAY)
 end
 
 -- Whether this reconciler holds the fleet lock.

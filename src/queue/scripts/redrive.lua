@@ -1,5 +1,6 @@
--- Queues a failed or cancelled job again, with its attempts counted from zero. ARGV: id.
--- Returns QUEUED, WRONG with the job's state, NEVER_UPLOADED, or UNKNOWN.
+-- Queues a failed or cancelled job again, with its attempts counted from zero. ARGV: id, and the token that asks for it, with
+-- its limits (see over_limit), or nothing.
+-- Returns QUEUED, WRONG with the job's state, NEVER_UPLOADED, LIMIT as submit.lua does, or UNKNOWN.
 local id = ARGV[2]
 local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue', 'split')
 if not s[1] then return { 'UNKNOWN' } end
@@ -7,6 +8,13 @@ if s[1] ~= 'failed' and s[1] ~= 'cancelled' then return { 'WRONG', s[1] } end
 -- Its upload never arrived (expire.lua; cancel.lua), so there is nothing to retry.
 local from = s[4] or ''
 if s[3] == '0' and (from == 'uploading' or s[1] == 'failed' and from == '') then return { 'NEVER_UPLOADED' } end
+local owner = ARGV[3]
+if owner ~= '' then
+  local now = clock()
+  local limit, wait = over_limit(owner, ARGV[4], ARGV[5], ARGV[6], now)
+  if limit then return { 'LIMIT', limit, wait } end
+  count_job(owner, id, now)
+end
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])
 redis.call('ZADD', pending, rank, id)

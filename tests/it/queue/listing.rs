@@ -66,11 +66,11 @@ async fn list_filter_finds_old_jobs() {
     for id in wanted {
         queue.cancel(id).await.unwrap();
     }
-    let filter = Filter { state: Some(State::Cancelled) };
+    let filter = Filter { state: Some(State::Cancelled), ..Filter::default() };
     for limit in [1, 2, 100] {
         assert_eq!(pages(&queue, &filter, limit).await.concat(), wanted, "pages of {limit}");
     }
-    let none = Filter { state: Some(State::Failed) };
+    let none = Filter { state: Some(State::Failed), ..Filter::default() };
     assert_eq!(pages(&queue, &none, 10).await, [Vec::<JobId>::new()]);
 }
 

@@ -19,6 +19,7 @@ mod random;
 mod rest;
 mod soak;
 mod tls;
+mod tokens;
 mod upstash;
 mod versions;
 mod wake;

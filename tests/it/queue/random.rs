@@ -269,6 +269,9 @@ impl<'a> Lockstep<'a> {
             SubmitOutcome::Created => prop_assert!(new),
             SubmitOutcome::Same => prop_assert!(!new && there == Some(terms)),
             SubmitOutcome::Different(_) => prop_assert!(!new && there != Some(terms)),
+            SubmitOutcome::LimitReached { limit, .. } => {
+                prop_assert!(false, "a job without a token reached {limit:?}")
+            }
         }
         Ok(())
     }
