@@ -1,5 +1,7 @@
-//! An HTTP/1 server with limits: the number of connections, the time for a request's head, and the time that running
+//! An HTTP/1 server, with TLS or without, and with limits: the number of connections, the time for a request's head, and the time that running
 //! requests get at a shutdown.
+
+mod tls;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -10,11 +12,15 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service, ServiceExt as _};
+
+pub(crate) use tls::{TlsError, acceptor};
 
 use crate::keyed_semaphore::KeyedSemaphore;
 use crate::net::client_network;
@@ -28,7 +34,8 @@ pub(crate) struct ServerLimits {
     pub connections_of_client: usize,
     /// The same from one address of a private network, which may be that of a proxy with many clients behind it.
     pub connections_of_proxy: usize,
-    /// Maximum time from the connection, or from the last response on it, to the end of a request's head.
+    /// Maximum time from the connection, or from the last response on it, to the end of a request's head. A TLS handshake
+    /// may take as long.
     pub head: Duration,
     /// Maximum time for running requests to finish when the server stops.
     pub grace: Duration,
@@ -53,9 +60,32 @@ impl Default for ServerLimits {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PeerAddress(pub IpAddr);
 
+/// Among the extensions of requests that came over TLS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OverTls;
+
+/// Where connections come in.
+pub(crate) struct Listener {
+    tcp: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
+impl Listener {
+    /// Accepts connections, with TLS if there is an acceptor.
+    pub(crate) const fn new(tcp: TcpListener, tls: Option<TlsAcceptor>) -> Self {
+        Self { tcp, tls }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(tcp: TcpListener) -> Self {
+        Self { tcp, tls: None }
+    }
+}
+
 /// Serves `service` on `listener` until `stop` is cancelled, and returns when the last connection is closed.
 pub(crate) async fn serve<S, B>(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     service: S,
     limits: ServerLimits,
     stop: CancellationToken,
@@ -67,6 +97,7 @@ pub(crate) async fn serve<S, B>(
     B::Data: Send,
     B::Error: Into<BoxError>,
 {
+    let Listener { tcp: listener, tls } = listener.into();
     let mut connections = JoinSet::new();
     let of_client = KeyedSemaphore::new(limits.connections_of_client);
     let of_proxy = KeyedSemaphore::new(limits.connections_of_proxy);
@@ -85,12 +116,15 @@ pub(crate) async fn serve<S, B>(
                         tracing::debug!(%peer, "a connection was closed, because its client has too many");
                         continue;
                     };
-                    let peer = PeerAddress(peer.ip());
+                    let (peer, is_tls) = (PeerAddress(peer.ip()), tls.is_some());
                     let service = service.clone().map_request(move |mut request: Request<Incoming>| {
                         request.extensions_mut().insert(peer);
+                        if is_tls {
+                            request.extensions_mut().insert(OverTls);
+                        }
                         request
                     });
-                    let connection = connection(stream, service, limits, stop.clone());
+                    let connection = connection(stream, tls.clone(), service, limits, stop.clone());
                     connections.spawn(async move {
                         connection.await;
                         drop(permit);
@@ -109,8 +143,13 @@ pub(crate) async fn serve<S, B>(
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection<S, B>(stream: TcpStream, service: S, limits: ServerLimits, stop: CancellationToken)
-where
+async fn connection<S, B>(
+    stream: TcpStream,
+    tls: Option<TlsAcceptor>,
+    service: S,
+    limits: ServerLimits,
+    stop: CancellationToken,
+) where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
     S::Future: Send,
     S::Error: Into<BoxError>,
@@ -121,6 +160,30 @@ where
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "could not set TCP_NODELAY");
     }
+    let Some(tls) = tls else { return exchange(stream, service, limits, stop).await };
+    let handshake = timeout(limits.head, tls.accept(stream));
+    match stop.run_until_cancelled(handshake).await {
+        Some(Ok(Ok(stream))) => exchange(stream, service, limits, stop).await,
+        Some(Ok(Err(error))) => tracing::debug!(%error, "a TLS handshake failed"),
+        Some(Err(_)) => tracing::debug!("a TLS handshake took too long"),
+        None => {}
+    }
+}
+
+/// Answers the requests on a connection.
+async fn exchange<S, B>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    service: S,
+    limits: ServerLimits,
+    stop: CancellationToken,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: HttpBody + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
     let mut builder = auto::Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
     if let Some(bytes) = limits.buffer {

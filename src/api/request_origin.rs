@@ -17,20 +17,33 @@ impl<S: Sync> FromRequestParts<S> for RequestOrigin {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(request_origin(&parts.uri, &parts.headers)))
+        Ok(Self(request_origin(&parts.uri, &parts.headers, is_over_tls(parts))))
     }
+}
+
+/// Whether this server itself speaks TLS with the client.
+#[cfg(not(target_arch = "wasm32"))]
+fn is_over_tls(parts: &Parts) -> bool {
+    parts.extensions.get::<crate::http_server::OverTls>().is_some()
+}
+
+/// In the Worker, the URI contains the scheme.
+#[cfg(target_arch = "wasm32")]
+const fn is_over_tls(_: &Parts) -> bool {
+    false
 }
 
 /// A request names its server either in its absolute URI (in the Worker, and through a forward proxy) or in the
 /// header `Host`. Behind a proxy that terminates TLS, only `X-Forwarded-Proto` tells that clients use https. A client
 /// that sends wrong headers misleads only itself, because the response goes to no one else.
-fn request_origin(uri: &Uri, headers: &HeaderMap) -> Option<BaseUrl> {
+fn request_origin(uri: &Uri, headers: &HeaderMap, is_over_tls: bool) -> Option<BaseUrl> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let host = uri.authority().map(|host| host.as_str()).or_else(|| text(header::HOST.as_str()))?;
     // Several proxies append values with commas; the first is the one that clients talk to.
     let forwarded = || text("x-forwarded-proto")?.split(',').next();
     let scheme = match uri.scheme_str().or_else(forwarded) {
         Some(scheme) if scheme.trim().eq_ignore_ascii_case("https") => "https",
+        None if is_over_tls => "https",
         _ => "http",
     };
     let url: BaseUrl = format!("{scheme}://{host}").parse().ok()?;
@@ -44,7 +57,7 @@ mod tests {
 
     fn read(uri: &str, headers: &[(&'static str, &str)]) -> Option<String> {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
-        request_origin(&uri.parse().unwrap(), &headers.collect()).map(|url| url.to_string())
+        request_origin(&uri.parse().unwrap(), &headers.collect(), false).map(|url| url.to_string())
     }
 
     #[test]

@@ -11,7 +11,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use url::{Host, Url};
+use url::Url;
 
 use super::request_origin::RequestOrigin;
 use super::{AppState, Problem};
@@ -51,14 +51,9 @@ fn check<B>(
 /// Whether the request names the server as its clients do: by a name of the loopback interface, which the system resolves
 /// itself, or as `API_PUBLIC_URL` does.
 fn is_own_name(config: &ApiConfig, RequestOrigin(named): &RequestOrigin) -> bool {
-    let Some(host) = named.as_ref().and_then(|named| named.as_url().host()) else { return false };
+    let Some(named) = named else { return false };
     let public = config.public_url.as_ref().and_then(|url| url.as_url().host());
-    let is_loopback = match host {
-        Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
-        Host::Ipv4(address) => address.is_loopback(),
-        Host::Ipv6(address) => address.to_canonical().is_loopback(),
-    };
-    is_loopback || Some(host) == public
+    named.is_loopback() || public.is_some_and(|public| named.as_url().host() == Some(public))
 }
 
 /// Whether a request comes from a page of this server or of a configured origin, or from no page at all.

@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 use url::{Host, Url};
 
 use super::choices::{self, ChoicesList};
-use crate::config::Role;
 use crate::config::registry::help;
+use crate::config::{BaseUrl, Role};
 use crate::job::{JobId, KeyPrefix, Ladder, Parallelism, Preset, Priority, Scope, State, Stills, TokenName};
 
 const EXIT_CODES: &str = "\
@@ -25,7 +25,8 @@ const UP_EXAMPLES: &str = "\
 Examples:
   tcoder up
   tcoder up --data /srv/tcoder --listen 127.0.0.1:9000 --max-machines 3
-  API_TOKENS=SECRET tcoder up --listen 0.0.0.0:8080 --public-host films.example";
+  API_TOKENS=SECRET tcoder up --listen 0.0.0.0:8443 --public-host films.example --tls-cert films.pem --tls-key films.key
+  API_TOKENS=SECRET tcoder up --public-url https://films.example    # behind a proxy that ends TLS";
 
 const SUBMIT_EXAMPLES: &str = "\
 Examples:
@@ -94,9 +95,9 @@ pub(super) enum Command {
     /// All data is kept in the data folder, so the next start continues where this one stopped.
     ///
     /// With REDIS_URL set, that Redis is used instead. Without API_TOKENS it listens on this machine only and
-    /// needs no token. To listen on other addresses, set API_TOKENS; every request then needs one, also from
-    /// this machine. Everybody who can reach the storage port and knows the address of an output can read it
-    /// without a token.
+    /// needs no token. To listen on other addresses, set API_TOKENS, and give it a certificate or put a proxy with TLS
+    /// in front; every request then needs a token, also from this machine. Everybody who can reach it and knows the
+    /// address of an output can read it without a token.
     #[command(after_help = UP_EXAMPLES)]
     Up(UpArgs),
     /// Send a video (a file or a web address) to a running tcoder
@@ -163,12 +164,25 @@ pub(super) struct UpArgs {
     /// Folder for jobs, videos and keys
     #[arg(long, value_name = "DIR", default_value = "tcoder-data", env = "TCODER_DATA")]
     pub data: PathBuf,
-    /// Address of the API; storage listens on the port after it
+    /// Address of the API, the page and the storage
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
     /// Name or IP under which other machines reach this one; used in upload and download addresses
     #[arg(long, value_name = "HOST", env = "TCODER_PUBLIC_HOST", value_parser = host)]
     pub public_host: Option<Host>,
+    /// Address at which clients reach it through a proxy, such as https://films.example; the proxy must pass on the
+    /// header Host
+    #[arg(long, value_name = "URL", env = "API_PUBLIC_URL", conflicts_with = "public_host")]
+    pub public_url: Option<BaseUrl>,
+    /// Certificate for TLS, and those up to its authority: a file in PEM format, which is read at the start
+    #[arg(long, value_name = "FILE", env = "TCODER_TLS_CERT", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, a file in PEM format
+    #[arg(long, value_name = "FILE", env = "TCODER_TLS_KEY", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Let other machines reach it without TLS: whoever is on the way reads tokens and videos
+    #[arg(long, env = "TCODER_PLAIN_HTTP")]
+    pub plain_http: bool,
     /// Maximum number of workers, each a process; one FFmpeg uses all cores, so one is right for most
     /// machines. 0 starts none, if you run workers yourself
     #[arg(long, value_name = "N", default_value_t = 1, env = "MAX_MACHINES", value_parser = clap::value_parser!(u32).range(0..=64))]

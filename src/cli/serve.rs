@@ -18,7 +18,7 @@ use crate::http_server::{ServerLimits, serve};
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
 use crate::queue::Queue;
-use crate::standalone::{Options, Up};
+use crate::standalone::{Options, TlsFiles, Up};
 use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
 use crate::transcoder::check_tools;
@@ -56,6 +56,9 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), CliError> {
         data: args.data,
         listen: args.listen,
         public_host: args.public_host,
+        public_url: args.public_url,
+        plain_http: args.plain_http,
+        tls: args.tls_cert.zip(args.tls_key).map(|(certificate, key)| TlsFiles { certificate, key }),
         min_machines: args.min_machines.min(args.max_machines),
         max_machines: args.max_machines,
     };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use url::{ParseError, Url};
+use url::{Host, ParseError, Url};
 
 /// An http or https address that is the base of other addresses. Its path ends with a slash, and it has no query,
 /// fragment or credentials, so that all code that appends to it builds the same address.
@@ -38,6 +38,17 @@ impl BaseUrl {
     #[must_use]
     pub const fn as_url(&self) -> &Url {
         &self.0
+    }
+
+    /// Whether its host is this machine: a name or an address of the loopback interface, which the system resolves itself.
+    #[must_use]
+    pub fn is_loopback(&self) -> bool {
+        match self.0.host() {
+            Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
+            None => false,
+        }
     }
 
     /// The address of the relative path `path` below this one.

@@ -549,6 +549,27 @@ pub static TCODER_PUBLIC_HOST: Setting<String> = Setting::new(
     "the name or IP by which other machines reach this one",
     setting::text,
 );
+pub static TCODER_TLS_CERT: Setting<String> = Setting::new(
+    "TCODER_TLS_CERT",
+    Unset,
+    &[Up],
+    "a file with the certificate for TLS and those up to its authority, in PEM format",
+    setting::text,
+);
+pub static TCODER_TLS_KEY: Setting<String> = Setting::new(
+    "TCODER_TLS_KEY",
+    Unset,
+    &[Up],
+    "a file with the private key of the certificate, in PEM format",
+    setting::text,
+);
+pub static TCODER_PLAIN_HTTP: Setting<bool> = Setting::new(
+    "TCODER_PLAIN_HTTP",
+    Value("false"),
+    &[Up],
+    "whether other machines may reach it without TLS",
+    setting::flag,
+);
 
 /// Every setting, in the order of the documentation.
 pub static GROUPS: &[Group] = &[
@@ -670,7 +691,15 @@ pub static GROUPS: &[Group] = &[
     Group {
         title: "The command line",
         text: "",
-        settings: &[&TCODER_URL.about, &TCODER_TOKEN.about, &TCODER_DATA.about, &TCODER_PUBLIC_HOST.about],
+        settings: &[
+            &TCODER_URL.about,
+            &TCODER_TOKEN.about,
+            &TCODER_DATA.about,
+            &TCODER_PUBLIC_HOST.about,
+            &TCODER_TLS_CERT.about,
+            &TCODER_TLS_KEY.about,
+            &TCODER_PLAIN_HTTP.about,
+        ],
     },
 ];
 

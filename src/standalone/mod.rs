@@ -7,14 +7,18 @@
 //! | this one | starts everything in order, and stops it in the reverse order |
 //! | `data` | the data folder: its lock and its secrets |
 //! | `redis` | the redis-server child |
+//! | `address` | the address that clients use |
+//! | `public_port` | serves the API and the storage at this address |
 //! | [`objects`] | the S3 server |
 //! | `ingest` | processes object-created events, as the Worker's queue handler does in production |
 //! | `fleet` | the emulator, and the reconciler that uses it |
 
+mod address;
 mod data;
 mod fleet;
 mod ingest;
 pub mod objects;
+mod public_port;
 mod redis;
 
 use std::net::SocketAddr;
@@ -30,10 +34,10 @@ use url::Host;
 use crate::api::{self, AppState};
 use crate::config::registry::{WEBHOOK_SECRET, WORKER_SANDBOX};
 use crate::config::{
-    ApiConfig, Certificates, ConfigError, ConfigErrors, Env, RedisConfig, Retention, StorageConfig,
+    ApiConfig, BaseUrl, Certificates, ConfigError, ConfigErrors, Env, RedisConfig, Retention, StorageConfig,
     WorkerConfig,
 };
-use crate::http_server::{ServerLimits, serve};
+use crate::http_server::{Listener, ServerLimits, TlsError, acceptor as tls_acceptor, serve};
 use crate::job::{Failure, WorkerId};
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
@@ -43,9 +47,11 @@ use crate::storage::presign::PresignError;
 use crate::storage::urls::UrlSigner;
 use crate::transcoder::{Tools, check_tools};
 use crate::webhook::{WebhookError, WebhookSender};
+use address::{AddressError, Exposure, storage_address};
 use data::DataDir;
 use fleet::LocalFleet;
-use objects::{Buckets, Objects, ObjectsError, ObjectsHandle, address_of};
+use objects::{Buckets, Objects, ObjectsError, ObjectsHandle};
+use public_port::PublicPort;
 use redis::RedisServer;
 
 /// Maximum number of object-created events that wait to be processed.
@@ -60,10 +66,25 @@ pub struct Options {
     pub listen: SocketAddr,
     /// The name or IP by which other machines reach this one.
     pub public_host: Option<Host>,
+    /// The address at which clients reach it, if a proxy in front of it has another.
+    pub public_url: Option<BaseUrl>,
+    /// Whether other machines may reach it without encryption.
+    pub plain_http: bool,
+    /// The certificate and the key for TLS.
+    pub tls: Option<TlsFiles>,
     /// Minimum number of workers, idle or not.
     pub min_machines: u32,
     /// Maximum number of workers. Zero: no fleet runs, and users start workers themselves.
     pub max_machines: u32,
+}
+
+/// Files in PEM format.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The certificate, and those up to its authority.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 /// The system cannot start.
@@ -104,12 +125,12 @@ pub enum UpError {
         /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The name of this machine is unknown.
-    #[error(
-        "{0} is every address of this machine; set the name by which others reach it \
-         with --public-host NAME (or IP), or listen on a single address"
-    )]
-    Nameless(SocketAddr),
+    /// Clients cannot reach it safely.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl From<ConfigError> for UpError {
@@ -120,8 +141,7 @@ impl From<ConfigError> for UpError {
 
 /// A running system.
 pub struct Up {
-    api: String,
-    storage: String,
+    address: BaseUrl,
     objects: ObjectsHandle,
     redis: Option<RedisServer>,
     tools: Tools,
@@ -146,17 +166,24 @@ impl Up {
             api_config.max_input_bytes = Some(WorkerConfig::read(env)?.max_input_bytes);
         }
         api_config.allows(options.listen)?;
-        if options.listen.ip().is_unspecified() && options.public_host.is_none() {
-            return Err(UpError::Nameless(options.listen));
-        }
+        let tls =
+            options.tls.as_ref().map(|files| tls_acceptor(&files.certificate, &files.key)).transpose()?;
+        // What is wrong with the address is said before anything is started.
+        let exposure = |listening| Exposure {
+            listening,
+            is_tls: tls.is_some(),
+            public_url: options.public_url.as_ref(),
+            public_host: options.public_host.as_ref(),
+            plain_http: options.plain_http,
+        };
+        exposure(options.listen).address()?;
         let tools = check_tools(env.require(&WORKER_SANDBOX)?).await?;
         let data = DataDir::open(&options.data)?;
         let listener = listen(options.listen).await?;
         let api_address = listener.local_addr().unwrap_or(options.listen);
-        if api_config.public_url.is_none() && options.public_host.is_some() {
-            // Clients that use this name are not refused.
-            api_config.public_url = address_of(api_address, options.public_host.as_ref()).parse().ok();
-        }
+        let address = exposure(api_address).address()?;
+        // Clients that use this name are not refused.
+        api_config.public_url = Some(address.clone());
 
         let (redis, redis_config) = match env.text("REDIS_URL") {
             Some(_) => (None, RedisConfig::read(env)?),
@@ -181,7 +208,7 @@ impl Up {
         // If a step below fails, it must not leave the S3 server or its tasks running.
         let guards = (stop_api.clone().drop_guard(), stop_objects.clone().drop_guard());
         let storage_config = objects.storage_config();
-        let public_config = objects.public_config(options.public_host.as_ref())?;
+        let public_config = objects.config_at(address.clone());
 
         let tasks = TaskTracker::new();
         tasks.spawn(ingest::run(
@@ -208,7 +235,11 @@ impl Up {
         let mail = WebhookSender::of_installation(&secret, guard)?;
         let event_bus = app.event_bus().clone();
         tasks.spawn(app.janitor(Some(mail)).run(stop_api.clone()));
-        tasks.spawn(serve(listener, api::router(app), ServerLimits::default(), stop_api.clone()));
+        let Buckets { input, output } = objects.buckets().clone();
+        let service =
+            PublicPort { api: api::router(app), storage: objects.service(), buckets: [input, output] };
+        let listener = Listener::new(listener, tls);
+        tasks.spawn(serve(listener, service, ServerLimits::default(), stop_api.clone()));
         let environment = worker_environment(&redis_config, &storage_config, &data.folder("scratch")?);
         let fleet = match options.max_machines {
             0 => None,
@@ -224,15 +255,13 @@ impl Up {
             guard.disarm();
         }
         tasks.close();
-        let api = address_of(api_address, options.public_host.as_ref());
-        let storage = address_of(objects.address(), options.public_host.as_ref());
-        Ok(Self { api, storage, objects, redis, tools, data, fleet, tasks, stop_api, stop_objects })
+        Ok(Self { address, objects, redis, tools, data, fleet, tasks, stop_api, stop_objects })
     }
 
     /// The address of the API for other machines.
     #[must_use]
     pub fn api(&self) -> &str {
-        &self.api
+        self.address.as_str().trim_end_matches('/')
     }
 
     /// What runs where, one line each.
@@ -247,8 +276,8 @@ impl Up {
             None => "none of its own; `tcoder worker` is one".to_owned(),
         };
         vec![
-            ("API", self.api.clone()),
-            ("storage", format!("{} (S3; everybody who can reach it can read outputs)", self.storage)),
+            ("API", self.api().to_owned()),
+            ("storage", format!("{} (S3; everybody who can reach it can read outputs)", self.api())),
             ("queue", redis),
             ("workers", workers),
             ("data", self.data.path().display().to_string()),
@@ -275,13 +304,12 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, UpError> {
     TcpListener::bind(address).await.map_err(|source| UpError::Listen { address, source })
 }
 
-/// Listens on the port after the API's, so that addresses remain valid after a restart, or on any free port if that
-/// is in use.
+/// Listens on the port after the API's, or on any free port if that is in use.
 async fn beside(api: SocketAddr) -> Result<TcpListener, UpError> {
-    let next = SocketAddr::new(api.ip(), api.port().checked_add(1).unwrap_or(0));
+    let next = storage_address(api);
     match TcpListener::bind(next).await {
         Ok(listener) => Ok(listener),
-        Err(_) => listen(SocketAddr::new(api.ip(), 0)).await,
+        Err(_) => listen(SocketAddr::new(next.ip(), 0)).await,
     }
 }
 

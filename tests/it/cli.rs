@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::support::clips::{clip, probe};
+use crate::support::objects::ObjectServer;
 use crate::support::process::{err, out, run};
 use crate::support::system::{Setup, folder, guarded, shared};
 
@@ -147,6 +148,8 @@ async fn exit_codes_match_the_kind_of_failure() {
     let (system, dir) = (shared().await, folder("cli"));
     let film = clip().to_str().unwrap();
     let nobody = Uuid::now_v7().to_string();
+    let storage = ObjectServer::start().await;
+    let no_api = storage.config.endpoint.to_string();
     for (args, code, words) in [
         (vec!["submit", "missing.mp4"], 4, "missing.mp4"),
         (vec!["submit", "."], 4, "not a file"),
@@ -159,7 +162,7 @@ async fn exit_codes_match_the_kind_of_failure() {
         (vec!["jobs", "get", "7"], 2, "UUID"),
         (vec!["jobs", "list", "--server", "http://127.0.0.1:9"], 3, "tcoder up"),
         (vec!["submit", film, "--server", "http://127.0.0.1:9"], 3, "tcoder up"),
-        (vec!["submit", film, "--server", &system.storage], 4, "--server"),
+        (vec!["submit", film, "--server", &no_api], 4, "--server"),
         (vec!["transcode", "missing.mp4"], 4, "missing.mp4"),
     ] {
         let done = system.cli(&args, &dir).await;

@@ -34,6 +34,7 @@ mod page;
 mod pipeline;
 mod private_bucket;
 mod prometheus;
+mod public_address;
 mod queue;
 mod range_reading;
 mod rate_limit;

@@ -124,6 +124,10 @@ async fn up_without_tokens_on_a_public_address_is_refused() {
     let (code, said) = everywhere().env("API_TOKENS", TOKEN).fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("--public-host"), "{said}");
+    let named = everywhere().env("API_TOKENS", TOKEN).env("TCODER_PUBLIC_HOST", "films.example");
+    let (code, said) = named.fails().await;
+    assert_eq!(code, 5);
+    assert!(said.contains("without encryption") && said.contains("--tls-cert"), "{said}");
     let (code, said) = Setup::default().env("API_TOKENS", "short").fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("API_TOKENS") && !said.contains("\"short\""), "{said}");
@@ -135,10 +139,10 @@ async fn up_without_tokens_on_a_public_address_is_refused() {
 #[tokio::test]
 async fn up_on_all_addresses_uses_its_public_host() {
     let system = Setup { listen: "0.0.0.0:0".into(), ..Setup::default() };
-    let system = system.env("API_TOKENS", TOKEN).env("TCODER_PUBLIC_HOST", "localhost").start().await;
-    for told in [&system.url, &system.storage] {
-        assert!(told.starts_with("http://localhost:"), "{told}");
-    }
+    let system = system.env("API_TOKENS", TOKEN).env("TCODER_PUBLIC_HOST", "localhost");
+    let system = system.env("TCODER_PLAIN_HTTP", "true").start().await;
+    assert!(system.url.starts_with("http://localhost:"), "{}", system.url);
+    assert_eq!(system.storage, system.url);
     // The signature is for the public name; the worker can read the input nevertheless.
     let id = system.upload(clips::clip(), &json!({"outputQualities": ["144p"], "fileName": "a.mp4"})).await;
     let job = system.completed(&id).await;

@@ -38,7 +38,7 @@ mod service;
 mod store;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +57,6 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Layer as _;
 use tower_http::cors::{AllowHeaders, Any, Cors, CorsLayer};
-use url::Host;
 use uuid::Uuid;
 
 use self::refusal::CloseAfterRefusal;
@@ -112,19 +111,25 @@ pub enum ObjectsError {
     Socket(io::Error),
 }
 
+/// Maximum size of a request's XML, bytes: that of a multipart upload with all 10,000 parts, twice.
+const LARGEST_XML: usize = 4 << 20;
+
 /// An S3 server over a folder.
 #[derive(Debug)]
 pub struct Objects;
 
 /// A running server. Dropping the handle does not stop the server; cancelling its token does.
-#[derive(Debug)]
 pub struct ObjectsHandle {
     address: SocketAddr,
     endpoint: BaseUrl,
     keys: Keys,
     buckets: Buckets,
+    service: ObjectService,
     task: JoinHandle<()>,
 }
+
+/// The S3 service, which several servers may share.
+pub(super) type ObjectService = Cors<CloseAfterRefusal<S3Service>>;
 
 impl Objects {
     /// Serves the folder `dir` on `listener` until `cancel`. Messages about new objects of the input bucket go to
@@ -141,7 +146,7 @@ impl Objects {
         cancel: CancellationToken,
     ) -> Result<ObjectsHandle, ObjectsError> {
         let address = listener.local_addr().map_err(ObjectsError::Socket)?;
-        let endpoint = address_of(address, None).parse().map_err(io::Error::other);
+        let endpoint = format!("http://{address}").parse().map_err(io::Error::other);
         let endpoint = endpoint.map_err(ObjectsError::Socket)?;
         for bucket in [&buckets.input, &buckets.output] {
             if !s3s::path::check_bucket_name(bucket) {
@@ -164,10 +169,11 @@ impl Objects {
         let mut config = S3Config::default();
         config.post_object_max_file_size = 0;
         config.form_max_fields_size = 0;
+        config.xml_max_body_size = LARGEST_XML;
         builder.set_config(Arc::new(StaticConfigProvider::new(Arc::new(config))));
         let service = cors().layer(CloseAfterRefusal(builder.build()));
-        let task = tokio::spawn(run(listener, service, tasks, cancel));
-        Ok(ObjectsHandle { address, endpoint, keys, buckets, task })
+        let task = tokio::spawn(run(listener, service.clone(), tasks, cancel));
+        Ok(ObjectsHandle { address, endpoint, keys, buckets, service, task })
     }
 }
 
@@ -184,17 +190,19 @@ impl ObjectsHandle {
         self.config_at(self.endpoint.clone())
     }
 
-    /// The settings for addresses that are given to others; `host` is the name by which other machines reach this
-    /// one. A presigned address contains the host in its signature, so the host must be known beforehand.
-    ///
-    /// # Errors
-    /// If the address is not valid.
-    pub fn public_config(&self, host: Option<&Host>) -> Result<StorageConfig, ObjectsError> {
-        let endpoint = address_of(self.address, host).parse().map_err(io::Error::other);
-        Ok(self.config_at(endpoint.map_err(ObjectsError::Socket)?))
+    /// The service, to be served at another address as well.
+    pub(super) fn service(&self) -> ObjectService {
+        self.service.clone()
     }
 
-    fn config_at(&self, endpoint: BaseUrl) -> StorageConfig {
+    /// The names of the buckets.
+    pub(super) const fn buckets(&self) -> &Buckets {
+        &self.buckets
+    }
+
+    /// The settings for addresses below another endpoint that leads to this server. A presigned address contains the host in
+    /// its signature, so the host must be known beforehand.
+    pub(super) fn config_at(&self, endpoint: BaseUrl) -> StorageConfig {
         StorageConfig {
             public_url: endpoint.join(&format!("{}/", self.buckets.output)).ok(),
             endpoint,
@@ -214,23 +222,6 @@ impl ObjectsHandle {
     }
 }
 
-/// The address at which `listening` is reached: by `host` if that is given, otherwise from this machine.
-#[must_use]
-pub fn address_of(listening: SocketAddr, host: Option<&Host>) -> String {
-    let port = listening.port();
-    match host {
-        Some(host) => format!("http://{host}:{port}"),
-        None => {
-            let ip = match listening.ip() {
-                IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-                ip => ip,
-            };
-            format!("http://{}", SocketAddr::new(ip, port))
-        }
-    }
-}
-
 /// The headers that a web page of another origin needs to upload and to play. R2 is set up in the same way.
 fn cors() -> CorsLayer {
     CorsLayer::new()
@@ -241,12 +232,7 @@ fn cors() -> CorsLayer {
         .max_age(Duration::from_secs(3600))
 }
 
-async fn run(
-    listener: TcpListener,
-    service: Cors<CloseAfterRefusal<S3Service>>,
-    tasks: TaskTracker,
-    cancel: CancellationToken,
-) {
+async fn run(listener: TcpListener, service: ObjectService, tasks: TaskTracker, cancel: CancellationToken) {
     let limits = ServerLimits::default();
     serve(listener, service, limits, cancel).await;
     tasks.close();
@@ -266,21 +252,6 @@ fn internal(error: io::Error) -> S3Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn address_of_uses_the_public_host_or_loopback() {
-        let host = Host::parse("films.example").unwrap();
-        for (listening, here) in [
-            ("127.0.0.1:8081", "http://127.0.0.1:8081"),
-            ("0.0.0.0:8081", "http://127.0.0.1:8081"),
-            ("10.0.0.5:8081", "http://10.0.0.5:8081"),
-            ("[::]:8081", "http://[::1]:8081"),
-        ] {
-            let listening = listening.parse().unwrap();
-            assert_eq!(address_of(listening, None), here);
-            assert_eq!(address_of(listening, Some(&host)), "http://films.example:8081");
-        }
-    }
 
     #[test]
     fn keys_generate_is_random() {

@@ -11,7 +11,7 @@ use axum::http::{HeaderValue, Request, Response};
 use tower::Service;
 
 #[derive(Clone)]
-pub(super) struct CloseAfterRefusal<S>(pub S);
+pub(in crate::standalone) struct CloseAfterRefusal<S>(pub S);
 
 impl<S, A, B> Service<Request<A>> for CloseAfterRefusal<S>
 where

@@ -1,5 +1,6 @@
 //! Shared parts of the tests: servers, clips, and small helpers.
 
+pub mod certificates;
 pub mod clips;
 pub mod command_count;
 pub mod edge;

@@ -1,10 +1,10 @@
 //! A Redis that speaks TLS only, with a certificate of an authority that is made for it.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 
 use tcoder::config::{Certificates, RedisConfig};
 
+use super::certificates::TestCertificates;
 use super::kube::free_port;
 use super::redis::{PrivateRedis, private_redis};
 
@@ -12,48 +12,15 @@ use super::redis::{PrivateRedis, private_redis};
 pub struct TlsRedis {
     _redis: PrivateRedis,
     pub port: u16,
-    folder: tempfile::TempDir,
-}
-
-/// Runs openssl in a folder.
-fn openssl(folder: &Path, args: &str) {
-    let mut command = Command::new("openssl");
-    command.args(args.split_whitespace()).current_dir(folder).stdin(Stdio::null());
-    let done = command.output().expect("openssl");
-    assert!(done.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&done.stderr));
-}
-
-/// Makes an authority, `NAME.pem` and `NAME.key`.
-fn make_authority(folder: &Path, name: &str) {
-    openssl(
-        folder,
-        &format!(
-            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN={name} \
-             -addext basicConstraints=critical,CA:TRUE -keyout {name}.key -out {name}.pem"
-        ),
-    );
+    certificates: TestCertificates,
 }
 
 impl TlsRedis {
     /// Starts a server whose certificate is for `host`.
     pub fn start(host: &str) -> Self {
-        let folder = tempfile::Builder::new().prefix("tcoder-tls-").tempdir().unwrap();
-        let at = folder.path();
-        make_authority(at, "authority");
-        make_authority(at, "stranger");
-        openssl(
-            at,
-            "req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=redis -keyout server.key -out server.csr",
-        );
-        std::fs::write(at.join("server.ext"), format!("subjectAltName={host}\nbasicConstraints=CA:FALSE\n"))
-            .unwrap();
-        openssl(
-            at,
-            "x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 \
-             -extfile server.ext -out server.pem",
-        );
+        let certificates = TestCertificates::of(host);
         let port = free_port();
-        let file = |name: &str| at.join(name).display().to_string();
+        let file = |name: &str| certificates.file(name).display().to_string();
         let redis = private_redis(&[
             "--tls-port",
             &port.to_string(),
@@ -66,12 +33,12 @@ impl TlsRedis {
             "--appendonly",
             "yes",
         ]);
-        Self { _redis: redis, port, folder }
+        Self { _redis: redis, port, certificates }
     }
 
     /// The file with the certificate of the authority, or that of one that signed nothing.
     pub fn authority(&self, is_right: bool) -> PathBuf {
-        self.folder.path().join(if is_right { "authority.pem" } else { "stranger.pem" })
+        self.certificates.file(if is_right { "authority.pem" } else { "stranger.pem" })
     }
 
     /// The settings of a process that trusts these certificates.
