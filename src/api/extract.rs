@@ -85,6 +85,18 @@ pub(super) fn parse<T: DeserializeOwned + Fields>(bytes: &[u8]) -> Result<T, Pro
     serde_json::from_value(value).map_err(|e| Problem::malformed(e.to_string()))
 }
 
+/// What serde says, in the words of the API.
+fn reworded(text: &str) -> String {
+    let choice = text.strip_prefix("unknown variant ").and_then(|rest| rest.split_once(", expected "));
+    match choice {
+        Some((given, choices)) => {
+            let choices = choices.trim_start_matches("one of ");
+            format!("there is no {given}; use {}", choices.replace(" or ", ", "))
+        }
+        None => text.to_owned(),
+    }
+}
+
 fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
     fn check<T: DeserializeOwned>(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
         match serde_path_to_error::deserialize::<_, T>(value.clone()) {
@@ -92,7 +104,7 @@ fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
             Err(error) => {
                 let inner = error.path().to_string();
                 let field = if inner == "." { name.to_owned() } else { format!("{name}{inner}") };
-                Err(Problem::field(field, error.into_inner().to_string()))
+                Err(Problem::field(field, reworded(&error.into_inner().to_string())))
             }
         }
     }
@@ -116,5 +128,28 @@ fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
         "scopes" => check::<Vec<Scope>>(name, value),
         "keyPrefix" => check::<Option<KeyPrefix>>(name, value),
         _ => check::<Option<String>>(name, value),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn choices_are_named_in_the_words_of_the_api() {
+        for (serde, api) in [
+            ("unknown variant `a`, expected one of `b`, `c`, `d`", "there is no `a`; use `b`, `c`, `d`"),
+            ("unknown variant `a`, expected `b` or `c`", "there is no `a`; use `b`, `c`"),
+            ("unknown variant `a`, expected `b`", "there is no `a`; use `b`"),
+            ("invalid type: integer `7`, expected a string", "invalid type: integer `7`, expected a string"),
+        ] {
+            assert_eq!(reworded(serde), api);
+        }
+        // serde still says it like this.
+        let error = serde_json::from_value::<Scope>("a".into()).unwrap_err();
+        assert_eq!(
+            reworded(&error.to_string()),
+            "there is no `a`; use `submit`, `read`, `operate`".to_owned()
+        );
     }
 }

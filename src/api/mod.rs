@@ -140,7 +140,7 @@ pub fn router(app: Arc<AppState>) -> Router {
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(cors)
         .merge(media::routes())
-        .layer(from_fn_with_state(Arc::clone(&app), web_origin::refuse_foreign))
+        .layer(from_fn_with_state(Arc::clone(&app), web_origin::refuse_cross_site))
         .with_state(app);
     with_tracing(router)
 }

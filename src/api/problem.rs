@@ -30,53 +30,154 @@ pub struct ProblemBody {
     pub field: Option<String>,
 }
 
-/// The path and the title of a kind of problem.
-type Kind = (&'static str, &'static str);
+/// A kind of problem: its path, its title, and what to do about it.
+type Kind = (&'static str, &'static str, &'static str);
 
 /// All kinds of problems, by HTTP status.
 pub(crate) const CATALOGUE: &[(u16, &[Kind])] = &[
-    (400, &[("malformed", "The request cannot be read")]),
-    (401, &[("unauthorized", "A valid token is needed")]),
+    (
+        400,
+        &[(
+            "malformed",
+            "The request cannot be read",
+            "Send a JSON object; the detail says where it is wrong.",
+        )],
+    ),
+    (
+        401,
+        &[(
+            "unauthorized",
+            "A valid token is needed",
+            "Send the header `Authorization: Bearer <token>`. The token is one of the server's API_TOKENS, or one that \
+             `tcoder tokens create` made; ask whoever runs the server for one.",
+        )],
+    ),
     (
         403,
         &[
-            ("address-expired", "The address has expired"),
-            ("address-not-signed", "The address is not signed"),
-            ("foreign-origin", "The request comes from a page of another site"),
-            ("foreign-host", "The request names another host"),
-            ("missing-scope", "The token does not permit this"),
-            ("foreign-key", "The token does not permit this object"),
+            (
+                "address-expired",
+                "The address has expired",
+                "Addresses of outputs are valid for at least a day. Read the job again to get new ones.",
+            ),
+            (
+                "address-not-signed",
+                "The address is not signed",
+                "Use the address as the job has it, whole and unchanged.",
+            ),
+            (
+                "foreign-origin",
+                "The request comes from a page of another site",
+                "If the page is yours, add its origin to API_CORS_ORIGINS.",
+            ),
+            (
+                "foreign-host",
+                "The request names another host",
+                "Set API_TOKENS, or name the server by localhost or by the host of API_PUBLIC_URL.",
+            ),
+            (
+                "missing-scope",
+                "The token does not permit this",
+                "Use a token with the scope that the detail names, or have it added with `tcoder tokens change`.",
+            ),
+            (
+                "foreign-key",
+                "The token does not permit this object",
+                "Name an object below the key prefix of the token, or upload the video with POST /api/upload.",
+            ),
         ],
     ),
     (
         404,
         &[
-            ("no-such-job", "No such job"),
-            ("no-such-token", "No such token"),
-            ("no-such-route", "No such route"),
-            ("no-such-file", "No such file"),
+            (
+                "no-such-job",
+                "No such job",
+                "Look at the id. Ended jobs are deleted after a while, by default a week, and a token without the scope \
+                 `read` sees only its own.",
+            ),
+            ("no-such-token", "No such token", "`tcoder tokens list` shows the tokens that there are."),
+            ("no-such-route", "No such route", "See /reference for the routes of the API."),
+            (
+                "no-such-file",
+                "No such file",
+                "Use the addresses that the job has. The file may also have been deleted from the bucket.",
+            ),
         ],
     ),
-    (405, &[("method-not-allowed", "Method not allowed")]),
-    (409, &[("conflict", "The job does not allow that")]),
-    (413, &[("too-large", "The request is too large")]),
-    (415, &[("not-json", "The request is not JSON")]),
-    (422, &[("invalid-field", "A field of the request cannot be used")]),
+    (405, &[("method-not-allowed", "Method not allowed", "Use one of the methods in the header `Allow`.")]),
+    (
+        409,
+        &[(
+            "conflict",
+            "The job does not allow that",
+            "Read the job: its state may have changed. For a new job, use a new jobId and Idempotency-Key.",
+        )],
+    ),
+    (
+        413,
+        &[(
+            "too-large",
+            "The request is too large",
+            "A body has at most 64 KiB. Upload the video itself to the uploadUrl of POST /api/upload.",
+        )],
+    ),
+    (415, &[("not-json", "The request is not JSON", "Send the header `Content-Type: application/json`.")]),
+    (
+        422,
+        &[(
+            "invalid-field",
+            "A field of the request cannot be used",
+            "Correct the field that `field` names. /reference shows what each field takes.",
+        )],
+    ),
     (
         429,
         &[
-            ("too-many-requests", "The token has sent too many requests"),
-            ("limit-reached", "A limit of the token is reached"),
+            (
+                "too-many-requests",
+                "The token has sent too many requests",
+                "Wait as many seconds as the header `Retry-After` says. To follow a job, use its event stream or a webhook \
+                 instead of asking again and again.",
+            ),
+            (
+                "limit-reached",
+                "A limit of the token is reached",
+                "Wait as many seconds as the header `Retry-After` says, or have the limit raised with `tcoder tokens change`.",
+            ),
         ],
     ),
-    (500, &[("file-too-large", "The file is too large to be answered")]),
+    (
+        500,
+        &[(
+            "file-too-large",
+            "The file is too large to be answered",
+            "Fetch the playlist from the bucket itself.",
+        )],
+    ),
     (
         503,
         &[
-            ("unavailable", "tcoder cannot answer now"),
-            ("not-ready", "The segment is not encoded yet"),
-            ("too-many-waiting", "Too many requests wait for this video"),
-            ("too-many-streams", "Too many event streams are open"),
+            (
+                "unavailable",
+                "tcoder cannot answer now",
+                "Try again after as many seconds as `Retry-After` says.",
+            ),
+            (
+                "not-ready",
+                "The segment is not encoded yet",
+                "Ask for it again after a second, as players do by themselves.",
+            ),
+            (
+                "too-many-waiting",
+                "Too many requests wait for this video",
+                "Ask again after as many seconds as `Retry-After` says, as players do by themselves.",
+            ),
+            (
+                "too-many-streams",
+                "Too many event streams are open",
+                "Close some, or read the job with GET /api/jobs/{id} instead.",
+            ),
         ],
     ),
 ];
@@ -353,9 +454,9 @@ pub(crate) async fn explain(uri: Uri) -> Result<String, Problem> {
 
 fn described(asked: &str) -> Option<String> {
     CATALOGUE.iter().find_map(|(status, kinds)| {
-        let (_, title) = kinds.iter().find(|(kind, _)| *kind == asked)?;
+        let (_, title, advice) = kinds.iter().find(|(kind, ..)| *kind == asked)?;
         Some(format!(
-            "{title} (HTTP {status}). The detail of the answer says what happened and what to do.\n"
+            "{title} (HTTP {status})\n\n{advice}\n\nThe `detail` of the answer says what happened in this case.\n"
         ))
     })
 }
@@ -405,7 +506,9 @@ mod tests {
         ];
         for problem in all {
             let kinds = CATALOGUE.iter().find(|(status, _)| *status == problem.status.as_u16()).unwrap().1;
-            assert!(kinds.contains(&(problem.kind, problem.title)), "{problem:?}");
+            let is_known =
+                kinds.iter().any(|(kind, title, _)| (*kind, *title) == (problem.kind, problem.title));
+            assert!(is_known, "{problem:?}");
         }
     }
 }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, Uri, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use url::Url;
@@ -21,7 +21,7 @@ use crate::config::ApiConfig;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Passes a request on unless it comes from a page of another site, or by a name that others may control.
-pub(crate) async fn refuse_foreign(
+pub(crate) async fn refuse_cross_site(
     State(app): State<Arc<AppState>>,
     origin: RequestOrigin,
     request: Request,
@@ -39,10 +39,10 @@ fn check<B>(
     request: &axum::http::Request<B>,
 ) -> Result<(), Problem> {
     // With tokens, a page would have to know one.
-    if config.tokens.is_empty() && !is_own_name(config, origin) {
+    if config.tokens.is_empty() && !is_trusted_host(config, origin) {
         return Err(Problem::foreign_host());
     }
-    if request.method().is_safe() || is_own_page(config, request.uri(), request.headers()) {
+    if request.method().is_safe() || is_same_site(config, origin, request.headers()) {
         return Ok(());
     }
     Err(Problem::foreign_origin())
@@ -50,14 +50,14 @@ fn check<B>(
 
 /// Whether the request names the server as its clients do: by a name of the loopback interface, which the system resolves
 /// itself, or as `API_PUBLIC_URL` does.
-fn is_own_name(config: &ApiConfig, RequestOrigin(named): &RequestOrigin) -> bool {
+fn is_trusted_host(config: &ApiConfig, RequestOrigin(named): &RequestOrigin) -> bool {
     let Some(named) = named else { return false };
     let public = config.public_url.as_ref().and_then(|url| url.as_url().host());
     named.is_loopback() || public.is_some_and(|public| named.as_url().host() == Some(public))
 }
 
 /// Whether a request comes from a page of this server or of a configured origin, or from no page at all.
-fn is_own_page(config: &ApiConfig, uri: &Uri, headers: &HeaderMap) -> bool {
+fn is_same_site(config: &ApiConfig, RequestOrigin(named): &RequestOrigin, headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     // The browser compares the origins itself, whatever a proxy does to the names.
     let site = text(SEC_FETCH_SITE);
@@ -72,12 +72,11 @@ fn is_own_page(config: &ApiConfig, uri: &Uri, headers: &HeaderMap) -> bool {
     if config.cors_origins.iter().any(configured) {
         return true;
     }
+    let Ok(page) = Url::parse(origin) else { return false };
     // A proxy that ends TLS may not say so; thus the scheme is not compared.
-    let host = uri.authority().map(|host| host.as_str()).or_else(|| text(header::HOST));
-    let of_page = origin.split_once("://").map(|(_, host)| host);
-    let public = || config.public_url.as_ref().map(|url| url.as_url().origin());
-    of_page.zip(host).is_some_and(|(page, host)| page.eq_ignore_ascii_case(host))
-        || Url::parse(origin).is_ok_and(|origin| Some(origin.origin()) == public())
+    let authority = |url: &Url| (url.host().map(|host| host.to_owned()), url.port());
+    let is_named = named.as_ref().is_some_and(|named| authority(named.as_url()) == authority(&page));
+    is_named || config.public_url.as_ref().is_some_and(|public| public.as_url().origin() == page.origin())
 }
 
 #[cfg(test)]

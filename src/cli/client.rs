@@ -65,6 +65,15 @@ pub(crate) struct ApiClient {
     token: Option<String>,
 }
 
+/// The innermost error, such as "Connection refused" or that a name is not known. Those around it repeat the address.
+fn root_cause(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
 const CALL: Duration = Duration::from_secs(40);
 /// Maximum time without data from the event stream. The server sends something at least every 15 s, if only a
 /// comment.
@@ -114,7 +123,7 @@ impl ApiClient {
         let why = if error.is_timeout() {
             "no answer in time"
         } else if error.is_connect() {
-            "connection refused"
+            return ClientError::Unreachable { url: self.base.clone(), why: root_cause(error) };
         } else {
             "the connection broke"
         };

@@ -105,7 +105,7 @@ impl<'a> Summary<'a> {
         };
         let renditions = result.outputs.iter();
         let renditions = renditions.map(|o| {
-            let place = downloaded(&o.key).unwrap_or_else(|| o.key.to_string());
+            let place = downloaded(&o.key).or_else(|| o.url.clone()).unwrap_or_else(|| o.key.to_string());
             (o.quality, &o.info, place)
         });
         let entries = result.entries.iter().map(|e| (e.kind.title(), &e.key, &e.url));

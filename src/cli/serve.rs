@@ -75,7 +75,11 @@ pub(crate) async fn up(args: UpArgs) -> Result<(), CliError> {
         "http://127.0.0.1:8080" => String::new(),
         elsewhere => format!(" --server {elsewhere}"),
     };
-    outln!("\nSend it a video:\n\n  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n");
+    outln!("\nSend it a video:\n");
+    if up.needs_token() {
+        outln!("  export TCODER_TOKEN=...    # one of its API_TOKENS");
+    }
+    outln!("  tcoder submit FILE --preset hls-adaptive --wait --output out{server}\n");
     outln!("Press Ctrl-C to stop; the next start continues where this one stopped.");
     stop.cancelled().await;
     outln!("\nstopping: workers release their jobs (press Ctrl-C again to exit at once)");

@@ -42,8 +42,8 @@ const KEEPERS: &[Role] = &[Up, Api, Operator, Edge];
 pub static REDIS_URL: Setting<SecretString> = Setting::new(
     "REDIS_URL",
     Required,
-    SERVERS,
-    "address of Redis, such as rediss://user:password@host:6379",
+    &[Up, Api, Worker, Controller],
+    "address of Redis, such as rediss://user:password@host:6379; `tcoder up` starts one of its own without it",
     parse::redis_url,
 )
 .secret();

@@ -142,6 +142,7 @@ impl From<ConfigError> for UpError {
 /// A running system.
 pub struct Up {
     address: BaseUrl,
+    needs_token: bool,
     objects: ObjectsHandle,
     redis: Option<RedisServer>,
     tools: Tools,
@@ -182,6 +183,7 @@ impl Up {
         let listener = listen(options.listen).await?;
         let api_address = listener.local_addr().unwrap_or(options.listen);
         let address = exposure(api_address).address()?;
+        let needs_token = !api_config.tokens.is_empty();
         // Clients that use this name are not refused.
         api_config.public_url = Some(address.clone());
 
@@ -255,13 +257,19 @@ impl Up {
             guard.disarm();
         }
         tasks.close();
-        Ok(Self { address, objects, redis, tools, data, fleet, tasks, stop_api, stop_objects })
+        Ok(Self { address, needs_token, objects, redis, tools, data, fleet, tasks, stop_api, stop_objects })
     }
 
     /// The address of the API for other machines.
     #[must_use]
     pub fn api(&self) -> &str {
         self.address.as_str().trim_end_matches('/')
+    }
+
+    /// Whether callers need a token.
+    #[must_use]
+    pub const fn needs_token(&self) -> bool {
+        self.needs_token
     }
 
     /// What runs where, one line each.

@@ -163,10 +163,7 @@ pub(super) fn problem(status: u16) -> Option<ProblemBody> {
         409 => Problem::conflict("the job is completed already; there is nothing to cancel"),
         413 => Problem::too_large(),
         415 => Problem::not_json(),
-        422 => Problem::field(
-            "outputQualities[1]",
-            "unknown variant `721p`, expected one of `144p`, `240p`, `360p`",
-        ),
+        422 => Problem::field("outputQualities[1]", "there is no `721p`; use `144p`, `240p`, `360p`"),
         429 => Problem::limit_reached(ReachedLimit::JobsPerHour, Duration::from_secs(1800)),
         503 => Problem::unavailable("the job queue does not answer; try again in a few seconds"),
         _ => return None,

@@ -39,7 +39,7 @@ fn problem_responses(generators: &mut Generators) -> Map<String, Value> {
     let mut responses = Map::new();
     for (status, kinds) in problem::CATALOGUE.iter().filter(|(status, _)| used.contains(status)) {
         let kinds: Vec<String> =
-            kinds.iter().map(|(kind, title)| format!("`/problems/{kind}`: {title}")).collect();
+            kinds.iter().map(|(kind, title, _)| format!("`/problems/{kind}`: {title}")).collect();
         let mut response = json!({
             "description": kinds.join("; "),
             "content": {"application/problem+json": {"schema": schema, "example": examples::problem(*status)}},
