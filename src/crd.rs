@@ -15,8 +15,8 @@ mod transcode_job;
 mod worker_pool;
 
 pub use transcode_job::{
-    CostStatus, EntryStatus, FileStatus, InputSpec, JobPhase, OutputStatus, SecretKeyRef, TranscodeJob,
-    TranscodeJobSpec, TranscodeJobStatus, UploadSpec, WebhookSpec,
+    CostStatus, EntryStatus, FailureStatus, FileStatus, InputSpec, JobPhase, OutputStatus, SecretKeyRef,
+    TranscodeJob, TranscodeJobSpec, TranscodeJobStatus, UploadSpec, WebhookSpec,
 };
 pub use worker_pool::{
     FlySpec, GuestSpec, MachineCounts, ProviderSpec, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
@@ -66,6 +66,8 @@ pub mod reason {
     pub const CANCELLED: &str = "Cancelled";
     /// The finished job was redriven.
     pub const RETRIED: &str = "Retried";
+    /// An attempt failed, and another follows.
+    pub const ATTEMPT_FAILED: &str = "AttemptFailed";
     /// The job waits for a worker, or is running.
     pub const IN_PROGRESS: &str = "InProgress";
     /// The job waits for its upload.
@@ -82,6 +84,8 @@ pub mod reason {
     pub const SECRET_NOT_USABLE: &str = "SecretNotUsable";
     /// Redis cannot be used at the moment.
     pub const REDIS_UNAVAILABLE: &str = "RedisUnavailable";
+    /// The storage cannot be used at the moment.
+    pub const STORAGE_UNAVAILABLE: &str = "StorageUnavailable";
     /// The number of machines is as desired.
     pub const AS_DESIRED: &str = "Reconciled";
     /// The fleet follows another pool.

@@ -45,6 +45,23 @@ impl EventBus {
         Ok(event_bus)
     }
 
+    /// Like [`Self::start`], where Redis need not answer yet. Until it does, and has been found to be able to hold a queue,
+    /// there are no events.
+    #[must_use]
+    pub fn start_when_reachable(
+        queue: &Queue,
+        metrics: Option<Arc<Metrics>>,
+        stop: CancellationToken,
+    ) -> Self {
+        let event_bus = Self { jobs: broadcast::channel(BACKLOG).0, changes: broadcast::channel(BACKLOG).0 };
+        let (senders, queue) = (event_bus.clone(), queue.clone());
+        tokio::spawn(stop.run_until_cancelled_owned(async move {
+            let feed = open_when_reachable(&queue).await;
+            forward_events(feed, metrics.as_deref(), &senders).await;
+        }));
+        event_bus
+    }
+
     /// Receives every event of a job from now on.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<JobEvent> {
@@ -56,6 +73,35 @@ impl EventBus {
     pub fn subscribe_to_all(&self) -> broadcast::Receiver<Change> {
         self.changes.subscribe()
     }
+}
+
+async fn open_when_reachable(queue: &Queue) -> EventFeed {
+    let mut last = None;
+    for failures in 1.. {
+        let opened = match queue.check_server().await {
+            Ok(()) => EventFeed::open(queue).await,
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(feed) => {
+                if last.is_some() {
+                    tracing::info!("Redis can be used now");
+                }
+                return feed;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if last.as_ref() != Some(&text) {
+                    tracing::warn!(%error, "Redis cannot be used; retrying");
+                }
+                last = Some(text);
+            }
+        }
+        tokio::time::sleep(backoff::full_jitter(failures, Duration::from_secs(1), Duration::from_secs(30)))
+            .await;
+    }
+    // There are always more numbers.
+    std::future::pending().await
 }
 
 async fn forward_events(mut feed: EventFeed, metrics: Option<&Metrics>, senders: &EventBus) {

@@ -309,10 +309,12 @@ pub(crate) async fn deliver(
     }
     let receiver =
         format!("{}:{}", url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
-    let _in_flight = match mail.receivers.begin(receiver) {
+    let owner = job.owner.as_ref().map(ToString::to_string);
+    let _in_flight = match mail.receivers.begin(receiver, owner) {
         Ok(in_flight) => in_flight,
         Err(pause) => {
-            // This is no attempt.
+            // This is no attempt, but the day in which it is tried begins.
+            state.first_try.get_or_insert(now);
             let from_now = i64::try_from((began.elapsed() + pause).as_millis()).unwrap_or(i64::MAX);
             queue.retry_delivery(&delivery, &state, now.plus(from_now)).await?;
             return Ok(Some(pause));
@@ -365,7 +367,7 @@ fn body(delivery: &Delivery, job: Job, links: &UrlSigner) -> Result<String, Webh
     let mut job = links.with_urls(job, now_millis(), None).map_err(|e| words(&e))?;
     // The receiver need not know these: secrets of the addresses, and how the installation is built.
     job.spec = JobSpec { webhook_key: None, ..job.spec.redacted() };
-    (job.worker, job.machine_id) = (None, None);
+    (job.worker, job.machine_id, job.owner) = (None, None, None);
     let kind =
         MessageType::of(delivery.state).ok_or_else(|| words(&"there is no message about this state"))?;
     let reached = match delivery.state {

@@ -34,6 +34,10 @@ impl Caller {
         if let Some(hash) = hash_if_known(tokens, secret) {
             return Ok(Self::Administrator(hash));
         }
+        // Redis is not asked about what cannot be a token.
+        if !is_secret(secret) {
+            return Err(Problem::unauthorized());
+        }
         match queue.authenticate(&TokenHash::of(secret)).await? {
             Authentication::Token(token) => Ok(Self::Token(token.into())),
             Authentication::TooManyRequests(pause) => Err(Problem::too_many_requests(pause)),
@@ -85,7 +89,7 @@ impl Caller {
         }
     }
 
-    /// Checks that the caller may read this job. To whom another's job is hidden, it does not exist.
+    /// Checks that the caller may read this job. A caller who may not is told that it does not exist.
     pub(super) fn may_read(&self, job: &Job) -> Result<(), Problem> {
         match self.sees_only() {
             Some(own) if job.owner.as_ref() != Some(&own) => Err(Problem::no_such_job()),
@@ -107,6 +111,16 @@ impl Caller {
     /// Whether the caller may change every job, so that the job need not be read before.
     pub(super) fn may_change_all(&self) -> bool {
         self.permits(Scope::Operate)
+    }
+
+    /// Checks that the caller may choose the ids of its jobs. Ids are also the names of folders in the buckets, and those of a
+    /// job whose record has expired may still be there, so that a chosen id could lead to the files of somebody else.
+    pub(super) fn may_choose_id(&self) -> Result<(), Problem> {
+        if self.sees_only().is_none() {
+            return Ok(());
+        }
+        let detail = "this token may not choose the ids of its jobs; to repeat a request safely, send an Idempotency-Key";
+        Err(Problem::field("jobId", detail))
     }
 
     /// Checks that the caller may submit a job for the object with this key.
@@ -162,6 +176,15 @@ pub(crate) async fn require_administrator(caller: Caller, request: Request, next
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
+}
+
+/// What the secrets of tokens with a name begin with.
+pub(super) const SECRET_PREFIX: &str = "tcoder_";
+
+/// Whether the text has the form of the secret of a token with a name.
+pub(super) fn is_secret(text: &str) -> bool {
+    let digits = text.strip_prefix(SECRET_PREFIX).unwrap_or_default();
+    digits.len() == 64 && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 /// The bearer token of a request.

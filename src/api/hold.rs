@@ -44,7 +44,7 @@ const REST: Duration = Duration::from_millis(200);
 const MAX_OF_JOB: usize = 32;
 /// The same for one client. A player loads two or three segments at a time, and several viewers may share an address.
 const MAX_OF_CLIENT: usize = 16;
-/// The same over all: half the connections of a server, so that other requests are still answered.
+/// The same over all: half the connections of a server. Those that are left are enough for what else may take long (`sse`).
 const MAX_OF_ALL: usize = 256;
 
 /// The requests that are held at the moment.

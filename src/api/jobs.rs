@@ -40,6 +40,9 @@ impl AppState {
         asked: Option<JobId>,
         headers: &HeaderMap,
     ) -> Result<JobId, Problem> {
+        if asked.is_some() {
+            caller.may_choose_id()?;
+        }
         let id = asked.unwrap_or_default();
         let Some(key) = headers.get("idempotency-key") else { return Ok(id) };
         let is_plain = key.as_bytes().iter().all(u8::is_ascii_graphic);

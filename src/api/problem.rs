@@ -81,6 +81,11 @@ pub(crate) const CATALOGUE: &[(u16, &[Kind])] = &[
                 "Use a token with the scope that the detail names, or have it added with `tcoder tokens change`.",
             ),
             (
+                "administrators-only",
+                "Only one of API_TOKENS permits this",
+                "Use one of the server's API_TOKENS; no scope of another token permits it.",
+            ),
+            (
                 "foreign-key",
                 "The token does not permit this object",
                 "Name an object below the key prefix of the token, or upload the video with POST /api/upload.",
@@ -337,7 +342,8 @@ impl Problem {
     /// The request needs one of `API_TOKENS`.
     pub fn administrators_only() -> Self {
         let detail = "only one of API_TOKENS permits this, whatever the scopes of another token";
-        Self::new(StatusCode::FORBIDDEN, "missing-scope", "The token does not permit this", detail)
+        let title = "Only one of API_TOKENS permits this";
+        Self::new(StatusCode::FORBIDDEN, "administrators-only", title, detail)
     }
 
     /// The token may not name this object.

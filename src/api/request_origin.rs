@@ -55,6 +55,17 @@ fn request_origin(uri: &Uri, headers: &HeaderMap, is_over_tls: bool) -> Option<B
 mod tests {
     use super::*;
 
+    #[test]
+    fn scheme_without_a_proxy_is_that_of_the_connection() {
+        let headers = HeaderMap::from_iter([(header::HOST, "films.example:8443".parse().unwrap())]);
+        for (is_over_tls, expected) in
+            [(true, "https://films.example:8443/"), (false, "http://films.example:8443/")]
+        {
+            let origin = request_origin(&Uri::from_static("/api/jobs"), &headers, is_over_tls);
+            assert_eq!(origin.unwrap().as_str(), expected);
+        }
+    }
+
     fn read(uri: &str, headers: &[(&'static str, &str)]) -> Option<String> {
         let headers = headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
         request_origin(&uri.parse().unwrap(), &headers.collect(), false).map(|url| url.to_string())

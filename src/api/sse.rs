@@ -29,10 +29,11 @@ use crate::time::sleep;
 
 /// Pause before a job that could not be read is read again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Maximum number of streams: half the connections of a server, so that other requests are still answered.
-const MAX_STREAMS: usize = 256;
+/// Maximum number of streams. Together with the requests that are held for segments (`hold`) and those to the storage of
+/// `tcoder up`, they are fewer than the connections of a server, so that other requests are still answered.
+const MAX_STREAMS: usize = 96;
 /// The same for one client. A service may follow many jobs at once.
-const MAX_OF_CLIENT: usize = 64;
+const MAX_OF_CLIENT: usize = 32;
 
 /// The open streams. Their number is limited over all, and for each client: a token with a name, else a public address.
 #[derive(Clone)]

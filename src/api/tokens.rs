@@ -1,6 +1,7 @@
 //! Creates, lists, changes and deletes the tokens that have a name. Only callers with one of `API_TOKENS` may.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use axum::Json;
@@ -13,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::extract::{Body, Fields};
-use super::{AppState, Problem};
+use super::{AppState, Problem, auth};
 use crate::job::{KeyPrefix, Scope, Token, TokenLimits, TokenName};
 use crate::queue::TokenHash;
 use crate::storage::urls::now_millis;
@@ -47,7 +48,7 @@ pub struct CreateTokenRequest {
 }
 
 /// A token with its secret, which is shown only once.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IssuedToken {
     /// The text to send in the header `Authorization: Bearer <token>`. The installation keeps only its hash.
@@ -55,6 +56,13 @@ pub struct IssuedToken {
     /// What is known about it.
     #[serde(flatten)]
     pub about: Token,
+}
+
+/// Without the secret.
+impl fmt::Debug for IssuedToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.about.fmt(f)
+    }
 }
 
 /// The response to `GET /api/tokens`.
@@ -104,7 +112,7 @@ impl TokenPermissions {
 
 /// A new secret: 244 random bits behind a word by which scanners of secrets can find it.
 fn new_secret() -> String {
-    format!("tcoder_{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
+    format!("{}{}{}", auth::SECRET_PREFIX, Uuid::new_v4().simple(), Uuid::new_v4().simple())
 }
 
 /// The response with a secret, which nothing may store on its way.
@@ -159,7 +167,7 @@ pub(crate) async fn change(
 ) -> Result<Json<Token>, Problem> {
     let before = app.token(&parse_name(name)?).await?;
     let token = body.checked()?.of(before.name.clone(), Some(&before));
-    if !app.queue.change_token(&token, None).await? {
+    if !app.queue.change_token(&token).await? {
         return Err(Problem::no_such_token());
     }
     tracing::info!(token = %token.name, "token changed");
@@ -171,11 +179,9 @@ pub(crate) async fn rotate(
     State(app): State<Arc<AppState>>,
     name: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let token = app.token(&parse_name(name)?).await?;
-    let secret = new_secret();
-    if !app.queue.change_token(&token, Some(&TokenHash::of(&secret))).await? {
-        return Err(Problem::no_such_token());
-    }
+    let (name, secret) = (parse_name(name)?, new_secret());
+    let token = app.queue.rotate_token(&name, &TokenHash::of(&secret)).await?;
+    let token = token.ok_or_else(Problem::no_such_token)?;
     tracing::info!(token = %token.name, "secret of a token replaced");
     Ok(issued(StatusCode::OK, secret, token))
 }
@@ -223,6 +229,6 @@ mod tests {
     #[test]
     fn secrets_are_long_and_never_the_same() {
         let (one, other) = (new_secret(), new_secret());
-        assert!(one != other && one.len() == 71 && one.starts_with("tcoder_"));
+        assert!(one != other && auth::is_secret(&one) && auth::is_secret(&other));
     }
 }

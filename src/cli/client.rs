@@ -172,11 +172,17 @@ impl ApiClient {
         self.json(self.request(Method::POST, url).json(body)).await
     }
 
+    /// Creates a job. A proxy that repeats the request makes no second one.
+    async fn create<T: DeserializeOwned>(&self, url: Url, body: &impl Serialize) -> Result<T, ClientError> {
+        let key = uuid::Uuid::new_v4().to_string();
+        self.json(self.request(Method::POST, url).header("idempotency-key", key).json(body)).await
+    }
+
     pub(crate) async fn upload(
         &self,
         body: &CreateUploadRequest,
     ) -> Result<CreateUploadResponse, ClientError> {
-        self.post(self.url(&["api", "upload"]), body).await
+        self.create(self.url(&["api", "upload"]), body).await
     }
 
     pub(crate) async fn parts(&self, id: JobId, body: &SignPartsRequest) -> Result<SignedParts, ClientError> {
@@ -190,7 +196,7 @@ impl ApiClient {
     }
 
     pub(crate) async fn submit(&self, body: &CreateJobRequest) -> Result<Job, ClientError> {
-        self.post(self.url(&["api", "jobs"]), body).await
+        self.create(self.url(&["api", "jobs"]), body).await
     }
 
     pub(crate) async fn get(&self, id: JobId) -> Result<Job, ClientError> {

@@ -18,7 +18,7 @@ use crate::http_server::{ServerLimits, serve};
 use crate::job::WorkerId;
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
-use crate::queue::RequestRate;
+use crate::queue::{Queue, RequestRate};
 use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
 use crate::webhook::WebhookClient;
@@ -98,11 +98,10 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let client = Client::try_from(config).map_err(CliError::start)?;
     let stop = stop_signal()?;
     let listener = listen(args.listen).await?;
-    let Some(queue) = connect(&redis, &stop).await? else { return Ok(()) };
-    let queue = queue.with_retention(retention);
+    // While Redis is away, the conditions of the objects tell of it.
+    let queue = Queue::connect_lazily(&redis).await.map_err(CliError::start)?.with_retention(retention);
     let metrics = Metrics::new();
-    let event_bus =
-        EventBus::start(&queue, Some(Arc::clone(&metrics)), stop.clone()).await.map_err(CliError::start)?;
+    let event_bus = EventBus::start_when_reachable(&queue, Some(Arc::clone(&metrics)), stop.clone());
     let environment = reconciler::forwarded_env(&env);
     let operator = Operator {
         client,

@@ -16,8 +16,6 @@ use crate::job::{Job, JobId};
 pub(crate) async fn run(args: SubmitArgs) -> Result<(), CliError> {
     let client = ApiClient::new(&args.server)?;
     let options = JobOptions {
-        // The client chooses the id, so that a repeated request cannot create a second job.
-        job_id: Some(JobId::new()),
         preset: args.encode.preset,
         output_qualities: args.encode.quality.clone(),
         stills: args.encode.stills(),

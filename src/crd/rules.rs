@@ -8,8 +8,21 @@ use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
 use crate::flyprovider::guest;
 use crate::job::{Preset, Quality, Still};
 
-/// An http(s) URL without user name and password.
-pub(crate) const PLAIN_URL: &str = r"^https?://[^\s/?#@]+([/?#]\S*)?$";
+/// An http(s) URL without user name and password, whose port, if it has one, is at most 65535.
+pub(crate) const PLAIN_URL: &str = concat!(
+    r"^[hH][tT][tT][pP][sS]?://",
+    r"([^\s/?#@:\[\]]+|\[[0-9a-fA-F:.]+\])",
+    r"(:([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])?)?",
+    r"([/?#]\S*)?$"
+);
+
+/// An object key as `ObjectKey` parses it: no empty, `.` or `..` part between its slashes, and no control characters. The
+/// dialect has no lookahead, thus each part begins with one character that is no dot, with a dot and another, or with two
+/// and another.
+pub(crate) const OBJECT_KEY: &str = concat!(
+    r"^([^/\\.\x00-\x1f\x7f-\x9f]|\.[^/\\.\x00-\x1f\x7f-\x9f]|\.\.[^/\\\x00-\x1f\x7f-\x9f])[^/\\\x00-\x1f\x7f-\x9f]*",
+    r"([/\\]([^/\\.\x00-\x1f\x7f-\x9f]|\.[^/\\.\x00-\x1f\x7f-\x9f]|\.\.[^/\\\x00-\x1f\x7f-\x9f])[^/\\\x00-\x1f\x7f-\x9f]*)*$"
+);
 
 /// A rule that makes a required field immutable.
 pub(crate) fn unchanged(field: &str) -> Rule {

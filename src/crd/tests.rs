@@ -217,6 +217,47 @@ fn addresses_with_credentials_do_not_fit_the_pattern() {
     assert_eq!(properties["webhook"]["properties"]["url"]["pattern"], rules::PLAIN_URL);
 }
 
+#[test]
+fn keys_fit_the_pattern_if_they_can_be_parsed() {
+    use crate::job::ObjectKey;
+    use proptest::prelude::*;
+
+    let pattern = jsonschema::validator_for(&serde_json::json!({"pattern": rules::OBJECT_KEY})).unwrap();
+    let agrees = |key: &str| {
+        let fits = pattern.is_valid(&key.into());
+        assert_eq!(fits, key.parse::<ObjectKey>().is_ok(), "{key:?}");
+    };
+    for key in
+        ["a", ".", "..", "...", "a/..", "../a", "a/.b", "a\\..\\b", "a//b", "/", "", "a\u{85}", "..a/b.."]
+    {
+        agrees(key);
+    }
+    proptest!(|(key in "[a./\\\\\u{1}é ]{0,12}")| agrees(&key));
+}
+
+#[test]
+fn ports_of_addresses_fit_the_pattern_up_to_the_largest() {
+    let pattern = jsonschema::validator_for(&serde_json::json!({"pattern": rules::PLAIN_URL})).unwrap();
+    for port in (0..=99_999).step_by(7).chain([65_534, 65_535, 65_536, 66_000, 70_000]) {
+        let url = format!("https://films.example:{port}/a.mp4");
+        assert_eq!(pattern.is_valid(&url.clone().into()), port <= 65_535, "{url}");
+    }
+    for (url, fits) in [
+        ("HTTP://films.example", true),
+        ("https://[::1]:8443/a", true),
+        ("https://films.example:/a", true),
+        ("https://films.example?a=b", true),
+        ("https://user@films.example/", false),
+        ("https://user:word@films.example/", false),
+        ("https://films.example:8o/", false),
+        ("https://films.example/a b", false),
+        ("https:///a", false),
+        ("ftp://films.example/", false),
+    ] {
+        assert_eq!(pattern.is_valid(&url.into()), fits, "{url}");
+    }
+}
+
 /// Only the formats that Kubernetes knows: any other causes a warning at every apply.
 #[test]
 fn numbers_have_formats_that_kubernetes_knows() {

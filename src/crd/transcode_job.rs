@@ -122,7 +122,7 @@ const fn default_ttl() -> i64 {
 pub struct InputSpec {
     /// An object in the input bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 1024))]
+    #[schemars(length(min = 1, max = 1024), regex(pattern = rules::OBJECT_KEY))]
     pub key: Option<String>,
     /// A public http(s) URL without user name and password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -216,6 +216,9 @@ pub struct TranscodeJobStatus {
     /// Number of attempts that have started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<i32>,
+    /// Why the last attempt failed, and when the next one is due, while the job is retried; after it has failed, why it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<FailureStatus>,
     /// Progress of the current attempt's encode in percent, written at most every ten seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 100))]
@@ -261,6 +264,24 @@ pub struct TranscodeJobStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "rules::conditions")]
     pub conditions: Vec<Condition>,
+}
+
+/// A failed attempt.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailureStatus {
+    /// The code, such as encodeFailed, as `errorCode` of the API.
+    #[schemars(length(max = 64))]
+    pub code: String,
+    /// What went wrong; for an encode, with the last lines of FFmpeg.
+    #[schemars(length(max = 4096))]
+    pub message: String,
+    /// The number of the attempt, from 1.
+    #[schemars(range(min = 0))]
+    pub attempt: i32,
+    /// When the next attempt is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_time: Option<Time>,
 }
 
 /// One rendition.

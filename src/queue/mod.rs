@@ -202,19 +202,33 @@ impl Queue {
     /// The same as those of [`Queue::connect`].
     #[cfg(not(target_arch = "wasm32"))]
     pub async fn connect_with(config: &RedisConfig, policy: Policy) -> Result<Self, QueueError> {
-        let transport = Transport::Tcp(Box::new(transport::Tcp::connect(config).await?));
-        let queue = Self {
-            transport,
+        let queue = Self::over_tcp(transport::Tcp::connect(config).await?, config, policy);
+        queue.check_server().await?;
+        // To be compared if workers and a controller do not find each other.
+        tracing::info!(redis = config.address(), prefix = config.prefix, "connected to Redis");
+        Ok(queue)
+    }
+
+    /// A queue whose first call opens the connection, for a process that has something to say while Redis is away. Whether
+    /// the server can hold a queue has to be checked later: [`Self::check_server`].
+    ///
+    /// # Errors
+    /// If the settings cannot be used.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub async fn connect_lazily(config: &RedisConfig) -> Result<Self, QueueError> {
+        Ok(Self::over_tcp(transport::Tcp::connect_lazily(config).await?, config, Policy::default()))
+    }
+
+    #[cfg(not(target_arch = "wasm32"))]
+    fn over_tcp(transport: transport::Tcp, config: &RedisConfig, policy: Policy) -> Self {
+        Self {
+            transport: Transport::Tcp(Box::new(transport)),
             prefix: config.prefix.as_str().into(),
             policy,
             contact: Arc::default(),
             unanswered: Arc::default(),
             last_split: Arc::default(),
-        };
-        queue.check_server().await?;
-        // To be compared if workers and a controller do not find each other.
-        tracing::info!(redis = config.address(), prefix = config.prefix, "connected to Redis");
-        Ok(queue)
+        }
     }
 
     /// A queue over a REST interface, as the Worker uses it. Makes no request yet.

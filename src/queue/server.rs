@@ -56,7 +56,10 @@ fn has_hash_tag(prefix: &str) -> bool {
 
 impl Queue {
     /// Checks that the server can hold the queue, and says in the log what it may lose.
-    pub(super) async fn check_server(&self) -> Result<(), QueueError> {
+    ///
+    /// # Errors
+    /// The same as those of [`Queue::connect`].
+    pub async fn check_server(&self) -> Result<(), QueueError> {
         // A cluster redirects this to the node that has the keys, whose settings count.
         self.check_primary().await?;
         let info = match self.run(Command::new("INFO")).await {

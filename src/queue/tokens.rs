@@ -114,13 +114,30 @@ impl Queue {
         self.put_token("create", token, Some(secret)).await
     }
 
-    /// Changes what a token permits, and, if a secret is given, replaces that which it has. Returns `false` if there is no
-    /// token with this name.
+    /// Changes what a token permits. Returns `false` if there is no token with this name.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn change_token(&self, token: &Token, secret: Option<&TokenHash>) -> Result<bool, QueueError> {
-        self.put_token("change", token, secret).await
+    pub async fn change_token(&self, token: &Token) -> Result<bool, QueueError> {
+        self.put_token("change", token, None).await
+    }
+
+    /// Replaces the secret of a token. Returns the token, if there is one with this name.
+    ///
+    /// # Errors
+    /// If Redis fails, or the record of the token cannot be read.
+    pub async fn rotate_token(
+        &self,
+        name: &TokenName,
+        secret: &TokenHash,
+    ) -> Result<Option<Token>, QueueError> {
+        let args =
+            vec!["change".to_owned(), name.to_string(), secret.0.clone(), String::new(), String::new()];
+        let reply = self.eval(&scripts::PUT_TOKEN, args).await?;
+        if !was_done(&reply)? {
+            return Ok(None);
+        }
+        parse_token(ScriptReply::of(&reply)?.text(0)?).map(Some)
     }
 
     async fn put_token(

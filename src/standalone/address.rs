@@ -15,10 +15,14 @@ pub enum AddressError {
          --public-host NAME (or IP), or listen on a single address"
     )]
     Nameless(SocketAddr),
+    /// Everybody could use it.
+    #[error("everybody who reaches {0} could use it without a token; set API_TOKENS")]
+    Open(BaseUrl),
     /// Everything would travel without encryption.
     #[error(
-        "other machines would reach {0} without encryption, with tokens and videos; give a certificate with --tls-cert and --tls-key, or \
-         set the https address of a proxy with --public-url, or accept it with --plain-http"
+        "other machines would reach {0} without encryption, with tokens and videos; give a certificate with --tls-cert and \
+         --tls-key, or listen on 127.0.0.1 behind a proxy that ends TLS and set its https address with --public-url, or \
+         accept it with --plain-http"
     )]
     PlainHttp(BaseUrl),
     /// The address contains a path.
@@ -42,6 +46,8 @@ pub(super) struct Exposure<'a> {
     pub public_host: Option<&'a Host>,
     /// Whether it may be reached from other machines without encryption.
     pub plain_http: bool,
+    /// Whether callers need a token.
+    pub needs_token: bool,
 }
 
 impl Exposure<'_> {
@@ -61,9 +67,13 @@ impl Exposure<'_> {
         if address.as_url().path() != "/" {
             return Err(AddressError::Path);
         }
-        let is_encrypted = address.as_url().scheme() == "https";
-        let stays_here = self.listening.ip().is_loopback() && address.is_loopback();
-        if !is_encrypted && !stays_here && !self.plain_http {
+        if !address.is_loopback() && !self.needs_token {
+            return Err(AddressError::Open(address));
+        }
+        // Whatever its address, others reach the socket itself, too, unless it is this machine's own.
+        let is_encrypted = address.as_url().scheme() == "https" || address.is_loopback();
+        let is_reached_safely = self.is_tls || self.listening.ip().is_loopback();
+        if !(is_encrypted && is_reached_safely || self.plain_http) {
             return Err(AddressError::PlainHttp(address));
         }
         Ok(address)
@@ -111,6 +121,7 @@ mod tests {
             public_url: url.as_ref(),
             public_host: host.as_ref(),
             plain_http,
+            needs_token: true,
         };
         exposure.address().map(|url| url.to_string()).map_err(|error| error.to_string())
     }
@@ -124,7 +135,9 @@ mod tests {
             ("0.0.0.0:8443", true, None, Some("films.example"), Ok("https://films.example:8443/")),
             ("10.0.0.5:443", true, None, None, Ok("https://10.0.0.5/")),
             ("127.0.0.1:8080", false, Some("https://films.example"), None, Ok("https://films.example/")),
-            ("0.0.0.0:8080", false, Some("https://films.example"), None, Ok("https://films.example/")),
+            ("0.0.0.0:8443", true, Some("https://films.example"), None, Ok("https://films.example/")),
+            // The proxy is not the only one that reaches this socket.
+            ("0.0.0.0:8080", false, Some("https://films.example"), None, Err("without encryption")),
             ("127.0.0.1:8080", false, Some("http://localhost:9000"), None, Ok("http://localhost:9000/")),
             ("0.0.0.0:8080", false, None, None, Err("--public-host")),
             ("0.0.0.0:8443", true, None, None, Err("--public-host")),
@@ -149,6 +162,22 @@ mod tests {
         // As in a container whose port only its own machine reaches.
         let accepted = address("0.0.0.0:8080", false, Some("http://localhost:9000"), None, true);
         assert_eq!(accepted.as_deref(), Ok("http://localhost:9000/"));
+    }
+
+    #[test]
+    fn address_that_others_reach_needs_a_token() {
+        let public = "https://films.example".parse().unwrap();
+        let open = |public_url| Exposure {
+            listening: "127.0.0.1:8080".parse().unwrap(),
+            is_tls: false,
+            public_url,
+            public_host: None,
+            plain_http: true,
+            needs_token: false,
+        };
+        let error = open(Some(&public)).address().unwrap_err();
+        assert_eq!(error, AddressError::Open(public.clone()));
+        assert!(open(None).address().is_ok());
     }
 
     #[test]

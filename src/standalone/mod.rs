@@ -170,12 +170,14 @@ impl Up {
         let tls =
             options.tls.as_ref().map(|files| tls_acceptor(&files.certificate, &files.key)).transpose()?;
         // What is wrong with the address is said before anything is started.
+        let needs_token = !api_config.tokens.is_empty();
         let exposure = |listening| Exposure {
             listening,
             is_tls: tls.is_some(),
             public_url: options.public_url.as_ref(),
             public_host: options.public_host.as_ref(),
             plain_http: options.plain_http,
+            needs_token,
         };
         exposure(options.listen).address()?;
         let tools = check_tools(env.require(&WORKER_SANDBOX)?).await?;
@@ -183,7 +185,6 @@ impl Up {
         let listener = listen(options.listen).await?;
         let api_address = listener.local_addr().unwrap_or(options.listen);
         let address = exposure(api_address).address()?;
-        let needs_token = !api_config.tokens.is_empty();
         // Clients that use this name are not refused.
         api_config.public_url = Some(address.clone());
 
@@ -238,8 +239,7 @@ impl Up {
         let event_bus = app.event_bus().clone();
         tasks.spawn(app.janitor(Some(mail)).run(stop_api.clone()));
         let Buckets { input, output } = objects.buckets().clone();
-        let service =
-            PublicPort { api: api::router(app), storage: objects.service(), buckets: [input, output] };
+        let service = PublicPort::new(api::router(app), objects.service(), [input, output]);
         let listener = Listener::new(listener, tls);
         tasks.spawn(serve(listener, service, ServerLimits::default(), stop_api.clone()));
         let environment = worker_environment(&redis_config, &storage_config, &data.folder("scratch")?);

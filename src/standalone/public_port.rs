@@ -6,19 +6,69 @@ use std::task::{Context, Poll};
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
-use axum::http::{HeaderValue, Request, Response, header};
-use hyper::body::Incoming;
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use axum::response::IntoResponse as _;
+use hyper::body::{Frame, Incoming, SizeHint};
 use tower::{BoxError, Service, ServiceExt as _};
+
+use crate::keyed_semaphore::{KeyedPermit, KeyedSemaphore};
+
+/// Maximum number of requests to the storage at once: a quarter of the connections of a server. Uploads and downloads of
+/// whole films take long, and must not keep the API from answering.
+const MAX_STORAGE_REQUESTS: usize = 128;
 
 /// The service of the address.
 #[derive(Clone)]
 pub(super) struct PublicPort<S> {
-    /// The API.
-    pub api: Router,
-    /// The storage.
-    pub storage: S,
-    /// The names of the buckets.
-    pub buckets: [String; 2],
+    api: Router,
+    storage: S,
+    buckets: [String; 2],
+    storage_requests: KeyedSemaphore<()>,
+}
+
+impl<S> PublicPort<S> {
+    /// Serves the API, and the storage below the names of its buckets.
+    pub(super) fn new(api: Router, storage: S, buckets: [String; 2]) -> Self {
+        Self { api, storage, buckets, storage_requests: KeyedSemaphore::new(MAX_STORAGE_REQUESTS) }
+    }
+}
+
+/// The body of a response of the storage, which counts until it has been sent.
+struct CountedBody {
+    body: Body,
+    _permit: KeyedPermit<()>,
+}
+
+impl HttpBody for CountedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The response of a storage that has too many requests, as S3 gives it.
+fn slow_down() -> Response<Body> {
+    let text = "<Error><Code>SlowDown</Code><Message>Too many requests at once; try again.</Message></Error>";
+    let headers = [
+        (header::CONTENT_TYPE, "application/xml"),
+        (header::RETRY_AFTER, "1"),
+        // The body of the request was not read.
+        (header::CONNECTION, "close"),
+    ];
+    (StatusCode::SERVICE_UNAVAILABLE, headers, text).into_response()
 }
 
 impl<S, B> Service<Request<Incoming>> for PublicPort<S>
@@ -40,10 +90,14 @@ where
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
         if is_of_bucket(request.uri().path(), &self.buckets) {
+            let Some(permit) = self.storage_requests.try_acquire(()) else {
+                return Box::pin(async { Ok(slow_down()) });
+            };
             let storage = self.storage.clone();
             return Box::pin(async move {
                 let response = storage.oneshot(request).await.map_err(Into::into)?;
-                Ok(as_a_file(response.map(Body::new)))
+                let counted = |body| Body::new(CountedBody { body: Body::new(body), _permit: permit });
+                Ok(as_a_file(response.map(counted)))
             });
         }
         let api = self.api.clone();

@@ -128,6 +128,8 @@ async fn up_without_tokens_on_a_public_address_is_refused() {
     let (code, said) = named.fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("without encryption") && said.contains("--tls-cert"), "{said}");
+    let proxied = Setup::default().env("API_PUBLIC_URL", "https://films.example").fails().await;
+    assert!(proxied.0 == 5 && proxied.1.contains("set API_TOKENS"), "{}", proxied.1);
     let (code, said) = Setup::default().env("API_TOKENS", "short").fails().await;
     assert_eq!(code, 5);
     assert!(said.contains("API_TOKENS") && !said.contains("\"short\""), "{said}");

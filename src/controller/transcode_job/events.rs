@@ -1,7 +1,7 @@
 //! The Events for the difference between two statuses of a TranscodeJob. Pure.
 
-use crate::controller::conditions::holds;
-use crate::crd::{TranscodeJobStatus, condition, reason};
+use crate::controller::conditions::{holds, millis};
+use crate::crd::{FailureStatus, TranscodeJobStatus, condition, reason};
 
 /// An Event to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +14,8 @@ pub(crate) struct EventDraft {
     pub message: String,
 }
 
-/// The Events of a status change: the end of a job, what users changed, and what they have to do. That a job
-/// is queued or running is only in the status; thousands of jobs would report it thousands of times.
+/// The Events of a status change: the end of a job, attempts that failed, what users changed, and what they have to do. That
+/// a job is queued or running is only in the status; thousands of jobs would report it thousands of times.
 #[must_use]
 pub(crate) fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStatus) -> Vec<EventDraft> {
     let told = |type_: &str, warning: bool| {
@@ -32,6 +32,17 @@ pub(crate) fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStat
         reason: reason::RESUMED.to_owned(),
         message: "the job may run again".to_owned(),
     });
+    // The last attempt of a failed job has the Event of the job's end.
+    let attempt = |status: &TranscodeJobStatus| status.last_failure.as_ref().map(|failure| failure.attempt);
+    let attempt_failed = after
+        .last_failure
+        .as_ref()
+        .filter(|failure| !failed && failure.attempt > 0 && attempt(before) != Some(failure.attempt))
+        .map(|failure| EventDraft {
+            warning: true,
+            reason: reason::ATTEMPT_FAILED.to_owned(),
+            message: attempt_failed(failure),
+        });
     // A failed job is also Stalled for kstatus, but one Event is enough.
     let stalled = if failed { None } else { told(condition::STALLED, true) };
     [
@@ -39,11 +50,20 @@ pub(crate) fn event_drafts(before: &TranscodeJobStatus, after: &TranscodeJobStat
         told(condition::FAILED, true),
         told(condition::SUSPENDED, false),
         resumed,
+        attempt_failed,
         stalled,
     ]
     .into_iter()
     .flatten()
     .collect()
+}
+
+fn attempt_failed(failure: &FailureStatus) -> String {
+    let FailureStatus { code, message, attempt, retry_time } = failure;
+    match retry_time {
+        Some(at) => format!("attempt {attempt} failed ({code}): {message}; the next is at {}", millis(at)),
+        None => format!("attempt {attempt} failed ({code}): {message}"),
+    }
 }
 
 #[cfg(test)]
@@ -81,5 +101,28 @@ mod tests {
         assert_eq!(reasons(&[], &stalled), ["InvalidSpec"]);
         assert_eq!(reasons(&stalled, &stalled), none);
         assert!(event_drafts(&status(&runs), &status(&failed))[0].warning);
+    }
+
+    #[test]
+    fn each_failed_attempt_is_told_once_and_the_last_one_by_the_end_of_the_job() {
+        let after = |attempt: i32, said: &[ConditionUpdate]| {
+            let failure = FailureStatus {
+                code: "inputUnreachable".into(),
+                message: "films.example does not answer".into(),
+                attempt,
+                retry_time: None,
+            };
+            TranscodeJobStatus { last_failure: Some(failure), ..status(said) }
+        };
+        let first = event_drafts(&status(&[]), &after(1, &[]));
+        assert_eq!(first.len(), 1);
+        assert_eq!((first[0].warning, first[0].reason.as_str()), (true, "AttemptFailed"));
+        assert_eq!(first[0].message, "attempt 1 failed (inputUnreachable): films.example does not answer");
+        assert_eq!(event_drafts(&after(1, &[]), &after(1, &[])), []);
+        assert_eq!(event_drafts(&after(1, &[]), &after(2, &[])).len(), 1);
+        let failed = [ConditionUpdate::yes(condition::FAILED, "BackoffLimitExceeded", "m")];
+        let last: Vec<String> =
+            event_drafts(&after(2, &[]), &after(3, &failed)).into_iter().map(|event| event.reason).collect();
+        assert_eq!(last, ["BackoffLimitExceeded"]);
     }
 }

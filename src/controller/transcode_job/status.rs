@@ -6,8 +6,8 @@ use kube::Resource as _;
 use crate::controller::conditions::{ConditionUpdate, conditions, find, holds, millis, time};
 use crate::controller::fleet::MachinePrice;
 use crate::crd::{
-    CostStatus, EntryStatus, FileStatus, JobPhase, OutputStatus, TranscodeJob, TranscodeJobStatus, condition,
-    reason,
+    CostStatus, EntryStatus, FailureStatus, FileStatus, JobPhase, OutputStatus, TranscodeJob,
+    TranscodeJobStatus, condition, reason,
 };
 use crate::job::{
     EntryDocument, EntryKind, Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State,
@@ -18,6 +18,8 @@ use crate::storage::urls::{UrlSigner, upload_ends};
 
 /// Maximum number of reported renditions; there are eight qualities.
 const OUTPUTS: usize = 16;
+/// Maximum length of a failure's message, characters.
+const FAILURE_MESSAGE: usize = 4096;
 
 /// What a status is derived from besides the job.
 pub(crate) struct StatusContext<'a> {
@@ -112,6 +114,7 @@ impl StatusContext<'_> {
     pub(crate) fn of(&self, job: &Job, changed: bool) -> TranscodeJobStatus {
         let mut status = self.bare(phase(job, self.object.spec.suspend));
         status.attempts = i32::try_from(job.attempt).ok();
+        status.last_failure = last_failure(job);
         status.machine = job.worker.as_ref().map(|w| w.machine().to_owned());
         status.start_time = match job.status {
             State::Uploading => None,
@@ -253,7 +256,10 @@ fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> 
         State::Queued => {
             let message = match (&job.error, job.timestamps.retry_at) {
                 (Some(error), Some(at)) => {
-                    format!("the job is retried at {at}; the last attempt failed: {error}")
+                    format!(
+                        "attempt {} of {} failed: {error}; the next is at {at}",
+                        job.attempt, job.spec.max_attempts
+                    )
                 }
                 (Some(error), None) => {
                     format!("the job waits for a worker again; the last attempt failed: {error}")
@@ -263,7 +269,13 @@ fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> 
             vec![ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, message)]
         }
         State::Running => {
-            let message = "a worker is processing the job";
+            let message = match &job.error {
+                Some(error) => {
+                    let (attempt, most) = (job.attempt, job.spec.max_attempts);
+                    format!("a worker makes attempt {attempt} of {most}; the one before failed: {error}")
+                }
+                None => "a worker is processing the job".to_owned(),
+            };
             vec![ConditionUpdate::yes(condition::RECONCILING, reason::IN_PROGRESS, message)]
         }
         State::Playable => {
@@ -314,6 +326,24 @@ fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> 
         said.push(ConditionUpdate::no(condition::FAILED, reason::RETRIED, message));
     }
     said
+}
+
+/// The failure of the last attempt: of a job that is retried, or that has failed.
+fn last_failure(job: &Job) -> Option<FailureStatus> {
+    let failed = match job.status {
+        State::Queued | State::Failed => job.attempt,
+        // The attempt that runs has not failed yet.
+        State::Running | State::Playable => job.attempt.saturating_sub(1),
+        State::Uploading | State::Completed | State::Cancelled => return None,
+    };
+    let failure = job.error.as_ref()?;
+    let retry = job.timestamps.retry_at.filter(|_| job.status == State::Queued);
+    Some(FailureStatus {
+        code: failure.code.name().to_owned(),
+        message: failure.message.chars().take(FAILURE_MESSAGE).collect(),
+        attempt: i32::try_from(failed).unwrap_or(i32::MAX),
+        retry_time: retry.map(time),
+    })
 }
 
 /// The reason of a failure: the one of batch/v1 if it has one, else the failure's code.

@@ -97,8 +97,9 @@ end
 
 local HOUR, DAY = 3600000, 86400000
 
--- Which limit of a token is reached, and the ms until another job may be submitted with it; nothing if one may be submitted
--- now. The limits are the jobs of an hour, the jobs that have not ended, and the minutes of video of a day ('': none).
+-- Which limit of a token is reached, and the ms until another job may be submitted with it. If one may be submitted now,
+-- nothing, and the jobs that have ended since they were counted as open, for count_job. It writes nothing. The limits are
+-- the jobs of an hour, the jobs that have not ended, and the minutes of video of a day ('': none).
 local function over_limit(name, per_hour, open_jobs, minutes, now)
   local most = tonumber(per_hour)
   if most and tonumber(redis.call('GET', of_token('jobs', name, math.floor(now / HOUR))) or 0) >= most then
@@ -109,24 +110,25 @@ local function over_limit(name, per_hour, open_jobs, minutes, now)
     return 'sourceMinutesPerDay', DAY - now % DAY
   end
   most = tonumber(open_jobs)
-  if not most then return nil end
-  -- Jobs leave this set only here: to end a job costs nothing for it.
+  -- To end a job costs nothing for this set: whether its jobs are still open is found out when it is full.
   local open = of_token('open', name)
-  if redis.call('SCARD', open) < most then return nil end
-  local count = 0
+  if not most or redis.call('SCARD', open) < most then return nil, nil, {} end
+  local count, ended = 0, {}
   for _, id in ipairs(redis.call('SMEMBERS', open)) do
     local state = redis.call('HGET', status(id), 'state')
     if not state or state == 'completed' or state == 'failed' or state == 'cancelled' then
-      redis.call('SREM', open, id)
+      ended[#ended + 1] = id
     else
       count = count + 1
     end
   end
   if count >= most then return 'openJobs', 30000 end
+  return nil, nil, ended
 end
 
--- Counts a job that is submitted or retried with a token.
-local function count_job(name, id, now)
+-- Counts a job that is submitted or retried with a token, as open only if the number of those is limited: the set has then no
+-- more members than the limit.
+local function count_job(name, id, now, open_jobs, ended)
   local hour, open = of_token('jobs', name, math.floor(now / HOUR)), of_token('open', name)
   on_error(function()
     redis.pcall('DECR', hour)
@@ -134,17 +136,20 @@ local function count_job(name, id, now)
   end)
   redis.call('INCR', hour)
   redis.call('PEXPIRE', hour, HOUR)
-  redis.call('SADD', open, id)
+  if tonumber(open_jobs) then
+    redis.call('SADD', open, id)
+    if ended[1] then redis.call('SREM', open, unpack(ended)) end
+  end
 end
 
 -- Adds a job to the listing of the token with which it is submitted.
 local function list_job(name, id, at)
-  local mine = of_token('index', name)
-  on_error(function() redis.pcall('ZREM', mine, id) end)
-  redis.call('ZADD', mine, at, id)
+  local listing = of_token('index', name)
+  on_error(function() redis.pcall('ZREM', listing, id) end)
+  redis.call('ZADD', listing, at, id)
   -- Two old entries are looked at for each new one, so that the listing does not keep all that have expired.
-  for _, old in ipairs(redis.call('ZRANGE', mine, 0, 1)) do
-    if old ~= id and redis.call('EXISTS', status(old)) == 0 then redis.call('ZREM', mine, old) end
+  for _, old in ipairs(redis.call('ZRANGE', listing, 0, 1)) do
+    if old ~= id and redis.call('EXISTS', status(old)) == 0 then redis.call('ZREM', listing, old) end
   end
 end
 

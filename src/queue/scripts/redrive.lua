@@ -11,9 +11,9 @@ if s[3] == '0' and (from == 'uploading' or s[1] == 'failed' and from == '') then
 local owner = ARGV[3]
 if owner ~= '' then
   local now = clock()
-  local limit, wait = over_limit(owner, ARGV[4], ARGV[5], ARGV[6], now)
+  local limit, wait, ended = over_limit(owner, ARGV[4], ARGV[5], ARGV[6], now)
   if limit then return { 'LIMIT', limit, wait } end
-  count_job(owner, id, now)
+  count_job(owner, id, now, ARGV[5], ended)
 end
 local ms = event(id, 'queued')
 local rank = ms - tonumber(s[2])

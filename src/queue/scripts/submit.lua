@@ -8,9 +8,10 @@
 local id, how, wait, spec = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local max, boost, hook, keep, at = ARGV[6], tonumber(ARGV[7]), ARGV[8], ARGV[9], ARGV[10]
 local owner = ARGV[14]
-local now = owner ~= '' and clock()
+local now, ended = owner ~= '' and clock(), {}
 if owner ~= '' and redis.call('EXISTS', status(id)) == 0 then
-  local limit, wait = over_limit(owner, ARGV[15], ARGV[16], ARGV[17], now)
+  local limit, wait
+  limit, wait, ended = over_limit(owner, ARGV[15], ARGV[16], ARGV[17], now)
   if limit then return { 'LIMIT', limit, wait } end
 end
 -- The index prevents a second submit: a job leaves it only after its hash has expired
@@ -25,7 +26,7 @@ on_error(function()
   for _, set in ipairs({ index, uploading, scheduled, pending }) do redis.pcall('ZREM', set, id) end
 end)
 if owner ~= '' then
-  count_job(owner, id, now)
+  count_job(owner, id, now, ARGV[16], ended)
   list_job(owner, id, at)
 end
 local state = how == 'uploading' and 'uploading' or 'queued'

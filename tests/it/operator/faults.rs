@@ -181,6 +181,25 @@ async fn conditions_report_redis_while_it_does_not_answer() {
 }
 
 #[tokio::test]
+async fn operator_starts_while_redis_is_away_and_says_so() {
+    use secrecy::ExposeSecret as _;
+    let mut redis = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let url = redis.config().url.expose_secret().to_owned();
+    let system = Box::leak(Box::new(Setup::default().env("REDIS_URL", &url).start().await));
+    let site = own(system, "redis-at-start").await;
+    redis.kill().await;
+    let controller = site.controller(&[]);
+    site.make("film", json!({"input": {"key": site.input(clip()).await}, "qualities": ["144p"]})).await;
+    let (_, reason, message) = site.condition("film", "Reconciling").await;
+    assert_eq!(reason, "RedisUnavailable", "{message}\n{}", controller.log());
+    redis.start();
+    controller.ready().await;
+    site.phase("film", "Complete").await;
+    let log = controller.stop().await;
+    assert!(log.contains("Redis cannot be used; retrying") && log.contains("Redis can be used now"), "{log}");
+}
+
+#[tokio::test]
 async fn operator_recovers_after_redis_restarts() {
     use secrecy::ExposeSecret as _;
     let mut redis = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);

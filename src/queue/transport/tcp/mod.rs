@@ -56,8 +56,19 @@ impl Tcp {
     pub(crate) async fn connect(config: &RedisConfig) -> Result<Self, QueueError> {
         let home = client::of(config).await?;
         let manager = open(&home, CONNECT_TIMEOUT * 3).await?;
+        Ok(Self::over(home, manager))
+    }
+
+    /// Like [`Self::connect`], but the connection is opened by the first call.
+    pub(crate) async fn connect_lazily(config: &RedisConfig) -> Result<Self, QueueError> {
+        let home = client::of(config).await?;
+        let manager = ConnectionManager::new_lazy_with_config(home.clone(), manager_config())?;
+        Ok(Self::over(home, manager))
+    }
+
+    fn over(home: Client, manager: ConnectionManager) -> Self {
         let current = Current { client: home.clone(), manager, generation: 0 };
-        Ok(Self { home, nodes: Arc::default(), current: Arc::new(Mutex::new(current)) })
+        Self { home, nodes: Arc::default(), current: Arc::new(Mutex::new(current)) }
     }
 
     /// Opens another connection to the same server, or to another node of the cluster if that one is gone.
@@ -201,14 +212,17 @@ impl Tcp {
     }
 }
 
-async fn open(client: &Client, limit: Duration) -> Result<ConnectionManager, QueueError> {
-    let config = ConnectionManagerConfig::new()
+fn manager_config() -> ConnectionManagerConfig {
+    ConnectionManagerConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
         // `bounded` limits the duration of calls, because a blocking command may take longer.
         .set_response_timeout(None)
         .set_number_of_retries(2)
-        .set_max_delay(Duration::from_millis(500));
-    bounded(limit, ConnectionManager::new_with_config(client.clone(), config)).await
+        .set_max_delay(Duration::from_millis(500))
+}
+
+async fn open(client: &Client, limit: Duration) -> Result<ConnectionManager, QueueError> {
+    bounded(limit, ConnectionManager::new_with_config(client.clone(), manager_config())).await
 }
 
 async fn bounded<T>(
