@@ -25,7 +25,9 @@ use std::net::SocketAddr;
 pub use base_url::{BaseUrl, InvalidBaseUrl};
 pub use certificates::Certificates;
 pub use retention::Retention;
-pub use roles::{ApiConfig, FlyConfig, IDLE_AFTER_PARTS, RedisConfig, StorageConfig, WorkerConfig};
+pub use roles::{
+    ApiConfig, FlyConfig, IDLE_AFTER_PARTS, RedisConfig, StorageConfig, WorkerConfig, job_limits,
+};
 pub use sandbox_mode::SandboxMode;
 pub use setting::{DefaultValue, Description, Role, Setting};
 

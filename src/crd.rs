@@ -14,6 +14,7 @@ mod rules;
 mod transcode_job;
 mod worker_pool;
 
+pub(crate) use transcode_job::default_backoff_limit;
 pub use transcode_job::{
     CostStatus, EntryStatus, FailureStatus, FileStatus, InputSpec, JobPhase, OutputStatus, SecretKeyRef,
     TranscodeJob, TranscodeJobSpec, TranscodeJobStatus, UploadSpec, WebhookSpec,

@@ -144,7 +144,7 @@ pub enum KeyUnavailable {
 /// Finds the keys that sign the webhooks of jobs.
 pub trait SigningKeys: Send + Sync {
     /// The key for this job.
-    fn key<'a>(&'a self, job: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, KeyUnavailable>>;
+    fn key<'a>(&'a self, job: &'a Job) -> BoxFuture<'a, Result<Arc<Key>, KeyUnavailable>>;
 }
 
 /// The one key of an installation, for all jobs.
@@ -161,7 +161,7 @@ impl StaticKey {
 }
 
 impl SigningKeys for StaticKey {
-    fn key<'a>(&'a self, _: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, KeyUnavailable>> {
+    fn key<'a>(&'a self, _: &'a Job) -> BoxFuture<'a, Result<Arc<Key>, KeyUnavailable>> {
         std::future::ready(Ok(Arc::clone(&self.0))).boxed()
     }
 }
@@ -325,7 +325,7 @@ pub(crate) async fn deliver(
         _ => job.webhook_epoch(),
     };
     let id = format!("msg_{job_id}_{epoch}_{}", delivery.state);
-    let outcome = match mail.keys.key(&job.spec).await {
+    let outcome = match mail.keys.key(&job).await {
         Ok(key) => match body(&delivery, job, links) {
             Ok(body) => mail.caller.send(&key, &url, &id, now_millis(), body).await,
             Err(error) => DeliveryOutcome::Failed(error.to_string()),

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tcoder::job::{
-    Entries, Input, JobId, JobResult, JobSpec, Ladder, Preset, SourceInfo, Timings, VideoInfo, WorkerId,
+    Entries, Input, JobId, JobResult, JobSpec, Ladder, ObjectKey, Preset, SourceInfo, Timings, VideoInfo,
+    WorkerId,
 };
-use tcoder::queue::{Claim, CompleteOutcome, Queue, SubmitMode, WorkerRecord};
+use tcoder::queue::{Claim, CompleteOutcome, Queue, SubmitMode, UploadedInput, WorkerRecord};
 use tokio::sync::Mutex;
 
 use crate::Figures;
@@ -33,8 +34,12 @@ pub async fn measure(figures: &mut Figures) {
     }
 }
 
+fn input() -> ObjectKey {
+    "inputs/video.mp4".parse().unwrap()
+}
+
 pub fn spec() -> JobSpec {
-    JobSpec::new(Input::Key("inputs/video.mp4".parse().unwrap()), Preset::Hls, Ladder::default())
+    JobSpec::new(Input::Key(input()), Preset::Hls, Ladder::default())
 }
 
 fn result() -> JobResult {
@@ -76,6 +81,7 @@ pub async fn enter(queue: &Queue) -> (WorkerId, tcoder::queue::ServerClock) {
         version: "0".into(),
         pid: 1,
         started_at: clock.now(),
+        sandbox: None,
     };
     assert!(queue.register(&record, clock.now()).await.unwrap());
     (id, clock)
@@ -101,7 +107,8 @@ async fn commands_per_job(start: SubmitMode) -> f64 {
         let id = JobId::new();
         queue.submit(id, &spec(), start).await.unwrap();
         if start != SubmitMode::Now {
-            queue.uploaded(id).await.unwrap();
+            let etag = Some("5eb63bbbe01eeed093cb22bb8f5acdc3".to_owned());
+            queue.uploaded(&UploadedInput { job: id, key: input(), size: 1 << 20, etag }).await.unwrap();
         }
         // One job at a time, so that each wakes a waiting worker.
         bell.wait_for_wakeup(Duration::from_secs(5)).await.unwrap();

@@ -10,6 +10,7 @@ use super::Problem;
 use crate::job::{
     JobId, KeyPrefix, Ladder, ObjectKey, Parallelism, Preset, Priority, Scope, Stills, TokenName,
 };
+use crate::storage::MediaType;
 
 /// Parses the id in the path. Anything that is not an id names no job.
 pub(crate) fn parse_job_id(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
@@ -118,6 +119,8 @@ fn check_field(name: &str, value: &serde_json::Value) -> Result<(), Problem> {
         "stills" => check::<Stills>(name, value),
         "parallelism" => check::<Parallelism>(name, value),
         "fileSize" => check::<Option<u64>>(name, value),
+        "contentType" if value == "" => Ok(()),
+        "contentType" => check::<Option<MediaType>>(name, value),
         "uploadId" => check::<String>(name, value),
         "partNumbers" => check::<Vec<u16>>(name, value),
         "maxAttempts" | "deadlineSeconds" | "delaySeconds" => check::<Option<u32>>(name, value),

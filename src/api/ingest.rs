@@ -1,7 +1,9 @@
 //! Processes object-created events, both R2's and those of the local S3 server.
 
+use std::time::Duration;
+
 use crate::job::{Input, JobId, JobSpec, Ladder, ObjectKey, Preset};
-use crate::queue::{Queue, QueueError, SubmitMode, UploadedOutcome};
+use crate::queue::{Queue, QueueError, SubmitMode, UploadedInput, UploadedOutcome};
 use crate::storage::event::{EventError, ObjectEvent};
 use crate::storage::{Bucket, ObjectInfo, Storage, StorageError, layout};
 
@@ -10,6 +12,8 @@ use crate::storage::{Bucket, ObjectInfo, Storage, StorageError, layout};
 pub enum Ingested {
     /// The job is now queued.
     Queued(JobId),
+    /// The job has failed because of the size of its input.
+    Refused(JobId),
     /// There is nothing to do: the object is not an input of a job, the event is not a creation or a duplicate, or
     /// the job has ended.
     Ignored,
@@ -29,18 +33,13 @@ pub enum IngestError {
     Storage(#[from] StorageError),
 }
 
+/// How long a job that is created for an input waits for the report of that input, which follows at once. If the process
+/// ends in between, the janitor finds the input.
+const REPORT_WINDOW: Duration = Duration::from_secs(60);
+
 /// An object that appeared in the input bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UploadedObject {
-    /// The job that it belongs to.
-    pub job: JobId,
-    /// The object's key.
-    pub key: ObjectKey,
-    /// Size in bytes.
-    pub size: u64,
-    /// The entity tag.
-    pub etag: Option<String>,
-}
+pub struct UploadedObject(pub UploadedInput);
 
 impl UploadedObject {
     /// Parses an event in the format that R2 documents. Returns `None` if it is not a creation, or not of an input of
@@ -54,8 +53,9 @@ impl UploadedObject {
             return Ok(None);
         };
         let Ok(key) = created.key.parse::<ObjectKey>() else { return Ok(None) };
-        let etag = created.etag.map(str::to_owned);
-        Ok(layout::job_of_input_key(&key).map(|job| Self { job, key, size: created.size, etag }))
+        let etag = created.etag.map(|etag| etag.trim_matches('"').to_owned());
+        let job = layout::job_of_input_key(&key);
+        Ok(job.map(|job| Self(UploadedInput { job, key, size: created.size, etag })))
     }
 
     /// Completes an event after the queue answered `outcome`. If the queue does not know the job, it is created from
@@ -69,35 +69,51 @@ impl UploadedObject {
         storage: &Storage,
         outcome: UploadedOutcome,
     ) -> Result<Ingested, IngestError> {
+        let UploadedInput { job, size, .. } = self.0;
         match outcome {
             UploadedOutcome::Queued => {
-                tracing::info!(job = %self.job, size = self.size, "input uploaded");
-                Ok(Ingested::Queued(self.job))
+                tracing::info!(%job, size, "input uploaded");
+                Ok(Ingested::Queued(job))
             }
-            UploadedOutcome::Already(_) => Ok(Ingested::Ignored),
+            UploadedOutcome::Refused => {
+                tracing::warn!(%job, size, "refused an input because of its size");
+                Ok(Ingested::Refused(job))
+            }
+            UploadedOutcome::Already(_) | UploadedOutcome::OtherInput => Ok(Ingested::Ignored),
             UploadedOutcome::Unknown => self.adopt(queue, storage).await,
         }
     }
 
     async fn adopt(&self, queue: &Queue, storage: &Storage) -> Result<Ingested, IngestError> {
-        let found = storage.head(Bucket::Input, &self.key).await?;
-        // If the event describes an older object under the same key, it is outdated.
-        let is_the_same =
-            |found: &ObjectInfo| self.etag.is_none() || found.etag.is_none() || found.etag == self.etag;
-        if !found.as_ref().is_some_and(is_the_same) {
-            tracing::warn!(job = %self.job, "ignored an event for a missing input of an unknown job");
+        let UploadedInput { job, key, etag, .. } = &self.0;
+        if !layout::is_shared_upload(key) {
+            tracing::warn!(%job, %key, "ignored an event for an input of an unknown job of a tenant");
             return Ok(Ingested::Ignored);
         }
-        if let Ok(manifest) = layout::manifest_key(self.job)
+        let found = storage.head(Bucket::Input, key).await?;
+        // If the event describes an older object under the same key, it is outdated.
+        let is_the_same = |found: &ObjectInfo| etag.is_none() || found.etag.is_none() || found.etag == *etag;
+        if !found.as_ref().is_some_and(is_the_same) {
+            tracing::warn!(%job, "ignored an event for a missing input of an unknown job");
+            return Ok(Ingested::Ignored);
+        }
+        if let Ok(manifest) = layout::manifest_key(*job)
             && storage.head(Bucket::Output, &manifest).await?.is_some()
         {
-            tracing::info!(job = %self.job, "ignored an event for an input that is already encoded");
+            tracing::info!(%job, "ignored an event for an input that is already encoded");
             return Ok(Ingested::Ignored);
         }
-        let spec = JobSpec::new(Input::Key(self.key.clone()), Preset::default(), Ladder::default());
-        queue.submit(self.job, &spec, SubmitMode::Now).await?;
-        tracing::info!(job = %self.job, key = %self.key, "created a job with the default preset for an input without one");
-        Ok(Ingested::Queued(self.job))
+        let spec = JobSpec::new(Input::Key(key.clone()), Preset::default(), Ladder::default());
+        queue.submit(*job, &spec, SubmitMode::OnUpload(REPORT_WINDOW)).await?;
+        tracing::info!(%job, %key, "created a job with the default preset for an input without one");
+        // Reported like every other upload, so that its size is checked and its version is kept.
+        Ok(match queue.uploaded(&self.0).await? {
+            UploadedOutcome::Queued => Ingested::Queued(*job),
+            UploadedOutcome::Refused => Ingested::Refused(*job),
+            UploadedOutcome::Already(_) | UploadedOutcome::OtherInput | UploadedOutcome::Unknown => {
+                Ingested::Ignored
+            }
+        })
     }
 }
 
@@ -112,6 +128,6 @@ pub async fn ingest_object_event(
     message: &[u8],
 ) -> Result<Ingested, IngestError> {
     let Some(arrival) = UploadedObject::read(input_bucket, message)? else { return Ok(Ingested::Ignored) };
-    let outcome = queue.uploaded(arrival.job).await?;
+    let outcome = queue.uploaded(&arrival.0).await?;
     arrival.apply(queue, storage, outcome).await
 }

@@ -30,6 +30,7 @@ impl AppState {
         SubmissionLimits {
             guard: EgressPolicy::allow_private(self.config.allow_private_urls),
             webhooks: self.webhooks,
+            limits: self.config.job_limits,
         }
     }
 
@@ -127,21 +128,10 @@ impl AppState {
         if size > MAX_OBJECT_BYTES {
             return Err(Problem::field("fileSize", "an upload has at most 5 TiB"));
         }
-        let most = match self.config.max_input_bytes {
-            Some(most) => Some(most),
-            None if size <= space::ALWAYS_FITS => None,
-            // A status of another version cannot be read, which is no reason to reject an upload.
-            None => self.queue.fleet().await.ok().and_then(|(status, _)| status?.max_input_bytes),
-        };
-        match most {
-            Some(most) if size > most => {
-                let detail = format!(
-                    "the video has {size} bytes, and the workers take {most} at most; send a smaller one, or have \
-                     WORKER_MAX_INPUT_BYTES raised"
-                );
-                Err(Problem::field("fileSize", detail))
-            }
-            _ => Ok(()),
+        let limit = self.queue.input_limit(size).await;
+        match limit.and_then(|limit| space::check_input(size, limit).err()) {
+            Some(too_large) => Err(Problem::field("fileSize", too_large.message)),
+            None => Ok(()),
         }
     }
 }
@@ -159,8 +149,8 @@ pub(crate) async fn upload(
         app.refuse_too_large(size).await?;
     }
     let id = app.id_for(&caller, body.options.job_id, &headers).await?;
-    let name = body.file_name.as_deref().unwrap_or("video");
-    let key = layout::input_key(id, name).map_err(|e| Problem::field("fileName", e.to_string()))?;
+    let key = layout::input_key(id, body.name()).map_err(|e| Problem::field("fileName", e.to_string()))?;
+    let media_type = body.signed_type();
     let spec = body.spec(key.clone(), app.rules())?;
     let start = SubmitMode::OnUpload(UPLOAD_WINDOW + UPLOAD_GRACE);
     let (code, job) = app.submit_job(&caller, id, &spec, start, &headers, &origin).await?;
@@ -170,13 +160,15 @@ pub(crate) async fn upload(
         input_key: key,
         upload_url: None,
         multipart: None,
+        content_type: None,
         expires_at: None,
     };
     if job.status == JobState::Uploading {
         let now = now_millis();
-        let url = app.links.upload(&ticket.input_key, size, now);
-        ticket.multipart = app.multipart(&ticket.input_key, size, now)?;
+        let url = app.links.upload(&ticket.input_key, size, media_type.as_ref(), now);
+        ticket.multipart = app.multipart(&ticket.input_key, size, media_type.as_ref(), now)?;
         ticket.upload_url = Some(url.map_err(|e| Problem::unavailable(e.to_string()))?);
+        ticket.content_type = media_type;
         ticket.expires_at = Some(upload_ends(now));
     }
     Ok((code, Json(ticket)))
@@ -284,7 +276,7 @@ pub(crate) async fn retry(
     match app.queue.redrive_for(caller.owner(), id).await? {
         RedriveOutcome::Queued => tracing::info!(job = %id, "job retried"),
         RedriveOutcome::NeverUploaded => {
-            let detail = "its video never arrived; ask for a new upload with POST /api/upload";
+            let detail = "no usable video was uploaded for it; ask for a new upload with POST /api/upload";
             return Err(Problem::conflict(detail));
         }
         RedriveOutcome::Wrong(state) => {

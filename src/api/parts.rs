@@ -16,8 +16,9 @@ use super::auth::Caller;
 use super::extract::{Body, Fields, parse_job_id};
 use super::{AppState, Problem, RequestOrigin};
 use crate::job::{Input, Job, JobId, Millis, ObjectKey, State as JobState};
+use crate::queue::UploadedInput;
 use crate::storage::urls::{now_millis, upload_ends};
-use crate::storage::{Bucket, layout};
+use crate::storage::{Bucket, MediaType, ObjectInfo, layout};
 
 /// Minimum size of a part, bytes. S3 accepts parts from 5 MiB on, and R2 wants all parts but the last to have one
 /// size.
@@ -91,25 +92,53 @@ fn part_size(size: u64) -> Option<u64> {
     (size > size_of_parts).then_some(size_of_parts)
 }
 
+/// The sizes of the parts of a video, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PartSizes {
+    total: u64,
+    /// The size of each but the last.
+    each: u64,
+}
+
+impl PartSizes {
+    /// Those of a video of `total` bytes, which may be so small that one part is enough.
+    fn of(total: u64) -> Self {
+        Self { total, each: part_size(total).unwrap_or(LEAST_PART) }
+    }
+
+    /// The number of parts.
+    const fn count(self) -> u64 {
+        self.total.div_ceil(self.each)
+    }
+
+    /// The size of part `number`, counted from 1; `None` if there is no such part.
+    fn get(self, number: u16) -> Option<u64> {
+        let from = u64::from(number).checked_sub(1)? * self.each;
+        self.total.checked_sub(from).filter(|rest| *rest > 0).map(|rest| rest.min(self.each))
+    }
+}
+
 impl AppState {
     /// How to send a video of `size` bytes in parts, or `None` if one part is enough.
     pub(super) fn multipart(
         &self,
         key: &ObjectKey,
         size: Option<u64>,
+        media_type: Option<&MediaType>,
         now: Millis,
     ) -> Result<Option<Multipart>, Problem> {
         let Some(part_size) = size.and_then(part_size) else { return Ok(None) };
-        let start_url = self.links.upload_start(key, now).map_err(|e| Problem::unavailable(e.to_string()))?;
+        let start_url = self.links.upload_start(key, media_type, now);
+        let start_url = start_url.map_err(|e| Problem::unavailable(e.to_string()))?;
         Ok(Some(Multipart { start_url, part_size }))
     }
 
-    /// The key of the job's upload, if the job is waiting for one and the caller may upload it.
-    async fn awaited_upload(&self, caller: &Caller, id: JobId) -> Result<(ObjectKey, JobState), Problem> {
+    /// The job, and the key of its upload, if the job is one that waits for an upload or did, and the caller may upload it.
+    async fn awaited_upload(&self, caller: &Caller, id: JobId) -> Result<(ObjectKey, Job), Problem> {
         let job = self.queue.get(id).await?.ok_or_else(Problem::no_such_job)?;
         caller.may_change(&job)?;
-        match job.spec.input {
-            Input::Key(key) if layout::job_of_input_key(&key) == Some(id) => Ok((key, job.status)),
+        match &job.spec.input {
+            Input::Key(key) if layout::job_of_input_key(key) == Some(id) => Ok((key.clone(), job)),
             _ => Err(Problem::conflict("this job was created for an existing video; it needs no upload")),
         }
     }
@@ -133,17 +162,28 @@ pub(crate) async fn sign(
     if let Some(at) = wanted.part_numbers.iter().position(|n| !(1..=MOST_PARTS).contains(&u64::from(*n))) {
         return Err(Problem::field(format!("partNumbers[{at}]"), "part numbers range from 1 to 10000"));
     }
-    let (key, state) = app.awaited_upload(&caller, id).await?;
-    if state != JobState::Uploading {
-        return Err(Problem::conflict(format!("the job is {state} and does not wait for an upload")));
+    let (key, job) = app.awaited_upload(&caller, id).await?;
+    if job.status != JobState::Uploading {
+        return Err(Problem::conflict(format!("the job is {} and does not wait for an upload", job.status)));
     }
     let now = now_millis();
     let unsigned = |e: crate::storage::presign::PresignError| Problem::unavailable(e.to_string());
-    let part = |number: u16| {
-        let url = app.links.upload_part(&key, &wanted.upload_id, number, now).map_err(unsigned)?;
-        Ok(PartAddress { part_number: number, url })
+    let part = |(at, number): (usize, &u16)| {
+        let size = match job.spec.file_size {
+            Some(total) => {
+                let parts = PartSizes::of(total);
+                let beyond = || {
+                    let detail = format!("the video has {} parts of {} bytes", parts.count(), parts.each);
+                    Problem::field(format!("partNumbers[{at}]"), detail)
+                };
+                Some(parts.get(*number).ok_or_else(beyond)?)
+            }
+            None => None,
+        };
+        let url = app.links.upload_part(&key, &wanted.upload_id, *number, size, now).map_err(unsigned)?;
+        Ok(PartAddress { part_number: *number, url })
     };
-    let parts = wanted.part_numbers.iter().map(|n| part(*n)).collect::<Result<_, Problem>>()?;
+    let parts = wanted.part_numbers.iter().enumerate().map(part).collect::<Result<_, Problem>>()?;
     let (complete_url, abort_url) = app.links.upload_end(&key, &wanted.upload_id, now).map_err(unsigned)?;
     Ok(Json(SignedParts { parts, complete_url, abort_url, expires_at: upload_ends(now) }))
 }
@@ -156,12 +196,14 @@ pub(crate) async fn uploaded(
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Json<Job>, Problem> {
     let id = parse_job_id(id)?;
-    let (key, state) = app.awaited_upload(&caller, id).await?;
-    if state == JobState::Uploading || state == JobState::Failed {
+    let (key, job) = app.awaited_upload(&caller, id).await?;
+    if job.status == JobState::Uploading || job.status == JobState::Failed {
         let found = app.storage.head(Bucket::Input, &key).await;
         match found.map_err(|e| Problem::unavailable(e.to_string()))? {
-            Some(_) => drop(app.queue.uploaded(id).await?),
-            None if state == JobState::Failed => {}
+            Some(ObjectInfo { size, etag }) => {
+                app.queue.uploaded(&UploadedInput { job: id, key, size, etag }).await?;
+            }
+            None if job.status == JobState::Failed => {}
             None => {
                 let detail = "its video is not in the bucket; PUT it to the uploadUrl first, or complete the \
                               upload of its parts";
@@ -176,6 +218,20 @@ pub(crate) async fn uploaded(
 mod tests {
     use super::*;
     use crate::storage::MAX_OBJECT_BYTES;
+
+    #[test]
+    fn part_sizes_add_up_to_the_video() {
+        for total in [1, LEAST_PART, LEAST_PART + 1, 5 * LEAST_PART, (160_000 << 20) + 1] {
+            let parts = PartSizes::of(total);
+            let count = u16::try_from(parts.count()).unwrap();
+            let sizes: Vec<u64> = (1..=count).filter_map(|number| parts.get(number)).collect();
+            assert_eq!((sizes.len(), sizes.iter().sum::<u64>()), (usize::from(count), total));
+            let (last, others) = sizes.split_last().unwrap();
+            assert!(others.iter().all(|size| *size == parts.each) && *last <= parts.each, "{total}");
+            assert_eq!((parts.get(0), parts.get(count + 1)), (None, None), "{total}");
+        }
+        assert_eq!(PartSizes::of(0).get(1), None);
+    }
 
     #[test]
     fn part_size_respects_minimum_and_number_of_parts() {

@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
 use super::extract::Fields;
 use super::{Multipart, Problem};
 use crate::job::{
-    Input, JobId, JobSpec, Ladder, Millis, ObjectKey, Parallelism, Preset, Priority, State, Stills,
+    Input, JobId, JobLimits, JobSpec, Ladder, Millis, ObjectKey, Parallelism, Preset, Priority, State, Stills,
 };
 use crate::net::{self, EgressPolicy};
-use crate::storage::MAX_OBJECT_BYTES;
+use crate::storage::{MAX_OBJECT_BYTES, MediaType};
 
 /// The options of every new job.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
@@ -54,13 +55,21 @@ pub struct JobOptions {
 #[schemars(rename = "UploadRequest")]
 pub struct CreateUploadRequest {
     /// The name of the file, only for reference.
-    #[serde(alias = "filename", skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub file_name: Option<String>,
+    /// The same under its name in the original TCoder, whose client may announce another content type than it sends:
+    /// storage then accepts any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub filename: Option<String>,
     /// The size of the file in bytes. Storage then accepts no other at the upload URL. A large file also gets URLs for
     /// uploading it in parts.
     #[schemars(range(max = MAX_OBJECT_BYTES))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_size: Option<u64>,
+    /// The content type of the file, such as `video/mp4`. Storage then accepts no other at the upload URL. An empty one
+    /// counts as none.
+    #[serde(deserialize_with = "nonempty", skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<MediaType>,
     /// The options of every new job.
     #[serde(flatten)]
     pub options: JobOptions,
@@ -106,13 +115,22 @@ pub struct CreateUploadResponse {
     /// How to upload it in parts instead: for a video of more than 16 MiB, if the request contained its size.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub multipart: Option<Multipart>,
+    /// Send this as the header `Content-Type` with the PUT, and with the POST that starts an upload in parts: it is signed.
+    /// Absent if the request contained none; storage then accepts any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<MediaType>,
     /// When these URLs expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Millis>,
 }
 
+/// A browser that does not know the type of a file says that it is empty.
+fn nonempty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MediaType>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty());
+    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+}
+
 impl Fields for CreateUploadRequest {
-    // Clients in browsers tend to send the content type, too; storage keeps the type of the PUT.
     const OWN: &'static [&'static str] = &["fileName", "filename", "fileSize", "contentType"];
 }
 
@@ -127,6 +145,8 @@ pub(crate) struct SubmissionLimits {
     pub guard: EgressPolicy,
     /// Whether webhooks can be signed.
     pub webhooks: bool,
+    /// The most that jobs may ask for.
+    pub limits: JobLimits,
 }
 
 impl JobOptions {
@@ -135,10 +155,10 @@ impl JobOptions {
         spec.stills = self.stills;
         spec.webhook_url = self.webhook_url;
         spec.priority = self.priority;
-        spec.max_attempts = self.max_attempts.unwrap_or(spec.max_attempts);
-        spec.deadline_seconds = self.deadline_seconds.unwrap_or(spec.deadline_seconds);
+        spec.max_attempts = self.max_attempts.unwrap_or_else(|| rules.limits.default_attempts());
+        spec.deadline_seconds = self.deadline_seconds.unwrap_or_else(|| rules.limits.default_deadline());
         spec.parallelism = self.parallelism;
-        let spec = spec.checked().map_err(|e| Problem::field(e.field(), e.to_string()))?;
+        let spec = spec.checked(&rules.limits).map_err(|e| Problem::field(e.field(), e.to_string()))?;
         if let Some(url) = &spec.webhook_url {
             net::check_url(rules.guard, url).map_err(|e| Problem::field("webhookUrl", e.to_string()))?;
             if !rules.webhooks {
@@ -152,9 +172,20 @@ impl JobOptions {
 }
 
 impl CreateUploadRequest {
+    /// The name of the file.
+    pub(super) fn name(&self) -> &str {
+        self.file_name.as_deref().or(self.filename.as_deref()).unwrap_or("video")
+    }
+
+    /// The only content type that storage is to accept, if it is known.
+    pub(super) fn signed_type(&self) -> Option<MediaType> {
+        self.content_type.clone().filter(|_| self.filename.is_none())
+    }
+
     /// The job that is requested, with `key` as its input.
     pub(super) fn spec(self, key: ObjectKey, rules: SubmissionLimits) -> Result<JobSpec, Problem> {
-        self.options.spec(Input::Key(key), rules)
+        let spec = self.options.spec(Input::Key(key), rules)?;
+        Ok(JobSpec { file_size: self.file_size, ..spec })
     }
 }
 
@@ -189,7 +220,8 @@ mod tests {
     use super::super::extract::parse;
     use super::*;
 
-    const RULES: SubmissionLimits = SubmissionLimits { guard: EgressPolicy::PublicOnly, webhooks: true };
+    const RULES: SubmissionLimits =
+        SubmissionLimits { guard: EgressPolicy::PublicOnly, webhooks: true, limits: JobLimits::HIGHEST };
 
     fn status_and_field<T>(result: Result<T, Problem>) -> String {
         format!("{:?}", result.err().map(|p| format!("{p:?}")))
@@ -208,13 +240,15 @@ mod tests {
             (r#"{"maxAttempts":-1}"#, "maxAttempts"),
             (r#"{"outputQualitys":[]}"#, "outputQualitys"),
             (r#"{"fileName":7}"#, "fileName"),
+            (r#"{"contentType":"film"}"#, "contentType"),
+            (r#"{"contentType":"video/mp4\r\nx: y"}"#, "contentType"),
         ] {
             let problem = status_and_field(parse::<CreateUploadRequest>(body.as_bytes()));
             assert!(problem.contains(&format!("field: Some(\\\"{field}\\\")")), "{body}: {problem}");
             assert!(problem.contains("status: 422"), "{body}: {problem}");
         }
-        for body in ["", "{}"] {
-            assert!(parse::<CreateUploadRequest>(body.as_bytes()).is_ok());
+        for body in ["", "{}", r#"{"contentType":""}"#, r#"{"contentType":null}"#] {
+            assert!(parse::<CreateUploadRequest>(body.as_bytes()).unwrap().signed_type().is_none());
         }
         for body in ["nonsense", "[]", "7", "{\"preset\":", "\u{0}"] {
             assert!(
@@ -222,6 +256,17 @@ mod tests {
                 "{body}"
             );
         }
+    }
+
+    #[test]
+    fn original_client_may_send_another_type_than_it_announces() {
+        let from = |name: &str| {
+            let body = format!(r#"{{"{name}":"a.mov","contentType":"video/mp4"}}"#);
+            let request = parse::<CreateUploadRequest>(body.as_bytes()).unwrap();
+            (request.name().to_owned(), request.signed_type().map(String::from))
+        };
+        assert_eq!(from("fileName"), ("a.mov".to_owned(), Some("video/mp4".to_owned())));
+        assert_eq!(from("filename"), ("a.mov".to_owned(), None));
     }
 
     #[test]
@@ -236,6 +281,27 @@ mod tests {
         assert!(from(r#"{"inputKey":"a.mp4","webhookUrl":"http://169.254.169.254/"}"#).is_err());
         assert!(from(r#"{"inputKey":"a.mp4","delaySeconds":2592001}"#).is_err());
         assert!(parse::<CreateJobRequest>(br#"{"inputKey":"../a.mp4"}"#).is_err());
+    }
+
+    #[test]
+    fn job_asks_for_no_more_than_the_installation_permits() {
+        let limits = JobLimits { deadline_seconds: 600, attempts: 2, priority: Priority::default() };
+        let from = |body: serde_json::Value| {
+            let rules = SubmissionLimits { limits, ..RULES };
+            parse::<CreateJobRequest>(body.to_string().as_bytes()).unwrap().spec(rules).map(|(spec, _)| spec)
+        };
+        for (field, value, most) in
+            [("deadlineSeconds", 601, "600"), ("maxAttempts", 3, "2"), ("priority", 1, "to 0")]
+        {
+            let problem = status_and_field(from(serde_json::json!({"inputKey": "a", field: value})));
+            assert!(problem.contains("status: 422") && problem.contains(field), "{field}: {problem}");
+            assert!(problem.contains(most), "{field}: {problem}");
+        }
+        let spec = from(serde_json::json!({"inputKey": "a"})).unwrap();
+        assert_eq!((spec.deadline_seconds, spec.max_attempts), (600, 2));
+        let spec =
+            from(serde_json::json!({"inputKey": "a", "deadlineSeconds": 60, "maxAttempts": 1})).unwrap();
+        assert_eq!((spec.deadline_seconds, spec.max_attempts), (60, 1));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The state of the installation: counts, workers, health.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Json;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AppState, Problem};
 use crate::job::Millis;
-use crate::queue::{PoolEntry, Queue, Stats};
+use crate::queue::{PoolEntry, Queue, Stats, WorkerSandbox};
 use crate::storage::Storage;
 use crate::storage::urls::now_millis;
 use crate::time::timeout;
@@ -45,8 +45,11 @@ pub(crate) async fn livez() -> &'static str {
 }
 
 /// `GET /readyz`: Redis and both buckets answer.
-pub(crate) async fn readyz(State(app): State<Arc<AppState>>) -> Result<&'static str, Problem> {
-    app.readiness.check(&app.queue, &app.storage).await.map(|()| "ready\n").map_err(Problem::unavailable)
+/// Where this process runs workers, it also tells how much of their sandbox there is.
+pub(crate) async fn readyz(State(app): State<Arc<AppState>>) -> Result<String, Problem> {
+    app.readiness.check(&app.queue, &app.storage).await.map_err(Problem::unavailable)?;
+    let sandbox = app.readiness.sandbox.get();
+    Ok(sandbox.map_or_else(|| "ready\n".to_owned(), |sandbox| format!("ready\nsandbox: {sandbox}\n")))
 }
 
 /// For how long the outcome of a check holds, milliseconds.
@@ -57,7 +60,11 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Whether Redis and both buckets answer. Everybody may ask without a token, and each check costs requests to storage
 /// that are billed, so that all who ask within a second share one.
 #[derive(Default)]
-pub struct Readiness(Mutex<Option<LastCheck>>);
+pub struct Readiness {
+    last: Mutex<Option<LastCheck>>,
+    /// The sandbox of the workers of this process, if it has any.
+    sandbox: OnceLock<WorkerSandbox>,
+}
 
 struct LastCheck {
     at: Millis,
@@ -66,9 +73,16 @@ struct LastCheck {
 }
 
 impl Readiness {
+    /// Tells of the sandbox of this process's workers, too.
+    #[cfg(not(target_arch = "wasm32"))]
+    pub(crate) fn set_sandbox(&self, sandbox: WorkerSandbox) {
+        // It does not change while the process runs.
+        let _ = self.sandbox.set(sandbox);
+    }
+
     async fn check(&self, queue: &Queue, storage: &Storage) -> Result<(), String> {
         // Those who ask meanwhile wait here, and then find the outcome.
-        let mut last = self.0.lock().await;
+        let mut last = self.last.lock().await;
         if let Some(last) = &*last
             && (0..CHECK_HOLDS_MS).contains(&now_millis().0.saturating_sub(last.at.0))
         {

@@ -211,6 +211,9 @@ pub(super) struct ControllerArgs {
     /// Reconcile the objects of all namespaces; the default in a cluster
     #[arg(long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
+    /// Limit the TranscodeJobs of a namespace to objects whose key begins with its name and a slash
+    #[arg(long)]
+    pub tenant_prefixes: bool,
 }
 
 #[derive(Debug, Args)]

@@ -12,7 +12,8 @@ use url::Url;
 use super::args::ServerArgs;
 use crate::api::{
     CreateJobRequest, CreateTokenRequest, CreateUploadRequest, CreateUploadResponse, FleetAnswer,
-    IssuedToken, PauseFleet, ProblemBody, SignPartsRequest, SignedParts, TokenList, TokenPermissions,
+    IssuedToken, PauseFleet, ProblemBody, SignPartsRequest, SignedParts, SystemStatus, TokenList,
+    TokenPermissions,
 };
 use crate::job::{Job, JobId, State, Token, TokenName};
 use crate::queue::Page;
@@ -227,6 +228,10 @@ impl ApiClient {
     pub(crate) async fn retry(&self, id: JobId) -> Result<Job, ClientError> {
         let url = self.url(&["api", "jobs", &id.to_string(), "retry"]);
         self.json(self.request(Method::POST, url)).await
+    }
+
+    pub(crate) async fn system(&self) -> Result<SystemStatus, ClientError> {
+        self.json(self.request(Method::GET, self.url(&["api", "status"]))).await
     }
 
     pub(crate) async fn fleet(&self) -> Result<FleetAnswer, ClientError> {

@@ -1,6 +1,7 @@
 //! `tcoder controller`: the fleet's reconciler and, in a cluster, the operator around it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kube::{Client, Config};
 use tokio::sync::watch;
@@ -8,8 +9,10 @@ use tokio::sync::watch;
 use super::CliError;
 use super::args::ControllerArgs;
 use super::serve::{connect, listen, stop_signal};
-use crate::config::registry::{ALLOW_PRIVATE_URLS, API_PUBLIC_URL, MIRROR_MAX};
-use crate::config::{Env, FlyConfig, RedisConfig, Retention, StorageConfig};
+use crate::config::registry::{
+    ALLOW_PRIVATE_URLS, API_PUBLIC_URL, MIRROR_MAX, TENANT_PREFIXES, WORKER_MAX_INPUT_BYTES,
+};
+use crate::config::{Env, FlyConfig, RedisConfig, Retention, StorageConfig, job_limits};
 use crate::controller::operator::{FleetParts, Operator, Scope};
 use crate::controller::reconciler::{self, Reconciler, ReconcilerDeps, admin};
 use crate::event_bus::EventBus;
@@ -78,6 +81,17 @@ async fn fleet_only(args: ControllerArgs) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Checks that the record of a job is kept longer than its input: only the record tells below which prefix the input is.
+fn check_input_retention(retention: Retention) -> Result<(), CliError> {
+    const LEAST: Duration = Duration::from_secs(3600);
+    match retention.inputs {
+        Some(inputs) if retention.jobs < inputs + LEAST => Err(CliError::Start(
+            "with tenant prefixes INPUT_RETENTION must be an hour less than JOB_RETENTION, or 0".to_owned(),
+        )),
+        _ => Ok(()),
+    }
+}
+
 async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let env = Env::process();
     let redis = RedisConfig::read(&env).map_err(CliError::start)?;
@@ -85,6 +99,12 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let retention = Retention::read(&env).map_err(CliError::start)?;
     let api_public_url = env.get(&API_PUBLIC_URL).map_err(CliError::start)?;
     let guard = EgressPolicy::allow_private(env.require(&ALLOW_PRIVATE_URLS).map_err(CliError::start)?);
+    let max_input_bytes = env.get(&WORKER_MAX_INPUT_BYTES).map_err(CliError::start)?;
+    let job_limits = job_limits(&env).map_err(CliError::start)?;
+    let tenant_prefixes = args.tenant_prefixes || env.require(&TENANT_PREFIXES).map_err(CliError::start)?;
+    if tenant_prefixes {
+        check_input_retention(retention)?;
+    }
     let mirrors = env.require(&MIRROR_MAX).map_err(CliError::start)?;
     let fly = match env.text("FLY_API_TOKEN") {
         None => Err("FLY_API_TOKEN is not set at the controller: it does not manage machines".to_owned()),
@@ -99,7 +119,8 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     let stop = stop_signal()?;
     let listener = listen(args.listen).await?;
     // While Redis is away, the conditions of the objects tell of it.
-    let queue = Queue::connect_lazily(&redis).await.map_err(CliError::start)?.with_retention(retention);
+    let queue = Queue::connect_lazily(&redis).await.map_err(CliError::start)?;
+    let queue = queue.with_retention(retention).with_max_input_bytes(max_input_bytes);
     let metrics = Metrics::new();
     let event_bus = EventBus::start_when_reachable(&queue, Some(Arc::clone(&metrics)), stop.clone());
     let environment = reconciler::forwarded_env(&env);
@@ -112,6 +133,8 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
         links: UrlSigner::new(&storage, api_public_url).map_err(CliError::start)?,
         event_bus,
         guard,
+        job_limits,
+        tenant_prefixes,
         caller: WebhookClient::new(guard).map_err(CliError::start)?,
         mirror: Some(mirrors as usize).filter(|most| *most > 0),
         fleet: fly.map(|fly| FleetParts { fly, rate: RequestRate::default(), environment }),

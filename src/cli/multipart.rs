@@ -9,15 +9,16 @@ use indicatif::ProgressBar;
 use quick_xml::Reader;
 use quick_xml::escape::{escape, unescape};
 use quick_xml::events::Event;
-use reqwest::StatusCode;
+use reqwest::{StatusCode, header};
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use url::Url;
 
 use super::client::ApiClient;
-use super::upload::{PutError, UploadTimeouts, put, root_cause};
+use super::upload::{FileToPut, PutError, UploadTimeouts, put, root_cause};
 use crate::api::{Multipart, SignPartsRequest};
 use crate::job::JobId;
 use crate::queue::backoff;
+use crate::storage::MediaType;
 
 /// Maximum number of concurrent parts.
 const MAX_CONCURRENT_PARTS: usize = 4;
@@ -34,6 +35,7 @@ pub(crate) struct MultipartUpload<'a> {
     pub id: JobId,
     pub file: &'a Path,
     pub size: u64,
+    pub media_type: Option<&'a MediaType>,
     pub bar: &'a ProgressBar,
 }
 
@@ -54,7 +56,7 @@ impl MultipartUpload<'_> {
         }
         tags.sort_unstable();
         let complete = self.addresses(&upload_id, &[]).await?.complete_url;
-        let answer = self.post(complete, complete_body(&tags)).await?;
+        let answer = Self::answer(self.client.uploads().post(complete).body(complete_body(&tags))).await?;
         // Storage may detect an error only after it has started to answer 200.
         if answer.contains("<Error>") {
             Err(PutError::Broken("storage could not join the parts".into()))
@@ -64,7 +66,11 @@ impl MultipartUpload<'_> {
     }
 
     async fn begin(&self, url: Url) -> Result<String, PutError> {
-        let answer = self.post(url, String::new()).await?;
+        let mut request = self.client.uploads().post(url);
+        if let Some(media_type) = self.media_type {
+            request = request.header(header::CONTENT_TYPE, media_type.as_str());
+        }
+        let answer = Self::answer(request).await?;
         upload_id(&answer).ok_or_else(|| PutError::Broken("storage returned no id for the upload".into()))
     }
 
@@ -73,10 +79,9 @@ impl MultipartUpload<'_> {
         self.client.parts(self.id, &wanted).await.map_err(|e| PutError::Broken(e.to_string()))
     }
 
-    async fn post(&self, url: Url, body: String) -> Result<String, PutError> {
+    async fn answer(request: reqwest::RequestBuilder) -> Result<String, PutError> {
         let broken = |error: reqwest::Error| PutError::Broken(root_cause(error));
-        let request = self.client.uploads().post(url).timeout(ANSWER).body(body);
-        let answer = request.send().await.map_err(broken)?;
+        let answer = request.timeout(ANSWER).send().await.map_err(broken)?;
         if !answer.status().is_success() {
             return Err(PutError::Refused(answer.status()));
         }
@@ -97,16 +102,10 @@ impl MultipartUpload<'_> {
                 sum.fetch_add(more, std::sync::atomic::Ordering::Relaxed);
                 bar.inc(more);
             };
-            let sent = put(
-                self.client.uploads(),
-                url.clone(),
-                file.take(size),
-                size,
-                UploadTimeouts::default(),
-                on_bytes,
-            )
-            .await;
-            let error = match sent {
+            // The type is that of the whole, named when the upload was started.
+            let part = FileToPut { bytes: file.take(size), size, media_type: None };
+            let sent = put(self.client.uploads(), url.clone(), part, UploadTimeouts::default(), on_bytes);
+            let error = match sent.await {
                 Ok(Some(tag)) => return Ok(tag),
                 Ok(None) => return Err(PutError::Broken("storage returned no entity tag for a part".into())),
                 Err(error) => error,

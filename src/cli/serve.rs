@@ -109,7 +109,7 @@ pub(crate) async fn api(args: ApiArgs) -> Result<(), CliError> {
         .map_err(CliError::start)?;
     let stop = stop_signal()?;
     let Some(queue) = connect(&redis, &stop).await? else { return Ok(()) };
-    let queue = queue.with_retention(retention);
+    let queue = queue.with_retention(retention).with_max_input_bytes(api_config.max_input_bytes);
     let listener = listen(args.listen).await?;
     let links = UrlSigner::new(&storage, api_config.public_url.clone()).map_err(CliError::start)?;
     let metrics = Metrics::new();

@@ -8,10 +8,11 @@ use super::args::SubmitArgs;
 use super::client::{ApiClient, ClientError};
 use super::multipart::MultipartUpload;
 use super::output::outln;
-use super::upload::{UploadTimeouts, put};
+use super::upload::{FileToPut, UploadTimeouts, put};
 use super::{CliError, output, watch};
 use crate::api::{CreateJobRequest, CreateUploadRequest, JobOptions};
 use crate::job::{Job, JobId};
+use crate::storage::content_type;
 
 pub(crate) async fn run(args: SubmitArgs) -> Result<(), CliError> {
     let client = ApiClient::new(&args.server)?;
@@ -68,9 +69,15 @@ async fn send_file(client: &ApiClient, path: &Path, options: JobOptions) -> Resu
         return Err(CliError::Local(format!("{} is empty", path.display())));
     }
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
-    let ticket = client
-        .upload(&CreateUploadRequest { file_name: name, file_size: Some(about.len()), options })
-        .await?;
+    let media_type = name.as_deref().and_then(|name| content_type(name).parse().ok());
+    let request = CreateUploadRequest {
+        file_name: name,
+        file_size: Some(about.len()),
+        content_type: media_type,
+        options,
+        ..CreateUploadRequest::default()
+    };
+    let ticket = client.upload(&request).await?;
     let Some(url) = ticket.upload_url else { return Ok(ticket.job_id) };
     let bar = output::bytes_bar("upload", about.len());
     let told = bar.clone();
@@ -78,13 +85,21 @@ async fn send_file(client: &ApiClient, path: &Path, options: JobOptions) -> Resu
     let sending = async {
         match &ticket.multipart {
             Some(multipart) => {
-                let sending =
-                    MultipartUpload { client, id: ticket.job_id, file: path, size: about.len(), bar: &bar };
+                let sending = MultipartUpload {
+                    client,
+                    id: ticket.job_id,
+                    file: path,
+                    size: about.len(),
+                    media_type: ticket.content_type.as_ref(),
+                    bar: &bar,
+                };
                 sending.send(multipart).await
             }
-            None => put(client.uploads(), url, file, about.len(), UploadTimeouts::default(), on_bytes)
-                .await
-                .map(drop),
+            None => {
+                let file =
+                    FileToPut { bytes: file, size: about.len(), media_type: ticket.content_type.as_ref() };
+                put(client.uploads(), url, file, UploadTimeouts::default(), on_bytes).await.map(drop)
+            }
         }
     };
     let sent = tokio::select! {

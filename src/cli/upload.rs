@@ -13,6 +13,8 @@ use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
 use url::Url;
 
+use crate::storage::MediaType;
+
 /// Time limits of an upload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UploadTimeouts {
@@ -52,24 +54,37 @@ pub(crate) enum PutError {
     Refused(StatusCode),
 }
 
-/// PUTs the `size` bytes of `file`. Calls `on_bytes` for every piece that is sent, and returns the entity tag.
+/// What is uploaded.
+pub(crate) struct FileToPut<'a, R> {
+    /// The bytes.
+    pub bytes: R,
+    /// Their number.
+    pub size: u64,
+    /// The content type, if the address was signed for one.
+    pub media_type: Option<&'a MediaType>,
+}
+
+/// PUTs a file. Calls `on_bytes` for every piece that is sent, and returns the entity tag.
 pub(crate) async fn put(
     http: &reqwest::Client,
     url: Url,
-    file: impl AsyncRead + Send + 'static,
-    size: u64,
+    file: FileToPut<'_, impl AsyncRead + Send + 'static>,
     patience: UploadTimeouts,
     on_bytes: impl Fn(u64) + Send + 'static,
 ) -> Result<Option<String>, PutError> {
+    let FileToPut { bytes, size, media_type } = file;
     let (progress, taken) = watch::channel(0);
-    let stream = ReaderStream::with_capacity(file, 256 * 1024).inspect(move |piece| {
+    let stream = ReaderStream::with_capacity(bytes, 256 * 1024).inspect(move |piece| {
         if let Ok(piece) = piece {
             let more = piece.len() as u64;
             progress.send_modify(|sum| *sum += more);
             on_bytes(more);
         }
     });
-    let request = http.put(url).header(header::CONTENT_LENGTH, size).body(Body::wrap_stream(stream));
+    let mut request = http.put(url).header(header::CONTENT_LENGTH, size).body(Body::wrap_stream(stream));
+    if let Some(media_type) = media_type {
+        request = request.header(header::CONTENT_TYPE, media_type.as_str());
+    }
     let answer = answer(request, taken, size, patience).await?;
     if !answer.status().is_success() {
         return Err(PutError::Refused(answer.status()));
@@ -143,7 +158,8 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(SIZE).unwrap();
         let url = format!("http://{}/input/film.mp4?X-Amz-Signature=hush", listener.local_addr().unwrap());
-        let sent = put(&http, url.parse().unwrap(), tokio::fs::File::from(file), SIZE, patience, |_| {});
+        let file = FileToPut { bytes: tokio::fs::File::from(file), size: SIZE, media_type: None };
+        let sent = put(&http, url.parse().unwrap(), file, patience, |_| {});
         let received = async {
             let (mut stream, _) = listener.accept().await.unwrap();
             receive(&mut stream).await;

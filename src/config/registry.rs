@@ -18,6 +18,7 @@ use super::setting::DefaultValue::{Derived, Required, Unset, Value};
 use super::setting::Role::{self, Api, CommandLine, Controller, Edge, Operator, Up, Worker};
 use super::setting::{self, Description, Setting};
 use super::{BaseUrl, Certificates, SandboxMode};
+use crate::job::Priority;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use document::help;
@@ -169,6 +170,27 @@ pub static ALLOW_PRIVATE_URLS: Setting<bool> = Setting::new(
     setting::flag,
 );
 
+pub static JOB_MAX_DEADLINE_SECONDS: Setting<u32> = Setting::new(
+    "JOB_MAX_DEADLINE_SECONDS",
+    Value("604800"),
+    KEEPERS,
+    "the longest duration of an attempt that a job may ask for; also that of jobs which ask for none, if it is less than 6 hours",
+    parse::max_deadline,
+);
+pub static JOB_MAX_ATTEMPTS: Setting<u32> = Setting::new(
+    "JOB_MAX_ATTEMPTS",
+    Value("20"),
+    KEEPERS,
+    "the largest number of attempts that a job may ask for; also that of jobs which ask for none, if it is less than 3",
+    parse::max_attempts,
+);
+pub static JOB_MAX_PRIORITY: Setting<Priority> = Setting::new(
+    "JOB_MAX_PRIORITY",
+    Value("100"),
+    KEEPERS,
+    "the highest priority that a job may ask for, 0 to 100",
+    parse::max_priority,
+);
 // Workers
 pub static WORKER_IDLE_TIMEOUT: Setting<Duration> = Setting::new(
     "WORKER_IDLE_TIMEOUT",
@@ -428,6 +450,14 @@ pub static MIRROR_MAX: Setting<u32> = Setting::new(
     "maximum number of jobs of the API that are mirrored as TranscodeJobs; 0: none",
     parse::mirror_max,
 );
+pub static TENANT_PREFIXES: Setting<bool> = Setting::new(
+    "TENANT_PREFIXES",
+    Value("false"),
+    &[Operator],
+    "true: the TranscodeJobs of a namespace read only objects whose key begins with its name and a slash, and their uploads \
+     are stored there; the same as --tenant-prefixes",
+    setting::flag,
+);
 pub static KUBERNETES_SERVICE_HOST: Setting<String> = Setting::new(
     "KUBERNETES_SERVICE_HOST",
     Unset,
@@ -612,6 +642,9 @@ pub static GROUPS: &[Group] = &[
             &API_PUBLIC_URL.about,
             &WEBHOOK_SECRET.about,
             &ALLOW_PRIVATE_URLS.about,
+            &JOB_MAX_DEADLINE_SECONDS.about,
+            &JOB_MAX_ATTEMPTS.about,
+            &JOB_MAX_PRIORITY.about,
         ],
     },
     Group {
@@ -665,6 +698,7 @@ pub static GROUPS: &[Group] = &[
             &WATCH_NAMESPACE.about,
             &POD_NAMESPACE.about,
             &MIRROR_MAX.about,
+            &TENANT_PREFIXES.about,
             &KUBERNETES_SERVICE_HOST.about,
         ],
     },

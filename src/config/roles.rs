@@ -9,15 +9,15 @@ use url::Url;
 
 use super::registry::{
     ALLOW_PRIVATE_URLS, API_CORS_ORIGINS, API_PUBLIC_URL, API_TOKENS, FLY_API_HOSTNAME, FLY_API_TOKEN,
-    FLY_MACHINE_ID, FLY_WORKER_APP, HOSTNAME, R2_ACCESS_KEY_ID, R2_ACCOUNT_ID, R2_ENDPOINT,
-    R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL, R2_REGION, R2_SECRET_ACCESS_KEY,
-    REDIS_CA_CERT, REDIS_KEY_PREFIX, REDIS_URL, WORKER_CHUNKS, WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT,
-    WORKER_MAX_FAILURES, WORKER_MAX_INPUT_BYTES, WORKER_MAX_INPUT_PIXELS, WORKER_MAX_INPUT_SECONDS,
-    WORKER_MAX_INPUT_STREAMS, WORKER_MAX_JOBS, WORKER_SANDBOX, WORKER_SCRATCH_DIR, WORKER_STALL_TIMEOUT,
-    WORKER_TTL,
+    FLY_MACHINE_ID, FLY_WORKER_APP, HOSTNAME, JOB_MAX_ATTEMPTS, JOB_MAX_DEADLINE_SECONDS, JOB_MAX_PRIORITY,
+    R2_ACCESS_KEY_ID, R2_ACCOUNT_ID, R2_ENDPOINT, R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL,
+    R2_REGION, R2_SECRET_ACCESS_KEY, REDIS_CA_CERT, REDIS_KEY_PREFIX, REDIS_URL, WORKER_CHUNKS,
+    WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT, WORKER_MAX_FAILURES, WORKER_MAX_INPUT_BYTES,
+    WORKER_MAX_INPUT_PIXELS, WORKER_MAX_INPUT_SECONDS, WORKER_MAX_INPUT_STREAMS, WORKER_MAX_JOBS,
+    WORKER_SANDBOX, WORKER_SCRATCH_DIR, WORKER_STALL_TIMEOUT, WORKER_TTL,
 };
 use super::{BaseUrl, Certificates, ConfigError, ConfigErrors, Env, SandboxMode};
-use crate::job::{InputLimits, space};
+use crate::job::{InputLimits, JobLimits, space};
 
 /// The settings of Redis.
 #[derive(Clone, Debug)]
@@ -277,6 +277,20 @@ impl WorkerConfig {
     }
 }
 
+/// Reads `JOB_MAX_DEADLINE_SECONDS`, `JOB_MAX_ATTEMPTS` and `JOB_MAX_PRIORITY`.
+///
+/// # Errors
+/// The invalid settings.
+pub fn job_limits(env: &Env<'_>) -> Result<JobLimits, ConfigErrors> {
+    let mut errors = ConfigErrors::default();
+    let deadline_seconds = errors.keep(env.require(&JOB_MAX_DEADLINE_SECONDS));
+    let attempts = errors.keep(env.require(&JOB_MAX_ATTEMPTS));
+    let priority = errors.keep(env.require(&JOB_MAX_PRIORITY));
+    let read =
+        || Some(JobLimits { deadline_seconds: deadline_seconds?, attempts: attempts?, priority: priority? });
+    errors.finish(read())
+}
+
 /// The settings of the API.
 #[derive(Clone, Debug)]
 pub struct ApiConfig {
@@ -290,11 +304,13 @@ pub struct ApiConfig {
     pub public_url: Option<BaseUrl>,
     /// Maximum size of an input that the workers accept, bytes, if configured.
     pub max_input_bytes: Option<u64>,
+    /// The most that a job may ask for.
+    pub job_limits: JobLimits,
 }
 
 impl ApiConfig {
-    /// Reads `API_TOKENS`, `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL` and
-    /// `WORKER_MAX_INPUT_BYTES`.
+    /// Reads `API_TOKENS`, `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL`,
+    /// `WORKER_MAX_INPUT_BYTES` and those of [`job_limits`].
     ///
     /// # Errors
     /// The invalid settings.
@@ -305,13 +321,18 @@ impl ApiConfig {
         let allow_private_urls = errors.keep(env.require(&ALLOW_PRIVATE_URLS));
         let public_url = errors.keep(env.get(&API_PUBLIC_URL)).flatten();
         let max_input_bytes = errors.keep(env.get(&WORKER_MAX_INPUT_BYTES)).flatten();
-        errors.finish(allow_private_urls.map(|allow_private_urls| Self {
-            tokens,
-            cors_origins,
-            allow_private_urls,
-            public_url,
-            max_input_bytes,
-        }))
+        let job_limits = errors.keep(job_limits(env));
+        let read = || {
+            Some(Self {
+                tokens,
+                cors_origins,
+                allow_private_urls: allow_private_urls?,
+                public_url,
+                max_input_bytes,
+                job_limits: job_limits?,
+            })
+        };
+        errors.finish(read())
     }
 
     /// Checks whether the API may listen at this address: without tokens only at a loopback address.
@@ -329,6 +350,7 @@ impl ApiConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Priority;
 
     fn env(pairs: &'static [(&'static str, &'static str)]) -> Env<'static> {
         Env::of(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
@@ -349,6 +371,22 @@ mod tests {
         assert_eq!(config.region, "auto");
         let error = StorageConfig::read(&env(&R2[1..])).unwrap_err().to_string();
         assert!(error.contains("R2_ACCOUNT_ID") && error.contains("R2_ENDPOINT"), "{error}");
+    }
+
+    #[test]
+    fn limits_of_jobs_are_at_most_what_jobs_can_have() {
+        assert_eq!(job_limits(&env(&[])).unwrap(), JobLimits::HIGHEST);
+        let few =
+            env(&[("JOB_MAX_DEADLINE_SECONDS", "60"), ("JOB_MAX_ATTEMPTS", "1"), ("JOB_MAX_PRIORITY", "0")]);
+        let priority = Priority::default();
+        let expected = JobLimits { deadline_seconds: 60, attempts: 1, priority };
+        assert_eq!(job_limits(&few).unwrap(), expected);
+        let wrong = env(&[
+            ("JOB_MAX_DEADLINE_SECONDS", "604801"),
+            ("JOB_MAX_ATTEMPTS", "0"),
+            ("JOB_MAX_PRIORITY", "-1"),
+        ]);
+        assert_eq!(job_limits(&wrong).unwrap_err().all().len(), 3);
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //! | `transcode_job` | reconciles TranscodeJobs: submits their jobs and writes their statuses |
 //! | `worker_pool` | reconciles WorkerPools: configures the fleet and writes their statuses |
 //! | `mirror` | mirrors other jobs as TranscodeJobs |
-//! | `secrets` | the Secrets that sign webhooks |
+//! | `secrets` | reads Secrets |
+//! | `webhook_keys` | the Secret that signs the webhook of a TranscodeJob |
 //! | `conditions` | conditions according to the API conventions (pure) |
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -29,5 +30,7 @@ pub mod reconciler;
 mod secrets;
 #[cfg(not(target_arch = "wasm32"))]
 mod transcode_job;
+#[cfg(not(target_arch = "wasm32"))]
+mod webhook_keys;
 #[cfg(not(target_arch = "wasm32"))]
 mod worker_pool;

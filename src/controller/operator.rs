@@ -19,13 +19,14 @@ use super::leader_election::{Election, Leadership, LeaseParams};
 use super::mirror::Mirror;
 use super::reconciler::admin::Ready;
 use super::reconciler::{Reconciler, ReconcilerDeps};
-use super::secrets::SecretKeys;
 use super::transcode_job::{self, Context, ReconcilerHandles, Rules};
+use super::webhook_keys::SecretKeys;
 use super::worker_pool::Pools;
 use crate::crd::{TranscodeJob, WorkerPool};
 use crate::event_bus::EventBus;
 use crate::flyprovider::Fly;
 use crate::janitor::{Janitor, JanitorTasks};
+use crate::job::JobLimits;
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
 use crate::queue::{FleetStatus, Outbox, Queue, RequestRate};
@@ -93,6 +94,10 @@ pub struct Operator {
     pub event_bus: EventBus,
     /// Which addresses jobs and webhooks may use.
     pub guard: EgressPolicy,
+    /// The most that jobs may ask for.
+    pub job_limits: JobLimits,
+    /// Whether a namespace may use only objects below its own prefix.
+    pub tenant_prefixes: bool,
     /// Sends webhooks.
     pub caller: WebhookClient,
     /// Maximum number of mirrors; `None` disables mirrors.
@@ -217,13 +222,17 @@ impl Operator {
             queue: queue.clone(),
             storage: self.storage.clone(),
             links: self.links.clone(),
-            rules: Rules { guard: self.guard },
+            rules: Rules {
+                guard: self.guard,
+                limits: self.job_limits,
+                tenant_prefixes: self.tenant_prefixes,
+            },
             mirrors: self.mirror.map(|_| self.home().to_owned()),
             price: prices,
             recorder: Recorder::new(client.clone(), reporter),
             metrics: Arc::clone(&self.metrics),
         }));
-        let keys = Arc::new(SecretKeys(client.clone()));
+        let keys = Arc::new(SecretKeys { client: client.clone(), objects: Arc::clone(&context) });
         let webhooks = WebhookSender::new(Outbox::Kubernetes, self.caller.clone(), keys);
         let janitor = Janitor {
             tasks: JanitorTasks {

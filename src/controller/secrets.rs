@@ -1,35 +1,17 @@
 //! Reads the Secrets that sign webhooks when they are needed, and caches nothing.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use secrecy::SecretString;
 use tokio::time::timeout;
 
-use crate::job::{JobSpec, SecretRef};
-use crate::webhook::{Key, KeyUnavailable, SigningKeys};
+use crate::job::SecretRef;
+use crate::webhook::Key;
 
 /// Time limit of a request to the API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Signs webhooks with the Secrets that jobs refer to.
-pub(crate) struct SecretKeys(pub Client);
-
-impl SigningKeys for SecretKeys {
-    fn key<'a>(&'a self, job: &'a JobSpec) -> BoxFuture<'a, Result<Arc<Key>, KeyUnavailable>> {
-        async move {
-            match &job.webhook_key {
-                Some(secret) => read(&self.0, secret).await.map(Arc::new).map_err(KeyUnavailable::NotNow),
-                None => Err(KeyUnavailable::Never("the job names no Secret".to_owned())),
-            }
-        }
-        .boxed()
-    }
-}
 
 /// Checks that this Secret can sign webhooks.
 ///
@@ -39,7 +21,11 @@ pub(crate) async fn usable(client: &Client, secret: &SecretRef) -> Result<(), St
     read(client, secret).await.map(drop)
 }
 
-async fn read(client: &Client, wanted: &SecretRef) -> Result<Key, String> {
+/// Reads a key of a Secret.
+///
+/// # Errors
+/// What is wrong with it, and what to do.
+pub(super) async fn read(client: &Client, wanted: &SecretRef) -> Result<Key, String> {
     let SecretRef { namespace, name, key } = wanted;
     let what = format!("the Secret {name} in namespace {namespace}, which is to sign the webhook,");
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);

@@ -106,7 +106,8 @@ pub struct TranscodeJobSpec {
     pub ttl_seconds_after_finished: i64,
 }
 
-const fn default_backoff_limit() -> i32 {
+/// The number of retries of an object that names none.
+pub(crate) const fn default_backoff_limit() -> i32 {
     2
 }
 

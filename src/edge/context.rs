@@ -93,7 +93,9 @@ impl EdgeContext {
         let rest = rest.map_err(|_| {
             one("UPSTASH_REDIS_REST_TOKEN cannot be used: it holds characters no token has".into())
         })?;
-        let queue = Queue::over_rest(rest, &settings.prefix).with_retention(settings.retention);
+        let queue = Queue::over_rest(rest, &settings.prefix)
+            .with_retention(settings.retention)
+            .with_max_input_bytes(settings.api.max_input_bytes);
         let links = UrlSigner::new(&settings.storage, settings.api.public_url.clone());
         let links = links.map_err(|error| one(error.to_string()))?;
         let storage = Storage::new((INPUT, input), (OUTPUT, output));

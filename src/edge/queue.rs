@@ -11,8 +11,8 @@ use super::context::EdgeContext;
 use crate::api::{Ingested, UploadedObject};
 use crate::controller::reconciler::InvocationOutcome;
 use crate::janitor::SubrequestBudget;
-use crate::job::JobId;
-use crate::queue::{QueueError, UploadedOutcome};
+use crate::job::space;
+use crate::queue::{QueueError, UploadedInput, UploadedOutcome};
 use crate::time::timeout;
 
 /// Time limit for sending one message to the dead-letter queue.
@@ -20,7 +20,7 @@ const DEAD_LETTER_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Processes a batch of messages.
 pub async fn queue(messages: RawMessageIter, env: worker::Env) {
-    let context = match EdgeContext::new(&env) {
+    let mut context = match EdgeContext::new(&env) {
         Ok(context) => context,
         Err(incomplete) => {
             tracing::error!("{incomplete}");
@@ -39,12 +39,17 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
     if objects.is_empty() {
         return;
     }
-    let ids: Vec<JobId> = objects.iter().map(|(_, object)| object.job).collect();
+    let inputs: Vec<UploadedInput> = objects.iter().map(|(_, object)| object.0.clone()).collect();
     let mut left = SubrequestBudget(context.settings.subrequests);
-    let outcomes = match reconcile(&context, &ids, &mut left).await {
+    let largest = inputs.iter().map(|input| input.size).max().unwrap_or(0);
+    if context.queue.policy().max_input_bytes.is_none() && largest > space::ALWAYS_FITS && left.take(1) {
+        let limit = context.queue.input_limit(largest).await;
+        context.queue = context.queue.clone().with_max_input_bytes(limit);
+    }
+    let outcomes = match reconcile(&context, &inputs, &mut left).await {
         Ok(outcomes) => outcomes,
         Err(error) => {
-            tracing::warn!(%error, messages = ids.len(), "could not process object-created events; they are redelivered");
+            tracing::warn!(%error, messages = inputs.len(), "could not process object-created events; they are redelivered");
             objects.iter().for_each(|(message, _)| message.retry());
             return;
         }
@@ -52,8 +57,8 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
     let mut created = false;
     for ((message, object), outcome) in objects.into_iter().zip(outcomes) {
         let is_new = outcome == UploadedOutcome::Unknown;
-        // Creating a job costs a round trip; the buckets are reached through their bindings, which do not count.
-        if is_new && !left.take(1) {
+        // Creating a job costs two round trips; the buckets are reached through their bindings, which do not count.
+        if is_new && !left.take(2) {
             message.retry();
             continue;
         }
@@ -63,7 +68,7 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
                 message.ack();
             }
             Err(error) => {
-                tracing::warn!(job = %object.job, %error, "could not process an event; it is redelivered");
+                tracing::warn!(job = %object.0.job, %error, "could not process an event; it is redelivered");
                 message.retry();
             }
         }
@@ -76,17 +81,17 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
 /// Marks the inputs of these jobs as uploaded, and reconciles the fleet.
 async fn reconcile(
     context: &EdgeContext,
-    ids: &[JobId],
+    inputs: &[UploadedInput],
     left: &mut SubrequestBudget,
 ) -> Result<Vec<UploadedOutcome>, QueueError> {
     let Some(reconciler) = context.reconciler() else {
         left.take(1);
-        return context.queue.mark_uploaded_all(ids).await;
+        return context.queue.mark_uploaded_all(inputs).await;
     };
-    let (outcomes, end, trips) = reconciler.run(ids, event_budget(*left)).await?;
+    let (outcomes, end, trips) = reconciler.run(inputs, event_budget(*left)).await?;
     left.0 = left.0.saturating_sub(trips);
     tracing::debug!(
-        uploads = ids.len(),
+        uploads = inputs.len(),
         trips,
         more = end == InvocationOutcome::OutOfBudget,
         "reconciled the fleet"

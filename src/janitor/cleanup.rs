@@ -7,7 +7,7 @@
 use futures::StreamExt as _;
 
 use super::{JanitorTasks, SubrequestBudget};
-use crate::job::{AttemptId, Epoch, InvalidKey, Job, JobId, Millis, ObjectKey};
+use crate::job::{AttemptId, Epoch, Input, InvalidKey, Job, JobId, Millis, ObjectKey};
 use crate::manifest::{self, ManifestError, ManifestStore, Verdict};
 use crate::queue::{Cleanup, QueueError};
 use crate::storage::{Bucket, StorageError, layout};
@@ -145,16 +145,24 @@ impl JanitorTasks {
             }
             Cleanup::AttemptAgain(attempt) => self.delete_attempt(attempt, Next::Done).await,
             Cleanup::Input(id, born) => match self.use_of(id, born).await? {
-                Use::None => self.delete(Bucket::Input, &layout::input_prefix(id)?, Next::Done).await,
-                other => Ok(other.next()),
+                (Use::None, job) => {
+                    let folder = match job.as_ref().map(|job| &job.spec.input) {
+                        Some(Input::Key(key)) => layout::folder_of_upload(id, key),
+                        Some(Input::Url(_)) | None => None,
+                    };
+                    // That of a tenant is known only as long as the job is.
+                    let folder = folder.map_or_else(|| layout::input_prefix(id), Ok)?;
+                    self.delete(Bucket::Input, &folder, Next::Done).await
+                }
+                (other, _) => Ok(other.next()),
             },
             Cleanup::Outputs(id, born) => match self.use_of(id, born).await? {
-                Use::None => {
+                (Use::None, _) => {
                     // First, so that no attempt adopts a result whose files are deleted already.
                     self.storage.delete(Bucket::Output, &layout::manifest_key(id)?).await?;
                     self.delete(Bucket::Output, &layout::job_prefix(id)?, Next::Done).await
                 }
-                other => Ok(other.next()),
+                (other, _) => Ok(other.next()),
             },
         }
     }
@@ -180,9 +188,10 @@ impl JanitorTasks {
         self.delete(Bucket::Output, &layout::attempt_prefix(attempt)?, then).await
     }
 
-    /// What the objects of the job that was submitted at `born` are of use for.
-    async fn use_of(&self, id: JobId, born: Millis) -> Result<Use, QueueError> {
-        Ok(match self.queue.get(id).await? {
+    /// What the objects of the job that was submitted at `born` are of use for. Also returns the job.
+    async fn use_of(&self, id: JobId, born: Millis) -> Result<(Use, Option<Job>), QueueError> {
+        let job = self.queue.get(id).await?;
+        let is_of_use = match &job {
             Some(job) if job.timestamps.created_at != Some(born) => Use::OtherJob,
             Some(job) if !job.status.is_terminal() => Use::Runs,
             Some(Job { suspended: true, .. }) => Use::Suspended,
@@ -190,7 +199,8 @@ impl JanitorTasks {
                 tracing::info!(job = %id, "deleting objects that are kept no longer");
                 Use::None
             }
-        })
+        };
+        Ok((is_of_use, job))
     }
 
     async fn delete(&self, bucket: Bucket, prefix: &ObjectKey, then: Next) -> Result<Next, CleanupError> {

@@ -27,9 +27,9 @@ use futures::StreamExt as _;
 use agenda::Agenda;
 
 use crate::job::{Failure, FailureCode, Input, JobId, Millis};
-use crate::queue::{Queue, QueueError, Sweep};
+use crate::queue::{Queue, QueueError, Sweep, UploadedInput};
 use crate::storage::urls::UrlSigner;
-use crate::storage::{Bucket, Storage};
+use crate::storage::{Bucket, ObjectInfo, Storage};
 use crate::webhook::WebhookSender;
 
 /// Maximum number of jobs handled by one call.
@@ -135,9 +135,9 @@ impl JanitorTasks {
         };
         let Input::Key(key) = &job.spec.input else { return Ok(!overdue) };
         match self.storage.head(Bucket::Input, key).await {
-            Ok(Some(_)) => {
+            Ok(Some(ObjectInfo { size, etag })) => {
                 tracing::info!(job = %id, "found an uploaded input whose event was lost");
-                queue.uploaded(id).await.map(|_| true)
+                queue.uploaded(&UploadedInput { job: id, key: key.clone(), size, etag }).await.map(|_| true)
             }
             Ok(None) if overdue => {
                 let message = "the video was not uploaded within the day; ask for a new upload address";

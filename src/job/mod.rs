@@ -31,7 +31,7 @@ pub use result::{
     AudioInfo, Entries, EntryDocument, JobResult, Output, Poster, Skipped, SourceInfo, Storyboard, Timings,
     VideoInfo,
 };
-pub use spec::{Input, JobSpec, Origin, Priority, SecretRef, SpecError, Still, Stills};
+pub use spec::{Input, JobLimits, JobSpec, Origin, Priority, SecretRef, SpecError, Still, Stills};
 pub use state::{State, Transition, WrongTransition};
 pub use task::{
     InvalidParallelism, InvalidPart, LeaseId, Parallelism, Part, ReadyRange, SEGMENT_SECONDS, SplitInfo,

@@ -25,6 +25,21 @@ const WORST_GROWTH: f64 = 3.0;
 /// Size in bytes of an input that fits on the smallest disk of a machine, so that no check is needed.
 pub const ALWAYS_FITS: u64 = 300_000_000;
 
+/// Checks the size of an input against the largest one in bytes that workers take.
+///
+/// # Errors
+/// If it is larger.
+pub fn check_input(size: u64, limit: u64) -> Result<(), Failure> {
+    if size <= limit {
+        return Ok(());
+    }
+    let message = format!(
+        "the video has {size} bytes, and the workers take {limit} at most; send a smaller one, or have \
+         WORKER_MAX_INPUT_BYTES raised"
+    );
+    Err(Failure::new(FailureCode::InputTooLarge, message))
+}
+
 /// Bytes of disk space for a job with this size of input and outputs.
 #[must_use]
 pub const fn needed(input: u64, outputs: u64) -> u64 {

@@ -44,6 +44,8 @@ pub struct Priority(i64);
 impl Priority {
     /// Milliseconds of waiting that one point is worth.
     pub const BOOST_MS: i64 = 60_000;
+    /// The highest.
+    pub const HIGHEST: Self = Self(100);
 
     /// The priority as a number.
     #[must_use]
@@ -55,7 +57,8 @@ impl Priority {
 impl TryFrom<i64> for Priority {
     type Error = SpecError;
     fn try_from(n: i64) -> Result<Self, SpecError> {
-        if (-100..=100).contains(&n) { Ok(Self(n)) } else { Err(SpecError::Priority(n)) }
+        let most = Self::HIGHEST.0;
+        if (-100..=most).contains(&n) { Ok(Self(n)) } else { Err(SpecError::Priority { asked: n, most }) }
     }
 }
 
@@ -165,6 +168,9 @@ pub struct JobSpec {
     /// The source of the video.
     #[serde(flatten)]
     pub input: Input,
+    /// The size in bytes that was announced for the upload of the video; one of another size is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_size: Option<u64>,
     /// The kind of output.
     #[serde(default)]
     pub preset: Preset,
@@ -197,18 +203,67 @@ pub struct JobSpec {
     pub origin: Origin,
 }
 
+/// The most that the caller of an installation may ask for. The defaults of a job are never above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JobLimits {
+    /// Maximum duration of one attempt, seconds.
+    pub deadline_seconds: u32,
+    /// Maximum number of attempts.
+    pub attempts: u32,
+    /// Maximum urgency.
+    pub priority: Priority,
+}
+
+impl JobLimits {
+    /// What no installation exceeds: a week, 20 attempts, and the highest priority.
+    pub const HIGHEST: Self = Self { deadline_seconds: 604_800, attempts: 20, priority: Priority::HIGHEST };
+
+    /// Maximum number of attempts for a caller who asks for none.
+    #[must_use]
+    pub fn default_attempts(&self) -> u32 {
+        JobSpec::default_attempts().min(self.attempts)
+    }
+
+    /// Maximum duration of one attempt for a caller who asks for none, seconds.
+    #[must_use]
+    pub fn default_deadline(&self) -> u32 {
+        JobSpec::default_deadline().min(self.deadline_seconds)
+    }
+}
+
+impl Default for JobLimits {
+    fn default() -> Self {
+        Self::HIGHEST
+    }
+}
+
 /// The spec is not valid.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SpecError {
     /// The priority is out of range.
-    #[error("priority is {0}; it must be from -100 to 100")]
-    Priority(i64),
+    #[error("priority is {asked}; it must be from -100 to {most}")]
+    Priority {
+        /// What was asked for.
+        asked: i64,
+        /// The most that may be asked for.
+        most: i64,
+    },
     /// The number of attempts is out of range.
-    #[error("maxAttempts is {0}; it must be from 1 to 20")]
-    Attempts(u32),
+    #[error("maxAttempts is {asked}; it must be from 1 to {most}")]
+    Attempts {
+        /// What was asked for.
+        asked: u32,
+        /// The most that may be asked for.
+        most: u32,
+    },
     /// The deadline is out of range.
-    #[error("deadlineSeconds is {0}; it must be from 1 to 604800 (a week)")]
-    Deadline(u32),
+    #[error("deadlineSeconds is {asked}; it must be from 1 to {most}")]
+    Deadline {
+        /// What was asked for.
+        asked: u32,
+        /// The most that may be asked for.
+        most: u32,
+    },
     /// The URL is not http(s), or contains a password.
     #[error("{0} must be an http or https address without user name or password")]
     Address(&'static str),
@@ -219,9 +274,9 @@ impl SpecError {
     #[must_use]
     pub const fn field(&self) -> &'static str {
         match self {
-            Self::Priority(_) => "priority",
-            Self::Attempts(_) => "maxAttempts",
-            Self::Deadline(_) => "deadlineSeconds",
+            Self::Priority { .. } => "priority",
+            Self::Attempts { .. } => "maxAttempts",
+            Self::Deadline { .. } => "deadlineSeconds",
             Self::Address(field) => field,
         }
     }
@@ -233,6 +288,7 @@ impl JobSpec {
     pub fn new(input: Input, preset: Preset, output_qualities: Ladder) -> Self {
         Self {
             input,
+            file_size: None,
             preset,
             output_qualities,
             stills: Stills::default(),
@@ -266,16 +322,20 @@ impl JobSpec {
         self
     }
 
-    /// Returns this spec if its numbers and URLs are valid.
+    /// Returns this spec if its URLs are valid and its numbers are within these limits.
     ///
     /// # Errors
     /// Names the first invalid field.
-    pub fn checked(self) -> Result<Self, SpecError> {
-        if !(1..=20).contains(&self.max_attempts) {
-            return Err(SpecError::Attempts(self.max_attempts));
+    pub fn checked(self, limits: &JobLimits) -> Result<Self, SpecError> {
+        if self.priority > limits.priority {
+            return Err(SpecError::Priority { asked: self.priority.get(), most: limits.priority.get() });
         }
-        if !(1..=604_800).contains(&self.deadline_seconds) {
-            return Err(SpecError::Deadline(self.deadline_seconds));
+        if !(1..=limits.attempts).contains(&self.max_attempts) {
+            return Err(SpecError::Attempts { asked: self.max_attempts, most: limits.attempts });
+        }
+        if !(1..=limits.deadline_seconds).contains(&self.deadline_seconds) {
+            let (asked, most) = (self.deadline_seconds, limits.deadline_seconds);
+            return Err(SpecError::Deadline { asked, most });
         }
         if let Input::Url(url) = &self.input {
             check_address(url, "inputUrl")?;
@@ -348,15 +408,24 @@ mod tests {
     #[test]
     fn numbers_and_addresses_are_bounded() {
         let ok = spec("https://example.com/a.mp4");
-        assert!(ok.clone().checked().is_ok());
+        let all = JobLimits::HIGHEST;
+        assert!(ok.clone().checked(&all).is_ok());
         let mut s = ok.clone();
         s.max_attempts = 0;
-        assert_eq!(s.checked().unwrap_err().field(), "maxAttempts");
+        assert_eq!(s.checked(&all).unwrap_err().field(), "maxAttempts");
         let mut s = ok.clone();
         s.deadline_seconds = 604_801;
-        assert_eq!(s.checked().unwrap_err().field(), "deadlineSeconds");
+        assert_eq!(s.checked(&all).unwrap_err().field(), "deadlineSeconds");
+        let few = JobLimits { deadline_seconds: 60, attempts: 2, priority: Priority(5) };
+        assert_eq!(ok.clone().checked(&few).unwrap_err().field(), "maxAttempts");
+        let fits = JobSpec { deadline_seconds: 60, max_attempts: 2, priority: Priority(5), ..ok };
+        assert!(fits.clone().checked(&few).is_ok());
+        let urgent = JobSpec { priority: Priority(6), ..fits.clone() };
+        assert_eq!(urgent.checked(&few).unwrap_err().to_string(), "priority is 6; it must be from -100 to 5");
+        let long = JobSpec { deadline_seconds: 61, ..fits };
+        assert_eq!(long.checked(&few).unwrap_err(), SpecError::Deadline { asked: 61, most: 60 });
         for url in ["ftp://example.com/a", "file:///etc/passwd", "http://u:p@example.com/", "http://u@h/"] {
-            assert_eq!(spec(url).checked().unwrap_err().field(), "inputUrl", "{url}");
+            assert_eq!(spec(url).checked(&all).unwrap_err().field(), "inputUrl", "{url}");
         }
         assert!(Priority::try_from(101).is_err());
     }

@@ -1,7 +1,7 @@
 //! The claim of a task by a worker.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use super::codec::{ScriptReply, ms, parse_spec};
@@ -57,6 +57,9 @@ pub struct Claimed {
     pub plan: Option<Arc<str>>,
     /// Whether a viewer waits for the part.
     pub is_awaited: bool,
+    /// The version of the input in the bucket that all attempts at the job read, as its entity tag without quotes. It is
+    /// known from the upload, or from the first attempt that has read the input.
+    pub input_version: OnceLock<String>,
 }
 
 /// What a claim may take.
@@ -197,6 +200,10 @@ fn claimed(
         plan: terms.plan,
         is_awaited: answer.int(15)? == 1,
         owner: Some(answer.text(16)?).filter(|owner| !owner.is_empty()).and_then(|owner| owner.parse().ok()),
+        input_version: match answer.text(17)? {
+            "" => OnceLock::new(),
+            version => version.to_owned().into(),
+        },
     })
 }
 

@@ -8,6 +8,7 @@ use super::fleet_status::{FleetStatus, Paused};
 use super::scripts;
 use super::workers::{RETIRED, WorkerRecord};
 use super::{Command, Queue, QueueError, Reply};
+use crate::job::space::ALWAYS_FITS;
 use crate::job::{JobId, LeaseId, Millis, WorkerId};
 
 /// The queue and the workers at one moment, by Redis's clock.
@@ -240,6 +241,17 @@ impl Queue {
         let text = |at: usize| reply.list().and_then(|l| l.get(at)?.text());
         let status = text(0).map(|json| from_versioned_json("fleet:status", json)).transpose()?;
         Ok((status, text(1).and_then(parse_paused)))
+    }
+
+    /// The largest input in bytes that workers take, if it is known: from the settings, or from the fleet. The fleet is only
+    /// asked because of an input of `size` bytes that does not fit every machine.
+    pub async fn input_limit(&self, size: u64) -> Option<u64> {
+        match self.policy.max_input_bytes {
+            Some(most) => Some(most),
+            None if size <= ALWAYS_FITS => None,
+            // A status of another version cannot be read, which is no reason to refuse an input.
+            None => self.fleet().await.ok().and_then(|(status, _)| status?.max_input_bytes),
+        }
     }
 
     /// When the fleet lock expires, if it was ever held. While jobs wait, its holder renews it even without

@@ -9,9 +9,8 @@ use super::rate_limit::{micros, parse_permit};
 use super::scripts::{self, Script};
 use super::{
     Command, FencingToken, FleetStatus, FleetView, LockOutcome, Permit, Queue, QueueError, Reply,
-    RequestClass, RequestRate, UploadedOutcome,
+    RequestClass, RequestRate, UploadedInput, UploadedOutcome,
 };
-use crate::job::JobId;
 
 /// A request for the fleet lock, and with it for a permit to send a request to the provider.
 #[derive(Clone, Copy, Debug)]
@@ -79,13 +78,16 @@ impl Queue {
     /// If Redis fails. Some of the calls may have taken effect.
     pub async fn open_session(
         &self,
-        uploads: &[JobId],
+        uploads: &[UploadedInput],
         checkpoint: Option<&Checkpoint>,
         request: &LockRequest<'_>,
     ) -> Result<Snapshot, QueueError> {
+        let input_limit = self.policy.max_input_bytes;
         let flag = |set: bool| if set { "1" } else { "0" }.to_owned();
         let mut calls: Vec<(&Script, Vec<String>)> = Vec::new();
-        calls.extend(uploads.iter().map(|id| (&scripts::UPLOADED, vec![id.to_string()])));
+        for upload in uploads {
+            calls.push((&scripts::UPLOADED, upload.args(input_limit)?));
+        }
         if let Some(Checkpoint { fence, status, memory }) = checkpoint {
             let args = vec![
                 fence.holder.clone(),
@@ -144,8 +146,13 @@ impl Queue {
     ///
     /// # Errors
     /// If Redis fails. Some of the jobs may have been queued.
-    pub async fn mark_uploaded_all(&self, ids: &[JobId]) -> Result<Vec<UploadedOutcome>, QueueError> {
-        let calls: Vec<_> = ids.iter().map(|id| (&scripts::UPLOADED, vec![id.to_string()])).collect();
+    pub async fn mark_uploaded_all(
+        &self,
+        uploads: &[UploadedInput],
+    ) -> Result<Vec<UploadedOutcome>, QueueError> {
+        let limit = self.policy.max_input_bytes;
+        let call = |upload: &UploadedInput| Ok((&scripts::UPLOADED, upload.args(limit)?));
+        let calls: Vec<_> = uploads.iter().map(call).collect::<Result<_, QueueError>>()?;
         self.eval_all(&calls, None).await?.iter().map(UploadedOutcome::parse).collect()
     }
 

@@ -14,7 +14,7 @@ use super::outcomes::{
     SubmitOutcome, Sweep, UploadedOutcome,
 };
 use super::tokens::{Owner, reached};
-use super::{Command, Queue, QueueError, Reply, cleanup, scripts};
+use super::{Command, Queue, QueueError, Reply, UploadedInput, cleanup, scripts};
 use crate::job::{
     AttemptId, Epoch, FORMAT_VERSION, Failure, JobId, JobResult, JobSpec, LeaseId, Millis, Priority, State,
 };
@@ -125,12 +125,14 @@ impl Queue {
         }
     }
 
-    /// Reports that the input of a job is in storage. This also revives a job whose upload had expired.
+    /// Reports that the input of a job is in storage. This also revives a job whose upload had expired. A job whose input
+    /// has another size than it may have fails at once.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn uploaded(&self, id: JobId) -> Result<UploadedOutcome, QueueError> {
-        UploadedOutcome::parse(&self.eval_idempotent(&scripts::UPLOADED, vec![id.to_string()]).await?)
+    pub async fn uploaded(&self, input: &UploadedInput) -> Result<UploadedOutcome, QueueError> {
+        let limit = self.input_limit(input.size).await;
+        UploadedOutcome::parse(&self.eval_idempotent(&scripts::UPLOADED, input.args(limit)?).await?)
     }
 
     /// Renews a lease until `deadline`, with one plain command while the worker holds it. Returns `false` if the
@@ -287,7 +289,9 @@ impl Queue {
             Outbox::delivery_kind(&job.spec),
             if verify { "1" } else { "" }.to_owned(),
         ];
-        let args = [args, job.keep.args(), vec![job.split_epoch()]].concat();
+        // The next attempt at a job reads the same version of its input.
+        let version = job.input_version.get().filter(|_| job.part.is_none()).cloned().unwrap_or_default();
+        let args = [args, job.keep.args(), vec![job.split_epoch(), version]].concat();
         let reply = self.eval_idempotent(&scripts::FAIL, args).await?;
         let answer = ScriptReply::of(&reply)?;
         match answer.word {

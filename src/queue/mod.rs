@@ -104,14 +104,14 @@ pub use fleet_status::{FleetCondition, FleetDesired, FleetMachine, FleetStatus, 
 pub use outbox::{Delivery, DeliveryState, Outbox};
 pub use outcomes::{
     CancelOutcome, CancelReason, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, SubmitMode,
-    SubmitOutcome, Sweep, UploadedOutcome,
+    SubmitOutcome, Sweep, UploadedInput, UploadedOutcome,
 };
 pub use query::{Filter, Page, Stats, UnreadableJob};
 pub use rate_limit::{Permit, RequestClass, RequestRate};
 pub use split::{NewPart, NextClaim, PartOutcome, PartReports, PartsInfo, SplitOutcome};
 pub use tokens::{Authentication, Owner, TokenHash};
 pub use transport::{Command, QueueError, Reply, Rest, SyncToken};
-pub use workers::{PoolEntry, WorkerRecord, WorkerState};
+pub use workers::{PoolEntry, SandboxState, WorkerRecord, WorkerSandbox, WorkerState};
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -124,7 +124,7 @@ use scripts::Script;
 use terms::LastSplit;
 use transport::Transport;
 
-/// Timing settings of the queue. They are the same for all processes of an installation.
+/// Settings of the queue. They are the same for all processes of an installation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     /// Duration of a lease without a heartbeat.
@@ -139,6 +139,8 @@ pub struct Policy {
     pub retention: Retention,
     /// For how long expired leases are spared after Redis was out of reach, so that their holders can renew them.
     pub grace: Duration,
+    /// The largest input in bytes that workers take, if it is configured. Otherwise a fleet may have published it.
+    pub max_input_bytes: Option<u64>,
 }
 
 impl Default for Policy {
@@ -150,6 +152,7 @@ impl Default for Policy {
             alive: Duration::from_secs(180),
             retention: Retention::default(),
             grace: Duration::from_secs(30),
+            max_input_bytes: None,
         }
     }
 }
@@ -260,6 +263,13 @@ impl Queue {
     #[must_use]
     pub fn with_retention(mut self, retention: Retention) -> Self {
         self.policy.retention = retention;
+        self
+    }
+
+    /// The same queue, which refuses uploads of more than this number of bytes, if it is known.
+    #[must_use]
+    pub const fn with_max_input_bytes(mut self, most: Option<u64>) -> Self {
+        self.policy.max_input_bytes = most;
         self
     }
 

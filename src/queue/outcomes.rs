@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::codec::ScriptReply;
+use super::codec::{ScriptReply, to_json};
 use super::{Cleanup, QueueError, Reply};
-use crate::job::{Failure, JobSpec, Millis, ReachedLimit, State};
+use crate::job::{Failure, FailureCode, JobId, JobSpec, Millis, ObjectKey, ReachedLimit, State, space};
 
 /// How a job starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,13 +35,50 @@ pub enum SubmitOutcome {
     },
 }
 
+/// The input of a job, as it appeared in the input bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadedInput {
+    /// The job.
+    pub job: JobId,
+    /// The key of the object. A job that waits for another one does not notice it.
+    pub key: ObjectKey,
+    /// The size in bytes.
+    pub size: u64,
+    /// The entity tag without quotes, if storage names one. No attempt at the job reads another version of the input.
+    pub etag: Option<String>,
+}
+
+impl UploadedInput {
+    /// The arguments of `uploaded.lua`. `limit` is the largest input in bytes that workers take, if it is known.
+    pub(super) fn args(&self, limit: Option<u64>) -> Result<Vec<String>, QueueError> {
+        let Self { job, key, size, etag } = self;
+        let too_large = limit.and_then(|limit| space::check_input(*size, limit).err());
+        let other_size = format!(
+            "the uploaded file has {size} bytes, and another fileSize was announced; ask for another upload, with the size \
+             of the file"
+        );
+        Ok(vec![
+            job.to_string(),
+            size.to_string(),
+            etag.clone().unwrap_or_default(),
+            too_large.as_ref().map(to_json).transpose()?.unwrap_or_default(),
+            to_json(&Failure::new(FailureCode::InvalidMedia, other_size))?,
+            key.to_string(),
+        ])
+    }
+}
+
 /// The outcome of reporting an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UploadedOutcome {
     /// The job is now ready for a worker.
     Queued,
+    /// The job has failed: its input is larger than workers take, or has another size than was announced.
+    Refused,
     /// The job no longer waits for an upload: the report is a duplicate, or the job ended in the meantime.
     Already(State),
+    /// The job has another input.
+    OtherInput,
     /// The job does not exist.
     Unknown,
 }
@@ -161,6 +198,8 @@ impl UploadedOutcome {
         let answer = ScriptReply::of(reply)?;
         match answer.word {
             "QUEUED" => Ok(Self::Queued),
+            "REFUSED" => Ok(Self::Refused),
+            "OTHER" => Ok(Self::OtherInput),
             "ALREADY" => Ok(Self::Already(answer.state()?)),
             "UNKNOWN" => Ok(Self::Unknown),
             _ => Err(answer.unexpected()),

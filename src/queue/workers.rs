@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::codec::{text_items, to_versioned_json};
 use super::{Command, Queue, QueueError, Reply, ServerClock, scripts};
+use crate::config::SandboxMode;
 use crate::job::{JobId, LeaseId, Millis, WorkerId};
 
 /// Added to the score of a retired worker in `machines:alive`; the same value as in `lib.lua`.
@@ -27,6 +28,53 @@ pub struct WorkerRecord {
     pub pid: u32,
     /// When it registered.
     pub started_at: Millis,
+    /// The sandbox of its FFmpeg. Older versions do not report it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sandbox: Option<WorkerSandbox>,
+}
+
+/// The sandbox in which the machine of a worker runs FFmpeg.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerSandbox {
+    /// How much of it there is.
+    pub state: SandboxState,
+    /// What is missing, and what that means; most important first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+}
+
+/// How much of the sandbox there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema, strum::Display)]
+#[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+pub enum SandboxState {
+    /// All of it.
+    Full,
+    /// What the kernel offers.
+    Partial,
+    /// Nothing: it is switched off.
+    Off,
+}
+
+impl WorkerSandbox {
+    /// The sandbox in this mode, of which these protections are missing.
+    pub fn new<T: ToString>(mode: SandboxMode, missing: impl IntoIterator<Item = T>) -> Self {
+        let missing: Vec<String> = missing.into_iter().map(|missing| missing.to_string()).collect();
+        let state = match mode {
+            SandboxMode::Off => SandboxState::Off,
+            _ if missing.is_empty() => SandboxState::Full,
+            SandboxMode::Preferred | SandboxMode::Required => SandboxState::Partial,
+        };
+        Self { state, missing }
+    }
+}
+
+impl std::fmt::Display for WorkerSandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.state)?;
+        if self.missing.is_empty() { Ok(()) } else { write!(f, ": {}", self.missing.join("; ")) }
+    }
 }
 
 /// A registered worker.

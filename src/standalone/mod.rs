@@ -41,7 +41,7 @@ use crate::http_server::{Listener, ServerLimits, TlsError, acceptor as tls_accep
 use crate::job::{Failure, WorkerId};
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
-use crate::queue::{Queue, QueueError};
+use crate::queue::{Queue, QueueError, WorkerSandbox};
 use crate::storage::Storage;
 use crate::storage::presign::PresignError;
 use crate::storage::urls::UrlSigner;
@@ -180,7 +180,8 @@ impl Up {
             needs_token,
         };
         exposure(options.listen).address()?;
-        let tools = check_tools(env.require(&WORKER_SANDBOX)?).await?;
+        let sandbox_mode = env.require(&WORKER_SANDBOX)?;
+        let tools = check_tools(sandbox_mode).await?;
         let data = DataDir::open(&options.data)?;
         let listener = listen(options.listen).await?;
         let api_address = listener.local_addr().unwrap_or(options.listen);
@@ -197,6 +198,7 @@ impl Up {
             }
         };
         let queue = Queue::connect(&redis_config).await?.with_retention(retention);
+        let queue = queue.with_max_input_bytes(api_config.max_input_bytes);
 
         let (events, arriving) = mpsc::channel(EVENTS);
         let (stop_api, stop_objects) = (CancellationToken::new(), CancellationToken::new());
@@ -234,6 +236,9 @@ impl Up {
             stop_api.clone(),
         )
         .await?;
+        if options.max_machines > 0 {
+            app.readiness.set_sandbox(WorkerSandbox::new(sandbox_mode, &tools.sandbox_gaps));
+        }
         let secret = env.get(&WEBHOOK_SECRET)?.unwrap_or_else(|| data.secrets().webhook());
         let mail = WebhookSender::of_installation(&secret, guard)?;
         let event_bus = app.event_bus().clone();

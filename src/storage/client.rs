@@ -309,7 +309,7 @@ impl Storage {
 }
 
 /// An entity tag as it is compared, without quotes.
-fn unquoted(etag: &str) -> String {
+pub(super) fn unquoted(etag: &str) -> String {
     etag.trim_matches('"').to_owned()
 }
 

@@ -1,6 +1,86 @@
-//! Determines the content type of outputs by their extension.
+//! Content types: those of the files that the transcoder makes, by their extension, and those that clients name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
 
 use crate::job::ObjectKey;
+
+/// Maximum length of a content type that a client names, characters.
+const MAX_MEDIA_TYPE: usize = 127;
+
+/// A content type that a client names for its upload, such as `video/mp4`. It is signed, so it has only one spelling as the
+/// value of a header: visible characters, and single spaces between them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct MediaType(String);
+
+/// The text is not a content type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a content type is a type and a subtype of at most 127 characters, such as video/mp4")]
+pub struct InvalidMediaType;
+
+impl MediaType {
+    /// The value of the header.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for MediaType {
+    type Err = InvalidMediaType;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMediaType> {
+        let is_token = |text: &str| {
+            let is_allowed = |c: char| c.is_ascii_alphanumeric() || "!#$&-^_.+".contains(c);
+            !text.is_empty() && text.chars().all(is_allowed)
+        };
+        let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
+        let is_type = essence.split_once('/').is_some_and(|(of, sub)| is_token(of) && is_token(sub));
+        let is_visible = parameters.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+        let is_clear = is_visible && !parameters.contains("  ") && !parameters.ends_with(' ');
+        if is_type && is_clear && text.len() <= MAX_MEDIA_TYPE {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidMediaType)
+        }
+    }
+}
+
+impl TryFrom<String> for MediaType {
+    type Error = InvalidMediaType;
+
+    fn try_from(text: String) -> Result<Self, InvalidMediaType> {
+        text.parse()
+    }
+}
+
+impl From<MediaType> for String {
+    fn from(MediaType(text): MediaType) -> Self {
+        text
+    }
+}
+
+impl fmt::Display for MediaType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl JsonSchema for MediaType {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "MediaType".into()
+    }
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({"type": "string", "maxLength": MAX_MEDIA_TYPE, "examples": ["video/mp4"]})
+    }
+}
 
 /// The content type of a file that the transcoder makes, by its extension.
 #[must_use]
@@ -34,6 +114,29 @@ pub fn refers_to_others(key: &ObjectKey) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn media_type_is_a_type_with_a_subtype_in_one_spelling() {
+        for text in
+            ["video/mp4", "video/x-matroska", "application/octet-stream", "video/mp4; codecs=\"avc1\""]
+        {
+            assert_eq!(text.parse::<MediaType>().unwrap().as_str(), text);
+        }
+        let long = format!("video/{}", "a".repeat(MAX_MEDIA_TYPE));
+        for text in [
+            "",
+            "video",
+            "/mp4",
+            "video/",
+            "video/mp4\r\nx: y",
+            " video/mp4",
+            "video/mp4;  a",
+            "vidéo/mp4",
+            &long,
+        ] {
+            assert_eq!(text.parse::<MediaType>(), Err(InvalidMediaType), "{text:?}");
+        }
+    }
 
     #[test]
     fn content_types_are_those_players_expect() {

@@ -32,11 +32,14 @@ pub enum StorageError {
         what: String,
     },
     /// The object, or the file at an address, is no longer the one whose reading began.
-    #[error("{what} was replaced while it was read; the next attempt reads the new one")]
+    #[error("{what} was replaced while it was read")]
     Replaced {
         /// The object or address.
         what: String,
     },
+    /// The object is no longer the one that the job is about.
+    #[error("the input was replaced after the job was queued; submit a job for the new file")]
+    OtherVersion,
     /// The access key was rejected.
     #[error(
         "object storage denied access to {what} ({code}); \
@@ -129,7 +132,7 @@ impl StorageError {
 impl From<StorageError> for Failure {
     fn from(error: StorageError) -> Self {
         let code = match &error {
-            StorageError::NotFound { .. } => FailureCode::InputNotFound,
+            StorageError::NotFound { .. } | StorageError::OtherVersion => FailureCode::InputNotFound,
             StorageError::TooLarge { .. } => FailureCode::InputTooLarge,
             StorageError::DiskFull(full) => return (*full).into(),
             StorageError::Address(_) | StorageError::Unreachable { passing: false, .. } => {
@@ -294,6 +297,7 @@ mod tests {
             (StorageError::NotFound { what: what() }, FailureCode::InputNotFound, false),
             (StorageError::NoBucket { what: what() }, FailureCode::Storage, false),
             (StorageError::Replaced { what: what() }, FailureCode::InputUnreachable, false),
+            (StorageError::OtherVersion, FailureCode::InputNotFound, false),
             (StorageError::Denied { what: what(), code: "X".into() }, FailureCode::Storage, false),
             (StorageError::TooLarge { limit: 5 }, FailureCode::InputTooLarge, false),
             (StorageError::Cancelled, FailureCode::Worker, false),

@@ -1,6 +1,6 @@
 //! The keys of objects in the buckets.
 //!
-//! Inputs are stored at `inputs/<job>/<file name>`. The outputs of an attempt are stored at
+//! Inputs are stored at `inputs/<job>/<file name>`; where each tenant has a prefix of its own, below that. The outputs of an attempt are stored at
 //! `outputs/<job>/<epoch>/...`; creating `outputs/<job>/manifest.json` makes one attempt the result of the job.
 
 use crate::job::{AttemptId, InvalidKey, Job, JobId, ObjectKey, StreamSegment, safe_file_name};
@@ -8,6 +8,9 @@ use crate::job::{AttemptId, InvalidKey, Job, JobId, ObjectKey, StreamSegment, sa
 /// Maximum length of a file name in a key, characters. An earlier local S3 server turned the whole key into the name
 /// of one file, which a longer name would overflow.
 const FILE_NAME: usize = 64;
+
+/// The folder of uploads.
+const INPUTS: &str = "inputs";
 
 /// The master playlist in the folder of an attempt.
 pub const MASTER_PLAYLIST: &str = "master.m3u8";
@@ -38,13 +41,39 @@ pub fn stream_segment(path: &str) -> Option<StreamSegment> {
 /// # Errors
 /// Never for a name from [`safe_file_name`]; the type of the key requires it.
 pub fn input_key(job: JobId, file_name: &str) -> Result<ObjectKey, InvalidKey> {
+    input_prefix(job)?.join(&short_name(file_name))
+}
+
+/// The same below the prefix of a tenant, which is the name of its namespace.
+///
+/// # Errors
+/// If the tenant's name cannot be part of a key.
+pub fn tenant_input_key(tenant: &str, job: JobId, file_name: &str) -> Result<ObjectKey, InvalidKey> {
+    format!("{tenant}/{}", input_key(job, file_name)?).parse()
+}
+
+/// Whether a key belongs to this tenant. A tenant with the name of a folder of the installation has no keys.
+#[must_use]
+pub fn is_of_tenant(tenant: &str, key: &ObjectKey) -> bool {
+    let rest = key.as_str().strip_prefix(tenant).and_then(|rest| rest.strip_prefix('/'));
+    !tenant.is_empty() && !is_reserved(tenant) && rest.is_some()
+}
+
+/// Whether a folder of this name is the installation's own.
+#[must_use]
+pub fn is_reserved(folder: &str) -> bool {
+    folder == INPUTS
+}
+
+/// A sanitised file name of limited length.
+fn short_name(file_name: &str) -> String {
     let safe = safe_file_name(file_name);
     let short = &safe[safe.len().saturating_sub(FILE_NAME)..];
     let short = match short.trim_start_matches(['.', '-']) {
         "" => "video",
         name => name,
     };
-    format!("inputs/{job}/{short}").parse()
+    short.to_owned()
 }
 
 /// The folder of a job's uploaded input.
@@ -52,16 +81,34 @@ pub fn input_key(job: JobId, file_name: &str) -> Result<ObjectKey, InvalidKey> {
 /// # Errors
 /// Never; the type of the key requires it.
 pub fn input_prefix(job: JobId) -> Result<ObjectKey, InvalidKey> {
-    format!("inputs/{job}").parse()
+    format!("{INPUTS}/{job}").parse()
 }
 
-/// The job whose input has the key `key`; `None` if the key has another form.
+/// The job whose input has the key `key`, also if it is below the prefix of a tenant; `None` if the key has another form.
 #[must_use]
 pub fn job_of_input_key(key: &ObjectKey) -> Option<JobId> {
-    let (job, name) = key.as_str().strip_prefix("inputs/")?.split_once('/')?;
+    let parts: Vec<&str> = key.as_str().split('/').collect();
+    let job = match parts[..] {
+        [INPUTS, job, _] | [_, INPUTS, job, _] => job,
+        _ => return None,
+    };
     let id: JobId = job.parse().ok()?;
     // The folder of a job has only one spelling, so that two keys never belong to the same job's input.
-    (!name.contains('/') && id.to_string() == job).then_some(id)
+    (id.to_string() == job).then_some(id)
+}
+
+/// Whether an upload is not below the prefix of a tenant.
+#[must_use]
+pub fn is_shared_upload(key: &ObjectKey) -> bool {
+    let folder = job_of_input_key(key).and_then(|job| folder_of_upload(job, key).zip(input_prefix(job).ok()));
+    folder.is_some_and(|(folder, shared)| folder == shared)
+}
+
+/// The folder of the input that was uploaded for the job; `None` if the key is not that of an upload for it.
+#[must_use]
+pub fn folder_of_upload(job: JobId, key: &ObjectKey) -> Option<ObjectKey> {
+    let (folder, _) = key.as_str().rsplit_once('/')?;
+    (job_of_input_key(key) == Some(job)).then(|| folder.parse().ok())?
 }
 
 /// The folder of all outputs of a job and its manifest.
@@ -171,12 +218,33 @@ mod tests {
             format!("outputs/{id}/a.mp4"),
             format!("inputs/{id}"),
             format!("inputs/{id}/deep/a.mp4"),
-            format!("x/inputs/{id}/a.mp4"),
+            format!("x/y/inputs/{id}/a.mp4"),
+            format!("x/{id}/a.mp4"),
             format!("inputs/{}/a.mp4", id.to_string().to_uppercase()),
             "inputs/holiday/a.mp4".to_owned(),
             "a.mp4".to_owned(),
         ] {
             assert_eq!(job_of(&key), None, "{key}");
+        }
+    }
+
+    #[test]
+    fn input_of_a_tenant_is_below_its_prefix_and_belongs_to_its_job() {
+        let id = job();
+        let key = tenant_input_key("films", id, "My film.mp4").unwrap();
+        assert_eq!(key.as_str(), format!("films/inputs/{id}/My-film.mp4"));
+        assert_eq!(job_of_input_key(&key), Some(id));
+        assert_eq!(folder_of_upload(id, &key).unwrap().as_str(), format!("films/inputs/{id}"));
+        assert!(is_of_tenant("films", &key) && !is_shared_upload(&key));
+        let shared = input_key(id, "a.mp4").unwrap();
+        assert!(is_shared_upload(&shared));
+        assert_eq!(folder_of_upload(id, &shared).unwrap(), input_prefix(id).unwrap());
+        assert_eq!(folder_of_upload(id, &"films/a.mp4".parse().unwrap()), None);
+        // The uploads of the installation belong to no tenant.
+        for (tenant, key) in
+            [("film", key.as_str()), ("", key.as_str()), ("inputs", shared.as_str()), ("films", "films")]
+        {
+            assert!(!is_of_tenant(tenant, &key.parse().unwrap()), "{tenant} {key}");
         }
     }
 

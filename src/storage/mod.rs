@@ -32,7 +32,7 @@ pub mod urls;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use client::{Listing, Storage};
-pub use content_type::{content_type, refers_to_others};
+pub use content_type::{InvalidMediaType, MediaType, content_type, refers_to_others};
 #[cfg(not(target_arch = "wasm32"))]
 pub use download::{DownloadLimits, Progress};
 #[cfg(target_arch = "wasm32")]

@@ -1,9 +1,11 @@
 //! Transfers whole objects between storage and files.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::primitives::{ByteStream, Length};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
@@ -11,7 +13,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use tokio_util::sync::CancellationToken;
 
 use super::Bucket;
-use super::client::{Storage, size};
+use super::client::{Storage, size, unquoted};
 use super::content_type::content_type;
 use super::download::{DownloadLimits, OpenedSource, Progress, Resume, Source, save};
 use super::error::{StorageError, classify, root};
@@ -46,7 +48,28 @@ impl Storage {
         on_bytes: &Progress,
         cancel: &CancellationToken,
     ) -> Result<u64, StorageError> {
-        save(&Object { storage: self, bucket, key }, to, limits.into(), on_bytes, cancel).await
+        let object = Object { storage: self, bucket, key, version: None };
+        save(&object, to, limits.into(), on_bytes, cancel).await
+    }
+
+    /// Like [`download`](Self::download), of one version of the object: the one with the entity tag `version`, which is
+    /// without quotes. If it is not set, it becomes that of the version which the object has now, if storage names one.
+    ///
+    /// # Errors
+    /// [`StorageError::OtherVersion`] if the object is another one now, and those of [`download`](Self::download).
+    #[expect(clippy::too_many_arguments, reason = "those of download, and the version")]
+    pub async fn download_version(
+        &self,
+        bucket: Bucket,
+        key: &ObjectKey,
+        version: &OnceLock<String>,
+        to: &Path,
+        limits: impl Into<DownloadLimits>,
+        on_bytes: &Progress,
+        cancel: &CancellationToken,
+    ) -> Result<u64, StorageError> {
+        let object = Object { storage: self, bucket, key, version: Some(version) };
+        save(&object, to, limits.into(), on_bytes, cancel).await
     }
 
     /// Uploads the file `from` to the output bucket and returns the number of bytes.
@@ -133,26 +156,34 @@ fn parts(bytes: u64) -> impl Iterator<Item = (i32, u64, u64)> {
         .map(move |(number, offset)| (number, offset, size.min(bytes - offset)))
 }
 
+/// Whether a request for a version or a range failed because the object was replaced, or is shorter now.
+fn is_of_condition<E>(error: &SdkError<E, HttpResponse>) -> bool {
+    matches!(error, SdkError::ServiceError(e) if matches!(e.raw().status().as_u16(), 412 | 416))
+}
+
 struct Object<'a> {
     storage: &'a Storage,
     bucket: Bucket,
     key: &'a ObjectKey,
+    /// The entity tag of the only version that is read, once it is known. Without it, a download starts over when the
+    /// object is replaced.
+    version: Option<&'a OnceLock<String>>,
 }
 
 impl Source for Object<'_> {
     async fn open(&self, resume: Option<&Resume>) -> Result<OpenedSource, StorageError> {
         let request =
             self.storage.large().get_object().bucket(self.storage.name(self.bucket)).key(self.key.as_str());
+        let only = self.version.and_then(OnceLock::get).map(|etag| format!("\"{etag}\""));
+        let whole = request.clone().set_if_match(only.clone());
         let mut starts_at = 0;
         let answer = match resume {
-            None => request.send().await,
+            None => whole.send().await,
             Some(Resume { offset, etag }) => {
-                let rest = request.clone().range(format!("bytes={offset}-")).if_match(etag);
+                let rest = request.range(format!("bytes={offset}-")).if_match(only.as_ref().unwrap_or(etag));
                 match rest.send().await {
                     // The object was replaced, or is shorter now.
-                    Err(SdkError::ServiceError(e)) if matches!(e.raw().status().as_u16(), 412 | 416) => {
-                        request.send().await
-                    }
+                    Err(error) if only.is_none() && is_of_condition(&error) => whole.send().await,
                     rest => {
                         starts_at = *offset;
                         rest
@@ -160,7 +191,21 @@ impl Source for Object<'_> {
                 }
             }
         };
-        let answer = answer.map_err(|error| classify(self.key.as_str(), &error))?;
+        let answer = match answer {
+            Err(error) if only.is_some() && is_of_condition(&error) => {
+                return Err(StorageError::OtherVersion);
+            }
+            answer => answer.map_err(|error| classify(self.key.as_str(), &error))?,
+        };
+        if let Some(version) = self.version
+            && let Some(etag) = answer.e_tag().filter(|etag| !etag.starts_with("W/")).map(unquoted)
+        {
+            // Not every server honours the condition of the request.
+            let is_the_same = *version.get_or_init(|| etag.clone()) == etag;
+            if !is_the_same {
+                return Err(StorageError::OtherVersion);
+            }
+        }
         let body = stream::unfold(answer.body, |mut body| async {
             let chunk = body.next().await?;
             Some((chunk.map_err(|error| root(&error)), body))

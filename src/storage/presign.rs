@@ -12,7 +12,7 @@ use rusty_s3_jiff::Timestamp;
 use secrecy::ExposeSecret;
 use url::Url;
 
-use super::Bucket;
+use super::{Bucket, MediaType};
 use crate::config::StorageConfig;
 use crate::job::{Millis, ObjectKey};
 
@@ -37,19 +37,26 @@ pub enum ObjectRequest<'a> {
     Put {
         /// The only size that storage accepts, bytes; `None` means any. It is a signed header, `Content-Length`.
         size: Option<u64>,
+        /// The only type that storage accepts; `None` means any. It is a signed header, `Content-Type`.
+        media_type: Option<&'a MediaType>,
     },
     /// A GET of the object.
     Get,
     /// A HEAD of the object.
     Head,
     /// A POST that starts a multipart upload.
-    CreateMultipart,
+    CreateMultipart {
+        /// The type of the object, as for a PUT.
+        media_type: Option<&'a MediaType>,
+    },
     /// A PUT of a part of the multipart upload `upload`.
     PutPart {
         /// The id that storage gave the upload.
         upload: &'a str,
         /// The number of the part, from 1.
         number: u16,
+        /// The only size of the part that storage accepts, bytes; `None` means any.
+        size: Option<u64>,
     },
     /// A POST that completes the multipart upload `upload`.
     CompleteMultipart {
@@ -107,18 +114,31 @@ impl Presigner {
         let (host, credentials, key) = (self.host(bucket), Some(&self.credentials), key.as_str());
         let until = Validity { now: timestamp(now)?, expires: bounded(expires) };
         Ok(match request {
-            ObjectRequest::Put { size } => {
+            ObjectRequest::Put { size, media_type } => {
                 let mut put = PutObject::new(host, credentials, key);
                 if let Some(size) = size {
                     put.headers_mut().insert("content-length", size.to_string());
+                }
+                if let Some(media_type) = media_type {
+                    put.headers_mut().insert("content-type", media_type.as_str());
                 }
                 until.sign(&put)
             }
             ObjectRequest::Get => until.sign(&GetObject::new(host, credentials, key)),
             ObjectRequest::Head => until.sign(&HeadObject::new(host, credentials, key)),
-            ObjectRequest::CreateMultipart => until.sign(&CreateMultipartUpload::new(host, credentials, key)),
-            ObjectRequest::PutPart { upload, number } => {
-                until.sign(&UploadPart::new(host, credentials, key, number, upload))
+            ObjectRequest::CreateMultipart { media_type } => {
+                let mut start = CreateMultipartUpload::new(host, credentials, key);
+                if let Some(media_type) = media_type {
+                    start.headers_mut().insert("content-type", media_type.as_str());
+                }
+                until.sign(&start)
+            }
+            ObjectRequest::PutPart { upload, number, size } => {
+                let mut put = UploadPart::new(host, credentials, key, number, upload);
+                if let Some(size) = size {
+                    put.headers_mut().insert("content-length", size.to_string());
+                }
+                until.sign(&put)
             }
             ObjectRequest::CompleteMultipart { upload } => {
                 let parts: [&str; 0] = [];
@@ -163,7 +183,7 @@ mod tests {
     use super::*;
     use std::collections::HashMap;
 
-    const PUT: ObjectRequest<'_> = ObjectRequest::Put { size: None };
+    const PUT: ObjectRequest<'_> = ObjectRequest::Put { size: None, media_type: None };
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn config() -> StorageConfig {
@@ -235,10 +255,20 @@ mod tests {
     }
 
     #[test]
-    fn presigned_put_of_a_size_has_it_as_a_signed_header() {
+    fn presigned_uploads_have_their_size_and_type_as_signed_headers() {
         let key: ObjectKey = "a.mp4".parse().unwrap();
-        let put = ObjectRequest::Put { size: Some(7) };
-        let url = presigner().sign(put, Bucket::Input, &key, NOW, HOUR).unwrap();
-        assert_eq!(query(&url)["X-Amz-SignedHeaders"], "content-length;host");
+        let video: MediaType = "video/mp4".parse().unwrap();
+        let (size, media_type) = (Some(7), Some(&video));
+        for (request, headers) in [
+            (ObjectRequest::Put { size, media_type: None }, "content-length;host"),
+            (ObjectRequest::Put { size, media_type }, "content-length;content-type;host"),
+            (ObjectRequest::CreateMultipart { media_type }, "content-type;host"),
+            (ObjectRequest::CreateMultipart { media_type: None }, "host"),
+            (ObjectRequest::PutPart { upload: "u", number: 1, size }, "content-length;host"),
+            (ObjectRequest::PutPart { upload: "u", number: 1, size: None }, "host"),
+        ] {
+            let url = presigner().sign(request, Bucket::Input, &key, NOW, HOUR).unwrap();
+            assert_eq!(query(&url)["X-Amz-SignedHeaders"], headers, "{request:?}");
+        }
     }
 }

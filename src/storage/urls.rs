@@ -12,7 +12,7 @@ use url::Url;
 
 use super::media::{MediaRefused, MediaSigner, media_end};
 use super::presign::{ObjectRequest, PresignError, Presigner};
-use super::{Bucket, layout, refers_to_others};
+use super::{Bucket, MediaType, layout, refers_to_others};
 use crate::config::{BaseUrl, StorageConfig};
 use crate::job::{AttemptId, Job, Millis, ObjectKey};
 
@@ -58,23 +58,35 @@ impl UrlSigner {
         Ok(Self { presigner, public_url: config.public_url.clone(), media, api })
     }
 
-    /// The address for the PUT of a video, valid for [`UPLOAD_WINDOW`]. If the `size` is known, storage accepts no other.
+    /// The address for the PUT of a video, valid for [`UPLOAD_WINDOW`]. If the `size` or the type is known, storage
+    /// accepts no other.
     ///
     /// # Errors
     /// If the clock shows an impossible date.
-    pub fn upload(&self, key: &ObjectKey, size: Option<u64>, now: Millis) -> Result<Url, PresignError> {
-        self.sign_upload(ObjectRequest::Put { size }, key, now)
+    pub fn upload(
+        &self,
+        key: &ObjectKey,
+        size: Option<u64>,
+        media_type: Option<&MediaType>,
+        now: Millis,
+    ) -> Result<Url, PresignError> {
+        self.sign_upload(ObjectRequest::Put { size, media_type }, key, now)
     }
 
-    /// The address for the POST that starts a multipart upload.
+    /// The address for the POST that starts a multipart upload. If the type is known, storage accepts no other.
     ///
     /// # Errors
     /// If the clock shows an impossible date.
-    pub fn upload_start(&self, key: &ObjectKey, now: Millis) -> Result<Url, PresignError> {
-        self.sign_upload(ObjectRequest::CreateMultipart, key, now)
+    pub fn upload_start(
+        &self,
+        key: &ObjectKey,
+        media_type: Option<&MediaType>,
+        now: Millis,
+    ) -> Result<Url, PresignError> {
+        self.sign_upload(ObjectRequest::CreateMultipart { media_type }, key, now)
     }
 
-    /// The address for the PUT of a part.
+    /// The address for the PUT of a part. If its `size` is known, storage accepts no other.
     ///
     /// # Errors
     /// If the clock shows an impossible date.
@@ -83,9 +95,10 @@ impl UrlSigner {
         key: &ObjectKey,
         upload: &str,
         number: u16,
+        size: Option<u64>,
         now: Millis,
     ) -> Result<Url, PresignError> {
-        self.sign_upload(ObjectRequest::PutPart { upload, number }, key, now)
+        self.sign_upload(ObjectRequest::PutPart { upload, number, size }, key, now)
     }
 
     /// The addresses for the POST that completes a multipart upload, and for the DELETE that aborts it.
@@ -279,7 +292,7 @@ mod tests {
         let url = links(None, None).output(&key("720p.mp4"), NOW, None).unwrap().unwrap();
         assert_eq!(url.path(), format!("/output/{FOLDER}/720p.mp4"));
         assert!(url.query().unwrap().contains("X-Amz-Signature="));
-        let url = links(None, None).upload(&key("720p.mp4"), None, NOW).unwrap();
+        let url = links(None, None).upload(&key("720p.mp4"), None, None, NOW).unwrap();
         assert!(url.path().starts_with("/input/") && url.query().unwrap().contains("X-Amz-Expires=3600"));
     }
 

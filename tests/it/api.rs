@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::acceptance::{self, acceptance, is_problem};
 use crate::support::clips::clip;
-use crate::support::system::{PATIENCE, guarded, shared};
+use crate::support::system::{self, PATIENCE, Setup, guarded, shared};
 
 acceptance!(guarded().await);
 
@@ -89,6 +89,67 @@ async fn status_and_stats_describe_the_system() {
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     let stats = system.get("/api/stats").await.body;
     assert!(stats["completed"].as_u64().unwrap() >= 1 && stats["workers"] == 2, "{stats}");
+}
+
+/// One worker with all that the kernel offers, and one without a sandbox.
+#[tokio::test]
+async fn sandbox_of_the_workers_is_told() {
+    let system = Setup::default().env("WORKER_SANDBOX", "off").start().await;
+    let bare = |worker: &Value| worker["sandbox"]["state"] == "off";
+    let confined = |worker: &Value| matches!(worker["sandbox"]["state"].as_str(), Some("full" | "partial"));
+    let _worker = system.worker("confined", &[("WORKER_SANDBOX", "preferred")]);
+    let workers = async {
+        loop {
+            let status = system.get("/api/status").await.body;
+            let workers = status["workers"].as_array().unwrap().clone();
+            if workers.iter().any(bare) && workers.iter().any(confined) {
+                return workers;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    };
+    let workers = tokio::time::timeout(PATIENCE, workers).await.expect("the workers tell nothing");
+    let missing = "WORKER_SANDBOX is off: FFmpeg runs without a sandbox";
+    for worker in workers.iter().filter(|worker| bare(worker)) {
+        assert_eq!(worker["sandbox"]["missing"], json!([missing]), "{worker}");
+    }
+    let full = workers.iter().find(|worker| worker["sandbox"]["state"] == "full");
+    assert!(full.is_none_or(|worker| worker["sandbox"]["missing"].is_null()), "{full:?}");
+    // It does not make the system less ready.
+    let ready = system.http.get(format!("{}/readyz", system.url)).send().await.unwrap();
+    assert_eq!(ready.status(), 200);
+    assert_eq!(ready.text().await.unwrap(), format!("ready\nsandbox: off: {missing}\n"));
+    let folder = system::folder("fleet-status");
+    let shown = system.cli(&["fleet", "status"], &folder).await;
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("of 2 workers WORKER_SANDBOX is off"), "{shown}");
+    system.stop().await;
+}
+
+#[tokio::test]
+async fn jobs_ask_for_no_more_than_the_settings_permit() {
+    let system = Setup::default()
+        .workers(0)
+        .env("JOB_MAX_DEADLINE_SECONDS", "600")
+        .env("JOB_MAX_ATTEMPTS", "2")
+        .env("JOB_MAX_PRIORITY", "5")
+        .start()
+        .await;
+    for (field, value, most) in
+        [("deadlineSeconds", 601, "600"), ("maxAttempts", 3, "2"), ("priority", 6, "-100 to 5")]
+    {
+        for (path, of) in [("/api/jobs", json!({"inputKey": "a.mp4"})), ("/api/upload", json!({}))] {
+            let mut body = of;
+            body[field] = json!(value);
+            let refused = system.post(path, &body).await;
+            is_problem(&refused, 422, Some(field));
+            assert!(refused.body["detail"].as_str().unwrap().contains(most), "{refused:?}");
+        }
+    }
+    let id = system.submit(&json!({"inputKey": "a.mp4", "priority": 5})).await;
+    let job = system.job(&id).await;
+    assert_eq!((&job["maxAttempts"], &job["deadlineSeconds"]), (&json!(2), &json!(600)), "{job:#}");
+    system.stop().await;
 }
 
 /// What a newer version does to a job that is being watched.

@@ -56,6 +56,7 @@ impl Installation {
             version: "0".into(),
             pid: 1,
             started_at: now,
+            sandbox: None,
         };
         self.queue.register(&record, now).await.unwrap();
         match self.queue.claim(&record.worker_id, now, false).await.unwrap() {

@@ -51,6 +51,7 @@ mod the_original_client;
 mod traces;
 mod unregistered_workers;
 mod unusable_input;
+mod uploads;
 mod upstash_client;
 mod webhooks;
 mod worker_crash;

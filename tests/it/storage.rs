@@ -1,8 +1,8 @@
 //! Objects are uploaded, downloaded, reported and kept: the real client with the real server, over sockets.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use reqwest::{Method, StatusCode};
@@ -22,7 +22,9 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use crate::support::objects::{ObjectServer, breaking_line, client, hash, keys_below, marked_file, raw};
+use crate::support::objects::{
+    ObjectServer, breaking_line, client, hash, keys_below, marked_file, put_input, raw,
+};
 
 const MIB: u64 = 1 << 20;
 
@@ -53,7 +55,7 @@ impl ObjectServer {
     }
 
     fn put_url_for(&self, name: &str, size: Option<u64>) -> Url {
-        let put = ObjectRequest::Put { size };
+        let put = ObjectRequest::Put { size, media_type: None };
         self.presigner().sign(put, Bucket::Input, &key(name), now(), UPLOAD_WINDOW).unwrap()
     }
 
@@ -129,6 +131,46 @@ async fn presigned_address_for_a_size_takes_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn presigned_address_for_a_type_takes_no_other() {
+    let server = ObjectServer::start().await;
+    let video = "video/mp4".parse().unwrap();
+    let put = ObjectRequest::Put { size: None, media_type: Some(&video) };
+    let name = key("inputs/a/film.mp4");
+    let url = server.presigner().sign(put, Bucket::Input, &name, now(), UPLOAD_WINDOW).unwrap();
+    for (kind, expected) in [
+        (Some("text/html"), StatusCode::FORBIDDEN),
+        (None, StatusCode::FORBIDDEN),
+        (Some("video/mp4"), StatusCode::OK),
+    ] {
+        let mut put = http().put(url.clone()).body("0123456789");
+        if let Some(kind) = kind {
+            put = put.header("content-type", kind);
+        }
+        assert_eq!(put.send().await.unwrap().status(), expected, "{kind:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn download_of_a_version_takes_no_other() {
+    let server = ObjectServer::start().await;
+    let name = key("inputs/a/film.mp4");
+    put_input(&server.config, name.as_str(), vec![1; 1000]).await;
+    let (storage, to, version) = (server.storage(), server.scratch("to"), OnceLock::new());
+    let download = async || {
+        let (none, stop) = (Progress::none(), never());
+        storage.download_version(Bucket::Input, &name, &version, &to, 10_000, &none, &stop).await
+    };
+    assert_eq!(download().await.unwrap(), 1000);
+    let stored = storage.head(Bucket::Input, &name).await.unwrap().unwrap();
+    assert_eq!(version.get(), stored.etag.as_ref());
+    assert_eq!(download().await.unwrap(), 1000);
+    put_input(&server.config, name.as_str(), vec![2; 1000]).await;
+    let refused = download().await;
+    assert!(matches!(refused, Err(StorageError::OtherVersion)), "{refused:?}");
+    assert!(!to.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn tampered_and_expired_addresses_are_refused() {
     let server = ObjectServer::start().await;
     let good = server.put_url("inputs/a/b.mp4");
@@ -137,7 +179,7 @@ async fn tampered_and_expired_addresses_are_refused() {
     let expired = server
         .presigner()
         .sign(
-            ObjectRequest::Put { size: None },
+            ObjectRequest::Put { size: None, media_type: None },
             Bucket::Input,
             &key("inputs/a/b.mp4"),
             now().plus(-7_200_000),

@@ -183,6 +183,7 @@ async fn result_that_the_version_before_committed_is_adopted() {
         version: "0.0.0".into(),
         pid: 1,
         started_at: now,
+        sandbox: None,
     };
     assert!(here.queue.register(&record, now).await.unwrap());
     let Claim::Job(old) = here.queue.claim(&record.worker_id, now, false).await.unwrap() else {

@@ -6,7 +6,7 @@ import { h } from "./dom.js";
 import { bytes, duration } from "./format.js";
 import { history } from "./history.js";
 import { jobCard } from "./job.js";
-import { begun, put } from "./upload.js";
+import { about, begun, put } from "./upload.js";
 
 const radios = () =>
   h("fieldset", {}, h("legend", {}, "Output format"), presets.map(({ value, name, text }, n) =>
@@ -76,7 +76,7 @@ export const transcode = (main, signal) => {
   const send = async (video) => {
     const wanted = options(form);
     const ticket = await begun(video, wanted) ??
-      await api.upload({ ...wanted, fileName: video.name, fileSize: video.size });
+      await api.upload({ ...wanted, ...about(video) });
     // It is there already: the same request came before.
     if (!ticket.uploadUrl && !ticket.goesOn) return add(ticket.jobId);
     add(ticket.jobId, sender(video, wanted, ticket));

@@ -9,7 +9,7 @@ const [AT_ONCE, TRIES] = [3, 5];
 class Refused extends Error {}
 
 /** One request of an upload; `tell(bytes)` as they leave. Answers the request that has ended well. */
-const send = (method, url, body, signal, tell) => new Promise((resolve, reject) => {
+const send = (method, url, body, signal, tell, contentType) => new Promise((resolve, reject) => {
   // fetch does not tell how far an upload is.
   const request = new XMLHttpRequest();
   const stop = () => request.abort();
@@ -27,6 +27,8 @@ const send = (method, url, body, signal, tell) => new Promise((resolve, reject) 
   if (signal.aborted) return reject(new Error("the upload was stopped"));
   signal.addEventListener("abort", stop);
   request.open(method, url);
+  // Where the ticket names one, the address is signed for it.
+  if (contentType) request.setRequestHeader("Content-Type", contentType);
   request.send(body);
 });
 
@@ -41,6 +43,9 @@ const store = (key) => ({
   write: (state) => { try { localStorage.setItem(key, JSON.stringify(state)); } catch { /* Then it does not. */ } },
   drop: () => { try { localStorage.removeItem(key); } catch { /* Nothing was kept. */ } },
 });
+
+/** What storage is to take, and nothing else. */
+export const about = (file) => ({ fileName: file.name, fileSize: file.size, contentType: file.type || undefined });
 
 /** The same file with the same options is the same upload. */
 const keyOf = (file, options) => `tcoder-upload ${JSON.stringify([file.name, file.size, file.lastModified, options])}`;
@@ -69,9 +74,9 @@ const inParts = async (file, options, ticket, signal, tell) => {
   const kept = store(keyOf(file, options));
   let state = kept.read();
   if (!state) {
-    const { multipart } = ticket.multipart ? ticket
-      : await api.upload({ ...options, jobId: ticket.jobId, fileName: file.name, fileSize: file.size });
-    const started = await send("POST", multipart.startUrl, null, signal);
+    const { multipart, contentType } = ticket.multipart ? ticket
+      : await api.upload({ ...options, ...about(file), jobId: ticket.jobId });
+    const started = await send("POST", multipart.startUrl, null, signal, undefined, contentType);
     const uploadId = element(started.responseText, "UploadId")?.textContent;
     if (!uploadId) throw new Error("storage gave the upload no id");
     state = { jobId: ticket.jobId, uploadId, size: multipart.partSize, tags: {} };
@@ -127,7 +132,7 @@ export const put = (file, options, ticket, tell) => {
   const say = (sent) => tell({ sent, total: file.size, speed: pace.at(sent) });
   const work = ticket.multipart || ticket.goesOn
     ? inParts(file, options, ticket, own.signal, say)
-    : send("PUT", ticket.uploadUrl, file, own.signal, say);
+    : send("PUT", ticket.uploadUrl, file, own.signal, say, ticket.contentType);
   // If storage reports no events, this request starts the job; otherwise it has no effect.
   const done = work.then(() => api.uploaded(ticket.jobId).catch(() => undefined));
   return { done, stop: () => own.abort() };

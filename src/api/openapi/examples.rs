@@ -32,13 +32,13 @@ pub(super) fn example(reference: &Schema) -> Option<Value> {
     let name = reference.get("$ref")?.as_str()?.rsplit('/').next()?;
     let examples = [
         typed::<CreateUploadRequest>(json!({
-            "fileName": "holiday.mov", "fileSize": 7_340_032, "preset": "hls-adaptive",
+            "fileName": "holiday.mov", "fileSize": 7_340_032, "contentType": "video/quicktime", "preset": "hls-adaptive",
             "outputQualities": ["720p", "360p"], "stills": ["poster"],
         })),
         typed::<CreateUploadResponse>(json!({
             "jobId": ID, "status": "uploading", "inputKey": format!("inputs/{ID}/holiday.mov"),
             "uploadUrl": format!("https://storage.example/input/inputs/{ID}/holiday.mov?X-Amz-Signature=0f3c"),
-            "expiresAt": 1_795_838_400_000_i64,
+            "contentType": "video/quicktime", "expiresAt": 1_795_838_400_000_i64,
         })),
         typed::<CreateJobRequest>(json!({
             "inputUrl": "https://films.example/holiday.mov", "preset": "web-optimized", "outputQualities": ["360p"],
@@ -59,7 +59,7 @@ pub(super) fn example(reference: &Schema) -> Option<Value> {
             "workers": [{
                 "workerId": "worker-07-5f1d2c3b", "machineId": "worker-07", "version": env!("CARGO_PKG_VERSION"),
                 "pid": 412, "startedAt": 1_795_834_000_000_i64, "state": "running", "jobId": ID,
-                "aliveUntil": 1_795_835_000_000_i64,
+                "aliveUntil": 1_795_835_000_000_i64, "sandbox": {"state": "full"},
             }],
         })),
         typed::<FleetAnswer>(json!({

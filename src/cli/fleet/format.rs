@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::api::FleetAnswer;
 use crate::job::Millis;
-use crate::queue::{FleetMachine, FleetStatus, FleetStep, Paused, count};
+use crate::queue::{FleetMachine, FleetStatus, FleetStep, Paused, PoolEntry, count};
 
 /// `job waits` or `jobs wait`, with the number.
 fn jobs_wait(n: u64) -> String {
@@ -54,6 +54,17 @@ pub(crate) fn row(machine: &FleetMachine, usd_per_hour: Option<f64>, now: Millis
         or_none(machine.running_since.map(|then| span(since(then, now)))),
         dollars(usd_per_hour.map(|price| cost(machine, price, now))),
     ]
+}
+
+/// What the sandboxes of the workers lack: a line for each protection, with the number of workers without it.
+pub(crate) fn sandboxes(workers: &[PoolEntry]) -> Vec<String> {
+    let mut without: BTreeMap<&str, u64> = BTreeMap::new();
+    for missing in workers.iter().filter_map(|worker| worker.record.sandbox.as_ref()).flat_map(|s| &s.missing)
+    {
+        *without.entry(missing).or_default() += 1;
+    }
+    let of_all = workers.len();
+    without.iter().map(|(missing, n)| format!("warning: on {n} of {of_all} workers {missing}")).collect()
 }
 
 /// The desired number of machines, why, and how many exist.

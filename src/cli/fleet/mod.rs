@@ -10,16 +10,21 @@ use crate::api::{FleetAnswer, PauseFleet};
 
 pub(crate) async fn run(args: FleetArgs) -> Result<(), CliError> {
     let client = ApiClient::new(&args.server)?;
-    let (answer, show): (FleetAnswer, fn(&FleetAnswer)) = match args.command {
+    let (answer, show): (FleetAnswer, fn(&FleetAnswer)) = match &args.command {
         FleetCommand::Status => (client.fleet().await?, status),
         FleetCommand::Plan => (client.fleet().await?, plan),
-        FleetCommand::Pause { reason } => (client.fleet_pause(&PauseFleet { reason }).await?, paused),
+        FleetCommand::Pause { reason } => {
+            (client.fleet_pause(&PauseFleet { reason: reason.clone() }).await?, paused)
+        }
         FleetCommand::Resume => (client.fleet_resume().await?, resumed),
     };
     if args.json {
         return output::json(&answer);
     }
     show(&answer);
+    if matches!(args.command, FleetCommand::Status) {
+        lines(format::sandboxes(&client.system().await?.workers));
+    }
     Ok(())
 }
 

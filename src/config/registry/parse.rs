@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 
-use crate::job::InputLimits;
+use crate::job::{InputLimits, JobLimits, Priority};
 
 use super::super::{Certificates, SandboxMode, setting};
 
@@ -54,6 +54,26 @@ pub(super) fn sandbox_mode(text: &str) -> Result<SandboxMode, String> {
 
 pub(super) fn job_retention(text: &str) -> Result<Duration, String> {
     setting::seconds_from_one(text, "with 0 nobody could read how a job ended")
+}
+
+pub(super) fn max_deadline(text: &str) -> Result<u32, String> {
+    limit(text, JobLimits::HIGHEST.deadline_seconds)
+}
+
+pub(super) fn max_attempts(text: &str) -> Result<u32, String> {
+    limit(text, JobLimits::HIGHEST.attempts)
+}
+
+fn limit(text: &str, highest: u32) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|number| (1..=highest).contains(number));
+    number.ok_or_else(|| format!("it must be a number from 1 to {highest}"))
+}
+
+pub(super) fn max_priority(text: &str) -> Result<Priority, String> {
+    // Below 0 it would refuse jobs that ask for no priority.
+    let priority = text.parse::<i64>().ok().filter(|number| *number >= 0);
+    let priority = priority.and_then(|number| Priority::try_from(number).ok());
+    priority.ok_or_else(|| format!("it must be a number from 0 to {}", Priority::HIGHEST.get()))
 }
 
 pub(super) fn fly_token(text: &str) -> Result<SecretString, String> {

@@ -13,10 +13,9 @@ use super::apply::{Targets, apply};
 use super::driver::{Driver, DriverState, TAKEOVER_BUSY, TAKEOVER_IDLE};
 use super::effect::{Effect, EffectResult};
 use crate::controller::fleet::{FleetPolicy, MachineId, MachineProvider, Moment, Operation};
-use crate::job::JobId;
 use crate::queue::{
     Checkpoint, FencingToken, FleetView, LockOutcome, LockRequest, LockState, Permit, Queue, QueueError,
-    RequestClass, RequestRate, RetireOutcome, Snapshot, UploadedOutcome, from_versioned_json,
+    RequestClass, RequestRate, RetireOutcome, Snapshot, UploadedInput, UploadedOutcome, from_versioned_json,
     to_versioned_json,
 };
 use crate::time::{Instant, sleep};
@@ -116,7 +115,7 @@ impl<P: MachineProvider> OneShotReconciler<P> {
     /// When Redis fails. The next invocation continues.
     pub async fn run(
         &self,
-        uploads: &[JobId],
+        uploads: &[UploadedInput],
         budget: InvocationBudget,
     ) -> Result<(Vec<UploadedOutcome>, InvocationOutcome, u32), QueueError> {
         let began = Instant::now();

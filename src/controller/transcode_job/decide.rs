@@ -143,8 +143,11 @@ fn follow(seen: &DecisionInput<'_>, job: &Job) -> Decision {
         State::Cancelled if job.suspended && !suspend => return Decision::Act(Act::Redrive),
         _ => {}
     }
-    let changed = !to_submission(frame.object, frame.id, seen.rules)
-        .is_ok_and(|to_submission| same(&job.spec, &to_submission.spec));
+    let is_the_same = |rules: Rules| {
+        to_submission(frame.object, frame.id, rules)
+            .is_ok_and(|to_submission| same(&job.spec, &to_submission.spec))
+    };
+    let changed = !seen.rules.of_queued().into_iter().any(is_the_same);
     let status = frame.of(job, changed);
     if status.phase.is_some_and(JobPhase::is_terminal) {
         return over(frame, status);

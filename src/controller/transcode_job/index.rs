@@ -1,14 +1,15 @@
 //! Maps jobs to their objects, and filters the job events that require a reconciliation. No I/O.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use kube::ResourceExt as _;
 use kube::runtime::reflector::ObjectRef;
+use url::Url;
 
 use super::Guarded;
-use crate::crd::{JOB_ID_LABEL, TranscodeJobStatus};
-use crate::job::{JobEvent, JobId};
+use crate::crd::{JOB_ID_LABEL, SecretKeyRef, TranscodeJobStatus};
+use crate::job::{JobEvent, JobId, SecretRef};
 
 /// Minimum time between two progress updates of a job.
 pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
@@ -31,10 +32,36 @@ pub(crate) fn mirrored(object: &Guarded, mirrors: Option<&str>) -> Option<JobId>
     object.labels().get(JOB_ID_LABEL).filter(|_| there)?.parse().ok()
 }
 
+/// Number of deleted objects whose webhooks are remembered: those about their end are sent after their deletion.
+const REMEMBERED: usize = 10_000;
+
+/// The webhook that a TranscodeJob requests, with the Secret of its own namespace that signs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WebhookRequest {
+    /// The address of the receiver.
+    pub url: Url,
+    /// The Secret.
+    pub secret: SecretRef,
+}
+
+impl WebhookRequest {
+    /// The webhook of an object; `None` if it requests none.
+    #[must_use]
+    pub(crate) fn of(object: &Guarded) -> Option<Self> {
+        let asked = object.0.as_ref().ok()?.spec.webhook.as_ref()?;
+        let SecretKeyRef { name, key } = asked.secret_ref.clone();
+        let secret = SecretRef { namespace: object.namespace()?, name, key };
+        Some(Self { url: asked.url.parse().ok()?, secret })
+    }
+}
+
 /// What is known about the objects between two reconciliations.
 #[derive(Default)]
 pub(crate) struct Index {
     objects: HashMap<JobId, ObjectRef<Guarded>>,
+    webhooks: HashMap<JobId, WebhookRequest>,
+    /// The deleted objects among them, the first one first.
+    deleted: VecDeque<JobId>,
     /// Jobs with events since their object was last reconciled.
     dirty: HashSet<JobId>,
     headway: HashMap<JobId, Instant>,
@@ -61,14 +88,34 @@ pub(crate) enum Room {
 }
 
 impl Index {
-    /// Adds an object.
-    pub(crate) fn put(&mut self, id: JobId, object: ObjectRef<Guarded>) {
+    /// Adds an object, with its webhook if it requests one.
+    pub(crate) fn put(&mut self, id: JobId, object: ObjectRef<Guarded>, webhook: Option<WebhookRequest>) {
         self.objects.insert(id, object);
+        match webhook {
+            Some(webhook) => self.webhooks.insert(id, webhook),
+            None => self.webhooks.remove(&id),
+        };
     }
 
-    /// Removes an object.
+    /// The webhook of an object, also of one that was deleted a while ago.
+    #[must_use]
+    pub(crate) fn webhook(&self, id: JobId) -> Option<&WebhookRequest> {
+        self.webhooks.get(&id)
+    }
+
+    /// Removes an object. Its webhook is remembered for a while.
     pub(crate) fn remove(&mut self, id: JobId) {
-        self.objects.remove(&id);
+        let is_there = self.objects.remove(&id).is_some();
+        if is_there && self.webhooks.contains_key(&id) {
+            self.deleted.push_back(id);
+            while self.deleted.len() > REMEMBERED {
+                if let Some(oldest) = self.deleted.pop_front()
+                    && !self.objects.contains_key(&oldest)
+                {
+                    self.webhooks.remove(&oldest);
+                }
+            }
+        }
         self.dirty.remove(&id);
         self.headway.remove(&id);
         self.written.remove(&id);
@@ -220,7 +267,7 @@ mod tests {
     fn changes_of_state_pass_and_headway_only_now_and_then() {
         let (id, stranger, began) = (JobId::new(), JobId::new(), Instant::now());
         let mut index = Index::default();
-        index.put(id, ObjectRef::new("film").within("media"));
+        index.put(id, ObjectRef::new("film").within("media"), None);
         assert!(index.heard(&event(stranger, State::Running, None), began).is_none());
         assert!(index.heard(&event(id, State::Running, None), began).is_some());
         assert!(index.take_dirty(id) && !index.take_dirty(id));
@@ -240,7 +287,7 @@ mod tests {
         let (id, other) = (JobId::new(), JobId::new());
         let mut index = Index::default();
         for id in [id, other] {
-            index.put(id, ObjectRef::new(&id.to_string()).within("media"));
+            index.put(id, ObjectRef::new(&id.to_string()).within("media"), None);
         }
         assert_eq!(index.missed().len(), 2);
         index.wrote(id, TranscodeJobStatus::default());
@@ -272,7 +319,7 @@ mod tests {
     fn what_was_written_counts_until_the_store_shows_it() {
         let id = JobId::new();
         let mut index = Index::default();
-        index.put(id, ObjectRef::new("film").within("media"));
+        index.put(id, ObjectRef::new("film").within("media"), None);
         let new = TranscodeJobStatus { attempts: Some(1), ..Default::default() };
         let old = TranscodeJobStatus { attempts: Some(0), ..Default::default() };
         index.wrote(id, new.clone());
@@ -280,5 +327,27 @@ mod tests {
         assert_eq!(index.written(id, Some(&new)), None);
         // From here on the store is trusted.
         assert_eq!(index.written(id, Some(&old)), None);
+    }
+
+    #[test]
+    fn webhook_of_a_deleted_object_is_remembered_for_a_while() {
+        let mut index = Index::default();
+        let webhook = WebhookRequest {
+            url: "https://example.com/hook".parse().unwrap(),
+            secret: SecretRef { namespace: "media".into(), name: "hook".into(), key: "secret".into() },
+        };
+        let put = |index: &mut Index, id| {
+            index.put(id, ObjectRef::new("film").within("media"), Some(webhook.clone()));
+        };
+        let first = JobId::new();
+        put(&mut index, first);
+        index.remove(first);
+        assert_eq!(index.webhook(first), Some(&webhook));
+        for _ in 0..REMEMBERED {
+            let id = JobId::new();
+            put(&mut index, id);
+            index.remove(id);
+        }
+        assert_eq!((index.webhook(first), index.webhooks.len()), (None, REMEMBERED));
     }
 }

@@ -21,9 +21,9 @@ mod submission;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use index::Room;
+pub(crate) use index::{Room, WebhookRequest};
 use index::{job_id, mirrored};
-pub(crate) use reconcile::{Context, ReconcilerHandles};
+pub(crate) use reconcile::{Context, ReconcilerHandles, Webhook};
 pub(crate) use submission::Rules;
 
 use std::collections::HashSet;
@@ -143,7 +143,7 @@ impl Context {
                 if mirrored(object, self.mirrors()).is_some() {
                     self.index().put_mirror(id, reference, ended(object));
                 } else {
-                    self.index().put(id, reference);
+                    self.index().put(id, reference, WebhookRequest::of(object));
                 }
                 if let Some(listed) = listed {
                     listed.insert(id);

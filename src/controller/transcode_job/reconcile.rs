@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Guarded;
 use super::decide::{Act, Decision, DecisionInput, Look, decide};
 use super::events::event_drafts;
-use super::index::{Index, job_id, mirrored};
+use super::index::{Index, WebhookRequest, job_id, mirrored};
 use super::status::StatusContext;
 use super::submission::Rules;
 use crate::controller::fleet::MachinePrice;
@@ -24,9 +24,9 @@ use crate::crd::{FINALIZER, JobPhase, TranscodeJob, TranscodeJobStatus, reason};
 use crate::job::{AttemptId, JobId, Millis, ObjectKey};
 use crate::manifest::{ManifestError, ManifestStore, Verdict};
 use crate::metrics::Metrics;
-use crate::queue::{CancelReason, Queue, QueueError};
+use crate::queue::{CancelReason, Queue, QueueError, UploadedInput};
 use crate::storage::urls::{UrlSigner, now_millis};
-use crate::storage::{Bucket, Storage, StorageError};
+use crate::storage::{Bucket, ObjectInfo, Storage, StorageError};
 
 /// The field manager of statuses.
 const STATUS_MANAGER: &str = "tcoder-status";
@@ -118,6 +118,17 @@ pub(crate) struct ReconcilerHandles {
     pub metrics: Arc<Metrics>,
 }
 
+/// The webhook that the API server knows for a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Webhook {
+    /// The objects have not all been read yet.
+    Unread,
+    /// No object has this job and a webhook.
+    None,
+    /// The object of this job requests it.
+    Of(WebhookRequest),
+}
+
 /// The handles, and what is known between two reconciliations.
 pub(crate) struct Context {
     tools: ReconcilerHandles,
@@ -141,6 +152,16 @@ impl Context {
     /// The index of the objects.
     pub(crate) fn index(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The webhook of the object whose uid is this job's id.
+    #[must_use]
+    pub(crate) fn webhook_of(&self, id: JobId) -> Webhook {
+        match self.index().webhook(id) {
+            Some(webhook) => Webhook::Of(webhook.clone()),
+            None if self.knows_all() => Webhook::None,
+            None => Webhook::Unread,
+        }
     }
 
     /// Records that the watch has listed all objects.
@@ -325,8 +346,9 @@ impl Context {
             }
             Act::LookForUpload(key) => {
                 *looked_for_upload = true;
-                if self.has_input(&key).await? {
-                    redis(self.tools.queue.uploaded(id)).await?;
+                if let Some(ObjectInfo { size, etag }) = self.look_for_input(&key).await? {
+                    let input = UploadedInput { job: id, key, size, etag };
+                    redis(self.tools.queue.uploaded(&input)).await?;
                 }
             }
             Act::Look | Act::LookAtSecret(_) | Act::Delete => {}
@@ -351,9 +373,9 @@ impl Context {
         Ok(matches!(verdict?, Verdict::Result(_)))
     }
 
-    async fn has_input(&self, key: &ObjectKey) -> Result<bool, ReconcileError> {
+    async fn look_for_input(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, ReconcileError> {
         let found = timeout(CALL_TIMEOUT, self.tools.storage.head(Bucket::Input, key)).await;
-        Ok(found.map_err(|_| ReconcileError::Slow("object storage"))??.is_some())
+        Ok(found.map_err(|_| ReconcileError::Slow("object storage"))??)
     }
 
     /// Writes the status if it has changed, and its Events.

@@ -210,7 +210,7 @@ impl StatusContext<'_> {
             (status.upload_url, status.upload_expires_at) = (Some(url.clone()), Some(until.clone()));
             return;
         }
-        if let Ok(url) = self.links.upload(key, None, self.now) {
+        if let Ok(url) = self.links.upload(key, None, None, self.now) {
             (status.upload_url, status.upload_expires_at) =
                 (Some(url.into()), Some(time(upload_ends(self.now))));
         }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use kube::ResourceExt as _;
 use url::Url;
 
-use crate::crd::{TranscodeJob, TranscodeJobSpec, reason};
-use crate::job::{Input, JobId, JobSpec, Ladder, ObjectKey, Origin, Priority, SecretRef, Stills};
+use crate::crd::{TranscodeJob, TranscodeJobSpec, default_backoff_limit, reason};
+use crate::job::{Input, JobId, JobLimits, JobSpec, Ladder, ObjectKey, Origin, Priority, SecretRef, Stills};
 use crate::net::{self, EgressPolicy};
 use crate::queue::SubmitMode;
 use crate::storage::layout;
@@ -19,6 +19,19 @@ pub(crate) const UPLOAD_WAIT: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct Rules {
     /// Which addresses jobs may name.
     pub guard: EgressPolicy,
+    /// The most that jobs may ask for.
+    pub limits: JobLimits,
+    /// Whether a namespace may use only objects below its own prefix.
+    pub tenant_prefixes: bool,
+}
+
+impl Rules {
+    /// The rules for jobs that are in the queue already: those that were stricter when the jobs were submitted, or have
+    /// become so, do not change them.
+    pub(super) fn of_queued(self) -> [Self; 2] {
+        let of = |tenant_prefixes| Self { limits: JobLimits::HIGHEST, tenant_prefixes, ..self };
+        [of(self.tenant_prefixes), of(!self.tenant_prefixes)]
+    }
 }
 
 /// A job to be submitted to the queue.
@@ -54,7 +67,8 @@ impl Refusal {
 /// Names the first invalid field and what to change.
 pub(crate) fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> Result<Submission, Refusal> {
     let asked = &object.spec;
-    let (input, start) = input(asked, id, rules)?;
+    let namespace = object.namespace().unwrap_or_default();
+    let (input, start) = input(asked, id, &namespace, rules)?;
     let qualities = match asked.qualities.as_deref() {
         None => Ladder::default(),
         Some([]) => return Err(Refusal::field("qualities", "it is empty; name one, or leave it out")),
@@ -66,15 +80,21 @@ pub(crate) fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> R
     spec.origin = Origin::Kubernetes;
     spec.priority =
         Priority::try_from(i64::from(asked.priority)).map_err(|e| Refusal::field("priority", e))?;
-    spec.max_attempts = u32::try_from(asked.backoff_limit)
-        .ok()
-        .filter(|limit| *limit <= 19)
-        .map(|limit| limit + 1)
-        .ok_or_else(|| Refusal::field("backoffLimit", "it must be from 0 to 19"))?;
+    let Rules { limits, .. } = rules;
+    if spec.priority > limits.priority {
+        let why = format!("it must be from -100 to {}", limits.priority.get());
+        return Err(Refusal::field("priority", why));
+    }
+    spec.max_attempts = attempts(asked.backoff_limit, limits).ok_or_else(|| {
+        Refusal::field("backoffLimit", format!("it must be from 0 to {}", limits.attempts - 1))
+    })?;
+    spec.deadline_seconds = limits.default_deadline();
     if let Some(seconds) = asked.active_deadline_seconds {
-        let most = u32::try_from(seconds).ok().filter(|s| (1..=604_800).contains(s));
-        let most = most
-            .ok_or_else(|| Refusal::field("activeDeadlineSeconds", "it must be from 1 to 604800 (a week)"))?;
+        let most = u32::try_from(seconds).ok().filter(|s| (1..=limits.deadline_seconds).contains(s));
+        let most = most.ok_or_else(|| {
+            let why = format!("it must be from 1 to {}", limits.deadline_seconds);
+            Refusal::field("activeDeadlineSeconds", why)
+        })?;
         spec.deadline_seconds = spec.deadline_seconds.min(most);
     }
     if let Some(webhook) = &asked.webhook {
@@ -82,12 +102,12 @@ pub(crate) fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> R
         spec.webhook_key = Some(SecretRef {
             // Only the object's own namespace: a user who may create TranscodeJobs here may not read Secrets
             // elsewhere.
-            namespace: object.namespace().unwrap_or_default(),
+            namespace: namespace.clone(),
             name: webhook.secret_ref.name.clone(),
             key: webhook.secret_ref.key.clone(),
         });
     }
-    let spec = spec.checked().map_err(|e| match e.field() {
+    let spec = spec.checked(&limits).map_err(|e| match e.field() {
         "inputUrl" => Refusal::field("input.url", plain_address()),
         "webhookUrl" => Refusal::field("webhook.url", plain_address()),
         _ => Refusal::field("", e),
@@ -95,20 +115,55 @@ pub(crate) fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> R
     Ok(Submission { spec, start })
 }
 
-fn input(asked: &TranscodeJobSpec, id: JobId, rules: Rules) -> Result<(Input, SubmitMode), Refusal> {
+/// The number of attempts, if it may be asked for. Who leaves it out asks for the default, which the API server fills in.
+fn attempts(backoff_limit: i32, limits: JobLimits) -> Option<u32> {
+    if backoff_limit == default_backoff_limit() {
+        return Some(limits.default_attempts());
+    }
+    let attempts = u32::try_from(backoff_limit).ok()?.checked_add(1)?;
+    (attempts <= limits.attempts).then_some(attempts)
+}
+
+fn input(
+    asked: &TranscodeJobSpec,
+    id: JobId,
+    namespace: &str,
+    rules: Rules,
+) -> Result<(Input, SubmitMode), Refusal> {
     let input = &asked.input;
     match (&input.key, &input.url, &input.upload) {
         (Some(key), None, None) => {
             let key: ObjectKey = key.parse().map_err(|e| Refusal::field("input.key", e))?;
+            if rules.tenant_prefixes && !layout::is_of_tenant(namespace, &key) {
+                return Err(Refusal::field("input.key", of_another_tenant(namespace)));
+            }
             Ok((Input::Key(key), SubmitMode::Now))
         }
         (None, Some(url), None) => Ok((Input::Url(address("input.url", url, rules.guard)?), SubmitMode::Now)),
         (None, None, Some(upload)) => {
             let name = upload.file_name.as_deref().unwrap_or("video");
-            let key = layout::input_key(id, name).map_err(|e| Refusal::field("input.upload.fileName", e))?;
+            let key = match rules.tenant_prefixes {
+                true => layout::tenant_input_key(namespace, id, name),
+                false => layout::input_key(id, name),
+            };
+            let key = key.map_err(|e| Refusal::field("input.upload.fileName", e))?;
+            if rules.tenant_prefixes && !layout::is_of_tenant(namespace, &key) {
+                return Err(Refusal::field("input.upload", of_another_tenant(namespace)));
+            }
             Ok((Input::Key(key), SubmitMode::OnUpload(UPLOAD_WAIT)))
         }
         _ => Err(Refusal::field("input", "name the video by exactly one of key, url and upload")),
+    }
+}
+
+fn of_another_tenant(namespace: &str) -> String {
+    match layout::is_reserved(namespace) {
+        true => format!(
+            "the prefix {namespace}/ is that of the installation, so the namespace has no objects of its own"
+        ),
+        false => format!(
+            "the key must begin with {namespace}/, because this installation limits each namespace to its own objects"
+        ),
     }
 }
 
@@ -125,6 +180,13 @@ fn address(field: &str, text: &str, guard: EgressPolicy) -> Result<Url, Refusal>
 /// Whether a queued job still matches the object. Mutable fields of the spec are ignored.
 #[must_use]
 pub(crate) fn same(queued: &JobSpec, requested: &JobSpec) -> bool {
+    // The number of attempts of an object that names none depends on the limits at its submission.
+    let usual = JobSpec::default_attempts();
+    let attempts = queued.max_attempts;
+    let is_usual = requested.max_attempts == usual && attempts < usual;
+    if attempts != requested.max_attempts && !is_usual {
+        return false;
+    }
     let fixed = |spec: &JobSpec| {
         (
             spec.input.clone(),
@@ -132,7 +194,6 @@ pub(crate) fn same(queued: &JobSpec, requested: &JobSpec) -> bool {
             spec.output_qualities.clone(),
             spec.stills,
             spec.priority,
-            spec.max_attempts,
             spec.parallelism,
             spec.webhook_url.clone(),
             spec.webhook_key.clone(),
@@ -146,7 +207,8 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    const RULES: Rules = Rules { guard: EgressPolicy::PublicOnly };
+    const RULES: Rules =
+        Rules { guard: EgressPolicy::PublicOnly, limits: JobLimits::HIGHEST, tenant_prefixes: false };
 
     fn id() -> JobId {
         "7d444840-9dc0-11d1-b245-5ffdce74fad2".parse().unwrap()
@@ -222,6 +284,44 @@ mod tests {
             assert_eq!(refused.reason, reason::INVALID_SPEC);
             assert!(!refused.message.contains("u:p"), "{refused:?}");
         }
+    }
+
+    #[test]
+    fn more_than_the_installation_permits_is_refused_and_defaults_are_less() {
+        let limits = JobLimits { deadline_seconds: 600, attempts: 2, priority: Priority::default() };
+        let rules = Rules { limits, ..RULES };
+        let of = |spec: Value| to_submission(&object(spec), id(), rules);
+        let key = json!({"key": "a.mp4"});
+        for (field, value, most) in [
+            ("priority", 1, "to 0"),
+            ("backoffLimit", 3, "0 to 1"),
+            ("activeDeadlineSeconds", 601, "1 to 600"),
+        ] {
+            let refused = of(json!({"input": key, field: value})).unwrap_err();
+            assert!(refused.message.starts_with(&format!("spec.{field}:")), "{refused:?}");
+            assert!(refused.message.contains(most), "{refused:?}");
+        }
+        let spec = of(json!({"input": key})).unwrap().spec;
+        assert_eq!((spec.max_attempts, spec.deadline_seconds), (2, 600));
+        let spec = of(json!({"input": key, "backoffLimit": 0, "activeDeadlineSeconds": 60})).unwrap().spec;
+        assert_eq!((spec.max_attempts, spec.deadline_seconds), (1, 60));
+    }
+
+    #[test]
+    fn namespace_reads_only_its_own_objects_where_tenants_have_prefixes() {
+        let rules = Rules { tenant_prefixes: true, ..RULES };
+        let of = |spec: Value| to_submission(&object(spec), id(), rules);
+        for key in ["a.mp4", "mediator/a.mp4", "films/media/a.mp4", "media"] {
+            let refused = of(json!({"input": {"key": key}})).unwrap_err();
+            assert!(refused.message.contains("must begin with media/"), "{key} {refused:?}");
+        }
+        assert!(of(json!({"input": {"key": "media/a.mp4"}})).is_ok());
+        let upload = of(json!({"input": {"upload": {"fileName": "a.mov"}}})).unwrap().spec.input;
+        assert_eq!(upload, Input::Key(format!("media/inputs/{}/a.mov", id()).parse().unwrap()));
+        let mut of_inputs = object(json!({"input": {"key": "inputs/a.mp4"}}));
+        of_inputs.metadata.namespace = Some("inputs".into());
+        let refused = to_submission(&of_inputs, id(), rules).unwrap_err();
+        assert!(refused.message.contains("that of the installation"), "{refused:?}");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::config::{Env, StorageConfig};
 use crate::controller::conditions::{find, holds, millis, time};
 use crate::controller::fleet::MachinePrice;
 use crate::crd::{JobPhase, TranscodeJob, TranscodeJobStatus, condition, reason};
-use crate::job::{Failure, FailureCode, Job, JobId, Millis, SplitInfo, State};
+use crate::job::{Failure, FailureCode, Job, JobId, JobLimits, Millis, SplitInfo, State};
 use crate::net::EgressPolicy;
 use crate::queue::{CancelReason, QueueError, SubmitMode};
 use crate::storage::urls::UrlSigner;
@@ -98,7 +98,8 @@ fn result() -> crate::job::JobResult {
     serde_json::from_value(result).unwrap()
 }
 
-const RULES: Rules = Rules { guard: EgressPolicy::PublicOnly };
+const RULES: Rules =
+    Rules { guard: EgressPolicy::PublicOnly, limits: JobLimits::HIGHEST, tenant_prefixes: false };
 
 struct Case {
     object: TranscodeJob,

@@ -1,10 +1,11 @@
 -- Records a failed attempt at a task. If no further one follows, the job has failed. ARGV: task, epoch,
 -- failure, ms until the next attempt (-1: there is none), hook flag, whether the next claim only verifies (1),
 -- because this attempt cannot tell whether the job's manifest stands, the three arguments of finish about what
--- is kept, and the epoch of the attempt that split the job (of a part, or of one that finishes a split job), or ''.
+-- is kept, the epoch of the attempt that split the job (of a part, or of one that finishes a split job), or '', and
+-- the entity tag of the job's input that the attempt has read, or ''.
 -- Returns RETRY with its time, FAILED, ALREADY, or LOST with the job's state.
 local id, epoch, failure, delay, hook, verify = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7]
-local split = ARGV[11] or ''
+local split, version = ARGV[11] or '', ARGV[12] or ''
 local job, part = job_and_part(id)
 if redis.call('ZREM', leases, id .. ':' .. epoch) == 0 then
   local s = redis.call('HMGET', status(id), 'state', 'epoch', 'error')
@@ -21,7 +22,7 @@ give_back_on_error(id, epoch)
 if delay >= 0 then
   local now = part and clock() or by_clock(event(id, 'queued'))
   redis.call('HSET', status(id), 'state', 'queued', 'error', failure, 'retry', now + delay, 'queued', '',
-    'verify', verify)
+    'verify', verify, unpack(version ~= '' and { 'input_version', version } or {}))
   redis.call('ZADD', scheduled, now + delay, id)
   if not part then clean_up_attempt(id, epoch, now) end
   -- Wakes an idle worker, so that it learns when the retry is due and does not wait longer.

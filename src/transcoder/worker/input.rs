@@ -10,7 +10,7 @@ use crate::config::WorkerConfig;
 use crate::job::{Failure, FailureCode, Input, InputLimits, JobId, Ladder, Preset};
 use crate::storage::fetch::Fetcher;
 use crate::storage::range::{RangeServer, RangeSupport};
-use crate::storage::{Bucket, Storage};
+use crate::storage::{Bucket, Storage, StorageError};
 use crate::transcoder::copied;
 use crate::transcoder::input::MediaInput;
 use crate::transcoder::probe::{self, Probe};
@@ -115,6 +115,11 @@ impl OpenInput {
         &self.etag
     }
 
+    /// The entity tag without quotes, which is that of one version of the input.
+    pub(crate) fn version(&self) -> &str {
+        self.etag.trim_matches('"')
+    }
+
     /// Checks that everything could be read so far. FFmpeg takes an input that breaks off for its end, and succeeds; what
     /// several parts read at the same time all counts as broken.
     pub(crate) fn check_complete(&self) -> Result<(), Failure> {
@@ -126,11 +131,11 @@ impl OpenInput {
     }
 
     /// Checks that this is the version of the input that the job was planned for.
-    pub(crate) fn check_version(&self, etag: &str) -> Result<(), Failure> {
-        if self.etag == etag {
+    pub(crate) fn check_version(&self, version: &str) -> Result<(), Failure> {
+        // A plan contains the tag with its quotes.
+        if self.version() == version.trim_matches('"') {
             return Ok(());
         }
-        let message = "the input was replaced after the job had begun; submit a job for the new file";
-        Err(Failure::new(FailureCode::InputNotFound, message))
+        Err(StorageError::OtherVersion.into())
     }
 }

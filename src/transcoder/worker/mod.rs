@@ -36,7 +36,9 @@ use tracing::field::Empty;
 use crate::config::WorkerConfig;
 use crate::job::{AttemptId, Failure, WorkerId, space};
 use crate::net::EgressPolicy;
-use crate::queue::{Claim, Claimable, NextClaim, Queue, QueueError, ServerClock, WorkerRecord, backoff};
+use crate::queue::{
+    Claim, Claimable, NextClaim, Queue, QueueError, ServerClock, WorkerRecord, WorkerSandbox, backoff,
+};
 use crate::storage::fetch::Fetcher;
 use crate::storage::{CheckError, Storage};
 use crate::trace;
@@ -104,6 +106,7 @@ pub struct Worker {
     clock: ServerClock,
     heartbeat: Heartbeat,
     inputs: OpenInputs,
+    sandbox: WorkerSandbox,
     calls: Mutex<Calls>,
 }
 
@@ -152,6 +155,7 @@ impl Worker {
         let id = WorkerId::on(&config.machine);
         let heartbeat = Heartbeat::start(&queue, id.clone(), clock.clone())
             .map_err(|e| WorkerError::Machine(format!("no thread for heartbeats: {e}")))?;
+        let sandbox = WorkerSandbox::new(config.sandbox, &tools.sandbox_gaps);
         let worker = Self {
             config,
             queue,
@@ -161,6 +165,7 @@ impl Worker {
             clock,
             heartbeat,
             inputs: OpenInputs::default(),
+            sandbox,
             calls: Mutex::new(Calls { swept: None, told_alive: Instant::now() }),
         };
         // A worker that is refused learns the reason from its first claim.
@@ -177,6 +182,7 @@ impl Worker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             started_at: now,
+            sandbox: Some(self.sandbox.clone()),
         };
         self.queue.register(&record, now).await
     }

@@ -13,7 +13,7 @@ use super::input::{self, OpenInput, Opened};
 use super::scratch;
 use super::whole::result_of;
 use crate::job::{
-    AttemptId, Failure, FailureCode, Format, Millis, ObjectKey, Parallelism, Part, SplitInfo, Timings,
+    AttemptId, Failure, FailureCode, Format, Input, Millis, ObjectKey, Parallelism, Part, SplitInfo, Timings,
 };
 use crate::queue::{NewPart, PartReports, SplitOutcome};
 use crate::storage::{
@@ -98,6 +98,9 @@ impl Attempt<'_> {
             Ok(Opened::Whole(why)) => return Ok(Planned::whole(Some(why.to_owned()))),
             Err(failure) => return unreadable(&failure),
         };
+        if matches!(spec.input, Input::Key(_)) {
+            input.check_version(self.job.input_version.get_or_init(|| input.version().to_owned()))?;
+        }
         if input.size() > self.config.max_input_bytes {
             return Err(StorageError::TooLarge { limit: self.config.max_input_bytes }.into());
         }

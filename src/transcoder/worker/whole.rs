@@ -51,7 +51,9 @@ impl Attempt<'_> {
         let tell = Progress::none();
         match &spec.input {
             Input::Key(key) => {
-                self.storage.download(Bucket::Input, key, to, limits, &tell, &self.stop_work).await?
+                let version = &self.job.input_version;
+                let stop = &self.stop_work;
+                self.storage.download_version(Bucket::Input, key, version, to, limits, &tell, stop).await?
             }
             Input::Url(url) => self.fetcher.fetch(url, to, limits, &tell, &self.stop_work).await?,
         };

@@ -59,6 +59,7 @@ impl Past {
             version: "0".into(),
             pid: 1,
             started_at: now,
+            sandbox: None,
         };
         assert!(queue.register(&record, now).await.unwrap());
         let storage = ObjectServer::start().await;

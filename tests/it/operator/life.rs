@@ -202,6 +202,67 @@ async fn webhook_is_signed_with_the_secret_that_the_job_names() {
     assert!(!seen.contains(bare) && !stored.contains(bare));
 }
 
+/// Whoever can write to Redis can write jobs that name any Secret. What counts is the TranscodeJob as the API server knows
+/// it.
+#[tokio::test]
+async fn forged_record_gets_no_signature() {
+    let site = site("forged").await;
+    let (out, mut inbox) = mpsc::unbounded_channel();
+    let receive = move |body: axum::body::Bytes| {
+        let out = out.clone();
+        async move { out.send(body).unwrap() }
+    };
+    let url = serve(axum::Router::new().route("/hook", axum::routing::post(receive))).await;
+    let secret = format!("--from-literal=secret={WEBHOOK_SECRET}");
+    site.kubectl_ok(&["create", "secret", "generic", "hook", &secret]).await;
+    let key = site.input(clip()).await;
+    let hook = |name: &str| json!({"url": format!("{url}/hook"), "secretRef": {"name": name}});
+    let spec = json!({"input": {"key": key}, "qualities": ["144p"]});
+    let without = site.make("without", spec.clone()).await;
+    site.phase("without", "Complete").await;
+
+    let mut redis = site.system.redis();
+    let forge = |redis: &mut redis::Connection, id: &str, state: &str| {
+        let record = format!("jobs:status:{id}");
+        let (stored, epoch): (String, String) =
+            redis::cmd("HMGET").arg(&record).arg(&["spec", "epoch"]).query(redis).unwrap();
+        let mut spec: serde_json::Value = serde_json::from_str(&stored).unwrap();
+        spec["webhookUrl"] = json!(format!("{url}/hook"));
+        spec["webhookKey"] = json!({"namespace": site.namespace, "name": "hook", "key": "secret"});
+        redis::cmd("HSET").arg(&record).arg("spec").arg(spec.to_string()).exec(redis).unwrap();
+        let delivery = format!("{id}:{epoch}:{state}");
+        redis::cmd("ZADD").arg("webhooks:outbox:kubernetes").arg(0).arg(&delivery).exec(redis).unwrap();
+        delivery
+    };
+    // One of a TranscodeJob that requests no webhook, and one of a job that has no TranscodeJob.
+    let by_api = site.system.submit(&json!({"inputKey": key, "outputQualities": ["144p"]})).await;
+    site.system.completed(&by_api).await;
+    let forged =
+        [forge(&mut redis, &without.uid().unwrap(), "completed"), forge(&mut redis, &by_api, "completed")];
+    // The controller hears of the deliveries with the next end of a job, whose webhook it signs.
+    let mut spec = spec;
+    spec["webhook"] = hook("hook");
+    let real = site.make("real", spec).await;
+    let told = tokio::time::timeout(PATIENCE, inbox.recv()).await.expect("no webhook comes").unwrap();
+    let message: serde_json::Value = serde_json::from_slice(&told).unwrap();
+    assert_eq!(message["data"]["jobId"], json!(real.uid()), "a forged record was signed");
+    for delivery in forged {
+        let tried = async {
+            loop {
+                let tries: Option<String> =
+                    redis::cmd("HGET").arg("webhooks:tries").arg(&delivery).query(&mut redis).unwrap();
+                if let Some(tries) = tries {
+                    return tries;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let tries = tokio::time::timeout(PATIENCE, tried).await.expect("nobody tries to deliver it");
+        assert!(tries.contains("TranscodeJob"), "{tries}");
+    }
+    assert!(inbox.try_recv().is_err(), "a forged record was signed");
+}
+
 #[tokio::test]
 async fn status_follows_changes_made_through_the_api() {
     let site = site("elsewhere").await;

@@ -1,15 +1,17 @@
 //! Invalid objects are rejected at admission if the schema can express it, and otherwise reported in a
 //! condition. Actions that cannot succeed are not retried.
 
-use kube::ResourceExt as _;
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
+use tcoder::crd::TranscodeJob;
 
-use super::{Controller, Site, condition, object, site, status};
+use super::{Controller, Site, condition, object, site, status, until};
 use crate::support::clips::{self, clip};
 use crate::support::kube as cluster;
+use crate::support::objects::put_input;
 use crate::support::process::err;
-use crate::support::system;
+use crate::support::system::{self, Setup};
 
 #[tokio::test]
 async fn schema_rejects_invalid_transcode_jobs() {
@@ -95,6 +97,60 @@ async fn transcode_job_beyond_the_schema_is_stalled_with_a_message() {
         assert!(job.finalizers().is_empty());
     }
     controller.stop().await;
+}
+
+/// Namespaces that share a bucket do not read each other's videos, and no job asks for more than the installation permits.
+#[tokio::test]
+async fn namespace_is_limited_to_its_prefix_and_to_the_limits_of_the_installation() {
+    let cluster = cluster::bare().await;
+    let system = Setup::default().start().await;
+    let namespace = cluster.namespace("tenant").await;
+    let jobs: Api<TranscodeJob> = Api::namespaced(cluster.client().await, &namespace);
+    let arguments = ["--namespace", namespace.as_str(), "--tenant-prefixes"];
+    let limits = [("JOB_MAX_ATTEMPTS", "2"), ("JOB_MAX_DEADLINE_SECONDS", "600"), ("JOB_MAX_PRIORITY", "5")];
+    let env = [&[("MIRROR_MAX", "0"), ("ALLOW_PRIVATE_URLS", "true")][..], &limits].concat();
+    let controller = Controller::start(&system, &cluster.kubeconfig(), &arguments, &env);
+    let make = async |name: &str, spec: Value| {
+        jobs.create(&PostParams::default(), &object(name, spec)).await.unwrap()
+    };
+    let own = format!("{namespace}/film.mp4");
+    for name in ["elsewhere/film.mp4", own.as_str()] {
+        put_input(&system.storage_config(), name, std::fs::read(clip()).unwrap()).await;
+    }
+    let key = json!({"key": own});
+    for (name, words, spec) in [
+        (
+            "foreign",
+            "spec.input.key: the key must begin with",
+            json!({"input": {"key": "elsewhere/film.mp4"}}),
+        ),
+        ("attempts", "spec.backoffLimit", json!({"input": key, "backoffLimit": 5})),
+        ("deadline", "spec.activeDeadlineSeconds", json!({"input": key, "activeDeadlineSeconds": 601})),
+        ("priority", "spec.priority", json!({"input": key, "priority": 6})),
+    ] {
+        make(name, spec).await;
+        let is_stalled = |job: &TranscodeJob| condition(job, "Stalled").is_some();
+        let job = until(jobs.clone(), name, "Stalled", is_stalled).await;
+        let (reason, message) = condition(&job, "Stalled").unwrap();
+        assert_eq!(reason, "InvalidSpec", "{message}");
+        assert!(message.contains(words), "{name}: {message}");
+    }
+    let quality = json!(["144p"]);
+    make("own", json!({"input": key, "qualities": quality})).await;
+    let ticket =
+        make("upload", json!({"input": {"upload": {"fileName": "a.mp4"}}, "qualities": quality})).await;
+    let waits = |job: &TranscodeJob| status(job)["uploadUrl"].is_string();
+    let waiting = until(jobs.clone(), "upload", "waiting for its upload", waits).await;
+    let address = status(&waiting)["uploadUrl"].as_str().unwrap().to_owned();
+    let path = format!("/{namespace}/inputs/{}/a.mp4?", ticket.uid().unwrap());
+    assert!(address.contains(&path), "{address}");
+    let sent = system.http.put(&address).body(std::fs::read(clip()).unwrap()).send().await.unwrap();
+    assert!(sent.status().is_success());
+    for name in ["own", "upload"] {
+        until(jobs.clone(), name, "Complete", |job| status(job)["phase"] == "Complete").await;
+    }
+    controller.stop().await;
+    system.stop().await;
 }
 
 #[tokio::test]

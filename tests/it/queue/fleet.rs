@@ -42,6 +42,7 @@ fn record(name: &str, machine: &str) -> WorkerRecord {
         version: "0".into(),
         pid: 1,
         started_at: Millis(7),
+        sandbox: None,
     }
 }
 

@@ -31,7 +31,7 @@ use tcoder::job::{
     Entries, Failure, FailureCode, Input, JobId, JobResult, JobSpec, Ladder, Millis, Preset, Priority,
     SourceInfo, Timings, VideoInfo, WorkerId,
 };
-use tcoder::queue::{Claim, Claimed, Policy, Queue, WorkerRecord};
+use tcoder::queue::{Claim, Claimed, Policy, Queue, UploadedInput, WorkerRecord};
 
 use crate::support::redis::shared;
 
@@ -89,10 +89,22 @@ const LONG: Policy = Policy {
     alive: Duration::from_secs(180),
     retention: Retention { jobs: Duration::from_secs(3600), inputs: None, outputs: None },
     grace: Duration::ZERO,
+    max_input_bytes: Some(1 << 30),
 };
 
 /// Leases that expire at once.
 const INSTANT: Policy = Policy { lease: Duration::ZERO, ..LONG };
+
+/// The input of a job, of a size that workers take.
+fn arrived(job: JobId) -> UploadedInput {
+    let Input::Key(key) = spec().input else { unreachable!() };
+    UploadedInput { job, key, size: 1 << 20, etag: Some("5eb63bbbe01eeed0".into()) }
+}
+
+/// The input of a job, of a size that workers do not take.
+fn too_large(job: JobId) -> UploadedInput {
+    UploadedInput { size: 2 << 30, ..arrived(job) }
+}
 
 async fn queue() -> (Queue, RedisConfig) {
     let config = shared();
@@ -108,6 +120,7 @@ async fn worker(queue: &Queue, name: &str) -> WorkerId {
         version: "0".into(),
         pid: 1,
         started_at: now,
+        sandbox: None,
     };
     assert!(queue.register(&record, now).await.unwrap());
     worker_id

@@ -235,9 +235,16 @@ impl Model {
         self.never_uploaded(id) && self.jobs.get(&id).is_some_and(|j| j.overdue.is_none())
     }
 
-    pub fn uploaded(&mut self, id: JobId, now: i64) -> UploadedOutcome {
+    pub fn uploaded(&mut self, id: JobId, fits: bool, now: i64) -> UploadedOutcome {
         match self.state(id) {
             None => UploadedOutcome::Unknown,
+            Some(State::Uploading) if !fits => {
+                self.uploading.remove(&id);
+                self.job(id).error = Some(FailureCode::InputTooLarge);
+                self.end(id, Transition::Fail, now);
+                UploadedOutcome::Refused
+            }
+            Some(state) if !fits => UploadedOutcome::Already(state),
             Some(state) if state == State::Uploading || self.may_come_late(id) => {
                 let late = state == State::Failed;
                 self.change(id, if late { Transition::UploadedLate } else { Transition::Uploaded });

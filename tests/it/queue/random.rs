@@ -27,7 +27,7 @@ use uuid::Uuid;
 use operation::{Look, Op, op};
 
 use super::model::{Begin, Model, Mutant, Task, Terms, Why};
-use super::{LONG, hooked, hopeless, result_of, retryable, spec, worker};
+use super::{LONG, arrived, hooked, hopeless, result_of, retryable, spec, too_large, worker};
 use crate::support::redis::{raw, shared};
 
 const JOBS: u8 = 4;
@@ -155,10 +155,11 @@ impl<'a> Lockstep<'a> {
     async fn call(&mut self, op: Op) -> Result<(), TestCaseError> {
         match op {
             Op::Submit { job, begin, terms } => self.submit(job_id(job), begin, terms).await,
-            Op::Uploaded { job } => {
-                let real = self.queue.uploaded(job_id(job)).await.unwrap();
+            Op::Uploaded { job, fits } => {
+                let input = if fits { arrived(job_id(job)) } else { too_large(job_id(job)) };
+                let real = self.queue.uploaded(&input).await.unwrap();
                 let now = self.time();
-                prop_assert_eq!(real, self.model.uploaded(job_id(job), now));
+                prop_assert_eq!(real, self.model.uploaded(job_id(job), fits, now));
                 Ok(())
             }
             Op::Claim { worker, look } => self.take(worker, look).await,

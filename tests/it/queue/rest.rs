@@ -30,8 +30,8 @@ async fn job_completes_with_one_side_over_rest() {
     assert_eq!(rest.submit(id, &asked, start).await.unwrap(), SubmitOutcome::Same);
     assert!(matches!(rest.submit(id, &spec(), start).await.unwrap(), SubmitOutcome::Different(_)));
     assert_eq!(rest.uploading(10).await.unwrap().len(), 1);
-    assert_eq!(rest.uploaded(id).await.unwrap(), UploadedOutcome::Queued);
-    assert_eq!(rest.uploaded(id).await.unwrap(), UploadedOutcome::Already(State::Queued));
+    assert_eq!(rest.uploaded(&arrived(id)).await.unwrap(), UploadedOutcome::Queued);
+    assert_eq!(rest.uploaded(&arrived(id)).await.unwrap(), UploadedOutcome::Already(State::Queued));
     let job = claim(&tcp, &w).await.unwrap();
     assert_eq!(job.attempt.job, id);
     assert_eq!(tcp.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap(), CompleteOutcome::Done);

@@ -91,7 +91,7 @@ async fn used_up_quota_is_reported_and_not_retried() {
     }
     // An error of one command in a pipeline.
     front.answer(&[(200, &*format!("[{QUOTA}]").leak())]);
-    let error = rest.mark_uploaded_all(&[JobId::new()]).await.unwrap_err();
+    let error = rest.mark_uploaded_all(&[arrived(JobId::new())]).await.unwrap_err();
     assert!(matches!(error, QueueError::Quota(_)), "{error:?}");
 
     // The controller reports it in its health check.

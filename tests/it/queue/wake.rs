@@ -96,7 +96,7 @@ async fn wakeups_are_sent_for_all_ready_jobs_and_stay_bounded() {
     rang("a redrive");
     let upload = JobId::new();
     queue.submit(upload, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
-    queue.uploaded(upload).await.unwrap();
+    queue.uploaded(&arrived(upload)).await.unwrap();
     rang("an upload");
     queue.submit(JobId::new(), &spec(), SubmitMode::After(Duration::from_secs(60))).await.unwrap();
     rang("a delayed job");
@@ -140,7 +140,7 @@ async fn event_feed_returns_every_change_in_order() {
     let mut feed = EventFeed::open(&queue).await.unwrap();
     let id = JobId::new();
     queue.submit(id, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
-    queue.uploaded(id).await.unwrap();
+    queue.uploaded(&arrived(id)).await.unwrap();
     let job = claim(&queue, &w).await.unwrap();
     queue.release(job.attempt).await.unwrap();
     let job = claim(&queue, &w).await.unwrap();
@@ -228,7 +228,7 @@ async fn job_and_idle_worker_use_few_commands() {
             CommandCount::reset(&mut redis);
             if by_upload {
                 queue.submit(id, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
-                queue.uploaded(id).await.unwrap();
+                queue.uploaded(&arrived(id)).await.unwrap();
             } else {
                 queue.submit(id, &spec(), SubmitMode::Now).await.unwrap();
             }

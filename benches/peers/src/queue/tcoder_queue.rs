@@ -77,6 +77,7 @@ impl Consumer {
             version: "0".into(),
             pid: std::process::id(),
             started_at: clock.now(),
+            sandbox: None,
         };
         if !queue.register(&record, clock.now()).await? {
             return Err("the queue refused to register a worker".into());

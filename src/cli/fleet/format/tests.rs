@@ -1,5 +1,7 @@
 use super::*;
-use crate::queue::{FleetCondition, FleetDesired};
+use crate::config::SandboxMode;
+use crate::job::WorkerId;
+use crate::queue::{FleetCondition, FleetDesired, WorkerRecord, WorkerSandbox, WorkerState};
 
 /// A time in 2025.
 const NOW: Millis = Millis(1_750_000_000_000);
@@ -297,4 +299,27 @@ fn nothing_to_do_shows_the_reason() {
 fn source_names_app_age_and_reconciler() {
     let said = source(&fleet(desired(0, 0, 0, 0, 0)), NOW);
     assert_eq!(said, "app films; unchanged for 5 min, reported by the reconciler controller-1");
+}
+
+#[test]
+fn sandboxes_tells_what_how_many_workers_lack() {
+    let worker = |name: &str, missing: &[&str]| PoolEntry {
+        record: WorkerRecord {
+            worker_id: WorkerId(name.to_owned()),
+            machine_id: name.to_owned(),
+            version: "1".to_owned(),
+            pid: 1,
+            started_at: Millis(0),
+            sandbox: Some(WorkerSandbox::new(SandboxMode::Preferred, missing)),
+        },
+        state: WorkerState::Idle,
+        job_id: None,
+        alive_until: Millis(0),
+    };
+    assert!(sandboxes(&[]).is_empty() && sandboxes(&[worker("a", &[])]).is_empty());
+    let workers = [worker("a", &["no Landlock", "no ports"]), worker("b", &["no ports"]), worker("c", &[])];
+    assert_eq!(
+        sandboxes(&workers),
+        ["warning: on 1 of 3 workers no Landlock", "warning: on 2 of 3 workers no ports"]
+    );
 }

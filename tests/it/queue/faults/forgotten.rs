@@ -11,7 +11,7 @@ use tcoder::queue::{
 };
 
 use super::resumed;
-use crate::queue::{LONG, all_due, claim, hooked, hopeless, now, result_of, submit, worker};
+use crate::queue::{LONG, all_due, arrived, claim, hooked, hopeless, now, result_of, submit, worker};
 use crate::support::redis::{PrivateRedis, private_redis};
 
 async fn forgetful() -> (PrivateRedis, Queue) {
@@ -102,17 +102,17 @@ async fn fault_10_forgotten_submit_can_be_repeated() {
     queue.submit(uploading, &hooked(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
     save(&server);
     let id = submit(&queue, &hooked()).await;
-    assert_eq!(queue.uploaded(uploading).await.unwrap(), UploadedOutcome::Queued);
+    assert_eq!(queue.uploaded(&arrived(uploading)).await.unwrap(), UploadedOutcome::Queued);
     assert!(claim(&queue, &w).await.is_some());
 
     forget(&mut server, &queue).await;
     // Nothing is left of the first, and the second one waits for its upload again.
     assert_eq!(state(&queue, id).await, None);
-    assert_eq!(queue.uploaded(id).await.unwrap(), UploadedOutcome::Unknown);
+    assert_eq!(queue.uploaded(&arrived(id)).await.unwrap(), UploadedOutcome::Unknown);
     assert_eq!(state(&queue, uploading).await, Some(State::Uploading));
     assert_eq!(claim(&queue, &w).await, None);
     assert_eq!(queue.submit(id, &hooked(), SubmitMode::Now).await.unwrap(), SubmitOutcome::Created);
-    assert_eq!(queue.uploaded(uploading).await.unwrap(), UploadedOutcome::Queued);
+    assert_eq!(queue.uploaded(&arrived(uploading)).await.unwrap(), UploadedOutcome::Queued);
     let mut ended = BTreeSet::new();
     while let Some(job) = claim(&queue, &w).await {
         assert_eq!(job.number, 1);

@@ -7,7 +7,9 @@ use tcoder::config::RedisConfig;
 use tcoder::job::{Failure, FailureCode, JobId};
 use tcoder::queue::{CancelReason, Claim, Claimed, Queue, QueueError, SubmitMode};
 
-use crate::queue::{LONG, all_due, claim, hooked, hopeless, now, result_of, retryable, worker};
+use crate::queue::{
+    LONG, all_due, arrived, claim, hooked, hopeless, now, result_of, retryable, too_large, worker,
+};
 use crate::support::redis::{raw, shared};
 
 /// A transition of a job.
@@ -18,6 +20,7 @@ enum Call {
     SubmitUpload,
     Uploaded,
     UploadedLate,
+    UploadRefused,
     ExpireUpload,
     Claim,
     Complete,
@@ -36,12 +39,13 @@ enum Call {
     Promote,
 }
 
-const CALLS: [Call; 21] = [
+const CALLS: [Call; 22] = [
     Call::Submit,
     Call::SubmitDelayed,
     Call::SubmitUpload,
     Call::Uploaded,
     Call::UploadedLate,
+    Call::UploadRefused,
     Call::ExpireUpload,
     Call::Claim,
     Call::Complete,
@@ -98,7 +102,9 @@ impl Scene {
         let w = worker(&scene.queue, "w").await;
         match call {
             Call::Submit | Call::SubmitDelayed | Call::SubmitUpload => {}
-            Call::Uploaded | Call::ExpireUpload | Call::CancelUploading => scene.submit(WINDOW).await,
+            Call::Uploaded | Call::UploadRefused | Call::ExpireUpload | Call::CancelUploading => {
+                scene.submit(WINDOW).await;
+            }
             Call::UploadedLate => {
                 scene.submit(WINDOW).await;
                 scene.queue.expire_upload(scene.id, &too_late()).await.unwrap();
@@ -149,7 +155,8 @@ impl Scene {
             Call::Submit => queue.submit(id, &hooked(), SubmitMode::Now).await.map(drop),
             Call::SubmitDelayed => queue.submit(id, &hooked(), DELAYED).await.map(drop),
             Call::SubmitUpload => queue.submit(id, &hooked(), WINDOW).await.map(drop),
-            Call::Uploaded | Call::UploadedLate => queue.uploaded(id).await.map(drop),
+            Call::Uploaded | Call::UploadedLate => queue.uploaded(&arrived(id)).await.map(drop),
+            Call::UploadRefused => queue.uploaded(&too_large(id)).await.map(drop),
             Call::ExpireUpload => queue.expire_upload(id, &too_late()).await.map(drop),
             Call::Claim => {
                 let claimed =

@@ -24,6 +24,7 @@ pub enum Op {
     },
     Uploaded {
         job: u8,
+        fits: bool,
     },
     Claim {
         worker: u8,
@@ -93,7 +94,7 @@ pub fn op() -> impl Strategy<Value = Op> {
     ];
     prop_oneof![
         6 => (job.clone(), 0..3_u8, 0..6_u8).prop_map(|(job, begin, terms)| Op::Submit { job, begin, terms }),
-        3 => job.clone().prop_map(|job| Op::Uploaded { job }),
+        3 => (job.clone(), prop::bool::weighted(0.8)).prop_map(|(job, fits)| Op::Uploaded { job, fits }),
         8 => (0..WORKERS, look).prop_map(|(worker, look)| Op::Claim { worker, look }),
         2 => (claim.clone(), -2000..2000_i64).prop_map(|(claim, ms)| Op::Renew { claim, ms }),
         1 => (claim.clone(), 0..100_u32).prop_map(|(claim, percent)| Op::Progress { claim, percent }),
