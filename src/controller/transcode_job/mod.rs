@@ -25,6 +25,8 @@ pub(crate) use index::Room;
 use index::{job_id, mirrored};
 pub(crate) use reconcile::{Context, ReconcilerHandles};
 pub(crate) use submission::Rules;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use submission::to_submission;
 
 use std::collections::HashSet;
 use std::sync::Arc;
