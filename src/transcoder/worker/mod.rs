@@ -142,7 +142,7 @@ impl Worker {
                 Ok(())
             },
         )?;
-        for gap in &tools.sandbox_gaps {
+        for gap in &tools.missing_protections {
             tracing::warn!("{gap}");
         }
         scratch::sweep(&config.scratch);
