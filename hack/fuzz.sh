@@ -19,6 +19,7 @@ llvm=-Cllvm-args=-sanitizer-coverage
 RUSTFLAGS="-Cpasses=sancov-module $llvm-level=4 $llvm-inline-8bit-counters $llvm-pc-table $llvm-trace-compares" \
   "$cargo" build --locked --release --manifest-path fuzz/Cargo.toml --target "$host"
 program=$CARGO_TARGET_DIR/$host/release/tcoder-fuzz
+# shellcheck disable=SC2046 # a list of names
 [ $# -gt 0 ] || set -- $("$program" --list)
 
 work=$CARGO_TARGET_DIR/fuzz
