@@ -85,8 +85,11 @@ fn clip() -> Vec<u8> {
     std::fs::read(made("hostile-base.mp4", VIDEO)).unwrap()
 }
 
-/// A copy of the boxes of an MP4, in which `change` may replace the payload of a box by its kind.
-fn rebuilt(bytes: &[u8], change: &dyn Fn(&[u8], &[u8]) -> Option<Vec<u8>>) -> Vec<u8> {
+/// A new payload for a box of this kind with this payload, if it changes.
+type Change<'a> = &'a dyn Fn(&[u8], &[u8]) -> Option<Vec<u8>>;
+
+/// A copy of the boxes of an MP4, some of them changed.
+fn rebuilt(bytes: &[u8], change: Change<'_>) -> Vec<u8> {
     let (mut rest, mut made) = (bytes, Vec::new());
     while let Some((head, _)) = rest.split_first_chunk::<8>() {
         let size = u32::from_be_bytes(*head.first_chunk().unwrap()) as usize;
