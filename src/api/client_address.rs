@@ -26,7 +26,7 @@ impl<S: Sync> FromRequestParts<S> for ClientAddress {
 /// `X-Forwarded-For` is what the first proxy says of its client. Later ones may be those of proxies, which many clients
 /// share: Fly appends the app's own. Clients can invent an address, and gain no more than to be counted apart.
 #[cfg(not(target_arch = "wasm32"))]
-fn public_address(parts: &Parts) -> Option<IpAddr> {
+pub(super) fn public_address(parts: &Parts) -> Option<IpAddr> {
     use crate::http_server::PeerAddress;
     use crate::net::is_public;
 

@@ -8,6 +8,8 @@ mod client_address;
 mod extract;
 mod feed;
 mod fleet;
+#[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
+pub(crate) mod fuzz;
 mod hold;
 mod ingest;
 mod jobs;

@@ -36,7 +36,7 @@ const fn is_over_tls(_: &Parts) -> bool {
 /// A request names its server either in its absolute URI (in the Worker, and through a forward proxy) or in the
 /// header `Host`. Behind a proxy that terminates TLS, only `X-Forwarded-Proto` tells that clients use https. A client
 /// that sends wrong headers misleads only itself, because the response goes to no one else.
-fn request_origin(uri: &Uri, headers: &HeaderMap, is_over_tls: bool) -> Option<BaseUrl> {
+pub(super) fn request_origin(uri: &Uri, headers: &HeaderMap, is_over_tls: bool) -> Option<BaseUrl> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     let host = uri.authority().map(|host| host.as_str()).or_else(|| text(header::HOST.as_str()))?;
     // Several proxies append values with commas; the first is the one that clients talk to.

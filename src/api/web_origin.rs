@@ -33,7 +33,7 @@ pub(crate) async fn refuse_cross_site(
     }
 }
 
-fn check<B>(
+pub(super) fn check<B>(
     config: &ApiConfig,
     origin: &RequestOrigin,
     request: &axum::http::Request<B>,

@@ -20,6 +20,8 @@ mod client;
 mod controller;
 mod fetch;
 mod fleet;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod jobs;
 mod multipart;
 mod output;

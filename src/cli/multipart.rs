@@ -133,7 +133,7 @@ impl MultipartUpload<'_> {
 /// Not by rusty-s3's `parse_response`, which requires the namespace of S3 and that name of the root: Backblaze B2 and
 /// versitygw leave the namespace out, and LocalStack and moto have had releases with another root. Its `body` of the
 /// request that completes an upload needs a bucket, of which a client of presigned addresses knows nothing.
-fn upload_id(xml: &str) -> Option<String> {
+pub(super) fn upload_id(xml: &str) -> Option<String> {
     let mut reader = Reader::from_str(xml);
     loop {
         match reader.read_event().ok()? {

@@ -188,12 +188,12 @@ pub(crate) async fn worker(args: WorkerArgs) -> Result<(), CliError> {
 async fn check(config: &WorkerConfig) -> Result<(), CliError> {
     let tools = check_tools(config.sandbox).await.map_err(CliError::start)?;
     outln!("FFmpeg {}, ffprobe {}", tools.ffmpeg, tools.ffprobe);
-    if tools.sandbox_gaps.is_empty() {
+    if tools.missing_protections.is_empty() {
         outln!("The sandbox is complete.");
     } else {
         outln!("The sandbox is incomplete:");
     }
-    for gap in tools.sandbox_gaps {
+    for gap in tools.missing_protections {
         outln!("- {gap}");
     }
     Ok(())

@@ -83,10 +83,9 @@ impl TryFrom<Url> for BaseUrl {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(InvalidBaseUrl::Credentials);
         }
-        if !url.path().ends_with('/') {
-            let path = format!("{}/", url.path());
-            url.set_path(&path);
-        }
+        // One slash: of two, code that appends a path would keep one or both.
+        let path = format!("{}/", url.path().trim_end_matches('/'));
+        url.set_path(&path);
         Ok(Self(url))
     }
 }
@@ -115,6 +114,8 @@ mod tests {
             ("http://127.0.0.1:9000", "http://127.0.0.1:9000/"),
             ("https://h.example/s3", "https://h.example/s3/"),
             ("https://h.example/s3/", "https://h.example/s3/"),
+            ("https://h.example//", "https://h.example/"),
+            ("https://h.example/s3//", "https://h.example/s3/"),
             ("HTTPS://H.example/a/../s3", "https://h.example/s3/"),
         ] {
             let base: BaseUrl = text.parse().unwrap();

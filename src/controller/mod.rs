@@ -19,6 +19,8 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod conditions;
 pub mod fleet;
+#[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
+pub(crate) mod fuzz;
 #[cfg(not(target_arch = "wasm32"))]
 mod leader_election;
 #[cfg(not(target_arch = "wasm32"))]

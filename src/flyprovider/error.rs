@@ -230,7 +230,7 @@ fn words(text: &str) -> String {
 /// The id in a message such as `..., machine ID 1234 already exists`.
 fn taken_by(text: &str) -> Option<MachineId> {
     let (_, rest) = text.split_once("machine ID ")?;
-    let id: String = rest.chars().take_while(char::is_ascii_alphanumeric).collect();
+    let id: String = rest.chars().take_while(char::is_ascii_alphanumeric).take(64).collect();
     (!id.is_empty()).then_some(MachineId(id))
 }
 

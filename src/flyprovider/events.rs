@@ -20,7 +20,7 @@ pub(super) fn newest_start(events: &[MachineEvent]) -> Option<Start> {
     let before = exits.filter(|at| *at < started).max();
     let this_life = events.iter().map(|e| e.timestamp).filter(|at| before.is_none_or(|exit| exit < *at));
     let asked_for = this_life.min().filter(|at| *at < started)?;
-    let took = Duration::from_millis(u64::try_from(started - asked_for).ok()?);
+    let took = Duration::from_millis(u64::try_from(started.saturating_sub(asked_for)).ok()?);
     Some(Start { at: Millis(started), took })
 }
 
@@ -29,12 +29,12 @@ pub(super) fn newest_start(events: &[MachineEvent]) -> Option<Start> {
 pub(super) fn run_times(events: &[MachineEvent]) -> (f64, Option<Millis>) {
     let mut events: Vec<(i64, &str)> = events.iter().map(|e| (e.timestamp, e.status.as_str())).collect();
     events.sort_by_key(|(at, _)| *at);
-    let (mut ran, mut since) = (0, None);
+    let (mut ran, mut since) = (0_i64, None);
     for (at, status) in events {
         match (status, since) {
             ("started", None) => since = Some(at),
             ("stopped" | "suspended" | "failed" | "destroyed", Some(began)) => {
-                ran += at - began;
+                ran = at.saturating_sub(began).saturating_add(ran);
                 since = None;
             }
             _ => {}

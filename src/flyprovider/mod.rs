@@ -8,6 +8,8 @@ mod client;
 mod disk;
 mod error;
 mod events;
+#[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
+pub(crate) mod fuzz;
 pub mod guest;
 pub mod machine;
 pub mod policy;

@@ -74,7 +74,7 @@ impl EventFeed {
 }
 
 /// The id of an entry, and the event in it, if it is one that tcoder writes.
-fn parse_entry(entry: &Reply) -> Option<(&str, Option<Change>)> {
+pub(super) fn parse_entry(entry: &Reply) -> Option<(&str, Option<Change>)> {
     let [id, fields] = entry.list()? else { return None };
     let event_id = id.text()?;
     let fields = fields.list()?;

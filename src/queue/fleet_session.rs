@@ -183,7 +183,7 @@ impl Queue {
     }
 }
 
-fn parse_lock_state(reply: &Reply, holder: &str) -> Option<LockState> {
+pub(super) fn parse_lock_state(reply: &Reply, holder: &str) -> Option<LockState> {
     let parts = reply.list()?;
     Some(match parse_lock(parts.first()?, holder)? {
         LockOutcome::Mine(fence) => LockState::Mine(fence, parse_permit(parts.get(1)?)?),

@@ -72,6 +72,8 @@ mod events;
 mod fleet;
 mod fleet_session;
 mod fleet_status;
+#[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
+pub(crate) mod fuzz;
 mod jobs;
 mod outbox;
 mod outcomes;

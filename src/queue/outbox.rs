@@ -58,7 +58,7 @@ impl std::fmt::Display for Delivery {
 }
 
 impl Delivery {
-    fn parse(member: &str, outbox: Outbox) -> Option<Self> {
+    pub(super) fn parse(member: &str, outbox: Outbox) -> Option<Self> {
         let (attempt, state) = member.rsplit_once(':')?;
         Some(Self { attempt: attempt.parse().ok()?, state: state.parse().ok()?, outbox })
     }

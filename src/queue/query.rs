@@ -329,13 +329,13 @@ impl Queue {
 
 /// A position in the index.
 #[derive(Clone, Copy)]
-struct Position {
-    at: i64,
-    id: JobId,
+pub(super) struct Position {
+    pub at: i64,
+    pub id: JobId,
 }
 
 impl Position {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         let (at, id) = text.split_once('_')?;
         Some(Self { at: at.parse().ok()?, id: id.parse().ok()? })
     }
@@ -354,7 +354,7 @@ fn record_field<'a>(reply: &'a Reply, name: &str) -> Option<&'a str> {
 }
 
 /// Parses a job from its hash. Returns `None` if there is no job.
-fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
+pub(super) fn parse_job(id: JobId, reply: &Reply) -> Result<Option<Job>, QueueError> {
     let field = |name: &str| record_field(reply, name);
     let (Some(state), Some(spec)) = (field("state"), field("spec")) else { return Ok(None) };
     let version = field("v").and_then(|v| v.parse().ok()).unwrap_or(0);

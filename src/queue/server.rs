@@ -4,7 +4,7 @@ use super::{Command, Queue, QueueError};
 
 /// Settings of the server, as its `INFO` shows them. Many hosted services forbid `CONFIG`, and permit this.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct ServerInfo {
+pub(super) struct ServerInfo {
     is_cluster: bool,
     maxmemory_policy: Option<String>,
     appends: Option<bool>,
@@ -12,7 +12,7 @@ struct ServerInfo {
 
 /// Whether the server keeps jobs in memory and over a restart.
 #[derive(Debug, PartialEq, Eq)]
-enum Durability {
+pub(super) enum Durability {
     /// It evicts none and appends each change to a file.
     Durable,
     /// It evicts none, but a restart loses what its last snapshot lacks.
@@ -22,7 +22,7 @@ enum Durability {
 }
 
 impl ServerInfo {
-    fn parse(info: &str) -> Self {
+    pub(super) fn parse(info: &str) -> Self {
         let field = |name: &str| {
             let fields = info.lines().filter_map(|line| line.trim().split_once(':'));
             fields.filter(|(key, _)| *key == name).map(|(_, value)| value).next()
@@ -35,7 +35,7 @@ impl ServerInfo {
     }
 
     /// Whether a queue with this prefix can be kept here.
-    fn check(&self, prefix: &str) -> Result<Durability, QueueError> {
+    pub(super) fn check(&self, prefix: &str) -> Result<Durability, QueueError> {
         if self.is_cluster && !has_hash_tag(prefix) {
             return Err(QueueError::NoHashTag(prefix.to_owned()));
         }

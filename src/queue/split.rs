@@ -224,7 +224,7 @@ impl Queue {
     }
 }
 
-fn part_outcome(reply: &Reply) -> Result<PartOutcome, QueueError> {
+pub(super) fn part_outcome(reply: &Reply) -> Result<PartOutcome, QueueError> {
     let answer = ScriptReply::of(reply)?;
     match answer.word {
         "DONE" => Ok(PartOutcome::Done),

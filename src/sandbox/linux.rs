@@ -17,7 +17,7 @@ use tokio::process::Command;
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
 use super::system_calls;
-use super::{Gap, Permissions, ResourceLimits};
+use super::{MissingProtection, NICENESS, Permissions, ResourceLimits};
 
 /// Where a system has programs and libraries. What does not exist is left out.
 const SYSTEM_FOLDERS: &[&str] =
@@ -32,8 +32,6 @@ const SYSTEM_FILES: &[&str] = &[
     "/dev/random",
     "/dev/zero",
 ];
-/// By how much a nice process lets others go first: it gets a tenth of what another gets that wants the same core.
-const NICENESS: i32 = 10;
 /// The newest version of Landlock whose rights are used here. Rights that the kernel does not know are left out.
 const NEWEST: ABI = ABI::V6;
 
@@ -46,22 +44,22 @@ mod system_calls {
 }
 
 /// What the kernel lacks.
-pub(super) fn gaps() -> Vec<Gap> {
-    static GAPS: OnceLock<Vec<Gap>> = OnceLock::new();
+pub(super) fn missing_protections() -> Vec<MissingProtection> {
+    static MISSING: OnceLock<Vec<MissingProtection>> = OnceLock::new();
     let find = || {
-        let mut gaps = Vec::new();
+        let mut missing = Vec::new();
         if !has_landlock(|ruleset| ruleset.handle_access(AccessFs::from_all(ABI::V3))) {
-            gaps.push(Gap::Files);
+            missing.push(MissingProtection::Files);
         }
         if !has_landlock(|ruleset| ruleset.handle_access(AccessNet::ConnectTcp)) {
-            gaps.push(Gap::Ports);
+            missing.push(MissingProtection::Ports);
         }
         if !has_seccomp() {
-            gaps.push(Gap::SystemCalls);
+            missing.push(MissingProtection::SystemCalls);
         }
-        gaps
+        missing
     };
-    GAPS.get_or_init(find).clone()
+    MISSING.get_or_init(find).clone()
 }
 
 fn has_landlock(handle: impl FnOnce(Ruleset) -> Result<Ruleset, RulesetError>) -> bool {
@@ -78,7 +76,7 @@ struct Prepared {
     limits: ResourceLimits,
     /// With the rights that the kernel knows. Entering it takes it.
     landlock: Option<RulesetCreated>,
-    system_calls: Option<BpfProgram>,
+    system_calls: Option<&'static BpfProgram>,
 }
 
 pub(super) fn confine(
@@ -111,7 +109,8 @@ impl Prepared {
     fn new(program: &Path, permissions: &Permissions, limits: ResourceLimits) -> io::Result<Self> {
         let landlock = Some(ruleset(program, permissions)?);
         let system_calls = system_calls::filter(permissions.connect.is_some());
-        let system_calls = system_calls.filter(|_| !gaps().contains(&Gap::SystemCalls)).cloned();
+        let system_calls =
+            system_calls.filter(|_| !missing_protections().contains(&MissingProtection::SystemCalls));
         Ok(Self { limits, landlock, system_calls })
     }
 
@@ -132,7 +131,7 @@ impl Prepared {
         if let Some(ruleset) = self.landlock.take() {
             ruleset.restrict_self().map_err(|_| io::Error::from(io::ErrorKind::PermissionDenied))?;
         }
-        if let Some(filter) = &self.system_calls {
+        if let Some(filter) = self.system_calls {
             seccompiler::apply_filter(filter).map_err(|error| match error {
                 seccompiler::Error::Prctl(error) | seccompiler::Error::Seccomp(error) => error,
                 _ => io::Error::from(io::ErrorKind::PermissionDenied),

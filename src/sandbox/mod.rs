@@ -9,7 +9,7 @@
 //! * gains no privileges, and has no capabilities even if root runs it;
 //! * is limited in CPU time, memory and the size of its files, and leaves no core dump.
 //!
-//! All of it works without root and in a container. What the kernel lacks is left out, and [`gaps`] tells it;
+//! All of it works without root and in a container. What the kernel lacks is left out, and [`missing_protections`] tells it;
 //! [`SandboxMode::Required`] is for those who would rather not run then.
 //!
 //! Nothing here is about FFmpeg: what it may open is decided where it is started, in `transcoder`.
@@ -29,6 +29,9 @@ use std::sync::OnceLock;
 use tokio::process::Command;
 
 use crate::config::SandboxMode;
+
+/// By how much a nice process lets others go first: it gets a tenth of what another gets that wants the same core.
+pub const NICENESS: i32 = 10;
 
 /// What a program may open besides the programs and libraries of the system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,7 +57,7 @@ pub struct ResourceLimits {
 
 /// A protection that is missing here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, strum::Display)]
-pub enum Gap {
+pub enum MissingProtection {
     /// Nothing is known for this operating system.
     #[strum(to_string = "this is not Linux: FFmpeg runs without a sandbox")]
     System,
@@ -89,10 +92,10 @@ pub fn set_mode(mode: SandboxMode) {
 }
 
 /// The protections that programs started by this process do not have, most important first.
-pub fn gaps() -> Vec<Gap> {
+pub fn missing_protections() -> Vec<MissingProtection> {
     match MODE.get_or_init(SandboxMode::default) {
-        SandboxMode::Off => vec![Gap::Off],
-        SandboxMode::Preferred | SandboxMode::Required => platform_gaps(),
+        SandboxMode::Off => vec![MissingProtection::Off],
+        SandboxMode::Preferred | SandboxMode::Required => platform_missing(),
     }
 }
 
@@ -120,11 +123,11 @@ pub fn protect_own_memory() {
 }
 
 #[cfg(target_os = "linux")]
-use linux::{confine as platform_confine, gaps as platform_gaps};
+use linux::{confine as platform_confine, missing_protections as platform_missing};
 
 #[cfg(not(target_os = "linux"))]
-fn platform_gaps() -> Vec<Gap> {
-    vec![Gap::System]
+fn platform_missing() -> Vec<MissingProtection> {
+    vec![MissingProtection::System]
 }
 
 #[cfg(not(target_os = "linux"))]

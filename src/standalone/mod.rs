@@ -237,7 +237,7 @@ impl Up {
         )
         .await?;
         if options.max_machines > 0 {
-            app.readiness.set_sandbox(WorkerSandbox::new(sandbox_mode, &tools.sandbox_gaps));
+            app.readiness.set_sandbox(WorkerSandbox::new(sandbox_mode, &tools.missing_protections));
         }
         let secret = env.get(&WEBHOOK_SECRET)?.unwrap_or_else(|| data.secrets().webhook());
         let mail = WebhookSender::of_installation(&secret, guard)?;

@@ -17,6 +17,8 @@ mod error;
 pub mod event;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod fetch;
+#[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
+pub(crate) mod fuzz;
 pub mod layout;
 pub mod media;
 #[cfg(not(target_arch = "wasm32"))]

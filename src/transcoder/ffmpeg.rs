@@ -205,19 +205,19 @@ fn newest_write(folder: &Path) -> Option<SystemTime> {
 }
 
 /// Parses the lines of `-progress` into [`EncodeProgress`].
-struct ProgressParser {
+pub(super) struct ProgressParser {
     expected: Expected,
     now: EncodeProgress,
     told: EncodeProgress,
 }
 
 impl ProgressParser {
-    fn new(expected: Expected) -> Self {
+    pub(super) fn new(expected: Expected) -> Self {
         Self { expected, now: EncodeProgress::default(), told: EncodeProgress::default() }
     }
 
     /// Parses one line; returns the progress when a block is complete and shows any.
-    fn line(&mut self, line: &str) -> Option<EncodeProgress> {
+    pub(super) fn line(&mut self, line: &str) -> Option<EncodeProgress> {
         let (name, value) = line.split_once('=')?;
         let value = value.trim();
         match name {
@@ -256,14 +256,14 @@ impl ProgressParser {
 
 /// The parts of FFmpeg's log that are kept: warnings, errors and the CPU time.
 #[derive(Default)]
-struct StderrTail {
+pub(super) struct StderrTail {
     first: Vec<String>,
     last: std::collections::VecDeque<String>,
-    cpu_seconds: f64,
+    pub cpu_seconds: f64,
 }
 
 impl StderrTail {
-    fn line(&mut self, line: &str) {
+    pub(super) fn line(&mut self, line: &str) {
         if let Some(seconds) = cpu_seconds(line) {
             self.cpu_seconds = seconds;
         }
@@ -283,7 +283,7 @@ impl StderrTail {
         }
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let lines: Vec<&str> = self.first.iter().chain(&self.last).map(String::as_str).collect();
         lines.join("\n")
     }

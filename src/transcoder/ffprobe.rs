@@ -19,6 +19,9 @@ pub(super) const INPUT_FORMATS: &str = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,av
 const TIMEOUT: Duration = Duration::from_secs(60);
 const LONGEST_ANSWER: u64 = 4 << 20;
 const LONGEST_COMPLAINT: u64 = 16 << 10;
+/// Maximum length of a text in its answer, and of the name of a codec, characters.
+const LONGEST_TEXT: usize = 300;
+const LONGEST_NAME: usize = 40;
 
 const ENTRIES: &str = "format=format_name,duration,start_time:\
     stream=index,codec_type,codec_name,codec_tag_string,profile,level,pix_fmt,width,height,sample_aspect_ratio,field_order,\
@@ -131,7 +134,8 @@ impl Stream {
         Self {
             index: small("index"),
             kind: text(json, "codec_type"),
-            codec: Some(text(json, "codec_name")).filter(|c| !matches!(c.as_str(), "" | "none" | "unknown")),
+            codec: Some(text(json, "codec_name").chars().take(LONGEST_NAME).collect::<String>())
+                .filter(|c| !matches!(c.as_str(), "" | "none" | "unknown")),
             tag: text(json, "codec_tag_string"),
             profile: text(json, "profile"),
             level: small("level"),
@@ -161,8 +165,11 @@ impl Stream {
     }
 }
 
+/// A text as one line. It may appear in a sentence for the user and in the job's result, and a program in ffprobe's place
+/// might write anything.
 fn text(json: &Value, name: &str) -> String {
-    json.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+    let text = json.get(name).and_then(Value::as_str).unwrap_or_default();
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(LONGEST_TEXT).collect()
 }
 
 /// Parses a number, which ffprobe writes as a number or as a string.
@@ -225,7 +232,7 @@ pub(super) async fn keyframe_distance(
     Ok(longest_distance(packets))
 }
 
-fn longest_distance(packets: &[Value]) -> Option<f64> {
+pub(super) fn longest_distance(packets: &[Value]) -> Option<f64> {
     let (mut last_keyframe, mut end, mut longest) = (None, f64::NEG_INFINITY, 0.0_f64);
     for packet in packets {
         let (time, flags) = (number(packet, "pts_time")?, text(packet, "flags"));
@@ -292,7 +299,10 @@ async fn ask(
         tokio::time::timeout(timeout, work).await.map_err(|_| ProbeError::Timeout)?;
     match status {
         Ok(status) if status.success() => Ok((answer, complaint)),
-        _ => Err(ProbeError::Refused(complaint)),
+        status => {
+            tracing::debug!(status = ?status.ok(), ffprobe = %complaint, "ffprobe failed");
+            Err(ProbeError::Refused(complaint))
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use tokio::io::{AsyncBufRead, AsyncBufReadExt};
 
 /// Maximum length of a line, bytes; the rest is discarded.
-const LONGEST: usize = 2000;
+pub(super) const LONGEST: usize = 2000;
 
 /// Calls `take` with every line until the end of `reader`. A read error counts as the end.
 pub(super) async fn each_line(mut reader: impl AsyncBufRead + Unpin, mut take: impl FnMut(&str)) {

@@ -25,6 +25,8 @@ mod estimate;
 mod ffmpeg;
 mod ffprobe;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 pub mod input;
 mod ladder;
 mod lines;

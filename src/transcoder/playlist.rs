@@ -10,6 +10,9 @@ use quick_m3u8::{HlsLine, Reader};
 
 use super::reference::Reference;
 
+/// Maximum duration of a segment, seconds: 30 days.
+const LONGEST_SEGMENT: f64 = 30.0 * 86_400.0;
+
 /// A media playlist, as far as it is checked and measured.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct MediaPlaylist {
@@ -37,7 +40,9 @@ impl MediaPlaylist {
                     Tag::Version(version) => playlist.version = version.version(),
                     Tag::Targetduration(target) => playlist.target_duration = target.target_duration(),
                     Tag::Map(map) => playlist.init = Some(map.uri().to_owned()),
-                    Tag::Inf(inf) => seconds = Some(inf.duration()).filter(|s| s.is_finite() && *s >= 0.0),
+                    Tag::Inf(inf) => {
+                        seconds = Some(inf.duration()).filter(|s| (0.0..=LONGEST_SEGMENT).contains(s))
+                    }
                     Tag::Endlist(_) => playlist.ended = true,
                     _ => {}
                 },
@@ -50,6 +55,13 @@ impl MediaPlaylist {
     /// Total duration of the segments in seconds.
     pub(crate) fn duration(&self) -> f64 {
         self.segments.iter().map(|(_, seconds)| seconds).sum()
+    }
+
+    /// Whether all files that the playlist refers to are beside it. FFmpeg writes no other playlist, but a program in its
+    /// place might name files of this machine.
+    pub(crate) fn is_of_one_folder(&self) -> bool {
+        let is_name = |name: &str| !name.contains(['/', '\\', ':', '\0']) && !matches!(name, "" | "." | "..");
+        self.files().all(is_name)
     }
 
     /// All files that the playlist refers to.
@@ -91,9 +103,10 @@ pub(super) fn references(text: &str) -> Vec<Reference> {
 /// a second to 0, which parsers treat as absent, and which leaves the segment bit rate undefined (RFC 8216,
 /// 4.1).
 pub(super) fn with_target_duration(text: &str) -> Cow<'_, str> {
-    const NONE: &str = "#EXT-X-TARGETDURATION:0\n";
+    const NONE: &str = "\n#EXT-X-TARGETDURATION:0\n";
+    // Only a whole line: the name of a segment may end like it.
     match text.contains(NONE) {
-        true => text.replacen(NONE, "#EXT-X-TARGETDURATION:1\n", 1).into(),
+        true => text.replacen(NONE, "\n#EXT-X-TARGETDURATION:1\n", 1).into(),
         false => text.into(),
     }
 }
@@ -130,6 +143,20 @@ mod tests {
     }
 
     #[test]
+    fn files_elsewhere_are_not_of_the_playlist_s_folder() {
+        let of = |name: &str| {
+            let text = format!("#EXTM3U\n#EXT-X-MAP:URI=\"{name}\"\n#EXTINF:1,\n{name}\n");
+            MediaPlaylist::parse(&text).unwrap().is_of_one_folder()
+        };
+        assert!(of("segment_00000.ts"));
+        for name in
+            ["/etc/passwd", "../other/input", "a/b.ts", "..", "file:a.ts", "http://h.example/a.ts", "a\\b"]
+        {
+            assert!(!of(name), "{name}");
+        }
+    }
+
+    #[test]
     fn a_target_duration_of_nothing_becomes_a_second() {
         let text = |target: u64| format!("#EXTM3U\n#EXT-X-TARGETDURATION:{target}\n#EXTINF:0.4,\na.ts\n");
         assert_eq!(with_target_duration(&text(0)), text(1));
@@ -145,6 +172,7 @@ mod tests {
             "#EXTM3U\n#EXTINF:x,\na.ts",
             "#EXTM3U\n#EXTINF:-1,\na.ts",
             "#EXTM3U\n#EXTINF:nan,\na.ts",
+            "#EXTM3U\n#EXTINF:1e300,\na.ts",
         ] {
             assert_eq!(MediaPlaylist::parse(text), None, "{text}");
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::config::SandboxMode;
 use crate::job::{Failure, FailureCode};
-use crate::sandbox::{self, Gap};
+use crate::sandbox::{self, MissingProtection};
 
 use super::diagnose;
 use super::program::Program;
@@ -21,7 +21,7 @@ pub struct Tools {
     /// Version of ffprobe.
     pub ffprobe: String,
     /// What their sandbox lacks.
-    pub sandbox_gaps: Vec<Gap>,
+    pub missing_protections: Vec<MissingProtection>,
 }
 
 /// Chooses the mode of the sandbox, and checks that ffmpeg and ffprobe are on the PATH and start in it, and that the needed
@@ -31,9 +31,9 @@ pub struct Tools {
 /// [`FailureCode::Worker`], which says what to install or to change.
 pub async fn check_tools(sandbox: SandboxMode) -> Result<Tools, Failure> {
     sandbox::set_mode(sandbox);
-    let sandbox_gaps = sandbox::gaps();
+    let missing_protections = sandbox::missing_protections();
     if sandbox == SandboxMode::Required
-        && let Some(gap) = sandbox_gaps.first()
+        && let Some(gap) = missing_protections.first()
     {
         let message = format!(
             "WORKER_SANDBOX is required, but {gap}; use another kernel, or set WORKER_SANDBOX to preferred"
@@ -47,7 +47,7 @@ pub async fn check_tools(sandbox: SandboxMode) -> Result<Tools, Failure> {
         output("ffmpeg", "-filters"),
     )?;
     let (ffmpeg, ffprobe) = judge(&ffmpeg, &ffprobe, &encoders, &filters)?;
-    Ok(Tools { ffmpeg, ffprobe, sandbox_gaps })
+    Ok(Tools { ffmpeg, ffprobe, missing_protections })
 }
 
 async fn output(program: &'static str, question: &str) -> Result<String, Failure> {

@@ -235,7 +235,7 @@ impl Probe {
     }
 
     /// Returns this source if its values are within limits.
-    fn checked(self, limits: &InputLimits) -> Result<Self, Failure> {
+    pub(super) fn checked(self, limits: &InputLimits) -> Result<Self, Failure> {
         let unsupported = |message: String| Err(Failure::new(FailureCode::UnsupportedMedia, message));
         let stored = Dimensions { width: self.video.width, height: self.video.height };
         for Dimensions { width, height } in [stored, self.display()] {
@@ -255,11 +255,16 @@ impl Probe {
                 ));
             }
         }
-        let longest = self.duration.into_iter().chain(self.expected_duration()).fold(0.0, f64::max);
+        // Each of them is used somewhere, and a file may contradict itself.
+        let sound = self.audio.as_ref().and_then(|audio| audio.duration);
+        let durations = [self.duration, self.video.duration, sound].into_iter().flatten();
+        // Some durations are counted from a start, which may be negative.
+        let longest = durations.chain([-self.start, -self.video.start]).fold(0.0, f64::max);
         if longest > limits.seconds {
             let message = format!(
                 "the file says that it lasts {:.1} hours; at most {:.1} are taken",
-                longest / 3600.0,
+                // A number of 300 digits is no use to anybody.
+                (longest / 3600.0).min(1e9),
                 limits.seconds / 3600.0
             );
             return Err(Failure::new(FailureCode::InputTooLarge, message));
@@ -554,6 +559,11 @@ mod tests {
             "32000",
         );
         check(vec![Stream { width: 15, ..video() }], UnsupportedMedia, "15x1080");
+        let sound = Stream { duration: Some(90_000.0), ..audio(1, true) };
+        check(vec![video(), sound], InputTooLarge, "25.0 hours; at most 24.0");
+        let endless = Stream { duration: Some(1e300), ..video() };
+        check(vec![endless, audio(1, true)], InputTooLarge, "hours; at most 24.0");
+        check(vec![Stream { start: -1e9, ..video() }], InputTooLarge, "hours; at most 24.0");
         check(
             vec![Stream { duration: Some(90_000.0), ..video() }],
             InputTooLarge,

@@ -10,8 +10,6 @@ use tokio::process::Command;
 use super::input::MediaInput;
 use crate::sandbox::{self, Permissions, ResourceLimits};
 
-/// The niceness of a program that others go before, where the sandbox does not set it.
-const NICENESS: &str = "10";
 /// The least address space of a program, bytes. The threads of an encode of 2160p reserve more than they use.
 const LEAST_MEMORY: u64 = 8 << 30;
 
@@ -62,8 +60,9 @@ impl<'a> Program<'a> {
 
     fn unconfined(&self, path: &Path) -> Command {
         if self.is_nice && !cfg!(target_os = "linux") {
+            // The sandbox sets it elsewhere.
             let mut command = Command::new("nice");
-            command.args(["-n", NICENESS]).arg(path);
+            command.args(["-n", &sandbox::NICENESS.to_string()]).arg(path);
             return command;
         }
         let mut command = Command::new(path);

@@ -20,6 +20,7 @@ mod fly_contract;
 mod foreign_storage;
 mod hls_playlists;
 mod hosted_redis;
+mod hostile_files;
 mod job_id_reuse;
 mod manifests;
 mod media;

@@ -1,5 +1,5 @@
-//! The sandbox of FFmpeg: a program in FFmpeg's place, started by a real worker, tries to leave it. Without the sandbox the
-//! same attempts succeed, which shows that they are real ones.
+//! The sandbox of FFmpeg: a program in the place of FFmpeg or ffprobe, started by a real worker, tries to leave it. Without
+//! the sandbox the same attempts succeed, which shows that they are real ones.
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixListener;
@@ -15,27 +15,28 @@ use tokio::process::{Child, Command};
 use crate::support::clips::long_clip;
 use crate::support::installation::Installation;
 use crate::support::objects::put_input;
-use crate::support::process::{encoders, eventually, lives, out, run, send, spawn};
+use crate::support::process::{encoders, eventually, installed, lives, out, run, send, spawn};
 
 /// A kind of attempt, and what it is for.
 type Attempt = (&'static str, String);
 
-/// A folder with a program `ffmpeg` that makes these attempts.
-fn program(attempts: &[Attempt]) -> TempDir {
+/// A folder with a program of this name, `ffmpeg` or `ffprobe`, that makes these attempts.
+fn program(name: &str, attempts: &[Attempt]) -> TempDir {
     let folder = tempfile::Builder::new().prefix("tcoder-hostile-").tempdir().unwrap();
     let pairs: Vec<String> = attempts.iter().map(|(kind, what)| format!("{{{kind:?}, {what:?}}}")).collect();
-    let list = format!("static const char *const ATTEMPTS[][2] = {{{}}};", pairs.join(", "));
+    let (list, real) = (pairs.join(", "), installed(name));
+    let list = format!("#define REAL {real:?}\nstatic const char *const ATTEMPTS[][2] = {{{list}}};\n");
     std::fs::write(folder.path().join("attempts.h"), list).unwrap();
     let source = folder.path().join("hostile_program.c");
     std::fs::write(&source, include_str!("support/hostile_program.c")).unwrap();
     let mut compiler = std::process::Command::new("cc");
-    let built = compiler.args(["-O1", "-o"]).args([&folder.path().join("ffmpeg"), &source]).output();
+    let built = compiler.args(["-O1", "-o"]).args([&folder.path().join(name), &source]).output();
     let built = built.expect("this test needs a C compiler, as Rust does");
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
     folder
 }
 
-/// A worker whose FFmpeg is this program. ffprobe is the real one.
+/// A worker with this program in the place of the one with its name. The other one is real.
 fn worker(installation: &Installation, program: &TempDir, sandbox: &str) -> Child {
     spawn(worker_command(installation, program, sandbox))
 }
@@ -65,7 +66,8 @@ async fn submit(installation: &Installation, parallelism: Parallelism) -> JobId 
 /// What the program said of its attempts, from the worker's log: which succeeded.
 fn outcomes(log: &str) -> Vec<(String, bool)> {
     let records = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let words = records.filter_map(|record| Some(record["ffmpeg"].as_str()?.to_owned()));
+    let words = |record: Value| Some(record["ffmpeg"].as_str().or(record["ffprobe"].as_str())?.to_owned());
+    let words = records.filter_map(words);
     let lines: Vec<String> =
         words.flat_map(|words| words.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
     let attempts = lines.iter().filter_map(|line| line.split_once("attempt: ")?.1.rsplit_once(": "));
@@ -105,6 +107,7 @@ impl Surroundings {
             ("read", "/etc/passwd".into()),
             ("read", "/proc/self/environ".into()),
             ("environment", none()),
+            ("worker", none()),
             ("list", "/".into()),
             ("list", self.path("")),
             ("list", std::env::var("HOME").unwrap_or_else(|_| "/home".into())),
@@ -131,9 +134,14 @@ impl Surroundings {
     }
 }
 
-async fn tried(attempts: &[Attempt], parallelism: Parallelism, sandbox: &str) -> Vec<(String, bool)> {
+async fn tried(
+    name: &str,
+    attempts: &[Attempt],
+    parallelism: Parallelism,
+    sandbox: &str,
+) -> Vec<(String, bool)> {
     let installation = Installation::new(&[]).await;
-    let program = program(attempts);
+    let program = program(name, attempts);
     let worker = worker(&installation, &program, sandbox);
     let id = submit(&installation, parallelism).await;
     installation.job(id, |job| job.status == State::Failed).await;
@@ -147,7 +155,7 @@ async fn tried(attempts: &[Attempt], parallelism: Parallelism, sandbox: &str) ->
 #[tokio::test]
 async fn program_in_the_sandbox_of_a_file_can_do_nothing_to_its_host() {
     let surroundings = Surroundings::new();
-    let outcomes = tried(&surroundings.attempts(), Parallelism::Chunks(1), "required").await;
+    let outcomes = tried("ffmpeg", &surroundings.attempts(), Parallelism::Chunks(1), "required").await;
     let escapes: Vec<_> = outcomes.iter().filter(|(_, succeeded)| *succeeded).collect();
     assert!(escapes.is_empty(), "{escapes:?}");
     assert_eq!(std::fs::read_to_string(surroundings.path("secret")).unwrap(), "hush");
@@ -158,7 +166,11 @@ async fn program_in_the_sandbox_of_a_server_reaches_only_its_port() {
     let surroundings = Surroundings::new();
     let mut attempts = surroundings.attempts();
     attempts.push(("tcp", "INPUT".into()));
-    let outcomes = tried(&attempts, Parallelism::Chunks(8), "required").await;
+    let outcomes = tried("ffmpeg", &attempts, Parallelism::Chunks(8), "required").await;
+    reaches_only_its_port(&surroundings, &outcomes);
+}
+
+fn reaches_only_its_port(surroundings: &Surroundings, outcomes: &[(String, bool)]) {
     let port = surroundings.tcp.local_addr().unwrap().port().to_string();
     let succeeded = outcomes.iter().filter(|(_, succeeded)| *succeeded);
     for (what, _) in succeeded {
@@ -169,13 +181,26 @@ async fn program_in_the_sandbox_of_a_server_reaches_only_its_port() {
 }
 
 #[tokio::test]
+async fn program_in_the_place_of_ffprobe_is_in_the_same_sandbox() {
+    let surroundings = Surroundings::new();
+    let mut attempts = surroundings.attempts();
+    let of_a_file = tried("ffprobe", &attempts, Parallelism::Chunks(1), "required").await;
+    let escapes: Vec<_> = of_a_file.iter().filter(|(_, succeeded)| *succeeded).collect();
+    assert!(escapes.is_empty(), "{escapes:?}");
+    // It only reads.
+    attempts.extend([("write", "here".into()), ("disk", "1".into()), ("tcp", "INPUT".into())]);
+    let of_a_server = tried("ffprobe", &attempts, Parallelism::Chunks(8), "required").await;
+    reaches_only_its_port(&surroundings, &of_a_server);
+}
+
+#[tokio::test]
 async fn program_without_a_sandbox_succeeds_in_the_same_attempts() {
     let surroundings = Surroundings::new();
     let attempts = surroundings.attempts();
-    let outcomes = tried(&attempts, Parallelism::Chunks(1), "off").await;
+    let outcomes = tried("ffmpeg", &attempts, Parallelism::Chunks(1), "off").await;
     for (kind, what) in attempts {
         // A container may forbid these to every process.
-        if ["ptrace", "namespace", "ring", "peek", "environment"].contains(&kind) {
+        if ["ptrace", "namespace", "ring", "peek", "environment", "worker"].contains(&kind) {
             continue;
         }
         assert!(outcomes.contains(&(format!("{kind} {what}"), true)), "{kind} {what}: {outcomes:?}");
@@ -186,7 +211,7 @@ async fn program_without_a_sandbox_succeeds_in_the_same_attempts() {
 async fn program_in_the_sandbox_does_not_outlive_its_worker() {
     let installation = Installation::new(&[]).await;
     let none = || "-".to_owned();
-    let program = program(&[("fork", none()), ("survive", none()), ("wait", none())]);
+    let program = program("ffmpeg", &[("fork", none()), ("survive", none()), ("wait", none())]);
     let worker = worker(&installation, &program, "required");
     submit(&installation, Parallelism::Chunks(1)).await;
     let scratch = installation.dir.join("worker");

@@ -89,7 +89,7 @@ fn registry_names_every_role_that_reads_a_setting() {
 }
 
 /// Words in the sources that look like a variable's name but are not settings.
-const OTHERS: [&str; 22] = [
+const OTHERS: [&str; 24] = [
     "AV_LOG_FORCE_NOCOLOR",
     "CARGO_MANIFEST_DIR",
     "CARGO_PKG_VERSION",
@@ -102,6 +102,8 @@ const OTHERS: [&str; 22] = [
     "FLY_PRIVATE_IP",
     "FLY_REGION",
     "FLY_VM_MEMORY_MB",
+    "FUZZ_INPUTS",
+    "FUZZ_SEED",
     "LC_ALL",
     "LD_LIBRARY_PATH",
     "NEVER_UPLOADED",

@@ -25,6 +25,8 @@ pub(crate) use index::{Room, WebhookRequest};
 use index::{job_id, mirrored};
 pub(crate) use reconcile::{Context, ReconcilerHandles, Webhook};
 pub(crate) use submission::Rules;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) use submission::to_submission;
 
 use std::collections::HashSet;
 use std::sync::Arc;

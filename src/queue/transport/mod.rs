@@ -13,6 +13,8 @@ pub use rest::Rest;
 pub use sync::SyncToken;
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use tcp::Tcp;
+#[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
+pub(crate) use {rest::check_rest_answer, tcp::check_cluster_reply};
 
 /// A Redis command.
 #[derive(Clone, Debug)]

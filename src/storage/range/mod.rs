@@ -18,4 +18,6 @@ mod window;
 
 pub use reader::RangeCounts;
 pub use server::RangeServer;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use server::check_range_request;
 pub use source::{RangeBody, RangeSource, RangeSupport};

@@ -172,6 +172,23 @@ fn respond<B>(path: &str, reader: &Arc<Reader>, request: &Request<B>) -> Respons
     response
 }
 
+/// What [`wanted`] promises, for `crate::fuzz`: the first eight bytes are the size, the rest are the lines
+/// `Range` and `If-Range`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_range_request(bytes: &[u8]) {
+    let Some((size, rest)) = bytes.split_first_chunk() else { return };
+    let size = u64::from_be_bytes(*size);
+    let mut lines = rest.splitn(2, |byte| *byte == b'\n').map(HeaderValue::from_bytes);
+    let mut headers = HeaderMap::new();
+    for name in [header::RANGE, header::IF_RANGE] {
+        let Some(Ok(value)) = lines.next() else { break };
+        headers.insert(name, value);
+    }
+    if let Wanted::Part(part) = wanted(&headers, size, "\"a\"") {
+        assert!(part.start < part.end && part.end <= size, "{headers:?} of {size}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

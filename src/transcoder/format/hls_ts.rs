@@ -47,6 +47,9 @@ pub(super) fn playlist_files(folder: &Path, file: &str) -> Result<OutputFiles, F
     }
     let playlist = MediaPlaylist::parse(&text).filter(|p| p.ended && !p.segments.is_empty());
     let playlist = playlist.ok_or_else(|| wrong_output(format!("the playlist {file} is incomplete")))?;
+    if !playlist.is_of_one_folder() {
+        return Err(wrong_output(format!("the playlist {file} names files in other places")));
+    }
     let parent = Path::new(file).parent().unwrap_or(Path::new(""));
     let named = playlist.files().map(|name| parent.join(name));
     let files = named.chain([file.into()]).collect();

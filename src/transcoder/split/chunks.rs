@@ -24,6 +24,9 @@ const AUTO_CHUNKS: u32 = 8;
 /// Maximum number of chunks; longer videos have longer chunks.
 const MAX_CHUNKS: u32 = 900;
 
+/// Maximum duration of a video that is split, seconds: 30 days. Workers take a day by default.
+pub(super) const LONGEST_VIDEO: f64 = 30.0 * 86_400.0;
+
 /// Frames whose times differ by less than this are the same frame, seconds.
 pub(super) const TOLERANCE: f64 = 0.0005;
 
@@ -32,6 +35,7 @@ pub(super) const SEGMENT: f64 = SEGMENT_SECONDS as f64;
 
 /// The chunks of a video. Chunks and segments are numbered from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "ChunkPlanJson")]
 pub struct ChunkPlan {
     /// Duration of the video in seconds.
     seconds: f64,
@@ -41,6 +45,33 @@ pub struct ChunkPlan {
     longest: u32,
     /// The same at the end.
     shortest: u32,
+}
+
+/// A plan as it is stored.
+#[derive(Deserialize)]
+struct ChunkPlanJson {
+    seconds: f64,
+    segments: u32,
+    longest: u32,
+    shortest: u32,
+}
+
+/// The numbers contradict each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("its chunks do not make up a video")]
+struct InvalidChunks;
+
+impl TryFrom<ChunkPlanJson> for ChunkPlan {
+    type Error = InvalidChunks;
+
+    fn try_from(json: ChunkPlanJson) -> Result<Self, InvalidChunks> {
+        let ChunkPlanJson { seconds, segments, longest, shortest } = json;
+        let most = (seconds / SEGMENT).ceil() + 1.0;
+        let fits = (0.0..=LONGEST_VIDEO).contains(&seconds) && (1.0..=most).contains(&f64::from(segments));
+        let is_few = longest >= segments.div_ceil(MAX_CHUNKS * 2 / 3) && longest <= segments.max(LONGEST);
+        let is_plan = fits && is_few && (longest.div_ceil(2)..=longest).contains(&shortest);
+        is_plan.then_some(Self { seconds, segments, longest, shortest }).ok_or(InvalidChunks)
+    }
 }
 
 impl ChunkPlan {

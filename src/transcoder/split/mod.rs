@@ -29,6 +29,8 @@ mod chunks;
 mod encode;
 mod finish;
 mod fragments;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) mod fuzz;
 mod hand_over;
 mod join;
 mod plan;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::chunks::{ChunkPlan, SEGMENT, TOLERANCE};
+use super::chunks::{ChunkPlan, LONGEST_VIDEO, SEGMENT, TOLERANCE};
 use crate::job::{Failure, Format, Ladder, Parallelism, Preset, Stills};
 use crate::transcoder::copied::{self, CopiedRung};
 use crate::transcoder::ladder::Rung;
@@ -73,6 +73,9 @@ pub fn decide(
     let Some(seconds) = seconds else {
         return whole(Some("the file does not say how long its video is".to_owned()));
     };
+    if seconds > LONGEST_VIDEO {
+        return whole(Some("the video is longer than 30 days".to_owned()));
+    }
     let chunks = ChunkPlan::new(seconds, source.video.frame_rate, parallelism);
     if chunks.count() < 2 {
         return whole(Some("the video is too short for more than one part".to_owned()));

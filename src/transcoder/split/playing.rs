@@ -2,7 +2,7 @@
 //! player shows the whole length from the start.
 
 use super::arguments::{INDEX, INIT};
-use super::chunks::SEGMENT;
+use super::chunks::{LONGEST_VIDEO, SEGMENT};
 use super::plan::SplitPlan;
 use super::report::segment_file;
 use crate::job::{Failure, Format};
@@ -58,7 +58,8 @@ pub fn playing_documents(plan: &SplitPlan) -> Result<Vec<(String, String)>, Fail
 /// The lengths of the segments of a stream of this duration, seconds.
 fn nominal(seconds: f64) -> Vec<f64> {
     let mut lengths = Vec::new();
-    let mut rest = seconds;
+    // One that says that it lasts for ever must not have as many segments.
+    let mut rest = seconds.min(LONGEST_VIDEO);
     // A frame of sound is 21 ms long, and no segment is shorter.
     while rest > 0.022 || lengths.is_empty() {
         lengths.push(rest.clamp(0.0, SEGMENT));

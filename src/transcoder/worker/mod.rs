@@ -145,7 +145,7 @@ impl Worker {
                 Ok(())
             },
         )?;
-        for gap in &tools.sandbox_gaps {
+        for gap in &tools.missing_protections {
             tracing::warn!("{gap}");
         }
         scratch::sweep(&config.scratch);
@@ -155,7 +155,7 @@ impl Worker {
         let id = WorkerId::on(&config.machine);
         let heartbeat = Heartbeat::start(&queue, id.clone(), clock.clone())
             .map_err(|e| WorkerError::Machine(format!("no thread for heartbeats: {e}")))?;
-        let sandbox = WorkerSandbox::new(config.sandbox, &tools.sandbox_gaps);
+        let sandbox = WorkerSandbox::new(config.sandbox, &tools.missing_protections);
         let worker = Self {
             config,
             queue,

@@ -1,8 +1,8 @@
-/* Stands in for FFmpeg, as if a video had taken it over, and tries what it must not be able to do. Each attempt is a line of
- * its log: what was tried, and whether it succeeded. Questions about its version are answered by the real one.
+/* Stands in for FFmpeg or ffprobe, as if a video had taken it over, and tries what it must not be able to do. Each attempt is
+ * a line of its log: what was tried, and whether it succeeded. Questions about its version are answered by the real one.
  *
  * The environment and the files are those of FFmpeg, so what to try is compiled in: attempts.h has pairs of a kind and an
- * argument. */
+ * argument, and where the real program is. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <dirent.h>
@@ -42,13 +42,17 @@ static int opens(const char *path, int flags) {
   return well;
 }
 
-/* /proc of every process that can be guessed, because the folder itself cannot be listed. */
-static int reads_environment(void) {
+static int reads_environment_of(int pid) {
   char path[64];
+  snprintf(path, sizeof path, "/proc/%d/environ", pid);
+  return opens(path, O_RDONLY);
+}
+
+/* Of every process that can be guessed, because /proc itself cannot be listed. */
+static int reads_environment(void) {
   for (int pid = 1; pid < 100000; pid++) {
     if (pid == getpid()) continue;
-    snprintf(path, sizeof path, "/proc/%d/environ", pid);
-    if (opens(path, O_RDONLY)) return 1;
+    if (reads_environment_of(pid)) return 1;
   }
   return 0;
 }
@@ -127,6 +131,7 @@ static void attempt(int parent) {
   TRY("write", opens(argument, O_WRONLY | O_CREAT))
   TRY("list", opendir(argument) != NULL)
   TRY("environment", reads_environment())
+  TRY("worker", reads_environment_of(parent))
   TRY("tcp", connects("127.0.0.1", port, SOCK_STREAM))
   TRY("udp", connects("127.0.0.1", port, SOCK_DGRAM))
   TRY("unix", connects_locally(argument))
@@ -154,7 +159,7 @@ static void input_port(int count, char **arguments, char *port) {
 int main(int count, char **arguments) {
   const char *question = arguments[count - 1];
   if (!strcmp(question, "-version") || !strcmp(question, "-encoders") || !strcmp(question, "-filters")) {
-    execv("/usr/bin/ffmpeg", arguments);
+    execv(REAL, arguments);
     return 1;
   }
   for (size_t n = 0; n < sizeof ATTEMPTS / sizeof *ATTEMPTS; n++) {

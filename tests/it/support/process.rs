@@ -1,7 +1,7 @@
 //! Processes: starts them, lists them, and waits for their end.
 
 use std::ffi::OsStr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::thread;
@@ -49,6 +49,13 @@ pub fn bare(program: &str) -> Command {
         }
     }
     command
+}
+
+/// The executable of this name on the PATH, behind all links, as tcoder finds it.
+pub fn installed(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap();
+    let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|path| path.is_file());
+    found.unwrap_or_else(|| panic!("there is no {name} on the PATH")).canonicalize().unwrap()
 }
 
 /// Runs the command line until it ends.

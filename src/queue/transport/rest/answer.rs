@@ -125,6 +125,28 @@ fn reply(value: Value) -> Result<Reply, QueueError> {
     })
 }
 
+/// What this parser promises, for `crate::fuzz`. The first two bytes are the status, the rest is the body.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_rest_answer(bytes: &[u8]) {
+    let Some((status, body)) = bytes.split_first_chunk() else { return };
+    let status = StatusCode::from_u16(u16::from_be_bytes(*status) % 1000).unwrap_or(StatusCode::OK);
+    let Ok(url) = "https://name.upstash.example".parse() else { return };
+    let redaction = Redaction::new(&url, &"hush-0815".to_owned().into());
+    let check = |error: QueueError| {
+        let said = error.to_string();
+        assert!(said.len() < 2_000 && !said.chars().any(char::is_control), "{said:?}");
+        assert!(!said.contains("hush-0815") && !said.contains("name.upstash.example"), "{said:?}");
+    };
+    if !status.is_success() {
+        check(refusal(status, body, &redaction));
+    }
+    let answers: Vec<RestResponse> = match serde_json::from_slice(body) {
+        Ok(one) => vec![one],
+        Err(_) => serde_json::from_slice(body).unwrap_or_default(),
+    };
+    answers.into_iter().filter_map(|answer| answer.reply(&redaction).err()).for_each(check);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

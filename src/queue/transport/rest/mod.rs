@@ -21,6 +21,9 @@ use crate::queue::backoff;
 use crate::time::{sleep, timeout};
 use answer::{Redaction, RestResponse};
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use answer::check_rest_answer;
+
 /// Maximum duration of a request, including the whole response.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Number of retries of a failed read.

@@ -45,6 +45,19 @@ fn unbracketed(host: &str) -> &str {
     host.trim_start_matches('[').trim_end_matches(']')
 }
 
+/// What these parsers promise, for `crate::fuzz`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_cluster_reply(reply: &Reply) {
+    let moved = reply.text().and_then(parse_redirection);
+    let nodes = parse_slots(reply);
+    for (n, node) in nodes.iter().enumerate() {
+        assert!(!nodes[..n].contains(node), "{node:?} is listed twice");
+    }
+    for node in nodes.iter().chain(&moved) {
+        assert!(!node.host.starts_with('[') && !node.host.ends_with(']'), "{node:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,6 +16,9 @@ use self::cluster::Node;
 use super::{Command, QueueError, Reply};
 use crate::config::RedisConfig;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::cluster::check_cluster_reply;
+
 impl From<&Command> for redis::Cmd {
     fn from(command: &Command) -> Self {
         let mut cmd = Self::new();

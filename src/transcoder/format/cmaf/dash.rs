@@ -15,6 +15,8 @@ use crate::transcoder::reference::Reference;
 
 /// Maximum number of files that are read from a manifest; a day at ten qualities has fewer.
 const SEGMENTS_LIMIT: usize = 200_000;
+/// Maximum length of all their names, bytes: a manifest of a few kilobytes could name gigabytes.
+pub(crate) const NAMES_LIMIT: usize = 16 << 20;
 
 /// The manifest.
 #[must_use]
@@ -198,7 +200,7 @@ impl Xml {
 pub(crate) fn references(text: &str) -> Vec<Reference> {
     let mut reader = Reader::from_str(text);
     let mut references = Vec::new();
-    let (mut media, mut number) = (String::new(), 0);
+    let (mut media, mut number, mut bytes) = (String::new(), 0_u64, 0);
     loop {
         match reader.read_event() {
             Ok(Event::Start(tag) | Event::Empty(tag)) => match tag.local_name().as_ref() {
@@ -211,11 +213,13 @@ pub(crate) fn references(text: &str) -> Vec<Reference> {
                 b"S" => {
                     let repeats: u64 = attribute(&tag, "r").and_then(|r| r.parse().ok()).unwrap_or(0);
                     for _ in 0..=repeats {
-                        if references.len() == SEGMENTS_LIMIT {
+                        let name = numbered(&media, number);
+                        bytes += name.len();
+                        if references.len() == SEGMENTS_LIMIT || bytes > NAMES_LIMIT {
                             return references;
                         }
-                        references.push(Reference::File(numbered(&media, number)));
-                        number += 1;
+                        references.push(Reference::File(name));
+                        number = number.saturating_add(1);
                     }
                 }
                 _ => {}
@@ -314,6 +318,11 @@ mod tests {
         let named = references(text);
         assert_eq!(named.len(), SEGMENTS_LIMIT);
         assert_eq!(named[0], Reference::File("1.m4s".into()));
+        let (long, last) = ("long".repeat(5_000), u64::MAX);
+        let text =
+            format!("<SegmentTemplate media=\"{long}\" startNumber=\"{last}\"/><S r=\"99999999999\"/>");
+        let named: usize = references(&text).iter().map(|name| name.uri().len()).sum();
+        assert!((1..=NAMES_LIMIT).contains(&named), "{named}");
         assert_eq!(references("<html>\n404\n</html>"), []);
     }
 

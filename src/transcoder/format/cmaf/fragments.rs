@@ -4,7 +4,7 @@
 //! Boxes as in ISO/IEC 14496-12, codec strings as in RFC 6381 and ISO/IEC 14496-15, E.
 
 use std::fs::File;
-use std::io::{BufReader, Seek, SeekFrom};
+use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use mp4_atom::{Atom, Codec, Header, Moof, Moov, ReadAtom, ReadFrom, Stsd, Traf, Trex, TrunEntry};
@@ -44,12 +44,15 @@ const NOT_A_SYNC_SAMPLE: u32 = 0x0001_0000;
 impl Init {
     /// Reads an initialization section.
     pub(crate) fn read(path: &Path) -> Result<Self, Mp4Error> {
-        let mut file = BufReader::new(File::open(path)?);
-        while let Some(header) = Option::<Header>::read_from(&mut file)? {
+        Self::read_from(&mut BufReader::new(File::open(path)?))
+    }
+
+    fn read_from(file: &mut (impl Read + Seek)) -> Result<Self, Mp4Error> {
+        while let Some(header) = Option::<Header>::read_from(file)? {
             if header.kind == Moov::KIND {
-                return Self::of(&Moov::read_atom(&header, &mut file)?);
+                return Self::of(&Moov::read_atom(&header, file)?);
             }
-            skip(&header, &mut file)?;
+            skip(&header, file)?;
         }
         Err(Mp4Error::Missing("moov box"))
     }
@@ -69,16 +72,20 @@ impl Init {
     pub(crate) fn fragments(&self, path: &Path) -> Result<(u64, Vec<Fragment>), Mp4Error> {
         let file = File::open(path)?;
         let bytes = file.metadata()?.len();
-        let mut file = BufReader::new(file);
+        Ok((bytes, self.fragments_of(&mut BufReader::new(file), bytes)?))
+    }
+
+    /// The movie fragments of a segment of `bytes` bytes.
+    fn fragments_of(&self, file: &mut (impl Read + Seek), bytes: u64) -> Result<Vec<Fragment>, Mp4Error> {
         let mut fragments = Vec::new();
         loop {
             let offset = file.stream_position()?;
-            let Some(header) = Option::<Header>::read_from(&mut file)? else { break };
+            let Some(header) = Option::<Header>::read_from(file)? else { break };
             if header.kind == Moof::KIND {
-                let moof = Moof::read_atom(&header, &mut file)?;
+                let moof = Moof::read_atom(&header, file)?;
                 fragments.extend(moof.traf.first().and_then(|traf| self.fragment(offset, traf)));
             } else {
-                skip(&header, &mut file)?;
+                skip(&header, file)?;
             }
         }
         // Seeking behind a truncated box is not an error for a file.
@@ -89,19 +96,22 @@ impl Init {
         if fragments.is_empty() {
             return Err(Mp4Error::Missing("samples"));
         }
-        Ok((bytes, fragments))
+        Ok(fragments)
     }
 
     /// The presentation times of all samples of a segment in decoding order, in the timescale.
     pub(crate) fn presentation_times(&self, path: &Path) -> Result<Vec<i64>, Mp4Error> {
-        let mut file = BufReader::new(File::open(path)?);
+        self.times_of(&mut BufReader::new(File::open(path)?))
+    }
+
+    fn times_of(&self, file: &mut (impl Read + Seek)) -> Result<Vec<i64>, Mp4Error> {
         let mut times = Vec::new();
-        while let Some(header) = Option::<Header>::read_from(&mut file)? {
+        while let Some(header) = Option::<Header>::read_from(file)? {
             if header.kind != Moof::KIND {
-                skip(&header, &mut file)?;
+                skip(&header, file)?;
                 continue;
             }
-            let moof = Moof::read_atom(&header, &mut file)?;
+            let moof = Moof::read_atom(&header, file)?;
             if let Some(traf) = moof.traf.first() {
                 let usual =
                     traf.tfhd.default_sample_duration.unwrap_or(self.defaults.default_sample_duration);
@@ -168,6 +178,27 @@ fn codec(samples: &Stsd) -> Result<String, Mp4Error> {
         }
         _ => Err(Mp4Error::Codec),
     }
+}
+
+/// What [`Init`] promises, for `crate::fuzz`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_init(bytes: &[u8]) {
+    if let Ok(init) = Init::read_from(&mut std::io::Cursor::new(bytes)) {
+        assert!(init.timescale > 0 && init.codec.len() < 40, "{}", init.codec);
+    }
+}
+
+/// What [`Init::fragments`] promises of a segment, for `crate::fuzz`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check_fragments(bytes: &[u8]) {
+    let init = Init { codec: String::new(), timescale: 1000, defaults: Trex::default() };
+    let size = bytes.len() as u64;
+    for fragment in init.fragments_of(&mut std::io::Cursor::new(bytes), size).unwrap_or_default() {
+        assert!(fragment.offset < size && fragment.first_sample_end <= size, "{fragment:?}");
+        assert!(fragment.shown_at.is_finite(), "{fragment:?}");
+    }
+    let times = init.times_of(&mut std::io::Cursor::new(bytes)).unwrap_or_default();
+    assert!(times.len() <= bytes.len(), "{} samples in {size} bytes", times.len());
 }
 
 #[cfg(test)]

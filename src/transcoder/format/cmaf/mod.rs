@@ -10,10 +10,10 @@
 //! | `hls` | the text of master and I-frame playlists (pure) |
 //! | `dash` | the text of a DASH manifest (pure) |
 
-mod dash;
+pub(crate) mod dash;
 pub(crate) mod fragments;
 pub(crate) mod hls;
-mod labels;
+pub(crate) mod labels;
 pub(crate) mod measure;
 pub(crate) mod presentation;
 pub(crate) mod rate;

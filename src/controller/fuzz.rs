@@ -1,0 +1,45 @@
+//! What the parsers of specs promise, for `crate::fuzz`.
+
+use super::transcode_job::{Rules, to_submission};
+use super::worker_pool::policy;
+use crate::config::Env;
+use crate::crd::{TranscodeJob, TranscodeJobSpec, WorkerPoolSpec};
+use crate::job::{Input, JobId, JobLimits};
+use crate::net::{self, EgressPolicy};
+
+/// The spec of a TranscodeJob, in JSON.
+pub(crate) fn transcode_job(bytes: &[u8]) {
+    let Ok(spec) = serde_json::from_slice::<TranscodeJobSpec>(bytes) else { return };
+    let mut object = TranscodeJob::new("film", spec);
+    object.metadata.namespace = Some("films".to_owned());
+    let rules = Rules { guard: EgressPolicy::PublicOnly, limits: JobLimits::HIGHEST, tenant_prefixes: false };
+    match to_submission(&object, JobId::default(), rules) {
+        Ok(submission) => {
+            let spec = submission.spec;
+            assert_eq!(spec.clone().checked(&JobLimits::HIGHEST).as_ref(), Ok(&spec));
+            assert!(spec.webhook_key.as_ref().is_none_or(|secret| secret.namespace == "films"));
+            let input = match &spec.input {
+                Input::Url(url) => Some(url),
+                Input::Key(_) => None,
+            };
+            for url in input.into_iter().chain(&spec.webhook_url) {
+                assert_eq!(net::check_url(EgressPolicy::PublicOnly, url), Ok(()));
+            }
+        }
+        Err(refusal) => assert!(refusal.message.len() < 2_000, "{refusal}"),
+    }
+}
+
+/// The spec of a WorkerPool, in JSON.
+pub(crate) fn worker_pool(bytes: &[u8]) {
+    let Ok(pool) = serde_json::from_slice::<WorkerPoolSpec>(bytes) else { return };
+    let env = Env::of(|name| match name {
+        "FLY_WORKER_APP" => Some("clips".into()),
+        "FLY_WORKER_IMAGE" => Some("registry.fly.io/clips:1".into()),
+        "FLY_WORKER_REGIONS" => Some("iad".into()),
+        _ => None,
+    });
+    if let Ok(policy) = policy(Some(&pool), &env) {
+        assert!(policy.min <= policy.max, "{policy:?}");
+    }
+}
