@@ -10,7 +10,7 @@ use super::extract::parse;
 use super::fleet::PauseFleet;
 use super::request_origin::request_origin;
 use super::requests::{CreateJobRequest, CreateUploadRequest, SubmissionLimits};
-use super::{SignPartsRequest, web_origin};
+use super::{CreateTokenRequest, SignPartsRequest, TokenPermissions, web_origin};
 use crate::config::{ApiConfig, Env};
 use crate::http_server::PeerAddress;
 use crate::job::{Input, JobLimits, JobSpec, ObjectKey};
@@ -33,6 +33,8 @@ pub(crate) fn request(bytes: &[u8]) {
     }
     let _ = parse::<SignPartsRequest>(bytes);
     let _ = parse::<PauseFleet>(bytes);
+    let _ = parse::<CreateTokenRequest>(bytes);
+    let _ = parse::<TokenPermissions>(bytes);
 }
 
 fn check_spec(spec: &JobSpec) {

@@ -128,7 +128,7 @@ impl AppState {
         if size > MAX_OBJECT_BYTES {
             return Err(Problem::field("fileSize", "an upload has at most 5 TiB"));
         }
-        let limit = self.queue.input_limit(size).await;
+        let limit = self.queue.input_limit(size).await?;
         match limit.and_then(|limit| space::check_input(size, limit).err()) {
             Some(too_large) => Err(Problem::field("fileSize", too_large.message)),
             None => Ok(()),

@@ -43,8 +43,14 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
     let mut left = SubrequestBudget(context.settings.subrequests);
     let largest = inputs.iter().map(|input| input.size).max().unwrap_or(0);
     if context.queue.policy().max_input_bytes.is_none() && largest > space::ALWAYS_FITS && left.take(1) {
-        let limit = context.queue.input_limit(largest).await;
-        context.queue = context.queue.clone().with_max_input_bytes(limit);
+        match context.queue.input_limit(largest).await {
+            Ok(limit) => context.queue = context.queue.clone().with_max_input_bytes(limit),
+            Err(error) => {
+                tracing::warn!(%error, messages = inputs.len(), "could not read the limit of inputs; the messages are redelivered");
+                objects.iter().for_each(|(message, _)| message.retry());
+                return;
+            }
+        }
     }
     let outcomes = match reconcile(&context, &inputs, &mut left).await {
         Ok(outcomes) => outcomes,
@@ -57,8 +63,9 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
     let mut created = false;
     for ((message, object), outcome) in objects.into_iter().zip(outcomes) {
         let is_new = outcome == UploadedOutcome::Unknown;
-        // Creating a job costs two round trips; the buckets are reached through their bindings, which do not count.
-        if is_new && !left.take(2) {
+        // Creating a job costs two round trips, and a look at the fleet for a large input; the buckets are reached through
+        // their bindings, which do not count.
+        if is_new && !left.take(3) {
             message.retry();
             continue;
         }

@@ -54,9 +54,9 @@ fn read_sizes(env: &Env<'_>) -> Result<Sizes, ConfigError> {
     let base = read_guest(env)?;
     let refused = |why: String| env.invalid(&FLY_WORKER_GUESTS, why);
     let mut larger = Vec::new();
-    for size in env.get(&FLY_WORKER_GUESTS)?.unwrap_or_default() {
+    for (number, size) in (1..).zip(env.get(&FLY_WORKER_GUESTS)?.unwrap_or_default()) {
         let guest: Guest =
-            size.parse().map_err(|_: NoSuchSize| refused(format!("of {size:?}: {NoSuchSize}")))?;
+            size.parse().map_err(|_: NoSuchSize| refused(format!("of number {number}: {NoSuchSize}")))?;
         let same_kind = guest.kind() == base.kind();
         let guest = if same_kind { guest.with_memory_per_cpu_of(base) } else { Ok(guest) };
         larger.push(guest.map_err(|error: GuestError| refused(error.to_string()))?.into());
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn error_of_a_larger_size_says_what_to_do() {
         for (sizes, words) in [
-            ("performance-8x,performance-3x", r#"of "performance-3x": it must be one of Fly's sizes: "#),
+            ("performance-8x,performance-3x", "of number 2: it must be one of Fly's sizes: "),
             ("performance-2x", "2 CPUs are no more than the 2 of the size for jobs; leave that size out"),
             ("performance-8x,performance-8x", "two of the sizes have 8 CPUs; leave one of them out"),
             ("shared-cpu-4x", "choose sizes with the same kind of CPUs as the size for jobs"),

@@ -149,7 +149,8 @@ fn address(bytes: &[u8]) {
     }
 }
 
-/// Lines such as `R2_ENDPOINT=https://…`. A value with the word `hush` is a secret.
+/// Lines such as `R2_ENDPOINT=https://…`. A value with the word `hush` is a secret, in whichever setting it stands: errors show no
+/// values.
 fn settings(bytes: &[u8]) {
     let text = text(bytes);
     let lines: Vec<(&str, &str)> = text.lines().filter_map(|line| line.split_once('=')).collect();
@@ -170,9 +171,6 @@ fn settings(bytes: &[u8]) {
     ];
     for error in errors.into_iter().flatten() {
         let shown = error.to_string();
-        for secret in ["API_TOKENS", "FLY_API_TOKEN", "R2_SECRET_ACCESS_KEY", "REDIS_URL", "WEBHOOK_SECRET"] {
-            let value = env.text(secret).filter(|value| value.contains("hush"));
-            assert!(value.is_none_or(|value| !shown.contains(&value)), "{secret} is shown: {shown}");
-        }
+        assert!(!shown.contains("hush"), "a secret is shown: {shown}");
     }
 }

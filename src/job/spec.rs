@@ -312,6 +312,15 @@ impl JobSpec {
         6 * 3600
     }
 
+    /// Whether a request for this job is the same as that for the other. A version that does not know the size of the file is
+    /// no difference.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let either_is_unknown = self.file_size.is_none() || other.file_size.is_none();
+        let file_size = if either_is_unknown { other.file_size } else { self.file_size };
+        Self { file_size, ..self.clone() } == *other
+    }
+
     /// This spec without the queries of its addresses, which often contain a signature or a token.
     #[must_use]
     pub fn redacted(mut self) -> Self {
@@ -387,6 +396,14 @@ mod tests {
         assert_eq!(one, Stills { poster: false, storyboard: true });
         assert!(serde_json::from_str::<Stills>(r#"["cartoon"]"#).is_err());
         assert!(serde_json::to_value(spec("https://example.com/a.mp4")).unwrap().get("stills").is_none());
+    }
+
+    #[test]
+    fn spec_is_the_same_where_one_version_does_not_know_the_size_of_the_file() {
+        let sized = |file_size| JobSpec { file_size, ..spec("https://example.com/a.mp4") };
+        assert!(sized(None).is_same(&sized(Some(7))) && sized(Some(7)).is_same(&sized(None)));
+        assert!(sized(Some(7)).is_same(&sized(Some(7))) && !sized(Some(7)).is_same(&sized(Some(8))));
+        assert!(!sized(None).is_same(&spec("https://example.com/b.mp4")));
     }
 
     #[test]

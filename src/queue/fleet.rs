@@ -245,12 +245,19 @@ impl Queue {
 
     /// The largest input in bytes that workers take, if it is known: from the settings, or from the fleet. The fleet is only
     /// asked because of an input of `size` bytes that does not fit every machine.
-    pub async fn input_limit(&self, size: u64) -> Option<u64> {
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn input_limit(&self, size: u64) -> Result<Option<u64>, QueueError> {
         match self.policy.max_input_bytes {
-            Some(most) => Some(most),
-            None if size <= ALWAYS_FITS => None,
-            // A status of another version cannot be read, which is no reason to refuse an input.
-            None => self.fleet().await.ok().and_then(|(status, _)| status?.max_input_bytes),
+            Some(most) => Ok(Some(most)),
+            None if size <= ALWAYS_FITS => Ok(None),
+            None => match self.fleet().await {
+                Ok((status, _)) => Ok(status.and_then(|status| status.max_input_bytes)),
+                // A status of another version cannot be read, which is no reason to refuse an input.
+                Err(QueueError::Data(_)) => Ok(None),
+                Err(error) => Err(error),
+            },
         }
     }
 

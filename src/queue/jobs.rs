@@ -115,7 +115,7 @@ impl Queue {
             "EXISTS" => {
                 let there = parse_spec(answer.text(0)?)?;
                 let is_owners = answer.text(1)? == owner.map(|owner| owner.name.as_str()).unwrap_or_default();
-                Ok(if there == *spec && is_owners {
+                Ok(if there.is_same(spec) && is_owners {
                     SubmitOutcome::Same
                 } else {
                     SubmitOutcome::Different(Box::new(there))
@@ -131,7 +131,7 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn uploaded(&self, input: &UploadedInput) -> Result<UploadedOutcome, QueueError> {
-        let limit = self.input_limit(input.size).await;
+        let limit = self.input_limit(input.size).await?;
         UploadedOutcome::parse(&self.eval_idempotent(&scripts::UPLOADED, input.args(limit)?).await?)
     }
 

@@ -167,7 +167,9 @@ impl Storage {
         let request = self.small.head_object().bucket(self.name(bucket)).key(key.as_str());
         match request.send().await {
             Ok(found) => {
-                Ok(Some(ObjectInfo { size: size(found.content_length()), etag: found.e_tag().map(unquoted) }))
+                // A weak tag does not identify the bytes.
+                let etag = found.e_tag().filter(|etag| !etag.starts_with("W/")).map(unquoted);
+                Ok(Some(ObjectInfo { size: size(found.content_length()), etag }))
             }
             Err(error) => absent(classify(key.as_str(), &error)),
         }

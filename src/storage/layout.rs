@@ -62,7 +62,7 @@ pub fn is_of_tenant(tenant: &str, key: &ObjectKey) -> bool {
 /// Whether a folder of this name is the installation's own.
 #[must_use]
 pub fn is_reserved(folder: &str) -> bool {
-    folder == INPUTS
+    [INPUTS, "outputs", "probes"].contains(&folder)
 }
 
 /// A sanitised file name of limited length.

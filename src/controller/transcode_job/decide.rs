@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use kube::Resource as _;
 
-use super::status::StatusContext;
+use super::status::{StatusContext, tell_storage_error};
 use super::submission::{Refusal, Rules, Submission, same, to_submission};
 use crate::controller::conditions::{holds, millis};
 use crate::crd::{JobPhase, TranscodeJobStatus, condition, reason};
@@ -35,6 +35,8 @@ pub(crate) struct DecisionInput<'a> {
     pub secret: Option<Result<(), String>>,
     /// Whether the input bucket has just been checked for the upload.
     pub looked_for_upload: bool,
+    /// Why the bucket could not be checked for it.
+    pub storage_error: Option<String>,
     /// The limits on what jobs may request.
     pub rules: Rules,
 }
@@ -148,9 +150,12 @@ fn follow(seen: &DecisionInput<'_>, job: &Job) -> Decision {
             .is_ok_and(|to_submission| same(&job.spec, &to_submission.spec))
     };
     let changed = !seen.rules.of_queued().into_iter().any(is_the_same);
-    let status = frame.of(job, changed);
+    let mut status = frame.of(job, changed);
     if status.phase.is_some_and(JobPhase::is_terminal) {
         return over(frame, status);
+    }
+    if let (State::Uploading, Some(error)) = (job.status, &seen.storage_error) {
+        tell_storage_error(&mut status, error);
     }
     let deadline = deadline(frame, &status);
     if let Some((due, seconds)) = deadline

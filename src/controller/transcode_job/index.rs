@@ -92,7 +92,10 @@ impl Index {
     pub(crate) fn put(&mut self, id: JobId, object: ObjectRef<Guarded>, webhook: Option<WebhookRequest>) {
         self.objects.insert(id, object);
         match webhook {
-            Some(webhook) => self.webhooks.insert(id, webhook),
+            Some(webhook) => {
+                self.deleted.retain(|deleted| *deleted != id);
+                self.webhooks.insert(id, webhook)
+            }
             None => self.webhooks.remove(&id),
         };
     }

@@ -88,6 +88,10 @@ impl ReconcileError {
     fn is_redis(&self) -> bool {
         matches!(self, Self::Queue(_) | Self::Slow("Redis"))
     }
+
+    fn is_storage(&self) -> bool {
+        matches!(self, Self::Storage(_) | Self::Slow("object storage"))
+    }
 }
 
 impl From<kube::Error> for ReconcileError {
@@ -254,6 +258,7 @@ impl Context {
             job: Look::NotYet,
             secret: None,
             looked_for_upload: false,
+            storage_error: None,
             rules: self.tools.rules,
         };
         match self.settle(object, seen, &frame, dirty).await {
@@ -305,9 +310,22 @@ impl Context {
                 Decision::Act(Act::LookAtSecret(secret)) => {
                     seen.secret = Some(secrets::usable(&self.tools.client, &secret).await);
                 }
+                Decision::Act(Act::LookForUpload(key)) => {
+                    seen.looked_for_upload = true;
+                    match self.look_for_upload(id, key).await {
+                        Err(error) if error.is_storage() => {
+                            let (namespace, name) =
+                                (object.namespace().unwrap_or_default(), object.name_any());
+                            tracing::warn!(job = %id, namespace, name, %error, "could not look for an upload; looking again");
+                            seen.storage_error = Some(error.to_string());
+                        }
+                        outcome => outcome?,
+                    }
+                    seen.job = self.look(id).await?;
+                }
                 Decision::Act(act) => {
                     fresh |= matches!(act, Act::Submit(_));
-                    self.act(object, id, act, &mut seen.looked_for_upload).await?;
+                    self.act(object, id, act).await?;
                     seen.job = self.look(id).await?;
                 }
             }
@@ -316,13 +334,7 @@ impl Context {
         Err(ReconcileError::Unsettled)
     }
 
-    async fn act(
-        &self,
-        object: &Guarded,
-        id: JobId,
-        act: Act,
-        looked_for_upload: &mut bool,
-    ) -> Result<(), ReconcileError> {
+    async fn act(&self, object: &Guarded, id: JobId, act: Act) -> Result<(), ReconcileError> {
         let (namespace, name) = (object.namespace().unwrap_or_default(), object.name_any());
         match act {
             Act::Submit(to_submission) => {
@@ -344,14 +356,7 @@ impl Context {
                 let outcome = redis(self.tools.queue.redrive(id)).await?;
                 tracing::info!(job = %id, namespace, name, ?outcome, "TranscodeJob resumed");
             }
-            Act::LookForUpload(key) => {
-                *looked_for_upload = true;
-                if let Some(ObjectInfo { size, etag }) = self.look_for_input(&key).await? {
-                    let input = UploadedInput { job: id, key, size, etag };
-                    redis(self.tools.queue.uploaded(&input)).await?;
-                }
-            }
-            Act::Look | Act::LookAtSecret(_) | Act::Delete => {}
+            Act::Look | Act::LookForUpload(_) | Act::LookAtSecret(_) | Act::Delete => {}
         }
         Ok(())
     }
@@ -373,9 +378,15 @@ impl Context {
         Ok(matches!(verdict?, Verdict::Result(_)))
     }
 
-    async fn look_for_input(&self, key: &ObjectKey) -> Result<Option<ObjectInfo>, ReconcileError> {
-        let found = timeout(CALL_TIMEOUT, self.tools.storage.head(Bucket::Input, key)).await;
-        Ok(found.map_err(|_| ReconcileError::Slow("object storage"))??)
+    /// Reports the upload of a job if it is in the input bucket.
+    async fn look_for_upload(&self, id: JobId, key: ObjectKey) -> Result<(), ReconcileError> {
+        let found = timeout(CALL_TIMEOUT, self.tools.storage.head(Bucket::Input, &key)).await;
+        let found = found.map_err(|_| ReconcileError::Slow("object storage"))??;
+        if let Some(ObjectInfo { size, etag }) = found {
+            let input = UploadedInput { job: id, key, size, etag };
+            redis(self.tools.queue.uploaded(&input)).await?;
+        }
+        Ok(())
     }
 
     /// Writes the status if it has changed, and its Events.

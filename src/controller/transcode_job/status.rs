@@ -328,6 +328,18 @@ fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> 
     said
 }
 
+/// Says in the status of a job that waits for its upload that nobody can see whether it has arrived.
+pub(crate) fn tell_storage_error(status: &mut TranscodeJobStatus, error: &str) {
+    for condition in &mut status.conditions {
+        if condition.type_ == condition::RECONCILING {
+            condition.reason = reason::STORAGE_UNAVAILABLE.to_owned();
+            condition.message = format!(
+                "the controller cannot see whether the video has arrived: {error}; it looks again soon"
+            );
+        }
+    }
+}
+
 /// The failure of the last attempt: of a job that is retried, or that has failed.
 fn last_failure(job: &Job) -> Option<FailureStatus> {
     let failed = match job.status {

@@ -151,6 +151,7 @@ impl Case {
             job: self.look.clone(),
             secret: self.secret.clone(),
             looked_for_upload: self.looked_for_upload,
+            storage_error: None,
             rules: RULES,
         })
     }

@@ -2,8 +2,8 @@
 -- the failure of the job if its input is larger than workers take ('': it is not, or the limit is not known), the
 -- failure if its input has another size than was announced, and the key of the object.
 -- Returns QUEUED, REFUSED (the job has failed with one of the failures), ALREADY with the state of a job that did not
--- wait for it, OTHER (the job waits for another object), or UNKNOWN. A job that failed because its upload was late, or was refused, is revived by one that
--- it can use: a PUT that started in time may end at any time.
+-- wait for it, OTHER (the job waits for another object), or UNKNOWN. A job that failed because its upload was late, or was
+-- refused, is revived by one that it can use: a PUT that started in time may end at any time.
 local id, size, version, failure = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue', 'spec', 'hook', 'keep', 'keep_input',
   'keep_outputs')

@@ -181,6 +181,22 @@ async fn conditions_report_redis_while_it_does_not_answer() {
 }
 
 #[tokio::test]
+async fn condition_reports_storage_that_cannot_be_reached() {
+    let system = system::shared().await;
+    let site = Site::on(cluster::shared().await, system, "no-storage").await;
+    let nowhere = format!("http://127.0.0.1:{}", cluster::free_port());
+    let controller = site.controller(&[("R2_ENDPOINT", nowhere.as_str())]);
+    controller.ready().await;
+    site.make("film", json!({"input": {"upload": {}}})).await;
+    let unreachable = |job: &TranscodeJob| {
+        condition(job, "Reconciling").is_some_and(|(reason, _)| reason == "StorageUnavailable")
+    };
+    until(site.jobs(), "film", "said to be without storage", unreachable).await;
+    let log = controller.stop().await;
+    assert!(log.contains("could not look for an upload; looking again"), "{log}");
+}
+
+#[tokio::test]
 async fn operator_starts_while_redis_is_away_and_says_so() {
     use secrecy::ExposeSecret as _;
     let mut redis = private_redis(&["--appendonly", "yes", "--appendfsync", "always"]);

@@ -6,10 +6,12 @@ use kube::ResourceExt as _;
 use kube::api::DeleteParams;
 use serde_json::json;
 use standardwebhooks::Webhook;
+use tcoder::crd::TranscodeJob;
 use tokio::sync::mpsc;
 
-use super::{condition, site, status};
+use super::{condition, has_phase, site, status};
 use crate::support::clips::{clip, long_clip, probe};
+use crate::support::kube as cluster;
 use crate::support::process::all_gone;
 use crate::support::system::{PATIENCE, WEBHOOK_SECRET, serve};
 
@@ -276,4 +278,30 @@ async fn status_follows_changes_made_through_the_api() {
     assert_eq!(site.system.post(&format!("/api/jobs/{id}/retry"), &json!({})).await.status, 200);
     let job = site.phase("film", "Complete").await;
     assert!(condition(&job, "Failed").is_none());
+}
+
+#[tokio::test]
+async fn each_failed_attempt_is_told_while_the_job_is_retried() {
+    let site = site("retried").await;
+    let nowhere = format!("http://127.0.0.1:{}/film.mp4", cluster::free_port());
+    site.make("film", json!({"input": {"url": nowhere}, "backoffLimit": 1, "qualities": ["144p"]})).await;
+    let failed_once = |job: &TranscodeJob| status(job)["lastFailure"]["attempt"] == 1;
+    let job = site.until("film", "told about its first attempt", failed_once).await;
+    let failure = &status(&job)["lastFailure"];
+    assert_eq!(failure["code"], "inputUnreachable", "{failure}");
+    let (reason, message) = condition(&job, "Reconciling").unwrap();
+    assert_eq!(reason, "InProgress");
+    // The next attempt may have begun already.
+    let (waits, runs) = (has_phase(&job, "Queued"), has_phase(&job, "Running"));
+    assert_eq!(failure["retryTime"].is_string(), waits, "{failure}");
+    let words = if waits {
+        "attempt 1 of 2 failed: "
+    } else {
+        "a worker makes attempt 2 of 2; the one before failed: "
+    };
+    assert!((waits || runs) && message.starts_with(words), "{message}");
+    let job = site.phase("film", "Failed").await;
+    assert_eq!(status(&job)["lastFailure"]["attempt"], 2);
+    eventually_event(&site, "film", "AttemptFailed").await;
+    eventually_event(&site, "film", "BackoffLimitExceeded").await;
 }
