@@ -180,7 +180,7 @@ pub(super) struct UpArgs {
     /// Private key of the certificate, a file in PEM format
     #[arg(long, value_name = "FILE", env = "TCODER_TLS_KEY", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
-    /// Let other machines reach it without TLS: whoever is on the way reads tokens and videos
+    /// Let other machines reach it without TLS; everybody on the network between can read tokens and videos
     #[arg(long, env = "TCODER_PLAIN_HTTP")]
     pub plain_http: bool,
     /// Maximum number of workers, each a process; one FFmpeg uses all cores, so one is right for most

@@ -220,7 +220,7 @@ pub enum ReachedLimit {
 impl TokenLimits {
     /// The largest value of a limit.
     pub const MAX: u32 = 1_000_000;
-    /// The largest value of [`Self::open_jobs`]. Where the limit is reached, so many records are read.
+    /// The largest value of [`Self::open_jobs`]. A submission that finds the limit reached reads this number of records.
     pub const MAX_OPEN_JOBS: u32 = 1_000;
 
     /// The names of the limits with their values and the largest that each may have.
