@@ -7,9 +7,5 @@ if s[1] ~= 'uploading' then
   if not s[1] then return { 'UNKNOWN' } end
   return { 'ALREADY', s[1] }
 end
-local ms = event(id, 'failed')
-on_error(function() redis.pcall('HSET', status(id), 'state', 'uploading', 'error', '', 'finished', '') end)
-redis.call('HSET', status(id), 'state', 'failed', 'error', failure, 'finished', ms)
-finish(id, 'failed', '0', ms, s[2], s[3], s[4], s[5])
-redis.call('ZREM', uploading, id)
+fail_upload(id, failure, s[2], s[3], s[4], s[5])
 return { 'FAILED' }

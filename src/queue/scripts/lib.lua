@@ -308,6 +308,15 @@ local function finish(id, state, epoch, ms, hook, keep, keep_input, keep_outputs
   for what, time in pairs(kept) do redis.call('ZADD', cleanup, by_clock(ms) + time, what) end
 end
 
+-- Fails a job that waits for its upload. The last four arguments are those of finish.
+local function fail_upload(id, failure, hook, keep, keep_input, keep_outputs)
+  local ms = event(id, 'failed')
+  on_error(function() redis.pcall('HSET', status(id), 'state', 'uploading', 'error', '', 'finished', '') end)
+  redis.call('HSET', status(id), 'state', 'failed', 'error', failure, 'finished', ms)
+  finish(id, 'failed', '0', ms, hook, keep, keep_input, keep_outputs)
+  redis.call('ZREM', uploading, id)
+end
+
 -- The calling worker, in claim.lua.
 local claimant
 -- In complete_part.lua: the time of the event that the script has appended, which saves claim.lua a TIME, and

@@ -19,11 +19,7 @@ if is_read and type(spec) == 'table' then
 end
 if failure ~= '' then
   if late then return { 'ALREADY', s[1] } end
-  local ms = event(id, 'failed')
-  on_error(function() redis.pcall('HSET', status(id), 'state', 'uploading', 'error', '', 'finished', '') end)
-  redis.call('HSET', status(id), 'state', 'failed', 'error', failure, 'finished', ms)
-  finish(id, 'failed', '0', ms, s[6], s[7], s[8], s[9])
-  redis.call('ZREM', uploading, id)
+  fail_upload(id, failure, s[6], s[7], s[8], s[9])
   return { 'REFUSED' }
 end
 local ms = event(id, 'queued')
