@@ -168,19 +168,24 @@ fn environment_failure(words: &str) -> Option<Failure> {
     Some(Failure::new(FailureCode::Worker, message))
 }
 
+const NO_REASON: &str = "it gave no reason";
+
 /// The first error, shortened, without context addresses and the input's path.
 fn first_error(words: &str, input: &str) -> String {
     let lines = || words.lines().filter(|l| !l.trim().is_empty());
     let is_error = |l: &&str| ["[error]", "[fatal]", "[panic]"].iter().any(|level| l.contains(level));
     let Some(line) = lines().find(is_error).or_else(|| lines().next_back()) else {
-        return "it gave no reason".to_owned();
+        return NO_REASON.to_owned();
     };
-    let mut rest = line.trim();
+    // First of all, since what is left without them may be the path.
+    let printable: String = line.chars().filter(|c| !c.is_control()).collect();
+    let mut rest = printable.trim();
     while let Some((_, after)) = rest.strip_prefix('[').and_then(|r| r.split_once("] ")) {
         rest = after;
     }
     let plain = if input.is_empty() { rest.to_owned() } else { rest.replace(input, "the file") };
-    plain.replace("file:the file", "the file").chars().filter(|c| !c.is_control()).take(200).collect()
+    let plain: String = plain.replace("file:the file", "the file").chars().take(200).collect();
+    if plain.is_empty() { NO_REASON.to_owned() } else { plain }
 }
 
 #[cfg(unix)]
@@ -283,5 +288,7 @@ mod tests {
             "exit code 255: Something new",
         );
         check("", 256, EncodeFailed, "no reason");
+        check("[error] \u{1e}", 256, EncodeFailed, "no reason");
+        check("[error] /scra\u{1e}tch/in.mp4: odd", 256, EncodeFailed, "the file: odd");
     }
 }
