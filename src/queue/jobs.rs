@@ -198,13 +198,15 @@ impl Queue {
         self.run(command).await.map(drop)
     }
 
-    /// Reports the progress of an encode: stores it in the job's record, and tells it to those who watch. Returns
-    /// `false` if the lease is lost.
+    /// Reports the progress of an encode: stores it in the job's record, and tells it to those who watch. What version of
+    /// the input the attempt reads is stored, too, if it is known. Returns `false` if the lease is lost.
     ///
     /// # Errors
     /// If Redis fails.
-    pub async fn progress(&self, attempt: AttemptId, percent: f64) -> Result<bool, QueueError> {
-        let args = vec![attempt.job.to_string(), attempt.epoch.to_string(), format!("{percent:.1}")];
+    pub async fn progress(&self, job: &Claimed, percent: f64) -> Result<bool, QueueError> {
+        let AttemptId { job: id, epoch } = job.attempt;
+        let version = job.input_version.get().cloned().unwrap_or_default();
+        let args = vec![id.to_string(), epoch.to_string(), format!("{percent:.1}"), version];
         let reply = self.eval(&scripts::PROGRESS, args).await?;
         Ok(ScriptReply::of(&reply)?.word == "OK")
     }

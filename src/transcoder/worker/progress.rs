@@ -6,8 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::job::AttemptId;
-use crate::queue::Queue;
+use crate::queue::{Claimed, Queue};
 
 /// Progress in percent that is worth a report, but no earlier than [`FIRST_AFTER`] or [`NOT_BEFORE`].
 const STEP: f64 = 5.0;
@@ -30,7 +29,7 @@ fn is_due(told: f64, since: Duration, percent: f64) -> bool {
 }
 
 /// Reports `percents` for as long as it is polled.
-pub(crate) async fn publish(queue: &Queue, attempt: AttemptId, mut percents: watch::Receiver<f64>) {
+pub(crate) async fn publish(queue: &Queue, job: &Claimed, mut percents: watch::Receiver<f64>) {
     let (mut told, mut at) = (0.0, Instant::now());
     let mut stored: Option<Instant> = None;
     while percents.changed().await.is_ok() {
@@ -41,9 +40,9 @@ pub(crate) async fn publish(queue: &Queue, attempt: AttemptId, mut percents: wat
         let stores = stored.is_none_or(|at| at.elapsed() >= STORE_EVERY);
         let report = if stores {
             // The heartbeat handles a lost lease.
-            queue.progress(attempt, percent).await.map(drop)
+            queue.progress(job, percent).await.map(drop)
         } else {
-            queue.announce_progress(attempt, percent).await
+            queue.announce_progress(job.attempt, percent).await
         };
         match report {
             Ok(()) => {
@@ -52,7 +51,7 @@ pub(crate) async fn publish(queue: &Queue, attempt: AttemptId, mut percents: wat
                     stored = Some(at);
                 }
             }
-            Err(error) => tracing::debug!(job = %attempt.job, %error, "could not report progress"),
+            Err(error) => tracing::debug!(job = %job.attempt.job, %error, "could not report progress"),
         }
     }
     std::future::pending().await

@@ -80,7 +80,7 @@ impl Attempt<'_> {
         });
         tokio::select! {
             done = transcode => Ok(done?),
-            () = progress::publish(self.queue, self.job.attempt, percents) => {
+            () = progress::publish(self.queue, &self.job, percents) => {
                 Err(Failure::new(FailureCode::Worker, "the encode's progress broke off").into())
             }
         }

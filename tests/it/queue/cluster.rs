@@ -33,7 +33,7 @@ async fn queue_works_on_a_cluster_whichever_node_is_configured() {
         assert_eq!(job.attempt.job, id);
         let clock = queue.clock().await.unwrap();
         assert!(queue.keep(job.attempt, &clock).await.unwrap());
-        assert!(queue.progress(job.attempt, 50.0).await.unwrap());
+        assert!(queue.progress(&job, 50.0).await.unwrap());
         assert_eq!(
             queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap(),
             CompleteOutcome::Done

@@ -167,7 +167,7 @@ async fn fault_12_redis_out_of_memory_changes_and_loses_nothing() {
     is_out_of_memory(queue.submit(JobId::new(), &spec(), SubmitMode::Now).await);
     is_out_of_memory(queue.uploaded(&arrived(uploading)).await);
     is_out_of_memory(queue.cancel(late.attempt.job).await);
-    is_out_of_memory(queue.progress(late.attempt, 50.0).await);
+    is_out_of_memory(queue.progress(&late, 50.0).await);
     is_out_of_memory(queue.expire_upload(uploading, &hopeless()).await);
     assert_eq!(dump(&mut redis, &config), before);
     // Finished work is not discarded.

@@ -172,7 +172,7 @@ impl<'a> Lockstep<'a> {
             }
             Op::Progress { claim, percent } => {
                 let Some(c) = self.claim(claim).filter(|c| c.part.is_none()) else { return Ok(()) };
-                let real = self.queue.progress(c.attempt, f64::from(percent)).await.unwrap();
+                let real = self.queue.progress(&c, f64::from(percent)).await.unwrap();
                 prop_assert_eq!(real, self.model.progress(c.attempt, percent));
                 Ok(())
             }

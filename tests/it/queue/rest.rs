@@ -59,7 +59,7 @@ async fn claims_and_ends_agree_over_rest_and_tcp() {
     let id = submit(&rest, &spec()).await;
     let job = claim(&rest, &w).await.unwrap();
     assert!(rest.renew(job.attempt, job.at.plus(60_000)).await.unwrap());
-    assert!(rest.progress(job.attempt, 12.5).await.unwrap());
+    assert!(rest.progress(&job, 12.5).await.unwrap());
     let failure = Failure::new(FailureCode::InvalidMedia, "no video");
     assert_eq!(rest.fail(&job, &failure).await.unwrap(), FailOutcome::Failed);
     assert_eq!(rest.redrive(id).await.unwrap(), RedriveOutcome::Queued);

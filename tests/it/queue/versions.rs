@@ -153,7 +153,7 @@ async fn cancel_and_retry_work_across_versions() {
     let id = submit(&queue, &spec()).await;
     let job = claim(&queue, &w).await.unwrap();
     assert_eq!(previous.cancel(id), "CANCELLED");
-    assert!(!queue.progress(job.attempt, 1.0).await.unwrap());
+    assert!(!queue.progress(&job, 1.0).await.unwrap());
     assert_eq!(previous.redrive(id), "QUEUED");
     let old = previous.claim(&w, now(&queue).await).unwrap();
     queue.cancel(id).await.unwrap();

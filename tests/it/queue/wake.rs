@@ -144,7 +144,7 @@ async fn event_feed_returns_every_change_in_order() {
     let job = claim(&queue, &w).await.unwrap();
     queue.release(job.attempt).await.unwrap();
     let job = claim(&queue, &w).await.unwrap();
-    queue.progress(job.attempt, 12.5).await.unwrap();
+    queue.progress(&job, 12.5).await.unwrap();
     queue.complete(&job, &result_of(1), job.attempt.epoch).await.unwrap();
     let events = read(&mut feed, 7).await;
     let expected = [
@@ -178,7 +178,7 @@ async fn announced_progress_is_one_command_and_changes_no_record() {
     assert_eq!(queue.get(id).await.unwrap(), before);
 
     // Both ways of telling look the same to a reader, who learns which attempt it is.
-    assert!(queue.progress(job.attempt, 20.0).await.unwrap());
+    assert!(queue.progress(&job, 20.0).await.unwrap());
     for (event, percent) in read(&mut feed, 2).await.iter().zip([12.5, 20.0]) {
         assert_eq!((event.job_id, event.status), (id, State::Running));
         assert_eq!((event.progress, event.epoch), (Some(percent), Some(job.attempt.epoch)));
