@@ -142,6 +142,13 @@ local function count_job(name, id, now, open_jobs, ended)
   end
 end
 
+-- Counts a job as open that had ended, if the number of those is limited: there is a set of them then. The limit does not
+-- refuse it, since the job was submitted within the limit.
+local function count_as_open_again(name, id)
+  local open = of_token('open', name)
+  if name ~= '' and redis.call('EXISTS', open) == 1 then redis.call('SADD', open, id) end
+end
+
 -- Adds a job to the listing of the token with which it is submitted.
 local function list_job(name, id, at)
   local listing = of_token('index', name)

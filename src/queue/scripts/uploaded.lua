@@ -6,7 +6,7 @@
 -- refused, is revived by one that it can use: a PUT that started in time may end at any time.
 local id, size, version, failure = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue', 'spec', 'hook', 'keep', 'keep_input',
-  'keep_outputs')
+  'keep_outputs', 'owner')
 if not s[1] then return { 'UNKNOWN' } end
 -- No attempt started and the job failed, but not because of its deadline: only expire.lua and this script do
 -- that.
@@ -34,6 +34,7 @@ if late then
   -- A new epoch gives the next delivery a unique name.
   redis.call('HSET', status(id), 'error', '', 'finished', '', 'epoch', 1, 'life', 1)
   redis.call('PERSIST', status(id))
+  count_as_open_again(s[10] or '', id)
 end
 ring(id)
 return { 'QUEUED' }

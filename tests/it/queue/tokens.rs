@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use tcoder::job::{JobId, ReachedLimit, Scope, Token, TokenLimits};
+use tcoder::job::{Failure, FailureCode, JobId, ReachedLimit, Scope, Token, TokenLimits};
 use tcoder::queue::{
     Authentication, CompleteOutcome, Filter, Owner, Queue, RedriveOutcome, SubmitMode, SubmitOutcome,
-    TokenHash,
+    TokenHash, UploadedOutcome,
 };
 
 use super::*;
@@ -92,6 +92,24 @@ async fn requests_at_the_same_time_do_not_pass_the_limit() {
     }
     // One more for every six seconds that the calls take.
     assert!((10..=12).contains(&passed) && passed + refused == 40, "{passed}");
+}
+
+#[tokio::test]
+async fn job_that_a_late_upload_revives_is_open_again() {
+    let (queue, _) = queue().await;
+    let token = token("films", TokenLimits { open_jobs: Some(1), ..TokenLimits::default() });
+    let late = JobId::new();
+    let mode = SubmitMode::OnUpload(Duration::from_secs(60));
+    queue.submit_for(Some(owner(&token)), None, late, &spec(), mode).await.unwrap();
+    queue.expire_upload(late, &Failure::new(FailureCode::UploadExpired, "it never came")).await.unwrap();
+    let other = JobId::new();
+    assert_eq!(submit_for(&queue, &token, other).await, SubmitOutcome::Created);
+    queue.cancel(other).await.unwrap();
+    assert_eq!(queue.uploaded(&arrived(late)).await.unwrap(), UploadedOutcome::Queued);
+    let refused = submit_for(&queue, &token, JobId::new()).await;
+    assert_eq!(reached(&refused), Some(ReachedLimit::OpenJobs));
+    queue.cancel(late).await.unwrap();
+    assert_eq!(submit_for(&queue, &token, JobId::new()).await, SubmitOutcome::Created);
 }
 
 #[tokio::test]
