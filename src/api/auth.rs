@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq as _;
 
 use super::{AppState, Problem};
 use crate::job::{Job, ObjectKey, Scope, Token, TokenName};
-use crate::queue::{Authentication, Owner, Queue, TokenHash};
+use crate::queue::{Authentication, Owner, Queue, QueueError, TokenHash};
 
 /// Who sent a request.
 #[derive(Clone, Debug)]
@@ -21,7 +21,12 @@ pub(crate) enum Caller {
     /// Somebody with one of `API_TOKENS`, whose hash this is; without `API_TOKENS`, anybody.
     Administrator([u8; 32]),
     /// Somebody with a token that has a name.
-    Token(Arc<Token>),
+    Token {
+        /// What the token permits.
+        token: Arc<Token>,
+        /// The secret that was sent.
+        secret: TokenHash,
+    },
 }
 
 impl Caller {
@@ -38,25 +43,33 @@ impl Caller {
         if !is_secret(secret) {
             return Err(Problem::unauthorized());
         }
-        match queue.authenticate(&TokenHash::of(secret)).await? {
-            Authentication::Token(token) => Ok(Self::Token(token.into())),
+        let secret = TokenHash::of(secret);
+        match queue.authenticate(&secret).await? {
+            Authentication::Token(token) => Ok(Self::Token { token: token.into(), secret }),
             Authentication::TooManyRequests(pause) => Err(Problem::too_many_requests(pause)),
             Authentication::Unknown => Err(Problem::unauthorized()),
         }
+    }
+
+    /// The caller with what the token permits now; `None` if its secret is no longer that of a token.
+    pub(super) async fn renewed(&self, queue: &Queue) -> Result<Option<Self>, QueueError> {
+        let Self::Token { secret, .. } = self else { return Ok(Some(self.clone())) };
+        let token = queue.token_with_secret(secret).await?;
+        Ok(token.map(|token| Self::Token { token: token.into(), secret: secret.clone() }))
     }
 
     /// Distinguishes callers by the tokens that they have. A token keeps its identity when its secret is replaced.
     pub(super) fn identity(&self) -> [u8; 32] {
         match self {
             Self::Administrator(hash) => *hash,
-            Self::Token(token) => Sha256::digest(format!("token {}", token.name)).into(),
+            Self::Token { token, .. } => Sha256::digest(format!("token {}", token.name)).into(),
         }
     }
 
     fn permits(&self, scope: Scope) -> bool {
         match self {
             Self::Administrator(_) => true,
-            Self::Token(token) => token.permits(scope),
+            Self::Token { token, .. } => token.permits(scope),
         }
     }
 
@@ -69,7 +82,7 @@ impl Caller {
     pub(super) fn require_administrator(&self) -> Result<(), Problem> {
         match self {
             Self::Administrator(_) => Ok(()),
-            Self::Token(_) => Err(Problem::administrators_only()),
+            Self::Token { .. } => Err(Problem::administrators_only()),
         }
     }
 
@@ -77,14 +90,14 @@ impl Caller {
     pub(super) fn owner(&self) -> Option<Owner<'_>> {
         match self {
             Self::Administrator(_) => None,
-            Self::Token(token) => Some(Owner { name: &token.name, limits: token.limits }),
+            Self::Token { token, .. } => Some(Owner { name: &token.name, limits: token.limits }),
         }
     }
 
     /// The token whose jobs are all that the caller may see; `None` if it may see those of others.
     pub(super) fn sees_only(&self) -> Option<TokenName> {
         match self {
-            Self::Token(token) if !token.permits(Scope::Read) => Some(token.name.clone()),
+            Self::Token { token, .. } if !token.permits(Scope::Read) => Some(token.name.clone()),
             _ => None,
         }
     }
@@ -101,7 +114,7 @@ impl Caller {
     pub(super) fn may_change(&self, job: &Job) -> Result<(), Problem> {
         self.may_read(job)?;
         match self {
-            Self::Token(token) if job.owner.as_ref() == Some(&token.name) => {
+            Self::Token { token, .. } if job.owner.as_ref() == Some(&token.name) => {
                 if token.permits(Scope::Operate) { Ok(()) } else { self.require(Scope::Submit) }
             }
             _ => self.require(Scope::Operate),
@@ -126,7 +139,7 @@ impl Caller {
     /// Checks that the caller may submit a job for the object with this key.
     pub(super) fn may_name(&self, key: &ObjectKey) -> Result<(), Problem> {
         match self {
-            Self::Token(token) if !token.may_name(key) => {
+            Self::Token { token, .. } if !token.may_name(key) => {
                 Err(Problem::foreign_key(token.key_prefix.as_ref()))
             }
             _ => Ok(()),
@@ -233,13 +246,14 @@ mod tests {
     }
 
     fn caller(name: &str, scopes: &[Scope]) -> Caller {
-        Caller::Token(Arc::new(Token {
+        let token = Token {
             name: name.parse().unwrap(),
             scopes: scopes.iter().copied().collect(),
             key_prefix: None,
             limits: TokenLimits::default(),
             created_at: Millis(0),
-        }))
+        };
+        Caller::Token { token: token.into(), secret: TokenHash::of(name) }
     }
 
     fn job_of(owner: Option<&str>) -> Job {

@@ -18,7 +18,14 @@ pub(crate) enum JobChange {
     /// Nothing but the progress of this attempt, in percent.
     #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "a poll does not know what has changed"))]
     Progress(Epoch, f64),
+    /// Nothing, for some time.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "a poll does not know what has changed"))]
+    Nothing,
 }
+
+/// The time after which a connection hears that nothing has changed.
+#[cfg(not(target_arch = "wasm32"))]
+const QUIET: Duration = Duration::from_secs(20);
 
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use process::Changes;
@@ -37,7 +44,7 @@ mod process {
     use tokio::sync::broadcast::error::RecvError;
     use tokio_util::sync::CancellationToken;
 
-    use super::{Duration, Event, Infallible, IntoResponse, JobChange, JobId, Response, Sse, Stream};
+    use super::{Duration, Event, Infallible, IntoResponse, JobChange, JobId, QUIET, Response, Sse, Stream};
     use crate::event_bus::EventBus;
     use crate::job::JobEvent;
 
@@ -79,10 +86,14 @@ mod process {
     }
 
     impl Changes {
-        /// Waits for the next change. Returns nothing when there will be none.
+        /// Waits for the next change, but not for long. Returns nothing when there will be none.
         pub(crate) async fn next(&mut self) -> Option<JobChange> {
+            let quiet = tokio::time::Instant::now() + QUIET;
             loop {
-                match self.listener.recv().await {
+                let Ok(event) = tokio::time::timeout_at(quiet, self.listener.recv()).await else {
+                    return Some(JobChange::Nothing);
+                };
+                match event {
                     Ok(event) if event.job_id != self.id => {}
                     Ok(JobEvent { progress: Some(percent), epoch: Some(epoch), .. }) => {
                         return Some(JobChange::Progress(epoch, percent));

@@ -148,10 +148,17 @@ pub(crate) async fn upload(
     if let Some(size) = size {
         app.refuse_too_large(size).await?;
     }
-    let id = app.id_for(&caller, body.options.job_id, &headers).await?;
-    let key = layout::input_key(id, body.name()).map_err(|e| Problem::field("fileName", e.to_string()))?;
+    let asked = body.options.job_id;
+    let spec_of = |id| {
+        let key = layout::input_key(id, body.name());
+        let key = key.map_err(|e| Problem::field("fileName", e.to_string()))?;
+        Ok::<_, Problem>((key.clone(), body.clone().spec(key, app.rules())?))
+    };
+    // A request that is refused stores no idempotency key.
+    spec_of(asked.unwrap_or_default())?;
+    let id = app.id_for(&caller, asked, &headers).await?;
+    let (key, spec) = spec_of(id)?;
     let media_type = body.signed_type();
-    let spec = body.spec(key.clone(), app.rules())?;
     let start = SubmitMode::OnUpload(UPLOAD_WINDOW + UPLOAD_GRACE);
     let (code, job) = app.submit_job(&caller, id, &spec, start, &headers, &origin).await?;
     let mut ticket = CreateUploadResponse {

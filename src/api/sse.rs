@@ -25,10 +25,13 @@ use super::{AppState, Problem, RequestOrigin};
 use crate::job::{Epoch, Job, JobId, TokenName};
 use crate::keyed_semaphore::{KeyedPermit, KeyedSemaphore};
 use crate::queue::QueueError;
-use crate::time::sleep;
+use crate::time::{Instant, sleep};
 
 /// Pause before a job that could not be read is read again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often a stream checks that its token still permits it. On Cloudflare each check is a request of the 50 that an
+/// invocation may send.
+const CHECK_AGAIN: Duration = Duration::from_secs(20);
 /// Maximum number of streams. Together with the requests that are held for segments (`hold`) and those to the storage of
 /// `tcoder up`, they are fewer than the connections of a server, so that other requests are still answered.
 const MAX_STREAMS: usize = 96;
@@ -91,8 +94,17 @@ pub(crate) async fn job_events(
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let job = app.present(job, &origin)?;
-    let watch =
-        Watch { app: Arc::clone(&app), origin, id, changes, first: Some(job), told: None, _stream: stream };
+    let watch = Watch {
+        app: Arc::clone(&app),
+        caller,
+        checked: Instant::now(),
+        origin,
+        id,
+        changes,
+        first: Some(job),
+        told: None,
+        _stream: stream,
+    };
     let changes = futures::stream::unfold(watch, |watch| async { watch.step().await });
     Ok(app.feed.answer(changes))
 }
@@ -103,6 +115,9 @@ fn event_id(job: &Job) -> String {
 
 struct Watch {
     app: Arc<AppState>,
+    caller: Caller,
+    /// When it was last checked that the caller may read the job.
+    checked: Instant,
     origin: RequestOrigin,
     id: JobId,
     changes: Changes,
@@ -130,7 +145,11 @@ impl Watch {
     /// The job after its next visible change.
     async fn change(&mut self) -> Option<Job> {
         while let Some(change) = self.changes.next().await {
+            if !self.is_permitted().await {
+                return None;
+            }
             let job = match change {
+                JobChange::Nothing => None,
                 JobChange::Any => {
                     let job = self.look().await?;
                     Some(not_behind(self.told.as_ref(), job))
@@ -149,6 +168,25 @@ impl Watch {
             }
         }
         None
+    }
+
+    /// Whether the caller may still read the job, as far as that was to be found out. A token may have been deleted, replaced
+    /// or changed since the stream was opened.
+    async fn is_permitted(&mut self) -> bool {
+        if self.checked.elapsed() < CHECK_AGAIN {
+            return true;
+        }
+        match self.caller.renewed(&self.app.queue).await {
+            Ok(Some(caller)) => {
+                self.checked = Instant::now();
+                self.told.as_ref().is_none_or(|job| caller.may_read(job).is_ok())
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(job = %self.id, %error, "could not check the token of an event stream; checking again");
+                true
+            }
+        }
     }
 
     /// Reads the job, and retries until it succeeds: this change may be the last one, and dropping the stream ends

@@ -34,6 +34,18 @@ pub enum Authentication {
     Unknown,
 }
 
+impl Authentication {
+    pub(super) fn parse(reply: &Reply) -> Result<Self, QueueError> {
+        let answer = ScriptReply::of(reply)?;
+        match answer.word {
+            "TOKEN" => Ok(Self::Token(Box::new(parse_token(answer.text(0)?)?))),
+            "LIMIT" => Ok(Self::TooManyRequests(pause(&answer, 0)?)),
+            "UNKNOWN" => Ok(Self::Unknown),
+            _ => Err(answer.unexpected()),
+        }
+    }
+}
+
 /// The token by which a job is submitted or retried, and how much it may do.
 #[derive(Clone, Copy, Debug)]
 pub struct Owner<'a> {
@@ -96,14 +108,7 @@ impl Queue {
     /// # Errors
     /// If Redis fails, or the record of the token cannot be read.
     pub async fn authenticate(&self, secret: &TokenHash) -> Result<Authentication, QueueError> {
-        let reply = self.eval(&scripts::AUTHENTICATE, vec![secret.0.clone()]).await?;
-        let answer = ScriptReply::of(&reply)?;
-        match answer.word {
-            "TOKEN" => Ok(Authentication::Token(Box::new(parse_token(answer.text(0)?)?))),
-            "LIMIT" => Ok(Authentication::TooManyRequests(pause(&answer, 0)?)),
-            "UNKNOWN" => Ok(Authentication::Unknown),
-            _ => Err(answer.unexpected()),
-        }
+        Authentication::parse(&self.eval(&scripts::AUTHENTICATE, vec![secret.0.clone()]).await?)
     }
 
     /// Creates a token. Returns `false` if there is one with this name.
@@ -173,6 +178,14 @@ impl Queue {
         let Some(hash) = hash.text() else { return Ok(None) };
         let record = self.run(self.record_of(hash)).await?;
         record.text().map(parse_token).transpose()
+    }
+
+    /// The token with this secret. Unlike [`Queue::authenticate`] it counts no request.
+    ///
+    /// # Errors
+    /// If Redis fails, or the record of the token cannot be read.
+    pub async fn token_with_secret(&self, secret: &TokenHash) -> Result<Option<Token>, QueueError> {
+        self.run(self.record_of(&secret.0)).await?.text().map(parse_token).transpose()
     }
 
     /// All tokens, by name.

@@ -20,6 +20,7 @@ macro_rules! acceptance {
         $crate::acceptance::acceptance! { $api;
             bad_requests_get_problems_that_name_the_field
             repeated_request_makes_one_job
+            refused_upload_leaves_its_idempotency_key_free
             idempotency_keys_of_two_callers_are_independent
             concurrent_repeated_requests_make_one_job
             job_listing_is_paged
@@ -34,6 +35,7 @@ macro_rules! acceptance {
             tokens_are_created_changed_replaced_and_deleted_at_once
             token_sees_and_changes_only_its_own_jobs_without_further_scopes
             token_names_only_objects_of_its_folder
+            event_stream_ends_when_its_token_is_deleted
             operations_need_the_scopes_that_they_name
             limits_of_a_token_are_answered_429_with_the_time_to_wait
         }
@@ -152,6 +154,16 @@ pub async fn repeated_request_makes_one_job(api: &Api) {
         named["jobId"] = json!(Uuid::now_v7());
         is_problem(&with_key(api, &key, path, &named).await, 409, None);
     }
+}
+
+pub async fn refused_upload_leaves_its_idempotency_key_free(api: &Api) {
+    let key = Uuid::new_v4().to_string();
+    let inside = json!({"webhookUrl": "ftp://example.com/"});
+    is_problem(&with_key(api, &key, "/api/upload", &inside).await, 422, Some("webhookUrl"));
+    // A key that was stored would belong to a job with another id.
+    let chosen = json!({"jobId": Uuid::now_v7()});
+    let created = with_key(api, &key, "/api/upload", &chosen).await;
+    assert_eq!((created.status, &created.body["jobId"]), (201, &chosen["jobId"]), "{created:?}");
 }
 
 pub async fn idempotency_keys_of_two_callers_are_independent(api: &Api) {

@@ -137,6 +137,21 @@ pub async fn token_names_only_objects_of_its_folder(api: &Api) {
     assert_eq!(plain.post("/api/upload", &json!({})).await.status, 201);
 }
 
+pub async fn event_stream_ends_when_its_token_is_deleted(api: &Api) {
+    let (name, holder) = create(api, &json!({"scopes": ["submit"], "keyPrefix": "inputs/"})).await;
+    let id = holder.submit(&waiting()).await;
+    let mut stream = holder.request(Method::GET, &format!("/api/jobs/{id}/events")).send().await.unwrap();
+    let first = String::from_utf8(stream.chunk().await.unwrap().unwrap().to_vec()).unwrap();
+    assert!(first.contains("id: 0-queued"), "{first}");
+    assert_eq!(api.delete(&format!("/api/tokens/{name}")).await.status, 204);
+    // It is checked now and then. Nothing but comments comes before the end.
+    while let Some(rest) = stream.chunk().await.unwrap() {
+        let rest = String::from_utf8(rest.to_vec()).unwrap();
+        assert!(rest.lines().all(|line| line.is_empty() || line.starts_with(':')), "{rest}");
+    }
+    assert_eq!(api.job(&id).await["status"], "queued");
+}
+
 /// Every operation of the API is here, so that none is added without a decision about who may call it.
 pub async fn operations_need_the_scopes_that_they_name(api: &Api) {
     const JOB: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
