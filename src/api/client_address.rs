@@ -2,10 +2,13 @@
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
+use axum::http::HeaderName;
 use axum::http::request::Parts;
 
+use super::AppState;
 use crate::net::client_network;
 
 /// The public address that a request comes from: an IPv4 address, or the first 64 bits of an IPv6 address, because a
@@ -14,34 +17,37 @@ use crate::net::client_network;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ClientAddress(pub Option<IpAddr>);
 
-impl<S: Sync> FromRequestParts<S> for ClientAddress {
+impl FromRequestParts<Arc<AppState>> for ClientAddress {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(public_address(parts).and_then(client_network)))
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<AppState>) -> Result<Self, Infallible> {
+        Ok(Self(public_address(parts, app.config.client_address_header.as_ref()).and_then(client_network)))
     }
 }
 
-/// The peer of the connection, if it is public. Otherwise it is a proxy, and the first public address in
-/// `X-Forwarded-For` is what the first proxy says of its client. Later ones may be those of proxies, which many clients
-/// share: Fly appends the app's own. Clients can invent an address, and gain no more than to be counted apart.
+/// What the configured header says. Without one, the peer of the connection, if it is public. Otherwise the peer is a
+/// proxy, and the last public address in `X-Forwarded-For` is that of whom the outermost proxy of this network has
+/// accepted a connection from. Those before it are what that client says: it could pass for many.
 #[cfg(not(target_arch = "wasm32"))]
-pub(super) fn public_address(parts: &Parts) -> Option<IpAddr> {
+pub(super) fn public_address(parts: &Parts, header: Option<&HeaderName>) -> Option<IpAddr> {
     use crate::http_server::PeerAddress;
     use crate::net::is_public;
 
-    let PeerAddress(peer) = *parts.extensions.get()?;
-    if is_public(peer) {
-        return Some(peer);
+    let of_header = |name: &HeaderName| {
+        let values = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+        let addresses: Vec<_> = values.flat_map(|value| value.split(',')).filter_map(address).collect();
+        addresses.into_iter().rfind(|address| is_public(*address))
+    };
+    if let Some(name) = header {
+        return of_header(name);
     }
-    let forwarded = parts.headers.get_all("x-forwarded-for").iter().filter_map(|value| value.to_str().ok());
-    let mut addresses = forwarded.flat_map(|value| value.split(',')).filter_map(address);
-    addresses.find(|address| is_public(*address))
+    let PeerAddress(peer) = *parts.extensions.get()?;
+    if is_public(peer) { Some(peer) } else { of_header(&HeaderName::from_static("x-forwarded-for")) }
 }
 
 /// Cloudflare sets this header, and clients cannot.
 #[cfg(target_arch = "wasm32")]
-fn public_address(parts: &Parts) -> Option<IpAddr> {
+fn public_address(parts: &Parts, _: Option<&HeaderName>) -> Option<IpAddr> {
     address(parts.headers.get("cf-connecting-ip")?.to_str().ok()?)
 }
 
@@ -58,41 +64,58 @@ mod tests {
     use super::*;
     use crate::http_server::PeerAddress;
 
-    async fn client(peer: &str, forwarded: &[&str]) -> Option<String> {
-        let mut request = Request::builder().extension(PeerAddress(peer.parse().unwrap()));
-        for value in forwarded {
-            request = request.header("x-forwarded-for", *value);
+    fn client(peer: Option<&str>, header: Option<&HeaderName>, headers: &[(&str, &str)]) -> Option<String> {
+        let mut request = Request::new(());
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(PeerAddress(peer.parse().unwrap()));
         }
-        let mut parts = request.body(()).unwrap().into_parts().0;
-        let Ok(ClientAddress(address)) = ClientAddress::from_request_parts(&mut parts, &()).await;
+        for (name, value) in headers {
+            request.headers_mut().append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        let address = public_address(&request.into_parts().0, header).and_then(client_network);
         address.map(|address| address.to_string())
     }
 
-    #[tokio::test]
-    async fn client_address_is_public_and_not_invented() {
+    #[test]
+    fn client_address_is_public_and_not_invented() {
         for (peer, forwarded, expected) in [
             ("8.8.4.4", &[][..], Some("8.8.4.4")),
             ("::ffff:8.8.4.4", &[], Some("8.8.4.4")),
             ("2a00:1450:4001:82a:1:2:3:4", &[], Some("2a00:1450:4001:82a::")),
             // A client that is no proxy.
             ("8.8.4.4", &["1.1.1.1"], Some("8.8.4.4")),
-            // Behind one proxy, behind two, and behind one that adds its own address, as Fly's does.
+            // Behind one proxy, and behind two of a private network.
             ("10.0.0.7", &["8.8.4.4"], Some("8.8.4.4")),
             ("10.0.0.7", &["10.1.2.3", "8.8.4.4:4711, 10.0.0.8"], Some("8.8.4.4")),
-            ("10.0.0.7", &["8.8.4.4, 66.241.124.1"], Some("8.8.4.4")),
             ("fd00::7", &["[2a00:1450:4001:82a::200e]:443"], Some("2a00:1450:4001:82a::")),
+            // A client that says it is a proxy.
+            ("10.0.0.7", &["1.1.1.1, 8.8.4.4"], Some("8.8.4.4")),
+            ("10.0.0.7", &["1.1.1.1", "8.8.4.4"], Some("8.8.4.4")),
             // Gateways that many may share.
             ("10.0.0.7", &[], None),
             ("127.0.0.1", &["10.1.2.3, unknown"], None),
         ] {
-            assert_eq!(client(peer, forwarded).await.as_deref(), expected, "{peer} {forwarded:?}");
+            let headers: Vec<_> = forwarded.iter().map(|value| ("x-forwarded-for", *value)).collect();
+            let found = client(Some(peer), None, &headers);
+            assert_eq!(found.as_deref(), expected, "{peer} {forwarded:?}");
         }
+        assert_eq!(client(None, None, &[("x-forwarded-for", "8.8.4.4")]), None, "no connection is known");
     }
 
-    #[tokio::test]
-    async fn client_address_without_a_connection_is_unknown() {
-        let mut parts = Request::new(()).into_parts().0;
-        let found = ClientAddress::from_request_parts(&mut parts, &()).await;
-        assert_eq!(found, Ok(ClientAddress(None)));
+    #[test]
+    fn client_address_is_what_the_configured_header_says() {
+        let header = HeaderName::from_static("fly-client-ip");
+        for (headers, expected) in [
+            (
+                &[("fly-client-ip", "8.8.4.4"), ("x-forwarded-for", "1.1.1.1, 66.241.124.1")][..],
+                Some("8.8.4.4"),
+            ),
+            (&[("x-forwarded-for", "8.8.4.4")], None),
+            (&[("fly-client-ip", "10.0.0.1")], None),
+        ] {
+            for peer in ["10.0.0.7", "9.9.9.9"] {
+                assert_eq!(client(Some(peer), Some(&header), headers).as_deref(), expected, "{headers:?}");
+            }
+        }
     }
 }

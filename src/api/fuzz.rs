@@ -93,6 +93,6 @@ pub(crate) fn headers(bytes: &[u8]) {
                 || of("sec-fetch-site".parse().unwrap_or(header::HOST)) == "same-origin"
         );
     }
-    let address = public_address(&request.into_parts().0);
+    let address = public_address(&request.into_parts().0, None);
     assert!(address.is_none_or(net::is_public), "{address:?}");
 }

@@ -11,6 +11,7 @@ mod parse;
 
 use std::time::Duration;
 
+use axum::http::HeaderName;
 use secrecy::SecretString;
 use url::Url;
 
@@ -153,6 +154,13 @@ pub static API_CORS_ORIGINS: Setting<Vec<String>> = Setting::new(
     &[Up, Api, Edge],
     "origins of pages that may call the API, separated by commas",
     setting::list,
+);
+pub static API_CLIENT_ADDRESS_HEADER: Setting<HeaderName> = Setting::new(
+    "API_CLIENT_ADDRESS_HEADER",
+    Derived("the last public address in X-Forwarded-For, behind a proxy in a private network"),
+    &[Up, Api],
+    "header in which a proxy names the address of its client, such as Fly-Client-IP or CF-Connecting-IP, by which limits count; the proxy must set it itself, and nobody may reach the API around the proxy",
+    parse::header_name,
 );
 pub static API_PUBLIC_URL: Setting<BaseUrl> = Setting::new(
     "API_PUBLIC_URL",
@@ -639,6 +647,7 @@ pub static GROUPS: &[Group] = &[
         settings: &[
             &API_TOKENS.about,
             &API_CORS_ORIGINS.about,
+            &API_CLIENT_ADDRESS_HEADER.about,
             &API_PUBLIC_URL.about,
             &WEBHOOK_SECRET.about,
             &ALLOW_PRIVATE_URLS.about,

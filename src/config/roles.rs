@@ -4,17 +4,19 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::HeaderName;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use super::registry::{
-    ALLOW_PRIVATE_URLS, API_CORS_ORIGINS, API_PUBLIC_URL, API_TOKENS, FLY_API_HOSTNAME, FLY_API_TOKEN,
-    FLY_MACHINE_ID, FLY_WORKER_APP, HOSTNAME, JOB_MAX_ATTEMPTS, JOB_MAX_DEADLINE_SECONDS, JOB_MAX_PRIORITY,
-    R2_ACCESS_KEY_ID, R2_ACCOUNT_ID, R2_ENDPOINT, R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL,
-    R2_REGION, R2_SECRET_ACCESS_KEY, REDIS_CA_CERT, REDIS_KEY_PREFIX, REDIS_URL, WORKER_CHUNKS,
-    WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT, WORKER_MAX_FAILURES, WORKER_MAX_INPUT_BYTES,
-    WORKER_MAX_INPUT_PIXELS, WORKER_MAX_INPUT_SECONDS, WORKER_MAX_INPUT_STREAMS, WORKER_MAX_JOBS,
-    WORKER_SANDBOX, WORKER_SCRATCH_DIR, WORKER_STALL_TIMEOUT, WORKER_TTL,
+    ALLOW_PRIVATE_URLS, API_CLIENT_ADDRESS_HEADER, API_CORS_ORIGINS, API_PUBLIC_URL, API_TOKENS,
+    FLY_API_HOSTNAME, FLY_API_TOKEN, FLY_MACHINE_ID, FLY_WORKER_APP, HOSTNAME, JOB_MAX_ATTEMPTS,
+    JOB_MAX_DEADLINE_SECONDS, JOB_MAX_PRIORITY, R2_ACCESS_KEY_ID, R2_ACCOUNT_ID, R2_ENDPOINT,
+    R2_INPUT_BUCKET_NAME, R2_OUTPUT_BUCKET_NAME, R2_PUBLIC_URL, R2_REGION, R2_SECRET_ACCESS_KEY,
+    REDIS_CA_CERT, REDIS_KEY_PREFIX, REDIS_URL, WORKER_CHUNKS, WORKER_DISK_BYTES, WORKER_IDLE_TIMEOUT,
+    WORKER_MAX_FAILURES, WORKER_MAX_INPUT_BYTES, WORKER_MAX_INPUT_PIXELS, WORKER_MAX_INPUT_SECONDS,
+    WORKER_MAX_INPUT_STREAMS, WORKER_MAX_JOBS, WORKER_SANDBOX, WORKER_SCRATCH_DIR, WORKER_STALL_TIMEOUT,
+    WORKER_TTL,
 };
 use super::{BaseUrl, Certificates, ConfigError, ConfigErrors, Env, SandboxMode};
 use crate::job::{InputLimits, JobLimits, space};
@@ -298,6 +300,8 @@ pub struct ApiConfig {
     pub tokens: Vec<SecretString>,
     /// Origins of web pages that may call the API from a browser; `*` for any.
     pub cors_origins: Vec<String>,
+    /// The header in which a proxy names the address of its client, if configured.
+    pub client_address_header: Option<HeaderName>,
     /// Whether inputs and webhooks may use private addresses.
     pub allow_private_urls: bool,
     /// The URL at which clients reach the API, if configured.
@@ -309,7 +313,7 @@ pub struct ApiConfig {
 }
 
 impl ApiConfig {
-    /// Reads `API_TOKENS`, `API_CORS_ORIGINS`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL`,
+    /// Reads `API_TOKENS`, `API_CORS_ORIGINS`, `API_CLIENT_ADDRESS_HEADER`, `ALLOW_PRIVATE_URLS`, `API_PUBLIC_URL`,
     /// `WORKER_MAX_INPUT_BYTES` and those of [`job_limits`].
     ///
     /// # Errors
@@ -318,6 +322,7 @@ impl ApiConfig {
         let mut errors = ConfigErrors::default();
         let tokens = errors.keep(env.get(&API_TOKENS)).flatten().unwrap_or_default();
         let cors_origins = errors.keep(env.get(&API_CORS_ORIGINS)).flatten().unwrap_or_default();
+        let client_address_header = errors.keep(env.get(&API_CLIENT_ADDRESS_HEADER)).flatten();
         let allow_private_urls = errors.keep(env.require(&ALLOW_PRIVATE_URLS));
         let public_url = errors.keep(env.get(&API_PUBLIC_URL)).flatten();
         let max_input_bytes = errors.keep(env.get(&WORKER_MAX_INPUT_BYTES)).flatten();
@@ -326,6 +331,7 @@ impl ApiConfig {
             Some(Self {
                 tokens,
                 cors_origins,
+                client_address_header,
                 allow_private_urls: allow_private_urls?,
                 public_url,
                 max_input_bytes,

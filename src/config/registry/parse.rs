@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum::http::HeaderName;
 use secrecy::SecretString;
 
 use crate::job::{InputLimits, JobLimits, Priority};
@@ -32,6 +33,10 @@ pub(super) fn api_tokens(text: &str) -> Result<Vec<SecretString>, String> {
         return Err("every token needs 16 characters or more; `openssl rand -hex 32` makes one".into());
     }
     Ok(tokens.into_iter().map(SecretString::from).collect())
+}
+
+pub(super) fn header_name(text: &str) -> Result<HeaderName, String> {
+    text.parse().map_err(|_| "it must be the name of a header, such as Fly-Client-IP".into())
 }
 
 pub(super) fn input_seconds(text: &str) -> Result<Duration, String> {
