@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::job::{Input, JobId, JobSpec, Ladder, ObjectKey, Preset};
+use crate::job::{Input, JobId, JobLimits, JobSpec, Ladder, ObjectKey, Preset};
 use crate::queue::{Queue, QueueError, SubmitMode, UploadedInput, UploadedOutcome};
 use crate::storage::event::{EventError, ObjectEvent};
 use crate::storage::{Bucket, ObjectInfo, Storage, StorageError, layout};
@@ -59,7 +59,7 @@ impl UploadedObject {
     }
 
     /// Completes an event after the queue answered `outcome`. If the queue does not know the job, it is created from
-    /// the key, provided that the input exists and that no attempt has encoded it before. Idempotent.
+    /// the key within these limits, provided that the input exists and that no attempt has encoded it before. Idempotent.
     ///
     /// # Errors
     /// If a bucket or Redis fails.
@@ -67,6 +67,7 @@ impl UploadedObject {
         &self,
         queue: &Queue,
         storage: &Storage,
+        limits: JobLimits,
         outcome: UploadedOutcome,
     ) -> Result<Ingested, IngestError> {
         let UploadedInput { job, size, .. } = self.0;
@@ -80,11 +81,16 @@ impl UploadedObject {
                 Ok(Ingested::Refused(job))
             }
             UploadedOutcome::Already(_) | UploadedOutcome::OtherInput => Ok(Ingested::Ignored),
-            UploadedOutcome::Unknown => self.adopt(queue, storage).await,
+            UploadedOutcome::Unknown => self.adopt(queue, storage, limits).await,
         }
     }
 
-    async fn adopt(&self, queue: &Queue, storage: &Storage) -> Result<Ingested, IngestError> {
+    async fn adopt(
+        &self,
+        queue: &Queue,
+        storage: &Storage,
+        limits: JobLimits,
+    ) -> Result<Ingested, IngestError> {
         let UploadedInput { job, key, etag, .. } = &self.0;
         if !layout::is_shared_upload(key) {
             tracing::warn!(%job, %key, "ignored an event for an input of an unknown job of a tenant");
@@ -103,7 +109,11 @@ impl UploadedObject {
             tracing::info!(%job, "ignored an event for an input that is already encoded");
             return Ok(Ingested::Ignored);
         }
-        let spec = JobSpec::new(Input::Key(key.clone()), Preset::default(), Ladder::default());
+        let spec = JobSpec {
+            max_attempts: limits.default_attempts(),
+            deadline_seconds: limits.default_deadline(),
+            ..JobSpec::new(Input::Key(key.clone()), Preset::default(), Ladder::default())
+        };
         queue.submit(*job, &spec, SubmitMode::OnUpload(REPORT_WINDOW)).await?;
         tracing::info!(%job, %key, "created a job with the default preset for an input without one");
         // Reported like every other upload, so that its size is checked and its version is kept.
@@ -125,9 +135,10 @@ pub async fn ingest_object_event(
     queue: &Queue,
     storage: &Storage,
     input_bucket: &str,
+    limits: JobLimits,
     message: &[u8],
 ) -> Result<Ingested, IngestError> {
     let Some(arrival) = UploadedObject::read(input_bucket, message)? else { return Ok(Ingested::Ignored) };
     let outcome = queue.uploaded(&arrival.0).await?;
-    arrival.apply(queue, storage, outcome).await
+    arrival.apply(queue, storage, limits, outcome).await
 }

@@ -69,7 +69,7 @@ pub async fn queue(messages: RawMessageIter, env: worker::Env) {
             message.retry();
             continue;
         }
-        match object.apply(&context.queue, &context.storage, outcome).await {
+        match object.apply(&context.queue, &context.storage, context.settings.api.job_limits, outcome).await {
             Ok(ingested) => {
                 created |= is_new && matches!(ingested, Ingested::Queued(_));
                 message.ack();

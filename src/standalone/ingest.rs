@@ -6,6 +6,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::{IngestError, ingest_object_event};
+use crate::job::JobLimits;
 use crate::queue::{Queue, backoff};
 use crate::storage::Storage;
 
@@ -15,6 +16,7 @@ pub(crate) async fn run(
     queue: Queue,
     storage: Storage,
     bucket: String,
+    limits: JobLimits,
     mut events: mpsc::Receiver<Vec<u8>>,
     stop: CancellationToken,
 ) {
@@ -28,7 +30,7 @@ pub(crate) async fn run(
         };
         let mut tries = 0;
         loop {
-            match ingest_object_event(&queue, &storage, &bucket, &message).await {
+            match ingest_object_event(&queue, &storage, &bucket, limits, &message).await {
                 Ok(_) => break,
                 Err(IngestError::Undecodable(error)) => {
                     tracing::error!(%error, "dropped an event");

@@ -220,6 +220,7 @@ impl Up {
             queue.clone(),
             Storage::new(&storage_config),
             storage_config.input_bucket.clone(),
+            api_config.job_limits,
             arriving,
             stop_api.clone(),
         ));

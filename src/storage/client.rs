@@ -169,7 +169,12 @@ impl Storage {
             Ok(found) => {
                 // A weak tag does not identify the bytes.
                 let etag = found.e_tag().filter(|etag| !etag.starts_with("W/")).map(unquoted);
-                Ok(Some(ObjectInfo { size: size(found.content_length()), etag }))
+                let size = found.content_length().and_then(|size| size.try_into().ok());
+                let size = size.ok_or_else(|| StorageError::Unavailable {
+                    what: key.to_string(),
+                    why: "it answered without the size of the object".to_owned(),
+                })?;
+                Ok(Some(ObjectInfo { size, etag }))
             }
             Err(error) => absent(classify(key.as_str(), &error)),
         }
