@@ -4,7 +4,7 @@ use super::transcode_job::{Rules, to_submission};
 use super::worker_pool::policy;
 use crate::config::Env;
 use crate::crd::{TranscodeJob, TranscodeJobSpec, WorkerPoolSpec};
-use crate::job::{Input, JobId, JobLimits};
+use crate::job::{Input, JobId, JobLimits, Priority};
 use crate::net::{self, EgressPolicy};
 
 /// The spec of a TranscodeJob, in JSON.
@@ -12,11 +12,21 @@ pub(crate) fn transcode_job(bytes: &[u8]) {
     let Ok(spec) = serde_json::from_slice::<TranscodeJobSpec>(bytes) else { return };
     let mut object = TranscodeJob::new("film", spec);
     object.metadata.namespace = Some("films".to_owned());
-    let rules = Rules { guard: EgressPolicy::PublicOnly, limits: JobLimits::HIGHEST, tenant_prefixes: false };
-    match to_submission(&object, JobId::default(), rules) {
+    let few = JobLimits { deadline_seconds: 600, attempts: 2, priority: Priority::default() };
+    for (limits, tenant_prefixes) in [(JobLimits::HIGHEST, false), (few, true)] {
+        let rules = Rules { guard: EgressPolicy::PublicOnly, limits, tenant_prefixes };
+        check_submission(&object, rules);
+    }
+}
+
+fn check_submission(object: &TranscodeJob, rules: Rules) {
+    match to_submission(object, JobId::default(), rules) {
         Ok(submission) => {
             let spec = submission.spec;
-            assert_eq!(spec.clone().checked(&JobLimits::HIGHEST).as_ref(), Ok(&spec));
+            assert_eq!(spec.clone().checked(&rules.limits).as_ref(), Ok(&spec));
+            if let (true, Input::Key(key)) = (rules.tenant_prefixes, &spec.input) {
+                assert!(key.as_str().starts_with("films/"), "{key}");
+            }
             assert!(spec.webhook_key.as_ref().is_none_or(|secret| secret.namespace == "films"));
             let input = match &spec.input {
                 Input::Url(url) => Some(url),

@@ -1,13 +1,18 @@
 //! What the parsers of this module promise, for `crate::fuzz`.
 
+use std::fmt::Debug;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::codec::{ScriptReply, parse_spec};
+use super::claim::claimed;
+use super::codec::{ScriptReply, from_versioned_json, parse_spec, to_versioned_json};
 use super::{
-    Delivery, Outbox, Reply, Sweep, UploadedOutcome, events, fleet, fleet_session, query, rate_limit, server,
-    split,
+    Authentication, Delivery, FleetStatus, Outbox, Reply, Sweep, UploadedOutcome, WorkerRecord, events,
+    fleet, fleet_session, query, rate_limit, server, split,
 };
-use crate::job::{Input, JobId};
+use crate::job::{Epoch, Input, JobId, LeaseId};
 
 pub(crate) use super::transport::check_rest_answer as rest_answer;
 
@@ -20,6 +25,12 @@ fn reply_of(value: Value) -> Reply {
         Value::String(text) => Reply::Text(text),
         Value::Array(list) => Reply::List(list.into_iter().map(reply_of).collect()),
     }
+}
+
+/// Checks that a stored value that is written again is read as the same value.
+fn round_trip<T: Serialize + DeserializeOwned + Debug + PartialEq>(value: &T) {
+    let json = to_versioned_json(value).unwrap_or_default();
+    assert_eq!(from_versioned_json::<T>("value", &json).ok().as_ref(), Some(value), "{json}");
 }
 
 /// The replies of all scripts and commands.
@@ -35,10 +46,24 @@ pub(crate) fn reply(bytes: &[u8]) {
     let _ = rate_limit::parse_permit(&reply);
     let _ = events::parse_entry(&reply);
     super::transport::check_cluster_reply(&reply);
+    if let Ok(Authentication::Token(token)) = Authentication::parse(&reply) {
+        round_trip(&*token);
+    }
     if let Ok(answer) = ScriptReply::of(&reply) {
         let _ = (answer.found(), answer.failure(0), answer.time(0));
+        let lease = LeaseId { job: JobId::default(), part: None, epoch: Epoch(1) };
+        if let Ok(job) = claimed(lease, None, &answer, None) {
+            assert!(job.verify.is_none() || job.verify == job.previous);
+        }
     }
     if let Some(text) = reply.text() {
+        if let Ok(status) = from_versioned_json::<FleetStatus>("fleet:status", text) {
+            let json = to_versioned_json(&status).unwrap_or_default();
+            assert!(from_versioned_json::<FleetStatus>("fleet:status", &json).is_ok(), "{json}");
+        }
+        if let Ok(record) = from_versioned_json::<WorkerRecord>("machines:pool", text) {
+            round_trip(&record);
+        }
         let _ = server::ServerInfo::parse(text).check("jobs");
         if let Some(delivery) = Delivery::parse(text, Outbox::Installation) {
             assert_eq!(Delivery::parse(&delivery.to_string(), Outbox::Installation), Some(delivery));
