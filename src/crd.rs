@@ -16,8 +16,9 @@ mod worker_pool;
 
 pub(crate) use transcode_job::default_backoff_limit;
 pub use transcode_job::{
-    CostStatus, EntryStatus, FailureStatus, FileStatus, InputSpec, JobPhase, OutputStatus, SecretKeyRef,
-    TranscodeJob, TranscodeJobSpec, TranscodeJobStatus, UploadSpec, WebhookSpec,
+    CostStatus, EntryStatus, FailurePolicySpec, FailureRuleSpec, FailureStatus, FileStatus, InputSpec,
+    JobPhase, OutputStatus, SecretKeyRef, TranscodeJob, TranscodeJobSpec, TranscodeJobStatus, UploadSpec,
+    WebhookSpec,
 };
 pub use worker_pool::{
     FlySpec, GuestSpec, MachineCounts, ProviderSpec, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,

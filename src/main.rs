@@ -1,11 +1,8 @@
-//! The command `tcoder`, with one subcommand for each role.
+//! The command `tcoder`, with one subcommand for each role. Under the name `kubectl-tcoder` it is a plugin of kubectl.
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-use tcoder::cli::{self, Cli};
-
 #[tokio::main]
 async fn main() -> ExitCode {
-    cli::run(Cli::parse()).await
+    tcoder::cli::start().await
 }

@@ -79,9 +79,9 @@ from the app: `fly secrets set`.";
 ///   tcoder transcode film.mov --preset web-optimized --quality 720p,360p --output out
 #[derive(Debug, Parser)]
 #[command(name = "tcoder", version, verbatim_doc_comment, after_help = EXIT_CODES)]
-pub struct Cli {
+pub(super) struct Cli {
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]

@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use url::Url;
 
 use super::args::ServerArgs;
+use super::upload;
 use crate::api::{
     CreateJobRequest, CreateTokenRequest, CreateUploadRequest, CreateUploadResponse, FleetAnswer,
     IssuedToken, PauseFleet, ProblemBody, SignPartsRequest, SignedParts, SystemStatus, TokenList,
@@ -82,14 +83,9 @@ const FEED_SILENCE: Duration = Duration::from_secs(45);
 
 impl ApiClient {
     pub(crate) fn new(args: &ServerArgs) -> Result<Self, ClientError> {
-        let builder = || {
-            reqwest::Client::builder()
-                .connect_timeout(Duration::from_secs(10))
-                .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
-        };
         let cannot = |e: reqwest::Error| ClientError::Refused(e.to_string());
-        let http = builder().read_timeout(FEED_SILENCE).build().map_err(cannot)?;
-        let uploads = builder().build().map_err(cannot)?;
+        let http = upload::builder().read_timeout(FEED_SILENCE).build().map_err(cannot)?;
+        let uploads = upload::client().map_err(cannot)?;
         Ok(Self { http, uploads, base: args.server.clone(), token: args.token.clone() })
     }
 
@@ -98,8 +94,7 @@ impl ApiClient {
         &self.http
     }
 
-    /// The client for uploads to storage. It has no read timeout, because that counts from the start of the request
-    /// instead of its last byte, and would abort every upload that takes longer.
+    /// The client for uploads to storage.
     pub(crate) const fn uploads(&self) -> &reqwest::Client {
         &self.uploads
     }

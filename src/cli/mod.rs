@@ -10,6 +10,7 @@
 //! | `jobs` | lists, shows, cancels and retries jobs |
 //! | `fleet` | shows the machines and the next operations; pauses and resumes scaling |
 //! | `tokens` | creates, lists, changes and deletes tokens with a name |
+//! | `kubectl` | the plugin of kubectl |
 //! | `transcode` | encodes a file without queue and storage |
 //! | `serve`, `controller` | the servers: `up`, `api`, `worker`; `controller` |
 //! | `output` | tables and progress bars |
@@ -23,6 +24,7 @@ mod fleet;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod jobs;
+mod kubectl;
 mod multipart;
 mod output;
 mod serve;
@@ -32,11 +34,11 @@ mod transcode;
 mod upload;
 mod watch;
 
-pub use args::Cli;
-
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::process::ExitCode;
 
+use clap::Parser as _;
 use tracing_subscriber::filter::{FilterExt as _, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -46,7 +48,7 @@ use crate::config::Env;
 use crate::trace::Export;
 
 use crate::job::Failure;
-use args::Command;
+use args::{Cli, Command};
 use client::ClientError;
 
 /// A command failed.
@@ -58,6 +60,9 @@ pub enum CliError {
     /// A call of the API failed.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The Kubernetes API server did not answer.
+    #[error("{0}")]
+    Unreachable(String),
     /// A server could not start.
     #[error("{0}")]
     Start(String),
@@ -83,6 +88,7 @@ impl CliError {
         match self {
             Self::Failed(_) => 1,
             Self::Client(error) if error.is_unreachable() => 3,
+            Self::Unreachable(_) => 3,
             Self::Client(_) | Self::Local(_) => 4,
             Self::Start(_) => 5,
             Self::Interrupted => 130,
@@ -96,8 +102,16 @@ impl From<Failure> for CliError {
     }
 }
 
-/// Runs the command.
-pub async fn run(cli: Cli) -> ExitCode {
+/// Parses the arguments, as those of the program by whose name it was called, and runs the command.
+pub async fn start() -> ExitCode {
+    let program = std::env::args_os().next().unwrap_or_default();
+    match Path::new(&program).file_stem() {
+        Some(name) if name == kubectl::PROGRAM => kubectl::run().await,
+        _ => run(Cli::parse()).await,
+    }
+}
+
+async fn run(cli: Cli) -> ExitCode {
     let role = match cli.command {
         Command::Up(_) => Some("up"),
         Command::Api(_) => Some("api"),
@@ -138,10 +152,15 @@ pub async fn run(cli: Cli) -> ExitCode {
     if let Some(export) = export {
         export.finish().await;
     }
+    exit_code("tcoder", done)
+}
+
+/// The exit code of a command. Its error is printed.
+fn exit_code(program: &str, done: Result<(), CliError>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("tcoder: {error}");
+            eprintln!("{program}: {error}");
             ExitCode::from(error.code())
         }
     }

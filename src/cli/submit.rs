@@ -2,13 +2,11 @@
 
 use std::path::Path;
 
-use url::Url;
-
 use super::args::SubmitArgs;
 use super::client::{ApiClient, ClientError};
 use super::multipart::MultipartUpload;
 use super::output::outln;
-use super::upload::{FileToPut, UploadTimeouts, put};
+use super::upload::{self, FileToPut, UploadTimeouts, put, web_address};
 use super::{CliError, output, watch};
 use crate::api::{CreateJobRequest, CreateUploadRequest, JobOptions};
 use crate::job::{Job, JobId};
@@ -38,11 +36,6 @@ pub(crate) async fn run(args: SubmitArgs) -> Result<(), CliError> {
     watch::to_the_end(&client, id, args.output.as_deref(), args.json).await
 }
 
-fn web_address(input: &str) -> Option<Url> {
-    let looks = input.starts_with("http://") || input.starts_with("https://");
-    looks.then(|| input.parse().ok()).flatten()
-}
-
 async fn report_submitted(client: &ApiClient, id: JobId, json: bool) -> Result<(), CliError> {
     if json {
         let job: Job = client.get(id).await?;
@@ -54,32 +47,19 @@ async fn report_submitted(client: &ApiClient, id: JobId, json: bool) -> Result<(
 }
 
 async fn send_file(client: &ApiClient, path: &Path, options: JobOptions) -> Result<JobId, CliError> {
-    let cannot = |e: std::io::Error| CliError::Local(format!("cannot read {}: {e}", path.display()));
-    let file = tokio::fs::File::open(path).await.map_err(|error| match path.to_str() {
-        Some(text) if text.contains("://") => {
-            CliError::Local(format!("{text} is neither a file nor an http or https address"))
-        }
-        _ => cannot(error),
-    })?;
-    let about = file.metadata().await.map_err(cannot)?;
-    if !about.is_file() {
-        return Err(CliError::Local(format!("{} is not a file", path.display())));
-    }
-    if about.len() == 0 {
-        return Err(CliError::Local(format!("{} is empty", path.display())));
-    }
+    let (file, size) = upload::open(path).await?;
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned());
     let media_type = name.as_deref().and_then(|name| content_type(name).parse().ok());
     let request = CreateUploadRequest {
         file_name: name,
-        file_size: Some(about.len()),
+        file_size: Some(size),
         content_type: media_type,
         options,
         ..CreateUploadRequest::default()
     };
     let ticket = client.upload(&request).await?;
     let Some(url) = ticket.upload_url else { return Ok(ticket.job_id) };
-    let bar = output::bytes_bar("upload", about.len());
+    let bar = output::bytes_bar("upload", size);
     let told = bar.clone();
     let on_bytes = move |more| told.inc(more);
     let sending = async {
@@ -89,15 +69,14 @@ async fn send_file(client: &ApiClient, path: &Path, options: JobOptions) -> Resu
                     client,
                     id: ticket.job_id,
                     file: path,
-                    size: about.len(),
+                    size,
                     media_type: ticket.content_type.as_ref(),
                     bar: &bar,
                 };
                 sending.send(multipart).await
             }
             None => {
-                let file =
-                    FileToPut { bytes: file, size: about.len(), media_type: ticket.content_type.as_ref() };
+                let file = FileToPut { bytes: file, size, media_type: ticket.content_type.as_ref() };
                 put(client.uploads(), url, file, UploadTimeouts::default(), on_bytes).await.map(drop)
             }
         }

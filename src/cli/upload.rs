@@ -3,17 +3,58 @@
 //! The duration depends on the connection: an upload is aborted if it makes no progress, not if it takes long.
 
 use std::error::Error as StdError;
+use std::path::Path;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use reqwest::{Body, Response, StatusCode, header};
+use tokio::fs::File;
 use tokio::io::AsyncRead;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::io::ReaderStream;
 use url::Url;
 
+use super::CliError;
 use crate::storage::MediaType;
+
+/// The http or https address that a user names instead of a file.
+pub(super) fn web_address(input: &str) -> Option<Url> {
+    let looks = input.starts_with("http://") || input.starts_with("https://");
+    looks.then(|| input.parse().ok()).flatten()
+}
+
+/// Opens a file to upload. Also returns its size in bytes.
+pub(super) async fn open(path: &Path) -> Result<(File, u64), CliError> {
+    let cannot = |e: std::io::Error| CliError::Local(format!("cannot read {}: {e}", path.display()));
+    let file = File::open(path).await.map_err(|error| match path.to_str() {
+        Some(text) if text.contains("://") => {
+            CliError::Local(format!("{text} is neither a file nor an http or https address"))
+        }
+        _ => cannot(error),
+    })?;
+    let about = file.metadata().await.map_err(cannot)?;
+    if !about.is_file() {
+        return Err(CliError::Local(format!("{} is not a file", path.display())));
+    }
+    if about.len() == 0 {
+        return Err(CliError::Local(format!("{} is empty", path.display())));
+    }
+    Ok((file, about.len()))
+}
+
+/// A client for uploads to storage. It has no read timeout, because that counts from the start of the request instead of
+/// its last byte, and would abort every upload that takes longer.
+pub(super) fn client() -> Result<reqwest::Client, reqwest::Error> {
+    builder().build()
+}
+
+/// What all clients of the command line have in common.
+pub(super) fn builder() -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .connect_timeout(Duration::from_secs(10))
+        .user_agent(concat!("tcoder/", env!("CARGO_PKG_VERSION")))
+}
 
 /// Time limits of an upload.
 #[derive(Clone, Copy, Debug)]
@@ -158,7 +199,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         file.set_len(SIZE).unwrap();
         let url = format!("http://{}/input/film.mp4?X-Amz-Signature=hush", listener.local_addr().unwrap());
-        let file = FileToPut { bytes: tokio::fs::File::from(file), size: SIZE, media_type: None };
+        let file = FileToPut { bytes: File::from(file), size: SIZE, media_type: None };
         let sent = put(&http, url.parse().unwrap(), file, patience, |_| {});
         let received = async {
             let (mut stream, _) = listener.accept().await.unwrap();

@@ -152,17 +152,14 @@ fn mirror_of(job: &Job, namespace: &str) -> Option<TranscodeJob> {
     let rungs = job.spec.output_qualities.rungs();
     let labels = [(ORIGIN_LABEL, origin.to_owned()), (JOB_ID_LABEL, job.job_id.to_string())];
     let spec = TranscodeJobSpec {
-        input,
         preset: job.spec.preset,
         qualities: (!rungs.is_empty()).then(|| rungs.to_vec()),
         stills: (!job.spec.stills.is_empty()).then(|| job.spec.stills.into()),
         priority: i32::try_from(job.spec.priority.get()).unwrap_or(0),
-        webhook: None,
-        suspend: false,
         backoff_limit: i32::try_from(job.spec.max_attempts.saturating_sub(1)).unwrap_or(0),
-        active_deadline_seconds: None,
         parallelism: (!job.spec.parallelism.is_auto()).then_some(job.spec.parallelism),
         ttl_seconds_after_finished: TTL_SECONDS,
+        ..TranscodeJobSpec::new(input)
     };
     let mut object = TranscodeJob::new(&format!("{origin}-{}", job.job_id), spec);
     object.metadata = ObjectMeta {

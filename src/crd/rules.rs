@@ -6,7 +6,7 @@ use kube::core::Rule;
 use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
 
 use crate::flyprovider::guest;
-use crate::job::{Preset, Quality, Still};
+use crate::job::{FailureAction, FailureCode, FailurePolicy, Preset, Quality, Still};
 
 /// An http(s) URL without user name and password, whose port, if it has one, is at most 65535.
 pub(crate) const PLAIN_URL: &str = concat!(
@@ -23,6 +23,9 @@ pub(crate) const OBJECT_KEY: &str = concat!(
     r"^([^/\\.\x00-\x1f\x7f-\x9f]|\.[^/\\.\x00-\x1f\x7f-\x9f]|\.\.[^/\\\x00-\x1f\x7f-\x9f])[^/\\\x00-\x1f\x7f-\x9f]*",
     r"([/\\]([^/\\.\x00-\x1f\x7f-\x9f]|\.[^/\\.\x00-\x1f\x7f-\x9f]|\.\.[^/\\\x00-\x1f\x7f-\x9f])[^/\\\x00-\x1f\x7f-\x9f]*)*$"
 );
+
+/// A content type, perhaps with parameters.
+pub(crate) const MEDIA_TYPE: &str = r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(;[ -~]*)?$";
 
 /// A rule that makes a required field immutable.
 pub(crate) fn unchanged(field: &str) -> Rule {
@@ -85,6 +88,23 @@ pub(crate) fn stills(_: &mut SchemaGenerator) -> Schema {
         "maxItems": Still::ALL.len(),
         "x-kubernetes-list-type": "set",
         "items": {"type": "string", "enum": Still::ALL},
+    })
+}
+
+/// What follows a failed attempt.
+pub(crate) fn failure_action(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "enum": [FailureAction::FailJob, FailureAction::Count]})
+}
+
+/// The codes of a rule about failures, each once.
+pub(crate) fn error_codes(_: &mut SchemaGenerator) -> Schema {
+    let names: Vec<&str> = FailurePolicy::codes().map(FailureCode::name).collect();
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "maxItems": names.len(),
+        "x-kubernetes-list-type": "set",
+        "items": {"type": "string", "enum": names},
     })
 }
 

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::rules;
-use crate::job::{Output, Parallelism, Preset, Quality, Still};
+use crate::job::{FailureAction, FailureCode, Output, Parallelism, Preset, Quality, Still};
 
 /// The transcoding of one video.
 ///
@@ -59,6 +59,7 @@ use crate::job::{Output, Parallelism, Preset, Quality, Still};
 #[x_kube(validation = rules::unchanged_option("stills"))]
 #[x_kube(validation = rules::unchanged_option("webhook"))]
 #[x_kube(validation = rules::unchanged_option("parallelism"))]
+#[x_kube(validation = rules::unchanged_option("failurePolicy"))]
 pub struct TranscodeJobSpec {
     /// The source of the video: exactly one of `key`, `url` and `upload`.
     pub input: InputSpec,
@@ -90,6 +91,10 @@ pub struct TranscodeJobSpec {
     #[serde(default = "default_backoff_limit")]
     #[schemars(range(min = 0, max = 19))]
     pub backoff_limit: i32,
+    /// Which failures of an attempt end the job at once, and which are tried again. Without it, those that another attempt may
+    /// not have are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_policy: Option<FailurePolicySpec>,
     /// Seconds after `status.startTime` at which the job fails, including all attempts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 604_800))]
@@ -104,6 +109,27 @@ pub struct TranscodeJobSpec {
     #[serde(default = "default_ttl")]
     #[schemars(range(min = 0, max = 315_360_000))]
     pub ttl_seconds_after_finished: i64,
+}
+
+impl TranscodeJobSpec {
+    /// The spec of a job with this input, and defaults for everything else.
+    #[must_use]
+    pub fn new(input: InputSpec) -> Self {
+        Self {
+            input,
+            preset: Preset::default(),
+            qualities: None,
+            stills: None,
+            priority: 0,
+            webhook: None,
+            suspend: false,
+            backoff_limit: default_backoff_limit(),
+            failure_policy: None,
+            active_deadline_seconds: None,
+            parallelism: None,
+            ttl_seconds_after_finished: default_ttl(),
+        }
+    }
 }
 
 /// The number of retries of an object that names none.
@@ -142,6 +168,45 @@ pub struct UploadSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 255))]
     pub file_name: Option<String>,
+    /// The size of the file in bytes, at most the 5 GiB that one PUT request can send. Storage then accepts no other at
+    /// `status.uploadUrl`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = MAX_PUT_BYTES))]
+    pub file_size: Option<i64>,
+    /// The content type of the file, such as video/mp4. Storage then accepts no other at `status.uploadUrl`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 127), regex(pattern = rules::MEDIA_TYPE))]
+    pub content_type: Option<String>,
+}
+
+/// Maximum number of bytes that S3 and R2 accept in one PUT request: 5 GiB.
+const MAX_PUT_BYTES: i64 = 5 << 30;
+
+impl UploadSpec {
+    /// Maximum size of an upload in bytes.
+    pub const MAX_BYTES: u64 = MAX_PUT_BYTES.unsigned_abs();
+}
+
+/// Rules about failed attempts, as `podFailurePolicy` of a Job has them about pods.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailurePolicySpec {
+    /// The rules, of which the first for the code of a failure applies.
+    #[schemars(length(min = 1, max = 20), extend("x-kubernetes-list-type" = "atomic"))]
+    pub rules: Vec<FailureRuleSpec>,
+}
+
+/// A rule about failures with certain codes.
+#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FailureRuleSpec {
+    /// FailJob: the job fails without another attempt. Count: another attempt follows, unless `backoffLimit` is reached, also
+    /// after a failure that would otherwise end the job at once.
+    #[schemars(schema_with = "rules::failure_action")]
+    pub action: FailureAction,
+    /// The codes of `status.lastFailure.code`. The loss of a worker (workerLost) always counts.
+    #[schemars(schema_with = "rules::error_codes")]
+    pub error_codes: Vec<FailureCode>,
 }
 
 /// The receiver of a notification when the job ends.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use strum::VariantArray;
 use url::Url;
 
+use super::failure_policy::FailurePolicy;
 use super::key::ObjectKey;
 use super::preset::Preset;
 use super::quality::Ladder;
@@ -195,6 +196,9 @@ pub struct JobSpec {
     /// Maximum duration of one attempt in seconds.
     #[serde(default = "JobSpec::default_deadline")]
     pub deadline_seconds: u32,
+    /// Which failures of an attempt end the job at once, and which are tried again.
+    #[serde(default, skip_serializing_if = "FailurePolicy::is_empty")]
+    pub failure_policy: FailurePolicy,
     /// How many chunks of the video are encoded at once.
     #[serde(default, skip_serializing_if = "Parallelism::is_auto")]
     pub parallelism: Parallelism,
@@ -297,6 +301,7 @@ impl JobSpec {
             priority: Priority::default(),
             max_attempts: Self::default_attempts(),
             deadline_seconds: Self::default_deadline(),
+            failure_policy: FailurePolicy::default(),
             parallelism: Parallelism::default(),
             origin: Origin::default(),
         }

@@ -8,7 +8,8 @@ use super::codec::{ScriptReply, ms, parse_spec};
 use super::terms::{Keep, PartTerms};
 use super::{Queue, QueueError, Reply, scripts};
 use crate::job::{
-    AttemptId, Epoch, Failure, JobId, JobSpec, LeaseId, Millis, Part, SPLIT_VERSION, TokenName, WorkerId,
+    AttemptId, Epoch, Failure, FailureAction, JobId, JobSpec, LeaseId, Millis, Part, SPLIT_VERSION,
+    TokenName, WorkerId,
 };
 use crate::trace::TraceParent;
 
@@ -99,7 +100,10 @@ impl Claimed {
     /// Whether no further attempt follows one that fails like this.
     #[must_use]
     pub fn is_last(&self, failure: &Failure) -> bool {
-        let is_final = !failure.code.is_retryable() || failure.recurs(self.previous.as_ref());
+        let is_final = match self.spec.failure_policy.action(failure.code) {
+            Some(action) => action == FailureAction::FailJob,
+            None => !failure.code.is_retryable() || failure.recurs(self.previous.as_ref()),
+        };
         is_final || self.number >= self.spec.max_attempts
     }
 }
@@ -163,7 +167,7 @@ fn claimed_split(job: JobId, answer: &ScriptReply<'_>) -> Result<Option<AttemptI
 }
 
 /// The claimed task. What the record of a part lacks is in that of its job: `of_job`.
-fn claimed(
+pub(super) fn claimed(
     lease: LeaseId,
     split: Option<AttemptId>,
     answer: &ScriptReply<'_>,

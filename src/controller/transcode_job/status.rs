@@ -3,11 +3,12 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::Resource as _;
 
+use super::submission::signed_type;
 use crate::controller::conditions::{ConditionUpdate, conditions, find, holds, millis, time};
 use crate::controller::fleet::MachinePrice;
 use crate::crd::{
     CostStatus, EntryStatus, FailureStatus, FileStatus, JobPhase, OutputStatus, TranscodeJob,
-    TranscodeJobStatus, condition, reason,
+    TranscodeJobSpec, TranscodeJobStatus, condition, reason,
 };
 use crate::job::{
     EntryDocument, EntryKind, Failure, FailureCode, Input, Job, JobId, JobResult, Millis, ObjectKey, State,
@@ -138,7 +139,7 @@ impl StatusContext<'_> {
             status.entries = vec![EntryStatus { kind, key: key.to_string(), url: None }];
             self.addresses(&mut status);
         }
-        let mut said = said(job, self.object.spec.suspend, &self.before.conditions);
+        let mut said = said(job, &self.object.spec, &self.before.conditions);
         if changed {
             let message = "an immutable field of the spec was changed; the job continues with its original spec. \
                            To apply the change, delete this TranscodeJob and create another";
@@ -210,7 +211,9 @@ impl StatusContext<'_> {
             (status.upload_url, status.upload_expires_at) = (Some(url.clone()), Some(until.clone()));
             return;
         }
-        if let Ok(url) = self.links.upload(key, None, None, self.now) {
+        // One that cannot be read was refused before the job was submitted.
+        let media_type = signed_type(&self.object.spec).ok().flatten();
+        if let Ok(url) = self.links.upload(key, job.spec.file_size, media_type.as_ref(), self.now) {
             (status.upload_url, status.upload_expires_at) =
                 (Some(url.into()), Some(time(upload_ends(self.now))));
         }
@@ -247,10 +250,15 @@ fn keep(before: &[Condition]) -> Vec<ConditionUpdate> {
         .collect()
 }
 
-fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> {
+fn said(job: &Job, spec: &TranscodeJobSpec, before: &[Condition]) -> Vec<ConditionUpdate> {
     let mut said = match job.status {
         State::Uploading => {
-            let message = "the job waits for its video: PUT it to status.uploadUrl";
+            let media_type = spec.input.upload.as_ref().and_then(|upload| upload.content_type.as_ref());
+            let header = media_type.map(|name| format!(" with the header Content-Type: {name}"));
+            let message = format!(
+                "the job waits for its video: PUT it to status.uploadUrl{}",
+                header.unwrap_or_default()
+            );
             vec![ConditionUpdate::yes(condition::RECONCILING, reason::AWAITING_UPLOAD, message)]
         }
         State::Queued => {
@@ -314,7 +322,7 @@ fn said(job: &Job, suspend: bool, before: &[Condition]) -> Vec<ConditionUpdate> 
             ]
         }
     };
-    let suspended = (suspend && !job.status.is_terminal()) || job.suspended;
+    let suspended = (spec.suspend && !job.status.is_terminal()) || job.suspended;
     if suspended {
         let message = "spec.suspend is true; set it to false to let the job run";
         said.push(ConditionUpdate::yes(condition::SUSPENDED, reason::SUSPENDED, message));

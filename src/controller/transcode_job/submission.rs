@@ -5,11 +5,14 @@ use std::time::Duration;
 use kube::ResourceExt as _;
 use url::Url;
 
-use crate::crd::{TranscodeJob, TranscodeJobSpec, default_backoff_limit, reason};
-use crate::job::{Input, JobId, JobLimits, JobSpec, Ladder, ObjectKey, Origin, Priority, SecretRef, Stills};
+use crate::crd::{FailureRuleSpec, TranscodeJob, TranscodeJobSpec, default_backoff_limit, reason};
+use crate::job::{
+    FailurePolicy, FailureRule, Input, JobId, JobLimits, JobSpec, Ladder, ObjectKey, Origin, Priority,
+    SecretRef, Stills,
+};
 use crate::net::{self, EgressPolicy};
 use crate::queue::SubmitMode;
-use crate::storage::layout;
+use crate::storage::{MediaType, layout};
 
 /// How long a job waits for its upload. The signed URL for it is renewed meanwhile.
 pub(crate) const UPLOAD_WAIT: Duration = Duration::from_secs(24 * 3600);
@@ -75,9 +78,12 @@ pub(crate) fn to_submission(object: &TranscodeJob, id: JobId, rules: Rules) -> R
         Some(list) => Ladder::new(list.to_vec()).map_err(|e| Refusal::field("qualities", e))?,
     };
     let mut spec = JobSpec::new(input, asked.preset, qualities);
+    spec.file_size = file_size(asked)?;
+    signed_type(asked)?;
     spec.stills = Stills::from(asked.stills.clone().unwrap_or_default());
     spec.parallelism = asked.parallelism.unwrap_or_default();
     spec.origin = Origin::Kubernetes;
+    spec.failure_policy = failure_policy(asked);
     spec.priority =
         Priority::try_from(i64::from(asked.priority)).map_err(|e| Refusal::field("priority", e))?;
     let Rules { limits, .. } = rules;
@@ -122,6 +128,26 @@ fn attempts(backoff_limit: i32, limits: JobLimits) -> Option<u32> {
     }
     let attempts = u32::try_from(backoff_limit).ok()?.checked_add(1)?;
     (attempts <= limits.attempts).then_some(attempts)
+}
+
+fn failure_policy(asked: &TranscodeJobSpec) -> FailurePolicy {
+    let rules = asked.failure_policy.iter().flat_map(|policy| &policy.rules);
+    let rule =
+        |rule: &FailureRuleSpec| FailureRule { action: rule.action, error_codes: rule.error_codes.clone() };
+    FailurePolicy(rules.map(rule).collect())
+}
+
+/// The size that is announced for an upload.
+fn file_size(asked: &TranscodeJobSpec) -> Result<Option<u64>, Refusal> {
+    let size = asked.input.upload.as_ref().and_then(|upload| upload.file_size);
+    let size = size.map(|size| u64::try_from(size).ok().filter(|size| *size > 0).ok_or(()));
+    size.transpose().map_err(|()| Refusal::field("input.upload.fileSize", "it must be 1 or more"))
+}
+
+/// The only content type that storage is to accept for an upload, if it is announced.
+pub(crate) fn signed_type(asked: &TranscodeJobSpec) -> Result<Option<MediaType>, Refusal> {
+    let name = asked.input.upload.as_ref().and_then(|upload| upload.content_type.as_deref());
+    name.map(|name| name.parse().map_err(|e| Refusal::field("input.upload.contentType", e))).transpose()
 }
 
 fn input(
@@ -195,6 +221,7 @@ pub(crate) fn same(queued: &JobSpec, requested: &JobSpec) -> bool {
             spec.stills,
             spec.priority,
             spec.parallelism,
+            spec.failure_policy.clone(),
             spec.webhook_url.clone(),
             spec.webhook_key.clone(),
         )
@@ -253,6 +280,22 @@ mod tests {
             to_submission.spec.input,
             Input::Key(format!("inputs/{}/My-film.mov", id()).parse().unwrap())
         );
+    }
+
+    #[test]
+    fn announced_size_of_an_upload_is_that_of_the_job() {
+        let upload = |upload: Value| of(json!({"input": {"upload": upload}}));
+        let named = upload(json!({"fileSize": 7, "contentType": "video/mp4; codecs=avc1"})).unwrap();
+        assert_eq!(named.spec.file_size, Some(7));
+        assert_eq!(upload(json!({})).unwrap().spec.file_size, None);
+        for (wrong, field) in [
+            (json!({"fileSize": 0}), "spec.input.upload.fileSize"),
+            (json!({"fileSize": -1}), "spec.input.upload.fileSize"),
+            (json!({"contentType": "film"}), "spec.input.upload.contentType"),
+        ] {
+            let refusal = upload(wrong).unwrap_err();
+            assert!(refusal.message.starts_with(field), "{refusal}");
+        }
     }
 
     /// Specs that an API server with CEL rejects at admission, and specs that no API server can reject.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use kube::ResourceExt as _;
-use kube::api::DeleteParams;
-use serde_json::json;
+use kube::api::{DeleteParams, PostParams};
+use serde_json::{Value, json};
 use standardwebhooks::Webhook;
 use tcoder::crd::TranscodeJob;
 use tokio::sync::mpsc;
 
-use super::{condition, has_phase, site, status};
+use super::{condition, has_phase, object, site, status};
 use crate::support::clips::{clip, long_clip, probe};
 use crate::support::kube as cluster;
 use crate::support::process::all_gone;
@@ -85,15 +85,49 @@ async fn transcode_job_for_an_invalid_file_fails_with_its_reason() {
 }
 
 #[tokio::test]
-async fn status_contains_an_upload_address() {
+async fn failure_policy_of_a_transcode_job_decides_about_further_attempts() {
+    let site = site("failure-policy").await;
+    let spec = |input: Value, action: &str, code: &str| {
+        json!({
+            "input": input, "qualities": ["144p"], "backoffLimit": 1,
+            "failurePolicy": {"rules": [{"action": action, "errorCodes": [code]}]},
+        })
+    };
+    let port = cluster::free_port();
+    let nowhere = json!({"url": format!("http://127.0.0.1:{port}/film.mp4")});
+    site.make("missing", spec(json!({"key": "films/missing.mp4"}), "Count", "inputNotFound")).await;
+    site.make("unreachable", spec(nowhere, "FailJob", "inputUnreachable")).await;
+    for (name, reason, attempts) in [("missing", "InputNotFound", 2), ("unreachable", "InputUnreachable", 1)]
+    {
+        let (job, found, message) = site.condition(name, "Failed").await;
+        assert_eq!((&*found, &status(&job)["attempts"]), (reason, &json!(attempts)), "{message}");
+    }
+    let unknown = json!({"input": {"key": "a.mp4"}, "failurePolicy": {"rules": [{"action": "Count", "errorCodes": ["workerLost"]}]}});
+    let refused = site.jobs().create(&PostParams::default(), &object("unknown", unknown)).await;
+    let kube::Error::Api(refused) = refused.unwrap_err() else {
+        panic!("the API server accepts an unknown code")
+    };
+    assert_eq!(refused.code, 422, "{refused}");
+}
+
+#[tokio::test]
+async fn status_contains_an_upload_address_for_the_file_that_was_announced() {
     let site = site("upload").await;
-    site.make("film", json!({"input": {"upload": {"fileName": "a b.mp4"}}, "qualities": ["144p"]})).await;
+    let film = std::fs::read(clip()).unwrap();
+    let upload = json!({"fileName": "a b.mp4", "fileSize": film.len(), "contentType": "video/mp4"});
+    site.make("film", json!({"input": {"upload": upload}, "qualities": ["144p"]})).await;
     let job = site.until("film", "an address", |job| status(job)["uploadUrl"].is_string()).await;
     let said = status(&job);
     assert_eq!((&said["phase"], &said["startTime"]), (&json!("Uploading"), &json!(null)));
-    let put = site.system.http.put(said["uploadUrl"].as_str().unwrap());
-    let put = put.body(std::fs::read(clip()).unwrap()).send().await.unwrap();
-    assert!(put.status().is_success(), "{put:?}");
+    let (_, message) = condition(&job, "Reconciling").unwrap();
+    assert!(message.ends_with("with the header Content-Type: video/mp4"), "{message}");
+    let put = async |media_type: &str, body: Vec<u8>| {
+        let put = site.system.http.put(said["uploadUrl"].as_str().unwrap());
+        put.header("content-type", media_type).body(body).send().await.unwrap().status()
+    };
+    assert_eq!(put("text/html", film.clone()).await, 403);
+    assert_eq!(put("video/mp4", film[1..].to_vec()).await, 403);
+    assert_eq!(put("video/mp4", film).await, 200);
     let job = site.phase("film", "Complete").await;
     assert!(status(&job)["uploadUrl"].is_null());
 }
@@ -195,7 +229,7 @@ async fn webhook_is_signed_with_the_secret_that_the_job_names() {
     site.phase("film", "Complete").await;
     let told = tokio::time::timeout(PATIENCE, inbox.recv()).await.expect("no webhook comes").unwrap();
     Webhook::new(WEBHOOK_SECRET).unwrap().verify(&told.1, &told.0).expect("the signature is wrong");
-    let message: serde_json::Value = serde_json::from_slice(&told.1).unwrap();
+    let message: Value = serde_json::from_slice(&told.1).unwrap();
     assert_eq!((&message["type"], &message["data"]["jobId"]), (&json!("job.completed"), &json!(job.uid())));
     // The secret itself is only in its Secret.
     let seen = serde_json::to_string(&site.jobs().get("film").await.unwrap()).unwrap();
@@ -228,7 +262,7 @@ async fn forged_record_gets_no_signature() {
         let record = format!("jobs:status:{id}");
         let (stored, epoch): (String, String) =
             redis::cmd("HMGET").arg(&record).arg(&["spec", "epoch"]).query(redis).unwrap();
-        let mut spec: serde_json::Value = serde_json::from_str(&stored).unwrap();
+        let mut spec: Value = serde_json::from_str(&stored).unwrap();
         spec["webhookUrl"] = json!(format!("{url}/hook"));
         spec["webhookKey"] = json!({"namespace": site.namespace, "name": "hook", "key": "secret"});
         redis::cmd("HSET").arg(&record).arg("spec").arg(spec.to_string()).exec(redis).unwrap();
@@ -246,7 +280,7 @@ async fn forged_record_gets_no_signature() {
     spec["webhook"] = hook("hook");
     let real = site.make("real", spec).await;
     let told = tokio::time::timeout(PATIENCE, inbox.recv()).await.expect("no webhook comes").unwrap();
-    let message: serde_json::Value = serde_json::from_slice(&told).unwrap();
+    let message: Value = serde_json::from_slice(&told).unwrap();
     assert_eq!(message["data"]["jobId"], json!(real.uid()), "a forged record was signed");
     for delivery in forged {
         let tried = async {

@@ -2,6 +2,7 @@
 //! apply` of a TranscodeJob to its result.
 
 mod faults;
+mod kubectl;
 mod life;
 mod pool;
 mod refused;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tcoder::job::{AttemptId, Epoch, Failure, FailureCode, JobId, JobSpec, SecretRef, State};
+use tcoder::job::{
+    AttemptId, Epoch, Failure, FailureAction, FailureCode, FailurePolicy, FailureRule, JobId, JobSpec,
+    SecretRef, State,
+};
 use tcoder::queue::{
     CancelOutcome, CancelReason, Claim, CompleteOutcome, FailOutcome, Outbox, Queue, RedriveOutcome,
     SubmitMode, SubmitOutcome, UploadedOutcome,
@@ -351,6 +354,38 @@ async fn upload_of_another_size_fails_the_job_at_once() {
     }
 }
 
+#[tokio::test]
+async fn failure_policy_decides_which_failures_are_tried_again() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    let rule = |action, code| FailureRule { action, error_codes: vec![code] };
+    let policy = FailurePolicy(vec![
+        rule(FailureAction::FailJob, FailureCode::Storage),
+        rule(FailureAction::Count, FailureCode::InputNotFound),
+    ]);
+    for (code, attempts, outcome) in [
+        (FailureCode::Storage, 2, "failed"),
+        (FailureCode::InputNotFound, 2, "retry"),
+        (FailureCode::InputNotFound, 1, "failed"),
+        // No rule is about these.
+        (FailureCode::InvalidMedia, 2, "failed"),
+        (FailureCode::Worker, 2, "retry"),
+    ] {
+        let spec = JobSpec { failure_policy: policy.clone(), max_attempts: attempts, ..spec() };
+        let id = submit(&queue, &spec).await;
+        let job = claim(&queue, &w).await.unwrap();
+        let ended = match queue.fail(&job, &Failure::new(code, "no luck")).await.unwrap() {
+            FailOutcome::Retry(_) => "retry",
+            FailOutcome::Failed => "failed",
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(ended, outcome, "{code:?} of {attempts} attempts");
+        if ended == "retry" {
+            queue.cancel(id).await.unwrap();
+        }
+    }
+}
+
 /// A job reads the version of its input that was uploaded, or that its first attempt has read.
 #[tokio::test]
 async fn version_of_the_input_is_kept_for_all_attempts() {
@@ -375,6 +410,45 @@ async fn version_of_the_input_is_kept_for_all_attempts() {
         (again.attempt.job, again.input_version.get().map(String::as_str)),
         (id, Some("of-the-first-attempt"))
     );
+    queue.cancel(id).await.unwrap();
+
+    // One that is lost tells it while it encodes.
+    let id = submit(&queue, &spec()).await;
+    let job = claim(&queue, &w).await.unwrap();
+    job.input_version.set("of-the-lost-attempt".into()).unwrap();
+    assert!(queue.progress(&job, 5.0).await.unwrap());
+    all_due(&mut raw(&config), &config);
+    queue.sweep(10, 0).await.unwrap();
+    let w = worker(&queue, "w").await;
+    let again = claim(&queue, &w).await.unwrap();
+    assert_eq!(again.attempt.job, id);
+    assert_eq!(again.input_version.get().map(String::as_str), Some("of-the-lost-attempt"));
+}
+
+/// Who retries a job may have replaced a damaged object before. An upload cannot be replaced.
+#[tokio::test]
+async fn retried_job_reads_the_present_version_of_an_object_that_was_not_uploaded_for_it() {
+    let (queue, _) = queue().await;
+    let w = worker(&queue, "w").await;
+    for is_upload in [true, false] {
+        let id = JobId::new();
+        if is_upload {
+            queue.submit(id, &spec(), SubmitMode::OnUpload(Duration::from_secs(60))).await.unwrap();
+            queue.uploaded(&arrived(id)).await.unwrap();
+        } else {
+            queue.submit(id, &spec(), SubmitMode::Now).await.unwrap();
+        }
+        let job = claim(&queue, &w).await.unwrap();
+        assert_eq!(job.attempt.job, id);
+        let _ = job.input_version.set("of-the-first-attempt".into());
+        assert!(queue.progress(&job, 5.0).await.unwrap());
+        queue.fail(&job, &hopeless()).await.unwrap();
+        assert_eq!(queue.redrive(id).await.unwrap(), RedriveOutcome::Queued);
+        let again = claim(&queue, &w).await.unwrap();
+        let expected = arrived(id).etag.filter(|_| is_upload);
+        assert_eq!((again.attempt.job, again.input_version.get()), (id, expected.as_ref()));
+        queue.cancel(id).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A real kube-apiserver and etcd for tests: a shared one, and private ones for tests that break theirs. All
 //! are stopped when this process ends, however it ends.
 
+use std::ffi::OsStr;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -247,8 +248,14 @@ impl Cluster {
 
     /// Runs kubectl as the administrator.
     pub async fn kubectl(&self, args: &[&str]) -> Output {
+        self.kubectl_in(args, &std::env::var_os("PATH").unwrap_or_default()).await
+    }
+
+    /// Runs kubectl with this PATH, on which it looks for plugins.
+    pub async fn kubectl_in(&self, args: &[&str], path: &OsStr) -> Output {
         let mut kubectl = Command::new(assets().join("kubectl"));
         kubectl
+            .env("PATH", path)
             .env("KUBECONFIG", self.kubeconfig())
             .env("HOME", self.folder.path())
             .args(args)

@@ -1,0 +1,91 @@
+//! The plugin of kubectl: a real kubectl runs the program under its other name.
+
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use super::{Site, condition, site};
+use crate::support::clips::clip;
+use crate::support::process::{err, out};
+use crate::support::system::folder;
+
+/// Runs `kubectl tcoder`.
+async fn plugin(site: &Site, args: &[&str]) -> Output {
+    let programs = folder("kubectl-plugin");
+    symlink(env!("CARGO_BIN_EXE_tcoder"), programs.join("kubectl-tcoder")).unwrap();
+    site.cluster.kubectl_in(&[&["tcoder"], args].concat(), programs.as_os_str()).await
+}
+
+async fn submit(site: &Site, args: &[&str]) -> Output {
+    plugin(site, &[&["submit", "-n", &site.namespace, "--quality", "144p"], args].concat()).await
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[tokio::test]
+async fn plugin_uploads_a_file_and_waits_for_its_outputs() {
+    let site = site("plugin").await;
+    let submitted = submit(&site, &[text(clip()), "--poster", "--wait"]).await;
+    assert!(submitted.status.success(), "{}", err(&submitted));
+    let printed = out(&submitted);
+    assert!(printed.lines().any(|line| line.starts_with("144p 256x144 ")), "{printed}");
+    assert!(printed.lines().any(|line| line.starts_with("poster ")), "{printed}");
+    // The upload is bound to the file, and the object has a name made of that of the file.
+    let jobs = site.jobs().list(&Default::default()).await.unwrap().items;
+    let [job] = jobs.as_slice() else { panic!("{jobs:#?}") };
+    let upload = job.spec.input.upload.as_ref().unwrap();
+    let size = std::fs::metadata(clip()).unwrap().len();
+    assert_eq!((upload.file_size, upload.content_type.as_deref()), (size.try_into().ok(), Some("video/mp4")));
+    let name = job.metadata.name.as_deref().unwrap();
+    assert!(name.starts_with(clip().file_stem().unwrap().to_str().unwrap()), "{name}");
+
+    let watched = plugin(&site, &["watch", name, "--json", "--namespace", &site.namespace]).await;
+    assert!(watched.status.success(), "{}", err(&watched));
+    let status: Value = serde_json::from_str(&out(&watched)).unwrap();
+    assert_eq!(status["phase"], "Complete");
+}
+
+#[tokio::test]
+async fn plugin_tells_why_a_job_failed_or_was_refused() {
+    let site = site("plugin-failed").await;
+    let broken = folder("broken").join("notes.mp4");
+    std::fs::write(&broken, "this is no film").unwrap();
+    let failed = submit(&site, &[text(&broken), "--name", "notes", "--wait"]).await;
+    assert_eq!((failed.status.code(), out(&failed)), (Some(1), String::new()), "{}", err(&failed));
+    let (job, _, message) = site.condition("notes", "Failed").await;
+    assert!(err(&failed).contains(&format!("kubectl-tcoder: {message} (InvalidMedia)")), "{}", err(&failed));
+    assert!(condition(&job, "Complete").is_none());
+
+    // The key leads out of the bucket, which the API server refuses.
+    let refused = submit(&site, &["--key", "../secrets", "--name", "secrets"]).await;
+    assert_eq!(refused.status.code(), Some(4), "{}", err(&refused));
+    assert!(err(&refused).contains("spec.input.key"), "{}", err(&refused));
+
+    let unknown = plugin(&site, &["watch", "nobody", "-n", &site.namespace]).await;
+    assert_eq!(unknown.status.code(), Some(1));
+    assert!(err(&unknown).contains("nobody does not exist in this namespace"), "{}", err(&unknown));
+
+    let absent = folder("no-cluster").join("config");
+    let nowhere = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "a",
+        "clusters": [{"name": "a", "cluster": {"server": "http://127.0.0.1:9"}}],
+        "contexts": [{"name": "a", "context": {"cluster": "a", "user": "a"}}], "users": [{"name": "a"}],
+    });
+    std::fs::write(&absent, nowhere.to_string()).unwrap();
+    let unreachable = submit(&site, &["--key", "a.mp4", "--kubeconfig", text(&absent)]).await;
+    assert_eq!(unreachable.status.code(), Some(3), "{}", err(&unreachable));
+}
+
+#[tokio::test]
+async fn plugin_follows_a_job_whose_submission_did_not_wait() {
+    let site = site("plugin-key").await;
+    let key = site.input(clip()).await;
+    let submitted = submit(&site, &["--key", &key, "--name", "film"]).await;
+    assert_eq!(out(&submitted), "transcodejob.tcoder.dev/film created\n", "{}", err(&submitted));
+    let watched = plugin(&site, &["watch", "film", "-n", &site.namespace]).await;
+    assert!(watched.status.success() && out(&watched).contains("144p"), "{}", err(&watched));
+}
