@@ -24,7 +24,9 @@ pub use worker_pool::{
     FlySpec, GuestSpec, MachineCounts, ProviderSpec, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
 };
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
+    CustomResourceDefinition, CustomResourceDefinitionVersion,
+};
 use kube::CustomResourceExt as _;
 
 /// Finalizer of a TranscodeJob whose job may still be active.
@@ -100,10 +102,26 @@ pub mod reason {
     pub const NOT_OBSERVED: &str = "NotObservedYet";
 }
 
+/// The version that is served beside the one in which objects are stored. An operator that knows only the stored one can
+/// be installed again; the next release can store this one instead.
+pub const BETA: &str = "v1beta1";
+
 /// The definitions of both resources.
 #[must_use]
 pub fn all() -> [CustomResourceDefinition; 2] {
-    [TranscodeJob::crd(), WorkerPool::crd()]
+    [TranscodeJob::crd(), WorkerPool::crd()].map(with_beta)
+}
+
+/// Adds [`BETA`]. It has the same schema, so that the API server converts objects without a webhook.
+fn with_beta(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    if let Some(stored) = crd.spec.versions.first().cloned() {
+        crd.spec.versions.push(CustomResourceDefinitionVersion {
+            name: BETA.to_owned(),
+            storage: false,
+            ..stored
+        });
+    }
+    crd
 }
 
 /// Both definitions as YAML documents for `kubectl apply -f -`: the content of `manifests/base/crds.yaml`.

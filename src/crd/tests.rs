@@ -275,3 +275,14 @@ fn the_manifests_hold_what_the_types_say() {
     let there = std::fs::read_to_string(path).unwrap_or_default();
     assert!(there == yaml().unwrap(), "manifests/base/crds.yaml is not up to date; run: make crds");
 }
+
+#[test]
+fn both_versions_are_served_with_one_schema_and_one_is_stored() {
+    for crd in all() {
+        let [stored, beta] = crd.spec.versions.as_slice() else { panic!("{crd:?}") };
+        assert_eq!((stored.name.as_str(), beta.name.as_str()), ("v1alpha1", BETA));
+        assert!(stored.served && stored.storage && beta.served && !beta.storage);
+        assert_eq!(stored.schema, beta.schema);
+        assert_eq!(crd.spec.conversion, None, "the API server converts by changing apiVersion alone");
+    }
+}

@@ -1,6 +1,7 @@
 //! The operator with a real API server, real Redis, an S3 server, and workers that encode, from `kubectl
 //! apply` of a TranscodeJob to its result.
 
+mod api_versions;
 mod faults;
 mod kubectl;
 mod life;
