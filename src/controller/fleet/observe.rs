@@ -6,7 +6,7 @@ use super::machine::{Exit, Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, Observation, QueueView, WorkerView};
 use super::policy::FleetPolicy;
 use super::slot::Slot;
-use super::state::{FleetState, LaunchFailure, MachineRecord, MissingMachine, OperationKind};
+use super::state::{FleetState, LaunchFailure, MachineRecord, MissingMachine, OperationKind, shortened};
 
 pub(super) type ByMachine<'a> = BTreeMap<&'a MachineId, Vec<&'a WorkerView>>;
 
@@ -174,10 +174,16 @@ impl FleetState {
         if at_rest {
             seen.retired_since = None;
         }
+        if machine.phase == Phase::Unschedulable {
+            // Another machine would find no host either.
+            self.full_regions.insert(machine.region.clone(), now + policy.deadlines.region);
+            self.capacity_said = machine.message.as_deref().map(shortened);
+        }
         if at_rest && seen.sent.is_none() && Self::gave_up(machine, seen) {
             seen.blocked_until = Some(now + policy.deadlines.hold);
         }
         if let Some(why) = Self::launch_ended(machine, at_rest, seen) {
+            self.launch_said = machine.message.as_deref().map(shortened);
             self.launch_failed(why, policy, now);
         }
     }
