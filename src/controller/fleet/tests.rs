@@ -5,6 +5,7 @@ mod faults;
 mod neutral;
 mod rules;
 mod sizes;
+mod unschedulable;
 
 use std::time::Duration;
 

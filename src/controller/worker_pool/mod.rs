@@ -10,7 +10,7 @@
 mod policy;
 mod status;
 
-pub(crate) use policy::FleetTarget;
+pub(crate) use policy::{FleetTarget, target};
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -32,7 +32,6 @@ use crate::config::Env;
 use crate::crd::{WorkerPool, WorkerPoolStatus};
 use crate::queue::{FleetStatus, Queue};
 use crate::storage::urls::now_millis;
-use policy::target;
 use status::{PoolRole, status};
 
 /// A WorkerPool that may fail to deserialize.
