@@ -107,7 +107,9 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     }
     let mirrors = env.require(&MIRROR_MAX).map_err(CliError::start)?;
     let fly = match env.text("FLY_API_TOKEN") {
-        None => Err("FLY_API_TOKEN is not set at the controller: it does not manage machines on Fly".to_owned()),
+        None => {
+            Err("FLY_API_TOKEN is not set at the controller: it does not manage machines on Fly".to_owned())
+        }
         Some(_) => Ok(Fly::new(&FlyConfig::read(&env).map_err(CliError::start)?).map_err(CliError::start)?),
     };
     let config = Config::infer().await.map_err(|error| {

@@ -1,7 +1,6 @@
 //! Rules and parts of the schemas: CEL rules, and the types that a structural schema must express differently
 //! from the derived ones.
 
-use k8s_openapi::api::core::v1::Toleration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::core::Rule;
 use schemars::{JsonSchema as _, Schema, SchemaGenerator, json_schema};
@@ -26,8 +25,7 @@ pub(crate) const OBJECT_KEY: &str = concat!(
 );
 
 /// A quantity, by the pattern of Kubernetes' own schemas, but not negative.
-const QUANTITY: &str =
-    r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
+const QUANTITY: &str = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
 
 /// A rule that makes a required field immutable.
 pub(crate) fn unchanged(field: &str) -> Rule {
@@ -111,11 +109,20 @@ pub(crate) fn labels(_: &mut SchemaGenerator) -> Schema {
 }
 
 /// A list of tolerations.
-pub(crate) fn tolerations(generator: &mut SchemaGenerator) -> Schema {
+pub(crate) fn tolerations(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "maxItems": 64,
-        "items": Toleration::json_schema(generator),
+        "items": {
+            "type": "object",
+            "properties": {
+                "key": {"type": "string", "maxLength": 316},
+                "operator": {"type": "string", "maxLength": 16},
+                "value": {"type": "string", "maxLength": 63},
+                "effect": {"type": "string", "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
+                "tolerationSeconds": {"type": "integer", "format": "int64"},
+            },
+        },
     })
 }
 

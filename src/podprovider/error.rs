@@ -154,7 +154,10 @@ mod tests {
         assert_eq!(outcome(401, "Unauthorized", Kind::Write), Outcome::Unauthorized);
         assert_eq!(outcome(422, "Invalid", Kind::Write), Outcome::Rejected);
         assert_eq!(outcome(500, "InternalError", Kind::Write), Outcome::Unknown);
-        assert_eq!(outcome(503, "ServiceUnavailable", Kind::Read), Outcome::RateLimited { retry_after: None });
+        assert_eq!(
+            outcome(503, "ServiceUnavailable", Kind::Read),
+            Outcome::RateLimited { retry_after: None }
+        );
         let refused = error(403, "Forbidden", "User \"a\" cannot list resource \"pods\"", Kind::Read);
         assert_eq!(refused.list_failure(), ListFailure::Unauthorized);
         assert_eq!(error(410, "Expired", "", Kind::Read).message, "the API server answered 410 Expired");

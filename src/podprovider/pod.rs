@@ -147,11 +147,7 @@ fn environment(template_env: Vec<EnvVar>, template: &PodTemplate, order: &Machin
             }),
             ..EnvVarSource::default()
         };
-        env.push(EnvVar {
-            name: DISK_BYTES.to_owned(),
-            value_from: Some(source),
-            ..EnvVar::default()
-        });
+        env.push(EnvVar { name: DISK_BYTES.to_owned(), value_from: Some(source), ..EnvVar::default() });
     }
     env
 }
@@ -171,8 +167,14 @@ mod tests {
     use crate::controller::fleet::IDLE_TIMEOUT;
 
     fn pool(settings: Value) -> PodPool {
-        let template = PodTemplate::new(&serde_json::from_value(settings).unwrap(), Some("worker:1")).unwrap();
-        PodPool { namespace: "films".into(), name: "pods".into(), uid: "u-1".into(), template: template.into() }
+        let template =
+            PodTemplate::new(&serde_json::from_value(settings).unwrap(), Some("worker:1")).unwrap();
+        PodPool {
+            namespace: "films".into(),
+            name: "pods".into(),
+            uid: "u-1".into(),
+            template: template.into(),
+        }
     }
 
     fn order(environment: &[(&str, &str)]) -> MachineOrder<'static> {
@@ -202,7 +204,10 @@ mod tests {
         let json = serde_json::to_value(&made).unwrap();
         assert_eq!(json["metadata"]["name"], "pods-worker-01");
         let labels = &json["metadata"]["labels"];
-        assert_eq!((&labels["team"], &labels[POOL_UID_LABEL], &labels[POOL_LABEL]), (&json!("films"), &json!("u-1"), &json!("pods")));
+        assert_eq!(
+            (&labels["team"], &labels[POOL_UID_LABEL], &labels[POOL_LABEL]),
+            (&json!("films"), &json!("u-1"), &json!("pods"))
+        );
         let owner = json!([{
             "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "name": "pods", "uid": "u-1", "controller": true,
         }]);
@@ -219,7 +224,8 @@ mod tests {
             "env": [{"name": IDLE_TIMEOUT, "value": "7"}, {"name": "MINE", "value": "1"}],
         });
         let pool = pool(json!({"template": {"spec": {"containers": [worker]}}}));
-        let made = serde_json::to_value(pod(&pool, &order(&[(IDLE_TIMEOUT, "0"), ("RUST_LOG", "a$(b)")]))).unwrap();
+        let made =
+            serde_json::to_value(pod(&pool, &order(&[(IDLE_TIMEOUT, "0"), ("RUST_LOG", "a$(b)")]))).unwrap();
         assert_eq!(env(&made, IDLE_TIMEOUT)["value"], "0");
         assert_eq!(env(&made, "MINE")["value"], "1");
         assert_eq!(env(&made, "RUST_LOG")["value"], "a$$(b)");

@@ -8,11 +8,11 @@ use kube::{Api, Client};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::POOL_UID_LABEL;
 use super::error::{Kind, from_kube, timed_out};
 use super::pod::{pod, pod_of};
 use super::pool::PodPool;
 use super::status::machine;
-use super::POOL_UID_LABEL;
 use crate::controller::fleet::{
     Capabilities, Machine, MachineId, MachineOrder, MachineProvider, MachineSize, MicroDollars,
     ProviderError, ProviderFailure, ProviderWords,

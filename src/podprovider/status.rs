@@ -84,9 +84,8 @@ fn phase(pod: &Pod, status: &PodStatus, worker: Option<&ContainerState>) -> (Pha
 fn pending(status: &PodStatus) -> (Phase, Option<String>) {
     let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
     let waiting = containers.filter_map(|container| container.state.as_ref()?.waiting.as_ref());
-    let failed = |reason: &Option<String>| {
-        reason.as_deref().is_some_and(|reason| LAUNCH_FAILURES.contains(&reason))
-    };
+    let failed =
+        |reason: &Option<String>| reason.as_deref().is_some_and(|reason| LAUNCH_FAILURES.contains(&reason));
     if let Some(waiting) = waiting.into_iter().find(|waiting| failed(&waiting.reason)) {
         return (Phase::Failed, Some(text(waiting.reason.as_deref(), waiting.message.as_deref())));
     }

@@ -233,11 +233,7 @@ fn default_scratch(spec: &mut PodSpec, worker: &mut Container) {
         return;
     }
     let name = "tcoder-scratch".to_owned();
-    mounts.push(VolumeMount {
-        name: name.clone(),
-        mount_path: SCRATCH.to_owned(),
-        ..VolumeMount::default()
-    });
+    mounts.push(VolumeMount { name: name.clone(), mount_path: SCRATCH.to_owned(), ..VolumeMount::default() });
     let limits = worker.resources.as_ref().and_then(|resources| resources.limits.as_ref());
     let size_limit = limits.and_then(|limits| limits.get("ephemeral-storage")).cloned();
     spec.volumes.get_or_insert_default().push(Volume {
@@ -252,9 +248,7 @@ fn size(resources: Option<&ResourceRequirements>) -> Result<MachineSize, Templat
     let of = |name: &str| -> Result<Option<f64>, TemplateError> {
         let Some(resources) = resources else { return Ok(None) };
         let maps = [("limits", &resources.limits), ("requests", &resources.requests)];
-        let found = maps
-            .into_iter()
-            .find_map(|(kind, map)| Some((kind, map.as_ref()?.get(name)?)));
+        let found = maps.into_iter().find_map(|(kind, map)| Some((kind, map.as_ref()?.get(name)?)));
         let Some((kind, quantity)) = found else { return Ok(None) };
         number(quantity).map(Some).ok_or_else(|| TemplateError::Quantity {
             field: format!("spec.provider.pods.resources.{kind}.{name}"),
@@ -292,7 +286,10 @@ mod tests {
         assert_eq!(spec["restartPolicy"], "Never");
         assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
         assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
-        assert_eq!((&spec["automountServiceAccountToken"], &spec["enableServiceLinks"]), (&json!(false), &json!(false)));
+        assert_eq!(
+            (&spec["automountServiceAccountToken"], &spec["enableServiceLinks"]),
+            (&json!(false), &json!(false))
+        );
         assert_eq!(spec["terminationGracePeriodSeconds"], 30);
         let worker = serde_json::to_value(&made.worker).unwrap();
         assert_eq!((&worker["name"], &worker["args"]), (&json!("worker"), &json!(["worker"])));
@@ -346,7 +343,10 @@ mod tests {
         let spec = serde_json::to_value(&made.spec).unwrap();
         assert_eq!(spec["nodeSelector"], json!({"zone": "b", "disk": "ssd"}));
         assert_eq!(spec["tolerations"].as_array().unwrap().len(), 2);
-        assert_eq!((&spec["serviceAccountName"], &spec["priorityClassName"]), (&json!("workers"), &json!("batch")));
+        assert_eq!(
+            (&spec["serviceAccountName"], &spec["priorityClassName"]),
+            (&json!("workers"), &json!("batch"))
+        );
         assert_eq!(spec["terminationGracePeriodSeconds"], 120);
         assert_eq!(spec["containers"], json!([{"name": "proxy", "image": "proxy:1"}]));
         assert_eq!(spec["volumes"].as_array().unwrap().len(), 1, "it has a folder of its own at /tmp");
@@ -361,15 +361,20 @@ mod tests {
         let of_spec = |spec: Value| json!({"template": {"spec": spec}});
         for (settings, words) in [
             (of_spec(json!({"restartPolicy": "Always"})), "template.spec.restartPolicy must not be set"),
-            (of_spec(json!({"initContainers": [{"name": "worker"}]})), "template.spec.initContainers must not"),
+            (
+                of_spec(json!({"initContainers": [{"name": "worker"}]})),
+                "template.spec.initContainers must not",
+            ),
             (of_spec(json!({"nodeSelektor": {"a": "b"}})), "a pod has no field spec.nodeSelektor"),
             (
                 of_spec(json!({"containers": [{"name": "worker", "envfrom": []}]})),
                 "a pod has no field spec.containers[0].envfrom",
             ),
             (of_spec(json!({"priority": "high"})), "is no template of a pod: spec.priority"),
-            (of_spec(json!({"containers": [{"image": "a"}]})), "is no template of a pod"),
-            (json!({"resources": {"limits": {"memory": "4 GB"}}}), "resources.limits.memory: \"4 GB\" is no quantity"),
+            (
+                json!({"resources": {"limits": {"memory": "4 GB"}}}),
+                "resources.limits.memory: \"4 GB\" is no quantity",
+            ),
         ] {
             let error = template(settings).unwrap_err().to_string();
             assert!(error.contains(words), "{words}: {error}");
@@ -380,7 +385,8 @@ mod tests {
 
     #[test]
     fn image_of_the_template_counts_if_the_pool_has_none() {
-        let pods = pods(json!({"template": {"spec": {"containers": [{"name": "worker", "image": "worker:0"}]}}}));
+        let pods =
+            pods(json!({"template": {"spec": {"containers": [{"name": "worker", "image": "worker:0"}]}}}));
         assert_eq!(PodTemplate::new(&pods, None).unwrap().image(), "worker:0");
         assert_eq!(PodTemplate::new(&pods, Some("worker:1")).unwrap().image(), "worker:1");
     }

@@ -114,6 +114,8 @@ const OTHERS: [&str; 24] = [
     "_OTHER",
     "EDGE_FLEET",
     "HOSTNAME",
+    "POD_NAME",
+    "POD_UID",
 ];
 
 /// The texts of the sources but for the registry.

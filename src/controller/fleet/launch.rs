@@ -30,10 +30,7 @@ impl Launch {
         // Created when MIN_MACHINES was lower: its worker would exit when idle and be started again,
         // endlessly.
         let leaves = !self.stays && slot.is_some_and(|slot| slot.0 <= policy.min);
-        leaves
-            || self.disk != policy.disk
-            || self.image != policy.image
-            || self.revision != policy.revision
+        leaves || self.disk != policy.disk || self.image != policy.image || self.revision != policy.revision
     }
 
     /// The environment of the worker of a machine of this size; `common` is what all workers get. The provider adds secrets

@@ -66,6 +66,7 @@ impl FleetState {
             listed.machines.iter().filter(|m| is_ours(policy, m) && !m.phase.is_gone()).collect();
         let ids: BTreeSet<&MachineId> = ours.iter().map(|m| &m.id).collect();
         self.track_missing(&ids, listed, workers, policy, now);
+        self.reopen_regions(&ours);
         for machine in ours {
             self.missing.remove(&machine.id);
             self.recognise(machine, policy);
@@ -78,6 +79,21 @@ impl FleetState {
         });
         self.listed_at = Some(listed.at);
         self.doubt = self.doubt.filter(|at| *at > listed.at);
+    }
+
+    /// A region in which a machine has found a host has room again, if no other machine waits for one there.
+    fn reopen_regions(&mut self, ours: &[&Machine]) {
+        let waited = |machine: &Machine| {
+            self.machines.get(&machine.id).is_some_and(|seen| seen.phase == Phase::Unschedulable)
+        };
+        let has_host = |machine: &Machine| matches!(machine.phase, Phase::Starting | Phase::Started);
+        let waits = |region: &str| {
+            ours.iter().any(|machine| machine.phase == Phase::Unschedulable && machine.region == region)
+        };
+        let placed = ours.iter().filter(|machine| has_host(machine) && waited(machine));
+        for machine in placed.filter(|machine| !waits(&machine.region)) {
+            self.full_regions.remove(&machine.region);
+        }
     }
 
     /// Machines that are missing from the list. Their absence is accepted if it was expected, if they are

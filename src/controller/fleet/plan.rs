@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::classify::{MachineRole, MachineView, units};
 use super::condition::Condition;
-use super::machine::Phase;
 use super::desired::{self, Demand};
+use super::machine::Phase;
 use super::observation::{ListFailure, ListUnavailable, Moment, Observation};
 use super::observe::{ByMachine, by_machine};
 use super::operation::{Operation, PlannedOperation};

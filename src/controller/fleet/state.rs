@@ -371,8 +371,7 @@ impl FleetState {
                 // It is given up before a worker registered. Neither an unreachable host nor the lack of one says
                 // anything about the launch.
                 let launch_unconfirmed = seen.launch_unconfirmed.take().is_some();
-                let says_nothing =
-                    seen.unreachable_since.is_some() || seen.phase == Phase::Unschedulable;
+                let says_nothing = seen.unreachable_since.is_some() || seen.phase == Phase::Unschedulable;
                 if launch_unconfirmed && !says_nothing {
                     self.launch_failed(LaunchFailure::Failed, policy, now);
                 }

@@ -198,7 +198,8 @@ mod tests {
             let error = fly_policy(Some(&pool(spec)), &Env::of(env)).unwrap_err();
             assert!(error.starts_with(field), "{field}: {error}");
         }
-        let both = fly_policy(Some(&pool(serde_json::json!({"min": 3, "max": 2}))), &Env::of(env)).unwrap_err();
+        let both =
+            fly_policy(Some(&pool(serde_json::json!({"min": 3, "max": 2}))), &Env::of(env)).unwrap_err();
         assert_eq!(both, "spec.min cannot be used: it is 3, more than spec.max, 2");
         let nothing = Env::of(|name| (name == "FLY_WORKER_APP").then(|| "clips".to_owned()));
         let error = fly_policy(Some(&pool(serde_json::json!({}))), &nothing).unwrap_err();

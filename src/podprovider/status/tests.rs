@@ -78,7 +78,10 @@ fn launch_size_and_id_of_a_pod_are_those_it_was_made_with() {
     assert_eq!(machine.id, MachineId("pods-worker-01.u1".into()));
     assert_eq!((machine.name.as_str(), machine.phase), ("pods-worker-01", Phase::Creating));
     let launch = machine.launch.unwrap();
-    assert_eq!((launch.image.as_str(), launch.revision.as_deref(), launch.stays), ("worker:1", Some("abc"), false));
+    assert_eq!(
+        (launch.image.as_str(), launch.revision.as_deref(), launch.stays),
+        ("worker:1", Some("abc"), false)
+    );
     assert_eq!(machine.size.unwrap().cpus, 2);
     assert_eq!(machine.created_at, "2026-01-01T12:00:00Z");
     assert!(machine.host_reachable && machine.labelled);
@@ -93,7 +96,8 @@ fn pod_without_a_node_is_unschedulable_with_the_words_of_the_scheduler() {
     let machine = listed(unscheduled("Unschedulable", message));
     assert_eq!(machine.phase, Phase::Unschedulable);
     assert_eq!(machine.message.unwrap(), format!("Unschedulable: {message}"));
-    let gated = listed(unscheduled("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates"));
+    let gated =
+        listed(unscheduled("SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates"));
     assert_eq!(gated.phase, Phase::Unschedulable);
 }
 
@@ -158,7 +162,8 @@ fn worker_that_exited_has_stopped_and_its_exit_is_known() {
 #[test]
 fn eviction_and_preemption_are_exits_that_somebody_requested() {
     let message = "The node was low on resource: ephemeral-storage. ";
-    let mut status = disrupted(with_worker("Failed", terminated(143, "Error")), "TerminationByKubelet", message);
+    let mut status =
+        disrupted(with_worker("Failed", terminated(143, "Error")), "TerminationByKubelet", message);
     status["reason"] = json!("Evicted");
     status["message"] = json!(message);
     let evicted = listed(status);
@@ -166,7 +171,11 @@ fn eviction_and_preemption_are_exits_that_somebody_requested() {
     assert_eq!((evicted.phase, exit.requested, exit.code), (Phase::Stopped, true, 143));
     assert_eq!(evicted.message.unwrap(), format!("Evicted: {message}"));
     // Before its containers ran.
-    let early = disrupted(json!({"phase": "Failed"}), "PreemptionByScheduler", "preempting to accommodate a higher priority pod");
+    let early = disrupted(
+        json!({"phase": "Failed"}),
+        "PreemptionByScheduler",
+        "preempting to accommodate a higher priority pod",
+    );
     let early = listed(early);
     assert_eq!((early.phase, early.last_exit.unwrap().requested), (Phase::Stopped, true));
     assert_eq!(early.last_exit.unwrap().at, at("12:04:00"));

@@ -2,7 +2,9 @@
 //! apply` of a TranscodeJob to its result.
 
 mod faults;
+mod kubelet;
 mod life;
+mod pods;
 mod pool;
 mod refused;
 mod roles;
