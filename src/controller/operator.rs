@@ -346,7 +346,7 @@ impl Operator {
     }
 }
 
-/// Passes each change of the wanted fleet to `apply`, until another fleet is wanted.
+/// Passes each change of the wanted fleet to `apply`, until another fleet is wanted, or none.
 async fn follow(
     wants: &mut watch::Receiver<Option<FleetTarget>>,
     current: &FleetTarget,
@@ -355,8 +355,7 @@ async fn follow(
     while wants.changed().await.is_ok() {
         match &*wants.borrow_and_update() {
             Some(target) if target.is_same_fleet(current) => apply(target),
-            Some(_) => return,
-            None => {}
+            Some(_) | None => return,
         }
     }
     // The watch of the pools has ended; keep the last configuration.

@@ -32,6 +32,7 @@ use crate::config::Env;
 use crate::crd::{WorkerPool, WorkerPoolStatus};
 use crate::queue::{FleetStatus, Queue};
 use crate::storage::urls::now_millis;
+use policy::next_target;
 use status::{PoolRole, status};
 
 /// A WorkerPool that may fail to deserialize.
@@ -55,7 +56,7 @@ pub(crate) struct Pools {
     pub api: Api<Guarded>,
     /// Where the published fleet status of any process can be read.
     pub queue: Queue,
-    /// The desired fleet; `None` until a valid one is known.
+    /// The desired fleet; `None` while no valid one is known.
     pub wanted: watch::Sender<Option<FleetTarget>>,
     /// The fleet status that this process published last.
     pub told: watch::Receiver<Option<FleetStatus>>,
@@ -148,14 +149,13 @@ impl Pools {
             let cpus = policy.sizes.base().cpus;
             let price = usd_per_hour.map(|usd_per_hour| MachinePrice { usd_per_hour, cpus });
             self.price.send_if_modified(|old| std::mem::replace(old, price) != price);
-            self.wanted.send_if_modified(|old| {
-                let new = old.as_ref() != Some(wanted);
-                if new {
-                    *old = Some(wanted.clone());
-                }
-                new
-            });
         }
+        self.wanted.send_if_modified(|old| {
+            let next = next_target(old.as_ref(), wanted.as_ref(), acting.copied());
+            let is_new = *old != next;
+            *old = next;
+            is_new
+        });
         let first = acting.map(|pool| pool.name_any()).unwrap_or_default();
         for (n, pool) in readable.iter().enumerate() {
             let standing = match (no_fly, &wanted) {

@@ -93,6 +93,24 @@ pub(crate) fn target(pool: Option<&WorkerPool>, env: &Env<'_>) -> Result<FleetTa
     }
 }
 
+/// The fleet to manage after a look at the pools: the wanted one, or the one before if the wanted one cannot be used. Pods
+/// of a pool that is no longer the active one are not managed: whatever is made for a deleted pool is deleted with it.
+pub(crate) fn next_target(
+    before: Option<&FleetTarget>,
+    wanted: Result<&FleetTarget, &String>,
+    active: Option<&WorkerPool>,
+) -> Option<FleetTarget> {
+    match (wanted, before) {
+        (Ok(wanted), _) => Some(wanted.clone()),
+        (Err(_), Some(FleetTarget::Pods(pool, _)))
+            if active.and_then(|active| active.uid()).as_ref() != Some(&pool.uid) =>
+        {
+            None
+        }
+        (Err(_), before) => before.cloned(),
+    }
+}
+
 fn fly_policy(pool: Option<&WorkerPoolSpec>, env: &Env<'_>) -> Result<FleetPolicy, String> {
     let settings = Env::of(|name| env.text(name)).with_fields(pool.map(fly_fields).unwrap_or_default());
     flyprovider::policy::read(&settings).map_err(|errors| errors.to_string())
@@ -286,6 +304,24 @@ mod tests {
             let error = target(Some(&pods_pool(spec)), &nothing).unwrap_err();
             assert!(error.contains(words), "{words}: {error}");
         }
+    }
+
+    #[test]
+    fn fleet_of_a_spec_that_cannot_be_used_remains_unless_its_pool_is_gone() {
+        let object = pods_pool(serde_json::json!({"image": "a", "provider": {"pods": {}}}));
+        let pods = target(Some(&object), &Env::of(env)).unwrap();
+        let fly = target(None, &Env::of(env)).unwrap();
+        let refused = "no".to_owned();
+        let next = |before: &FleetTarget, active: Option<&WorkerPool>| {
+            next_target(Some(before), Err(&refused), active)
+        };
+        assert_eq!(next(&pods, Some(&object)).as_ref(), Some(&pods));
+        let mut other = object.clone();
+        other.metadata.uid = Some("u2".into());
+        assert_eq!((next(&pods, None), next(&pods, Some(&other))), (None, None));
+        assert_eq!(next(&fly, None).as_ref(), Some(&fly));
+        assert_eq!(next_target(Some(&pods), Ok(&fly), None), Some(fly));
+        assert_eq!(next_target(None, Err(&refused), None), None);
     }
 
     #[test]

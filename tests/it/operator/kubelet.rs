@@ -124,7 +124,7 @@ async fn run_pod(pods: Api<Pod>, system: &'static System, pod: Pod, mut orders: 
     let (ended, mut end) = oneshot::channel();
     let waiting = tokio::spawn(async move {
         let status = worker.over().await;
-        drop(ended.send(status));
+        let _ = ended.send(status);
     });
     let exit = loop {
         tokio::select! {

@@ -179,6 +179,7 @@ async fn worker_of_an_evicted_pod_gives_its_job_back() {
     let key = site.input(long_clip()).await;
     let film = json!({"input": {"key": key}, "preset": "hls", "qualities": ["480p"]});
     let film = site.make("film", film).await;
+    site.phase("film", "Running").await;
     site.encoders(&film.uid().unwrap()).await;
     let first = pod_until(&site, "running", |_| true).await;
     // What `kubectl drain` does.
