@@ -50,7 +50,7 @@ fn reconcile() -> f64 {
         worker: WorkerId(format!("w{slot}")),
         machine: MachineId(format!("{}.{}", Slot(*slot).name("pods"), uid(*slot))),
         fresh: true,
-        busy: slot % 2 == 0,
+        busy: slot.is_multiple_of(2),
         retired: false,
     };
     let queue = QueueView {
@@ -88,6 +88,8 @@ fn uid(slot: u32) -> String {
 fn pod(name: &str, slot: u32) -> Value {
     let time = "2026-01-01T12:00:00Z";
     let condition = |type_: &str| json!({"type": type_, "status": "True", "lastProbeTime": null, "lastTransitionTime": time, "observedGeneration": 1});
+    let conditions = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]
+        .map(condition);
     let launch = json!({
         "image": "worker:1", "revision": null, "stays": true,
         "size": {"dedicated": true, "cpus": 2, "memoryMb": 4096},
@@ -131,8 +133,7 @@ fn pod(name: &str, slot: u32) -> Value {
         },
         "status": {
             "phase": "Running", "hostIP": "10.0.0.1", "podIP": "10.1.0.1", "startTime": time, "qosClass": "Burstable",
-            "conditions": ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"]
-                .map(condition),
+            "conditions": conditions,
             "containerStatuses": [{
                 "name": "worker", "state": {"running": {"startedAt": time}}, "lastState": {}, "ready": true,
                 "restartCount": 0, "image": "worker:1", "imageID": "sha256:0123456789abcdef", "started": true,
