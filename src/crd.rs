@@ -21,7 +21,8 @@ pub use transcode_job::{
     WebhookSpec,
 };
 pub use worker_pool::{
-    FlySpec, GuestSpec, MachineCounts, ProviderSpec, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
+    FlySpec, GuestSpec, MachineCounts, PodsSpec, ProviderSpec, WorkerPool, WorkerPoolSpec, WorkerPoolStatus,
+    WorkerResources,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{

@@ -22,6 +22,7 @@
 //! | [`controller::fleet`] | the desired number of machines and the next operations; the trait of a machine provider. Pure |
 //! | [`flyprovider`] | Fly Machines as a machine provider: client, sizes, prices, emulator |
 //! | [`crd`] | the custom resources TranscodeJob and WorkerPool, and their schemas |
+//! | [`podprovider`] | pods of a Kubernetes cluster as a machine provider |
 //! | `webhook` | signing and delivery |
 //! | `event_bus` | one reader of the event stream for the whole process |
 //! | [`janitor`] | maintenance: expired leases, lost uploads, pending webhooks, old records |
@@ -73,6 +74,8 @@ mod keyed_semaphore;
 pub mod manifest;
 pub mod metrics;
 pub mod net;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod podprovider;
 pub mod queue;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod sandbox;

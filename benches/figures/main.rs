@@ -14,6 +14,7 @@ mod memory;
 mod operator;
 mod page;
 mod playing;
+mod pods;
 mod queue;
 mod redelivery;
 mod sandbox;
@@ -149,6 +150,7 @@ async fn main() -> std::process::ExitCode {
     page::measure(&mut figures).await;
     edge::measure(&mut figures).await;
     fleet::measure(&mut figures).await;
+    pods::measure(&mut figures);
     encode::measure(&mut figures, scratch.path()).await;
     sandbox::measure(&mut figures, scratch.path()).await;
     simulated_hour::measure(&mut figures, scratch.path()).await;

@@ -107,7 +107,9 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
     }
     let mirrors = env.require(&MIRROR_MAX).map_err(CliError::start)?;
     let fly = match env.text("FLY_API_TOKEN") {
-        None => Err("FLY_API_TOKEN is not set at the controller: it does not manage machines".to_owned()),
+        None => {
+            Err("FLY_API_TOKEN is not set at the controller: it does not manage machines on Fly".to_owned())
+        }
         Some(_) => Ok(Fly::new(&FlyConfig::read(&env).map_err(CliError::start)?).map_err(CliError::start)?),
     };
     let config = Config::infer().await.map_err(|error| {
@@ -137,7 +139,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
         tenant_prefixes,
         caller: WebhookClient::new(guard).map_err(CliError::start)?,
         mirror: Some(mirrors as usize).filter(|most| *most > 0),
-        fleet: fly.map(|fly| FleetParts { fly, rate: RequestRate::default(), environment }),
+        fleet: FleetParts { fly, rate: RequestRate::default(), environment },
         metrics: Arc::clone(&metrics),
         queue: queue.clone(),
     };
@@ -146,7 +148,7 @@ async fn operator(args: ControllerArgs, scope: Scope) -> Result<(), CliError> {
         scope = ?operator.scope,
         namespace = operator.namespace,
         holder = operator.holder,
-        fleet = operator.fleet.is_ok(),
+        fly = operator.fleet.fly.is_ok(),
         "operator started"
     );
     let (ready, is_ready) = watch::channel(Err("the API server has not been contacted yet".to_owned()));

@@ -1,9 +1,9 @@
 //! What the parsers of specs promise, for `crate::fuzz`.
 
 use super::transcode_job::{Rules, to_submission};
-use super::worker_pool::policy;
+use super::worker_pool::{FleetTarget, target};
 use crate::config::Env;
-use crate::crd::{TranscodeJob, TranscodeJobSpec, WorkerPoolSpec};
+use crate::crd::{TranscodeJob, TranscodeJobSpec, WorkerPool, WorkerPoolSpec};
 use crate::job::{Input, JobId, JobLimits, Priority};
 use crate::net::{self, EgressPolicy};
 
@@ -49,7 +49,14 @@ pub(crate) fn worker_pool(bytes: &[u8]) {
         "FLY_WORKER_REGIONS" => Some("iad".into()),
         _ => None,
     });
-    if let Ok(policy) = policy(Some(&pool), &env) {
-        assert!(policy.min <= policy.max, "{policy:?}");
+    match target(Some(&WorkerPool::new("pool", pool)), &env) {
+        Ok(target) => {
+            let policy = target.policy();
+            assert!(policy.min <= policy.max && !policy.image.is_empty(), "{policy:?}");
+            if let FleetTarget::Pods(pool, _) = &target {
+                assert_eq!(policy.revision.as_deref(), Some(pool.template.revision()));
+            }
+        }
+        Err(error) => assert!(!error.is_empty()),
     }
 }

@@ -14,14 +14,14 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::fleet::{FleetPolicy, MachinePrice};
+use super::fleet::{FleetPolicy, MachinePrice, MachineProvider};
 use super::leader_election::{Election, Leadership, LeaseParams};
 use super::mirror::Mirror;
 use super::reconciler::admin::Ready;
 use super::reconciler::{Reconciler, ReconcilerDeps};
 use super::transcode_job::{self, Context, ReconcilerHandles, Rules};
 use super::webhook_keys::SecretKeys;
-use super::worker_pool::Pools;
+use super::worker_pool::{FleetTarget, Pools};
 use crate::crd::{TranscodeJob, WorkerPool};
 use crate::event_bus::EventBus;
 use crate::flyprovider::Fly;
@@ -29,6 +29,7 @@ use crate::janitor::{Janitor, JanitorTasks};
 use crate::job::JobLimits;
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
+use crate::podprovider::Pods;
 use crate::queue::{FleetStatus, Outbox, Queue, RequestRate};
 use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
@@ -38,6 +39,9 @@ use crate::webhook::{WebhookClient, WebhookSender};
 const NAME: &str = "tcoder-controller";
 /// Time limit of a request to the API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// The rate of requests about pods. The API server protects itself; this limits how far a mistake can get.
+const POD_RATE: RequestRate =
+    RequestRate { interval: Duration::from_millis(100), age: Duration::from_secs(1) };
 /// Interval in which missing CRDs are looked for again.
 const CRD_PERIOD: Duration = Duration::from_secs(5);
 
@@ -66,8 +70,8 @@ impl Scope {
 /// What the reconciler of the fleet needs in addition.
 #[derive(Clone)]
 pub struct FleetParts {
-    /// The client of the Fly Machines API.
-    pub fly: Fly,
+    /// The client of the Fly Machines API, or why there is none.
+    pub fly: Result<Fly, String>,
     /// The rate of requests to Fly, shared by all processes.
     pub rate: RequestRate,
     /// Environment variables of the machines in addition to those that the fleet sets.
@@ -102,8 +106,8 @@ pub struct Operator {
     pub caller: WebhookClient,
     /// Maximum number of mirrors; `None` disables mirrors.
     pub mirror: Option<usize>,
-    /// How to manage machines, or why that is not possible.
-    pub fleet: Result<FleetParts, String>,
+    /// How to manage machines.
+    pub fleet: FleetParts,
     /// Where metrics are recorded.
     pub metrics: Arc<Metrics>,
 }
@@ -161,7 +165,7 @@ impl Operator {
             wanted,
             told: tells,
             price: price.clone(),
-            no_fleet: self.fleet.as_ref().err().cloned(),
+            no_fly: self.fleet.fly.as_ref().err().cloned(),
         };
         tokio::join!(pools.run(term.clone()), self.fleet(wants, told, term));
     }
@@ -273,42 +277,99 @@ impl Operator {
         mirror.run(self.event_bus.subscribe(), term.clone()).await;
     }
 
-    /// Runs the reconciler of the fleet once its configuration is known.
+    /// Runs the reconciler of the fleet once its configuration is known, and another one when the provider changes, or
+    /// the pool whose pods are the machines.
     async fn fleet(
         &self,
-        mut wants: watch::Receiver<Option<FleetPolicy>>,
+        mut wants: watch::Receiver<Option<FleetTarget>>,
         told: watch::Sender<Option<FleetStatus>>,
         term: &CancellationToken,
     ) {
-        let Ok(fleet) = &self.fleet else { return };
-        let first = tokio::select! {
-            first = wants.wait_for(Option::is_some) => first.ok().and_then(|wanted| wanted.clone()),
-            () = term.cancelled() => return,
-        };
-        let Some(first) = first else { return };
-        let (policy, follows) = watch::channel(first);
+        while !term.is_cancelled() {
+            let target = tokio::select! {
+                target = wants.wait_for(Option::is_some) => target.ok().and_then(|target| target.clone()),
+                () = term.cancelled() => return,
+            };
+            let Some(target) = target else { return };
+            let over = term.child_token();
+            let (policies, policy) = watch::channel(target.policy().clone());
+            match &target {
+                FleetTarget::Fly(_) => {
+                    let changes = follow(&mut wants, &target, |changed| {
+                        policies.send_replace(changed.policy().clone());
+                    });
+                    match &self.fleet.fly {
+                        Ok(fly) => {
+                            let run = self.reconcile(fly.clone(), self.fleet.rate, policy, &told, &over);
+                            run_until(run, changes, &over).await;
+                        }
+                        // There are no machines until a pool has another provider.
+                        Err(_) => run_until(over.cancelled(), changes, &over).await,
+                    }
+                }
+                FleetTarget::Pods(pool, _) => {
+                    let (pools, pool) = watch::channel(pool.clone());
+                    let changes = follow(&mut wants, &target, |changed| {
+                        if let FleetTarget::Pods(pool, _) = changed {
+                            pools.send_replace(pool.clone());
+                        }
+                        policies.send_replace(changed.policy().clone());
+                    });
+                    let pods = Pods::new(self.client.clone(), pool);
+                    let run = self.reconcile(pods, POD_RATE, policy, &told, &over);
+                    run_until(run, changes, &over).await;
+                }
+            }
+        }
+    }
+
+    /// Runs a reconciler of this provider's machines until `over`.
+    async fn reconcile<P: MachineProvider>(
+        &self,
+        provider: P,
+        rate: RequestRate,
+        policy: watch::Receiver<FleetPolicy>,
+        told: &watch::Sender<Option<FleetStatus>>,
+        over: &CancellationToken,
+    ) {
         let parts = ReconcilerDeps {
             queue: self.queue.clone(),
-            provider: fleet.fly.clone(),
-            rate: fleet.rate,
-            policy: follows,
-            status: told,
-            environment: fleet.environment.clone(),
+            provider,
+            rate,
+            policy,
+            status: told.clone(),
+            environment: self.fleet.environment.clone(),
             holder: self.holder.clone(),
             metrics: Arc::clone(&self.metrics),
         };
-        let follow = async {
-            while wants.changed().await.is_ok() {
-                if let Some(wanted) = wants.borrow_and_update().clone() {
-                    policy.send_replace(wanted);
-                }
-            }
-            // The watch of the pools has ended; keep the last configuration.
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            () = Reconciler::new(parts).listening_to(&self.event_bus).run(term.clone()) => {}
-            () = follow => {}
+        Reconciler::new(parts).listening_to(&self.event_bus).run(over.clone()).await;
+    }
+}
+
+/// Passes each change of the wanted fleet to `apply`, until another fleet is wanted, or none.
+async fn follow(
+    wants: &mut watch::Receiver<Option<FleetTarget>>,
+    current: &FleetTarget,
+    apply: impl Fn(&FleetTarget),
+) {
+    while wants.changed().await.is_ok() {
+        match &*wants.borrow_and_update() {
+            Some(target) if target.is_same_fleet(current) => apply(target),
+            Some(_) | None => return,
+        }
+    }
+    // The watch of the pools has ended; keep the last configuration.
+    std::future::pending().await
+}
+
+/// Runs a part until it ends by itself or `end` happens; then it has the time that it needs to end.
+async fn run_until(part: impl Future<Output = ()>, end: impl Future<Output = ()>, over: &CancellationToken) {
+    let mut part = std::pin::pin!(part);
+    tokio::select! {
+        () = &mut part => {}
+        () = end => {
+            over.cancel();
+            part.await;
         }
     }
 }

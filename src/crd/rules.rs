@@ -27,6 +27,9 @@ pub(crate) const OBJECT_KEY: &str = concat!(
 /// A content type, perhaps with parameters.
 pub(crate) const MEDIA_TYPE: &str = r"^[A-Za-z0-9!#$&^_.+-]+/[A-Za-z0-9!#$&^_.+-]+(;[ -~]*)?$";
 
+/// A quantity, by the pattern of Kubernetes' own schemas, but not negative.
+const QUANTITY: &str = r"^\+?([0-9]+(\.[0-9]*)?|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$";
+
 /// A rule that makes a required field immutable.
 pub(crate) fn unchanged(field: &str) -> Rule {
     Rule::new(format!("self.{field} == oldSelf.{field}")).message(&*fixed(field))
@@ -54,6 +57,89 @@ pub(crate) fn one_of(fields: &[&str]) -> Rule {
 /// A rule that `min` does not exceed `max`.
 pub(crate) fn min_below_max() -> Rule {
     Rule::new("self.min <= self.max").message("min must not be more than max")
+}
+
+/// A rule that requires exactly one provider.
+pub(crate) fn one_provider() -> Rule {
+    Rule::new("has(self.fly) != has(self.pods)").message("name exactly one provider: fly or pods")
+}
+
+/// A rule that a pool of pods remains one, and no other becomes one: machines of the provider before would be left.
+pub(crate) fn pods_unchanged() -> Rule {
+    let has_pods = |of: &str| format!("(has({of}.provider) && has({of}.provider.pods))");
+    Rule::new(format!("{} == {}", has_pods("self"), has_pods("oldSelf")))
+        .message("a pool cannot change to pods or from pods; create another pool and delete this one")
+}
+
+/// A rule that a pool of pods without a template has an image.
+pub(crate) fn pods_have_image() -> Rule {
+    Rule::new(
+        "!has(self.provider) || !has(self.provider.pods) || has(self.image) || has(self.provider.pods.template)",
+    )
+    .message("a pool of pods needs the worker image: set image, such as ghcr.io/tcoder/tcoder-worker:0.1.0")
+}
+
+/// The template of a pod. The API server checks the spec when a pod is created; the schema contains only what differs
+/// from a pod's own.
+pub(crate) fn pod_template(_: &mut SchemaGenerator) -> Schema {
+    let texts = json_schema!({"type": "object", "additionalProperties": {"type": "string"}});
+    json_schema!({
+        "type": "object",
+        "properties": {
+            "metadata": {"type": "object", "properties": {"labels": texts, "annotations": texts}},
+            "spec": {
+                "type": "object",
+                "x-kubernetes-preserve-unknown-fields": true,
+                "properties": {
+                    "restartPolicy": {
+                        "type": "string",
+                        "enum": ["Never"],
+                        "description": "Always Never: a worker that exits is replaced by another pod.",
+                    },
+                },
+            },
+        },
+    })
+}
+
+/// A map of labels.
+pub(crate) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 64,
+        "additionalProperties": {"type": "string", "maxLength": 63, "pattern": "^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"},
+    })
+}
+
+/// A list of tolerations.
+pub(crate) fn tolerations(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 64,
+        "items": {
+            "type": "object",
+            "properties": {
+                "key": {"type": "string", "maxLength": 316},
+                "operator": {"type": "string", "maxLength": 16},
+                "value": {"type": "string", "maxLength": 63},
+                "effect": {"type": "string", "enum": ["NoSchedule", "PreferNoSchedule", "NoExecute"]},
+                "tolerationSeconds": {"type": "integer", "format": "int64"},
+            },
+        },
+    })
+}
+
+/// A map of quantities, which may be numbers. The pattern is that of Kubernetes' own schemas.
+pub(crate) fn quantities(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 16,
+        "additionalProperties": {
+            "x-kubernetes-int-or-string": true,
+            "anyOf": [{"type": "integer"}, {"type": "string"}],
+            "pattern": QUANTITY,
+        },
+    })
 }
 
 /// The names of the presets.

@@ -5,6 +5,10 @@
     reason = "kube's derive of validation rules makes private types at the place of the specs"
 )]
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -19,7 +23,7 @@ use crate::flyprovider::ROOTFS_MAX_GB;
 /// A field that is absent is taken from the controller's environment (`FLY_WORKER_REGIONS`,
 /// `FLY_WORKER_IMAGE`, ...). The Fly app and its token always are. Only one pool is active: the oldest that
 /// the controller sees.
-#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "tcoder.dev",
     version = "v1alpha1",
@@ -49,7 +53,7 @@ use crate::flyprovider::ROOTFS_MAX_GB;
 )]
 #[cfg_attr(test, kube(cel))]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = rules::min_below_max())]
+#[x_kube(validation = rules::min_below_max(), validation = rules::pods_unchanged(), validation = rules::pods_have_image())]
 pub struct WorkerPoolSpec {
     /// Minimum number of running machines.
     #[serde(default)]
@@ -67,7 +71,7 @@ pub struct WorkerPoolSpec {
     #[serde(default = "default_idle_timeout")]
     #[schemars(range(min = 0, max = 315_360_000))]
     pub idle_timeout_seconds: i64,
-    /// The worker image, such as registry.fly.io/app:tag.
+    /// The worker image, such as registry.fly.io/app:tag. Pods need it here or in their template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
@@ -98,13 +102,59 @@ fn default_idle_timeout() -> i64 {
     WORKER_IDLE_TIMEOUT.default_value().and_then(|time| time.as_secs().try_into().ok()).unwrap_or_default()
 }
 
-/// The provider of the machines. There is only one today, which may be omitted.
-#[derive(JsonSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// The provider of the machines: exactly one. Without it, Fly with the settings of the environment.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = rules::one_provider())]
 pub struct ProviderSpec {
     /// Fly Machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fly: Option<FlySpec>,
+    /// Pods in the namespace of the WorkerPool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pods: Option<PodsSpec>,
+}
+
+/// The settings of pods as machines.
+///
+/// A pod is made from the template. What the template leaves out is as the restricted Pod Security Standard requires.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodsSpec {
+    /// The labels, annotations and spec of the pods. The worker runs in the container named `worker`, which is added
+    /// if it is not there; its environment (`envFrom`) must contain the settings of Redis and storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rules::pod_template")]
+    pub template: Option<serde_json::Value>,
+    /// The resources of the worker's container, in place of those in the template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<WorkerResources>,
+    /// The labels of the nodes that pods may run on, in addition to those in the template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rules::labels")]
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// The taints of nodes that pods tolerate, in addition to those in the template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rules::tolerations")]
+    pub tolerations: Option<Vec<Toleration>>,
+    /// The service account of the pods, in place of that in the template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub service_account_name: Option<String>,
+}
+
+/// The resources of the worker's container.
+#[derive(JsonSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkerResources {
+    /// What the scheduler reserves, such as `cpu: "2"`, `memory: 4Gi` and `ephemeral-storage: 20Gi`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rules::quantities")]
+    pub requests: Option<BTreeMap<String, Quantity>>,
+    /// What the container may use at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "rules::quantities")]
+    pub limits: Option<BTreeMap<String, Quantity>>,
 }
 
 /// The settings of Fly Machines.

@@ -36,7 +36,7 @@ const WORDS: ProviderWords = ProviderWords {
     no_such_app: "Fly knows no such app; check FLY_WORKER_APP, or make it with `fly apps create`",
     billing: "Fly refuses until the organisation's payment is in order; see Billing in Fly's dashboard (fly dashboard)",
     quota: "the Fly organisation's quota is reached; ask Fly for more, or lower MAX_MACHINES",
-    no_capacity: "add regions to FLY_WORKER_REGIONS",
+    no_capacity: "no region has capacity now; add regions to FLY_WORKER_REGIONS",
     launches_failing: "check FLY_WORKER_IMAGE and `fly logs`",
     workers_not_registering: "compare the line \"connected to Redis\" in `fly logs` with the controller's, and set \
                               REDIS_URL and REDIS_KEY_PREFIX of the app to the same with `fly secrets set`; if that \
@@ -112,7 +112,12 @@ fn launch(config: MachineConfig) -> Launch {
         Some(MachineDisk { size_gb, max_input: config.env.get(MAX_INPUT_BYTES)?.parse().ok()? })
     };
     let (disk, idle_timeout) = (disk(), config.env.get(IDLE_TIMEOUT));
-    Launch { disk, stays: idle_timeout.is_none_or(|seconds| seconds == "0"), image: config.image }
+    Launch {
+        disk,
+        revision: None,
+        stays: idle_timeout.is_none_or(|seconds| seconds == "0"),
+        image: config.image,
+    }
 }
 
 impl From<super::FlyMachine> for Machine {
@@ -137,6 +142,7 @@ impl From<super::FlyMachine> for Machine {
             size: machine.config.as_ref().and_then(|config| config.guest).map(MachineSize::from),
             launch: machine.config.map(launch),
             host_reachable: machine.host_status != HostStatus::Unreachable,
+            message: None,
             created_at: machine.created_at,
             last_start: newest_start(&machine.events),
             last_exit: exit,
@@ -213,7 +219,7 @@ mod tests {
     use crate::controller::fleet::{Condition, ListFailure};
 
     fn order(disk: Option<MachineDisk>, stays: bool) -> MachineOrder<'static> {
-        let launch = Launch { image: "image:1".to_owned(), disk, stays };
+        let launch = Launch { image: "image:1".to_owned(), disk, revision: None, stays };
         let mut environment = BTreeMap::from([("A".to_owned(), "b".to_owned())]);
         environment.insert(IDLE_TIMEOUT.to_owned(), if stays { "0" } else { "300" }.to_owned());
         environment.extend(disk.map(|disk| (MAX_INPUT_BYTES.to_owned(), disk.max_input.to_string())));
@@ -297,10 +303,10 @@ mod tests {
             (Condition::ListUnknown(ListFailure::Unauthorized), "FLY_API_TOKEN"),
             (Condition::Unauthorized, "FLY_API_TOKEN"),
             (Condition::ListUnknown(ListFailure::NoSuchApp), "FLY_WORKER_APP"),
-            (Condition::LaunchesFailing { failures: 3 }, "FLY_WORKER_IMAGE"),
+            (Condition::LaunchesFailing { failures: 3, said: None }, "FLY_WORKER_IMAGE"),
             (Condition::WorkersNotRegistering { failures: 3 }, "REDIS_KEY_PREFIX"),
-            (Condition::NoCapacity, "FLY_WORKER_REGIONS"),
-            (Condition::Quota, "MAX_MACHINES"),
+            (Condition::NoCapacity { said: None }, "FLY_WORKER_REGIONS"),
+            (Condition::Quota { said: None }, "MAX_MACHINES"),
         ] {
             let message = condition.message(Fly::words());
             assert!(message.contains(setting), "{message}");

@@ -455,7 +455,10 @@ fn samples_are_valid_custom_resources() {
             understood_by_kind(&document);
         }
     }
-    assert_eq!(kinds.into_iter().collect::<Vec<_>>(), ["Secret", "TranscodeJob", "WorkerPool"]);
+    assert_eq!(
+        kinds.into_iter().collect::<Vec<_>>(),
+        ["PodDisruptionBudget", "Secret", "TranscodeJob", "WorkerPool"]
+    );
 }
 
 /// All metrics that can be exported.

@@ -89,7 +89,7 @@ fn registry_names_every_role_that_reads_a_setting() {
 }
 
 /// Words in the sources that look like a variable's name but are not settings.
-const OTHERS: [&str; 24] = [
+const OTHERS: [&str; 26] = [
     "AV_LOG_FORCE_NOCOLOR",
     "CARGO_MANIFEST_DIR",
     "CARGO_PKG_VERSION",
@@ -114,6 +114,8 @@ const OTHERS: [&str; 24] = [
     "_OTHER",
     "EDGE_FLEET",
     "HOSTNAME",
+    "POD_NAME",
+    "POD_UID",
 ];
 
 /// The texts of the sources but for the registry.

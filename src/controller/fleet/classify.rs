@@ -257,6 +257,9 @@ fn classify(
         Phase::Created if now < since + limits.settle => by(MachineRole::Booting, since, limits.settle),
         Phase::Created => by(MachineRole::Unstarted, since, limits.stuck),
         Phase::Creating | Phase::Starting => coming(limits.stuck),
+        // It counts as a machine to come for as long as it may find a host, so that no other is created for its job.
+        Phase::Unschedulable if now < since + limits.stuck => by(MachineRole::Booting, since, limits.stuck),
+        Phase::Unschedulable => by(MachineRole::Stuck, since, limits.stuck),
         Phase::Updating => coming(limits.updating),
         Phase::Started => {
             let (waiting, overdue) = if seen.had_worker {

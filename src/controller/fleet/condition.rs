@@ -26,6 +26,8 @@ pub enum Condition {
     LaunchesFailing {
         /// Consecutive failed launches.
         failures: u32,
+        /// What the provider said of the last of them, if anything.
+        said: Option<String>,
     },
     /// Consecutive launches started no worker: the last machine ran, but no worker registered in this Redis.
     WorkersNotRegistering {
@@ -33,9 +35,15 @@ pub enum Condition {
         failures: u32,
     },
     /// No region has capacity.
-    NoCapacity,
-    /// The account's quota is reached.
-    Quota,
+    NoCapacity {
+        /// What the provider said last, if anything.
+        said: Option<String>,
+    },
+    /// The quota is reached.
+    Quota {
+        /// What the provider said last, if anything.
+        said: Option<String>,
+    },
     /// The provider refuses machines until the account's payment is in order.
     Billing,
     /// More machines would cost more than allowed.
@@ -68,8 +76,8 @@ impl Condition {
             Self::SuddenDrop { .. } => "SuddenDrop",
             Self::LaunchesFailing { .. } => "LaunchesFailing",
             Self::WorkersNotRegistering { .. } => "WorkersNotRegistering",
-            Self::NoCapacity => "NoCapacity",
-            Self::Quota => "Quota",
+            Self::NoCapacity { .. } => "NoCapacity",
+            Self::Quota { .. } => "Quota",
             Self::Budget { .. } => "Budget",
             Self::BackingOff => "BackingOff",
             Self::Unreachable(_) => "Unreachable",
@@ -101,15 +109,16 @@ impl Condition {
                 "{missing} of {of} machines are suddenly missing from {name}'s list; nothing is changed until it is \
                  certain"
             ),
-            Self::LaunchesFailing { failures } => {
-                format!("{failures} launches in a row started no worker; {}", words.launches_failing)
-            }
+            Self::LaunchesFailing { failures, said } => with(
+                format!("{failures} launches in a row started no worker; {}", words.launches_failing),
+                said.as_ref(),
+            ),
             Self::WorkersNotRegistering { failures } => format!(
                 "{failures} launches in a row started a machine, but no worker registered in this Redis; {}",
                 words.workers_not_registering
             ),
-            Self::NoCapacity => format!("no region has capacity now; {}", words.no_capacity),
-            Self::Quota => words.quota.to_owned(),
+            Self::NoCapacity { said } => with(words.no_capacity.to_owned(), said.as_ref()),
+            Self::Quota { said } => with(words.quota.to_owned(), said.as_ref()),
             Self::Budget { affordable } => {
                 format!("FLEET_BUDGET_USD_PER_HOUR allows at most {affordable} machines of the smallest size")
             }
@@ -124,5 +133,13 @@ impl Condition {
                 "{name} reports machine {machine} as stopped, but its worker sends heartbeats; it is left alone"
             ),
         }
+    }
+}
+
+/// A message, and after it what the provider said.
+fn with(message: String, said: Option<&String>) -> String {
+    match said {
+        Some(said) => format!("{message} ({said})"),
+        None => message,
     }
 }

@@ -17,7 +17,12 @@ impl Launch {
     #[must_use]
     pub fn of(policy: &FleetPolicy, slot: Slot) -> Self {
         // The machines of MIN_MACHINES stay: if one exited when idle, it would only be started again.
-        Self { image: policy.image.clone(), disk: policy.disk, stays: slot.0 <= policy.min }
+        Self {
+            image: policy.image.clone(),
+            disk: policy.disk,
+            revision: policy.revision.clone(),
+            stays: slot.0 <= policy.min,
+        }
     }
 
     /// Whether a machine in `slot` with this launch must be replaced.
@@ -25,7 +30,7 @@ impl Launch {
         // Created when MIN_MACHINES was lower: its worker would exit when idle and be started again,
         // endlessly.
         let leaves = !self.stays && slot.is_some_and(|slot| slot.0 <= policy.min);
-        leaves || self.disk != policy.disk || self.image != policy.image
+        leaves || self.disk != policy.disk || self.image != policy.image || self.revision != policy.revision
     }
 
     /// The environment of the worker of a machine of this size; `common` is what all workers get. The provider adds secrets

@@ -29,6 +29,8 @@ pub enum Phase {
     Creating,
     /// It exists, but has not been started yet.
     Created,
+    /// It exists, but no host has room for it. It starts by itself as soon as one has.
+    Unschedulable,
     /// It is about to become `Started`.
     Starting,
     /// It runs, and is charged for CPU and memory.
@@ -88,6 +90,8 @@ pub struct Machine {
     pub size: Option<MachineSize>,
     /// Whether the provider can reach its host.
     pub host_reachable: bool,
+    /// Why it does not run, in the provider's words, if the provider says so.
+    pub message: Option<String>,
     /// When it was created, RFC 3339 by the provider's clock; empty if the provider does not report it.
     pub created_at: String,
     /// When it last became `Started`.
@@ -129,6 +133,8 @@ pub struct Launch {
     pub image: String,
     /// Its disk, where that was asked for.
     pub disk: Option<MachineDisk>,
+    /// The revision of what only its provider knows of it, such as a template, where the provider counts revisions.
+    pub revision: Option<String>,
     /// Its worker never leaves by itself.
     pub stays: bool,
 }

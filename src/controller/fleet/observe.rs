@@ -6,7 +6,7 @@ use super::machine::{Exit, Machine, MachineId, Phase};
 use super::observation::{MachineList, Moment, Observation, QueueView, WorkerView};
 use super::policy::FleetPolicy;
 use super::slot::Slot;
-use super::state::{FleetState, LaunchFailure, MachineRecord, MissingMachine, OperationKind};
+use super::state::{FleetState, LaunchFailure, MachineRecord, MissingMachine, OperationKind, shortened};
 
 pub(super) type ByMachine<'a> = BTreeMap<&'a MachineId, Vec<&'a WorkerView>>;
 
@@ -66,6 +66,7 @@ impl FleetState {
             listed.machines.iter().filter(|m| is_ours(policy, m) && !m.phase.is_gone()).collect();
         let ids: BTreeSet<&MachineId> = ours.iter().map(|m| &m.id).collect();
         self.track_missing(&ids, listed, workers, policy, now);
+        self.reopen_regions(&ours);
         for machine in ours {
             self.missing.remove(&machine.id);
             self.recognise(machine, policy);
@@ -78,6 +79,21 @@ impl FleetState {
         });
         self.listed_at = Some(listed.at);
         self.doubt = self.doubt.filter(|at| *at > listed.at);
+    }
+
+    /// A region in which a machine has found a host has room again, if no other machine waits for one there.
+    fn reopen_regions(&mut self, ours: &[&Machine]) {
+        let waited = |machine: &Machine| {
+            self.machines.get(&machine.id).is_some_and(|seen| seen.phase == Phase::Unschedulable)
+        };
+        let has_host = |machine: &Machine| matches!(machine.phase, Phase::Starting | Phase::Started);
+        let waits = |region: &str| {
+            ours.iter().any(|machine| machine.phase == Phase::Unschedulable && machine.region == region)
+        };
+        let placed = ours.iter().filter(|machine| has_host(machine) && waited(machine));
+        for machine in placed.filter(|machine| !waits(&machine.region)) {
+            self.full_regions.remove(&machine.region);
+        }
     }
 
     /// Machines that are missing from the list. Their absence is accepted if it was expected, if they are
@@ -174,10 +190,16 @@ impl FleetState {
         if at_rest {
             seen.retired_since = None;
         }
+        if machine.phase == Phase::Unschedulable {
+            // Another machine would find no host either.
+            self.full_regions.insert(machine.region.clone(), now + policy.deadlines.region);
+            self.capacity_said = machine.message.as_deref().map(shortened);
+        }
         if at_rest && seen.sent.is_none() && Self::gave_up(machine, seen) {
             seen.blocked_until = Some(now + policy.deadlines.hold);
         }
         if let Some(why) = Self::launch_ended(machine, at_rest, seen) {
+            self.launch_said = machine.message.as_deref().map(shortened);
             self.launch_failed(why, policy, now);
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::classify::{MachineRole, MachineView, units};
 use super::condition::Condition;
 use super::desired::{self, Demand};
+use super::machine::Phase;
 use super::observation::{ListFailure, ListUnavailable, Moment, Observation};
 use super::observe::{ByMachine, by_machine};
 use super::operation::{Operation, PlannedOperation};
@@ -118,6 +119,9 @@ impl<'a> Planner<'a> {
         if unreachable > 0 {
             self.conditions.push(Condition::Unreachable(u32::try_from(unreachable).unwrap_or(u32::MAX)));
         }
+        if self.units.iter().any(|unit| unit.phase == Some(Phase::Unschedulable)) {
+            self.conditions.push(Condition::NoCapacity { said: self.memory.capacity_said.clone() });
+        }
         for unit in self.units {
             match (unit.role, &unit.id, &unit.phase) {
                 (MachineRole::Odd, Some(id), Some(phase)) => {
@@ -139,7 +143,9 @@ impl<'a> Planner<'a> {
         if launches_fail && (need > 0 || self.desired.waiting > 0) {
             self.conditions.push(match self.memory.launch_failure {
                 Some(LaunchFailure::Silent) => Condition::WorkersNotRegistering { failures },
-                Some(LaunchFailure::Failed) | None => Condition::LaunchesFailing { failures },
+                Some(LaunchFailure::Failed) | None => {
+                    Condition::LaunchesFailing { failures, said: self.memory.launch_said.clone() }
+                }
             });
         }
         if need == 0 {
@@ -157,8 +163,9 @@ impl<'a> Planner<'a> {
             let tried = self.desired.booting.max(self.memory.launch_unconfirmed());
             wanted.truncate(usize::from(probe && tried == 0));
         }
+        let quota = Condition::Quota { said: self.memory.capacity_said.clone() };
         for (until, condition) in
-            [(self.memory.quota_until, Condition::Quota), (self.memory.billing_until, Condition::Billing)]
+            [(self.memory.quota_until, quota), (self.memory.billing_until, Condition::Billing)]
         {
             if until.is_some() {
                 self.conditions.push(condition);
@@ -229,8 +236,9 @@ impl<'a> Planner<'a> {
         let any = ANY_REGION.to_owned();
         let mut wanted = self.policy.regions.iter().chain(self.policy.any_region.then_some(&any));
         let open = wanted.find(|region| !self.memory.full_regions.contains_key(*region)).cloned();
-        if open.is_none() {
-            self.conditions.push(Condition::NoCapacity);
+        let condition = Condition::NoCapacity { said: self.memory.capacity_said.clone() };
+        if open.is_none() && !self.conditions.contains(&condition) {
+            self.conditions.push(condition);
         }
         open
     }

@@ -26,6 +26,8 @@ pub struct FleetPolicy {
     /// The disk of the machines, and the largest input that fits on it. Without it, machines have the
     /// provider's default disk, and workers only check the free space.
     pub disk: Option<MachineDisk>,
+    /// The revision of what only the provider knows of a machine; machines of other revisions are replaced.
+    pub revision: Option<String>,
     /// The regions of the machines, by preference.
     pub regions: Vec<String>,
     /// Whether machines may be created in any other region once all these are full.
@@ -132,6 +134,7 @@ impl FleetPolicy {
             price: None,
             sizes: Sizes::default(),
             disk: None,
+            revision: None,
             regions: vec![ANY_REGION.to_owned()],
             any_region: true,
             min: MIN_MACHINES.default_value().unwrap_or_default(),

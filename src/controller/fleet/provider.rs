@@ -93,7 +93,7 @@ pub struct ProviderWords {
     pub billing: &'static str,
     /// Message when the quota is exhausted.
     pub quota: &'static str,
-    /// What to do if no region has capacity.
+    /// Message when there is no capacity for another machine.
     pub no_capacity: &'static str,
     /// What to check if machines fail to launch.
     pub launches_failing: &'static str,

@@ -12,6 +12,7 @@ use super::state::MachineRecord;
 pub(super) fn actions(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Vec<PlannedOperation> {
     let mut actions: Vec<PlannedOperation> =
         draft.units.iter().filter_map(|unit| remediate(draft, unit)).collect();
+    actions.extend(useless_unschedulable(draft));
     actions.extend(useless_at_rest(draft));
     actions.extend(outdated_at_rest(draft));
     actions.extend(excess_at_rest(draft));
@@ -67,6 +68,21 @@ pub(super) fn next_try(draft: &Planner<'_>, unit: &MachineView) -> Option<Moment
 
 fn destroy(machine: MachineId, reason: &str) -> PlannedOperation {
     PlannedOperation { act: Operation::Destroy { machine, force: false }, reason: reason.to_owned() }
+}
+
+/// Destroys machines that no host has room for: those with an outdated launch, which may be why, and those that no job
+/// needs any more, the last slots first.
+fn useless_unschedulable(draft: &Planner<'_>) -> Vec<PlannedOperation> {
+    let desired = draft.desired;
+    let surplus = (desired.busy + desired.idle + desired.booting).saturating_sub(desired.machines) as usize;
+    let waits = |u: &&MachineView| {
+        u.role == MachineRole::Booting && u.phase == Some(Phase::Unschedulable) && repair_is_due(draft, u)
+    };
+    let (old, current): (Vec<_>, Vec<_>) = draft.units.iter().rev().filter(waits).partition(|u| u.drifted);
+    let surplus = surplus.saturating_sub(old.len());
+    let old = old.into_iter().map(|u| (u, "no host has room for it, and its launch is outdated"));
+    let current = current.into_iter().map(|u| (u, "no host has room for it, and no job needs it any more"));
+    old.chain(current.take(surplus)).filter_map(|(u, reason)| Some(destroy(u.id.clone()?, reason))).collect()
 }
 
 /// Destroys stopped machines if the provider cannot start them again.

@@ -49,6 +49,10 @@ pub struct FleetState {
     pub(super) launch_failures: u32,
     /// How the last of them failed.
     pub(super) launch_failure: Option<LaunchFailure>,
+    /// What the provider said of it, if anything.
+    pub(super) launch_said: Option<String>,
+    /// What the provider said when it last had no capacity or no quota, if anything.
+    pub(super) capacity_said: Option<String>,
     pub(super) launch_hold_until: Option<Moment>,
     pub(super) scaled_in_at: Option<Moment>,
 }
@@ -177,6 +181,13 @@ impl MachineRecord {
 
 const FEW: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Maximum length of a provider's message that is kept, characters.
+const MAX_MESSAGE_CHARS: usize = 400;
+
+/// The beginning of a provider's message.
+pub(super) fn shortened(message: &str) -> String {
+    message.chars().take(MAX_MESSAGE_CHARS).collect()
+}
 
 impl FleetState {
     /// An empty state.
@@ -236,6 +247,15 @@ impl FleetState {
             Operation::Destroy { machine, .. } => {
                 self.record_repair(machine, OperationKind::Destroy, outcome, policy, now);
             }
+        }
+    }
+
+    /// Records the provider's message about an operation that ended with this outcome, if a person can need it.
+    pub fn record_message(&mut self, outcome: &Outcome, message: &str) {
+        match outcome {
+            Outcome::NoCapacity | Outcome::Quota => self.capacity_said = Some(shortened(message)),
+            Outcome::Rejected | Outcome::Precondition => self.launch_said = Some(shortened(message)),
+            _ => {}
         }
     }
 
@@ -348,10 +368,11 @@ impl FleetState {
                     Some(PendingOperation { verb, at: now, sure: matches!(outcome, Outcome::Done(_)) });
                 seen.repairs = seen.repairs.saturating_add(1);
                 seen.repaired_at = Some(now);
-                // It is given up before a worker registered. An unreachable host says nothing about the
-                // launch.
+                // It is given up before a worker registered. Neither an unreachable host nor the lack of one says
+                // anything about the launch.
                 let launch_unconfirmed = seen.launch_unconfirmed.take().is_some();
-                if launch_unconfirmed && seen.unreachable_since.is_none() {
+                let says_nothing = seen.unreachable_since.is_some() || seen.phase == Phase::Unschedulable;
+                if launch_unconfirmed && !says_nothing {
                     self.launch_failed(LaunchFailure::Failed, policy, now);
                 }
             }
@@ -381,9 +402,10 @@ impl FleetState {
         }
     }
 
-    pub(super) const fn launch_succeeded(&mut self) {
+    pub(super) fn launch_succeeded(&mut self) {
         self.launch_failures = 0;
         self.launch_failure = None;
+        self.launch_said = None;
         self.launch_hold_until = None;
     }
 }

@@ -5,6 +5,7 @@ mod faults;
 mod neutral;
 mod rules;
 mod sizes;
+mod unschedulable;
 
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ fn policy() -> FleetPolicy {
 
 /// A launch that is right for every slot.
 fn launch(image: &str) -> Launch {
-    Launch { image: image.to_owned(), disk: None, stays: true }
+    Launch { image: image.to_owned(), disk: None, revision: None, stays: true }
 }
 
 fn machine(slot: u32, phase: Phase) -> Machine {
@@ -39,6 +40,7 @@ fn machine(slot: u32, phase: Phase) -> Machine {
         launch: Some(launch("image:1")),
         size: Some(MachineSize::default()),
         host_reachable: true,
+        message: None,
         created_at: String::new(),
         last_start: None,
         last_exit: None,
@@ -55,7 +57,7 @@ const WORDS: ProviderWords = ProviderWords {
     no_such_app: "no_such_app",
     billing: "billing",
     quota: "quota",
-    no_capacity: "no_capacity",
+    no_capacity: "no region has capacity now; no_capacity",
     launches_failing: "launches_failing",
     workers_not_registering: "workers_not_registering",
 };

@@ -444,6 +444,7 @@ impl Driver {
 
     fn on_called(&mut self, answer: Result<Option<Machine>, ProviderError>, now: Moment) -> Option<Ended> {
         let throttled = answer.as_ref().err().and_then(throttled);
+        let message = answer.as_ref().err().map(|error| error.message.clone());
         let outcome = match answer {
             Ok(made) => {
                 let id = made.as_ref().map(|machine| machine.id.clone());
@@ -456,6 +457,9 @@ impl Driver {
                 error.outcome()
             }
         };
+        if let Some(message) = message {
+            self.state.memory.record_message(&outcome, &message);
+        }
         let ended = self.end_operation(&outcome, now);
         self.finish_round(throttled);
         ended

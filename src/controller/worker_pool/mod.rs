@@ -3,14 +3,14 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `policy` | a spec and the environment -> the fleet's policy (pure) |
+//! | `policy` | a spec and the environment -> the provider of the fleet and its policy (pure) |
 //! | `status` | the fleet's published status -> the status of a pool (pure) |
 //! | here | the watch, the choice of the active pool, the writes |
 
 mod policy;
 mod status;
 
-pub(crate) use policy::policy;
+pub(crate) use policy::{FleetTarget, target};
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -27,11 +27,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::fleet::{FleetPolicy, MachinePrice};
+use super::fleet::MachinePrice;
 use crate::config::Env;
 use crate::crd::{WorkerPool, WorkerPoolStatus};
 use crate::queue::{FleetStatus, Queue};
 use crate::storage::urls::now_millis;
+use policy::next_target;
 use status::{PoolRole, status};
 
 /// A WorkerPool that may fail to deserialize.
@@ -55,14 +56,14 @@ pub(crate) struct Pools {
     pub api: Api<Guarded>,
     /// Where the published fleet status of any process can be read.
     pub queue: Queue,
-    /// The desired policy of the fleet; `None` until a valid one is known.
-    pub wanted: watch::Sender<Option<FleetPolicy>>,
+    /// The desired fleet; `None` while no valid one is known.
+    pub wanted: watch::Sender<Option<FleetTarget>>,
     /// The fleet status that this process published last.
     pub told: watch::Receiver<Option<FleetStatus>>,
     /// The price of one machine, if known.
     pub price: watch::Sender<Option<MachinePrice>>,
-    /// Why no fleet can be managed, if so.
-    pub no_fleet: Option<String>,
+    /// Why no machines on Fly can be managed, if so.
+    pub no_fly: Option<String>,
 }
 
 impl Pools {
@@ -132,7 +133,7 @@ impl Pools {
             .filter(|pool| pool.meta().deletion_timestamp.is_none())
             .collect();
         let acting = readable.first();
-        let wanted = policy(acting.map(|pool| &pool.spec), &Env::process());
+        let wanted = target(acting.copied(), &Env::process());
         let here = self.told.borrow_and_update().clone();
         // The later status wins: only the process that holds the fleet lock publishes one.
         let fleet = match (&here, elsewhere) {
@@ -140,23 +141,24 @@ impl Pools {
             (Some(here), _) => Some(here),
             (None, there) => there,
         };
+        let no_fly = self.no_fly.as_ref().filter(|_| acting.is_none_or(|pool| !has_pods(pool)));
         if let Ok(wanted) = &wanted {
-            let own = || wanted.price.map(|price| price.dollars());
+            let policy = wanted.policy();
+            let own = || policy.price.map(|price| price.dollars());
             let usd_per_hour = fleet.and_then(|fleet| fleet.machine_usd_per_hour).or_else(own);
-            let cpus = wanted.sizes.base().cpus;
+            let cpus = policy.sizes.base().cpus;
             let price = usd_per_hour.map(|usd_per_hour| MachinePrice { usd_per_hour, cpus });
             self.price.send_if_modified(|old| std::mem::replace(old, price) != price);
-            self.wanted.send_if_modified(|old| {
-                let new = old.as_ref() != Some(wanted);
-                if new {
-                    *old = Some(wanted.clone());
-                }
-                new
-            });
         }
+        self.wanted.send_if_modified(|old| {
+            let next = next_target(old.as_ref(), wanted.as_ref(), acting.copied());
+            let is_new = *old != next;
+            *old = next;
+            is_new
+        });
         let first = acting.map(|pool| pool.name_any()).unwrap_or_default();
         for (n, pool) in readable.iter().enumerate() {
-            let standing = match (&self.no_fleet, &wanted) {
+            let standing = match (no_fly, &wanted) {
                 (Some(why), _) => PoolRole::NoFleet(why),
                 (None, _) if n > 0 => PoolRole::Behind(&first),
                 (None, Err(why)) => PoolRole::Refused(why),
@@ -200,4 +202,9 @@ impl Pools {
             Err(_) => tracing::warn!(namespace, name, "a WorkerPool's status could not be written in time"),
         }
     }
+}
+
+/// Whether the machines of a pool are pods.
+fn has_pods(pool: &WorkerPool) -> bool {
+    pool.spec.provider.as_ref().is_some_and(|provider| provider.pods.is_some())
 }

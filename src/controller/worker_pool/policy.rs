@@ -1,4 +1,8 @@
-//! Converts a WorkerPool's spec into the policy of the fleet. Pure.
+//! Converts a WorkerPool's spec into the fleet that it configures: the provider, and the policy. Pure.
+
+use std::sync::Arc;
+
+use kube::ResourceExt as _;
 
 use crate::config::registry::{
     FLEET_BUDGET_USD_PER_HOUR, FLEET_PAUSED, FLEET_STRICT_REGIONS, FLY_WORKER_DISK_GB, FLY_WORKER_GUEST,
@@ -7,26 +11,62 @@ use crate::config::registry::{
 };
 use crate::config::{Env, Field};
 use crate::controller::fleet::FleetPolicy;
-use crate::crd::WorkerPoolSpec;
+use crate::crd::{PodsSpec, WorkerPool, WorkerPoolSpec};
 use crate::flyprovider;
+use crate::podprovider::{self, PodPool, PodTemplate};
 
-/// The pool's fields, each with the setting that it stands for.
-fn fields(pool: &WorkerPoolSpec) -> Vec<Field> {
-    let fly = pool.provider.as_ref().and_then(|provider| provider.fly.as_ref());
-    let guest = fly.and_then(|fly| fly.guest.as_ref());
-    let guests = fly.and_then(|fly| fly.guests.as_ref());
-    let regions = fly.and_then(|fly| fly.regions.as_ref());
-    // A pool can set these and not unset them: an environment that pauses the fleet is not undone by a pool.
-    let strict_regions = fly.is_some_and(|fly| fly.strict_regions).then_some(true);
+/// The fleet that is wanted, by its provider.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum FleetTarget {
+    /// Machines on Fly.
+    Fly(FleetPolicy),
+    /// Pods of this pool.
+    Pods(PodPool, FleetPolicy),
+}
+
+impl FleetTarget {
+    /// The policy of the fleet.
+    pub(crate) const fn policy(&self) -> &FleetPolicy {
+        match self {
+            Self::Fly(policy) | Self::Pods(_, policy) => policy,
+        }
+    }
+
+    /// Whether the machines of both are the same ones, so that one reconciler can follow the change.
+    pub(crate) fn is_same_fleet(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Fly(_), Self::Fly(_)) => true,
+            (Self::Pods(pool, _), Self::Pods(other, _)) => pool.is_same_pool(other),
+            (Self::Fly(_), Self::Pods(..)) | (Self::Pods(..), Self::Fly(_)) => false,
+        }
+    }
+}
+
+/// The fields of a pool with any provider, each with the setting that it stands for.
+fn common_fields(pool: &WorkerPoolSpec) -> Vec<Field> {
+    // A pool can set this and not unset it: an environment that pauses the fleet is not undone by a pool.
     let paused = pool.paused.then_some(true);
     vec![
         Field::new("spec.min", &MIN_MACHINES, Some(pool.min)),
         Field::new("spec.max", &MAX_MACHINES, Some(pool.max)),
         Field::new("spec.jobsPerMachine", &JOBS_PER_MACHINE, Some(pool.jobs_per_machine)),
         Field::new("spec.idleTimeoutSeconds", &WORKER_IDLE_TIMEOUT, Some(pool.idle_timeout_seconds)),
-        Field::new("spec.image", &FLY_WORKER_IMAGE, pool.image.as_ref()),
         Field::new("spec.budgetUsdPerHour", &FLEET_BUDGET_USD_PER_HOUR, pool.budget_usd_per_hour.as_ref()),
         Field::new("spec.paused", &FLEET_PAUSED, paused),
+    ]
+}
+
+/// The fields of a pool of machines on Fly, each with the setting that it stands for.
+fn fly_fields(pool: &WorkerPoolSpec) -> Vec<Field> {
+    let fly = pool.provider.as_ref().and_then(|provider| provider.fly.as_ref());
+    let guest = fly.and_then(|fly| fly.guest.as_ref());
+    let guests = fly.and_then(|fly| fly.guests.as_ref());
+    let regions = fly.and_then(|fly| fly.regions.as_ref());
+    // Like `paused`.
+    let strict_regions = fly.is_some_and(|fly| fly.strict_regions).then_some(true);
+    let mut fields = common_fields(pool);
+    fields.extend([
+        Field::new("spec.image", &FLY_WORKER_IMAGE, pool.image.as_ref()),
         Field::new("spec.provider.fly.regions", &FLY_WORKER_REGIONS, regions.map(|names| names.join(","))),
         Field::new("spec.provider.fly.strictRegions", &FLEET_STRICT_REGIONS, strict_regions),
         Field::new("spec.provider.fly.guest.size", &FLY_WORKER_GUEST, guest.map(|guest| &guest.size)),
@@ -37,16 +77,58 @@ fn fields(pool: &WorkerPoolSpec) -> Vec<Field> {
             guest.and_then(|guest| guest.memory_mb),
         ),
         Field::new("spec.provider.fly.diskGb", &FLY_WORKER_DISK_GB, fly.and_then(|fly| fly.disk_gb)),
-    ]
+    ]);
+    fields
 }
 
 /// What is wanted of the fleet: what the pool says, and what the environment says where the pool says nothing.
 ///
 /// # Errors
 /// What is wrong, under the name of the pool's field, or of the variable where the value is the environment's.
-pub(crate) fn policy(pool: Option<&WorkerPoolSpec>, env: &Env<'_>) -> Result<FleetPolicy, String> {
-    let settings = Env::of(|name| env.text(name)).with_fields(pool.map(fields).unwrap_or_default());
+pub(crate) fn target(pool: Option<&WorkerPool>, env: &Env<'_>) -> Result<FleetTarget, String> {
+    let provider = pool.and_then(|pool| pool.spec.provider.as_ref());
+    match (pool, provider.and_then(|provider| provider.pods.as_ref())) {
+        (Some(pool), Some(pods)) => pods_target(pool, pods, env),
+        (pool, _) => fly_policy(pool.map(|pool| &pool.spec), env).map(FleetTarget::Fly),
+    }
+}
+
+/// The fleet to manage after a look at the pools: the wanted one, or the one before if the wanted one cannot be used. Pods
+/// of a pool that is no longer the active one are not managed: whatever is made for a deleted pool is deleted with it.
+pub(crate) fn next_target(
+    before: Option<&FleetTarget>,
+    wanted: Result<&FleetTarget, &String>,
+    active: Option<&WorkerPool>,
+) -> Option<FleetTarget> {
+    match (wanted, before) {
+        (Ok(wanted), _) => Some(wanted.clone()),
+        (Err(_), Some(FleetTarget::Pods(pool, _)))
+            if active.and_then(|active| active.uid()).as_ref() != Some(&pool.uid) =>
+        {
+            None
+        }
+        (Err(_), before) => before.cloned(),
+    }
+}
+
+fn fly_policy(pool: Option<&WorkerPoolSpec>, env: &Env<'_>) -> Result<FleetPolicy, String> {
+    let settings = Env::of(|name| env.text(name)).with_fields(pool.map(fly_fields).unwrap_or_default());
     flyprovider::policy::read(&settings).map_err(|errors| errors.to_string())
+}
+
+fn pods_target(pool: &WorkerPool, pods: &PodsSpec, env: &Env<'_>) -> Result<FleetTarget, String> {
+    let template = PodTemplate::new(pods, pool.spec.image.as_deref()).map_err(|error| error.to_string())?;
+    let settings = Env::of(|name| env.text(name)).with_fields(common_fields(&pool.spec));
+    let name = pool.name_any();
+    let policy =
+        podprovider::policy::read(&settings, &name, &template).map_err(|errors| errors.to_string())?;
+    let pool = PodPool {
+        namespace: pool.namespace().unwrap_or_default(),
+        name,
+        uid: pool.uid().unwrap_or_default(),
+        template: Arc::new(template),
+    };
+    Ok(FleetTarget::Pods(pool, policy))
 }
 
 #[cfg(test)]
@@ -57,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::controller::fleet::{MachineSize, Sizes};
-    use crate::crd::WorkerPool;
+    use crate::crd::ProviderSpec;
 
     fn env(name: &str) -> Option<String> {
         let said = match name {
@@ -76,7 +158,7 @@ mod tests {
 
     #[test]
     fn policy_without_a_pool_uses_the_environment() {
-        let policy = policy(None, &Env::of(env)).unwrap();
+        let policy = fly_policy(None, &Env::of(env)).unwrap();
         assert_eq!((policy.max, policy.regions), (3, vec!["iad".to_owned()]));
     }
 
@@ -87,7 +169,7 @@ mod tests {
             "paused": true,
             "provider": {"fly": {"strictRegions": true, "guest": {"size": "performance-4x"}, "diskGb": 40}},
         }));
-        let policy = policy(Some(&spec), &Env::of(env)).unwrap();
+        let policy = fly_policy(Some(&spec), &Env::of(env)).unwrap();
         assert_eq!((policy.min, policy.max, policy.jobs_per_machine.get()), (1, 7, 2));
         assert_eq!(policy.idle_timeout.as_secs(), 60);
         assert_eq!((policy.regions.as_slice(), policy.any_region), (["iad".to_owned()].as_slice(), false));
@@ -98,7 +180,7 @@ mod tests {
             "provider": {"fly": {"regions": ["fra", "ams"], "guests": ["performance-8x", "performance-16x"]}},
             "image": "registry.fly.io/clips:2",
         }));
-        let policy = super::policy(Some(&other), &Env::of(env)).unwrap();
+        let policy = fly_policy(Some(&other), &Env::of(env)).unwrap();
         assert_eq!(policy.regions, ["fra", "ams"]);
         let size = |cpus| MachineSize { cpus, memory_mb: 2048 * cpus, ..MachineSize::default() };
         assert_eq!(policy.sizes, Sizes::new(size(2), vec![size(8), size(16)]).unwrap());
@@ -131,13 +213,14 @@ mod tests {
             ("spec.budgetUsdPerHour", serde_json::json!({"budgetUsdPerHour": "0.01"})),
             ("spec.provider.fly.diskGb", of_fly(serde_json::json!({"diskGb": 51}))),
         ] {
-            let error = policy(Some(&pool(spec)), &Env::of(env)).unwrap_err();
+            let error = fly_policy(Some(&pool(spec)), &Env::of(env)).unwrap_err();
             assert!(error.starts_with(field), "{field}: {error}");
         }
-        let both = policy(Some(&pool(serde_json::json!({"min": 3, "max": 2}))), &Env::of(env)).unwrap_err();
+        let both =
+            fly_policy(Some(&pool(serde_json::json!({"min": 3, "max": 2}))), &Env::of(env)).unwrap_err();
         assert_eq!(both, "spec.min cannot be used: it is 3, more than spec.max, 2");
         let nothing = Env::of(|name| (name == "FLY_WORKER_APP").then(|| "clips".to_owned()));
-        let error = policy(Some(&pool(serde_json::json!({}))), &nothing).unwrap_err();
+        let error = fly_policy(Some(&pool(serde_json::json!({}))), &nothing).unwrap_err();
         assert!(error.starts_with("spec.image"), "{error}");
     }
 
@@ -151,7 +234,7 @@ mod tests {
             ("FLEET_LAUNCH_FAILURES", "0"),
         ] {
             let wrong = Env::of(|name| if name == variable { Some(bad.to_owned()) } else { env(name) });
-            let error = policy(Some(&spec), &wrong).unwrap_err();
+            let error = fly_policy(Some(&spec), &wrong).unwrap_err();
             assert!(error.starts_with(variable), "{variable}: {error}");
         }
     }
@@ -172,7 +255,85 @@ mod tests {
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         let mut expected = BTreeSet::new();
         paths("spec", schema, &mut expected);
-        let fields = fields(&pool(serde_json::json!({})));
+        // These are no settings of a fleet; the template of the pods is made from them.
+        expected.retain(|path| !path.starts_with("spec.provider.pods."));
+        let fields = fly_fields(&pool(serde_json::json!({})));
         assert_eq!(fields.iter().map(|field| field.path().to_owned()).collect::<BTreeSet<_>>(), expected);
+    }
+    fn pods_pool(spec: serde_json::Value) -> WorkerPool {
+        serde_json::from_value(serde_json::json!({
+            "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool",
+            "metadata": {"name": "base", "namespace": "films", "uid": "u1"}, "spec": spec,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn pool_of_pods_needs_nothing_of_fly() {
+        let spec = serde_json::json!({
+            "min": 1, "max": 7, "idleTimeoutSeconds": 60, "image": "worker:1",
+            "provider": {"pods": {"resources": {"limits": {"cpu": 4, "memory": "8Gi"}}}},
+        });
+        let env = Env::of(|name| (name == "FLEET_PAUSED").then(|| "true".to_owned()));
+        let Ok(FleetTarget::Pods(pool, policy)) = target(Some(&pods_pool(spec)), &env) else {
+            panic!("it is no pool of pods")
+        };
+        assert_eq!((pool.namespace.as_str(), pool.name.as_str(), pool.uid.as_str()), ("films", "base", "u1"));
+        assert_eq!((policy.app.as_str(), policy.image.as_str()), ("base", "worker:1"));
+        assert_eq!((policy.min, policy.max, policy.idle_timeout.as_secs()), (1, 7, 60));
+        assert_eq!((policy.sizes.base().cpus, policy.sizes.base().memory_mb), (4, 8192));
+        assert_eq!(policy.revision.as_deref(), Some(pool.template.revision()));
+        assert!(policy.paused);
+    }
+
+    #[test]
+    fn error_of_a_pool_of_pods_names_its_field() {
+        let nothing = Env::of(|_| None);
+        for (spec, words) in [
+            (serde_json::json!({"provider": {"pods": {}}}), "spec.image is not set"),
+            (serde_json::json!({"image": "a", "min": 3, "max": 2, "provider": {"pods": {}}}), "spec.min"),
+            (
+                serde_json::json!({"image": "a", "budgetUsdPerHour": "1", "provider": {"pods": {}}}),
+                "FLEET_PRICE_USD_PER_HOUR",
+            ),
+            (
+                serde_json::json!({"image": "a", "provider": {"pods": {"template": {"spec": {"hostNetworks": true}}}}}),
+                "a pod has no field spec.hostNetworks",
+            ),
+        ] {
+            let error = target(Some(&pods_pool(spec)), &nothing).unwrap_err();
+            assert!(error.contains(words), "{words}: {error}");
+        }
+    }
+
+    #[test]
+    fn fleet_of_a_spec_that_cannot_be_used_remains_unless_its_pool_is_gone() {
+        let object = pods_pool(serde_json::json!({"image": "a", "provider": {"pods": {}}}));
+        let pods = target(Some(&object), &Env::of(env)).unwrap();
+        let fly = target(None, &Env::of(env)).unwrap();
+        let refused = "no".to_owned();
+        let next = |before: &FleetTarget, active: Option<&WorkerPool>| {
+            next_target(Some(before), Err(&refused), active)
+        };
+        assert_eq!(next(&pods, Some(&object)).as_ref(), Some(&pods));
+        let mut other = object.clone();
+        other.metadata.uid = Some("u2".into());
+        assert_eq!((next(&pods, None), next(&pods, Some(&other))), (None, None));
+        assert_eq!(next(&fly, None).as_ref(), Some(&fly));
+        assert_eq!(next_target(Some(&pods), Ok(&fly), None), Some(fly));
+        assert_eq!(next_target(None, Err(&refused), None), None);
+    }
+
+    #[test]
+    fn fleet_remains_the_same_while_its_provider_and_pool_do() {
+        let of = |spec: serde_json::Value| target(Some(&pods_pool(spec)), &Env::of(env)).unwrap();
+        let pods = of(serde_json::json!({"image": "a", "provider": {"pods": {}}}));
+        let changed = of(serde_json::json!({"image": "b", "max": 2, "provider": {"pods": {}}}));
+        let fly = of(serde_json::json!({"provider": ProviderSpec { fly: None, pods: None }}));
+        assert!(pods.is_same_fleet(&changed) && fly.is_same_fleet(&fly));
+        assert!(!pods.is_same_fleet(&fly) && !fly.is_same_fleet(&pods));
+        let mut other = pods_pool(serde_json::json!({"image": "a", "provider": {"pods": {}}}));
+        other.metadata.uid = Some("u2".into());
+        assert!(!target(Some(&other), &Env::of(env)).unwrap().is_same_fleet(&pods));
     }
 }

@@ -4,7 +4,9 @@
 mod api_versions;
 mod faults;
 mod kubectl;
+mod kubelet;
 mod life;
+mod pods;
 mod pool;
 mod refused;
 mod roles;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use kube::Api;
+use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, DynamicObject, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
 
+use super::kubelet::write_status;
 use super::{Controller, Site, object, until};
 use crate::support::clips::clip;
 use crate::support::kube::Cluster;
@@ -94,7 +96,8 @@ async fn everything(site: &Site) {
     let secret = format!("--from-literal=secret={WEBHOOK_SECRET}");
     site.kubectl_ok(&["create", "secret", "generic", "hook", &secret]).await;
     let pool = json!({
-        "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "default"}, "spec": {},
+        "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "default"},
+        "spec": {"image": "worker:1", "min": 1, "provider": {"pods": {}}},
     });
     site.apply(&pool.to_string()).await;
     let key = site.input(clip()).await;
@@ -121,6 +124,24 @@ async fn everything(site: &Site) {
         }
     };
     tokio::time::timeout(PATIENCE, said).await.expect("nothing is said of the pool");
+    // A pod that has ended is replaced by another one.
+    let pods: Api<Pod> = Api::namespaced(site.client.clone(), &site.namespace);
+    let name = "default-worker-01";
+    let changed = |before: Option<String>| {
+        let pods = pods.clone();
+        async move {
+            loop {
+                let uid = pods.get_opt(name).await.unwrap().and_then(|pod| pod.uid());
+                if uid.is_some() && uid != before {
+                    return uid;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    };
+    let first = tokio::time::timeout(PATIENCE, changed(None)).await.expect("no pod is made");
+    write_status(&pods, name, json!({"phase": "Succeeded"})).await;
+    tokio::time::timeout(PATIENCE, changed(first)).await.expect("the pod that ended is not replaced");
 }
 
 #[tokio::test]

@@ -10,8 +10,9 @@ use super::*;
 use crate::controller::fleet::{Capabilities, Sizes};
 
 /// The phases that the plan distinguishes.
-const STATES: [Phase; 11] = [
+const STATES: [Phase; 12] = [
     Phase::Created,
+    Phase::Unschedulable,
     Phase::Creating,
     Phase::Starting,
     Phase::Started,

@@ -308,6 +308,7 @@ pub(crate) fn machine(
         launch: Some(launch),
         size: Some(size),
         host_reachable: true,
+        message: None,
         created_at: String::new(),
         last_start: None,
         last_exit: None,

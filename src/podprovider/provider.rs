@@ -1,0 +1,159 @@
+//! The requests to the API server, and the messages for people.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
+use kube::{Api, Client};
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::POOL_UID_LABEL;
+use super::error::{Kind, from_kube, timed_out};
+use super::pod::{pod, pod_of};
+use super::pool::PodPool;
+use super::status::machine;
+use crate::controller::fleet::{
+    Capabilities, Machine, MachineId, MachineOrder, MachineProvider, MachineSize, MicroDollars,
+    ProviderError, ProviderFailure, ProviderWords,
+};
+
+/// Time limit of a request to the API server.
+const CALL_TIMEOUT: Duration = Duration::from_secs(20);
+/// Number of pods in one page of a list.
+const PAGE: u32 = 500;
+/// Maximum number of pages: a pool has at most 10,000 machines, and as many pods may be about to be deleted.
+const MAX_PAGES: u32 = 40;
+
+const WORDS: ProviderWords = ProviderWords {
+    name: "Kubernetes",
+    list_refused: "the API server does not permit the controller to list pods in the namespace of the WorkerPool; bind \
+                   the ClusterRole tcoder-controller-pods there (manifests/base/rbac.yaml)",
+    writes_refused: "the API server does not permit the controller to create or delete pods in the namespace of the \
+                     WorkerPool; bind the ClusterRole tcoder-controller-pods there (manifests/base/rbac.yaml)",
+    no_such_app: "the namespace of the WorkerPool does not exist",
+    billing: "the API server asks for a payment",
+    quota: "a ResourceQuota of the namespace is reached; raise it, or lower spec.max",
+    no_capacity: "no node has room for another pod; add nodes, or lower spec.provider.pods.resources.requests or \
+                  spec.max; a LimitRange of the namespace may limit the resources, too",
+    launches_failing: "check spec.image and spec.provider.pods.template, and see `kubectl describe pod` and `kubectl \
+                       logs` of the pods with the label tcoder.dev/worker-pool",
+    workers_not_registering: "compare the line \"connected to Redis\" in `kubectl logs` of a pod with the label \
+                              tcoder.dev/worker-pool with the controller's, and set REDIS_URL and REDIS_KEY_PREFIX to \
+                              the same by envFrom in spec.provider.pods.template; if that line is missing, the worker \
+                              never reached Redis, and its log says why",
+};
+
+/// The pods of one pool.
+#[derive(Clone)]
+pub struct Pods {
+    api: Api<Pod>,
+    pool: watch::Receiver<PodPool>,
+}
+
+impl Pods {
+    /// The pods of the pool, which may change its template but not its identity.
+    #[must_use]
+    pub fn new(client: Client, pool: watch::Receiver<PodPool>) -> Self {
+        let api = Api::namespaced(client, &pool.borrow().namespace);
+        Self { api, pool }
+    }
+}
+
+async fn call<T>(
+    kind: Kind,
+    request: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, ProviderError> {
+    match timeout(CALL_TIMEOUT, request).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(from_kube(&error, kind)),
+        Err(_) => Err(timed_out(kind)),
+    }
+}
+
+fn impossible(message: &str) -> ProviderError {
+    ProviderError { failure: ProviderFailure::Rejected, message: message.to_owned() }
+}
+
+impl MachineProvider for Pods {
+    fn words() -> &'static ProviderWords {
+        &WORDS
+    }
+
+    fn price_per_hour(_: MachineSize) -> Option<MicroDollars> {
+        None
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { can_stop_and_start: false }
+    }
+
+    async fn list(&self) -> Result<Vec<Machine>, ProviderError> {
+        let selector = format!("{POOL_UID_LABEL}={}", self.pool.borrow().uid);
+        let mut params = ListParams::default().labels(&selector).limit(PAGE);
+        let mut machines = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let page = call(Kind::Read, self.api.list(&params)).await?;
+            machines.extend(page.items.iter().map(machine));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params.continue_token = Some(token),
+                None => return Ok(machines),
+            }
+        }
+        Err(impossible("the namespace has more pods of this pool than a pool can have"))
+    }
+
+    async fn create(&self, order: &MachineOrder<'_>) -> Result<Machine, ProviderError> {
+        let pod = pod(&self.pool.borrow(), order);
+        let params = PostParams::default();
+        call(Kind::Write, self.api.create(&params, &pod)).await.map(|pod| machine(&pod))
+    }
+
+    async fn start(&self, _: &MachineId) -> Result<(), ProviderError> {
+        Err(impossible("a pod cannot be started again"))
+    }
+
+    async fn stop(&self, _: &MachineId) -> Result<(), ProviderError> {
+        Err(impossible("a pod cannot be stopped, only deleted"))
+    }
+
+    /// With `force` the pod is removed at once: its node may be lost, and then nobody confirms that it has ended.
+    async fn destroy(&self, machine: &MachineId, force: bool) -> Result<(), ProviderError> {
+        let Some((name, uid)) = pod_of(machine) else {
+            return Err(ProviderError {
+                failure: ProviderFailure::NotFound,
+                message: format!("{machine} is no pod"),
+            });
+        };
+        let params = DeleteParams {
+            grace_period_seconds: force.then_some(0),
+            // A pod of the same slot may have taken its place.
+            preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
+            ..DeleteParams::default()
+        };
+        call(Kind::Write, self.api.delete(name, &params)).await.map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::controller::fleet::{Condition, ListFailure};
+
+    #[test]
+    fn condition_messages_name_the_field_to_change() {
+        let said = Some("0/3 nodes are available".to_owned());
+        for (condition, words) in [
+            (Condition::ListUnknown(ListFailure::Unauthorized), "tcoder-controller-pods"),
+            (Condition::Unauthorized, "tcoder-controller-pods"),
+            (Condition::LaunchesFailing { failures: 3, said: None }, "spec.image"),
+            (Condition::WorkersNotRegistering { failures: 3 }, "envFrom in spec.provider.pods.template"),
+            (Condition::NoCapacity { said: said.clone() }, "spec.provider.pods.resources.requests"),
+            (Condition::NoCapacity { said }, "(0/3 nodes are available)"),
+            (Condition::Quota { said: None }, "spec.max"),
+        ] {
+            let message = condition.message(Pods::words());
+            assert!(message.contains(words), "{message}");
+        }
+    }
+}
