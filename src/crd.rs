@@ -105,7 +105,7 @@ pub fn all() -> [CustomResourceDefinition; 2] {
     [TranscodeJob::crd(), WorkerPool::crd()]
 }
 
-/// Both definitions as YAML documents for `kubectl apply -f -`: the content of `manifests/base/crds.yaml`.
+/// Both definitions as YAML documents for `kubectl apply -f -`: the content of `manifests/crds/crds.yaml`.
 ///
 /// # Errors
 /// If a schema cannot be serialized, which would be a bug.
