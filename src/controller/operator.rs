@@ -263,9 +263,9 @@ impl Operator {
         let kind = K::kind(&());
         match timeout(CALL_TIMEOUT, api.list_metadata(&ListParams::default().limit(1))).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
-                Err(format!("the API server knows no {kind}; run: kubectl apply -k manifests/crds, or tcoder crd | kubectl apply -f -"))
-            }
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err(format!(
+                "the API server knows no {kind}; run: kubectl apply -k manifests/crds, or tcoder crd | kubectl apply -f -"
+            )),
             Ok(Err(kube::Error::Api(status))) if status.code == 403 => Err(format!(
                 "the controller may not list {kind}s here; apply the roles in manifests/base/rbac.yaml, and give \
                  --namespace where it is to see one namespace only"

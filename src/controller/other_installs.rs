@@ -81,13 +81,10 @@ impl OtherInstalls {
                 acts_instead(&self.namespace, &claims, acting)
             }
             Ok(Err(error)) => {
-                tracing::warn!(%error, "could not look for other installations in the cluster");
+                tracing::debug!(%error, "could not look for other installations in the cluster");
                 None
             }
-            Err(_) => {
-                tracing::warn!("could not look for other installations in the cluster: the API server does not answer");
-                None
-            }
+            Err(_) => None,
         }
     }
 }
@@ -101,14 +98,17 @@ impl Sightings {
             if lease.annotations().get(SCOPE_ANNOTATION).map(String::as_str) != Some(ALL_NAMESPACES) {
                 continue;
             }
-            let (Some(namespace), Some(version)) = (lease.namespace(), lease.resource_version()) else { continue };
+            let (Some(namespace), Some(version)) = (lease.namespace(), lease.resource_version()) else {
+                continue;
+            };
             let since = match self.0.get(&namespace) {
                 Some((known, since)) if *known == version => *since,
                 _ => now,
             };
-            let has_holder = lease.spec.as_ref().is_some_and(|spec| {
-                spec.holder_identity.as_ref().is_some_and(|holder| !holder.is_empty())
-            });
+            let has_holder = lease
+                .spec
+                .as_ref()
+                .is_some_and(|spec| spec.holder_identity.as_ref().is_some_and(|holder| !holder.is_empty()));
             claims.push(Claim {
                 namespace: namespace.clone(),
                 created: lease.creation_timestamp().map(|time| time.0),
@@ -156,7 +156,8 @@ mod tests {
 
     #[test]
     fn installation_that_does_not_act_yet_waits_for_any_that_acts() {
-        let (ours, older, younger) = (claim("ours", 5, false), claim("older", 1, true), claim("younger", 9, true));
+        let (ours, older, younger) =
+            (claim("ours", 5, false), claim("older", 1, true), claim("younger", 9, true));
         assert_eq!(instead(std::slice::from_ref(&younger), false).as_deref(), Some("younger"));
         assert_eq!(instead(&[ours.clone(), younger.clone()], false).as_deref(), Some("younger"));
         assert_eq!(instead(&[younger, ours, older], false).as_deref(), Some("older"));
@@ -164,7 +165,8 @@ mod tests {
 
     #[test]
     fn of_two_that_act_the_younger_stops() {
-        let (ours, older, younger) = (claim("ours", 5, true), claim("older", 1, true), claim("younger", 9, true));
+        let (ours, older, younger) =
+            (claim("ours", 5, true), claim("older", 1, true), claim("younger", 9, true));
         assert_eq!(instead(&[ours.clone(), younger.clone()], true), None);
         assert_eq!(instead(&[younger, ours.clone(), older], true).as_deref(), Some("older"));
         // Of the same second, the name decides.

@@ -2,6 +2,7 @@
 //! apply` of a TranscodeJob to its result.
 
 mod faults;
+pub mod installs;
 mod life;
 mod pool;
 mod refused;
