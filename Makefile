@@ -5,10 +5,10 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test chaos hostile fuzz deny test-unit test-upgrade check wasm edge crds chart openapi docs build bench bench-peers clean
+.PHONY: help demo test chaos hostile fuzz deny test-unit test-upgrade test-oldest-kubernetes check wasm edge crds chart openapi docs build bench bench-peers clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-23s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Transcode a video through the whole system on this machine (FILE=path for your own)
 	@hack/setup.sh demo
@@ -54,6 +54,12 @@ test-unit: ## The unit tests of the library alone, which need no server and no o
 test-upgrade: ## A rolling upgrade from the version before (hack/previous.sh), in both orders and back
 	@hack/setup.sh test
 	@binary=$$(hack/previous.sh) && TCODER_PREVIOUS="$$binary" $(CARGO) test --locked --test upgrade
+
+test-oldest-kubernetes: ## The tests of the operator, the manifests and the chart on the oldest supported version of Kubernetes
+	@hack/setup.sh test
+	@hack/helm.sh >/dev/null
+	@assets=$$(KUBERNETES=oldest hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" \
+	  $(CARGO) test --locked --test it -- operator:: manifests:: helm:: prometheus::
 
 check: ## Only format and lints
 	$(CARGO) fmt --check
