@@ -5,7 +5,7 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test chaos hostile fuzz deny test-unit test-upgrade test-oldest-kubernetes check wasm edge crds chart openapi docs build bench bench-peers clean
+.PHONY: help demo test chaos hostile fuzz deny test-unit test-upgrade test-oldest-kubernetes test-node check wasm edge crds chart openapi docs build bench bench-peers clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-23s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ test-oldest-kubernetes: ## The tests of the operator, the manifests and the char
 	@hack/helm.sh >/dev/null
 	@assets=$$(KUBERNETES=oldest hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" \
 	  $(CARGO) test --locked --test it -- operator:: manifests:: helm:: prometheus::
+
+test-node: ## tcoder on a real node: containerd, kubelet, scheduler, pods (root; hack/test-node.sh)
+	@CARGO="$(CARGO)" hack/test-node.sh
 
 check: ## Only format and lints
 	$(CARGO) fmt --check
