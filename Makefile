@@ -5,10 +5,10 @@ SHELL := /bin/sh
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 CARGO ?= cargo
 
-.PHONY: help demo test chaos hostile fuzz deny test-unit test-upgrade check wasm edge crds openapi docs build bench bench-peers clean
+.PHONY: help demo test chaos hostile fuzz deny test-unit test-upgrade test-oldest-kubernetes test-node check wasm edge crds chart openapi docs build bench bench-peers clean
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-23s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Transcode a video through the whole system on this machine (FILE=path for your own)
 	@hack/setup.sh demo
@@ -18,6 +18,7 @@ demo: ## Transcode a video through the whole system on this machine (FILE=path f
 test: ## Format check, lints, and all tests on the real parts
 	@hack/setup.sh test
 	@hack/envtest.sh >/dev/null
+	@hack/helm.sh >/dev/null
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	@hack/wasm.sh
@@ -54,6 +55,15 @@ test-upgrade: ## A rolling upgrade from the version before (hack/previous.sh), i
 	@hack/setup.sh test
 	@binary=$$(hack/previous.sh) && TCODER_PREVIOUS="$$binary" $(CARGO) test --locked --test upgrade
 
+test-oldest-kubernetes: ## The tests of the operator, the manifests and the chart on the oldest supported version of Kubernetes
+	@hack/setup.sh test
+	@hack/helm.sh >/dev/null
+	@assets=$$(KUBERNETES=oldest hack/envtest.sh) && KUBEBUILDER_ASSETS="$$assets" \
+	  $(CARGO) test --locked --test it -- operator:: manifests:: helm:: prometheus::
+
+test-node: ## tcoder on a real node: containerd, kubelet, scheduler, pods (root; hack/test-node.sh)
+	@CARGO="$(CARGO)" hack/test-node.sh
+
 check: ## Only format and lints
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -65,9 +75,13 @@ wasm: ## Lints of what runs at the edge, compiled to wasm32
 edge: ## The Cloudflare Worker, into edge/build
 	@hack/edge-build.sh
 
-crds: ## Write manifests/base/crds.yaml anew, after a change of src/crd
+crds: ## Write manifests/crds/crds.yaml anew, after a change of src/crd, and the copies in the Helm chart
 	$(CARGO) build --locked
-	mkdir -p manifests/base && target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" crd > manifests/base/crds.yaml
+	target_dir=$${CARGO_TARGET_DIR:-target} && "$$target_dir/debug/tcoder" crd > manifests/crds/crds.yaml
+	@hack/chart.sh
+
+chart: ## Copy the definitions and the rules of roles into the Helm chart, after a change of them in manifests
+	@hack/chart.sh
 
 openapi: ## Write web/openapi.json anew, after a change of the API
 	$(CARGO) build --locked

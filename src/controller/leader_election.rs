@@ -43,6 +43,8 @@ pub(crate) struct Election {
     api: Api<Lease>,
     name: String,
     holder: String,
+    /// A name and a value, which the Lease gets from each holder.
+    annotation: (&'static str, &'static str),
     times: LeaseParams,
     /// The record as it was last read, and when it was first seen in that version.
     seen: Option<(String, Instant)>,
@@ -60,10 +62,16 @@ pub(crate) enum Leadership {
 }
 
 impl Election {
-    /// A candidate for the Lease `name`. No other process may use the same `holder`.
+    /// A candidate for the Lease `name`, which gets this annotation. No other process may use the same `holder`.
     #[must_use]
-    pub(crate) fn new(api: Api<Lease>, name: &str, holder: &str, times: LeaseParams) -> Self {
-        Self { api, name: name.to_owned(), holder: holder.to_owned(), times, seen: None }
+    pub(crate) fn new(
+        api: Api<Lease>,
+        name: &str,
+        holder: &str,
+        annotation: (&'static str, &'static str),
+        times: LeaseParams,
+    ) -> Self {
+        Self { api, name: name.to_owned(), holder: holder.to_owned(), annotation, times, seen: None }
     }
 
     /// Runs `lead` while this candidate holds the Lease, repeatedly until `stop`. The token passed to `lead`
@@ -148,7 +156,8 @@ impl Election {
         let params = PostParams::default();
         let Some(mut lease) = self.api.get_opt(&self.name).await? else {
             let metadata = ObjectMeta { name: Some(self.name.clone()), ..ObjectMeta::default() };
-            let lease = Lease { metadata, spec: Some(self.record(None)) };
+            let mut lease = Lease { metadata, spec: Some(self.record(None)) };
+            self.annotate(&mut lease);
             return lost_race(self.api.create(&params, &lease).await);
         };
         let version = lease.resource_version().unwrap_or_default();
@@ -167,8 +176,14 @@ impl Election {
             }
         }
         lease.spec = Some(self.record(lease.spec.as_ref()));
+        self.annotate(&mut lease);
         // With the resource version: if two candidates take over at once, one of them gets a conflict.
         lost_race(self.api.replace(&self.name, &params, &lease).await)
+    }
+
+    fn annotate(&self, lease: &mut Lease) {
+        let (name, value) = self.annotation;
+        lease.annotations_mut().insert(name.to_owned(), value.to_owned());
     }
 
     fn record(&self, before: Option<&LeaseSpec>) -> LeaseSpec {

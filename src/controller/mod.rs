@@ -9,6 +9,7 @@
 //! | `reconciler` | carries the operations out, in an event loop or as a one-shot reconciler |
 //! | `operator` | everything that a controller does in a cluster while it is the leader |
 //! | `leader_election` | elects the leader with a Lease |
+//! | `other_installs` | whether another installation in the cluster acts instead |
 //! | `transcode_job` | reconciles TranscodeJobs: submits their jobs and writes their statuses |
 //! | `worker_pool` | reconciles WorkerPools: configures the fleet and writes their statuses |
 //! | `mirror` | mirrors other jobs as TranscodeJobs |
@@ -27,6 +28,8 @@ mod leader_election;
 mod mirror;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod operator;
+#[cfg(not(target_arch = "wasm32"))]
+mod other_installs;
 pub mod reconciler;
 #[cfg(not(target_arch = "wasm32"))]
 mod secrets;

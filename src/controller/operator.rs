@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::{FleetPolicy, MachinePrice, MachineProvider};
 use super::leader_election::{Election, Leadership, LeaseParams};
 use super::mirror::Mirror;
+use super::other_installs::{ALL_NAMESPACES, OtherInstalls, SCOPE_ANNOTATION, SINGLE_NAMESPACE};
 use super::reconciler::admin::Ready;
 use super::reconciler::{Reconciler, ReconcilerDeps};
 use super::transcode_job::{self, Context, ReconcilerHandles, Rules};
@@ -44,6 +45,8 @@ const POD_RATE: RequestRate =
     RequestRate { interval: Duration::from_millis(100), age: Duration::from_secs(1) };
 /// Interval in which missing CRDs are looked for again.
 const CRD_PERIOD: Duration = Duration::from_secs(5);
+/// Interval in which other installations in the cluster are looked for.
+const OTHERS_PERIOD: Duration = Duration::from_secs(10);
 
 /// The namespaces whose objects are reconciled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +66,14 @@ impl Scope {
         match self {
             Self::Namespace(namespace) => Api::namespaced(client, namespace),
             Self::Cluster => Api::all(client),
+        }
+    }
+
+    /// The value of the annotation of the Lease.
+    fn annotation(&self) -> &'static str {
+        match self {
+            Self::Namespace(_) => SINGLE_NAMESPACE,
+            Self::Cluster => ALL_NAMESPACES,
         }
     }
 }
@@ -113,22 +124,77 @@ pub struct Operator {
 }
 
 impl Operator {
-    /// Waits for the CRDs, then acts while it is the leader, until `stop`. Reports readiness to `ready`: a
-    /// candidate that waits for the Lease is ready, too.
+    /// Waits for the CRDs, then acts while it is the leader and no other installation acts on the same objects, until
+    /// `stop`. Reports readiness to `ready`: a candidate that waits for the Lease is ready, too.
     pub async fn run(self, ready: watch::Sender<Ready>, stop: CancellationToken) {
-        tokio::select! {
-            () = self.definitions(&ready) => {}
-            () = stop.cancelled() => return,
+        let mut others = OtherInstalls::new(self.client.clone(), &self.namespace, NAME);
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = self.definitions(&ready) => {}
+                () = stop.cancelled() => return,
+            }
+            tokio::select! {
+                () = self.until_no_other_install_acts(&mut others, &ready) => {}
+                () = stop.cancelled() => return,
+            }
+            let acting = stop.child_token();
+            let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
+            let annotation = (SCOPE_ANNOTATION, self.scope.annotation());
+            let election = Election::new(leases, NAME, &self.holder, annotation, LeaseParams::default());
+            let (turn, whose) = watch::channel(Leadership::Unknown);
+            let (price, prices) = watch::channel(None);
+            let (this, is_ready) = (&self, &ready);
+            tokio::join!(
+                election.run(turn, acting.clone(), |term| this.lead(is_ready, prices.clone(), term)),
+                self.machines(whose, price, &acting),
+                self.stop_for_older_install(&mut others, &acting),
+            );
         }
-        let leases: Api<Lease> = Api::namespaced(self.client.clone(), &self.namespace);
-        let election = Election::new(leases, NAME, &self.holder, LeaseParams::default());
-        let (turn, whose) = watch::channel(Leadership::Unknown);
-        let (price, prices) = watch::channel(None);
-        let (this, ready) = (&self, &ready);
-        tokio::join!(
-            election.run(turn, stop.clone(), |term| this.lead(ready, prices.clone(), term)),
-            self.machines(whose, price, &stop),
-        );
+    }
+
+    /// Waits until no other installation acts on the objects of this one.
+    async fn until_no_other_install_acts(&self, others: &mut OtherInstalls, ready: &watch::Sender<Ready>) {
+        if self.scope != Scope::Cluster {
+            return;
+        }
+        while let Some(other) = others.acts_instead(false).await {
+            let why = Err(format!(
+                "another installation, in the namespace {}, reconciles the objects of all namespaces; remove one of the \
+                 two, or give each --namespace (manifests/overlays/namespaced)",
+                other.namespace
+            ));
+            if ready.send_replace(why.clone()) != why {
+                tracing::warn!(
+                    namespace = other.namespace,
+                    "another installation reconciles the objects of all namespaces; this one waits"
+                );
+            }
+            sleep(CRD_PERIOD).await;
+        }
+        drop(ready.send_replace(Ok(())));
+    }
+
+    /// Cancels `acting` when an older installation acts on the same objects.
+    async fn stop_for_older_install(&self, others: &mut OtherInstalls, acting: &CancellationToken) {
+        if self.scope != Scope::Cluster {
+            return;
+        }
+        loop {
+            tokio::select! {
+                () = sleep(OTHERS_PERIOD) => {}
+                () = acting.cancelled() => return,
+            }
+            tokio::select! {
+                other = others.acts_instead(true) => if let Some(other) = other {
+                    tracing::warn!(
+                        namespace = other.namespace,
+                        "an older installation reconciles the objects of all namespaces; this one stops"
+                    );
+                    return acting.cancel();
+                },
+                () = acting.cancelled() => return,
+            }
+        }
     }
 
     /// Runs the reconciler of the fleet from the first term on until another process is the leader, even
@@ -201,9 +267,9 @@ impl Operator {
         let kind = K::kind(&());
         match timeout(CALL_TIMEOUT, api.list_metadata(&ListParams::default().limit(1))).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(kube::Error::Api(status))) if status.code == 404 => {
-                Err(format!("the API server knows no {kind}; run: tcoder crd | kubectl apply -f -"))
-            }
+            Ok(Err(kube::Error::Api(status))) if status.code == 404 => Err(format!(
+                "the API server knows no {kind}; run: kubectl apply -k manifests/crds, or tcoder crd | kubectl apply -f -"
+            )),
             Ok(Err(kube::Error::Api(status))) if status.code == 403 => Err(format!(
                 "the controller may not list {kind}s here; apply the roles in manifests/base/rbac.yaml, and give \
                  --namespace where it is to see one namespace only"

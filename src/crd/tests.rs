@@ -271,9 +271,9 @@ fn numbers_have_formats_that_kubernetes_knows() {
 
 #[test]
 fn the_manifests_hold_what_the_types_say() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/base/crds.yaml");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/manifests/crds/crds.yaml");
     let there = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(there == yaml().unwrap(), "manifests/base/crds.yaml is not up to date; run: make crds");
+    assert!(there == yaml().unwrap(), "manifests/crds/crds.yaml is not up to date; run: make crds");
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod fleet_cli;
 mod fly_api;
 mod fly_contract;
 mod foreign_storage;
+mod helm;
 mod hls_playlists;
 mod hosted_redis;
 mod hostile_files;

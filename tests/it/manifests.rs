@@ -20,13 +20,15 @@ use tcoder::queue::{FleetCondition, FleetStatus, Stats};
 
 /// Folders for `kubectl apply -k`, below `manifests`.
 const INSTALLS: [&str; 4] = ["", "overlays/cluster-wide", "overlays/namespaced", "overlays/try-out"];
+/// What a cluster has once.
+const CRDS: &str = "crds";
 pub const MONITORING: &str = "overlays/monitoring";
 
-fn manifests() -> PathBuf {
+pub fn manifests() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("manifests")
 }
 
-fn read(file: &str) -> String {
+pub fn read(file: &str) -> String {
     std::fs::read_to_string(manifests().join(file)).unwrap()
 }
 
@@ -37,7 +39,7 @@ fn kubectl() -> PathBuf {
     found.unwrap_or_else(|| "kubectl".into())
 }
 
-fn documents(yaml: &str) -> Vec<Value> {
+pub fn documents(yaml: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(yaml).unwrap()
 }
 
@@ -146,7 +148,7 @@ fn controller(documents: &[Value]) -> (PodSpec, Container) {
 
 #[test]
 fn overlays_build_and_pass_kubernetes_validation() {
-    for folder in INSTALLS.iter().copied().chain(["base"]) {
+    for folder in INSTALLS.iter().copied().chain(["base", CRDS]) {
         let documents = rendered(folder);
         documents.iter().for_each(understood_by_kind);
         let names: BTreeSet<_> = documents.iter().map(named).collect();
@@ -167,7 +169,49 @@ fn default_overlay_is_cluster_wide() {
 
 #[test]
 fn crds_in_the_manifests_match_this_version() {
-    assert_eq!(read("base/crds.yaml"), tcoder::crd::yaml().unwrap(), "run: make crds");
+    assert_eq!(read("crds/crds.yaml"), tcoder::crd::yaml().unwrap(), "run: make crds");
+}
+
+/// `kubectl delete -k` of one would otherwise delete what belongs to the cluster or to another one.
+#[test]
+fn installs_have_nothing_in_common() {
+    let mut owners: BTreeMap<(String, String, String), &str> = BTreeMap::new();
+    // The first one is the same as the second.
+    for folder in INSTALLS.into_iter().skip(1).chain([CRDS]) {
+        for document in rendered(folder) {
+            let (kind, namespace, name) = named(&document);
+            let object = (kind.to_owned(), namespace.to_owned(), name.to_owned());
+            assert!(folder == CRDS || kind != "CustomResourceDefinition", "{folder} contains {name}");
+            if let Some(other) = owners.insert(object, folder) {
+                panic!("{folder} and {other} both contain the {kind} {namespace}/{name}");
+            }
+        }
+    }
+}
+
+/// The minor version of Kubernetes that hack/envtest.sh builds from this go.mod, such as 1.37.
+fn minor_version(go_mod: &str) -> String {
+    let text = std::fs::read_to_string(manifests().parent().unwrap().join(go_mod)).unwrap();
+    let version = text.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes v")).unwrap();
+    version.split('.').take(2).collect::<Vec<_>>().join(".")
+}
+
+/// The two go.mod are where the supported versions are written; everything else follows them.
+#[test]
+fn documents_and_chart_state_the_tested_versions_of_kubernetes() {
+    let (oldest, newest) =
+        (minor_version("hack/envtest/oldest/go.mod"), minor_version("hack/envtest/go.mod"));
+    let root = |file: &str| std::fs::read_to_string(manifests().parent().unwrap().join(file)).unwrap();
+    let said = format!("Kubernetes {oldest} to {newest}");
+    for file in ["README.md", "docs/kubernetes.md"] {
+        assert!(root(file).contains(&said), "{file} does not say: {said}");
+    }
+    assert_eq!(documents(&read("helm/tcoder/Chart.yaml"))[0]["kubeVersion"], format!(">={oldest}.0-0"));
+    // Newer types could contain fields that the oldest version does not know.
+    let feature = format!("\"v{}\"", oldest.replace('.', "_"));
+    let cargo = root("Cargo.toml");
+    let types = cargo.lines().find(|line| line.starts_with("k8s-openapi = ")).unwrap();
+    assert!(types.contains(&feature), "{types} does not have the feature {feature}");
 }
 
 #[test]
@@ -312,7 +356,8 @@ fn role_bindings_grant_existing_roles_to_the_controller_only() {
         let bindings = documents.iter().filter(|d| d.get("roleRef").is_some());
         let mut bound = BTreeSet::new();
         for binding in bindings {
-            let namespace = text(binding, "/metadata/namespace");
+            let kind = kind(binding);
+            let namespace = if kind == "RoleBinding" { text(binding, "/metadata/namespace") } else { "" };
             let (role, name) = (text(binding, "/roleRef/kind"), text(binding, "/roleRef/name"));
             let home = if role == "Role" { namespace } else { "" };
             assert!(there.contains(&(role, home, name)), "{folder}: {role} {name}");
@@ -324,15 +369,19 @@ fn role_bindings_grant_existing_roles_to_the_controller_only() {
             }
         }
         let roles = there.iter().filter(|(kind, ..)| kind.ends_with("Role")).copied();
-        // Roles for people are bound by Kubernetes itself.
-        let for_people = [("ClusterRole", "", "tcoder-edit"), ("ClusterRole", "", "tcoder-view")];
-        let unbound: Vec<_> =
-            roles.filter(|role| !bound.contains(role) && !for_people.contains(role)).collect();
+        let unbound: Vec<_> = roles.filter(|role| !bound.contains(role)).collect();
         assert!(unbound.is_empty(), "{folder}: {unbound:?}");
-        let every = documents.iter().filter_map(|d| d["rules"].as_array()).flatten();
-        for rule in every {
+    }
+    for folder in INSTALLS.into_iter().chain([CRDS]) {
+        let documents = rendered(folder);
+        for rule in documents.iter().filter_map(|d| d["rules"].as_array()).flatten() {
             assert!(!rule.to_string().contains('*'), "{folder}: {rule}");
         }
+    }
+    // Roles for users are bound by Kubernetes itself.
+    for role in rendered(CRDS).iter().filter(|d| kind(d) == "ClusterRole") {
+        let labels = role["metadata"]["labels"].as_object().unwrap();
+        assert!(labels.keys().any(|label| label.starts_with("rbac.authorization.k8s.io/aggregate-to-")));
     }
 }
 
@@ -347,7 +396,8 @@ fn namespaced_overlay_stays_in_its_namespace_with_the_same_rules() {
     let wide = rendered("overlays/cluster-wide");
     for name in ["tcoder-controller", "tcoder-controller-secrets", "tcoder-controller-home"] {
         let rules = |documents: &[Value]| {
-            let role = documents.iter().find(|d| d.get("rules").is_some() && named(d).2 == name);
+            let of_install = |d: &Value| named(d).2.rsplit(':').next() == Some(name);
+            let role = documents.iter().find(|d| d.get("rules").is_some() && of_install(d));
             role.unwrap()["rules"].clone()
         };
         assert_eq!(rules(&narrow), rules(&wide), "{name}");

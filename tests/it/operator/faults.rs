@@ -122,7 +122,7 @@ async fn watch_recovers_after_the_api_server_lost_its_history() {
         loop {
             if let Ok(answer) = http.get(format!("{}/readyz", early.url)).send().await {
                 let text = answer.text().await.unwrap();
-                if text.contains("tcoder crd | kubectl apply") {
+                if text.contains("kubectl apply -k manifests/crds") {
                     return;
                 }
             }

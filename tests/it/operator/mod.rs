@@ -3,6 +3,7 @@
 
 mod api_versions;
 mod faults;
+pub mod installs;
 mod kubectl;
 mod kubelet;
 mod life;

@@ -1,0 +1,142 @@
+#!/bin/bash
+# What tcoder does on a real node, with kubectl as docs/kubernetes.md says. A check that fails ends the script.
+set -euo pipefail
+shopt -s inherit_errexit
+space=tcoder-try-out
+worker=app.kubernetes.io/component=worker
+s3=http://localhost:8333
+
+step() { printf '%(%T)T  %s\n' -1 "$*"; }
+wrong() {
+  echo "WRONG: $*" >&2
+  kubectl get pods -A -o wide >&2
+  kubectl get tj -A -o wide >&2
+  kubectl get events -A --sort-by=.lastTimestamp >&2 | tail -n 20
+  for deployment in tcoder-controller tcoder-worker; do
+    kubectl -n $space logs "deployment/$deployment" --tail=20 >&2 || true
+  done
+  exit 1
+}
+# What a TranscodeJob's status says: `of NAME .status.phase`.
+of() { kubectl get tj "$1" -o "jsonpath={$2}"; }
+phase_is() { kubectl wait --for=jsonpath='{.status.phase}'="$2" "tj/$1" --timeout="${3:-120s}" >/dev/null || wrong "$1 is not $2"; }
+# Waits up to two minutes until a command succeeds.
+until_true() {
+  local what=$1
+  shift
+  for _ in $(seq 600); do
+    if "$@" >/dev/null 2>&1; then return; fi
+    sleep 0.2
+  done
+  wrong "it does not happen: $what"
+}
+# Waits until a job is being encoded.
+encodes() {
+  phase_is "$1" Running
+  until_true "the encode of $1 progresses" eval "[ \"\$(of $1 .status.progressPercent)\" -gt 0 ]"
+}
+workers() { kubectl -n $space get pods -l $worker -o name; }
+worker_is_ready() { kubectl -n $space rollout status deployment/tcoder-worker --timeout=180s >/dev/null || wrong "no worker"; }
+# A job of the long film: `submit NAME BACKOFF-LIMIT`.
+submit() {
+  kubectl apply -f - >/dev/null <<Y
+apiVersion: tcoder.dev/v1alpha1
+kind: TranscodeJob
+metadata: {name: $1}
+spec: {input: {key: films/long.mp4}, preset: hls, qualities: [720p], backoffLimit: $2}
+Y
+}
+# How many Events say that a job is complete.
+completions() {
+  kubectl get events --field-selector "involvedObject.name=$1,reason=Completed" -o json |
+    jq '[.items[] | .series.count // .count // 1] | add // 0'
+}
+# Waits until a job is complete, and asserts that this happened once.
+complete_once() {
+  phase_is "$1" Complete 300s
+  until_true "an Event says that $1 is complete" eval "[ \"\$(completions $1)\" -gt 0 ]"
+  local completed
+  completed=$(completions "$1")
+  [ "$completed" = 1 ] || wrong "$1 was completed $completed times"
+  curl -fsS --output /dev/null "$s3/output/$(of "$1" '.status.outputs[0].key')" || wrong "$1 has no output"
+}
+
+step "install, as docs/kubernetes.md says"
+kubectl apply -k manifests/crds >/dev/null
+kubectl apply -k hack/node/overlay >/dev/null
+kubectl -n $space wait --for=condition=Available deployment --all --timeout=5m >/dev/null || wrong "not all are available"
+# The pods run under the restricted Pod Security Standard, which is enforced.
+if said=$(kubectl -n $space run pod --image=redis:7 2>&1); then wrong "the namespace takes any pod"; fi
+[[ $said == *'violates PodSecurity "restricted'* ]] || wrong "$said"
+
+step "upload a video through the port of the S3 server"
+films=$(mktemp -d)
+ffmpeg -v error -f lavfi -i testsrc2=size=1280x720:rate=30:duration=5 -f lavfi -i sine=duration=5 -c:v libx264 -preset ultrafast \
+  -pix_fmt yuv420p -c:a aac "$films/holiday.mov"
+# Small enough for the memory of the S3 server.
+ffmpeg -v error -f lavfi -i testsrc2=size=1280x720:rate=30:duration=40 -c:v libx264 -preset ultrafast -crf 30 \
+  -pix_fmt yuv420p "$films/long.mp4"
+kubectl -n $space port-forward service/s3 8333 >/dev/null &
+forward=$!
+until_true "the port is forwarded" curl -s $s3/output
+kubectl apply -f manifests/samples/upload.yaml >/dev/null
+phase_is holiday Uploading
+curl -fsS --connect-to s3:8333:localhost:8333 -T "$films/holiday.mov" "$(of holiday .status.uploadUrl)"
+complete_once holiday
+codecs=$(ffprobe -v error -show_entries stream=codec_name -of csv=p=0 "$(of holiday '.status.outputs[0].url')")
+[[ $codecs == *h264*aac* ]] || wrong "the output cannot be read: $codecs"
+
+step "kill the worker with SIGKILL during an encode: the job ends once"
+curl -fsS -T "$films/long.mp4" $s3/input/films/long.mp4
+submit killed 2
+encodes killed
+# The processes of pods are in the PID namespace of this script.
+kill -KILL "$(pgrep -f '^/usr/local/bin/tcoder worker$')"
+complete_once killed
+restarts=$(kubectl -n $space get pods -l $worker -o 'jsonpath={.items[0].status.containerStatuses[0].restartCount}')
+[ "$restarts" -gt 0 ] || wrong "the worker was not killed"
+
+step "delete the pod by force during an encode: the job ends once"
+submit deleted 2
+encodes deleted
+kubectl -n $space delete pod -l $worker --grace-period=0 --force >/dev/null 2>&1
+complete_once deleted
+
+step "drain the node during an encode: the job goes on elsewhere"
+worker_is_ready
+submit drained 2
+encodes drained
+before=$(workers)
+kubectl drain node --pod-selector=$worker --delete-emptydir-data --timeout=120s >/dev/null 2>&1 || wrong "the drain does not end"
+[ "$(workers)" != "$before" ] || wrong "the worker was not evicted"
+until_true "the next worker has no node" eval "kubectl -n $space get pods -l $worker -o json |
+  jq -e '.items[].status.conditions[] | select(.reason == \"Unschedulable\")'"
+kubectl uncordon node >/dev/null
+complete_once drained
+
+step "too little memory: the failure says so"
+worker_is_ready
+kubectl -n $space set resources deployment/tcoder-worker --requests=memory=64Mi --limits=memory=64Mi >/dev/null
+worker_is_ready
+submit starved 0
+phase_is starved Failed 300s
+echo "          $(of starved .status.lastFailure)"
+kubectl -n $space set resources deployment/tcoder-worker --requests=memory=512Mi --limits=memory=4Gi >/dev/null
+worker_is_ready
+
+step "scale to zero: a job waits, and runs when there is a worker"
+kubectl -n $space scale deployment/tcoder-worker --replicas=0 >/dev/null
+until_true "there is no worker" eval "[ -z \"\$(kubectl -n $space get pods -l $worker -o name)\" ]"
+submit waiting 2
+phase_is waiting Queued
+kubectl -n $space scale deployment/tcoder-worker --replicas=1 >/dev/null
+complete_once waiting
+
+step "uninstall: the definitions remain"
+kill $forward
+kubectl delete tj,wp -A --all --timeout=120s >/dev/null || wrong "the jobs are not deleted"
+kubectl delete -k hack/node/overlay --timeout=180s >/dev/null || wrong "the installation is not deleted"
+kubectl get crd transcodejobs.tcoder.dev workerpools.tcoder.dev >/dev/null || wrong "the definitions are gone"
+left=$(kubectl get clusterroles,clusterrolebindings -o name | grep tcoder-try-out) || left=
+[ -z "$left" ] || wrong "something is left: $left"
+step "done"

@@ -1,0 +1,53 @@
+#!/bin/bash
+# tcoder on a node of Kubernetes: containerd, runc, kubelet, scheduler, controller manager, kube-proxy and the API server of
+# hack/envtest.sh, in namespaces (network, mounts, processes) that end with this script. hack/node/checks.sh is what is
+# tested. No registry is needed: hack/node/images.sh makes the images from programs of this machine.
+#
+#   test-node.sh           runs it
+#   test-node.sh --check   says in one line why this machine cannot run it, and fails, or succeeds
+#   test-node.sh --shell   starts the node and a shell with kubectl, without the checks
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+cannot() {
+  echo "The tests on a node do not run here: $1"
+  exit 1
+}
+[ "$(uname -s)" = Linux ] || cannot "they need Linux"
+[ "$(id -u)" = 0 ] || cannot "they need root"
+grep -qw memory /proc/cgroups || cannot "the kernel has no memory cgroup"
+if [ ! -e /sys/fs/cgroup/cgroup.controllers ] && [ ! -w /sys/fs/cgroup/memory ]; then
+  cannot "no cgroup hierarchy is writable"
+fi
+unshare --net --mount --pid --fork --mount-proc true 2>/dev/null || cannot "no namespaces can be made"
+grep -qw overlay /proc/filesystems || cannot "the kernel has no overlayfs"
+[ "${1:-}" != --check ] || exit 0
+
+hack/setup.sh node
+NODE_PROGRAMS=$(hack/envtest.sh node)
+cargo=${CARGO:-cargo}
+"$cargo" build --locked --bin tcoder
+# shellcheck source=hack/python.sh
+. hack/python.sh
+python_packages tests/s3
+# Its path must be short: it contains sockets.
+NODE_WORK=$(mktemp -d /tmp/tcoder-node.XXXXXX)
+NODE_TCODER=${CARGO_TARGET_DIR:-target}/debug/tcoder
+NODE_PYTHON=$python_packages
+NODE_MODE=${1:-}
+# The kubelet's cgroups are below this one.
+NODE_CGROUP=/$(basename "$NODE_WORK" | tr . -)
+export NODE_PROGRAMS NODE_WORK NODE_TCODER NODE_PYTHON NODE_CGROUP NODE_MODE
+
+clean_up() {
+  if [ -n "${NODE_KEEP_LOGS:-}" ]; then
+    rm -rf "$NODE_KEEP_LOGS"
+    cp -r "$NODE_WORK/log" "$NODE_KEEP_LOGS"
+  fi
+  # Processes and mounts are gone with the namespaces; cgroups and files are not.
+  find /sys/fs/cgroup -depth -type d -path "*$NODE_CGROUP*" -exec rmdir {} + 2>/dev/null || true
+  rm -rf "$NODE_WORK"
+}
+trap clean_up EXIT
+hack/node/images.sh
+unshare --net --mount --pid --fork --kill-child --mount-proc hack/node/start.sh
