@@ -9,7 +9,7 @@ use axum::http::HeaderName;
 use axum::http::request::Parts;
 
 use super::AppState;
-use crate::net::client_network;
+use crate::net::{client_network, is_public};
 
 /// The public address that a request comes from: an IPv4 address, or the first 64 bits of an IPv6 address, because a
 /// client may choose the others. `None` if only an address of a private network is known, which may be that of a
@@ -31,24 +31,25 @@ impl FromRequestParts<Arc<AppState>> for ClientAddress {
 #[cfg(not(target_arch = "wasm32"))]
 pub(super) fn public_address(parts: &Parts, header: Option<&HeaderName>) -> Option<IpAddr> {
     use crate::http_server::PeerAddress;
-    use crate::net::is_public;
 
-    let of_header = |name: &HeaderName| {
-        let values = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-        let addresses: Vec<_> = values.flat_map(|value| value.split(',')).filter_map(address).collect();
-        addresses.into_iter().rfind(|address| is_public(*address))
-    };
     if let Some(name) = header {
-        return of_header(name);
+        return last_public(parts, name);
     }
     let PeerAddress(peer) = *parts.extensions.get()?;
-    if is_public(peer) { Some(peer) } else { of_header(&HeaderName::from_static("x-forwarded-for")) }
+    if is_public(peer) { Some(peer) } else { last_public(parts, &HeaderName::from_static("x-forwarded-for")) }
 }
 
-/// Cloudflare sets this header, and clients cannot.
+/// What the configured header says. Without one, that which Cloudflare sets, and clients cannot.
 #[cfg(target_arch = "wasm32")]
-fn public_address(parts: &Parts, _: Option<&HeaderName>) -> Option<IpAddr> {
-    address(parts.headers.get("cf-connecting-ip")?.to_str().ok()?)
+fn public_address(parts: &Parts, header: Option<&HeaderName>) -> Option<IpAddr> {
+    last_public(parts, header.unwrap_or(&HeaderName::from_static("cf-connecting-ip")))
+}
+
+/// The last public address in a header, which may be a list and stand there several times.
+fn last_public(parts: &Parts, name: &HeaderName) -> Option<IpAddr> {
+    let values = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let addresses = values.flat_map(|value| value.split(',')).filter_map(address);
+    addresses.filter(|address| is_public(*address)).last()
 }
 
 /// Parses an address. Some proxies add the port.
@@ -91,6 +92,8 @@ mod tests {
             // A client that says it is a proxy.
             ("10.0.0.7", &["1.1.1.1, 8.8.4.4"], Some("8.8.4.4")),
             ("10.0.0.7", &["1.1.1.1", "8.8.4.4"], Some("8.8.4.4")),
+            // Fly's proxy adds the app's own address, which all clients share: there the header must be configured.
+            ("10.0.0.7", &["8.8.4.4, 66.241.124.1"], Some("66.241.124.1")),
             // Gateways that many may share.
             ("10.0.0.7", &[], None),
             ("127.0.0.1", &["10.1.2.3, unknown"], None),

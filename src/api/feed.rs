@@ -23,10 +23,6 @@ pub(crate) enum JobChange {
     Nothing,
 }
 
-/// The time after which a connection hears that nothing has changed.
-#[cfg(not(target_arch = "wasm32"))]
-const QUIET: Duration = Duration::from_secs(20);
-
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use process::Changes;
 #[cfg(not(target_arch = "wasm32"))]
@@ -44,7 +40,7 @@ mod process {
     use tokio::sync::broadcast::error::RecvError;
     use tokio_util::sync::CancellationToken;
 
-    use super::{Duration, Event, Infallible, IntoResponse, JobChange, JobId, QUIET, Response, Sse, Stream};
+    use super::{Duration, Event, Infallible, IntoResponse, JobChange, JobId, Response, Sse, Stream};
     use crate::event_bus::EventBus;
     use crate::job::JobEvent;
 
@@ -86,9 +82,10 @@ mod process {
     }
 
     impl Changes {
-        /// Waits for the next change, but not for long. Returns nothing when there will be none.
-        pub(crate) async fn next(&mut self) -> Option<JobChange> {
-            let quiet = tokio::time::Instant::now() + QUIET;
+        /// Waits for the next change, and returns [`JobChange::Nothing`] if there is none within this time. Returns `None` when
+        /// there will be none.
+        pub(crate) async fn next(&mut self, within: Duration) -> Option<JobChange> {
+            let quiet = tokio::time::Instant::now() + within;
             loop {
                 let Ok(event) = tokio::time::timeout_at(quiet, self.listener.recv()).await else {
                     return Some(JobChange::Nothing);
@@ -139,7 +136,7 @@ mod edge {
 
     impl Changes {
         /// Waits until the next poll is due. Returns nothing when there will be none.
-        pub(crate) async fn next(&mut self) -> Option<JobChange> {
+        pub(crate) async fn next(&mut self, _: Duration) -> Option<JobChange> {
             self.0 = self.0.checked_sub(1)?;
             sleep(PAUSE).await;
             Some(JobChange::Any)

@@ -202,7 +202,7 @@ impl AppState {
                     Err(error) => tracing::debug!(%key, %error, "could not look for a segment"),
                 }
                 // A timer that runs out, and a feed that has ended, lead to the next look as well.
-                if let Some(None) = timeout(LOOK_AFTER, changes.next()).await {
+                if let Some(None) = timeout(LOOK_AFTER, changes.next(LOOK_AFTER)).await {
                     sleep(LOOK_AFTER).await;
                 }
                 // Many chunks may be completed in a second.

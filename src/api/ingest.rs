@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::job::{Input, JobId, JobLimits, JobSpec, Ladder, ObjectKey, Preset};
+use crate::job::{Input, JobId, JobLimits, JobSpec, Ladder, ObjectKey, Origin, Preset};
 use crate::queue::{Queue, QueueError, SubmitMode, UploadedInput, UploadedOutcome};
 use crate::storage::event::{EventError, ObjectEvent};
 use crate::storage::{Bucket, ObjectInfo, Storage, StorageError, layout};
@@ -112,6 +112,7 @@ impl UploadedObject {
         let spec = JobSpec {
             max_attempts: limits.default_attempts(),
             deadline_seconds: limits.default_deadline(),
+            origin: Origin::Storage,
             ..JobSpec::new(Input::Key(key.clone()), Preset::default(), Ladder::default())
         };
         queue.submit(*job, &spec, SubmitMode::OnUpload(REPORT_WINDOW)).await?;

@@ -29,8 +29,8 @@ use crate::time::{Instant, sleep};
 
 /// Pause before a job that could not be read is read again.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How often a stream checks that its token still permits it. On Cloudflare each check is a request of the 50 that an
-/// invocation may send.
+/// How often a stream checks that its token still permits it, also while nothing changes. On Cloudflare each check is a request
+/// of the 50 that an invocation may send.
 const CHECK_AGAIN: Duration = Duration::from_secs(20);
 /// Maximum number of streams. Together with the requests that are held for segments (`hold`) and those to the storage of
 /// `tcoder up`, they are fewer than the connections of a server, so that other requests are still answered.
@@ -144,7 +144,7 @@ impl Watch {
 
     /// The job after its next visible change.
     async fn change(&mut self) -> Option<Job> {
-        while let Some(change) = self.changes.next().await {
+        while let Some(change) = self.changes.next(CHECK_AGAIN).await {
             if !self.is_permitted().await {
                 return None;
             }
@@ -176,15 +176,14 @@ impl Watch {
         if self.checked.elapsed() < CHECK_AGAIN {
             return true;
         }
+        self.checked = Instant::now();
         match self.caller.renewed(&self.app.queue).await {
-            Ok(Some(caller)) => {
-                self.checked = Instant::now();
-                self.told.as_ref().is_none_or(|job| caller.may_read(job).is_ok())
-            }
+            Ok(Some(caller)) => self.told.as_ref().is_none_or(|job| caller.may_read(job).is_ok()),
             Ok(None) => false,
+            // The client opens the stream again, and is authenticated.
             Err(error) => {
-                tracing::warn!(job = %self.id, %error, "could not check the token of an event stream; checking again");
-                true
+                tracing::warn!(job = %self.id, %error, "could not check the token of an event stream; it ends");
+                false
             }
         }
     }

@@ -20,8 +20,8 @@ use crate::storage::MediaType;
 
 /// The http or https address that a user names instead of a file.
 pub(super) fn web_address(input: &str) -> Option<Url> {
-    let looks = input.starts_with("http://") || input.starts_with("https://");
-    looks.then(|| input.parse().ok()).flatten()
+    let url: Url = input.parse().ok()?;
+    matches!(url.scheme(), "http" | "https").then_some(url)
 }
 
 /// Opens a file to upload. Also returns its size in bytes.

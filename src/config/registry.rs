@@ -157,8 +157,10 @@ pub static API_CORS_ORIGINS: Setting<Vec<String>> = Setting::new(
 );
 pub static API_CLIENT_ADDRESS_HEADER: Setting<HeaderName> = Setting::new(
     "API_CLIENT_ADDRESS_HEADER",
-    Derived("the last public address in X-Forwarded-For, behind a proxy in a private network"),
-    &[Up, Api],
+    Derived(
+        "X-Forwarded-For, of which the last public address counts, behind a proxy in a private network; CF-Connecting-IP on Cloudflare",
+    ),
+    &[Up, Api, Edge],
     "header in which a proxy names the address of its client, such as Fly-Client-IP or CF-Connecting-IP, by which limits count; the proxy must set it itself, and nobody may reach the API around the proxy",
     parse::header_name,
 );

@@ -51,6 +51,8 @@ pub(crate) struct OtherInstalls {
     lease: String,
     namespace: String,
     sightings: Sightings,
+    /// Whether the Leases could not be listed, which was logged then.
+    is_refused: bool,
 }
 
 /// By namespace: the version in which a Lease was last read, and when it was first seen in that version.
@@ -66,6 +68,7 @@ impl OtherInstalls {
             lease: lease.to_owned(),
             namespace: namespace.to_owned(),
             sightings: Sightings::default(),
+            is_refused: false,
         }
     }
 
@@ -77,11 +80,18 @@ impl OtherInstalls {
         let leases: Api<Lease> = Api::all(self.client.clone());
         match timeout(CALL_TIMEOUT, leases.list(&named)).await {
             Ok(Ok(leases)) => {
+                self.is_refused = false;
                 let claims = self.sightings.claims(leases.items, Instant::now());
                 acts_instead(&self.namespace, &claims, acting)
             }
             Ok(Err(error)) => {
-                tracing::debug!(%error, "could not look for other installations in the cluster");
+                if !std::mem::replace(&mut self.is_refused, true) {
+                    tracing::warn!(
+                        %error,
+                        "could not look for other installations in the cluster, so that two may act at once; apply the roles in \
+                         manifests/overlays/cluster-wide"
+                    );
+                }
                 None
             }
             Err(_) => None,

@@ -1,7 +1,9 @@
 //! Rules of a job about which failures of an attempt end it at once, and which are tried again.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer, Serialize};
+use strum::VariantArray as _;
 
 use super::FailureCode;
 
@@ -10,7 +12,8 @@ use super::FailureCode;
 pub enum FailureAction {
     /// The job fails without another attempt.
     FailJob,
-    /// Another attempt follows, unless all have been made, also after a failure that would otherwise end the job at once.
+    /// Another attempt follows, unless all have been made, also after a failure that would otherwise end the job at once, such as
+    /// a second crash of FFmpeg.
     Count,
 }
 
@@ -26,9 +29,27 @@ pub struct FailureRule {
 
 /// The rules of a job, of which the first for the code of a failure applies. Without one, the code decides
 /// ([`FailureCode::is_retryable`]).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(transparent)]
 pub struct FailurePolicy(pub Vec<FailureRule>);
+
+/// A rule whose action only a newer version of tcoder knows is left out, so that the job can be read.
+impl<'de> Deserialize<'de> for FailurePolicy {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Rule {
+            Known(FailureRule),
+            Unknown(IgnoredAny),
+        }
+        let rules = Vec::<Rule>::deserialize(deserializer)?.into_iter();
+        let known = rules.filter_map(|rule| match rule {
+            Rule::Known(rule) => Some(rule),
+            Rule::Unknown(_) => None,
+        });
+        Ok(Self(known.collect()))
+    }
+}
 
 impl FailurePolicy {
     /// Whether there is no rule.
@@ -43,29 +64,23 @@ impl FailurePolicy {
         self.0.iter().find(|rule| rule.error_codes.contains(&code)).map(|rule| rule.action)
     }
 
-    /// The codes that rules can name: those that a worker reports about an attempt. The loss of a worker is noticed by
-    /// others, and always counts.
+    /// The codes that rules can name.
     pub fn codes() -> impl Iterator<Item = FailureCode> {
-        use FailureCode::{
-            DeadlineExceeded, DiskFull, EncodeFailed, FfmpegCrashed, InputNotFound, InputRefused,
-            InputTooLarge, InputUnreachable, InvalidMedia, Stalled, Storage, UnsupportedMedia, Worker,
-        };
-        [
-            InvalidMedia,
-            UnsupportedMedia,
-            InputNotFound,
-            InputTooLarge,
-            InputRefused,
-            InputUnreachable,
-            EncodeFailed,
-            FfmpegCrashed,
-            Stalled,
-            DeadlineExceeded,
-            Storage,
-            DiskFull,
-            Worker,
-        ]
-        .into_iter()
+        FailureCode::VARIANTS.iter().copied().filter(|code| can_be_named(*code))
+    }
+}
+
+const fn can_be_named(code: FailureCode) -> bool {
+    use FailureCode::{
+        DeadlineExceeded, DiskFull, EncodeFailed, FfmpegCrashed, IdTaken, InputNotFound, InputRefused,
+        InputTooLarge, InputUnreachable, InvalidMedia, Other, Stalled, Storage, UnsupportedMedia,
+        UploadExpired, Worker, WorkerLost,
+    };
+    match code {
+        InvalidMedia | UnsupportedMedia | InputNotFound | InputTooLarge | InputRefused | InputUnreachable
+        | EncodeFailed | FfmpegCrashed | Stalled | DeadlineExceeded | Storage | DiskFull | Worker => true,
+        // The loss of a worker is noticed by others, and always counts. The rest end no attempt, or cannot end otherwise.
+        WorkerLost | UploadExpired | IdTaken | Other => false,
     }
 }
 
@@ -92,12 +107,24 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_distinct_and_not_those_that_no_worker_reports() {
+    fn codes_are_those_that_a_worker_reports_of_an_attempt() {
         let codes: Vec<_> = FailurePolicy::codes().collect();
-        let distinct: std::collections::HashSet<_> = codes.iter().collect();
-        assert_eq!(distinct.len(), codes.len());
-        for code in [FailureCode::WorkerLost, FailureCode::UploadExpired, FailureCode::Other] {
+        assert!(
+            codes.contains(&FailureCode::InputNotFound) && codes.len() == FailureCode::VARIANTS.len() - 4
+        );
+        for code in
+            [FailureCode::WorkerLost, FailureCode::UploadExpired, FailureCode::IdTaken, FailureCode::Other]
+        {
             assert!(!codes.contains(&code), "{code:?}");
         }
+    }
+
+    #[test]
+    fn rule_with_an_action_of_a_newer_version_is_left_out() {
+        let rules =
+            r#"[{"action":"Pause","errorCodes":["storage"]},{"action":"Count","errorCodes":["storage"]}]"#;
+        let policy: FailurePolicy = serde_json::from_str(rules).unwrap();
+        assert_eq!(policy.action(FailureCode::Storage), Some(FailureAction::Count));
+        assert_eq!(policy.0.len(), 1);
     }
 }

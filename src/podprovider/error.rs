@@ -16,8 +16,10 @@ use crate::controller::fleet::{ProviderError, ProviderFailure};
 pub(super) enum Kind {
     /// A list.
     Read,
-    /// A create or a delete.
-    Write,
+    /// A create.
+    Create,
+    /// A delete.
+    Delete,
 }
 
 /// The error of a request that ended with this error.
@@ -28,7 +30,7 @@ pub(super) fn from_kube(error: &kube::Error, kind: Kind) -> ProviderError {
         error => {
             let failure = match kind {
                 Kind::Read => ProviderFailure::Unavailable,
-                Kind::Write => ProviderFailure::UnknownOutcome,
+                Kind::Create | Kind::Delete => ProviderFailure::UnknownOutcome,
             };
             ProviderError { failure, message: format!("the API server cannot be used: {error}") }
         }
@@ -39,7 +41,7 @@ pub(super) fn from_kube(error: &kube::Error, kind: Kind) -> ProviderError {
 pub(super) fn timed_out(kind: Kind) -> ProviderError {
     let failure = match kind {
         Kind::Read => ProviderFailure::Unavailable,
-        Kind::Write => ProviderFailure::UnknownOutcome,
+        Kind::Create | Kind::Delete => ProviderFailure::UnknownOutcome,
     };
     ProviderError { failure, message: "the API server does not answer in time".to_owned() }
 }
@@ -49,15 +51,19 @@ fn from_status(status: &Status, kind: Kind) -> ProviderError {
     let failure = match (status.code, status.reason.as_str()) {
         (_, "AlreadyExists") => ProviderFailure::NameTaken(None),
         (404, _) => ProviderFailure::NotFound,
-        // The pod of this name has another uid: the one that was meant is gone.
-        (409, _) => ProviderFailure::NotFound,
+        (409, _) => match kind {
+            // The pod of this name has another uid: the one that was meant is gone.
+            Kind::Delete => ProviderFailure::NotFound,
+            // Another request has changed the same quota at the same time.
+            Kind::Read | Kind::Create => ProviderFailure::RateLimited { retry_after: None },
+        },
         (429, _) => ProviderFailure::RateLimited { retry_after: retry_after(status) },
         (401, _) => ProviderFailure::Unauthorized,
         (403, _) => refusal(&status.message),
         (500.., _) => match kind {
             Kind::Read => ProviderFailure::Unavailable,
             // The request may have been carried out nevertheless.
-            Kind::Write => ProviderFailure::UnknownOutcome,
+            Kind::Create | Kind::Delete => ProviderFailure::UnknownOutcome,
         },
         _ => ProviderFailure::Rejected,
     };
@@ -105,7 +111,7 @@ mod tests {
 
     #[test]
     fn refusals_of_a_pod_are_told_apart() {
-        let outcome = |message: &str| error(403, "Forbidden", message, Kind::Write).outcome();
+        let outcome = |message: &str| error(403, "Forbidden", message, Kind::Create).outcome();
         for (message, expected) in [
             (
                 "pods \"a\" is forbidden: exceeded quota: pods, requested: pods=1, used: pods=2, limited: pods=2",
@@ -148,12 +154,14 @@ mod tests {
     #[test]
     fn statuses_of_the_api_server_are_translated() {
         let outcome = |code, reason, kind| error(code, reason, "why", kind).outcome();
-        assert_eq!(outcome(409, "AlreadyExists", Kind::Write), Outcome::NameTaken(None));
-        assert_eq!(outcome(409, "Conflict", Kind::Write), Outcome::NotFound);
-        assert_eq!(outcome(404, "NotFound", Kind::Write), Outcome::NotFound);
-        assert_eq!(outcome(401, "Unauthorized", Kind::Write), Outcome::Unauthorized);
-        assert_eq!(outcome(422, "Invalid", Kind::Write), Outcome::Rejected);
-        assert_eq!(outcome(500, "InternalError", Kind::Write), Outcome::Unknown);
+        assert_eq!(outcome(409, "AlreadyExists", Kind::Create), Outcome::NameTaken(None));
+        assert_eq!(outcome(409, "Conflict", Kind::Delete), Outcome::NotFound);
+        let later = Outcome::RateLimited { retry_after: None };
+        assert_eq!(outcome(409, "Conflict", Kind::Create), later);
+        assert_eq!(outcome(404, "NotFound", Kind::Create), Outcome::NotFound);
+        assert_eq!(outcome(401, "Unauthorized", Kind::Create), Outcome::Unauthorized);
+        assert_eq!(outcome(422, "Invalid", Kind::Create), Outcome::Rejected);
+        assert_eq!(outcome(500, "InternalError", Kind::Create), Outcome::Unknown);
         assert_eq!(
             outcome(503, "ServiceUnavailable", Kind::Read),
             Outcome::RateLimited { retry_after: None }
@@ -168,7 +176,7 @@ mod tests {
         let status = json!({
             "code": 429, "reason": "TooManyRequests", "message": "later", "details": {"retryAfterSeconds": 7},
         });
-        let error = from_status(&serde_json::from_value(status).unwrap(), Kind::Write);
+        let error = from_status(&serde_json::from_value(status).unwrap(), Kind::Create);
         assert_eq!(error.outcome(), Outcome::RateLimited { retry_after: Some(Duration::from_secs(7)) });
     }
 }

@@ -106,7 +106,7 @@ impl MachineProvider for Pods {
     async fn create(&self, order: &MachineOrder<'_>) -> Result<Machine, ProviderError> {
         let pod = pod(&self.pool.borrow(), order);
         let params = PostParams::default();
-        call(Kind::Write, self.api.create(&params, &pod)).await.map(|pod| machine(&pod))
+        call(Kind::Create, self.api.create(&params, &pod)).await.map(|pod| machine(&pod))
     }
 
     async fn start(&self, _: &MachineId) -> Result<(), ProviderError> {
@@ -131,7 +131,7 @@ impl MachineProvider for Pods {
             preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
             ..DeleteParams::default()
         };
-        call(Kind::Write, self.api.delete(name, &params)).await.map(drop)
+        call(Kind::Delete, self.api.delete(name, &params)).await.map(drop)
     }
 }
 

@@ -97,11 +97,18 @@ impl Claimed {
         self.split.map_or_else(String::new, |split| split.epoch.to_string())
     }
 
+    /// Whether a rule of the job says that it fails with this failure, whatever else could be tried.
+    #[must_use]
+    pub fn ends_job(&self, failure: &Failure) -> bool {
+        self.spec.failure_policy.action(failure.code) == Some(FailureAction::FailJob)
+    }
+
     /// Whether no further attempt follows one that fails like this.
     #[must_use]
     pub fn is_last(&self, failure: &Failure) -> bool {
         let is_final = match self.spec.failure_policy.action(failure.code) {
-            Some(action) => action == FailureAction::FailJob,
+            Some(FailureAction::FailJob) => true,
+            Some(FailureAction::Count) => false,
             None => !failure.code.is_retryable() || failure.recurs(self.previous.as_ref()),
         };
         is_final || self.number >= self.spec.max_attempts

@@ -179,10 +179,11 @@ fn first_error(words: &str, input: &str) -> String {
     };
     // First of all, since what is left without them may be the path.
     let printable: String = line.chars().filter(|c| !c.is_control()).collect();
-    let mut rest = printable.trim();
+    let mut rest = printable.trim_start();
     while let Some((_, after)) = rest.strip_prefix('[').and_then(|r| r.split_once("] ")) {
         rest = after;
     }
+    let rest = rest.trim();
     let plain = if input.is_empty() { rest.to_owned() } else { rest.replace(input, "the file") };
     let plain: String = plain.replace("file:the file", "the file").chars().take(200).collect();
     if plain.is_empty() { NO_REASON.to_owned() } else { plain }

@@ -139,16 +139,33 @@ impl ClusterArgs {
     }
 }
 
+/// A call of the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    /// The create of a TranscodeJob.
+    Create,
+    /// The read of one.
+    Get,
+    /// The watch of one.
+    Watch,
+}
+
 /// The error of a call of the API server.
-fn refused(error: &kube::Error, what: &str) -> CliError {
+fn refused(error: &kube::Error, call: Call) -> CliError {
+    let what = match call {
+        Call::Create => "create the TranscodeJob",
+        Call::Get => "read the TranscodeJob",
+        Call::Watch => "show the TranscodeJob",
+    };
     match error {
-        kube::Error::Api(status) if status.code == 404 && what.starts_with("create") => CliError::Local(
-            format!("the cluster cannot {what}: {status}; if it knows no TranscodeJob, install tcoder first"),
-        ),
+        kube::Error::Api(status) if status.code == 404 && call == Call::Create => CliError::Local(format!(
+            "the cluster cannot {what}: {status}; if it knows no TranscodeJob, install tcoder first"
+        )),
         kube::Error::Api(status) => CliError::Local(format!("the cluster cannot {what}: {status}")),
-        error => {
+        kube::Error::Service(_) | kube::Error::HyperError(_) => {
             CliError::Unreachable(format!("the cluster does not answer ({error}); check the kubeconfig"))
         }
+        error => CliError::Local(format!("cannot {what}: {error}")),
     }
 }
 

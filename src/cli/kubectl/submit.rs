@@ -1,14 +1,15 @@
 //! `kubectl tcoder submit`: creates a TranscodeJob and uploads its video.
 
 use std::path::Path;
+use std::time::Duration;
 
-use kube::Api;
-use kube::ResourceExt as _;
-use kube::api::{DeleteParams, PostParams};
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::{Api, ResourceExt as _};
 use tokio::fs::File;
+use tokio::time::timeout;
 use url::Url;
 
-use super::{SubmitArgs, refused, watch};
+use super::{Call, SubmitArgs, refused, watch};
 use crate::cli::upload::{self, FileToPut, UploadTimeouts};
 use crate::cli::{CliError, output};
 use crate::crd::{InputSpec, TranscodeJob, TranscodeJobSpec, UploadSpec};
@@ -16,6 +17,8 @@ use crate::storage::{MediaType, content_type};
 
 /// Maximum length of the part of a name that is made from that of the video. The API server adds five characters.
 const NAME: usize = 50;
+/// Time limit for deleting a TranscodeJob whose video was not uploaded.
+const DELETE_WITHIN: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(jobs: &Api<TranscodeJob>, args: SubmitArgs) -> Result<(), CliError> {
     let video = Video::find(&args).await?;
@@ -28,15 +31,16 @@ pub(super) async fn run(jobs: &Api<TranscodeJob>, args: SubmitArgs) -> Result<()
     job.metadata.name = args.name;
     job.metadata.generate_name = Some(format!("{}-", object_name(video.name())));
     let made = jobs.create(&PostParams::default(), &job).await;
-    let name = made.map_err(|error| refused(&error, "create the TranscodeJob"))?.name_any();
+    let made = made.map_err(|error| refused(&error, Call::Create))?;
+    let name = made.name_any();
     if let Video::File(file) = video {
-        file.upload(jobs, &name).await?;
+        file.upload(jobs, &made).await?;
     }
     if args.wait {
         return watch::to_the_end(jobs, &name, args.json).await;
     }
     if args.json {
-        let job = jobs.get(&name).await.map_err(|error| refused(&error, "read the TranscodeJob"))?;
+        let job = jobs.get(&name).await.map_err(|error| refused(&error, Call::Get))?;
         return output::json(&job.status.unwrap_or_default());
     }
     output::outln!("transcodejob.tcoder.dev/{name} created");
@@ -113,15 +117,24 @@ impl VideoFile {
 
     /// Uploads the file to the address in the status. If that fails, the TranscodeJob is deleted, because it would
     /// otherwise wait for its video.
-    async fn upload(self, jobs: &Api<TranscodeJob>, name: &str) -> Result<(), CliError> {
+    async fn upload(self, jobs: &Api<TranscodeJob>, job: &TranscodeJob) -> Result<(), CliError> {
+        let name = job.name_any();
         let sent = tokio::select! {
-            sent = self.put(jobs, name) => sent,
+            sent = self.put(jobs, &name) => sent,
             _ = tokio::signal::ctrl_c() => Err(CliError::Interrupted),
         };
         let Err(error) = sent else { return Ok(()) };
-        match jobs.delete(name, &DeleteParams::default()).await {
-            Ok(_) => eprintln!("deleted the TranscodeJob {name}, whose video was not uploaded"),
-            Err(_) => eprintln!("delete the TranscodeJob with `kubectl delete tj {name}`"),
+        // Another one may have its name by now.
+        let this = Preconditions { uid: job.uid(), ..Preconditions::default() };
+        let delete = DeleteParams::default().preconditions(this);
+        let deleted = tokio::select! {
+            deleted = timeout(DELETE_WITHIN, jobs.delete(&name, &delete)) => matches!(deleted, Ok(Ok(_))),
+            _ = tokio::signal::ctrl_c() => false,
+        };
+        if deleted {
+            eprintln!("deleted the TranscodeJob {name}, whose video was not uploaded");
+        } else {
+            eprintln!("delete the TranscodeJob with `kubectl delete tj {name}`");
         }
         Err(error)
     }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use indicatif::ProgressBar;
-use kube::Api;
 use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, ResourceExt as _};
 use tokio::time::timeout;
 use url::Url;
 
-use super::refused;
+use super::{Call, refused};
 use crate::cli::{CliError, output};
 use crate::crd::{JobPhase, TranscodeJob, TranscodeJobStatus, condition, reason};
 
@@ -89,29 +89,54 @@ async fn until<T>(
     mut pick: impl FnMut(&TranscodeJobStatus) -> Option<T>,
 ) -> Result<T, CliError> {
     let mut changes = pin!(watcher::watch_object(jobs.clone(), name).default_backoff());
-    let (mut failures, mut was_there) = (0, false);
+    let (mut failures, mut followed) = (0, None);
     loop {
         match changes.next().await {
             Some(Ok(Some(job))) => {
-                (failures, was_there) = (0, true);
+                failures = 0;
+                let uid = job.uid();
+                if followed.is_some() && followed != uid {
+                    return Err(CliError::Failed(format!(
+                        "the TranscodeJob {name} was deleted and created anew"
+                    )));
+                }
+                followed = uid;
                 if let Some(found) = pick(&job.status.unwrap_or_default()) {
                     return Ok(found);
                 }
             }
             Some(Ok(None)) => {
-                let what = if was_there { "was deleted" } else { "does not exist in this namespace" };
+                let what =
+                    if followed.is_some() { "was deleted" } else { "does not exist in this namespace" };
                 return Err(CliError::Failed(format!("the TranscodeJob {name} {what}")));
             }
             Some(Err(error)) => {
                 failures += 1;
-                let watcher::Error::InitialListFailed(cause) = &error else { continue };
-                if failures > FAILURES || matches!(cause, kube::Error::Api(_)) {
-                    return Err(refused(cause, "show the TranscodeJob"));
+                let call = failed_call(&error);
+                if failures > FAILURES || call.is_some_and(is_final) {
+                    let other = || CliError::Local(format!("cannot show the TranscodeJob: {error}"));
+                    return Err(call.map_or_else(other, |error| refused(error, Call::Watch)));
                 }
             }
             None => return Err(CliError::Failed("the watch of the TranscodeJob ended".to_owned())),
         }
     }
+}
+
+/// The call that failed; `None` if the API server ended the watch, for example because its version is too old, so that the object
+/// is read anew.
+const fn failed_call(error: &watcher::Error) -> Option<&kube::Error> {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => Some(error),
+        watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => None,
+    }
+}
+
+/// Whether a retry would fail, too.
+fn is_final(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403 | 404))
 }
 
 fn show(bar: &ProgressBar, name: &str, status: &TranscodeJobStatus) {

@@ -163,7 +163,7 @@ impl<'a> Planner<'a> {
             let tried = self.desired.booting.max(self.memory.launch_unconfirmed());
             wanted.truncate(usize::from(probe && tried == 0));
         }
-        let quota = Condition::Quota { said: self.memory.capacity_said.clone() };
+        let quota = Condition::Quota { said: self.memory.quota_said.clone() };
         for (until, condition) in
             [(self.memory.quota_until, quota), (self.memory.billing_until, Condition::Billing)]
         {

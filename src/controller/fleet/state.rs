@@ -51,8 +51,10 @@ pub struct FleetState {
     pub(super) launch_failure: Option<LaunchFailure>,
     /// What the provider said of it, if anything.
     pub(super) launch_said: Option<String>,
-    /// What the provider said when it last had no capacity or no quota, if anything.
+    /// What the provider said when it last had no capacity, if anything.
     pub(super) capacity_said: Option<String>,
+    /// What the provider said when a quota was last reached, if anything.
+    pub(super) quota_said: Option<String>,
     pub(super) launch_hold_until: Option<Moment>,
     pub(super) scaled_in_at: Option<Moment>,
 }
@@ -253,7 +255,8 @@ impl FleetState {
     /// Records the provider's message about an operation that ended with this outcome, if a person can need it.
     pub fn record_message(&mut self, outcome: &Outcome, message: &str) {
         match outcome {
-            Outcome::NoCapacity | Outcome::Quota => self.capacity_said = Some(shortened(message)),
+            Outcome::NoCapacity => self.capacity_said = Some(shortened(message)),
+            Outcome::Quota => self.quota_said = Some(shortened(message)),
             Outcome::Rejected | Outcome::Precondition => self.launch_said = Some(shortened(message)),
             _ => {}
         }

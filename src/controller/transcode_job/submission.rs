@@ -221,12 +221,14 @@ pub(crate) fn same(queued: &JobSpec, requested: &JobSpec) -> bool {
             spec.stills,
             spec.priority,
             spec.parallelism,
-            spec.failure_policy.clone(),
             spec.webhook_url.clone(),
             spec.webhook_key.clone(),
         )
     };
-    fixed(queued) == fixed(requested)
+    // An operator that knows no such policy has queued the job without it.
+    let is_unknown = queued.failure_policy.is_empty();
+    let is_same_policy = is_unknown || queued.failure_policy == requested.failure_policy;
+    is_same_policy && fixed(queued) == fixed(requested)
 }
 
 #[cfg(test)]

@@ -126,8 +126,8 @@ local function over_limit(name, per_hour, open_jobs, minutes, now)
   return nil, nil, ended
 end
 
--- Counts a job that is submitted or retried with a token, as open only if the number of those is limited: the set has then no
--- more members than the limit.
+-- Counts a job that is submitted or retried with a token, as open only if the number of those is limited: the set then has
+-- few members more than the limit.
 local function count_job(name, id, now, open_jobs, ended)
   local hour, open = of_token('jobs', name, math.floor(now / HOUR)), of_token('open', name)
   on_error(function()
@@ -143,7 +143,8 @@ local function count_job(name, id, now, open_jobs, ended)
 end
 
 -- Counts a job as open that had ended, if the number of those is limited: there is a set of them then. The limit does not
--- refuse it, since the job was submitted within the limit.
+-- refuse it, since the job was submitted within the limit. It needs no on_error: the job is in the queue already, and one too
+-- many in the set is found out when the set is full.
 local function count_as_open_again(name, id)
   local open = of_token('open', name)
   if name ~= '' and redis.call('EXISTS', open) == 1 then redis.call('SADD', open, id) end

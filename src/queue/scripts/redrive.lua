@@ -2,7 +2,7 @@
 -- its limits (see over_limit), or nothing.
 -- Returns QUEUED, WRONG with the job's state, NEVER_UPLOADED, LIMIT as submit.lua does, or UNKNOWN.
 local id = ARGV[2]
-local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue', 'split', 'uploaded')
+local s = redis.call('HMGET', status(id), 'state', 'boost', 'epoch', 'overdue', 'split', 'uploaded', 'owner', 'spec')
 if not s[1] then return { 'UNKNOWN' } end
 if s[1] ~= 'failed' and s[1] ~= 'cancelled' then return { 'WRONG', s[1] } end
 -- Its upload never arrived (expire.lua; cancel.lua), so there is nothing to retry.
@@ -27,7 +27,11 @@ local epoch = tonumber(s[3]) + 1
 redis.call('HSET', status(id), 'state', 'queued', 'attempt', 0, 'epoch', epoch, 'life', epoch, 'error', '',
   'finished', '', 'retry', '', 'suspended', '', 'overdue', '', 'verify', '', 'playable', '', 'queued', ms, 'rank', rank, 'progress', 0)
 -- An upload cannot be replaced. Any other object may have been, to retry the job with it.
-if (s[6] or '') == '' then redis.call('HDEL', status(id), 'input_version') end
+local is_read, spec = pcall(cjson.decode, s[8] or '')
+local is_upload = (s[6] or '') ~= '' and not (is_read and type(spec) == 'table' and spec.origin == 'storage')
+if not is_upload then redis.call('HDEL', status(id), 'input_version') end
+-- Somebody else may retry it.
+count_as_open_again(s[7] or '', id)
 redis.call('PERSIST', status(id))
 -- It was ended by a version that knows no parts.
 if s[5] and s[5] ~= '' then

@@ -154,7 +154,9 @@ impl Attempt<'_> {
         match made {
             Ok((report, parts)) => self.complete_part(part, &report, parts, next).await,
             Err(AttemptError::Failed(failure))
-                if may_pass_as_whole(&failure) && self.job.is_last(&failure) =>
+                if may_pass_as_whole(&failure)
+                    && self.job.is_last(&failure)
+                    && !self.job.ends_job(&failure) =>
             {
                 (self.give_up(&failure).await, None)
             }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::{is_problem, waiting};
-use crate::support::system::{Answer, Api, http};
+use crate::support::system::{Answer, Api, PATIENCE, http};
 
 /// Creates a token with these permissions, and returns its name.
 async fn create(api: &Api, permissions: &Value) -> (String, Api) {
@@ -145,10 +145,13 @@ pub async fn event_stream_ends_when_its_token_is_deleted(api: &Api) {
     assert!(first.contains("id: 0-queued"), "{first}");
     assert_eq!(api.delete(&format!("/api/tokens/{name}")).await.status, 204);
     // It is checked now and then. Nothing but comments comes before the end.
-    while let Some(rest) = stream.chunk().await.unwrap() {
-        let rest = String::from_utf8(rest.to_vec()).unwrap();
-        assert!(rest.lines().all(|line| line.is_empty() || line.starts_with(':')), "{rest}");
-    }
+    let rest = async {
+        while let Some(rest) = stream.chunk().await.unwrap() {
+            let rest = String::from_utf8(rest.to_vec()).unwrap();
+            assert!(rest.lines().all(|line| line.is_empty() || line.starts_with(':')), "{rest}");
+        }
+    };
+    tokio::time::timeout(PATIENCE, rest).await.expect("the stream does not end");
     assert_eq!(api.job(&id).await["status"], "queued");
 }
 
