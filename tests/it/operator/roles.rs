@@ -98,7 +98,7 @@ async fn everything(site: &Site) {
     site.kubectl_ok(&["create", "secret", "generic", "hook", &secret]).await;
     let pool = json!({
         "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "default"},
-        "spec": {"image": "worker:1", "min": 1, "provider": {"pods": {}}},
+        "spec": {},
     });
     site.apply(&pool.to_string()).await;
     let key = site.input(clip()).await;
@@ -125,9 +125,19 @@ async fn everything(site: &Site) {
         }
     };
     tokio::time::timeout(PATIENCE, said).await.expect("nothing is said of the pool");
+}
+
+/// Makes the controller in `site` create, list and delete pods.
+async fn pods_of_a_pool(site: &Site) {
+    let pool = json!({
+        "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "pods"},
+        "spec": {"image": "worker:1", "min": 1, "provider": {"pods": {}}},
+    });
+    site.kubectl_ok(&["delete", "workerpool", "default"]).await;
+    site.apply(&pool.to_string()).await;
     // A pod that has ended is replaced by another one.
     let pods: Api<Pod> = Api::namespaced(site.client.clone(), &site.namespace);
-    let name = "default-worker-01";
+    let name = "pods-worker-01";
     let changed = |before: Option<String>| {
         let pods = pods.clone();
         async move {
@@ -160,6 +170,12 @@ async fn roles_in_the_manifests_are_exactly_those_needed() {
     let narrow = Controller::start(system, &kubeconfig, &["--namespace", &home.namespace], &env);
     narrow.ready().await;
     everything(&home).await;
+    narrow.stop().await;
+    // The workers of the system above have a fleet of their own, whose lock is in the same Redis.
+    let env = [&env[..], &[("REDIS_KEY_PREFIX", "pods:")]].concat();
+    let narrow = Controller::start(system, &kubeconfig, &["--namespace", &home.namespace], &env);
+    narrow.ready().await;
+    pods_of_a_pool(&home).await;
     narrow.stop().await;
     let account = format!("system:serviceaccount:{}:tcoder-controller", home.namespace);
     let (used, refused) = asked(cluster, &account);
