@@ -25,6 +25,7 @@ grep -qw overlay /proc/filesystems || cannot "the kernel has no overlayfs"
 
 hack/setup.sh node
 NODE_PROGRAMS=$(hack/envtest.sh node)
+NODE_HELM=$(hack/helm.sh)
 cargo=${CARGO:-cargo}
 "$cargo" build --locked --bin tcoder
 # shellcheck source=hack/python.sh
@@ -37,7 +38,7 @@ NODE_PYTHON=$python_packages
 NODE_MODE=${1:-}
 # The kubelet's cgroups are below this one.
 NODE_CGROUP=/$(basename "$NODE_WORK" | tr . -)
-export NODE_PROGRAMS NODE_WORK NODE_TCODER NODE_PYTHON NODE_CGROUP NODE_MODE
+export NODE_PROGRAMS NODE_HELM NODE_WORK NODE_TCODER NODE_PYTHON NODE_CGROUP NODE_MODE
 
 clean_up() {
   if [ -n "${NODE_KEEP_LOGS:-}" ]; then

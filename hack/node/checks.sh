@@ -74,7 +74,7 @@ films=$(mktemp -d)
 ffmpeg -v error -f lavfi -i testsrc2=size=1280x720:rate=30:duration=5 -f lavfi -i sine=duration=5 -c:v libx264 -preset ultrafast \
   -pix_fmt yuv420p -c:a aac "$films/holiday.mov"
 # Small enough for the memory of the S3 server.
-ffmpeg -v error -f lavfi -i testsrc2=size=1280x720:rate=30:duration=40 -c:v libx264 -preset ultrafast -crf 30 \
+ffmpeg -v error -f lavfi -i testsrc2=size=1280x720:rate=30:duration=20 -c:v libx264 -preset ultrafast -crf 30 \
   -pix_fmt yuv420p "$films/long.mp4"
 kubectl -n $space port-forward service/s3 8333 >/dev/null &
 forward=$!
@@ -120,7 +120,10 @@ kubectl -n $space set resources deployment/tcoder-worker --requests=memory=64Mi 
 worker_is_ready
 submit starved 0
 phase_is starved Failed 300s
-echo "          $(of starved .status.lastFailure)"
+said=$(of starved .status.lastFailure.message)
+echo "          $said"
+# With cgroups of version 2 the kernel kills the whole container, and the worker cannot say anything.
+[ -e /sys/fs/cgroup/cgroup.controllers ] || [[ $said == *'ran out of memory'* ]] || wrong "the failure does not name the memory"
 kubectl -n $space set resources deployment/tcoder-worker --requests=memory=512Mi --limits=memory=4Gi >/dev/null
 worker_is_ready
 
@@ -131,6 +134,63 @@ submit waiting 2
 phase_is waiting Queued
 kubectl -n $space scale deployment/tcoder-worker --replicas=1 >/dev/null
 complete_once waiting
+
+step "a second installation for all namespaces waits, and says why"
+secret=$(kubectl -n $space get deployment tcoder-controller -o 'jsonpath={.spec.template.spec.containers[0].envFrom[1].secretRef.name}')
+kubectl create namespace second >/dev/null
+kubectl -n $space get secret "$secret" -o json | jq '{apiVersion, kind, type, data, metadata: {name: "second-secrets"}}' |
+  kubectl -n second apply -f - >/dev/null
+helm install second manifests/helm/tcoder --namespace second --set replicas=1 --set podDisruptionBudget.enabled=false >/dev/null
+# The name of Redis there is that of the first installation.
+kubectl -n second create service externalname redis --external-name=redis.$space.svc.cluster.local >/dev/null
+until_true "the second installation names the first" eval "kubectl -n second logs deployment/second-controller |
+  grep 'another installation reconciles the objects of all namespaces' | grep '\"namespace\":\"$space\"'"
+[ "$(kubectl -n second get deployment second-controller -o 'jsonpath={.status.readyReplicas}')" = "" ] || wrong "the second installation is ready"
+helm uninstall second --namespace second >/dev/null
+kubectl get crd transcodejobs.tcoder.dev >/dev/null || wrong "the definitions are gone"
+
+step "pods as machines: the controller makes a pod for a job"
+kubectl -n $space scale deployment/tcoder-worker --replicas=0 >/dev/null
+until_true "there is no worker" eval "[ -z \"\$(kubectl -n $space get pods -l $worker -o name)\" ]"
+pool() {
+  kubectl apply -f - >/dev/null <<Y
+apiVersion: tcoder.dev/v1alpha1
+kind: WorkerPool
+metadata: {name: pods, namespace: $space}
+spec:
+  max: $1
+  idleTimeoutSeconds: 10
+  image: ghcr.io/tcoder/tcoder-worker:$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+  provider:
+    pods:
+      resources:
+        requests: {cpu: 50m, memory: 128Mi, ephemeral-storage: 1Gi}
+        limits: {memory: 4Gi, ephemeral-storage: 1Gi}
+      template: {spec: {containers: [{name: worker, envFrom: [{secretRef: {name: $secret}}]}]}}
+Y
+}
+machines() { kubectl -n $space get pods -l tcoder.dev/worker-pool=pods "$@" -o name; }
+no_machine() { [ -z "$(machines)" ]; }
+pool 1
+submit pooled 2
+complete_once pooled
+
+step "kill the worker of such a pod during an encode: the job ends once"
+submit pool-killed 2
+encodes pool-killed
+kill -KILL "$(pgrep -f '^/usr/local/bin/tcoder worker$')"
+complete_once pool-killed
+until_true "there is no pod without work" no_machine
+
+step "from no pod to ten"
+pool 10
+began=$(date +%s%3N)
+for n in $(seq 12); do submit "ten-$n" 2; done
+ten_run() { [ "$(machines --field-selector=status.phase=Running | wc -l)" -ge 10 ]; }
+until_true "ten pods run" ten_run
+echo "          pods_0_to_10_s $(($(date +%s%3N) - began)) ms"
+kubectl delete tj --all --timeout=120s >/dev/null || wrong "the jobs are not deleted"
+until_true "there is no pod without work" no_machine
 
 step "uninstall: the definitions remain"
 kill $forward

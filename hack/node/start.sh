@@ -10,8 +10,11 @@ domain=cluster.local
 work=$NODE_WORK
 log=$work/log
 mkdir -p "$log" "$work"/{cni,hosts,kubelet,containerd,run}
-PATH=$NODE_PROGRAMS:$PATH
-export PATH KUBECONFIG=$work/kubeconfig
+mkdir "$work/bin"
+ln -s "$NODE_HELM" "$work/bin/helm"
+PATH=$NODE_PROGRAMS:$work/bin:$PATH
+HOME=$work
+export HOME PATH KUBECONFIG=$work/kubeconfig
 
 fail() {
   echo "$1" >&2
