@@ -81,7 +81,7 @@ async fn samples_survive_the_way_through_the_other_version() {
     let mut objects = 0;
     for file in files {
         let file = file.to_str().unwrap();
-        let read = site.kubectl_ok(&["create", "--dry-run=client", "-o", "json", "-f", file]).await;
+        let read = site.cluster.kubectl_ok(&["create", "--dry-run=client", "-o", "json", "-f", file]).await;
         for object in serde_json::Deserializer::from_str(&read).into_iter::<Value>() {
             let mut object = object.unwrap();
             let kind = object["kind"].as_str().unwrap().to_owned();

@@ -300,8 +300,12 @@ async fn unreadable_transcode_job_does_not_block_the_others() {
     let site = Site::on(cluster, system, "unreadable").await;
     // An older or newer schema that permits such an object.
     let crds: Api<CustomResourceDefinition> = Api::all(site.client.clone());
-    let anything = json!([{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec",
-        "value": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}]);
+    let anything = [0, 1].map(|version| {
+        let path = format!("/spec/versions/{version}/schema/openAPIV3Schema/properties/spec");
+        let value = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+        json!({"op": "replace", "path": path, "value": value})
+    });
+    let anything = json!(anything);
     let patch = Patch::<()>::Json(serde_json::from_value(anything).unwrap());
     crds.patch("transcodejobs.tcoder.dev", &PatchParams::default(), &patch).await.unwrap();
     let kind = ApiResource::from_gvk_with_plural(
