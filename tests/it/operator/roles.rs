@@ -97,8 +97,7 @@ async fn everything(site: &Site) {
     let secret = format!("--from-literal=secret={WEBHOOK_SECRET}");
     site.kubectl_ok(&["create", "secret", "generic", "hook", &secret]).await;
     let pool = json!({
-        "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "default"},
-        "spec": {},
+        "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": "default"}, "spec": {},
     });
     site.apply(&pool.to_string()).await;
     let key = site.input(clip()).await;
