@@ -22,6 +22,7 @@ verify() {
 }
 
 # Fails on other systems than Linux, for which these releases do not contain all programs.
+# shellcheck disable=SC2034 # for the scripts that source this file
 release_arch() {
   [ "$(uname -s)" = Linux ] || return 1
   case $(uname -m) in

@@ -40,15 +40,31 @@ NODE_MODE=${1:-}
 NODE_CGROUP=/$(basename "$NODE_WORK" | tr . -)
 export NODE_PROGRAMS NODE_HELM NODE_WORK NODE_TCODER NODE_PYTHON NODE_CGROUP NODE_MODE
 
+node=
 clean_up() {
-  if [ -n "${NODE_KEEP_LOGS:-}" ]; then
+  # All processes of the namespaces end with the first one.
+  if [ -n "$node" ]; then kill -KILL "$node" 2>/dev/null || true; fi
+  if [ -n "${NODE_KEEP_LOGS:-}" ] && [ -e "$NODE_WORK/log" ]; then
     rm -rf "$NODE_KEEP_LOGS"
     cp -r "$NODE_WORK/log" "$NODE_KEEP_LOGS"
   fi
-  # Processes and mounts are gone with the namespaces; cgroups and files are not.
-  find /sys/fs/cgroup -depth -type d -path "*$NODE_CGROUP*" -exec rmdir {} + 2>/dev/null || true
+  # Mounts are gone with the namespaces; cgroups and files are not.
+  for _ in $(seq 50); do
+    find /sys/fs/cgroup -depth -type d -path "*$NODE_CGROUP*" -exec rmdir {} + 2>/dev/null || true
+    [ -n "$(find /sys/fs/cgroup -type d -path "*$NODE_CGROUP*" -print -quit)" ] || break
+    sleep 0.2
+  done
   rm -rf "$NODE_WORK"
 }
 trap clean_up EXIT
+trap 'exit 1' INT TERM
 hack/node/images.sh
-unshare --net --mount --pid --fork --kill-child --mount-proc hack/node/start.sh
+namespaces=(unshare --net --mount --pid --fork --kill-child --mount-proc)
+if [ "$NODE_MODE" = --shell ]; then
+  "${namespaces[@]}" hack/node/start.sh
+else
+  "${namespaces[@]}" hack/node/start.sh &
+  node=$!
+  wait "$node"
+  node=
+fi

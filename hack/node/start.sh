@@ -161,6 +161,12 @@ Y
 # The kubelet does not make the root of its cgroups.
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
   mkdir -p "/sys/fs/cgroup$NODE_CGROUP"
+  # shellcheck disable=SC2013 # words
+  for controller in $(cat /sys/fs/cgroup/cgroup.controllers); do
+    for above in "" "$NODE_CGROUP"; do
+      echo "+$controller" >"/sys/fs/cgroup$above/cgroup.subtree_control" 2>/dev/null || true
+    done
+  done
 else
   for controller in /sys/fs/cgroup/*/; do
     mkdir -p "$controller$NODE_CGROUP"
