@@ -20,20 +20,20 @@ wrong() {
 # What a TranscodeJob's status says: `of NAME .status.phase`.
 of() { kubectl get tj "$1" -o "jsonpath={$2}"; }
 phase_is() { kubectl wait --for=jsonpath='{.status.phase}'="$2" "tj/$1" --timeout="${3:-120s}" >/dev/null || wrong "$1 is not $2"; }
-# Waits up to two minutes until a command succeeds.
+# Waits up to about six minutes until a command succeeds: an idle controller looks at its pods every few minutes.
 until_true() {
   local what=$1
   shift
-  for _ in $(seq 600); do
+  for _ in $(seq 1500); do
     if "$@" >/dev/null 2>&1; then return; fi
     sleep 0.2
   done
   wrong "it does not happen: $what"
 }
-# Waits until a job is being encoded.
+# Waits until a job is being encoded: processes of pods are in the PID namespace of this script.
 encodes() {
   phase_is "$1" Running
-  until_true "the encode of $1 progresses" eval "[ \"\$(of $1 .status.progressPercent)\" -gt 0 ]"
+  until_true "FFmpeg encodes $1" pgrep -x ffmpeg
 }
 workers() { kubectl -n $space get pods -l $worker -o name; }
 worker_is_ready() { kubectl -n $space rollout status deployment/tcoder-worker --timeout=180s >/dev/null || wrong "no worker"; }
@@ -90,7 +90,6 @@ step "kill the worker with SIGKILL during an encode: the job ends once"
 curl -fsS -T "$films/long.mp4" $s3/input/films/long.mp4
 submit killed 2
 encodes killed
-# The processes of pods are in the PID namespace of this script.
 kill -KILL "$(pgrep -f '^/usr/local/bin/tcoder worker$')"
 complete_once killed
 restarts=$(kubectl -n $space get pods -l $worker -o 'jsonpath={.items[0].status.containerStatuses[0].restartCount}')
