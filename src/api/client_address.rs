@@ -49,7 +49,7 @@ fn public_address(parts: &Parts, header: Option<&HeaderName>) -> Option<IpAddr> 
 fn last_public(parts: &Parts, name: &HeaderName) -> Option<IpAddr> {
     let values = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     let addresses = values.flat_map(|value| value.split(',')).filter_map(address);
-    addresses.filter(|address| is_public(*address)).last()
+    addresses.filter(|address| is_public(*address)).fold(None, |_, address| Some(address))
 }
 
 /// Parses an address. Some proxies add the port.

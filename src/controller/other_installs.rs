@@ -51,8 +51,10 @@ pub(crate) struct OtherInstalls {
     lease: String,
     namespace: String,
     sightings: Sightings,
-    /// Whether the Leases could not be listed, which was logged then.
+    /// Whether the Leases may not be listed, which was logged then.
     is_refused: bool,
+    /// What was found out when the Leases were last listed.
+    last: Option<OtherInstall>,
 }
 
 /// By namespace: the version in which a Lease was last read, and when it was first seen in that version.
@@ -69,11 +71,12 @@ impl OtherInstalls {
             namespace: namespace.to_owned(),
             sightings: Sightings::default(),
             is_refused: false,
+            last: None,
         }
     }
 
     /// The installation that has to act instead of this one, if there is one. `acting` says whether this one acts
-    /// already. `None` also if the Leases cannot be read, for which no installation should stop working.
+    /// already. `None` also if the Leases may not be read, for which no installation should stop working.
     pub(crate) async fn acts_instead(&mut self, acting: bool) -> Option<OtherInstall> {
         // The roles permit listing Leases of this name only.
         let named = ListParams::default().fields(&format!("metadata.name={}", self.lease));
@@ -82,20 +85,25 @@ impl OtherInstalls {
             Ok(Ok(leases)) => {
                 self.is_refused = false;
                 let claims = self.sightings.claims(leases.items, Instant::now());
-                acts_instead(&self.namespace, &claims, acting)
+                self.last = acts_instead(&self.namespace, &claims, acting);
             }
-            Ok(Err(error)) => {
+            Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
                 if !std::mem::replace(&mut self.is_refused, true) {
                     tracing::warn!(
-                        %error,
+                        error = %status,
                         "could not look for other installations in the cluster, so that two may act at once; apply the roles in \
                          manifests/overlays/cluster-wide"
                     );
                 }
-                None
+                self.last = None;
             }
-            Err(_) => None,
+            // It is as it was until the API server answers again.
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "could not look for other installations in the cluster")
+            }
+            Err(_) => {}
         }
+        self.last.clone()
     }
 }
 

@@ -8,7 +8,7 @@ use kube::Resource as _;
 use serde::{Deserialize, Serialize};
 
 use super::pool::PodPool;
-use super::template::PodTemplate;
+use super::template::{PodTemplate, SCRATCH_VOLUME};
 use super::{LAUNCH_ANNOTATION, POOL_LABEL, POOL_UID_LABEL};
 use crate::controller::fleet::{Launch, MachineId, MachineOrder, MachineSize};
 use crate::crd::WorkerPool;
@@ -138,7 +138,11 @@ fn environment(template_env: Vec<EnvVar>, template: &PodTemplate, order: &Machin
         env.push(value(CHUNKS, &order.size.cpus.to_string()));
     }
     let limits = template.worker.resources.as_ref().and_then(|resources| resources.limits.as_ref());
-    if !has(&env, DISK_BYTES) && limits.is_some_and(|limits| limits.contains_key("ephemeral-storage")) {
+    // A volume of the template's own does not count for the limit.
+    let has_own_scratch =
+        !template.worker.volume_mounts.iter().flatten().any(|mount| mount.name == SCRATCH_VOLUME);
+    let has_limit = limits.is_some_and(|limits| limits.contains_key("ephemeral-storage"));
+    if !has(&env, DISK_BYTES) && has_limit && !has_own_scratch {
         // A worker that wrote more would be evicted.
         let source = EnvVarSource {
             resource_field_ref: Some(ResourceFieldSelector {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
-use kube::{Api, Client};
+use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -36,8 +36,7 @@ const WORDS: ProviderWords = ProviderWords {
     quota: "a ResourceQuota of the namespace is reached; raise it, or lower spec.max",
     no_capacity: "no node has room for another pod; add nodes, or lower spec.provider.pods.resources.requests or \
                   spec.max; a LimitRange of the namespace may limit the resources, too",
-    launches_failing: "check spec.image and spec.provider.pods.template, and see `kubectl describe pod` and `kubectl \
-                       logs` of the pods with the label tcoder.dev/worker-pool",
+    launches_failing: "check spec.image, and in spec.provider.pods.template the settings of Redis and storage",
     workers_not_registering: "compare the line \"connected to Redis\" in `kubectl logs` of a pod with the label \
                               tcoder.dev/worker-pool with the controller's, and set REDIS_URL and REDIS_KEY_PREFIX to \
                               the same by envFrom in spec.provider.pods.template; if that line is missing, the worker \
@@ -57,6 +56,17 @@ impl Pods {
     pub fn new(client: Client, pool: watch::Receiver<PodPool>) -> Self {
         let api = Api::namespaced(client, &pool.borrow().namespace);
         Self { api, pool }
+    }
+
+    /// Whether the pod of this name is none of the pool, and stays.
+    async fn belongs_to_others(&self, name: &str) -> Result<bool, ProviderError> {
+        let named = ListParams::default().fields(&format!("metadata.name={name}"));
+        let uid = self.pool.borrow().uid.clone();
+        let found = call(Kind::Read, self.api.list(&named)).await?;
+        let is_foreign = |pod: &Pod| {
+            pod.metadata.deletion_timestamp.is_none() && pod.labels().get(POOL_UID_LABEL) != Some(&uid)
+        };
+        Ok(found.items.iter().any(is_foreign))
     }
 }
 
@@ -106,7 +116,18 @@ impl MachineProvider for Pods {
     async fn create(&self, order: &MachineOrder<'_>) -> Result<Machine, ProviderError> {
         let pod = pod(&self.pool.borrow(), order);
         let params = PostParams::default();
-        call(Kind::Create, self.api.create(&params, &pod)).await.map(|pod| machine(&pod))
+        let made = call(Kind::Create, self.api.create(&params, &pod)).await;
+        match made {
+            Err(ProviderError { failure: ProviderFailure::NameTaken(_), .. })
+                if self.belongs_to_others(order.name).await? =>
+            {
+                Err(impossible(&format!(
+                    "the pod {} does not belong to this WorkerPool; delete it",
+                    order.name
+                )))
+            }
+            made => made.map(|pod| machine(&pod)),
+        }
     }
 
     async fn start(&self, _: &MachineId) -> Result<(), ProviderError> {

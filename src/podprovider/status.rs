@@ -69,8 +69,10 @@ fn phase(pod: &Pod, status: &PodStatus, worker: Option<&ContainerState>) -> (Pha
     match status.phase.as_deref() {
         _ if ended => (Phase::Stopped, end_message(status, worker)),
         Some("Succeeded") => (Phase::Stopped, None),
-        // The pod ended before its worker ran: the kubelet did not admit it, or another container failed.
-        Some("Failed") if disruption(status).is_none() => (Phase::Failed, end_message(status, worker)),
+        // The pod ended before its worker ran, for example because another container failed.
+        Some("Failed") if disruption(status).is_none() && !is_refused_by_node(status) => {
+            (Phase::Failed, end_message(status, worker))
+        }
         Some("Failed") => (Phase::Stopped, end_message(status, worker)),
         Some("Running") if worker.is_some_and(|state| state.running.is_some()) => (Phase::Started, None),
         Some("Running" | "Pending") | None => pending(status),
@@ -109,9 +111,22 @@ fn exit(status: &PodStatus, worker: Option<&ContainerState>, created: Option<&Ti
             requested: disruption.is_some(),
         });
     }
-    let disruption = disruption.filter(|_| status.phase.as_deref() == Some("Failed"))?;
-    let at = disruption.last_transition_time.as_ref().or(created).map(millis)?;
-    Some(Exit { at, code: 137, out_of_memory: false, requested: true })
+    if status.phase.as_deref() != Some("Failed") {
+        return None;
+    }
+    let at = match disruption {
+        Some(disruption) => disruption.last_transition_time.as_ref().or(created),
+        None if is_refused_by_node(status) => created,
+        None => return None,
+    };
+    Some(Exit { at: at.map(millis)?, code: 137, out_of_memory: false, requested: true })
+}
+
+/// Whether the kubelet refused the pod, because another took the place that the scheduler had seen, or because the node
+/// shuts down (`pkg/kubelet/lifecycle/predicate.go`, `pkg/kubelet/nodeshutdown`). Another pod may find a node.
+fn is_refused_by_node(status: &PodStatus) -> bool {
+    let reason = status.reason.as_deref().unwrap_or_default();
+    reason.starts_with("OutOf") || ["NodeAffinity", "NodeShutdown", "Terminated"].contains(&reason)
 }
 
 /// Whether the node controller has lost the node. It marks the pods as not ready, although their containers were ready

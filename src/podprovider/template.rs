@@ -22,6 +22,8 @@ use crate::hex::hex;
 const TERMINATION_GRACE_SECONDS: i64 = 30;
 /// The folder with the files of a job, which must be writable.
 const SCRATCH: &str = "/tmp";
+/// The name of the volume that is made for that folder.
+pub(super) const SCRATCH_VOLUME: &str = "tcoder-scratch";
 /// Annotations that keep cluster autoscalers from removing a node while a worker runs there. A worker without a job exits
 /// by itself.
 const AUTOSCALER_ANNOTATIONS: [(&str, &str); 2] =
@@ -53,7 +55,9 @@ pub enum TemplateError {
     #[error("spec.provider.pods.template is no template of a pod: {0}")]
     Malformed(String),
     /// A pod has no such field.
-    #[error("spec.provider.pods.template: a pod has no field {0}; remove it or correct its name")]
+    #[error(
+        "spec.provider.pods.template: a pod has no field {0}; remove it or correct its name (the controller knows the fields of Kubernetes 1.33)"
+    )]
     UnknownField(String),
     /// Neither the pool nor the template has an image.
     #[error("spec.image is not set: set it to the worker image, such as ghcr.io/tcoder/tcoder-worker:0.1.0")]
@@ -209,6 +213,8 @@ fn default_pod(spec: &mut PodSpec) {
 
 fn default_worker(worker: &mut Container) {
     worker.args.get_or_insert_with(|| vec!["worker".to_owned()]);
+    // The pod of a worker that fails is deleted soon, and its log with it.
+    worker.termination_message_policy.get_or_insert_with(|| "FallbackToLogsOnError".to_owned());
     let security = worker.security_context.get_or_insert_with(SecurityContext::default);
     security.allow_privilege_escalation.get_or_insert(false);
     security.read_only_root_filesystem.get_or_insert(true);
@@ -232,7 +238,7 @@ fn default_scratch(spec: &mut PodSpec, worker: &mut Container) {
     if mounts.iter().any(|mount| mount.mount_path == SCRATCH) {
         return;
     }
-    let name = "tcoder-scratch".to_owned();
+    let name = SCRATCH_VOLUME.to_owned();
     mounts.push(VolumeMount { name: name.clone(), mount_path: SCRATCH.to_owned(), ..VolumeMount::default() });
     let limits = worker.resources.as_ref().and_then(|resources| resources.limits.as_ref());
     let size_limit = limits.and_then(|limits| limits.get("ephemeral-storage")).cloned();

@@ -201,7 +201,6 @@ async fn values_reach_the_objects() {
         "config.MAX_MACHINES=1000000",
         "config.TENANT_PREFIXES=true",
         "webhookSecrets=false",
-        "podDisruptionBudget.enabled=false",
         "networkPolicy.extraEgress[0].ports[0].port=8333",
         "nodeSelector.pool=video",
         "serviceMonitor.enabled=true",

@@ -256,6 +256,14 @@ fn classify(
     match &machine.phase {
         Phase::Created if now < since + limits.settle => by(MachineRole::Booting, since, limits.settle),
         Phase::Created => by(MachineRole::Unstarted, since, limits.stuck),
+        // An image may be pulled to a new host, which takes longer than a start where images are prepared.
+        Phase::Creating | Phase::Starting
+            if !policy.capabilities.can_stop_and_start && now < since + limits.stuck =>
+        {
+            // It is looked at again as often as one that starts.
+            let looks = now.saturating_sub(since).as_secs() / limits.boot.as_secs().max(1) + 1;
+            by(MachineRole::Booting, since, limits.boot * u32::try_from(looks).unwrap_or(u32::MAX))
+        }
         Phase::Creating | Phase::Starting => coming(limits.stuck),
         // It counts as a machine to come for as long as it may find a host, so that no other is created for its job.
         Phase::Unschedulable if now < since + limits.stuck => by(MachineRole::Booting, since, limits.stuck),

@@ -45,10 +45,12 @@ fn remediate(draft: &Planner<'_>, unit: &MachineView) -> Option<PlannedOperation
     }
     let repairs = seen(draft, unit).map_or(0, |s| s.repairs);
     let can_stop = draft.policy.capabilities.can_stop_and_start;
-    let act = if first_stop && can_stop && repairs == 0 {
-        Operation::Stop { machine }
-    } else {
-        Operation::Destroy { machine, force: true }
+    // A process that runs has the time to end that it usually has, at first.
+    let gently = first_stop && repairs == 0;
+    let act = match (gently, can_stop) {
+        (true, true) => Operation::Stop { machine },
+        (true, false) => Operation::Destroy { machine, force: false },
+        (false, _) => Operation::Destroy { machine, force: true },
     };
     let tried = if repairs > 0 { format!("; {repairs} repairs did not help") } else { String::new() };
     Some(PlannedOperation { act, reason: format!("{what} (it is listed as {phase}){tried}") })
@@ -90,7 +92,9 @@ fn useless_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     if draft.policy.capabilities.can_stop_and_start {
         return Vec::new();
     }
-    let rest = draft.units.iter().filter(|u| u.role == MachineRole::Rest && repair_is_due(draft, u));
+    // One whose worker gave up stays for a while and holds its slot: another would take the next jobs at once, and fail them.
+    let is_useless = |u: &&MachineView| u.role == MachineRole::Rest && !u.blocked && repair_is_due(draft, u);
+    let rest = draft.units.iter().filter(is_useless);
     let reason = "its process has ended, and its provider cannot start it again";
     rest.filter_map(|u| Some(destroy(u.id.clone()?, reason))).collect()
 }

@@ -91,7 +91,11 @@ fn said(
     };
     let mut said = match trouble {
         Some(c) => vec![ConditionUpdate::no(condition::READY, &*c.reason, &*c.message)],
-        None => vec![ConditionUpdate::yes(condition::READY, reason::AS_DESIRED, "the fleet is looked after")],
+        None => vec![ConditionUpdate::yes(
+            condition::READY,
+            reason::AS_DESIRED,
+            "the number of machines is reconciled",
+        )],
     };
     let counts = fleet.desired;
     if fleet.paused {

@@ -134,14 +134,21 @@ fn pod_that_cannot_start_has_failed_with_the_words_of_the_kubelet() {
         "image": "", "imageID": "",
     }]);
     assert_eq!(listed(status).message.as_deref(), Some("ImagePullBackOff"));
-    // The kubelet does not admit the pod.
+}
+
+#[test]
+fn pod_that_the_kubelet_refuses_makes_room_for_another_and_is_no_failed_launch() {
     let refused = json!({
         "phase": "Failed", "reason": "OutOfcpu",
         "message": "Pod was rejected: Node didn't have enough resource: cpu, requested: 4000, used: 0, capacity: 2000",
     });
     let machine = listed(refused);
-    assert_eq!((machine.phase, machine.last_exit), (Phase::Failed, None));
+    let exit = Exit { at: at("12:00:00"), code: 137, out_of_memory: false, requested: true };
+    assert_eq!((machine.phase, machine.last_exit), (Phase::Stopped, Some(exit)));
     assert!(machine.message.unwrap().starts_with("OutOfcpu: Pod was rejected"));
+    // Any other pod that ends before its worker ran is a failed launch.
+    let other = listed(json!({"phase": "Failed", "reason": "UnexpectedAdmissionError"}));
+    assert_eq!((other.phase, other.last_exit), (Phase::Failed, None));
 }
 
 #[test]

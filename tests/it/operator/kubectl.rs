@@ -89,3 +89,29 @@ async fn plugin_follows_a_job_whose_submission_did_not_wait() {
     let watched = plugin(&site, &["watch", "film", "-n", &site.namespace]).await;
     assert!(watched.status.success() && out(&watched).contains("144p"), "{}", err(&watched));
 }
+
+/// Somebody who may list TranscodeJobs and not watch them gets an answer instead of a command that never ends.
+#[tokio::test]
+async fn plugin_ends_when_it_may_not_watch() {
+    let site = site("plugin-reader").await;
+    site.make("film", json!({"input": {"key": "films/film.mp4"}, "suspend": true})).await;
+    let reader = site.cluster.kubeconfig_of(&site.namespace, "reader").await;
+    let subject = format!("--serviceaccount={}:reader", site.namespace);
+    site.kubectl_ok(&["create", "role", "reader", "--verb=get,list", "--resource=transcodejobs.tcoder.dev"])
+        .await;
+    site.kubectl_ok(&["create", "rolebinding", "reader", "--role=reader", &subject]).await;
+    let watched =
+        plugin(&site, &["watch", "film", "-n", &site.namespace, "--kubeconfig", text(&reader)]).await;
+    assert_eq!(watched.status.code(), Some(4), "{}", err(&watched));
+    assert!(err(&watched).contains("cannot show the TranscodeJob"), "{}", err(&watched));
+    // With the permission it would follow the job.
+    let verbs = ["--verb=get,list,watch", "--resource=transcodejobs.tcoder.dev"];
+    let role = site
+        .kubectl_ok(&[&["create", "role", "reader", "--dry-run=client", "-o", "yaml"], &verbs[..]].concat())
+        .await;
+    site.apply(&role).await;
+    site.kubectl_ok(&["delete", "tj", "film", "--wait=false"]).await;
+    site.gone("film").await;
+    let gone = plugin(&site, &["watch", "film", "-n", &site.namespace, "--kubeconfig", text(&reader)]).await;
+    assert_eq!(gone.status.code(), Some(1), "{}", err(&gone));
+}

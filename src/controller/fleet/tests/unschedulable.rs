@@ -1,7 +1,7 @@
 //! Machines that no host has room for, and what the provider says about launches.
 
 use super::Life::{Busy, Idle, None as Nobody};
-use super::Phase::{Failed, Started, Stopped, Unschedulable};
+use super::Phase::{Failed, Started, Starting, Stopped, Unschedulable};
 use super::*;
 
 /// Machines of a provider that creates and destroys only.
@@ -140,4 +140,25 @@ fn message_of_a_refused_create_is_in_the_condition() {
     let conditions = desk.plan().conditions;
     let message = conditions[0].message(&WORDS);
     assert!(message.contains("no region has capacity") && message.len() < 500, "{message}");
+}
+
+#[test]
+fn image_that_is_pulled_for_minutes_leads_to_no_second_machine() {
+    let mut desk = desk(&[(1, Starting, Nobody)], 1);
+    desk.now = s(180);
+    desk.see_hosts(&[(1, Starting, Nobody)], 1);
+    let plan = desk.plan();
+    assert!(plan.actions.is_empty(), "{:?}", plan.actions);
+    assert_eq!(plan.desired.booting, 1);
+}
+
+#[test]
+fn process_of_a_machine_that_cannot_be_stopped_has_time_to_end() {
+    let mut desk = desk(&[(1, Started, Life::Fading)], 0);
+    assert!(desk.acts().is_empty());
+    desk.now = s(130);
+    desk.see_hosts(&[(1, Started, Life::Dead)], 0);
+    let plan = desk.plan();
+    let act = plan.actions.iter().map(|action| &action.act).next();
+    assert!(matches!(act, Some(Operation::Destroy { force: false, .. })), "{:?}", plan.actions);
 }
