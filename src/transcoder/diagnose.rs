@@ -184,8 +184,10 @@ fn first_error(words: &str, input: &str) -> String {
         rest = after;
     }
     let rest = rest.trim();
-    let plain = if input.is_empty() { rest.to_owned() } else { rest.replace(input, "the file") };
-    let plain: String = plain.replace("file:the file", "the file").chars().take(200).collect();
+    // With a space before it, so that what stands there does not become a path together with it.
+    let plain = if input.is_empty() { rest.to_owned() } else { rest.replace(input, " the file") };
+    let plain = plain.replace("file: the file", "the file").replace("  the file", " the file");
+    let plain: String = plain.trim_start().chars().take(200).collect();
     if plain.is_empty() { NO_REASON.to_owned() } else { plain }
 }
 
