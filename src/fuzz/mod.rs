@@ -56,7 +56,7 @@ pub const PARSERS: &[Parser] = &[
     // Fly.
     Parser { name: "fly_machines", check: flyprovider::fuzz::machines },
     Parser { name: "fly_refusal", check: flyprovider::fuzz::refusal },
-    // Kubernetes, and whoever writes the settings.
+    // Kubernetes, and the settings.
     Parser { name: "transcode_job", check: controller::fuzz::transcode_job },
     Parser { name: "worker_pool", check: controller::fuzz::worker_pool },
     Parser { name: "settings", check: settings },
