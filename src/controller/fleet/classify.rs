@@ -260,9 +260,8 @@ fn classify(
         Phase::Creating | Phase::Starting
             if !policy.capabilities.can_stop_and_start && now < since + limits.stuck =>
         {
-            // It is looked at again as often as one that starts.
-            let looks = now.saturating_sub(since).as_secs() / limits.boot.as_secs().max(1) + 1;
-            by(MachineRole::Booting, since, limits.boot * u32::try_from(looks).unwrap_or(u32::MAX))
+            // The machines are listed when it could have started, since it may have ended instead.
+            by(MachineRole::Booting, since, limits.boot)
         }
         Phase::Creating | Phase::Starting => coming(limits.stuck),
         // It counts as a machine to come for as long as it may find a host, so that no other is created for its job.
