@@ -134,24 +134,23 @@ async fn pods_of_a_pool(site: &Site) {
     });
     site.kubectl_ok(&["delete", "workerpool", "default"]).await;
     site.apply(&pool.to_string()).await;
-    // A pod that has ended is replaced by another one.
+    // A pod that has ended is replaced by another one, and deleted.
     let pods: Api<Pod> = Api::namespaced(site.client.clone(), &site.namespace);
-    let name = "pods-worker-01";
-    let changed = |before: Option<String>| {
+    let other_than = |before: Option<String>| {
         let pods = pods.clone();
         async move {
             loop {
-                let uid = pods.get_opt(name).await.unwrap().and_then(|pod| pod.uid());
-                if uid.is_some() && uid != before {
-                    return uid;
+                let there = pods.list(&Default::default()).await.unwrap().items;
+                match there.as_slice() {
+                    [pod] if pod.uid() != before => return (pod.name_any(), pod.uid()),
+                    _ => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
             }
         }
     };
-    let first = tokio::time::timeout(PATIENCE, changed(None)).await.expect("no pod is made");
-    write_status(&pods, name, json!({"phase": "Succeeded"})).await;
-    tokio::time::timeout(PATIENCE, changed(first)).await.expect("the pod that ended is not replaced");
+    let (name, first) = tokio::time::timeout(PATIENCE, other_than(None)).await.expect("no pod is made");
+    write_status(&pods, &name, json!({"phase": "Succeeded"})).await;
+    tokio::time::timeout(PATIENCE, other_than(first)).await.expect("the pod that ended is not replaced");
 }
 
 #[tokio::test]
