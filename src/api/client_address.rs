@@ -48,8 +48,8 @@ fn public_address(parts: &Parts, header: Option<&HeaderName>) -> Option<IpAddr> 
 /// The last public address in a header, which may be a list and stand there several times.
 fn last_public(parts: &Parts, name: &HeaderName) -> Option<IpAddr> {
     let values = parts.headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    let addresses = values.flat_map(|value| value.split(',')).filter_map(address);
-    addresses.filter(|address| is_public(*address)).fold(None, |_, address| Some(address))
+    let mut addresses = values.flat_map(|value| value.split(',')).filter_map(address);
+    addresses.rfind(|address| is_public(*address))
 }
 
 /// Parses an address. Some proxies add the port.

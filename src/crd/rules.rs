@@ -153,10 +153,10 @@ pub(crate) fn preset_description() -> String {
     format!("What kind of output.\n\n{}", Preset::list())
 }
 
-/// A list of distinct qualities. `uniqueItems` is forbidden in a CRD; a list of the type `set` replaces it:
+/// A list of at least one of these names, each once. `uniqueItems` is forbidden in a CRD; a list of the type `set` replaces it:
 /// <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy>.
-pub(crate) fn qualities(_: &mut SchemaGenerator) -> Schema {
-    let names: Vec<&str> = Quality::ALL.iter().map(|quality| quality.name()).collect();
+fn set_of(names: impl Iterator<Item = &'static str>) -> Schema {
+    let names: Vec<&str> = names.collect();
     json_schema!({
         "type": "array",
         "minItems": 1,
@@ -164,6 +164,11 @@ pub(crate) fn qualities(_: &mut SchemaGenerator) -> Schema {
         "x-kubernetes-list-type": "set",
         "items": {"type": "string", "enum": names},
     })
+}
+
+/// A list of distinct qualities.
+pub(crate) fn qualities(_: &mut SchemaGenerator) -> Schema {
+    set_of(Quality::ALL.iter().map(|quality| quality.name()))
 }
 
 /// A list of distinct stills.
@@ -184,14 +189,7 @@ pub(crate) fn failure_action(_: &mut SchemaGenerator) -> Schema {
 
 /// The codes of a rule about failures, each once.
 pub(crate) fn error_codes(_: &mut SchemaGenerator) -> Schema {
-    let names: Vec<&str> = FailurePolicy::codes().map(FailureCode::name).collect();
-    json_schema!({
-        "type": "array",
-        "minItems": 1,
-        "maxItems": names.len(),
-        "x-kubernetes-list-type": "set",
-        "items": {"type": "string", "enum": names},
-    })
+    set_of(FailurePolicy::codes().map(FailureCode::name))
 }
 
 /// `auto` or a number.

@@ -8,18 +8,14 @@ use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use tcoder::crd::WorkerPool;
 
 use super::kubelet::{Kubelet, write_status};
+use super::pool::{condition, pool_until, pools};
 use super::{Controller, Site, status};
 use crate::support::clips::long_clip;
 use crate::support::kube as cluster;
 use crate::support::process::err;
 use crate::support::system::{self, PATIENCE, Setup, System};
-
-fn pools(site: &Site) -> Api<WorkerPool> {
-    Api::namespaced(site.client.clone(), &site.namespace)
-}
 
 fn pods(site: &Site) -> Api<Pod> {
     Api::namespaced(site.client.clone(), &site.namespace)
@@ -47,24 +43,6 @@ async fn change(site: &Site, name: &str, spec: Value) {
     pools(site).patch(name, &PatchParams::default(), &patch).await.unwrap();
 }
 
-/// Waits until the status of the pool is so.
-async fn pool_until(site: &Site, name: &str, what: &str, so: impl Fn(&Value) -> bool) -> Value {
-    let mut last = Value::Null;
-    let wait = async {
-        let mut changes = watcher::watch_object(pools(site), name).default_backoff().boxed();
-        loop {
-            if let Some(Ok(Some(pool))) = changes.next().await {
-                last = serde_json::to_value(&pool.status).unwrap();
-                if so(&last) {
-                    return last.clone();
-                }
-            }
-        }
-    };
-    let waited = tokio::time::timeout(PATIENCE, wait).await;
-    waited.unwrap_or_else(|_| panic!("the pool {name} is not so: {what}: {last:#}"))
-}
-
 /// Waits until the condition `Ready` of the pool is false for this reason; returns its message.
 async fn not_ready(site: &Site, name: &str, reason: &str) -> String {
     let status = pool_until(site, name, reason, |status| {
@@ -73,11 +51,6 @@ async fn not_ready(site: &Site, name: &str, reason: &str) -> String {
     })
     .await;
     condition(&status, "Ready")["message"].as_str().unwrap().to_owned()
-}
-
-fn condition<'a>(status: &'a Value, type_: &str) -> &'a Value {
-    let all = status["conditions"].as_array();
-    all.and_then(|all| all.iter().find(|c| c["type"] == type_)).unwrap_or(&Value::Null)
 }
 
 /// Waits until a pod of this namespace is so.

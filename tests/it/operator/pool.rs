@@ -15,7 +15,8 @@ use crate::support::kube::{self as cluster, Cluster};
 use crate::support::process::{err, eventually};
 use crate::support::system::{PATIENCE, Setup, System, http};
 
-fn pools(site: &Site) -> Api<WorkerPool> {
+/// The pools of this namespace.
+pub(super) fn pools(site: &Site) -> Api<WorkerPool> {
     Api::namespaced(site.client.clone(), &site.namespace)
 }
 
@@ -27,7 +28,8 @@ async fn make(site: &Site, name: &str, spec: Value) {
     pools(site).create(&PostParams::default(), &object).await.unwrap();
 }
 
-async fn pool_until(site: &Site, name: &str, what: &str, so: impl Fn(&Value) -> bool) -> Value {
+/// Waits until the status of the pool is so.
+pub(super) async fn pool_until(site: &Site, name: &str, what: &str, so: impl Fn(&Value) -> bool) -> Value {
     let mut last = Value::Null;
     let wait = async {
         let mut changes = watcher::watch_object(pools(site), name).default_backoff().boxed();
@@ -41,10 +43,11 @@ async fn pool_until(site: &Site, name: &str, what: &str, so: impl Fn(&Value) -> 
         }
     };
     let waited = tokio::time::timeout(PATIENCE, wait).await;
-    waited.unwrap_or_else(|_| panic!("the pool {name} is not so: {what}"))
+    waited.unwrap_or_else(|_| panic!("the pool {name} is not so: {what}: {last:#}"))
 }
 
-fn condition<'a>(status: &'a Value, type_: &str) -> &'a Value {
+/// A condition of a status; null if there is none.
+pub(super) fn condition<'a>(status: &'a Value, type_: &str) -> &'a Value {
     let all = status["conditions"].as_array();
     all.and_then(|all| all.iter().find(|c| c["type"] == type_)).unwrap_or(&Value::Null)
 }
