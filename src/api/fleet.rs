@@ -27,9 +27,20 @@ pub struct FleetAnswer {
     /// Set while the fleet is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<Paused>,
-    /// The status that the reconciler published at the last change; absent if none was ever published.
+    /// The status that the reconciler published at the last change; absent if none was ever published. With several
+    /// WorkerPools in a cluster it is that of the machines on Fly or, if there are none, of one of the pools.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fleet: Option<FleetStatus>,
+    /// The statuses of the other WorkerPools' machines, if there are several pools.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<FleetStatus>,
+}
+
+impl FleetAnswer {
+    /// The statuses of all fleets.
+    pub(crate) fn fleets(&self) -> impl Iterator<Item = &FleetStatus> {
+        self.fleet.iter().chain(&self.others)
+    }
 }
 
 /// The body of `POST /api/fleet/pause`; it may be omitted.
@@ -94,15 +105,20 @@ fn unreadable(error: QueueError) -> Problem {
 impl AppState {
     async fn fleet(&self) -> Result<Json<FleetAnswer>, Problem> {
         let queue = &self.queue;
-        let told = async { queue.fleet().await.map_err(unreadable) };
-        let rest = async {
-            futures::try_join!(queue.stats(), queue.fleet_lock_expiry(), queue.clock()).map_err(Problem::from)
+        let told = async {
+            let fleets = queue.fleets().await.map_err(unreadable)?;
+            Ok((queue.fleet_locks_expiry(fleets.statuses.keys()).await?, fleets))
         };
-        let ((fleet, pause), (stats, held_until, clock)) = futures::try_join!(told, rest)?;
+        let rest = async { futures::try_join!(queue.stats(), queue.clock()).map_err(Problem::from) };
+        let ((held_until, fleets), (stats, clock)) = futures::try_join!(told, rest)?;
         let now = clock.now();
         let silent = |fleet: &FleetStatus| is_silent(now, fleet.at, held_until, stats.oldest_pending_ms);
-        let silent = pause.is_none() && fleet.as_ref().is_some_and(silent);
-        Ok(Json(FleetAnswer { now, pending: stats.pending, silent, pause, fleet }))
+        // One process manages them all, so that one that reports speaks for the others.
+        let mut statuses = fleets.statuses.into_values();
+        let (fleet, others) = (statuses.next(), statuses.collect::<Vec<_>>());
+        let pause = fleets.paused;
+        let silent = pause.is_none() && fleet.is_some() && fleet.iter().chain(&others).all(silent);
+        Ok(Json(FleetAnswer { now, pending: stats.pending, silent, pause, fleet, others }))
     }
 }
 
@@ -172,12 +188,24 @@ mod tests {
 
     #[test]
     fn fleet_answer_round_trips_through_json() {
-        let bare = FleetAnswer { now: Millis(0), pending: 1, silent: false, pause: None, fleet: None };
+        let bare = FleetAnswer {
+            now: Millis(0),
+            pending: 1,
+            silent: false,
+            pause: None,
+            fleet: None,
+            others: vec![],
+        };
         let text = serde_json::to_string(&bare).unwrap();
         assert_eq!(text, r#"{"now":0,"pending":1,"silent":false}"#);
         assert_eq!(serde_json::from_str::<FleetAnswer>(&text).unwrap(), bare);
         let pause = Some(Paused { since: Millis(5), reason: Some("why".into()) });
-        let full = FleetAnswer { pause, fleet: Some(FleetStatus::default()), ..bare };
+        let full = FleetAnswer {
+            pause,
+            fleet: Some(FleetStatus::default()),
+            others: vec![FleetStatus::default()],
+            ..bare
+        };
         let text = serde_json::to_string(&full).unwrap();
         assert_eq!(serde_json::from_str::<FleetAnswer>(&text).unwrap(), full);
     }

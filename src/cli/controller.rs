@@ -13,7 +13,8 @@ use crate::config::registry::{
     ALLOW_PRIVATE_URLS, API_PUBLIC_URL, MIRROR_MAX, TENANT_PREFIXES, WORKER_MAX_INPUT_BYTES,
 };
 use crate::config::{Env, FlyConfig, RedisConfig, Retention, StorageConfig, job_limits};
-use crate::controller::operator::{FleetParts, Operator, Scope};
+use crate::controller::fleet_manager::FleetParts;
+use crate::controller::operator::{Operator, Scope};
 use crate::controller::reconciler::{self, Reconciler, ReconcilerDeps, admin};
 use crate::event_bus::EventBus;
 use crate::flyprovider::{self, Fly};

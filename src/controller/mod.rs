@@ -7,11 +7,12 @@
 //! |---|---|
 //! | `fleet` | how many machines there should be, and the next operations (pure; knows no provider) |
 //! | `reconciler` | carries the operations out, in an event loop or as a one-shot reconciler |
+//! | `fleet_manager` | runs a reconciler for each fleet that the WorkerPools configure |
 //! | `operator` | everything that a controller does in a cluster while it is the leader |
 //! | `leader_election` | elects the leader with a Lease |
 //! | `other_installs` | whether another installation in the cluster acts instead |
 //! | `transcode_job` | reconciles TranscodeJobs: submits their jobs and writes their statuses |
-//! | `worker_pool` | reconciles WorkerPools: configures the fleet and writes their statuses |
+//! | `worker_pool` | reconciles WorkerPools: configures the fleets and writes their statuses |
 //! | `mirror` | mirrors other jobs as TranscodeJobs |
 //! | `secrets` | reads Secrets |
 //! | `webhook_keys` | the Secret that signs the webhook of a TranscodeJob |
@@ -20,6 +21,8 @@
 #[cfg(not(target_arch = "wasm32"))]
 mod conditions;
 pub mod fleet;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod fleet_manager;
 #[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
 pub(crate) mod fuzz;
 #[cfg(not(target_arch = "wasm32"))]

@@ -1,6 +1,5 @@
 //! The operator: everything that a controller does in a cluster while it holds the Lease.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,24 +13,23 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::fleet::{FleetPolicy, MachinePrice, MachineProvider};
+use super::fleet::MachinePrice;
+use super::fleet_manager::{FleetManager, FleetParts};
 use super::leader_election::{Election, Leadership, LeaseParams};
 use super::mirror::Mirror;
 use super::other_installs::{ALL_NAMESPACES, OtherInstalls, SCOPE_ANNOTATION, SINGLE_NAMESPACE};
+use super::reconciler::FleetTable;
 use super::reconciler::admin::Ready;
-use super::reconciler::{Reconciler, ReconcilerDeps};
 use super::transcode_job::{self, Context, ReconcilerHandles, Rules};
 use super::webhook_keys::SecretKeys;
-use super::worker_pool::{FleetTarget, Pools};
+use super::worker_pool::{Pools, Statuses, WantedFleets};
 use crate::crd::{TranscodeJob, WorkerPool};
 use crate::event_bus::EventBus;
-use crate::flyprovider::Fly;
 use crate::janitor::{Janitor, JanitorTasks};
 use crate::job::JobLimits;
 use crate::metrics::Metrics;
 use crate::net::EgressPolicy;
-use crate::podprovider::Pods;
-use crate::queue::{FleetStatus, Outbox, Queue, RequestRate};
+use crate::queue::{Outbox, Queue};
 use crate::storage::Storage;
 use crate::storage::urls::UrlSigner;
 use crate::webhook::{WebhookClient, WebhookSender};
@@ -40,9 +38,6 @@ use crate::webhook::{WebhookClient, WebhookSender};
 const NAME: &str = "tcoder-controller";
 /// Time limit of a request to the API server.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// The rate of requests about pods. The API server protects itself; this limits how far a mistake can get.
-const POD_RATE: RequestRate =
-    RequestRate { interval: Duration::from_millis(100), age: Duration::from_secs(1) };
 /// Interval in which missing CRDs are looked for again.
 const CRD_PERIOD: Duration = Duration::from_secs(5);
 /// Interval in which other installations in the cluster are looked for.
@@ -76,17 +71,6 @@ impl Scope {
             Self::Cluster => ALL_NAMESPACES,
         }
     }
-}
-
-/// What the reconciler of the fleet needs in addition.
-#[derive(Clone)]
-pub struct FleetParts {
-    /// The client of the Fly Machines API, or why there is none.
-    pub fly: Result<Fly, String>,
-    /// The rate of requests to Fly, shared by all processes.
-    pub rate: RequestRate,
-    /// Environment variables of the machines in addition to those that the fleet sets.
-    pub environment: BTreeMap<String, String>,
 }
 
 /// Everything that the operator needs.
@@ -197,9 +181,9 @@ impl Operator {
         }
     }
 
-    /// Runs the reconciler of the fleet from the first term on until another process is the leader, even
+    /// Runs the reconcilers of the fleets from the first term on until another process is the leader, even
     /// while the Lease is lost: jobs of the API need machines although the API server is unreachable, and the
-    /// lock in Redis decides who may change machines.
+    /// locks in Redis decide who may change machines.
     async fn machines(
         &self,
         mut whose: watch::Receiver<Leadership>,
@@ -222,8 +206,8 @@ impl Operator {
     }
 
     async fn pools(&self, price: &watch::Sender<Option<MachinePrice>>, term: &CancellationToken) {
-        let (wanted, wants) = watch::channel(None);
-        let (told, tells) = watch::channel(None);
+        let (wanted, wants) = watch::channel(WantedFleets::new());
+        let (told, tells) = watch::channel(Statuses::new());
         let pools = Pools {
             client: self.client.clone(),
             api: self.scope.api(self.client.clone()),
@@ -233,7 +217,17 @@ impl Operator {
             price: price.clone(),
             no_fly: self.fleet.fly.as_ref().err().cloned(),
         };
-        tokio::join!(pools.run(term.clone()), self.fleet(wants, told, term));
+        let fleets = FleetManager {
+            client: &self.client,
+            queue: &self.queue,
+            event_bus: &self.event_bus,
+            parts: &self.fleet,
+            holder: &self.holder,
+            metrics: &self.metrics,
+            told,
+            table: FleetTable::default(),
+        };
+        tokio::join!(pools.run(term.clone()), fleets.run(wants, term));
     }
 
     /// Waits until the API server has both CRDs and permits listing their objects.
@@ -341,102 +335,6 @@ impl Operator {
         let (client, queue, home) = (self.client.clone(), self.queue.clone(), self.home().to_owned());
         let mirror = Mirror::new(client, queue, Arc::clone(context), home, most);
         mirror.run(self.event_bus.subscribe(), term.clone()).await;
-    }
-
-    /// Runs the reconciler of the fleet once its configuration is known, and another one when the provider changes, or
-    /// the pool whose pods are the machines.
-    async fn fleet(
-        &self,
-        mut wants: watch::Receiver<Option<FleetTarget>>,
-        told: watch::Sender<Option<FleetStatus>>,
-        term: &CancellationToken,
-    ) {
-        while !term.is_cancelled() {
-            let target = tokio::select! {
-                target = wants.wait_for(Option::is_some) => target.ok().and_then(|target| target.clone()),
-                () = term.cancelled() => return,
-            };
-            let Some(target) = target else { return };
-            let over = term.child_token();
-            let (policies, policy) = watch::channel(target.policy().clone());
-            match &target {
-                FleetTarget::Fly(_) => {
-                    let changes = follow(&mut wants, &target, |changed| {
-                        policies.send_replace(changed.policy().clone());
-                    });
-                    match &self.fleet.fly {
-                        Ok(fly) => {
-                            let run = self.reconcile(fly.clone(), self.fleet.rate, policy, &told, &over);
-                            run_until(run, changes, &over).await;
-                        }
-                        // There are no machines until a pool has another provider.
-                        Err(_) => run_until(over.cancelled(), changes, &over).await,
-                    }
-                }
-                FleetTarget::Pods(pool, _) => {
-                    let (pools, pool) = watch::channel(pool.clone());
-                    let changes = follow(&mut wants, &target, |changed| {
-                        if let FleetTarget::Pods(pool, _) = changed {
-                            pools.send_replace(pool.clone());
-                        }
-                        policies.send_replace(changed.policy().clone());
-                    });
-                    let pods = Pods::new(self.client.clone(), pool);
-                    let run = self.reconcile(pods, POD_RATE, policy, &told, &over);
-                    run_until(run, changes, &over).await;
-                }
-            }
-        }
-    }
-
-    /// Runs a reconciler of this provider's machines until `over`.
-    async fn reconcile<P: MachineProvider>(
-        &self,
-        provider: P,
-        rate: RequestRate,
-        policy: watch::Receiver<FleetPolicy>,
-        told: &watch::Sender<Option<FleetStatus>>,
-        over: &CancellationToken,
-    ) {
-        let parts = ReconcilerDeps {
-            queue: self.queue.clone(),
-            provider,
-            rate,
-            policy,
-            status: told.clone(),
-            environment: self.fleet.environment.clone(),
-            holder: self.holder.clone(),
-            metrics: Arc::clone(&self.metrics),
-        };
-        Reconciler::new(parts).listening_to(&self.event_bus).run(over.clone()).await;
-    }
-}
-
-/// Passes each change of the wanted fleet to `apply`, until another fleet is wanted, or none.
-async fn follow(
-    wants: &mut watch::Receiver<Option<FleetTarget>>,
-    current: &FleetTarget,
-    apply: impl Fn(&FleetTarget),
-) {
-    while wants.changed().await.is_ok() {
-        match &*wants.borrow_and_update() {
-            Some(target) if target.is_same_fleet(current) => apply(target),
-            Some(_) | None => return,
-        }
-    }
-    // The watch of the pools has ended; keep the last configuration.
-    std::future::pending().await
-}
-
-/// Runs a part until it ends by itself or `end` happens; then it has the time that it needs to end.
-async fn run_until(part: impl Future<Output = ()>, end: impl Future<Output = ()>, over: &CancellationToken) {
-    let mut part = std::pin::pin!(part);
-    tokio::select! {
-        () = &mut part => {}
-        () = end => {
-            over.cancel();
-            part.await;
-        }
     }
 }
 

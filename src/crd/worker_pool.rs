@@ -21,8 +21,8 @@ use crate::flyprovider::ROOTFS_MAX_GB;
 /// The number and kind of the machines that run workers.
 ///
 /// A field that is absent is taken from the controller's environment (`FLY_WORKER_REGIONS`,
-/// `FLY_WORKER_IMAGE`, ...). The Fly app and its token always are. Only one pool is active: the oldest that
-/// the controller sees.
+/// `FLY_WORKER_IMAGE`, ...). The Fly app and its token always are, so that only one pool of Fly is active: the oldest that
+/// the controller sees. All pools of pods are.
 #[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "tcoder.dev",
@@ -47,6 +47,7 @@ use crate::flyprovider::ROOTFS_MAX_GB;
         json_path = ".status.conditions[?(@.type==\"Ready\")].status"
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority", priority = 1),
     printcolumn(name = "Min", type_ = "integer", json_path = ".spec.min", priority = 1),
     printcolumn(name = "Max", type_ = "integer", json_path = ".spec.max", priority = 1),
     printcolumn(name = "Error", type_ = "string", json_path = ".status.lastError", priority = 1)
@@ -55,6 +56,10 @@ use crate::flyprovider::ROOTFS_MAX_GB;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = rules::min_below_max(), validation = rules::pods_unchanged(), validation = rules::pods_have_image())]
 pub struct WorkerPoolSpec {
+    /// The place among several pools. Waiting jobs are first taken by the machines that exist; then the pools make machines
+    /// for them, the pool with the higher priority first, and of two with the same the older one.
+    #[serde(default)]
+    pub priority: i32,
     /// Minimum number of running machines.
     #[serde(default)]
     #[schemars(range(min = 0, max = 10_000))]
@@ -211,7 +216,7 @@ pub struct WorkerPoolStatus {
     /// The number of machines by role.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machines: Option<MachineCounts>,
-    /// Jobs that no worker has claimed.
+    /// The waiting jobs that are this pool's to take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pending: Option<i64>,
     /// What is wrong, and what to do about it.

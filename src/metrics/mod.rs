@@ -33,7 +33,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::job::JobEvent;
-use crate::queue::{FleetStatus, Queue, Stats};
+use crate::queue::{FleetStatus, Fleets, Queue, Stats};
 use crate::time::timeout;
 use gauges::{FleetGauges, Gauges};
 use jobs::{ATTEMPT_ENDS, Ledger};
@@ -119,7 +119,7 @@ pub async fn scrape(metrics: &Metrics, queue: &Queue, headers: &HeaderMap) -> Re
 
 /// Queries Redis for the current values.
 async fn refresh(metrics: &Metrics, queue: &Queue) {
-    let asked = async { futures::join!(queue.stats(), queue.fleet()) };
+    let asked = async { futures::join!(queue.stats(), queue.fleets()) };
     match timeout(QUERY_TIMEOUT, asked).await {
         Some((Ok(stats), fleet)) => {
             // If the status cannot be parsed, for example because a newer version wrote it, only the fleet is
@@ -128,9 +128,10 @@ async fn refresh(metrics: &Metrics, queue: &Queue) {
                 tracing::debug!(%error, "could not read the fleet's metrics");
             }
             metrics.queue(&stats);
-            let status = fleet.ok().and_then(|(status, paused)| {
-                // The reconciler publishes the pause as well, but may not have done so yet.
-                status.map(|s| FleetStatus { paused: s.paused || paused.is_some(), ..s })
+            let status = fleet.ok().and_then(|Fleets { statuses, paused }| {
+                // The reconcilers publish the pause as well, but may not have done so yet.
+                let total = FleetStatus::total(statuses.into_values());
+                total.map(|all| FleetStatus { paused: all.paused || paused.is_some(), ..all })
             });
             metrics.fleet(status.as_ref());
         }
@@ -294,7 +295,7 @@ impl Metrics {
         gauges.queue = Some(*stats);
     }
 
-    /// Records the state of the fleet; `None` if there is none, or if it is unknown.
+    /// Records the state of all fleets together; `None` if there is none, or if it is unknown.
     pub fn fleet(&self, status: Option<&FleetStatus>) {
         lock(&self.gauges).fleet = status.map(FleetGauges::of);
     }

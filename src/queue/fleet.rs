@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::codec::{from_versioned_json, to_json, to_versioned_json};
+use super::codec::{to_json, to_versioned_json};
 use super::fleet_status::{FleetStatus, Paused};
 use super::scripts;
 use super::workers::{RETIRED, WorkerRecord};
@@ -106,7 +106,9 @@ impl Queue {
         fresh: bool,
         insist: bool,
     ) -> Result<LockOutcome, QueueError> {
-        let reply = self.eval(&scripts::FLEET_LOCK, lock_request(holder, time, fresh, insist)).await?;
+        let reply = self
+            .eval(&scripts::FLEET_LOCK, self.fleet_args(lock_request(holder, time, fresh, insist)))
+            .await?;
         parse_lock(&reply, holder)
             .ok_or_else(|| QueueError::data(format!("the fleet's lock answered {reply:?}")))
     }
@@ -125,7 +127,7 @@ impl Queue {
     ) -> Result<(LockOutcome, bool), QueueError> {
         let mut args = lock_request(&fence.holder, time, fresh, insist);
         args.extend([fence.epoch.to_string(), to_versioned_json(status)?]);
-        let reply = self.eval(&scripts::FLEET_LOCK, args).await?;
+        let reply = self.eval(&scripts::FLEET_LOCK, self.fleet_args(args)).await?;
         let outcome = parse_lock(&reply, &fence.holder)
             .ok_or_else(|| QueueError::data(format!("the fleet's lock answered {reply:?}")))?;
         let is_published = reply.list().and_then(|parts| parts.get(2)?.int()) == Some(1);
@@ -138,7 +140,7 @@ impl Queue {
     /// If Redis fails.
     pub async fn release_fleet_lock(&self, fence: &FencingToken) -> Result<(), QueueError> {
         let args = vec!["release".into(), fence.holder.clone(), fence.epoch.to_string()];
-        self.eval(&scripts::FLEET_LOCK, args).await.map(drop)
+        self.eval(&scripts::FLEET_LOCK, self.fleet_args(args)).await.map(drop)
     }
 
     /// Retires a machine's workers, unless one of them holds a job: the registered ones, the named ones, and,
@@ -160,7 +162,7 @@ impl Queue {
             time.as_millis().to_string(),
         ];
         args.extend(workers.iter().map(ToString::to_string));
-        let reply = self.eval(&scripts::RETIRE, args).await?;
+        let reply = self.eval(&scripts::RETIRE, self.fleet_args(args)).await?;
         match reply.list().and_then(|l| l.first()?.text()) {
             Some("RETIRED") => Ok(RetireOutcome::Retired),
             Some("BUSY") => Ok(RetireOutcome::Busy),
@@ -227,20 +229,8 @@ impl Queue {
         status: &FleetStatus,
     ) -> Result<bool, QueueError> {
         let args = vec![fence.holder.clone(), fence.epoch.to_string(), to_versioned_json(status)?];
-        let reply = self.eval(&scripts::FLEET_PUBLISH, args).await?;
+        let reply = self.eval(&scripts::FLEET_PUBLISH, self.fleet_args(args)).await?;
         Ok(reply.int() == Some(1))
-    }
-
-    /// The status of the fleet as last published, and the pause if there is one.
-    ///
-    /// # Errors
-    /// If Redis fails.
-    pub async fn fleet(&self) -> Result<(Option<FleetStatus>, Option<Paused>), QueueError> {
-        let keys = [self.key("fleet:status"), self.key("fleet:paused")];
-        let reply = self.run(Command::new("MGET").args(keys)).await?;
-        let text = |at: usize| reply.list().and_then(|l| l.get(at)?.text());
-        let status = text(0).map(|json| from_versioned_json("fleet:status", json)).transpose()?;
-        Ok((status, text(1).and_then(parse_paused)))
     }
 
     /// The largest input in bytes that workers take, if it is known: from the settings, or from the fleet. The fleet is only
@@ -252,23 +242,14 @@ impl Queue {
         match self.policy.max_input_bytes {
             Some(most) => Ok(Some(most)),
             None if size <= ALWAYS_FITS => Ok(None),
-            None => match self.fleet().await {
-                Ok((status, _)) => Ok(status.and_then(|status| status.max_input_bytes)),
+            None => match self.fleets().await {
+                // A worker of any fleet may claim the job.
+                Ok(fleets) => Ok(fleets.statuses.values().filter_map(|status| status.max_input_bytes).min()),
                 // A status of another version cannot be read, which is no reason to refuse an input.
                 Err(QueueError::Data(_)) => Ok(None),
                 Err(error) => Err(error),
             },
         }
-    }
-
-    /// When the fleet lock expires, if it was ever held. While jobs wait, its holder renews it even without
-    /// news.
-    ///
-    /// # Errors
-    /// If Redis fails.
-    pub async fn fleet_lock_expiry(&self) -> Result<Option<Millis>, QueueError> {
-        let until = Command::new("HGET").arg(self.key("fleet:lock")).arg("until");
-        Ok(self.run(until).await?.int().map(Millis))
     }
 }
 
@@ -279,7 +260,7 @@ fn lock_request(holder: &str, time: Duration, fresh: bool, insist: bool) -> Vec<
 }
 
 /// The key pauses the fleet whatever its content is.
-fn parse_paused(text: &str) -> Option<Paused> {
+pub(super) fn parse_paused(text: &str) -> Option<Paused> {
     let unreadable = || Paused { since: Millis(0), reason: None };
     (!text.is_empty()).then(|| serde_json::from_str(text).unwrap_or_else(|_| unreadable()))
 }

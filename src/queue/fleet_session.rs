@@ -88,14 +88,8 @@ impl Queue {
         for upload in uploads {
             calls.push((&scripts::UPLOADED, upload.args(input_limit)?));
         }
-        if let Some(Checkpoint { fence, status, memory }) = checkpoint {
-            let args = vec![
-                fence.holder.clone(),
-                fence.epoch.to_string(),
-                to_versioned_json(status)?,
-                memory.clone(),
-            ];
-            calls.push((&scripts::FLEET_PUBLISH, args));
+        if let Some(checkpoint) = checkpoint {
+            calls.push((&scripts::FLEET_PUBLISH, self.checkpoint_args(checkpoint)?));
         }
         calls.push((&scripts::FLEET_VIEW, Vec::new()));
         let mut args = vec![
@@ -133,13 +127,14 @@ impl Queue {
     /// # Errors
     /// If Redis fails.
     pub async fn save_checkpoint(&self, checkpoint: &Checkpoint) -> Result<bool, QueueError> {
-        let args = vec![
-            checkpoint.fence.holder.clone(),
-            checkpoint.fence.epoch.to_string(),
-            to_versioned_json(&checkpoint.status)?,
-            checkpoint.memory.clone(),
-        ];
-        Ok(self.eval(&scripts::FLEET_PUBLISH, args).await?.int() == Some(1))
+        Ok(self.eval(&scripts::FLEET_PUBLISH, self.checkpoint_args(checkpoint)?).await?.int() == Some(1))
+    }
+
+    fn checkpoint_args(&self, checkpoint: &Checkpoint) -> Result<Vec<String>, QueueError> {
+        let Checkpoint { fence, status, memory } = checkpoint;
+        let args =
+            [fence.holder.clone(), fence.epoch.to_string(), to_versioned_json(status)?, memory.clone()];
+        Ok(self.fleet_args(args))
     }
 
     /// Reports uploads; returns the outcomes in order.

@@ -29,6 +29,9 @@ pub struct FleetStatus {
     pub epoch: u64,
     /// The app that the machines belong to.
     pub app: String,
+    /// The WorkerPool that configures the fleet, as namespace/name, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
     /// Whether the fleet is paused.
     pub paused: bool,
     /// The desired number of machines, and the counts that it is computed from.
@@ -63,6 +66,36 @@ impl FleetStatus {
     pub fn billed_price(&self) -> Option<f64> {
         let same = || Some(self.machine_usd_per_hour? * f64::from(self.desired.billed));
         self.billed_usd_per_hour.or_else(same)
+    }
+}
+
+impl FleetStatus {
+    /// Several fleets as one, for figures of all machines. It is paused if all are; its app and its plan are those of the
+    /// first.
+    #[must_use]
+    pub(crate) fn total(fleets: impl IntoIterator<Item = Self>) -> Option<Self> {
+        fleets.into_iter().reduce(|mut sum, fleet| {
+            let price = sum.billed_price().zip(fleet.billed_price()).map(|(one, other)| one + other);
+            sum.billed_usd_per_hour = price;
+            // The price of a machine is that of its own fleet.
+            for machine in &mut sum.machines {
+                machine.usd_per_hour = machine.usd_per_hour.or(sum.machine_usd_per_hour);
+            }
+            sum.machine_usd_per_hour = None;
+            sum.machines.extend(
+                fleet
+                    .machines
+                    .iter()
+                    .map(|machine| FleetMachine { usd_per_hour: fleet.price_of(machine), ..machine.clone() }),
+            );
+            Self {
+                at: sum.at.max(fleet.at),
+                paused: sum.paused && fleet.paused,
+                desired: sum.desired.plus(&fleet.desired),
+                conditions: sum.conditions.into_iter().chain(fleet.conditions).collect(),
+                ..sum
+            }
+        })
     }
 }
 
@@ -101,6 +134,21 @@ pub(crate) fn count(n: u64, one: &str, many: &str) -> String {
 }
 
 impl FleetDesired {
+    const fn plus(&self, other: &Self) -> Self {
+        Self {
+            machines: self.machines.saturating_add(other.machines),
+            busy: self.busy.saturating_add(other.busy),
+            idle: self.idle.saturating_add(other.idle),
+            booting: self.booting.saturating_add(other.booting),
+            waiting: self.waiting.saturating_add(other.waiting),
+            waiting_parts: self.waiting_parts.saturating_add(other.waiting_parts),
+            existing: self.existing.saturating_add(other.existing),
+            billed: self.billed.saturating_add(other.billed),
+            min: self.min.saturating_add(other.min),
+            max: self.max.saturating_add(other.max),
+        }
+    }
+
     /// What waits, such as `2 jobs wait` or `1 job and 8 parts of split videos wait`.
     #[must_use]
     pub fn waits(&self) -> String {
@@ -181,4 +229,43 @@ pub struct FleetStep {
     pub machine: String,
     /// Why the operation is planned.
     pub reason: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn total_of_fleets_adds_their_machines_and_what_they_cost() {
+        let machine = |price| FleetMachine {
+            name: "a".into(),
+            id: None,
+            region: None,
+            state: None,
+            role: "busy".into(),
+            job_id: None,
+            created_at: None,
+            ran_seconds: 0.0,
+            running_since: None,
+            usd_per_hour: price,
+        };
+        let fleet = |at, price: f64, paused| FleetStatus {
+            at: Millis(at),
+            paused,
+            desired: FleetDesired { machines: 2, busy: 1, billed: 2, max: 5, ..FleetDesired::default() },
+            machines: vec![machine(None)],
+            machine_usd_per_hour: Some(price),
+            ..FleetStatus::default()
+        };
+        let total =
+            FleetStatus::total([fleet(5, 0.25, true), fleet(3, 1.0, false), fleet(4, 2.0, true)]).unwrap();
+        assert_eq!((total.at, total.paused, total.billed_price()), (Millis(5), false, Some(6.5)));
+        assert_eq!((total.desired.machines, total.desired.busy, total.desired.max), (6, 3, 15));
+        let prices: Vec<_> = total.machines.iter().map(|machine| total.price_of(machine)).collect();
+        assert_eq!(prices, [Some(0.25), Some(1.0), Some(2.0)]);
+        let unknown = FleetStatus { machine_usd_per_hour: None, ..fleet(1, 0.0, true) };
+        assert_eq!(FleetStatus::total([fleet(1, 1.0, true), unknown]).unwrap().billed_price(), None);
+        assert_eq!(FleetStatus::total([fleet(7, 1.0, true)]), Some(fleet(7, 1.0, true)));
+        assert_eq!(FleetStatus::total([]), None);
+    }
 }

@@ -40,6 +40,8 @@
 //! | `tokens:index:<name>` | zset | the jobs that were submitted with a token, by time of submission, for listings |
 //! | `provider:limit` | hash | when the next request to the provider is permitted, and which callers wait; expires after an idle hour |
 //! | `fleet:lock` | hash | the reconciler that may change machines, until when, and the epoch that fences off the others |
+//! | `fleet:lock:<uid>`, `provider:limit:<uid>` | hash | the same for the fleet of a WorkerPool |
+//! | `fleet:pools` | hash | the statuses of the fleets of WorkerPools, JSON, by the uids of the pools |
 //! | `fleet:status` | string | the fleet's status as the reconciler last published it, JSON |
 //! | `fleet:memory` | string | the state that one-shot reconcilers hand to the next one, JSON |
 //! | `fleet:paused` | string | exists while the fleet is paused |
@@ -72,6 +74,7 @@ mod events;
 mod fleet;
 mod fleet_session;
 mod fleet_status;
+mod fleets;
 #[cfg(all(any(test, feature = "fuzzing"), not(target_arch = "wasm32")))]
 pub(crate) mod fuzz;
 mod jobs;
@@ -103,6 +106,7 @@ pub use fleet_session::{Checkpoint, LockRequest, LockState, Snapshot};
 #[cfg(not(target_arch = "wasm32"))]
 pub(crate) use fleet_status::count;
 pub use fleet_status::{FleetCondition, FleetDesired, FleetMachine, FleetStatus, FleetStep, Paused};
+pub use fleets::{FleetName, Fleets};
 pub use outbox::{Delivery, DeliveryState, Outbox};
 pub use outcomes::{
     CancelOutcome, CancelReason, CompleteOutcome, ExpireOutcome, FailOutcome, RedriveOutcome, SubmitMode,
@@ -168,6 +172,8 @@ pub struct Queue {
     contact: Arc<Contact>,
     unanswered: Arc<Unanswered>,
     last_split: Arc<LastSplit>,
+    /// The fleet that this handle is for.
+    fleet: FleetName,
 }
 
 /// When Redis was last out of reach, as the clones of a handle found it.
@@ -233,6 +239,7 @@ impl Queue {
             contact: Arc::default(),
             unanswered: Arc::default(),
             last_split: Arc::default(),
+            fleet: FleetName::default(),
         }
     }
 
@@ -247,6 +254,7 @@ impl Queue {
             contact: Arc::default(),
             unanswered: Arc::default(),
             last_split: Arc::default(),
+            fleet: FleetName::default(),
         }
     }
 

@@ -1,5 +1,4 @@
-//! The rate limit of requests to the provider of machines, shared by all processes of an installation: one
-//! request a second in total.
+//! The rate limit of requests to the provider of machines, shared by all processes that manage a fleet.
 
 use std::time::Duration;
 
@@ -84,9 +83,8 @@ impl Queue {
     }
 
     async fn rate_limit(&self, rate: RequestRate, args: [String; 3]) -> Result<Reply, QueueError> {
-        let mut all = vec![micros(rate.interval), micros(rate.age)];
-        all.extend(args);
-        self.eval(&scripts::RATE_LIMIT, all).await
+        let rate = [micros(rate.interval), micros(rate.age)];
+        self.eval(&scripts::RATE_LIMIT, self.fleet_args(rate.into_iter().chain(args))).await
     }
 }
 

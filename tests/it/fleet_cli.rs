@@ -71,6 +71,7 @@ fn busy(now: Millis) -> FleetStatus {
         at: now,
         reconciler: "reconciler-of-the-test".into(),
         epoch: 1,
+        pool: None,
         app: "films".into(),
         paused: false,
         desired: FleetDesired {

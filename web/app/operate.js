@@ -14,6 +14,11 @@ const figures = (pairs) => h("dl", { class: "figures" }, pairs.map(([term, value
 
 const isUp = (machine) => ["started", "starting", "stopping"].includes(machine.state) || ["busy", "idle", "booting"].includes(machine.role);
 
+/** The fleets of all pools. */
+const fleets = ({ fleet, others = [] }) => fleet ? [fleet, ...others] : [];
+
+const sum = (items, number) => items.reduce((total, item) => total + number(item), 0);
+
 export const operate = (main, signal) => {
   const [queue, chart, machines, running, failures] = [h("div"), h("div"), h("div"), h("div"), h("div")];
   const [notes, said] = [h("div"), h("div", { role: "alert" })];
@@ -30,36 +35,40 @@ export const operate = (main, signal) => {
   const samples = [];
   let paused = false;
 
-  const take = ({ pending, fleet }) => {
-    const roles = Object.fromEntries((fleet?.machines ?? []).map((m) => [m.name, m.role]));
+  const take = (answer) => {
+    const all = fleets(answer);
+    const each = all.flatMap((fleet) => fleet.machines);
+    const roles = Object.fromEntries(each.map((m) => [m.name, m.role]));
     samples.push({
       at: Date.now(),
-      wanted: fleet?.desired.machines ?? 0,
-      running: (fleet?.machines ?? []).filter(isUp).length,
-      queue: pending,
+      wanted: sum(all, (fleet) => fleet.desired.machines),
+      running: each.filter(isUp).length,
+      queue: answer.pending,
       machines: roles,
     });
     while (samples.length > 2 && samples.at(-1).at - samples[0].at > SPAN * 1000) samples.shift();
   };
 
   const drawFleet = (answer) => {
-    const { fleet, pause, silent } = answer;
+    const { pause, silent } = answer;
+    const all = fleets(answer);
     paused = Boolean(pause);
     control.disabled = false;
     control.textContent = paused ? "Resume the fleet" : "Pause the fleet";
     const words = [];
     if (pause) words.push(`Paused ${ago(pause.since)}${pause.reason ? `: ${pause.reason}` : ""}. No machine is started or stopped until the fleet is resumed.`);
     if (silent) words.push("Jobs are waiting, but no controller manages the machines. Is tcoder controller running?");
-    if (!fleet) words.push("No controller has reported yet. Workers that you start yourself run jobs nevertheless.");
-    words.push(...(fleet?.conditions ?? []).map((c) => c.message));
+    if (all.length === 0) words.push("No controller has reported yet. Workers that you start yourself run jobs nevertheless.");
+    words.push(...all.flatMap((fleet) => fleet.conditions).map((c) => c.message));
     notes.replaceChildren(...words.map((text) => h("p", { class: "problem" }, text)));
-    if (!fleet) return;
+    if (all.length === 0) return;
     const span = Math.min(SPAN, Math.max(60, (samples.at(-1).at - samples[0].at) / 1000));
     chart.replaceChildren(wide("Machines over time", fleetChart(samples, span)));
     const names = [...new Set(samples.flatMap((sample) => Object.keys(sample.machines)))].sort().slice(0, 50);
-    const price = fleet.machineUsdPerHour;
-    const cost = fleet.billedUsdPerHour ?? price * fleet.desired.billed;
-    const detail = fleet.machines.map((m) => [
+    const costs = all.map((fleet) => fleet.billedUsdPerHour ?? fleet.machineUsdPerHour * fleet.desired.billed);
+    const cost = costs.reduce((total, one) => total + one);
+    const isFree = all.every((fleet) => fleet.machineUsdPerHour === 0);
+    const detail = all.flatMap((fleet) => fleet.machines).map((m) => [
       m.name, m.role, m.state ?? "", m.region ?? "",
       m.runningSince ? `for ${duration((new Date(answer.now) - new Date(m.runningSince)) / 1000)}` : "",
       m.jobId ?? "",
@@ -67,9 +76,9 @@ export const operate = (main, signal) => {
     machines.replaceChildren(
       names.length > 0 ? wide("Each machine over time", machineStrips(samples, span, names)) : h("p", { class: "quiet" }, "There are no machines. The next job starts one."),
       figures([
-        ["desired", fleet.desired.machines], ["busy", fleet.desired.busy], ["idle", fleet.desired.idle],
-        ["maximum", fleet.desired.max],
-        ["cost now", price === undefined ? "price unknown" : price === 0 ? "free: this machine" : `${dollars(cost)} an hour`],
+        ...[["desired", "machines"], ["busy", "busy"], ["idle", "idle"], ["maximum", "max"]]
+          .map(([name, field]) => [name, sum(all, (fleet) => fleet.desired[field])]),
+        ["cost now", Number.isNaN(cost) ? "price unknown" : isFree ? "free: this machine" : `${dollars(cost)} an hour`],
       ]),
       detail.length > 0 ? table("Machines", ["Machine", "Role", "State", "Region", "Runs", "Job"], detail) : "");
   };

@@ -67,6 +67,14 @@ pub(crate) fn sandboxes(workers: &[PoolEntry]) -> Vec<String> {
     without.iter().map(|(missing, n)| format!("warning: on {n} of {of_all} workers {missing}")).collect()
 }
 
+/// The title of a fleet, if there are several.
+pub(crate) fn title(answer: &FleetAnswer, fleet: &FleetStatus) -> Option<String> {
+    let name =
+        fleet.pool.as_ref().map_or_else(|| format!("app {}", fleet.app), |pool| format!("WorkerPool {pool}"));
+    let space = if answer.fleet.as_ref() == Some(fleet) { "" } else { "\n" };
+    (!answer.others.is_empty()).then(|| format!("{space}{name}"))
+}
+
 /// The desired number of machines, why, and how many exist.
 pub(crate) fn headline(fleet: &FleetStatus) -> String {
     let d = &fleet.desired;
@@ -132,7 +140,11 @@ pub(crate) fn bill(fleet: &FleetStatus, now: Millis) -> String {
 /// Who published the status, and when it last changed.
 pub(crate) fn source(fleet: &FleetStatus, now: Millis) -> String {
     let age = span(since(fleet.at, now));
-    format!("app {}; unchanged for {age}, reported by the reconciler {}", fleet.app, fleet.reconciler)
+    let whose = match &fleet.pool {
+        Some(pool) => format!("WorkerPool {pool}"),
+        None => format!("app {}", fleet.app),
+    };
+    format!("{whose}; unchanged for {age}, reported by the reconciler {}", fleet.reconciler)
 }
 
 /// The conditions, one sentence each. The warnings contain the pause.
@@ -219,14 +231,13 @@ pub(crate) fn nothing_to_do(fleet: &FleetStatus) -> String {
 }
 
 /// When the operations are carried out.
-pub(crate) fn when(answer: &FleetAnswer) -> String {
-    let looks_on = answer.fleet.as_ref().is_some_and(|fleet| fleet.paused);
-    match (&answer.pause, looks_on) {
+pub(crate) fn when(answer: &FleetAnswer, fleet: &FleetStatus) -> String {
+    match (&answer.pause, fleet.paused) {
         (Some(_), _) => "nothing is carried out until `tcoder fleet resume`",
         (None, true) => "nothing is carried out while the reconciler is paused",
         (None, false) if answer.silent => "nothing is carried out until a reconciler runs again",
         (None, false) => {
-            "the reconciler carries them out: one request to Fly a second, and a new plan after each step"
+            "the reconciler carries them out: at most one request to Fly a second, and a new plan after each step"
         }
     }
     .to_owned()

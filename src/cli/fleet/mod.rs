@@ -7,6 +7,7 @@ use super::args::{FleetArgs, FleetCommand};
 use super::client::ApiClient;
 use super::output::{self, outln};
 use crate::api::{FleetAnswer, PauseFleet};
+use crate::queue::FleetStatus;
 
 pub(crate) async fn run(args: FleetArgs) -> Result<(), CliError> {
     let client = ApiClient::new(&args.server)?;
@@ -36,7 +37,13 @@ fn lines(lines: impl IntoIterator<Item = String>) {
 
 fn status(answer: &FleetAnswer) {
     lines(format::warnings(answer));
-    let Some(fleet) = &answer.fleet else { return };
+    for fleet in answer.fleets() {
+        lines(format::title(answer, fleet));
+        machines(answer, fleet);
+    }
+}
+
+fn machines(answer: &FleetAnswer, fleet: &FleetStatus) {
     outln!("{}", format::headline(fleet));
     if !fleet.machines.is_empty() {
         outln!("");
@@ -50,7 +57,13 @@ fn status(answer: &FleetAnswer) {
 
 fn plan(answer: &FleetAnswer) {
     lines(format::warnings(answer));
-    let Some(fleet) = &answer.fleet else { return };
+    for fleet in answer.fleets() {
+        lines(format::title(answer, fleet));
+        operations(answer, fleet);
+    }
+}
+
+fn operations(answer: &FleetAnswer, fleet: &FleetStatus) {
     if fleet.plan.is_empty() {
         outln!("{}", format::nothing_to_do(fleet));
     } else {
@@ -58,7 +71,7 @@ fn plan(answer: &FleetAnswer) {
         outln!("");
         output::steps(fleet.plan.iter().zip(1..).map(|(step, number)| format::step(number, step)));
         outln!("");
-        outln!("{}", format::when(answer));
+        outln!("{}", format::when(answer, fleet));
     }
     lines(format::conditions(fleet));
 }

@@ -4,9 +4,9 @@
 use std::cmp::Reverse;
 
 use super::classify::{MachineRole, MachineView};
-use super::observation::QueueView;
 use super::policy::FleetPolicy;
 use super::price::MicroDollars;
+use super::share::Waiting;
 use super::size::{Offer, Purse};
 use crate::queue::FleetDesired;
 
@@ -25,7 +25,7 @@ pub(super) struct Demand {
 /// allows; a size of `too_large` CPUs or more, of which the provider had none, is left out.
 pub(super) fn demand(
     units: &[MachineView],
-    queue: &QueueView,
+    waiting: Waiting,
     policy: &FleetPolicy,
     too_large: Option<u32>,
 ) -> Demand {
@@ -33,9 +33,8 @@ pub(super) fn demand(
         u32::try_from(units.iter().filter(|u| f(u.role)).count()).unwrap_or(u32::MAX)
     };
     let busy = count(&|r| r == MachineRole::Busy);
-    let waiting = queue.pending.saturating_add(queue.due);
-    let parts = queue.parts.min(waiting);
-    let for_jobs = (waiting - parts).div_ceil(u64::from(policy.jobs_per_machine.get()));
+    let Waiting { jobs, parts } = waiting;
+    let for_jobs = jobs.div_ceil(u64::from(policy.jobs_per_machine.get()));
     let there = free(units, policy);
     let spare = there.len() as u64;
     let mut left = parts;
@@ -63,7 +62,7 @@ pub(super) fn demand(
         busy,
         idle: count(&|r| r == MachineRole::Idle),
         booting: count(&|r| r == MachineRole::Booting),
-        waiting,
+        waiting: jobs.saturating_add(parts),
         waiting_parts: parts,
         existing: count(&|_| true),
         billed: count(&MachineRole::is_billed),

@@ -15,21 +15,26 @@
 //! | `launch` | how the machine of a slot is made |
 //! | `operation` | a step, and how it ended |
 //! | `condition` | what a person should know |
+//! | `capacity` | what fleets that take from the same queue say to each other |
 //! | `observation` | what was seen of the machines and of the queue |
 //! | `state` | what must be remembered between two looks |
 //! | `observe` | how memory takes in a list of machines and the pool |
 //! | `classify` | a machine and its worker -> what it is to us |
+//! | `limits` | what limits the machines that can be started or created |
+//! | `share` | how what waits is divided among several fleets |
 //! | `desired` | how many machines are wanted, of which sizes, and how many are allowed |
 //! | `plan` | the next steps, each with its reason |
 //! | `planner` | a plan in the making |
 //! | `repair` | the steps for machines that went astray or are no longer wanted |
 //! | `carry_out` | a step -> a request to a provider |
 
+mod capacity;
 mod carry_out;
 mod classify;
 mod condition;
 mod desired;
 mod launch;
+mod limits;
 mod machine;
 mod observation;
 mod observe;
@@ -40,6 +45,7 @@ mod policy;
 mod price;
 mod provider;
 mod repair;
+mod share;
 mod size;
 mod slot;
 mod state;
@@ -47,6 +53,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
+pub use capacity::{FleetCapacity, OtherFleets};
 pub use carry_out::carry_out;
 pub use classify::{MachineRole, MachineView};
 pub use condition::Condition;

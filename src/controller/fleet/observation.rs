@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::capacity::OtherFleets;
 use super::machine::{Machine, MachineId};
 use crate::job::WorkerId;
 
@@ -74,6 +75,8 @@ pub struct QueueView {
     pub workers: Vec<WorkerView>,
     /// When a worker last registered on each machine, even if that worker has left since.
     pub heard: BTreeMap<MachineId, Moment>,
+    /// The other fleets that take from the queue.
+    pub others: OtherFleets,
 }
 
 /// A worker, registered or holding a lease.

@@ -3,17 +3,20 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::capacity::FleetCapacity;
 use super::classify::{MachineRole, MachineView, units};
 use super::condition::Condition;
 use super::desired::{self, Demand};
+use super::limits;
 use super::machine::Phase;
 use super::observation::{ListFailure, ListUnavailable, Moment, Observation};
 use super::observe::{ByMachine, by_machine};
 use super::operation::{Operation, PlannedOperation};
 use super::planner::Planner;
-use super::policy::{ANY_REGION, FleetPolicy};
+use super::policy::FleetPolicy;
 use super::price::MicroDollars;
 use super::repair;
+use super::share::{Waiting, share};
 use super::size::Offer;
 use super::slot::Slot;
 use super::state::{FleetState, LaunchFailure};
@@ -32,6 +35,8 @@ pub struct Plan {
     pub cost: Option<MicroDollars>,
     /// The machines as they were judged, in the order of their slots; none while that is unknown.
     pub units: Vec<MachineView>,
+    /// What the fleet can take of what waits, for the other fleets of the queue.
+    pub capacity: FleetCapacity,
     /// Zero: list the machines now. Else plan again after this long even if the queue is silent.
     /// Nothing: not before the queue says something.
     pub next_look: Option<Duration>,
@@ -46,6 +51,10 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
         conditions: vec![condition],
         cost: None,
         units: Vec::new(),
+        capacity: match &observation.machines {
+            Err(ListUnavailable { why: ListFailure::NotYet, .. }) => FleetCapacity::unknown(policy),
+            _ => FleetCapacity::none(policy),
+        },
         next_look,
     };
     let Some(queue) = &observation.queue else {
@@ -67,8 +76,13 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
     };
     let workers = by_machine(observation);
     let units = units(listed, &workers, policy, memory, now);
-    let Demand { desired, launches } =
-        desired::demand(&units, queue, policy, memory.too_large.map(|(cpus, _)| cpus));
+    let too_large = memory.too_large.map(|(cpus, _)| cpus);
+    let waiting = Waiting::of(queue);
+    let alone = desired::demand(&units, waiting, policy, too_large);
+    let capacity =
+        FleetCapacity::of(&units, policy, limits::launchable(&units, alone.desired, policy, memory, now));
+    let mine = share(waiting, &capacity, &queue.others);
+    let Demand { desired, launches } = desired::demand(&units, mine, policy, too_large);
     let mut draft = Planner {
         policy,
         memory,
@@ -76,13 +90,14 @@ pub fn plan(observation: &Observation, policy: &FleetPolicy, memory: &FleetState
         queue,
         units: &units,
         desired,
+        wanted_alone: alone.desired.machines,
         launches: &launches,
         now,
         conditions: Vec::new(),
     };
     let actions = draft.actions(&workers);
     let plan = draft.finish(actions);
-    Plan { cost: desired::cost(&units, policy), units, ..plan }
+    Plan { cost: desired::cost(&units, policy), units, capacity, ..plan }
 }
 
 impl<'a> Planner<'a> {
@@ -138,9 +153,9 @@ impl<'a> Planner<'a> {
     fn scale_out(&mut self) -> Vec<PlannedOperation> {
         let need = self.desired.need();
         let failures = self.memory.launch_failures;
-        let launches_fail = failures >= self.policy.launch_failures;
+        let trials = limits::trials(self.desired, self.policy, self.memory, self.now);
         // Report it during a single trial launch as well, so that the condition lasts as long as the problem.
-        if launches_fail && (need > 0 || self.desired.waiting > 0) {
+        if trials.is_some() && (self.need_alone() > 0 || self.desired.waiting > 0) {
             self.conditions.push(match self.memory.launch_failure {
                 Some(LaunchFailure::Silent) => Condition::WorkersNotRegistering { failures },
                 Some(LaunchFailure::Failed) | None => {
@@ -149,6 +164,11 @@ impl<'a> Planner<'a> {
             });
         }
         if need == 0 {
+            // Another fleet takes the jobs; a person should know why.
+            if self.need_alone() > 0 {
+                self.note_refusals();
+                self.open_region();
+            }
             return Vec::new();
         }
         let mut purse = desired::purse(self.units, self.policy);
@@ -157,23 +177,13 @@ impl<'a> Planner<'a> {
         if wanted.len() < self.launches.len() {
             self.conditions.push(Condition::Budget { affordable: self.policy.affordable() });
         }
-        if launches_fail {
-            // After the hold, one launch at a time until one brings a worker.
-            let probe = self.memory.launch_hold_until.is_none_or(|until| until <= self.now);
-            let tried = self.desired.booting.max(self.memory.launch_unconfirmed());
-            wanted.truncate(usize::from(probe && tried == 0));
+        if let Some(trials) = trials {
+            wanted.truncate(trials as usize);
         }
-        let quota = Condition::Quota { said: self.memory.quota_said.clone() };
-        for (until, condition) in
-            [(self.memory.quota_until, quota), (self.memory.billing_until, Condition::Billing)]
-        {
-            if until.is_some() {
-                self.conditions.push(condition);
-            }
-        }
+        self.note_refusals();
         // Only the workers of the first slots stay: any other would exit and be started again, repeatedly.
         let keepers = self.desired.waiting == 0;
-        let mut at_rest = self.startable(keepers);
+        let mut at_rest = limits::startable(self.units, self.policy, keepers);
         let mut actions = Vec::new();
         wanted.retain(|offer| {
             let same = at_rest.iter().position(|unit| unit.size == offer.size);
@@ -210,19 +220,6 @@ impl<'a> Planner<'a> {
         format!("{waits}: {machines} machines wanted, {busy} busy, {idle} idle, {booting} booting")
     }
 
-    /// The machines at rest that can be started, in the order of their slots.
-    fn startable(&self, keepers: bool) -> Vec<&'a MachineView> {
-        if !self.policy.capabilities.can_stop_and_start {
-            return Vec::new();
-        }
-        let startable = self.units.iter().filter(|u| {
-            let rests = matches!(u.role, MachineRole::Rest | MachineRole::Unstarted);
-            let stays = u.slot.is_some_and(|slot| slot.0 <= self.policy.min);
-            rests && !u.drifted && !u.blocked && (stays || !keepers)
-        });
-        startable.filter(|u| u.id.is_some()).collect()
-    }
-
     fn start(&self, unit: &MachineView) -> Option<PlannedOperation> {
         let machine = unit.id.clone()?;
         Some(PlannedOperation { reason: self.why(), act: Operation::Start { machine } })
@@ -230,17 +227,31 @@ impl<'a> Planner<'a> {
 
     /// The region in which machines can be created now, if there is one.
     fn open_region(&mut self) -> Option<String> {
-        if self.memory.quota_until.or(self.memory.billing_until).is_some() {
+        if limits::is_refused(self.memory) {
             return None;
         }
-        let any = ANY_REGION.to_owned();
-        let mut wanted = self.policy.regions.iter().chain(self.policy.any_region.then_some(&any));
-        let open = wanted.find(|region| !self.memory.full_regions.contains_key(*region)).cloned();
+        let open = limits::open_region(self.policy, self.memory);
         let condition = Condition::NoCapacity { said: self.memory.capacity_said.clone() };
         if open.is_none() && !self.conditions.contains(&condition) {
             self.conditions.push(condition);
         }
         open
+    }
+
+    fn note_refusals(&mut self) {
+        let quota = Condition::Quota { said: self.memory.quota_said.clone() };
+        for (until, condition) in
+            [(self.memory.quota_until, quota), (self.memory.billing_until, Condition::Billing)]
+        {
+            if until.is_some() {
+                self.conditions.push(condition);
+            }
+        }
+    }
+
+    /// The number of machines that would still be missing if no other fleet took from the queue.
+    fn need_alone(&self) -> u32 {
+        FleetDesired { machines: self.wanted_alone, ..self.desired }.need()
     }
 
     fn creates(&self, wanted: &[Offer], region: &str) -> Vec<PlannedOperation> {
@@ -279,7 +290,8 @@ impl<'a> Planner<'a> {
             actions.clear();
         }
         let (desired, conditions) = (self.desired, self.conditions);
-        Plan { desired, actions, conditions, cost: None, units: Vec::new(), next_look }
+        let capacity = FleetCapacity::none(self.policy);
+        Plan { desired, actions, conditions, cost: None, units: Vec::new(), capacity, next_look }
     }
 
     fn next_look(&self, actions: &[PlannedOperation]) -> Option<Duration> {
@@ -293,7 +305,7 @@ impl<'a> Planner<'a> {
             let disputed = u.id.as_ref().and_then(|id| self.memory.machines.get(id)?.disputed_since);
             overdue || disputed.is_some_and(|since| self.listed.at < since)
         });
-        let need = self.desired.need() > 0;
+        let (need, need_alone) = (self.desired.need() > 0, self.need_alone() > 0);
         let since_list = self.now.saturating_sub(self.listed.at);
         // A machine is about to make room: check whether it has.
         let awaited = self.units.iter().any(|u| matches!(u.role, MachineRole::Leaving | MachineRole::Going));
@@ -319,9 +331,9 @@ impl<'a> Planner<'a> {
         ];
         moments.extend(waits.into_iter().flatten());
         moments.extend(memory.guard.map(|(_, _, until)| until));
-        moments.extend(memory.full_regions.values().filter(|_| need));
-        moments.extend(memory.too_large.map(|(_, until)| until).filter(|_| need));
-        moments.extend(memory.machines.values().filter_map(|m| m.blocked_until).filter(|_| need));
+        moments.extend(memory.full_regions.values().filter(|_| need_alone));
+        moments.extend(memory.too_large.map(|(_, until)| until).filter(|_| need_alone));
+        moments.extend(memory.machines.values().filter_map(|m| m.blocked_until).filter(|_| need_alone));
         moments.extend(self.units.iter().filter_map(|unit| repair::next_try(self, unit)));
         moments.extend(memory.scaled_in_at.map(|at| at + limits.scale_in));
         moments.extend(self.queue.next_due.map(|due| self.now + due.max(Duration::from_millis(1))));

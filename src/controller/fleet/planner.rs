@@ -16,6 +16,8 @@ pub(super) struct Planner<'a> {
     pub queue: &'a QueueView,
     pub units: &'a [MachineView],
     pub desired: FleetDesired,
+    /// How many machines would be wanted if no other fleet took from the queue.
+    pub wanted_alone: u32,
     /// The sizes of the machines still to be started or created.
     pub launches: &'a [Offer],
     pub now: Moment,

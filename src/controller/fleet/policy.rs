@@ -19,6 +19,10 @@ use crate::config::{ConfigError, ConfigErrors, Env, Setting};
 pub struct FleetPolicy {
     /// The app: the provider's name for the group of machines. The names of the machines begin with it.
     pub app: String,
+    /// The WorkerPool that configures the fleet, as namespace/name, if there is one.
+    pub pool: Option<String>,
+    /// The place among several fleets of a queue: the higher makes machines first.
+    pub priority: i32,
     /// The worker image of the machines.
     pub image: String,
     /// The sizes of the machines.
@@ -130,6 +134,8 @@ impl FleetPolicy {
     pub fn new(app: &str, image: &str) -> Self {
         Self {
             app: app.to_owned(),
+            pool: None,
+            priority: 0,
             image: image.to_owned(),
             price: None,
             sizes: Sizes::default(),

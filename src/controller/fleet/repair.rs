@@ -76,7 +76,9 @@ fn destroy(machine: MachineId, reason: &str) -> PlannedOperation {
 /// needs any more, the last slots first.
 fn useless_unschedulable(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     let desired = draft.desired;
-    let surplus = (desired.busy + desired.idle + desired.booting).saturating_sub(desired.machines) as usize;
+    // While jobs wait, a machine is kept although another fleet takes them: a host may be added for it.
+    let needed = desired.machines.max(draft.wanted_alone);
+    let surplus = (desired.busy + desired.idle + desired.booting).saturating_sub(needed) as usize;
     let waits = |u: &&MachineView| {
         u.role == MachineRole::Booting && u.phase == Some(Phase::Unschedulable) && repair_is_due(draft, u)
     };

@@ -4,6 +4,7 @@
 mod faults;
 mod neutral;
 mod rules;
+mod share;
 mod sizes;
 mod unschedulable;
 

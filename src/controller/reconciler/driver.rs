@@ -18,7 +18,8 @@ use super::effect::{Effect, EffectResult, Ended};
 use super::{observe, status};
 use crate::controller::fleet::{
     FleetPolicy, FleetState, ListUnavailable, Machine, MachineId, MachineList, Moment, Observation,
-    Operation, Outcome, Plan, PlannedOperation, ProviderError, ProviderFailure, ProviderWords, plan,
+    Operation, OtherFleets, Outcome, Plan, PlannedOperation, ProviderError, ProviderFailure, ProviderWords,
+    QueueView, plan,
 };
 use crate::job::WorkerId;
 use crate::queue::{FencingToken, FleetStatus, FleetView, LockOutcome, Permit, RequestClass, RetireOutcome};
@@ -94,6 +95,8 @@ pub(crate) struct Driver {
     /// How long a heartbeat counts.
     alive: Duration,
     policy: FleetPolicy,
+    /// The other fleets that take from the queue.
+    others: OtherFleets,
     state: DriverState,
     seen: Observation,
     /// Machines that this reconciler created since the last list.
@@ -122,6 +125,7 @@ impl Driver {
             words,
             alive,
             policy,
+            others: OtherFleets::default(),
             state,
             seen: Observation { machines: Err(ListUnavailable::NOT_YET), queue: None },
             made: BTreeMap::new(),
@@ -139,6 +143,18 @@ impl Driver {
     #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
     pub(crate) fn set_policy(&mut self, policy: FleetPolicy) {
         self.policy = policy;
+    }
+
+    /// Changes the other fleets that take from the queue, from the next round on.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
+    pub(crate) fn set_others(&mut self, others: OtherFleets) {
+        self.others = others;
+    }
+
+    /// Whether jobs waited when the round began, whichever fleet takes them.
+    #[cfg_attr(target_arch = "wasm32", allow(dead_code, reason = "it serves the event loop only"))]
+    pub(crate) fn jobs_wait(&self) -> bool {
+        self.round.as_ref().is_some_and(Round::waits)
     }
 
     /// The policy of this round, or of the next one if no round has begun.
@@ -263,7 +279,8 @@ impl Driver {
         }
         let policy =
             FleetPolicy { paused: self.policy.paused || view.paused.is_some(), ..self.policy.clone() };
-        self.seen.queue = Some(observe::queue_view(&view, self.alive, &mut self.state.suspects, now));
+        let queue = observe::queue_view(&view, self.alive, &mut self.state.suspects, now);
+        self.seen.queue = Some(QueueView { others: self.others.clone(), ..queue });
         self.state.memory.observe(&self.seen, &policy, now);
         let plan = plan(&self.seen, &policy, &self.state.memory, now);
         let work = if plan.next_look == Some(Duration::ZERO) {

@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::apply::{Targets, apply};
 use super::driver::{Driver, DriverState, MAX_SLEEP, RENEW_INTERVAL};
 use super::effect::{Effect, EffectResult};
+use super::fleet_table::FleetMembership;
 use crate::controller::fleet::{
     Condition, FleetPolicy, ListFailure, MachineProvider, Moment, Outcome, Plan, ProviderWords,
 };
@@ -61,6 +62,8 @@ pub struct Reconciler<P> {
     /// What has changed since the last observation. If it is not that of the process's event bus, the guard ends the
     /// bus that it comes from.
     changes: Option<(Receiver<Change>, Option<DropGuard>)>,
+    /// The place among the other fleets of the queue, if there can be any.
+    membership: Option<FleetMembership>,
     /// A status that was published when the lock was renewed, before the driver asked for it.
     published: Option<FleetStatus>,
     /// The time until which the metrics include the machines' cost.
@@ -85,6 +88,7 @@ impl<P: MachineProvider> Reconciler<P> {
             looked_at: Instant::now(),
             failures: 0,
             changes: None,
+            membership: None,
             published: None,
             billed_until: Moment::ZERO,
         }
@@ -94,6 +98,13 @@ impl<P: MachineProvider> Reconciler<P> {
     #[must_use]
     pub(crate) fn listening_to(mut self, event_bus: &EventBus) -> Self {
         self.changes = Some((event_bus.subscribe_to_all(), None));
+        self
+    }
+
+    /// Divides what waits with the other fleets of its process.
+    #[must_use]
+    pub(crate) fn among(mut self, membership: FleetMembership) -> Self {
+        self.membership = Some(membership);
         self
     }
 
@@ -160,6 +171,9 @@ impl<P: MachineProvider> Reconciler<P> {
         }
         if observes && pause.is_none() {
             self.count_cost();
+            if let (Some(membership), Some(plan)) = (&mut self.membership, self.driver.plan()) {
+                membership.publish(plan.capacity, self.driver.policy().priority);
+            }
         }
         pause
     }
@@ -228,6 +242,9 @@ impl<P: MachineProvider> Reconciler<P> {
         let capabilities = self.deps.provider.capabilities();
         let wanted = self.deps.policy.borrow().clone();
         self.driver.set_policy(FleetPolicy { app: self.app.clone(), capabilities, ..wanted });
+        if let Some(membership) = &mut self.membership {
+            self.driver.set_others(membership.others());
+        }
         Ok(EffectResult::Observed(view))
     }
 
@@ -274,7 +291,10 @@ impl<P: MachineProvider> Reconciler<P> {
     async fn wait(&mut self, limit: Option<Duration>) {
         let mut until = Instant::now() + limit.unwrap_or(MAX_SLEEP).min(MAX_SLEEP);
         let Some((changes, _)) = &mut self.changes else { return sleep_until(until).await };
-        let idle = self.driver.plan().map_or(0, |plan| plan.desired.idle);
+        // Only while jobs wait do the other fleets matter to the plan.
+        let jobs_wait = self.driver.jobs_wait();
+        let others = self.membership.as_ref().map_or(0, FleetMembership::idle);
+        let idle = self.driver.plan().map_or(0, |plan| plan.desired.idle).saturating_add(others);
         let quiet_until = self.looked_at + DEBOUNCE;
         loop {
             let settles = tokio::select! {
@@ -289,11 +309,20 @@ impl<P: MachineProvider> Reconciler<P> {
                     }
                 },
                 Ok(()) = self.deps.policy.changed() => Some(Duration::ZERO),
+                () = changed(&mut self.membership), if jobs_wait => Some(Duration::ZERO),
             };
             if let Some(settles) = settles {
                 until = until.min(quiet_until.max(Instant::now() + settles));
             }
         }
+    }
+}
+
+/// Waits until what the other fleets can take has changed.
+async fn changed(membership: &mut Option<FleetMembership>) {
+    match membership {
+        Some(membership) => membership.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -13,6 +13,7 @@
 //! | `effect` | the effects that the driver requests from its host, and their outcomes |
 //! | `apply` | performs the effects on Redis and the provider that are the same for all hosts |
 //! | `event_loop` | the host in a process |
+//! | `fleet_table` | the fleets of a process that take from the same queue |
 //! | `one_shot` | the host in one invocation at the edge: as many operations as its budget allows |
 //! | `simulation` | the host in virtual time, for tests and figures; native only |
 //! | `observe` | derives the plan's input from Redis's view (pure) |
@@ -26,6 +27,8 @@ mod driver;
 mod effect;
 #[cfg(not(target_arch = "wasm32"))]
 mod event_loop;
+#[cfg(not(target_arch = "wasm32"))]
+mod fleet_table;
 mod observe;
 mod one_shot;
 #[cfg(not(target_arch = "wasm32"))]
@@ -39,6 +42,8 @@ use crate::config::Env;
 
 #[cfg(not(target_arch = "wasm32"))]
 pub use event_loop::{Reconciler, ReconcilerDeps};
+#[cfg(not(target_arch = "wasm32"))]
+pub(crate) use fleet_table::FleetTable;
 pub use one_shot::{InvocationBudget, InvocationOutcome, OneShotReconciler};
 
 /// Maximum time that a caller waits for a permit to send a request to the provider.

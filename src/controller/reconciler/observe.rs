@@ -13,7 +13,7 @@ const NO_SHOW: Duration = Duration::from_secs(5);
 /// later.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// The queue and the workers. `alive` is how long a heartbeat counts. `suspects` contains the workers that ignored
+/// The queue and the workers, without other fleets. `alive` is how long a heartbeat counts. `suspects` contains the workers that ignored
 /// a waiting job in previous views, each with the time since when.
 pub(crate) fn queue_view(
     view: &FleetView,
@@ -52,7 +52,15 @@ pub(crate) fn queue_view(
     let next_due = next.map(|at| since_then(view.now, at)).into_iter().chain(again).min();
     let when = |at: Millis| now.saturating_sub(since_then(at, view.now));
     let heard = view.heard.iter().map(|(machine, at)| (MachineId(machine.clone()), when(*at))).collect();
-    QueueView { pending: view.pending, parts: view.parts, due: view.due, next_due, workers, heard }
+    QueueView {
+        pending: view.pending,
+        parts: view.parts,
+        due: view.due,
+        next_due,
+        workers,
+        heard,
+        ..QueueView::default()
+    }
 }
 
 /// The machine that a worker runs on: as registered or, if its registration has expired, as its name says.

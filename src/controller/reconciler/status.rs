@@ -44,6 +44,7 @@ pub(crate) fn status(
         reconciler: fence.holder.clone(),
         epoch: fence.epoch,
         app: policy.app.clone(),
+        pool: policy.pool.clone(),
         paused: policy.paused,
         desired: plan.desired,
         machines: plan

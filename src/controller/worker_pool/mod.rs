@@ -1,18 +1,23 @@
-//! The reconciler of WorkerPools. The spec of the oldest pool configures the reconciler of the fleet, whose
-//! published status becomes the status of each pool. Without a pool the environment configures the fleet.
+//! The reconciler of WorkerPools. The specs of the pools configure the reconcilers of the fleets, whose published statuses
+//! become the statuses of the pools. Without a pool the environment configures a fleet.
 //!
 //! | part | what it does |
 //! |---|---|
-//! | `policy` | a spec and the environment -> the provider of the fleet and its policy (pure) |
-//! | `status` | the fleet's published status -> the status of a pool (pure) |
-//! | here | the watch, the choice of the active pool, the writes |
+//! | `policy` | a spec and the environment -> the provider of a fleet and its policy (pure) |
+//! | `fleets` | the pools and the environment -> the fleets, and what each pool is to them (pure) |
+//! | `status` | a fleet's published status -> the status of a pool (pure) |
+//! | here | the watch and the writes |
 
+mod fleets;
 mod policy;
 mod status;
 
-pub(crate) use policy::{FleetTarget, target};
+pub(crate) use fleets::{WantedFleet, WantedFleets};
+pub(crate) use policy::FleetTarget;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use policy::target;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _};
@@ -30,9 +35,9 @@ use tokio_util::sync::CancellationToken;
 use super::fleet::MachinePrice;
 use crate::config::Env;
 use crate::crd::{WorkerPool, WorkerPoolStatus};
-use crate::queue::{FleetStatus, Queue};
+use crate::queue::{FleetName, FleetStatus, Queue};
 use crate::storage::urls::now_millis;
-use policy::next_target;
+use fleets::assign;
 use status::{PoolRole, status};
 
 /// A WorkerPool that may fail to deserialize.
@@ -45,8 +50,14 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Minimum time between two writes of statuses: while machines start and stop, the counts change every
 /// second.
 const WRITE_GAP: Duration = Duration::from_secs(2);
-/// Interval in which the fleet status of another process is read.
+/// Interval in which the fleet statuses of another process are read.
 const READ_GAP: Duration = Duration::from_secs(60);
+/// How long after the end of its lock a fleet without a WorkerPool is forgotten. An idle reconciler renews its lock every
+/// ten minutes.
+const DEAD_AFTER: Duration = Duration::from_secs(3600);
+
+/// The published statuses of fleets.
+pub(crate) type Statuses = BTreeMap<FleetName, FleetStatus>;
 
 /// What the reconciler of WorkerPools needs.
 pub(crate) struct Pools {
@@ -56,11 +67,11 @@ pub(crate) struct Pools {
     pub api: Api<Guarded>,
     /// Where the published fleet status of any process can be read.
     pub queue: Queue,
-    /// The desired fleet; `None` while no valid one is known.
-    pub wanted: watch::Sender<Option<FleetTarget>>,
-    /// The fleet status that this process published last.
-    pub told: watch::Receiver<Option<FleetStatus>>,
-    /// The price of one machine, if known.
+    /// The fleets to manage.
+    pub wanted: watch::Sender<WantedFleets>,
+    /// The statuses of the fleets that this process published last.
+    pub told: watch::Receiver<Statuses>,
+    /// The price of one machine, if it is known and the same for all fleets.
     pub price: watch::Sender<Option<MachinePrice>>,
     /// Why no machines on Fly can be managed, if so.
     pub no_fly: Option<String>,
@@ -77,7 +88,7 @@ impl Pools {
             .reflect(writer)
             .boxed();
         let mut written = HashMap::new();
-        let mut elsewhere = None;
+        let mut elsewhere = Statuses::new();
         let (mut look, mut read) = (Instant::now() + READ_GAP, Instant::now());
         let mut listed = false;
         loop {
@@ -95,76 +106,65 @@ impl Pools {
                     (look, read) = (Instant::now(), Instant::now() + READ_GAP);
                 }
                 () = sleep_until(look), if listed => {
-                    self.reconcile_object(&store, elsewhere.as_ref(), &mut written).await;
+                    self.reconcile(&store, &elsewhere, &mut written).await;
                     look = Instant::now() + READ_GAP;
                 }
             }
         }
     }
 
-    async fn read(&self) -> Option<FleetStatus> {
-        match timeout(CALL_TIMEOUT, self.queue.fleet()).await {
-            Ok(Ok((fleet, _))) => fleet,
+    async fn read(&self) -> Statuses {
+        let read = async {
+            self.queue.forget_dead_fleets(DEAD_AFTER).await?;
+            self.queue.fleets().await
+        };
+        match timeout(CALL_TIMEOUT, read).await {
+            Ok(Ok(fleets)) => fleets.statuses,
             Ok(Err(error)) => {
-                tracing::debug!(%error, "could not read the fleet's status");
-                None
+                tracing::debug!(%error, "could not read the statuses of the fleets");
+                Statuses::new()
             }
-            Err(_) => None,
+            Err(_) => Statuses::new(),
         }
     }
 
-    async fn reconcile_object(
+    async fn reconcile(
         &mut self,
         store: &Store<Guarded>,
-        elsewhere: Option<&FleetStatus>,
+        elsewhere: &Statuses,
         written: &mut HashMap<String, WorkerPoolStatus>,
     ) {
         let mut pools = store.state();
         pools.sort_by_key(|pool| (pool.creation_timestamp(), pool.namespace(), pool.name_any()));
+        let mut complete = true;
         let readable: Vec<&WorkerPool> = pools
             .iter()
             .filter_map(|pool| match &pool.0 {
                 Ok(readable) => Some(readable),
                 Err(error) => {
                     tracing::warn!(name = pool.name_any(), %error, "could not read a WorkerPool");
+                    complete = false;
                     None
                 }
             })
             .filter(|pool| pool.meta().deletion_timestamp.is_none())
             .collect();
-        let acting = readable.first();
-        let wanted = target(acting.copied(), &Env::process());
         let here = self.told.borrow_and_update().clone();
-        // The later status wins: only the process that holds the fleet lock publishes one.
-        let fleet = match (&here, elsewhere) {
-            (Some(here), Some(there)) if there.at > here.at => Some(there),
-            (Some(here), _) => Some(here),
-            (None, there) => there,
-        };
-        let no_fly = self.no_fly.as_ref().filter(|_| acting.is_none_or(|pool| !has_pods(pool)));
-        if let Ok(wanted) = &wanted {
-            let policy = wanted.policy();
-            let own = || policy.price.map(|price| price.dollars());
-            let usd_per_hour = fleet.and_then(|fleet| fleet.machine_usd_per_hour).or_else(own);
-            let cpus = policy.sizes.base().cpus;
-            let price = usd_per_hour.map(|usd_per_hour| MachinePrice { usd_per_hour, cpus });
-            self.price.send_if_modified(|old| std::mem::replace(old, price) != price);
-        }
+        let env = Env::process();
+        let (wanted, roles) =
+            assign(&readable, complete, &self.wanted.borrow(), self.no_fly.as_deref(), &env);
+        let fleets = wanted.iter().filter(|(_, fleet)| fleet.target.policy().max > 0);
+        let prices = fleets.map(|(name, fleet)| price(fleet, newer(name, &here, elsewhere)));
+        let price = only(prices);
+        self.price.send_if_modified(|old| std::mem::replace(old, price) != price);
         self.wanted.send_if_modified(|old| {
-            let next = next_target(old.as_ref(), wanted.as_ref(), acting.copied());
-            let is_new = *old != next;
-            *old = next;
+            let is_new = *old != wanted;
+            *old = wanted;
             is_new
         });
-        let first = acting.map(|pool| pool.name_any()).unwrap_or_default();
-        for (n, pool) in readable.iter().enumerate() {
-            let standing = match (no_fly, &wanted) {
-                (Some(why), _) => PoolRole::NoFleet(why),
-                (None, _) if n > 0 => PoolRole::Behind(&first),
-                (None, Err(why)) => PoolRole::Refused(why),
-                (None, Ok(_)) => PoolRole::Acts,
-            };
-            self.write(pool, standing, fleet, written).await;
+        for (pool, role) in readable.iter().zip(&roles) {
+            let fleet = newer(&fleets::name(pool), &here, elsewhere);
+            self.write(pool, role, fleet, written).await;
         }
         written.retain(|uid, _| readable.iter().any(|pool| pool.uid().as_ref() == Some(uid)));
     }
@@ -172,7 +172,7 @@ impl Pools {
     async fn write(
         &self,
         pool: &WorkerPool,
-        standing: PoolRole<'_>,
+        role: &PoolRole,
         fleet: Option<&FleetStatus>,
         written: &mut HashMap<String, WorkerPoolStatus>,
     ) {
@@ -180,7 +180,7 @@ impl Pools {
         // The store may lag behind this process's own writes.
         let before = written.get(&uid).cloned().or_else(|| pool.status.clone());
         let pool = WorkerPool { status: before, ..pool.clone() };
-        let new = status(&pool, standing, fleet, now_millis());
+        let new = status(&pool, role, fleet, now_millis());
         if pool.status.as_ref() == Some(&new) {
             return;
         }
@@ -204,7 +204,21 @@ impl Pools {
     }
 }
 
-/// Whether the machines of a pool are pods.
-fn has_pods(pool: &WorkerPool) -> bool {
-    pool.spec.provider.as_ref().is_some_and(|provider| provider.pods.is_some())
+/// The status of a fleet. The later one counts: only the process that holds the fleet's lock publishes one.
+fn newer<'a>(name: &FleetName, here: &'a Statuses, elsewhere: &'a Statuses) -> Option<&'a FleetStatus> {
+    here.get(name).into_iter().chain(elsewhere.get(name)).max_by_key(|status| status.at)
+}
+
+/// The price of a machine of a fleet, if it is known.
+fn price(fleet: &WantedFleet, status: Option<&FleetStatus>) -> Option<MachinePrice> {
+    let policy = fleet.target.policy();
+    let own = || policy.price.map(|price| price.dollars());
+    let usd_per_hour = status.and_then(|status| status.machine_usd_per_hour).or_else(own)?;
+    Some(MachinePrice { usd_per_hour, cpus: policy.sizes.base().cpus })
+}
+
+/// The price of all fleets, if it is the same. It is not known which fleet a job was done by.
+fn only(mut prices: impl Iterator<Item = Option<MachinePrice>>) -> Option<MachinePrice> {
+    let first = prices.next()??;
+    prices.all(|price| price == Some(first)).then_some(first)
 }

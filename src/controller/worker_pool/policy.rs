@@ -31,15 +31,6 @@ impl FleetTarget {
             Self::Fly(policy) | Self::Pods(_, policy) => policy,
         }
     }
-
-    /// Whether the machines of both are the same ones, so that one reconciler can follow the change.
-    pub(crate) fn is_same_fleet(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Fly(_), Self::Fly(_)) => true,
-            (Self::Pods(pool, _), Self::Pods(other, _)) => pool.is_same_pool(other),
-            (Self::Fly(_), Self::Pods(..)) | (Self::Pods(..), Self::Fly(_)) => false,
-        }
-    }
 }
 
 /// The fields of a pool with any provider, each with the setting that it stands for.
@@ -89,26 +80,29 @@ pub(crate) fn target(pool: Option<&WorkerPool>, env: &Env<'_>) -> Result<FleetTa
     let provider = pool.and_then(|pool| pool.spec.provider.as_ref());
     match (pool, provider.and_then(|provider| provider.pods.as_ref())) {
         (Some(pool), Some(pods)) => pods_target(pool, pods, env),
-        (pool, _) => fly_policy(pool.map(|pool| &pool.spec), env).map(FleetTarget::Fly),
+        (pool, _) => {
+            let policy = fly_policy(pool.map(|pool| &pool.spec), env)?;
+            Ok(FleetTarget::Fly(FleetPolicy {
+                pool: pool.map(full_name),
+                priority: pool.map_or(policy.priority, |pool| pool.spec.priority),
+                ..policy
+            }))
+        }
     }
 }
 
-/// The fleet to manage after a look at the pools: the wanted one, or the one before if the wanted one cannot be used. Pods
-/// of a pool that is no longer the active one are not managed: whatever is made for a deleted pool is deleted with it.
-pub(crate) fn next_target(
-    before: Option<&FleetTarget>,
-    wanted: Result<&FleetTarget, &String>,
-    active: Option<&WorkerPool>,
-) -> Option<FleetTarget> {
-    match (wanted, before) {
-        (Ok(wanted), _) => Some(wanted.clone()),
-        (Err(_), Some(FleetTarget::Pods(pool, _)))
-            if active.and_then(|active| active.uid()).as_ref() != Some(&pool.uid) =>
-        {
-            None
-        }
-        (Err(_), before) => before.cloned(),
-    }
+/// The policy that removes all machines on Fly, if the environment says which. No machine is made, so that the image of
+/// those that go is of no interest.
+pub(super) fn emptied_fly_policy(env: &Env<'_>) -> Option<FleetPolicy> {
+    let image = env.get(&FLY_WORKER_IMAGE).ok().flatten().unwrap_or_else(|| "none".to_owned());
+    let fields = vec![Field::new("spec.image", &FLY_WORKER_IMAGE, Some(image))];
+    let policy = flyprovider::policy::read(&Env::of(|name| env.text(name)).with_fields(fields)).ok()?;
+    Some(FleetPolicy { min: 0, max: 0, ..policy })
+}
+
+/// The name of a pool with its namespace.
+fn full_name(pool: &WorkerPool) -> String {
+    format!("{}/{}", pool.namespace().unwrap_or_default(), pool.name_any())
 }
 
 fn fly_policy(pool: Option<&WorkerPoolSpec>, env: &Env<'_>) -> Result<FleetPolicy, String> {
@@ -122,6 +116,7 @@ fn pods_target(pool: &WorkerPool, pods: &PodsSpec, env: &Env<'_>) -> Result<Flee
     let name = pool.name_any();
     let policy =
         podprovider::policy::read(&settings, &name, &template).map_err(|errors| errors.to_string())?;
+    let policy = FleetPolicy { pool: Some(full_name(pool)), priority: pool.spec.priority, ..policy };
     let pool = PodPool {
         namespace: pool.namespace().unwrap_or_default(),
         name,
@@ -139,7 +134,6 @@ mod tests {
 
     use super::*;
     use crate::controller::fleet::{MachineSize, Sizes};
-    use crate::crd::ProviderSpec;
 
     fn env(name: &str) -> Option<String> {
         let said = match name {
@@ -255,8 +249,8 @@ mod tests {
         let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
         let mut expected = BTreeSet::new();
         paths("spec", schema, &mut expected);
-        // These are no settings of a fleet; the template of the pods is made from them.
-        expected.retain(|path| !path.starts_with("spec.provider.pods."));
+        // These are no settings of the environment, where there is one fleet and no pods.
+        expected.retain(|path| path != "spec.priority" && !path.starts_with("spec.provider.pods."));
         let fields = fly_fields(&pool(serde_json::json!({})));
         assert_eq!(fields.iter().map(|field| field.path().to_owned()).collect::<BTreeSet<_>>(), expected);
     }
@@ -304,36 +298,5 @@ mod tests {
             let error = target(Some(&pods_pool(spec)), &nothing).unwrap_err();
             assert!(error.contains(words), "{words}: {error}");
         }
-    }
-
-    #[test]
-    fn fleet_of_a_spec_that_cannot_be_used_remains_unless_its_pool_is_gone() {
-        let object = pods_pool(serde_json::json!({"image": "a", "provider": {"pods": {}}}));
-        let pods = target(Some(&object), &Env::of(env)).unwrap();
-        let fly = target(None, &Env::of(env)).unwrap();
-        let refused = "no".to_owned();
-        let next = |before: &FleetTarget, active: Option<&WorkerPool>| {
-            next_target(Some(before), Err(&refused), active)
-        };
-        assert_eq!(next(&pods, Some(&object)).as_ref(), Some(&pods));
-        let mut other = object.clone();
-        other.metadata.uid = Some("u2".into());
-        assert_eq!((next(&pods, None), next(&pods, Some(&other))), (None, None));
-        assert_eq!(next(&fly, None).as_ref(), Some(&fly));
-        assert_eq!(next_target(Some(&pods), Ok(&fly), None), Some(fly));
-        assert_eq!(next_target(None, Err(&refused), None), None);
-    }
-
-    #[test]
-    fn fleet_remains_the_same_while_its_provider_and_pool_do() {
-        let of = |spec: serde_json::Value| target(Some(&pods_pool(spec)), &Env::of(env)).unwrap();
-        let pods = of(serde_json::json!({"image": "a", "provider": {"pods": {}}}));
-        let changed = of(serde_json::json!({"image": "b", "max": 2, "provider": {"pods": {}}}));
-        let fly = of(serde_json::json!({"provider": ProviderSpec { fly: None, pods: None }}));
-        assert!(pods.is_same_fleet(&changed) && fly.is_same_fleet(&fly));
-        assert!(!pods.is_same_fleet(&fly) && !fly.is_same_fleet(&pods));
-        let mut other = pods_pool(serde_json::json!({"image": "a", "provider": {"pods": {}}}));
-        other.metadata.uid = Some("u2".into());
-        assert!(!target(Some(&other), &Env::of(env)).unwrap().is_same_fleet(&pods));
     }
 }

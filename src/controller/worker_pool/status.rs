@@ -7,17 +7,17 @@ use crate::crd::{MachineCounts, WorkerPool, WorkerPoolStatus, condition, reason}
 use crate::job::Millis;
 use crate::queue::{FleetCondition, FleetStatus};
 
-/// The relation of a pool to the fleet.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum PoolRole<'a> {
+/// The relation of a pool to its fleet.
+#[derive(Clone, Debug)]
+pub(crate) enum PoolRole {
     /// The fleet follows its spec.
     Acts,
-    /// The fleet follows the pool with this name instead.
-    Behind(&'a str),
+    /// The fleet on Fly follows the pool with this name instead.
+    Behind(String),
     /// Its spec cannot be applied: why, and what to do.
-    Refused(&'a str),
+    Refused(String),
     /// No fleet can be managed: why, and what to do.
-    NoFleet(&'a str),
+    NoFleet(String),
 }
 
 /// Maximum length of `lastError`, characters.
@@ -27,7 +27,7 @@ const MAX_ERROR_CHARS: usize = 1000;
 #[must_use]
 pub(crate) fn status(
     pool: &WorkerPool,
-    standing: PoolRole<'_>,
+    standing: &PoolRole,
     fleet: Option<&FleetStatus>,
     now: Millis,
 ) -> WorkerPoolStatus {
@@ -36,7 +36,7 @@ pub(crate) fn status(
     let fleet = fleet.filter(|_| matches!(standing, PoolRole::Acts | PoolRole::Refused(_)));
     let trouble = fleet.and_then(trouble);
     let error = match standing {
-        PoolRole::Refused(why) | PoolRole::NoFleet(why) => Some(why.to_owned()),
+        PoolRole::Refused(why) | PoolRole::NoFleet(why) => Some(why.clone()),
         _ => trouble.map(|c| c.message.clone()),
     };
     let said = said(standing, fleet, trouble);
@@ -63,7 +63,7 @@ fn trouble(fleet: &FleetStatus) -> Option<&FleetCondition> {
 }
 
 fn said(
-    standing: PoolRole<'_>,
+    standing: &PoolRole,
     fleet: Option<&FleetStatus>,
     trouble: Option<&FleetCondition>,
 ) -> Vec<ConditionUpdate> {
@@ -77,7 +77,10 @@ fn said(
         PoolRole::Refused(why) => return stalled(reason::INVALID_SPEC, why),
         PoolRole::NoFleet(why) => return stalled(reason::FLY_NOT_CONFIGURED, why),
         PoolRole::Behind(other) => {
-            let why = format!("the WorkerPool {other} is older and is the one that acts; delete one of them");
+            let why = format!(
+                "the WorkerPool {other} is older and configures the machines on Fly; delete one of them, or make this one \
+                 anew with spec.provider.pods"
+            );
             return stalled(reason::ANOTHER_POOL, &why);
         }
         PoolRole::Acts => {}
@@ -144,7 +147,7 @@ mod tests {
 
     #[test]
     fn status_of_the_active_pool_contains_the_fleets_counts() {
-        let status = status(&pool(), PoolRole::Acts, Some(&fleet(&[])), Millis(0));
+        let status = status(&pool(), &PoolRole::Acts, Some(&fleet(&[])), Millis(0));
         let machines = MachineCounts { total: 5, busy: 2, idle: 0, booting: 1, billed: 3 };
         assert_eq!((status.desired, status.machines, status.pending), (Some(3), Some(machines), Some(4)));
         assert_eq!((status.observed_generation, status.last_error), (Some(3), None));
@@ -156,7 +159,8 @@ mod tests {
 
     #[test]
     fn status_of_a_pool_reports_errors_and_not_a_pause() {
-        let status = |standing, fleet: Option<&FleetStatus>| status(&pool(), standing, fleet, Millis(0));
+        let status =
+            |standing: PoolRole, fleet: Option<&FleetStatus>| status(&pool(), &standing, fleet, Millis(0));
         let wrong = status(PoolRole::Acts, Some(&fleet(&["NotListedYet", "Unauthorized"])));
         assert_eq!(wrong.last_error.as_deref(), Some("about Unauthorized"));
         let ready = find(&wrong.conditions, "Ready").unwrap();
@@ -169,11 +173,11 @@ mod tests {
         );
         assert!(find(&paused.conditions, "Reconciling").is_none());
 
-        let behind = status(PoolRole::Behind("first"), Some(&fleet(&[])));
+        let behind = status(PoolRole::Behind("first".into()), Some(&fleet(&[])));
         assert!(behind.desired.is_none());
         assert_eq!(holds(&behind.conditions, "Stalled").unwrap().reason, "PoolNotActive");
 
-        let refused = status(PoolRole::Refused("spec.min: no"), Some(&fleet(&[])));
+        let refused = status(PoolRole::Refused("spec.min: no".into()), Some(&fleet(&[])));
         assert_eq!((refused.desired, refused.last_error.as_deref()), (Some(3), Some("spec.min: no")));
         assert_eq!(holds(&refused.conditions, "Stalled").unwrap().reason, "InvalidSpec");
         assert!(holds(&status(PoolRole::Acts, None).conditions, "Reconciling").is_some());

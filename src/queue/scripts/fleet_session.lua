@@ -1,4 +1,4 @@
--- Takes or renews the fleet lock for a one-shot reconciler and, if it has the lock, asks for a permit of the rate
+-- Takes or renews the lock of the fleet without a name for a one-shot reconciler and, if it has the lock, asks for a permit of the rate
 -- limit.
 -- ARGV: holder, ms, fresh, insist (as of fleet_lock.lua), interval, age, class, budget (as of rate_limit.lua), and
 -- optionally a machine that is about to be started: its workers may register again.
@@ -9,11 +9,11 @@
 local function group(holder)
   return string.match(holder, '^[^:]+:')
 end
-local l = redis.call('HMGET', lock, 'holder', 'until')
+local l = redis.call('HMGET', of_fleet('fleet:lock', ''), 'holder', 'until')
 local same_group = l[1] and group(l[1]) and group(l[1]) == group(ARGV[2])
 local insist = same_group and tonumber(l[2]) <= clock() and '1' or ARGV[5]
-local acquired = fleet_lock({ P, 'hold', ARGV[2], ARGV[3], ARGV[4], insist })
+local acquired = fleet_lock({ P, '', 'hold', ARGV[2], ARGV[3], ARGV[4], insist })
 if acquired[1] ~= 'MINE' then return { acquired } end
-local permit = rate_limit({ P, ARGV[6], ARGV[7], 'slot', ARGV[8], ARGV[9] })
+local permit = rate_limit({ P, '', ARGV[6], ARGV[7], 'slot', ARGV[8], ARGV[9] })
 if permit[1] == 'GO' and ARGV[10] then redis.call('ZREM', retired, ARGV[10]) end
 return { acquired, permit }

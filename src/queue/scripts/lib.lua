@@ -31,7 +31,7 @@ local VERSION = 1
 local SPLIT_VERSION = 3
 -- Scores of `alive` from this number on belong to retired workers: this number plus their time.
 local RETIRED_OFFSET = 4503599627370496
-local tries, lock = P .. 'webhooks:tries', P .. 'fleet:lock'
+local tries = P .. 'webhooks:tries'
 -- The outbox for a job's hook, which depends on the key that signs the webhook. '0' has no webhook.
 local outboxes = { ['1'] = P .. 'webhooks:outbox', ['2'] = P .. 'webhooks:outbox:kubernetes' }
 
@@ -168,10 +168,24 @@ local function count_source(name, seconds, now)
   redis.pcall('PEXPIRE', day, DAY)
 end
 
--- Whether this reconciler holds the fleet lock.
-local function holds_lock(holder, epoch, now)
-  local l = redis.call('HMGET', lock, 'holder', 'epoch', 'until')
+-- A key that each fleet has for itself: the fleet without a name, and each WorkerPool's by its uid.
+local function of_fleet(key, fleet)
+  return P .. key .. (fleet == '' and '' or ':' .. fleet)
+end
+
+-- Whether this reconciler holds the lock of a fleet.
+local function holds_lock(fleet, holder, epoch, now)
+  local l = redis.call('HMGET', of_fleet('fleet:lock', fleet), 'holder', 'epoch', 'until')
   return l[1] == holder and l[2] == epoch and tonumber(l[3]) > now
+end
+
+-- Stores the status of a fleet. Those of WorkerPools stand together, so that they can be listed.
+local function publish_fleet(fleet, json)
+  if fleet == '' then
+    redis.call('SET', P .. 'fleet:status', json)
+  else
+    redis.call('HSET', P .. 'fleet:pools', fleet, json)
+  end
 end
 
 -- Wakes an idle worker. This is only a hint: a worker that misses it polls. At most 16 hints are

@@ -1,6 +1,6 @@
 -- Grants permits for requests to the provider: one per interval, over all processes. All times are in
 -- microseconds, by the server's clock.
--- ARGV: interval, age, then
+-- ARGV: fleet, interval, age, then
 --   slot, class, budget: asks for a permit for a request of this class (0 is the most urgent); the caller would
 --     wait for at most `budget`. Returns GO and the time, or WAIT with the wait and the time.
 --   penalty, wait, jitter: the provider answered "too many requests"; `wait` is the pause that it asked for, or
@@ -11,8 +11,8 @@
 -- `since<class>` to `until<class>`, so that it does not block the others if its caller does not ask again.
 -- The class with the lowest since + class * age is first: a class waits at most that much longer than a more
 -- urgent one, so none starves.
-local key = P .. 'provider:limit'
-local interval, age, verb = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local key = of_fleet('provider:limit', ARGV[2])
+local interval, age, verb = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local CLASSES, MAX_PAUSE = 5, 300 * interval
@@ -34,7 +34,7 @@ local function store(...)
 end
 
 if verb == 'penalty' then
-  local requested, jitter = tonumber(ARGV[5]), tonumber(ARGV[6])
+  local requested, jitter = tonumber(ARGV[6]), tonumber(ARGV[7])
   strikes = math.min(strikes + 1, 6)
   local pause = requested
   if pause < 0 then
@@ -47,7 +47,7 @@ if verb == 'penalty' then
   return { 'OK', next_at, now }
 end
 
-local class, budget = tonumber(ARGV[5]), tonumber(ARGV[6])
+local class, budget = tonumber(ARGV[6]), tonumber(ARGV[7])
 -- Since when a class has been waiting, if it is.
 local function waiting_since(c)
   local from, expires = tonumber(s[4 + 2 * c] or '0'), tonumber(s[5 + 2 * c] or '0')

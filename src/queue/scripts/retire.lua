@@ -1,11 +1,11 @@
 -- Retires the workers of a machine, so that they get no further job, unless one of them holds one.
--- ARGV: holder, epoch, machine, for how many ms new workers on it are refused, names of workers.
+-- ARGV: fleet, holder, epoch, machine, for how many ms new workers on it are refused, names of workers.
 -- Returns RETIRED, BUSY (nothing was changed), or FENCED (the caller no longer holds the fleet lock).
-local holder, epoch, machine, ms = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local machine, ms = ARGV[5], tonumber(ARGV[6])
 local now = clock()
-if not holds_lock(holder, epoch, now) then return { 'FENCED' } end
+if not holds_lock(ARGV[2], ARGV[3], ARGV[4], now) then return { 'FENCED' } end
 local workers = {}
-for i = 6, #ARGV do workers[ARGV[i]] = true end
+for i = 7, #ARGV do workers[ARGV[i]] = true end
 for _, json in ipairs(redis.call('HVALS', pool)) do
   local ok, record = pcall(cjson.decode, json)
   if ok and type(record) == 'table' and record.machineId == machine then workers[record.workerId] = true end

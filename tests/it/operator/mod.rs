@@ -11,6 +11,7 @@ mod pods;
 mod pool;
 mod refused;
 mod roles;
+mod several_pools;
 
 use std::path::{Path, PathBuf};
 

@@ -17,7 +17,7 @@ use crate::support::kube as cluster;
 use crate::support::process::err;
 use crate::support::system::{self, PATIENCE, Setup, System};
 
-fn pods(site: &Site) -> Api<Pod> {
+pub(super) fn pods(site: &Site) -> Api<Pod> {
     Api::namespaced(site.client.clone(), &site.namespace)
 }
 
@@ -33,12 +33,12 @@ fn pool(name: &str, spec: &Value, pods: &Value) -> Value {
     })
 }
 
-async fn make(site: &Site, name: &str, spec: Value, pods: Value) {
+pub(super) async fn make(site: &Site, name: &str, spec: Value, pods: Value) {
     let object = serde_json::from_value(pool(name, &spec, &pods)).unwrap();
     pools(site).create(&PostParams::default(), &object).await.unwrap();
 }
 
-async fn change(site: &Site, name: &str, spec: Value) {
+pub(super) async fn change(site: &Site, name: &str, spec: Value) {
     let patch = Patch::Merge(json!({"spec": spec}));
     pools(site).patch(name, &PatchParams::default(), &patch).await.unwrap();
 }
@@ -54,7 +54,7 @@ async fn not_ready(site: &Site, name: &str, reason: &str) -> String {
 }
 
 /// Waits until a pod of this namespace is so.
-async fn pod_until(site: &Site, what: &str, so: impl Fn(&Pod) -> bool) -> Pod {
+pub(super) async fn pod_until(site: &Site, what: &str, so: impl Fn(&Pod) -> bool) -> Pod {
     let wait = async {
         let mut changes = watcher(pods(site), watcher::Config::default()).applied_objects().boxed();
         loop {
@@ -69,18 +69,18 @@ async fn pod_until(site: &Site, what: &str, so: impl Fn(&Pod) -> bool) -> Pod {
 }
 
 /// A site with its own Redis and workers in pods only.
-async fn own(name: &str) -> Site {
+pub(super) async fn own(name: &str) -> Site {
     let system: &'static System = Box::leak(Box::new(Setup::default().workers(0).start().await));
     Site::on(cluster::bare().await, system, name).await
 }
 
 /// A site for a pool whose pods never run. It shares Redis with others, under a prefix of its own.
-async fn without_workers(name: &str) -> Site {
+pub(super) async fn without_workers(name: &str) -> Site {
     Site::on(cluster::bare().await, system::shared().await, name).await
 }
 
 /// Starts the controller of a site without workers.
-async fn controller(site: &Site, env: &[(&str, &str)]) -> Controller {
+pub(super) async fn controller(site: &Site, env: &[(&str, &str)]) -> Controller {
     let prefix = format!("{}:", site.namespace);
     let env = [&[("REDIS_KEY_PREFIX", prefix.as_str()), ("FLEET_LAUNCH_FAILURES", "1")], env].concat();
     let controller = site.controller(&env);

@@ -20,7 +20,7 @@ pub(super) fn pools(site: &Site) -> Api<WorkerPool> {
     Api::namespaced(site.client.clone(), &site.namespace)
 }
 
-async fn make(site: &Site, name: &str, spec: Value) {
+pub(super) async fn make(site: &Site, name: &str, spec: Value) {
     let object = json!({
         "apiVersion": "tcoder.dev/v1alpha1", "kind": "WorkerPool", "metadata": {"name": name}, "spec": spec,
     });
@@ -106,7 +106,7 @@ async fn worker_pool_sets_the_number_of_machines() {
     let with_image = json!({"spec": {"image": "worker:1"}});
     pools(&site).patch("default", &PatchParams::default(), &Patch::Merge(with_image)).await.unwrap();
 
-    // A pool that is created later is not active.
+    // All machines on Fly belong to the oldest pool.
     make(&site, "second", json!({"image": "worker:2", "max": 50})).await;
     let behind = pool_until(&site, "second", "behind", |s| condition(s, "Stalled")["status"] == "True").await;
     assert_eq!(condition(&behind, "Stalled")["reason"], "PoolNotActive");

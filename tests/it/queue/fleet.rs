@@ -1,12 +1,13 @@
 //! What reconcilers share in Redis: the fleet lock, the observation, retired machines, and the published
 //! status.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tcoder::job::{JobId, Millis, WorkerId};
 use tcoder::queue::{
-    Change, Claim, EventFeed, FencingToken, FleetStatus, FleetView, LockOutcome, Paused, PoolWorker, Queue,
-    RetireOutcome, SubmitMode,
+    Change, Claim, EventFeed, FencingToken, FleetName, FleetStatus, FleetView, LockOutcome, Paused, Permit,
+    PoolWorker, Queue, RequestClass, RequestRate, RetireOutcome, SubmitMode,
 };
 
 use super::wake::{all_woken, blocked, waiters};
@@ -67,10 +68,10 @@ fn find<'a>(view: &'a FleetView, worker: &WorkerId) -> &'a PoolWorker {
 #[tokio::test]
 async fn fleet_lock_has_one_holder_and_its_epoch_grows() {
     let (queue, _) = queue().await;
-    assert_eq!(queue.fleet_lock_expiry().await.unwrap(), None);
+    assert_eq!(queue.fleet_locks_expiry([&FleetName::default()]).await.unwrap(), None);
     let before = now(&queue).await;
     assert_eq!(hold(&queue, "a").await, mine("a", 1));
-    let until = queue.fleet_lock_expiry().await.unwrap().unwrap();
+    let until = queue.fleet_locks_expiry([&FleetName::default()]).await.unwrap().unwrap();
     assert!((before.plus(60_000)..=now(&queue).await.plus(60_000)).contains(&until), "{until:?}");
     for insist in [false, true] {
         let other = queue.acquire_fleet_lock("b", HOLD, true, insist).await.unwrap();
@@ -334,7 +335,7 @@ async fn fleet_view_shows_workers_jobs_and_retirement() {
         held.push(claim(&queue, w).await.unwrap());
     }
     queue.deregister(&forgotten).await.unwrap();
-    let alive: std::collections::BTreeMap<String, f64> =
+    let alive: BTreeMap<String, f64> =
         zset(&mut raw(&config), &config, "machines:alive").into_iter().collect();
     retire(&queue, &fence, "m3").await;
     // An invalid record does not hide the others.
@@ -451,4 +452,50 @@ async fn second_pause_changes_the_reason_but_not_the_time() {
     let again = pause(Some("c")).await;
     assert!(again.since > first.since);
     assert_eq!(queue.fleet().await.unwrap().1, Some(again));
+}
+
+#[tokio::test]
+async fn each_fleet_has_its_own_lock_and_status() {
+    let (queue, config) = queue().await;
+    let name = FleetName::of_pool("0c1d");
+    let of_pool = queue.of_fleet(name.clone());
+    let (own, fence) = (fence(&queue).await, fence(&of_pool).await);
+    let status = |at, pool: Option<&str>| FleetStatus {
+        at: Millis(at),
+        pool: pool.map(str::to_owned),
+        ..FleetStatus::default()
+    };
+    assert!(queue.publish_fleet_status(&own, &status(1, None)).await.unwrap());
+    assert!(of_pool.publish_fleet_status(&fence, &status(2, Some("films/base"))).await.unwrap());
+    let fleets = queue.fleets().await.unwrap();
+    let expected = [(FleetName::default(), status(1, None)), (name.clone(), status(2, Some("films/base")))];
+    assert_eq!(fleets.statuses.into_iter().collect::<Vec<_>>(), expected);
+    assert_eq!(of_pool.fleet().await.unwrap().0, Some(status(2, Some("films/base"))));
+    // The lock of one fences nothing off for the other.
+    let epoch = FencingToken { epoch: own.epoch + 1, ..own.clone() };
+    assert!(!queue.publish_fleet_status(&epoch, &status(3, None)).await.unwrap());
+    let fresh = fence_for(&of_pool, "a", HOLD, true).await;
+    assert!(!of_pool.publish_fleet_status(&fence, &status(3, None)).await.unwrap());
+    assert!(queue.publish_fleet_status(&own, &status(4, None)).await.unwrap());
+    assert_eq!(retire(&of_pool, &fresh, "m").await, RetireOutcome::Retired);
+    // Permits of one provider delay no requests to another.
+    let rate = RequestRate { interval: Duration::from_secs(60), ..RequestRate::default() };
+    for queue in [&queue, &of_pool] {
+        let permit = async || queue.acquire_permit(rate, RequestClass::List, Duration::ZERO).await.unwrap();
+        assert!(matches!(permit().await, Permit::Go { .. }));
+        assert!(matches!(permit().await, Permit::Wait(_)));
+    }
+    // A pause is for all.
+    of_pool.fleet_pause(None).await.unwrap();
+    assert!(queue.fleet_view().await.unwrap().paused.is_some());
+
+    // A fleet whose lock is held is not forgotten as a dead one.
+    queue.forget_dead_fleets(Duration::ZERO).await.unwrap();
+    assert_eq!(queue.fleets().await.unwrap().statuses.len(), 2);
+    of_pool.release_fleet_lock(&fresh).await.unwrap();
+    queue.forget_dead_fleets(Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(queue.fleets().await.unwrap().statuses.len(), 1);
+    assert_eq!(queue.fleet_locks_expiry([&name]).await.unwrap(), None);
+    let left = redis::cmd("HGETALL").arg(format!("{}fleet:pools", config.prefix)).query(&mut raw(&config));
+    assert_eq!(left, Ok(BTreeMap::<String, String>::new()));
 }

@@ -51,7 +51,11 @@ fn fleet(desired: FleetDesired) -> FleetStatus {
 }
 
 fn answer(fleet: Option<FleetStatus>) -> FleetAnswer {
-    FleetAnswer { now: NOW, pending: 0, silent: false, pause: None, fleet }
+    FleetAnswer { now: NOW, pending: 0, silent: false, pause: None, fleet, others: Vec::new() }
+}
+
+fn shown(answer: &FleetAnswer) -> &FleetStatus {
+    answer.fleet.as_ref().unwrap()
 }
 
 fn pause(reason: Option<&str>) -> Option<Paused> {
@@ -228,7 +232,7 @@ fn warnings_name_a_silent_reconciler() {
     let said = warnings(&dead);
     assert_eq!(said.len(), 1);
     has(&said, &["1 job waits", "controller-1", "not reported for 5 min", "`tcoder controller`"]);
-    assert!(when(&dead).contains("until a reconciler runs again"));
+    assert!(when(&dead, shown(&dead)).contains("until a reconciler runs again"));
     has(&resumed(&dead), &["Not paused", "not reported for 5 min"]);
 }
 
@@ -245,7 +249,7 @@ fn warnings_show_age_and_reason_of_a_pause() {
         ["Paused for 2 min (since 2025-06-15T15:04:40.000Z). \
           The fleet is left unchanged until `tcoder fleet resume`."]
     );
-    assert!(when(&with(None)).contains("until `tcoder fleet resume`"));
+    assert!(when(&with(None), shown(&with(None))).contains("until `tcoder fleet resume`"));
     has(
         &paused(&with(Some("why"))),
         &["Paused for 2 min", "why.", "continue with their jobs", "`tcoder fleet plan`"],
@@ -263,10 +267,10 @@ fn warnings_distinguish_fleet_paused_variable_from_a_pause() {
     looks.paused = true;
     let own = answer(Some(looks));
     has(&warnings(&own), &["FLEET_PAUSED=true"]);
-    assert!(when(&own).contains("while the reconciler is paused"));
+    assert!(when(&own, shown(&own)).contains("while the reconciler is paused"));
     let both = FleetAnswer { pause: pause(None), ..own };
     assert_eq!(warnings(&both).len(), 1, "the pause explains it");
-    assert!(when(&both).contains("tcoder fleet resume"));
+    assert!(when(&both, shown(&both)).contains("tcoder fleet resume"));
 }
 
 #[test]
@@ -279,7 +283,8 @@ fn steps_have_number_and_reason() {
     assert_eq!(step(1, &made("create", "films-worker-02")), ["1. create films-worker-02", "2 jobs wait"]);
     assert_eq!(step(12, &made("list", "all")), ["12. list all machines", "2 jobs wait"]);
     assert_eq!(step(3, &made("stop", ""))[0], "3. stop");
-    assert!(when(&answer(Some(fleet(desired(0, 0, 0, 0, 0))))).contains("one request to Fly a second"));
+    let runs = answer(Some(fleet(desired(0, 0, 0, 0, 0))));
+    assert!(when(&runs, shown(&runs)).contains("one request to Fly a second"));
 }
 
 #[test]
@@ -322,4 +327,16 @@ fn sandboxes_tells_what_how_many_workers_lack() {
         sandboxes(&workers),
         ["warning: on 1 of 3 workers no Landlock", "warning: on 2 of 3 workers no ports"]
     );
+}
+
+#[test]
+fn fleets_have_titles_if_there_are_several() {
+    let fly = fleet(desired(0, 0, 0, 0, 0));
+    let pods = FleetStatus { app: "base".into(), pool: Some("films/base".into()), ..fly.clone() };
+    let one = answer(Some(fly.clone()));
+    assert_eq!(title(&one, &fly), None);
+    let both = FleetAnswer { others: vec![pods.clone()], ..one };
+    let titles: Vec<_> = both.fleets().filter_map(|fleet| title(&both, fleet)).collect();
+    assert_eq!(titles, ["app films", "\nWorkerPool films/base"]);
+    assert!(source(&pods, NOW).starts_with("WorkerPool films/base;"), "{}", source(&pods, NOW));
 }

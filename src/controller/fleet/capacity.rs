@@ -1,0 +1,37 @@
+//! What fleets that take from the same queue say to each other.
+
+use std::num::NonZeroU32;
+
+/// What a fleet can take of what waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FleetCapacity {
+    /// The number of machines whose worker is idle.
+    pub idle: u32,
+    /// The number of machines that exist and have no job: the idle ones, and those that boot on a host.
+    pub free: u32,
+    /// The number of chunks of split videos that these encode at once, all together.
+    pub free_chunks: u64,
+    /// The number of machines that could be started or created now.
+    pub room: u32,
+    /// The number of chunks that each of these encodes at once, if it has the largest size.
+    pub chunks: u32,
+    /// The number of jobs for which one machine is made.
+    pub jobs_per_machine: NonZeroU32,
+}
+
+/// The other fleets that take from the same queue, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OtherFleets {
+    /// Those that make machines before this one.
+    pub before: Vec<FleetCapacity>,
+    /// Those that make machines after this one.
+    pub after: Vec<FleetCapacity>,
+}
+
+impl OtherFleets {
+    /// The number of machines of these fleets whose worker is idle.
+    #[must_use]
+    pub fn idle(&self) -> u32 {
+        self.before.iter().chain(&self.after).fold(0, |sum, fleet| sum.saturating_add(fleet.idle))
+    }
+}

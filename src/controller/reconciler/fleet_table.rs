@@ -1,0 +1,164 @@
+//! The fleets of a process that take from the same queue: each says what it can take, so that the others make no machines
+//! for the same jobs.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::controller::fleet::{FleetCapacity, FleetPolicy, OtherFleets};
+use crate::job::Millis;
+use crate::queue::FleetName;
+
+/// The fleets of a process, in the order in which they make machines.
+#[derive(Clone, Default)]
+pub(crate) struct FleetTable(Arc<watch::Sender<Capacities>>);
+
+type Capacities = BTreeMap<Rank, FleetCapacity>;
+
+/// The place of a fleet: the higher priority first, then the older one, then the one whose name comes first.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    priority: Reverse<i32>,
+    since: Millis,
+    /// The name of its pool: times of objects have no fractions of a second.
+    pool: Option<String>,
+    fleet: FleetName,
+}
+
+impl FleetTable {
+    /// Adds a fleet, which exists since `since`. It is assumed to be able to take what its policy allows, until it
+    /// publishes what it can take.
+    pub(crate) fn join(&self, fleet: FleetName, since: Millis, policy: &FleetPolicy) -> FleetMembership {
+        let rank = Rank { priority: Reverse(policy.priority), since, pool: policy.pool.clone(), fleet };
+        let capacity = FleetCapacity::unknown(policy);
+        self.0.send_modify(|fleets| fleets.extend([(rank.clone(), capacity)]));
+        FleetMembership {
+            table: self.clone(),
+            changes: self.0.subscribe(),
+            rank,
+            others: OtherFleets::default(),
+        }
+    }
+}
+
+/// The place of a fleet among the others. Its end removes the fleet.
+pub(crate) struct FleetMembership {
+    table: FleetTable,
+    changes: watch::Receiver<Capacities>,
+    rank: Rank,
+    /// The others, as they were last read.
+    others: OtherFleets,
+}
+
+impl FleetMembership {
+    /// The other fleets now.
+    pub(super) fn others(&mut self) -> OtherFleets {
+        self.others = others(&self.changes.borrow_and_update(), &self.rank);
+        self.others.clone()
+    }
+
+    /// The number of machines of the others whose worker was idle when they were last read.
+    pub(super) fn idle(&self) -> u32 {
+        self.others.idle()
+    }
+
+    /// Publishes what this fleet can take, and its priority.
+    pub(super) fn publish(&mut self, capacity: FleetCapacity, priority: i32) {
+        let rank = Rank { priority: Reverse(priority), ..self.rank.clone() };
+        let before = std::mem::replace(&mut self.rank, rank.clone());
+        self.table.0.send_if_modified(|fleets| {
+            let moved = before != rank && fleets.remove(&before).is_some();
+            let changed = fleets.insert(rank, capacity) != Some(capacity);
+            moved || changed
+        });
+    }
+
+    /// Waits until the other fleets differ from what was last read.
+    pub(super) async fn changed(&mut self) {
+        loop {
+            // The table holds the sender, so this does not fail.
+            if self.changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+            if others(&self.changes.borrow_and_update(), &self.rank) != self.others {
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for FleetMembership {
+    fn drop(&mut self) {
+        self.table.0.send_if_modified(|fleets| fleets.remove(&self.rank).is_some());
+    }
+}
+
+fn others(fleets: &Capacities, own: &Rank) -> OtherFleets {
+    OtherFleets {
+        before: fleets.range(..own).map(|(_, capacity)| *capacity).collect(),
+        after: fleets.iter().filter(|(rank, _)| *rank > own).map(|(_, capacity)| *capacity).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    fn policy(priority: i32) -> FleetPolicy {
+        FleetPolicy { priority, ..FleetPolicy::new("app", "image") }
+    }
+
+    fn capacity(free: u32) -> FleetCapacity {
+        FleetCapacity { free, ..FleetCapacity::none(&policy(0)) }
+    }
+
+    fn join(table: &FleetTable, name: &str, since: i64, priority: i32) -> FleetMembership {
+        table.join(FleetName::of_pool(name), Millis(since), &policy(priority))
+    }
+
+    #[test]
+    fn fleets_are_ordered_by_priority_and_age() {
+        let table = FleetTable::default();
+        let mut members = [join(&table, "c", 1, 0), join(&table, "b", 2, 5), join(&table, "a", 2, 0)];
+        for (n, member) in members.iter_mut().enumerate() {
+            let priority = member.rank.priority.0;
+            member.publish(capacity(u32::try_from(n).unwrap()), priority);
+        }
+        let free = |fleets: &[FleetCapacity]| fleets.iter().map(|fleet| fleet.free).collect::<Vec<_>>();
+        let places = |member: &mut FleetMembership| {
+            let others = member.others();
+            (free(&others.before), free(&others.after))
+        };
+        assert_eq!(
+            members.each_mut().map(places),
+            [(vec![1], vec![2]), (vec![], vec![0, 2]), (vec![1, 0], vec![])]
+        );
+        // A changed priority changes the place, and the end of a fleet removes it.
+        members[2].publish(capacity(7), 9);
+        let [first, second, third] = members;
+        drop(second);
+        let [mut first, mut third] = [first, third];
+        assert_eq!((places(&mut first), places(&mut third)), ((vec![7], vec![]), (vec![], vec![0])));
+    }
+
+    #[test]
+    fn member_is_woken_by_changes_of_others_only() {
+        let table = FleetTable::default();
+        let (mut one, mut other) = (join(&table, "one", 1, 0), join(&table, "other", 2, 0));
+        assert_eq!(one.others().after, [FleetCapacity::unknown(&policy(0))]);
+        one.publish(capacity(3), 0);
+        assert!(one.changed().now_or_never().is_none(), "its own change wakes it");
+        other.publish(capacity(1), 0);
+        assert!(one.changed().now_or_never().is_some());
+        assert_eq!(one.others().after, [capacity(1)]);
+        other.publish(capacity(1), 0);
+        assert!(one.changed().now_or_never().is_none(), "nothing has changed");
+        drop(other);
+        assert!(one.changed().now_or_never().is_some());
+        assert_eq!(one.others(), OtherFleets::default());
+    }
+}

@@ -1,0 +1,154 @@
+//! Several fleets that share a queue: one without a name, and one for each WorkerPool whose machines no other pool can
+//! have. Each has a lock, a status and a rate limit of its own; the queue, the workers and the pause
+//! are the same for all.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::codec::from_versioned_json;
+use super::fleet::parse_paused;
+use super::fleet_status::{FleetStatus, Paused};
+use super::{Command, Queue, QueueError, Reply};
+use crate::job::Millis;
+
+/// The name of a fleet: empty, or the uid of the WorkerPool that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FleetName(Arc<str>);
+
+impl FleetName {
+    /// The name of a WorkerPool's fleet.
+    #[must_use]
+    pub fn of_pool(uid: &str) -> Self {
+        Self(uid.into())
+    }
+
+    /// The name in Redis; empty for the fleet without a name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name of a key that each fleet has for itself; the same as `of_fleet` in `lib.lua`.
+    fn key(&self, key: &str) -> String {
+        if self.0.is_empty() { key.to_owned() } else { format!("{key}:{}", self.0) }
+    }
+}
+
+impl Default for FleetName {
+    fn default() -> Self {
+        Self("".into())
+    }
+}
+
+impl fmt::Display for FleetName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What the reconcilers of all fleets published last, and the pause if there is one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Fleets {
+    /// The statuses; that of the fleet without a name comes first.
+    pub statuses: BTreeMap<FleetName, FleetStatus>,
+    /// Set while all fleets are paused.
+    pub paused: Option<Paused>,
+}
+
+impl Queue {
+    /// The same queue, for the reconciler of this fleet.
+    #[must_use]
+    pub fn of_fleet(&self, fleet: FleetName) -> Self {
+        Self { fleet, ..self.clone() }
+    }
+
+    /// The arguments of a script of this handle's fleet.
+    pub(super) fn fleet_args(&self, args: impl IntoIterator<Item = String>) -> Vec<String> {
+        [self.fleet.as_str().to_owned()].into_iter().chain(args).collect()
+    }
+
+    /// The status of this handle's fleet as last published, and the pause if there is one.
+    ///
+    /// # Errors
+    /// If Redis fails, or if the status is of another version.
+    pub async fn fleet(&self) -> Result<(Option<FleetStatus>, Option<Paused>), QueueError> {
+        let Fleets { mut statuses, paused } = self.fleets().await?;
+        Ok((statuses.remove(&self.fleet), paused))
+    }
+
+    /// The statuses of all fleets as last published, and the pause if there is one.
+    ///
+    /// # Errors
+    /// If Redis fails, or if a status is of another version.
+    pub async fn fleets(&self) -> Result<Fleets, QueueError> {
+        let keys = [self.key("fleet:status"), self.key("fleet:paused")];
+        let of_pools = Command::new("HGETALL").arg(self.key("fleet:pools"));
+        let replies = self.pipeline(vec![Command::new("MGET").args(keys), of_pools]).await?;
+        let [own, of_pools] = &replies[..] else { return Err(QueueError::data("the fleets' statuses")) };
+        let text = |at: usize| own.list().and_then(|list| list.get(at)?.text());
+        let own = text(0).map(|json| (FleetName::default(), "fleet:status", json));
+        let pairs = of_pools.list().unwrap_or_default().chunks_exact(2);
+        let of_pools = pairs
+            .filter_map(|pair| Some((FleetName::of_pool(pair[0].text()?), "fleet:pools", pair[1].text()?)));
+        let statuses = own.into_iter().chain(of_pools);
+        let statuses = statuses.map(|(name, key, json)| Ok((name, from_versioned_json(key, json)?)));
+        Ok(Fleets {
+            statuses: statuses.collect::<Result<_, QueueError>>()?,
+            paused: text(1).and_then(parse_paused),
+        })
+    }
+
+    /// When the last lock of these fleets expires, if one was ever held. While jobs wait, its holder renews a lock even
+    /// without news.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn fleet_locks_expiry(
+        &self,
+        fleets: impl IntoIterator<Item = &FleetName>,
+    ) -> Result<Option<Millis>, QueueError> {
+        let until =
+            |fleet: &FleetName| Command::new("HGET").arg(self.key(&fleet.key("fleet:lock"))).arg("until");
+        let commands: Vec<Command> = fleets.into_iter().map(until).collect();
+        if commands.is_empty() {
+            return Ok(None);
+        }
+        let replies = self.pipeline(commands).await?;
+        Ok(replies.iter().filter_map(Reply::int).max().map(Millis))
+    }
+
+    /// Removes what is stored of a fleet whose WorkerPool is gone.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn forget_fleet(&self, fleet: &FleetName) -> Result<(), QueueError> {
+        let status = Command::new("HDEL").arg(self.key("fleet:pools")).arg(fleet.as_str());
+        let lock = Command::new("DEL").arg(self.key(&fleet.key("fleet:lock")));
+        self.pipeline(vec![status, lock]).await.map(drop)
+    }
+
+    /// Removes what is stored of fleets of WorkerPools whose lock expired longer than `age` ago: their WorkerPools were
+    /// deleted while no controller ran.
+    ///
+    /// # Errors
+    /// If Redis fails.
+    pub async fn forget_dead_fleets(&self, age: Duration) -> Result<(), QueueError> {
+        let names = self.run(Command::new("HKEYS").arg(self.key("fleet:pools"))).await?;
+        let names = names.list().unwrap_or_default().iter().filter_map(Reply::text).map(FleetName::of_pool);
+        let names: Vec<FleetName> = names.collect();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let now = self.clock().await?.now();
+        for name in names {
+            let until = self.fleet_locks_expiry([&name]).await?.unwrap_or(Millis(0));
+            let is_dead = u128::try_from(now.0.saturating_sub(until.0)).is_ok_and(|ms| ms > age.as_millis());
+            if is_dead {
+                self.forget_fleet(&name).await?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! Several WorkerPools that take jobs from one queue, each with its provider and priority.
+
+use std::time::Duration;
+
+use kube::ResourceExt as _;
+use kube::api::ListParams;
+use kube::runtime::conditions::is_deleted;
+use kube::runtime::wait::await_condition;
+use secrecy::ExposeSecret as _;
+use serde_json::json;
+
+use super::kubelet::{Kubelet, write_status};
+use super::pods::{change, controller, make as make_pods, own, pod_until, pods, without_workers};
+use super::pool::{condition, make, pool_until, pools};
+use super::status;
+use crate::fleet::there;
+use crate::support::clips::{clip, long_clip};
+use crate::support::system::PATIENCE;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pool_of_pods_is_the_base_and_fly_takes_the_bursts() {
+    let site = own("burst").await;
+    let _kubelet = Kubelet::start(&site);
+    let (fly, _stop) = site.system.fly("clips").await;
+    let config = fly.fly_config();
+    let (api, token) = (config.base.to_string(), config.token.expose_secret().to_owned());
+    let env = [
+        ("FLY_API_TOKEN", token.as_str()),
+        ("FLY_WORKER_APP", "clips"),
+        ("FLY_API_HOSTNAME", api.as_str()),
+        ("FLY_WORKER_REGIONS", "iad"),
+        ("RUST_LOG", "warn"),
+    ];
+    let controller = site.controller(&env);
+    controller.ready().await;
+    make(&site, "burst", json!({"max": 2, "image": "worker:1", "idleTimeoutSeconds": 1})).await;
+    make_pods(&site, "base", json!({"priority": 10, "max": 1, "idleTimeoutSeconds": 1}), json!({})).await;
+    for name in ["burst", "base"] {
+        pool_until(&site, name, "managed", |s| condition(s, "Ready")["status"] == "True").await;
+    }
+
+    // The base alone takes what it can.
+    let short = site.input(clip()).await;
+    site.make("short", json!({"input": {"key": short}, "qualities": ["144p"]})).await;
+    site.phase("short", "Complete").await;
+    assert_eq!(fly.machines().len(), 0, "the base had room");
+
+    let key = site.input(long_clip()).await;
+    for n in 0..3 {
+        let spec = json!({"input": {"key": key}, "preset": "hls", "qualities": ["480p"]});
+        site.make(&format!("film-{n}"), spec).await;
+    }
+    for n in 0..3 {
+        let job = site.phase(&format!("film-{n}"), "Complete").await;
+        assert_eq!(status(&job)["attempts"], 1);
+    }
+    let machines = fly.machines().len();
+    assert!((1..=2).contains(&machines), "{machines} machines on Fly took what the base had no room for");
+    pool_until(&site, "base", "no pod is left", |s| s["machines"]["total"] == 0 && s["desired"] == 0).await;
+    let of_fly =
+        pool_until(&site, "burst", "at rest", |s| s["desired"] == 0 && s["machines"]["billed"] == 0).await;
+    assert_eq!(of_fly["machines"]["total"], machines);
+
+    // The API tells of both, and so does the command.
+    let answer = site.system.get("/api/fleet").await.body;
+    assert_eq!(answer["fleet"]["app"], "clips");
+    assert_eq!(answer["others"][0]["pool"], format!("{}/base", site.namespace));
+
+    // Without its pool the machines on Fly go; those of a pool of pods go with it, and nothing is left of it in Redis.
+    pools(&site).delete("burst", &Default::default()).await.unwrap();
+    let destroyed = fly.until(|machines| there(machines) == 0);
+    tokio::time::timeout(PATIENCE, destroyed).await.expect("machines remain on Fly");
+    pools(&site).delete("base", &Default::default()).await.unwrap();
+    let forgotten = async {
+        while site.system.get("/api/fleet").await.body.to_string().contains("/base\"") {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, forgotten).await.expect("the status of the pool remains");
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pool_without_capacity_leaves_its_jobs_to_the_next_one() {
+    let site = without_workers("spill").await;
+    let controller = controller(&site, &[]).await;
+    make_pods(&site, "first", json!({"max": 5}), json!({})).await;
+    make_pods(&site, "second", json!({"max": 5}), json!({})).await;
+    let key = site.input(clip()).await;
+    site.make("film", json!({"input": {"key": key}, "qualities": ["144p"]})).await;
+    // Of two pools with the same priority the older one makes the machine.
+    let first = pod_until(&site, "made", |_| true).await;
+    assert_eq!(first.name_any(), "first-worker-01");
+    let message = "0/3 nodes are available: 3 Insufficient cpu.";
+    let unscheduled = json!({"conditions": [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message},
+    ]});
+    write_status(&pods(&site), &first.name_any(), unscheduled).await;
+    let second = pod_until(&site, "of the other pool", |pod| pod.name_any() == "second-worker-01").await;
+    assert_eq!(second.owner_references()[0].name, "second");
+    // The first pool says why, and its pod remains, so that a node is added for it.
+    let said = pool_until(&site, "first", "why", |s| condition(s, "Ready")["reason"] == "NoCapacity").await;
+    assert_eq!(said["pending"], 0, "the job is the second pool's: {said:#}");
+    pool_until(&site, "second", "the job is its own", |s| s["pending"] == 1).await;
+    let listed = pods(&site).list(&ListParams::default()).await.unwrap().items;
+    assert_eq!(listed.len(), 2, "{listed:#?}");
+
+    // A paused pool takes nothing.
+    change(&site, "second", json!({"paused": true})).await;
+    pool_until(&site, "second", "paused", |s| condition(s, "Paused")["status"] == "True").await;
+    change(&site, "second", json!({"paused": false, "priority": 1})).await;
+    pool_until(&site, "second", "not paused", |s| condition(s, "Paused").is_null()).await;
+
+    // When no job waits, no pod is left.
+    site.jobs().delete("film", &Default::default()).await.unwrap();
+    site.gone("film").await;
+    let (name, uid) = (first.name_any(), first.uid().unwrap());
+    let gone = await_condition(pods(&site), &name, is_deleted(&uid));
+    tokio::time::timeout(PATIENCE, gone).await.expect("a pod without a node remains").unwrap();
+    controller.stop().await;
+}
