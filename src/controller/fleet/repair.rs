@@ -8,7 +8,7 @@ use super::observation::Moment;
 use super::observe::ByMachine;
 use super::operation::{Operation, PlannedOperation};
 use super::planner::Planner;
-use super::state::MachineRecord;
+use super::state::{MachineRecord, shortened};
 
 /// Stops, destroys and retires.
 pub(super) fn actions(draft: &Planner<'_>, workers: &ByMachine<'_>) -> Vec<PlannedOperation> {
@@ -100,7 +100,7 @@ fn useless_at_rest(draft: &Planner<'_>) -> Vec<PlannedOperation> {
     let said: BTreeMap<MachineId, String> = draft.listed.machines.iter().filter_map(said).collect();
     let act = |u: &MachineView| {
         let machine = u.id.clone()?;
-        let why = said.get(&machine).map(|why| format!(": {why}")).unwrap_or_default();
+        let why = said.get(&machine).map(|why| format!(": {}", shortened(why))).unwrap_or_default();
         Some(destroy(machine, &format!("its process has ended, and its provider cannot start it again{why}")))
     };
     draft.units.iter().filter(is_useless).filter_map(act).collect()
