@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::kubelet::{Kubelet, write_status};
 use super::pool::{condition, pool_until, pools};
 use super::{Controller, Site, status};
+use crate::split_jobs::film;
 use crate::support::clips::long_clip;
 use crate::support::kube as cluster;
 use crate::support::process::err;
@@ -159,6 +160,26 @@ async fn worker_of_an_evicted_pod_gives_its_job_back() {
     pods(&site).evict(&first.name_any(), &EvictParams::default()).await.unwrap();
     let second = pod_until(&site, "another", |pod| pod.uid() != first.uid()).await;
     assert_eq!(second.name_any(), first.name_any(), "the slot is free again");
+    let job = site.phase("film", "Complete").await;
+    assert_eq!(status(&job)["attempts"], 1, "an attempt that was given back does not count");
+    controller.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn split_job_of_an_evicted_pod_goes_on_in_another_one() {
+    let site = own("drain-split").await;
+    let _kubelet = Kubelet::start(&site);
+    let controller = site.controller(&[("RUST_LOG", "warn")]);
+    controller.ready().await;
+    make(&site, "base", json!({"max": 1, "idleTimeoutSeconds": 1}), json!({})).await;
+    let key = site.input(&film()).await;
+    let film = json!({"input": {"key": key}, "preset": "hls-adaptive", "qualities": ["360p", "144p"], "parallelism": 8});
+    let film = site.make("film", film).await;
+    site.phase("film", "Running").await;
+    site.encoders(&film.uid().unwrap()).await;
+    let first = pod_until(&site, "running", |_| true).await;
+    pods(&site).evict(&first.name_any(), &EvictParams::default()).await.unwrap();
+    pod_until(&site, "another", |pod| pod.uid() != first.uid()).await;
     let job = site.phase("film", "Complete").await;
     assert_eq!(status(&job)["attempts"], 1, "an attempt that was given back does not count");
     controller.stop().await;
