@@ -23,6 +23,8 @@ if [ ! -e /sys/fs/cgroup/cgroup.controllers ] && [ ! -w /sys/fs/cgroup/memory ];
 fi
 unshare --net --mount --pid --fork --mount-proc true 2>/dev/null || cannot "no namespaces can be made"
 grep -qw overlay /proc/filesystems || cannot "the kernel has no overlayfs"
+[ -e /proc/sys/net/bridge ] || modprobe br_netfilter 2>/dev/null ||
+  cannot "the kernel does not filter what pods on a bridge send each other (br_netfilter)"
 [ "${1:-}" != --check ] || exit 0
 
 hack/setup.sh node

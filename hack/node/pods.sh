@@ -81,11 +81,12 @@ ended 'Error .exit code 137.'
 step "memory runs out in such a pod: another one follows, and the log tells it from a failed launch"
 submit pool-starved 2
 freeze pool-starved
-# A process of the node in the memory of the container. The kernel prefers the worker, whose pod may be killed before others.
-hog=$(pgrep -f '^/usr/local/bin/tcoder worker$')
-path=$(awk -F: '$2 == "memory" || $2 == "" { print $3; exit }' "/proc/$hog/cgroup")
+# A process of the node fills the memory of the container. The kernel prefers to kill the worker, since the kubelet has marked
+# the processes of pods.
+starved=$(pgrep -f '^/usr/local/bin/tcoder worker$')
+path=$(awk -F: '$2 == "memory" || $2 == "" { print $3; exit }' "/proc/$starved/cgroup")
 for root in /sys/fs/cgroup/memory /sys/fs/cgroup; do [ ! -d "$root$path" ] || break; done
-bash -c "echo \$\$ >$root$path/cgroup.procs; exec tail -c 4G /dev/zero" >/dev/null 2>&1 || true
+bash -c "echo \$\$ >$root$path/cgroup.procs; head -c 4G /dev/zero | tail -c 4G" >/dev/null 2>&1 || true
 complete_once pool-starved
 ended OOMKilled
 pool_is_ready
@@ -95,7 +96,8 @@ submit pool-evicted 2
 freeze pool-evicted
 uid=$(kubectl -n $space get "$(machines --field-selector=status.phase=Running)" -o 'jsonpath={.metadata.uid}')
 fallocate -l 1100M "$NODE_WORK/kubelet/pods/$uid/volumes/kubernetes.io~empty-dir/tcoder-scratch/full"
-ended Evicted
+evicted() { [ -n "$(kubectl -n $space get events --field-selector=reason=Evicted -o name)" ]; }
+until_true "the kubelet evicts the pod" evicted
 complete_once pool-evicted
 pool_is_ready
 until_true "there is no pod without work" no_machine
