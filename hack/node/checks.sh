@@ -133,6 +133,10 @@ phase_is waiting Queued
 kubectl -n $space scale deployment/tcoder-worker --replicas=1 >/dev/null
 complete_once waiting
 
+# Before there is a second controller.
+# shellcheck source=hack/node/policies.sh
+. hack/node/policies.sh
+
 step "a second installation for all namespaces waits, and says why"
 secret=$(kubectl -n $space get deployment tcoder-controller -o 'jsonpath={.spec.template.spec.containers[0].envFrom[1].secretRef.name}')
 kubectl create namespace second >/dev/null
@@ -146,9 +150,6 @@ until_true "the second installation names the first" eval "kubectl -n second log
 [ "$(kubectl -n second get deployment second-controller -o 'jsonpath={.status.readyReplicas}')" = "" ] || fail "the second installation is ready"
 helm uninstall second --namespace second >/dev/null
 kubectl get crd transcodejobs.tcoder.dev >/dev/null || fail "the definitions are gone"
-
-# shellcheck source=hack/node/policies.sh
-. hack/node/policies.sh
 
 # shellcheck source=hack/node/pods.sh
 . hack/node/pods.sh
